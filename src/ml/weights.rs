@@ -1,0 +1,231 @@
+//! Named tensors: making trainable parameters, reading and writing safetensors, and saying what did not match.
+//!
+//! Parameters live in a sorted map, never in candle's `VarMap`: its hash order differs from process to
+//! process, which would change the order of sums and the layout of files. Initial values are functions of
+//! (seed, parameter name), so adding a layer does not change the values of the others.
+
+use super::rng::{self, Purpose};
+use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
+use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Tensors by name, sorted.
+pub type Tensors = BTreeMap<String, Tensor>;
+
+/// The trainable parameters of a model, by name, sorted. Cloning shares the same variables.
+#[derive(Clone, Default)]
+pub struct ParamSet {
+    vars: Arc<Mutex<BTreeMap<String, Var>>>,
+}
+
+impl ParamSet {
+    /// An empty set and the builder that fills it: every tensor a model asks for becomes a variable, initialised as
+    /// the model says from (seed, name).
+    pub fn init(seed: u64, dtype: DType, device: &Device) -> (Self, VarBuilder<'static>) {
+        let set = Self::default();
+        let backend = Initialiser { set: set.clone(), seed };
+        (set, VarBuilder::from_backend(Box::new(backend), dtype, device.clone()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Var>> {
+        self.vars.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Name and variable, sorted by name.
+    pub fn vars(&self) -> Vec<(String, Var)> {
+        self.lock().iter().map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+
+    pub fn get(&self, name: &str) -> Option<Var> {
+        self.lock().get(name).cloned()
+    }
+
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of trainable numbers.
+    pub fn count(&self) -> usize {
+        self.lock().values().map(|v| v.elem_count()).sum()
+    }
+
+    /// Current values (sharing storage with the variables: copy before training on).
+    pub fn tensors(&self) -> Tensors {
+        self.lock().iter().map(|(k, v)| (k.clone(), v.as_tensor().clone())).collect()
+    }
+
+    /// Copies every tensor of `from` whose name and shape match into its variable and reports the rest.
+    pub fn assign(&self, from: &Tensors) -> Result<LoadReport> {
+        let mut report = LoadReport::default();
+        let vars = self.lock();
+        for (name, var) in vars.iter() {
+            match from.get(name) {
+                None => report.missing.push(name.clone()),
+                Some(t) if t.dims() != var.dims() => {
+                    report.mismatched.push(format!("{name}: file {:?}, model {:?}", t.dims(), var.dims()));
+                }
+                Some(t) => {
+                    var.set(&t.to_dtype(var.dtype())?.to_device(var.device())?)?;
+                    report.loaded.push(name.clone());
+                }
+            }
+        }
+        report.unexpected = from.keys().filter(|k| !vars.contains_key(*k)).cloned().collect();
+        Ok(report)
+    }
+}
+
+/// What a transfer of weights did.
+#[derive(Debug, Default, Clone)]
+pub struct LoadReport {
+    pub loaded: Vec<String>,
+    /// In the model, not in the file.
+    pub missing: Vec<String>,
+    /// In the file, not in the model.
+    pub unexpected: Vec<String>,
+    pub mismatched: Vec<String>,
+}
+
+impl std::fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} loaded, {} missing, {} unexpected, {} of another shape",
+            self.loaded.len(),
+            self.missing.len(),
+            self.unexpected.len(),
+            self.mismatched.len()
+        )
+    }
+}
+
+struct Initialiser {
+    set: ParamSet,
+    seed: u64,
+}
+
+impl SimpleBackend for Initialiser {
+    fn get(&self, shape: Shape, name: &str, init: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+        if let Some(var) = self.set.lock().get(name) {
+            if var.shape() != &shape {
+                bail!("parameter {name} is asked for as {shape:?} and as {:?}", var.shape());
+            }
+            return Ok(var.as_tensor().clone());
+        }
+        let value = initial(&shape, name, init, self.seed)?.to_dtype(dtype)?.to_device(device)?;
+        let var = Var::from_tensor(&value)?;
+        let tensor = var.as_tensor().clone();
+        self.set.lock().insert(name.to_string(), var);
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        bail!("parameter {name} is asked for without a shape")
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.set.lock().contains_key(name)
+    }
+}
+
+/// Initial value, f32 on the CPU.
+fn initial(shape: &Shape, name: &str, init: Init, seed: u64) -> Result<Tensor> {
+    let n = shape.elem_count();
+    let mut s = rng::stream(seed, Purpose::Init, 0, rng::name_id(name));
+    let data: Vec<f32> = match init {
+        Init::Const(c) => vec![c as f32; n],
+        Init::Randn { mean, stdev } => {
+            let mut v = vec![0f32; n];
+            s.fill_normal(&mut v);
+            v.iter().map(|x| (f64::from(*x) * stdev + mean) as f32).collect()
+        }
+        Init::Uniform { lo, up } => (0..n).map(|_| (lo + (up - lo) * f64::from(s.uniform())) as f32).collect(),
+        Init::Kaiming { dist, fan, non_linearity } => {
+            let std = non_linearity.gain() / (fan.for_shape(shape) as f64).sqrt();
+            match dist {
+                candle_nn::init::NormalOrUniform::Normal => {
+                    return initial(shape, name, Init::Randn { mean: 0.0, stdev: std }, seed);
+                }
+                candle_nn::init::NormalOrUniform::Uniform => {
+                    let b = 3f64.sqrt() * std;
+                    return initial(shape, name, Init::Uniform { lo: -b, up: b }, seed);
+                }
+            }
+        }
+    };
+    Tensor::from_vec(data, shape.clone(), &Device::Cpu)
+}
+
+/// Xavier (Glorot) uniform for a weight `[out, in]`: bound sqrt(6 / (in + out)).
+pub fn xavier_uniform(fan_in: usize, fan_out: usize) -> Init {
+    let b = (6.0 / (fan_in + fan_out) as f64).sqrt();
+    Init::Uniform { lo: -b, up: b }
+}
+
+/// A builder over loaded tensors that remembers which were used. Missing names and wrong shapes are errors.
+#[derive(Clone)]
+pub struct Frozen {
+    tensors: Arc<Tensors>,
+    used: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Frozen {
+    pub fn new(tensors: Tensors) -> Self {
+        Self { tensors: Arc::new(tensors), used: Arc::default() }
+    }
+
+    pub fn builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone())
+    }
+
+    /// Names in the file that no model asked for so far.
+    pub fn unused(&self) -> Vec<String> {
+        let used = self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.tensors.keys().filter(|k| !used.contains(*k)).cloned().collect()
+    }
+}
+
+impl SimpleBackend for Frozen {
+    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+        let t = self.get_unchecked(name, dtype, device)?;
+        if t.shape() != &shape {
+            bail!("tensor {name} has shape {:?} in the file, the model needs {shape:?}", t.shape());
+        }
+        Ok(t)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let Some(t) = self.tensors.get(name) else { bail!("tensor {name} is not in the file") };
+        self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(name.to_string());
+        t.to_dtype(dtype)?.to_device(device)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+}
+
+/// Reads a safetensors file whole. The error names the file.
+pub fn load(path: &Path, device: &Device) -> Result<Tensors> {
+    match candle_core::safetensors::load(path, device) {
+        Ok(map) => Ok(map.into_iter().collect()),
+        Err(e) => bail!("cannot read {} as safetensors: {e}", path.display()),
+    }
+}
+
+/// Writes a safetensors file by way of a temporary name and a sync, so that a reader never sees half of one.
+pub fn save(tensors: &Tensors, path: &Path) -> Result<()> {
+    let map: HashMap<String, Tensor> =
+        tensors.iter().map(|(k, v)| Ok((k.clone(), v.contiguous()?))).collect::<Result<_>>()?;
+    let tmp = path.with_extension("tmp");
+    candle_core::safetensors::save(&map, &tmp)?;
+    std::fs::File::open(&tmp)?.sync_all()?;
+    std::fs::rename(&tmp, path)?;
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! A resolved pipeline: a DAG of stages whose every name, type, edge and parameter has been checked.
+//! Knows nothing of keys, caches or running.
+
+use super::manifest::{Manifest, Params, StageKind};
+use crate::error::Place;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Index into [`Pipeline::stages`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StageId(pub usize);
+
+pub struct Pipeline {
+    pub name: String,
+    pub file: PathBuf,
+    /// In topological order: a stage's inputs come before it.
+    pub stages: Vec<Stage>,
+}
+
+pub struct Stage {
+    /// As in the pipeline; in a sweep `train@seed=1`.
+    pub name: String,
+    pub kind: StageKind,
+    pub manifest: Arc<Manifest>,
+    /// By slot.
+    pub inputs: BTreeMap<String, Edge>,
+    /// Output name to artifact type.
+    pub outputs: BTreeMap<String, String>,
+    /// Every parameter of the manifest, defaults filled in. Parameters of type `path` hold the path as given;
+    /// the file behind it is in `sources`.
+    pub params: Params,
+    pub operation: Params,
+    /// Outside files by parameter name (`watch.N` for the watched files of a command).
+    pub sources: BTreeMap<String, Source>,
+    pub resources: Resources,
+    /// Where a value was stated, by `params.NAME`, `operation.NAME`, `inputs.SLOT`.
+    pub origins: BTreeMap<String, Origin>,
+    /// For `kind = "command"`.
+    pub command: Option<Command>,
+}
+
+pub struct Edge {
+    pub from: StageId,
+    pub output: String,
+    pub ty: String,
+}
+
+/// A file or folder outside the cache.
+pub struct Source {
+    /// Resolved against the directory of the file that states it.
+    pub path: PathBuf,
+    /// What to tell a user when it is absent.
+    pub missing: Option<String>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Resources {
+    /// Threads; `None`: as many as the run has.
+    pub threads: Option<usize>,
+    /// Bytes.
+    pub mem: Option<u64>,
+    pub gpus: usize,
+}
+
+/// Who set a value.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// `manifest`, `pipeline [params]`, `stage params`, `trial`, `environment ERW_SET__…`, `--set`.
+    pub layer: String,
+    /// For values stated in a file.
+    pub place: Option<Place>,
+}
+
+/// A program with declared inputs, outputs and watched files.
+pub struct Command {
+    /// Program and arguments; `{inputs.SLOT}`, `{outputs.NAME}`, `{params.NAME}`, `{threads}` are filled in.
+    pub run: Vec<String>,
+}
