@@ -1,5 +1,10 @@
 //! A small candle library for training and measuring diffusion transformers. Knows nothing of pipelines,
 //! stages or caches.
 
+pub mod ema;
+pub mod kernels;
+pub mod nn;
+pub mod optim;
 pub mod rng;
+pub mod train;
 pub mod weights;
