@@ -1,2 +1,7 @@
-#[test]
-fn a() {}
+//! One test binary; a module per promise.
+
+mod support;
+
+mod gradients;
+mod sampler;
+mod sit;

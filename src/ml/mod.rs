@@ -1,10 +1,15 @@
 //! A small candle library for training and measuring diffusion transformers. Knows nothing of pipelines,
 //! stages or caches.
 
+pub mod align;
 pub mod ema;
 pub mod kernels;
+pub mod loss;
+pub mod models;
 pub mod nn;
 pub mod optim;
+pub mod path;
 pub mod rng;
+pub mod sample;
 pub mod train;
 pub mod weights;
