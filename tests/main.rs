@@ -3,5 +3,7 @@
 mod support;
 
 mod gradients;
+mod optim;
 mod sampler;
 mod sit;
+mod training;
