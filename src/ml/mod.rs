@@ -1,5 +1,6 @@
 //! A small candle library for training and measuring diffusion transformers. Knows nothing of pipelines,
 //! stages or caches.
 
+pub mod data;
 pub mod rng;
 pub mod weights;

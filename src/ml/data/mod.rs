@@ -1,0 +1,5 @@
+//! Data sets: packed arrays on disk, images in and out. Order, noise and augmentation are the trainer's.
+
+pub mod images;
+pub mod packed;
+pub mod picture;
