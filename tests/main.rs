@@ -1,2 +1,3 @@
-#[test]
-fn a() {}
+//! The one test binary; a module per promise.
+
+mod data;

@@ -3,3 +3,5 @@
 pub mod images;
 pub mod packed;
 pub mod picture;
+pub mod resize;
+pub mod source;
