@@ -1,3 +1,4 @@
 //! The one test binary; a module per promise.
 
 mod data;
+mod metrics;

@@ -2,5 +2,6 @@
 //! stages or caches.
 
 pub mod data;
+pub mod metrics;
 pub mod rng;
 pub mod weights;
