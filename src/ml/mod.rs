@@ -2,6 +2,12 @@
 //! stages or caches.
 
 pub mod data;
+pub mod ema;
+pub mod kernels;
 pub mod metrics;
+pub mod models;
+pub mod nn;
+pub mod optim;
 pub mod rng;
+pub mod train;
 pub mod weights;
