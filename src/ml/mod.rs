@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod models;
 pub mod nn;
 pub mod optim;
+pub mod pretrain;
 pub mod rng;
 pub mod train;
 pub mod weights;
