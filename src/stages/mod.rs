@@ -7,10 +7,13 @@ pub mod train_encoder;
 use crate::error::{Error, Result};
 use crate::ml::train::Observer;
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::Params;
+use crate::runner::manifest::{Params, Registry};
 use candle_core::Device;
 use serde::de::DeserializeOwned;
 use std::path::Path;
+
+/// All of them.
+pub const KINDS: Registry = &[features::KIND, images::KIND, train_encoder::KIND];
 
 /// Values as a kind's own struct, for `check`.
 pub(crate) fn typed<T: DeserializeOwned>(values: &Params) -> Result<T> {

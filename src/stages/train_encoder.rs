@@ -132,7 +132,7 @@ fn report(attempt: &Attempt, p: &Params, trained: &Trained, images: &ImageSet, d
     if let Some(dir) = attempt.optional_input("holdout") {
         let held_out = ImageSet::open(dir)?;
         let encoder = Encoder::open(&attempt.output("encoder"), device)?;
-        let (bank, queries) = (encoder.mean_tokens(images, device)?, encoder.mean_tokens(&held_out, device)?);
+        let (bank, queries) = (mean_tokens(&encoder, images, device)?, mean_tokens(&encoder, &held_out, device)?);
         let accuracy = knn::accuracy(&bank, &images.labels(), &queries, &held_out.labels(), p.neighbours)?;
         attempt.result("knn_accuracy", accuracy);
     }
@@ -140,4 +140,11 @@ fn report(attempt: &Attempt, p: &Params, trained: &Trained, images: &ImageSet, d
         attempt.result("loss", last.loss);
     }
     Ok(())
+}
+
+/// Mean patch token of every image, f32 `[n, D]`.
+fn mean_tokens(encoder: &Encoder, images: &ImageSet, device: &Device) -> Result<Tensor> {
+    let ids: Vec<u64> = (0..images.len()).collect();
+    let means = ids.chunks(128).map(|ids| encoder.tokens(&images.batch(ids, device)?)?.mean(1));
+    Ok(Tensor::cat(&means.collect::<candle_core::Result<Vec<_>>>()?, 0)?)
 }

@@ -5,7 +5,6 @@
 //! without antialiasing. Position tables of another grid are resampled on loading, as timm does.
 
 use super::vit::{Vit, VitConfig};
-use crate::ml::data::images::ImageSet;
 use crate::ml::weights::{self, Frozen, Tensors};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
@@ -106,13 +105,6 @@ impl Encoder {
     /// Patch tokens f32 `[n, T, D]` of u8 images `[n, 3, H, W]`.
     pub fn tokens(&self, images: &Tensor) -> Result<Tensor> {
         self.vit.tokens(&self.config.prepare(images)?)
-    }
-
-    /// Mean patch token of every image, f32 `[n, D]`.
-    pub fn mean_tokens(&self, images: &ImageSet, device: &Device) -> Result<Tensor> {
-        let ids: Vec<u64> = (0..images.len()).collect();
-        let means = ids.chunks(128).map(|ids| self.tokens(&images.batch(ids, device)?)?.mean(1));
-        Tensor::cat(&means.collect::<Result<Vec<_>>>()?, 0)
     }
 }
 
