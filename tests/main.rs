@@ -1,5 +1,9 @@
 //! The one test binary; a module per promise.
 
 mod data;
+mod gradients;
 mod metrics;
+mod sampler;
+mod sit;
+mod support;
 mod vit;
