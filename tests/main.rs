@@ -1,9 +1,12 @@
-//! One test binary; a module per promise.
+//! The one test binary; a module per promise.
 
 mod support;
 
+mod data;
 mod gradients;
+mod metrics;
 mod optim;
 mod sampler;
 mod sit;
 mod training;
+mod vit;

@@ -2,13 +2,16 @@
 //! stages or caches.
 
 pub mod align;
+pub mod data;
 pub mod ema;
 pub mod kernels;
 pub mod loss;
+pub mod metrics;
 pub mod models;
 pub mod nn;
 pub mod optim;
 pub mod path;
+pub mod pretrain;
 pub mod rng;
 pub mod sample;
 pub mod train;
