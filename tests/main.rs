@@ -1,2 +1,4 @@
-#[test]
-fn a() {}
+//! The one test binary; a module per promise.
+
+mod conv;
+mod vae;

@@ -1,5 +1,12 @@
 //! A small candle library for training and measuring diffusion transformers. Knows nothing of pipelines,
 //! stages or caches.
 
+pub mod data;
+pub mod ema;
+pub mod kernels;
+pub mod models;
+pub mod nn;
+pub mod optim;
 pub mod rng;
+pub mod train;
 pub mod weights;

@@ -1,0 +1,3 @@
+//! The networks. Models never see data sets or files of data.
+
+pub mod vae;
