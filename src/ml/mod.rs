@@ -1,6 +1,7 @@
 //! A small candle library for training and measuring diffusion transformers. Knows nothing of pipelines,
 //! stages or caches.
 
+pub mod augment;
 pub mod data;
 pub mod ema;
 pub mod kernels;

@@ -1,0 +1,34 @@
+//! The joint: stage kinds, thin glue between the runner's attempts and `ml`. One file per kind.
+
+pub mod accuracy;
+pub mod latents;
+mod support;
+pub mod train_classifier;
+pub mod train_vae;
+
+use crate::ml::train::Observer;
+use crate::runner::attempt::Attempt;
+
+/// Passes on to an attempt what a training loop has to tell.
+pub struct Reporter<'a>(pub &'a Attempt);
+
+impl Observer for Reporter<'_> {
+    fn progress(&self, done: u64, total: u64) {
+        self.0.progress(done, total);
+    }
+    fn metric(&self, step: u64, name: &str, value: f64) {
+        self.0.metric(step, name, value);
+    }
+    fn checkpointed(&self, step: u64) {
+        self.0.checkpointed(step);
+    }
+    fn resumed(&self, step: u64) {
+        self.0.resumed(step);
+    }
+    fn log(&self, text: &str) {
+        self.0.log(text);
+    }
+    fn should_stop(&self) -> bool {
+        self.0.should_stop()
+    }
+}
