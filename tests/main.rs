@@ -2,6 +2,7 @@
 
 mod support;
 
+mod conv;
 mod data;
 mod gradients;
 mod metrics;
@@ -9,4 +10,5 @@ mod optim;
 mod sampler;
 mod sit;
 mod training;
+mod vae;
 mod vit;

@@ -98,10 +98,9 @@ pub fn fit(
     loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
 ) -> Result<Fit> {
     let mut state = State::open(params, cfg, obs)?;
-    let first = state.step;
     while state.step < cfg.steps {
         let (grads, sums) = gradients(params, cfg, state.step, loss)?;
-        if state.step == first {
+        if state.step == 0 {
             check_reached(params, &grads)?;
         }
         let point = state.update(params, cfg, &grads, sums)?;

@@ -1,8 +1,17 @@
 //! The joint: stage kinds, thin glue between the runner's attempts and `ml`. One file per kind.
 
+pub mod accuracy;
+mod examples;
 pub mod features;
 pub mod images;
+pub mod latents;
+pub mod sample;
+mod support;
+pub mod train;
+pub mod train_classifier;
 pub mod train_encoder;
+pub mod train_vae;
+pub mod warmup;
 
 use crate::error::{Error, Result};
 use crate::ml::train::Observer;
@@ -13,7 +22,18 @@ use serde::de::DeserializeOwned;
 use std::path::Path;
 
 /// All of them.
-pub const KINDS: Registry = &[features::KIND, images::KIND, train_encoder::KIND];
+pub const KINDS: Registry = &[
+    accuracy::KIND,
+    features::KIND,
+    images::KIND,
+    latents::KIND,
+    sample::KIND,
+    train::KIND,
+    train_classifier::KIND,
+    train_encoder::KIND,
+    train_vae::KIND,
+    warmup::KIND,
+];
 
 /// Values as a kind's own struct, for `check`.
 pub(crate) fn typed<T: DeserializeOwned>(values: &Params) -> Result<T> {

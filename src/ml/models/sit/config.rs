@@ -66,7 +66,7 @@ impl SiTConfig {
         if patch_size == 0 || input_size == 0 || input_size % patch_size != 0 {
             bail!("latents of side {input_size} do not divide into patches of {patch_size}");
         }
-        if self.rope && self.head_dim() % 4 != 0 {
+        if self.rope && !self.head_dim().is_multiple_of(4) {
             bail!("RoPE in two dimensions needs a head dimension that is a multiple of 4, not {}", self.head_dim());
         }
         if self.depth == 0 || self.in_channels == 0 || self.num_classes == 0 || self.mlp_width() == 0 {
