@@ -2,3 +2,4 @@
 pub mod error;
 pub mod ml;
 pub mod runner;
+pub mod stages;

@@ -1,0 +1,325 @@
+//! Packed arrays: rows of named tensors in numbered safetensors shards with a `meta.json` beside them.
+//!
+//! One artifact is a handful of large files, not a file per sample: shards are mapped into memory, so opening costs a
+//! header each and a row costs one copy. Rows are addressed by their global index. This module does not know what the
+//! tensors mean.
+
+use crate::ml::weights::{self, Tensors};
+use candle_core::{DType, Device, Result, Tensor, bail};
+use memmap2::Mmap;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Version of the layout, in `meta.json` as `format`.
+pub const FORMAT: u64 = 1;
+const META: &str = "meta.json";
+
+/// An opened packed array. Cheap to keep: holds mappings, no data.
+#[derive(Debug)]
+pub struct Packed {
+    dir: PathBuf,
+    meta: Value,
+    shards: Vec<Shard>,
+    /// Global index of the first row of each shard, then the number of rows.
+    starts: Vec<u64>,
+    fields: BTreeMap<String, Field>,
+}
+
+/// Type and shape of one row of a tensor.
+#[derive(Debug, Clone, PartialEq)]
+struct Field {
+    dtype: DType,
+    shape: Vec<usize>,
+}
+
+impl Field {
+    fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.size_in_bytes()
+    }
+}
+
+#[derive(Debug)]
+struct Shard {
+    map: Mmap,
+    /// Byte offset of each tensor in `map`.
+    offsets: BTreeMap<String, usize>,
+    rows: u64,
+}
+
+impl Packed {
+    /// Opens the artifact in `dir` and checks every shard's header against its length, the others, and `meta.json`.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let meta = read_meta(dir)?;
+        let stem = find_stem(dir)?;
+        let (mut shards, mut starts, mut fields) = (Vec::new(), vec![0], BTreeMap::new());
+        loop {
+            let path = dir.join(shard_name(&stem, shards.len()));
+            if !path.exists() {
+                break;
+            }
+            let (shard, shard_fields) = open_shard(&path)?;
+            if shards.is_empty() {
+                fields = shard_fields;
+            } else if fields != shard_fields {
+                bail!("{}: holds other tensors than the shards before it", path.display());
+            }
+            starts.push(starts[shards.len()] + shard.rows);
+            shards.push(shard);
+        }
+        let this = Self { dir: dir.to_path_buf(), meta, shards, starts, fields };
+        match this.meta.get("count").and_then(Value::as_u64) {
+            Some(n) if n == this.len() => Ok(this),
+            Some(n) => bail!(
+                "{}: `count` is {n}, but the {} shards `{stem}-*.safetensors` hold {} rows",
+                dir.join(META).display(),
+                this.shards.len(),
+                this.len()
+            ),
+            None => bail!("{}: no number `count`", dir.join(META).display()),
+        }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> u64 {
+        self.starts[self.shards.len()]
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// `meta.json`, a JSON object.
+    pub fn meta(&self) -> &Value {
+        &self.meta
+    }
+
+    /// Directory that was opened, for messages.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Names of the tensors, sorted.
+    pub fn tensors(&self) -> impl Iterator<Item = &str> {
+        self.fields.keys().map(String::as_str)
+    }
+
+    /// Shape of one row of `tensor`, without the leading sample axis.
+    pub fn shape(&self, tensor: &str) -> Result<Vec<usize>> {
+        Ok(self.field(tensor)?.shape.clone())
+    }
+
+    pub fn dtype(&self, tensor: &str) -> Result<DType> {
+        Ok(self.field(tensor)?.dtype)
+    }
+
+    fn field(&self, tensor: &str) -> Result<&Field> {
+        match self.fields.get(tensor) {
+            Some(f) => Ok(f),
+            None => {
+                let have: Vec<_> = self.tensors().collect();
+                bail!("{}: no tensor `{tensor}` (has {})", self.dir.display(), have.join(", "))
+            }
+        }
+    }
+
+    /// Rows of `tensor` in the order of `indices`, `[indices.len(), ..shape]`, in the stored dtype.
+    pub fn rows(&self, tensor: &str, indices: &[u64], device: &Device) -> Result<Tensor> {
+        let field = self.field(tensor)?;
+        let mut data = Vec::with_capacity(field.bytes() * indices.len());
+        for &i in indices {
+            data.extend_from_slice(self.row(tensor, field, i)?);
+        }
+        let mut shape = vec![indices.len()];
+        shape.extend(&field.shape);
+        Tensor::from_raw_buffer(&data, field.dtype, &shape, device)
+    }
+
+    /// All rows of `tensor`; for small tensors such as labels.
+    pub fn all(&self, tensor: &str, device: &Device) -> Result<Tensor> {
+        self.rows(tensor, &(0..self.len()).collect::<Vec<_>>(), device)
+    }
+
+    fn row(&self, tensor: &str, field: &Field, index: u64) -> Result<&[u8]> {
+        if index >= self.len() {
+            bail!("{}: row {index} of {}", self.dir.display(), self.len());
+        }
+        let s = self.starts.partition_point(|start| *start <= index) - 1;
+        let shard = &self.shards[s];
+        let at = shard.offsets[tensor] + (index - self.starts[s]) as usize * field.bytes();
+        Ok(&shard.map[at..at + field.bytes()])
+    }
+}
+
+fn shard_name(stem: &str, index: usize) -> String {
+    format!("{stem}-{index:05}.safetensors")
+}
+
+fn read_meta(dir: &Path) -> Result<Value> {
+    let path = dir.join(META);
+    let text = match fs::read_to_string(&path) {
+        Ok(t) => t,
+        Err(e) => bail!("cannot read {}: {e}", path.display()),
+    };
+    let meta: Value = match serde_json::from_str(&text) {
+        Ok(v) => v,
+        Err(e) => bail!("{}: not JSON: {e}", path.display()),
+    };
+    match meta.get("format").and_then(Value::as_u64) {
+        Some(FORMAT) => Ok(meta),
+        Some(f) => bail!("{}: format {f}, this program reads format {FORMAT}", path.display()),
+        None => bail!("{}: no number `format`; not a packed array", path.display()),
+    }
+}
+
+fn find_stem(dir: &Path) -> Result<String> {
+    let first = shard_name("", 0);
+    let mut stems = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        stems.extend(name.to_str().and_then(|n| n.strip_suffix(&first)).map(str::to_string));
+    }
+    match stems.as_slice() {
+        [stem] => Ok(stem.clone()),
+        [] => bail!("{}: no shard `*{first}`", dir.display()),
+        _ => bail!("{}: shards of several arrays: {}", dir.display(), stems.join(", ")),
+    }
+}
+
+/// Maps a shard and reads its header, which safetensors checks against the file's length.
+fn open_shard(path: &Path) -> Result<(Shard, BTreeMap<String, Field>)> {
+    let file = match fs::File::open(path) {
+        Ok(f) => f,
+        Err(e) => bail!("cannot open {}: {e}", path.display()),
+    };
+    // Artifacts are written once, by rename, and never changed in place, which is what a mapping needs.
+    #[expect(unsafe_code, reason = "mapping a file that nothing writes to any more")]
+    let map = match unsafe { Mmap::map(&file) } {
+        Ok(m) => m,
+        Err(e) => bail!("cannot map {}: {e}", path.display()),
+    };
+    let (header, metadata) = match safetensors::SafeTensors::read_metadata(&map) {
+        Ok(x) => x,
+        Err(e) => bail!("{}: truncated or not a safetensors file ({e})", path.display()),
+    };
+    let (mut offsets, mut fields, mut rows) = (BTreeMap::new(), BTreeMap::new(), None);
+    for (name, info) in metadata.tensors() {
+        let Some((&n, shape)) = info.shape.split_first() else {
+            bail!("{}: tensor `{name}` has no sample axis", path.display())
+        };
+        if *rows.get_or_insert(n) != n {
+            bail!("{}: tensor `{name}` has {n} rows, others have {}", path.display(), rows.unwrap_or(0));
+        }
+        // Eight bytes of header length come before the header.
+        offsets.insert(name.clone(), 8 + header + info.data_offsets.0);
+        fields.insert(name, Field { dtype: DType::try_from(info.dtype)?, shape: shape.to_vec() });
+    }
+    let rows = rows.unwrap_or(0) as u64;
+    Ok((Shard { map, offsets, rows }, fields))
+}
+
+/// Writes a packed array shard by shard. Every shard appears whole or not at all, so a writer may
+/// [`resume`](Self::resume) what an earlier one left.
+#[derive(Debug)]
+pub struct PackedWriter {
+    dir: PathBuf,
+    stem: String,
+    rows_per_shard: usize,
+    shards: usize,
+    written: u64,
+    pending: Vec<Tensors>,
+    pending_rows: usize,
+}
+
+impl PackedWriter {
+    /// Starts an empty array in `dir`, which is made if need be. Memory holds up to `rows_per_shard` rows and a batch.
+    pub fn create(dir: &Path, stem: &str, rows_per_shard: usize) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        let rows_per_shard = rows_per_shard.max(1);
+        let stem = stem.to_string();
+        let dir = dir.to_path_buf();
+        Ok(Self { dir, stem, rows_per_shard, shards: 0, written: 0, pending: vec![], pending_rows: 0 })
+    }
+
+    /// Continues after the full shards that lie in `dir`. Shards after a damaged or short one are written again.
+    pub fn resume(dir: &Path, stem: &str, rows_per_shard: usize) -> Result<Self> {
+        let mut this = Self::create(dir, stem, rows_per_shard)?;
+        while let Ok((shard, _)) = open_shard(&this.shard_path(this.shards)) {
+            if shard.rows != this.rows_per_shard as u64 {
+                break;
+            }
+            this.shards += 1;
+            this.written += shard.rows;
+        }
+        let mut stale = this.shards;
+        while this.shard_path(stale).exists() {
+            fs::remove_file(this.shard_path(stale))?;
+            stale += 1;
+        }
+        Ok(this)
+    }
+
+    fn shard_path(&self, index: usize) -> PathBuf {
+        self.dir.join(shard_name(&self.stem, index))
+    }
+
+    /// Rows safely on disk: where a resumed writer continues.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Appends rows: tensors of equal leading dimension, the same names each time.
+    pub fn push(&mut self, rows: &Tensors) -> Result<()> {
+        let mut counts = rows.iter().map(|(k, t)| (k, t.dims().first().copied().unwrap_or(0)));
+        let Some((first, n)) = counts.next() else { bail!("no tensors to write to {}", self.dir.display()) };
+        if let Some((name, m)) = counts.find(|(_, m)| *m != n) {
+            bail!("tensor `{first}` has {n} rows, `{name}` has {m}");
+        }
+        if let Some(before) = self.pending.first()
+            && !before.keys().eq(rows.keys())
+        {
+            bail!("rows for {} come with other tensors than those before", self.dir.display());
+        }
+        self.pending.push(rows.clone());
+        self.pending_rows += n;
+        while self.pending_rows >= self.rows_per_shard {
+            self.write_shard(self.rows_per_shard)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the first `n` pending rows as the next shard and keeps the rest.
+    fn write_shard(&mut self, n: usize) -> Result<()> {
+        let (mut shard, mut rest) = (Tensors::new(), Tensors::new());
+        for name in self.pending[0].keys() {
+            let parts: Vec<&Tensor> = self.pending.iter().map(|p| &p[name]).collect();
+            let all = Tensor::cat(&parts, 0)?;
+            shard.insert(name.clone(), all.narrow(0, 0, n)?);
+            // Copied, or the rest would keep the whole shard in memory.
+            rest.insert(name.clone(), all.narrow(0, n, self.pending_rows - n)?.copy()?);
+        }
+        weights::save(&shard, &self.shard_path(self.shards))?;
+        self.shards += 1;
+        self.written += n as u64;
+        self.pending_rows -= n;
+        self.pending = if self.pending_rows > 0 { vec![rest] } else { vec![] };
+        Ok(())
+    }
+
+    /// Writes the rest and `meta.json`: `meta` (an object) with `format` and `count` put in front. Returns the number
+    /// of rows.
+    pub fn finish(mut self, meta: &Value) -> Result<u64> {
+        if self.pending_rows > 0 {
+            self.write_shard(self.pending_rows)?;
+        }
+        let Value::Object(own) = meta else { bail!("meta of {} is not an object", self.dir.display()) };
+        let mut all = serde_json::Map::new();
+        all.insert("format".into(), FORMAT.into());
+        all.insert("count".into(), self.written.into());
+        all.extend(own.iter().filter(|(k, _)| *k != "format" && *k != "count").map(|(k, v)| (k.clone(), v.clone())));
+        let text = serde_json::to_string_pretty(&Value::Object(all)).map_err(candle_core::Error::wrap)?;
+        fs::write(self.dir.join(META), text + "\n")?;
+        Ok(self.written)
+    }
+}

@@ -1,0 +1,204 @@
+//! Pictures out: PNG files, contact sheets, and the `samples.npz` that evaluation tools read.
+//!
+//! An npz is a zip of npy files. Ours is stored without compression, so that it can be mapped and read by index, and
+//! carries no times, so that equal samples give equal bytes.
+
+use candle_core::{DType, Result, Tensor, bail};
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::path::Path;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
+
+/// An RGB picture, rows from the top.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rgb {
+    pub height: usize,
+    pub width: usize,
+    /// `[height, width, 3]`.
+    pub data: Vec<u8>,
+}
+
+impl Rgb {
+    /// A picture of one colour.
+    pub fn filled(height: usize, width: usize, colour: [u8; 3]) -> Self {
+        Self { height, width, data: colour.repeat(height * width) }
+    }
+
+    /// Copies `image` with its pixels enlarged `scale` times to (top, left). Must fit.
+    pub fn paste(&mut self, image: &[u8], height: usize, width: usize, scale: usize, top: usize, left: usize) {
+        for y in 0..height * scale {
+            for x in 0..width * scale {
+                let from = (y / scale * width + x / scale) * 3;
+                let to = ((top + y) * self.width + left + x) * 3;
+                self.data[to..to + 3].copy_from_slice(&image[from..from + 3]);
+            }
+        }
+    }
+
+    pub fn save(&self, path: &Path) -> Result<()> {
+        write_png(path, &self.data, self.height, self.width)
+    }
+}
+
+/// Images `[n,3,H,W]` in [-1, 1] to u8 `[n,H,W,3]`: 127.5 x + 128, clamped, then cut. This rounds to nearest; SiT and
+/// DiT save so, while `255 (x+1)/2` cut to u8 darkens every pixel by half a level.
+pub fn to_u8(images: &Tensor) -> Result<Tensor> {
+    let x = images.to_dtype(DType::F32)?.affine(127.5, 128.0)?.clamp(0f32, 255f32)?;
+    x.to_dtype(DType::U8)?.permute((0, 2, 3, 1))?.contiguous()
+}
+
+/// Writes an RGB picture (`[height, width, 3]` bytes) as PNG.
+pub fn write_png(path: &Path, rgb: &[u8], height: usize, width: usize) -> Result<()> {
+    if rgb.len() != height * width * 3 {
+        bail!("{}: {} bytes for a picture of {height} x {width} x 3", path.display(), rgb.len());
+    }
+    match image::save_buffer(path, rgb, width as u32, height as u32, image::ExtendedColorType::Rgb8) {
+        Ok(()) => Ok(()),
+        Err(e) => bail!("cannot write {}: {e}", path.display()),
+    }
+}
+
+/// Lays images (`[n, height, width, 3]` bytes, one after the other) out in rows of `columns`, each enlarged `scale`
+/// times, on white with gaps of two pixels.
+pub fn contact_sheet(images: &[u8], height: usize, width: usize, columns: usize, scale: usize) -> Rgb {
+    const GAP: usize = 2;
+    let (bytes, scale) = ((height * width * 3).max(1), scale.max(1));
+    let n = images.len() / bytes;
+    let columns = columns.clamp(1, n.max(1));
+    let rows = n.div_ceil(columns);
+    let (ch, cw) = (height * scale + GAP, width * scale + GAP);
+    let mut sheet = Rgb::filled(rows * ch + GAP, columns * cw + GAP, [255; 3]);
+    for (i, image) in images.chunks_exact(bytes).enumerate() {
+        sheet.paste(image, height, width, scale, GAP + i / columns * ch, GAP + i % columns * cw);
+    }
+    sheet
+}
+
+/// Writes `samples.npz` image by image: `arr_0` u8 `[N,H,W,3]`, `arr_1` i64 `[N]` labels.
+#[derive(Debug)]
+pub struct NpzWriter {
+    zip: ZipWriter<BufWriter<File>>,
+    name: String,
+    image_bytes: usize,
+    count: usize,
+    pushed: usize,
+}
+
+impl NpzWriter {
+    /// The number of images comes first because it stands in the header.
+    pub fn create(path: &Path, count: usize, height: usize, width: usize) -> Result<Self> {
+        let name = path.display().to_string();
+        let file = match File::create(path) {
+            Ok(f) => f,
+            Err(e) => bail!("cannot write {name}: {e}"),
+        };
+        let mut zip = ZipWriter::new(BufWriter::new(file));
+        zip.start_file("arr_0.npy", entry_options()).map_err(candle_core::Error::wrap)?;
+        zip.write_all(&npy_header("|u1", &[count, height, width, 3]))?;
+        Ok(Self { zip, name, image_bytes: height * width * 3, count, pushed: 0 })
+    }
+
+    /// Appends images, `[n,H,W,3]` bytes.
+    pub fn push(&mut self, images: &[u8]) -> Result<()> {
+        if !images.len().is_multiple_of(self.image_bytes) {
+            bail!("{}: {} bytes are not whole images of {}", self.name, images.len(), self.image_bytes);
+        }
+        self.pushed += images.len() / self.image_bytes;
+        self.zip.write_all(images)?;
+        Ok(())
+    }
+
+    /// Writes the labels and closes the file.
+    pub fn finish(mut self, labels: &[i64]) -> Result<()> {
+        if self.pushed != self.count || labels.len() != self.count {
+            bail!("{}: {} images and {} labels of {}", self.name, self.pushed, labels.len(), self.count);
+        }
+        self.zip.start_file("arr_1.npy", entry_options()).map_err(candle_core::Error::wrap)?;
+        self.zip.write_all(&npy_header("<i8", &[labels.len()]))?;
+        for label in labels {
+            self.zip.write_all(&label.to_le_bytes())?;
+        }
+        let mut file = self.zip.finish().map_err(candle_core::Error::wrap)?;
+        file.flush()?;
+        file.get_ref().sync_all()?;
+        Ok(())
+    }
+}
+
+/// Writes `samples.npz` at once from `images`, `[n,H,W,3]` bytes with n labels.
+pub fn write_npz(path: &Path, images: &[u8], height: usize, width: usize, labels: &[i64]) -> Result<()> {
+    let mut npz = NpzWriter::create(path, labels.len(), height, width)?;
+    npz.push(images)?;
+    npz.finish(labels)
+}
+
+fn entry_options() -> SimpleFileOptions {
+    SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Stored)
+        .last_modified_time(DateTime::default())
+        .unix_permissions(0o644)
+        .large_file(true)
+}
+
+/// Header of an npy file, version 1.0, C order, padded to a multiple of 64 bytes.
+fn npy_header(descr: &str, shape: &[usize]) -> Vec<u8> {
+    let dims: String = shape.iter().map(|d| format!("{d}, ")).collect();
+    let dims = if shape.len() == 1 { dims.trim_end() } else { dims.trim_end_matches(", ") };
+    let mut dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({dims}), }}");
+    while !(10 + dict.len() + 1).is_multiple_of(64) {
+        dict.push(' ');
+    }
+    dict.push('\n');
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend((dict.len() as u16).to_le_bytes());
+    header.extend(dict.bytes());
+    header
+}
+
+/// Where an array of an npz lies in the file.
+#[derive(Debug, Clone)]
+pub struct NpyEntry {
+    pub shape: Vec<usize>,
+    /// Offset of the first element.
+    pub start: u64,
+}
+
+/// Finds array `name` in a stored (not compressed) npz and checks its element type (`u1`, `i8`, … as numpy writes it
+/// without the byte order) and that the file holds all of it. `None` when there is no such array.
+pub fn find_npy(path: &Path, name: &str, descr: &str) -> Result<Option<NpyEntry>> {
+    let shown = path.display();
+    let file = match File::open(path) {
+        Ok(f) => f,
+        Err(e) => bail!("cannot open {shown}: {e}"),
+    };
+    let mut zip = match ZipArchive::new(BufReader::new(&file)) {
+        Ok(z) => z,
+        Err(e) => bail!("{shown}: truncated or not an npz file ({e})"),
+    };
+    let Some(index) = zip.index_for_name(&format!("{name}.npy")) else { return Ok(None) };
+    let (start, size) = {
+        let entry = zip.by_index_raw(index).map_err(candle_core::Error::wrap)?;
+        if entry.compression() != CompressionMethod::Stored {
+            bail!("{shown}: array `{name}` is compressed; only stored arrays are read (numpy.savez writes them)");
+        }
+        (entry.data_start().unwrap_or(0), entry.size())
+    };
+    let mut reader = BufReader::new(&file);
+    reader.seek(SeekFrom::Start(start))?;
+    let header = match npyz::NpyHeader::from_reader(&mut reader) {
+        Ok(h) => h,
+        Err(e) => bail!("{shown}: array `{name}`: {e}"),
+    };
+    let data = reader.stream_position()?;
+    let shape: Vec<usize> = header.shape().iter().map(|d| *d as usize).collect();
+    let npyz::DType::Plain(ty) = header.dtype() else { bail!("{shown}: array `{name}` has fields") };
+    if ty.to_string().trim_start_matches(['<', '|', '=']) != descr || header.order() != npyz::Order::C {
+        bail!("{shown}: array `{name}` is {ty} in {:?} order, not {descr} in C order", header.order());
+    }
+    let bytes = shape.iter().product::<usize>() as u64 * ty.size_field();
+    if data - start + bytes > size {
+        bail!("{shown}: array `{name}` of shape {shape:?} is longer than its entry");
+    }
+    Ok(Some(NpyEntry { shape, start: data }))
+}

@@ -1,0 +1,59 @@
+//! Fused f32 loops for the CPU, each a candle custom operation with a hand-written backward.
+//!
+//! candle's elementwise operations walk memory once each and several of them run on one thread; a
+//! transformer step spends more time there than in its matrix products. Each file here replaces one such
+//! chain. The wrappers in [`super::nn`] choose between these and a plain-candle twin, which also runs on
+//! other devices and in other dtypes. Nothing here draws random numbers or knows a model.
+//!
+//! Results do not depend on the number of threads: sums are cut into pieces whose size follows from the
+//! shape alone and are added in order.
+
+pub mod adamw;
+pub mod attention;
+pub mod conv;
+pub mod gated;
+pub mod gelu;
+pub mod group_norm;
+pub mod linear;
+pub mod matmul;
+pub mod norm;
+pub mod rope;
+pub mod rows;
+pub mod simd;
+pub mod upsample;
+
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
+
+/// Whether the fused loops can take these tensors: all f32 in main memory.
+pub fn suits(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|t| t.dtype() == DType::F32 && matches!(t.device(), Device::Cpu))
+}
+
+/// The numbers of a contiguous f32 storage.
+pub fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let CpuStorage::F32(data) = storage else { bail!("fused kernels take f32 tensors") };
+    let Some((start, end)) = layout.contiguous_offsets() else { bail!("fused kernels take contiguous tensors") };
+    Ok(&data[start..end])
+}
+
+/// Runs `f` on the numbers of contiguous f32 tensors in main memory, without copies.
+pub fn with_slices<const N: usize, R>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> R) -> Result<R> {
+    let guards = tensors.map(Tensor::storage_and_layout);
+    let mut slices: [&[f32]; N] = [&[]; N];
+    for (out, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        let Storage::Cpu(cpu) = &**storage else { bail!("fused kernels take tensors in main memory") };
+        *out = slice(cpu, layout)?;
+    }
+    Ok(f(slices))
+}
+
+/// A tensor in main memory of numbers that a kernel made.
+pub fn tensor(data: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+    let shape: Shape = shape.into();
+    Tensor::from_vec(data, shape, &Device::Cpu)
+}
+
+/// A gradient for `wanted`, made only when something upstream of it is trained.
+pub fn gradient_of(wanted: &Tensor, make: impl FnOnce() -> Result<Tensor>) -> Result<Option<Tensor>> {
+    if wanted.track_op() { make().map(Some) } else { Ok(None) }
+}

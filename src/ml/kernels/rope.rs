@@ -1,0 +1,59 @@
+//! Rotary embedding of queries and keys inside a packed qkv tensor; the values pass through.
+//!
+//! Neighbouring channels (2i, 2i + 1) form a plane that turns by the angle of the token's position. The
+//! backward pass turns the gradient back.
+
+use super::{rows, slice, tensor, with_slices};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+
+/// Turns qkv `[B, N, 3 H D]` by tables `[N, D]` whose neighbouring pairs are equal.
+pub struct Rope {
+    pub heads: usize,
+    pub cos: Tensor,
+    pub sin: Tensor,
+}
+
+impl Rope {
+    /// `direction` 1 turns forward, -1 back.
+    fn turn(&self, x: &[f32], dims: (usize, usize, usize), direction: f32) -> Result<Vec<f32>> {
+        let (_, n, width) = dims;
+        let d = width / 3 / self.heads;
+        if self.cos.dims() != [n, d] || self.sin.dims() != [n, d] {
+            bail!("rotary tables {:?} for {n} tokens of head dimension {d}", self.cos.dims());
+        }
+        with_slices([&self.cos, &self.sin], |[cos, sin]| {
+            let mut out = vec![0f32; x.len()];
+            rows::each_row(&mut out, width, |row, out| {
+                let (table, row) = (row % n * d, &x[row * width..][..width]);
+                let turned = 2 * self.heads * d;
+                out[turned..].copy_from_slice(&row[turned..]);
+                let (cos, sin) = (&cos[table..][..d], &sin[table..][..d]);
+                for (head, out) in row[..turned].chunks(d).zip(out.chunks_mut(d)) {
+                    for i in (0..d).step_by(2) {
+                        let (a, b, c, s) = (head[i], head[i + 1], cos[i], direction * sin[i]);
+                        out[i] = a * c - b * s;
+                        out[i + 1] = b * c + a * s;
+                    }
+                }
+            });
+            out
+        })
+    }
+}
+
+impl CustomOp1 for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out = self.turn(slice(x, layout)?, layout.shape().dims3()?, 1.0)?;
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let grad = grad.contiguous()?;
+        let dx = with_slices([&grad], |[g]| self.turn(g, x.dims3()?, -1.0))??;
+        Ok(Some(tensor(dx, x.shape())?))
+    }
+}

@@ -1,0 +1,198 @@
+//! Differentiable layers: thin wrappers that choose between a fused CPU kernel and a plain-candle twin.
+//!
+//! The twins run on other devices and in other dtypes, and in tests hold the kernels to candle's own
+//! gradients. candle-nn's fused LayerNorm, softmax and rotary functions have no backward and cut the
+//! gradient silently, so nothing here calls them. Models know shapes; this file does not know models.
+
+use super::kernels::{self, attention::Attention, gated::GatedResidual, gelu::GeluTanh, norm::NormAffine, rope::Rope};
+use super::weights::xavier_uniform;
+use candle_core::{D, Result, Tensor, bail};
+use candle_nn::{Init, Module, VarBuilder};
+
+/// y = x W^T + b.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    /// Weight `[out, in]`, bias `[out]`.
+    pub fn new(weight: Tensor, bias: Tensor) -> Self {
+        Self { weight, bias }
+    }
+
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    pub fn bias(&self) -> &Tensor {
+        &self.bias
+    }
+}
+
+impl Module for Linear {
+    /// `[.., in]` to `[.., out]`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if kernels::suits(&[x, &self.weight, &self.bias]) {
+            let (weight, bias) = (self.weight.contiguous()?, self.bias.contiguous()?);
+            x.contiguous()?.apply_op3(&weight, &bias, kernels::linear::Linear)
+        } else {
+            plain::linear(x, &self.weight, &self.bias)
+        }
+    }
+}
+
+/// A linear layer with a Xavier-uniform weight and a zero bias, named `weight` and `bias`.
+pub fn linear(n_in: usize, n_out: usize, vb: VarBuilder) -> Result<Linear> {
+    linear_with(n_in, n_out, xavier_uniform(n_in, n_out), Init::Const(0.0), vb)
+}
+
+/// A linear layer with chosen initial values.
+pub fn linear_with(n_in: usize, n_out: usize, weight: Init, bias: Init, vb: VarBuilder) -> Result<Linear> {
+    Ok(Linear::new(vb.get_with_hints((n_out, n_in), "weight", weight)?, vb.get_with_hints(n_out, "bias", bias)?))
+}
+
+/// LayerNorm over the last axis.
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// With `affine`, parameters `weight` (ones) and `bias` (zeros) of `dim` numbers.
+    pub fn new(dim: usize, eps: f64, affine: bool, vb: VarBuilder) -> Result<Self> {
+        let (weight, bias) = if affine {
+            (vb.get_with_hints(dim, "weight", Init::Const(1.0))?, vb.get_with_hints(dim, "bias", Init::Const(0.0))?)
+        } else {
+            (Tensor::ones(dim, vb.dtype(), vb.device())?, Tensor::zeros(dim, vb.dtype(), vb.device())?)
+        };
+        Ok(Self { weight, bias, eps })
+    }
+}
+
+impl Module for LayerNorm {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        norm_affine(x, &self.bias, &self.weight, 0.0, self.eps)
+    }
+}
+
+/// adaLN: LayerNorm of x `[B, N, D]` without weights, then x̂ (1 + scale) + shift with shift and scale `[B, D]`.
+pub fn modulated_norm(x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor> {
+    norm_affine(x, shift, scale, 1.0, eps)
+}
+
+fn norm_affine(x: &Tensor, shift: &Tensor, scale: &Tensor, offset: f64, eps: f64) -> Result<Tensor> {
+    if kernels::suits(&[x, shift, scale]) {
+        let op = NormAffine { offset: offset as f32, eps: eps as f32 };
+        x.contiguous()?.apply_op3(&shift.contiguous()?, &scale.contiguous()?, op)
+    } else {
+        plain::norm_affine(x, shift, scale, offset, eps)
+    }
+}
+
+/// x + gate * y with x and y `[B, N, D]` and gate `[B, D]`.
+pub fn gated_residual(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if kernels::suits(&[x, gate, y]) {
+        x.contiguous()?.apply_op3(&gate.contiguous()?, &y.contiguous()?, GatedResidual)
+    } else {
+        plain::gated_residual(x, gate, y)
+    }
+}
+
+/// Softmax attention: qkv `[B, N, 3 H D]` in the order (3, H, D) to `[B, N, H D]`, scores scaled by 1 / sqrt(D).
+pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+    if kernels::suits(&[qkv]) { qkv.contiguous()?.apply_op1(Attention { heads }) } else { plain::attention(qkv, heads) }
+}
+
+/// Turns the queries and keys of qkv `[B, N, 3 H D]` by tables `[N, D]`; neighbouring channels form a plane.
+pub fn rope(qkv: &Tensor, heads: usize, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    if kernels::suits(&[qkv, cos, sin]) {
+        qkv.contiguous()?.apply_op1(Rope { heads, cos: cos.contiguous()?, sin: sin.contiguous()? })
+    } else {
+        plain::rope(qkv, heads, cos, sin)
+    }
+}
+
+/// Normalises the queries and keys of qkv `[B, N, 3 H D]` per head.
+pub fn qk_norm(qkv: &Tensor, heads: usize, q_norm: &LayerNorm, k_norm: &LayerNorm) -> Result<Tensor> {
+    let (b, n, width) = qkv.dims3()?;
+    let parts = qkv.reshape((b, n, 3, heads, width / 3 / heads))?;
+    let part = |i: usize| parts.narrow(2, i, 1)?.contiguous();
+    let (q, k) = (q_norm.forward(&part(0)?)?, k_norm.forward(&part(1)?)?);
+    Tensor::cat(&[q, k, part(2)?], 2)?.reshape((b, n, width))
+}
+
+/// GELU, tanh form.
+pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
+    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(GeluTanh) } else { x.gelu() }
+}
+
+/// GELU, exact form.
+pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
+    x.gelu_erf()
+}
+
+pub fn silu(x: &Tensor) -> Result<Tensor> {
+    x.silu()
+}
+
+/// The same functions in candle's own operations, for any device and dtype.
+pub mod plain {
+    use super::*;
+
+    pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        let (n_out, n_in) = weight.dims2()?;
+        let mut dims = x.dims().to_vec();
+        match dims.last_mut() {
+            Some(last) if *last == n_in => *last = n_out,
+            _ => bail!("linear layer of {n_in} inputs given a tensor {:?}", x.dims()),
+        }
+        x.reshape(((), n_in))?.matmul(&weight.t()?)?.broadcast_add(bias)?.reshape(dims)
+    }
+
+    /// Shift and scale `[D]`, or `[B, D]` for x `[B, .., D]`.
+    pub fn norm_affine(x: &Tensor, shift: &Tensor, scale: &Tensor, offset: f64, eps: f64) -> Result<Tensor> {
+        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        let rms = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+        let per_sample = |t: &Tensor| {
+            let mut dims = vec![1; x.rank()];
+            dims[x.rank() - 1] = t.dim(D::Minus1)?;
+            if t.rank() == 2 {
+                dims[0] = t.dim(0)?;
+            }
+            t.reshape(dims)
+        };
+        let gain = (per_sample(scale)? + offset)?;
+        centred.broadcast_div(&rms)?.broadcast_mul(&gain)?.broadcast_add(&per_sample(shift)?)
+    }
+
+    pub fn gated_residual(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
+        x + y.broadcast_mul(&gate.unsqueeze(1)?)?
+    }
+
+    pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+        let (b, n, width) = qkv.dims3()?;
+        let d = width / 3 / heads;
+        let parts = qkv.reshape((b, n, 3, heads, d))?.permute((2, 0, 3, 1, 4))?;
+        let part = |i: usize| parts.get(i)?.contiguous();
+        let scores = (part(0)?.matmul(&part(1)?.transpose(2, 3)?.contiguous()?)? * (1.0 / (d as f64).sqrt()))?;
+        let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&part(2)?)?;
+        mixed.transpose(1, 2)?.reshape((b, n, heads * d))
+    }
+
+    pub fn rope(qkv: &Tensor, heads: usize, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+        let (b, n, width) = qkv.dims3()?;
+        let d = width / 3 / heads;
+        let parts = qkv.reshape((b, n, 3 * heads, d))?;
+        let (qk, v) = (parts.narrow(2, 0, 2 * heads)?, parts.narrow(2, 2 * heads, heads)?);
+        let pairs = qk.contiguous()?.reshape((b, n, 2 * heads, d / 2, 2))?;
+        let (even, odd) = (pairs.narrow(4, 0, 1)?, pairs.narrow(4, 1, 1)?);
+        let turned = Tensor::cat(&[odd.neg()?, even], 4)?.reshape((b, n, 2 * heads, d))?;
+        let table = |t: &Tensor| t.reshape((1, n, 1, d));
+        let qk = (qk.broadcast_mul(&table(cos)?)? + turned.broadcast_mul(&table(sin)?)?)?;
+        Tensor::cat(&[qk, v], 2)?.reshape((b, n, width))
+    }
+}

@@ -1,0 +1,177 @@
+//! AdamW (Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019) with moments by parameter
+//! name, global-norm clipping, and the EMA update in the same pass.
+//!
+//! The arithmetic follows PyTorch: decay first, bias corrections of both moments, eps outside the root.
+//! candle-nn's optimiser keeps its moments private, which makes an exact resume impossible.
+
+use super::ema::{Buffer, Ema, is_fused, to_tensors};
+use super::kernels::{
+    self,
+    adamw::{self, Mix},
+};
+use super::weights::{ParamSet, Tensors};
+use candle_core::{DType, Result, Tensor, Var, bail};
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdamWConfig {
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    /// Decoupled: p <- p (1 - lr weight_decay).
+    pub weight_decay: f64,
+}
+
+#[derive(Debug, Clone)]
+struct Moments {
+    first: Buffer,
+    second: Buffer,
+}
+
+/// The optimiser and its state.
+#[derive(Debug, Clone)]
+pub struct AdamW {
+    pub config: AdamWConfig,
+    /// Updates done.
+    step: u64,
+    moments: BTreeMap<String, Moments>,
+}
+
+impl AdamW {
+    /// Zero moments for every parameter.
+    pub fn new(params: &ParamSet, config: AdamWConfig) -> Result<Self> {
+        Self::zeroed(params, config, is_fused)
+    }
+
+    /// Like [`AdamW::new`], but with the plain-candle update everywhere.
+    pub fn new_plain(params: &ParamSet, config: AdamWConfig) -> Result<Self> {
+        Self::zeroed(params, config, |_| false)
+    }
+
+    /// Continues after `step` updates from saved moments; every parameter must be there.
+    pub fn from_tensors(
+        params: &ParamSet,
+        config: AdamWConfig,
+        step: u64,
+        first: &Tensors,
+        second: &Tensors,
+    ) -> Result<Self> {
+        for (name, var) in params.vars() {
+            if [first, second].iter().any(|m| m.get(&name).is_none_or(|t| t.shape() != var.shape())) {
+                bail!("the saved moments have no tensor of the shape of parameter {name}");
+            }
+        }
+        let mut optimizer = Self::new(params, config)?;
+        optimizer.step = step;
+        for (name, m) in &mut optimizer.moments {
+            if let (Some(a), Some(b)) = (first.get(name), second.get(name)) {
+                let fused = matches!(m.first, Buffer::Host(_));
+                *m = Moments { first: Buffer::copy_of(a, fused)?, second: Buffer::copy_of(b, fused)? };
+            }
+        }
+        Ok(optimizer)
+    }
+
+    fn zeroed(params: &ParamSet, config: AdamWConfig, fused: impl Fn(&Tensor) -> bool) -> Result<Self> {
+        let moments = params
+            .vars()
+            .into_iter()
+            .map(|(name, var)| {
+                let zero = Buffer::copy_of(&var.zeros_like()?, fused(&var))?;
+                Ok((name, Moments { first: zero.clone(), second: zero }))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { config, step: 0, moments })
+    }
+
+    /// First and second moments by parameter name.
+    pub fn moments(&self, params: &ParamSet) -> Result<(Tensors, Tensors)> {
+        let of = |pick: fn(&Moments) -> &Buffer| {
+            let buffers = self.moments.iter().map(|(k, m)| (k.clone(), pick(m).clone())).collect();
+            to_tensors(&buffers, params)
+        };
+        Ok((of(|m| &m.first)?, of(|m| &m.second)?))
+    }
+
+    /// One update of every parameter with gradients multiplied by `grad_scale`, then of the averages.
+    pub fn step(&mut self, params: &ParamSet, grads: &Tensors, grad_scale: f64, ema: &mut Ema) -> Result<()> {
+        self.step += 1;
+        let c = self.coefficients(grad_scale, ema.decay);
+        for (name, var) in params.vars() {
+            let Some(grad) = grads.get(&name) else { continue };
+            let (Some(m), Some(e)) = (self.moments.get_mut(&name), ema.values.get_mut(&name)) else {
+                bail!("parameter {name} joined after the optimiser was made")
+            };
+            match (&mut m.first, &mut m.second, e) {
+                (Buffer::Host(first), Buffer::Host(second), Buffer::Host(ema)) => {
+                    let state = RefCell::new(adamw::State { first, second, ema });
+                    let grad = grad.contiguous()?;
+                    kernels::with_slices([&grad], |[grad]| {
+                        var.inplace_op1(&adamw::Update { grad, state, coefficients: c })
+                    })??;
+                }
+                (first, second, ema) => {
+                    let (mut m, mut v) = (first.to_tensor(&var)?, second.to_tensor(&var)?);
+                    let mut e = ema.to_tensor(&var)?;
+                    plain_update(&var, grad, [&mut m, &mut v, &mut e], c)?;
+                    (*first, *second) = (Buffer::Tensor(m), Buffer::Tensor(v));
+                    let host = matches!(ema, Buffer::Host(_));
+                    *ema = Buffer::copy_of(&e, host)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn coefficients(&self, grad_scale: f64, ema_decay: f64) -> adamw::Coefficients {
+        let AdamWConfig { lr, beta1, beta2, eps, weight_decay } = self.config;
+        let t = self.step as f64;
+        adamw::Coefficients {
+            grad_scale: grad_scale as f32,
+            first: Mix::new(beta1),
+            second: Mix::new(beta2),
+            eps: eps as f32,
+            step_size: (lr / (1.0 - beta1.powf(t))) as f32,
+            second_scale: (1.0 / (1.0 - beta2.powf(t))) as f32,
+            decay: (1.0 - lr * weight_decay) as f32,
+            ema: Mix::new(ema_decay),
+        }
+    }
+}
+
+/// The fused update in candle's own operations; `state` is first moment, second moment, average.
+fn plain_update(var: &Var, grad: &Tensor, state: [&mut Tensor; 3], c: adamw::Coefficients) -> Result<()> {
+    let mix = |old: &Tensor, new: &Tensor, m: Mix| (old * f64::from(m.keep))? + (new * f64::from(m.add))?;
+    let [first, second, ema] = state;
+    let grad = (grad.to_dtype(var.dtype())? * f64::from(c.grad_scale))?;
+    *first = mix(first, &grad, c.first)?;
+    *second = mix(second, &grad.sqr()?, c.second)?;
+    let root = ((&*second * f64::from(c.second_scale))?.sqrt()? + f64::from(c.eps))?;
+    let step = ((&*first * f64::from(c.step_size))? / root)?;
+    let value = ((var.as_detached_tensor() * f64::from(c.decay))? - step)?;
+    *ema = mix(ema, &value, c.ema)?;
+    var.set(&value)
+}
+
+/// Euclidean norm over all gradients, summed in f64 in the order of the names.
+pub fn grad_norm(grads: &Tensors) -> Result<f64> {
+    let mut total = 0.0;
+    for grad in grads.values() {
+        total += if is_fused(grad) {
+            kernels::with_slices([&grad.contiguous()?], |[g]| adamw::sum_of_squares(g))?
+        } else {
+            f64::from(grad.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?)
+        };
+    }
+    Ok(total.sqrt())
+}
+
+/// The factor that brings a norm down to `max_norm`, as `torch.nn.utils.clip_grad_norm_`; 1 when `max_norm` is 0
+/// or less, which switches clipping off.
+pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
+    if max_norm <= 0.0 { 1.0 } else { (max_norm / (norm + 1e-6)).min(1.0) }
+}

@@ -1,0 +1,249 @@
+//! What `warmup` and `train` share: the training examples as functions of the step, the model's parameters, and the
+//! files they leave.
+
+use super::support::{create_dir, write_json};
+use crate::error::{Error, Result};
+use crate::ml::data::packed::Packed;
+use crate::ml::models::sit::{SiT, SiTConfig, drop_labels};
+use crate::ml::path::Path as NoisePath;
+use crate::ml::rng::{self, Purpose};
+use crate::ml::train::{Trained, batch_indices};
+use crate::ml::weights::{self, Tensors};
+use crate::runner::attempt::Attempt;
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+use std::io::Write;
+use std::path::Path;
+
+/// `model = "custom"` takes its sizes from parameters of their own.
+pub const CUSTOM: &str = "custom";
+
+/// The parameters that choose a network, as the manifests name them.
+pub struct Architecture<'a> {
+    pub model: &'a str,
+    pub hidden: Option<usize>,
+    pub blocks: Option<usize>,
+    pub heads: Option<usize>,
+    pub patch_size: Option<usize>,
+    pub rope: bool,
+    pub qk_norm: bool,
+    pub class_dropout: f64,
+    pub projector_dim: usize,
+    /// Block, from 1, behind which the projector sits.
+    pub encoder_depth: usize,
+    pub warmup_depth: Option<usize>,
+}
+
+impl Architecture<'_> {
+    /// Hidden width, blocks, heads, patch size.
+    fn sizes(&self) -> Result<(usize, usize, usize, usize)> {
+        let own =
+            [("hidden", self.hidden), ("blocks", self.blocks), ("heads", self.heads), ("patch_size", self.patch_size)];
+        if self.model != CUSTOM {
+            if let Some((name, _)) = own.iter().find(|(_, value)| value.is_some()) {
+                return Err(Error::usage(format!("`{name}` is given, but `model = \"{}\"` has its own", self.model))
+                    .hint("sizes are for `model = \"custom\"`"));
+            }
+            return SiTConfig::sizes(self.model).map_err(|e| Error::usage(e.to_string()));
+        }
+        let needed = |i: usize| {
+            let (name, value) = own[i];
+            value.ok_or_else(|| Error::usage(format!("`model = \"custom\"` needs `{name}`")))
+        };
+        Ok((needed(0)?, needed(1)?, needed(2)?, needed(3)?))
+    }
+
+    /// The network for latents `[channels, side, side]` of so many classes and encoders of these dimensions.
+    fn network(&self, channels: usize, side: usize, num_classes: usize, z_dims: Vec<usize>) -> Result<SiTConfig> {
+        let (hidden, depth, heads, patch_size) = self.sizes()?;
+        let config = SiTConfig {
+            input_size: side,
+            in_channels: channels,
+            patch_size,
+            hidden,
+            depth,
+            heads,
+            mlp_ratio: 4.0,
+            num_classes,
+            class_dropout: self.class_dropout,
+            z_dims,
+            projector_dim: self.projector_dim,
+            encoder_depth: self.encoder_depth,
+            rope: self.rope,
+            qk_norm: self.qk_norm,
+            warmup_depth: self.warmup_depth,
+        };
+        config.check().map_err(|e| Error::usage(e.to_string()))?;
+        Ok(config)
+    }
+
+    /// Checks what does not depend on the inputs, by trying latents that every patch size divides.
+    pub fn check(&self) -> Result<()> {
+        let patch = self.sizes()?.3.max(1);
+        self.network(4, 8 * patch, 1, vec![1]).map(drop)
+    }
+}
+
+/// What a sampler has to know of a training, in `training.json` beside the weights.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TrainingNote {
+    pub format: u32,
+    pub path: NoisePath,
+    /// Class names by label.
+    pub classes: Vec<String>,
+}
+
+/// Which examples a step sees.
+pub struct Draw {
+    pub seed: u64,
+    /// Samples per step.
+    pub batch: usize,
+    /// Micro-batches they are split into.
+    pub accumulate: usize,
+}
+
+/// A micro-batch.
+pub struct Batch {
+    /// A fresh draw from the posteriors, scaled, `[n, C, h, w]`.
+    pub latents: Tensor,
+    /// One `[n, N, Z]` per encoder.
+    pub features: Vec<Tensor>,
+    /// Classes with dropout applied, `[n]`.
+    pub classes: Tensor,
+    /// Places in the batch of the step: they, not the order of work, name each sample's noise.
+    pub slots: Vec<u64>,
+}
+
+/// Latents and, aligned with them, features.
+pub struct Examples {
+    latents: Packed,
+    features: Option<Packed>,
+    labels: Vec<u32>,
+    class_names: Vec<String>,
+    scaling_factor: f64,
+    shift_factor: f64,
+    device: Device,
+}
+
+impl Examples {
+    /// Opens slot `latents` and, if it is connected and `aligned`, slot `features`.
+    pub fn open(attempt: &Attempt, aligned: bool, device: &Device) -> Result<Self> {
+        let latents = Packed::open(attempt.input("latents")?)?;
+        let features = match attempt.optional_input("features") {
+            Some(dir) if aligned => Some(Packed::open(dir)?),
+            _ => None,
+        };
+        if latents.is_empty() {
+            return Err(Error::stage("there are no latents to train on"));
+        }
+        if let Some(f) = &features
+            && f.len() != latents.len()
+        {
+            let text = format!("{} rows of features for {} latents: they are of other images", f.len(), latents.len());
+            return Err(Error::stage(text));
+        }
+        let class_names: Vec<String> = serde_json::from_value(latents.meta()["classes"].clone()).unwrap_or_default();
+        let number = |key: &str, absent: f64| latents.meta()[key].as_f64().unwrap_or(absent);
+        let labels = labels(&latents, class_names.len())?;
+        Ok(Self {
+            scaling_factor: number("scaling_factor", 1.0),
+            shift_factor: number("shift_factor", 0.0),
+            latents,
+            features,
+            labels,
+            class_names,
+            device: device.clone(),
+        })
+    }
+
+    /// The network that fits these examples.
+    pub fn network(&self, architecture: &Architecture) -> Result<SiTConfig> {
+        let [channels, height, width] = self.latents.shape("mean")?[..] else {
+            return Err(Error::stage("latents are not of the shape [channels, height, width]"));
+        };
+        if height != width {
+            return Err(Error::stage(format!("latents of {height}x{width} are not square")));
+        }
+        let shape = self.features.as_ref().map(|f| f.shape("tokens")).transpose()?;
+        let z_dims = shape.iter().filter_map(|s| s.get(1).copied()).collect();
+        let config = architecture.network(channels, height, self.class_names.len(), z_dims)?;
+        if let Some(tokens) = shape.and_then(|s| s.first().copied())
+            && tokens != config.tokens()
+        {
+            let text = format!("the encoder gives {tokens} tokens per image, the network has {}", config.tokens());
+            return Err(Error::stage(text).hint("choose patch sizes that cut images and latents into equal grids"));
+        }
+        Ok(config)
+    }
+
+    pub fn note(&self, path: NoisePath) -> TrainingNote {
+        TrainingNote { format: 1, path, classes: self.class_names.clone() }
+    }
+
+    /// The micro-batch of a step: a pure function of its arguments and the files.
+    pub fn batch(&self, draw: &Draw, config: &SiTConfig, step: u64, micro: usize) -> candle_core::Result<Batch> {
+        let (seed, accumulate) = (draw.seed, draw.accumulate.max(1));
+        let n = self.latents.len() as usize;
+        let ids = batch_indices(seed, step, micro, accumulate, draw.batch, n);
+        let first = (draw.batch * micro / accumulate) as u64;
+        let slots: Vec<u64> = (first..first + ids.len() as u64).collect();
+        let (mean, std) =
+            (self.latents.rows("mean", &ids, &self.device)?, self.latents.rows("std", &ids, &self.device)?);
+        let (mean, std) = (mean.to_dtype(DType::F32)?, std.to_dtype(DType::F32)?);
+        let noise = rng::normal_rows(seed, Purpose::Posterior, step, &slots, &mean.dims()[1..], &self.device)?;
+        let latents = (mean + (std * noise)?)?.affine(self.scaling_factor, -self.shift_factor * self.scaling_factor)?;
+        let features = match &self.features {
+            Some(f) => vec![f.rows("tokens", &ids, &self.device)?.to_dtype(DType::F32)?],
+            None => vec![],
+        };
+        let labels: Vec<u32> = ids.iter().map(|i| self.labels[*i as usize]).collect();
+        let dropped: Vec<bool> = slots
+            .iter()
+            .map(|slot| f64::from(rng::stream(seed, Purpose::LabelDrop, step, *slot).uniform()) < config.class_dropout)
+            .collect();
+        let classes = drop_labels(&labels, &dropped, config.null_class(), &self.device)?;
+        Ok(Batch { latents, features, classes, slots })
+    }
+}
+
+/// All labels, each one of the classes.
+fn labels(latents: &Packed, classes: usize) -> Result<Vec<u32>> {
+    let stored = latents.all("labels", &Device::Cpu)?.to_vec1::<i64>()?;
+    stored
+        .into_iter()
+        .map(|label| match u32::try_from(label) {
+            Ok(l) if (l as usize) < classes => Ok(l),
+            _ => Err(Error::stage(format!("a latent has label {label}, but there are {classes} classes"))),
+        })
+        .collect()
+}
+
+/// Writes the artifact of a trained SiT: both sets of weights with the fixed tables, the configuration, the curve.
+pub fn write_artifact(dir: &Path, model: &SiT, trained: &Trained, note: &TrainingNote) -> Result<()> {
+    create_dir(dir)?;
+    for (file, tensors) in [("model.safetensors", &trained.model), ("ema.safetensors", &trained.ema)] {
+        let mut all: Tensors = tensors.clone();
+        all.extend(model.buffers());
+        weights::save(&all, &dir.join(file))?;
+    }
+    write_json(&dir.join("config.json"), model.config())?;
+    write_json(&dir.join("training.json"), note)?;
+    let path = dir.join("curve.jsonl");
+    let write = || -> std::io::Result<()> {
+        let mut out = std::io::BufWriter::new(std::fs::File::create(&path)?);
+        for point in &trained.curve {
+            serde_json::to_writer(&mut out, point)?;
+            out.write_all(b"\n")?;
+        }
+        out.flush()
+    };
+    write().map_err(|e| Error::io("write", &path, e))
+}
+
+/// Micro-batches of a step must be equal for their mean to be that of the batch.
+pub fn check_batch(batch: usize, accumulate: usize) -> Result<()> {
+    if accumulate == 0 || batch == 0 || !batch.is_multiple_of(accumulate) {
+        return Err(Error::usage(format!("`batch` {batch} does not divide into `accumulate` {accumulate} parts")));
+    }
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! `train`: full training of a SiT, velocity loss plus a scheduled alignment loss; phase 2 of ERW when it starts from
+//! warmed-up blocks, REPA when it starts fresh with a constant coefficient, SiT with none.
+
+use super::Reporter;
+use super::examples::{Architecture, Draw, Examples, write_artifact};
+use super::support::{device, parse, usage};
+use crate::error::{Error, Result};
+use crate::ml::align::Schedule;
+use crate::ml::loss;
+use crate::ml::models::sit::{SiT, SiTConfig};
+use crate::ml::optim::AdamWConfig;
+use crate::ml::path::{Path, TimeDistribution};
+use crate::ml::rng::{self, Purpose};
+use crate::ml::train::{Fit, FitConfig, StepLoss, Trained, fit};
+use crate::ml::weights::{self, ParamSet};
+use crate::runner::attempt::Attempt;
+use crate::runner::manifest::{Params as Values, StageKind};
+use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
+
+pub const KIND: StageKind = StageKind { name: "train", manifest: include_str!("../../stages/train.toml"), check, run };
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    seed: u64,
+    model: String,
+    hidden: Option<usize>,
+    blocks: Option<usize>,
+    heads: Option<usize>,
+    patch_size: Option<usize>,
+    rope: bool,
+    qk_norm: bool,
+    class_dropout: f64,
+    projector_dim: usize,
+    encoder_depth: usize,
+    init_weights: Weights,
+    path: Path,
+    time: TimeDistribution,
+    alignment: String,
+    alignment_weight: f64,
+    alignment_steps: u64,
+    steps: u64,
+    batch: usize,
+    accumulate: usize,
+    lr: f64,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    weight_decay: f64,
+    max_grad_norm: f64,
+    ema_decay: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    checkpoint_every: u64,
+    log_every: u64,
+}
+
+/// Which weights of an artifact to take.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum Weights {
+    Model,
+    Ema,
+}
+
+impl Params {
+    fn architecture(&self) -> Architecture<'_> {
+        Architecture {
+            model: &self.model,
+            hidden: self.hidden,
+            blocks: self.blocks,
+            heads: self.heads,
+            patch_size: self.patch_size,
+            rope: self.rope,
+            qk_norm: self.qk_norm,
+            class_dropout: self.class_dropout,
+            projector_dim: self.projector_dim,
+            encoder_depth: self.encoder_depth,
+            warmup_depth: None,
+        }
+    }
+
+    fn schedule(&self) -> Result<Schedule> {
+        Schedule::new(&self.alignment, self.alignment_weight, self.alignment_steps).map_err(usage)
+    }
+
+    fn fit(&self, op: &Operation, attempt: &Attempt) -> FitConfig {
+        FitConfig {
+            steps: self.steps,
+            optimizer: AdamWConfig {
+                lr: self.lr,
+                beta1: self.beta1,
+                beta2: self.beta2,
+                eps: self.eps,
+                weight_decay: self.weight_decay,
+            },
+            max_grad_norm: self.max_grad_norm,
+            ema_decay: self.ema_decay,
+            accumulate: self.accumulate,
+            checkpoint_every: op.checkpoint_every,
+            log_every: op.log_every,
+            checkpoint_dir: attempt.checkpoint_dir(),
+        }
+    }
+}
+
+fn check(params: &Values, operation: &Values) -> Result<()> {
+    parse::<Operation>(operation)?;
+    let p: Params = parse(params)?;
+    p.schedule()?;
+    super::examples::check_batch(p.batch, p.accumulate)?;
+    p.architecture().check()
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let (p, op): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    let device = device(attempt.device())?;
+    let schedule = p.schedule()?;
+    let aligned = schedule != Schedule::None;
+    if aligned && attempt.optional_input("features").is_none() {
+        return Err(Error::stage(format!("`alignment = \"{}\"` needs input `features`", p.alignment))
+            .hint("connect `features`, or set `alignment = \"none\"`"));
+    }
+    let examples = Examples::open(attempt, aligned, &device)?;
+    let config = examples.network(&p.architecture())?;
+    let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
+    let model = SiT::new(&config, vb)?;
+    attempt.log(&format!("{} parameters in {} blocks", params.count(), config.depth));
+    take_over(attempt, &p, &params, &model)?;
+    let training = Training { p: &p, schedule, examples: &examples, config: &config, model: &model, device: &device };
+    let mut step_loss = |step, micro| training.loss(step, micro);
+    let Fit::Done(trained) = fit(&params, &p.fit(&op, attempt), &Reporter(attempt), &mut step_loss)? else {
+        return Err(Error::suspended());
+    };
+    report(attempt, &trained);
+    write_artifact(&attempt.output("sit"), &model, &trained, &examples.note(p.path))
+}
+
+/// Copies what fits of the `init` artifact into the parameters, and tells what did and what did not.
+fn take_over(attempt: &Attempt, p: &Params, params: &ParamSet, model: &SiT) -> Result<()> {
+    let Some(dir) = attempt.optional_input("init") else { return Ok(()) };
+    let file = match p.init_weights {
+        Weights::Model => "model.safetensors",
+        Weights::Ema => "ema.safetensors",
+    };
+    let saved = weights::load(&dir.join(file), &Device::Cpu)?;
+    let report = params.assign(&saved)?;
+    if report.loaded.is_empty() {
+        let text = format!("no tensor of `init` ({file}) has a name and shape of this model");
+        return Err(Error::stage(text).because(report));
+    }
+    if let Some(first) = report.mismatched.first() {
+        let text = format!("`init` is of another architecture: {} tensors differ in shape", report.mismatched.len());
+        return Err(Error::stage(text).because(first).hint("give `warmup` and `train` the same model parameters"));
+    }
+    let unused: Vec<&String> = report.unexpected.iter().filter(|n| !model.buffers().contains_key(*n)).collect();
+    attempt.log(&format!("hand-over from `init`: {report}"));
+    attempt.log(&format!("loaded: {}", report.loaded.join(", ")));
+    attempt.log(&format!("fresh: {}", report.missing.join(", ")));
+    if !unused.is_empty() {
+        attempt.log(&format!("in `init` but not in this model: {unused:?}"));
+    }
+    attempt.result("loaded_tensors", report.loaded.len() as f64);
+    Ok(())
+}
+
+/// The loss as a function of the step.
+struct Training<'a> {
+    p: &'a Params,
+    schedule: Schedule,
+    examples: &'a Examples,
+    config: &'a SiTConfig,
+    model: &'a SiT,
+    device: &'a Device,
+}
+
+impl Training<'_> {
+    fn loss(&self, step: u64, micro: usize) -> candle_core::Result<StepLoss> {
+        let p = self.p;
+        let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate };
+        let batch = self.examples.batch(&draw, self.config, step, micro)?;
+        let x = &batch.latents;
+        let noise = rng::normal_rows(p.seed, Purpose::Noise, step, &batch.slots, &x.dims()[1..], self.device)?;
+        let t = p.time.draw(p.path, p.seed, step, &batch.slots);
+        let (point, target) = p.path.point_and_velocity(x, &noise, &t)?;
+        let t = Tensor::new(t, self.device)?;
+        let number = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
+        let weight = self.schedule.at(step);
+        if weight == 0.0 {
+            // The projectors are not run; their moments and weights rest.
+            let velocity = loss::velocity(&self.model.velocity(&point, &t, &batch.classes)?, &target)?;
+            let parts = vec![("velocity", number(&velocity)?), ("alignment", 0.0), ("alignment_weight", 0.0)];
+            return Ok(StepLoss { loss: velocity, parts });
+        }
+        let (v, projections) = self.model.forward(&point, &t, &batch.classes)?;
+        let velocity = loss::velocity(&v, &target)?;
+        let align = loss::alignment(&batch.features, &projections)?;
+        let parts =
+            vec![("velocity", number(&velocity)?), ("alignment", number(&align)?), ("alignment_weight", weight)];
+        Ok(StepLoss { loss: (velocity + (align * weight)?)?, parts })
+    }
+}
+
+/// The key metric first.
+fn report(attempt: &Attempt, trained: &Trained) {
+    let Some(last) = trained.curve.last() else { return };
+    for name in ["velocity", "alignment"] {
+        if let Some(value) = last.parts.get(name) {
+            attempt.result(name, *value);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! `warmup`: phase 1 of ERW. The first `depth` blocks of a SiT learn to put an encoder's features into clean latents:
+//! t = 0, alignment loss only, weight 1. What follows trains the whole network from these blocks.
+
+use super::Reporter;
+use super::examples::{Architecture, Draw, Examples, write_artifact};
+use super::support::{device, parse};
+use crate::error::{Error, Result};
+use crate::ml::loss;
+use crate::ml::models::sit::SiT;
+use crate::ml::optim::AdamWConfig;
+use crate::ml::path::Path;
+use crate::ml::train::{Fit, FitConfig, StepLoss, fit};
+use crate::ml::weights::ParamSet;
+use crate::runner::attempt::Attempt;
+use crate::runner::manifest::{Params as Values, StageKind};
+use candle_core::{DType, Tensor};
+use serde::Deserialize;
+
+pub const KIND: StageKind =
+    StageKind { name: "warmup", manifest: include_str!("../../stages/warmup.toml"), check, run };
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    seed: u64,
+    model: String,
+    hidden: Option<usize>,
+    blocks: Option<usize>,
+    heads: Option<usize>,
+    patch_size: Option<usize>,
+    rope: bool,
+    qk_norm: bool,
+    class_dropout: f64,
+    projector_dim: usize,
+    depth: usize,
+    steps: u64,
+    batch: usize,
+    accumulate: usize,
+    lr: f64,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    weight_decay: f64,
+    max_grad_norm: f64,
+    ema_decay: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    checkpoint_every: u64,
+    log_every: u64,
+}
+
+impl Params {
+    fn architecture(&self) -> Architecture<'_> {
+        Architecture {
+            model: &self.model,
+            hidden: self.hidden,
+            blocks: self.blocks,
+            heads: self.heads,
+            patch_size: self.patch_size,
+            rope: self.rope,
+            qk_norm: self.qk_norm,
+            class_dropout: self.class_dropout,
+            projector_dim: self.projector_dim,
+            encoder_depth: self.depth,
+            warmup_depth: Some(self.depth),
+        }
+    }
+
+    fn fit(&self, op: &Operation, attempt: &Attempt) -> FitConfig {
+        FitConfig {
+            steps: self.steps,
+            optimizer: AdamWConfig {
+                lr: self.lr,
+                beta1: self.beta1,
+                beta2: self.beta2,
+                eps: self.eps,
+                weight_decay: self.weight_decay,
+            },
+            max_grad_norm: self.max_grad_norm,
+            ema_decay: self.ema_decay,
+            accumulate: self.accumulate,
+            checkpoint_every: op.checkpoint_every,
+            log_every: op.log_every,
+            checkpoint_dir: attempt.checkpoint_dir(),
+        }
+    }
+}
+
+fn check(params: &Values, operation: &Values) -> Result<()> {
+    parse::<Operation>(operation)?;
+    let p: Params = parse(params)?;
+    super::examples::check_batch(p.batch, p.accumulate)?;
+    p.architecture().check()
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let (p, op): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    let device = device(attempt.device())?;
+    let examples = Examples::open(attempt, true, &device)?;
+    let config = examples.network(&p.architecture())?;
+    let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
+    let model = SiT::new(&config, vb)?;
+    attempt.log(&format!("{} parameters in {} of {} blocks", params.count(), config.blocks(), config.depth));
+    let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate };
+    let mut align = |step: u64, micro: usize| {
+        let batch = examples.batch(&draw, &config, step, micro)?;
+        let t = Tensor::zeros(batch.slots.len(), DType::F32, &device)?;
+        let projections = model.projections(&batch.latents, &t, &batch.classes)?;
+        Ok(StepLoss { loss: loss::alignment(&batch.features, &projections)?, parts: vec![] })
+    };
+    let Fit::Done(trained) = fit(&params, &p.fit(&op, attempt), &Reporter(attempt), &mut align)? else {
+        return Err(Error::suspended());
+    };
+    if let Some(last) = trained.curve.last() {
+        attempt.result("alignment", last.loss);
+    }
+    write_artifact(&attempt.output("warmed"), &model, &trained, &examples.note(Path::Linear))
+}
