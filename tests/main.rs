@@ -1,6 +1,7 @@
 //! The one test binary; a module per promise.
 
 mod data;
+mod data_stages;
 mod gradients;
 mod metrics;
 mod sampler;
