@@ -1,5 +1,6 @@
 //! The one test binary; a module per promise.
 
+mod conv;
 mod data;
 mod data_stages;
 mod gradients;
@@ -7,4 +8,5 @@ mod metrics;
 mod sampler;
 mod sit;
 mod support;
+mod vae;
 mod vit;

@@ -2,6 +2,7 @@
 //! stages or caches.
 
 pub mod align;
+pub mod augment;
 pub mod data;
 pub mod ema;
 pub mod kernels;

@@ -10,14 +10,17 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod conv;
 pub mod gated;
 pub mod gelu;
+pub mod group_norm;
 pub mod linear;
 pub mod matmul;
 pub mod norm;
 pub mod rope;
 pub mod rows;
 pub mod simd;
+pub mod upsample;
 
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 

@@ -1,0 +1,37 @@
+//! Networks that turn images into feature vectors, for Fréchet distances and the like, behind one trait.
+
+use super::classifier::Classifier;
+use candle_core::{DType, Device, Result, Tensor, bail};
+use std::path::Path;
+
+/// A frozen network of images to vectors.
+pub trait FeatureNetwork {
+    /// As shown beside a number that was measured with it.
+    fn name(&self) -> &str;
+    /// Length of a feature vector.
+    fn dim(&self) -> usize;
+    /// u8 images `[n, 3, H, W]` to f32 `[n, dim]`.
+    fn features(&self, images_u8: &Tensor) -> Result<Tensor>;
+}
+
+/// What `arch` in `config.json` may say.
+const KNOWN: [&str; 1] = [Classifier::ARCH];
+
+/// Opens the network in `dir` by what its `config.json` calls `arch`.
+pub fn open_feature_network(dir: &Path, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
+    let path = dir.join("config.json");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|e| candle_core::Error::Msg(format!("cannot read {}: {e}", path.display())))?;
+    let config: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|e| candle_core::Error::Msg(format!("{} is not JSON: {e}", path.display())))?;
+    match config.get("arch").and_then(serde_json::Value::as_str) {
+        Some(Classifier::ARCH) => Ok(Box::new(Classifier::load(dir, device)?)),
+        Some(other) => bail!("{}: unknown arch `{other}`; known: {}", path.display(), KNOWN.join(", ")),
+        None => bail!("{} does not say its `arch`; known: {}", path.display(), KNOWN.join(", ")),
+    }
+}
+
+/// u8 images to f32 in [-1, 1]: x / 127.5 - 1.
+pub fn pixels_to_unit(images_u8: &Tensor) -> Result<Tensor> {
+    images_u8.to_dtype(DType::F32)?.affine(1.0 / 127.5, -1.0)
+}

@@ -1,0 +1,185 @@
+//! Building blocks of the autoencoder, named as in diffusers.
+
+use super::config::VaeConfig;
+use crate::ml::kernels::conv::{Conv2d, Padding};
+use crate::ml::kernels::group_norm::{Activation, GroupNorm};
+use crate::ml::kernels::upsample::upsample2x;
+use crate::ml::nn::{Linear, linear_with};
+use candle_core::{D, Module, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+/// Of every group normalisation in the network.
+const EPS: f32 = 1e-6;
+
+/// Group normalisation followed by SiLU.
+pub fn norm_silu(cfg: &VaeConfig, channels: usize, vb: VarBuilder) -> Result<GroupNorm> {
+    GroupNorm::new(cfg.norm_num_groups, channels, EPS, Activation::Silu, vb)
+}
+
+/// 3x3, size kept.
+pub fn conv3x3(channels_in: usize, channels_out: usize, vb: VarBuilder) -> Result<Conv2d> {
+    Conv2d::new(channels_in, channels_out, 3, 1, Padding::symmetric(1, 1), vb)
+}
+
+/// 1x1.
+pub fn conv1x1(channels_in: usize, channels_out: usize, vb: VarBuilder) -> Result<Conv2d> {
+    Conv2d::new(channels_in, channels_out, 1, 1, Padding::NONE, vb)
+}
+
+/// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`, with a 1x1 convolution on the shortcut when channels change.
+pub struct Resnet {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    shortcut: Option<Conv2d>,
+}
+
+impl Resnet {
+    pub fn new(cfg: &VaeConfig, channels_in: usize, channels_out: usize, vb: VarBuilder) -> Result<Self> {
+        let shortcut = if channels_in == channels_out {
+            None
+        } else {
+            Some(conv1x1(channels_in, channels_out, vb.pp("conv_shortcut"))?)
+        };
+        Ok(Self {
+            norm1: norm_silu(cfg, channels_in, vb.pp("norm1"))?,
+            conv1: conv3x3(channels_in, channels_out, vb.pp("conv1"))?,
+            norm2: norm_silu(cfg, channels_out, vb.pp("norm2"))?,
+            conv2: conv3x3(channels_out, channels_out, vb.pp("conv2"))?,
+            shortcut,
+        })
+    }
+}
+
+impl Module for Resnet {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let h = self.conv1.forward(&self.norm1.forward(x)?)?;
+        let h = self.conv2.forward(&self.norm2.forward(&h)?)?;
+        match &self.shortcut {
+            None => x + h,
+            Some(s) => s.forward(x)? + h,
+        }
+    }
+}
+
+/// Single-head self-attention over pixels, with a residual.
+pub struct Attention {
+    norm: GroupNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+}
+
+impl Attention {
+    pub fn new(cfg: &VaeConfig, channels: usize, vb: VarBuilder) -> Result<Self> {
+        let bound = 1.0 / (channels as f64).sqrt();
+        let init = Init::Uniform { lo: -bound, up: bound };
+        let linear = |name: &str| linear_with(channels, channels, init, init, vb.pp(name));
+        Ok(Self {
+            norm: GroupNorm::new(cfg.norm_num_groups, channels, EPS, Activation::None, vb.pp("group_norm"))?,
+            q: linear("to_q")?,
+            k: linear("to_k")?,
+            v: linear("to_v")?,
+            out: linear("to_out.0")?,
+        })
+    }
+}
+
+impl Module for Attention {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (n, c, h, w) = x.dims4()?;
+        let pixels = self.norm.forward(x)?.reshape((n, c, h * w))?.transpose(1, 2)?.contiguous()?;
+        let q = (self.q.forward(&pixels)? * (1.0 / (c as f64).sqrt()))?;
+        let scores = q.matmul(&self.k.forward(&pixels)?.t()?)?;
+        let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&self.v.forward(&pixels)?)?;
+        x + self.out.forward(&mixed)?.transpose(1, 2)?.reshape((n, c, h, w))?
+    }
+}
+
+/// The innermost block: resnet, attention, resnet.
+pub struct Middle {
+    first: Resnet,
+    attention: Option<Attention>,
+    second: Resnet,
+}
+
+impl Middle {
+    pub fn new(cfg: &VaeConfig, vb: VarBuilder) -> Result<Self> {
+        let c = cfg.deepest();
+        let attention = match cfg.mid_block_add_attention {
+            true => Some(Attention::new(cfg, c, vb.pp("attentions.0"))?),
+            false => None,
+        };
+        Ok(Self {
+            first: Resnet::new(cfg, c, c, vb.pp("resnets.0"))?,
+            attention,
+            second: Resnet::new(cfg, c, c, vb.pp("resnets.1"))?,
+        })
+    }
+}
+
+impl Module for Middle {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.first.forward(x)?;
+        let x = match &self.attention {
+            Some(a) => a.forward(&x)?,
+            None => x,
+        };
+        self.second.forward(&x)
+    }
+}
+
+/// What a level does to height and width after its resnets.
+enum Resize {
+    Keep,
+    /// 3x3 with stride 2, padded on the right and at the bottom only.
+    Halve(Conv2d),
+    /// Nearest neighbour, then 3x3.
+    Double(Conv2d),
+}
+
+/// Resnets of equal width, then a change of size.
+pub struct Level {
+    resnets: Vec<Resnet>,
+    resize: Resize,
+}
+
+impl Level {
+    fn resnets(cfg: &VaeConfig, count: usize, first: usize, width: usize, vb: &VarBuilder) -> Result<Vec<Resnet>> {
+        let channels = |i: usize| if i == 0 { first } else { width };
+        (0..count).map(|i| Resnet::new(cfg, channels(i), width, vb.pp(format!("resnets.{i}")))).collect()
+    }
+
+    /// A level of the encoder.
+    pub fn down(cfg: &VaeConfig, channels_in: usize, width: usize, last: bool, vb: VarBuilder) -> Result<Self> {
+        let resize = if last {
+            Resize::Keep
+        } else {
+            let padding = Padding { top: 0, bottom: 1, left: 0, right: 1 };
+            Resize::Halve(Conv2d::new(width, width, 3, 2, padding, vb.pp("downsamplers.0.conv"))?)
+        };
+        Ok(Self { resnets: Self::resnets(cfg, cfg.layers_per_block, channels_in, width, &vb)?, resize })
+    }
+
+    /// A level of the decoder, which has one resnet more.
+    pub fn up(cfg: &VaeConfig, channels_in: usize, width: usize, last: bool, vb: VarBuilder) -> Result<Self> {
+        let resize = match last {
+            true => Resize::Keep,
+            false => Resize::Double(conv3x3(width, width, vb.pp("upsamplers.0.conv"))?),
+        };
+        Ok(Self { resnets: Self::resnets(cfg, cfg.layers_per_block + 1, channels_in, width, &vb)?, resize })
+    }
+}
+
+impl Module for Level {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.resnets.iter().try_fold(x.clone(), |x, r| r.forward(&x))?;
+        match &self.resize {
+            Resize::Keep => Ok(x),
+            Resize::Halve(conv) => conv.forward(&x),
+            Resize::Double(conv) => conv.forward(&upsample2x(&x)?),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! `accuracy`: how often a classifier sees in a sample the class it was made for.
+
+use super::support::{Confusion, create_dir, device, parse, write_json};
+use crate::error::{Error, Result};
+use crate::ml::data::images::ImageSet;
+use crate::ml::models::classifier::Classifier;
+use crate::runner::attempt::Attempt;
+use crate::runner::manifest::{Params as Values, StageKind};
+use candle_core::Device;
+use serde::Deserialize;
+use serde_json::json;
+
+pub const KIND: StageKind =
+    StageKind { name: "accuracy", manifest: include_str!("../../stages/accuracy.toml"), check, run };
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    batch: usize,
+}
+
+fn check(params: &Values, operation: &Values) -> Result<()> {
+    parse::<Params>(params)?;
+    parse::<Operation>(operation).map(drop)
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let (Params {}, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    let device = device(attempt.device())?;
+    let samples = ImageSet::open(attempt.input("samples")?)?;
+    let net = Classifier::load(attempt.input("classifier")?, &device)?;
+    let size = (samples.height(), samples.width());
+    let trained = (net.config().height, net.config().width);
+    if size != trained {
+        return Err(Error::stage(format!("samples of {size:?} pixels were given to a classifier of {trained:?} ones")));
+    }
+    let answers = classify(attempt, &net, &samples, o.batch, &device)?;
+    let out = attempt.output("metrics");
+    create_dir(&out)?;
+    let accuracy = answers.accuracy();
+    let metrics = json!({
+        "metric": "accuracy",
+        "value": accuracy,
+        "accuracy": accuracy,
+        "per_class": answers.per_class(),
+        "confusion": answers.counts(),
+        "classes": net.config().classes,
+        "count": answers.total(),
+    });
+    write_json(&out.join("metrics.json"), &metrics)?;
+    attempt.result("accuracy", accuracy);
+    Ok(())
+}
+
+fn classify(
+    attempt: &Attempt,
+    net: &Classifier,
+    samples: &ImageSet,
+    batch: usize,
+    device: &Device,
+) -> Result<Confusion> {
+    let labels = samples.labels();
+    if labels.is_empty() || labels.len() as u64 != samples.len() {
+        return Err(Error::stage("the samples have no labels to compare with"));
+    }
+    let mut answers = Confusion::new(net.config().classes.len());
+    for range in super::support::batches(samples.len(), batch) {
+        if attempt.should_stop() {
+            return Err(Error::suspended());
+        }
+        let indices: Vec<u64> = range.clone().collect();
+        let labels = &labels[range.start as usize..range.end as usize];
+        answers.add(net, &samples.batch(&indices, device)?, labels)?;
+        attempt.progress(range.end, samples.len());
+    }
+    Ok(answers)
+}

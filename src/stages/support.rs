@@ -1,0 +1,99 @@
+//! What several stages share: reading parameters and devices, writing JSON.
+
+use crate::error::{Error, Result};
+use crate::ml::models::classifier::Classifier;
+use crate::runner::manifest::Params;
+use candle_core::{Device, Tensor};
+use serde::de::DeserializeOwned;
+use std::ops::Range;
+use std::path::Path;
+
+/// Values as a kind's own struct.
+pub fn parse<T: DeserializeOwned>(values: &Params) -> Result<T> {
+    let map = values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    serde_json::from_value(serde_json::Value::Object(map)).map_err(|e| Error::usage(e.to_string()))
+}
+
+/// A failed check of parameters, told as a mistake of the pipeline.
+pub fn usage(e: candle_core::Error) -> Error {
+    Error::usage(e.to_string())
+}
+
+/// `cpu` or `cuda:N`.
+pub fn device(name: &str) -> Result<Device> {
+    match name.strip_prefix("cuda:").map(str::parse) {
+        None if name == "cpu" => Ok(Device::Cpu),
+        Some(Ok(ordinal)) => Ok(Device::new_cuda(ordinal)?),
+        _ => Err(Error::usage(format!("unknown device `{name}`")).hint("devices are `cpu` and `cuda:N`")),
+    }
+}
+
+/// Pretty JSON with a final newline.
+pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::stage(format!("cannot write `{}`", path.display())).because(e))?;
+    std::fs::write(path, text + "\n").map_err(|e| Error::io("write", path, e))
+}
+
+pub fn create_dir(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))
+}
+
+/// 0..n in ranges of `batch`.
+pub fn batches(n: u64, batch: usize) -> impl Iterator<Item = Range<u64>> {
+    let batch = batch.max(1) as u64;
+    (0..n.div_ceil(batch)).map(move |i| i * batch..(i * batch + batch).min(n))
+}
+
+/// `count` indices spread evenly over 0..n, all of them when there are no more.
+pub fn spread(n: u64, count: u64) -> Vec<u64> {
+    let count = count.min(n);
+    (0..count).map(|i| (u128::from(i) * u128::from(n) / u128::from(count)) as u64).collect()
+}
+
+/// How often each label was taken for each: the answers of a classifier.
+pub struct Confusion {
+    /// `[label][answer]`
+    counts: Vec<Vec<u64>>,
+}
+
+impl Confusion {
+    pub fn new(classes: usize) -> Self {
+        Self { counts: vec![vec![0; classes]; classes] }
+    }
+
+    /// Classifies u8 images `[n, 3, H, W]` and books the answers.
+    pub fn add(&mut self, net: &Classifier, images: &Tensor, labels: &[i64]) -> Result<()> {
+        let classes = self.counts.len();
+        for (answer, label) in net.classify(images)?.into_iter().zip(labels) {
+            let row = usize::try_from(*label).ok().and_then(|l| self.counts.get_mut(l)).ok_or_else(|| {
+                Error::stage(format!("an image has label {label}, but the classifier knows {classes} classes"))
+            })?;
+            row[answer] += 1;
+        }
+        Ok(())
+    }
+
+    pub fn counts(&self) -> &[Vec<u64>] {
+        &self.counts
+    }
+
+    pub fn total(&self) -> u64 {
+        self.counts.iter().flatten().sum()
+    }
+
+    /// Share of right answers; NaN of nothing.
+    pub fn accuracy(&self) -> f64 {
+        let right: u64 = self.counts.iter().enumerate().map(|(i, row)| row[i]).sum();
+        right as f64 / self.total() as f64
+    }
+
+    /// Share of right answers by label; `None` where there was no image.
+    pub fn per_class(&self) -> Vec<Option<f64>> {
+        let share = |(i, row): (usize, &Vec<u64>)| match row.iter().sum::<u64>() {
+            0 => None,
+            n => Some(row[i] as f64 / n as f64),
+        };
+        self.counts.iter().enumerate().map(share).collect()
+    }
+}

@@ -1,0 +1,144 @@
+//! `train-classifier`: trains a small classifier on images, to judge samples by and to measure distances with.
+
+use super::Reporter;
+use super::support::{Confusion, batches, create_dir, device, parse, usage, write_json};
+use crate::error::{Error, Result};
+use crate::ml::augment;
+use crate::ml::data::images::ImageSet;
+use crate::ml::models::classifier::{Classifier, ClassifierConfig, cross_entropy};
+use crate::ml::models::features::pixels_to_unit;
+use crate::ml::optim::AdamWConfig;
+use crate::ml::train::{Fit, FitConfig, StepLoss, Trained, batch_indices, fit};
+use crate::ml::weights::{self, ParamSet};
+use crate::runner::attempt::Attempt;
+use crate::runner::manifest::{Params as Values, StageKind};
+use candle_core::{DType, Device};
+use serde::Deserialize;
+
+pub const KIND: StageKind =
+    StageKind { name: "train-classifier", manifest: include_str!("../../stages/train-classifier.toml"), check, run };
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    seed: u64,
+    channels: Vec<usize>,
+    features: usize,
+    norm_num_groups: usize,
+    shift: usize,
+    steps: u64,
+    batch: usize,
+    lr: f64,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    weight_decay: f64,
+    max_grad_norm: f64,
+    ema_decay: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    checkpoint_every: u64,
+    log_every: u64,
+}
+
+impl Params {
+    fn network(&self, classes: Vec<String>, height: usize, width: usize) -> ClassifierConfig {
+        ClassifierConfig {
+            arch: Classifier::ARCH.into(),
+            channels: self.channels.clone(),
+            features: self.features,
+            norm_num_groups: self.norm_num_groups,
+            classes,
+            height,
+            width,
+        }
+    }
+}
+
+fn check(params: &Values, operation: &Values) -> Result<()> {
+    parse::<Operation>(operation)?;
+    parse::<Params>(params)?.network(vec![], 1, 1).check().map_err(usage)
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let (p, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    let device = device(attempt.device())?;
+    let images = ImageSet::open(attempt.input("images")?)?;
+    let config = p.network(class_names(&images)?, images.height(), images.width());
+    let Some(trained) = train(attempt, &p, &o, &config, &images, &device)? else { return Err(Error::suspended()) };
+    let out = attempt.output("classifier");
+    create_dir(&out)?;
+    weights::save(&trained.ema, &out.join("classifier.safetensors"))?;
+    write_json(&out.join("config.json"), &config)?;
+
+    let net = Classifier::load(&out, &device)?;
+    if let Some(dir) = attempt.optional_input("holdout") {
+        attempt.result("holdout_accuracy", accuracy(&net, &ImageSet::open(dir)?, p.batch, &device)?);
+    }
+    attempt.result("training_accuracy", accuracy(&net, &images, p.batch, &device)?);
+    Ok(())
+}
+
+/// Names by label; numbers where the set has none.
+fn class_names(images: &ImageSet) -> Result<Vec<String>> {
+    let labels = images.labels();
+    let (Some(low), Some(high)) = (labels.iter().min(), labels.iter().max()) else {
+        return Err(Error::stage("the images have no labels to learn"));
+    };
+    let named = images.classes();
+    let count = (usize::try_from(*high).unwrap_or(0) + 1).max(named.len());
+    if *low < 0 {
+        return Err(Error::stage(format!("an image has the negative label {low}")));
+    }
+    Ok((0..count).map(|i| named.get(i).cloned().unwrap_or_else(|| i.to_string())).collect())
+}
+
+/// `None` when a stop was asked for.
+fn train(
+    attempt: &Attempt,
+    p: &Params,
+    o: &Operation,
+    config: &ClassifierConfig,
+    images: &ImageSet,
+    device: &Device,
+) -> Result<Option<Trained>> {
+    let (params, vb) = ParamSet::init(p.seed, DType::F32, device);
+    let net = Classifier::new(config, vb)?;
+    let labels = images.labels();
+    let optimizer = AdamWConfig { lr: p.lr, beta1: p.beta1, beta2: p.beta2, eps: p.eps, weight_decay: p.weight_decay };
+    let cfg = FitConfig {
+        steps: p.steps,
+        optimizer,
+        max_grad_norm: p.max_grad_norm,
+        ema_decay: p.ema_decay,
+        accumulate: 1,
+        checkpoint_every: o.checkpoint_every,
+        log_every: o.log_every,
+        checkpoint_dir: attempt.checkpoint_dir(),
+    };
+    let mut loss = |step: u64, micro: usize| -> candle_core::Result<StepLoss> {
+        let samples = batch_indices(p.seed, step, micro, 1, p.batch, labels.len());
+        let x = augment::shift(&images.batch(&samples, device)?, p.shift, p.seed, step, &samples)?;
+        let wanted: Vec<i64> = samples.iter().map(|s| labels[*s as usize]).collect();
+        let (loss, right) = cross_entropy(&net.logits(&pixels_to_unit(&x)?)?, &wanted)?;
+        Ok(StepLoss { loss, parts: vec![("accuracy", right as f64 / wanted.len().max(1) as f64)] })
+    };
+    match fit(&params, &cfg, &Reporter(attempt), &mut loss)? {
+        Fit::Done(trained) => Ok(Some(trained)),
+        Fit::Stopped => Ok(None),
+    }
+}
+
+fn accuracy(net: &Classifier, images: &ImageSet, batch: usize, device: &Device) -> Result<f64> {
+    let labels = images.labels();
+    let mut answers = Confusion::new(net.config().classes.len());
+    for range in batches(labels.len() as u64, batch) {
+        let indices: Vec<u64> = range.clone().collect();
+        let labels = &labels[range.start as usize..range.end as usize];
+        answers.add(net, &images.batch(&indices, device)?, labels)?;
+    }
+    Ok(answers.accuracy())
+}

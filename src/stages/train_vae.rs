@@ -1,0 +1,164 @@
+//! `train-vae`: trains an autoencoder on images and measures the scale of its latents.
+
+use super::Reporter;
+use super::support::{batches, create_dir, device, parse, spread, usage, write_json};
+use crate::error::{Error, Result};
+use crate::ml::data::images::{ImageSet, to_unit};
+use crate::ml::data::picture::{contact_sheet, to_u8};
+use crate::ml::models::vae::{AutoencoderKl, Reconstruction, VaeConfig, VaeLoss, posterior_noise, psnr};
+use crate::ml::optim::AdamWConfig;
+use crate::ml::train::{Fit, FitConfig, StepLoss, Trained, batch_indices, fit};
+use crate::ml::weights::{self, ParamSet};
+use crate::runner::attempt::Attempt;
+use crate::runner::manifest::{Params as Values, StageKind};
+use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
+use std::path::Path;
+
+pub const KIND: StageKind =
+    StageKind { name: "train-vae", manifest: include_str!("../../stages/train-vae.toml"), check, run };
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    seed: u64,
+    block_out_channels: Vec<usize>,
+    layers_per_block: usize,
+    latent_channels: usize,
+    norm_num_groups: usize,
+    mid_block_add_attention: bool,
+    reconstruction: Reconstruction,
+    kl_weight: f64,
+    steps: u64,
+    batch: usize,
+    lr: f64,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    weight_decay: f64,
+    max_grad_norm: f64,
+    ema_decay: f64,
+    measure_images: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    checkpoint_every: u64,
+    log_every: u64,
+}
+
+impl Params {
+    fn network(&self) -> VaeConfig {
+        VaeConfig::rgb(
+            &self.block_out_channels,
+            self.layers_per_block,
+            self.latent_channels,
+            self.norm_num_groups,
+            self.mid_block_add_attention,
+        )
+    }
+}
+
+fn check(params: &Values, operation: &Values) -> Result<()> {
+    parse::<Operation>(operation)?;
+    parse::<Params>(params)?.network().check().map_err(usage)
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let (p, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    let device = device(attempt.device())?;
+    let images = ImageSet::open(attempt.input("images")?)?;
+    if images.is_empty() {
+        return Err(Error::stage("the image set is empty"));
+    }
+    let Some(trained) = train(attempt, &p, &o, &images, &device)? else { return Err(Error::suspended()) };
+    let out = attempt.output("vae");
+    create_dir(&out)?;
+    weights::save(&trained.ema, &out.join("vae.safetensors"))?;
+    let mut config = p.network();
+    write_json(&out.join("config.json"), &config)?;
+
+    // Read back as every later stage will, without gradients.
+    let vae = AutoencoderKl::load(&out, &device)?;
+    let measured = measure(&vae, &images, &p, &device)?;
+    config.scaling_factor = 1.0 / measured.latent_std;
+    config.check().map_err(|e| Error::stage("the latents cannot be scaled").because(e))?;
+    write_json(&out.join("config.json"), &config)?;
+    draw(&vae, &images, &device, &out.join("reconstructions.png"))?;
+    attempt.result("psnr", measured.psnr);
+    attempt.result("latent_std", measured.latent_std);
+    attempt.show("vae", "reconstructions.png");
+    Ok(())
+}
+
+/// `None` when a stop was asked for.
+fn train(attempt: &Attempt, p: &Params, o: &Operation, images: &ImageSet, device: &Device) -> Result<Option<Trained>> {
+    let (params, vb) = ParamSet::init(p.seed, DType::F32, device);
+    let vae = AutoencoderKl::new(&p.network(), vb)?;
+    let f = vae.config().downsampling();
+    let latent = [p.latent_channels, images.height() / f, images.width() / f];
+    let cfg = FitConfig {
+        steps: p.steps,
+        optimizer: optimizer(p),
+        max_grad_norm: p.max_grad_norm,
+        ema_decay: p.ema_decay,
+        accumulate: 1,
+        checkpoint_every: o.checkpoint_every,
+        log_every: o.log_every,
+        checkpoint_dir: attempt.checkpoint_dir(),
+    };
+    let mut loss = |step: u64, micro: usize| -> candle_core::Result<StepLoss> {
+        let samples = batch_indices(p.seed, step, micro, 1, p.batch, images.len() as usize);
+        let x = to_unit(&images.batch(&samples, device)?)?;
+        let noise = posterior_noise(p.seed, step, &samples, &latent, device)?;
+        let loss = VaeLoss::of(&vae, &x, &noise, p.reconstruction, p.kl_weight)?;
+        let number = |t: &Tensor| -> candle_core::Result<f64> { Ok(f64::from(t.to_scalar::<f32>()?)) };
+        let parts = vec![("reconstruction", number(&loss.reconstruction)?), ("kl", number(&loss.kl)?)];
+        Ok(StepLoss { loss: loss.total, parts })
+    };
+    match fit(&params, &cfg, &Reporter(attempt), &mut loss)? {
+        Fit::Done(trained) => Ok(Some(trained)),
+        Fit::Stopped => Ok(None),
+    }
+}
+
+fn optimizer(p: &Params) -> AdamWConfig {
+    AdamWConfig { lr: p.lr, beta1: p.beta1, beta2: p.beta2, eps: p.eps, weight_decay: p.weight_decay }
+}
+
+struct Measured {
+    psnr: f64,
+    /// Of posterior samples, over all channels and positions.
+    latent_std: f64,
+}
+
+/// Reconstruction error of posterior means and the spread of latents, over images spread evenly through the set.
+fn measure(vae: &AutoencoderKl, images: &ImageSet, p: &Params, device: &Device) -> Result<Measured> {
+    let chosen = spread(images.len(), p.measure_images);
+    let (mut squared, mut pixels) = (0f64, 0f64);
+    let (mut sums, mut latents) = ([0f64; 3], 0f64);
+    for range in batches(chosen.len() as u64, p.batch) {
+        let x = to_unit(&images.batch(&chosen[range.start as usize..range.end as usize], device)?)?;
+        let posterior = vae.encode(&x)?;
+        let error = (vae.decode(&posterior.mean)?.clamp(-1f32, 1f32)? - &x)?.sqr()?.mean_all()?;
+        squared += f64::from(error.to_scalar::<f32>()?) * x.elem_count() as f64;
+        pixels += x.elem_count() as f64;
+        latents += posterior.mean.elem_count() as f64;
+        sums.iter_mut().zip(posterior.sums()?).for_each(|(total, part)| *total += part);
+    }
+    // The variance of mean + std * noise: that of the means and the mean of the variances.
+    let [mean, square, variance] = sums.map(|s| s / latents);
+    Ok(Measured { psnr: psnr(squared / pixels), latent_std: (square - mean * mean + variance).sqrt() })
+}
+
+/// Eight originals above their reconstructions.
+fn draw(vae: &AutoencoderKl, images: &ImageSet, device: &Device, path: &Path) -> Result<()> {
+    let chosen = spread(images.len(), 8);
+    let x = to_unit(&images.batch(&chosen, device)?)?;
+    let y = vae.decode(&vae.encode(&x)?.mean)?;
+    let pixels = to_u8(&Tensor::cat(&[&x, &y], 0)?)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<u8>()?;
+    let (height, width) = (images.height(), images.width());
+    contact_sheet(&pixels, height, width, chosen.len(), 96 / height.max(1)).save(path)?;
+    Ok(())
+}
