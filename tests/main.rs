@@ -4,7 +4,9 @@ mod support;
 
 mod conv;
 mod data;
+mod data_stages;
 mod gradients;
+mod layers;
 mod metrics;
 mod optim;
 mod sampler;

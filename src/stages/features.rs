@@ -1,6 +1,6 @@
 //! `features`: patch tokens of an encoder for every image, packed. Continues after the last whole shard.
 
-use super::{device, typed};
+use super::support::{create_dir, device, parse};
 use crate::error::{Error, Result};
 use crate::ml::data::images::ImageSet;
 use crate::ml::data::packed::PackedWriter;
@@ -48,14 +48,14 @@ struct Operation {
 }
 
 fn check(params: &Values, operation: &Values) -> Result<()> {
-    typed::<Operation>(operation)?;
-    typed::<Params>(params).map(|_| ())
+    parse::<Operation>(operation)?;
+    parse::<Params>(params).map(|_| ())
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
     let dtype = attempt.params::<Params>()?.dtype.dtype();
     let batch = attempt.operation::<Operation>()?.batch as u64;
-    let device = device(attempt)?;
+    let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
     let encoder = Encoder::open(attempt.input("encoder")?, &device)?;
     let (tokens, dim) = encoder.shape();
@@ -90,7 +90,7 @@ fn run(attempt: &Attempt) -> Result<()> {
 
 /// Moves every file of `from` into `to`, on one file system.
 fn move_files(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
-    std::fs::create_dir_all(to).map_err(|e| Error::io("create", to, e))?;
+    create_dir(to)?;
     for entry in std::fs::read_dir(from).map_err(|e| Error::io("list", from, e))? {
         let path = entry.map_err(|e| Error::io("list", from, e))?.path();
         let target = to.join(path.file_name().unwrap_or_default());

@@ -1,6 +1,6 @@
 //! `images`: a folder of images to a packed set at one size. Files are read on all cores, written in listed order.
 
-use super::typed;
+use super::support::parse;
 use crate::error::{Error, Result};
 use crate::ml::data::packed::PackedWriter;
 use crate::ml::data::picture::Rgb;
@@ -43,8 +43,8 @@ enum OnError {
 }
 
 fn check(params: &Values, operation: &Values) -> Result<()> {
-    typed::<Operation>(operation)?;
-    typed::<Params>(params).map(|_| ())
+    parse::<Operation>(operation)?;
+    parse::<Params>(params).map(|_| ())
 }
 
 fn run(attempt: &Attempt) -> Result<()> {

@@ -65,13 +65,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     move_files(&shards, &attempt.output("latents"))
 }
 
-fn encode(
-    vae: &AutoencoderKl,
-    images: &ImageSet,
-    labels: &[i64],
-    indices: &[u64],
-    device: &Device,
-) -> Result<Tensors> {
+fn encode(vae: &AutoencoderKl, images: &ImageSet, labels: &[i64], indices: &[u64], device: &Device) -> Result<Tensors> {
     let posterior = vae.encode(&to_unit(&images.batch(indices, device)?)?)?;
     let labels: Vec<i64> = indices.iter().map(|i| labels.get(*i as usize).copied().unwrap_or(0)).collect();
     let cpu = Device::Cpu;

@@ -1,8 +1,10 @@
 //! The joint: stage kinds, thin glue between the runner's attempts and `ml`. One file per kind.
 
 pub mod accuracy;
+pub mod cknna;
 mod examples;
 pub mod features;
+pub mod fid;
 pub mod images;
 pub mod latents;
 pub mod sample;
@@ -12,6 +14,7 @@ pub mod train_classifier;
 pub mod train_encoder;
 pub mod train_vae;
 pub mod warmup;
+pub mod weights;
 
 use crate::error::{Error, Result};
 use crate::ml::train::Observer;
@@ -24,7 +27,9 @@ use std::path::Path;
 /// All of them.
 pub const KINDS: Registry = &[
     accuracy::KIND,
+    cknna::KIND,
     features::KIND,
+    fid::KIND,
     images::KIND,
     latents::KIND,
     sample::KIND,
@@ -33,6 +38,7 @@ pub const KINDS: Registry = &[
     train_encoder::KIND,
     train_vae::KIND,
     warmup::KIND,
+    weights::KIND,
 ];
 
 /// Values as a kind's own struct, for `check`.

@@ -108,8 +108,7 @@ fn train(
     let (params, vb) = ParamSet::init(p.seed, DType::F32, device);
     let net = Classifier::new(config, vb)?;
     let labels = images.labels();
-    let optimizer =
-        AdamWConfig { lr: p.lr, beta1: p.beta1, beta2: p.beta2, eps: p.eps, weight_decay: p.weight_decay };
+    let optimizer = AdamWConfig { lr: p.lr, beta1: p.beta1, beta2: p.beta2, eps: p.eps, weight_decay: p.weight_decay };
     let cfg = FitConfig {
         steps: p.steps,
         optimizer,

@@ -1,7 +1,8 @@
 //! `train-encoder`: a small vision transformer trained on the images of the experiment, for alignment without a
 //! download. Judged by how well nearest neighbours of its mean patch tokens tell the class of held-out images.
 
-use super::{Reporter, device, typed, write_json};
+use super::Reporter;
+use super::support::{create_dir, device, parse, write_json};
 use crate::error::{Error, Result};
 use crate::ml::data::images::ImageSet;
 use crate::ml::metrics::knn;
@@ -49,8 +50,8 @@ struct Operation {
 }
 
 fn check(params: &Values, operation: &Values) -> Result<()> {
-    typed::<Operation>(operation)?;
-    let p: Params = typed(params)?;
+    parse::<Operation>(operation)?;
+    let p: Params = parse(params)?;
     if !p.dim.is_multiple_of(p.heads) {
         return Err(Error::usage(format!("`dim` {} is not a multiple of `heads` {}", p.dim, p.heads)));
     }
@@ -59,7 +60,7 @@ fn check(params: &Values, operation: &Values) -> Result<()> {
 
 fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
-    let device = device(attempt)?;
+    let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
     let config = config(&p, &images)?;
     let learner = Learner::new(&config.vit, p.objective, images.classes().len(), p.mask_ratio, p.seed, &device)?;
@@ -68,7 +69,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         return Err(Error::suspended());
     };
     let out = attempt.output("encoder");
-    std::fs::create_dir_all(&out).map_err(|e| Error::io("create", &out, e))?;
+    create_dir(&out)?;
     weights::save(&pretrain::transformer_only(&trained.ema)?, &out.join(WEIGHTS_FILE))?;
     write_json(&out.join(CONFIG_FILE), &config)?;
     report(attempt, &p, &trained, &images, &device)

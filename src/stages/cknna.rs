@@ -1,0 +1,223 @@
+//! `cknna`: agreement of every block of a SiT, at several times, with an encoder's features of the same images. The
+//! protocol is REPA's: tokens averaged over patches, no projector, null class, 10 neighbours.
+
+use super::support::{create_dir, device, parse, spread, write_json};
+use crate::error::{Error, Result};
+use crate::ml::data::packed::Packed;
+use crate::ml::data::picture::Rgb;
+use crate::ml::metrics::cknna::{Neighbours, cknna, clamp_outliers};
+use crate::ml::models::sit::{SiT, SiTConfig};
+use crate::ml::path::Path as NoisePath;
+use crate::ml::rng::{Purpose, normal_rows};
+use crate::ml::weights::{self, Frozen};
+use crate::runner::attempt::Attempt;
+use crate::runner::manifest::{Params as Values, StageKind};
+use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::path::Path;
+
+pub const KIND: StageKind = StageKind { name: "cknna", manifest: include_str!("../../stages/cknna.toml"), check, run };
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    seed: u64,
+    timesteps: Vec<f64>,
+    path: NoisePath,
+    label: Label,
+    k: usize,
+    clamp: f64,
+    images: u64,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+enum Label {
+    Null,
+    Own,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    batch: usize,
+}
+
+fn check(params: &Values, operation: &Values) -> Result<()> {
+    parse::<Operation>(operation)?;
+    let p: Params = parse(params)?;
+    if p.timesteps.is_empty() {
+        return Err(Error::usage("`timesteps` is empty"));
+    }
+    match p.timesteps.iter().find(|t| !(0.0..=1.0).contains(*t)) {
+        Some(t) => Err(Error::usage(format!("timestep {t} is not between 0 (data) and 1 (noise)"))),
+        None => Ok(()),
+    }
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let p: Params = attempt.params()?;
+    let batch = attempt.operation::<Operation>()?.batch;
+    let device = device(attempt.device())?;
+    let sit = open_sit(attempt.input("sit")?, &device)?;
+    let latents = Packed::open(attempt.input("latents")?)?;
+    let features = Packed::open(attempt.input("features")?)?;
+    check_inputs(&p, &sit, &latents, &features)?;
+    let ids = spread(latents.len(), p.images);
+    let target = neighbours(&mean_features(&features, &ids, batch, &device)?, &p)?;
+
+    let mut scores: Vec<Vec<f64>> = vec![vec![]; sit.config().blocks()];
+    for (i, t) in p.timesteps.iter().enumerate() {
+        let done = (i * ids.len()) as u64;
+        let states = block_means(attempt, &p, &sit, &latents, &ids, batch, *t, &device, done)?;
+        for (row, state) in scores.iter_mut().zip(states) {
+            row.push(cknna(&neighbours(&state, &p)?, &target)?);
+        }
+    }
+    report(attempt, &p, &scores, ids.len())
+}
+
+fn open_sit(dir: &Path, device: &Device) -> Result<SiT> {
+    let path = dir.join("config.json");
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let bad =
+        |e: &dyn std::fmt::Display| Error::stage(format!("`{}` does not describe a SiT", path.display())).because(e);
+    let config: SiTConfig = serde_json::from_str(&text).map_err(|e| bad(&e))?;
+    config.check().map_err(|e| bad(&e))?;
+    let frozen = Frozen::new(weights::load(&dir.join("ema.safetensors"), device)?);
+    Ok(SiT::new(&config, frozen.builder(DType::F32, device))?)
+}
+
+fn check_inputs(p: &Params, sit: &SiT, latents: &Packed, features: &Packed) -> Result<()> {
+    if latents.len() != features.len() {
+        let text = format!("{} latents and {} features are not of the same images", latents.len(), features.len());
+        return Err(Error::stage(text).hint("make both from the same `images` stage"));
+    }
+    if p.label == Label::Null && sit.config().class_dropout == 0.0 {
+        let text = "the SiT was trained without class dropout and has no null class";
+        return Err(Error::stage(text).hint("set `label = \"own\"`"));
+    }
+    Ok(())
+}
+
+/// Mean token of each image, `[n, D]` f32.
+fn mean_features(features: &Packed, ids: &[u64], batch: usize, device: &Device) -> Result<Tensor> {
+    let mean = |ids: &[u64]| features.rows("tokens", ids, device)?.to_dtype(DType::F32)?.mean(1);
+    let all: Vec<Tensor> = ids.chunks(batch.max(1)).map(mean).collect::<candle_core::Result<_>>()?;
+    Ok(Tensor::cat(&all, 0)?)
+}
+
+fn neighbours(features: &Tensor, p: &Params) -> Result<Neighbours> {
+    Ok(Neighbours::of(&clamp_outliers(features, p.clamp)?, p.k)?)
+}
+
+/// Mean token of each image behind every block at time `t`.
+#[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+fn block_means(
+    attempt: &Attempt,
+    p: &Params,
+    sit: &SiT,
+    latents: &Packed,
+    ids: &[u64],
+    batch: usize,
+    t: f64,
+    device: &Device,
+    done_before: u64,
+) -> Result<Vec<Tensor>> {
+    let mut blocks: Vec<Vec<Tensor>> = vec![vec![]; sit.config().blocks()];
+    let total = (ids.len() * p.timesteps.len()) as u64;
+    let mut done = done_before;
+    for ids in ids.chunks(batch.max(1)) {
+        if attempt.should_stop() {
+            return Err(Error::suspended());
+        }
+        let times = vec![t as f32; ids.len()];
+        let x = noisy(p, latents, ids, &times, device)?;
+        let y = labels(p, sit, latents, ids, device)?;
+        let outputs = sit.block_outputs(&x, &Tensor::new(times, device)?, &y)?;
+        for (block, tokens) in blocks.iter_mut().zip(outputs) {
+            block.push(tokens.mean(1)?);
+        }
+        done += ids.len() as u64;
+        attempt.progress(done, total);
+    }
+    Ok(blocks.iter().map(|parts| Tensor::cat(parts, 0)).collect::<candle_core::Result<_>>()?)
+}
+
+/// Scaled posterior samples at time t; an image has the same noise at every t.
+fn noisy(p: &Params, latents: &Packed, ids: &[u64], times: &[f32], device: &Device) -> Result<Tensor> {
+    let shape = latents.shape("mean")?;
+    let number = |key: &str, default: f64| latents.meta().get(key).and_then(Value::as_f64).unwrap_or(default);
+    let (scale, shift) = (number("scaling_factor", 1.0), number("shift_factor", 0.0));
+    let draw = |purpose| normal_rows(p.seed, purpose, 0, ids, &shape, device);
+    let posterior = (latents.rows("std", ids, device)? * draw(Purpose::Posterior)?)?;
+    let x = ((latents.rows("mean", ids, device)? + posterior)? - shift)?.affine(scale, 0.0)?;
+    Ok(p.path.point_and_velocity(&x, &draw(Purpose::Noise)?, times)?.0)
+}
+
+fn labels(p: &Params, sit: &SiT, latents: &Packed, ids: &[u64], device: &Device) -> Result<Tensor> {
+    let null = sit.config().null_class();
+    if p.label == Label::Null {
+        return Ok(Tensor::full(null, ids.len(), device)?);
+    }
+    let labels = latents.rows("labels", ids, &Device::Cpu)?.to_vec1::<i64>()?;
+    if let Some(bad) = labels.iter().find(|l| **l < 0 || **l >= i64::from(null)) {
+        return Err(Error::stage(format!("label {bad} is not one of the SiT's {null} classes")));
+    }
+    Ok(Tensor::from_vec(labels.iter().map(|l| *l as u32).collect(), ids.len(), device)?)
+}
+
+/// The key metric is the best block at the middle timestep.
+fn report(attempt: &Attempt, p: &Params, scores: &[Vec<f64>], images: usize) -> Result<()> {
+    let middle = p.timesteps.len() / 2;
+    let best = |column: usize| {
+        let at = scores.iter().map(|row| row[column]).enumerate();
+        at.max_by(|a, b| a.1.total_cmp(&b.1)).map_or((0, f64::NAN), |(i, v)| (i + 1, v))
+    };
+    let (block, value) = best(middle);
+    let out = attempt.output("metrics");
+    create_dir(&out)?;
+    let metrics = json!({
+        "metric": "cknna",
+        "value": value,
+        "block": block,
+        "timestep": p.timesteps[middle],
+        "timesteps": p.timesteps,
+        "blocks": scores,
+        "k": p.k,
+        "clamp": p.clamp,
+        "label": if p.label == Label::Null { "null" } else { "own" },
+        "images": images,
+    });
+    write_json(&out.join("metrics.json"), &metrics)?;
+    heat_map(scores).save(&out.join("cknna.png"))?;
+    attempt.result("cknna", value);
+    attempt.result("block", block as f64);
+    attempt.show("metrics", "cknna.png");
+    Ok(())
+}
+
+/// A row of cells per block, the first on top, a column per timestep; dark is 0 and bright the largest score.
+fn heat_map(scores: &[Vec<f64>]) -> Rgb {
+    const CELL: usize = 24;
+    let columns = scores.first().map_or(0, Vec::len);
+    let top = scores.iter().flatten().fold(f64::MIN_POSITIVE, |a, b| a.max(*b));
+    let mut map = Rgb::filled(scores.len() * CELL, columns * CELL, [0; 3]);
+    for (y, row) in scores.iter().enumerate() {
+        for (x, score) in row.iter().enumerate() {
+            map.paste(&colour(score / top), 1, 1, CELL, y * CELL, x * CELL);
+        }
+    }
+    map
+}
+
+/// From dark violet over teal to yellow, even in brightness, for 0 to 1.
+fn colour(value: f64) -> [u8; 3] {
+    const STOPS: [[f64; 3]; 5] =
+        [[68., 1., 84.], [59., 82., 139.], [33., 145., 140.], [94., 201., 98.], [253., 231., 37.]];
+    let at = value.clamp(0.0, 1.0) * (STOPS.len() - 1) as f64;
+    let i = (at as usize).min(STOPS.len() - 2);
+    let mix = |c: usize| STOPS[i][c] + (STOPS[i + 1][c] - STOPS[i][c]) * (at - i as f64);
+    [mix(0) as u8, mix(1) as u8, mix(2) as u8]
+}
