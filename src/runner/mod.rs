@@ -1,7 +1,39 @@
 //! Pipelines, keys, cache, scheduling. Knows nothing of machine learning.
+//!
+//! # From a file to a graph
+//!
+//! The reading half turns a pipeline file into a [`graph::Pipeline`] in which every name, type, edge and value has
+//! been checked, or into an error that shows file, line and column.
+//!
+//! 1. [`located`] reads TOML and remembers where each key and value stood. Manifests ([`manifest`]) and pipeline files
+//!    ([`spec`]) are both read through it.
+//! 2. [`spec`] follows `extends`, drops removed stages, finds each stage's kind in the registry and its manifest, and refuses every name that
+//!    nobody knows. A stage of `kind = "command"` gets a manifest made of its own statements ([`command`]).
+//! 3. [`layers`] puts values on top of each other, weakest first: manifest, parents, `[params]`, the stage's own, the
+//!    trial, `ERW_SET__…`, `--set`. figment merges and tells the winning layer; the layer tells the place.
+//! 4. [`resolve`] checks each winner against its field ([`value`]), finds the output behind every `slot = "stage"`, compares
+//!    types, orders the stages and shows any cycle whole. Last, each kind's own `check` sees its parameters.
+//! 5. [`sweep`] does 3 and 4 once per trial and merges stages that are equal in several trials.
+//! 6. [`mod@select`] finds what a target needs.
+//!
+//! Errors are about the first fault in the order above; [`suggest`] finds the name that was meant.
+//!
+//! # From a graph to artifacts
+//!
+//! The doing half runs what is stale in a pipeline and reuses the rest.
+//!
+//! 1. [`files`] digests the outside files ([`digest`]); [`key`] writes down what an action depends on.
+//! 2. [`plan`] looks the key up among the action records ([`actions`]) and their outputs in the [`store`]: cached, or
+//!    stale with a [`reason`].
+//! 3. [`schedule`] judges and starts stages as their inputs become known, within the shares that [`pool`] grants.
+//! 4. [`perform`] carries one action out under the lock of its key: inputs verified, worker started ([`launch`]),
+//!    outputs digested and published, record last, work folder removed.
+//! 5. In the worker process [`worker`] finds the kind and calls it with an [`attempt`], or starts a [`program`].
+//! 6. All of it is told as [`event`]s; [`record`] keeps them. [`gc`] looks after the cache folder.
 
 pub mod actions;
 pub mod attempt;
+pub mod command;
 pub mod digest;
 pub mod event;
 pub mod files;
@@ -9,6 +41,8 @@ pub mod gc;
 pub mod graph;
 pub mod key;
 pub mod launch;
+pub mod layers;
+pub mod located;
 pub mod manifest;
 pub mod perform;
 pub mod plan;
@@ -16,6 +50,12 @@ pub mod pool;
 pub mod program;
 pub mod reason;
 pub mod record;
+pub mod resolve;
 pub mod schedule;
+pub mod select;
+pub mod spec;
 pub mod store;
+pub mod suggest;
+pub mod sweep;
+pub mod value;
 pub mod worker;

@@ -11,6 +11,7 @@ use super::event::{Failure, WorkerEvent};
 use super::files::{digest_now, keep_listing};
 use super::graph::{Stage, StageId};
 use super::launch::{Finish, Launcher, Report, Workers, launch};
+use super::manifest::Params;
 use super::plan::{Judge, Keyed};
 use super::record::{host, utc_now};
 use super::store::{self, KeyLock, Store, write_atomic};
@@ -147,8 +148,8 @@ impl Shop<'_> {
         let stage = self.stage(order);
         let mut params = stage.params.clone();
         for (name, source) in &stage.sources {
-            if let Some(value) = params.get_mut(name) {
-                let path = std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone());
+            let path = std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone());
+            if let Some(value) = param_of(&mut params, name) {
                 *value = path.to_string_lossy().into();
             }
         }
@@ -243,6 +244,15 @@ impl Shop<'_> {
             device: grant.device(),
         }
     }
+}
+
+/// The value a source was stated by: parameter `data`, or item `data.1` of a list of paths. Watched files have none.
+fn param_of<'p>(params: &'p mut Params, source: &str) -> Option<&'p mut serde_json::Value> {
+    if params.contains_key(source) {
+        return params.get_mut(source);
+    }
+    let (name, index) = source.rsplit_once('.')?;
+    params.get_mut(name)?.as_array_mut()?.get_mut(index.parse::<usize>().ok()?)
 }
 
 /// Empties `out/`, keeps `checkpoints/`, and returns the number of this attempt.
