@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Damaged,
     /// Stopped by SIGINT (130) or SIGTERM (143).
     Signal(i32),
+    /// A mistake in the program itself, such as a manifest that does not parse. Exit code 70, as in sysexits.h.
+    Internal,
 }
 
 /// A span of a text file, for the excerpt under an error.
@@ -73,6 +75,9 @@ impl Error {
     pub fn stage(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Stage, message)
     }
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
     pub fn suspended() -> Self {
         Self::new(ErrorKind::Suspended, "stopped before the end; run again to resume")
     }
@@ -85,6 +90,20 @@ impl Error {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
+    }
+    /// [`Error::hint`], when there is one.
+    #[must_use]
+    pub fn maybe_hint(mut self, hint: Option<String>) -> Self {
+        self.hints.extend(hint);
+        self
+    }
+    /// [`Error::at`], when the place is known.
+    #[must_use]
+    pub fn maybe_at(self, place: Option<Place>) -> Self {
+        match place {
+            Some(place) => self.at(place),
+            None => self,
+        }
     }
     /// Puts `message` in front; what was the message becomes the first cause.
     #[must_use]
@@ -109,6 +128,7 @@ impl Error {
             ErrorKind::Suspended => 3,
             ErrorKind::Damaged => 4,
             ErrorKind::Signal(n) => 128 + n,
+            ErrorKind::Internal => 70,
         }
     }
 }

@@ -5,8 +5,12 @@
 //! argument of the runner) nor what a kind computes.
 
 use super::attempt::Attempt;
-use crate::error::Result;
+use super::located::{self, Entry, Node, Toml};
+use super::suggest;
+use super::value;
+use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Resolved parameter values by name, typed as the manifest says (ints stay ints, floats are floats).
 pub type Params = BTreeMap<String, serde_json::Value>;
@@ -47,7 +51,7 @@ pub struct Manifest {
 #[derive(Debug, Clone)]
 pub struct Slot {
     pub name: String,
-    /// Accepted artifact types.
+    /// Accepted artifact types; [`ANY`] accepts all.
     pub types: Vec<String>,
     pub optional: bool,
     pub doc: String,
@@ -63,6 +67,7 @@ pub struct Output {
 
 /// One parameter: `lr = 1e-4  # comment`, or an inline table
 /// `{ type = "path", default = .., one_of = [..], optional = true, min = .., max = .., missing = "how to get it" }`.
+/// Types are `bool`, `int`, `float`, `string`, `path`, and lists as `[int]`; without `type` the default tells it.
 #[derive(Debug, Clone)]
 pub struct Field {
     pub name: String,
@@ -88,4 +93,302 @@ pub enum FieldType {
     /// A file or folder outside the cache; its contents enter the key, its name does not.
     Path,
     List(Box<FieldType>),
+}
+
+/// The slot type that accepts an artifact of every type.
+pub const ANY: &str = "any";
+
+impl Slot {
+    pub fn accepts(&self, ty: &str) -> bool {
+        self.types.iter().any(|t| t == ty || t == ANY)
+    }
+    /// `a or b`, for messages.
+    pub fn wanted(&self) -> String {
+        self.types.join(" or ")
+    }
+}
+
+impl FieldType {
+    /// The type with its article, for messages.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Bool => "a boolean".into(),
+            Self::Int => "an integer".into(),
+            Self::Float => "a number".into(),
+            Self::String => "a string".into(),
+            Self::Path => "a path".into(),
+            Self::List(of) => format!("a list of {}", of.plural()),
+        }
+    }
+
+    fn plural(&self) -> String {
+        match self {
+            Self::Bool => "booleans".into(),
+            Self::Int => "integers".into(),
+            Self::Float => "numbers".into(),
+            Self::String => "strings".into(),
+            Self::Path => "paths".into(),
+            Self::List(of) => format!("lists of {}", of.plural()),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "bool" => Self::Bool,
+            "int" => Self::Int,
+            "float" => Self::Float,
+            "string" => Self::String,
+            "path" => Self::Path,
+            _ => Self::List(Box::new(Self::parse(text.strip_prefix('[')?.strip_suffix(']')?.trim())?)),
+        })
+    }
+
+    /// The type that a value shows. Nothing for tables, dates and empty lists, which show none.
+    pub fn of(node: &Node) -> Option<Self> {
+        Some(match &node.value {
+            Toml::Bool(_) => Self::Bool,
+            Toml::Int(_) => Self::Int,
+            Toml::Float(_) => Self::Float,
+            Toml::String(_) => Self::String,
+            Toml::List(nodes) => {
+                let mut types = nodes.iter().map(Self::of);
+                let first = types.next()??;
+                // `[0, 0.5]` is a list of numbers.
+                let of = types.try_fold(first, |acc, ty| match (acc, ty?) {
+                    (a, b) if a == b => Some(a),
+                    (Self::Int, Self::Float) | (Self::Float, Self::Int) => Some(Self::Float),
+                    _ => None,
+                })?;
+                Self::List(Box::new(of))
+            }
+            Toml::Table(_) | Toml::Date => return None,
+        })
+    }
+}
+
+impl Manifest {
+    /// Reads the text of `stages/KIND.toml`. Since the text is part of the program, every error is an
+    /// internal one; it still has its place.
+    pub fn parse(kind: &str, text: &str) -> Result<Self> {
+        let read = || -> Result<Self> {
+            let root = located::parse(Path::new(&format!("stages/{kind}.toml")), text)?;
+            Self::read(kind, &root)
+        };
+        read().map_err(|mut e| {
+            e.kind = ErrorKind::Internal;
+            e.context(format!("the manifest of kind `{kind}` is broken"))
+        })
+    }
+
+    /// The parameter or operation value of this name.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        self.params.iter().chain(&self.operation).find(|f| f.name == name)
+    }
+
+    fn read(kind: &str, root: &Node) -> Result<Self> {
+        const KEYS: [&str; 6] = ["summary", "revision", "inputs", "outputs", "params", "operation"];
+        for entry in root.table("a manifest")? {
+            if !KEYS.contains(&entry.key.as_str()) {
+                let error = Error::usage(format!("unknown key `{}`", entry.key)).at(entry.key_place.clone());
+                return Err(error.maybe_hint(suggest::hint(&entry.key, KEYS, "a manifest has")));
+            }
+        }
+        let required =
+            |key: &str| root.get(key).ok_or_else(|| Error::usage(format!("`{key}` is missing")).at(root.place.clone()));
+        let revision = required("revision")?;
+        let manifest = Self {
+            kind: kind.to_string(),
+            summary: required("summary")?.string("`summary`")?.to_string(),
+            revision: match revision.value {
+                Toml::Int(n) if n >= 1 => u32::try_from(n).unwrap_or(u32::MAX),
+                _ => return Err(revision.mismatch("`revision`", "an integer from 1 on")),
+            },
+            inputs: section(root, "inputs", slot)?,
+            outputs: section(root, "outputs", output)?,
+            params: section(root, "params", field)?,
+            operation: section(root, "operation", field)?,
+        };
+        manifest.check(root)?;
+        Ok(manifest)
+    }
+
+    /// What no single line can show: names told apart, output types that exist.
+    fn check(&self, root: &Node) -> Result<()> {
+        if let Some(twice) = self.operation.iter().find(|o| self.params.iter().any(|p| p.name == o.name)) {
+            let text = format!("`{}` is both in [params] and in [operation]", twice.name);
+            return Err(Error::usage(text).at(root.place.clone()));
+        }
+        for output in &self.outputs {
+            let Some(name) = output.param() else { continue };
+            if !self.params.iter().any(|p| p.name == name && p.ty == FieldType::String) {
+                let text = format!("output `{}` has the type of `{name}`, which is no string parameter", output.name);
+                return Err(Error::usage(text).at(root.place.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Output {
+    /// The parameter whose value is the type, for `{param}`.
+    pub fn param(&self) -> Option<&str> {
+        self.ty.strip_prefix('{')?.strip_suffix('}')
+    }
+}
+
+fn section<T>(root: &Node, name: &str, read: fn(&Entry) -> Result<T>) -> Result<Vec<T>> {
+    match root.get(name) {
+        Some(node) => node.table(&format!("`{name}`"))?.iter().map(read).collect(),
+        None => Ok(vec![]),
+    }
+}
+
+fn slot(entry: &Entry) -> Result<Slot> {
+    let text = entry.node.string(&format!("the type of input `{}`", entry.key))?;
+    let (types, optional) = match text.strip_suffix('?') {
+        Some(types) => (types, true),
+        None => (text, false),
+    };
+    let types = types.split('|').map(|t| t.trim().to_string()).collect();
+    Ok(Slot { name: entry.key.clone(), types, optional, doc: entry.doc.clone() })
+}
+
+fn output(entry: &Entry) -> Result<Output> {
+    let ty = entry.node.string(&format!("the type of output `{}`", entry.key))?.to_string();
+    Ok(Output { name: entry.key.clone(), ty, doc: entry.doc.clone() })
+}
+
+fn field(entry: &Entry) -> Result<Field> {
+    let mut field = Field {
+        name: entry.key.clone(),
+        ty: FieldType::Bool,
+        default: None,
+        optional: false,
+        one_of: vec![],
+        min: None,
+        max: None,
+        missing: None,
+        doc: entry.doc.clone(),
+    };
+    let what = format!("`{}`", entry.key);
+    let untyped =
+        |node: &Node| Error::usage(format!("{what} shows no type; write `type = ...`")).at(node.place.clone());
+    let Toml::Table(options) = &entry.node.value else {
+        field.ty = FieldType::of(&entry.node).ok_or_else(|| untyped(&entry.node))?;
+        field.default = Some(value::check(&field, &value::from_node(&entry.node)).map_err(|e| e.at(&entry.node))?);
+        return Ok(field);
+    };
+    let get = |key: &str| options.iter().find(|o| o.key == key).map(|o| &o.node);
+    field.ty = match (get("type"), get("default")) {
+        (Some(ty), _) => FieldType::parse(ty.string("`type`")?).ok_or_else(|| {
+            ty.mismatch("`type`", "one of `bool`, `int`, `float`, `string`, `path` or a list as `[int]`")
+        })?,
+        (None, Some(default)) => FieldType::of(default).ok_or_else(|| untyped(default))?,
+        (None, None) => return Err(untyped(&entry.node)),
+    };
+    for option in options {
+        field_option(&mut field, option)?;
+    }
+    // The default last: it must pass the limits.
+    if let Some(default) = get("default") {
+        field.default = Some(value::check(&field, &value::from_node(default)).map_err(|e| e.at(default))?);
+    }
+    Ok(field)
+}
+
+fn field_option(field: &mut Field, option: &Entry) -> Result<()> {
+    const OPTIONS: [&str; 7] = ["type", "default", "one_of", "optional", "min", "max", "missing"];
+    let node = &option.node;
+    let number = |what: &str| match node.value {
+        Toml::Int(n) => Ok(Some(n as f64)),
+        Toml::Float(x) => Ok(Some(x)),
+        _ => Err(node.mismatch(what, "a number")),
+    };
+    match option.key.as_str() {
+        "type" | "default" => {}
+        "one_of" => {
+            let plain = Field { one_of: vec![], ..field.clone() };
+            let values = node.list("`one_of`")?.iter();
+            field.one_of = values
+                .map(|v| value::check(&plain, &value::from_node(v)).map_err(|e| e.at(v)))
+                .collect::<Result<_>>()?;
+        }
+        "optional" => match node.value {
+            Toml::Bool(b) => field.optional = b,
+            _ => return Err(node.mismatch("`optional`", "a boolean")),
+        },
+        "min" => field.min = number("`min`")?,
+        "max" => field.max = number("`max`")?,
+        "missing" => field.missing = Some(node.string("`missing`")?.to_string()),
+        key => {
+            let error = Error::usage(format!("unknown key `{key}`")).at(option.key_place.clone());
+            return Err(error.maybe_hint(suggest::hint(key, OPTIONS, "a parameter has")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const TEXT: &str = r#"
+summary = "train a network"
+revision = 3
+[inputs]
+latents = "latents"       # posterior moments
+init = "warmed | sit?"
+[outputs]
+out = "{path}"
+[params]
+steps = 300_000           # optimizer steps
+                          # (micro-batches do not count)
+# Peak learning rate.
+lr = 1e-4
+path = { default = "linear", one_of = ["linear", "cosine"] }
+source = { type = "path", missing = "run get.sh" }
+scale = { type = "float", default = 1, min = 0 }
+blocks = { type = "[int]", default = [] }
+label = { type = "string", optional = true }
+[operation]
+log_every = 10
+"#;
+
+    #[test]
+    fn reads_types_defaults_limits_and_docs() {
+        let m = Manifest::parse("train", TEXT).unwrap();
+        assert_eq!((m.summary.as_str(), m.revision), ("train a network", 3));
+        assert_eq!(m.inputs[0].doc, "posterior moments");
+        assert!(m.inputs[1].optional && m.inputs[1].accepts("sit") && !m.inputs[1].accepts("latents"));
+        assert_eq!(m.outputs[0].param(), Some("path"));
+        let steps = m.field("steps").unwrap();
+        assert_eq!(steps.doc, "optimizer steps (micro-batches do not count)");
+        assert_eq!((&steps.ty, &steps.default), (&FieldType::Int, &Some(json!(300_000))));
+        assert_eq!(m.field("lr").unwrap().doc, "Peak learning rate.");
+        assert_eq!(m.field("scale").unwrap().default, Some(json!(1.0)), "an int default of a float is a float");
+        assert_eq!(m.field("blocks").unwrap().ty, FieldType::List(Box::new(FieldType::Int)));
+        assert!(m.field("source").unwrap().default.is_none());
+        assert_eq!(m.operation[0].name, "log_every");
+    }
+
+    #[test]
+    fn broken_manifests_are_internal_errors_with_a_place() {
+        let head = "summary = \"s\"\nrevision = 1\n";
+        let broken = [
+            ("revision = 1".to_string(), "`summary` is missing"),
+            ("summary = \"s\"\nrevision = 0".to_string(), "`revision` must be"),
+            (format!("{head}[param]\n"), "unknown key `param`"),
+            (format!("{head}[params]\na = []\n"), "shows no type"),
+            (format!("{head}[params]\na = {{ default = 3, min = 4 }}\n"), "at least 4"),
+            (format!("{head}[params]\na = 1\n[operation]\na = 2\n"), "both in"),
+            (format!("{head}[outputs]\na = \"{{b}}\"\n"), "no string parameter"),
+        ];
+        for (text, expected) in broken {
+            let e = Manifest::parse("k", &text).unwrap_err();
+            assert_eq!(e.kind, ErrorKind::Internal);
+            assert!(e.to_string().contains(expected), "{e}");
+            assert!(e.place.is_some(), "{e}");
+        }
+    }
 }

@@ -1,5 +1,32 @@
 //! Pipelines, keys, cache, scheduling. Knows nothing of machine learning.
+//!
+//! # From a file to a graph
+//!
+//! The reading half turns a pipeline file into a [`graph::Pipeline`] in which every name, type, edge and value has
+//! been checked, or into an error that shows file, line and column.
+//!
+//! 1. [`located`] reads TOML and remembers where each key and value stood. Manifests ([`manifest`]) and pipeline files
+//!    ([`spec`]) are both read through it.
+//! 2. [`spec`] follows `extends`, drops removed stages, finds each stage's kind in the registry and its manifest, and refuses every name that
+//!    nobody knows. A stage of `kind = "command"` gets a manifest made of its own statements ([`command`]).
+//! 3. [`layers`] puts values on top of each other, weakest first: manifest, parents, `[params]`, the stage's own, the
+//!    trial, `ERW_SET__…`, `--set`. figment merges and tells the winning layer; the layer tells the place.
+//! 4. [`resolve`] checks each winner against its field ([`value`]), finds the output behind every `slot = "stage"`, compares
+//!    types, orders the stages and shows any cycle whole. Last, each kind's own `check` sees its parameters.
+//! 5. [`sweep`] does 3 and 4 once per trial and merges stages that are equal in several trials.
+//! 6. [`mod@select`] finds what a target needs.
+//!
+//! Errors are about the first fault in the order above; [`suggest`] finds the name that was meant.
 
 pub mod attempt;
+pub mod command;
 pub mod graph;
+pub mod layers;
+pub mod located;
 pub mod manifest;
+pub mod resolve;
+pub mod select;
+pub mod spec;
+pub mod suggest;
+pub mod sweep;
+pub mod value;

@@ -1,0 +1,171 @@
+//! `kind = "command"`: any program as a stage. Its statements in the pipeline take the place of a manifest:
+//! `outputs` and `inputs` name what it makes and takes, `params` holds free values, `run` is the program.
+//! The template of `run` is the parameter `run`, and so part of the key; watched files are sources.
+//!
+//! `run = ["python3", "x.py", "{outputs.report}"]` is a program and its arguments, started as they are.
+//! `run = "sort < {inputs.a} > {outputs.b}"` goes to `sh -c`, so that pipes and quotes mean what a shell
+//! says they mean; there is no second, almost equal, splitter to learn. Knows nothing of how programs are started.
+
+use super::attempt::Attempt;
+use super::located::{Entry, Node, Toml};
+use super::manifest::{ANY, Field, FieldType, Manifest, Output, Params, Slot, StageKind};
+use super::suggest;
+use crate::error::{Error, Result};
+use figment::value::Value;
+
+pub const NAME: &str = "command";
+/// The parameter that holds the template.
+pub const RUN: &str = "run";
+/// Keys that only a command's stage has.
+pub(super) const KEYS: [&str; 3] = ["run", "outputs", "watch"];
+
+/// The kind of every command. The worker starts the program itself and never calls `run`.
+pub const KIND: StageKind = StageKind { name: NAME, manifest: "", check, run };
+
+fn check(_: &Params, _: &Params) -> Result<()> {
+    Ok(())
+}
+
+fn run(_: &Attempt) -> Result<()> {
+    Err(Error::internal("a command is started by the worker, not called"))
+}
+
+/// A manifest made of what the files say about the stage, parents first.
+pub(super) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
+    let merged = |part: &str| merged(stage, stated, part);
+    let mut outputs = vec![];
+    for entry in merged("outputs")? {
+        let ty = entry.node.string(&format!("stage `{stage}`: the type of output `{}`", entry.key))?;
+        outputs.push(Output { name: entry.key.clone(), ty: ty.to_string(), doc: entry.doc.clone() });
+    }
+    let last = stated.last().expect("a stage is stated somewhere");
+    if outputs.is_empty() {
+        return Err(Error::usage(format!("stage `{stage}`: a command needs `outputs`"))
+            .at(last.key_place.clone())
+            .hint("`outputs = { report = \"report\" }`: names and types of what the command writes"));
+    }
+    let inputs = merged("inputs")?.into_iter().map(|e| Slot {
+        name: e.key.clone(),
+        types: vec![ANY.into()],
+        optional: false,
+        doc: e.doc.clone(),
+    });
+    let inputs: Vec<Slot> = inputs.collect();
+    let mut params = vec![run_field()];
+    for entry in merged("params")? {
+        params.push(free_field(stage, entry)?);
+    }
+    let Some(run) = stated.iter().rev().find_map(|e| e.node.get(RUN)) else {
+        return Err(Error::usage(format!("stage `{stage}`: a command needs `run`"))
+            .at(last.key_place.clone())
+            .hint("`run = [\"program\", \"argument\", \"{outputs.NAME}\"]`"));
+    };
+    let manifest = Manifest {
+        kind: NAME.into(),
+        summary: "run a program".into(),
+        revision: 1,
+        inputs,
+        outputs,
+        params,
+        operation: vec![],
+    };
+    check_template(stage, run, &manifest)?;
+    Ok(manifest)
+}
+
+/// The entries of one table of the stage over all files; the last file that states a key has it.
+fn merged<'a>(stage: &str, stated: &[&'a Entry], part: &str) -> Result<Vec<&'a Entry>> {
+    let mut all: Vec<&Entry> = vec![];
+    for entry in stated {
+        let Some(node) = entry.node.get(part) else { continue };
+        for e in node.table(&format!("stage `{stage}`: `{part}`"))? {
+            match all.iter_mut().find(|a| a.key == e.key) {
+                Some(old) => *old = e,
+                None => all.push(e),
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn run_field() -> Field {
+    Field {
+        name: RUN.into(),
+        ty: FieldType::List(Box::new(FieldType::String)),
+        default: None,
+        optional: false,
+        one_of: vec![],
+        min: None,
+        max: None,
+        missing: None,
+        doc: "program and arguments, before places are filled in".into(),
+    }
+}
+
+fn free_field(stage: &str, entry: &Entry) -> Result<Field> {
+    if entry.key == RUN {
+        return Err(Error::usage(format!("stage `{stage}`: a parameter of a command cannot be called `{RUN}`"))
+            .at(entry.key_place.clone())
+            .hint("the program itself takes that name in the key"));
+    }
+    let ty = match (&entry.node.value, FieldType::of(&entry.node)) {
+        (_, Some(ty)) => ty,
+        (Toml::List(nodes), None) if nodes.is_empty() => FieldType::List(Box::new(FieldType::String)),
+        _ => {
+            return Err(entry
+                .node
+                .mismatch(&format!("stage `{stage}`: `{}`", entry.key), "a plain value or a list of one type"));
+        }
+    };
+    Ok(Field { name: entry.key.clone(), ty, doc: entry.doc.clone(), ..run_field() })
+}
+
+/// `run` as the list that is started.
+pub(super) fn template(stage: &str, node: &Node) -> Result<Value> {
+    let words: Vec<String> = match &node.value {
+        Toml::String(text) => vec!["sh".into(), "-c".into(), text.clone()],
+        Toml::List(words) => {
+            let word = |n: &Node| n.string(&format!("stage `{stage}`: a word of `run`")).map(str::to_string);
+            words.iter().map(word).collect::<Result<_>>()?
+        }
+        _ => return Err(node.mismatch(&format!("stage `{stage}`: `run`"), "a list of words, or a line for `sh -c`")),
+    };
+    if words.iter().all(|w| w.trim().is_empty()) {
+        return Err(Error::usage(format!("stage `{stage}`: `run` is empty")).at(node.place.clone()));
+    }
+    Ok(Value::from(words))
+}
+
+/// Every `{inputs.X}`, `{outputs.X}` and `{params.X}` must be there. Other braces are left to the program.
+fn check_template(stage: &str, run: &Node, manifest: &Manifest) -> Result<()> {
+    template(stage, run)?;
+    let words: Vec<&Node> = match &run.value {
+        Toml::List(words) => words.iter().collect(),
+        _ => vec![run],
+    };
+    for word in words {
+        let Toml::String(text) = &word.value else { continue };
+        for hole in holes(text) {
+            let Some((part, name)) = hole.split_once('.') else { continue };
+            let names: Vec<&str> = match part {
+                "inputs" => manifest.inputs.iter().map(|s| s.name.as_str()).collect(),
+                "outputs" => manifest.outputs.iter().map(|o| o.name.as_str()).collect(),
+                "params" => manifest.params.iter().map(|p| p.name.as_str()).filter(|p| *p != RUN).collect(),
+                _ => continue,
+            };
+            if !names.contains(&name) {
+                let hint = suggest::hint(name, names, &format!("its {part} are"))
+                    .unwrap_or_else(|| format!("the stage states no {part}"));
+                return Err(Error::usage(format!("stage `{stage}`: `{{{hole}}}` stands for nothing"))
+                    .at(word.place.clone())
+                    .hint(hint));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What stands between braces.
+fn holes(text: &str) -> impl Iterator<Item = &str> {
+    text.split('{').skip(1).filter_map(|rest| rest.split_once('}').map(|(hole, _)| hole))
+}

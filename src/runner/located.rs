@@ -1,0 +1,218 @@
+//! TOML that remembers where it stood: every key and value carries its [`Place`], every key its comment.
+//! Both manifests and pipeline files are read through it. It does not know what either of them means.
+
+use crate::error::{Error, ErrorKind, Place, Result};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use toml_edit::{Document, Item, TableLike, Value};
+
+/// A value and its place.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub value: Toml,
+    pub place: Place,
+}
+
+/// The values that TOML knows. A date is kept only to be refused by name.
+#[derive(Debug, Clone)]
+pub enum Toml {
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    String(String),
+    List(Vec<Node>),
+    /// In the order of the file.
+    Table(Vec<Entry>),
+    Date,
+}
+
+/// `key = value`, or a `[header]` with what is below it.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub key: String,
+    /// The last part of a dotted key or header.
+    pub key_place: Place,
+    /// The comment behind the value and its continuation lines; without one, the comment lines above the key.
+    pub doc: String,
+    pub node: Node,
+}
+
+impl Node {
+    /// What the value is, with its article, for messages.
+    pub fn describe(&self) -> &'static str {
+        match self.value {
+            Toml::Bool(_) => "a boolean",
+            Toml::Int(_) => "an integer",
+            Toml::Float(_) => "a float",
+            Toml::String(_) => "a string",
+            Toml::List(_) => "a list",
+            Toml::Table(_) => "a table",
+            Toml::Date => "a date",
+        }
+    }
+    /// The entries of a table. `what` names the thing in the error, as in "`params` must be a table".
+    pub fn table(&self, what: &str) -> Result<&[Entry]> {
+        match &self.value {
+            Toml::Table(entries) => Ok(entries),
+            _ => Err(self.mismatch(what, "a table")),
+        }
+    }
+    pub fn string(&self, what: &str) -> Result<&str> {
+        match &self.value {
+            Toml::String(s) => Ok(s),
+            _ => Err(self.mismatch(what, "a string")),
+        }
+    }
+    pub fn list(&self, what: &str) -> Result<&[Node]> {
+        match &self.value {
+            Toml::List(nodes) => Ok(nodes),
+            _ => Err(self.mismatch(what, "a list")),
+        }
+    }
+    /// "`what` must be WANTED, not a string", at this value.
+    pub fn mismatch(&self, what: &str, wanted: &str) -> Error {
+        Error::usage(format!("{what} must be {wanted}, not {}", self.describe())).at(self.place.clone())
+    }
+    /// The value below `key`, when this is a table that has it.
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        match &self.value {
+            Toml::Table(entries) => entries.iter().find(|e| e.key == key).map(|e| &e.node),
+            _ => None,
+        }
+    }
+}
+
+/// Reads a text. `file` is its name in messages.
+pub fn parse(file: &Path, text: &str) -> Result<Node> {
+    let source = Source { file, text: Arc::from(text) };
+    match Document::parse(text) {
+        Ok(document) => {
+            let whole = source.place(0..0);
+            Ok(Node { value: source.table(document.as_table(), 0..0), place: whole })
+        }
+        Err(e) => Err(source.malformed(&e)),
+    }
+}
+
+struct Source<'a> {
+    file: &'a Path,
+    text: Arc<str>,
+}
+
+impl Source<'_> {
+    fn place(&self, span: Range<usize>) -> Place {
+        Place { file: self.file.to_path_buf(), text: self.text.clone(), span }
+    }
+
+    fn malformed(&self, e: &toml_edit::TomlError) -> Error {
+        let mut lines = e.message().lines().map(str::trim).filter(|l| !l.is_empty());
+        let first = lines.next().unwrap_or("syntax error").to_string();
+        let rest: Vec<&str> = lines.collect();
+        let mut error = Error::new(ErrorKind::Usage, format!("malformed TOML: {first}"));
+        if !rest.is_empty() {
+            error = error.hint(rest.join("; "));
+        }
+        match e.span() {
+            Some(span) => error.at(self.place(span)),
+            None => error.at(self.place(0..0)),
+        }
+    }
+
+    fn table(&self, table: &dyn TableLike, outer: Range<usize>) -> Toml {
+        let entries = table.iter().filter_map(|(name, _)| table.get_key_value(name)).map(|(key, item)| {
+            let span = key.span().unwrap_or(outer.clone());
+            let node = self.item(item, &span);
+            let doc = self.doc(&span, &node.place.span);
+            Entry { key: key.get().to_string(), key_place: self.place(span), doc, node }
+        });
+        Toml::Table(entries.collect())
+    }
+
+    /// `key` stands in for the span of an item that has none (a table made by dotted keys).
+    fn item(&self, item: &Item, key: &Range<usize>) -> Node {
+        let span = item.span().unwrap_or(key.clone());
+        let value = match item {
+            Item::Value(value) => return self.value(value, key),
+            Item::Table(table) => self.table(table, span.clone()),
+            Item::ArrayOfTables(tables) => Toml::List(
+                tables
+                    .iter()
+                    .map(|t| {
+                        let span = t.span().unwrap_or(span.clone());
+                        Node { value: self.table(t, span.clone()), place: self.place(span) }
+                    })
+                    .collect(),
+            ),
+            Item::None => Toml::Table(vec![]),
+        };
+        Node { value, place: self.place(span) }
+    }
+
+    fn value(&self, value: &Value, key: &Range<usize>) -> Node {
+        let span = value.span().unwrap_or(key.clone());
+        let toml = match value {
+            Value::Boolean(b) => Toml::Bool(*b.value()),
+            Value::Integer(i) => Toml::Int(*i.value()),
+            Value::Float(f) => Toml::Float(*f.value()),
+            Value::String(s) => Toml::String(s.value().clone()),
+            Value::Datetime(_) => Toml::Date,
+            Value::Array(array) => Toml::List(array.iter().map(|v| self.value(v, &span)).collect()),
+            Value::InlineTable(table) => self.table(table, span.clone()),
+        };
+        Node { value: toml, place: self.place(span) }
+    }
+
+    fn doc(&self, key: &Range<usize>, value: &Range<usize>) -> String {
+        let after = &self.text[value.end.max(key.end).min(self.text.len())..];
+        let mut lines = after.lines();
+        let trailing = lines.next().and_then(comment);
+        let parts: Vec<&str> = match trailing {
+            // Continuation lines are indented; a comment in the first column heads what follows it.
+            Some(first) => std::iter::once(first)
+                .chain(lines.take_while(|l| l.starts_with([' ', '\t'])).map_while(comment))
+                .collect(),
+            None => {
+                let before = &self.text[..key.start];
+                let before = &before[..before.rfind('\n').map_or(0, |at| at + 1)];
+                let mut above: Vec<&str> = before.lines().rev().map_while(comment).collect();
+                above.reverse();
+                above
+            }
+        };
+        parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The text of a line that holds nothing but a comment.
+fn comment(line: &str) -> Option<&str> {
+    line.trim().strip_prefix('#').map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn docs(text: &str) -> Vec<(String, String)> {
+        let node = parse(Path::new("t.toml"), text).unwrap();
+        node.table("file").unwrap().iter().map(|e| (e.key.clone(), e.doc.clone())).collect()
+    }
+
+    #[test]
+    fn comments_become_docs() {
+        let text = "# above a\na = 1\nb = [\n  1, # no\n] # behind b\n    # and more\n# heads c\nc = \"#x\"  # behind c\nd = 2\n";
+        let expected = [("a", "above a"), ("b", "behind b and more"), ("c", "behind c"), ("d", "")];
+        assert_eq!(docs(text), expected.map(|(k, d)| (k.to_string(), d.to_string())));
+    }
+
+    #[test]
+    fn places_are_exact() {
+        let node = parse(Path::new("t.toml"), "[a.b]\nc = { d = [1, \"x\"] }\n").unwrap();
+        let d = node.get("a").and_then(|n| n.get("b")).and_then(|n| n.get("c")).and_then(|n| n.get("d")).unwrap();
+        let x = &d.list("d").unwrap()[1];
+        assert_eq!(x.place.line_col(), (2, 15));
+        assert_eq!(&x.place.text[x.place.span.clone()], "\"x\"");
+        let Toml::Table(entries) = &node.get("a").unwrap().value else { panic!("a table") };
+        assert_eq!(&node.place.text[entries[0].key_place.span.clone()], "b");
+    }
+}

@@ -1,0 +1,387 @@
+//! Pipeline files: reading a file and the parents it extends, and everything about them that needs no
+//! values: unknown keys, unknown kinds, stages that come and go. The values themselves are
+//! put on top of each other by `layers` and checked by `resolve`. Knows nothing of edges, keys or running.
+
+use super::command;
+use super::located::{self, Entry, Node, Toml};
+use super::manifest::{Manifest, Registry, StageKind};
+use super::suggest;
+use crate::error::{Error, Place, Result};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A pipeline as written: the file and its parents, with every name checked.
+pub struct Spec {
+    pub name: String,
+    /// As the user named it.
+    pub file: PathBuf,
+    /// The root of the `extends` chain first, the named file last.
+    pub(super) files: Vec<File>,
+    /// In the order in which the files first state them, parents first.
+    pub(super) stages: Vec<StageSpec>,
+}
+
+/// One stage before its values are known.
+pub(super) struct StageSpec {
+    pub name: String,
+    pub kind: StageKind,
+    pub manifest: Arc<Manifest>,
+    /// The stage's name where it is stated last.
+    pub place: Place,
+    /// Files before this one do not count: the stage was removed there.
+    pub since: usize,
+}
+
+/// One pipeline file.
+pub(super) struct File {
+    pub path: PathBuf,
+    pub name: Option<String>,
+    pub extends: Option<(String, Place)>,
+    pub params: Vec<Entry>,
+    pub stages: Vec<Entry>,
+    /// `"train.seed" = [0, 1]`, dotted names flattened.
+    pub axes: Vec<Entry>,
+    pub trials: Option<Vec<Node>>,
+}
+
+impl Spec {
+    /// Reads `path` and its parents. Nothing but pipeline files is read.
+    pub fn read(path: &Path, registry: Registry) -> Result<Self> {
+        let files = chain(path)?;
+        let mut spec = Self { name: String::new(), file: path.to_path_buf(), files, stages: vec![] };
+        let leaf = spec.leaf();
+        let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        spec.name = leaf.name.clone().unwrap_or_else(stem);
+        spec.stages = stages(&spec.files, registry)?;
+        for stage in &spec.stages {
+            for (_, entry) in stage.statements(&spec.files) {
+                check_stage(stage, entry)?;
+            }
+        }
+        spec.check_shared(registry)?;
+        Ok(spec)
+    }
+
+    /// The file that the user named.
+    pub(super) fn leaf(&self) -> &File {
+        self.files.last().expect("a chain holds at least the named file")
+    }
+
+    pub(super) fn stage(&self, name: &str) -> Option<usize> {
+        self.stages.iter().position(|s| s.name == name)
+    }
+
+    /// Every key of every `[params]` must mean something to some stage, even if a child removed that stage.
+    fn check_shared(&self, registry: Registry) -> Result<()> {
+        let stated = self.files.iter().flat_map(|f| &f.stages);
+        let kinds = stated.filter_map(|e| e.node.get("kind")).filter_map(|n| n.string("kind").ok());
+        let mut used: Vec<StageKind> = kinds.filter_map(|k| registry.iter().find(|r| r.name == k).copied()).collect();
+        used.sort_by_key(|k| k.name);
+        used.dedup_by_key(|k| k.name);
+        let mut manifests: Vec<Arc<Manifest>> = self.stages.iter().map(|s| s.manifest.clone()).collect();
+        for kind in used {
+            if !manifests.iter().any(|m| m.kind == kind.name) {
+                manifests.push(Arc::new(Manifest::parse(kind.name, kind.manifest)?));
+            }
+        }
+        for entry in self.files.iter().flat_map(|f| &f.params) {
+            if manifests.iter().any(|m| declares(m, &entry.key)) {
+                continue;
+            }
+            let mut names: Vec<&str> =
+                manifests.iter().flat_map(|m| m.params.iter().chain(&m.operation)).map(|f| f.name.as_str()).collect();
+            names.sort_unstable();
+            names.dedup();
+            let hint = suggest::nearest(&entry.key, names).map(|n| format!("did you mean `{n}`?"));
+            return Err(Error::usage(format!("no stage declares a parameter `{}`", entry.key))
+                .at(entry.key_place.clone())
+                .hint(hint.unwrap_or_else(|| "[params] holds values for all stages whose kind declares them".into())));
+        }
+        Ok(())
+    }
+}
+
+/// Whether `[params]` reaches stages of this kind. The values of a command are its own business.
+pub(super) fn declares(manifest: &Manifest, name: &str) -> bool {
+    manifest.field(name).is_some() && !(manifest.kind == command::NAME && name == command::RUN)
+}
+
+impl StageSpec {
+    /// What the files say about this stage, parents first, with the index of the file.
+    pub fn statements<'a>(&self, files: &'a [File]) -> impl Iterator<Item = (usize, &'a Entry)> + use<'a> {
+        let name = self.name.clone();
+        statements(files, name, self.since)
+    }
+}
+
+fn statements(files: &[File], name: String, since: usize) -> impl Iterator<Item = (usize, &Entry)> {
+    let found = files.iter().enumerate().skip(since);
+    found.filter_map(move |(i, f)| f.stages.iter().find(|e| e.key == name).map(|e| (i, e)))
+}
+
+/// The file and its parents, the last parent first.
+fn chain(path: &Path) -> Result<Vec<File>> {
+    let mut files = vec![File::read(path, None)?];
+    let mut seen = vec![identity(path)];
+    while let Some((parent, place)) = files.last().and_then(|f| f.extends.clone()) {
+        let path = files.last().map(File::dir).unwrap_or_default().join(&parent);
+        if let Some(from) = seen.iter().position(|s| *s == identity(&path)) {
+            let names = files[from..].iter().map(|f| f.path.display().to_string());
+            let cycle: Vec<String> = names.chain([files[from].path.display().to_string()]).collect();
+            return Err(Error::usage(format!("pipelines extend each other: `{}`", cycle.join(" -> "))).at(place));
+        }
+        seen.push(identity(&path));
+        files.push(File::read(&path, Some(place))?);
+    }
+    files.reverse();
+    Ok(files)
+}
+
+/// One name per file, however it is written.
+fn identity(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
+}
+
+impl File {
+    /// `place` is where a child names the file.
+    fn read(path: &Path, place: Option<Place>) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            let error = Error::io("read pipeline", path, e).maybe_at(place);
+            if error.place.is_some() { error.hint("`extends` is relative to the file that states it") } else { error }
+        })?;
+        let root = located::parse(path, &text)?;
+        let mut file = Self {
+            path: path.to_path_buf(),
+            name: None,
+            extends: None,
+            params: vec![],
+            stages: vec![],
+            axes: vec![],
+            trials: None,
+        };
+        for entry in root.table("a pipeline")? {
+            file.take(entry)?;
+        }
+        Ok(file)
+    }
+
+    fn take(&mut self, entry: &Entry) -> Result<()> {
+        const KEYS: [&str; 5] = ["name", "extends", "params", "stages", "sweep"];
+        let node = &entry.node;
+        match entry.key.as_str() {
+            "name" => self.name = Some(node.string("`name`")?.to_string()),
+            "extends" => self.extends = Some((node.string("`extends`")?.to_string(), node.place.clone())),
+            "params" => self.params = node.table("`params`")?.to_vec(),
+            "stages" => self.stages = node.table("`stages`")?.to_vec(),
+            "sweep" => {
+                let (trials, axes): (Vec<_>, Vec<_>) =
+                    node.table("`sweep`")?.iter().cloned().partition(|e| e.key == "trials");
+                self.axes = flatten(&axes);
+                self.trials =
+                    trials.first().map(|e| e.node.list("`sweep.trials`").map(<[Node]>::to_vec)).transpose()?;
+            }
+            key => {
+                let error = Error::usage(format!("unknown key `{key}`")).at(entry.key_place.clone());
+                return Err(error.maybe_hint(suggest::hint(key, KEYS, "a pipeline has")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where relative paths in this file start.
+    pub fn dir(&self) -> PathBuf {
+        self.path.parent().map(Path::to_path_buf).unwrap_or_default()
+    }
+}
+
+/// `train.seed = 1` and `"train.seed" = 1` are the same to a sweep.
+pub(super) fn flatten(entries: &[Entry]) -> Vec<Entry> {
+    let mut flat = vec![];
+    for entry in entries {
+        match &entry.node.value {
+            Toml::Table(below) => {
+                flat.extend(flatten(below).into_iter().map(|e| Entry { key: format!("{}.{}", entry.key, e.key), ..e }))
+            }
+            _ => flat.push(entry.clone()),
+        }
+    }
+    flat
+}
+
+/// The stages that are left when the last file has spoken.
+fn stages(files: &[File], registry: Registry) -> Result<Vec<StageSpec>> {
+    let alive = alive(files)?;
+    if alive.is_empty() {
+        let place = files.last().map(|f| Place { file: f.path.clone(), text: Arc::from(""), span: 0..0 });
+        return Err(Error::usage("the pipeline has no stages")
+            .maybe_at(place)
+            .hint("a stage is `[stages.NAME]` with a `kind`"));
+    }
+    let mut manifests: HashMap<&'static str, Arc<Manifest>> = HashMap::new();
+    let mut stages = Vec::with_capacity(alive.len());
+    for (name, since) in &alive {
+        let stated: Vec<&Entry> = statements(files, name.clone(), *since).map(|(_, e)| e).collect();
+        let last = stated.last().expect("an alive stage is stated somewhere");
+        let kind = kind_of(name, &stated, &alive, registry)?;
+        let manifest = if kind.name == command::NAME {
+            Arc::new(command::manifest(name, &stated)?)
+        } else if let Some(known) = manifests.get(kind.name) {
+            known.clone()
+        } else {
+            let parsed = Arc::new(Manifest::parse(kind.name, kind.manifest)?);
+            manifests.entry(kind.name).or_insert(parsed).clone()
+        };
+        stages.push(StageSpec { name: name.clone(), kind, manifest, place: last.key_place.clone(), since: *since });
+    }
+    Ok(stages)
+}
+
+/// Names in order of first statement, with the file from which on their statements count.
+fn alive(files: &[File]) -> Result<Vec<(String, usize)>> {
+    let mut alive: Vec<(String, usize)> = vec![];
+    let mut known: HashMap<String, ()> = HashMap::new();
+    for (index, file) in files.iter().enumerate() {
+        for entry in &file.stages {
+            check_name(entry)?;
+            entry.node.table(&format!("stage `{}`", entry.key))?;
+            if removes(entry)? {
+                if known.remove(&entry.key).is_none() {
+                    let names = alive.iter().map(|(n, _)| n.as_str());
+                    let error = Error::usage(format!("no parent has a stage `{}` to remove", entry.key));
+                    return Err(error.at(entry.key_place.clone()).maybe_hint(suggest::hint(
+                        &entry.key,
+                        names,
+                        "the inherited stages are",
+                    )));
+                }
+                alive.retain(|(n, _)| *n != entry.key);
+            } else if known.insert(entry.key.clone(), ()).is_none() {
+                alive.push((entry.key.clone(), index));
+            }
+        }
+    }
+    Ok(alive)
+}
+
+fn check_name(entry: &Entry) -> Result<()> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !entry.key.is_empty() && entry.key.chars().all(fine) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("`{}` cannot name a stage", entry.key))
+        .at(entry.key_place.clone())
+        .hint("stage names are made of letters, digits, `-` and `_`"))
+}
+
+/// `remove = true`, which stands alone.
+fn removes(entry: &Entry) -> Result<bool> {
+    let Some(node) = entry.node.get("remove") else { return Ok(false) };
+    let Toml::Bool(remove) = node.value else {
+        return Err(node.mismatch(&format!("stage `{}`: `remove`", entry.key), "true or false"));
+    };
+    let others = entry.node.table("a stage")?.iter().find(|e| e.key != "remove");
+    match others {
+        Some(other) if remove => Err(Error::usage(format!("stage `{}` is removed and described at once", entry.key))
+            .at(other.key_place.clone())
+            .hint("leave `remove = true` alone, or give the new stage another name")),
+        _ => Ok(remove),
+    }
+}
+
+fn kind_of(name: &str, stated: &[&Entry], alive: &[(String, usize)], registry: Registry) -> Result<StageKind> {
+    let last = stated.last().expect("an alive stage is stated somewhere");
+    let Some(node) = stated.iter().rev().find_map(|e| e.node.get("kind")) else {
+        let others = alive.iter().map(|(n, _)| n.as_str()).filter(|n| *n != name);
+        let near = suggest::nearest(name, others).map(|n| format!("did you mean the stage `{n}`?"));
+        return Err(Error::usage(format!("stage `{name}` has no kind"))
+            .at(last.key_place.clone())
+            .hint(near.unwrap_or_else(|| "write `kind = \"...\"`; `erw stages` lists the kinds".into())));
+    };
+    let kind = node.string(&format!("stage `{name}`: `kind`"))?;
+    if kind == command::NAME {
+        return Ok(command::KIND);
+    }
+    registry.iter().find(|k| k.name == kind).copied().ok_or_else(|| {
+        let kinds = registry.iter().map(|k| k.name).chain([command::NAME]);
+        Error::usage(format!("stage `{name}`: unknown kind `{kind}`")).at(node.place.clone()).maybe_hint(suggest::hint(
+            kind,
+            kinds,
+            "the kinds are",
+        ))
+    })
+}
+
+/// The names inside one statement of a stage.
+fn check_stage(stage: &StageSpec, entry: &Entry) -> Result<()> {
+    const COMMON: [&str; 6] = ["kind", "inputs", "params", "operation", "resources", "remove"];
+    let is_command = stage.kind.name == command::NAME;
+    let name = &stage.name;
+    for part in entry.node.table(&format!("stage `{name}`"))? {
+        let key = part.key.as_str();
+        let what = format!("stage `{name}`: `{key}`");
+        match key {
+            "inputs" => check_inputs(stage, part.node.table(&what)?)?,
+            "params" | "operation" => part.node.table(&what)?.iter().try_for_each(|e| check_field(stage, key, e))?,
+            "resources" => part.node.table(&what)?.iter().try_for_each(|e| check_resource(name, e))?,
+            "kind" | "remove" => {}
+            _ if is_command && command::KEYS.contains(&key) => {}
+            _ => {
+                let error = Error::usage(format!("stage `{name}`: unknown key `{key}`")).at(part.key_place.clone());
+                if command::KEYS.contains(&key) {
+                    return Err(error.hint(format!("only a stage of `kind = \"{}\"` has `{key}`", command::NAME)));
+                }
+                if stage.manifest.field(key).is_some() {
+                    let table =
+                        if stage.manifest.params.iter().any(|f| f.name == key) { "params" } else { "operation" };
+                    return Err(error.hint(format!("`{key}` belongs in `{table}`: `{table}.{key} = ...`")));
+                }
+                let known = COMMON.iter().chain(command::KEYS.iter().filter(|_| is_command)).copied();
+                return Err(error.maybe_hint(suggest::hint(key, known, "a stage has")));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_inputs(stage: &StageSpec, inputs: &[Entry]) -> Result<()> {
+    for input in inputs {
+        let slots = || stage.manifest.inputs.iter().map(|s| s.name.as_str());
+        if !slots().any(|s| s == input.key) {
+            let error = Error::usage(format!("stage `{}`: unknown input `{}`", stage.name, input.key));
+            let none = || format!("kind `{}` takes no inputs", stage.kind.name);
+            let hint = suggest::hint(&input.key, slots(), "its inputs are").unwrap_or_else(none);
+            return Err(error.at(input.key_place.clone()).hint(hint));
+        }
+    }
+    Ok(())
+}
+
+fn check_field(stage: &StageSpec, part: &str, entry: &Entry) -> Result<()> {
+    let (here, there, other) = match part {
+        "params" => (&stage.manifest.params, &stage.manifest.operation, "operation"),
+        _ => (&stage.manifest.operation, &stage.manifest.params, "params"),
+    };
+    if here.iter().any(|f| f.name == entry.key) {
+        return Ok(());
+    }
+    let noun = if part == "params" { "parameter" } else { "operation value" };
+    let error = Error::usage(format!("stage `{}`: unknown {noun} `{}`", stage.name, entry.key));
+    let hint = if there.iter().any(|f| f.name == entry.key) {
+        Some(format!("kind `{}` has `{}` in `{other}`", stage.kind.name, entry.key))
+    } else {
+        let otherwise = format!("the {noun}s of kind `{}` are", stage.kind.name);
+        suggest::hint(&entry.key, here.iter().map(|f| f.name.as_str()), &otherwise)
+            .or_else(|| Some(format!("kind `{}` has no {noun}s", stage.kind.name)))
+    };
+    Err(error.at(entry.key_place.clone()).maybe_hint(hint))
+}
+
+fn check_resource(stage: &str, entry: &Entry) -> Result<()> {
+    const RESOURCES: [&str; 3] = ["threads", "mem", "gpus"];
+    if RESOURCES.contains(&entry.key.as_str()) {
+        return Ok(());
+    }
+    let error = Error::usage(format!("stage `{stage}`: unknown resource `{}`", entry.key)).at(entry.key_place.clone());
+    Err(error.maybe_hint(suggest::hint(&entry.key, RESOURCES, "the resources are")))
+}
