@@ -40,7 +40,7 @@ pub struct Place {
 impl Place {
     /// 1-based line and column of the start of the span.
     pub fn line_col(&self) -> (usize, usize) {
-        let before = &self.text[..self.span.start.min(self.text.len())];
+        let before = self.text.get(..self.span.start).unwrap_or(&self.text);
         let line = before.matches('\n').count() + 1;
         let col = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
         (line, col)

@@ -169,3 +169,18 @@ fn check_template(stage: &str, run: &Node, manifest: &Manifest) -> Result<()> {
 fn holes(text: &str) -> impl Iterator<Item = &str> {
     text.split('{').skip(1).filter_map(|rest| rest.split_once('}').map(|(hole, _)| hole))
 }
+
+/// What `erw stages command` prints: a command has no manifest, so an example stands for it.
+pub const HELP: &str = r#"# Any program as a stage, with the same graph and cache. Its statements in the pipeline are its manifest:
+
+[stages.report]
+kind = "command"
+run = ["python3", "report.py", "{inputs.metrics}", "{outputs.page}", "{params.title}"]
+                                       # a program and its arguments; a string goes to `sh -c`
+inputs = { metrics = "fid" }           # any names, artifacts of any type
+outputs = { page = "report" }          # names and types; each is an empty folder when the program starts
+params = { title = "First try" }       # free values; they and `run` are in the key
+watch = ["report.py"]                  # files and folders whose contents are in the key, from this file's folder
+
+# Filled in inside `run`: {inputs.SLOT}, {outputs.NAME}, {params.NAME}, {threads}.
+"#;

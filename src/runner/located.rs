@@ -173,9 +173,11 @@ impl Source<'_> {
                 .chain(lines.take_while(|l| l.starts_with([' ', '\t'])).map_while(comment))
                 .collect(),
             None => {
-                let before = &self.text[..key.start];
-                let before = &before[..before.rfind('\n').map_or(0, |at| at + 1)];
-                let mut above: Vec<&str> = before.lines().rev().map_while(comment).collect();
+                // Lines with another indentation continue the comment of an earlier value.
+                let (above, line) = self.text[..key.start].rsplit_once('\n').unwrap_or(("", &self.text[..key.start]));
+                let indent = line.len() - line.trim_start().len();
+                let same = |l: &&str| l.len() - l.trim_start().len() == indent;
+                let mut above: Vec<&str> = above.lines().rev().take_while(same).map_while(comment).collect();
                 above.reverse();
                 above
             }

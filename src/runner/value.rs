@@ -210,8 +210,11 @@ mod tests {
     #[test]
     fn values_become_canonical() {
         let list = FieldType::List(Box::new(FieldType::Float));
-        assert_eq!(check(&field(FieldType::Float), &Value::from(1)), Ok(json!(1.0)));
-        assert_eq!(check(&field(list), &Value::from(vec![Value::from(1), Value::from(-0.0)])), Ok(json!([1.0, 0.0])));
+        assert_eq!(check(&field(FieldType::Float), &Value::from(1i64)), Ok(json!(1.0)));
+        assert_eq!(
+            check(&field(list), &Value::from(vec![Value::from(1i64), Value::from(-0.0)])),
+            Ok(json!([1.0, 0.0]))
+        );
         assert!(check(&field(FieldType::Int), &Value::from(1.0)).is_err(), "an integer is never made of a float");
         assert!(check(&field(FieldType::Float), &Value::from(f64::NAN)).is_err());
     }

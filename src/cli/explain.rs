@@ -1,0 +1,92 @@
+//! `erw explain PIPELINE STAGE`: what a stage is, what it takes, and every value with who stated it.
+
+use super::common::{PipelineArgs, columns, print};
+use crate::error::{Error, Result};
+use crate::runner::graph::{Origin, Pipeline, Stage};
+use crate::runner::manifest::{Field, Params, Registry};
+use crate::runner::{command, select, suggest, value};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// The stage to explain; all stages without it
+    pub stage: Option<String>,
+}
+
+pub fn run(args: &Args, registry: Registry) -> Result<()> {
+    print(&text(&args.pipeline.load(registry)?, args.stage.as_deref())?)
+}
+
+/// What is printed.
+pub fn text(pipeline: &Pipeline, stage: Option<&str>) -> Result<String> {
+    let Some(name) = stage else {
+        let all: Vec<String> = pipeline.stages.iter().map(|s| describe(pipeline, s)).collect();
+        return Ok(all.join("\n"));
+    };
+    match select::named(pipeline, name).first() {
+        Some(id) => Ok(describe(pipeline, pipeline.stage(*id))),
+        None => {
+            let names = pipeline.stages.iter().map(|s| s.name.as_str());
+            let error = Error::usage(format!("no stage `{name}` in `{}`", pipeline.file.display()));
+            Err(error.maybe_hint(suggest::hint(name, names, "the stages are")))
+        }
+    }
+}
+
+fn describe(pipeline: &Pipeline, stage: &Stage) -> String {
+    let mut text = format!("{}: {}\nkind {}", stage.name, stage.manifest.summary, stage.kind.name);
+    if stage.kind.name != command::NAME {
+        text.push_str(&format!(", revision {}", stage.manifest.revision));
+    }
+    text.push('\n');
+    section(&mut text, "inputs", inputs(pipeline, stage));
+    let outputs =
+        stage.manifest.outputs.iter().map(|o| vec![o.name.clone(), stage.outputs[&o.name].clone(), note(&o.doc)]);
+    section(&mut text, "outputs", outputs.collect());
+    section(&mut text, "params", fields(stage, "params", &stage.manifest.params, &stage.params));
+    let operation = fields(stage, "operation", &stage.manifest.operation, &stage.operation);
+    section(&mut text, "operation (not in the key)", operation);
+    let sources = stage.sources.iter().map(|(name, s)| vec![name.clone(), s.path.display().to_string()]);
+    section(&mut text, "files outside the cache", sources.collect());
+    text
+}
+
+fn section(text: &mut String, title: &str, rows: Vec<Vec<String>>) {
+    if !rows.is_empty() {
+        text.push_str(&format!("\n{title}\n{}", columns(&rows, "  ")));
+    }
+}
+
+fn inputs(pipeline: &Pipeline, stage: &Stage) -> Vec<Vec<String>> {
+    let row = |slot: &crate::runner::manifest::Slot| match stage.inputs.get(&slot.name) {
+        Some(edge) => {
+            let from = format!("<- {}.{} ({})", pipeline.stage(edge.from).name, edge.output, edge.ty);
+            vec![slot.name.clone(), from, stated(stage, "inputs", &slot.name), note(&slot.doc)]
+        }
+        None => vec![slot.name.clone(), format!("open (takes {})", slot.wanted()), String::new(), note(&slot.doc)],
+    };
+    stage.manifest.inputs.iter().map(row).collect()
+}
+
+fn fields(stage: &Stage, part: &str, fields: &[Field], values: &Params) -> Vec<Vec<String>> {
+    let row = |field: &Field| {
+        let shown = values.get(&field.name).map(value::show).unwrap_or_default();
+        vec![field.name.clone(), format!("= {shown}"), stated(stage, part, &field.name), note(&field.doc)]
+    };
+    fields.iter().map(row).collect()
+}
+
+/// Who stated a value: a file with its line, or the layer.
+fn stated(stage: &Stage, part: &str, name: &str) -> String {
+    match stage.origins.get(&format!("{part}.{name}")) {
+        Some(Origin { place: Some(place), .. }) => place.to_string(),
+        Some(Origin { layer, .. }) if layer == "manifest" => format!("stages/{}.toml", stage.kind.name),
+        Some(Origin { layer, .. }) => layer.clone(),
+        None => String::new(),
+    }
+}
+
+fn note(doc: &str) -> String {
+    if doc.is_empty() { String::new() } else { format!("# {doc}") }
+}

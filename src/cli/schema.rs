@@ -1,0 +1,228 @@
+//! `erw schema`: a JSON Schema (draft 2020-12) of pipeline files, made from the manifests, so that editors complete
+//! and check while one types. It is as strict as a single file allows: what a parent may have stated is not required.
+
+use super::common::print;
+use crate::error::{Error, Result};
+use crate::runner::command;
+use crate::runner::manifest::{Field, FieldType, Manifest, Registry};
+use serde_json::{Map, Value, json};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+pub fn run(_: &Args, registry: Registry) -> Result<()> {
+    let schema = schema(registry)?;
+    let text =
+        serde_json::to_string_pretty(&schema).map_err(|e| Error::internal("cannot write the schema").because(e))?;
+    print(&format!("{text}\n"))
+}
+
+/// The schema.
+pub fn schema(registry: Registry) -> Result<Value> {
+    let manifests: Vec<Manifest> =
+        registry.iter().map(|k| Manifest::parse(k.name, k.manifest)).collect::<Result<_>>()?;
+    let mut definitions = Map::new();
+    for manifest in &manifests {
+        definitions.insert(format!("kind-{}", manifest.kind), stage(manifest));
+    }
+    definitions.insert("kind-command".into(), command_stage());
+    definitions.insert("resources".into(), resources());
+    let mut choices: Vec<Value> = definitions
+        .keys()
+        .filter(|k| k.starts_with("kind-"))
+        .map(|k| json!({ "$ref": format!("#/$defs/{k}") }))
+        .collect();
+    choices.push(inherited());
+    let mut shared = Map::new();
+    for field in manifests.iter().flat_map(|m| m.params.iter().chain(&m.operation)) {
+        // Kinds may differ in defaults and limits; here only the name and its meaning count.
+        shared.entry(&field.name).or_insert_with(|| json!({ "description": field.doc }));
+    }
+    Ok(json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "erw pipeline",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "name": { "type": "string", "description": "shown to people; without it, the file's name" },
+            "extends": { "type": "string", "description": "a pipeline to inherit from, relative to this file" },
+            "params": {
+                "type": "object",
+                "description": "values for every stage whose kind declares them",
+                "additionalProperties": true,
+                "properties": shared,
+            },
+            "stages": {
+                "type": "object",
+                "propertyNames": { "pattern": "^[A-Za-z0-9_-]+$" },
+                "additionalProperties": { "oneOf": choices },
+            },
+            "sweep": sweep(),
+        },
+        "$defs": definitions,
+    }))
+}
+
+fn stage(manifest: &Manifest) -> Value {
+    let inputs: Map<String, Value> = manifest
+        .inputs
+        .iter()
+        .map(|slot| {
+            let about = format!("takes {}. {}", slot.wanted(), slot.doc);
+            (slot.name.clone(), connection(about.trim_end(), slot.optional))
+        })
+        .collect();
+    let needed: Vec<&str> = manifest.inputs.iter().filter(|s| !s.optional).map(|s| s.name.as_str()).collect();
+    let mut required = vec!["kind"];
+    if !needed.is_empty() {
+        required.push("inputs");
+    }
+    json!({
+        "title": manifest.kind,
+        "description": manifest.summary,
+        "type": "object",
+        "required": required,
+        "additionalProperties": false,
+        "properties": {
+            "kind": { "const": manifest.kind, "description": manifest.summary },
+            "inputs": { "type": "object", "additionalProperties": false, "required": needed, "properties": inputs },
+            "params": fields(&manifest.params),
+            "operation": fields(&manifest.operation),
+            "resources": { "$ref": "#/$defs/resources" },
+        },
+    })
+}
+
+fn connection(about: &str, optional: bool) -> Value {
+    let text = json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)?$" });
+    match optional {
+        true => json!({ "description": about, "anyOf": [text, { "const": false }] }),
+        false => json!({ "description": about, "type": "string", "pattern": text["pattern"] }),
+    }
+}
+
+fn fields(fields: &[Field]) -> Value {
+    let properties: Map<String, Value> = fields.iter().map(|f| (f.name.clone(), field(f))).collect();
+    json!({ "type": "object", "additionalProperties": false, "properties": properties })
+}
+
+fn field(field: &Field) -> Value {
+    let mut schema = Map::new();
+    let required = field.default.is_none() && !field.optional;
+    let about = if required { format!("{} (required)", field.doc) } else { field.doc.clone() };
+    schema.insert("description".into(), about.trim_start().into());
+    // Limits and choices of a list hold for its elements.
+    let mut value = Map::new();
+    let ty = match &field.ty {
+        FieldType::List(of) => of,
+        ty => ty,
+    };
+    value.insert("type".into(), type_name(ty).into());
+    if !field.one_of.is_empty() {
+        value.insert("enum".into(), field.one_of.clone().into());
+    }
+    value.extend(field.min.map(|min| ("minimum".to_string(), json!(min))));
+    value.extend(field.max.map(|max| ("maximum".to_string(), json!(max))));
+    match (&field.ty, ty) {
+        (FieldType::List(_), FieldType::List(_)) => schema.extend([("type".to_string(), json!("array"))]),
+        (FieldType::List(_), _) => {
+            schema.extend([("type".to_string(), json!("array")), ("items".to_string(), value.into())])
+        }
+        _ => schema.extend(value),
+    }
+    if let Some(default) = &field.default {
+        schema.insert("default".into(), default.clone());
+    }
+    schema.into()
+}
+
+fn type_name(ty: &FieldType) -> &'static str {
+    match ty {
+        FieldType::Bool => "boolean",
+        FieldType::Int => "integer",
+        FieldType::Float => "number",
+        FieldType::String | FieldType::Path => "string",
+        FieldType::List(_) => "array",
+    }
+}
+
+fn command_stage() -> Value {
+    let words = json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 });
+    json!({
+        "title": command::NAME,
+        "description": "run a program with declared inputs, outputs and watched files",
+        "type": "object",
+        "required": ["kind", "run", "outputs"],
+        "additionalProperties": false,
+        "properties": {
+            "kind": { "const": command::NAME },
+            "run": {
+                "description": "a program and its arguments, or a line for sh -c; {inputs.SLOT}, {outputs.NAME}, {params.NAME} and {threads} are filled in",
+                "anyOf": [words, { "type": "string" }],
+            },
+            "inputs": { "type": "object", "additionalProperties": connection("a stage, or stage.output", false) },
+            "outputs": {
+                "type": "object",
+                "minProperties": 1,
+                "additionalProperties": { "type": "string", "description": "the artifact's type" },
+            },
+            "params": { "type": "object", "description": "free values, in the key" },
+            "watch": { "type": "array", "items": { "type": "string" }, "description": "files and folders whose contents are in the key" },
+            "resources": { "$ref": "#/$defs/resources" },
+        },
+    })
+}
+
+/// A stage whose kind a parent states.
+fn inherited() -> Value {
+    json!({
+        "title": "inherited",
+        "description": "a stage of a parent pipeline, with the differences",
+        "type": "object",
+        "not": { "required": ["kind"] },
+        "additionalProperties": false,
+        "properties": {
+            "remove": { "const": true, "description": "leave this stage of the parent out" },
+            "inputs": { "type": "object" },
+            "params": { "type": "object" },
+            "operation": { "type": "object" },
+            "resources": { "$ref": "#/$defs/resources" },
+            "run": {},
+            "outputs": { "type": "object" },
+            "watch": { "type": "array" },
+        },
+    })
+}
+
+fn resources() -> Value {
+    json!({
+        "type": "object",
+        "description": "what a stage may use; never in the key",
+        "additionalProperties": false,
+        "properties": {
+            "threads": { "type": "integer", "minimum": 1 },
+            "mem": {
+                "description": "8GiB, 500 MB, or a number of bytes",
+                "anyOf": [
+                    { "type": "string", "pattern": "^[0-9.]+ *([kKMGT]B|[KMGT]iB|B)$" },
+                    { "type": "integer", "minimum": 0 },
+                ],
+            },
+            "gpus": { "type": "integer", "minimum": 0 },
+        },
+    })
+}
+
+fn sweep() -> Value {
+    json!({
+        "type": "object",
+        "description": "axes as \"STAGE.NAME\" = [values]; read by erw sweep",
+        "properties": {
+            "trials": {
+                "type": "array",
+                "items": { "type": "object", "required": ["name"], "properties": { "name": { "type": "string" } } },
+            },
+        },
+        "additionalProperties": { "anyOf": [{ "type": "array", "minItems": 1 }, { "type": "object" }] },
+    })
+}

@@ -1,0 +1,50 @@
+//! `erw stages`: the kinds of stages; `erw stages KIND`: a kind's manifest as it is.
+
+use super::common::{columns, print};
+use crate::error::{Error, Result};
+use crate::runner::manifest::{Manifest, Registry};
+use crate::runner::{command, suggest};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print the manifest of this kind
+    pub kind: Option<String>,
+}
+
+pub fn run(args: &Args, registry: Registry) -> Result<()> {
+    print(&text(args.kind.as_deref(), registry)?)
+}
+
+/// What is printed.
+pub fn text(kind: Option<&str>, registry: Registry) -> Result<String> {
+    match kind {
+        Some(command::NAME) => Ok(command::HELP.to_string()),
+        Some(name) => match registry.iter().find(|k| k.name == name) {
+            Some(kind) => Ok(kind.manifest.to_string()),
+            None => {
+                let names = registry.iter().map(|k| k.name).chain([command::NAME]);
+                Err(Error::usage(format!("unknown kind `{name}`")).maybe_hint(suggest::hint(
+                    name,
+                    names,
+                    "the kinds are",
+                )))
+            }
+        },
+        None => table(registry),
+    }
+}
+
+fn table(registry: Registry) -> Result<String> {
+    let mut rows = vec![];
+    for kind in registry {
+        let manifest = Manifest::parse(kind.name, kind.manifest)?;
+        let slot =
+            |s: &crate::runner::manifest::Slot| format!("{}{}", s.types.join("|"), if s.optional { "?" } else { "" });
+        let inputs = manifest.inputs.iter().map(slot).collect::<Vec<_>>().join(", ");
+        let outputs = manifest.outputs.iter().map(|o| o.ty.as_str()).collect::<Vec<_>>().join(", ");
+        let arrow = if inputs.is_empty() { format!("-> {outputs}") } else { format!("{inputs} -> {outputs}") };
+        rows.push(vec![kind.name.to_string(), arrow, manifest.summary]);
+    }
+    rows.push(vec![command::NAME.into(), "any -> any".into(), "run a program with declared inputs and outputs".into()]);
+    Ok(columns(&rows, ""))
+}

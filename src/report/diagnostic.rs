@@ -1,0 +1,59 @@
+//! How an [`Error`] looks: the message, the place with its line and a caret, the causes, the hints.
+//!
+//! ```text
+//! error: stage `train`: unknown parameter `warm_steps`
+//!  --> pipelines/digits.toml:12:1
+//!    |
+//! 12 | warm_steps = 3
+//!    | ^^^^^^^^^^
+//!    |
+//! hint: did you mean `warmup_steps`?
+//! ```
+
+use crate::error::{Error, ErrorKind};
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use std::io::{IsTerminal, Write};
+
+/// The error as text, with a newline at the end; `color` adds terminal escapes.
+pub fn render(error: &Error, color: bool) -> String {
+    let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+    let message = match error.kind {
+        ErrorKind::Internal => format!("{} (a mistake in erw itself)", error.message),
+        _ => error.message.clone(),
+    };
+    let title = Level::ERROR.primary_title(message);
+    let group = match &error.place {
+        Some(place) if !place.text.is_empty() => {
+            let path = place.file.display().to_string();
+            let snippet = Snippet::source(place.text.to_string()).path(path);
+            let end = place.span.end.clamp(place.span.start, place.text.len());
+            // One line is enough: a caret under a whole table would bury the message.
+            let start = place.span.start.min(end);
+            let first = place.text.get(start..end).and_then(|s| s.split('\n').next()).map_or(0, |l| l.trim_end().len());
+            title.element(snippet.annotation(AnnotationKind::Primary.span(start..start + first)))
+        }
+        _ => Group::with_title(title),
+    };
+    let mut text = renderer.render(&[group]);
+    if let Some(place) = error.place.as_ref().filter(|p| p.text.is_empty()) {
+        text.push_str(&format!("\n --> {}", place.file.display()));
+    }
+    text.push('\n');
+    let (bold, cyan, plain) = if color { ("\x1b[1m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
+    for cause in &error.causes {
+        text.push_str(&format!("{bold}cause{plain}: {cause}\n"));
+    }
+    for hint in &error.hints {
+        text.push_str(&format!("{cyan}hint{plain}: {hint}\n"));
+    }
+    text
+}
+
+/// Prints the error to standard error; in colour on a terminal, unless `NO_COLOR` is set.
+pub fn print(error: &Error) {
+    let stderr = std::io::stderr();
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+    let text = render(error, stderr.is_terminal() && !no_color);
+    // Nobody is left to tell when standard error itself is gone.
+    let _ = stderr.lock().write_all(text.as_bytes());
+}

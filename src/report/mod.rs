@@ -1,0 +1,3 @@
+//! How things look. With `cli` the only code that prints.
+
+pub mod diagnostic;
