@@ -105,6 +105,12 @@ impl Error {
             None => self,
         }
     }
+    /// Says in front of the message where it belongs: "`what`: message".
+    #[must_use]
+    pub fn within(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
     /// Puts `message` in front; what was the message becomes the first cause.
     #[must_use]
     pub fn context(mut self, message: impl Into<String>) -> Self {

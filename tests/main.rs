@@ -1,2 +1,6 @@
-#[test]
-fn a() {}
+//! One test binary; a module per promise.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod messages;
+mod spec;
+mod support;

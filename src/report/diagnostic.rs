@@ -6,7 +6,6 @@
 //!    |
 //! 12 | warm_steps = 3
 //!    | ^^^^^^^^^^
-//!    |
 //! hint: did you mean `warmup_steps`?
 //! ```
 

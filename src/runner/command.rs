@@ -156,7 +156,7 @@ fn check_template(stage: &str, run: &Node, manifest: &Manifest) -> Result<()> {
             if !names.contains(&name) {
                 let hint = suggest::hint(name, names, &format!("its {part} are"))
                     .unwrap_or_else(|| format!("the stage states no {part}"));
-                return Err(Error::usage(format!("stage `{stage}`: `{{{hole}}}` stands for nothing"))
+                return Err(Error::usage(format!("stage `{stage}`: `{{{hole}}}` is none of its {part}"))
                     .at(word.place.clone())
                     .hint(hint));
             }

@@ -7,7 +7,7 @@ use super::layers::{Layers, Overrides, Setting};
 use super::manifest::{Field, FieldType, Params, Registry, Slot};
 use super::spec::{Spec, StageSpec};
 use super::{suggest, value};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use figment::value::{Dict, Value};
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, HashMap};
@@ -110,12 +110,7 @@ impl Resolver<'_> {
     /// An error about a value that was stated: at its place, or with the name of who stated it.
     fn at(&self, error: Error, part: &str, name: &str, value: &Value) -> Error {
         let origin = self.origin(part, name, value);
-        let mut error = error;
-        error.message = format!("stage `{}`: {}", self.spec.name, error.message);
-        match origin.place {
-            Some(place) => error.at(place),
-            None => error.hint(format!("it was set by `{}`", origin.layer)),
-        }
+        stated_by(error.within(&format!("stage `{}`", self.spec.name)), &origin)
     }
 
     fn fields(&mut self, part: &str, fields: &[Field], sources: &mut BTreeMap<String, Source>) -> Result<Params> {
@@ -231,6 +226,19 @@ impl Resolver<'_> {
     }
 }
 
+/// Adds the place of a faulty value, or who set it.
+fn stated_by(mut error: Error, origin: &Origin) -> Error {
+    if let Some(place) = &origin.place {
+        return error.at(place.clone());
+    }
+    let who = match origin.layer.strip_prefix("environment ") {
+        Some(variable) => format!("the environment variable `{variable}`"),
+        None => format!("`{}`", origin.layer),
+    };
+    error.hints.insert(0, format!("it was set by {who}"));
+    error
+}
+
 /// The template of a command, from its parameter.
 fn words(params: &Params) -> Vec<String> {
     let words = params.get(command::RUN).and_then(Json::as_array);
@@ -269,7 +277,7 @@ fn connect(spec: &Spec, drafts: &[Draft]) -> Result<Edges> {
         let mut inputs = BTreeMap::new();
         for wire in &draft.wires {
             let slot = &manifest.inputs[wire.slot];
-            let found = Joint { consumer: &draft.stage, slot, wire, drafts }.find(&index)?;
+            let found = Joint { consumer: &draft.stage, slot, wire, drafts, removed: &spec.removed }.find(&index)?;
             inputs.insert(slot.name.clone(), found);
         }
         if let Some(open) = manifest.inputs.iter().find(|s| !s.optional && !inputs.contains_key(&s.name)) {
@@ -277,9 +285,11 @@ fn connect(spec: &Spec, drafts: &[Draft]) -> Result<Edges> {
             let error = Error::usage(format!("stage `{}`: input `{}` is not connected", draft.stage.name, open.name));
             let hint = match fits.first() {
                 Some(fit) => format!("it takes {}; write `inputs.{} = \"{fit}\"`", open.wanted(), open.name),
-                None => format!("it takes {}, which no stage of this pipeline makes", open.wanted()),
+                None => format!("it takes {}, which no other stage of this pipeline makes", open.wanted()),
             };
-            return Err(error.at(spec.stages[i].place.clone()).hint(hint));
+            // It may have been connected by a parent, and taken back.
+            let taken = draft.stage.origins.get(&format!("inputs.{}", open.name)).and_then(|o| o.place.clone());
+            return Err(error.at(taken.unwrap_or_else(|| spec.stages[i].place.clone())).hint(hint));
         }
         edges.push(inputs);
     }
@@ -305,6 +315,7 @@ struct Joint<'a> {
     slot: &'a Slot,
     wire: &'a Wire,
     drafts: &'a [Draft],
+    removed: &'a HashMap<String, Place>,
 }
 
 impl Joint<'_> {
@@ -316,7 +327,10 @@ impl Joint<'_> {
         };
         let Some(&from) = index.get(stage) else {
             let names = self.drafts.iter().map(|d| d.stage.name.as_str());
-            let hint = suggest::hint(stage, names, "the stages are");
+            let hint = match self.removed.get(stage) {
+                Some(place) => Some(format!("`{stage}` is removed in {place}")),
+                None => suggest::hint(stage, names, "the stages are"),
+            };
             return Err(self.error(format!("no stage `{stage}`")).maybe_hint(hint));
         };
         let outputs = &self.drafts[from].stage.outputs;
@@ -328,7 +342,7 @@ impl Joint<'_> {
             None => self.only(stage, outputs)?,
         };
         if !self.slot.accepts(ty) {
-            let text = format!("`{}` is {ty}, and the input takes {}", self.wire.text, self.slot.wanted());
+            let text = format!("`{}` is of type {ty}, but the input takes {}", self.wire.text, self.slot.wanted());
             return Err(self.what_fits(self.error(text)));
         }
         Ok((from, output.clone(), ty.clone()))
@@ -347,7 +361,7 @@ impl Joint<'_> {
             [] => {
                 let made: Vec<String> = all.iter().map(|(n, ty)| format!("`{n}` ({ty})")).collect();
                 let text =
-                    format!("stage `{stage}` makes {}, and the input takes {}", made.join(", "), self.slot.wanted());
+                    format!("stage `{stage}` makes {}, but the input takes {}", made.join(", "), self.slot.wanted());
                 Err(self.what_fits(self.error(text)))
             }
             several => {
@@ -361,17 +375,14 @@ impl Joint<'_> {
     fn what_fits(&self, error: Error) -> Error {
         let fits = fitting(self.drafts, self.slot, &self.consumer.name);
         match fits.is_empty() {
-            true => error.hint(format!("no stage of this pipeline makes {}", self.slot.wanted())),
+            true => error.hint(format!("no other stage of this pipeline makes {}", self.slot.wanted())),
             false => error.hint(format!("these would fit: {}", suggest::ticked(fits.iter().map(String::as_str)))),
         }
     }
 
     fn error(&self, text: String) -> Error {
         let error = Error::usage(format!("stage `{}`: input `{}`: {text}", self.consumer.name, self.slot.name));
-        match &self.wire.origin.place {
-            Some(place) => error.at(place.clone()),
-            None => error.hint(format!("it was set by `{}`", self.wire.origin.layer)),
-        }
+        stated_by(error, &self.wire.origin)
     }
 }
 
@@ -425,7 +436,7 @@ fn cycle(spec: &Spec, drafts: &[Draft], edges: &Edges, path: &[usize]) -> Error 
     let names: Vec<&str> = flow.iter().map(|i| spec.stages[*i].name.as_str()).collect();
     let slot = edges[to].iter().find(|(_, (f, ..))| *f == from).map(|(slot, _)| slot);
     let place = slot.and_then(|s| drafts[to].stage.origins.get(&format!("inputs.{s}"))).and_then(|o| o.place.clone());
-    Error::usage(format!("the stages wait for each other: `{}`", names.join(" -> ")))
+    Error::usage(format!("the stages form a cycle: `{}`", names.join(" -> ")))
         .at(place.unwrap_or_else(|| spec.stages[to].place.clone()))
 }
 
@@ -454,9 +465,7 @@ fn check_kind(spec: &StageSpec, stage: &Stage) -> Result<()> {
         let named = e.message.split('`').skip(1).step_by(2);
         let parts = named.flat_map(|n| [format!("params.{n}"), format!("operation.{n}")]);
         let place = parts.filter_map(|p| stage.origins.get(&p)).find_map(|o| o.place.clone());
-        let mut e = e.at(place.unwrap_or_else(|| spec.place.clone()));
-        e.message = format!("stage `{}`: {}", stage.name, e.message);
-        e
+        e.at(place.unwrap_or_else(|| spec.place.clone())).within(&format!("stage `{}`", stage.name))
     })
 }
 

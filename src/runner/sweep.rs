@@ -64,11 +64,7 @@ pub fn expand(spec: &Spec, overrides: &Overrides) -> Result<SweepPlan> {
         let chosen: Vec<&Point> = axes.iter().zip(point).map(|(axis, i)| &axis.points[*i]).collect();
         let name = chosen.iter().map(|p| p.label.as_str()).collect::<Vec<_>>().join(",");
         let settings: Vec<Setting> = chosen.iter().flat_map(|p| p.settings.iter().map(|(_, _, s)| s.clone())).collect();
-        let pipeline = spec.resolve(overrides, &settings).map_err(|e| {
-            let mut e = e;
-            e.message = format!("trial `{name}`: {}", e.message);
-            e
-        })?;
+        let pipeline = spec.resolve(overrides, &settings).map_err(|e| e.within(&format!("trial `{name}`")))?;
         let settings = chosen.iter().flat_map(|p| p.settings.iter().map(|(k, v, _)| (k.clone(), v.clone()))).collect();
         trials.push(Trial { name, settings, stages: merge.add(pipeline) });
     }
@@ -147,11 +143,8 @@ fn distinct(points: &[Point], nodes: &[Node], what: &str) -> Result<()> {
 
 /// The text shown and the setting of one value of an axis or a trial.
 fn setting(spec: &Spec, entry: &Entry, node: &Node, base: &Path, what: &str) -> Result<(String, Setting)> {
-    let target = target(spec, &entry.key).map_err(|e| {
-        let mut e = e.at(entry.key_place.clone());
-        e.message = format!("{what} `{}`: {}", entry.key, e.message);
-        e
-    })?;
+    let target = target(spec, &entry.key)
+        .map_err(|e| e.at(entry.key_place.clone()).within(&format!("{what} `{}`", entry.key)))?;
     let text = serde_json::to_value(value::from_node(node)).map(|v| value::show(&v)).unwrap_or_default();
     let origin = Origin { layer: "trial".into(), place: Some(node.place.clone()) };
     Ok((text, Setting { target, value: Given::Node(node.clone()), origin, base: base.to_path_buf() }))
