@@ -156,6 +156,8 @@ fn sweeps() {
     sweep("axis_empty", "\"train.seed\" = []\n");
     sweep("axis_twice", "\"train.seed\" = [1, 2, 1]\n");
     sweep("trial_no_name", "[[sweep.trials]]\n\"train.seed\" = 1\n");
+    sweep("trial_name", "[[sweep.trials]]\nname = \"a=1\"\n");
+    sweep("trial_sets_axis", "\"train.seed\" = [0, 1]\n[[sweep.trials]]\nname = \"a\"\n\"train.seed\" = 1\n");
     sweep("trial_twice", "[[sweep.trials]]\nname = \"a\"\n[[sweep.trials]]\nname = \"a\"\n");
     sweep("trial_unknown", "[[sweep.trials]]\nname = \"a\"\n\"train.sede\" = 1\n");
     for (name, text) in [("sweep_none", ""), ("sweep_bad_value", "[sweep]\n\"train.steps\" = [1, 2, -3]\n")] {

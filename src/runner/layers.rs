@@ -159,6 +159,9 @@ impl Layers {
     }
 
     fn push(&mut self, mut layer: Layer) {
+        if layer.stages.is_empty() {
+            return;
+        }
         layer.index = self.layers.len();
         let figment = std::mem::take(&mut self.figment);
         self.figment = figment.merge(&layer);

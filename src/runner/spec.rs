@@ -42,6 +42,8 @@ pub(super) struct File {
     pub extends: Option<(String, Place)>,
     pub params: Vec<Entry>,
     pub stages: Vec<Entry>,
+    /// Position in `stages` by name.
+    pub index: HashMap<String, usize>,
     /// `"train.seed" = [0, 1]`, dotted names flattened.
     pub axes: Vec<Entry>,
     pub trials: Option<Vec<Node>>,
@@ -122,7 +124,7 @@ impl StageSpec {
 
 fn statements(files: &[File], name: String, since: usize) -> impl Iterator<Item = (usize, &Entry)> {
     let found = files.iter().enumerate().skip(since);
-    found.filter_map(move |(i, f)| f.stages.iter().find(|e| e.key == name).map(|e| (i, e)))
+    found.filter_map(move |(i, f)| f.index.get(&name).map(|at| (i, &f.stages[*at])))
 }
 
 /// The file and its parents, the last parent first.
@@ -162,6 +164,7 @@ impl File {
             extends: None,
             params: vec![],
             stages: vec![],
+            index: HashMap::new(),
             axes: vec![],
             trials: None,
         };
@@ -178,7 +181,10 @@ impl File {
             "name" => self.name = Some(node.string("`name`")?.to_string()),
             "extends" => self.extends = Some((node.string("`extends`")?.to_string(), node.place.clone())),
             "params" => self.params = node.table("`params`")?.to_vec(),
-            "stages" => self.stages = node.table("`stages`")?.to_vec(),
+            "stages" => {
+                self.stages = node.table("`stages`")?.to_vec();
+                self.index = self.stages.iter().enumerate().map(|(i, e)| (e.key.clone(), i)).collect();
+            }
             "sweep" => {
                 let (trials, axes): (Vec<_>, Vec<_>) =
                     node.table("`sweep`")?.iter().cloned().partition(|e| e.key == "trials");

@@ -106,6 +106,14 @@ pub(super) fn axes(spec: &Spec) -> Result<Vec<Axis>> {
         distinct(&points, values, &format!("axis `{}`", entry.key))?;
         axes.push(Axis { points });
     }
+    let trials = axes.iter().flat_map(|a| &a.points).filter(|p| !p.label.contains('='));
+    for (key, _, setting) in trials.flat_map(|p| &p.settings) {
+        if stated.iter().any(|(axis, _)| axis.key == *key) {
+            let error =
+                Error::usage(format!("a trial sets `{key}`, which is an axis")).maybe_at(setting.origin.place.clone());
+            return Err(error.hint("give the axis's values to the trials, or leave it to the axis"));
+        }
+    }
     Ok(axes)
 }
 
@@ -117,6 +125,11 @@ fn named_trials(spec: &Spec, trials: &[Node], base: &Path) -> Result<Axis> {
             return Err(Error::usage("a trial needs a `name`").at(trial.place.clone()));
         };
         let label = name.string("the name of a trial")?.to_string();
+        if label.is_empty() || !label.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            return Err(Error::usage(format!("`{label}` cannot name a trial"))
+                .at(name.place.clone())
+                .hint("names of trials are made of letters, digits, `-`, `_` and `.`"));
+        }
         let settings: Vec<Entry> = entries.iter().filter(|e| e.key != "name").cloned().collect();
         let settings = flatten(&settings).into_iter().map(|e| {
             let (text, setting) = setting(spec, &e, &e.node, base, "trial")?;
@@ -221,7 +234,7 @@ fn description(stage: &Stage) -> String {
     let sources: BTreeMap<&String, String> =
         stage.sources.iter().map(|(k, s)| (k, s.path.display().to_string())).collect();
     let parts = (&stage.name, stage.kind.name, &stage.params, inputs, sources, &stage.outputs);
-    serde_json::to_string(&parts).unwrap_or_default()
+    serde_json::to_string(&parts).expect("maps with string keys have a JSON text")
 }
 
 /// The nearest trial names, for `erw sweep --trial`.
