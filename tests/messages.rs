@@ -35,6 +35,8 @@ fn malformed_files() {
 
 #[test]
 fn missing_file() {
+    let space = Space::new(&[("pipelines/pp.toml", "")]);
+    insta::assert_snapshot!("missing_file_near", space.message(&space.load().err().unwrap()));
     let space = Space::new(&[]);
     insta::assert_snapshot!("missing_file", space.message(&space.load().err().unwrap()));
 }

@@ -145,6 +145,23 @@ fn chain(path: &Path) -> Result<Vec<File>> {
     Ok(files)
 }
 
+/// A pipeline whose name is near to that of a missing one, beside it or in `pipelines`.
+fn near(path: &Path) -> Option<PathBuf> {
+    if path.exists() {
+        return None;
+    }
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let stem = path.file_stem()?.to_str()?;
+    [dir.to_path_buf(), dir.join("pipelines")].iter().find_map(|dir| {
+        let listed = std::fs::read_dir(if dir.as_os_str().is_empty() { Path::new(".") } else { dir }).ok()?;
+        let files = listed.filter_map(|e| e.ok()?.file_name().into_string().ok());
+        let mut stems: Vec<String> = files.filter_map(|f| f.strip_suffix(".toml").map(str::to_string)).collect();
+        stems.sort();
+        let found = suggest::nearest(stem, stems.iter().map(String::as_str))?;
+        Some(dir.join(format!("{found}.toml")))
+    })
+}
+
 /// One name per file, however it is written.
 fn identity(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
@@ -154,8 +171,9 @@ impl File {
     /// `place` is where a child names the file.
     fn read(path: &Path, place: Option<Place>) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| {
-            let error = Error::io("read pipeline", path, e).maybe_at(place);
-            if error.place.is_some() { error.hint("`extends` is relative to the file that states it") } else { error }
+            let near = near(path).map(|p| format!("did you mean `{}`?", p.display()));
+            let rule = place.is_some().then(|| "`extends` is relative to the file that states it".to_string());
+            Error::io("read pipeline", path, e).maybe_at(place).maybe_hint(near.or(rule))
         })?;
         let root = located::parse(path, &text)?;
         let mut file = Self {
