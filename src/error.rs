@@ -59,7 +59,8 @@ pub struct Error {
     pub kind: ErrorKind,
     /// Lower case, backticks around user names, no full stop.
     pub message: String,
-    pub place: Option<Place>,
+    /// Boxed, so that a `Result` stays small.
+    pub place: Option<Box<Place>>,
     /// Underlying causes, outermost first.
     pub causes: Vec<String>,
     pub hints: Vec<String>,
@@ -83,7 +84,7 @@ impl Error {
     }
     #[must_use]
     pub fn at(mut self, place: Place) -> Self {
-        self.place.get_or_insert(place);
+        self.place.get_or_insert_with(|| Box::new(place));
         self
     }
     #[must_use]
@@ -104,6 +105,12 @@ impl Error {
             Some(place) => self.at(place),
             None => self,
         }
+    }
+    /// Says in front of the message where it belongs: "`what`: message".
+    #[must_use]
+    pub fn within(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
     }
     /// Puts `message` in front; what was the message becomes the first cause.
     #[must_use]

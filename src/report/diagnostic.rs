@@ -6,7 +6,6 @@
 //!    |
 //! 12 | warm_steps = 3
 //!    | ^^^^^^^^^^
-//!    |
 //! hint: did you mean `warmup_steps`?
 //! ```
 
@@ -26,7 +25,7 @@ pub fn render(error: &Error, color: bool) -> String {
         Some(place) if !place.text.is_empty() => {
             let path = place.file.display().to_string();
             let snippet = Snippet::source(place.text.to_string()).path(path);
-            let end = place.span.end.clamp(place.span.start, place.text.len());
+            let end = place.span.end.min(place.text.len());
             // One line is enough: a caret under a whole table would bury the message.
             let start = place.span.start.min(end);
             let first = place.text.get(start..end).and_then(|s| s.split('\n').next()).map_or(0, |l| l.trim_end().len());
@@ -56,4 +55,42 @@ pub fn print(error: &Error) {
     let text = render(error, stderr.is_terminal() && !no_color);
     // Nobody is left to tell when standard error itself is gone.
     let _ = stderr.lock().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Place;
+
+    fn error(text: &str, span: std::ops::Range<usize>) -> Error {
+        Error::usage("bad").at(Place { file: "p.toml".into(), text: text.into(), span })
+    }
+
+    #[test]
+    fn the_caret_stands_under_the_value() {
+        let text = "é = \"ü\"\r\nb = 2\r\n";
+        let at = text.find('2').unwrap();
+        let shown = render(&error(text, at..at + 1).hint("try 3").because("two"), false);
+        assert_eq!(shown, "error: bad\n --> p.toml:2:5\n  |\n2 | b = 2\n  |     ^\ncause: two\nhint: try 3\n");
+    }
+
+    #[test]
+    fn a_value_of_many_lines_is_shown_by_its_first() {
+        let text = "a = [\n  1,\n  2,\n]\n";
+        assert!(render(&error(text, 4..text.len() - 1), false).ends_with("1 | a = [\n  |     ^\n"));
+    }
+
+    #[test]
+    fn spans_outside_the_text_do_no_harm() {
+        for span in [7..9, 3..3, 0..0] {
+            assert!(render(&error("a=1", span), false).starts_with("error: bad\n"));
+        }
+        assert_eq!(render(&error("", 0..0), false), "error: bad\n --> p.toml\n");
+    }
+
+    #[test]
+    fn colour_is_asked_for() {
+        let hinted = error("a = 1", 0..1).hint("x");
+        assert!(render(&hinted, true).contains("\x1b[") && !render(&hinted, false).contains("\x1b["));
+    }
 }

@@ -156,7 +156,7 @@ fn check_template(stage: &str, run: &Node, manifest: &Manifest) -> Result<()> {
             if !names.contains(&name) {
                 let hint = suggest::hint(name, names, &format!("its {part} are"))
                     .unwrap_or_else(|| format!("the stage states no {part}"));
-                return Err(Error::usage(format!("stage `{stage}`: `{{{hole}}}` stands for nothing"))
+                return Err(Error::usage(format!("stage `{stage}`: `{{{hole}}}` is none of its {part}"))
                     .at(word.place.clone())
                     .hint(hint));
             }
@@ -178,9 +178,10 @@ kind = "command"
 run = ["python3", "report.py", "{inputs.metrics}", "{outputs.page}", "{params.title}"]
                                        # a program and its arguments; a string goes to `sh -c`
 inputs = { metrics = "fid" }           # any names, artifacts of any type
-outputs = { page = "report" }          # names and types; each is an empty folder when the program starts
+outputs = { page = "report" }          # names and types; the program makes a file or folder at each path
 params = { title = "First try" }       # free values; they and `run` are in the key
-watch = ["report.py"]                  # files and folders whose contents are in the key, from this file's folder
+watch = ["report.py"]                  # files and folders whose contents are in the key
 
-# Filled in inside `run`: {inputs.SLOT}, {outputs.NAME}, {params.NAME}, {threads}.
+# Filled in inside `run`: {inputs.SLOT}, {outputs.NAME}, {params.NAME}, {threads}, and {checkpoints}, a folder that
+# is kept until the stage succeeds. The program runs in the folder of the pipeline.
 "#;

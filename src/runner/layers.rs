@@ -159,6 +159,9 @@ impl Layers {
     }
 
     fn push(&mut self, mut layer: Layer) {
+        if layer.stages.is_empty() {
+            return;
+        }
         layer.index = self.layers.len();
         let figment = std::mem::take(&mut self.figment);
         self.figment = figment.merge(&layer);
@@ -295,7 +298,8 @@ fn environment(spec: &Spec, overrides: &Overrides) -> Result<Vec<Setting>> {
         if let (None, Some(stage), true) = (spec.stage(parts[0]), dashed, parts.len() > 1) {
             parts[0] = &stage.name;
         }
-        let target = target(spec, &parts.join(".")).map_err(|e| e.context(format!("environment `{variable}`")))?;
+        let target =
+            target(spec, &parts.join(".")).map_err(|e| e.within(&format!("environment variable `{variable}`")))?;
         found.push(outside(target, text, format!("environment {variable}")));
     }
     Ok(found)
@@ -308,7 +312,7 @@ fn command_line(spec: &Spec, overrides: &Overrides) -> Result<Vec<Setting>> {
             return Err(Error::usage(format!("`--set {text}` has no value")).hint("write `--set STAGE.NAME=VALUE`"));
         };
         let key = key.trim();
-        let target = target(spec, key).map_err(|e| e.context(format!("`--set {text}`")))?;
+        let target = target(spec, key).map_err(|e| e.within(&format!("`--set {text}`")))?;
         found.push(outside(target, value.trim(), format!("--set {key}")));
     }
     Ok(found)

@@ -109,7 +109,12 @@ impl Source<'_> {
         let mut lines = e.message().lines().map(str::trim).filter(|l| !l.is_empty());
         let first = lines.next().unwrap_or("syntax error").to_string();
         let rest: Vec<&str> = lines.collect();
-        let mut error = Error::new(ErrorKind::Usage, format!("malformed TOML: {first}"));
+        let key = e.span().and_then(|span| self.text.get(span)).unwrap_or_default();
+        let message = match first.as_str() {
+            "duplicate key" => format!("`{key}` is stated twice"),
+            _ => format!("malformed TOML: {first}"),
+        };
+        let mut error = Error::new(ErrorKind::Usage, message);
         if !rest.is_empty() {
             error = error.hint(rest.join("; "));
         }

@@ -1,16 +1,17 @@
-//! From a [`Spec`] to a [`Pipeline`]: every value checked against its manifest, every edge against the types
-//! on both ends, the stages in topological order. Nothing runs, and no file but the pipelines is read.
+//! From a [`Spec`] to a [`Pipeline`]: every value checked against its manifest; `edges` then connects the stages.
+//! Nothing runs, and no file but the pipelines is read.
 
 use super::command;
-use super::graph::{Command, Edge, Origin, Pipeline, Resources, Source, Stage, StageId};
+use super::edges::{Draft, Wire, arrange, connect, order, stated_by};
+use super::graph::{Command, Origin, Pipeline, Resources, Source, Stage, StageId};
 use super::layers::{Layers, Overrides, Setting};
-use super::manifest::{Field, FieldType, Params, Registry, Slot};
+use super::manifest::{Field, FieldType, Params, Registry};
 use super::spec::{Spec, StageSpec};
-use super::{suggest, value};
+use super::value;
 use crate::error::{Error, Result};
 use figment::value::{Dict, Value};
 use serde_json::Value as Json;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 impl Pipeline {
@@ -24,20 +25,6 @@ impl Pipeline {
     pub fn stage(&self, id: StageId) -> &Stage {
         &self.stages[id.0]
     }
-}
-
-/// A stage before its edges are drawn.
-struct Draft {
-    stage: Stage,
-    /// What each slot's statement says.
-    wires: Vec<Wire>,
-}
-
-/// `slot = "stage.output"` as stated.
-struct Wire {
-    slot: usize,
-    text: String,
-    origin: Origin,
 }
 
 impl Spec {
@@ -110,12 +97,7 @@ impl Resolver<'_> {
     /// An error about a value that was stated: at its place, or with the name of who stated it.
     fn at(&self, error: Error, part: &str, name: &str, value: &Value) -> Error {
         let origin = self.origin(part, name, value);
-        let mut error = error;
-        error.message = format!("stage `{}`: {}", self.spec.name, error.message);
-        match origin.place {
-            Some(place) => error.at(place),
-            None => error.hint(format!("it was set by `{}`", origin.layer)),
-        }
+        stated_by(error.within(&format!("stage `{}`", self.spec.name)), &origin)
     }
 
     fn fields(&mut self, part: &str, fields: &[Field], sources: &mut BTreeMap<String, Source>) -> Result<Params> {
@@ -258,205 +240,13 @@ fn bytes(value: &Value) -> Option<u64> {
     (bytes < u64::MAX as f64).then_some(bytes as u64)
 }
 
-/// By stage, by slot: the producing stage's index in the spec and its output.
-type Edges = Vec<BTreeMap<String, (usize, String, String)>>;
-
-fn connect(spec: &Spec, drafts: &[Draft]) -> Result<Edges> {
-    let index: HashMap<&str, usize> = drafts.iter().enumerate().map(|(i, d)| (d.stage.name.as_str(), i)).collect();
-    let mut edges: Edges = Vec::with_capacity(drafts.len());
-    for (i, draft) in drafts.iter().enumerate() {
-        let manifest = &draft.stage.manifest;
-        let mut inputs = BTreeMap::new();
-        for wire in &draft.wires {
-            let slot = &manifest.inputs[wire.slot];
-            let found = Joint { consumer: &draft.stage, slot, wire, drafts }.find(&index)?;
-            inputs.insert(slot.name.clone(), found);
-        }
-        if let Some(open) = manifest.inputs.iter().find(|s| !s.optional && !inputs.contains_key(&s.name)) {
-            let fits = fitting(drafts, open, &draft.stage.name);
-            let error = Error::usage(format!("stage `{}`: input `{}` is not connected", draft.stage.name, open.name));
-            let hint = match fits.first() {
-                Some(fit) => format!("it takes {}; write `inputs.{} = \"{fit}\"`", open.wanted(), open.name),
-                None => format!("it takes {}, which no stage of this pipeline makes", open.wanted()),
-            };
-            return Err(error.at(spec.stages[i].place.clone()).hint(hint));
-        }
-        edges.push(inputs);
-    }
-    Ok(edges)
-}
-
-/// The outputs that a slot could take, shortest spelling.
-fn fitting(drafts: &[Draft], slot: &Slot, except: &str) -> Vec<String> {
-    let mut fits = vec![];
-    for stage in drafts.iter().map(|d| &d.stage).filter(|s| s.name != except) {
-        let names: Vec<&String> = stage.outputs.iter().filter(|(_, ty)| slot.accepts(ty)).map(|(n, _)| n).collect();
-        match names.as_slice() {
-            [_] => fits.push(stage.name.clone()),
-            several => fits.extend(several.iter().map(|n| format!("{}.{n}", stage.name))),
-        }
-    }
-    fits
-}
-
-/// One statement `slot = "stage.output"` on its way to an edge.
-struct Joint<'a> {
-    consumer: &'a Stage,
-    slot: &'a Slot,
-    wire: &'a Wire,
-    drafts: &'a [Draft],
-}
-
-impl Joint<'_> {
-    /// Index of the producing stage, output, type.
-    fn find(&self, index: &HashMap<&str, usize>) -> Result<(usize, String, String)> {
-        let (stage, output) = match self.wire.text.split_once('.') {
-            Some((stage, output)) => (stage, Some(output)),
-            None => (self.wire.text.as_str(), None),
-        };
-        let Some(&from) = index.get(stage) else {
-            let names = self.drafts.iter().map(|d| d.stage.name.as_str());
-            let hint = suggest::hint(stage, names, "the stages are");
-            return Err(self.error(format!("no stage `{stage}`")).maybe_hint(hint));
-        };
-        let outputs = &self.drafts[from].stage.outputs;
-        let (output, ty) = match output {
-            Some(output) => outputs.get_key_value(output).ok_or_else(|| {
-                let hint = suggest::hint(output, outputs.keys().map(String::as_str), "its outputs are");
-                self.error(format!("stage `{stage}` has no output `{output}`")).maybe_hint(hint)
-            })?,
-            None => self.only(stage, outputs)?,
-        };
-        if !self.slot.accepts(ty) {
-            let text = format!("`{}` is {ty}, and the input takes {}", self.wire.text, self.slot.wanted());
-            return Err(self.what_fits(self.error(text)));
-        }
-        Ok((from, output.clone(), ty.clone()))
-    }
-
-    /// The stage's only output, or its only output of an accepted type.
-    fn only<'o>(&self, stage: &str, outputs: &'o BTreeMap<String, String>) -> Result<(&'o String, &'o String)> {
-        let all: Vec<_> = outputs.iter().collect();
-        if let [one] = all.as_slice() {
-            return Ok(*one);
-        }
-        let fit: Vec<_> = all.iter().copied().filter(|(_, ty)| self.slot.accepts(ty)).collect();
-        match fit.as_slice() {
-            [one] => Ok(*one),
-            [] if all.is_empty() => Err(self.error(format!("stage `{stage}` has no outputs"))),
-            [] => {
-                let made: Vec<String> = all.iter().map(|(n, ty)| format!("`{n}` ({ty})")).collect();
-                let text =
-                    format!("stage `{stage}` makes {}, and the input takes {}", made.join(", "), self.slot.wanted());
-                Err(self.what_fits(self.error(text)))
-            }
-            several => {
-                let names: Vec<String> = several.iter().map(|(n, _)| format!("`{stage}.{n}`")).collect();
-                let text = format!("stage `{stage}` makes {} outputs that fit", several.len());
-                Err(self.error(text).hint(format!("write one of {}", names.join(", "))))
-            }
-        }
-    }
-
-    fn what_fits(&self, error: Error) -> Error {
-        let fits = fitting(self.drafts, self.slot, &self.consumer.name);
-        match fits.is_empty() {
-            true => error.hint(format!("no stage of this pipeline makes {}", self.slot.wanted())),
-            false => error.hint(format!("these would fit: {}", suggest::ticked(fits.iter().map(String::as_str)))),
-        }
-    }
-
-    fn error(&self, text: String) -> Error {
-        let error = Error::usage(format!("stage `{}`: input `{}`: {text}", self.consumer.name, self.slot.name));
-        match &self.wire.origin.place {
-            Some(place) => error.at(place.clone()),
-            None => error.hint(format!("it was set by `{}`", self.wire.origin.layer)),
-        }
-    }
-}
-
-/// Indices into the spec such that what a stage takes comes before it; otherwise as stated. A depth-first walk
-/// of our own, because petgraph's `toposort` names one stage of a cycle and a user needs the whole cycle.
-fn order(spec: &Spec, drafts: &[Draft], edges: &Edges) -> Result<Vec<usize>> {
-    const OPEN: u8 = 1;
-    const DONE: u8 = 2;
-    let mut state = vec![0u8; edges.len()];
-    let mut order = Vec::with_capacity(edges.len());
-    // Its own stack: a chain of many thousand stages must not exhaust the thread's.
-    let needs: Vec<Vec<usize>> = edges.iter().map(|e| e.values().map(|(from, ..)| *from).collect()).collect();
-    for root in 0..edges.len() {
-        let mut stack: Vec<(usize, usize)> = vec![];
-        if state[root] == 0 {
-            state[root] = OPEN;
-            stack.push((root, 0));
-        }
-        while let Some((stage, next)) = stack.last_mut() {
-            let Some(&need) = needs[*stage].get(*next) else {
-                state[*stage] = DONE;
-                order.push(*stage);
-                stack.pop();
-                continue;
-            };
-            *next += 1;
-            match state[need] {
-                DONE => {}
-                OPEN => {
-                    let path: Vec<usize> = stack.iter().map(|(s, _)| *s).skip_while(|s| *s != need).collect();
-                    return Err(cycle(spec, drafts, edges, &path));
-                }
-                _ => {
-                    state[need] = OPEN;
-                    stack.push((need, 0));
-                }
-            }
-        }
-    }
-    Ok(order)
-}
-
-/// `path`: each stage takes something from the next, the last from the first.
-fn cycle(spec: &Spec, drafts: &[Draft], edges: &Edges, path: &[usize]) -> Error {
-    // Shown in the direction of the data, from the stage stated first.
-    let mut flow: Vec<usize> = path.iter().rev().copied().collect();
-    let first = flow.iter().enumerate().min_by_key(|(_, s)| **s).map_or(0, |(i, _)| i);
-    flow.rotate_left(first);
-    let (from, to) = (flow[0], flow.get(1).copied().unwrap_or(flow[0]));
-    flow.push(flow[0]);
-    let names: Vec<&str> = flow.iter().map(|i| spec.stages[*i].name.as_str()).collect();
-    let slot = edges[to].iter().find(|(_, (f, ..))| *f == from).map(|(slot, _)| slot);
-    let place = slot.and_then(|s| drafts[to].stage.origins.get(&format!("inputs.{s}"))).and_then(|o| o.place.clone());
-    Error::usage(format!("the stages wait for each other: `{}`", names.join(" -> ")))
-        .at(place.unwrap_or_else(|| spec.stages[to].place.clone()))
-}
-
-fn arrange(drafts: Vec<Draft>, edges: Edges, order: &[usize]) -> Vec<Stage> {
-    let mut position = vec![0; order.len()];
-    for (new, old) in order.iter().enumerate() {
-        position[*old] = new;
-    }
-    let mut stages: Vec<(usize, Stage)> = drafts
-        .into_iter()
-        .zip(edges)
-        .enumerate()
-        .map(|(i, (draft, inputs))| {
-            let edge = |(from, output, ty)| Edge { from: StageId(position[from]), output, ty };
-            let inputs = inputs.into_iter().map(|(slot, found)| (slot, edge(found))).collect();
-            (position[i], Stage { inputs, ..draft.stage })
-        })
-        .collect();
-    stages.sort_by_key(|(position, _)| *position);
-    stages.into_iter().map(|(_, stage)| stage).collect()
-}
-
 /// The kind's own check. Its error is placed at the parameter it names, or at the stage.
 fn check_kind(spec: &StageSpec, stage: &Stage) -> Result<()> {
     (stage.kind.check)(&stage.params, &stage.operation).map_err(|e| {
         let named = e.message.split('`').skip(1).step_by(2);
         let parts = named.flat_map(|n| [format!("params.{n}"), format!("operation.{n}")]);
         let place = parts.filter_map(|p| stage.origins.get(&p)).find_map(|o| o.place.clone());
-        let mut e = e.at(place.unwrap_or_else(|| spec.place.clone()));
-        e.message = format!("stage `{}`: {}", stage.name, e.message);
-        e
+        e.at(place.unwrap_or_else(|| spec.place.clone())).within(&format!("stage `{}`", stage.name))
     })
 }
 

@@ -7,7 +7,7 @@ use super::located::{self, Entry, Node, Toml};
 use super::manifest::{Manifest, Registry, StageKind};
 use super::suggest;
 use crate::error::{Error, Place, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub struct Spec {
     pub(super) files: Vec<File>,
     /// In the order in which the files first state them, parents first.
     pub(super) stages: Vec<StageSpec>,
+    /// Inherited stages that are gone, with the place of their removal.
+    pub(super) removed: HashMap<String, Place>,
 }
 
 /// One stage before its values are known.
@@ -40,6 +42,8 @@ pub(super) struct File {
     pub extends: Option<(String, Place)>,
     pub params: Vec<Entry>,
     pub stages: Vec<Entry>,
+    /// Position in `stages` by name.
+    pub index: HashMap<String, usize>,
     /// `"train.seed" = [0, 1]`, dotted names flattened.
     pub axes: Vec<Entry>,
     pub trials: Option<Vec<Node>>,
@@ -49,11 +53,14 @@ impl Spec {
     /// Reads `path` and its parents. Nothing but pipeline files is read.
     pub fn read(path: &Path, registry: Registry) -> Result<Self> {
         let files = chain(path)?;
-        let mut spec = Self { name: String::new(), file: path.to_path_buf(), files, stages: vec![] };
+        let mut spec =
+            Self { name: String::new(), file: path.to_path_buf(), files, stages: vec![], removed: HashMap::new() };
         let leaf = spec.leaf();
         let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         spec.name = leaf.name.clone().unwrap_or_else(stem);
-        spec.stages = stages(&spec.files, registry)?;
+        let alive = alive(&spec.files)?;
+        spec.removed = alive.removed;
+        spec.stages = stages(&spec.files, &alive.stages, registry)?;
         for stage in &spec.stages {
             for (_, entry) in stage.statements(&spec.files) {
                 check_stage(stage, entry)?;
@@ -117,7 +124,7 @@ impl StageSpec {
 
 fn statements(files: &[File], name: String, since: usize) -> impl Iterator<Item = (usize, &Entry)> {
     let found = files.iter().enumerate().skip(since);
-    found.filter_map(move |(i, f)| f.stages.iter().find(|e| e.key == name).map(|e| (i, e)))
+    found.filter_map(move |(i, f)| f.index.get(&name).map(|at| (i, &f.stages[*at])))
 }
 
 /// The file and its parents, the last parent first.
@@ -138,6 +145,23 @@ fn chain(path: &Path) -> Result<Vec<File>> {
     Ok(files)
 }
 
+/// A pipeline whose name is near to that of a missing one, beside it or in `pipelines`.
+fn near(path: &Path) -> Option<PathBuf> {
+    if path.exists() {
+        return None;
+    }
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let stem = path.file_stem()?.to_str()?;
+    [dir.to_path_buf(), dir.join("pipelines")].iter().find_map(|dir| {
+        let listed = std::fs::read_dir(if dir.as_os_str().is_empty() { Path::new(".") } else { dir }).ok()?;
+        let files = listed.filter_map(|e| e.ok()?.file_name().into_string().ok());
+        let mut stems: Vec<String> = files.filter_map(|f| f.strip_suffix(".toml").map(str::to_string)).collect();
+        stems.sort();
+        let found = suggest::nearest(stem, stems.iter().map(String::as_str))?;
+        Some(dir.join(format!("{found}.toml")))
+    })
+}
+
 /// One name per file, however it is written.
 fn identity(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
@@ -147,8 +171,9 @@ impl File {
     /// `place` is where a child names the file.
     fn read(path: &Path, place: Option<Place>) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| {
-            let error = Error::io("read pipeline", path, e).maybe_at(place);
-            if error.place.is_some() { error.hint("`extends` is relative to the file that states it") } else { error }
+            let near = near(path).map(|p| format!("did you mean `{}`?", p.display()));
+            let rule = place.is_some().then(|| "`extends` is relative to the file that states it".to_string());
+            Error::io("read pipeline", path, e).maybe_at(place).maybe_hint(near.or(rule))
         })?;
         let root = located::parse(path, &text)?;
         let mut file = Self {
@@ -157,6 +182,7 @@ impl File {
             extends: None,
             params: vec![],
             stages: vec![],
+            index: HashMap::new(),
             axes: vec![],
             trials: None,
         };
@@ -173,7 +199,10 @@ impl File {
             "name" => self.name = Some(node.string("`name`")?.to_string()),
             "extends" => self.extends = Some((node.string("`extends`")?.to_string(), node.place.clone())),
             "params" => self.params = node.table("`params`")?.to_vec(),
-            "stages" => self.stages = node.table("`stages`")?.to_vec(),
+            "stages" => {
+                self.stages = node.table("`stages`")?.to_vec();
+                self.index = self.stages.iter().enumerate().map(|(i, e)| (e.key.clone(), i)).collect();
+            }
             "sweep" => {
                 let (trials, axes): (Vec<_>, Vec<_>) =
                     node.table("`sweep`")?.iter().cloned().partition(|e| e.key == "trials");
@@ -210,8 +239,7 @@ pub(super) fn flatten(entries: &[Entry]) -> Vec<Entry> {
 }
 
 /// The stages that are left when the last file has spoken.
-fn stages(files: &[File], registry: Registry) -> Result<Vec<StageSpec>> {
-    let alive = alive(files)?;
+fn stages(files: &[File], alive: &[(String, usize)], registry: Registry) -> Result<Vec<StageSpec>> {
     if alive.is_empty() {
         let place = files.last().map(|f| Place { file: f.path.clone(), text: Arc::from(""), span: 0..0 });
         return Err(Error::usage("the pipeline has no stages")
@@ -220,10 +248,10 @@ fn stages(files: &[File], registry: Registry) -> Result<Vec<StageSpec>> {
     }
     let mut manifests: HashMap<&'static str, Arc<Manifest>> = HashMap::new();
     let mut stages = Vec::with_capacity(alive.len());
-    for (name, since) in &alive {
+    for (name, since) in alive {
         let stated: Vec<&Entry> = statements(files, name.clone(), *since).map(|(_, e)| e).collect();
         let last = stated.last().expect("an alive stage is stated somewhere");
-        let kind = kind_of(name, &stated, &alive, registry)?;
+        let kind = kind_of(name, &stated, alive, registry)?;
         let manifest = if kind.name == command::NAME {
             Arc::new(command::manifest(name, &stated)?)
         } else if let Some(known) = manifests.get(kind.name) {
@@ -237,16 +265,23 @@ fn stages(files: &[File], registry: Registry) -> Result<Vec<StageSpec>> {
     Ok(stages)
 }
 
-/// Names in order of first statement, with the file from which on their statements count.
-fn alive(files: &[File]) -> Result<Vec<(String, usize)>> {
+/// What is left of the stages of all files.
+struct Alive {
+    /// Names in order of first statement, with the file from which on their statements count.
+    stages: Vec<(String, usize)>,
+    removed: HashMap<String, Place>,
+}
+
+fn alive(files: &[File]) -> Result<Alive> {
     let mut alive: Vec<(String, usize)> = vec![];
-    let mut known: HashMap<String, ()> = HashMap::new();
+    let mut known: HashSet<String> = HashSet::new();
+    let mut removed = HashMap::new();
     for (index, file) in files.iter().enumerate() {
         for entry in &file.stages {
             check_name(entry)?;
             entry.node.table(&format!("stage `{}`", entry.key))?;
             if removes(entry)? {
-                if known.remove(&entry.key).is_none() {
+                if !known.remove(&entry.key) {
                     let names = alive.iter().map(|(n, _)| n.as_str());
                     let error = Error::usage(format!("no parent has a stage `{}` to remove", entry.key));
                     return Err(error.at(entry.key_place.clone()).maybe_hint(suggest::hint(
@@ -256,12 +291,14 @@ fn alive(files: &[File]) -> Result<Vec<(String, usize)>> {
                     )));
                 }
                 alive.retain(|(n, _)| *n != entry.key);
-            } else if known.insert(entry.key.clone(), ()).is_none() {
+                removed.insert(entry.key.clone(), entry.key_place.clone());
+            } else if known.insert(entry.key.clone()) {
                 alive.push((entry.key.clone(), index));
+                removed.remove(&entry.key);
             }
         }
     }
-    Ok(alive)
+    Ok(Alive { stages: alive, removed })
 }
 
 fn check_name(entry: &Entry) -> Result<()> {

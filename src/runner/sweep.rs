@@ -64,11 +64,7 @@ pub fn expand(spec: &Spec, overrides: &Overrides) -> Result<SweepPlan> {
         let chosen: Vec<&Point> = axes.iter().zip(point).map(|(axis, i)| &axis.points[*i]).collect();
         let name = chosen.iter().map(|p| p.label.as_str()).collect::<Vec<_>>().join(",");
         let settings: Vec<Setting> = chosen.iter().flat_map(|p| p.settings.iter().map(|(_, _, s)| s.clone())).collect();
-        let pipeline = spec.resolve(overrides, &settings).map_err(|e| {
-            let mut e = e;
-            e.message = format!("trial `{name}`: {}", e.message);
-            e
-        })?;
+        let pipeline = spec.resolve(overrides, &settings).map_err(|e| e.within(&format!("trial `{name}`")))?;
         let settings = chosen.iter().flat_map(|p| p.settings.iter().map(|(k, v, _)| (k.clone(), v.clone()))).collect();
         trials.push(Trial { name, settings, stages: merge.add(pipeline) });
     }
@@ -110,6 +106,14 @@ pub(super) fn axes(spec: &Spec) -> Result<Vec<Axis>> {
         distinct(&points, values, &format!("axis `{}`", entry.key))?;
         axes.push(Axis { points });
     }
+    let trials = axes.iter().flat_map(|a| &a.points).filter(|p| !p.label.contains('='));
+    for (key, _, setting) in trials.flat_map(|p| &p.settings) {
+        if stated.iter().any(|(axis, _)| axis.key == *key) {
+            let error =
+                Error::usage(format!("a trial sets `{key}`, which is an axis")).maybe_at(setting.origin.place.clone());
+            return Err(error.hint("give the axis's values to the trials, or leave it to the axis"));
+        }
+    }
     Ok(axes)
 }
 
@@ -121,6 +125,11 @@ fn named_trials(spec: &Spec, trials: &[Node], base: &Path) -> Result<Axis> {
             return Err(Error::usage("a trial needs a `name`").at(trial.place.clone()));
         };
         let label = name.string("the name of a trial")?.to_string();
+        if label.is_empty() || !label.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            return Err(Error::usage(format!("`{label}` cannot name a trial"))
+                .at(name.place.clone())
+                .hint("names of trials are made of letters, digits, `-`, `_` and `.`"));
+        }
         let settings: Vec<Entry> = entries.iter().filter(|e| e.key != "name").cloned().collect();
         let settings = flatten(&settings).into_iter().map(|e| {
             let (text, setting) = setting(spec, &e, &e.node, base, "trial")?;
@@ -147,11 +156,8 @@ fn distinct(points: &[Point], nodes: &[Node], what: &str) -> Result<()> {
 
 /// The text shown and the setting of one value of an axis or a trial.
 fn setting(spec: &Spec, entry: &Entry, node: &Node, base: &Path, what: &str) -> Result<(String, Setting)> {
-    let target = target(spec, &entry.key).map_err(|e| {
-        let mut e = e.at(entry.key_place.clone());
-        e.message = format!("{what} `{}`: {}", entry.key, e.message);
-        e
-    })?;
+    let target = target(spec, &entry.key)
+        .map_err(|e| e.at(entry.key_place.clone()).within(&format!("{what} `{}`", entry.key)))?;
     let text = serde_json::to_value(value::from_node(node)).map(|v| value::show(&v)).unwrap_or_default();
     let origin = Origin { layer: "trial".into(), place: Some(node.place.clone()) };
     Ok((text, Setting { target, value: Given::Node(node.clone()), origin, base: base.to_path_buf() }))
@@ -228,7 +234,7 @@ fn description(stage: &Stage) -> String {
     let sources: BTreeMap<&String, String> =
         stage.sources.iter().map(|(k, s)| (k, s.path.display().to_string())).collect();
     let parts = (&stage.name, stage.kind.name, &stage.params, inputs, sources, &stage.outputs);
-    serde_json::to_string(&parts).unwrap_or_default()
+    serde_json::to_string(&parts).expect("maps with string keys have a JSON text")
 }
 
 /// The nearest trial names, for `erw sweep --trial`.

@@ -5,7 +5,7 @@ use super::located::{Node, Toml};
 use super::manifest::{Field, FieldType};
 use super::suggest;
 use crate::error::{Error, Place};
-use figment::value::{Num, Value};
+use figment::value::{Empty, Num, Tag, Value};
 use serde_json::Value as Json;
 
 /// Why a value does not fit its field.
@@ -43,7 +43,13 @@ pub fn check(field: &Field, value: &Value) -> Result<Json, Mismatch> {
             (FieldType::List(of), Some(_)) => of.describe(),
             (ty, _) => ty.describe(),
         };
-        let hint = Some(about(field)).filter(|h| !h.is_empty());
+        let hint = match (&field.ty, value) {
+            // `1e5` is a float to TOML.
+            (FieldType::Int, Value::Num(_, Num::F64(x))) if x.fract() == 0.0 && x.abs() < 1e15 => {
+                Some(format!("write `{}`, without point and exponent", *x as i64))
+            }
+            _ => Some(about(field)).filter(|h| !h.is_empty()),
+        };
         Mismatch { message: format!("{what} must be {wanted}, not {found}"), hint, index }
     })?;
     limits(field, &json)?;
@@ -128,11 +134,11 @@ fn describe(value: &Value) -> String {
         Value::Char(..) => "a string".into(),
         Value::Array(..) => "a list".into(),
         Value::Dict(..) => "a table".into(),
-        Value::Empty(..) => "nothing".into(),
+        Value::Empty(..) => "a date".into(),
     }
 }
 
-/// A TOML value for figment. Dates become tables, so that every check refuses them.
+/// A TOML value for figment. Dates become [`Value::Empty`], which nothing else is, so that every check refuses them.
 pub fn from_node(node: &Node) -> Value {
     match &node.value {
         Toml::Bool(b) => Value::from(*b),
@@ -143,7 +149,7 @@ pub fn from_node(node: &Node) -> Value {
         Toml::Table(entries) => {
             Value::from(entries.iter().map(|e| (e.key.clone(), from_node(&e.node))).collect::<figment::value::Dict>())
         }
-        Toml::Date => Value::from(figment::value::Dict::new()),
+        Toml::Date => Value::Empty(Tag::Default, Empty::None),
     }
 }
 

@@ -1,3 +1,5 @@
 //! What several test modules share.
 
+pub mod experiment;
 pub mod golden;
+pub mod toys;

@@ -1,0 +1,266 @@
+//! Pipelines as they are meant: layers and their provenance, inheritance, edges, commands, sweeps, and what the
+//! command line shows of them.
+
+use crate::support::toys::{BASE, Space, TOYS, names, overrides, stage};
+use erw::cli::{explain, graph, schema, stages};
+use erw::runner::graph::{Pipeline, StageId};
+use erw::runner::manifest::Manifest;
+use erw::runner::select::select;
+use erw::runner::sweep::SweepPlan;
+use serde_json::json;
+
+fn extended(text: &str) -> Space {
+    Space::one(&format!("extends = \"base.toml\"\n{text}"))
+}
+
+/// Layer and, for files, `file:line` of a value.
+fn origin(space: &Space, pipeline: &Pipeline, name: &str, value: &str) -> String {
+    let origin = &stage(pipeline, name).origins[value];
+    let place = origin.place.as_ref().map(|p| format!(" {}", space.plain(&p.to_string())));
+    format!("{}{}", origin.layer, place.unwrap_or_default())
+}
+
+#[test]
+fn the_toy_manifests_are_sound() {
+    for kind in TOYS {
+        Manifest::parse(kind.name, kind.manifest).unwrap();
+    }
+}
+
+#[test]
+fn each_layer_beats_the_one_below() {
+    let steps = |space: &Space, set: &[&str], env: &[(&str, &str)]| {
+        let pipeline = space.load_with(set, env).unwrap();
+        let train = stage(&pipeline, "train");
+        (train.params["seed"].clone(), origin(space, &pipeline, "train", "params.seed"))
+    };
+    let text = |t: &str| t.to_string();
+    let base = Space::new(&[("p.toml", &BASE.replace("[params]\nseed = 1\n", ""))]);
+    assert_eq!(steps(&base, &[], &[]), (json!(0), text("manifest")));
+    let parent = extended("");
+    assert_eq!(steps(&parent, &[], &[]), (json!(1), text("pipeline [params] base.toml:3")));
+    let shared = extended("[params]\nseed = 2\n");
+    assert_eq!(steps(&shared, &[], &[]), (json!(2), text("pipeline [params] p.toml:3")));
+    let own = extended("[params]\nseed = 2\n[stages.train.params]\nseed = 3\n");
+    assert_eq!(steps(&own, &[], &[]), (json!(3), text("stage params p.toml:5")));
+    let env = [("ERW_SET__train__seed", "5"), ("OTHER", "x")];
+    assert_eq!(steps(&own, &[], &env), (json!(5), text("environment ERW_SET__train__seed")));
+    assert_eq!(steps(&own, &["train.seed=6"], &env), (json!(6), text("--set train.seed")));
+    // A key of [params] stays as weak as it is in the file.
+    assert_eq!(steps(&own, &["seed=7"], &[]).0, json!(3));
+    assert_eq!(steps(&shared, &["seed=7"], &[]), (json!(7), text("--set seed")));
+    assert_eq!(steps(&shared, &["seed=7"], &[("ERW_SET__seed", "8")]).0, json!(7));
+}
+
+#[test]
+fn a_parents_stage_is_weaker_than_a_childs_params() {
+    let space = Space::new(&[
+        ("p.toml", "extends = \"q.toml\"\n[params]\nsteps = 9\n"),
+        ("q.toml", "extends = \"base.toml\"\n[stages.train]\nparams = { steps = 8, lr = 1 }\n"),
+        ("base.toml", BASE),
+    ]);
+    let pipeline = space.load().unwrap();
+    assert_eq!(stage(&pipeline, "train").params["steps"], json!(9));
+    assert_eq!(stage(&pipeline, "train").params["lr"], json!(1.0), "an integer becomes the float that the field wants");
+    assert_eq!(pipeline.name, "p", "the name is not inherited");
+}
+
+#[test]
+fn operation_values_are_set_like_parameters() {
+    let space = extended("[stages.train]\noperation.log_every = 5\n");
+    let pipeline = space.load().unwrap();
+    assert_eq!(stage(&pipeline, "train").operation["log_every"], json!(5));
+    assert_eq!(origin(&space, &pipeline, "train", "operation.log_every"), "stage operation p.toml:3");
+    let pipeline = space.load_with(&["train.log_every=6"], &[]).unwrap();
+    assert_eq!(stage(&pipeline, "train").operation["log_every"], json!(6));
+    assert!(!stage(&pipeline, "train").params.contains_key("log_every"));
+}
+
+#[test]
+fn paths_start_where_they_are_stated() {
+    let own = "extends = \"sub/base.toml\"\n";
+    let source = |text: &str, set: &[&str]| {
+        let space = Space::new(&[("p.toml", text), ("sub/base.toml", BASE)]);
+        let pipeline = space.load_with(set, &[]).unwrap();
+        let images = stage(&pipeline, "images");
+        assert_eq!(images.sources["source"].missing.as_deref(), Some("run tools/get-images.sh"));
+        (images.params["source"].clone(), space.plain(&images.sources["source"].path.display().to_string()))
+    };
+    assert_eq!(source(own, &[]), (json!("data/train"), "sub/data/train".into()));
+    let child = format!("{own}[stages.images.params]\nsource = \"mine\"\n");
+    assert_eq!(source(&child, &[]), (json!("mine"), "mine".into()));
+    assert_eq!(source(own, &["images.source=here"]), (json!("here"), "here".into()));
+}
+
+#[test]
+fn stages_come_and_go() {
+    let space = extended("[stages.train]\nremove = true\n[stages.pair]\nkind = \"pair\"\n");
+    assert_eq!(names(&space.load().unwrap()), ["images", "codec", "pair"]);
+    let back = "extends = \"q.toml\"\n[stages.train]\nkind = \"train\"\ninputs.latents = \"codec\"\nparams.steps = 1\n";
+    let q = "extends = \"base.toml\"\n[stages.train]\nremove = true\n";
+    let space = Space::new(&[("p.toml", back), ("q.toml", q), ("base.toml", &BASE.replace("100", "100, lr = 5.0"))]);
+    let pipeline = space.load().unwrap();
+    assert_eq!(stage(&pipeline, "train").params["lr"], json!(1e-4), "what was said before the removal is forgotten");
+}
+
+#[test]
+fn edges_find_their_output() {
+    let space = extended(
+        "[stages.late]\nkind = \"train\"\ninputs = { latents = \"pair.right\", init = \"train\" }\nparams = { steps = 1, makes = \"warmed\" }\n\
+         [stages.pair]\nkind = \"pair\"\n",
+    );
+    let pipeline = space.load().unwrap();
+    assert_eq!(names(&pipeline), ["images", "codec", "train", "pair", "late"], "what is taken comes first");
+    let late = stage(&pipeline, "late");
+    let edge = |slot: &str| {
+        let e = &late.inputs[slot];
+        format!("{}.{} {}", pipeline.stage(e.from).name, e.output, e.ty)
+    };
+    assert_eq!((edge("latents").as_str(), edge("init").as_str()), ("pair.right latents", "train.out sit"));
+    assert_eq!(late.outputs["out"], "warmed", "the type follows the parameter");
+    let codec = &stage(&pipeline, "train").inputs["latents"];
+    assert_eq!(codec.output, "latents", "the only output of an accepted type");
+    // `false` takes back an optional input, in a file or from outside.
+    let open = space.load_with(&["late.inputs.init=false"], &[]).unwrap();
+    assert!(!stage(&open, "late").inputs.contains_key("init"));
+}
+
+#[test]
+fn resources_are_read() {
+    let space = extended("[stages.train]\nresources = { threads = 2, mem = \"8GiB\", gpus = 1 }\n");
+    let pipeline = space.load().unwrap();
+    let r = &stage(&pipeline, "train").resources;
+    assert_eq!((r.threads, r.mem, r.gpus), (Some(2), Some(8 << 30), 1));
+    let r = &stage(&pipeline, "codec").resources;
+    assert_eq!((r.threads, r.mem, r.gpus), (None, None, 0));
+}
+
+#[test]
+fn commands_are_stages() {
+    let space = Space::new(&[
+        ("p.toml", "extends = \"sub/c.toml\"\n[stages.c]\nparams.title = \"b\"\n"),
+        (
+            "sub/c.toml",
+            "extends = \"../base.toml\"\n[stages.c]\nkind = \"command\"\nrun = [\"x.py\", \"{inputs.net}\", \"{params.title}\"]\n\
+             inputs = { net = \"train\" }\noutputs = { report = \"report\" }\nwatch = [\"x.py\"]\nparams = { title = \"a\", n = 1 }\n\
+             [stages.sh]\nkind = \"command\"\nrun = \"cat {inputs.r}/* | sort ${X} > {outputs.o}/all\"\ninputs.r = \"c\"\noutputs.o = \"text\"\n",
+        ),
+        ("base.toml", BASE),
+    ]);
+    let pipeline = space.load_with(&["c.n=3"], &[]).unwrap();
+    let c = stage(&pipeline, "c");
+    assert_eq!(c.kind.name, "command");
+    assert_eq!(c.command.as_ref().unwrap().run, ["x.py", "{inputs.net}", "{params.title}"]);
+    assert_eq!(c.params["run"], json!(["x.py", "{inputs.net}", "{params.title}"]), "the template is in the key");
+    assert_eq!((c.params["title"].clone(), c.params["n"].clone()), (json!("b"), json!(3)));
+    assert_eq!(space.plain(&c.sources["watch.0"].path.display().to_string()), "sub/x.py");
+    assert_eq!(c.outputs["report"], "report");
+    assert_eq!(pipeline.stage(c.inputs["net"].from).name, "train");
+    let sh = stage(&pipeline, "sh").command.as_ref().unwrap();
+    assert_eq!(sh.run, ["sh", "-c", "cat {inputs.r}/* | sort ${X} > {outputs.o}/all"]);
+}
+
+#[test]
+fn targets_bring_what_they_need() {
+    let space = extended("[stages.pair]\nkind = \"pair\"\n");
+    let pipeline = space.load().unwrap();
+    let chosen = |targets: &[&str]| {
+        let targets: Vec<String> = targets.iter().map(|t| t.to_string()).collect();
+        select(&pipeline, &targets).map(|ids| ids.iter().map(|id| pipeline.stage(*id).name.clone()).collect::<Vec<_>>())
+    };
+    assert_eq!(chosen(&["codec"]).unwrap(), ["images", "codec"]);
+    assert_eq!(chosen(&["pair", "images"]).unwrap(), ["images", "pair"]);
+    assert_eq!(chosen(&[]).unwrap().len(), 4);
+    insta::assert_snapshot!("unknown_target", space.message(&chosen(&["codce"]).unwrap_err()));
+}
+
+const SWEEP: &str = "extends = \"base.toml\"
+[stages.warm]
+kind = \"train\"
+inputs.latents = \"codec\"
+params = { steps = 5, makes = \"warmed\" }
+[stages.train.inputs]
+init = \"warm\"
+[sweep]
+\"train.seed\" = [0, 1]
+\"codec.scale\" = [1.5, 2.0]
+[[sweep.trials]]
+name = \"erw\"
+[[sweep.trials]]
+name = \"sit\"
+\"train.inputs.init\" = false
+";
+
+#[test]
+fn equal_stages_of_trials_are_one() {
+    let space = Space::one(SWEEP);
+    let plan = SweepPlan::load(&space.path("p.toml"), TOYS, &Default::default()).unwrap();
+    let trials: Vec<&str> = plan.trials.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(trials.len(), 8);
+    assert_eq!(trials[..3], ["erw,seed=0,scale=1.5", "erw,seed=0,scale=2.0", "erw,seed=1,scale=1.5"]);
+    let mut all = names(&plan.pipeline);
+    let topological = plan.pipeline.stages.iter().enumerate().all(|(i, s)| s.inputs.values().all(|e| e.from.0 < i));
+    assert!(topological);
+    all.sort_unstable();
+    let mut expected = vec!["images", "codec@scale=1.5", "codec@scale=2.0", "warm@scale=1.5", "warm@scale=2.0"];
+    let trains: Vec<String> = trials.iter().map(|t| format!("train@{t}")).collect();
+    expected.extend(trains.iter().map(String::as_str));
+    expected.sort_unstable();
+    assert_eq!(all, expected);
+    let sit = plan.trials.iter().find(|t| t.name == "sit,seed=1,scale=2.0").unwrap();
+    let train = plan.pipeline.stage(sit.stages["train"]);
+    assert_eq!((train.name.as_str(), &train.params["seed"]), ("train@sit,seed=1,scale=2.0", &json!(1)));
+    assert!(!train.inputs.contains_key("init"));
+    assert_eq!(plan.pipeline.stage(train.inputs["latents"].from).name, "codec@scale=2.0");
+    assert_eq!(sit.settings[0], ("train.inputs.init".to_string(), "false".to_string()));
+    let base: Vec<StageId> = select(&plan.pipeline, &["warm".into()]).unwrap();
+    assert_eq!(base.len(), 5, "a base name stands for the stage in every trial");
+}
+
+#[test]
+fn an_axis_that_changes_only_cost_makes_no_second_stage() {
+    let space = extended("[sweep]\n\"train.log_every\" = [1, 2]\ntrain.seed = [0, 1]\n");
+    let plan = SweepPlan::load(&space.path("p.toml"), TOYS, &Default::default()).unwrap();
+    assert_eq!(names(&plan.pipeline), ["images", "codec", "train@seed=0", "train@seed=1"]);
+}
+
+#[test]
+fn set_beats_a_trial() {
+    let space = extended("[sweep]\n\"train.seed\" = [0, 1]\n");
+    let plan = SweepPlan::load(&space.path("p.toml"), TOYS, &overrides(&["train.lr=0.5"], &[])).unwrap();
+    assert!(plan.trials.iter().all(|t| plan.pipeline.stage(t.stages["train"]).params["lr"] == json!(0.5)));
+    let plan = SweepPlan::load(&space.path("p.toml"), TOYS, &overrides(&["train.seed=9"], &[])).unwrap();
+    assert_eq!(names(&plan.pipeline), ["images", "codec", "train"]);
+}
+
+#[test]
+fn a_thousand_stages_in_a_row_load() {
+    let mut text = String::from(
+        "[stages.s0]\nkind = \"train\"\ninputs.latents = \"p.left\"\nparams.steps = 1\n[stages.p]\nkind = \"pair\"\n",
+    );
+    for i in 1..1000 {
+        text.push_str(&format!(
+            "[stages.s{i}]\nkind = \"train\"\ninputs = {{ latents = \"p.left\", init = \"s{}\" }}\nparams.steps = 1\n",
+            i - 1
+        ));
+    }
+    assert_eq!(Space::one(&text).load().unwrap().stages.len(), 1001);
+}
+
+#[test]
+fn what_the_command_line_shows() {
+    let space = Space::one(SWEEP);
+    let pipeline = space.load_with(&["train.lr=1e-3"], &[("ERW_SET__train__path", "cosine")]).unwrap();
+    insta::assert_snapshot!("explain", space.plain(&explain::text(&pipeline, Some("train")).unwrap()));
+    let all: Vec<StageId> = select(&pipeline, &[]).unwrap();
+    insta::assert_snapshot!("graph_text", graph::text(&pipeline, &all, graph::Format::Text));
+    insta::assert_snapshot!("graph_dot", graph::text(&pipeline, &all, graph::Format::Dot));
+    insta::assert_snapshot!("graph_mermaid", graph::text(&pipeline, &all, graph::Format::Mermaid));
+    insta::assert_snapshot!("stages", stages::text(None, TOYS).unwrap());
+    assert_eq!(stages::text(Some("train"), TOYS).unwrap(), TOYS[2].manifest);
+    let error = stages::text(Some("trian"), TOYS).unwrap_err();
+    insta::assert_snapshot!("stages_unknown", space.message(&error));
+    let error = explain::text(&pipeline, Some("trian")).unwrap_err();
+    insta::assert_snapshot!("explain_unknown", space.message(&error));
+    insta::assert_snapshot!("schema", serde_json::to_string_pretty(&schema::schema(TOYS).unwrap()).unwrap());
+}
