@@ -221,7 +221,8 @@ fn gradients(
     Ok((grads, sums))
 }
 
-fn check_reached(params: &ParamSet, grads: &Tensors) -> Result<()> {
+/// An error naming every parameter that has no gradient: a layer was left out, or an operation cuts the gradient.
+pub fn check_reached(params: &ParamSet, grads: &Tensors) -> Result<()> {
     let cut: Vec<String> = params.vars().into_iter().map(|(n, _)| n).filter(|n| !grads.contains_key(n)).collect();
     if !cut.is_empty() {
         bail!("no gradient reaches {}", cut.join(", "));

@@ -96,8 +96,8 @@ impl Classifier {
         let text = std::fs::read_to_string(&config).map_err(|e| config_error(&e))?;
         let cfg: ClassifierConfig = serde_json::from_str(&text).map_err(|e| config_error(&e))?;
         let frozen = Frozen::new(weights::load(&file, device)?);
-        let net = Self::new(&cfg, frozen.builder(DType::F32, device))
-            .map_err(|e| within(file.display().to_string())(&e))?;
+        let net =
+            Self::new(&cfg, frozen.builder(DType::F32, device)).map_err(|e| within(file.display().to_string())(&e))?;
         match frozen.unused().first() {
             None => Ok(net),
             Some(name) => bail!("{}: tensor {name} is not part of the classifier in config.json", file.display()),

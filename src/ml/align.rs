@@ -1,0 +1,72 @@
+//! The coefficient of the alignment loss as a function of the step: what tells SiT, REPA, HASTE and ERW apart.
+
+use candle_core::{Result, bail};
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Schedule {
+    /// No alignment (SiT).
+    None,
+    /// c0 for ever (REPA).
+    Constant { c0: f64 },
+    /// c0 2^(-k / half_life) (ERW, the release's formula).
+    HalfLife { c0: f64, half_life: f64 },
+    /// c0 e^(-k / tau) (ERW, the paper's formula).
+    Exponential { c0: f64, tau: f64 },
+    /// c0 before step `stop`, 0 from then on (HASTE).
+    StopAt { c0: f64, stop: u64 },
+}
+
+impl Schedule {
+    /// Names that [`Schedule::new`] takes.
+    pub const NAMES: [&'static str; 5] = ["none", "constant", "half-life", "exponential", "stop-at"];
+
+    /// `length` is the half-life, the decay constant or the stopping step, in steps, where the schedule has one.
+    pub fn new(name: &str, c0: f64, length: u64) -> Result<Self> {
+        if matches!(name, "half-life" | "exponential") && length == 0 {
+            bail!("alignment schedule {name} needs a length above 0");
+        }
+        let steps = length as f64;
+        Ok(match name {
+            "none" => Self::None,
+            "constant" => Self::Constant { c0 },
+            "half-life" => Self::HalfLife { c0, half_life: steps },
+            "exponential" => Self::Exponential { c0, tau: steps },
+            "stop-at" => Self::StopAt { c0, stop: length },
+            _ => bail!("unknown alignment schedule {name}; there are {}", Self::NAMES.join(", ")),
+        })
+    }
+
+    /// The coefficient at a step, counted from 0.
+    pub fn at(self, step: u64) -> f64 {
+        let k = step as f64;
+        match self {
+            Self::None => 0.0,
+            Self::Constant { c0 } => c0,
+            Self::HalfLife { c0, half_life } => c0 * (-k / half_life).exp2(),
+            Self::Exponential { c0, tau } => c0 * (-k / tau).exp(),
+            Self::StopAt { c0, stop } => {
+                if step < stop {
+                    c0
+                } else {
+                    0.0
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coefficients_follow_their_formulas() {
+        let at = |name, step| Schedule::new(name, 6.0, 100).unwrap().at(step);
+        assert_eq!([at("none", 0), at("constant", 9999)], [0.0, 6.0]);
+        assert_eq!([at("half-life", 0), at("half-life", 100), at("half-life", 200)], [6.0, 3.0, 1.5]);
+        assert!((at("exponential", 100) - 6.0 / std::f64::consts::E).abs() < 1e-12);
+        assert_eq!([at("stop-at", 99), at("stop-at", 100)], [6.0, 0.0]);
+        assert!(Schedule::new("half-life", 6.0, 0).is_err());
+        assert!(Schedule::new("linear", 6.0, 1).unwrap_err().to_string().contains("half-life"));
+    }
+}

@@ -1,0 +1,59 @@
+//! The two losses of representation-aligned training: velocity and alignment.
+
+use candle_core::{D, DType, Result, Tensor, bail};
+
+/// Mean squared error of a predicted velocity, over everything.
+pub fn velocity(predicted: &Tensor, target: &Tensor) -> Result<Tensor> {
+    (predicted - target)?.sqr()?.mean_all()
+}
+
+/// Mean over encoders, samples and tokens of the negative cosine similarity of features and projected tokens, each
+/// `[B, N, Z]`. In f32 whatever comes in: in half precision the norms overflow.
+///
+/// (The release's warmup counts only the last sample of a batch; the paper means all, and so does this.)
+pub fn alignment(features: &[Tensor], projections: &[Tensor]) -> Result<Tensor> {
+    if features.is_empty() || features.len() != projections.len() {
+        bail!("{} sets of features for {} projections", features.len(), projections.len());
+    }
+    let mut total = None;
+    for (f, p) in features.iter().zip(projections) {
+        if f.dims() != p.dims() {
+            bail!("features {:?} do not match projections {:?}", f.dims(), p.dims());
+        }
+        let cosine = (unit(f)? * unit(p)?)?.sum(D::Minus1)?.mean_all()?;
+        total = Some(match total {
+            None => cosine,
+            Some(so_far) => (so_far + cosine)?,
+        });
+    }
+    let Some(total) = total else { bail!("alignment without features") };
+    total / -(features.len() as f64)
+}
+
+/// x / |x| along the last axis. The 1e-24 under the root does what a floor of 1e-12 on |x| does, and keeps the
+/// gradient of a zero vector finite.
+fn unit(x: &Tensor) -> Result<Tensor> {
+    let x = x.to_dtype(DType::F32)?;
+    let norm = (x.sqr()?.sum_keepdim(D::Minus1)? + 1e-24)?.sqrt()?;
+    x.broadcast_div(&norm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn alignment_is_a_mean_over_everything_and_safe_at_zero() {
+        let f = Tensor::new(&[[[1f32, 0.0], [0.0, 2.0]], [[3.0, 4.0], [1.0, 0.0]]], &Device::Cpu).unwrap();
+        let p = Tensor::new(&[[[2f32, 0.0], [0.0, -1.0]], [[6.0, 8.0], [0.0, 0.0]]], &Device::Cpu).unwrap();
+        let p = Var::from_tensor(&p).unwrap();
+        // Cosines 1, -1, 1 and, for the zero vector, 0.
+        let loss = alignment(std::slice::from_ref(&f), &[p.as_tensor().clone()]).unwrap();
+        assert!((loss.to_scalar::<f32>().unwrap() + 0.25).abs() < 1e-6);
+        let grads = loss.backward().unwrap();
+        let sum = grads.get(&p).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(sum.is_finite());
+        assert!(alignment(&[f], &[]).is_err());
+    }
+}

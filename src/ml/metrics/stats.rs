@@ -1,0 +1,86 @@
+//! Mean and covariance of a stream of feature vectors, in f64, batch by batch.
+//!
+//! Batches are merged by the pairwise update of Chan, Golub and LeVeque (1983), which does not subtract large sums
+//! from each other. Holds dim^2 numbers, whatever the number of samples.
+
+use candle_core::{DType, Result, Tensor, bail};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, get_global_parallelism};
+
+/// Count, mean and sum of squared deviations so far.
+#[derive(Debug, Clone)]
+pub struct Stats {
+    count: u64,
+    mean: Vec<f64>,
+    scatter: Mat<f64>,
+}
+
+impl Stats {
+    pub fn new(dim: usize) -> Self {
+        Self { count: 0, mean: vec![0.0; dim], scatter: Mat::zeros(dim, dim) }
+    }
+
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    pub fn dim(&self) -> usize {
+        self.mean.len()
+    }
+
+    pub fn mean(&self) -> &[f64] {
+        &self.mean
+    }
+
+    /// Adds the rows of `features`, `[n, dim]` of any float type. Not-a-number is an error: it would spoil everything.
+    pub fn push(&mut self, features: &Tensor) -> Result<()> {
+        let (n, dim) = features.dims2()?;
+        if dim != self.dim() {
+            bail!("features of dimension {dim} added to statistics of dimension {}", self.dim());
+        }
+        if n == 0 {
+            return Ok(());
+        }
+        let rows = features.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        if let Some(i) = rows.iter().position(|x| !x.is_finite()) {
+            bail!("feature {} of sample {} of a batch is not finite", i % dim, i / dim);
+        }
+        let rows = MatRef::from_row_major_slice(&rows, n, dim);
+        let mean: Vec<f64> = rows.col_iter().map(|c| c.iter().sum::<f64>() / n as f64).collect();
+        let centred = Mat::from_fn(n, dim, |i, j| rows[(i, j)] - mean[j]);
+        let mut batch = Self { count: n as u64, mean, scatter: Mat::zeros(dim, dim) };
+        let par = get_global_parallelism();
+        matmul(&mut batch.scatter, Accum::Replace, centred.transpose(), &centred, 1.0, par);
+        self.merge(&batch)
+    }
+
+    /// Adds the samples that `other` has seen.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        if other.dim() != self.dim() {
+            bail!("statistics of dimensions {} and {} cannot be merged", self.dim(), other.dim());
+        }
+        let total = self.count + other.count;
+        if other.count == 0 {
+            return Ok(());
+        }
+        let delta: Vec<f64> = other.mean.iter().zip(&self.mean).map(|(b, a)| b - a).collect();
+        let share = other.count as f64 / total as f64;
+        let cross = self.count as f64 * share;
+        for j in 0..delta.len() {
+            for i in 0..delta.len() {
+                self.scatter[(i, j)] += other.scatter[(i, j)] + cross * delta[i] * delta[j];
+            }
+        }
+        self.mean.iter_mut().zip(&delta).for_each(|(m, d)| *m += d * share);
+        self.count = total;
+        Ok(())
+    }
+
+    /// Covariance with the divisor n - 1, as `numpy.cov`.
+    pub fn covariance(&self) -> Result<Mat<f64>> {
+        if self.count < 2 {
+            bail!("a covariance needs 2 samples, there are {}", self.count);
+        }
+        Ok(&self.scatter * faer::Scale(1.0 / (self.count - 1) as f64))
+    }
+}

@@ -1,0 +1,332 @@
+//! SiT, the scalable interpolant transformer (arXiv 2401.08740), with REPA's projectors (arXiv 2410.06940).
+//!
+//! Parameter names are those of the released REPA and ERW checkpoints, so weights load without a rename table:
+//!
+//! ```text
+//! x_embedder.proj             patch convolution, weight [D, C, p, p]
+//! t_embedder.mlp.{0,2}        timestep MLP on a 256-wide sinusoid
+//! y_embedder.embedding_table  class table; with class dropout its last row is the null class
+//! pos_embed                   fixed sin/cos table [1, N, D]: in files, not trained
+//! feat_rope.freqs_{cos,sin}   with RoPE, tables [N, D / heads]: in files, not trained
+//! blocks.I.{attn.{qkv,proj,q_norm,k_norm},mlp.{fc1,fc2},adaLN_modulation.1}
+//! projectors.K.{0,2,4}
+//! final_layer.{linear,adaLN_modulation.1}   absent in the warmup variant
+//! ```
+//!
+//! The file knows nothing of paths, losses or sampling.
+
+mod config;
+mod tables;
+
+pub use config::{NAMES, SiTConfig};
+pub use tables::{rotary_2d, sincos_2d, timestep_sinusoid};
+
+use super::projector::Projector;
+use crate::ml::nn::{self, LayerNorm, Linear};
+use crate::ml::weights::{Tensors, xavier_uniform};
+use candle_core::{Device, Result, Tensor, bail};
+use candle_nn::{Init, Module, VarBuilder};
+
+const NORM_EPS: f64 = 1e-6;
+const QK_NORM_EPS: f64 = 1e-5;
+const SINUSOID: usize = 256;
+const ZERO: Init = Init::Const(0.0);
+const TABLE: Init = Init::Randn { mean: 0.0, stdev: 0.02 };
+
+/// Patches `[B, C, H, W]` to tokens `[B, N, D]`: a convolution of stride p, done as a matrix product.
+struct PatchEmbed {
+    linear: Linear,
+    patch: usize,
+}
+
+impl PatchEmbed {
+    fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
+        let (p, c, d) = (cfg.patch_size, cfg.in_channels, cfg.hidden);
+        let weight = vb.get_with_hints((d, c, p, p), "weight", xavier_uniform(c * p * p, d))?;
+        let bias = vb.get_with_hints(d, "bias", ZERO)?;
+        Ok(Self { linear: Linear::new(weight.reshape((d, c * p * p))?, bias), patch: p })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, c, h, w) = x.dims4()?;
+        let p = self.patch;
+        if h % p != 0 || w % p != 0 {
+            bail!("latents of {h}x{w} do not divide into patches of {p}x{p}");
+        }
+        let patches = x.reshape(&[b, c, h / p, p, w / p, p][..])?.permute([0, 2, 4, 1, 3, 5].as_slice())?;
+        self.linear.forward(&patches.reshape((b, h / p * (w / p), c * p * p))?)
+    }
+}
+
+/// The time `[B]` to a vector `[B, D]`.
+struct TimeEmbed {
+    layers: [Linear; 2],
+}
+
+impl TimeEmbed {
+    fn new(hidden: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            layers: [
+                nn::linear_with(SINUSOID, hidden, TABLE, ZERO, vb.pp("mlp.0"))?,
+                nn::linear_with(hidden, hidden, TABLE, ZERO, vb.pp("mlp.2"))?,
+            ],
+        })
+    }
+
+    fn forward(&self, t: &Tensor) -> Result<Tensor> {
+        let wave = timestep_sinusoid(t, SINUSOID)?;
+        self.layers[1].forward(&nn::silu(&self.layers[0].forward(&wave)?)?)
+    }
+}
+
+struct Attention {
+    heads: usize,
+    qkv: Linear,
+    norms: Option<(LayerNorm, LayerNorm)>,
+    proj: Linear,
+}
+
+impl Attention {
+    fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
+        let norm = |name| LayerNorm::new(cfg.head_dim(), QK_NORM_EPS, true, vb.pp(name));
+        Ok(Self {
+            heads: cfg.heads,
+            qkv: nn::linear(cfg.hidden, 3 * cfg.hidden, vb.pp("qkv"))?,
+            norms: if cfg.qk_norm { Some((norm("q_norm")?, norm("k_norm")?)) } else { None },
+            proj: nn::linear(cfg.hidden, cfg.hidden, vb.pp("proj"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
+        let mut qkv = self.qkv.forward(x)?;
+        if let Some((q_norm, k_norm)) = &self.norms {
+            qkv = nn::qk_norm(&qkv, self.heads, q_norm, k_norm)?;
+        }
+        if let Some((cos, sin)) = rope {
+            qkv = nn::rope(&qkv, self.heads, cos, sin)?;
+        }
+        self.proj.forward(&nn::attention(&qkv, self.heads)?)
+    }
+}
+
+struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl Mlp {
+    fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
+        let inner = cfg.mlp_width();
+        Ok(Self {
+            fc1: nn::linear(cfg.hidden, inner, vb.pp("fc1"))?,
+            fc2: nn::linear(inner, cfg.hidden, vb.pp("fc2"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.fc2.forward(&nn::gelu_tanh(&self.fc1.forward(x)?)?)
+    }
+}
+
+/// A transformer block whose norms and residuals are modulated by the condition (adaLN-Zero).
+struct Block {
+    attn: Attention,
+    mlp: Mlp,
+    modulation: Linear,
+}
+
+impl Block {
+    fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            attn: Attention::new(cfg, vb.pp("attn"))?,
+            mlp: Mlp::new(cfg, vb.pp("mlp"))?,
+            modulation: nn::linear_with(cfg.hidden, 6 * cfg.hidden, ZERO, ZERO, vb.pp("adaLN_modulation.1"))?,
+        })
+    }
+
+    /// `c` is the activated condition `[B, D]`.
+    fn forward(&self, x: &Tensor, c: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
+        let [shift1, scale1, gate1, shift2, scale2, gate2] = chunks(&self.modulation.forward(c)?)?;
+        let y = self.attn.forward(&nn::modulated_norm(x, &shift1, &scale1, NORM_EPS)?, rope)?;
+        let x = nn::gated_residual(x, &gate1, &y)?;
+        let y = self.mlp.forward(&nn::modulated_norm(&x, &shift2, &scale2, NORM_EPS)?)?;
+        nn::gated_residual(&x, &gate2, &y)
+    }
+}
+
+struct FinalLayer {
+    linear: Linear,
+    modulation: Linear,
+}
+
+impl FinalLayer {
+    fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
+        let outputs = cfg.patch_size * cfg.patch_size * cfg.in_channels;
+        Ok(Self {
+            linear: nn::linear_with(cfg.hidden, outputs, ZERO, ZERO, vb.pp("linear"))?,
+            modulation: nn::linear_with(cfg.hidden, 2 * cfg.hidden, ZERO, ZERO, vb.pp("adaLN_modulation.1"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, c: &Tensor) -> Result<Tensor> {
+        let [shift, scale] = chunks(&self.modulation.forward(c)?)?;
+        self.linear.forward(&nn::modulated_norm(x, &shift, &scale, NORM_EPS)?)
+    }
+}
+
+/// N equal parts of `[B, N D]`.
+fn chunks<const N: usize>(x: &Tensor) -> Result<[Tensor; N]> {
+    match x.chunk(N, 1)?.try_into() {
+        Ok(parts) => Ok(parts),
+        Err(parts) => bail!("{} modulations where there should be {N}", parts.len()),
+    }
+}
+
+pub struct SiT {
+    config: SiTConfig,
+    x_embedder: PatchEmbed,
+    t_embedder: TimeEmbed,
+    y_table: Tensor,
+    pos_embed: Tensor,
+    rope: Option<(Tensor, Tensor)>,
+    blocks: Vec<Block>,
+    projectors: Vec<Projector>,
+    final_layer: Option<FinalLayer>,
+}
+
+impl SiT {
+    /// Tables that are fixed come from the builder when it has them (a released file) and are computed otherwise.
+    pub fn new(config: &SiTConfig, vb: VarBuilder) -> Result<Self> {
+        config.check()?;
+        let (d, grid) = (config.hidden, config.grid());
+        let stored = |name: &str, make: &dyn Fn() -> Result<Tensor>| {
+            if !vb.contains_tensor(name) {
+                return make()?.to_dtype(vb.dtype())?.to_device(vb.device());
+            }
+            let made = make()?;
+            vb.get(made.shape(), name)
+        };
+        let rope = if config.rope {
+            let table =
+                |which: usize| move || Ok(<[Tensor; 2]>::from(rotary_2d(config.head_dim(), grid)?)[which].clone());
+            Some((stored("feat_rope.freqs_cos", &table(0))?, stored("feat_rope.freqs_sin", &table(1))?))
+        } else {
+            None
+        };
+        let blocks = (0..config.blocks()).map(|i| Block::new(config, vb.pp("blocks").pp(i))).collect::<Result<_>>()?;
+        let projector =
+            |(k, z): (usize, &usize)| Projector::new(d, config.projector_dim, *z, vb.pp("projectors").pp(k));
+        Ok(Self {
+            x_embedder: PatchEmbed::new(config, vb.pp("x_embedder.proj"))?,
+            t_embedder: TimeEmbed::new(d, vb.pp("t_embedder"))?,
+            y_table: vb.get_with_hints((config.table_rows(), d), "y_embedder.embedding_table.weight", TABLE)?,
+            pos_embed: stored("pos_embed", &|| sincos_2d(d, grid)?.unsqueeze(0))?,
+            rope,
+            blocks,
+            projectors: config.z_dims.iter().enumerate().map(projector).collect::<Result<_>>()?,
+            final_layer: match config.warmup_depth {
+                None => Some(FinalLayer::new(config, vb.pp("final_layer"))?),
+                Some(_) => None,
+            },
+            config: config.clone(),
+        })
+    }
+
+    pub fn config(&self) -> &SiTConfig {
+        &self.config
+    }
+
+    /// The fixed tables by their names in files.
+    pub fn buffers(&self) -> Tensors {
+        let mut all = Tensors::from([("pos_embed".to_string(), self.pos_embed.clone())]);
+        if let Some((cos, sin)) = &self.rope {
+            all.insert("feat_rope.freqs_cos".into(), cos.clone());
+            all.insert("feat_rope.freqs_sin".into(), sin.clone());
+        }
+        all
+    }
+
+    /// Velocity `[B, C, H, W]` at x `[B, C, H, W]`, times t `[B]` and classes y `[B]` (u32), without projectors.
+    pub fn velocity(&self, x: &Tensor, t: &Tensor, y: &Tensor) -> Result<Tensor> {
+        let (tokens, c) = self.run(x, t, y, self.blocks.len(), &mut |_, _| Ok(()))?;
+        self.finish(&tokens, &c)
+    }
+
+    /// Velocity, and the projections `[B, N, Z]` of the tokens behind block `encoder_depth`, one per projector.
+    pub fn forward(&self, x: &Tensor, t: &Tensor, y: &Tensor) -> Result<(Tensor, Vec<Tensor>)> {
+        let mut projections = vec![];
+        let tap = self.config.tap();
+        let (tokens, c) = self.run(x, t, y, self.blocks.len(), &mut |block, tokens| {
+            if block == tap {
+                projections = self.project(tokens)?;
+            }
+            Ok(())
+        })?;
+        Ok((self.finish(&tokens, &c)?, projections))
+    }
+
+    /// The projections alone; blocks behind the tap are not run.
+    pub fn projections(&self, x: &Tensor, t: &Tensor, y: &Tensor) -> Result<Vec<Tensor>> {
+        let (tokens, _) = self.run(x, t, y, self.config.tap(), &mut |_, _| Ok(()))?;
+        self.project(&tokens)
+    }
+
+    /// Tokens `[B, N, D]` behind every block, for measuring what they hold.
+    pub fn block_outputs(&self, x: &Tensor, t: &Tensor, y: &Tensor) -> Result<Vec<Tensor>> {
+        let mut all = vec![];
+        self.run(x, t, y, self.blocks.len(), &mut |_, tokens| {
+            all.push(tokens.clone());
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Runs the first `depth` blocks and shows each one's number, from 1, and output. Returns the last tokens and the
+    /// activated condition.
+    fn run(
+        &self,
+        x: &Tensor,
+        t: &Tensor,
+        y: &Tensor,
+        depth: usize,
+        visit: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
+    ) -> Result<(Tensor, Tensor)> {
+        let mut tokens = self.x_embedder.forward(x)?.broadcast_add(&self.pos_embed)?;
+        let condition = (self.t_embedder.forward(t)? + self.y_table.index_select(y, 0)?)?;
+        let c = nn::silu(&condition)?;
+        for (i, block) in self.blocks.iter().take(depth).enumerate() {
+            tokens = block.forward(&tokens, &c, self.rope.as_ref())?;
+            visit(i + 1, &tokens)?;
+        }
+        Ok((tokens, c))
+    }
+
+    fn project(&self, tokens: &Tensor) -> Result<Vec<Tensor>> {
+        self.projectors.iter().map(|p| p.forward(tokens)).collect()
+    }
+
+    fn finish(&self, tokens: &Tensor, c: &Tensor) -> Result<Tensor> {
+        match &self.final_layer {
+            Some(layer) => unpatchify(&layer.forward(tokens, c)?, self.config.grid(), self.config.patch_size),
+            None => bail!("the warmup variant of SiT has no velocity"),
+        }
+    }
+}
+
+/// Tokens `[B, g g, p p C]` to `[B, C, g p, g p]`.
+fn unpatchify(tokens: &Tensor, grid: usize, patch: usize) -> Result<Tensor> {
+    let (b, _, width) = tokens.dims3()?;
+    let channels = width / patch / patch;
+    tokens.reshape(&[b, grid, grid, patch, patch, channels][..])?.permute([0, 5, 1, 3, 2, 4].as_slice())?.reshape((
+        b,
+        channels,
+        grid * patch,
+        grid * patch,
+    ))
+}
+
+/// Class indices with the null class where `drop` says so, as the model takes them.
+pub fn drop_labels(labels: &[u32], drop: &[bool], null: u32, device: &Device) -> Result<Tensor> {
+    let y: Vec<u32> = labels.iter().zip(drop).map(|(y, d)| if *d { null } else { *y }).collect();
+    Tensor::new(y, device)
+}

@@ -1,0 +1,150 @@
+//! `train-encoder`: a small vision transformer trained on the images of the experiment, for alignment without a
+//! download. Judged by how well nearest neighbours of its mean patch tokens tell the class of held-out images.
+
+use super::{Reporter, device, typed, write_json};
+use crate::error::{Error, Result};
+use crate::ml::data::images::ImageSet;
+use crate::ml::metrics::knn;
+use crate::ml::models::encoder::{CONFIG_FILE, Encoder, EncoderConfig, WEIGHTS_FILE};
+use crate::ml::models::vit::VitConfig;
+use crate::ml::optim::AdamWConfig;
+use crate::ml::pretrain::{self, Learner, Objective};
+use crate::ml::train::{Fit, FitConfig, StepLoss, Trained, batch_indices, fit};
+use crate::ml::weights;
+use crate::runner::attempt::Attempt;
+use crate::runner::manifest::{Params as Values, StageKind};
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+
+pub const KIND: StageKind =
+    StageKind { name: "train-encoder", manifest: include_str!("../../stages/train-encoder.toml"), check, run };
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    seed: u64,
+    objective: Objective,
+    patch_size: usize,
+    dim: usize,
+    depth: usize,
+    heads: usize,
+    mask_ratio: f64,
+    steps: u64,
+    batch: usize,
+    lr: f64,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    weight_decay: f64,
+    max_grad_norm: f64,
+    ema_decay: f64,
+    neighbours: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    checkpoint_every: u64,
+    log_every: u64,
+}
+
+fn check(params: &Values, operation: &Values) -> Result<()> {
+    typed::<Operation>(operation)?;
+    let p: Params = typed(params)?;
+    if !p.dim.is_multiple_of(p.heads) {
+        return Err(Error::usage(format!("`dim` {} is not a multiple of `heads` {}", p.dim, p.heads)));
+    }
+    Ok(())
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let p: Params = attempt.params()?;
+    let device = device(attempt)?;
+    let images = ImageSet::open(attempt.input("images")?)?;
+    let config = config(&p, &images)?;
+    let learner = Learner::new(&config.vit, p.objective, images.classes().len(), p.mask_ratio, p.seed, &device)?;
+    attempt.log(&format!("{} parameters, {} tokens per image", learner.params.count(), config.vit.tokens()));
+    let Fit::Done(trained) = train(attempt, &p, &config, &learner, &images, &device)? else {
+        return Err(Error::suspended());
+    };
+    let out = attempt.output("encoder");
+    std::fs::create_dir_all(&out).map_err(|e| Error::io("create", &out, e))?;
+    weights::save(&pretrain::transformer_only(&trained.ema)?, &out.join(WEIGHTS_FILE))?;
+    write_json(&out.join(CONFIG_FILE), &config)?;
+    report(attempt, &p, &trained, &images, &device)
+}
+
+fn config(p: &Params, images: &ImageSet) -> Result<EncoderConfig> {
+    if images.height() != images.width() {
+        let text = format!("images of {} x {} pixels are not square", images.height(), images.width());
+        return Err(Error::stage(text));
+    }
+    let vit = VitConfig {
+        image_size: images.height(),
+        patch_size: p.patch_size,
+        dim: p.dim,
+        depth: p.depth,
+        heads: p.heads,
+        mlp_dim: 4 * p.dim,
+        class_token: false,
+        layer_scale: false,
+        exact_gelu: false,
+        final_norm: true,
+        eps: 1e-6,
+    };
+    vit.check()?;
+    Ok(EncoderConfig { vit, mean: [0.5; 3], std: [0.5; 3] })
+}
+
+fn train(
+    attempt: &Attempt,
+    p: &Params,
+    config: &EncoderConfig,
+    learner: &Learner,
+    images: &ImageSet,
+    device: &Device,
+) -> Result<Fit> {
+    let op: Operation = attempt.operation()?;
+    let optimizer = AdamWConfig { lr: p.lr, beta1: p.beta1, beta2: p.beta2, eps: p.eps, weight_decay: p.weight_decay };
+    let cfg = FitConfig {
+        steps: p.steps,
+        optimizer,
+        max_grad_norm: p.max_grad_norm,
+        ema_decay: p.ema_decay,
+        accumulate: 1,
+        checkpoint_every: op.checkpoint_every,
+        log_every: op.log_every,
+        checkpoint_dir: attempt.checkpoint_dir(),
+    };
+    let labels = images.labels();
+    let mut loss = |step, micro| {
+        let ids = batch_indices(p.seed, step, micro, 1, p.batch, images.len() as usize);
+        let picked: Vec<i64> = ids.iter().map(|i| labels[*i as usize]).collect();
+        let x = config.prepare(&images.batch(&ids, device)?)?;
+        let y = Tensor::from_vec(picked, ids.len(), device)?;
+        Ok(StepLoss { loss: learner.loss(&x, &y, step, &ids)?, parts: vec![] })
+    };
+    Ok(fit(&learner.params, &cfg, &Reporter(attempt), &mut loss)?)
+}
+
+/// The key metric comes first: accuracy on held-out images if there are any, the last loss otherwise.
+fn report(attempt: &Attempt, p: &Params, trained: &Trained, images: &ImageSet, device: &Device) -> Result<()> {
+    if let Some(dir) = attempt.optional_input("holdout") {
+        let held_out = ImageSet::open(dir)?;
+        let encoder = Encoder::open(&attempt.output("encoder"), device)?;
+        let (bank, queries) = (mean_tokens(&encoder, images, device)?, mean_tokens(&encoder, &held_out, device)?);
+        let accuracy = knn::accuracy(&bank, &images.labels(), &queries, &held_out.labels(), p.neighbours)?;
+        attempt.result("knn_accuracy", accuracy);
+    }
+    if let Some(last) = trained.curve.last() {
+        attempt.result("loss", last.loss);
+    }
+    Ok(())
+}
+
+/// Mean patch token of every image, f32 `[n, D]`.
+fn mean_tokens(encoder: &Encoder, images: &ImageSet, device: &Device) -> Result<Tensor> {
+    let ids: Vec<u64> = (0..images.len()).collect();
+    let means = ids.chunks(128).map(|ids| encoder.tokens(&images.batch(ids, device)?)?.mean(1));
+    Ok(Tensor::cat(&means.collect::<candle_core::Result<Vec<_>>>()?, 0)?)
+}

@@ -1,0 +1,143 @@
+//! Metrics against SciPy and against their definitions.
+
+use candle_core::{DType, Device, Result, Tensor};
+use erw::ml::metrics::cknna::{Neighbours, cknna, clamp_outliers};
+use erw::ml::metrics::frechet::{between, frechet_distance};
+use erw::ml::metrics::knn;
+use erw::ml::metrics::stats::Stats;
+use erw::ml::rng::{self, Purpose};
+use erw::ml::weights::{self, Tensors};
+use faer::MatRef;
+use std::path::Path;
+
+const CPU: Device = Device::Cpu;
+
+fn golden(name: &str) -> Result<Tensors> {
+    weights::load(&Path::new("tests/golden").join(name), &CPU)
+}
+
+fn number(t: &Tensor) -> Result<f64> {
+    t.to_dtype(DType::F64)?.to_scalar()
+}
+
+fn normals(seed: u64, n: usize, dim: usize) -> Result<Tensor> {
+    rng::normal_rows(seed, Purpose::Probe, 0, &(0..n as u64).collect::<Vec<_>>(), &[dim], &CPU)
+}
+
+#[test]
+fn frechet_distance_equals_scipy() -> Result<()> {
+    let g = golden("frechet.safetensors")?;
+    for (tag, tolerance) in [("full", 1e-8), ("singular", 1e-5)] {
+        let v = |name: &str| g[&format!("in/{tag}_{name}")].flatten_all()?.to_vec1::<f64>();
+        let (s1, s2) = (v("sigma1")?, v("sigma2")?);
+        let (s1, s2) = (MatRef::from_row_major_slice(&s1, 64, 64), MatRef::from_row_major_slice(&s2, 64, 64));
+        let want = number(&g[&format!("out/{tag}_eigh")])?;
+        let got = frechet_distance(&v("mu1")?, s1, &v("mu2")?, s2)?;
+        assert!((got - want).abs() < tolerance, "{tag}: {got} {want}");
+        // From the features themselves, in uneven batches, in two halves that are merged.
+        let stats = |name: &str| -> Result<Stats> {
+            let x = &g[&format!("in/{tag}_{name}")];
+            let (mut a, mut b) = (Stats::new(64), Stats::new(64));
+            a.push(&x.narrow(0, 0, 7)?)?;
+            a.push(&x.narrow(0, 7, 1)?)?;
+            b.push(&x.narrow(0, 8, x.dim(0)? - 8)?)?;
+            a.merge(&b)?;
+            Ok(a)
+        };
+        let got = between(&stats("features1")?, &stats("features2")?)?;
+        assert!((got - want).abs() < tolerance, "{tag} from features: {got} {want}");
+    }
+    Ok(())
+}
+
+/// 2048 dimensions, as Inception has, made from hashed numbers (`hashed` in golden/make.py).
+#[test]
+fn frechet_distance_is_exact_at_full_width() -> Result<()> {
+    let hashed = |name: &str, n: u64| -> Vec<f64> {
+        let base = rng::name_id(name).wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let number = |i: u64| {
+            let mut z = i.wrapping_add(base).wrapping_add(0x9E37_79B9_7F4A_7C15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^= z >> 31;
+            (z >> 40) as f64 / f64::from(1 << 23) - 1.0
+        };
+        (0..n).map(number).collect()
+    };
+    let mut stats = vec![];
+    for (name, power) in [("frechet0", 1), ("frechet1", 2)] {
+        let x = hashed(name, 3000 * 2048).iter().map(|x| x.abs().powi(power)).collect();
+        let mut s = Stats::new(2048);
+        s.push(&Tensor::from_vec::<_, f64>(x, (3000, 2048), &CPU)?)?;
+        stats.push(s);
+    }
+    let (got, want) = (between(&stats[0], &stats[1])?, number(&golden("frechet.safetensors")?["out/wide_eigh"])?);
+    assert!((got / want - 1.0).abs() < 1e-8, "{got} {want}");
+    Ok(())
+}
+
+#[test]
+fn statistics_refuse_what_would_spoil_them() -> Result<()> {
+    let mut s = Stats::new(2);
+    assert!(s.covariance().is_err());
+    assert!(s.push(&Tensor::zeros((3, 3), DType::F32, &CPU)?).is_err());
+    let text = s.push(&Tensor::new(&[[0f32, 1.0], [f32::NAN, 0.0]], &CPU)?).unwrap_err().to_string();
+    assert!(text.contains("feature 0 of sample 1"), "{text}");
+    assert_eq!(s.count(), 0);
+    s.push(&Tensor::new(&[[1f32, 1.0], [1.0, 1.0]], &CPU)?)?;
+    // Two equal samples: no variance, and no distance to themselves.
+    assert!(between(&s, &s)?.abs() < 1e-12);
+    Ok(())
+}
+
+#[test]
+fn cknna_equals_the_dense_definition() -> Result<()> {
+    let g = golden("cknna.safetensors")?;
+    for tag in ["a", "b"] {
+        let k = g[&format!("in/{tag}_k")].to_scalar::<i64>()? as usize;
+        let near = |v: &str| Neighbours::of(&g[&format!("in/{tag}_{v}")], k);
+        let (got, want) = (cknna(&near("x")?, &near("y")?)?, number(&g[&format!("out/{tag}_unbiased")])?);
+        assert!((got - want).abs() < 1e-5, "{tag}: {got} {want}");
+    }
+    Ok(())
+}
+
+#[test]
+fn cknna_is_one_for_equal_and_near_zero_for_unrelated_features() -> Result<()> {
+    let (a, b) = (normals(1, 600, 32)?, normals(2, 600, 32)?);
+    let (na, nb) = (Neighbours::of(&a, 10)?, Neighbours::of(&b, 10)?);
+    let equal = cknna(&na, &Neighbours::of(&(&a * 3.0)?, 10)?)?;
+    assert!((equal - 1.0).abs() < 1e-3, "{equal}");
+    let unrelated = cknna(&na, &nb)?;
+    assert!(unrelated.abs() < 0.05, "{unrelated}");
+    let mixed = cknna(&na, &Neighbours::of(&(&a + &b)?, 10)?)?;
+    assert!(unrelated + 0.05 < mixed && mixed < 0.7, "{unrelated} {mixed}");
+    assert!(Neighbours::of(&a.narrow(0, 0, 3)?, 1).is_err());
+    assert!(Neighbours::of(&a, 600).is_err());
+    assert!(cknna(&na, &Neighbours::of(&b.narrow(0, 0, 500)?, 10)?).is_err());
+    Ok(())
+}
+
+#[test]
+fn outliers_are_clamped_to_the_quantile() -> Result<()> {
+    let x: Vec<f32> = (1..=100).map(|i| if i % 2 == 0 { i as f32 } else { -(i as f32) }).collect();
+    let x = Tensor::from_vec(x, (10, 10), &CPU)?;
+    let y = clamp_outliers(&x, 0.95)?.flatten_all()?.to_vec1::<f32>()?;
+    assert_eq!((y[93], y[95], y[98], y[99], y[0]), (94.0, 96.0, -96.0, 96.0, -1.0));
+    assert_eq!(clamp_outliers(&x, 1.0)?.to_vec2::<f32>()?, x.to_vec2::<f32>()?);
+    assert!(clamp_outliers(&x, 1.5).is_err());
+    Ok(())
+}
+
+#[test]
+fn nearest_neighbours_vote_by_similarity() -> Result<()> {
+    // Two clusters on a circle; a lone sample of class 7 lies next to the second query.
+    let bank = Tensor::new(&[[1f32, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0], [0.7, 0.7]], &CPU)?;
+    let labels = [0, 0, 1, 1, 7];
+    let queries = Tensor::new(&[[5f32, 0.3], [0.71, 0.7], [0.0, 2.0]], &CPU)?;
+    assert_eq!(knn::accuracy(&bank, &labels, &queries, &[0, 7, 1], 5)?, 1.0);
+    let third = knn::accuracy(&bank, &labels, &queries, &[1, 7, 0], 5)?;
+    assert!((third - 1.0 / 3.0).abs() < 1e-12);
+    assert!(knn::accuracy(&bank, &labels[1..], &queries, &[0, 7, 1], 5).is_err());
+    Ok(())
+}
