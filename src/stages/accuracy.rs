@@ -1,6 +1,6 @@
 //! `accuracy`: how often a classifier sees in a sample the class it was made for.
 
-use super::support::{Confusion, create_dir};
+use super::support::{Confusion, batches, create_dir};
 use super::{device, typed, write_json};
 use crate::error::{Error, Result};
 use crate::ml::data::images::ImageSet;
@@ -69,7 +69,7 @@ fn classify(
         return Err(Error::stage("the samples have no labels to compare with"));
     }
     let mut answers = Confusion::new(net.config().classes.len());
-    for range in super::support::batches(samples.len(), batch) {
+    for range in batches(samples.len(), batch) {
         if attempt.should_stop() {
             return Err(Error::suspended());
         }

@@ -49,6 +49,9 @@ fn run(attempt: &Attempt) -> Result<()> {
         attempt.resumed(done);
     }
     let labels = images.labels();
+    if labels.len() as u64 != total {
+        return Err(Error::stage(format!("{} labels were given with {total} images", labels.len())));
+    }
     while done < total {
         if attempt.should_stop() {
             return Err(Error::suspended());
@@ -68,7 +71,7 @@ fn run(attempt: &Attempt) -> Result<()> {
 
 fn encode(vae: &AutoencoderKl, images: &ImageSet, labels: &[i64], indices: &[u64], device: &Device) -> Result<Tensors> {
     let posterior = vae.encode(&to_unit(&images.batch(indices, device)?)?)?;
-    let labels: Vec<i64> = indices.iter().map(|i| labels.get(*i as usize).copied().unwrap_or(0)).collect();
+    let labels: Vec<i64> = indices.iter().map(|i| labels[*i as usize]).collect();
     let cpu = Device::Cpu;
     Ok([
         ("mean".to_string(), posterior.mean.to_device(&cpu)?),
