@@ -8,47 +8,28 @@ use erw::ml::train::{Fit, FitConfig, Observer, Silent, StepLoss, Trained, batch_
 use erw::ml::weights::{self, Frozen, ParamSet, Tensors};
 use std::path::Path;
 
-/// Tensors of a golden file of the folder in `ERW_GOLDEN_DIR`, or of the shipped ones.
-fn golden(name: &str) -> Tensors {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let dir = std::env::var_os("ERW_GOLDEN_DIR").map_or(shipped, Into::into);
-    weights::load(&dir.join(format!("{name}.safetensors")), &Device::Cpu).expect("a golden file")
-}
-
-/// Of `make.py` for the golden file: max |a - b| / max(1, max |b|).
-const TOLERANCE: f32 = 2e-5;
-
-fn assert_close(what: &str, got: &Tensor, want: &Tensor) -> Result<()> {
-    assert_eq!(got.dims(), want.dims(), "{what}");
-    let scale = want.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?.max(1.0);
-    let error = (got - want)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()? / scale;
-    assert!(error < TOLERANCE, "{what}: {error:e}");
-    Ok(())
-}
+use crate::support::golden::Golden;
 
 /// The golden network: four levels, two layers per block.
 fn golden_config() -> VaeConfig {
     VaeConfig::rgb(&[8, 16, 24, 24], 2, 4, 4, true)
 }
 
-fn golden_weights(all: &Tensors) -> Tensors {
-    all.iter().filter_map(|(k, v)| Some((k.strip_prefix("w/")?.to_string(), v.clone()))).collect()
-}
-
 #[test]
 fn encoder_and_decoder_equal_diffusers() -> Result<()> {
-    let all = golden("vae");
-    let frozen = Frozen::new(golden_weights(&all));
+    let all = Golden::open("vae");
+    let frozen = Frozen::new(all.group("w"));
     let vae = AutoencoderKl::new(&golden_config(), frozen.builder(DType::F32, &Device::Cpu))?;
     assert_eq!(frozen.unused(), Vec::<String>::new());
-    let posterior = vae.encode(&all["in/image"])?;
-    assert_close("mean", &posterior.mean, &all["out/mean"])?;
-    assert_close("std", &posterior.std, &all["out/std"])?;
-    let sample = (posterior.sample(&all["in/eps"])? * 0.18215)?;
-    assert_close("scaled sample", &sample, &all["out/scaled_sample"])?;
-    assert_close("decoded", &vae.decode(&all["in/latent"])?, &all["out/decoded"])?;
-    let wide = Posterior::from_moments(&all["in/wide_moments"])?;
-    let (got, want) = (wide.std.flatten_all()?.to_vec1::<f32>()?, all["out/wide_std"].flatten_all()?.to_vec1::<f32>()?);
+    let posterior = vae.encode(&all.get("in/image"))?;
+    all.assert_close("mean", &posterior.mean, &all.get("out/mean"), "out");
+    all.assert_close("std", &posterior.std, &all.get("out/std"), "out");
+    let sample = (posterior.sample(&all.get("in/eps"))? * 0.18215)?;
+    all.assert_close("scaled sample", &sample, &all.get("out/scaled_sample"), "out");
+    all.assert_close("decoded", &vae.decode(&all.get("in/latent"))?, &all.get("out/decoded"), "out");
+    let wide = Posterior::from_moments(&all.get("in/wide_moments"))?;
+    let (got, want) =
+        (wide.std.flatten_all()?.to_vec1::<f32>()?, all.get("out/wide_std").flatten_all()?.to_vec1::<f32>()?);
     for (got, want) in got.iter().zip(&want) {
         assert!((got - want).abs() <= 1e-5 * want, "clamped std {got} {want}");
     }
@@ -58,7 +39,7 @@ fn encoder_and_decoder_equal_diffusers() -> Result<()> {
 /// Names and shapes of the attention as diffusers wrote them before 0.15, in a folder as it is downloaded.
 #[test]
 fn old_and_foreign_files() -> Result<()> {
-    let all = golden("vae");
+    let all = Golden::open("vae");
     let dir = tempfile::tempdir()?;
     let old = |k: &str| {
         k.replace(".to_q.", ".query.")
@@ -66,7 +47,7 @@ fn old_and_foreign_files() -> Result<()> {
             .replace(".to_v.", ".value.")
             .replace(".to_out.0.", ".proj_attn.")
     };
-    let mut tensors: Tensors = golden_weights(&all).into_iter().map(|(k, v)| (old(&k), v)).collect();
+    let mut tensors: Tensors = all.group("w").into_iter().map(|(k, v)| (old(&k), v)).collect();
     let query = tensors["encoder.mid_block.attentions.0.query.weight"].reshape((24, 24, 1, 1))?;
     tensors.insert("encoder.mid_block.attentions.0.query.weight".into(), query);
     let file = dir.path().join("diffusion_pytorch_model.safetensors");
@@ -78,7 +59,7 @@ fn old_and_foreign_files() -> Result<()> {
     std::fs::write(dir.path().join("config.json"), config)?;
     let vae = AutoencoderKl::load(dir.path(), &Device::Cpu)?;
     assert_eq!(vae.config().scaling_factor, 0.18215);
-    assert_close("mean", &vae.encode(&all["in/image"])?.mean, &all["out/mean"])?;
+    all.assert_close("mean", &vae.encode(&all.get("in/image"))?.mean, &all.get("out/mean"), "out");
 
     let refused = |config: String, expected: &str| -> Result<()> {
         std::fs::write(dir.path().join("config.json"), config)?;

@@ -1,6 +1,7 @@
 //! `accuracy`: how often a classifier sees in a sample the class it was made for.
 
-use super::support::{Confusion, create_dir, device, parse, write_json};
+use super::support::{Confusion, batches, create_dir};
+use super::{device, typed, write_json};
 use crate::error::{Error, Result};
 use crate::ml::data::images::ImageSet;
 use crate::ml::models::classifier::Classifier;
@@ -24,13 +25,13 @@ struct Operation {
 }
 
 fn check(params: &Values, operation: &Values) -> Result<()> {
-    parse::<Params>(params)?;
-    parse::<Operation>(operation).map(drop)
+    typed::<Params>(params)?;
+    typed::<Operation>(operation).map(drop)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
     let (Params {}, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
-    let device = device(attempt.device())?;
+    let device = device(attempt)?;
     let samples = ImageSet::open(attempt.input("samples")?)?;
     let net = Classifier::load(attempt.input("classifier")?, &device)?;
     let size = (samples.height(), samples.width());
@@ -68,7 +69,7 @@ fn classify(
         return Err(Error::stage("the samples have no labels to compare with"));
     }
     let mut answers = Confusion::new(net.config().classes.len());
-    for range in super::support::batches(samples.len(), batch) {
+    for range in batches(samples.len(), batch) {
         if attempt.should_stop() {
             return Err(Error::suspended());
         }

@@ -2,7 +2,8 @@
 //!
 //! Means and standard deviations are stored, not samples: every step draws its own noise.
 
-use super::support::{create_dir, device, parse};
+use super::support::create_dir;
+use super::{device, typed};
 use crate::error::{Error, Result};
 use crate::ml::data::images::{ImageSet, to_unit};
 use crate::ml::data::packed::PackedWriter;
@@ -31,13 +32,13 @@ struct Operation {
 }
 
 fn check(params: &Values, operation: &Values) -> Result<()> {
-    parse::<Params>(params)?;
-    parse::<Operation>(operation).map(drop)
+    typed::<Params>(params)?;
+    typed::<Operation>(operation).map(drop)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
     let (p, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
-    let device = device(attempt.device())?;
+    let device = device(attempt)?;
     let images = ImageSet::open(attempt.input("images")?)?;
     let vae = AutoencoderKl::load(attempt.input("vae")?, &device)?;
     let shards = attempt.checkpoint_dir().join("shards");
@@ -48,6 +49,9 @@ fn run(attempt: &Attempt) -> Result<()> {
         attempt.resumed(done);
     }
     let labels = images.labels();
+    if labels.len() as u64 != total {
+        return Err(Error::stage(format!("{} labels were given with {total} images", labels.len())));
+    }
     while done < total {
         if attempt.should_stop() {
             return Err(Error::suspended());
@@ -67,7 +71,7 @@ fn run(attempt: &Attempt) -> Result<()> {
 
 fn encode(vae: &AutoencoderKl, images: &ImageSet, labels: &[i64], indices: &[u64], device: &Device) -> Result<Tensors> {
     let posterior = vae.encode(&to_unit(&images.batch(indices, device)?)?)?;
-    let labels: Vec<i64> = indices.iter().map(|i| labels.get(*i as usize).copied().unwrap_or(0)).collect();
+    let labels: Vec<i64> = indices.iter().map(|i| labels[*i as usize]).collect();
     let cpu = Device::Cpu;
     Ok([
         ("mean".to_string(), posterior.mean.to_device(&cpu)?),

@@ -79,7 +79,7 @@ impl Sizes {
 impl Op {
     fn sizes(&self, x: &[usize], weight: &[usize], bias: &[usize]) -> Result<Sizes> {
         let &[_, c, ref rest @ ..] = x else { bail!("group normalisation needs [n, c, ..], got {x:?}") };
-        if self.groups == 0 || c % self.groups != 0 {
+        if self.groups == 0 || !c.is_multiple_of(self.groups) {
             bail!("{c} channels do not divide into {} groups", self.groups);
         }
         if weight != [c] || bias != [c] {
@@ -287,7 +287,7 @@ pub struct GroupNorm {
 
 impl GroupNorm {
     pub fn new(groups: usize, channels: usize, eps: f32, activation: Activation, vb: VarBuilder) -> Result<Self> {
-        if groups == 0 || channels % groups != 0 {
+        if groups == 0 || !channels.is_multiple_of(groups) {
             bail!("{}: {channels} channels do not divide into {groups} groups", vb.prefix());
         }
         let weight = vb.get_with_hints(channels, "weight", Init::Const(1.0))?;
