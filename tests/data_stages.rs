@@ -164,7 +164,7 @@ fn an_unreadable_image_fails_or_is_skipped() -> Result<()> {
 }
 
 #[test]
-fn an_encoder_trains_and_its_features_resume() -> Result<()> {
+fn an_encoder_trains_and_its_tokens_are_packed() -> Result<()> {
     let bench = Bench::new();
     let (train, held) = (digits(&bench, "train", "train")?, digits(&bench, "holdout", "holdout")?);
     let tiny = json!({"dim": 16, "heads": 2, "depth": 1, "steps": 3, "batch": 8, "patch_size": 8});
