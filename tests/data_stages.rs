@@ -1,14 +1,23 @@
 //! The stages around images: run as the runner runs them, on the digits, and on damaged folders.
 
+use candle_core::{DType, Device, Tensor};
 use erw::error::Result;
 use erw::ml::data::images::ImageSet;
-use erw::ml::data::packed::Packed;
+use erw::ml::data::packed::{Packed, PackedWriter};
+use erw::ml::data::picture::write_npz;
+use erw::ml::models::encoder::Encoder;
+use erw::ml::models::sit::SiT;
+use erw::ml::models::vit::Vit;
+use erw::ml::rng::{self, Purpose};
+use erw::ml::weights::{self, ParamSet, Tensors};
 use erw::runner::attempt::{Attempt, Job};
 use erw::runner::manifest::{Params, StageKind};
 use erw::stages;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+const CPU: Device = Device::Cpu;
 
 /// A stage run in a directory of its own, with the manifest's defaults under `given`.
 struct Bench {
@@ -91,7 +100,7 @@ fn defaults(table: &toml_edit::Item) -> Params {
             return b.into();
         }
         if let Some(a) = item.as_array() {
-            return a.iter().map(|x| json!(x.as_float().or(x.as_integer().map(|i| i as f64)))).collect();
+            return a.iter().map(|x| x.as_integer().map_or(json!(x.as_float()), |i| json!(i))).collect();
         }
         item.as_str().unwrap().into()
     };
@@ -155,7 +164,7 @@ fn an_unreadable_image_fails_or_is_skipped() -> Result<()> {
 }
 
 #[test]
-fn an_encoder_trains_and_its_features_resume() -> Result<()> {
+fn an_encoder_trains_and_its_tokens_are_packed() -> Result<()> {
     let bench = Bench::new();
     let (train, held) = (digits(&bench, "train", "train")?, digits(&bench, "holdout", "holdout")?);
     let tiny = json!({"dim": 16, "heads": 2, "depth": 1, "steps": 3, "batch": 8, "patch_size": 8});
@@ -170,13 +179,170 @@ fn an_encoder_trains_and_its_features_resume() -> Result<()> {
     let f16s = bench.run("half", &stages::features::KIND, &inputs, json!({"dtype": "f16", "batch": 7}))?;
     let half = Packed::open(&f16s)?;
     assert_eq!(half.meta()["dtype"], "f16");
-    let cpu = candle_core::Device::Cpu;
     let last = |p: &Packed| -> Result<Vec<f32>> {
-        let row = p.rows("tokens", &[p.len() - 1], &cpu)?;
-        Ok(row.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1()?)
+        let row = p.rows("tokens", &[p.len() - 1], &CPU)?;
+        Ok(row.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     };
     let near = last(&whole)?.iter().zip(last(&half)?).all(|(a, b)| (a - b).abs() < 4e-3);
     assert!(near);
+    Ok(())
+}
+
+/// Writes an untrained SiT of 2 blocks for latents `[4, 4, 4]` with 10 classes.
+fn sit(dir: &Path) -> Result<()> {
+    let config = json!({
+        "input_size": 4, "in_channels": 4, "patch_size": 2, "hidden": 16, "depth": 2, "heads": 2, "mlp_ratio": 2.0,
+        "num_classes": 10, "class_dropout": 0.1, "z_dims": [8], "projector_dim": 8, "encoder_depth": 1, "rope": true,
+        "qk_norm": false, "warmup_depth": null,
+    });
+    let parsed = serde_json::from_value(config.clone()).unwrap();
+    let (params, vb) = ParamSet::init(3, DType::F32, &CPU);
+    let mut tensors = SiT::new(&parsed, vb)?.buffers();
+    tensors.extend(params.tensors());
+    fs::create_dir_all(dir).unwrap();
+    weights::save(&tensors, &dir.join("ema.safetensors"))?;
+    fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    Ok(())
+}
+
+fn normals(n: u64, seed: u64, shape: &[usize]) -> Result<Tensor> {
+    Ok(rng::normal_rows(seed, Purpose::Probe, 0, &(0..n).collect::<Vec<_>>(), shape, &CPU)?)
+}
+
+fn latents(dir: &Path, n: u64) -> Result<()> {
+    let mut w = PackedWriter::create(dir, "latents", 100)?;
+    // The same four channels at every position, which is what a mean over patches keeps.
+    let mean = normals(n, 1, &[4, 1, 1])?.broadcast_as((n as usize, 4, 4, 4))?.contiguous()?;
+    let labels: Vec<i64> = (0..n as i64).map(|i| i % 10).collect();
+    w.push(&Tensors::from([
+        ("std".into(), (mean.ones_like()? * 0.1)?),
+        ("mean".into(), mean),
+        ("labels".into(), Tensor::from_vec(labels, n as usize, &CPU)?),
+    ]))?;
+    w.finish(&json!({"scaling_factor": 4.0, "shift_factor": 0.0}))?;
+    Ok(())
+}
+
+fn features(dir: &Path, tokens: &Tensor) -> Result<()> {
+    let mut w = PackedWriter::create(dir, "features", 100)?;
+    w.push(&Tensors::from([("tokens".into(), tokens.clone())]))?;
+    w.finish(&json!({}))?;
+    Ok(())
+}
+
+#[test]
+fn cknna_sees_the_latents_fade_into_noise() -> Result<()> {
+    let bench = Bench::new();
+    let paths = [bench.path("sit"), bench.path("latents"), bench.path("features")];
+    sit(&paths[0])?;
+    latents(&paths[1], 150)?;
+    // Features that are the latents themselves: every block agrees with them where there is no noise.
+    features(&paths[2], &normals(150, 1, &[1, 4])?)?;
+    let inputs = [("sit", paths[0].as_path()), ("latents", &paths[1]), ("features", &paths[2])];
+    let run = |name: &str, given: Value| bench.run(name, &stages::cknna::KIND, &inputs, given);
+    let given = json!({"timesteps": [0.0, 0.5, 1.0], "clamp": 1.0});
+    let out = run("cknna", given.clone())?;
+    let metrics: Value = serde_json::from_str(&fs::read_to_string(out.join("metrics.json")).unwrap()).unwrap();
+    let scores: Vec<Vec<f64>> = serde_json::from_value(metrics["blocks"].clone()).unwrap();
+    assert_eq!((scores.len(), scores[0].len(), &metrics["images"]), (2, 3, &json!(150)));
+    for row in &scores {
+        assert!(row[0] > 0.3 && row[0] > row[1] && row[1] > row[2] + 0.1 && row[2].abs() < 0.1, "{scores:?}");
+    }
+    assert_eq!(metrics["value"], json!(scores[0][1].max(scores[1][1])));
+    let map = image::open(out.join("cknna.png")).unwrap();
+    assert_eq!((map.width(), map.height()), (3 * 24, 2 * 24));
+    // The batch size matters by rounding only.
+    let again = run("again", json!({"timesteps": [0.0, 0.5, 1.0], "clamp": 1.0, "batch": 7}))?;
+    let again: Value = serde_json::from_str(&fs::read_to_string(again.join("metrics.json")).unwrap()).unwrap();
+    let again: Vec<Vec<f64>> = serde_json::from_value(again["blocks"].clone()).unwrap();
+    assert!(scores.iter().flatten().zip(again.iter().flatten()).all(|(a, b)| (a - b).abs() < 1e-5), "{again:?}");
+    assert!(run("own", json!({"label": "own", "k": 3, "images": 40})).is_ok());
+    assert!(run("bad", json!({"timesteps": [2.0]})).unwrap_err().message.contains("timestep 2"));
+    latents(&paths[1], 149)?;
+    assert!(run("short", given).unwrap_err().message.contains("149 latents and 150 features"));
+    Ok(())
+}
+
+#[test]
+fn the_distance_of_a_set_to_itself_is_zero_and_grows_with_damage() -> Result<()> {
+    let bench = Bench::new();
+    let (train, held) = (digits(&bench, "train", "train")?, digits(&bench, "holdout", "holdout")?);
+    let network = {
+        let inputs = [("images", train.as_path())];
+        bench.run("net", &stages::train_classifier::KIND, &inputs, json!({"steps": 2, "batch": 8}))?
+    };
+    let fd = |name: &str, samples: &Path, reference: &Path| -> Result<Value> {
+        let inputs = [("samples", samples), ("reference", reference), ("network", network.as_path())];
+        let out = bench.run(name, &stages::fid::KIND, &inputs, json!({"batch": 100}))?;
+        Ok(serde_json::from_str(&fs::read_to_string(out.join("metrics.json")).unwrap()).unwrap())
+    };
+    let held_out = ImageSet::open(&held)?;
+    // The same images as samples, and with a grey veil.
+    let n = 300;
+    let pixels = held_out.batch(&(0..n).collect::<Vec<_>>(), &CPU)?.permute((0, 2, 3, 1))?.contiguous()?;
+    let pixels: Vec<u8> = pixels.flatten_all()?.to_vec1()?;
+    let veiled: Vec<u8> = pixels.iter().map(|p| p / 2 + 64).collect();
+    for (name, pixels) in [("clean", &pixels), ("veiled", &veiled)] {
+        fs::create_dir(bench.path(name)).unwrap();
+        write_npz(&bench.path(name).join("samples.npz"), pixels, 32, 32, &vec![0; n as usize])?;
+    }
+    let same = fd("same", &bench.path("clean"), &bench.path("clean"))?;
+    assert_eq!((same["metric"].as_str(), &same["n_samples"]), (Some("fd"), &json!(300)));
+    let value = |v: &Value| v["value"].as_f64().unwrap();
+    assert!(value(&same).abs() < 1e-3, "{same}");
+    let (clean, veiled) = (fd("c", &bench.path("clean"), &train)?, fd("v", &bench.path("veiled"), &train)?);
+    assert!(value(&same) < value(&clean) && value(&clean) < value(&veiled), "{clean} {veiled}");
+    assert_eq!(bench.result("v", "fd"), Some(value(&veiled)));
+    Ok(())
+}
+
+#[test]
+fn released_weights_are_imported_and_others_refused() -> Result<()> {
+    let bench = Bench::new();
+    let file = bench.path("model.safetensors");
+    let vit = json!({
+        "image_size": 8, "patch_size": 4, "dim": 8, "depth": 1, "heads": 2, "mlp_dim": 16, "class_token": true,
+        "layer_scale": true, "exact_gelu": true, "final_norm": true, "eps": 1e-6,
+    });
+    let (params, vb) = ParamSet::init(3, DType::F32, &CPU);
+    Vit::new(&serde_json::from_value(vit.clone()).unwrap(), vb)?;
+    weights::save(&params.tensors(), &file)?;
+    let config = bench.path("config.json");
+    fs::write(&config, json!({"vit": vit, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}).to_string()).unwrap();
+    let import = |name: &str, source: &Path, more: Value| {
+        let mut given = json!({"source": source, "as": "encoder", "config": config, "url": "https://example.org/m"});
+        given.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        bench.run(name, &stages::weights::KIND, &[], given)
+    };
+    let out = import("import", &file, json!({}))?;
+    assert_eq!(fs::read(out.join("encoder.safetensors")).unwrap(), fs::read(&file).unwrap());
+    assert_eq!(Encoder::open(&out, &CPU)?.shape(), (4, 8));
+    assert_eq!(bench.result("import", "tensors"), Some(params.len() as f64));
+
+    let zeros = "0".repeat(64);
+    let error = import("sum", &file, json!({"sha256": zeros})).unwrap_err();
+    assert!(error.message.contains("sha256") && error.hints.iter().any(|h| h.contains("example.org")), "{error:?}");
+    let error = import("preset", &file, json!({"preset": "dinov2-vit-b", "config": null})).unwrap_err();
+    assert!(error.message.contains("does not fit"), "{error:?}");
+    assert!(import("both", &file, json!({"preset": "dinov2-vit-b"})).unwrap_err().message.contains("either"));
+    assert!(import("hex", &file, json!({"sha256": "abc"})).unwrap_err().message.contains("64 hexadecimal"));
+    let formats: [(&[u8], &str); 6] = [
+        (b"PK\x03\x04archive/data.pkl", "PyTorch checkpoint (zip"),
+        (b"\x80\x02\x8a\x0al", "legacy PyTorch"),
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
+        (b"<!DOCTYPE html>", "web page"),
+        (b"GGUF....", "GGUF"),
+        (b"", "unknown format"),
+    ];
+    for (bytes, what) in formats {
+        let path = bench.path("other.pth");
+        fs::write(&path, bytes).unwrap();
+        let error = import("other", &path, json!({})).unwrap_err();
+        assert!(error.message.contains(what) && error.message.contains("other.pth"), "{error:?}");
+    }
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&file, &bytes[..bytes.len() - 5]).unwrap();
+    assert!(import("cut", &file, json!({})).unwrap_err().to_string().contains("encoder.safetensors"));
     Ok(())
 }
 

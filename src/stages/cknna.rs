@@ -58,7 +58,7 @@ fn check(params: &Values, operation: &Values) -> Result<()> {
 
 fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
-    let batch = attempt.operation::<Operation>()?.batch;
+    let batch = attempt.operation::<Operation>()?.batch.max(1);
     let device = device(attempt.device())?;
     let sit = open_sit(attempt.input("sit")?, &device)?;
     let latents = Packed::open(attempt.input("latents")?)?;
@@ -67,11 +67,10 @@ fn run(attempt: &Attempt) -> Result<()> {
     let ids = spread(latents.len(), p.images);
     let target = neighbours(&mean_features(&features, &ids, batch, &device)?, &p)?;
 
+    let probe = Probe { attempt, p: &p, sit: &sit, latents: &latents, ids: &ids, batch, device: &device };
     let mut scores: Vec<Vec<f64>> = vec![vec![]; sit.config().blocks()];
-    for (i, t) in p.timesteps.iter().enumerate() {
-        let done = (i * ids.len()) as u64;
-        let states = block_means(attempt, &p, &sit, &latents, &ids, batch, *t, &device, done)?;
-        for (row, state) in scores.iter_mut().zip(states) {
+    for column in 0..p.timesteps.len() {
+        for (row, state) in scores.iter_mut().zip(probe.block_means(column)?) {
             row.push(cknna(&neighbours(&state, &p)?, &target)?);
         }
     }
@@ -112,60 +111,62 @@ fn neighbours(features: &Tensor, p: &Params) -> Result<Neighbours> {
     Ok(Neighbours::of(&clamp_outliers(features, p.clamp)?, p.k)?)
 }
 
-/// Mean token of each image behind every block at time `t`.
-#[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
-fn block_means(
-    attempt: &Attempt,
-    p: &Params,
-    sit: &SiT,
-    latents: &Packed,
-    ids: &[u64],
+/// What stays the same while a SiT is looked into.
+struct Probe<'a> {
+    attempt: &'a Attempt,
+    p: &'a Params,
+    sit: &'a SiT,
+    latents: &'a Packed,
+    ids: &'a [u64],
     batch: usize,
-    t: f64,
-    device: &Device,
-    done_before: u64,
-) -> Result<Vec<Tensor>> {
-    let mut blocks: Vec<Vec<Tensor>> = vec![vec![]; sit.config().blocks()];
-    let total = (ids.len() * p.timesteps.len()) as u64;
-    let mut done = done_before;
-    for ids in ids.chunks(batch.max(1)) {
-        if attempt.should_stop() {
-            return Err(Error::suspended());
-        }
-        let times = vec![t as f32; ids.len()];
-        let x = noisy(p, latents, ids, &times, device)?;
-        let y = labels(p, sit, latents, ids, device)?;
-        let outputs = sit.block_outputs(&x, &Tensor::new(times, device)?, &y)?;
-        for (block, tokens) in blocks.iter_mut().zip(outputs) {
-            block.push(tokens.mean(1)?);
-        }
-        done += ids.len() as u64;
-        attempt.progress(done, total);
-    }
-    Ok(blocks.iter().map(|parts| Tensor::cat(parts, 0)).collect::<candle_core::Result<_>>()?)
+    device: &'a Device,
 }
 
-/// Scaled posterior samples at time t; an image has the same noise at every t.
-fn noisy(p: &Params, latents: &Packed, ids: &[u64], times: &[f32], device: &Device) -> Result<Tensor> {
-    let shape = latents.shape("mean")?;
-    let number = |key: &str, default: f64| latents.meta().get(key).and_then(Value::as_f64).unwrap_or(default);
-    let (scale, shift) = (number("scaling_factor", 1.0), number("shift_factor", 0.0));
-    let draw = |purpose| normal_rows(p.seed, purpose, 0, ids, &shape, device);
-    let posterior = (latents.rows("std", ids, device)? * draw(Purpose::Posterior)?)?;
-    let x = ((latents.rows("mean", ids, device)? + posterior)? - shift)?.affine(scale, 0.0)?;
-    Ok(p.path.point_and_velocity(&x, &draw(Purpose::Noise)?, times)?.0)
-}
+impl Probe<'_> {
+    /// Mean token of each image behind every block, `[n, D]` each, at timestep number `column`.
+    fn block_means(&self, column: usize) -> Result<Vec<Tensor>> {
+        let mut blocks: Vec<Vec<Tensor>> = vec![vec![]; self.sit.config().blocks()];
+        let total = (self.ids.len() * self.p.timesteps.len()) as u64;
+        let mut done = (self.ids.len() * column) as u64;
+        for ids in self.ids.chunks(self.batch) {
+            if self.attempt.should_stop() {
+                return Err(Error::suspended());
+            }
+            let times = vec![self.p.timesteps[column] as f32; ids.len()];
+            let x = self.noisy(ids, &times)?;
+            let outputs = self.sit.block_outputs(&x, &Tensor::new(times, self.device)?, &self.labels(ids)?)?;
+            for (block, tokens) in blocks.iter_mut().zip(outputs) {
+                block.push(tokens.mean(1)?);
+            }
+            done += ids.len() as u64;
+            self.attempt.progress(done, total);
+        }
+        Ok(blocks.iter().map(|parts| Tensor::cat(parts, 0)).collect::<candle_core::Result<_>>()?)
+    }
 
-fn labels(p: &Params, sit: &SiT, latents: &Packed, ids: &[u64], device: &Device) -> Result<Tensor> {
-    let null = sit.config().null_class();
-    if p.label == Label::Null {
-        return Ok(Tensor::full(null, ids.len(), device)?);
+    /// Scaled posterior samples, each at its time; an image has the same noise at every time.
+    fn noisy(&self, ids: &[u64], times: &[f32]) -> Result<Tensor> {
+        let shape = self.latents.shape("mean")?;
+        let number = |key: &str, default: f64| self.latents.meta().get(key).and_then(Value::as_f64).unwrap_or(default);
+        let (scale, shift) = (number("scaling_factor", 1.0), number("shift_factor", 0.0));
+        let draw = |purpose| normal_rows(self.p.seed, purpose, 0, ids, &shape, self.device);
+        let rows = |name: &str| self.latents.rows(name, ids, self.device);
+        let posterior = (rows("mean")? + (rows("std")? * draw(Purpose::Posterior)?)?)?;
+        let x = (posterior - shift)?.affine(scale, 0.0)?;
+        Ok(self.p.path.point_and_velocity(&x, &draw(Purpose::Noise)?, times)?.0)
     }
-    let labels = latents.rows("labels", ids, &Device::Cpu)?.to_vec1::<i64>()?;
-    if let Some(bad) = labels.iter().find(|l| **l < 0 || **l >= i64::from(null)) {
-        return Err(Error::stage(format!("label {bad} is not one of the SiT's {null} classes")));
+
+    fn labels(&self, ids: &[u64]) -> Result<Tensor> {
+        let null = self.sit.config().null_class();
+        if self.p.label == Label::Null {
+            return Ok(Tensor::full(null, ids.len(), self.device)?);
+        }
+        let labels = self.latents.rows("labels", ids, &Device::Cpu)?.to_vec1::<i64>()?;
+        if let Some(bad) = labels.iter().find(|l| **l < 0 || **l >= i64::from(null)) {
+            return Err(Error::stage(format!("label {bad} is not one of the SiT's {null} classes")));
+        }
+        Ok(Tensor::from_vec(labels.iter().map(|l| *l as u32).collect(), ids.len(), self.device)?)
     }
-    Ok(Tensor::from_vec(labels.iter().map(|l| *l as u32).collect(), ids.len(), device)?)
 }
 
 /// The key metric is the best block at the middle timestep.

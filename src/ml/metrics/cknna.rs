@@ -96,10 +96,10 @@ fn hsic(a: &Neighbours, b: &Neighbours) -> f64 {
     let common = |i: usize| a.row(i).filter_map(move |(j, k)| b.get(i, j).map(|l| (j, k, l)));
     let (mut cols_a, mut rows_b) = (vec![0f64; n], vec![0f64; n]);
     let (mut sum_a, mut sum_b, mut both) = (0f64, 0f64, 0f64);
-    for i in 0..n {
+    for (i, row_b) in rows_b.iter_mut().enumerate() {
         for (j, k, l) in common(i) {
             cols_a[j as usize] += k;
-            rows_b[i] += l;
+            *row_b += l;
             sum_a += k;
             sum_b += l;
             // K_ij L_ji, where (j, i) is in the common mask too.
