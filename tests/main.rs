@@ -7,6 +7,7 @@ mod data;
 mod gradients;
 mod metrics;
 mod optim;
+mod phases;
 mod sampler;
 mod sit;
 mod training;
