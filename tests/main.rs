@@ -12,6 +12,7 @@ mod layers;
 mod messages;
 mod metrics;
 mod optim;
+mod phases;
 mod sampler;
 mod sit;
 mod spec;

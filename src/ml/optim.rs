@@ -60,20 +60,19 @@ impl AdamW {
         first: &Tensors,
         second: &Tensors,
     ) -> Result<Self> {
-        for (name, var) in params.vars() {
-            if [first, second].iter().any(|m| m.get(&name).is_none_or(|t| t.shape() != var.shape())) {
-                bail!("the saved moments have no tensor of the shape of parameter {name}");
-            }
-        }
-        let mut optimizer = Self::new(params, config)?;
-        optimizer.step = step;
-        for (name, m) in &mut optimizer.moments {
-            if let (Some(a), Some(b)) = (first.get(name), second.get(name)) {
-                let fused = matches!(m.first, Buffer::Host(_));
-                *m = Moments { first: Buffer::copy_of(a, fused)?, second: Buffer::copy_of(b, fused)? };
-            }
-        }
-        Ok(optimizer)
+        let moments = params
+            .vars()
+            .into_iter()
+            .map(|(name, var)| {
+                let buffer = |saved: &Tensors| match saved.get(&name) {
+                    Some(t) if t.shape() == var.shape() => Buffer::copy_of(&t.to_device(var.device())?, is_fused(&var)),
+                    _ => bail!("the saved moments have no tensor of the shape of parameter {name}"),
+                };
+                let moments = Moments { first: buffer(first)?, second: buffer(second)? };
+                Ok((name, moments))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { config, step, moments })
     }
 
     fn zeroed(params: &ParamSet, config: AdamWConfig, fused: impl Fn(&Tensor) -> bool) -> Result<Self> {
@@ -157,15 +156,19 @@ fn plain_update(var: &Var, grad: &Tensor, state: [&mut Tensor; 3], c: adamw::Coe
     var.set(&value)
 }
 
-/// Euclidean norm over all gradients, summed in f64 in the order of the names.
+/// Euclidean norm over all gradients, summed in f64 in the order of the names. Waits for a device once, not per tensor.
 pub fn grad_norm(grads: &Tensors) -> Result<f64> {
     let mut total = 0.0;
+    let mut elsewhere = vec![];
     for grad in grads.values() {
-        total += if is_fused(grad) {
-            kernels::with_slices([&grad.contiguous()?], |[g]| adamw::sum_of_squares(g))?
+        if is_fused(grad) {
+            total += kernels::with_slices([&grad.contiguous()?], |[g]| adamw::sum_of_squares(g))?;
         } else {
-            f64::from(grad.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?)
-        };
+            elsewhere.push(grad.to_dtype(DType::F32)?.sqr()?.sum_all()?);
+        }
+    }
+    if !elsewhere.is_empty() {
+        total += Tensor::stack(&elsewhere, 0)?.to_vec1::<f32>()?.into_iter().map(f64::from).sum::<f64>();
     }
     Ok(total.sqrt())
 }
