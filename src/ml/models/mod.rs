@@ -1,4 +1,3 @@
-//! Networks, one file each, with the parameter names of their published checkpoints. Models never see data sets.
 //! Networks, one file or folder each, with the parameter names of their published checkpoints. Models never see data
 //! sets.
 
