@@ -4,3 +4,4 @@ pub mod error;
 pub mod ml;
 pub mod report;
 pub mod runner;
+pub mod stages;

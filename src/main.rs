@@ -1,1 +1,12 @@
-fn main() {}
+//! The program: reads the command line, does what it says, prints the error if there is one, exits with its code.
+
+fn main() {
+    let status = match erw::cli::main(erw::stages::KINDS) {
+        Ok(status) => status,
+        Err(error) => {
+            erw::report::diagnostic::print(&error);
+            error.exit_code()
+        }
+    };
+    std::process::exit(status);
+}

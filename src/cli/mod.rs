@@ -1,8 +1,84 @@
-//! One file per subcommand: arguments in, calls out.
+//! The command line. One file per subcommand: arguments in, calls out.
 
+pub mod cache;
 pub mod common;
 pub mod completions;
 pub mod explain;
 pub mod graph;
+pub mod plan;
+pub mod run;
 pub mod schema;
 pub mod stages;
+pub mod sweep;
+pub mod worker;
+
+use crate::error::Result;
+use crate::runner::manifest::Registry;
+use clap::{CommandFactory, Parser};
+use std::path::PathBuf;
+
+/// Runs pipelines of cached, resumable stages: from images to FID and CKNNA.
+#[derive(Debug, Parser)]
+#[command(name = "erw", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
+struct Cli {
+    /// Where artifacts, records and work under way are kept
+    #[arg(long, global = true, env = "ERW_CACHE_DIR", default_value = "cache", value_name = "DIR")]
+    cache_dir: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    a stage failed
+  2    bad pipeline or usage
+  3    suspended: put down before its end, resumes when run again
+  4    the cache is damaged
+  130  interrupted (Ctrl-C); 143 terminated (SIGTERM)";
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Run what is stale, reuse the rest
+    #[command(after_help = EXIT_CODES)]
+    Run(run::Args),
+    /// Say what would run and why, and run nothing
+    Plan(plan::Args),
+    /// Show every value of a stage and where it came from
+    Explain(explain::Args),
+    /// Show the stages and what flows between them
+    Graph(graph::Args),
+    /// List stage kinds, or print the manifest of one
+    Stages(stages::Args),
+    /// Print a JSON Schema of pipeline files, for editors
+    Schema(schema::Args),
+    /// Run every trial of a pipeline's [sweep] and compare their results
+    #[command(after_help = EXIT_CODES)]
+    Sweep(sweep::Args),
+    /// Look after the cache folder
+    Cache(cache::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Run one attempt; started by `erw run`
+    #[command(hide = true)]
+    Worker(worker::Args),
+}
+
+/// Does what the command line says with these stage kinds. The number is the exit code.
+pub fn main(registry: Registry) -> Result<i32> {
+    let cli = Cli::parse();
+    let cache = &cli.cache_dir;
+    match &cli.command {
+        Command::Run(args) => run::run(args, cache, registry)?,
+        Command::Plan(args) => plan::run(args, cache, registry)?,
+        Command::Explain(args) => explain::run(args, registry)?,
+        Command::Graph(args) => graph::run(args, registry)?,
+        Command::Stages(args) => stages::run(args, registry)?,
+        Command::Schema(args) => schema::run(args, registry)?,
+        Command::Sweep(args) => sweep::run(args, cache, registry)?,
+        Command::Cache(args) => cache::run(args, cache, registry)?,
+        Command::Completions(args) => completions::run(args, &mut Cli::command())?,
+        Command::Worker(args) => return worker::run(args, registry),
+    }
+    Ok(0)
+}

@@ -2,11 +2,19 @@
 //! directory that outlives the attempt, and ways to report. It does not know the graph, the plan, the
 //! store, or which stage of a pipeline it is.
 
+use super::event::WorkerEvent;
 use super::manifest::Params;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Progress is told at most this often: a bar cannot show more and the journal keeps every line.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Everything a worker process needs, written as JSON to `work/<key>/job.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -16,6 +24,7 @@ pub struct Job {
     pub kind: String,
     /// Key of the action, for messages and logs.
     pub key: String,
+    /// Path parameters hold the resolved, absolute path.
     pub params: Params,
     pub operation: Params,
     /// Slot to artifact path in the store.
@@ -28,14 +37,38 @@ pub struct Job {
     pub threads: usize,
     /// `cpu`, `cuda:0`, …
     pub device: String,
+    /// Program and arguments of a `kind = "command"` stage, with placeholders not filled yet.
+    #[serde(default)]
+    pub command: Option<Vec<String>>,
+    /// Directory of the pipeline file, where a command runs.
+    #[serde(default)]
+    pub pipeline_dir: PathBuf,
 }
 
 /// One try at one stage.
 pub struct Attempt {
     job: Job,
+    stop: Arc<AtomicBool>,
+    voice: Mutex<Voice>,
+}
+
+struct Voice {
+    out: Box<dyn Write + Send>,
+    last_progress: Option<Instant>,
 }
 
 impl Attempt {
+    /// `out` receives one JSON [`WorkerEvent`] a line; `stop` is raised by whoever wants the attempt put down.
+    pub fn new(job: Job, out: Box<dyn Write + Send>, stop: Arc<AtomicBool>) -> Self {
+        Self { job, stop, voice: Mutex::new(Voice { out, last_progress: None }) }
+    }
+    /// An attempt nobody listens to, for tests of stages.
+    pub fn quiet(job: Job) -> Self {
+        Self::new(job, Box::new(std::io::sink()), Arc::default())
+    }
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
     /// Parameters as the kind's own struct (`deny_unknown_fields`, no `Default`).
     pub fn params<T: DeserializeOwned>(&self) -> Result<T> {
         extract(&self.job.params)
@@ -68,45 +101,102 @@ impl Attempt {
     }
     /// `done` of `total` units (steps, images); may be called often, is throttled.
     pub fn progress(&self, done: u64, total: u64) {
-        let _ = (done, total);
-        todo!()
+        let mut voice = self.voice.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = voice.last_progress.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL);
+        if due || done >= total {
+            voice.last_progress = Some(Instant::now());
+            voice.say(&WorkerEvent::Progress { done, total });
+        }
     }
     /// A value of a running curve, for logs and bars.
     pub fn metric(&self, step: u64, name: &str, value: f64) {
-        let _ = (step, name, value);
-        todo!()
+        self.say(&WorkerEvent::Metric { step, name: name.into(), value: finite(value) });
     }
     /// A result of the stage, kept in the action record; the first one is the stage's key metric in tables.
     pub fn result(&self, name: &str, value: f64) {
-        let _ = (name, value);
-        todo!()
+        self.say(&WorkerEvent::Result { name: name.into(), value: finite(value) });
     }
     /// A file inside output `output` worth showing to the user at the end of the run (a picture).
     pub fn show(&self, output: &str, file: &str) {
-        let _ = (output, file);
-        todo!()
+        self.say(&WorkerEvent::Show { output: output.into(), file: file.into() });
     }
     pub fn log(&self, text: &str) {
-        let _ = text;
-        todo!()
+        self.say(&WorkerEvent::Log { text: text.into() });
     }
     /// A checkpoint was written at this step.
     pub fn checkpointed(&self, step: u64) {
-        let _ = step;
-        todo!()
+        self.say(&WorkerEvent::Checkpoint { step });
     }
     /// The attempt continues from a checkpoint of an earlier attempt.
     pub fn resumed(&self, step: u64) {
-        let _ = step;
-        todo!()
+        self.say(&WorkerEvent::Resumed { step });
     }
     /// A stop was asked for (Ctrl-C, SIGTERM): write a checkpoint and return [`Error::suspended`].
     pub fn should_stop(&self) -> bool {
-        todo!()
+        self.stop.load(Ordering::Relaxed)
     }
+    pub(super) fn say(&self, event: &WorkerEvent) {
+        self.voice.lock().unwrap_or_else(PoisonError::into_inner).say(event);
+    }
+}
+
+impl Voice {
+    /// A runner that no longer listens is not the stage's concern: the worker is told to end by other means.
+    fn say(&mut self, event: &WorkerEvent) {
+        let Ok(mut line) = serde_json::to_vec(event) else { return };
+        line.push(b'\n');
+        let _ = self.out.write_all(&line).and_then(|()| self.out.flush());
+    }
+}
+
+/// JSON has no NaN and no infinity; they travel as null.
+fn finite(value: f64) -> Option<f64> {
+    value.is_finite().then_some(value)
 }
 
 fn extract<T: DeserializeOwned>(values: &Params) -> Result<T> {
     let map = values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     serde_json::from_value(serde_json::Value::Object(map)).map_err(|e| Error::usage(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(buf);
+            Ok(buf.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn events(tell: impl Fn(&Attempt)) -> Vec<WorkerEvent> {
+        let said = Shared::default();
+        let job = serde_json::json!({"stage": "s", "kind": "k", "key": "", "params": {}, "operation": {}, "inputs": {},
+            "outputs": {}, "work_dir": "/w", "threads": 1, "device": "cpu"});
+        let job = serde_json::from_value(job).unwrap();
+        tell(&Attempt::new(job, Box::new(said.clone()), Arc::default()));
+        let text = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+
+    #[test]
+    fn progress_is_throttled_but_the_end_is_always_told() {
+        let told = events(|a| (0..=10_000).for_each(|i| a.progress(i, 10_000)));
+        assert!(told.len() < 1000, "{} events", told.len());
+        assert_eq!(told.first(), Some(&WorkerEvent::Progress { done: 0, total: 10_000 }));
+        assert_eq!(told.last(), Some(&WorkerEvent::Progress { done: 10_000, total: 10_000 }));
+    }
+
+    #[test]
+    fn a_value_that_is_not_a_number_survives_as_null() {
+        let told = events(|a| a.result("fid", f64::NAN));
+        assert_eq!(told, [WorkerEvent::Result { name: "fid".into(), value: None }]);
+    }
 }

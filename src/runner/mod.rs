@@ -17,17 +17,46 @@
 //! 6. [`mod@select`] finds what a target needs.
 //!
 //! Errors are about the first fault in the order above; [`suggest`] finds the name that was meant.
+//!
+//! # From a graph to artifacts
+//!
+//! The doing half runs what is stale in a pipeline and reuses the rest.
+//!
+//! 1. [`files`] digests the outside files ([`digest`]); [`key`] writes down what an action depends on.
+//! 2. [`plan`] looks the key up among the action records ([`actions`]) and their outputs in the [`store`]: cached, or
+//!    stale with a [`reason`].
+//! 3. [`schedule`] judges and starts stages as their inputs become known, within the shares that [`pool`] grants.
+//! 4. [`perform`] carries one action out under the lock of its key: inputs verified, worker started ([`launch`]),
+//!    outputs digested and published, record last, work folder removed.
+//! 5. In the worker process [`worker`] finds the kind and calls it with an [`attempt`], or starts a [`program`].
+//! 6. All of it is told as [`event`]s; [`record`] keeps them. [`gc`] looks after the cache folder.
 
+pub mod actions;
 pub mod attempt;
 pub mod command;
+pub mod digest;
 mod edges;
+pub mod event;
+pub mod files;
+pub mod gc;
 pub mod graph;
+pub mod key;
+pub mod launch;
 pub mod layers;
 pub mod located;
 pub mod manifest;
+pub mod perform;
+pub mod plan;
+pub mod pool;
+pub mod program;
+pub mod reason;
+pub mod record;
 pub mod resolve;
+pub mod schedule;
 pub mod select;
 pub mod spec;
+pub mod store;
 pub mod suggest;
 pub mod sweep;
 pub mod value;
+pub mod worker;

@@ -1,0 +1,89 @@
+//! A line per event on standard error, for pipes, logs and CI. Progress is told now and then, not always.
+
+use super::{duration, number};
+use crate::runner::event::{Event, Listener, StageEnd, State, What};
+use std::collections::HashMap;
+use std::io::Write;
+
+/// Seconds between two lines about the progress of one stage.
+const PROGRESS_EVERY: f64 = 10.0;
+
+#[derive(Debug, Default)]
+pub struct Plain {
+    running: HashMap<String, Running>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    told: f64,
+    metrics: Vec<(String, Option<f64>)>,
+}
+
+impl Plain {
+    fn progress(&mut self, at: f64, stage: &str, done: u64, total: u64) -> Option<String> {
+        let running = self.running.entry(stage.to_string()).or_default();
+        if at - running.told < PROGRESS_EVERY {
+            return None;
+        }
+        running.told = at;
+        let metrics = running.metrics.iter().map(|(name, value)| format!(", {name} {}", number(*value)));
+        Some(format!("{stage}: {done} of {total}{}", metrics.collect::<String>()))
+    }
+}
+
+impl Listener for Plain {
+    fn event(&mut self, event: &Event) {
+        let text = match &event.what {
+            What::Progress { stage, done, total } => self.progress(event.at, stage, *done, *total),
+            What::Metric { stage, name, value, .. } => {
+                let metrics = &mut self.running.entry(stage.clone()).or_default().metrics;
+                match metrics.iter_mut().find(|(n, _)| n == name) {
+                    Some((_, old)) => *old = *value,
+                    None => metrics.push((name.clone(), *value)),
+                }
+                None
+            }
+            What::Started { stage, .. } => {
+                self.running.insert(stage.clone(), Running { told: event.at, ..Running::default() });
+                sentence(&event.what)
+            }
+            what => sentence(what),
+        };
+        if let Some(text) = text {
+            let _ = writeln!(std::io::stderr().lock(), "{text}");
+        }
+    }
+}
+
+/// An event in words; `None` for those that are not told one by one.
+pub fn sentence(what: &What) -> Option<String> {
+    Some(match what {
+        What::Locked { stage, .. } => format!("{stage}: another run is computing it; waiting for its result"),
+        What::Started { stage, reasons, attempt, .. } => {
+            let again = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
+            format!("{stage}: started ({}){again}", reasons.join("; "))
+        }
+        What::Log { stage, text } => format!("{stage}: {text}"),
+        What::Checkpoint { stage, step } => format!("{stage}: checkpoint at step {step}"),
+        What::Resumed { stage, step } => format!("{stage}: resumes from step {step}"),
+        What::Warning { text } => format!("warning: {text}"),
+        What::Ended(end) => ended(end)?,
+        _ => return None,
+    })
+}
+
+fn ended(end: &StageEnd) -> Option<String> {
+    let StageEnd { stage, seconds, error, .. } = end;
+    let why = || error.as_ref().map_or_else(String::new, |e| e.message.clone());
+    Some(match end.state {
+        State::Cached => format!("{stage}: cached"),
+        State::Done => {
+            let results = end.results.iter().map(|r| format!(", {} {}", r.name, number(r.value)));
+            format!("{stage}: done in {}{}", duration(*seconds), results.collect::<String>())
+        }
+        State::Failed => format!("{stage}: failed: {}", why()),
+        State::Skipped => format!("{stage}: skipped, {}", why()),
+        State::Suspended => format!("{stage}: suspended; run again to resume"),
+        _ => return None,
+    })
+}

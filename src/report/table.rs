@@ -1,0 +1,95 @@
+//! Tables for the end of a run and of a sweep.
+
+use super::{duration, number};
+use crate::runner::event::{StageEnd, State};
+use comfy_table::{Table, presets};
+use std::path::Path;
+
+/// How a run went, stage by stage, and the pictures it made.
+pub fn summary(ends: &[StageEnd]) -> String {
+    let mut table = plain_table();
+    table.set_header(["stage", "status", "time", "result", "artifact"]);
+    for end in ends {
+        let result = end.results.first().map_or_else(String::new, |r| format!("{} {}", r.name, number(r.value)));
+        let time = if end.seconds > 0.0 { duration(end.seconds) } else { String::new() };
+        table.add_row([end.stage.clone(), status(end), time, result, artifacts(end)]);
+    }
+    let mut text = format!("{}\n", trimmed(&table));
+    for picture in ends.iter().flat_map(|e| &e.shown) {
+        text.push_str(&format!("picture: {}\n", near(picture)));
+    }
+    if ends.iter().all(|e| e.state == State::Cached) {
+        let count = ends.len();
+        text.push_str(&if count == 1 {
+            "the stage is cached\n".into()
+        } else {
+            format!("all {count} stages are cached\n")
+        });
+    }
+    text
+}
+
+fn status(end: &StageEnd) -> String {
+    match (end.state, end.resumed) {
+        (State::Done, Some(step)) => format!("resumed at {step}"),
+        (State::Done, None) => "ran".into(),
+        (State::Cached, _) => "cached".into(),
+        (State::Failed, _) => "failed".into(),
+        (State::Skipped, _) => "skipped".into(),
+        (State::Suspended, _) => "suspended".into(),
+        _ => "not run".into(),
+    }
+}
+
+/// The path of the only output, or each output with its path.
+fn artifacts(end: &StageEnd) -> String {
+    match end.outputs.as_slice() {
+        [only] => near(&only.path),
+        several => several.iter().map(|o| format!("{} {}", o.name, near(&o.path))).collect::<Vec<_>>().join("\n"),
+    }
+}
+
+/// A path as short as it can be said from here.
+pub fn near(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here).unwrap_or(path).display().to_string()
+}
+
+/// Rows under a header, as text.
+pub fn grid(header: &[String], rows: &[Vec<String>]) -> String {
+    let mut table = plain_table();
+    table.set_header(header);
+    table.add_rows(rows);
+    format!("{}\n", trimmed(&table))
+}
+
+/// Rows under a header, comma-separated as in RFC 4180.
+pub fn csv(header: &[String], rows: &[Vec<String>]) -> String {
+    let quoted = |cell: &String| match cell.contains([',', '"', '\n']) {
+        true => format!("\"{}\"", cell.replace('"', "\"\"")),
+        false => cell.clone(),
+    };
+    let line = |row: &[String]| row.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n";
+    std::iter::once(line(header)).chain(rows.iter().map(|r| line(r))).collect()
+}
+
+fn plain_table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table
+}
+
+fn trimmed(table: &Table) -> String {
+    table.lines().map(|l| l.trim_end().to_string()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn csv_quotes_what_needs_it() {
+        let row = |cells: &[&str]| cells.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(csv(&row(&["a", "b"]), &[row(&["1,2", "say \"x\""])]), "a,b\n\"1,2\",\"say \"\"x\"\"\"\n");
+    }
+}

@@ -1,0 +1,214 @@
+//! The action cache: key to what the action made. A record is small and says "done"; it is written last, so
+//! what it names was on disk before.
+//!
+//! On disk a record is `{"format":1,"check":"<digest of the record's text>","record":{…}}`. The check makes bit
+//! rot in a record a miss rather than a wrong number in a table. Format 1 is read by this version only; another
+//! format is treated as no record, never as damage, so two versions may share a cache.
+//! This module does not know when a record counts as a hit (`plan`).
+
+use super::digest::Measured;
+use super::event::Measure;
+use super::key::Key;
+use super::store::{Store, write_atomic};
+use crate::error::{Error, Result};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Raised when [`Record`] changes shape.
+const PREFIX: &str = "{\"format\":1,\"check\":\"";
+const MIDDLE: &str = "\",\"record\":";
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The text whose blake3 is the key.
+    pub key_text: String,
+    /// Who asked for it first; not part of its identity.
+    pub pipeline: String,
+    pub stage: String,
+    pub kind: String,
+    pub outputs: BTreeMap<String, Output>,
+    /// In the order the stage gave them; the first is the key metric.
+    pub results: Vec<Measure>,
+    pub shown: Vec<Shown>,
+    /// Seconds of the attempt that finished it.
+    pub seconds: f64,
+    pub attempts: u32,
+    /// The step that attempt continued from.
+    pub resumed: Option<u64>,
+    /// UTC, `2026-01-31T12:00:00.000Z`.
+    pub created: String,
+    pub host: String,
+    /// Version of this program.
+    pub program: String,
+    /// `cpu`, `cuda:0`, … and what the machine calls it.
+    pub device: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Output {
+    #[serde(rename = "type")]
+    pub ty: String,
+    pub measured: Measured,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shown {
+    pub output: String,
+    /// Relative to the output.
+    pub file: String,
+}
+
+impl Record {
+    pub fn key(&self) -> Key {
+        Key::of(&self.key_text)
+    }
+    /// Paths of the files worth showing.
+    pub fn shown_paths(&self, store: &Store) -> Vec<PathBuf> {
+        let path = |s: &Shown| Some(store.object(&self.outputs.get(&s.output)?.measured.digest).join(&s.file));
+        self.shown.iter().filter_map(path).collect()
+    }
+}
+
+/// What lies under a key.
+#[derive(Debug)]
+pub enum Lookup {
+    Hit(Box<Record>),
+    Miss,
+    /// There is a file, and it is not what was written.
+    Damaged,
+}
+
+pub fn lookup(store: &Store, key: &Key) -> Result<Lookup> {
+    let path = store.action_file(key);
+    let bytes = match std::fs::read(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Lookup::Miss),
+        other => other.map_err(|e| Error::io("read", &path, e))?,
+    };
+    Ok(match parse(&bytes) {
+        Parsed::Record(record) if record.key() == *key => Lookup::Hit(record),
+        Parsed::Foreign => Lookup::Miss,
+        _ => Lookup::Damaged,
+    })
+}
+
+enum Parsed {
+    Record(Box<Record>),
+    /// Another format.
+    Foreign,
+    Damaged,
+}
+
+fn parse(bytes: &[u8]) -> Parsed {
+    let Ok(text) = std::str::from_utf8(bytes) else { return Parsed::Damaged };
+    let Some(rest) = text.strip_prefix(PREFIX) else {
+        return if is_foreign(text) { Parsed::Foreign } else { Parsed::Damaged };
+    };
+    let parts = rest.split_once(MIDDLE).and_then(|(check, body)| Some((check, body.strip_suffix("}\n")?)));
+    let Some((check, body)) = parts else { return Parsed::Damaged };
+    if super::digest::Digest::of_bytes(body.as_bytes()).to_string() != check {
+        return Parsed::Damaged;
+    }
+    serde_json::from_str(body).map_or(Parsed::Damaged, |record| Parsed::Record(Box::new(record)))
+}
+
+fn is_foreign(text: &str) -> bool {
+    let value = serde_json::from_str::<serde_json::Value>(text).ok();
+    value.and_then(|v| v.get("format")?.as_u64()).is_some_and(|format| format != 1)
+}
+
+/// Writes a record. Everything it names must be in the store by now.
+pub fn write(store: &Store, record: &Record) -> Result<()> {
+    let path = store.action_file(&record.key());
+    let failed = |e: std::io::Error| Error::io("write", &path, e);
+    let body = serde_json::to_string_pretty(record).map_err(|e| failed(e.into()))?;
+    let check = super::digest::Digest::of_bytes(body.as_bytes());
+    write_atomic(&path, format!("{PREFIX}{check}{MIDDLE}{body}}}\n").as_bytes()).map_err(failed)
+}
+
+/// Every readable record, in the order of keys, and the files that are damaged.
+pub fn all(store: &Store) -> Result<(Vec<Record>, Vec<PathBuf>)> {
+    let paths = store.bucket("actions")?;
+    let is_record = |p: &PathBuf| p.extension().is_some_and(|e| e == "json");
+    let parsed: Vec<(PathBuf, Parsed)> = paths
+        .into_par_iter()
+        .filter(is_record)
+        .map(|path| {
+            let parsed = std::fs::read(&path).map_or(Parsed::Damaged, |bytes| parse(&bytes));
+            let named = |record: &Record| path.file_stem().is_some_and(|n| *n == *record.key().to_string());
+            match parsed {
+                Parsed::Record(record) if !named(&record) => (path, Parsed::Damaged),
+                other => (path, other),
+            }
+        })
+        .collect();
+    let (mut records, mut damaged) = (Vec::new(), Vec::new());
+    for (path, parsed) in parsed {
+        match parsed {
+            Parsed::Record(record) => records.push(*record),
+            Parsed::Damaged => damaged.push(path),
+            Parsed::Foreign => {}
+        }
+    }
+    Ok((records, damaged))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::digest::Digest;
+    use super::*;
+
+    fn record() -> Record {
+        let measured = Measured { digest: Digest::of_bytes(b"out"), bytes: 3, files: 1 };
+        Record {
+            key_text: "erw key 1\nkind k\n".into(),
+            pipeline: "p".into(),
+            stage: "s".into(),
+            kind: "k".into(),
+            outputs: [("o".to_string(), Output { ty: "t".into(), measured })].into(),
+            results: vec![
+                Measure { name: "fid".into(), value: Some(0.1 + 0.2) },
+                Measure { name: "n".into(), value: None },
+            ],
+            shown: vec![Shown { output: "o".into(), file: "grid.png".into() }],
+            seconds: 1.5,
+            attempts: 2,
+            resumed: Some(3),
+            created: "2026-01-31T12:00:00.000Z".into(),
+            host: "h".into(),
+            program: "0".into(),
+            device: "cpu".into(),
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_and_every_flipped_byte_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let record = record();
+        write(&store, &record).unwrap();
+        let key = record.key();
+        assert!(matches!(lookup(&store, &key).unwrap(), Lookup::Hit(r) if r.outputs == record.outputs));
+        let path = store.action_file(&key);
+        let good = std::fs::read(&path).unwrap();
+        for i in 0..good.len() {
+            let mut bad = good.clone();
+            bad[i] ^= 1;
+            std::fs::write(&path, bad).unwrap();
+            assert!(!matches!(lookup(&store, &key).unwrap(), Lookup::Hit(_)), "byte {i}");
+        }
+        std::fs::write(&path, &good[..good.len() / 2]).unwrap();
+        assert!(matches!(lookup(&store, &key).unwrap(), Lookup::Damaged));
+        assert_eq!(all(&store).unwrap().1, [path]);
+    }
+
+    #[test]
+    fn another_format_is_a_miss() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let key = record().key();
+        write_atomic(&store.action_file(&key), br#"{"format":2,"check":"","record":{}}"#).unwrap();
+        assert!(matches!(lookup(&store, &key).unwrap(), Lookup::Miss));
+    }
+}

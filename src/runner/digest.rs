@@ -1,0 +1,266 @@
+//! Digests: blake3 of contents. Of a file, of its bytes; of a folder, of its sorted list of (path, length,
+//! digest of the bytes). Names outside the folder, times, owners and permissions are no part of it.
+//!
+//! It does not know what is digested, nor does it remember anything (`files` does).
+
+use crate::error::{Error, Result};
+use rayon::prelude::*;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Separates folder digests from file digests: no file can be written whose digest is that of a folder.
+const TREE_CONTEXT: &str = "erw 2025 digest of a tree, version 1";
+
+/// From this size on one file is hashed by all threads; below, files are spread over the threads.
+const LARGE: u64 = 1 << 20;
+
+/// 32 bytes of blake3, shown as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Digest of bytes in memory, equal to that of a file holding them.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+    /// Digest of the bytes of one file.
+    pub fn of_file(path: &Path) -> std::io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        match path.metadata()?.len() {
+            n if n >= LARGE => hasher.update_mmap_rayon(path)?,
+            _ => hasher.update_reader(std::fs::File::open(path)?)?,
+        };
+        Ok(Self(*hasher.finalize().as_bytes()))
+    }
+    /// The first 12 digits, for people.
+    pub fn short(&self) -> String {
+        self.to_string()[..12].to_string()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        // Only lower case is written; accepting more would give one object two names.
+        let canonical = s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let hash = blake3::Hash::from_hex(s).ok().filter(|_| canonical);
+        hash.map(|h| Self(*h.as_bytes())).ok_or_else(|| format!("`{s}` is not a digest"))
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// One file of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Relative to the root; empty when the root itself is a file.
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub digest: Digest,
+}
+
+/// A digest and the cheap facts that go with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    pub digest: Digest,
+    /// Sum over the files.
+    pub bytes: u64,
+    pub files: u64,
+}
+
+/// The digest of a file or folder from its list of files. `is_dir` tells a folder of one file from the file.
+pub fn combine(entries: &mut [Entry], is_dir: bool) -> Measured {
+    entries.sort_unstable_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
+    let bytes = entries.iter().map(|e| e.bytes).sum();
+    let digest = match entries {
+        [only] if !is_dir => only.digest,
+        _ => tree_digest(entries),
+    };
+    Measured { digest, bytes, files: entries.len() as u64 }
+}
+
+/// Every field has a fixed width or a length in front, so two lists never give the same stream.
+fn tree_digest(sorted: &[Entry]) -> Digest {
+    let mut hasher = blake3::Hasher::new_derive_key(TREE_CONTEXT);
+    hasher.update(&(sorted.len() as u64).to_le_bytes());
+    for entry in sorted {
+        let path = entry.path.as_os_str().as_bytes();
+        hasher.update(&(path.len() as u64).to_le_bytes()).update(path);
+        hasher.update(&entry.bytes.to_le_bytes()).update(&entry.digest.0);
+    }
+    Digest(*hasher.finalize().as_bytes())
+}
+
+/// A file met on a walk.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Relative to the root.
+    pub path: PathBuf,
+    pub metadata: std::fs::Metadata,
+}
+
+/// What to do with symbolic links met on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// Outside data is often a farm of links: what counts is what they lead to.
+    Follow,
+    /// An artifact must hold its own bytes, or it changes behind its digest.
+    Refuse,
+}
+
+/// Every regular file under `root` (or `root` itself) in no particular order. Empty folders do not count.
+/// A dangling link, a loop of links, a pipe or a socket is an error that names it.
+pub fn walk(root: &Path, links: Links) -> Result<Vec<Found>> {
+    let follow = links == Links::Follow;
+    let mut found = Vec::new();
+    for entry in walkdir::WalkDir::new(root).follow_links(follow).follow_root_links(follow) {
+        let entry = entry.map_err(|e| walk_error(root, &e))?;
+        let kind = entry.file_type();
+        if kind.is_dir() {
+            continue;
+        }
+        if kind.is_symlink() {
+            return Err(Error::stage(format!("`{}` is a symbolic link", entry.path().display()))
+                .hint("an artifact holds files, not links to them: copy the file"));
+        }
+        if !kind.is_file() {
+            return Err(Error::usage(format!("`{}` is neither a file nor a folder", entry.path().display())));
+        }
+        let metadata = entry.metadata().map_err(|e| walk_error(root, &e))?;
+        let path = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_path_buf();
+        found.push(Found { path, metadata });
+    }
+    Ok(found)
+}
+
+fn walk_error(root: &Path, e: &walkdir::Error) -> Error {
+    let path = e.path().unwrap_or(root).display();
+    match e.loop_ancestor() {
+        Some(up) => Error::usage(format!("`{path}` is a link back to `{}`: the folder has no end", up.display())),
+        None => {
+            let cause = e.io_error().map_or_else(|| e.to_string(), ToString::to_string);
+            Error::usage(format!("cannot read `{path}`")).because(cause)
+        }
+    }
+}
+
+/// Digest of an artifact: every byte is read.
+pub fn measure(root: &Path) -> Result<Measured> {
+    let found = walk(root, Links::Refuse)?;
+    let mut entries = found
+        .into_par_iter()
+        .map(|f| {
+            let path = join(root, &f.path);
+            let digest = Digest::of_file(&path).map_err(|e| Error::io("read", &path, e))?;
+            Ok(Entry { bytes: f.metadata.len(), path: f.path, digest })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(combine(&mut entries, root.is_dir()))
+}
+
+/// `root.join("")` would add a slash and turn a file into a folder.
+pub fn join(root: &Path, relative: &Path) -> PathBuf {
+    if relative.as_os_str().is_empty() { root.to_path_buf() } else { root.join(relative) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn dir() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    #[test]
+    fn a_large_and_a_small_file_hash_like_their_bytes() {
+        let dir = dir();
+        for n in [0, 10, LARGE as usize - 1, LARGE as usize + 12345] {
+            let bytes: Vec<u8> = (0..n).map(|i| (i % 251) as u8).collect();
+            let path = dir.path().join("f");
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(Digest::of_file(&path).unwrap(), Digest::of_bytes(&bytes));
+        }
+    }
+
+    #[test]
+    fn a_tree_is_its_names_and_bytes() {
+        let (a, b) = (dir(), dir());
+        for d in [&a, &b] {
+            fs::create_dir(d.path().join("sub")).unwrap();
+        }
+        fs::write(a.path().join("sub/x"), "1").unwrap();
+        fs::write(a.path().join("y"), "2").unwrap();
+        fs::write(b.path().join("y"), "2").unwrap();
+        fs::write(b.path().join("sub/x"), "1").unwrap();
+        let first = measure(a.path()).unwrap();
+        assert_eq!(first, measure(b.path()).unwrap());
+        assert_eq!((first.bytes, first.files), (2, 2));
+        fs::rename(b.path().join("y"), b.path().join("z")).unwrap();
+        assert_ne!(first.digest, measure(b.path()).unwrap().digest);
+    }
+
+    #[test]
+    fn boundaries_between_names_and_files_count() {
+        let (a, b) = (dir(), dir());
+        fs::write(a.path().join("ab"), "c").unwrap();
+        fs::write(b.path().join("a"), "bc").unwrap();
+        assert_ne!(measure(a.path()).unwrap().digest, measure(b.path()).unwrap().digest);
+        fs::write(a.path().join("f"), "").unwrap();
+        let with_empty = measure(a.path()).unwrap();
+        fs::remove_file(a.path().join("f")).unwrap();
+        assert_ne!(with_empty.digest, measure(a.path()).unwrap().digest);
+    }
+
+    #[test]
+    fn a_folder_of_one_file_is_not_the_file() {
+        let dir = dir();
+        fs::write(dir.path().join("f"), "1").unwrap();
+        let folder = measure(dir.path()).unwrap().digest;
+        assert_ne!(folder, measure(&dir.path().join("f")).unwrap().digest);
+    }
+
+    #[test]
+    fn links_are_followed_outside_and_refused_in_artifacts() {
+        let dir = dir();
+        fs::write(dir.path().join("f"), "1").unwrap();
+        std::os::unix::fs::symlink("f", dir.path().join("l")).unwrap();
+        assert_eq!(walk(dir.path(), Links::Follow).unwrap().len(), 2);
+        assert!(walk(dir.path(), Links::Refuse).unwrap_err().message.contains("symbolic link"));
+        std::os::unix::fs::symlink(".", dir.path().join("loop")).unwrap();
+        assert!(walk(dir.path(), Links::Follow).unwrap_err().message.contains("has no end"));
+    }
+
+    #[test]
+    fn only_the_written_form_is_read_back() {
+        let digest = Digest::of_bytes(b"x");
+        assert_eq!(digest.to_string().parse::<Digest>(), Ok(digest));
+        assert!(digest.to_string().to_uppercase().parse::<Digest>().is_err());
+        assert!("12".parse::<Digest>().is_err());
+    }
+}

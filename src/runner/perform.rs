@@ -1,0 +1,276 @@
+//! Carries out one action under its lock: inputs verified, worker run, outputs checked, digested and published,
+//! record written last, work folder removed.
+//!
+//! It knows one stage and the store; which stage comes next is the scheduler's business. A kill at any point
+//! leaves the work folder, from which the next attempt resumes, and never a record of something unfinished.
+
+use super::actions::{self, Output, Record, Shown};
+use super::attempt::Job;
+use super::digest::{Digest, Measured, measure};
+use super::event::{Failure, WorkerEvent};
+use super::files::{digest_now, keep_listing};
+use super::graph::{Stage, StageId};
+use super::launch::{Finish, Launcher, Report, Workers, launch};
+use super::manifest::Params;
+use super::plan::{Judge, Keyed};
+use super::record::{host, utc_now};
+use super::store::{self, KeyLock, Store, write_atomic};
+use crate::error::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// What every action of a run shares.
+pub struct Shop<'a> {
+    pub judge: &'a Judge<'a>,
+    pub launcher: &'a Launcher,
+    pub workers: &'a Workers,
+    /// Artifacts read and found whole in this run, or made in it.
+    pub verified: Mutex<BTreeSet<Digest>>,
+}
+
+/// An action ready to be carried out.
+pub struct Order {
+    pub id: StageId,
+    pub keyed: Keyed,
+    pub inputs: BTreeMap<String, Digest>,
+    pub lock: KeyLock,
+}
+
+/// The share of the machine an attempt gets.
+#[derive(Debug, Clone, Default)]
+pub struct Grant {
+    pub threads: usize,
+    pub mem: u64,
+    /// Ids of GPUs.
+    pub gpus: Vec<String>,
+}
+
+impl Grant {
+    /// GPUs are renumbered by `CUDA_VISIBLE_DEVICES`: the first one seen is always 0.
+    pub fn device(&self) -> String {
+        if self.gpus.is_empty() { "cpu".into() } else { "cuda:0".into() }
+    }
+}
+
+pub enum End {
+    Done(Box<Record>),
+    Suspended,
+    Failed(Failure),
+    /// These stages must run again: what they made is damaged and out of the store.
+    Damaged(Vec<StageId>),
+}
+
+/// Told when the worker is about to start: attempt number and log.
+pub struct Start {
+    pub attempt: u32,
+    pub log: PathBuf,
+}
+
+impl Shop<'_> {
+    pub fn perform(
+        &self,
+        order: &Order,
+        grant: &Grant,
+        starting: &dyn Fn(Start),
+        tell: &mut dyn FnMut(WorkerEvent),
+    ) -> End {
+        self.try_perform(order, grant, starting, tell).unwrap_or_else(|e| End::Failed(failure(e)))
+    }
+
+    fn try_perform(
+        &self,
+        order: &Order,
+        grant: &Grant,
+        starting: &dyn Fn(Start),
+        tell: &mut dyn FnMut(WorkerEvent),
+    ) -> Result<End> {
+        let damaged = self.verify(order)?;
+        if !damaged.is_empty() {
+            return Ok(End::Damaged(damaged));
+        }
+        let stage = self.stage(order);
+        let work = self.store().work_dir(&order.keyed.action.key);
+        let attempt = prepare(&work, stage)?;
+        let log = work.join(format!("attempt-{attempt}.log"));
+        let job = self.job(order, grant, &work);
+        let job_file = work.join("job.json");
+        let text = serde_json::to_vec_pretty(&job).map_err(|e| Error::io("write", &job_file, e.into()))?;
+        write_atomic(&job_file, &text).map_err(|e| Error::io("write", &job_file, e))?;
+        starting(Start { attempt, log: log.clone() });
+        let began = Instant::now();
+        let lock = order.lock.file();
+        let report = launch(self.launcher, self.workers, &job, &job_file, &log, lock, &grant.gpus, tell)?;
+        match report.finish {
+            Finish::Suspended => return Ok(End::Suspended),
+            Finish::Failed(failure) => return Ok(End::Failed(failure)),
+            Finish::Done => {}
+        }
+        self.sources_unchanged(order)?;
+        let outputs = self.collect(stage, &work.join("out"))?;
+        let record = self.record(order, grant, report, outputs, attempt, began);
+        actions::write(self.store(), &record)?;
+        // From here on the action is done; what is left of its work folder is only space.
+        let _ = store::remove(&work);
+        Ok(End::Done(Box::new(record)))
+    }
+
+    fn store(&self) -> &Store {
+        self.judge.store
+    }
+
+    fn stage(&self, order: &Order) -> &Stage {
+        &self.judge.pipeline.stages[order.id.0]
+    }
+
+    /// Reads every input that this run has not read yet. Returns the makers of damaged ones.
+    fn verify(&self, order: &Order) -> Result<Vec<StageId>> {
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut makers = Vec::new();
+        for (slot, digest) in &order.inputs {
+            if verified.contains(digest) {
+                continue;
+            }
+            // Unreadable is as bad as altered: what cannot be read cannot be used.
+            if measure(&self.store().object(digest)).is_ok_and(|m| m.digest == *digest) {
+                verified.insert(*digest);
+                continue;
+            }
+            self.store().quarantine(digest)?;
+            self.judge.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
+            makers.extend(self.stage(order).inputs.get(slot).map(|edge| edge.from));
+        }
+        Ok(makers)
+    }
+
+    fn job(&self, order: &Order, grant: &Grant, work: &Path) -> Job {
+        let stage = self.stage(order);
+        let mut params = stage.params.clone();
+        for (name, source) in &stage.sources {
+            let path = std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone());
+            if let Some(value) = param_of(&mut params, name) {
+                *value = path.to_string_lossy().into();
+            }
+        }
+        let file = std::path::absolute(&self.judge.pipeline.file).unwrap_or_default();
+        Job {
+            stage: stage.name.clone(),
+            kind: stage.kind.name.into(),
+            key: order.keyed.action.key.to_string(),
+            params,
+            operation: stage.operation.clone(),
+            inputs: order.inputs.iter().map(|(slot, d)| (slot.clone(), self.store().object(d))).collect(),
+            outputs: stage.outputs.clone(),
+            work_dir: work.into(),
+            threads: grant.threads,
+            device: grant.device(),
+            command: stage.command.as_ref().map(|c| c.run.clone()),
+            pipeline_dir: file.parent().unwrap_or(Path::new("/")).into(),
+        }
+    }
+
+    /// A source that changed under the worker would give its result a key it does not deserve.
+    fn sources_unchanged(&self, order: &Order) -> Result<()> {
+        for (name, source) in &self.stage(order).sources {
+            let before = order.keyed.sources.get(name);
+            let now = digest_now(self.store(), &source.path)?;
+            if before.is_none_or(|b| b.measured != now.measured) {
+                return Err(Error::stage(format!("source `{name}` changed while the stage was running"))
+                    .hint("run again when nothing writes to it"));
+            }
+        }
+        order.keyed.sources.values().for_each(|outside| keep_listing(self.store(), outside));
+        Ok(())
+    }
+
+    /// Checks that every declared output is there, then digests and publishes each.
+    fn collect(&self, stage: &Stage, out: &Path) -> Result<BTreeMap<String, Output>> {
+        let mut measured: Vec<(&String, &String, Measured)> = Vec::new();
+        for (name, ty) in &stage.outputs {
+            let path = out.join(name);
+            let absent = std::fs::symlink_metadata(&path).is_err();
+            let found = if absent { None } else { Some(measure(&path)?) };
+            match found {
+                Some(m) if m.files > 0 => measured.push((name, ty, m)),
+                _ => return Err(self.lacking(stage, name, &path, out)),
+            }
+        }
+        let mut outputs = BTreeMap::new();
+        for (name, ty, measured) in measured {
+            self.store().publish(&out.join(name), &measured)?;
+            self.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(measured.digest);
+            outputs.insert(name.clone(), Output { ty: ty.clone(), measured });
+        }
+        Ok(outputs)
+    }
+
+    fn lacking(&self, stage: &Stage, name: &str, path: &Path, out: &Path) -> Error {
+        let undeclared: Vec<String> = store::list(out)
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
+            .filter(|n| !stage.outputs.contains_key(n))
+            .collect();
+        let error = Error::stage(format!("the stage ended without making its output `{name}`"))
+            .hint(format!("it was to be at `{}`", path.display()));
+        if undeclared.is_empty() { error } else { error.hint(format!("found instead: {}", undeclared.join(", "))) }
+    }
+
+    fn record(
+        &self,
+        order: &Order,
+        grant: &Grant,
+        report: Report,
+        outputs: BTreeMap<String, Output>,
+        attempt: u32,
+        began: Instant,
+    ) -> Record {
+        let stage = self.stage(order);
+        Record {
+            key_text: order.keyed.action.text.clone(),
+            pipeline: self.judge.pipeline.name.clone(),
+            stage: stage.name.clone(),
+            kind: stage.kind.name.into(),
+            outputs,
+            results: report.results,
+            shown: report.shown.into_iter().map(|(output, file)| Shown { output, file }).collect(),
+            seconds: began.elapsed().as_secs_f64(),
+            attempts: attempt,
+            resumed: report.resumed,
+            created: utc_now(),
+            host: host(),
+            program: env!("CARGO_PKG_VERSION").into(),
+            device: grant.device(),
+        }
+    }
+}
+
+/// The value a source was stated by: parameter `data`, or item `data.1` of a list of paths. Watched files have none.
+fn param_of<'p>(params: &'p mut Params, source: &str) -> Option<&'p mut serde_json::Value> {
+    if params.contains_key(source) {
+        return params.get_mut(source);
+    }
+    let (name, index) = source.rsplit_once('.')?;
+    params.get_mut(name)?.as_array_mut()?.get_mut(index.parse::<usize>().ok()?)
+}
+
+/// Empties `out/`, keeps `checkpoints/`, and returns the number of this attempt.
+fn prepare(work: &Path, stage: &Stage) -> Result<u32> {
+    let out = work.join("out");
+    store::remove(&out).map_err(|e| Error::io("empty", &out, e))?;
+    let mut folders = vec![out.clone(), work.join("checkpoints")];
+    // A command makes its outputs itself, as files or folders.
+    if stage.command.is_none() {
+        folders.extend(stage.outputs.keys().map(|name| out.join(name)));
+    }
+    for folder in folders {
+        std::fs::create_dir_all(&folder).map_err(|e| Error::io("make", &folder, e))?;
+    }
+    let number = |p: &PathBuf| p.file_name()?.to_str()?.strip_prefix("attempt-")?.strip_suffix(".log")?.parse().ok();
+    Ok(store::list(work)?.iter().filter_map(number).max().unwrap_or(0u32) + 1)
+}
+
+fn failure(error: Error) -> Failure {
+    Failure { message: error.message, causes: error.causes, hints: error.hints, log: None, tail: vec![] }
+}

@@ -1,0 +1,176 @@
+//! The dry verdict on each stage: cached, to be run and why, waiting on what will run, or lacking a source.
+//! The scheduler asks the same questions of the same functions, so a plan and a run cannot disagree.
+//!
+//! It starts nothing and writes nothing but the memory of outside files.
+
+use super::actions::{self, Lookup, Record};
+use super::digest::Digest;
+use super::files::{Files, Outside, first_difference};
+use super::graph::{Pipeline, Source, Stage, StageId};
+use super::key::{self, Action};
+use super::reason::{self, Reason};
+use super::store::{Presence, Store};
+use crate::error::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+#[derive(Debug)]
+pub enum Verdict {
+    Cached(Box<Record>),
+    Run(Vec<Reason>),
+    /// Cannot be judged before these stages have run.
+    Waiting(Vec<StageId>),
+    Missing(Vec<Missing>),
+}
+
+/// An outside file that is not there.
+#[derive(Debug, Clone)]
+pub struct Missing {
+    pub stage: String,
+    pub param: String,
+    pub path: PathBuf,
+    /// How to get it.
+    pub how: Option<String>,
+}
+
+impl Missing {
+    pub fn error(&self) -> Error {
+        let Self { stage, param, path, how } = self;
+        let error = Error::usage(format!("stage `{stage}`: `{param}` is missing: nothing at `{}`", path.display()));
+        how.iter().fold(error, |e, h| e.hint(h))
+    }
+}
+
+/// A key and the sources that went into it.
+pub struct Keyed {
+    pub action: Action,
+    pub sources: BTreeMap<String, Arc<Outside>>,
+}
+
+/// Judges the stages of one pipeline against one cache.
+pub struct Judge<'a> {
+    pub pipeline: &'a Pipeline,
+    pub store: &'a Store,
+    pub files: Files,
+    pub forced: BTreeSet<StageId>,
+    /// Artifacts found damaged in this run.
+    pub damaged: Mutex<BTreeSet<Digest>>,
+    history: OnceLock<Vec<Record>>,
+}
+
+impl<'a> Judge<'a> {
+    pub fn new(pipeline: &'a Pipeline, store: &'a Store, forced: BTreeSet<StageId>) -> Self {
+        Self { pipeline, store, files: Files::default(), forced, damaged: Mutex::default(), history: OnceLock::new() }
+    }
+
+    /// The key of a stage whose inputs are known.
+    pub fn key(&self, stage: &Stage, inputs: &BTreeMap<String, Digest>) -> Result<Keyed> {
+        let mut sources = BTreeMap::new();
+        for (name, source) in &stage.sources {
+            let outside = self.files.digest(self.store, &source.path);
+            let outside = outside.map_err(|e| e.context(format!("stage `{}`: source `{name}`", stage.name)))?;
+            sources.insert(name.clone(), outside);
+        }
+        let digests = sources.iter().map(|(n, o)| (n.clone(), o.measured.digest)).collect();
+        Ok(Keyed { action: key::action(stage, inputs, &digests), sources })
+    }
+
+    /// Is the action done, and if not, why does it run?
+    pub fn verdict(&self, id: StageId, keyed: &Keyed) -> Result<Verdict> {
+        let stage = &self.pipeline.stages[id.0];
+        if self.forced.contains(&id) {
+            return Ok(Verdict::Run(vec![Reason::Forced]));
+        }
+        Ok(match actions::lookup(self.store, &keyed.action.key)? {
+            Lookup::Hit(record) => match self.unusable(stage, &record) {
+                None => Verdict::Cached(record),
+                Some(reason) => Verdict::Run(vec![reason]),
+            },
+            Lookup::Damaged => Verdict::Run(vec![Reason::Damaged { what: "the action record".into() }]),
+            Lookup::Miss => Verdict::Run(self.reasons(stage, keyed)?),
+        })
+    }
+
+    /// What stands against taking the outputs of a record.
+    fn unusable(&self, stage: &Stage, record: &Record) -> Option<Reason> {
+        stage.outputs.keys().find_map(|name| {
+            let lost = || Reason::OutputLost { output: name.clone() };
+            let Some(output) = record.outputs.get(name) else { return Some(lost()) };
+            let damaged = || Reason::Damaged { what: format!("output `{name}`") };
+            let digest = &output.measured.digest;
+            let known_bad = self.damaged.lock().unwrap_or_else(PoisonError::into_inner).contains(digest);
+            match self.store.look(&output.measured) {
+                Presence::Whole => None,
+                Presence::Damaged => Some(damaged()),
+                Presence::Absent if known_bad => Some(damaged()),
+                Presence::Absent => Some(lost()),
+            }
+        })
+    }
+
+    fn reasons(&self, stage: &Stage, keyed: &Keyed) -> Result<Vec<Reason>> {
+        if self.history.get().is_none() {
+            // Damaged records are the business of whoever asks for their keys.
+            let _ = self.history.set(actions::all(self.store)?.0);
+        }
+        let history = self.history.get().map_or(&[][..], Vec::as_slice);
+        let text = &keyed.action.text;
+        let Some(old) = reason::nearest(history, &self.pipeline.name, stage, text) else {
+            return Ok(vec![Reason::NeverRan]);
+        };
+        let example =
+            |name: &str, old: &Digest| first_difference(self.store, old, keyed.sources.get(name).map(Arc::as_ref)?);
+        let reasons = reason::compare(&old.key_text, text, &stage.origins, &example);
+        Ok(if reasons.is_empty() { vec![Reason::NeverRan] } else { reasons })
+    }
+}
+
+/// Sources that are not there.
+pub fn missing(stage: &Stage) -> Vec<Missing> {
+    let absent = stage.sources.iter().filter(|(_, s)| !s.path.exists());
+    let tell = |(param, source): (&String, &Source)| Missing {
+        stage: stage.name.clone(),
+        param: param.clone(),
+        path: std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone()),
+        how: source.missing.clone(),
+    };
+    absent.map(tell).collect()
+}
+
+/// The verdict on every selected stage, in topological order.
+pub fn plan(judge: &Judge<'_>, selected: &[StageId]) -> Result<Vec<(StageId, Verdict)>> {
+    let mut known: BTreeMap<StageId, Record> = BTreeMap::new();
+    let mut verdicts = Vec::new();
+    for &id in selected {
+        let stage = &judge.pipeline.stages[id.0];
+        let absent = missing(stage);
+        let unknown: BTreeSet<StageId> =
+            stage.inputs.values().map(|e| e.from).filter(|from| !known.contains_key(from)).collect();
+        let verdict = if !absent.is_empty() {
+            Verdict::Missing(absent)
+        } else if !unknown.is_empty() {
+            Verdict::Waiting(unknown.into_iter().collect())
+        } else {
+            let inputs = inputs(stage, |id| known.get(&id))?;
+            judge.verdict(id, &judge.key(stage, &inputs)?)?
+        };
+        if let Verdict::Cached(record) = &verdict {
+            known.insert(id, (**record).clone());
+        }
+        verdicts.push((id, verdict));
+    }
+    Ok(verdicts)
+}
+
+/// Digests by slot, from the records of the stages that feed it.
+pub fn inputs<'r>(stage: &Stage, record: impl Fn(StageId) -> Option<&'r Record>) -> Result<BTreeMap<String, Digest>> {
+    let digest = |(slot, edge): (&String, &super::graph::Edge)| {
+        let output = record(edge.from).and_then(|r| r.outputs.get(&edge.output));
+        let output = output.ok_or_else(|| {
+            Error::stage(format!("stage `{}`: nothing in slot `{slot}`: no output `{}`", stage.name, edge.output))
+        })?;
+        Ok((slot.clone(), output.measured.digest))
+    };
+    stage.inputs.iter().map(digest).collect()
+}

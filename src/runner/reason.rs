@@ -1,0 +1,176 @@
+//! Why a stage runs: the difference between the text of its key and that of an earlier action.
+//!
+//! Reasons are data; the one way they look in words is their `Display`. This module does not decide whether a
+//! stage runs.
+
+use super::actions::Record;
+use super::digest::Digest;
+use super::graph::{Origin, Stage};
+use super::key::ingredients;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+
+/// More differences than this from a namesake-less record, and it is another action altogether.
+const RELATED: usize = 3;
+/// A value longer than this many characters is shortened for display.
+const SHOWN: usize = 60;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Reason {
+    NeverRan,
+    /// Also for a command's program (`run`) and for declared outputs.
+    ParamChanged {
+        /// `params.steps`.
+        name: String,
+        old: String,
+        new: String,
+        /// `pipelines/sit-xl.toml:41`, `--set`, …
+        place: Option<String>,
+    },
+    InputChanged {
+        slot: String,
+    },
+    SourceChanged {
+        name: String,
+        /// A file in it that changed, came or went.
+        example: Option<PathBuf>,
+    },
+    RevisionChanged {
+        old: String,
+        new: String,
+    },
+    /// Its outputs are no longer in the store.
+    OutputLost {
+        output: String,
+    },
+    /// Its outputs or its record are not what was written.
+    Damaged {
+        what: String,
+    },
+    Forced,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NeverRan => write!(f, "never ran"),
+            Self::ParamChanged { name, old, new, place } => {
+                write!(f, "{name} {} -> {}", clip(old), clip(new))?;
+                place.iter().try_for_each(|p| write!(f, " ({p})"))
+            }
+            Self::InputChanged { slot } => write!(f, "input `{slot}` changed"),
+            Self::SourceChanged { name, example } => {
+                write!(f, "source `{name}` changed")?;
+                example.iter().filter(|e| !e.as_os_str().is_empty()).try_for_each(|e| write!(f, " ({})", e.display()))
+            }
+            Self::RevisionChanged { old, new } => write!(f, "revision {old} -> {new}"),
+            Self::OutputLost { output } => write!(f, "output `{output}` is no longer in the store"),
+            Self::Damaged { what } => write!(f, "{what} is damaged"),
+            Self::Forced => write!(f, "forced"),
+        }
+    }
+}
+
+fn clip(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((i, _)) => format!("{}…", &text[..i]),
+        None => text.to_string(),
+    }
+}
+
+/// The earlier action to compare with: the last one of the same stage in the same pipeline, else the one of the
+/// same kind with the fewest differences, if those are few.
+pub fn nearest<'a>(history: &'a [Record], pipeline: &str, stage: &Stage, text: &str) -> Option<&'a Record> {
+    let kin = || history.iter().filter(|r| r.kind == stage.kind.name && r.key_text != text);
+    let own = kin().filter(|r| r.stage == stage.name && r.pipeline == pipeline).max_by_key(|r| &r.created);
+    own.or_else(|| {
+        // Two commands are related by what they run, not by being commands.
+        let related = |r: &&Record| stage.command.is_none() || command(&r.key_text) == command(text);
+        let near = kin().filter(related).map(|r| (changed(&r.key_text, text).len(), r));
+        let best = near.min_by_key(|(n, r)| (*n, std::cmp::Reverse(&r.created)));
+        best.filter(|(n, _)| *n <= RELATED).map(|(_, r)| r)
+    })
+}
+
+fn command(text: &str) -> Option<&str> {
+    ingredients(text).get(&("command", "run")).copied()
+}
+
+type Change<'a> = ((&'a str, &'a str), Option<&'a str>, Option<&'a str>);
+
+fn changed<'a>(old: &'a str, new: &'a str) -> Vec<Change<'a>> {
+    let (old, new) = (ingredients(old), ingredients(new));
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).copied().collect();
+    let pairs = names.into_iter().map(|n| (n, old.get(&n).copied(), new.get(&n).copied()));
+    pairs.filter(|(_, old, new)| old != new).collect()
+}
+
+/// Every difference from `old` to `new`, revisions first, inputs last. `example` finds a changed file given the
+/// source's name and its earlier digest.
+pub fn compare(
+    old: &str,
+    new: &str,
+    origins: &BTreeMap<String, Origin>,
+    example: &dyn Fn(&str, &Digest) -> Option<PathBuf>,
+) -> Vec<Reason> {
+    let mut reasons: Vec<(u8, Reason)> = Vec::new();
+    for ((section, name), old, new) in changed(old, new) {
+        let text = |v: Option<&str>| v.unwrap_or("none").to_string();
+        let param = |name: String| {
+            let origin = origins.get(&name).or_else(|| origins.get(&format!("params.{name}")));
+            let place = origin.map(|o| o.place.as_ref().map_or(o.layer.clone(), ToString::to_string));
+            Reason::ParamChanged { name, old: text(old), new: text(new), place }
+        };
+        reasons.push(match section {
+            "revision" => (0, Reason::RevisionChanged { old: text(old), new: text(new) }),
+            "param" => (1, param(format!("params.{name}"))),
+            "command" => (1, param(name.to_string())),
+            "output" => (1, param(format!("outputs.{name}"))),
+            "source" => {
+                let example = old.and_then(|d| d.parse().ok()).and_then(|d| example(name, &d));
+                (2, Reason::SourceChanged { name: name.into(), example })
+            }
+            "input" => (3, Reason::InputChanged { slot: name.into() }),
+            other => (0, Reason::RevisionChanged { old: format!("{other} {}", text(old)), new: text(new) }),
+        });
+    }
+    reasons.sort_by_key(|(order, _)| *order);
+    reasons.into_iter().map(|(_, reason)| reason).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str =
+        "erw key 1\nkind train\nrevision 1\nparam lr 0.1\nparam steps 300000\nsource data aa\ninput z bb\n";
+
+    fn reasons(new: &str) -> Vec<String> {
+        let place = crate::error::Place { file: "p.toml".into(), text: "a\nb\n".into(), span: 2..3 };
+        let origin = |layer: &str, place| Origin { layer: layer.into(), place };
+        let origins = [
+            ("params.steps".to_string(), origin("stage params", Some(place))),
+            ("params.lr".to_string(), origin("--set", None)),
+        ];
+        compare(OLD, new, &origins.into(), &|_, _| None).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn every_kind_of_difference_has_its_words() {
+        assert_eq!(reasons(OLD), Vec::<String>::new());
+        assert_eq!(reasons(&OLD.replace("300000", "400000")), ["params.steps 300000 -> 400000 (p.toml:2)"]);
+        assert_eq!(reasons(&OLD.replace("lr 0.1", "lr 0.2")), ["params.lr 0.1 -> 0.2 (--set)"]);
+        assert_eq!(reasons(&OLD.replace("revision 1", "revision 2")), ["revision 1 -> 2"]);
+        assert_eq!(reasons(&OLD.replace("aa", "ab")), ["source `data` changed"]);
+        assert_eq!(reasons(&OLD.replace("bb", "ab")), ["input `z` changed"]);
+        assert_eq!(reasons(&OLD.replace("param lr 0.1\n", "")), ["params.lr 0.1 -> none (--set)"]);
+    }
+
+    #[test]
+    fn several_differences_are_all_told_in_order() {
+        let new = OLD.replace("bb", "cc").replace("revision 1", "revision 2").replace("0.1", "0.3");
+        assert_eq!(reasons(&new), ["revision 1 -> 2", "params.lr 0.1 -> 0.3 (--set)", "input `z` changed"]);
+    }
+}

@@ -1,0 +1,135 @@
+//! The journal of a run: `runs/<id>/events.jsonl`, every event as it happened, and `summary.json`, how it ended.
+//! For people and programs that look back; nothing in the runner reads it, and failing to write it must not
+//! break a run: the first failure is remembered, the rest is silence.
+
+use super::event::{Event, Listener, StageEnd, What};
+use super::store::{Store, write_atomic};
+use serde::Serialize;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub struct Journal {
+    folder: PathBuf,
+    events: io::Result<File>,
+    summary: Summary,
+}
+
+#[derive(Debug, Serialize)]
+struct Summary {
+    format: u32,
+    pipeline: String,
+    /// The command line.
+    command: Vec<String>,
+    began: String,
+    host: String,
+    program: &'static str,
+    seconds: f64,
+    exit: Option<i32>,
+    stages: Vec<StageEnd>,
+}
+
+impl Journal {
+    /// Starts a journal in a folder named by the time; its name is the run's id.
+    pub fn start(store: &Store) -> Self {
+        let began = utc_now();
+        let id = began.replace([':', '-'], "").replace('T', "-").replace(['.', 'Z'], "");
+        let folder = store.runs().join(format!("{id}-{}", std::process::id()));
+        let events = std::fs::create_dir_all(&folder).and_then(|()| File::create(folder.join("events.jsonl")));
+        let summary = Summary {
+            format: 1,
+            pipeline: String::new(),
+            command: std::env::args().collect(),
+            began,
+            host: host(),
+            program: env!("CARGO_PKG_VERSION"),
+            seconds: 0.0,
+            exit: None,
+            stages: vec![],
+        };
+        Self { folder, events, summary }
+    }
+
+    fn note(&mut self, event: &Event) {
+        if let Ok(file) = &mut self.events {
+            let line = serde_json::to_vec(event).map_err(io::Error::from);
+            let written = line.and_then(|mut line| {
+                line.push(b'\n');
+                file.write_all(&line)
+            });
+            if let Err(e) = written {
+                self.events = Err(e);
+            }
+        }
+    }
+}
+
+impl Listener for Journal {
+    fn event(&mut self, event: &Event) {
+        self.note(event);
+        match &event.what {
+            What::RunStarted { pipeline, .. } => self.summary.pipeline.clone_from(pipeline),
+            What::Ended(end) => self.summary.stages.push((**end).clone()),
+            What::RunFinished { seconds, exit } => {
+                self.summary.seconds = *seconds;
+                self.summary.exit = Some(*exit);
+                if let Ok(text) = serde_json::to_vec_pretty(&self.summary) {
+                    let _ = write_atomic(&self.folder.join("summary.json"), &text);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The name of this machine.
+pub fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".into(), |h| h.trim().into())
+}
+
+/// Now, as `2026-01-31T12:00:00.000Z`: texts in this form sort by time.
+pub fn utc_now() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    utc(since.as_secs(), since.subsec_millis())
+}
+
+/// Seconds since 1970 in the Gregorian calendar. Years are counted from March, so that the leap day is a year's last.
+fn utc(seconds: u64, millis: u32) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days since 0000-03-01, in eras of 400 years.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let date = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = (year + era * 400 + u64::from(month >= 10), if month < 10 { month + 3 } else { month - 9 });
+    let (h, m, s) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{date:02}T{h:02}:{m:02}:{s:02}.{millis:03}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calendar() {
+        assert_eq!(utc(0, 0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(utc(951_782_399, 7), "2000-02-28T23:59:59.007Z");
+        assert_eq!(utc(951_782_400, 0), "2000-02-29T00:00:00.000Z");
+        assert_eq!(utc(1_798_761_599, 0), "2026-12-31T23:59:59.000Z");
+        assert_eq!(utc(4_107_542_400, 0), "2100-03-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_written_breaks_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        std::fs::remove_dir_all(store.runs()).unwrap();
+        std::fs::write(store.runs(), "in the way").unwrap();
+        let mut journal = Journal::start(&store);
+        journal.event(&Event { at: 0.0, what: What::RunFinished { seconds: 1.0, exit: 0 } });
+        assert!(journal.events.is_err());
+    }
+}

@@ -1,0 +1,335 @@
+//! The cache folder: where everything lies, how it gets there whole, and who may touch it.
+//!
+//! ```text
+//! cache/
+//!   CACHEDIR.TAG                    tells backup programs to pass by
+//!   v1/lock                         shared by runs, exclusive for gc
+//!   v1/store/ab/<digest>            an artifact, file or folder; read-only, named by its contents
+//!   v1/actions/ab/<key>.json        "done": what the action with this key made; written last, see `actions`
+//!   v1/work/<key>/                  an action under way or put down:
+//!       job.json attempt-N.log checkpoints/ out/NAME
+//!   v1/locks/<key>                  held by whoever works on this key, workers included
+//!   v1/files/<id>.txt               remembered digests of outside files, see `files`
+//!   v1/trees/<digest>.txt           what an outside folder held when an action used it, to name what changed
+//!   v1/quarantine/                  what was found damaged
+//!   runs/<id>/                      journals of runs, see `record`
+//! ```
+//!
+//! Everything appears by rename after an fsync, so a kill at any instant leaves either nothing or the whole
+//! thing. The version is in the folder name: another layout will live beside this one.
+//! This module does not know what an action is made of.
+
+use super::digest::{Digest, Links, Measured, walk};
+use super::key::Key;
+use crate::error::{Error, ErrorKind, Result};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const TAG: &str =
+    "Signature: 8a477f597d28d172789f06886806bc55\n# Artifacts and records of erw. See `erw cache --help`.\n";
+
+/// With more files than this one flush of the file system is cheaper than one per file.
+const FLUSH_EACH: usize = 32;
+
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    /// Held for the life of the value, so gc cannot take away what a run has just put here.
+    _lock: File,
+}
+
+/// Proof that this process, and the workers it starts with it, are alone on a key. Released on drop, unless a
+/// worker that inherited it still lives.
+#[derive(Debug)]
+pub struct KeyLock {
+    file: File,
+}
+
+impl KeyLock {
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// What a look at an artifact without reading it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    Whole,
+    Absent,
+    /// Another size or number of files than recorded.
+    Damaged,
+}
+
+impl Store {
+    /// Opens the cache folder, making it if need be. Fails in words if it cannot be written to.
+    pub fn open(dir: &Path) -> Result<Self> {
+        Self::open_as(dir, false)
+    }
+
+    /// For gc: nobody else may have it open.
+    pub fn open_alone(dir: &Path) -> Result<Self> {
+        Self::open_as(dir, true)
+    }
+
+    fn open_as(dir: &Path, alone: bool) -> Result<Self> {
+        let unusable = |e: io::Error| {
+            Error::usage(format!("cannot use the cache folder `{}`", dir.display()))
+                .because(e)
+                .hint("name another with `--cache-dir` or ERW_CACHE_DIR")
+        };
+        let root = std::path::absolute(dir).map_err(unusable)?;
+        for sub in ["v1/store", "v1/actions", "v1/work", "v1/locks", "v1/files", "v1/trees", "runs"] {
+            fs::create_dir_all(root.join(sub)).map_err(unusable)?;
+        }
+        if !root.join("CACHEDIR.TAG").exists() {
+            write_atomic(&root.join("CACHEDIR.TAG"), TAG.as_bytes()).map_err(unusable)?;
+        }
+        let options = File::options().read(true).write(true).create(true).truncate(false).open(root.join("v1/lock"));
+        let lock = options.map_err(unusable)?;
+        if alone {
+            lock.try_lock().map_err(|e| match e {
+                TryLockError::WouldBlock => {
+                    Error::usage(format!("a run is using the cache folder `{}`", dir.display()))
+                        .hint("wait until it has ended")
+                }
+                TryLockError::Error(e) => unusable(e),
+            })?;
+        } else {
+            lock.lock_shared().map_err(unusable)?;
+        }
+        Ok(Self { root, _lock: lock })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+    pub fn v1(&self, sub: &str) -> PathBuf {
+        self.root.join("v1").join(sub)
+    }
+    pub fn runs(&self) -> PathBuf {
+        self.root.join("runs")
+    }
+    /// Where the artifact with this digest lies, if it is there.
+    pub fn object(&self, digest: &Digest) -> PathBuf {
+        let name = digest.to_string();
+        self.v1("store").join(&name[..2]).join(&name)
+    }
+    pub fn action_file(&self, key: &Key) -> PathBuf {
+        let name = key.to_string();
+        self.v1("actions").join(&name[..2]).join(format!("{name}.json"))
+    }
+    pub fn work_dir(&self, key: &Key) -> PathBuf {
+        self.v1("work").join(key.to_string())
+    }
+    pub fn tree_file(&self, digest: &Digest) -> PathBuf {
+        self.v1("trees").join(format!("{digest}.txt"))
+    }
+
+    /// `None`: somebody else works on this key.
+    pub fn try_lock(&self, key: &Key) -> Result<Option<KeyLock>> {
+        let path = self.v1("locks").join(key.to_string());
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(|e| Error::io("open the lock", &path, e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(KeyLock { file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(Error::io("lock", &path, e)),
+        }
+    }
+
+    /// Is the artifact there, with the recorded size? Reads names and sizes only.
+    pub fn look(&self, expected: &Measured) -> Presence {
+        let path = self.object(&expected.digest);
+        if fs::symlink_metadata(&path).is_err() {
+            return Presence::Absent;
+        }
+        let Ok(found) = walk(&path, Links::Refuse) else { return Presence::Damaged };
+        let bytes: u64 = found.iter().map(|f| f.metadata.len()).sum();
+        let whole = bytes == expected.bytes && found.len() as u64 == expected.files;
+        if whole { Presence::Whole } else { Presence::Damaged }
+    }
+
+    /// Moves a finished output into the store. If its contents are there already, they stay and `path` is left alone.
+    pub fn publish(&self, path: &Path, measured: &Measured) -> Result<()> {
+        let failed = |e: io::Error| Error::io("store", path, e);
+        match self.look(measured) {
+            Presence::Whole => return Ok(()),
+            Presence::Damaged => self.quarantine(&measured.digest)?,
+            Presence::Absent => {}
+        }
+        seal(path).map_err(failed)?;
+        let object = self.object(&measured.digest);
+        let parent = object.parent().unwrap_or(&self.root);
+        fs::create_dir_all(parent).map_err(failed)?;
+        match fs::rename(path, &object) {
+            // Another run with equal bytes was faster.
+            Err(_) if self.look(measured) == Presence::Whole => Ok(()),
+            other => other.and_then(|()| sync_dir(parent)).map_err(failed),
+        }
+    }
+
+    /// Takes a damaged artifact out of the store, keeping it for whoever wants to know what happened.
+    pub fn quarantine(&self, digest: &Digest) -> Result<()> {
+        self.quarantine_path(&self.object(digest))
+    }
+
+    pub fn quarantine_path(&self, path: &Path) -> Result<()> {
+        let folder = self.v1("quarantine");
+        fs::create_dir_all(&folder).map_err(|e| Error::io("make", &folder, e))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let to = (0..).map(|n| folder.join(format!("{name}.{n}"))).find(|p| fs::symlink_metadata(p).is_err());
+        let to = to.unwrap_or_else(|| folder.join(name.as_ref()));
+        match fs::rename(path, &to) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(|e| Error::io("quarantine", path, e)),
+        }
+    }
+
+    /// Full names of everything in a two-level bucket (`store`, `actions`).
+    pub fn bucket(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let mut all = Vec::new();
+        for sub in list(&self.v1(name))? {
+            if sub.is_dir() {
+                all.extend(list(&sub)?);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Sorted children of a folder; none if it does not exist.
+pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |e| Error::io("list", dir, e);
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        other => other.map_err(failed)?,
+    };
+    let mut paths = entries.map(|e| e.map(|e| e.path())).collect::<io::Result<Vec<_>>>().map_err(failed)?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Writes a file so that at every instant either the old or the new one is there, whole.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let parent = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent)?;
+    let unique = format!(".tmp-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+    let temporary = parent.join(unique);
+    let written = File::create(&temporary)
+        .and_then(|mut f| f.write_all(bytes).and_then(|()| f.sync_all()))
+        .and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.and_then(|()| sync_dir(parent))
+}
+
+/// A rename is on disk only once its folder is.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Makes every file read-only and forces everything to disk.
+fn seal(path: &Path) -> io::Result<()> {
+    let mut files = 0;
+    let mut dirs = Vec::new();
+    for entry in walkdir::WalkDir::new(path) {
+        let entry = entry?;
+        if entry.file_type().is_dir() {
+            dirs.push(entry.into_path());
+            continue;
+        }
+        let file = File::open(entry.path())?;
+        let mode = entry.metadata()?.permissions().mode();
+        file.set_permissions(fs::Permissions::from_mode(mode & !0o222))?;
+        files += 1;
+        if files <= FLUSH_EACH {
+            file.sync_all()?;
+        }
+    }
+    if files > FLUSH_EACH {
+        return nix::unistd::syncfs(File::open(path)?).map_err(io::Error::from);
+    }
+    dirs.iter().try_for_each(|d| sync_dir(d))
+}
+
+/// Removes a file or a whole folder; absent is fine.
+pub fn remove(path: &Path) -> io::Result<()> {
+    let gone = match fs::symlink_metadata(path) {
+        Ok(m) if m.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match gone {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// An artifact that is not what its name says.
+pub fn damaged(digest: &Digest) -> Error {
+    Error::new(ErrorKind::Damaged, format!("artifact `{}` is damaged", digest.short()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::digest::measure;
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("cache")).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn publishing_moves_seals_and_is_idempotent() {
+        let (dir, store) = store();
+        let out = dir.path().join("out");
+        for _ in 0..2 {
+            fs::create_dir_all(out.join("sub")).unwrap();
+            fs::write(out.join("sub/a"), "x").unwrap();
+            let measured = measure(&out).unwrap();
+            store.publish(&out, &measured).unwrap();
+            let object = store.object(&measured.digest);
+            assert_eq!(measure(&object).unwrap(), measured);
+            assert!(fs::metadata(object.join("sub/a")).unwrap().permissions().readonly());
+            assert_eq!(store.look(&measured), Presence::Whole);
+        }
+    }
+
+    #[test]
+    fn a_truncated_artifact_is_seen_and_replaced() {
+        let (dir, store) = store();
+        let out = dir.path().join("out");
+        fs::write(&out, "hello").unwrap();
+        let measured = measure(&out).unwrap();
+        store.publish(&out, &measured).unwrap();
+        let object = store.object(&measured.digest);
+        fs::remove_file(&object).unwrap();
+        fs::write(&object, "hel").unwrap();
+        assert_eq!(store.look(&measured), Presence::Damaged);
+        fs::write(&out, "hello").unwrap();
+        store.publish(&out, &measured).unwrap();
+        assert_eq!(fs::read(object).unwrap(), b"hello");
+        assert_eq!(list(&store.v1("quarantine")).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_key_is_locked_once_and_gc_waits_for_runs() {
+        let (dir, store) = store();
+        let key: Key = Digest::of_bytes(b"k").into();
+        let held = store.try_lock(&key).unwrap();
+        assert!(held.is_some());
+        assert!(store.try_lock(&key).unwrap().is_none());
+        drop(held);
+        assert!(store.try_lock(&key).unwrap().is_some());
+        assert!(Store::open_alone(&dir.path().join("cache")).unwrap_err().message.contains("a run is using"));
+        drop(store);
+        assert!(Store::open_alone(&dir.path().join("cache")).is_ok());
+    }
+}

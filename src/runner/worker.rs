@@ -1,0 +1,62 @@
+//! The inside of a worker process: `erw worker JOB.json` runs one attempt and says so on its standard output.
+//! Unaware of pipelines, graph and store; the job file is all it knows.
+//!
+//! Ends at once when its standard input closes, which is how it learns that the runner is gone, whatever
+//! killed that: nobody would take its result, and a new runner must get the key's lock (inherited here).
+
+use super::attempt::{Attempt, Job};
+use super::event::WorkerEvent;
+use super::manifest::Registry;
+use super::program;
+use crate::error::{Error, ErrorKind, Result};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{getpgrp, getpid};
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Set by the runner for the workers it starts; without it (a cluster job, a person) standard input is not watched.
+pub const ATTACHED: &str = "ERW_WORKER_ATTACHED";
+
+/// Runs the job in the file and returns the exit status: 0 done, 1 failed, 3 suspended.
+pub fn serve(job_file: &Path, registry: Registry) -> Result<i32> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(|e| Error::stage("cannot listen for signals").because(e))?;
+    }
+    if std::env::var_os(ATTACHED).is_some() {
+        std::thread::spawn(end_with_the_runner);
+    }
+    let text = std::fs::read(job_file).map_err(|e| Error::io("read", job_file, e))?;
+    let job: Job = serde_json::from_slice(&text).map_err(|e| Error::io("understand", job_file, e.into()))?;
+    let attempt = Attempt::new(job, Box::new(std::io::stdout()), stop);
+    let (last, status) = match run(&attempt, registry) {
+        Ok(()) => (WorkerEvent::Done, 0),
+        Err(e) if e.kind == ErrorKind::Suspended => (WorkerEvent::Suspended, 3),
+        Err(e) => (WorkerEvent::Failed { message: e.message, causes: e.causes, hints: e.hints }, 1),
+    };
+    attempt.say(&last);
+    Ok(status)
+}
+
+fn run(attempt: &Attempt, registry: Registry) -> Result<()> {
+    let job = attempt.job();
+    if job.command.is_some() {
+        return program::run(attempt);
+    }
+    let kind = registry.iter().find(|k| k.name == job.kind);
+    let kind = kind.ok_or_else(|| Error::usage(format!("this program has no stage kind `{}`", job.kind)))?;
+    (kind.run)(attempt)
+}
+
+fn end_with_the_runner() {
+    let mut byte = [0];
+    // Nothing is ever written to it: whatever read returns, the other end is closed.
+    while matches!(std::io::stdin().read(&mut byte), Ok(1..)) {}
+    if getpgrp() == getpid() {
+        let _ = killpg(getpgrp(), Signal::SIGKILL);
+    }
+    std::process::exit(1);
+}
