@@ -15,7 +15,7 @@ pub struct Args {
     pub targets: Vec<String>,
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
-    /// Show the stages of all trials of the [sweep]
+    /// Show the stages of all trials of the `[sweep]`
     #[arg(long)]
     pub sweep: bool,
 }
