@@ -2,7 +2,7 @@
 
 use crate::space::{Space, spoil};
 
-/// src -> a -> b -> c, and d beside them; every script notes that it ran.
+/// src -> a -> b -> c, and d, a folder, beside them; every script notes that it ran.
 const CHAIN: &str = r#"
 name = "chain"
 [stages.a]
@@ -70,7 +70,7 @@ fn reasons_name_the_parameter_and_its_place() {
     assert!(space.plan(&["--set", "c.n=5"]).contains("run: params.n 1 -> 5 (--set"));
     space.write("p.toml", &CHAIN.replace("n = 1", "n = 2"));
     let plan = space.plan(&[]);
-    assert!(plan.contains("run: params.n 1 -> 2 (p.toml:19)"), "{plan}");
+    assert!(plan.contains("run: params.n 1 -> 2 (p.toml:18)"), "{plan}");
     assert!(plan.contains("1 of 4 stages would run"), "{plan}");
     assert_eq!(space.erw(&["run", "p.toml", "--dry-run"]).expect(0).stdout, plan);
     space.write("src", "other\n");

@@ -79,7 +79,8 @@ impl Space {
         let ends = events.filter(|e| e["event"] == "ended");
         let output = |end: serde_json::Value| {
             let path = end["outputs"][0]["path"].as_str().unwrap().to_string();
-            (end["stage"].as_str().unwrap().to_string(), std::fs::read_to_string(path).unwrap())
+            let text = std::fs::read_to_string(path).unwrap_or_else(|_| "a folder".into());
+            (end["stage"].as_str().unwrap().to_string(), text)
         };
         ends.map(output).collect()
     }
