@@ -70,11 +70,23 @@ fn a_guidance_scale_reruns_only_what_follows() {
     let x = Experiment::new();
     x.events("cache", &[]);
     let small = std::fs::read_to_string(x.path("small.toml")).expect("read");
-    x.write("small.toml", &small.replacen("[stages.sample]\nparams = { count = 24,", "[stages.sample]\nparams = { cfg_scale = 3.5, count = 24,", 1));
+    x.write(
+        "small.toml",
+        &small.replacen(
+            "[stages.sample]\nparams = { count = 24,",
+            "[stages.sample]\nparams = { cfg_scale = 3.5, count = 24,",
+            1,
+        ),
+    );
 
     let plan = x.run("cache", &["plan", "small.toml"]);
     let text = String::from_utf8_lossy(&plan.stdout).to_string();
-    let line = std::fs::read_to_string(x.path("small.toml")).expect("read").lines().position(|l| l.contains("cfg_scale")).expect("there") + 1;
+    let line = std::fs::read_to_string(x.path("small.toml"))
+        .expect("read")
+        .lines()
+        .position(|l| l.contains("cfg_scale"))
+        .expect("there")
+        + 1;
     assert!(text.contains("cfg_scale") && text.contains(&format!("small.toml:{line}")), "{text}");
 
     let events = x.events("cache", &[]);
@@ -101,7 +113,8 @@ fn a_touched_image_reruns_nothing_and_a_changed_pixel_all() {
 
 /// The first image of class 0 that is used for training.
 fn first_image(x: &Experiment) -> PathBuf {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(x.path("data/digits/0")).expect("listing").map(|e| e.expect("entry").path()).collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(x.path("data/digits/0")).expect("listing").map(|e| e.expect("entry").path()).collect();
     files.sort();
     files.remove(1)
 }
@@ -111,7 +124,13 @@ fn first_image(x: &Experiment) -> PathBuf {
 fn two_runs_at_once_share_the_work() {
     let x = Experiment::new();
     let args = ["run", "small.toml", "--json"];
-    let spawn = || x.erw("cache", &args).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("starts");
+    let spawn = || {
+        x.erw("cache", &args)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("starts")
+    };
     let (a, b) = (spawn(), spawn());
     let (a, b) = (a.wait_with_output().expect("ends"), b.wait_with_output().expect("ends"));
     assert!(a.status.success() && b.status.success());

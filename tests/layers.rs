@@ -26,7 +26,8 @@ fn names(line: &str, name: &str) -> bool {
     line.match_indices(name).any(|(at, _)| {
         let before = line[..at].chars().next_back();
         let after = line[at + name.len()..].chars().next();
-        !before.is_some_and(|c| c.is_alphanumeric() || c == '_') && !after.is_some_and(|c| c.is_alphanumeric() || c == '_')
+        !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
+            && !after.is_some_and(|c| c.is_alphanumeric() || c == '_')
     })
 }
 
@@ -43,12 +44,36 @@ fn assert_free_of(wing: &str, banned: &[&str]) {
 
 #[test]
 fn the_runner_knows_nothing_of_machine_learning() {
-    assert_free_of("runner", &["crate::ml", "crate::stages", "crate::report", "crate::cli", "candle_core", "candle_nn", "indicatif", "super::super::ml"]);
+    assert_free_of(
+        "runner",
+        &[
+            "crate::ml",
+            "crate::stages",
+            "crate::report",
+            "crate::cli",
+            "candle_core",
+            "candle_nn",
+            "indicatif",
+            "super::super::ml",
+        ],
+    );
 }
 
 #[test]
 fn ml_knows_nothing_of_pipelines() {
-    assert_free_of("ml", &["crate::runner", "crate::stages", "crate::report", "crate::cli", "crate::error", "petgraph", "figment", "indicatif"]);
+    assert_free_of(
+        "ml",
+        &[
+            "crate::runner",
+            "crate::stages",
+            "crate::report",
+            "crate::cli",
+            "crate::error",
+            "petgraph",
+            "figment",
+            "indicatif",
+        ],
+    );
 }
 
 #[test]

@@ -128,7 +128,15 @@ fn listen_for_signals(stop: &Arc<Stop>) -> Result<()> {
     let signals = signal_hook::iterator::Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP]);
     let mut signals = signals.map_err(|e| Error::usage("cannot listen for signals").because(e))?;
     let stop = Arc::clone(stop);
-    std::thread::spawn(move || signals.forever().for_each(|signal| stop.ask(signal)));
+    std::thread::spawn(move || {
+        for (count, signal) in (1..).zip(signals.forever()) {
+            stop.ask(signal);
+            // Something does not heed signals, such as reading a large source: everything is safe to leave as it is.
+            if count > 2 {
+                std::process::exit(128 + signal);
+            }
+        }
+    });
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use super::{duration, number};
 use crate::runner::event::{StageEnd, State};
-use comfy_table::{Table, presets};
+use comfy_table::{LineStyle, Table, presets};
 use std::path::Path;
 
 /// How a run went, stage by stage, and the pictures it made.
@@ -75,7 +75,8 @@ pub fn csv(header: &[String], rows: &[Vec<String>]) -> String {
 
 fn plain_table() -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    // Lines around the header and the whole, none between rows.
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
     table
 }
 

@@ -69,10 +69,13 @@ pub struct Outside {
     pub entries: Vec<Entry>,
 }
 
+/// Filled by whoever asks first; the others wait for it.
+type Slot = Arc<OnceLock<Result<Arc<Outside>>>>;
+
 /// The outside files of one run: each root is walked once however many stages read it.
 #[derive(Debug, Default)]
 pub struct Files {
-    known: Mutex<HashMap<PathBuf, Arc<OnceLock<Result<Arc<Outside>>>>>>,
+    known: Mutex<HashMap<PathBuf, Slot>>,
 }
 
 impl Files {

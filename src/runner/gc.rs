@@ -153,6 +153,7 @@ pub fn collect(store: &Store, keep: &Keep, checkpoints: bool, dry_run: bool) -> 
     let sources: BTreeSet<PathBuf> = kept.iter().flat_map(|r| sources(store, r)).collect();
     drop_all(store::list(&store.v1("trees"))?.into_iter().filter(|p| !sources.contains(p)).collect())?;
     drop_all(leftovers(store)?)?;
+    drop_all(idle_locks(store)?)?;
     Ok(removed)
 }
 
@@ -191,6 +192,20 @@ fn leftovers(store: &Store) -> Result<Vec<PathBuf>> {
     }
     let is_temporary = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(".tmp-"));
     Ok(all.into_iter().filter(is_temporary).collect())
+}
+
+/// Locks that nobody holds. No run is there to open one meanwhile: the store is open to us alone.
+fn idle_locks(store: &Store) -> Result<Vec<PathBuf>> {
+    let mut idle = Vec::new();
+    for path in store::list(&store.v1("locks"))? {
+        let digest = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<Digest>().ok());
+        if let Some(digest) = digest
+            && store.try_lock(&digest.into())?.is_some()
+        {
+            idle.push(path);
+        }
+    }
+    Ok(idle)
 }
 
 fn drop_one(path: &Path, dry_run: bool) -> Result<()> {

@@ -141,8 +141,7 @@ pub fn launch(
             Finish::Failed(Failure { message, causes, hints, log: Some(log.into()), tail: tail(log) })
         }
         _ => {
-            let message = if status.code() == Some(101) { "panicked".into() } else { describe(status) };
-            let message = format!("the worker {message}");
+            let message = format!("the worker {}", describe(status));
             Finish::Failed(Failure { message, log: Some(log.into()), tail: tail(log), ..Failure::default() })
         }
     };

@@ -13,7 +13,7 @@ use super::graph::{Stage, StageId};
 use super::launch::{Finish, Launcher, Report, Workers, launch};
 use super::manifest::Params;
 use super::plan::{Judge, Keyed};
-use super::record::{host, utc_now};
+use super::record::{host, model, utc_now};
 use super::store::{self, KeyLock, Store, write_atomic};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -241,7 +241,10 @@ impl Shop<'_> {
             created: utc_now(),
             host: host(),
             program: env!("CARGO_PKG_VERSION").into(),
-            device: grant.device(),
+            device: match model(!grant.gpus.is_empty()) {
+                Some(model) => format!("{}, {model}", grant.device()),
+                None => grant.device(),
+            },
         }
     }
 }

@@ -120,7 +120,9 @@ mod tests {
         assert_ne!(a.gpus, b.gpus);
         let c = pool.take(&need(Some(1), 0, 0)).unwrap();
         assert!(pool.take(&need(Some(1), 0, 0)).is_none(), "jobs");
-        [a, b, c].map(|g| pool.give_back(g));
+        for grant in [a, b, c] {
+            pool.give_back(grant);
+        }
         assert_eq!(pool.take(&need(Some(4), 1000, 2)).unwrap().gpus, ["0", "1"]);
     }
 

@@ -88,6 +88,19 @@ pub fn host() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".into(), |h| h.trim().into())
 }
 
+/// The model of the processor, or of the first GPU, as the kernel tells it. Recorded, not in any key.
+pub fn model(gpu: bool) -> Option<String> {
+    let field = |text: String, name: &str| {
+        let line = text.lines().find(|l| l.starts_with(name))?.split_once(':')?.1.trim().to_string();
+        Some(line)
+    };
+    if !gpu {
+        return field(std::fs::read_to_string("/proc/cpuinfo").ok()?, "model name");
+    }
+    let first = std::fs::read_dir("/proc/driver/nvidia/gpus").ok()?.next()?.ok()?;
+    field(std::fs::read_to_string(first.path().join("information")).ok()?, "Model")
+}
+
 /// Now, as `2026-01-31T12:00:00.000Z`: texts in this form sort by time.
 pub fn utc_now() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

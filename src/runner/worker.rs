@@ -11,7 +11,9 @@ use super::program;
 use crate::error::{Error, ErrorKind, Result};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{getpgrp, getpid};
+use std::any::Any;
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -32,7 +34,8 @@ pub fn serve(job_file: &Path, registry: Registry) -> Result<i32> {
     let text = std::fs::read(job_file).map_err(|e| Error::io("read", job_file, e))?;
     let job: Job = serde_json::from_slice(&text).map_err(|e| Error::io("understand", job_file, e.into()))?;
     let attempt = Attempt::new(job, Box::new(std::io::stdout()), stop);
-    let (last, status) = match run(&attempt, registry) {
+    let ran = catch_unwind(AssertUnwindSafe(|| run(&attempt, registry)));
+    let (last, status) = match ran.unwrap_or_else(|payload| Err(panicked(payload.as_ref()))) {
         Ok(()) => (WorkerEvent::Done, 0),
         Err(e) if e.kind == ErrorKind::Suspended => (WorkerEvent::Suspended, 3),
         Err(e) => (WorkerEvent::Failed { message: e.message, causes: e.causes, hints: e.hints }, 1),
@@ -49,6 +52,13 @@ fn run(attempt: &Attempt, registry: Registry) -> Result<()> {
     let kind = registry.iter().find(|k| k.name == job.kind);
     let kind = kind.ok_or_else(|| Error::usage(format!("this program has no stage kind `{}`", job.kind)))?;
     (kind.run)(attempt)
+}
+
+/// Where it happened is in the log: the panic hook has written it there.
+fn panicked(payload: &(dyn Any + Send)) -> Error {
+    let words = payload.downcast_ref::<&str>().map(ToString::to_string);
+    let words = words.or_else(|| payload.downcast_ref::<String>().cloned());
+    Error::stage(format!("the stage panicked: {}", words.unwrap_or_else(|| "without words".into())))
 }
 
 fn end_with_the_runner() {

@@ -1,7 +1,6 @@
 //! `accuracy`: how often a classifier sees in a sample the class it was made for.
 
-use super::support::{Confusion, batches, create_dir};
-use super::{device, typed, write_json};
+use super::support::{Confusion, batches, create_dir, device, parse, write_json};
 use crate::error::{Error, Result};
 use crate::ml::data::images::ImageSet;
 use crate::ml::models::classifier::Classifier;
@@ -25,13 +24,13 @@ struct Operation {
 }
 
 fn check(params: &Values, operation: &Values) -> Result<()> {
-    typed::<Params>(params)?;
-    typed::<Operation>(operation).map(drop)
+    parse::<Params>(params)?;
+    parse::<Operation>(operation).map(drop)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
     let (Params {}, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
-    let device = device(attempt)?;
+    let device = device(attempt.device())?;
     let samples = ImageSet::open(attempt.input("samples")?)?;
     let net = Classifier::load(attempt.input("classifier")?, &device)?;
     let size = (samples.height(), samples.width());

@@ -2,8 +2,7 @@
 //!
 //! Means and standard deviations are stored, not samples: every step draws its own noise.
 
-use super::support::create_dir;
-use super::{device, typed};
+use super::support::{create_dir, device, parse};
 use crate::error::{Error, Result};
 use crate::ml::data::images::{ImageSet, to_unit};
 use crate::ml::data::packed::PackedWriter;
@@ -32,13 +31,13 @@ struct Operation {
 }
 
 fn check(params: &Values, operation: &Values) -> Result<()> {
-    typed::<Params>(params)?;
-    typed::<Operation>(operation).map(drop)
+    parse::<Params>(params)?;
+    parse::<Operation>(operation).map(drop)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
     let (p, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
-    let device = device(attempt)?;
+    let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
     let vae = AutoencoderKl::load(attempt.input("vae")?, &device)?;
     let shards = attempt.checkpoint_dir().join("shards");

@@ -1,14 +1,38 @@
-//! What the stages on images share: batches of indices, and the book of a classifier's answers.
+//! What several stages share: reading parameters and devices, writing JSON.
 
 use crate::error::{Error, Result};
 use crate::ml::models::classifier::Classifier;
-use candle_core::Tensor;
+use crate::runner::manifest::Params;
+use candle_core::{Device, Tensor};
+use serde::de::DeserializeOwned;
 use std::ops::Range;
 use std::path::Path;
+
+/// Values as a kind's own struct.
+pub fn parse<T: DeserializeOwned>(values: &Params) -> Result<T> {
+    let map = values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    serde_json::from_value(serde_json::Value::Object(map)).map_err(|e| Error::usage(e.to_string()))
+}
 
 /// A failed check of parameters, told as a mistake of the pipeline.
 pub fn usage(e: candle_core::Error) -> Error {
     Error::usage(e.to_string())
+}
+
+/// `cpu` or `cuda:N`.
+pub fn device(name: &str) -> Result<Device> {
+    match name.strip_prefix("cuda:").map(str::parse) {
+        None if name == "cpu" => Ok(Device::Cpu),
+        Some(Ok(ordinal)) => Ok(Device::new_cuda(ordinal)?),
+        _ => Err(Error::usage(format!("unknown device `{name}`")).hint("devices are `cpu` and `cuda:N`")),
+    }
+}
+
+/// Pretty JSON with a final newline.
+pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::stage(format!("cannot write `{}`", path.display())).because(e))?;
+    std::fs::write(path, text + "\n").map_err(|e| Error::io("write", path, e))
 }
 
 pub fn create_dir(path: &Path) -> Result<()> {

@@ -1,7 +1,7 @@
 //! `train-classifier`: trains a small classifier on images, to judge samples by and to measure distances with.
 
-use super::support::{Confusion, batches, create_dir, usage};
-use super::{Reporter, device, typed, write_json};
+use super::Reporter;
+use super::support::{Confusion, batches, create_dir, device, parse, usage, write_json};
 use crate::error::{Error, Result};
 use crate::ml::augment;
 use crate::ml::data::images::ImageSet;
@@ -59,13 +59,13 @@ impl Params {
 }
 
 fn check(params: &Values, operation: &Values) -> Result<()> {
-    typed::<Operation>(operation)?;
-    typed::<Params>(params)?.network(vec![], 1, 1).check().map_err(usage)
+    parse::<Operation>(operation)?;
+    parse::<Params>(params)?.network(vec![], 1, 1).check().map_err(usage)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
     let (p, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
-    let device = device(attempt)?;
+    let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
     let config = p.network(class_names(&images)?, images.height(), images.width());
     let Some(trained) = train(attempt, &p, &o, &config, &images, &device)? else { return Err(Error::suspended()) };

@@ -1,7 +1,7 @@
 //! `train-vae`: trains an autoencoder on images and measures the scale of its latents.
 
-use super::support::{batches, create_dir, spread, usage};
-use super::{Reporter, device, typed, write_json};
+use super::Reporter;
+use super::support::{batches, create_dir, device, parse, spread, usage, write_json};
 use crate::error::{Error, Result};
 use crate::ml::data::images::{ImageSet, to_unit};
 use crate::ml::data::picture::{contact_sheet, to_u8};
@@ -61,13 +61,13 @@ impl Params {
 }
 
 fn check(params: &Values, operation: &Values) -> Result<()> {
-    typed::<Operation>(operation)?;
-    typed::<Params>(params)?.network().check().map_err(usage)
+    parse::<Operation>(operation)?;
+    parse::<Params>(params)?.network().check().map_err(usage)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
     let (p, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
-    let device = device(attempt)?;
+    let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
     if images.is_empty() {
         return Err(Error::stage("the image set is empty"));

@@ -92,13 +92,23 @@ impl Experiment {
         let mut all = vec!["run", "small.toml", "--json"];
         all.extend(args);
         let out = self.run(cache, &all);
-        assert!(out.status.success(), "{}\n{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        assert!(
+            out.status.success(),
+            "{}\n{}",
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        );
         String::from_utf8_lossy(&out.stdout).lines().map(|l| serde_json::from_str(l).expect("JSON line")).collect()
     }
 
     /// Starts a run whose events can be followed.
     pub fn start(&self, cache: &str) -> Running {
-        let mut child = self.erw(cache, &["run", "small.toml", "--json"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("erw starts");
+        let mut child = self
+            .erw(cache, &["run", "small.toml", "--json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("erw starts");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         Running { child, lines }
     }

@@ -1,0 +1,158 @@
+//! The table of `runner::key`, one test per row, in both directions.
+
+use crate::space::Space;
+use erw::runner::digest::Digest;
+use erw::runner::graph::{Pipeline, Stage};
+use erw::runner::key::{Key, action};
+use erw::runner::layers::Overrides;
+use erw::runner::manifest::{Registry, StageKind};
+use std::collections::BTreeMap;
+
+const FIRST: &str = r#"
+summary = "a toy"
+revision = 1
+[inputs]
+x = "t?"       # any
+[outputs]
+o = "{makes}"
+[params]
+seed = 0       # of noise
+lr = 1e-4      # learning rate
+makes = "t"    # type of the output
+data = { type = "path", optional = true }  # outside file
+[operation]
+every = 10     # steps
+"#;
+
+macro_rules! kind {
+    ($name:literal, $manifest:expr) => {
+        StageKind { name: $name, manifest: $manifest, check: |_, _| Ok(()), run: |_| Ok(()) }
+    };
+}
+
+const KINDS: Registry = &[kind!("first", FIRST), kind!("twin", FIRST)];
+const REVISED: &str = r#"
+summary = "a toy"
+revision = 2
+[inputs]
+x = "t?"       # any
+[outputs]
+o = "{makes}"
+[params]
+seed = 0       # of noise
+lr = 1e-4      # learning rate
+makes = "t"    # type of the output
+data = { type = "path", optional = true }  # outside file
+[operation]
+every = 10     # steps
+"#;
+const REVISED_KINDS: Registry = &[kind!("first", REVISED)];
+
+const PLAIN: &str = "[stages.s]\nkind = \"first\"\n";
+
+fn stage(pipeline: &str, kinds: Registry) -> Stage {
+    let space = Space::new(pipeline);
+    let mut pipeline = Pipeline::load(&space.path("p.toml"), kinds, &Overrides::default()).unwrap();
+    pipeline.stages.pop().unwrap()
+}
+
+fn key_of(pipeline: &str) -> Key {
+    action(&stage(pipeline, KINDS), &BTreeMap::new(), &BTreeMap::new()).key
+}
+
+fn with(text: &str) -> Key {
+    key_of(&format!("{PLAIN}{text}\n"))
+}
+
+#[test]
+fn kind_and_revision() {
+    assert_ne!(key_of(PLAIN), key_of(&PLAIN.replace("first", "twin")));
+    let revised = action(&stage(PLAIN, REVISED_KINDS), &BTreeMap::new(), &BTreeMap::new()).key;
+    assert_ne!(key_of(PLAIN), revised);
+    assert_eq!(key_of(PLAIN), key_of(PLAIN));
+}
+
+#[test]
+fn params() {
+    assert_ne!(key_of(PLAIN), with("params.seed = 1"));
+    assert_ne!(key_of(PLAIN), with("params.lr = 2e-4"));
+    // Where and how a value is stated does not matter.
+    assert_eq!(key_of(PLAIN), with("params.seed = 0"));
+    assert_eq!(key_of(PLAIN), with("params.lr = 0.0001"));
+    assert_eq!(with("params.seed = 3"), key_of(&format!("[params]\nseed = 3\n{PLAIN}")));
+    assert_eq!(with("params = { seed = 3, lr = 1.0 }"), with("params = { lr = 1.0, seed = 3 }"));
+}
+
+#[test]
+fn types_of_outputs() {
+    assert_ne!(key_of(PLAIN), with("params.makes = \"u\""));
+}
+
+#[test]
+fn inputs_by_contents_and_slot() {
+    let stage = stage(PLAIN, KINDS);
+    let key = |slot: &str, bytes: &[u8]| {
+        action(&stage, &[(slot.to_string(), Digest::of_bytes(bytes))].into(), &BTreeMap::new()).key
+    };
+    assert_eq!(key("x", b"1"), key("x", b"1"));
+    assert_ne!(key("x", b"1"), key("x", b"2"));
+    assert_ne!(key("x", b"1"), key("y", b"1"));
+    assert_ne!(key("x", b"1"), key_of(PLAIN));
+}
+
+#[test]
+fn sources_by_contents_and_not_by_name() {
+    let key = |path: &str, bytes: &[u8]| {
+        let stage = stage(&format!("{PLAIN}params.data = \"{path}\"\n"), KINDS);
+        assert!(stage.sources.contains_key("data"));
+        action(&stage, &BTreeMap::new(), &[("data".to_string(), Digest::of_bytes(bytes))].into()).key
+    };
+    assert_eq!(key("a", b"1"), key("elsewhere/b", b"1"));
+    assert_ne!(key("a", b"1"), key("a", b"2"));
+    assert_ne!(key("a", b"1"), key_of(PLAIN));
+}
+
+#[test]
+fn operation_and_resources_cost_only() {
+    assert_eq!(key_of(PLAIN), with("operation.every = 5"));
+    assert_eq!(key_of(PLAIN), with("resources = { threads = 1, mem = \"1GiB\", gpus = 1 }"));
+}
+
+#[test]
+fn names_and_places_are_only_names() {
+    assert_eq!(key_of(PLAIN), key_of(&PLAIN.replace("stages.s", "stages.other")));
+    assert_eq!(key_of(PLAIN), key_of(&format!("name = \"renamed\"\n{PLAIN}")));
+}
+
+#[test]
+fn a_commands_program_and_outputs() {
+    let command = |run: &str, outputs: &str| {
+        key_of(&format!("[stages.s]\nkind = \"command\"\nrun = {run}\noutputs = {{ {outputs} }}\n"))
+    };
+    let base = command("[\"true\"]", "o = \"t\"");
+    assert_eq!(base, command("[ \"true\" ]", "o = \"t\""));
+    assert_ne!(base, command("[\"true\", \"\"]", "o = \"t\""));
+    assert_ne!(base, command("[\"true\"]", "p = \"t\""));
+    assert_ne!(base, command("[\"true\"]", "o = \"u\""));
+}
+
+#[test]
+fn environment_and_command_line_of_the_run_are_not_seen() {
+    let space = Space::new(
+        "[stages.s]\nkind = \"command\"\nrun = \"echo x >> ran; echo > {outputs.o}\"\noutputs = { o = \"t\" }\n",
+    );
+    space.run(&[]).expect(0);
+    let mut other = space.command(&["run", "p.toml", "--plain", "--jobs", "1", "--threads", "1", "--gpus", "0"]);
+    assert!(other.env("SOMETHING", "else").output().unwrap().status.success());
+    assert_eq!(space.ran(), ["x"]);
+}
+
+#[test]
+fn the_text_is_what_the_record_keeps() {
+    let stage = stage(&format!("{PLAIN}params.seed = 7\n"), KINDS);
+    let action = action(&stage, &BTreeMap::new(), &BTreeMap::new());
+    let expected =
+        "erw key 1\nkind first\nrevision 1\nparam lr 0.0001\nparam makes \"t\"\nparam seed 7\noutput o \"t\"\n";
+    assert_eq!(action.text, expected);
+    assert_eq!(action.key, Key::of(expected));
+}

@@ -1,0 +1,113 @@
+//! A folder of its own for a test, in which it writes pipelines and runs the built program.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+pub struct Space {
+    dir: tempfile::TempDir,
+}
+
+/// What a finished program said.
+#[derive(Debug)]
+pub struct Said {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Said {
+    #[track_caller]
+    pub fn expect(self, status: i32) -> Self {
+        assert_eq!(self.status, status, "\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
+        self
+    }
+}
+
+impl Space {
+    pub fn new(pipeline: &str) -> Self {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let space = Self { dir };
+        space.write("p.toml", pipeline);
+        space
+    }
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    pub fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_erw"));
+        command.args(args).current_dir(self.dir.path()).env_remove("ERW_CACHE_DIR").stdin(Stdio::null());
+        command
+    }
+    pub fn erw(&self, args: &[&str]) -> Said {
+        let out = self.command(args).output().unwrap();
+        use std::os::unix::process::ExitStatusExt;
+        Said {
+            status: out.status.code().unwrap_or_else(|| -out.status.signal().unwrap()),
+            stdout: String::from_utf8(out.stdout).unwrap(),
+            stderr: String::from_utf8(out.stderr).unwrap(),
+        }
+    }
+    pub fn run(&self, more: &[&str]) -> Said {
+        self.erw(&[&["run", "p.toml", "--plain"], more].concat())
+    }
+    pub fn plan(&self, more: &[&str]) -> String {
+        self.erw(&[&["plan", "p.toml"], more].concat()).expect(0).stdout
+    }
+    pub fn start(&self, more: &[&str]) -> Child {
+        let args = [&["run", "p.toml", "--plain"], more].concat();
+        self.command(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+    /// How often each script noted its name in `ran`, since the last look.
+    pub fn ran(&self) -> Vec<String> {
+        let lines = self.read("ran").lines().map(String::from).collect();
+        self.write("ran", "");
+        lines
+    }
+    /// Contents of each output, read through the store.
+    pub fn outputs(&self) -> BTreeMap<String, String> {
+        let said = self.erw(&["run", "p.toml", "--json"]).expect(0);
+        let events = said.stdout.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        let ends = events.filter(|e| e["event"] == "ended");
+        let output = |end: serde_json::Value| {
+            let path = end["outputs"][0]["path"].as_str().unwrap().to_string();
+            let text = std::fs::read_to_string(path).unwrap_or_else(|_| "a folder".into());
+            (end["stage"].as_str().unwrap().to_string(), text)
+        };
+        ends.map(output).collect()
+    }
+    /// Files and folders directly below a two-level bucket.
+    pub fn bucket(&self, name: &str) -> Vec<PathBuf> {
+        let children = |p: &Path| -> Vec<PathBuf> {
+            let mut all: Vec<_> = std::fs::read_dir(p).unwrap().map(|e| e.unwrap().path()).collect();
+            all.sort();
+            all
+        };
+        children(&self.path("cache/v1").join(name)).iter().flat_map(|p| children(p)).collect()
+    }
+    /// Waits until `done` holds; a test that would wait for ever fails instead.
+    #[track_caller]
+    pub fn until(&self, what: &str, done: impl Fn() -> bool) {
+        for _ in 0..6000 {
+            if done() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("waited too long for {what}");
+    }
+}
+
+/// Overwrites a stored, read-only file.
+pub fn spoil(path: &Path, bytes: &[u8]) {
+    std::fs::remove_file(path).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}

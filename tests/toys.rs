@@ -1,0 +1,107 @@
+//! A toy stage kind for the engine, run by real worker processes: this test binary starts itself.
+
+use crate::space::Space;
+use erw::error::{Error, Result};
+use erw::runner::attempt::Attempt;
+use erw::runner::event::{Event, Listener};
+use erw::runner::graph::Pipeline;
+use erw::runner::launch::Launcher;
+use erw::runner::layers::Overrides;
+use erw::runner::manifest::{Registry, StageKind};
+use erw::runner::pool::Limits;
+use erw::runner::schedule::{self, Options, Outcome, Stop};
+use erw::runner::select::select;
+use erw::runner::store::Store;
+use erw::runner::worker;
+use serde::Deserialize;
+
+/// Ten steps with a checkpoint after each. `fate`: the step after which it kills itself, -1 to suspend, -2 to panic.
+const COUNT: &str = r#"
+summary = "count with checkpoints"
+revision = 1
+[outputs]
+total = "total"
+[params]
+steps = 10   # steps
+[operation]
+fate = 0     # see above
+"#;
+
+pub const TOYS: Registry = &[StageKind { name: "count", manifest: COUNT, check: |_, _| Ok(()), run: count_up }];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    steps: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    fate: i64,
+}
+
+fn count_up(attempt: &Attempt) -> Result<()> {
+    let (Params { steps }, Operation { fate }) = (attempt.params()?, attempt.operation()?);
+    let state = attempt.checkpoint_dir().join("state");
+    let (mut step, mut sum) = (0, 0u64);
+    if let Ok(text) = std::fs::read_to_string(&state) {
+        let numbers: Vec<u64> = text.split(' ').map(|n| n.parse().unwrap()).collect();
+        (step, sum) = (numbers[0], numbers[1]);
+        attempt.resumed(step);
+    }
+    while step < steps {
+        step += 1;
+        sum = sum.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(step);
+        std::fs::write(&state, format!("{step} {sum}")).unwrap();
+        attempt.checkpointed(step);
+        attempt.progress(step, steps);
+        match fate {
+            -1 => return Err(Error::suspended()),
+            -2 => panic!("toy panic"),
+            fate if fate == step as i64 => nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).unwrap(),
+            _ => {}
+        }
+    }
+    std::fs::write(attempt.output("total").join("sum"), sum.to_string()).unwrap();
+    attempt.result("sum", (sum % 1000) as f64);
+    attempt.show("total", "sum");
+    Ok(())
+}
+
+/// The worker's end of the trick: does nothing unless the engine started this process.
+#[test]
+fn worker_entry() {
+    if std::env::var_os(worker::ATTACHED).is_some() {
+        let job = std::env::args().next_back().unwrap();
+        std::process::exit(worker::serve(job.as_ref(), TOYS).unwrap());
+    }
+}
+
+struct Deaf;
+
+impl Listener for Deaf {
+    fn event(&mut self, _: &Event) {}
+}
+
+/// Runs the toy in a fresh space.
+pub fn count(fate: i64) -> (Space, Outcome) {
+    let space = Space::new("[stages.n]\nkind = \"count\"\n");
+    let outcome = count_in(&space, fate);
+    (space, outcome)
+}
+
+pub fn count_in(space: &Space, fate: i64) -> Outcome {
+    let overrides = Overrides { set: vec![format!("n.fate={fate}")], env: vec![] };
+    let pipeline = Pipeline::load(&space.path("p.toml"), TOYS, &overrides).unwrap();
+    let store = Store::open(&space.path("cache")).unwrap();
+    let program = std::env::current_exe().unwrap();
+    let args = ["--exact", "toys::worker_entry", "--nocapture"].map(Into::into).to_vec();
+    let options = Options {
+        selected: select(&pipeline, &[]).unwrap(),
+        forced: Default::default(),
+        keep_going: false,
+        limits: Limits::of_machine(),
+    };
+    schedule::run(&pipeline, &store, &Launcher { program, args }, options, &Stop::default(), &mut Deaf).unwrap()
+}
