@@ -6,7 +6,7 @@ use crate::report::table::near;
 use crate::runner::graph::{Pipeline, StageId};
 use crate::runner::key::params_digest;
 use crate::runner::manifest::Registry;
-use crate::runner::plan::{Judge, Verdict, plan};
+use crate::runner::plan::{Judge, Missing, Verdict, plan};
 use crate::runner::select::select;
 use crate::runner::store::Store;
 use std::collections::BTreeSet;
@@ -34,29 +34,66 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 pub fn text(pipeline: &Pipeline, store: &Store, selected: &[StageId], forced: BTreeSet<StageId>) -> Result<String> {
     let judge = Judge::new(pipeline, store, forced);
     let verdicts = plan(&judge, selected)?;
+    let blocked = blocked(pipeline, &verdicts);
     let mut rows = vec![];
-    let mut hints = vec![];
     for (id, verdict) in &verdicts {
         let stage = pipeline.stage(*id);
         let head = [stage.name.clone(), stage.kind.name.into(), params_digest(stage).short()[..8].to_string()];
-        let mut says = words(pipeline, verdict).into_iter();
+        let mut says = words(pipeline, verdict, &blocked).into_iter();
         rows.push(head.into_iter().chain(says.next()).collect());
         // Further reasons below the first.
         rows.extend(says.map(|more| vec![String::new(), String::new(), String::new(), format!("     {more}")]));
-        if let Verdict::Missing(missing) = verdict {
-            hints.extend(missing.iter().filter_map(|m| Some(format!("hint: {}: {}\n", stage.name, m.how.as_ref()?))));
-        }
     }
     let cached = verdicts.iter().filter(|(_, v)| matches!(v, Verdict::Cached(_))).count();
-    let sum = match verdicts.len() - cached {
-        0 if cached == 1 => "the stage is cached\n".into(),
-        0 => format!("all {cached} stages are cached\n"),
-        stale => format!("{stale} of {} stages would run\n", verdicts.len()),
+    let missing: Vec<&Missing> = verdicts.iter().flat_map(|(_, v)| absent(v)).collect();
+    let mut sum = match verdicts.len() - cached {
+        0 if cached == 1 => "the stage is cached".into(),
+        0 => format!("all {cached} stages are cached"),
+        stale if missing.is_empty() => format!("{stale} of {} stages would run", verdicts.len()),
+        _ => format!("nothing runs before these are there: {}", count(missing.len(), "file or folder", "files and folders")),
     };
-    Ok(columns(&rows, "") + &hints.concat() + &sum)
+    if !missing.is_empty() && blocked.len() + cached < verdicts.len() {
+        let free = verdicts.len() - cached - blocked.len();
+        sum.push_str(&format!("; {} without them (--keep-going, or by name)", count(free, "stage runs", "stages run")));
+    }
+    Ok(columns(&rows, "") + &shopping_list(&missing) + &sum + "\n")
 }
 
-fn words(pipeline: &Pipeline, verdict: &Verdict) -> Vec<String> {
+fn absent(verdict: &Verdict) -> &[Missing] {
+    match verdict {
+        Verdict::Missing(missing) => missing,
+        _ => &[],
+    }
+}
+
+fn count(n: usize, one: &str, several: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { several })
+}
+
+/// Stages that cannot run because a file is absent, theirs or that of a stage they need.
+fn blocked(pipeline: &Pipeline, verdicts: &[(StageId, Verdict)]) -> BTreeSet<StageId> {
+    let mut blocked = BTreeSet::new();
+    // Topological order: what a stage needs was looked at before.
+    for (id, verdict) in verdicts {
+        let needs = |from| matches!(verdict, Verdict::Waiting(_)) && blocked.contains(&from);
+        if !absent(verdict).is_empty() || pipeline.stage(*id).inputs.values().any(|edge| needs(edge.from)) {
+            blocked.insert(*id);
+        }
+    }
+    blocked
+}
+
+/// Each absent file with the place where it is looked for and how to get it.
+fn shopping_list(missing: &[&Missing]) -> String {
+    let mut text = String::new();
+    for m in missing {
+        text.push_str(&format!("\n{}: `{}` goes to {}\n", m.stage, m.param, near(&m.path)));
+        m.how.iter().for_each(|line| text.push_str(&format!("    {line}\n")));
+    }
+    text + if missing.is_empty() { "" } else { "\n" }
+}
+
+fn words(pipeline: &Pipeline, verdict: &Verdict, blocked: &BTreeSet<StageId>) -> Vec<String> {
     match verdict {
         Verdict::Cached(_) => vec!["cached".into()],
         Verdict::Run(reasons) => {
@@ -65,12 +102,17 @@ fn words(pipeline: &Pipeline, verdict: &Verdict) -> Vec<String> {
             std::iter::once(format!("run: {first}")).chain(all).collect()
         }
         Verdict::Waiting(on) => {
-            let names: Vec<String> = on.iter().map(|id| format!("`{}`", pipeline.stage(*id).name)).collect();
-            vec![format!("waits: stale because {} will run", names.join(", "))]
+            let names = |ids: Vec<&StageId>| -> String {
+                ids.iter().map(|id| format!("`{}`", pipeline.stage(**id).name)).collect::<Vec<_>>().join(", ")
+            };
+            let lacking: Vec<&StageId> = on.iter().filter(|id| blocked.contains(id)).collect();
+            vec![match lacking.is_empty() {
+                true => format!("waits: stale because {} will run", names(on.iter().collect())),
+                false => format!("blocked: needs {}", names(lacking)),
+            }]
         }
         Verdict::Missing(missing) => {
-            let one =
-                |m: &crate::runner::plan::Missing| format!("missing: `{}`: nothing at {}", m.param, near(&m.path));
+            let one = |m: &Missing| format!("missing: `{}`: nothing at {}", m.param, near(&m.path));
             missing.iter().map(one).collect()
         }
     }

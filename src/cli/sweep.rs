@@ -61,7 +61,9 @@ fn results(plan: &SweepPlan, trials: &[&Trial], ends: &[StageEnd], full: bool) -
     let by_name: BTreeMap<&str, &StageEnd> = ends.iter().map(|e| (e.stage.as_str(), e)).collect();
     let end = |id: &StageId| by_name.get(plan.pipeline.stage(*id).name.as_str()).copied();
     let mut columns: Vec<(String, String)> = vec![];
-    for (base, id) in trials.iter().flat_map(|t| &t.stages) {
+    // What all trials share says nothing about them.
+    let shared = |base: &String| trials.len() > 1 && trials.iter().all(|t| t.stages.get(base) == trials[0].stages.get(base));
+    for (base, id) in trials.iter().flat_map(|t| &t.stages).filter(|(base, _)| !shared(base)) {
         for result in end(id).into_iter().flat_map(|e| &e.results) {
             let column = (base.clone(), result.name.clone());
             if !columns.contains(&column) {

@@ -105,6 +105,78 @@ impl std::fmt::Display for LoadReport {
     }
 }
 
+impl LoadReport {
+    /// Every tensor of the file has its place in the model, and every place its tensor.
+    pub fn is_exact(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
+    }
+
+    /// What stands against an exact fit, a line for each kind of fault, the first names of each.
+    pub fn faults(&self) -> Vec<String> {
+        const NAMED: usize = 3;
+        let tell = |what: &str, names: &[String]| {
+            let first = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+            let more = names.len().saturating_sub(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            (!names.is_empty()).then(|| format!("{} {what}: {first}{more}", names.len()))
+        };
+        [
+            tell("not in the file", &self.missing),
+            tell("not in the network", &self.unexpected),
+            tell("of another shape", &self.mismatched),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+/// The names and shapes that a model asks for, and the model made of zeros that take no memory.
+pub fn census<T>(build: impl FnOnce(VarBuilder) -> Result<T>) -> Result<(T, BTreeMap<String, Shape>)> {
+    let asked = Census::default();
+    let model = build(VarBuilder::from_backend(Box::new(asked.clone()), DType::F32, Device::Cpu))?;
+    let shapes = asked.shapes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    Ok((model, shapes))
+}
+
+/// What loading tensors into a model of these names and shapes comes to.
+pub fn compare(model: &BTreeMap<String, Shape>, file: &Tensors) -> LoadReport {
+    let mut report = LoadReport::default();
+    for (name, shape) in model {
+        match file.get(name) {
+            None => report.missing.push(name.clone()),
+            Some(t) if t.shape() == shape => report.loaded.push(name.clone()),
+            Some(t) => {
+                report.mismatched.push(format!("{name} {:?}, network {:?}", t.dims(), shape.dims()));
+            }
+        }
+    }
+    report.unexpected = file.keys().filter(|name| !model.contains_key(*name)).cloned().collect();
+    report
+}
+
+/// Notes what is asked for.
+#[derive(Clone, Default)]
+struct Census {
+    shapes: Arc<Mutex<BTreeMap<String, Shape>>>,
+}
+
+impl SimpleBackend for Census {
+    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+        let mut shapes = self.shapes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        shapes.insert(name.to_string(), shape.clone());
+        Tensor::zeros((), dtype, device)?.broadcast_as(shape)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        bail!("parameter {name} is asked for without a shape")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        false
+    }
+}
+
 struct Initialiser {
     set: ParamSet,
     seed: u64,

@@ -39,11 +39,13 @@ pub fn render(error: &Error, color: bool) -> String {
     }
     text.push('\n');
     let (bold, cyan, plain) = if color { ("\x1b[1m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
+    // Further lines below the first.
+    let indented = |text: &str, label: &str| text.replace('\n', &format!("\n{}", " ".repeat(label.len() + 2)));
     for cause in &error.causes {
-        text.push_str(&format!("{bold}cause{plain}: {cause}\n"));
+        text.push_str(&format!("{bold}cause{plain}: {}\n", indented(cause, "cause")));
     }
     for hint in &error.hints {
-        text.push_str(&format!("{cyan}hint{plain}: {hint}\n"));
+        text.push_str(&format!("{cyan}hint{plain}: {}\n", indented(hint, "hint")));
     }
     text
 }
@@ -70,8 +72,8 @@ mod tests {
     fn the_caret_stands_under_the_value() {
         let text = "é = \"ü\"\r\nb = 2\r\n";
         let at = text.find('2').unwrap();
-        let shown = render(&error(text, at..at + 1).hint("try 3").because("two"), false);
-        assert_eq!(shown, "error: bad\n --> p.toml:2:5\n  |\n2 | b = 2\n  |     ^\ncause: two\nhint: try 3\n");
+        let shown = render(&error(text, at..at + 1).hint("try 3").because("two\nthree"), false);
+        assert_eq!(shown, "error: bad\n --> p.toml:2:5\n  |\n2 | b = 2\n  |     ^\ncause: two\n       three\nhint: try 3\n");
     }
 
     #[test]

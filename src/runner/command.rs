@@ -97,7 +97,7 @@ fn run_field() -> Field {
         one_of: vec![],
         min: None,
         max: None,
-        missing: None,
+        missing: vec![],
         doc: "program and arguments, before places are filled in".into(),
     }
 }

@@ -50,8 +50,8 @@ pub struct Edge {
 pub struct Source {
     /// Resolved against the directory of the file that states it.
     pub path: PathBuf,
-    /// What to tell a user when it is absent.
-    pub missing: Option<String>,
+    /// What to tell a user when it is absent, by line.
+    pub missing: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default)]

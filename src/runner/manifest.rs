@@ -67,6 +67,7 @@ pub struct Output {
 
 /// One parameter: `lr = 1e-4  # comment`, or an inline table
 /// `{ type = "path", default = .., one_of = [..], optional = true, min = .., max = .., missing = "how to get it" }`.
+/// `missing` may be a list of lines, and a line may say `{url}` for the value of the parameter `url`.
 /// Types are `bool`, `int`, `float`, `string`, `path`, and lists as `[int]`; without `type` the default tells it.
 #[derive(Debug, Clone)]
 pub struct Field {
@@ -79,8 +80,9 @@ pub struct Field {
     pub one_of: Vec<serde_json::Value>,
     pub min: Option<f64>,
     pub max: Option<f64>,
-    /// For `path`: what to tell a user whose file is absent.
-    pub missing: Option<String>,
+    /// For `path`: what to tell a user whose file is absent, by line. `{name}` stands for the value of that parameter; a
+    /// line about a value that is not given is not told.
+    pub missing: Vec<String>,
     pub doc: String,
 }
 
@@ -218,6 +220,13 @@ impl Manifest {
             let text = format!("`{}` is both in [params] and in [operation]", twice.name);
             return Err(Error::usage(text).at(root.place.clone()));
         }
+        for field in &self.params {
+            let unknown = |name: &String| !name.is_empty() && self.field(name).is_none();
+            if let Some(name) = field.missing.iter().flat_map(|line| holes(line)).find(unknown) {
+                let text = format!("`missing` of `{}` speaks of `{name}`, which is no parameter", field.name);
+                return Err(Error::usage(text).at(root.place.clone()));
+            }
+        }
         for output in &self.outputs {
             let Some(name) = output.param() else { continue };
             if !self.params.iter().any(|p| p.name == name && p.ty == FieldType::String) {
@@ -234,6 +243,11 @@ impl Output {
     pub fn param(&self) -> Option<&str> {
         self.ty.strip_prefix('{')?.strip_suffix('}')
     }
+}
+
+/// The names in `{...}`.
+fn holes(line: &str) -> impl Iterator<Item = String> {
+    line.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name.to_string())
 }
 
 fn section<T>(root: &Node, name: &str, read: fn(&Entry) -> Result<T>) -> Result<Vec<T>> {
@@ -267,7 +281,7 @@ fn field(entry: &Entry) -> Result<Field> {
         one_of: vec![],
         min: None,
         max: None,
-        missing: None,
+        missing: vec![],
         doc: entry.doc.clone(),
     };
     let what = format!("`{}`", entry.key);
@@ -319,7 +333,14 @@ fn field_option(field: &mut Field, option: &Entry) -> Result<()> {
         },
         "min" => field.min = number("`min`")?,
         "max" => field.max = number("`max`")?,
-        "missing" => field.missing = Some(node.string("`missing`")?.to_string()),
+        "missing" => {
+            let lines = match node.value {
+                Toml::List(_) => node.list("`missing`")?.iter().collect(),
+                _ => vec![node],
+            };
+            let text = |line: &Node| line.string("`missing`").map(str::to_string);
+            field.missing = lines.into_iter().map(text).collect::<Result<_>>()?;
+        }
         key => {
             let error = Error::usage(format!("unknown key `{key}`")).at(option.key_place.clone());
             return Err(error.maybe_hint(suggest::hint(key, OPTIONS, "a parameter has")));
@@ -347,7 +368,7 @@ steps = 300_000           # optimizer steps
 # Peak learning rate.
 lr = 1e-4
 path = { default = "linear", one_of = ["linear", "cosine"] }
-source = { type = "path", missing = "run get.sh" }
+source = { type = "path", missing = ["run get.sh", "or from {label}"] }
 scale = { type = "float", default = 1, min = 0 }
 blocks = { type = "[int]", default = [] }
 label = { type = "string", optional = true }
@@ -368,7 +389,9 @@ log_every = 10
         assert_eq!(m.field("lr").unwrap().doc, "Peak learning rate.");
         assert_eq!(m.field("scale").unwrap().default, Some(json!(1.0)), "an int default of a float is a float");
         assert_eq!(m.field("blocks").unwrap().ty, FieldType::List(Box::new(FieldType::Int)));
-        assert!(m.field("source").unwrap().default.is_none());
+        let source = m.field("source").unwrap();
+        assert!(source.default.is_none());
+        assert_eq!(source.missing, ["run get.sh", "or from {label}"]);
         assert_eq!(m.operation[0].name, "log_every");
     }
 
@@ -382,6 +405,7 @@ log_every = 10
             (format!("{head}[params]\na = []\n"), "shows no type"),
             (format!("{head}[params]\na = {{ default = 3, min = 4 }}\n"), "at least 4"),
             (format!("{head}[params]\na = 1\n[operation]\na = 2\n"), "both in"),
+            (format!("{head}[params]\na = {{ type = \"path\", missing = \"{{b}}\" }}\n"), "speaks of `b`"),
             (format!("{head}[outputs]\na = \"{{b}}\"\n"), "no string parameter"),
         ];
         for (text, expected) in broken {

@@ -30,15 +30,31 @@ pub struct Missing {
     pub stage: String,
     pub param: String,
     pub path: PathBuf,
-    /// How to get it.
-    pub how: Option<String>,
+    /// How to get it, by line.
+    pub how: Vec<String>,
 }
 
 impl Missing {
     pub fn error(&self) -> Error {
-        let Self { stage, param, path, how } = self;
-        let error = Error::usage(format!("stage `{stage}`: `{param}` is missing: nothing at `{}`", path.display()));
-        how.iter().fold(error, |e, h| e.hint(h))
+        self.how.iter().fold(Error::usage(self.text()), |e, line| e.hint(line))
+    }
+
+    fn text(&self) -> String {
+        let Self { stage, param, path, .. } = self;
+        format!("stage `{stage}`: `{param}` is missing: nothing at `{}`", path.display())
+    }
+}
+
+/// All of them in one error, each with how to get it, so that nobody fetches file after file.
+pub fn missing_error(missing: &[Missing]) -> Option<Error> {
+    match missing {
+        [] => None,
+        [one] => Some(one.error()),
+        several => {
+            let error = Error::usage(format!("{} files and folders are missing", several.len()));
+            let tell = |m: &Missing| std::iter::once(m.text()).chain(m.how.clone()).collect::<Vec<_>>().join("\n");
+            Some(several.iter().fold(error, |e, m| e.because(tell(m))))
+        }
     }
 }
 

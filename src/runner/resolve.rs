@@ -61,6 +61,9 @@ impl Resolver<'_> {
         let mut sources = BTreeMap::new();
         let params = self.fields("params", &manifest.params, &mut sources)?;
         let operation = self.fields("operation", &manifest.operation, &mut BTreeMap::new())?;
+        for source in sources.values_mut() {
+            source.missing = source.missing.iter().filter_map(|line| filled(line, &[&params, &operation])).collect();
+        }
         self.watch(&mut sources)?;
         let resources = self.resources()?;
         let wires = self.wires()?;
@@ -169,7 +172,7 @@ impl Resolver<'_> {
                 return Err(self.at(error, "stage", &format!("watch.{i}"), value));
             };
             let base = self.layers.base(&self.spec.name, "stage", "watch", value);
-            sources.insert(format!("watch.{i}"), Source { path: base.join(text), missing: None });
+            sources.insert(format!("watch.{i}"), Source { path: base.join(text), missing: vec![] });
         }
         Ok(())
     }
@@ -213,6 +216,18 @@ impl Resolver<'_> {
     }
 }
 
+/// A line with the value of parameter `name` for `{name}`; nothing if there is none.
+fn filled(line: &str, values: &[&Params]) -> Option<String> {
+    let (mut text, mut rest) = (String::new(), line);
+    while let Some((before, (name, after))) = rest.split_once('{').and_then(|(b, r)| Some((b, r.split_once('}')?))) {
+        let value = values.iter().find_map(|v| v.get(name)).filter(|v| !v.is_null())?;
+        text.push_str(before);
+        text.push_str(&value.as_str().map_or_else(|| value.to_string(), str::to_string));
+        rest = after;
+    }
+    Some(text + rest)
+}
+
 /// The template of a command, from its parameter.
 fn words(params: &Params) -> Vec<String> {
     let words = params.get(command::RUN).and_then(Json::as_array);
@@ -253,6 +268,17 @@ fn check_kind(spec: &StageSpec, stage: &Stage) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_filled_or_dropped() {
+        let values: Params = [("url", "https://x".into()), ("sum", Json::Null), ("n", 3.into())]
+            .map(|(k, v): (&str, Json)| (k.to_string(), v))
+            .into();
+        let filled = |line| filled(line, &[&Params::new(), &values]);
+        assert_eq!(filled("from {url}, {n} files").as_deref(), Some("from https://x, 3 files"));
+        assert_eq!(filled("no holes").as_deref(), Some("no holes"));
+        assert_eq!(filled("sum {sum}"), None);
+    }
 
     #[test]
     fn memory_is_read_with_its_unit() {

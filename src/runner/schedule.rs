@@ -22,7 +22,7 @@ use super::graph::{Pipeline, Stage, StageId};
 use super::key::Key;
 use super::launch::{Launcher, Workers};
 use super::perform::{End, Grant, Order, Shop, Start};
-use super::plan::{self, Judge, Keyed, Verdict};
+use super::plan::{self, Judge, Keyed, Missing, Verdict};
 use super::pool::{Limits, Pool};
 use super::reason::Reason;
 use super::store::Store;
@@ -115,16 +115,14 @@ pub fn run(
 
 /// What can be known to fail before days of work is refused now.
 fn check(pipeline: &Pipeline, options: &Options, pool: &Pool) -> Result<()> {
-    for &id in &options.selected {
-        let stage = &pipeline.stages[id.0];
-        pool.check(&stage.name, &stage.resources)?;
-        if let Some(missing) = plan::missing(stage).first()
-            && !options.keep_going
-        {
-            return Err(missing.error());
-        }
+    let stages = || options.selected.iter().map(|id| &pipeline.stages[id.0]);
+    let machine = stages().try_for_each(|stage| pool.check(&stage.name, &stage.resources));
+    let missing: Vec<Missing> = stages().flat_map(plan::missing).collect();
+    match plan::missing_error(&missing).filter(|_| !options.keep_going) {
+        // Who is to fetch files should know that this machine would not do anyway.
+        Some(error) => Err(error.maybe_hint(machine.err().map(|e| e.message))),
+        None => machine,
     }
-    Ok(())
 }
 
 /// What is known of a selected stage.

@@ -33,7 +33,9 @@ struct Params {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Operation {}
+struct Operation {
+    origin: Option<String>,
+}
 
 #[derive(Deserialize, PartialEq)]
 #[serde(rename_all = "kebab-case")]
@@ -48,7 +50,10 @@ fn check(params: &Values, operation: &Values) -> Result<()> {
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
-    let p: Params = attempt.params()?;
+    let (p, op): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    if let Some(origin) = &op.origin {
+        attempt.log(&format!("images of {}: {origin}", p.source.display()));
+    }
     let listing = list(&p)?;
     let size = p.resolution;
     let out = attempt.output("images");

@@ -143,6 +143,7 @@ fn run(attempt: &Attempt) -> Result<()> {
 /// Copies what fits of the `init` artifact into the parameters, and tells what did and what did not.
 fn take_over(attempt: &Attempt, p: &Params, params: &ParamSet, model: &SiT) -> Result<()> {
     let Some(dir) = attempt.optional_input("init") else { return Ok(()) };
+    check_switches(dir, model.config())?;
     let file = match p.init_weights {
         Weights::Model => "model.safetensors",
         Weights::Ema => "ema.safetensors",
@@ -166,6 +167,21 @@ fn take_over(attempt: &Attempt, p: &Params, params: &ParamSet, model: &SiT) -> R
     }
     attempt.result("loaded_tensors", report.loaded.len() as f64);
     Ok(())
+}
+
+/// Rotary embedding has no trained weights, so no name or shape shows that `init` learned with it and this model would
+/// go on without. What is not stated beside the weights cannot be checked.
+fn check_switches(dir: &std::path::Path, config: &SiTConfig) -> Result<()> {
+    let Ok(text) = std::fs::read_to_string(dir.join("config.json")) else { return Ok(()) };
+    let Ok(theirs) = serde_json::from_str::<SiTConfig>(&text) else { return Ok(()) };
+    let switches = [("rope", theirs.rope, config.rope), ("qk_norm", theirs.qk_norm, config.qk_norm)];
+    match switches.into_iter().find(|(_, theirs, ours)| theirs != ours) {
+        Some((name, theirs, ours)) => {
+            Err(Error::stage(format!("`init` learned with `{name} = {theirs}`, this model has `{name} = {ours}`"))
+                .hint("give `warmup` and `train` the same model parameters, best in the pipeline's [params]"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The loss as a function of the step.

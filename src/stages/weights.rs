@@ -1,16 +1,20 @@
 //! `weights`: a local file of released weights becomes an artifact. Only safetensors are read; a file of another
-//! format, a page of an error or a pointer of Git LFS is called what it is.
+//! format, a page of an error or a pointer of Git LFS is called what it is. Every tensor of the file must have its place
+//! in the configured network, and every place its tensor; what does not fit is told by name.
 
 use super::support::{create_dir, parse, write_json};
 use crate::error::{Error, Result};
 use crate::ml::models::encoder::{self, Encoder, EncoderConfig};
-use crate::ml::models::sit::{SiT, SiTConfig};
-use crate::ml::models::vae::{AutoencoderKl, VaeConfig};
-use crate::ml::weights::{self, Frozen};
+use crate::ml::models::features::open_feature_network;
+use crate::ml::models::sit::{self, SiT, SiTConfig};
+use crate::ml::models::vae::{AutoencoderKl, VaeConfig, modern_names};
+use crate::ml::models::vit::Vit;
+use crate::ml::weights::{self, LoadReport, Tensors};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
-use candle_core::{DType, Device};
+use candle_core::Device;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -46,37 +50,80 @@ enum Artifact {
 }
 
 impl Artifact {
-    /// Name of the weights in the artifact.
-    fn file(self) -> &'static str {
+    /// Names of the weights in the artifact. A released SiT is one set of weights: what starts from the model and what
+    /// samples from its average both find it.
+    fn files(self) -> &'static [&'static str] {
         match self {
-            Self::Vae => "vae.safetensors",
-            Self::Encoder => encoder::WEIGHTS_FILE,
-            Self::Inception => "inception.safetensors",
-            Self::Sit => "ema.safetensors",
+            Self::Vae => &["vae.safetensors"],
+            Self::Encoder => &[encoder::WEIGHTS_FILE],
+            Self::Inception => &["inception.safetensors"],
+            Self::Sit => &["ema.safetensors", "model.safetensors"],
         }
     }
 
-    /// `config.json` of a named preset.
-    fn preset(self, name: &str) -> Result<Value> {
-        let known = match self {
-            Self::Vae => "sd-vae",
-            Self::Encoder => "dinov2-vit-s, dinov2-vit-b, dinov2-vit-l",
-            Self::Inception => "fid-inception",
-            Self::Sit => "none; give a `config`",
-        };
-        let found = match (self, name) {
-            // stabilityai/sd-vae-ft-mse and -ema.
-            (Self::Vae, "sd-vae") => {
-                let config =
-                    VaeConfig { scaling_factor: 0.18215, ..VaeConfig::rgb(&[128, 256, 512, 512], 2, 4, 32, true) };
-                serde_json::to_value(config).ok()
-            }
-            (Self::Encoder, name) => EncoderConfig::named(name).and_then(|c| serde_json::to_value(c).ok()),
-            (Self::Inception, "fid-inception") => Some(json!({"arch": "fid-inception"})),
-            _ => None,
-        };
-        found.ok_or_else(|| Error::usage(format!("unknown preset `{name}`")).hint(format!("known: {known}")))
+    fn presets(self) -> &'static [&'static str] {
+        match self {
+            Self::Vae => &["sd-vae"],
+            Self::Encoder => &["dinov2-vit-s", "dinov2-vit-b", "dinov2-vit-l"],
+            Self::Inception => &["fid-inception"],
+            Self::Sit => &sit::NAMES,
+        }
     }
+
+    fn check_preset(self, name: &str) -> Result<()> {
+        if self.presets().contains(&name) {
+            return Ok(());
+        }
+        Err(Error::usage(format!("unknown `preset` `{name}`")).hint(format!("known: {}", self.presets().join(", "))))
+    }
+
+    /// `config.json` of a named preset. What the name of a SiT leaves open, its file shows.
+    fn preset(self, name: &str, file: &Tensors) -> Result<Value> {
+        self.check_preset(name)?;
+        let value = match self {
+            // stabilityai/sd-vae-ft-mse and -ema.
+            Self::Vae => {
+                let config = VaeConfig::rgb(&[128, 256, 512, 512], 2, 4, 32, true);
+                serde_json::to_value(VaeConfig { scaling_factor: 0.18215, ..config })
+            }
+            Self::Encoder => serde_json::to_value(EncoderConfig::named(name)),
+            Self::Inception => Ok(json!({"arch": name})),
+            Self::Sit => serde_json::to_value(sit_config(name, file)?),
+        };
+        value.map_err(|e| Error::internal(format!("preset `{name}` has no JSON")).because(e))
+    }
+}
+
+/// The configuration of a released SiT. Its table of classes has a row for the null class, as all released ones.
+fn sit_config(name: &str, file: &Tensors) -> Result<SiTConfig> {
+    let (hidden, depth, heads, patch_size) = SiTConfig::sizes(name)?;
+    let size = |tensor: &str, dim: usize| file.get(tensor).and_then(|t| t.dims().get(dim).copied());
+    let needed = |tensor: &str, dim: usize| {
+        size(tensor, dim).ok_or_else(|| {
+            Error::stage(format!("the file has no `{tensor}`, so it is no SiT under the released names"))
+                .hint("the released checkpoint keeps them below `ema`: save that dictionary alone")
+        })
+    };
+    let blocks = (0..depth).take_while(|i| file.contains_key(&format!("blocks.{i}.attn.qkv.weight"))).count();
+    let warmup_depth = (!file.contains_key("final_layer.linear.weight")).then_some(blocks);
+    Ok(SiTConfig {
+        input_size: needed("pos_embed", 1)?.isqrt() * patch_size,
+        in_channels: needed("x_embedder.proj.weight", 1)?,
+        patch_size,
+        hidden,
+        depth,
+        heads,
+        mlp_ratio: 4.0,
+        num_classes: needed("y_embedder.embedding_table.weight", 0)?.saturating_sub(1),
+        class_dropout: 0.1,
+        z_dims: (0..).map_while(|k| size(&format!("projectors.{k}.4.weight"), 0)).collect(),
+        projector_dim: size("projectors.0.0.weight", 0).unwrap_or(2048),
+        // The file does not tell where the projectors sat; REPA's place. Sampling does not use them.
+        encoder_depth: warmup_depth.unwrap_or(depth.min(8)),
+        rope: file.contains_key("feat_rope.freqs_cos"),
+        qk_norm: file.contains_key("blocks.0.attn.q_norm.weight"),
+        warmup_depth,
+    })
 }
 
 fn check(params: &Values, operation: &Values) -> Result<()> {
@@ -88,62 +135,125 @@ fn check(params: &Values, operation: &Values) -> Result<()> {
         return Err(Error::usage(format!("`sha256` is not 64 hexadecimal digits: `{sum}`")));
     }
     match (&p.preset, &p.config) {
-        (Some(name), None) => p.artifact.preset(name).map(drop),
+        (Some(name), None) => p.artifact.check_preset(name),
         (None, Some(_)) => Ok(()),
-        _ => {
-            Err(Error::usage("give either `preset` or `config`")
-                .hint("the weights do not say what network they are of"))
-        }
+        _ => Err(Error::usage("give either `preset` or `config`")
+            .hint("the weights do not say what network they are of")),
     }
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
-    let from_where = |e: Error| match &p.url {
-        Some(url) => e.hint(format!("the file comes from {url}")),
-        None => e,
-    };
-    check_format(&p.source).map_err(from_where)?;
+    import(attempt, &p).map_err(|e| match &p.url {
+        Some(url) if e.kind != crate::error::ErrorKind::Suspended => e.hint(format!("the file comes from {url}")),
+        _ => e,
+    })
+}
+
+fn import(attempt: &Attempt, p: &Params) -> Result<()> {
+    check_format(&p.source)?;
     let out = attempt.output("weights");
     create_dir(&out)?;
+    let files = p.artifact.files();
+    let sum = copy(attempt, &p.source, &out.join(files[0]))?;
+    if let Some(want) = &p.sha256
+        && !want.eq_ignore_ascii_case(&sum)
+    {
+        let error = Error::stage(format!("`{}` is not the file that was asked for", p.source.display()));
+        let error = error.because(format!("its sha256 is {sum}\nand should be  {want}"));
+        return Err(error.hint("the download is damaged or of another version"));
+    }
+    let tensors = weights::load(&p.source, &Device::Cpu)?;
     let config = match (&p.preset, &p.config) {
-        (Some(name), _) => p.artifact.preset(name)?,
+        (Some(name), _) => p.artifact.preset(name, &tensors)?,
         (None, Some(path)) => read_json(path)?,
         (None, None) => return Err(Error::usage("give either `preset` or `config`")),
     };
     write_json(&out.join("config.json"), &config)?;
-    let sum = copy(attempt, &p.source, &out.join(p.artifact.file()))?;
-    if let Some(want) = &p.sha256
-        && !want.eq_ignore_ascii_case(&sum)
-    {
-        let text = format!("`{}` has sha256 {sum}, not {want}", p.source.display());
-        return Err(from_where(Error::stage(text).hint("the download is damaged or of another version")));
+    let (count, numbers) = (tensors.len(), tensors.values().map(candle_core::Tensor::elem_count).sum::<usize>());
+    if let Some(report) = fit(p.artifact, &config, tensors).map_err(|e| unfit(p, e.into()))? {
+        if !report.is_exact() {
+            return Err(misfit(p, &report));
+        }
+        attempt.log(&format!("all {} tensors of the network are in the file, and no others", report.loaded.len()));
     }
-    let tensors = prove(p.artifact, &out).map_err(|e| {
-        from_where(Error::from(e).context(format!("`{}` does not fit its configuration", p.source.display())))
+    prove(p.artifact, &out).map_err(|e| match p.artifact {
+        Artifact::Inception => e,
+        _ => unfit(p, e),
     })?;
-    attempt.log(&format!("{tensors} tensors, sha256 {sum}"));
-    attempt.result("tensors", tensors as f64);
+    for file in &files[1..] {
+        let to = out.join(file);
+        std::fs::copy(out.join(files[0]), &to).map_err(|e| Error::io("write", &to, e))?;
+    }
+    attempt.log(&format!("{count} tensors, {numbers} numbers, sha256 {sum}"));
+    attempt.result("tensors", count as f64);
     Ok(())
 }
 
-/// Builds the network from the artifact. Returns the number of tensors in the file.
-fn prove(artifact: Artifact, dir: &Path) -> candle_core::Result<usize> {
-    let tensors = weights::load(&dir.join(artifact.file()), &Device::Cpu)?;
-    let count = tensors.len();
+fn unfit(p: &Params, e: Error) -> Error {
+    let which = p.preset.as_ref().map_or("its configuration".to_string(), |name| format!("preset `{name}`"));
+    e.context(format!("`{}` does not fit {which}", p.source.display()))
+}
+
+fn misfit(p: &Params, report: &LoadReport) -> Error {
+    let mut faults = report.faults().into_iter();
+    let first = Error::stage(faults.next().unwrap_or_default());
+    let error = faults.fold(unfit(p, first), Error::because);
+    let has = |prefix: &str| report.unexpected.iter().any(|n| n.starts_with(prefix));
+    match p.artifact {
+        Artifact::Encoder if has("embeddings.") => {
+            error.hint("these are the names of Hugging Face transformers; take a file with the official names, as timm's")
+        }
+        Artifact::Sit if has("ema.") || has("model.") || has("module.") => {
+            error.hint("the names have a prefix: save the dictionary of the averaged weights alone")
+        }
+        _ => error,
+    }
+}
+
+/// Which tensors of the file the network takes, without loading it. `None` for a network that is known by name only.
+fn fit(artifact: Artifact, config: &Value, file: Tensors) -> candle_core::Result<Option<LoadReport>> {
+    let (shapes, file) = match artifact {
+        Artifact::Vae => {
+            let config: VaeConfig = typed(config)?;
+            (weights::census(|vb| AutoencoderKl::new(&config, vb))?.1, modern_names(file)?)
+        }
+        Artifact::Encoder => {
+            let config: EncoderConfig = typed(config)?;
+            (weights::census(|vb| Vit::new(&config.vit, vb))?.1, encoder::fitted(&config, file)?)
+        }
+        Artifact::Sit => {
+            let config: SiTConfig = typed(config)?;
+            let (model, mut shapes) = weights::census(|vb| SiT::new(&config, vb))?;
+            // Fixed tables may be left out; a table of a switch that is off may not be there.
+            let tables = model.buffers().into_iter().filter(|(name, _)| file.contains_key(name));
+            shapes.extend(tables.map(|(name, t)| (name, t.shape().clone())));
+            (shapes, file)
+        }
+        Artifact::Inception => return Ok(None),
+    };
+    Ok(Some(weights::compare(&shapes, &file)))
+}
+
+fn typed<T: DeserializeOwned>(config: &Value) -> candle_core::Result<T> {
+    serde_json::from_value(config.clone()).map_err(|e| candle_core::Error::Msg(format!("its configuration: {e}")))
+}
+
+/// Opens the artifact as its users will.
+fn prove(artifact: Artifact, dir: &Path) -> Result<()> {
     match artifact {
         Artifact::Vae => AutoencoderKl::load(dir, &Device::Cpu).map(drop)?,
         Artifact::Encoder => Encoder::open(dir, &Device::Cpu).map(drop)?,
-        Artifact::Sit => {
-            let text = std::fs::read_to_string(dir.join("config.json"))?;
-            let config: SiTConfig = serde_json::from_str(&text).map_err(candle_core::Error::wrap)?;
-            let frozen = Frozen::new(tensors);
-            SiT::new(&config, frozen.builder(DType::F32, &Device::Cpu))?;
-        }
-        // Read when it is used: its config names an architecture, not sizes.
-        Artifact::Inception => {}
+        // Weeks before the distance is asked for.
+        Artifact::Inception => open_feature_network(dir, &Device::Cpu).map(drop).map_err(|e| {
+            Error::from(e)
+                .context("this version cannot run Inception, so it measures no FID")
+                .hint("name the stages that do not need it: `erw run PIPELINE STAGE…`; `samples.npz` of `sample` is what the ADM suite takes")
+        })?,
+        // Every name and shape was compared, and there is nothing else to it.
+        Artifact::Sit => {}
     }
-    Ok(count)
+    Ok(())
 }
 
 fn read_json(path: &Path) -> Result<Value> {
@@ -211,10 +321,11 @@ mod tests {
 
     #[test]
     fn presets_belong_to_their_artifact() {
-        assert_eq!(Artifact::Vae.preset("sd-vae").unwrap()["scaling_factor"], 0.18215);
-        assert_eq!(Artifact::Encoder.preset("dinov2-vit-l").unwrap()["vit"]["dim"], 1024);
-        let e = Artifact::Encoder.preset("sd-vae").unwrap_err();
+        let none = Tensors::new();
+        assert_eq!(Artifact::Vae.preset("sd-vae", &none).unwrap()["scaling_factor"], 0.18215);
+        assert_eq!(Artifact::Encoder.preset("dinov2-vit-l", &none).unwrap()["vit"]["dim"], 1024);
+        let e = Artifact::Encoder.preset("sd-vae", &none).unwrap_err();
         assert!(e.message.contains("`sd-vae`") && e.hints[0].contains("dinov2-vit-b"));
-        assert!(Artifact::Sit.preset("SiT-XL/2").is_err());
+        assert!(Artifact::Sit.check_preset("SiT-XL/2").is_ok() && Artifact::Sit.check_preset("SiT-XL/3").is_err());
     }
 }

@@ -80,13 +80,10 @@ impl Encoder {
     }
 
     /// From loaded tensors. Tensors that the model does not have are an error, but for DINOv2's `mask_token`.
-    pub fn new(config: &EncoderConfig, mut tensors: Tensors, device: &Device) -> Result<Self> {
-        if let Some(pos) = tensors.get_mut("pos_embed") {
-            *pos = resample_positions(pos, usize::from(config.vit.class_token), config.vit.grid())?;
-        }
-        let frozen = Frozen::new(tensors);
+    pub fn new(config: &EncoderConfig, tensors: Tensors, device: &Device) -> Result<Self> {
+        let frozen = Frozen::new(fitted(config, tensors)?);
         let vit = Vit::new(&config.vit, frozen.builder(DType::F32, device))?;
-        let extra: Vec<String> = frozen.unused().into_iter().filter(|n| n != "mask_token").collect();
+        let extra = frozen.unused();
         if !extra.is_empty() {
             bail!("tensors that the configured transformer does not have: {}", extra.join(", "));
         }
@@ -106,6 +103,15 @@ impl Encoder {
     pub fn tokens(&self, images: &Tensor) -> Result<Tensor> {
         self.vit.tokens(&self.config.prepare(images)?)
     }
+}
+
+/// Tensors of a file as the network takes them: positions on its grid, without the `mask_token` of DINOv2's training.
+pub fn fitted(config: &EncoderConfig, mut tensors: Tensors) -> Result<Tensors> {
+    tensors.remove("mask_token");
+    if let Some(pos) = tensors.get_mut("pos_embed") {
+        *pos = resample_positions(pos, usize::from(config.vit.class_token), config.vit.grid())?;
+    }
+    Ok(tensors)
 }
 
 /// Reads and checks a `config.json`.
