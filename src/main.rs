@@ -1,6 +1,7 @@
 //! The program: reads the command line, does what it says, prints the error if there is one, exits with its code.
 
 fn main() {
+    keep_backtraces_out_of_messages();
     keep_freed_memory();
     keep_candle_from_spinning();
     let status = match erw::cli::main(erw::stages::KINDS) {
@@ -11,6 +12,18 @@ fn main() {
         }
     };
     std::process::exit(status);
+}
+
+/// candle puts a backtrace into the text of every error when RUST_BACKTRACE asks for one, and a message about a
+/// truncated file becomes fifty lines. Panics still show theirs; RUST_LIB_BACKTRACE=1 brings the others back.
+fn keep_backtraces_out_of_messages() {
+    const SWITCH: &str = "RUST_LIB_BACKTRACE";
+    if std::env::var_os(SWITCH).is_none() {
+        #[expect(unsafe_code, reason = "no other thread is there yet that could read the environment")]
+        unsafe {
+            std::env::set_var(SWITCH, "0");
+        }
+    }
 }
 
 /// Tells glibc to keep freed memory instead of handing every large block back to the kernel: a training step frees

@@ -1,5 +1,6 @@
 //! The stages on images, end to end on coloured squares: autoencoder, latents, classifier, accuracy.
 
+use crate::support::bench::{Bench, Ear};
 use candle_core::{DType, Device, Result, Tensor};
 use erw::error::ErrorKind;
 use erw::ml::augment;
@@ -8,13 +9,10 @@ use erw::ml::models::classifier::{Classifier, ClassifierConfig};
 use erw::ml::models::features::open_feature_network;
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
 use erw::ml::weights::{ParamSet, Tensors};
-use erw::runner::attempt::{Attempt, Job};
-use erw::runner::manifest::{Params, StageKind};
 use erw::stages;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 /// Square images of 8 pixels: class 0 dark above and light below, class 1 the other way round, shaded by index.
 fn images(dir: &Path, n: u64) -> Result<()> {
@@ -34,55 +32,11 @@ fn images(dir: &Path, n: u64) -> Result<()> {
     Ok(())
 }
 
-fn values(value: Value) -> Params {
-    let Value::Object(map) = value else { panic!("values are an object") };
-    map.into_iter().collect()
-}
-
-/// A job in `space/NAME` with inputs from other jobs' outputs.
-fn job(space: &Path, name: &str, params: Value, operation: Value, inputs: &[(&str, &str)]) -> Job {
-    let work_dir = space.join(name);
-    std::fs::create_dir_all(work_dir.join("checkpoints")).expect("a work directory");
-    Job {
-        stage: name.into(),
-        kind: name.into(),
-        key: String::new(),
-        params: values(params),
-        operation: values(operation),
-        inputs: inputs.iter().map(|(slot, path)| (slot.to_string(), space.join(path))).collect(),
-        outputs: Default::default(),
-        work_dir,
-        threads: 1,
-        device: "cpu".into(),
-        command: None,
-        pipeline_dir: space.to_path_buf(),
-    }
-}
-
-fn run(kind: StageKind, job: Job) {
-    (kind.check)(&job.params, &job.operation).expect("sound parameters");
-    (kind.run)(&Attempt::quiet(job)).expect("the stage succeeds");
-}
-
-fn trainer(extra: Value) -> Value {
-    let mut all = json!({"seed": 0, "steps": 40, "batch": 8, "lr": 5e-3, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8,
-        "weight_decay": 0.0, "max_grad_norm": 1.0, "ema_decay": 0.8});
-    let (Value::Object(all_map), Value::Object(extra)) = (&mut all, extra) else { panic!("two objects") };
-    all_map.extend(extra);
+/// What every trainer here is given, and more.
+fn trainer(more: Value) -> Value {
+    let mut all = json!({"steps": 40, "batch": 8, "lr": 5e-3, "ema_decay": 0.8});
+    all.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
     all
-}
-
-fn vae_job(space: &Path, name: &str) -> Job {
-    let params = trainer(json!({"block_out_channels": [4, 8], "layers_per_block": 1, "latent_channels": 2,
-        "norm_num_groups": 2, "mid_block_add_attention": false, "reconstruction": "l1", "kl_weight": 1e-4,
-        "measure_images": 16}));
-    job(space, name, params, json!({"checkpoint_every": 7, "log_every": 10}), &[("images", "images")])
-}
-
-fn stopped(kind: StageKind, job: Job) {
-    let stop = Arc::new(AtomicBool::new(true));
-    let error = (kind.run)(&Attempt::new(job, Box::new(std::io::sink()), stop)).expect_err("put down");
-    assert_eq!(error.kind, ErrorKind::Suspended);
 }
 
 fn numbers(t: &Tensor) -> Result<Vec<f32>> {
@@ -91,26 +45,33 @@ fn numbers(t: &Tensor) -> Result<Vec<f32>> {
 
 #[test]
 fn images_to_scaled_latents() -> Result<()> {
-    let space = tempfile::tempdir()?;
-    let space = space.path();
-    images(&space.join("images"), 25)?;
-    run(stages::train_vae::KIND, vae_job(space, "vae"));
-    let out = space.join("vae/out/vae");
+    let bench = Bench::new();
+    let set = bench.path("images");
+    images(&set, 25)?;
+    let given = trainer(json!({"block_out_channels": [4, 8], "latent_channels": 2, "norm_num_groups": 2,
+        "mid_block_add_attention": false, "measure_images": 16, "checkpoint_every": 7}));
+    let inputs = [("images", set.as_path())];
+    let vae = |name: &str| bench.run(name, &stages::train_vae::KIND, &inputs, given.clone()).expect("trains");
+    let out = vae("vae");
     assert!(out.join("reconstructions.png").exists());
 
     // Put down after its first step and taken up again, it ends with the same bytes.
-    stopped(stages::train_vae::KIND, vae_job(space, "again"));
-    run(stages::train_vae::KIND, vae_job(space, "again"));
+    let stopped = Ear::default();
+    stopped.stop.store(true, Ordering::Relaxed);
+    let error = bench.attempt("again", &stages::train_vae::KIND, &inputs, &given, &stopped).expect_err("put down");
+    assert_eq!(error.kind, ErrorKind::Suspended);
+    let again = vae("again");
     for file in ["vae.safetensors", "config.json"] {
-        assert_eq!(std::fs::read(out.join(file))?, std::fs::read(space.join("again/out/vae").join(file))?, "{file}");
+        assert_eq!(std::fs::read(out.join(file))?, std::fs::read(again.join(file))?, "{file}");
     }
 
+    let inputs = [("images", set.as_path()), ("vae", out.as_path())];
     let latents = |name: &str, batch: u64| {
-        let inputs = [("images", "images"), ("vae", "vae/out/vae")];
-        job(space, name, json!({"rows_per_shard": 6}), json!({"batch": batch}), &inputs)
+        let given = json!({"rows_per_shard": 6, "batch": batch});
+        bench.run(name, &stages::latents::KIND, &inputs, given).expect("encodes")
     };
-    run(stages::latents::KIND, latents("latents", 4));
-    let packed = Packed::open(&space.join("latents/out/latents"))?;
+    let encoded = latents("latents", 4);
+    let packed = Packed::open(&encoded)?;
     assert_eq!((packed.len(), packed.shape("mean")?, packed.shape("std")?), (25, vec![2, 4, 4], vec![2, 4, 4]));
     let config = VaeConfig::read(&out.join("config.json"))?;
     assert_eq!(packed.meta()["scaling_factor"].as_f64(), Some(config.scaling_factor));
@@ -132,15 +93,13 @@ fn images_to_scaled_latents() -> Result<()> {
     assert!(half(0)? < half(4)? - 0.5, "{} {}", half(0)?, half(4)?);
 
     // Any batch and any resume give the same numbers: the first two shards are left from before.
-    let again = latents("latents-again", 5);
-    let shards = again.work_dir.join("checkpoints/shards");
+    let shards = bench.path("latents-again/checkpoints/shards");
     std::fs::create_dir_all(&shards)?;
     for i in 0..2 {
         let file = format!("latents-{i:05}.safetensors");
-        std::fs::copy(space.join("latents/out/latents").join(&file), shards.join(&file))?;
+        std::fs::copy(encoded.join(&file), shards.join(&file))?;
     }
-    run(stages::latents::KIND, again);
-    let resumed = Packed::open(&space.join("latents-again/out/latents"))?;
+    let resumed = Packed::open(&latents("latents-again", 5))?;
     assert_eq!(resumed.len(), 25);
     for (a, b) in mean.iter().zip(numbers(&resumed.all("mean", &Device::Cpu)?)?) {
         assert!((a - b).abs() < 1e-5, "{a} {b}");
@@ -151,23 +110,21 @@ fn images_to_scaled_latents() -> Result<()> {
 
 #[test]
 fn classifier_learns_and_judges() -> Result<()> {
-    let space = tempfile::tempdir()?;
-    let space = space.path();
-    images(&space.join("images"), 24)?;
-    let sizes = json!({"channels": [4, 8], "features": 12, "norm_num_groups": 2, "shift": 1});
-    let operation = json!({"checkpoint_every": 0, "log_every": 10});
-    let inputs = [("images", "images"), ("holdout", "images")];
-    run(stages::train_classifier::KIND, job(space, "classifier", trainer(sizes), operation, &inputs));
-    let inputs = [("samples", "images"), ("classifier", "classifier/out/classifier")];
-    run(stages::accuracy::KIND, job(space, "accuracy", json!({}), json!({"batch": 7}), &inputs));
-    let text = std::fs::read_to_string(space.join("accuracy/out/metrics/metrics.json"))?;
+    let bench = Bench::new();
+    let set = bench.path("images");
+    images(&set, 24)?;
+    let given = trainer(json!({"channels": [4, 8], "features": 12, "norm_num_groups": 2, "shift": 1}));
+    let inputs = [("images", set.as_path()), ("holdout", &set)];
+    let dir = bench.run("classifier", &stages::train_classifier::KIND, &inputs, given).expect("trains");
+    let inputs = [("samples", set.as_path()), ("classifier", &dir)];
+    let out = bench.run("accuracy", &stages::accuracy::KIND, &inputs, json!({"batch": 7})).expect("judges");
+    let text = std::fs::read_to_string(out.join("metrics.json"))?;
     let metrics: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(metrics["count"], 24);
     assert_eq!(metrics["value"], 1.0, "{text}");
     assert_eq!(metrics["confusion"], json!([[12, 0], [0, 12]]));
     assert_eq!(metrics["per_class"], json!([1.0, 1.0]));
 
-    let dir = space.join("classifier/out/classifier");
     let net = open_feature_network(&dir, &Device::Cpu)?;
     let image = Tensor::zeros((3, 3, 8, 8), DType::U8, &Device::Cpu)?;
     assert_eq!((net.name(), net.dim(), net.features(&image)?.dims()), ("classifier", 12, &[3usize, 12][..]));

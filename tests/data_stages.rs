@@ -1,5 +1,6 @@
 //! The stages around images: run as the runner runs them, on the digits, and on damaged folders.
 
+use crate::support::bench::Bench;
 use candle_core::{DType, Device, Tensor};
 use erw::error::Result;
 use erw::ml::data::images::ImageSet;
@@ -10,111 +11,12 @@ use erw::ml::models::sit::SiT;
 use erw::ml::models::vit::Vit;
 use erw::ml::rng::{self, Purpose};
 use erw::ml::weights::{self, ParamSet, Tensors};
-use erw::runner::attempt::{Attempt, Job};
-use erw::runner::manifest::{Params, StageKind};
 use erw::stages;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const CPU: Device = Device::Cpu;
-
-/// A stage run in a directory of its own, with the manifest's defaults under `given`.
-struct Bench {
-    dir: tempfile::TempDir,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Runs `kind` in `work/NAME` and returns the directory of its only output.
-    fn run(&self, name: &str, kind: &StageKind, inputs: &[(&str, &Path)], given: Value) -> Result<PathBuf> {
-        let manifest: toml_edit::DocumentMut = kind.manifest.parse().unwrap();
-        let (mut params, mut operation) = (defaults(&manifest["params"]), defaults(&manifest["operation"]));
-        for (key, value) in given.as_object().unwrap() {
-            let home = if manifest["params"].get(key).is_some() { &mut params } else { &mut operation };
-            home.insert(key.clone(), value.clone());
-        }
-        (kind.check)(&params, &operation)?;
-        let outputs = manifest["outputs"].as_table().unwrap().iter();
-        let outputs: Vec<(String, String)> =
-            outputs.map(|(k, v)| (k.to_string(), v.as_str().unwrap().to_string())).collect();
-        let work_dir = self.path(name);
-        let out = work_dir.join("out").join(&outputs[0].0);
-        let _ = fs::remove_dir_all(work_dir.join("out"));
-        fs::create_dir_all(&out).unwrap();
-        fs::create_dir_all(work_dir.join("checkpoints")).unwrap();
-        let job = Job {
-            stage: name.into(),
-            kind: kind.name.into(),
-            key: "key".into(),
-            params,
-            operation,
-            inputs: inputs.iter().map(|(k, v)| (k.to_string(), v.to_path_buf())).collect(),
-            outputs: outputs.into_iter().collect(),
-            work_dir,
-            threads: 2,
-            device: "cpu".into(),
-            command: None,
-            pipeline_dir: PathBuf::new(),
-        };
-        let log = fs::File::create(self.path(&format!("{name}.events"))).unwrap();
-        (kind.run)(&Attempt::new(job, Box::new(log), Default::default()))?;
-        Ok(out)
-    }
-
-    /// A result that the stage `name` told.
-    fn result(&self, name: &str, metric: &str) -> Option<f64> {
-        let text = fs::read_to_string(self.path(&format!("{name}.events"))).unwrap();
-        let events = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
-        let found = events.filter(|e| e.to_string().contains("result") && e.to_string().contains(metric)).last()?;
-        find_number(&found, "value")
-    }
-}
-
-fn find_number(v: &Value, key: &str) -> Option<f64> {
-    match v {
-        Value::Object(m) => m.get(key).and_then(Value::as_f64).or_else(|| m.values().find_map(|v| find_number(v, key))),
-        _ => None,
-    }
-}
-
-fn defaults(table: &toml_edit::Item) -> Params {
-    let plain = |v: &toml_edit::Value| -> Value {
-        let text = format!("v = {}", v.clone().decorated("", ""));
-        let value: toml_edit::DocumentMut = text.parse().unwrap();
-        let item = &value["v"];
-        if let Some(i) = item.as_integer() {
-            return i.into();
-        }
-        if let Some(f) = item.as_float() {
-            return f.into();
-        }
-        if let Some(b) = item.as_bool() {
-            return b.into();
-        }
-        if let Some(a) = item.as_array() {
-            return a.iter().map(|x| x.as_integer().map_or(json!(x.as_float()), |i| json!(i))).collect();
-        }
-        item.as_str().unwrap().into()
-    };
-    let entries = table.as_table().unwrap().iter();
-    entries
-        .map(|(name, item)| {
-            let value = match item.as_inline_table() {
-                Some(t) => t.get("default").map_or(Value::Null, plain),
-                None => plain(item.as_value().unwrap()),
-            };
-            (name.to_string(), value)
-        })
-        .collect()
-}
 
 fn digits(bench: &Bench, name: &str, split: &str) -> Result<PathBuf> {
     let source = std::env::current_dir().unwrap().join("pipelines/data/digits");
@@ -343,23 +245,5 @@ fn released_weights_are_imported_and_others_refused() -> Result<()> {
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, &bytes[..bytes.len() - 5]).unwrap();
     assert!(import("cut", &file, json!({})).unwrap_err().to_string().contains("encoder.safetensors"));
-    Ok(())
-}
-
-/// The numbers behind the defaults of `train-encoder`; run by hand with `--ignored --nocapture`.
-#[test]
-#[ignore = "a minute of training"]
-fn measure_encoders() -> Result<()> {
-    let bench = Bench::new();
-    let (train, held) = (digits(&bench, "train", "train")?, digits(&bench, "holdout", "holdout")?);
-    let inputs = [("images", train.as_path()), ("holdout", held.as_path())];
-    let cases = std::env::var("CASES").unwrap_or_else(|_| "[{}]".into());
-    for (i, case) in serde_json::from_str::<Vec<Value>>(&cases).unwrap().into_iter().enumerate() {
-        let start = std::time::Instant::now();
-        let name = format!("e{i}");
-        bench.run(&name, &stages::train_encoder::KIND, &inputs, case.clone())?;
-        let (knn, loss) = (bench.result(&name, "knn_accuracy"), bench.result(&name, "loss"));
-        eprintln!("{case} knn {knn:?} loss {loss:?} {:.1}s", start.elapsed().as_secs_f64());
-    }
     Ok(())
 }

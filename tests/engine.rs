@@ -1,6 +1,6 @@
 //! Running pipelines: what is reused, what runs and why, what a failure stops.
 
-use crate::space::{Space, spoil};
+use crate::support::space::{Space, spoil};
 
 /// src -> a -> b -> c, and d, a folder, beside them; every script notes that it ran.
 const CHAIN: &str = r#"

@@ -1,6 +1,6 @@
 //! The table of `runner::key`, one test per row, in both directions.
 
-use crate::space::Space;
+use crate::support::space::Space;
 use erw::runner::digest::Digest;
 use erw::runner::graph::{Pipeline, Stage};
 use erw::runner::key::{Key, action};
@@ -8,9 +8,14 @@ use erw::runner::layers::Overrides;
 use erw::runner::manifest::{Registry, StageKind};
 use std::collections::BTreeMap;
 
-const FIRST: &str = r#"
+/// The toy's manifest at a revision.
+macro_rules! toy {
+    ($revision:literal) => {
+        concat!(
+            "revision = ",
+            $revision,
+            r#"
 summary = "a toy"
-revision = 1
 [inputs]
 x = "t?"       # any
 [outputs]
@@ -22,7 +27,10 @@ makes = "t"    # type of the output
 data = { type = "path", optional = true }  # outside file
 [operation]
 every = 10     # steps
-"#;
+"#
+        )
+    };
+}
 
 macro_rules! kind {
     ($name:literal, $manifest:expr) => {
@@ -30,23 +38,8 @@ macro_rules! kind {
     };
 }
 
-const KINDS: Registry = &[kind!("first", FIRST), kind!("twin", FIRST)];
-const REVISED: &str = r#"
-summary = "a toy"
-revision = 2
-[inputs]
-x = "t?"       # any
-[outputs]
-o = "{makes}"
-[params]
-seed = 0       # of noise
-lr = 1e-4      # learning rate
-makes = "t"    # type of the output
-data = { type = "path", optional = true }  # outside file
-[operation]
-every = 10     # steps
-"#;
-const REVISED_KINDS: Registry = &[kind!("first", REVISED)];
+const KINDS: Registry = &[kind!("first", toy!(1)), kind!("twin", toy!(1))];
+const REVISED_KINDS: Registry = &[kind!("first", toy!(2))];
 
 const PLAIN: &str = "[stages.s]\nkind = \"first\"\n";
 

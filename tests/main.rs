@@ -3,6 +3,7 @@
 
 mod support;
 
+mod bad_input;
 mod classifier;
 mod conv;
 mod data;
@@ -12,16 +13,16 @@ mod experiment;
 mod gradients;
 mod key;
 mod layers;
+mod manifests;
 mod messages;
 mod metrics;
 mod optim;
 mod phases;
 mod resume;
+mod revisions;
 mod sampler;
 mod sit;
-mod space;
 mod spec;
-mod toys;
 mod training;
 mod vae;
 mod vit;

@@ -1,7 +1,8 @@
 //! Every message about a bad pipeline, as the user sees it. Snapshots are in `tests/snapshots`; after a change
 //! run with `INSTA_UPDATE=always` and read the difference.
 
-use crate::support::toys::{Space, TOYS};
+use crate::support::space::Space;
+use crate::support::toys::TOYS;
 use erw::error::ErrorKind;
 use erw::runner::sweep::SweepPlan;
 
@@ -35,9 +36,9 @@ fn malformed_files() {
 
 #[test]
 fn missing_file() {
-    let space = Space::new(&[("pipelines/pp.toml", "")]);
+    let space = Space::of(&[("pipelines/pp.toml", "")]);
     insta::assert_snapshot!("missing_file_near", space.message(&space.load().err().unwrap()));
-    let space = Space::new(&[]);
+    let space = Space::of(&[]);
     insta::assert_snapshot!("missing_file", space.message(&space.load().err().unwrap()));
 }
 
@@ -106,10 +107,10 @@ fn inheritance() {
     bad("extends_missing", "extends = \"bse.toml\"\n");
     bad("extends_itself", "extends = \"p.toml\"\n");
     let space =
-        Space::new(&[("p.toml", "extends = \"sub/q.toml\"\n"), ("sub/q.toml", "# q\nextends = \"../p.toml\"\n")]);
+        Space::of(&[("p.toml", "extends = \"sub/q.toml\"\n"), ("sub/q.toml", "# q\nextends = \"../p.toml\"\n")]);
     insta::assert_snapshot!("extends_cycle", space.message(&space.load().err().unwrap()));
     let wrong = BASE_WITH_FAULT;
-    let space = Space::new(&[("p.toml", "extends = \"parent.toml\"\n"), ("parent.toml", wrong)]);
+    let space = Space::of(&[("p.toml", "extends = \"parent.toml\"\n"), ("parent.toml", wrong)]);
     insta::assert_snapshot!("fault_in_parent", space.message(&space.load().err().unwrap()));
     extended("remove_unknown", "[stages.trian]\nremove = true\n");
     extended("remove_and_describe", "[stages.train]\nremove = true\nkind = \"train\"\n");

@@ -1,7 +1,7 @@
 //! Stopped or killed at any moment and run again, everything ends as if nothing had happened.
 
-use crate::space::Space;
-use crate::toys;
+use crate::support::counter;
+use crate::support::space::Space;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::process::Child;
@@ -132,32 +132,32 @@ fn killed_at_many_moments_the_artifacts_are_the_same() {
 
 #[test]
 fn a_stage_killed_at_any_step_ends_bit_identical() {
-    let (calm, record) = toys::count(0);
+    let (calm, record) = counter::count(0);
     assert_eq!(record.ends[0].resumed, None);
     for step in [1, 4, 9] {
-        let (space, outcome) = toys::count(step);
+        let (space, outcome) = counter::count(step);
         let error = outcome.error.unwrap();
         assert!(error.message.contains("the worker was killed by SIGKILL"), "{error}");
-        let outcome = toys::count_in(&space, 0);
+        let outcome = counter::count_in(&space, 0);
         assert_eq!(outcome.ends[0].resumed, Some(step as u64));
         assert_eq!(outcome.ends[0].outputs[0].digest, record.ends[0].outputs[0].digest);
         assert_eq!(outcome.ends[0].results, record.ends[0].results);
     }
     // A cached stage tells the results it had.
-    assert_eq!(toys::count_in(&calm, 0).ends[0].results, record.ends[0].results);
+    assert_eq!(counter::count_in(&calm, 0).ends[0].results, record.ends[0].results);
 }
 
 #[test]
 fn a_stage_that_suspends_itself_suspends_the_run() {
-    let (space, outcome) = toys::count(-1);
+    let (space, outcome) = counter::count(-1);
     assert_eq!(outcome.error.unwrap().exit_code(), 3);
     assert_eq!(outcome.ends[0].state, erw::runner::event::State::Suspended);
-    assert!(toys::count_in(&space, 0).error.is_none());
+    assert!(counter::count_in(&space, 0).error.is_none());
 }
 
 #[test]
 fn a_panic_is_a_failure_with_its_words() {
-    let (_, outcome) = toys::count(-2);
+    let (_, outcome) = counter::count(-2);
     let failure = outcome.ends[0].error.clone().unwrap();
     assert_eq!(failure.message, "the stage panicked: toy panic");
     assert!(!failure.tail.is_empty(), "the log says where");

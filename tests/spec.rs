@@ -1,7 +1,8 @@
 //! Pipelines as they are meant: layers and their provenance, inheritance, edges, commands, sweeps, and what the
 //! command line shows of them.
 
-use crate::support::toys::{BASE, Space, TOYS, names, overrides, stage};
+use crate::support::space::Space;
+use crate::support::toys::{BASE, TOYS, names, overrides, stage};
 use erw::cli::{explain, graph, schema, stages};
 use erw::runner::graph::{Pipeline, StageId};
 use erw::runner::manifest::Manifest;
@@ -35,7 +36,7 @@ fn each_layer_beats_the_one_below() {
         (train.params["seed"].clone(), origin(space, &pipeline, "train", "params.seed"))
     };
     let text = |t: &str| t.to_string();
-    let base = Space::new(&[("p.toml", &BASE.replace("[params]\nseed = 1\n", ""))]);
+    let base = Space::of(&[("p.toml", &BASE.replace("[params]\nseed = 1\n", ""))]);
     assert_eq!(steps(&base, &[], &[]), (json!(0), text("manifest")));
     let parent = extended("");
     assert_eq!(steps(&parent, &[], &[]), (json!(1), text("pipeline [params] base.toml:3")));
@@ -54,7 +55,7 @@ fn each_layer_beats_the_one_below() {
 
 #[test]
 fn a_parents_stage_is_weaker_than_a_childs_params() {
-    let space = Space::new(&[
+    let space = Space::of(&[
         ("p.toml", "extends = \"q.toml\"\n[params]\nsteps = 9\n"),
         ("q.toml", "extends = \"base.toml\"\n[stages.train]\nparams = { steps = 8, lr = 1 }\n"),
         ("base.toml", BASE),
@@ -80,7 +81,7 @@ fn operation_values_are_set_like_parameters() {
 fn paths_start_where_they_are_stated() {
     let own = "extends = \"sub/base.toml\"\n";
     let source = |text: &str, set: &[&str]| {
-        let space = Space::new(&[("p.toml", text), ("sub/base.toml", BASE)]);
+        let space = Space::of(&[("p.toml", text), ("sub/base.toml", BASE)]);
         let pipeline = space.load_with(set, &[]).unwrap();
         let images = stage(&pipeline, "images");
         assert_eq!(images.sources["source"].missing.as_deref(), Some("run tools/get-images.sh"));
@@ -98,7 +99,7 @@ fn stages_come_and_go() {
     assert_eq!(names(&space.load().unwrap()), ["images", "codec", "pair"]);
     let back = "extends = \"q.toml\"\n[stages.train]\nkind = \"train\"\ninputs.latents = \"codec\"\nparams.steps = 1\n";
     let q = "extends = \"base.toml\"\n[stages.train]\nremove = true\n";
-    let space = Space::new(&[("p.toml", back), ("q.toml", q), ("base.toml", &BASE.replace("100", "100, lr = 5.0"))]);
+    let space = Space::of(&[("p.toml", back), ("q.toml", q), ("base.toml", &BASE.replace("100", "100, lr = 5.0"))]);
     let pipeline = space.load().unwrap();
     assert_eq!(stage(&pipeline, "train").params["lr"], json!(1e-4), "what was said before the removal is forgotten");
 }
@@ -137,7 +138,7 @@ fn resources_are_read() {
 
 #[test]
 fn commands_are_stages() {
-    let space = Space::new(&[
+    let space = Space::of(&[
         ("p.toml", "extends = \"sub/c.toml\"\n[stages.c]\nparams.title = \"b\"\n"),
         (
             "sub/c.toml",

@@ -1,6 +1,6 @@
 //! `features`: patch tokens of an encoder for every image, packed. Continues after the last whole shard.
 
-use super::support::{create_dir, device, parse};
+use super::support::{device, move_files, parse};
 use crate::error::{Error, Result};
 use crate::ml::data::images::ImageSet;
 use crate::ml::data::packed::PackedWriter;
@@ -85,16 +85,5 @@ fn run(attempt: &Attempt) -> Result<()> {
     writer.finish(&json!({"tokens": tokens, "dim": dim, "dtype": name}))?;
     move_files(&part, &attempt.output("features"))?;
     attempt.result("images", images.len() as f64);
-    Ok(())
-}
-
-/// Moves every file of `from` into `to`, on one file system.
-fn move_files(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
-    create_dir(to)?;
-    for entry in std::fs::read_dir(from).map_err(|e| Error::io("list", from, e))? {
-        let path = entry.map_err(|e| Error::io("list", from, e))?.path();
-        let target = to.join(path.file_name().unwrap_or_default());
-        std::fs::rename(&path, &target).map_err(|e| Error::io("move", &path, e))?;
-    }
     Ok(())
 }

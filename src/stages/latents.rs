@@ -2,7 +2,7 @@
 //!
 //! Means and standard deviations are stored, not samples: every step draws its own noise.
 
-use super::support::{create_dir, device, parse};
+use super::support::{device, move_files, parse};
 use crate::error::{Error, Result};
 use crate::ml::data::images::{ImageSet, to_unit};
 use crate::ml::data::packed::PackedWriter;
@@ -13,7 +13,6 @@ use crate::runner::manifest::{Params as Values, StageKind};
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::json;
-use std::path::Path;
 
 pub const KIND: StageKind =
     StageKind { name: "latents", manifest: include_str!("../../stages/latents.toml"), check, run };
@@ -93,14 +92,4 @@ fn meta(vae: &AutoencoderKl, images: &ImageSet) -> serde_json::Value {
         "shift_factor": config.shift_factor.unwrap_or(0.0),
         "classes": images.classes(),
     })
-}
-
-/// Moves the files of one directory into another of the same file system.
-fn move_files(from: &Path, to: &Path) -> Result<()> {
-    create_dir(to)?;
-    for entry in std::fs::read_dir(from).map_err(|e| Error::io("read", from, e))? {
-        let entry = entry.map_err(|e| Error::io("read", from, e))?;
-        std::fs::rename(entry.path(), to.join(entry.file_name())).map_err(|e| Error::io("move", &entry.path(), e))?;
-    }
-    Ok(())
 }

@@ -13,6 +13,7 @@ pub mod train;
 pub mod train_classifier;
 pub mod train_encoder;
 pub mod train_vae;
+mod trainer;
 pub mod warmup;
 pub mod weights;
 

@@ -1,4 +1,4 @@
-//! What several stages share: reading parameters and devices, writing JSON.
+//! What several stages share: reading parameters and devices, writing and moving files, counting answers.
 
 use crate::error::{Error, Result};
 use crate::ml::models::classifier::Classifier;
@@ -37,6 +37,17 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
 
 pub fn create_dir(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))
+}
+
+/// Moves every file of `from` into `to`, which is made if need be, on the same file system.
+pub fn move_files(from: &Path, to: &Path) -> Result<()> {
+    create_dir(to)?;
+    for entry in std::fs::read_dir(from).map_err(|e| Error::io("list", from, e))? {
+        let path = entry.map_err(|e| Error::io("list", from, e))?.path();
+        let target = to.join(path.file_name().unwrap_or_default());
+        std::fs::rename(&path, &target).map_err(|e| Error::io("move", &path, e))?;
+    }
+    Ok(())
 }
 
 /// 0..n in ranges of `batch`.

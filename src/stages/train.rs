@@ -4,14 +4,14 @@
 use super::Reporter;
 use super::examples::{Architecture, Draw, Examples, write_artifact};
 use super::support::{device, parse, usage};
+use super::trainer::{Cadence, Optimization};
 use crate::error::{Error, Result};
 use crate::ml::align::Schedule;
 use crate::ml::loss;
 use crate::ml::models::sit::{SiT, SiTConfig};
-use crate::ml::optim::AdamWConfig;
 use crate::ml::path::{Path as NoisePath, TimeDistribution};
 use crate::ml::rng::{self, Purpose};
-use crate::ml::train::{Fit, FitConfig, StepLoss, Trained, fit};
+use crate::ml::train::{Fit, StepLoss, Trained, fit};
 use crate::ml::weights::{self, ParamSet};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -41,23 +41,10 @@ struct Params {
     alignment: String,
     alignment_weight: f64,
     alignment_steps: u64,
-    steps: u64,
     batch: usize,
     accumulate: usize,
-    lr: f64,
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
-    weight_decay: f64,
-    max_grad_norm: f64,
-    ema_decay: f64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Operation {
-    checkpoint_every: u64,
-    log_every: u64,
+    #[serde(flatten)]
+    optimization: Optimization,
 }
 
 /// Which weights of an artifact to take.
@@ -88,29 +75,10 @@ impl Params {
     fn schedule(&self) -> Result<Schedule> {
         Schedule::new(&self.alignment, self.alignment_weight, self.alignment_steps).map_err(usage)
     }
-
-    fn fit(&self, op: &Operation, attempt: &Attempt) -> FitConfig {
-        FitConfig {
-            steps: self.steps,
-            optimizer: AdamWConfig {
-                lr: self.lr,
-                beta1: self.beta1,
-                beta2: self.beta2,
-                eps: self.eps,
-                weight_decay: self.weight_decay,
-            },
-            max_grad_norm: self.max_grad_norm,
-            ema_decay: self.ema_decay,
-            accumulate: self.accumulate,
-            checkpoint_every: op.checkpoint_every,
-            log_every: op.log_every,
-            checkpoint_dir: attempt.checkpoint_dir(),
-        }
-    }
 }
 
 fn check(params: &Values, operation: &Values) -> Result<()> {
-    parse::<Operation>(operation)?;
+    parse::<Cadence>(operation)?;
     let p: Params = parse(params)?;
     p.schedule()?;
     super::examples::check_batch(p.batch, p.accumulate)?;
@@ -118,7 +86,7 @@ fn check(params: &Values, operation: &Values) -> Result<()> {
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
-    let (p, op): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    let p: Params = attempt.params()?;
     let device = device(attempt.device())?;
     let schedule = p.schedule()?;
     let aligned = schedule != Schedule::None;
@@ -134,7 +102,9 @@ fn run(attempt: &Attempt) -> Result<()> {
     let loaded = take_over(attempt, &p, &params, &model)?;
     let training = Training { p: &p, schedule, examples: &examples, config: &config, model: &model, device: &device };
     let mut step_loss = |step, micro| training.loss(step, micro);
-    let Fit::Done(trained) = fit(&params, &p.fit(&op, attempt), &Reporter(attempt), &mut step_loss)? else {
+    let Fit::Done(trained) =
+        fit(&params, &p.optimization.fit(attempt, p.accumulate)?, &Reporter(attempt), &mut step_loss)?
+    else {
         return Err(Error::suspended());
     };
     report(attempt, &trained, loaded);

@@ -2,13 +2,13 @@
 
 use super::Reporter;
 use super::support::{Confusion, batches, create_dir, device, parse, usage, write_json};
+use super::trainer::{Cadence, Optimization};
 use crate::error::{Error, Result};
 use crate::ml::augment;
 use crate::ml::data::images::ImageSet;
 use crate::ml::models::classifier::{Classifier, ClassifierConfig, cross_entropy};
 use crate::ml::models::features::pixels_to_unit;
-use crate::ml::optim::AdamWConfig;
-use crate::ml::train::{Fit, FitConfig, StepLoss, Trained, batch_indices, fit};
+use crate::ml::train::{Fit, StepLoss, Trained, batch_indices, fit};
 use crate::ml::weights::{self, ParamSet};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -26,22 +26,9 @@ struct Params {
     features: usize,
     norm_num_groups: usize,
     shift: usize,
-    steps: u64,
     batch: usize,
-    lr: f64,
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
-    weight_decay: f64,
-    max_grad_norm: f64,
-    ema_decay: f64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Operation {
-    checkpoint_every: u64,
-    log_every: u64,
+    #[serde(flatten)]
+    optimization: Optimization,
 }
 
 impl Params {
@@ -59,16 +46,16 @@ impl Params {
 }
 
 fn check(params: &Values, operation: &Values) -> Result<()> {
-    parse::<Operation>(operation)?;
+    parse::<Cadence>(operation)?;
     parse::<Params>(params)?.network(vec![], 1, 1).check().map_err(usage)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
-    let (p, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    let p: Params = attempt.params()?;
     let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
     let config = p.network(class_names(&images)?, images.height(), images.width());
-    let Some(trained) = train(attempt, &p, &o, &config, &images, &device)? else { return Err(Error::suspended()) };
+    let Some(trained) = train(attempt, &p, &config, &images, &device)? else { return Err(Error::suspended()) };
     let out = attempt.output("classifier");
     create_dir(&out)?;
     weights::save(&trained.ema, &out.join("classifier.safetensors"))?;
@@ -100,7 +87,6 @@ fn class_names(images: &ImageSet) -> Result<Vec<String>> {
 fn train(
     attempt: &Attempt,
     p: &Params,
-    o: &Operation,
     config: &ClassifierConfig,
     images: &ImageSet,
     device: &Device,
@@ -108,17 +94,6 @@ fn train(
     let (params, vb) = ParamSet::init(p.seed, DType::F32, device);
     let net = Classifier::new(config, vb)?;
     let labels = images.labels();
-    let optimizer = AdamWConfig { lr: p.lr, beta1: p.beta1, beta2: p.beta2, eps: p.eps, weight_decay: p.weight_decay };
-    let cfg = FitConfig {
-        steps: p.steps,
-        optimizer,
-        max_grad_norm: p.max_grad_norm,
-        ema_decay: p.ema_decay,
-        accumulate: 1,
-        checkpoint_every: o.checkpoint_every,
-        log_every: o.log_every,
-        checkpoint_dir: attempt.checkpoint_dir(),
-    };
     let mut loss = |step: u64, micro: usize| -> candle_core::Result<StepLoss> {
         let samples = batch_indices(p.seed, step, micro, 1, p.batch, labels.len());
         let x = augment::shift(&images.batch(&samples, device)?, p.shift, p.seed, step, &samples)?;
@@ -126,7 +101,7 @@ fn train(
         let (loss, right) = cross_entropy(&net.logits(&pixels_to_unit(&x)?)?, &wanted)?;
         Ok(StepLoss { loss, parts: vec![("accuracy", right as f64 / wanted.len().max(1) as f64)] })
     };
-    match fit(&params, &cfg, &Reporter(attempt), &mut loss)? {
+    match fit(&params, &p.optimization.fit(attempt, 1)?, &Reporter(attempt), &mut loss)? {
         Fit::Done(trained) => Ok(Some(trained)),
         Fit::Stopped => Ok(None),
     }

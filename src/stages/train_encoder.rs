@@ -3,14 +3,14 @@
 
 use super::Reporter;
 use super::support::{create_dir, device, parse, write_json};
+use super::trainer::{Cadence, Optimization};
 use crate::error::{Error, Result};
 use crate::ml::data::images::ImageSet;
 use crate::ml::metrics::knn;
 use crate::ml::models::encoder::{CONFIG_FILE, Encoder, EncoderConfig, WEIGHTS_FILE};
 use crate::ml::models::vit::VitConfig;
-use crate::ml::optim::AdamWConfig;
 use crate::ml::pretrain::{self, Learner, Objective};
-use crate::ml::train::{Fit, FitConfig, StepLoss, Trained, batch_indices, fit};
+use crate::ml::train::{Fit, StepLoss, Trained, batch_indices, fit};
 use crate::ml::weights;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -30,27 +30,14 @@ struct Params {
     depth: usize,
     heads: usize,
     mask_ratio: f64,
-    steps: u64,
     batch: usize,
-    lr: f64,
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
-    weight_decay: f64,
-    max_grad_norm: f64,
-    ema_decay: f64,
     neighbours: usize,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Operation {
-    checkpoint_every: u64,
-    log_every: u64,
+    #[serde(flatten)]
+    optimization: Optimization,
 }
 
 fn check(params: &Values, operation: &Values) -> Result<()> {
-    parse::<Operation>(operation)?;
+    parse::<Cadence>(operation)?;
     let p: Params = parse(params)?;
     if !p.dim.is_multiple_of(p.heads) {
         return Err(Error::usage(format!("`dim` {} is not a multiple of `heads` {}", p.dim, p.heads)));
@@ -105,18 +92,6 @@ fn train(
     images: &ImageSet,
     device: &Device,
 ) -> Result<Fit> {
-    let op: Operation = attempt.operation()?;
-    let optimizer = AdamWConfig { lr: p.lr, beta1: p.beta1, beta2: p.beta2, eps: p.eps, weight_decay: p.weight_decay };
-    let cfg = FitConfig {
-        steps: p.steps,
-        optimizer,
-        max_grad_norm: p.max_grad_norm,
-        ema_decay: p.ema_decay,
-        accumulate: 1,
-        checkpoint_every: op.checkpoint_every,
-        log_every: op.log_every,
-        checkpoint_dir: attempt.checkpoint_dir(),
-    };
     let labels = images.labels();
     let mut loss = |step, micro| {
         let ids = batch_indices(p.seed, step, micro, 1, p.batch, images.len() as usize);
@@ -125,7 +100,7 @@ fn train(
         let y = Tensor::from_vec(picked, ids.len(), device)?;
         Ok(StepLoss { loss: learner.loss(&x, &y, step, &ids)?, parts: vec![] })
     };
-    Ok(fit(&learner.params, &cfg, &Reporter(attempt), &mut loss)?)
+    Ok(fit(&learner.params, &p.optimization.fit(attempt, 1)?, &Reporter(attempt), &mut loss)?)
 }
 
 /// The key metric comes first: accuracy on held-out images if there are any, the last loss otherwise.

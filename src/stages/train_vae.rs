@@ -2,12 +2,12 @@
 
 use super::Reporter;
 use super::support::{batches, create_dir, device, parse, spread, usage, write_json};
+use super::trainer::{Cadence, Optimization};
 use crate::error::{Error, Result};
 use crate::ml::data::images::{ImageSet, to_unit};
 use crate::ml::data::picture::{contact_sheet, to_u8};
 use crate::ml::models::vae::{AutoencoderKl, Reconstruction, VaeConfig, VaeLoss, posterior_noise, psnr};
-use crate::ml::optim::AdamWConfig;
-use crate::ml::train::{Fit, FitConfig, StepLoss, Trained, batch_indices, fit};
+use crate::ml::train::{Fit, StepLoss, Trained, batch_indices, fit};
 use crate::ml::weights::{self, ParamSet};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -29,23 +29,10 @@ struct Params {
     mid_block_add_attention: bool,
     reconstruction: Reconstruction,
     kl_weight: f64,
-    steps: u64,
     batch: usize,
-    lr: f64,
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
-    weight_decay: f64,
-    max_grad_norm: f64,
-    ema_decay: f64,
     measure_images: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Operation {
-    checkpoint_every: u64,
-    log_every: u64,
+    #[serde(flatten)]
+    optimization: Optimization,
 }
 
 impl Params {
@@ -61,18 +48,18 @@ impl Params {
 }
 
 fn check(params: &Values, operation: &Values) -> Result<()> {
-    parse::<Operation>(operation)?;
+    parse::<Cadence>(operation)?;
     parse::<Params>(params)?.network().check().map_err(usage)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
-    let (p, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    let p: Params = attempt.params()?;
     let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
     if images.is_empty() {
         return Err(Error::stage("the image set is empty"));
     }
-    let Some(trained) = train(attempt, &p, &o, &images, &device)? else { return Err(Error::suspended()) };
+    let Some(trained) = train(attempt, &p, &images, &device)? else { return Err(Error::suspended()) };
     let out = attempt.output("vae");
     create_dir(&out)?;
     weights::save(&trained.ema, &out.join("vae.safetensors"))?;
@@ -93,21 +80,11 @@ fn run(attempt: &Attempt) -> Result<()> {
 }
 
 /// `None` when a stop was asked for.
-fn train(attempt: &Attempt, p: &Params, o: &Operation, images: &ImageSet, device: &Device) -> Result<Option<Trained>> {
+fn train(attempt: &Attempt, p: &Params, images: &ImageSet, device: &Device) -> Result<Option<Trained>> {
     let (params, vb) = ParamSet::init(p.seed, DType::F32, device);
     let vae = AutoencoderKl::new(&p.network(), vb)?;
     let f = vae.config().downsampling();
     let latent = [p.latent_channels, images.height() / f, images.width() / f];
-    let cfg = FitConfig {
-        steps: p.steps,
-        optimizer: optimizer(p),
-        max_grad_norm: p.max_grad_norm,
-        ema_decay: p.ema_decay,
-        accumulate: 1,
-        checkpoint_every: o.checkpoint_every,
-        log_every: o.log_every,
-        checkpoint_dir: attempt.checkpoint_dir(),
-    };
     let mut loss = |step: u64, micro: usize| -> candle_core::Result<StepLoss> {
         let samples = batch_indices(p.seed, step, micro, 1, p.batch, images.len() as usize);
         let x = to_unit(&images.batch(&samples, device)?)?;
@@ -117,14 +94,10 @@ fn train(attempt: &Attempt, p: &Params, o: &Operation, images: &ImageSet, device
         let parts = vec![("reconstruction", number(&loss.reconstruction)?), ("kl", number(&loss.kl)?)];
         Ok(StepLoss { loss: loss.total, parts })
     };
-    match fit(&params, &cfg, &Reporter(attempt), &mut loss)? {
+    match fit(&params, &p.optimization.fit(attempt, 1)?, &Reporter(attempt), &mut loss)? {
         Fit::Done(trained) => Ok(Some(trained)),
         Fit::Stopped => Ok(None),
     }
-}
-
-fn optimizer(p: &Params) -> AdamWConfig {
-    AdamWConfig { lr: p.lr, beta1: p.beta1, beta2: p.beta2, eps: p.eps, weight_decay: p.weight_decay }
 }
 
 struct Measured {

@@ -4,12 +4,12 @@
 use super::Reporter;
 use super::examples::{Architecture, Draw, Examples, write_artifact};
 use super::support::{device, parse};
+use super::trainer::{Cadence, Optimization};
 use crate::error::{Error, Result};
 use crate::ml::loss;
 use crate::ml::models::sit::SiT;
-use crate::ml::optim::AdamWConfig;
 use crate::ml::path::Path;
-use crate::ml::train::{Fit, FitConfig, StepLoss, fit};
+use crate::ml::train::{Fit, StepLoss, fit};
 use crate::ml::weights::ParamSet;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -33,23 +33,10 @@ struct Params {
     class_dropout: f64,
     projector_dim: usize,
     depth: usize,
-    steps: u64,
     batch: usize,
     accumulate: usize,
-    lr: f64,
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
-    weight_decay: f64,
-    max_grad_norm: f64,
-    ema_decay: f64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Operation {
-    checkpoint_every: u64,
-    log_every: u64,
+    #[serde(flatten)]
+    optimization: Optimization,
 }
 
 impl Params {
@@ -68,36 +55,17 @@ impl Params {
             warmup_depth: Some(self.depth),
         }
     }
-
-    fn fit(&self, op: &Operation, attempt: &Attempt) -> FitConfig {
-        FitConfig {
-            steps: self.steps,
-            optimizer: AdamWConfig {
-                lr: self.lr,
-                beta1: self.beta1,
-                beta2: self.beta2,
-                eps: self.eps,
-                weight_decay: self.weight_decay,
-            },
-            max_grad_norm: self.max_grad_norm,
-            ema_decay: self.ema_decay,
-            accumulate: self.accumulate,
-            checkpoint_every: op.checkpoint_every,
-            log_every: op.log_every,
-            checkpoint_dir: attempt.checkpoint_dir(),
-        }
-    }
 }
 
 fn check(params: &Values, operation: &Values) -> Result<()> {
-    parse::<Operation>(operation)?;
+    parse::<Cadence>(operation)?;
     let p: Params = parse(params)?;
     super::examples::check_batch(p.batch, p.accumulate)?;
     p.architecture().check()
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
-    let (p, op): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    let p: Params = attempt.params()?;
     let device = device(attempt.device())?;
     let examples = Examples::open(attempt, true, &device)?;
     let config = examples.network(&p.architecture())?;
@@ -111,7 +79,8 @@ fn run(attempt: &Attempt) -> Result<()> {
         let projections = model.projections(&batch.latents, &t, &batch.classes)?;
         Ok(StepLoss { loss: loss::alignment(&batch.features, &projections)?, parts: vec![] })
     };
-    let Fit::Done(trained) = fit(&params, &p.fit(&op, attempt), &Reporter(attempt), &mut align)? else {
+    let Fit::Done(trained) = fit(&params, &p.optimization.fit(attempt, p.accumulate)?, &Reporter(attempt), &mut align)?
+    else {
         return Err(Error::suspended());
     };
     if let Some(last) = trained.curve.last() {

@@ -1,11 +1,12 @@
 //! The digits experiment in a directory of its own, small enough to run many times, and the built program to run it.
 
+use super::space::{Said, Space};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Lines};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use tempfile::TempDir;
+use std::ops::Deref;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 /// `pipelines/digits.toml` with sizes and steps cut down; the stages and their wiring are the shipped ones.
 const SMALL: &str = r#"
@@ -13,23 +14,23 @@ extends = "digits.toml"
 name = "small"
 
 [stages.vae]
-params = { steps = 12, batch = 8, block_out_channels = [4, 8, 8], norm_num_groups = 4 }
+params = { steps = 30, batch = 8, block_out_channels = [4, 8, 8], measure_images = 64 }
 operation = { checkpoint_every = 3 }
 
 [stages.encoder]
-params = { steps = 12, batch = 8, hidden = 16, depth = 2, heads = 2 }
+params = { steps = 12, batch = 8, dim = 16, depth = 2, heads = 2 }
 operation = { checkpoint_every = 3 }
 
 [stages.classifier]
-params = { steps = 12, batch = 8 }
+params = { steps = 12, batch = 8, channels = [4, 8], features = 16, norm_num_groups = 4 }
 operation = { checkpoint_every = 3 }
 
 [stages.warmup]
-params = { steps = 10, batch = 8, hidden = 16, depth = 1, layers = 2, heads = 2, projector_dim = 24 }
-operation = { checkpoint_every = 2 }
+params = { steps = 60, batch = 8, hidden = 16, blocks = 2, heads = 2, projector_dim = 24, depth = 1 }
+operation = { checkpoint_every = 3 }
 
 [stages.train]
-params = { steps = 12, batch = 8, hidden = 16, layers = 2, heads = 2, projector_dim = 24, encoder_depth = 1 }
+params = { steps = 60, batch = 8, hidden = 16, blocks = 2, heads = 2, projector_dim = 24, encoder_depth = 1 }
 operation = { checkpoint_every = 3 }
 
 [stages.sample]
@@ -41,76 +42,75 @@ params = { count = 24, steps = 4 }
 operation = { batch = 6 }
 "#;
 
-/// A copy of the digits (every fourth image) and the small pipeline.
+/// A space with every fourth of the digits and the small pipeline, `small.toml`.
 pub struct Experiment {
-    dir: TempDir,
+    space: Space,
 }
 
-/// What a stage made, by output name: digests.
+/// What a stage made: the digests of its outputs by stage.
 pub type Digests = BTreeMap<String, Vec<String>>;
+
+impl Deref for Experiment {
+    type Target = Space;
+    fn deref(&self) -> &Space {
+        &self.space
+    }
+}
 
 impl Experiment {
     pub fn new() -> Self {
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("temporary directory");
+        let space = Space::of(&[("small.toml", SMALL)]);
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
-        let digits = dir.path().join("data/digits");
-        for entry in walkdir::WalkDir::new(shipped.join("data/digits")).sort_by_file_name() {
-            let entry = entry.expect("shipped data");
-            let relative = entry.path().strip_prefix(shipped.join("data/digits")).expect("inside");
-            if entry.file_type().is_dir() {
-                std::fs::create_dir_all(digits.join(relative)).expect("mkdir");
-            } else if numbered(relative).is_multiple_of(4) {
-                std::fs::copy(entry.path(), digits.join(relative)).expect("copy");
-            }
-        }
-        std::fs::copy(shipped.join("digits.toml"), dir.path().join("digits.toml")).expect("copy");
-        std::fs::write(dir.path().join("small.toml"), SMALL).expect("write");
-        Self { dir }
+        std::fs::copy(shipped.join("digits.toml"), space.path("digits.toml")).expect("copy");
+        some_digits(&space.path("data/digits"));
+        Self { space }
     }
 
-    pub fn path(&self, relative: &str) -> PathBuf {
-        self.dir.path().join(relative)
+    /// The program with a cache of its own. Two threads whatever the machine, so that sums are split alike everywhere.
+    fn running(&self, cache: &str, pipeline: &str) -> Command {
+        self.command(&["run", pipeline, "--json", "--threads", "2", "--cache-dir", cache])
     }
 
-    pub fn write(&self, relative: &str, text: &str) {
-        std::fs::write(self.path(relative), text).expect("write");
+    /// Runs the small pipeline to success and returns the events.
+    pub fn events(&self, cache: &str) -> Vec<Value> {
+        self.events_of(cache, "small.toml")
     }
 
-    /// The program, in this directory, with a cache of its own.
-    pub fn erw(&self, cache: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_erw"));
-        command.current_dir(self.dir.path()).args(args).args(["--cache-dir", cache]).stdin(Stdio::null());
-        command
-    }
-
-    pub fn run(&self, cache: &str, args: &[&str]) -> Output {
-        self.erw(cache, args).output().expect("erw starts")
-    }
-
-    /// Runs to success and returns the events.
-    pub fn events(&self, cache: &str, args: &[&str]) -> Vec<Value> {
-        let mut all = vec!["run", "small.toml", "--json"];
-        all.extend(args);
-        let out = self.run(cache, &all);
-        assert!(
-            out.status.success(),
-            "{}\n{}",
-            String::from_utf8_lossy(&out.stdout),
-            String::from_utf8_lossy(&out.stderr)
-        );
-        String::from_utf8_lossy(&out.stdout).lines().map(|l| serde_json::from_str(l).expect("JSON line")).collect()
+    pub fn events_of(&self, cache: &str, pipeline: &str) -> Vec<Value> {
+        events(&Said::from(self.running(cache, pipeline).output().expect("erw starts")).expect(0))
     }
 
     /// Starts a run whose events can be followed.
-    pub fn start(&self, cache: &str) -> Running {
-        let mut child = self
-            .erw(cache, &["run", "small.toml", "--json"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("erw starts");
+    pub fn follow(&self, cache: &str) -> Running {
+        let mut command = self.running(cache, "small.toml");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("erw starts");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         Running { child, lines }
+    }
+
+    /// Starts a run to be waited for.
+    pub fn begin(&self, cache: &str) -> Child {
+        let mut command = self.running(cache, "small.toml");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("erw starts")
+    }
+}
+
+/// The events that a run printed.
+pub fn events(said: &Said) -> Vec<Value> {
+    said.stdout.lines().map(|l| serde_json::from_str(l).expect("JSON line")).collect()
+}
+
+/// Copies every fourth of the shipped digits.
+pub fn some_digits(to: &Path) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/data/digits");
+    for entry in walkdir::WalkDir::new(&from).sort_by_file_name() {
+        let entry = entry.expect("shipped data");
+        let relative = entry.path().strip_prefix(&from).expect("inside");
+        if entry.file_type().is_dir() {
+            std::fs::create_dir_all(to.join(relative)).expect("mkdir");
+        } else if numbered(relative).is_multiple_of(4) {
+            std::fs::copy(entry.path(), to.join(relative)).expect("copy");
+        }
     }
 }
 
@@ -120,7 +120,7 @@ fn numbered(file: &Path) -> u64 {
 
 /// A run in progress.
 pub struct Running {
-    pub child: Child,
+    child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
@@ -134,6 +134,32 @@ impl Running {
             }
         }
         panic!("the run ended before the awaited event");
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Process ids of the workers that live now; waits for the first.
+    pub fn workers(&self) -> Vec<i32> {
+        let tasks = format!("/proc/{}/task", self.pid());
+        for _ in 0..1000 {
+            let threads = std::fs::read_dir(&tasks).expect("the run goes on").filter_map(|t| Some(t.ok()?.path()));
+            let lists = threads.filter_map(|t| std::fs::read_to_string(t.join("children")).ok());
+            let workers: Vec<i32> =
+                lists.flat_map(|l| l.split_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<_>>()).collect();
+            if !workers.is_empty() {
+                return workers;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        panic!("no worker was started");
+    }
+
+    /// Hears it out.
+    pub fn end(mut self) -> ExitStatus {
+        self.lines.by_ref().for_each(drop);
+        self.child.wait().expect("ends")
     }
 }
 
@@ -158,7 +184,7 @@ pub fn in_state(events: &[Value], state: &str) -> Vec<String> {
     names
 }
 
-fn ended(events: &[Value]) -> impl Iterator<Item = &Value> {
+pub fn ended(events: &[Value]) -> impl Iterator<Item = &Value> {
     events.iter().filter(|e| e["event"] == "ended")
 }
 

@@ -1,5 +1,8 @@
 //! What several test modules share.
 
+pub mod bench;
+pub mod counter;
 pub mod experiment;
 pub mod golden;
+pub mod space;
 pub mod toys;

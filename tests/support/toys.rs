@@ -1,12 +1,12 @@
-//! Toy kinds that look like the real ones and compute nothing, and a folder to write pipelines into.
+//! Toy kinds that look like the real ones and compute nothing, for tests of what is read and said before a run.
 
+use super::space::Space;
 use erw::error::{Error, Result};
 use erw::report::diagnostic;
 use erw::runner::attempt::Attempt;
 use erw::runner::graph::{Pipeline, Stage};
 use erw::runner::layers::Overrides;
 use erw::runner::manifest::{Params, Registry, StageKind};
-use std::path::PathBuf;
 
 const IMAGES: &str = r#"
 summary = "read images"
@@ -95,36 +95,19 @@ inputs = { latents = "codec" }
 params = { steps = 100 }
 "#;
 
-/// A temporary folder with pipeline files.
-pub struct Space(tempfile::TempDir);
-
 impl Space {
-    pub fn new(files: &[(&str, &str)]) -> Self {
-        let space = Self(tempfile::tempdir().unwrap());
-        for (name, text) in files {
-            let path = space.path(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-        space
-    }
     /// A pipeline `p.toml`, beside `base.toml`.
     pub fn one(text: &str) -> Self {
-        Self::new(&[("base.toml", BASE), ("p.toml", text)])
+        Self::of(&[("base.toml", BASE), ("p.toml", text)])
     }
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
+    /// `p.toml` as a pipeline of toys.
     pub fn load(&self) -> Result<Pipeline> {
         self.load_with(&[], &[])
     }
     pub fn load_with(&self, set: &[&str], env: &[(&str, &str)]) -> Result<Pipeline> {
         Pipeline::load(&self.path("p.toml"), TOYS, &overrides(set, env))
     }
-    /// The rendered text with names of this folder left out.
-    pub fn plain(&self, text: &str) -> String {
-        text.replace(&format!("{}/", self.0.path().display()), "")
-    }
+    /// The error as a person reads it, names of this folder left out.
     pub fn message(&self, error: &Error) -> String {
         self.plain(&diagnostic::render(error, false))
     }

@@ -1,8 +1,9 @@
-//! A folder of its own for a test, in which it writes pipelines and runs the built program.
+//! A folder of its own for a test, in which it writes pipelines and other files and runs the built program.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 pub struct Space {
     dir: tempfile::TempDir,
@@ -17,6 +18,7 @@ pub struct Said {
 }
 
 impl Said {
+    /// The program ended with this exit code.
     #[track_caller]
     pub fn expect(self, status: i32) -> Self {
         assert_eq!(self.status, status, "\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
@@ -24,12 +26,29 @@ impl Said {
     }
 }
 
+impl From<Output> for Said {
+    fn from(out: Output) -> Self {
+        Self {
+            status: out.status.code().unwrap_or_else(|| -out.status.signal().unwrap()),
+            stdout: String::from_utf8(out.stdout).unwrap(),
+            stderr: String::from_utf8(out.stderr).unwrap(),
+        }
+    }
+}
+
 impl Space {
+    /// With a pipeline `p.toml`.
     pub fn new(pipeline: &str) -> Self {
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let space = Self { dir };
-        space.write("p.toml", pipeline);
+        Self::of(&[("p.toml", pipeline)])
+    }
+    pub fn of(files: &[(&str, &str)]) -> Self {
+        let space = Self { dir: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() };
+        files.iter().for_each(|(name, text)| space.write(name, text));
         space
+    }
+    /// Text without the names of this folder.
+    pub fn plain(&self, text: &str) -> String {
+        text.replace(&format!("{}/", self.dir.path().display()), "")
     }
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -43,18 +62,12 @@ impl Space {
         std::fs::read_to_string(self.path(name)).unwrap_or_default()
     }
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_erw"));
-        command.args(args).current_dir(self.dir.path()).env_remove("ERW_CACHE_DIR").stdin(Stdio::null());
+        let mut command = clean(Path::new(env!("CARGO_BIN_EXE_erw")));
+        command.args(args).current_dir(self.dir.path());
         command
     }
     pub fn erw(&self, args: &[&str]) -> Said {
-        let out = self.command(args).output().unwrap();
-        use std::os::unix::process::ExitStatusExt;
-        Said {
-            status: out.status.code().unwrap_or_else(|| -out.status.signal().unwrap()),
-            stdout: String::from_utf8(out.stdout).unwrap(),
-            stderr: String::from_utf8(out.stderr).unwrap(),
-        }
+        Said::from(self.command(args).output().unwrap())
     }
     pub fn run(&self, more: &[&str]) -> Said {
         self.erw(&[&["run", "p.toml", "--plain"], more].concat())
@@ -104,6 +117,14 @@ impl Space {
         }
         panic!("waited too long for {what}");
     }
+}
+
+/// The program as on a developer's machine, where backtraces are asked for, without settings of its own.
+pub fn clean(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_remove("ERW_CACHE_DIR").env_remove("RUST_LIB_BACKTRACE").env("RUST_BACKTRACE", "1");
+    command.stdin(Stdio::null());
+    command
 }
 
 /// Overwrites a stored, read-only file.

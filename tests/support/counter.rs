@@ -1,13 +1,13 @@
 //! A toy stage kind for the engine, run by real worker processes: this test binary starts itself.
 
-use crate::space::Space;
+use super::space::Space;
 use erw::error::{Error, Result};
 use erw::runner::attempt::Attempt;
 use erw::runner::event::{Event, Listener};
 use erw::runner::graph::Pipeline;
 use erw::runner::launch::Launcher;
 use erw::runner::layers::Overrides;
-use erw::runner::manifest::{Registry, StageKind};
+use erw::runner::manifest::{Manifest, Registry, StageKind};
 use erw::runner::pool::Limits;
 use erw::runner::schedule::{self, Options, Outcome, Stop};
 use erw::runner::select::select;
@@ -27,7 +27,7 @@ steps = 10   # steps
 fate = 0     # see above
 "#;
 
-pub const TOYS: Registry = &[StageKind { name: "count", manifest: COUNT, check: |_, _| Ok(()), run: count_up }];
+pub const COUNTER: Registry = &[StageKind { name: "count", manifest: COUNT, check: |_, _| Ok(()), run: count_up }];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -69,13 +69,15 @@ fn count_up(attempt: &Attempt) -> Result<()> {
     Ok(())
 }
 
-/// The worker's end of the trick: does nothing unless the engine started this process.
+/// The worker's end of the trick: serves the job when the engine started this process.
 #[test]
 fn worker_entry() {
     if std::env::var_os(worker::ATTACHED).is_some() {
         let job = std::env::args().next_back().unwrap();
-        std::process::exit(worker::serve(job.as_ref(), TOYS).unwrap());
+        std::process::exit(worker::serve(job.as_ref(), COUNTER).unwrap());
     }
+    let manifest = Manifest::parse(COUNTER[0].name, COUNTER[0].manifest).unwrap();
+    assert!(manifest.field("steps").is_some() && manifest.field("fate").is_some());
 }
 
 struct Deaf;
@@ -93,10 +95,10 @@ pub fn count(fate: i64) -> (Space, Outcome) {
 
 pub fn count_in(space: &Space, fate: i64) -> Outcome {
     let overrides = Overrides { set: vec![format!("n.fate={fate}")], env: vec![] };
-    let pipeline = Pipeline::load(&space.path("p.toml"), TOYS, &overrides).unwrap();
+    let pipeline = Pipeline::load(&space.path("p.toml"), COUNTER, &overrides).unwrap();
     let store = Store::open(&space.path("cache")).unwrap();
     let program = std::env::current_exe().unwrap();
-    let args = ["--exact", "toys::worker_entry", "--nocapture"].map(Into::into).to_vec();
+    let args = ["--exact", "support::counter::worker_entry", "--nocapture"].map(Into::into).to_vec();
     let options = Options {
         selected: select(&pipeline, &[]).unwrap(),
         forced: Default::default(),
