@@ -342,7 +342,7 @@ fn released_weights_are_imported_and_others_refused() -> Result<()> {
     }
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, &bytes[..bytes.len() - 5]).unwrap();
-    assert!(import("cut", &file, json!({})).unwrap_err().to_string().contains("encoder.safetensors"));
+    assert!(import("cut", &file, json!({})).unwrap_err().to_string().contains("model.safetensors"));
     Ok(())
 }
 

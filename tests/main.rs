@@ -16,6 +16,7 @@ mod messages;
 mod metrics;
 mod optim;
 mod phases;
+mod recipes;
 mod resume;
 mod sampler;
 mod sit;
