@@ -321,7 +321,7 @@ fn released_weights_are_imported_and_others_refused() -> Result<()> {
 
     let zeros = "0".repeat(64);
     let error = import("sum", &file, json!({"sha256": zeros})).unwrap_err();
-    assert!(error.message.contains("sha256") && error.hints.iter().any(|h| h.contains("example.org")), "{error:?}");
+    assert!(error.causes[0].contains("sha256") && error.hints.iter().any(|h| h.contains("example.org")), "{error:?}");
     let error = import("preset", &file, json!({"preset": "dinov2-vit-b", "config": null})).unwrap_err();
     assert!(error.message.contains("does not fit"), "{error:?}");
     assert!(import("both", &file, json!({"preset": "dinov2-vit-b"})).unwrap_err().message.contains("either"));

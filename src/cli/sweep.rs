@@ -73,7 +73,8 @@ fn results(plan: &SweepPlan, trials: &[&Trial], ends: &[StageEnd], full: bool) -
         }
     }
     let mut settings: Vec<String> = vec![];
-    for (name, _) in trials.iter().flat_map(|t| &t.settings) {
+    // The name of a trial says what an axis sets, and stands for what a named trial sets; a file of values has it all.
+    for (name, _) in trials.iter().filter(|_| full).flat_map(|t| &t.settings) {
         if !settings.contains(name) {
             settings.push(name.clone());
         }
