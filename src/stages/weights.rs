@@ -330,6 +330,24 @@ mod tests {
         assert!(Artifact::Sit.check_preset("SiT-XL/2").is_ok() && Artifact::Sit.check_preset("SiT-XL/3").is_err());
     }
 
+    /// stabilityai/sd-vae-ft-mse has 334,643,276 bytes, timm/vit_base_patch14_dinov2.lvd142m 346 MB.
+    #[test]
+    fn presets_are_of_the_size_of_the_released_files() {
+        let numbers = |shapes: std::collections::BTreeMap<String, candle_core::Shape>| -> usize {
+            shapes.values().map(candle_core::Shape::elem_count).sum()
+        };
+        let config: VaeConfig = typed(&Artifact::Vae.preset("sd-vae", &Tensors::new()).unwrap()).unwrap();
+        let bytes = 4 * numbers(weights::census(|vb| AutoencoderKl::new(&config, vb)).unwrap().1);
+        // The rest is the header: names, shapes and offsets of some 250 tensors.
+        assert!((10_000..50_000).contains(&(334_643_276 - bytes)), "{bytes}");
+
+        let config = EncoderConfig::named("dinov2-vit-b").unwrap();
+        let ours = numbers(weights::census(|vb| Vit::new(&config.vit, vb)).unwrap().1);
+        // Its table is of 37 x 37 positions.
+        let theirs = ours + (37 * 37 - config.vit.tokens()) * config.vit.dim;
+        assert_eq!(4 * theirs / 1_000_000, 346);
+    }
+
     #[test]
     fn a_sit_file_shows_what_its_name_leaves_open() {
         let plain = SiTConfig {
