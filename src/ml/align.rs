@@ -28,6 +28,8 @@ impl Schedule {
         let steps = length as f64;
         Ok(match name {
             "none" => Self::None,
+            // Never any weight: without this the network would carry projectors that no gradient reaches.
+            name if Self::NAMES.contains(&name) && (c0 == 0.0 || (name == "stop-at" && length == 0)) => Self::None,
             "constant" => Self::Constant { c0 },
             "half-life" => Self::HalfLife { c0, half_life: steps },
             "exponential" => Self::Exponential { c0, tau: steps },
@@ -66,6 +68,10 @@ mod tests {
         assert_eq!([at("half-life", 0), at("half-life", 100), at("half-life", 200)], [6.0, 3.0, 1.5]);
         assert!((at("exponential", 100) - 6.0 / std::f64::consts::E).abs() < 1e-12);
         assert_eq!([at("stop-at", 99), at("stop-at", 100)], [6.0, 0.0]);
+        for (name, c0, length) in [("constant", 0.0, 0), ("half-life", 0.0, 100), ("stop-at", 6.0, 0)] {
+            assert_eq!(Schedule::new(name, c0, length).unwrap(), Schedule::None, "{name} {c0} {length}");
+        }
+        assert!(Schedule::new("linear", 0.0, 0).is_err());
         assert!(Schedule::new("half-life", 6.0, 0).is_err());
         assert!(Schedule::new("linear", 6.0, 1).unwrap_err().to_string().contains("half-life"));
     }

@@ -19,7 +19,7 @@
 //! thing. The version is in the folder name: another layout will live beside this one.
 //! This module does not know what an action is made of.
 
-use super::digest::{Digest, Links, Measured, walk};
+use super::digest::{Digest, Links, Measured, measure, walk};
 use super::key::Key;
 use crate::error::{Error, ErrorKind, Result};
 use std::fs::{self, File, TryLockError};
@@ -156,8 +156,9 @@ impl Store {
     pub fn publish(&self, path: &Path, measured: &Measured) -> Result<()> {
         let failed = |e: io::Error| Error::io("store", path, e);
         match self.look(measured) {
-            Presence::Whole => return Ok(()),
-            Presence::Damaged => self.quarantine(&measured.digest)?,
+            // Read, not trusted for its size: this is the moment when a rotten artifact can be replaced by a good one.
+            Presence::Whole if self.holds(measured) => return Ok(()),
+            Presence::Whole | Presence::Damaged => self.quarantine(&measured.digest)?,
             Presence::Absent => {}
         }
         seal(path).map_err(failed)?;
@@ -166,9 +167,14 @@ impl Store {
         fs::create_dir_all(parent).map_err(failed)?;
         match fs::rename(path, &object) {
             // Another run with equal bytes was faster.
-            Err(_) if self.look(measured) == Presence::Whole => Ok(()),
+            Err(_) if self.holds(measured) => Ok(()),
             other => other.and_then(|()| sync_dir(parent)).map_err(failed),
         }
+    }
+
+    /// Does the artifact hold what its name says? Reads all of it.
+    pub fn holds(&self, expected: &Measured) -> bool {
+        measure(&self.object(&expected.digest)).is_ok_and(|m| m == *expected)
     }
 
     /// Takes a damaged artifact out of the store, keeping it for whoever wants to know what happened.
@@ -277,7 +283,6 @@ pub fn damaged(digest: &Digest) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::digest::measure;
     use super::*;
 
     fn store() -> (tempfile::TempDir, Store) {
@@ -317,6 +322,21 @@ mod tests {
         store.publish(&out, &measured).unwrap();
         assert_eq!(fs::read(object).unwrap(), b"hello");
         assert_eq!(list(&store.v1("quarantine")).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn rot_that_keeps_the_size_is_replaced_when_the_contents_come_again() {
+        let (dir, store) = store();
+        let out = dir.path().join("out");
+        fs::write(&out, "hello").unwrap();
+        let measured = measure(&out).unwrap();
+        store.publish(&out, &measured).unwrap();
+        let object = store.object(&measured.digest);
+        fs::remove_file(&object).unwrap();
+        fs::write(&object, "hellO").unwrap();
+        fs::write(&out, "hello").unwrap();
+        store.publish(&out, &measured).unwrap();
+        assert_eq!(fs::read(object).unwrap(), b"hello");
     }
 
     #[test]

@@ -65,7 +65,9 @@ fn run(attempt: &Attempt) -> Result<()> {
         }
     }
     writer.finish(&meta(&vae, &images))?;
-    move_files(&shards, &attempt.output("latents"))
+    move_files(&shards, &attempt.output("latents"))?;
+    attempt.result("images", total as f64);
+    Ok(())
 }
 
 fn encode(vae: &AutoencoderKl, images: &ImageSet, labels: &[i64], indices: &[u64], device: &Device) -> Result<Tensors> {

@@ -9,7 +9,7 @@ use crate::ml::align::Schedule;
 use crate::ml::loss;
 use crate::ml::models::sit::{SiT, SiTConfig};
 use crate::ml::optim::AdamWConfig;
-use crate::ml::path::{Path, TimeDistribution};
+use crate::ml::path::{Path as NoisePath, TimeDistribution};
 use crate::ml::rng::{self, Purpose};
 use crate::ml::train::{Fit, FitConfig, StepLoss, Trained, fit};
 use crate::ml::weights::{self, ParamSet};
@@ -17,6 +17,7 @@ use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
+use std::path::Path;
 
 pub const KIND: StageKind = StageKind { name: "train", manifest: include_str!("../../stages/train.toml"), check, run };
 
@@ -35,7 +36,7 @@ struct Params {
     projector_dim: usize,
     encoder_depth: usize,
     init_weights: Weights,
-    path: Path,
+    path: NoisePath,
     time: TimeDistribution,
     alignment: String,
     alignment_weight: f64,
@@ -130,20 +131,21 @@ fn run(attempt: &Attempt) -> Result<()> {
     let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
     let model = SiT::new(&config, vb)?;
     attempt.log(&format!("{} parameters in {} blocks", params.count(), config.depth));
-    take_over(attempt, &p, &params, &model)?;
+    let loaded = take_over(attempt, &p, &params, &model)?;
     let training = Training { p: &p, schedule, examples: &examples, config: &config, model: &model, device: &device };
     let mut step_loss = |step, micro| training.loss(step, micro);
     let Fit::Done(trained) = fit(&params, &p.fit(&op, attempt), &Reporter(attempt), &mut step_loss)? else {
         return Err(Error::suspended());
     };
-    report(attempt, &trained);
+    report(attempt, &trained, loaded);
     write_artifact(&attempt.output("sit"), &model, &trained, &examples.note(p.path))
 }
 
-/// Copies what fits of the `init` artifact into the parameters, and tells what did and what did not.
-fn take_over(attempt: &Attempt, p: &Params, params: &ParamSet, model: &SiT) -> Result<()> {
-    let Some(dir) = attempt.optional_input("init") else { return Ok(()) };
-    check_switches(dir, model.config())?;
+/// Copies what fits of the `init` artifact into the parameters, and tells what did and what did not. Returns how many
+/// tensors did; `None` without `init`.
+fn take_over(attempt: &Attempt, p: &Params, params: &ParamSet, model: &SiT) -> Result<Option<usize>> {
+    let Some(dir) = attempt.optional_input("init") else { return Ok(None) };
+    same_attention(dir, model.config())?;
     let file = match p.init_weights {
         Weights::Model => "model.safetensors",
         Weights::Ema => "ema.safetensors",
@@ -165,22 +167,22 @@ fn take_over(attempt: &Attempt, p: &Params, params: &ParamSet, model: &SiT) -> R
     if !unused.is_empty() {
         attempt.log(&format!("in `init` but not in this model: {unused:?}"));
     }
-    attempt.result("loaded_tensors", report.loaded.len() as f64);
-    Ok(())
+    Ok(Some(report.loaded.len()))
 }
 
-/// Rotary embedding has no trained weights, so no name or shape shows that `init` learned with it and this model would
-/// go on without. What is not stated beside the weights cannot be checked.
-fn check_switches(dir: &std::path::Path, config: &SiTConfig) -> Result<()> {
+/// Refuses to go on from blocks that attended in another way. A rotary embedding has no weights of its own: the names
+/// and shapes of tensors do not tell whether it was there, and the warmed-up blocks would be of little use.
+fn same_attention(dir: &Path, ours: &SiTConfig) -> Result<()> {
+    // Weights from elsewhere may come without a configuration.
     let Ok(text) = std::fs::read_to_string(dir.join("config.json")) else { return Ok(()) };
     let Ok(theirs) = serde_json::from_str::<SiTConfig>(&text) else { return Ok(()) };
-    let switches = [("rope", theirs.rope, config.rope), ("qk_norm", theirs.qk_norm, config.qk_norm)];
-    match switches.into_iter().find(|(_, theirs, ours)| theirs != ours) {
-        Some((name, theirs, ours)) => {
-            Err(Error::stage(format!("`init` learned with `{name} = {theirs}`, this model has `{name} = {ours}`"))
-                .hint("give `warmup` and `train` the same model parameters, best in the pipeline's [params]"))
-        }
+    let settings = [("rope", theirs.rope, ours.rope), ("qk_norm", theirs.qk_norm, ours.qk_norm)];
+    match settings.into_iter().find(|(_, theirs, ours)| theirs != ours) {
         None => Ok(()),
+        Some((name, theirs, ours)) => {
+            Err(Error::stage(format!("`init` was trained with `{name} = {theirs}`, this stage has `{name} = {ours}`"))
+                .hint(format!("give both stages the same `{name}`")))
+        }
     }
 }
 
@@ -222,11 +224,15 @@ impl Training<'_> {
 }
 
 /// The key metric first.
-fn report(attempt: &Attempt, trained: &Trained) {
-    let Some(last) = trained.curve.last() else { return };
-    for name in ["velocity", "alignment"] {
-        if let Some(value) = last.parts.get(name) {
-            attempt.result(name, *value);
+fn report(attempt: &Attempt, trained: &Trained, loaded: Option<usize>) {
+    if let Some(last) = trained.curve.last() {
+        for name in ["velocity", "alignment"] {
+            if let Some(value) = last.parts.get(name) {
+                attempt.result(name, *value);
+            }
         }
+    }
+    if let Some(loaded) = loaded {
+        attempt.result("loaded_tensors", loaded as f64);
     }
 }
