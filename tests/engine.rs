@@ -98,6 +98,7 @@ fn a_missing_source_is_told_before_anything_runs() {
     assert!(said.stderr.contains("stage `a`: `watch.0` is missing: nothing at"), "{}", said.stderr);
     assert!(space.ran().is_empty());
     assert!(space.plan(&[]).contains("missing: `watch.0`: nothing at src"));
+    assert!(space.plan(&[]).contains("1 file or folder; 1 stage runs without"), "{}", space.plan(&[]));
     // What does not need it can be had.
     space.run(&["--keep-going"]).expect(1);
     assert_eq!(space.ran(), ["d"]);

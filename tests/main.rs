@@ -18,6 +18,7 @@ mod messages;
 mod metrics;
 mod optim;
 mod phases;
+mod recipes;
 mod resume;
 mod revisions;
 mod sampler;

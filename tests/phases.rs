@@ -11,7 +11,7 @@ use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
 use erw::ml::rng::{self, Purpose};
 use erw::ml::weights::{self, ParamSet, Tensors};
 use erw::runner::manifest::{Manifest, StageKind};
-use erw::stages::{sample, train, warmup};
+use erw::stages::{self, sample, train, warmup};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -162,6 +162,40 @@ fn a_hand_over_that_loads_nothing_or_does_not_fit_fails() {
     inputs.push(("init", lab.warmed(0)));
     let error = lab.run(&train::KIND, "b", json!({"hidden": 32}), &inputs, &Ear::default()).unwrap_err();
     assert!(error.message.contains("another architecture"), "{error}");
+
+    // Neither switch shows in the shapes that both have.
+    for (switch, value) in [("rope", false), ("qk_norm", true)] {
+        let error = lab.run(&train::KIND, switch, json!({switch: value}), &inputs, &Ear::default()).unwrap_err();
+        let text = format!("`init` was trained with `{switch} = {}`, this stage has `{switch} = {value}`", !value);
+        assert_eq!(error.message, text);
+        assert!(error.hints.iter().any(|h| h.contains("the same `")), "{error}");
+    }
+}
+
+/// Imported weights start a training, are sampled from and measured.
+#[test]
+fn an_imported_sit_is_as_good_as_one_trained_here() {
+    let lab = Lab::new();
+    let trained = lab.trained();
+    let given = json!({"as": "sit", "source": trained.join("ema.safetensors"), "config": trained.join("config.json"),
+        "preset": null, "url": null, "sha256": null});
+    lab.run(&stages::weights::KIND, "import", given, &[], &Ear::default()).unwrap();
+    let imported = lab.artifact("import", "weights");
+    assert_eq!(files(&imported), ["config.json", "ema.safetensors", "model.safetensors"]);
+
+    let sample = json!({"count": 2, "steps": 2, "batch": 2});
+    for (work, sit) in [("ours", &trained), ("theirs", &imported)] {
+        let inputs = [("sit", sit.clone()), ("vae", lab.path("vae"))];
+        lab.run(&sample::KIND, work, sample.clone(), &inputs, &Ear::default()).unwrap();
+    }
+    let pixels = |work| std::fs::read(lab.artifact(work, "samples").join("png/000001.png")).unwrap();
+    assert!(pixels("ours") == pixels("theirs"));
+
+    let mut inputs = lab.data();
+    inputs.push(("init", imported));
+    let ear = Ear::default();
+    lab.run(&train::KIND, "on", json!({"steps": 1}), &inputs, &ear).unwrap();
+    assert!(ear.text().contains("0 missing, 3 unexpected"), "the tables alone are not copied: {}", ear.text());
 }
 
 #[test]

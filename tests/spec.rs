@@ -84,7 +84,7 @@ fn paths_start_where_they_are_stated() {
         let space = Space::of(&[("p.toml", text), ("sub/base.toml", BASE)]);
         let pipeline = space.load_with(set, &[]).unwrap();
         let images = stage(&pipeline, "images");
-        assert_eq!(images.sources["source"].missing.as_deref(), Some("run tools/get-images.sh"));
+        assert_eq!(images.sources["source"].missing, ["run tools/get-images.sh"]);
         (images.params["source"].clone(), space.plain(&images.sources["source"].path.display().to_string()))
     };
     assert_eq!(source(own, &[]), (json!("data/train"), "sub/data/train".into()));

@@ -50,7 +50,10 @@ pub fn text(pipeline: &Pipeline, store: &Store, selected: &[StageId], forced: BT
         0 if cached == 1 => "the stage is cached".into(),
         0 => format!("all {cached} stages are cached"),
         stale if missing.is_empty() => format!("{stale} of {} stages would run", verdicts.len()),
-        _ => format!("nothing runs before these are there: {}", count(missing.len(), "file or folder", "files and folders")),
+        _ => format!(
+            "nothing runs before these are there: {}",
+            count(missing.len(), "file or folder", "files and folders")
+        ),
     };
     if !missing.is_empty() && blocked.len() + cached < verdicts.len() {
         let free = verdicts.len() - cached - blocked.len();

@@ -62,7 +62,8 @@ fn results(plan: &SweepPlan, trials: &[&Trial], ends: &[StageEnd], full: bool) -
     let end = |id: &StageId| by_name.get(plan.pipeline.stage(*id).name.as_str()).copied();
     let mut columns: Vec<(String, String)> = vec![];
     // What all trials share says nothing about them.
-    let shared = |base: &String| trials.len() > 1 && trials.iter().all(|t| t.stages.get(base) == trials[0].stages.get(base));
+    let shared =
+        |base: &String| trials.len() > 1 && trials.iter().all(|t| t.stages.get(base) == trials[0].stages.get(base));
     for (base, id) in trials.iter().flat_map(|t| &t.stages).filter(|(base, _)| !shared(base)) {
         for result in end(id).into_iter().flat_map(|e| &e.results) {
             let column = (base.clone(), result.name.clone());
@@ -72,7 +73,8 @@ fn results(plan: &SweepPlan, trials: &[&Trial], ends: &[StageEnd], full: bool) -
         }
     }
     let mut settings: Vec<String> = vec![];
-    for (name, _) in trials.iter().flat_map(|t| &t.settings) {
+    // The name of a trial says what an axis sets, and stands for what a named trial sets; a file of values has it all.
+    for (name, _) in trials.iter().filter(|_| full).flat_map(|t| &t.settings) {
         if !settings.contains(name) {
             settings.push(name.clone());
         }

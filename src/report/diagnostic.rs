@@ -73,7 +73,10 @@ mod tests {
         let text = "é = \"ü\"\r\nb = 2\r\n";
         let at = text.find('2').unwrap();
         let shown = render(&error(text, at..at + 1).hint("try 3").because("two\nthree"), false);
-        assert_eq!(shown, "error: bad\n --> p.toml:2:5\n  |\n2 | b = 2\n  |     ^\ncause: two\n       three\nhint: try 3\n");
+        assert_eq!(
+            shown,
+            "error: bad\n --> p.toml:2:5\n  |\n2 | b = 2\n  |     ^\ncause: two\n       three\nhint: try 3\n"
+        );
     }
 
     #[test]

@@ -120,7 +120,7 @@ fn check(pipeline: &Pipeline, options: &Options, pool: &Pool) -> Result<()> {
     let missing: Vec<Missing> = stages().flat_map(plan::missing).collect();
     match plan::missing_error(&missing).filter(|_| !options.keep_going) {
         // Who is to fetch files should know that this machine would not do anyway.
-        Some(error) => Err(error.maybe_hint(machine.err().map(|e| e.message))),
+        Some(error) => Err(error.maybe_hint(machine.err().map(|e| [vec![e.message], e.hints].concat().join("; ")))),
         None => machine,
     }
 }

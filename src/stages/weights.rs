@@ -137,8 +137,10 @@ fn check(params: &Values, operation: &Values) -> Result<()> {
     match (&p.preset, &p.config) {
         (Some(name), None) => p.artifact.check_preset(name),
         (None, Some(_)) => Ok(()),
-        _ => Err(Error::usage("give either `preset` or `config`")
-            .hint("the weights do not say what network they are of")),
+        _ => {
+            Err(Error::usage("give either `preset` or `config`")
+                .hint("the weights do not say what network they are of"))
+        }
     }
 }
 
@@ -201,9 +203,8 @@ fn misfit(p: &Params, report: &LoadReport) -> Error {
     let error = faults.fold(unfit(p, first), Error::because);
     let has = |prefix: &str| report.unexpected.iter().any(|n| n.starts_with(prefix));
     match p.artifact {
-        Artifact::Encoder if has("embeddings.") => {
-            error.hint("these are the names of Hugging Face transformers; take a file with the official names, as timm's")
-        }
+        Artifact::Encoder if has("embeddings.") => error
+            .hint("these are the names of Hugging Face transformers; take a file with the official names, as timm's"),
         Artifact::Sit if has("ema.") || has("model.") || has("module.") => {
             error.hint("the names have a prefix: save the dictionary of the averaged weights alone")
         }
@@ -327,5 +328,64 @@ mod tests {
         let e = Artifact::Encoder.preset("sd-vae", &none).unwrap_err();
         assert!(e.message.contains("`sd-vae`") && e.hints[0].contains("dinov2-vit-b"));
         assert!(Artifact::Sit.check_preset("SiT-XL/2").is_ok() && Artifact::Sit.check_preset("SiT-XL/3").is_err());
+    }
+
+    /// stabilityai/sd-vae-ft-mse has 334,643,276 bytes, timm/vit_base_patch14_dinov2.lvd142m 346 MB.
+    #[test]
+    fn presets_are_of_the_size_of_the_released_files() {
+        let numbers = |shapes: std::collections::BTreeMap<String, candle_core::Shape>| -> usize {
+            shapes.values().map(candle_core::Shape::elem_count).sum()
+        };
+        let config: VaeConfig = typed(&Artifact::Vae.preset("sd-vae", &Tensors::new()).unwrap()).unwrap();
+        let bytes = 4 * numbers(weights::census(|vb| AutoencoderKl::new(&config, vb)).unwrap().1);
+        // The rest is the header: names, shapes and offsets of some 250 tensors.
+        assert!((10_000..50_000).contains(&(334_643_276 - bytes)), "{bytes}");
+
+        let config = EncoderConfig::named("dinov2-vit-b").unwrap();
+        let ours = numbers(weights::census(|vb| Vit::new(&config.vit, vb)).unwrap().1);
+        // Its table is of 37 x 37 positions.
+        let theirs = ours + (37 * 37 - config.vit.tokens()) * config.vit.dim;
+        assert_eq!(4 * theirs / 1_000_000, 346);
+    }
+
+    #[test]
+    fn a_sit_file_shows_what_its_name_leaves_open() {
+        let plain = SiTConfig {
+            input_size: 32,
+            in_channels: 4,
+            patch_size: 8,
+            hidden: 384,
+            depth: 12,
+            heads: 6,
+            mlp_ratio: 4.0,
+            num_classes: 1000,
+            class_dropout: 0.1,
+            z_dims: vec![768, 1024],
+            projector_dim: 2048,
+            encoder_depth: 8,
+            rope: false,
+            qk_norm: false,
+            warmup_depth: None,
+        };
+        let warmed = SiTConfig { rope: true, qk_norm: true, encoder_depth: 4, warmup_depth: Some(4), ..plain.clone() };
+        for config in [plain, warmed] {
+            let (model, shapes) = weights::census(|vb| SiT::new(&config, vb)).unwrap();
+            let zeros = |s: candle_core::Shape| {
+                let zero = candle_core::Tensor::zeros((), candle_core::DType::F32, &Device::Cpu).unwrap();
+                zero.broadcast_as(s).unwrap()
+            };
+            let mut file: Tensors = shapes.into_iter().map(|(name, s)| (name, zeros(s))).collect();
+            file.extend(model.buffers());
+            assert_eq!(sit_config("SiT-S/8", &file).unwrap(), config);
+            let value = serde_json::to_value(&config).unwrap();
+            assert!(fit(Artifact::Sit, &value, file.clone()).unwrap().unwrap().is_exact());
+            // The tables may be left out, a tensor may not.
+            file.remove("pos_embed");
+            assert!(fit(Artifact::Sit, &value, file.clone()).unwrap().unwrap().is_exact());
+            file.remove("blocks.3.mlp.fc1.bias");
+            let report = fit(Artifact::Sit, &value, file.clone()).unwrap().unwrap();
+            assert_eq!(report.faults(), ["1 not in the file: blocks.3.mlp.fc1.bias"]);
+            assert!(sit_config("SiT-S/8", &file).unwrap_err().message.contains("`pos_embed`"));
+        }
     }
 }

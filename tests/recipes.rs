@@ -1,0 +1,268 @@
+//! The shipped pipelines: they load, say what they lack and how to get it, and take the files that they name.
+
+use crate::support::golden::Golden;
+use candle_core::{DType, Device, Tensor};
+use erw::ml::models::encoder::Encoder;
+use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
+use erw::ml::weights::{self, Tensors};
+use erw::runner::graph::{Pipeline, Stage};
+use erw::runner::layers::Overrides;
+use erw::runner::sweep::SweepPlan;
+use erw::stages::KINDS;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+const CPU: Device = Device::Cpu;
+
+fn shipped() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines")
+}
+
+fn load(name: &str) -> Pipeline {
+    Pipeline::load(&shipped().join(name), KINDS, &Overrides::default()).unwrap()
+}
+
+fn stage<'a>(pipeline: &'a Pipeline, name: &str) -> &'a Stage {
+    pipeline.stages.iter().find(|s| s.name == name).unwrap_or_else(|| panic!("{}: no stage {name}", pipeline.name))
+}
+
+/// A folder without any data, and the program run in it.
+struct Place(TempDir);
+
+impl Place {
+    /// With the shipped pipelines, as a user has them who downloaded nothing.
+    fn with_pipelines() -> Self {
+        let place = Self::new();
+        fs::create_dir(place.path("pipelines")).unwrap();
+        for entry in fs::read_dir(shipped()).unwrap().map(Result::unwrap).filter(|e| e.path().is_file()) {
+            fs::copy(entry.path(), place.path("pipelines").join(entry.file_name())).unwrap();
+        }
+        place
+    }
+
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn erw(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_erw"));
+        command.current_dir(self.0.path()).args(args).args(["--cache-dir", "cache"]).stdin(Stdio::null());
+        command.output().unwrap()
+    }
+
+    /// Imports `source` as a stage of a pipeline of its own. The artifact, or what was said.
+    fn import(&self, params: &Value) -> Result<PathBuf, String> {
+        let values = params.as_object().unwrap().iter().map(|(k, v)| format!("{k} = {v}\n")).collect::<String>();
+        fs::write(self.path("p.toml"), format!("[stages.w]\nkind = \"weights\"\n[stages.w.params]\n{values}")).unwrap();
+        let out = self.erw(&["run", "p.toml", "--json"]);
+        let text = String::from_utf8_lossy(&out.stdout).to_string();
+        let mut events = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+        match (out.status.code(), events.find(|e| e["event"] == "ended")) {
+            (Some(0), Some(end)) => Ok(self.path("").join(end["outputs"][0]["path"].as_str().unwrap())),
+            (code, _) => Err(format!("exit {code:?}\n{}", String::from_utf8_lossy(&out.stderr))),
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Digests of parameters change with every parameter added; that they are there is enough.
+fn without_digests(plan: &str) -> String {
+    let is_digest = |w: &&str| w.len() == 8 && w.bytes().all(|b| b.is_ascii_hexdigit());
+    let digest = |line: &str| line.split_whitespace().nth(2).filter(is_digest).map(str::to_string);
+    let masked = plan.lines().map(|l| digest(l).map_or(l.to_string(), |d| l.replacen(&d, "DIGEST--", 1)));
+    masked.collect::<Vec<_>>().join("\n") + "\n"
+}
+
+#[test]
+fn a_recipe_without_its_data_says_what_to_get_and_from_where() {
+    let place = Place::with_pipelines();
+    let plan = place.erw(&["plan", "pipelines/sit-xl.toml"]);
+    assert!(plan.status.success(), "{}", text(&plan.stderr));
+    insta::assert_snapshot!("plan_sit_xl", without_digests(&text(&plan.stdout)));
+
+    // Running it tells all of that at once and starts nothing.
+    let run = place.erw(&["run", "pipelines/sit-xl.toml"]);
+    assert_eq!(run.status.code(), Some(2));
+    let said = text(&run.stderr);
+    for file in ["imagenet/train", "imagenet/val", "sd-vae-ft-mse", "sd-vae-ft-ema", "dinov2-vit-b", "inception"] {
+        let looked = format!(
+            "nothing at `{}",
+            place.path("pipelines/data").canonicalize().unwrap_or(place.path("pipelines/data")).display()
+        );
+        assert!(said.contains(&looked) && said.contains(file), "{file}: {said}");
+    }
+    assert!(said.contains("https://huggingface.co/timm/") && said.contains("https://image-net.org/"), "{said}");
+    assert!(said.starts_with("error: 6 files and folders are missing\n"), "{said}");
+}
+
+#[test]
+fn every_recipe_loads_plans_and_states_its_expectation() {
+    let place = Place::with_pipelines();
+    for name in ["sit-xl", "sit-l", "sit-b", "sit-xl-v3", "repa-xl", "sit-xl-baseline"] {
+        let file = format!("{name}.toml");
+        let plan = place.erw(&["plan", &format!("pipelines/{file}")]);
+        assert!(plan.status.success(), "{name}: {}", text(&plan.stderr));
+        let header = fs::read_to_string(shipped().join(&file)).unwrap();
+        let header: String = header.lines().take_while(|l| l.starts_with('#')).collect();
+        for part in ["Expect: ", "Cost: ", "FID-50K", "evaluations", "Nothing here has been"] {
+            assert!(header.replace("#   ", " ").contains(part), "{name} does not state `{part}`");
+        }
+        // What the release's README and the paper fix for all of them.
+        let pipeline = load(&file);
+        let train = stage(&pipeline, "train");
+        let fixed = json!({"batch": 256, "lr": 1e-4, "ema_decay": 0.9999, "class_dropout": 0.1, "path": "linear",
+            "time": "uniform", "beta2": 0.999, "weight_decay": 0.0, "max_grad_norm": 1.0, "projector_dim": 2048});
+        for (key, value) in fixed.as_object().unwrap() {
+            assert_eq!(train.params[key], *value, "{name}: {key}");
+        }
+        let sample = stage(&pipeline, "sample");
+        assert_eq!((&sample.params["sampler"], &sample.params["steps"]), (&json!("sde"), &json!(250)));
+        assert_eq!((&sample.params["cfg_scale"], &sample.params["count"]), (&json!(1.0), &json!(50_000)));
+        assert_eq!((&sample.params["weights"], &sample.operation["batch"]), (&json!("ema"), &json!(64)));
+        assert!(
+            !train.inputs.contains_key("init") || stage(&pipeline, "warmup").params["rope"] == train.params["rope"]
+        );
+    }
+}
+
+#[test]
+fn recipes_differ_where_the_methods_do() {
+    // Model, alignment, coefficient, half-life, block, steps, warmup (steps, blocks), guidance.
+    let of = |name: &str| {
+        let p = load(&format!("{name}.toml"));
+        let (t, c) = (&stage(&p, "train").params, &stage(&p, "sample-cfg").params);
+        let warmup = p.stages.iter().find(|s| s.name == "warmup");
+        json!([
+            t["model"],
+            t["rope"],
+            t["alignment"],
+            t["alignment_weight"],
+            t["alignment_steps"],
+            t["encoder_depth"],
+            t["steps"],
+            warmup.map(|w| json!([w.params["steps"], w.params["depth"]])),
+            [c["cfg_scale"], c["guidance_low"], c["guidance_high"]]
+        ])
+    };
+    let erw = |model: &str, weight: f64, depth: u32, steps: u32, blocks: u32| {
+        json!([model, true, "half-life", weight, 50_000, depth, steps, [100_000, blocks], [2.2, 0.0, 0.95]])
+    };
+    assert_eq!(of("sit-xl"), erw("SiT-XL/2", 6.0, 14, 200_000, 4));
+    assert_eq!(of("sit-l"), erw("SiT-L/2", 3.0, 8, 200_000, 4));
+    assert_eq!(of("sit-b"), erw("SiT-B/2", 1.0, 8, 50_000, 4));
+    assert_eq!(of("sit-xl-v3"), erw("SiT-XL/2", 0.5, 18, 100_000, 5));
+    let guided = json!([1.8, 0.0, 0.7]);
+    assert_eq!(of("repa-xl"), json!(["SiT-XL/2", false, "constant", 0.5, 50_000, 8, 400_000, null, guided]));
+    assert_eq!(of("sit-xl-baseline"), json!(["SiT-XL/2", false, "none", 0.5, 50_000, 8, 400_000, null, guided]));
+}
+
+#[test]
+fn the_ablation_shares_what_it_can_and_spends_equally() {
+    let plan = SweepPlan::load(&shipped().join("ablation.toml"), KINDS, &Overrides::default()).unwrap();
+    let names: BTreeSet<&str> = plan.pipeline.stages.iter().map(|s| s.name.as_str()).collect();
+    for shared in ["images", "vae", "encoder", "latents", "features", "classifier", "warmup"] {
+        assert!(names.contains(shared) && !names.iter().any(|n| n.starts_with(&format!("{shared}@"))), "{names:?}");
+    }
+    let budget = |trial: &erw::runner::sweep::Trial| {
+        let train = plan.pipeline.stage(trial.stages["train"]);
+        let int = |s: &Stage, key: &str| s.params[key].as_f64().unwrap();
+        let warmed = train.inputs.get("init").map_or(0.0, |edge| {
+            let warmup = plan.pipeline.stage(edge.from);
+            int(warmup, "steps") * int(warmup, "depth") / int(warmup, "blocks")
+        });
+        warmed + int(train, "steps")
+    };
+    let all: Vec<(&str, f64)> = plan.trials.iter().map(|t| (t.name.as_str(), budget(t))).collect();
+    assert_eq!(all.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["sit", "repa", "erw"]);
+    assert!(all.iter().all(|(_, steps)| *steps == all[0].1), "{all:?}");
+}
+
+fn golden_vae() -> (Tensors, Value) {
+    let config = VaeConfig::rgb(&[8, 16, 24, 24], 2, 4, 4, true);
+    (Golden::open("vae").group("w"), serde_json::to_value(config).unwrap())
+}
+
+#[test]
+fn a_vae_is_imported_whole_or_not_at_all() {
+    let place = Place::new();
+    let (tensors, config) = golden_vae();
+    weights::save(&tensors, &place.path("vae.safetensors")).unwrap();
+    fs::write(place.path("config.json"), config.to_string()).unwrap();
+    let mut params =
+        json!({"as": "vae", "source": "vae.safetensors", "config": "config.json", "url": "https://example.org/vae"});
+    AutoencoderKl::load(&place.import(&params).unwrap(), &CPU).unwrap();
+
+    let small = |key: &str, value: Value| {
+        let mut other = config.clone();
+        other[key] = value;
+        fs::write(place.path("config.json"), other.to_string()).unwrap();
+        place.import(&params).unwrap_err()
+    };
+    let said = small("layers_per_block", json!(3));
+    assert!(said.contains("exit Some(1)") && said.contains("does not fit its configuration"), "{said}");
+    assert!(
+        said.contains("not in the file: decoder.up_blocks.0.resnets.3.conv1.bias") && said.contains(" more"),
+        "{said}"
+    );
+    assert!(said.contains("https://example.org/vae"), "{said}");
+    let said = small("layers_per_block", json!(1));
+    assert!(said.contains("not in the network: decoder.up_blocks.0.resnets.2.conv1.bias"), "{said}");
+    let said = small("latent_channels", json!(8));
+    assert!(said.contains("of another shape: decoder.conv_in.weight [24, 4, 3, 3], network [24, 8, 3, 3]"), "{said}");
+
+    params["sha256"] = json!("ab".repeat(32));
+    let said = place.import(&params).unwrap_err();
+    assert!(said.contains("is not the file that was asked for") && said.contains(&"ab".repeat(32)), "{said}");
+}
+
+/// timm's file is the official one, with the positions of 518 pixels; transformers' has other names.
+#[test]
+fn dinov2_is_taken_under_its_official_names() {
+    let place = Place::new();
+    let mut tensors = Golden::open("dinov2").group("w");
+    let vit = json!({"image_size": 56, "patch_size": 14, "dim": 48, "depth": 2, "heads": 3, "mlp_dim": 192,
+        "class_token": true, "layer_scale": true, "exact_gelu": true, "final_norm": true, "eps": 1e-6});
+    let config = json!({"vit": vit, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]});
+    fs::write(place.path("config.json"), config.to_string()).unwrap();
+    let params = json!({"as": "encoder", "source": "model.safetensors", "config": "config.json"});
+    let import = |tensors: &Tensors| {
+        weights::save(tensors, &place.path("model.safetensors")).unwrap();
+        place.import(&params)
+    };
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &CPU).unwrap();
+    import(&tensors).unwrap();
+    tensors.insert("mask_token".into(), zeros(&[1, 48]));
+    tensors.insert("pos_embed".into(), zeros(&[1, 37 * 37 + 1, 48]));
+    assert_eq!(Encoder::open(&import(&tensors).unwrap(), &CPU).unwrap().shape(), (16, 48));
+
+    let foreign = Tensors::from([("embeddings.cls_token".to_string(), zeros(&[1, 1, 48]))]);
+    let said = import(&foreign).unwrap_err();
+    assert!(said.contains("names of Hugging Face transformers"), "{said}");
+    tensors.insert("register_tokens".into(), zeros(&[1, 4, 48]));
+    let said = import(&tensors).unwrap_err();
+    assert!(said.contains("1 not in the network: register_tokens"), "{said}");
+}
+
+#[test]
+fn inception_is_refused_when_imported_and_not_weeks_later() {
+    let place = Place::new();
+    let tensors = Tensors::from([("fc.weight".to_string(), Tensor::zeros(3, DType::F32, &CPU).unwrap())]);
+    weights::save(&tensors, &place.path("i.safetensors")).unwrap();
+    let said =
+        place.import(&json!({"as": "inception", "source": "i.safetensors", "preset": "fid-inception"})).unwrap_err();
+    assert!(
+        said.contains("exit Some(1)") && said.contains("cannot run Inception") && said.contains("ADM suite"),
+        "{said}"
+    );
+}
