@@ -192,7 +192,10 @@ fn warmup_hands_its_blocks_to_training() {
     assert!(after.contains_key("blocks.1.mlp.fc1.weight") && !before.contains_key("blocks.1.mlp.fc1.weight"));
     assert!(before.contains_key("pos_embed") && before.contains_key("feat_rope.freqs_cos"));
     let said = ear.text();
-    assert!(said.contains("hand-over") && said.contains("blocks.0.attn.qkv.weight"), "{said}");
+    assert!(
+        said.contains("hand-over") && said.contains("tensors loaded (blocks.0, projectors.0, t_embedder"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -223,6 +226,42 @@ fn a_hand_over_that_loads_nothing_or_does_not_fit_fails() {
     inputs.push(("init", bench.warmed(0)));
     let error = bench.run(&train::KIND, "b", json!({"hidden": 32}), &inputs, &Ear::default()).unwrap_err();
     assert!(error.message.contains("another architecture"), "{error}");
+
+    // No tensor tells of a rotary embedding.
+    let error = bench.run(&train::KIND, "c", json!({"rope": false}), &inputs, &Ear::default()).unwrap_err();
+    assert!(error.message.contains("`init` was trained with `rope = true`, this stage has `rope = false`"), "{error}");
+}
+
+#[test]
+fn the_velocity_loss_is_the_key_metric_of_training() {
+    let bench = Bench::new();
+    let (mut inputs, ear) = (bench.data(), Ear::default());
+    inputs.push(("init", bench.warmed(0)));
+    bench.run(&train::KIND, "train", json!({}), &inputs, &ear).unwrap();
+    let said = ear.text();
+    let results: Vec<&str> = said.lines().filter(|l| l.contains("\"result\"")).collect();
+    assert!(results[0].contains("velocity") && results.iter().any(|r| r.contains("loaded_tensors")), "{results:?}");
+}
+
+#[test]
+fn an_alignment_of_weight_0_is_none() {
+    let bench = Bench::new();
+    bench.run(&train::KIND, "zero", json!({"alignment_weight": 0.0}), &bench.data(), &Ear::default()).unwrap();
+    bench.run(&train::KIND, "none", json!({"alignment": "none"}), &bench.data(), &Ear::default()).unwrap();
+    let bytes = |work| std::fs::read(bench.artifact(work, "sit").join("ema.safetensors")).unwrap();
+    assert!(bytes("zero") == bytes("none"));
+}
+
+#[test]
+fn features_of_images_with_other_labels_are_refused() {
+    let bench = Bench::new();
+    let tokens = Tensor::zeros((ROWS as usize, 4, 10), DType::F32, &CPU).unwrap();
+    let labels: Vec<u8> = (0..ROWS as i64).flat_map(|i| (i / 4).to_le_bytes()).collect();
+    let meta = json!({"tokens": 4, "dim": 10, "labels": blake3::hash(&labels).to_hex().to_string()});
+    pack(&bench.path("others"), "features", [("tokens".to_string(), tokens)].into(), &meta);
+    let inputs = [("latents", bench.path("latents")), ("features", bench.path("others"))];
+    let error = bench.run(&train::KIND, "a", json!({}), &inputs, &Ear::default()).unwrap_err();
+    assert!(error.message.contains("in another order"), "{error}");
 }
 
 #[test]
