@@ -3,6 +3,7 @@
 
 mod support;
 
+mod adversity;
 mod classifier;
 mod conv;
 mod data;
