@@ -150,8 +150,29 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl From<candle_core::Error> for Error {
+    /// Without the backtraces that candle writes into its texts; contexts and paths come first, what they are about is
+    /// the cause.
     fn from(e: candle_core::Error) -> Self {
-        // candle wraps errors with paths and backtraces; the innermost text is what a user can act on.
-        Self::stage(e.to_string())
+        use candle_core::Error as E;
+        match e {
+            E::WithBacktrace { inner, .. } => Self::from(*inner),
+            E::Context { inner, context } => Self::from(*inner).context(context.to_string()),
+            E::WithPath { inner, path } => Self::from(*inner).context(format!("cannot use `{}`", path.display())),
+            other => Self::stage(other.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_candle_lose_their_wrapping() {
+        let inner = candle_core::Error::Msg("shape mismatch".into());
+        let backtrace = Box::new(std::backtrace::Backtrace::force_capture());
+        let wrapped = candle_core::Error::WithBacktrace { inner: Box::new(inner), backtrace };
+        let error = Error::from(wrapped.context("cannot use x"));
+        assert_eq!((error.message.as_str(), error.causes), ("cannot use x", vec!["shape mismatch".to_string()]));
     }
 }

@@ -131,7 +131,10 @@ fn warmup_hands_its_blocks_to_training() {
     assert!(after.contains_key("blocks.1.mlp.fc1.weight") && !before.contains_key("blocks.1.mlp.fc1.weight"));
     assert!(before.contains_key("pos_embed") && before.contains_key("feat_rope.freqs_cos"));
     let said = ear.text();
-    assert!(said.contains("hand-over") && said.contains("blocks.0.attn.qkv.weight"), "{said}");
+    assert!(
+        said.contains("hand-over") && said.contains("tensors loaded (blocks.0, projectors.0, t_embedder"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -196,6 +199,38 @@ fn an_imported_sit_is_as_good_as_one_trained_here() {
     let ear = Ear::default();
     lab.run(&train::KIND, "on", json!({"steps": 1}), &inputs, &ear).unwrap();
     assert!(ear.text().contains("0 missing, 3 unexpected"), "the tables alone are not copied: {}", ear.text());
+}
+
+#[test]
+fn the_velocity_loss_is_the_key_metric_of_training() {
+    let lab = Lab::new();
+    let (mut inputs, ear) = (lab.data(), Ear::default());
+    inputs.push(("init", lab.warmed(0)));
+    lab.run(&train::KIND, "train", json!({}), &inputs, &ear).unwrap();
+    let said = ear.text();
+    let results: Vec<&str> = said.lines().filter(|l| l.contains("\"result\"")).collect();
+    assert!(results[0].contains("velocity") && results.iter().any(|r| r.contains("loaded_tensors")), "{results:?}");
+}
+
+#[test]
+fn an_alignment_of_weight_0_is_none() {
+    let lab = Lab::new();
+    lab.run(&train::KIND, "zero", json!({"alignment_weight": 0.0}), &lab.data(), &Ear::default()).unwrap();
+    lab.run(&train::KIND, "none", json!({"alignment": "none"}), &lab.data(), &Ear::default()).unwrap();
+    let bytes = |work| std::fs::read(lab.artifact(work, "sit").join("ema.safetensors")).unwrap();
+    assert!(bytes("zero") == bytes("none"));
+}
+
+#[test]
+fn features_of_images_with_other_labels_are_refused() {
+    let lab = Lab::new();
+    let tokens = Tensor::zeros((ROWS as usize, 4, 10), DType::F32, &CPU).unwrap();
+    let labels: Vec<u8> = (0..ROWS as i64).flat_map(|i| (i / 4).to_le_bytes()).collect();
+    let meta = json!({"tokens": 4, "dim": 10, "labels": blake3::hash(&labels).to_hex().to_string()});
+    pack(&lab.path("others"), "features", [("tokens".to_string(), tokens)].into(), &meta);
+    let inputs = [("latents", lab.path("latents")), ("features", lab.path("others"))];
+    let error = lab.run(&train::KIND, "a", json!({}), &inputs, &Ear::default()).unwrap_err();
+    assert!(error.message.contains("in another order"), "{error}");
 }
 
 #[test]

@@ -163,6 +163,23 @@ fn a_damaged_checkpoint_is_passed_over() {
 }
 
 #[test]
+fn a_flipped_bit_in_a_checkpoint_is_noticed() {
+    let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let whole = Toy::new(2, 1).finish(&config(&one, 3));
+    let cfg = config(&two, 3);
+    Toy::new(2, 1).fit(&cfg, &Stopper { at: 2, ..Stopper::default() }).unwrap();
+    let path = cfg.checkpoint_dir.join("step-000000000002.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() * 3 / 4;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let stopper = Stopper { at: 99, ..Stopper::default() };
+    let Fit::Done(again) = Toy::new(2, 1).fit(&cfg, &stopper).unwrap() else { panic!("stopped") };
+    assert!(stopper.heard.borrow()[0].contains("does not hold what was written"), "{:?}", stopper.heard.borrow());
+    assert_eq!(bits(&whole), bits(&again));
+}
+
+#[test]
 fn a_checkpoint_of_another_model_is_refused() {
     let dir = TempDir::new().unwrap();
     let stopper = Stopper { at: 1, ..Stopper::default() };

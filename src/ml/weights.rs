@@ -296,8 +296,17 @@ pub fn save(tensors: &Tensors, path: &Path) -> Result<()> {
     let map: HashMap<String, Tensor> =
         tensors.iter().map(|(k, v)| Ok((k.clone(), v.contiguous()?))).collect::<Result<_>>()?;
     let tmp = path.with_extension("tmp");
-    candle_core::safetensors::save(&map, &tmp)?;
-    std::fs::File::open(&tmp)?.sync_all()?;
-    std::fs::rename(&tmp, path)?;
-    Ok(())
+    let write = || -> Result<()> {
+        candle_core::safetensors::save(&map, &tmp)?;
+        std::fs::File::open(&tmp)?.sync_all()?;
+        Ok(std::fs::rename(&tmp, path)?)
+    };
+    match write() {
+        Ok(()) => Ok(()),
+        Err(e) => {
+            // A full disk needs the room more than anyone needs half a file.
+            let _ = std::fs::remove_file(&tmp);
+            bail!("cannot write {}: {e}", path.display())
+        }
+    }
 }

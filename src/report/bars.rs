@@ -1,7 +1,7 @@
 //! Bars on a terminal: one for the run, one per running stage; finished stages scroll by above them.
 
-use super::number;
 use super::plain::sentence;
+use super::{duration, number};
 use crate::runner::event::{Event, Listener, State, What};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::HashMap;
@@ -19,14 +19,25 @@ pub struct Bars {
 
 struct Bar {
     bar: ProgressBar,
-    measured: bool,
+    /// Time and position of the first progress of this attempt, wherever it resumed: rates count from here.
+    first: Option<(f64, u64)>,
+    rate: String,
     metrics: Vec<(String, Option<f64>)>,
+}
+
+impl Bar {
+    /// What is left first, then the metrics: what does not fit the terminal is cut off at its edge.
+    fn message(&self) -> String {
+        let metrics = self.metrics.iter().map(|(n, v)| format!("{n} {}", number(*v)));
+        let rate = Some(self.rate.clone()).filter(|r| !r.is_empty());
+        rate.into_iter().chain(metrics).collect::<Vec<_>>().join("  ")
+    }
 }
 
 impl Bars {
     fn start_run(&mut self, pipeline: &str, stages: usize) {
         let bar = self.all.add(ProgressBar::new(stages as u64));
-        bar.set_style(style("{prefix:>20} [{bar:30}] {pos}/{len} stages, {elapsed}"));
+        bar.set_style(style("{prefix:>17} [{bar:16}] {pos}/{len} stages  {elapsed}"));
         bar.set_prefix(pipeline.to_string());
         bar.enable_steady_tick(TICK);
         self.run = Some(bar);
@@ -37,20 +48,23 @@ impl Bars {
             Some(run) => self.all.insert_before(run, ProgressBar::new_spinner()),
             None => self.all.add(ProgressBar::new_spinner()),
         };
-        bar.set_style(style("{prefix:>20} {spinner} {elapsed} {msg}"));
+        bar.set_style(style("{prefix:>17} {spinner} {elapsed}  {wide_msg}"));
         bar.set_prefix(stage.to_string());
         bar.enable_steady_tick(TICK);
-        self.stages.insert(stage.to_string(), Bar { bar, measured: false, metrics: vec![] });
+        self.stages.insert(stage.to_string(), Bar { bar, first: None, rate: String::new(), metrics: vec![] });
     }
 
-    fn progress(&mut self, stage: &str, done: u64, total: u64) {
+    fn progress(&mut self, at: f64, stage: &str, done: u64, total: u64) {
         let Some(bar) = self.stages.get_mut(stage) else { return };
-        if !bar.measured {
-            bar.measured = true;
-            bar.bar.set_style(style("{prefix:>20} [{bar:30}] {pos}/{len}, {per_sec}, {eta} left {msg}"));
-            // The rate is that of this attempt, wherever it resumed.
-            bar.bar.reset_eta();
+        if bar.first.is_none() {
+            bar.bar.set_style(style("{prefix:>17} [{bar:16}] {pos}/{len}  {wide_msg}"));
         }
+        let (began, from) = *bar.first.get_or_insert((at, done));
+        if done > from && at > began {
+            bar.rate =
+                format!("{} left", duration((total.saturating_sub(done)) as f64 * (at - began) / (done - from) as f64));
+        }
+        bar.bar.set_message(bar.message());
         bar.bar.set_length(total);
         bar.bar.set_position(done);
     }
@@ -61,8 +75,7 @@ impl Bars {
             Some((_, old)) => *old = value,
             None => bar.metrics.push((name.to_string(), value)),
         }
-        let text: Vec<String> = bar.metrics.iter().map(|(n, v)| format!("{n} {}", number(*v))).collect();
-        bar.bar.set_message(text.join("  "));
+        bar.bar.set_message(bar.message());
     }
 }
 
@@ -70,7 +83,7 @@ impl Listener for Bars {
     fn event(&mut self, event: &Event) {
         match &event.what {
             What::RunStarted { pipeline, stages, .. } => self.start_run(pipeline, *stages),
-            What::Progress { stage, done, total } => self.progress(stage, *done, *total),
+            What::Progress { stage, done, total } => self.progress(event.at, stage, *done, *total),
             What::Metric { stage, name, value, .. } => self.metric(stage, name, *value),
             What::State { stage, state } if *state != State::Running => {
                 if let Some(bar) = self.stages.remove(stage) {

@@ -11,7 +11,12 @@ pub fn summary(ends: &[StageEnd]) -> String {
     table.set_header(["stage", "status", "time", "result", "artifact"]);
     for end in ends {
         let result = end.results.first().map_or_else(String::new, |r| format!("{} {}", r.name, number(r.value)));
-        let time = if end.seconds > 0.0 { duration(end.seconds) } else { String::new() };
+        let time = match end.state {
+            _ if end.seconds <= 0.0 => String::new(),
+            // What it took when it ran.
+            State::Cached => format!("({})", duration(end.seconds)),
+            _ => duration(end.seconds),
+        };
         table.add_row([end.stage.clone(), status(end), time, result, artifacts(end)]);
     }
     let mut text = format!("{}\n", trimmed(&table));
@@ -44,8 +49,22 @@ fn status(end: &StageEnd) -> String {
 /// The path of the only output, or each output with its path.
 fn artifacts(end: &StageEnd) -> String {
     match end.outputs.as_slice() {
-        [only] => near(&only.path),
-        several => several.iter().map(|o| format!("{} {}", o.name, near(&o.path))).collect::<Vec<_>>().join("\n"),
+        [only] => abbreviated(&only.path),
+        several => {
+            several.iter().map(|o| format!("{} {}", o.name, abbreviated(&o.path))).collect::<Vec<_>>().join("\n")
+        }
+    }
+}
+
+/// A path whose last part, a digest, is cut to a pattern that a shell completes: 64 digits would fill the terminal.
+fn abbreviated(path: &Path) -> String {
+    const DIGITS: usize = 12;
+    let near = near(path);
+    match near.rsplit_once('/') {
+        Some((folder, name)) if name.len() > DIGITS && name.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            format!("{folder}/{}*", &name[..DIGITS])
+        }
+        _ => near,
     }
 }
 
@@ -87,6 +106,13 @@ fn trimmed(table: &Table) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_path_of_an_artifact_is_a_pattern_for_a_shell() {
+        let long = format!("/cache/v1/store/ab/{}", "ab12".repeat(16));
+        assert_eq!(abbreviated(Path::new(&long)), "/cache/v1/store/ab/ab12ab12ab12*");
+        assert_eq!(abbreviated(Path::new("/cache/some-long-file-name")), "/cache/some-long-file-name");
+    }
 
     #[test]
     fn csv_quotes_what_needs_it() {

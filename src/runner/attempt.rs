@@ -25,7 +25,9 @@ pub struct Job {
     /// Key of the action, for messages and logs.
     pub key: String,
     /// Path parameters hold the resolved, absolute path.
+    #[serde(with = "exact")]
     pub params: Params,
+    #[serde(with = "exact")]
     pub operation: Params,
     /// Slot to artifact path in the store.
     pub inputs: BTreeMap<String, PathBuf>,
@@ -149,6 +151,48 @@ impl Voice {
     }
 }
 
+/// Values whose real numbers survive to the last bit. `serde_json` reads decimals of many digits to within one unit in the
+/// last place only, and a stage must compute with the very numbers that are in its key; so they are written as
+/// `{"f64": "0.1"}` and read by the standard library. Plain numbers are understood too.
+mod exact {
+    use super::Params;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+    use serde_json::{Value, json};
+
+    const TAG: &str = "f64";
+
+    pub fn serialize<S: Serializer>(values: &Params, s: S) -> Result<S::Ok, S::Error> {
+        values.iter().map(|(name, value)| (name.clone(), wrapped(value))).collect::<Params>().serialize(s)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Params, D::Error> {
+        let values = Params::deserialize(d)?;
+        values.into_iter().map(|(name, value)| Ok((name, unwrapped(value).map_err(D::Error::custom)?))).collect()
+    }
+
+    fn wrapped(value: &Value) -> Value {
+        match value {
+            // Debug writes the shortest text that reads back as the same number.
+            Value::Number(n) if n.is_f64() => json!({ TAG: format!("{:?}", n.as_f64().unwrap_or(f64::NAN)) }),
+            Value::Array(items) => items.iter().map(wrapped).collect(),
+            other => other.clone(),
+        }
+    }
+
+    fn unwrapped(value: Value) -> Result<Value, String> {
+        match value {
+            Value::Object(map) => match map.get(TAG).and_then(Value::as_str) {
+                Some(text) if map.len() == 1 => {
+                    text.parse::<f64>().map(Value::from).map_err(|_| format!("`{text}` is not a number"))
+                }
+                _ => Ok(Value::Object(map)),
+            },
+            Value::Array(items) => items.into_iter().map(unwrapped).collect(),
+            other => Ok(other),
+        }
+    }
+}
+
 /// JSON has no NaN and no infinity; they travel as null.
 fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
@@ -184,6 +228,26 @@ mod tests {
         tell(&Attempt::new(job, Box::new(said.clone()), Arc::default()));
         let text = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
         text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+
+    #[test]
+    fn numbers_reach_the_worker_to_the_last_bit() {
+        let job = serde_json::json!({"stage": "s", "kind": "k", "key": "", "params": {}, "operation": {}, "inputs": {},
+            "outputs": {}, "work_dir": "/w", "threads": 1, "device": "cpu"});
+        let mut job: Job = serde_json::from_value(job).unwrap();
+        // Seventeen digits and far exponents are where a fast reader of decimals errs.
+        let mut bits = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut numbers = vec![0.1, 1e-30, 5e-324, f64::MAX, 0.1 + 0.2, 2.0];
+        for _ in 0..1000 {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            numbers.extend(Some(f64::from_bits(bits)).filter(|x| x.is_finite()));
+        }
+        job.params.insert("many".into(), serde_json::json!(numbers));
+        job.params.insert("one".into(), serde_json::json!(0.123_456_789_012_345_68));
+        job.params.insert("whole".into(), serde_json::json!(7));
+        job.operation.insert("word".into(), serde_json::json!("f64"));
+        let back: Job = serde_json::from_slice(&serde_json::to_vec(&job).unwrap()).unwrap();
+        assert_eq!((&back.params, &back.operation), (&job.params, &job.operation));
     }
 
     #[test]

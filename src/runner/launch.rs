@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -59,6 +59,9 @@ impl Workers {
         for &pid in &going.pids {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
+    }
+    fn is_stopping(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).stopping
     }
     /// Ends every worker and what it started, now.
     pub fn kill(&self) {
@@ -140,6 +143,8 @@ pub fn launch(
         Some(WorkerEvent::Failed { message, causes, hints }) => {
             Finish::Failed(Failure { message, causes, hints, log: Some(log.into()), tail: tail(log) })
         }
+        // Asked to stop before it could listen: nothing was begun.
+        _ if workers.is_stopping() && status.signal() == Some(Signal::SIGTERM as i32) => Finish::Suspended,
         _ => {
             let message = format!("the worker {}", describe(status));
             Finish::Failed(Failure { message, log: Some(log.into()), tail: tail(log), ..Failure::default() })
@@ -160,6 +165,8 @@ fn spawn(launcher: &Launcher, job: &Job, job_file: &Path, log: &Path, lock: &Fil
         .env("OMP_NUM_THREADS", job.threads.to_string())
         .env("CUDA_VISIBLE_DEVICES", gpus.join(","))
         .env(ATTACHED, "1")
+        // Errors are told in words; a panic still leaves its backtrace in the log when RUST_BACKTRACE asks for it.
+        .env("RUST_LIB_BACKTRACE", std::env::var_os("RUST_LIB_BACKTRACE").unwrap_or_else(|| "0".into()))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log_file)

@@ -40,6 +40,7 @@ pub mod event;
 pub mod files;
 pub mod gc;
 pub mod graph;
+mod guard;
 pub mod key;
 pub mod launch;
 pub mod layers;

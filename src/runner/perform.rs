@@ -10,6 +10,7 @@ use super::digest::{Digest, Measured, measure};
 use super::event::{Failure, WorkerEvent};
 use super::files::{digest_now, keep_listing};
 use super::graph::{Stage, StageId};
+use super::guard::Watch;
 use super::launch::{Finish, Launcher, Report, Workers, launch};
 use super::manifest::Params;
 use super::plan::{Judge, Keyed};
@@ -101,7 +102,10 @@ impl Shop<'_> {
         starting(Start { attempt, log: log.clone() });
         let began = Instant::now();
         let lock = order.lock.file();
+        // The program's own kinds only read their inputs.
+        let watch = stage.command.as_ref().map(|_| Watch::over(self.store(), order.inputs.values()));
         let report = launch(self.launcher, self.workers, &job, &job_file, &log, lock, &grant.gpus, tell)?;
+        self.inputs_unchanged(order, watch)?;
         match report.finish {
             Finish::Suspended => return Ok(End::Suspended),
             Finish::Failed(failure) => return Ok(End::Failed(failure)),
@@ -109,6 +113,10 @@ impl Shop<'_> {
         }
         self.sources_unchanged(order)?;
         let outputs = self.collect(stage, &work.join("out"))?;
+        let extra = undeclared(stage, &work.join("out"));
+        if !extra.is_empty() {
+            tell(WorkerEvent::Log { text: format!("not declared as outputs, so not kept: {}", extra.join(", ")) });
+        }
         let record = self.record(order, grant, report, outputs, attempt, began);
         actions::write(self.store(), &record)?;
         // From here on the action is done; what is left of its work folder is only space.
@@ -170,6 +178,22 @@ impl Shop<'_> {
         }
     }
 
+    /// An artifact that a program wrote to is no longer what its digest says: out of the store with it.
+    fn inputs_unchanged(&self, order: &Order, watch: Option<Watch>) -> Result<()> {
+        let changed = watch.map_or(vec![], |w| w.changed(self.store()));
+        for digest in &changed {
+            self.verified.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+            self.store().quarantine(digest)?;
+        }
+        let slots: Vec<String> =
+            order.inputs.iter().filter(|(_, d)| changed.contains(d)).map(|(slot, _)| format!("`{slot}`")).collect();
+        if slots.is_empty() {
+            return Ok(());
+        }
+        Err(Error::stage(format!("the stage wrote to its input {}", slots.join(", ")))
+            .hint("copy an input before changing it; what made it runs again next time"))
+    }
+
     /// A source that changed under the worker would give its result a key it does not deserve.
     fn sources_unchanged(&self, order: &Order) -> Result<()> {
         for (name, source) in &self.stage(order).sources {
@@ -206,12 +230,7 @@ impl Shop<'_> {
     }
 
     fn lacking(&self, stage: &Stage, name: &str, path: &Path, out: &Path) -> Error {
-        let undeclared: Vec<String> = store::list(out)
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
-            .filter(|n| !stage.outputs.contains_key(n))
-            .collect();
+        let undeclared = undeclared(stage, out);
         let error = Error::stage(format!("the stage ended without making its output `{name}`"))
             .hint(format!("it was to be at `{}`", path.display()));
         if undeclared.is_empty() { error } else { error.hint(format!("found instead: {}", undeclared.join(", "))) }
@@ -247,6 +266,13 @@ impl Shop<'_> {
             },
         }
     }
+}
+
+/// Names in `out` that no output has, and which publishing left there.
+fn undeclared(stage: &Stage, out: &Path) -> Vec<String> {
+    let paths = store::list(out).unwrap_or_default();
+    let names = paths.iter().filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
+    names.filter(|n| !stage.outputs.contains_key(n)).collect()
 }
 
 /// The value a source was stated by: parameter `data`, or item `data.1` of a list of paths. Watched files have none.

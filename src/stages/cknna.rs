@@ -1,7 +1,7 @@
 //! `cknna`: agreement of every block of a SiT, at several times, with an encoder's features of the same images. The
 //! protocol is REPA's: tokens averaged over patches, no projector, null class, 10 neighbours.
 
-use super::support::{create_dir, device, parse, spread, write_json};
+use super::support::{check_pairs, create_dir, device, parse, spread, write_json};
 use crate::error::{Error, Result};
 use crate::ml::data::packed::Packed;
 use crate::ml::data::picture::Rgb;
@@ -89,10 +89,7 @@ fn open_sit(dir: &Path, device: &Device) -> Result<SiT> {
 }
 
 fn check_inputs(p: &Params, sit: &SiT, latents: &Packed, features: &Packed) -> Result<()> {
-    if latents.len() != features.len() {
-        let text = format!("{} latents and {} features are not of the same images", latents.len(), features.len());
-        return Err(Error::stage(text).hint("make both from the same `images` stage"));
-    }
+    check_pairs(latents, features)?;
     if p.label == Label::Null && sit.config().class_dropout == 0.0 {
         let text = "the SiT was trained without class dropout and has no null class";
         return Err(Error::stage(text).hint("set `label = \"own\"`"));

@@ -1,7 +1,7 @@
 //! What `warmup` and `train` share: the training examples as functions of the step, the model's parameters, and the
 //! files they leave.
 
-use super::support::{create_dir, write_json};
+use super::support::{check_pairs, create_dir, write_json};
 use crate::error::{Error, Result};
 use crate::ml::data::packed::Packed;
 use crate::ml::models::sit::{SiT, SiTConfig, drop_labels};
@@ -136,11 +136,8 @@ impl Examples {
         if latents.is_empty() {
             return Err(Error::stage("there are no latents to train on"));
         }
-        if let Some(f) = &features
-            && f.len() != latents.len()
-        {
-            let text = format!("{} rows of features for {} latents: they are of other images", f.len(), latents.len());
-            return Err(Error::stage(text));
+        if let Some(f) = &features {
+            check_pairs(&latents, f)?;
         }
         let class_names: Vec<String> = serde_json::from_value(latents.meta()["classes"].clone()).unwrap_or_default();
         let number = |key: &str, absent: f64| latents.meta()[key].as_f64().unwrap_or(absent);

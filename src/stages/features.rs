@@ -1,6 +1,6 @@
 //! `features`: patch tokens of an encoder for every image, packed. Continues after the last whole shard.
 
-use super::support::{device, move_files, parse};
+use super::support::{device, labels_digest, move_files, parse};
 use crate::error::{Error, Result};
 use crate::ml::data::images::ImageSet;
 use crate::ml::data::packed::PackedWriter;
@@ -82,7 +82,8 @@ fn run(attempt: &Attempt) -> Result<()> {
         attempt.progress(done, images.len());
     }
     let name = if dtype == DType::F16 { "f16" } else { "f32" };
-    writer.finish(&json!({"tokens": tokens, "dim": dim, "dtype": name}))?;
+    let labels = labels_digest(&images.labels());
+    writer.finish(&json!({"tokens": tokens, "dim": dim, "dtype": name, "labels": labels}))?;
     move_files(&part, &attempt.output("features"))?;
     attempt.result("images", images.len() as f64);
     Ok(())

@@ -9,7 +9,7 @@ use crate::ml::metrics::stats::Stats;
 use crate::ml::models::features::{FeatureNetwork, open_feature_network};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -17,6 +17,10 @@ pub const KIND: StageKind = StageKind { name: "fid", manifest: include_str!("../
 
 /// What Inception networks call themselves; all others give `fd`.
 const INCEPTION: &str = "inception";
+
+/// Images whose features join the statistics together. A fixed number: the rounding of sums depends on it, and the
+/// batch of an operation must not show in a result.
+const BLOCK: usize = 512;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -80,13 +84,17 @@ fn statistics(
     (before, total): (u64, u64),
 ) -> Result<Stats> {
     let mut stats = Stats::new(network.dim());
-    for range in batches(images.len(), operation.batch) {
-        if attempt.should_stop() {
-            return Err(Error::suspended());
+    for range in batches(images.len(), BLOCK) {
+        let ids: Vec<u64> = range.collect();
+        let mut features = vec![];
+        for part in ids.chunks(operation.batch.max(1)) {
+            if attempt.should_stop() {
+                return Err(Error::suspended());
+            }
+            features.push(network.features(&images.batch(part, device)?)?);
+            attempt.progress(before + part.last().map_or(0, |last| last + 1), total);
         }
-        let end = range.end;
-        stats.push(&network.features(&images.batch(&range.collect::<Vec<_>>(), device)?)?)?;
-        attempt.progress(before + end, total);
+        stats.push(&Tensor::cat(&features, 0)?)?;
     }
     Ok(stats)
 }

@@ -1,6 +1,7 @@
 //! What several stages share: reading parameters and devices, writing and moving files, counting answers.
 
 use crate::error::{Error, Result};
+use crate::ml::data::packed::Packed;
 use crate::ml::models::classifier::Classifier;
 use crate::runner::manifest::Params;
 use candle_core::{Device, Tensor};
@@ -60,6 +61,29 @@ pub fn batches(n: u64, batch: usize) -> impl Iterator<Item = Range<u64>> {
 pub fn spread(n: u64, count: u64) -> Vec<u64> {
     let count = count.min(n);
     (0..count).map(|i| (u128::from(i) * u128::from(n) / u128::from(count)) as u64).collect()
+}
+
+/// What stands for the labels of an image set in the `meta.json` of features, so that pairing them with latents of other
+/// images, or of the same in another order, is noticed.
+pub fn labels_digest(labels: &[i64]) -> String {
+    let bytes: Vec<u8> = labels.iter().flat_map(|l| l.to_le_bytes()).collect();
+    blake3::hash(&bytes).to_hex().to_string()
+}
+
+/// Are these of the same images, as far as their numbers and labels tell? Row i of one goes with row i of the other.
+pub fn check_pairs(latents: &Packed, features: &Packed) -> Result<()> {
+    let hint = "make both from the same `images` stage";
+    if latents.len() != features.len() {
+        let text = format!("{} latents and {} features are not of the same images", latents.len(), features.len());
+        return Err(Error::stage(text).hint(hint));
+    }
+    // Features that were not made here may not say.
+    let Some(theirs) = features.meta().get("labels").and_then(|l| l.as_str()) else { return Ok(()) };
+    let ours = labels_digest(&latents.all("labels", &Device::Cpu)?.to_vec1::<i64>()?);
+    if ours == theirs {
+        return Ok(());
+    }
+    Err(Error::stage("latents and features are of images with other labels, or in another order").hint(hint))
 }
 
 /// How often each label was taken for each: the answers of a classifier.

@@ -131,13 +131,41 @@ fn take_over(attempt: &Attempt, p: &Params, params: &ParamSet, model: &SiT) -> R
         return Err(Error::stage(text).because(first).hint("give `warmup` and `train` the same model parameters"));
     }
     let unused: Vec<&String> = report.unexpected.iter().filter(|n| !model.buffers().contains_key(*n)).collect();
-    attempt.log(&format!("hand-over from `init`: {report}"));
-    attempt.log(&format!("loaded: {}", report.loaded.join(", ")));
-    attempt.log(&format!("fresh: {}", report.missing.join(", ")));
+    let (loaded, fresh) = (report.loaded.len(), report.missing.len());
+    attempt.log(&format!("hand-over from `init`: {loaded} tensors loaded ({})", layers(&report.loaded)));
+    attempt.log(&format!("hand-over from `init`: {fresh} tensors fresh ({})", layers(&report.missing)));
     if !unused.is_empty() {
         attempt.log(&format!("in `init` but not in this model: {unused:?}"));
     }
     Ok(Some(report.loaded.len()))
+}
+
+/// Names of tensors by layer, in a line: `blocks.0-3, x_embedder`.
+fn layers(names: &[String]) -> String {
+    let mut groups: Vec<(&str, Vec<usize>)> = vec![];
+    for name in names {
+        let mut parts = name.split('.');
+        let (first, number) = (parts.next().unwrap_or_default(), parts.next().and_then(|n| n.parse::<usize>().ok()));
+        let group = match groups.iter().position(|(g, _)| *g == first) {
+            Some(at) => at,
+            None => {
+                groups.push((first, vec![]));
+                groups.len() - 1
+            }
+        };
+        groups[group].1.extend(number);
+    }
+    let text = groups.into_iter().map(|(name, mut numbers)| {
+        numbers.sort_unstable();
+        numbers.dedup();
+        match (numbers.first(), numbers.last()) {
+            (Some(a), Some(b)) if a == b => format!("{name}.{a}"),
+            (Some(a), Some(b)) if b - a + 1 == numbers.len() => format!("{name}.{a}-{b}"),
+            (Some(_), _) => format!("{name}.{numbers:?}"),
+            _ => name.to_string(),
+        }
+    });
+    text.collect::<Vec<_>>().join(", ")
 }
 
 /// Refuses to go on from blocks that attended in another way. A rotary embedding has no weights of its own: the names
@@ -204,5 +232,16 @@ fn report(attempt: &Attempt, trained: &Trained, loaded: Option<usize>) {
     }
     if let Some(loaded) = loaded {
         attempt.result("loaded_tensors", loaded as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn layers_are_told_in_a_line() {
+        let names = ["blocks.0.a", "blocks.10.a", "blocks.9.b", "blocks.9.a", "final.w", "projectors.0.2.bias"];
+        let told = |from: usize| super::layers(&names[from..].iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(told(0), "blocks.[0, 9, 10], final, projectors.0");
+        assert_eq!(told(1), "blocks.9-10, final, projectors.0");
     }
 }

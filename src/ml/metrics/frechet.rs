@@ -7,7 +7,7 @@
 
 use super::stats::Stats;
 use candle_core::{Result, bail};
-use faer::{Mat, MatRef, Side};
+use faer::{Mat, MatRef, Par, Side, get_global_parallelism, set_global_parallelism};
 
 /// |m1 - m2|^2 + tr S1 + tr S2 - 2 tr sqrt(S1 S2).
 pub fn frechet_distance(m1: &[f64], s1: MatRef<'_, f64>, m2: &[f64], s2: MatRef<'_, f64>) -> Result<f64> {
@@ -30,7 +30,16 @@ pub fn between(a: &Stats, b: &Stats) -> Result<f64> {
     frechet_distance(a.mean(), a.covariance()?.as_ref(), b.mean(), b.covariance()?.as_ref())
 }
 
+/// On one thread: with more, faer sums in another order, and the distance would depend on their number.
 fn trace_sqrt_product(s1: MatRef<'_, f64>, s2: MatRef<'_, f64>) -> Result<f64> {
+    let before = get_global_parallelism();
+    set_global_parallelism(Par::Seq);
+    let trace = trace_sqrt(s1, s2);
+    set_global_parallelism(before);
+    trace
+}
+
+fn trace_sqrt(s1: MatRef<'_, f64>, s2: MatRef<'_, f64>) -> Result<f64> {
     let Ok(eigen) = s1.self_adjoint_eigen(Side::Lower) else {
         bail!("the eigenvalues of a covariance do not converge")
     };

@@ -1,11 +1,15 @@
 //! Mean and covariance of a stream of feature vectors, in f64, batch by batch.
 //!
 //! Batches are merged by the pairwise update of Chan, Golub and LeVeque (1983), which does not subtract large sums
-//! from each other. Holds dim^2 numbers, whatever the number of samples.
+//! from each other. The last digits depend on how the stream is cut into batches, not on the number of threads. Holds dim^2 numbers, whatever the number of samples.
 
 use candle_core::{DType, Result, Tensor, bail};
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef, get_global_parallelism};
+use faer::{Accum, Mat, MatRef, Par};
+use rayon::prelude::*;
+
+/// Columns of a covariance computed at a time.
+const COLUMNS: usize = 128;
 
 /// Count, mean and sum of squared deviations so far.
 #[derive(Debug, Clone)]
@@ -49,8 +53,9 @@ impl Stats {
         let mean: Vec<f64> = rows.col_iter().map(|c| c.iter().sum::<f64>() / n as f64).collect();
         let centred = Mat::from_fn(n, dim, |i, j| rows[(i, j)] - mean[j]);
         let mut batch = Self { count: n as u64, mean, scatter: Mat::zeros(dim, dim) };
-        let par = get_global_parallelism();
-        matmul(&mut batch.scatter, Accum::Replace, centred.transpose(), &centred, 1.0, par);
+        // Each column block on one thread, so that the sums do not depend on the number of threads.
+        let columns = batch.scatter.par_col_chunks_mut(COLUMNS).zip(centred.par_col_chunks(COLUMNS));
+        columns.for_each(|(out, part)| matmul(out, Accum::Replace, centred.transpose(), part, 1.0, Par::Seq));
         self.merge(&batch)
     }
 

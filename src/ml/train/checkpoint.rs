@@ -1,10 +1,15 @@
 //! Checkpoints: one safetensors file each, `step-000000000100.safetensors`, written beside the old one, synced and renamed, after
-//! which the old one goes. A reader never sees half a checkpoint, and there is always a whole one.
+//! which the old one goes. A reader never sees half a checkpoint, and there is always a whole one. A digest of everything
+//! else in the file tells bit rot, which would end in a wrong result that looks like any other.
 
 use super::super::weights::{self, Tensors};
 use super::Observer;
 use candle_core::{Device, Result, Tensor, bail};
+use safetensors::View;
 use std::path::{Path, PathBuf};
+
+/// Name of the tensor that holds the digest, u8 `[32]`.
+const CHECK: &str = "check";
 
 pub(super) struct Checkpoint {
     /// Steps done.
@@ -38,7 +43,12 @@ impl Checkpoint {
             second: Tensors::new(),
             curve: Tensors::new(),
         };
-        for (name, tensor) in weights::load(path, &Device::Cpu)? {
+        let mut all = weights::load(path, &Device::Cpu)?;
+        let stored = all.remove(CHECK).map(|t| t.to_vec1::<u8>()).transpose()?;
+        if stored.as_deref() != Some(digest(&all).as_slice()) {
+            bail!("{} does not hold what was written", path.display());
+        }
+        for (name, tensor) in all {
             let Some((group, name)) = name.split_once('/') else { bail!("{}: odd name {name}", path.display()) };
             let group = match group {
                 "model" => &mut c.model,
@@ -64,11 +74,12 @@ impl Checkpoint {
             ("curve", &self.curve),
         ];
         for (group, tensors) in groups {
-            let on_cpu = |t: &Tensor| t.to_device(&Device::Cpu);
+            let on_cpu = |t: &Tensor| t.to_device(&Device::Cpu)?.contiguous();
             for (name, tensor) in tensors {
                 all.insert(format!("{group}/{name}"), on_cpu(tensor)?);
             }
         }
+        all.insert(CHECK.into(), Tensor::new(digest(&all).as_slice(), &Device::Cpu)?);
         let path = dir.join(format!("step-{:012}.safetensors", self.step));
         weights::save(&all, &path)?;
         std::fs::File::open(dir)?.sync_all()?;
@@ -79,6 +90,16 @@ impl Checkpoint {
         }
         Ok(())
     }
+}
+
+/// blake3 of names, types, shapes and numbers.
+fn digest(tensors: &Tensors) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for (name, tensor) in tensors {
+        let head = format!("{name} {:?} {:?}\n", tensor.dtype(), tensor.dims());
+        hasher.update(head.as_bytes()).update_rayon(&tensor.data());
+    }
+    *hasher.finalize().as_bytes()
 }
 
 /// Step and path of the checkpoints in a directory, oldest first. An absent directory holds none.
