@@ -10,7 +10,7 @@ use super::digest::{Digest, Measured, measure};
 use super::event::{Failure, WorkerEvent};
 use super::files::{digest_now, keep_listing};
 use super::graph::{Stage, StageId};
-use super::launch::{Finish, Launcher, Report, Workers, launch};
+use super::launch::{Finish, Launcher, Report, Workers, job_file, launch};
 use super::manifest::Params;
 use super::plan::{Judge, Keyed};
 use super::record::{host, model, utc_now};
@@ -95,13 +95,13 @@ impl Shop<'_> {
         let attempt = prepare(&work, stage)?;
         let log = work.join(format!("attempt-{attempt}.log"));
         let job = self.job(order, grant, &work);
-        let job_file = work.join("job.json");
+        let job_file = job_file(&job);
         let text = serde_json::to_vec_pretty(&job).map_err(|e| Error::io("write", &job_file, e.into()))?;
         write_atomic(&job_file, &text).map_err(|e| Error::io("write", &job_file, e))?;
         starting(Start { attempt, log: log.clone() });
         let began = Instant::now();
         let lock = order.lock.file();
-        let report = launch(self.launcher, self.workers, &job, &job_file, &log, lock, &grant.gpus, tell)?;
+        let report = launch(self.launcher, self.workers, &job, &log, lock, &grant.gpus, tell)?;
         match report.finish {
             Finish::Suspended => return Ok(End::Suspended),
             Finish::Failed(failure) => return Ok(End::Failed(failure)),
