@@ -114,6 +114,6 @@ impl Bench {
     pub fn result(&self, name: &str, result: &str) -> Option<f64> {
         let text = self.ears.borrow().get(name)?.text();
         let events = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
-        events.filter(|e| e["event"] == "result" && e["name"] == result).last()?["value"].as_f64()
+        events.filter(|e| e["event"] == "result" && e["name"] == result).next_back()?["value"].as_f64()
     }
 }
