@@ -43,9 +43,11 @@ fn good() -> Space {
     space
 }
 
-/// What a person reads, without what differs from run to run.
+/// The error as a person reads it, without what differs from run to run. It comes last and is the only one.
 fn seen(space: &Space, said: &Said) -> String {
     let text = space.plain(&said.stderr);
+    assert_eq!(text.lines().filter(|l| l.starts_with("error: ")).count(), 1, "{text}");
+    let text = &text[text.find("error: ").unwrap()..];
     let name = |word: &str| word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit());
     let mut shown = String::new();
     let mut word = String::new();
@@ -133,6 +135,7 @@ fn a_truncated_image() {
     fs::write(&file, &whole[..whole.len() / 2]).unwrap();
     let said = space.run(&[]).expect(1);
     insta::assert_snapshot!("truncated_image", seen(&space, &said));
+    assert_eq!(said.stderr.matches("accuracy: skipped").count(), 1, "{}", said.stderr);
     fs::write(&file, whole).unwrap();
     unharmed(&space);
 }

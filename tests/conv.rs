@@ -48,9 +48,12 @@ fn vars(shapes: &[&[usize]]) -> Result<Vec<Var>> {
 
 const DOWN: Padding = Padding { top: 0, bottom: 1, left: 0, right: 1 };
 
+/// Shapes of input and weights, stride, padding.
+type Case = ([usize; 4], [usize; 4], (usize, usize), Padding);
+
 /// x, weight, stride, padding: every way through the kernels (several images per tile, several tiles per image,
 /// pointwise, several channel blocks, kernels larger than the image, strides beyond the kernel).
-fn cases() -> Vec<([usize; 4], [usize; 4], (usize, usize), Padding)> {
+fn cases() -> Vec<Case> {
     let sym = Padding::symmetric;
     vec![
         ([2, 3, 7, 5], [4, 3, 3, 3], (1, 1), sym(1, 1)),

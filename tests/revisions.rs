@@ -13,6 +13,7 @@ use erw::stages::KINDS;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const PIPELINE: &str = include_str!("golden/every-kind.toml");
@@ -126,8 +127,9 @@ fn a_changed_result_needs_a_raised_revision() {
     let (golden, class) = (golden(), class());
     let Some(before) = golden.recorded.get(&class) else {
         let known: Vec<&String> = golden.recorded.keys().collect();
-        eprintln!("digests not compared: none recorded on `{class}`, only on {known:?}");
-        return;
+        // Written past the test harness, which would keep the words of a test that passes to itself.
+        let text = format!("\ndigests not compared: none recorded on `{class}`, only on {known:?}\n");
+        return std::io::stderr().write_all(text.as_bytes()).expect("standard error");
     };
     let recorded = |stage: &str, made: &Made| before.get(stage).is_some_and(|b| b.key == made.key);
     let changed: Vec<String> = now

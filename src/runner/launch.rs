@@ -101,18 +101,23 @@ pub struct Report {
     pub resumed: Option<u64>,
 }
 
-/// Runs the job in `job_file` in a worker and listens to it until it ends. `gpus` are the ids it may see.
+/// Where a job is written down for its worker.
+pub fn job_file(job: &Job) -> PathBuf {
+    job.work_dir.join("job.json")
+}
+
+/// Runs the job, which lies in its [`job_file`], in a worker and listens to it until it ends. `gpus` are the ids it
+/// may see.
 pub fn launch(
     launcher: &Launcher,
     workers: &Workers,
     job: &Job,
-    job_file: &Path,
     log: &Path,
     lock: &File,
     gpus: &[String],
     tell: &mut dyn FnMut(WorkerEvent),
 ) -> Result<Report> {
-    let mut child = spawn(launcher, job, job_file, log, lock, gpus)?;
+    let mut child = spawn(launcher, job, log, lock, gpus)?;
     let pid = child.id() as i32;
     workers.add(pid);
     let mut report = Report { finish: Finish::Suspended, results: vec![], shown: vec![], resumed: None };
@@ -153,14 +158,14 @@ pub fn launch(
     Ok(report)
 }
 
-fn spawn(launcher: &Launcher, job: &Job, job_file: &Path, log: &Path, lock: &File, gpus: &[String]) -> Result<Child> {
+fn spawn(launcher: &Launcher, job: &Job, log: &Path, lock: &File, gpus: &[String]) -> Result<Child> {
     /// One spawn at a time: while a lock is made inheritable, no other child may pick it up.
     static SPAWNING: Mutex<()> = Mutex::new(());
     let log_file = File::options().create(true).append(true).open(log).map_err(|e| Error::io("write", log, e))?;
     let mut command = Command::new(&launcher.program);
     command
         .args(&launcher.args)
-        .arg(job_file)
+        .arg(job_file(job))
         .env("RAYON_NUM_THREADS", job.threads.to_string())
         .env("OMP_NUM_THREADS", job.threads.to_string())
         .env("CUDA_VISIBLE_DEVICES", gpus.join(","))

@@ -11,7 +11,7 @@ use super::event::{Failure, WorkerEvent};
 use super::files::{digest_now, keep_listing};
 use super::graph::{Stage, StageId};
 use super::guard::Watch;
-use super::launch::{Finish, Launcher, Report, Workers, launch};
+use super::launch::{Finish, Launcher, Report, Workers, job_file, launch};
 use super::manifest::Params;
 use super::plan::{Judge, Keyed};
 use super::record::{host, model, utc_now};
@@ -96,7 +96,7 @@ impl Shop<'_> {
         let attempt = prepare(&work, stage)?;
         let log = work.join(format!("attempt-{attempt}.log"));
         let job = self.job(order, grant, &work);
-        let job_file = work.join("job.json");
+        let job_file = job_file(&job);
         let text = serde_json::to_vec_pretty(&job).map_err(|e| Error::io("write", &job_file, e.into()))?;
         write_atomic(&job_file, &text).map_err(|e| Error::io("write", &job_file, e))?;
         starting(Start { attempt, log: log.clone() });
@@ -104,7 +104,7 @@ impl Shop<'_> {
         let lock = order.lock.file();
         // The program's own kinds only read their inputs.
         let watch = stage.command.as_ref().map(|_| Watch::over(self.store(), order.inputs.values()));
-        let report = launch(self.launcher, self.workers, &job, &job_file, &log, lock, &grant.gpus, tell)?;
+        let report = launch(self.launcher, self.workers, &job, &log, lock, &grant.gpus, tell)?;
         self.inputs_unchanged(order, watch)?;
         match report.finish {
             Finish::Suspended => return Ok(End::Suspended),

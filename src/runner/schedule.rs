@@ -401,6 +401,10 @@ impl<'a> Scheduler<'a> {
         let needs = |other: &StageId| self.stage(*other).inputs.values().any(|edge| edge.from == id);
         let dependents: Vec<StageId> = self.in_state(State::Waiting).into_iter().filter(needs).collect();
         for dependent in dependents {
+            // One that needs several of the skipped is told once.
+            if self.state(dependent) != State::Waiting {
+                continue;
+            }
             self.skip(dependent, format!("needs `{}`", self.stage(id).name));
             self.skip_dependents(dependent);
         }

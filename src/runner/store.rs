@@ -154,7 +154,11 @@ impl Store {
 
     /// Moves a finished output into the store. If its contents are there already, they stay and `path` is left alone.
     pub fn publish(&self, path: &Path, measured: &Measured) -> Result<()> {
-        let failed = |e: io::Error| Error::io("store", path, e);
+        let failed = |e: io::Error| {
+            let store = self.v1("store");
+            let hint = format!("`{}` must be writable and have space left; then run again", store.display());
+            Error::io("store", path, e).hint(hint)
+        };
         match self.look(measured) {
             // Read, not trusted for its size: this is the moment when a rotten artifact can be replaced by a good one.
             Presence::Whole if self.holds(measured) => return Ok(()),

@@ -113,7 +113,7 @@ impl Bench {
     /// The last result of this name that [`Bench::run`] heard in folder `name`.
     pub fn result(&self, name: &str, result: &str) -> Option<f64> {
         let text = self.ears.borrow().get(name)?.text();
-        let events = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
-        events.filter(|e| e["event"] == "result" && e["name"] == result).last()?["value"].as_f64()
+        let mut events = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+        events.rfind(|e| e["event"] == "result" && e["name"] == result)?["value"].as_f64()
     }
 }
