@@ -173,11 +173,12 @@ fn the_distance_of_a_set_to_itself_is_zero_and_grows_with_damage() -> Result<()>
         let inputs = [("images", train.as_path())];
         bench.run("net", &stages::train_classifier::KIND, &inputs, json!({"steps": 2, "batch": 8}))?
     };
-    let fd = |name: &str, samples: &Path, reference: &Path| -> Result<Value> {
+    let fd_by = |batch: usize, name: &str, samples: &Path, reference: &Path| -> Result<Value> {
         let inputs = [("samples", samples), ("reference", reference), ("network", network.as_path())];
-        let out = bench.run(name, &stages::fid::KIND, &inputs, json!({"batch": 100}))?;
+        let out = bench.run(name, &stages::fid::KIND, &inputs, json!({"batch": batch}))?;
         Ok(serde_json::from_str(&fs::read_to_string(out.join("metrics.json")).unwrap()).unwrap())
     };
+    let fd = |name: &str, samples: &Path, reference: &Path| fd_by(100, name, samples, reference);
     let held_out = ImageSet::open(&held)?;
     // The same images as samples, and with a grey veil.
     let n = 300;
@@ -195,6 +196,7 @@ fn the_distance_of_a_set_to_itself_is_zero_and_grows_with_damage() -> Result<()>
     let (clean, veiled) = (fd("c", &bench.path("clean"), &train)?, fd("v", &bench.path("veiled"), &train)?);
     assert!(value(&same) < value(&clean) && value(&clean) < value(&veiled), "{clean} {veiled}");
     assert_eq!(bench.result("v", "fd"), Some(value(&veiled)));
+    assert_eq!(fd_by(7, "w", &bench.path("veiled"), &train)?, veiled, "the batch shows in the result");
     Ok(())
 }
 

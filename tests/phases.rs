@@ -213,6 +213,21 @@ fn the_velocity_loss_is_the_key_metric_of_training() {
 }
 
 #[test]
+fn a_model_that_diverged_gives_an_error_and_no_black_pictures() {
+    let bench = Bench::new();
+    bench.run(&train::KIND, "train", json!({}), &bench.data(), &Ear::default()).unwrap();
+    let sit = bench.artifact("train", "sit");
+    let mut tensors = weights::load(&sit.join("ema.safetensors"), &CPU).unwrap();
+    let bias = tensors.get_mut("final_layer.linear.bias").unwrap();
+    *bias = (bias.zeros_like().unwrap() + f64::NAN).unwrap();
+    weights::save(&tensors, &sit.join("ema.safetensors")).unwrap();
+    let inputs = [("sit", sit), ("vae", bench.path("vae"))];
+    let changes = json!({"count": 2, "steps": 2});
+    let error = bench.run(&sample::KIND, "sample", changes, &inputs, &Ear::default()).unwrap_err();
+    assert!(error.message.contains("not finite for samples 0 to 1"), "{error}");
+}
+
+#[test]
 fn an_alignment_of_weight_0_is_none() {
     let lab = Lab::new();
     lab.run(&train::KIND, "zero", json!({"alignment_weight": 0.0}), &lab.data(), &Ear::default()).unwrap();

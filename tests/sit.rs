@@ -246,3 +246,26 @@ fn a_new_model_predicts_zero_and_has_the_published_number_of_parameters() {
     assert_eq!(v.dims(), x.dims());
     assert_eq!(v.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
 }
+
+/// Sampling and feature extraction rely on it: how samples are cut into batches is a matter of cost.
+#[test]
+fn a_sample_has_the_same_bits_in_any_batch() {
+    let config = SiTConfig { hidden: 384, heads: 6, input_size: 8, ..tiny(None) };
+    let (params, vb) = ParamSet::init(0, DType::F32, &CPU);
+    let model = SiT::new(&config, vb).unwrap();
+    scramble(&params);
+    let ids: Vec<u64> = (0..33).collect();
+    let x = rng::normal_rows(1, Purpose::Probe, 0, &ids, &[4, 8, 8], &CPU).unwrap();
+    let t = Tensor::full(0.4f32, 33, &CPU).unwrap();
+    let y = Tensor::from_iter(ids.iter().map(|i| (i % 6) as u32), &CPU).unwrap();
+    let velocity = |from: usize, count: usize| -> Vec<f32> {
+        let part = |t: &Tensor| t.narrow(0, from, count).unwrap();
+        model.velocity(&part(&x), &part(&t), &part(&y)).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let whole = velocity(0, 33);
+    for batch in [1, 2, 3, 16] {
+        let parts: Vec<f32> = (0..33).step_by(batch).flat_map(|i| velocity(i, batch.min(33 - i))).collect();
+        let differing = whole.iter().zip(&parts).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+        assert_eq!(differing, 0, "of {} numbers in batches of {batch}", whole.len());
+    }
+}

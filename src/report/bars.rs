@@ -26,11 +26,21 @@ struct Bar {
 }
 
 impl Bar {
-    /// What is left first, then the metrics: what does not fit the terminal is cut off at its edge.
+    /// The time left first, then metrics, as many as fit: half a number at the edge would be read as another one.
     fn message(&self) -> String {
-        let metrics = self.metrics.iter().map(|(n, v)| format!("{n} {}", number(*v)));
-        let rate = Some(self.rate.clone()).filter(|r| !r.is_empty());
-        rate.into_iter().chain(metrics).collect::<Vec<_>>().join("  ")
+        let total = self.bar.length().unwrap_or(0);
+        // Before the message: name, bar, `done/total`, and the blanks between.
+        let before = 17 + 1 + 18 + 1 + 2 * total.to_string().len() + 1 + 2;
+        let room = terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(w, _)| usize::from(w.0));
+        let mut text = self.rate.clone();
+        for (name, value) in &self.metrics {
+            let more = format!("{}{name} {}", if text.is_empty() { "" } else { "  " }, number(*value));
+            if before + text.len() + more.len() >= room {
+                break;
+            }
+            text.push_str(&more);
+        }
+        text
     }
 }
 
@@ -64,9 +74,9 @@ impl Bars {
             bar.rate =
                 format!("{} left", duration((total.saturating_sub(done)) as f64 * (at - began) / (done - from) as f64));
         }
-        bar.bar.set_message(bar.message());
         bar.bar.set_length(total);
         bar.bar.set_position(done);
+        bar.bar.set_message(bar.message());
     }
 
     fn metric(&mut self, stage: &str, name: &str, value: Option<f64>) {

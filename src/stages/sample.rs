@@ -160,6 +160,14 @@ impl Generator {
         let mut noise = |step| step_noise(p.seed, step, ids, &shape, &self.device);
         let mut velocity = |x: &Tensor, t: &Tensor, y: &Tensor| self.sit.velocity(x, t, y);
         let latents = sample(&self.sampler, &start, &classes, &null, &mut noise, &mut velocity)?;
+        // As bytes they would be a black picture like any other.
+        if !latents.sum_all()?.to_scalar::<f64>()?.is_finite() {
+            let (first, last) = (ids.first().unwrap_or(&0), ids.last().unwrap_or(&0));
+            return Err(Error::stage(format!(
+                "the model gives values that are not finite for samples {first} to {last}"
+            ))
+            .hint("the training has diverged, or `cfg_scale` is too large"));
+        }
         let vae = self.vae.config();
         let latents = latents.affine(1.0 / vae.scaling_factor, vae.shift_factor.unwrap_or(0.0))?;
         let images = self.vae.decode(&latents.to_dtype(DType::F32)?)?;

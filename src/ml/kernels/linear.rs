@@ -4,6 +4,25 @@ use super::matmul::{Mat, Threads, matmul};
 use super::{gradient_of, rows, slice, tensor, with_slices};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
+use std::borrow::Cow;
+
+/// Rows that the product is given at least, the rest being zeros. For few rows, gemm sums in another order (a dot product
+/// for results of up to 256 numbers, matrix times vector for one row, other blocks below 65 rows and columns), and the
+/// bits of a sample would depend on how many others are in its batch.
+fn rows_given(count: usize, n_out: usize) -> usize {
+    count.max(65).max(256 / n_out.max(1) + 1)
+}
+
+/// `x` with rows of zeros behind it.
+fn padded(x: &[f32], len: usize) -> Cow<'_, [f32]> {
+    if x.len() == len {
+        return Cow::Borrowed(x);
+    }
+    let mut all = Vec::with_capacity(len);
+    all.extend_from_slice(x);
+    all.resize(len, 0.0);
+    Cow::Owned(all)
+}
 
 /// Inputs x `[.., in]`, weight `[out, in]`, bias `[out]`.
 pub struct Linear;
@@ -33,9 +52,12 @@ impl CustomOp3 for Linear {
             bail!("linear layer of {n_out} outputs given {} biases", bias.len());
         }
         let count = x.len() / n_in;
-        let mut y = vec![0f32; count * n_out];
+        let given = if count == 0 { 0 } else { rows_given(count, n_out) };
+        let x = padded(x, given * n_in);
+        let mut y = vec![0f32; given * n_out];
         y.par_chunks_mut(n_out).with_min_len(64).for_each(|row| row.copy_from_slice(bias));
-        matmul(&mut y, true, 1.0, Mat::new(x, count, n_in), Mat::new(weight, n_out, n_in).t(), Threads::Pool);
+        matmul(&mut y, true, 1.0, Mat::new(&x, given, n_in), Mat::new(weight, n_out, n_in).t(), Threads::Pool);
+        y.truncate(count * n_out);
         Ok((CpuStorage::F32(y), dims.into()))
     }
 

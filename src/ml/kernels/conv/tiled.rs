@@ -91,7 +91,10 @@ fn split_output<'a>(
 }
 
 fn forward_tile(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>, tile: &Tile, out: Vec<&mut [f32]>) {
-    let (taps, width, run) = (g.taps(), tile.pixels(g), tile.rows.len() * g.ow);
+    // A panel may hold fewer images at the end of a batch. Below 65 columns gemm sums in other blocks, so it is given more,
+    // with whatever the scratch holds, and an image has the same bits in any batch.
+    let width = if g.pointwise() { tile.pixels(g) } else { tile.pixels(g).max(65) };
+    let (taps, run) = (g.taps(), tile.rows.len() * g.ow);
     let panel_len = if g.pointwise() { 0 } else { taps * width };
     with_scratch(panel_len, g.co * width, |panel, product| {
         let weight = Mat::new(weight, g.co, taps);
