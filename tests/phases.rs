@@ -214,16 +214,16 @@ fn the_velocity_loss_is_the_key_metric_of_training() {
 
 #[test]
 fn a_model_that_diverged_gives_an_error_and_no_black_pictures() {
-    let bench = Bench::new();
-    bench.run(&train::KIND, "train", json!({}), &bench.data(), &Ear::default()).unwrap();
-    let sit = bench.artifact("train", "sit");
+    let lab = Lab::new();
+    lab.run(&train::KIND, "train", json!({}), &lab.data(), &Ear::default()).unwrap();
+    let sit = lab.artifact("train", "sit");
     let mut tensors = weights::load(&sit.join("ema.safetensors"), &CPU).unwrap();
     let bias = tensors.get_mut("final_layer.linear.bias").unwrap();
     *bias = (bias.zeros_like().unwrap() + f64::NAN).unwrap();
     weights::save(&tensors, &sit.join("ema.safetensors")).unwrap();
-    let inputs = [("sit", sit), ("vae", bench.path("vae"))];
+    let inputs = [("sit", sit), ("vae", lab.path("vae"))];
     let changes = json!({"count": 2, "steps": 2});
-    let error = bench.run(&sample::KIND, "sample", changes, &inputs, &Ear::default()).unwrap_err();
+    let error = lab.run(&sample::KIND, "sample", changes, &inputs, &Ear::default()).unwrap_err();
     assert!(error.message.contains("not finite for samples 0 to 1"), "{error}");
 }
 
