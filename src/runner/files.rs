@@ -11,7 +11,7 @@
 //! A memory that is torn, foreign or fails its check is as good as none: the files are read again.
 //!
 //! *Racily clean*: a file changed within the same tick of the clock in which it was read looks unchanged
-//! afterwards. So a file touched less than [`SETTLED`] before it was read is used but not remembered.
+//! afterwards. So a file touched less than `SETTLED` before it was read is used but not remembered.
 //! The change time is compared besides the modification time because programs such as rsync set the latter back.
 //!
 //! This module does not know what the files are for.

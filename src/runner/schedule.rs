@@ -9,7 +9,7 @@
 //!               '---------'---------'   an input turned out damaged: its maker and this stage start over
 //! any of Waiting, Ready -> Skipped                           something failed, or a stop was asked for
 //! ```
-//! Every transition passes through [`Scheduler::set`]. A stage is judged as soon as its inputs are known and not
+//! Every transition passes through `Scheduler::set`. A stage is judged as soon as its inputs are known and not
 //! before: keys hold contents, so an upstream stage that ran and made equal bytes leaves the rest cached.
 //!
 //! A miss is judged again under the lock of its key. If another run holds the lock, a helper waits for it without

@@ -2,7 +2,7 @@
 //!
 //! candle's own convolution takes one stride and one padding for both axes and runs at half to an eighth of the
 //! matrix-product rate on the CPU; this one is a custom operation with a hand-written backward for f32 on the CPU
-//! (see [`tiled`]) and plain candle operations ([`plain`]) elsewhere. Knows nothing of groups or dilation: no
+//! (see `tiled`) and plain candle operations ([`plain`]) elsewhere. Knows nothing of groups or dilation: no
 //! network here uses them.
 
 mod geometry;
