@@ -69,7 +69,7 @@ fn a_guidance_scale_reruns_only_what_follows() {
     let reason = format!("run: params.cfg_scale 1.5 -> 3.5 (small.toml:{line})");
     let row = plan.lines().find(|l| l.starts_with("sample ")).expect("a row");
     assert!(row.contains(&reason), "{plan}");
-    assert!(plan.contains("3 of 17 stages would run"), "{plan}");
+    assert!(plan.contains("3 of 18 stages would run"), "{plan}");
 
     assert_eq!(in_state(&x.events("cache"), "done"), ["accuracy", "fd", "sample"]);
 }

@@ -58,7 +58,7 @@ fn artifacts(end: &StageEnd) -> String {
 
 /// A path whose last part, a digest, is cut to a pattern that a shell completes: 64 digits would fill the terminal.
 fn abbreviated(path: &Path) -> String {
-    const DIGITS: usize = 12;
+    const DIGITS: usize = 10;
     let near = near(path);
     match near.rsplit_once('/') {
         Some((folder, name)) if name.len() > DIGITS && name.bytes().all(|b| b.is_ascii_hexdigit()) => {
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn the_path_of_an_artifact_is_a_pattern_for_a_shell() {
         let long = format!("/cache/v1/store/ab/{}", "ab12".repeat(16));
-        assert_eq!(abbreviated(Path::new(&long)), "/cache/v1/store/ab/ab12ab12ab12*");
+        assert_eq!(abbreviated(Path::new(&long)), "/cache/v1/store/ab/ab12ab12ab*");
         assert_eq!(abbreviated(Path::new("/cache/some-long-file-name")), "/cache/some-long-file-name");
     }
 

@@ -131,9 +131,11 @@ fn take_over(attempt: &Attempt, p: &Params, params: &ParamSet, model: &SiT) -> R
         return Err(Error::stage(text).because(first).hint("give `warmup` and `train` the same model parameters"));
     }
     let unused: Vec<&String> = report.unexpected.iter().filter(|n| !model.buffers().contains_key(*n)).collect();
-    let (loaded, fresh) = (report.loaded.len(), report.missing.len());
-    attempt.log(&format!("hand-over from `init`: {loaded} tensors loaded ({})", layers(&report.loaded)));
-    attempt.log(&format!("hand-over from `init`: {fresh} tensors fresh ({})", layers(&report.missing)));
+    for (names, fate) in [(&report.loaded, "loaded"), (&report.missing, "fresh")] {
+        if !names.is_empty() {
+            attempt.log(&format!("hand-over from `init`: {} tensors {fate} ({})", names.len(), layers(names)));
+        }
+    }
     if !unused.is_empty() {
         attempt.log(&format!("in `init` but not in this model: {unused:?}"));
     }
