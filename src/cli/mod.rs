@@ -35,6 +35,7 @@ Exit codes:
   2    bad pipeline or usage
   3    suspended: put down before its end, resumes when run again
   4    the cache is damaged
+  70   a bug in erw
   130  interrupted (Ctrl-C); 143 terminated (SIGTERM)";
 
 #[derive(Debug, clap::Subcommand)]
