@@ -18,8 +18,8 @@ fn killed_at_five_moments_gives_the_same_bytes() {
     let undisturbed = digests(&x.events("calm"));
 
     let moments: [(&str, &str, bool, bool); 5] = [
-        ("checkpoint", "vae", true, false),
-        ("started", "latents", false, true),
+        ("checkpoint", "vae", false, true),
+        ("started", "latents", true, false),
         ("checkpoint", "warmup", false, true),
         ("checkpoint", "train", true, true),
         ("progress", "sample", true, false),

@@ -26,11 +26,11 @@ params = { steps = 12, batch = 8, channels = [4, 8], features = 16, norm_num_gro
 operation = { checkpoint_every = 3 }
 
 [stages.warmup]
-params = { steps = 60, batch = 8, hidden = 16, blocks = 2, heads = 2, projector_dim = 24, depth = 1 }
+params = { steps = 120, batch = 8, hidden = 16, blocks = 2, heads = 2, projector_dim = 24, depth = 1 }
 operation = { checkpoint_every = 3 }
 
 [stages.train]
-params = { steps = 60, batch = 8, hidden = 16, blocks = 2, heads = 2, projector_dim = 24, encoder_depth = 1 }
+params = { steps = 120, batch = 8, hidden = 16, blocks = 2, heads = 2, projector_dim = 24, encoder_depth = 1 }
 operation = { checkpoint_every = 3 }
 
 [stages.sample]
