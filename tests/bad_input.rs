@@ -160,7 +160,7 @@ fn truncated_weights() {
     let whole = fs::read(&file).unwrap();
     fs::write(&file, &whole[..whole.len() - 100]).unwrap();
     let imported = "\n[stages.vae]\nkind = \"weights\"\nparams = { as = \"vae\", source = \"released.safetensors\", \
-                    preset = \"sd-vae\", url = \"https://example.org/vae\" }\n";
+                    preset = \"sd-vae\" }\noperation = { url = \"https://example.org/vae\" }\n";
     space.write("p.toml", &(GOOD.to_string() + imported));
     let said = space.run(&[]).expect(1);
     insta::assert_snapshot!("truncated_weights", seen(&space, &said));

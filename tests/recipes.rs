@@ -61,7 +61,9 @@ impl Place {
     /// Imports `source` as a stage of a pipeline of its own. The artifact, or what was said.
     fn import(&self, params: &Value) -> Result<PathBuf, String> {
         let values = params.as_object().unwrap().iter().map(|(k, v)| format!("{k} = {v}\n")).collect::<String>();
-        fs::write(self.path("p.toml"), format!("[stages.w]\nkind = \"weights\"\n[stages.w.params]\n{values}")).unwrap();
+        let stage =
+            "[stages.w]\nkind = \"weights\"\noperation = { url = \"https://example.org/w\" }\n[stages.w.params]\n";
+        fs::write(self.path("p.toml"), format!("{stage}{values}")).unwrap();
         let out = self.erw(&["run", "p.toml", "--json"]);
         let text = String::from_utf8_lossy(&out.stdout).to_string();
         let mut events = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
@@ -199,8 +201,7 @@ fn a_vae_is_imported_whole_or_not_at_all() {
     let (tensors, config) = golden_vae();
     weights::save(&tensors, &place.path("vae.safetensors")).unwrap();
     fs::write(place.path("config.json"), config.to_string()).unwrap();
-    let mut params =
-        json!({"as": "vae", "source": "vae.safetensors", "config": "config.json", "url": "https://example.org/vae"});
+    let mut params = json!({"as": "vae", "source": "vae.safetensors", "config": "config.json"});
     AutoencoderKl::load(&place.import(&params).unwrap(), &CPU).unwrap();
 
     let small = |key: &str, value: Value| {
@@ -215,7 +216,7 @@ fn a_vae_is_imported_whole_or_not_at_all() {
         said.contains("not in the file: decoder.up_blocks.0.resnets.3.conv1.bias") && said.contains(" more"),
         "{said}"
     );
-    assert!(said.contains("https://example.org/vae"), "{said}");
+    assert!(said.contains("https://example.org/w"), "{said}");
     let said = small("layers_per_block", json!(1));
     assert!(said.contains("not in the network: decoder.up_blocks.0.resnets.2.conv1.bias"), "{said}");
     let said = small("latent_channels", json!(8));

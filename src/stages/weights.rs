@@ -32,13 +32,14 @@ struct Params {
     artifact: Artifact,
     preset: Option<String>,
     config: Option<PathBuf>,
-    url: Option<String>,
     sha256: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Operation {}
+struct Operation {
+    url: Option<String>,
+}
 
 #[derive(Deserialize, Clone, Copy, PartialEq)]
 #[serde(rename_all = "kebab-case")]
@@ -145,8 +146,8 @@ fn check(params: &Values, operation: &Values) -> Result<()> {
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
-    let p: Params = attempt.params()?;
-    import(attempt, &p).map_err(|e| match &p.url {
+    let (p, op): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    import(attempt, &p).map_err(|e| match &op.url {
         Some(url) if e.kind != crate::error::ErrorKind::Suspended => e.hint(format!("the file comes from {url}")),
         _ => e,
     })
