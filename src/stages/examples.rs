@@ -18,23 +18,30 @@ use std::path::Path;
 /// `model = "custom"` takes its sizes from parameters of their own.
 pub const CUSTOM: &str = "custom";
 
-/// The parameters that choose a network, as the manifests name them.
-pub struct Architecture<'a> {
-    pub model: &'a str,
-    pub hidden: Option<usize>,
-    pub blocks: Option<usize>,
-    pub heads: Option<usize>,
-    pub patch_size: Option<usize>,
-    pub rope: bool,
-    pub qk_norm: bool,
-    pub class_dropout: f64,
-    pub projector_dim: usize,
-    /// Block, from 1, behind which the projector sits.
-    pub encoder_depth: usize,
-    pub warmup_depth: Option<usize>,
+/// The parameters that choose a network, as the manifests of both phases name them. Flattened into theirs.
+#[derive(Debug, Deserialize)]
+pub struct Architecture {
+    model: String,
+    hidden: Option<usize>,
+    blocks: Option<usize>,
+    heads: Option<usize>,
+    patch_size: Option<usize>,
+    rope: bool,
+    qk_norm: bool,
+    class_dropout: f64,
+    projector_dim: usize,
 }
 
-impl Architecture<'_> {
+/// Where a phase reads its projections, and where it ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Depths {
+    /// Block, from 1, behind which the projector sits.
+    pub encoder: usize,
+    /// Blocks of a warmup; `None` for the full network.
+    pub warmup: Option<usize>,
+}
+
+impl Architecture {
     /// Hidden width, blocks, heads, patch size.
     fn sizes(&self) -> Result<(usize, usize, usize, usize)> {
         let own =
@@ -44,7 +51,7 @@ impl Architecture<'_> {
                 return Err(Error::usage(format!("`{name}` is given, but `model = \"{}\"` has its own", self.model))
                     .hint("sizes are for `model = \"custom\"`"));
             }
-            return SiTConfig::sizes(self.model).map_err(|e| Error::usage(e.to_string()));
+            return SiTConfig::sizes(&self.model).map_err(|e| Error::usage(e.to_string()));
         }
         let needed = |i: usize| {
             let (name, value) = own[i];
@@ -54,7 +61,14 @@ impl Architecture<'_> {
     }
 
     /// The network for latents `[channels, side, side]` of so many classes and encoders of these dimensions.
-    fn network(&self, channels: usize, side: usize, num_classes: usize, z_dims: Vec<usize>) -> Result<SiTConfig> {
+    fn network(
+        &self,
+        depths: Depths,
+        channels: usize,
+        side: usize,
+        num_classes: usize,
+        z_dims: Vec<usize>,
+    ) -> Result<SiTConfig> {
         let (hidden, depth, heads, patch_size) = self.sizes()?;
         let config = SiTConfig {
             input_size: side,
@@ -68,19 +82,19 @@ impl Architecture<'_> {
             class_dropout: self.class_dropout,
             z_dims,
             projector_dim: self.projector_dim,
-            encoder_depth: self.encoder_depth,
+            encoder_depth: depths.encoder,
             rope: self.rope,
             qk_norm: self.qk_norm,
-            warmup_depth: self.warmup_depth,
+            warmup_depth: depths.warmup,
         };
         config.check().map_err(|e| Error::usage(e.to_string()))?;
         Ok(config)
     }
 
     /// Checks what does not depend on the inputs, by trying latents that every patch size divides.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self, depths: Depths) -> Result<()> {
         let patch = self.sizes()?.3.max(1);
-        self.network(4, 8 * patch, 1, vec![1]).map(drop)
+        self.network(depths, 4, 8 * patch, 1, vec![1]).map(drop)
     }
 }
 
@@ -154,7 +168,7 @@ impl Examples {
     }
 
     /// The network that fits these examples.
-    pub fn network(&self, architecture: &Architecture) -> Result<SiTConfig> {
+    pub fn network(&self, architecture: &Architecture, depths: Depths) -> Result<SiTConfig> {
         let [channels, height, width] = self.latents.shape("mean")?[..] else {
             return Err(Error::stage("latents are not of the shape [channels, height, width]"));
         };
@@ -163,7 +177,7 @@ impl Examples {
         }
         let shape = self.features.as_ref().map(|f| f.shape("tokens")).transpose()?;
         let z_dims = shape.iter().filter_map(|s| s.get(1).copied()).collect();
-        let config = architecture.network(channels, height, self.class_names.len(), z_dims)?;
+        let config = architecture.network(depths, channels, height, self.class_names.len(), z_dims)?;
         if let Some(tokens) = shape.and_then(|s| s.first().copied())
             && tokens != config.tokens()
         {

@@ -2,7 +2,7 @@
 //! warmed-up blocks, REPA when it starts fresh with a constant coefficient, SiT with none.
 
 use super::Reporter;
-use super::examples::{Architecture, Draw, Examples, write_artifact};
+use super::examples::{Architecture, Depths, Draw, Examples, write_artifact};
 use super::support::{device, parse, usage};
 use super::trainer::{Cadence, Optimization};
 use crate::error::{Error, Result};
@@ -25,15 +25,8 @@ pub const KIND: StageKind = StageKind { name: "train", manifest: include_str!(".
 #[serde(deny_unknown_fields)]
 struct Params {
     seed: u64,
-    model: String,
-    hidden: Option<usize>,
-    blocks: Option<usize>,
-    heads: Option<usize>,
-    patch_size: Option<usize>,
-    rope: bool,
-    qk_norm: bool,
-    class_dropout: f64,
-    projector_dim: usize,
+    #[serde(flatten)]
+    architecture: Architecture,
     encoder_depth: usize,
     init_weights: Weights,
     path: NoisePath,
@@ -56,20 +49,8 @@ enum Weights {
 }
 
 impl Params {
-    fn architecture(&self) -> Architecture<'_> {
-        Architecture {
-            model: &self.model,
-            hidden: self.hidden,
-            blocks: self.blocks,
-            heads: self.heads,
-            patch_size: self.patch_size,
-            rope: self.rope,
-            qk_norm: self.qk_norm,
-            class_dropout: self.class_dropout,
-            projector_dim: self.projector_dim,
-            encoder_depth: self.encoder_depth,
-            warmup_depth: None,
-        }
+    fn depths(&self) -> Depths {
+        Depths { encoder: self.encoder_depth, warmup: None }
     }
 
     fn schedule(&self) -> Result<Schedule> {
@@ -82,7 +63,7 @@ fn check(params: &Values, operation: &Values) -> Result<()> {
     let p: Params = parse(params)?;
     p.schedule()?;
     super::examples::check_batch(p.batch, p.accumulate)?;
-    p.architecture().check()
+    p.architecture.check(p.depths())
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
@@ -95,7 +76,7 @@ fn run(attempt: &Attempt) -> Result<()> {
             .hint("connect `features`, or set `alignment = \"none\"`"));
     }
     let examples = Examples::open(attempt, aligned, &device)?;
-    let config = examples.network(&p.architecture())?;
+    let config = examples.network(&p.architecture, p.depths())?;
     let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
     let model = SiT::new(&config, vb)?;
     attempt.log(&format!("{} parameters in {} blocks", params.count(), config.depth));

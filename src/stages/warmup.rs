@@ -2,7 +2,7 @@
 //! t = 0, alignment loss only, weight 1. What follows trains the whole network from these blocks.
 
 use super::Reporter;
-use super::examples::{Architecture, Draw, Examples, write_artifact};
+use super::examples::{Architecture, Depths, Draw, Examples, write_artifact};
 use super::support::{device, parse};
 use super::trainer::{Cadence, Optimization};
 use crate::error::{Error, Result};
@@ -23,15 +23,8 @@ pub const KIND: StageKind =
 #[serde(deny_unknown_fields)]
 struct Params {
     seed: u64,
-    model: String,
-    hidden: Option<usize>,
-    blocks: Option<usize>,
-    heads: Option<usize>,
-    patch_size: Option<usize>,
-    rope: bool,
-    qk_norm: bool,
-    class_dropout: f64,
-    projector_dim: usize,
+    #[serde(flatten)]
+    architecture: Architecture,
     depth: usize,
     batch: usize,
     accumulate: usize,
@@ -40,20 +33,8 @@ struct Params {
 }
 
 impl Params {
-    fn architecture(&self) -> Architecture<'_> {
-        Architecture {
-            model: &self.model,
-            hidden: self.hidden,
-            blocks: self.blocks,
-            heads: self.heads,
-            patch_size: self.patch_size,
-            rope: self.rope,
-            qk_norm: self.qk_norm,
-            class_dropout: self.class_dropout,
-            projector_dim: self.projector_dim,
-            encoder_depth: self.depth,
-            warmup_depth: Some(self.depth),
-        }
+    fn depths(&self) -> Depths {
+        Depths { encoder: self.depth, warmup: Some(self.depth) }
     }
 }
 
@@ -61,14 +42,14 @@ fn check(params: &Values, operation: &Values) -> Result<()> {
     parse::<Cadence>(operation)?;
     let p: Params = parse(params)?;
     super::examples::check_batch(p.batch, p.accumulate)?;
-    p.architecture().check()
+    p.architecture.check(p.depths())
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
     let device = device(attempt.device())?;
     let examples = Examples::open(attempt, true, &device)?;
-    let config = examples.network(&p.architecture())?;
+    let config = examples.network(&p.architecture, p.depths())?;
     let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
     let model = SiT::new(&config, vb)?;
     attempt.log(&format!("{} parameters in {} of {} blocks", params.count(), config.blocks(), config.depth));
