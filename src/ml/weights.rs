@@ -81,6 +81,16 @@ impl ParamSet {
     }
 }
 
+/// The tensors of a foreign file under the names that our networks use.
+#[derive(Debug, Default, Clone)]
+pub struct Adopted {
+    pub tensors: Tensors,
+    /// Our name to what the file calls it, where the two differ; several parts are joined by ` + `.
+    pub renamed: BTreeMap<String, String>,
+    /// Names in the file that are known to be of no use here, as the `mask_token` of DINOv2.
+    pub dropped: Vec<String>,
+}
+
 /// What a transfer of weights did.
 #[derive(Debug, Default, Clone)]
 pub struct LoadReport {
