@@ -127,6 +127,30 @@ fn edges_find_their_output() {
 }
 
 #[test]
+fn a_slot_takes_a_list_from_any_layer() {
+    let given = "[stages.pair]\nkind = \"pair\"\n[stages.join]\nkind = \"join\"\ninputs = { parts = [\"pair.right\", \"codec\"] }\n";
+    let parts = |space: &Space, set: &[&str], env: &[(&str, &str)]| {
+        let pipeline = space.load_with(set, env).unwrap();
+        let name =
+            |(_, e): (String, &erw::runner::graph::Edge)| format!("{}.{}", pipeline.stage(e.from).name, e.output);
+        stage(&pipeline, "join").connected("parts").into_iter().map(name).collect::<Vec<_>>()
+    };
+    let space = extended(given);
+    assert_eq!(parts(&space, &[], &[]), ["pair.right", "codec.latents"]);
+    insta::assert_snapshot!("explain_list", space.plain(&explain::text(&space.load().unwrap(), Some("join")).unwrap()));
+    assert_eq!(parts(&space, &["join.inputs.parts=[codec, pair.left,pair.right]"], &[]).len(), 3);
+    assert_eq!(parts(&space, &["join.inputs.parts=[\"pair.left\"]"], &[]), ["pair.left"]);
+    assert_eq!(parts(&space, &["join.inputs.parts=codec"], &[]), ["codec.latents"]);
+    assert!(parts(&space, &["join.inputs.parts=false"], &[]).is_empty());
+    assert_eq!(parts(&space, &[], &[("ERW_SET__join__inputs__parts", "[codec,pair.left]")]).len(), 2);
+    // A child's list takes the place of its parent's, shorter or not.
+    let child = "extends = \"q.toml\"\n[stages.join]\ninputs.parts = [\"codec\"]\n";
+    let parent = format!("extends = \"base.toml\"\n{given}");
+    let space = Space::of(&[("p.toml", child), ("q.toml", &parent), ("base.toml", BASE)]);
+    assert_eq!(parts(&space, &[], &[]), ["codec.latents"]);
+}
+
+#[test]
 fn resources_are_read() {
     let space = extended("[stages.train]\nresources = { threads = 2, mem = \"8GiB\", gpus = 1 }\n");
     let pipeline = space.load().unwrap();

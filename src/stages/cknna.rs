@@ -44,7 +44,7 @@ struct Operation {
     batch: usize,
 }
 
-fn check(params: &Values, operation: &Values) -> Result<()> {
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Operation>(operation)?;
     let p: Params = parse(params)?;
     if p.timesteps.is_empty() {

@@ -5,7 +5,7 @@ use crate::ml::data::packed::Packed;
 use crate::ml::models::classifier::Classifier;
 use crate::runner::manifest::Params;
 use candle_core::{Device, Tensor};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::ops::Range;
 use std::path::Path;
 
@@ -13,6 +13,20 @@ use std::path::Path;
 pub fn parse<T: DeserializeOwned>(values: &Params) -> Result<T> {
     let map = values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     serde_json::from_value(serde_json::Value::Object(map)).map_err(|e| Error::usage(e.to_string()))
+}
+
+/// The operation values of a stage that walks over a set.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Walk {
+    /// Rows at a time.
+    pub batch: usize,
+}
+
+/// The check of such a stage whose parameters `P` need none but their types.
+pub fn check_walk<P: DeserializeOwned>(params: &Params, operation: &Params, _: &[&str]) -> Result<()> {
+    parse::<Walk>(operation)?;
+    parse::<P>(params).map(drop)
 }
 
 /// A failed check of parameters, told as a mistake of the pipeline.

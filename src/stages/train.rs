@@ -58,7 +58,7 @@ impl Params {
     }
 }
 
-fn check(params: &Values, operation: &Values) -> Result<()> {
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Cadence>(operation)?;
     let p: Params = parse(params)?;
     p.schedule()?;
