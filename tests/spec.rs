@@ -9,6 +9,7 @@ use erw::runner::manifest::Manifest;
 use erw::runner::select::select;
 use erw::runner::sweep::SweepPlan;
 use serde_json::json;
+use std::collections::BTreeSet;
 
 fn extended(text: &str) -> Space {
     Space::one(&format!("extends = \"base.toml\"\n{text}"))
@@ -143,6 +144,11 @@ fn a_slot_takes_a_list_from_any_layer() {
     assert_eq!(parts(&space, &["join.inputs.parts=codec"], &[]), ["codec.latents"]);
     assert!(parts(&space, &["join.inputs.parts=false"], &[]).is_empty());
     assert_eq!(parts(&space, &[], &[("ERW_SET__join__inputs__parts", "[codec,pair.left]")]).len(), 2);
+    let axis = "[sweep]\n\"join.inputs.parts\" = [\"codec\", [\"codec\"], [\"codec\", \"pair.left\"]]\n";
+    let swept = extended(&format!("{given}{axis}"));
+    let plan = SweepPlan::load(&swept.path("p.toml"), TOYS, &Default::default()).unwrap();
+    let joins: BTreeSet<StageId> = plan.trials.iter().map(|t| t.stages["join"]).collect();
+    assert_eq!((plan.trials.len(), joins.len()), (3, 2), "a list of one is that one");
     // A child's list takes the place of its parent's, shorter or not.
     let child = "extends = \"q.toml\"\n[stages.join]\ninputs.parts = [\"codec\"]\n";
     let parent = format!("extends = \"base.toml\"\n{given}");
