@@ -3,7 +3,7 @@
 //! store, or which stage of a pipeline it is.
 
 use super::event::WorkerEvent;
-use super::manifest::Params;
+use super::manifest::{Params, element};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ pub struct Job {
     /// Path parameters hold the resolved, absolute path.
     pub params: Params,
     pub operation: Params,
-    /// Slot to artifact path in the store.
+    /// Slot to artifact path in the store; the elements of a list slot by their names ([`element`]).
     pub inputs: BTreeMap<String, PathBuf>,
     /// Output name to artifact type.
     pub outputs: BTreeMap<String, String>,
@@ -84,6 +84,10 @@ impl Attempt {
     /// Path of the artifact in an optional slot.
     pub fn optional_input(&self, slot: &str) -> Option<&Path> {
         self.job.inputs.get(slot).map(PathBuf::as_path)
+    }
+    /// Paths of the artifacts in a slot that takes several, in the order in which the pipeline names them.
+    pub fn inputs(&self, slot: &str) -> Vec<&Path> {
+        (0..).map_while(|i| self.optional_input(&element(slot, i))).collect()
     }
     /// Directory for an output, created empty at the start of each attempt.
     pub fn output(&self, name: &str) -> PathBuf {
