@@ -13,8 +13,11 @@
 mod archive;
 mod elements;
 mod npy;
+mod pickle;
 mod safetensors;
 mod sniff;
+mod torch;
+mod values;
 
 pub use npy::{Npz, read_npy};
 
@@ -25,6 +28,7 @@ use memmap2::Mmap;
 use safetensors::Safetensors;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use torch::Checkpoint;
 
 /// Inside this module errors are texts that say what is wrong; the file is named once, where they leave it.
 type Parsed<T> = std::result::Result<T, String>;
@@ -63,6 +67,7 @@ pub struct WeightsFile {
 #[derive(Debug)]
 enum Contents {
     Safetensors(Safetensors),
+    Torch(Checkpoint),
     Npz(Archive),
     Npy(Mmap),
 }
@@ -83,6 +88,9 @@ impl WeightsFile {
     pub fn format(&self) -> Format {
         match &self.contents {
             Contents::Safetensors(_) => Format::Safetensors,
+            Contents::Torch(file) if file.is_script() => Format::TorchScript,
+            Contents::Torch(file) if file.is_legacy_file() => Format::TorchLegacy,
+            Contents::Torch(_) => Format::TorchZip,
             Contents::Npz(_) => Format::Npz,
             Contents::Npy(_) => Format::Npy,
         }
@@ -93,6 +101,7 @@ impl WeightsFile {
     pub fn sets(&self) -> Vec<(String, usize)> {
         match &self.contents {
             Contents::Safetensors(file) => vec![(String::new(), file.len())],
+            Contents::Torch(file) => file.sets(),
             Contents::Npz(archive) => vec![(String::new(), npy::names(archive).len())],
             Contents::Npy(_) => vec![(String::new(), 1)],
         }
@@ -107,6 +116,7 @@ impl WeightsFile {
         let tensors = match &self.contents {
             _ if !self.sets().iter().any(|(name, _)| name == set) => Err(self.no_set(set)),
             Contents::Safetensors(file) => file.tensors(),
+            Contents::Torch(file) => file.tensors(set),
             Contents::Npz(archive) => npy::names(archive)
                 .into_iter()
                 .map(|name| {
@@ -143,13 +153,31 @@ impl WeightsFile {
         }
     }
 
+    /// Plain values that lie beside the tensors of a PyTorch file, by dotted path, as JSON: numbers, texts, lists,
+    /// dictionaries, and the attributes of objects such as an `argparse.Namespace`. None if nothing is there, or if it
+    /// is too large to be of use.
+    pub fn data(&self, path: &str) -> Option<serde_json::Value> {
+        if let Contents::Torch(file) = &self.contents { file.data(path) } else { None }
+    }
+
+    /// What a PyTorch file holds instead of tensors.
+    fn beside(&self) -> String {
+        match &self.contents {
+            Contents::Torch(file) if !file.foreign().is_empty() => {
+                format!("; it holds {}, which are never run", listed(&file.foreign()))
+            }
+            _ => String::new(),
+        }
+    }
+
     fn described_sets(&self) -> Vec<String> {
         let named = |set: &str| if set.is_empty() { "the top level".to_string() } else { format!("`{set}`") };
         self.sets().iter().map(|(set, n)| format!("{} ({n})", named(set))).collect()
     }
 
     fn no_set(&self, set: &str) -> String {
-        format!("no set `{set}` of tensors is in it, only {}", listed(&self.described_sets()))
+        let sets = listed(&self.described_sets());
+        format!("no set `{set}` of tensors is in it; it has {sets}{}", self.beside())
     }
 }
 
@@ -158,12 +186,19 @@ impl Contents {
         let head = &map[..map.len().min(sniff::HEAD)];
         if head.starts_with(b"PK") {
             let archive = Archive::open(map)?;
+            if let Some(folder) = Checkpoint::folder(&archive) {
+                return Ok(Self::Torch(Checkpoint::open_zip(archive, folder)?));
+            }
             if npy::names(&archive).is_empty() {
                 return Err("it is a ZIP archive with neither a pickle of PyTorch nor arrays of NumPy".into());
             }
             Ok(Self::Npz(archive))
         } else if head.starts_with(npy::MAGIC) {
             Ok(Self::Npy(map))
+        } else if Checkpoint::is_legacy(head) {
+            Ok(Self::Torch(Checkpoint::open_legacy(map)?))
+        } else if head.starts_with(&[0x80]) {
+            Err("it is a pickle of Python that PyTorch did not write".into())
         } else if Safetensors::is(head) {
             Ok(Self::Safetensors(Safetensors::open(map)?))
         } else {
