@@ -154,6 +154,20 @@ fn torchscript_and_whole_modules_read_by_the_names_of_their_state_dict() {
 }
 
 #[test]
+fn a_file_of_one_tensor_is_a_set_of_one() {
+    let file = open("bare.pt");
+    let tensors = file.tensors(&file.only_set(&["model"]).unwrap()).unwrap();
+    assert_equal(&tensors, &[("tensor".into(), twin("types")["transposed"].clone())].into());
+}
+
+/// Its storage holds -7, and that it is to be negated is a note beside the strides.
+#[test]
+fn a_view_that_changes_its_numbers_is_not_read_as_if_it_did_not() {
+    let e = open("negated.pt").tensors("").unwrap_err().to_string();
+    assert!(e.contains("negated.pt") && e.contains("tensor `seven`") && e.contains("negated"), "{e}");
+}
+
+#[test]
 fn numbers_of_a_big_endian_machine_are_turned_round() {
     assert_equal(&open("big_endian.pt").tensors("").unwrap(), &twin("big_endian"));
 }
@@ -188,6 +202,26 @@ fn safetensors_read_as_with_the_reference_implementation() {
     let open = WeightsFile::open(&file("types.twin.safetensors")).unwrap();
     assert_eq!((open.format(), open.sets()), (Format::Safetensors, vec![(String::new(), 20)]));
     assert_equal(&open.tensors("").unwrap(), &twin("types"));
+}
+
+/// `torch.load(..., weights_only=True)` of PyTorch 2.15 read such a file to equal tensors; here our own reader stands in.
+#[test]
+fn what_is_written_for_pytorch_reads_back() {
+    let space = super::support::space::Space::of(&[]);
+    let types = open("types_p2.pt").tensors("").unwrap();
+    let ema = open("run.pt").tensors("model").unwrap();
+    let path = space.path("release.pt");
+    formats::torch_write::save(&path, &[("model", &types), ("ema", &ema)]).unwrap();
+    let file = WeightsFile::open(&path).unwrap();
+    assert_eq!(file.format(), Format::TorchZip);
+    assert_equal(&file.tensors("model").unwrap(), &types);
+    assert_equal(&file.tensors("ema").unwrap(), &ema);
+    formats::torch_write::save(&path, &[("", &ema)]).unwrap();
+    assert_equal(&WeightsFile::open(&path).unwrap().tensors("").unwrap(), &ema);
+    let left: Vec<_> = std::fs::read_dir(space.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["release.pt"]);
+    let e = formats::torch_write::save(&space.path("none/w.pt"), &[("", &ema)]).unwrap_err().to_string();
+    assert!(e.contains("none/w.pt"), "{e}");
 }
 
 /// A stored tensor is copied once: the tensor is not the file's memory, and a shared one is not copied twice.

@@ -159,7 +159,7 @@ fn entries_that_overlap_are_refused() {
 fn a_damaged_array_shows_by_its_checksum() {
     let space = Space::of(&[]);
     let mut bytes = std::fs::read(file("arrays.npz")).unwrap();
-    let at = bytes.windows(10).position(|w| w == b"(2, 3, 4),").unwrap() + 200;
+    let at = bytes.windows(10).position(|w| w == b"(2, 3, 4),").unwrap() + 100;
     bytes[at] ^= 1;
     let path = space.path("flipped.npz");
     std::fs::write(&path, &bytes).unwrap();
@@ -207,6 +207,21 @@ fn headers_of_safetensors_are_held_against_the_file() {
     for (header, data, what) in cases {
         let e = with(&header, data);
         assert!(e.contains(what), "{e}");
+    }
+}
+
+/// The length of the header comes first: 0x4b50 looks like a ZIP archive and 0x80 like a pickle.
+#[test]
+fn a_safetensors_file_is_known_whatever_its_length_looks_like() {
+    let space = Space::of(&[]);
+    for length in [0x4b50, 0x80, 0x0280] {
+        let header = r#"{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
+        let mut bytes = (length as u64).to_le_bytes().to_vec();
+        bytes.extend(format!("{header:<length$}").as_bytes());
+        bytes.push(7);
+        std::fs::write(space.path("w"), bytes).unwrap();
+        let tensors = WeightsFile::open(&space.path("w")).unwrap().tensors("").unwrap();
+        assert_eq!(tensors["w"].to_vec1::<u8>().unwrap(), [7]);
     }
 }
 

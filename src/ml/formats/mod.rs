@@ -17,6 +17,7 @@ mod pickle;
 mod safetensors;
 mod sniff;
 mod torch;
+pub mod torch_write;
 mod values;
 
 pub use npy::{Npz, read_npy};
@@ -97,7 +98,8 @@ impl WeightsFile {
     }
 
     /// The dictionaries that hold tensors directly, by dotted path (`model`, `ema`, `opt.state.0`; empty for the top
-    /// level), with the number of tensors in each.
+    /// level), with the number of tensors in each. A list is a dictionary by position; a module, of TorchScript or
+    /// pickled whole, is one by the names of its state dict; arrays of NumPy in a pickle do not count.
     pub fn sets(&self) -> Vec<(String, usize)> {
         match &self.contents {
             Contents::Safetensors(file) => vec![(String::new(), file.len())],
@@ -144,7 +146,7 @@ impl WeightsFile {
         match sets.as_slice() {
             [(only, _)] => Ok(only.clone()),
             [] => {
-                bail!("cannot read {}: {}, but no dictionary of tensors is in it", self.path.display(), self.format())
+                bail!("{} is {} without a dictionary of tensors{}", self.path.display(), self.format(), self.beside())
             }
             _ => {
                 let sets = listed(&self.described_sets());
@@ -164,7 +166,7 @@ impl WeightsFile {
     fn beside(&self) -> String {
         match &self.contents {
             Contents::Torch(file) if !file.foreign().is_empty() => {
-                format!("; it holds {}, which are never run", listed(&file.foreign()))
+                format!("; what {} would make is never made here", listed(&file.foreign()))
             }
             _ => String::new(),
         }
@@ -184,25 +186,29 @@ impl WeightsFile {
 impl Contents {
     fn open(map: Mmap) -> Parsed<Self> {
         let head = &map[..map.len().min(sniff::HEAD)];
-        if head.starts_with(b"PK") {
-            let archive = Archive::open(map)?;
-            if let Some(folder) = Checkpoint::folder(&archive) {
-                return Ok(Self::Torch(Checkpoint::open_zip(archive, folder)?));
-            }
-            if npy::names(&archive).is_empty() {
-                return Err("it is a ZIP archive with neither a pickle of PyTorch nor arrays of NumPy".into());
-            }
-            Ok(Self::Npz(archive))
+        // First, because the length that such a file begins with may look like any of the others.
+        if Safetensors::is(head) {
+            Ok(Self::Safetensors(Safetensors::open(map)?))
+        } else if head.starts_with(b"PK") {
+            Self::open_zip(Archive::open(map)?)
         } else if head.starts_with(npy::MAGIC) {
             Ok(Self::Npy(map))
         } else if Checkpoint::is_legacy(head) {
             Ok(Self::Torch(Checkpoint::open_legacy(map)?))
         } else if head.starts_with(&[0x80]) {
             Err("it is a pickle of Python that PyTorch did not write".into())
-        } else if Safetensors::is(head) {
-            Ok(Self::Safetensors(Safetensors::open(map)?))
         } else {
             Err(format!("it is {}", sniff::foreign(head).unwrap_or("of an unknown format")))
+        }
+    }
+
+    fn open_zip(archive: Archive) -> Parsed<Self> {
+        if let Some(folder) = Checkpoint::folder(&archive) {
+            Ok(Self::Torch(Checkpoint::open_zip(archive, folder)?))
+        } else if npy::names(&archive).is_empty() {
+            Err("it is a ZIP archive with neither a pickle of PyTorch nor arrays of NumPy".into())
+        } else {
+            Ok(Self::Npz(archive))
         }
     }
 }

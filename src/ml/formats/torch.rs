@@ -21,13 +21,15 @@ use std::ops::Range;
 const DEPTH: usize = 64;
 /// Values looked at in search of tensors: shared dictionaries could make paths without number.
 const VISITS: usize = 2_000_000;
+/// Name of a tensor that is a whole file.
+const BARE: &str = "tensor";
 /// Parameters within parameters.
 const WRAPPED: usize = 4;
 /// Names of storages are short numbers; a long one used often would cost time.
 const MOST_KEY: usize = 256;
 /// The pickle of a checkpoint, without its numbers.
 const MOST_PICKLE: u64 = 256 << 20;
-/// What the views of a storage may take together, beyond four times its size.
+/// What the tensors of a set may take, beyond four times the size of their storages.
 const SLACK: usize = 64 << 20;
 /// First value in a legacy file.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
@@ -114,9 +116,10 @@ impl Checkpoint {
 
     /// Magic number, protocol version, about the system, the checkpoint, keys of storages, storages.
     pub fn open_legacy(map: Mmap) -> Parsed<Self> {
-        let mut at = 0;
+        let mut at = 0usize;
         let mut next = || -> Parsed<Pickle> {
-            let pickle = Pickle::parse(&map[at..])?;
+            let most = map.len().min(at.saturating_add(MOST_PICKLE as usize));
+            let pickle = Pickle::parse(&map[at..most])?;
             at += pickle.length;
             Ok(pickle)
         };
@@ -190,7 +193,7 @@ impl Checkpoint {
             return Err(format!("two dictionaries are called `{set}`"));
         };
         let mut reader =
-            Reader { storages: &self.storages, inflated: HashMap::new(), taken: HashMap::new(), views: HashMap::new() };
+            Reader { storages: &self.storages, inflated: HashMap::new(), stored: 0, taken: 0, views: HashMap::new() };
         let mut tensors = BTreeMap::new();
         for (name, id) in &set.values {
             let in_tensor = |e| format!("tensor `{name}`: {e}");
@@ -223,6 +226,11 @@ struct Search<'a> {
 impl<'a> Search<'a> {
     fn look(&mut self, id: Id, path: &str) -> Parsed<()> {
         if self.above.len() > DEPTH || self.above.contains(&id) {
+            return Ok(());
+        }
+        if is_tensor(self.pickle, id) {
+            // The whole file is one: `torch.save(tensor, ...)`. Others are found by what they lie in.
+            self.found(path, vec![(BARE.to_string(), id)]);
             return Ok(());
         }
         if let Some(object) = self.pickle.object(id) {
@@ -370,9 +378,13 @@ fn describe_call(pickle: &Pickle, function: &str, args: &[Id]) -> Parsed<Descrip
     let unusual = || format!("its description, a call of `{function}`, is not understood");
     let [storage, offset, shape, strides, ..] = args else { return Err(unusual()) };
     let storage = storage_id(pickle, *storage)?;
-    // Only the third version brings a type.
-    let named = args.get(6).and_then(|id| pickle.global(*id)).filter(|_| function.ends_with("_v3"));
-    let own = match named {
+    // After flags and hooks come a type, in the third version only, and what is to be done to the numbers.
+    let v3 = function.ends_with("_v3");
+    let flags = args.get(if v3 { 7 } else { 6 });
+    if flags.is_some_and(|id| values::len(pickle, *id) > 0) {
+        return Err("is a negated or conjugated view, which is not read here".into());
+    }
+    let own = match args.get(6).and_then(|id| pickle.global(*id)).filter(|_| v3) {
         Some(name) => Some(dtype(name).ok_or_else(|| format!("has type {name}, which is not read here"))?),
         None => None,
     };
@@ -470,8 +482,9 @@ fn dtype(name: &str) -> Option<Element> {
 struct Reader<'a> {
     storages: &'a Storages,
     inflated: HashMap<String, Cow<'a, [u8]>>,
-    /// Bytes that the views of each storage took.
-    taken: HashMap<String, usize>,
+    /// Bytes of the storages, and of the tensors made of them.
+    stored: usize,
+    taken: usize,
     views: HashMap<Description, Tensor>,
 }
 
@@ -482,16 +495,16 @@ impl Reader<'_> {
         }
         if !self.inflated.contains_key(&d.storage) {
             let bytes = self.storages.bytes(&d)?;
+            self.stored += bytes.len();
             self.inflated.insert(d.storage.clone(), bytes);
         }
         let bytes = &self.inflated[&d.storage];
         let big_endian = matches!(self.storages, Storages::Zip { big_endian: true, .. });
         let view =
             View { bytes, element: d.element, big_endian, offset: d.offset, shape: &d.shape, strides: &d.strides };
-        // Views that overlap or repeat could fill any memory from a small storage.
-        let taken = self.taken.entry(d.storage.clone()).or_default();
-        *taken = taken.saturating_add(view.size()?);
-        if *taken > bytes.len().saturating_mul(4).saturating_add(SLACK) {
+        // Views that overlap or repeat could fill any memory from a small file.
+        self.taken = self.taken.saturating_add(view.size()?);
+        if self.taken > self.stored.saturating_mul(4).saturating_add(SLACK) {
             return Err(format!("shape {:?} repeats the {} bytes of its storage too often", d.shape, bytes.len()));
         }
         let tensor = view.tensor()?;

@@ -79,6 +79,10 @@ torch.save(rare, "rare.pt")
 twin("rare", dict(u16=rare["u16"].to(torch.int32), f8=rare["f8"]))
 
 
+torch.save(types["transposed"], "bare.pt")
+torch.save(dict(seven=torch._neg_view(torch.tensor([-7.0])), one=torch.ones(1)), "negated.pt")
+
+
 class Attention(torch.nn.Module):
     """Named as in `torch.nn.MultiheadAttention`, whose script would be 30 KB of code."""
 
