@@ -8,6 +8,7 @@ mod hostile;
 use candle_core::{DType, Device, Tensor};
 use erw::ml::formats::{self, Format, Npz, WeightsFile};
 use erw::ml::weights::{self, Tensors};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 pub(super) fn file(name: &str) -> PathBuf {
@@ -222,6 +223,36 @@ fn what_is_written_for_pytorch_reads_back() {
     assert_eq!(left, ["release.pt"]);
     let e = formats::torch_write::save(&space.path("none/w.pt"), &[("", &ema)]).unwrap_err().to_string();
     assert!(e.contains("none/w.pt"), "{e}");
+}
+
+/// Far more bytes than could be read: half a terabyte that takes no room on the disk.
+#[test]
+fn opening_reads_headers_and_a_set_reads_only_itself() {
+    let space = super::support::space::Space::of(&[]);
+    let path = space.path("large");
+    let large = 1u64 << 39;
+    let header = format!(r#"{{"w":{{"dtype":"U8","shape":[{large}],"data_offsets":[0,{large}]}}}}"#);
+    std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()).unwrap();
+    let length = std::fs::metadata(&path).unwrap().len() + large;
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length).unwrap();
+    assert_eq!(WeightsFile::open(&path).unwrap().sets(), [(String::new(), 1)]);
+
+    let tensor = |key: &str, n: u64| {
+        let storage = format!("(S'storage'\nctorch\nByteStorage\nS'{key}'\nS'cpu'\nL{n}L\nNtQ");
+        format!("ctorch._utils\n_rebuild_tensor_v2\n({storage}I0\n(L{n}L\nt(I1\ntI00\nNtR")
+    };
+    let (first, second) = (tensor("1", large), tensor("2", 3));
+    let pickles = format!("M\u{e9}\u{3}.N.(dS'large'\n(dS'w'\n{first}ssS'small'\n(dS'w'\n{second}ss.(lS'1'\naS'2'\na.");
+    let mut bytes = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.".to_vec();
+    bytes.extend(pickles.chars().map(|c| u32::from(c) as u8));
+    bytes.extend(large.to_le_bytes());
+    std::fs::write(&path, &bytes).unwrap();
+    let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.seek(SeekFrom::Start(bytes.len() as u64 + large)).unwrap();
+    file.write_all(&[3, 0, 0, 0, 0, 0, 0, 0, 7, 8, 9]).unwrap();
+    let file = WeightsFile::open(&path).unwrap();
+    assert_eq!(file.sets(), [("large".to_string(), 1), ("small".to_string(), 1)]);
+    assert_eq!(file.tensors("small").unwrap()["w"].to_vec1::<u8>().unwrap(), [7, 8, 9]);
 }
 
 /// A stored tensor is copied once: the tensor is not the file's memory, and a shared one is not copied twice.

@@ -87,8 +87,11 @@ fn answers(path: &Path) -> Result<(), TestCaseError> {
     file.only_set(&["model"]).map_or_else(named, |_| Ok(()))
 }
 
+/// Few enough for every run of the suite; `PROPTEST_CASES` asks for more.
 fn config() -> ProptestConfig {
-    ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() }
+    let asked = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { asked.cases } else { 300 };
+    ProptestConfig { cases, failure_persistence: None, ..asked }
 }
 
 /// Files of one format, changed here and there.

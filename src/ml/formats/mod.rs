@@ -1,7 +1,7 @@
 //! Weights and arrays from the files that people have: safetensors, PyTorch checkpoints, NumPy arrays.
 //!
 //! A file is mapped into memory and only its headers (or its pickle) are read when it is opened; tensors are copied
-//! when a set of them is asked for. Nothing in a file is ever run: a pickle is read as inert data ([`pickle`]), and what
+//! when a set of them is asked for. Nothing in a file is ever run: a pickle is read as inert data, and what
 //! it would have called is at most a name in a message. Every size that a file declares is held against the bytes that
 //! are there before memory is taken for it. Knows no network: what the names mean is told by the `adopt` functions of
 //! the models.
