@@ -156,31 +156,31 @@ const BEGINNINGS: [&[u8]; 6] = [
     b"\x40\0\0\0\0\0\0\0{",
 ];
 
-proptest! {
-    #![proptest_config(config())]
-
-    #[test]
-    fn any_bytes_are_answered(
-        magic in prop::sample::select(&BEGINNINGS),
-        rest in prop::collection::vec(any::<u8>(), 0..300),
-    ) {
-        let space = Space::of(&[]);
-        let path = space.path("fuzzed");
+#[test]
+fn any_bytes_are_answered() {
+    let space = Space::of(&[]);
+    let path = space.path("fuzzed");
+    let cases = (prop::sample::select(&BEGINNINGS), prop::collection::vec(any::<u8>(), 0..300));
+    let mut runner = proptest::test_runner::TestRunner::new(config());
+    let result = runner.run(&cases, |(magic, rest)| {
         std::fs::write(&path, [magic, &rest].concat()).unwrap();
-        answers(&path)?;
-    }
+        answers(&path)
+    });
+    result.unwrap();
+}
 
-    /// Instructions rather than bytes: most of these pickles get far.
-    #[test]
-    fn any_instructions_are_answered(
-        ops in prop::collection::vec(
-            prop::sample::select(b"(.012NRabcdeghjlopqrstuiGIJKMQSUXBC)]}\x80\x81\x85\x86\x87\x88\x8a\x8c\x8f\x90\x91\x92\x93\x94os\n\n\0\x01'".to_vec()),
-            0..80,
-        ),
-    ) {
-        let space = Space::of(&[]);
-        let path = space.path("fuzzed");
+/// Instructions rather than bytes: most of these pickles get far.
+#[test]
+fn any_instructions_are_answered() {
+    let space = Space::of(&[]);
+    let path = space.path("fuzzed");
+    let mut ops = b"(.012NRabcdeghjlopqrstuiGIJKMQSUXBC)]}os\n\n\0\x01'".to_vec();
+    ops.extend(b"\x80\x81\x85\x86\x87\x88\x8a\x8c\x8f\x90\x91\x92\x93\x94");
+    let cases = prop::collection::vec(prop::sample::select(ops), 0..80);
+    let mut runner = proptest::test_runner::TestRunner::new(config());
+    let result = runner.run(&cases, |ops| {
         checkpoint(&path, &[&ops[..], b"."].concat());
-        answers(&path)?;
-    }
+        answers(&path)
+    });
+    result.unwrap();
 }

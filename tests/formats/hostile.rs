@@ -104,15 +104,18 @@ fn a_call_in_the_place_of_a_tensor_is_named_and_not_made() {
     assert!(!touched.exists());
 }
 
+/// As the attributes of an object, and as the items of a kind of dictionary.
 #[test]
 fn a_dictionary_inside_an_unknown_object_is_not_looked_into() {
     let space = Space::of(&[]);
-    let pickle = format!("(dS'model'\ncmy.code\nNet\n)\u{81}(dS'w'\n{}sbs.", good());
-    let pickle: Vec<u8> = pickle.chars().map(|c| u32::from(c) as u8).collect();
-    let file = opened(&space, &pickle).unwrap();
-    assert!(file.sets().is_empty());
-    let e = file.tensors("model").unwrap_err().to_string();
-    assert!(e.contains("`my.code.Net`"), "{e}");
+    for given in [format!("(dS'w'\n{}sb", good()), format!("(S'w'\n{}u", good()), format!("{}a", good())] {
+        let pickle = format!("(dS'model'\ncmy.code\nNet\n)\u{81}{given}s.");
+        let pickle: Vec<u8> = pickle.chars().map(|c| u32::from(c) as u8).collect();
+        let file = opened(&space, &pickle).unwrap();
+        assert!(file.sets().is_empty());
+        let e = file.tensors("model").unwrap_err().to_string();
+        assert!(e.contains("`my.code.Net`"), "{e}");
+    }
 }
 
 #[test]

@@ -172,9 +172,12 @@ impl WeightsFile {
         }
     }
 
+    /// Largest first, because an optimizer makes a set for each parameter.
     fn described_sets(&self) -> Vec<String> {
+        let mut sets = self.sets();
+        sets.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         let named = |set: &str| if set.is_empty() { "the top level".to_string() } else { format!("`{set}`") };
-        self.sets().iter().map(|(set, n)| format!("{} ({n})", named(set))).collect()
+        sets.iter().map(|(set, n)| format!("{} ({n})", named(set))).collect()
     }
 
     fn no_set(&self, set: &str) -> String {
