@@ -11,6 +11,7 @@ mod data;
 mod data_stages;
 mod engine;
 mod experiment;
+mod fetch;
 mod gradients;
 mod key;
 mod layers;
