@@ -12,6 +12,7 @@ mod data_stages;
 mod engine;
 mod experiment;
 mod gradients;
+mod inception;
 mod key;
 mod layers;
 mod manifests;
