@@ -14,6 +14,7 @@ mod engine;
 mod experiment;
 mod fetch;
 mod gradients;
+mod inception;
 mod key;
 mod layers;
 mod manifests;
