@@ -31,3 +31,4 @@ mod spec;
 mod training;
 mod vae;
 mod vit;
+mod weights;

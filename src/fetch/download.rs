@@ -80,11 +80,15 @@ pub fn download(client: &Client, order: &Order, how: Persistence, watch: &dyn Wa
         let (error, wait) = match part.attempt(client, order, watch) {
             Ok(()) => return part.finish(order),
             Err(Trouble::Passing(error, wait)) => (error, wait),
-            Err(Trouble::Address(error)) => return Err(Fault::Address(error)),
+            Err(Trouble::Address(error)) => {
+                part.leave();
+                return Err(Fault::Address(error));
+            }
             Err(Trouble::Final(error)) => return Err(Fault::Final(error)),
         };
         fruitless = if part.bytes > before { 1 } else { fruitless + 1 };
         if fruitless >= how.attempts {
+            part.leave();
             return Err(Fault::Address(error.hint(part.kept())));
         }
         let pause = wait.unwrap_or(how.pause * 2u32.pow(fruitless - 1)).min(Duration::from_secs(120));
@@ -266,6 +270,13 @@ impl Part {
         publish().map_err(|e| Fault::Final(self.failed(e)))?;
         let _ = std::fs::remove_file(&self.note);
         Ok(sum)
+    }
+
+    /// A part without bytes is nothing to come back to.
+    fn leave(&self) {
+        if self.bytes == 0 {
+            self.remove();
+        }
     }
 
     /// For bytes that are of no use to anybody.

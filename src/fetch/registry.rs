@@ -169,9 +169,13 @@ pub fn entries() -> Result<&'static [Entry]> {
     ENTRIES.get_or_init(load).as_deref().map_err(Clone::clone)
 }
 
+/// The entries that come with the program.
+pub fn shipped() -> Result<Vec<Entry>> {
+    parse(SHIPPED).map_err(|e| Error::internal("the registry of published files is broken").because(e))
+}
+
 fn load() -> Result<Vec<Entry>> {
-    let shipped =
-        parse(SHIPPED).map_err(|e| Error::internal("the registry of published files is broken").because(e))?;
+    let shipped = shipped()?;
     let Some(path) = std::env::var_os(EXTRA).filter(|p| !p.is_empty()).map(std::path::PathBuf::from) else {
         return Ok(shipped);
     };
