@@ -13,6 +13,7 @@ mod encoders;
 mod engine;
 mod experiment;
 mod fetch;
+mod formats;
 mod gradients;
 mod inception;
 mod key;
