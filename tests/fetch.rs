@@ -97,7 +97,8 @@ impl Lab {
     #[track_caller]
     fn assert_clean(&self) {
         let names = |p: &Path| fs::read_dir(p).into_iter().flatten().flatten().map(|e| e.path()).collect::<Vec<_>>();
-        let left: Vec<PathBuf> = names(&self.path("net")).into_iter().filter(|p| p.to_string_lossy().contains(".part")).collect();
+        let left: Vec<PathBuf> =
+            names(&self.path("net")).into_iter().filter(|p| p.to_string_lossy().contains(".part")).collect();
         assert!(left.is_empty(), "{left:?}");
     }
 }
@@ -182,7 +183,10 @@ fn servers_that_know_no_ranges_or_have_become_shorter() {
     // All bytes are here, the name is not: nothing is lacking.
     let part = lab.path("net/w");
     fs::rename(&part, lab.path("net/w.part")).unwrap();
-    let note = format!("{{\"origin\": \"{}\", \"etag\": \"\\\"one\\\"\", \"last_modified\": null, \"total\": 500000}}", lab.server.url("/w"));
+    let note = format!(
+        "{{\"origin\": \"{}\", \"etag\": \"\\\"one\\\"\", \"last_modified\": null, \"total\": 500000}}",
+        lab.server.url("/w")
+    );
     fs::write(lab.path("net/w.part.json"), &note).unwrap();
     assert!(lab.obtain(&lab.at("/w", "")).unwrap().0 == data);
     assert_eq!(lab.traffic().last(), Some(&(416, 0)));
@@ -225,7 +229,10 @@ fn a_wrong_file_is_refused_with_both_hashes() {
     ]);
     let error = lab.obtain(&entry).unwrap_err();
     let said = error.to_string();
-    assert!(said.contains("is not the file that was asked for") && said.contains(&wrong) && said.contains(&sum(&data)), "{said}");
+    assert!(
+        said.contains("is not the file that was asked for") && said.contains(&wrong) && said.contains(&sum(&data)),
+        "{said}"
+    );
     assert!(!lab.path("net/w").exists());
     lab.assert_clean();
     assert_eq!(lab.traffic().len(), 1, "what is wrong is not looked for elsewhere");
@@ -243,11 +250,15 @@ fn what_a_server_refuses_is_told() {
         (error.causes.join("\n"), error.hints.join("\n"))
     };
     let (why, hint) = told("/nothing");
-    assert!(why.contains(&lab.server.url("/nothing")) && why.contains("404 Not Found") && hint.contains("withdrawn"), "{why}");
+    assert!(
+        why.contains(&lab.server.url("/nothing")) && why.contains("404 Not Found") && hint.contains("withdrawn"),
+        "{why}"
+    );
     lab.server.put_with("/closed", b"x", &[Fault::Status(403)]);
     let (why, hint) = told("/closed");
     assert!(why.contains("403 Forbidden") && hint.contains("licence") && hint.contains("HF_TOKEN"), "{why} {hint}");
-    let page = Content { bytes: b"<p>quota".to_vec(), etag: None, content_type: "text/html; charset=utf-8", faults: vec![] };
+    let page =
+        Content { bytes: b"<p>quota".to_vec(), etag: None, content_type: "text/html; charset=utf-8", faults: vec![] };
     lab.server.put_content("/page", page.clone());
     assert!(told("/page").0.contains("a web page instead of the file"));
     lab.server.put_content("/masked", Content { bytes: b"\n<!DOCTYPE HTML><p>".to_vec(), content_type: "x/y", ..page });
@@ -270,7 +281,11 @@ fn what_may_pass_is_tried_again() {
     assert_eq!(lab.traffic().len(), 3 + QUICK.attempts as usize);
 
     // The connection ends early each time, and nothing more comes.
-    lab.server.put_with("/short", &data, &[Fault::CutAfter(400), Fault::CutAfter(0), Fault::CutAfter(0), Fault::CutAfter(0)]);
+    lab.server.put_with(
+        "/short",
+        &data,
+        &[Fault::CutAfter(400), Fault::CutAfter(0), Fault::CutAfter(0), Fault::CutAfter(0)],
+    );
     let error = lab.obtain(&lab.at("/short", "")).unwrap_err();
     assert!(error.hints.iter().any(|h| h.contains("the first 400 bytes are kept")), "{error:?}");
     assert!(!lab.path("net/short").exists());
@@ -334,6 +349,13 @@ fn the_hub_is_asked_at_its_endpoint_and_only_it_gets_the_token() {
     assert_eq!(copy.origin, "hf://timm/vit@main/model.safetensors");
     assert_eq!(lab.server.log()[0].header("authorization"), Some("Bearer secret"));
     assert_eq!(storage.log()[0].header("authorization"), None);
+
+    // A repository that moved on the same server is still behind the token.
+    lab.server.redirect("/old/vit/resolve/main/model.bin", "/timm/vit/resolve/main/model.safetensors");
+    let moved = lab.entry(&["hub = \"old/vit\"\nrevision = \"main\"\nfile = \"model.bin\"".into()]);
+    library.obtain(&moved, None, &()).unwrap();
+    assert!(lab.server.log().iter().all(|a| a.header("authorization") == Some("Bearer secret")));
+    assert!(storage.log().iter().all(|a| a.header("authorization").is_none()));
 
     // What Hugging Face's programs fetched is taken as it lies there.
     let cache = lab.dir.path().join("hub");
@@ -399,10 +421,15 @@ fn space_with(address: &str) -> Space {
 /// The program with a registry of one file `net`, and nothing of this machine's settings.
 pub fn erw(space: &Space, args: &[&str]) -> std::process::Command {
     let mut command = space.command(args);
-    for name in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "HF_ENDPOINT", "HF_TOKEN", "HF_HOME", "HF_HUB_CACHE"] {
+    for name in
+        ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "HF_ENDPOINT", "HF_TOKEN", "HF_HOME", "HF_HUB_CACHE"]
+    {
         command.env_remove(name).env_remove(name.to_lowercase());
     }
-    command.env("ERW_REGISTRY", space.path("registry.toml")).env("HOME", space.path("home")).env_remove("XDG_CACHE_HOME");
+    command
+        .env("ERW_REGISTRY", space.path("registry.toml"))
+        .env("HOME", space.path("home"))
+        .env_remove("XDG_CACHE_HOME");
     command
 }
 
@@ -412,7 +439,8 @@ fn a_killed_fetch_goes_on() {
     let data = bytes(4_000_000);
     server.put_with("/w.bin", &data, &[Fault::Slowly(10)]);
     let space = space_with(&format!("url = \"{}\"\nsha256 = \"{}\"", server.url("/w.bin"), sum(&data)));
-    let mut child = erw(&space, &["weights", "fetch", "net"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let mut child =
+        erw(&space, &["weights", "fetch", "net"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     let part = space.path("cache/downloads/net/w.bin.part");
     space.until("a megabyte", || fs::metadata(&part).is_ok_and(|m| m.len() > 1_000_000));
     child.kill().unwrap();

@@ -4,6 +4,7 @@ use crate::support::golden::{self, Golden};
 use crate::support::http::Server;
 use crate::support::space::{Said, Space};
 use candle_core::{DType, Device, Tensor};
+use erw::ml::formats::{Format, WeightsFile};
 use erw::ml::models::sit::{SiT, SiTConfig};
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
 use erw::ml::weights::{self, Frozen, Tensors};
@@ -17,7 +18,9 @@ const CPU: Device = Device::Cpu;
 /// The program without settings of this machine.
 fn command(space: &Space, args: &[&str]) -> std::process::Command {
     let mut command = space.command(args);
-    for name in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "HF_ENDPOINT", "HF_TOKEN", "HF_HOME", "HF_HUB_CACHE"] {
+    for name in
+        ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "HF_ENDPOINT", "HF_TOKEN", "HF_HOME", "HF_HUB_CACHE"]
+    {
         command.env_remove(name).env_remove(name.to_lowercase());
     }
     command.env_remove("ERW_REGISTRY").env_remove("XDG_CACHE_HOME").env("HOME", space.path("home"));
@@ -107,8 +110,12 @@ fn a_released_checkpoint_becomes_a_sit_and_goes_back() {
     let said = erw(&space, &["weights", "export", "sit", "--out", "release.safetensors"]).expect(0);
     insta::assert_snapshot!("export", said.stdout);
     assert_same(&load(&space.path("release.safetensors")), &ema);
-    let said = erw(&space, &["weights", "export", "sit", "--out", "release.pth"]).expect(2);
-    assert!(said.stderr.contains("does not end in .safetensors"), "{}", said.stderr);
+    erw(&space, &["weights", "export", "sit", "--set", "model", "--out", "release.pt"]).expect(0);
+    let file = WeightsFile::open(&space.path("release.pt")).unwrap();
+    assert_eq!(file.format(), Format::TorchZip);
+    assert_same(&file.tensors("").unwrap(), &twin("model"));
+    let said = erw(&space, &["weights", "export", "sit", "--out", "release.bin"]).expect(2);
+    assert!(said.stderr.contains("neither in .safetensors nor in .pt"), "{}", said.stderr);
 }
 
 /// As REPA's file, which lacks the tables of the rotary embedding; as saved by a wrapped model; in half precision.
@@ -121,7 +128,8 @@ fn wrapped_names_missing_tables_and_halves_are_understood() {
     let bare = whole.iter().filter(|(name, _)| !name.starts_with("feat_rope."));
     let halves = bare.map(|(k, t)| (format!("module.{k}"), t.to_dtype(DType::F16).unwrap())).collect();
     weights::save(&halves, &space.path("w.bin")).unwrap();
-    let said = erw(&space, &["weights", "import", "w.bin", "--as", "sit", "--config", "config.json", "--out", "sit"]).expect(0);
+    let said = erw(&space, &["weights", "import", "w.bin", "--as", "sit", "--config", "config.json", "--out", "sit"])
+        .expect(0);
     assert!(said.stdout.contains("0 missing, 0 unexpected") && said.stdout.contains("<- module."), "{}", said.stdout);
     let kept = load(&space.path("sit/ema.safetensors"));
     SiT::new(&config, Frozen::new(kept).builder(DType::F32, &CPU)).unwrap();
@@ -161,7 +169,9 @@ fn original(name: &str) -> String {
         let level: usize = parts[2].parse().unwrap();
         let level = if up { 3 - level } else { level };
         let rest = match parts[3].as_str() {
-            "resnets" => format!("block.{}.{}", parts[4], parts[5..].join(".").replace("conv_shortcut", "nin_shortcut")),
+            "resnets" => {
+                format!("block.{}.{}", parts[4], parts[5..].join(".").replace("conv_shortcut", "nin_shortcut"))
+            }
             other => format!("{}.{}", other.trim_end_matches("rs"), parts[5..].join(".")),
         };
         return format!("{}.{}.{level}.{rest}", parts[0], if up { "up" } else { "down" });
@@ -273,7 +283,10 @@ fn sum(bytes: &[u8]) -> String {
 
 fn registry(space: &Space, server: &Server, more: &str) {
     let entry = "[[entry]]\nname = \"small-vae\"\nwhat = \"w\"\nas = \"vae\"\nlicence = \"CC-BY-NC-4.0\"\nrestricted = \"non-commercial use only\"\n";
-    space.write("registry.toml", &format!("{entry}[[entry.from]]\nurl = \"{}\"\n{more}\n", server.url("/vae.safetensors")));
+    space.write(
+        "registry.toml",
+        &format!("{entry}[[entry.from]]\nurl = \"{}\"\n{more}\n", server.url("/vae.safetensors")),
+    );
 }
 
 #[test]
@@ -294,11 +307,15 @@ fn a_stage_fetches_what_it_names_and_its_key_says_what_not_where() {
     };
     // Another size than published: not fetched, and the stage says why.
     let said = erw(&space, &["run", "p.toml", "--plain"]).expect(1);
-    assert!(said.stderr.contains(&format!("has {bytes} bytes, and the file that was asked for has 1")), "{}", said.stderr);
+    assert!(
+        said.stderr.contains(&format!("has {bytes} bytes, and the file that was asked for has 1")),
+        "{}",
+        said.stderr
+    );
     let asked = server.log().len();
 
     registry(&space, &server, &format!("{known}about = 909000"));
-    plan("to be fetched: 909000 B from http://127.0.0.1");
+    plan("to be fetched: 909000 B from 127.0.0.1:");
     assert_eq!(server.log().len(), asked, "a plan fetches nothing");
     let said = erw(&space, &["run", "p.toml", "--plain"]).expect(0);
     assert_eq!(said.stderr.matches("non-commercial use only").count(), 1, "{}", said.stderr);
@@ -307,35 +324,56 @@ fn a_stage_fetches_what_it_names_and_its_key_says_what_not_where() {
     plan("the stage is cached");
 
     // A mirror, a size, a remark: the same file.
-    registry(&space, &server, &format!("{known}size = {bytes}\n[[entry.from]]\nurl = \"https://mirror.example/v.pth\""));
+    registry(
+        &space,
+        &server,
+        &format!("{known}size = {bytes}\n[[entry.from]]\nurl = \"https://mirror.example/v.pth\""),
+    );
     plan("the stage is cached");
     // Another file under the name.
     registry(&space, &server, &format!("sha256 = \"{}\"", "0".repeat(64)));
     plan("the published file of params.name");
     let said = erw(&space, &["run", "p.toml", "--plain"]).expect(1);
-    assert!(said.stderr.contains("is damaged, so it is fetched again") && said.stderr.contains("should be  000"), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("is damaged, so it is fetched again") && said.stderr.contains("should be  000"),
+        "{}",
+        said.stderr
+    );
 
     // A local file is held to the same hash.
     registry(&space, &server, &known);
-    let source = "params = { as = \"vae\", name = \"small-vae\", config = \"config.json\", source = \"vae.safetensors\" }\n";
+    let source =
+        "params = { as = \"vae\", name = \"small-vae\", config = \"config.json\", source = \"vae.safetensors\" }\n";
     space.write("p.toml", &format!("[stages.vae]\nkind = \"weights\"\n{source}"));
     let asked = server.log().len();
     erw(&space, &["run", "p.toml", "--plain"]).expect(0);
     assert_eq!(server.log().len(), asked);
     registry(&space, &server, &format!("sha256 = \"{}\"", "0".repeat(64)));
     let said = erw(&space, &["run", "p.toml", "--plain"]).expect(1);
-    assert!(said.stderr.contains("`vae.safetensors` is not the file") || said.stderr.contains("is not the file that was asked for"), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("`vae.safetensors` is not the file")
+            || said.stderr.contains("is not the file that was asked for"),
+        "{}",
+        said.stderr
+    );
 }
 
 #[test]
 fn files_are_fetched_verified_and_listed() {
     let server = Server::start();
     let space = published(&server, "");
-    space.write("p.toml", "[stages.vae]\nkind = \"weights\"\nparams = { as = \"vae\", name = \"small-vae\", preset = \"sd-vae\" }\n");
+    space.write(
+        "p.toml",
+        "[stages.vae]\nkind = \"weights\"\nparams = { as = \"vae\", name = \"small-vae\", preset = \"sd-vae\" }\n",
+    );
     let said = erw(&space, &["weights", "verify"]).expect(0);
     assert_eq!(said.stdout, "no published file is here\n");
     let said = erw(&space, &["weights", "fetch", "--pipeline", "p.toml"]).expect(0);
-    assert!(said.stdout.starts_with("small-vae  cache/downloads/small-vae/vae.safetensors  sha256 "), "{}", said.stdout);
+    assert!(
+        said.stdout.starts_with("small-vae  cache/downloads/small-vae/vae.safetensors  sha256 "),
+        "{}",
+        said.stdout
+    );
     assert!(said.stderr.contains("non-commercial"), "{}", said.stderr);
     erw(&space, &["weights", "verify", "small-vae"]).expect(0);
     let list: Value = serde_json::from_str(&erw(&space, &["weights", "list", "--json"]).expect(0).stdout).unwrap();
@@ -373,7 +411,10 @@ fn mistakes_in_a_weights_stage_are_told_before_anything_runs() {
     insta::assert_snapshot!("stage_other_type", said("as = \"encoder\", name = \"sd-vae-ft-mse\""));
     insta::assert_snapshot!("stage_nothing", said("as = \"vae\""));
     assert!(said("as = \"stats\", name = \"adm-imagenet256\", set = \"x\"").contains("statistics are of no network"));
-    space.write("registry.toml", "[[entry]]\nname = \"by-hand\"\nwhat = \"w\"\nas = \"vae\"\nlicence = \"MIT\"\nmanual = \"ask its authors\"\n");
+    space.write(
+        "registry.toml",
+        "[[entry]]\nname = \"by-hand\"\nwhat = \"w\"\nas = \"vae\"\nlicence = \"MIT\"\nmanual = \"ask its authors\"\n",
+    );
     let by_hand = said("as = \"vae\", name = \"by-hand\", preset = \"sd-vae\"");
     assert!(by_hand.contains("cannot be fetched by a program") && by_hand.contains("ask its authors"), "{by_hand}");
     space.write("registry.toml", "[[entry]]\nname = 3\n");

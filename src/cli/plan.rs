@@ -107,7 +107,7 @@ fn to_fetch(stage: &Stage, library: &Library) -> Option<String> {
         return None;
     }
     let size = entry.bytes().map_or(String::new(), |n| format!("{} ", megabytes(n)));
-    Some(format!("to be fetched: {size}from {}", entry.locations.first()?.origin()))
+    Some(format!("to be fetched: {size}from {}", entry.locations.first()?.site()))
 }
 
 fn words(

@@ -65,7 +65,12 @@ struct Begun {
 }
 
 /// Fetches and returns the SHA-256 of the file.
-pub fn download(client: &Client, order: &Order, how: Persistence, watch: &dyn Watch) -> std::result::Result<String, Fault> {
+pub fn download(
+    client: &Client,
+    order: &Order,
+    how: Persistence,
+    watch: &dyn Watch,
+) -> std::result::Result<String, Fault> {
     let folder = order.to.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(|e| Fault::Final(Error::io("create", folder, e)))?;
     let _lock = lock(order.to, watch).map_err(Fault::Final)?;
@@ -223,7 +228,8 @@ impl Part {
             if watch.should_stop() {
                 return Err(Trouble::Final(Error::suspended()));
             }
-            let cut = |e: &dyn std::fmt::Display| Error::stage(format!("the connection to {} broke", order.url)).because(e);
+            let cut =
+                |e: &dyn std::fmt::Display| Error::stage(format!("the connection to {} broke", order.url)).because(e);
             let n = match body.read(&mut buffer) {
                 Ok(n) => n,
                 Err(e) if e.kind() == Io::Interrupted => continue,

@@ -1,16 +1,16 @@
 //! One request for a file, or for what is still lacking of it, and what its answer means for whoever wants the file.
-//! Redirects are followed; a token goes no further than the host it is for. Proxies come from the environment, as
+//! Redirects are followed; a token goes no further than the server it is for. Proxies come from the environment, as
 //! `ureq` reads it: ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, the first that is set, for every host but those of NO_PROXY.
 
 use crate::error::Error;
 use std::io::Read;
 use std::time::Duration;
-use ureq::config::RedirectAuthHeaders;
-use ureq::http::{HeaderMap, StatusCode, header};
+use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
 
 const CONNECT: Duration = Duration::from_secs(20);
 /// Without a byte for so long, a connection is given up and the rest asked for anew.
 const SILENCE: Duration = Duration::from_secs(60);
+const REDIRECTS: usize = 10;
 /// More than this a server may not ask us to wait.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -61,7 +61,9 @@ impl Default for Client {
             .timeout_connect(Some(CONNECT))
             .timeout_recv_response(Some(SILENCE))
             .timeout_per_read(Some(SILENCE))
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            // Followed here: `ureq` takes every port of a host for the same server.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
             .user_agent(concat!("erw/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
             .build();
@@ -72,15 +74,8 @@ impl Default for Client {
 impl Client {
     /// Asks for `url`, from byte `from` on if it is still the file of `validator`.
     pub fn get(&self, url: &str, token: Option<&str>, from: u64, validator: &Validator) -> Result<Answer, Failure> {
-        let mut request = self.agent.get(url);
-        if let Some(token) = token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        }
         let rest = validator.if_range().filter(|_| from > 0);
-        if let Some(same) = rest {
-            request = request.header(header::RANGE, format!("bytes={from}-")).header(header::IF_RANGE, same);
-        }
-        let response = request.call().map_err(|e| no_answer(url, e))?;
+        let response = self.follow(url, token, rest.map(|same| (from, same)))?;
         let (status, headers) = (response.status(), response.headers().clone());
         match status {
             StatusCode::OK => {
@@ -98,6 +93,54 @@ impl Client {
             },
             StatusCode::RANGE_NOT_SATISFIABLE if rest.is_some() => Ok(Answer::Beyond(range_total(&headers))),
             _ => Err(refusal(url, status, &headers, token.is_some())),
+        }
+    }
+
+    /// The answer at the end of all redirects.
+    fn follow(
+        &self,
+        url: &str,
+        token: Option<&str>,
+        rest: Option<(u64, &str)>,
+    ) -> Result<Response<ureq::Body>, Failure> {
+        let mut at = url.to_string();
+        for _ in 0..=REDIRECTS {
+            let mut request = self.agent.get(&at);
+            if let Some(token) = token.filter(|_| server(&at) == server(url)) {
+                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            }
+            if let Some((from, same)) = rest {
+                request = request.header(header::RANGE, format!("bytes={from}-")).header(header::IF_RANGE, same);
+            }
+            let response = request.call().map_err(|e| no_answer(&at, e))?;
+            let moved = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+            match text(response.headers(), header::LOCATION).filter(|_| moved).and_then(|to| joined(&at, &to)) {
+                Some(to) => at = to,
+                None => return Ok(response),
+            }
+        }
+        Err(Failure::Lasting(Error::stage(format!("{url} is redirected again and again"))))
+    }
+}
+
+/// Scheme, host and port: what a token is for.
+fn server(url: &str) -> Option<(String, String)> {
+    let uri: Uri = url.parse().ok()?;
+    Some((uri.scheme_str()?.to_ascii_lowercase(), uri.authority()?.as_str().to_ascii_lowercase()))
+}
+
+/// The address that `Location` means, as seen from `base`.
+fn joined(base: &str, location: &str) -> Option<String> {
+    if location.contains("://") {
+        return Some(location.into());
+    }
+    let (scheme, authority) = server(base)?;
+    match location.strip_prefix("//") {
+        Some(other) => Some(format!("{scheme}://{other}")),
+        None if location.starts_with('/') => Some(format!("{scheme}://{authority}{location}")),
+        None => {
+            let path = base.split(['?', '#']).next().unwrap_or(base);
+            Some(format!("{}/{location}", path.rsplit_once('/')?.0))
         }
     }
 }
@@ -145,7 +188,9 @@ fn refusal(url: &str, status: StatusCode, headers: &HeaderMap, with_token: bool)
         StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
             Failure::Passing(error, text(headers, header::RETRY_AFTER).and_then(|s| seconds(&s)))
         }
-        s if s.is_server_error() => Failure::Passing(error, text(headers, header::RETRY_AFTER).and_then(|s| seconds(&s))),
+        s if s.is_server_error() => {
+            Failure::Passing(error, text(headers, header::RETRY_AFTER).and_then(|s| seconds(&s)))
+        }
         _ => Failure::Lasting(error),
     }
 }
@@ -182,6 +227,17 @@ mod tests {
         assert_eq!(of("bytes 5-9/*"), (Some((5, None)), None));
         assert_eq!(of("bytes */10"), (None, Some(10)));
         assert_eq!(of("pages 1-2/3").0, None);
+    }
+
+    #[test]
+    fn redirects_are_joined() {
+        let of = |to: &str| joined("https://a.example:8/x/y?z=1", to).unwrap();
+        assert_eq!(of("http://b.example/f"), "http://b.example/f");
+        assert_eq!(of("//b.example/f"), "https://b.example/f");
+        assert_eq!(of("/f?g"), "https://a.example:8/f?g");
+        assert_eq!(of("f"), "https://a.example:8/x/f");
+        assert_ne!(server("https://a.example:8/x"), server("https://a.example:9/x"));
+        assert_ne!(server("https://a.example/x"), server("http://a.example/x"));
     }
 
     #[test]

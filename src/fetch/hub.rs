@@ -71,7 +71,8 @@ mod tests {
         let hub = Hub::new("https://hf.example/", Some(" secret\n".into()), None);
         assert_eq!(hub.url("a/b", "main", "c.bin"), "https://hf.example/a/b/resolve/main/c.bin");
         assert_eq!(hub.token_for("https://hf.example/a"), Some("secret"));
-        for other in ["https://hf.example.evil/a", "http://hf.example/a", "https://cdn.example/a", "https://hf.example"] {
+        for other in ["https://hf.example.evil/a", "http://hf.example/a", "https://cdn.example/a", "https://hf.example"]
+        {
             assert_eq!(hub.token_for(other), None, "{other}");
         }
     }

@@ -44,7 +44,10 @@ pub enum Check {
     Whole,
     /// There is no hash to hold it to.
     Unknown,
-    Damaged { found: String, wanted: String },
+    Damaged {
+        found: String,
+        wanted: String,
+    },
 }
 
 impl Library {
@@ -153,7 +156,10 @@ impl Library {
         let pinned = wanted.is_some() && want.is_none() && location.sha256.is_none();
         let found = download(&self.client, &order, self.how, watch).map_err(|fault| match fault {
             Fault::Final(e) if pinned && e.kind == ErrorKind::Stage => {
-                let hint = format!("it was another file when it was first fetched; `{}` remembers", self.pins.path().display());
+                let hint = format!(
+                    "it was another file when it was first fetched; `{}` remembers",
+                    self.pins.path().display()
+                );
                 Fault::Final(e.hint(hint))
             }
             fault => fault,

@@ -70,6 +70,17 @@ impl Location {
         }
     }
 
+    /// Whom it comes from, for people: the host, or the repository.
+    pub fn site(&self) -> String {
+        match self.address() {
+            Address::Web(url) => {
+                let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+                rest.split('/').next().unwrap_or_default().to_string()
+            }
+            Address::Hub { repository, .. } => format!("{repository} on Hugging Face"),
+        }
+    }
+
     /// The last part of the address, without a query.
     pub fn file_name(&self) -> &str {
         let path = match self.address() {
@@ -230,13 +241,19 @@ mod tests {
 
     #[test]
     fn a_broken_registry_says_what_is_wrong() {
-        let entry = |more: &str| format!("[[entry]]\nname = \"n\"\nwhat = \"w\"\nas = \"vae\"\nlicence = \"MIT\"\n{more}");
+        let entry =
+            |more: &str| format!("[[entry]]\nname = \"n\"\nwhat = \"w\"\nas = \"vae\"\nlicence = \"MIT\"\n{more}");
         let said = |text: &str| parse(text).unwrap_err().message;
         assert!(said(&entry("")).contains("entry `n`: there is neither an address"));
         assert!(said(&entry("[[entry.from]]\nurl = \"ftp://x/y\"")).contains("either `url`"));
         assert!(said(&entry("[[entry.from]]\nurl = \"https://x/\"")).contains("name of a file"));
         assert!(said(&entry("[[entry.from]]\nurl = \"https://x/y\"\nsha256 = \"AB\"")).contains("64 hexadecimal"));
         assert!(said(&entry("colour = 1")).contains("colour"));
-        assert!(said(&entry("[[entry.from]]\nurl = \"https://x/y\"\n[[entry.from]]\nurl = \"https://z/y\"\nsha256 = \"ab\"")).contains("64 hex"));
+        assert!(
+            said(&entry(
+                "[[entry.from]]\nurl = \"https://x/y\"\n[[entry.from]]\nurl = \"https://z/y\"\nsha256 = \"ab\""
+            ))
+            .contains("64 hex")
+        );
     }
 }

@@ -125,7 +125,9 @@ fn typed(ty: &FieldType, value: &Value) -> Result<Json, (Option<usize>, String)>
     let wrong = || Err((None, describe(value)));
     match (ty, value) {
         (FieldType::Bool, Value::Bool(_, b)) => Ok(Json::Bool(*b)),
-        (FieldType::String | FieldType::Path | FieldType::Published, Value::String(_, s)) => Ok(Json::String(s.clone())),
+        (FieldType::String | FieldType::Path | FieldType::Published, Value::String(_, s)) => {
+            Ok(Json::String(s.clone()))
+        }
         (FieldType::Int, Value::Num(_, Num::I64(n))) => Ok(Json::from(*n)),
         (FieldType::Float, Value::Num(_, Num::I64(n))) => float(*n as f64).ok_or((None, describe(value))),
         (FieldType::Float, Value::Num(_, Num::F64(x))) => float(*x).ok_or((None, format!("{x}"))),
@@ -194,7 +196,9 @@ pub fn from_text(ty: &FieldType, text: &str) -> Value {
     let parsed = super::located::parse(std::path::Path::new("--set"), &format!("value = {text}")).ok();
     let node = parsed.as_ref().and_then(|root| root.get("value"));
     match (ty, node) {
-        (FieldType::String | FieldType::Path | FieldType::Published, Some(Node { value: Toml::String(s), .. })) => Value::from(s.as_str()),
+        (FieldType::String | FieldType::Path | FieldType::Published, Some(Node { value: Toml::String(s), .. })) => {
+            Value::from(s.as_str())
+        }
         (FieldType::String | FieldType::Path | FieldType::Published, _) => Value::from(text),
         (_, Some(node)) => from_node(node),
         (_, None) => Value::from(text),

@@ -149,7 +149,8 @@ impl Server {
             let mut state = self.state.lock().unwrap();
             let redirect = state.redirects.get(&path).cloned();
             let file = state.files.get_mut(&path);
-            let fault = file.map_or(Fault::None, |f| if f.faults.is_empty() { Fault::None } else { f.faults.remove(0) });
+            let fault =
+                file.map_or(Fault::None, |f| if f.faults.is_empty() { Fault::None } else { f.faults.remove(0) });
             (state.files.get(&path).cloned(), fault, redirect)
         };
         let log = |status: u16, sent: usize| {
@@ -176,9 +177,10 @@ impl Server {
         let file = file.expect("looked at above");
         let total = file.bytes.len();
         let same = headers.get("if-range").is_none_or(|tag| Some(tag.as_str()) == file.etag);
-        let start = headers.get("range").filter(|_| same && fault != Fault::WholeOnly).and_then(|range| {
-            range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok()
-        });
+        let start = headers
+            .get("range")
+            .filter(|_| same && fault != Fault::WholeOnly)
+            .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
         if start.is_some_and(|start| start >= total) {
             log(416, 0);
             stream.write_all(empty(416, &format!("Content-Range: bytes */{total}\r\n")).as_bytes())?;

@@ -2,6 +2,7 @@
 
 use crate::cli::common::{columns, print};
 use crate::error::{Error, Result};
+use crate::ml::formats::torch_write;
 use crate::ml::models::sit::{SiTConfig, release};
 use crate::ml::weights;
 use crate::report::table::near;
@@ -51,7 +52,7 @@ pub struct ExportArgs {
     /// Averaged weights or those that training goes on with
     #[arg(long, default_value = release::EMA, value_parser = [release::EMA, release::MODEL])]
     set: String,
-    /// File to write, ending in .safetensors
+    /// File to write, ending in .safetensors or in .pt
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     out: PathBuf,
 }
@@ -68,13 +69,16 @@ fn meant(what: &str, config: Option<&PathBuf>) -> Result<(Artifact, Network)> {
         (None, config) => match (ty(), config) {
             (Some(artifact), Some(file)) => Ok((artifact, Network::Config(file.clone()))),
             // Of which there is one only.
-            (Some(artifact @ (Artifact::Vae | Artifact::Inception)), None) => Ok((artifact, preset(artifact.presets()[0]))),
+            (Some(artifact @ (Artifact::Vae | Artifact::Inception)), None) => {
+                Ok((artifact, preset(artifact.presets()[0])))
+            }
             (Some(artifact @ (Artifact::Sit | Artifact::Stats)), None) => Ok((artifact, Network::Shown)),
             (Some(Artifact::Encoder), None) => Err(Error::usage("`--as encoder` does not say which network")
                 .hint(format!("name it: {}; or give `--config`", Artifact::Encoder.presets().join(", ")))),
             (None, _) => {
                 let types = Artifact::ALL.into_iter().map(Artifact::name);
-                let all: Vec<&str> = types.chain(Artifact::ALL.into_iter().flat_map(|a| a.presets().iter().copied())).collect();
+                let all: Vec<&str> =
+                    types.chain(Artifact::ALL.into_iter().flat_map(|a| a.presets().iter().copied())).collect();
                 let hint = crate::runner::suggest::hint(what, all, "there are");
                 Err(Error::usage(format!("weights cannot become `{what}`")).maybe_hint(hint))
             }
@@ -160,9 +164,10 @@ fn one(set: &Set, all: bool) -> String {
 }
 
 pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()> {
-    if args.out.extension().is_none_or(|e| e != "safetensors") {
-        return Err(Error::usage(format!("`{}` does not end in .safetensors", args.out.display()))
-            .hint("PyTorch reads it with `safetensors.torch.load_file`"));
+    let ending = args.out.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    if !["safetensors", "pt", "pth"].contains(&ending) {
+        return Err(Error::usage(format!("`{}` ends neither in .safetensors nor in .pt", args.out.display()))
+            .hint("the ending says the format"));
     }
     let dir = match &args.stage {
         Some(stage) => made_by(&args.from, stage, cache, registry)?,
@@ -178,17 +183,20 @@ pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()>
         .map_err(|e| Error::usage(format!("`{}` does not describe a SiT", path.display())).because(e))?;
     let tensors = weights::load(&dir.join(format!("{}.safetensors", args.set)), &Device::Cpu)?;
     let dict = release::state_dict(&config, tensors)?;
-    weights::save(&dict, &args.out)?;
-    let rope = if config.rope { " --use_rope" } else { "" };
-    let norm = if config.qk_norm { " --qk-norm" } else { "" };
+    match ending {
+        "safetensors" => weights::save(&dict, &args.out)?,
+        _ => torch_write::save(&args.out, &[("", &dict)])?,
+    }
+    let switches = [(config.rope, "--use_rope"), (config.qk_norm, "--qk-norm")];
+    let switches: String = switches.iter().filter(|(on, _)| *on).map(|(_, name)| format!(" {name}")).collect();
+    let of = if config.warmup_depth.is_some() { "the warmup" } else { "a model" };
+    let (blocks, width) = (config.blocks(), config.hidden);
     print(&format!(
-        "{} tensors of `{}` written to {}\nthe released code loads them into a model of {} blocks of width {}{}{rope}{norm}\n",
+        "{} tensors of `{}` written to {}\nthe released code loads them with `load_state_dict` into {of} of {blocks} blocks of width {width}{}\n",
         dict.len(),
         args.set,
         near(&args.out),
-        config.blocks(),
-        config.hidden,
-        if config.warmup_depth.is_some() { ", warmed up only," } else { "" },
+        if switches.is_empty() { String::new() } else { format!(", made with{switches}") },
     ))
 }
 

@@ -26,11 +26,13 @@ pub struct Args {
 
 const ENVIRONMENT: &str = "\
 Environment:
-  HF_ENDPOINT, HF_TOKEN           a mirror of Hugging Face, and the token for files behind a licence
-  HF_HUB_CACHE, HF_HOME           where Hugging Face's programs keep what they fetched; looked in first
-  ALL_PROXY, HTTPS_PROXY,         the proxy, the first of these that is set,
-  HTTP_PROXY, NO_PROXY            and the hosts that are reached without it
-  ERW_REGISTRY                    a file of further published files, in the form of weights/registry.toml";
+  HF_ENDPOINT             a mirror of Hugging Face
+  HF_TOKEN                opens files behind a licence; sent to Hugging Face only
+  HF_HUB_CACHE, HF_HOME   what Hugging Face's programs fetched; looked in first
+  ALL_PROXY, HTTPS_PROXY, HTTP_PROXY
+                          the proxy, the first that is set
+  NO_PROXY                hosts that are reached without it
+  ERW_REGISTRY            further published files, as in weights/registry.toml";
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -137,8 +139,12 @@ fn fetch(args: &FetchArgs, library: &Library, registry: Registry) -> Result<()> 
         None => args.names.iter().map(|name| Ok((named(name)?, None))).collect::<Result<_>>()?,
         Some(file) => {
             let pipeline = Pipeline::load(file, registry, &Overrides::default())?;
-            let mut all: Vec<_> =
-                pipeline.stages.iter().filter(|s| s.kind.name == KIND.name).filter_map(|s| published(&s.params)).collect();
+            let mut all: Vec<_> = pipeline
+                .stages
+                .iter()
+                .filter(|s| s.kind.name == KIND.name)
+                .filter_map(|s| published(&s.params))
+                .collect();
             all.dedup_by(|a, b| a.0.name == b.0.name && a.1 == b.1);
             all
         }

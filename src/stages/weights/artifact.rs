@@ -82,7 +82,9 @@ impl Artifact {
             (Self::Inception, Some(name)) => {
                 serde_json::to_value(InceptionConfig { arch: name.into(), input: Input::default() })
             }
-            (Self::Sit, name) => serde_json::to_value(SiTConfig::of_release(name, &release::adopt(file.clone())?.tensors)?),
+            (Self::Sit, name) => {
+                serde_json::to_value(SiTConfig::of_release(name, &release::adopt(file.clone())?.tensors)?)
+            }
             _ => return Err(Error::usage("the weights do not say what network they are of")),
         };
         value.map_err(|e| Error::internal("a preset has no JSON").because(e))
@@ -164,7 +166,10 @@ mod tests {
             }
         }
         let entries = crate::fetch::registry::shipped().unwrap();
-        assert!(encoder::NAMES.iter().all(|name| entries.iter().any(|e| e.name == *name)), "every encoder has its file");
+        assert!(
+            encoder::NAMES.iter().all(|name| entries.iter().any(|e| e.name == *name)),
+            "every encoder has its file"
+        );
     }
 
     /// stabilityai/sd-vae-ft-mse has 334,643,276 bytes, timm/vit_base_patch14_dinov2.lvd142m 346 MB.

@@ -150,7 +150,8 @@ fn local(attempt: &Attempt, p: &Params, source: &Path, entry: Option<&Entry>) ->
         (None, Some(entry)) => {
             let name = source.file_name().unwrap_or_default().to_string_lossy();
             let namesakes = entry.locations.iter().filter(|l| l.file_name() == name);
-            let all: Vec<_> = if namesakes.clone().count() > 0 { namesakes.collect() } else { entry.locations.iter().collect() };
+            let all: Vec<_> =
+                if namesakes.clone().count() > 0 { namesakes.collect() } else { entry.locations.iter().collect() };
             let sums: Vec<&str> = all.iter().filter_map(|l| l.sha256.as_deref()).collect();
             // It may be one that nobody has published a hash of.
             if sums.len() < all.len() { vec![] } else { sums }

@@ -58,7 +58,9 @@ fn diffusers_name(name: &str, levels: usize) -> String {
     let parts: Vec<&str> = name.split('.').collect();
     let renamed = match parts.as_slice() {
         [half, "down", i, "block", j, rest @ ..] => format!("{half}.down_blocks.{i}.resnets.{j}.{}", unit(rest)),
-        [half, "down", i, "downsample", rest @ ..] => format!("{half}.down_blocks.{i}.downsamplers.0.{}", rest.join(".")),
+        [half, "down", i, "downsample", rest @ ..] => {
+            format!("{half}.down_blocks.{i}.downsamplers.0.{}", rest.join("."))
+        }
         [half, "up", i, "block", j, rest @ ..] => {
             format!("{half}.up_blocks.{}.resnets.{j}.{}", from_the_end(i, levels), unit(rest))
         }
