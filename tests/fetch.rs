@@ -1,6 +1,6 @@
 //! Published files come here whole or not at all, through whatever a network does; against a real server.
 
-use crate::support::http::{Content, Fault, Server};
+use crate::support::http::{Content, Fault, Server, unconfigured};
 use crate::support::space::{Said, Space};
 use erw::error::{Error, ErrorKind};
 use erw::fetch::Watch;
@@ -331,6 +331,13 @@ fn a_file_without_a_hash_is_trusted_once() {
     lab.server.put("/w", &other);
     let error = lab.obtain(&entry).unwrap_err();
     assert!(error.causes[0].contains(&sum(&data)) && error.hints[0].contains("pins.json"), "{error:?}");
+    // A pipeline that wants another file does not cost others theirs.
+    lab.server.put("/w", &data);
+    lab.obtain(&entry).unwrap();
+    let error = lab.library().obtain(&entry, Some(&sum(&other)), &()).unwrap_err();
+    assert!(error.message.contains("is not the file that was asked for") && lab.path("net/w").exists(), "{error:?}");
+    fs::remove_file(lab.path("net/w")).unwrap();
+    lab.server.put("/w", &other);
     // A pipeline that names its hash is held to that, and nothing is pinned.
     assert_eq!(lab.library().obtain(&entry, Some(&sum(&other)), &()).unwrap().sha256, sum(&other));
 }
@@ -388,7 +395,7 @@ fn a_full_disk_is_told_and_leaves_what_came() {
     assert!(said.stderr.contains("w.bin.part") && said.stderr.contains("make room"), "{}", said.stderr);
     let kept = fs::metadata(space.path("cache/downloads/net/w.bin.part")).unwrap().len() as usize;
     assert!(kept > 0 && kept < data.len());
-    Said::from(erw(&space, &["weights", "fetch", "net"]).output().unwrap()).expect(0);
+    Said::from(unconfigured(&space, &["weights", "fetch", "net"]).output().unwrap()).expect(0);
     assert!(fs::read(space.path("cache/downloads/net/w.bin")).unwrap() == data);
     assert_eq!(server.log().last().map(|a| (a.status, a.sent)), Some((206, data.len() - kept)));
 }
@@ -418,21 +425,6 @@ fn space_with(address: &str) -> Space {
     Space::of(&[("registry.toml", &format!("{entry}[[entry.from]]\n{address}\n"))])
 }
 
-/// The program with a registry of one file `net`, and nothing of this machine's settings.
-pub fn erw(space: &Space, args: &[&str]) -> std::process::Command {
-    let mut command = space.command(args);
-    for name in
-        ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "HF_ENDPOINT", "HF_TOKEN", "HF_HOME", "HF_HUB_CACHE"]
-    {
-        command.env_remove(name).env_remove(name.to_lowercase());
-    }
-    command
-        .env("ERW_REGISTRY", space.path("registry.toml"))
-        .env("HOME", space.path("home"))
-        .env_remove("XDG_CACHE_HOME");
-    command
-}
-
 #[test]
 fn a_killed_fetch_goes_on() {
     let server = Server::start();
@@ -440,18 +432,18 @@ fn a_killed_fetch_goes_on() {
     server.put_with("/w.bin", &data, &[Fault::Slowly(10)]);
     let space = space_with(&format!("url = \"{}\"\nsha256 = \"{}\"", server.url("/w.bin"), sum(&data)));
     let mut child =
-        erw(&space, &["weights", "fetch", "net"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        unconfigured(&space, &["weights", "fetch", "net"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     let part = space.path("cache/downloads/net/w.bin.part");
     space.until("a megabyte", || fs::metadata(&part).is_ok_and(|m| m.len() > 1_000_000));
     child.kill().unwrap();
     child.wait().unwrap();
     let kept = fs::metadata(&part).unwrap().len() as usize;
     assert!(kept < data.len());
-    let said = Said::from(erw(&space, &["weights", "fetch", "net"]).output().unwrap()).expect(0);
+    let said = Said::from(unconfigured(&space, &["weights", "fetch", "net"]).output().unwrap()).expect(0);
     assert!(fs::read(space.path("cache/downloads/net/w.bin")).unwrap() == data);
     assert_eq!(server.log().last().map(|a| (a.status, a.sent)), Some((206, data.len() - kept)));
     assert!(said.stderr.contains("going on"), "{}", said.stderr);
-    Said::from(erw(&space, &["weights", "verify", "net"]).output().unwrap()).expect(0);
+    Said::from(unconfigured(&space, &["weights", "verify", "net"]).output().unwrap()).expect(0);
 }
 
 #[test]
@@ -461,7 +453,7 @@ fn proxies_and_endpoint_come_from_the_environment() {
     let space = space_with("hub = \"org/net\"\nrevision = \"v1\"\nfile = \"w.bin\"");
     let fetch = |name: &str, value: &str| {
         let _ = fs::remove_dir_all(space.path("cache/downloads"));
-        let mut command = erw(&space, &["weights", "fetch", "net"]);
+        let mut command = unconfigured(&space, &["weights", "fetch", "net"]);
         command.env("HF_TOKEN", "secret").env(name, value);
         if name != "HF_ENDPOINT" {
             command.env("HF_ENDPOINT", "http://hub.invalid");

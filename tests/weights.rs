@@ -1,7 +1,7 @@
 //! Foreign weights become artifacts, and ours become files of the released code; published files are fetched by name.
 
 use crate::support::golden::{self, Golden};
-use crate::support::http::Server;
+use crate::support::http::{Server, unconfigured};
 use crate::support::space::{Said, Space};
 use candle_core::{DType, Device, Tensor};
 use erw::ml::formats::{Format, WeightsFile};
@@ -15,23 +15,8 @@ use std::path::Path;
 
 const CPU: Device = Device::Cpu;
 
-/// The program without settings of this machine.
-fn command(space: &Space, args: &[&str]) -> std::process::Command {
-    let mut command = space.command(args);
-    for name in
-        ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "HF_ENDPOINT", "HF_TOKEN", "HF_HOME", "HF_HUB_CACHE"]
-    {
-        command.env_remove(name).env_remove(name.to_lowercase());
-    }
-    command.env_remove("ERW_REGISTRY").env_remove("XDG_CACHE_HOME").env("HOME", space.path("home"));
-    if space.path("registry.toml").exists() {
-        command.env("ERW_REGISTRY", space.path("registry.toml"));
-    }
-    command
-}
-
 fn erw(space: &Space, args: &[&str]) -> Said {
-    Said::from(command(space, args).output().unwrap())
+    Said::from(unconfigured(space, args).output().unwrap())
 }
 
 fn numbers(t: &Tensor) -> Vec<f32> {

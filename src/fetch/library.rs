@@ -107,28 +107,28 @@ impl Library {
         Err(nowhere(entry, faults))
     }
 
-    /// A copy that is here already and whole.
+    /// A copy that is here already, whole, and what the caller wants.
     fn here(&self, entry: &Entry, location: &Location, want: Option<&str>, watch: &dyn Watch) -> Result<Option<Copy>> {
         let (path, origin) = (self.path(entry, location), location.origin());
         if path.is_file() {
             let found = sha256(&path, watch)?;
-            match self.wanted(location, want)? {
+            match self.wanted(location, None)? {
                 Some(wanted) if wanted != found => {
                     watch.log(&format!("`{}` is damaged, so it is fetched again", path.display()));
                     std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
                 }
+                _ if want.is_some_and(|want| want != found) => {}
                 _ => return self.trusted(path, found, origin, location, want, watch).map(Some),
             }
         }
         let Some(path) = self.in_hub_cache(location) else { return Ok(None) };
         let found = sha256(&path, watch)?;
-        match self.wanted(location, want)? {
-            Some(wanted) if wanted != found => {
-                watch.log(&format!("`{}` is not the file that is asked for; leaving it alone", path.display()));
-                Ok(None)
-            }
-            _ => self.trusted(path, found, origin, location, want, watch).map(Some),
+        let wanted = self.wanted(location, None)?;
+        if wanted.as_deref().into_iter().chain(want).any(|wanted| wanted != found) {
+            watch.log(&format!("`{}` is not the file that is asked for; leaving it alone", path.display()));
+            return Ok(None);
         }
+        self.trusted(path, found, origin, location, want, watch).map(Some)
     }
 
     fn fetch(

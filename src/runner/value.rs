@@ -54,9 +54,8 @@ pub fn check(field: &Field, value: &Value) -> Result<Json, Mismatch> {
         Mismatch { message: format!("{what} must be {wanted}, not {found}"), hint, index }
     })?;
     limits(field, &json)?;
-    match (&field.ty, json.as_str()) {
-        (FieldType::Published, Some(name)) => published(field, name)?,
-        _ => {}
+    if let (FieldType::Published, Some(name)) = (&field.ty, json.as_str()) {
+        published(field, name)?;
     }
     Ok(json)
 }

@@ -1,8 +1,10 @@
 //! A real HTTP/1.1 server on this machine, which keeps a log of what it was asked and sent, and misbehaves on demand.
 
+use super::space::Space;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 /// What lies under a path.
@@ -220,4 +222,19 @@ impl Server {
         }
         Ok(!cut)
     }
+}
+
+/// The program without this machine's settings of networks, and with the registry of the space if there is one.
+pub fn unconfigured(space: &Space, args: &[&str]) -> Command {
+    const SETTINGS: [&str; 8] =
+        ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "HF_ENDPOINT", "HF_TOKEN", "HF_HOME", "HF_HUB_CACHE"];
+    let mut command = space.command(args);
+    for name in SETTINGS {
+        command.env_remove(name).env_remove(name.to_lowercase());
+    }
+    command.env_remove("ERW_REGISTRY").env_remove("XDG_CACHE_HOME").env("HOME", space.path("home"));
+    if space.path("registry.toml").exists() {
+        command.env("ERW_REGISTRY", space.path("registry.toml"));
+    }
+    command
 }

@@ -56,7 +56,7 @@ fn modern_name(name: &str) -> String {
 /// CompVis' name as diffusers has it; any other as it is. The decoder's levels are counted from the other end there.
 fn diffusers_name(name: &str, levels: usize) -> String {
     let parts: Vec<&str> = name.split('.').collect();
-    let renamed = match parts.as_slice() {
+    match parts.as_slice() {
         [half, "down", i, "block", j, rest @ ..] => format!("{half}.down_blocks.{i}.resnets.{j}.{}", unit(rest)),
         [half, "down", i, "downsample", rest @ ..] => {
             format!("{half}.down_blocks.{i}.downsamplers.0.{}", rest.join("."))
@@ -81,9 +81,8 @@ fn diffusers_name(name: &str, levels: usize) -> String {
             format!("{half}.mid_block.attentions.0.{part}.{}", rest.join("."))
         }
         [half, "norm_out", rest @ ..] => format!("{half}.conv_norm_out.{}", rest.join(".")),
-        _ => return name.to_string(),
-    };
-    renamed
+        _ => name.to_string(),
+    }
 }
 
 fn unit(rest: &[&str]) -> String {
