@@ -205,6 +205,9 @@ fn conflicting_and_incomplete_names_are_told() -> Result<()> {
     let text = adopt(&config, file).unwrap_err().to_string();
     assert!(text.contains("attention.key.weight + encoder.layer.0.attention.attention.value.weight"), "{text}");
 
+    let scalar = |part: &str| (format!("encoder.layer.0.attention.attention.{part}.weight"), zeros(&[]));
+    assert!(adopt(&config, ["query", "key", "value"].map(scalar).into()).is_err());
+
     let mut file = official.clone();
     for part in ["query", "key", "value"] {
         file.insert(format!("encoder.layer.0.attention.attention.{part}.weight"), zeros(&[48, 48]));

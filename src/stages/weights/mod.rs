@@ -64,7 +64,7 @@ impl Params {
     }
 }
 
-fn check(params: &Values, operation: &Values) -> Result<()> {
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Operation>(operation)?;
     let p: Params = parse(params)?;
     if let Some(sum) = p.sum().filter(|sum| !is_sha256(sum)) {

@@ -17,7 +17,7 @@ pub use names::adopt;
 pub use presets::{NAMES, sets};
 pub use resample::{Kernel, resample, resample_positions};
 
-use super::vit::{Vit, VitConfig};
+use super::vit::{Vit, VitConfig, is_default};
 use crate::ml::weights::{self, Frozen, LoadReport, Tensors};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
@@ -51,12 +51,8 @@ pub struct EncoderConfig {
     /// image is resized to `vit.image_size`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pixels_per_token: Option<usize>,
-    #[serde(default, skip_serializing_if = "is_learned")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub positions: Positions,
-}
-
-fn is_learned(positions: &Positions) -> bool {
-    *positions == Positions::Learned
 }
 
 impl EncoderConfig {

@@ -262,23 +262,21 @@ fn with_class_position(vit: &VitConfig, table: Tensor, theirs: String) -> Result
     if !vit.class_token || table_grid(&table, 1).is_some() || table_grid(&table, 0).is_none() {
         return Ok((table, theirs));
     }
-    let class = table.narrow(1, 0, 1)?.zeros_like()?;
-    Ok((Tensor::cat(&[&class, &table], 1)?, format!("{theirs} with a class position of zeros")))
+    Ok((table.pad_with_zeros(1, 1, 0)?, format!("{theirs} with a class position of zeros")))
 }
 
 fn fixed_table(config: &EncoderConfig) -> Result<Option<Tensor>> {
+    if config.positions == Positions::Learned {
+        return Ok(None);
+    }
     let VitConfig { dim, class_token, .. } = config.vit;
-    let patches = sincos_2d(dim, config.vit.grid())?.unsqueeze(0)?;
-    let patches = match config.positions {
-        Positions::Learned => return Ok(None),
-        Positions::Sincos => patches,
-        Positions::SincosRows => {
-            let half = dim / 2;
-            Tensor::cat(&[patches.narrow(2, half, half)?, patches.narrow(2, 0, half)?], 2)?
-        }
-    };
-    let class = Tensor::zeros((1, usize::from(class_token), dim), DType::F32, patches.device())?;
-    Ok(Some(if class_token { Tensor::cat(&[&class, &patches], 1)? } else { patches }))
+    let mut table = sincos_2d(dim, config.vit.grid())?.unsqueeze(0)?;
+    if config.positions == Positions::SincosRows {
+        let half = dim / 2;
+        table = Tensor::cat(&[table.narrow(2, half, half)?, table.narrow(2, 0, half)?], 2)?;
+    }
+    // The class token is nowhere.
+    if class_token { table.pad_with_zeros(1, 1, 0).map(Some) } else { Ok(Some(table)) }
 }
 
 #[cfg(test)]
