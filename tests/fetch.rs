@@ -148,7 +148,7 @@ fn a_later_process_goes_on_and_a_changed_file_begins_anew() {
     };
     lab.server.put("/w", &data);
     let kept = stop(&lab);
-    assert!(kept >= 600_000 && kept < 2_000_000);
+    assert!((600_000..2_000_000).contains(&kept));
     let (got, said) = lab.obtain(&entry).unwrap();
     assert!(got == data && said.contains("going on"), "{said}");
     assert_eq!(lab.traffic()[1], (206, 2_000_000 - kept));
