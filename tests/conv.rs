@@ -2,8 +2,9 @@
 //! gradients equal finite differences; their bits do not depend on the number of threads.
 
 use candle_core::{Device, Result, Tensor, Var};
-use erw::ml::kernels::conv::{self, Padding, conv2d};
+use erw::ml::kernels::conv::{self, Padding, conv2d, conv2d_relu};
 use erw::ml::kernels::group_norm::{self, Activation, group_norm};
+use erw::ml::kernels::pool::{self, Pool, pool3x3};
 use erw::ml::kernels::upsample;
 use erw::ml::rng::{Purpose, normal_rows};
 
@@ -85,6 +86,78 @@ fn convolution_equals_plain_candle() -> Result<()> {
             conv::plain(&a[0], &a[1], None, stride, padding)
         })?;
     }
+    Ok(())
+}
+
+#[test]
+fn rectified_convolution_equals_plain_candle() -> Result<()> {
+    for (x, w, stride, padding) in cases() {
+        let name = format!("{x:?} {w:?} {stride:?} {padding:?}");
+        let v = vars(&[&x, &w, &[w[0]]])?;
+        assert_twins(&name, &v, &|a| conv2d_relu(&a[0], &a[1], &a[2], stride, padding), &|a| {
+            conv::plain(&a[0], &a[1], Some(&a[2]), stride, padding)?.relu()
+        })?;
+    }
+    Ok(())
+}
+
+/// Wide enough for Winograd's way: sides that are no multiple of a tile, tiles of several images in a block and several blocks,
+/// each kind of padding.
+#[test]
+fn wide_convolution_equals_plain_candle() -> Result<()> {
+    let uneven = Padding { top: 0, bottom: 2, left: 3, right: 1 };
+    for (x, padding) in [
+        ([5, 64, 33, 35], Padding::symmetric(1, 1)),
+        ([1, 80, 34, 34], Padding::NONE),
+        ([2, 64, 40, 29], uneven),
+        ([1, 65, 4, 256], Padding::symmetric(1, 1)),
+    ] {
+        let v = vars(&[&x, &[70, x[1], 3, 3], &[70]])?;
+        let name = format!("{x:?} {padding:?}");
+        assert_twins(&name, &v, &|a| conv2d(&a[0], &a[1], Some(&a[2]), (1, 1), padding), &|a| {
+            conv::plain(&a[0], &a[1], Some(&a[2]), (1, 1), padding)
+        })?;
+    }
+    Ok(())
+}
+
+/// Winograd's way rounds more than the plain sum does; here it is held to sums in f64.
+#[test]
+fn wide_convolution_is_accurate() -> Result<()> {
+    let (channels, side) = (256, 32);
+    let (x, w) = (random(1, &[1, channels, side, side])?, random(2, &[64, channels, 3, 3])?);
+    let y = conv2d(&x, &w, None, (1, 1), Padding::symmetric(1, 1))?.squeeze(0)?.to_vec3::<f32>()?;
+    let (x, w) = (x.squeeze(0)?.to_vec3::<f32>()?, w.flatten_from(2)?.to_vec3::<f32>()?);
+    let (mut worst, mut largest) = (0f64, 0f64);
+    for c in (0..64).step_by(3) {
+        for (i, j) in (0..side).flat_map(|i| (0..side).map(move |j| (i, j))) {
+            let mut sum = 0f64;
+            for (tap, (di, dj)) in (0..3).flat_map(|di| (0..3).map(move |dj| (di, dj))).enumerate() {
+                let (Some(i), Some(j)) = ((i + di).checked_sub(1), (j + dj).checked_sub(1)) else { continue };
+                if i < side && j < side {
+                    sum += (0..channels).map(|k| f64::from(x[k][i][j]) * f64::from(w[c][k][tap])).sum::<f64>();
+                }
+            }
+            worst = worst.max((sum - f64::from(y[c][i][j])).abs());
+            largest = largest.max(sum.abs());
+        }
+    }
+    assert!(worst < 1e-6 * largest, "off by {worst:e} of {largest}");
+    Ok(())
+}
+
+#[test]
+fn pools_equal_plain_candle() -> Result<()> {
+    for pool in [Pool::Average, Pool::Max, Pool::MaxHalving] {
+        for shape in [[2, 3, 7, 9], [1, 2, 8, 3], [3, 1, 3, 3]] {
+            let x = random(1, &shape)?;
+            assert!(distance(&pool3x3(&x, pool)?, &pool::plain(&x, pool)?)? < 1e-6, "{pool:?} {shape:?}");
+        }
+    }
+    // A corner has four pixels inside.
+    let x = Tensor::new(&[[[[1f32, 2.0], [3.0, 6.0]]]], &Device::Cpu)?;
+    assert_eq!(pool3x3(&x, Pool::Average)?.flatten_all()?.to_vec1::<f32>()?, [3.0; 4]);
+    assert!(pool3x3(&x, Pool::MaxHalving).is_err());
     Ok(())
 }
 
@@ -186,5 +259,23 @@ fn bits_do_not_depend_on_threads() -> Result<()> {
         })
     };
     assert_eq!(run(1)?, run(3)?);
+    Ok(())
+}
+
+/// Neither on threads nor on the images beside.
+#[test]
+fn bits_of_a_wide_convolution_are_its_own() -> Result<()> {
+    let (x, w) = (random(1, &[4, 64, 32, 32])?, random(2, &[64, 64, 3, 3])?);
+    let run = |threads: usize, first: usize, count: usize| -> Result<Vec<f32>> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+        let x = x.narrow(0, first, count)?;
+        pool.install(|| conv2d(&x, &w, None, (1, 1), Padding::symmetric(1, 1))?.flatten_all()?.to_vec1())
+    };
+    let whole = run(1, 0, 4)?;
+    assert_eq!(whole, run(3, 0, 4)?);
+    let size = whole.len() / 4;
+    for i in 0..4 {
+        assert_eq!(whole[i * size..(i + 1) * size], run(2, i, 1)?, "image {i}");
+    }
     Ok(())
 }

@@ -219,7 +219,8 @@ fn released_weights_are_imported_and_others_refused() -> Result<()> {
         bench.run(name, &stages::weights::KIND, &[], given)
     };
     let out = import("import", &file, json!({}))?;
-    assert_eq!(fs::read(out.join("encoder.safetensors")).unwrap(), fs::read(&file).unwrap());
+    let kept = weights::load(&out.join("encoder.safetensors"), &CPU)?;
+    assert_eq!(kept.keys().collect::<Vec<_>>(), params.tensors().keys().collect::<Vec<_>>());
     assert_eq!(Encoder::open(&out, &CPU)?.shape(8)?, (4, 8));
     assert_eq!(bench.result("import", "tensors"), Some(params.len() as f64));
 
@@ -230,19 +231,18 @@ fn released_weights_are_imported_and_others_refused() -> Result<()> {
     assert!(error.message.contains("does not fit"), "{error:?}");
     assert!(import("both", &file, json!({"preset": "dinov2-vit-b"})).unwrap_err().message.contains("either"));
     assert!(import("hex", &file, json!({"sha256": "abc"})).unwrap_err().message.contains("64 hexadecimal"));
-    let formats: [(&[u8], &str); 6] = [
-        (b"PK\x03\x04archive/data.pkl", "PyTorch checkpoint (zip"),
-        (b"\x80\x02\x8a\x0al", "legacy PyTorch"),
+    let formats: [(&[u8], &str); 4] = [
         (b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
         (b"<!DOCTYPE html>", "web page"),
         (b"GGUF....", "GGUF"),
-        (b"", "unknown format"),
+        (b"", "empty"),
     ];
     for (bytes, what) in formats {
         let path = bench.path("other.pth");
         fs::write(&path, bytes).unwrap();
         let error = import("other", &path, json!({})).unwrap_err();
-        assert!(error.message.contains(what) && error.message.contains("other.pth"), "{error:?}");
+        let said = error.to_string();
+        assert!(said.contains(what) && said.contains("other.pth"), "{said}");
     }
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, &bytes[..bytes.len() - 5]).unwrap();

@@ -69,6 +69,7 @@ fn ml_knows_nothing_of_pipelines() {
             "crate::report",
             "crate::cli",
             "crate::error",
+            "crate::fetch",
             "petgraph",
             "figment",
             "indicatif",
@@ -79,6 +80,14 @@ fn ml_knows_nothing_of_pipelines() {
 #[test]
 fn reports_know_only_events() {
     assert_free_of("report", &["crate::ml", "crate::stages", "crate::cli", "candle_core"]);
+}
+
+#[test]
+fn fetching_knows_only_files() {
+    assert_free_of(
+        "fetch",
+        &["crate::runner", "crate::ml", "crate::stages", "crate::report", "crate::cli", "candle_core", "indicatif"],
+    );
 }
 
 #[test]

@@ -10,6 +10,8 @@ use erw::ml::weights::{self, Tensors};
 use faer::MatRef;
 use std::path::Path;
 
+use crate::support::golden::hashed;
+
 const CPU: Device = Device::Cpu;
 
 fn golden(name: &str) -> Result<Tensors> {
@@ -50,23 +52,12 @@ fn frechet_distance_equals_scipy() -> Result<()> {
     Ok(())
 }
 
-/// 2048 dimensions, as Inception has, made from hashed numbers (`hashed` in golden/make.py).
+/// 2048 dimensions, as Inception has, made from hashed numbers.
 #[test]
 fn frechet_distance_is_exact_at_full_width() -> Result<()> {
-    let hashed = |name: &str, n: u64| -> Vec<f64> {
-        let base = rng::name_id(name).wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let number = |i: u64| {
-            let mut z = i.wrapping_add(base).wrapping_add(0x9E37_79B9_7F4A_7C15);
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^= z >> 31;
-            (z >> 40) as f64 / f64::from(1 << 23) - 1.0
-        };
-        (0..n).map(number).collect()
-    };
     let mut stats = vec![];
     for (name, power) in [("frechet0", 1), ("frechet1", 2)] {
-        let x = hashed(name, 3000 * 2048).iter().map(|x| x.abs().powi(power)).collect();
+        let x = hashed(name, 3000 * 2048).iter().map(|x| f64::from(*x).abs().powi(power)).collect();
         let mut s = Stats::new(2048);
         s.push(&Tensor::from_vec::<_, f64>(x, (3000, 2048), &CPU)?)?;
         stats.push(s);

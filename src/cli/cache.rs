@@ -3,6 +3,8 @@
 use super::common::{columns, print};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::bytes;
+use crate::report::table::near;
+use crate::runner::digest::{Links, walk};
 use crate::runner::gc::{self, Keep};
 use crate::runner::graph::Pipeline;
 use crate::runner::layers::Overrides;
@@ -60,7 +62,17 @@ fn list(store: &Store) -> Result<()> {
     };
     let rows: Vec<Vec<String>> = artifacts.iter().map(row).collect();
     let sum = format!("{}, {}\n", count(rows.len(), "artifact"), bytes(total));
-    print(&(columns(&rows, "") + &sum))
+    print(&(columns(&rows, "") + &sum + &downloads(store)?))
+}
+
+/// Fetched files are no artifacts, but take room too.
+fn downloads(store: &Store) -> Result<String> {
+    let folder = store.downloads();
+    if !folder.is_dir() {
+        return Ok(String::new());
+    }
+    let total: u64 = walk(&folder, Links::Refuse)?.iter().map(|f| f.metadata.len()).sum();
+    Ok(format!("published files in {}: {}; `erw weights list`\n", near(&folder), bytes(total)))
 }
 
 fn verify(store: &Store) -> Result<()> {

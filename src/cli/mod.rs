@@ -10,6 +10,7 @@ pub mod run;
 pub mod schema;
 pub mod stages;
 pub mod sweep;
+pub mod weights;
 pub mod worker;
 
 use crate::error::Result;
@@ -58,6 +59,8 @@ enum Command {
     Sweep(sweep::Args),
     /// Look after the cache folder
     Cache(cache::Args),
+    /// Fetch published weights, convert foreign ones, give ours to the released code
+    Weights(weights::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
     /// Run one attempt; started by `erw run`
@@ -78,6 +81,7 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Schema(args) => schema::run(args, registry)?,
         Command::Sweep(args) => sweep::run(args, cache, registry)?,
         Command::Cache(args) => cache::run(args, cache, registry)?,
+        Command::Weights(args) => weights::run(args, cache, registry)?,
         Command::Completions(args) => completions::run(args, &mut Cli::command())?,
         Command::Worker(args) => return worker::run(args, registry),
     }

@@ -1,14 +1,17 @@
 //! `erw plan`: what would run, and why.
 
 use super::common::{PipelineArgs, columns, print};
+use super::weights::megabytes;
 use crate::error::Result;
+use crate::fetch::library::{Library, Presence};
 use crate::report::table::near;
-use crate::runner::graph::{Pipeline, StageId};
+use crate::runner::graph::{Pipeline, Stage, StageId};
 use crate::runner::key::params_digest;
 use crate::runner::manifest::Registry;
 use crate::runner::plan::{Judge, Missing, Verdict, plan};
 use crate::runner::select::select;
 use crate::runner::store::Store;
+use crate::stages::weights::{KIND, published};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -35,11 +38,12 @@ pub fn text(pipeline: &Pipeline, store: &Store, selected: &[StageId], forced: BT
     let judge = Judge::new(pipeline, store, forced);
     let verdicts = plan(&judge, selected)?;
     let blocked = blocked(pipeline, &verdicts);
+    let library = Library::at(&store.downloads());
     let mut rows = vec![];
     for (id, verdict) in &verdicts {
         let stage = pipeline.stage(*id);
         let head = [stage.name.clone(), stage.kind.name.into(), params_digest(stage).short()[..8].to_string()];
-        let mut says = words(pipeline, verdict, &blocked).into_iter();
+        let mut says = words(pipeline, stage, verdict, &blocked, &library).into_iter();
         rows.push(head.into_iter().chain(says.next()).collect());
         // Further reasons below the first.
         rows.extend(says.map(|more| vec![String::new(), String::new(), String::new(), format!("     {more}")]));
@@ -96,13 +100,29 @@ fn shopping_list(missing: &[&Missing]) -> String {
     text + if missing.is_empty() { "" } else { "\n" }
 }
 
-fn words(pipeline: &Pipeline, verdict: &Verdict, blocked: &BTreeSet<StageId>) -> Vec<String> {
+/// What such a stage would fetch, and from where.
+fn to_fetch(stage: &Stage, library: &Library) -> Option<String> {
+    let (entry, _) = published(&stage.params).filter(|_| stage.kind.name == KIND.name)?;
+    if matches!(library.look(entry), Presence::Here(_) | Presence::InHubCache(_)) {
+        return None;
+    }
+    let size = entry.bytes().map_or(String::new(), |n| format!("{} ", megabytes(n)));
+    Some(format!("to be fetched: {size}from {}", entry.locations.first()?.site()))
+}
+
+fn words(
+    pipeline: &Pipeline,
+    stage: &Stage,
+    verdict: &Verdict,
+    blocked: &BTreeSet<StageId>,
+    library: &Library,
+) -> Vec<String> {
     match verdict {
         Verdict::Cached(_) => vec!["cached".into()],
         Verdict::Run(reasons) => {
             let mut all = reasons.iter().map(ToString::to_string);
             let first = all.next().unwrap_or_default();
-            std::iter::once(format!("run: {first}")).chain(all).collect()
+            std::iter::once(format!("run: {first}")).chain(all).chain(to_fetch(stage, library)).collect()
         }
         Verdict::Waiting(on) => {
             let names = |ids: Vec<&StageId>| -> String {

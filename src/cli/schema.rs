@@ -3,6 +3,7 @@
 
 use super::common::print;
 use crate::error::{Error, Result};
+use crate::fetch::registry;
 use crate::runner::command;
 use crate::runner::manifest::{Field, FieldType, Manifest, Registry};
 use serde_json::{Map, Value, json};
@@ -123,6 +124,9 @@ fn field(field: &Field) -> Value {
     if !field.one_of.is_empty() {
         value.insert("enum".into(), field.one_of.clone().into());
     }
+    if let (FieldType::Published, Ok(all)) = (ty, registry::entries()) {
+        value.insert("enum".into(), all.iter().map(|e| Value::from(e.name.as_str())).collect());
+    }
     value.extend(field.min.map(|min| ("minimum".to_string(), json!(min))));
     value.extend(field.max.map(|max| ("maximum".to_string(), json!(max))));
     match (&field.ty, ty) {
@@ -143,7 +147,7 @@ fn type_name(ty: &FieldType) -> &'static str {
         FieldType::Bool => "boolean",
         FieldType::Int => "integer",
         FieldType::Float => "number",
-        FieldType::String | FieldType::Path => "string",
+        FieldType::String | FieldType::Path | FieldType::Published => "string",
         FieldType::List(_) => "array",
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod bars;
 pub mod diagnostic;
+pub mod download;
 pub mod json;
 pub mod plain;
 pub mod table;

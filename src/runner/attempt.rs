@@ -43,6 +43,9 @@ pub struct Job {
     /// Directory of the pipeline file, where a command runs.
     #[serde(default)]
     pub pipeline_dir: PathBuf,
+    /// Where published files are kept once they were fetched.
+    #[serde(default)]
+    pub downloads: PathBuf,
 }
 
 /// One try at one stage.
@@ -96,6 +99,10 @@ impl Attempt {
     /// Directory that is kept until the stage succeeds, whatever kills the attempt.
     pub fn checkpoint_dir(&self) -> PathBuf {
         self.job.work_dir.join("checkpoints")
+    }
+    /// Directory of published files, shared by all stages and outliving all of them.
+    pub fn downloads(&self) -> &Path {
+        &self.job.downloads
     }
     pub fn threads(&self) -> usize {
         self.job.threads

@@ -33,6 +33,8 @@ pub struct Stage {
     pub operation: Params,
     /// Outside files by parameter name (`watch.N` for the watched files of a command).
     pub sources: BTreeMap<String, Source>,
+    /// What identifies published files, by the parameter that names one.
+    pub published: BTreeMap<String, String>,
     pub resources: Resources,
     /// Where a value was stated, by `params.NAME`, `operation.NAME`, `inputs.SLOT`.
     pub origins: BTreeMap<String, Origin>,

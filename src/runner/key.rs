@@ -9,6 +9,7 @@
 //! | names and types of outputs | yes | another set of outputs is another result |
 //! | digest of the artifact in each slot | yes | contents, not upstream keys: an upstream rerun with equal bytes stops there |
 //! | digest of each outside file or folder | yes | contents, not its name or its times |
+//! | hash of each published file, or its address where none is known | yes | mirrors and the folder it is fetched to are not |
 //! | operation values, resources, threads, device | no | they change cost |
 //! | names of pipeline and stage, paths, mtimes, host, time, environment | no | renaming or moving must reuse |
 //! | device model, program version | no, recorded | `revision` is the lever |
@@ -73,6 +74,9 @@ pub fn action(stage: &Stage, inputs: &BTreeMap<String, Digest>, sources: &BTreeM
         if !told && !is_path(stage, name) {
             line(&mut text, "param", &[&bare(name), &canonical(value)]);
         }
+    }
+    for (name, identity) in &stage.published {
+        line(&mut text, "published", &[&bare(name), identity]);
     }
     for (name, digest) in sources {
         line(&mut text, "source", &[&bare(name), &digest.to_string()]);
@@ -156,7 +160,7 @@ fn write_canonical(out: &mut String, value: &Value) {
 /// The lines of a text by (section, name); `kind`, `revision` and the format line have no name.
 pub fn ingredients(text: &str) -> BTreeMap<(&str, &str), &str> {
     let named = |l| match split(l) {
-        (section @ ("param" | "source" | "input" | "output" | "command"), rest) => {
+        (section @ ("param" | "published" | "source" | "input" | "output" | "command"), rest) => {
             let (name, value) = split_name(rest);
             ((section, name), value)
         }

@@ -72,7 +72,8 @@ pub struct Output {
 /// One parameter: `lr = 1e-4  # comment`, or an inline table
 /// `{ type = "path", default = .., one_of = [..], optional = true, min = .., max = .., missing = "how to get it" }`.
 /// `missing` may be a list of lines, and a line may say `{url}` for the value of the parameter `url`.
-/// Types are `bool`, `int`, `float`, `string`, `path`, and lists as `[int]`; without `type` the default tells it.
+/// Types are `bool`, `int`, `float`, `string`, `path`, `published`, and lists as `[int]`; without `type` the default
+/// tells it.
 #[derive(Debug, Clone)]
 pub struct Field {
     pub name: String,
@@ -98,6 +99,8 @@ pub enum FieldType {
     String,
     /// A file or folder outside the cache; its contents enter the key, its name does not.
     Path,
+    /// The name of a published file, see [`crate::fetch::registry`]; what identifies the file enters the key.
+    Published,
     List(Box<FieldType>),
 }
 
@@ -138,6 +141,7 @@ impl FieldType {
             Self::Float => "a number".into(),
             Self::String => "a string".into(),
             Self::Path => "a path".into(),
+            Self::Published => "the name of a published file".into(),
             Self::List(of) => format!("a list of {}", of.plural()),
         }
     }
@@ -149,6 +153,7 @@ impl FieldType {
             Self::Float => "numbers".into(),
             Self::String => "strings".into(),
             Self::Path => "paths".into(),
+            Self::Published => "names of published files".into(),
             Self::List(of) => format!("lists of {}", of.plural()),
         }
     }
@@ -160,6 +165,7 @@ impl FieldType {
             "float" => Self::Float,
             "string" => Self::String,
             "path" => Self::Path,
+            "published" => Self::Published,
             _ => Self::List(Box::new(Self::parse(text.strip_prefix('[')?.strip_suffix(']')?.trim())?)),
         })
     }
@@ -315,7 +321,7 @@ fn field(entry: &Entry) -> Result<Field> {
     let get = |key: &str| options.iter().find(|o| o.key == key).map(|o| &o.node);
     field.ty = match (get("type"), get("default")) {
         (Some(ty), _) => FieldType::parse(ty.string("`type`")?).ok_or_else(|| {
-            ty.mismatch("`type`", "one of `bool`, `int`, `float`, `string`, `path` or a list as `[int]`")
+            ty.mismatch("`type`", "one of `bool`, `int`, `float`, `string`, `path`, `published` or a list as `[int]`")
         })?,
         (None, Some(default)) => FieldType::of(default).ok_or_else(|| untyped(default))?,
         (None, None) => return Err(untyped(&entry.node)),

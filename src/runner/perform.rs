@@ -175,6 +175,7 @@ impl Shop<'_> {
             device: grant.device(),
             command: stage.command.as_ref().map(|c| c.run.clone()),
             pipeline_dir: file.parent().unwrap_or(Path::new("/")).into(),
+            downloads: self.store().downloads(),
         }
     }
 

@@ -116,7 +116,12 @@ pub fn compare(
     example: &dyn Fn(&str, &Digest) -> Option<PathBuf>,
 ) -> Vec<Reason> {
     let mut reasons: Vec<(u8, Reason)> = Vec::new();
-    for ((section, name), old, new) in changed(old, new) {
+    let changes = changed(old, new);
+    for &((section, name), old, new) in &changes {
+        // The change of its name says it already.
+        if section == "published" && changes.iter().any(|((s, n), ..)| (*s, *n) == ("param", name)) {
+            continue;
+        }
         let text = |v: Option<&str>| v.unwrap_or("none").to_string();
         let param = |name: String| {
             let origin = origins.get(&name).or_else(|| origins.get(&format!("params.{name}")));
@@ -126,6 +131,7 @@ pub fn compare(
         reasons.push(match section {
             "revision" => (0, Reason::RevisionChanged { old: text(old), new: text(new) }),
             "param" => (1, param(format!("params.{name}"))),
+            "published" => (1, param(format!("the published file of params.{name}"))),
             "command" => (1, param(name.to_string())),
             "output" => (1, param(format!("outputs.{name}"))),
             "source" => {

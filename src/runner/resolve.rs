@@ -9,6 +9,7 @@ use super::manifest::{Field, FieldType, Params, Registry, Slot, element};
 use super::spec::{Spec, StageSpec};
 use super::value;
 use crate::error::{Error, Result};
+use crate::fetch::registry;
 use figment::value::{Dict, Value};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -65,6 +66,7 @@ impl Resolver<'_> {
             source.missing = source.missing.iter().filter_map(|line| filled(line, &[&params, &operation])).collect();
         }
         self.watch(&mut sources)?;
+        let published = published(&manifest.params, &params)?;
         let resources = self.resources()?;
         let wires = self.wires()?;
         let outputs = manifest.outputs.iter().map(|o| {
@@ -82,6 +84,7 @@ impl Resolver<'_> {
             params,
             operation,
             sources,
+            published,
             resources,
             origins: self.origins,
             command,
@@ -240,6 +243,18 @@ impl Resolver<'_> {
         };
         stated_by(Error::usage(message).hint(hint).within(&format!("stage `{}`", self.spec.name)), &origin)
     }
+}
+
+/// What the registry says of the files that parameters name.
+fn published(fields: &[Field], params: &Params) -> Result<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    for field in fields.iter().filter(|f| f.ty == FieldType::Published) {
+        let name = params.get(&field.name).and_then(Json::as_str);
+        if let Some(entry) = name.map(registry::find).transpose()?.flatten() {
+            all.insert(field.name.clone(), entry.identity());
+        }
+    }
+    Ok(all)
 }
 
 /// A line with the value of parameter `name` for `{name}`; nothing if there is none.

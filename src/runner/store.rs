@@ -13,6 +13,7 @@
 //!   v1/trees/<digest>.txt           what an outside folder held when an action used it, to name what changed
 //!   v1/quarantine/                  what was found damaged
 //!   runs/<id>/                      journals of runs, see `record`
+//!   downloads/<name>/<file>         published files, see `fetch::library`; gc leaves them alone
 //! ```
 //!
 //! Everything appears by rename after an fsync, so a kill at any instant leaves either nothing or the whole
@@ -108,6 +109,9 @@ impl Store {
     }
     pub fn v1(&self, sub: &str) -> PathBuf {
         self.root.join("v1").join(sub)
+    }
+    pub fn downloads(&self) -> PathBuf {
+        self.root.join("downloads")
     }
     pub fn runs(&self) -> PathBuf {
         self.root.join("runs")

@@ -5,6 +5,7 @@ use super::located::{Node, Toml};
 use super::manifest::{Field, FieldType};
 use super::suggest;
 use crate::error::{Error, Place};
+use crate::fetch::registry;
 use figment::value::{Empty, Num, Tag, Value};
 use serde_json::Value as Json;
 
@@ -53,7 +54,23 @@ pub fn check(field: &Field, value: &Value) -> Result<Json, Mismatch> {
         Mismatch { message: format!("{what} must be {wanted}, not {found}"), hint, index }
     })?;
     limits(field, &json)?;
+    if let (FieldType::Published, Some(name)) = (&field.ty, json.as_str()) {
+        published(field, name)?;
+    }
     Ok(json)
+}
+
+/// A name that the registry knows.
+fn published(field: &Field, name: &str) -> Result<(), Mismatch> {
+    let fail = |message, hint| Err(Mismatch { message, hint, index: None });
+    match registry::entries() {
+        Ok(all) if all.iter().any(|e| e.name == name) => Ok(()),
+        Ok(all) => {
+            let hint = suggest::hint(name, all.iter().map(|e| e.name.as_str()), "there are");
+            fail(format!("`{}`: no published file is called `{name}`", field.name), hint)
+        }
+        Err(e) => fail(e.to_string(), e.hints.first().cloned()),
+    }
 }
 
 /// `steps`: optimizer steps (default 300000)
@@ -107,7 +124,9 @@ fn typed(ty: &FieldType, value: &Value) -> Result<Json, (Option<usize>, String)>
     let wrong = || Err((None, describe(value)));
     match (ty, value) {
         (FieldType::Bool, Value::Bool(_, b)) => Ok(Json::Bool(*b)),
-        (FieldType::String | FieldType::Path, Value::String(_, s)) => Ok(Json::String(s.clone())),
+        (FieldType::String | FieldType::Path | FieldType::Published, Value::String(_, s)) => {
+            Ok(Json::String(s.clone()))
+        }
         (FieldType::Int, Value::Num(_, Num::I64(n))) => Ok(Json::from(*n)),
         (FieldType::Float, Value::Num(_, Num::I64(n))) => float(*n as f64).ok_or((None, describe(value))),
         (FieldType::Float, Value::Num(_, Num::F64(x))) => float(*x).ok_or((None, format!("{x}"))),
@@ -176,8 +195,10 @@ pub fn from_text(ty: &FieldType, text: &str) -> Value {
     let parsed = super::located::parse(std::path::Path::new("--set"), &format!("value = {text}")).ok();
     let node = parsed.as_ref().and_then(|root| root.get("value"));
     match (ty, node) {
-        (FieldType::String | FieldType::Path, Some(Node { value: Toml::String(s), .. })) => Value::from(s.as_str()),
-        (FieldType::String | FieldType::Path, _) => Value::from(text),
+        (FieldType::String | FieldType::Path | FieldType::Published, Some(Node { value: Toml::String(s), .. })) => {
+            Value::from(s.as_str())
+        }
+        (FieldType::String | FieldType::Path | FieldType::Published, _) => Value::from(text),
         (_, Some(node)) => from_node(node),
         (_, None) => Value::from(text),
     }

@@ -5,18 +5,21 @@ use super::support::{batches, create_dir, device, parse, write_json};
 use crate::error::{Error, Result};
 use crate::ml::data::images::ImageSet;
 use crate::ml::metrics::frechet;
+use crate::ml::metrics::gaussian::{Gaussian, POOLED};
 use crate::ml::metrics::stats::Stats;
-use crate::ml::models::features::{FeatureNetwork, open_feature_network};
+use crate::ml::models::features::{FeatureNetwork, open_feature_network_with};
+use crate::ml::models::inception::{Inception, Input};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::json;
+use std::path::Path;
 
 pub const KIND: StageKind = StageKind { name: "fid", manifest: include_str!("../../stages/fid.toml"), check, run };
 
-/// What Inception networks call themselves; all others give `fd`.
-const INCEPTION: &str = "inception";
+/// In an artifact of type `stats`; its arrays are named as in the ADM suite.
+const STATS_FILE: &str = "stats.npz";
 
 /// Images whose features join the statistics together. A fixed number: the rounding of sums depends on it, and the
 /// batch of an operation must not show in a result.
@@ -24,7 +27,9 @@ const BLOCK: usize = 512;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Params {}
+struct Params {
+    resize: Option<Input>,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,26 +43,34 @@ fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
-    let (Params {}, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    let (p, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
     let device = device(attempt.device())?;
     let samples = ImageSet::open(attempt.input("samples")?)?;
-    let reference = ImageSet::open(attempt.input("reference")?)?;
-    let network = open_feature_network(attempt.input("network")?, &device)?;
-    let total = samples.len() + reference.len();
+    let network = open_feature_network_with(attempt.input("network")?, p.resize, &device)?;
+    let reference = Reference::open(attempt.input("reference")?, network.dim())?;
+    let total = samples.len() + reference.images().map_or(0, ImageSet::len);
     let ours = statistics(attempt, &*network, &samples, &o, &device, (0, total))?;
-    let theirs = statistics(attempt, &*network, &reference, &o, &device, (samples.len(), total))?;
-    let value = frechet::between(&ours, &theirs)?;
+    let (theirs, n_reference) = match &reference {
+        Reference::Published(gaussian) => (gaussian.clone(), None),
+        Reference::Images(images) => {
+            let stats = statistics(attempt, &*network, images, &o, &device, (samples.len(), total))?;
+            (stats.gaussian()?, Some(stats.count()))
+        }
+    };
+    let value = frechet::between_gaussians(&ours.gaussian()?, &theirs)?;
 
-    let name = if network.name().contains(INCEPTION) { "fid" } else { "fd" };
-    let warning = warning(ours.count().min(theirs.count()), network.dim());
+    let name = if network.name() == Inception::ARCH { "fid" } else { "fd" };
+    let warning = warning(ours.count().min(n_reference.unwrap_or(u64::MAX)), network.dim());
     warning.iter().for_each(|w| attempt.log(w));
     let metrics = json!({
         "metric": name,
         "value": value,
         "network": network.name(),
+        "preparation": network.preparation(),
         "dim": network.dim(),
         "n_samples": ours.count(),
-        "n_reference": theirs.count(),
+        // Published statistics do not say.
+        "n_reference": n_reference,
         "warning": warning,
     });
     let out = attempt.output("metrics");
@@ -65,6 +78,34 @@ fn run(attempt: &Attempt) -> Result<()> {
     write_json(&out.join("metrics.json"), &metrics)?;
     attempt.result(name, value);
     Ok(())
+}
+
+/// What the samples are held against.
+enum Reference {
+    Images(ImageSet),
+    Published(Gaussian),
+}
+
+impl Reference {
+    fn open(dir: &Path, dim: usize) -> Result<Self> {
+        let stats = dir.join(STATS_FILE);
+        if !stats.exists() {
+            return Ok(Self::Images(ImageSet::open(dir)?));
+        }
+        let gaussian = Gaussian::read(&stats, POOLED)?;
+        if gaussian.dim() != dim {
+            let text = format!("{} is of {} features, the network makes {dim}", stats.display(), gaussian.dim());
+            return Err(Error::stage(text).hint("published statistics are of Inception's 2048 pooled features"));
+        }
+        Ok(Self::Published(gaussian))
+    }
+
+    fn images(&self) -> Option<&ImageSet> {
+        match self {
+            Self::Images(images) => Some(images),
+            Self::Published(_) => None,
+        }
+    }
 }
 
 /// The distance falls with the number of samples, so numbers compare only at equal counts; below `dim` samples the

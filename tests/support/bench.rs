@@ -98,6 +98,7 @@ impl Bench {
             device: "cpu".into(),
             command: None,
             pipeline_dir: self.dir.path().into(),
+            downloads: self.dir.path().join("downloads"),
         };
         (kind.run)(&Attempt::new(job, Box::new(ear.clone()), ear.stop.clone()))
     }

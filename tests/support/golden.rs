@@ -4,6 +4,7 @@
 //! `manifest.json` says for each file how the networks were configured and how far results may be off.
 
 use candle_core::{DType, Device, Tensor};
+use erw::ml::rng;
 use erw::ml::weights::{self, Tensors};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,27 @@ pub fn names(prefix: &str) -> Vec<String> {
     names
 }
 
+/// `count` numbers in [-1, 1) that any language can repeat, for tensors too large to store: splitmix64 of the name's FNV-1a
+/// digest, the seed of the golden set and the index (`hashed` in golden/make.py).
+pub fn hashed(name: &str, count: usize) -> Vec<f32> {
+    const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
+    let seed = manifest()["seed"].as_u64().expect("a seed");
+    let base = rng::name_id(name).wrapping_add(seed.wrapping_mul(GOLDEN_RATIO));
+    let number = |i: u64| {
+        let mut z = i.wrapping_add(base).wrapping_add(GOLDEN_RATIO);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        (z >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count as u64).map(number).collect()
+}
+
+fn manifest() -> Value {
+    let manifest = std::fs::read(dir().join("manifest.json")).expect("the golden manifest");
+    serde_json::from_slice(&manifest).expect("a manifest in JSON")
+}
+
 /// A golden file and its entry in the manifest.
 pub struct Golden {
     pub name: String,
@@ -42,9 +64,7 @@ impl Golden {
     pub fn open(name: &str) -> Self {
         let file = format!("{name}.safetensors");
         let tensors = weights::load(&dir().join(&file), &Device::Cpu).expect("a golden file");
-        let manifest = std::fs::read(dir().join("manifest.json")).expect("the golden manifest");
-        let manifest: Value = serde_json::from_slice(&manifest).expect("a manifest in JSON");
-        let about = manifest["files"][&file].clone();
+        let about = manifest()["files"][&file].clone();
         assert!(about.is_object(), "the golden manifest has no entry {file}");
         Self { name: name.to_string(), tensors, about }
     }

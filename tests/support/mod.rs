@@ -4,5 +4,6 @@ pub mod bench;
 pub mod counter;
 pub mod experiment;
 pub mod golden;
+pub mod http;
 pub mod space;
 pub mod toys;

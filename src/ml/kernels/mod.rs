@@ -17,6 +17,7 @@ pub mod group_norm;
 pub mod linear;
 pub mod matmul;
 pub mod norm;
+pub mod pool;
 pub mod rope;
 pub mod rows;
 pub mod simd;

@@ -5,6 +5,7 @@
 //! are those of diag(sqrt w) V^T S2 V diag(sqrt w), which are real and not negative. The general square root used
 //! elsewhere turns complex when there are fewer samples than dimensions.
 
+use super::gaussian::Gaussian;
 use super::stats::Stats;
 use candle_core::{Result, bail};
 use faer::{Mat, MatRef, Par, Side, get_global_parallelism, set_global_parallelism};
@@ -27,7 +28,12 @@ pub fn frechet_distance(m1: &[f64], s1: MatRef<'_, f64>, m2: &[f64], s2: MatRef<
 
 /// The distance between two sets of samples.
 pub fn between(a: &Stats, b: &Stats) -> Result<f64> {
-    frechet_distance(a.mean(), a.covariance()?.as_ref(), b.mean(), b.covariance()?.as_ref())
+    between_gaussians(&a.gaussian()?, &b.gaussian()?)
+}
+
+/// The distance between two normal distributions.
+pub fn between_gaussians(a: &Gaussian, b: &Gaussian) -> Result<f64> {
+    frechet_distance(a.mean(), a.covariance().as_ref(), b.mean(), b.covariance().as_ref())
 }
 
 /// On one thread: with more, faer sums in another order, and the distance would depend on their number.

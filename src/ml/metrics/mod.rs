@@ -3,5 +3,6 @@
 
 pub mod cknna;
 pub mod frechet;
+pub mod gaussian;
 pub mod knn;
 pub mod stats;

@@ -3,6 +3,7 @@
 //! Batches are merged by the pairwise update of Chan, Golub and LeVeque (1983), which does not subtract large sums
 //! from each other. The last digits depend on how the stream is cut into batches, not on the number of threads. Holds dim^2 numbers, whatever the number of samples.
 
+use super::gaussian::Gaussian;
 use candle_core::{DType, Result, Tensor, bail};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
@@ -87,5 +88,10 @@ impl Stats {
             bail!("a covariance needs 2 samples, there are {}", self.count);
         }
         Ok(&self.scatter * faer::Scale(1.0 / (self.count - 1) as f64))
+    }
+
+    /// What a Fréchet distance compares.
+    pub fn gaussian(&self) -> Result<Gaussian> {
+        Gaussian::new(self.mean.clone(), self.covariance()?)
     }
 }

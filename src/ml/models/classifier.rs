@@ -2,7 +2,7 @@
 //! they show their class, and its pooled activations are the features of a Fréchet distance where Inception's mean
 //! nothing (digits are not photographs).
 
-use super::features::{FeatureNetwork, pixels_to_unit};
+use super::features::{FeatureNetwork, Outputs, pixels_to_unit};
 use crate::ml::kernels::conv::{Conv2d, Padding};
 use crate::ml::kernels::group_norm::{Activation, GroupNorm};
 use crate::ml::nn::{Linear, linear};
@@ -135,8 +135,14 @@ impl FeatureNetwork for Classifier {
         self.config.features
     }
 
-    fn features(&self, images_u8: &Tensor) -> Result<Tensor> {
-        Self::features(self, &pixels_to_unit(images_u8)?)
+    fn preparation(&self) -> &str {
+        "x / 127.5 - 1"
+    }
+
+    fn outputs(&self, images_u8: &Tensor) -> Result<Outputs> {
+        let pool = Self::features(self, &pixels_to_unit(images_u8)?)?;
+        let logits = self.head.forward(&pool)?;
+        Ok(Outputs { pool, spatial: None, logits: Some(logits) })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Networks that turn images into feature vectors, for Fréchet distances and the like, behind one trait.
 
 use super::classifier::Classifier;
+use super::inception::{Inception, Input};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::path::Path;
 
@@ -8,23 +9,49 @@ use std::path::Path;
 pub trait FeatureNetwork {
     /// As shown beside a number that was measured with it.
     fn name(&self) -> &str;
+    /// What it does to pixels first, in words: distances compare only where this is the same.
+    fn preparation(&self) -> &str;
     /// Length of a feature vector.
     fn dim(&self) -> usize;
+    /// u8 images `[n, 3, H, W]` to all that the network has to say about them.
+    fn outputs(&self, images_u8: &Tensor) -> Result<Outputs>;
     /// u8 images `[n, 3, H, W]` to f32 `[n, dim]`.
-    fn features(&self, images_u8: &Tensor) -> Result<Tensor>;
+    fn features(&self, images_u8: &Tensor) -> Result<Tensor> {
+        Ok(self.outputs(images_u8)?.pool)
+    }
+}
+
+/// What metrics take from a network, all f32.
+#[derive(Debug, Clone)]
+pub struct Outputs {
+    /// Pooled features `[n, dim]`.
+    pub pool: Tensor,
+    /// Features that still know where things are `[n, d]`, in the order height, width, channel; sFID takes Inception's.
+    pub spatial: Option<Tensor>,
+    /// Class scores `[n, classes]`; Inception's without the bias, as the Inception Score of the ADM suite takes them.
+    pub logits: Option<Tensor>,
 }
 
 /// What `arch` in `config.json` may say.
-const KNOWN: [&str; 1] = [Classifier::ARCH];
+const KNOWN: [&str; 2] = [Classifier::ARCH, Inception::ARCH];
 
 /// Opens the network in `dir` by what its `config.json` calls `arch`.
 pub fn open_feature_network(dir: &Path, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
+    open_feature_network_with(dir, None, device)
+}
+
+/// The same, with another way to prepare images than the network's own. Only Inception has several.
+pub fn open_feature_network_with(dir: &Path, input: Option<Input>, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
     let path = dir.join("config.json");
     let text = std::fs::read_to_string(&path)
         .map_err(|e| candle_core::Error::Msg(format!("cannot read {}: {e}", path.display())))?;
     let config: serde_json::Value = serde_json::from_str(&text)
         .map_err(|e| candle_core::Error::Msg(format!("{} is not JSON: {e}", path.display())))?;
     match config.get("arch").and_then(serde_json::Value::as_str) {
+        Some(Inception::ARCH) => Ok(Box::new(Inception::load(dir, input, device)?)),
+        Some(Classifier::ARCH) if input.is_some() => {
+            bail!("{} is a classifier, which takes images at their own size; only Inception resizes", dir.display())
+        }
         Some(Classifier::ARCH) => Ok(Box::new(Classifier::load(dir, device)?)),
         Some(other) => bail!("{}: unknown arch `{other}`; known: {}", path.display(), KNOWN.join(", ")),
         None => bail!("{} does not say its `arch`; known: {}", path.display(), KNOWN.join(", ")),

@@ -16,6 +16,7 @@
 //! The file knows nothing of paths, losses or sampling.
 
 mod config;
+pub mod release;
 mod tables;
 
 pub use config::{NAMES, SiTConfig};

@@ -2,11 +2,12 @@
 //!
 //! candle's own convolution takes one stride and one padding for both axes and runs at half to an eighth of the
 //! matrix-product rate on the CPU; this one is a custom operation with a hand-written backward for f32 on the CPU
-//! (see `tiled`) and plain candle operations ([`plain`]) elsewhere. Knows nothing of groups or dilation: no
+//! (see `tiled`, and `winograd` for wide 3x3 kernels) and plain candle operations ([`plain`]) elsewhere. Knows nothing of groups or dilation: no
 //! network here uses them.
 
 mod geometry;
 mod tiled;
+mod winograd;
 
 pub use geometry::Padding;
 
@@ -27,12 +28,27 @@ pub fn conv2d(
     if !suits(&[x, weight]) {
         return plain(x, weight, bias, stride, padding);
     }
-    let op = Op { stride, padding };
+    let op = Op { stride, padding, relu: false };
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     match bias {
         None => x.apply_op2(&weight, op),
         Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, op),
     }
+}
+
+/// [`conv2d`] with a bias, then max(0, y), in one pass over the result.
+pub fn conv2d_relu(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    stride: (usize, usize),
+    padding: Padding,
+) -> Result<Tensor> {
+    if !suits(&[x, weight, bias]) {
+        return plain(x, weight, Some(bias), stride, padding)?.relu();
+    }
+    let op = Op { stride, padding, relu: true };
+    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
 }
 
 /// The same by plain candle operations: the path of other devices, and what the fused one is tested against.
@@ -80,14 +96,47 @@ fn sum_of_taps(x: &Tensor, weight: &Tensor, g: &Geometry) -> Result<Tensor> {
     }
 }
 
+/// What is done to a sum on its way into the result.
+#[derive(Clone, Copy)]
+struct Finish<'a> {
+    bias: Option<&'a [f32]>,
+    relu: bool,
+}
+
+impl Finish<'_> {
+    /// Copies a run of pixels of channel `c`.
+    fn copy(&self, c: usize, source: &[f32], target: &mut [f32]) {
+        let bias = self.bias.map_or(0.0, |b| b[c]);
+        match (self.relu, self.bias) {
+            (false, None) => target.copy_from_slice(source),
+            (false, Some(_)) => target.iter_mut().zip(source).for_each(|(t, s)| *t = *s + bias),
+            // Not-a-number stays what it is, as `max` would not have it.
+            (true, _) => target.iter_mut().zip(source).for_each(|(t, s)| {
+                let v = *s + bias;
+                *t = if v < 0.0 { 0.0 } else { v };
+            }),
+        }
+    }
+}
+
 struct Op {
     stride: (usize, usize),
     padding: Padding,
+    relu: bool,
 }
 
 impl Op {
     fn geometry(&self, x: &Shape, weight: &Shape) -> Result<Geometry> {
         Geometry::new(x.dims(), weight.dims(), self.stride, self.padding)
+    }
+
+    /// The result by the faster way for these sizes.
+    fn forward(&self, g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> CpuStorage {
+        let finish = Finish { bias, relu: self.relu };
+        CpuStorage::F32(match winograd::suits(g) {
+            true => winograd::forward(g, x, weight, finish),
+            false => tiled::forward(g, x, weight, finish),
+        })
     }
 
     /// Gradients of input and weight; `None` for an input that no gradient reaches (the images of a batch).
@@ -110,8 +159,7 @@ impl CustomOp2 for Op {
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
         let g = self.geometry(lx.shape(), lw.shape())?;
-        let y = tiled::forward(&g, slice(x, lx)?, slice(w, lw)?, None);
-        Ok((CpuStorage::F32(y), g.out_shape().into()))
+        Ok((self.forward(&g, slice(x, lx)?, slice(w, lw)?, None), g.out_shape().into()))
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -137,8 +185,7 @@ impl CustomOp3 for Op {
         if lb.dims() != [g.co] {
             candle_core::bail!("a convolution to {} channels was given a bias of shape {:?}", g.co, lb.dims());
         }
-        let y = tiled::forward(&g, slice(x, lx)?, slice(w, lw)?, Some(slice(b, lb)?));
-        Ok((CpuStorage::F32(y), g.out_shape().into()))
+        Ok((self.forward(&g, slice(x, lx)?, slice(w, lw)?, Some(slice(b, lb)?)), g.out_shape().into()))
     }
 
     fn bwd(
@@ -146,10 +193,10 @@ impl CustomOp3 for Op {
         x: &Tensor,
         w: &Tensor,
         b: &Tensor,
-        _: &Tensor,
+        y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dy = dy.contiguous()?;
+        let dy = if self.relu { (dy * y.gt(0f32)?.to_dtype(dy.dtype())?)? } else { dy.clone() }.contiguous()?;
         let (dx, dw) = self.grads(x, w, &dy)?;
         let g = self.geometry(x.shape(), w.shape())?;
         let db = gradient_of(b, || tensor(with_slices([&dy], |[dy]| tiled::grad_bias(&g, dy))?, g.co))?;

@@ -5,6 +5,7 @@
 //! sums over tiles run in a fixed order, so results have the same bits for any number of threads.
 
 use super::super::matmul::{Mat, Threads, matmul};
+use super::Finish;
 use super::geometry::Geometry;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -64,12 +65,12 @@ fn multiply(out: &mut [f32], add: bool, a: Mat, b: Mat) {
 }
 
 /// `[n, co, oh, ow]` of `x` and `weight`.
-pub fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+pub fn forward(g: &Geometry, x: &[f32], weight: &[f32], finish: Finish) -> Vec<f32> {
     let mut out = vec![0f32; g.n * g.co * g.out_plane()];
     let (rows, images) = tile_size(g);
     let tiles = tiles(g, rows, images);
     let pieces = split_output(g, &mut out, rows, images, tiles.len());
-    tiles.par_iter().zip(pieces).for_each(|(tile, piece)| forward_tile(g, x, weight, bias, tile, piece));
+    tiles.par_iter().zip(pieces).for_each(|(tile, piece)| forward_tile(g, x, weight, finish, tile, piece));
     out
 }
 
@@ -90,7 +91,7 @@ fn split_output<'a>(
     pieces
 }
 
-fn forward_tile(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>, tile: &Tile, out: Vec<&mut [f32]>) {
+fn forward_tile(g: &Geometry, x: &[f32], weight: &[f32], finish: Finish, tile: &Tile, out: Vec<&mut [f32]>) {
     // A panel may hold fewer images at the end of a batch. Below 65 columns gemm sums in other blocks, so it is given more,
     // with whatever the scratch holds, and an image has the same bits in any batch.
     let width = if g.pointwise() { tile.pixels(g) } else { tile.pixels(g).max(65) };
@@ -108,11 +109,7 @@ fn forward_tile(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>, t
         }
         for (piece, target) in out.into_iter().enumerate() {
             let (k, c) = (piece / g.co, piece % g.co);
-            let source = &product[c * width + k * run..][..run];
-            match bias {
-                None => target.copy_from_slice(source),
-                Some(b) => target.iter_mut().zip(source).for_each(|(t, s)| *t = *s + b[c]),
-            }
+            finish.copy(c, &product[c * width + k * run..][..run], target);
         }
     });
 }

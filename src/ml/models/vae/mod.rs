@@ -7,13 +7,15 @@
 mod blocks;
 mod config;
 mod loss;
+mod names;
 
 pub use config::VaeConfig;
 pub use loss::{Reconstruction, VaeLoss, posterior_noise, psnr};
+pub use names::adopt;
 
 use crate::ml::kernels::conv::Conv2d;
 use crate::ml::kernels::group_norm::GroupNorm;
-use crate::ml::weights::{self, Frozen, Tensors};
+use crate::ml::weights::{self, Frozen};
 use blocks::{Level, Middle, conv1x1, conv3x3, norm_silu};
 use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -151,7 +153,7 @@ impl AutoencoderKl {
             bail!("{} holds neither {} nor {}", dir.display(), FILES[0], FILES[1])
         };
         let within = |e: candle_core::Error| candle_core::Error::Msg(format!("{}: {e}", file.display()));
-        let frozen = Frozen::new(modern_names(weights::load(&file, device)?).map_err(within)?);
+        let frozen = Frozen::new(adopt(&config, weights::load(&file, device)?).map_err(within)?.tensors);
         let vae = Self::new(&config, frozen.builder(DType::F32, device)).map_err(within)?;
         let unused = frozen.unused();
         if let Some(first) = unused.first() {
@@ -186,23 +188,4 @@ impl AutoencoderKl {
             None => self.decoder.forward(z),
         }
     }
-}
-
-/// Renames the attention of files written before diffusers 0.15 (query, key, value, proj_attn, some of them as 1x1
-/// convolutions) to what it is called today.
-pub fn modern_names(tensors: Tensors) -> Result<Tensors> {
-    const RENAMED: [(&str, &str); 4] =
-        [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")];
-    let rename = |(name, tensor): (String, Tensor)| -> Result<(String, Tensor)> {
-        if !name.contains(".attentions.") {
-            return Ok((name, tensor));
-        }
-        let name = RENAMED.iter().fold(name, |name, (old, new)| name.replace(old, new));
-        let tensor = match tensor.dims() {
-            [_, _, 1, 1] => tensor.flatten_from(1)?,
-            _ => tensor,
-        };
-        Ok((name, tensor))
-    };
-    tensors.into_iter().map(rename).collect()
 }

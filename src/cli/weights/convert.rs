@@ -1,0 +1,221 @@
+//! `erw weights import` and `export`: foreign files to an artifact's folder and a SiT to the released code.
+
+use crate::cli::common::{columns, print};
+use crate::error::{Error, Result};
+use crate::ml::formats::torch_write;
+use crate::ml::models::sit::{SiTConfig, release};
+use crate::ml::weights;
+use crate::report::table::near;
+use crate::runner::graph::Pipeline;
+use crate::runner::layers::Overrides;
+use crate::runner::manifest::Registry;
+use crate::runner::plan::{Judge, Verdict, plan};
+use crate::runner::select::select;
+use crate::runner::store::Store;
+use crate::stages::weights::{Artifact, Converted, Network, Request, Set, convert, statistics};
+use candle_core::Device;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Names told of each kind, without `--all`.
+const SHOWN: usize = 8;
+
+#[derive(Debug, clap::Args)]
+pub struct ImportArgs {
+    /// safetensors, a PyTorch checkpoint, a TorchScript archive, npz
+    #[arg(value_hint = clap::ValueHint::FilePath)]
+    file: PathBuf,
+    /// What it becomes: vae, encoder, inception, sit, stats, or a network such as dinov2-vit-b or SiT-XL/2
+    #[arg(long = "as", value_name = "WHAT")]
+    what: String,
+    /// Dictionary inside a checkpoint, such as ema; without it the usual one
+    #[arg(long)]
+    set: Option<String>,
+    /// Configuration of the network, where no name says it
+    #[arg(long, value_hint = clap::ValueHint::FilePath)]
+    config: Option<PathBuf>,
+    /// Folder to write, which must not be there yet
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Name all tensors in the report
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// Folder of a SiT (`erw weights import`, `train`), or a pipeline
+    #[arg(value_name = "DIR|PIPELINE", value_hint = clap::ValueHint::AnyPath)]
+    from: PathBuf,
+    /// The stage of the pipeline that made it
+    stage: Option<String>,
+    /// Averaged weights or those that training goes on with
+    #[arg(long, default_value = release::EMA, value_parser = [release::EMA, release::MODEL])]
+    set: String,
+    /// File to write, ending in .safetensors or in .pt
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    out: PathBuf,
+}
+
+/// `--as`: a type of artifact, or a network that says its type too.
+fn meant(what: &str, config: Option<&PathBuf>) -> Result<(Artifact, Network)> {
+    let preset = |name: &str| Network::Preset(name.into());
+    let network = Artifact::ALL.into_iter().find(|a| a.presets().contains(&what)).map(|a| (a, preset(what)));
+    let ty = || Artifact::ALL.into_iter().find(|a| a.name() == what);
+    match (network, config) {
+        (Some(_), Some(_)) => Err(Error::usage(format!("`--as {what}` says the network, and so does `--config`"))
+            .hint("leave one of them out")),
+        (Some(found), None) => Ok(found),
+        (None, config) => match (ty(), config) {
+            (Some(artifact), Some(file)) => Ok((artifact, Network::Config(file.clone()))),
+            // Of which there is one only.
+            (Some(artifact @ (Artifact::Vae | Artifact::Inception)), None) => {
+                Ok((artifact, preset(artifact.presets()[0])))
+            }
+            (Some(artifact @ (Artifact::Sit | Artifact::Stats)), None) => Ok((artifact, Network::Shown)),
+            (Some(Artifact::Encoder), None) => Err(Error::usage("`--as encoder` does not say which network")
+                .hint(format!("name it: {}; or give `--config`", Artifact::Encoder.presets().join(", ")))),
+            (None, _) => {
+                let types = Artifact::ALL.into_iter().map(Artifact::name);
+                let all: Vec<&str> =
+                    types.chain(Artifact::ALL.into_iter().flat_map(|a| a.presets().iter().copied())).collect();
+                let hint = crate::runner::suggest::hint(what, all, "there are");
+                Err(Error::usage(format!("weights cannot become `{what}`")).maybe_hint(hint))
+            }
+        },
+    }
+}
+
+pub fn import(args: &ImportArgs) -> Result<()> {
+    let (artifact, network) = meant(&args.what, args.config.as_ref())?;
+    if std::fs::symlink_metadata(&args.out).is_ok() {
+        return Err(Error::usage(format!("`{}` is there already", args.out.display())).hint("name a new folder"));
+    }
+    let parent = match args.out.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    // Written beside its place, so that a kill leaves nothing that looks finished.
+    let work = tempfile::Builder::new().prefix(".erw-import-").tempdir_in(parent);
+    let work = work.map_err(|e| Error::io("write to", parent, e))?;
+    if artifact == Artifact::Stats {
+        let features = statistics(&args.file, work.path())?;
+        publish(work, &args.out)?;
+        return print(&format!("statistics of {features} features\nwritten to {}\n", near(&args.out)));
+    }
+    let request = Request { file: &args.file, artifact, network, set: args.set.as_deref() };
+    let converted = convert(&request)?;
+    print(&report(&converted, args.all))?;
+    converted.check(&request)?;
+    converted.write(&request, work.path())?;
+    publish(work, &args.out)?;
+    print(&format!("written to {}\n", near(&args.out)))
+}
+
+fn publish(work: tempfile::TempDir, out: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = work.keep();
+    let done = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755));
+    done.and_then(|()| std::fs::rename(&path, out)).map_err(|e| {
+        let _ = std::fs::remove_dir_all(&path);
+        Error::io("write", out, e)
+    })
+}
+
+/// What became of each tensor.
+fn report(converted: &Converted, all: bool) -> String {
+    let mut text = format!("read as {}\n", converted.format);
+    for set in &converted.sets {
+        text.push_str(&one(set, all));
+    }
+    text
+}
+
+fn one(set: &Set, all: bool) -> String {
+    let (adopted, report) = (&set.adopted, &set.report);
+    let name = if set.name.is_empty() { "the file".into() } else { format!("`{}`", set.name) };
+    let mut text = format!(
+        "{name} -> {}: {} mapped, {} of them renamed, {} dropped, {} missing, {} unexpected, {} of another shape\n",
+        set.files.join(", "),
+        report.loaded.len(),
+        adopted.renamed.len(),
+        adopted.dropped.len(),
+        report.missing.len(),
+        report.unexpected.len(),
+        report.mismatched.len()
+    );
+    let renamed: Vec<String> = adopted.renamed.iter().map(|(ours, theirs)| format!("{ours} <- {theirs}")).collect();
+    let lists = [
+        ("renamed", &renamed),
+        ("dropped", &adopted.dropped),
+        ("missing", &report.missing),
+        ("unexpected", &report.unexpected),
+        ("of another shape", &report.mismatched),
+    ];
+    for (what, names) in lists {
+        let most = if all { names.len() } else { SHOWN };
+        let mut rows: Vec<Vec<String>> = names.iter().take(most).map(|n| vec![what.into(), n.clone()]).collect();
+        if names.len() > most {
+            rows.push(vec![String::new(), format!("and {} more; `--all` names them", names.len() - most)]);
+        }
+        text.push_str(&columns(&rows, "  "));
+    }
+    text
+}
+
+pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()> {
+    let ending = args.out.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    if !["safetensors", "pt", "pth"].contains(&ending) {
+        return Err(Error::usage(format!("`{}` ends neither in .safetensors nor in .pt", args.out.display()))
+            .hint("the ending says the format"));
+    }
+    let dir = match &args.stage {
+        Some(stage) => made_by(&args.from, stage, cache, registry)?,
+        None if args.from.is_dir() => args.from.clone(),
+        None => {
+            return Err(Error::usage(format!("`{}` is not a folder of weights", args.from.display()))
+                .hint("name the stage too if it is a pipeline: `erw weights export PIPELINE STAGE`"));
+        }
+    };
+    let path = dir.join("config.json");
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let config: SiTConfig = serde_json::from_str(&text)
+        .map_err(|e| Error::usage(format!("`{}` does not describe a SiT", path.display())).because(e))?;
+    let tensors = weights::load(&dir.join(format!("{}.safetensors", args.set)), &Device::Cpu)?;
+    let dict = release::state_dict(&config, tensors)?;
+    match ending {
+        "safetensors" => weights::save(&dict, &args.out)?,
+        _ => torch_write::save(&args.out, &[("", &dict)])?,
+    }
+    let switches = [(config.rope, "--use_rope"), (config.qk_norm, "--qk-norm")];
+    let switches: String = switches.iter().filter(|(on, _)| *on).map(|(_, name)| format!(" {name}")).collect();
+    let of = if config.warmup_depth.is_some() { "the warmup" } else { "a model" };
+    let (blocks, width) = (config.blocks(), config.hidden);
+    print(&format!(
+        "{} tensors of `{}` written to {}\nthe released code loads them with `load_state_dict` into {of} of {blocks} blocks of width {width}{}\n",
+        dict.len(),
+        args.set,
+        near(&args.out),
+        if switches.is_empty() { String::new() } else { format!(", made with{switches}") },
+    ))
+}
+
+/// Where the artifact of a finished stage lies.
+fn made_by(file: &Path, stage: &str, cache: &Path, registry: Registry) -> Result<PathBuf> {
+    let pipeline = Pipeline::load(file, registry, &Overrides::default())?;
+    let store = Store::open(cache)?;
+    let judge = Judge::new(&pipeline, &store, BTreeSet::new());
+    let selected = select(&pipeline, &[stage.to_string()])?;
+    let verdicts = plan(&judge, &selected)?;
+    let (_, verdict) = verdicts
+        .iter()
+        .rfind(|(id, _)| pipeline.stage(*id).name == stage)
+        .ok_or_else(|| Error::usage(format!("`{stage}` is several stages; name one")))?;
+    let Verdict::Cached(record) = verdict else {
+        return Err(Error::usage(format!("stage `{stage}` has not run as `{}` describes it", file.display()))
+            .hint("`erw plan` says why; `erw run` runs it"));
+    };
+    let output = record.outputs.values().find(|o| ["sit", "warmed"].contains(&o.ty.as_str()));
+    let output = output.ok_or_else(|| Error::usage(format!("stage `{stage}` makes no SiT")))?;
+    Ok(store.object(&output.measured.digest))
+}

@@ -1,0 +1,367 @@
+//! One file from one address to one place on disk, whole or not at all, through cut connections and killed processes.
+//!
+//! Bytes gather in `FILE.part`; `FILE.part.json` beside it says of which file on which server they are. The next
+//! attempt, of this process or a later one, asks for the rest on the condition that the file there is still the same,
+//! and begins anew if it is not. When all is there and has the right size and SHA-256, the part becomes the file.
+//! `.FILE.lock` is held meanwhile, so two processes never write one part.
+
+use super::Watch;
+use super::http::{Answer, Client, Failure, Validator, page};
+use crate::error::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::{File, TryLockError};
+use std::io::{ErrorKind as Io, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const CHUNK: usize = 256 * 1024;
+/// How often a stop is looked for while waiting.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// What to fetch.
+pub struct Order<'a> {
+    pub url: &'a str,
+    /// Sent to the host of `url` only.
+    pub token: Option<&'a str>,
+    /// The address without the mirror: a part is continued through any of them.
+    pub origin: &'a str,
+    pub to: &'a Path,
+    pub size: Option<u64>,
+    pub sha256: Option<&'a str>,
+}
+
+/// How long to go on when nothing comes.
+#[derive(Debug, Clone, Copy)]
+pub struct Persistence {
+    /// Attempts in a row that bring nothing.
+    pub attempts: u32,
+    /// Before the second attempt; doubles with each further one.
+    pub pause: Duration,
+}
+
+impl Default for Persistence {
+    fn default() -> Self {
+        Self { attempts: 5, pause: Duration::from_millis(500) }
+    }
+}
+
+/// Why a file was not fetched.
+#[derive(Debug)]
+pub enum Fault {
+    /// This address does not give it; another may.
+    Address(Error),
+    /// No other address will help: a full disk, a stop, a file that is not what it should be.
+    Final(Error),
+}
+
+/// Beside a part.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Begun {
+    origin: String,
+    #[serde(flatten)]
+    validator: Validator,
+    total: Option<u64>,
+}
+
+/// Fetches and returns the SHA-256 of the file.
+pub fn download(
+    client: &Client,
+    order: &Order,
+    how: Persistence,
+    watch: &dyn Watch,
+) -> std::result::Result<String, Fault> {
+    let folder = order.to.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(|e| Fault::Final(Error::io("create", folder, e)))?;
+    let _lock = lock(order.to, watch).map_err(Fault::Final)?;
+    if order.to.exists() {
+        // Another process was faster.
+        return sha256(order.to, watch).map_err(Fault::Final);
+    }
+    let mut part = Part::open(order, watch).map_err(Fault::Final)?;
+    let mut fruitless = 0;
+    loop {
+        let before = part.bytes;
+        let (error, wait) = match part.attempt(client, order, watch) {
+            Ok(()) => return part.finish(order),
+            Err(Trouble::Passing(error, wait)) => (error, wait),
+            Err(Trouble::Address(error)) => {
+                part.leave();
+                return Err(Fault::Address(error));
+            }
+            Err(Trouble::Final(error)) => return Err(Fault::Final(error)),
+        };
+        fruitless = if part.bytes > before { 1 } else { fruitless + 1 };
+        if fruitless >= how.attempts {
+            part.leave();
+            return Err(Fault::Address(error.hint(part.kept())));
+        }
+        let pause = wait.unwrap_or(how.pause * 2u32.pow(fruitless - 1)).min(Duration::from_secs(120));
+        watch.log(&format!("{error}; trying again"));
+        sleep(pause, watch).map_err(Fault::Final)?;
+    }
+}
+
+/// How an attempt ended before its end.
+enum Trouble {
+    Passing(Error, Option<Duration>),
+    Address(Error),
+    Final(Error),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Passing(error, wait) => Self::Passing(error, wait),
+            Failure::Lasting(error) => Self::Address(error),
+        }
+    }
+}
+
+/// The bytes that are here.
+struct Part {
+    path: PathBuf,
+    note: PathBuf,
+    file: File,
+    bytes: u64,
+    sum: Sha256,
+    begun: Begun,
+}
+
+impl Part {
+    /// What an earlier attempt left is read once, to go on with its sum.
+    fn open(order: &Order, watch: &dyn Watch) -> Result<Self> {
+        let path = beside(order.to, "", ".part");
+        let note = beside(order.to, "", ".part.json");
+        let failed = |e| Error::io("write", &path, e);
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let begun = std::fs::read(&note).ok().and_then(|text| serde_json::from_slice::<Begun>(&text).ok());
+        let mut part = Self { path, note, file, bytes: 0, sum: Sha256::new(), begun: Begun::default() };
+        match begun {
+            Some(begun) if begun.origin == order.origin && begun.validator.if_range().is_some() => {
+                (part.bytes, part.sum) = summed(&mut part.file, &part.path, watch)?;
+                part.begun = begun;
+                if part.bytes > 0 {
+                    watch.log(&format!("going on with {}", order.origin));
+                }
+            }
+            _ => part.clear()?,
+        }
+        Ok(part)
+    }
+
+    fn failed(&self, e: std::io::Error) -> Error {
+        let full = matches!(e.kind(), Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge);
+        let error = Error::io("write", &self.path, e);
+        if full { error.hint("make room and run again: it goes on where it stopped") } else { error }
+    }
+
+    fn kept(&self) -> String {
+        match self.bytes {
+            0 => "nothing of it is here yet".into(),
+            n => format!("the first {n} bytes are kept; run again to go on with them"),
+        }
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
+        emptied.map_err(|e| self.failed(e))?;
+        (self.bytes, self.sum) = (0, Sha256::new());
+        Ok(())
+    }
+
+    /// Makes the part end where it was last known to be good.
+    fn rewind(&mut self) -> Result<()> {
+        let cut = self.file.set_len(self.bytes).and_then(|()| self.file.seek(SeekFrom::Start(self.bytes)));
+        cut.map(drop).map_err(|e| self.failed(e))
+    }
+
+    /// Asks for what is lacking, until all is here.
+    fn attempt(&mut self, client: &Client, order: &Order, watch: &dyn Watch) -> std::result::Result<(), Trouble> {
+        if watch.should_stop() {
+            return Err(Trouble::Final(Error::suspended()));
+        }
+        self.rewind().map_err(Trouble::Final)?;
+        let mut body = match client.get(order.url, order.token, self.bytes, &self.begun.validator)? {
+            Answer::Beyond(total) if total == Some(self.bytes) => return Ok(()),
+            Answer::Beyond(_) => {
+                // The file there has become shorter than what is here.
+                self.clear().map_err(Trouble::Final)?;
+                self.begun = Begun::default();
+                return Err(Trouble::Passing(Error::stage(format!("{} is another file now", order.url)), None));
+            }
+            Answer::Body { from: 0, total, validator, body } => {
+                if self.bytes > 0 {
+                    watch.log(&format!("{} is not continued by its server; beginning anew", order.origin));
+                }
+                self.clear().map_err(Trouble::Final)?;
+                self.begin(Begun { origin: order.origin.into(), validator, total }).map_err(Trouble::Final)?;
+                body
+            }
+            Answer::Body { total, body, .. } => {
+                self.begun.total = total.or(self.begun.total);
+                body
+            }
+        };
+        if let (Some(want), Some(total)) = (order.size, self.begun.total)
+            && want != total
+        {
+            self.remove();
+            return Err(Trouble::Address(Error::stage(format!(
+                "{} has {total} bytes, and the file that was asked for has {want}",
+                order.url
+            ))));
+        }
+        self.receive(&mut *body, order, watch)
+    }
+
+    fn begin(&mut self, begun: Begun) -> Result<()> {
+        self.begun = begun;
+        let text = serde_json::to_vec(&self.begun).map_err(|e| Error::io("write", &self.note, e.into()))?;
+        std::fs::write(&self.note, text).map_err(|e| Error::io("write", &self.note, e))
+    }
+
+    fn receive(&mut self, body: &mut dyn Read, order: &Order, watch: &dyn Watch) -> std::result::Result<(), Trouble> {
+        let total = self.begun.total.or(order.size);
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            if watch.should_stop() {
+                return Err(Trouble::Final(Error::suspended()));
+            }
+            let cut =
+                |e: &dyn std::fmt::Display| Error::stage(format!("the connection to {} broke", order.url)).because(e);
+            let n = match body.read(&mut buffer) {
+                Ok(n) => n,
+                Err(e) if e.kind() == Io::Interrupted => continue,
+                Err(e) => return Err(Trouble::Passing(cut(&e), None)),
+            };
+            if n == 0 {
+                return match total {
+                    Some(total) if self.bytes < total => {
+                        Err(Trouble::Passing(cut(&format!("{} of {total} bytes came", self.bytes)), None))
+                    }
+                    _ => Ok(()),
+                };
+            }
+            if self.bytes == 0 && is_page(&buffer[..n]) {
+                self.remove();
+                return Err(Trouble::Address(page(order.url)));
+            }
+            self.file.write_all(&buffer[..n]).map_err(|e| Trouble::Final(self.failed(e)))?;
+            self.sum.update(&buffer[..n]);
+            self.bytes += n as u64;
+            watch.progress(self.bytes, total.unwrap_or(0));
+        }
+    }
+
+    /// All bytes are here: are they the right ones?
+    fn finish(self, order: &Order) -> std::result::Result<String, Fault> {
+        let sum = hex(self.sum.clone());
+        let mut wrong = vec![];
+        if let Some(want) = order.size.filter(|want| *want != self.bytes) {
+            wrong.push(format!("it has {} bytes\nand should have {want}", self.bytes));
+        }
+        if let Some(want) = order.sha256.filter(|want| *want != sum) {
+            wrong.push(format!("its sha256 is {sum}\nand should be  {want}"));
+        }
+        if !wrong.is_empty() {
+            self.remove();
+            let error = Error::stage(format!("{} is not the file that was asked for", order.url));
+            return Err(Fault::Final(wrong.into_iter().fold(error, Error::because)));
+        }
+        let publish = || {
+            self.file.sync_all()?;
+            std::fs::rename(&self.path, order.to)
+        };
+        publish().map_err(|e| Fault::Final(self.failed(e)))?;
+        let _ = std::fs::remove_file(&self.note);
+        Ok(sum)
+    }
+
+    /// A part without bytes is nothing to come back to.
+    fn leave(&self) {
+        if self.bytes == 0 {
+            self.remove();
+        }
+    }
+
+    /// For bytes that are of no use to anybody.
+    fn remove(&self) {
+        let _ = std::fs::remove_file(&self.note);
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn is_page(head: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(&head[..head.len().min(256)]).trim_start().to_ascii_lowercase();
+    text.starts_with("<!doctype html") || text.starts_with("<html")
+}
+
+/// `FILE` as `before FILE after`, in the same folder.
+fn beside(file: &Path, before: &str, after: &str) -> PathBuf {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    file.with_file_name(format!("{before}{name}{after}"))
+}
+
+/// Bytes of a part that is under way or was put down.
+pub fn begun(to: &Path) -> Option<u64> {
+    std::fs::metadata(beside(to, "", ".part")).ok().map(|m| m.len())
+}
+
+fn lock(to: &Path, watch: &dyn Watch) -> Result<File> {
+    let path = beside(to, ".", ".lock");
+    let file = File::options().write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(|e| Error::io("write", &path, e))?;
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
+        }
+        if !told {
+            watch.log(&format!("another process is fetching `{}`; waiting for it", to.display()));
+            told = true;
+        }
+        sleep(GLANCE, watch)?;
+    }
+}
+
+fn sleep(time: Duration, watch: &dyn Watch) -> Result<()> {
+    let end = std::time::Instant::now() + time;
+    loop {
+        if watch.should_stop() {
+            return Err(Error::new(ErrorKind::Suspended, Error::suspended().message));
+        }
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(GLANCE));
+    }
+}
+
+/// SHA-256 of a file in hexadecimal.
+pub fn sha256(path: &Path, watch: &dyn Watch) -> Result<String> {
+    let mut file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    summed(&mut file, path, watch).map(|(_, sum)| hex(sum))
+}
+
+fn summed(file: &mut File, path: &Path, watch: &dyn Watch) -> Result<(u64, Sha256)> {
+    let (mut sum, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 4 * CHUNK]);
+    loop {
+        let n = file.read(&mut buffer).map_err(|e| Error::io("read", path, e))?;
+        if n == 0 {
+            return Ok((bytes, sum));
+        }
+        if watch.should_stop() {
+            return Err(Error::suspended());
+        }
+        sum.update(&buffer[..n]);
+        bytes += n as u64;
+    }
+}
+
+fn hex(sum: Sha256) -> String {
+    sum.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,253 @@
+//! One request for a file, or for what is still lacking of it, and what its answer means for whoever wants the file.
+//! Redirects are followed; a token goes no further than the server it is for. Proxies come from the environment, as
+//! `ureq` reads it: ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, the first that is set, for every host but those of NO_PROXY.
+
+use crate::error::Error;
+use std::io::Read;
+use std::time::Duration;
+use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
+
+const CONNECT: Duration = Duration::from_secs(20);
+/// Without a byte for so long, a connection is given up and the rest asked for anew.
+const SILENCE: Duration = Duration::from_secs(60);
+const REDIRECTS: usize = 10;
+/// More than this a server may not ask us to wait.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What tells that a file on a server is still the one that was begun.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Validator {
+    pub etag: Option<String>,
+    pub last_modified: Option<String>,
+}
+
+impl Validator {
+    fn of(headers: &HeaderMap) -> Self {
+        let etag = text(headers, header::ETAG).filter(|tag| !tag.starts_with("W/"));
+        Self { etag, last_modified: text(headers, header::LAST_MODIFIED) }
+    }
+
+    /// The value of `If-Range`. Without one a rest cannot be asked for: it may be that of another file.
+    pub fn if_range(&self) -> Option<&str> {
+        self.etag.as_deref().or(self.last_modified.as_deref())
+    }
+}
+
+/// What a server said.
+pub enum Answer {
+    /// The file from byte `from` on; 0 even if more was asked for.
+    Body { from: u64, total: Option<u64>, validator: Validator, body: Box<dyn Read> },
+    /// There are no bytes behind those that are here; the file has this many.
+    Beyond(Option<u64>),
+}
+
+/// Why there is no answer.
+pub enum Failure {
+    /// May pass: to be tried again, after the time that the server asked for.
+    Passing(Error, Option<Duration>),
+    /// Stays as it is.
+    Lasting(Error),
+}
+
+#[derive(Debug, Clone)]
+pub struct Client {
+    agent: ureq::Agent,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT))
+            .timeout_recv_response(Some(SILENCE))
+            .timeout_per_read(Some(SILENCE))
+            // Followed here: `ureq` takes every port of a host for the same server.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent(concat!("erw/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding("identity")
+            .build();
+        Self { agent: config.into() }
+    }
+}
+
+impl Client {
+    /// Asks for `url`, from byte `from` on if it is still the file of `validator`.
+    pub fn get(&self, url: &str, token: Option<&str>, from: u64, validator: &Validator) -> Result<Answer, Failure> {
+        let rest = validator.if_range().filter(|_| from > 0);
+        let response = self.follow(url, token, rest.map(|same| (from, same)))?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        match status {
+            StatusCode::OK => {
+                refuse_page(url, &headers)?;
+                let total = text(&headers, header::CONTENT_LENGTH).and_then(|n| n.parse().ok());
+                let validator = Validator::of(&headers);
+                Ok(Answer::Body { from: 0, total, validator, body: Box::new(response.into_body().into_reader()) })
+            }
+            StatusCode::PARTIAL_CONTENT => match range(&headers) {
+                Some((start, total)) if rest.is_some() && start == from => {
+                    let body = Box::new(response.into_body().into_reader());
+                    Ok(Answer::Body { from, total, validator: Validator::of(&headers), body })
+                }
+                _ => Err(Failure::Lasting(Error::stage(format!("{url} answered with another part than asked for")))),
+            },
+            StatusCode::RANGE_NOT_SATISFIABLE if rest.is_some() => Ok(Answer::Beyond(range_total(&headers))),
+            _ => Err(refusal(url, status, &headers, token.is_some())),
+        }
+    }
+
+    /// The answer at the end of all redirects.
+    fn follow(
+        &self,
+        url: &str,
+        token: Option<&str>,
+        rest: Option<(u64, &str)>,
+    ) -> Result<Response<ureq::Body>, Failure> {
+        let mut at = url.to_string();
+        for _ in 0..=REDIRECTS {
+            let mut request = self.agent.get(&at);
+            if let Some(token) = token.filter(|_| server(&at) == server(url)) {
+                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            }
+            if let Some((from, same)) = rest {
+                request = request.header(header::RANGE, format!("bytes={from}-")).header(header::IF_RANGE, same);
+            }
+            let response = request.call().map_err(|e| no_answer(&at, e))?;
+            let moved = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+            match text(response.headers(), header::LOCATION).filter(|_| moved).and_then(|to| joined(&at, &to)) {
+                Some(to) => at = to,
+                None => return Ok(response),
+            }
+        }
+        Err(Failure::Lasting(Error::stage(format!("{url} is redirected again and again"))))
+    }
+}
+
+/// Scheme, host and port: what a token is for.
+fn server(url: &str) -> Option<(String, String)> {
+    let uri: Uri = url.parse().ok()?;
+    Some((uri.scheme_str()?.to_ascii_lowercase(), uri.authority()?.as_str().to_ascii_lowercase()))
+}
+
+/// The address that `Location` means, as seen from `base`.
+fn joined(base: &str, location: &str) -> Option<String> {
+    if location.contains("://") {
+        return Some(location.into());
+    }
+    let (scheme, authority) = server(base)?;
+    match location.strip_prefix("//") {
+        Some(other) => Some(format!("{scheme}://{other}")),
+        None if location.starts_with('/') => Some(format!("{scheme}://{authority}{location}")),
+        None => {
+            let path = base.split(['?', '#']).next().unwrap_or(base);
+            Some(format!("{}/{location}", path.rsplit_once('/')?.0))
+        }
+    }
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.trim().to_string())
+}
+
+/// First byte and size of the whole in `Content-Range: bytes 5-9/10`.
+fn range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
+    let value = text(headers, header::CONTENT_RANGE)?;
+    let (start, _) = value.strip_prefix("bytes ")?.split_once('-')?;
+    Some((start.parse().ok()?, range_total(headers)))
+}
+
+fn range_total(headers: &HeaderMap) -> Option<u64> {
+    text(headers, header::CONTENT_RANGE)?.rsplit_once('/')?.1.parse().ok()
+}
+
+/// A page where a file should be: of an error, a login, a quota.
+fn refuse_page(url: &str, headers: &HeaderMap) -> Result<(), Failure> {
+    match text(headers, header::CONTENT_TYPE) {
+        Some(ty) if ty.starts_with("text/html") => Err(Failure::Lasting(page(url))),
+        _ => Ok(()),
+    }
+}
+
+pub fn page(url: &str) -> Error {
+    Error::stage(format!("{url} answered with a web page instead of the file"))
+        .hint("open the address in a browser to see what it wants, such as a login; or get the file by hand")
+}
+
+fn refusal(url: &str, status: StatusCode, headers: &HeaderMap, with_token: bool) -> Failure {
+    let said = match status.canonical_reason() {
+        Some(reason) => format!("{} {reason}", status.as_u16()),
+        None => status.as_u16().to_string(),
+    };
+    let error = Error::stage(format!("{url} answered {said}"));
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::Lasting(error.hint(match with_token {
+            true => "the token in HF_TOKEN does not open it: accept the licence on the file's page with that account",
+            false => "it may want a login: accept the licence on the file's page, and set HF_TOKEN for Hugging Face",
+        })),
+        StatusCode::NOT_FOUND | StatusCode::GONE => Failure::Lasting(error.hint("the file has moved or was withdrawn")),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
+            Failure::Passing(error, text(headers, header::RETRY_AFTER).and_then(|s| seconds(&s)))
+        }
+        s if s.is_server_error() => {
+            Failure::Passing(error, text(headers, header::RETRY_AFTER).and_then(|s| seconds(&s)))
+        }
+        _ => Failure::Lasting(error),
+    }
+}
+
+/// `Retry-After` in seconds; a date is as good as no word.
+fn seconds(text: &str) -> Option<Duration> {
+    Some(Duration::from_secs(text.parse().ok()?).min(PATIENCE))
+}
+
+fn no_answer(url: &str, error: ureq::Error) -> Failure {
+    use ureq::Error as E;
+    let passing = matches!(error, E::Io(_) | E::Timeout(_) | E::HostNotFound | E::ConnectionFailed | E::Protocol(_));
+    let told = Error::stage(format!("{url} cannot be reached")).because(error);
+    let proxies = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
+    let told = match proxies.iter().find(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty())) {
+        Some(name) => told.hint(format!("the proxy of {name} was asked")),
+        None => told,
+    };
+    if passing { Failure::Passing(told, None) } else { Failure::Lasting(told) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read() {
+        let of = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_RANGE, value.parse().unwrap());
+            (range(&headers), range_total(&headers))
+        };
+        assert_eq!(of("bytes 5-9/10"), (Some((5, Some(10))), Some(10)));
+        assert_eq!(of("bytes 5-9/*"), (Some((5, None)), None));
+        assert_eq!(of("bytes */10"), (None, Some(10)));
+        assert_eq!(of("pages 1-2/3").0, None);
+    }
+
+    #[test]
+    fn redirects_are_joined() {
+        let of = |to: &str| joined("https://a.example:8/x/y?z=1", to).unwrap();
+        assert_eq!(of("http://b.example/f"), "http://b.example/f");
+        assert_eq!(of("//b.example/f"), "https://b.example/f");
+        assert_eq!(of("/f?g"), "https://a.example:8/f?g");
+        assert_eq!(of("f"), "https://a.example:8/x/f");
+        assert_ne!(server("https://a.example:8/x"), server("https://a.example:9/x"));
+        assert_ne!(server("https://a.example/x"), server("http://a.example/x"));
+    }
+
+    #[test]
+    fn weak_validators_do_not_hold_a_file_to_its_bytes() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ETAG, "W/\"a\"".parse().unwrap());
+        assert_eq!(Validator::of(&headers).if_range(), None);
+        headers.insert(header::LAST_MODIFIED, "Mon, 01 Jan 2024 00:00:00 GMT".parse().unwrap());
+        assert_eq!(Validator::of(&headers).if_range(), Some("Mon, 01 Jan 2024 00:00:00 GMT"));
+        assert_eq!(seconds("3600"), Some(PATIENCE));
+        assert_eq!(seconds("Fri, 31 Dec 1999 23:59:59 GMT"), None);
+    }
+}

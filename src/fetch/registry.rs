@@ -1,0 +1,259 @@
+//! The registry of published files: names, addresses, sizes, hashes, licences. The text is `weights/registry.toml`,
+//! embedded; a file of the same form, named by ERW_REGISTRY, comes before it. Knows nothing of networks: `as` and
+//! `preset` are words to it.
+
+use crate::error::{Error, Result};
+use serde::Deserialize;
+use std::sync::OnceLock;
+
+const SHIPPED: &str = include_str!("../../weights/registry.toml");
+const EXTRA: &str = "ERW_REGISTRY";
+
+/// A published file, or the same weights in several files.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    pub name: String,
+    pub what: String,
+    /// The type of artifact it becomes.
+    #[serde(rename = "as")]
+    pub artifact: String,
+    /// The network, for types that have several.
+    pub preset: Option<String>,
+    pub licence: String,
+    /// Why not everybody may use it for everything.
+    pub restricted: Option<String>,
+    pub note: Option<String>,
+    /// How to get it by hand.
+    pub manual: Option<String>,
+    /// Tried in order. The first one identifies the file.
+    #[serde(default, rename = "from")]
+    pub locations: Vec<Location>,
+}
+
+/// Where a file lies: an address, or a place in a repository of Hugging Face.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Location {
+    pub url: Option<String>,
+    pub hub: Option<String>,
+    pub revision: Option<String>,
+    pub file: Option<String>,
+    /// Bytes, if known for certain.
+    pub size: Option<u64>,
+    /// Bytes, about.
+    pub about: Option<u64>,
+    /// Hexadecimal, lower case.
+    pub sha256: Option<String>,
+}
+
+/// [`Location`] without what may be absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Address<'a> {
+    Web(&'a str),
+    Hub { repository: &'a str, revision: &'a str, file: &'a str },
+}
+
+impl Location {
+    pub fn address(&self) -> Address<'_> {
+        match (&self.hub, &self.revision, &self.file) {
+            (Some(repository), Some(revision), Some(file)) => Address::Hub { repository, revision, file },
+            _ => Address::Web(self.url.as_deref().unwrap_or_default()),
+        }
+    }
+
+    /// The address as it is written in keys and pins: the same through every mirror of the hub.
+    pub fn origin(&self) -> String {
+        match self.address() {
+            Address::Web(url) => url.to_string(),
+            Address::Hub { repository, revision, file } => format!("hf://{repository}@{revision}/{file}"),
+        }
+    }
+
+    /// Whom it comes from, for people: the host, or the repository.
+    pub fn site(&self) -> String {
+        match self.address() {
+            Address::Web(url) => {
+                let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+                rest.split('/').next().unwrap_or_default().to_string()
+            }
+            Address::Hub { repository, .. } => format!("{repository} on Hugging Face"),
+        }
+    }
+
+    /// The last part of the address, without a query.
+    pub fn file_name(&self) -> &str {
+        let path = match self.address() {
+            Address::Web(url) => url.split(['?', '#']).next().unwrap_or_default(),
+            Address::Hub { file, .. } => file,
+        };
+        path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Bytes, as far as known.
+    pub fn bytes(&self) -> Option<u64> {
+        self.size.or(self.about)
+    }
+
+    fn check(&self) -> std::result::Result<(), &'static str> {
+        let hub = [&self.hub, &self.revision, &self.file].iter().filter(|part| part.is_some()).count();
+        match (&self.url, hub) {
+            (Some(url), 0) if url.starts_with("https://") || url.starts_with("http://") => {}
+            (None, 3) => {}
+            _ => return Err("an address is either `url`, or `hub` with `revision` and `file`"),
+        }
+        let name = self.file_name();
+        if name.is_empty() || name.starts_with('.') {
+            return Err("an address must end in the name of a file");
+        }
+        match &self.sha256 {
+            Some(sum) if !is_sha256(sum) => Err("`sha256` must be 64 hexadecimal digits in lower case"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// 64 hexadecimal digits in lower case.
+pub fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+impl Entry {
+    /// What identifies the published file in the key of a stage, as JSON: its hash, or its address where no hash is
+    /// known, and what is made of it. Mirrors, sizes and remarks are not in it.
+    pub fn identity(&self) -> String {
+        let first = self.locations.first();
+        let file = match first.and_then(|l| l.sha256.as_deref()) {
+            Some(sum) => format!("sha256:{sum}"),
+            None => first.map(Location::origin).unwrap_or_default(),
+        };
+        serde_json::json!({"as": self.artifact, "file": file, "preset": self.preset}).to_string()
+    }
+
+    /// Bytes of the file that would be fetched first, as far as known.
+    pub fn bytes(&self) -> Option<u64> {
+        self.locations.first().and_then(Location::bytes)
+    }
+
+    fn check(&self) -> std::result::Result<(), &'static str> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if self.name.is_empty() || !self.name.chars().all(plain) {
+            return Err("a name has letters, digits, `-` and `_` only");
+        }
+        if self.locations.is_empty() && self.manual.is_none() {
+            return Err("there is neither an address nor a word on how to get it");
+        }
+        self.locations.iter().try_for_each(Location::check)?;
+        let same = |a: &Location, b: &Location| a.sha256.is_some() && a.sha256 == b.sha256;
+        let twins = |a: &Location, b: &Location| a.file_name() == b.file_name() && !same(a, b);
+        let all = &self.locations;
+        match all.iter().enumerate().any(|(i, a)| all[..i].iter().any(|b| twins(a, b))) {
+            true => Err("two different files have one name"),
+            false => Ok(()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    #[serde(default)]
+    entry: Vec<Entry>,
+}
+
+/// Reads a registry. The error says which entry is at fault.
+pub fn parse(text: &str) -> Result<Vec<Entry>> {
+    let text: Text = toml_edit::de::from_str(text).map_err(|e| Error::usage(e.to_string().trim_end()))?;
+    for (i, entry) in text.entry.iter().enumerate() {
+        let fail = |why: &str| Error::usage(format!("entry `{}`: {why}", entry.name));
+        entry.check().map_err(fail)?;
+        if text.entry[..i].iter().any(|e| e.name == entry.name) {
+            return Err(fail("there is another of this name"));
+        }
+    }
+    Ok(text.entry)
+}
+
+/// All entries, those of ERW_REGISTRY first. Read once.
+pub fn entries() -> Result<&'static [Entry]> {
+    static ENTRIES: OnceLock<Result<Vec<Entry>>> = OnceLock::new();
+    ENTRIES.get_or_init(load).as_deref().map_err(Clone::clone)
+}
+
+/// The entries that come with the program.
+pub fn shipped() -> Result<Vec<Entry>> {
+    parse(SHIPPED).map_err(|e| Error::internal("the registry of published files is broken").because(e))
+}
+
+fn load() -> Result<Vec<Entry>> {
+    let shipped = shipped()?;
+    let Some(path) = std::env::var_os(EXTRA).filter(|p| !p.is_empty()).map(std::path::PathBuf::from) else {
+        return Ok(shipped);
+    };
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let mut all = parse(&text)
+        .map_err(|e| e.context(format!("`{}`, named by {EXTRA}, is no registry of published files", path.display())))?;
+    for entry in shipped {
+        if !all.iter().any(|e| e.name == entry.name) {
+            all.push(entry);
+        }
+    }
+    Ok(all)
+}
+
+/// The entry of this name.
+pub fn find(name: &str) -> Result<Option<&'static Entry>> {
+    Ok(entries()?.iter().find(|e| e.name == name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_registry_is_sound() {
+        let all = parse(SHIPPED).unwrap();
+        let find = |name: &str| all.iter().find(|e| e.name == name).unwrap();
+        // method notes, section 5: what is known for certain.
+        assert_eq!(find("sd-vae-ft-mse").locations[0].size, Some(334_643_276));
+        assert!(find("fid-inception").identity().contains("sha256:6726825d0af5f729"));
+        assert!(find("sd-vae-ft-ema").identity().contains("hf://stabilityai/sd-vae-ft-ema@8937891f91ef"));
+        for name in ["mocov3-vit-b", "jepa-vit-h", "mae-vit-l"] {
+            assert!(find(name).licence == "CC-BY-NC-4.0" && find(name).restricted.is_some(), "{name}");
+        }
+        assert!(all.iter().all(|e| e.licence == "MIT" || e.licence == "Apache-2.0" || e.restricted.is_some()));
+        assert_eq!(find("repa-sit-xl").locations[0].file_name(), "last.pt");
+    }
+
+    #[test]
+    fn a_mirror_does_not_change_the_identity() {
+        let text = |more: &str| {
+            format!(
+                "[[entry]]\nname = \"n\"\nwhat = \"w\"\nas = \"vae\"\nlicence = \"MIT\"\n\
+                 [[entry.from]]\nurl = \"https://a.example/x.pth\"\n{more}"
+            )
+        };
+        let id = |more: &str| parse(&text(more)).unwrap()[0].identity();
+        let plain = id("");
+        assert_eq!(plain, id("size = 3\n[[entry.from]]\nurl = \"https://b.example/y.pth\"\n"));
+        assert_ne!(plain, id(&format!("sha256 = \"{}\"\n", "0".repeat(64))));
+    }
+
+    #[test]
+    fn a_broken_registry_says_what_is_wrong() {
+        let entry =
+            |more: &str| format!("[[entry]]\nname = \"n\"\nwhat = \"w\"\nas = \"vae\"\nlicence = \"MIT\"\n{more}");
+        let said = |text: &str| parse(text).unwrap_err().message;
+        assert!(said(&entry("")).contains("entry `n`: there is neither an address"));
+        assert!(said(&entry("[[entry.from]]\nurl = \"ftp://x/y\"")).contains("either `url`"));
+        assert!(said(&entry("[[entry.from]]\nurl = \"https://x/\"")).contains("name of a file"));
+        assert!(said(&entry("[[entry.from]]\nurl = \"https://x/y\"\nsha256 = \"AB\"")).contains("64 hexadecimal"));
+        assert!(said(&entry("colour = 1")).contains("colour"));
+        assert!(
+            said(&entry(
+                "[[entry.from]]\nurl = \"https://x/y\"\n[[entry.from]]\nurl = \"https://z/y\"\nsha256 = \"ab\""
+            ))
+            .contains("64 hex")
+        );
+    }
+}

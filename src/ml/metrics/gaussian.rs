@@ -1,0 +1,93 @@
+//! Mean and covariance of features, computed here or as others published them.
+//!
+//! The ADM suite and its followers give statistics of whole training sets as npz files: `mu` and `sigma` of pooled
+//! features, `mu_s` and `sigma_s` of spatial ones. Such a file does not say which network it is of, how images were
+//! prepared or how many there were; only the dimension can be held against the network in use.
+
+use crate::ml::formats::Npz;
+use candle_core::{DType, Result, Tensor, bail};
+use faer::Mat;
+use std::path::Path;
+
+/// Names of mean and covariance in a published file.
+pub const POOLED: [&str; 2] = ["mu", "sigma"];
+/// The same of the spatial features that sFID compares.
+pub const SPATIAL: [&str; 2] = ["mu_s", "sigma_s"];
+
+/// How far apart mirrored entries of a covariance may be, in units of its largest entry: files hold f32 sums too.
+const ASYMMETRY: f64 = 1e-5;
+
+/// A normal distribution over features.
+#[derive(Debug, Clone)]
+pub struct Gaussian {
+    mean: Vec<f64>,
+    covariance: Mat<f64>,
+}
+
+impl Gaussian {
+    /// Refuses what is not a mean and a covariance of one dimension.
+    pub fn new(mean: Vec<f64>, covariance: Mat<f64>) -> Result<Self> {
+        let dim = mean.len();
+        if (covariance.nrows(), covariance.ncols()) != (dim, dim) || dim == 0 {
+            let (rows, columns) = (covariance.nrows(), covariance.ncols());
+            bail!("a mean of {dim} numbers and a covariance of {rows} x {columns} do not belong together");
+        }
+        if let Some(i) = mean.iter().position(|x| !x.is_finite()) {
+            bail!("entry {i} of the mean is not finite");
+        }
+        let mut largest = 0f64;
+        for (i, j) in (0..dim).flat_map(|j| (0..dim).map(move |i| (i, j))) {
+            let x = covariance[(i, j)];
+            if !x.is_finite() {
+                bail!("entry ({i}, {j}) of the covariance is not finite");
+            }
+            largest = largest.max(x.abs());
+        }
+        for j in 0..dim {
+            if covariance[(j, j)] < 0.0 {
+                bail!("the covariance gives feature {j} a negative variance");
+            }
+            for i in 0..j {
+                if (covariance[(i, j)] - covariance[(j, i)]).abs() > ASYMMETRY * largest {
+                    bail!("the covariance is not symmetric: entries ({i}, {j}) and ({j}, {i}) differ");
+                }
+            }
+        }
+        Ok(Self { mean, covariance })
+    }
+
+    /// From the arrays `[mean, covariance]` of an npz file, see [`POOLED`].
+    pub fn read(path: &Path, [mean, covariance]: [&str; 2]) -> Result<Self> {
+        let mut file = Npz::open(path)?;
+        let names = file.names();
+        let mut array = |name: &str| -> Result<Tensor> {
+            if !names.iter().any(|n| n == name) {
+                bail!("{}: no array `{name}`, but {}", path.display(), names.join(", "));
+            }
+            file.read(name)?.to_dtype(DType::F64)
+        };
+        let of_file = |e: candle_core::Error| candle_core::Error::Msg(format!("{}: {e}", path.display()));
+        let (mu, sigma) = (array(mean)?, array(covariance)?);
+        let (&[dim], &[rows, columns]) = (mu.dims(), sigma.dims()) else {
+            let (a, b) = (mu.dims(), sigma.dims());
+            bail!("{}: `{mean}` and `{covariance}` have shapes {a:?} and {b:?}, not [d] and [d, d]", path.display())
+        };
+        if (rows, columns) != (dim, dim) {
+            bail!("{}: `{mean}` has {dim} numbers, `{covariance}` {rows} x {columns}", path.display());
+        }
+        let sigma = sigma.flatten_all()?.to_vec1::<f64>()?;
+        Self::new(mu.to_vec1()?, Mat::from_fn(dim, dim, |i, j| sigma[i * dim + j])).map_err(of_file)
+    }
+
+    pub fn dim(&self) -> usize {
+        self.mean.len()
+    }
+
+    pub fn mean(&self) -> &[f64] {
+        &self.mean
+    }
+
+    pub fn covariance(&self) -> &Mat<f64> {
+        &self.covariance
+    }
+}

@@ -1,0 +1,187 @@
+//! The Inception-v3 of FID: the network that Heusel et al. (2017) took from TensorFlow's release of 2015-12-05, with the
+//! parameter names of its port in pytorch-fid (`pt_inception-2015-12-05-6726825d.pth`).
+//!
+//! It is not torchvision's: averages leave the padding out, the last block takes a maximum where the paper has an
+//! average, there are 1008 classes, and the weights are others. Images of any size become 299 x 299 pixels by one of
+//! the conventions of [`Input`]. Forward only; knows no metric.
+
+mod blocks;
+mod input;
+
+pub use input::{Input, SIDE};
+
+use super::features::{FeatureNetwork, Outputs};
+use crate::ml::kernels::pool::{Pool, pool3x3};
+use crate::ml::nn::Linear;
+use crate::ml::weights::{self, Adopted, Frozen, Tensors};
+use blocks::{Mixed, POINT, Unit, mixed_a, mixed_b, mixed_c, mixed_d, mixed_e, same, valid};
+use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Length of `pool_3`.
+pub const DIM: usize = 2048;
+/// ImageNet's thousand and eight that were never used.
+pub const CLASSES: usize = 1008;
+/// Channels of `Mixed_6d.branch1x1` (the graph's `mixed_6/conv`) that sFID takes.
+const SPATIAL_CHANNELS: usize = 7;
+/// Position of `Mixed_6d`, counted from `Mixed_6b`.
+const MIXED_6D: usize = 2;
+
+pub const WEIGHTS_FILE: &str = "inception.safetensors";
+
+/// `config.json` of an `inception` artifact.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InceptionConfig {
+    /// Always [`Inception::ARCH`].
+    pub arch: String,
+    /// How images are prepared unless the measurement says so itself.
+    #[serde(default)]
+    pub input: Input,
+}
+
+/// The network.
+pub struct Inception {
+    input: Input,
+    /// Two 3x3 units and a padded one, then a pool.
+    stem: [Unit; 3],
+    /// A 1x1 and a 3x3 unit, then a pool.
+    neck: [Unit; 2],
+    /// `Mixed_5b` to `Mixed_6a`.
+    early: Vec<Mixed>,
+    /// `Mixed_6b` to `Mixed_6e`.
+    middle: Vec<Mixed>,
+    /// What sFID looks at beside the input of `Mixed_6d`.
+    spatial: Unit,
+    /// `Mixed_7a` to `Mixed_7c`.
+    late: Vec<Mixed>,
+    head: Linear,
+    /// `head` without its bias.
+    scores: Linear,
+}
+
+impl Inception {
+    /// In `config.json`.
+    pub const ARCH: &'static str = "fid-inception";
+
+    pub fn new(input: Input, vb: VarBuilder) -> Result<Self> {
+        let unit = |from, to, kernel, name: &str| Unit::new(from, to, kernel, vb.pp(name));
+        let mixed = |name: &str| vb.pp(format!("Mixed_{name}"));
+        let weight = vb.get((CLASSES, DIM), "fc.weight")?;
+        let bias = vb.get(CLASSES, "fc.bias")?;
+        let spatial = Unit::new(768, 192, POINT, mixed("6d").pp("branch1x1"))?;
+        Ok(Self {
+            input,
+            stem: [
+                unit(3, 32, valid(2), "Conv2d_1a_3x3")?,
+                unit(32, 32, valid(1), "Conv2d_2a_3x3")?,
+                unit(32, 64, same(3, 3), "Conv2d_2b_3x3")?,
+            ],
+            neck: [unit(64, 80, POINT, "Conv2d_3b_1x1")?, unit(80, 192, valid(1), "Conv2d_4a_3x3")?],
+            early: vec![
+                mixed_a(192, 32, mixed("5b"))?,
+                mixed_a(256, 64, mixed("5c"))?,
+                mixed_a(288, 64, mixed("5d"))?,
+                mixed_b(288, mixed("6a"))?,
+            ],
+            middle: vec![
+                mixed_c(768, 128, mixed("6b"))?,
+                mixed_c(768, 160, mixed("6c"))?,
+                mixed_c(768, 160, mixed("6d"))?,
+                mixed_c(768, 192, mixed("6e"))?,
+            ],
+            spatial: spatial.first_channels(SPATIAL_CHANNELS)?,
+            late: vec![
+                mixed_d(768, mixed("7a"))?,
+                mixed_e(1280, Pool::Average, mixed("7b"))?,
+                // By accident, it seems, but its numbers are what everyone compares with.
+                mixed_e(2048, Pool::Max, mixed("7c"))?,
+            ],
+            scores: Linear::new(weight.clone(), bias.zeros_like()?),
+            head: Linear::new(weight, bias),
+        })
+    }
+
+    /// Reads an `inception` artifact; `input`, if given, in place of what its configuration says.
+    pub fn load(dir: &Path, input: Option<Input>, device: &Device) -> Result<Self> {
+        let (config, file) = (dir.join("config.json"), dir.join(WEIGHTS_FILE));
+        let of_config = |e: &dyn std::fmt::Display| {
+            candle_core::Error::Msg(format!("{} does not describe Inception: {e}", config.display()))
+        };
+        let text = std::fs::read_to_string(&config).map_err(|e| of_config(&e))?;
+        let cfg: InceptionConfig = serde_json::from_str(&text).map_err(|e| of_config(&e))?;
+        Self::from_tensors(input.unwrap_or(cfg.input), weights::load(&file, device)?, device)
+            .map_err(|e| candle_core::Error::Msg(format!("{}: {e}", file.display())))
+    }
+
+    /// From loaded tensors, which must be this network's, no more and no less, and finite.
+    pub fn from_tensors(input: Input, tensors: Tensors, device: &Device) -> Result<Self> {
+        for (name, tensor) in &tensors {
+            let sum = tensor.to_dtype(DType::F64)?.abs()?.sum_all()?.to_scalar::<f64>()?;
+            if !sum.is_finite() {
+                bail!("tensor {name} holds numbers that are not finite");
+            }
+        }
+        let frozen = Frozen::new(tensors);
+        let net = Self::new(input, frozen.builder(DType::F32, device))?;
+        let unused = frozen.unused();
+        match unused.first() {
+            None => Ok(net),
+            Some(first) => bail!("{} tensors are not part of Inception, such as {first}", unused.len()),
+        }
+    }
+
+    /// All outputs for prepared images f32 `[n, 3, 299, 299]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Outputs> {
+        let run = |blocks: &[Mixed], x: Tensor| blocks.iter().try_fold(x, |x, b| b.forward(&x));
+        let units = |units: &[Unit], x: &Tensor| units.iter().try_fold(x.clone(), |x, u| u.forward(&x));
+        let x = pool3x3(&units(&self.stem, x)?, Pool::MaxHalving)?;
+        let x = pool3x3(&units(&self.neck, &x)?, Pool::MaxHalving)?;
+        let x = run(&self.middle[..MIXED_6D], run(&self.early, x)?)?;
+        // Height, width, channel is TensorFlow's order.
+        let spatial = self.spatial.forward(&x)?.permute((0, 2, 3, 1))?.contiguous()?.flatten_from(1)?;
+        let x = run(&self.late, run(&self.middle[MIXED_6D..], x)?)?;
+        let pool = x.flatten_from(2)?.mean(D::Minus1)?;
+        let logits = self.scores.forward(&pool)?;
+        Ok(Outputs { pool, spatial: Some(spatial), logits: Some(logits) })
+    }
+
+    /// Class scores with the bias `[n, 1008]`, from pooled features `[n, 2048]`.
+    pub fn biased_logits(&self, pool: &Tensor) -> Result<Tensor> {
+        self.head.forward(pool)
+    }
+}
+
+impl FeatureNetwork for Inception {
+    fn name(&self) -> &str {
+        Self::ARCH
+    }
+
+    fn preparation(&self) -> &str {
+        self.input.describe()
+    }
+
+    fn dim(&self) -> usize {
+        DIM
+    }
+
+    fn outputs(&self, images_u8: &Tensor) -> Result<Outputs> {
+        self.forward(&self.input.prepare(images_u8)?)
+    }
+}
+
+/// The tensors of a file in the layout of pytorch-fid. Counters of training batches and torchvision's auxiliary classifier
+/// are of no use here.
+pub fn adopt(file: Tensors) -> Result<Adopted> {
+    let mut adopted = Adopted::default();
+    for (name, tensor) in file {
+        if name.ends_with(".num_batches_tracked") || name.starts_with("AuxLogits.") {
+            adopted.dropped.push(name);
+        } else {
+            adopted.tensors.insert(name, tensor.to_dtype(DType::F32)?.contiguous()?);
+        }
+    }
+    Ok(adopted)
+}

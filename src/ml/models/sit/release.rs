@@ -1,0 +1,162 @@
+//! Released checkpoints of SiT, REPA and ERW: whose dictionary is what, which network it is of, and back again.
+
+use super::{SiT, SiTConfig};
+use crate::ml::weights::{self, Adopted, LoadReport, Tensors};
+use candle_core::{DType, Result, bail};
+
+/// Dictionaries of a checkpoint: the averaged weights, which are sampled from, and those that training goes on with.
+pub const EMA: &str = "ema";
+pub const MODEL: &str = "model";
+
+/// What wrappers of PyTorch put in front of every name.
+const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+
+fn plain(name: &str) -> &str {
+    match WRAPPERS.iter().find_map(|w| name.strip_prefix(w)) {
+        Some(rest) => plain(rest),
+        None => name,
+    }
+}
+
+/// The tensors of a dictionary in f32, without the names that wrappers added.
+pub fn adopt(file: Tensors) -> Result<Adopted> {
+    let mut adopted = Adopted::default();
+    for (theirs, tensor) in file {
+        let ours = plain(&theirs).to_string();
+        if adopted.tensors.insert(ours.clone(), tensor.to_dtype(DType::F32)?.contiguous()?).is_some() {
+            bail!("two tensors of the file are {ours}, one of them {theirs}");
+        }
+        if ours != theirs {
+            adopted.renamed.insert(ours, theirs);
+        }
+    }
+    Ok(adopted)
+}
+
+/// What stands for and against using adopted tensors in this network. Fixed tables may be left out, as REPA's files do
+/// with those of the rotary embedding; a table of a switch that is off may not be there.
+pub fn fit(config: &SiTConfig, tensors: &Tensors) -> Result<LoadReport> {
+    let (model, mut shapes) = weights::census(|vb| SiT::new(config, vb))?;
+    let tables = model.buffers().into_iter().filter(|(name, _)| tensors.contains_key(name));
+    shapes.extend(tables.map(|(name, t)| (name, t.shape().clone())));
+    Ok(weights::compare(&shapes, tensors))
+}
+
+/// The state dict of the released code, for `load_state_dict(strict=True)`: `tensors` and the fixed tables.
+pub fn state_dict(config: &SiTConfig, mut tensors: Tensors) -> Result<Tensors> {
+    let report = fit(config, &tensors)?;
+    if !report.is_exact() {
+        bail!("the weights are not those of config.json: {}", report.faults().join("; "));
+    }
+    let (model, _) = weights::census(|vb| SiT::new(config, vb))?;
+    for (name, table) in model.buffers() {
+        tensors.entry(name).or_insert(table);
+    }
+    Ok(tensors)
+}
+
+impl SiTConfig {
+    /// The network of a released dictionary, adopted. `name` gives the size, and without one the width does. What the name
+    /// leaves open, the tensors show; their table of classes has a row for the null class, as all released ones.
+    pub fn of_release(name: Option<&str>, file: &Tensors) -> Result<Self> {
+        let size = |tensor: &str, dim: usize| file.get(tensor).and_then(|t| t.dims().get(dim).copied());
+        let needed = |tensor: &str, dim: usize| match size(tensor, dim) {
+            Some(n) => Ok(n),
+            None => bail!("the file has no `{tensor}`, so it is no SiT under the released names"),
+        };
+        let (hidden, patch_size) = (needed("x_embedder.proj.weight", 0)?, needed("x_embedder.proj.weight", 2)?);
+        let (hidden, depth, heads, patch_size) = match name {
+            Some(name) => Self::sizes(name)?,
+            None => Self::sizes(&named(hidden, patch_size)?)?,
+        };
+        let blocks = (0..depth).take_while(|i| file.contains_key(&format!("blocks.{i}.attn.qkv.weight"))).count();
+        let warmup_depth = (!file.contains_key("final_layer.linear.weight")).then_some(blocks);
+        Ok(Self {
+            input_size: needed("pos_embed", 1)?.isqrt() * patch_size,
+            in_channels: needed("x_embedder.proj.weight", 1)?,
+            patch_size,
+            hidden,
+            depth,
+            heads,
+            mlp_ratio: 4.0,
+            num_classes: needed("y_embedder.embedding_table.weight", 0)?.saturating_sub(1),
+            class_dropout: 0.1,
+            z_dims: (0..).map_while(|k| size(&format!("projectors.{k}.4.weight"), 0)).collect(),
+            projector_dim: size("projectors.0.0.weight", 0).unwrap_or(2048),
+            // The file does not tell where the projectors sat; REPA's place. Sampling does not use them.
+            encoder_depth: warmup_depth.unwrap_or(depth.min(8)),
+            rope: file.contains_key("feat_rope.freqs_cos"),
+            qk_norm: file.contains_key("blocks.0.attn.q_norm.weight"),
+            warmup_depth,
+        })
+    }
+}
+
+fn named(hidden: usize, patch: usize) -> Result<String> {
+    let size = match hidden {
+        384 => "S",
+        768 => "B",
+        1024 => "L",
+        1152 => "XL",
+        _ => bail!("no published SiT has the width {hidden} of the file; give its config.json"),
+    };
+    Ok(format!("SiT-{size}/{patch}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Shape, Tensor};
+
+    fn zeros(shape: Shape) -> Tensor {
+        Tensor::zeros((), DType::F32, &Device::Cpu).unwrap().broadcast_as(shape).unwrap()
+    }
+
+    #[test]
+    fn a_sit_file_shows_what_its_name_leaves_open() {
+        let plain = SiTConfig {
+            input_size: 32,
+            in_channels: 4,
+            patch_size: 8,
+            hidden: 384,
+            depth: 12,
+            heads: 6,
+            mlp_ratio: 4.0,
+            num_classes: 1000,
+            class_dropout: 0.1,
+            z_dims: vec![768, 1024],
+            projector_dim: 2048,
+            encoder_depth: 8,
+            rope: false,
+            qk_norm: false,
+            warmup_depth: None,
+        };
+        let warmed = SiTConfig { rope: true, qk_norm: true, encoder_depth: 4, warmup_depth: Some(4), ..plain.clone() };
+        for config in [plain, warmed] {
+            let (model, shapes) = weights::census(|vb| SiT::new(&config, vb)).unwrap();
+            let mut file: Tensors = shapes.into_iter().map(|(name, s)| (name, zeros(s))).collect();
+            file.extend(model.buffers());
+            assert_eq!(SiTConfig::of_release(Some("SiT-S/8"), &file).unwrap(), config);
+            assert_eq!(SiTConfig::of_release(None, &file).unwrap(), config);
+            assert!(fit(&config, &file).unwrap().is_exact());
+            assert_eq!(state_dict(&config, file.clone()).unwrap().len(), file.len());
+            // The tables may be left out, and are put back; a tensor may not.
+            file.remove("pos_embed");
+            assert!(fit(&config, &file).unwrap().is_exact());
+            assert!(state_dict(&config, file.clone()).unwrap().contains_key("pos_embed"));
+            file.remove("blocks.3.mlp.fc1.bias");
+            assert_eq!(fit(&config, &file).unwrap().faults(), ["1 not in the file: blocks.3.mlp.fc1.bias"]);
+            let error = SiTConfig::of_release(Some("SiT-S/8"), &file).unwrap_err();
+            assert!(error.to_string().contains("`pos_embed`"));
+        }
+    }
+
+    #[test]
+    fn wrappers_are_taken_off() {
+        let of = |names: &[&str]| adopt(names.iter().map(|n| (n.to_string(), zeros(().into()))).collect());
+        let adopted = of(&["module._orig_mod.pos_embed", "module.x_embedder.proj.bias"]).unwrap();
+        assert_eq!(adopted.tensors.into_keys().collect::<Vec<_>>(), ["pos_embed", "x_embedder.proj.bias"]);
+        assert_eq!(adopted.renamed["pos_embed"], "module._orig_mod.pos_embed");
+        assert!(of(&["module.a", "a"]).unwrap_err().to_string().contains("two tensors"));
+    }
+}

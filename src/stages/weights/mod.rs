@@ -1,0 +1,186 @@
+//! `weights`: weights that others trained become an artifact, from a published file that the registry knows by name or
+//! from a local one of any format.
+
+mod artifact;
+mod convert;
+
+pub use artifact::Artifact;
+pub use convert::{Converted, Network, Request, Set, convert, statistics};
+
+use super::support::parse;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fetch::Watch;
+use crate::fetch::download::sha256;
+use crate::fetch::library::Library;
+use crate::fetch::registry::{self, Entry, is_sha256};
+use crate::runner::attempt::Attempt;
+use crate::runner::manifest::{Params as Values, StageKind};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+pub const KIND: StageKind =
+    StageKind { name: "weights", manifest: include_str!("../../../stages/weights.toml"), check, run };
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    #[serde(rename = "as")]
+    artifact: Artifact,
+    name: Option<String>,
+    source: Option<PathBuf>,
+    preset: Option<String>,
+    config: Option<PathBuf>,
+    set: Option<String>,
+    sha256: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    url: Option<String>,
+}
+
+impl Params {
+    fn entry(&self) -> Result<Option<&'static Entry>> {
+        self.name.as_deref().map(registry::find).transpose().map(Option::flatten)
+    }
+
+    fn sum(&self) -> Option<String> {
+        self.sha256.as_ref().map(|sum| sum.to_ascii_lowercase())
+    }
+
+    fn network(&self) -> Result<Network> {
+        match (&self.preset, &self.config) {
+            (Some(_), Some(_)) => Err(Error::usage("give either `preset` or `config`")),
+            (Some(name), None) => self.artifact.check_preset(name).map(|()| Network::Preset(name.clone())),
+            (None, Some(path)) => Ok(Network::Config(path.clone())),
+            (None, None) => match self.entry()?.and_then(|e| e.preset.as_ref()) {
+                Some(name) => Ok(Network::Preset(name.clone())),
+                None if matches!(self.artifact, Artifact::Sit | Artifact::Stats) => Ok(Network::Shown),
+                None => Err(Error::usage("give either `preset` or `config`")
+                    .hint("the weights do not say what network they are of")),
+            },
+        }
+    }
+}
+
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
+    parse::<Operation>(operation)?;
+    let p: Params = parse(params)?;
+    if let Some(sum) = p.sum().filter(|sum| !is_sha256(sum)) {
+        return Err(Error::usage(format!("`sha256` is not 64 hexadecimal digits: `{sum}`")));
+    }
+    if p.artifact == Artifact::Stats && (p.preset.is_some() || p.config.is_some() || p.set.is_some()) {
+        return Err(Error::usage("statistics are of no network: `preset`, `config` and `set` say nothing about them"));
+    }
+    match (p.entry()?, &p.source) {
+        (None, None) => {
+            return Err(Error::usage("give the `name` of a published file, or a `source`")
+                .hint("`erw weights list` shows what is known by name"));
+        }
+        (Some(entry), _) if entry.artifact != p.artifact.name() => {
+            let (name, is) = (&entry.name, &entry.artifact);
+            return Err(Error::usage(format!("`as`: `{name}` is of type `{is}`, not `{}`", p.artifact.name()))
+                .hint(format!("write `as = \"{is}\"`")));
+        }
+        (Some(entry), None) if entry.locations.is_empty() => {
+            return Err(Error::usage(format!("`name`: `{}` cannot be fetched by a program", entry.name))
+                .maybe_hint(entry.manual.clone()));
+        }
+        _ => {}
+    }
+    p.network().map(drop)
+}
+
+/// The published file that a stage with these parameters fetches, and the hash it holds it to.
+pub fn published(params: &Values) -> Option<(&'static Entry, Option<String>)> {
+    let p: Params = parse(params).ok()?;
+    let entry = p.entry().ok()??;
+    p.source.is_none().then(|| (entry, p.sum()))
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let (p, op): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    import(attempt, &p).map_err(|e| match &op.url {
+        Some(url) if e.kind != ErrorKind::Suspended => e.hint(format!("the file comes from {url}")),
+        _ => e,
+    })
+}
+
+fn import(attempt: &Attempt, p: &Params) -> Result<()> {
+    let entry = p.entry()?;
+    if let Some((entry, why)) = entry.and_then(|e| Some((e, e.restricted.as_ref()?))) {
+        attempt.log(&format!("`{}` is under the licence {}: {why}", entry.name, entry.licence));
+    }
+    let (file, sum) = match (&p.source, entry) {
+        (Some(source), _) => (source.clone(), local(attempt, p, source, entry)?),
+        (None, Some(entry)) => {
+            let copy = Library::at(attempt.downloads()).obtain(entry, p.sum().as_deref(), &Waiting(attempt))?;
+            (copy.path, copy.sha256)
+        }
+        (None, None) => return Err(Error::usage("give the `name` of a published file, or a `source`")),
+    };
+    let out = attempt.output("weights");
+    if p.artifact == Artifact::Stats {
+        let features = statistics(&file, &out)?;
+        attempt.log(&format!("mean and covariance of {features} features, sha256 {sum}"));
+        return Ok(());
+    }
+    let request = Request { file: &file, artifact: p.artifact, network: p.network()?, set: p.set.as_deref() };
+    let converted = convert(&request)?;
+    converted.check(&request)?;
+    converted.write(&request, &out)?;
+    for set in &converted.sets {
+        attempt.log(&format!("{}all {} tensors of the network, and no others", within(set), set.report.loaded.len()));
+    }
+    attempt.log(&format!("{}, sha256 {sum}", converted.format));
+    attempt.result("tensors", converted.tensors() as f64);
+    Ok(())
+}
+
+fn within(set: &Set) -> String {
+    if set.name.is_empty() { String::new() } else { format!("`{}`: ", set.name) }
+}
+
+/// The hash of a local file, which must be the one that was asked for, or one that the registry knows.
+fn local(attempt: &Attempt, p: &Params, source: &Path, entry: Option<&Entry>) -> Result<String> {
+    let sum = sha256(source, &Waiting(attempt))?;
+    let known: Vec<&str> = match (&p.sha256, entry) {
+        (Some(_), _) => vec![],
+        (None, Some(entry)) => {
+            let name = source.file_name().unwrap_or_default().to_string_lossy();
+            let namesakes = entry.locations.iter().filter(|l| l.file_name() == name);
+            let all: Vec<_> =
+                if namesakes.clone().count() > 0 { namesakes.collect() } else { entry.locations.iter().collect() };
+            let sums: Vec<&str> = all.iter().filter_map(|l| l.sha256.as_deref()).collect();
+            // It may be one that nobody has published a hash of.
+            if sums.len() < all.len() { vec![] } else { sums }
+        }
+        (None, None) => vec![],
+    };
+    let wanted = p.sum();
+    let wanted: Vec<&str> = wanted.as_deref().into_iter().chain(known).collect();
+    if wanted.is_empty() || wanted.contains(&sum.as_str()) {
+        return Ok(sum);
+    }
+    let error = Error::stage(format!("`{}` is not the file that was asked for", source.display()));
+    let error = error.because(format!("its sha256 is {sum}\nand should be  {}", wanted.join(" or ")));
+    Err(error.hint("the download is damaged or of another version"))
+}
+
+/// An attempt that waits for a file.
+struct Waiting<'a>(&'a Attempt);
+
+impl Watch for Waiting<'_> {
+    fn progress(&self, done: u64, total: u64) {
+        if total > 0 {
+            self.0.progress(done, total);
+        }
+    }
+    fn log(&self, text: &str) {
+        self.0.log(text);
+    }
+    fn should_stop(&self) -> bool {
+        self.0.should_stop()
+    }
+}

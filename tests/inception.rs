@@ -1,0 +1,192 @@
+//! FID's Inception equals its port in pytorch-fid, refuses what is not its weights, and makes a `fid`.
+
+use candle_core::{DType, Device, Result, Tensor};
+use erw::ml::data::images::ImageSet;
+use erw::ml::data::picture::write_npz;
+use erw::ml::metrics::stats::Stats;
+use erw::ml::models::features::{Outputs, open_feature_network};
+use erw::ml::models::inception::{self, Inception, Input};
+use erw::ml::weights::{self, Tensors};
+use erw::stages;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use crate::support::bench::Bench;
+use crate::support::golden::{Golden, hashed};
+
+const CPU: Device = Device::Cpu;
+
+/// Weights by the recipe in the golden manifest, made once. Names and shapes are the network's own; that they are those of
+/// pytorch-fid is checked by count and, through the numbers hashed from each name, by the golden outputs.
+fn recipe() -> &'static Tensors {
+    static TENSORS: OnceLock<Tensors> = OnceLock::new();
+    TENSORS.get_or_init(|| {
+        let (_, shapes) = weights::census(|vb| Inception::new(Input::Tf1, vb)).unwrap();
+        let tensor = |(name, shape): (String, candle_core::Shape)| {
+            let u = Tensor::from_vec(hashed(&name, shape.elem_count()), shape.clone(), &CPU)?;
+            let fan_in: usize = shape.dims()[1..].iter().product();
+            let tensor = match shape.rank() {
+                1 if name.ends_with("running_var") => u.affine(0.5, 1.0),
+                1 if name.ends_with("bn.weight") => u.affine(0.25, 1.0),
+                1 => u * 0.125,
+                _ => u * (6.0 / fan_in as f64).sqrt(),
+            };
+            Ok((name, tensor?))
+        };
+        shapes.into_iter().map(tensor).collect::<Result<_>>().unwrap()
+    })
+}
+
+/// max |a - b| / max |b|
+fn distance(a: &Tensor, b: &Tensor) -> Result<f64> {
+    assert_eq!(a.dims(), b.dims());
+    let largest = |t: &Tensor| t.abs()?.flatten_all()?.max(0)?.to_dtype(DType::F64)?.to_scalar::<f64>();
+    Ok(largest(&(a - b)?)? / largest(b)?)
+}
+
+#[test]
+fn all_outputs_equal_those_of_pytorch() -> Result<()> {
+    let golden = Golden::open("inception");
+    let limit = golden.tolerance("out");
+    for (tag, input) in [("tf1", Input::Tf1), ("pytorch", Input::Pytorch)] {
+        let net = Inception::from_tensors(input, recipe().clone(), &CPU)?;
+        let x = input.prepare(&golden.get("in/image_u8"))?;
+        let Outputs { pool, spatial, logits } = net.forward(&x)?;
+        let biased = net.biased_logits(&pool)?;
+        for (what, got, limit) in [
+            ("resized_rows0_3", x.narrow(2, 0, 3)?, 1e-6),
+            ("pool3", pool, limit),
+            ("spatial7", spatial.unwrap(), limit),
+            ("logits_nobias", logits.unwrap(), limit),
+            ("logits", biased, limit),
+        ] {
+            let off = distance(&got, &golden.get(&format!("out/{tag}_{what}")))?;
+            assert!(off <= limit, "{tag} {what} is off by {off:e}");
+        }
+    }
+    Ok(())
+}
+
+/// 94 units of six tensors each but for the counter, and the head: `len(fid_inception_v3().state_dict())` is 566.
+#[test]
+fn a_file_of_pytorch_fid_is_adopted() -> Result<()> {
+    let mut file = recipe().clone();
+    assert_eq!(file.len(), 94 * 5 + 2);
+    let units: Vec<String> = file.keys().filter_map(|k| k.strip_suffix(".bn.bias")).map(str::to_string).collect();
+    for unit in &units {
+        file.insert(format!("{unit}.bn.num_batches_tracked"), Tensor::new(0i64, &CPU)?);
+    }
+    assert_eq!(file.len(), 566);
+    file.insert("AuxLogits.fc.bias".into(), Tensor::zeros(1008, DType::F32, &CPU)?);
+    let adopted = inception::adopt(file)?;
+    assert_eq!(adopted.dropped.len(), units.len() + 1);
+    assert!(adopted.tensors.keys().eq(recipe().keys()));
+    Ok(())
+}
+
+#[test]
+fn what_is_not_inception_is_refused() -> Result<()> {
+    let refused = |change: &dyn Fn(&mut Tensors) -> Result<()>, expected: &str| -> Result<()> {
+        let mut tensors = recipe().clone();
+        change(&mut tensors)?;
+        let error = Inception::from_tensors(Input::Tf1, tensors, &CPU).err().unwrap().to_string();
+        assert!(error.contains(expected), "{error}");
+        Ok(())
+    };
+    refused(&|t| Ok(drop(t.remove("Mixed_7c.branch_pool.bn.running_var"))), "Mixed_7c.branch_pool.bn.running_var")?;
+    refused(&|t| Ok(drop(t.insert("more".into(), Tensor::new(0f32, &CPU)?))), "such as more")?;
+    // torchvision's own Inception has another head.
+    refused(
+        &|t| Ok(drop(t.insert("fc.bias".into(), Tensor::zeros(1000, DType::F32, &CPU)?))),
+        "fc.bias has shape [1000]",
+    )?;
+    refused(
+        &|t| Ok(drop(t.insert("fc.bias".into(), Tensor::full(f32::NAN, 1008, &CPU)?))),
+        "tensor fc.bias holds numbers that are not finite",
+    )
+}
+
+/// An artifact of the recipe's weights.
+fn artifact(bench: &Bench, config: &Value) -> Result<std::path::PathBuf> {
+    let dir = bench.path("inception");
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join("config.json"), config.to_string())?;
+    weights::save(recipe(), &dir.join(inception::WEIGHTS_FILE))?;
+    Ok(dir)
+}
+
+/// `count` images of 32 x 32 pixels as a `samples` artifact.
+fn images(bench: &Bench, name: &str, count: usize) -> Result<std::path::PathBuf> {
+    let dir = bench.path(name);
+    fs::create_dir_all(&dir)?;
+    let pixels: Vec<u8> = hashed(name, count * 32 * 32 * 3).iter().map(|u| (u * 100.0 + 128.0) as u8).collect();
+    write_npz(&dir.join("samples.npz"), &pixels, 32, 32, &vec![0; count])?;
+    Ok(dir)
+}
+
+/// An npz of f64 arrays, written by hand as numpy lays it out.
+fn write_arrays(path: &Path, arrays: &BTreeMap<&str, (Vec<usize>, Vec<f64>)>) {
+    let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());
+    for (name, (shape, data)) in arrays {
+        let shape: String = shape.iter().map(|d| format!("{d}, ")).collect();
+        let mut header = format!("{{'descr': '<f8', 'fortran_order': False, 'shape': ({shape}), }}");
+        while (10 + header.len() + 1) % 64 != 0 {
+            header.push(' ');
+        }
+        header.push('\n');
+        zip.start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(b"\x93NUMPY\x01\x00").unwrap();
+        zip.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
+        zip.write_all(header.as_bytes()).unwrap();
+        data.iter().for_each(|x| zip.write_all(&x.to_le_bytes()).unwrap());
+    }
+    zip.finish().unwrap();
+}
+
+#[test]
+fn fid_against_images_equals_fid_against_their_statistics() -> Result<()> {
+    let bench = Bench::new();
+    let network = artifact(&bench, &json!({"arch": "fid-inception"}))?;
+    let (samples, reference) = (images(&bench, "samples", 2)?, images(&bench, "reference", 3)?);
+    let fid = |name: &str, reference: &Path, params: Value| {
+        let inputs = [("samples", samples.as_path()), ("reference", reference), ("network", &network)];
+        let out = bench.run(name, &stages::fid::KIND, &inputs, params)?;
+        let text = fs::read_to_string(out.join("metrics.json")).unwrap();
+        Ok::<Value, erw::error::Error>(serde_json::from_str(&text).unwrap())
+    };
+    let of_images = fid("images", &reference, json!({})).unwrap();
+    assert_eq!(of_images["metric"], "fid");
+    assert!(of_images["preparation"].as_str().unwrap().starts_with("tf1"), "{of_images}");
+    assert_eq!(bench.result("images", "fid"), of_images["value"].as_f64());
+    let other = fid("pytorch", &reference, json!({"resize": "pytorch"})).unwrap();
+    assert!(other["preparation"].as_str().unwrap().starts_with("pytorch"), "{other}");
+    assert_ne!(other["value"], of_images["value"]);
+
+    let net = open_feature_network(&network, &CPU)?;
+    let mut stats = Stats::new(inception::DIM);
+    stats.push(&net.features(&ImageSet::open(&reference)?.batch(&[0, 1, 2], &CPU)?)?)?;
+    let sigma = stats.covariance()?;
+    let dim = inception::DIM;
+    let sigma: Vec<f64> = (0..dim * dim).map(|i| sigma[(i / dim, i % dim)]).collect();
+    let published = bench.path("published");
+    fs::create_dir(&published)?;
+    let file = published.join("stats.npz");
+    let mut arrays =
+        BTreeMap::from([("mu", (vec![dim], stats.mean().to_vec())), ("sigma", (vec![dim, dim], sigma.clone()))]);
+    write_arrays(&file, &arrays);
+    let of_stats = fid("stats", &published, json!({})).unwrap();
+    let (a, b) = (of_images["value"].as_f64().unwrap(), of_stats["value"].as_f64().unwrap());
+    assert!((a - b).abs() <= 1e-9 * a, "{a} {b}");
+    assert_eq!((&of_images["n_reference"], &of_stats["n_reference"]), (&json!(3), &Value::Null));
+
+    arrays.insert("mu", (vec![4], vec![0.0; 4]));
+    arrays.insert("sigma", (vec![4, 4], vec![0.0; 16]));
+    write_arrays(&file, &arrays);
+    let error = fid("small", &published, json!({})).unwrap_err();
+    assert!(error.message.contains("is of 4 features, the network makes 2048"), "{}", error.message);
+    Ok(())
+}
