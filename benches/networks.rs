@@ -99,7 +99,9 @@ fn measure(case: &str) -> Result<Value> {
     };
     let (rate, peak) = (gflop / seconds, peak_mib());
     let matmul = matmul_gflops()?;
-    Ok(json!({"seconds": seconds, "gflops": rate, "matmul_gflops": matmul, "of_matmul": rate / matmul, "peak_mib": peak}))
+    Ok(
+        json!({"seconds": seconds, "gflops": rate, "matmul_gflops": matmul, "of_matmul": rate / matmul, "peak_mib": peak}),
+    )
 }
 
 /// The work of the `images` stage on files as ImageNet's: decoding and ADM's centre crop to 256 pixels, on all cores.

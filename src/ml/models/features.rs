@@ -41,11 +41,7 @@ pub fn open_feature_network(dir: &Path, device: &Device) -> Result<Box<dyn Featu
 }
 
 /// The same, with another way to prepare images than the network's own. Only Inception has several.
-pub fn open_feature_network_with(
-    dir: &Path,
-    input: Option<Input>,
-    device: &Device,
-) -> Result<Box<dyn FeatureNetwork>> {
+pub fn open_feature_network_with(dir: &Path, input: Option<Input>, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
     let path = dir.join("config.json");
     let text = std::fs::read_to_string(&path)
         .map_err(|e| candle_core::Error::Msg(format!("cannot read {}: {e}", path.display())))?;
