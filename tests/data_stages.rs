@@ -164,7 +164,7 @@ fn cknna_sees_the_latents_fade_into_noise() -> Result<()> {
     assert!(run("own", json!({"label": "own", "k": 3, "images": 40})).is_ok());
     assert!(run("bad", json!({"timesteps": [2.0]})).unwrap_err().message.contains("timestep 2"));
     latents(&paths[1], 149)?;
-    assert!(run("short", given).unwrap_err().message.contains("149 latents and 150 features"));
+    assert!(run("short", given).unwrap_err().message.contains("149 latents and 150 rows of input `features`"));
     Ok(())
 }
 

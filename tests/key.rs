@@ -18,6 +18,7 @@ macro_rules! toy {
 summary = "a toy"
 [inputs]
 x = "t?"       # any
+many = "t*"    # in order
 [outputs]
 o = "{makes}"
 [params]
@@ -34,7 +35,7 @@ every = 10     # steps
 
 macro_rules! kind {
     ($name:literal, $manifest:expr) => {
-        StageKind { name: $name, manifest: $manifest, check: |_, _| Ok(()), run: |_| Ok(()) }
+        StageKind { name: $name, manifest: $manifest, check: |_, _, _| Ok(()), run: |_| Ok(()) }
     };
 }
 
@@ -91,6 +92,28 @@ fn inputs_by_contents_and_slot() {
     assert_ne!(key("x", b"1"), key("x", b"2"));
     assert_ne!(key("x", b"1"), key("y", b"1"));
     assert_ne!(key("x", b"1"), key_of(PLAIN));
+}
+
+#[test]
+fn lists_of_inputs_by_contents_and_order() {
+    // Twelve of them: `many.10` must not come before `many.2`.
+    let sources = (0..12).map(|i| format!("[stages.a{i}]\nkind = \"first\"\nparams.seed = {i}\n")).collect::<String>();
+    let made = |many: &str| {
+        let stage = stage(&format!("{sources}{PLAIN}inputs = {{ many = {many} }}\n"), KINDS);
+        let digest = |edge: &erw::runner::graph::Edge| Digest::of_bytes(edge.from.0.to_string().as_bytes());
+        let inputs = stage.inputs.iter().map(|(slot, edge)| (slot.clone(), digest(edge))).collect();
+        let order: Vec<usize> = stage.connected("many").iter().map(|(_, edge)| edge.from.0).collect();
+        (action(&stage, &inputs, &BTreeMap::new()).key, order)
+    };
+    let (one, _) = made("\"a1\"");
+    assert_eq!(one, made("[\"a1\"]").0, "a list of one is that one");
+    assert_ne!(one, made("\"a2\"").0);
+    assert_ne!(one, made("[\"a1\", \"a2\"]").0);
+    assert_ne!(made("[\"a1\", \"a2\"]").0, made("[\"a2\", \"a1\"]").0);
+    assert_eq!(made("[]").0, key_of(PLAIN));
+    assert_eq!(made("[]").0, made("false").0);
+    let all: Vec<String> = (0..12).map(|i| format!("\"a{i}\"")).collect();
+    assert_eq!(made(&format!("[{}]", all.join(", "))).1, (0..12).collect::<Vec<_>>());
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod layers;
 mod manifests;
 mod messages;
 mod metrics;
+mod online;
 mod optim;
 mod phases;
 mod recipes;

@@ -103,6 +103,28 @@ fn edges() {
 }
 
 #[test]
+fn lists_of_edges() {
+    let join = |name: &str, inputs: &str| {
+        extended(
+            name,
+            &format!("[stages.pair]\nkind = \"pair\"\n[stages.join]\nkind = \"join\"\ninputs = {{ {inputs} }}\n"),
+        );
+    };
+    join("list_ill_typed", "parts = [\"pair.left\", \"codec.vae\"]");
+    join("list_unknown_stage", "parts = [\"pair.left\", \"pari.right\"]");
+    join("list_ambiguous", "parts = [\"codec\", \"pair\"]");
+    join("list_twice", "parts = [\"pair.left\", \"codec.latents\", \"codec\"]");
+    join("list_not_text", "parts = [\"pair.left\", 3]");
+    join("list_of_lists", "parts = [[\"pair.left\"]]");
+    join("list_table", "parts = { a = \"pair.left\" }");
+    join("list_where_one_fits", "base = [\"codec\"]");
+    join("list_cycle", "parts = [\"pair.left\", \"join\"]");
+    let base = "extends = \"base.toml\"\n[stages.join]\nkind = \"join\"\n";
+    bad_with("list_set", base, &["join.inputs.parts=[codec, images]"], &[]);
+    bad_with("list_env", base, &[], &[("ERW_SET__join__inputs__parts", "[codec, codic]")]);
+}
+
+#[test]
 fn inheritance() {
     bad("extends_missing", "extends = \"bse.toml\"\n");
     bad("extends_itself", "extends = \"p.toml\"\n");

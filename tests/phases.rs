@@ -273,7 +273,7 @@ fn training_without_alignment_needs_no_features_and_with_it_does() {
     let lab = Lab::new();
     let latents = [("latents", lab.path("latents"))];
     let error = lab.run(&train::KIND, "a", json!({}), &latents, &Ear::default()).unwrap_err();
-    assert!(error.message.contains("needs input `features`"), "{error}");
+    assert!(error.message.contains("input `features` is not connected"), "{error}");
     lab.run(&train::KIND, "b", json!({"alignment": "none"}), &latents, &Ear::default()).unwrap();
     let tensors = weights::load(&lab.artifact("b", "sit").join("ema.safetensors"), &CPU).unwrap();
     assert!(!tensors.keys().any(|name| name.starts_with("projectors")));

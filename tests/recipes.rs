@@ -111,7 +111,7 @@ fn a_recipe_without_its_data_says_what_to_get_and_from_where() {
 #[test]
 fn every_recipe_loads_plans_and_states_its_expectation() {
     let place = Place::with_pipelines();
-    for name in ["sit-xl", "sit-l", "sit-b", "sit-xl-v3", "repa-xl", "sit-xl-baseline"] {
+    for name in ["sit-xl", "sit-xl-online", "sit-l", "sit-b", "sit-xl-v3", "repa-xl", "sit-xl-baseline"] {
         let file = format!("{name}.toml");
         let plan = place.erw(&["plan", &format!("pipelines/{file}")]);
         assert!(plan.status.success(), "{name}: {}", text(&plan.stderr));
@@ -161,6 +161,7 @@ fn recipes_differ_where_the_methods_do() {
         json!([model, true, "half-life", weight, 50_000, depth, steps, [100_000, blocks], [2.2, 0.0, 0.95]])
     };
     assert_eq!(of("sit-xl"), erw("SiT-XL/2", 6.0, 14, 200_000, 4));
+    assert_eq!(of("sit-xl-online"), of("sit-xl"));
     assert_eq!(of("sit-l"), erw("SiT-L/2", 3.0, 8, 200_000, 4));
     assert_eq!(of("sit-b"), erw("SiT-B/2", 1.0, 8, 50_000, 4));
     assert_eq!(of("sit-xl-v3"), erw("SiT-XL/2", 0.5, 18, 100_000, 5));

@@ -9,6 +9,7 @@ use erw::runner::manifest::Manifest;
 use erw::runner::select::select;
 use erw::runner::sweep::SweepPlan;
 use serde_json::json;
+use std::collections::BTreeSet;
 
 fn extended(text: &str) -> Space {
     Space::one(&format!("extends = \"base.toml\"\n{text}"))
@@ -124,6 +125,35 @@ fn edges_find_their_output() {
     // `false` takes back an optional input, in a file or from outside.
     let open = space.load_with(&["late.inputs.init=false"], &[]).unwrap();
     assert!(!stage(&open, "late").inputs.contains_key("init"));
+}
+
+#[test]
+fn a_slot_takes_a_list_from_any_layer() {
+    let given = "[stages.pair]\nkind = \"pair\"\n[stages.join]\nkind = \"join\"\ninputs = { parts = [\"pair.right\", \"codec\"] }\n";
+    let parts = |space: &Space, set: &[&str], env: &[(&str, &str)]| {
+        let pipeline = space.load_with(set, env).unwrap();
+        let name =
+            |(_, e): (String, &erw::runner::graph::Edge)| format!("{}.{}", pipeline.stage(e.from).name, e.output);
+        stage(&pipeline, "join").connected("parts").into_iter().map(name).collect::<Vec<_>>()
+    };
+    let space = extended(given);
+    assert_eq!(parts(&space, &[], &[]), ["pair.right", "codec.latents"]);
+    insta::assert_snapshot!("explain_list", space.plain(&explain::text(&space.load().unwrap(), Some("join")).unwrap()));
+    assert_eq!(parts(&space, &["join.inputs.parts=[codec, pair.left,pair.right]"], &[]).len(), 3);
+    assert_eq!(parts(&space, &["join.inputs.parts=[\"pair.left\"]"], &[]), ["pair.left"]);
+    assert_eq!(parts(&space, &["join.inputs.parts=codec"], &[]), ["codec.latents"]);
+    assert!(parts(&space, &["join.inputs.parts=false"], &[]).is_empty());
+    assert_eq!(parts(&space, &[], &[("ERW_SET__join__inputs__parts", "[codec,pair.left]")]).len(), 2);
+    let axis = "[sweep]\n\"join.inputs.parts\" = [\"codec\", [\"codec\"], [\"codec\", \"pair.left\"]]\n";
+    let swept = extended(&format!("{given}{axis}"));
+    let plan = SweepPlan::load(&swept.path("p.toml"), TOYS, &Default::default()).unwrap();
+    let joins: BTreeSet<StageId> = plan.trials.iter().map(|t| t.stages["join"]).collect();
+    assert_eq!((plan.trials.len(), joins.len()), (3, 2), "a list of one is that one");
+    // A child's list takes the place of its parent's, shorter or not.
+    let child = "extends = \"q.toml\"\n[stages.join]\ninputs.parts = [\"codec\"]\n";
+    let parent = format!("extends = \"base.toml\"\n{given}");
+    let space = Space::of(&[("p.toml", child), ("q.toml", &parent), ("base.toml", BASE)]);
+    assert_eq!(parts(&space, &[], &[]), ["codec.latents"]);
 }
 
 #[test]

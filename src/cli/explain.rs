@@ -2,8 +2,8 @@
 
 use super::common::{PipelineArgs, columns, print};
 use crate::error::{Error, Result};
-use crate::runner::graph::{Origin, Pipeline, Stage};
-use crate::runner::manifest::{Field, Params, Registry};
+use crate::runner::graph::{Edge, Origin, Pipeline, Stage};
+use crate::runner::manifest::{Field, Params, Registry, Slot};
 use crate::runner::{command, select, suggest, value};
 
 #[derive(Debug, clap::Args)]
@@ -59,14 +59,21 @@ fn section(text: &mut String, title: &str, rows: Vec<Vec<String>>) {
 }
 
 fn inputs(pipeline: &Pipeline, stage: &Stage) -> Vec<Vec<String>> {
-    let row = |slot: &crate::runner::manifest::Slot| match stage.inputs.get(&slot.name) {
-        Some(edge) => {
-            let from = format!("<- {}.{} ({})", pipeline.stage(edge.from).name, edge.output, edge.ty);
-            vec![slot.name.clone(), from, stated(stage, "inputs", &slot.name), note(&slot.doc)]
+    let rows = |slot: &Slot| -> Vec<Vec<String>> {
+        let connected = stage.connected(&slot.name);
+        if connected.is_empty() {
+            let takes = format!("open (takes {})", slot.wanted());
+            return vec![vec![slot.name.clone(), takes, String::new(), note(&slot.doc)]];
         }
-        None => vec![slot.name.clone(), format!("open (takes {})", slot.wanted()), String::new(), note(&slot.doc)],
+        let row = |(name, edge): (String, &Edge)| {
+            let from = format!("<- {}.{} ({})", pipeline.stage(edge.from).name, edge.output, edge.ty);
+            // The elements of a list share one description, told with the first.
+            let doc = if name == slot.name { note(&slot.doc) } else { String::new() };
+            vec![name.clone(), from, stated(stage, "inputs", &name), doc]
+        };
+        connected.into_iter().map(row).collect()
     };
-    stage.manifest.inputs.iter().map(row).collect()
+    stage.manifest.inputs.iter().flat_map(rows).collect()
 }
 
 fn fields(stage: &Stage, part: &str, fields: &[Field], values: &Params) -> Vec<Vec<String>> {

@@ -69,7 +69,7 @@ fn stage(manifest: &Manifest) -> Value {
         .iter()
         .map(|slot| {
             let about = format!("takes {}. {}", slot.wanted(), slot.doc);
-            (slot.name.clone(), connection(about.trim_end(), slot.optional))
+            (slot.name.clone(), connection(about.trim_end(), slot.optional, slot.many))
         })
         .collect();
     let needed: Vec<&str> = manifest.inputs.iter().filter(|s| !s.optional).map(|s| s.name.as_str()).collect();
@@ -93,11 +93,13 @@ fn stage(manifest: &Manifest) -> Value {
     })
 }
 
-fn connection(about: &str, optional: bool) -> Value {
+fn connection(about: &str, optional: bool, many: bool) -> Value {
     let text = json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)?$" });
-    match optional {
-        true => json!({ "description": about, "anyOf": [text, { "const": false }] }),
-        false => json!({ "description": about, "type": "string", "pattern": text["pattern"] }),
+    let list = json!({ "type": "array", "items": text, "uniqueItems": true });
+    match (many, optional) {
+        (true, _) => json!({ "description": about, "anyOf": [text, list, { "const": false }] }),
+        (false, true) => json!({ "description": about, "anyOf": [text, { "const": false }] }),
+        (false, false) => json!({ "description": about, "type": "string", "pattern": text["pattern"] }),
     }
 }
 
@@ -160,7 +162,7 @@ fn command_stage() -> Value {
                 "description": "a program and its arguments, or a line for sh -c; {inputs.SLOT}, {outputs.NAME}, {params.NAME} and {threads} are filled in",
                 "anyOf": [words, { "type": "string" }],
             },
-            "inputs": { "type": "object", "additionalProperties": connection("a stage, or stage.output", false) },
+            "inputs": { "type": "object", "additionalProperties": connection("a stage, or stage.output", false, false) },
             "outputs": {
                 "type": "object",
                 "minProperties": 1,

@@ -2,7 +2,7 @@
 
 use super::common::{columns, print};
 use crate::error::{Error, Result};
-use crate::runner::manifest::{Manifest, Registry};
+use crate::runner::manifest::{Manifest, Registry, Slot};
 use crate::runner::{command, suggest};
 
 #[derive(Debug, clap::Args)]
@@ -38,9 +38,7 @@ fn table(registry: Registry) -> Result<String> {
     let mut rows = vec![];
     for kind in registry {
         let manifest = Manifest::parse(kind.name, kind.manifest)?;
-        let slot =
-            |s: &crate::runner::manifest::Slot| format!("{}{}", s.types.join("|"), if s.optional { "?" } else { "" });
-        let inputs = manifest.inputs.iter().map(slot).collect::<Vec<_>>().join(", ");
+        let inputs = manifest.inputs.iter().map(Slot::text).collect::<Vec<_>>().join(", ");
         let outputs = manifest.outputs.iter().map(|o| o.ty.as_str()).collect::<Vec<_>>().join(", ");
         let arrow = if inputs.is_empty() { format!("-> {outputs}") } else { format!("{inputs} -> {outputs}") };
         rows.push(vec![kind.name.to_string(), arrow, manifest.summary]);

@@ -3,7 +3,7 @@
 //! store, or which stage of a pipeline it is.
 
 use super::event::WorkerEvent;
-use super::manifest::Params;
+use super::manifest::{Params, element};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
@@ -25,11 +25,9 @@ pub struct Job {
     /// Key of the action, for messages and logs.
     pub key: String,
     /// Path parameters hold the resolved, absolute path.
-    #[serde(with = "exact")]
     pub params: Params,
-    #[serde(with = "exact")]
     pub operation: Params,
-    /// Slot to artifact path in the store.
+    /// Slot to artifact path in the store; the elements of a list slot by their names ([`element`]).
     pub inputs: BTreeMap<String, PathBuf>,
     /// Output name to artifact type.
     pub outputs: BTreeMap<String, String>,
@@ -86,6 +84,10 @@ impl Attempt {
     /// Path of the artifact in an optional slot.
     pub fn optional_input(&self, slot: &str) -> Option<&Path> {
         self.job.inputs.get(slot).map(PathBuf::as_path)
+    }
+    /// Paths of the artifacts in a slot that takes several, in the order in which the pipeline names them.
+    pub fn inputs(&self, slot: &str) -> Vec<&Path> {
+        (0..).map_while(|i| self.optional_input(&element(slot, i))).collect()
     }
     /// Directory for an output, created empty at the start of each attempt.
     pub fn output(&self, name: &str) -> PathBuf {
@@ -148,48 +150,6 @@ impl Voice {
         let Ok(mut line) = serde_json::to_vec(event) else { return };
         line.push(b'\n');
         let _ = self.out.write_all(&line).and_then(|()| self.out.flush());
-    }
-}
-
-/// Values whose real numbers survive to the last bit. `serde_json` reads decimals of many digits to within one unit in the
-/// last place only, and a stage must compute with the very numbers that are in its key; so they are written as
-/// `{"f64": "0.1"}` and read by the standard library. Plain numbers are understood too.
-mod exact {
-    use super::Params;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-    use serde_json::{Value, json};
-
-    const TAG: &str = "f64";
-
-    pub fn serialize<S: Serializer>(values: &Params, s: S) -> Result<S::Ok, S::Error> {
-        values.iter().map(|(name, value)| (name.clone(), wrapped(value))).collect::<Params>().serialize(s)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Params, D::Error> {
-        let values = Params::deserialize(d)?;
-        values.into_iter().map(|(name, value)| Ok((name, unwrapped(value).map_err(D::Error::custom)?))).collect()
-    }
-
-    fn wrapped(value: &Value) -> Value {
-        match value {
-            // Debug writes the shortest text that reads back as the same number.
-            Value::Number(n) if n.is_f64() => json!({ TAG: format!("{:?}", n.as_f64().unwrap_or(f64::NAN)) }),
-            Value::Array(items) => items.iter().map(wrapped).collect(),
-            other => other.clone(),
-        }
-    }
-
-    fn unwrapped(value: Value) -> Result<Value, String> {
-        match value {
-            Value::Object(map) => match map.get(TAG).and_then(Value::as_str) {
-                Some(text) if map.len() == 1 => {
-                    text.parse::<f64>().map(Value::from).map_err(|_| format!("`{text}` is not a number"))
-                }
-                _ => Ok(Value::Object(map)),
-            },
-            Value::Array(items) => items.into_iter().map(unwrapped).collect(),
-            other => Ok(other),
-        }
     }
 }
 

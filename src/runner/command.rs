@@ -22,7 +22,7 @@ pub(super) const KEYS: [&str; 3] = ["run", "outputs", "watch"];
 /// The kind of every command. The worker starts the program itself and never calls `run`.
 pub const KIND: StageKind = StageKind { name: NAME, manifest: "", check, run };
 
-fn check(_: &Params, _: &Params) -> Result<()> {
+fn check(_: &Params, _: &Params, _: &[&str]) -> Result<()> {
     Ok(())
 }
 
@@ -48,6 +48,7 @@ pub(super) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
         name: e.key.clone(),
         types: vec![ANY.into()],
         optional: false,
+        many: false,
         doc: e.doc.clone(),
     });
     let inputs: Vec<Slot> = inputs.collect();

@@ -2,7 +2,7 @@
 //! whatever is taken comes first. Knows nothing of where values come from.
 
 use super::graph::{Edge, Origin, Stage, StageId};
-use super::manifest::Slot;
+use super::manifest::{Slot, element};
 use super::spec::Spec;
 use super::suggest;
 use crate::error::{Error, Place, Result};
@@ -15,9 +15,11 @@ pub(super) struct Draft {
     pub wires: Vec<Wire>,
 }
 
-/// `slot = "stage.output"` as stated.
+/// `slot = "stage.output"` as stated, or an element of `slot = ["stage", "stage.output"]`.
 pub(super) struct Wire {
     pub slot: usize,
+    /// Position in the list.
+    pub index: usize,
     pub text: String,
     pub origin: Origin,
 }
@@ -45,8 +47,13 @@ pub(super) fn connect(spec: &Spec, drafts: &[Draft]) -> Result<Edges> {
         let mut inputs = BTreeMap::new();
         for wire in &draft.wires {
             let slot = &manifest.inputs[wire.slot];
-            let found = Joint { consumer: &draft.stage, slot, wire, drafts, removed: &spec.removed }.find(&index)?;
-            inputs.insert(slot.name.clone(), found);
+            let joint = Joint { consumer: &draft.stage, slot, wire, drafts, removed: &spec.removed };
+            let found = joint.find(&index)?;
+            // An artifact that counts twice is a slip of the hand.
+            if let Some(before) = (0..wire.index).find(|i| inputs.get(&element(&slot.name, *i)) == Some(&found)) {
+                return Err(joint.error(format!("`{}` is element {} already", wire.text, before + 1)));
+            }
+            inputs.insert(element(&slot.name, wire.index), found);
         }
         if let Some(open) = manifest.inputs.iter().find(|s| !s.optional && !inputs.contains_key(&s.name)) {
             let fits = fitting(drafts, open, &draft.stage.name);
@@ -97,6 +104,8 @@ impl Joint<'_> {
             let names = self.drafts.iter().map(|d| d.stage.name.as_str());
             let hint = match self.removed.get(stage) {
                 Some(place) => Some(format!("`{stage}` is removed in {place}")),
+                // A slot and a parameter may share a name: `features = "online"`.
+                None if self.is_value(stage) => Some(format!("write `params.{} = \"{stage}\"`", self.slot.name)),
                 None => suggest::hint(stage, names, "the stages are"),
             };
             return Err(self.error(format!("no stage `{stage}`")).maybe_hint(hint));
@@ -114,6 +123,12 @@ impl Joint<'_> {
             return Err(self.what_fits(self.error(text)));
         }
         Ok((from, output.clone(), ty.clone()))
+    }
+
+    /// Is this a choice of the parameter of the slot's name?
+    fn is_value(&self, text: &str) -> bool {
+        let param = self.consumer.manifest.field(&self.slot.name);
+        param.is_some_and(|p| p.one_of.iter().any(|choice| choice == text))
     }
 
     /// The stage's only output, or its only output of an accepted type.

@@ -1,7 +1,7 @@
 //! A resolved pipeline: a DAG of stages whose every name, type, edge and parameter has been checked.
 //! Knows nothing of keys, caches or running.
 
-use super::manifest::{Manifest, Params, StageKind};
+use super::manifest::{Manifest, Params, StageKind, element};
 use crate::error::Place;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ pub struct Stage {
     pub name: String,
     pub kind: StageKind,
     pub manifest: Arc<Manifest>,
-    /// By slot.
+    /// By slot; in a slot that takes several, by the name of the [element](super::manifest::element).
     pub inputs: BTreeMap<String, Edge>,
     /// Output name to artifact type.
     pub outputs: BTreeMap<String, String>,
@@ -38,6 +38,17 @@ pub struct Stage {
     pub origins: BTreeMap<String, Origin>,
     /// For `kind = "command"`.
     pub command: Option<Command>,
+}
+
+impl Stage {
+    /// What is connected to a slot, with the name of each element, in order.
+    pub fn connected(&self, slot: &str) -> Vec<(String, &Edge)> {
+        let found = |i| {
+            let name = element(slot, i);
+            self.inputs.get(&name).map(|edge| (name, edge))
+        };
+        (0..).map_while(found).collect()
+    }
 }
 
 pub struct Edge {

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 /// Values from outside the files, as text.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
-    /// `STAGE.NAME=VALUE`, `STAGE.inputs.SLOT=STAGE`, or `NAME=VALUE` for a key of `[params]`.
+    /// `STAGE.NAME=VALUE`, `STAGE.inputs.SLOT=STAGE` or `=[STAGE,STAGE]`, or `NAME=VALUE` for a key of `[params]`.
     pub set: Vec<String>,
     /// Variables `ERW_SET__STAGE__NAME` with their values. Others are passed over.
     pub env: Vec<(String, String)>,
@@ -63,9 +63,17 @@ impl Given {
         match self {
             Self::Node(node) => value::from_node(node),
             Self::Text(text) if matches!(text.as_str(), "" | "false") => Value::from(false),
-            Self::Text(text) => Value::from(text.as_str()),
+            Self::Text(text) => match text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
+                Some(list) => Value::from(list.split(',').map(bare).filter(|t| !t.is_empty()).collect::<Vec<_>>()),
+                None => Value::from(text.as_str()),
+            },
         }
     }
+}
+
+/// A word of a list, with or without the quotes that shells eat.
+fn bare(word: &str) -> &str {
+    word.trim().trim_matches(['"', '\''])
 }
 
 /// All layers, merged.

@@ -22,9 +22,10 @@ pub struct StageKind {
     pub name: &'static str,
     /// Text of `stages/NAME.toml`.
     pub manifest: &'static str,
-    /// Deserialises `params` and `operation` into the kind's own structs and checks what types cannot say.
-    /// Runs before anything else runs.
-    pub check: fn(params: &Params, operation: &Params) -> Result<()>,
+    /// Deserialises `params` and `operation` into the kind's own structs and checks what types cannot say. `inputs`
+    /// names the slots that are connected, for kinds whose parameters decide what they take. Runs before anything else
+    /// runs.
+    pub check: fn(params: &Params, operation: &Params, inputs: &[&str]) -> Result<()>,
     /// Does the work. Called in a worker process.
     pub run: fn(&Attempt) -> Result<()>,
 }
@@ -47,13 +48,16 @@ pub struct Manifest {
     pub operation: Vec<Field>,
 }
 
-/// `latents = "latents"`, `init = "warmed|sit?"`.
+/// `latents = "latents"`, `init = "warmed|sit?"`, `features = "features*"`.
 #[derive(Debug, Clone)]
 pub struct Slot {
     pub name: String,
     /// Accepted artifact types; [`ANY`] accepts all.
     pub types: Vec<String>,
+    /// `?`: one or none.
     pub optional: bool,
+    /// `*`: none or more, in order; also `optional`.
+    pub many: bool,
     pub doc: String,
 }
 
@@ -108,6 +112,21 @@ impl Slot {
     pub fn wanted(&self) -> String {
         self.types.join(" or ")
     }
+    /// `latents`, `warmed|sit?`: the type as a manifest writes it.
+    pub fn text(&self) -> String {
+        let mark = match (self.many, self.optional) {
+            (true, _) => "*",
+            (false, true) => "?",
+            (false, false) => "",
+        };
+        self.types.join("|") + mark
+    }
+}
+
+/// The name under which element `index` of a list slot stands in graphs, keys and jobs: the slot's own for the first, so
+/// that a list of one is the same as that one; `SLOT.1` for the second.
+pub fn element(slot: &str, index: usize) -> String {
+    if index == 0 { slot.to_string() } else { format!("{slot}.{index}") }
 }
 
 impl FieldType {
@@ -259,12 +278,13 @@ fn section<T>(root: &Node, name: &str, read: fn(&Entry) -> Result<T>) -> Result<
 
 fn slot(entry: &Entry) -> Result<Slot> {
     let text = entry.node.string(&format!("the type of input `{}`", entry.key))?;
-    let (types, optional) = match text.strip_suffix('?') {
-        Some(types) => (types, true),
-        None => (text, false),
+    let (types, optional, many) = match (text.strip_suffix('?'), text.strip_suffix('*')) {
+        (Some(types), _) => (types, true, false),
+        (None, Some(types)) => (types, true, true),
+        (None, None) => (text, false, false),
     };
     let types = types.split('|').map(|t| t.trim().to_string()).collect();
-    Ok(Slot { name: entry.key.clone(), types, optional, doc: entry.doc.clone() })
+    Ok(Slot { name: entry.key.clone(), types, optional, many, doc: entry.doc.clone() })
 }
 
 fn output(entry: &Entry) -> Result<Output> {
@@ -360,6 +380,7 @@ revision = 3
 [inputs]
 latents = "latents"       # posterior moments
 init = "warmed | sit?"
+features = "features*"
 [outputs]
 out = "{path}"
 [params]
@@ -382,6 +403,8 @@ log_every = 10
         assert_eq!((m.summary.as_str(), m.revision), ("train a network", 3));
         assert_eq!(m.inputs[0].doc, "posterior moments");
         assert!(m.inputs[1].optional && m.inputs[1].accepts("sit") && !m.inputs[1].accepts("latents"));
+        assert!(!m.inputs[1].many && m.inputs[2].many && m.inputs[2].optional);
+        assert_eq!(m.inputs.iter().map(Slot::text).collect::<Vec<_>>(), ["latents", "warmed|sit?", "features*"]);
         assert_eq!(m.outputs[0].param(), Some("path"));
         let steps = m.field("steps").unwrap();
         assert_eq!(steps.doc, "optimizer steps (micro-batches do not count)");

@@ -5,7 +5,7 @@ use super::command;
 use super::edges::{Draft, Wire, arrange, connect, order, stated_by};
 use super::graph::{Command, Origin, Pipeline, Resources, Source, Stage, StageId};
 use super::layers::{Layers, Overrides, Setting};
-use super::manifest::{Field, FieldType, Params, Registry};
+use super::manifest::{Field, FieldType, Params, Registry, Slot, element};
 use super::spec::{Spec, StageSpec};
 use super::value;
 use crate::error::{Error, Result};
@@ -97,6 +97,12 @@ impl Resolver<'_> {
         self.layers.origin(&self.spec.name, part, name, value)
     }
 
+    /// Who stated an element of the list `value`, which has a place of its own if a file states it.
+    fn element_origin(&self, part: &str, name: &str, index: usize, value: &Value) -> Origin {
+        let own = self.origin(part, &format!("{name}.{index}"), value);
+        if own.place.is_some() { own } else { self.origin(part, name, value) }
+    }
+
     /// An error about a value that was stated: at its place, or with the name of who stated it.
     fn at(&self, error: Error, part: &str, name: &str, value: &Value) -> Error {
         let origin = self.origin(part, name, value);
@@ -126,14 +132,10 @@ impl Resolver<'_> {
 
     fn field(&self, part: &str, field: &Field, value: &Value) -> Result<Json> {
         value::check(field, value).map_err(|mismatch| {
-            let name = match mismatch.index {
-                Some(i) => format!("{}.{i}", field.name),
-                None => field.name.clone(),
+            let origin = match mismatch.index {
+                Some(index) => self.element_origin(part, &field.name, index, value),
+                None => self.origin(part, &field.name, value),
             };
-            let mut origin = self.origin(part, &name, value);
-            if origin.place.is_none() {
-                origin = self.origin(part, &field.name, value);
-            }
             let error = mismatch.error(origin.place);
             self.at(error, part, &field.name, value)
         })
@@ -197,22 +199,46 @@ impl Resolver<'_> {
 
     fn wires(&mut self) -> Result<Vec<Wire>> {
         let mut wires = vec![];
-        for (index, slot) in self.spec.manifest.inputs.iter().enumerate() {
+        for (number, slot) in self.spec.manifest.inputs.iter().enumerate() {
             let Some(value) = self.get("inputs", &slot.name) else { continue };
-            let origin = self.origin("inputs", &slot.name, value);
+            let mut origins = vec![(slot.name.clone(), self.origin("inputs", &slot.name, value))];
             match value {
-                Value::String(_, text) => wires.push(Wire { slot: index, text: text.clone(), origin: origin.clone() }),
+                Value::String(_, text) => {
+                    wires.push(Wire { slot: number, index: 0, text: text.clone(), origin: origins[0].1.clone() });
+                }
                 // Takes back what a parent connected.
                 Value::Bool(_, false) => {}
-                _ => {
-                    let error = Error::usage(format!("input `{}` must name a stage", slot.name));
-                    let hint = "write `\"stage\"` or `\"stage.output\"`; `false` leaves an optional input open";
-                    return Err(self.at(error.hint(hint), "inputs", &slot.name, value));
+                Value::Array(_, values) if slot.many => {
+                    for (index, v) in values.iter().enumerate() {
+                        let Some(text) = v.as_str() else { return Err(self.no_stage(slot, Some(index), value)) };
+                        let origin = self.element_origin("inputs", &slot.name, index, value);
+                        origins.push((element(&slot.name, index), origin.clone()));
+                        wires.push(Wire { slot: number, index, text: text.to_string(), origin });
+                    }
                 }
+                _ => return Err(self.no_stage(slot, None, value)),
             }
-            self.origins.insert(format!("inputs.{}", slot.name), origin);
+            self.origins.extend(origins.into_iter().map(|(name, origin)| (format!("inputs.{name}"), origin)));
         }
         Ok(wires)
+    }
+
+    /// A connection, or element `index` of a list of them, that is no name of a stage.
+    fn no_stage(&self, slot: &Slot, index: Option<usize>, value: &Value) -> Error {
+        let origin = match index {
+            Some(index) => self.element_origin("inputs", &slot.name, index, value),
+            None => self.origin("inputs", &slot.name, value),
+        };
+        let message = match (value, index) {
+            (Value::Array(..), None) => format!("input `{}` takes one stage, not a list", slot.name),
+            (_, Some(index)) => format!("element {} of input `{}` must name a stage", index + 1, slot.name),
+            (_, None) => format!("input `{}` must name a stage", slot.name),
+        };
+        let hint = match slot.many {
+            true => "write `\"stage\"`, `\"stage.output\"`, or a list of such; `false` leaves the input open",
+            false => "write `\"stage\"` or `\"stage.output\"`; `false` leaves an optional input open",
+        };
+        stated_by(Error::usage(message).hint(hint).within(&format!("stage `{}`", self.spec.name)), &origin)
     }
 }
 
@@ -255,11 +281,12 @@ fn bytes(value: &Value) -> Option<u64> {
     (bytes < u64::MAX as f64).then_some(bytes as u64)
 }
 
-/// The kind's own check. Its error is placed at the parameter it names, or at the stage.
+/// The kind's own check. Its error is placed at the parameter or input it names, or at the stage.
 fn check_kind(spec: &StageSpec, stage: &Stage) -> Result<()> {
-    (stage.kind.check)(&stage.params, &stage.operation).map_err(|e| {
+    let inputs: Vec<&str> = stage.inputs.keys().map(String::as_str).collect();
+    (stage.kind.check)(&stage.params, &stage.operation, &inputs).map_err(|e| {
         let named = e.message.split('`').skip(1).step_by(2);
-        let parts = named.flat_map(|n| [format!("params.{n}"), format!("operation.{n}")]);
+        let parts = named.flat_map(|n| ["params", "operation", "inputs"].map(|part| format!("{part}.{n}")));
         let place = parts.filter_map(|p| stage.origins.get(&p)).find_map(|o| o.place.clone());
         e.at(place.unwrap_or_else(|| spec.place.clone())).within(&format!("stage `{}`", stage.name))
     })

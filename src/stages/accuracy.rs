@@ -1,35 +1,28 @@
 //! `accuracy`: how often a classifier sees in a sample the class it was made for.
 
-use super::support::{Confusion, batches, create_dir, device, parse, write_json};
+use super::support::{Confusion, Walk, batches, check_walk, create_dir, device, write_json};
 use crate::error::{Error, Result};
 use crate::ml::data::images::ImageSet;
 use crate::ml::models::classifier::Classifier;
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::{Params as Values, StageKind};
+use crate::runner::manifest::StageKind;
 use candle_core::Device;
 use serde::Deserialize;
 use serde_json::json;
 
-pub const KIND: StageKind =
-    StageKind { name: "accuracy", manifest: include_str!("../../stages/accuracy.toml"), check, run };
+pub const KIND: StageKind = StageKind {
+    name: "accuracy",
+    manifest: include_str!("../../stages/accuracy.toml"),
+    check: check_walk::<Params>,
+    run,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Params {}
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Operation {
-    batch: usize,
-}
-
-fn check(params: &Values, operation: &Values) -> Result<()> {
-    parse::<Params>(params)?;
-    parse::<Operation>(operation).map(drop)
-}
-
 fn run(attempt: &Attempt) -> Result<()> {
-    let (Params {}, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    let (Params {}, o): (Params, Walk) = (attempt.params()?, attempt.operation()?);
     let device = device(attempt.device())?;
     let samples = ImageSet::open(attempt.input("samples")?)?;
     let net = Classifier::load(attempt.input("classifier")?, &device)?;

@@ -1,7 +1,7 @@
 //! `cknna`: agreement of every block of a SiT, at several times, with an encoder's features of the same images. The
 //! protocol is REPA's: tokens averaged over patches, no projector, null class, 10 neighbours.
 
-use super::support::{check_pairs, create_dir, device, parse, spread, write_json};
+use super::support::{check_pairs, create_dir, device, parse, spread, stated_labels, write_json};
 use crate::error::{Error, Result};
 use crate::ml::data::packed::Packed;
 use crate::ml::data::picture::Rgb;
@@ -44,7 +44,7 @@ struct Operation {
     batch: usize,
 }
 
-fn check(params: &Values, operation: &Values) -> Result<()> {
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Operation>(operation)?;
     let p: Params = parse(params)?;
     if p.timesteps.is_empty() {
@@ -89,7 +89,7 @@ fn open_sit(dir: &Path, device: &Device) -> Result<SiT> {
 }
 
 fn check_inputs(p: &Params, sit: &SiT, latents: &Packed, features: &Packed) -> Result<()> {
-    check_pairs(latents, features)?;
+    check_pairs(latents, "features", features.len(), stated_labels(features))?;
     if p.label == Label::Null && sit.config().class_dropout == 0.0 {
         let text = "the SiT was trained without class dropout and has no null class";
         return Err(Error::stage(text).hint("set `label = \"own\"`"));

@@ -1,7 +1,8 @@
 //! What `warmup` and `train` share: the training examples as functions of the step, the model's parameters, and the
 //! files they leave.
 
-use super::support::{check_pairs, create_dir, write_json};
+use super::feature_source::{FeatureSource, Mode};
+use super::support::{create_dir, write_json};
 use crate::error::{Error, Result};
 use crate::ml::data::packed::Packed;
 use crate::ml::models::sit::{SiT, SiTConfig, drop_labels};
@@ -118,20 +119,20 @@ pub struct Draw {
 
 /// A micro-batch.
 pub struct Batch {
+    /// Rows of the latents and of what is paired with them.
+    pub rows: Vec<u64>,
     /// A fresh draw from the posteriors, scaled, `[n, C, h, w]`.
     pub latents: Tensor,
-    /// One `[n, N, Z]` per encoder.
-    pub features: Vec<Tensor>,
     /// Classes with dropout applied, `[n]`.
     pub classes: Tensor,
     /// Places in the batch of the step: they, not the order of work, name each sample's noise.
     pub slots: Vec<u64>,
 }
 
-/// Latents and, aligned with them, features.
+/// Latents and, paired with them, features.
 pub struct Examples {
     latents: Packed,
-    features: Option<Packed>,
+    features: FeatureSource,
     labels: Vec<u32>,
     class_names: Vec<String>,
     scaling_factor: f64,
@@ -140,19 +141,13 @@ pub struct Examples {
 }
 
 impl Examples {
-    /// Opens slot `latents` and, if it is connected and `aligned`, slot `features`.
-    pub fn open(attempt: &Attempt, aligned: bool, device: &Device) -> Result<Self> {
+    /// Opens slot `latents`, and what `features` says the features come from; `None` without alignment.
+    pub fn open(attempt: &Attempt, features: Option<Mode>, device: &Device) -> Result<Self> {
         let latents = Packed::open(attempt.input("latents")?)?;
-        let features = match attempt.optional_input("features") {
-            Some(dir) if aligned => Some(Packed::open(dir)?),
-            _ => None,
-        };
         if latents.is_empty() {
             return Err(Error::stage("there are no latents to train on"));
         }
-        if let Some(f) = &features {
-            check_pairs(&latents, f)?;
-        }
+        let features = FeatureSource::open(attempt, features, &latents, device)?;
         let class_names: Vec<String> = serde_json::from_value(latents.meta()["classes"].clone()).unwrap_or_default();
         let number = |key: &str, absent: f64| latents.meta()[key].as_f64().unwrap_or(absent);
         let labels = labels(&latents, class_names.len())?;
@@ -175,13 +170,12 @@ impl Examples {
         if height != width {
             return Err(Error::stage(format!("latents of {height}x{width} are not square")));
         }
-        let shape = self.features.as_ref().map(|f| f.shape("tokens")).transpose()?;
-        let z_dims = shape.iter().filter_map(|s| s.get(1).copied()).collect();
+        let grids = self.features.grids()?;
+        let z_dims = grids.iter().map(|g| g.dim).collect();
         let config = architecture.network(depths, channels, height, self.class_names.len(), z_dims)?;
-        if let Some(tokens) = shape.and_then(|s| s.first().copied())
-            && tokens != config.tokens()
-        {
-            let text = format!("the encoder gives {tokens} tokens per image, the network has {}", config.tokens());
+        if let Some(g) = grids.iter().find(|g| g.tokens != config.tokens()) {
+            let (input, tokens) = (&g.input, g.tokens);
+            let text = format!("input `{input}` gives {tokens} tokens per image, the network has {}", config.tokens());
             return Err(Error::stage(text).hint("choose patch sizes that cut images and latents into equal grids"));
         }
         Ok(config)
@@ -203,17 +197,19 @@ impl Examples {
         let (mean, std) = (mean.to_dtype(DType::F32)?, std.to_dtype(DType::F32)?);
         let noise = rng::normal_rows(seed, Purpose::Posterior, step, &slots, &mean.dims()[1..], &self.device)?;
         let latents = (mean + (std * noise)?)?.affine(self.scaling_factor, -self.shift_factor * self.scaling_factor)?;
-        let features = match &self.features {
-            Some(f) => vec![f.rows("tokens", &ids, &self.device)?.to_dtype(DType::F32)?],
-            None => vec![],
-        };
         let labels: Vec<u32> = ids.iter().map(|i| self.labels[*i as usize]).collect();
         let dropped: Vec<bool> = slots
             .iter()
             .map(|slot| f64::from(rng::stream(seed, Purpose::LabelDrop, step, *slot).uniform()) < config.class_dropout)
             .collect();
         let classes = drop_labels(&labels, &dropped, config.null_class(), &self.device)?;
-        Ok(Batch { latents, features, classes, slots })
+        Ok(Batch { rows: ids, latents, classes, slots })
+    }
+
+    /// What the micro-batch is aligned with, `[n, N, Z]` per encoder. Apart from [`batch`](Self::batch), since a step
+    /// whose alignment has no weight need not pay for it.
+    pub fn features(&self, batch: &Batch) -> candle_core::Result<Vec<Tensor>> {
+        self.features.tokens(&batch.rows, &self.device)
     }
 }
 

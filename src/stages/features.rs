@@ -1,19 +1,23 @@
 //! `features`: patch tokens of an encoder for every image, packed. Continues after the last whole shard.
 
-use super::support::{device, labels_digest, move_files, parse};
+use super::support::{Walk, check_walk, device, labels_digest, move_files};
 use crate::error::{Error, Result};
 use crate::ml::data::images::ImageSet;
 use crate::ml::data::packed::PackedWriter;
 use crate::ml::models::encoder::Encoder;
 use crate::ml::weights::Tensors;
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::{Params as Values, StageKind};
+use crate::runner::manifest::StageKind;
 use candle_core::DType;
 use serde::Deserialize;
 use serde_json::json;
 
-pub const KIND: StageKind =
-    StageKind { name: "features", manifest: include_str!("../../stages/features.toml"), check, run };
+pub const KIND: StageKind = StageKind {
+    name: "features",
+    manifest: include_str!("../../stages/features.toml"),
+    check: check_walk::<Params>,
+    run,
+};
 
 /// Bytes of tokens in a shard: about what is lost when an attempt is killed.
 const SHARD_BYTES: usize = 64 << 20;
@@ -41,20 +45,9 @@ impl Stored {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Operation {
-    batch: usize,
-}
-
-fn check(params: &Values, operation: &Values) -> Result<()> {
-    parse::<Operation>(operation)?;
-    parse::<Params>(params).map(|_| ())
-}
-
 fn run(attempt: &Attempt) -> Result<()> {
     let dtype = attempt.params::<Params>()?.dtype.dtype();
-    let batch = attempt.operation::<Operation>()?.batch as u64;
+    let batch = attempt.operation::<Walk>()?.batch as u64;
     let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
     let encoder = Encoder::open(attempt.input("encoder")?, &device)?;

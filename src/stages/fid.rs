@@ -37,7 +37,7 @@ struct Operation {
     batch: usize,
 }
 
-fn check(params: &Values, operation: &Values) -> Result<()> {
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Params>(params)?;
     parse::<Operation>(operation).map(drop)
 }

@@ -44,7 +44,7 @@ enum OnError {
     Skip,
 }
 
-fn check(params: &Values, operation: &Values) -> Result<()> {
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Operation>(operation)?;
     parse::<Params>(params).map(|_| ())
 }

@@ -2,20 +2,24 @@
 //!
 //! Means and standard deviations are stored, not samples: every step draws its own noise.
 
-use super::support::{device, move_files, parse};
+use super::support::{Walk, check_walk, device, move_files};
 use crate::error::{Error, Result};
 use crate::ml::data::images::{ImageSet, to_unit};
 use crate::ml::data::packed::PackedWriter;
 use crate::ml::models::vae::AutoencoderKl;
 use crate::ml::weights::Tensors;
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::{Params as Values, StageKind};
+use crate::runner::manifest::StageKind;
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::json;
 
-pub const KIND: StageKind =
-    StageKind { name: "latents", manifest: include_str!("../../stages/latents.toml"), check, run };
+pub const KIND: StageKind = StageKind {
+    name: "latents",
+    manifest: include_str!("../../stages/latents.toml"),
+    check: check_walk::<Params>,
+    run,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,19 +27,8 @@ struct Params {
     rows_per_shard: usize,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Operation {
-    batch: usize,
-}
-
-fn check(params: &Values, operation: &Values) -> Result<()> {
-    parse::<Params>(params)?;
-    parse::<Operation>(operation).map(drop)
-}
-
 fn run(attempt: &Attempt) -> Result<()> {
-    let (p, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    let (p, o): (Params, Walk) = (attempt.params()?, attempt.operation()?);
     let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
     let vae = AutoencoderKl::load(attempt.input("vae")?, &device)?;

@@ -3,6 +3,7 @@
 pub mod accuracy;
 pub mod cknna;
 mod examples;
+mod feature_source;
 pub mod features;
 pub mod fid;
 pub mod images;

@@ -42,7 +42,7 @@ struct Operation {
     batch: u64,
 }
 
-fn check(params: &Values, operation: &Values) -> Result<()> {
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Operation>(operation)?;
     let p: Params = parse(params)?;
     if p.guidance_low > p.guidance_high {

@@ -5,7 +5,7 @@ use crate::ml::data::packed::Packed;
 use crate::ml::models::classifier::Classifier;
 use crate::runner::manifest::Params;
 use candle_core::{Device, Tensor};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::ops::Range;
 use std::path::Path;
 
@@ -13,6 +13,20 @@ use std::path::Path;
 pub fn parse<T: DeserializeOwned>(values: &Params) -> Result<T> {
     let map = values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     serde_json::from_value(serde_json::Value::Object(map)).map_err(|e| Error::usage(e.to_string()))
+}
+
+/// The operation values of a stage that walks over a set.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Walk {
+    /// Rows at a time.
+    pub batch: usize,
+}
+
+/// The check of such a stage whose parameters `P` need none but their types.
+pub fn check_walk<P: DeserializeOwned>(params: &Params, operation: &Params, _: &[&str]) -> Result<()> {
+    parse::<Walk>(operation)?;
+    parse::<P>(params).map(drop)
 }
 
 /// A failed check of parameters, told as a mistake of the pipeline.
@@ -70,20 +84,26 @@ pub fn labels_digest(labels: &[i64]) -> String {
     blake3::hash(&bytes).to_hex().to_string()
 }
 
-/// Are these of the same images, as far as their numbers and labels tell? Row i of one goes with row i of the other.
-pub fn check_pairs(latents: &Packed, features: &Packed) -> Result<()> {
+/// Are the latents and another input of the same images, as far as their number and labels tell? Row i of one goes with
+/// row i of the other. `labels` is the other's [`labels_digest`], `None` where it does not say.
+pub fn check_pairs(latents: &Packed, input: &str, count: u64, labels: Option<&str>) -> Result<()> {
     let hint = "make both from the same `images` stage";
-    if latents.len() != features.len() {
-        let text = format!("{} latents and {} features are not of the same images", latents.len(), features.len());
+    if latents.len() != count {
+        let text = format!("{} latents and {count} rows of input `{input}` are not of the same images", latents.len());
         return Err(Error::stage(text).hint(hint));
     }
-    // Features that were not made here may not say.
-    let Some(theirs) = features.meta().get("labels").and_then(|l| l.as_str()) else { return Ok(()) };
+    let Some(theirs) = labels else { return Ok(()) };
     let ours = labels_digest(&latents.all("labels", &Device::Cpu)?.to_vec1::<i64>()?);
     if ours == theirs {
         return Ok(());
     }
-    Err(Error::stage("latents and features are of images with other labels, or in another order").hint(hint))
+    let text = format!("latents and input `{input}` are of images with other labels, or in another order");
+    Err(Error::stage(text).hint(hint))
+}
+
+/// The [`labels_digest`] that features keep. Those that were not made here may not say.
+pub fn stated_labels(features: &Packed) -> Option<&str> {
+    features.meta().get("labels")?.as_str()
 }
 
 /// How often each label was taken for each: the answers of a classifier.

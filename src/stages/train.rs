@@ -3,6 +3,7 @@
 
 use super::Reporter;
 use super::examples::{Architecture, Depths, Draw, Examples, write_artifact};
+use super::feature_source::Mode;
 use super::support::{device, parse, usage};
 use super::trainer::{Cadence, Optimization};
 use crate::error::{Error, Result};
@@ -31,6 +32,7 @@ struct Params {
     init_weights: Weights,
     path: NoisePath,
     time: TimeDistribution,
+    features: Mode,
     alignment: String,
     alignment_weight: f64,
     alignment_steps: u64,
@@ -58,10 +60,13 @@ impl Params {
     }
 }
 
-fn check(params: &Values, operation: &Values) -> Result<()> {
+fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     parse::<Cadence>(operation)?;
     let p: Params = parse(params)?;
-    p.schedule()?;
+    // Without alignment, features may be connected or not: trials with and without share their inputs.
+    if p.schedule()? != Schedule::None {
+        p.features.check(inputs).map_err(|e| e.hint("or set `alignment = \"none\"`, which takes none"))?;
+    }
     super::examples::check_batch(p.batch, p.accumulate)?;
     p.architecture.check(p.depths())
 }
@@ -70,12 +75,8 @@ fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
     let device = device(attempt.device())?;
     let schedule = p.schedule()?;
-    let aligned = schedule != Schedule::None;
-    if aligned && attempt.optional_input("features").is_none() {
-        return Err(Error::stage(format!("`alignment = \"{}\"` needs input `features`", p.alignment))
-            .hint("connect `features`, or set `alignment = \"none\"`"));
-    }
-    let examples = Examples::open(attempt, aligned, &device)?;
+    let features = (schedule != Schedule::None).then_some(p.features);
+    let examples = Examples::open(attempt, features, &device)?;
     let config = examples.network(&p.architecture, p.depths())?;
     let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
     let model = SiT::new(&config, vb)?;
@@ -190,14 +191,15 @@ impl Training<'_> {
         let number = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
         let weight = self.schedule.at(step);
         if weight == 0.0 {
-            // The projectors are not run; their moments and weights rest.
+            // Neither encoders nor projectors are run; the moments and weights of these rest.
             let velocity = loss::velocity(&self.model.velocity(&point, &t, &batch.classes)?, &target)?;
             let parts = vec![("velocity", number(&velocity)?), ("alignment", 0.0), ("alignment_weight", 0.0)];
             return Ok(StepLoss { loss: velocity, parts });
         }
+        let features = self.examples.features(&batch)?;
         let (v, projections) = self.model.forward(&point, &t, &batch.classes)?;
         let velocity = loss::velocity(&v, &target)?;
-        let align = loss::alignment(&batch.features, &projections)?;
+        let align = loss::alignment(&features, &projections)?;
         let parts =
             vec![("velocity", number(&velocity)?), ("alignment", number(&align)?), ("alignment_weight", weight)];
         Ok(StepLoss { loss: (velocity + (align * weight)?)?, parts })

@@ -45,7 +45,7 @@ impl Params {
     }
 }
 
-fn check(params: &Values, operation: &Values) -> Result<()> {
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Cadence>(operation)?;
     parse::<Params>(params)?.network(vec![], 1, 1).check().map_err(usage)
 }

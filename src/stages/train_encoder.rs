@@ -36,7 +36,7 @@ struct Params {
     optimization: Optimization,
 }
 
-fn check(params: &Values, operation: &Values) -> Result<()> {
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Cadence>(operation)?;
     let p: Params = parse(params)?;
     if !p.dim.is_multiple_of(p.heads) {

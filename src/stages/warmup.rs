@@ -3,6 +3,7 @@
 
 use super::Reporter;
 use super::examples::{Architecture, Depths, Draw, Examples, write_artifact};
+use super::feature_source::Mode;
 use super::support::{device, parse};
 use super::trainer::{Cadence, Optimization};
 use crate::error::{Error, Result};
@@ -26,6 +27,7 @@ struct Params {
     #[serde(flatten)]
     architecture: Architecture,
     depth: usize,
+    features: Mode,
     batch: usize,
     accumulate: usize,
     #[serde(flatten)]
@@ -38,9 +40,10 @@ impl Params {
     }
 }
 
-fn check(params: &Values, operation: &Values) -> Result<()> {
+fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     parse::<Cadence>(operation)?;
     let p: Params = parse(params)?;
+    p.features.check(inputs)?;
     super::examples::check_batch(p.batch, p.accumulate)?;
     p.architecture.check(p.depths())
 }
@@ -48,7 +51,7 @@ fn check(params: &Values, operation: &Values) -> Result<()> {
 fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
     let device = device(attempt.device())?;
-    let examples = Examples::open(attempt, true, &device)?;
+    let examples = Examples::open(attempt, Some(p.features), &device)?;
     let config = examples.network(&p.architecture, p.depths())?;
     let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
     let model = SiT::new(&config, vb)?;
@@ -57,8 +60,9 @@ fn run(attempt: &Attempt) -> Result<()> {
     let mut align = |step: u64, micro: usize| {
         let batch = examples.batch(&draw, &config, step, micro)?;
         let t = Tensor::zeros(batch.slots.len(), DType::F32, &device)?;
+        let features = examples.features(&batch)?;
         let projections = model.projections(&batch.latents, &t, &batch.classes)?;
-        Ok(StepLoss { loss: loss::alignment(&batch.features, &projections)?, parts: vec![] })
+        Ok(StepLoss { loss: loss::alignment(&features, &projections)?, parts: vec![] })
     };
     let Fit::Done(trained) = fit(&params, &p.optimization.fit(attempt, p.accumulate)?, &Reporter(attempt), &mut align)?
     else {

@@ -127,7 +127,7 @@ fn sit_config(name: &str, file: &Tensors) -> Result<SiTConfig> {
     })
 }
 
-fn check(params: &Values, operation: &Values) -> Result<()> {
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Operation>(operation)?;
     let p: Params = parse(params)?;
     if let Some(sum) = &p.sha256

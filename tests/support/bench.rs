@@ -77,7 +77,8 @@ impl Bench {
         ear: &Ear,
     ) -> Result<()> {
         let (params, operation) = values(kind, given);
-        (kind.check)(&params, &operation)?;
+        let slots: Vec<&str> = inputs.iter().map(|(slot, _)| *slot).collect();
+        (kind.check)(&params, &operation, &slots)?;
         let work_dir = self.path(name);
         let outputs = Manifest::parse(kind.name, kind.manifest)?.outputs;
         let outputs: BTreeMap<String, String> = outputs.into_iter().map(|o| (o.name, o.ty)).collect();

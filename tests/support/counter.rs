@@ -27,7 +27,7 @@ steps = 10   # steps
 fate = 0     # see above
 "#;
 
-pub const COUNTER: Registry = &[StageKind { name: "count", manifest: COUNT, check: |_, _| Ok(()), run: count_up }];
+pub const COUNTER: Registry = &[StageKind { name: "count", manifest: COUNT, check: |_, _, _| Ok(()), run: count_up }];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -59,10 +59,20 @@ left = "latents"
 right = "latents"
 "#;
 
-fn fine(_: &Params, _: &Params) -> Result<()> {
+const JOIN: &str = r#"
+summary = "join latents"
+revision = 1
+[inputs]
+parts = "latents*"  # in this order
+base = "vae?"
+[outputs]
+joined = "latents"
+"#;
+
+fn fine(_: &Params, _: &Params, _: &[&str]) -> Result<()> {
     Ok(())
 }
-fn check_train(params: &Params, _: &Params) -> Result<()> {
+fn check_train(params: &Params, _: &Params, _: &[&str]) -> Result<()> {
     match params["steps"].as_i64() {
         Some(n) if n % 7 == 0 => Err(Error::usage("`steps` must not be a multiple of 7")),
         _ => Ok(()),
@@ -77,6 +87,7 @@ pub const TOYS: Registry = &[
     StageKind { name: "codec", manifest: CODEC, check: fine, run },
     StageKind { name: "train", manifest: TRAIN, check: check_train, run },
     StageKind { name: "pair", manifest: PAIR, check: fine, run },
+    StageKind { name: "join", manifest: JOIN, check: fine, run },
 ];
 
 /// A pipeline of three stages, for others to extend. Line numbers matter to tests.
