@@ -11,6 +11,7 @@ mod data;
 mod data_stages;
 mod engine;
 mod experiment;
+mod formats;
 mod gradients;
 mod inception;
 mod key;

@@ -79,11 +79,6 @@ impl Archive {
         self.entries.contains_key(name)
     }
 
-    /// Length of the file.
-    pub fn len(&self) -> usize {
-        self.map.len()
-    }
-
     fn entry(&self, name: &str) -> Parsed<&Entry> {
         let entry = self.entries.get(name).ok_or_else(|| format!("the archive has no entry `{name}`"))?;
         match &entry.refused {

@@ -1,7 +1,7 @@
 //! Weights and arrays from the files that people have: safetensors, PyTorch checkpoints, NumPy arrays.
 //!
 //! A file is mapped into memory and only its headers (or its pickle) are read when it is opened; tensors are copied
-//! when a set of them is asked for. Nothing in a file is ever run: a pickle is read as inert data ([`pickle`]), and what
+//! when a set of them is asked for. Nothing in a file is ever run: a pickle is read as inert data, and what
 //! it would have called is at most a name in a message. Every size that a file declares is held against the bytes that
 //! are there before memory is taken for it. Knows no network: what the names mean is told by the `adopt` functions of
 //! the models.
@@ -13,8 +13,12 @@
 mod archive;
 mod elements;
 mod npy;
+mod pickle;
 mod safetensors;
 mod sniff;
+mod torch;
+pub mod torch_write;
+mod values;
 
 pub use npy::{Npz, read_npy};
 
@@ -25,6 +29,7 @@ use memmap2::Mmap;
 use safetensors::Safetensors;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use torch::Checkpoint;
 
 /// Inside this module errors are texts that say what is wrong; the file is named once, where they leave it.
 type Parsed<T> = std::result::Result<T, String>;
@@ -63,6 +68,7 @@ pub struct WeightsFile {
 #[derive(Debug)]
 enum Contents {
     Safetensors(Safetensors),
+    Torch(Checkpoint),
     Npz(Archive),
     Npy(Mmap),
 }
@@ -83,16 +89,21 @@ impl WeightsFile {
     pub fn format(&self) -> Format {
         match &self.contents {
             Contents::Safetensors(_) => Format::Safetensors,
+            Contents::Torch(file) if file.is_script() => Format::TorchScript,
+            Contents::Torch(file) if file.is_legacy_file() => Format::TorchLegacy,
+            Contents::Torch(_) => Format::TorchZip,
             Contents::Npz(_) => Format::Npz,
             Contents::Npy(_) => Format::Npy,
         }
     }
 
     /// The dictionaries that hold tensors directly, by dotted path (`model`, `ema`, `opt.state.0`; empty for the top
-    /// level), with the number of tensors in each.
+    /// level), with the number of tensors in each. A list is a dictionary by position; a module, of TorchScript or
+    /// pickled whole, is one by the names of its state dict; arrays of NumPy in a pickle do not count.
     pub fn sets(&self) -> Vec<(String, usize)> {
         match &self.contents {
             Contents::Safetensors(file) => vec![(String::new(), file.len())],
+            Contents::Torch(file) => file.sets(),
             Contents::Npz(archive) => vec![(String::new(), npy::names(archive).len())],
             Contents::Npy(_) => vec![(String::new(), 1)],
         }
@@ -107,6 +118,7 @@ impl WeightsFile {
         let tensors = match &self.contents {
             _ if !self.sets().iter().any(|(name, _)| name == set) => Err(self.no_set(set)),
             Contents::Safetensors(file) => file.tensors(),
+            Contents::Torch(file) => file.tensors(set),
             Contents::Npz(archive) => npy::names(archive)
                 .into_iter()
                 .map(|name| {
@@ -134,7 +146,7 @@ impl WeightsFile {
         match sets.as_slice() {
             [(only, _)] => Ok(only.clone()),
             [] => {
-                bail!("cannot read {}: {}, but no dictionary of tensors is in it", self.path.display(), self.format())
+                bail!("{} is {} without a dictionary of tensors{}", self.path.display(), self.format(), self.beside())
             }
             _ => {
                 let sets = listed(&self.described_sets());
@@ -143,31 +155,63 @@ impl WeightsFile {
         }
     }
 
+    /// Plain values that lie beside the tensors of a PyTorch file, by dotted path, as JSON: numbers, texts, lists,
+    /// dictionaries, and the attributes of objects such as an `argparse.Namespace`. None if nothing is there, or if it
+    /// is too large to be of use.
+    pub fn data(&self, path: &str) -> Option<serde_json::Value> {
+        if let Contents::Torch(file) = &self.contents { file.data(path) } else { None }
+    }
+
+    /// What a PyTorch file holds instead of tensors.
+    fn beside(&self) -> String {
+        match &self.contents {
+            Contents::Torch(file) if !file.foreign().is_empty() => {
+                format!("; what {} would make is never made here", listed(&file.foreign()))
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// Largest first, because an optimizer makes a set for each parameter.
     fn described_sets(&self) -> Vec<String> {
+        let mut sets = self.sets();
+        sets.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         let named = |set: &str| if set.is_empty() { "the top level".to_string() } else { format!("`{set}`") };
-        self.sets().iter().map(|(set, n)| format!("{} ({n})", named(set))).collect()
+        sets.iter().map(|(set, n)| format!("{} ({n})", named(set))).collect()
     }
 
     fn no_set(&self, set: &str) -> String {
-        format!("no set `{set}` of tensors is in it, only {}", listed(&self.described_sets()))
+        let sets = listed(&self.described_sets());
+        format!("no set `{set}` of tensors is in it; it has {sets}{}", self.beside())
     }
 }
 
 impl Contents {
     fn open(map: Mmap) -> Parsed<Self> {
         let head = &map[..map.len().min(sniff::HEAD)];
-        if head.starts_with(b"PK") {
-            let archive = Archive::open(map)?;
-            if npy::names(&archive).is_empty() {
-                return Err("it is a ZIP archive with neither a pickle of PyTorch nor arrays of NumPy".into());
-            }
-            Ok(Self::Npz(archive))
+        // First, because the length that such a file begins with may look like any of the others.
+        if Safetensors::is(head) {
+            Ok(Self::Safetensors(Safetensors::open(map)?))
+        } else if head.starts_with(b"PK") {
+            Self::open_zip(Archive::open(map)?)
         } else if head.starts_with(npy::MAGIC) {
             Ok(Self::Npy(map))
-        } else if Safetensors::is(head) {
-            Ok(Self::Safetensors(Safetensors::open(map)?))
+        } else if Checkpoint::is_legacy(head) {
+            Ok(Self::Torch(Checkpoint::open_legacy(map)?))
+        } else if head.starts_with(&[0x80]) {
+            Err("it is a pickle of Python that PyTorch did not write".into())
         } else {
             Err(format!("it is {}", sniff::foreign(head).unwrap_or("of an unknown format")))
+        }
+    }
+
+    fn open_zip(archive: Archive) -> Parsed<Self> {
+        if let Some(folder) = Checkpoint::folder(&archive) {
+            Ok(Self::Torch(Checkpoint::open_zip(archive, folder)?))
+        } else if npy::names(&archive).is_empty() {
+            Err("it is a ZIP archive with neither a pickle of PyTorch nor arrays of NumPy".into())
+        } else {
+            Ok(Self::Npz(archive))
         }
     }
 }
