@@ -7,7 +7,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-cargo build --release --bench networks --quiet
+cargo bench --quiet --bench networks --no-run
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 round=0

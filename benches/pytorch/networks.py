@@ -5,8 +5,8 @@ through Pillow. Prints the same table.
     pip install torch torchvision timm diffusers pytorch-fid pillow numpy
     benches/pytorch/networks.py [CASE...] [--threads 2] [--repeats 3] [--flops]
 
-Each case runs in a process of its own, so that its peak memory (VmHWM) is its own; that of PyTorch holds some 250 MiB of
-libraries. `--flops` prints the operations of one forward pass as torch counts them, from which benches/networks.rs has
+Each case runs in a process of its own, so that its peak memory (VmHWM) is its own, with what PyTorch's
+libraries take; that of `images` is of all its processes together. `--flops` prints the operations of one forward pass as torch counts them, from which benches/networks.rs has
 its numbers.
 """
 import argparse
@@ -14,6 +14,7 @@ import json
 import math
 import multiprocessing
 import pathlib
+import resource
 import subprocess
 import sys
 import time
@@ -102,7 +103,10 @@ def measure(case, threads, repeats):
             sys.exit(f"{IMAGES} is empty: `cargo bench --bench networks -- images` makes the files")
         with multiprocessing.Pool(threads) as pool:
             seconds = best(lambda: [len(x) for x in pool.imap(center_crop, files, chunksize=8)], repeats)
-        return dict(case=case, seconds=seconds, images=len(files), peak_mib=peak_mib())
+            pool.close()
+            pool.join()
+        workers = threads * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        return dict(case=case, seconds=seconds, images=len(files), peak_mib=peak_mib() + workers)
     import torch
     torch.set_num_threads(threads)
     with torch.inference_mode():
