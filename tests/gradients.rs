@@ -106,6 +106,33 @@ fn gelu() {
 }
 
 #[test]
+fn exact_and_quick_gelu() {
+    let x = (normal(1, &[3, 50]) * 3.0).unwrap();
+    check("exact gelu", &|t| nn::gelu_erf(&t[0]), &|t| t[0].gelu_erf(), std::slice::from_ref(&x));
+    check("quick gelu", &|t| nn::quick_gelu(&t[0]), &|t| plain::quick_gelu(&t[0]), &[x]);
+    let far = Tensor::new(&[-90f32, -20.0, 0.0, 20.0, 90.0], &Device::Cpu).unwrap();
+    let limits = Tensor::new(&[0f32, 0.0, 0.0, 20.0, 90.0], &Device::Cpu).unwrap();
+    assert!(max_difference(&nn::gelu_erf(&far).unwrap(), &limits) < 1e-30);
+    assert!(max_difference(&nn::quick_gelu(&far).unwrap(), &limits) < 1e-12);
+    let nan = Tensor::new(&[f32::NAN], &Device::Cpu).unwrap();
+    assert!(nn::gelu_erf(&nan).unwrap().to_vec1::<f32>().unwrap()[0].is_nan(), "a broken activation must show");
+}
+
+#[test]
+fn swiglu() {
+    // 70 rows: more than one task; halves of 9: a tail behind the lanes.
+    check("swiglu", &|t| nn::swiglu(&t[0]), &|t| plain::swiglu(&t[0]), &[normal(1, &[2, 35, 18])]);
+    assert!(nn::swiglu(&normal(1, &[2, 5])).is_err());
+}
+
+#[test]
+fn scaled_residual() {
+    let twin = |t: &[Tensor]| &t[0] + t[2].broadcast_mul(&t[1])?;
+    let inputs = [normal(1, &[2, 65, 30]), normal(2, &[30]), normal(3, &[2, 65, 30])];
+    check("scaled residual", &|t| nn::scaled_residual(&t[0], &t[1], &t[2]), &twin, &inputs);
+}
+
+#[test]
 fn gated_residual() {
     let inputs = [normal(1, &[2, 65, 30]), normal(2, &[2, 30]), normal(3, &[2, 65, 30])];
     let fused = |t: &[Tensor]| nn::gated_residual(&t[0], &t[1], &t[2]);

@@ -9,6 +9,7 @@ mod classifier;
 mod conv;
 mod data;
 mod data_stages;
+mod encoders;
 mod engine;
 mod experiment;
 mod formats;

@@ -1,135 +1,140 @@
-//! The vision transformer against PyTorch, and what encoders do to pixels.
+//! The vision transformer, with all of its switches, against PyTorch.
 
+use crate::support::golden::Golden;
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::VarBuilder;
-use erw::ml::models::encoder::{Encoder, EncoderConfig, Kernel, resample, resample_positions};
-use erw::ml::models::vit::{Vit, VitConfig, patchify};
-use erw::ml::weights::{self, Frozen, ParamSet, Tensors};
-use std::path::Path;
+use erw::ml::models::vit::{Mlp, Vit, VitConfig, patchify};
+use erw::ml::weights::{Frozen, ParamSet};
+use serde_json::json;
 
 const CPU: Device = Device::Cpu;
 
-fn golden(name: &str) -> Result<Tensors> {
-    weights::load(&Path::new("tests/golden").join(name), &CPU)
+/// The sizes of the golden files.
+fn config(image_size: usize, patch_size: usize) -> VitConfig {
+    VitConfig::new(image_size, patch_size, 48, 2, 3)
 }
 
-fn model_weights(g: &Tensors) -> Tensors {
-    g.iter().filter_map(|(k, v)| Some((k.strip_prefix("w/")?.to_string(), v.clone()))).collect()
+fn dinov2() -> VitConfig {
+    VitConfig { layer_scale: true, ..config(56, 14) }
 }
 
-/// max |a - b| / max(1, max |b|), the measure of golden/manifest.json.
-fn difference(a: &Tensor, b: &Tensor) -> Result<f32> {
-    assert_eq!(a.dims(), b.dims());
-    let scale = b.abs()?.max_all()?.to_scalar::<f32>()?.max(1.0);
-    Ok((a - b)?.abs()?.max_all()?.to_scalar::<f32>()? / scale)
-}
-
-fn config(image_size: usize, patch_size: usize, dinov2: bool) -> VitConfig {
-    VitConfig {
-        image_size,
-        patch_size,
-        dim: 48,
-        depth: 2,
-        heads: 3,
-        mlp_dim: 192,
-        class_token: true,
-        layer_scale: dinov2,
-        exact_gelu: true,
-        final_norm: true,
-        eps: 1e-6,
-    }
-}
-
-fn build(config: &VitConfig, g: &Tensors) -> Result<(Vit, Vec<String>)> {
-    let frozen = Frozen::new(model_weights(g));
-    let vb: VarBuilder = frozen.builder(DType::F32, &CPU);
-    Ok((Vit::new(config, vb)?, frozen.unused()))
+/// A transformer of the golden weights, which are all used but for `unused`.
+fn build(config: &VitConfig, g: &Golden, unused: &[&str]) -> Result<Vit> {
+    let frozen = Frozen::new(g.group("w"));
+    let vit = Vit::new(config, frozen.builder(DType::F32, &CPU))?;
+    assert_eq!(frozen.unused(), unused);
+    Ok(vit)
 }
 
 #[test]
 fn dinov2_equals_pytorch() -> Result<()> {
-    let g = golden("dinov2.safetensors")?;
-    let (vit, unused) = build(&config(56, 14, true), &g)?;
-    assert!(unused.is_empty(), "{unused:?}");
-    let all = vit.encode(&vit.embed(&g["in/image"])?)?;
-    assert!(difference(&all.narrow(1, 0, 1)?.squeeze(1)?, &g["out/x_norm_clstoken"])? < 2e-5);
-    assert!(difference(&vit.tokens(&g["in/image"])?, &g["out/x_norm_patchtokens"])? < 2e-5);
-    assert!(vit.tokens(&Tensor::zeros((1, 3, 28, 28), DType::F32, &CPU)?).is_err());
-    Ok(())
-}
-
-#[test]
-fn patch_16_features_of_moco_and_mae_equal_pytorch() -> Result<()> {
-    let g = golden("vit16.safetensors")?;
-    let (moco, _) = build(&config(64, 16, false), &g)?;
-    assert!(difference(&moco.tokens(&g["in/image"])?, &g["out/z_mocov3"])? < 2e-5);
-    let (mae, unused) = build(&VitConfig { final_norm: false, ..config(64, 16, false) }, &g)?;
-    assert!(difference(&mae.tokens(&g["in/image"])?, &g["out/z_mae"])? < 2e-5);
-    assert_eq!(unused, ["norm.bias", "norm.weight"]);
-    Ok(())
-}
-
-#[test]
-fn pixels_are_prepared_as_for_dinov2() -> Result<()> {
-    let g = golden("preprocess.safetensors")?;
-    let got = EncoderConfig::dinov2(384, 12, 6).prepare(&g["in/image_u8"])?;
-    let d = (got - &g["out/dinov2"])?.abs()?.max_all()?.to_scalar::<f32>()?;
-    assert!(d < 5e-6, "{d}");
-    for (name, kernel) in [("small_bicubic_11x40", Kernel::Torch), ("small_bicubic_aa_11x40", Kernel::Antialiased)] {
-        let got = resample(&g["in/small"], 11, 40, kernel)?;
-        let d = difference(&got, &g[&format!("out/{name}")])?;
-        assert!(d < 5e-6, "{name}: {d}");
+    let registers = VitConfig { registers: 4, ..dinov2() };
+    let swiglu = VitConfig { mlp: Mlp::SwiGlu, mlp_dim: 128, ..dinov2() };
+    for (name, config) in [("dinov2", dinov2()), ("dinov2_reg", registers), ("dinov2_swiglu", swiglu)] {
+        let g = Golden::open(name);
+        let vit = build(&config, &g, &[])?;
+        let all = vit.encode(&vit.embed(&g.get("in/image"))?)?;
+        let class = all.narrow(1, 0, 1)?.squeeze(1)?;
+        g.assert_close("class token", &class, &g.get("out/x_norm_clstoken"), "out");
+        g.assert_close("patches", &vit.tokens(&g.get("in/image"))?, &g.get("out/x_norm_patchtokens"), "out");
+        if config.registers > 0 {
+            g.assert_close("registers", &all.narrow(1, 1, 4)?, &g.get("out/x_norm_regtokens"), "out");
+        }
     }
     Ok(())
 }
 
 #[test]
-fn position_tables_are_resampled_as_by_timm() -> Result<()> {
-    let g = golden("pos_resample.safetensors")?;
-    for (old, new) in [(37, 16), (14, 16), (14, 32), (16, 16)] {
-        let got = resample_positions(&g[&format!("in/pos_{old}")], 1, new)?;
-        let d = difference(&got, &g[&format!("out/pos_{old}_to_{new}")])?;
-        assert!(d < 1e-5, "{old} to {new}: {d}");
-    }
-    assert!(resample_positions(&Tensor::zeros((1, 12, 4), DType::F32, &CPU)?, 1, 4).is_err());
+fn patch_16_features_of_moco_mae_and_dino_equal_pytorch() -> Result<()> {
+    let g = Golden::open("vit16");
+    let image = g.get("in/image");
+    let normed = build(&config(64, 16), &g, &[])?;
+    g.assert_close("MoCo v3", &normed.tokens(&image)?, &g.get("out/z_mocov3"), "out");
+    let all = normed.encode(&normed.embed(&image)?)?;
+    g.assert_close("DINO", &all, &g.get("out/z_dinov1_all_tokens"), "out");
+    let bare = build(&VitConfig { final_norm: false, ..config(64, 16) }, &g, &["norm.bias", "norm.weight"])?;
+    g.assert_close("MAE", &bare.tokens(&image)?, &g.get("out/z_mae"), "out");
+    let all = bare.encode(&bare.embed(&image)?)?;
+    g.assert_close("all tokens", &all, &g.get("out/tokens_after_blocks"), "out");
     Ok(())
 }
 
 #[test]
-fn encoders_refuse_weights_of_another_model() -> Result<()> {
-    let g = golden("dinov2.safetensors")?;
-    let whole = EncoderConfig { vit: config(56, 14, true), mean: [0.5; 3], std: [0.5; 3] };
-    let error = |c: &EncoderConfig, w: Tensors| Encoder::new(c, w, &CPU).unwrap_err().to_string();
-    let mut short = model_weights(&g);
-    short.remove("blocks.1.mlp.fc1.bias");
-    assert!(error(&whole, short).contains("blocks.1.mlp.fc1.bias"));
-    let shallow = EncoderConfig { vit: VitConfig { depth: 1, ..config(56, 14, true) }, ..whole.clone() };
-    assert!(error(&shallow, model_weights(&g)).contains("does not have: blocks.1"));
-    // 56 pixels or 112, positions follow; a mask token is DINOv2's own business.
-    let large = EncoderConfig { vit: config(112, 14, true), ..whole };
-    let mut with_mask = model_weights(&g);
-    with_mask.insert("mask_token".into(), Tensor::zeros((1, 48), DType::F32, &CPU)?);
-    let encoder = Encoder::new(&large, with_mask, &CPU)?;
-    let tokens = encoder.tokens(&Tensor::zeros((2, 3, 40, 40), DType::U8, &CPU)?)?;
-    assert_eq!((tokens.dims(), encoder.shape()), (&[2, 64, 48][..], (64, 48)));
+fn a_transformer_without_class_token_equals_pytorch() -> Result<()> {
+    let g = Golden::open("ijepa");
+    let vit = build(&VitConfig { class_token: false, ..config(56, 14) }, &g, &[])?;
+    g.assert_close("I-JEPA", &vit.tokens(&g.get("in/image"))?, &g.get("out/z"), "out");
+    Ok(())
+}
+
+#[test]
+fn images_and_positions_of_another_size_are_refused() -> Result<()> {
+    let vit = build(&dinov2(), &Golden::open("dinov2"), &[])?;
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &CPU);
+    for shape in [[1, 3, 28, 28], [1, 3, 57, 56], [1, 1, 56, 56], [1, 3, 0, 0]] {
+        assert!(vit.tokens(&zeros(&shape)?).is_err(), "{shape:?}");
+    }
+    let patches = vit.embed(&zeros(&[1, 3, 28, 42])?)?;
+    assert_eq!(patches.dims(), [1, 6, 48]);
+    assert!(vit.encode_at(&patches, &zeros(&[1, 6, 48])?).is_err());
+    let all = vit.encode_at(&patches, &zeros(&[1, 7, 48])?)?;
+    assert_eq!((all.dims(), vit.patches_of(&all)?.dims()), (&[1, 7, 48][..], &[1, 6, 48][..]));
     Ok(())
 }
 
 #[test]
 fn every_parameter_of_the_transformer_gets_a_gradient() -> Result<()> {
-    for exact_gelu in [true, false] {
+    let plain = VitConfig { layer_scale: true, ..config(8, 4) };
+    let clip = VitConfig { mlp: Mlp::QuickGelu, no_patch_bias: true, pre_norm: true, ..plain.clone() };
+    let configs = [
+        VitConfig { exact_gelu: false, ..plain.clone() },
+        VitConfig { class_token: false, layer_scale: false, ..plain.clone() },
+        VitConfig { registers: 2, mlp: Mlp::SwiGlu, ..plain.clone() },
+        VitConfig { final_norm: false, ..clip },
+        plain,
+    ];
+    for config in configs {
         let (params, vb) = ParamSet::init(0, DType::F32, &CPU);
-        let vit = Vit::new(&VitConfig { exact_gelu, ..config(8, 4, true) }, vb)?;
+        let vit = Vit::new(&config, vb)?;
         let x = Tensor::arange(0f32, 384.0, &CPU)?.reshape((2, 3, 8, 8))?.sin()?;
         let all = vit.encode(&vit.embed(&x)?)?;
         let weights = Tensor::arange(0f32, all.elem_count() as f32, &CPU)?.sin()?.reshape(all.shape())?;
         let grads = (all * weights)?.sum_all()?.backward()?;
         for (name, var) in params.vars() {
             let g = grads.get(&var).unwrap_or_else(|| panic!("{name}")).abs()?.max_all()?.to_scalar::<f32>()?;
-            assert!(g > 0.0, "{name}");
+            assert!(g > 0.0, "{name} of {config:?}");
         }
     }
     Ok(())
+}
+
+/// Files that were written before there were registers, SwiGLU and the switches of CLIP.
+#[test]
+fn older_configurations_open_and_are_written_as_they_were() {
+    let older = json!({
+        "image_size": 56, "patch_size": 14, "dim": 48, "depth": 2, "heads": 3, "mlp_dim": 192, "class_token": true,
+        "layer_scale": true, "exact_gelu": true, "final_norm": true, "eps": 1e-6,
+    });
+    assert_eq!(serde_json::from_value::<VitConfig>(older.clone()).unwrap(), dinov2());
+    assert_eq!(serde_json::to_value(dinov2()).unwrap(), older);
+    let newer = VitConfig { registers: 4, mlp: Mlp::SwiGlu, no_patch_bias: true, pre_norm: true, ..dinov2() };
+    let text = serde_json::to_string(&newer).unwrap();
+    assert!(text.contains(r#""mlp":"swi-glu""#), "{text}");
+    assert_eq!(serde_json::from_str::<VitConfig>(&text).unwrap(), newer);
+}
+
+#[test]
+fn impossible_sizes_are_refused() {
+    let huge = usize::MAX / 2;
+    for bad in [
+        VitConfig { depth: 0, ..config(56, 14) },
+        VitConfig { depth: huge, ..config(56, 14) },
+        VitConfig { image_size: huge, patch_size: 1, ..config(56, 14) },
+        VitConfig { registers: huge, ..config(56, 14) },
+        VitConfig { heads: 5, ..config(56, 14) },
+        config(57, 14),
+    ] {
+        assert!(bad.check().is_err(), "{bad:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,9 @@
 //! gradients. candle-nn's fused LayerNorm, softmax and rotary functions have no backward and cut the
 //! gradient silently, so nothing here calls them. Models know shapes; this file does not know models.
 
-use super::kernels::{self, attention::Attention, gated::GatedResidual, gelu::GeluTanh, norm::NormAffine, rope::Rope};
+use super::kernels::{
+    self, attention::Attention, gated::GatedResidual, gelu::Gelu, norm::NormAffine, rope::Rope, swiglu,
+};
 use super::weights::xavier_uniform;
 use candle_core::{D, Result, Tensor, bail};
 use candle_nn::{Init, Module, VarBuilder};
@@ -102,6 +104,14 @@ pub fn gated_residual(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// x + gamma * y with x and y `[B, N, D]` and gamma `[D]`: a residual with LayerScale.
+pub fn scaled_residual(x: &Tensor, gamma: &Tensor, y: &Tensor) -> Result<Tensor> {
+    // One sample of B N tokens, whose gate is gamma.
+    let (b, n, d) = x.dims3()?;
+    let all = |t: &Tensor| t.reshape((1, b * n, d));
+    gated_residual(&all(x)?, &gamma.reshape((1, d))?, &all(y)?)?.reshape((b, n, d))
+}
+
 /// Softmax attention: qkv `[B, N, 3 H D]` in the order (3, H, D) to `[B, N, H D]`, scores scaled by 1 / sqrt(D).
 pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     if kernels::suits(&[qkv]) { qkv.contiguous()?.apply_op1(Attention { heads }) } else { plain::attention(qkv, heads) }
@@ -127,12 +137,22 @@ pub fn qk_norm(qkv: &Tensor, heads: usize, q_norm: &LayerNorm, k_norm: &LayerNor
 
 /// GELU, tanh form.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(GeluTanh) } else { x.gelu() }
+    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(Gelu::Tanh) } else { x.gelu() }
 }
 
 /// GELU, exact form.
 pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
-    x.gelu_erf()
+    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(Gelu::Erf) } else { x.gelu_erf() }
+}
+
+/// CLIP's approximation of GELU, x sigmoid(1.702 x).
+pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(Gelu::Quick) } else { plain::quick_gelu(x) }
+}
+
+/// SiLU of the first half of the channels times the second half, `[.., 2 H]` to `[.., H]`.
+pub fn swiglu(x: &Tensor) -> Result<Tensor> {
+    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(swiglu::SwiGlu) } else { plain::swiglu(x) }
 }
 
 pub fn silu(x: &Tensor) -> Result<Tensor> {
@@ -171,6 +191,15 @@ pub mod plain {
 
     pub fn gated_residual(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
         x + y.broadcast_mul(&gate.unsqueeze(1)?)?
+    }
+
+    pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+        x / ((x * -1.702)?.exp()? + 1.0)?
+    }
+
+    pub fn swiglu(x: &Tensor) -> Result<Tensor> {
+        let half = x.dim(D::Minus1)? / 2;
+        x.narrow(D::Minus1, 0, half)?.silu()? * x.narrow(D::Minus1, half, half)?
     }
 
     pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {

@@ -113,19 +113,7 @@ mod tests {
     use super::*;
 
     fn learner(objective: Objective) -> Result<Learner> {
-        let config = VitConfig {
-            image_size: 8,
-            patch_size: 2,
-            dim: 8,
-            depth: 1,
-            heads: 2,
-            mlp_dim: 16,
-            class_token: false,
-            layer_scale: false,
-            exact_gelu: false,
-            final_norm: true,
-            eps: 1e-6,
-        };
+        let config = VitConfig { mlp_dim: 16, class_token: false, exact_gelu: false, ..VitConfig::new(8, 2, 8, 1, 2) };
         Learner::new(&config, objective, 3, 0.6, 1, &Device::Cpu)
     }
 

@@ -4,6 +4,7 @@
 //! process, which would change the order of sums and the layout of files. Initial values are functions of
 //! (seed, parameter name), so adding a layer does not change the values of the others.
 
+use super::kernels;
 use super::rng::{self, Purpose};
 use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
@@ -291,6 +292,18 @@ impl SimpleBackend for Frozen {
     fn contains_tensor(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
+}
+
+/// Refuses tensors with numbers that are not finite, and names the first.
+pub fn check_finite(tensors: &Tensors) -> Result<()> {
+    for (name, t) in tensors {
+        let numbers = t.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
+        let bad = kernels::with_slices([&numbers], |[x]| x.iter().filter(|v| !v.is_finite()).count())?;
+        if bad > 0 {
+            bail!("tensor {name}: {bad} of its {} numbers are NaN or infinite", t.elem_count());
+        }
+    }
+    Ok(())
 }
 
 /// Reads a safetensors file whole. The error names the file.

@@ -112,12 +112,14 @@ impl FeatureSource {
                 };
                 all.iter().enumerate().map(grid).collect()
             }
-            Self::Online(_, encoders) => {
+            Self::Online(images, encoders) => {
                 let grid = |(i, e): (usize, &Encoder)| {
-                    let (tokens, dim) = e.shape();
-                    Grid { input: element(ENCODER, i), tokens, dim }
+                    let input = element(ENCODER, i);
+                    let shape = e.shape(images.height());
+                    let (tokens, dim) = shape.map_err(|e| Error::from(e).context(format!("input `{input}`")))?;
+                    Ok(Grid { input, tokens, dim })
                 };
-                Ok(encoders.iter().enumerate().map(grid).collect())
+                encoders.iter().enumerate().map(grid).collect()
             }
         }
     }

@@ -51,7 +51,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
     let encoder = Encoder::open(attempt.input("encoder")?, &device)?;
-    let (tokens, dim) = encoder.shape();
+    let (tokens, dim) = encoder.shape(images.height())?;
     let rows = (SHARD_BYTES / (tokens * dim * dtype.size_in_bytes())).max(1);
 
     let part = attempt.checkpoint_dir().join(STEM);

@@ -67,21 +67,10 @@ fn config(p: &Params, images: &ImageSet) -> Result<EncoderConfig> {
         let text = format!("images of {} x {} pixels are not square", images.height(), images.width());
         return Err(Error::stage(text));
     }
-    let vit = VitConfig {
-        image_size: images.height(),
-        patch_size: p.patch_size,
-        dim: p.dim,
-        depth: p.depth,
-        heads: p.heads,
-        mlp_dim: 4 * p.dim,
-        class_token: false,
-        layer_scale: false,
-        exact_gelu: false,
-        final_norm: true,
-        eps: 1e-6,
-    };
+    let plain = VitConfig::new(images.height(), p.patch_size, p.dim, p.depth, p.heads);
+    let vit = VitConfig { class_token: false, exact_gelu: false, ..plain };
     vit.check()?;
-    Ok(EncoderConfig { vit, mean: [0.5; 3], std: [0.5; 3] })
+    Ok(EncoderConfig::fixed(vit, [0.5; 3], [0.5; 3]))
 }
 
 fn train(

@@ -8,7 +8,6 @@ use crate::ml::models::encoder::{self, Encoder, EncoderConfig};
 use crate::ml::models::features::open_feature_network;
 use crate::ml::models::sit::{self, SiT, SiTConfig};
 use crate::ml::models::vae::{AutoencoderKl, VaeConfig, modern_names};
-use crate::ml::models::vit::Vit;
 use crate::ml::weights::{self, LoadReport, Tensors};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -65,7 +64,7 @@ impl Artifact {
     fn presets(self) -> &'static [&'static str] {
         match self {
             Self::Vae => &["sd-vae"],
-            Self::Encoder => &["dinov2-vit-s", "dinov2-vit-b", "dinov2-vit-l"],
+            Self::Encoder => encoder::NAMES,
             Self::Inception => &["fid-inception"],
             Self::Sit => &sit::NAMES,
         }
@@ -221,8 +220,7 @@ fn fit(artifact: Artifact, config: &Value, file: Tensors) -> candle_core::Result
             (weights::census(|vb| AutoencoderKl::new(&config, vb))?.1, modern_names(file)?)
         }
         Artifact::Encoder => {
-            let config: EncoderConfig = typed(config)?;
-            (weights::census(|vb| Vit::new(&config.vit, vb))?.1, encoder::fitted(&config, file)?)
+            return encoder::fit(&typed::<EncoderConfig>(config)?, file).map(Some);
         }
         Artifact::Sit => {
             let config: SiTConfig = typed(config)?;
@@ -320,6 +318,7 @@ fn check_format(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ml::models::vit::Vit;
 
     #[test]
     fn presets_belong_to_their_artifact() {

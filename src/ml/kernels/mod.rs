@@ -21,6 +21,7 @@ pub mod pool;
 pub mod rope;
 pub mod rows;
 pub mod simd;
+pub mod swiglu;
 pub mod upsample;
 
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};

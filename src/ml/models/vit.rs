@@ -1,8 +1,8 @@
-//! The vision transformer (Dosovitskiy et al. 2021) in the shape of DINOv2 (Oquab et al. 2023), with its hub names.
+//! The vision transformer (Dosovitskiy et al. 2021), one core with switches for every published encoder and for those
+//! trained here, with DINOv2's hub names.
 //!
-//! One core with switches serves as encoder for alignment, trained here or elsewhere: class token, layer scale, exact
-//! or tanh GELU, final norm. Every layer is differentiable. Takes normalised images; what an encoder does to pixels
-//! before is in `models/encoder`. Register tokens and SwiGLU (DINOv2-g) are not supported.
+//! Every layer is differentiable. Takes normalised images of its own size; what an encoder does to pixels before, other
+//! sizes and the names in foreign files are in `models/encoder`.
 
 use crate::ml::nn::{self, LayerNorm, Linear};
 use crate::ml::weights::xavier_uniform;
@@ -10,10 +10,25 @@ use candle_core::{Result, Tensor, bail};
 use candle_nn::{Init, Module, VarBuilder};
 use serde::{Deserialize, Serialize};
 
+/// What stands between the two linear layers of the MLP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mlp {
+    /// GELU, of the form that `exact_gelu` says.
+    #[default]
+    Gelu,
+    /// x sigmoid(1.702 x), of CLIP.
+    QuickGelu,
+    /// SiLU of one half of the hidden channels times the other half (Shazeer 2020), of DINOv2-g; its layers are called
+    /// `w12` and `w3`.
+    SwiGlu,
+}
+
+/// Fields with a default came later; they are left out of files where they have it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VitConfig {
-    /// Side of the square input in pixels, a multiple of `patch_size`.
+    /// Side in pixels of the square images that the position table is for, a multiple of `patch_size`.
     pub image_size: usize,
     pub patch_size: usize,
     pub dim: usize,
@@ -22,17 +37,56 @@ pub struct VitConfig {
     /// Width of the hidden layer of the MLP, usually 4 `dim`.
     pub mlp_dim: usize,
     pub class_token: bool,
+    /// Learned tokens without a position behind the class token (Darcet et al. 2024).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub registers: usize,
     /// A learned factor per channel after attention and MLP.
     pub layer_scale: bool,
-    /// GELU by the error function; otherwise its tanh form, which is faster.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mlp: Mlp,
+    /// GELU by the error function; otherwise its tanh form.
     pub exact_gelu: bool,
-    /// Whether tokens pass the last LayerNorm (MAE's features do not).
+    /// Whether the patches' convolution adds nothing (CLIP's).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub no_patch_bias: bool,
+    /// Whether tokens pass a LayerNorm before the first block (CLIP's do), called `norm_pre` as in timm.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pre_norm: bool,
+    /// Whether tokens pass the last LayerNorm (the features of MAE and CLIP do not).
     pub final_norm: bool,
     /// Of every LayerNorm.
     pub eps: f64,
 }
 
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// No published transformer comes near; a configuration beyond is refused before anything is computed with it.
+const LARGEST: usize = 1 << 16;
+
 impl VitConfig {
+    /// The original transformer: class token, exact GELU with a hidden layer of 4 `dim`, final norm.
+    pub fn new(image_size: usize, patch_size: usize, dim: usize, depth: usize, heads: usize) -> Self {
+        Self {
+            image_size,
+            patch_size,
+            dim,
+            depth,
+            heads,
+            mlp_dim: 4 * dim,
+            class_token: true,
+            registers: 0,
+            layer_scale: false,
+            mlp: Mlp::Gelu,
+            exact_gelu: true,
+            no_patch_bias: false,
+            pre_norm: false,
+            final_norm: true,
+            eps: 1e-6,
+        }
+    }
+
     /// Patches along a side.
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size.max(1)
@@ -43,10 +97,19 @@ impl VitConfig {
         self.grid() * self.grid()
     }
 
+    /// Tokens before those of the patches.
+    pub fn prefix(&self) -> usize {
+        usize::from(self.class_token) + self.registers
+    }
+
     pub fn check(&self) -> Result<()> {
         let Self { image_size, patch_size, dim, depth, heads, mlp_dim, .. } = *self;
-        if [image_size, patch_size, dim, depth, heads, mlp_dim].contains(&0) {
+        let sizes = [image_size, patch_size, dim, depth, heads, mlp_dim];
+        if sizes.contains(&0) {
             bail!("a size of the vision transformer is 0: {self:?}");
+        }
+        if sizes.iter().chain([&self.registers]).any(|s| *s > LARGEST) {
+            bail!("a size of the vision transformer is above {LARGEST}: {self:?}");
         }
         if image_size % patch_size != 0 {
             bail!("images of {image_size} pixels are not a multiple of the patch size {patch_size}");
@@ -64,7 +127,9 @@ pub struct Vit {
     config: VitConfig,
     patch_embed: Linear,
     cls_token: Option<Tensor>,
+    register_tokens: Option<Tensor>,
     pos_embed: Tensor,
+    norm_pre: Option<LayerNorm>,
     blocks: Vec<Block>,
     norm: Option<LayerNorm>,
 }
@@ -73,22 +138,19 @@ impl Vit {
     pub fn new(config: &VitConfig, vb: VarBuilder) -> Result<Self> {
         config.check()?;
         let dim = config.dim;
-        let small = Init::Randn { mean: 0.0, stdev: 0.02 };
-        let prefix = usize::from(config.class_token);
-        let cls_token = match config.class_token {
-            true => Some(vb.get_with_hints((1, 1, dim), "cls_token", small)?),
-            false => None,
-        };
+        let tokens =
+            |count: usize, name: &str| vb.get_with_hints((1, count, dim), name, Init::Randn { mean: 0.0, stdev: 0.02 });
+        let norm =
+            |wanted: bool, name: &str| wanted.then(|| LayerNorm::new(dim, config.eps, true, vb.pp(name))).transpose();
         let blocks = (0..config.depth).map(|i| Block::new(config, vb.pp("blocks").pp(i)));
         Ok(Self {
             patch_embed: patch_embed(config, vb.pp("patch_embed.proj"))?,
-            cls_token,
-            pos_embed: vb.get_with_hints((1, prefix + config.tokens(), dim), "pos_embed", small)?,
+            cls_token: config.class_token.then(|| tokens(1, "cls_token")).transpose()?,
+            register_tokens: (config.registers > 0).then(|| tokens(config.registers, "register_tokens")).transpose()?,
+            pos_embed: tokens(usize::from(config.class_token) + config.tokens(), "pos_embed")?,
+            norm_pre: norm(config.pre_norm, "norm_pre")?,
             blocks: blocks.collect::<Result<_>>()?,
-            norm: match config.final_norm {
-                true => Some(LayerNorm::new(dim, config.eps, true, vb.pp("norm"))?),
-                false => None,
-            },
+            norm: norm(config.final_norm, "norm")?,
             config: config.clone(),
         })
     }
@@ -97,22 +159,51 @@ impl Vit {
         &self.config
     }
 
-    /// Images `[n, 3, S, S]` to patch embeddings `[n, T, D]`, before positions.
-    pub fn embed(&self, images: &Tensor) -> Result<Tensor> {
-        let size = self.config.image_size;
-        if images.dims()[1..] != [3, size, size] {
-            bail!("the encoder takes images [n, 3, {size}, {size}], got {:?}", images.dims());
-        }
-        self.patch_embed.forward(&patchify(images, self.config.patch_size)?)
+    /// Positions `[1, class + T, D]` of its own grid.
+    pub fn positions(&self) -> &Tensor {
+        &self.pos_embed
     }
 
-    /// Patch embeddings `[n, T, D]` to all tokens `[n, prefix + T, D]`, the class token (if any) first.
+    /// Images `[n, 3, S, S]` to patch embeddings `[n, T, D]`, before positions. S is a multiple of the patch size.
+    pub fn embed(&self, images: &Tensor) -> Result<Tensor> {
+        let p = self.config.patch_size;
+        match *images.dims() {
+            [_, 3, h, w] if h > 0 && w > 0 && h % p == 0 && w % p == 0 => {
+                self.patch_embed.forward(&patchify(images, p)?)
+            }
+            _ => bail!("the encoder takes images [n, 3, H, W] in patches of {p} pixels, got {:?}", images.dims()),
+        }
+    }
+
+    /// Patch embeddings `[n, T, D]` to all tokens `[n, prefix + T, D]`: class token and registers first.
     pub fn encode(&self, patches: &Tensor) -> Result<Tensor> {
-        let x = match &self.cls_token {
-            Some(cls) => Tensor::cat(&[&cls.broadcast_as((patches.dim(0)?, 1, self.config.dim))?, patches], 1)?,
-            None => patches.clone(),
+        self.encode_at(patches, &self.pos_embed)
+    }
+
+    /// As [`encode`](Self::encode) with other positions `[1, class + T, D]`, for images of another size.
+    pub fn encode_at(&self, patches: &Tensor, positions: &Tensor) -> Result<Tensor> {
+        let (n, count, dim) = patches.dims3()?;
+        let class = usize::from(self.config.class_token);
+        if positions.dims() != [1, class + count, dim] {
+            bail!("{count} patches of width {dim} do not go with positions {:?}", positions.dims());
+        }
+        let patches = patches.broadcast_add(&positions.narrow(1, class, count)?)?;
+        let mut parts = Vec::new();
+        if let Some(cls) = &self.cls_token {
+            parts.push((cls + positions.narrow(1, 0, 1)?)?.broadcast_as((n, 1, dim))?);
+        }
+        if let Some(registers) = &self.register_tokens {
+            parts.push(registers.broadcast_as((n, self.config.registers, dim))?);
+        }
+        let mut x = if parts.is_empty() {
+            patches
+        } else {
+            parts.push(patches);
+            Tensor::cat(&parts, 1)?
         };
-        let mut x = x.broadcast_add(&self.pos_embed)?;
+        if let Some(norm) = &self.norm_pre {
+            x = norm.forward(&x)?;
+        }
         for block in &self.blocks {
             x = block.forward(&x)?;
         }
@@ -122,15 +213,15 @@ impl Vit {
         }
     }
 
-    /// Patch tokens `[n, T, D]` of images `[n, 3, S, S]`, row by row of the grid, without the class token.
+    /// Patch tokens `[n, T, D]` of images `[n, 3, S, S]` of its own size, row by row of the grid.
     pub fn tokens(&self, images: &Tensor) -> Result<Tensor> {
         self.patches_of(&self.encode(&self.embed(images)?)?)
     }
 
-    /// Drops the class token of what [`encode`](Self::encode) returns.
+    /// Drops class token and registers of what [`encode`](Self::encode) returns.
     pub fn patches_of(&self, tokens: &Tensor) -> Result<Tensor> {
-        let prefix = usize::from(self.config.class_token);
-        tokens.narrow(1, prefix, self.config.tokens())?.contiguous()
+        let prefix = self.config.prefix();
+        tokens.narrow(1, prefix, tokens.dim(1)?.saturating_sub(prefix))?.contiguous()
     }
 }
 
@@ -146,56 +237,68 @@ fn patch_embed(config: &VitConfig, vb: VarBuilder) -> Result<Linear> {
     let (p, dim) = (config.patch_size, config.dim);
     let fan_in = 3 * p * p;
     let weight = vb.get_with_hints((dim, 3, p, p), "weight", xavier_uniform(fan_in, dim))?;
-    Ok(Linear::new(weight.reshape((dim, fan_in))?, vb.get_with_hints(dim, "bias", Init::Const(0.0))?))
+    let bias = match config.no_patch_bias {
+        true => Tensor::zeros(dim, vb.dtype(), vb.device())?,
+        false => vb.get_with_hints(dim, "bias", Init::Const(0.0))?,
+    };
+    Ok(Linear::new(weight.reshape((dim, fan_in))?, bias))
 }
 
 #[derive(Debug, Clone)]
 struct Block {
     heads: usize,
-    exact_gelu: bool,
     norm1: LayerNorm,
     qkv: Linear,
     proj: Linear,
     ls1: Option<Tensor>,
     norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
+    activation: fn(&Tensor) -> Result<Tensor>,
+    /// To and from the hidden layer.
+    hidden: Linear,
+    out: Linear,
     ls2: Option<Tensor>,
 }
 
 impl Block {
     fn new(config: &VitConfig, vb: VarBuilder) -> Result<Self> {
         let (dim, hidden) = (config.dim, config.mlp_dim);
-        let scale = |name: &str| match config.layer_scale {
-            true => vb.pp(name).get_with_hints(dim, "gamma", Init::Const(1.0)).map(Some),
-            false => Ok(None),
+        let scale = |name: &str| {
+            let gamma = || vb.pp(name).get_with_hints(dim, "gamma", Init::Const(1.0));
+            config.layer_scale.then(gamma).transpose()
+        };
+        type Activation = fn(&Tensor) -> Result<Tensor>;
+        let (activation, names, width): (Activation, _, _) = match config.mlp {
+            Mlp::Gelu if config.exact_gelu => (nn::gelu_erf, ("mlp.fc1", "mlp.fc2"), hidden),
+            Mlp::Gelu => (nn::gelu_tanh, ("mlp.fc1", "mlp.fc2"), hidden),
+            Mlp::QuickGelu => (nn::quick_gelu, ("mlp.fc1", "mlp.fc2"), hidden),
+            Mlp::SwiGlu => (nn::swiglu, ("mlp.w12", "mlp.w3"), 2 * hidden),
         };
         Ok(Self {
             heads: config.heads,
-            exact_gelu: config.exact_gelu,
             norm1: LayerNorm::new(dim, config.eps, true, vb.pp("norm1"))?,
             qkv: nn::linear(dim, 3 * dim, vb.pp("attn.qkv"))?,
             proj: nn::linear(dim, dim, vb.pp("attn.proj"))?,
             ls1: scale("ls1")?,
             norm2: LayerNorm::new(dim, config.eps, true, vb.pp("norm2"))?,
-            fc1: nn::linear(dim, hidden, vb.pp("mlp.fc1"))?,
-            fc2: nn::linear(hidden, dim, vb.pp("mlp.fc2"))?,
+            activation,
+            hidden: nn::linear(dim, width, vb.pp(names.0))?,
+            out: nn::linear(hidden, dim, vb.pp(names.1))?,
             ls2: scale("ls2")?,
         })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let attended = nn::attention(&self.qkv.forward(&self.norm1.forward(x)?)?, self.heads)?;
-        let x = (x + scaled(self.proj.forward(&attended)?, &self.ls1)?)?;
-        let hidden = self.fc1.forward(&self.norm2.forward(&x)?)?;
-        let hidden = if self.exact_gelu { nn::gelu_erf(&hidden)? } else { nn::gelu_tanh(&hidden)? };
-        &x + scaled(self.fc2.forward(&hidden)?, &self.ls2)?
+        let x = residual(x, &self.proj.forward(&attended)?, &self.ls1)?;
+        let hidden = (self.activation)(&self.hidden.forward(&self.norm2.forward(&x)?)?)?;
+        residual(&x, &self.out.forward(&hidden)?, &self.ls2)
     }
 }
 
-fn scaled(x: Tensor, gamma: &Option<Tensor>) -> Result<Tensor> {
+/// x + y, or x + gamma y with a learned factor per channel.
+fn residual(x: &Tensor, y: &Tensor, gamma: &Option<Tensor>) -> Result<Tensor> {
     match gamma {
-        Some(g) => x.broadcast_mul(g),
-        None => Ok(x),
+        Some(gamma) => nn::scaled_residual(x, gamma, y),
+        None => x + y,
     }
 }

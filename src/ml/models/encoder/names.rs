@@ -1,0 +1,305 @@
+//! The names of an encoder's tensors in the files that people have, and ours, which are those of DINOv2's hub.
+//!
+//! Official checkpoints, Hugging Face transformers' files (old and current names) and timm's differ in names, in whether
+//! queries, keys and values are one matrix, and in what else is in the file. A name that no table here knows goes through
+//! unchanged, to be reported as one that the network does not have.
+
+use super::{EncoderConfig, Positions, resample::table_grid};
+use crate::ml::models::sit::sincos_2d;
+use crate::ml::models::vit::{Mlp, VitConfig};
+use crate::ml::weights::{Adopted, Tensors};
+use candle_core::{DType, Result, Tensor, bail};
+use std::collections::BTreeMap;
+
+/// What stands before the transformer's names, and what else is in such a file: names, or their beginnings up to a dot.
+/// The first that occurs counts.
+const WRAPPERS: &[(&str, &[&str])] = &[
+    // MoCo v3: the other network and the predictor of its training.
+    ("module.base_encoder.", &["module.momentum_encoder.", "module.predictor."]),
+    // I-JEPA and whatever else was saved in data-parallel training.
+    ("module.", &[]),
+    // OpenAI's CLIP: the text's transformer, and three numbers that the archive holds as tensors.
+    (
+        "visual.",
+        &[
+            "transformer.",
+            "token_embedding.",
+            "positional_embedding",
+            "ln_final.",
+            "text_projection",
+            "logit_scale",
+            "input_resolution",
+            "context_length",
+            "vocab_size",
+        ],
+    ),
+    // Classes of transformers: CLIPModel, and those with a head or a decoder.
+    ("vision_model.", &["text_model.", "logit_scale", "visual_projection.", "text_projection."]),
+    ("dinov2.", &["classifier."]),
+    ("dinov2_with_registers.", &["classifier."]),
+    ("ijepa.", &["classifier."]),
+    ("vit.", &["classifier.", "decoder."]),
+];
+
+/// What the features do not need, by name or by its beginning: heads, poolers, decoders, the token of masked patches,
+/// numbers of positions.
+const UNUSED: &[&str] =
+    &["mask_token", "head.", "classifier.", "pooler.", "decoder.", "decoder_", "proj", "embeddings.position_ids"];
+
+/// Outside of blocks: theirs, ours. `weight` and `bias` behind a name go along.
+const WHOLE: &[(&str, &str)] = &[
+    // timm.
+    ("reg_token", "register_tokens"),
+    // OpenAI's CLIP.
+    ("conv1", "patch_embed.proj"),
+    ("class_embedding", "cls_token"),
+    ("positional_embedding", "pos_embed"),
+    ("ln_pre", "norm_pre"),
+    ("ln_post", "norm"),
+    // transformers, among them its CLIP with a misspelt norm.
+    ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
+    ("embeddings.patch_embedding", "patch_embed.proj"),
+    ("embeddings.cls_token", "cls_token"),
+    ("embeddings.class_embedding", "cls_token"),
+    ("embeddings.position_embeddings", "pos_embed"),
+    ("embeddings.position_embedding.weight", "pos_embed"),
+    ("embeddings.register_tokens", "register_tokens"),
+    ("embeddings.mask_token", "mask_token"),
+    ("pre_layrnorm", "norm_pre"),
+    ("post_layernorm", "norm"),
+    ("layernorm", "norm"),
+];
+
+/// What stands before the number of a block.
+const BLOCKS: &[&str] = &["blocks.", "transformer.resblocks.", "encoder.layer.", "encoder.layers.", "layers."];
+
+/// Inside a block: theirs, ours or a [part](PARTS) of ours.
+const INSIDE: &[(&str, &str)] = &[
+    // A slip in MoCo v3's ViT-L: the number of the block got into blocks 13 and 14.
+    ("norm13", "norm1"),
+    ("norm14", "norm2"),
+    ("mlp.fc13", "mlp.fc1"),
+    ("mlp.fc14", "mlp.fc2"),
+    // OpenAI's CLIP.
+    ("ln_1", "norm1"),
+    ("ln_2", "norm2"),
+    ("attn.in_proj_weight", "attn.qkv.weight"),
+    ("attn.in_proj_bias", "attn.qkv.bias"),
+    ("attn.out_proj", "attn.proj"),
+    ("mlp.c_fc", "mlp.fc1"),
+    ("mlp.c_proj", "mlp.fc2"),
+    // transformers: ViT, ViTMAE, I-JEPA, DINOv2.
+    ("layernorm_before", "norm1"),
+    ("layernorm_after", "norm2"),
+    ("attention.attention.query", "attn.q"),
+    ("attention.attention.key", "attn.k"),
+    ("attention.attention.value", "attn.v"),
+    ("attention.output.dense", "attn.proj"),
+    ("intermediate.dense", "mlp.fc1"),
+    ("output.dense", "mlp.fc2"),
+    ("layer_scale1.lambda1", "ls1.gamma"),
+    ("layer_scale2.lambda1", "ls2.gamma"),
+    ("mlp.weights_in", "mlp.w12"),
+    ("mlp.weights_out", "mlp.w3"),
+    // The same in transformers 5, as long as it does not translate on saving.
+    ("attention.q_proj", "attn.q"),
+    ("attention.k_proj", "attn.k"),
+    ("attention.v_proj", "attn.v"),
+    ("attention.o_proj", "attn.proj"),
+    ("mlp.gate_proj", "mlp.gate"),
+    ("mlp.up_proj", "mlp.up"),
+    ("mlp.down_proj", "mlp.w3"),
+    // transformers: CLIP.
+    ("layer_norm1", "norm1"),
+    ("layer_norm2", "norm2"),
+    ("self_attn.q_proj", "attn.q"),
+    ("self_attn.k_proj", "attn.k"),
+    ("self_attn.v_proj", "attn.v"),
+    ("self_attn.out_proj", "attn.proj"),
+];
+
+/// Layers that some files keep in parts: ours, and the parts from top to bottom.
+const PARTS: &[(&str, &[&str])] =
+    &[("attn.qkv", &["attn.q", "attn.k", "attn.v"]), ("mlp.w12", &["mlp.gate", "mlp.up"])];
+
+/// A tensor and what the file calls it.
+struct Found {
+    theirs: String,
+    tensor: Tensor,
+}
+
+/// The tensors of a published file as the configured transformer takes them: under our names, in f32, parts joined,
+/// without what is known to be of no use. The position table keeps the grid of the file; a fixed table that the file
+/// leaves out is computed.
+///
+/// # Errors
+/// When two tensors claim one name, or parts of one layer do not fit together.
+pub fn adopt(config: &EncoderConfig, file: Tensors) -> Result<Adopted> {
+    let (mut found, dropped) = translated(&config.vit, file)?;
+    join_parts(&mut found)?;
+    let mut adopted = Adopted { dropped, ..Adopted::default() };
+    for (ours, Found { theirs, tensor }) in found {
+        let (tensor, theirs) = match ours.as_str() {
+            "pos_embed" => with_class_position(&config.vit, batched(tensor)?, theirs)?,
+            "cls_token" | "register_tokens" => (batched(tensor)?, theirs),
+            _ => (tensor, theirs),
+        };
+        if theirs != ours {
+            adopted.renamed.insert(ours.clone(), theirs);
+        }
+        adopted.tensors.insert(ours, tensor);
+    }
+    if !adopted.tensors.contains_key("pos_embed")
+        && let Some(table) = fixed_table(config)?
+    {
+        adopted.tensors.insert("pos_embed".into(), table);
+    }
+    Ok(adopted)
+}
+
+/// Tensors by our names, and the names of those left out.
+fn translated(vit: &VitConfig, file: Tensors) -> Result<(BTreeMap<String, Found>, Vec<String>)> {
+    let wrapper = WRAPPERS.iter().find(|(prefix, _)| file.keys().any(|name| name.starts_with(prefix)));
+    let (prefix, others) = wrapper.copied().unwrap_or_default();
+    let (mut found, mut dropped) = (BTreeMap::<String, Found>::new(), Vec::new());
+    for (theirs, tensor) in file {
+        let ours = theirs.strip_prefix(prefix).map(|inner| our_name(inner, vit.mlp));
+        let unused = match &ours {
+            Some(ours) => is_unused(ours, vit),
+            None => among(others, &theirs),
+        };
+        if unused {
+            dropped.push(theirs);
+            continue;
+        }
+        let ours = ours.unwrap_or_else(|| theirs.clone());
+        if let Some(first) = found.get(&ours) {
+            bail!("both {} and {theirs} of the file are {ours} here", first.theirs);
+        }
+        let tensor = tensor.to_dtype(DType::F32).map_err(|e| e.context(theirs.clone()))?;
+        found.insert(ours, Found { theirs, tensor });
+    }
+    Ok((found, dropped))
+}
+
+fn is_unused(ours: &str, vit: &VitConfig) -> bool {
+    among(UNUSED, ours) || (!vit.final_norm && ours.starts_with("norm."))
+}
+
+/// Is `name` in a list of names and of beginnings, which end in a dot or an underscore?
+fn among(list: &[&str], name: &str) -> bool {
+    list.iter().any(|entry| if entry.ends_with(['.', '_']) { name.starts_with(entry) } else { name == *entry })
+}
+
+/// Our name of a tensor that the file, behind its prefix, calls `name`.
+fn our_name(name: &str, mlp: Mlp) -> String {
+    let Some((number, inside)) = BLOCKS.iter().find_map(|b| block_and_rest(name.strip_prefix(b)?)) else {
+        return look_up(WHOLE, name);
+    };
+    let inside = look_up(INSIDE, inside);
+    // timm calls the layers of every MLP alike.
+    let inside = match mlp {
+        Mlp::SwiGlu => inside.replacen("mlp.fc1.", "mlp.w12.", 1).replacen("mlp.fc2.", "mlp.w3.", 1),
+        Mlp::Gelu | Mlp::QuickGelu => inside,
+    };
+    format!("blocks.{number}.{inside}")
+}
+
+fn block_and_rest(name: &str) -> Option<(usize, &str)> {
+    let (number, rest) = name.split_once('.')?;
+    Some((number.parse().ok()?, rest))
+}
+
+/// The whole name, or all of it but a final `weight` or `bias`, in a table; itself if it is not there.
+fn look_up(table: &[(&str, &str)], name: &str) -> String {
+    let ours = |name: &str| table.iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| *ours);
+    match name.rsplit_once('.') {
+        _ if ours(name).is_some() => ours(name).unwrap_or(name).to_string(),
+        Some((stem, end @ ("weight" | "bias"))) => format!("{}.{end}", ours(stem).unwrap_or(stem)),
+        _ => name.to_string(),
+    }
+}
+
+/// Puts layers together that the file has in parts. Parts that are not complete go back to the file's names.
+fn join_parts(found: &mut BTreeMap<String, Found>) -> Result<()> {
+    for (whole, parts) in PARTS {
+        let pieces: Vec<String> = found.keys().filter(|n| parts.iter().any(|p| holds(n, p))).cloned().collect();
+        for first in pieces.iter().filter(|n| holds(n, parts[0])) {
+            let names: Vec<String> = parts.iter().map(|p| first.replacen(parts[0], p, 1)).collect();
+            if !names.iter().all(|n| found.contains_key(n)) {
+                continue;
+            }
+            let parts_found: Vec<Found> = names.iter().filter_map(|n| found.remove(n)).collect();
+            let ours = first.replacen(parts[0], whole, 1);
+            let theirs: Vec<&str> = parts_found.iter().map(|f| f.theirs.as_str()).collect();
+            let theirs = theirs.join(" + ");
+            let tensors: Vec<&Tensor> = parts_found.iter().map(|f| &f.tensor).collect();
+            let tensor = Tensor::cat(&tensors, 0).map_err(|e| e.context(format!("joining {theirs}")))?;
+            if found.insert(ours.clone(), Found { theirs, tensor }).is_some() {
+                bail!("the file holds {ours} both whole and in parts");
+            }
+        }
+        for alone in pieces {
+            if let Some(part) = found.remove(&alone) {
+                found.insert(part.theirs.clone(), part);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn holds(name: &str, part: &str) -> bool {
+    name.split_once(part).is_some_and(|(before, after)| before.ends_with('.') && after.starts_with('.'))
+}
+
+/// `[D]` and `[T, D]` as `[1, T, D]`.
+fn batched(tensor: Tensor) -> Result<Tensor> {
+    (tensor.rank()..3).try_fold(tensor, |t, _| t.unsqueeze(0))
+}
+
+/// timm keeps no position for the class token of a network with registers, but adds it to the token: a row of zeros.
+fn with_class_position(vit: &VitConfig, table: Tensor, theirs: String) -> Result<(Tensor, String)> {
+    if !vit.class_token || table_grid(&table, 1).is_some() || table_grid(&table, 0).is_none() {
+        return Ok((table, theirs));
+    }
+    Ok((table.pad_with_zeros(1, 1, 0)?, format!("{theirs} with a class position of zeros")))
+}
+
+fn fixed_table(config: &EncoderConfig) -> Result<Option<Tensor>> {
+    if config.positions == Positions::Learned {
+        return Ok(None);
+    }
+    let VitConfig { dim, class_token, .. } = config.vit;
+    let mut table = sincos_2d(dim, config.vit.grid())?.unsqueeze(0)?;
+    if config.positions == Positions::SincosRows {
+        let half = dim / 2;
+        table = Tensor::cat(&[table.narrow(2, half, half)?, table.narrow(2, 0, half)?], 2)?;
+    }
+    // The class token is nowhere.
+    if class_token { table.pad_with_zeros(1, 1, 0).map(Some) } else { Ok(Some(table)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_translated() {
+        for (theirs, ours) in [
+            ("blocks.13.norm13.weight", "blocks.13.norm1.weight"),
+            ("blocks.13.mlp.fc13.bias", "blocks.13.mlp.fc1.bias"),
+            ("blocks.14.norm14.bias", "blocks.14.norm2.bias"),
+            ("blocks.14.mlp.fc14.weight", "blocks.14.mlp.fc2.weight"),
+            ("blocks.13.norm2.weight", "blocks.13.norm2.weight"),
+            ("transformer.resblocks.7.attn.in_proj_bias", "blocks.7.attn.qkv.bias"),
+            ("encoder.layer.3.output.dense.weight", "blocks.3.mlp.fc2.weight"),
+            ("embeddings.position_embedding.weight", "pos_embed"),
+            ("class_embedding", "cls_token"),
+            ("layers.x.norm13.weight", "layers.x.norm13.weight"),
+            ("something.else", "something.else"),
+        ] {
+            assert_eq!(our_name(theirs, Mlp::Gelu), ours);
+        }
+        assert_eq!(our_name("blocks.2.mlp.fc1.weight", Mlp::SwiGlu), "blocks.2.mlp.w12.weight");
+    }
+}

@@ -1,0 +1,127 @@
+//! The published encoders by the names of REPA's `--enc-type`, with the sizes of their original code.
+
+use super::{EncoderConfig, Positions};
+use crate::ml::models::vit::{Mlp, VitConfig};
+
+/// What [`EncoderConfig::named`] knows.
+pub const NAMES: &[&str] = &[
+    "dinov2-vit-s",
+    "dinov2-vit-b",
+    "dinov2-vit-l",
+    "dinov2-vit-g",
+    "dinov2reg-vit-s",
+    "dinov2reg-vit-b",
+    "dinov2reg-vit-l",
+    "dinov2reg-vit-g",
+    "dinov1-vit-b",
+    "mocov3-vit-b",
+    "mocov3-vit-l",
+    "mae-vit-l",
+    "clip-vit-L",
+    "jepa-vit-h",
+];
+
+/// Dictionaries of the official checkpoint that hold the encoder, the first that is there; none: the file is a state
+/// dict itself. I-JEPA's features are those of its context encoder, not of `target_encoder`.
+pub fn sets(name: &str) -> &'static [&'static str] {
+    match name.split('-').next() {
+        Some("mocov3") => &["state_dict"],
+        Some("mae") => &["model"],
+        Some("jepa") => &["encoder"],
+        _ => &[],
+    }
+}
+
+/// ImageNet, as torchvision has it.
+const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+const CLIP: ([f64; 3], [f64; 3]) =
+    ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]);
+
+impl EncoderConfig {
+    /// Presets by the names of REPA's `--enc-type`.
+    pub fn named(name: &str) -> Option<Self> {
+        let (family, size) = name.split_once("-vit-")?;
+        // Width, depth and heads.
+        let (dim, depth, heads) = match size {
+            "s" => (384, 12, 6),
+            "b" => (768, 12, 12),
+            "l" | "L" => (1024, 24, 16),
+            "h" => (1280, 32, 16),
+            "g" => (1536, 40, 24),
+            _ => return None,
+        };
+        // The side of its position table, in pixels, is that of its last training images.
+        let vit = |side, patch| VitConfig::new(side, patch, dim, depth, heads);
+        let (vit, positions) = match (family, size) {
+            ("dinov2" | "dinov2reg", "s" | "b" | "l" | "g") => {
+                let registers = if family == "dinov2reg" { 4 } else { 0 };
+                (dinov2(VitConfig { registers, ..vit(518, 14) }, size), Positions::Learned)
+            }
+            ("dinov1", "b") => (vit(224, 16), Positions::Learned),
+            ("mocov3", "b" | "l") => (vit(224, 16), Positions::SincosRows),
+            ("mae", "l") => (VitConfig { final_norm: false, ..vit(224, 16) }, Positions::Sincos),
+            ("clip", "L") => (clip(vit(224, 14)), Positions::Learned),
+            ("jepa", "h") => (VitConfig { class_token: false, ..vit(224, 14) }, Positions::Sincos),
+            _ => return None,
+        };
+        let (mean, std) = if family == "clip" { CLIP } else { IMAGENET };
+        Some(Self { vit, mean, std, pixels_per_token: Some(16), positions })
+    }
+}
+
+fn dinov2(vit: VitConfig, size: &str) -> VitConfig {
+    let vit = VitConfig { layer_scale: true, ..vit };
+    match size {
+        "g" => VitConfig { mlp: Mlp::SwiGlu, mlp_dim: swiglu_width(vit.dim), ..vit },
+        _ => vit,
+    }
+}
+
+/// Two thirds of 4 `dim`, so that three matrices weigh what two did, rounded up to a multiple of 8.
+fn swiglu_width(dim: usize) -> usize {
+    (4 * dim * 2 / 3).next_multiple_of(8)
+}
+
+/// The tokens that CLIP's projection sees but for its own norm: the output of the last block.
+fn clip(vit: VitConfig) -> VitConfig {
+    VitConfig { mlp: Mlp::QuickGelu, no_patch_bias: true, pre_norm: true, final_norm: false, eps: 1e-5, ..vit }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ml::models::vit::Vit;
+    use crate::ml::weights::census;
+
+    /// Parameters of the originals as timm 1.0.31 counts them, at the side of their position table: without head, and
+    /// without the last norm where its output is not used.
+    #[test]
+    fn presets_have_as_many_parameters_as_the_originals() {
+        for (name, count) in COUNTS {
+            let config = EncoderConfig::named(name).expect("a preset");
+            let (_, shapes) = census(|vb| Vit::new(&config.vit, vb)).expect("a sound preset");
+            assert_eq!(shapes.values().map(|s| s.elem_count()).sum::<usize>(), *count, "{name}");
+        }
+        assert_eq!(COUNTS.iter().map(|(name, _)| *name).collect::<Vec<_>>(), NAMES);
+        for unknown in ["dinov2-vit-h", "clip-vit-l", "jepa-vit-g", "dinov1reg-vit-b", "dinov2", ""] {
+            assert!(EncoderConfig::named(unknown).is_none(), "{unknown}");
+        }
+    }
+
+    const COUNTS: &[(&str, usize)] = &[
+        ("dinov2-vit-s", 22_056_192),
+        ("dinov2-vit-b", 86_579_712),
+        ("dinov2-vit-l", 304_367_616),
+        ("dinov2-vit-g", 1_136_479_232),
+        ("dinov2reg-vit-s", 22_057_728),
+        ("dinov2reg-vit-b", 86_582_784),
+        ("dinov2reg-vit-l", 304_371_712),
+        ("dinov2reg-vit-g", 1_136_485_376),
+        ("dinov1-vit-b", 85_798_656),
+        ("mocov3-vit-b", 85_798_656),
+        ("mocov3-vit-l", 303_301_632),
+        ("mae-vit-l", 303_299_584),
+        ("clip-vit-L", 303_177_728),
+        ("jepa-vit-h", 630_762_240),
+    ];
+}
