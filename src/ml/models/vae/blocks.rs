@@ -191,3 +191,26 @@ impl Module for Level {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ml::rng::{Purpose, normal_rows};
+    use crate::ml::weights::ParamSet;
+    use candle_core::{DType, Device};
+
+    /// Both ways of [`Attention`]: of a map on one side of [`MANY_PIXELS`], and of the same pixels on the other side.
+    #[test]
+    fn attention_is_the_same_over_few_pixels_and_over_many() -> Result<()> {
+        let cfg = VaeConfig::rgb(&[8], 1, 4, 4, true);
+        let (_, vb) = ParamSet::init(1, DType::F32, &Device::Cpu);
+        let attention = Attention::new(&cfg, 8, vb)?;
+        let few = normal_rows(0, Purpose::Probe, 0, &[0, 1], &[8, 24, 24], &Device::Cpu)?;
+        // Every pixel twice: statistics, and means over pixels with their weights, stay what they are.
+        let many = Tensor::cat(&[&few, &few], 2)?;
+        let (few, many) = (attention.forward(&few)?, attention.forward(&many)?.narrow(2, 0, 24)?);
+        let off = (few - many)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        assert!(24 * 24 < MANY_PIXELS && MANY_PIXELS <= 2 * 24 * 24 && off < 1e-5, "{off}");
+        Ok(())
+    }
+}
