@@ -8,6 +8,7 @@ pub mod cli;
 pub mod error;
 pub mod fetch;
 pub mod ml;
+pub mod process;
 pub mod report;
 pub mod runner;
 pub mod stages;

@@ -2,8 +2,7 @@
 
 fn main() {
     keep_backtraces_out_of_messages();
-    keep_freed_memory();
-    keep_candle_from_spinning();
+    erw::process::tune();
     let status = match erw::cli::main(erw::stages::KINDS) {
         Ok(status) => status,
         Err(error) => {
@@ -22,33 +21,6 @@ fn keep_backtraces_out_of_messages() {
         #[expect(unsafe_code, reason = "no other thread is there yet that could read the environment")]
         unsafe {
             std::env::set_var(SWITCH, "0");
-        }
-    }
-}
-
-/// Tells glibc to keep freed memory instead of handing every large block back to the kernel: a training step frees
-/// and takes the same sizes again and again, and each return costs two million page faults (measured: a step of
-/// SiT-S/2 is up to twice as slow without this).
-fn keep_freed_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    #[expect(unsafe_code, reason = "mallopt has no safe wrapper; called before any thread starts")]
-    unsafe {
-        libc::mallopt(libc::M_MMAP_MAX, 0);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
-        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
-    }
-}
-
-/// Keeps candle's own elementwise operations on one thread. Its pool waits by spinning, and a waiting thread takes the core
-/// that the other needs: on two cores half of all processor time of a small training went there (measured: 61 steps
-/// of the digits' SiT, 32 s of processor time with the pool, 15 s without). The hot loops are this program's own
-/// and run on rayon. `CANDLE_NUM_THREADS` overrides.
-fn keep_candle_from_spinning() {
-    const NAME: &str = "CANDLE_NUM_THREADS";
-    if std::env::var_os(NAME).is_none() {
-        #[expect(unsafe_code, reason = "no other thread runs yet that could read the environment")]
-        unsafe {
-            std::env::set_var(NAME, "1");
         }
     }
 }

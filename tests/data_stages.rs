@@ -1,12 +1,15 @@
 //! The stages around images: run as the runner runs them, on the digits, and on damaged folders.
 
+use crate::support::arrays::write_arrays;
 use crate::support::bench::Bench;
 use candle_core::{DType, Device, Tensor};
 use erw::error::Result;
 use erw::ml::data::images::ImageSet;
 use erw::ml::data::packed::{Packed, PackedWriter};
 use erw::ml::data::picture::write_npz;
+use erw::ml::metrics::stats::Stats;
 use erw::ml::models::encoder::Encoder;
+use erw::ml::models::features::open_feature_network;
 use erw::ml::models::sit::SiT;
 use erw::ml::models::vit::Vit;
 use erw::ml::rng::{self, Purpose};
@@ -197,6 +200,28 @@ fn the_distance_of_a_set_to_itself_is_zero_and_grows_with_damage() -> Result<()>
     assert!(value(&same) < value(&clean) && value(&clean) < value(&veiled), "{clean} {veiled}");
     assert_eq!(bench.result("v", "fd"), Some(value(&veiled)));
     assert_eq!(fd_by(7, "w", &bench.path("veiled"), &train)?, veiled, "the batch shows in the result");
+
+    // Statistics in the place of the images that they are of.
+    let net = open_feature_network(&network, &CPU)?;
+    let images = ImageSet::open(&train)?;
+    let mut stats = Stats::new(net.dim());
+    stats.push(&net.features(&images.batch(&(0..images.len()).collect::<Vec<_>>(), &CPU)?)?)?;
+    let (dim, sigma) = (net.dim(), stats.covariance()?);
+    let sigma = (0..dim * dim).map(|i| sigma[(i / dim, i % dim)]).collect();
+    let published = bench.path("published");
+    fs::create_dir(&published).unwrap();
+    let file = published.join("stats.npz");
+    write_arrays(&file, &[("mu", vec![dim], stats.mean().to_vec()), ("sigma", vec![dim, dim], sigma)]);
+    let by_stats = fd("s", &bench.path("veiled"), &published)?;
+    let (a, b) = (value(&veiled), value(&by_stats));
+    assert!((a - b).abs() < 1e-6 * a, "{veiled} {by_stats}");
+    assert_eq!(by_stats["n_reference"], Value::Null);
+    write_arrays(&file, &[("mu", vec![2], vec![0.0; 2]), ("sigma", vec![2, 2], vec![0.0; 4])]);
+    let error = fd("of-another", &bench.path("clean"), &published).unwrap_err();
+    assert!(error.message.contains("of 2 features, the network makes"), "{}", error.message);
+    let inputs = [("samples", train.as_path()), ("reference", &train), ("network", &network)];
+    let error = bench.run("resized", &stages::fid::KIND, &inputs, json!({"resize": "tf1"})).unwrap_err();
+    assert!(error.message.contains("only Inception resizes"), "{}", error.message);
     Ok(())
 }
 

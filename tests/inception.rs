@@ -1,18 +1,13 @@
 //! FID's Inception equals its port in pytorch-fid, refuses what is not its weights, and makes a `fid`.
 
 use candle_core::{DType, Device, Result, Tensor};
-use erw::ml::data::images::ImageSet;
 use erw::ml::data::picture::write_npz;
-use erw::ml::metrics::stats::Stats;
 use erw::ml::models::features::{Outputs, open_feature_network};
 use erw::ml::models::inception::{self, Inception, Input};
 use erw::ml::weights::{self, Tensors};
 use erw::stages;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
-use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::support::bench::Bench;
@@ -90,24 +85,23 @@ fn a_file_of_pytorch_fid_is_adopted() -> Result<()> {
 
 #[test]
 fn what_is_not_inception_is_refused() -> Result<()> {
-    let refused = |change: &dyn Fn(&mut Tensors) -> Result<()>, expected: &str| -> Result<()> {
+    // `None` takes the tensor out.
+    let refused = |name: &str, tensor: Option<Tensor>, expected: &str| {
         let mut tensors = recipe().clone();
-        change(&mut tensors)?;
+        match tensor {
+            Some(tensor) => tensors.insert(name.into(), tensor),
+            None => tensors.remove(name),
+        };
         let error = Inception::from_tensors(Input::Tf1, tensors, &CPU).err().unwrap().to_string();
         assert!(error.contains(expected), "{error}");
-        Ok(())
     };
-    refused(&|t| Ok(drop(t.remove("Mixed_7c.branch_pool.bn.running_var"))), "Mixed_7c.branch_pool.bn.running_var")?;
-    refused(&|t| Ok(drop(t.insert("more".into(), Tensor::new(0f32, &CPU)?))), "such as more")?;
+    refused("Mixed_7c.branch_pool.bn.running_var", None, "Mixed_7c.branch_pool.bn.running_var");
+    refused("more", Some(Tensor::new(0f32, &CPU)?), "such as more");
     // torchvision's own Inception has another head.
-    refused(
-        &|t| Ok(drop(t.insert("fc.bias".into(), Tensor::zeros(1000, DType::F32, &CPU)?))),
-        "fc.bias has shape [1000]",
-    )?;
-    refused(
-        &|t| Ok(drop(t.insert("fc.bias".into(), Tensor::full(f32::NAN, 1008, &CPU)?))),
-        "tensor fc.bias holds numbers that are not finite",
-    )
+    refused("fc.bias", Some(Tensor::zeros(1000, DType::F32, &CPU)?), "fc.bias has shape [1000]");
+    let nan = Tensor::full(f32::NAN, 1008, &CPU)?;
+    refused("fc.bias", Some(nan), "tensor fc.bias holds numbers that are not finite");
+    Ok(())
 }
 
 /// An artifact of the recipe's weights.
@@ -128,65 +122,32 @@ fn images(bench: &Bench, name: &str, count: usize) -> Result<std::path::PathBuf>
     Ok(dir)
 }
 
-/// An npz of f64 arrays, written by hand as numpy lays it out.
-fn write_arrays(path: &Path, arrays: &BTreeMap<&str, (Vec<usize>, Vec<f64>)>) {
-    let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());
-    for (name, (shape, data)) in arrays {
-        let shape: String = shape.iter().map(|d| format!("{d}, ")).collect();
-        let mut header = format!("{{'descr': '<f8', 'fortran_order': False, 'shape': ({shape}), }}");
-        while (10 + header.len() + 1) % 64 != 0 {
-            header.push(' ');
-        }
-        header.push('\n');
-        zip.start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default()).unwrap();
-        zip.write_all(b"\x93NUMPY\x01\x00").unwrap();
-        zip.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
-        zip.write_all(header.as_bytes()).unwrap();
-        data.iter().for_each(|x| zip.write_all(&x.to_le_bytes()).unwrap());
-    }
-    zip.finish().unwrap();
+/// 2048 features: two eigenproblems of that size are most of this test's time, so it measures once.
+#[test]
+fn a_distance_by_inception_is_called_fid_and_says_how_images_were_prepared() -> Result<()> {
+    let bench = Bench::new();
+    let network = artifact(&bench, &json!({"arch": "fid-inception", "input": "tf1"}))?;
+    let (samples, reference) = (images(&bench, "samples", 2)?, images(&bench, "reference", 3)?);
+    let inputs = [("samples", samples.as_path()), ("reference", &reference), ("network", &network)];
+    let out = bench.run("fid", &stages::fid::KIND, &inputs, json!({"resize": "pytorch"})).unwrap();
+    let metrics: Value = serde_json::from_str(&fs::read_to_string(out.join("metrics.json")).unwrap()).unwrap();
+    assert_eq!((&metrics["metric"], &metrics["dim"]), (&json!("fid"), &json!(2048)));
+    assert!(metrics["preparation"].as_str().unwrap().starts_with("pytorch"), "{metrics}");
+    assert!(metrics["value"].as_f64().unwrap() > 0.0, "{metrics}");
+    assert_eq!(bench.result("fid", "fid"), metrics["value"].as_f64());
+    Ok(())
 }
 
 #[test]
-fn fid_against_images_equals_fid_against_their_statistics() -> Result<()> {
+fn configurations_are_read_whole() -> Result<()> {
     let bench = Bench::new();
-    let network = artifact(&bench, &json!({"arch": "fid-inception"}))?;
-    let (samples, reference) = (images(&bench, "samples", 2)?, images(&bench, "reference", 3)?);
-    let fid = |name: &str, reference: &Path, params: Value| {
-        let inputs = [("samples", samples.as_path()), ("reference", reference), ("network", &network)];
-        let out = bench.run(name, &stages::fid::KIND, &inputs, params)?;
-        let text = fs::read_to_string(out.join("metrics.json")).unwrap();
-        Ok::<Value, erw::error::Error>(serde_json::from_str(&text).unwrap())
+    let preparation = |config: Value| -> Result<String> {
+        let dir = artifact(&bench, &config)?;
+        Ok(open_feature_network(&dir, &CPU)?.preparation().to_string())
     };
-    let of_images = fid("images", &reference, json!({})).unwrap();
-    assert_eq!(of_images["metric"], "fid");
-    assert!(of_images["preparation"].as_str().unwrap().starts_with("tf1"), "{of_images}");
-    assert_eq!(bench.result("images", "fid"), of_images["value"].as_f64());
-    let other = fid("pytorch", &reference, json!({"resize": "pytorch"})).unwrap();
-    assert!(other["preparation"].as_str().unwrap().starts_with("pytorch"), "{other}");
-    assert_ne!(other["value"], of_images["value"]);
-
-    let net = open_feature_network(&network, &CPU)?;
-    let mut stats = Stats::new(inception::DIM);
-    stats.push(&net.features(&ImageSet::open(&reference)?.batch(&[0, 1, 2], &CPU)?)?)?;
-    let sigma = stats.covariance()?;
-    let dim = inception::DIM;
-    let sigma: Vec<f64> = (0..dim * dim).map(|i| sigma[(i / dim, i % dim)]).collect();
-    let published = bench.path("published");
-    fs::create_dir(&published)?;
-    let file = published.join("stats.npz");
-    let mut arrays =
-        BTreeMap::from([("mu", (vec![dim], stats.mean().to_vec())), ("sigma", (vec![dim, dim], sigma.clone()))]);
-    write_arrays(&file, &arrays);
-    let of_stats = fid("stats", &published, json!({})).unwrap();
-    let (a, b) = (of_images["value"].as_f64().unwrap(), of_stats["value"].as_f64().unwrap());
-    assert!((a - b).abs() <= 1e-9 * a, "{a} {b}");
-    assert_eq!((&of_images["n_reference"], &of_stats["n_reference"]), (&json!(3), &Value::Null));
-
-    arrays.insert("mu", (vec![4], vec![0.0; 4]));
-    arrays.insert("sigma", (vec![4, 4], vec![0.0; 16]));
-    write_arrays(&file, &arrays);
-    let error = fid("small", &published, json!({})).unwrap_err();
-    assert!(error.message.contains("is of 4 features, the network makes 2048"), "{}", error.message);
+    assert!(preparation(json!({"arch": "fid-inception"}))?.starts_with("tf1"));
+    assert!(preparation(json!({"arch": "fid-inception", "input": "pytorch"}))?.starts_with("pytorch"));
+    let error = preparation(json!({"arch": "fid-inception", "input": "clean"})).unwrap_err().to_string();
+    assert!(error.contains("config.json does not describe Inception") && error.contains("clean"), "{error}");
     Ok(())
 }

@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::metrics::cknna::{Neighbours, cknna, clamp_outliers};
 use erw::ml::metrics::frechet::{between, frechet_distance};
+use erw::ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL};
 use erw::ml::metrics::knn;
 use erw::ml::metrics::stats::Stats;
 use erw::ml::rng::{self, Purpose};
@@ -10,6 +11,7 @@ use erw::ml::weights::{self, Tensors};
 use faer::MatRef;
 use std::path::Path;
 
+use crate::support::arrays::write_arrays;
 use crate::support::golden::hashed;
 
 const CPU: Device = Device::Cpu;
@@ -130,5 +132,33 @@ fn nearest_neighbours_vote_by_similarity() -> Result<()> {
     let third = knn::accuracy(&bank, &labels, &queries, &[1, 7, 0], 5)?;
     assert!((third - 1.0 / 3.0).abs() < 1e-12);
     assert!(knn::accuracy(&bank, &labels[1..], &queries, &[0, 7, 1], 5).is_err());
+    Ok(())
+}
+
+#[test]
+fn published_statistics_are_checked() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("stats.npz");
+    let read = |mu: (Vec<usize>, Vec<f64>), sigma: (Vec<usize>, Vec<f64>)| {
+        write_arrays(&path, &[("mu", mu.0, mu.1), ("sigma", sigma.0, sigma.1)]);
+        Gaussian::read(&path, POOLED)
+    };
+    let mu = (vec![2], vec![1.0, 2.0]);
+    let good = read(mu.clone(), (vec![2, 2], vec![2.0, 1.0, 1.0, 3.0]))?;
+    assert_eq!((good.mean(), good.covariance()[(1, 1)]), (&[1.0, 2.0][..], 3.0));
+    for (mu, sigma, expected) in [
+        (mu.clone(), (vec![2, 2], vec![2.0, 1.0, 1.5, 3.0]), "not symmetric: entries (0, 1) and (1, 0)"),
+        (mu.clone(), (vec![2, 2], vec![2.0, 1.0, f64::NAN, 3.0]), "entry (1, 0) of the covariance is not finite"),
+        (mu.clone(), (vec![2, 2], vec![-2.0, 1.0, 1.0, 3.0]), "feature 0 a negative variance"),
+        (mu.clone(), (vec![2, 1], vec![2.0, 1.0]), "`mu` has 2 numbers, `sigma` 2 x 1"),
+        (mu.clone(), (vec![4], vec![0.0; 4]), "have shapes [2] and [4], not [d] and [d, d]"),
+        ((vec![2], vec![f64::INFINITY, 0.0]), (vec![2, 2], vec![0.0; 4]), "entry 0 of the mean is not finite"),
+        ((vec![0], vec![]), (vec![0, 0], vec![]), "do not belong together"),
+    ] {
+        let error = read(mu, sigma).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("stats.npz"), "{error}");
+    }
+    let error = Gaussian::read(&path, SPATIAL).unwrap_err().to_string();
+    assert!(error.contains("no array `mu_s`, but mu, sigma"), "{error}");
     Ok(())
 }

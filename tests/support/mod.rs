@@ -1,5 +1,6 @@
 //! What several test modules share.
 
+pub mod arrays;
 pub mod bench;
 pub mod counter;
 pub mod experiment;

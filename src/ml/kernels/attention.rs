@@ -1,4 +1,4 @@
-//! Softmax attention on a packed qkv tensor, one task per (sample, head), in tiles of rows.
+//! Softmax attention on a packed qkv tensor, in tiles of rows of one head.
 //!
 //! A tile of rows sees all columns at once, so its softmax is exact and the backward pass can rebuild it from q and k
 //! alone: nothing N x N is ever kept, and no running maxima are needed.
@@ -91,18 +91,24 @@ impl Sizes {
 }
 
 fn forward(qkv: &[f32], s: Sizes) -> Vec<f32> {
-    // By head first, since tasks own whole heads; then by token.
+    // By head first, since products are written to dense blocks; then by token.
     let mut by_head = vec![0f32; s.batch * s.heads * s.tokens * s.dim];
-    by_head.par_chunks_mut(s.tokens * s.dim).enumerate().for_each_init(
+    // A task is a tile, so that a single head keeps all threads busy too.
+    let tiles: Vec<(usize, usize, &mut [f32])> = by_head
+        .chunks_mut((s.tokens * s.dim).max(1))
+        .enumerate()
+        .flat_map(|(head, out)| {
+            let parts = out.chunks_mut(TILE * s.dim).enumerate();
+            parts.map(move |(tile, out)| (head, tile * TILE, out))
+        })
+        .collect();
+    tiles.into_par_iter().for_each_init(
         || s.scratch(),
-        |p, (head, out)| {
-            let v = s.rows(qkv, head, 2, 0, s.tokens);
-            for (first, count) in s.tiles() {
-                let p = &mut p[..count * s.tokens];
-                s.probabilities(qkv, head, first, count, p);
-                let out = &mut out[first * s.dim..][..count * s.dim];
-                matmul(out, false, 1.0, Mat::new(p, count, s.tokens), v, Threads::One);
-            }
+        |p, (head, first, out)| {
+            let count = out.len() / s.dim;
+            let p = &mut p[..count * s.tokens];
+            s.probabilities(qkv, head, first, count, p);
+            matmul(out, false, 1.0, Mat::new(p, count, s.tokens), s.rows(qkv, head, 2, 0, s.tokens), Threads::One);
         },
     );
     by_token(&by_head, s, 1)

@@ -4,7 +4,7 @@ use super::config::VaeConfig;
 use crate::ml::kernels::conv::{Conv2d, Padding};
 use crate::ml::kernels::group_norm::{Activation, GroupNorm};
 use crate::ml::kernels::upsample::upsample2x;
-use crate::ml::nn::{Linear, linear_with};
+use crate::ml::nn::{Linear, attention, linear_with};
 use candle_core::{D, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
@@ -63,6 +63,10 @@ impl Module for Resnet {
     }
 }
 
+/// From this number of pixels on, attention never holds the scores of all pairs: those of a 512 px image take 64 MiB. Smaller
+/// maps, on which autoencoders are trained here, keep the plain products and with them their bits.
+const MANY_PIXELS: usize = 1024;
+
 /// Single-head self-attention over pixels, with a residual.
 pub struct Attention {
     norm: GroupNorm,
@@ -91,9 +95,13 @@ impl Module for Attention {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (n, c, h, w) = x.dims4()?;
         let pixels = self.norm.forward(x)?.reshape((n, c, h * w))?.transpose(1, 2)?.contiguous()?;
-        let q = (self.q.forward(&pixels)? * (1.0 / (c as f64).sqrt()))?;
-        let scores = q.matmul(&self.k.forward(&pixels)?.t()?)?;
-        let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&self.v.forward(&pixels)?)?;
+        let (q, k, v) = (self.q.forward(&pixels)?, self.k.forward(&pixels)?, self.v.forward(&pixels)?);
+        let mixed = if h * w >= MANY_PIXELS {
+            attention(&Tensor::cat(&[q, k, v], 2)?, 1)?
+        } else {
+            let scores = (q * (1.0 / (c as f64).sqrt()))?.matmul(&k.t()?)?;
+            candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&v)?
+        };
         x + self.out.forward(&mixed)?.transpose(1, 2)?.reshape((n, c, h, w))?
     }
 }
@@ -181,5 +189,28 @@ impl Module for Level {
             Resize::Halve(conv) => conv.forward(&x),
             Resize::Double(conv) => conv.forward(&upsample2x(&x)?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ml::rng::{Purpose, normal_rows};
+    use crate::ml::weights::ParamSet;
+    use candle_core::{DType, Device};
+
+    /// Both ways of [`Attention`]: of a map on one side of [`MANY_PIXELS`], and of the same pixels on the other side.
+    #[test]
+    fn attention_is_the_same_over_few_pixels_and_over_many() -> Result<()> {
+        let cfg = VaeConfig::rgb(&[8], 1, 4, 4, true);
+        let (_, vb) = ParamSet::init(1, DType::F32, &Device::Cpu);
+        let attention = Attention::new(&cfg, 8, vb)?;
+        let few = normal_rows(0, Purpose::Probe, 0, &[0, 1], &[8, 24, 24], &Device::Cpu)?;
+        // Every pixel twice: statistics, and means over pixels with their weights, stay what they are.
+        let many = Tensor::cat(&[&few, &few], 2)?;
+        let (few, many) = (attention.forward(&few)?, attention.forward(&many)?.narrow(2, 0, 24)?);
+        let off = (few - many)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        assert!(24 * 24 < MANY_PIXELS && MANY_PIXELS <= 2 * 24 * 24 && off < 1e-5, "{off}");
+        Ok(())
     }
 }

@@ -1,0 +1,181 @@
+//! How fast the published networks run on this machine, and in how much memory; benches/pytorch/networks.py is the same
+//! in PyTorch.
+//!
+//!     cargo bench --bench networks                      # all
+//!     cargo bench --bench networks -- vae-encode images # some
+//!
+//! Every case runs in a process of its own, so that its peak memory (VmHWM) is its own. Weights are random: time does
+//! not depend on them. The last column relates a network's rate to that of a 2048^3 f32 matrix product in the same
+//! process; it counts operations by definition, so a convolution that needs fewer may pass 1.
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and fails by panicking")]
+
+use candle_core::{DType, Device, Result, Shape, Tensor};
+use erw::ml::data::source::{self, Transform};
+use erw::ml::kernels::matmul::{Mat, Threads, matmul};
+use erw::ml::models::encoder::{Encoder, EncoderConfig};
+use erw::ml::models::inception::{Inception, Input, SIDE};
+use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
+use erw::ml::models::vit::Vit;
+use erw::ml::rng::{Purpose, normal_rows};
+use erw::ml::weights::{self, Frozen, Tensors};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+const CASES: [&str; 5] = ["dinov2-b", "vae-encode", "vae-decode", "inception", "images"];
+/// Asks a child for one case.
+const CHILD: &str = "--child";
+const CPU: Device = Device::Cpu;
+
+fn main() {
+    erw::process::tune();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, case] = args.as_slice()
+        && flag == CHILD
+    {
+        println!("{}", measure(case).unwrap());
+        return;
+    }
+    // cargo adds `--bench`.
+    let wanted: Vec<&str> = args.iter().map(String::as_str).filter(|a| !a.starts_with("--")).collect();
+    if let Some(unknown) = wanted.iter().find(|w| !CASES.contains(w)) {
+        println!("no case {unknown}; there are {}", CASES.join(", "));
+        std::process::exit(2);
+    }
+    println!(
+        "{:<12} {:>8} {:>9} {:>8} {:>15} {:>9} {:>9}",
+        "case", "seconds", "images/s", "GFLOP/s", "matmul GFLOP/s", "of matmul", "peak MiB"
+    );
+    for case in CASES.iter().filter(|c| wanted.is_empty() || wanted.contains(*c)) {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        let output = child.args([CHILD, case]).stderr(Stdio::inherit()).output().unwrap();
+        let m: Value = serde_json::from_slice(&output.stdout).expect("a case that runs");
+        let show = |name: &str, digits: usize| m[name].as_f64().map_or("-".into(), |x| format!("{x:.digits$}"));
+        println!(
+            "{case:<12} {:>8} {:>9} {:>8} {:>15} {:>9} {:>9}",
+            show("seconds", 2),
+            show("images_per_s", 0),
+            show("gflops", 0),
+            show("matmul_gflops", 0),
+            show("of_matmul", 2),
+            show("peak_mib", 0)
+        );
+    }
+}
+
+/// Runs one case: once to warm up, then the best of some.
+fn measure(case: &str) -> Result<Value> {
+    let (seconds, gflop) = match case {
+        "dinov2-b" => {
+            let config = EncoderConfig::named("dinov2-vit-b").unwrap();
+            let shapes = weights::census(|vb| Vit::new(&config.vit, vb))?.1;
+            let encoder = Encoder::new(&config, random(shapes)?, &CPU)?;
+            // 256 pixels become 224, 16 x 16 patches.
+            let images = Tensor::full(100u8, (4, 3, 256, 256), &CPU)?;
+            (best(3, || encoder.tokens(&images).map(drop))?, 185.3)
+        }
+        "vae-encode" | "vae-decode" => {
+            let config = VaeConfig::rgb(&[128, 256, 512, 512], 2, 4, 32, true);
+            let shapes = weights::census(|vb| AutoencoderKl::new(&config, vb))?.1;
+            let vae = AutoencoderKl::new(&config, Frozen::new(random(shapes)?).builder(DType::F32, &CPU))?;
+            if case == "vae-encode" {
+                let image = normal(&[3, 256, 256])?;
+                (best(3, || vae.encode(&image).map(drop))?, 272.7)
+            } else {
+                let latent = normal(&[4, 32, 32])?;
+                (best(3, || vae.decode(&latent).map(drop))?, 622.2)
+            }
+        }
+        "inception" => {
+            let shapes = weights::census(|vb| Inception::new(Input::Tf1, vb))?.1;
+            let net = Inception::from_tensors(Input::Tf1, random(shapes)?, &CPU)?;
+            let images = normal(&[3, SIDE, SIDE])?.broadcast_as((8, 3, SIDE, SIDE))?.contiguous()?;
+            (best(3, || net.forward(&images).map(drop))?, 91.4)
+        }
+        _ => return images(),
+    };
+    let (rate, peak) = (gflop / seconds, peak_mib());
+    let matmul = matmul_gflops()?;
+    Ok(
+        json!({"seconds": seconds, "gflops": rate, "matmul_gflops": matmul, "of_matmul": rate / matmul, "peak_mib": peak}),
+    )
+}
+
+/// The work of the `images` stage on files as ImageNet's: decoding and ADM's centre crop to 256 pixels, on all cores.
+fn images() -> Result<Value> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench-images");
+    let files = image_files(&dir);
+    let seconds = best(3, || {
+        files.par_iter().try_for_each(|file| source::load(file, Transform::CenterCropDhariwal, 256).map(drop))
+    })?;
+    Ok(json!({"seconds": seconds, "images_per_s": files.len() as f64 / seconds, "peak_mib": peak_mib()}))
+}
+
+/// 192 JPEG and 64 PNG files of 500 x 375 pixels, made when they are not there: waves, and noise as of film grain.
+fn image_files(dir: &Path) -> Vec<PathBuf> {
+    std::fs::create_dir_all(dir).unwrap();
+    let paths: Vec<PathBuf> =
+        (0..256).map(|i| dir.join(format!("{i:03}.{}", if i % 4 == 3 { "png" } else { "jpg" }))).collect();
+    paths.par_iter().enumerate().filter(|(_, path)| !path.exists()).for_each(|(i, path)| {
+        let mut grain = 1 + i as u32;
+        let picture = image::RgbImage::from_fn(500, 375, |x, y| {
+            let wave = |f: f32| 110.0 + 90.0 * (f * x as f32 / 90.0 + i as f32).sin() * (f * y as f32 / 70.0).cos();
+            grain = grain.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let noise = (grain >> 28) as f32;
+            image::Rgb([1.0, 1.7, 0.6].map(|f| (wave(f) + noise) as u8))
+        });
+        picture.save(path).unwrap();
+    });
+    paths
+}
+
+/// Seconds of the fastest of `repeats` runs, after one that is not counted.
+fn best(repeats: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+    run()?;
+    let mut fastest = f64::INFINITY;
+    for _ in 0..repeats {
+        let start = Instant::now();
+        run()?;
+        fastest = fastest.min(start.elapsed().as_secs_f64());
+    }
+    Ok(fastest)
+}
+
+fn matmul_gflops() -> Result<f64> {
+    const N: usize = 2048;
+    let (a, b, mut c) = (vec![0.5f32; N * N], vec![0.25f32; N * N], vec![0f32; N * N]);
+    let seconds = best(5, || {
+        matmul(&mut c, false, 1.0, Mat::new(&a, N, N), Mat::new(&b, N, N), Threads::Pool);
+        Ok(())
+    })?;
+    Ok(2.0 * (N as f64).powi(3) / seconds / 1e9)
+}
+
+/// Largest resident size of this process so far; NaN where the system does not say.
+fn peak_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok()).map_or(f64::NAN, |kib| kib / 1024.0)
+}
+
+fn normal(shape: &[usize]) -> Result<Tensor> {
+    normal_rows(0, Purpose::Probe, 0, &[0], shape, &CPU)
+}
+
+/// Weights that keep numbers in a sane range: normal by fan-in, vectors (scales, shifts, variances) all 0.5.
+fn random(shapes: BTreeMap<String, Shape>) -> Result<Tensors> {
+    let tensor = |(name, shape): (String, Shape)| {
+        let tensor = match shape.dims() {
+            [_, rest @ ..] if !rest.is_empty() => {
+                let fan_in: usize = rest.iter().product();
+                (normal(shape.dims())?.squeeze(0)? * (1.0 / (fan_in as f64).sqrt()))?
+            }
+            _ => Tensor::full(0.5f32, shape, &CPU)?,
+        };
+        Ok((name, tensor))
+    };
+    shapes.into_iter().map(tensor).collect()
+}
