@@ -12,6 +12,7 @@ mod data_stages;
 mod encoders;
 mod engine;
 mod experiment;
+mod formats;
 mod gradients;
 mod key;
 mod layers;

@@ -5,6 +5,7 @@ pub mod align;
 pub mod augment;
 pub mod data;
 pub mod ema;
+pub mod formats;
 pub mod kernels;
 pub mod loss;
 pub mod metrics;

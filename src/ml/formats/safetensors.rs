@@ -1,0 +1,115 @@
+//! safetensors files by mapping: the header is read and checked against the file, tensors are copied when asked for.
+//!
+//! The header is parsed here rather than by the `safetensors` crate so that an error can name the tensor, and because
+//! that crate adds offsets which a hostile header may choose so that the sum overflows.
+
+use super::Parsed;
+use super::elements::{self, Element, View};
+use crate::ml::weights::Tensors;
+use memmap2::Mmap;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// The limit of the format itself.
+const MOST_HEADER: u64 = 100_000_000;
+
+#[derive(Debug)]
+pub(super) struct Safetensors {
+    map: Mmap,
+    tensors: BTreeMap<String, Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    element: Element,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    dtype: String,
+    shape: Vec<usize>,
+    /// Counted from the end of the header.
+    data_offsets: (usize, usize),
+}
+
+impl Safetensors {
+    /// Does a file that begins with `head` look like one? Eight bytes of a plausible length, then JSON.
+    pub fn is(head: &[u8]) -> bool {
+        let length = head.first_chunk::<8>().map(|b| u64::from_le_bytes(*b));
+        length.is_some_and(|n| n <= MOST_HEADER) && head.get(8) == Some(&b'{')
+    }
+
+    pub fn open(map: Mmap) -> Parsed<Self> {
+        let truncated = || "a truncated safetensors file".to_string();
+        let length = map.first_chunk::<8>().map(|b| u64::from_le_bytes(*b)).ok_or_else(truncated)?;
+        let start = 8 + length as usize;
+        let header = map.get(8..start).ok_or_else(truncated)?;
+        let header: BTreeMap<String, serde_json::Value> =
+            serde_json::from_slice(header).map_err(|e| format!("a damaged safetensors file: its header {e}"))?;
+        let room = map.len() - start;
+        let mut tensors = BTreeMap::new();
+        for (name, value) in header {
+            if name != "__metadata__" {
+                let place = place(value, start, room).map_err(|e| format!("tensor `{name}`: {e}"))?;
+                tensors.insert(name, place);
+            }
+        }
+        // Tensors that share bytes would let a small file fill any memory.
+        let mut places: Vec<_> = tensors.iter().map(|(name, p)| (&p.bytes, name)).collect();
+        places.sort_by_key(|(bytes, _)| (bytes.start, bytes.end));
+        for pair in places.windows(2) {
+            if pair[1].0.start < pair[0].0.end {
+                return Err(format!("tensors `{}` and `{}` overlap", pair[0].1, pair[1].1));
+            }
+        }
+        Ok(Self { map, tensors })
+    }
+
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    pub fn tensors(&self) -> Parsed<Tensors> {
+        let read = |(name, place): (&String, &Place)| {
+            let strides = elements::contiguous(&place.shape, false);
+            let bytes = &self.map[place.bytes.clone()];
+            let (element, shape, strides) = (place.element, &place.shape[..], &strides[..]);
+            let view = View { bytes, element, big_endian: false, offset: 0, shape, strides };
+            Ok((name.clone(), view.tensor().map_err(|e| format!("tensor `{name}`: {e}"))?))
+        };
+        self.tensors.iter().map(read).collect()
+    }
+}
+
+fn place(value: serde_json::Value, start: usize, room: usize) -> Parsed<Place> {
+    let info: Info = serde_json::from_value(value).map_err(|e| e.to_string())?;
+    let element = match info.dtype.as_str() {
+        "BOOL" => Element::Bool,
+        "U8" => Element::U8,
+        "I8" => Element::I8,
+        "U16" => Element::U16,
+        "I16" => Element::I16,
+        "U32" => Element::U32,
+        "I32" => Element::I32,
+        "U64" => Element::U64,
+        "I64" => Element::I64,
+        "F16" => Element::F16,
+        "BF16" => Element::BF16,
+        "F32" => Element::F32,
+        "F64" => Element::F64,
+        "F8_E4M3" => Element::F8E4M3,
+        other => return Err(format!("has type {other}, which is not read here")),
+    };
+    let (from, to) = info.data_offsets;
+    if from > to || to > room {
+        return Err(format!("lies at bytes {from} to {to} of {room}; the file may be truncated"));
+    }
+    let size = elements::count(&info.shape).and_then(|n| n.checked_mul(element.size()));
+    if size != Some(to - from) {
+        return Err(format!("has shape {:?} in {} but {} bytes", info.shape, info.dtype, to - from));
+    }
+    Ok(Place { element, shape: info.shape, bytes: start + from..start + to })
+}

@@ -1,0 +1,164 @@
+//! PyTorch's checkpoints: what a pickle says about tensors, and where their numbers lie.
+//!
+//! Three layouts share the pickle. A zip checkpoint (since 1.6) keeps each storage in an entry `data/KEY`; a legacy file
+//! is a row of pickles with the storages behind them; a TorchScript archive is a zip whose pickle holds an object for
+//! each module instead of a state dict. A tensor is a call of `torch._utils._rebuild_tensor_v2` on a storage, an offset,
+//! a shape and strides, and is read as that (`describe.rs`); any other call is never made.
+
+mod describe;
+mod read;
+mod search;
+
+use super::Parsed;
+use super::archive::Archive;
+use super::elements::Element;
+use super::pickle::{Node, Pickle};
+use super::values;
+use crate::ml::weights::Tensors;
+use describe::{describe, key_text, storage_id, unknown_call};
+use memmap2::Mmap;
+use read::{Reader, Storages};
+use search::{Found, Set};
+use std::collections::{BTreeMap, HashMap};
+
+/// The pickle of a checkpoint, without its numbers.
+const MOST_PICKLE: u64 = 256 << 20;
+/// First value in a legacy file.
+const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+
+/// An opened checkpoint: its pickle and the places of its storages.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    pickle: Pickle,
+    storages: Storages,
+    found: Found,
+    script: bool,
+}
+
+impl Checkpoint {
+    /// The folder of the pickle in an archive that is a checkpoint.
+    pub fn folder(archive: &Archive) -> Option<String> {
+        let folders = archive.names().filter_map(|name| name.strip_suffix("data.pkl"));
+        // The outermost, should an archive hold others.
+        folders.filter(|f| f.is_empty() || f.ends_with('/')).min_by_key(|f| f.len()).map(str::to_string)
+    }
+
+    pub fn open_zip(archive: Archive, folder: String) -> Parsed<Self> {
+        let pickle = Pickle::parse(&archive.read(&format!("{folder}data.pkl"), MOST_PICKLE)?)?;
+        let order = format!("{folder}byteorder");
+        let big_endian = if archive.contains(&order) {
+            match &archive.read(&order, 64)?[..] {
+                b"little" => false,
+                b"big" => true,
+                other => return Err(format!("its byte order is `{}`", String::from_utf8_lossy(other))),
+            }
+        } else {
+            false
+        };
+        let script = archive.contains(&format!("{folder}constants.pkl"));
+        Self::new(pickle, Storages::Zip { archive, folder, big_endian }, script)
+    }
+
+    /// Does a file that begins with `head` look like a legacy checkpoint? The first pickle is a number.
+    pub fn is_legacy(head: &[u8]) -> bool {
+        let number = match Pickle::parse(head) {
+            Ok(first) => first.node(first.root).clone(),
+            Err(_) => return false,
+        };
+        matches!(number, Node::Big(bytes) if bytes[..] == MAGIC)
+    }
+
+    /// Magic number, protocol version, about the system, the checkpoint, keys of storages, storages.
+    pub fn open_legacy(map: Mmap) -> Parsed<Self> {
+        let mut at = 0usize;
+        let mut next = || -> Parsed<Pickle> {
+            let most = map.len().min(at.saturating_add(MOST_PICKLE as usize));
+            let pickle = Pickle::parse(&map[at..most])?;
+            at += pickle.length;
+            Ok(pickle)
+        };
+        next()?;
+        let version = next()?;
+        if version.int(version.root) != Some(1001) {
+            return Err("a legacy PyTorch file of another version than 1001".into());
+        }
+        let (_system, pickle, keys) = (next()?, next()?, next()?);
+        // Storages follow in the order of their keys, each behind its number of elements; how long an element is only
+        // the pickle knows.
+        let mut known = HashMap::new();
+        for id in pickle.persistent() {
+            if let Ok(s) = storage_id(&pickle, id) {
+                let size = s.element.map_or(1, Element::size);
+                if *known.entry(s.key.clone()).or_insert(size) != size {
+                    return Err(format!("storage `{}` has two types", s.key));
+                }
+            }
+        }
+        let mut places = HashMap::new();
+        for key in keys.items(keys.root).ok_or("its list of storages is none")? {
+            let key = key_text(&keys, *key).ok_or("its list of storages has a key that is no text")?;
+            let size = known.get(&key).ok_or_else(|| format!("storage `{key}` is of no type that is read here"))?;
+            let truncated = || format!("truncated: storage `{key}` ends beyond the file");
+            let count = map.get(at..).and_then(|rest| rest.first_chunk::<8>()).ok_or_else(truncated)?;
+            let start = at + 8;
+            let end = usize::try_from(u64::from_le_bytes(*count))
+                .ok()
+                .and_then(|n| n.checked_mul(*size)?.checked_add(start))
+                .filter(|end| *end <= map.len())
+                .ok_or_else(truncated)?;
+            places.insert(key, start..end);
+            at = end;
+        }
+        Self::new(pickle, Storages::Legacy { map, places }, false)
+    }
+
+    fn new(pickle: Pickle, storages: Storages, script: bool) -> Parsed<Self> {
+        let found = search::search(&pickle)?;
+        Ok(Self { pickle, storages, found, script })
+    }
+
+    pub fn is_script(&self) -> bool {
+        self.script
+    }
+
+    pub fn is_legacy_file(&self) -> bool {
+        matches!(self.storages, Storages::Legacy { .. })
+    }
+
+    pub fn sets(&self) -> Vec<(String, usize)> {
+        self.found.sets.iter().map(|Set { path, count, .. }| (path.clone(), *count)).collect()
+    }
+
+    /// What stands where no dictionary of tensors could be found.
+    pub fn foreign(&self) -> Vec<String> {
+        self.found.foreign.iter().map(|name| format!("`{name}`")).collect()
+    }
+
+    /// Plain values at a path, see [`values::json`].
+    pub fn data(&self, path: &str) -> Option<serde_json::Value> {
+        values::json(&self.pickle, values::find(&self.pickle, path)?)
+    }
+
+    pub fn tensors(&self, set: &str) -> Parsed<Tensors> {
+        let mut found = self.found.sets.iter().filter(|s| s.path == set);
+        let (Some(set), None) = (found.next(), found.next()) else {
+            return Err(format!("two dictionaries are called `{set}`"));
+        };
+        let mut reader = Reader::new(&self.storages);
+        let mut tensors = BTreeMap::new();
+        for (name, id) in &set.values {
+            let in_tensor = |e| format!("tensor `{name}`: {e}");
+            let Some(description) = describe(&self.pickle, *id) else {
+                if let Some(call) = unknown_call(&self.pickle, *id) {
+                    return Err(in_tensor(format!("is what `{call}` would make, which is never called")));
+                }
+                continue;
+            };
+            let tensor = description.and_then(|d| reader.read(d)).map_err(in_tensor)?;
+            if tensors.insert(name.clone(), tensor).is_some() {
+                return Err(format!("two tensors are called `{name}`"));
+            }
+        }
+        Ok(tensors)
+    }
+}

@@ -1,0 +1,187 @@
+//! What a pickle says about a tensor: which calls stand for one, and their arguments as storage, offset, shape and
+//! strides.
+
+use crate::ml::formats::Parsed;
+use crate::ml::formats::elements::Element;
+use crate::ml::formats::pickle::{Id, Node, Object, Pickle};
+use crate::ml::formats::values;
+
+/// Parameters within parameters.
+const WRAPPED: usize = 4;
+/// Names of storages are short numbers; a long one used often would cost time.
+const MOST_KEY: usize = 256;
+
+/// A tensor as the pickle describes it.
+#[derive(Debug, PartialEq, Eq, Hash, Clone)]
+pub struct Description {
+    pub storage: String,
+    pub element: Element,
+    /// Elements in the storage.
+    pub length: usize,
+    pub offset: usize,
+    pub shape: Vec<usize>,
+    pub strides: Vec<usize>,
+}
+
+/// What the pickle says of a storage.
+pub struct StorageId {
+    pub key: String,
+    /// None for a storage of bytes, whose tensors bring their own type.
+    pub element: Option<Element>,
+    pub length: usize,
+    /// Where a legacy view begins in it.
+    pub offset: usize,
+}
+
+/// The function that would be called and its arguments, if this is a call; what wraps a tensor is looked through.
+fn call(pickle: &Pickle, id: Id, depth: usize) -> Option<(&str, &[Id])> {
+    let object = pickle.object(id)?;
+    let mut function = pickle.global(object.callable)?;
+    let mut args = pickle.items(object.args)?;
+    if function == "torch._tensor._rebuild_from_type_v2" {
+        (function, args) = (pickle.global(*args.first()?)?, pickle.items(*args.get(2)?)?);
+    }
+    match function {
+        "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" if depth < WRAPPED => {
+            call(pickle, *args.first()?, depth + 1)
+        }
+        _ => Some((function, args)),
+    }
+}
+
+pub fn is_tensor(pickle: &Pickle, id: Id) -> bool {
+    let rebuilds =
+        |name: &str| name.strip_prefix("torch._utils._rebuild_tensor").is_some_and(|v| ["", "_v2", "_v3"].contains(&v));
+    call(pickle, id, 0).is_some_and(|(function, _)| rebuilds(function))
+}
+
+/// A call that may have made a tensor, for all that is known here.
+pub fn unknown_call(pickle: &Pickle, id: Id) -> Option<String> {
+    let object = pickle.object(id)?;
+    if object.instance {
+        return None;
+    }
+    foreign_name(pickle, object)
+}
+
+/// The name of what an object would be made by, unless that is known to be plain data.
+pub fn foreign_name(pickle: &Pickle, object: &Object) -> Option<String> {
+    match pickle.global(object.callable) {
+        Some(name) if values::is_plain(name) => None,
+        Some(name) => Some(name.to_string()),
+        None => Some("the result of another call".into()),
+    }
+}
+
+/// None if this is no tensor.
+pub fn describe(pickle: &Pickle, id: Id) -> Option<Parsed<Description>> {
+    if !is_tensor(pickle, id) {
+        return None;
+    }
+    let (function, args) = call(pickle, id, 0)?;
+    Some(describe_call(pickle, function, args))
+}
+
+fn describe_call(pickle: &Pickle, function: &str, args: &[Id]) -> Parsed<Description> {
+    let unusual = || format!("its description, a call of `{function}`, is not understood");
+    let [storage, offset, shape, strides, ..] = args else { return Err(unusual()) };
+    let storage = storage_id(pickle, *storage)?;
+    // After flags and hooks come a type, in the third version only, and what is to be done to the numbers.
+    let v3 = function.ends_with("_v3");
+    let flags = args.get(if v3 { 7 } else { 6 });
+    if flags.is_some_and(|id| values::len(pickle, *id) > 0) {
+        return Err("is a negated or conjugated view, which is not read here".into());
+    }
+    let own = match args.get(6).and_then(|id| pickle.global(*id)).filter(|_| v3) {
+        Some(name) => Some(dtype(name).ok_or_else(|| format!("has type {name}, which is not read here"))?),
+        None => None,
+    };
+    let element = own.or(storage.element).ok_or_else(unusual)?;
+    // A storage of bytes counts bytes.
+    let length = storage.length * storage.element.map_or(1, Element::size) / element.size();
+    let offset = usize::try_from(pickle.int(*offset).ok_or_else(unusual)?).map_err(|_| unusual())?;
+    let offset = offset.checked_add(storage.offset).ok_or_else(unusual)?;
+    let numbers = |id| values::sizes(pickle, id).ok_or_else(unusual);
+    Ok(Description {
+        storage: storage.key,
+        element,
+        length,
+        offset,
+        shape: numbers(*shape)?,
+        strides: numbers(*strides)?,
+    })
+}
+
+/// `('storage', type, key, device, elements)`, and in legacy files a view `(key, offset, elements)` or None.
+pub fn storage_id(pickle: &Pickle, id: Id) -> Parsed<StorageId> {
+    let unusual = || "its storage is not understood".to_string();
+    let Node::Persistent(inner) = pickle.node(id) else { return Err(unusual()) };
+    let [kind, class, key, _device, length, rest @ ..] = pickle.items(*inner).ok_or_else(unusual)? else {
+        return Err(unusual());
+    };
+    if pickle.str(*kind) != Some("storage") {
+        return Err(unusual());
+    }
+    let class = pickle.global(*class).ok_or_else(unusual)?;
+    let element = match class.rsplit_once('.') {
+        Some(("torch" | "torch.cuda" | "torch.storage", "UntypedStorage" | "_UntypedStorage")) => None,
+        Some(("torch" | "torch.cuda" | "torch.storage", name)) => {
+            let element = storage_class(name).ok_or_else(|| format!("is of `{class}`, which is not read here"))?;
+            Some(element)
+        }
+        _ => return Err(format!("lies in a `{class}`, which is no storage")),
+    };
+    let length = pickle.int(*length).and_then(|n| usize::try_from(n).ok()).ok_or_else(unusual)?;
+    if length > usize::MAX / 16 {
+        return Err(unusual());
+    }
+    let offset = match rest.first().and_then(|view| pickle.items(*view)) {
+        Some([_, offset, ..]) => pickle.int(*offset).and_then(|n| usize::try_from(n).ok()).ok_or_else(unusual)?,
+        _ => 0,
+    };
+    Ok(StorageId { key: key_text(pickle, *key).ok_or_else(unusual)?, element, length, offset })
+}
+
+pub fn key_text(pickle: &Pickle, id: Id) -> Option<String> {
+    match pickle.node(id) {
+        Node::Str(key) if key.len() <= MOST_KEY => Some(key.clone()),
+        Node::Int(key) => Some(key.to_string()),
+        _ => None,
+    }
+}
+
+fn storage_class(name: &str) -> Option<Element> {
+    Some(match name.strip_suffix("Storage")? {
+        "Bool" => Element::Bool,
+        "Byte" => Element::U8,
+        "Char" => Element::I8,
+        "Short" => Element::I16,
+        "Int" => Element::I32,
+        "Long" => Element::I64,
+        "Half" => Element::F16,
+        "BFloat16" => Element::BF16,
+        "Float" => Element::F32,
+        "Double" => Element::F64,
+        _ => return None,
+    })
+}
+
+fn dtype(name: &str) -> Option<Element> {
+    Some(match name.strip_prefix("torch.")? {
+        "bool" => Element::Bool,
+        "uint8" => Element::U8,
+        "int8" => Element::I8,
+        "uint16" => Element::U16,
+        "int16" => Element::I16,
+        "uint32" => Element::U32,
+        "int32" => Element::I32,
+        "uint64" => Element::U64,
+        "int64" => Element::I64,
+        "float16" => Element::F16,
+        "bfloat16" => Element::BF16,
+        "float32" => Element::F32,
+        "float64" => Element::F64,
+        "float8_e4m3fn" => Element::F8E4M3,
+        _ => return None,
+    })
+}
