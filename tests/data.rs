@@ -1,11 +1,10 @@
-//! Images in, packed arrays and samples out: byte for byte, and clear about damage.
+//! Packed arrays, resizing, and samples out: byte for byte, and clear about damage.
 
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::data::images::{ImageSet, to_unit};
 use erw::ml::data::packed::{Packed, PackedWriter};
 use erw::ml::data::picture::{self, Rgb};
 use erw::ml::data::resize::{Filter, center_crop, resize};
-use erw::ml::data::source::{self, Listing, Split, Transform};
 use erw::ml::weights::{self, Tensors};
 use serde_json::json;
 use std::fs;
@@ -126,110 +125,6 @@ fn resizing_equals_pillow_byte_for_byte() {
 fn picture(n: u8, height: usize, width: usize) -> Rgb {
     let data = (0..height * width).flat_map(|i| [(i * 7 % 256) as u8, n, (i / width) as u8]).collect();
     Rgb { height, width, data }
-}
-
-#[test]
-fn folders_are_listed_in_order_and_split_by_class() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let root = dir.path();
-    for (class, n) in [("b", 5u8), ("a", 10), ("a-b", 1)] {
-        fs::create_dir_all(root.join(class).join("deep"))?;
-        for i in 0..n {
-            let sub = if i % 2 == 0 { "deep" } else { "" };
-            picture(i, 4, 4).save(&root.join(class).join(sub).join(format!("{i}.png")))?;
-        }
-    }
-    fs::write(root.join("a/notes.txt"), "not an image")?;
-    fs::write(root.join("a/.hidden.png"), "not an image")?;
-    let all = Listing::scan(root)?;
-    assert_eq!((all.classes.clone(), all.ignored), (vec!["a".into(), "a-b".into(), "b".into()], 2));
-    assert_eq!(all.files.iter().map(|f| f.1).collect::<Vec<_>>(), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 2, 2, 2, 2]);
-    let (train, held) = (all.clone().split(Split::Train, 5), all.clone().split(Split::Holdout, 5));
-    assert_eq!(held.files.iter().map(|f| f.1).collect::<Vec<_>>(), [0, 0, 2]);
-    assert_eq!(held.classes, train.classes);
-    let mut both = [train.files, held.files].concat();
-    both.sort();
-    let mut want = all.files;
-    want.sort();
-    assert_eq!(both, want);
-    Ok(())
-}
-
-#[test]
-fn unusable_folders_say_why() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let root = dir.path();
-    assert!(error(Listing::scan(root)).contains("holds no images"));
-    fs::write(root.join("readme.md"), "x")?;
-    assert!(error(Listing::scan(root)).contains("1 other files"));
-    assert!(error(Listing::scan(&root.join("readme.md"))).contains("is a file"));
-    assert!(error(Listing::scan(&root.join("nowhere"))).contains("nowhere"));
-    fs::create_dir(root.join("cats"))?;
-    picture(0, 4, 4).save(&root.join("cats/0.png"))?;
-    picture(0, 4, 4).save(&root.join("0.png"))?;
-    assert!(error(Listing::scan(root)).contains("both directly and in folders"));
-    Ok(())
-}
-
-#[test]
-fn every_format_and_colour_type_reads_as_rgb() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let flat = image::RgbImage::from_pixel(16, 16, image::Rgb([200, 40, 90]));
-    for name in ["x.png", "x.jpg", "x.webp", "x.bmp"] {
-        let path = dir.path().join(name);
-        flat.save(&path).map_err(candle_core::Error::wrap)?;
-        let got = source::read_rgb(&path)?;
-        assert_eq!((got.height, got.width), (16, 16), "{name}");
-        let near = |(g, w): (&u8, &u8)| g.abs_diff(*w) <= 3;
-        assert!(got.data.iter().zip(flat.as_raw()).all(near), "{name}");
-    }
-    let save = |name: &str, image: image::DynamicImage| -> Result<Rgb> {
-        let path = dir.path().join(name);
-        image.save(&path).map_err(candle_core::Error::wrap)?;
-        source::read_rgb(&path)
-    };
-    let grey = save("grey.png", image::GrayImage::from_pixel(2, 2, image::Luma([77])).into())?;
-    assert_eq!(grey, Rgb::filled(2, 2, [77; 3]));
-    // Alpha is dropped, as Pillow does, not blended with a background.
-    let alpha = save("alpha.png", image::RgbaImage::from_pixel(2, 2, image::Rgba([10, 20, 30, 0])).into())?;
-    assert_eq!(alpha, Rgb::filled(2, 2, [10, 20, 30]));
-    type Grey16 = image::ImageBuffer<image::Luma<u16>, Vec<u16>>;
-    let deep = save("deep.png", Grey16::from_pixel(2, 2, image::Luma([0x8080])).into())?;
-    assert_eq!(deep, Rgb::filled(2, 2, [0x80; 3]));
-    // A PNG under a wrong name is still a PNG.
-    fs::copy(dir.path().join("x.png"), dir.path().join("png.jpg"))?;
-    assert_eq!(source::read_rgb(&dir.path().join("png.jpg"))?.data, *flat.as_raw());
-    Ok(())
-}
-
-#[test]
-fn truncated_images_are_errors_at_any_length() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let noisy = picture(9, 64, 64);
-    for name in ["x.png", "x.jpg"] {
-        let path = dir.path().join(name);
-        image::RgbImage::from_raw(64, 64, noisy.data.clone()).unwrap().save(&path).map_err(candle_core::Error::wrap)?;
-        let bytes = fs::read(&path)?;
-        for keep in [0, 1, 10, bytes.len() / 2, bytes.len() * 9 / 10] {
-            fs::write(&path, &bytes[..keep])?;
-            let text = error(source::load(&path, Transform::ResizeBicubic, 8));
-            assert!(text.contains(name), "{keep}: {text}");
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn transform_none_insists_on_the_size() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let path = dir.path().join("x.png");
-    picture(1, 8, 6).save(&path)?;
-    assert!(error(source::load(&path, Transform::None, 8)).contains("8 x 6 pixels"));
-    assert_eq!(source::load(&path, Transform::CenterCropDhariwal, 6)?.width, 6);
-    // Upscaling, by either transform.
-    assert_eq!(source::load(&path, Transform::CenterCropDhariwal, 32)?.height, 32);
-    assert_eq!(source::load(&path, Transform::ResizeBicubic, 32)?.width, 32);
-    Ok(())
 }
 
 #[test]

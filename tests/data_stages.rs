@@ -17,6 +17,7 @@ use erw::ml::weights::{self, ParamSet, Tensors};
 use erw::stages;
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const CPU: Device = Device::Cpu;
@@ -65,6 +66,31 @@ fn an_unreadable_image_fails_or_is_skipped() -> Result<()> {
     let nothing = bench.run("x", &stages::images::KIND, &[], json!({"source": bench.path("skip"), "resolution": 8}));
     let error = nothing.unwrap_err();
     assert!(error.message.contains("holds no images") && error.hints[0].contains("`source`"), "{error:?}");
+    Ok(())
+}
+
+#[test]
+fn a_broken_image_in_an_archive_is_named_as_one_in_a_folder_is() -> Result<()> {
+    let bench = Bench::new();
+    let archive = bench.path("set.zip");
+    let mut zip = zip::ZipWriter::new(fs::File::create(&archive).unwrap());
+    for (name, broken) in [("cat/0.png", false), ("cat/1.png", true), ("dog/2.png", false)] {
+        let mut bytes = std::io::Cursor::new(vec![]);
+        let image = image::RgbImage::from_pixel(6, 6, image::Rgb([9, 8, 7]));
+        image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        let bytes = bytes.into_inner();
+        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(if broken { &bytes[..50] } else { &bytes }).unwrap();
+    }
+    zip.finish().unwrap();
+    let run = |on_error: &str| {
+        let given = json!({"source": archive, "resolution": 6, "transform": "none", "on_error": on_error});
+        bench.run(on_error, &stages::images::KIND, &[], given)
+    };
+    let failed = run("fail").unwrap_err();
+    assert!(failed.message.contains("set.zip!cat/1.png: not a readable image"), "{failed:?}");
+    let set = ImageSet::open(&run("skip")?)?;
+    assert_eq!((set.labels(), set.classes()), (vec![0, 1], &["cat".to_string(), "dog".into()][..]));
     Ok(())
 }
 

@@ -318,9 +318,14 @@ pub fn load(path: &Path, device: &Device) -> Result<Tensors> {
 pub fn save(tensors: &Tensors, path: &Path) -> Result<()> {
     let map: HashMap<String, Tensor> =
         tensors.iter().map(|(k, v)| Ok((k.clone(), v.contiguous()?))).collect::<Result<_>>()?;
+    save_views(map, path)
+}
+
+/// [`save`] of tensors whose bytes are made when their turn comes.
+pub fn save_views<V: safetensors::View>(tensors: impl IntoIterator<Item = (String, V)>, path: &Path) -> Result<()> {
     let tmp = path.with_extension("tmp");
     let write = || -> Result<()> {
-        candle_core::safetensors::save(&map, &tmp)?;
+        safetensors::serialize_to_file(tensors, None, &tmp).map_err(candle_core::Error::wrap)?;
         std::fs::File::open(&tmp)?.sync_all()?;
         Ok(std::fs::rename(&tmp, path)?)
     };

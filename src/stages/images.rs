@@ -1,10 +1,13 @@
-//! `images`: a folder of images to a packed set at one size. Files are read on all cores, written in listed order.
+//! `images`: a set of images, as people have them, to a packed one at one size. Read on all cores, written in listed
+//! order.
 
 use super::support::parse;
 use crate::error::{Error, Result};
+use crate::ml::data::decode::Orientation;
 use crate::ml::data::packed::PackedWriter;
 use crate::ml::data::picture::Rgb;
-use crate::ml::data::source::{self, Listing, Split, Transform};
+use crate::ml::data::source::{Preparation, Source, Split};
+use crate::ml::data::transform::Transform;
 use crate::ml::weights::Tensors;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -12,7 +15,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub const KIND: StageKind =
     StageKind { name: "images", manifest: include_str!("../../stages/images.toml"), check, run };
@@ -24,10 +27,14 @@ const SHARD_BYTES: usize = 256 << 20;
 #[serde(deny_unknown_fields)]
 struct Params {
     source: PathBuf,
+    part: Option<String>,
+    labels: Option<PathBuf>,
     resolution: usize,
     transform: Transform,
+    orientation: Orientation,
     split: Split,
     holdout_every: usize,
+    limit: Option<usize>,
     on_error: OnError,
 }
 
@@ -54,25 +61,29 @@ fn run(attempt: &Attempt) -> Result<()> {
     if let Some(origin) = &op.origin {
         attempt.log(&format!("images of {}: {origin}", p.source.display()));
     }
-    let listing = list(&p)?;
-    let size = p.resolution;
+    let source = open(&p)?;
+    attempt.log(&format!("{} is {source}", p.source.display()));
+    let (source, size) = (choose(source, &p)?, p.resolution);
+    let how = Preparation { orientation: p.orientation, transform: p.transform, size };
     let out = attempt.output("images");
     let mut writer = PackedWriter::create(&out, "images", (SHARD_BYTES / (size * size * 3)).max(1))?;
-    let (total, mut done, mut skipped) = (listing.files.len(), 0, 0u64);
-    for files in listing.files.chunks(16 * rayon::current_num_threads()) {
+    let (total, mut done, mut skipped) = (source.len(), 0, 0u64);
+    let portion = 16 * rayon::current_num_threads();
+    while done < total {
         if attempt.should_stop() {
             return Err(Error::suspended());
         }
-        let images: Vec<_> = files.par_iter().map(|(path, _)| source::load(path, p.transform, size)).collect();
-        let (mut pixels, mut labels) = (Vec::with_capacity(files.len() * size * size * 3), vec![]);
-        for (image, (path, label)) in images.into_iter().zip(files) {
+        let ids = done..(done + portion).min(total);
+        let images: Vec<_> = ids.clone().into_par_iter().map(|i| source.load(i, &how)).collect();
+        let (mut pixels, mut labels) = (Vec::with_capacity(ids.len() * size * size * 3), vec![]);
+        for (i, image) in ids.clone().zip(images) {
             match image {
                 Ok(Rgb { data, .. }) => {
                     pixels.extend(data);
-                    labels.push(*label);
+                    labels.push(source.label(i));
                 }
                 Err(e) if p.on_error == OnError::Skip => {
-                    attempt.log(&format!("skipped {}: {e}", shown(path, &p.source)));
+                    attempt.log(&format!("skipped {e}"));
                     skipped += 1;
                 }
                 Err(e) => return Err(Error::from(e).hint("set `on_error = \"skip\"` to leave unreadable images out")),
@@ -84,30 +95,34 @@ fn run(attempt: &Attempt) -> Result<()> {
             let labels = Tensor::from_vec(labels, n, &Device::Cpu)?;
             writer.push(&Tensors::from([("images".into(), images), ("labels".into(), labels)]))?;
         }
-        done += files.len();
+        done = ids.end;
         attempt.progress(done as u64, total as u64);
     }
     if skipped as usize == total {
         return Err(Error::stage(format!("none of the {total} images in {} can be read", p.source.display())));
     }
-    let meta = json!({"height": size, "width": size, "classes": listing.classes, "skipped": skipped});
+    let meta = json!({"height": size, "width": size, "classes": source.classes(), "skipped": skipped});
     let count = writer.finish(&meta)?;
     attempt.result("images", count as f64);
-    attempt.result("classes", listing.classes.len() as f64);
+    attempt.result("classes", source.classes().len() as f64);
     Ok(())
 }
 
-fn list(p: &Params) -> Result<Listing> {
-    let folder_hint = "`source` is a folder of images, in it a folder per class";
-    let listing = Listing::scan(&p.source).map_err(|e| Error::from(e).hint(folder_hint))?;
-    let listing = listing.split(p.split, p.holdout_every);
-    if listing.files.is_empty() {
+fn open(p: &Params) -> Result<Source> {
+    let hint = "`source` is a folder of images with a folder per class in it, a ZIP of that, a folder or ZIP with \
+                dataset.json (EDM2, REPA), or a folder of IDX files (MNIST)";
+    Source::open(&p.source, p.part.as_deref(), p.labels.as_deref()).map_err(|e| Error::from(e).hint(hint))
+}
+
+/// The part of the set that is asked for.
+fn choose(source: Source, p: &Params) -> Result<Source> {
+    let mut source = source.split(p.split, p.holdout_every);
+    if source.is_empty() {
         let text = format!("no class in {} has {} images, so none is held out", p.source.display(), p.holdout_every);
         return Err(Error::stage(text).hint("lower `holdout_every`"));
     }
-    Ok(listing)
-}
-
-fn shown(path: &Path, root: &Path) -> String {
-    path.strip_prefix(root).unwrap_or(path).display().to_string()
+    if let Some(most) = p.limit {
+        source = source.limit(most);
+    }
+    Ok(source)
 }

@@ -2,10 +2,10 @@
 //!
 //! Means and standard deviations are stored, not samples: every step draws its own noise.
 
-use super::support::{Walk, check_walk, device, move_files};
+use super::pack::Pack;
+use super::support::{Walk, check_walk, device};
 use crate::error::{Error, Result};
 use crate::ml::data::images::{ImageSet, to_unit};
-use crate::ml::data::packed::PackedWriter;
 use crate::ml::models::vae::AutoencoderKl;
 use crate::ml::weights::Tensors;
 use crate::runner::attempt::Attempt;
@@ -32,34 +32,12 @@ fn run(attempt: &Attempt) -> Result<()> {
     let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
     let vae = AutoencoderKl::load(attempt.input("vae")?, &device)?;
-    let shards = attempt.checkpoint_dir().join("shards");
-    let mut writer = PackedWriter::resume(&shards, "latents", p.rows_per_shard)?;
-    let total = images.len();
-    let mut done = writer.written().min(total);
-    if done > 0 {
-        attempt.resumed(done);
-    }
-    let labels = images.labels();
+    let (total, labels) = (images.len(), images.labels());
     if labels.len() as u64 != total {
         return Err(Error::stage(format!("{} labels were given with {total} images", labels.len())));
     }
-    while done < total {
-        if attempt.should_stop() {
-            return Err(Error::suspended());
-        }
-        let indices: Vec<u64> = (done..(done + o.batch.max(1) as u64).min(total)).collect();
-        writer.push(&encode(&vae, &images, &labels, &indices, &device)?)?;
-        let before = done / p.rows_per_shard.max(1) as u64;
-        done += indices.len() as u64;
-        attempt.progress(done, total);
-        if done / p.rows_per_shard.max(1) as u64 > before {
-            attempt.checkpointed(writer.written());
-        }
-    }
-    writer.finish(&meta(&vae, &images))?;
-    move_files(&shards, &attempt.output("latents"))?;
-    attempt.result("images", total as f64);
-    Ok(())
+    let pack = Pack { output: "latents", rows_per_shard: p.rows_per_shard, total, batch: o.batch };
+    pack.fill(attempt, &meta(&vae, &images), |rows| encode(&vae, &images, &labels, &rows.collect::<Vec<_>>(), &device))
 }
 
 fn encode(vae: &AutoencoderKl, images: &ImageSet, labels: &[i64], indices: &[u64], device: &Device) -> Result<Tensors> {

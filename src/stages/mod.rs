@@ -7,7 +7,10 @@ mod feature_source;
 pub mod features;
 pub mod fid;
 pub mod images;
+pub mod import_features;
+pub mod import_latents;
 pub mod latents;
+mod pack;
 pub mod sample;
 mod support;
 pub mod train;
@@ -29,6 +32,8 @@ pub const KINDS: Registry = &[
     features::KIND,
     fid::KIND,
     images::KIND,
+    import_features::KIND,
+    import_latents::KIND,
     latents::KIND,
     sample::KIND,
     train::KIND,

@@ -196,8 +196,8 @@ pub fn find_npy(path: &Path, name: &str, descr: &str) -> Result<Option<NpyEntry>
     if ty.to_string().trim_start_matches(['<', '|', '=']) != descr || header.order() != npyz::Order::C {
         bail!("{shown}: array `{name}` is {ty} in {:?} order, not {descr} in C order", header.order());
     }
-    let bytes = shape.iter().product::<usize>() as u64 * ty.size_field();
-    if data - start + bytes > size {
+    let bytes = header.shape().iter().try_fold(ty.size_field(), |n, d| n.checked_mul(*d));
+    if bytes.is_none_or(|n| n > size.saturating_sub(data - start)) {
         bail!("{shown}: array `{name}` of shape {shape:?} is longer than its entry");
     }
     Ok(Some(NpyEntry { shape, start: data }))

@@ -4,12 +4,18 @@
 //! header each and a row costs one copy. Rows are addressed by their global index. This module does not know what the
 //! tensors mean.
 
-use crate::ml::weights::{self, Tensors};
+mod row_file;
+mod writer;
+
+pub use row_file::RowFile;
+pub use writer::PackedWriter;
+
 use candle_core::{DType, Device, Result, Tensor, bail};
 use memmap2::Mmap;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Version of the layout, in `meta.json` as `format`.
@@ -46,6 +52,14 @@ struct Shard {
     /// Byte offset of each tensor in `map`.
     offsets: BTreeMap<String, usize>,
     rows: u64,
+}
+
+impl Shard {
+    /// Rows of a tensor that lie one after the other, within the shard.
+    fn rows(&self, tensor: &str, field: &Field, rows: Range<u64>) -> &[u8] {
+        let (start, size) = (self.offsets[tensor], field.bytes());
+        &self.map[start + rows.start as usize * size..start + rows.end as usize * size]
+    }
 }
 
 impl Packed {
@@ -146,9 +160,8 @@ impl Packed {
             bail!("{}: row {index} of {}", self.dir.display(), self.len());
         }
         let s = self.starts.partition_point(|start| *start <= index) - 1;
-        let shard = &self.shards[s];
-        let at = shard.offsets[tensor] + (index - self.starts[s]) as usize * field.bytes();
-        Ok(&shard.map[at..at + field.bytes()])
+        let at = index - self.starts[s];
+        Ok(self.shards[s].rows(tensor, field, at..at + 1))
     }
 }
 
@@ -217,109 +230,4 @@ fn open_shard(path: &Path) -> Result<(Shard, BTreeMap<String, Field>)> {
     }
     let rows = rows.unwrap_or(0) as u64;
     Ok((Shard { map, offsets, rows }, fields))
-}
-
-/// Writes a packed array shard by shard. Every shard appears whole or not at all, so a writer may
-/// [`resume`](Self::resume) what an earlier one left.
-#[derive(Debug)]
-pub struct PackedWriter {
-    dir: PathBuf,
-    stem: String,
-    rows_per_shard: usize,
-    shards: usize,
-    written: u64,
-    pending: Vec<Tensors>,
-    pending_rows: usize,
-}
-
-impl PackedWriter {
-    /// Starts an empty array in `dir`, which is made if need be. Memory holds up to `rows_per_shard` rows and a batch.
-    pub fn create(dir: &Path, stem: &str, rows_per_shard: usize) -> Result<Self> {
-        fs::create_dir_all(dir)?;
-        let rows_per_shard = rows_per_shard.max(1);
-        let stem = stem.to_string();
-        let dir = dir.to_path_buf();
-        Ok(Self { dir, stem, rows_per_shard, shards: 0, written: 0, pending: vec![], pending_rows: 0 })
-    }
-
-    /// Continues after the full shards that lie in `dir`. Shards after a damaged or short one are written again.
-    pub fn resume(dir: &Path, stem: &str, rows_per_shard: usize) -> Result<Self> {
-        let mut this = Self::create(dir, stem, rows_per_shard)?;
-        while let Ok((shard, _)) = open_shard(&this.shard_path(this.shards)) {
-            if shard.rows != this.rows_per_shard as u64 {
-                break;
-            }
-            this.shards += 1;
-            this.written += shard.rows;
-        }
-        let mut stale = this.shards;
-        while this.shard_path(stale).exists() {
-            fs::remove_file(this.shard_path(stale))?;
-            stale += 1;
-        }
-        Ok(this)
-    }
-
-    fn shard_path(&self, index: usize) -> PathBuf {
-        self.dir.join(shard_name(&self.stem, index))
-    }
-
-    /// Rows safely on disk: where a resumed writer continues.
-    pub fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// Appends rows: tensors of equal leading dimension, the same names each time.
-    pub fn push(&mut self, rows: &Tensors) -> Result<()> {
-        let mut counts = rows.iter().map(|(k, t)| (k, t.dims().first().copied().unwrap_or(0)));
-        let Some((first, n)) = counts.next() else { bail!("no tensors to write to {}", self.dir.display()) };
-        if let Some((name, m)) = counts.find(|(_, m)| *m != n) {
-            bail!("tensor `{first}` has {n} rows, `{name}` has {m}");
-        }
-        if let Some(before) = self.pending.first()
-            && !before.keys().eq(rows.keys())
-        {
-            bail!("rows for {} come with other tensors than those before", self.dir.display());
-        }
-        self.pending.push(rows.clone());
-        self.pending_rows += n;
-        while self.pending_rows >= self.rows_per_shard {
-            self.write_shard(self.rows_per_shard)?;
-        }
-        Ok(())
-    }
-
-    /// Writes the first `n` pending rows as the next shard and keeps the rest.
-    fn write_shard(&mut self, n: usize) -> Result<()> {
-        let (mut shard, mut rest) = (Tensors::new(), Tensors::new());
-        for name in self.pending[0].keys() {
-            let parts: Vec<&Tensor> = self.pending.iter().map(|p| &p[name]).collect();
-            let all = Tensor::cat(&parts, 0)?;
-            shard.insert(name.clone(), all.narrow(0, 0, n)?);
-            // Copied, or the rest would keep the whole shard in memory.
-            rest.insert(name.clone(), all.narrow(0, n, self.pending_rows - n)?.copy()?);
-        }
-        weights::save(&shard, &self.shard_path(self.shards))?;
-        self.shards += 1;
-        self.written += n as u64;
-        self.pending_rows -= n;
-        self.pending = if self.pending_rows > 0 { vec![rest] } else { vec![] };
-        Ok(())
-    }
-
-    /// Writes the rest and `meta.json`: `meta` (an object) with `format` and `count` put in front. Returns the number
-    /// of rows.
-    pub fn finish(mut self, meta: &Value) -> Result<u64> {
-        if self.pending_rows > 0 {
-            self.write_shard(self.pending_rows)?;
-        }
-        let Value::Object(own) = meta else { bail!("meta of {} is not an object", self.dir.display()) };
-        let mut all = serde_json::Map::new();
-        all.insert("format".into(), FORMAT.into());
-        all.insert("count".into(), self.written.into());
-        all.extend(own.iter().filter(|(k, _)| *k != "format" && *k != "count").map(|(k, v)| (k.clone(), v.clone())));
-        let text = serde_json::to_string_pretty(&Value::Object(all)).map_err(candle_core::Error::wrap)?;
-        fs::write(self.dir.join(META), text + "\n")?;
-        Ok(self.written)
-    }
 }

@@ -1,0 +1,100 @@
+//! Latents that others have computed: REPA's folder of npy files, or the safetensors shards of ERW's and LightningDiT's
+//! extraction. Behind [`ReadyLatents`] they are the same: posteriors by index, with labels.
+//!
+//! Opening reads names, headers and labels; rows are read as they are asked for.
+
+mod moments;
+pub mod shards;
+
+use super::source::Source;
+use crate::ml::weights::Tensors;
+use candle_core::{Device, Result, Tensor, bail};
+use moments::Moments;
+use shards::Shards;
+use std::ops::Range;
+use std::path::Path;
+
+#[derive(Debug)]
+pub enum ReadyLatents {
+    Moments(Moments),
+    Shards(Shards),
+}
+
+impl ReadyLatents {
+    /// Opens a folder of either layout. `images` are what the latents were made of: then files are paired with them by
+    /// the numbers in their names, and order and classes are the images'. Shards keep no names, so they cannot be paired.
+    pub fn open(root: &Path, images: Option<&Source>) -> Result<Self> {
+        let shards = Shards::find(root)?;
+        match (shards.is_empty(), images) {
+            (true, _) => Ok(Self::Moments(Moments::open(root, images)?)),
+            (false, None) => Ok(Self::Shards(Shards::open(&shards)?)),
+            (false, Some(_)) => bail!("{}: shards are in an order of their own, which no images tell", root.display()),
+        }
+    }
+
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Moments(m) => m.len(),
+            Self::Shards(s) => s.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// `[channels, height, width]` of every latent.
+    pub fn shape(&self) -> [usize; 3] {
+        match self {
+            Self::Moments(m) => m.shape(),
+            Self::Shards(s) => s.shape(),
+        }
+    }
+
+    pub fn labels(&self) -> &[i64] {
+        match self {
+            Self::Moments(m) => m.labels(),
+            Self::Shards(s) => s.labels(),
+        }
+    }
+
+    /// Class names by label.
+    pub fn classes(&self) -> &[String] {
+        match self {
+            Self::Moments(m) => m.classes(),
+            Self::Shards(s) => s.classes(),
+        }
+    }
+
+    /// Whether the latents were multiplied by the autoencoder's factor before they were stored.
+    pub fn scaled(&self) -> bool {
+        matches!(self, Self::Shards(s) if s.scaled())
+    }
+
+    /// `mean` and `std`, f32 `[n, C, h, w]`, and `labels` i64 `[n]`. What is not finite or has a negative deviation is
+    /// an error that names the file.
+    pub fn rows(&self, rows: Range<u64>) -> Result<Tensors> {
+        let labels = self.labels()[rows.start as usize..rows.end as usize].to_vec();
+        let labels = Tensor::from_vec(labels, (rows.end - rows.start) as usize, &Device::Cpu)?;
+        let [mean, std] = match self {
+            Self::Moments(m) => m.rows(rows)?,
+            Self::Shards(s) => s.rows(rows)?,
+        };
+        Ok(Tensors::from([("mean".into(), mean), ("std".into(), std), ("labels".into(), labels)]))
+    }
+}
+
+/// What is said of values that no posterior has.
+fn flaw(mean: &[f32], std: &[f32]) -> Option<String> {
+    if let Some(at) = mean.iter().position(|x| !x.is_finite()) {
+        return Some(format!("the mean has the value {} (element {at})", mean[at]));
+    }
+    let at = std.iter().position(|s| !(s.is_finite() && *s >= 0.0))?;
+    Some(format!("the deviation has the value {} (element {at})", std[at]))
+}
+
+/// Class names where labels are all that is known.
+fn numbered(labels: &[i64]) -> Vec<String> {
+    let classes = labels.iter().max().map_or(0, |l| l + 1);
+    (0..classes).map(|c| c.to_string()).collect()
+}

@@ -1,0 +1,130 @@
+//! Which class each file of a set belongs to: told by its top-level folder, or by the `dataset.json` of EDM2 and REPA.
+
+use super::archive::is_inside;
+use candle_core::{Result, bail};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The list of labels in a prepared folder or archive.
+pub const LIST: &str = "dataset.json";
+/// The most classes of a set. Known ones have up to 21,843; a label far above it is a mistake, not a class.
+pub const MAX_CLASSES: u64 = 1 << 17;
+
+/// Files with labels, in the order of the set.
+#[derive(Debug, PartialEq)]
+pub struct Labelled {
+    /// Names by label. One empty name if nothing tells classes apart.
+    pub classes: Vec<String>,
+    /// Place in the names that were given, and label.
+    pub files: Vec<(usize, i64)>,
+}
+
+/// A class is a top-level folder, in sorted order; files are sorted by class and then by path.
+pub fn by_folder(shown: &str, names: &[&Path]) -> Result<Labelled> {
+    let mut found = Vec::with_capacity(names.len());
+    for (i, name) in names.iter().enumerate() {
+        found.push((folder(name)?, *name, i));
+    }
+    // By class name, then by whole path: walking order interleaves `a/`, `a-b/`.
+    found.sort();
+    let mut classes: Vec<String> = found.iter().map(|(class, ..)| (*class).to_string()).collect();
+    classes.dedup();
+    if classes.len() > 1 && classes[0].is_empty() {
+        let first = found[0].1.display();
+        bail!("{shown} holds images both directly and in folders, so their classes are unclear: {first}");
+    }
+    let label = |class: &str| classes.partition_point(|c| c.as_str() < class) as i64;
+    let files = found.iter().map(|(class, _, i)| (*i, label(class))).collect();
+    Ok(Labelled { classes, files })
+}
+
+/// The top-level folder of a name; empty for a file in none.
+fn folder(name: &Path) -> Result<&str> {
+    let mut parts = name.components();
+    match (parts.next(), parts.next()) {
+        (Some(folder), Some(_)) => match folder.as_os_str().to_str() {
+            Some(text) => Ok(text),
+            None => bail!("{}: the folder's name is not UTF-8", name.display()),
+        },
+        _ => Ok(""),
+    }
+}
+
+/// Labels by the list `text`, which must name every file and no other; files are sorted by name. Without labels in the
+/// list there is one class.
+pub fn by_list(shown: &str, names: &[&Path], text: &[u8]) -> Result<Labelled> {
+    let list = parse_list(text).map_err(|e| candle_core::Error::msg(format!("{shown}: {e}")))?;
+    let mut files: Vec<(usize, i64)> = (0..names.len()).map(|i| (i, 0)).collect();
+    let text = |i: usize| names[i].to_string_lossy();
+    files.sort_by(|a, b| text(a.0).cmp(&text(b.0)));
+    let Some(mut list) = list else { return Ok(Labelled { classes: vec![String::new()], files }) };
+    let mut unlisted = vec![];
+    for (i, label) in &mut files {
+        match list.remove(text(*i).as_ref()) {
+            Some(given) => *label = given,
+            None => unlisted.push(text(*i).into_owned()),
+        }
+    }
+    if !list.is_empty() {
+        bail!("{shown}: names {} that are not there: {}", files_of(list.len()), first(list.keys()));
+    }
+    if !unlisted.is_empty() {
+        bail!("{shown}: gives no label to {}: {}", files_of(unlisted.len()), first(&unlisted));
+    }
+    let classes = files.iter().map(|f| f.1 + 1).max().unwrap_or(0);
+    Ok(Labelled { classes: (0..classes).map(|c| c.to_string()).collect(), files })
+}
+
+/// Name to label in a `dataset.json`: `{"labels": [["00000/img00000000.png", 5], …]}`, or an object of the same.
+/// `None` when it says `null`, as for a set without classes.
+pub fn parse_list(text: &[u8]) -> Result<Option<BTreeMap<String, i64>>> {
+    let json: Value = match serde_json::from_slice(text) {
+        Ok(v) => v,
+        Err(e) => bail!("not JSON: {e}"),
+    };
+    let pairs: Vec<(&str, &Value)> = match json.get("labels") {
+        Some(Value::Null) => return Ok(None),
+        Some(Value::Array(list)) => list.iter().map(pair).collect::<Result<_>>()?,
+        Some(Value::Object(map)) => map.iter().map(|(name, label)| (name.as_str(), label)).collect(),
+        _ => bail!("no list `labels`"),
+    };
+    let mut labels = BTreeMap::new();
+    for (name, label) in pairs {
+        let Some(class) = label.as_u64().filter(|l| *l < MAX_CLASSES) else {
+            bail!("label {label} of `{name}` is no whole number from 0 to {}", MAX_CLASSES - 1)
+        };
+        // Windows writes its own separator.
+        let name = name.replace('\\', "/");
+        if !is_inside(Path::new(&name)) {
+            bail!("the name `{name}` leads out of the folder");
+        }
+        if labels.insert(name.clone(), class as i64).is_some() {
+            bail!("`{name}` is listed twice");
+        }
+    }
+    Ok(Some(labels))
+}
+
+fn pair(entry: &Value) -> Result<(&str, &Value)> {
+    match entry.as_array().map(Vec::as_slice) {
+        Some([Value::String(name), label]) => Ok((name, label)),
+        _ => {
+            let text: String = entry.to_string().chars().take(80).collect();
+            bail!("`{text}` is no pair of name and label")
+        }
+    }
+}
+
+/// `1 file`, `2 files`.
+pub fn files_of(n: usize) -> String {
+    format!("{n} file{}", if n == 1 { "" } else { "s" })
+}
+
+/// The first few names, for messages.
+pub fn first<S: std::fmt::Display>(names: impl IntoIterator<Item = S>) -> String {
+    let mut names = names.into_iter();
+    let shown: Vec<String> = names.by_ref().take(3).map(|n| n.to_string()).collect();
+    let more = names.count();
+    shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
+}

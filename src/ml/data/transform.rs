@@ -1,0 +1,51 @@
+//! How an image comes to `size` x `size`.
+
+use super::decode::MAX_PIXELS;
+use super::picture::Rgb;
+use super::resize::{Filter, center_crop, resize};
+use candle_core::{Result, bail};
+use serde::Deserialize;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transform {
+    /// [`center_crop`].
+    CenterCropDhariwal,
+    /// Bicubic to the size, whatever the aspect.
+    ResizeBicubic,
+    /// Centred on black, pixels untouched; for drawings of 28 x 28 on a grid that halves often. Must not be larger.
+    Pad,
+    /// Must have the size already.
+    None,
+}
+
+impl Transform {
+    /// Brings `image`, which has pixels, to `size` x `size`.
+    pub fn apply(self, image: &Rgb, size: usize) -> Result<Rgb> {
+        let (h, w) = (image.height, image.width);
+        match self {
+            Self::CenterCropDhariwal => {
+                // The whole image is scaled before it is cropped.
+                let scaled = (size as u64).pow(2).saturating_mul(h.max(w) as u64) / h.min(w) as u64;
+                if scaled > MAX_PIXELS {
+                    bail!("{h} x {w} pixels are too long and thin to be scaled to {size} and cropped");
+                }
+                Ok(center_crop(image, size))
+            }
+            Self::ResizeBicubic => Ok(resize(image, size, size, Filter::Bicubic)),
+            Self::Pad if h <= size && w <= size => Ok(pad(image, size)),
+            Self::Pad => {
+                bail!("{h} x {w} pixels do not fit into {size} x {size}, and `transform = \"pad\"` cuts nothing")
+            }
+            Self::None if h == size && w == size => Ok(image.clone()),
+            Self::None => bail!("{h} x {w} pixels, and `transform = \"none\"` needs {size} x {size}"),
+        }
+    }
+}
+
+fn pad(image: &Rgb, size: usize) -> Rgb {
+    let mut padded = Rgb::filled(size, size, [0; 3]);
+    let (top, left) = ((size - image.height) / 2, (size - image.width) / 2);
+    padded.paste(&image.data, image.height, image.width, 1, top, left);
+    padded
+}

@@ -1,0 +1,46 @@
+//! `import-features`: the tokens of an encoder that the release's extraction stored with its latents, as the artifact
+//! that `features` makes. They belong to the latents that `import-latents` makes of the same shards, row by row.
+
+use super::features::{SHARD_BYTES, Stored};
+use super::pack::Pack;
+use super::support::{Walk, check_walk, labels_digest};
+use crate::error::{Error, Result};
+use crate::ml::data::ready::shards::Shards;
+use crate::ml::weights::Tensors;
+use crate::runner::attempt::Attempt;
+use crate::runner::manifest::StageKind;
+use serde::Deserialize;
+use serde_json::json;
+use std::path::PathBuf;
+
+pub const KIND: StageKind = StageKind {
+    name: "import-features",
+    manifest: include_str!("../../stages/import-features.toml"),
+    check: check_walk::<Params>,
+    run,
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    source: PathBuf,
+    encoder: usize,
+    dtype: Stored,
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let (p, op): (Params, Walk) = (attempt.params()?, attempt.operation()?);
+    let files = Shards::find(&p.source)?;
+    if files.is_empty() {
+        return Err(Error::stage(format!("{} holds no shards latents_*.safetensors", p.source.display())));
+    }
+    let shards = Shards::open(&files)?;
+    let (tokens, dim) = shards.feature_shape(p.encoder)?;
+    let dtype = p.dtype.dtype();
+    let rows_per_shard = (SHARD_BYTES / (tokens * dim * dtype.size_in_bytes())).max(1);
+    let meta = json!({"tokens": tokens, "dim": dim, "dtype": p.dtype.name(), "labels": labels_digest(shards.labels())});
+    let pack = Pack { output: "features", rows_per_shard, total: shards.len(), batch: op.batch };
+    pack.fill(attempt, &meta, |rows| {
+        Ok(Tensors::from([("tokens".into(), shards.features(p.encoder, rows)?.to_dtype(dtype)?)]))
+    })
+}
