@@ -10,7 +10,9 @@
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and fails by panicking")]
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
-use erw::ml::data::source::{self, Transform};
+use erw::ml::data::decode::Orientation;
+use erw::ml::data::source::{Preparation, Source};
+use erw::ml::data::transform::Transform;
 use erw::ml::kernels::matmul::{Mat, Threads, matmul};
 use erw::ml::models::encoder::{Encoder, EncoderConfig};
 use erw::ml::models::inception::{Inception, Input, SIDE};
@@ -108,9 +110,9 @@ fn measure(case: &str) -> Result<Value> {
 fn images() -> Result<Value> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench-images");
     let files = image_files(&dir);
-    let seconds = best(3, || {
-        files.par_iter().try_for_each(|file| source::load(file, Transform::CenterCropDhariwal, 256).map(drop))
-    })?;
+    let source = Source::open(&dir, None, None)?;
+    let how = Preparation { transform: Transform::CenterCropDhariwal, size: 256, orientation: Orientation::Ignore };
+    let seconds = best(3, || (0..source.len()).into_par_iter().try_for_each(|i| source.load(i, &how).map(drop)))?;
     Ok(json!({"seconds": seconds, "images_per_s": files.len() as f64 / seconds, "peak_mib": peak_mib()}))
 }
 

@@ -13,7 +13,7 @@ pub struct PipelineArgs {
     /// The pipeline file
     #[arg(value_name = "PIPELINE", value_hint = clap::ValueHint::FilePath)]
     pub pipeline: PathBuf,
-    /// Set a value: STAGE.NAME=VALUE, STAGE.inputs.SLOT=STAGE (or [STAGE,STAGE]), or NAME=VALUE for a key of `[params]`
+    /// Set a value: STAGE.NAME=VALUE, STAGE.inputs.SLOT=STAGE (or `[STAGE,STAGE]`), or NAME=VALUE for a key of `[params]`
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub set: Vec<String>,
 }

@@ -23,7 +23,7 @@ pub struct Stage {
     pub name: String,
     pub kind: StageKind,
     pub manifest: Arc<Manifest>,
-    /// By slot; in a slot that takes several, by the name of the [element](super::manifest::element).
+    /// By slot; in a slot that takes several, by the name of the `manifest::element`.
     pub inputs: BTreeMap<String, Edge>,
     /// Output name to artifact type.
     pub outputs: BTreeMap<String, String>,

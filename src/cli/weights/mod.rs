@@ -1,5 +1,5 @@
 //! `erw weights`: published files and what is made of weights. Fetching, verifying and listing here; conversion in
-//! [`convert`].
+//! `convert`.
 
 mod convert;
 

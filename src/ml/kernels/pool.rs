@@ -8,7 +8,7 @@ use super::{slice, suits};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-/// Which pool; the size that each gives is in [`Pool::side`].
+/// Which pool; the size that each gives is in `Pool::side`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pool {
     /// Mean around every pixel.
