@@ -4,7 +4,7 @@
 //! stored images all have one size.
 
 use super::packed::Packed;
-use super::picture::find_npy;
+use crate::ml::formats::Npz;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use memmap2::Mmap;
 use std::fs::File;
@@ -55,7 +55,8 @@ impl ImageSet {
     /// evaluation suite.
     pub fn open_npz(path: &Path) -> Result<Self> {
         let shown = path.display();
-        let Some(images) = find_npy(path, "arr_0", "u1")? else { bail!("{shown}: no array `arr_0`") };
+        let npz = Npz::open(path)?;
+        let Some(images) = npz.find("arr_0", "u1")? else { bail!("{shown}: no array `arr_0`") };
         let &[n, height, width, 3] = images.shape.as_slice() else {
             bail!("{shown}: `arr_0` has shape {:?}, not [N, H, W, 3]", images.shape)
         };
@@ -63,9 +64,9 @@ impl ImageSet {
         // As for packed shards: samples are written once.
         #[expect(unsafe_code, reason = "mapping a file that nothing writes to any more")]
         let map = unsafe { Mmap::map(&file) }?;
-        let labels = match find_npy(path, "arr_1", "i8")? {
+        let labels = match npz.find("arr_1", "i8")? {
             Some(l) if l.shape == [n] => {
-                let at = l.start as usize;
+                let at = l.start;
                 map[at..at + 8 * n]
                     .chunks_exact(8)
                     .map(|b| i64::from_le_bytes(b.try_into().unwrap_or_default()))
@@ -74,7 +75,7 @@ impl ImageSet {
             Some(l) => bail!("{shown}: {n} images, labels of shape {:?}", l.shape),
             None => vec![],
         };
-        let pixels = Pixels::Npz(map, images.start as usize);
+        let pixels = Pixels::Npz(map, images.start);
         Ok(Self { pixels, count: n as u64, height, width, labels, classes: vec![] })
     }
 

@@ -5,10 +5,10 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
+use zip::{CompressionMethod, DateTime, ZipWriter};
 
 /// An RGB picture, rows from the top.
 #[derive(Debug, Clone, PartialEq)]
@@ -154,51 +154,4 @@ fn npy_header(descr: &str, shape: &[usize]) -> Vec<u8> {
     header.extend((dict.len() as u16).to_le_bytes());
     header.extend(dict.bytes());
     header
-}
-
-/// Where an array of an npz lies in the file.
-#[derive(Debug, Clone)]
-pub struct NpyEntry {
-    pub shape: Vec<usize>,
-    /// Offset of the first element.
-    pub start: u64,
-}
-
-/// Finds array `name` in a stored (not compressed) npz and checks its element type (`u1`, `i8`, … as numpy writes it
-/// without the byte order) and that the file holds all of it. `None` when there is no such array.
-pub fn find_npy(path: &Path, name: &str, descr: &str) -> Result<Option<NpyEntry>> {
-    let shown = path.display();
-    let file = match File::open(path) {
-        Ok(f) => f,
-        Err(e) => bail!("cannot open {shown}: {e}"),
-    };
-    let mut zip = match ZipArchive::new(BufReader::new(&file)) {
-        Ok(z) => z,
-        Err(e) => bail!("{shown}: truncated or not an npz file ({e})"),
-    };
-    let Some(index) = zip.index_for_name(&format!("{name}.npy")) else { return Ok(None) };
-    let (start, size) = {
-        let entry = zip.by_index_raw(index).map_err(candle_core::Error::wrap)?;
-        if entry.compression() != CompressionMethod::Stored {
-            bail!("{shown}: array `{name}` is compressed; only stored arrays are read (numpy.savez writes them)");
-        }
-        (entry.data_start().unwrap_or(0), entry.size())
-    };
-    let mut reader = BufReader::new(&file);
-    reader.seek(SeekFrom::Start(start))?;
-    let header = match npyz::NpyHeader::from_reader(&mut reader) {
-        Ok(h) => h,
-        Err(e) => bail!("{shown}: array `{name}`: {e}"),
-    };
-    let data = reader.stream_position()?;
-    let shape: Vec<usize> = header.shape().iter().map(|d| *d as usize).collect();
-    let npyz::DType::Plain(ty) = header.dtype() else { bail!("{shown}: array `{name}` has fields") };
-    if ty.to_string().trim_start_matches(['<', '|', '=']) != descr || header.order() != npyz::Order::C {
-        bail!("{shown}: array `{name}` is {ty} in {:?} order, not {descr} in C order", header.order());
-    }
-    let bytes = header.shape().iter().try_fold(ty.size_field(), |n, d| n.checked_mul(*d));
-    if bytes.is_none_or(|n| n > size.saturating_sub(data - start)) {
-        bail!("{shown}: array `{name}` of shape {shape:?} is longer than its entry");
-    }
-    Ok(Some(NpyEntry { shape, start: data }))
 }

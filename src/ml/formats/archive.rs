@@ -92,6 +92,12 @@ impl Archive {
         Ok(self.entry(name)?.size)
     }
 
+    /// Where an entry lies in the file; `None` if it is deflated.
+    pub fn stored(&self, name: &str) -> Parsed<Option<Range<usize>>> {
+        let entry = self.entry(name)?;
+        Ok((!entry.deflated).then(|| entry.data.clone()))
+    }
+
     /// The first bytes of an entry, `most` or all it has.
     pub fn prefix(&self, name: &str, most: usize) -> Parsed<Cow<'_, [u8]>> {
         let entry = self.entry(name)?;

@@ -54,6 +54,20 @@ impl Npz {
         names(&self.archive)
     }
 
+    /// Where array `name` lies in the file, for whoever maps it and reads by index. It must be stored, whole, of type
+    /// `descr` (`u1`, `i8`, … as NumPy writes it without the byte order), little endian, in C order. `None` when there is
+    /// no such array.
+    pub fn find(&self, name: &str, descr: &str) -> Result<Option<Place>> {
+        let entry = format!("{name}.npy");
+        if !self.archive.contains(&entry) {
+            return Ok(None);
+        }
+        match place(&self.archive, &entry, descr) {
+            Ok(place) => Ok(Some(place)),
+            Err(e) => bail!("{}: array `{name}` {e}", self.path.display()),
+        }
+    }
+
     /// One array, as [`read_npy`] returns it.
     pub fn read(&mut self, name: &str) -> Result<Tensor> {
         match read_entry(&self.archive, name) {
@@ -61,6 +75,29 @@ impl Npz {
             Err(e) => bail!("cannot read array `{name}` of {}: {e}", self.path.display()),
         }
     }
+}
+
+/// Where an array of an npz lies in the file.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub shape: Vec<usize>,
+    /// Offset of the first element.
+    pub start: usize,
+}
+
+fn place(archive: &Archive, entry: &str, descr: &str) -> Parsed<Place> {
+    let Some(stored) = archive.stored(entry)? else {
+        return Err("is compressed; only stored arrays are read (numpy.savez writes them)".into());
+    };
+    let header = Header::parse(&archive.prefix(entry, MOST_HEADER)?)?;
+    if header.element != element(&format!("<{descr}"))?.0 || header.big_endian || header.fortran {
+        return Err(format!("is not {descr} in C order"));
+    }
+    let start = stored.start + header.data;
+    if header.size()? > stored.end - start {
+        return Err(format!("of shape {:?} is longer than its entry", header.shape));
+    }
+    Ok(Place { shape: header.shape, start })
 }
 
 pub(super) fn names(archive: &Archive) -> Vec<String> {
