@@ -16,11 +16,5 @@ fn main() {
 /// candle puts a backtrace into the text of every error when RUST_BACKTRACE asks for one, and a message about a
 /// truncated file becomes fifty lines. Panics still show theirs; RUST_LIB_BACKTRACE=1 brings the others back.
 fn keep_backtraces_out_of_messages() {
-    const SWITCH: &str = "RUST_LIB_BACKTRACE";
-    if std::env::var_os(SWITCH).is_none() {
-        #[expect(unsafe_code, reason = "no other thread is there yet that could read the environment")]
-        unsafe {
-            std::env::set_var(SWITCH, "0");
-        }
-    }
+    erw::process::set_unless_given("RUST_LIB_BACKTRACE", "0");
 }

@@ -24,11 +24,15 @@ fn keep_freed_memory() {
 /// of the digits' SiT, 32 s of processor time with the pool, 15 s without). The hot loops are this program's own
 /// and run on rayon. `CANDLE_NUM_THREADS` overrides.
 fn keep_candle_from_spinning() {
-    const NAME: &str = "CANDLE_NUM_THREADS";
-    if std::env::var_os(NAME).is_none() {
+    set_unless_given("CANDLE_NUM_THREADS", "1");
+}
+
+/// Gives an environment variable a default. To be called before any thread starts.
+pub fn set_unless_given(name: &str, value: &str) {
+    if std::env::var_os(name).is_none() {
         #[expect(unsafe_code, reason = "no other thread runs yet that could read the environment")]
         unsafe {
-            std::env::set_var(NAME, "1");
+            std::env::set_var(name, value);
         }
     }
 }

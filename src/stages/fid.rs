@@ -1,25 +1,23 @@
 //! `fid`: Fréchet distance of the features of samples and of reference images. Features of a network trained here give
 //! a distance that is good for comparing runs and is called `fd`; only Inception's is comparable with published FID.
 
-use super::support::{batches, create_dir, device, parse, write_json};
+use super::support::{Walk, batches, check_walk, create_dir, device, write_json};
 use crate::error::{Error, Result};
 use crate::ml::data::images::ImageSet;
 use crate::ml::metrics::frechet;
-use crate::ml::metrics::gaussian::{Gaussian, POOLED};
+use crate::ml::metrics::gaussian::{Gaussian, POOLED, STATS_FILE};
 use crate::ml::metrics::stats::Stats;
 use crate::ml::models::features::{FeatureNetwork, open_feature_network_with};
 use crate::ml::models::inception::{Inception, Input};
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::{Params as Values, StageKind};
+use crate::runner::manifest::StageKind;
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::json;
 use std::path::Path;
 
-pub const KIND: StageKind = StageKind { name: "fid", manifest: include_str!("../../stages/fid.toml"), check, run };
-
-/// In an artifact of type `stats`; its arrays are named as in the ADM suite.
-const STATS_FILE: &str = "stats.npz";
+pub const KIND: StageKind =
+    StageKind { name: "fid", manifest: include_str!("../../stages/fid.toml"), check: check_walk::<Params>, run };
 
 /// Images whose features join the statistics together. A fixed number: the rounding of sums depends on it, and the
 /// batch of an operation must not show in a result.
@@ -31,29 +29,18 @@ struct Params {
     resize: Option<Input>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Operation {
-    batch: usize,
-}
-
-fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
-    parse::<Params>(params)?;
-    parse::<Operation>(operation).map(drop)
-}
-
 fn run(attempt: &Attempt) -> Result<()> {
-    let (p, o): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    let (p, o): (Params, Walk) = (attempt.params()?, attempt.operation()?);
     let device = device(attempt.device())?;
     let samples = ImageSet::open(attempt.input("samples")?)?;
     let network = open_feature_network_with(attempt.input("network")?, p.resize, &device)?;
     let reference = Reference::open(attempt.input("reference")?, network.dim())?;
     let total = samples.len() + reference.images().map_or(0, ImageSet::len);
-    let ours = statistics(attempt, &*network, &samples, &o, &device, (0, total))?;
+    let ours = statistics(attempt, &*network, &samples, o.batch, &device, (0, total))?;
     let (theirs, n_reference) = match &reference {
         Reference::Published(gaussian) => (gaussian.clone(), None),
         Reference::Images(images) => {
-            let stats = statistics(attempt, &*network, images, &o, &device, (samples.len(), total))?;
+            let stats = statistics(attempt, &*network, images, o.batch, &device, (samples.len(), total))?;
             (stats.gaussian()?, Some(stats.count()))
         }
     };
@@ -120,7 +107,7 @@ fn statistics(
     attempt: &Attempt,
     network: &dyn FeatureNetwork,
     images: &ImageSet,
-    operation: &Operation,
+    batch: usize,
     device: &Device,
     (before, total): (u64, u64),
 ) -> Result<Stats> {
@@ -128,7 +115,7 @@ fn statistics(
     for range in batches(images.len(), BLOCK) {
         let ids: Vec<u64> = range.collect();
         let mut features = vec![];
-        for part in ids.chunks(operation.batch.max(1)) {
+        for part in ids.chunks(batch.max(1)) {
             if attempt.should_stop() {
                 return Err(Error::suspended());
             }

@@ -6,7 +6,7 @@ use super::trainer::{Cadence, Optimization};
 use crate::error::{Error, Result};
 use crate::ml::data::images::{ImageSet, to_unit};
 use crate::ml::data::picture::{contact_sheet, to_u8};
-use crate::ml::models::vae::{AutoencoderKl, Reconstruction, VaeConfig, VaeLoss, posterior_noise, psnr};
+use crate::ml::models::vae::{self, AutoencoderKl, Reconstruction, VaeConfig, VaeLoss, posterior_noise, psnr};
 use crate::ml::train::{Fit, StepLoss, Trained, batch_indices, fit};
 use crate::ml::weights::{self, ParamSet};
 use crate::runner::attempt::Attempt;
@@ -62,7 +62,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let Some(trained) = train(attempt, &p, &images, &device)? else { return Err(Error::suspended()) };
     let out = attempt.output("vae");
     create_dir(&out)?;
-    weights::save(&trained.ema, &out.join("vae.safetensors"))?;
+    weights::save(&trained.ema, &out.join(vae::WEIGHTS_FILE))?;
     let mut config = p.network();
     write_json(&out.join("config.json"), &config)?;
 

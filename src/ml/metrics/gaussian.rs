@@ -9,6 +9,9 @@ use candle_core::{DType, Result, Tensor, bail};
 use faer::Mat;
 use std::path::Path;
 
+/// The one file of an artifact of type `stats`.
+pub const STATS_FILE: &str = "stats.npz";
+
 /// Names of mean and covariance in a published file.
 pub const POOLED: [&str; 2] = ["mu", "sigma"];
 /// The same of the spatial features that sFID compares.

@@ -56,8 +56,8 @@ impl Artifact {
         Err(Error::usage(format!("unknown `preset` `{name}`")).hint(format!("known: {}", self.presets().join(", "))))
     }
 
-    /// Dictionaries of a checkpoint and the artifact's files that each becomes, unless the user names one. Averaged weights
-    /// first: they are what released numbers are of.
+    /// Dictionaries of a checkpoint to look for, in this order, unless the user names one. Averaged weights first: they
+    /// are what released numbers are of.
     pub fn sets(self, preset: Option<&str>) -> &'static [&'static str] {
         match self {
             Self::Vae => &["state_dict"],

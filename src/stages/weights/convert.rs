@@ -4,14 +4,12 @@
 use super::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::ml::formats::{Format, WeightsFile};
-use crate::ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL};
+use crate::ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
 use crate::ml::models::sit::release;
 use crate::ml::weights::{self, Adopted, LoadReport};
 use crate::stages::support::{create_dir, write_json};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-
-const STATS: &str = "stats.npz";
 
 /// Which network the weights are of.
 #[derive(Debug, Clone)]
@@ -102,7 +100,7 @@ fn chosen(
     set: Option<&str>,
 ) -> Result<Vec<(String, Vec<&'static str>)>> {
     let files: &[&'static str] = match artifact {
-        Artifact::Vae => &["vae.safetensors"],
+        Artifact::Vae => &[crate::ml::models::vae::WEIGHTS_FILE],
         Artifact::Encoder => &[crate::ml::models::encoder::WEIGHTS_FILE],
         Artifact::Inception => &[crate::ml::models::inception::WEIGHTS_FILE],
         Artifact::Sit => &["ema.safetensors", "model.safetensors"],
@@ -164,7 +162,7 @@ pub fn statistics(file: &Path, dir: &Path) -> Result<usize> {
         Gaussian::read(file, SPATIAL).map_err(unusable)?;
     }
     create_dir(dir)?;
-    let to = dir.join(STATS);
+    let to = dir.join(STATS_FILE);
     std::fs::copy(file, &to).map_err(|e| Error::io("write", &to, e))?;
     Ok(pooled.dim())
 }

@@ -32,11 +32,15 @@ impl ReadyLatents {
         }
     }
 
-    pub fn len(&self) -> u64 {
+    fn index(&self) -> &Index {
         match self {
-            Self::Moments(m) => m.len(),
-            Self::Shards(s) => s.len(),
+            Self::Moments(m) => &m.index,
+            Self::Shards(s) => &s.index,
         }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.index().len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -45,30 +49,21 @@ impl ReadyLatents {
 
     /// `[channels, height, width]` of every latent.
     pub fn shape(&self) -> [usize; 3] {
-        match self {
-            Self::Moments(m) => m.shape(),
-            Self::Shards(s) => s.shape(),
-        }
+        self.index().shape
     }
 
     pub fn labels(&self) -> &[i64] {
-        match self {
-            Self::Moments(m) => m.labels(),
-            Self::Shards(s) => s.labels(),
-        }
+        &self.index().labels
     }
 
     /// Class names by label.
     pub fn classes(&self) -> &[String] {
-        match self {
-            Self::Moments(m) => m.classes(),
-            Self::Shards(s) => s.classes(),
-        }
+        &self.index().classes
     }
 
     /// Whether the latents were multiplied by the autoencoder's factor before they were stored.
     pub fn scaled(&self) -> bool {
-        matches!(self, Self::Shards(s) if s.scaled())
+        matches!(self, Self::Shards(s) if s.scaled)
     }
 
     /// `mean` and `std`, f32 `[n, C, h, w]`, and `labels` i64 `[n]`. What is not finite or has a negative deviation is
@@ -81,6 +76,22 @@ impl ReadyLatents {
             Self::Shards(s) => s.rows(rows)?,
         };
         Ok(Tensors::from([("mean".into(), mean), ("std".into(), std), ("labels".into(), labels)]))
+    }
+}
+
+/// What is known of the latents before they are read.
+#[derive(Debug)]
+struct Index {
+    /// One a latent, in order.
+    labels: Vec<i64>,
+    classes: Vec<String>,
+    /// Of the mean: `[channels, height, width]`.
+    shape: [usize; 3],
+}
+
+impl Index {
+    fn len(&self) -> u64 {
+        self.labels.len() as u64
     }
 }
 

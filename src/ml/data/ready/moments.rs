@@ -4,7 +4,7 @@
 //! REPA's loader pairs the files with images by their positions in two sorted lists, so that one missing file shifts
 //! all that follow. Here the number in the name pairs them.
 
-use super::{flaw, numbered};
+use super::{Index, flaw, numbered};
 use crate::ml::data::source::Source;
 use crate::ml::data::source::classes::{self, LIST, files_of, first};
 use crate::ml::formats::read_npy;
@@ -20,10 +20,7 @@ pub struct Moments {
     root: PathBuf,
     /// In order.
     names: Vec<PathBuf>,
-    labels: Vec<i64>,
-    classes: Vec<String>,
-    /// Of the mean.
-    shape: [usize; 3],
+    pub(super) index: Index,
 }
 
 impl Moments {
@@ -58,30 +55,14 @@ impl Moments {
         let classes = if classes.is_empty() { numbered(&labels) } else { classes };
         let names: Vec<PathBuf> = order.into_iter().map(|i| names[i].clone()).collect();
         let (shape, _) = read(&root.join(&names[0]))?;
-        Ok(Self { root: root.to_path_buf(), names, labels, classes, shape })
-    }
-
-    pub fn len(&self) -> u64 {
-        self.names.len() as u64
-    }
-
-    pub fn shape(&self) -> [usize; 3] {
-        self.shape
-    }
-
-    pub fn labels(&self) -> &[i64] {
-        &self.labels
-    }
-
-    pub fn classes(&self) -> &[String] {
-        &self.classes
+        Ok(Self { root: root.to_path_buf(), names, index: Index { labels, classes, shape } })
     }
 
     /// Mean and deviation, read on all cores.
     pub fn rows(&self, rows: Range<u64>) -> Result<[Tensor; 2]> {
         let names = &self.names[rows.start as usize..rows.end as usize];
         let moments: Vec<Vec<f32>> = names.par_iter().map(|name| self.one(name)).collect::<Result<_>>()?;
-        let [c, h, w] = self.shape;
+        let [c, h, w] = self.index.shape;
         let half = |half: usize| {
             let data: Vec<f32> = moments.iter().flat_map(|m| &m[half * c * h * w..][..c * h * w]).copied().collect();
             Tensor::from_vec(data, (names.len(), c, h, w), &Device::Cpu)
@@ -92,9 +73,9 @@ impl Moments {
     fn one(&self, name: &Path) -> Result<Vec<f32>> {
         let path = self.root.join(name);
         let (shape, data) = read(&path)?;
-        if shape != self.shape {
+        if shape != self.index.shape {
             let all = self.root.join(&self.names[0]);
-            bail!("{}: a latent of shape {shape:?}, {} is of {:?}", path.display(), all.display(), self.shape);
+            bail!("{}: a latent of shape {shape:?}, {} is of {:?}", path.display(), all.display(), self.index.shape);
         }
         let (mean, std) = data.split_at(data.len() / 2);
         match flaw(mean, std) {

@@ -6,7 +6,7 @@
 //! multiplies them by the autoencoder's factor before it stores them, LightningDiT does not. Rows come in the shuffled
 //! order of the extraction, without names, so other features than those of the same shards do not fit them.
 
-use super::numbered;
+use super::{Index, numbered};
 use crate::ml::data::packed::RowFile;
 use crate::ml::data::source::classes::MAX_CLASSES;
 use candle_core::{DType, Result, Tensor, bail};
@@ -19,10 +19,8 @@ pub struct Shards {
     files: Vec<RowFile>,
     /// Index of the first row of each file, then the number of rows.
     starts: Vec<u64>,
-    labels: Vec<i64>,
-    classes: Vec<String>,
-    shape: [usize; 3],
-    scaled: bool,
+    pub(super) index: Index,
+    pub(super) scaled: bool,
 }
 
 impl Shards {
@@ -63,31 +61,20 @@ impl Shards {
             bail!("{}: no latents in it", first.display());
         }
         let scaled = paths.iter().all(|p| shard_of(p).is_some());
-        Ok(Self { files, starts, classes: numbered(&labels), labels, shape, scaled })
+        let index = Index { classes: numbered(&labels), labels, shape };
+        Ok(Self { files, starts, index, scaled })
     }
 
     pub fn len(&self) -> u64 {
-        self.labels.len() as u64
+        self.index.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
-    }
-
-    pub fn shape(&self) -> [usize; 3] {
-        self.shape
+        self.len() == 0
     }
 
     pub fn labels(&self) -> &[i64] {
-        &self.labels
-    }
-
-    pub fn classes(&self) -> &[String] {
-        &self.classes
-    }
-
-    pub fn scaled(&self) -> bool {
-        self.scaled
+        &self.index.labels
     }
 
     /// Latents as means, and deviations of zero.

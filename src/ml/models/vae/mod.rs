@@ -21,8 +21,9 @@ use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use std::path::Path;
 
+pub const WEIGHTS_FILE: &str = "vae.safetensors";
 /// File names of the weights, ours first, then those of diffusers.
-const FILES: [&str; 2] = ["vae.safetensors", "diffusion_pytorch_model.safetensors"];
+const FILES: [&str; 2] = [WEIGHTS_FILE, "diffusion_pytorch_model.safetensors"];
 
 struct Encoder {
     conv_in: Conv2d,
