@@ -214,7 +214,7 @@ mod tests {
     fn the_shipped_registry_is_sound() {
         let all = parse(SHIPPED).unwrap();
         let find = |name: &str| all.iter().find(|e| e.name == name).unwrap();
-        // method notes, section 5: what is known for certain.
+        // The few that are known for certain: sizes and hashes as several projects state them.
         assert_eq!(find("sd-vae-ft-mse").locations[0].size, Some(334_643_276));
         assert!(find("fid-inception").identity().contains("sha256:6726825d0af5f729"));
         assert!(find("sd-vae-ft-ema").identity().contains("hf://stabilityai/sd-vae-ft-ema@8937891f91ef"));
