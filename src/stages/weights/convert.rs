@@ -121,7 +121,7 @@ fn chosen(
     if artifact == Artifact::Sit && has(release::EMA) && has(release::MODEL) {
         return Ok(vec![(release::EMA.into(), vec![files[0]]), (release::MODEL.into(), vec![files[1]])]);
     }
-    let only = file.only_set(artifact.sets(preset)).map_err(|e| Error::from(e).hint("name one with `set`"))?;
+    let only = file.only_set(artifact.sets(preset))?;
     Ok(vec![(only, files.to_vec())])
 }
 
