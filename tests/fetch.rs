@@ -447,6 +447,18 @@ fn a_killed_fetch_goes_on() {
 }
 
 #[test]
+fn certificates_that_cannot_be_used_are_named() {
+    let space = space_with("url = \"https://files.invalid/w.bin\"");
+    space.write("empty.pem", "no certificate");
+    for (file, expected) in [("empty.pem", "holds no certificates"), ("absent.pem", "SSL_CERT_FILE is of no use")] {
+        let mut command = unconfigured(&space, &["weights", "fetch", "net"]);
+        let said = Said::from(command.env("SSL_CERT_FILE", space.path(file)).output().unwrap());
+        assert!(said.stderr.contains(expected) && said.stderr.contains(file), "{}", said.stderr);
+        assert!(!space.path("cache/downloads/net/w.bin").exists());
+    }
+}
+
+#[test]
 fn proxies_and_endpoint_come_from_the_environment() {
     let server = Server::start();
     server.put("/org/net/resolve/v1/w.bin", b"some bytes");

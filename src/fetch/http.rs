@@ -4,13 +4,18 @@
 
 use crate::error::Error;
 use std::io::Read;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 const CONNECT: Duration = Duration::from_secs(20);
 /// Without a byte for so long, a connection is given up and the rest asked for anew.
 const SILENCE: Duration = Duration::from_secs(60);
 const REDIRECTS: usize = 10;
+/// Names a file of certificates, as for OpenSSL: of a network that looks into what passes it, or of a mirror of one's own.
+const ROOTS: &str = "SSL_CERT_FILE";
 /// More than this a server may not ask us to wait.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -49,26 +54,44 @@ pub enum Failure {
     Lasting(Error),
 }
 
-#[derive(Debug, Clone)]
+/// Made ready by the first request: whoever only looks what is here pays nothing.
+#[derive(Debug, Default)]
 pub struct Client {
-    agent: ureq::Agent,
+    agent: OnceLock<Result<ureq::Agent, Error>>,
 }
 
-impl Default for Client {
-    fn default() -> Self {
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(SILENCE))
-            .timeout_per_read(Some(SILENCE))
-            // Followed here: `ureq` takes every port of a host for the same server.
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .user_agent(concat!("erw/", env!("CARGO_PKG_VERSION")))
-            .accept_encoding("identity")
-            .build();
-        Self { agent: config.into() }
+fn agent() -> Result<ureq::Agent, Error> {
+    let config = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_connect(Some(CONNECT))
+        .timeout_recv_response(Some(SILENCE))
+        .timeout_per_read(Some(SILENCE))
+        // Followed here: `ureq` takes every port of a host for the same server.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .user_agent(concat!("erw/", env!("CARGO_PKG_VERSION")))
+        .accept_encoding("identity")
+        .tls_config(TlsConfig::builder().root_certs(roots()?).build())
+        .build();
+    Ok(config.into())
+}
+
+/// Whom to trust: Mozilla's list, or what the user's network needs instead.
+fn roots() -> Result<RootCerts, Error> {
+    let Some(path) = std::env::var_os(ROOTS).filter(|p| !p.is_empty()).map(PathBuf::from) else {
+        return Ok(RootCerts::WebPki);
+    };
+    let pem = std::fs::read(&path).map_err(|e| Error::io("read", &path, e).context(format!("{ROOTS} is of no use")))?;
+    let certificates: Vec<_> = parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if certificates.is_empty() {
+        return Err(Error::usage(format!("`{}`, named by {ROOTS}, holds no certificates", path.display())));
     }
+    Ok(certificates.into())
 }
 
 impl Client {
@@ -103,9 +126,10 @@ impl Client {
         token: Option<&str>,
         rest: Option<(u64, &str)>,
     ) -> Result<Response<ureq::Body>, Failure> {
+        let agent = self.agent.get_or_init(agent).as_ref().map_err(|e| Failure::Lasting(e.clone()))?;
         let mut at = url.to_string();
         for _ in 0..=REDIRECTS {
-            let mut request = self.agent.get(&at);
+            let mut request = agent.get(&at);
             if let Some(token) = token.filter(|_| server(&at) == server(url)) {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }

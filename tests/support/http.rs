@@ -226,8 +226,17 @@ impl Server {
 
 /// The program without this machine's settings of networks, and with the registry of the space if there is one.
 pub fn unconfigured(space: &Space, args: &[&str]) -> Command {
-    const SETTINGS: [&str; 8] =
-        ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "HF_ENDPOINT", "HF_TOKEN", "HF_HOME", "HF_HUB_CACHE"];
+    const SETTINGS: [&str; 9] = [
+        "SSL_CERT_FILE",
+        "ALL_PROXY",
+        "HTTPS_PROXY",
+        "HTTP_PROXY",
+        "NO_PROXY",
+        "HF_ENDPOINT",
+        "HF_TOKEN",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+    ];
     let mut command = space.command(args);
     for name in SETTINGS {
         command.env_remove(name).env_remove(name.to_lowercase());

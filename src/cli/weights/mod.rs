@@ -32,6 +32,7 @@ Environment:
   ALL_PROXY, HTTPS_PROXY, HTTP_PROXY
                           the proxy, the first that is set
   NO_PROXY                hosts that are reached without it
+  SSL_CERT_FILE           certificates to trust, in place of Mozilla's list
   ERW_REGISTRY            further published files, as in weights/registry.toml";
 
 #[derive(Debug, clap::Subcommand)]
