@@ -3,7 +3,7 @@
 use super::common::{PipelineArgs, print};
 use crate::error::{Error, Result};
 use crate::report::{self, Style, table};
-use crate::runner::event::{Fan, StageEnd};
+use crate::runner::event::{Fan, Listener, StageEnd};
 use crate::runner::graph::{Pipeline, StageId};
 use crate::runner::launch::Launcher;
 use crate::runner::manifest::Registry;
@@ -29,7 +29,7 @@ pub struct Args {
 }
 
 /// What `run` and `sweep` share.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Flags {
     /// Run this stage even if it is cached
     #[arg(long, value_name = "STAGE")]
@@ -85,7 +85,7 @@ impl Flags {
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let pipeline = args.pipeline.load(registry)?;
     let selected = select(&pipeline, &args.targets)?;
-    let Some(outcome) = execute(&pipeline, selected, &args.flags, cache)? else { return Ok(()) };
+    let Some(outcome) = execute(&pipeline, selected, &args.flags, cache, vec![])? else { return Ok(()) };
     if !args.flags.json {
         print(&table::summary(&outcome.ends))?;
         print_log(&outcome.ends);
@@ -93,8 +93,14 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     outcome.error.map_or(Ok(()), Err)
 }
 
-/// Runs the selected stages, shown as the flags say; `None` after a dry run.
-pub fn execute(pipeline: &Pipeline, selected: Vec<StageId>, flags: &Flags, cache: &Path) -> Result<Option<Outcome>> {
+/// Runs the selected stages, shown as the flags say and told to `listeners`; `None` after a dry run.
+pub fn execute(
+    pipeline: &Pipeline,
+    selected: Vec<StageId>,
+    flags: &Flags,
+    cache: &Path,
+    listeners: Vec<Box<dyn Listener + '_>>,
+) -> Result<Option<Outcome>> {
     let forced = forced(pipeline, &flags.force)?;
     let store = Store::open(cache)?;
     if flags.dry_run {
@@ -104,7 +110,9 @@ pub fn execute(pipeline: &Pipeline, selected: Vec<StageId>, flags: &Flags, cache
     let stop = Arc::new(Stop::default());
     listen_for_signals(&stop)?;
     let options = Options { selected, forced, keep_going: flags.keep_going, limits: flags.limits() };
-    let mut listener = Fan(vec![report::listener(flags.style()), Box::new(Journal::start(&store))]);
+    let mut all: Vec<Box<dyn Listener + '_>> = vec![report::listener(flags.style()), Box::new(Journal::start(&store))];
+    all.extend(listeners);
+    let mut listener = Fan(all);
     let launcher = Launcher::this_program()?;
     schedule::run(pipeline, &store, &launcher, options, &stop, &mut listener).map(Some)
 }

@@ -33,7 +33,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let trials = chosen(&plan, &args.trial)?;
     let wanted: BTreeSet<StageId> = trials.iter().flat_map(|t| t.stages.values().copied()).collect();
     let selected = select(&plan.pipeline, &args.targets)?.into_iter().filter(|id| wanted.contains(id)).collect();
-    let Some(outcome) = execute(&plan.pipeline, selected, &args.flags, cache)? else { return Ok(()) };
+    let Some(outcome) = execute(&plan.pipeline, selected, &args.flags, cache, vec![])? else { return Ok(()) };
     let (header, rows) = results(&plan, &trials, &outcome.ends, args.csv);
     if args.csv {
         print(&table::csv(&header, &rows))?;

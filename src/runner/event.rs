@@ -205,6 +205,11 @@ pub struct Failure {
 /// Whoever wants to know. Called from the scheduler's thread only.
 pub trait Listener {
     fn event(&mut self, event: &Event);
+    /// Asked after every event: stages that what was heard has made pointless, and why. They are skipped, or stopped if
+    /// they run, and so is what needs them.
+    fn pointless(&mut self) -> Vec<(String, String)> {
+        vec![]
+    }
 }
 
 /// Hands every event to several listeners.
@@ -213,5 +218,8 @@ pub struct Fan<'a>(pub Vec<Box<dyn Listener + 'a>>);
 impl Listener for Fan<'_> {
     fn event(&mut self, event: &Event) {
         self.0.iter_mut().for_each(|l| l.event(event));
+    }
+    fn pointless(&mut self) -> Vec<(String, String)> {
+        self.0.iter_mut().flat_map(|l| l.pointless()).collect()
     }
 }

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -117,7 +117,8 @@ pub fn launch(
     gpus: &[String],
     tell: &mut dyn FnMut(WorkerEvent),
 ) -> Result<Report> {
-    let mut child = spawn(launcher, job, log, lock, gpus)?;
+    let log_file = File::options().create(true).append(true).open(log).map_err(|e| Error::io("write", log, e))?;
+    let mut child = spawn(launcher, job, &log_file, lock, gpus)?;
     let pid = child.id() as i32;
     workers.add(pid);
     let mut report = Report { finish: Finish::Suspended, results: vec![], shown: vec![], resumed: None };
@@ -128,6 +129,8 @@ pub fn launch(
             // Whatever a library prints is not an event, but someone may want to read it.
             let event = serde_json::from_str(&text).unwrap_or_else(|_| WorkerEvent::Log { text: text.into() });
             match &event {
+                // What is read later is one file, not a file and a journal.
+                WorkerEvent::Log { text } => drop(writeln!(&log_file, "{text}")),
                 WorkerEvent::Result { name, value } => {
                     report.results.push(Measure { name: name.clone(), value: *value });
                 }
@@ -158,10 +161,10 @@ pub fn launch(
     Ok(report)
 }
 
-fn spawn(launcher: &Launcher, job: &Job, log: &Path, lock: &File, gpus: &[String]) -> Result<Child> {
+fn spawn(launcher: &Launcher, job: &Job, log: &File, lock: &File, gpus: &[String]) -> Result<Child> {
     /// One spawn at a time: while a lock is made inheritable, no other child may pick it up.
     static SPAWNING: Mutex<()> = Mutex::new(());
-    let log_file = File::options().create(true).append(true).open(log).map_err(|e| Error::io("write", log, e))?;
+    let log_file = log.try_clone().map_err(|e| Error::stage("cannot use the log").because(e))?;
     let mut command = Command::new(&launcher.program);
     command
         .args(&launcher.args)

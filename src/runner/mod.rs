@@ -53,6 +53,7 @@ pub mod program;
 pub mod reason;
 pub mod record;
 pub mod resolve;
+pub mod revision;
 pub mod schedule;
 pub mod select;
 pub mod spec;

@@ -120,6 +120,7 @@ impl Shop<'_> {
         let record = self.record(order, grant, report, outputs, attempt, began);
         actions::write(self.store(), &record)?;
         // From here on the action is done; what is left of its work folder is only space.
+        keep_logs(&work, &self.store().log_dir(&order.keyed.action.key));
         let _ = store::remove(&work);
         Ok(End::Done(Box::new(record)))
     }
@@ -283,6 +284,16 @@ fn param_of<'p>(params: &'p mut Params, source: &str) -> Option<&'p mut serde_js
     }
     let (name, index) = source.rsplit_once('.')?;
     params.get_mut(name)?.as_array_mut()?.get_mut(index.parse::<usize>().ok()?)
+}
+
+/// Moves the logs that say something to where they stay. Nobody needs them to reuse the action: failing is no failure.
+fn keep_logs(work: &Path, kept: &Path) {
+    let says_something =
+        |p: &&PathBuf| p.extension().is_some_and(|e| e == "log") && std::fs::metadata(p).is_ok_and(|m| m.len() > 0);
+    for log in store::list(work).unwrap_or_default().iter().filter(says_something) {
+        let _ = std::fs::create_dir_all(kept);
+        let _ = std::fs::rename(log, kept.join(log.file_name().unwrap_or_default()));
+    }
 }
 
 /// Empties `out/`, keeps `checkpoints/`, and returns the number of this attempt.

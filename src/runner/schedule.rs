@@ -196,6 +196,7 @@ impl<'a> Scheduler<'a> {
         ids.iter().for_each(|&id| self.set(id, State::Waiting));
         loop {
             self.heed_stop();
+            self.drop_what_is_pointless();
             self.judge_what_is_known(scope);
             self.start_what_fits(scope);
             if self.helpers == 0 {
@@ -256,6 +257,18 @@ impl<'a> Scheduler<'a> {
                 self.shop.workers.stop();
             }
             self.stops_heeded = asked;
+        }
+    }
+
+    /// Skips what a listener has given up.
+    fn drop_what_is_pointless(&mut self) {
+        for (name, why) in self.listener.pointless() {
+            let found = self.stages.keys().copied().find(|id| self.stage(*id).name == name);
+            let Some(id) = found else { continue };
+            if self.state(id) == State::Waiting || self.queue.remove(&id).is_some() {
+                self.skip(id, why);
+                self.skip_dependents(id);
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 //!   v1/actions/ab/<key>.json        "done": what the action with this key made; written last, see `actions`
 //!   v1/work/<key>/                  an action under way or put down:
 //!       job.json attempt-N.log checkpoints/ out/NAME
+//!   v1/logs/<key>/attempt-N.log     what the attempts at a finished action wrote; empty ones are not kept
 //!   v1/locks/<key>                  held by whoever works on this key, workers included
 //!   v1/files/<id>.txt               remembered digests of outside files, see `files`
 //!   v1/trees/<digest>.txt           what an outside folder held when an action used it, to name what changed
@@ -127,6 +128,10 @@ impl Store {
     }
     pub fn work_dir(&self, key: &Key) -> PathBuf {
         self.v1("work").join(key.to_string())
+    }
+    /// Logs of the attempts at a finished action: `attempt-N.log`. Those of an unfinished one are in its work folder.
+    pub fn log_dir(&self, key: &Key) -> PathBuf {
+        self.v1("logs").join(key.to_string())
     }
     pub fn tree_file(&self, digest: &Digest) -> PathBuf {
         self.v1("trees").join(format!("{digest}.txt"))
