@@ -29,6 +29,7 @@ mod recipes;
 mod resume;
 mod revisions;
 mod sampler;
+mod schedule;
 mod sit;
 mod sources;
 mod spec;

@@ -22,8 +22,8 @@ const WAITING: &str = r#"
 kind = "command"
 run = """
 trap 'echo saved > {checkpoints}/state; exit 0' TERM
-echo $PPID > worker; echo $$ > program; echo s >> ran
-while ! [ -e go ]; do sleep 0.02; done
+sleep 60 & echo $! > child; echo $$ > program; echo s >> ran
+while ! [ -e go ]; do sleep 0.02; done; kill $!
 cat {checkpoints}/state > {outputs.o} 2>/dev/null; echo end >> {outputs.o}
 """
 outputs = { o = "text" }
@@ -74,11 +74,11 @@ fn a_second_signal_ends_a_program_that_does_not_listen() {
 }
 
 #[test]
-fn a_killed_runner_takes_its_workers_with_it() {
+fn a_killed_runner_takes_its_programs_with_it() {
     let (space, mut child) = waiting();
     signal(&child, Signal::SIGKILL);
     child.wait().unwrap();
-    space.until("the orphans to end", || !alive(&space.read("worker")) && !alive(&space.read("program")));
+    space.until("the orphans to end", || !alive(&space.read("child")) && !alive(&space.read("program")));
     space.write("go", "");
     space.run(&[]).expect(0);
     assert_eq!(space.outputs()["t"], "end\n");
@@ -86,14 +86,14 @@ fn a_killed_runner_takes_its_workers_with_it() {
 }
 
 #[test]
-fn a_killed_worker_is_a_named_failure_and_leaves_nothing_running() {
+fn a_killed_program_is_a_named_failure_and_leaves_nothing_running() {
     let (space, child) = waiting();
-    kill(Pid::from_raw(space.read("worker").trim().parse().unwrap()), Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(space.read("program").trim().parse().unwrap()), Signal::SIGKILL).unwrap();
     let out = child.wait_with_output().unwrap();
     let stderr = String::from_utf8(out.stderr).unwrap();
     assert_eq!(out.status.code(), Some(1));
-    assert!(stderr.contains("error: stage `s`: the worker was killed by SIGKILL, out of memory?"), "{stderr}");
-    space.until("the program to end", || !alive(&space.read("program")));
+    assert!(stderr.contains("error: stage `s`: `sh` was killed by SIGKILL"), "{stderr}");
+    space.until("its child to end", || !alive(&space.read("child")));
     space.write("go", "");
     space.run(&[]).expect(0);
     assert_eq!(space.outputs()["t"], "end\n");

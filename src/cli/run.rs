@@ -4,10 +4,11 @@ use super::common::{PipelineArgs, print};
 use crate::error::{Error, Result};
 use crate::report::{self, Style, table};
 use crate::runner::event::{Fan, Listener, StageEnd};
-use crate::runner::graph::{Pipeline, StageId};
+use crate::runner::graph::{Patience, Pipeline, StageId};
 use crate::runner::launch::Launcher;
 use crate::runner::manifest::Registry;
 use crate::runner::pool::Limits;
+use crate::runner::quantity::duration;
 use crate::runner::record::Journal;
 use crate::runner::schedule::{self, Options, Outcome, Stop};
 use crate::runner::select::{named, select};
@@ -17,6 +18,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -49,6 +51,18 @@ pub struct Flags {
     /// GPUs to use, at most; 0 runs stages that ask for GPUs on the CPU
     #[arg(long)]
     pub gpus: Option<usize>,
+    /// So much of a resource that stages name in `resources`; without it, those who name it take turns
+    #[arg(long, value_name = "NAME=N", value_parser = resource)]
+    pub resource: Vec<(String, u64)>,
+    /// Start nothing more beside what runs while the load of the machine is above
+    #[arg(short = 'l', long, value_name = "LOAD")]
+    pub max_load: Option<f64>,
+    /// Try a failed stage again so often, unless it says itself how often
+    #[arg(long, value_name = "N")]
+    pub retries: Option<u32>,
+    /// Stop a stage that takes longer, as in 2h or 30min, unless it has a timeout of its own
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub timeout: Option<Duration>,
     /// Print events as JSON lines on standard output
     #[arg(long, conflicts_with = "plain")]
     pub json: bool,
@@ -74,12 +88,24 @@ impl Flags {
         if let Some(threads) = self.threads {
             limits.threads = threads as usize;
         }
+        limits.named = self.resource.iter().cloned().collect();
+        limits.max_load = self.max_load;
         if let Some(gpus) = self.gpus {
             limits.gpus.truncate(gpus);
             limits.without_gpus = gpus == 0;
         }
         limits
     }
+}
+
+/// `licence=2`.
+fn resource(text: &str) -> Result<(String, u64), String> {
+    let parts = text.split_once('=').and_then(|(name, units)| Some((name.to_string(), units.parse().ok()?)));
+    parts.ok_or_else(|| "write NAME=N, as in licence=2".into())
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    duration(text).filter(|d| !d.is_zero()).ok_or_else(|| "write a time, as in 2h, 30min or 90s".into())
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
@@ -109,7 +135,8 @@ pub fn execute(
     }
     let stop = Arc::new(Stop::default());
     listen_for_signals(&stop)?;
-    let options = Options { selected, forced, keep_going: flags.keep_going, limits: flags.limits() };
+    let patience = Patience { timeout: flags.timeout, retries: flags.retries, backoff: None };
+    let options = Options { selected, forced, keep_going: flags.keep_going, limits: flags.limits(), patience };
     let mut all: Vec<Box<dyn Listener + '_>> = vec![report::listener(flags.style()), Box::new(Journal::start(&store))];
     all.extend(listeners);
     let mut listener = Fan(all);

@@ -28,6 +28,7 @@ pub fn schema(registry: Registry) -> Result<Value> {
     }
     definitions.insert("kind-command".into(), command_stage());
     definitions.insert("resources".into(), resources());
+    definitions.insert("time".into(), json!({ "type": "string", "pattern": "^[0-9.]+ *(ms|s|m|min|h|d|w)$" }));
     let mut choices: Vec<Value> = definitions
         .keys()
         .filter(|k| k.starts_with("kind-"))
@@ -90,6 +91,9 @@ fn stage(manifest: &Manifest) -> Value {
             "params": fields(&manifest.params),
             "operation": fields(&manifest.operation),
             "resources": { "$ref": "#/$defs/resources" },
+            "timeout": { "$ref": "#/$defs/time", "description": "an attempt that takes longer is stopped and has failed" },
+            "retries": { "type": "integer", "minimum": 0, "description": "further attempts after a failed one" },
+            "backoff": { "$ref": "#/$defs/time", "description": "wait before the first of them, twice as long before each next one" },
         },
     })
 }
@@ -175,6 +179,9 @@ fn command_stage() -> Value {
             "params": { "type": "object", "description": "free values, in the key" },
             "watch": { "type": "array", "items": { "type": "string" }, "description": "files and folders whose contents are in the key" },
             "resources": { "$ref": "#/$defs/resources" },
+            "timeout": { "$ref": "#/$defs/time", "description": "an attempt that takes longer is stopped and has failed" },
+            "retries": { "type": "integer", "minimum": 0, "description": "further attempts after a failed one" },
+            "backoff": { "$ref": "#/$defs/time", "description": "wait before the first of them, twice as long before each next one" },
         },
     })
 }
@@ -193,6 +200,9 @@ fn inherited() -> Value {
             "params": { "type": "object" },
             "operation": { "type": "object" },
             "resources": { "$ref": "#/$defs/resources" },
+            "timeout": { "$ref": "#/$defs/time", "description": "an attempt that takes longer is stopped and has failed" },
+            "retries": { "type": "integer", "minimum": 0, "description": "further attempts after a failed one" },
+            "backoff": { "$ref": "#/$defs/time", "description": "wait before the first of them, twice as long before each next one" },
             "run": {},
             "outputs": { "type": "object" },
             "watch": { "type": "array" },
@@ -203,8 +213,8 @@ fn inherited() -> Value {
 fn resources() -> Value {
     json!({
         "type": "object",
-        "description": "what a stage may use; never in the key",
-        "additionalProperties": false,
+        "description": "what a stage may use; never in the key. Besides threads, mem and gpus any name, of which a run has as many units as --resource says",
+        "additionalProperties": { "type": "integer", "minimum": 0 },
         "properties": {
             "threads": { "type": "integer", "minimum": 1 },
             "mem": {

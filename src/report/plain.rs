@@ -66,6 +66,9 @@ pub fn sentence(what: &What) -> Option<String> {
         What::Log { stage, text } => format!("{stage}: {text}"),
         What::Checkpoint { stage, step } => format!("{stage}: checkpoint at step {step}"),
         What::Resumed { stage, step } => format!("{stage}: resumes from step {step}"),
+        What::Retry { stage, attempt, wait, failure } => {
+            format!("{stage}: failed: {}; attempt {attempt} in {}", failure.message, duration(*wait))
+        }
         What::Warning { text } => format!("warning: {text}"),
         What::Ended(end) => ended(end)?,
         _ => return None,

@@ -9,7 +9,7 @@
 use super::digest::Measured;
 use super::event::Measure;
 use super::key::Key;
-use super::store::{Store, write_atomic};
+use super::store::{Keep, Store, write_file};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,9 @@ pub struct Record {
     pub attempts: u32,
     /// The step that attempt continued from.
     pub resumed: Option<u64>,
+    /// Most memory its process had in use at a time, in bytes. Older records do not tell.
+    #[serde(default)]
+    pub peak: Option<u64>,
     /// UTC, `2026-01-31T12:00:00.000Z`.
     pub created: String,
     pub host: String,
@@ -119,12 +122,12 @@ fn is_foreign(text: &str) -> bool {
 }
 
 /// Writes a record. Everything it names must be in the store by now.
-pub fn write(store: &Store, record: &Record) -> Result<()> {
+pub fn write(store: &Store, record: &Record, keep: Keep) -> Result<()> {
     let path = store.action_file(&record.key());
     let failed = |e: std::io::Error| Error::io("write", &path, e);
-    let body = serde_json::to_string_pretty(record).map_err(|e| failed(e.into()))?;
+    let body = serde_json::to_string(record).map_err(|e| failed(e.into()))?;
     let check = super::digest::Digest::of_bytes(body.as_bytes());
-    write_atomic(&path, format!("{PREFIX}{check}{MIDDLE}{body}}}\n").as_bytes()).map_err(failed)
+    write_file(&path, format!("{PREFIX}{check}{MIDDLE}{body}}}\n").as_bytes(), keep).map_err(failed)
 }
 
 /// Every readable record, in the order of keys, and the files that are damaged.
@@ -175,6 +178,7 @@ mod tests {
             seconds: 1.5,
             attempts: 2,
             resumed: Some(3),
+            peak: Some(1 << 20),
             created: "2026-01-31T12:00:00.000Z".into(),
             host: "h".into(),
             program: "0".into(),
@@ -187,7 +191,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let record = record();
-        write(&store, &record).unwrap();
+        write(&store, &record, Keep::Later).unwrap();
         let key = record.key();
         assert!(matches!(lookup(&store, &key).unwrap(), Lookup::Hit(r) if r.outputs == record.outputs));
         let path = store.action_file(&key);
@@ -208,7 +212,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let key = record().key();
-        write_atomic(&store.action_file(&key), br#"{"format":2,"check":"","record":{}}"#).unwrap();
+        write_file(&store.action_file(&key), br#"{"format":2,"check":"","record":{}}"#, Keep::Later).unwrap();
         assert!(matches!(lookup(&store, &key).unwrap(), Lookup::Miss));
     }
 }

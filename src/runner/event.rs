@@ -51,10 +51,11 @@ pub enum WorkerEvent {
 }
 
 /// Where a stage stands in a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Not looked at, or not selected.
+    #[default]
     Unknown,
     /// An input is not known yet.
     Waiting,
@@ -141,6 +142,15 @@ pub enum What {
     Resumed {
         stage: String,
         step: u64,
+    },
+    /// An attempt failed, and there will be another.
+    Retry {
+        stage: String,
+        /// The number of the attempt that is to come.
+        attempt: u32,
+        /// Seconds until then.
+        wait: f64,
+        failure: Failure,
     },
     /// Something that had to be put right and was: damage found, a record that could not be read.
     Warning {

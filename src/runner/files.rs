@@ -17,7 +17,7 @@
 //! This module does not know what the files are for.
 
 use super::digest::{Digest, Entry, Found, Links, Measured, combine, join, walk};
-use super::store::{Store, write_atomic};
+use super::store::{Keep, Store, write_file};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -103,7 +103,7 @@ pub fn digest_now(store: &Store, path: &Path) -> Result<Outside> {
     let gone = old.len() > read.iter().filter(|(_, _, known)| *known).count();
     if fresh || gone {
         // Not remembering costs time later, nothing else; a full or read-only disk is told by the store.
-        let _ = write_atomic(&file, remember(&read, now).as_bytes());
+        let _ = write_file(&file, remember(&read, now).as_bytes(), Keep::Later);
     }
     let mut entries: Vec<Entry> = read.into_iter().map(|(entry, ..)| entry).collect();
     let measured = combine(&mut entries, root.is_dir());
@@ -194,7 +194,7 @@ pub fn keep_listing(store: &Store, outside: &Outside) {
     }
     let lines = outside.entries.iter().map(|e| format!("{} {}\n", e.digest, quote(&e.path)));
     // For explanations only: losing it loses nothing else.
-    let _ = write_atomic(&path, lines.collect::<String>().as_bytes());
+    let _ = write_file(&path, lines.collect::<String>().as_bytes(), Keep::Later);
 }
 
 /// The first path in which the folder now differs from what it held under digest `old`.

@@ -6,6 +6,7 @@ use crate::error::Place;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Index into [`Pipeline::stages`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +37,7 @@ pub struct Stage {
     /// What identifies published files, by the parameter that names one.
     pub published: BTreeMap<String, String>,
     pub resources: Resources,
+    pub patience: Patience,
     /// Where a value was stated, by `params.NAME`, `operation.NAME`, `inputs.SLOT`.
     pub origins: BTreeMap<String, Origin>,
     /// For `kind = "command"`.
@@ -74,6 +76,19 @@ pub struct Resources {
     /// Bytes.
     pub mem: Option<u64>,
     pub gpus: usize,
+    /// Units of anything else of which there is only so much, by name.
+    pub named: BTreeMap<String, u64>,
+}
+
+/// How long and how often a stage is tried. Not in the key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Patience {
+    /// An attempt that takes longer is stopped, and has failed.
+    pub timeout: Option<Duration>,
+    /// Further attempts after a failed one; `None`: as many as the run says.
+    pub retries: Option<u32>,
+    /// Before the first of them; twice as long before each next one.
+    pub backoff: Option<Duration>,
 }
 
 /// Who set a value.

@@ -5,15 +5,13 @@
 //! the group lives, no other run can start the same action.
 
 use super::attempt::Job;
+use super::ending::{self, Ended, MemoryDeaths, describe};
 use super::event::{Failure, Measure, WorkerEvent};
-use super::program::describe;
 use super::worker::ATTACHED;
+use super::workers::{Process, Workers};
 use crate::error::{Error, Result};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::Pid;
-use std::collections::BTreeSet;
+use nix::sys::signal::Signal;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -41,49 +39,6 @@ impl Launcher {
     }
 }
 
-/// What a run has going, so that a stop reaches all of it.
-#[derive(Debug, Default)]
-pub struct Workers(Mutex<Going>);
-
-#[derive(Debug, Default)]
-struct Going {
-    pids: BTreeSet<i32>,
-    stopping: bool,
-}
-
-impl Workers {
-    /// Asks every worker, and every later one, to put its work down.
-    pub fn stop(&self) {
-        let mut going = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        going.stopping = true;
-        for &pid in &going.pids {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
-    }
-    fn is_stopping(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).stopping
-    }
-    /// Ends every worker and what it started, now.
-    pub fn kill(&self) {
-        let going = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for &pid in &going.pids {
-            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-    }
-    fn add(&self, pid: i32) {
-        let mut going = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        going.pids.insert(pid);
-        if going.stopping {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
-    }
-    /// Called while the process is a zombie: its number cannot have gone to another yet.
-    fn remove(&self, pid: i32) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pids.remove(&pid);
-        let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-    }
-}
-
 #[derive(Debug)]
 pub enum Finish {
     Done,
@@ -99,6 +54,71 @@ pub struct Report {
     /// (output, file).
     pub shown: Vec<(String, String)>,
     pub resumed: Option<u64>,
+    /// Most memory in use at a time, in bytes.
+    pub peak: u64,
+}
+
+/// Where an attempt takes place.
+#[derive(Clone, Copy)]
+pub struct Site<'a> {
+    pub launcher: &'a Launcher,
+    pub workers: &'a Workers,
+    pub deaths: &'a MemoryDeaths,
+    /// The number under which `workers` knows it.
+    pub ticket: usize,
+    pub log: &'a Path,
+    pub lock: &'a File,
+    /// Ids of the GPUs it may see.
+    pub gpus: &'a [String],
+}
+
+impl Site<'_> {
+    pub(super) fn open_log(&self) -> Result<File> {
+        let file = File::options().create(true).append(true).open(self.log);
+        file.map_err(|e| Error::io("write", self.log, e))
+    }
+
+    /// Starts a process as the leader of a group that holds the lock, with the attempt's share of the machine.
+    pub(super) fn start(&self, command: &mut Command, job: &Job, is_program: bool) -> std::io::Result<Child> {
+        command
+            .env("RAYON_NUM_THREADS", job.threads.to_string())
+            .env("OMP_NUM_THREADS", job.threads.to_string())
+            .env("CUDA_VISIBLE_DEVICES", self.gpus.join(","))
+            .process_group(0);
+        let inherit = |flag| fcntl(self.lock, FcntlArg::F_SETFD(flag)).map(drop).map_err(std::io::Error::from);
+        let child = alone(|| {
+            inherit(FdFlag::empty())?;
+            let child = command.spawn();
+            inherit(FdFlag::FD_CLOEXEC)?;
+            child
+        })?;
+        self.workers.add(self.ticket, Process { pid: child.id() as i32, is_program }, self.launcher);
+        Ok(child)
+    }
+
+    /// Waits for the end of what [`Self::start`] started.
+    pub(super) fn wait(&self, child: &Child) -> Result<Ended> {
+        ending::wait(child.id() as i32, || self.workers.remove(self.ticket))
+    }
+
+    /// The failure of a process called `who` that ended like this.
+    pub(super) fn failure(&self, who: &str, ended: Ended) -> Failure {
+        let failure = Failure { log: Some(self.log.into()), tail: tail(self.log), ..Failure::default() };
+        if !self.deaths.explain(ended.status) {
+            return Failure { message: format!("{who} {}", describe(ended.status)), ..failure };
+        }
+        let hint = "state what it needs, as in `resources = { mem = \"8GiB\" }`, so that less runs beside it";
+        let message = format!("{who} was killed by the kernel: out of memory");
+        let peak = format!("its peak was {:.1} MiB", ended.peak as f64 / f64::from(1 << 20));
+        Failure { message, causes: vec![peak], hints: vec![hint.into()], ..failure }
+    }
+}
+
+/// One start of a process at a time: while a lock is made inheritable, no other child may pick it up.
+pub(super) fn alone<T>(start: impl FnOnce() -> T) -> T {
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    start()
 }
 
 /// Where a job is written down for its worker.
@@ -106,22 +126,23 @@ pub fn job_file(job: &Job) -> PathBuf {
     job.work_dir.join("job.json")
 }
 
-/// Runs the job, which lies in its [`job_file`], in a worker and listens to it until it ends. `gpus` are the ids it
-/// may see.
-pub fn launch(
-    launcher: &Launcher,
-    workers: &Workers,
-    job: &Job,
-    log: &Path,
-    lock: &File,
-    gpus: &[String],
-    tell: &mut dyn FnMut(WorkerEvent),
-) -> Result<Report> {
-    let log_file = File::options().create(true).append(true).open(log).map_err(|e| Error::io("write", log, e))?;
-    let mut child = spawn(launcher, job, &log_file, lock, gpus)?;
-    let pid = child.id() as i32;
-    workers.add(pid);
-    let mut report = Report { finish: Finish::Suspended, results: vec![], shown: vec![], resumed: None };
+/// Runs the job, which lies in its [`job_file`], in a worker and listens to it until it ends.
+pub fn launch(site: &Site<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<Report> {
+    let mut log = site.open_log()?;
+    let to_log = log.try_clone().map_err(|e| Error::stage("cannot use the log").because(e))?;
+    let mut command = Command::new(&site.launcher.program);
+    command
+        .args(&site.launcher.args)
+        .arg(job_file(job))
+        .env(ATTACHED, "1")
+        // Errors are told in words; a panic still leaves its backtrace in the log when RUST_BACKTRACE asks for it.
+        .env("RUST_LIB_BACKTRACE", std::env::var_os("RUST_LIB_BACKTRACE").unwrap_or_else(|| "0".into()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(to_log);
+    let started = site.start(&mut command, job, false);
+    let mut child = started.map_err(|e| Error::stage("cannot start a worker").because(e))?;
+    let mut report = Report { finish: Finish::Suspended, results: vec![], shown: vec![], resumed: None, peak: 0 };
     let mut last = None;
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).split(b'\n').map_while(|l| l.ok()) {
@@ -130,7 +151,7 @@ pub fn launch(
             let event = serde_json::from_str(&text).unwrap_or_else(|_| WorkerEvent::Log { text: text.into() });
             match &event {
                 // What is read later is one file, not a file and a journal.
-                WorkerEvent::Log { text } => drop(writeln!(&log_file, "{text}")),
+                WorkerEvent::Log { text } => drop(writeln!(log, "{text}")),
                 WorkerEvent::Result { name, value } => {
                     report.results.push(Measure { name: name.clone(), value: *value });
                 }
@@ -142,50 +163,21 @@ pub fn launch(
             tell(event);
         }
     }
-    let _ = waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
-    workers.remove(pid);
-    let status = child.wait().map_err(|e| Error::stage("cannot wait for the worker").because(e))?;
+    let ended = site.wait(&child)?;
+    report.peak = ended.peak;
     report.finish = match last {
-        Some(WorkerEvent::Done) if status.success() => Finish::Done,
+        Some(WorkerEvent::Done) if ended.status.success() => Finish::Done,
         Some(WorkerEvent::Suspended) => Finish::Suspended,
         Some(WorkerEvent::Failed { message, causes, hints }) => {
-            Finish::Failed(Failure { message, causes, hints, log: Some(log.into()), tail: tail(log) })
+            Finish::Failed(Failure { message, causes, hints, log: Some(site.log.into()), tail: tail(site.log) })
         }
         // Asked to stop before it could listen: nothing was begun.
-        _ if workers.is_stopping() && status.signal() == Some(Signal::SIGTERM as i32) => Finish::Suspended,
-        _ => {
-            let message = format!("the worker {}", describe(status));
-            Finish::Failed(Failure { message, log: Some(log.into()), tail: tail(log), ..Failure::default() })
+        _ if site.workers.is_stopping(site.ticket) && ended.status.signal() == Some(Signal::SIGTERM as i32) => {
+            Finish::Suspended
         }
+        _ => Finish::Failed(site.failure("the worker", ended)),
     };
     Ok(report)
-}
-
-fn spawn(launcher: &Launcher, job: &Job, log: &File, lock: &File, gpus: &[String]) -> Result<Child> {
-    /// One spawn at a time: while a lock is made inheritable, no other child may pick it up.
-    static SPAWNING: Mutex<()> = Mutex::new(());
-    let log_file = log.try_clone().map_err(|e| Error::stage("cannot use the log").because(e))?;
-    let mut command = Command::new(&launcher.program);
-    command
-        .args(&launcher.args)
-        .arg(job_file(job))
-        .env("RAYON_NUM_THREADS", job.threads.to_string())
-        .env("OMP_NUM_THREADS", job.threads.to_string())
-        .env("CUDA_VISIBLE_DEVICES", gpus.join(","))
-        .env(ATTACHED, "1")
-        // Errors are told in words; a panic still leaves its backtrace in the log when RUST_BACKTRACE asks for it.
-        .env("RUST_LIB_BACKTRACE", std::env::var_os("RUST_LIB_BACKTRACE").unwrap_or_else(|| "0".into()))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(log_file)
-        .process_group(0);
-    let failed = |e: std::io::Error| Error::stage("cannot start a worker").because(e);
-    let _alone = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
-    let inherit = |flag| fcntl(lock, FcntlArg::F_SETFD(flag)).map(drop).map_err(|e| failed(e.into()));
-    inherit(FdFlag::empty())?;
-    let child = command.spawn().map_err(failed);
-    inherit(FdFlag::FD_CLOEXEC)?;
-    child
 }
 
 /// The last lines of a log.

@@ -258,6 +258,11 @@ fn stage_values(spec: &Spec, index: usize) -> Result<Layer> {
                     layer.put_node(name, "params", command::RUN, words, &part.node, "stage");
                     continue;
                 }
+                "timeout" | "retries" | "backoff" => {
+                    let key = &part.key;
+                    layer.put_node(name, "stage", key, value::from_node(&part.node), &part.node, "stage");
+                    continue;
+                }
                 "watch" => {
                     part.node.list(&format!("stage `{name}`: `watch`"))?;
                     layer.put_node(name, "stage", "watch", value::from_node(&part.node), &part.node, "stage");

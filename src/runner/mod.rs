@@ -33,9 +33,11 @@
 
 pub mod actions;
 pub mod attempt;
+mod backlog;
 pub mod command;
 pub mod digest;
 mod edges;
+pub mod ending;
 pub mod event;
 pub mod files;
 pub mod gc;
@@ -50,6 +52,7 @@ pub mod perform;
 pub mod plan;
 pub mod pool;
 pub mod program;
+pub mod quantity;
 pub mod reason;
 pub mod record;
 pub mod resolve;
@@ -62,3 +65,4 @@ pub mod suggest;
 pub mod sweep;
 pub mod value;
 pub mod worker;
+pub mod workers;

@@ -7,26 +7,36 @@
 use super::actions::{self, Output, Record, Shown};
 use super::attempt::Job;
 use super::digest::{Digest, Measured, measure};
+use super::ending::MemoryDeaths;
 use super::event::{Failure, WorkerEvent};
 use super::files::{digest_now, keep_listing};
 use super::graph::{Stage, StageId};
 use super::guard::Watch;
-use super::launch::{Finish, Launcher, Report, Workers, job_file, launch};
+use super::launch::{Finish, Launcher, Report, Site, job_file, launch};
 use super::manifest::Params;
 use super::plan::{Judge, Keyed};
+use super::program;
 use super::record::{host, model, utc_now};
-use super::store::{self, KeyLock, Store, write_atomic};
+use super::store::{self, Keep, KeyLock, Store, write_file};
+use super::workers::Workers;
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// What took less than this is not forced to disk by itself.
+const QUICK: Duration = Duration::from_secs(1);
 
 /// What every action of a run shares.
 pub struct Shop<'a> {
     pub judge: &'a Judge<'a>,
     pub launcher: &'a Launcher,
     pub workers: &'a Workers,
+    pub deaths: &'a MemoryDeaths,
+    /// Something was stored that has not been forced to disk.
+    pub unsynced: AtomicBool,
     /// Artifacts read and found whole in this run, or made in it.
     pub verified: Mutex<BTreeSet<Digest>>,
 }
@@ -46,6 +56,8 @@ pub struct Grant {
     pub mem: u64,
     /// Ids of GPUs.
     pub gpus: Vec<String>,
+    /// Units of named resources.
+    pub named: BTreeMap<String, u64>,
 }
 
 impl Grant {
@@ -58,7 +70,11 @@ impl Grant {
 pub enum End {
     Done(Box<Record>),
     Suspended,
-    Failed(Failure),
+    /// `again`: the attempt itself failed, so that another may do better.
+    Failed {
+        failure: Failure,
+        again: bool,
+    },
     /// These stages must run again: what they made is damaged and out of the store.
     Damaged(Vec<StageId>),
 }
@@ -77,7 +93,8 @@ impl Shop<'_> {
         starting: &dyn Fn(Start),
         tell: &mut dyn FnMut(WorkerEvent),
     ) -> End {
-        self.try_perform(order, grant, starting, tell).unwrap_or_else(|e| End::Failed(failure(e)))
+        self.try_perform(order, grant, starting, tell)
+            .unwrap_or_else(|e| End::Failed { failure: e.into(), again: false })
     }
 
     fn try_perform(
@@ -95,34 +112,59 @@ impl Shop<'_> {
         let work = self.store().work_dir(&order.keyed.action.key);
         let attempt = prepare(&work, stage)?;
         let log = work.join(format!("attempt-{attempt}.log"));
-        let job = self.job(order, grant, &work);
-        let job_file = job_file(&job);
-        let text = serde_json::to_vec_pretty(&job).map_err(|e| Error::io("write", &job_file, e.into()))?;
-        write_atomic(&job_file, &text).map_err(|e| Error::io("write", &job_file, e))?;
         starting(Start { attempt, log: log.clone() });
         let began = Instant::now();
-        let lock = order.lock.file();
         // The program's own kinds only read their inputs.
         let watch = stage.command.as_ref().map(|_| Watch::over(self.store(), order.inputs.values()));
-        let report = launch(self.launcher, self.workers, &job, &log, lock, &grant.gpus, tell)?;
+        let report = self.attempt(order, grant, &work, &log, tell)?;
         self.inputs_unchanged(order, watch)?;
         match report.finish {
             Finish::Suspended => return Ok(End::Suspended),
-            Finish::Failed(failure) => return Ok(End::Failed(failure)),
+            Finish::Failed(failure) => return Ok(End::Failed { failure, again: true }),
             Finish::Done => {}
         }
         self.sources_unchanged(order)?;
-        let outputs = self.collect(stage, &work.join("out"))?;
+        let keep = if began.elapsed() < QUICK { Keep::Later } else { Keep::Now };
+        let outputs = self.collect(stage, &work.join("out"), keep)?;
         let extra = undeclared(stage, &work.join("out"));
         if !extra.is_empty() {
             tell(WorkerEvent::Log { text: format!("not declared as outputs, so not kept: {}", extra.join(", ")) });
         }
         let record = self.record(order, grant, report, outputs, attempt, began);
-        actions::write(self.store(), &record)?;
+        actions::write(self.store(), &record, keep)?;
+        self.unsynced.fetch_or(keep == Keep::Later, Ordering::Relaxed);
         // From here on the action is done; what is left of its work folder is only space.
         keep_logs(&work, &self.store().log_dir(&order.keyed.action.key));
         let _ = store::remove(&work);
         Ok(End::Done(Box::new(record)))
+    }
+
+    /// Starts what does the work and waits for it: a command's program, or a worker.
+    fn attempt(
+        &self,
+        order: &Order,
+        grant: &Grant,
+        work: &Path,
+        log: &Path,
+        tell: &mut dyn FnMut(WorkerEvent),
+    ) -> Result<Report> {
+        let job = self.job(order, grant, work);
+        let site = Site {
+            launcher: self.launcher,
+            workers: self.workers,
+            deaths: self.deaths,
+            ticket: order.id.0,
+            log,
+            lock: order.lock.file(),
+            gpus: &grant.gpus,
+        };
+        if job.command.is_some() {
+            return program::run(&site, &job);
+        }
+        let job_file = job_file(&job);
+        let text = serde_json::to_vec_pretty(&job).map_err(|e| Error::io("write", &job_file, e.into()))?;
+        write_file(&job_file, &text, Keep::Later).map_err(|e| Error::io("write", &job_file, e))?;
+        launch(&site, &job, tell)
     }
 
     fn store(&self) -> &Store {
@@ -135,15 +177,15 @@ impl Shop<'_> {
 
     /// Reads every input that this run has not read yet. Returns the makers of damaged ones.
     fn verify(&self, order: &Order) -> Result<Vec<StageId>> {
-        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        let verified = || self.verified.lock().unwrap_or_else(PoisonError::into_inner);
         let mut makers = Vec::new();
         for (slot, digest) in &order.inputs {
-            if verified.contains(digest) {
+            if verified().contains(digest) {
                 continue;
             }
             // Unreadable is as bad as altered: what cannot be read cannot be used.
             if measure(&self.store().object(digest)).is_ok_and(|m| m.digest == *digest) {
-                verified.insert(*digest);
+                verified().insert(*digest);
                 continue;
             }
             self.store().quarantine(digest)?;
@@ -211,7 +253,7 @@ impl Shop<'_> {
     }
 
     /// Checks that every declared output is there, then digests and publishes each.
-    fn collect(&self, stage: &Stage, out: &Path) -> Result<BTreeMap<String, Output>> {
+    fn collect(&self, stage: &Stage, out: &Path, keep: Keep) -> Result<BTreeMap<String, Output>> {
         let mut measured: Vec<(&String, &String, Measured)> = Vec::new();
         for (name, ty) in &stage.outputs {
             let path = out.join(name);
@@ -224,7 +266,7 @@ impl Shop<'_> {
         }
         let mut outputs = BTreeMap::new();
         for (name, ty, measured) in measured {
-            self.store().publish(&out.join(name), &measured)?;
+            self.store().publish(&out.join(name), &measured, keep)?;
             self.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(measured.digest);
             outputs.insert(name.clone(), Output { ty: ty.clone(), measured });
         }
@@ -259,6 +301,7 @@ impl Shop<'_> {
             seconds: began.elapsed().as_secs_f64(),
             attempts: attempt,
             resumed: report.resumed,
+            peak: Some(report.peak),
             created: utc_now(),
             host: host(),
             program: env!("CARGO_PKG_VERSION").into(),
@@ -310,8 +353,4 @@ fn prepare(work: &Path, stage: &Stage) -> Result<u32> {
     }
     let number = |p: &PathBuf| p.file_name()?.to_str()?.strip_prefix("attempt-")?.strip_suffix(".log")?.parse().ok();
     Ok(store::list(work)?.iter().filter_map(number).max().unwrap_or(0u32) + 1)
-}
-
-fn failure(error: Error) -> Failure {
-    Failure { message: error.message, causes: error.causes, hints: error.hints, log: None, tail: vec![] }
 }

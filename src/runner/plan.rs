@@ -92,6 +92,18 @@ impl<'a> Judge<'a> {
         Ok(Keyed { action: key::action(stage, inputs, &digests), sources })
     }
 
+    /// The record of the action, if its outputs are there and it is not told to run anyway.
+    pub fn cached(&self, id: StageId, keyed: &Keyed) -> Result<Option<Box<Record>>> {
+        let stage = &self.pipeline.stages[id.0];
+        if self.forced.contains(&id) {
+            return Ok(None);
+        }
+        Ok(match actions::lookup(self.store, &keyed.action.key)? {
+            Lookup::Hit(record) => Some(record).filter(|r| self.unusable(stage, r).is_none()),
+            Lookup::Damaged | Lookup::Miss => None,
+        })
+    }
+
     /// Is the action done, and if not, why does it run?
     pub fn verdict(&self, id: StageId, keyed: &Keyed) -> Result<Verdict> {
         let stage = &self.pipeline.stages[id.0];
@@ -125,12 +137,17 @@ impl<'a> Judge<'a> {
         })
     }
 
-    fn reasons(&self, stage: &Stage, keyed: &Keyed) -> Result<Vec<Reason>> {
+    /// Every readable record there was when this was first asked.
+    pub fn history(&self) -> Result<&[Record]> {
         if self.history.get().is_none() {
             // Damaged records are the business of whoever asks for their keys.
             let _ = self.history.set(actions::all(self.store)?.0);
         }
-        let history = self.history.get().map_or(&[][..], Vec::as_slice);
+        Ok(self.history.get().map_or(&[][..], Vec::as_slice))
+    }
+
+    fn reasons(&self, stage: &Stage, keyed: &Keyed) -> Result<Vec<Reason>> {
+        let history = self.history()?;
         let text = &keyed.action.text;
         let Some(old) = reason::nearest(history, &self.pipeline.name, stage, text) else {
             return Ok(vec![Reason::NeverRan]);

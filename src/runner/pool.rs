@@ -1,9 +1,11 @@
-//! The share of the machine that a run may use: jobs, threads, memory, GPUs. Grants and takes back; it does not
-//! know to whom.
+//! The share of the machine that a run may use: jobs, threads, memory, GPUs, and whatever else stages name. Grants
+//! and takes back; it does not know to whom.
 
 use super::graph::Resources;
 use super::perform::Grant;
+use super::suggest;
 use crate::error::{Error, Result};
+use std::collections::BTreeMap;
 
 /// What a run may use in all.
 #[derive(Debug, Clone)]
@@ -17,13 +19,32 @@ pub struct Limits {
     pub gpus: Vec<String>,
     /// Stages that ask for GPUs run on the CPU.
     pub without_gpus: bool,
+    /// Units by name. A name that only stages know has as many as the most demanding of them asks for: without a word
+    /// about licences, those who need one take turns.
+    pub named: BTreeMap<String, u64>,
+    /// Nothing more starts beside what runs while the load of the machine is above.
+    pub max_load: Option<f64>,
 }
 
 impl Limits {
     /// The whole machine, as the kernel tells it.
     pub fn of_machine() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { jobs: threads.max(4), threads, mem: memory(), gpus: gpus(), without_gpus: false }
+        Self {
+            jobs: threads.max(4),
+            threads,
+            mem: memory(),
+            gpus: gpus(),
+            without_gpus: false,
+            named: BTreeMap::new(),
+            max_load: None,
+        }
+    }
+
+    /// Is the machine so busy that only a run that does nothing may start something?
+    pub fn is_overloaded(&self) -> bool {
+        let load = || std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse::<f64>().ok();
+        self.max_load.is_some_and(|max| load().is_some_and(|load| load >= max))
     }
 }
 
@@ -48,18 +69,32 @@ pub struct Pool {
 }
 
 impl Pool {
-    pub fn new(limits: Limits) -> Self {
-        Self { free: limits.clone(), limits }
+    /// `asking` are the stages that may ask, by name.
+    ///
+    /// # Errors
+    /// When no state of the pool could ever satisfy a stage, or a limit is of something that none asks for.
+    pub fn new<'s>(mut limits: Limits, asking: impl Iterator<Item = (&'s str, &'s Resources)> + Clone) -> Result<Self> {
+        let known = |name: &String| asking.clone().any(|(_, need)| need.named.contains_key(name));
+        if let Some(unknown) = limits.named.keys().find(|name| !known(name)) {
+            let names: Vec<&str> = asking.flat_map(|(_, need)| need.named.keys().map(String::as_str)).collect();
+            let none = || "a stage asks by `resources = { NAME = 1 }`".to_string();
+            let hint = suggest::hint(unknown, names, "they ask for").unwrap_or_else(none);
+            return Err(Error::usage(format!("no stage asks for the resource `{unknown}`")).hint(hint));
+        }
+        let stated = limits.named.clone();
+        for (stage, need) in asking {
+            check(&limits, &stated, stage, need)?;
+            for (name, &units) in need.named.iter().filter(|(name, _)| !stated.contains_key(*name)) {
+                let most = limits.named.entry(name.clone()).or_default();
+                *most = units.max(*most);
+            }
+        }
+        Ok(Self { free: limits.clone(), limits })
     }
 
-    /// Fails if no state of the pool could ever satisfy the stage.
-    pub fn check(&self, stage: &str, need: &Resources) -> Result<()> {
-        let have = self.limits.gpus.len();
-        if self.limits.without_gpus || need.gpus <= have {
-            return Ok(());
-        }
-        Err(Error::usage(format!("stage `{stage}` asks for {} GPU(s), this run has {have}", need.gpus))
-            .hint("`--gpus 0` runs such stages on the CPU"))
+    /// Could a stage that asks for little get it?
+    pub fn has_room(&self) -> bool {
+        self.free.jobs > 0 && self.free.threads > 0
     }
 
     /// Takes a share if there is one. More threads or memory than there are at all is asking for all of them.
@@ -68,14 +103,23 @@ impl Pool {
         let mem = need.mem.unwrap_or(0).min(self.limits.mem);
         let gpus = if self.limits.without_gpus { 0 } else { need.gpus };
         let free = &mut self.free;
-        if free.jobs == 0 || free.threads < threads || free.mem < mem || free.gpus.len() < gpus {
+        let enough = |(name, units): (&String, &u64)| free.named.get(name).is_some_and(|have| have >= units);
+        if free.jobs == 0
+            || free.threads < threads
+            || free.mem < mem
+            || free.gpus.len() < gpus
+            || !need.named.iter().all(enough)
+        {
             return None;
         }
         free.jobs -= 1;
         free.threads -= threads;
         free.mem -= mem;
+        for (name, units) in &need.named {
+            free.named.entry(name.clone()).and_modify(|have| *have -= units);
+        }
         let gpus = free.gpus.drain(..gpus).collect();
-        Some(Grant { threads, mem, gpus })
+        Some(Grant { threads, mem, gpus, named: need.named.clone() })
     }
 
     pub fn give_back(&mut self, grant: Grant) {
@@ -84,35 +128,63 @@ impl Pool {
         self.free.mem += grant.mem;
         self.free.gpus.extend(grant.gpus);
         self.free.gpus.sort();
+        for (name, units) in grant.named {
+            self.free.named.entry(name).and_modify(|have| *have += units);
+        }
     }
+}
+
+/// Fails if the stage could never run.
+fn check(limits: &Limits, stated: &BTreeMap<String, u64>, stage: &str, need: &Resources) -> Result<()> {
+    let have = limits.gpus.len();
+    if !limits.without_gpus && need.gpus > have {
+        return Err(Error::usage(format!("stage `{stage}` asks for {} GPU(s), this run has {have}", need.gpus))
+            .hint("`--gpus 0` runs such stages on the CPU"));
+    }
+    for (name, units) in &need.named {
+        if let Some(have) = stated.get(name).filter(|have| *have < units) {
+            return Err(Error::usage(format!("stage `{stage}` asks for {units} of `{name}`, this run has {have}"))
+                .hint(format!("`--resource {name}={units}`, or more")));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn pool(without_gpus: bool) -> Pool {
+    fn limits(without_gpus: bool) -> Limits {
         let gpus = vec!["0".to_string(), "1".to_string()];
-        Pool::new(Limits { jobs: 3, threads: 4, mem: 100, gpus, without_gpus })
+        Limits { jobs: 3, threads: 4, mem: 100, gpus, without_gpus, named: BTreeMap::new(), max_load: None }
+    }
+
+    fn pool() -> Pool {
+        Pool::new(limits(false), std::iter::empty()).unwrap()
     }
 
     fn need(threads: Option<usize>, mem: u64, gpus: usize) -> Resources {
-        Resources { threads, mem: Some(mem), gpus }
+        Resources { threads, mem: Some(mem), gpus, ..Resources::default() }
+    }
+
+    fn licences(units: u64) -> Resources {
+        Resources { named: [("licence".to_string(), units)].into(), ..need(Some(1), 0, 0) }
     }
 
     #[test]
     fn a_stage_without_threads_takes_all_of_them() {
-        let mut pool = pool(false);
+        let mut pool = pool();
         let all = pool.take(&Resources::default()).unwrap();
         assert_eq!(all.threads, 4);
         assert!(pool.take(&need(Some(1), 0, 0)).is_none());
+        assert!(!pool.has_room());
         pool.give_back(all);
         assert_eq!(pool.take(&need(Some(99), 0, 0)).unwrap().threads, 4);
     }
 
     #[test]
     fn every_limit_holds_and_comes_back() {
-        let mut pool = pool(false);
+        let mut pool = pool();
         let a = pool.take(&need(Some(1), 60, 1)).unwrap();
         assert!(pool.take(&need(Some(1), 60, 0)).is_none(), "memory");
         assert!(pool.take(&need(Some(1), 0, 2)).is_none(), "gpus");
@@ -128,8 +200,34 @@ mod tests {
 
     #[test]
     fn too_many_gpus_are_refused_unless_none_are_wanted() {
-        assert!(pool(false).check("s", &need(None, 0, 3)).is_err());
-        assert!(pool(true).check("s", &need(None, 0, 3)).is_ok());
-        assert!(pool(true).take(&need(None, 0, 3)).unwrap().gpus.is_empty());
+        let asks = need(None, 0, 3);
+        let asking = || std::iter::once(("s", &asks));
+        assert!(Pool::new(limits(false), asking()).is_err());
+        assert!(Pool::new(limits(true), asking()).unwrap().take(&asks).unwrap().gpus.is_empty());
+    }
+
+    #[test]
+    fn named_resources_are_counted_and_without_a_limit_taken_in_turns() {
+        let (one, two) = (licences(1), licences(2));
+        let asking = || [("a", &one), ("b", &two)].into_iter();
+        let mut pool = Pool::new(limits(false), asking()).unwrap();
+        let first = pool.take(&two).unwrap();
+        assert!(pool.take(&one).is_none());
+        pool.give_back(first);
+        assert!(pool.take(&one).is_some() && pool.take(&one).is_some());
+        let stated = |units| Limits { named: [("licence".to_string(), units)].into(), ..limits(false) };
+        let refused = Pool::new(stated(1), asking()).unwrap_err();
+        assert!(refused.message.contains("stage `b` asks for 2 of `licence`, this run has 1"), "{refused}");
+        let mut pool = Pool::new(stated(3), asking()).unwrap();
+        assert!(pool.take(&two).is_some() && pool.take(&one).is_some() && pool.take(&one).is_none());
+        let refused = Pool::new(stated(1), std::iter::empty()).unwrap_err();
+        assert!(refused.message.contains("no stage asks for the resource `licence`"), "{refused}");
+    }
+
+    #[test]
+    fn a_load_is_too_high_only_against_a_limit() {
+        assert!(!limits(false).is_overloaded());
+        assert!(Limits { max_load: Some(-1.0), ..limits(false) }.is_overloaded());
+        assert!(!Limits { max_load: Some(1e9), ..limits(false) }.is_overloaded());
     }
 }

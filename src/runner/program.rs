@@ -1,91 +1,83 @@
-//! `kind = "command"`: any program as a stage. Runs inside a worker process.
+//! `kind = "command"`: any program as a stage, started by the runner itself: a worker between them would do nothing but
+//! wait, and cost more than a short program takes.
 //!
 //! Placeholders in its arguments: `{inputs.SLOT}`, `{outputs.NAME}`, `{params.NAME}`, `{threads}`, and
 //! `{checkpoints}`, a folder kept until the stage succeeds. Other braces are left alone, as shells use them.
 //! The program runs in the folder of the pipeline file; what it prints goes to the attempt's log. It must
-//! make a file or a folder at the path of each output. This module does not know what the program does.
+//! make a file or a folder at the path of each output. An output of type `metrics` that is a JSON object, or a folder
+//! with such a `metrics.json`, gives the stage its results: every number at its top level. This module does not know
+//! what the program does.
 
-use super::attempt::{Attempt, Job};
+use super::attempt::Job;
+use super::ending::{MARK, adopt_strays, end_strays};
+use super::event::Measure;
 use super::key::canonical;
+use super::launch::{Finish, Report, Site};
 use crate::error::{Error, Result};
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::{Pid, getpgrp, getpid};
-use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-/// How often a running program is checked on a stop asked for meanwhile.
-const HEED_EVERY: Duration = Duration::from_millis(50);
-
-/// Runs the program to its end, or asks it to end (SIGTERM) when the attempt is asked to stop.
-pub fn run(attempt: &Attempt) -> Result<()> {
-    let job = attempt.job();
+/// Runs the program to its end. Asked to stop, it gets a SIGTERM with all its children.
+pub fn run(site: &Site<'_>, job: &Job) -> Result<Report> {
     let run = job.command.as_deref().unwrap_or_default();
-    let words = run.iter().map(|word| fill(word, attempt)).collect::<Result<Vec<_>>>()?;
+    let words = run.iter().map(|word| fill(word, job)).collect::<Result<Vec<_>>>()?;
     let Some((program, arguments)) = words.split_first() else {
         return Err(Error::usage("the command is empty"));
     };
-    let to_log = || std::io::stderr().as_fd().try_clone_to_owned();
-    let output = to_log().map_err(|e| Error::stage("cannot use the log").because(e))?;
-    let child = std::process::Command::new(program)
+    let log = site.open_log()?;
+    let errors = log.try_clone().map_err(|e| Error::stage("cannot use the log").because(e))?;
+    adopt_strays();
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .current_dir(&job.pipeline_dir)
+        .env(MARK, &job.key)
         .stdin(Stdio::null())
-        .stdout(Stdio::from(output))
-        .spawn();
-    let mut child = child.map_err(|e| Error::stage(format!("cannot start `{program}`")).because(e))?;
-    let pid = Pid::from_raw(child.id() as i32);
-    let ended = AtomicBool::new(false);
-    let status = std::thread::scope(|scope| {
-        scope.spawn(|| pass_on_stop(attempt, pid, &ended));
-        let status = child.wait();
-        ended.store(true, Ordering::Relaxed);
-        status
-    });
-    let status = status.map_err(|e| Error::stage(format!("cannot wait for `{program}`")).because(e))?;
-    // A program may catch SIGTERM, tidy up and call that success: its outputs cannot be trusted to be whole.
-    if attempt.should_stop() {
-        return Err(Error::suspended());
-    }
-    if status.success() { Ok(()) } else { Err(Error::stage(format!("`{program}` {}", describe(status)))) }
+        .stdout(log)
+        .stderr(errors);
+    let started = site.start(&mut command, job, true);
+    let child = started.map_err(|e| Error::stage(format!("cannot start `{program}`")).because(e))?;
+    let ended = site.wait(&child)?;
+    end_strays(&job.key);
+    let finish = if site.workers.is_stopping(site.ticket) {
+        // A program may catch SIGTERM, tidy up and call that success: its outputs cannot be trusted to be whole.
+        Finish::Suspended
+    } else if ended.status.success() {
+        Finish::Done
+    } else {
+        Finish::Failed(site.failure(&format!("`{program}`"), ended))
+    };
+    Ok(Report { finish, results: results(job), shown: vec![], resumed: None, peak: ended.peak })
 }
 
-fn pass_on_stop(attempt: &Attempt, program: Pid, ended: &AtomicBool) {
-    while !ended.load(Ordering::Relaxed) {
-        if attempt.should_stop() {
-            // Started by a runner, this process leads a group of its own; the program's children are in it too.
-            let _ =
-                if getpgrp() == getpid() { killpg(getpgrp(), Signal::SIGTERM) } else { kill(program, Signal::SIGTERM) };
-            return;
-        }
-        std::thread::sleep(HEED_EVERY);
-    }
+/// Where an output is to be made.
+fn output(job: &Job, name: &str) -> PathBuf {
+    job.work_dir.join("out").join(name)
 }
 
-/// How a process ended, for `the worker …`.
-pub fn describe(status: ExitStatus) -> String {
-    match (status.signal(), status.code()) {
-        (Some(signal), _) => {
-            let name = Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |s| s.to_string());
-            let guess = if signal == libc::SIGKILL { ", out of memory?" } else { "" };
-            format!("was killed by {name}{guess}")
-        }
-        (None, Some(code)) => format!("exited with status {code}"),
-        (None, None) => "ended in an unknown way".into(),
-    }
+/// The numbers in outputs of type `metrics`. What is no such file gives none: the type may mean something else to others.
+fn results(job: &Job) -> Vec<Measure> {
+    let metrics = job.outputs.iter().filter(|(_, ty)| *ty == "metrics").map(|(name, _)| output(job, name));
+    metrics
+        .flat_map(|path| numbers(&path).or_else(|| numbers(&path.join("metrics.json"))).unwrap_or_default())
+        .collect()
+}
+
+fn numbers(path: &Path) -> Option<Vec<Measure>> {
+    let value: serde_json::Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let named = value.as_object()?.iter().filter(|(_, v)| v.is_number());
+    Some(named.map(|(name, v)| Measure { name: name.clone(), value: v.as_f64() }).collect())
 }
 
 /// Fills the placeholders of one argument.
-fn fill(word: &str, attempt: &Attempt) -> Result<String> {
+fn fill(word: &str, job: &Job) -> Result<String> {
     let mut filled = String::new();
     let mut rest = word;
     while let Some(open) = rest.find('{') {
         filled.push_str(&rest[..open]);
         rest = &rest[open..];
         let value = match rest.find('}') {
-            Some(close) => value(&rest[1..close], attempt)?.map(|v| (v, close + 1)),
+            Some(close) => value(&rest[1..close], job)?.map(|v| (v, close + 1)),
             None => None,
         };
         let (text, used) = value.unwrap_or_else(|| ("{".into(), 1));
@@ -96,15 +88,14 @@ fn fill(word: &str, attempt: &Attempt) -> Result<String> {
 }
 
 /// `None`: not a placeholder.
-fn value(name: &str, attempt: &Attempt) -> Result<Option<String>> {
-    let job: &Job = attempt.job();
+fn value(name: &str, job: &Job) -> Result<Option<String>> {
     let unknown = || Error::usage(format!("nothing to fill in for `{{{name}}}`"));
     if let Some(slot) = name.strip_prefix("inputs.") {
         return job.inputs.get(slot).map(|p| Some(p.display().to_string())).ok_or_else(unknown);
     }
-    if let Some(output) = name.strip_prefix("outputs.") {
-        let known = job.outputs.contains_key(output);
-        return known.then(|| Some(attempt.output(output).display().to_string())).ok_or_else(unknown);
+    if let Some(name) = name.strip_prefix("outputs.") {
+        let known = job.outputs.contains_key(name);
+        return known.then(|| Some(output(job, name).display().to_string())).ok_or_else(unknown);
     }
     if let Some(param) = name.strip_prefix("params.") {
         let text = |v: &serde_json::Value| v.as_str().map_or_else(|| canonical(v), ToString::to_string);
@@ -112,7 +103,7 @@ fn value(name: &str, attempt: &Attempt) -> Result<Option<String>> {
     }
     Ok(match name {
         "threads" => Some(job.threads.to_string()),
-        "checkpoints" => Some(attempt.checkpoint_dir().display().to_string()),
+        "checkpoints" => Some(job.work_dir.join("checkpoints").display().to_string()),
         _ => None,
     })
 }
@@ -121,17 +112,40 @@ fn value(name: &str, attempt: &Attempt) -> Result<Option<String>> {
 mod tests {
     use super::*;
 
+    fn job(work: &Path) -> Job {
+        let job = serde_json::json!({"stage": "s", "kind": "command", "key": "", "params": {"n": 3, "s": "a b"},
+            "operation": {}, "inputs": {"z": "/in/z"}, "outputs": {"o": "t", "m": "metrics"}, "work_dir": work,
+            "threads": 2, "device": "cpu"});
+        serde_json::from_value(job).unwrap()
+    }
+
     #[test]
     fn placeholders_are_filled_and_other_braces_left() {
-        let job = serde_json::json!({"stage": "s", "kind": "command", "key": "", "params": {"n": 3, "s": "a b"},
-            "operation": {}, "inputs": {"z": "/in/z"}, "outputs": {"o": "t"}, "work_dir": "/w", "threads": 2, "device": "cpu"});
-        let attempt = Attempt::quiet(serde_json::from_value(job).unwrap());
-        let fill = |word| fill(word, &attempt);
+        let job = job(Path::new("/w"));
+        let fill = |word| fill(word, &job);
         assert_eq!(fill("cp {inputs.z} {outputs.o}").unwrap(), "cp /in/z /w/out/o");
         assert_eq!(fill("{params.n}{params.s} {threads}").unwrap(), "3a b 2");
         assert_eq!(fill("f() { echo ${x}; } {").unwrap(), "f() { echo ${x}; } {");
         assert_eq!(fill("{ cat {inputs.z}; }").unwrap(), "{ cat /in/z; }");
         assert!(fill("{params.m}").is_err());
         assert!(fill("{inputs.m}").is_err());
+    }
+
+    #[test]
+    fn numbers_of_a_metrics_file_are_results() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = job(dir.path());
+        assert_eq!(results(&job), []);
+        let told = || results(&job).into_iter().map(|m| (m.name, m.value)).collect::<Vec<_>>();
+        let wanted = vec![("fd".to_string(), Some(0.25)), ("n".to_string(), Some(3.0))];
+        std::fs::create_dir_all(dir.path().join("out/m")).unwrap();
+        std::fs::write(dir.path().join("out/m/metrics.json"), r#"{"fd": 0.25, "set": {"x": 1}, "n": 3, "t": "a"}"#)
+            .unwrap();
+        assert_eq!(told(), wanted);
+        std::fs::remove_dir_all(dir.path().join("out/m")).unwrap();
+        std::fs::write(dir.path().join("out/m"), r#"{"fd": 0.25, "n": 3}"#).unwrap();
+        assert_eq!(told(), wanted);
+        std::fs::write(dir.path().join("out/m"), "fd 0.25").unwrap();
+        assert_eq!(told(), []);
     }
 }

@@ -3,7 +3,7 @@
 //! break a run: the first failure is remembered, the rest is silence.
 
 use super::event::{Event, Listener, StageEnd, What};
-use super::store::{Store, write_atomic};
+use super::store::{Keep, Store, write_file};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, Write};
@@ -75,7 +75,7 @@ impl Listener for Journal {
                 self.summary.seconds = *seconds;
                 self.summary.exit = Some(*exit);
                 if let Ok(text) = serde_json::to_vec_pretty(&self.summary) {
-                    let _ = write_atomic(&self.folder.join("summary.json"), &text);
+                    let _ = write_file(&self.folder.join("summary.json"), &text, Keep::Later);
                 }
             }
             _ => {}

@@ -3,17 +3,18 @@
 
 use super::command;
 use super::edges::{Draft, Wire, arrange, connect, order, stated_by};
-use super::graph::{Command, Origin, Pipeline, Resources, Source, Stage, StageId};
+use super::graph::{Command, Origin, Patience, Pipeline, Resources, Source, Stage, StageId};
 use super::layers::{Layers, Overrides, Setting};
 use super::manifest::{Field, FieldType, Params, Registry, Slot, element};
-use super::spec::{Spec, StageSpec};
-use super::value;
+use super::spec::{RESOURCES, Spec, StageSpec};
+use super::{quantity, value};
 use crate::error::{Error, Result};
 use crate::fetch::registry;
 use figment::value::{Dict, Value};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 impl Pipeline {
     /// Reads, resolves and checks a pipeline file. A `[sweep]` is checked too, but not expanded.
@@ -68,6 +69,7 @@ impl Resolver<'_> {
         self.watch(&mut sources)?;
         let published = published(&manifest.params, &params)?;
         let resources = self.resources()?;
+        let patience = self.patience()?;
         let wires = self.wires()?;
         let outputs = manifest.outputs.iter().map(|o| {
             let ty = o.param().and_then(|p| params.get(p)).and_then(Json::as_str).unwrap_or(&o.ty);
@@ -86,6 +88,7 @@ impl Resolver<'_> {
             sources,
             published,
             resources,
+            patience,
             origins: self.origins,
             command,
         };
@@ -190,6 +193,10 @@ impl Resolver<'_> {
             let count = found.and_then(|n| usize::try_from(n).ok());
             count.map(Some).ok_or_else(|| self.at(fail(), "resources", name, value))
         };
+        let bytes = |value: &Value| match value.as_str() {
+            Some(text) => quantity::bytes(text),
+            None => value.to_i128().and_then(|n| u64::try_from(n).ok()),
+        };
         let mem = match self.get("resources", "mem") {
             Some(value) => Some(bytes(value).ok_or_else(|| {
                 let error = Error::usage("`mem` must be an amount of memory").hint("write `mem = \"8GiB\"`, or bytes");
@@ -197,7 +204,31 @@ impl Resolver<'_> {
             })?),
             None => None,
         };
-        Ok(Resources { threads: count("threads", 1)?, mem, gpus: count("gpus", 0)?.unwrap_or(0) })
+        let all = self.dict.get("resources").and_then(Value::as_dict).into_iter().flat_map(|d| d.keys());
+        let mut named = BTreeMap::new();
+        for name in all.filter(|name| !RESOURCES.contains(&name.as_str())) {
+            named.insert(name.clone(), count(name, 0)?.unwrap_or(0) as u64);
+        }
+        Ok(Resources { threads: count("threads", 1)?, mem, gpus: count("gpus", 0)?.unwrap_or(0), named })
+    }
+
+    fn patience(&self) -> Result<Patience> {
+        let time = |name: &str| -> Result<Option<Duration>> {
+            let Some(value) = self.get("stage", name) else { return Ok(None) };
+            let found = value.as_str().and_then(quantity::duration).filter(|d| !d.is_zero());
+            let fail = || {
+                Error::usage(format!("`{name}` must be a time"))
+                    .hint(format!("write `{name} = \"2h\"`, `\"10min\"` or `\"30s\"`"))
+            };
+            found.map(Some).ok_or_else(|| self.at(fail(), "stage", name, value))
+        };
+        let retries = match self.get("stage", "retries") {
+            Some(value) => Some(value.to_i128().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| {
+                self.at(Error::usage("`retries` must be a whole number from 0 on"), "stage", "retries", value)
+            })?),
+            None => None,
+        };
+        Ok(Patience { timeout: time("timeout")?, retries, backoff: time("backoff")? })
     }
 
     fn wires(&mut self) -> Result<Vec<Wire>> {
@@ -275,27 +306,6 @@ fn words(params: &Params) -> Vec<String> {
     words.into_iter().flatten().filter_map(Json::as_str).map(str::to_string).collect()
 }
 
-/// `8GiB`, `1.5 GB`, or a number of bytes.
-fn bytes(value: &Value) -> Option<u64> {
-    let Some(text) = value.as_str() else { return value.to_i128().and_then(|n| u64::try_from(n).ok()) };
-    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
-    let (number, unit) = text.split_at(split);
-    let scale: f64 = match unit.trim() {
-        "B" => 1.0,
-        "kB" | "KB" => 1e3,
-        "MB" => 1e6,
-        "GB" => 1e9,
-        "TB" => 1e12,
-        "KiB" => 1024.0,
-        "MiB" => 1024.0 * 1024.0,
-        "GiB" => 1024.0 * 1024.0 * 1024.0,
-        "TiB" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        _ => return None,
-    };
-    let bytes = number.parse::<f64>().ok()? * scale;
-    (bytes < u64::MAX as f64).then_some(bytes as u64)
-}
-
 /// The kind's own check. Its error is placed at the parameter or input it names, or at the stage.
 fn check_kind(spec: &StageSpec, stage: &Stage) -> Result<()> {
     let inputs: Vec<&str> = stage.inputs.keys().map(String::as_str).collect();
@@ -320,14 +330,5 @@ mod tests {
         assert_eq!(filled("from {url}, {n} files").as_deref(), Some("from https://x, 3 files"));
         assert_eq!(filled("no holes").as_deref(), Some("no holes"));
         assert_eq!(filled("sum {sum}"), None);
-    }
-
-    #[test]
-    fn memory_is_read_with_its_unit() {
-        let read = |text: &str| bytes(&Value::from(text));
-        assert_eq!(read("8GiB"), Some(8 << 30));
-        assert_eq!(read("1.5 kB"), Some(1500));
-        assert_eq!(bytes(&Value::from(4096)), Some(4096));
-        assert_eq!([read("8"), read("GiB"), read("8 gigs"), read("-1GB")], [None; 4]);
     }
 }

@@ -7,30 +7,36 @@
 //!               ^         |----> Running -> Done | Failed | Suspended
 //!               |         |         |
 //!               '---------'---------'   an input turned out damaged: its maker and this stage start over
-//! any of Waiting, Ready -> Skipped                           something failed, or a stop was asked for
+//!                         '-- Running   an attempt failed and another is due: wait, then start again
+//! any of Waiting, Ready, Running -> Skipped                  something failed, a stop was asked for, or it became pointless
 //! ```
-//! Every transition passes through `Scheduler::set`. A stage is judged as soon as its inputs are known and not
-//! before: keys hold contents, so an upstream stage that ran and made equal bytes leaves the rest cached.
+//! Every transition passes through `Scheduler::set`, which also counts for each stage how many of the stages it needs
+//! are not known yet; so a run of many thousand stages looks at each edge once. A stage is judged as soon as its inputs
+//! are known and not before: keys hold contents, so an upstream stage that ran and made equal bytes leaves the rest cached.
 //!
-//! A miss is judged again under the lock of its key. If another run holds the lock, a helper waits for it without
-//! taking a share of the machine, then looks again and normally finds the other's result. Whoever holds a lock
-//! waits only for a share of the machine, never for another lock, so two runs cannot block each other.
+//! A miss is judged again under the lock of its key. If another run holds the lock, the stage is judged again from time to
+//! time, without a share of the machine, and normally finds the other's result. Whoever holds a lock
+//! waits only for a share of the machine or for its next attempt, never for another lock, so two runs cannot block each other.
 
 use super::actions::Record;
+use super::backlog::{Backlog, urgency};
+use super::digest::Digest;
+use super::ending::MemoryDeaths;
 use super::event::{Event, Failure, Listener, StageEnd, State, StoredOutput, What, WorkerEvent};
-use super::graph::{Pipeline, Stage, StageId};
+use super::graph::{Patience, Pipeline, Stage, StageId};
 use super::key::Key;
-use super::launch::{Launcher, Workers};
+use super::launch::Launcher;
 use super::perform::{End, Grant, Order, Shop, Start};
 use super::plan::{self, Judge, Keyed, Missing, Verdict};
 use super::pool::{Limits, Pool};
 use super::reason::Reason;
 use super::store::Store;
+use super::workers::Workers;
 use crate::error::{Error, ErrorKind, Result};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
@@ -38,8 +44,15 @@ use std::time::{Duration, Instant};
 const JUDGES: usize = 8;
 /// How often a lock held by another run is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
-/// How often a stop is looked for while nothing happens.
-const STOP_INTERVAL: Duration = Duration::from_millis(50);
+/// How often a stop, a time limit and the load are looked for while nothing happens.
+const TICK: Duration = Duration::from_millis(50);
+/// Between an attempt that ran out of time and was asked to stop, and its end by force.
+const GRACE: Duration = Duration::from_secs(10);
+/// Wait before a second attempt where nothing is said, and the longest wait that doubling leads to.
+const BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+/// How often what was stored without waiting for the disk is forced to it.
+const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Where signals are left for the scheduler.
 #[derive(Debug, Default)]
@@ -70,6 +83,8 @@ pub struct Options {
     /// After a failure, go on with what does not depend on it.
     pub keep_going: bool,
     pub limits: Limits,
+    /// For stages that say nothing themselves.
+    pub patience: Patience,
 }
 
 /// How a run ended.
@@ -88,75 +103,91 @@ pub fn run(
     stop: &Stop,
     listener: &mut dyn Listener,
 ) -> Result<Outcome> {
-    let pool = Pool::new(options.limits.clone());
-    check(pipeline, &options, &pool)?;
+    let pool = check(pipeline, &options)?;
     let judge = Judge::new(pipeline, store, options.forced.clone());
-    let workers = Workers::default();
-    let shop = Shop { judge: &judge, launcher, workers: &workers, verified: Mutex::default() };
+    let (workers, deaths) = (Workers::default(), MemoryDeaths::default());
+    let unsynced = AtomicBool::new(false);
+    let shop =
+        Shop { judge: &judge, launcher, workers: &workers, deaths: &deaths, unsynced, verified: Mutex::default() };
     let (tell, told) = channel();
-    let scheduler = Scheduler {
-        pipeline,
-        shop: &shop,
-        stop,
-        stops_heeded: 0,
-        pool,
-        keep_going: options.keep_going,
-        stages: options.selected.iter().map(|&id| (id, Progress::default())).collect(),
-        queue: BTreeMap::new(),
-        judging: 0,
-        locked: BTreeSet::new(),
-        helpers: 0,
-        began: Instant::now(),
-        listener,
-        tell,
-    };
-    Ok(std::thread::scope(|scope| scheduler.run(scope, &told, &options.limits)))
+    let (ask, asked) = channel();
+    let asked = Mutex::new(asked);
+    let scheduler = Scheduler::new(pipeline, &shop, stop, pool, options, listener, tell.clone(), ask);
+    Ok(std::thread::scope(|scope| {
+        for _ in 0..JUDGES.min(scheduler.selected.len()) {
+            let (shop, asked, tell) = (&shop, &asked, tell.clone());
+            scope.spawn(move || judge_all(shop, asked, &tell));
+        }
+        scheduler.run(scope, &told)
+    }))
 }
 
 /// What can be known to fail before days of work is refused now.
-fn check(pipeline: &Pipeline, options: &Options, pool: &Pool) -> Result<()> {
+fn check(pipeline: &Pipeline, options: &Options) -> Result<Pool> {
     let stages = || options.selected.iter().map(|id| &pipeline.stages[id.0]);
-    let machine = stages().try_for_each(|stage| pool.check(&stage.name, &stage.resources));
+    let pool = Pool::new(options.limits.clone(), stages().map(|s| (s.name.as_str(), &s.resources)));
     let missing: Vec<Missing> = stages().flat_map(plan::missing).collect();
     match plan::missing_error(&missing).filter(|_| !options.keep_going) {
         // Who is to fetch files should know that this machine would not do anyway.
-        Some(error) => Err(error.maybe_hint(machine.err().map(|e| [vec![e.message], e.hints].concat().join("; ")))),
-        None => machine,
+        Some(error) => Err(error.maybe_hint(pool.err().map(|e| [vec![e.message], e.hints].concat().join("; ")))),
+        None => pool,
     }
 }
 
-/// What is known of a selected stage.
+/// What is known of a stage.
 #[derive(Default)]
 struct Progress {
-    state: Option<State>,
+    /// `Unknown`: not selected.
+    state: State,
     /// Of a cached or done stage.
     record: Option<Record>,
     key: Option<Key>,
     reasons: Vec<Reason>,
     failure: Option<Failure>,
+    /// How many of the stages it needs are not known.
+    lacks: usize,
+    /// The selected stages that need it, each once.
+    needed_by: Vec<StageId>,
+    /// Attempts that failed in this run.
+    failed: u32,
+    /// Why the attempt under way was asked to stop before its end.
+    ended_early: Option<Early>,
+    /// When the attempt under way runs out of time; after that, when it is ended by force.
+    deadline: Option<Instant>,
 }
 
-impl Progress {
-    fn state(&self) -> State {
-        self.state.unwrap_or(State::Unknown)
-    }
+#[derive(Clone)]
+enum Early {
+    OutOfTime,
+    Pointless(String),
+}
+
+/// Waiting for something that no helper does: a lock of another run, or the time of the next attempt.
+struct Later<T> {
+    due: Instant,
+    what: T,
+}
+
+/// A stage to be judged. `keyed`: from an earlier try.
+struct Question {
+    id: StageId,
+    inputs: BTreeMap<String, Digest>,
+    keyed: Option<Keyed>,
 }
 
 /// What helpers report.
 enum Message {
     Judged(StageId, Result<Judged>),
-    /// Another run is at it; the helper goes on waiting.
-    Locked(StageId, Key),
     Starting(StageId, Start, Grant),
     Worker(StageId, WorkerEvent),
-    Ended(StageId, Grant, End),
+    Ended(Box<Order>, Grant, End),
 }
 
 enum Judged {
     Cached(Key, Box<Record>),
     Stale(Box<Order>, Vec<Reason>),
-    /// A stop was asked for while waiting for a lock.
-    GaveUp,
+    /// Another run is at it.
+    Locked(Box<Question>),
 }
 
 struct Scheduler<'a> {
@@ -166,63 +197,144 @@ struct Scheduler<'a> {
     stops_heeded: usize,
     pool: Pool,
     keep_going: bool,
-    stages: BTreeMap<StageId, Progress>,
-    /// Stale stages, locked, waiting for a share of the machine. Upstream first.
-    queue: BTreeMap<StageId, Box<Order>>,
-    /// Helpers that are judging and not waiting for a lock.
-    judging: usize,
-    /// Stages whose helper waits for a lock.
-    locked: BTreeSet<StageId>,
-    helpers: usize,
+    limits: Limits,
+    patience: Patience,
+    selected: Vec<StageId>,
+    /// By id.
+    stages: Vec<Progress>,
+    by_name: HashMap<&'a str, StageId>,
+    /// Waiting stages that lack nothing.
+    judgeable: BTreeSet<StageId>,
+    backlog: Backlog,
+    locked: BTreeMap<StageId, Later<Box<Question>>>,
+    retries: BTreeMap<StageId, Later<Box<Order>>>,
+    running: BTreeSet<StageId>,
+    /// Stages being judged, and since when.
+    judging: BTreeMap<StageId, Instant>,
+    has_failed: bool,
     began: Instant,
+    synced: Instant,
     listener: &'a mut dyn Listener,
     tell: Sender<Message>,
+    ask: Sender<Question>,
 }
 
 impl<'a> Scheduler<'a> {
-    /// The main loop. Start whatever can start; if then nothing is under way, all is settled; else wait for one
-    /// message and begin again.
-    fn run<'scope>(mut self, scope: &'scope Scope<'scope, '_>, told: &Receiver<Message>, limits: &Limits) -> Outcome
+    #[expect(clippy::too_many_arguments, reason = "called once, by `run`, which owns all of it")]
+    fn new(
+        pipeline: &'a Pipeline,
+        shop: &'a Shop<'a>,
+        stop: &'a Stop,
+        pool: Pool,
+        options: Options,
+        listener: &'a mut dyn Listener,
+        tell: Sender<Message>,
+        ask: Sender<Question>,
+    ) -> Self {
+        let mut stages: Vec<Progress> = pipeline.stages.iter().map(|_| Progress::default()).collect();
+        for &id in &options.selected {
+            let needs: BTreeSet<StageId> = pipeline.stages[id.0].inputs.values().map(|edge| edge.from).collect();
+            stages[id.0].lacks = needs.len();
+            needs.into_iter().for_each(|from| stages[from.0].needed_by.push(id));
+        }
+        let by_name = options.selected.iter().map(|id| (pipeline.stages[id.0].name.as_str(), *id)).collect();
+        let now = Instant::now();
+        Self {
+            pipeline,
+            shop,
+            stop,
+            stops_heeded: 0,
+            pool,
+            keep_going: options.keep_going,
+            limits: options.limits,
+            patience: options.patience,
+            selected: options.selected,
+            stages,
+            by_name,
+            judgeable: BTreeSet::new(),
+            backlog: Backlog::default(),
+            locked: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            running: BTreeSet::new(),
+            judging: BTreeMap::new(),
+            has_failed: false,
+            began: now,
+            synced: now,
+            listener,
+            tell,
+            ask,
+        }
+    }
+
+    /// The main loop. Start whatever can start; if then nothing is under way, all is settled; else wait for word or
+    /// for the next time limit, hear all there is, and begin again.
+    fn run<'scope>(mut self, scope: &'scope Scope<'scope, '_>, told: &Receiver<Message>) -> Outcome
     where
         'a: 'scope,
     {
         self.say(What::RunStarted {
             pipeline: self.pipeline.name.clone(),
-            stages: self.stages.len(),
-            jobs: limits.jobs,
-            threads: limits.threads,
+            stages: self.selected.len(),
+            jobs: self.limits.jobs,
+            threads: self.limits.threads,
         });
-        let ids: Vec<StageId> = self.stages.keys().copied().collect();
-        ids.iter().for_each(|&id| self.set(id, State::Waiting));
+        for i in 0..self.selected.len() {
+            self.set(self.selected[i], State::Waiting);
+        }
         loop {
             self.heed_stop();
             self.drop_what_is_pointless();
-            self.judge_what_is_known(scope);
+            self.heed_time_limits();
+            self.take_up_what_is_due();
+            self.judge_what_is_known();
             self.start_what_fits(scope);
-            if self.helpers == 0 {
+            self.force_to_disk(scope);
+            let idle = self.judging.is_empty() && self.running.is_empty();
+            if idle && self.locked.is_empty() && self.retries.is_empty() && self.backlog.is_empty() {
                 break;
             }
-            match told.recv_timeout(STOP_INTERVAL) {
+            match told.recv_timeout(TICK) {
                 Ok(message) => self.hear(message),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            while let Ok(message) = told.try_recv() {
+                self.hear(message);
+            }
         }
-        self.finish(&ids)
+        self.finish()
     }
 
     /// The one door for transitions.
     fn set(&mut self, id: StageId, state: State) {
-        if let Some(progress) = self.stages.get_mut(&id) {
-            progress.state = Some(state);
+        let is_known = |state| matches!(state, State::Cached | State::Done);
+        let before = std::mem::replace(&mut self.stages[id.0].state, state);
+        if is_known(before) != is_known(state) {
+            for i in 0..self.stages[id.0].needed_by.len() {
+                let dependent = self.stages[id.0].needed_by[i];
+                let lacks = &mut self.stages[dependent.0].lacks;
+                *lacks = if is_known(state) { *lacks - 1 } else { *lacks + 1 };
+                self.note_judgeable(dependent);
+            }
         }
+        self.note_judgeable(id);
         self.say(What::State { stage: self.stage(id).name.clone(), state });
         if state.is_settled() {
             let end = self.end(id);
             self.say(What::Ended(Box::new(end)));
         }
+        self.has_failed |= state == State::Failed;
         if matches!(state, State::Failed | State::Suspended) {
             self.skip_dependents(id);
+        }
+    }
+
+    fn note_judgeable(&mut self, id: StageId) {
+        let progress = &self.stages[id.0];
+        if progress.state == State::Waiting && progress.lacks == 0 {
+            self.judgeable.insert(id);
+        } else {
+            self.judgeable.remove(&id);
         }
     }
 
@@ -231,21 +343,16 @@ impl<'a> Scheduler<'a> {
     }
 
     fn state(&self, id: StageId) -> State {
-        self.stages.get(&id).map_or(State::Unknown, Progress::state)
+        self.stages[id.0].state
     }
 
     fn say(&mut self, what: What) {
         self.listener.event(&Event { at: self.began.elapsed().as_secs_f64(), what });
     }
 
-    fn in_state(&self, state: State) -> Vec<StageId> {
-        self.stages.iter().filter(|(_, p)| p.state() == state).map(|(&id, _)| id).collect()
-    }
-
     /// Nothing new is to start.
     fn is_closing(&self) -> bool {
-        let failed = || self.stages.values().any(|p| p.state() == State::Failed);
-        self.stops_heeded > 0 || (!self.keep_going && failed())
+        self.stops_heeded > 0 || (!self.keep_going && self.has_failed)
     }
 
     fn heed_stop(&mut self) {
@@ -258,100 +365,141 @@ impl<'a> Scheduler<'a> {
             }
             self.stops_heeded = asked;
         }
+        if self.is_closing() {
+            // Dropping the orders releases their locks.
+            self.backlog.clear();
+            self.locked.clear();
+            for (id, _) in std::mem::take(&mut self.retries) {
+                self.settle_failed(id);
+            }
+        }
     }
 
-    /// Skips what a listener has given up.
+    /// Skips what a listener has given up, and stops it if it runs.
     fn drop_what_is_pointless(&mut self) {
         for (name, why) in self.listener.pointless() {
-            let found = self.stages.keys().copied().find(|id| self.stage(*id).name == name);
-            let Some(id) = found else { continue };
-            if self.state(id) == State::Waiting || self.queue.remove(&id).is_some() {
+            let Some(&id) = self.by_name.get(name.as_str()) else { continue };
+            if self.running.contains(&id) {
+                self.shop.workers.stop_one(id.0);
+                self.stages[id.0].ended_early = Some(Early::Pointless(why));
+                self.stages[id.0].deadline = Some(Instant::now() + GRACE);
+            } else if !self.state(id).is_settled() {
+                self.backlog.remove(id);
+                self.locked.remove(&id);
+                self.retries.remove(&id);
                 self.skip(id, why);
-                self.skip_dependents(id);
             }
         }
     }
 
-    fn judge_what_is_known<'scope>(&mut self, scope: &'scope Scope<'scope, '_>)
-    where
-        'a: 'scope,
-    {
-        if self.is_closing() {
-            return;
+    /// Stops attempts that take too long; ends those that do not heed it.
+    fn heed_time_limits(&mut self) {
+        let now = Instant::now();
+        let late = |id: &StageId| self.stages[id.0].deadline.is_some_and(|deadline| deadline <= now);
+        for id in self.running.iter().copied().filter(late).collect::<Vec<_>>() {
+            let progress = &mut self.stages[id.0];
+            progress.deadline = Some(now + GRACE);
+            match &progress.ended_early {
+                None => {
+                    progress.ended_early = Some(Early::OutOfTime);
+                    self.shop.workers.stop_one(id.0);
+                }
+                Some(_) => self.shop.workers.kill_one(id.0),
+            }
         }
-        for id in self.in_state(State::Waiting) {
-            if self.judging >= JUDGES {
-                return;
-            }
-            let stage = self.stage(id);
-            let known = |from| matches!(self.state(from), State::Cached | State::Done);
-            if !stage.inputs.values().all(|edge| known(edge.from)) {
-                continue;
-            }
-            let inputs = plan::inputs(stage, |from| self.stages.get(&from)?.record.as_ref());
+    }
+
+    /// Locks to try again, and further attempts.
+    fn take_up_what_is_due(&mut self) {
+        let now = Instant::now();
+        for question in take_due(&mut self.locked, now) {
+            self.ask(*question);
+        }
+        for order in take_due(&mut self.retries, now) {
+            self.backlog.insert(order);
+        }
+    }
+
+    fn judge_what_is_known(&mut self) {
+        while self.judging.len() < 2 * JUDGES && !self.is_closing() {
+            let Some(id) = self.judgeable.pop_first() else { return };
+            let inputs = plan::inputs(self.stage(id), |from| self.stages[from.0].record.as_ref());
             self.set(id, State::Ready);
             match inputs {
                 Err(e) => self.fail(id, e.into()),
-                Ok(inputs) => {
-                    self.judging += 1;
-                    self.helpers += 1;
-                    let (shop, stop, tell) = (self.shop, self.stop, self.tell.clone());
-                    scope.spawn(move || {
-                        let judged = judge(shop, stop, id, inputs, &tell);
-                        let _ = tell.send(Message::Judged(id, judged));
-                    });
-                }
+                Ok(inputs) => self.ask(Question { id, inputs, keyed: None }),
             }
         }
+    }
+
+    fn ask(&mut self, question: Question) {
+        self.judging.insert(question.id, Instant::now());
+        let _ = self.ask.send(question);
+    }
+
+    /// The urgency of the most urgent stage that is just being judged: less urgent ones do not take its place. One whose
+    /// judge takes long, because it reads sources, holds up nobody.
+    fn about_to_come(&self) -> u64 {
+        let fresh = self.judging.iter().filter(|(_, since)| since.elapsed() < TICK);
+        fresh.map(|(id, _)| self.backlog.urgency(*id)).max().unwrap_or(0)
     }
 
     fn start_what_fits<'scope>(&mut self, scope: &'scope Scope<'scope, '_>)
     where
         'a: 'scope,
     {
-        if self.is_closing() {
-            // Dropping the orders releases their locks.
-            self.queue.clear();
-            return;
-        }
-        for id in self.queue.keys().copied().collect::<Vec<_>>() {
-            let Some(grant) = self.pool.take(&self.stage(id).resources) else { continue };
-            let Some(order) = self.queue.remove(&id) else { continue };
+        while !self.backlog.is_empty() {
+            if !self.running.is_empty() && self.limits.is_overloaded() {
+                return;
+            }
+            let (pipeline, at_least) = (self.pipeline, self.about_to_come());
+            let need = |id: StageId| &pipeline.stages[id.0].resources;
+            let Some((order, grant)) = self.backlog.next(&mut self.pool, at_least, need) else { return };
+            let id = order.id;
+            self.running.insert(id);
+            let timeout = self.stage(id).patience.timeout.or(self.patience.timeout);
+            let progress = &mut self.stages[id.0];
+            progress.ended_early = None;
+            progress.deadline = timeout.map(|timeout| Instant::now() + timeout);
             self.set(id, State::Running);
-            self.helpers += 1;
             let (shop, tell) = (self.shop, self.tell.clone());
             scope.spawn(move || {
                 let starting = |start| drop(tell.send(Message::Starting(id, start, grant.clone())));
                 let mut pass_on = |event| drop(tell.send(Message::Worker(id, event)));
                 let end = shop.perform(&order, &grant, &starting, &mut pass_on);
-                drop(order);
-                let _ = tell.send(Message::Ended(id, grant, end));
+                let _ = tell.send(Message::Ended(order, grant, end));
             });
+        }
+    }
+
+    /// What was stored without waiting for the disk gets there soon, on a helper's time.
+    fn force_to_disk<'scope>(&mut self, scope: &'scope Scope<'scope, '_>)
+    where
+        'a: 'scope,
+    {
+        if self.synced.elapsed() >= SYNC_INTERVAL && self.shop.unsynced.swap(false, Ordering::Relaxed) {
+            self.synced = Instant::now();
+            let store = self.shop.judge.store;
+            scope.spawn(move || store.sync());
         }
     }
 
     fn hear(&mut self, message: Message) {
         match message {
             Message::Judged(id, judged) => {
-                self.helpers -= 1;
-                if !self.locked.remove(&id) {
-                    self.judging -= 1;
+                self.judging.remove(&id);
+                // Given up meanwhile.
+                if !self.state(id).is_settled() {
+                    self.judged(id, judged);
                 }
-                self.judged(id, judged);
-            }
-            Message::Locked(id, key) => {
-                // It waits on its own time: others may be judged meanwhile.
-                self.judging -= 1;
-                self.locked.insert(id);
-                let stage = self.stage(id).name.clone();
-                self.say(What::Locked { stage, key: key.to_string() });
             }
             Message::Starting(id, start, grant) => self.tell_start(id, start, &grant),
             Message::Worker(id, event) => self.pass_on(id, event),
-            Message::Ended(id, grant, end) => {
-                self.helpers -= 1;
+            Message::Ended(order, grant, end) => {
+                self.running.remove(&order.id);
                 self.pool.give_back(grant);
-                self.ended(id, end);
+                self.stages[order.id.0].deadline = None;
+                self.ended(order, end);
             }
         }
     }
@@ -359,12 +507,19 @@ impl<'a> Scheduler<'a> {
     fn judged(&mut self, id: StageId, judged: Result<Judged>) {
         match judged {
             Err(e) => self.fail(id, e.into()),
-            Ok(Judged::GaveUp) => self.set(id, State::Waiting),
-            Ok(Judged::Cached(key, record)) => {
-                if let Some(progress) = self.stages.get_mut(&id) {
-                    progress.key = Some(key);
-                    progress.record = Some(*record);
+            Ok(Judged::Locked(question)) => {
+                let first = self.stages[id.0].key.is_none();
+                let key = question.keyed.as_ref().map(|k| k.action.key);
+                self.stages[id.0].key = key;
+                if let Some(key) = key.filter(|_| first) {
+                    self.say(What::Locked { stage: self.stage(id).name.clone(), key: key.to_string() });
                 }
+                self.locked.insert(id, Later { due: Instant::now() + LOCK_INTERVAL, what: question });
+            }
+            Ok(Judged::Cached(key, record)) => {
+                let progress = &mut self.stages[id.0];
+                progress.key = Some(key);
+                progress.record = Some(*record);
                 self.set(id, State::Cached);
             }
             Ok(Judged::Stale(order, reasons)) => {
@@ -372,79 +527,144 @@ impl<'a> Scheduler<'a> {
                     let text = format!("stage `{}`: {reason}; it runs again", self.stage(id).name);
                     self.say(What::Warning { text });
                 }
-                if let Some(progress) = self.stages.get_mut(&id) {
-                    progress.key = Some(order.keyed.action.key);
-                    progress.reasons = reasons;
+                let progress = &mut self.stages[id.0];
+                progress.key = Some(order.keyed.action.key);
+                progress.reasons = reasons;
+                self.backlog.insert(order);
+                if !self.backlog.is_ranked() {
+                    self.backlog.rank(self.urgency());
                 }
-                self.queue.insert(id, order);
             }
         }
     }
 
-    fn ended(&mut self, id: StageId, end: End) {
-        match end {
-            End::Done(record) => {
-                if let Some(progress) = self.stages.get_mut(&id) {
-                    progress.record = Some(*record);
-                }
+    /// By what each stage took when it last ran; a second where nobody knows.
+    fn urgency(&self) -> Vec<u64> {
+        let mut past: HashMap<(&str, &str), &Record> = HashMap::new();
+        for record in self.shop.judge.history().unwrap_or_default() {
+            let kind = past.entry(("", &record.kind)).or_insert(record);
+            *kind = if kind.created < record.created { record } else { kind };
+            if record.pipeline == self.pipeline.name {
+                let own = past.entry((&record.stage, &record.kind)).or_insert(record);
+                *own = if own.created < record.created { record } else { own };
+            }
+        }
+        urgency(self.pipeline, |id| {
+            let (stage, kind) = (self.stage(id), self.stage(id).kind.name);
+            let known = past.get(&(stage.name.as_str(), kind)).or_else(|| past.get(&("", kind)));
+            match self.state(id) {
+                State::Unknown | State::Cached | State::Done => 0.0,
+                _ => known.map_or(1.0, |record| record.seconds),
+            }
+        })
+    }
+
+    fn ended(&mut self, order: Box<Order>, end: End) {
+        let id = order.id;
+        let early = self.stages[id.0].ended_early.take();
+        match (end, early) {
+            (End::Done(record), _) => {
+                self.stages[id.0].record = Some(*record);
                 self.set(id, State::Done);
             }
-            End::Suspended => self.set(id, State::Suspended),
-            // Ended by the second Ctrl-C: its checkpoints are as good as those of a suspended one.
-            End::Failed(_) if self.stops_heeded > 1 => self.set(id, State::Suspended),
-            End::Failed(failure) => self.fail(id, failure),
-            End::Damaged(makers) => {
+            (End::Damaged(makers), _) => {
+                drop(order);
                 for maker in makers {
-                    self.set(maker, State::Waiting);
+                    // One that runs again already will be waited for.
+                    if matches!(self.state(maker), State::Cached | State::Done) {
+                        self.set(maker, State::Waiting);
+                    }
                 }
                 self.set(id, State::Waiting);
             }
+            (_, Some(Early::Pointless(why))) => self.skip(id, why),
+            (End::Suspended, None) => self.set(id, State::Suspended),
+            // Ended by the second Ctrl-C: its checkpoints are as good as those of a suspended one.
+            (End::Failed { .. } | End::Suspended, _) if self.stops_heeded > 1 => self.set(id, State::Suspended),
+            (End::Failed { .. } | End::Suspended, Some(Early::OutOfTime)) => {
+                let limit = self.stage(id).patience.timeout.or(self.patience.timeout).unwrap_or_default();
+                let message = format!("it took longer than its timeout of {} s", limit.as_secs_f64());
+                self.attempt_failed(order, Failure { message, ..Failure::default() });
+            }
+            (End::Failed { failure, again: true }, None) => self.attempt_failed(order, failure),
+            (End::Failed { failure, again: false }, None) => self.fail(id, failure),
         }
     }
 
+    /// Another attempt, if there is one left. The order keeps the lock meanwhile.
+    fn attempt_failed(&mut self, order: Box<Order>, failure: Failure) {
+        let id = order.id;
+        let patience = self.stage(id).patience;
+        let retries = patience.retries.or(self.patience.retries).unwrap_or(0);
+        let failed = self.stages[id.0].failed + 1;
+        self.stages[id.0].failed = failed;
+        if failed > retries || self.is_closing() {
+            return self.fail(id, failure);
+        }
+        let first = patience.backoff.or(self.patience.backoff).unwrap_or(BACKOFF);
+        let wait = first.saturating_mul(1 << (failed - 1).min(20)).min(LONGEST_BACKOFF.max(first));
+        let stage = self.stage(id).name.clone();
+        self.stages[id.0].failure = Some(failure.clone());
+        self.set(id, State::Ready);
+        self.say(What::Retry { stage, attempt: failed + 1, wait: wait.as_secs_f64(), failure });
+        self.retries.insert(id, Later { due: Instant::now() + wait, what: order });
+    }
+
     fn fail(&mut self, id: StageId, failure: Failure) {
-        if let Some(progress) = self.stages.get_mut(&id) {
-            progress.failure = Some(failure);
+        self.stages[id.0].failure = Some(failure);
+        self.settle_failed(id);
+    }
+
+    /// The failure is on record.
+    fn settle_failed(&mut self, id: StageId) {
+        let failed = self.stages[id.0].failed;
+        if failed > 1
+            && let Some(failure) = &mut self.stages[id.0].failure
+        {
+            failure.hints.push(format!("it was tried {failed} times"));
         }
         self.set(id, State::Failed);
     }
 
-    /// Skips what needs `id`, directly; through [`Self::set`] and the recursion here, all of it.
+    /// Skips all that needs `id`. With a stack of its own: a chain may be many thousand stages long.
     fn skip_dependents(&mut self, id: StageId) {
-        let needs = |other: &StageId| self.stage(*other).inputs.values().any(|edge| edge.from == id);
-        let dependents: Vec<StageId> = self.in_state(State::Waiting).into_iter().filter(needs).collect();
-        for dependent in dependents {
-            // One that needs several of the skipped is told once.
-            if self.state(dependent) != State::Waiting {
-                continue;
+        let mut blocked = vec![id];
+        while let Some(id) = blocked.pop() {
+            for i in 0..self.stages[id.0].needed_by.len() {
+                let dependent = self.stages[id.0].needed_by[i];
+                // One that needs several of the skipped is told once.
+                if self.state(dependent) == State::Waiting {
+                    self.set_skipped(dependent, format!("needs `{}`", self.stage(id).name));
+                    blocked.push(dependent);
+                }
             }
-            self.skip(dependent, format!("needs `{}`", self.stage(id).name));
-            self.skip_dependents(dependent);
         }
     }
 
+    /// Skips a stage and all that needs it.
     fn skip(&mut self, id: StageId, message: String) {
-        if let Some(progress) = self.stages.get_mut(&id) {
-            progress.failure = Some(Failure { message, ..Failure::default() });
-        }
+        self.set_skipped(id, message);
+        self.skip_dependents(id);
+    }
+
+    fn set_skipped(&mut self, id: StageId, message: String) {
+        self.stages[id.0].failure = Some(Failure { message, ..Failure::default() });
         self.set(id, State::Skipped);
     }
 
     fn tell_start(&mut self, id: StageId, start: Start, grant: &Grant) {
-        let stage = self.stage(id);
-        let progress = self.stages.get(&id);
-        let reasons = progress.map_or(vec![], |p| p.reasons.iter().map(ToString::to_string).collect());
-        let key = progress.and_then(|p| p.key).map(|k| k.to_string()).unwrap_or_default();
-        self.say(What::Started {
+        let (stage, progress) = (self.stage(id), &self.stages[id.0]);
+        let what = What::Started {
             stage: stage.name.clone(),
             kind: stage.kind.name.into(),
-            key,
-            reasons,
+            key: progress.key.map(|k| k.to_string()).unwrap_or_default(),
+            reasons: progress.reasons.iter().map(ToString::to_string).collect(),
             attempt: start.attempt,
             threads: grant.threads,
             device: grant.device(),
             log: start.log,
-        });
+        };
+        self.say(what);
     }
 
     fn pass_on(&mut self, id: StageId, event: WorkerEvent) {
@@ -464,8 +684,8 @@ impl<'a> Scheduler<'a> {
     fn end(&self, id: StageId) -> StageEnd {
         let stage = self.stage(id);
         let store = self.shop.judge.store;
-        let progress = self.stages.get(&id);
-        let record = progress.and_then(|p| p.record.as_ref());
+        let progress = &self.stages[id.0];
+        let record = progress.record.as_ref();
         let output = |(name, o): (&String, &super::actions::Output)| StoredOutput {
             name: name.clone(),
             digest: o.measured.digest.to_string(),
@@ -478,31 +698,43 @@ impl<'a> Scheduler<'a> {
             stage: stage.name.clone(),
             kind: stage.kind.name.into(),
             state,
-            key: progress.and_then(|p| p.key).map(|k| k.to_string()),
+            key: progress.key.map(|k| k.to_string()),
             seconds: record.map_or(0.0, |r| r.seconds),
             resumed: record.filter(|_| state == State::Done).and_then(|r| r.resumed),
             results: record.map_or(vec![], |r| r.results.clone()),
             outputs: record.map_or(vec![], |r| r.outputs.iter().map(output).collect()),
             shown: record.map_or(vec![], |r| r.shown_paths(store)),
-            error: progress.and_then(|p| p.failure.clone()),
+            error: progress.failure.clone(),
         }
     }
 
     /// Settles what never started and draws the sum.
-    fn finish(mut self, ids: &[StageId]) -> Outcome {
+    fn finish(mut self) -> Outcome {
         let signal = self.stop.signal();
-        for &id in ids {
+        for i in 0..self.selected.len() {
+            let id = self.selected[i];
             if !self.state(id).is_settled() {
                 let why = if signal.is_some() { "the run was stopped" } else { "another stage failed" };
-                self.skip(id, why.into());
+                self.set_skipped(id, why.into());
             }
         }
-        let ends: Vec<StageEnd> = ids.iter().map(|&id| self.end(id)).collect();
+        if self.shop.unsynced.load(Ordering::Relaxed)
+            && let Err(e) = self.shop.judge.store.sync()
+        {
+            self.say(What::Warning { text: e.to_string() });
+        }
+        let ends: Vec<StageEnd> = self.selected.iter().map(|&id| self.end(id)).collect();
         let error = sum(&ends, signal);
         let exit = error.as_ref().map_or(0, Error::exit_code);
         self.say(What::RunFinished { seconds: self.began.elapsed().as_secs_f64(), exit });
         Outcome { ends, error }
     }
+}
+
+/// Takes out what is due.
+fn take_due<T>(waiting: &mut BTreeMap<StageId, Later<T>>, now: Instant) -> Vec<T> {
+    let due: Vec<StageId> = waiting.iter().filter(|(_, later)| later.due <= now).map(|(id, _)| *id).collect();
+    due.iter().filter_map(|id| waiting.remove(id)).map(|later| later.what).collect()
 }
 
 /// The error a run ends with: a signal over a failure over a suspension.
@@ -538,41 +770,37 @@ impl From<Error> for Failure {
     }
 }
 
-/// Judges a stage whose inputs are known. Runs in a helper thread.
-fn judge(
-    shop: &Shop<'_>,
-    stop: &Stop,
-    id: StageId,
-    inputs: BTreeMap<String, super::digest::Digest>,
-    tell: &Sender<Message>,
-) -> Result<Judged> {
+/// What a judging thread does until nobody can ask any more.
+fn judge_all(shop: &Shop<'_>, asked: &Mutex<Receiver<Question>>, tell: &Sender<Message>) {
+    loop {
+        let question = asked.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(question) = question else { return };
+        let _ = tell.send(Message::Judged(question.id, judge(shop, question)));
+    }
+}
+
+/// Judges a stage whose inputs are known.
+fn judge(shop: &Shop<'_>, question: Question) -> Result<Judged> {
+    let Question { id, inputs, keyed } = question;
     let judge = shop.judge;
     let stage = &judge.pipeline.stages[id.0];
     if let Some(missing) = plan::missing(stage).first() {
         return Err(missing.error());
     }
-    let keyed: Keyed = judge.key(stage, &inputs)?;
-    let key = keyed.action.key;
-    let mut told = false;
-    loop {
-        if let Verdict::Cached(record) = judge.verdict(id, &keyed)? {
-            return Ok(Judged::Cached(key, record));
-        }
-        if let Some(lock) = judge.store.try_lock(&key)? {
-            // Between the look and the lock another run may have finished it.
-            return Ok(match judge.verdict(id, &keyed)? {
-                Verdict::Run(reasons) => Judged::Stale(Box::new(Order { id, keyed, inputs, lock }), reasons),
-                Verdict::Cached(record) => Judged::Cached(key, record),
-                Verdict::Waiting(_) | Verdict::Missing(_) => Judged::GaveUp,
-            });
-        }
-        if !told {
-            told = true;
-            let _ = tell.send(Message::Locked(id, key));
-        }
-        if stop.count() > 0 {
-            return Ok(Judged::GaveUp);
-        }
-        std::thread::sleep(LOCK_INTERVAL);
+    let keyed = match keyed {
+        Some(keyed) => keyed,
+        None => judge.key(stage, &inputs)?,
+    };
+    if let Some(record) = judge.cached(id, &keyed)? {
+        return Ok(Judged::Cached(keyed.action.key, record));
+    }
+    let Some(lock) = judge.store.try_lock(&keyed.action.key)? else {
+        return Ok(Judged::Locked(Box::new(Question { id, inputs, keyed: Some(keyed) })));
+    };
+    // Between the look and the lock another run may have finished it.
+    match judge.verdict(id, &keyed)? {
+        Verdict::Cached(record) => Ok(Judged::Cached(keyed.action.key, record)),
+        Verdict::Run(reasons) => Ok(Judged::Stale(Box::new(Order { id, keyed, inputs, lock }), reasons)),
+        Verdict::Waiting(_) | Verdict::Missing(_) => Err(Error::internal("a stage was judged before its inputs")),
     }
 }

@@ -351,7 +351,8 @@ fn kind_of(name: &str, stated: &[&Entry], alive: &[(String, usize)], registry: R
 
 /// The names inside one statement of a stage.
 fn check_stage(stage: &StageSpec, entry: &Entry) -> Result<()> {
-    const COMMON: [&str; 6] = ["kind", "inputs", "params", "operation", "resources", "remove"];
+    const COMMON: [&str; 9] =
+        ["kind", "inputs", "params", "operation", "resources", "timeout", "retries", "backoff", "remove"];
     let is_command = stage.kind.name == command::NAME;
     let name = &stage.name;
     for part in entry.node.table(&format!("stage `{name}`"))? {
@@ -361,7 +362,7 @@ fn check_stage(stage: &StageSpec, entry: &Entry) -> Result<()> {
             "inputs" => check_inputs(stage, part.node.table(&what)?)?,
             "params" | "operation" => part.node.table(&what)?.iter().try_for_each(|e| check_field(stage, key, e))?,
             "resources" => part.node.table(&what)?.iter().try_for_each(|e| check_resource(name, e))?,
-            "kind" | "remove" => {}
+            "kind" | "remove" | "timeout" | "retries" | "backoff" => {}
             _ if is_command && command::KEYS.contains(&key) => {}
             _ => {
                 let error = Error::usage(format!("stage `{name}`: unknown key `{key}`")).at(part.key_place.clone());
@@ -414,11 +415,23 @@ fn check_field(stage: &StageSpec, part: &str, entry: &Entry) -> Result<()> {
     Err(error.at(entry.key_place.clone()).maybe_hint(hint))
 }
 
+/// Resources with a meaning of their own; any other name is something of which a run has so many units.
+pub(super) const RESOURCES: [&str; 3] = ["threads", "mem", "gpus"];
+
 fn check_resource(stage: &str, entry: &Entry) -> Result<()> {
-    const RESOURCES: [&str; 3] = ["threads", "mem", "gpus"];
-    if RESOURCES.contains(&entry.key.as_str()) {
+    let meant = suggest::nearest(&entry.key, RESOURCES).filter(|near| *near != entry.key);
+    let Some(near) = meant else { return check_resource_name(stage, entry) };
+    let error = Error::usage(format!("stage `{stage}`: unknown resource `{}`", entry.key)).at(entry.key_place.clone());
+    Err(error.hint(format!("did you mean `{near}`?")))
+}
+
+/// A name that `--resource NAME=N` can say.
+fn check_resource_name(stage: &str, entry: &Entry) -> Result<()> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !entry.key.is_empty() && entry.key.chars().all(fine) {
         return Ok(());
     }
-    let error = Error::usage(format!("stage `{stage}`: unknown resource `{}`", entry.key)).at(entry.key_place.clone());
-    Err(error.maybe_hint(suggest::hint(&entry.key, RESOURCES, "the resources are")))
+    Err(Error::usage(format!("stage `{stage}`: `{}` cannot name a resource", entry.key))
+        .at(entry.key_place.clone())
+        .hint("names of resources are made of letters, digits, `-` and `_`"))
 }

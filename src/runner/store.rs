@@ -17,8 +17,8 @@
 //!   downloads/<name>/<file>         published files, see `fetch::library`; gc leaves them alone
 //! ```
 //!
-//! Everything appears by rename after an fsync, so a kill at any instant leaves either nothing or the whole
-//! thing. The version is in the folder name: another layout will live beside this one.
+//! Everything appears by rename, so a kill at any instant leaves either nothing or the whole thing; what took long is
+//! on disk before it appears, the rest soon after (see [`Keep`]). The version is in the folder name: another layout will live beside this one.
 //! This module does not know what an action is made of.
 
 use super::digest::{Digest, Links, Measured, measure, walk};
@@ -54,6 +54,17 @@ impl KeyLock {
     pub fn file(&self) -> &File {
         &self.file
     }
+}
+
+/// When something new must have reached the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Before it is named: what took long to make must outlast a power failure.
+    Now,
+    /// With the next [`Store::sync`]. A power failure before it costs what the action cost, which was less than forcing its
+    /// files to disk one by one (8 ms each where it was measured); it cannot give a wrong result: a record proves itself by
+    /// its check, and an artifact is compared with its digest before it is used.
+    Later,
 }
 
 /// What a look at an artifact without reading it says.
@@ -162,7 +173,7 @@ impl Store {
     }
 
     /// Moves a finished output into the store. If its contents are there already, they stay and `path` is left alone.
-    pub fn publish(&self, path: &Path, measured: &Measured) -> Result<()> {
+    pub fn publish(&self, path: &Path, measured: &Measured, keep: Keep) -> Result<()> {
         let failed = |e: io::Error| {
             let store = self.v1("store");
             let hint = format!("`{}` must be writable and have space left; then run again", store.display());
@@ -174,15 +185,26 @@ impl Store {
             Presence::Whole | Presence::Damaged => self.quarantine(&measured.digest)?,
             Presence::Absent => {}
         }
-        seal(path).map_err(failed)?;
+        seal(path, keep).map_err(failed)?;
         let object = self.object(&measured.digest);
         let parent = object.parent().unwrap_or(&self.root);
-        fs::create_dir_all(parent).map_err(failed)?;
-        match fs::rename(path, &object) {
+        let renamed = match fs::rename(path, &object) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(parent).and_then(|()| fs::rename(path, &object))
+            }
+            other => other,
+        };
+        match renamed {
             // Another run with equal bytes was faster.
             Err(_) if self.holds(measured) => Ok(()),
-            other => other.and_then(|()| sync_dir(parent)).map_err(failed),
+            other => other.and_then(|()| if keep == Keep::Now { sync_dir(parent) } else { Ok(()) }).map_err(failed),
         }
+    }
+
+    /// Forces everything to disk that was put here with [`Keep::Later`].
+    pub fn sync(&self) -> Result<()> {
+        let flush = || nix::unistd::syncfs(File::open(&self.root)?).map_err(io::Error::from);
+        flush().map_err(|e| Error::io("flush", &self.root, e))
     }
 
     /// Does the artifact hold what its name says? Reads all of it.
@@ -231,20 +253,31 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Writes a file so that at every instant either the old or the new one is there, whole.
+/// Writes a file so that at every instant, a power failure included, either the old or the new one is there, whole.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_file(path, bytes, Keep::Now)
+}
+
+/// Writes a file so that no process sees it half written. With [`Keep::Later`] a power failure may leave less: for what
+/// proves itself when it is read.
+pub fn write_file(path: &Path, bytes: &[u8], keep: Keep) -> io::Result<()> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let parent = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(parent)?;
     let unique = format!(".tmp-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
     let temporary = parent.join(unique);
-    let written = File::create(&temporary)
-        .and_then(|mut f| f.write_all(bytes).and_then(|()| f.sync_all()))
+    let create = || match File::create(&temporary) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(parent).and_then(|()| File::create(&temporary))
+        }
+        other => other,
+    };
+    let written = create()
+        .and_then(|mut f| f.write_all(bytes).and_then(|()| if keep == Keep::Now { f.sync_all() } else { Ok(()) }))
         .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    written.and_then(|()| sync_dir(parent))
+    written.and_then(|()| if keep == Keep::Now { sync_dir(parent) } else { Ok(()) })
 }
 
 /// A rename is on disk only once its folder is.
@@ -252,8 +285,8 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Makes every file read-only and forces everything to disk.
-fn seal(path: &Path) -> io::Result<()> {
+/// Makes every file read-only and, if it is to be kept now, forces everything to disk.
+fn seal(path: &Path, keep: Keep) -> io::Result<()> {
     let mut files = 0;
     let mut dirs = Vec::new();
     for entry in walkdir::WalkDir::new(path) {
@@ -262,13 +295,15 @@ fn seal(path: &Path) -> io::Result<()> {
             dirs.push(entry.into_path());
             continue;
         }
-        let file = File::open(entry.path())?;
         let mode = entry.metadata()?.permissions().mode();
-        file.set_permissions(fs::Permissions::from_mode(mode & !0o222))?;
+        fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode & !0o222))?;
         files += 1;
-        if files <= FLUSH_EACH {
-            file.sync_all()?;
+        if keep == Keep::Now && files <= FLUSH_EACH {
+            File::open(entry.path())?.sync_all()?;
         }
+    }
+    if keep == Keep::Later {
+        return Ok(());
     }
     if files > FLUSH_EACH {
         return nix::unistd::syncfs(File::open(path)?).map_err(io::Error::from);
@@ -312,7 +347,7 @@ mod tests {
             fs::create_dir_all(out.join("sub")).unwrap();
             fs::write(out.join("sub/a"), "x").unwrap();
             let measured = measure(&out).unwrap();
-            store.publish(&out, &measured).unwrap();
+            store.publish(&out, &measured, Keep::Later).unwrap();
             let object = store.object(&measured.digest);
             assert_eq!(measure(&object).unwrap(), measured);
             assert!(fs::metadata(object.join("sub/a")).unwrap().permissions().readonly());
@@ -326,13 +361,13 @@ mod tests {
         let out = dir.path().join("out");
         fs::write(&out, "hello").unwrap();
         let measured = measure(&out).unwrap();
-        store.publish(&out, &measured).unwrap();
+        store.publish(&out, &measured, Keep::Later).unwrap();
         let object = store.object(&measured.digest);
         fs::remove_file(&object).unwrap();
         fs::write(&object, "hel").unwrap();
         assert_eq!(store.look(&measured), Presence::Damaged);
         fs::write(&out, "hello").unwrap();
-        store.publish(&out, &measured).unwrap();
+        store.publish(&out, &measured, Keep::Later).unwrap();
         assert_eq!(fs::read(object).unwrap(), b"hello");
         assert_eq!(list(&store.v1("quarantine")).unwrap().len(), 1);
     }
@@ -343,12 +378,12 @@ mod tests {
         let out = dir.path().join("out");
         fs::write(&out, "hello").unwrap();
         let measured = measure(&out).unwrap();
-        store.publish(&out, &measured).unwrap();
+        store.publish(&out, &measured, Keep::Later).unwrap();
         let object = store.object(&measured.digest);
         fs::remove_file(&object).unwrap();
         fs::write(&object, "hellO").unwrap();
         fs::write(&out, "hello").unwrap();
-        store.publish(&out, &measured).unwrap();
+        store.publish(&out, &measured, Keep::Later).unwrap();
         assert_eq!(fs::read(object).unwrap(), b"hello");
     }
 

@@ -7,7 +7,7 @@
 use super::attempt::{Attempt, Job};
 use super::event::WorkerEvent;
 use super::manifest::Registry;
-use super::program;
+use super::workers::{GUARDIAN, guard};
 use crate::error::{Error, ErrorKind, Result};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{getpgrp, getpid};
@@ -21,8 +21,13 @@ use std::sync::atomic::AtomicBool;
 /// Set by the runner for the workers it starts; without it (a cluster job, a person) standard input is not watched.
 pub const ATTACHED: &str = "ERW_WORKER_ATTACHED";
 
-/// Runs the job in the file and returns the exit status: 0 done, 1 failed, 3 suspended.
+/// Runs the job in the file and returns the exit status: 0 done, 1 failed, 3 suspended. Instead of a job, the word
+/// [`GUARDIAN`] makes this process the one that ends a killed run's programs.
 pub fn serve(job_file: &Path, registry: Registry) -> Result<i32> {
+    if job_file == Path::new(GUARDIAN) {
+        guard(std::io::stdin().lock());
+        return Ok(0);
+    }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [libc::SIGTERM, libc::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
@@ -46,9 +51,6 @@ pub fn serve(job_file: &Path, registry: Registry) -> Result<i32> {
 
 fn run(attempt: &Attempt, registry: Registry) -> Result<()> {
     let job = attempt.job();
-    if job.command.is_some() {
-        return program::run(attempt);
-    }
     let kind = registry.iter().find(|k| k.name == job.kind);
     let kind = kind.ok_or_else(|| Error::usage(format!("this program has no stage kind `{}`", job.kind)))?;
     (kind.run)(attempt)

@@ -4,7 +4,7 @@ use super::space::Space;
 use erw::error::{Error, Result};
 use erw::runner::attempt::Attempt;
 use erw::runner::event::{Event, Listener};
-use erw::runner::graph::Pipeline;
+use erw::runner::graph::{Patience, Pipeline};
 use erw::runner::launch::Launcher;
 use erw::runner::layers::Overrides;
 use erw::runner::manifest::{Manifest, Registry, StageKind};
@@ -104,6 +104,7 @@ pub fn count_in(space: &Space, fate: i64) -> Outcome {
         forced: Default::default(),
         keep_going: false,
         limits: Limits::of_machine(),
+        patience: Patience::default(),
     };
     schedule::run(&pipeline, &store, &Launcher { program, args }, options, &Stop::default(), &mut Deaf).unwrap()
 }

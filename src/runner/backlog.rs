@@ -1,0 +1,84 @@
+//! Stale stages that wait for a share of the machine, the most urgent first: the one that begins the longest chain of
+//! work still to be done, by what its stages took in the past. Grants shares; it does not know what the stages do.
+
+use super::graph::{Pipeline, Resources, StageId};
+use super::perform::{Grant, Order};
+use super::pool::Pool;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+/// So often may less urgent stages slip past the most urgent one because it needs more than is free; then everything
+/// waits for it.
+const SLIPS: usize = 32;
+
+#[derive(Default)]
+pub struct Backlog {
+    orders: BTreeMap<(Reverse<u64>, StageId), Box<Order>>,
+    /// By stage, in milliseconds.
+    urgency: Vec<u64>,
+    slips: usize,
+}
+
+impl Backlog {
+    /// Learns how urgent each stage is. Until then all are alike.
+    pub fn rank(&mut self, urgency: Vec<u64>) {
+        self.urgency = urgency;
+        let orders = std::mem::take(&mut self.orders);
+        orders.into_values().for_each(|order| self.insert(order));
+    }
+    pub fn is_ranked(&self) -> bool {
+        !self.urgency.is_empty()
+    }
+    pub fn urgency(&self, id: StageId) -> u64 {
+        self.urgency.get(id.0).copied().unwrap_or(0)
+    }
+    fn place(&self, id: StageId) -> (Reverse<u64>, StageId) {
+        (Reverse(self.urgency(id)), id)
+    }
+    pub fn insert(&mut self, order: Box<Order>) {
+        self.orders.insert(self.place(order.id), order);
+    }
+    pub fn remove(&mut self, id: StageId) -> Option<Box<Order>> {
+        self.orders.remove(&self.place(id))
+    }
+    /// Dropping the orders releases their locks.
+    pub fn clear(&mut self) {
+        self.orders.clear();
+    }
+    pub fn is_empty(&self) -> bool {
+        self.orders.is_empty()
+    }
+
+    /// The most urgent order that fits and is not less urgent than `at_least`, with its share.
+    pub fn next<'r>(
+        &mut self,
+        pool: &mut Pool,
+        at_least: u64,
+        need: impl Fn(StageId) -> &'r Resources,
+    ) -> Option<(Box<Order>, Grant)> {
+        if !pool.has_room() {
+            return None;
+        }
+        let candidates = if self.slips < SLIPS { usize::MAX } else { 1 };
+        let mut urgent =
+            self.orders.keys().take(candidates).take_while(|(Reverse(urgency), _)| *urgency >= at_least).enumerate();
+        let (nth, place, grant) = urgent.find_map(|(n, at)| Some((n, *at, pool.take(need(at.1))?)))?;
+        self.slips = if nth == 0 { 0 } else { self.slips + 1 };
+        Some((self.orders.remove(&place)?, grant))
+    }
+}
+
+/// Milliseconds from the start of each stage to the end of all that needs it, if nothing has to wait. `seconds` of a
+/// stage that is not to run are zero.
+pub fn urgency(pipeline: &Pipeline, seconds: impl Fn(StageId) -> f64) -> Vec<u64> {
+    let mut urgency = vec![0u64; pipeline.stages.len()];
+    // Backwards: what needs a stage comes after it.
+    for (i, stage) in pipeline.stages.iter().enumerate().rev() {
+        // Nothing is free: of two equal chains the longer in stages comes first.
+        urgency[i] += (seconds(StageId(i)) * 1e3).clamp(1.0, 1e15) as u64;
+        for edge in stage.inputs.values() {
+            urgency[edge.from.0] = urgency[edge.from.0].max(urgency[i]);
+        }
+    }
+    urgency
+}

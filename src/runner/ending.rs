@@ -1,0 +1,144 @@
+//! How processes end: waiting with a bill of resources, the end in words, whether the kernel ran out of memory, and
+//! what a program left behind. Unaware of stages.
+
+use crate::error::{Error, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::{Pid, getpid};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// An ended process.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    pub status: ExitStatus,
+    /// Most memory that it, or one of its children that it waited for, had in use at a time, in bytes.
+    pub peak: u64,
+}
+
+/// Waits until the process has ended, calls `while_zombie` (its number cannot have gone to another yet), and reaps it.
+/// The caller must not wait for it in another way.
+pub fn wait(pid: i32, while_zombie: impl FnOnce()) -> Result<Ended> {
+    let _ = waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+    while_zombie();
+    let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
+    #[expect(unsafe_code, reason = "std and nix have no wait4, the only call that gives the peak memory of one child")]
+    let (reaped, usage) = unsafe { (libc::wait4(pid, &mut status, 0, usage.as_mut_ptr()), usage.assume_init()) };
+    if reaped != pid {
+        return Err(Error::stage("cannot wait for a process").because(std::io::Error::last_os_error()));
+    }
+    Ok(Ended { status: ExitStatus::from_raw(status), peak: usage.ru_maxrss as u64 * 1024 })
+}
+
+/// How a process ended, behind its name: `exited with status 1`.
+pub fn describe(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => {
+            let name = Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |s| s.to_string());
+            format!("was killed by {name}")
+        }
+        (None, Some(code)) => format!("exited with status {code}"),
+        (None, None) => "ended in an unknown way".into(),
+    }
+}
+
+/// Tells deaths for lack of memory from others, by the kernel's own count of them.
+#[derive(Debug)]
+pub struct MemoryDeaths {
+    /// As last seen.
+    count: AtomicU64,
+}
+
+impl Default for MemoryDeaths {
+    fn default() -> Self {
+        Self { count: AtomicU64::new(deaths()) }
+    }
+}
+
+impl MemoryDeaths {
+    /// Was this process, or a child whose death it reports as shells do, killed for lack of memory? The kernel counts all
+    /// of its victims, in control groups too; a victim outside of this run may be mistaken for ours only if ours was
+    /// killed by hand since the last look.
+    pub fn explain(&self, status: ExitStatus) -> bool {
+        let killed = status.signal() == Some(libc::SIGKILL) || status.code() == Some(128 + libc::SIGKILL);
+        killed && {
+            let now = deaths();
+            self.count.swap(now, Ordering::SeqCst) < now
+        }
+    }
+}
+
+fn deaths() -> u64 {
+    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let count = text.lines().find_map(|l| l.strip_prefix("oom_kill ")?.trim().parse().ok());
+    count.unwrap_or(0)
+}
+
+/// The environment variable by which what a program leaves behind is known.
+pub const MARK: &str = "ERW_ATTEMPT";
+
+/// Makes this process the parent of whatever its programs leave behind, so that [`end_strays`] finds it.
+pub fn adopt_strays() {
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+}
+
+/// Ends what an ended program left behind, outside of its process group too: a daemon that goes on writing must not hold
+/// an artifact open. Found are adopted processes whose environment has the mark; one that wipes its environment is not.
+pub fn end_strays(mark: &str) {
+    let mark = format!("{MARK}={mark}");
+    // Ending one makes its children ours: look until nothing is found.
+    loop {
+        let ours = adopted().into_iter().filter(|pid| has_variable(*pid, &mark));
+        let ended = ours.filter(|pid| {
+            let _ = kill(*pid, Signal::SIGKILL);
+            !matches!(waitpid(*pid, None), Err(_) | Ok(WaitStatus::StillAlive))
+        });
+        if ended.count() == 0 {
+            return;
+        }
+    }
+}
+
+/// The kernel gives orphans to the oldest thread; this program starts processes from others.
+fn adopted() -> Vec<Pid> {
+    let me = getpid();
+    let list = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap_or_default();
+    list.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
+}
+
+fn has_variable(pid: Pid, variable: &str) -> bool {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|b| *b == 0).any(|v| v == variable.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_told_in_words() {
+        let ended = |raw| describe(ExitStatus::from_raw(raw));
+        assert_eq!([ended(9), ended(1 << 8)], ["was killed by SIGKILL", "exited with status 1"]);
+    }
+
+    #[test]
+    fn a_kill_is_for_lack_of_memory_only_when_the_kernel_counted_one() {
+        let killed = ExitStatus::from_raw(libc::SIGKILL);
+        assert!(!MemoryDeaths::default().explain(killed));
+        // As if the kernel had counted one since the run began.
+        let one_less = || MemoryDeaths { count: AtomicU64::new(deaths().wrapping_sub(1)) };
+        if deaths() > 0 {
+            assert!(one_less().explain(killed));
+            assert!(one_less().explain(ExitStatus::from_raw(137 << 8)), "a shell tells of its child");
+            assert!(!one_less().explain(ExitStatus::from_raw(1 << 8)));
+        }
+    }
+
+    #[test]
+    fn a_child_is_waited_for_with_its_peak() {
+        let child = std::process::Command::new("true").spawn().unwrap();
+        let ended = wait(child.id() as i32, || {}).unwrap();
+        assert!(ended.status.success() && ended.peak > 0);
+    }
+}

@@ -1,0 +1,63 @@
+//! Amounts as people write them: `8GiB`, `1.5 GB`, `90s`, `2h`, `30d`. Knows nothing of what they limit.
+
+use std::time::Duration;
+
+/// Number of bytes in `8GiB`, `1.5 GB`; a unit is needed.
+pub fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = split(text)?;
+    let scale: f64 = match unit {
+        "B" => 1.0,
+        "kB" | "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "TB" => 1e12,
+        "KiB" => 1024.0,
+        "MiB" => 1024.0 * 1024.0,
+        "GiB" => 1024.0 * 1024.0 * 1024.0,
+        "TiB" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        _ => return None,
+    };
+    let bytes = number * scale;
+    (bytes < u64::MAX as f64).then_some(bytes as u64)
+}
+
+/// `500ms`, `90s`, `10 min`, `2h`, `30d`, `2w`; a unit is needed.
+pub fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = split(text)?;
+    let seconds: f64 = match unit {
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "min" | "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        "w" => 7.0 * 86_400.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(number * seconds).ok()
+}
+
+/// The number and the unit behind it.
+fn split(text: &str) -> Option<(f64, &str)> {
+    let text = text.trim();
+    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
+    let (number, unit) = text.split_at(end);
+    Some((number.parse().ok()?, unit.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_read_with_their_unit() {
+        assert_eq!((bytes("8GiB"), bytes("1.5 kB")), (Some(8 << 30), Some(1500)));
+        assert_eq!([bytes("8"), bytes("GiB"), bytes("8 gigs"), bytes("-1GB")], [None; 4]);
+        let seconds = |s| Some(Duration::from_secs_f64(s));
+        assert_eq!(
+            [duration("90s"), duration("1.5 h"), duration("250ms")],
+            [seconds(90.0), seconds(5400.0), seconds(0.25)]
+        );
+        assert_eq!([duration("30d"), duration("2 min")], [seconds(2_592_000.0), seconds(120.0)]);
+        assert_eq!([duration("3"), duration("soon"), duration("-1s"), duration("9e9 d")], [None; 4]);
+    }
+}

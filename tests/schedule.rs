@@ -1,0 +1,192 @@
+//! Who runs when, for how long and how often: shares, urgency, timeouts, further attempts, deaths for lack of memory.
+
+use crate::support::space::Space;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// A stage that notes when it begins and ends.
+fn noted(name: &str, more: &str) -> String {
+    format!(
+        "[stages.{name}]\nkind = \"command\"\nrun = \"echo +{name} >> ran; sleep 0.2; echo -{name} >> ran; echo {name} > {{outputs.o}}\"\noutputs = {{ o = \"t\" }}\n{more}\n"
+    )
+}
+
+#[test]
+fn a_named_resource_is_shared_out_by_units() {
+    let stages = |n: u64| -> String {
+        ["a", "b", "c"].map(|s| noted(s, &format!("resources = {{ threads = 1, licence = {n} }}"))).concat()
+    };
+    let most_at_once = |ran: Vec<String>| {
+        let mut now = 0i32;
+        ran.iter()
+            .map(|l| {
+                if l.starts_with('+') {
+                    now += 1;
+                    now
+                } else {
+                    now -= 1;
+                    now
+                }
+            })
+            .max()
+            .unwrap()
+    };
+    let space = Space::new(&stages(1));
+    space.run(&["--threads", "3"]).expect(0);
+    assert_eq!(most_at_once(space.ran()), 1, "without a word about licences they take turns");
+    let space = Space::new(&stages(1));
+    space.run(&["--threads", "3", "--resource", "licence=2"]).expect(0);
+    assert_eq!(most_at_once(space.ran()), 2);
+    let space = Space::new(&stages(3));
+    let said = space.run(&["--resource", "licence=2"]).expect(2);
+    assert!(said.stderr.contains("stage `a` asks for 3 of `licence`, this run has 2"), "{}", said.stderr);
+    let said = space.run(&["--resource", "license=2"]).expect(2);
+    assert!(said.stderr.contains("did you mean `licence`?"), "{}", said.stderr);
+    assert!(space.ran().is_empty());
+}
+
+#[test]
+fn the_longest_chain_goes_first() {
+    // Stated first, yet nothing waits for them.
+    let mut text: String = ["x", "y"].map(|s| noted(s, "resources = { threads = 1 }")).concat();
+    for (i, name) in ["a", "b", "c"].iter().enumerate() {
+        let input = if i > 0 { format!("inputs = {{ i = \"{}\" }}", ["a", "b"][i - 1]) } else { String::new() };
+        text += &noted(name, &format!("resources = {{ threads = 1 }}\n{input}"));
+    }
+    let space = Space::new(&text);
+    space.run(&["--threads", "1"]).expect(0);
+    let order: Vec<String> = space.ran().into_iter().filter(|l| l.starts_with('+')).collect();
+    // The last of the chain is as urgent as the others.
+    assert_eq!(order[..2], ["+a", "+b"], "{order:?}");
+}
+
+#[test]
+fn a_stage_out_of_time_is_stopped_and_its_checkpoint_is_found() {
+    let run = "trap 'echo saved > {checkpoints}/s; exit 0' TERM; if [ -e {checkpoints}/s ]; then cp {checkpoints}/s {outputs.o}; exit; fi; sleep 60 & wait";
+    let text = |more: &str| {
+        format!(
+            "[stages.s]\nkind = \"command\"\nrun = \"{run}\"\noutputs = {{ o = \"t\" }}\ntimeout = \"300ms\"\n{more}"
+        )
+    };
+    let space = Space::new(&text(""));
+    let said = space.run(&[]).expect(1);
+    assert!(said.stderr.contains("error: stage `s`: it took longer than its timeout of 0.3 s"), "{}", said.stderr);
+    space.run(&[]).expect(0);
+    assert_eq!(space.outputs()["s"], "saved\n");
+    let space = Space::new(&text("retries = 1\nbackoff = \"10ms\""));
+    let said = space.run(&[]).expect(0);
+    assert!(
+        said.stderr.contains("s: failed: it took longer than its timeout of 0.3 s; attempt 2 in"),
+        "{}",
+        said.stderr
+    );
+    assert_eq!(space.outputs()["s"], "saved\n");
+    // A stage says nothing: the command line may.
+    let slow = Space::new("[stages.s]\nkind = \"command\"\nrun = [\"sleep\", \"60\"]\noutputs = { o = \"t\" }\n");
+    let said = slow.run(&["--timeout", "200ms"]).expect(1);
+    assert!(said.stderr.contains("timeout of 0.2 s"), "{}", said.stderr);
+}
+
+#[test]
+fn a_failed_attempt_is_followed_by_others() {
+    let text = |more: &str| {
+        format!(
+            "[stages.s]\nkind = \"command\"\nrun = \"echo s >> ran; [ $(wc -l < ran) -ge 3 ] && echo ok > {{outputs.o}}\"\noutputs = {{ o = \"t\" }}\nbackoff = \"10ms\"\n{more}"
+        )
+    };
+    let space = Space::new(&text("retries = 2"));
+    let said = space.run(&[]).expect(0);
+    assert_eq!(space.ran().len(), 3);
+    assert!(said.stderr.contains("s: failed: `sh` exited with status 1; attempt 2 in"), "{}", said.stderr);
+    let space = Space::new(&text("retries = 1"));
+    let said = space.run(&[]).expect(1);
+    assert!(said.stderr.contains("hint: it was tried 2 times"), "{}", said.stderr);
+    let space = Space::new(&text(""));
+    space.run(&["--retries", "1"]).expect(1);
+    assert_eq!(space.ran().len(), 2);
+    let space = Space::new(&text("retries = 0"));
+    space.run(&["--retries", "5"]).expect(1);
+    assert_eq!(space.ran().len(), 1, "what the stage says counts more");
+}
+
+#[test]
+fn patience_is_not_in_the_key_and_faults_in_it_are_placed() {
+    let space = Space::new(&noted("a", "timeout = \"1h\"\nretries = 1"));
+    space.run(&[]).expect(0);
+    space.write("p.toml", &noted("a", "timeout = \"2h\"\nbackoff = \"3s\"\nresources = { licence = 1 }"));
+    assert!(space.plan(&[]).contains("cached"));
+    for (fault, message) in [
+        ("timeout = 3", "stage `a`: `timeout` must be a time"),
+        ("timeout = \"soon\"", "hint: write `timeout = \"2h\"`"),
+        ("retries = -1", "stage `a`: `retries` must be a whole number from 0 on"),
+        ("resources = { \"a b\" = 1 }", "stage `a`: `a b` cannot name a resource"),
+        ("resources = { licence = \"x\" }", "stage `a`: `licence` must be a whole number from 0 on"),
+    ] {
+        space.write("p.toml", &noted("a", fault));
+        let said = space.erw(&["plan", "p.toml"]).expect(2);
+        assert!(said.stderr.contains(message) && said.stderr.contains("p.toml:5"), "{}", said.stderr);
+    }
+}
+
+#[test]
+fn a_busy_machine_gets_nothing_more_to_do() {
+    let space = Space::new(&["a", "b", "c"].map(|s| noted(s, "resources = { threads = 1 }")).concat());
+    space.run(&["--threads", "3", "--max-load", "0"]).expect(0);
+    let ran = space.ran();
+    // One at a time is always allowed.
+    assert!(ran.chunks(2).all(|pair| pair[0].starts_with('+') && pair[1].starts_with('-')), "{ran:?}");
+}
+
+#[test]
+fn a_program_that_the_kernel_kills_for_memory_is_named_as_such() {
+    // A control group of version 1 or 2, as the machine has it; whoever cannot make one cannot be shown this.
+    let (group, limits) = [
+        ("/sys/fs/cgroup/memory", vec![("memory.limit_in_bytes", "100M"), ("memory.memsw.limit_in_bytes", "100M")]),
+        ("/sys/fs/cgroup", vec![("memory.max", "100M"), ("memory.swap.max", "0")]),
+    ]
+    .into_iter()
+    .find(|(root, limits)| {
+        Path::new(root).join(limits[0].0).exists()
+            || std::fs::read_to_string(Path::new(root).join("cgroup.controllers")).is_ok_and(|c| c.contains("memory"))
+    })
+    .map(|(root, limits)| (Path::new(root).join(format!("erw-test-{}", std::process::id())), limits))
+    .expect("a control group for memory");
+    if std::fs::create_dir(&group).is_err() {
+        // Only root may: in CI it is. The words are tested beside the code that chooses them.
+        assert!(std::fs::metadata("/proc/self").unwrap().uid() != 0, "cannot make {}", group.display());
+        return;
+    }
+    for (file, value) in limits {
+        // The limit with swap is there only where the kernel counts swap.
+        let _ = std::fs::write(group.join(file), value);
+    }
+    let run = format!(
+        "echo $$ > {}/cgroup.procs; exec python3 -c 'x = bytearray(1 << 30); x[::4096] = bytes(len(x[::4096]))'",
+        group.display()
+    );
+    let space = Space::new(&format!("[stages.s]\nkind = \"command\"\nrun = \"{run}\"\noutputs = {{ o = \"t\" }}\n"));
+    let said = space.run(&[]).expect(1);
+    let _ = std::fs::remove_dir(&group);
+    assert!(said.stderr.contains("stage `s`: `sh` was killed by the kernel: out of memory"), "{}", said.stderr);
+    assert!(said.stderr.contains("its peak was") && said.stderr.contains("resources = { mem ="), "{}", said.stderr);
+}
+
+#[test]
+fn a_daemon_that_a_program_left_behind_is_ended_with_it() {
+    let run = "mkdir {outputs.o}; echo good > {outputs.o}/f; setsid sh -c 'exec 3>>{outputs.o}/f; echo $$ > daemon; while :; do echo bad >&3; sleep 0.01; done' & while ! [ -s daemon ]; do sleep 0.01; done; cp {outputs.o}/f copy";
+    let space =
+        Space::new(&format!("[stages.s]\nkind = \"command\"\nrun = \"\"\"{run}\"\"\"\noutputs = {{ o = \"t\" }}\n"));
+    space.run(&[]).expect(0);
+    let daemon = space.read("daemon");
+    assert!(!Path::new("/proc").join(daemon.trim()).exists(), "still there");
+    space.erw(&["cache", "verify"]).expect(0);
+}
+
+#[test]
+fn numbers_that_a_program_writes_as_metrics_are_its_results() {
+    let text = "[stages.s]\nkind = \"command\"\nrun = \"echo '{\\\"fd\\\": 0.25, \\\"note\\\": \\\"x\\\"}' > {outputs.m}\"\noutputs = { m = \"metrics\" }\n";
+    let space = Space::new(text);
+    let said = space.run(&[]).expect(0);
+    assert!(said.stdout.contains("fd 0.25"), "{}", said.stdout);
+    assert!(space.run(&[]).expect(0).stdout.contains("fd 0.25"), "cached ones tell them too");
+}
