@@ -162,7 +162,13 @@ fn work_dirs(store: &Store, kept: &[Record], checkpoints: bool, dry_run: bool, r
     let done: BTreeSet<String> = kept.iter().map(|r| r.key().to_string()).collect();
     for path in store::list(&store.v1("work"))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let Ok(digest) = name.parse::<Digest>() else { continue };
+        let Ok(digest) = name.parse::<Digest>() else {
+            // Of a killed run.
+            if name.starts_with(store::SPARE) {
+                drop_one(&path, dry_run)?;
+            }
+            continue;
+        };
         // Held by a worker whose runner is gone.
         let Some(_lock) = store.try_lock(&digest.into())? else { continue };
         let has_checkpoint = !store::list(&path.join("checkpoints"))?.is_empty();

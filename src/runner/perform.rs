@@ -10,7 +10,7 @@ use super::digest::{Digest, Measured, measure};
 use super::ending::MemoryDeaths;
 use super::event::{Failure, WorkerEvent};
 use super::files::{digest_now, keep_listing};
-use super::graph::{Stage, StageId};
+use super::graph::{Command, Stage, StageId};
 use super::guard::Watch;
 use super::launch::{Finish, Launcher, Report, Site, job_file, launch};
 use super::manifest::Params;
@@ -23,11 +23,13 @@ use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What took less than this is not forced to disk by itself.
 const QUICK: Duration = Duration::from_secs(1);
+/// More work folders than this are never under way at a time.
+const SPARES: usize = 64;
 
 /// What every action of a run shares.
 pub struct Shop<'a> {
@@ -35,6 +37,8 @@ pub struct Shop<'a> {
     pub launcher: &'a Launcher,
     pub workers: &'a Workers,
     pub deaths: &'a MemoryDeaths,
+    /// Empty work folders, to be used again.
+    pub spares: Mutex<Vec<PathBuf>>,
     /// Something was stored that has not been forced to disk.
     pub unsynced: AtomicBool,
     /// Artifacts read and found whole in this run, or made in it.
@@ -110,7 +114,7 @@ impl Shop<'_> {
         }
         let stage = self.stage(order);
         let work = self.store().work_dir(&order.keyed.action.key);
-        let attempt = prepare(&work, stage)?;
+        let attempt = self.prepare(&work, stage)?;
         let log = work.join(format!("attempt-{attempt}.log"));
         starting(Start { attempt, log: log.clone() });
         let began = Instant::now();
@@ -135,8 +139,64 @@ impl Shop<'_> {
         self.unsynced.fetch_or(keep == Keep::Later, Ordering::Relaxed);
         // From here on the action is done; what is left of its work folder is only space.
         keep_logs(&work, &self.store().log_dir(&order.keyed.action.key));
-        let _ = store::remove(&work);
+        self.leave(&work);
         Ok(End::Done(Box::new(record)))
+    }
+
+    /// Empties `out/`, keeps `checkpoints/`, and returns the number of this attempt.
+    fn prepare(&self, work: &Path, stage: &Stage) -> Result<u32> {
+        let keeps_checkpoints = |c: &Command| c.run.iter().any(|word| word.contains("{checkpoints}"));
+        if stage.command.as_ref().is_some_and(|c| !keeps_checkpoints(c)) && self.take_spare(work) {
+            return Ok(1);
+        }
+        let out = work.join("out");
+        store::remove(&out).map_err(|e| Error::io("empty", &out, e))?;
+        let mut folders = vec![out.clone()];
+        match &stage.command {
+            // A command makes its outputs itself, as files or folders.
+            Some(command) => folders.extend(keeps_checkpoints(command).then(|| work.join("checkpoints"))),
+            None => {
+                folders.push(work.join("checkpoints"));
+                folders.extend(stage.outputs.keys().map(|name| out.join(name)));
+            }
+        }
+        for folder in folders {
+            std::fs::create_dir_all(&folder).map_err(|e| Error::io("make", &folder, e))?;
+        }
+        let number =
+            |p: &PathBuf| p.file_name()?.to_str()?.strip_prefix("attempt-")?.strip_suffix(".log")?.parse().ok();
+        Ok(store::list(work)?.iter().filter_map(number).max().unwrap_or(0u32) + 1)
+    }
+
+    /// A spare folder as the work folder, unless there is one from an earlier attempt.
+    fn take_spare(&self, work: &Path) -> bool {
+        let is_new = std::fs::symlink_metadata(work).is_err();
+        let spare = if is_new { self.spares().pop() } else { None };
+        spare.is_some_and(|spare| std::fs::rename(spare, work).is_ok())
+    }
+
+    /// Keeps a work folder with an empty `out/` and an empty log for the next command, and removes any other: to make
+    /// and remove three inodes takes as long as to run a short program.
+    fn leave(&self, work: &Path) {
+        let names: Vec<PathBuf> = store::list(work).unwrap_or_default();
+        let is_bare = [work.join("attempt-1.log"), work.join("out")] == names[..]
+            && store::list(&names[1]).is_ok_and(|left| left.is_empty());
+        let mut spares = self.spares();
+        let spare = work.with_file_name(format!("{}{}-{}", store::SPARE, std::process::id(), spares.len()));
+        if is_bare && spares.len() < SPARES && std::fs::rename(work, &spare).is_ok() {
+            return spares.push(spare);
+        }
+        drop(spares);
+        let _ = store::remove(work);
+    }
+
+    fn spares(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be called when no more actions come.
+    pub fn clean_up(&self) {
+        self.spares().drain(..).for_each(|spare| drop(store::remove(&spare)));
     }
 
     /// Starts what does the work and waits for it: a command's program, or a worker.
@@ -337,20 +397,4 @@ fn keep_logs(work: &Path, kept: &Path) {
         let _ = std::fs::create_dir_all(kept);
         let _ = std::fs::rename(log, kept.join(log.file_name().unwrap_or_default()));
     }
-}
-
-/// Empties `out/`, keeps `checkpoints/`, and returns the number of this attempt.
-fn prepare(work: &Path, stage: &Stage) -> Result<u32> {
-    let out = work.join("out");
-    store::remove(&out).map_err(|e| Error::io("empty", &out, e))?;
-    let mut folders = vec![out.clone(), work.join("checkpoints")];
-    // A command makes its outputs itself, as files or folders.
-    if stage.command.is_none() {
-        folders.extend(stage.outputs.keys().map(|name| out.join(name)));
-    }
-    for folder in folders {
-        std::fs::create_dir_all(&folder).map_err(|e| Error::io("make", &folder, e))?;
-    }
-    let number = |p: &PathBuf| p.file_name()?.to_str()?.strip_prefix("attempt-")?.strip_suffix(".log")?.parse().ok();
-    Ok(store::list(work)?.iter().filter_map(number).max().unwrap_or(0u32) + 1)
 }

@@ -107,8 +107,15 @@ pub fn run(
     let judge = Judge::new(pipeline, store, options.forced.clone());
     let (workers, deaths) = (Workers::default(), MemoryDeaths::default());
     let unsynced = AtomicBool::new(false);
-    let shop =
-        Shop { judge: &judge, launcher, workers: &workers, deaths: &deaths, unsynced, verified: Mutex::default() };
+    let shop = Shop {
+        judge: &judge,
+        launcher,
+        workers: &workers,
+        deaths: &deaths,
+        unsynced,
+        verified: Mutex::default(),
+        spares: Mutex::default(),
+    };
     let (tell, told) = channel();
     let (ask, asked) = channel();
     let asked = Mutex::new(asked);
@@ -718,6 +725,7 @@ impl<'a> Scheduler<'a> {
                 self.set_skipped(id, why.into());
             }
         }
+        self.shop.clean_up();
         if self.shop.unsynced.load(Ordering::Relaxed)
             && let Err(e) = self.shop.judge.store.sync()
         {

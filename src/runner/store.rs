@@ -33,6 +33,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const TAG: &str =
     "Signature: 8a477f597d28d172789f06886806bc55\n# Artifacts and records of erw. See `erw cache --help`.\n";
 
+/// Names of work folders that wait for their next use begin so.
+pub const SPARE: &str = ".spare-";
+
 /// With more files than this one flush of the file system is cheaper than one per file.
 const FLUSH_EACH: usize = 32;
 
