@@ -341,3 +341,57 @@ fn a_sweep_is_a_table_of_trials() {
     assert_eq!(said.stdout, "trial,c.n,status\nn=1,1,ran\nn=2,2,ran\n");
     assert_eq!(sorted(space.ran()), ["a", "b", "c", "c", "d"]);
 }
+
+#[test]
+fn a_run_in_which_all_was_cached_is_answered_from_memory_only_while_that_is_true() {
+    let space = chain();
+    space.run(&[]).expect(0);
+    space.ran();
+    let memos = || std::fs::read_dir(space.path("cache/v1/memos")).map_or(0, Iterator::count);
+    assert_eq!(memos(), 1);
+    let cached = |args: &[&str]| {
+        let said = space.run(args).expect(0);
+        assert!(said.stdout.contains("all 4 stages are cached"), "{}", said.stdout);
+        assert!(space.ran().is_empty());
+    };
+    cached(&[]);
+    // Each thing that the answer rests on is looked at.
+    space.write("src", "three\nfour\n");
+    space.run(&[]).expect(0);
+    assert_eq!(sorted(space.ran()), ["a", "b", "c"]);
+    cached(&[]);
+    space.run(&["--set", "c.n=7"]).expect(0);
+    assert_eq!(space.ran(), ["c"]);
+    cached(&[]);
+    space.write("p.toml", &CHAIN.replace("n = 1", "n = 2"));
+    space.run(&[]).expect(0);
+    assert_eq!(space.ran(), ["c"]);
+    space.run(&["--force", "d"]).expect(0);
+    assert_eq!(space.ran(), ["d"]);
+    cached(&[]);
+    let record = space.bucket("actions")[0].clone();
+    std::fs::remove_file(&record).unwrap();
+    space.run(&[]).expect(0);
+    space.ran();
+    let folder = space.bucket("store").into_iter().find(|p| p.is_dir()).unwrap();
+    spoil(&folder.join("file"), b"longer than it was");
+    space.run(&[]).expect(0);
+    assert_eq!(space.ran(), ["d"]);
+    cached(&[]);
+    // A damaged memo is none.
+    let memo = std::fs::read_dir(space.path("cache/v1/memos")).unwrap().next().unwrap().unwrap().path();
+    for memo in std::fs::read_dir(memo.parent().unwrap()).unwrap().map(|m| m.unwrap().path()) {
+        let text = std::fs::read_to_string(&memo).unwrap().replace("\"seconds\":0", "\"seconds\":1");
+        std::fs::write(&memo, text).unwrap();
+    }
+    cached(&[]);
+    // What ran while a source changed under it must not be taken for an answer about the new one.
+    space.write(
+        "p.toml",
+        &CHAIN.replace("n = 1", "n = 3").replace("echo c >> ran;", "echo c >> ran; echo changed > src;"),
+    );
+    space.run(&[]).expect(0);
+    space.ran();
+    space.run(&[]).expect(0);
+    assert!(space.ran().contains(&"a".to_string()));
+}

@@ -7,6 +7,7 @@ use crate::runner::event::{Fan, Listener, StageEnd};
 use crate::runner::graph::{Patience, Pipeline, StageId};
 use crate::runner::launch::Launcher;
 use crate::runner::manifest::Registry;
+use crate::runner::memo::{self, Question};
 use crate::runner::pool::Limits;
 use crate::runner::quantity::duration;
 use crate::runner::record::Journal;
@@ -80,6 +81,14 @@ impl Flags {
         }
     }
 
+    /// Whoever hears the events of a run: its display, its journal, and `others`.
+    fn listener<'a>(&self, store: &Store, others: Vec<Box<dyn Listener + 'a>>) -> Fan<'a> {
+        let mut all: Vec<Box<dyn Listener + 'a>> =
+            vec![report::listener(self.style()), Box::new(Journal::start(store))];
+        all.extend(others);
+        Fan(all)
+    }
+
     fn limits(&self) -> Limits {
         let mut limits = Limits::of_machine();
         if let Some(jobs) = self.jobs {
@@ -109,14 +118,32 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
+    let (file, overrides) = (&args.pipeline.pipeline, args.pipeline.overrides());
+    let is_plain = args.flags.force.is_empty() && !args.flags.dry_run;
+    let question = Question::new(file, registry, &overrides, &args.targets).filter(|_| is_plain);
+    if let Some(question) = question {
+        let store = Store::open(cache)?;
+        if let Some(memo) = memo::recall(&store, question) {
+            let ends = memo.tell(&store, &args.flags.limits(), &mut args.flags.listener(&store, vec![]));
+            return show(&ends, &args.flags);
+        }
+    }
     let pipeline = args.pipeline.load(registry)?;
     let selected = select(&pipeline, &args.targets)?;
     let Some(outcome) = execute(&pipeline, selected, &args.flags, cache, vec![])? else { return Ok(()) };
-    if !args.flags.json {
-        print(&table::summary(&outcome.ends))?;
-        print_log(&outcome.ends);
+    if let (Some(question), None) = (question, &outcome.error) {
+        memo::keep(&Store::open(cache)?, question, &pipeline, &outcome.records);
     }
+    show(&outcome.ends, &args.flags)?;
     outcome.error.map_or(Ok(()), Err)
+}
+
+fn show(ends: &[StageEnd], flags: &Flags) -> Result<()> {
+    if !flags.json {
+        print(&table::summary(ends))?;
+        print_log(ends);
+    }
+    Ok(())
 }
 
 /// Runs the selected stages, shown as the flags say and told to `listeners`; `None` after a dry run.
@@ -137,10 +164,8 @@ pub fn execute(
     listen_for_signals(&stop)?;
     let patience = Patience { timeout: flags.timeout, retries: flags.retries, backoff: None };
     let options = Options { selected, forced, keep_going: flags.keep_going, limits: flags.limits(), patience };
-    let mut all: Vec<Box<dyn Listener + '_>> = vec![report::listener(flags.style()), Box::new(Journal::start(&store))];
-    all.extend(listeners);
-    let mut listener = Fan(all);
     let launcher = Launcher::this_program()?;
+    let mut listener = flags.listener(&store, listeners);
     schedule::run(pipeline, &store, &launcher, options, &stop, &mut listener).map(Some)
 }
 

@@ -5,11 +5,16 @@ use crate::runner::event::{StageEnd, State};
 use comfy_table::{LineStyle, Table, presets};
 use std::path::Path;
 
+/// With more stages than this, those that are cached are counted and not listed.
+const LONG: usize = 200;
+
 /// How a run went, stage by stage, and the pictures it made.
 pub fn summary(ends: &[StageEnd]) -> String {
     let mut table = plain_table();
     table.set_header(["stage", "status", "time", "result", "artifact"]);
-    for end in ends {
+    let is_long = ends.len() > LONG;
+    let shown = |end: &&StageEnd| !is_long || end.state != State::Cached;
+    for end in ends.iter().filter(shown) {
         let result = end.results.first().map_or_else(String::new, |r| format!("{} {}", r.name, number(r.value)));
         let time = match end.state {
             _ if end.seconds <= 0.0 => String::new(),
@@ -19,7 +24,14 @@ pub fn summary(ends: &[StageEnd]) -> String {
         };
         table.add_row([end.stage.clone(), status(end), time, result, artifacts(end)]);
     }
-    let mut text = format!("{}\n", trimmed(&table));
+    let mut text = match ends.iter().any(|end| shown(&end)) {
+        true => format!("{}\n", trimmed(&table)),
+        false => String::new(),
+    };
+    let cached = ends.iter().filter(|e| e.state == State::Cached).count();
+    if is_long && cached > 0 && cached < ends.len() {
+        text.push_str(&format!("{cached} more of {} stages are cached\n", ends.len()));
+    }
     for picture in ends.iter().flat_map(|e| &e.shown) {
         text.push_str(&format!("picture: {}\n", near(picture)));
     }

@@ -6,9 +6,9 @@
 //! format is treated as no record, never as damage, so two versions may share a cache.
 //! This module does not know when a record counts as a hit (`plan`).
 
-use super::digest::Measured;
-use super::event::Measure;
-use super::key::Key;
+use super::digest::{Digest, Measured};
+use super::event::{Measure, StoredOutput};
+use super::key::{Key, ingredients};
 use super::store::{Keep, Store, write_file};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
@@ -56,6 +56,14 @@ pub struct Output {
     pub measured: Measured,
 }
 
+impl Output {
+    /// With its name, and where it lies.
+    pub fn stored(&self, store: &Store, name: &str) -> StoredOutput {
+        let Measured { digest, bytes, .. } = self.measured;
+        StoredOutput { name: name.into(), digest: digest.to_string(), bytes, path: store.object(&digest) }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shown {
     pub output: String,
@@ -66,6 +74,12 @@ pub struct Shown {
 impl Record {
     pub fn key(&self) -> Key {
         Key::of(&self.key_text)
+    }
+    /// Digests of the outside files that went into the key, by name.
+    pub fn sources(&self) -> BTreeMap<String, Digest> {
+        let lines = ingredients(&self.key_text);
+        let sources = lines.iter().filter(|((section, _), _)| *section == "source");
+        sources.filter_map(|((_, name), digest)| Some((name.to_string(), digest.parse().ok()?))).collect()
     }
     /// Paths of the files worth showing.
     pub fn shown_paths(&self, store: &Store) -> Vec<PathBuf> {
@@ -110,7 +124,7 @@ fn parse(bytes: &[u8]) -> Parsed {
     };
     let parts = rest.split_once(MIDDLE).and_then(|(check, body)| Some((check, body.strip_suffix("}\n")?)));
     let Some((check, body)) = parts else { return Parsed::Damaged };
-    if super::digest::Digest::of_bytes(body.as_bytes()).to_string() != check {
+    if Digest::of_bytes(body.as_bytes()).to_string() != check {
         return Parsed::Damaged;
     }
     serde_json::from_str(body).map_or(Parsed::Damaged, |record| Parsed::Record(Box::new(record)))
@@ -126,7 +140,7 @@ pub fn write(store: &Store, record: &Record, keep: Keep) -> Result<()> {
     let path = store.action_file(&record.key());
     let failed = |e: std::io::Error| Error::io("write", &path, e);
     let body = serde_json::to_string(record).map_err(|e| failed(e.into()))?;
-    let check = super::digest::Digest::of_bytes(body.as_bytes());
+    let check = Digest::of_bytes(body.as_bytes());
     write_file(&path, format!("{PREFIX}{check}{MIDDLE}{body}}}\n").as_bytes(), keep).map_err(failed)
 }
 
@@ -159,7 +173,6 @@ pub fn all(store: &Store) -> Result<(Vec<Record>, Vec<PathBuf>)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::digest::Digest;
     use super::*;
 
     fn record() -> Record {

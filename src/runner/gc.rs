@@ -5,7 +5,7 @@
 
 use super::actions::{self, Record};
 use super::digest::{Digest, Links, measure, walk};
-use super::key::{Key, ingredients};
+use super::key::Key;
 use super::store::{self, Store};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -152,6 +152,8 @@ pub fn collect(store: &Store, keep: &Keep, checkpoints: bool, dry_run: bool) -> 
     }
     let sources: BTreeSet<PathBuf> = kept.iter().flat_map(|r| sources(store, r)).collect();
     drop_all(store::list(&store.v1("trees"))?.into_iter().filter(|p| !sources.contains(p)).collect())?;
+    // They rest on records; a run writes its own anew.
+    drop_all(store::list(&store.v1("memos"))?)?;
     drop_all(leftovers(store)?)?;
     drop_all(idle_locks(store)?)?;
     Ok(removed)
@@ -185,9 +187,7 @@ fn work_dirs(store: &Store, kept: &[Record], checkpoints: bool, dry_run: bool, r
 
 /// Listings of the outside folders that a record's action read.
 fn sources(store: &Store, record: &Record) -> Vec<PathBuf> {
-    let lines = ingredients(&record.key_text);
-    let digests = lines.iter().filter(|((section, _), _)| *section == "source").filter_map(|(_, d)| d.parse().ok());
-    digests.map(|d: Digest| store.tree_file(&d)).collect()
+    record.sources().values().map(|digest| store.tree_file(digest)).collect()
 }
 
 /// Half-written files of killed processes.

@@ -1,6 +1,7 @@
 //! A resolved pipeline: a DAG of stages whose every name, type, edge and parameter has been checked.
 //! Knows nothing of keys, caches or running.
 
+use super::digest::Digest;
 use super::manifest::{Manifest, Params, StageKind, element};
 use crate::error::Place;
 use std::collections::BTreeMap;
@@ -15,6 +16,8 @@ pub struct StageId(pub usize);
 pub struct Pipeline {
     pub name: String,
     pub file: PathBuf,
+    /// It and its parents, absolute, with the digests of what was read.
+    pub files: Vec<(PathBuf, Digest)>,
     /// In topological order: a stage's inputs come before it.
     pub stages: Vec<Stage>,
 }

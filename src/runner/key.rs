@@ -43,6 +43,12 @@ impl fmt::Display for Key {
     }
 }
 
+impl From<Key> for Digest {
+    fn from(key: Key) -> Self {
+        key.0
+    }
+}
+
 impl Key {
     /// The key of a text of ingredients.
     pub fn of(text: &str) -> Self {

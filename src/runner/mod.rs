@@ -29,7 +29,8 @@
 //! 4. [`perform`] carries one action out under the lock of its key: inputs verified, worker started ([`launch`]),
 //!    outputs digested and published, record last, work folder removed.
 //! 5. In the worker process [`worker`] finds the kind and calls it with an [`attempt`], or starts a [`program`].
-//! 6. All of it is told as [`event`]s; [`record`] keeps them. [`gc`] looks after the cache folder.
+//! 6. [`memo`] keeps the answer to a run that found everything cached, for the next time it is asked.
+//! 7. All of it is told as [`event`]s; [`record`] keeps them. [`gc`] looks after the cache folder.
 
 pub mod actions;
 pub mod attempt;
@@ -48,6 +49,7 @@ pub mod launch;
 pub mod layers;
 pub mod located;
 pub mod manifest;
+pub mod memo;
 pub mod perform;
 pub mod plan;
 pub mod pool;

@@ -2,7 +2,7 @@
 //! For people and programs that look back; nothing in the runner reads it, and failing to write it must not
 //! break a run: the first failure is remembered, the rest is silence.
 
-use super::event::{Event, Listener, StageEnd, What};
+use super::event::{Event, Listener, StageEnd, State, What};
 use super::store::{Keep, Store, write_file};
 use serde::Serialize;
 use std::fs::File;
@@ -51,6 +51,15 @@ impl Journal {
         Self { folder, events, summary }
     }
 
+    /// What most stages of a large pipeline do most of the time, waiting and being cached, would only bury the rest.
+    fn is_worth_noting(what: &What) -> bool {
+        match what {
+            What::State { state, .. } => !matches!(state, State::Waiting | State::Ready | State::Cached),
+            What::Ended(end) => end.state != State::Cached,
+            _ => true,
+        }
+    }
+
     fn note(&mut self, event: &Event) {
         if let Ok(file) = &mut self.events {
             let line = serde_json::to_vec(event).map_err(io::Error::from);
@@ -67,14 +76,21 @@ impl Journal {
 
 impl Listener for Journal {
     fn event(&mut self, event: &Event) {
-        self.note(event);
+        if Self::is_worth_noting(&event.what) {
+            self.note(event);
+        }
         match &event.what {
             What::RunStarted { pipeline, .. } => self.summary.pipeline.clone_from(pipeline),
+            // Where the outputs of a cached stage lie is told by its record.
+            What::Ended(end) if end.state == State::Cached => {
+                let bare = StageEnd { outputs: vec![], shown: vec![], ..(**end).clone() };
+                self.summary.stages.push(bare);
+            }
             What::Ended(end) => self.summary.stages.push((**end).clone()),
             What::RunFinished { seconds, exit } => {
                 self.summary.seconds = *seconds;
                 self.summary.exit = Some(*exit);
-                if let Ok(text) = serde_json::to_vec_pretty(&self.summary) {
+                if let Ok(text) = serde_json::to_vec(&self.summary) {
                     let _ = write_file(&self.folder.join("summary.json"), &text, Keep::Later);
                 }
             }

@@ -45,7 +45,7 @@ impl Spec {
         for (stage, &from) in stages.iter().zip(&order) {
             check_kind(&self.stages[from], stage)?;
         }
-        Ok(Pipeline { name: self.name.clone(), file: self.file.clone(), stages })
+        Ok(Pipeline { name: self.name.clone(), file: self.file.clone(), files: self.digests(), stages })
     }
 }
 

@@ -22,7 +22,7 @@ use super::actions::Record;
 use super::backlog::{Backlog, urgency};
 use super::digest::Digest;
 use super::ending::MemoryDeaths;
-use super::event::{Event, Failure, Listener, StageEnd, State, StoredOutput, What, WorkerEvent};
+use super::event::{Event, Failure, Listener, StageEnd, State, What, WorkerEvent};
 use super::graph::{Patience, Pipeline, Stage, StageId};
 use super::key::Key;
 use super::launch::Launcher;
@@ -91,6 +91,8 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Outcome {
     pub ends: Vec<StageEnd>,
+    /// Of the stages that are cached or done.
+    pub records: Vec<(StageId, Record)>,
     pub error: Option<Error>,
 }
 
@@ -693,12 +695,6 @@ impl<'a> Scheduler<'a> {
         let store = self.shop.judge.store;
         let progress = &self.stages[id.0];
         let record = progress.record.as_ref();
-        let output = |(name, o): (&String, &super::actions::Output)| StoredOutput {
-            name: name.clone(),
-            digest: o.measured.digest.to_string(),
-            bytes: o.measured.bytes,
-            path: store.object(&o.measured.digest),
-        };
         let state = self.state(id);
         let record = record.filter(|_| matches!(state, State::Cached | State::Done));
         StageEnd {
@@ -709,7 +705,7 @@ impl<'a> Scheduler<'a> {
             seconds: record.map_or(0.0, |r| r.seconds),
             resumed: record.filter(|_| state == State::Done).and_then(|r| r.resumed),
             results: record.map_or(vec![], |r| r.results.clone()),
-            outputs: record.map_or(vec![], |r| r.outputs.iter().map(output).collect()),
+            outputs: record.map_or(vec![], |r| r.outputs.iter().map(|(name, o)| o.stored(store, name)).collect()),
             shown: record.map_or(vec![], |r| r.shown_paths(store)),
             error: progress.failure.clone(),
         }
@@ -735,7 +731,9 @@ impl<'a> Scheduler<'a> {
         let error = sum(&ends, signal);
         let exit = error.as_ref().map_or(0, Error::exit_code);
         self.say(What::RunFinished { seconds: self.began.elapsed().as_secs_f64(), exit });
-        Outcome { ends, error }
+        let mut record = |id: &StageId| Some((*id, self.stages[id.0].record.take()?));
+        let records = self.selected.iter().filter_map(&mut record).collect();
+        Outcome { ends, records, error }
     }
 }
 

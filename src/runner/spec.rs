@@ -3,6 +3,7 @@
 //! put on top of each other by `layers` and checked by `resolve`. Knows nothing of edges, keys or running.
 
 use super::command;
+use super::digest::Digest;
 use super::located::{self, Entry, Node, Toml};
 use super::manifest::{Manifest, Registry, StageKind};
 use super::suggest;
@@ -38,6 +39,8 @@ pub(super) struct StageSpec {
 /// One pipeline file.
 pub(super) struct File {
     pub path: PathBuf,
+    /// Of its text.
+    pub digest: Digest,
     pub name: Option<String>,
     pub extends: Option<(String, Place)>,
     pub params: Vec<Entry>,
@@ -73,6 +76,12 @@ impl Spec {
     /// The file that the user named.
     pub(super) fn leaf(&self) -> &File {
         self.files.last().expect("a chain holds at least the named file")
+    }
+
+    /// Its files as they were read.
+    pub(super) fn digests(&self) -> Vec<(PathBuf, Digest)> {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        self.files.iter().map(|file| (absolute(&file.path), file.digest)).collect()
     }
 
     pub(super) fn stage(&self, name: &str) -> Option<usize> {
@@ -178,6 +187,7 @@ impl File {
         let root = located::parse(path, &text)?;
         let mut file = Self {
             path: path.to_path_buf(),
+            digest: Digest::of_bytes(text.as_bytes()),
             name: None,
             extends: None,
             params: vec![],

@@ -12,6 +12,7 @@
 //!   v1/locks/<key>                  held by whoever works on this key, workers included
 //!   v1/files/<id>.txt               remembered digests of outside files, see `files`
 //!   v1/trees/<digest>.txt           what an outside folder held when an action used it, to name what changed
+//!   v1/memos/<id>.json              answers to runs in which all was cached, see `memo`
 //!   v1/quarantine/                  what was found damaged
 //!   runs/<id>/                      journals of runs, see `record`
 //!   downloads/<name>/<file>         published files, see `fetch::library`; gc leaves them alone
@@ -166,8 +167,10 @@ impl Store {
     /// Is the artifact there, with the recorded size? Reads names and sizes only.
     pub fn look(&self, expected: &Measured) -> Presence {
         let path = self.object(&expected.digest);
-        if fs::symlink_metadata(&path).is_err() {
-            return Presence::Absent;
+        let Ok(metadata) = fs::symlink_metadata(&path) else { return Presence::Absent };
+        if metadata.is_file() {
+            let whole = metadata.len() == expected.bytes && expected.files == 1;
+            return if whole { Presence::Whole } else { Presence::Damaged };
         }
         let Ok(found) = walk(&path, Links::Refuse) else { return Presence::Damaged };
         let bytes: u64 = found.iter().map(|f| f.metadata.len()).sum();

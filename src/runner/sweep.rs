@@ -69,7 +69,8 @@ pub fn expand(spec: &Spec, overrides: &Overrides) -> Result<SweepPlan> {
         trials.push(Trial { name, settings, stages: merge.add(pipeline) });
     }
     merge.name(&axes, &grid, &trials);
-    let pipeline = Pipeline { name: spec.name.clone(), file: spec.file.clone(), stages: merge.stages };
+    let pipeline =
+        Pipeline { name: spec.name.clone(), file: spec.file.clone(), files: spec.digests(), stages: merge.stages };
     Ok(SweepPlan { trials, pipeline })
 }
 
