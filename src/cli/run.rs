@@ -7,7 +7,7 @@ use crate::runner::event::{Fan, Listener, StageEnd};
 use crate::runner::graph::{Patience, Pipeline, StageId};
 use crate::runner::launch::Launcher;
 use crate::runner::manifest::Registry;
-use crate::runner::memo::{self, Question};
+use crate::runner::memo::{self, Answer, Question};
 use crate::runner::pool::Limits;
 use crate::runner::quantity::duration;
 use crate::runner::record::Journal;
@@ -124,8 +124,11 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     if let Some(question) = question {
         let store = Store::open(cache)?;
         if let Some(memo) = memo::recall(&store, question) {
-            let ends = memo.tell(&store, &args.flags.limits(), &mut args.flags.listener(&store, vec![]));
-            return show(&ends, &args.flags);
+            let (limits, flags) = (args.flags.limits(), &args.flags);
+            return match memo.tell(&store, &limits, flags.json, &mut flags.listener(&store, vec![])) {
+                Answer::Listed(ends) => show(&ends, flags),
+                Answer::Counted(stages) => print(&table::all_cached(stages)),
+            };
         }
     }
     let pipeline = args.pipeline.load(registry)?;

@@ -1,18 +1,15 @@
 //! Tables for the end of a run and of a sweep.
 
 use super::{duration, number};
-use crate::runner::event::{StageEnd, State};
+use crate::runner::event::{LISTED, StageEnd, State};
 use comfy_table::{LineStyle, Table, presets};
 use std::path::Path;
-
-/// With more stages than this, those that are cached are counted and not listed.
-const LONG: usize = 200;
 
 /// How a run went, stage by stage, and the pictures it made.
 pub fn summary(ends: &[StageEnd]) -> String {
     let mut table = plain_table();
     table.set_header(["stage", "status", "time", "result", "artifact"]);
-    let is_long = ends.len() > LONG;
+    let is_long = ends.len() > LISTED;
     let shown = |end: &&StageEnd| !is_long || end.state != State::Cached;
     for end in ends.iter().filter(shown) {
         let result = end.results.first().map_or_else(String::new, |r| format!("{} {}", r.name, number(r.value)));
@@ -35,15 +32,15 @@ pub fn summary(ends: &[StageEnd]) -> String {
     for picture in ends.iter().flat_map(|e| &e.shown) {
         text.push_str(&format!("picture: {}\n", near(picture)));
     }
-    if ends.iter().all(|e| e.state == State::Cached) {
-        let count = ends.len();
-        text.push_str(&if count == 1 {
-            "the stage is cached\n".into()
-        } else {
-            format!("all {count} stages are cached\n")
-        });
+    if cached == ends.len() {
+        text.push_str(&all_cached(cached));
     }
     text
+}
+
+/// The sum of a run that found nothing to do.
+pub fn all_cached(stages: usize) -> String {
+    if stages == 1 { "the stage is cached\n".into() } else { format!("all {stages} stages are cached\n") }
 }
 
 fn status(end: &StageEnd) -> String {

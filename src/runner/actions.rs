@@ -81,6 +81,10 @@ impl Record {
         let sources = lines.iter().filter(|((section, _), _)| *section == "source");
         sources.filter_map(|((_, name), digest)| Some((name.to_string(), digest.parse().ok()?))).collect()
     }
+    /// What is known of each output without its name.
+    pub fn measured(&self) -> Vec<Measured> {
+        self.outputs.values().map(|output| output.measured).collect()
+    }
     /// Paths of the files worth showing.
     pub fn shown_paths(&self, store: &Store) -> Vec<PathBuf> {
         let path = |s: &Shown| Some(store.object(&self.outputs.get(&s.output)?.measured.digest).join(&s.file));

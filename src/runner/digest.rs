@@ -35,6 +35,16 @@ impl Digest {
         };
         Ok(Self(*hasher.finalize().as_bytes()))
     }
+    pub fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+    /// The 64 digits without an allocation.
+    pub fn hex(&self) -> impl std::ops::Deref<Target = str> {
+        blake3::Hash::from_bytes(self.0).to_hex()
+    }
     /// The first 12 digits, for people.
     pub fn short(&self) -> String {
         self.to_string()[..12].to_string()

@@ -80,6 +80,9 @@ impl State {
     }
 }
 
+/// Cached stages of a run of more stages than this are counted, not listed.
+pub const LISTED: usize = 200;
+
 /// One event of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Event {
@@ -158,6 +161,10 @@ pub enum What {
     },
     /// The end of a stage's story in this run.
     Ended(Box<StageEnd>),
+    /// So many stages, all that the run looked at, are cached; stands for the end of each.
+    AllCached {
+        stages: usize,
+    },
     RunFinished {
         seconds: f64,
         /// 0, 1, 2, 3, 4, 130 or 143.

@@ -6,27 +6,33 @@
 //! pipeline's files as they were read, the digests of sources as they stand in the keys, every record's file being what it
 //! was by size and time, and every artifact being in its place with its size. Each is checked; if one differs, or the memo is damaged, the run takes
 //! the long way, which is right whatever a memo says. It knows nothing of graphs.
+//!
+//! On disk: a line with the format; the digest of all that follows; a line of JSON, [`Head`]; for each stage what is to be
+//! checked, as bytes; a line of JSON for each stage, how it ended. The last part is as long as all the others together
+//! and is not read where the stages are too many to be listed.
 
 use super::actions::{Output, Record, Shown};
 use super::digest::{Digest, Measured};
-use super::event::{Event, Listener, Measure, StageEnd, State, What};
+use super::event::{Event, LISTED, Listener, Measure, StageEnd, State, What};
 use super::files::Files;
 use super::graph::{Pipeline, StageId};
-use super::key::Key;
 use super::layers::Overrides;
 use super::manifest::Registry;
 use super::pool::Limits;
 use super::store::{Keep, Presence, Store, write_file};
+use nix::fcntl::AtFlags;
+use nix::sys::stat::fstatat;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// After so long the long way is taken once, which notes that the records are still in use.
 const GOOD_FOR: Duration = Duration::from_secs(24 * 3600);
-const FORMAT: &str = "erw memo 1\n";
+const FORMAT: &[u8] = b"erw memo 1\n";
 
 /// What is asked, as one digest.
 #[derive(Debug, Clone, Copy)]
@@ -45,116 +51,233 @@ impl Question {
     }
 
     fn file(self, store: &Store) -> PathBuf {
-        store.v1("memos").join(format!("{}.json", self.0))
+        store.v1("memos").join(format!("{}.memo", self.0))
     }
 }
 
-/// The answer.
+/// What the answer rests on, but for the stages.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Memo {
+struct Head {
     pipeline: String,
     /// Pipeline files and the digests of what was read.
     files: Vec<(PathBuf, Digest)>,
     /// Outside files and folders with their digests in the keys.
     sources: Vec<(PathBuf, Digest)>,
-    stages: Vec<Stage>,
+    stages: usize,
+    /// Bytes of what is to be checked of the stages.
+    checks: usize,
 }
 
+/// How a stage ended when it ran.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stage {
     name: String,
     kind: String,
     key: Digest,
-    /// Size and time of change of the record's file.
-    record: (u64, i64, i64),
     seconds: f64,
     results: Vec<Measure>,
     outputs: BTreeMap<String, Output>,
     shown: Vec<Shown>,
 }
 
+/// The answer.
+pub struct Memo {
+    head: Head,
+    /// A line of JSON for each [`Stage`].
+    stages: Vec<u8>,
+}
+
+/// What is said of the stages.
+pub enum Answer {
+    Listed(Vec<StageEnd>),
+    /// So many are cached.
+    Counted(usize),
+}
+
 /// Keeps the answer to a run whose every stage has a record now. Failing to is no failure: the next run takes longer.
 pub fn keep(store: &Store, question: Question, pipeline: &Pipeline, records: &[(StageId, Record)]) {
+    if let Some(bytes) = encode(store, pipeline, records) {
+        let _ = write_file(&question.file(store), &bytes, Keep::Later);
+    }
+}
+
+fn encode(store: &Store, pipeline: &Pipeline, records: &[(StageId, Record)]) -> Option<Vec<u8>> {
     let mut sources: BTreeSet<(PathBuf, Digest)> = BTreeSet::new();
+    let (mut checks, mut ends) = (Vec::new(), Vec::new());
     for (id, record) in records {
         let stage = pipeline.stage(*id);
         let used = record.sources();
         for (name, source) in &stage.sources {
-            let (Some(digest), Ok(path)) = (used.get(name), std::path::absolute(&source.path)) else { return };
-            sources.insert((path, *digest));
+            sources.insert((std::path::absolute(&source.path).ok()?, *used.get(name)?));
         }
+        let key = record.key();
+        Check { key: key.into(), record: stamp(&store.action_file(&key))?, outputs: record.measured() }
+            .write(&mut checks);
+        let end = Stage {
+            name: stage.name.clone(),
+            kind: record.kind.clone(),
+            key: key.into(),
+            seconds: record.seconds,
+            results: record.results.clone(),
+            outputs: record.outputs.clone(),
+            shown: record.shown.clone(),
+        };
+        ends.extend(serde_json::to_vec(&end).ok()?);
+        ends.push(b'\n');
     }
-    let stage = |(id, record): &(StageId, Record)| Stage {
-        name: pipeline.stage(*id).name.clone(),
-        kind: record.kind.clone(),
-        key: record.key().into(),
-        record: stamp(&store.action_file(&record.key())).unwrap_or_default(),
-        seconds: record.seconds,
-        results: record.results.clone(),
-        outputs: record.outputs.clone(),
-        shown: record.shown.clone(),
-    };
-    let memo = Memo {
+    let head = Head {
         pipeline: pipeline.name.clone(),
         files: pipeline.files.clone(),
         sources: sources.into_iter().collect(),
-        stages: records.iter().map(stage).collect(),
+        stages: records.len(),
+        checks: checks.len(),
     };
-    if let Ok(body) = serde_json::to_string(&memo) {
-        let text = format!("{FORMAT}{}\n{body}", Digest::of_bytes(body.as_bytes()));
-        let _ = write_file(&question.file(store), text.as_bytes(), Keep::Later);
-    }
+    let body = [serde_json::to_vec(&head).ok()?, b"\n".to_vec(), checks, ends].concat();
+    let digest = format!("{}\n", Digest::of_bytes(&body));
+    Some([FORMAT, digest.as_bytes(), &body].concat())
 }
 
 /// The answer, if it still holds.
 pub fn recall(store: &Store, question: Question) -> Option<Memo> {
     let file = question.file(store);
     let age = file.metadata().ok()?.modified().ok()?.elapsed().ok()?;
-    let text = std::fs::read_to_string(&file).ok().filter(|_| age < GOOD_FOR)?;
-    let (check, body) = text.strip_prefix(FORMAT)?.split_once('\n')?;
-    if Digest::of_bytes(body.as_bytes()).to_string() != check {
+    let bytes = std::fs::read(&file).ok().filter(|_| age < GOOD_FOR)?;
+    let (check, body) = line(bytes.strip_prefix(FORMAT)?)?;
+    if Digest::of_bytes(body).to_string().as_bytes() != check {
         return None;
     }
-    let memo: Memo = serde_json::from_str(body).ok()?;
-    memo.holds(store).then_some(memo)
+    let (head, rest) = line(body)?;
+    let head: Head = serde_json::from_slice(head).ok()?;
+    let (checks, stages) = rest.split_at_checked(head.checks)?;
+    let checks = Check::read_all(checks)?;
+    let holds = checks.len() == head.stages && head.holds(store) && all_in_place(store, &checks);
+    holds.then(|| Memo { head, stages: stages.to_vec() })
 }
 
-fn stamp(file: &Path) -> Option<(u64, i64, i64)> {
-    let metadata = std::fs::symlink_metadata(file).ok()?;
-    Some((metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes.iter().position(|b| *b == b'\n')?;
+    Some((&bytes[..end], &bytes[end + 1..]))
 }
 
-impl Memo {
+impl Head {
     fn holds(&self, store: &Store) -> bool {
         let files = Files::default();
         let unread = |(path, digest): &(PathBuf, Digest)| Digest::of_file(path).is_ok_and(|now| now == *digest);
         let unchanged = |(path, digest): &(PathBuf, Digest)| {
             files.digest(store, path).is_ok_and(|now| now.measured.digest == *digest)
         };
-        let in_place = |stage: &Stage| {
-            let whole = |measured: &Measured| store.look(measured) == Presence::Whole;
-            let record = store.action_file(&Key::from(stage.key));
-            stamp(&record).is_some_and(|now| now == stage.record) && stage.outputs.values().all(|o| whole(&o.measured))
-        };
-        self.files.iter().all(unread)
-            && self.sources.iter().all(unchanged)
-            && self.stages.par_iter().with_min_len(64).all(in_place)
+        self.files.iter().all(unread) && self.sources.iter().all(unchanged)
+    }
+}
+
+/// What must be found of a stage.
+struct Check {
+    key: Digest,
+    record: Stamp,
+    outputs: Vec<Measured>,
+}
+
+/// Size and time of change of a file, in seconds and nanoseconds.
+type Stamp = [i64; 3];
+
+fn stamp(file: &Path) -> Option<Stamp> {
+    let metadata = std::fs::symlink_metadata(file).ok()?;
+    Some([metadata.len() as i64, metadata.mtime(), metadata.mtime_nsec()])
+}
+
+impl Check {
+    fn write(&self, to: &mut Vec<u8>) {
+        to.extend(self.key.bytes());
+        self.record.iter().for_each(|n| to.extend(n.to_le_bytes()));
+        to.extend((self.outputs.len() as u64).to_le_bytes());
+        for Measured { digest, bytes, files } in &self.outputs {
+            to.extend(digest.bytes());
+            to.extend(bytes.to_le_bytes());
+            to.extend(files.to_le_bytes());
+        }
     }
 
-    /// Tells the run that needs nothing, as events and as its end.
-    pub fn tell(&self, store: &Store, limits: &Limits, listener: &mut dyn Listener) -> Vec<StageEnd> {
+    fn read_all(mut bytes: &[u8]) -> Option<Vec<Self>> {
+        let mut all = Vec::new();
+        while !bytes.is_empty() {
+            let key = Digest::from_bytes(take(&mut bytes)?);
+            let mut number = || take(&mut bytes).map(u64::from_le_bytes);
+            let record = [number()? as i64, number()? as i64, number()? as i64];
+            let mut outputs = Vec::new();
+            for _ in 0..number()? {
+                let digest = Digest::from_bytes(take(&mut bytes)?);
+                let mut number = || take(&mut bytes).map(u64::from_le_bytes);
+                outputs.push(Measured { digest, bytes: number()?, files: number()? });
+            }
+            all.push(Self { key, record, outputs });
+        }
+        Some(all)
+    }
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, rest) = bytes.split_first_chunk::<N>()?;
+    *bytes = rest;
+    Some(*head)
+}
+
+/// Looks at files by names relative to their buckets: the way to the cache folder is walked once, not 20,000 times.
+fn all_in_place(store: &Store, checks: &[Check]) -> bool {
+    let (Ok(records), Ok(objects)) = (File::open(store.v1("actions")), File::open(store.v1("store"))) else {
+        return false;
+    };
+    let look = |folder: &File, digest: &Digest, end: &str| {
+        let mut name = [0u8; 80];
+        let hex = digest.hex();
+        let parts: [&[u8]; 4] = [&hex.as_bytes()[..2], b"/", hex.as_bytes(), end.as_bytes()];
+        let length = parts.iter().fold(0, |at, part| {
+            name[at..at + part.len()].copy_from_slice(part);
+            at + part.len()
+        });
+        fstatat(folder, &name[..length], AtFlags::AT_SYMLINK_NOFOLLOW).ok()
+    };
+    let whole = |measured: &Measured| match look(&objects, &measured.digest, "") {
+        Some(found) if found.st_mode & libc::S_IFMT == libc::S_IFREG => {
+            found.st_size as u64 == measured.bytes && measured.files == 1
+        }
+        Some(_) => store.look(measured) == Presence::Whole,
+        None => false,
+    };
+    let in_place = |check: &Check| {
+        let record = look(&records, &check.key, ".json");
+        record.is_some_and(|found| [found.st_size, found.st_mtime, found.st_mtime_nsec] == check.record)
+            && check.outputs.iter().all(whole)
+    };
+    checks.par_iter().with_min_len(64).all(in_place)
+}
+
+impl Memo {
+    /// Tells the run that needs nothing, as events and as its end. `all`: list the stages however many they are.
+    pub fn tell(&self, store: &Store, limits: &Limits, all: bool, listener: &mut dyn Listener) -> Answer {
         let began = Instant::now();
         let mut say = |what| listener.event(&Event { at: began.elapsed().as_secs_f64(), what });
+        let Head { pipeline, stages, .. } = &self.head;
         say(What::RunStarted {
-            pipeline: self.pipeline.clone(),
-            stages: self.stages.len(),
+            pipeline: pipeline.clone(),
+            stages: *stages,
             jobs: limits.jobs,
             threads: limits.threads,
         });
-        let ends: Vec<StageEnd> = self.stages.iter().map(|stage| stage.end(store)).collect();
-        ends.iter().for_each(|end| say(What::Ended(Box::new(end.clone()))));
+        let answer = if all || *stages <= LISTED {
+            let ends = self.ends(store);
+            ends.iter().for_each(|end| say(What::Ended(Box::new(end.clone()))));
+            Answer::Listed(ends)
+        } else {
+            say(What::AllCached { stages: *stages });
+            Answer::Counted(*stages)
+        };
         say(What::RunFinished { seconds: began.elapsed().as_secs_f64(), exit: 0 });
-        ends
+        answer
+    }
+
+    fn ends(&self, store: &Store) -> Vec<StageEnd> {
+        let lines = self.stages.split(|b| *b == b'\n');
+        lines.filter_map(|line| Some(serde_json::from_slice::<Stage>(line).ok()?.end(store))).collect()
     }
 }
 

@@ -27,6 +27,8 @@ struct Summary {
     program: &'static str,
     seconds: f64,
     exit: Option<i32>,
+    /// Cached stages that are too many to be listed below.
+    cached: usize,
     stages: Vec<StageEnd>,
 }
 
@@ -46,6 +48,7 @@ impl Journal {
             program: env!("CARGO_PKG_VERSION"),
             seconds: 0.0,
             exit: None,
+            cached: 0,
             stages: vec![],
         };
         Self { folder, events, summary }
@@ -87,6 +90,7 @@ impl Listener for Journal {
                 self.summary.stages.push(bare);
             }
             What::Ended(end) => self.summary.stages.push((**end).clone()),
+            What::AllCached { stages } => self.summary.cached = *stages,
             What::RunFinished { seconds, exit } => {
                 self.summary.seconds = *seconds;
                 self.summary.exit = Some(*exit);
