@@ -396,3 +396,39 @@ fn a_run_in_which_all_was_cached_is_answered_from_memory_only_while_that_is_true
     space.run(&[]).expect(0);
     assert!(space.ran().contains(&"a".to_string()));
 }
+
+#[test]
+fn a_watched_pipeline_runs_again_when_a_file_changes() {
+    let space = chain();
+    let child = space.start(&["--watch"]);
+    let runs = |name: &str, times: usize| {
+        space.until(&format!("run {times} of `{name}`"), || {
+            space.read("ran").lines().filter(|l| *l == name).count() == times
+        });
+    };
+    // Until all is quiet, a change may be told together with the next.
+    let settled = |n: usize| {
+        let waiting = || {
+            std::fs::read_dir(space.path("cache/runs"))
+                .map_or(0, |d| d.filter(|r| r.as_ref().is_ok_and(|r| r.path().join("summary.json").exists())).count())
+        };
+        space.until("the end of a run", || waiting() >= n);
+    };
+    runs("c", 1);
+    settled(1);
+    space.write("src", "five\nsix\n");
+    runs("a", 2);
+    settled(2);
+    // An error is told and does not end it; the file may come by renaming.
+    space.write("p.toml", "[stages.a]\nkind = \"commando\"\n");
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    space.write("p.new", &CHAIN.replace("n = 1", "n = 9"));
+    std::fs::rename(space.path("p.new"), space.path("p.toml")).unwrap();
+    runs("c", 3);
+    settled(3);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
+    let out = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("src changed") && stderr.contains("unknown kind `commando`"), "{stderr}");
+}

@@ -10,6 +10,7 @@ pub mod run;
 pub mod schema;
 pub mod stages;
 pub mod sweep;
+pub mod watch;
 pub mod weights;
 pub mod worker;
 

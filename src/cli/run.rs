@@ -18,7 +18,7 @@ use crate::runner::suggest;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::Once;
 use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
@@ -27,6 +27,9 @@ pub struct Args {
     pub pipeline: PipelineArgs,
     /// Only these stages and what they need
     pub targets: Vec<String>,
+    /// Run again whenever a file of the pipeline or one that its stages read changes
+    #[arg(short, long)]
+    pub watch: bool,
     #[command(flatten)]
     pub flags: Flags,
 }
@@ -118,6 +121,11 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
+    if args.watch { super::watch::run(args, cache, registry) } else { once(args, cache, registry) }
+}
+
+/// One run.
+pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let (file, overrides) = (&args.pipeline.pipeline, args.pipeline.overrides());
     let is_plain = args.flags.force.is_empty() && !args.flags.dry_run;
     let question = Question::new(file, registry, &overrides, &args.targets).filter(|_| is_plain);
@@ -163,13 +171,12 @@ pub fn execute(
         print(&super::plan::text(pipeline, &store, &selected, forced)?)?;
         return Ok(None);
     }
-    let stop = Arc::new(Stop::default());
-    listen_for_signals(&stop)?;
+    let stop = stop()?;
     let patience = Patience { timeout: flags.timeout, retries: flags.retries, backoff: None };
     let options = Options { selected, forced, keep_going: flags.keep_going, limits: flags.limits(), patience };
     let launcher = Launcher::this_program()?;
     let mut listener = flags.listener(&store, listeners);
-    schedule::run(pipeline, &store, &launcher, options, &stop, &mut listener).map(Some)
+    schedule::run(pipeline, &store, &launcher, options, stop, &mut listener).map(Some)
 }
 
 /// The stages named by `--force`.
@@ -186,11 +193,18 @@ pub fn forced(pipeline: &Pipeline, names: &[String]) -> Result<BTreeSet<StageId>
     Ok(forced)
 }
 
-/// Ctrl-C, SIGTERM and a closed terminal reach the scheduler, which puts the work down in order.
-fn listen_for_signals(stop: &Arc<Stop>) -> Result<()> {
+/// Where Ctrl-C, SIGTERM and a closed terminal are noted, for the scheduler to put the work down in order.
+pub fn stop() -> Result<&'static Stop> {
+    static STOP: Stop = Stop::new();
+    static LISTENING: Once = Once::new();
+    let mut failed = None;
+    LISTENING.call_once(|| failed = listen_for_signals(&STOP).err());
+    failed.map_or(Ok(&STOP), Err)
+}
+
+fn listen_for_signals(stop: &'static Stop) -> Result<()> {
     let signals = signal_hook::iterator::Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP]);
     let mut signals = signals.map_err(|e| Error::usage("cannot listen for signals").because(e))?;
-    let stop = Arc::clone(stop);
     std::thread::spawn(move || {
         for (count, signal) in (1..).zip(signals.forever()) {
             stop.ask(signal);

@@ -62,6 +62,9 @@ pub struct Stop {
 }
 
 impl Stop {
+    pub const fn new() -> Self {
+        Self { signal: AtomicI32::new(0), count: AtomicUsize::new(0) }
+    }
     /// First call: put the work down. Second: end it now.
     pub fn ask(&self, signal: i32) {
         let _ = self.signal.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
@@ -70,7 +73,7 @@ impl Stop {
     fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }
-    fn signal(&self) -> Option<i32> {
+    pub fn signal(&self) -> Option<i32> {
         (self.count() > 0).then(|| self.signal.load(Ordering::SeqCst))
     }
 }
