@@ -1,7 +1,9 @@
 //! `erw run`: brings a pipeline up to date.
 
 use super::common::{PipelineArgs, print};
+use super::lock;
 use crate::error::{Error, Result};
+use crate::report::junit::Junit;
 use crate::report::{self, Style, table};
 use crate::runner::event::{Fan, Listener, StageEnd};
 use crate::runner::graph::{Pipeline, StageId};
@@ -15,7 +17,7 @@ use crate::runner::store::Store;
 use crate::runner::suggest;
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
@@ -24,12 +26,18 @@ pub struct Args {
     pub pipeline: PipelineArgs,
     /// Only these stages and what they need
     pub targets: Vec<String>,
+    /// Write what every stage made to the lock file beside the pipeline, to be committed
+    #[arg(long, conflicts_with_all = ["targets", "dry_run"])]
+    pub lock: bool,
+    /// Fail unless every stage is, and makes, what the lock file says
+    #[arg(long, conflicts_with_all = ["lock", "dry_run"])]
+    pub locked: bool,
     #[command(flatten)]
     pub flags: Flags,
 }
 
 /// What `run` and `sweep` share.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Flags {
     /// Run this stage even if it is cached
     #[arg(long, value_name = "STAGE")]
@@ -55,6 +63,9 @@ pub struct Flags {
     /// Print lines instead of bars
     #[arg(long)]
     pub plain: bool,
+    /// Also write how it went to this file, as JUnit XML
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub junit: Option<PathBuf>,
 }
 
 impl Flags {
@@ -66,7 +77,7 @@ impl Flags {
         }
     }
 
-    fn limits(&self) -> Limits {
+    pub fn limits(&self) -> Limits {
         let mut limits = Limits::of_machine();
         if let Some(jobs) = self.jobs {
             limits.jobs = jobs as usize;
@@ -85,12 +96,18 @@ impl Flags {
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let pipeline = args.pipeline.load(registry)?;
     let selected = select(&pipeline, &args.targets)?;
+    let locked = args.locked.then(|| lock::before(&pipeline, &selected, cache)).transpose()?;
     let Some(outcome) = execute(&pipeline, selected, &args.flags, cache, vec![])? else { return Ok(()) };
-    if !args.flags.json {
+    let json = args.flags.json;
+    if !json {
         print(&table::summary(&outcome.ends))?;
         print_log(&outcome.ends);
     }
-    outcome.error.map_or(Ok(()), Err)
+    outcome.error.map_or(Ok(()), Err)?;
+    if args.lock {
+        lock::write(&pipeline, &outcome.ends, cache, json)?;
+    }
+    locked.map_or(Ok(()), |locked| lock::after(&locked, &pipeline, &outcome.ends, cache, json))
 }
 
 /// Runs the selected stages, shown as the flags say and told to `listeners`; `None` after a dry run.
@@ -104,13 +121,16 @@ pub fn execute(
     let forced = forced(pipeline, &flags.force)?;
     let store = Store::open(cache)?;
     if flags.dry_run {
-        print(&super::plan::text(pipeline, &store, &selected, forced)?)?;
+        print(&super::plan::planned(pipeline, &store, &selected, forced)?.text())?;
         return Ok(None);
     }
     let stop = Arc::new(Stop::default());
     listen_for_signals(&stop)?;
     let options = Options { selected, forced, keep_going: flags.keep_going, limits: flags.limits() };
     let mut all: Vec<Box<dyn Listener + '_>> = vec![report::listener(flags.style()), Box::new(Journal::start(&store))];
+    if let Some(file) = &flags.junit {
+        all.push(Box::new(Junit::new(file)?));
+    }
     all.extend(listeners);
     let mut listener = Fan(all);
     let launcher = Launcher::this_program()?;
@@ -132,7 +152,7 @@ pub fn forced(pipeline: &Pipeline, names: &[String]) -> Result<BTreeSet<StageId>
 }
 
 /// Ctrl-C, SIGTERM and a closed terminal reach the scheduler, which puts the work down in order.
-fn listen_for_signals(stop: &Arc<Stop>) -> Result<()> {
+pub fn listen_for_signals(stop: &Arc<Stop>) -> Result<()> {
     let signals = signal_hook::iterator::Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP]);
     let mut signals = signals.map_err(|e| Error::usage("cannot listen for signals").because(e))?;
     let stop = Arc::clone(stop);

@@ -37,6 +37,12 @@ impl From<Digest> for Key {
     }
 }
 
+impl From<Key> for Digest {
+    fn from(key: Key) -> Self {
+        key.0
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -30,10 +30,19 @@
 //!    outputs digested and published, record last, work folder removed.
 //! 5. In the worker process [`worker`] finds the kind and calls it with an [`attempt`], or starts a [`program`].
 //! 6. All of it is told as [`event`]s; [`record`] keeps them. [`gc`] looks after the cache folder.
+//!
+//! # Looking back
+//!
+//! Nothing above needs these. [`why`] says what a stage waits for or what set it apart from the record before it, [`cost`] what it
+//! took last time, [`since`] what changed since a git revision. [`history`] reads journals of runs, [`lineage`] what an
+//! artifact was made of. [`lock`] holds results against those of a committed file, [`verify`] against those of another
+//! attempt, both as [`agree`] compares, with regard to the class of the [`machine`].
 
 pub mod actions;
+pub mod agree;
 pub mod attempt;
 pub mod command;
+pub mod cost;
 pub mod digest;
 mod edges;
 pub mod event;
@@ -41,10 +50,14 @@ pub mod files;
 pub mod gc;
 pub mod graph;
 mod guard;
+pub mod history;
 pub mod key;
 pub mod launch;
 pub mod layers;
+pub mod lineage;
 pub mod located;
+pub mod lock;
+pub mod machine;
 pub mod manifest;
 pub mod perform;
 pub mod plan;
@@ -56,9 +69,12 @@ pub mod resolve;
 pub mod revision;
 pub mod schedule;
 pub mod select;
+pub mod since;
 pub mod spec;
 pub mod store;
 pub mod suggest;
 pub mod sweep;
 pub mod value;
+pub mod verify;
+pub mod why;
 pub mod worker;

@@ -125,14 +125,18 @@ impl<'a> Judge<'a> {
         })
     }
 
-    fn reasons(&self, stage: &Stage, keyed: &Keyed) -> Result<Vec<Reason>> {
+    /// Every record in the cache, read when first asked for.
+    pub fn history(&self) -> Result<&[Record]> {
         if self.history.get().is_none() {
             // Damaged records are the business of whoever asks for their keys.
             let _ = self.history.set(actions::all(self.store)?.0);
         }
-        let history = self.history.get().map_or(&[][..], Vec::as_slice);
+        Ok(self.history.get().map_or(&[][..], Vec::as_slice))
+    }
+
+    fn reasons(&self, stage: &Stage, keyed: &Keyed) -> Result<Vec<Reason>> {
         let text = &keyed.action.text;
-        let Some(old) = reason::nearest(history, &self.pipeline.name, stage, text) else {
+        let Some(old) = reason::nearest(self.history()?.iter(), &self.pipeline.name, stage, text) else {
             return Ok(vec![Reason::NeverRan]);
         };
         let example =

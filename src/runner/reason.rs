@@ -82,19 +82,25 @@ fn clip(text: &str) -> String {
 
 /// The earlier action to compare with: the last one of the same stage in the same pipeline, else the one of the
 /// same kind with the fewest differences, if those are few.
-pub fn nearest<'a>(history: &'a [Record], pipeline: &str, stage: &Stage, text: &str) -> Option<&'a Record> {
-    let kin = || history.iter().filter(|r| r.kind == stage.kind.name && r.key_text != text);
+pub fn nearest<'a>(
+    history: impl Iterator<Item = &'a Record> + Clone,
+    pipeline: &str,
+    stage: &Stage,
+    text: &str,
+) -> Option<&'a Record> {
+    let kin = || history.clone().filter(|r| r.kind == stage.kind.name && r.key_text != text);
     let own = kin().filter(|r| r.stage == stage.name && r.pipeline == pipeline).max_by_key(|r| &r.created);
     own.or_else(|| {
         // Two commands are related by what they run, not by being commands.
-        let related = |r: &&Record| stage.command.is_none() || command(&r.key_text) == command(text);
+        let related = |r: &&Record| stage.command.is_none() || program(&r.key_text) == program(text);
         let near = kin().filter(related).map(|r| (changed(&r.key_text, text).len(), r));
         let best = near.min_by_key(|(n, r)| (*n, std::cmp::Reverse(&r.created)));
         best.filter(|(n, _)| *n <= RELATED).map(|(_, r)| r)
     })
 }
 
-fn command(text: &str) -> Option<&str> {
+/// What a command runs; nothing for other kinds.
+pub fn program(text: &str) -> Option<&str> {
     ingredients(text).get(&("command", "run")).copied()
 }
 
