@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::report::{self, Style, duration, number};
 use crate::runner::actions::Record;
 use crate::runner::agree::{Agreement, Pair};
+use crate::runner::event::{Event, Listener, State, What};
 use crate::runner::graph::{Pipeline, StageId};
 use crate::runner::launch::Launcher;
 use crate::runner::manifest::Registry;
@@ -56,11 +57,22 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let bench = Bench { pipeline: &pipeline, store: &store, launcher: &launcher, limits: flags.limits(), stop: &stop };
     let mut all = vec![];
     for id in chosen {
-        let mut listener = report::listener(Style::Auto);
-        all.push((pipeline.stage(id).name.clone(), bench.verify(id, &records, listener.as_mut())?));
+        let mut listener = Unruffled(report::listener(Style::Auto));
+        all.push((pipeline.stage(id).name.clone(), bench.verify(id, &records, &mut listener)?));
     }
     print(&if args.json { objects(&all)? } else { text(&all) })?;
     verdict(&all)
+}
+
+/// Passes on all but what is cached: for each stage that is verified, that is all it needs.
+struct Unruffled(Box<dyn Listener>);
+
+impl Listener for Unruffled {
+    fn event(&mut self, event: &Event) {
+        if !matches!(&event.what, What::Ended(end) if end.state == State::Cached) {
+            self.0.event(event);
+        }
+    }
 }
 
 /// Of the stages and all that they need. What is stale has nothing to be compared with.

@@ -128,7 +128,9 @@ impl Lock {
     pub fn write(&self, path: &Path) -> Result<()> {
         let body = toml_edit::ser::to_string_pretty(self);
         let body = body.map_err(|e| Error::internal("a lock cannot be written as TOML").because(e))?;
-        write_atomic(path, format!("{HEAD}{body}").as_bytes()).map_err(|e| Error::io("write", path, e))
+        let whole = std::path::absolute(path);
+        let written = whole.and_then(|whole| write_atomic(&whole, format!("{HEAD}{body}").as_bytes()));
+        written.map_err(|e| Error::io("write", path, e))
     }
 
     /// What can be said before a run: stages that are not locked, are locked and gone, or have another key.

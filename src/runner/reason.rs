@@ -57,7 +57,8 @@ impl fmt::Display for Reason {
         match self {
             Self::NeverRan => write!(f, "never ran"),
             Self::ParamChanged { name, old, new, place } => {
-                write!(f, "{name} {} -> {}", clip(old), clip(new))?;
+                let same = shared(old, new);
+                write!(f, "{name} {} -> {}", clip(old, same), clip(new, same))?;
                 place.iter().try_for_each(|p| write!(f, " ({p})"))
             }
             Self::InputChanged { slot } => write!(f, "input `{slot}` changed"),
@@ -73,11 +74,20 @@ impl fmt::Display for Reason {
     }
 }
 
-fn clip(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
-        Some((i, _)) => format!("{}…", &text[..i]),
-        None => text.to_string(),
+/// How many characters two texts begin with in common.
+fn shared(a: &str, b: &str) -> usize {
+    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count()
+}
+
+/// A long text from shortly before its character `from`, where it begins to say something new.
+fn clip(text: &str, from: usize) -> String {
+    let length = text.chars().count();
+    if length <= SHOWN {
+        return text.to_string();
     }
+    let start = if from < SHOWN / 2 { 0 } else { (from - SHOWN / 4).min(length - SHOWN) };
+    let shown: String = text.chars().skip(start).take(SHOWN).collect();
+    format!("{}{shown}{}", if start > 0 { "…" } else { "" }, if start + SHOWN < length { "…" } else { "" })
 }
 
 /// The earlier action to compare with: the last one of the same stage in the same pipeline, else the one of the
@@ -178,6 +188,16 @@ mod tests {
         assert_eq!(reasons(&OLD.replace("aa", "ab")), ["source `data` changed"]);
         assert_eq!(reasons(&OLD.replace("bb", "ab")), ["input `z` changed"]);
         assert_eq!(reasons(&OLD.replace("param lr 0.1\n", "")), ["params.lr 0.1 -> none (--set)"]);
+    }
+
+    #[test]
+    fn long_values_are_cut_around_what_differs() {
+        let long = |tail: &str| format!("{}{tail}", "x".repeat(100));
+        let (old, new) = (long("old"), long("new"));
+        let reason = Reason::ParamChanged { name: "params.a".into(), old, new, place: None };
+        let shown = |tail: &str| format!("…{}{tail}", "x".repeat(SHOWN - 3));
+        assert_eq!(reason.to_string(), format!("params.a {} -> {}", shown("old"), shown("new")));
+        assert_eq!(clip(&long(""), 0), "x".repeat(SHOWN) + "…");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //!   v1/files/<id>.txt               remembered digests of outside files, see `files`
 //!   v1/trees/<digest>.txt           what an outside folder held when an action used it, to name what changed
 //!   v1/quarantine/                  what was found damaged
+//!   v1/verify/<any>/                a cache folder for the time of one second run, see `verify`
 //!   runs/<id>/                      journals of runs, see `record`
 //!   downloads/<name>/<file>         published files, see `fetch::library`; gc leaves them alone
 //! ```
