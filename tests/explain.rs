@@ -108,7 +108,7 @@ fn a_plan_tells_what_stages_took_and_whether_there_is_work() {
     space.write("p.toml", &(CHAIN.replace("n = 1", "n = 2") + new));
     let plan = redact(&space.plan(&[]).replace(" ~", " ~ "));
     let line = |stage: &str| plan.lines().find(|l| l.starts_with(stage)).unwrap().to_string();
-    assert!(line("c").ends_with("~ 0.0 s    run: params.n 1 -> 2 (p.toml:18)"), "{plan}");
+    assert!(line("c").ends_with("~ 0.0 s   run: params.n 1 -> 2 (p.toml:18)"), "{plan}");
     assert!(line("d").ends_with("unknown  run: never ran"), "{plan}");
     let sum = "2 of 4 stages would run; by earlier runs 0.0 s, and 1 stage of unknown cost";
     assert_eq!(plan.lines().last(), Some(sum));

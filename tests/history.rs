@@ -163,7 +163,7 @@ fn a_run_is_reported_as_junit() {
         read(),
         "testsuites back 3 1 1\n\
          back a [('system-out', None, ['cached'])]\n\
-         back b [('failure', 'the program exited with status 3', ['  a <b> & [31mred[0m'])]\n\
+         back b [('failure', '`sh` exited with status 3', ['  a <b> & [31mred[0m'])]\n\
          back c [('skipped', 'needs `b`', [])]\n"
     );
     let said = space.run(&["--junit", "no/such/j.xml"]).expect(2).stderr;

@@ -68,7 +68,9 @@ impl Checkout {
     pub fn tracked(&self, now: &Path) -> Result<BTreeSet<PathBuf>> {
         let now = now.canonicalize().map_err(|e| Error::io("read", now, e))?;
         let top = self.top.canonicalize().map_err(|e| Error::io("read", &self.top, e))?;
-        let text = git(&top, &["ls-files", "-z", "--", &now.to_string_lossy()], &[])?;
+        // A `*` in a name is no pattern.
+        let literal = [("GIT_LITERAL_PATHSPECS", Path::new("1"))];
+        let text = git(&top, &["ls-files", "-z", "--", &now.to_string_lossy()], &literal)?;
         let all = text.split('\0').filter(|name| !name.is_empty());
         Ok(all.filter_map(|name| top.join(name).strip_prefix(&now).ok().map(Path::to_path_buf)).collect())
     }

@@ -17,6 +17,10 @@ use super::store::{self, Store};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
+
+/// A folder made longer ago than this is open by now, or nobody's.
+const SETTLED: Duration = Duration::from_secs(60);
 
 /// What a second run of stages shares.
 pub struct Bench<'a> {
@@ -128,9 +132,10 @@ impl Scratch {
         let parent = of.v1("verify");
         let failed = |e| Error::io("make", &parent, e);
         std::fs::create_dir_all(&parent).map_err(failed)?;
-        // Left behind by a process that was killed: nobody has it open.
+        // Left behind by a process that was killed: nobody has it open, and it is not about to be opened.
         for old in store::list(&parent)? {
-            if Store::open_alone(&old).is_ok() {
+            let age = old.metadata().and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok());
+            if age.is_some_and(|age| age > SETTLED) && Store::open_alone(&old).is_ok() {
                 let _ = store::remove(&old);
             }
         }
