@@ -8,6 +8,7 @@
 use crate::support::experiment::{Experiment, ended};
 use erw::ml::models::vit::Vit;
 use erw::ml::weights::{self, ParamSet};
+use erw::runner::machine::class;
 use erw::runner::manifest::Manifest;
 use erw::stages::KINDS;
 use serde::{Deserialize, Serialize};
@@ -53,26 +54,6 @@ fn current() -> BTreeMap<String, u32> {
     KINDS.iter().map(|k| (k.name.to_string(), revision(k))).collect()
 }
 
-/// What decides which sums are taken in which order: instruction sets, cache sizes, the C library's functions.
-fn class() -> String {
-    let mut words = vec![std::env::consts::ARCH.to_string()];
-    #[cfg(target_arch = "x86_64")]
-    for (name, there) in [
-        ("avx2", std::is_x86_feature_detected!("avx2")),
-        ("fma", std::is_x86_feature_detected!("fma")),
-        ("avx512f", std::is_x86_feature_detected!("avx512f")),
-    ] {
-        words.extend(there.then(|| name.to_string()));
-    }
-    for index in 0..4 {
-        let size = std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size"));
-        words.push(size.map_or("?".into(), |s| s.trim().to_string()));
-    }
-    let libc = std::process::Command::new("getconf").arg("GNU_LIBC_VERSION").output();
-    words.push(libc.map_or("?".into(), |o| String::from_utf8_lossy(&o.stdout).trim().replace(' ', "-")));
-    words.join(" ")
-}
-
 /// Runs every kind once.
 fn observe() -> BTreeMap<String, Made> {
     let x = Experiment::new();
@@ -112,7 +93,7 @@ fn bless(now: &BTreeMap<String, Made>) {
         golden.recorded.clear();
     }
     golden.revisions = current();
-    golden.recorded.insert(class(), now.clone());
+    golden.recorded.insert(class().into(), now.clone());
     let text = serde_json::to_string_pretty(&golden).expect("JSON") + "\n";
     std::fs::write(file(), text).expect("tests/golden/revisions.json");
 }
@@ -134,7 +115,7 @@ fn a_changed_result_needs_a_raised_revision() {
         return bless(&now);
     }
     let (golden, class) = (golden(), class());
-    let Some(before) = golden.recorded.get(&class) else {
+    let Some(before) = golden.recorded.get(class) else {
         let known: Vec<&String> = golden.recorded.keys().collect();
         // Written past the test harness, which would keep the words of a test that passes to itself.
         let text = format!("\ndigests not compared: none recorded on `{class}`, only on {known:?}\n");

@@ -5,13 +5,19 @@ pub mod common;
 pub mod completions;
 pub mod explain;
 pub mod graph;
+pub mod lock;
+pub mod log;
+pub mod logs;
 pub mod plan;
 pub mod run;
 pub mod schema;
+pub mod show;
 pub mod stages;
 pub mod sweep;
+pub mod verify;
 pub mod watch;
 pub mod weights;
+pub mod why;
 pub mod worker;
 
 use crate::error::Result;
@@ -37,6 +43,7 @@ Exit codes:
   2    bad pipeline or usage
   3    suspended: put down before its end, resumes when run again
   4    the cache is damaged
+  5    with `erw plan --exit-code`: there is work to do
   70   a bug in erw
   130  interrupted (Ctrl-C); 143 terminated (SIGTERM)";
 
@@ -47,6 +54,8 @@ enum Command {
     Run(run::Args),
     /// Say what would run and why, and run nothing
     Plan(plan::Args),
+    /// Say why a stage would run, or what set it apart from the record before it
+    Why(why::Args),
     /// Show every value of a stage and where it came from
     Explain(explain::Args),
     /// Show the stages and what flows between them
@@ -58,6 +67,15 @@ enum Command {
     /// Run every trial of a pipeline's [sweep] and compare their results
     #[command(after_help = EXIT_CODES)]
     Sweep(sweep::Args),
+    /// Run stages again beside the cache and compare what they make
+    #[command(after_help = EXIT_CODES)]
+    Verify(verify::Args),
+    /// List the runs of this cache, or the stages of one
+    Log(log::Args),
+    /// Print what the last attempt at a stage wrote
+    Logs(logs::Args),
+    /// Say what an artifact was made of, down to the files it all began with
+    Show(show::Args),
     /// Look after the cache folder
     Cache(cache::Args),
     /// Fetch published weights, convert foreign ones, give ours to the released code
@@ -75,12 +93,17 @@ pub fn main(registry: Registry) -> Result<i32> {
     let cache = &cli.cache_dir;
     match &cli.command {
         Command::Run(args) => run::run(args, cache, registry)?,
-        Command::Plan(args) => plan::run(args, cache, registry)?,
+        Command::Plan(args) => return plan::run(args, cache, registry),
+        Command::Why(args) => why::run(args, cache, registry)?,
         Command::Explain(args) => explain::run(args, registry)?,
         Command::Graph(args) => graph::run(args, registry)?,
         Command::Stages(args) => stages::run(args, registry)?,
         Command::Schema(args) => schema::run(args, registry)?,
         Command::Sweep(args) => sweep::run(args, cache, registry)?,
+        Command::Verify(args) => verify::run(args, cache, registry)?,
+        Command::Log(args) => log::run(args, cache)?,
+        Command::Logs(args) => logs::run(args, cache, registry)?,
+        Command::Show(args) => show::run(args, cache, registry)?,
         Command::Cache(args) => cache::run(args, cache, registry)?,
         Command::Weights(args) => weights::run(args, cache, registry)?,
         Command::Completions(args) => completions::run(args, &mut Cli::command())?,

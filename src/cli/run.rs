@@ -1,7 +1,9 @@
 //! `erw run`: brings a pipeline up to date.
 
 use super::common::{PipelineArgs, print};
+use super::lock;
 use crate::error::{Error, Result};
+use crate::report::junit::Junit;
 use crate::report::{self, Style, table};
 use crate::runner::event::{Fan, Listener, StageEnd};
 use crate::runner::graph::{Patience, Pipeline, StageId};
@@ -17,7 +19,7 @@ use crate::runner::store::Store;
 use crate::runner::suggest;
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::Duration;
 
@@ -30,12 +32,18 @@ pub struct Args {
     /// Run again whenever a file of the pipeline or one that its stages read changes
     #[arg(short, long)]
     pub watch: bool,
+    /// Write what every stage made to the lock file beside the pipeline, to be committed
+    #[arg(long, conflicts_with_all = ["targets", "dry_run"])]
+    pub lock: bool,
+    /// Fail unless every stage is, and makes, what the lock file says
+    #[arg(long, conflicts_with_all = ["lock", "dry_run"])]
+    pub locked: bool,
     #[command(flatten)]
     pub flags: Flags,
 }
 
 /// What `run` and `sweep` share.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Flags {
     /// Run this stage even if it is cached
     #[arg(long, value_name = "STAGE")]
@@ -73,6 +81,9 @@ pub struct Flags {
     /// Print lines instead of bars
     #[arg(long)]
     pub plain: bool,
+    /// Also write how it went to this file, as JUnit XML
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub junit: Option<PathBuf>,
 }
 
 impl Flags {
@@ -84,15 +95,18 @@ impl Flags {
         }
     }
 
-    /// Whoever hears the events of a run: its display, its journal, and `others`.
-    fn listener<'a>(&self, store: &Store, others: Vec<Box<dyn Listener + 'a>>) -> Fan<'a> {
+    /// Whoever hears the events of a run: its display, its journal, a report that was asked for, and `others`.
+    fn listener<'a>(&self, store: &Store, others: Vec<Box<dyn Listener + 'a>>) -> Result<Fan<'a>> {
         let mut all: Vec<Box<dyn Listener + 'a>> =
             vec![report::listener(self.style()), Box::new(Journal::start(store))];
+        if let Some(file) = &self.junit {
+            all.push(Box::new(Junit::new(file)?));
+        }
         all.extend(others);
-        Fan(all)
+        Ok(Fan(all))
     }
 
-    fn limits(&self) -> Limits {
+    pub fn limits(&self) -> Limits {
         let mut limits = Limits::of_machine();
         if let Some(jobs) = self.jobs {
             limits.jobs = jobs as usize;
@@ -127,13 +141,15 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 /// One run.
 pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let (file, overrides) = (&args.pipeline.pipeline, args.pipeline.overrides());
-    let is_plain = args.flags.force.is_empty() && !args.flags.dry_run;
+    // The others want to know more than that all is cached.
+    let is_plain = args.flags.force.is_empty() && !args.flags.dry_run && args.flags.junit.is_none();
+    let is_plain = is_plain && !args.lock && !args.locked;
     let question = Question::new(file, registry, &overrides, &args.targets).filter(|_| is_plain);
     if let Some(question) = question {
         let store = Store::open(cache)?;
         if let Some(memo) = memo::recall(&store, question) {
             let (limits, flags) = (args.flags.limits(), &args.flags);
-            return match memo.tell(&store, &limits, flags.json, &mut flags.listener(&store, vec![])) {
+            return match memo.tell(&store, &limits, flags.json, &mut flags.listener(&store, vec![])?) {
                 Answer::Listed(ends) => show(&ends, flags),
                 Answer::Counted(stages) => print(&table::all_cached(stages)),
             };
@@ -141,12 +157,18 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     }
     let pipeline = args.pipeline.load(registry)?;
     let selected = select(&pipeline, &args.targets)?;
+    let locked = args.locked.then(|| lock::before(&pipeline, &selected, cache)).transpose()?;
     let Some(outcome) = execute(&pipeline, selected, &args.flags, cache, vec![])? else { return Ok(()) };
     if let (Some(question), None) = (question, &outcome.error) {
         memo::keep(&Store::open(cache)?, question, &pipeline, &outcome.records);
     }
     show(&outcome.ends, &args.flags)?;
-    outcome.error.map_or(Ok(()), Err)
+    outcome.error.map_or(Ok(()), Err)?;
+    let json = args.flags.json;
+    if args.lock {
+        lock::write(&pipeline, &outcome.ends, cache, json)?;
+    }
+    locked.map_or(Ok(()), |locked| lock::after(&locked, &pipeline, &outcome.ends, cache, json))
 }
 
 fn show(ends: &[StageEnd], flags: &Flags) -> Result<()> {
@@ -168,14 +190,14 @@ pub fn execute(
     let forced = forced(pipeline, &flags.force)?;
     let store = Store::open(cache)?;
     if flags.dry_run {
-        print(&super::plan::text(pipeline, &store, &selected, forced)?)?;
+        print(&super::plan::planned(pipeline, &store, &selected, forced)?.text())?;
         return Ok(None);
     }
     let stop = stop()?;
     let patience = Patience { timeout: flags.timeout, retries: flags.retries, backoff: None };
     let options = Options { selected, forced, keep_going: flags.keep_going, limits: flags.limits(), patience };
     let launcher = Launcher::this_program()?;
-    let mut listener = flags.listener(&store, listeners);
+    let mut listener = flags.listener(&store, listeners)?;
     schedule::run(pipeline, &store, &launcher, options, stop, &mut listener).map(Some)
 }
 

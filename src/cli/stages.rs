@@ -41,8 +41,21 @@ fn table(registry: Registry) -> Result<String> {
         let inputs = manifest.inputs.iter().map(Slot::text).collect::<Vec<_>>().join(", ");
         let outputs = manifest.outputs.iter().map(|o| o.ty.as_str()).collect::<Vec<_>>().join(", ");
         let arrow = if inputs.is_empty() { format!("-> {outputs}") } else { format!("{inputs} -> {outputs}") };
-        rows.push(vec![kind.name.to_string(), arrow, manifest.summary]);
+        rows.push(vec![kind.name.to_string(), arrow, exact(&manifest), manifest.summary]);
     }
-    rows.push(vec![command::NAME.into(), "any -> any".into(), "run a program with declared inputs and outputs".into()]);
+    rows.push(vec![
+        command::NAME.into(),
+        "any -> any".into(),
+        "exact: machine".into(),
+        "run a program with declared inputs and outputs".into(),
+    ]);
     Ok(columns(&rows, ""))
+}
+
+/// Where its bytes are the same, and how far its results may lie apart elsewhere.
+fn exact(manifest: &Manifest) -> String {
+    match manifest.tolerance {
+        0.0 => format!("exact: {}", manifest.exact.name()),
+        tolerance => format!("exact: {}, else within {tolerance}", manifest.exact.name()),
+    }
 }

@@ -4,6 +4,8 @@ pub mod bars;
 pub mod diagnostic;
 pub mod download;
 pub mod json;
+pub mod junit;
+pub mod markdown;
 pub mod plain;
 pub mod table;
 
@@ -38,6 +40,15 @@ pub fn duration(seconds: f64) -> String {
         60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
         3600..86_400 => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
         _ => format!("{} d {:02} h", whole / 86_400, whole / 3600 % 24),
+    }
+}
+
+/// A time as records have it (`2026-01-31T12:00:00.000Z`), to the second: `2026-01-31 12:00:00Z`.
+pub fn instant(utc: &str) -> String {
+    let plain = utc.replacen('T', " ", 1);
+    match plain.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => plain,
     }
 }
 

@@ -47,6 +47,9 @@ pub struct Record {
     pub program: String,
     /// `cpu`, `cuda:0`, … and what the machine calls it.
     pub device: String,
+    /// Of the machine, see `machine`; empty in records of versions that did not note it.
+    #[serde(default)]
+    pub class: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -200,6 +203,7 @@ mod tests {
             host: "h".into(),
             program: "0".into(),
             device: "cpu".into(),
+            class: "c".into(),
         }
     }
 

@@ -8,7 +8,7 @@
 
 use super::attempt::Attempt;
 use super::located::{Entry, Node, Toml};
-use super::manifest::{ANY, Field, FieldType, Manifest, Output, Params, Slot, StageKind};
+use super::manifest::{ANY, Exact, Field, FieldType, Manifest, Output, Params, Slot, StageKind};
 use super::suggest;
 use crate::error::{Error, Result};
 use figment::value::Value;
@@ -65,6 +65,9 @@ pub(super) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
         kind: NAME.into(),
         summary: "run a program".into(),
         revision: 1,
+        // Nobody knows what a program computes; the careful guess.
+        exact: Exact::Machine,
+        tolerance: 0.0,
         inputs,
         outputs,
         params,

@@ -20,7 +20,7 @@ use super::digest::{Digest, Entry, Found, Links, Measured, combine, join, walk};
 use super::store::{Keep, Store, write_file};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::Metadata;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
@@ -197,13 +197,18 @@ pub fn keep_listing(store: &Store, outside: &Outside) {
     let _ = write_file(&path, lines.collect::<String>().as_bytes(), Keep::Later);
 }
 
+/// What a folder held under this digest, if it was kept.
+pub fn listing(store: &Store, digest: &Digest) -> Option<BTreeMap<PathBuf, Digest>> {
+    let text = std::fs::read_to_string(store.tree_file(digest)).ok()?;
+    let line = |l: &str| l.split_once(' ').and_then(|(d, p)| Some((unquote(p)?, d.parse().ok()?)));
+    text.lines().map(line).collect()
+}
+
 /// The first path in which the folder now differs from what it held under digest `old`.
 pub fn first_difference(store: &Store, old: &Digest, now: &Outside) -> Option<PathBuf> {
-    let text = std::fs::read_to_string(store.tree_file(old)).ok()?;
-    let line = |l: &str| l.split_once(' ').and_then(|(d, p)| Some((unquote(p)?, d.parse().ok()?)));
-    let mut before: HashMap<PathBuf, Digest> = text.lines().map(line).collect::<Option<_>>()?;
+    let mut before = listing(store, old)?;
     let changed = now.entries.iter().find(|e| before.remove(&e.path) != Some(e.digest));
-    changed.map(|e| e.path.clone()).or_else(|| before.into_keys().min())
+    changed.map(|e| e.path.clone()).or_else(|| before.into_keys().next())
 }
 
 #[cfg(test)]

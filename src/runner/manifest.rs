@@ -40,12 +40,32 @@ pub struct Manifest {
     pub summary: String,
     /// Raised by hand when the code computes something else; voids this kind's cache.
     pub revision: u32,
+    pub exact: Exact,
+    /// How far results may lie from those made on another class of machine, relative to the larger of the two.
+    pub tolerance: f64,
     pub inputs: Vec<Slot>,
     pub outputs: Vec<Output>,
     /// In the key.
     pub params: Vec<Field>,
     /// Not in the key: changes cost, never results.
     pub operation: Vec<Field>,
+}
+
+/// Where a kind makes the same bytes of the same inputs. Says how results are compared and is in no key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exact {
+    Everywhere,
+    /// On one class of machine, see [`super::machine`]. What a manifest does not say is this.
+    Machine,
+}
+
+impl Exact {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Everywhere => "everywhere",
+            Self::Machine => "machine",
+        }
+    }
 }
 
 /// `latents = "latents"`, `init = "warmed|sit?"`, `features = "features*"`.
@@ -213,7 +233,8 @@ impl Manifest {
     }
 
     fn read(kind: &str, root: &Node) -> Result<Self> {
-        const KEYS: [&str; 6] = ["summary", "revision", "inputs", "outputs", "params", "operation"];
+        const KEYS: [&str; 8] =
+            ["summary", "revision", "exact", "tolerance", "inputs", "outputs", "params", "operation"];
         for entry in root.table("a manifest")? {
             if !KEYS.contains(&entry.key.as_str()) {
                 let error = Error::usage(format!("unknown key `{}`", entry.key)).at(entry.key_place.clone());
@@ -230,6 +251,8 @@ impl Manifest {
                 Toml::Int(n) if n >= 1 => u32::try_from(n).unwrap_or(u32::MAX),
                 _ => return Err(revision.mismatch("`revision`", "an integer from 1 on")),
             },
+            exact: exact(root)?,
+            tolerance: tolerance(root)?,
             inputs: section(root, "inputs", slot)?,
             outputs: section(root, "outputs", output)?,
             params: section(root, "params", field)?,
@@ -273,6 +296,20 @@ impl Output {
 /// The names in `{...}`.
 fn holes(line: &str) -> impl Iterator<Item = String> {
     line.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name.to_string())
+}
+
+fn exact(root: &Node) -> Result<Exact> {
+    let Some(node) = root.get("exact") else { return Ok(Exact::Machine) };
+    let known = [Exact::Everywhere, Exact::Machine].into_iter().find(|e| node.string("`exact`").ok() == Some(e.name()));
+    known.ok_or_else(|| node.mismatch("`exact`", "`everywhere` or `machine`"))
+}
+
+fn tolerance(root: &Node) -> Result<f64> {
+    let Some(node) = root.get("tolerance") else { return Ok(0.0) };
+    match node.value {
+        Toml::Float(x) if (0.0..1.0).contains(&x) => Ok(x),
+        _ => Err(node.mismatch("`tolerance`", "a float from 0.0 up to 1.0")),
+    }
 }
 
 fn section<T>(root: &Node, name: &str, read: fn(&Entry) -> Result<T>) -> Result<Vec<T>> {
@@ -431,6 +468,8 @@ log_every = 10
             ("revision = 1".to_string(), "`summary` is missing"),
             ("summary = \"s\"\nrevision = 0".to_string(), "`revision` must be"),
             (format!("{head}[param]\n"), "unknown key `param`"),
+            (format!("{head}exact = \"mostly\"\n"), "`exact` must be `everywhere` or `machine`"),
+            (format!("{head}tolerance = -0.5\n"), "`tolerance` must be"),
             (format!("{head}[params]\na = []\n"), "shows no type"),
             (format!("{head}[params]\na = {{ default = 3, min = 4 }}\n"), "at least 4"),
             (format!("{head}[params]\na = 1\n[operation]\na = 2\n"), "both in"),

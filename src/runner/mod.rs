@@ -31,8 +31,16 @@
 //! 5. In the worker process [`worker`] finds the kind and calls it with an [`attempt`], or starts a [`program`].
 //! 6. [`memo`] keeps the answer to a run that found everything cached, for the next time it is asked.
 //! 7. All of it is told as [`event`]s; [`record`] keeps them. [`gc`] looks after the cache folder.
+//!
+//! # Looking back
+//!
+//! Nothing above needs these. [`why`] says what a stage waits for or what set it apart from the record before it, [`past`] what came
+//! before and how long it took, [`since`] what changed since a git revision. [`history`] reads journals of runs, [`lineage`] what an
+//! artifact was made of. [`lock`] holds results against those of a committed file, [`verify`] against those of another
+//! attempt, both as [`agree`] compares, with regard to the class of the [`machine`].
 
 pub mod actions;
+pub mod agree;
 pub mod attempt;
 mod backlog;
 pub mod command;
@@ -44,12 +52,17 @@ pub mod files;
 pub mod gc;
 pub mod graph;
 mod guard;
+pub mod history;
 pub mod key;
 pub mod launch;
 pub mod layers;
+pub mod lineage;
 pub mod located;
+pub mod lock;
+pub mod machine;
 pub mod manifest;
 pub mod memo;
+pub mod past;
 pub mod perform;
 pub mod plan;
 pub mod pool;
@@ -61,10 +74,13 @@ pub mod resolve;
 pub mod revision;
 pub mod schedule;
 pub mod select;
+pub mod since;
 pub mod spec;
 pub mod store;
 pub mod suggest;
 pub mod sweep;
 pub mod value;
+pub mod verify;
+pub mod why;
 pub mod worker;
 pub mod workers;

@@ -369,6 +369,7 @@ impl Shop<'_> {
                 Some(model) => format!("{}, {model}", grant.device()),
                 None => grant.device(),
             },
+            class: super::machine::class().into(),
         }
     }
 }

@@ -8,6 +8,7 @@ use super::digest::Digest;
 use super::files::{Files, Outside, first_difference};
 use super::graph::{Pipeline, Source, Stage, StageId};
 use super::key::{self, Action};
+use super::past::Past;
 use super::reason::{self, Reason};
 use super::store::{Presence, Store};
 use crate::error::{Error, Result};
@@ -72,12 +73,12 @@ pub struct Judge<'a> {
     pub forced: BTreeSet<StageId>,
     /// Artifacts found damaged in this run.
     pub damaged: Mutex<BTreeSet<Digest>>,
-    history: OnceLock<Vec<Record>>,
+    past: OnceLock<Past>,
 }
 
 impl<'a> Judge<'a> {
     pub fn new(pipeline: &'a Pipeline, store: &'a Store, forced: BTreeSet<StageId>) -> Self {
-        Self { pipeline, store, files: Files::default(), forced, damaged: Mutex::default(), history: OnceLock::new() }
+        Self { pipeline, store, files: Files::default(), forced, damaged: Mutex::default(), past: OnceLock::new() }
     }
 
     /// The key of a stage whose inputs are known.
@@ -138,18 +139,18 @@ impl<'a> Judge<'a> {
     }
 
     /// Every readable record there was when this was first asked.
-    pub fn history(&self) -> Result<&[Record]> {
-        if self.history.get().is_none() {
-            // Damaged records are the business of whoever asks for their keys.
-            let _ = self.history.set(actions::all(self.store)?.0);
+    pub fn past(&self) -> Result<&Past> {
+        if let Some(past) = self.past.get() {
+            return Ok(past);
         }
-        Ok(self.history.get().map_or(&[][..], Vec::as_slice))
+        let past = Past::read(self.store)?;
+        Ok(self.past.get_or_init(|| past))
     }
 
     fn reasons(&self, stage: &Stage, keyed: &Keyed) -> Result<Vec<Reason>> {
-        let history = self.history()?;
         let text = &keyed.action.text;
-        let Some(old) = reason::nearest(history, &self.pipeline.name, stage, text) else {
+        let akin = self.past()?.akin(&self.pipeline.name, stage);
+        let Some(old) = reason::nearest(akin.into_iter(), &self.pipeline.name, stage, text) else {
             return Ok(vec![Reason::NeverRan]);
         };
         let example =

@@ -57,7 +57,8 @@ impl fmt::Display for Reason {
         match self {
             Self::NeverRan => write!(f, "never ran"),
             Self::ParamChanged { name, old, new, place } => {
-                write!(f, "{name} {} -> {}", clip(old), clip(new))?;
+                let same = shared(old, new);
+                write!(f, "{name} {} -> {}", clip(old, same), clip(new, same))?;
                 place.iter().try_for_each(|p| write!(f, " ({p})"))
             }
             Self::InputChanged { slot } => write!(f, "input `{slot}` changed"),
@@ -73,28 +74,43 @@ impl fmt::Display for Reason {
     }
 }
 
-fn clip(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
-        Some((i, _)) => format!("{}…", &text[..i]),
-        None => text.to_string(),
+/// How many characters two texts begin with in common.
+fn shared(a: &str, b: &str) -> usize {
+    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count()
+}
+
+/// A long text from shortly before its character `from`, where it begins to say something new.
+fn clip(text: &str, from: usize) -> String {
+    let length = text.chars().count();
+    if length <= SHOWN {
+        return text.to_string();
     }
+    let start = if from < SHOWN / 2 { 0 } else { (from - SHOWN / 4).min(length - SHOWN) };
+    let shown: String = text.chars().skip(start).take(SHOWN).collect();
+    format!("{}{shown}{}", if start > 0 { "…" } else { "" }, if start + SHOWN < length { "…" } else { "" })
 }
 
 /// The earlier action to compare with: the last one of the same stage in the same pipeline, else the one of the
 /// same kind with the fewest differences, if those are few.
-pub fn nearest<'a>(history: &'a [Record], pipeline: &str, stage: &Stage, text: &str) -> Option<&'a Record> {
-    let kin = || history.iter().filter(|r| r.kind == stage.kind.name && r.key_text != text);
+pub fn nearest<'a>(
+    history: impl Iterator<Item = &'a Record> + Clone,
+    pipeline: &str,
+    stage: &Stage,
+    text: &str,
+) -> Option<&'a Record> {
+    let kin = || history.clone().filter(|r| r.kind == stage.kind.name && r.key_text != text);
     let own = kin().filter(|r| r.stage == stage.name && r.pipeline == pipeline).max_by_key(|r| &r.created);
     own.or_else(|| {
         // Two commands are related by what they run, not by being commands.
-        let related = |r: &&Record| stage.command.is_none() || command(&r.key_text) == command(text);
+        let related = |r: &&Record| stage.command.is_none() || program(&r.key_text) == program(text);
         let near = kin().filter(related).map(|r| (changed(&r.key_text, text).len(), r));
         let best = near.min_by_key(|(n, r)| (*n, std::cmp::Reverse(&r.created)));
         best.filter(|(n, _)| *n <= RELATED).map(|(_, r)| r)
     })
 }
 
-fn command(text: &str) -> Option<&str> {
+/// What a command runs; nothing for other kinds.
+pub fn program(text: &str) -> Option<&str> {
     ingredients(text).get(&("command", "run")).copied()
 }
 
@@ -172,6 +188,16 @@ mod tests {
         assert_eq!(reasons(&OLD.replace("aa", "ab")), ["source `data` changed"]);
         assert_eq!(reasons(&OLD.replace("bb", "ab")), ["input `z` changed"]);
         assert_eq!(reasons(&OLD.replace("param lr 0.1\n", "")), ["params.lr 0.1 -> none (--set)"]);
+    }
+
+    #[test]
+    fn long_values_are_cut_around_what_differs() {
+        let long = |tail: &str| format!("{}{tail}", "x".repeat(100));
+        let (old, new) = (long("old"), long("new"));
+        let reason = Reason::ParamChanged { name: "params.a".into(), old, new, place: None };
+        let shown = |tail: &str| format!("…{}{tail}", "x".repeat(SHOWN - 3));
+        assert_eq!(reason.to_string(), format!("params.a {} -> {}", shown("old"), shown("new")));
+        assert_eq!(clip(&long(""), 0), "x".repeat(SHOWN) + "…");
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! The journal of a run: `runs/<id>/events.jsonl`, every event as it happened, and `summary.json`, how it ended.
-//! For people and programs that look back; nothing in the runner reads it, and failing to write it must not
-//! break a run: the first failure is remembered, the rest is silence.
+//! The journal of a run: `runs/<id>/events.jsonl`, every event as it happened, and `summary.json`, who began it and,
+//! once it has ended, how. A run without an `exit` in its summary was cut off, unless the lock on its events says that it
+//! is under way. For people and programs that look back (`history`); nothing that runs a stage reads it, and failing to
+//! write it must not break a run: the first failure is remembered, the rest is silence.
 
 use super::event::{Event, Listener, StageEnd, State, What};
 use super::store::{Keep, Store, write_file};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,6 +25,7 @@ struct Summary {
     /// The command line.
     command: Vec<String>,
     began: String,
+    user: String,
     host: String,
     program: &'static str,
     seconds: f64,
@@ -39,11 +42,14 @@ impl Journal {
         let id = began.replace([':', '-'], "").replace('T', "-").replace(['.', 'Z'], "");
         let folder = store.runs().join(format!("{id}-{}", std::process::id()));
         let events = std::fs::create_dir_all(&folder).and_then(|()| File::create(folder.join("events.jsonl")));
+        // Nobody else writes this file; where locks are not to be had a run under way looks cut off, and that is all.
+        let _ = events.as_ref().map(File::try_lock);
         let summary = Summary {
             format: 1,
             pipeline: String::new(),
             command: std::env::args().collect(),
             began,
+            user: user(),
             host: host(),
             program: env!("CARGO_PKG_VERSION"),
             seconds: 0.0,
@@ -60,6 +66,12 @@ impl Journal {
             What::State { state, .. } => !matches!(state, State::Waiting | State::Ready | State::Cached),
             What::Ended(end) => end.state != State::Cached,
             _ => true,
+        }
+    }
+
+    fn summarize(&self) {
+        if let Ok(text) = serde_json::to_vec(&self.summary) {
+            let _ = write_file(&self.folder.join("summary.json"), &text, Keep::Later);
         }
     }
 
@@ -83,7 +95,10 @@ impl Listener for Journal {
             self.note(event);
         }
         match &event.what {
-            What::RunStarted { pipeline, .. } => self.summary.pipeline.clone_from(pipeline),
+            What::RunStarted { pipeline, .. } => {
+                self.summary.pipeline.clone_from(pipeline);
+                self.summarize();
+            }
             // Where the outputs of a cached stage lie is told by its record.
             What::Ended(end) if end.state == State::Cached => {
                 let bare = StageEnd { outputs: vec![], shown: vec![], ..(**end).clone() };
@@ -94,13 +109,20 @@ impl Listener for Journal {
             What::RunFinished { seconds, exit } => {
                 self.summary.seconds = *seconds;
                 self.summary.exit = Some(*exit);
-                if let Ok(text) = serde_json::to_vec(&self.summary) {
-                    let _ = write_file(&self.folder.join("summary.json"), &text, Keep::Later);
-                }
+                self.summarize();
             }
             _ => {}
         }
     }
+}
+
+/// Who runs this program: the name of its user id, else what the environment says.
+pub fn user() -> String {
+    let id = std::fs::metadata("/proc/self").map(|m| m.uid().to_string()).unwrap_or_default();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let mut entries = passwd.lines().map(|l| l.split(':').collect::<Vec<_>>());
+    let named = entries.find(|e| e.get(2) == Some(&id.as_str())).map(|e| e[0].to_string());
+    named.or_else(|| std::env::var("USER").ok()).unwrap_or(id)
 }
 
 /// The name of this machine.

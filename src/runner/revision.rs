@@ -2,7 +2,8 @@
 //! an index of its own, so that neither the user's index nor the work tree is touched. Knows nothing of pipelines.
 
 use crate::error::{Error, Result};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
 /// A revision on disk, for as long as the value lives.
@@ -41,6 +42,38 @@ impl Checkout {
         let inside = absolute(now)?.strip_prefix(absolute(&self.top)?).ok()?.to_path_buf();
         Some(self.dir.path().join("tree").join(inside))
     }
+
+    /// Where a path of this revision stands in the work tree; a path that was stated as absolute is what it was.
+    pub fn origin(&self, then: &Path) -> PathBuf {
+        let stated = match then.strip_prefix(self.dir.path().join("tree")) {
+            Ok(inside) => self.top.join(inside),
+            Err(_) => then.to_path_buf(),
+        };
+        // `..` is taken back by name: what it leads to need not exist any more.
+        let mut plain = PathBuf::new();
+        for part in stated.components() {
+            match part {
+                Component::ParentDir => drop(plain.pop()),
+                Component::CurDir => {}
+                part => plain.push(part),
+            }
+        }
+        plain
+    }
+
+    /// Files at or below `now` that git knows in the work tree, relative to it; empty for a file itself.
+    ///
+    /// # Errors
+    /// When git cannot be asked.
+    pub fn tracked(&self, now: &Path) -> Result<BTreeSet<PathBuf>> {
+        let now = now.canonicalize().map_err(|e| Error::io("read", now, e))?;
+        let top = self.top.canonicalize().map_err(|e| Error::io("read", &self.top, e))?;
+        // A `*` in a name is no pattern.
+        let literal = [("GIT_LITERAL_PATHSPECS", Path::new("1"))];
+        let text = git(&top, &["ls-files", "-z", "--", &now.to_string_lossy()], &literal)?;
+        let all = text.split('\0').filter(|name| !name.is_empty());
+        Ok(all.filter_map(|name| top.join(name).strip_prefix(&now).ok().map(Path::to_path_buf)).collect())
+    }
 }
 
 /// What git prints, without the last newline.
@@ -76,6 +109,10 @@ mod tests {
         assert_eq!(std::fs::read(&file).unwrap(), b"new");
         assert_eq!(run(&["status", "--porcelain"]), before);
         assert_eq!(checkout.path(Path::new("/etc/hostname")), None);
+        let then = checkout.path(&file).unwrap();
+        assert_eq!(checkout.origin(&then).canonicalize().unwrap(), file.canonicalize().unwrap());
+        std::fs::write(dir.path().join("sub/untracked"), "").unwrap();
+        assert_eq!(checkout.tracked(&dir.path().join("sub")).unwrap(), [PathBuf::from("p.toml")].into());
         let unknown = Checkout::of(&file, "no-such").unwrap_err();
         assert!(unknown.message.contains("no revision `no-such`"), "{unknown}");
     }

@@ -552,22 +552,10 @@ impl<'a> Scheduler<'a> {
 
     /// By what each stage took when it last ran; a second where nobody knows.
     fn urgency(&self) -> Vec<u64> {
-        let mut past: HashMap<(&str, &str), &Record> = HashMap::new();
-        for record in self.shop.judge.history().unwrap_or_default() {
-            let kind = past.entry(("", &record.kind)).or_insert(record);
-            *kind = if kind.created < record.created { record } else { kind };
-            if record.pipeline == self.pipeline.name {
-                let own = past.entry((&record.stage, &record.kind)).or_insert(record);
-                *own = if own.created < record.created { record } else { own };
-            }
-        }
-        urgency(self.pipeline, |id| {
-            let (stage, kind) = (self.stage(id), self.stage(id).kind.name);
-            let known = past.get(&(stage.name.as_str(), kind)).or_else(|| past.get(&("", kind)));
-            match self.state(id) {
-                State::Unknown | State::Cached | State::Done => 0.0,
-                _ => known.map_or(1.0, |record| record.seconds),
-            }
+        let past = self.shop.judge.past().ok();
+        urgency(self.pipeline, |id| match self.state(id) {
+            State::Unknown | State::Cached | State::Done => 0.0,
+            _ => past.and_then(|past| past.seconds(&self.pipeline.name, self.stage(id))).unwrap_or(1.0),
         })
     }
 

@@ -14,6 +14,7 @@
 //!   v1/trees/<digest>.txt           what an outside folder held when an action used it, to name what changed
 //!   v1/memos/<id>.json              answers to runs in which all was cached, see `memo`
 //!   v1/quarantine/                  what was found damaged
+//!   v1/verify/<any>/                a cache folder for the time of one second run, see `verify`
 //!   runs/<id>/                      journals of runs, see `record`
 //!   downloads/<name>/<file>         published files, see `fetch::library`; gc leaves them alone
 //! ```

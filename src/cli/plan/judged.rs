@@ -1,69 +1,68 @@
-//! `erw plan`: what would run, and why.
+//! What would run and why, stage by stage, as the cache stands.
 
-use super::common::{PipelineArgs, columns, print};
-use super::weights::megabytes;
+use super::{Line, Planned, count};
+use crate::cli::weights::megabytes;
 use crate::error::Result;
 use crate::fetch::library::{Library, Presence};
 use crate::report::table::near;
 use crate::runner::graph::{Pipeline, Stage, StageId};
 use crate::runner::key::params_digest;
-use crate::runner::manifest::Registry;
 use crate::runner::plan::{Judge, Missing, Verdict, plan};
-use crate::runner::select::select;
 use crate::runner::store::Store;
 use crate::stages::weights::{KIND, published};
 use std::collections::BTreeSet;
-use std::path::Path;
 
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    pub pipeline: PipelineArgs,
-    /// Only these stages and what they need
-    pub targets: Vec<String>,
-    /// Judge this stage as if it were to run even if cached
-    #[arg(long, value_name = "STAGE")]
-    pub force: Vec<String>,
-}
-
-pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    let pipeline = args.pipeline.load(registry)?;
-    let selected = select(&pipeline, &args.targets)?;
-    let forced = super::run::forced(&pipeline, &args.force)?;
-    print(&text(&pipeline, &Store::open(cache)?, &selected, forced)?)
-}
-
-/// What is printed: stage, kind, digest of the parameters, verdict.
-pub fn text(pipeline: &Pipeline, store: &Store, selected: &[StageId], forced: BTreeSet<StageId>) -> Result<String> {
+/// The verdict on each selected stage.
+pub fn planned(pipeline: &Pipeline, store: &Store, selected: &[StageId], forced: BTreeSet<StageId>) -> Result<Planned> {
     let judge = Judge::new(pipeline, store, forced);
     let verdicts = plan(&judge, selected)?;
+    let stale = verdicts.iter().any(|(_, v)| !matches!(v, Verdict::Cached(_)));
+    // Reading the history is not free, and a plan that finds nothing to do has no use for it.
+    let past = if stale { Some(judge.past()?) } else { None };
     let blocked = blocked(pipeline, &verdicts);
     let library = Library::at(&store.downloads());
-    let mut rows = vec![];
-    for (id, verdict) in &verdicts {
+    let line = |(id, verdict): &(StageId, Verdict)| {
         let stage = pipeline.stage(*id);
-        let head = [stage.name.clone(), stage.kind.name.into(), params_digest(stage).short()[..8].to_string()];
-        let mut says = words(pipeline, stage, verdict, &blocked, &library).into_iter();
-        rows.push(head.into_iter().chain(says.next()).collect());
-        // Further reasons below the first.
-        rows.extend(says.map(|more| vec![String::new(), String::new(), String::new(), format!("     {more}")]));
-    }
-    let cached = verdicts.iter().filter(|(_, v)| matches!(v, Verdict::Cached(_))).count();
+        let cached = matches!(verdict, Verdict::Cached(_));
+        Line {
+            stage: stage.name.clone(),
+            kind: stage.kind.name,
+            params: params_digest(stage).short()[..8].to_string(),
+            verdict: match verdict {
+                Verdict::Cached(_) => "cached",
+                Verdict::Run(_) => "run",
+                Verdict::Missing(_) => "missing",
+                Verdict::Waiting(_) if blocked.contains(id) => "blocked",
+                Verdict::Waiting(_) => "waits",
+            },
+            says: words(pipeline, stage, verdict, &blocked, &library),
+            stale: !cached,
+            past_seconds: past.filter(|_| !cached).and_then(|past| past.seconds(&pipeline.name, stage)),
+        }
+    };
+    let lines: Vec<Line> = verdicts.iter().map(line).collect();
     let missing: Vec<&Missing> = verdicts.iter().flat_map(|(_, v)| absent(v)).collect();
-    let mut sum = match verdicts.len() - cached {
+    let sum = sum(&lines, &missing, blocked.len());
+    Ok(Planned { pipeline: pipeline.name.clone(), since: None, stages: lines, notes: shopping_list(&missing), sum })
+}
+
+fn sum(lines: &[Line], missing: &[&Missing], blocked: usize) -> String {
+    let all = lines.len();
+    let cached = lines.iter().filter(|l| !l.stale).count();
+    let mut sum = match all - cached {
         0 if cached == 1 => "the stage is cached".into(),
         0 => format!("all {cached} stages are cached"),
-        stale if missing.is_empty() => format!("{stale} of {} stages would run", verdicts.len()),
+        stale if missing.is_empty() => format!("{stale} of {all} stages would run"),
         _ => format!(
             "nothing runs before these are there: {}",
             count(missing.len(), "file or folder", "files and folders")
         ),
     };
-    if !missing.is_empty() && blocked.len() + cached < verdicts.len() {
-        let free = verdicts.len() - cached - blocked.len();
+    if !missing.is_empty() && blocked + cached < all {
+        let free = all - cached - blocked;
         sum.push_str(&format!("; {} without them (--keep-going, or by name)", count(free, "stage runs", "stages run")));
     }
-    Ok(columns(&rows, "") + &shopping_list(&missing) + &sum + "\n")
+    sum
 }
 
 fn absent(verdict: &Verdict) -> &[Missing] {
@@ -71,10 +70,6 @@ fn absent(verdict: &Verdict) -> &[Missing] {
         Verdict::Missing(missing) => missing,
         _ => &[],
     }
-}
-
-fn count(n: usize, one: &str, several: &str) -> String {
-    format!("{n} {}", if n == 1 { one } else { several })
 }
 
 /// Stages that cannot run because a file is absent, theirs or that of a stage they need.

@@ -1,0 +1,93 @@
+//! `erw run --lock` and `--locked`: what is said about the lock file of a pipeline.
+
+use super::common::{columns, print};
+use super::verify::says;
+use crate::error::{Error, Result};
+use crate::report::table::near;
+use crate::runner::actions::{self, Lookup, Record};
+use crate::runner::digest::Digest;
+use crate::runner::event::StageEnd;
+use crate::runner::graph::{Pipeline, StageId};
+use crate::runner::key::Key;
+use crate::runner::lock::{Compared, Fault, Lock, path};
+use crate::runner::plan::Judge;
+use crate::runner::select::named;
+use crate::runner::store::Store;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// Reads the lock and holds the keys of the selected stages against it, before anything runs.
+pub fn before(pipeline: &Pipeline, selected: &[StageId], cache: &Path) -> Result<Lock> {
+    let lock = Lock::read(&path(&pipeline.file))?;
+    let store = Store::open(cache)?;
+    let judge = Judge::new(pipeline, &store, BTreeSet::new());
+    let faults = lock.keys(&judge, selected)?;
+    if faults.is_empty() { Ok(lock) } else { Err(error(pipeline, &faults, "is not the one that is locked")) }
+}
+
+/// Holds what was made against the lock; `quiet` leaves standard output to others.
+pub fn after(lock: &Lock, pipeline: &Pipeline, ends: &[StageEnd], cache: &Path, quiet: bool) -> Result<()> {
+    let store = Store::open(cache)?;
+    let compared = lock.compare(&store, pipeline, &records(pipeline, ends, &store)?)?;
+    if !quiet {
+        print(&text(&compared, &near(&path(&pipeline.file))))?;
+    }
+    let made = "made something else than is locked";
+    if compared.faults.is_empty() { Ok(()) } else { Err(error(pipeline, &compared.faults, made)) }
+}
+
+/// Writes the lock of a run that made everything.
+pub fn write(pipeline: &Pipeline, ends: &[StageEnd], cache: &Path, quiet: bool) -> Result<()> {
+    let store = Store::open(cache)?;
+    let records = records(pipeline, ends, &store)?;
+    let file = path(&pipeline.file);
+    Lock::of(&store, pipeline, &records)?.write(&file)?;
+    if quiet { Ok(()) } else { print(&format!("{} locks {}\n", near(&file), stages(records.len()))) }
+}
+
+fn stages(n: usize) -> String {
+    if n == 1 { "1 stage".into() } else { format!("{n} stages") }
+}
+
+fn records(pipeline: &Pipeline, ends: &[StageEnd], store: &Store) -> Result<BTreeMap<StageId, Record>> {
+    let mut records = BTreeMap::new();
+    for end in ends {
+        let key = end.key.as_ref().and_then(|k| k.parse::<Digest>().ok()).map(Key::from);
+        let (Some(key), Some(id)) = (key, named(pipeline, &end.stage).first().copied()) else { continue };
+        if let Lookup::Hit(record) = actions::lookup(store, &key)? {
+            records.insert(id, *record);
+        }
+    }
+    Ok(records)
+}
+
+fn error(pipeline: &Pipeline, faults: &[Fault], what: &str) -> Error {
+    let file = pipeline.file.display();
+    let names: Vec<String> = faults.iter().map(|f| format!("`{}`", f.stage)).collect();
+    let (noun, what) = match names.len() {
+        1 => ("stage", what.to_string()),
+        _ => ("stages", what.replace("is not the one that is locked", "are not those that are locked")),
+    };
+    let error = Error::stage(format!("{noun} {} {what} in `{}`", names.join(", "), near(&path(&pipeline.file))));
+    let error = faults.iter().fold(error, |e, f| e.because(format!("{}: {}", f.stage, f.what.join("\n"))));
+    let stage = &faults[0].stage;
+    error
+        .hint(format!("`erw why {file} {stage}` tells what the cache knows of it"))
+        .hint(format!("if it is meant: `erw run {file} --lock` writes the lock anew"))
+}
+
+/// What was compared how.
+fn text(compared: &Compared, lock: &str) -> String {
+    let mut rows: Vec<Vec<String>> = vec![];
+    for (stage, agreement) in &compared.others {
+        rows.extend(says(agreement).into_iter().map(|line| vec![stage.clone(), line]));
+    }
+    rows.extend(compared.dependent.iter().map(|s| vec![s.clone(), "not compared: made of what differs".into()]));
+    let exact = compared.exact.len();
+    let all = exact + compared.others.len() + compared.dependent.len() + compared.faults.len();
+    let sum = match exact == all {
+        true => format!("{} as locked in {lock}, byte for byte\n", stages(all)),
+        false => format!("{exact} of {} as locked in {lock}, byte for byte\n", stages(all)),
+    };
+    sum + &columns(&rows, "  ")
+}

@@ -1,0 +1,131 @@
+//! `erw log`: the runs of this cache, the latest first; `erw log RUN`: the stages of one.
+
+use super::common::{columns, print};
+use crate::error::{Error, Result};
+use crate::report::{duration, instant, number};
+use crate::runner::history::{Ended, Run, RunState, runs, with_events};
+use crate::runner::store::Store;
+use std::path::Path;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The stages of this run; the first digits of its id are enough
+    pub run: Option<String>,
+    /// Runs to list
+    #[arg(short = 'n', default_value_t = 20)]
+    pub number: usize,
+    /// Print a list of objects, or one, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub fn run(args: &Args, cache: &Path) -> Result<()> {
+    let store = Store::open(cache)?;
+    let all = runs(&store)?;
+    let Some(id) = &args.run else {
+        let shown: Vec<&Run> = all.iter().take(args.number).collect();
+        return if args.json { print(&json(&shown)?) } else { print(&list(&shown)) };
+    };
+    let mut run = find(all, id)?;
+    let folder = store.runs().join(&run.id);
+    with_events(&mut run, &folder);
+    if args.json { print(&json(&run)?) } else { print(&detail(&run)) }
+}
+
+/// Any value, for programs.
+pub fn json(value: &impl serde::Serialize) -> Result<String> {
+    let text = serde_json::to_string_pretty(value);
+    text.map(|t| t + "\n").map_err(|e| Error::internal("a value cannot be written as JSON").because(e))
+}
+
+fn find(all: Vec<Run>, id: &str) -> Result<Run> {
+    let mut found = all.into_iter().filter(|run| run.id.starts_with(id));
+    match (found.next(), found.count()) {
+        (Some(run), 0) => Ok(run),
+        (Some(_), more) => Err(Error::usage(format!("{} runs begin with `{id}`", more + 1)).hint("give more of it")),
+        (None, _) => Err(Error::usage(format!("no run `{id}`")).hint("`erw log` lists them")),
+    }
+}
+
+fn list(runs: &[&Run]) -> String {
+    if runs.is_empty() {
+        return "no runs\n".into();
+    }
+    let row = |run: &&Run| {
+        vec![
+            run.id.clone(),
+            who(run),
+            instant(&run.began),
+            run.pipeline.clone(),
+            counts(run),
+            duration(run.seconds),
+            end(run),
+        ]
+    };
+    columns(&runs.iter().map(row).collect::<Vec<_>>(), "")
+}
+
+fn who(run: &Run) -> String {
+    let known = |text: &str| if text.is_empty() { "?".to_string() } else { text.to_string() };
+    format!("{}@{}", known(&run.user), known(&run.host))
+}
+
+/// `2 ran, 3 cached`.
+fn counts(run: &Run) -> String {
+    let words = [
+        ("done", "ran"),
+        ("cached", "cached"),
+        ("failed", "failed"),
+        ("skipped", "skipped"),
+        ("suspended", "suspended"),
+        ("running", "running"),
+        ("cut_off", "cut off"),
+    ];
+    let count = |state: &str| run.stages.iter().filter(|s| s.state == state).count();
+    let told = words.iter().map(|(state, word)| (count(state), word)).filter(|(n, _)| *n > 0);
+    let told: Vec<String> = told.map(|(n, word)| format!("{n} {word}")).collect();
+    if told.is_empty() { "nothing".into() } else { told.join(", ") }
+}
+
+fn end(run: &Run) -> String {
+    match (run.state, run.exit) {
+        (RunState::Running, _) => "running".into(),
+        (RunState::Ended, Some(exit)) => format!("exit {exit}"),
+        _ => "cut off".into(),
+    }
+}
+
+fn detail(run: &Run) -> String {
+    let mut head = vec![
+        vec!["run".to_string(), run.id.clone()],
+        vec!["pipeline".into(), run.pipeline.clone()],
+        vec!["command".into(), run.command.join(" ")],
+        vec!["by".into(), format!("{}, erw {}", who(run), run.program)],
+        vec!["began".into(), instant(&run.began)],
+        vec!["took".into(), duration(run.seconds)],
+        vec!["ended".into(), end(run)],
+    ];
+    if run.state == RunState::CutOff {
+        head[6][1] = "cut off: it was killed, or its machine went down; run again to resume".into();
+    }
+    let row = |s: &Ended| {
+        let key = s.key.as_deref().map_or("", |k| k.get(..12).unwrap_or(k)).to_string();
+        let time = match s.state.as_str() {
+            _ if s.seconds <= 0.0 => String::new(),
+            "cached" => format!("({})", duration(s.seconds)),
+            _ => duration(s.seconds),
+        };
+        vec![s.stage.clone(), s.state.replace('_', " "), time, key, remark(s)]
+    };
+    columns(&head, "") + "\n" + &columns(&run.stages.iter().map(row).collect::<Vec<_>>(), "")
+}
+
+/// Why it failed, else what came of it, and why it ran.
+fn remark(stage: &Ended) -> String {
+    let mut parts: Vec<String> = stage.error.iter().map(|e| e.message.clone()).collect();
+    parts.extend(stage.results.iter().map(|r| format!("{} {}", r.name, number(r.value))));
+    if !stage.reasons.is_empty() {
+        parts.push(format!("({})", stage.reasons.join("; ")));
+    }
+    parts.join(", ").replace(", (", " (")
+}

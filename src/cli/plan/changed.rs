@@ -1,0 +1,58 @@
+//! What a change since a git revision makes stale. The cache is asked for costs only.
+
+use super::{Line, Planned};
+use crate::error::Result;
+use crate::runner::graph::{Pipeline, StageId};
+use crate::runner::key::params_digest;
+use crate::runner::layers::Overrides;
+use crate::runner::manifest::Registry;
+use crate::runner::past::Past;
+use crate::runner::since::{Change, since};
+use crate::runner::store::Store;
+
+/// The verdict on each selected stage.
+pub fn planned(
+    pipeline: &Pipeline,
+    store: &Store,
+    selected: &[StageId],
+    revision: &str,
+    known: (Registry, &Overrides),
+) -> Result<Planned> {
+    let since = since(pipeline, selected, revision, known, store)?;
+    let stale = since.stages.iter().any(|(_, change)| *change != Change::Unchanged);
+    let past = if stale { Some(Past::read(store)?) } else { None };
+    let line = |(id, change): &(StageId, Change)| {
+        let stage = pipeline.stage(*id);
+        let (verdict, says) = match change {
+            Change::Unchanged => ("unchanged", vec!["unchanged".into()]),
+            Change::New => ("new", vec!["new stage".into()]),
+            Change::Stale(causes) => {
+                let mut says: Vec<String> = causes.iter().map(ToString::to_string).collect();
+                if let Some(first) = says.first_mut() {
+                    first.insert_str(0, "stale: ");
+                }
+                ("stale", says)
+            }
+        };
+        let stale = *change != Change::Unchanged;
+        Line {
+            stage: stage.name.clone(),
+            kind: stage.kind.name,
+            params: params_digest(stage).short()[..8].to_string(),
+            verdict,
+            says,
+            stale,
+            past_seconds: past.as_ref().filter(|_| stale).and_then(|past| past.seconds(&pipeline.name, stage)),
+        }
+    };
+    let stages: Vec<Line> = since.stages.iter().map(line).collect();
+    let commit: String = since.commit.chars().take(10).collect();
+    let named = if since.commit.starts_with(revision) { commit } else { format!("{revision} ({commit})") };
+    let sum = match stages.iter().filter(|l| l.stale).count() {
+        0 => format!("nothing is stale since {named}"),
+        n => format!("{n} of {} stages {} stale since {named}", stages.len(), if n == 1 { "is" } else { "are" }),
+    };
+    let gone: Vec<String> = since.gone.iter().map(|name| format!("`{name}`")).collect();
+    let notes = if gone.is_empty() { String::new() } else { format!("no longer there: {}\n", gone.join(", ")) };
+    Ok(Planned { pipeline: pipeline.name.clone(), since: Some(since.commit), stages, notes, sum })
+}

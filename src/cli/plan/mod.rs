@@ -1,0 +1,174 @@
+//! `erw plan`: what would run, why, and for how long, by what it took before; or what changed since a git revision.
+
+mod changed;
+mod judged;
+
+pub use judged::planned;
+
+use super::common::{PipelineArgs, columns, print};
+use crate::error::Result;
+use crate::report::{duration, markdown};
+use crate::runner::manifest::Registry;
+use crate::runner::select::select;
+use crate::runner::store::Store;
+use serde::Serialize;
+use serde_json::json;
+use std::path::Path;
+
+/// With `--exit-code`: there is work to do.
+const WORK: i32 = 5;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Only these stages and what they need
+    pub targets: Vec<String>,
+    /// Judge this stage as if it were to run even if cached
+    #[arg(long, value_name = "STAGE")]
+    pub force: Vec<String>,
+    /// Compare with the pipeline and its files as of this git revision instead of asking the cache
+    #[arg(long, value_name = "REVISION", conflicts_with = "force")]
+    pub since: Option<String>,
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+    /// Exit with 5 if there is work to do, with 0 if there is none
+    #[arg(long)]
+    pub exit_code: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Text,
+    /// One object, for programs
+    Json,
+    /// A table, for the summary of a CI job
+    Markdown,
+}
+
+/// A plan as it is shown.
+pub struct Planned {
+    pub pipeline: String,
+    /// The commit that it is compared with.
+    pub since: Option<String>,
+    pub stages: Vec<Line>,
+    /// What is told below the table.
+    pub notes: String,
+    /// The last line.
+    pub sum: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Line {
+    pub stage: String,
+    pub kind: &'static str,
+    /// Digest of the parameters.
+    pub params: String,
+    /// `cached`, `run`, `waits`, `blocked`, `missing`; or `unchanged`, `new`, `stale`.
+    pub verdict: &'static str,
+    pub says: Vec<String>,
+    pub stale: bool,
+    /// What it took before, for a stale stage.
+    pub past_seconds: Option<f64>,
+}
+
+pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
+    let pipeline = args.pipeline.load(registry)?;
+    let selected = select(&pipeline, &args.targets)?;
+    let forced = super::run::forced(&pipeline, &args.force)?;
+    let store = Store::open(cache)?;
+    let planned = match &args.since {
+        None => planned(&pipeline, &store, &selected, forced)?,
+        Some(revision) => {
+            let known = (registry, &args.pipeline.overrides());
+            changed::planned(&pipeline, &store, &selected, revision, known)?
+        }
+    };
+    print(&match args.format {
+        Format::Text => planned.text(),
+        Format::Json => planned.json(),
+        Format::Markdown => planned.markdown(),
+    })?;
+    let work = planned.stages.iter().any(|line| line.stale);
+    Ok(if args.exit_code && work { WORK } else { 0 })
+}
+
+impl Planned {
+    /// Seconds that the stale stages took before, and how many of them nobody knows of.
+    fn cost(&self) -> (f64, usize) {
+        let stale = || self.stages.iter().filter(|l| l.stale);
+        (stale().filter_map(|l| l.past_seconds).sum(), stale().filter(|l| l.past_seconds.is_none()).count())
+    }
+
+    fn knows_costs(&self) -> bool {
+        self.stages.iter().any(|l| l.past_seconds.is_some())
+    }
+
+    /// The last line with the cost of it all, unless nothing of it is known.
+    fn sum(&self) -> String {
+        if !self.knows_costs() {
+            return self.sum.clone();
+        }
+        let (seconds, unknown) = self.cost();
+        let unknown = match unknown {
+            0 => String::new(),
+            n => format!(", and {} of unknown cost", count(n, "stage", "stages")),
+        };
+        format!("{}; by earlier runs {}{unknown}", self.sum, duration(seconds))
+    }
+
+    /// Columns: stage, kind, digest of the parameters, what it took before if any is known, verdict.
+    pub fn text(&self) -> String {
+        let costs = self.knows_costs();
+        let mut rows = vec![];
+        for line in &self.stages {
+            let mut head = vec![line.stage.clone(), line.kind.into(), line.params.clone()];
+            head.extend(costs.then(|| past(line)));
+            let width = head.len();
+            let mut says = line.says.iter();
+            rows.push(head.into_iter().chain(says.next().cloned()).collect());
+            // Further reasons below the first.
+            let below = |more: &String| {
+                let mut row = vec![String::new(); width];
+                row.push(format!("     {more}"));
+                row
+            };
+            rows.extend(says.map(below));
+        }
+        columns(&rows, "") + &self.notes + &self.sum() + "\n"
+    }
+
+    fn markdown(&self) -> String {
+        let row = |l: &Line| vec![format!("`{}`", l.stage), l.kind.to_string(), l.says.join("\n"), past(l)];
+        let rows: Vec<Vec<String>> = self.stages.iter().map(row).collect();
+        let table = markdown::table(&["stage", "kind", "verdict", "took before"], &rows);
+        let notes =
+            if self.notes.is_empty() { String::new() } else { format!("```text\n{}\n```\n\n", self.notes.trim()) };
+        format!("### Plan of `{}`\n\n{table}\n{notes}{}\n", self.pipeline, self.sum())
+    }
+
+    fn json(&self) -> String {
+        let (seconds, unknown) = self.cost();
+        let plan = json!({
+            "pipeline": self.pipeline,
+            "since": self.since,
+            "stages": self.stages,
+            "stale": self.stages.iter().filter(|l| l.stale).count(),
+            "past_seconds": seconds,
+            "unknown_cost": unknown,
+        });
+        format!("{plan:#}\n")
+    }
+}
+
+fn past(line: &Line) -> String {
+    match (line.stale, line.past_seconds) {
+        (false, _) => String::new(),
+        (true, None) => "unknown".into(),
+        (true, Some(seconds)) => format!("~{}", duration(seconds)),
+    }
+}
+
+fn count(n: usize, one: &str, several: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { several })
+}

@@ -1,0 +1,161 @@
+//! `erw show ARTIFACT`: what an artifact is, who made it, and what of, down to the files that it all began with.
+
+use super::common::print;
+use super::log::json;
+use super::why::one;
+use crate::error::{Error, Result};
+use crate::report::table::near;
+use crate::report::{bytes, duration, instant, number};
+use crate::runner::actions::{self, Record};
+use crate::runner::digest::Digest;
+use crate::runner::graph::Pipeline;
+use crate::runner::layers::Overrides;
+use crate::runner::lineage::{Lineage, Maker, find, trace};
+use crate::runner::manifest::Registry;
+use crate::runner::plan::{Judge, Verdict, plan};
+use crate::runner::select::select;
+use crate::runner::store::Store;
+use crate::runner::suggest;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// A value longer than this is cut.
+const SHOWN: usize = 100;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The first digits of a digest, a path into the store, or PIPELINE:STAGE[.OUTPUT]
+    pub artifact: String,
+    /// Print an object, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
+    print(&shown(&args.artifact, args.json, &Store::open(cache)?, registry)?)
+}
+
+/// What is printed about an artifact.
+pub fn shown(artifact: &str, as_json: bool, store: &Store, registry: Registry) -> Result<String> {
+    let records = actions::all(store)?.0;
+    let traced = match artifact.rsplit_once(':') {
+        Some((file, stage)) => of_stage(store, &records, file, stage, registry)?,
+        None => trace(store, &records, digest(store, &records, artifact)?, None),
+    };
+    if as_json { json(&traced) } else { Ok(text(&traced)) }
+}
+
+/// The digest that a prefix or a path names.
+fn digest(store: &Store, records: &[Record], text: &str) -> Result<Digest> {
+    if let Some(found) = text.split('/').find_map(|part| part.parse().ok()) {
+        return Ok(found);
+    }
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let error = Error::usage(format!("`{text}` names no artifact"));
+        return Err(error.hint("it takes digits of a digest, a path into the store, or PIPELINE:STAGE[.OUTPUT]"));
+    }
+    find(store, records, &text.to_lowercase())
+}
+
+fn of_stage(store: &Store, records: &[Record], file: &str, name: &str, registry: Registry) -> Result<Lineage> {
+    let pipeline = Pipeline::load(Path::new(file), registry, &Overrides::default())?;
+    let (name, output) = name.split_once('.').map_or((name, None), |(stage, output)| (stage, Some(output)));
+    let id = one(&pipeline, name)?;
+    let judge = Judge::new(&pipeline, store, BTreeSet::new());
+    let last = plan(&judge, &select(&pipeline, &[name.to_string()])?)?.pop();
+    let record = match last {
+        Some((found, Verdict::Cached(record))) if found == id => record,
+        _ => {
+            let error = Error::usage(format!("stage `{name}` is stale: it has no artifact"));
+            return Err(error.hint(format!("`erw run {file} {name}` makes it; `erw why {file} {name}` tells why")));
+        }
+    };
+    let names = || record.outputs.keys().map(String::as_str);
+    let output = match (output, record.outputs.len()) {
+        (Some(output), _) => output,
+        (None, 1) => names().next().unwrap_or_default(),
+        (None, _) => {
+            let error = Error::usage(format!("stage `{name}` has several outputs"));
+            let hint = names().map(|o| format!("`{file}:{name}.{o}`")).collect::<Vec<_>>().join(" or ");
+            return Err(error.hint(hint));
+        }
+    };
+    let Some(found) = record.outputs.get(output) else {
+        let error = Error::usage(format!("stage `{name}` has no output `{output}`"));
+        return Err(error.maybe_hint(suggest::hint(output, names(), "its outputs are")));
+    };
+    Ok(trace(store, records, found.measured.digest, Some(&record)))
+}
+
+/// The artifact in full, what it was made of as a tree.
+fn text(lineage: &Lineage) -> String {
+    let kind = lineage.ty.as_deref().unwrap_or("artifact");
+    let mut text = format!("{kind} {}\n", lineage.digest);
+    if let (Some(n), Some(files)) = (lineage.bytes, lineage.files) {
+        text.push_str(&format!(
+            "  {} in {}\n",
+            bytes(n),
+            if files == 1 { "1 file".into() } else { format!("{files} files") }
+        ));
+    }
+    let path = if lineage.present { near(&lineage.path) } else { "no longer in the store".into() };
+    text.push_str(&format!("  {path}\n"));
+    match &lineage.made_by {
+        Some(maker) => {
+            let fact = &maker.fact;
+            let (stage, when, took) = (title(maker), instant(&fact.created), duration(fact.seconds));
+            text.push_str(&format!("  made by {stage} on {when} in {took}\n"));
+            text.push_str(&format!("  on {}, {}, by erw {}\n", fact.host, fact.device, fact.program));
+            for result in &maker.results {
+                text.push_str(&format!("  {} {}\n", result.name, number(result.value)));
+            }
+            text.push('\n');
+            tree(&mut text, maker, "");
+        }
+        None => text.push_str("  nothing recorded made it\n"),
+    }
+    text
+}
+
+fn title(maker: &Maker) -> String {
+    format!("{}/{} (kind {}, revision {})", maker.fact.pipeline, maker.fact.stage, maker.kind, maker.revision)
+}
+
+/// Parameters, files and inputs, the inputs with theirs below them.
+fn tree(text: &mut String, maker: &Maker, indent: &str) {
+    let (last, before) = match maker.inputs.split_last() {
+        Some((last, before)) => (Some(last), before),
+        None => (None, &[][..]),
+    };
+    let bar = if last.is_some() { "│ " } else { "  " };
+    for (name, value) in &maker.params {
+        text.push_str(&format!("{indent}{bar}{name} = {}\n", cut(value)));
+    }
+    for (name, digest) in &maker.sources {
+        text.push_str(&format!("{indent}{bar}{name}: file or folder {}\n", digest.get(..12).unwrap_or(digest)));
+    }
+    for (branch, below, (slot, input)) in before.iter().map(|i| ("├─", "│ ", i)).chain(last.map(|i| ("└─", "  ", i)))
+    {
+        text.push_str(&format!("{indent}{branch} {slot}: {}\n", line(input)));
+        if let Some(maker) = &input.made_by {
+            tree(text, maker, &format!("{indent}{below} "));
+        }
+    }
+}
+
+/// An input on one line.
+fn line(input: &Lineage) -> String {
+    let head = format!("{} {}", input.ty.as_deref().unwrap_or("artifact"), input.digest.short());
+    match &input.made_by {
+        Some(maker) => format!("{head}, {}, {}", title(maker), instant(&maker.fact.created)),
+        None if input.repeated => format!("{head}, see above"),
+        None => format!("{head}, nothing recorded made it"),
+    }
+}
+
+fn cut(value: &str) -> String {
+    match value.char_indices().nth(SHOWN) {
+        Some((i, _)) => format!("{}…", &value[..i]),
+        None => value.to_string(),
+    }
+}

@@ -1,0 +1,136 @@
+//! `erw verify PIPELINE [STAGES]`: runs stages again beside the cache and says whether they make the same.
+
+use super::common::{PipelineArgs, columns, print};
+use super::log::json;
+use super::run::{Flags, stop};
+use crate::error::{Error, ErrorKind, Result};
+use crate::report::{self, Style, duration, number};
+use crate::runner::actions::Record;
+use crate::runner::agree::{Agreement, Pair};
+use crate::runner::event::{Event, Listener, State, What};
+use crate::runner::graph::{Pipeline, StageId};
+use crate::runner::launch::Launcher;
+use crate::runner::manifest::Registry;
+use crate::runner::plan::{Judge, Verdict, plan};
+use crate::runner::select::{named, select};
+use crate::runner::store::Store;
+use crate::runner::verify::{Bench, Verified};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::Path;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Only these stages; without any, all
+    pub stages: Vec<String>,
+    /// Threads of a stage; results do not depend on them
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub threads: Option<u32>,
+    /// GPUs to use, at most; 0 runs stages that ask for GPUs on the CPU
+    #[arg(long)]
+    pub gpus: Option<usize>,
+    /// Print a list of objects, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
+    let pipeline = args.pipeline.load(registry)?;
+    let store = Store::open(cache)?;
+    let needed = select(&pipeline, &args.stages)?;
+    let records = records(&pipeline, &store, &needed)?;
+    let chosen: Vec<StageId> = match args.stages.is_empty() {
+        true => needed,
+        false => {
+            let named: BTreeSet<StageId> = args.stages.iter().flat_map(|name| named(&pipeline, name)).collect();
+            named.into_iter().collect()
+        }
+    };
+    let stop = stop()?;
+    let flags = Flags { threads: args.threads, gpus: args.gpus, ..Flags::default() };
+    let launcher = Launcher::this_program()?;
+    let bench = Bench { pipeline: &pipeline, store: &store, launcher: &launcher, limits: flags.limits(), stop };
+    let mut all = vec![];
+    for id in chosen {
+        let mut listener = Unruffled(report::listener(Style::Auto));
+        all.push((pipeline.stage(id).name.clone(), bench.verify(id, &records, &mut listener)?));
+    }
+    print(&if args.json { objects(&all)? } else { text(&all) })?;
+    verdict(&all)
+}
+
+/// Passes on all but what is cached: for each stage that is verified, that is all it needs.
+struct Unruffled(Box<dyn Listener>);
+
+impl Listener for Unruffled {
+    fn event(&mut self, event: &Event) {
+        if !matches!(&event.what, What::Ended(end) if end.state == State::Cached) {
+            self.0.event(event);
+        }
+    }
+}
+
+/// Of the stages and all that they need. What is stale has nothing to be compared with.
+fn records(pipeline: &Pipeline, store: &Store, needed: &[StageId]) -> Result<BTreeMap<StageId, Record>> {
+    let judge = Judge::new(pipeline, store, BTreeSet::new());
+    let mut records = BTreeMap::new();
+    for (id, verdict) in plan(&judge, needed)? {
+        let Verdict::Cached(record) = verdict else {
+            let (name, file) = (&pipeline.stage(id).name, pipeline.file.display());
+            let error = Error::usage(format!("stage `{name}` is stale: there is nothing to verify"));
+            return Err(error.hint(format!("`erw run {file}` first; `erw why {file} {name}` tells why it is stale")));
+        };
+        records.insert(id, *record);
+    }
+    Ok(records)
+}
+
+fn text(all: &[(String, Verified)]) -> String {
+    let mut rows = vec![];
+    for (stage, verified) in all {
+        let mut says = says(&verified.agreement).into_iter();
+        rows.push(vec![stage.clone(), duration(verified.seconds), says.next().unwrap_or_default()]);
+        rows.extend(says.map(|more| vec![String::new(), String::new(), more]));
+    }
+    columns(&rows, "")
+}
+
+/// An agreement in words, by line.
+pub fn says(agreement: &Agreement) -> Vec<String> {
+    match agreement {
+        Agreement::Exact => vec!["the same, byte for byte".into()],
+        Agreement::Near { tolerance, results } => {
+            let pair = |p: &Pair| format!("{} {} -> {}", p.name, number(Some(p.old)), number(Some(p.new)));
+            let pairs: Vec<String> = results.iter().map(pair).collect();
+            vec![format!("results within {tolerance}, as made on another class of machine: {}", pairs.join(", "))]
+        }
+        Agreement::Unknown => vec!["other bytes, made on another class of machine, and no results to compare".into()],
+        Agreement::Differs { what } => what.iter().map(|w| format!("DIFFERS: {w}")).collect(),
+    }
+}
+
+fn objects(all: &[(String, Verified)]) -> Result<String> {
+    let object = |(stage, v): &(String, Verified)| serde_json::json!({ "stage": stage, "seconds": v.seconds, "result": v.agreement });
+    json(&all.iter().map(object).collect::<Vec<_>>())
+}
+
+fn verdict(all: &[(String, Verified)]) -> Result<()> {
+    let differ = all.iter().filter(|(_, v)| matches!(v.agreement, Agreement::Differs { .. }));
+    let differ: Vec<&(String, Verified)> = differ.collect();
+    let mut err = std::io::stderr().lock();
+    for (stage, verified) in differ.iter().filter(|(_, v)| !v.tail.is_empty()) {
+        let _ = writeln!(err, "the log of `{stage}` ends:");
+        verified.tail.iter().for_each(|line| drop(writeln!(err, "  | {line}")));
+    }
+    let names: Vec<String> = differ.iter().map(|(stage, _)| format!("`{stage}`")).collect();
+    match names.len() {
+        0 => Ok(()),
+        n => {
+            let stages = if n == 1 { "stage" } else { "stages" };
+            let text = format!("{stages} {} made something else than is stored", names.join(", "));
+            Err(Error::new(ErrorKind::Stage, text).hint("the cache is as it was"))
+        }
+    }
+}

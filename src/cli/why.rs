@@ -1,0 +1,148 @@
+//! `erw why PIPELINE STAGE`: why a stage runs, waits, or is what it is.
+
+use super::common::{PipelineArgs, print};
+use crate::error::{Error, Result};
+use crate::report::{duration, instant};
+use crate::runner::graph::{Pipeline, StageId};
+use crate::runner::manifest::Registry;
+use crate::runner::plan::Judge;
+use crate::runner::store::Store;
+use crate::runner::why::{Change, Fact, State, Upstream, Why, why};
+use crate::runner::{select, suggest};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Files of a source that are told one by one.
+const FILES: usize = 10;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// The stage to ask about
+    pub stage: String,
+    /// Print an object, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
+    let pipeline = args.pipeline.load(registry)?;
+    let id = one(&pipeline, &args.stage)?;
+    let store = Store::open(cache)?;
+    let judge = Judge::new(&pipeline, &store, BTreeSet::new());
+    let why = why(&judge, id)?;
+    if args.json {
+        let text = serde_json::to_string_pretty(&why).map_err(|e| Error::internal("no JSON").because(e))?;
+        return print(&(text + "\n"));
+    }
+    print(&text(&why))
+}
+
+/// The stage of this name.
+pub fn one(pipeline: &Pipeline, name: &str) -> Result<StageId> {
+    select::named(pipeline, name).first().copied().ok_or_else(|| {
+        let names = pipeline.stages.iter().map(|s| s.name.as_str());
+        let error = Error::usage(format!("no stage `{name}` in `{}`", pipeline.file.display()));
+        error.maybe_hint(suggest::hint(name, names, "the stages are"))
+    })
+}
+
+fn text(why: &Why) -> String {
+    let mut text = Text::default();
+    text.why(why);
+    text.0
+}
+
+/// Lines, each as deep as what it explains.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, depth: usize, text: impl AsRef<str>) {
+        self.0.push_str(&format!("{}{}\n", "  ".repeat(depth), text.as_ref()));
+    }
+
+    fn why(&mut self, why: &Why) {
+        match why.verdict {
+            State::Cached => self.line(0, format!("{} is cached", why.stage)),
+            State::Runs => self.line(0, format!("{} would run", why.stage)),
+            State::Missing => self.line(0, format!("{} cannot run: a file is missing", why.stage)),
+            State::Waits => {
+                let on: Vec<String> = why.upstream.iter().map(|w| format!("`{}`", w.stage)).collect();
+                self.line(0, format!("{} is stale because it needs {}", why.stage, on.join(", ")));
+            }
+        }
+        why.missing.iter().for_each(|m| self.line(1, format!("nothing at {m}")));
+        if let Some(made) = &why.made {
+            self.made(made);
+            self.before(why);
+            return;
+        }
+        if why.verdict == State::Waits && !why.changes.is_empty() {
+            self.line(1, "its own changes:");
+            why.changes.iter().for_each(|c| self.change(2, c));
+        } else {
+            why.changes.iter().for_each(|c| self.change(1, c));
+        }
+        if let Some(before) = &why.before {
+            self.line(1, format!("compared with {}", brief(before)));
+        }
+        self.recorded(1, why);
+        why.upstream.iter().for_each(|up| self.why(up));
+    }
+
+    fn made(&mut self, made: &Fact) {
+        let attempts = if made.attempts > 1 { format!(" (attempt {})", made.attempts) } else { String::new() };
+        let took = duration(made.seconds);
+        self.line(1, format!("made by {} on {} in {took}{attempts}", brief(made), made.host));
+        self.line(1, format!("with erw {} on {}", made.program, made.device));
+    }
+
+    /// What set a cached stage apart from the record before it.
+    fn before(&mut self, why: &Why) {
+        match &why.before {
+            None => self.line(1, "no earlier record is like it"),
+            Some(before) => {
+                self.line(1, format!("before it there was {}; since then:", brief(before)));
+                why.changes.iter().for_each(|c| self.change(2, c));
+                self.recorded(1, why);
+            }
+        }
+    }
+
+    fn recorded(&mut self, depth: usize, why: &Why) {
+        for (name, old, new) in &why.recorded {
+            self.line(depth, format!("{name}, recorded but in no key: {old} -> {new}"));
+        }
+    }
+
+    fn change(&mut self, depth: usize, change: &Change) {
+        self.line(depth, &change.text);
+        for file in change.files.iter().take(FILES) {
+            self.line(depth + 1, format!("{} {}", file.how, file.path.display()));
+        }
+        if change.files.len() > FILES {
+            self.line(depth + 1, format!("and {} more files", change.files.len() - FILES));
+        }
+        if let Some(upstream) = &change.upstream {
+            self.upstream(depth + 1, upstream);
+        }
+    }
+
+    fn upstream(&mut self, depth: usize, upstream: &Upstream) {
+        let digest = |d: Option<crate::runner::digest::Digest>| d.map_or("nothing".into(), |d| d.short());
+        let Upstream { stage, old, new, .. } = upstream;
+        let when = upstream.created.as_ref().map_or(String::new(), |c| format!(", made {}", instant(c)));
+        self.line(depth, format!("from `{stage}`: {} -> {}{when}", digest(*old), digest(*new)));
+        if let Some(note) = upstream.note {
+            self.line(depth + 1, note);
+        }
+        upstream.changes.iter().for_each(|c| self.change(depth + 1, c));
+    }
+}
+
+/// `digits/train of 2026-01-31 12:00 (key 0123456789ab)`.
+fn brief(fact: &Fact) -> String {
+    format!("{}/{} of {} (key {})", fact.pipeline, fact.stage, instant(&fact.created), &fact.key[..12])
+}

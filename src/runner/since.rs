@@ -1,0 +1,207 @@
+//! What has changed in a pipeline since a revision of git: each stage's description then is compared with that of now.
+//!
+//! A description is the text of a key in which an input stands for the description of the stage that makes it, so no cache
+//! is asked and nothing has to have run. Files of the repository enter by what they hold, then and now; files that git
+//! does not know, and those outside of the repository, count as unchanged. Names of stages do not matter to what a stage
+//! computes, so a renamed stage is an unchanged one. Kinds are those of this program, then and now.
+
+use super::digest::{Digest, Links, join, walk};
+use super::files::Files;
+use super::graph::{Pipeline, Stage, StageId};
+use super::key;
+use super::layers::Overrides;
+use super::manifest::Registry;
+use super::reason::{Reason, compare};
+use super::revision::Checkout;
+use super::store::Store;
+use crate::error::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// A pipeline against what it was.
+pub struct Since {
+    /// The full name of the commit.
+    pub commit: String,
+    /// Each selected stage in topological order.
+    pub stages: Vec<(StageId, Change)>,
+    /// Names of stages that are no more, and are not just called otherwise.
+    pub gone: Vec<String>,
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Change {
+    Unchanged,
+    /// No stage of its name and kind was there.
+    New,
+    Stale(Vec<Cause>),
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Cause {
+    Own(Reason),
+    /// This stage, which an input comes from, is stale.
+    Upstream(String),
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Own(reason) => reason.fmt(f),
+            Self::Upstream(stage) => write!(f, "upstream `{stage}`"),
+        }
+    }
+}
+
+/// Compares `now` with the same file at `revision`, loaded with the same overrides.
+pub fn since(
+    now: &Pipeline,
+    selected: &[StageId],
+    revision: &str,
+    (registry, overrides): (Registry, &Overrides),
+    store: &Store,
+) -> Result<Since> {
+    let checkout = Checkout::of(&now.file, revision)?;
+    let commit = checkout.commit.clone();
+    let file = checkout.path(&now.file).filter(|p| p.exists());
+    let Some(file) = file else {
+        return Ok(Since { commit, stages: selected.iter().map(|id| (*id, Change::New)).collect(), gone: vec![] });
+    };
+    let then = Pipeline::load(&file, registry, overrides).map_err(|mut e| {
+        // The place is in a folder that is gone by the time anybody reads of it.
+        e.hints.extend(e.place.take().map(|p| format!("it was at {}", checkout.origin(&p.file).display())));
+        e.context(format!("`{}` as of `{revision}` cannot be read", now.file.display()))
+    })?;
+    let mut sources = Sources { checkout: &checkout, store, files: Files::default(), known: BTreeMap::new() };
+    let old = describe(&then, |path| sources.then(path))?;
+    let new = describe(now, |path| sources.now(path))?;
+    let stages = selected.iter().map(|&id| (id, change(now, id, &new, &then, &old, &sources)));
+    let stages: Vec<(StageId, Change)> = stages.collect();
+    let gone = |(stage, text): (&Stage, &String)| {
+        let there = now.stages.iter().any(|s| s.name == stage.name) || new.contains(text);
+        (!there).then(|| stage.name.clone())
+    };
+    Ok(Since { commit, stages, gone: then.stages.iter().zip(&old).filter_map(gone).collect() })
+}
+
+fn change(
+    now: &Pipeline,
+    id: StageId,
+    new: &[String],
+    then: &Pipeline,
+    old: &[String],
+    sources: &Sources<'_>,
+) -> Change {
+    let (stage, text) = (now.stage(id), &new[id.0]);
+    if old.contains(text) {
+        return Change::Unchanged;
+    }
+    let namesake = then.stages.iter().position(|s| s.name == stage.name && s.kind.name == stage.kind.name);
+    let Some(before) = namesake else { return Change::New };
+    let example = |name: &str, _: &Digest| sources.example(&stage.sources.get(name)?.path);
+    let reasons = compare(&old[before], text, &stage.origins, &example);
+    let cause = |reason: Reason| match &reason {
+        Reason::InputChanged { slot } => match stage.inputs.get(slot) {
+            // Connected to another stage, of which nothing changed: that is this stage's own change.
+            Some(edge) if !old.contains(&new[edge.from.0]) => Cause::Upstream(now.stage(edge.from).name.clone()),
+            _ => Cause::Own(reason),
+        },
+        _ => Cause::Own(reason),
+    };
+    let mut causes: Vec<Cause> = vec![];
+    for cause in reasons.into_iter().map(cause) {
+        if !causes.contains(&cause) {
+            causes.push(cause);
+        }
+    }
+    Change::Stale(causes)
+}
+
+/// The description of every stage, by its id.
+fn describe(pipeline: &Pipeline, mut source: impl FnMut(&Path) -> Result<Digest>) -> Result<Vec<String>> {
+    let mut texts: Vec<String> = vec![];
+    for stage in &pipeline.stages {
+        let inputs = stage.inputs.iter().map(|(slot, edge)| {
+            let made = format!("{}output {}\n", texts[edge.from.0], edge.output);
+            (slot.clone(), Digest::of_bytes(made.as_bytes()))
+        });
+        let inputs = inputs.collect();
+        let within = |e: Error, name: &str| e.context(format!("stage `{}`: source `{name}`", stage.name));
+        let digests = stage.sources.iter();
+        let digests = digests.map(|(name, s)| Ok((name.clone(), source(&s.path).map_err(|e| within(e, name))?)));
+        let digests = digests.collect::<Result<_>>()?;
+        texts.push(key::action(stage, &inputs, &digests).text);
+    }
+    Ok(texts)
+}
+
+type Listing = BTreeMap<PathBuf, Digest>;
+
+/// Sources then and now, by where they stand in the work tree.
+struct Sources<'a> {
+    checkout: &'a Checkout,
+    store: &'a Store,
+    files: Files,
+    /// Nothing for a source that git did not know.
+    known: BTreeMap<PathBuf, Option<(Listing, Listing)>>,
+}
+
+impl Sources<'_> {
+    fn then(&mut self, path: &Path) -> Result<Digest> {
+        let place = place(&self.checkout.origin(path));
+        Ok(identity(&place, self.pair(&place)?.as_ref().map(|(then, _)| then)))
+    }
+
+    fn now(&mut self, path: &Path) -> Result<Digest> {
+        let place = place(path);
+        Ok(identity(&place, self.pair(&place)?.as_ref().map(|(_, now)| now)))
+    }
+
+    /// A file that changed, came or went.
+    fn example(&self, path: &Path) -> Option<PathBuf> {
+        let (then, now) = self.known.get(&place(path))?.as_ref()?;
+        let names: BTreeSet<&PathBuf> = then.keys().chain(now.keys()).collect();
+        names.into_iter().find(|n| then.get(*n) != now.get(*n)).cloned()
+    }
+
+    fn pair(&mut self, place: &Path) -> Result<&Option<(Listing, Listing)>> {
+        if !self.known.contains_key(place) {
+            let pair = match self.checkout.path(place).filter(|p| p.exists()) {
+                Some(then) => match list(&then) {
+                    Ok(then) => Some((then, self.list_now(place)?)),
+                    // A link that leads out of the repository leads nowhere here: as good as not known.
+                    Err(_) => None,
+                },
+                None => None,
+            };
+            self.known.insert(place.to_path_buf(), pair);
+        }
+        Ok(&self.known[place])
+    }
+
+    fn list_now(&self, place: &Path) -> Result<Listing> {
+        if !place.exists() {
+            return Ok(Listing::new());
+        }
+        let tracked = self.checkout.tracked(place)?;
+        let outside = self.files.digest(self.store, place)?;
+        let entries = outside.entries.iter().filter(|e| tracked.contains(&e.path));
+        Ok(entries.map(|e| (e.path.clone(), e.digest)).collect())
+    }
+}
+
+fn list(root: &Path) -> Result<Listing> {
+    let digest = |path: PathBuf| {
+        let file = join(root, &path);
+        Ok((path, Digest::of_file(&file).map_err(|e| Error::io("read", &file, e))?))
+    };
+    walk(root, Links::Follow)?.into_iter().map(|f| digest(f.path)).collect()
+}
+
+fn place(path: &Path) -> PathBuf {
+    path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// Of what is listed; of a source that git did not know, of its place, equal then and now.
+fn identity(place: &Path, listing: Option<&Listing>) -> Digest {
+    Digest::of_bytes(format!("{place:?} {listing:?}").as_bytes())
+}

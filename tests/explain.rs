@@ -1,0 +1,174 @@
+//! Why a stage runs, what it will cost, and what a change since a git revision makes stale.
+
+use crate::support::space::Space;
+use serde_json::Value;
+use std::process::Command;
+
+/// src -> a -> b -> c; `c` makes a folder.
+const CHAIN: &str = r#"
+name = "chain"
+[stages.a]
+kind = "command"
+run = "tr a-z A-Z < src/x > {outputs.o}; cat src/* | wc -l >> {outputs.o}"
+outputs = { o = "text" }
+watch = ["src"]
+[stages.b]
+kind = "command"
+run = "echo working; tail -n 1 {inputs.x} > {outputs.o}"
+inputs = { x = "a" }
+outputs = { o = "text" }
+[stages.c]
+kind = "command"
+run = "mkdir {outputs.o}; (cat {inputs.x}; echo {params.n}) > {outputs.o}/main"
+inputs = { x = "b" }
+outputs = { o = "folder" }
+params = { n = 1 }
+"#;
+
+fn chain() -> Space {
+    let space = Space::new(CHAIN);
+    space.write("src/x", "one\ntwo\n");
+    space.write("src/y", "y\n");
+    space
+}
+
+/// Without digests, times, and what depends on the machine.
+pub fn redact(text: &str) -> String {
+    let host = erw::runner::record::host();
+    let word = |word: &str| -> String {
+        let core = word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '/');
+        let hex = core.len() >= 10 && core.bytes().all(|b| b.is_ascii_hexdigit());
+        let date = core.len() >= 9 && core.starts_with("20") && core.ends_with(|c: char| c.is_ascii_digit());
+        match core {
+            _ if hex => word.replace(core, "#"),
+            _ if core.ends_with('Z') && core.contains(':') => word.replace(core, "TIME"),
+            _ if date && core.contains('-') => word.replace(core, "DATE"),
+            _ if core == host && !host.is_empty() => word.replace(core, "HOST"),
+            _ if core.parse::<f64>().is_ok() && core.contains('.') => word.replace(core, "0.0"),
+            _ => word.to_string(),
+        }
+    };
+    let line = |line: &str| match line.trim_start() {
+        l if l.starts_with("with erw") => "  with erw VERSION on DEVICE".to_string(),
+        l if l.starts_with("on ") && l.contains("by erw") => "  on HOST, DEVICE, by erw VERSION".to_string(),
+        _ => line.split(' ').map(word).collect::<Vec<_>>().join(" "),
+    };
+    text.lines().map(|l| line(l) + "\n").collect()
+}
+
+fn why(space: &Space, stage: &str) -> String {
+    redact(&space.erw(&["why", "p.toml", stage]).expect(0).stdout)
+}
+
+#[test]
+fn why_names_parameters_files_and_what_is_upstream() {
+    let space = chain();
+    assert_eq!(why(&space, "a"), "a would run\n  never ran\n");
+    space.run(&[]).expect(0);
+    space.write("src/y", "y\nz\n");
+    space.write("src/new", "");
+    space.write("p.toml", &CHAIN.replace("n = 1", "n = 2"));
+    insta::assert_snapshot!("why_stale", why(&space, "a"));
+    insta::assert_snapshot!("why_waits", why(&space, "c"));
+    space.run(&[]).expect(0);
+    insta::assert_snapshot!("why_cached", why(&space, "b"));
+    let json = space.erw(&["why", "p.toml", "b", "--json"]).expect(0).stdout;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let cause = &json["changes"][0]["upstream"];
+    assert_eq!((&json["verdict"], &cause["stage"]), (&"cached".into(), &"a".into()));
+    assert_eq!(cause["changes"][0]["files"][0]["path"], "new");
+    let said = space.erw(&["why", "p.toml", "bb"]).expect(2).stderr;
+    assert!(said.contains("no stage `bb` in `p.toml`"), "{said}");
+}
+
+#[test]
+fn why_tells_a_lost_output_and_a_changed_connection() {
+    let space = chain();
+    space.run(&[]).expect(0);
+    let c = space.erw(&["show", "p.toml:c", "--json"]).expect(0).stdout;
+    let c: Value = serde_json::from_str(&c).unwrap();
+    std::fs::remove_dir_all(c["path"].as_str().unwrap()).unwrap();
+    assert_eq!(why(&space, "c"), "c would run\n  output `o` is no longer in the store\n");
+    space.run(&[]).expect(0);
+    // The other stage is cached, so the input is known to be another.
+    let said = space.erw(&["why", "p.toml", "c", "--set", "c.inputs.x=a"]).expect(0).stdout;
+    assert!(said.contains("input `x` changed\n    from `a`: "), "{said}");
+}
+
+#[test]
+fn a_plan_tells_what_stages_took_and_whether_there_is_work() {
+    let space = chain();
+    let said = space.erw(&["plan", "p.toml", "--exit-code"]).expect(5);
+    assert_eq!(said.stderr, "");
+    assert!(said.stdout.ends_with("3 of 3 stages would run\n"), "nothing is known of costs: {}", said.stdout);
+    space.run(&[]).expect(0);
+    let said = space.erw(&["plan", "p.toml", "--exit-code"]).expect(0);
+    assert!(said.stdout.ends_with("all 3 stages are cached\n"), "{}", said.stdout);
+    let new = "\n[stages.d]\nkind = \"command\"\nrun = \"echo d > {outputs.o}\"\noutputs = { o = \"text\" }\n";
+    space.write("p.toml", &(CHAIN.replace("n = 1", "n = 2") + new));
+    let plan = redact(&space.plan(&[]).replace(" ~", " ~ "));
+    let line = |stage: &str| plan.lines().find(|l| l.starts_with(stage)).unwrap().to_string();
+    assert!(line("c").ends_with("~ 0.0 s   run: params.n 1 -> 2 (p.toml:18)"), "{plan}");
+    assert!(line("d").ends_with("unknown  run: never ran"), "{plan}");
+    let sum = "2 of 4 stages would run; by earlier runs 0.0 s, and 1 stage of unknown cost";
+    assert_eq!(plan.lines().last(), Some(sum));
+    let json = space.erw(&["plan", "p.toml", "--format", "json"]).expect(0).stdout;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["stale"], &json["unknown_cost"]), (&2.into(), &1.into()));
+    assert!(json["past_seconds"].as_f64().unwrap() > 0.0);
+    let markdown = space.erw(&["plan", "p.toml", "--format", "markdown"]).expect(0).stdout;
+    assert!(
+        markdown.starts_with("### Plan of `chain`\n\n| stage | kind | verdict | took before |\n|---|"),
+        "{markdown}"
+    );
+    assert!(markdown.contains("| `a` | command | cached |  |\n"), "{markdown}");
+}
+
+fn git(space: &Space, args: &[&str]) {
+    let who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"];
+    let out = Command::new("git").arg("-C").arg(space.path("")).args(who).args(args).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn a_change_since_a_revision_is_followed_through_the_graph() {
+    let base = CHAIN.replace("name = \"chain\"", "");
+    let space = Space::of(&[("base.toml", &base), ("p.toml", "extends = \"base.toml\"\n")]);
+    space.write("src/x", "one\n");
+    space.write("src/untracked", "1");
+    git(&space, &["init", "-q"]);
+    git(&space, &["add", "base.toml", "p.toml", "src/x"]);
+    git(&space, &["commit", "-q", "-m", "one"]);
+    let since = |more: &[&str]| {
+        let said = space.erw(&[&["plan", "p.toml", "--since", "HEAD"], more].concat());
+        (said.status, redact(&said.stdout))
+    };
+    // Files that git does not know count as unchanged, whatever they hold; the cache is empty all the while.
+    space.write("src/untracked", "2");
+    let (status, said) = since(&["--exit-code"]);
+    assert_eq!(status, 0, "{said}");
+    assert!(said.ends_with("nothing is stale since HEAD (#)\n"), "{said}");
+
+    space.write("base.toml", &base.replace("n = 1", "n = 2"));
+    let (status, said) = since(&["--exit-code"]);
+    assert_eq!(status, 5, "{said}");
+    assert!(said.contains("stale: params.n 1 -> 2 (base.toml:18)"), "{said}");
+    assert!(said.ends_with("1 of 3 stages is stale since HEAD (#)\n"), "{said}");
+
+    // `c` is called otherwise and a new stage stands beside it; one file of the source changes, and all below it.
+    let renamed = base
+        .replace("stages.c]", "stages.cc]")
+        .replace("n = 1", "n = 1 }\n[stages.d]\nkind = \"command\"\nrun = \"true\"\noutputs = { o = \"x\"");
+    space.write("base.toml", &renamed);
+    let (_, said) = since(&[]);
+    assert!(said.ends_with("1 of 4 stages is stale since HEAD (#)\n"), "{said}");
+    assert!(said.lines().any(|l| l.starts_with("d ") && l.ends_with("new stage")), "{said}");
+    assert!(said.lines().any(|l| l.starts_with("cc") && l.ends_with("unchanged")), "{said}");
+    space.write("base.toml", &base);
+    space.write("src/x", "two\n");
+    let (_, said) = since(&[]);
+    assert!(said.contains("stale: source `watch.0` changed (x)"), "{said}");
+    assert!(said.contains("stale: upstream `a`") && said.contains("stale: upstream `b`"), "{said}");
+    let said = space.erw(&["plan", "p.toml", "--since", "nothing"]).expect(2).stderr;
+    assert!(said.contains("git knows no revision `nothing`"), "{said}");
+}
