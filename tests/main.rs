@@ -32,6 +32,7 @@ mod sampler;
 mod sit;
 mod sources;
 mod spec;
+mod survive;
 mod training;
 mod vae;
 mod vit;

@@ -8,6 +8,7 @@ use super::attempt::{Attempt, Job};
 use super::event::WorkerEvent;
 use super::manifest::Registry;
 use super::program;
+use super::strays;
 use crate::error::{Error, ErrorKind, Result};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{getpgrp, getpid};
@@ -47,7 +48,8 @@ pub fn serve(job_file: &Path, registry: Registry) -> Result<i32> {
 fn run(attempt: &Attempt, registry: Registry) -> Result<()> {
     let job = attempt.job();
     if job.command.is_some() {
-        return program::run(attempt);
+        strays::adopt()?;
+        return program::run(attempt).and(strays::end());
     }
     let kind = registry.iter().find(|k| k.name == job.kind);
     let kind = kind.ok_or_else(|| Error::usage(format!("this program has no stage kind `{}`", job.kind)))?;
@@ -65,6 +67,7 @@ fn end_with_the_runner() {
     let mut byte = [0];
     // Nothing is ever written to it: whatever read returns, the other end is closed.
     while matches!(std::io::stdin().read(&mut byte), Ok(1..)) {}
+    strays::end_escaped();
     if getpgrp() == getpid() {
         let _ = killpg(getpgrp(), Signal::SIGKILL);
     }
