@@ -40,7 +40,7 @@ impl Journal {
         let summary = Summary {
             format: 1,
             pipeline: String::new(),
-            command: std::env::args().collect(),
+            command: std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect(),
             began,
             host: host(),
             program: env!("CARGO_PKG_VERSION"),

@@ -36,8 +36,9 @@ outputs = { o = "text" }
 }
 
 /// The artifact `from a`, which is not an input of `evil`.
-const SPOIL_A: &str = r#"f=$(grep -lx 'from a' cache/v1/store/*/* | head -n 1)
-chmod u+w $f; printf 'from A\\n' > $f; echo done > {outputs.o}"#;
+const SPOIL_A: &str = r#"for f in cache/v1/store/*/*; do
+    if [ "$(cat $f)" = 'from a' ]; then chmod u+w $f; printf 'from A\\n' > $f; fi
+done; echo done > {outputs.o}"#;
 
 fn good() -> String {
     let space = with("echo done > {outputs.o}");
@@ -83,7 +84,7 @@ kind = "command"
 run = "FIRST; echo one > {outputs.o}/one"
 outputs = { o = "folder" }
 "#;
-    let space = Space::new(&text.replace("FIRST", "mkdir {outputs.o}; [ -e go ]"));
+    let space = Space::new(&text.replace("FIRST", "mkdir {outputs.o}; [ -e go ] || exit 1"));
     space.run(&[]).expect(1);
     let work = std::fs::read_dir(space.path("cache/v1/work")).unwrap().next().unwrap().unwrap().path();
     std::fs::create_dir_all(work.join("out/o")).unwrap();
