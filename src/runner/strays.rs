@@ -106,7 +106,10 @@ mod tests {
     #[test]
     fn a_name_cannot_imitate_the_fields_behind_it() {
         let process = Process::parse("12 (a) Z 1 1 (b) S 7 8 9 0 -1").unwrap();
-        assert_eq!((process.pid, process.parent, process.group), (Pid::from_raw(12), Pid::from_raw(7), Pid::from_raw(8)));
+        assert_eq!(
+            (process.pid, process.parent, process.group),
+            (Pid::from_raw(12), Pid::from_raw(7), Pid::from_raw(8))
+        );
         assert!(process.lives);
         assert!(Process::parse("").is_none());
     }

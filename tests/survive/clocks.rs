@@ -70,7 +70,8 @@ fn a_change_is_seen_whatever_its_time_says() {
 #[test]
 fn an_artifact_of_the_future_is_made_as_any_other() {
     let run = r#"touch -d "2099-01-01" src; echo x > {outputs.o}; touch -d "1971-01-01" {outputs.o}"#;
-    let text = format!("[stages.s]\nkind = \"command\"\nrun = '{run}'\noutputs = {{ o = \"text\" }}\nwatch = [\"src\"]\n");
+    let text =
+        format!("[stages.s]\nkind = \"command\"\nrun = '{run}'\noutputs = {{ o = \"text\" }}\nwatch = [\"src\"]\n");
     let space = Space::new(&text);
     space.write("src", "1");
     space.run(&[]).expect(0);

@@ -58,7 +58,10 @@ fn of_a_finished_run() {
 fn of_a_run_that_was_put_down() {
     let space = diamond();
     let pipeline = space.read("p.toml");
-    space.write("p.toml", &pipeline.replace("mkdir {outputs.o}", "mkdir {outputs.o}; echo half > {outputs.o}/f9; exit 1"));
+    space.write(
+        "p.toml",
+        &pipeline.replace("mkdir {outputs.o}", "mkdir {outputs.o}; echo half > {outputs.o}/f9; exit 1"),
+    );
     space.run(&[&SIDE_BY_SIDE[..], &["--keep-going"]].concat()).expect(1);
     space.write("p.toml", &pipeline);
     // The same stages under the keys of the whole pipeline.
@@ -70,7 +73,9 @@ fn of_a_run_that_was_put_down() {
         let locks = std::fs::read_dir(space.path("cache/v1/locks")).unwrap().map(|e| e.unwrap().path());
         locks.into_iter().all(|l| std::fs::File::open(l).unwrap().try_lock().is_ok())
     });
-    for checkpoint in files(&space.path("cache/v1/work")).iter().filter(|f| f.parent().unwrap().ends_with("checkpoints")) {
+    for checkpoint in
+        files(&space.path("cache/v1/work")).iter().filter(|f| f.parent().unwrap().ends_with("checkpoints"))
+    {
         std::fs::remove_file(checkpoint).unwrap();
     }
     std::fs::rename(space.path("cache"), space.path("whole")).unwrap();

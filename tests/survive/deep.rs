@@ -55,7 +55,8 @@ fn the_first_of_many_fails_and_all_others_are_skipped() {
 #[test]
 fn a_cycle_of_ten_thousand_stages_is_one_error() {
     let space = chain(LENGTH, "\"echo x > {outputs.o}\"");
-    let text = space.read("p.toml").replacen("outputs = ", &format!("inputs = {{ x = \"s{}\" }}\noutputs = ", LENGTH - 1), 1);
+    let text =
+        space.read("p.toml").replacen("outputs = ", &format!("inputs = {{ x = \"s{}\" }}\noutputs = ", LENGTH - 1), 1);
     space.write("p.toml", &text);
     let said = with_small_stack(&space, &["plan", "p.toml"]).expect(2);
     assert!(said.stderr.starts_with("error: the stages form a cycle: `s0 -> s1 -> s2 -> "));
@@ -63,7 +64,9 @@ fn a_cycle_of_ten_thousand_stages_is_one_error() {
 
 #[test]
 fn deep_folders_and_values_are_read_or_refused_in_words() {
-    let space = Space::new("[stages.s]\nkind = \"command\"\nrun = \"ulimit -S -s 8192; cp -r data {outputs.o}\"\noutputs = { o = \"folder\" }\nwatch = [\"data\"]\n");
+    let space = Space::new(
+        "[stages.s]\nkind = \"command\"\nrun = \"ulimit -S -s 8192; cp -r data {outputs.o}\"\noutputs = { o = \"folder\" }\nwatch = [\"data\"]\n",
+    );
     // As deep as a path may be long.
     space.write(&format!("data/{}f", "d/".repeat(1500)), "x");
     with_small_stack(&space, &["run", "p.toml", "--plain"]).expect(0);

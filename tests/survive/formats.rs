@@ -46,7 +46,8 @@ fn records_of_an_older_key_format_are_history_and_no_hits() {
         let text = std::fs::read_to_string(&record).unwrap();
         let body = text.split_once("\"record\":").unwrap().1.strip_suffix("}\n").unwrap();
         let body = body.replacen("erw key 1\\n", "erw key 0\\n", 1);
-        let key_text = serde_json::from_str::<serde_json::Value>(&body).unwrap()["key_text"].as_str().unwrap().to_string();
+        let key_text =
+            serde_json::from_str::<serde_json::Value>(&body).unwrap()["key_text"].as_str().unwrap().to_string();
         let (key, check) = (blake3::hash(key_text.as_bytes()).to_string(), blake3::hash(body.as_bytes()));
         let path = space.path(&format!("cache/v1/actions/{}/{key}.json", &key[..2]));
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

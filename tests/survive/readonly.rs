@@ -34,18 +34,8 @@ fn mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-const FOLDERS: [&str; 10] = [
-    "",
-    "v1",
-    "v1/store",
-    "v1/actions",
-    "v1/work",
-    "v1/locks",
-    "v1/files",
-    "v1/trees",
-    "v1/logs",
-    "runs",
-];
+const FOLDERS: [&str; 10] =
+    ["", "v1", "v1/store", "v1/actions", "v1/work", "v1/locks", "v1/files", "v1/trees", "v1/logs", "runs"];
 
 /// With folders that are there and empty: one that is not there cannot be frozen.
 fn prepared() -> Space {

@@ -66,7 +66,9 @@ fn an_artifact_spoilt_by_a_stage_is_noticed_in_the_same_run() {
 
 #[test]
 fn a_damaged_artifact_that_is_in_nobodys_way_does_no_harm() {
-    let space = with("mkdir -p cache/v1/store/ab; echo x > cache/v1/store/ab/abcd; echo x > cache/v1/store/x; echo done > {outputs.o}");
+    let space = with(
+        "mkdir -p cache/v1/store/ab; echo x > cache/v1/store/ab/abcd; echo x > cache/v1/store/x; echo done > {outputs.o}",
+    );
     space.run(&[]).expect(0);
     assert_eq!(space.outputs()["c"], good());
     let said = space.erw(&["cache", "verify"]).expect(4);
