@@ -111,6 +111,12 @@ fn clear(said: &Said) {
     assert!(said.stderr.lines().any(|l| l.starts_with("error: ")), "{}", said.stderr);
 }
 
+/// Shown if the test fails, or with `--nocapture`.
+#[expect(clippy::print_stdout, reason = "the test harness shows it when it matters")]
+fn note(text: &str) {
+    println!("{text}");
+}
+
 /// Every file below a folder.
 fn files(dir: &Path) -> Vec<PathBuf> {
     let all = walkdir::WalkDir::new(dir).sort_by_file_name().into_iter().map(|e| e.unwrap());
@@ -131,8 +137,7 @@ impl Dice {
         let given = std::env::var("ERW_SURVIVE_SEED").ok().and_then(|s| s.parse().ok());
         let clock = || std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos() as u64);
         let seed = given.unwrap_or_else(clock);
-        // Shown if the test fails.
-        println!("drawn with ERW_SURVIVE_SEED={seed}");
+        note(&format!("drawn with ERW_SURVIVE_SEED={seed}"));
         Self(seed)
     }
     fn below(&mut self, n: u64) -> u64 {

@@ -12,6 +12,7 @@ use super::manifest::{ANY, Field, FieldType, Manifest, Output, Params, Slot, Sta
 use super::suggest;
 use crate::error::{Error, Result};
 use figment::value::Value;
+use std::collections::{HashMap, HashSet};
 
 pub const NAME: &str = "command";
 /// The parameter that holds the template.
@@ -77,10 +78,13 @@ pub(super) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
 /// The entries of one table of the stage over all files; the last file that states a key has it.
 fn merged<'a>(stage: &str, stated: &[&'a Entry], part: &str) -> Result<Vec<&'a Entry>> {
     let mut all: Vec<&Entry> = vec![];
+    // By name: a stage may join thousands.
+    let mut places: HashMap<&str, usize> = HashMap::new();
     for entry in stated {
         let Some(node) = entry.node.get(part) else { continue };
         for e in node.table(&format!("stage `{stage}`: `{part}`"))? {
-            match all.iter_mut().find(|a| a.key == e.key) {
+            let place = *places.entry(&e.key).or_insert(all.len());
+            match all.get_mut(place) {
                 Some(old) => *old = e,
                 None => all.push(e),
             }
@@ -140,6 +144,15 @@ pub(super) fn template(stage: &str, node: &Node) -> Result<Value> {
 /// Every `{inputs.X}`, `{outputs.X}` and `{params.X}` must be there. Other braces are left to the program.
 fn check_template(stage: &str, run: &Node, manifest: &Manifest) -> Result<()> {
     template(stage, run)?;
+    let names = |part: &str| -> Option<Vec<&str>> {
+        Some(match part {
+            "inputs" => manifest.inputs.iter().map(|s| s.name.as_str()).collect(),
+            "outputs" => manifest.outputs.iter().map(|o| o.name.as_str()).collect(),
+            "params" => manifest.params.iter().map(|p| p.name.as_str()).filter(|p| *p != RUN).collect(),
+            _ => return None,
+        })
+    };
+    let mut known: HashMap<&str, Option<HashSet<&str>>> = HashMap::new();
     let words: Vec<&Node> = match &run.value {
         Toml::List(words) => words.iter().collect(),
         _ => vec![run],
@@ -148,14 +161,9 @@ fn check_template(stage: &str, run: &Node, manifest: &Manifest) -> Result<()> {
         let Toml::String(text) = &word.value else { continue };
         for hole in holes(text) {
             let Some((part, name)) = hole.split_once('.') else { continue };
-            let names: Vec<&str> = match part {
-                "inputs" => manifest.inputs.iter().map(|s| s.name.as_str()).collect(),
-                "outputs" => manifest.outputs.iter().map(|o| o.name.as_str()).collect(),
-                "params" => manifest.params.iter().map(|p| p.name.as_str()).filter(|p| *p != RUN).collect(),
-                _ => continue,
-            };
-            if !names.contains(&name) {
-                let hint = suggest::hint(name, names, &format!("its {part} are"))
+            let known = known.entry(part).or_insert_with(|| names(part).map(HashSet::from_iter));
+            if known.as_ref().is_some_and(|k| !k.contains(name)) {
+                let hint = suggest::hint(name, names(part).unwrap_or_default(), &format!("its {part} are"))
                     .unwrap_or_else(|| format!("the stage states no {part}"));
                 return Err(Error::usage(format!("stage `{stage}`: `{{{hole}}}` is none of its {part}"))
                     .at(word.place.clone())

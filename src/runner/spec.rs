@@ -382,9 +382,10 @@ fn check_stage(stage: &StageSpec, entry: &Entry) -> Result<()> {
 }
 
 fn check_inputs(stage: &StageSpec, inputs: &[Entry]) -> Result<()> {
+    let slots = || stage.manifest.inputs.iter().map(|s| s.name.as_str());
+    let known: HashSet<&str> = slots().collect();
     for input in inputs {
-        let slots = || stage.manifest.inputs.iter().map(|s| s.name.as_str());
-        if !slots().any(|s| s == input.key) {
+        if !known.contains(input.key.as_str()) {
             let error = Error::usage(format!("stage `{}`: unknown input `{}`", stage.name, input.key));
             let none = || format!("kind `{}` takes no inputs", stage.kind.name);
             let hint = suggest::hint(&input.key, slots(), "its inputs are").unwrap_or_else(none);

@@ -1,6 +1,6 @@
 //! A disk that is full at every single write of a run, one after another.
 
-use super::{SIDE_BY_SIDE, clear, diamond, digests, undisturbed};
+use super::{SIDE_BY_SIDE, clear, diamond, digests, note, undisturbed};
 use crate::support::space::{Said, Space};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,7 +62,7 @@ fn there_is_room_for_so_many_pages() {
     // Pages of 4 KiB: every small file takes one.
     match squeeze(|room| format!("size={}k", 4 * room)) {
         Some(failed) => assert!(failed > 3, "{failed}"),
-        None => println!("mounting is not allowed here; the limits on files stand in"),
+        None => note("mounting is not allowed here; the limits on files stand in"),
     }
 }
 
@@ -70,7 +70,7 @@ fn there_is_room_for_so_many_pages() {
 fn there_is_room_for_so_many_files() {
     match squeeze(|room| format!("size=16m,nr_inodes={room}")) {
         Some(failed) => assert!(failed > 15, "{failed}"),
-        None => println!("mounting is not allowed here; the limits on files stand in"),
+        None => note("mounting is not allowed here; the limits on files stand in"),
     }
 }
 

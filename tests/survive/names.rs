@@ -54,7 +54,7 @@ fn of_the_pipeline_its_folder_the_cache_the_sources_and_the_values() {
         let plan = erw(&space, &["plan", &file, "--cache-dir", &cache]).expect(0).stdout;
         assert!(plan.contains("all 2 stages are cached"), "{odd:?}: {plan}");
         let said = erw(&space, &["run", &file, "--json", "--cache-dir", &cache]).expect(0);
-        let last = said.stdout.lines().filter(|l| l.contains("\"ended\"")).next_back().unwrap();
+        let last = said.stdout.lines().rfind(|l| l.contains("\"ended\"")).unwrap();
         let event: serde_json::Value = serde_json::from_str(last).unwrap();
         let artifact = PathBuf::from(event["outputs"][0]["path"].as_str().unwrap());
         for inner in ODD {

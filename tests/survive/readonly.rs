@@ -1,7 +1,7 @@
 //! Folders of the cache that cannot be written to. Root passes by permissions, so what stops it is used too.
 
 use super::full::Disk;
-use super::{SIDE_BY_SIDE, clear, diamond, digests, undisturbed};
+use super::{SIDE_BY_SIDE, clear, diamond, digests, note, undisturbed};
 use crate::support::space::Space;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ fn a_folder_of_the_cache_is_read_only() {
     for folder in FOLDERS {
         let space = prepared();
         let Some(frozen) = Frozen::new(space.path("cache").join(folder)) else {
-            println!("nothing stops this user from writing here; a disk that is read-only stands in");
+            note("nothing stops this user from writing here; a disk that is read-only stands in");
             return;
         };
         let said = space.run(&SIDE_BY_SIDE);
@@ -70,7 +70,7 @@ fn a_folder_of_the_cache_is_read_only() {
 fn the_disk_of_the_cache_is_read_only() {
     let space = diamond();
     let Some(disk) = Disk::mount(space.path("cache"), "size=16m") else {
-        println!("mounting is not allowed here; frozen folders stand in");
+        note("mounting is not allowed here; frozen folders stand in");
         return;
     };
     let good = digests(&space);
