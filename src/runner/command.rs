@@ -13,6 +13,7 @@ use super::suggest;
 use crate::error::{Error, Result};
 use figment::value::Value;
 use std::collections::{HashMap, HashSet};
+use std::path::{Component, Path};
 
 pub const NAME: &str = "command";
 /// The parameter that holds the template.
@@ -37,6 +38,7 @@ pub(super) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
     let mut outputs = vec![];
     for entry in merged("outputs")? {
         let ty = entry.node.string(&format!("stage `{stage}`: the type of output `{}`", entry.key))?;
+        check_output(stage, entry)?;
         outputs.push(Output { name: entry.key.clone(), ty: ty.to_string(), doc: entry.doc.clone() });
     }
     let last = stated.last().expect("a stage is stated somewhere");
@@ -91,6 +93,20 @@ fn merged<'a>(stage: &str, stated: &[&'a Entry], part: &str) -> Result<Vec<&'a E
         }
     }
     Ok(all)
+}
+
+/// An output lies under its name in the folder of outputs. A name that leads elsewhere would have a folder of somebody else
+/// moved into the store.
+fn check_output(stage: &str, entry: &Entry) -> Result<()> {
+    let mut parts = Path::new(&entry.key).components();
+    let is_plain =
+        matches!((parts.next(), parts.next()), (Some(Component::Normal(n)), None) if n == entry.key.as_str());
+    if is_plain && !entry.key.contains('\0') {
+        return Ok(());
+    }
+    Err(Error::usage(format!("stage `{stage}`: `{}` cannot name an output", entry.key))
+        .at(entry.key_place.clone())
+        .hint("an output is named as a file is, without `/`"))
 }
 
 fn run_field() -> Field {

@@ -105,3 +105,24 @@ fn a_cache_whose_name_is_not_utf_8_works_or_is_refused_in_words() {
         super::clear(&said);
     }
 }
+
+#[test]
+fn an_output_is_named_as_a_file_is() {
+    let named = |name: &str| {
+        let name = quoted(name);
+        let run =
+            format!("[\"sh\", \"-c\", \"echo x > \\\"$1\\\"\", \"sh\", \"{{outputs.{}}}\"]", name.trim_matches('"'));
+        Space::new(&format!("[stages.s]\nkind = \"command\"\nrun = {run}\noutputs = {{ {name} = \"text\" }}\n"))
+    };
+    for odd in ["two words", "Grüße, 世界 🦀", "line\nbreak", "-rf", "...", "a'b"] {
+        let space = named(odd);
+        space.run(&[]).expect(0);
+        assert_eq!(space.outputs()["s"], "x\n", "{odd:?}");
+    }
+    for astray in ["", ".", "..", "/", "a/b", "../job.json", "../checkpoints", "a/", "/etc/hostname", "./a"] {
+        let said = named(astray).run(&[]).expect(2);
+        let error = format!("error: stage `s`: `{astray}` cannot name an output\n --> p.toml:4:13\n");
+        assert!(said.stderr.starts_with(&error), "{}", said.stderr);
+        assert!(said.stderr.ends_with("hint: an output is named as a file is, without `/`\n"), "{}", said.stderr);
+    }
+}

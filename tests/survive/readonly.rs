@@ -7,26 +7,38 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A folder in which nothing can be made or removed while this lives.
-struct Frozen(PathBuf);
+/// A folder in which nothing can be made or removed, or a file that cannot be written to, while this lives.
+struct Frozen {
+    path: PathBuf,
+    mode: u32,
+}
 
 impl Frozen {
     /// `None` where neither permissions nor attributes stop this user.
     fn new(path: PathBuf) -> Option<Self> {
-        mode(&path, 0o555);
-        let _ = Command::new("chattr").arg("+i").arg(&path).output();
-        let frozen = Self(path);
-        let probe = frozen.0.join("probe");
+        let frozen = Self::freeze(path, 0o555);
+        let probe = frozen.path.join("probe");
         let stopped = std::fs::write(&probe, "").is_err();
         let _ = std::fs::remove_file(probe);
         stopped.then_some(frozen)
+    }
+    fn file(path: PathBuf) -> Option<Self> {
+        let frozen = Self::freeze(path, 0o444);
+        let stopped = std::fs::File::options().append(true).open(&frozen.path).is_err();
+        stopped.then_some(frozen)
+    }
+    fn freeze(path: PathBuf, to: u32) -> Self {
+        let before = std::fs::metadata(&path).unwrap().permissions().mode();
+        mode(&path, to);
+        let _ = Command::new("chattr").arg("+i").arg(&path).output();
+        Self { path, mode: before }
     }
 }
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        let _ = Command::new("chattr").arg("-i").arg(&self.0).output();
-        mode(&self.0, 0o755);
+        let _ = Command::new("chattr").arg("-i").arg(&self.path).output();
+        mode(&self.path, self.mode);
     }
 }
 
@@ -63,6 +75,34 @@ fn a_folder_of_the_cache_is_read_only() {
         }
         drop(frozen);
         assert_eq!(digests(&space), good, "`{folder}`");
+    }
+}
+
+/// A file of each sort, frozen, while everything runs again.
+#[test]
+fn a_file_of_the_cache_is_read_only() {
+    let good = undisturbed();
+    let space = diamond();
+    assert_eq!(digests(&space), good);
+    let again: Vec<&str> = good.keys().flat_map(|stage| ["--force", stage]).collect();
+    let sort = |path: &PathBuf| path.strip_prefix(space.path("cache")).unwrap().iter().take(2).collect::<PathBuf>();
+    let mut files = super::files(&space.path("cache"));
+    files.retain(|f| !f.starts_with(space.path("cache/runs")));
+    files.dedup_by_key(|f| sort(f));
+    assert!(files.len() > 5, "{files:?}");
+    for file in files {
+        let name = sort(&file);
+        let Some(frozen) = Frozen::file(file) else {
+            note("nothing stops this user from writing here; a disk that is read-only stands in");
+            return;
+        };
+        let said = space.run(&[&SIDE_BY_SIDE[..], &again].concat());
+        if said.status != 0 {
+            clear(&said);
+            assert!(said.stderr.contains(name.to_str().unwrap()), "{name:?}: {}", said.stderr);
+        }
+        drop(frozen);
+        assert_eq!(digests(&space), good, "{name:?}");
     }
 }
 

@@ -123,3 +123,16 @@ fn the_cache_is_taken_away_under_a_running_stage() {
     space.run(&[]).expect(0);
     assert_eq!(space.outputs()["s"], "x\n");
 }
+
+/// Nobody but the program can tell: it is believed, until it is told to run again.
+#[test]
+fn half_of_the_work_that_a_program_calls_a_success_is_mended_by_forcing_it() {
+    let space = Space::new(
+        "[stages.s]\nkind = \"command\"\nrun = \"echo half > {outputs.o}; [ -e go ] || exit 0; echo whole > {outputs.o}\"\noutputs = { o = \"text\" }\n",
+    );
+    space.run(&[]).expect(0);
+    space.write("go", "");
+    assert_eq!(space.outputs()["s"], "half\n");
+    space.run(&["--force", "s"]).expect(0);
+    assert_eq!(space.outputs()["s"], "whole\n");
+}
