@@ -5,6 +5,7 @@
 //! forked or called itself. What stays in the worker's process group is ended by the runner; this is for those that
 //! left it. It does not know what the program was for, and it cannot help once the worker itself was killed: such an attempt
 //! publishes nothing, and its stray keeps the inherited lock of the key, so that no other attempt works beside it.
+//! Adopted processes that have ended stay unburied until the program ends, since only one thread may wait for it.
 
 use crate::error::{Error, Result};
 use nix::errno::Errno;

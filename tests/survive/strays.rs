@@ -21,10 +21,12 @@ if os.fork() == 0:
     os.closerange(0, 3)
     open(pid_file, "w").write(str(os.getpid()))
     os.write(tell, b"x")
-    while True:
+    # Long, but not for ever: a test that fails leaves it running.
+    for _ in range(60000):
         f.write("late\n")
         f.flush()
         time.sleep(0.001)
+    os._exit(0)
 os.read(ready, 1)
 END
 "#;
