@@ -21,7 +21,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import dags
+# No folder of compiled modules beside the sources.
+sys.dont_write_bytecode = True
+import dags  # noqa: E402
 
 
 # Peak MiB of a program that needs nothing; see `cell`.
