@@ -24,7 +24,7 @@ fn quoted(text: &str) -> String {
 fn pipeline(source: &str, value: &str) -> String {
     format!(
         "[stages.s]\nkind = \"command\"\n\
-         run = [\"python3\", \"-c\", \"import sys, shutil; shutil.copytree(sys.argv[1], sys.argv[2]); open(sys.argv[2] + '/value', 'w', newline='').write(sys.argv[3])\", {0}, \"{{outputs.o}}\", \"{{params.v}}\"]\n\
+         run = [\"sh\", \"-c\", 'cp -r -- \"$1\" \"$2\"; printf %s \"$3\" > \"$2/value\"', \"sh\", {0}, \"{{outputs.o}}\", \"{{params.v}}\"]\n\
          outputs = {{ o = \"folder\" }}\nparams = {{ v = {1} }}\nwatch = [{0}]\n\
          [stages.t]\nkind = \"command\"\nrun = [\"cp\", \"-r\", \"{{inputs.x}}\", \"{{outputs.o}}\"]\n\
          inputs = {{ x = \"s\" }}\noutputs = {{ o = \"folder\" }}\n",
