@@ -11,7 +11,7 @@ mkdir $1
 exec 3> $1/f
 echo whole >&3
 # Long, but not for ever: a test that fails leaves it running.
-setsid sh -c 'echo $$ > pid; for i in $(seq 20000); do echo late >&3; echo late >> $0/f; sleep 0.002; done' $1 > /dev/null 2>&1 &
+setsid sh -c 'echo $$ > pid; for i in $(seq 90000); do echo late >&3; echo late >> $0/f; sleep 0.002; done' $1 > /dev/null 2>&1 &
 while ! [ -s pid ]; do sleep 0.01; done
 END
 "#;
