@@ -36,6 +36,7 @@ mod schedule;
 mod sit;
 mod sources;
 mod spec;
+mod survive;
 mod training;
 mod vae;
 mod vit;

@@ -12,6 +12,8 @@ use super::manifest::{ANY, Exact, Field, FieldType, Manifest, Output, Params, Sl
 use super::suggest;
 use crate::error::{Error, Result};
 use figment::value::Value;
+use std::collections::{HashMap, HashSet};
+use std::path::{Component, Path};
 
 pub const NAME: &str = "command";
 /// The parameter that holds the template.
@@ -36,6 +38,7 @@ pub(super) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
     let mut outputs = vec![];
     for entry in merged("outputs")? {
         let ty = entry.node.string(&format!("stage `{stage}`: the type of output `{}`", entry.key))?;
+        check_output(stage, entry)?;
         outputs.push(Output { name: entry.key.clone(), ty: ty.to_string(), doc: entry.doc.clone() });
     }
     let last = stated.last().expect("a stage is stated somewhere");
@@ -80,16 +83,33 @@ pub(super) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
 /// The entries of one table of the stage over all files; the last file that states a key has it.
 fn merged<'a>(stage: &str, stated: &[&'a Entry], part: &str) -> Result<Vec<&'a Entry>> {
     let mut all: Vec<&Entry> = vec![];
+    // By name: a stage may join thousands.
+    let mut places: HashMap<&str, usize> = HashMap::new();
     for entry in stated {
         let Some(node) = entry.node.get(part) else { continue };
         for e in node.table(&format!("stage `{stage}`: `{part}`"))? {
-            match all.iter_mut().find(|a| a.key == e.key) {
+            let place = *places.entry(&e.key).or_insert(all.len());
+            match all.get_mut(place) {
                 Some(old) => *old = e,
                 None => all.push(e),
             }
         }
     }
     Ok(all)
+}
+
+/// An output lies under its name in the folder of outputs. A name that leads elsewhere would have a folder of somebody else
+/// moved into the store.
+fn check_output(stage: &str, entry: &Entry) -> Result<()> {
+    let mut parts = Path::new(&entry.key).components();
+    let is_plain =
+        matches!((parts.next(), parts.next()), (Some(Component::Normal(n)), None) if n == entry.key.as_str());
+    if is_plain && !entry.key.contains('\0') {
+        return Ok(());
+    }
+    Err(Error::usage(format!("stage `{stage}`: `{}` cannot name an output", entry.key))
+        .at(entry.key_place.clone())
+        .hint("an output is named as a file is, without `/`"))
 }
 
 fn run_field() -> Field {
@@ -143,6 +163,15 @@ pub(super) fn template(stage: &str, node: &Node) -> Result<Value> {
 /// Every `{inputs.X}`, `{outputs.X}` and `{params.X}` must be there. Other braces are left to the program.
 fn check_template(stage: &str, run: &Node, manifest: &Manifest) -> Result<()> {
     template(stage, run)?;
+    let names = |part: &str| -> Option<Vec<&str>> {
+        Some(match part {
+            "inputs" => manifest.inputs.iter().map(|s| s.name.as_str()).collect(),
+            "outputs" => manifest.outputs.iter().map(|o| o.name.as_str()).collect(),
+            "params" => manifest.params.iter().map(|p| p.name.as_str()).filter(|p| *p != RUN).collect(),
+            _ => return None,
+        })
+    };
+    let mut known: HashMap<&str, Option<HashSet<&str>>> = HashMap::new();
     let words: Vec<&Node> = match &run.value {
         Toml::List(words) => words.iter().collect(),
         _ => vec![run],
@@ -151,14 +180,9 @@ fn check_template(stage: &str, run: &Node, manifest: &Manifest) -> Result<()> {
         let Toml::String(text) = &word.value else { continue };
         for hole in holes(text) {
             let Some((part, name)) = hole.split_once('.') else { continue };
-            let names: Vec<&str> = match part {
-                "inputs" => manifest.inputs.iter().map(|s| s.name.as_str()).collect(),
-                "outputs" => manifest.outputs.iter().map(|o| o.name.as_str()).collect(),
-                "params" => manifest.params.iter().map(|p| p.name.as_str()).filter(|p| *p != RUN).collect(),
-                _ => continue,
-            };
-            if !names.contains(&name) {
-                let hint = suggest::hint(name, names, &format!("its {part} are"))
+            let known = known.entry(part).or_insert_with(|| names(part).map(HashSet::from_iter));
+            if known.as_ref().is_some_and(|k| !k.contains(name)) {
+                let hint = suggest::hint(name, names(part).unwrap_or_default(), &format!("its {part} are"))
                     .unwrap_or_else(|| format!("the stage states no {part}"));
                 return Err(Error::usage(format!("stage `{stage}`: `{{{hole}}}` is none of its {part}"))
                     .at(word.place.clone())

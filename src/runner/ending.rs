@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid, getpid};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -75,8 +75,11 @@ fn deaths() -> u64 {
     count.unwrap_or(0)
 }
 
-/// The environment variable by which what a program leaves behind is known.
+/// The environment variable by which what a program leaves behind is known. Its value must be of one attempt only.
 pub const MARK: &str = "ERW_ATTEMPT";
+/// A killed process is gone at once unless it hangs in the kernel.
+const ROUNDS: u32 = 2000;
+const ROUND: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// Makes this process the parent of whatever its programs leave behind, so that [`end_strays`] finds it.
 pub fn adopt_strays() {
@@ -86,27 +89,48 @@ pub fn adopt_strays() {
 /// Ends what an ended program left behind, outside of its process group too: a daemon that goes on writing must not hold
 /// an artifact open. Found are adopted processes whose environment has the mark; one that wipes its environment is not.
 pub fn end_strays(mark: &str) {
+    end_marked(mark, adopted);
+}
+
+/// The same for a runner that was killed: nobody has adopted what it left, so all processes are looked at.
+pub fn end_orphans(mark: &str) {
+    end_marked(mark, all);
+}
+
+fn end_marked(mark: &str, among: fn() -> Vec<Pid>) {
     let mark = format!("{MARK}={mark}");
-    // Ending one makes its children ours: look until nothing is found.
-    loop {
-        let ours = adopted().into_iter().filter(|pid| has_variable(*pid, &mark));
-        let ended = ours.filter(|pid| {
+    // Ending one makes its children ours: look until nothing is found, or what is found does not end.
+    for _ in 0..ROUNDS {
+        let marked: Vec<Pid> = among().into_iter().filter(|pid| has_variable(*pid, &mark)).collect();
+        for pid in &marked {
             let _ = kill(*pid, Signal::SIGKILL);
-            !matches!(waitpid(*pid, None), Err(_) | Ok(WaitStatus::StillAlive))
-        });
-        if ended.count() == 0 {
+            // Not our child, if it was not adopted.
+            let _ = waitpid(*pid, None);
+        }
+        if marked.is_empty() {
             return;
         }
+        std::thread::sleep(ROUND);
     }
 }
 
 /// The kernel gives orphans to the oldest thread; this program starts processes from others.
 fn adopted() -> Vec<Pid> {
     let me = getpid();
-    let list = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap_or_default();
-    list.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
+    pids(&std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap_or_default())
 }
 
+fn all() -> Vec<Pid> {
+    let names = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    pids(&names.collect::<Vec<_>>().join(" "))
+}
+
+fn pids(text: &str) -> Vec<Pid> {
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
+}
+
+/// The dead have no environment.
 fn has_variable(pid: Pid, variable: &str) -> bool {
     let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     environment.split(|b| *b == 0).any(|v| v == variable.as_bytes())

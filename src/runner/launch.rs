@@ -79,7 +79,7 @@ impl Site<'_> {
     }
 
     /// Starts a process as the leader of a group that holds the lock, with the attempt's share of the machine.
-    pub(super) fn start(&self, command: &mut Command, job: &Job, is_program: bool) -> std::io::Result<Child> {
+    pub(super) fn start(&self, command: &mut Command, job: &Job, mark: Option<String>) -> std::io::Result<Child> {
         command
             .env("RAYON_NUM_THREADS", job.threads.to_string())
             .env("OMP_NUM_THREADS", job.threads.to_string())
@@ -92,7 +92,7 @@ impl Site<'_> {
             inherit(FdFlag::FD_CLOEXEC)?;
             child
         })?;
-        self.workers.add(self.ticket, Process { pid: child.id() as i32, is_program }, self.launcher);
+        self.workers.add(self.ticket, Process { pid: child.id() as i32, mark }, self.launcher);
         Ok(child)
     }
 
@@ -103,7 +103,8 @@ impl Site<'_> {
 
     /// The failure of a process called `who` that ended like this.
     pub(super) fn failure(&self, who: &str, ended: Ended) -> Failure {
-        let failure = Failure { log: Some(self.log.into()), tail: tail(self.log), ..Failure::default() };
+        let hints = disk_is_full(self.log).into_iter().collect();
+        let failure = Failure { hints, log: Some(self.log.into()), tail: tail(self.log), ..Failure::default() };
         if !self.deaths.explain(ended.status) {
             return Failure { message: format!("{who} {}", describe(ended.status)), ..failure };
         }
@@ -140,7 +141,7 @@ pub fn launch(site: &Site<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> 
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(to_log);
-    let started = site.start(&mut command, job, false);
+    let started = site.start(&mut command, job, None);
     let mut child = started.map_err(|e| Error::stage("cannot start a worker").because(e))?;
     let mut report = Report { finish: Finish::Suspended, results: vec![], shown: vec![], resumed: None, peak: 0 };
     let mut last = None;
@@ -178,6 +179,14 @@ pub fn launch(site: &Site<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> 
         _ => Finish::Failed(site.failure("the worker", ended)),
     };
     Ok(report)
+}
+
+/// Said where a process failed for whatever reason: what it had to say may have found no room in the log.
+fn disk_is_full(file: &Path) -> Option<String> {
+    const LITTLE: u64 = 1 << 20;
+    let disk = nix::sys::statvfs::statvfs(file.parent()?).ok()?;
+    let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
+    (free < LITTLE).then(|| format!("the disk of the cache is full: {free} bytes are left"))
 }
 
 /// The last lines of a log.

@@ -12,8 +12,9 @@ use super::manifest::FieldType;
 use super::spec::{Spec, StageSpec, declares};
 use super::value;
 use crate::error::{Error, Place, Result};
-use figment::value::{Dict, Map, Value};
+use figment::value::{Dict, Map, Tag, Value};
 use figment::{Figment, Metadata, Profile, Provider};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -93,21 +94,22 @@ struct Notes {
 
 struct Layer {
     index: usize,
-    stages: HashMap<String, HashMap<&'static str, Dict>>,
+    /// Taken by figment when it merges, which it does once: a copy of all values is the largest thing in a plan.
+    stages: RefCell<HashMap<String, HashMap<&'static str, Dict>>>,
     notes: Notes,
 }
 
 impl Layer {
     fn new(label: &'static str, base: PathBuf) -> Self {
         let notes = Notes { label, origins: HashMap::new(), bases: HashMap::new(), base };
-        Self { index: 0, stages: HashMap::new(), notes }
+        Self { index: 0, stages: RefCell::default(), notes }
     }
 
     fn put(&mut self, stage: &str, part: &'static str, name: &str, value: Value, origin: Option<Origin>) {
         if let Some(origin) = origin {
             self.notes.origins.insert(path(stage, part, name), origin);
         }
-        let parts = self.stages.entry(stage.to_string()).or_default();
+        let parts = self.stages.get_mut().entry(stage.to_string()).or_default();
         parts.entry(part).or_default().insert(name.to_string(), value);
     }
 
@@ -130,9 +132,9 @@ impl Provider for Layer {
     }
 
     fn data(&self) -> figment::Result<Map<Profile, Dict>> {
-        let stages = self.stages.iter().map(|(stage, parts)| {
-            let parts: Dict = parts.iter().map(|(part, dict)| (part.to_string(), Value::from(dict.clone()))).collect();
-            (stage.clone(), Value::from(parts))
+        let value = |dict| Value::Dict(Tag::Default, dict);
+        let stages = self.stages.take().into_iter().map(|(stage, parts)| {
+            (stage, value(parts.into_iter().map(|(part, dict)| (part.to_string(), value(dict))).collect()))
         });
         Ok(Map::from([(Profile::Default, stages.collect())]))
     }
@@ -167,7 +169,7 @@ impl Layers {
     }
 
     fn push(&mut self, mut layer: Layer) {
-        if layer.stages.is_empty() {
+        if layer.stages.get_mut().is_empty() {
             return;
         }
         layer.index = self.layers.len();

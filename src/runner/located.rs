@@ -58,6 +58,13 @@ impl Node {
             _ => Err(self.mismatch(what, "a table")),
         }
     }
+    /// As [`Node::table`], for who keeps them: a large pipeline is not copied.
+    pub fn into_table(self, what: &str) -> Result<Vec<Entry>> {
+        match self.value {
+            Toml::Table(entries) => Ok(entries),
+            _ => Err(self.mismatch(what, "a table")),
+        }
+    }
     pub fn string(&self, what: &str) -> Result<&str> {
         match &self.value {
             Toml::String(s) => Ok(s),
@@ -125,13 +132,16 @@ impl Source<'_> {
     }
 
     fn table(&self, table: &dyn TableLike, outer: Range<usize>) -> Toml {
-        let entries = table.iter().filter_map(|(name, _)| table.get_key_value(name)).map(|(key, item)| {
+        let found = table.iter().filter_map(|(name, _)| table.get_key_value(name)).map(|(key, item)| {
             let span = key.span().unwrap_or(outer.clone());
             let node = self.item(item, &span);
             let doc = self.doc(&span, &node.place.span);
             Entry { key: key.get().to_string(), key_place: self.place(span), doc, node }
         });
-        Toml::Table(entries.collect())
+        // Entries are large and most tables small: a vector that grows as it is filled takes twice the memory.
+        let mut entries = Vec::with_capacity(table.len());
+        entries.extend(found);
+        Toml::Table(entries)
     }
 
     /// `key` stands in for the span of an item that has none (a table made by dotted keys).

@@ -28,7 +28,7 @@
 //! 3. [`schedule`] judges and starts stages as their inputs become known, within the shares that [`pool`] grants.
 //! 4. [`perform`] carries one action out under the lock of its key: inputs verified, worker started ([`launch`]),
 //!    outputs digested and published, record last, work folder removed.
-//! 5. In the worker process [`worker`] finds the kind and calls it with an [`attempt`], or starts a [`program`].
+//! 5. In the worker process [`worker`] finds the kind and calls it with an [`attempt`], ; a [`program`] is started by the runner itself. How either ends is seen by [`ending`].
 //! 6. [`memo`] keeps the answer to a run that found everything cached, for the next time it is asked.
 //! 7. All of it is told as [`event`]s; [`record`] keeps them. [`gc`] looks after the cache folder.
 //!

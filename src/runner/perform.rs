@@ -11,7 +11,7 @@ use super::ending::MemoryDeaths;
 use super::event::{Failure, WorkerEvent};
 use super::files::{digest_now, keep_listing};
 use super::graph::{Command, Stage, StageId};
-use super::guard::Watch;
+use super::guard::{Sound, Watch};
 use super::launch::{Finish, Launcher, Report, Site, job_file, launch};
 use super::manifest::Params;
 use super::plan::{Judge, Keyed};
@@ -20,7 +20,7 @@ use super::record::{host, model, utc_now};
 use super::store::{self, Keep, KeyLock, Store, write_file};
 use super::workers::Workers;
 use crate::error::{Error, Result};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -41,8 +41,7 @@ pub struct Shop<'a> {
     pub spares: Mutex<Vec<PathBuf>>,
     /// Something was stored that has not been forced to disk.
     pub unsynced: AtomicBool,
-    /// Artifacts read and found whole in this run, or made in it.
-    pub verified: Mutex<BTreeSet<Digest>>,
+    pub sound: Sound,
 }
 
 /// An action ready to be carried out.
@@ -237,15 +236,9 @@ impl Shop<'_> {
 
     /// Reads every input that this run has not read yet. Returns the makers of damaged ones.
     fn verify(&self, order: &Order) -> Result<Vec<StageId>> {
-        let verified = || self.verified.lock().unwrap_or_else(PoisonError::into_inner);
         let mut makers = Vec::new();
         for (slot, digest) in &order.inputs {
-            if verified().contains(digest) {
-                continue;
-            }
-            // Unreadable is as bad as altered: what cannot be read cannot be used.
-            if measure(&self.store().object(digest)).is_ok_and(|m| m.digest == *digest) {
-                verified().insert(*digest);
+            if self.sound.is_sound(self.store(), digest) {
                 continue;
             }
             self.store().quarantine(digest)?;
@@ -286,7 +279,6 @@ impl Shop<'_> {
     fn inputs_unchanged(&self, order: &Order, watch: Option<Watch>) -> Result<()> {
         let changed = watch.map_or(vec![], |w| w.changed(self.store()));
         for digest in &changed {
-            self.verified.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
             self.store().quarantine(digest)?;
         }
         let slots: Vec<String> =
@@ -327,7 +319,7 @@ impl Shop<'_> {
         let mut outputs = BTreeMap::new();
         for (name, ty, measured) in measured {
             self.store().publish(&out.join(name), &measured, keep)?;
-            self.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(measured.digest);
+            self.sound.note(self.store(), &measured.digest);
             outputs.insert(name.clone(), Output { ty: ty.clone(), measured });
         }
         Ok(outputs)

@@ -26,19 +26,21 @@ pub fn run(site: &Site<'_>, job: &Job) -> Result<Report> {
     };
     let log = site.open_log()?;
     let errors = log.try_clone().map_err(|e| Error::stage("cannot use the log").because(e))?;
+    // Another run, with another cache, may be at the same action.
+    let mark = format!("{}.{}", job.key, std::process::id());
     adopt_strays();
     let mut command = Command::new(program);
     command
         .args(arguments)
         .current_dir(&job.pipeline_dir)
-        .env(MARK, &job.key)
+        .env(MARK, &mark)
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(errors);
-    let started = site.start(&mut command, job, true);
+    let started = site.start(&mut command, job, Some(mark.clone()));
     let child = started.map_err(|e| Error::stage(format!("cannot start `{program}`")).because(e))?;
     let ended = site.wait(&child)?;
-    end_strays(&job.key);
+    end_strays(&mark);
     let finish = if site.workers.is_stopping(site.ticket) {
         // A program may catch SIGTERM, tidy up and call that success: its outputs cannot be trusted to be whole.
         Finish::Suspended

@@ -47,7 +47,7 @@ impl Journal {
         let summary = Summary {
             format: 1,
             pipeline: String::new(),
-            command: std::env::args().collect(),
+            command: std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect(),
             began,
             user: user(),
             host: host(),

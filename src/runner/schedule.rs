@@ -24,6 +24,7 @@ use super::digest::Digest;
 use super::ending::MemoryDeaths;
 use super::event::{Event, Failure, Listener, StageEnd, State, What, WorkerEvent};
 use super::graph::{Patience, Pipeline, Stage, StageId};
+use super::guard::Sound;
 use super::key::Key;
 use super::launch::Launcher;
 use super::perform::{End, Grant, Order, Shop, Start};
@@ -118,7 +119,7 @@ pub fn run(
         workers: &workers,
         deaths: &deaths,
         unsynced,
-        verified: Mutex::default(),
+        sound: Sound::default(),
         spares: Mutex::default(),
     };
     let (tell, told) = channel();

@@ -196,26 +196,26 @@ impl File {
             axes: vec![],
             trials: None,
         };
-        for entry in root.table("a pipeline")? {
+        for entry in root.into_table("a pipeline")? {
             file.take(entry)?;
         }
         Ok(file)
     }
 
-    fn take(&mut self, entry: &Entry) -> Result<()> {
+    fn take(&mut self, entry: Entry) -> Result<()> {
         const KEYS: [&str; 5] = ["name", "extends", "params", "stages", "sweep"];
-        let node = &entry.node;
+        let node = entry.node;
         match entry.key.as_str() {
             "name" => self.name = Some(node.string("`name`")?.to_string()),
             "extends" => self.extends = Some((node.string("`extends`")?.to_string(), node.place.clone())),
-            "params" => self.params = node.table("`params`")?.to_vec(),
+            "params" => self.params = node.into_table("`params`")?,
             "stages" => {
-                self.stages = node.table("`stages`")?.to_vec();
+                self.stages = node.into_table("`stages`")?;
                 self.index = self.stages.iter().enumerate().map(|(i, e)| (e.key.clone(), i)).collect();
             }
             "sweep" => {
                 let (trials, axes): (Vec<_>, Vec<_>) =
-                    node.table("`sweep`")?.iter().cloned().partition(|e| e.key == "trials");
+                    node.into_table("`sweep`")?.into_iter().partition(|e| e.key == "trials");
                 self.axes = flatten(&axes);
                 self.trials =
                     trials.first().map(|e| e.node.list("`sweep.trials`").map(<[Node]>::to_vec)).transpose()?;
@@ -393,9 +393,10 @@ fn check_stage(stage: &StageSpec, entry: &Entry) -> Result<()> {
 }
 
 fn check_inputs(stage: &StageSpec, inputs: &[Entry]) -> Result<()> {
+    let slots = || stage.manifest.inputs.iter().map(|s| s.name.as_str());
+    let known: HashSet<&str> = slots().collect();
     for input in inputs {
-        let slots = || stage.manifest.inputs.iter().map(|s| s.name.as_str());
-        if !slots().any(|s| s == input.key) {
+        if !known.contains(input.key.as_str()) {
             let error = Error::usage(format!("stage `{}`: unknown input `{}`", stage.name, input.key));
             let none = || format!("kind `{}` takes no inputs", stage.kind.name);
             let hint = suggest::hint(&input.key, slots(), "its inputs are").unwrap_or_else(none);

@@ -93,30 +93,33 @@ impl Store {
     }
 
     fn open_as(dir: &Path, alone: bool) -> Result<Self> {
-        let unusable = |e: io::Error| {
+        let unusable = |path: &Path, e: io::Error| {
             Error::usage(format!("cannot use the cache folder `{}`", dir.display()))
-                .because(e)
+                .because(format!("`{}`: {e}", path.display()))
                 .hint("name another with `--cache-dir` or ERW_CACHE_DIR")
         };
-        let root = std::path::absolute(dir).map_err(unusable)?;
+        let root = std::path::absolute(dir).map_err(|e| unusable(dir, e))?;
         for sub in ["v1/store", "v1/actions", "v1/work", "v1/locks", "v1/files", "v1/trees", "runs"] {
-            fs::create_dir_all(root.join(sub)).map_err(unusable)?;
+            let folder = root.join(sub);
+            fs::create_dir_all(&folder).map_err(|e| unusable(&folder, e))?;
         }
-        if !root.join("CACHEDIR.TAG").exists() {
-            write_atomic(&root.join("CACHEDIR.TAG"), TAG.as_bytes()).map_err(unusable)?;
+        let tag = root.join("CACHEDIR.TAG");
+        if !tag.exists() {
+            write_atomic(&tag, TAG.as_bytes()).map_err(|e| unusable(&tag, e))?;
         }
-        let options = File::options().read(true).write(true).create(true).truncate(false).open(root.join("v1/lock"));
-        let lock = options.map_err(unusable)?;
+        let path = root.join("v1/lock");
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let lock = file.map_err(|e| unusable(&path, e))?;
         if alone {
             lock.try_lock().map_err(|e| match e {
                 TryLockError::WouldBlock => {
                     Error::usage(format!("a run is using the cache folder `{}`", dir.display()))
                         .hint("wait until it has ended")
                 }
-                TryLockError::Error(e) => unusable(e),
+                TryLockError::Error(e) => unusable(&path, e),
             })?;
         } else {
-            lock.lock_shared().map_err(unusable)?;
+            lock.lock_shared().map_err(|e| unusable(&path, e))?;
         }
         Ok(Self { root, _lock: lock })
     }

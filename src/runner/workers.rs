@@ -7,6 +7,7 @@
 //! a program and the word to the guardian lie microseconds in which a kill of the runner leaves the program running; it
 //! holds the lock of its key, so that nothing worse follows than a wait.
 
+use super::ending::end_orphans;
 use super::launch::Launcher;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -33,19 +34,20 @@ struct Going {
 }
 
 /// The leader of a process group.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Process {
     pub pid: i32,
-    /// A program is asked to stop together with its children; a worker knows what to do with its own.
-    pub is_program: bool,
+    /// Of a program: the mark by which its strays are known ([`super::ending::MARK`]). It is asked to stop together with
+    /// its children; a worker, which has none, knows what to do with its own.
+    pub mark: Option<String>,
 }
 
 impl Process {
-    fn ask_to_stop(self) {
+    fn ask_to_stop(&self) {
         let pid = Pid::from_raw(self.pid);
-        let _ = if self.is_program { killpg(pid, Signal::SIGTERM) } else { kill(pid, Signal::SIGTERM) };
+        let _ = if self.mark.is_some() { killpg(pid, Signal::SIGTERM) } else { kill(pid, Signal::SIGTERM) };
     }
-    fn end(self) {
+    fn end(&self) {
         let _ = killpg(Pid::from_raw(self.pid), Signal::SIGKILL);
     }
 }
@@ -71,9 +73,9 @@ impl Workers {
     }
     pub fn stop_one(&self, ticket: usize) {
         let mut going = self.going();
-        if let Some(process) = going.processes.get(&ticket).copied() {
+        if going.processes.contains_key(&ticket) {
             going.stopped.insert(ticket);
-            process.ask_to_stop();
+            going.processes.get(&ticket).iter().for_each(|p| p.ask_to_stop());
         }
     }
     pub fn kill_one(&self, ticket: usize) {
@@ -82,22 +84,22 @@ impl Workers {
     pub(super) fn add(&self, ticket: usize, process: Process, launcher: &Launcher) {
         let mut going = self.going();
         going.stopped.remove(&ticket);
-        going.processes.insert(ticket, process);
-        if process.is_program {
+        if let Some(mark) = &process.mark {
             let guardian = going.guardian.get_or_insert_with(|| Guardian::start(launcher));
-            guardian.tell('+', process.pid);
+            guardian.tell(&format!("+{} {mark}", process.pid));
         }
         if going.stopping {
             process.ask_to_stop();
         }
+        going.processes.insert(ticket, process);
     }
     /// Called while the process is a zombie: its number cannot have gone to another yet. What is left of its group ends.
     pub(super) fn remove(&self, ticket: usize) {
         let mut going = self.going();
         let Some(process) = going.processes.remove(&ticket) else { return };
         process.end();
-        if let Some(guardian) = going.guardian.as_mut().filter(|_| process.is_program) {
-            guardian.tell('-', process.pid);
+        if let Some(guardian) = going.guardian.as_mut().filter(|_| process.mark.is_some()) {
+            guardian.tell(&format!("-{}", process.pid));
         }
     }
 }
@@ -123,9 +125,9 @@ impl Guardian {
         Self { process: spawn() }
     }
 
-    fn tell(&mut self, sign: char, pid: i32) {
+    fn tell(&mut self, word: &str) {
         if let Some((_, pipe)) = &mut self.process {
-            let _ = pipe.write_all(format!("{sign}{pid}\n").as_bytes());
+            let _ = pipe.write_all(format!("{word}\n").as_bytes());
         }
     }
 }
@@ -139,18 +141,22 @@ impl Drop for Guardian {
     }
 }
 
-/// The inside of the guardian: keeps the list of groups until its standard input closes, then ends those still on it.
+/// The inside of the guardian: keeps the list of programs until its standard input closes, then ends those still on it
+/// and their strays.
 pub fn guard(input: impl BufRead) {
-    let mut groups = BTreeSet::new();
+    let mut programs = BTreeMap::new();
     for line in input.lines().map_while(Result::ok) {
-        match (line.get(..1), line.get(1..).and_then(|n| n.parse::<i32>().ok())) {
-            (Some("+"), Some(pid)) => drop(groups.insert(pid)),
-            (Some("-"), Some(pid)) => drop(groups.remove(&pid)),
+        let mut words = line.get(1..).unwrap_or_default().split(' ');
+        let pid = words.next().and_then(|n| n.parse::<i32>().ok());
+        match (line.get(..1), pid) {
+            (Some("+"), Some(pid)) => drop(programs.insert(pid, words.next().unwrap_or_default().to_string())),
+            (Some("-"), Some(pid)) => drop(programs.remove(&pid)),
             _ => {}
         }
     }
-    for pid in groups {
+    for (pid, mark) in programs {
         let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        end_orphans(&mark);
     }
 }
 
@@ -163,7 +169,7 @@ mod tests {
     fn a_guardian_ends_the_groups_that_are_under_way_and_no_others() {
         let sleep = || Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
         let (mut under_way, mut finished) = (sleep(), sleep());
-        let told = format!("+{}\n+{}\n-{}\n", finished.id(), under_way.id(), finished.id());
+        let told = format!("+{} a\n+{} b\n-{}\n", finished.id(), under_way.id(), finished.id());
         guard(told.as_bytes());
         assert_eq!(under_way.wait().unwrap().signal(), Some(libc::SIGKILL));
         assert!(finished.try_wait().unwrap().is_none());

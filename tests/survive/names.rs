@@ -1,0 +1,128 @@
+//! Names and values with everything in them that a file system and TOML allow.
+
+use crate::support::space::{Said, Space};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+const ODD: [&str; 8] = [
+    "plain",
+    "two words",
+    "Grüße, 世界 🦀",
+    "e\u{301} or \u{e9}",
+    "quote\"s 'and' `more`",
+    "line\nbreak\ttab\r",
+    "$HOME $(x) ${y} * ? [a] {threads} {inputs.a} \\",
+    "-rf --help",
+];
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// A pipeline that copies a watched source, a folder, to an output, whose names are given.
+fn pipeline(source: &str, value: &str) -> String {
+    format!(
+        "[stages.s]\nkind = \"command\"\n\
+         run = [\"sh\", \"-c\", 'cp -r -- \"$1\" \"$2\"; printf %s \"$3\" > \"$2/value\"', \"sh\", {0}, \"{{outputs.o}}\", \"{{params.v}}\"]\n\
+         outputs = {{ o = \"folder\" }}\nparams = {{ v = {1} }}\nwatch = [{0}]\n\
+         [stages.t]\nkind = \"command\"\nrun = [\"cp\", \"-r\", \"{{inputs.x}}\", \"{{outputs.o}}\"]\n\
+         inputs = {{ x = \"s\" }}\noutputs = {{ o = \"folder\" }}\n",
+        quoted(source),
+        quoted(value),
+    )
+}
+
+fn erw(space: &Space, args: &[&str]) -> Said {
+    space.erw(args)
+}
+
+#[test]
+fn of_the_pipeline_its_folder_the_cache_the_sources_and_the_values() {
+    for odd in ODD {
+        let space = Space::of(&[]);
+        // A word in the place of a file is not an option.
+        let (file, cache) = (format!("./{odd}/{odd}.toml"), format!("./{odd} cache"));
+        // Braces in a word of `run` are places to fill.
+        let source = odd.replace(['{', '}'], "()");
+        space.write(&file, &pipeline(&format!("./{source}"), odd));
+        for inner in ODD {
+            space.write(&format!("{odd}/{source}/{inner}/{inner}"), inner);
+        }
+        let common = ["--plain", "--cache-dir", &cache];
+        erw(&space, &[&["run", &file][..], &common].concat()).expect(0);
+        let plan = erw(&space, &["plan", &file, "--cache-dir", &cache]).expect(0).stdout;
+        assert!(plan.contains("all 2 stages are cached"), "{odd:?}: {plan}");
+        let said = erw(&space, &["run", &file, "--json", "--cache-dir", &cache]).expect(0);
+        let last = said.stdout.lines().rfind(|l| l.contains("\"ended\"")).unwrap();
+        let event: serde_json::Value = serde_json::from_str(last).unwrap();
+        let artifact = PathBuf::from(event["outputs"][0]["path"].as_str().unwrap());
+        for inner in ODD {
+            assert_eq!(std::fs::read_to_string(artifact.join(inner).join(inner)).unwrap(), inner, "{odd:?}");
+        }
+        // The value came through as it is, and was not executed.
+        assert_eq!(std::fs::read_to_string(artifact.join("value")).unwrap(), odd);
+        erw(&space, &["cache", "verify", "--cache-dir", &cache]).expect(0);
+        erw(&space, &["explain", &file, "s"]).expect(0);
+        erw(&space, &["graph", &file]).expect(0);
+    }
+}
+
+#[test]
+fn a_changed_file_with_an_odd_name_is_named() {
+    for odd in ODD {
+        let space = Space::new(&pipeline("data", "v"));
+        space.write(&format!("data/{odd}"), "1");
+        space.run(&[]).expect(0);
+        space.write(&format!("data/{odd}"), "2");
+        let plan = space.plan(&[]);
+        assert!(plan.contains("run: source `watch.0` changed ("), "{odd:?}: {plan}");
+        space.run(&[]).expect(0);
+    }
+}
+
+#[test]
+fn names_that_are_not_utf_8_are_sources_and_outputs_like_others() {
+    let space = Space::new(&pipeline("data", "v"));
+    space.write("data/a", "1");
+    let odd = std::ffi::OsStr::from_bytes(b"\xff\xfe");
+    std::fs::write(space.path("data").join(odd), "2").unwrap();
+    space.run(&[]).expect(0);
+    assert!(space.plan(&[]).contains("all 2 stages are cached"));
+    std::fs::write(space.path("data").join(odd), "3").unwrap();
+    assert!(space.plan(&[]).contains("run: source `watch.0` changed"));
+    space.run(&[]).expect(0);
+    space.erw(&["cache", "verify"]).expect(0);
+}
+
+#[test]
+fn a_cache_whose_name_is_not_utf_8_works_or_is_refused_in_words() {
+    let space = Space::new(&pipeline("data", "v"));
+    space.write("data/a", "1");
+    let mut command: Command = space.command(&["run", "p.toml", "--plain", "--cache-dir"]);
+    let said = Said::from(command.arg(std::ffi::OsStr::from_bytes(b"c\xff")).output().unwrap());
+    if said.status != 0 {
+        super::clear(&said);
+    }
+}
+
+#[test]
+fn an_output_is_named_as_a_file_is() {
+    let named = |name: &str| {
+        let name = quoted(name);
+        let run =
+            format!("[\"sh\", \"-c\", \"echo x > \\\"$1\\\"\", \"sh\", \"{{outputs.{}}}\"]", name.trim_matches('"'));
+        Space::new(&format!("[stages.s]\nkind = \"command\"\nrun = {run}\noutputs = {{ {name} = \"text\" }}\n"))
+    };
+    for odd in ["two words", "Grüße, 世界 🦀", "line\nbreak", "-rf", "...", "a'b"] {
+        let space = named(odd);
+        space.run(&[]).expect(0);
+        assert_eq!(space.outputs()["s"], "x\n", "{odd:?}");
+    }
+    for astray in ["", ".", "..", "/", "a/b", "../job.json", "../checkpoints", "a/", "/etc/hostname", "./a"] {
+        let said = named(astray).run(&[]).expect(2);
+        let error = format!("error: stage `s`: `{astray}` cannot name an output\n --> p.toml:4:13\n");
+        assert!(said.stderr.starts_with(&error), "{}", said.stderr);
+        assert!(said.stderr.ends_with("hint: an output is named as a file is, without `/`\n"), "{}", said.stderr);
+    }
+}

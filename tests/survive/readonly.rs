@@ -1,0 +1,124 @@
+//! Folders of the cache that cannot be written to. Root passes by permissions, so what stops it is used too.
+
+use super::full::Disk;
+use super::{SIDE_BY_SIDE, clear, diamond, digests, note, undisturbed};
+use crate::support::space::Space;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A folder in which nothing can be made or removed, or a file that cannot be written to, while this lives.
+struct Frozen {
+    path: PathBuf,
+    mode: u32,
+}
+
+impl Frozen {
+    /// `None` where neither permissions nor attributes stop this user.
+    fn new(path: PathBuf) -> Option<Self> {
+        let frozen = Self::freeze(path, 0o555);
+        let probe = frozen.path.join("probe");
+        let stopped = std::fs::write(&probe, "").is_err();
+        let _ = std::fs::remove_file(probe);
+        stopped.then_some(frozen)
+    }
+    fn file(path: PathBuf) -> Option<Self> {
+        let frozen = Self::freeze(path, 0o444);
+        let stopped = std::fs::File::options().append(true).open(&frozen.path).is_err();
+        stopped.then_some(frozen)
+    }
+    fn freeze(path: PathBuf, to: u32) -> Self {
+        let before = std::fs::metadata(&path).unwrap().permissions().mode();
+        mode(&path, to);
+        let _ = Command::new("chattr").arg("+i").arg(&path).output();
+        Self { path, mode: before }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg("-i").arg(&self.path).output();
+        mode(&self.path, self.mode);
+    }
+}
+
+fn mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+const FOLDERS: [&str; 10] =
+    ["", "v1", "v1/store", "v1/actions", "v1/work", "v1/locks", "v1/files", "v1/trees", "v1/logs", "runs"];
+
+/// With folders that are there and empty: one that is not there cannot be frozen.
+fn prepared() -> Space {
+    let space = diamond();
+    FOLDERS.iter().for_each(|f| std::fs::create_dir_all(space.path("cache").join(f)).unwrap());
+    space
+}
+
+#[test]
+fn a_folder_of_the_cache_is_read_only() {
+    let good = undisturbed();
+    for folder in FOLDERS {
+        let space = prepared();
+        let Some(frozen) = Frozen::new(space.path("cache").join(folder)) else {
+            note("nothing stops this user from writing here; a disk that is read-only stands in");
+            return;
+        };
+        let said = space.run(&SIDE_BY_SIDE);
+        // Journals, logs and what makes later runs quicker may be lost without harm.
+        let needed = ["", "v1", "v1/store", "v1/actions", "v1/work", "v1/locks"].contains(&folder);
+        assert_eq!(said.status != 0, needed, "`{folder}`: {}", said.stderr);
+        if needed {
+            clear(&said);
+            assert!(said.stderr.contains(folder), "{}", said.stderr);
+        }
+        drop(frozen);
+        assert_eq!(digests(&space), good, "`{folder}`");
+    }
+}
+
+/// A file of each sort, frozen, while everything runs again.
+#[test]
+fn a_file_of_the_cache_is_read_only() {
+    let good = undisturbed();
+    let space = diamond();
+    assert_eq!(digests(&space), good);
+    let again: Vec<&str> = good.keys().flat_map(|stage| ["--force", stage]).collect();
+    let sort = |path: &PathBuf| path.strip_prefix(space.path("cache")).unwrap().iter().take(2).collect::<PathBuf>();
+    let mut files = super::files(&space.path("cache"));
+    files.retain(|f| !f.starts_with(space.path("cache/runs")));
+    files.dedup_by_key(|f| sort(f));
+    assert!(files.len() > 5, "{files:?}");
+    for file in files {
+        let name = sort(&file);
+        let Some(frozen) = Frozen::file(file) else {
+            note("nothing stops this user from writing here; a disk that is read-only stands in");
+            return;
+        };
+        let said = space.run(&[&SIDE_BY_SIDE[..], &again].concat());
+        if said.status != 0 {
+            clear(&said);
+            assert!(said.stderr.contains(name.to_str().unwrap()), "{name:?}: {}", said.stderr);
+        }
+        drop(frozen);
+        assert_eq!(digests(&space), good, "{name:?}");
+    }
+}
+
+#[test]
+fn the_disk_of_the_cache_is_read_only() {
+    let space = diamond();
+    let Some(disk) = Disk::mount(space.path("cache"), "size=16m") else {
+        note("mounting is not allowed here; frozen folders stand in");
+        return;
+    };
+    let good = digests(&space);
+    disk.remount("ro");
+    let said = space.run(&SIDE_BY_SIDE);
+    clear(&said);
+    assert!(said.stderr.contains("cannot use the cache folder `cache`"), "{}", said.stderr);
+    assert!(said.stderr.contains("Read-only file system"), "{}", said.stderr);
+    disk.remount("rw");
+    assert_eq!(digests(&space), good);
+}
