@@ -2,14 +2,18 @@
 
 pub mod cache;
 pub mod common;
+pub mod compare;
 pub mod completions;
 pub mod explain;
 pub mod graph;
+pub mod metrics;
 pub mod plan;
 pub mod run;
 pub mod schema;
+mod sides;
 pub mod stages;
 pub mod sweep;
+mod trials;
 pub mod weights;
 pub mod worker;
 
@@ -57,6 +61,10 @@ enum Command {
     /// Run every trial of a pipeline's [sweep] and compare their results
     #[command(after_help = EXIT_CODES)]
     Sweep(sweep::Args),
+    /// Print the results of cached stages, and run nothing
+    Metrics(metrics::Args),
+    /// Show what differs between two pipelines, trials, revisions or runs: parameters and results
+    Compare(compare::Args),
     /// Look after the cache folder
     Cache(cache::Args),
     /// Fetch published weights, convert foreign ones, give ours to the released code
@@ -80,6 +88,8 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Stages(args) => stages::run(args, registry)?,
         Command::Schema(args) => schema::run(args, registry)?,
         Command::Sweep(args) => sweep::run(args, cache, registry)?,
+        Command::Metrics(args) => metrics::run(args, cache, registry)?,
+        Command::Compare(args) => compare::run(args, cache, registry)?,
         Command::Cache(args) => cache::run(args, cache, registry)?,
         Command::Weights(args) => weights::run(args, cache, registry)?,
         Command::Completions(args) => completions::run(args, &mut Cli::command())?,

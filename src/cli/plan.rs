@@ -24,10 +24,13 @@ pub struct Args {
     /// Judge this stage as if it were to run even if cached
     #[arg(long, value_name = "STAGE")]
     pub force: Vec<String>,
+    /// Judge the stages of all trials of the `[sweep]`
+    #[arg(long)]
+    pub sweep: bool,
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    let pipeline = args.pipeline.load(registry)?;
+    let pipeline = args.pipeline.load_or_sweep(args.sweep, registry)?;
     let selected = select(&pipeline, &args.targets)?;
     let forced = super::run::forced(&pipeline, &args.force)?;
     print(&text(&pipeline, &Store::open(cache)?, &selected, forced)?)

@@ -5,6 +5,7 @@ pub mod diagnostic;
 pub mod download;
 pub mod json;
 pub mod plain;
+pub mod sheet;
 pub mod table;
 
 use crate::runner::event::Listener;

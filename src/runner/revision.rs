@@ -41,6 +41,12 @@ impl Checkout {
         let inside = absolute(now)?.strip_prefix(absolute(&self.top)?).ok()?.to_path_buf();
         Some(self.dir.path().join("tree").join(inside))
     }
+
+    /// Where the file or folder `then`, of this revision, stands now, whether it is there or not.
+    pub fn now(&self, then: &Path) -> Option<PathBuf> {
+        let tree = self.dir.path().join("tree");
+        Some(self.top.join(then.strip_prefix(tree).ok()?))
+    }
 }
 
 /// What git prints, without the last newline.
@@ -76,6 +82,8 @@ mod tests {
         assert_eq!(std::fs::read(&file).unwrap(), b"new");
         assert_eq!(run(&["status", "--porcelain"]), before);
         assert_eq!(checkout.path(Path::new("/etc/hostname")), None);
+        let now = checkout.now(&checkout.path(&file).unwrap()).unwrap();
+        assert_eq!(now.canonicalize().unwrap(), file.canonicalize().unwrap());
         let unknown = Checkout::of(&file, "no-such").unwrap_err();
         assert!(unknown.message.contains("no revision `no-such`"), "{unknown}");
     }
