@@ -332,12 +332,3 @@ fn an_unusable_cache_folder_is_one_clear_error() {
     assert!(said.stderr.contains("cannot use the cache folder `file/cache`"), "{}", said.stderr);
     assert!(space.ran().is_empty());
 }
-
-#[test]
-fn a_sweep_is_a_table_of_trials() {
-    let space = Space::new(&(CHAIN.to_string() + "[sweep]\n\"c.n\" = [1, 2]\n"));
-    space.write("src", "one\n");
-    let said = space.erw(&["sweep", "p.toml", "--plain", "--csv"]).expect(0);
-    assert_eq!(said.stdout, "trial,c.n,status\nn=1,1,ran\nn=2,2,ran\n");
-    assert_eq!(sorted(space.ran()), ["a", "b", "c", "c", "d"]);
-}

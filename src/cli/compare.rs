@@ -95,7 +95,8 @@ fn values(a: &Facts, b: &Facts, past: bool) -> Vec<Line> {
     names.sort();
     names.dedup();
     // What a record cannot tell is no difference.
-    let untold = |name: &String| past && (name.starts_with("inputs.") || a.paths.contains(name) || b.paths.contains(name));
+    let untold =
+        |name: &String| past && (name.starts_with("inputs.") || a.paths.contains(name) || b.paths.contains(name));
     let cell = |value: Option<&Json>| value.map_or(Cell::None, |v| Cell::Value(v.clone(), clipped(&value::show(v))));
     let line = |name: &String| {
         let (a, b) = (left.get(name), right.get(name));
@@ -116,7 +117,8 @@ fn results(a: &Facts, b: &Facts) -> Vec<Line> {
     names.extend(b.results.iter().map(|r| r.name.as_str()).filter(|n| a.result(n).is_none()));
     let cell = |facts: &Facts, name: &str| match facts.result(name) {
         Some(result) => Cell::Number(result.value),
-        None => Cell::Value(Json::Null, clipped(&facts.standing)),
+        // `erw plan` tells why.
+        None => Cell::Value(Json::Null, facts.standing.split(':').next().unwrap_or_default().into()),
     };
     let line = |name: &str| {
         let value = |facts: &Facts| facts.result(name).map(|r| r.value);

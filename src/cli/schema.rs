@@ -222,10 +222,9 @@ fn resources() -> Value {
 fn sweep() -> Value {
     let pair = |of: &str| json!({ "type": "array", "items": { "type": of }, "minItems": 2, "maxItems": 2 });
     let choice = json!({ "type": "array", "minItems": 1 });
-    let kinds = [("uniform", pair("number")), ("log_uniform", pair("number")), ("int", pair("integer")), ("choice", choice)];
-    let one = |(name, of): (&str, Value)| {
-        json!({ "type": "object", "required": [name], "properties": { name: of }, "additionalProperties": false })
-    };
+    let kinds =
+        [("uniform", pair("number")), ("log_uniform", pair("number")), ("int", pair("integer")), ("choice", choice)];
+    let one = |(name, of): (&str, Value)| json!({ "type": "object", "required": [name], "properties": { name: of }, "additionalProperties": false });
     let distributions: Vec<Value> = kinds.into_iter().map(one).collect();
     json!({
         "type": "object",

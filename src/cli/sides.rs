@@ -131,8 +131,10 @@ impl Reader<'_> {
 
     fn revision(&self, revision: &str, file: &str) -> Result<Side> {
         let named = file.split('@').next().unwrap_or(file);
-        let beside = Path::new(named).parent().is_some_and(Path::exists);
-        let checkout = Checkout::of(Path::new(if beside { named } else { "." }), revision)?;
+        // The folder may be gone since; then the repository is that of the current one.
+        let beside = |p: &Path| p.parent().is_some_and(|dir| dir.as_os_str().is_empty() || dir.exists());
+        let anchor = Path::new(named);
+        let checkout = Checkout::of(if beside(anchor) { anchor } else { Path::new("pipeline") }, revision)?;
         let then = |file: &Path| checkout.path(file).filter(|p| p.exists());
         let split = at(file, |path| then(path).is_some());
         let (name, trial) = match (then(Path::new(file)), split) {
@@ -150,7 +152,8 @@ impl Reader<'_> {
         let (folder, id) = self.run_folder(id)?;
         let path = folder.join("summary.json");
         let text = std::fs::read_to_string(&path).map_err(|e| {
-            Error::io("read", &path, e).hint("a run that was killed has no summary: `erw run` again, and compare with that")
+            Error::io("read", &path, e)
+                .hint("a run that was killed has no summary: `erw run` again, and compare with that")
         })?;
         let summary: Summary = serde_json::from_str(&text)
             .map_err(|e| Error::usage(format!("cannot read `{}`", path.display())).because(e))?;

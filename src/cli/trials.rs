@@ -10,7 +10,7 @@ use crate::runner::sweep::{SweepPlan, Trial};
 use crate::runner::{suggest, value};
 use serde_json::Value as Json;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct TableArgs {
@@ -93,7 +93,11 @@ fn over(args: &TableArgs, axes: &[Axis]) -> Result<Vec<usize>> {
     let find = |name: &String| {
         axes.iter().position(|a| called(a, name)).ok_or_else(|| {
             let names = axes.iter().map(|a| a.name.as_str());
-            Error::usage(format!("`--over {name}`: no such axis")).maybe_hint(suggest::hint(name, names, "the axes are"))
+            Error::usage(format!("`--over {name}`: no such axis")).maybe_hint(suggest::hint(
+                name,
+                names,
+                "the axes are",
+            ))
         })
     };
     args.over.iter().map(find).collect()
@@ -163,11 +167,18 @@ struct Row {
     trials: Vec<usize>,
     settings: Vec<(String, Json)>,
     status: BTreeMap<Status, usize>,
-    /// By base stage and name.
-    results: BTreeMap<(String, String), Vec<Option<f64>>>,
+    /// By base stage and name, in the order in which stages run and name them: the first is a stage's key metric.
+    results: Vec<(Metric, Vec<Option<f64>>)>,
 }
 
+/// Base stage and name.
+type Metric = (String, String);
+
 impl Row {
+    fn values(&self, metric: &Metric) -> Option<&Vec<Option<f64>>> {
+        self.results.iter().find(|(m, _)| m == metric).map(|(_, values)| values)
+    }
+
     /// The worst status, with how many of the trials have it.
     fn status(&self) -> String {
         let Some((worst, count)) = self.status.last_key_value() else { return String::new() };
@@ -186,7 +197,13 @@ pub fn table(
     seen: &dyn Fn(StageId) -> Option<Seen>,
     stopped: &dyn Fn(usize) -> bool,
 ) -> (Sheet, Option<Error>) {
-    let single: Vec<Row> = trials.iter().map(|&i| row(plan, i, trials, seen, stopped)).collect();
+    // What all trials share says nothing about them.
+    let first = trials.first().map(|&i| &plan.trials[i].stages);
+    let is_shared = |base: &&String| {
+        trials.len() > 1 && trials.iter().all(|&i| plan.trials[i].stages.get(*base) == first.and_then(|f| f.get(*base)))
+    };
+    let shared: BTreeSet<&String> = first.into_iter().flat_map(|f| f.keys()).filter(is_shared).collect();
+    let single: Vec<Row> = trials.iter().map(|&i| row(plan, i, &shared, seen, stopped)).collect();
     let metrics = metrics(&single);
     let mut names = Names { plan, metrics: &metrics, error: None };
     let (mut each, mut grouped) = (vec![], vec![]);
@@ -197,7 +214,8 @@ pub fn table(
             None => {}
         }
     }
-    let sort = wishes.sort.as_ref().and_then(|(name, down)| Some((names.find(name, &format!("--sort {name}"))?, *down)));
+    let sort =
+        wishes.sort.as_ref().and_then(|(name, down)| Some((names.find(name, &format!("--sort {name}"))?, *down)));
     let error = names.error;
     let kept = single.into_iter().filter(|row| each.iter().all(|(f, name)| f.holds(&name.cell(row))));
     let mut rows = group(plan, kept.collect(), &wishes.over);
@@ -211,21 +229,19 @@ pub fn table(
 fn row(
     plan: &SweepPlan,
     index: usize,
-    trials: &[usize],
+    shared: &BTreeSet<&String>,
     seen: &dyn Fn(StageId) -> Option<Seen>,
     stopped: &dyn Fn(usize) -> bool,
 ) -> Row {
     let trial: &Trial = &plan.trials[index];
-    // What all trials share says nothing about them.
-    let shared = |base: &String| {
-        trials.len() > 1 && trials.iter().all(|&i| plan.trials[i].stages.get(base) == trial.stages.get(base))
-    };
-    let (mut status, mut results) = (Status::Cached, BTreeMap::new());
-    for (base, id) in &trial.stages {
-        let Some(seen) = seen(*id) else { continue };
+    let mut stages: Vec<(&String, StageId)> = trial.stages.iter().map(|(base, id)| (base, *id)).collect();
+    stages.sort_by_key(|(_, id)| *id);
+    let (mut status, mut results) = (Status::Cached, vec![]);
+    for (base, id) in stages {
+        let Some(seen) = seen(id) else { continue };
         status = status.max(seen.status);
-        for result in seen.results.iter().filter(|_| !shared(base)) {
-            results.insert((base.clone(), result.name.clone()), vec![result.value]);
+        for result in seen.results.into_iter().filter(|_| !shared.contains(base)) {
+            results.push(((base.clone(), result.name), vec![result.value]));
         }
     }
     if (Status::Unfinished..=Status::Suspended).contains(&status) && stopped(index) {
@@ -261,7 +277,10 @@ fn group(plan: &SweepPlan, rows: Vec<Row>, over: &[usize]) -> Vec<Row> {
         group.trials.extend(row.trials);
         row.status.into_iter().for_each(|(status, n)| *group.status.entry(status).or_default() += n);
         for (metric, values) in row.results {
-            group.results.entry(metric).or_default().extend(values);
+            match group.results.iter_mut().find(|(m, _)| *m == metric) {
+                Some((_, all)) => all.extend(values),
+                None => group.results.push((metric, values)),
+            }
         }
     }
     groups
@@ -269,14 +288,14 @@ fn group(plan: &SweepPlan, rows: Vec<Row>, over: &[usize]) -> Vec<Row> {
 
 /// Every result with its title: its name, or `stage.name` if two stages have one of that name. In the order in which
 /// the rows show them.
-fn metrics(rows: &[Row]) -> Vec<(String, (String, String))> {
-    let mut all: Vec<&(String, String)> = vec![];
-    for metric in rows.iter().flat_map(|r| r.results.keys()) {
+fn metrics(rows: &[Row]) -> Vec<(String, Metric)> {
+    let mut all: Vec<&Metric> = vec![];
+    for (metric, _) in rows.iter().flat_map(|r| &r.results) {
         if !all.contains(&metric) {
             all.push(metric);
         }
     }
-    let title = |(base, name): &(String, String)| {
+    let title = |(base, name): &Metric| {
         let shared = all.iter().filter(|(_, n)| n == name).count() > 1;
         if shared { format!("{base}.{name}") } else { name.clone() }
     };
@@ -288,7 +307,7 @@ enum Name {
     Trial,
     Status,
     Setting(String),
-    Metric((String, String)),
+    Metric(Metric),
 }
 
 impl Name {
@@ -297,7 +316,7 @@ impl Name {
             Self::Trial => Cell::Text(row.name.clone()),
             Self::Status => Cell::Text(row.status.last_key_value().map_or("", |(s, _)| s.word()).into()),
             Self::Setting(key) => setting(row, key),
-            Self::Metric(metric) => row.results.get(metric).map_or(Cell::None, |v| Cell::Spread(v.clone())),
+            Self::Metric(metric) => row.values(metric).map_or(Cell::None, |v| Cell::Spread(v.clone())),
         }
     }
 }
@@ -309,7 +328,7 @@ fn setting(row: &Row, key: &str) -> Cell {
 
 struct Names<'a> {
     plan: &'a SweepPlan,
-    metrics: &'a [(String, (String, String))],
+    metrics: &'a [(String, Metric)],
     /// The first name that means nothing.
     error: Option<Error>,
 }
@@ -317,9 +336,10 @@ struct Names<'a> {
 impl Names<'_> {
     fn find(&mut self, name: &str, argument: &str) -> Option<Name> {
         let keys = || self.plan.axes.iter().flat_map(|a| a.keys.iter().map(move |k| (a.name.as_str(), k.as_str())));
-        let full = |(base, metric): &(String, String)| format!("{base}.{metric}");
+        let full = |(base, metric): &Metric| format!("{base}.{metric}");
         let metric = self.metrics.iter().find(|(title, metric)| title == name || full(metric) == name);
-        let setting = || keys().find(|(short, key)| *key == name || *short == name);
+        let setting =
+            || keys().find(|(short, key)| [Some(*key), Some(*short), key.rsplit('.').next()].contains(&Some(name)));
         match (name, metric, setting()) {
             ("trial", ..) => Some(Name::Trial),
             ("status", ..) => Some(Name::Status),
@@ -351,7 +371,7 @@ fn compare(a: &Cell, b: &Cell, down: bool) -> Ordering {
     }
 }
 
-fn sheet(plan: &SweepPlan, rows: &[Row], metrics: &[(String, (String, String))], grouped: bool) -> Sheet {
+fn sheet(plan: &SweepPlan, rows: &[Row], metrics: &[(String, Metric)], grouped: bool) -> Sheet {
     let mut settings: Vec<&str> = vec![];
     for (key, _) in rows.iter().flat_map(|r| &r.settings) {
         if !settings.contains(&key.as_str()) {
@@ -370,7 +390,7 @@ fn sheet(plan: &SweepPlan, rows: &[Row], metrics: &[(String, (String, String))],
         cells.extend(settings.iter().map(|k| setting(row, k)));
         cells.extend(grouped.then(|| Cell::Value(row.trials.len().into(), row.trials.len().to_string())));
         cells.push(Cell::Text(row.status()));
-        cells.extend(metrics.iter().map(|(_, m)| match (row.results.get(m), grouped) {
+        cells.extend(metrics.iter().map(|(_, m)| match (row.values(m), grouped) {
             (None, _) => Cell::None,
             (Some(values), true) => Cell::Spread(values.clone()),
             (Some(values), false) => Cell::Number(values.first().copied().flatten()),

@@ -270,7 +270,10 @@ mod tests {
         let json: Json = serde_json::from_str(&sheet.render(Format::Json)).unwrap();
         assert_eq!(json[0]["results"]["n"], json!(0.1 + 0.2));
         assert_eq!(json[0]["results"]["fd"]["values"], json!([0.1, 0.2]));
-        assert_eq!(json[1], json!({"trial": "d", "settings": {"lr": 1e-4}, "results": {"fd": {"mean": 0.5, "sd": null, "n": 1, "values": [0.5]}}}));
+        assert_eq!(
+            json[1],
+            json!({"trial": "d", "settings": {"lr": 1e-4}, "results": {"fd": {"mean": 0.5, "sd": null, "n": 1, "values": [0.5]}}})
+        );
         assert!(sheet.render(Format::Text).contains("0.15 ± 0.07071"));
     }
 
@@ -279,7 +282,10 @@ mod tests {
         let row = |a: &str, b: &str| vec![Cell::Text(a.into()), Cell::Text(b.into())];
         let columns = vec![Column::new("stage"), Column::new("metric")];
         let sheet = Sheet { columns, rows: vec![row("s", "a"), row("s", "b"), row("t", "c")], grouped: true };
-        assert_eq!(sheet.render(Format::Markdown), "| stage | metric |\n| --- | --- |\n| s | a |\n|  | b |\n| t | c |\n");
+        assert_eq!(
+            sheet.render(Format::Markdown),
+            "| stage | metric |\n| --- | --- |\n| s | a |\n|  | b |\n| t | c |\n"
+        );
         assert!(sheet.render(Format::Csv).contains("s,b\n"), "programs read every row alone");
     }
 }

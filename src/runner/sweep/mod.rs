@@ -78,9 +78,8 @@ impl SweepPlan {
 fn expand(spec: &Spec, overrides: &Overrides, given: &[String]) -> Result<SweepPlan> {
     let axes = axes(spec, given)?;
     if axes.is_empty() {
-        return Err(Error::usage(format!("`{}` has no [sweep]", spec.file.display())).hint(
-            "a sweep is `[sweep]` with axes such as `\"train.seed\" = [0, 1, 2]`, or `--axis train.seed=0..3`",
-        ));
+        return Err(Error::usage(format!("`{}` has no [sweep]", spec.file.display()))
+            .hint("a sweep is `[sweep]` with axes such as `\"train.seed\" = [0, 1, 2]`, or `--axis train.seed=0..3`"));
     }
     let grid = grid(&axes)?;
     let mut merge = Merge::default();
@@ -95,11 +94,8 @@ fn expand(spec: &Spec, overrides: &Overrides, given: &[String]) -> Result<SweepP
         let settings = stated().map(|(key, value, _)| (key.clone(), value.clone())).collect();
         trials.push(Trial { name, labels, settings, stages: merge.add(pipeline) });
     }
-    let pipeline = Pipeline {
-        name: spec.name.clone(),
-        file: spec.file.clone(),
-        stages: merge.named(&axes, &grid, &trials),
-    };
+    let pipeline =
+        Pipeline { name: spec.name.clone(), file: spec.file.clone(), stages: merge.named(&axes, &grid, &trials) };
     Ok(SweepPlan { axes, trials, pipeline, rules: stop::stated(spec)? })
 }
 

@@ -57,9 +57,7 @@ impl Rule {
         let (name, rest) = (text[..at].trim(), &text[at + 1..]);
         let (rest, inclusive) = rest.strip_prefix('=').map_or((rest, false), |rest| (rest, true));
         let (limit, from) = match rest.split_once('@') {
-            Some((limit, step)) => {
-                (limit, Some(step.trim().replace('_', "").parse::<u64>().map_err(|_| malformed())?))
-            }
+            Some((limit, step)) => (limit, Some(step.trim().replace('_', "").parse::<u64>().map_err(|_| malformed())?)),
             None => (rest, None),
         };
         let threshold = Threshold::parse(limit.trim()).ok_or_else(malformed)?;
@@ -181,7 +179,7 @@ impl Watch {
 
     /// What a stage ended with, in this run or an earlier one.
     pub fn ended<'a>(&mut self, stage: &str, results: impl IntoIterator<Item = (&'a str, Option<f64>)>) {
-        let Some(node) = self.nodes.get(stage) else { return };
+        let Some(node) = self.nodes.get(stage).filter(|_| !self.rules.is_empty()) else { return };
         let (base, trials) = (node.base.clone(), node.trials.clone());
         for (name, value) in results {
             let all = self.results.entry((base.clone(), name.to_string())).or_default();
@@ -271,7 +269,9 @@ mod tests {
     /// data -> train -> fd, with two seeds of `train`.
     fn plan(dir: &std::path::Path) -> SweepPlan {
         let stage = |name: &str, inputs: &str| {
-            format!("[stages.{name}]\nkind = \"command\"\nrun = \"x {{params.seed}}\"\ninputs = {{ {inputs} }}\noutputs.o = \"t\"\nparams.seed = 0\n")
+            format!(
+                "[stages.{name}]\nkind = \"command\"\nrun = \"x {{params.seed}}\"\ninputs = {{ {inputs} }}\noutputs.o = \"t\"\nparams.seed = 0\n"
+            )
         };
         let text = [stage("data", ""), stage("train", "x = \"data\""), stage("fd", "x = \"train\"")].concat();
         let path = dir.join("p.toml");
@@ -317,7 +317,10 @@ mod tests {
         assert_eq!(rule, Rule::parse("fd>1.5*best", &[]).unwrap());
         assert_eq!((rule.threshold, rule.above, rule.stage), (Threshold::Best(1.5), true, None));
         let rule = Rule::parse("train.loss <= 2e-1 @1_000", &["train"]).unwrap();
-        assert_eq!((rule.threshold, rule.from, rule.inclusive, rule.above), (Threshold::Value(0.2), Some(1000), true, false));
+        assert_eq!(
+            (rule.threshold, rule.from, rule.inclusive, rule.above),
+            (Threshold::Value(0.2), Some(1000), true, false)
+        );
         for bad in ["fd", "> 2", "fd > ", "fd > much", "fd > 2 @ten", "fd > 2*beast", "fd > nan"] {
             assert!(Rule::parse(bad, &[]).unwrap_err().message.contains("is no rule for stopping"), "{bad}");
         }
@@ -339,7 +342,10 @@ mod tests {
         assert_eq!(w.doom(0), None);
         // With the last living trial all is over.
         let told = tell(&mut w, loss(0, 600, None));
-        assert_eq!(told.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["fd@seed=1", "fd@seed=0", "train@seed=0", "data"]);
+        assert_eq!(
+            told.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["fd@seed=1", "fd@seed=0", "train@seed=0", "data"]
+        );
         assert_eq!(w.doom(0), Some("train.loss nan > 2 at step 600"));
     }
 
