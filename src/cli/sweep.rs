@@ -55,13 +55,15 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let wanted = select(&plan.pipeline, &args.targets)?;
     let mut sweep = Sweep { watch: Watch::new(&plan, &trials, rules(&plan, &args.stop)?), plan: &plan, trials, wanted };
     if args.table {
-        let known = sweep.cached(&Store::open(cache)?)?;
+        let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
         return sweep.print(&known, &wishes, args.wishes.format);
     }
-    let left = match args.budget_trials {
-        Some(most) => sweep.keep_within(most, args, cache)?,
-        None => 0,
-    };
+    let mut left = 0;
+    // Rules must know what is complete, which is not given up, and what there is to compare with.
+    if args.budget_trials.is_some() || sweep.watch.has_rules() {
+        let known = sweep.cached(&Store::open(cache)?, forced(&plan.pipeline, &args.flags.force)?)?;
+        left = args.budget_trials.map_or(0, |most| sweep.keep_within(most, &known));
+    }
     sweep.refuse_missing(args)?;
     let mut flags = args.flags.clone();
     flags.keep_going = !args.fail_fast;
@@ -85,7 +87,7 @@ pub fn print_cached(plan: &SweepPlan, cache: &Path, wishes: &TableArgs) -> Resul
     let trials = chosen(plan, &[])?;
     let watch = Watch::new(plan, &trials, plan.rules.clone());
     let mut sweep = Sweep { plan, trials, wanted: select(&plan.pipeline, &[])?, watch };
-    let known = sweep.cached(&Store::open(cache)?)?;
+    let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
     sweep.print(&known, &Wishes::read(wishes, plan)?, wishes.format)
 }
 
@@ -127,26 +129,24 @@ impl Sweep<'_> {
     }
 
     /// What the cache knows of the wanted stages. The watch hears of it.
-    fn cached(&mut self, store: &Store) -> Result<Known> {
-        let judge = Judge::new(&self.plan.pipeline, store, BTreeSet::new());
+    fn cached(&mut self, store: &Store, forced: BTreeSet<StageId>) -> Result<Known> {
+        let judge = Judge::new(&self.plan.pipeline, store, forced);
         let mut known = Known::new();
         for (id, verdict) in plan::plan(&judge, &self.selected())? {
-            let (status, results) = match verdict {
-                Verdict::Cached(record) => (Status::Cached, record.results),
-                _ => (Status::Unfinished, vec![]),
+            let Verdict::Cached(record) = verdict else {
+                known.insert(id, (Status::Unfinished, vec![]));
+                continue;
             };
             let name = &self.plan.pipeline.stage(id).name;
-            self.watch.ended(name, results.iter().map(|r| (r.name.as_str(), r.value)));
-            known.insert(id, (status, results));
+            self.watch.cached(name, record.results.iter().map(|r| (r.name.as_str(), r.value)));
+            known.insert(id, (Status::Cached, record.results));
         }
         Ok(known)
     }
 
     /// Keeps the trials that are complete and the first `most` of the others; says how many are left.
-    fn keep_within(&mut self, most: usize, args: &Args, cache: &Path) -> Result<usize> {
-        let forced = forced(&self.plan.pipeline, &args.flags.force)?;
-        let known = self.cached(&Store::open(cache)?)?;
-        let done = |id: &StageId| known.get(id).is_none_or(|(s, _)| *s == Status::Cached) && !forced.contains(id);
+    fn keep_within(&mut self, most: usize, known: &Known) -> usize {
+        let done = |id: &StageId| known.get(id).is_none_or(|(status, _)| *status == Status::Cached);
         let (mut started, mut left) = (0, 0);
         let (plan, watch) = (self.plan, &self.watch);
         self.trials.retain(|&i| {
@@ -157,7 +157,7 @@ impl Sweep<'_> {
             *(if within { &mut started } else { &mut left }) += 1;
             within
         });
-        Ok(left)
+        left
     }
 
     /// A sweep goes on after failures, but what is known to be absent is told before days of work.

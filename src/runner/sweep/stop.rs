@@ -145,6 +145,8 @@ struct Node {
     base: String,
     trials: Vec<usize>,
     state: State,
+    /// Costs nothing, so there is nothing to give up.
+    cached: bool,
     /// A running stage is told once.
     told: bool,
 }
@@ -162,7 +164,8 @@ impl Watch {
         for &trial in trials {
             for (base, id) in &plan.trials[trial].stages {
                 let name = plan.pipeline.stage(*id).name.clone();
-                let new = || Node { base: base.clone(), trials: vec![], state: State::Unknown, told: false };
+                let new =
+                    || Node { base: base.clone(), trials: vec![], state: State::Unknown, cached: false, told: false };
                 nodes.entry(name).or_insert_with(new).trials.push(trial);
             }
         }
@@ -172,13 +175,25 @@ impl Watch {
         Self { rules, nodes, order, trials: trials.iter().map(watched).collect(), results: BTreeMap::new() }
     }
 
+    pub fn has_rules(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
     /// Why a trial is hopeless, if it is.
     pub fn doom(&self, trial: usize) -> Option<&str> {
         self.trials.get(&trial)?.doom.as_deref()
     }
 
-    /// What a stage ended with, in this run or an earlier one.
-    pub fn ended<'a>(&mut self, stage: &str, results: impl IntoIterator<Item = (&'a str, Option<f64>)>) {
+    /// What a stage ended with in an earlier run, for which it is cached.
+    pub fn cached<'a>(&mut self, stage: &str, results: impl IntoIterator<Item = (&'a str, Option<f64>)>) {
+        if let Some(node) = self.nodes.get_mut(stage) {
+            node.cached = true;
+        }
+        self.ended(stage, results);
+    }
+
+    /// What a stage ended with.
+    fn ended<'a>(&mut self, stage: &str, results: impl IntoIterator<Item = (&'a str, Option<f64>)>) {
         let Some(node) = self.nodes.get(stage).filter(|_| !self.rules.is_empty()) else { return };
         let (base, trials) = (node.base.clone(), node.trials.clone());
         for (name, value) in results {
@@ -248,7 +263,7 @@ impl Listener for &mut Watch {
                 node.trials.iter().map(|t| Some((trials[t].name.as_str(), trials[t].doom.as_deref()?))).collect();
             let Some((trial, doom)) = dooms.as_ref().and_then(|d| d.first()) else { continue };
             let running = node.state == State::Running;
-            if node.state.is_settled() || (running && node.told) {
+            if node.cached || node.state.is_settled() || (running && node.told) {
                 continue;
             }
             node.told = running;
@@ -360,6 +375,15 @@ mod tests {
         let told = tell(&mut w, end("train@seed=1", "score", 0.5));
         assert_eq!(w.doom(1), Some("score 0.5 < 0.9 (1 * best)"));
         assert!(told.iter().any(|(name, _)| name == "fd@seed=1"));
+    }
+
+    #[test]
+    fn what_is_cached_is_not_given_up() {
+        let mut w = watch(&["score > 2"]);
+        w.cached("fd@seed=0", []);
+        w.cached("train@seed=0", [("score", Some(3.0))]);
+        assert_eq!(w.doom(0), Some("score 3 > 2"));
+        assert!((&mut w).pointless().is_empty());
     }
 
     #[test]
