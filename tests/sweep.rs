@@ -254,6 +254,38 @@ fn hopeless_trials_are_stopped() {
     assert!(!sweep(&space, &["--budget-trials", "1"]).expect(0).stderr.contains("left"));
 }
 
+/// A classifier on the images of `scored`, with a rule about its loss, and a stage behind it.
+const CURVE: &str = r#"
+[stages.pack]
+kind = "images"
+params = { source = "img", resolution = 8, transform = "resize-bicubic" }
+[stages.net]
+kind = "train-classifier"
+inputs = { images = "pack" }
+params = { steps = 20, batch = 4, channels = [4, 8], features = 8, norm_num_groups = 4 }
+[stages.after]
+kind = "command"
+run = "echo after >> ran; cp -r {inputs.x} {outputs.o}"
+inputs = { x = "net" }
+outputs = { o = "copy" }
+[sweep]
+"net.seed" = [0, 1]
+stop = ["net.loss > 0 @10"]
+"#;
+
+#[test]
+fn a_curve_stops_what_follows() {
+    let space = scored("");
+    space.write("p.toml", CURVE);
+    let said = sweep(&space, &["--format", "csv"]).expect(0);
+    assert!(said.stdout.contains("all,2,stopped,"), "{}", said.stdout);
+    assert!(said.stderr.contains("after@seed=0: skipped, trial `seed=0` is hopeless: net.loss "), "{}", said.stderr);
+    assert!(space.ran().is_empty());
+    space.write("p.toml", &CURVE.replace("@10", "@100"));
+    sweep(&space, &[]).expect(0);
+    assert_eq!(space.ran().len(), 2, "no value counts before its step");
+}
+
 #[test]
 fn the_plan_of_all_trials() {
     let space = scored(GRID);

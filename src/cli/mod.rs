@@ -4,6 +4,7 @@ pub mod cache;
 pub mod common;
 pub mod compare;
 pub mod completions;
+mod conditions;
 pub mod explain;
 pub mod graph;
 pub mod metrics;

@@ -71,7 +71,9 @@ fn words(text: &str) -> Vec<String> {
             }
             _ => {}
         }
-        words.last_mut().expect("there is always a last word").push(c);
+        if let Some(word) = words.last_mut() {
+            word.push(c);
+        }
     }
     words.iter().map(|w| w.trim().to_string()).collect()
 }

@@ -3,12 +3,13 @@
 //! The axes of `[sweep]` span a grid ([`axes`]); `[[sweep.trials]]` and `[sweep.random]` ([`random`]) name points on one
 //! more dimension each. Each trial is resolved like a pipeline of its own. Then stages whose whole description is equal
 //! become one node ([`merge`]), so that what two trials share is computed once even without a cache. [`stop`] gives
-//! trials up while a sweep runs. Knows nothing of running.
+//! trials up by their [`rule`]s while a sweep runs. Knows nothing of running.
 
 mod arguments;
 pub mod axes;
 mod merge;
 mod random;
+pub mod rule;
 pub mod stop;
 
 use super::graph::{Pipeline, StageId};
@@ -19,10 +20,10 @@ use super::suggest;
 use crate::error::{Error, Result};
 use axes::{Axis, Point, axes};
 use merge::Merge;
+use rule::Rule;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::path::Path;
-use stop::Rule;
 
 /// More trials than anybody can read; a slip such as `0..1e9` must not fill the memory.
 const MOST_TRIALS: usize = 10_000;
@@ -96,13 +97,13 @@ fn expand(spec: &Spec, overrides: &Overrides, given: &[String]) -> Result<SweepP
     }
     let pipeline =
         Pipeline { name: spec.name.clone(), file: spec.file.clone(), stages: merge.named(&axes, &grid, &trials) };
-    Ok(SweepPlan { axes, trials, pipeline, rules: stop::stated(spec)? })
+    Ok(SweepPlan { axes, trials, pipeline, rules: rule::stated(spec)? })
 }
 
 /// Everything about the `[sweep]` of a pipeline that can be wrong without expanding it.
 pub(super) fn check(spec: &Spec) -> Result<()> {
     axes(spec, &[])?;
-    stop::stated(spec).map(drop)
+    rule::stated(spec).map(drop)
 }
 
 /// Every combination of points, the last dimension fastest.
