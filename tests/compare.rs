@@ -28,7 +28,7 @@ fn metrics_are_those_of_cached_stages() {
     assert_eq!(csv(&["score"]), "stage,metric,value,status\nscore,,,cached\n");
     assert_eq!(
         csv(&["--set", "pack.limit=4"]),
-        "stage,metric,value,status\npack,,,stale: params.limit 1 -> 4 (--set pack.limit)\nscore,,,not known before `pack` ran\n"
+        "stage,metric,value,status\npack,,,stale: params.limit 1 -> 4 (--set pack.limit)\nscore,,,waits for `pack`\n"
     );
     let rows: Value =
         serde_json::from_str(&space.erw(&["metrics", "p.toml", "--format", "json"]).expect(0).stdout).unwrap();

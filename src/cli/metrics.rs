@@ -77,7 +77,7 @@ pub fn standing(pipeline: &Pipeline, verdict: &Verdict) -> String {
         }
         Verdict::Waiting(on) => {
             let names = on.iter().map(|id| pipeline.stage(*id).name.as_str());
-            format!("not known before {} ran", suggest::ticked(names))
+            format!("waits for {}", suggest::ticked(names))
         }
         Verdict::Missing(missing) => {
             let params = missing.iter().map(|m| m.param.as_str());
