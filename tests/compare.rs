@@ -120,7 +120,11 @@ fn a_past_run() {
     assert!(said.contains("was of the pipeline `q`, not `scored`"), "{said}");
     let said = space.erw(&["compare", "run:none", "p.toml"]).expect(2).stderr;
     assert!(said.contains(&format!("error: no run `none`\nhint: the last run is `{}`", runs[1])), "{said}");
-    std::fs::remove_file(space.path(&format!("cache/runs/{}/summary.json", runs[1]))).unwrap();
+    let summary = space.path(&format!("cache/runs/{}/summary.json", runs[1]));
+    std::fs::write(&summary, "{\"pipeline\": \"q\", \"stages\": []}").unwrap();
+    let said = space.erw(&["compare", &q, "p.toml"]).expect(2).stderr;
+    assert!(said.contains(&format!("error: run `{}` tells of no stage", runs[1])), "{said}");
+    std::fs::remove_file(summary).unwrap();
     let said = space.erw(&["compare", &q, "p.toml"]).expect(2).stderr;
     assert!(said.contains("hint: a run that was killed has no summary"), "{said}");
 }

@@ -161,6 +161,12 @@ impl Reader<'_> {
             let error = Error::usage(format!("run `{id}` was of the pipeline `{}`, not `{wanted}`", summary.pipeline));
             return Err(error.hint(format!("`run:{id}` alone names it, whatever it was of")));
         }
+        if summary.stages.is_empty() {
+            let error = Error::usage(format!("run `{id}` tells of no stage"));
+            return Err(
+                error.hint("a run that found everything cached may only have counted it; compare with the pipeline")
+            );
+        }
         let mut stages: Vec<(String, Facts)> = vec![];
         for past in summary.stages {
             let facts = self.facts(&past)?;
