@@ -334,15 +334,6 @@ fn an_unusable_cache_folder_is_one_clear_error() {
 }
 
 #[test]
-fn a_sweep_is_a_table_of_trials() {
-    let space = Space::new(&(CHAIN.to_string() + "[sweep]\n\"c.n\" = [1, 2]\n"));
-    space.write("src", "one\n");
-    let said = space.erw(&["sweep", "p.toml", "--plain", "--csv"]).expect(0);
-    assert_eq!(said.stdout, "trial,c.n,status\nn=1,1,ran\nn=2,2,ran\n");
-    assert_eq!(sorted(space.ran()), ["a", "b", "c", "c", "d"]);
-}
-
-#[test]
 fn a_run_in_which_all_was_cached_is_answered_from_memory_only_while_that_is_true() {
     let space = chain();
     space.run(&[]).expect(0);

@@ -243,7 +243,7 @@ fn equal_stages_of_trials_are_one() {
     assert_eq!((train.name.as_str(), &train.params["seed"]), ("train@sit,seed=1,scale=2.0", &json!(1)));
     assert!(!train.inputs.contains_key("init"));
     assert_eq!(plan.pipeline.stage(train.inputs["latents"].from).name, "codec@scale=2.0");
-    assert_eq!(sit.settings[0], ("train.inputs.init".to_string(), "false".to_string()));
+    assert_eq!(sit.settings[0], ("train.inputs.init".to_string(), json!(false)));
     let base: Vec<StageId> = select(&plan.pipeline, &["warm".into()]).unwrap();
     assert_eq!(base.len(), 5, "a base name stands for the stage in every trial");
 }

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::runner::graph::Pipeline;
 use crate::runner::layers::Overrides;
 use crate::runner::manifest::Registry;
+use crate::runner::sweep::SweepPlan;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -31,6 +32,14 @@ impl PipelineArgs {
 
     pub fn load(&self, registry: Registry) -> Result<Pipeline> {
         Pipeline::load(&self.pipeline, registry, &self.overrides())
+    }
+
+    /// The pipeline, or all trials of its `[sweep]` as one.
+    pub fn load_or_sweep(&self, sweep: bool, registry: Registry) -> Result<Pipeline> {
+        match sweep {
+            true => Ok(SweepPlan::load(&self.pipeline, registry, &self.overrides())?.pipeline),
+            false => self.load(registry),
+        }
     }
 }
 

@@ -5,7 +5,6 @@ use crate::error::Result;
 use crate::runner::graph::{Pipeline, StageId};
 use crate::runner::manifest::Registry;
 use crate::runner::select::select;
-use crate::runner::sweep::SweepPlan;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -31,10 +30,7 @@ pub enum Format {
 }
 
 pub fn run(args: &Args, registry: Registry) -> Result<()> {
-    let pipeline = match args.sweep {
-        true => SweepPlan::load(&args.pipeline.pipeline, registry, &args.pipeline.overrides())?.pipeline,
-        false => args.pipeline.load(registry)?,
-    };
+    let pipeline = args.pipeline.load_or_sweep(args.sweep, registry)?;
     let shown = select(&pipeline, &args.targets)?;
     print(&text(&pipeline, &shown, args.format))
 }

@@ -2,18 +2,23 @@
 
 pub mod cache;
 pub mod common;
+pub mod compare;
 pub mod completions;
+mod conditions;
 pub mod explain;
 pub mod graph;
 pub mod lock;
 pub mod log;
 pub mod logs;
+pub mod metrics;
 pub mod plan;
 pub mod run;
 pub mod schema;
 pub mod show;
+mod sides;
 pub mod stages;
 pub mod sweep;
+mod trials;
 pub mod verify;
 pub mod watch;
 pub mod weights;
@@ -67,6 +72,10 @@ enum Command {
     /// Run every trial of a pipeline's [sweep] and compare their results
     #[command(after_help = EXIT_CODES)]
     Sweep(sweep::Args),
+    /// Print the results of cached stages, and run nothing
+    Metrics(metrics::Args),
+    /// Show what differs between two pipelines, trials, revisions or runs: parameters and results
+    Compare(compare::Args),
     /// Run stages again beside the cache and compare what they make
     #[command(after_help = EXIT_CODES)]
     Verify(verify::Args),
@@ -100,6 +109,8 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Stages(args) => stages::run(args, registry)?,
         Command::Schema(args) => schema::run(args, registry)?,
         Command::Sweep(args) => sweep::run(args, cache, registry)?,
+        Command::Metrics(args) => metrics::run(args, cache, registry)?,
+        Command::Compare(args) => compare::run(args, cache, registry)?,
         Command::Verify(args) => verify::run(args, cache, registry)?,
         Command::Log(args) => log::run(args, cache)?,
         Command::Logs(args) => logs::run(args, cache, registry)?,

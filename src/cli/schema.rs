@@ -230,6 +230,12 @@ fn resources() -> Value {
 }
 
 fn sweep() -> Value {
+    let pair = |of: &str| json!({ "type": "array", "items": { "type": of }, "minItems": 2, "maxItems": 2 });
+    let choice = json!({ "type": "array", "minItems": 1 });
+    let kinds =
+        [("uniform", pair("number")), ("log_uniform", pair("number")), ("int", pair("integer")), ("choice", choice)];
+    let one = |(name, of): (&str, Value)| json!({ "type": "object", "required": [name], "properties": { name: of }, "additionalProperties": false });
+    let distributions: Vec<Value> = kinds.into_iter().map(one).collect();
     json!({
         "type": "object",
         "description": "axes as \"STAGE.NAME\" = [values]; read by erw sweep",
@@ -237,6 +243,21 @@ fn sweep() -> Value {
             "trials": {
                 "type": "array",
                 "items": { "type": "object", "required": ["name"], "properties": { "name": { "type": "string" } } },
+            },
+            "random": {
+                "type": "object",
+                "description": "points drawn at random, by \"STAGE.NAME\" = { a distribution }",
+                "properties": {
+                    "budget": { "type": "integer", "minimum": 1, "maximum": 10000, "default": 20, "description": "how many points" },
+                    "seed": { "type": "integer", "minimum": 0, "default": 0 },
+                },
+                // A dotted name makes tables of tables.
+                "additionalProperties": { "anyOf": [{ "oneOf": distributions }, { "type": "object" }] },
+            },
+            "stop": {
+                "type": "array",
+                "description": "rules by which a trial is given up",
+                "items": { "type": "string", "examples": ["train.loss > 2 @500", "fd > 1.5*best"] },
             },
         },
         "additionalProperties": { "anyOf": [{ "type": "array", "minItems": 1 }, { "type": "object" }] },

@@ -1,15 +1,21 @@
 //! `erw sweep`: every trial of a pipeline's `[sweep]` in one run, and a table of their results.
 
 use super::common::{PipelineArgs, print};
-use super::run::{Flags, execute, print_log};
+use super::run::{Flags, execute, forced, print_log};
+use super::trials::{Seen, Status, TableArgs, Wishes, table};
 use crate::error::{Error, Result};
-use crate::report::{number, table};
-use crate::runner::event::{Measure, StageEnd, State};
+use crate::report::sheet::Format;
+use crate::runner::event::{Listener, Measure, StageEnd, State};
 use crate::runner::graph::StageId;
 use crate::runner::manifest::Registry;
+use crate::runner::plan::{self, Judge, Missing, Verdict};
 use crate::runner::select::select;
-use crate::runner::sweep::{SweepPlan, Trial, trial_hint};
+use crate::runner::store::Store;
+use crate::runner::sweep::SweepPlan;
+use crate::runner::sweep::rule::Rule;
+use crate::runner::sweep::stop::Watch;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::Path;
 
 #[derive(Debug, clap::Args)]
@@ -18,108 +24,176 @@ pub struct Args {
     pub pipeline: PipelineArgs,
     /// Only these stages, in every trial, and what they need
     pub targets: Vec<String>,
+    /// Add an axis, or replace the one of this name: `train.seed=0..5`, `train.lr=1e-4,2e-4`
+    #[arg(long, value_name = "NAME=VALUES")]
+    pub axis: Vec<String>,
     /// Only this trial
     #[arg(long, value_name = "TRIAL")]
     pub trial: Vec<String>,
-    /// Print the results as comma-separated values, numbers in full
-    #[arg(long, conflicts_with = "json")]
-    pub csv: bool,
+    /// Run at most so many of the trials that are not complete yet, in order
+    #[arg(long, value_name = "N", conflicts_with = "table")]
+    pub budget_trials: Option<usize>,
+    /// Give up trials that are hopeless: `train.loss>2 @500`, `fd > 1.5*best`
+    #[arg(long, value_name = "RULE")]
+    pub stop: Vec<String>,
+    /// Start nothing new once a stage has failed
+    #[arg(long, conflicts_with = "keep_going")]
+    pub fail_fast: bool,
+    /// Print the table of what is cached, and run nothing
+    #[arg(long, conflicts_with_all = ["json", "dry_run", "force"])]
+    pub table: bool,
+    #[command(flatten)]
+    pub wishes: TableArgs,
     #[command(flatten)]
     pub flags: Flags,
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    let plan = SweepPlan::load(&args.pipeline.pipeline, registry, &args.pipeline.overrides())?;
+    let overrides = args.pipeline.overrides();
+    let plan = SweepPlan::load_with(&args.pipeline.pipeline, registry, &overrides, &args.axis)?;
+    let wishes = Wishes::read(&args.wishes, &plan)?;
     let trials = chosen(&plan, &args.trial)?;
-    let wanted: BTreeSet<StageId> = trials.iter().flat_map(|t| t.stages.values().copied()).collect();
-    let selected = select(&plan.pipeline, &args.targets)?.into_iter().filter(|id| wanted.contains(id)).collect();
-    let Some(outcome) = execute(&plan.pipeline, selected, &args.flags, cache, vec![])? else { return Ok(()) };
-    let (header, rows) = results(&plan, &trials, &outcome.ends, args.csv);
-    if args.csv {
-        print(&table::csv(&header, &rows))?;
-    } else if !args.flags.json {
-        print(&table::grid(&header, &rows))?;
+    let wanted = select(&plan.pipeline, &args.targets)?;
+    let mut sweep = Sweep { watch: Watch::new(&plan, &trials, rules(&plan, &args.stop)?), plan: &plan, trials, wanted };
+    if args.table {
+        let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
+        return sweep.print(&known, &wishes, args.wishes.format);
+    }
+    let mut left = 0;
+    // Rules must know what is complete, which is not given up, and what there is to compare with.
+    if args.budget_trials.is_some() || sweep.watch.has_rules() {
+        let known = sweep.cached(&Store::open(cache)?, forced(&plan.pipeline, &args.flags.force)?)?;
+        left = args.budget_trials.map_or(0, |most| sweep.keep_within(most, &known));
+    }
+    sweep.refuse_missing(args)?;
+    let mut flags = args.flags.clone();
+    flags.keep_going = !args.fail_fast;
+    let selected = sweep.selected();
+    let listener: Box<dyn Listener + '_> = Box::new(&mut sweep.watch);
+    let Some(outcome) = execute(&plan.pipeline, selected, &flags, cache, vec![listener])? else { return Ok(()) };
+    let mut result = Ok(());
+    if !args.flags.json {
+        result = sweep.print(&seen(&plan, &outcome.ends), &wishes, args.wishes.format);
+        if left > 0 {
+            let total = plan.trials.len();
+            let _ = writeln!(std::io::stderr().lock(), "{left} of {total} trials are left; run again to go on");
+        }
         print_log(&outcome.ends);
     }
-    outcome.error.map_or(Ok(()), Err)
+    outcome.error.map_or(result, Err)
 }
 
-fn chosen<'a>(plan: &'a SweepPlan, names: &[String]) -> Result<Vec<&'a Trial>> {
-    if names.is_empty() {
-        return Ok(plan.trials.iter().collect());
+/// The table of what is cached of all trials, and nothing run.
+pub fn print_cached(plan: &SweepPlan, cache: &Path, wishes: &TableArgs) -> Result<()> {
+    let trials = chosen(plan, &[])?;
+    let watch = Watch::new(plan, &trials, plan.rules.clone());
+    let mut sweep = Sweep { plan, trials, wanted: select(&plan.pipeline, &[])?, watch };
+    let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
+    sweep.print(&known, &Wishes::read(wishes, plan)?, wishes.format)
+}
+
+fn chosen(plan: &SweepPlan, names: &[String]) -> Result<Vec<usize>> {
+    match names {
+        [] => Ok((0..plan.trials.len()).collect()),
+        names => names.iter().map(|name| plan.trial(name)).collect(),
     }
-    let find = |name: &String| {
-        let found = plan.trials.iter().find(|t| t.name == *name);
-        found.ok_or_else(|| Error::usage(format!("no trial `{name}`")).maybe_hint(trial_hint(plan, name)))
-    };
-    names.iter().map(find).collect()
 }
 
-/// Settings, state and results of each trial. A result is called by its name, or `stage.name` if two stages
-/// have one of that name.
-fn results(plan: &SweepPlan, trials: &[&Trial], ends: &[StageEnd], full: bool) -> (Vec<String>, Vec<Vec<String>>) {
-    let by_name: BTreeMap<&str, &StageEnd> = ends.iter().map(|e| (e.stage.as_str(), e)).collect();
-    let end = |id: &StageId| by_name.get(plan.pipeline.stage(*id).name.as_str()).copied();
-    let mut columns: Vec<(String, String)> = vec![];
-    // What all trials share says nothing about them.
-    let shared =
-        |base: &String| trials.len() > 1 && trials.iter().all(|t| t.stages.get(base) == trials[0].stages.get(base));
-    for (base, id) in trials.iter().flat_map(|t| &t.stages).filter(|(base, _)| !shared(base)) {
-        for result in end(id).into_iter().flat_map(|e| &e.results) {
-            let column = (base.clone(), result.name.clone());
-            if !columns.contains(&column) {
-                columns.push(column);
+/// Those of the file and those of the command line.
+fn rules(plan: &SweepPlan, stop: &[String]) -> Result<Vec<Rule>> {
+    let stages: Vec<&str> = plan.base_names().collect();
+    let mut rules = plan.rules.clone();
+    for text in stop {
+        rules.push(Rule::parse(text, &stages).map_err(|e| e.within("`--stop`"))?);
+    }
+    Ok(rules)
+}
+
+/// What a stage is known to have ended with.
+type Known = BTreeMap<StageId, (Status, Vec<Measure>)>;
+
+/// A sweep, and what is wanted of it.
+struct Sweep<'a> {
+    plan: &'a SweepPlan,
+    trials: Vec<usize>,
+    /// What the targets need, in all trials.
+    wanted: Vec<StageId>,
+    watch: Watch,
+}
+
+impl Sweep<'_> {
+    /// The wanted stages of the wanted trials.
+    fn selected(&self) -> Vec<StageId> {
+        let needed: BTreeSet<StageId> =
+            self.trials.iter().flat_map(|&i| self.plan.trials[i].stages.values().copied()).collect();
+        self.wanted.iter().copied().filter(|id| needed.contains(id)).collect()
+    }
+
+    /// What the cache knows of the wanted stages. The watch hears of it.
+    fn cached(&mut self, store: &Store, forced: BTreeSet<StageId>) -> Result<Known> {
+        let judge = Judge::new(&self.plan.pipeline, store, forced);
+        let mut known = Known::new();
+        for (id, verdict) in plan::plan(&judge, &self.selected())? {
+            let Verdict::Cached(record) = verdict else {
+                known.insert(id, (Status::Unfinished, vec![]));
+                continue;
+            };
+            let name = &self.plan.pipeline.stage(id).name;
+            self.watch.cached(name, record.results.iter().map(|r| (r.name.as_str(), r.value)));
+            known.insert(id, (Status::Cached, record.results));
+        }
+        Ok(known)
+    }
+
+    /// Keeps the trials that are complete and the first `most` of the others; says how many are left.
+    fn keep_within(&mut self, most: usize, known: &Known) -> usize {
+        let done = |id: &StageId| known.get(id).is_none_or(|(status, _)| *status == Status::Cached);
+        let (mut started, mut left) = (0, 0);
+        let (plan, watch) = (self.plan, &self.watch);
+        self.trials.retain(|&i| {
+            if plan.trials[i].stages.values().all(done) || watch.doom(i).is_some() {
+                return true;
             }
-        }
+            let within = started < most;
+            *(if within { &mut started } else { &mut left }) += 1;
+            within
+        });
+        left
     }
-    let mut settings: Vec<String> = vec![];
-    // The name of a trial says what an axis sets, and stands for what a named trial sets; a file of values has it all.
-    for (name, _) in trials.iter().filter(|_| full).flat_map(|t| &t.settings) {
-        if !settings.contains(name) {
-            settings.push(name.clone());
-        }
-    }
-    let title = |(base, name): &(String, String)| {
-        let shared = columns.iter().filter(|(_, n)| n == name).count() > 1;
-        if shared { format!("{base}.{name}") } else { name.clone() }
-    };
-    let mut header = vec!["trial".to_string()];
-    header.extend(settings.iter().cloned());
-    header.push("status".into());
-    header.extend(columns.iter().map(title));
-    let row = |trial: &&Trial| {
-        let ends: Vec<&StageEnd> = trial.stages.values().filter_map(end).collect();
-        let set = |name: &String| trial.settings.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v).to_string();
-        let cell = |(base, name): &(String, String)| {
-            let result = trial.stages.get(base).and_then(end);
-            let result = result.and_then(|e| e.results.iter().find(|r| r.name == *name));
-            result.map_or_else(String::new, |r| shown(r, full))
-        };
-        let mut row = vec![trial.name.clone()];
-        row.extend(settings.iter().map(set));
-        row.push(status(&ends).into());
-        row.extend(columns.iter().map(cell));
-        row
-    };
-    let rows = trials.iter().map(row).collect();
-    (header, rows)
-}
 
-fn shown(result: &Measure, full: bool) -> String {
-    match result.value {
-        Some(value) if full => value.to_string(),
-        value => number(value),
+    /// A sweep goes on after failures, but what is known to be absent is told before days of work.
+    fn refuse_missing(&self, args: &Args) -> Result<()> {
+        if args.flags.keep_going || args.flags.dry_run {
+            return Ok(());
+        }
+        let missing: Vec<Missing> =
+            self.selected().iter().flat_map(|id| plan::missing(self.plan.pipeline.stage(*id))).collect();
+        plan::missing_error(&missing).map_or(Ok(()), Err)
+    }
+
+    fn print(&self, known: &Known, wishes: &Wishes, format: Format) -> Result<()> {
+        let seen = |id: StageId| known.get(&id).map(|(status, r)| Seen { status: *status, results: r.clone() });
+        let stopped = |trial| self.watch.doom(trial).is_some();
+        let (sheet, error) = table(self.plan, &self.trials, wishes, &seen, &stopped);
+        print(&sheet.render(format))?;
+        error.map_or(Ok(()), Err::<(), Error>)
     }
 }
 
-/// The worst that happened to a trial's stages.
-fn status(ends: &[&StageEnd]) -> &'static str {
-    let any = |state| ends.iter().any(|e| e.state == state);
-    match () {
-        () if any(State::Failed) => "failed",
-        () if any(State::Suspended) => "suspended",
-        () if any(State::Skipped) => "skipped",
-        () if any(State::Done) => "ran",
-        () => "cached",
+/// How the stages of a run ended.
+fn seen(plan: &SweepPlan, ends: &[StageEnd]) -> Known {
+    let by_name: BTreeMap<&str, &StageEnd> = ends.iter().map(|e| (e.stage.as_str(), e)).collect();
+    let all = plan.pipeline.stages.iter().enumerate();
+    let found = all.filter_map(|(i, stage)| Some((StageId(i), *by_name.get(stage.name.as_str())?)));
+    found.map(|(id, end)| (id, (status(end.state), end.results.clone()))).collect()
+}
+
+fn status(state: State) -> Status {
+    match state {
+        State::Failed => Status::Failed,
+        State::Suspended => Status::Suspended,
+        State::Done => Status::Ran,
+        State::Cached => Status::Cached,
+        _ => Status::Skipped,
     }
 }

@@ -7,6 +7,7 @@ pub mod json;
 pub mod junit;
 pub mod markdown;
 pub mod plain;
+pub mod sheet;
 pub mod table;
 
 use crate::runner::event::Listener;

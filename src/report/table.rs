@@ -1,4 +1,4 @@
-//! Tables for the end of a run and of a sweep.
+//! Tables for people: the end of a run, and plain rows under a header.
 
 use super::{duration, number};
 use crate::runner::event::{LISTED, StageEnd, State};
@@ -91,24 +91,14 @@ pub fn grid(header: &[String], rows: &[Vec<String>]) -> String {
     format!("{}\n", trimmed(&table))
 }
 
-/// Rows under a header, comma-separated as in RFC 4180.
-pub fn csv(header: &[String], rows: &[Vec<String>]) -> String {
-    let quoted = |cell: &String| match cell.contains([',', '"', '\n']) {
-        true => format!("\"{}\"", cell.replace('"', "\"\"")),
-        false => cell.clone(),
-    };
-    let line = |row: &[String]| row.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n";
-    std::iter::once(line(header)).chain(rows.iter().map(|r| line(r))).collect()
-}
-
-fn plain_table() -> Table {
+pub(super) fn plain_table() -> Table {
     let mut table = Table::new();
     // Lines around the header and the whole, none between rows.
     table.load_style(presets::UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
     table
 }
 
-fn trimmed(table: &Table) -> String {
+pub(super) fn trimmed(table: &Table) -> String {
     table.lines().map(|l| l.trim_end().to_string()).collect::<Vec<_>>().join("\n")
 }
 
@@ -121,11 +111,5 @@ mod tests {
         let long = format!("/cache/v1/store/ab/{}", "ab12".repeat(16));
         assert_eq!(abbreviated(Path::new(&long)), "/cache/v1/store/ab/ab12ab12ab*");
         assert_eq!(abbreviated(Path::new("/cache/some-long-file-name")), "/cache/some-long-file-name");
-    }
-
-    #[test]
-    fn csv_quotes_what_needs_it() {
-        let row = |cells: &[&str]| cells.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(csv(&row(&["a", "b"]), &[row(&["1,2", "say \"x\""])]), "a,b\n\"1,2\",\"say \"\"x\"\"\"\n");
     }
 }

@@ -20,7 +20,7 @@ impl Pipeline {
     /// Reads, resolves and checks a pipeline file. A `[sweep]` is checked too, but not expanded.
     pub fn load(path: &Path, registry: Registry, overrides: &Overrides) -> Result<Self> {
         let spec = Spec::read(path, registry)?;
-        super::sweep::axes(&spec)?;
+        super::sweep::check(&spec)?;
         spec.resolve(overrides, &[])
     }
 

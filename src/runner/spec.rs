@@ -50,6 +50,10 @@ pub(super) struct File {
     /// `"train.seed" = [0, 1]`, dotted names flattened.
     pub axes: Vec<Entry>,
     pub trials: Option<Vec<Node>>,
+    /// `[sweep.random]`.
+    pub random: Option<Node>,
+    /// Rules, as text.
+    pub stop: Option<Vec<Node>>,
 }
 
 impl Spec {
@@ -195,6 +199,8 @@ impl File {
             index: HashMap::new(),
             axes: vec![],
             trials: None,
+            random: None,
+            stop: None,
         };
         for entry in root.into_table("a pipeline")? {
             file.take(entry)?;
@@ -213,18 +219,27 @@ impl File {
                 self.stages = node.into_table("`stages`")?;
                 self.index = self.stages.iter().enumerate().map(|(i, e)| (e.key.clone(), i)).collect();
             }
-            "sweep" => {
-                let (trials, axes): (Vec<_>, Vec<_>) =
-                    node.into_table("`sweep`")?.into_iter().partition(|e| e.key == "trials");
-                self.axes = flatten(&axes);
-                self.trials =
-                    trials.first().map(|e| e.node.list("`sweep.trials`").map(<[Node]>::to_vec)).transpose()?;
-            }
+            "sweep" => self.take_sweep(node.table("`sweep`")?)?,
             key => {
                 let error = Error::usage(format!("unknown key `{key}`")).at(entry.key_place.clone());
                 return Err(error.maybe_hint(suggest::hint(key, KEYS, "a pipeline has")));
             }
         }
+        Ok(())
+    }
+
+    fn take_sweep(&mut self, entries: &[Entry]) -> Result<()> {
+        let mut axes = vec![];
+        for entry in entries {
+            let nodes = |what: &str| entry.node.list(what).map(<[Node]>::to_vec).map(Some);
+            match entry.key.as_str() {
+                "trials" => self.trials = nodes("`sweep.trials`")?,
+                "random" => self.random = Some(entry.node.clone()),
+                "stop" => self.stop = nodes("`sweep.stop`")?,
+                _ => axes.push(entry.clone()),
+            }
+        }
+        self.axes = flatten(&axes);
         Ok(())
     }
 

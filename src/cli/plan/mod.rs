@@ -32,6 +32,9 @@ pub struct Args {
     pub since: Option<String>,
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
+    /// Judge the stages of all trials of the `[sweep]`
+    #[arg(long, conflicts_with = "since")]
+    pub sweep: bool,
     /// Exit with 5 if there is work to do, with 0 if there is none
     #[arg(long)]
     pub exit_code: bool,
@@ -73,7 +76,7 @@ pub struct Line {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
-    let pipeline = args.pipeline.load(registry)?;
+    let pipeline = args.pipeline.load_or_sweep(args.sweep, registry)?;
     let selected = select(&pipeline, &args.targets)?;
     let forced = super::run::forced(&pipeline, &args.force)?;
     let store = Store::open(cache)?;

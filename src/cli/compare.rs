@@ -1,0 +1,135 @@
+//! `erw compare A B`: parameters and results that differ, side by side. Runs nothing.
+
+use super::common::print;
+use super::sides::{Facts, Side};
+use crate::error::Result;
+use crate::report::sheet::{Cell, Column, Format, Sheet};
+use crate::runner::manifest::Registry;
+use crate::runner::value;
+use serde_json::Value as Json;
+use std::path::Path;
+
+/// A value longer than this many characters is shortened in texts.
+const SHOWN: usize = 50;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A pipeline file, or PIPELINE@TRIAL of its sweep, REVISION:PIPELINE of git, run:ID of a past run
+    #[arg(value_name = "A")]
+    pub a: String,
+    /// What to compare it with
+    #[arg(value_name = "B")]
+    pub b: String,
+    /// Show what is equal too
+    #[arg(long)]
+    pub all: bool,
+    /// How the table is printed
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
+    let (a, b) = (Side::load(&args.a, cache, registry)?, Side::load(&args.b, cache, registry)?);
+    let (rows, equal) = rows(&a, &b, args.all);
+    let short = matches!(args.format, Format::Text | Format::Markdown);
+    if rows.is_empty() && args.format == Format::Text {
+        return print("nothing differs\n");
+    }
+    // Programs want to know the columns beforehand.
+    let titles = if short { [args.a.as_str(), args.b.as_str()] } else { ["a", "b"] };
+    let titles = ["stage", "what", titles[0], titles[1], "difference", "relative"];
+    let text = Sheet { columns: titles.map(Column::new).to_vec(), rows, grouped: true }.render(args.format);
+    let sum = match equal {
+        0 => String::new(),
+        1 => "1 stage is equal\n".into(),
+        n => format!("{n} stages are equal\n"),
+    };
+    print(&(text + if args.format == Format::Text && !args.all { &sum } else { "" }))
+}
+
+/// The rows of all stages that differ, and how many do not.
+fn rows(a: &Side, b: &Side, all: bool) -> (Vec<Vec<Cell>>, usize) {
+    let past = a.past || b.past;
+    let mut names: Vec<&String> = a.stages.iter().map(|(name, _)| name).collect();
+    names.extend(b.stages.iter().map(|(name, _)| name).filter(|n| a.stage(n).is_none()));
+    let (mut rows, mut equal) = (vec![], 0);
+    for name in names {
+        let (left, right) = (a.stage(name), b.stage(name));
+        let differing: Vec<Line> = lines(left, right, past).into_iter().filter(|l| all || l.differs).collect();
+        equal += usize::from(differing.is_empty());
+        rows.extend(differing.into_iter().map(|line| {
+            let Line { what, a, b, change, .. } = line;
+            let (difference, relative) = change.unwrap_or((Cell::None, Cell::None));
+            vec![Cell::Text(name.clone()), Cell::Text(what), a, b, difference, relative]
+        }));
+    }
+    (rows, equal)
+}
+
+/// One thing that two stages may differ in.
+struct Line {
+    what: String,
+    a: Cell,
+    b: Cell,
+    differs: bool,
+    change: Option<(Cell, Cell)>,
+}
+
+fn lines(a: Option<&Facts>, b: Option<&Facts>, past: bool) -> Vec<Line> {
+    let kind = |side: Option<&Facts>| match side {
+        Some(facts) => Cell::Text(facts.kind.clone()),
+        None => Cell::Value(Json::Null, "absent".into()),
+    };
+    let differs = a.map(|f| &f.kind) != b.map(|f| &f.kind);
+    let mut lines = vec![Line { what: "kind".into(), a: kind(a), b: kind(b), differs, change: None }];
+    if let (Some(a), Some(b)) = (a, b) {
+        lines.extend(values(a, b, past));
+        lines.extend(results(a, b));
+    }
+    lines
+}
+
+fn values(a: &Facts, b: &Facts, past: bool) -> Vec<Line> {
+    let (Some(left), Some(right)) = (&a.values, &b.values) else { return vec![] };
+    let mut names: Vec<&String> = left.keys().chain(right.keys()).collect();
+    names.sort();
+    names.dedup();
+    // What a record cannot tell is no difference.
+    let untold =
+        |name: &String| past && (name.starts_with("inputs.") || a.paths.contains(name) || b.paths.contains(name));
+    let cell = |value: Option<&Json>| value.map_or(Cell::None, |v| Cell::Value(v.clone(), clipped(&value::show(v))));
+    let line = |name: &String| {
+        let (a, b) = (left.get(name), right.get(name));
+        Line { what: name.clone(), a: cell(a), b: cell(b), differs: a != b, change: None }
+    };
+    names.into_iter().filter(|n| !untold(n)).map(line).collect()
+}
+
+fn clipped(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((i, _)) => format!("{}…", text[..i].replace('\n', " ")),
+        None => text.replace('\n', " "),
+    }
+}
+
+fn results(a: &Facts, b: &Facts) -> Vec<Line> {
+    let mut names: Vec<&str> = a.results.iter().map(|r| r.name.as_str()).collect();
+    names.extend(b.results.iter().map(|r| r.name.as_str()).filter(|n| a.result(n).is_none()));
+    let cell = |facts: &Facts, name: &str| match facts.result(name) {
+        Some(result) => Cell::Number(result.value),
+        // `erw plan` tells why.
+        None => Cell::Value(Json::Null, facts.standing.split(':').next().unwrap_or_default().into()),
+    };
+    let line = |name: &str| {
+        let value = |facts: &Facts| facts.result(name).map(|r| r.value);
+        let change = match (value(a).flatten(), value(b).flatten()) {
+            (Some(x), Some(y)) => {
+                let relative = if x == 0.0 { Cell::None } else { Cell::Relative((y - x) / x.abs()) };
+                Some((Cell::Number(Some(y - x)), relative))
+            }
+            _ => None,
+        };
+        Line { what: name.into(), a: cell(a, name), b: cell(b, name), differs: value(a) != value(b), change }
+    };
+    names.into_iter().map(line).collect()
+}

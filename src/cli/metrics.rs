@@ -1,0 +1,87 @@
+//! `erw metrics`: the results that are recorded for a pipeline as it is now. Runs nothing.
+
+use super::common::{PipelineArgs, print};
+use super::sweep;
+use super::trials::TableArgs;
+use crate::error::Result;
+use crate::report::sheet::{Cell, Column, Format, Sheet};
+use crate::runner::graph::{Pipeline, StageId};
+use crate::runner::manifest::Registry;
+use crate::runner::plan::{Judge, Verdict, plan};
+use crate::runner::reason::Reason;
+use crate::runner::select::{named, select};
+use crate::runner::store::Store;
+use crate::runner::suggest;
+use crate::runner::sweep::SweepPlan;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Only these stages
+    pub stages: Vec<String>,
+    /// How the results are printed
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+    /// Show the trials of the `[sweep]` by their results; `erw sweep --table` can also sort and filter
+    #[arg(long, conflicts_with = "stages")]
+    pub sweep: bool,
+}
+
+pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
+    if args.sweep {
+        let plan = SweepPlan::load(&args.pipeline.pipeline, registry, &args.pipeline.overrides())?;
+        let plain = TableArgs { over: vec![], each: false, sort: None, filter: vec![], format: args.format };
+        return sweep::print_cached(&plan, cache, &plain);
+    }
+    let pipeline = args.pipeline.load(registry)?;
+    print(&sheet(&pipeline, &Store::open(cache)?, &args.stages)?.render(args.format))
+}
+
+/// A row for each result, and for each stage that has none and why.
+fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<Sheet> {
+    let selected = select(pipeline, names)?;
+    let asked: BTreeSet<StageId> = names.iter().flat_map(|n| named(pipeline, n)).collect();
+    let mut rows = vec![];
+    for (id, verdict) in plan(&Judge::new(pipeline, store, BTreeSet::new()), &selected)? {
+        if !asked.is_empty() && !asked.contains(&id) {
+            continue;
+        }
+        let stage = Cell::Text(pipeline.stage(id).name.clone());
+        let results = match &verdict {
+            Verdict::Cached(record) => record.results.as_slice(),
+            _ => &[],
+        };
+        let says = Cell::Text(standing(pipeline, &verdict));
+        // A stage that measures nothing is told of only if it was asked for.
+        if results.is_empty() && (!matches!(verdict, Verdict::Cached(_)) || asked.contains(&id)) {
+            rows.push(vec![stage.clone(), Cell::None, Cell::None, says.clone()]);
+        }
+        let row = |r: &crate::runner::event::Measure| {
+            vec![stage.clone(), Cell::Text(r.name.clone()), Cell::Number(r.value), says.clone()]
+        };
+        rows.extend(results.iter().map(row));
+    }
+    Ok(Sheet { columns: ["stage", "metric", "value", "status"].map(Column::new).to_vec(), rows, grouped: true })
+}
+
+/// How a stage stands towards its pipeline, in a few words.
+pub fn standing(pipeline: &Pipeline, verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Cached(_) => "cached".into(),
+        Verdict::Run(reasons) if reasons == &[Reason::NeverRan] => "never ran".into(),
+        Verdict::Run(reasons) => {
+            format!("stale: {}", reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        }
+        Verdict::Waiting(on) => {
+            let names = on.iter().map(|id| pipeline.stage(*id).name.as_str());
+            format!("waits for {}", suggest::ticked(names))
+        }
+        Verdict::Missing(missing) => {
+            let params = missing.iter().map(|m| m.param.as_str());
+            format!("missing: {}", suggest::ticked(params))
+        }
+    }
+}

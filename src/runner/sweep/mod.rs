@@ -1,0 +1,125 @@
+//! Sweeps: one pipeline, many trials, one graph.
+//!
+//! The axes of `[sweep]` span a grid ([`axes`]); `[[sweep.trials]]` and `[sweep.random]` ([`random`]) name points on one
+//! more dimension each. Each trial is resolved like a pipeline of its own. Then stages whose whole description is equal
+//! become one node ([`merge`]), so that what two trials share is computed once even without a cache. [`stop`] gives
+//! trials up by their [`rule`]s while a sweep runs. Knows nothing of running.
+
+mod arguments;
+pub mod axes;
+mod merge;
+mod random;
+pub mod rule;
+pub mod stop;
+
+use super::graph::{Pipeline, StageId};
+use super::layers::{Overrides, Setting};
+use super::manifest::Registry;
+use super::spec::Spec;
+use super::suggest;
+use crate::error::{Error, Result};
+use axes::{Axis, Point, axes};
+use merge::Merge;
+use rule::Rule;
+use serde_json::Value as Json;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// More trials than anybody can read; a slip such as `0..1e9` must not fill the memory.
+const MOST_TRIALS: usize = 10_000;
+
+/// All trials of a sweep in one pipeline.
+pub struct SweepPlan {
+    /// The dimensions of the grid, the slowest first.
+    pub axes: Vec<Axis>,
+    pub trials: Vec<Trial>,
+    pub pipeline: Pipeline,
+    /// What `sweep.stop` says.
+    pub rules: Vec<Rule>,
+}
+
+/// One point of the grid.
+pub struct Trial {
+    /// `seed=1`, `sit`, `sit,seed=1`.
+    pub name: String,
+    /// The parts of its name, one for each axis.
+    pub labels: Vec<String>,
+    /// What it sets, by `STAGE.NAME`.
+    pub settings: Vec<(String, Json)>,
+    /// By base stage name.
+    pub stages: BTreeMap<String, StageId>,
+}
+
+impl SweepPlan {
+    /// Reads a pipeline and expands its `[sweep]`.
+    pub fn load(path: &Path, registry: Registry, overrides: &Overrides) -> Result<Self> {
+        Self::load_with(path, registry, overrides, &[])
+    }
+
+    /// With axes as the command line gives them, which come on top of those of the file.
+    pub fn load_with(path: &Path, registry: Registry, overrides: &Overrides, given: &[String]) -> Result<Self> {
+        expand(&Spec::read(path, registry)?, overrides, given)
+    }
+
+    /// The trial of this name.
+    pub fn trial(&self, name: &str) -> Result<usize> {
+        let found = self.trials.iter().position(|t| t.name == name);
+        found.ok_or_else(|| {
+            let names = self.trials.iter().map(|t| t.name.as_str());
+            Error::usage(format!("no trial `{name}`")).maybe_hint(suggest::hint(name, names, "the trials are"))
+        })
+    }
+
+    /// The names that stages have in every trial.
+    pub fn base_names(&self) -> impl Iterator<Item = &str> {
+        self.trials.iter().take(1).flat_map(|t| t.stages.keys().map(String::as_str))
+    }
+}
+
+fn expand(spec: &Spec, overrides: &Overrides, given: &[String]) -> Result<SweepPlan> {
+    let axes = axes(spec, given)?;
+    if axes.is_empty() {
+        return Err(Error::usage(format!("`{}` has no [sweep]", spec.file.display()))
+            .hint("a sweep is `[sweep]` with axes such as `\"train.seed\" = [0, 1, 2]`, or `--axis train.seed=0..3`"));
+    }
+    let grid = grid(&axes)?;
+    let mut merge = Merge::default();
+    let mut trials = Vec::with_capacity(grid.len());
+    for place in &grid {
+        let points: Vec<&Point> = axes.iter().zip(place).map(|(axis, i)| &axis.points[*i]).collect();
+        let labels: Vec<String> = points.iter().map(|p| p.label.clone()).collect();
+        let name = labels.join(",");
+        let stated = || points.iter().flat_map(|p| &p.settings);
+        let settings: Vec<Setting> = stated().map(|(_, _, setting)| setting.clone()).collect();
+        let pipeline = spec.resolve(overrides, &settings).map_err(|e| e.within(&format!("trial `{name}`")))?;
+        let settings = stated().map(|(key, value, _)| (key.clone(), value.clone())).collect();
+        trials.push(Trial { name, labels, settings, stages: merge.add(pipeline) });
+    }
+    let pipeline = Pipeline {
+        name: spec.name.clone(),
+        file: spec.file.clone(),
+        files: spec.digests(),
+        stages: merge.named(&axes, &grid, &trials),
+    };
+    Ok(SweepPlan { axes, trials, pipeline, rules: rule::stated(spec)? })
+}
+
+/// Everything about the `[sweep]` of a pipeline that can be wrong without expanding it.
+pub(super) fn check(spec: &Spec) -> Result<()> {
+    axes(spec, &[])?;
+    rule::stated(spec).map(drop)
+}
+
+/// Every combination of points, the last dimension fastest.
+fn grid(axes: &[Axis]) -> Result<Vec<Vec<usize>>> {
+    let count = axes.iter().try_fold(1usize, |n, axis| n.checked_mul(axis.points.len()));
+    if count.is_none_or(|n| n > MOST_TRIALS) {
+        let sizes: Vec<String> = axes.iter().map(|a| a.points.len().to_string()).collect();
+        let error = Error::usage(format!("the sweep has {} trials, more than {MOST_TRIALS}", sizes.join(" x ")));
+        return Err(error.hint("`[sweep.random]` draws a few points instead of a full grid"));
+    }
+    Ok(axes.iter().fold(vec![vec![]], |grid, axis| {
+        let extend = |point: Vec<usize>| (0..axis.points.len()).map(move |i| [point.clone(), vec![i]].concat());
+        grid.into_iter().flat_map(extend).collect()
+    }))
+}
