@@ -4,8 +4,10 @@ pub mod cache;
 pub mod common;
 pub mod completions;
 pub mod explain;
+pub mod export;
 pub mod graph;
 pub mod plan;
+pub mod remote;
 pub mod run;
 pub mod schema;
 pub mod stages;
@@ -25,6 +27,9 @@ struct Cli {
     /// Where artifacts, records and work under way are kept
     #[arg(long, global = true, env = "ERW_CACHE_DIR", default_value = "cache", value_name = "DIR")]
     cache_dir: PathBuf,
+    /// Told to every subcommand; those that have a use for it state it too.
+    #[command(flatten)]
+    _remote: remote::RemoteArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -59,6 +64,8 @@ enum Command {
     Sweep(sweep::Args),
     /// Look after the cache folder
     Cache(cache::Args),
+    /// Take an artifact out of the cache, as a folder for others
+    Export(export::Args),
     /// Fetch published weights, convert foreign ones, give ours to the released code
     Weights(weights::Args),
     /// Print a completion script for a shell
@@ -81,6 +88,7 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Schema(args) => schema::run(args, registry)?,
         Command::Sweep(args) => sweep::run(args, cache, registry)?,
         Command::Cache(args) => cache::run(args, cache, registry)?,
+        Command::Export(args) => export::run(args, cache, registry)?,
         Command::Weights(args) => weights::run(args, cache, registry)?,
         Command::Completions(args) => completions::run(args, &mut Cli::command())?,
         Command::Worker(args) => return worker::run(args, registry),

@@ -1,6 +1,7 @@
 //! `erw plan`: what would run, and why.
 
 use super::common::{PipelineArgs, columns, print};
+use super::remote::{RemoteArgs, warn};
 use super::weights::megabytes;
 use crate::error::Result;
 use crate::fetch::library::{Library, Presence};
@@ -24,13 +25,18 @@ pub struct Args {
     /// Judge this stage as if it were to run even if cached
     #[arg(long, value_name = "STAGE")]
     pub force: Vec<String>,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let pipeline = args.pipeline.load(registry)?;
     let selected = select(&pipeline, &args.targets)?;
     let forced = super::run::forced(&pipeline, &args.force)?;
-    print(&text(&pipeline, &Store::open(cache)?, &selected, forced)?)
+    let store = args.remote.store_for_plans(cache)?;
+    let planned = text(&pipeline, &store, &selected, forced);
+    warn(store.remote());
+    print(&planned?)
 }
 
 /// What is printed: stage, kind, digest of the parameters, verdict.
@@ -43,7 +49,11 @@ pub fn text(pipeline: &Pipeline, store: &Store, selected: &[StageId], forced: BT
     for (id, verdict) in &verdicts {
         let stage = pipeline.stage(*id);
         let head = [stage.name.clone(), stage.kind.name.into(), params_digest(stage).short()[..8].to_string()];
-        let mut says = words(pipeline, stage, verdict, &blocked, &library).into_iter();
+        let mut says = match judge.is_afar(verdict) {
+            true => vec!["cached (remote)".into()],
+            false => words(pipeline, stage, verdict, &blocked, &library),
+        }
+        .into_iter();
         rows.push(head.into_iter().chain(says.next()).collect());
         // Further reasons below the first.
         rows.extend(says.map(|more| vec![String::new(), String::new(), String::new(), format!("     {more}")]));

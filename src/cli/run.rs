@@ -1,6 +1,7 @@
 //! `erw run`: brings a pipeline up to date.
 
 use super::common::{PipelineArgs, print};
+use super::remote::{RemoteArgs, warn};
 use crate::error::{Error, Result};
 use crate::report::{self, Style, table};
 use crate::runner::event::{Fan, Listener, StageEnd};
@@ -11,8 +12,8 @@ use crate::runner::pool::Limits;
 use crate::runner::record::Journal;
 use crate::runner::schedule::{self, Options, Outcome, Stop};
 use crate::runner::select::{named, select};
-use crate::runner::store::Store;
 use crate::runner::suggest;
+use crate::runner::uses::Uses;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
@@ -55,6 +56,8 @@ pub struct Flags {
     /// Print lines instead of bars
     #[arg(long)]
     pub plain: bool,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
 }
 
 impl Flags {
@@ -102,15 +105,18 @@ pub fn execute(
     listeners: Vec<Box<dyn Listener + '_>>,
 ) -> Result<Option<Outcome>> {
     let forced = forced(pipeline, &flags.force)?;
-    let store = Store::open(cache)?;
     if flags.dry_run {
+        let store = flags.remote.store_for_plans(cache)?;
         print(&super::plan::text(pipeline, &store, &selected, forced)?)?;
+        warn(store.remote());
         return Ok(None);
     }
+    let store = flags.remote.store(cache)?;
     let stop = Arc::new(Stop::default());
     listen_for_signals(&stop)?;
     let options = Options { selected, forced, keep_going: flags.keep_going, limits: flags.limits() };
     let mut all: Vec<Box<dyn Listener + '_>> = vec![report::listener(flags.style()), Box::new(Journal::start(&store))];
+    all.push(Box::new(Uses::of(&store)));
     all.extend(listeners);
     let mut listener = Fan(all);
     let launcher = Launcher::this_program()?;

@@ -29,7 +29,12 @@
 //! 4. [`perform`] carries one action out under the lock of its key: inputs verified, worker started ([`launch`]),
 //!    outputs digested and published, record last, work folder removed.
 //! 5. In the worker process [`worker`] finds the kind and calls it with an [`attempt`], or starts a [`program`].
-//! 6. All of it is told as [`event`]s; [`record`] keeps them. [`gc`] looks after the cache folder.
+//! 6. All of it is told as [`event`]s; [`record`] keeps them.
+//!
+//! # The cache folder
+//!
+//! [`remote`] shares it with others: [`plan`] asks there on a miss, [`uses`] offers what a run made. [`inventory`] lists it
+//! and reads it for damage, [`gc`] makes room in it, [`tags`] are names in it, [`export`] takes artifacts out of it.
 
 pub mod actions;
 pub mod attempt;
@@ -37,10 +42,12 @@ pub mod command;
 pub mod digest;
 mod edges;
 pub mod event;
+pub mod export;
 pub mod files;
 pub mod gc;
 pub mod graph;
 mod guard;
+pub mod inventory;
 pub mod key;
 pub mod launch;
 pub mod layers;
@@ -52,6 +59,7 @@ pub mod pool;
 pub mod program;
 pub mod reason;
 pub mod record;
+pub mod remote;
 pub mod resolve;
 pub mod revision;
 pub mod schedule;
@@ -60,5 +68,7 @@ pub mod spec;
 pub mod store;
 pub mod suggest;
 pub mod sweep;
+pub mod tags;
+pub mod uses;
 pub mod value;
 pub mod worker;

@@ -276,7 +276,7 @@ fn words(params: &Params) -> Vec<String> {
 }
 
 /// `8GiB`, `1.5 GB`, or a number of bytes.
-fn bytes(value: &Value) -> Option<u64> {
+pub fn bytes(value: &Value) -> Option<u64> {
     let Some(text) = value.as_str() else { return value.to_i128().and_then(|n| u64::try_from(n).ok()) };
     let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
     let (number, unit) = text.split_at(split);

@@ -199,6 +199,9 @@ impl<'a> Scheduler<'a> {
             self.drop_what_is_pointless();
             self.judge_what_is_known(scope);
             self.start_what_fits(scope);
+            let (store, stop) = (self.shop.judge.store, self.stop);
+            let words = store.attend_remote(self.helpers == 0, &|| stop.count() > 0);
+            words.into_iter().for_each(|text| self.say(What::Warning { text }));
             if self.helpers == 0 {
                 break;
             }

@@ -6,5 +6,6 @@ pub mod counter;
 pub mod experiment;
 pub mod golden;
 pub mod http;
+pub mod s3;
 pub mod space;
 pub mod toys;
