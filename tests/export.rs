@@ -80,7 +80,7 @@ fn nothing_is_run_and_nothing_damaged_gets_out() {
     assert!(said.stderr.contains("\ncause: `first` must run first\n"), "{}", said.stderr);
     space.write("p.toml", TWO);
     let said = export(&space, &["first.p", "out"]).expect(2);
-    assert_eq!(said.stderr, "error: stage `first` has no output `p`\nhint: the outputs are `o`\n");
+    assert_eq!(said.stderr, "error: stage `first` has no output `p`\nhint: did you mean `o`?\n");
     let said = export(&space, &["frist", "out"]).expect(2);
     assert_eq!(said.stderr, "error: no stage `frist` in `p.toml`\nhint: did you mean `first`?\n");
     let folder = space.bucket("store").into_iter().find(|p| p.is_dir()).unwrap();

@@ -19,7 +19,7 @@ run = "echo file >> ran; echo contents > {outputs.o}"
 outputs = { o = "text" }
 [stages.folder]
 kind = "command"
-run = "echo folder >> ran; mkdir -p {outputs.o}/sub; seq 20000 > {outputs.o}/one; seq 20000 > {outputs.o}/sub/two; seq 30000 > {outputs.o}/three"
+run = "echo folder >> ran; mkdir -p {outputs.o}/sub; seq 20000 > {outputs.o}/one; seq 20000 > {outputs.o}/sub/two; seq 200000 > {outputs.o}/three"
 outputs = { o = "folder" }
 [stages.both]
 kind = "command"
@@ -175,15 +175,15 @@ fn the_flag_goes_before_and_after_the_subcommand() {
 fn wrong_bytes_are_refused_named_and_replaced() {
     let bucket = Moto::shared().bucket("wrong");
     assert_eq!(Person::of(&bucket).ran(), ALL);
-    let good = format!("pre/fix/{}", blob(numbers(30_000).as_bytes()));
+    let good = format!("pre/fix/{}", blob(numbers(200_000).as_bytes()));
     let tree = bucket.keys().into_iter().find(|k| k.contains("/trees/")).unwrap();
     let was = (bucket.get(&good), bucket.get(&tree));
     let garbage = vec![b'x'; was.0.len()];
     let cases: [(&str, &[u8], &str); 5] = [
         (&good, &garbage, "its digest is another"),
-        (&good, &was.0[..1000], "it holds 1000 of 168894 bytes"),
-        (&good, &[&was.0[..], b"more"].concat(), "it holds more than 168894 bytes"),
-        (&good, &[], "it holds 0 of 168894 bytes"),
+        (&good, &was.0[..1000], "it holds 1000 of 1288895 bytes"),
+        (&good, &[&was.0[..], b"more"].concat(), "it holds more than 1288895 bytes"),
+        (&good, &[], "it holds 0 of 1288895 bytes"),
         (&tree, b"{\"format\":1,\"files\":[]}", "it is another list of files"),
     ];
     for (key, bytes, why) in cases {
@@ -225,7 +225,7 @@ fn a_bad_record_is_refused_and_replaced() {
 fn what_is_not_there_is_computed_and_sent() {
     let bucket = Moto::shared().bucket("gone");
     assert_eq!(Person::of(&bucket).ran(), ALL);
-    let key = format!("pre/fix/{}", blob(numbers(30_000).as_bytes()));
+    let key = format!("pre/fix/{}", blob(numbers(200_000).as_bytes()));
     bucket.delete(&key);
     let bob = Person::of(&bucket);
     let said = bob.run();
@@ -303,7 +303,7 @@ fn a_pull_that_is_cut_goes_on_where_it_was() {
     proxy.cut_after(usize::MAX);
     proxy.passed();
     bob.erw(&["cache", "pull", "p.toml", "folder"]).expect(0);
-    let (one, three) = (numbers(20_000).len(), numbers(30_000).len());
+    let (one, three) = (numbers(20_000).len(), numbers(200_000).len());
     assert!(before >= 2, "both copies of the smaller file are here");
     let passed = proxy.passed();
     assert!((three..three + one).contains(&passed), "{passed} bytes for what was lacking, {three}");

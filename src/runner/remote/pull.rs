@@ -15,6 +15,7 @@ use object_store::ObjectStoreExt;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Runtime;
 
 /// Files of one artifact asked for at a time.
@@ -95,7 +96,7 @@ impl Link {
     async fn files(&self, wanted: &Measured, folder: &Path, whole: &Path) -> Result<(), Fault> {
         // One file may be an artifact by itself or alone in a folder; which it is, only the remote knows.
         if wanted.files == 1 {
-            match self.file(&File::alone(wanted), whole, folder).await {
+            match self.file(&File::alone(wanted), &[whole.to_path_buf()], folder).await {
                 Err(Fault::Absent(_)) => {}
                 other => return other,
             }
@@ -106,17 +107,24 @@ impl Link {
         for file in &tree.files {
             places.entry(file.digest).or_default().push(file);
         }
+        // After a fault nothing new is begun; what is under way comes to its end, so that it need not come again.
+        let broken = AtomicBool::new(false);
         let fetch = |files: Vec<&File>| {
-            let (first, paths) =
-                (files[0].clone(), files.iter().map(|f| join(whole, &f.path)).collect::<Vec<PathBuf>>());
+            let (first, broken) = (files[0].clone(), &broken);
+            let paths: Vec<PathBuf> = files.iter().map(|f| join(whole, &f.path)).collect();
             async move {
-                self.file(&first, &paths[0], folder).await?;
-                let copies = paths[1..].iter().filter(|p| !holds(p, &first.digest));
-                copies.into_iter().try_for_each(|path| copy(&paths[0], path, folder))
+                if broken.load(Ordering::SeqCst) {
+                    return Err(Fault::Stopped);
+                }
+                let fetched = self.file(&first, &paths, folder).await;
+                broken.fetch_or(fetched.is_err(), Ordering::SeqCst);
+                fetched
             }
         };
         let work: Vec<_> = places.into_values().map(fetch).collect();
-        futures_util::stream::iter(work).buffer_unordered(FILES).try_collect().await
+        let results: Vec<Result<(), Fault>> = futures_util::stream::iter(work).buffer_unordered(FILES).collect().await;
+        // The first to come back is the one that said why.
+        results.into_iter().collect()
     }
 
     async fn tree(&self, wanted: &Measured) -> Result<Tree, Fault> {
@@ -125,18 +133,20 @@ impl Link {
         Tree::parse(&bytes, wanted).map_err(|why| Fault::Bad { name, why: why.into() })
     }
 
-    /// One file to where it belongs, unless it is there.
-    async fn file(&self, file: &File, to: &Path, folder: &Path) -> Result<(), Fault> {
-        if holds(to, &file.digest) {
-            return Ok(());
+    /// One file to all the places where it belongs, unless it is there.
+    async fn file(&self, file: &File, places: &[PathBuf], folder: &Path) -> Result<(), Fault> {
+        let lacking: Vec<&PathBuf> = places.iter().filter(|p| !holds(p, &file.digest)).collect();
+        if lacking.len() == places.len() {
+            let _slot = self.slots.acquire().await;
+            let temporary = folder.join(unique());
+            let fetched = self.blob(file, &temporary).await.and_then(|()| Ok(place(&temporary, &places[0])?));
+            if fetched.is_err() {
+                let _ = store::remove(&temporary);
+            }
+            fetched?;
         }
-        let _slot = self.slots.acquire().await;
-        let temporary = folder.join(unique());
-        let fetched = self.blob(file, &temporary).await.and_then(|()| Ok(place(&temporary, to)?));
-        if fetched.is_err() {
-            let _ = store::remove(&temporary);
-        }
-        fetched
+        let here = places.iter().find(|p| !lacking.contains(p)).unwrap_or(&places[0]);
+        lacking.into_iter().filter(|p| *p != here).try_for_each(|path| copy(here, path, folder))
     }
 
     async fn blob(&self, file: &File, to: &Path) -> Result<(), Fault> {
