@@ -341,3 +341,16 @@ fn a_sweep_is_a_table_of_trials() {
     assert_eq!(said.stdout, "trial,c.n,status\nn=1,1,ran\nn=2,2,ran\n");
     assert_eq!(sorted(space.ran()), ["a", "b", "c", "c", "d"]);
 }
+
+#[test]
+fn work_may_lie_on_another_file_system() {
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    let space = chain();
+    std::fs::create_dir_all(space.path("cache/v1")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), space.path("cache/v1/work")).unwrap();
+    space.run(&[]).expect(0);
+    assert_eq!(space.bucket("store").len(), 4);
+    assert!(space.bucket("store").iter().all(|p| !p.file_name().unwrap().to_string_lossy().starts_with(".tmp")));
+    assert_eq!(elsewhere.path().read_dir().unwrap().count(), 0);
+    space.erw(&["cache", "verify"]).expect(0);
+}

@@ -6,7 +6,7 @@ use crate::support::s3::{Bucket, Moto, Proxy, refusing};
 use crate::support::space::{Said, Space};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const SECRET: &str = "do-not-tell-anyone";
 
@@ -266,7 +266,11 @@ fn a_remote_that_is_out_of_order_costs_one_warning() {
         let said = ann.erw(&["cache", "push"]).expect(2);
         assert!(said.stderr.starts_with("error: cannot send to the remote `s3://any/where`\n"), "{}", said.stderr);
         let said = Person::at("s3://any/where", endpoint).erw(&["cache", "pull", "p.toml"]).expect(2);
-        assert!(said.stderr.contains("error: the remote `s3://any/where` cannot be used\n"), "{}", said.stderr);
+        assert!(
+            said.stderr.starts_with("error: the remote `s3://any/where` cannot be used\ncause: "),
+            "{}",
+            said.stderr
+        );
     }
 }
 
@@ -345,6 +349,31 @@ fn a_folder_is_a_remote() {
     assert_eq!(files(), before);
     let said = read(&["cache", "push"]).expect(2);
     assert!(said.stderr.starts_with(&format!("error: the remote `{url}` is only read\n")), "{}", said.stderr);
+}
+
+#[test]
+fn a_cache_is_no_remote_of_itself() {
+    let ann = Person::at("", dead_port());
+    ann.run();
+    let url = format!("file://{}", ann.space.path("cache").display());
+    for args in [&["run", "p.toml"][..], &["plan", "p.toml"], &["cache", "push"]] {
+        let said = ann.erw(&[args, &["--remote", &url]].concat()).expect(2);
+        assert!(said.stderr.starts_with("error: the remote is the cache folder itself\n"), "{}", said.stderr);
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_for_the_remote() {
+    // Takes connections and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ann = Person::at("s3://any", silent.local_addr().unwrap());
+    let mut run = ann.command(&["run", "p.toml", "--plain"]);
+    let run = run.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let (_asked, _) = silent.accept().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(run.id() as i32), nix::sys::signal::SIGINT).unwrap();
+    let said = Said::from(run.wait_with_output().unwrap()).expect(130);
+    assert!(warnings(&said).is_empty(), "it was given up, not waited for: {}", said.stderr);
+    assert!(ann.took().is_empty());
 }
 
 #[test]

@@ -62,7 +62,8 @@ enum Command {
     /// Run every trial of a pipeline's [sweep] and compare their results
     #[command(after_help = EXIT_CODES)]
     Sweep(sweep::Args),
-    /// Look after the cache folder
+    /// Look after the cache folder, and share it
+    #[command(after_help = remote::HELP)]
     Cache(cache::Args),
     /// Take an artifact out of the cache, as a folder for others
     Export(export::Args),

@@ -117,14 +117,14 @@ impl<'a> Judge<'a> {
             Lookup::Damaged => Some(Reason::Damaged { what: "the action record".into() }),
             Lookup::Miss => None,
         };
-        if let Some(record) = self.from_remote(stage, keyed) {
+        if let Some(record) = self.fetched(stage, keyed) {
             return Ok(Verdict::Cached(record));
         }
         Ok(Verdict::Run(unusable.map_or_else(|| self.reasons(stage, keyed), |reason| Ok(vec![reason]))?))
     }
 
     /// What others made, brought here; in a plan, only looked for.
-    fn from_remote(&self, stage: &Stage, keyed: &Keyed) -> Option<Box<Record>> {
+    fn fetched(&self, stage: &Stage, keyed: &Keyed) -> Option<Box<Record>> {
         let remote = self.store.remote()?;
         let found = remote.record(&keyed.action.key)?;
         if !stage.outputs.keys().all(|name| found.record.outputs.contains_key(name)) {

@@ -20,8 +20,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Removes artifacts that no record names, and records by the rules given. With `--keep-pipelines` or `--keep-locks` alone
-/// every record goes that they do not use; with an age or a size, others go only by those. What a tag names stays.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Keep what these pipelines, as they are now, use

@@ -31,6 +31,10 @@ pub enum Command {
     /// Read every artifact, record and tag; what is damaged is named and put into quarantine (exit code 4)
     Verify,
     /// Remove what no action record needs, and records by age, size or reach
+    ///
+    /// Artifacts that no record names go in any case. With `--keep-pipelines` or `--keep-locks` alone every record goes that
+    /// they do not use; with an age or a size, what they use stays and others go only by those. What a tag names stays, and
+    /// so do checkpoints of unfinished stages. The remote is left alone.
     Gc(gc::Args),
     /// Name what must stay; without arguments, list the names
     Tag(tag::Args),

@@ -43,7 +43,7 @@ pub struct StatusArgs {
 
 pub fn push(args: &PushArgs, remote: &RemoteArgs, cache: &Path, registry: Registry) -> Result<()> {
     let store = Store::open(cache)?;
-    let remote = remote.required()?;
+    let remote = remote.required(cache)?;
     if remote.mode() == Mode::Read {
         let error = Error::usage(format!("the remote `{}` is only read", remote.name()));
         return Err(error.hint("ERW_REMOTE_MODE=write, and an address that is no web server's"));
@@ -73,11 +73,11 @@ pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
     let here = Store::open(cache)?;
     // What is here before, so that it can be told from what comes.
     let before: BTreeSet<String> = actions::all(&here)?.0.iter().map(|r| r.key().to_string()).collect();
-    let store = here.with_remote(Some(remote.required()?));
+    let store = here.with_remote(Some(remote.required(cache)?));
     let judge = Judge::new(&pipeline, &store, BTreeSet::new());
     let verdicts = plan(&judge, &selected);
-    warn(store.remote());
     check(&store)?;
+    warn(store.remote());
     let verdicts = verdicts?;
     let mut rows = vec![];
     let mut lacking = 0;
@@ -105,7 +105,7 @@ pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
 pub fn status(args: &StatusArgs, remote: &RemoteArgs, cache: &Path, registry: Registry) -> Result<()> {
     let pipeline = args.pipeline.load(registry)?;
     let selected = select(&pipeline, &args.targets)?;
-    let store = Store::open(cache)?.with_remote(Some(remote.required()?.records_only()));
+    let store = Store::open(cache)?.with_remote(Some(remote.required(cache)?.records_only()));
     let judge = Judge::new(&pipeline, &store, BTreeSet::new());
     let verdicts = plan(&judge, &selected)?;
     let mut rows = vec![];
@@ -128,8 +128,8 @@ pub fn status(args: &StatusArgs, remote: &RemoteArgs, cache: &Path, registry: Re
         };
         rows.push(vec![name, place.into(), bytes(n)]);
     }
-    warn(store.remote());
     check(&store)?;
+    warn(store.remote());
     print(&format!("{}{} here, {} in the remote\n", columns(&rows, ""), bytes(here_bytes), bytes(there_bytes)))
 }
 

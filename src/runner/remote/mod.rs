@@ -17,11 +17,12 @@
 //! of waiting, for downloads and for the last uploads, end when the run is told to stop.
 //!
 //! The one place with async code in the runner: `address` makes a client of an address, `pull` and `push` are the two
-//! directions, `tree` the list of files, `fault` what went wrong in words without secrets.
+//! directions of `link`, `tree` the list of files, `fault` what went wrong in words without secrets.
 //! This module does not know when a record counts as a hit (`plan`) and who asks.
 
 mod address;
 mod fault;
+mod link;
 mod pull;
 mod push;
 mod tree;
@@ -30,27 +31,20 @@ pub use address::Mode;
 pub use push::Sent;
 
 use super::actions::Record;
-use super::digest::Digest;
 use super::key::Key;
 use super::store::Store;
 use crate::error::{Error, Result};
-use fault::Fault;
-use object_store::ObjectStore;
-use object_store::path::Path as Location;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use link::Link;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::Semaphore;
-
-/// Files on their way at a time, in both directions together.
-const TRANSFERS: usize = 16;
-/// How often a transfer looks whether it is still wanted.
-const STOP_INTERVAL: Duration = Duration::from_millis(50);
+use tokio::runtime::{Builder, Handle, Runtime};
 
 pub struct Remote {
     link: Arc<Link>,
-    runtime: tokio::runtime::Runtime,
+    threads: Handle,
+    /// Taken when this value goes.
+    runtime: Option<Runtime>,
     depth: Depth,
 }
 
@@ -61,37 +55,6 @@ enum Depth {
     Artifacts,
     /// A hit says only that they could be had.
     Records,
-}
-
-/// What transfers share. They outlive the call that began them.
-struct Link {
-    client: Arc<dyn ObjectStore>,
-    /// In front of every name.
-    prefix: String,
-    /// As told to people: without passwords and tokens.
-    name: String,
-    mode: Mode,
-    /// Not to be asked any more.
-    dead: AtomicBool,
-    /// Refuses what it is sent, but answers.
-    mute: AtomicBool,
-    /// The run is over, whatever is under way.
-    stopped: AtomicBool,
-    /// Records that are still being sent.
-    pending: AtomicUsize,
-    slots: Semaphore,
-    said: Mutex<Said>,
-}
-
-#[derive(Default)]
-struct Said {
-    /// Not yet told.
-    warnings: Vec<String>,
-    /// Names of objects that are not what they should be; sent anew when there is something better.
-    bad: BTreeSet<String>,
-    /// What was asked for, so that a stage that waits for a lock does not ask over and over.
-    records: BTreeMap<Key, Option<Found>>,
-    last_fault: Option<String>,
 }
 
 /// A record that a remote has, and the bytes it came as.
@@ -110,26 +73,15 @@ impl std::fmt::Debug for Remote {
 impl Remote {
     /// Makes ready to ask the remote at `address`; asks nothing yet. An address that nobody understands is an error.
     pub fn open(address: &str, mode: Option<Mode>) -> Result<Self> {
-        let address::Opened { client, prefix, name, mode } = address::open(address, mode)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
+        let opened = address::open(address, mode)?;
+        let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("erw-remote")
             .enable_all()
             .build()
             .map_err(|e| Error::usage("cannot start the threads of the remote cache").because(e))?;
-        let link = Link {
-            client,
-            prefix,
-            name,
-            mode,
-            dead: AtomicBool::new(false),
-            mute: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
-            pending: AtomicUsize::new(0),
-            slots: Semaphore::new(TRANSFERS),
-            said: Mutex::default(),
-        };
-        Ok(Self { link: Arc::new(link), runtime, depth: Depth::Artifacts })
+        let threads = runtime.handle().clone();
+        Ok(Self { link: Arc::new(Link::to(opened)), threads, runtime: Some(runtime), depth: Depth::Artifacts })
     }
 
     /// For plans: a hit is told and nothing is fetched.
@@ -160,7 +112,7 @@ impl Remote {
         if !self.link.answers() {
             return None;
         }
-        let found = self.runtime.block_on(self.link.record(key));
+        let found = self.threads.block_on(self.link.record(key));
         self.link.said().records.insert(*key, found.clone());
         found
     }
@@ -168,7 +120,7 @@ impl Remote {
     /// Brings what a found record names into the store, the record last. False: it cannot be had, and why was noted.
     pub fn fetch(&self, store: &Store, found: &Found) -> bool {
         let key = found.record.key();
-        let fetched = self.link.answers() && pull::outputs(&self.runtime, &self.link, store, found);
+        let fetched = self.link.answers() && pull::outputs(&self.threads, &self.link, store, found);
         if !fetched {
             // Asked once: whoever asks again computes.
             self.link.said().records.insert(key, None);
@@ -184,7 +136,7 @@ impl Remote {
         let Some(parcel) = push::Parcel::of(store, record) else { return };
         let link = Arc::clone(&self.link);
         link.pending.fetch_add(1, Ordering::SeqCst);
-        self.runtime.spawn(async move {
+        self.threads.spawn(async move {
             let sent = link.unless_stopped(link.send(&parcel, false)).await;
             if let Some(Err(fault)) = sent {
                 link.upload_failed(&fault);
@@ -197,7 +149,7 @@ impl Remote {
     pub fn push(&self, store: &Store, record: &Record, again: bool) -> Result<Sent> {
         let unfit = || Error::usage(format!("what `{}/{}` made is no longer here", record.pipeline, record.stage));
         let parcel = push::Parcel::of(store, record).ok_or_else(unfit)?;
-        self.runtime.block_on(self.link.send(&parcel, again)).map_err(|fault| self.link.error(&fault))
+        self.threads.block_on(self.link.send(&parcel, again)).map_err(|fault| self.link.error(&fault))
     }
 
     /// To be called now and then by whoever runs stages: hands out what is to be told. `idle`: nothing is left to do
@@ -238,99 +190,9 @@ impl Remote {
 impl Drop for Remote {
     fn drop(&mut self) {
         self.link.stopped.store(true, Ordering::SeqCst);
-    }
-}
-
-impl Link {
-    fn said(&self) -> MutexGuard<'_, Said> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn answers(&self) -> bool {
-        !self.dead.load(Ordering::SeqCst)
-    }
-
-    fn at(&self, name: &str) -> Location {
-        Location::from(format!("{}/{name}", self.prefix))
-    }
-
-    /// The first fault of a remote ends the matter, in one warning.
-    fn failed(&self, fault: &Fault) {
-        match fault {
-            Fault::Remote(cause) => {
-                if !self.dead.swap(true, Ordering::SeqCst) {
-                    let text = format!("the remote `{}` cannot be used, going on without it: {cause}", self.name);
-                    let mut said = self.said();
-                    said.last_fault = Some(cause.clone());
-                    said.warnings.push(text);
-                }
-            }
-            Fault::Bad { name, why } => self.is_bad(name, why),
-            Fault::Absent(name) => self.is_bad(name, "it is named by a record and not there"),
-            Fault::Local(error) => self.said().warnings.push(format!("nothing taken from the remote: {error}")),
-            Fault::Stopped => {}
+        // Not by waiting: it may be digesting something large.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
-
-    fn is_bad(&self, name: &str, why: &str) {
-        let mut said = self.said();
-        if said.bad.insert(name.to_string()) {
-            said.warnings.push(format!("`{name}` of the remote `{}` counts as absent: {why}", self.name));
-        }
-    }
-
-    fn upload_failed(&self, fault: &Fault) {
-        let cause = match fault {
-            Fault::Stopped => return,
-            Fault::Local(error) => return self.said().warnings.push(format!("not sent to the remote: {error}")),
-            Fault::Remote(cause) => cause.clone(),
-            Fault::Bad { name, why } => format!("`{name}`: {why}"),
-            Fault::Absent(name) => format!("there is no place for `{name}`"),
-        };
-        // One that is out of order was told of when it was asked.
-        if !self.mute.swap(true, Ordering::SeqCst) && self.answers() {
-            let text = format!("the remote `{}` takes no results, they stay in this cache: {cause}", self.name);
-            self.said().warnings.push(text);
-        }
-    }
-
-    fn error(&self, fault: &Fault) -> Error {
-        let error = Error::usage(format!("cannot send to the remote `{}`", self.name));
-        match fault {
-            Fault::Remote(cause) => error.because(cause),
-            Fault::Bad { name, why } => error.because(format!("`{name}`: {why}")),
-            Fault::Absent(name) => error.because(format!("there is no place for `{name}`")),
-            Fault::Local(local) => (**local).clone(),
-            Fault::Stopped => error.because("stopped"),
-        }
-    }
-
-    /// What `work` gives; `None` as soon as nobody wants it any more.
-    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let stopped = async {
-            while !self.stopped.load(Ordering::SeqCst) {
-                tokio::time::sleep(STOP_INTERVAL).await;
-            }
-        };
-        let (work, stopped) = (std::pin::pin!(work), std::pin::pin!(stopped));
-        match futures_util::future::select(work, stopped).await {
-            futures_util::future::Either::Left((value, _)) => Some(value),
-            futures_util::future::Either::Right(_) => None,
-        }
-    }
-}
-
-fn record_name(key: &Key) -> String {
-    let key = key.to_string();
-    format!("v1/actions/{}/{key}.json", &key[..2])
-}
-
-fn blob_name(digest: &Digest) -> String {
-    let digest = digest.to_string();
-    format!("v1/blobs/{}/{digest}", &digest[..2])
-}
-
-fn tree_name(digest: &Digest) -> String {
-    let digest = digest.to_string();
-    format!("v1/trees/{}/{digest}.json", &digest[..2])
 }

@@ -6,9 +6,10 @@ use super::super::actions::{self, Lookup};
 use super::super::digest::{Digest, Measured, join};
 use super::super::key::Key;
 use super::super::store::{self, Presence, Store, unique, write_atomic};
+use super::Found;
 use super::fault::{self, Fault};
+use super::link::{Link, blob_name, record_name, tree_name};
 use super::tree::{File, Tree};
-use super::{Found, Link, blob_name, record_name, tree_name};
 use crate::error::Error;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 
 /// Files of one artifact asked for at a time.
 const FILES: usize = 8;
@@ -24,11 +25,11 @@ const FILES: usize = 8;
 const SMALL: u64 = 256 << 20;
 
 /// Brings every output of a record, then the record. A failure is noted and means: no.
-pub fn outputs(runtime: &Runtime, link: &Link, store: &Store, found: &Found) -> bool {
+pub fn outputs(threads: &Handle, link: &Link, store: &Store, found: &Found) -> bool {
     let key = found.record.key();
     let fetch = || -> Result<(), Fault> {
         for output in found.record.outputs.values() {
-            artifact(runtime, link, store, &output.measured)?;
+            artifact(threads, link, store, &output.measured)?;
         }
         let path = store.action_file(&key);
         write_atomic(&path, &found.bytes).map_err(|e| Error::io("write", &path, e).into())
@@ -43,7 +44,7 @@ pub fn outputs(runtime: &Runtime, link: &Link, store: &Store, found: &Found) -> 
 }
 
 /// Brings one artifact. Others that want it meanwhile, here or on other hosts, wait and find it.
-fn artifact(runtime: &Runtime, link: &Link, store: &Store, wanted: &Measured) -> Result<(), Fault> {
+fn artifact(threads: &Handle, link: &Link, store: &Store, wanted: &Measured) -> Result<(), Fault> {
     if store.look(wanted) == Presence::Whole {
         return Ok(());
     }
@@ -54,7 +55,7 @@ fn artifact(runtime: &Runtime, link: &Link, store: &Store, wanted: &Measured) ->
     let folder = store.v1("pulls").join(wanted.digest.to_string());
     std::fs::create_dir_all(&folder).map_err(|e| Error::io("make", &folder, e))?;
     let whole = folder.join("whole");
-    let pulled = runtime.block_on(link.unless_stopped(link.files(wanted, &folder, &whole)));
+    let pulled = threads.block_on(link.unless_stopped(link.files(wanted, &folder, &whole)));
     pulled.unwrap_or(Err(Fault::Stopped))?;
     store.publish(&whole, wanted)?;
     let _ = store::remove(&folder);
