@@ -292,6 +292,19 @@ fn wrong_credentials_and_wrong_buckets_cost_one_warning() {
 }
 
 #[test]
+fn refused_objects_count_as_absent() {
+    let ann = Person::at("s3://closed", refusing(403));
+    let said = ann.run();
+    assert_eq!(ann.took(), ALL);
+    let [one] = warnings(&said)[..] else { panic!("{}", said.stderr) };
+    assert!(one.starts_with("warning: the remote `s3://closed` refuses access to `v1/actions/"), "{one}");
+    assert!(
+        one.contains("`: what it refuses counts as absent (S3 refuses absent objects to accounts that may not list"),
+        "{one}"
+    );
+}
+
+#[test]
 fn a_pull_that_is_cut_goes_on_where_it_was() {
     let bucket = Moto::shared().bucket("cut");
     let ann = Person::of(&bucket);

@@ -27,11 +27,11 @@
 //! Runs on several hosts may share a cache folder on a network file system. What is relied on:
 //!
 //! - `flock` that reaches across hosts. It does on NFSv4 and NFSv3 with its lock daemon (where Linux makes it a byte-range
-//!   lock, hence every lock file is opened for writing), on Lustre mounted with `-o flock`, on CephFS, GPFS and GFS2. It
+//!   lock, hence every lock file is opened for writing), on Lustre mounted with `-o flock`, on CephFS and GFS2. It
 //!   does not on NFS mounted with `nolock` or `local_lock=flock` or `all`, on Lustre with `-o localflock`, on CIFS with
 //!   `nobrl` and on most FUSE file systems (sshfs, s3fs, …): there every host needs a cache of its own, and a remote can
 //!   join them. A file system that knows no locks is refused when the folder is opened.
-//! - Rename within the folder is atomic, and a rename over an artifact that is there fails or changes nothing.
+//! - Rename within the folder is atomic, and a rename over an artifact that is there fails or puts equal bytes in its place.
 //! - Names under way are random, never made of process numbers, which repeat on other hosts.
 //! - A folder listed or a name looked up may be a while old (NFS keeps what it saw for some seconds): then something is
 //!   computed twice, and equal bytes meet under one name. Nothing is taken for done before it is.

@@ -60,6 +60,7 @@ pub fn push(args: &PushArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
     for record in &records {
         sent += remote.push(&store, record, args.again)?;
     }
+    warn(Some(&remote));
     let (n, total) = (count(records.len(), "record"), bytes(sent.bytes));
     print(&match sent.objects {
         0 => format!("{}: {n}, all there\n", remote.name()),

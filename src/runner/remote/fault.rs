@@ -26,6 +26,8 @@ pub enum Fault {
     Bad { name: String, why: String },
     /// An object that must be there is not.
     Absent(String),
+    /// Access to this object is refused. S3 says so of absent ones to those who may not list the bucket.
+    Denied(String),
     /// The fault is on this side.
     Local(Box<Error>),
     /// Nobody wants it any more.
@@ -45,6 +47,7 @@ pub fn of(name: &str, error: &E) -> Fault {
     match error {
         E::NotFound { .. } if code == Some("NoSuchBucket") => Fault::Remote("there is no such bucket".into()),
         E::NotFound { .. } => Fault::Absent(name.into()),
+        E::PermissionDenied { .. } if matches!(code, None | Some("AccessDenied")) => Fault::Denied(name.into()),
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
             let code = code.map_or_else(String::new, |code| format!(" ({})", clean(code)));
             Fault::Remote(format!("it refuses access{code}"))

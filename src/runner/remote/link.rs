@@ -32,6 +32,8 @@ pub struct Link {
     dead: AtomicBool,
     /// Refuses what it is sent, but answers.
     pub mute: AtomicBool,
+    /// That it refuses access to objects was told.
+    denied: AtomicBool,
     /// The run is over, whatever is under way.
     pub stopped: AtomicBool,
     /// Records that are still being sent.
@@ -61,6 +63,7 @@ impl Link {
             mode,
             dead: AtomicBool::new(false),
             mute: AtomicBool::new(false),
+            denied: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
             slots: Semaphore::new(TRANSFERS),
@@ -92,9 +95,28 @@ impl Link {
                 }
             }
             Fault::Bad { name, why } => self.is_bad(name, why),
-            Fault::Absent(name) => self.is_bad(name, "it is named by a record and not there"),
+            Fault::Absent(name) | Fault::Denied(name) => self.is_bad(name, "it is named by a record and not there"),
             Fault::Local(error) => self.said().warnings.push(format!("nothing taken from the remote: {error}")),
             Fault::Stopped => {}
+        }
+    }
+
+    /// Passes what says that an object is not there; anything else is a fault.
+    pub fn absent(&self, fault: Fault) -> Result<(), Fault> {
+        match fault {
+            Fault::Absent(_) => Ok(()),
+            Fault::Denied(name) => {
+                if !self.denied.swap(true, Ordering::SeqCst) {
+                    let text = format!(
+                        "the remote `{}` refuses access to `{name}`: what it refuses counts as absent (S3 refuses absent objects to \
+                         accounts that may not list the bucket)",
+                        self.name
+                    );
+                    self.said().warnings.push(text);
+                }
+                Ok(())
+            }
+            other => Err(other),
         }
     }
 
@@ -112,6 +134,9 @@ impl Link {
             Fault::Remote(cause) => cause.clone(),
             Fault::Bad { name, why } => format!("`{name}`: {why}"),
             Fault::Absent(name) => format!("there is no place for `{name}`"),
+            // Of one that refuses to be read too, no more need be said.
+            Fault::Denied(_) if self.denied.load(Ordering::SeqCst) => return self.mute.store(true, Ordering::SeqCst),
+            Fault::Denied(_) => "it refuses access".into(),
         };
         // One that is out of order was told of when it was asked.
         if !self.mute.swap(true, Ordering::SeqCst) && self.answers() {
@@ -126,6 +151,7 @@ impl Link {
             Fault::Remote(cause) => error.because(cause),
             Fault::Bad { name, why } => error.because(format!("`{name}`: {why}")),
             Fault::Absent(name) => error.because(format!("there is no place for `{name}`")),
+            Fault::Denied(name) => error.because(format!("it refuses access to `{name}`")),
             Fault::Local(local) => (**local).clone(),
             Fault::Stopped => error.because("stopped"),
         }

@@ -36,7 +36,7 @@ pub fn outputs(threads: &Handle, link: &Link, store: &Store, found: &Found) -> b
     };
     let Err(fault) = fetch() else { return true };
     link.failed(&fault);
-    if matches!(fault, Fault::Bad { .. } | Fault::Absent(_)) {
+    if matches!(fault, Fault::Bad { .. } | Fault::Absent(_) | Fault::Denied(_)) {
         // It names what cannot be had: whoever computes the result anew replaces it.
         link.said().bad.insert(record_name(&key));
     }
@@ -67,9 +67,8 @@ impl Link {
         let name = record_name(key);
         let bytes = match self.unless_stopped(self.small(&name)).await? {
             Ok(bytes) => bytes,
-            Err(Fault::Absent(_)) => return None,
             Err(fault) => {
-                self.failed(&fault);
+                let _ = self.absent(fault).map_err(|fault| self.failed(&fault));
                 return None;
             }
         };
@@ -98,8 +97,8 @@ impl Link {
         // One file may be an artifact by itself or alone in a folder; which it is, only the remote knows.
         if wanted.files == 1 {
             match self.file(&File::alone(wanted), &[whole.to_path_buf()], folder).await {
-                Err(Fault::Absent(_)) => {}
-                other => return other,
+                Err(fault) => self.absent(fault)?,
+                Ok(()) => return Ok(()),
             }
         }
         let tree = self.tree(wanted).await?;

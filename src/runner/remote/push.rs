@@ -76,8 +76,8 @@ impl Link {
         }
         let failed = |e| fault::of(name, &e);
         let there = match self.client.get(&self.at(name)).await.map_err(failed) {
-            Err(Fault::Absent(_)) => return Ok(true),
-            other => other?.bytes().await.map_err(failed)?,
+            Ok(there) => there.bytes().await.map_err(failed)?,
+            Err(fault) => return self.absent(fault).map(|()| true),
         };
         Ok(matches!(actions::read(&there, key), Lookup::Damaged))
     }
@@ -122,8 +122,7 @@ impl Link {
         }
         match self.client.head(&self.at(name)).await.map_err(|e| fault::of(name, &e)) {
             Ok(meta) => Ok(meta.size == bytes),
-            Err(Fault::Absent(_)) => Ok(false),
-            Err(fault) => Err(fault),
+            Err(fault) => self.absent(fault).map(|()| false),
         }
     }
 
