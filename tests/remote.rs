@@ -292,6 +292,25 @@ fn wrong_credentials_and_wrong_buckets_cost_one_warning() {
 }
 
 #[test]
+fn a_remote_that_goes_away_during_a_run_costs_one_warning() {
+    let bucket = Moto::shared().bucket("away");
+    let proxy = Proxy::before(Moto::shared().address, usize::MAX);
+    let ann = Person::at(&format!("s3://{}", bucket.name), proxy.address);
+    // The second stage waits until the first is done and the remote is gone.
+    let text =
+        TEAM.replace("echo both >> ran;", "touch waits; while ! [ -e go ]; do sleep 0.02; done; echo both >> ran;");
+    ann.space.write("p.toml", &(text + "[stages.after]\nkind = \"command\"\nrun = \"cp {inputs.x} {outputs.o}\"\ninputs = { x = \"both\" }\noutputs = { o = \"text\" }\n"));
+    let mut run = ann.command(&["run", "p.toml", "--plain"]);
+    let run = run.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    ann.space.until("the stage", || ann.space.path("waits").exists());
+    proxy.cut_after(0);
+    ann.space.write("go", "");
+    let said = Said::from(run.wait_with_output().unwrap()).expect(0);
+    assert_eq!(warnings(&said).len(), 1, "{}", said.stderr);
+    assert_eq!(ann.took(), ALL);
+}
+
+#[test]
 fn refused_objects_count_as_absent() {
     let ann = Person::at("s3://closed", refusing(403));
     let said = ann.run();

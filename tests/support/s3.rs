@@ -139,7 +139,9 @@ impl Proxy {
         });
         let (mut buffer, mut left) = (vec![0; 16 * 1024], self.limit.load(Ordering::SeqCst));
         loop {
-            let n = (&server).read(&mut buffer)?.min(left);
+            let n = (&server).read(&mut buffer)?;
+            // Gone is gone, for connections that are kept too.
+            let n = if self.limit.load(Ordering::SeqCst) == 0 { 0 } else { n.min(left) };
             self.passed.fetch_add(n, Ordering::SeqCst);
             let mut out = client;
             out.write_all(&buffer[..n])?;

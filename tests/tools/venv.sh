@@ -4,12 +4,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 venv="${ERW_TEST_VENV:-target/venv}"
-wanted="moto[server]==5.1.21"
-if [ "$(cat "$venv/wanted" 2>/dev/null)" = "$wanted" ]; then
+wanted=tests/tools/requirements.txt
+if cmp -s "$wanted" "$venv/installed.txt"; then
     exit 0
 fi
 rm -rf "$venv"
 python3 -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$wanted"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$wanted"
 # Last: an environment without it is not finished.
-printf '%s\n' "$wanted" > "$venv/wanted"
+cp "$wanted" "$venv/installed.txt"

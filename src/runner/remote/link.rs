@@ -32,8 +32,8 @@ pub struct Link {
     dead: AtomicBool,
     /// Refuses what it is sent, but answers.
     pub mute: AtomicBool,
-    /// That it refuses access to objects was told.
-    denied: AtomicBool,
+    /// That it is out of order.
+    told: AtomicBool,
     /// The run is over, whatever is under way.
     pub stopped: AtomicBool,
     /// Records that are still being sent.
@@ -63,7 +63,7 @@ impl Link {
             mode,
             dead: AtomicBool::new(false),
             mute: AtomicBool::new(false),
-            denied: AtomicBool::new(false),
+            told: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
             slots: Semaphore::new(TRANSFERS),
@@ -87,12 +87,9 @@ impl Link {
     pub fn failed(&self, fault: &Fault) {
         match fault {
             Fault::Remote(cause) => {
-                if !self.dead.swap(true, Ordering::SeqCst) {
-                    let text = format!("the remote `{}` cannot be used, going on without it: {cause}", self.name);
-                    let mut said = self.said();
-                    said.last_fault = Some(cause.clone());
-                    said.warnings.push(text);
-                }
+                self.dead.store(true, Ordering::SeqCst);
+                self.said().last_fault = Some(cause.clone());
+                self.tell_once(format!("the remote `{}` cannot be used, going on without it: {cause}", self.name));
             }
             Fault::Bad { name, why } => self.is_bad(name, why),
             Fault::Absent(name) | Fault::Denied(name) => self.is_bad(name, "it is named by a record and not there"),
@@ -101,19 +98,23 @@ impl Link {
         }
     }
 
+    /// A remote that is out of order is told of once, in whatever way it shows first.
+    fn tell_once(&self, text: String) {
+        if !self.told.swap(true, Ordering::SeqCst) {
+            self.said().warnings.push(text);
+        }
+    }
+
     /// Passes what says that an object is not there; anything else is a fault.
     pub fn absent(&self, fault: Fault) -> Result<(), Fault> {
         match fault {
             Fault::Absent(_) => Ok(()),
             Fault::Denied(name) => {
-                if !self.denied.swap(true, Ordering::SeqCst) {
-                    let text = format!(
-                        "the remote `{}` refuses access to `{name}`: what it refuses counts as absent (S3 refuses absent objects to \
-                         accounts that may not list the bucket)",
-                        self.name
-                    );
-                    self.said().warnings.push(text);
-                }
+                self.tell_once(format!(
+                    "the remote `{}` refuses access to `{name}`: what it refuses counts as absent (S3 refuses absent objects to \
+                     accounts that may not list the bucket)",
+                    self.name
+                ));
                 Ok(())
             }
             other => Err(other),
@@ -134,15 +135,10 @@ impl Link {
             Fault::Remote(cause) => cause.clone(),
             Fault::Bad { name, why } => format!("`{name}`: {why}"),
             Fault::Absent(name) => format!("there is no place for `{name}`"),
-            // Of one that refuses to be read too, no more need be said.
-            Fault::Denied(_) if self.denied.load(Ordering::SeqCst) => return self.mute.store(true, Ordering::SeqCst),
             Fault::Denied(_) => "it refuses access".into(),
         };
-        // One that is out of order was told of when it was asked.
-        if !self.mute.swap(true, Ordering::SeqCst) && self.answers() {
-            let text = format!("the remote `{}` takes no results, they stay in this cache: {cause}", self.name);
-            self.said().warnings.push(text);
-        }
+        self.mute.store(true, Ordering::SeqCst);
+        self.tell_once(format!("the remote `{}` takes no results, they stay in this cache: {cause}", self.name));
     }
 
     pub fn error(&self, fault: &Fault) -> Error {
