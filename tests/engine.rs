@@ -423,3 +423,16 @@ fn a_watched_pipeline_runs_again_when_a_file_changes() {
     assert_eq!(out.status.code(), Some(130), "{stderr}");
     assert!(stderr.contains("src changed") && stderr.contains("unknown kind `commando`"), "{stderr}");
 }
+
+#[test]
+fn work_may_lie_on_another_file_system() {
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    let space = chain();
+    std::fs::create_dir_all(space.path("cache/v1")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), space.path("cache/v1/work")).unwrap();
+    space.run(&[]).expect(0);
+    assert_eq!(space.bucket("store").len(), 4);
+    assert!(space.bucket("store").iter().all(|p| !p.file_name().unwrap().to_string_lossy().starts_with(".tmp")));
+    assert_eq!(elsewhere.path().read_dir().unwrap().count(), 0);
+    space.erw(&["cache", "verify"]).expect(0);
+}

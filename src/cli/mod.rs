@@ -6,12 +6,14 @@ pub mod compare;
 pub mod completions;
 mod conditions;
 pub mod explain;
+pub mod export;
 pub mod graph;
 pub mod lock;
 pub mod log;
 pub mod logs;
 pub mod metrics;
 pub mod plan;
+pub mod remote;
 pub mod run;
 pub mod schema;
 pub mod show;
@@ -37,6 +39,9 @@ struct Cli {
     /// Where artifacts, records and work under way are kept
     #[arg(long, global = true, env = "ERW_CACHE_DIR", default_value = "cache", value_name = "DIR")]
     cache_dir: PathBuf,
+    /// Told to every subcommand; those that have a use for it state it too.
+    #[command(flatten)]
+    _remote: remote::RemoteArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -85,8 +90,11 @@ enum Command {
     Logs(logs::Args),
     /// Say what an artifact was made of, down to the files it all began with
     Show(show::Args),
-    /// Look after the cache folder
+    /// Look after the cache folder, and share it
+    #[command(after_help = remote::HELP)]
     Cache(cache::Args),
+    /// Take an artifact out of the cache, as a folder for others
+    Export(export::Args),
     /// Fetch published weights, convert foreign ones, give ours to the released code
     Weights(weights::Args),
     /// Print a completion script for a shell
@@ -116,6 +124,7 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Logs(args) => logs::run(args, cache, registry)?,
         Command::Show(args) => show::run(args, cache, registry)?,
         Command::Cache(args) => cache::run(args, cache, registry)?,
+        Command::Export(args) => export::run(args, cache, registry)?,
         Command::Weights(args) => weights::run(args, cache, registry)?,
         Command::Completions(args) => completions::run(args, &mut Cli::command())?,
         Command::Worker(args) => return worker::run(args, registry),

@@ -2,6 +2,7 @@
 
 use super::common::{PipelineArgs, print};
 use super::lock;
+use super::remote::{RemoteArgs, warn};
 use crate::error::{Error, Result};
 use crate::report::junit::Junit;
 use crate::report::{self, Style, table};
@@ -17,6 +18,7 @@ use crate::runner::schedule::{self, Options, Outcome, Stop};
 use crate::runner::select::{named, select};
 use crate::runner::store::Store;
 use crate::runner::suggest;
+use crate::runner::uses::Uses;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -84,6 +86,8 @@ pub struct Flags {
     /// Also write how it went to this file, as JUnit XML
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub junit: Option<PathBuf>,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
 }
 
 impl Flags {
@@ -96,9 +100,9 @@ impl Flags {
     }
 
     /// Whoever hears the events of a run: its display, its journal, a report that was asked for, and `others`.
-    fn listener<'a>(&self, store: &Store, others: Vec<Box<dyn Listener + 'a>>) -> Result<Fan<'a>> {
+    fn listener<'a>(&self, store: &'a Store, others: Vec<Box<dyn Listener + 'a>>) -> Result<Fan<'a>> {
         let mut all: Vec<Box<dyn Listener + 'a>> =
-            vec![report::listener(self.style()), Box::new(Journal::start(store))];
+            vec![report::listener(self.style()), Box::new(Journal::start(store)), Box::new(Uses::of(store))];
         if let Some(file) = &self.junit {
             all.push(Box::new(Junit::new(file)?));
         }
@@ -146,7 +150,7 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let is_plain = is_plain && !args.lock && !args.locked;
     let question = Question::new(file, registry, &overrides, &args.targets).filter(|_| is_plain);
     if let Some(question) = question {
-        let store = Store::open(cache)?;
+        let store = args.flags.remote.store(cache)?;
         if let Some(memo) = memo::recall(&store, question) {
             let (limits, flags) = (args.flags.limits(), &args.flags);
             return match memo.tell(&store, &limits, flags.json, &mut flags.listener(&store, vec![])?) {
@@ -188,11 +192,13 @@ pub fn execute(
     listeners: Vec<Box<dyn Listener + '_>>,
 ) -> Result<Option<Outcome>> {
     let forced = forced(pipeline, &flags.force)?;
-    let store = Store::open(cache)?;
     if flags.dry_run {
+        let store = flags.remote.store_for_plans(cache)?;
         print(&super::plan::planned(pipeline, &store, &selected, forced)?.text())?;
+        warn(store.remote());
         return Ok(None);
     }
+    let store = flags.remote.store(cache)?;
     let stop = stop()?;
     let patience = Patience { timeout: flags.timeout, retries: flags.retries, backoff: None };
     let options = Options { selected, forced, keep_going: flags.keep_going, limits: flags.limits(), patience };

@@ -110,11 +110,16 @@ pub fn lookup(store: &Store, key: &Key) -> Result<Lookup> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Lookup::Miss),
         other => other.map_err(|e| Error::io("read", &path, e))?,
     };
-    Ok(match parse(&bytes) {
+    Ok(read(&bytes, key))
+}
+
+/// What the bytes of a record say about this key.
+pub fn read(bytes: &[u8], key: &Key) -> Lookup {
+    match parse(bytes) {
         Parsed::Record(record) if record.key() == *key => Lookup::Hit(record),
         Parsed::Foreign => Lookup::Miss,
         _ => Lookup::Damaged,
-    })
+    }
 }
 
 enum Parsed {

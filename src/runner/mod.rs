@@ -28,9 +28,15 @@
 //! 3. [`schedule`] judges and starts stages as their inputs become known, within the shares that [`pool`] grants.
 //! 4. [`perform`] carries one action out under the lock of its key: inputs verified, worker started ([`launch`]),
 //!    outputs digested and published, record last, work folder removed.
-//! 5. In the worker process [`worker`] finds the kind and calls it with an [`attempt`], ; a [`program`] is started by the runner itself. How either ends is seen by [`ending`].
+//! 5. In the worker process [`worker`] finds the kind and calls it with an [`attempt`]; a [`program`] is started by the
+//!    runner itself. How either ends is seen by [`ending`], what is under way is known to [`workers`].
 //! 6. [`memo`] keeps the answer to a run that found everything cached, for the next time it is asked.
-//! 7. All of it is told as [`event`]s; [`record`] keeps them. [`gc`] looks after the cache folder.
+//! 7. All of it is told as [`event`]s; [`record`] keeps them.
+//!
+//! # The cache folder
+//!
+//! [`remote`] shares it with others: [`plan`] asks there on a miss, [`uses`] offers what a run made. [`inventory`] lists it
+//! and reads it for damage, [`gc`] makes room in it, [`tags`] are names in it, [`export`] takes artifacts out of it.
 //!
 //! # Looking back
 //!
@@ -48,11 +54,13 @@ pub mod digest;
 mod edges;
 pub mod ending;
 pub mod event;
+pub mod export;
 pub mod files;
 pub mod gc;
 pub mod graph;
 mod guard;
 pub mod history;
+pub mod inventory;
 pub mod key;
 pub mod launch;
 pub mod layers;
@@ -70,6 +78,7 @@ pub mod program;
 pub mod quantity;
 pub mod reason;
 pub mod record;
+pub mod remote;
 pub mod resolve;
 pub mod revision;
 pub mod schedule;
@@ -79,6 +88,8 @@ pub mod spec;
 pub mod store;
 pub mod suggest;
 pub mod sweep;
+pub mod tags;
+pub mod uses;
 pub mod value;
 pub mod verify;
 pub mod why;

@@ -7,7 +7,7 @@ use super::actions::{self, Lookup, Record};
 use super::digest::Digest;
 use super::files::{Files, Outside, first_difference};
 use super::graph::{Pipeline, Source, Stage, StageId};
-use super::key::{self, Action};
+use super::key::{self, Action, Key};
 use super::past::Past;
 use super::reason::{self, Reason};
 use super::store::{Presence, Store};
@@ -73,12 +73,22 @@ pub struct Judge<'a> {
     pub forced: BTreeSet<StageId>,
     /// Artifacts found damaged in this run.
     pub damaged: Mutex<BTreeSet<Digest>>,
+    /// Hits that only the remote has; empty where a hit brings the artifacts.
+    afar: Mutex<BTreeSet<Key>>,
     past: OnceLock<Past>,
 }
 
 impl<'a> Judge<'a> {
     pub fn new(pipeline: &'a Pipeline, store: &'a Store, forced: BTreeSet<StageId>) -> Self {
-        Self { pipeline, store, files: Files::default(), forced, damaged: Mutex::default(), past: OnceLock::new() }
+        Self {
+            pipeline,
+            store,
+            files: Files::default(),
+            forced,
+            damaged: Mutex::default(),
+            afar: Mutex::default(),
+            past: OnceLock::new(),
+        }
     }
 
     /// The key of a stage whose inputs are known.
@@ -111,14 +121,39 @@ impl<'a> Judge<'a> {
         if self.forced.contains(&id) {
             return Ok(Verdict::Run(vec![Reason::Forced]));
         }
-        Ok(match actions::lookup(self.store, &keyed.action.key)? {
+        let looked = actions::lookup(self.store, &keyed.action.key)?;
+        let unusable = match looked {
             Lookup::Hit(record) => match self.unusable(stage, &record) {
-                None => Verdict::Cached(record),
-                Some(reason) => Verdict::Run(vec![reason]),
+                None => return Ok(Verdict::Cached(record)),
+                reason => reason,
             },
-            Lookup::Damaged => Verdict::Run(vec![Reason::Damaged { what: "the action record".into() }]),
-            Lookup::Miss => Verdict::Run(self.reasons(stage, keyed)?),
-        })
+            Lookup::Damaged => Some(Reason::Damaged { what: "the action record".into() }),
+            Lookup::Miss => None,
+        };
+        if let Some(record) = self.fetched(stage, keyed) {
+            return Ok(Verdict::Cached(record));
+        }
+        Ok(Verdict::Run(unusable.map_or_else(|| self.reasons(stage, keyed), |reason| Ok(vec![reason]))?))
+    }
+
+    /// What others made, brought here; in a plan, only looked for.
+    fn fetched(&self, stage: &Stage, keyed: &Keyed) -> Option<Box<Record>> {
+        let remote = self.store.remote()?;
+        let found = remote.record(&keyed.action.key)?;
+        if !stage.outputs.keys().all(|name| found.record.outputs.contains_key(name)) {
+            return None;
+        }
+        if remote.fetches() {
+            return remote.fetch(self.store, &found).then(|| Box::new(found.record));
+        }
+        self.afar.lock().unwrap_or_else(PoisonError::into_inner).insert(keyed.action.key);
+        Some(Box::new(found.record))
+    }
+
+    /// Is this verdict a hit whose artifacts only the remote has?
+    pub fn is_afar(&self, verdict: &Verdict) -> bool {
+        let afar = self.afar.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(verdict, Verdict::Cached(record) if afar.contains(&record.key()))
     }
 
     /// What stands against taking the outputs of a record.

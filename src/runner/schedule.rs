@@ -303,7 +303,9 @@ impl<'a> Scheduler<'a> {
             self.start_what_fits(scope);
             self.force_to_disk(scope);
             let idle = self.judging.is_empty() && self.running.is_empty();
-            if idle && self.locked.is_empty() && self.retries.is_empty() && self.backlog.is_empty() {
+            let idle = idle && self.locked.is_empty() && self.retries.is_empty() && self.backlog.is_empty();
+            self.attend_remote(idle);
+            if idle {
                 break;
             }
             match told.recv_timeout(TICK) {
@@ -495,6 +497,13 @@ impl<'a> Scheduler<'a> {
             let store = self.shop.judge.store;
             scope.spawn(move || store.sync());
         }
+    }
+
+    /// Passes on what a remote has to say; when all else is done, waits until it has sent what it was given.
+    fn attend_remote(&mut self, idle: bool) {
+        let (store, stop) = (self.shop.judge.store, self.stop);
+        let words = store.attend_remote(idle, &|| stop.count() > 0);
+        words.into_iter().for_each(|text| self.say(What::Warning { text }));
     }
 
     fn hear(&mut self, message: Message) {

@@ -15,22 +15,43 @@
 //!   v1/memos/<id>.json              answers to runs in which all was cached, see `memo`
 //!   v1/quarantine/                  what was found damaged
 //!   v1/verify/<any>/                a cache folder for the time of one second run, see `verify`
+//!   v1/pulls/<digest>/              an artifact on its way here, see `remote`
+//!   v1/tags/<name>.json             names that people gave, see `tags`
 //!   runs/<id>/                      journals of runs, see `record`
 //!   downloads/<name>/<file>         published files, see `fetch::library`; gc leaves them alone
 //! ```
 //!
 //! Everything appears by rename, so a kill at any instant leaves either nothing or the whole thing; what took long is
 //! on disk before it appears, the rest soon after (see [`Keep`]). The version is in the folder name: another layout will live beside this one.
+//!
+//! # Several hosts, one folder
+//!
+//! Runs on several hosts may share a cache folder on a network file system. What is relied on:
+//!
+//! - `flock` that reaches across hosts. It does on NFSv4 and NFSv3 with its lock daemon (where Linux makes it a byte-range
+//!   lock, hence every lock file is opened for writing), on Lustre mounted with `-o flock`, on CephFS and GFS2. It
+//!   does not on NFS mounted with `nolock` or `local_lock=flock` or `all`, on Lustre with `-o localflock`, on CIFS with
+//!   `nobrl` and on most FUSE file systems (sshfs, s3fs, …): there every host needs a cache of its own, and a remote can
+//!   join them. A file system that knows no locks is refused when the folder is opened.
+//! - Rename within the folder is atomic, and a rename over an artifact that is there fails or puts equal bytes in its place.
+//! - Names under way are random, never made of process numbers, which repeat on other hosts.
+//! - A folder listed or a name looked up may be a while old (NFS keeps what it saw for some seconds): then something is
+//!   computed twice, and equal bytes meet under one name. Nothing is taken for done before it is.
+//! - The lock of a key belongs to the open file, and processes that inherit it, on one host. A host that dies loses its
+//!   locks when the server notices (NFSv4: after its lease, 90 s as a rule); until then other hosts wait.
+//!
+//! Records say which host made them. Clocks of hosts are compared only by `gc`, in days.
 //! This module does not know what an action is made of.
 
 use super::digest::{Digest, Links, Measured, measure, walk};
 use super::key::Key;
+use super::remote::Remote;
 use crate::error::{Error, ErrorKind, Result};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 const TAG: &str =
     "Signature: 8a477f597d28d172789f06886806bc55\n# Artifacts and records of erw. See `erw cache --help`.\n";
@@ -44,6 +65,8 @@ const FLUSH_EACH: usize = 32;
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
+    /// Asked for what is not here.
+    remote: Option<Remote>,
     /// Held for the life of the value, so gc cannot take away what a run has just put here.
     _lock: File,
 }
@@ -98,6 +121,11 @@ impl Store {
                 .because(format!("`{}`: {e}", path.display()))
                 .hint("name another with `--cache-dir` or ERW_CACHE_DIR")
         };
+        let no_locks = |path: &Path, e: io::Error| match e.raw_os_error() {
+            Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::ENOLCK) => unusable(path, e)
+                .hint("its file system has no locks; ask for them (Lustre: `-o flock`) or use another one"),
+            _ => unusable(path, e),
+        };
         let root = std::path::absolute(dir).map_err(|e| unusable(dir, e))?;
         for sub in ["v1/store", "v1/actions", "v1/work", "v1/locks", "v1/files", "v1/trees", "runs"] {
             let folder = root.join(sub);
@@ -116,12 +144,26 @@ impl Store {
                     Error::usage(format!("a run is using the cache folder `{}`", dir.display()))
                         .hint("wait until it has ended")
                 }
-                TryLockError::Error(e) => unusable(&path, e),
+                TryLockError::Error(e) => no_locks(&path, e),
             })?;
         } else {
-            lock.lock_shared().map_err(|e| unusable(&path, e))?;
+            lock.lock_shared().map_err(|e| no_locks(&path, e))?;
         }
-        Ok(Self { root, _lock: lock })
+        Ok(Self { root, remote: None, _lock: lock })
+    }
+
+    /// With somewhere else to look and to send to.
+    #[must_use]
+    pub fn with_remote(mut self, remote: Option<Remote>) -> Self {
+        self.remote = remote;
+        self
+    }
+    pub fn remote(&self) -> Option<&Remote> {
+        self.remote.as_ref()
+    }
+    /// See [`Remote::attend`].
+    pub fn attend_remote(&self, idle: bool, stop: &dyn Fn() -> bool) -> Vec<String> {
+        self.remote.as_ref().map_or(vec![], |remote| remote.attend(idle, stop))
     }
 
     pub fn root(&self) -> &Path {
@@ -158,13 +200,37 @@ impl Store {
 
     /// `None`: somebody else works on this key.
     pub fn try_lock(&self, key: &Key) -> Result<Option<KeyLock>> {
-        let path = self.v1("locks").join(key.to_string());
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(|e| Error::io("open the lock", &path, e))?;
+        let (path, file) = self.lock_file(key)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(KeyLock { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(Error::io("lock", &path, e)),
+        }
+    }
+
+    /// Waits until nobody else has it. Only for what ends soon by itself.
+    pub fn lock(&self, key: &Key) -> Result<KeyLock> {
+        let (path, file) = self.lock_file(key)?;
+        file.lock().map_err(|e| Error::io("lock", &path, e))?;
+        Ok(KeyLock { file })
+    }
+
+    fn lock_file(&self, key: &Key) -> Result<(PathBuf, File)> {
+        let path = self.v1("locks").join(key.to_string());
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(|e| Error::io("open the lock", &path, e))?;
+        Ok((path, file))
+    }
+
+    /// Notes that a record was of use: the time of its file says when last, to the day. Gc asks; a file that belongs to
+    /// somebody else may stay as it is.
+    pub fn used(&self, key: &Key) {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let path = self.action_file(key);
+        let changed = fs::metadata(&path).and_then(|m| m.modified());
+        let fresh = changed.is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|age| age < DAY));
+        if !fresh && let Ok(file) = File::open(&path) {
+            let _ = file.set_modified(SystemTime::now());
         }
     }
 
@@ -198,13 +264,13 @@ impl Store {
         seal(path, keep).map_err(failed)?;
         let object = self.object(&measured.digest);
         let parent = object.parent().unwrap_or(&self.root);
-        let renamed = match fs::rename(path, &object) {
+        let moved = match relocate(path, &object, keep) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(parent).and_then(|()| fs::rename(path, &object))
+                fs::create_dir_all(parent).and_then(|()| relocate(path, &object, keep))
             }
             other => other,
         };
-        match renamed {
+        match moved {
             // Another run with equal bytes was faster.
             Err(_) if self.holds(measured) => Ok(()),
             other => other.and_then(|()| if keep == Keep::Now { sync_dir(parent) } else { Ok(()) }).map_err(failed),
@@ -231,8 +297,7 @@ impl Store {
         let folder = self.v1("quarantine");
         fs::create_dir_all(&folder).map_err(|e| Error::io("make", &folder, e))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let to = (0..).map(|n| folder.join(format!("{name}.{n}"))).find(|p| fs::symlink_metadata(p).is_err());
-        let to = to.unwrap_or_else(|| folder.join(name.as_ref()));
+        let to = folder.join(format!("{name}{}", unique().replace(".tmp-", ".")));
         match fs::rename(path, &to) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(|e| Error::io("quarantine", path, e)),
@@ -263,6 +328,44 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// Moves a file or folder. Onto another file system it is copied beside its place first, so that it too appears whole.
+fn relocate(from: &Path, to: &Path, keep: Keep) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {}
+        other => return other,
+    }
+    let beside = to.with_file_name(unique());
+    let moved = copy_all(from, &beside).and_then(|()| seal(&beside, keep)).and_then(|()| fs::rename(&beside, to));
+    if moved.is_err() {
+        let _ = remove(&beside);
+    }
+    moved.and_then(|()| remove(from))
+}
+
+/// A file or folder, with the permissions of files. On one file system that can, the copy shares its blocks with the
+/// original: `fs::copy` asks the kernel to copy.
+pub fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in walkdir::WalkDir::new(from) {
+        let entry = entry?;
+        let place = super::digest::join(to, entry.path().strip_prefix(from).unwrap_or(Path::new("")));
+        if entry.file_type().is_dir() {
+            fs::create_dir_all(&place)?;
+        } else {
+            fs::copy(entry.path(), &place)?;
+        }
+    }
+    Ok(())
+}
+
+/// A name for what is not finished. No other process on any host has it; gc knows it by its beginning.
+pub fn unique() -> String {
+    let random = getrandom::u64().unwrap_or_else(|_| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        now.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(32)
+    });
+    format!(".tmp-{random:016x}")
+}
+
 /// Writes a file so that at every instant, a power failure included, either the old or the new one is there, whole.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_file(path, bytes, Keep::Now)
@@ -271,10 +374,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Writes a file so that no process sees it half written. With [`Keep::Later`] a power failure may leave less: for what
 /// proves itself when it is read.
 pub fn write_file(path: &Path, bytes: &[u8], keep: Keep) -> io::Result<()> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
     let parent = path.parent().unwrap_or(Path::new("."));
-    let unique = format!(".tmp-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-    let temporary = parent.join(unique);
+    let temporary = parent.join(unique());
     let create = || match File::create(&temporary) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             fs::create_dir_all(parent).and_then(|()| File::create(&temporary))

@@ -122,7 +122,8 @@ impl Space {
 /// The program as on a developer's machine, where backtraces are asked for, without settings of its own.
 pub fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
-    command.env_remove("ERW_CACHE_DIR").env_remove("RUST_LIB_BACKTRACE").env("RUST_BACKTRACE", "1");
+    command.env_remove("ERW_CACHE_DIR").env_remove("ERW_REMOTE").env_remove("ERW_REMOTE_MODE");
+    command.env_remove("RUST_LIB_BACKTRACE").env("RUST_BACKTRACE", "1");
     command.stdin(Stdio::null());
     command
 }

@@ -35,7 +35,10 @@ pub fn planned(pipeline: &Pipeline, store: &Store, selected: &[StageId], forced:
                 Verdict::Waiting(_) if blocked.contains(id) => "blocked",
                 Verdict::Waiting(_) => "waits",
             },
-            says: words(pipeline, stage, verdict, &blocked, &library),
+            says: match judge.is_afar(verdict) {
+                true => vec!["cached (remote)".into()],
+                false => words(pipeline, stage, verdict, &blocked, &library),
+            },
             stale: !cached,
             past_seconds: past.filter(|_| !cached).and_then(|past| past.seconds(&pipeline.name, stage)),
         }

@@ -6,11 +6,11 @@ mod judged;
 pub use judged::planned;
 
 use super::common::{PipelineArgs, columns, print};
+use super::remote::{RemoteArgs, warn};
 use crate::error::Result;
 use crate::report::{duration, markdown};
 use crate::runner::manifest::Registry;
 use crate::runner::select::select;
-use crate::runner::store::Store;
 use serde::Serialize;
 use serde_json::json;
 use std::path::Path;
@@ -38,6 +38,8 @@ pub struct Args {
     /// Exit with 5 if there is work to do, with 0 if there is none
     #[arg(long)]
     pub exit_code: bool,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -79,7 +81,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
     let pipeline = args.pipeline.load_or_sweep(args.sweep, registry)?;
     let selected = select(&pipeline, &args.targets)?;
     let forced = super::run::forced(&pipeline, &args.force)?;
-    let store = Store::open(cache)?;
+    let store = args.remote.store_for_plans(cache)?;
     let planned = match &args.since {
         None => planned(&pipeline, &store, &selected, forced)?,
         Some(revision) => {
@@ -87,6 +89,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
             changed::planned(&pipeline, &store, &selected, revision, known)?
         }
     };
+    warn(store.remote());
     print(&match args.format {
         Format::Text => planned.text(),
         Format::Json => planned.json(),

@@ -1,0 +1,182 @@
+//! `erw cache gc`: which records are in use, what goes by the rules, and what is said about it.
+
+use super::count;
+use crate::cli::common::{columns, print};
+use crate::error::{Error, Result};
+use crate::report::{bytes, duration};
+use crate::runner::digest::Digest;
+use crate::runner::gc::{self, Keep, Rules, Sweep, Why};
+use crate::runner::graph::Pipeline;
+use crate::runner::key::Key;
+use crate::runner::layers::Overrides;
+use crate::runner::manifest::Registry;
+use crate::runner::plan::{Judge, Verdict, plan};
+use crate::runner::quantity;
+use crate::runner::select::select;
+use crate::runner::store::Store;
+use crate::runner::sweep::SweepPlan;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Keep what these pipelines, as they are now, use
+    #[arg(long, value_name = "PIPELINE", num_args = 1..)]
+    pub keep_pipelines: Vec<PathBuf>,
+    /// Keep what these lock files name
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub keep_locks: Vec<PathBuf>,
+    /// Remove records that no run has used for so long: 30d, 12h, 2w
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub older_than: Option<Duration>,
+    /// Remove the least recently used records until the artifacts of the rest fit: 100GiB
+    #[arg(long, value_name = "SIZE", value_parser = amount)]
+    pub max_size: Option<u64>,
+    /// Also remove checkpoints of unfinished stages
+    #[arg(long)]
+    pub checkpoints: bool,
+    /// Say what would go, and remove nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Name every record
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    quantity::duration(text).ok_or_else(|| "a time is a number with s, m, h, d or w".into())
+}
+
+fn amount(text: &str) -> Result<u64, String> {
+    let number = text.parse::<u64>().ok();
+    number.or_else(|| quantity::bytes(text)).ok_or_else(|| "a size is 100GiB, 500MB, or a number of bytes".into())
+}
+
+pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
+    let store = Store::open_alone(cache)?;
+    let rules = Rules {
+        keep: keep(args, &store, registry)?,
+        older_than: args.older_than,
+        max_size: args.max_size,
+        checkpoints: args.checkpoints,
+    };
+    let sweep = gc::plan(&store, &rules)?;
+    if !args.dry_run {
+        gc::carry_out(&store, &sweep)?;
+    }
+    print(&text(args, &sweep))
+}
+
+fn text(args: &Args, sweep: &Sweep) -> String {
+    let verb = if args.dry_run { "would remove" } else { "removed" };
+    let mut text = format!(
+        "{verb} {}, {}, {}: {}\n",
+        count(sweep.records.len() + sweep.damaged.len(), "record"),
+        count(sweep.artifacts.len(), "artifact"),
+        count(sweep.work_dirs.len(), "work folder"),
+        bytes(sweep.bytes)
+    );
+    text.push_str(&columns(&by_reason(args, sweep), "  "));
+    if args.verbose {
+        let row = |g: &gc::Gone| {
+            let age = format!("last used {} ago", duration(g.age.as_secs_f64()));
+            vec![g.key.short(), g.of.clone(), age, words(args, g.why)]
+        };
+        text.push_str(&columns(&sweep.records.iter().map(row).collect::<Vec<_>>(), ""));
+    }
+    if !sweep.resumable.is_empty() {
+        let kept = count(sweep.resumable.len(), "unfinished stage");
+        text.push_str(&format!("kept checkpoints of {kept}; `--checkpoints` removes them too\n"));
+    }
+    text
+}
+
+fn by_reason(args: &Args, sweep: &Sweep) -> Vec<Vec<String>> {
+    let mut sums: BTreeMap<Why, (usize, usize, u64)> = BTreeMap::new();
+    sweep.records.iter().for_each(|g| sums.entry(g.why).or_default().0 += 1);
+    if !sweep.damaged.is_empty() {
+        sums.entry(Why::Damaged).or_default().0 = sweep.damaged.len();
+    }
+    for (_, bytes, why) in &sweep.artifacts {
+        let sum = sums.entry(*why).or_default();
+        (sum.1, sum.2) = (sum.1 + 1, sum.2 + bytes);
+    }
+    let row = |(why, (records, artifacts, n)): (Why, (usize, usize, u64))| {
+        vec![words(args, why), count(records, "record"), count(artifacts, "artifact"), bytes(n)]
+    };
+    sums.into_iter().map(row).collect()
+}
+
+fn words(args: &Args, why: Why) -> String {
+    match why {
+        Why::Unused => "not used by what is to be kept".into(),
+        Why::Old => format!("not used for {}", args.older_than.map_or_else(String::new, |d| duration(d.as_secs_f64()))),
+        Why::TooMuch => format!("beyond {}", args.max_size.map_or_else(String::new, bytes)),
+        Why::Damaged => "damaged".into(),
+        Why::Unnamed => "named by no record".into(),
+    }
+}
+
+fn keep(args: &Args, store: &Store, registry: Registry) -> Result<Option<Keep>> {
+    if args.keep_pipelines.is_empty() && args.keep_locks.is_empty() {
+        return Ok(None);
+    }
+    let mut keep = Keep::default();
+    for file in &args.keep_pipelines {
+        let overrides = Overrides::default();
+        let mut pipelines = vec![Pipeline::load(file, registry, &overrides)?];
+        // A pipeline without a [sweep] is the rule; a broken one was refused by `load`.
+        pipelines.extend(SweepPlan::load(file, registry, &overrides).ok().map(|p| p.pipeline));
+        pipelines.iter().try_for_each(|pipeline| used_by(pipeline, store, &mut keep))?;
+    }
+    for file in &args.keep_locks {
+        keep.keys.extend(locked(file)?);
+    }
+    Ok(Some(keep))
+}
+
+fn used_by(pipeline: &Pipeline, store: &Store, keep: &mut Keep) -> Result<()> {
+    let judge = Judge::new(pipeline, store, BTreeSet::new());
+    for (id, verdict) in plan(&judge, &select(pipeline, &[])?)? {
+        match verdict {
+            Verdict::Cached(record) => drop(keep.keys.insert(record.key())),
+            Verdict::Waiting(_) | Verdict::Missing(_) => drop(keep.stages.insert(pipeline.stage(id).name.clone())),
+            Verdict::Run(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Of a lock file, only the keys matter here.
+#[derive(Deserialize)]
+struct LockFile {
+    stages: BTreeMap<String, LockedStage>,
+}
+
+#[derive(Deserialize)]
+struct LockedStage {
+    key: Digest,
+}
+
+fn locked(file: &Path) -> Result<Vec<Key>> {
+    let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", file, e))?;
+    let lock: LockFile = toml_edit::de::from_str(&text)
+        .map_err(|e| Error::usage(format!("`{}` is no lock file", file.display())).because(e.message()))?;
+    Ok(lock.stages.into_values().map(|s| s.key.into()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_amounts_are_read() {
+        assert_eq!(time("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        assert_eq!(time("1.5 h"), Ok(Duration::from_secs(5400)));
+        assert!(["30", "d", "-1d", "1y", "1e300w"].iter().all(|t| time(t).is_err()));
+        assert_eq!([amount("12"), amount("1KiB"), amount("1.5 GB")], [Ok(12), Ok(1024), Ok(1_500_000_000)]);
+        assert!(amount("much").is_err());
+    }
+}

@@ -1,0 +1,143 @@
+//! `erw cache push`, `pull` and `status`: between this cache and the one that others share. Here the remote is what the
+//! user asks for, so its being out of order is an error.
+
+use super::{count, tag};
+use crate::cli::common::{PipelineArgs, columns, print};
+use crate::cli::remote::{RemoteArgs, warn};
+use crate::error::{Error, ErrorKind, Result};
+use crate::report::bytes;
+use crate::runner::actions::{self, Record};
+use crate::runner::manifest::Registry;
+use crate::runner::plan::{Judge, Verdict, plan};
+use crate::runner::remote::{Mode, Remote, Sent};
+use crate::runner::select::select;
+use crate::runner::store::{Presence, Store};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+#[derive(Debug, clap::Args)]
+pub struct PushArgs {
+    /// Pipelines, stages as PIPELINE:STAGE, or first digits of digests; everything that is recorded without them
+    #[arg(value_name = "PIPELINE[:STAGE]|DIGEST")]
+    pub targets: Vec<String>,
+    /// Send even what is there
+    #[arg(long)]
+    pub again: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct PullArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Only these stages and what they need
+    pub targets: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Only these stages and what they need
+    pub targets: Vec<String>,
+}
+
+pub fn push(args: &PushArgs, remote: &RemoteArgs, cache: &Path, registry: Registry) -> Result<()> {
+    let store = Store::open(cache)?;
+    let remote = remote.required(cache)?;
+    if remote.mode() == Mode::Read {
+        let error = Error::usage(format!("the remote `{}` is only read", remote.name()));
+        return Err(error.hint("ERW_REMOTE_MODE=write, and an address that is no web server's"));
+    }
+    let mut records = vec![];
+    for target in &args.targets {
+        records.extend(tag::records(target, &store, registry)?);
+    }
+    if args.targets.is_empty() {
+        let whole = |r: &Record| r.outputs.values().all(|o| store.look(&o.measured) == Presence::Whole);
+        records = actions::all(&store)?.0.into_iter().filter(whole).collect();
+    }
+    let mut sent = Sent::default();
+    for record in &records {
+        sent += remote.push(&store, record, args.again)?;
+    }
+    warn(Some(&remote));
+    let (n, total) = (count(records.len(), "record"), bytes(sent.bytes));
+    print(&match sent.objects {
+        0 => format!("{}: {n}, all there\n", remote.name()),
+        objects => format!("{}: {n}, sent {} of {total}\n", remote.name(), count(objects as usize, "object")),
+    })
+}
+
+pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Registry) -> Result<()> {
+    let pipeline = args.pipeline.load(registry)?;
+    let selected = select(&pipeline, &args.targets)?;
+    let here = Store::open(cache)?;
+    // What is here before, so that it can be told from what comes.
+    let before: BTreeSet<String> = actions::all(&here)?.0.iter().map(|r| r.key().to_string()).collect();
+    let store = here.with_remote(Some(remote.required(cache)?));
+    let judge = Judge::new(&pipeline, &store, BTreeSet::new());
+    let verdicts = plan(&judge, &selected);
+    check(&store)?;
+    warn(store.remote());
+    let verdicts = verdicts?;
+    let mut rows = vec![];
+    let mut lacking = 0;
+    for (id, verdict) in &verdicts {
+        let says = match verdict {
+            Verdict::Cached(record) if before.contains(&record.key().to_string()) => "here".into(),
+            Verdict::Cached(record) => format!("fetched {}", bytes(size(record))),
+            _ => {
+                lacking += 1;
+                "not there".into()
+            }
+        };
+        rows.push(vec![pipeline.stage(*id).name.clone(), says]);
+    }
+    print(&columns(&rows, ""))?;
+    match lacking {
+        0 => Ok(()),
+        n => {
+            Err(Error::new(ErrorKind::Stage, format!("{} of {} not in the remote", n, count(verdicts.len(), "stage")))
+                .hint("`erw run` computes them"))
+        }
+    }
+}
+
+pub fn status(args: &StatusArgs, remote: &RemoteArgs, cache: &Path, registry: Registry) -> Result<()> {
+    let pipeline = args.pipeline.load(registry)?;
+    let selected = select(&pipeline, &args.targets)?;
+    let store = Store::open(cache)?.with_remote(Some(remote.required(cache)?.records_only()));
+    let judge = Judge::new(&pipeline, &store, BTreeSet::new());
+    let verdicts = plan(&judge, &selected)?;
+    let mut rows = vec![];
+    let (mut here_bytes, mut there_bytes) = (0, 0);
+    for (id, verdict) in &verdicts {
+        let name = pipeline.stage(*id).name.clone();
+        let Verdict::Cached(record) = verdict else {
+            rows.push(vec![name, "none".into()]);
+            continue;
+        };
+        let here = !judge.is_afar(verdict);
+        let there = store.remote().is_some_and(|r: &Remote| r.record(&record.key()).is_some());
+        let n = size(record);
+        here_bytes += if here { n } else { 0 };
+        there_bytes += if there { n } else { 0 };
+        let place = match (here, there) {
+            (true, true) => "both",
+            (true, false) => "local",
+            _ => "remote",
+        };
+        rows.push(vec![name, place.into(), bytes(n)]);
+    }
+    check(&store)?;
+    warn(store.remote());
+    print(&format!("{}{} here, {} in the remote\n", columns(&rows, ""), bytes(here_bytes), bytes(there_bytes)))
+}
+
+fn check(store: &Store) -> Result<()> {
+    store.remote().map_or(Ok(()), Remote::check)
+}
+
+fn size(record: &Record) -> u64 {
+    record.outputs.values().map(|o| o.measured.bytes).sum()
+}

@@ -1,0 +1,86 @@
+//! `erw cache tag` and `untag`: names that keep what they stand for from being thrown away.
+
+use super::count;
+use crate::cli::common::{columns, print};
+use crate::error::{Error, Result};
+use crate::runner::actions::Record;
+use crate::runner::digest::Digest;
+use crate::runner::graph::Pipeline;
+use crate::runner::inventory::{find, looks_like_digest, records_of};
+use crate::runner::layers::Overrides;
+use crate::runner::manifest::Registry;
+use crate::runner::plan::{Judge, Verdict, plan};
+use crate::runner::select::select;
+use crate::runner::store::Store;
+use crate::runner::tags::{self, Tag};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The name to give
+    #[arg(requires = "target")]
+    pub name: Option<String>,
+    /// What gets it: a pipeline file, one of its stages as PIPELINE:STAGE, or the first digits of an artifact's digest
+    #[arg(value_name = "PIPELINE[:STAGE]|DIGEST")]
+    pub target: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct UntagArgs {
+    pub name: String,
+}
+
+pub fn tag(args: &Args, store: &Store, registry: Registry) -> Result<()> {
+    let (Some(name), Some(target)) = (&args.name, &args.target) else { return list(store) };
+    let records = records(target, store, registry)?;
+    let mut tag = Tag::new(target);
+    if looks_like_digest(target) {
+        tag.artifacts.insert(find(store, target)?);
+    } else {
+        tag.artifacts.extend(records.iter().flat_map(|r| r.outputs.values().map(|o| o.measured.digest)));
+    }
+    tag.keys.extend(records.iter().filter_map(|r| r.key().to_string().parse::<Digest>().ok()));
+    tags::write(store, name, &tag)?;
+    print(&format!("{name}: {}\n", count(tag.artifacts.len(), "artifact")))
+}
+
+pub fn untag(args: &UntagArgs, store: &Store) -> Result<()> {
+    tags::remove(store, &args.name)
+}
+
+fn list(store: &Store) -> Result<()> {
+    let row = |(name, tag): (String, Tag)| {
+        vec![name, count(tag.artifacts.len(), "artifact"), tag.created[..10.min(tag.created.len())].to_string(), tag.of]
+    };
+    let rows: Vec<Vec<String>> = tags::all(store)?.into_iter().map(row).collect();
+    print(&if rows.is_empty() { "no tags\n".into() } else { columns(&rows, "") })
+}
+
+/// The records that a target means.
+pub fn records(target: &str, store: &Store, registry: Registry) -> Result<Vec<Record>> {
+    if looks_like_digest(target) {
+        return records_of(store, &find(store, target)?);
+    }
+    let (file, stage) = match target.rsplit_once(':') {
+        Some((file, stage)) if !Path::new(target).exists() => (file, Some(stage.to_string())),
+        _ => (target, None),
+    };
+    let pipeline = Pipeline::load(Path::new(file), registry, &Overrides::default())?;
+    let targets: Vec<String> = stage.iter().cloned().collect();
+    let judge = Judge::new(&pipeline, store, BTreeSet::new());
+    let mut records = vec![];
+    for (id, verdict) in plan(&judge, &select(&pipeline, &targets)?)? {
+        let name = &pipeline.stage(id).name;
+        match verdict {
+            // What a stage needs may go when only the stage is meant.
+            _ if stage.as_ref().is_some_and(|s| s != name) => {}
+            Verdict::Cached(record) => records.push(*record),
+            _ => {
+                let hint = format!("`erw run {file}` makes it");
+                return Err(Error::usage(format!("stage `{name}` is not up to date")).hint(hint));
+            }
+        }
+    }
+    Ok(records)
+}

@@ -1,0 +1,93 @@
+//! `erw export PIPELINE STAGE[.OUTPUT] DIR`: an artifact as a folder for others.
+
+use super::common::{PipelineArgs, print};
+use super::remote::{RemoteArgs, warn};
+use crate::error::{Error, Result};
+use crate::report::bytes;
+use crate::runner::actions::Record;
+use crate::runner::export::{How, Item, export};
+use crate::runner::graph::{Pipeline, StageId};
+use crate::runner::manifest::Registry;
+use crate::runner::plan::{Judge, Verdict, plan};
+use crate::runner::select::{named, select};
+use crate::runner::store::Store;
+use crate::runner::suggest;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// The stage, or one of its outputs: STAGE or STAGE.OUTPUT
+    #[arg(value_name = "STAGE[.OUTPUT]")]
+    pub what: String,
+    /// The folder to write
+    #[arg(value_hint = clap::ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// Replace what is there
+    #[arg(short, long)]
+    pub force: bool,
+    /// Make hard links to the files of the cache: no space is taken, and the files are read-only
+    #[arg(long)]
+    pub link: bool,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+}
+
+pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
+    let pipeline = args.pipeline.load(registry)?;
+    let (id, output) = stage_and_output(&pipeline, &args.what)?;
+    let store = args.remote.store(cache)?;
+    let record = record(&pipeline, &store, id);
+    warn(store.remote());
+    let record = record?;
+    let chosen = record.outputs.iter().filter(|(name, _)| output.as_ref().is_none_or(|o| o == *name));
+    let items: Vec<Item> = chosen.map(|(name, o)| Item { name: name.clone(), measured: o.measured }).collect();
+    let how = if args.link { How::Link } else { How::Copy };
+    export(&store, &items, &args.dir, how, args.force)?;
+    let (files, total) = items.iter().fold((0, 0), |(f, b), i| (f + i.measured.files, b + i.measured.bytes));
+    let note = if args.link { ", as read-only links into the cache: copy a file before changing it" } else { "" };
+    let count = if files == 1 { "1 file".into() } else { format!("{files} files") };
+    print(&format!("{}: {count}, {}{note}\n", args.dir.display(), bytes(total)))
+}
+
+/// The longest stage name that fits, then an output of it.
+fn stage_and_output(pipeline: &Pipeline, what: &str) -> Result<(StageId, Option<String>)> {
+    if let Some(id) = named(pipeline, what).first() {
+        return Ok((*id, None));
+    }
+    let split = what.rsplit_once('.').and_then(|(stage, output)| Some((*named(pipeline, stage).first()?, output)));
+    let Some((id, output)) = split else {
+        let hint = suggest::hint(what, pipeline.stages.iter().map(|s| s.name.as_str()), "the stages are");
+        return Err(Error::usage(format!("no stage `{what}` in `{}`", pipeline.file.display())).maybe_hint(hint));
+    };
+    let stage = pipeline.stage(id);
+    if !stage.outputs.contains_key(output) {
+        let hint = suggest::hint(output, stage.outputs.keys().map(String::as_str), "the outputs are");
+        return Err(Error::usage(format!("stage `{}` has no output `{output}`", stage.name)).maybe_hint(hint));
+    }
+    Ok((id, Some(output.into())))
+}
+
+/// The record of a stage that is up to date.
+fn record(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Record> {
+    let name = &pipeline.stage(id).name;
+    let judge = Judge::new(pipeline, store, BTreeSet::new());
+    let verdicts = plan(&judge, &select(pipeline, std::slice::from_ref(name))?)?;
+    let why = match verdicts.into_iter().find(|(of, _)| *of == id) {
+        Some((_, Verdict::Cached(record))) => return Ok(*record),
+        Some((_, Verdict::Run(reasons))) => reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        Some((_, Verdict::Waiting(on))) => {
+            let names: Vec<String> = on.iter().map(|id| format!("`{}`", pipeline.stage(*id).name)).collect();
+            format!("{} must run first", names.join(", "))
+        }
+        Some((_, Verdict::Missing(missing))) => {
+            return Err(missing.first().map_or_else(|| Error::usage("a source is missing"), |m| m.error()));
+        }
+        None => "it is not part of the pipeline".into(),
+    };
+    let file = pipeline.file.display();
+    let error = Error::usage(format!("stage `{name}` is not up to date")).because(why);
+    Err(error.hint(format!("`erw run {file} {name}` makes it")))
+}

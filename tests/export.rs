@@ -1,0 +1,90 @@
+//! Artifacts as folders for others: whole, in place of nothing unless asked, and without running anything.
+
+use crate::support::space::{Said, Space, spoil};
+use std::os::unix::fs::MetadataExt;
+
+const TWO: &str = r#"
+name = "two"
+[stages.first]
+kind = "command"
+run = "mkdir -p {outputs.o}/sub; echo 1 > {outputs.o}/a; echo 2 > {outputs.o}/sub/b"
+outputs = { o = "folder" }
+[stages.second]
+kind = "command"
+run = "cp {inputs.x}/a {outputs.copy}; echo 3 > {outputs.text}"
+inputs = { x = "first" }
+outputs = { copy = "text", text = "text" }
+"#;
+
+fn two() -> Space {
+    let space = Space::new(TWO);
+    space.run(&[]).expect(0);
+    space
+}
+
+fn export(space: &Space, args: &[&str]) -> Said {
+    space.erw(&[&["export", "p.toml"], args].concat())
+}
+
+#[test]
+fn an_artifact_becomes_a_folder() {
+    let space = two();
+    assert_eq!(export(&space, &["first", "out/here"]).expect(0).stdout, "out/here: 2 files, 4 B\n");
+    assert_eq!((space.read("out/here/a"), space.read("out/here/sub/b")), ("1\n".into(), "2\n".into()));
+    // Theirs to change.
+    std::fs::write(space.path("out/here/a"), "changed").unwrap();
+    space.erw(&["cache", "verify"]).expect(0);
+    export(&space, &["second", "both"]).expect(0);
+    assert_eq!((space.read("both/copy"), space.read("both/text")), ("1\n".into(), "3\n".into()));
+    export(&space, &["second.text", "one"]).expect(0);
+    assert_eq!(space.path("one").read_dir().unwrap().count(), 1);
+    assert_eq!(space.read("one/text"), "3\n");
+}
+
+#[test]
+fn what_is_there_is_replaced_only_if_asked() {
+    let space = two();
+    space.write("out/mine", "precious");
+    let said = export(&space, &["first", "out"]).expect(2);
+    assert_eq!(said.stderr, "error: `out` is there already\nhint: name another folder, or replace it with `--force`\n");
+    assert_eq!(space.read("out/mine"), "precious");
+    export(&space, &["first", "out", "--force"]).expect(0);
+    assert!(!space.path("out/mine").exists() && space.read("out/a") == "1\n");
+    std::fs::create_dir(space.path("empty")).unwrap();
+    export(&space, &["first", "empty"]).expect(0);
+    let left =
+        space.path(".").read_dir().unwrap().flatten().filter(|e| e.file_name().to_string_lossy().starts_with(".tmp"));
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn links_take_no_space_and_are_read_only() {
+    let space = two();
+    let said = export(&space, &["first", "out", "--link"]).expect(0);
+    assert_eq!(said.stdout, "out: 2 files, 4 B, as read-only links into the cache: copy a file before changing it\n");
+    let metadata = space.path("out/a").metadata().unwrap();
+    assert!(metadata.nlink() == 2 && metadata.permissions().readonly());
+}
+
+#[test]
+fn nothing_is_run_and_nothing_damaged_gets_out() {
+    let space = two();
+    let said = space.erw(&["export", "p.toml", "second", "out", "--set", "first.inputs={}"]);
+    assert_ne!(said.status, 0);
+    space.write("p.toml", &TWO.replace("echo 3", "echo 4"));
+    let said = export(&space, &["second", "out"]).expect(2);
+    assert!(said.stderr.starts_with("error: stage `second` is not up to date\ncause: "), "{}", said.stderr);
+    assert!(said.stderr.ends_with("hint: `erw run p.toml second` makes it\n"), "{}", said.stderr);
+    space.write("p.toml", &TWO.replace("echo 1", "echo 5"));
+    let said = export(&space, &["second", "out"]).expect(2);
+    assert!(said.stderr.contains("\ncause: `first` must run first\n"), "{}", said.stderr);
+    space.write("p.toml", TWO);
+    let said = export(&space, &["first.p", "out"]).expect(2);
+    assert_eq!(said.stderr, "error: stage `first` has no output `p`\nhint: did you mean `o`?\n");
+    let said = export(&space, &["frist", "out"]).expect(2);
+    assert_eq!(said.stderr, "error: no stage `frist` in `p.toml`\nhint: did you mean `first`?\n");
+    let folder = space.bucket("store").into_iter().find(|p| p.is_dir()).unwrap();
+    spoil(&folder.join("a"), b"x\n");
+    let said = export(&space, &["first", "out"]).expect(4);
+    assert!(said.stderr.contains(" is damaged\n") && !space.path("out").exists(), "{}", said.stderr);
+}
