@@ -3,6 +3,7 @@
 //!
 //! Events carry names and numbers only: no graph, no store, no styling.
 
+use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -217,6 +218,12 @@ pub struct Failure {
     pub log: Option<PathBuf>,
     /// The last lines of the log.
     pub tail: Vec<String>,
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Self { message: e.message, causes: e.causes, hints: e.hints, ..Self::default() }
+    }
 }
 
 /// Whoever wants to know. Called from the scheduler's thread only.

@@ -48,7 +48,6 @@
 pub mod actions;
 pub mod agree;
 pub mod attempt;
-mod backlog;
 pub mod command;
 pub mod digest;
 mod edges;

@@ -18,9 +18,20 @@
 //! time, without a share of the machine, and normally finds the other's result. Whoever holds a lock
 //! waits only for a share of the machine or for its next attempt, never for another lock, so two runs cannot block each other.
 
+mod attempts;
+mod backlog;
+mod judging;
+mod stop;
+mod sum;
+mod telling;
+
+pub use self::stop::Stop;
+
+use self::attempts::Early;
+use self::backlog::{Backlog, urgency};
+use self::judging::{Judged, Question, judge_all};
+use self::sum::sum;
 use super::actions::Record;
-use super::backlog::{Backlog, urgency};
-use super::digest::Digest;
 use super::ending::MemoryDeaths;
 use super::event::{Event, Failure, Listener, StageEnd, State, What, WorkerEvent};
 use super::graph::{Patience, Pipeline, Stage, StageId};
@@ -28,16 +39,16 @@ use super::guard::Sound;
 use super::key::Key;
 use super::launch::Launcher;
 use super::perform::{End, Grant, Order, Shop, Start};
-use super::plan::{self, Judge, Keyed, Missing, Verdict};
+use super::plan::{self, Judge, Missing};
 use super::pool::{Limits, Pool};
 use super::reason::Reason;
 use super::store::Store;
 use super::workers::Workers;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
@@ -47,37 +58,8 @@ const JUDGES: usize = 8;
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a stop, a time limit and the load are looked for while nothing happens.
 const TICK: Duration = Duration::from_millis(50);
-/// Between an attempt that ran out of time and was asked to stop, and its end by force.
-const GRACE: Duration = Duration::from_secs(10);
-/// Wait before a second attempt where nothing is said, and the longest wait that doubling leads to.
-const BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 /// How often what was stored without waiting for the disk is forced to it.
 const SYNC_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Where signals are left for the scheduler.
-#[derive(Debug, Default)]
-pub struct Stop {
-    signal: AtomicI32,
-    count: AtomicUsize,
-}
-
-impl Stop {
-    pub const fn new() -> Self {
-        Self { signal: AtomicI32::new(0), count: AtomicUsize::new(0) }
-    }
-    /// First call: put the work down. Second: end it now.
-    pub fn ask(&self, signal: i32) {
-        let _ = self.signal.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
-        self.count.fetch_add(1, Ordering::SeqCst);
-    }
-    fn count(&self) -> usize {
-        self.count.load(Ordering::SeqCst)
-    }
-    pub fn signal(&self) -> Option<i32> {
-        (self.count() > 0).then(|| self.signal.load(Ordering::SeqCst))
-    }
-}
 
 pub struct Options {
     /// In topological order, with everything they need.
@@ -169,23 +151,10 @@ struct Progress {
     deadline: Option<Instant>,
 }
 
-#[derive(Clone)]
-enum Early {
-    OutOfTime,
-    Pointless(String),
-}
-
 /// Waiting for something that no helper does: a lock of another run, or the time of the next attempt.
 struct Later<T> {
     due: Instant,
     what: T,
-}
-
-/// A stage to be judged. `keyed`: from an earlier try.
-struct Question {
-    id: StageId,
-    inputs: BTreeMap<String, Digest>,
-    keyed: Option<Keyed>,
 }
 
 /// What helpers report.
@@ -194,13 +163,6 @@ enum Message {
     Starting(StageId, Start, Grant),
     Worker(StageId, WorkerEvent),
     Ended(Box<Order>, Grant, End),
-}
-
-enum Judged {
-    Cached(Key, Box<Record>),
-    Stale(Box<Order>, Vec<Reason>),
-    /// Another run is at it.
-    Locked(Box<Question>),
 }
 
 struct Scheduler<'a> {
@@ -390,51 +352,6 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Skips what a listener has given up, and stops it if it runs.
-    fn drop_what_is_pointless(&mut self) {
-        for (name, why) in self.listener.pointless() {
-            let Some(&id) = self.by_name.get(name.as_str()) else { continue };
-            if self.running.contains(&id) {
-                self.shop.workers.stop_one(id.0);
-                self.stages[id.0].ended_early = Some(Early::Pointless(why));
-                self.stages[id.0].deadline = Some(Instant::now() + GRACE);
-            } else if !self.state(id).is_settled() {
-                self.backlog.remove(id);
-                self.locked.remove(&id);
-                self.retries.remove(&id);
-                self.skip(id, why);
-            }
-        }
-    }
-
-    /// Stops attempts that take too long; ends those that do not heed it.
-    fn heed_time_limits(&mut self) {
-        let now = Instant::now();
-        let late = |id: &StageId| self.stages[id.0].deadline.is_some_and(|deadline| deadline <= now);
-        for id in self.running.iter().copied().filter(late).collect::<Vec<_>>() {
-            let progress = &mut self.stages[id.0];
-            progress.deadline = Some(now + GRACE);
-            match &progress.ended_early {
-                None => {
-                    progress.ended_early = Some(Early::OutOfTime);
-                    self.shop.workers.stop_one(id.0);
-                }
-                Some(_) => self.shop.workers.kill_one(id.0),
-            }
-        }
-    }
-
-    /// Locks to try again, and further attempts.
-    fn take_up_what_is_due(&mut self) {
-        let now = Instant::now();
-        for question in take_due(&mut self.locked, now) {
-            self.ask(*question);
-        }
-        for order in take_due(&mut self.retries, now) {
-            self.backlog.insert(order);
-        }
-    }
-
     fn judge_what_is_known(&mut self) {
         while self.judging.len() < 2 * JUDGES && !self.is_closing() {
             let Some(id) = self.judgeable.pop_first() else { return };
@@ -569,73 +486,6 @@ impl<'a> Scheduler<'a> {
         })
     }
 
-    fn ended(&mut self, order: Box<Order>, end: End) {
-        let id = order.id;
-        let early = self.stages[id.0].ended_early.take();
-        match (end, early) {
-            (End::Done(record), _) => {
-                self.stages[id.0].record = Some(*record);
-                self.set(id, State::Done);
-            }
-            (End::Damaged(makers), _) => {
-                drop(order);
-                for maker in makers {
-                    // One that runs again already will be waited for.
-                    if matches!(self.state(maker), State::Cached | State::Done) {
-                        self.set(maker, State::Waiting);
-                    }
-                }
-                self.set(id, State::Waiting);
-            }
-            (_, Some(Early::Pointless(why))) => self.skip(id, why),
-            (End::Suspended, None) => self.set(id, State::Suspended),
-            // Ended by the second Ctrl-C: its checkpoints are as good as those of a suspended one.
-            (End::Failed { .. } | End::Suspended, _) if self.stops_heeded > 1 => self.set(id, State::Suspended),
-            (End::Failed { .. } | End::Suspended, Some(Early::OutOfTime)) => {
-                let limit = self.stage(id).patience.timeout.or(self.patience.timeout).unwrap_or_default();
-                let message = format!("it took longer than its timeout of {} s", limit.as_secs_f64());
-                self.attempt_failed(order, Failure { message, ..Failure::default() });
-            }
-            (End::Failed { failure, again: true }, None) => self.attempt_failed(order, failure),
-            (End::Failed { failure, again: false }, None) => self.fail(id, failure),
-        }
-    }
-
-    /// Another attempt, if there is one left. The order keeps the lock meanwhile.
-    fn attempt_failed(&mut self, order: Box<Order>, failure: Failure) {
-        let id = order.id;
-        let patience = self.stage(id).patience;
-        let retries = patience.retries.or(self.patience.retries).unwrap_or(0);
-        let failed = self.stages[id.0].failed + 1;
-        self.stages[id.0].failed = failed;
-        if failed > retries || self.is_closing() {
-            return self.fail(id, failure);
-        }
-        let first = patience.backoff.or(self.patience.backoff).unwrap_or(BACKOFF);
-        let wait = first.saturating_mul(1 << (failed - 1).min(20)).min(LONGEST_BACKOFF.max(first));
-        let stage = self.stage(id).name.clone();
-        self.stages[id.0].failure = Some(failure.clone());
-        self.set(id, State::Ready);
-        self.say(What::Retry { stage, attempt: failed + 1, wait: wait.as_secs_f64(), failure });
-        self.retries.insert(id, Later { due: Instant::now() + wait, what: order });
-    }
-
-    fn fail(&mut self, id: StageId, failure: Failure) {
-        self.stages[id.0].failure = Some(failure);
-        self.settle_failed(id);
-    }
-
-    /// The failure is on record.
-    fn settle_failed(&mut self, id: StageId) {
-        let failed = self.stages[id.0].failed;
-        if failed > 1
-            && let Some(failure) = &mut self.stages[id.0].failure
-        {
-            failure.hints.push(format!("it was tried {failed} times"));
-        }
-        self.set(id, State::Failed);
-    }
-
     /// Skips all that needs `id`. With a stack of its own: a chain may be many thousand stages long.
     fn skip_dependents(&mut self, id: StageId) {
         let mut blocked = vec![id];
@@ -662,56 +512,6 @@ impl<'a> Scheduler<'a> {
         self.set(id, State::Skipped);
     }
 
-    fn tell_start(&mut self, id: StageId, start: Start, grant: &Grant) {
-        let (stage, progress) = (self.stage(id), &self.stages[id.0]);
-        let what = What::Started {
-            stage: stage.name.clone(),
-            kind: stage.kind.name.into(),
-            key: progress.key.map(|k| k.to_string()).unwrap_or_default(),
-            reasons: progress.reasons.iter().map(ToString::to_string).collect(),
-            attempt: start.attempt,
-            threads: grant.threads,
-            device: grant.device(),
-            log: start.log,
-        };
-        self.say(what);
-    }
-
-    fn pass_on(&mut self, id: StageId, event: WorkerEvent) {
-        let stage = self.stage(id).name.clone();
-        let what = match event {
-            WorkerEvent::Progress { done, total } => What::Progress { stage, done, total },
-            WorkerEvent::Metric { step, name, value } => What::Metric { stage, step, name, value },
-            WorkerEvent::Log { text } => What::Log { stage, text },
-            WorkerEvent::Checkpoint { step } => What::Checkpoint { stage, step },
-            WorkerEvent::Resumed { step } => What::Resumed { stage, step },
-            // Told when the stage has ended.
-            _ => return,
-        };
-        self.say(what);
-    }
-
-    fn end(&self, id: StageId) -> StageEnd {
-        let stage = self.stage(id);
-        let store = self.shop.judge.store;
-        let progress = &self.stages[id.0];
-        let record = progress.record.as_ref();
-        let state = self.state(id);
-        let record = record.filter(|_| matches!(state, State::Cached | State::Done));
-        StageEnd {
-            stage: stage.name.clone(),
-            kind: stage.kind.name.into(),
-            state,
-            key: progress.key.map(|k| k.to_string()),
-            seconds: record.map_or(0.0, |r| r.seconds),
-            resumed: record.filter(|_| state == State::Done).and_then(|r| r.resumed),
-            results: record.map_or(vec![], |r| r.results.clone()),
-            outputs: record.map_or(vec![], |r| r.outputs.iter().map(|(name, o)| o.stored(store, name)).collect()),
-            shown: record.map_or(vec![], |r| r.shown_paths(store)),
-            error: progress.failure.clone(),
-        }
-    }
-
     /// Settles what never started and draws the sum.
     fn finish(mut self) -> Outcome {
         let signal = self.stop.signal();
@@ -735,79 +535,5 @@ impl<'a> Scheduler<'a> {
         let mut record = |id: &StageId| Some((*id, self.stages[id.0].record.take()?));
         let records = self.selected.iter().filter_map(&mut record).collect();
         Outcome { ends, records, error }
-    }
-}
-
-/// Takes out what is due.
-fn take_due<T>(waiting: &mut BTreeMap<StageId, Later<T>>, now: Instant) -> Vec<T> {
-    let due: Vec<StageId> = waiting.iter().filter(|(_, later)| later.due <= now).map(|(id, _)| *id).collect();
-    due.iter().filter_map(|id| waiting.remove(id)).map(|later| later.what).collect()
-}
-
-/// The error a run ends with: a signal over a failure over a suspension.
-fn sum(ends: &[StageEnd], signal: Option<i32>) -> Option<Error> {
-    let in_state = |state| ends.iter().filter(move |e| e.state == state);
-    if let Some(signal) = signal {
-        let name = if signal == libc::SIGINT { "interrupted" } else { "terminated" };
-        let error = Error::new(ErrorKind::Signal(signal), name);
-        return Some(error.hint("run again to resume; finished stages are cached"));
-    }
-    let mut failed = in_state(State::Failed);
-    if let Some(first) = failed.next() {
-        let failure = first.error.clone().unwrap_or_default();
-        let mut error = Error::stage(format!("stage `{}`: {}", first.stage, failure.message));
-        error.causes = failure.causes;
-        error.hints = failure.hints;
-        if let Some(log) = failure.log {
-            error.hints.push(format!("its log is `{}`", log.display()));
-        }
-        let others: Vec<String> = failed.map(|e| format!("`{}`", e.stage)).collect();
-        return Some(if others.is_empty() { error } else { error.hint(format!("also failed: {}", others.join(", "))) });
-    }
-    in_state(State::Suspended).next().map(|e| {
-        let mut error = Error::suspended();
-        error.message = format!("stage `{}`: {}", e.stage, error.message);
-        error
-    })
-}
-
-impl From<Error> for Failure {
-    fn from(e: Error) -> Self {
-        Self { message: e.message, causes: e.causes, hints: e.hints, ..Self::default() }
-    }
-}
-
-/// What a judging thread does until nobody can ask any more.
-fn judge_all(shop: &Shop<'_>, asked: &Mutex<Receiver<Question>>, tell: &Sender<Message>) {
-    loop {
-        let question = asked.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(question) = question else { return };
-        let _ = tell.send(Message::Judged(question.id, judge(shop, question)));
-    }
-}
-
-/// Judges a stage whose inputs are known.
-fn judge(shop: &Shop<'_>, question: Question) -> Result<Judged> {
-    let Question { id, inputs, keyed } = question;
-    let judge = shop.judge;
-    let stage = &judge.pipeline.stages[id.0];
-    if let Some(missing) = plan::missing(stage).first() {
-        return Err(missing.error());
-    }
-    let keyed = match keyed {
-        Some(keyed) => keyed,
-        None => judge.key(stage, &inputs)?,
-    };
-    if let Some(record) = judge.cached(id, &keyed)? {
-        return Ok(Judged::Cached(keyed.action.key, record));
-    }
-    let Some(lock) = judge.store.try_lock(&keyed.action.key)? else {
-        return Ok(Judged::Locked(Box::new(Question { id, inputs, keyed: Some(keyed) })));
-    };
-    // Between the look and the lock another run may have finished it.
-    match judge.verdict(id, &keyed)? {
-        Verdict::Cached(record) => Ok(Judged::Cached(keyed.action.key, record)),
-        Verdict::Run(reasons) => Ok(Judged::Stale(Box::new(Order { id, keyed, inputs, lock }), reasons)),
-        Verdict::Waiting(_) | Verdict::Missing(_) => Err(Error::internal("a stage was judged before its inputs")),
     }
 }

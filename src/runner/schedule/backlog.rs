@@ -1,9 +1,9 @@
 //! Stale stages that wait for a share of the machine, the most urgent first: the one that begins the longest chain of
 //! work still to be done, by what its stages took in the past. Grants shares; it does not know what the stages do.
 
-use super::graph::{Pipeline, Resources, StageId};
-use super::perform::{Grant, Order};
-use super::pool::Pool;
+use crate::runner::graph::{Pipeline, Resources, StageId};
+use crate::runner::perform::{Grant, Order};
+use crate::runner::pool::Pool;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 

@@ -1,0 +1,31 @@
+//! The sum of a run: one error out of all that happened.
+
+use crate::error::{Error, ErrorKind};
+use crate::runner::event::{StageEnd, State};
+
+/// The error a run ends with: a signal over a failure over a suspension.
+pub(super) fn sum(ends: &[StageEnd], signal: Option<i32>) -> Option<Error> {
+    let in_state = |state| ends.iter().filter(move |e| e.state == state);
+    if let Some(signal) = signal {
+        let name = if signal == libc::SIGINT { "interrupted" } else { "terminated" };
+        let error = Error::new(ErrorKind::Signal(signal), name);
+        return Some(error.hint("run again to resume; finished stages are cached"));
+    }
+    let mut failed = in_state(State::Failed);
+    if let Some(first) = failed.next() {
+        let failure = first.error.clone().unwrap_or_default();
+        let mut error = Error::stage(format!("stage `{}`: {}", first.stage, failure.message));
+        error.causes = failure.causes;
+        error.hints = failure.hints;
+        if let Some(log) = failure.log {
+            error.hints.push(format!("its log is `{}`", log.display()));
+        }
+        let others: Vec<String> = failed.map(|e| format!("`{}`", e.stage)).collect();
+        return Some(if others.is_empty() { error } else { error.hint(format!("also failed: {}", others.join(", "))) });
+    }
+    in_state(State::Suspended).next().map(|e| {
+        let mut error = Error::suspended();
+        error.message = format!("stage `{}`: {}", e.stage, error.message);
+        error
+    })
+}
