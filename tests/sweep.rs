@@ -201,6 +201,14 @@ fn a_missing_source_is_told_before_any_trial_runs() {
 }
 
 #[test]
+fn a_trial_may_be_named_in_any_order_of_its_axes() {
+    let space = scored("[sweep]\n\"score.seed\" = [0, 1]\n\"pack.limit\" = [1, 2]\n");
+    let said = sweep(&space, &["--trial", "limit=2,seed=1", "--each", "--format", "csv"]).expect(0);
+    assert!(said.stdout.lines().nth(1).unwrap().starts_with("\"seed=1,limit=2\","), "{}", said.stdout);
+    assert_eq!(space.ran(), ["score 1"]);
+}
+
+#[test]
 fn a_budget_takes_the_next_trials() {
     let space = scored("[sweep]\n\"score.seed\" = [0, 1, 2, 3, 4]\n");
     sweep(&space, &["--trial", "seed=1"]).expect(0);

@@ -27,10 +27,12 @@ impl Moto {
     }
 
     pub fn start() -> Self {
+        // Does nothing where it is made; ERW_TEST_VENV names another place.
+        let made = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/venv.sh")).status();
         let program = venv().join("bin/moto_server");
         assert!(
-            program.exists(),
-            "no S3 server at `{}`: run tests/tools/venv.sh, or set ERW_TEST_VENV",
+            made.is_ok_and(|status| status.success()) && program.exists(),
+            "no S3 server at `{}`: tests/tools/venv.sh makes it, and needs python3 with venv and pip",
             program.display()
         );
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -61,9 +61,15 @@ impl SweepPlan {
         expand(&Spec::read(path, registry)?, overrides, given)
     }
 
-    /// The trial of this name.
+    /// The trial of this name; who types it need not know the order of the axes.
     pub fn trial(&self, name: &str) -> Result<usize> {
-        let found = self.trials.iter().position(|t| t.name == name);
+        let parts = |name: &str| {
+            let mut parts: Vec<String> = name.split(',').map(|part| part.trim().to_string()).collect();
+            parts.sort();
+            parts
+        };
+        let (exact, wanted) = (self.trials.iter().position(|t| t.name == name), parts(name));
+        let found = exact.or_else(|| self.trials.iter().position(|t| parts(&t.name) == wanted));
         found.ok_or_else(|| {
             let names = self.trials.iter().map(|t| t.name.as_str());
             Error::usage(format!("no trial `{name}`")).maybe_hint(suggest::hint(name, names, "the trials are"))
