@@ -190,3 +190,14 @@ fn numbers_that_a_program_writes_as_metrics_are_its_results() {
     assert!(said.stdout.contains("fd 0.25"), "{}", said.stdout);
     assert!(space.run(&[]).expect(0).stdout.contains("fd 0.25"), "cached ones tell them too");
 }
+
+#[test]
+fn memory_is_shared_out_as_the_command_line_says() {
+    let stages = ["a", "b"].map(|s| noted(s, "resources = { threads = 1, mem = \"3GiB\" }")).concat();
+    let space = Space::new(&stages);
+    space.run(&["--threads", "2", "--mem", "4GiB"]).expect(0);
+    let ran = space.ran();
+    assert!(ran.chunks(2).all(|pair| pair[0].starts_with('+') && pair[1].starts_with('-')), "{ran:?}");
+    let said = space.run(&["--mem", "much"]).expect(2);
+    assert!(said.stderr.contains("write a size, as in 16GiB or 500MB"), "{}", said.stderr);
+}

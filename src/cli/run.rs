@@ -12,7 +12,7 @@ use crate::runner::launch::Launcher;
 use crate::runner::manifest::Registry;
 use crate::runner::memo::{self, Answer, Question};
 use crate::runner::pool::Limits;
-use crate::runner::quantity::duration;
+use crate::runner::quantity::{bytes, duration};
 use crate::runner::record::Journal;
 use crate::runner::schedule::{self, Options, Outcome, Stop};
 use crate::runner::select::{named, select};
@@ -62,6 +62,9 @@ pub struct Flags {
     /// Threads of all stages together; a stage that does not say how many it wants takes all
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
     pub threads: Option<u32>,
+    /// Memory of all stages together, as in 16GiB; without it, what the machine has
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub mem: Option<u64>,
     /// GPUs to use, at most; 0 runs stages that ask for GPUs on the CPU
     #[arg(long)]
     pub gpus: Option<usize>,
@@ -118,6 +121,7 @@ impl Flags {
         if let Some(threads) = self.threads {
             limits.threads = threads as usize;
         }
+        limits.mem = self.mem.unwrap_or(limits.mem);
         limits.named = self.resource.iter().cloned().collect();
         limits.max_load = self.max_load;
         if let Some(gpus) = self.gpus {
@@ -132,6 +136,10 @@ impl Flags {
 fn resource(text: &str) -> Result<(String, u64), String> {
     let parts = text.split_once('=').and_then(|(name, units)| Some((name.to_string(), units.parse().ok()?)));
     parts.ok_or_else(|| "write NAME=N, as in licence=2".into())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    bytes(text).ok_or_else(|| "write a size, as in 16GiB or 500MB".into())
 }
 
 fn time(text: &str) -> Result<Duration, String> {

@@ -104,7 +104,8 @@ fn text(lineage: &Lineage) -> String {
         Some(maker) => {
             let fact = &maker.fact;
             let (stage, when, took) = (title(maker), instant(&fact.created), duration(fact.seconds));
-            text.push_str(&format!("  made by {stage} on {when} in {took}\n"));
+            let peak = fact.peak.map_or_else(String::new, |peak| format!(", at most {} in use", bytes(peak)));
+            text.push_str(&format!("  made by {stage} on {when} in {took}{peak}\n"));
             text.push_str(&format!("  on {}, {}, by erw {}\n", fact.host, fact.device, fact.program));
             for result in &maker.results {
                 text.push_str(&format!("  {} {}\n", result.name, number(result.value)));

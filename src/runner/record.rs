@@ -4,7 +4,7 @@
 //! write it must not break a run: the first failure is remembered, the rest is silence.
 
 use super::event::{Event, Listener, StageEnd, State, What};
-use super::store::{Keep, Store, write_file};
+use super::store::{Keep, Store, unique, write_file};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, Write};
@@ -40,7 +40,8 @@ impl Journal {
     pub fn start(store: &Store) -> Self {
         let began = utc_now();
         let id = began.replace([':', '-'], "").replace('T', "-").replace(['.', 'Z'], "");
-        let folder = store.runs().join(format!("{id}-{}", std::process::id()));
+        // Two hosts may begin a run at the same moment.
+        let folder = store.runs().join(format!("{id}{}", unique().replace(".tmp", "").get(..5).unwrap_or_default()));
         let events = std::fs::create_dir_all(&folder).and_then(|()| File::create(folder.join("events.jsonl")));
         // Nobody else writes this file; where locks are not to be had a run under way looks cut off, and that is all.
         let _ = events.as_ref().map(File::try_lock);

@@ -56,6 +56,8 @@ pub struct Fact {
     pub created: String,
     pub seconds: f64,
     pub attempts: u32,
+    /// Most memory in use at a time, in bytes.
+    pub peak: Option<u64>,
     pub host: String,
     pub program: String,
     pub device: String,
@@ -71,6 +73,7 @@ impl Fact {
             created: record.created.clone(),
             seconds: record.seconds,
             attempts: record.attempts,
+            peak: record.peak,
             host: record.host.clone(),
             program: record.program.clone(),
             device: record.device.clone(),
