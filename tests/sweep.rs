@@ -201,6 +201,29 @@ fn a_missing_source_is_told_before_any_trial_runs() {
 }
 
 #[test]
+fn trials_end_one_after_the_other_where_not_all_fit() {
+    let space = Space::new(
+        r#"
+[stages.train]
+kind = "command"
+run = "echo train {params.seed} >> ran; sleep 0.05; echo {params.seed} > {outputs.o}"
+outputs = { o = "text" }
+params = { seed = 0 }
+[stages.score]
+kind = "command"
+run = "echo score {inputs.x} >> ran; cp {inputs.x} {outputs.o}"
+inputs = { x = "train" }
+outputs = { o = "text" }
+[sweep]
+"train.seed" = [3, 4, 5]
+"#,
+    );
+    sweep(&space, &[]).expect(0);
+    let kinds: Vec<String> = space.ran().iter().map(|l| l.split(' ').next().unwrap().to_string()).collect();
+    assert_eq!(kinds, ["train", "score", "train", "score", "train", "score"]);
+}
+
+#[test]
 fn a_trial_may_be_named_in_any_order_of_its_axes() {
     let space = scored("[sweep]\n\"score.seed\" = [0, 1]\n\"pack.limit\" = [1, 2]\n");
     let said = sweep(&space, &["--trial", "limit=2,seed=1", "--each", "--format", "csv"]).expect(0);

@@ -41,6 +41,8 @@ pub struct Stage {
     pub published: BTreeMap<String, String>,
     pub resources: Resources,
     pub patience: Patience,
+    /// In a sweep, the number of the first trial that needs it.
+    pub turn: usize,
     /// Where a value was stated, by `params.NAME`, `operation.NAME`, `inputs.SLOT`.
     pub origins: BTreeMap<String, Origin>,
     /// For `kind = "command"`.

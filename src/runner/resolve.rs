@@ -89,6 +89,7 @@ impl Resolver<'_> {
             published,
             resources,
             patience,
+            turn: 0,
             origins: self.origins,
             command,
         };

@@ -28,7 +28,7 @@ mod telling;
 pub use self::stop::Stop;
 
 use self::attempts::Early;
-use self::backlog::{Backlog, urgency};
+use self::backlog::{Backlog, Urgency, urgency};
 use self::judging::{Judged, Question, judge_all};
 use self::sum::sum;
 use super::actions::Record;
@@ -371,9 +371,9 @@ impl<'a> Scheduler<'a> {
 
     /// The urgency of the most urgent stage that is just being judged: less urgent ones do not take its place. One whose
     /// judge takes long, because it reads sources, holds up nobody.
-    fn about_to_come(&self) -> u64 {
+    fn about_to_come(&self) -> Option<Urgency> {
         let fresh = self.judging.iter().filter(|(_, since)| since.elapsed() < TICK);
-        fresh.map(|(id, _)| self.backlog.urgency(*id)).max().unwrap_or(0)
+        fresh.map(|(id, _)| self.backlog.urgency(*id)).max()
     }
 
     fn start_what_fits<'scope>(&mut self, scope: &'scope Scope<'scope, '_>)
@@ -478,7 +478,7 @@ impl<'a> Scheduler<'a> {
     }
 
     /// By what each stage took when it last ran; a second where nobody knows.
-    fn urgency(&self) -> Vec<u64> {
+    fn urgency(&self) -> Vec<Urgency> {
         let past = self.shop.judge.past().ok();
         urgency(self.pipeline, |id| match self.state(id) {
             State::Unknown | State::Cached | State::Done => 0.0,

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 #[derive(Default)]
 pub(super) struct Merge {
     stages: Vec<Stage>,
+    /// Trials so far.
+    trials: usize,
     known: HashMap<String, StageId>,
 }
 
@@ -25,9 +27,10 @@ impl Merge {
             by_name.insert(stage.name.clone(), id);
             ids.push(id);
             if id.0 == self.stages.len() {
-                self.stages.push(stage);
+                self.stages.push(Stage { turn: self.trials, ..stage });
             }
         }
+        self.trials += 1;
         by_name
     }
 
