@@ -12,7 +12,8 @@ const MODE: &str = "ERW_REMOTE_MODE";
 pub const HELP: &str = "\
 Remotes:
   file:///FOLDER            a folder that others see too
-  s3://BUCKET/PREFIX        AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION; any server by AWS_ENDPOINT_URL
+  s3://BUCKET/PREFIX        AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION;
+                            any server of the kind by AWS_ENDPOINT_URL
   gs://BUCKET/PREFIX        GOOGLE_APPLICATION_CREDENTIALS
   az://CONTAINER/PREFIX     AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY
   http(s)://HOST/PATH       read only

@@ -212,4 +212,5 @@ watch = ["report.py"]                  # files and folders whose contents are in
 
 # Filled in inside `run`: {inputs.SLOT}, {outputs.NAME}, {params.NAME}, {threads}, and {checkpoints}, a folder that
 # is kept until the stage succeeds. The program runs in the folder of the pipeline.
+# Numbers at the top level of an output of type `metrics`, a JSON file or a folder with a metrics.json, are results of the stage.
 "#;

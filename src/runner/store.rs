@@ -12,7 +12,7 @@
 //!   v1/locks/<key>                  held by whoever works on this key, workers included
 //!   v1/files/<id>.txt               remembered digests of outside files, see `files`
 //!   v1/trees/<digest>.txt           what an outside folder held when an action used it, to name what changed
-//!   v1/memos/<id>.json              answers to runs in which all was cached, see `memo`
+//!   v1/memos/<id>.memo              answers to runs in which all was cached, see `memo`
 //!   v1/quarantine/                  what was found damaged
 //!   v1/verify/<any>/                a cache folder for the time of one second run, see `verify`
 //!   v1/pulls/<digest>/              an artifact on its way here, see `remote`
