@@ -91,13 +91,14 @@ fn a_stage_out_of_time_is_stopped_and_its_checkpoint_is_found() {
 fn a_failed_attempt_is_followed_by_others() {
     let text = |more: &str| {
         format!(
-            "[stages.s]\nkind = \"command\"\nrun = \"echo s >> ran; [ $(wc -l < ran) -ge 3 ] && echo ok > {{outputs.o}}\"\noutputs = {{ o = \"t\" }}\nbackoff = \"10ms\"\n{more}"
+            "[stages.s]\nkind = \"command\"\nrun = \"echo s >> ran; echo to the log; [ $(wc -l < ran) -ge 3 ] && echo ok > {{outputs.o}}\"\noutputs = {{ o = \"t\" }}\nbackoff = \"10ms\"\n{more}"
         )
     };
     let space = Space::new(&text("retries = 2"));
     let said = space.run(&[]).expect(0);
     assert_eq!(space.ran().len(), 3);
     assert!(said.stderr.contains("s: failed: `sh` exited with status 1; attempt 2 in"), "{}", said.stderr);
+    assert!(!said.stderr.contains("the log of"), "what went well in the end has no failure: {}", said.stderr);
     let space = Space::new(&text("retries = 1"));
     let said = space.run(&[]).expect(1);
     assert!(said.stderr.contains("hint: it was tried 2 times"), "{}", said.stderr);

@@ -5,7 +5,7 @@ use crate::support::space::Space;
 use crate::support::toys::{BASE, TOYS, names, overrides, stage};
 use erw::cli::{explain, graph, schema, stages};
 use erw::runner::graph::{Pipeline, StageId};
-use erw::runner::manifest::Manifest;
+use erw::runner::manifest::{Exact, Manifest};
 use erw::runner::select::select;
 use erw::runner::sweep::SweepPlan;
 use serde_json::json;
@@ -297,4 +297,26 @@ fn what_the_command_line_shows() {
     let error = explain::text(&pipeline, Some("trian")).unwrap_err();
     insta::assert_snapshot!("explain_unknown", space.message(&error));
     insta::assert_snapshot!("schema", serde_json::to_string_pretty(&schema::schema(TOYS).unwrap()).unwrap());
+}
+
+#[test]
+fn a_command_may_say_where_its_bytes_are_the_same() {
+    let command = |more: &str| {
+        Space::one(&format!("[stages.c]\nkind = \"command\"\nrun = [\"true\"]\noutputs = {{ o = \"t\" }}\n{more}\n"))
+    };
+    let pipeline = command("exact = \"everywhere\"\ntolerance = 0.5").load().unwrap();
+    let manifest = &stage(&pipeline, "c").manifest;
+    assert_eq!((manifest.exact, manifest.tolerance), (Exact::Everywhere, 0.5));
+    let pipeline = command("").load().unwrap();
+    assert_eq!(stage(&pipeline, "c").manifest.exact, Exact::Machine);
+    for (more, message) in [
+        ("exact = \"mostly\"", "`exact` must be `everywhere` or `machine`"),
+        ("tolerance = 7.0", "`tolerance` must be a float from 0.0 up to 1.0"),
+    ] {
+        let error = command(more).load().err().unwrap();
+        assert!(error.message.contains(message) && error.place.is_some(), "{error}");
+    }
+    // Of kinds it is said by their manifests.
+    let error = Space::one("extends = \"base.toml\"\n[stages.train]\nexact = \"machine\"\n").load().err().unwrap();
+    assert!(error.hints[0].contains("only a stage of `kind = \"command\"` has `exact`"), "{error:?}");
 }

@@ -155,7 +155,7 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let (file, overrides) = (&args.pipeline.pipeline, args.pipeline.overrides());
     // The others want to know more than that all is cached.
     let is_plain = args.flags.force.is_empty() && !args.flags.dry_run && args.flags.junit.is_none();
-    let is_plain = is_plain && !args.lock && !args.locked;
+    let is_plain = is_plain && !args.lock && !args.locked && args.flags.resource.is_empty();
     let question = Question::new(file, registry, &overrides, &args.targets).filter(|_| is_plain);
     if let Some(question) = question {
         let store = args.flags.remote.store(cache)?;

@@ -178,6 +178,8 @@ fn command_stage() -> Value {
             },
             "params": { "type": "object", "description": "free values, in the key" },
             "watch": { "type": "array", "items": { "type": "string" }, "description": "files and folders whose contents are in the key" },
+            "exact": { "enum": ["everywhere", "machine"], "description": "where its bytes are the same: on every machine, or on one class of them" },
+            "tolerance": { "type": "number", "minimum": 0, "maximum": 1, "description": "by which its results may differ between classes of machines" },
             "resources": { "$ref": "#/$defs/resources" },
             "timeout": { "$ref": "#/$defs/time", "description": "an attempt that takes longer is stopped and has failed" },
             "retries": { "type": "integer", "minimum": 0, "description": "further attempts after a failed one" },
@@ -206,6 +208,8 @@ fn inherited() -> Value {
             "run": {},
             "outputs": { "type": "object" },
             "watch": { "type": "array" },
+            "exact": {},
+            "tolerance": {},
         },
     })
 }

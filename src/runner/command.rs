@@ -8,7 +8,7 @@
 
 use super::attempt::Attempt;
 use super::located::{Entry, Node, Toml};
-use super::manifest::{ANY, Exact, Field, FieldType, Manifest, Output, Params, Slot, StageKind};
+use super::manifest::{self, ANY, Exact, Field, FieldType, Manifest, Output, Params, Slot, StageKind};
 use super::suggest;
 use crate::error::{Error, Result};
 use figment::value::Value;
@@ -19,7 +19,7 @@ pub const NAME: &str = "command";
 /// The parameter that holds the template.
 pub const RUN: &str = "run";
 /// Keys that only a command's stage has.
-pub(super) const KEYS: [&str; 3] = ["run", "outputs", "watch"];
+pub(super) const KEYS: [&str; 5] = ["run", "outputs", "watch", "exact", "tolerance"];
 
 /// The kind of every command. The worker starts the program itself and never calls `run`.
 pub const KIND: StageKind = StageKind { name: NAME, manifest: "", check, run };
@@ -64,13 +64,14 @@ pub(super) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
             .at(last.key_place.clone())
             .hint("`run = [\"program\", \"argument\", \"{outputs.NAME}\"]`"));
     };
+    let stating = |key: &str| stated.iter().rev().find(|e| e.node.get(key).is_some());
     let manifest = Manifest {
         kind: NAME.into(),
         summary: "run a program".into(),
         revision: 1,
-        // Nobody knows what a program computes; the careful guess.
-        exact: Exact::Machine,
-        tolerance: 0.0,
+        // Nobody knows what a program computes; the careful guess, unless the user knows more.
+        exact: stating("exact").map_or(Ok(Exact::Machine), |e| manifest::exact(&e.node))?,
+        tolerance: stating("tolerance").map_or(Ok(0.0), |e| manifest::tolerance(&e.node))?,
         inputs,
         outputs,
         params,
@@ -209,6 +210,8 @@ inputs = { metrics = "fid" }           # any names, artifacts of any type
 outputs = { page = "report" }          # names and types; the program makes a file or folder at each path
 params = { title = "First try" }       # free values; they and `run` are in the key
 watch = ["report.py"]                  # files and folders whose contents are in the key
+exact = "everywhere"                   # the same bytes on every machine; "machine", the rule, on one class of them
+tolerance = 0.01                       # by which its results may differ between classes of machines
 
 # Filled in inside `run`: {inputs.SLOT}, {outputs.NAME}, {params.NAME}, {threads}, and {checkpoints}, a folder that
 # is kept until the stage succeeds. The program runs in the folder of the pipeline.

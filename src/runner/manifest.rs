@@ -298,13 +298,13 @@ fn holes(line: &str) -> impl Iterator<Item = String> {
     line.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name.to_string())
 }
 
-fn exact(root: &Node) -> Result<Exact> {
+pub(super) fn exact(root: &Node) -> Result<Exact> {
     let Some(node) = root.get("exact") else { return Ok(Exact::Machine) };
     let known = [Exact::Everywhere, Exact::Machine].into_iter().find(|e| node.string("`exact`").ok() == Some(e.name()));
     known.ok_or_else(|| node.mismatch("`exact`", "`everywhere` or `machine`"))
 }
 
-fn tolerance(root: &Node) -> Result<f64> {
+pub(super) fn tolerance(root: &Node) -> Result<f64> {
     let Some(node) = root.get("tolerance") else { return Ok(0.0) };
     match node.value {
         Toml::Float(x) if (0.0..1.0).contains(&x) => Ok(x),

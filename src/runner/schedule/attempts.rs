@@ -71,7 +71,10 @@ impl Scheduler<'_> {
         let early = self.stages[id.0].ended_early.take();
         match (end, early) {
             (End::Done(record), _) => {
-                self.stages[id.0].record = Some(*record);
+                let progress = &mut self.stages[id.0];
+                progress.record = Some(*record);
+                // Of an earlier attempt.
+                progress.failure = None;
                 self.set(id, State::Done);
             }
             (End::Damaged(makers), _) => {
