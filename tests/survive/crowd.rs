@@ -2,6 +2,8 @@
 
 use super::{Dice, SIDE_BY_SIDE, diamond, digests, undisturbed, wipe};
 use crate::support::space::Said;
+use std::os::unix::fs::MetadataExt;
+use std::process::Stdio;
 use std::time::Duration;
 
 #[test]
@@ -43,6 +45,44 @@ fn gc_and_runs_keep_out_of_each_others_way() {
         let said = Said::from(runner.wait_with_output().unwrap());
         assert_eq!(said.status, 0, "{}", said.stderr);
         assert_eq!(digests(&space), good);
+        wipe(&space);
+    }
+}
+
+/// Runners that see themselves as the same process number on hosts of different names, as on two machines with one file
+/// system between them: nothing may rest on process numbers, nor on seeing the other's processes.
+#[test]
+fn runners_of_several_hosts_share_a_cache() {
+    const HOST: [&str; 6] = ["unshare", "--pid", "--fork", "--mount-proc", "--uts", "--kill-child"];
+    let may = std::process::Command::new(HOST[0]).args(&HOST[1..]).arg("true").status();
+    if !may.is_ok_and(|status| status.success()) {
+        // Name spaces need rights; there, runners of one host stand in, which the test above has many of.
+        assert_ne!(std::fs::metadata("/proc/self").unwrap().uid(), 0, "root may make name spaces");
+        return;
+    }
+    let mut dice = Dice::new();
+    let good = undisturbed();
+    let space = diamond();
+    let start = |host: &str| {
+        let erw = space.command(&[]);
+        let mut command = std::process::Command::new(HOST[0]);
+        command.args(&HOST[1..]).args(["sh", "-c", "hostname $0; exec \"$@\"", host]).arg(erw.get_program());
+        command.args(["run", "p.toml", "--plain"]).args(SIDE_BY_SIDE).current_dir(space.path("."));
+        command.env_remove("ERW_CACHE_DIR").env_remove("ERW_REMOTE");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    for round in 0..6 {
+        let mut runners = ["north", "east", "south"].map(|host| {
+            dice.wait(Duration::from_millis(60));
+            start(host)
+        });
+        runners[round % 3].kill().unwrap();
+        for (i, runner) in runners.into_iter().enumerate() {
+            let said = runner.wait_with_output().unwrap();
+            let stderr = String::from_utf8_lossy(&said.stderr);
+            assert!(i == round % 3 || said.status.success(), "round {round}\n{stderr}");
+        }
+        assert_eq!(digests(&space), good, "round {round}");
         wipe(&space);
     }
 }
