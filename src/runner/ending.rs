@@ -46,7 +46,7 @@ pub fn describe(status: ExitStatus) -> String {
 /// Tells deaths for lack of memory from others, by the kernel's own count of them.
 #[derive(Debug)]
 pub struct MemoryDeaths {
-    /// As last seen.
+    /// Those from before the run, and those explained since.
     count: AtomicU64,
 }
 
@@ -59,13 +59,12 @@ impl Default for MemoryDeaths {
 impl MemoryDeaths {
     /// Was this process, or a child whose death it reports as shells do, killed for lack of memory? The kernel counts all
     /// of its victims, in control groups too; a victim outside of this run may be mistaken for ours only if ours was
-    /// killed by hand since the last look.
+    /// killed by hand after it.
     pub fn explain(&self, status: ExitStatus) -> bool {
         let killed = status.signal() == Some(libc::SIGKILL) || status.code() == Some(128 + libc::SIGKILL);
-        killed && {
-            let now = deaths();
-            self.count.swap(now, Ordering::SeqCst) < now
-        }
+        let one_more = |count: u64| (count < deaths()).then_some(count + 1);
+        // One death explains one end: several may have been killed at once.
+        killed && self.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
     }
 }
 
