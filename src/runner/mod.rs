@@ -41,7 +41,7 @@
 //! # Looking back
 //!
 //! Nothing above needs these. [`why`] says what a stage waits for or what set it apart from the record before it, [`past`] what came
-//! before and how long it took, [`since`] what changed since a git revision. [`history`] reads journals of runs, [`lineage`] what an
+//! before and how long it took, [`since`] what changed since a git revision (`place` names places that may be gone). [`history`] reads journals of runs, [`lineage`] what an
 //! artifact was made of. [`lock`] holds results against those of a committed file, [`verify`] against those of another
 //! attempt, both as [`agree`] compares, with regard to the class of the [`machine`].
 
@@ -72,6 +72,7 @@ pub mod manifest;
 pub mod memo;
 pub mod past;
 pub mod perform;
+mod place;
 pub mod plan;
 pub mod pool;
 pub mod program;
