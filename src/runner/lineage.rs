@@ -4,10 +4,11 @@
 use super::actions::Record;
 use super::digest::Digest;
 use super::event::Measure;
+use super::inventory::{objects, the_one};
 use super::key::ingredients;
 use super::store::Store;
 use super::why::Fact;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -114,16 +115,6 @@ fn maker<'r>(records: &'r [Record], digest: &Digest) -> Option<&'r Record> {
 /// When there is none, or more than one.
 pub fn find(store: &Store, records: &[Record], prefix: &str) -> Result<Digest> {
     let recorded = records.iter().flat_map(|r| r.outputs.values().map(|o| o.measured.digest));
-    let stored = store.bucket("store")?.into_iter().filter_map(|p| p.file_name()?.to_str()?.parse().ok());
-    let all: BTreeSet<Digest> = recorded.chain(stored).filter(|d| d.to_string().starts_with(prefix)).collect();
-    let all: Vec<Digest> = all.into_iter().collect();
-    match all.as_slice() {
-        [one] => Ok(*one),
-        [] => Err(Error::usage(format!("no artifact `{prefix}`")).hint("`erw cache ls` lists them")),
-        several => {
-            let names: Vec<String> = several.iter().take(4).map(|d| format!("`{}`", d.short())).collect();
-            let error = Error::usage(format!("{} artifacts begin with `{prefix}`", several.len()));
-            Err(error.hint(format!("such as {}", names.join(", "))))
-        }
-    }
+    let stored = objects(store)?.into_iter().filter_map(|(_, digest)| digest);
+    the_one(recorded.chain(stored), prefix)
 }
