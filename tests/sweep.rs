@@ -46,6 +46,15 @@ fn the_command_line_adds_and_replaces_axes() {
     assert_eq!(trials.lines().nth(1).unwrap(), "\"limit=4,seed=0\",4,0,unfinished", "nothing has run");
 }
 
+#[test]
+fn a_sweep_has_no_lock() {
+    for flag in ["--lock", "--locked"] {
+        let said = sweep(&scored(GRID), &[flag]).expect(2).stderr;
+        let first = format!("error: a sweep has no lock file, so it takes no `{flag}`\nhint: `erw run p.toml {flag}` ");
+        assert!(said.starts_with(&first), "{said}");
+    }
+}
+
 const RANDOM: &str = "extends = \"base.toml\"\n[sweep]\ntrain.seed = [0, 1]\n[sweep.random]\nbudget = 3\n\
                       \"train.lr\" = { log_uniform = [1e-5, 1e-3] }\ncodec.scale = { uniform = [0.0, 0.5] }\n\
                       train.steps = { int = [1, 6] }\n\"train.path\" = { choice = [\"linear\", \"cosine\"] }\n";
