@@ -42,7 +42,30 @@ fn a_named_resource_is_shared_out_by_units() {
     assert!(said.stderr.contains("stage `a` asks for 3 of `licence`, this run has 2"), "{}", said.stderr);
     let said = space.run(&["--resource", "license=2"]).expect(2);
     assert!(said.stderr.contains("did you mean `licence`?"), "{}", said.stderr);
+    let said = space.run(&["--resource", "x=1"]).expect(2);
+    assert_eq!(said.stderr, "error: no stage asks for the resource `x`\nhint: they ask for `licence`\n");
+    for (flags, why) in [
+        (["--resource", "=1"], "write NAME=N, as in licence=2"),
+        (["--resource", "threads=1"], "that is `--threads N`"),
+        (["--resource", "mem=0"], "write mem=8GiB, or bytes"),
+        (["--max-load", "nan"], "write a number from 0 on, as in 7.5"),
+    ] {
+        let said = space.run(&flags).expect(2).stderr;
+        assert!(said.contains(why), "{said}");
+    }
     assert!(space.ran().is_empty());
+}
+
+#[test]
+fn the_memory_of_a_run_may_be_less_than_that_of_the_machine() {
+    let text: String = ["a", "b"].map(|s| noted(s, "resources = { threads = 1, mem = \"1MiB\" }")).concat();
+    let order = |mem: &str| {
+        let space = Space::new(&text);
+        space.run(&["--threads", "2", "--resource", mem]).expect(0);
+        space.ran().iter().map(|l| l[..1].to_string()).collect::<String>()
+    };
+    assert_eq!(order("mem=1MiB"), "+-+-");
+    assert_eq!(order("mem=2097152"), "++--");
 }
 
 #[test]

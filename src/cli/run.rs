@@ -12,7 +12,7 @@ use crate::runner::launch::Launcher;
 use crate::runner::manifest::Registry;
 use crate::runner::memo::{self, Answer, Question};
 use crate::runner::pool::Limits;
-use crate::runner::quantity::duration;
+use crate::runner::quantity::{self, duration};
 use crate::runner::record::Journal;
 use crate::runner::schedule::{self, Options, Outcome, Stop};
 use crate::runner::select::{named, select};
@@ -24,6 +24,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::Duration;
+
+/// The resource that is no number of units but of bytes.
+const MEM: &str = "mem";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -65,11 +68,12 @@ pub struct Flags {
     /// GPUs to use, at most; 0 runs stages that ask for GPUs on the CPU
     #[arg(long)]
     pub gpus: Option<usize>,
-    /// So much of a resource that stages name in `resources`; without it, those who name it take turns
+    /// So much of a resource that stages name in `resources`; without it, those who name it take turns. `mem=8GiB` is so much
+    /// memory instead of all of the machine's
     #[arg(long, value_name = "NAME=N", value_parser = resource)]
     pub resource: Vec<(String, u64)>,
     /// Start nothing more beside what runs while the load of the machine is above
-    #[arg(short = 'l', long, value_name = "LOAD")]
+    #[arg(short = 'l', long, value_name = "LOAD", value_parser = load)]
     pub max_load: Option<f64>,
     /// Try a failed stage again so often, unless it says itself how often
     #[arg(long, value_name = "N")]
@@ -84,7 +88,7 @@ pub struct Flags {
     #[arg(long)]
     pub plain: bool,
     /// Also write how it went to this file, as JUnit XML
-    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, conflicts_with = "dry_run")]
     pub junit: Option<PathBuf>,
     #[command(flatten)]
     pub remote: RemoteArgs,
@@ -119,6 +123,9 @@ impl Flags {
             limits.threads = threads as usize;
         }
         limits.named = self.resource.iter().cloned().collect();
+        if let Some(mem) = limits.named.remove(MEM) {
+            limits.mem = mem;
+        }
         limits.max_load = self.max_load;
         if let Some(gpus) = self.gpus {
             limits.gpus.truncate(gpus);
@@ -130,8 +137,21 @@ impl Flags {
 
 /// `licence=2`.
 fn resource(text: &str) -> Result<(String, u64), String> {
-    let parts = text.split_once('=').and_then(|(name, units)| Some((name.to_string(), units.parse().ok()?)));
-    parts.ok_or_else(|| "write NAME=N, as in licence=2".into())
+    match text.split_once('=') {
+        Some((name @ ("threads" | "gpus"), _)) => Err(format!("that is `--{name} N`")),
+        Some((MEM, amount)) => {
+            let bytes = amount.parse().ok().or_else(|| quantity::bytes(amount)).filter(|bytes| *bytes > 0);
+            bytes.map(|bytes| (MEM.into(), bytes)).ok_or_else(|| "write mem=8GiB, or bytes".into())
+        }
+        Some((name, units)) if !name.is_empty() && units.parse::<u64>().is_ok() => {
+            Ok((name.to_string(), units.parse().unwrap_or_default()))
+        }
+        _ => Err("write NAME=N, as in licence=2".into()),
+    }
+}
+
+fn load(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|load: &f64| *load >= 0.0).ok_or_else(|| "write a number from 0 on, as in 7.5".into())
 }
 
 fn time(text: &str) -> Result<Duration, String> {

@@ -212,4 +212,5 @@ watch = ["report.py"]                  # files and folders whose contents are in
 
 # Filled in inside `run`: {inputs.SLOT}, {outputs.NAME}, {params.NAME}, {threads}, and {checkpoints}, a folder that
 # is kept until the stage succeeds. The program runs in the folder of the pipeline.
+# The numbers at the top of a JSON object in an output of type `metrics` are the results of the stage.
 "#;
