@@ -47,6 +47,17 @@ fn the_command_line_adds_and_replaces_axes() {
 }
 
 #[test]
+fn a_diverged_trial_is_told_and_given_up() {
+    let text = "[stages.net]\nkind = \"command\"\nrun = \"echo '{\\\"loss\\\": {params.loss}}' > {outputs.m}\"\noutputs = { m = \"metrics\" }\n\
+                params = { loss = \"1\" }\n[stages.use]\nkind = \"command\"\nrun = \"cat {inputs.x} >> ran; echo > {outputs.o}\"\n\
+                inputs = { x = \"net\" }\noutputs = { o = \"t\" }\n[sweep]\n\"net.loss\" = [\"NaN\", \"1\"]\nstop = [\"loss > 2\"]\n";
+    let space = Space::new(text);
+    let said = sweep(&space, &["--format", "csv"]).expect(0);
+    assert_eq!(said.stdout, "trial,net.loss,status,loss\nloss=NaN,NaN,stopped,nan\nloss=1,1,ran,1\n");
+    assert_eq!(space.ran(), ["{\"loss\": 1}"]);
+}
+
+#[test]
 fn a_sweep_has_no_lock() {
     for flag in ["--lock", "--locked"] {
         let said = sweep(&scored(GRID), &[flag]).expect(2).stderr;

@@ -29,7 +29,7 @@
 //! 4. [`perform`] carries one action out under the lock of its key: inputs verified, worker started ([`launch`]),
 //!    outputs digested and published, record last, work folder removed.
 //! 5. In the worker process [`worker`] finds the kind and calls it with an [`attempt`]; a [`program`] is started by the
-//!    runner itself. How either ends is seen by [`ending`], what is under way is known to [`workers`].
+//!    runner itself, and its results are the `numbers` it writes. How either ends is seen by [`ending`], what is under way is known to [`workers`].
 //! 6. [`memo`] keeps the answer to a run that found everything cached, for the next time it is asked.
 //! 7. All of it is told as [`event`]s; [`record`] keeps them.
 //!
@@ -70,6 +70,7 @@ pub mod lock;
 pub mod machine;
 pub mod manifest;
 pub mod memo;
+mod numbers;
 pub mod past;
 pub mod perform;
 mod place;
