@@ -131,6 +131,11 @@ fn tags_keep_what_they_name() {
     assert!(listed.starts_with("b          1 artifact  20") && listed.contains(" p.toml:a\n"), "{listed}");
     gc(&space, &["--max-size", "0"]);
     assert_eq!(recorded(&space), ["a", "b"]);
+    let object = space.bucket("store").into_iter().find(|p| p.to_string_lossy().contains(&digits)).unwrap();
+    std::fs::rename(&object, space.path("away")).unwrap();
+    let listed = space.erw(&["cache", "tag"]).expect(0).stdout;
+    assert!(listed.lines().any(|l| l.starts_with("b ") && l.contains("1 artifact, 1 not here")), "{listed}");
+    std::fs::rename(space.path("away"), object).unwrap();
     space.erw(&["cache", "untag", "b"]).expect(0);
     gc(&space, &["--max-size", "0"]);
     assert_eq!(recorded(&space), ["a"]);

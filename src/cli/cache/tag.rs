@@ -51,7 +51,14 @@ pub fn untag(args: &UntagArgs, store: &Store) -> Result<()> {
 
 fn list(store: &Store) -> Result<()> {
     let row = |(name, tag): (String, Tag)| {
-        vec![name, count(tag.artifacts.len(), "artifact"), tag.created[..10.min(tag.created.len())].to_string(), tag.of]
+        let lost = tag.artifacts.iter().filter(|digest| !store.object(digest).exists()).count();
+        let lost = if lost == 0 { String::new() } else { format!(", {lost} not here") };
+        vec![
+            name,
+            count(tag.artifacts.len(), "artifact") + &lost,
+            tag.created[..10.min(tag.created.len())].to_string(),
+            tag.of,
+        ]
     };
     let rows: Vec<Vec<String>> = tags::all(store)?.into_iter().map(row).collect();
     print(&if rows.is_empty() { "no tags\n".into() } else { columns(&rows, "") })
