@@ -394,7 +394,11 @@ fn a_watch_that_begins_with_a_broken_parent_sees_it_mended() {
     space.write("child.toml", "extends = \"p.toml\"\n");
     space.write("p.toml", "broken");
     let mut command = space.command(&["run", "child.toml", "--watch", "--plain"]);
-    let mut child = command.stderr(std::fs::File::create(space.path("said")).unwrap()).spawn().unwrap();
+    let mut child = command
+        .stdout(std::process::Stdio::null())
+        .stderr(std::fs::File::create(space.path("said")).unwrap())
+        .spawn()
+        .unwrap();
     space.until("the error", || space.read("said").contains("waiting for changes"));
     space.write("p.toml", CHAIN);
     let ran = || space.read("ran").lines().any(|l| l == "c");

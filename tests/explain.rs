@@ -203,6 +203,18 @@ fn since(space: &Space, file: &str, revision: &str) -> (Vec<String>, String) {
 }
 
 #[test]
+fn git_does_not_see_the_cache() {
+    let space = chain();
+    git(&space, &["init", "-q"]);
+    space.run(&[]).expect(0);
+    let out = Command::new("git").arg("-C").arg(space.path("")).args(["status", "--porcelain"]).output().unwrap();
+    assert_eq!(String::from_utf8(out.stdout).unwrap(), "?? p.toml\n?? src/\n");
+    // A folder that was there may hold other things.
+    space.run(&["--cache-dir", "src"]).expect(0);
+    assert!(!space.path("src/.gitignore").exists());
+}
+
+#[test]
 fn a_submodule_counts_by_its_commit_and_its_changes() {
     let space = with_submodule();
     let stale = ["other unchanged", "part stale", "whole stale"];
