@@ -160,6 +160,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "`wait` is what is tried")]
     fn a_child_is_waited_for_with_its_peak() {
         let child = std::process::Command::new("true").spawn().unwrap();
         let ended = wait(child.id() as i32, || {}).unwrap();
