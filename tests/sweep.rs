@@ -58,6 +58,32 @@ fn a_diverged_trial_is_told_and_given_up() {
 }
 
 #[test]
+fn a_stage_of_a_trial_is_looked_at_like_any_other() {
+    let space = scored("[sweep]\n\"score.seed\" = [0, 1, 9]\n\"pack.limit\" = [1, 2]\n");
+    sweep(&space, &[]).expect(1);
+    let (good, bad) = ("score@seed=1,limit=2", "score@seed=9,limit=1");
+    let ok = |args: &[&str]| space.erw(args).expect(0).stdout;
+    assert!(ok(&["why", "p.toml", good]).starts_with(&format!("{good} is cached\n")));
+    assert!(ok(&["explain", "p.toml", good]).starts_with(&format!("{good}: ")));
+    assert!(ok(&["show", &format!("p.toml:{good}")]).contains(&format!("made by scored/{good} ")));
+    assert_eq!(ok(&["show", &format!("p.toml:{good}.o")]), ok(&["show", &format!("p.toml:{good}")]));
+    assert_eq!(
+        ok(&["export", "p.toml", good, "best"]),
+        ok(&["export", "p.toml", &format!("{good}.o"), "again"]).replace("again", "best")
+    );
+    assert_eq!(ok(&["cache", "tag", "best", &format!("p.toml:{good}")]), "best: 1 artifact\n");
+    assert!(ok(&["verify", "p.toml", good]).ends_with("the same, byte for byte\n"));
+    assert!(ok(&["plan", "p.toml", good]).ends_with("all 2 stages are cached\n"));
+    assert!(ok(&["run", "p.toml", good, "--plain"]).contains(good));
+    // What it wrote is empty, but it was found.
+    space.write("p.toml", &space.read("p.toml").replace("echo score", "echo said; echo score"));
+    sweep(&space, &[]).expect(1);
+    assert_eq!(ok(&["logs", "p.toml", bad]), "said\n");
+    let said = space.erw(&["why", "p.toml", "score@seed=7"]).expect(2).stderr;
+    assert!(said.starts_with("error: no stage `score@seed=7` in `p.toml`\nhint: did you mean `score@seed="), "{said}");
+}
+
+#[test]
 fn a_sweep_has_no_lock() {
     for flag in ["--lock", "--locked"] {
         let said = sweep(&scored(GRID), &[flag]).expect(2).stderr;

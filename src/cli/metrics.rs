@@ -36,7 +36,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         let plain = TableArgs { over: vec![], each: false, sort: None, filter: vec![], format: args.format };
         return sweep::print_cached(&plan, cache, &plain);
     }
-    let pipeline = args.pipeline.load(registry)?;
+    let pipeline = args.pipeline.load_for(&args.stages, registry)?;
     let sheet = sheet(&pipeline, &Store::open(cache)?, &args.stages)?;
     match (args.format, sheet.rows.is_empty()) {
         (Format::Text, true) => print("every stage is cached, and none has results\n"),

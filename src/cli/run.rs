@@ -179,7 +179,7 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
             };
         }
     }
-    let pipeline = args.pipeline.load(registry)?;
+    let pipeline = args.pipeline.load_for(&args.targets, registry)?;
     let selected = select(&pipeline, &args.targets)?;
     let locked = args.locked.then(|| lock::before(&pipeline, &selected, cache)).transpose()?;
     let Some(outcome) = execute(&pipeline, selected, &args.flags, cache, vec![])? else { return Ok(()) };

@@ -85,7 +85,7 @@ fn at(text: &str, there: impl Fn(&Path) -> bool) -> Option<(&str, &str)> {
 
 /// Those of the environment.
 fn overrides() -> Overrides {
-    PipelineArgs { pipeline: PathBuf::new(), set: vec![] }.overrides()
+    PipelineArgs::of("").overrides()
 }
 
 struct Reader<'a> {
