@@ -251,3 +251,39 @@ fn a_renamed_pipeline_is_compared_with_what_it_was() {
     assert!(lines.iter().all(|l| l.ends_with(" new")), "{lines:?}");
     assert!(text.contains("\n`pipes/new.toml` was not there\n"), "{text}");
 }
+
+/// Two stages a layer, each of which needs both of the layer before: paths double with every layer.
+fn lattice(layers: usize, first: &str) -> String {
+    let stage = |name: &str, layer: usize| {
+        let (run, inputs) = match layer {
+            0 => (format!("echo {first} {name} > {{outputs.o}}"), String::new()),
+            n => (
+                format!("cat {{inputs.x}} {{inputs.y}} | cksum > {{outputs.o}}; echo {name} >> {{outputs.o}}"),
+                format!("inputs = {{ x = \"a{}\", y = \"b{}\" }}\n", n - 1, n - 1),
+            ),
+        };
+        format!("[stages.{name}{layer}]\nkind = \"command\"\nrun = \"{run}\"\n{inputs}outputs = {{ o = \"t\" }}\n")
+    };
+    (0..layers).map(|layer| stage("a", layer) + &stage("b", layer)).collect()
+}
+
+#[test]
+fn each_change_is_followed_once_and_not_without_end() {
+    let space = Space::new(&lattice(40, "one"));
+    space.run(&[]).expect(0);
+    space.write("p.toml", &lattice(40, "two"));
+    space.run(&[]).expect(0);
+    let said = why(&space, "a39");
+    assert!(said.lines().count() < 300, "{}", said.lines().count());
+    assert!(said.contains("  as told above\n"), "{said}");
+    assert!(said.contains("and so on: `erw why` of that stage tells more"), "{said}");
+    let json = space.erw(&["why", "p.toml", "a39", "--json"]).expect(0).stdout;
+    serde_json::from_str::<Value>(&json).unwrap();
+    // Less deep, down to what was changed.
+    let said = why(&space, "a10");
+    assert!(said.contains("echo one a > {outputs.o}") && !said.contains("and so on"), "{said}");
+    let shown = redact(&space.erw(&["show", "p.toml:a39"]).expect(0).stdout);
+    assert!(shown.contains(", made of more: `erw show #` goes on\n"), "{shown}");
+    let json = space.erw(&["show", "p.toml:a39", "--json"]).expect(0).stdout;
+    serde_json::from_str::<Value>(&json).unwrap();
+}

@@ -143,6 +143,7 @@ fn line(input: &Lineage) -> String {
     match &input.made_by {
         Some(maker) => format!("{head}, {}, {}", title(maker), instant(&maker.fact.created)),
         None if input.repeated => format!("{head}, see above"),
+        None if input.cut => format!("{head}, made of more: `erw show {}` goes on", input.digest.short()),
         None => format!("{head}, nothing recorded made it"),
     }
 }

@@ -28,6 +28,8 @@ pub struct Lineage {
     pub made_by: Option<Maker>,
     /// It was told of before, and is not told again.
     pub repeated: bool,
+    /// It stands so deep that what it was made of is left out.
+    pub cut: bool,
 }
 
 /// The action that made it.
@@ -46,9 +48,13 @@ pub struct Maker {
     pub inputs: Vec<(String, Lineage)>,
 }
 
+/// So many artifacts stand below each other: readers of JSON give up at some 128 levels, of which each takes four, and
+/// people before that.
+const DEPTH: usize = 24;
+
 /// Traces `digest`, made by `record` if that is given, else by the earliest that made it.
 pub fn trace(store: &Store, records: &[Record], digest: Digest, record: Option<&Record>) -> Lineage {
-    Tracer { store, records, seen: BTreeSet::new() }.trace(digest, record)
+    Tracer { store, records, seen: BTreeSet::new() }.trace(digest, record, 0)
 }
 
 struct Tracer<'a> {
@@ -58,14 +64,16 @@ struct Tracer<'a> {
 }
 
 impl Tracer<'_> {
-    fn trace(&mut self, digest: Digest, record: Option<&Record>) -> Lineage {
+    fn trace(&mut self, digest: Digest, record: Option<&Record>, depth: usize) -> Lineage {
         let records = self.records;
         let record = record.or_else(|| maker(records, &digest));
         let output = record.and_then(|r| r.outputs.iter().find(|(_, o)| o.measured.digest == digest));
         let path = self.store.object(&digest);
-        let repeated = !self.seen.insert(digest);
+        let cut = depth >= DEPTH && record.is_some();
+        // What is cut here may be told in full where it stands less deep.
+        let repeated = !cut && !self.seen.insert(digest);
         let made_by = match (record, output) {
-            (Some(record), Some((name, _))) if !repeated => Some(self.maker(record, name)),
+            (Some(record), Some((name, _))) if !repeated && !cut => Some(self.maker(record, name, depth)),
             _ => None,
         };
         Lineage {
@@ -77,17 +85,19 @@ impl Tracer<'_> {
             path,
             made_by,
             repeated,
+            cut,
         }
     }
 
-    fn maker(&mut self, record: &Record, output: &str) -> Maker {
+    fn maker(&mut self, record: &Record, output: &str, depth: usize) -> Maker {
         let all = ingredients(&record.key_text);
         let section = |wanted: &[&str]| -> Vec<(String, String)> {
             let of = all.iter().filter(|((section, _), _)| wanted.contains(section));
             of.map(|((_, name), value)| (name.to_string(), value.to_string())).collect()
         };
         let inputs = section(&["input"]).into_iter();
-        let inputs = inputs.filter_map(|(slot, digest)| Some((slot, self.trace(digest.parse().ok()?, None))));
+        let inputs =
+            inputs.filter_map(|(slot, digest)| Some((slot, self.trace(digest.parse().ok()?, None, depth + 1))));
         Maker {
             kind: record.kind.clone(),
             output: output.into(),
