@@ -173,3 +173,15 @@ fn a_run_is_reported_as_junit() {
     let said = space.run(&["--junit", "no/such/j.xml"]).expect(2).stderr;
     assert!(said.contains("cannot write `no/such/j.xml`"), "{said}");
 }
+
+#[test]
+fn cached_stages_too_many_to_list_are_counted() {
+    let stage = |i: usize| {
+        format!("[stages.s{i}]\nkind = \"command\"\nrun = [\"touch\", \"{{outputs.o}}\"]\noutputs = {{ o = \"t\" }}\n")
+    };
+    let space = Space::new(&(0..201).map(stage).collect::<String>());
+    // The second run keeps the answer for the third.
+    (0..3).for_each(|_| drop(space.run(&[]).expect(0)));
+    let said = space.erw(&["log", "-n", "1"]).expect(0).stdout;
+    assert!(said.contains("  201 cached  "), "{said}");
+}

@@ -49,7 +49,7 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    a stage failed
+  1    a stage failed, or a result is not the locked or the stored one
   2    bad pipeline or usage
   3    suspended: put down before its end, resumes when run again
   4    the cache is damaged
