@@ -389,6 +389,29 @@ fn a_run_in_which_all_was_cached_is_answered_from_memory_only_while_that_is_true
 }
 
 #[test]
+fn a_watch_that_begins_with_a_broken_parent_sees_it_mended() {
+    let space = chain();
+    space.write("child.toml", "extends = \"p.toml\"\n");
+    space.write("p.toml", "broken");
+    let mut command = space.command(&["run", "child.toml", "--watch", "--plain"]);
+    let mut child = command
+        .stdout(std::process::Stdio::null())
+        .stderr(std::fs::File::create(space.path("said")).unwrap())
+        .spawn()
+        .unwrap();
+    space.until("the error", || space.read("said").contains("waiting for changes"));
+    space.write("p.toml", CHAIN);
+    let ran = || space.read("ran").lines().any(|l| l == "c");
+    let seen = (0..1000).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        ran()
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(seen, "{}", space.read("said"));
+}
+
+#[test]
 fn a_watched_pipeline_runs_again_when_a_file_changes() {
     let space = chain();
     let child = space.start(&["--watch"]);

@@ -172,3 +172,118 @@ fn a_change_since_a_revision_is_followed_through_the_graph() {
     let said = space.erw(&["plan", "p.toml", "--since", "nothing"]).expect(2).stderr;
     assert!(said.contains("git knows no revision `nothing`"), "{said}");
 }
+
+/// A repository in `sub`, a stage that reads it, and one that reads what git does not know.
+fn with_submodule() -> Space {
+    let stage = |name: &str, watch: &str| {
+        format!(
+            "[stages.{name}]\nkind = \"command\"\nrun = \"true\"\noutputs = {{ o = \"t\" }}\nwatch = [\"{watch}\"]\n"
+        )
+    };
+    let text = [stage("whole", "../sub"), stage("part", "../sub/deep"), stage("other", "../data")].concat();
+    let space = Space::of(&[("pipes/p.toml", &text), ("data", "1"), (".gitignore", "data"), ("origin/deep/x", "1")]);
+    let inner = |args: &[&str]| git(&space, &[&["-C", "origin"], args].concat());
+    inner(&["init", "-q"]);
+    inner(&["add", "."]);
+    inner(&["commit", "-q", "-m", "inner"]);
+    git(&space, &["init", "-q"]);
+    git(&space, &["-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "./origin", "sub"]);
+    git(&space, &["add", "pipes", ".gitignore"]);
+    git(&space, &["commit", "-q", "-m", "one"]);
+    space
+}
+
+/// Verdicts by stage, and the notes below them.
+fn since(space: &Space, file: &str, revision: &str) -> (Vec<String>, String) {
+    let said = space.erw(&["plan", file, "--since", revision, "--format", "json"]).expect(0).stdout;
+    let said: Value = serde_json::from_str(&said).unwrap();
+    let line = |l: &Value| format!("{} {}", l["stage"].as_str().unwrap(), l["verdict"].as_str().unwrap());
+    let text = space.erw(&["plan", file, "--since", revision]).expect(0).stdout;
+    (said["stages"].as_array().unwrap().iter().map(line).collect(), text)
+}
+
+#[test]
+fn git_does_not_see_the_cache() {
+    let space = chain();
+    git(&space, &["init", "-q"]);
+    space.run(&[]).expect(0);
+    let out = Command::new("git").arg("-C").arg(space.path("")).args(["status", "--porcelain"]).output().unwrap();
+    assert_eq!(String::from_utf8(out.stdout).unwrap(), "?? p.toml\n?? src/\n");
+    // A folder that was there may hold other things.
+    space.write("mine/x", "");
+    space.run(&["--cache-dir", "mine"]).expect(0);
+    assert!(space.path("mine/CACHEDIR.TAG").exists() && !space.path("mine/.gitignore").exists());
+}
+
+#[test]
+fn a_submodule_counts_by_its_commit_and_its_changes() {
+    let space = with_submodule();
+    let stale = ["other unchanged", "part stale", "whole stale"];
+    let sorted = |revision: &str| {
+        let mut lines = since(&space, "pipes/p.toml", revision).0;
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted("HEAD"), ["other unchanged", "part unchanged", "whole unchanged"]);
+    space.write("sub/deep/x", "2");
+    assert_eq!(sorted("HEAD"), stale, "changed and not committed");
+    git(&space, &["-C", "sub", "commit", "-q", "-a", "-m", "two"]);
+    assert_eq!(sorted("HEAD"), stale, "committed there and not here");
+    git(&space, &["commit", "-q", "-a", "-m", "two"]);
+    assert_eq!(sorted("HEAD~1"), stale);
+    assert_eq!(sorted("HEAD"), ["other unchanged", "part unchanged", "whole unchanged"]);
+    // A fresh checkout has neither the submodule's files nor what git does not know.
+    git(&space, &["worktree", "add", "-q", "fresh", "HEAD"]);
+    let mut fresh = since(&space, "fresh/pipes/p.toml", "HEAD").0;
+    fresh.sort();
+    assert_eq!(fresh, ["other unchanged", "part unchanged", "whole unchanged"]);
+}
+
+#[test]
+fn a_renamed_pipeline_is_compared_with_what_it_was() {
+    let space = with_submodule();
+    git(&space, &["mv", "pipes/p.toml", "pipes/q.toml"]);
+    let (lines, text) = since(&space, "pipes/q.toml", "HEAD");
+    assert!(lines.iter().all(|l| l.ends_with(" unchanged")), "{lines:?}");
+    assert!(text.contains("\nthe file was called `pipes/p.toml`\n"), "{text}");
+    space.write("pipes/new.toml", &space.read("pipes/q.toml"));
+    let (lines, text) = since(&space, "pipes/new.toml", "HEAD");
+    assert!(lines.iter().all(|l| l.ends_with(" new")), "{lines:?}");
+    assert!(text.contains("\n`pipes/new.toml` was not there\n"), "{text}");
+}
+
+/// Two stages a layer, each of which needs both of the layer before: paths double with every layer.
+fn lattice(layers: usize, first: &str) -> String {
+    let stage = |name: &str, layer: usize| {
+        let (run, inputs) = match layer {
+            0 => (format!("echo {first} {name} > {{outputs.o}}"), String::new()),
+            n => (
+                format!("cat {{inputs.x}} {{inputs.y}} | cksum > {{outputs.o}}; echo {name} >> {{outputs.o}}"),
+                format!("inputs = {{ x = \"a{}\", y = \"b{}\" }}\n", n - 1, n - 1),
+            ),
+        };
+        format!("[stages.{name}{layer}]\nkind = \"command\"\nrun = \"{run}\"\n{inputs}outputs = {{ o = \"t\" }}\n")
+    };
+    (0..layers).map(|layer| stage("a", layer) + &stage("b", layer)).collect()
+}
+
+#[test]
+fn each_change_is_followed_once_and_not_without_end() {
+    let space = Space::new(&lattice(40, "one"));
+    space.run(&[]).expect(0);
+    space.write("p.toml", &lattice(40, "two"));
+    space.run(&[]).expect(0);
+    let said = why(&space, "a39");
+    assert!(said.lines().count() < 300, "{}", said.lines().count());
+    assert!(said.contains("  as told above\n"), "{said}");
+    assert!(said.contains("and so on: `erw why` of that stage tells more"), "{said}");
+    let json = space.erw(&["why", "p.toml", "a39", "--json"]).expect(0).stdout;
+    serde_json::from_str::<Value>(&json).unwrap();
+    // Less deep, down to what was changed.
+    let said = why(&space, "a10");
+    assert!(said.contains("echo one a > {outputs.o}") && !said.contains("and so on"), "{said}");
+    let shown = redact(&space.erw(&["show", "p.toml:a39"]).expect(0).stdout);
+    assert!(shown.contains(", made of more: `erw show #` goes on\n"), "{shown}");
+    let json = space.erw(&["show", "p.toml:a39", "--json"]).expect(0).stdout;
+    serde_json::from_str::<Value>(&json).unwrap();
+}

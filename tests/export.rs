@@ -58,6 +58,31 @@ fn what_is_there_is_replaced_only_if_asked() {
 }
 
 #[test]
+fn the_cache_and_the_current_folder_are_spared() {
+    let space = two();
+    let here = space.path("");
+    let cases = [
+        ("cache/v1/store", "it is inside of the cache folder"),
+        ("cache/new", "it is inside of the cache folder"),
+        ("cache", "it is inside of the cache folder"),
+        (here.to_str().unwrap(), "it holds the cache folder"),
+        ("new/../..", "it holds the cache folder"),
+    ];
+    for (to, why) in cases {
+        let said = export(&space, &["first", to, "--force"]).expect(2).stderr;
+        assert!(said.starts_with("error: cannot export to `") && said.contains(&format!("\ncause: {why}\n")), "{said}");
+    }
+    std::fs::rename(space.path("cache"), space.path("elsewhere")).unwrap();
+    std::fs::create_dir(space.path("work")).unwrap();
+    space.write("work/p.toml", TWO);
+    let mut command =
+        space.command(&["export", "p.toml", "first", "../work", "--force", "--cache-dir", "../elsewhere"]);
+    let said = Said::from(command.current_dir(space.path("work")).output().unwrap()).expect(2).stderr;
+    assert!(said.contains("\ncause: it is or holds the current folder\n"), "{said}");
+    assert_eq!(space.read("work/p.toml"), TWO);
+}
+
+#[test]
 fn links_take_no_space_and_are_read_only() {
     let space = two();
     let said = export(&space, &["first", "out", "--link"]).expect(0);

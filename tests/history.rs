@@ -46,6 +46,7 @@ fn an_artifact_is_traced_to_the_files_it_began_with() {
     insta::assert_snapshot!("show", redact(&shown_anywhere));
     // The same by its path and by the first digits of its digest.
     assert_eq!(space.erw(&["show", &path]).expect(0).stdout, shown);
+    assert_eq!(space.erw(&["cache", "show", &path]).expect(0).stdout, shown);
     let digest = path.rsplit('/').next().unwrap();
     assert_eq!(space.erw(&["show", &digest[..12]]).expect(0).stdout, shown);
     let json: Value = serde_json::from_str(&space.erw(&["show", digest, "--json"]).expect(0).stdout).unwrap();
@@ -170,6 +171,21 @@ fn a_run_is_reported_as_junit() {
          back b [('failure', '`sh` exited with status 3', ['  a <b> & [31mred[0m'])]\n\
          back c [('skipped', 'needs `b`', [])]\n"
     );
+    // A dry run has nothing to report.
+    let said = space.run(&["--junit", "k.xml", "--dry-run"]).expect(2).stderr;
+    assert!(said.contains("cannot be used with"), "{said}");
     let said = space.run(&["--junit", "no/such/j.xml"]).expect(2).stderr;
     assert!(said.contains("cannot write `no/such/j.xml`"), "{said}");
+}
+
+#[test]
+fn cached_stages_too_many_to_list_are_counted() {
+    let stage = |i: usize| {
+        format!("[stages.s{i}]\nkind = \"command\"\nrun = [\"touch\", \"{{outputs.o}}\"]\noutputs = {{ o = \"t\" }}\n")
+    };
+    let space = Space::new(&(0..201).map(stage).collect::<String>());
+    // The second run keeps the answer for the third.
+    (0..3).for_each(|_| drop(space.run(&[]).expect(0)));
+    let said = space.erw(&["log", "-n", "1"]).expect(0).stdout;
+    assert!(said.contains("  201 cached  "), "{said}");
 }

@@ -1,6 +1,6 @@
 //! Results held against a committed lock, and against a second run.
 
-use crate::support::space::Space;
+use crate::support::space::{Space, spoil};
 use crate::support::toys::TOYS;
 use erw::runner::actions::{Output, Record};
 use erw::runner::agree::Agreement;
@@ -12,6 +12,7 @@ use erw::runner::layers::Overrides;
 use erw::runner::lock::Lock;
 use erw::runner::store::Store;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// `chance` says something else each time.
 const PIPELINE: &str = r#"
@@ -50,6 +51,28 @@ fn a_lock_holds_what_it_was_made_of() {
     let said = space.run(&["--locked", "steady"]).expect(0);
     assert!(said.stdout.ends_with("1 stage as locked in p.lock, byte for byte\n"), "{}", said.stdout);
     assert!(space.run(&["--lock", "steady"]).expect(2).stderr.contains("cannot be used with"));
+}
+
+#[test]
+fn rot_that_no_stage_reads_is_no_agreement() {
+    let space = locked();
+    let other = space.erw(&["show", "p.toml:chance", "--json"]).expect(0).stdout;
+    let other: serde_json::Value = serde_json::from_str(&other).unwrap();
+    let file = Path::new(other["path"].as_str().unwrap()).join("same");
+    let rotten = std::fs::read(&file).unwrap().iter().map(|b| b ^ 1).collect::<Vec<u8>>();
+    spoil(&file, &rotten);
+    let before = space.read("p.lock");
+    for flag in ["--locked", "--lock"] {
+        let said = space.run(&[flag]).expect(4).stderr;
+        assert!(
+            said.contains("error: output `o` of stage `chance`: artifact `") && said.contains("` is damaged\n"),
+            "{said}"
+        );
+        assert!(said.ends_with("hint: `erw cache verify` sets it aside, then `erw run` makes it anew\n"), "{said}");
+    }
+    assert_eq!(space.read("p.lock"), before);
+    space.erw(&["cache", "verify"]).expect(4);
+    space.run(&["steady", "--locked"]).expect(0);
 }
 
 #[test]

@@ -46,6 +46,52 @@ fn the_command_line_adds_and_replaces_axes() {
     assert_eq!(trials.lines().nth(1).unwrap(), "\"limit=4,seed=0\",4,0,unfinished", "nothing has run");
 }
 
+#[test]
+fn a_diverged_trial_is_told_and_given_up() {
+    let text = "[stages.net]\nkind = \"command\"\nrun = \"echo '{\\\"loss\\\": {params.loss}}' > {outputs.m}\"\noutputs = { m = \"metrics\" }\n\
+                params = { loss = \"1\" }\n[stages.use]\nkind = \"command\"\nrun = \"cat {inputs.x} >> ran; echo > {outputs.o}\"\n\
+                inputs = { x = \"net\" }\noutputs = { o = \"t\" }\n[sweep]\n\"net.loss\" = [\"NaN\", \"1\"]\nstop = [\"loss > 2\"]\n";
+    let space = Space::new(text);
+    let said = sweep(&space, &["--format", "csv"]).expect(0);
+    assert_eq!(said.stdout, "trial,net.loss,status,loss\nloss=NaN,NaN,stopped,nan\nloss=1,1,ran,1\n");
+    assert_eq!(space.ran(), ["{\"loss\": 1}"]);
+}
+
+#[test]
+fn a_stage_of_a_trial_is_looked_at_like_any_other() {
+    let space = scored("[sweep]\n\"score.seed\" = [0, 1, 9]\n\"pack.limit\" = [1, 2]\n");
+    sweep(&space, &[]).expect(1);
+    let (good, bad) = ("score@seed=1,limit=2", "score@seed=9,limit=1");
+    let ok = |args: &[&str]| space.erw(args).expect(0).stdout;
+    assert!(ok(&["why", "p.toml", good]).starts_with(&format!("{good} is cached\n")));
+    assert!(ok(&["explain", "p.toml", good]).starts_with(&format!("{good}: ")));
+    assert!(ok(&["show", &format!("p.toml:{good}")]).contains(&format!("made by scored/{good} ")));
+    assert_eq!(ok(&["show", &format!("p.toml:{good}.o")]), ok(&["show", &format!("p.toml:{good}")]));
+    assert_eq!(
+        ok(&["export", "p.toml", good, "best"]),
+        ok(&["export", "p.toml", &format!("{good}.o"), "again"]).replace("again", "best")
+    );
+    assert_eq!(ok(&["cache", "tag", "best", &format!("p.toml:{good}")]), "best: 1 artifact\n");
+    assert!(ok(&["verify", "p.toml", good]).ends_with("the same, byte for byte\n"));
+    assert!(ok(&["plan", "p.toml", good]).ends_with("all 2 stages are cached\n"));
+    assert!(ok(&["run", "p.toml", good, "--plain"]).contains(good));
+    // What it wrote is empty, but it was found.
+    space.write("p.toml", &space.read("p.toml").replace("echo score", "echo said; echo score"));
+    sweep(&space, &[]).expect(1);
+    assert_eq!(ok(&["logs", "p.toml", bad]), "said\n");
+    let said = space.erw(&["why", "p.toml", "score@seed=7"]).expect(2).stderr;
+    assert!(said.starts_with("error: no stage `score@seed=7` in `p.toml`\nhint: did you mean `score@seed="), "{said}");
+}
+
+#[test]
+fn a_sweep_has_no_lock() {
+    for flag in ["--lock", "--locked"] {
+        let said = sweep(&scored(GRID), &[flag]).expect(2).stderr;
+        let first = format!("error: a sweep has no lock file, so it takes no `{flag}`\nhint: `erw run p.toml {flag}` ");
+        assert!(said.starts_with(&first), "{said}");
+    }
+}
+
 const RANDOM: &str = "extends = \"base.toml\"\n[sweep]\ntrain.seed = [0, 1]\n[sweep.random]\nbudget = 3\n\
                       \"train.lr\" = { log_uniform = [1e-5, 1e-3] }\ncodec.scale = { uniform = [0.0, 0.5] }\n\
                       train.steps = { int = [1, 6] }\n\"train.path\" = { choice = [\"linear\", \"cosine\"] }\n";

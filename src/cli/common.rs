@@ -6,7 +6,7 @@ use crate::runner::layers::Overrides;
 use crate::runner::manifest::Registry;
 use crate::runner::sweep::SweepPlan;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A pipeline and what is set from outside.
 #[derive(Debug, clap::Args)]
@@ -20,6 +20,11 @@ pub struct PipelineArgs {
 }
 
 impl PipelineArgs {
+    /// A pipeline as it stands, without `--set`.
+    pub fn of(file: impl Into<PathBuf>) -> Self {
+        Self { pipeline: file.into(), set: vec![] }
+    }
+
     /// `--set` and the variables `ERW_SET__…` of this process, in the order of their names.
     pub fn overrides(&self) -> Overrides {
         let text =
@@ -34,6 +39,11 @@ impl PipelineArgs {
         Pipeline::load(&self.pipeline, registry, &self.overrides())
     }
 
+    /// The pipeline; with the trials of its `[sweep]` if one of these stages is of a trial, as `train@seed=1` is.
+    pub fn load_for<'s>(&self, stages: impl IntoIterator<Item = &'s String>, registry: Registry) -> Result<Pipeline> {
+        self.load_or_sweep(stages.into_iter().any(|name| name.contains('@')), registry)
+    }
+
     /// The pipeline, or all trials of its `[sweep]` as one.
     pub fn load_or_sweep(&self, sweep: bool, registry: Registry) -> Result<Pipeline> {
         match sweep {
@@ -41,6 +51,12 @@ impl PipelineArgs {
             false => self.load(registry),
         }
     }
+}
+
+/// `PIPELINE:STAGE`, of which either may hold a colon: the pipeline is there.
+pub fn file_and_stage(text: &str) -> Option<(&str, &str)> {
+    let mut splits = text.match_indices(':').map(|(at, _)| (&text[..at], &text[at + 1..]));
+    splits.find(|(file, _)| Path::new(file).is_file()).or_else(|| text.rsplit_once(':'))
 }
 
 /// Writes to standard output. A reader that went away (`erw stages | head`) is no error.

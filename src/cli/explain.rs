@@ -1,10 +1,11 @@
 //! `erw explain PIPELINE STAGE`: what a stage is, what it takes, and every value with who stated it.
 
 use super::common::{PipelineArgs, columns, print};
-use crate::error::{Error, Result};
+use super::why::one;
+use crate::error::Result;
 use crate::runner::graph::{Edge, Origin, Pipeline, Stage};
 use crate::runner::manifest::{Field, Params, Registry, Slot};
-use crate::runner::{command, select, suggest, value};
+use crate::runner::{command, value};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -15,7 +16,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, registry: Registry) -> Result<()> {
-    print(&text(&args.pipeline.load(registry)?, args.stage.as_deref())?)
+    print(&text(&args.pipeline.load_for(&args.stage, registry)?, args.stage.as_deref())?)
 }
 
 /// What is printed.
@@ -24,14 +25,7 @@ pub fn text(pipeline: &Pipeline, stage: Option<&str>) -> Result<String> {
         let all: Vec<String> = pipeline.stages.iter().map(|s| describe(pipeline, s)).collect();
         return Ok(all.join("\n"));
     };
-    match select::named(pipeline, name).first() {
-        Some(id) => Ok(describe(pipeline, pipeline.stage(*id))),
-        None => {
-            let names = pipeline.stages.iter().map(|s| s.name.as_str());
-            let error = Error::usage(format!("no stage `{name}` in `{}`", pipeline.file.display()));
-            Err(error.maybe_hint(suggest::hint(name, names, "the stages are")))
-        }
-    }
+    Ok(describe(pipeline, pipeline.stage(one(pipeline, name)?)))
 }
 
 fn describe(pipeline: &Pipeline, stage: &Stage) -> String {

@@ -36,7 +36,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    let pipeline = args.pipeline.load(registry)?;
+    let pipeline = args.pipeline.load_for([&args.what], registry)?;
     let (id, output) = stage_and_output(&pipeline, &args.what)?;
     let store = args.remote.store(cache)?;
     let record = record(&pipeline, &store, id);
@@ -53,7 +53,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 }
 
 /// The longest stage name that fits, then an output of it.
-fn stage_and_output(pipeline: &Pipeline, what: &str) -> Result<(StageId, Option<String>)> {
+pub fn stage_and_output(pipeline: &Pipeline, what: &str) -> Result<(StageId, Option<String>)> {
     if let Some(id) = named(pipeline, what).first() {
         return Ok((*id, None));
     }

@@ -5,6 +5,7 @@ use super::verify::says;
 use crate::error::{Error, Result};
 use crate::report::table::near;
 use crate::runner::actions::{self, Lookup, Record};
+use crate::runner::agree::check_whole;
 use crate::runner::digest::Digest;
 use crate::runner::event::StageEnd;
 use crate::runner::graph::{Pipeline, StageId};
@@ -49,12 +50,14 @@ fn stages(n: usize) -> String {
     if n == 1 { "1 stage".into() } else { format!("{n} stages") }
 }
 
+/// Read whole: what nobody used in this run was looked at by its size only, and a lock is about every byte.
 fn records(pipeline: &Pipeline, ends: &[StageEnd], store: &Store) -> Result<BTreeMap<StageId, Record>> {
     let mut records = BTreeMap::new();
     for end in ends {
         let key = end.key.as_ref().and_then(|k| k.parse::<Digest>().ok()).map(Key::from);
         let (Some(key), Some(id)) = (key, named(pipeline, &end.stage).first().copied()) else { continue };
         if let Lookup::Hit(record) = actions::lookup(store, &key)? {
+            check_whole(store, &record)?;
             records.insert(id, *record);
         }
     }

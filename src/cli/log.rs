@@ -81,7 +81,8 @@ fn counts(run: &Run) -> String {
         ("running", "running"),
         ("cut_off", "cut off"),
     ];
-    let count = |state: &str| run.stages.iter().filter(|s| s.state == state).count();
+    let unlisted = |state: &str| if state == "cached" { run.cached } else { 0 };
+    let count = |state: &str| run.stages.iter().filter(|s| s.state == state).count() + unlisted(state);
     let told = words.iter().map(|(state, word)| (count(state), word)).filter(|(n, _)| *n > 0);
     let told: Vec<String> = told.map(|(n, word)| format!("{n} {word}")).collect();
     if told.is_empty() { "nothing".into() } else { told.join(", ") }

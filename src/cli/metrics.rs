@@ -36,8 +36,12 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         let plain = TableArgs { over: vec![], each: false, sort: None, filter: vec![], format: args.format };
         return sweep::print_cached(&plan, cache, &plain);
     }
-    let pipeline = args.pipeline.load(registry)?;
-    print(&sheet(&pipeline, &Store::open(cache)?, &args.stages)?.render(args.format))
+    let pipeline = args.pipeline.load_for(&args.stages, registry)?;
+    let sheet = sheet(&pipeline, &Store::open(cache)?, &args.stages)?;
+    match (args.format, sheet.rows.is_empty()) {
+        (Format::Text, true) => print("every stage is cached, and none has results\n"),
+        (format, _) => print(&sheet.render(format)),
+    }
 }
 
 /// A row for each result, and for each stage that has none and why.

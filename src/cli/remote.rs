@@ -40,7 +40,8 @@ impl RemoteArgs {
     /// For commands that are about the remote.
     pub fn required(&self, cache: &Path) -> Result<Remote> {
         let missing = || Error::usage("no remote is named").hint("with `--remote URL`, or ERW_REMOTE");
-        self.beside(cache)?.ok_or_else(missing)
+        let remote = self.beside(cache)?.ok_or_else(missing)?;
+        remote.check().map(|()| remote)
     }
 
     /// The cache folder with the remote behind it.

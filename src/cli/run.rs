@@ -72,7 +72,7 @@ pub struct Flags {
     #[arg(long, value_name = "NAME=N", value_parser = resource)]
     pub resource: Vec<(String, u64)>,
     /// Start nothing more beside what runs while the load of the machine is above
-    #[arg(short = 'l', long, value_name = "LOAD")]
+    #[arg(short = 'l', long, value_name = "LOAD", value_parser = load)]
     pub max_load: Option<f64>,
     /// Try a failed stage again so often, unless it says itself how often
     #[arg(long, value_name = "N")]
@@ -87,7 +87,7 @@ pub struct Flags {
     #[arg(long)]
     pub plain: bool,
     /// Also write how it went to this file, as JUnit XML
-    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, conflicts_with = "dry_run")]
     pub junit: Option<PathBuf>,
     #[command(flatten)]
     pub remote: RemoteArgs,
@@ -134,12 +134,21 @@ impl Flags {
 
 /// `licence=2`.
 fn resource(text: &str) -> Result<(String, u64), String> {
-    let parts = text.split_once('=').and_then(|(name, units)| Some((name.to_string(), units.parse().ok()?)));
-    parts.ok_or_else(|| "write NAME=N, as in licence=2".into())
+    match text.split_once('=') {
+        Some((name @ ("threads" | "gpus" | "mem"), _)) => Err(format!("that is `--{name}`")),
+        Some((name, units)) if !name.is_empty() && units.parse::<u64>().is_ok() => {
+            Ok((name.to_string(), units.parse().unwrap_or_default()))
+        }
+        _ => Err("write NAME=N, as in licence=2".into()),
+    }
+}
+
+fn load(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|load: &f64| *load >= 0.0).ok_or_else(|| "write a number from 0 on, as in 7.5".into())
 }
 
 fn size(text: &str) -> Result<u64, String> {
-    bytes(text).ok_or_else(|| "write a size, as in 16GiB or 500MB".into())
+    bytes(text).filter(|bytes| *bytes > 0).ok_or_else(|| "write a size, as in 16GiB or 500MB".into())
 }
 
 fn time(text: &str) -> Result<Duration, String> {
@@ -167,7 +176,7 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
             };
         }
     }
-    let pipeline = args.pipeline.load(registry)?;
+    let pipeline = args.pipeline.load_for(&args.targets, registry)?;
     let selected = select(&pipeline, &args.targets)?;
     let locked = args.locked.then(|| lock::before(&pipeline, &selected, cache)).transpose()?;
     let Some(outcome) = execute(&pipeline, selected, &args.flags, cache, vec![])? else { return Ok(()) };

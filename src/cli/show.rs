@@ -1,21 +1,18 @@
 //! `erw show ARTIFACT`: what an artifact is, who made it, and what of, down to the files that it all began with.
 
-use super::common::print;
+use super::common::{PipelineArgs, file_and_stage, print};
+use super::export::stage_and_output;
 use super::log::json;
-use super::why::one;
 use crate::error::{Error, Result};
 use crate::report::table::near;
 use crate::report::{bytes, duration, instant, number};
 use crate::runner::actions::{self, Record};
 use crate::runner::digest::Digest;
-use crate::runner::graph::Pipeline;
-use crate::runner::layers::Overrides;
 use crate::runner::lineage::{Lineage, Maker, find, trace};
 use crate::runner::manifest::Registry;
 use crate::runner::plan::{Judge, Verdict, plan};
 use crate::runner::select::select;
 use crate::runner::store::Store;
-use crate::runner::suggest;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -38,7 +35,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 /// What is printed about an artifact.
 pub fn shown(artifact: &str, as_json: bool, store: &Store, registry: Registry) -> Result<String> {
     let records = actions::all(store)?.0;
-    let traced = match artifact.rsplit_once(':') {
+    let traced = match file_and_stage(artifact) {
         Some((file, stage)) => of_stage(store, &records, file, stage, registry)?,
         None => trace(store, &records, digest(store, &records, artifact)?, None),
     };
@@ -58,9 +55,9 @@ fn digest(store: &Store, records: &[Record], text: &str) -> Result<Digest> {
 }
 
 fn of_stage(store: &Store, records: &[Record], file: &str, name: &str, registry: Registry) -> Result<Lineage> {
-    let pipeline = Pipeline::load(Path::new(file), registry, &Overrides::default())?;
-    let (name, output) = name.split_once('.').map_or((name, None), |(stage, output)| (stage, Some(output)));
-    let id = one(&pipeline, name)?;
+    let pipeline = PipelineArgs::of(file).load_for([&name.to_string()], registry)?;
+    let (id, output) = stage_and_output(&pipeline, name)?;
+    let name = &pipeline.stage(id).name;
     let judge = Judge::new(&pipeline, store, BTreeSet::new());
     let last = plan(&judge, &select(&pipeline, &[name.to_string()])?)?.pop();
     let record = match last {
@@ -71,7 +68,7 @@ fn of_stage(store: &Store, records: &[Record], file: &str, name: &str, registry:
         }
     };
     let names = || record.outputs.keys().map(String::as_str);
-    let output = match (output, record.outputs.len()) {
+    let output = match (output.as_deref(), record.outputs.len()) {
         (Some(output), _) => output,
         (None, 1) => names().next().unwrap_or_default(),
         (None, _) => {
@@ -80,10 +77,7 @@ fn of_stage(store: &Store, records: &[Record], file: &str, name: &str, registry:
             return Err(error.hint(hint));
         }
     };
-    let Some(found) = record.outputs.get(output) else {
-        let error = Error::usage(format!("stage `{name}` has no output `{output}`"));
-        return Err(error.maybe_hint(suggest::hint(output, names(), "its outputs are")));
-    };
+    let found = record.outputs.get(output).ok_or_else(|| Error::internal("a record lacks a declared output"))?;
     Ok(trace(store, records, found.measured.digest, Some(&record)))
 }
 
@@ -150,6 +144,7 @@ fn line(input: &Lineage) -> String {
     match &input.made_by {
         Some(maker) => format!("{head}, {}, {}", title(maker), instant(&maker.fact.created)),
         None if input.repeated => format!("{head}, see above"),
+        None if input.cut => format!("{head}, made of more: `erw show {}` goes on", input.digest.short()),
         None => format!("{head}, nothing recorded made it"),
     }
 }

@@ -8,6 +8,7 @@ use crate::runner::actions::{Lookup, lookup};
 use crate::runner::digest::Digest;
 use crate::runner::event::Measure;
 use crate::runner::graph::{Pipeline, Stage, StageId};
+use crate::runner::history::{self, Ended, RunState};
 use crate::runner::key::ingredients;
 use crate::runner::layers::Overrides;
 use crate::runner::manifest::{FieldType, Registry};
@@ -17,7 +18,6 @@ use crate::runner::select::select;
 use crate::runner::store::Store;
 use crate::runner::suggest;
 use crate::runner::sweep::SweepPlan;
-use serde::Deserialize;
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -85,7 +85,7 @@ fn at(text: &str, there: impl Fn(&Path) -> bool) -> Option<(&str, &str)> {
 
 /// Those of the environment.
 fn overrides() -> Overrides {
-    PipelineArgs { pipeline: PathBuf::new(), set: vec![] }.overrides()
+    PipelineArgs::of("").overrides()
 }
 
 struct Reader<'a> {
@@ -150,22 +150,20 @@ impl Reader<'_> {
     /// A run by its id or the beginning of it; of a pipeline of this name.
     fn past(&self, id: &str, pipeline: Option<String>) -> Result<Side> {
         let (folder, id) = self.run_folder(id)?;
-        let path = folder.join("summary.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| {
-            Error::io("read", &path, e)
-                .hint("a run that was killed has no summary: `erw run` again, and compare with that")
-        })?;
-        let summary: Summary = serde_json::from_str(&text)
-            .map_err(|e| Error::usage(format!("cannot read `{}`", path.display())).because(e))?;
+        let summary = history::read(&folder);
         if let Some(wanted) = pipeline.filter(|name| *name != summary.pipeline) {
             let error = Error::usage(format!("run `{id}` was of the pipeline `{}`, not `{wanted}`", summary.pipeline));
             return Err(error.hint(format!("`run:{id}` alone names it, whatever it was of")));
         }
         if summary.stages.is_empty() {
-            let error = Error::usage(format!("run `{id}` tells of no stage"));
-            return Err(
-                error.hint("a run that found everything cached may only have counted it; compare with the pipeline")
-            );
+            let hint = match summary.state {
+                RunState::Ended => {
+                    "a run that found everything cached may only have counted it; compare with the pipeline"
+                }
+                RunState::Running => "it has begun no stage yet",
+                RunState::CutOff => "it was cut off before it began one",
+            };
+            return Err(Error::usage(format!("run `{id}` tells of no stage")).hint(hint));
         }
         let mut stages: Vec<(String, Facts)> = vec![];
         for past in summary.stages {
@@ -195,31 +193,15 @@ impl Reader<'_> {
         }
     }
 
-    fn facts(&self, past: &PastStage) -> Result<Facts> {
+    fn facts(&self, past: &Ended) -> Result<Facts> {
         let key = past.key.as_ref().and_then(|k| k.parse::<Digest>().ok());
         let values = match key.map(|k| lookup(self.store, &k.into())).transpose()? {
             Some(Lookup::Hit(record)) => Some(recorded(&record.key_text)),
             _ => None,
         };
-        let (kind, standing) = (past.kind.clone(), past.state.clone());
+        let (kind, standing) = (past.kind.clone(), past.state.replace('_', " "));
         Ok(Facts { kind, values, paths: BTreeSet::new(), results: past.results.clone(), standing })
     }
-}
-
-/// Of `summary.json`, see `runner::record`.
-#[derive(Deserialize)]
-struct Summary {
-    pipeline: String,
-    stages: Vec<PastStage>,
-}
-
-#[derive(Deserialize)]
-struct PastStage {
-    stage: String,
-    kind: String,
-    state: String,
-    key: Option<String>,
-    results: Vec<Measure>,
 }
 
 /// Data that git does not keep is taken from where it lies now.

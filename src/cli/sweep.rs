@@ -42,6 +42,11 @@ pub struct Args {
     /// Print the table of what is cached, and run nothing
     #[arg(long, conflicts_with_all = ["json", "dry_run", "force"])]
     pub table: bool,
+    /// Those of `run`, so that the answer is no guess at a misspelling.
+    #[arg(long, hide = true)]
+    lock: bool,
+    #[arg(long, hide = true)]
+    locked: bool,
     #[command(flatten)]
     pub wishes: TableArgs,
     #[command(flatten)]
@@ -49,6 +54,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
+    refuse_locks(args)?;
     let overrides = args.pipeline.overrides();
     let plan = SweepPlan::load_with(&args.pipeline.pipeline, registry, &overrides, &args.axis)?;
     let wishes = Wishes::read(&args.wishes, &plan)?;
@@ -81,6 +87,18 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         print_log(&outcome.ends);
     }
     outcome.error.map_or(result, Err)
+}
+
+/// A lock holds one pipeline. The points of a sweep come and go with every axis of the command line.
+fn refuse_locks(args: &Args) -> Result<()> {
+    let flag = match (args.lock, args.locked) {
+        (true, _) => "--lock",
+        (_, true) => "--locked",
+        _ => return Ok(()),
+    };
+    let file = args.pipeline.pipeline.display();
+    Err(Error::usage(format!("a sweep has no lock file, so it takes no `{flag}`"))
+        .hint(format!("`erw run {file} {flag}` is about the pipeline without its `[sweep]`; for a trial, give it a pipeline of its own with `extends`")))
 }
 
 /// The table of what is cached of all trials, and nothing run.

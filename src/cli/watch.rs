@@ -23,8 +23,10 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let mut watched = vec![args.pipeline.pipeline.clone()];
     loop {
         // Watched before the run reads them, so that no change falls between.
-        if let Ok(pipeline) = args.pipeline.load(registry) {
-            watched = files(&pipeline, &args.targets);
+        match args.pipeline.load_for(&args.targets, registry) {
+            Ok(pipeline) => watched = files(&pipeline, &args.targets),
+            // Perhaps a file that it extends, of which nobody knew before.
+            Err(e) => watched.extend(e.place.map(|place| place.file)),
         }
         let watch = Watch::over(&watched, cache)?;
         match once(args, cache, registry) {

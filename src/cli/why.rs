@@ -27,7 +27,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    let pipeline = args.pipeline.load(registry)?;
+    let pipeline = args.pipeline.load_for([&args.stage], registry)?;
     let id = one(&pipeline, &args.stage)?;
     let store = Store::open(cache)?;
     let judge = Judge::new(&pipeline, &store, BTreeSet::new());

@@ -3,9 +3,11 @@
 //!
 //! Knows nothing of where the two come from.
 
+use super::actions::Record;
 use super::digest::{Digest, Links, join, walk};
 use super::event::Measure;
 use super::manifest::{Exact, Manifest};
+use super::store::{Store, damaged};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -70,6 +72,19 @@ pub fn near(old: &BTreeMap<String, f64>, new: &BTreeMap<String, f64>, tolerance:
 
 fn is_near(old: f64, new: f64, tolerance: f64) -> bool {
     (old.is_nan() && new.is_nan()) || (old - new).abs() <= tolerance * old.abs().max(new.abs())
+}
+
+/// Reads what a record names: a record agrees with another, and what is stored has rotted meanwhile.
+///
+/// # Errors
+/// When it is not, or no longer, what was stored.
+pub fn check_whole(store: &Store, record: &Record) -> Result<()> {
+    let bad = record.outputs.iter().find(|(_, output)| !store.holds(&output.measured));
+    bad.map_or(Ok(()), |(name, output)| {
+        let what = format!("output `{name}` of stage `{}`", record.stage);
+        let error = damaged(&output.measured.digest).within(&what);
+        Err(error.hint("`erw cache verify` sets it aside, then `erw run` makes it anew"))
+    })
 }
 
 /// What differs in an output, in words.

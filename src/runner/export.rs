@@ -1,6 +1,7 @@
 //! Takes an artifact out of the cache, as a folder for others. It is read whole first, and appears whole or not at all.
 
 use super::digest::Measured;
+use super::place::place;
 use super::store::{self, Store, copy_all, damaged, unique};
 use crate::error::{Error, Result};
 use std::os::unix::fs::PermissionsExt;
@@ -25,6 +26,7 @@ pub struct Item {
 /// Writes one artifact as the folder `to` (a file is put into it under its name), several as folders in it. `force`:
 /// in place of what is there.
 pub fn export(store: &Store, items: &[Item], to: &Path, how: How, force: bool) -> Result<()> {
+    spare(store, to)?;
     let occupied = std::fs::symlink_metadata(to).is_ok() && !is_empty_folder(to);
     if occupied && !force {
         let error = Error::usage(format!("`{}` is there already", to.display()));
@@ -41,6 +43,22 @@ pub fn export(store: &Store, items: &[Item], to: &Path, how: How, force: bool) -
         let _ = store::remove(&beside);
     }
     written
+}
+
+/// `--force` takes away what is there. That must be neither the cache nor what holds it, nor the folder one stands in.
+fn spare(store: &Store, to: &Path) -> Result<()> {
+    let (to, cache) = (place(to), place(store.root()));
+    let why = if to.starts_with(&cache) {
+        "it is inside of the cache folder"
+    } else if cache.starts_with(&to) {
+        "it holds the cache folder"
+    } else if std::env::current_dir().is_ok_and(|here| place(&here).starts_with(&to)) {
+        "it is or holds the current folder"
+    } else {
+        return Ok(());
+    };
+    let error = Error::usage(format!("cannot export to `{}`", to.display())).because(why);
+    Err(error.hint("name a folder that need not be there yet"))
 }
 
 fn is_empty_folder(path: &Path) -> bool {

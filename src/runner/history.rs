@@ -26,6 +26,8 @@ pub struct Run {
     pub program: String,
     pub seconds: f64,
     pub exit: Option<i32>,
+    /// Cached stages that were too many to be listed.
+    pub cached: usize,
     pub stages: Vec<Ended>,
 }
 

@@ -86,13 +86,24 @@ pub fn looks_like_digest(text: &str) -> bool {
 
 /// The stored artifact whose digest begins so.
 pub fn find(store: &Store, prefix: &str) -> Result<Digest> {
-    let all = objects(store)?.into_iter().filter_map(|(_, digest)| digest);
-    let found: Vec<Digest> = all.filter(|d| d.to_string().starts_with(prefix)).collect();
+    the_one(objects(store)?.into_iter().filter_map(|(_, digest)| digest), prefix)
+}
+
+/// The digest that begins so.
+///
+/// # Errors
+/// When there is none, or more than one.
+pub fn the_one(all: impl Iterator<Item = Digest>, prefix: &str) -> Result<Digest> {
+    let found: BTreeSet<Digest> = all.filter(|d| d.to_string().starts_with(prefix)).collect();
+    let found: Vec<Digest> = found.into_iter().collect();
     match found.as_slice() {
         [one] => Ok(*one),
         [] => Err(Error::usage(format!("no artifact `{prefix}` in the cache")).hint("`erw cache ls` lists them")),
-        several => Err(Error::usage(format!("`{prefix}` is the beginning of {} digests", several.len()))
-            .hint("give more of its digits")),
+        several => {
+            let names: Vec<String> = several.iter().take(4).map(|d| format!("`{}`", d.short())).collect();
+            let error = Error::usage(format!("{} artifacts begin with `{prefix}`", several.len()));
+            Err(error.hint(format!("such as {}", names.join(", "))))
+        }
     }
 }
 

@@ -4,10 +4,11 @@
 use super::actions::Record;
 use super::digest::Digest;
 use super::event::Measure;
+use super::inventory::{objects, the_one};
 use super::key::ingredients;
 use super::store::Store;
 use super::why::Fact;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ pub struct Lineage {
     pub made_by: Option<Maker>,
     /// It was told of before, and is not told again.
     pub repeated: bool,
+    /// It stands so deep that what it was made of is left out.
+    pub cut: bool,
 }
 
 /// The action that made it.
@@ -45,9 +48,13 @@ pub struct Maker {
     pub inputs: Vec<(String, Lineage)>,
 }
 
+/// So many artifacts stand below each other: readers of JSON give up at some 128 levels, of which each takes four, and
+/// people before that.
+const DEPTH: usize = 24;
+
 /// Traces `digest`, made by `record` if that is given, else by the earliest that made it.
 pub fn trace(store: &Store, records: &[Record], digest: Digest, record: Option<&Record>) -> Lineage {
-    Tracer { store, records, seen: BTreeSet::new() }.trace(digest, record)
+    Tracer { store, records, seen: BTreeSet::new() }.trace(digest, record, 0)
 }
 
 struct Tracer<'a> {
@@ -57,14 +64,16 @@ struct Tracer<'a> {
 }
 
 impl Tracer<'_> {
-    fn trace(&mut self, digest: Digest, record: Option<&Record>) -> Lineage {
+    fn trace(&mut self, digest: Digest, record: Option<&Record>, depth: usize) -> Lineage {
         let records = self.records;
         let record = record.or_else(|| maker(records, &digest));
         let output = record.and_then(|r| r.outputs.iter().find(|(_, o)| o.measured.digest == digest));
         let path = self.store.object(&digest);
-        let repeated = !self.seen.insert(digest);
+        let cut = depth >= DEPTH && record.is_some();
+        // What is cut here may be told in full where it stands less deep.
+        let repeated = !cut && !self.seen.insert(digest);
         let made_by = match (record, output) {
-            (Some(record), Some((name, _))) if !repeated => Some(self.maker(record, name)),
+            (Some(record), Some((name, _))) if !repeated && !cut => Some(self.maker(record, name, depth)),
             _ => None,
         };
         Lineage {
@@ -76,17 +85,19 @@ impl Tracer<'_> {
             path,
             made_by,
             repeated,
+            cut,
         }
     }
 
-    fn maker(&mut self, record: &Record, output: &str) -> Maker {
+    fn maker(&mut self, record: &Record, output: &str, depth: usize) -> Maker {
         let all = ingredients(&record.key_text);
         let section = |wanted: &[&str]| -> Vec<(String, String)> {
             let of = all.iter().filter(|((section, _), _)| wanted.contains(section));
             of.map(|((_, name), value)| (name.to_string(), value.to_string())).collect()
         };
         let inputs = section(&["input"]).into_iter();
-        let inputs = inputs.filter_map(|(slot, digest)| Some((slot, self.trace(digest.parse().ok()?, None))));
+        let inputs =
+            inputs.filter_map(|(slot, digest)| Some((slot, self.trace(digest.parse().ok()?, None, depth + 1))));
         Maker {
             kind: record.kind.clone(),
             output: output.into(),
@@ -114,16 +125,6 @@ fn maker<'r>(records: &'r [Record], digest: &Digest) -> Option<&'r Record> {
 /// When there is none, or more than one.
 pub fn find(store: &Store, records: &[Record], prefix: &str) -> Result<Digest> {
     let recorded = records.iter().flat_map(|r| r.outputs.values().map(|o| o.measured.digest));
-    let stored = store.bucket("store")?.into_iter().filter_map(|p| p.file_name()?.to_str()?.parse().ok());
-    let all: BTreeSet<Digest> = recorded.chain(stored).filter(|d| d.to_string().starts_with(prefix)).collect();
-    let all: Vec<Digest> = all.into_iter().collect();
-    match all.as_slice() {
-        [one] => Ok(*one),
-        [] => Err(Error::usage(format!("no artifact `{prefix}`")).hint("`erw cache ls` lists them")),
-        several => {
-            let names: Vec<String> = several.iter().take(4).map(|d| format!("`{}`", d.short())).collect();
-            let error = Error::usage(format!("{} artifacts begin with `{prefix}`", several.len()));
-            Err(error.hint(format!("such as {}", names.join(", "))))
-        }
-    }
+    let stored = objects(store)?.into_iter().filter_map(|(_, digest)| digest);
+    the_one(recorded.chain(stored), prefix)
 }

@@ -29,7 +29,7 @@
 //! 4. [`perform`] carries one action out under the lock of its key: inputs verified, worker started ([`launch`]),
 //!    outputs digested and published, record last, work folder removed.
 //! 5. In the worker process [`worker`] finds the kind and calls it with an [`attempt`]; a [`program`] is started by the
-//!    runner itself. How either ends is seen by [`ending`], what is under way is known to [`workers`].
+//!    runner itself, and its results are the `numbers` it writes. How either ends is seen by [`ending`], what is under way is known to [`workers`].
 //! 6. [`memo`] keeps the answer to a run that found everything cached, for the next time it is asked.
 //! 7. All of it is told as [`event`]s; [`record`] keeps them.
 //!
@@ -41,7 +41,7 @@
 //! # Looking back
 //!
 //! Nothing above needs these. [`why`] says what a stage waits for or what set it apart from the record before it, [`past`] what came
-//! before and how long it took, [`since`] what changed since a git revision. [`history`] reads journals of runs, [`lineage`] what an
+//! before and how long it took, [`since`] what changed since a git revision (`place` names places that may be gone). [`history`] reads journals of runs, [`lineage`] what an
 //! artifact was made of. [`lock`] holds results against those of a committed file, [`verify`] against those of another
 //! attempt, both as [`agree`] compares, with regard to the class of the [`machine`].
 
@@ -69,8 +69,10 @@ pub mod lock;
 pub mod machine;
 pub mod manifest;
 pub mod memo;
+mod numbers;
 pub mod past;
 pub mod perform;
+mod place;
 pub mod plan;
 pub mod pool;
 pub mod program;

@@ -5,7 +5,7 @@ use super::graph::Resources;
 use super::perform::Grant;
 use super::suggest;
 use crate::error::{Error, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a run may use in all.
 #[derive(Debug, Clone)]
@@ -76,7 +76,7 @@ impl Pool {
     pub fn new<'s>(mut limits: Limits, asking: impl Iterator<Item = (&'s str, &'s Resources)> + Clone) -> Result<Self> {
         let known = |name: &String| asking.clone().any(|(_, need)| need.named.contains_key(name));
         if let Some(unknown) = limits.named.keys().find(|name| !known(name)) {
-            let names: Vec<&str> = asking.flat_map(|(_, need)| need.named.keys().map(String::as_str)).collect();
+            let names: BTreeSet<&str> = asking.flat_map(|(_, need)| need.named.keys().map(String::as_str)).collect();
             let none = || "a stage asks by `resources = { NAME = 1 }`".to_string();
             let hint = suggest::hint(unknown, names, "they ask for").unwrap_or_else(none);
             return Err(Error::usage(format!("no stage asks for the resource `{unknown}`")).hint(hint));

@@ -13,8 +13,9 @@ use super::ending::{MARK, adopt_strays, end_strays};
 use super::event::Measure;
 use super::key::canonical;
 use super::launch::{Finish, Report, Site};
+use super::numbers;
 use crate::error::{Error, Result};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Runs the program to its end. Asked to stop, it gets a SIGTERM with all its children.
@@ -61,14 +62,10 @@ fn output(job: &Job, name: &str) -> PathBuf {
 fn results(job: &Job) -> Vec<Measure> {
     let metrics = job.outputs.iter().filter(|(_, ty)| *ty == "metrics").map(|(name, _)| output(job, name));
     metrics
-        .flat_map(|path| numbers(&path).or_else(|| numbers(&path.join("metrics.json"))).unwrap_or_default())
+        .flat_map(|path| {
+            numbers::of_file(&path).or_else(|| numbers::of_file(&path.join("metrics.json"))).unwrap_or_default()
+        })
         .collect()
-}
-
-fn numbers(path: &Path) -> Option<Vec<Measure>> {
-    let value: serde_json::Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    let named = value.as_object()?.iter().filter(|(_, v)| v.is_number());
-    Some(named.map(|(name, v)| Measure { name: name.clone(), value: v.as_f64() }).collect())
 }
 
 /// Fills the placeholders of one argument.
@@ -113,6 +110,7 @@ fn value(name: &str, job: &Job) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn job(work: &Path) -> Job {
         let job = serde_json::json!({"stage": "s", "kind": "command", "key": "", "params": {"n": 3, "s": "a b"},

@@ -1,9 +1,10 @@
 //! Files as they were at a revision of git: a whole revision, put into a temporary folder. Uses the `git` program with
 //! an index of its own, so that neither the user's index nor the work tree is touched. Knows nothing of pipelines.
 
+use super::place::{place, plain};
 use crate::error::{Error, Result};
-use std::collections::BTreeSet;
-use std::path::{Component, Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A revision on disk, for as long as the value lives.
@@ -38,8 +39,7 @@ impl Checkout {
 
     /// Where the file or folder `now` stands in this revision; `None` if it is outside of the repository.
     pub fn path(&self, now: &Path) -> Option<PathBuf> {
-        let absolute = |p: &Path| p.canonicalize().or_else(|_| std::path::absolute(p)).ok();
-        let inside = absolute(now)?.strip_prefix(absolute(&self.top)?).ok()?.to_path_buf();
+        let inside = place(now).strip_prefix(place(&self.top)).ok()?.to_path_buf();
         Some(self.dir.path().join("tree").join(inside))
     }
 
@@ -49,16 +49,51 @@ impl Checkout {
             Ok(inside) => self.top.join(inside),
             Err(_) => then.to_path_buf(),
         };
-        // `..` is taken back by name: what it leads to need not exist any more.
-        let mut plain = PathBuf::new();
-        for part in stated.components() {
-            match part {
-                Component::ParentDir => drop(plain.pop()),
-                Component::CurDir => {}
-                part => plain.push(part),
+        plain(&stated)
+    }
+
+    /// What the file that is now called `now` was called in this revision, as far as git can tell.
+    ///
+    /// # Errors
+    /// When git cannot be asked.
+    pub fn renamed(&self, now: &Path) -> Result<Option<PathBuf>> {
+        let text = git(
+            &self.top,
+            &["diff", "--no-ext-diff", "-z", "--name-status", "--diff-filter=R", "-M", &self.commit],
+            &[],
+        )?;
+        let mut words = text.split('\0');
+        while let (Some(_), Some(old), Some(new)) = (words.next(), words.next(), words.next()) {
+            if place(&self.top.join(new)) == place(now) {
+                return Ok(Some(self.top.join(old)));
             }
         }
-        plain
+        Ok(None)
+    }
+
+    /// Submodules: their places in the work tree with the commits then and now, which stand for their files. One that
+    /// is changed and not committed has a commit that no other has.
+    ///
+    /// # Errors
+    /// When git cannot be asked.
+    pub fn modules(&self) -> Result<Vec<Module>> {
+        let mut all: BTreeMap<PathBuf, Module> = BTreeMap::new();
+        let top = place(&self.top);
+        let module = |name: &str| Module { place: top.join(name), then: None, now: None };
+        // `160000 commit HASH<tab>NAME`, and `160000 HASH 0<tab>NAME`.
+        for line in git(&top, &["ls-tree", "-r", "-z", &self.commit], &[])?.split('\0') {
+            let Some((head, name)) = line.strip_prefix("160000 commit ").and_then(|l| l.split_once('\t')) else {
+                continue;
+            };
+            all.entry(name.into()).or_insert_with(|| module(name)).then = Some(head.into());
+        }
+        for line in git(&top, &["ls-files", "-s", "-z"], &[])?.split('\0') {
+            let Some((head, name)) = line.strip_prefix("160000 ").and_then(|l| l.split_once('\t')) else { continue };
+            let now = checked_out(&top.join(name))?;
+            let indexed = || head.split(' ').next().unwrap_or_default().to_string();
+            all.entry(name.into()).or_insert_with(|| module(name)).now = Some(now.unwrap_or_else(indexed));
+        }
+        Ok(all.into_values().collect())
     }
 
     /// Files at or below `now` that git knows in the work tree, relative to it; empty for a file itself.
@@ -74,6 +109,24 @@ impl Checkout {
         let all = text.split('\0').filter(|name| !name.is_empty());
         Ok(all.filter_map(|name| top.join(name).strip_prefix(&now).ok().map(Path::to_path_buf)).collect())
     }
+}
+
+/// A repository inside of another.
+#[derive(Debug)]
+pub struct Module {
+    pub place: PathBuf,
+    pub then: Option<String>,
+    pub now: Option<String>,
+}
+
+/// The commit of a submodule, marked if files of it are changed; `None` where it was not fetched.
+fn checked_out(dir: &Path) -> Result<Option<String>> {
+    if !dir.join(".git").exists() {
+        return Ok(None);
+    }
+    let head = git(dir, &["rev-parse", "HEAD"], &[])?;
+    let is_clean = git(dir, &["status", "--porcelain", "--untracked-files=no"], &[])?.is_empty();
+    Ok(Some(if is_clean { head } else { format!("{head} changed") }))
 }
 
 /// What git prints, without the last newline.

@@ -1,8 +1,8 @@
 //! What has changed in a pipeline since a revision of git: each stage's description then is compared with that of now.
 //!
 //! A description is the text of a key in which an input stands for the description of the stage that makes it, so no cache
-//! is asked and nothing has to have run. Files of the repository enter by what they hold, then and now; files that git
-//! does not know, and those outside of the repository, count as unchanged. Names of stages do not matter to what a stage
+//! is asked and nothing has to have run. Files of the repository enter by what they hold, then and now, submodules by
+//! their commits; files that git does not know, and those outside of the repository, count as unchanged. Names of stages do not matter to what a stage
 //! computes, so a renamed stage is an unchanged one. Kinds are those of this program, then and now.
 
 use super::digest::{Digest, Links, join, walk};
@@ -11,8 +11,9 @@ use super::graph::{Pipeline, Stage, StageId};
 use super::key;
 use super::layers::Overrides;
 use super::manifest::Registry;
+use super::place::place;
 use super::reason::{Reason, compare};
-use super::revision::Checkout;
+use super::revision::{Checkout, Module};
 use super::store::Store;
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,8 @@ use std::path::{Path, PathBuf};
 pub struct Since {
     /// The full name of the commit.
     pub commit: String,
+    /// The pipeline file then: under another name if it was renamed, nothing if it was not there.
+    pub file: Option<PathBuf>,
     /// Each selected stage in topological order.
     pub stages: Vec<(StageId, Change)>,
     /// Names of stages that are no more, and are not just called otherwise.
@@ -62,16 +65,19 @@ pub fn since(
 ) -> Result<Since> {
     let checkout = Checkout::of(&now.file, revision)?;
     let commit = checkout.commit.clone();
-    let file = checkout.path(&now.file).filter(|p| p.exists());
-    let Some(file) = file else {
-        return Ok(Since { commit, stages: selected.iter().map(|id| (*id, Change::New)).collect(), gone: vec![] });
+    let there = |path: &Path| checkout.path(path).filter(|p| p.exists());
+    let was = if there(&now.file).is_some() { None } else { checkout.renamed(&now.file)? };
+    let Some(file) = there(was.as_ref().unwrap_or(&now.file)) else {
+        let stages = selected.iter().map(|id| (*id, Change::New)).collect();
+        return Ok(Since { commit, file: None, stages, gone: vec![] });
     };
     let then = Pipeline::load(&file, registry, overrides).map_err(|mut e| {
         // The place is in a folder that is gone by the time anybody reads of it.
         e.hints.extend(e.place.take().map(|p| format!("it was at {}", checkout.origin(&p.file).display())));
         e.context(format!("`{}` as of `{revision}` cannot be read", now.file.display()))
     })?;
-    let mut sources = Sources { checkout: &checkout, store, files: Files::default(), known: BTreeMap::new() };
+    let modules = checkout.modules()?;
+    let mut sources = Sources { checkout: &checkout, modules, store, files: Files::default(), known: BTreeMap::new() };
     let old = describe(&then, |path| sources.then(path))?;
     let new = describe(now, |path| sources.now(path))?;
     let stages = selected.iter().map(|&id| (id, change(now, id, &new, &then, &old, &sources)));
@@ -80,7 +86,8 @@ pub fn since(
         let there = now.stages.iter().any(|s| s.name == stage.name) || new.contains(text);
         (!there).then(|| stage.name.clone())
     };
-    Ok(Since { commit, stages, gone: then.stages.iter().zip(&old).filter_map(gone).collect() })
+    let gone = then.stages.iter().zip(&old).filter_map(gone).collect();
+    Ok(Since { commit, file: Some(was.unwrap_or_else(|| now.file.clone())), stages, gone })
 }
 
 fn change(
@@ -139,6 +146,7 @@ type Listing = BTreeMap<PathBuf, Digest>;
 /// Sources then and now, by where they stand in the work tree.
 struct Sources<'a> {
     checkout: &'a Checkout,
+    modules: Vec<Module>,
     store: &'a Store,
     files: Files,
     /// Nothing for a source that git did not know.
@@ -165,7 +173,7 @@ impl Sources<'_> {
 
     fn pair(&mut self, place: &Path) -> Result<&Option<(Listing, Listing)>> {
         if !self.known.contains_key(place) {
-            let pair = match self.checkout.path(place).filter(|p| p.exists()) {
+            let mut pair = match self.checkout.path(place).filter(|p| p.exists()) {
                 Some(then) => match list(&then) {
                     Ok(then) => Some((then, self.list_now(place)?)),
                     // A link that leads out of the repository leads nowhere here: as good as not known.
@@ -173,6 +181,14 @@ impl Sources<'_> {
                 },
                 None => None,
             };
+            // A source inside of a submodule changes with all of it.
+            for module in self.modules.iter().filter(|m| m.place.starts_with(place) || place.starts_with(&m.place)) {
+                let (then, now) = pair.get_or_insert_default();
+                let name = module.place.strip_prefix(place).unwrap_or(Path::new("")).to_path_buf();
+                let commit = |commit: &String| (name.clone(), Digest::of_bytes(commit.as_bytes()));
+                then.extend(module.then.as_ref().map(commit));
+                now.extend(module.now.as_ref().map(commit));
+            }
             self.known.insert(place.to_path_buf(), pair);
         }
         Ok(&self.known[place])
@@ -195,10 +211,6 @@ fn list(root: &Path) -> Result<Listing> {
         Ok((path, Digest::of_file(&file).map_err(|e| Error::io("read", &file, e))?))
     };
     walk(root, Links::Follow)?.into_iter().map(|f| digest(f.path)).collect()
-}
-
-fn place(path: &Path) -> PathBuf {
-    path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// Of what is listed; of a source that git did not know, of its place, equal then and now.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cache/
-//!   CACHEDIR.TAG                    tells backup programs to pass by
+//!   CACHEDIR.TAG .gitignore         tell backup programs and git to pass by
 //!   v1/lock                         shared by runs, exclusive for gc
 //!   v1/store/ab/<digest>            an artifact, file or folder; read-only, named by its contents
 //!   v1/actions/ab/<key>.json        "done": what the action with this key made; written last, see `actions`
@@ -127,12 +127,18 @@ impl Store {
             _ => unusable(path, e),
         };
         let root = std::path::absolute(dir).map_err(|e| unusable(dir, e))?;
+        // A folder that was there may hold more than a cache.
+        let is_ours = !root.exists();
         for sub in ["v1/store", "v1/actions", "v1/work", "v1/locks", "v1/files", "v1/trees", "runs"] {
             let folder = root.join(sub);
             fs::create_dir_all(&folder).map_err(|e| unusable(&folder, e))?;
         }
         let tag = root.join("CACHEDIR.TAG");
         if !tag.exists() {
+            let ignore = root.join(".gitignore");
+            if is_ours {
+                write_atomic(&ignore, b"*\n").map_err(|e| unusable(&ignore, e))?;
+            }
             write_atomic(&tag, TAG.as_bytes()).map_err(|e| unusable(&tag, e))?;
         }
         let path = root.join("v1/lock");

@@ -106,6 +106,7 @@ impl Bench<'_> {
             |name: &String| stored.outputs.get(name).map(|o| o.measured) != made.outputs.get(name).map(|o| o.measured);
         let changed: Vec<&String> = stored.outputs.keys().filter(|name| differs(name)).collect();
         if changed.is_empty() {
+            agree::check_whole(self.store, stored)?;
             return Ok(Agreement::Exact);
         }
         if !agree::is_owed(manifest, &stored.class, &made.class) {

@@ -13,6 +13,7 @@ use super::reason::{Reason, compare, nearest};
 use super::{machine, select};
 use crate::error::Result;
 use serde::Serialize;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -114,18 +115,23 @@ pub struct Upstream {
     pub note: Option<&'static str>,
 }
 
+/// A change is followed upstream through so many stages.
+const DEPTH: usize = 24;
+
 /// Explains one stage of the judge's pipeline.
 pub fn why(judge: &Judge<'_>, id: StageId) -> Result<Why> {
     let needed = select::select(judge.pipeline, &[judge.pipeline.stage(id).name.clone()])?;
     let verdicts: BTreeMap<StageId, Verdict> = plan(judge, &needed)?.into_iter().collect();
     let history = judge.past()?.records();
-    Explainer { judge, history, verdicts }.why(id)
+    Explainer { judge, history, verdicts, told: RefCell::default() }.why(id)
 }
 
 struct Explainer<'a> {
     judge: &'a Judge<'a>,
     history: &'a [Record],
     verdicts: BTreeMap<StageId, Verdict>,
+    /// Changes of inputs that were followed upstream. Without it a graph in which paths part and meet is told once a path.
+    told: RefCell<BTreeSet<(Digest, Digest)>>,
 }
 
 impl Explainer<'_> {
@@ -167,7 +173,7 @@ impl Explainer<'_> {
         let now = Fact::of(record);
         Why {
             key: Some(now.key.clone()),
-            changes: before.map_or(vec![], |b| self.changes(stage, &b.key_text, &record.key_text, None)),
+            changes: before.map_or(vec![], |b| self.changes(stage, &b.key_text, &record.key_text, None, 0)),
             recorded: before.map_or(vec![], |b| differ(b, &now.program, Some(&now.device), &now.class)),
             before: before.map(Fact::of),
             made: Some(now),
@@ -183,7 +189,7 @@ impl Explainer<'_> {
         let before = nearest(self.history.iter(), &self.judge.pipeline.name, stage, text).filter(|_| !own);
         let plain = |r: &Reason| Change { text: r.to_string(), reason: r.clone(), files: vec![], upstream: None };
         let changes = match before {
-            Some(before) => self.changes(stage, &before.key_text, text, Some(&keyed)),
+            Some(before) => self.changes(stage, &before.key_text, text, Some(&keyed), 0),
             None => reasons.iter().map(plain).collect(),
         };
         Ok(Why {
@@ -211,7 +217,7 @@ impl Explainer<'_> {
         let keyed = self.judge.key(stage, &BTreeMap::new())?;
         let text = &keyed.action.text;
         if let Some(before) = nearest(self.history.iter(), &self.judge.pipeline.name, stage, text) {
-            why.changes = self.changes(stage, &before.key_text, text, Some(&keyed));
+            why.changes = self.changes(stage, &before.key_text, text, Some(&keyed), 0);
             why.changes.retain(|c| !matches!(c.reason, Reason::InputChanged { .. }));
             why.before = Some(Fact::of(before));
         }
@@ -219,7 +225,7 @@ impl Explainer<'_> {
     }
 
     /// From one text to another; `now` has the sources of the later one, if they are those of today.
-    fn changes(&self, stage: &Stage, old: &str, new: &str, now: Option<&Keyed>) -> Vec<Change> {
+    fn changes(&self, stage: &Stage, old: &str, new: &str, now: Option<&Keyed>, depth: usize) -> Vec<Change> {
         let (before, after) = (ingredients(old), ingredients(new));
         let digest = |all: &BTreeMap<(&str, &str), &str>, section: &str, name: &str| -> Option<Digest> {
             all.iter().find(|((s, n), _)| *s == section && *n == name).and_then(|(_, d)| d.parse().ok())
@@ -234,7 +240,7 @@ impl Explainer<'_> {
                 }
                 Reason::InputChanged { slot } => {
                     let (old, new) = (digest(&before, "input", slot), digest(&after, "input", slot));
-                    upstream = self.upstream(stage, slot, old, new);
+                    upstream = self.upstream(stage, slot, old, new, depth);
                 }
                 _ => {}
             }
@@ -267,7 +273,14 @@ impl Explainer<'_> {
         names.into_iter().filter_map(|p| Some(FileChange { path: shown(p), how: how(p)? })).collect()
     }
 
-    fn upstream(&self, stage: &Stage, slot: &str, old: Option<Digest>, new: Option<Digest>) -> Option<Upstream> {
+    fn upstream(
+        &self,
+        stage: &Stage,
+        slot: &str,
+        old: Option<Digest>,
+        new: Option<Digest>,
+        depth: usize,
+    ) -> Option<Upstream> {
         let edge = stage.inputs.get(slot)?;
         let from = self.judge.pipeline.stage(edge.from);
         let makers = |digest: Option<Digest>| {
@@ -286,8 +299,10 @@ impl Explainer<'_> {
             (_, _, None) => Some("what made it is no longer recorded"),
             (_, Some(b), Some(a)) if b.kind != a.kind => Some("it comes from a stage of another kind"),
             (_, Some(b), Some(a)) if b.key_text == a.key_text => Some("two outputs of the same action"),
+            _ if depth >= DEPTH => Some("and so on: `erw why` of that stage tells more"),
+            _ if old.zip(new).is_some_and(|pair| !self.told.borrow_mut().insert(pair)) => Some("as told above"),
             (_, Some(b), Some(a)) => {
-                changes = self.changes(from, &b.key_text, &a.key_text, None);
+                changes = self.changes(from, &b.key_text, &a.key_text, None, depth + 1);
                 None
             }
         };

@@ -2,20 +2,19 @@
 
 use super::count;
 use crate::cli::common::{columns, print};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::report::{bytes, duration};
-use crate::runner::digest::Digest;
 use crate::runner::gc::{self, Keep, Rules, Sweep, Why};
 use crate::runner::graph::Pipeline;
 use crate::runner::key::Key;
 use crate::runner::layers::Overrides;
+use crate::runner::lock::Lock;
 use crate::runner::manifest::Registry;
 use crate::runner::plan::{Judge, Verdict, plan};
 use crate::runner::quantity;
 use crate::runner::select::select;
 use crate::runner::store::Store;
 use crate::runner::sweep::SweepPlan;
-use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -132,7 +131,7 @@ fn keep(args: &Args, store: &Store, registry: Registry) -> Result<Option<Keep>> 
         pipelines.iter().try_for_each(|pipeline| used_by(pipeline, store, &mut keep))?;
     }
     for file in &args.keep_locks {
-        keep.keys.extend(locked(file)?);
+        keep.keys.extend(Lock::read(file)?.stages.into_values().map(|locked| Key::from(locked.key)));
     }
     Ok(Some(keep))
 }
@@ -147,24 +146,6 @@ fn used_by(pipeline: &Pipeline, store: &Store, keep: &mut Keep) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Of a lock file, only the keys matter here.
-#[derive(Deserialize)]
-struct LockFile {
-    stages: BTreeMap<String, LockedStage>,
-}
-
-#[derive(Deserialize)]
-struct LockedStage {
-    key: Digest,
-}
-
-fn locked(file: &Path) -> Result<Vec<Key>> {
-    let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", file, e))?;
-    let lock: LockFile = toml_edit::de::from_str(&text)
-        .map_err(|e| Error::usage(format!("`{}` is no lock file", file.display())).because(e.message()))?;
-    Ok(lock.stages.into_values().map(|s| s.key.into()).collect())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod tag;
 
 use super::common::print;
 use super::remote::RemoteArgs;
+use super::show;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::bytes;
 use crate::runner::inventory;
@@ -26,6 +27,8 @@ pub struct Args {
 pub enum Command {
     /// List artifacts, largest first
     Ls(list::Args),
+    /// Say what an artifact was made of, as `erw show` does
+    Show(show::Args),
     /// Say what takes the room, by kind and by pipeline
     Du,
     /// Read every artifact, record and tag; what is damaged is named and put into quarantine (exit code 4)
@@ -52,6 +55,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let open = || Store::open(cache);
     match &args.command {
         Command::Ls(args) => list::ls(args, &open()?),
+        Command::Show(args) => show::run(args, cache, registry),
         Command::Du => list::du(&open()?),
         Command::Verify => verify(&open()?),
         Command::Gc(args) => gc::run(args, cache, registry),

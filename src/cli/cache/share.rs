@@ -69,7 +69,7 @@ pub fn push(args: &PushArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
 }
 
 pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Registry) -> Result<()> {
-    let pipeline = args.pipeline.load(registry)?;
+    let pipeline = args.pipeline.load_for(&args.targets, registry)?;
     let selected = select(&pipeline, &args.targets)?;
     let here = Store::open(cache)?;
     // What is here before, so that it can be told from what comes.
@@ -104,7 +104,7 @@ pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
 }
 
 pub fn status(args: &StatusArgs, remote: &RemoteArgs, cache: &Path, registry: Registry) -> Result<()> {
-    let pipeline = args.pipeline.load(registry)?;
+    let pipeline = args.pipeline.load_for(&args.targets, registry)?;
     let selected = select(&pipeline, &args.targets)?;
     let store = Store::open(cache)?.with_remote(Some(remote.required(cache)?.records_only()));
     let judge = Judge::new(&pipeline, &store, BTreeSet::new());

@@ -1,13 +1,11 @@
 //! `erw cache tag` and `untag`: names that keep what they stand for from being thrown away.
 
 use super::count;
-use crate::cli::common::{columns, print};
+use crate::cli::common::{PipelineArgs, columns, file_and_stage, print};
 use crate::error::{Error, Result};
 use crate::runner::actions::Record;
 use crate::runner::digest::Digest;
-use crate::runner::graph::Pipeline;
 use crate::runner::inventory::{find, looks_like_digest, records_of};
-use crate::runner::layers::Overrides;
 use crate::runner::manifest::Registry;
 use crate::runner::plan::{Judge, Verdict, plan};
 use crate::runner::select::select;
@@ -51,7 +49,14 @@ pub fn untag(args: &UntagArgs, store: &Store) -> Result<()> {
 
 fn list(store: &Store) -> Result<()> {
     let row = |(name, tag): (String, Tag)| {
-        vec![name, count(tag.artifacts.len(), "artifact"), tag.created[..10.min(tag.created.len())].to_string(), tag.of]
+        let lost = tag.artifacts.iter().filter(|digest| !store.object(digest).exists()).count();
+        let lost = if lost == 0 { String::new() } else { format!(", {lost} not here") };
+        vec![
+            name,
+            count(tag.artifacts.len(), "artifact") + &lost,
+            tag.created[..10.min(tag.created.len())].to_string(),
+            tag.of,
+        ]
     };
     let rows: Vec<Vec<String>> = tags::all(store)?.into_iter().map(row).collect();
     print(&if rows.is_empty() { "no tags\n".into() } else { columns(&rows, "") })
@@ -62,11 +67,11 @@ pub fn records(target: &str, store: &Store, registry: Registry) -> Result<Vec<Re
     if looks_like_digest(target) {
         return records_of(store, &find(store, target)?);
     }
-    let (file, stage) = match target.rsplit_once(':') {
+    let (file, stage) = match file_and_stage(target) {
         Some((file, stage)) if !Path::new(target).exists() => (file, Some(stage.to_string())),
         _ => (target, None),
     };
-    let pipeline = Pipeline::load(Path::new(file), registry, &Overrides::default())?;
+    let pipeline = PipelineArgs::of(file).load_for(&stage, registry)?;
     let targets: Vec<String> = stage.iter().cloned().collect();
     let judge = Judge::new(&pipeline, store, BTreeSet::new());
     let mut records = vec![];

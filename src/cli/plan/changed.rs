@@ -2,6 +2,7 @@
 
 use super::{Line, Planned};
 use crate::error::Result;
+use crate::report::table::near;
 use crate::runner::graph::{Pipeline, StageId};
 use crate::runner::key::params_digest;
 use crate::runner::layers::Overrides;
@@ -53,6 +54,11 @@ pub fn planned(
         n => format!("{n} of {} stages {} stale since {named}", stages.len(), if n == 1 { "is" } else { "are" }),
     };
     let gone: Vec<String> = since.gone.iter().map(|name| format!("`{name}`")).collect();
-    let notes = if gone.is_empty() { String::new() } else { format!("no longer there: {}\n", gone.join(", ")) };
+    let mut notes = if gone.is_empty() { String::new() } else { format!("no longer there: {}\n", gone.join(", ")) };
+    match &since.file {
+        None => notes += &format!("`{}` was not there\n", pipeline.file.display()),
+        Some(then) if *then != pipeline.file => notes += &format!("the file was called `{}`\n", near(then)),
+        Some(_) => {}
+    }
     Ok(Planned { pipeline: pipeline.name.clone(), since: Some(since.commit), stages, notes, sum })
 }

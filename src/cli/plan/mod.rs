@@ -78,7 +78,10 @@ pub struct Line {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
-    let pipeline = args.pipeline.load_or_sweep(args.sweep, registry)?;
+    let pipeline = match args.sweep {
+        true => args.pipeline.load_or_sweep(true, registry)?,
+        false => args.pipeline.load_for(&args.targets, registry)?,
+    };
     let selected = select(&pipeline, &args.targets)?;
     let forced = super::run::forced(&pipeline, &args.force)?;
     let store = args.remote.store_for_plans(cache)?;

@@ -11,6 +11,7 @@ use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub struct Opened {
     pub prefix: String,
     pub name: String,
     pub mode: Mode,
+    /// Why it cannot be used, where that shows at once: a folder that is not there, or not for us.
+    pub fault: Option<String>,
 }
 
 pub fn open(address: &str, mode: Option<Mode>) -> Result<Opened> {
@@ -50,18 +53,24 @@ pub fn open(address: &str, mode: Option<Mode>) -> Result<Opened> {
         return Err(bad("a web server is read, not written to".into()));
     }
     let mode = mode.unwrap_or(if web { Mode::Read } else { Mode::Write });
-    let client = client(&url, mode).map_err(bad)?;
+    let mut fault = None;
+    let client = match url.scheme() {
+        "file" => folder(&url, mode).map_err(bad)?.unwrap_or_else(|why| {
+            fault = Some(why);
+            Arc::new(InMemory::new())
+        }),
+        _ => client(&url).map_err(bad)?,
+    };
     // A folder's client and a web server's begin at the address itself.
     let prefix = if web || url.scheme() == "file" { "" } else { url.path().trim_matches('/') };
-    Ok(Opened { client, prefix: prefix.into(), name, mode })
+    Ok(Opened { client, prefix: prefix.into(), name, mode, fault })
 }
 
-fn client(url: &Url, mode: Mode) -> Result<Arc<dyn ObjectStore>, String> {
+fn client(url: &Url) -> Result<Arc<dyn ObjectStore>, String> {
     let words = |e: object_store::Error| fault::clean(&e.to_string());
     let lacks_bucket = || "it names no bucket".to_string();
     let bucket = url.host_str().filter(|host| !host.is_empty());
     Ok(match url.scheme() {
-        "file" => Arc::new(folder(url, mode)?),
         "s3" => {
             let bucket = bucket.ok_or_else(lacks_bucket)?;
             let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry());
@@ -95,13 +104,14 @@ fn client(url: &Url, mode: Mode) -> Result<Arc<dyn ObjectStore>, String> {
     })
 }
 
-fn folder(url: &Url, mode: Mode) -> Result<LocalFileSystem, String> {
+/// Outside: nobody understands the address. Inside: the folder cannot be used now.
+fn folder(url: &Url, mode: Mode) -> Result<Result<Arc<dyn ObjectStore>, String>, String> {
     let path = url.to_file_path().map_err(|()| "it is no path from the root: file:///FOLDER".to_string())?;
-    if mode == Mode::Write {
-        std::fs::create_dir_all(&path).map_err(|e| e.to_string())?;
-    }
-    let folder = LocalFileSystem::new_with_prefix(&path).map_err(|e| fault::clean(&e.to_string()))?;
-    Ok(folder.with_fsync(true))
+    let made = if mode == Mode::Write { std::fs::create_dir_all(&path) } else { Ok(()) };
+    Ok(made.map_err(|e| e.to_string()).and_then(|()| {
+        let folder = LocalFileSystem::new_with_prefix(&path).map_err(|e| fault::clean(&e.to_string()))?;
+        Ok(Arc::new(folder.with_fsync(true)) as Arc<dyn ObjectStore>)
+    }))
 }
 
 fn retry() -> RetryConfig {

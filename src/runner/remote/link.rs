@@ -55,8 +55,8 @@ pub struct Said {
 
 impl Link {
     pub fn to(remote: Opened) -> Self {
-        let Opened { client, prefix, name, mode } = remote;
-        Self {
+        let Opened { client, prefix, name, mode, fault } = remote;
+        let link = Self {
             client,
             prefix,
             name,
@@ -68,7 +68,9 @@ impl Link {
             pending: AtomicUsize::new(0),
             slots: Semaphore::new(TRANSFERS),
             said: Mutex::default(),
-        }
+        };
+        fault.into_iter().for_each(|why| link.failed(&Fault::Remote(why)));
+        link
     }
 
     pub fn said(&self) -> MutexGuard<'_, Said> {
