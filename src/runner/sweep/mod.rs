@@ -1,8 +1,8 @@
 //! Sweeps: one pipeline, many trials, one graph.
 //!
-//! The axes of `[sweep]` span a grid ([`axes`]); `[[sweep.trials]]` and `[sweep.random]` ([`random`]) name points on one
+//! The axes of `[sweep]` span a grid ([`axes`]); `[[sweep.trials]]` and `[sweep.random]` (`random`) name points on one
 //! more dimension each. Each trial is resolved like a pipeline of its own. Then stages whose whole description is equal
-//! become one node ([`merge`]), so that what two trials share is computed once even without a cache. [`stop`] gives
+//! become one node (`merge`), so that what two trials share is computed once even without a cache. [`stop`] gives
 //! trials up by their [`rule`]s while a sweep runs. Knows nothing of running.
 
 mod arguments;
