@@ -79,6 +79,9 @@ fn the_cache_and_the_current_folder_are_spared() {
         space.command(&["export", "p.toml", "first", "../work", "--force", "--cache-dir", "../elsewhere"]);
     let said = Said::from(command.current_dir(space.path("work")).output().unwrap()).expect(2).stderr;
     assert!(said.contains("\ncause: it is or holds the current folder\n"), "{said}");
+    let said =
+        space.erw(&["export", "work/p.toml", "first", "work", "--force", "--cache-dir", "elsewhere"]).expect(2).stderr;
+    assert!(said.contains("\ncause: it holds the pipeline\n"), "{said}");
     assert_eq!(space.read("work/p.toml"), TWO);
 }
 

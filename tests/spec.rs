@@ -256,12 +256,13 @@ fn an_axis_that_changes_only_cost_makes_no_second_stage() {
 }
 
 #[test]
-fn set_beats_a_trial() {
+fn what_is_set_holds_in_every_trial() {
     let space = extended("[sweep]\n\"train.seed\" = [0, 1]\n");
     let plan = SweepPlan::load(&space.path("p.toml"), TOYS, &overrides(&["train.lr=0.5"], &[])).unwrap();
     assert!(plan.trials.iter().all(|t| plan.pipeline.stage(t.stages["train"]).params["lr"] == json!(0.5)));
-    let plan = SweepPlan::load(&space.path("p.toml"), TOYS, &overrides(&["train.seed=9"], &[])).unwrap();
-    assert_eq!(names(&plan.pipeline), ["images", "codec", "train"]);
+    // Trials that were called `seed=0` and `seed=1` would both be of seed 9.
+    let refused = SweepPlan::load(&space.path("p.toml"), TOYS, &overrides(&["train.seed=9"], &[])).err().unwrap();
+    assert_eq!(refused.message, "`--set train.seed` sets what the sweep varies");
 }
 
 #[test]

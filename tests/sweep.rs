@@ -84,6 +84,18 @@ fn a_stage_of_a_trial_is_looked_at_like_any_other() {
 }
 
 #[test]
+fn what_is_varied_cannot_be_set_as_well() {
+    let space = scored(GRID);
+    let said = sweep(&space, &["--set", "pack.limit=4"]).expect(2).stderr;
+    let hint = "hint: `--axis pack.limit=VALUE` replaces an axis; leave the value to one of the two\n";
+    assert_eq!(said, format!("error: `--set pack.limit` sets what the sweep varies\n{hint}"));
+    let mut command = space.command(&["sweep", "p.toml", "--table"]);
+    let said = Said::from(command.env("ERW_SET__pack__limit", "4").output().unwrap()).expect(2).stderr;
+    assert_eq!(said, format!("error: `ERW_SET__pack__limit` sets what the sweep varies\n{hint}"));
+    assert_eq!(names(&table(&space, &["--axis", "pack.limit=4", "--set", "pack.resolution=3"])), ["limit=4"]);
+}
+
+#[test]
 fn a_sweep_has_no_lock() {
     for flag in ["--lock", "--locked"] {
         let said = sweep(&scored(GRID), &[flag]).expect(2).stderr;

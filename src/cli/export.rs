@@ -5,7 +5,7 @@ use super::remote::{RemoteArgs, warn};
 use crate::error::{Error, Result};
 use crate::report::bytes;
 use crate::runner::actions::Record;
-use crate::runner::export::{How, Item, export};
+use crate::runner::export::{How, Item, export, spare};
 use crate::runner::graph::{Pipeline, StageId};
 use crate::runner::manifest::Registry;
 use crate::runner::plan::{Judge, Verdict, plan};
@@ -45,6 +45,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let chosen = record.outputs.iter().filter(|(name, _)| output.as_ref().is_none_or(|o| o == *name));
     let items: Vec<Item> = chosen.map(|(name, o)| Item { name: name.clone(), measured: o.measured }).collect();
     let how = if args.link { How::Link } else { How::Copy };
+    spare(&store, &pipeline.file, &args.dir)?;
     export(&store, &items, &args.dir, how, args.force)?;
     let (files, total) = items.iter().fold((0, 0), |(f, b), i| (f + i.measured.files, b + i.measured.bytes));
     let note = if args.link { ", as read-only links into the cache: copy a file before changing it" } else { "" };

@@ -26,7 +26,6 @@ pub struct Item {
 /// Writes one artifact as the folder `to` (a file is put into it under its name), several as folders in it. `force`:
 /// in place of what is there.
 pub fn export(store: &Store, items: &[Item], to: &Path, how: How, force: bool) -> Result<()> {
-    spare(store, to)?;
     let occupied = std::fs::symlink_metadata(to).is_ok() && !is_empty_folder(to);
     if occupied && !force {
         let error = Error::usage(format!("`{}` is there already", to.display()));
@@ -45,8 +44,12 @@ pub fn export(store: &Store, items: &[Item], to: &Path, how: How, force: bool) -
     written
 }
 
-/// `--force` takes away what is there. That must be neither the cache nor what holds it, nor the folder one stands in.
-fn spare(store: &Store, to: &Path) -> Result<()> {
+/// `--force` takes away what is there. That must be neither the cache nor what holds it, nor the folder one stands in, nor
+/// that of the pipeline.
+///
+/// # Errors
+/// When it is.
+pub fn spare(store: &Store, pipeline: &Path, to: &Path) -> Result<()> {
     let (to, cache) = (place(to), place(store.root()));
     let why = if to.starts_with(&cache) {
         "it is inside of the cache folder"
@@ -54,6 +57,8 @@ fn spare(store: &Store, to: &Path) -> Result<()> {
         "it holds the cache folder"
     } else if std::env::current_dir().is_ok_and(|here| place(&here).starts_with(&to)) {
         "it is or holds the current folder"
+    } else if place(pipeline).starts_with(&to) {
+        "it holds the pipeline"
     } else {
         return Ok(());
     };

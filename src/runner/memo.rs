@@ -7,7 +7,7 @@
 //! was by size and time, and every artifact being in its place with its size. Each is checked; if one differs, or the memo is damaged, the run takes
 //! the long way, which is right whatever a memo says. It knows nothing of graphs.
 //!
-//! On disk: a line with the format; the digest of all that follows; a line of JSON, [`Head`]; for each stage what is to be
+//! On disk: a line with the format; the digest of all that follows; a line of JSON, `Head`; for each stage what is to be
 //! checked, as bytes; a line of JSON for each stage, how it ended. The last part is as long as all the others together
 //! and is not read where the stages are too many to be listed.
 

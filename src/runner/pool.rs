@@ -6,6 +6,7 @@ use super::perform::Grant;
 use super::suggest;
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// What a run may use in all.
 #[derive(Debug, Clone)]
@@ -48,18 +49,36 @@ impl Limits {
     }
 }
 
+/// Of the machine, or of the container or batch job that we are in.
 fn memory() -> u64 {
     let total =
         |text: String| text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
-    std::fs::read_to_string("/proc/meminfo").ok().and_then(total).map_or(u64::MAX, |kib: u64| kib * 1024)
+    let total = std::fs::read_to_string("/proc/meminfo").ok().and_then(total).map_or(u64::MAX, |kib: u64| kib * 1024);
+    let group = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    total.min(allowed(Path::new("/sys/fs/cgroup"), &group))
+}
+
+/// The least that a control group (version 2) or one above it may take.
+fn allowed(root: &Path, group: &str) -> u64 {
+    let own = group.lines().find_map(|line| line.strip_prefix("0::/")).map_or(root.to_path_buf(), |own| root.join(own));
+    let groups = own.ancestors().take_while(|folder| folder.starts_with(root));
+    let limits =
+        groups.filter_map(|folder| std::fs::read_to_string(folder.join("memory.max")).ok()?.trim().parse().ok());
+    limits.min().unwrap_or(u64::MAX)
 }
 
 fn gpus() -> Vec<String> {
-    if let Ok(visible) = std::env::var("CUDA_VISIBLE_DEVICES") {
-        return visible.split(',').map(str::trim).filter(|id| !id.is_empty()).map(String::from).collect();
+    if let Ok(text) = std::env::var("CUDA_VISIBLE_DEVICES") {
+        return visible(&text);
     }
     let count = std::fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, |entries| entries.count());
     (0..count).map(|n| n.to_string()).collect()
+}
+
+/// As CUDA reads it: what stands behind a number that is none of a device, such as `-1`, is hidden with it.
+fn visible(text: &str) -> Vec<String> {
+    let ids = text.split(',').map(str::trim).take_while(|id| !id.starts_with('-'));
+    ids.filter(|id| !id.is_empty()).map(String::from).collect()
 }
 
 #[derive(Debug)]
@@ -222,6 +241,25 @@ mod tests {
         assert!(pool.take(&two).is_some() && pool.take(&one).is_some() && pool.take(&one).is_none());
         let refused = Pool::new(stated(1), std::iter::empty()).unwrap_err();
         assert!(refused.message.contains("no stage asks for the resource `licence`"), "{refused}");
+    }
+
+    #[test]
+    fn memory_is_what_the_tightest_group_allows() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("batch/job");
+        std::fs::create_dir_all(&folder).unwrap();
+        assert_eq!(allowed(root.path(), "0::/batch/job\n"), u64::MAX);
+        std::fs::write(folder.join("memory.max"), "max\n").unwrap();
+        std::fs::write(root.path().join("batch/memory.max"), "4096\n").unwrap();
+        std::fs::write(root.path().join("memory.max"), "8192\n").unwrap();
+        assert_eq!(allowed(root.path(), "1:cpu:/x\n0::/batch/job\n"), 4096);
+        assert_eq!(allowed(root.path(), ""), 8192);
+    }
+
+    #[test]
+    fn hidden_gpus_are_none() {
+        assert_eq!([visible("-1"), visible(""), visible("0,-1,1")], [vec![], vec![], vec!["0".to_string()]]);
+        assert_eq!(visible(" 1, GPU-ab"), ["1", "GPU-ab"]);
     }
 
     #[test]

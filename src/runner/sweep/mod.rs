@@ -1,8 +1,8 @@
 //! Sweeps: one pipeline, many trials, one graph.
 //!
-//! The axes of `[sweep]` span a grid ([`axes`]); `[[sweep.trials]]` and `[sweep.random]` ([`random`]) name points on one
+//! The axes of `[sweep]` span a grid ([`axes`]); `[[sweep.trials]]` and `[sweep.random]` (`random`) name points on one
 //! more dimension each. Each trial is resolved like a pipeline of its own. Then stages whose whole description is equal
-//! become one node ([`merge`]), so that what two trials share is computed once even without a cache. [`stop`] gives
+//! become one node (`merge`), so that what two trials share is computed once even without a cache. [`stop`] gives
 //! trials up by their [`rule`]s while a sweep runs. Knows nothing of running.
 
 mod arguments;
@@ -13,7 +13,7 @@ pub mod rule;
 pub mod stop;
 
 use super::graph::{Pipeline, StageId};
-use super::layers::{Overrides, Setting};
+use super::layers::{Overrides, Setting, target};
 use super::manifest::Registry;
 use super::spec::Spec;
 use super::suggest;
@@ -88,6 +88,7 @@ fn expand(spec: &Spec, overrides: &Overrides, given: &[String]) -> Result<SweepP
         return Err(Error::usage(format!("`{}` has no [sweep]", spec.file.display()))
             .hint("a sweep is `[sweep]` with axes such as `\"train.seed\" = [0, 1, 2]`, or `--axis train.seed=0..3`"));
     }
+    refuse_both(spec, overrides, &axes)?;
     let grid = grid(&axes)?;
     let mut merge = Merge::default();
     let mut trials = Vec::with_capacity(grid.len());
@@ -108,6 +109,25 @@ fn expand(spec: &Spec, overrides: &Overrides, given: &[String]) -> Result<SweepP
         stages: merge.named(&axes, &grid, &trials),
     };
     Ok(SweepPlan { axes, trials, pipeline, rules: rule::stated(spec)? })
+}
+
+/// What is set from outside is stronger than a trial: an axis of the same value would give every trial that one, under
+/// names that say otherwise.
+fn refuse_both(spec: &Spec, overrides: &Overrides, axes: &[Axis]) -> Result<()> {
+    let set = overrides.set.iter().filter_map(|text| text.split_once('='));
+    let set = set.map(|(key, _)| (key.trim().to_string(), format!("--set {}", key.trim())));
+    let env = overrides.env.iter().filter_map(|(name, _)| Some((name.strip_prefix("ERW_SET__")?, name)));
+    let env = env.map(|(key, name)| (key.replace("__", "."), name.clone()));
+    for (key, outside) in set.chain(env) {
+        // Whether the name means anything is told when trials are resolved.
+        let Ok(target) = target(spec, &key) else { continue };
+        let points = axes.iter().flat_map(|axis| &axis.points);
+        if points.flat_map(|point| &point.settings).any(|(_, _, setting)| setting.target == target) {
+            return Err(Error::usage(format!("`{outside}` sets what the sweep varies"))
+                .hint(format!("`--axis {key}=VALUE` replaces an axis; leave the value to one of the two")));
+        }
+    }
+    Ok(())
 }
 
 /// Everything about the `[sweep]` of a pipeline that can be wrong without expanding it.
