@@ -59,7 +59,7 @@ fn an_upstream_rerun_with_equal_bytes_stops_there() {
     space.write("src", "one\nTWO!\n");
     let said = space.run(&[]).expect(0);
     assert_eq!(space.ran(), ["a", "b"]);
-    assert!(said.stderr.contains("a: started (source `watch.0` changed)"), "{}", said.stderr);
+    assert!(said.stderr.contains("a: started (source `watch.0` changed (src))"), "{}", said.stderr);
     assert!(said.stderr.contains("c: cached"), "{}", said.stderr);
 }
 

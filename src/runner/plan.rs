@@ -188,8 +188,12 @@ impl<'a> Judge<'a> {
         let Some(old) = reason::nearest(akin.into_iter(), &self.pipeline.name, stage, text) else {
             return Ok(vec![Reason::NeverRan]);
         };
-        let example =
-            |name: &str, old: &Digest| first_difference(self.store, old, keyed.sources.get(name).map(Arc::as_ref)?);
+        let example = |name: &str, old: &Digest| {
+            let inside = first_difference(self.store, old, keyed.sources.get(name).map(Arc::as_ref)?)?;
+            // Of a source that is one file, the file.
+            let file = || stage.sources.get(name).and_then(|s| s.path.file_name()).map(PathBuf::from);
+            if inside.as_os_str().is_empty() { file() } else { Some(inside) }
+        };
         let reasons = reason::compare(&old.key_text, text, &stage.origins, &example);
         Ok(if reasons.is_empty() { vec![Reason::NeverRan] } else { reasons })
     }

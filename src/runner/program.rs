@@ -48,9 +48,22 @@ pub fn run(site: &Site<'_>, job: &Job) -> Result<Report> {
     } else if ended.status.success() {
         Finish::Done
     } else {
-        Finish::Failed(site.failure(&format!("`{program}`"), ended))
+        let mut failure = site.failure(&format!("`{program}`"), ended);
+        failure.hints.extend(read_by_a_shell(job));
+        Finish::Failed(failure)
     };
     Ok(Report { finish, results: results(job), shown: vec![], resumed: None, peak: ended.peak })
+}
+
+/// A line for `sh -c` has its places filled in as text: a path that a shell reads otherwise is a likely cause.
+fn read_by_a_shell(job: &Job) -> Option<String> {
+    let run = job.command.as_deref().unwrap_or_default();
+    let is_line = matches!(run, [shell, flag, _] if shell == "sh" && flag == "-c");
+    let special = |c: char| c.is_whitespace() || "'\"$`\\;&|<>()*?[]#~!{}".contains(c);
+    let mut paths = job.inputs.values().chain([&job.work_dir]).map(|path| path.display().to_string());
+    let odd = paths.find(|path| path.contains(special)).filter(|_| is_line)?;
+    let hint = format!("a shell does not take `{odd}` for one word");
+    Some(hint + ": quote the places in `run`, or write `run` as a list, which no shell reads")
 }
 
 /// Where an output is to be made.

@@ -126,3 +126,22 @@ fn an_output_is_named_as_a_file_is() {
         assert!(said.stderr.ends_with("hint: an output is named as a file is, without `/`\n"), "{}", said.stderr);
     }
 }
+
+#[test]
+fn a_line_for_the_shell_that_meets_an_odd_path_says_so() {
+    let line = "[stages.a]\nkind = \"command\"\nrun = \"echo x > {outputs.o} && [ -e {outputs.o} ]\"\noutputs = { o = \"t\" }\n";
+    let space = Space::new(line);
+    let said = space.run(&["--cache-dir", "a cache; $x"]).expect(1);
+    assert!(said.stderr.contains("hint: a shell does not take `"), "{}", said.stderr);
+    // A list has no such trouble.
+    space.write(
+        "p.toml",
+        &line.replace(
+            "run = \"echo x > {outputs.o} && [ -e {outputs.o} ]\"",
+            "run = [\"cp\", \"p.toml\", \"{outputs.o}\"]",
+        ),
+    );
+    space.run(&["--cache-dir", "a cache; $x"]).expect(0);
+    space.write("p.toml", &line.replace("run = \"", "run = \"exit 1; "));
+    assert!(!space.run(&[]).expect(1).stderr.contains("a shell does not"), "plain paths are not to blame");
+}
