@@ -10,8 +10,8 @@ use super::attempt::Attempt;
 use super::located::{Entry, Node, Toml};
 use super::manifest::{ANY, Exact, Field, FieldType, Manifest, Output, Params, Slot, StageKind};
 use super::suggest;
+use super::value::Value;
 use crate::error::{Error, Result};
-use figment::value::Value;
 use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path};
 
@@ -146,10 +146,10 @@ fn free_field(stage: &str, entry: &Entry) -> Result<Field> {
 
 /// `run` as the list that is started.
 pub(super) fn template(stage: &str, node: &Node) -> Result<Value> {
-    let words: Vec<String> = match &node.value {
-        Toml::String(text) => vec!["sh".into(), "-c".into(), text.clone()],
+    let words: Vec<&str> = match &node.value {
+        Toml::String(text) => vec!["sh", "-c", text],
         Toml::List(words) => {
-            let word = |n: &Node| n.string(&format!("stage `{stage}`: a word of `run`")).map(str::to_string);
+            let word = |n| Node::string(n, &format!("stage `{stage}`: a word of `run`"));
             words.iter().map(word).collect::<Result<_>>()?
         }
         _ => return Err(node.mismatch(&format!("stage `{stage}`: `run`"), "a list of words, or a line for `sh -c`")),
@@ -157,7 +157,7 @@ pub(super) fn template(stage: &str, node: &Node) -> Result<Value> {
     if words.iter().all(|w| w.trim().is_empty()) {
         return Err(Error::usage(format!("stage `{stage}`: `run` is empty")).at(node.place.clone()));
     }
-    Ok(Value::from(words))
+    Ok(words.into_iter().collect())
 }
 
 /// Every `{inputs.X}`, `{outputs.X}` and `{params.X}` must be there. Other braces are left to the program.

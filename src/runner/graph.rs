@@ -4,6 +4,7 @@
 use super::digest::Digest;
 use super::manifest::{Manifest, Params, StageKind, element};
 use crate::error::Place;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -98,7 +99,7 @@ pub struct Patience {
 #[derive(Debug, Clone)]
 pub struct Origin {
     /// `manifest`, `pipeline [params]`, `stage params`, `trial`, `environment ERW_SET__…`, `--set`.
-    pub layer: String,
+    pub layer: Cow<'static, str>,
     /// For values stated in a file.
     pub place: Option<Place>,
 }

@@ -1,7 +1,7 @@
 //! TOML that remembers where it stood: every key and value carries its [`Place`], every key its comment.
 //! Both manifests and pipeline files are read through it. It does not know what either of them means.
 
-use crate::error::{Error, ErrorKind, Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result, Text};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -92,7 +92,7 @@ impl Node {
 
 /// Reads a text. `file` is its name in messages.
 pub fn parse(file: &Path, text: &str) -> Result<Node> {
-    let source = Source { file, text: Arc::from(text) };
+    let source = Source(Text::new(file, text));
     match Document::parse(text) {
         Ok(document) => {
             let whole = source.place(0..0);
@@ -102,21 +102,18 @@ pub fn parse(file: &Path, text: &str) -> Result<Node> {
     }
 }
 
-struct Source<'a> {
-    file: &'a Path,
-    text: Arc<str>,
-}
+struct Source(Arc<Text>);
 
-impl Source<'_> {
+impl Source {
     fn place(&self, span: Range<usize>) -> Place {
-        Place { file: self.file.to_path_buf(), text: self.text.clone(), span }
+        Place::new(&self.0, span)
     }
 
     fn malformed(&self, e: &toml_edit::TomlError) -> Error {
         let mut lines = e.message().lines().map(str::trim).filter(|l| !l.is_empty());
         let first = lines.next().unwrap_or("syntax error").to_string();
         let rest: Vec<&str> = lines.collect();
-        let key = e.span().and_then(|span| self.text.get(span)).unwrap_or_default();
+        let key = e.span().and_then(|span| self.0.text.get(span)).unwrap_or_default();
         let message = match first.as_str() {
             "duplicate key" => format!("`{key}` is stated twice"),
             _ => format!("malformed TOML: {first}"),
@@ -135,7 +132,7 @@ impl Source<'_> {
         let found = table.iter().filter_map(|(name, _)| table.get_key_value(name)).map(|(key, item)| {
             let span = key.span().unwrap_or(outer.clone());
             let node = self.item(item, &span);
-            let doc = self.doc(&span, &node.place.span);
+            let doc = self.doc(&span, &node.place.span());
             Entry { key: key.get().to_string(), key_place: self.place(span), doc, node }
         });
         // Entries are large and most tables small: a vector that grows as it is filled takes twice the memory.
@@ -179,25 +176,32 @@ impl Source<'_> {
     }
 
     fn doc(&self, key: &Range<usize>, value: &Range<usize>) -> String {
-        let after = &self.text[value.end.max(key.end).min(self.text.len())..];
-        let mut lines = after.lines();
-        let trailing = lines.next().and_then(comment);
+        let Text { text, .. } = &*self.0;
+        let end = value.end.max(key.end).min(text.len());
+        let row = self.0.line_at(end);
+        let trailing = self.0.line(row).and_then(|line| comment(&text[end..line.end]));
         let parts: Vec<&str> = match trailing {
             // Continuation lines are indented; a comment in the first column heads what follows it.
-            Some(first) => std::iter::once(first)
-                .chain(lines.take_while(|l| l.starts_with([' ', '\t'])).map_while(comment))
-                .collect(),
+            Some(first) => {
+                let below = (row + 1..).map_while(|row| self.line(row)).take_while(|l| l.starts_with([' ', '\t']));
+                std::iter::once(first).chain(below.map_while(comment)).collect()
+            }
             None => {
                 // Lines with another indentation continue the comment of an earlier value.
-                let (above, line) = self.text[..key.start].rsplit_once('\n').unwrap_or(("", &self.text[..key.start]));
-                let indent = line.len() - line.trim_start().len();
-                let same = |l: &&str| l.len() - l.trim_start().len() == indent;
-                let mut above: Vec<&str> = above.lines().rev().take_while(same).map_while(comment).collect();
+                let row = self.0.line_at(key.start);
+                let indent = |l: &str| l.len() - l.trim_start().len();
+                let own = self.0.line(row).map_or(0, |line| indent(&text[line.start..key.start]));
+                let above = (0..row).rev().map_while(|row| self.line(row)).take_while(|l| indent(l) == own);
+                let mut above: Vec<&str> = above.map_while(comment).collect();
                 above.reverse();
                 above
             }
         };
         parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
+    fn line(&self, row: usize) -> Option<&str> {
+        self.0.line(row).map(|line| &self.0.text[line])
     }
 }
 
@@ -228,8 +232,8 @@ mod tests {
         let d = node.get("a").and_then(|n| n.get("b")).and_then(|n| n.get("c")).and_then(|n| n.get("d")).unwrap();
         let x = &d.list("d").unwrap()[1];
         assert_eq!(x.place.line_col(), (2, 15));
-        assert_eq!(&x.place.text[x.place.span.clone()], "\"x\"");
+        assert_eq!(&x.place.source.text[x.place.span()], "\"x\"");
         let Toml::Table(entries) = &node.get("a").unwrap().value else { panic!("a table") };
-        assert_eq!(&node.place.text[entries[0].key_place.span.clone()], "b");
+        assert_eq!(&node.place.source.text[entries[0].key_place.span()], "b");
     }
 }

@@ -14,7 +14,7 @@ use super::machine;
 use super::plan::{Judge, missing};
 use super::reason::compare;
 use super::store::{Store, write_atomic};
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Place, Result, Text};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -90,7 +90,7 @@ impl Lock {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::io("read the lock", path, e).hint("`erw run PIPELINE --lock` writes it"))?;
         let lock: Self = toml_edit::de::from_str(&text).map_err(|e| {
-            let place = e.span().map(|span| Place { file: path.into(), text: text.as_str().into(), span });
+            let place = e.span().map(|span| Place::new(&Text::new(path, &text), span));
             let error = Error::usage(format!("`{}` is no lock: {}", path.display(), e.message().trim()));
             error.maybe_at(place).hint("after a merge gone wrong, `erw run PIPELINE --lock` writes it anew")
         })?;

@@ -141,7 +141,7 @@ pub fn compare(
         let text = |v: Option<&str>| v.unwrap_or("none").to_string();
         let param = |name: String| {
             let origin = origins.get(&name).or_else(|| origins.get(&format!("params.{name}")));
-            let place = origin.map(|o| o.place.as_ref().map_or(o.layer.clone(), ToString::to_string));
+            let place = origin.map(|o| o.place.as_ref().map_or(o.layer.to_string(), ToString::to_string));
             Reason::ParamChanged { name, old: text(old), new: text(new), place }
         };
         reasons.push(match section {
@@ -165,13 +165,14 @@ pub fn compare(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Place, Text};
 
     const OLD: &str =
         "erw key 1\nkind train\nrevision 1\nparam lr 0.1\nparam steps 300000\nsource data aa\ninput z bb\n";
 
     fn reasons(new: &str) -> Vec<String> {
-        let place = crate::error::Place { file: "p.toml".into(), text: "a\nb\n".into(), span: 2..3 };
-        let origin = |layer: &str, place| Origin { layer: layer.into(), place };
+        let place = Place::new(&Text::new("p.toml".as_ref(), "a\nb\n"), 2..3);
+        let origin = |layer: &'static str, place| Origin { layer: layer.into(), place };
         let origins = [
             ("params.steps".to_string(), origin("stage params", Some(place))),
             ("params.lr".to_string(), origin("--set", None)),
