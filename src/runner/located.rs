@@ -5,7 +5,8 @@ use crate::error::{Error, ErrorKind, Place, Result, Text};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use toml_edit::{Document, Item, TableLike, Value};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 /// A value and its place.
 #[derive(Debug, Clone)]
@@ -93,13 +94,8 @@ impl Node {
 /// Reads a text. `file` is its name in messages.
 pub fn parse(file: &Path, text: &str) -> Result<Node> {
     let source = Source(Text::new(file, text));
-    match Document::parse(text) {
-        Ok(document) => {
-            let whole = source.place(0..0);
-            Ok(Node { value: source.table(document.as_table(), 0..0), place: whole })
-        }
-        Err(e) => Err(source.malformed(&e)),
-    }
+    let document = DeTable::parse(text).map_err(|e| source.malformed(e.message(), e.span()))?;
+    Ok(Node { value: source.table(document.into_inner())?, place: source.place(0..0) })
 }
 
 struct Source(Arc<Text>);
@@ -109,11 +105,11 @@ impl Source {
         Place::new(&self.0, span)
     }
 
-    fn malformed(&self, e: &toml_edit::TomlError) -> Error {
-        let mut lines = e.message().lines().map(str::trim).filter(|l| !l.is_empty());
+    fn malformed(&self, message: &str, span: Option<Range<usize>>) -> Error {
+        let mut lines = message.lines().map(str::trim).filter(|l| !l.is_empty());
         let first = lines.next().unwrap_or("syntax error").to_string();
         let rest: Vec<&str> = lines.collect();
-        let key = e.span().and_then(|span| self.0.text.get(span)).unwrap_or_default();
+        let key = span.clone().and_then(|span| self.0.text.get(span)).unwrap_or_default();
         let message = match first.as_str() {
             "duplicate key" => format!("`{key}` is stated twice"),
             _ => format!("malformed TOML: {first}"),
@@ -122,57 +118,40 @@ impl Source {
         if !rest.is_empty() {
             error = error.hint(rest.join("; "));
         }
-        match e.span() {
-            Some(span) => error.at(self.place(span)),
-            None => error.at(self.place(0..0)),
-        }
+        error.at(self.place(span.unwrap_or(0..0)))
     }
 
-    fn table(&self, table: &dyn TableLike, outer: Range<usize>) -> Toml {
-        let found = table.iter().filter_map(|(name, _)| table.get_key_value(name)).map(|(key, item)| {
-            let span = key.span().unwrap_or(outer.clone());
-            let node = self.item(item, &span);
-            let doc = self.doc(&span, &node.place.span());
-            Entry { key: key.get().to_string(), key_place: self.place(span), doc, node }
-        });
+    fn table(&self, table: DeTable<'_>) -> Result<Toml> {
         // Entries are large and most tables small: a vector that grows as it is filled takes twice the memory.
         let mut entries = Vec::with_capacity(table.len());
-        entries.extend(found);
-        Toml::Table(entries)
+        for (key, value) in table {
+            let node = self.node(value)?;
+            let doc = self.doc(&key.span(), &node.place.span());
+            let key_place = self.place(key.span());
+            entries.push(Entry { key: key.into_inner().into_owned(), key_place, doc, node });
+        }
+        Ok(Toml::Table(entries))
     }
 
-    /// `key` stands in for the span of an item that has none (a table made by dotted keys).
-    fn item(&self, item: &Item, key: &Range<usize>) -> Node {
-        let span = item.span().unwrap_or(key.clone());
-        let value = match item {
-            Item::Value(value) => return self.value(value, key),
-            Item::Table(table) => self.table(table, span.clone()),
-            Item::ArrayOfTables(tables) => Toml::List(
-                tables
-                    .iter()
-                    .map(|t| {
-                        let span = t.span().unwrap_or(span.clone());
-                        Node { value: self.table(t, span.clone()), place: self.place(span) }
-                    })
-                    .collect(),
-            ),
-            Item::None => Toml::Table(vec![]),
+    fn node(&self, value: Spanned<DeValue<'_>>) -> Result<Node> {
+        let span = value.span();
+        let overflow = |what| self.malformed(what, Some(span.clone()));
+        let value = match value.into_inner() {
+            DeValue::Boolean(b) => Toml::Bool(b),
+            DeValue::Integer(n) => match i64::from_str_radix(n.as_str(), n.radix()) {
+                Ok(n) => Toml::Int(n),
+                Err(_) => return Err(overflow("integer number overflowed")),
+            },
+            DeValue::Float(x) => match x.as_str().parse::<f64>() {
+                Ok(n) if n.is_finite() || !x.as_str().contains(|c: char| c.is_ascii_digit()) => Toml::Float(n),
+                _ => return Err(overflow("floating-point number overflowed")),
+            },
+            DeValue::String(s) => Toml::String(s.into_owned()),
+            DeValue::Datetime(_) => Toml::Date,
+            DeValue::Array(array) => Toml::List(array.into_iter().map(|v| self.node(v)).collect::<Result<_>>()?),
+            DeValue::Table(table) => self.table(table)?,
         };
-        Node { value, place: self.place(span) }
-    }
-
-    fn value(&self, value: &Value, key: &Range<usize>) -> Node {
-        let span = value.span().unwrap_or(key.clone());
-        let toml = match value {
-            Value::Boolean(b) => Toml::Bool(*b.value()),
-            Value::Integer(i) => Toml::Int(*i.value()),
-            Value::Float(f) => Toml::Float(*f.value()),
-            Value::String(s) => Toml::String(s.value().clone()),
-            Value::Datetime(_) => Toml::Date,
-            Value::Array(array) => Toml::List(array.iter().map(|v| self.value(v, &span)).collect()),
-            Value::InlineTable(table) => self.table(table, span.clone()),
-        };
-        Node { value: toml, place: self.place(span) }
+        Ok(Node { value, place: self.place(span) })
     }
 
     fn doc(&self, key: &Range<usize>, value: &Range<usize>) -> String {

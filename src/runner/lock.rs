@@ -89,7 +89,7 @@ impl Lock {
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::io("read the lock", path, e).hint("`erw run PIPELINE --lock` writes it"))?;
-        let lock: Self = toml_edit::de::from_str(&text).map_err(|e| {
+        let lock: Self = toml::from_str(&text).map_err(|e| {
             let place = e.span().map(|span| Place::new(&Text::new(path, &text), span));
             let error = Error::usage(format!("`{}` is no lock: {}", path.display(), e.message().trim()));
             error.maybe_at(place).hint("after a merge gone wrong, `erw run PIPELINE --lock` writes it anew")
@@ -126,7 +126,7 @@ impl Lock {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let body = toml_edit::ser::to_string_pretty(self);
+        let body = toml::to_string_pretty(self);
         let body = body.map_err(|e| Error::internal("a lock cannot be written as TOML").because(e))?;
         let whole = std::path::absolute(path);
         let written = whole.and_then(|whole| write_atomic(&whole, format!("{HEAD}{body}").as_bytes()));

@@ -162,7 +162,7 @@ struct LockedStage {
 
 fn locked(file: &Path) -> Result<Vec<Key>> {
     let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", file, e))?;
-    let lock: LockFile = toml_edit::de::from_str(&text)
+    let lock: LockFile = toml::from_str(&text)
         .map_err(|e| Error::usage(format!("`{}` is no lock file", file.display())).because(e.message()))?;
     Ok(lock.stages.into_values().map(|s| s.key.into()).collect())
 }
