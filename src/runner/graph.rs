@@ -4,11 +4,16 @@
 use super::digest::Digest;
 use super::manifest::{Manifest, Params, StageKind, element};
 use crate::error::Place;
+use litemap::LiteMap;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// A map that has few entries and lives long, as a sorted list: a tree of one entry takes the memory of eleven. One that
+/// may become long is made of a tree, since it is slow to insert into.
+pub type Few<T> = LiteMap<String, T>;
 
 /// Index into [`Pipeline::stages`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,21 +34,21 @@ pub struct Stage {
     pub kind: StageKind,
     pub manifest: Arc<Manifest>,
     /// By slot; in a slot that takes several, by the name of the `manifest::element`.
-    pub inputs: BTreeMap<String, Edge>,
+    pub inputs: Few<Edge>,
     /// Output name to artifact type.
-    pub outputs: BTreeMap<String, String>,
+    pub outputs: Few<String>,
     /// Every parameter of the manifest, defaults filled in. Parameters of type `path` hold the path as given;
     /// the file behind it is in `sources`.
     pub params: Params,
     pub operation: Params,
     /// Outside files by parameter name (`watch.N` for the watched files of a command).
-    pub sources: BTreeMap<String, Source>,
+    pub sources: Few<Source>,
     /// What identifies published files, by the parameter that names one.
     pub published: BTreeMap<String, String>,
     pub resources: Resources,
     pub patience: Patience,
     /// Where a value was stated, by `params.NAME`, `operation.NAME`, `inputs.SLOT`.
-    pub origins: BTreeMap<String, Origin>,
+    pub origins: Few<Origin>,
     /// For `kind = "command"`.
     pub command: Option<Command>,
 }

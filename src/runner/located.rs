@@ -2,6 +2,7 @@
 //! Both manifests and pipeline files are read through it. It does not know what either of them means.
 
 use crate::error::{Error, ErrorKind, Place, Result, Text};
+use std::fmt::Display;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,33 +54,33 @@ impl Node {
         }
     }
     /// The entries of a table. `what` names the thing in the error, as in "`params` must be a table".
-    pub fn table(&self, what: &str) -> Result<&[Entry]> {
+    pub fn table(&self, what: impl Display) -> Result<&[Entry]> {
         match &self.value {
             Toml::Table(entries) => Ok(entries),
             _ => Err(self.mismatch(what, "a table")),
         }
     }
     /// As [`Node::table`], for who keeps them: a large pipeline is not copied.
-    pub fn into_table(self, what: &str) -> Result<Vec<Entry>> {
+    pub fn into_table(self, what: impl Display) -> Result<Vec<Entry>> {
         match self.value {
             Toml::Table(entries) => Ok(entries),
             _ => Err(self.mismatch(what, "a table")),
         }
     }
-    pub fn string(&self, what: &str) -> Result<&str> {
+    pub fn string(&self, what: impl Display) -> Result<&str> {
         match &self.value {
             Toml::String(s) => Ok(s),
             _ => Err(self.mismatch(what, "a string")),
         }
     }
-    pub fn list(&self, what: &str) -> Result<&[Node]> {
+    pub fn list(&self, what: impl Display) -> Result<&[Node]> {
         match &self.value {
             Toml::List(nodes) => Ok(nodes),
             _ => Err(self.mismatch(what, "a list")),
         }
     }
     /// "`what` must be WANTED, not a string", at this value.
-    pub fn mismatch(&self, what: &str, wanted: &str) -> Error {
+    pub fn mismatch(&self, what: impl Display, wanted: &str) -> Error {
         Error::usage(format!("{what} must be {wanted}, not {}", self.describe())).at(self.place.clone())
     }
     /// The value below `key`, when this is a table that has it.

@@ -5,10 +5,10 @@
 
 use super::actions::Record;
 use super::digest::Digest;
-use super::graph::{Origin, Stage};
-use super::key::ingredients;
+use super::graph::{Few, Origin, Stage};
+use super::key::{ingredients, lines};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -111,7 +111,7 @@ pub fn nearest<'a>(
 
 /// What a command runs; nothing for other kinds.
 pub fn program(text: &str) -> Option<&str> {
-    ingredients(text).get(&("command", "run")).copied()
+    lines(text).find(|(name, _)| *name == ("command", "run")).map(|(_, run)| run)
 }
 
 type Change<'a> = ((&'a str, &'a str), Option<&'a str>, Option<&'a str>);
@@ -128,7 +128,7 @@ fn changed<'a>(old: &'a str, new: &'a str) -> Vec<Change<'a>> {
 pub fn compare(
     old: &str,
     new: &str,
-    origins: &BTreeMap<String, Origin>,
+    origins: &Few<Origin>,
     example: &dyn Fn(&str, &Digest) -> Option<PathBuf>,
 ) -> Vec<Reason> {
     let mut reasons: Vec<(u8, Reason)> = Vec::new();
@@ -177,7 +177,7 @@ mod tests {
             ("params.steps".to_string(), origin("stage params", Some(place))),
             ("params.lr".to_string(), origin("--set", None)),
         ];
-        compare(OLD, new, &origins.into(), &|_, _| None).iter().map(ToString::to_string).collect()
+        compare(OLD, new, &origins.into_iter().collect(), &|_, _| None).iter().map(ToString::to_string).collect()
     }
 
     #[test]

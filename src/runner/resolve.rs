@@ -3,7 +3,7 @@
 
 use super::command;
 use super::edges::{Draft, Wire, arrange, connect, order, stated_by};
-use super::graph::{Command, Origin, Patience, Pipeline, Resources, Source, Stage, StageId};
+use super::graph::{Command, Few, Origin, Patience, Pipeline, Resources, Source, Stage, StageId};
 use super::layers::{Layers, Overrides, Setting, Stated, Values};
 use super::manifest::{Field, FieldType, Params, Registry, Slot, element};
 use super::quantity;
@@ -78,15 +78,15 @@ impl<'a> Resolver<'a> {
             name: self.spec.name.clone(),
             kind: self.spec.kind,
             manifest,
-            inputs: BTreeMap::new(),
+            inputs: Few::new(),
             outputs,
             params,
             operation,
-            sources,
+            sources: sources.into_iter().collect(),
             published,
             resources,
             patience,
-            origins: self.origins,
+            origins: self.origins.into_iter().collect(),
             command,
         };
         Ok(Draft { stage, wires })

@@ -307,7 +307,7 @@ fn alive(files: &[File]) -> Result<Alive> {
     for (index, file) in files.iter().enumerate() {
         for entry in &file.stages {
             check_name(entry)?;
-            entry.node.table(&format!("stage `{}`", entry.key))?;
+            entry.node.table(format_args!("stage `{}`", entry.key))?;
             if removes(entry)? {
                 if !known.remove(&entry.key) {
                     let names = alive.iter().map(|(n, _)| n.as_str());
@@ -343,7 +343,7 @@ fn check_name(entry: &Entry) -> Result<()> {
 fn removes(entry: &Entry) -> Result<bool> {
     let Some(node) = entry.node.get("remove") else { return Ok(false) };
     let Toml::Bool(remove) = node.value else {
-        return Err(node.mismatch(&format!("stage `{}`: `remove`", entry.key), "true or false"));
+        return Err(node.mismatch(format_args!("stage `{}`: `remove`", entry.key), "true or false"));
     };
     let others = entry.node.table("a stage")?.iter().find(|e| e.key != "remove");
     match others {
@@ -363,7 +363,7 @@ fn kind_of(name: &str, stated: &[&Entry], alive: &[(String, usize)], registry: R
             .at(last.key_place.clone())
             .hint(near.unwrap_or_else(|| "write `kind = \"...\"`; `erw stages` lists the kinds".into())));
     };
-    let kind = node.string(&format!("stage `{name}`: `kind`"))?;
+    let kind = node.string(format_args!("stage `{name}`: `kind`"))?;
     if kind == command::NAME {
         return Ok(command::KIND);
     }
@@ -383,15 +383,15 @@ fn check_stage(stage: &StageSpec, entry: &Entry) -> Result<()> {
         ["kind", "inputs", "params", "operation", "resources", "timeout", "retries", "backoff", "remove"];
     let is_command = stage.kind.name == command::NAME;
     let name = &stage.name;
-    for part in entry.node.table(&format!("stage `{name}`"))? {
+    for part in entry.node.table(format_args!("stage `{name}`"))? {
         let key = part.key.as_str();
-        let what = format!("stage `{name}`: `{key}`");
+        let what = format_args!("stage `{name}`: `{key}`");
         match key {
-            "inputs" => check_inputs(stage, part.node.table(&what)?)?,
-            "params" | "operation" => part.node.table(&what)?.iter().try_for_each(|e| check_field(stage, key, e))?,
-            "resources" => part.node.table(&what)?.iter().try_for_each(|e| check_resource(name, e))?,
+            "inputs" => check_inputs(stage, part.node.table(what)?)?,
+            "params" | "operation" => part.node.table(what)?.iter().try_for_each(|e| check_field(stage, key, e))?,
+            "resources" => part.node.table(what)?.iter().try_for_each(|e| check_resource(name, e))?,
             "kind" | "remove" | "timeout" | "retries" | "backoff" => {}
-            "watch" if is_command => drop(part.node.list(&what)?),
+            "watch" if is_command => drop(part.node.list(what)?),
             _ if is_command && command::KEYS.contains(&key) => {}
             _ => {
                 let error = Error::usage(format!("stage `{name}`: unknown key `{key}`")).at(part.key_place.clone());
@@ -449,7 +449,10 @@ fn check_field(stage: &StageSpec, part: &str, entry: &Entry) -> Result<()> {
 pub(super) const RESOURCES: [&str; 3] = ["threads", "mem", "gpus"];
 
 fn check_resource(stage: &str, entry: &Entry) -> Result<()> {
-    let meant = suggest::nearest(&entry.key, RESOURCES).filter(|near| *near != entry.key);
+    if RESOURCES.contains(&entry.key.as_str()) {
+        return Ok(());
+    }
+    let meant = suggest::nearest(&entry.key, RESOURCES);
     let Some(near) = meant else { return check_resource_name(stage, entry) };
     let error = Error::usage(format!("stage `{stage}`: unknown resource `{}`", entry.key)).at(entry.key_place.clone());
     Err(error.hint(format!("did you mean `{near}`?")))

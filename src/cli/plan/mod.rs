@@ -13,6 +13,7 @@ use crate::runner::manifest::Registry;
 use crate::runner::select::select;
 use serde::Serialize;
 use serde_json::json;
+use std::mem::ManuallyDrop;
 use std::path::Path;
 
 /// With `--exit-code`: there is work to do.
@@ -78,7 +79,8 @@ pub struct Line {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
-    let pipeline = args.pipeline.load_or_sweep(args.sweep, registry)?;
+    // The process ends when the plan is told: a large pipeline is not taken apart piece by piece before.
+    let pipeline = ManuallyDrop::new(args.pipeline.load_or_sweep(args.sweep, registry)?);
     let selected = select(&pipeline, &args.targets)?;
     let forced = super::run::forced(&pipeline, &args.force)?;
     let store = args.remote.store_for_plans(cache)?;
