@@ -33,7 +33,7 @@ const CHILD: &str = "--child";
 const CPU: Device = Device::Cpu;
 
 fn main() {
-    erw::process::tune();
+    erw::process::tune(true);
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [flag, case] = args.as_slice()
         && flag == CHILD

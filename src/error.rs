@@ -5,7 +5,9 @@
 //! `ml` has candle's own error type, which the stages convert at the joint.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -26,31 +28,71 @@ pub enum ErrorKind {
     Internal,
 }
 
-/// A span of a text file, for the excerpt under an error.
+/// A text file as it was read. Every value of a pipeline points at it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Text {
+    /// As the user named it.
+    pub file: PathBuf,
+    pub text: String,
+    /// Where lines start.
+    starts: Vec<usize>,
+}
+
+impl Text {
+    pub fn new(file: &Path, text: &str) -> Arc<Self> {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Arc::new(Self { file: file.into(), text: text.into(), starts })
+    }
+
+    /// The line, counted from 0, in which this byte lies.
+    pub fn line_at(&self, byte: usize) -> usize {
+        self.starts.partition_point(|start| *start <= byte).saturating_sub(1)
+    }
+
+    /// The bytes of line `number`, counted from 0, without its end.
+    pub fn line(&self, number: usize) -> Option<Range<usize>> {
+        let start = *self.starts.get(number)?;
+        Some(start..self.starts.get(number + 1).map_or(self.text.len(), |next| next - 1))
+    }
+}
+
+/// A span of a text file, for the excerpt under an error. Small, for a large pipeline has many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The file as the user named it.
-    pub file: PathBuf,
-    /// The file's whole text, to print the line from.
-    pub text: std::sync::Arc<str>,
-    /// Byte range in `text`.
-    pub span: std::ops::Range<usize>,
+    pub source: Arc<Text>,
+    /// Bytes of the text. One of 4 GiB is no pipeline.
+    start: u32,
+    end: u32,
 }
 
 impl Place {
+    pub fn new(source: &Arc<Text>, span: Range<usize>) -> Self {
+        let byte = |at| u32::try_from(at).unwrap_or(u32::MAX);
+        Self { source: source.clone(), start: byte(span.start), end: byte(span.end) }
+    }
+
+    /// At a file whose text is of no interest.
+    pub fn of_file(file: &Path) -> Self {
+        Self::new(&Text::new(file, ""), 0..0)
+    }
+
+    pub fn span(&self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+
     /// 1-based line and column of the start of the span.
     pub fn line_col(&self) -> (usize, usize) {
-        let before = self.text.get(..self.span.start).unwrap_or(&self.text);
-        let line = before.matches('\n').count() + 1;
-        let col = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-        (line, col)
+        let Text { text, starts, .. } = &*self.source;
+        let at = text.get(..self.start as usize).unwrap_or(text).len();
+        let line = self.source.line_at(at);
+        (line + 1, text[starts[line]..at].chars().count() + 1)
     }
 }
 
 /// `file:line`, as compilers print it.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file.display(), self.line_col().0)
+        write!(f, "{}:{}", self.source.file.display(), self.line_col().0)
     }
 }
 
@@ -120,7 +162,7 @@ impl Error {
         self
     }
     /// An I/O error with what was being done and to which file.
-    pub fn io(doing: &str, path: &std::path::Path, source: std::io::Error) -> Self {
+    pub fn io(doing: &str, path: &Path, source: std::io::Error) -> Self {
         Self::usage(format!("cannot {doing} `{}`", path.display())).because(source)
     }
     #[must_use]

@@ -2,7 +2,7 @@
 
 fn main() {
     keep_backtraces_out_of_messages();
-    erw::process::tune();
+    erw::process::tune(erw::cli::trains());
     let status = match erw::cli::main(erw::stages::KINDS) {
         Ok(status) => status,
         Err(error) => {

@@ -1,8 +1,11 @@
 //! Settings of the whole process that the speed of the CPU kernels depends on; for the program and for benchmarks.
 
-/// Makes the settings. To be called first in `main`: they must be made before any thread starts.
-pub fn tune() {
-    keep_freed_memory();
+/// Makes the settings. To be called first in `main`: they must be made before any thread starts. `trains`: whether
+/// networks are to be trained here; what only looks after those that train is to be small.
+pub fn tune(trains: bool) {
+    if trains {
+        keep_freed_memory();
+    }
     keep_candle_from_spinning();
 }
 

@@ -71,7 +71,6 @@ fn ml_knows_nothing_of_pipelines() {
             "crate::error",
             "crate::fetch",
             "petgraph",
-            "figment",
             "indicatif",
         ],
     );
@@ -92,7 +91,7 @@ fn fetching_knows_only_files() {
 
 #[test]
 fn stages_are_glue() {
-    assert_free_of("stages", &["crate::report", "crate::cli", "indicatif", "petgraph", "figment"]);
+    assert_free_of("stages", &["crate::report", "crate::cli", "indicatif", "petgraph"]);
 }
 
 #[test]

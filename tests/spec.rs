@@ -17,7 +17,7 @@ fn extended(text: &str) -> Space {
 
 /// Layer and, for files, `file:line` of a value.
 fn origin(space: &Space, pipeline: &Pipeline, name: &str, value: &str) -> String {
-    let origin = &stage(pipeline, name).origins[value];
+    let origin = stage(pipeline, name).origins.get(value).unwrap();
     let place = origin.place.as_ref().map(|p| format!(" {}", space.plain(&p.to_string())));
     format!("{}{}", origin.layer, place.unwrap_or_default())
 }
@@ -85,8 +85,11 @@ fn paths_start_where_they_are_stated() {
         let space = Space::of(&[("p.toml", text), ("sub/base.toml", BASE)]);
         let pipeline = space.load_with(set, &[]).unwrap();
         let images = stage(&pipeline, "images");
-        assert_eq!(images.sources["source"].missing, ["run tools/get-images.sh"]);
-        (images.params["source"].clone(), space.plain(&images.sources["source"].path.display().to_string()))
+        assert_eq!(images.sources.get("source").unwrap().missing, ["run tools/get-images.sh"]);
+        (
+            images.params["source"].clone(),
+            space.plain(&images.sources.get("source").unwrap().path.display().to_string()),
+        )
     };
     assert_eq!(source(own, &[]), (json!("data/train"), "sub/data/train".into()));
     let child = format!("{own}[stages.images.params]\nsource = \"mine\"\n");
@@ -115,12 +118,12 @@ fn edges_find_their_output() {
     assert_eq!(names(&pipeline), ["images", "codec", "train", "pair", "late"], "what is taken comes first");
     let late = stage(&pipeline, "late");
     let edge = |slot: &str| {
-        let e = &late.inputs[slot];
+        let e = late.inputs.get(slot).unwrap();
         format!("{}.{} {}", pipeline.stage(e.from).name, e.output, e.ty)
     };
     assert_eq!((edge("latents").as_str(), edge("init").as_str()), ("pair.right latents", "train.out sit"));
-    assert_eq!(late.outputs["out"], "warmed", "the type follows the parameter");
-    let codec = &stage(&pipeline, "train").inputs["latents"];
+    assert_eq!(late.outputs.get("out").unwrap(), "warmed", "the type follows the parameter");
+    let codec = stage(&pipeline, "train").inputs.get("latents").unwrap();
     assert_eq!(codec.output, "latents", "the only output of an accepted type");
     // `false` takes back an optional input, in a file or from outside.
     let open = space.load_with(&["late.inputs.init=false"], &[]).unwrap();
@@ -184,9 +187,9 @@ fn commands_are_stages() {
     assert_eq!(c.command.as_ref().unwrap().run, ["x.py", "{inputs.net}", "{params.title}"]);
     assert_eq!(c.params["run"], json!(["x.py", "{inputs.net}", "{params.title}"]), "the template is in the key");
     assert_eq!((c.params["title"].clone(), c.params["n"].clone()), (json!("b"), json!(3)));
-    assert_eq!(space.plain(&c.sources["watch.0"].path.display().to_string()), "sub/x.py");
-    assert_eq!(c.outputs["report"], "report");
-    assert_eq!(pipeline.stage(c.inputs["net"].from).name, "train");
+    assert_eq!(space.plain(&c.sources.get("watch.0").unwrap().path.display().to_string()), "sub/x.py");
+    assert_eq!(c.outputs.get("report").unwrap(), "report");
+    assert_eq!(pipeline.stage(c.inputs.get("net").unwrap().from).name, "train");
     let sh = stage(&pipeline, "sh").command.as_ref().unwrap();
     assert_eq!(sh.run, ["sh", "-c", "cat {inputs.r}/* | sort ${X} > {outputs.o}/all"]);
 }
@@ -242,7 +245,7 @@ fn equal_stages_of_trials_are_one() {
     let train = plan.pipeline.stage(sit.stages["train"]);
     assert_eq!((train.name.as_str(), &train.params["seed"]), ("train@sit,seed=1,scale=2.0", &json!(1)));
     assert!(!train.inputs.contains_key("init"));
-    assert_eq!(plan.pipeline.stage(train.inputs["latents"].from).name, "codec@scale=2.0");
+    assert_eq!(plan.pipeline.stage(train.inputs.get("latents").unwrap().from).name, "codec@scale=2.0");
     assert_eq!(sit.settings[0], ("train.inputs.init".to_string(), json!(false)));
     let base: Vec<StageId> = select(&plan.pipeline, &["warm".into()]).unwrap();
     assert_eq!(base.len(), 5, "a base name stands for the stage in every trial");

@@ -83,7 +83,7 @@ fn stated(stage: &Stage, part: &str, name: &str) -> String {
     match stage.origins.get(&format!("{part}.{name}")) {
         Some(Origin { place: Some(place), .. }) => place.to_string(),
         Some(Origin { layer, .. }) if layer == "manifest" => format!("stages/{}.toml", stage.kind.name),
-        Some(Origin { layer, .. }) => layer.clone(),
+        Some(Origin { layer, .. }) => layer.to_string(),
         None => String::new(),
     }
 }

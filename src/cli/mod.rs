@@ -104,6 +104,11 @@ enum Command {
     Worker(worker::Args),
 }
 
+/// Whether this process is to do the work of a stage. To be known before the command line is read in full.
+pub fn trains() -> bool {
+    std::env::args_os().nth(1).is_some_and(|first| first == "worker")
+}
+
 /// Does what the command line says with these stage kinds. The number is the exit code.
 pub fn main(registry: Registry) -> Result<i32> {
     let cli = Cli::parse();

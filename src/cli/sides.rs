@@ -207,7 +207,12 @@ impl Reader<'_> {
 /// Data that git does not keep is taken from where it lies now.
 fn put_sources_right(pipeline: &mut Pipeline, checkout: Option<&Checkout>) {
     let Some(checkout) = checkout else { return };
-    for source in pipeline.stages.iter_mut().flat_map(|s| s.sources.values_mut()).filter(|s| !s.path.exists()) {
+    for source in pipeline
+        .stages
+        .iter_mut()
+        .flat_map(|s| s.sources.iter_mut().map(|(_, source)| source))
+        .filter(|s| !s.path.exists())
+    {
         source.path = checkout.origin(&source.path);
     }
 }

@@ -26,7 +26,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         match args.pipeline.load_for(&args.targets, registry) {
             Ok(pipeline) => watched = files(&pipeline, &args.targets),
             // Perhaps a file that it extends, of which nobody knew before.
-            Err(e) => watched.extend(e.place.map(|place| place.file)),
+            Err(e) => watched.extend(e.place.map(|place| place.source.file.clone())),
         }
         let watch = Watch::over(&watched, cache)?;
         match once(args, cache, registry) {

@@ -163,7 +163,7 @@ struct Text {
 
 /// Reads a registry. The error says which entry is at fault.
 pub fn parse(text: &str) -> Result<Vec<Entry>> {
-    let text: Text = toml_edit::de::from_str(text).map_err(|e| Error::usage(e.to_string().trim_end()))?;
+    let text: Text = toml::from_str(text).map_err(|e| Error::usage(e.to_string().trim_end()))?;
     for (i, entry) in text.entry.iter().enumerate() {
         let fail = |why: &str| Error::usage(format!("entry `{}`: {why}", entry.name));
         entry.check().map_err(fail)?;

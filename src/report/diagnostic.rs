@@ -22,20 +22,20 @@ pub fn render(error: &Error, color: bool) -> String {
     };
     let title = Level::ERROR.primary_title(message);
     let group = match &error.place {
-        Some(place) if !place.text.is_empty() => {
-            let path = place.file.display().to_string();
-            let snippet = Snippet::source(place.text.to_string()).path(path);
-            let end = place.span.end.min(place.text.len());
+        Some(place) if !place.source.text.is_empty() => {
+            let (text, span) = (&place.source.text, place.span());
+            let snippet = Snippet::source(text).path(place.source.file.display().to_string());
+            let end = span.end.min(text.len());
             // One line is enough: a caret under a whole table would bury the message.
-            let start = place.span.start.min(end);
-            let first = place.text.get(start..end).and_then(|s| s.split('\n').next()).map_or(0, |l| l.trim_end().len());
+            let start = span.start.min(end);
+            let first = text.get(start..end).and_then(|s| s.split('\n').next()).map_or(0, |l| l.trim_end().len());
             title.element(snippet.annotation(AnnotationKind::Primary.span(start..start + first)))
         }
         _ => Group::with_title(title),
     };
     let mut text = renderer.render(&[group]);
-    if let Some(place) = error.place.as_ref().filter(|p| p.text.is_empty()) {
-        text.push_str(&format!("\n --> {}", place.file.display()));
+    if let Some(place) = error.place.as_ref().filter(|p| p.source.text.is_empty()) {
+        text.push_str(&format!("\n --> {}", place.source.file.display()));
     }
     text.push('\n');
     let (bold, cyan, plain) = if color { ("\x1b[1m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
@@ -62,10 +62,10 @@ pub fn print(error: &Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Place;
+    use crate::error::{Place, Text};
 
     fn error(text: &str, span: std::ops::Range<usize>) -> Error {
-        Error::usage("bad").at(Place { file: "p.toml".into(), text: text.into(), span })
+        Error::usage("bad").at(Place::new(&Text::new("p.toml".as_ref(), text), span))
     }
 
     #[test]

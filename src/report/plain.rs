@@ -50,7 +50,8 @@ impl Listener for Plain {
             what => sentence(what),
         };
         if let Some(text) = text {
-            let _ = writeln!(std::io::stderr().lock(), "{text}");
+            // In one piece: standard error keeps nothing back.
+            let _ = std::io::stderr().lock().write_all((text + "\n").as_bytes());
         }
     }
 }

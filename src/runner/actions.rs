@@ -8,7 +8,7 @@
 
 use super::digest::{Digest, Measured};
 use super::event::{Measure, StoredOutput};
-use super::key::{Key, ingredients};
+use super::key::{Key, lines};
 use super::store::{Keep, Store, write_file};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
@@ -80,8 +80,7 @@ impl Record {
     }
     /// Digests of the outside files that went into the key, by name.
     pub fn sources(&self) -> BTreeMap<String, Digest> {
-        let lines = ingredients(&self.key_text);
-        let sources = lines.iter().filter(|((section, _), _)| *section == "source");
+        let sources = lines(&self.key_text).filter(|((section, _), _)| *section == "source");
         sources.filter_map(|((_, name), digest)| Some((name.to_string(), digest.parse().ok()?))).collect()
     }
     /// What is known of each output without its name.

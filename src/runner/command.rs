@@ -10,8 +10,8 @@ use super::attempt::Attempt;
 use super::located::{Entry, Node, Toml};
 use super::manifest::{self, ANY, Exact, Field, FieldType, Manifest, Output, Params, Slot, StageKind};
 use super::suggest;
+use super::value::Value;
 use crate::error::{Error, Result};
-use figment::value::Value;
 use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path};
 
@@ -37,7 +37,7 @@ pub(super) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
     let merged = |part: &str| merged(stage, stated, part);
     let mut outputs = vec![];
     for entry in merged("outputs")? {
-        let ty = entry.node.string(&format!("stage `{stage}`: the type of output `{}`", entry.key))?;
+        let ty = entry.node.string(format_args!("stage `{stage}`: the type of output `{}`", entry.key))?;
         check_output(stage, entry)?;
         outputs.push(Output { name: entry.key.clone(), ty: ty.to_string(), doc: entry.doc.clone() });
     }
@@ -88,7 +88,7 @@ fn merged<'a>(stage: &str, stated: &[&'a Entry], part: &str) -> Result<Vec<&'a E
     let mut places: HashMap<&str, usize> = HashMap::new();
     for entry in stated {
         let Some(node) = entry.node.get(part) else { continue };
-        for e in node.table(&format!("stage `{stage}`: `{part}`"))? {
+        for e in node.table(format_args!("stage `{stage}`: `{part}`"))? {
             let place = *places.entry(&e.key).or_insert(all.len());
             match all.get_mut(place) {
                 Some(old) => *old = e,
@@ -139,7 +139,7 @@ fn free_field(stage: &str, entry: &Entry) -> Result<Field> {
         _ => {
             return Err(entry
                 .node
-                .mismatch(&format!("stage `{stage}`: `{}`", entry.key), "a plain value or a list of one type"));
+                .mismatch(format_args!("stage `{stage}`: `{}`", entry.key), "a plain value or a list of one type"));
         }
     };
     Ok(Field { name: entry.key.clone(), ty, doc: entry.doc.clone(), ..run_field() })
@@ -147,18 +147,20 @@ fn free_field(stage: &str, entry: &Entry) -> Result<Field> {
 
 /// `run` as the list that is started.
 pub(super) fn template(stage: &str, node: &Node) -> Result<Value> {
-    let words: Vec<String> = match &node.value {
-        Toml::String(text) => vec!["sh".into(), "-c".into(), text.clone()],
+    let words: Vec<&str> = match &node.value {
+        Toml::String(text) => vec!["sh", "-c", text],
         Toml::List(words) => {
-            let word = |n: &Node| n.string(&format!("stage `{stage}`: a word of `run`")).map(str::to_string);
+            let word = |n| Node::string(n, format_args!("stage `{stage}`: a word of `run`"));
             words.iter().map(word).collect::<Result<_>>()?
         }
-        _ => return Err(node.mismatch(&format!("stage `{stage}`: `run`"), "a list of words, or a line for `sh -c`")),
+        _ => {
+            return Err(node.mismatch(format_args!("stage `{stage}`: `run`"), "a list of words, or a line for `sh -c`"));
+        }
     };
     if words.iter().all(|w| w.trim().is_empty()) {
         return Err(Error::usage(format!("stage `{stage}`: `run` is empty")).at(node.place.clone()));
     }
-    Ok(Value::from(words))
+    Ok(words.into_iter().collect())
 }
 
 /// Every `{inputs.X}`, `{outputs.X}` and `{params.X}` must be there. Other braces are left to the program.

@@ -29,9 +29,10 @@ impl Digest {
     /// Digest of the bytes of one file.
     pub fn of_file(path: &Path) -> std::io::Result<Self> {
         let mut hasher = blake3::Hasher::new();
-        match path.metadata()?.len() {
+        let file = std::fs::File::open(path)?;
+        match file.metadata()?.len() {
             n if n >= LARGE => hasher.update_mmap_rayon(path)?,
-            _ => hasher.update_reader(std::fs::File::open(path)?)?,
+            _ => hasher.update_reader(file)?,
         };
         Ok(Self(*hasher.finalize().as_bytes()))
     }
@@ -43,7 +44,11 @@ impl Digest {
     }
     /// The 64 digits without an allocation.
     pub fn hex(&self) -> impl std::ops::Deref<Target = str> {
-        blake3::Hash::from_bytes(self.0).to_hex()
+        let mut hex = [0; 64];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
+        Hex(hex)
     }
     /// The first 12 digits, for people.
     pub fn short(&self) -> String {
@@ -51,9 +56,21 @@ impl Digest {
     }
 }
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// The digits of a digest. Written millions of times, for every path of a large cache.
+struct Hex([u8; 64]);
+
+impl std::ops::Deref for Hex {
+    type Target = str;
+    fn deref(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
+        f.write_str(&self.hex())
     }
 }
 
@@ -67,9 +84,20 @@ impl FromStr for Digest {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
         // Only lower case is written; accepting more would give one object two names.
-        let canonical = s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let hash = blake3::Hash::from_hex(s).ok().filter(|_| canonical);
-        hash.map(|h| Self(*h.as_bytes())).ok_or_else(|| format!("`{s}` is not a digest"))
+        let value = |digit: u8| match digit {
+            b'0'..=b'9' => Some(digit - b'0'),
+            b'a'..=b'f' => Some(digit - b'a' + 10),
+            _ => None,
+        };
+        let read = || {
+            let hex: &[u8; 64] = s.as_bytes().try_into().ok()?;
+            let mut bytes = [0; 32];
+            for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
+                *byte = value(pair[0])? << 4 | value(pair[1])?;
+            }
+            Some(Self(bytes))
+        };
+        read().ok_or_else(|| format!("`{s}` is not a digest"))
     }
 }
 
@@ -147,6 +175,11 @@ pub enum Links {
 /// A dangling link, a loop of links, a pipe or a socket is an error that names it.
 pub fn walk(root: &Path, links: Links) -> Result<Vec<Found>> {
     let follow = links == Links::Follow;
+    // Most artifacts are one file, and there are many of them.
+    let metadata = if follow { std::fs::metadata(root) } else { std::fs::symlink_metadata(root) };
+    if let Some(metadata) = metadata.ok().filter(std::fs::Metadata::is_file) {
+        return Ok(vec![Found { path: PathBuf::new(), metadata }]);
+    }
     let mut found = Vec::new();
     for entry in walkdir::WalkDir::new(root).follow_links(follow).follow_root_links(follow) {
         let entry = entry.map_err(|e| walk_error(root, &e))?;
@@ -168,6 +201,11 @@ pub fn walk(root: &Path, links: Links) -> Result<Vec<Found>> {
     Ok(found)
 }
 
+/// Whether what was walked is a file, not a folder.
+pub fn is_file(found: &[Found]) -> bool {
+    matches!(found, [only] if only.path.as_os_str().is_empty())
+}
+
 fn walk_error(root: &Path, e: &walkdir::Error) -> Error {
     let path = e.path().unwrap_or(root).display();
     match e.loop_ancestor() {
@@ -182,15 +220,17 @@ fn walk_error(root: &Path, e: &walkdir::Error) -> Error {
 /// Digest of an artifact: every byte is read.
 pub fn measure(root: &Path) -> Result<Measured> {
     let found = walk(root, Links::Refuse)?;
-    let mut entries = found
-        .into_par_iter()
-        .map(|f| {
-            let path = join(root, &f.path);
-            let digest = Digest::of_file(&path).map_err(|e| Error::io("read", &path, e))?;
-            Ok(Entry { bytes: f.metadata.len(), path: f.path, digest })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    Ok(combine(&mut entries, root.is_dir()))
+    let entry = |f: Found| {
+        let path = join(root, &f.path);
+        let digest = Digest::of_file(&path).map_err(|e| Error::io("read", &path, e))?;
+        Ok(Entry { bytes: f.metadata.len(), path: f.path, digest })
+    };
+    let is_dir = !is_file(&found);
+    let mut entries: Vec<Entry> = match is_dir {
+        true => found.into_par_iter().map(entry).collect::<Result<_>>()?,
+        false => found.into_iter().map(entry).collect::<Result<_>>()?,
+    };
+    Ok(combine(&mut entries, is_dir))
 }
 
 /// `root.join("")` would add a slash and turn a file into a folder.

@@ -1,7 +1,7 @@
 //! Edges: which output stands behind `slot = "stage"`, whether its type fits, and an order of the stages in which
 //! whatever is taken comes first. Knows nothing of where values come from.
 
-use super::graph::{Edge, Origin, Stage, StageId};
+use super::graph::{Edge, Few, Origin, Stage, StageId};
 use super::manifest::{Slot, element};
 use super::spec::Spec;
 use super::suggest;
@@ -37,7 +37,7 @@ pub(super) fn stated_by(mut error: Error, origin: &Origin) -> Error {
 }
 
 /// By stage, by slot: the producing stage's index in the spec and its output.
-pub(super) type Edges = Vec<BTreeMap<String, (usize, String, String)>>;
+pub(super) type Edges = Vec<Few<(usize, String, String)>>;
 
 pub(super) fn connect(spec: &Spec, drafts: &[Draft]) -> Result<Edges> {
     let index: HashMap<&str, usize> = drafts.iter().enumerate().map(|(i, d)| (d.stage.name.as_str(), i)).collect();
@@ -66,7 +66,7 @@ pub(super) fn connect(spec: &Spec, drafts: &[Draft]) -> Result<Edges> {
             let taken = draft.stage.origins.get(&format!("inputs.{}", open.name)).and_then(|o| o.place.clone());
             return Err(error.at(taken.unwrap_or_else(|| spec.stages[i].place.clone())).hint(hint));
         }
-        edges.push(inputs);
+        edges.push(inputs.into_iter().collect());
     }
     Ok(edges)
 }
@@ -112,7 +112,7 @@ impl Joint<'_> {
         };
         let outputs = &self.drafts[from].stage.outputs;
         let (output, ty) = match output {
-            Some(output) => outputs.get_key_value(output).ok_or_else(|| {
+            Some(output) => outputs.iter().find(|(name, _)| *name == output).ok_or_else(|| {
                 let hint = suggest::hint(output, outputs.keys().map(String::as_str), "its outputs are");
                 self.error(format!("stage `{stage}` has no output `{output}`")).maybe_hint(hint)
             })?,
@@ -132,7 +132,7 @@ impl Joint<'_> {
     }
 
     /// The stage's only output, or its only output of an accepted type.
-    fn only<'o>(&self, stage: &str, outputs: &'o BTreeMap<String, String>) -> Result<(&'o String, &'o String)> {
+    fn only<'o>(&self, stage: &str, outputs: &'o Few<String>) -> Result<(&'o String, &'o String)> {
         let all: Vec<_> = outputs.iter().collect();
         if let [one] = all.as_slice() {
             return Ok(*one);

@@ -16,7 +16,7 @@
 //!
 //! This module does not know what the files are for.
 
-use super::digest::{Digest, Entry, Found, Links, Measured, combine, join, walk};
+use super::digest::{Digest, Entry, Found, Links, Measured, combine, is_file, join, walk};
 use super::store::{Keep, Store, write_file};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
@@ -96,6 +96,7 @@ pub fn digest_now(store: &Store, path: &Path) -> Result<Outside> {
     let old = recall(&file);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i128);
     let found = walk(&root, Links::Follow)?;
+    let is_dir = !is_file(&found);
     let read: Vec<(Entry, Stamp, bool)> =
         found.into_par_iter().map(|f| digest_one(&root, f, &old)).collect::<Result<_>>()?;
 
@@ -106,7 +107,7 @@ pub fn digest_now(store: &Store, path: &Path) -> Result<Outside> {
         let _ = write_file(&file, remember(&read, now).as_bytes(), Keep::Later);
     }
     let mut entries: Vec<Entry> = read.into_iter().map(|(entry, ..)| entry).collect();
-    let measured = combine(&mut entries, root.is_dir());
+    let measured = combine(&mut entries, is_dir);
     Ok(Outside { measured, entries })
 }
 

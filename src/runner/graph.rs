@@ -4,10 +4,16 @@
 use super::digest::Digest;
 use super::manifest::{Manifest, Params, StageKind, element};
 use crate::error::Place;
+use litemap::LiteMap;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// A map that has few entries and lives long, as a sorted list: a tree of one entry takes the memory of eleven. One that
+/// may become long is made of a tree, since it is slow to insert into.
+pub type Few<T> = LiteMap<String, T>;
 
 /// Index into [`Pipeline::stages`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,15 +34,15 @@ pub struct Stage {
     pub kind: StageKind,
     pub manifest: Arc<Manifest>,
     /// By slot; in a slot that takes several, by the name of the `manifest::element`.
-    pub inputs: BTreeMap<String, Edge>,
+    pub inputs: Few<Edge>,
     /// Output name to artifact type.
-    pub outputs: BTreeMap<String, String>,
+    pub outputs: Few<String>,
     /// Every parameter of the manifest, defaults filled in. Parameters of type `path` hold the path as given;
     /// the file behind it is in `sources`.
     pub params: Params,
     pub operation: Params,
     /// Outside files by parameter name (`watch.N` for the watched files of a command).
-    pub sources: BTreeMap<String, Source>,
+    pub sources: Few<Source>,
     /// What identifies published files, by the parameter that names one.
     pub published: BTreeMap<String, String>,
     pub resources: Resources,
@@ -44,7 +50,7 @@ pub struct Stage {
     /// In a sweep, the number of the first trial that needs it.
     pub turn: usize,
     /// Where a value was stated, by `params.NAME`, `operation.NAME`, `inputs.SLOT`.
-    pub origins: BTreeMap<String, Origin>,
+    pub origins: Few<Origin>,
     /// For `kind = "command"`.
     pub command: Option<Command>,
 }
@@ -100,7 +106,7 @@ pub struct Patience {
 #[derive(Debug, Clone)]
 pub struct Origin {
     /// `manifest`, `pipeline [params]`, `stage params`, `trial`, `environment ERW_SET__…`, `--set`.
-    pub layer: String,
+    pub layer: Cow<'static, str>,
     /// For values stated in a file.
     pub place: Option<Place>,
 }

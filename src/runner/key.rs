@@ -68,30 +68,33 @@ pub struct Action {
 
 /// THE list of ingredients. `inputs` by slot, `sources` by parameter.
 pub fn action(stage: &Stage, inputs: &BTreeMap<String, Digest>, sources: &BTreeMap<String, Digest>) -> Action {
-    let mut text = format!("{FORMAT}\n");
-    line(&mut text, "kind", &[stage.kind.name]);
-    line(&mut text, "revision", &[&stage.manifest.revision.to_string()]);
+    let mut text = format!("{FORMAT}\nkind {}\nrevision {}\n", stage.kind.name, stage.manifest.revision);
     if let Some(command) = &stage.command {
-        line(&mut text, "command", &["run", &canonical(&Value::from(command.run.clone()))]);
+        text.push_str("command run [");
+        for (i, word) in command.run.iter().enumerate() {
+            text.push_str(if i > 0 { "," } else { "" });
+            write_string(&mut text, word);
+        }
+        text.push_str("]\n");
     }
     for (name, value) in &stage.params {
         // A command's program is told above; some readers of pipelines also list it as a parameter.
         let told = stage.command.is_some() && name == "run";
         if !told && !is_path(stage, name) {
-            line(&mut text, "param", &[&bare(name), &canonical(value)]);
+            line(&mut text, "param", name, |text| write_canonical(text, value));
         }
     }
     for (name, identity) in &stage.published {
-        line(&mut text, "published", &[&bare(name), identity]);
+        line(&mut text, "published", name, |text| text.push_str(identity));
     }
     for (name, digest) in sources {
-        line(&mut text, "source", &[&bare(name), &digest.to_string()]);
+        line(&mut text, "source", name, |text| text.push_str(&digest.hex()));
     }
     for (slot, digest) in inputs {
-        line(&mut text, "input", &[&bare(slot), &digest.to_string()]);
+        line(&mut text, "input", slot, |text| text.push_str(&digest.hex()));
     }
     for (name, ty) in &stage.outputs {
-        line(&mut text, "output", &[&bare(name), &canonical(&Value::from(ty.as_str()))]);
+        line(&mut text, "output", name, |text| write_string(text, ty));
     }
     Action { key: Key::of(&text), text }
 }
@@ -100,17 +103,17 @@ pub fn action(stage: &Stage, inputs: &BTreeMap<String, Digest>, sources: &BTreeM
 pub fn params_digest(stage: &Stage) -> Digest {
     let mut text = String::new();
     for (name, value) in &stage.params {
-        line(&mut text, "param", &[&bare(name), &canonical(value)]);
+        line(&mut text, "param", name, |text| write_canonical(text, value));
     }
     Digest::of_bytes(text.as_bytes())
 }
 
-fn line(text: &mut String, section: &str, words: &[&str]) {
+fn line(text: &mut String, section: &str, name: &str, value: impl FnOnce(&mut String)) {
     text.push_str(section);
-    for word in words {
-        text.push(' ');
-        text.push_str(word);
-    }
+    text.push(' ');
+    write_bare(text, name);
+    text.push(' ');
+    value(text);
     text.push('\n');
 }
 
@@ -124,9 +127,18 @@ fn is_path(stage: &Stage, param: &str) -> bool {
 }
 
 /// A name as it is if it is a plain word, else quoted, so that no name can imitate another line.
-fn bare(name: &str) -> String {
+fn write_bare(out: &mut String, name: &str) {
     let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-    if plain { name.to_string() } else { Value::from(name).to_string() }
+    if plain { out.push_str(name) } else { write_string(out, name) }
+}
+
+/// As JSON does. Most texts have nothing to escape.
+fn write_string(out: &mut String, text: &str) {
+    if text.bytes().any(|b| b < b' ' || b == b'"' || b == b'\\') {
+        out.push_str(&Value::from(text).to_string());
+    } else {
+        out.extend(["\"", text, "\""]);
+    }
 }
 
 /// JSON without spaces, objects sorted by name. Ints stay ints (`1`), floats stay floats (`1.0`).
@@ -150,12 +162,14 @@ fn write_canonical(out: &mut String, value: &Value) {
             out.push('{');
             let sorted: BTreeMap<_, _> = map.iter().collect();
             for (i, (name, item)) in sorted.into_iter().enumerate() {
-                let comma = if i > 0 { "," } else { "" };
-                let _ = write!(out, "{comma}{}:", Value::from(name.as_str()));
+                out.push_str(if i > 0 { "," } else { "" });
+                write_string(out, name);
+                out.push(':');
                 write_canonical(out, item);
             }
             out.push('}');
         }
+        Value::String(text) => write_string(out, text),
         // A negative zero computes the same as zero almost everywhere, yet not quite: it stays what it is.
         scalar => {
             let _ = write!(out, "{scalar}");
@@ -165,6 +179,11 @@ fn write_canonical(out: &mut String, value: &Value) {
 
 /// The lines of a text by (section, name); `kind`, `revision` and the format line have no name.
 pub fn ingredients(text: &str) -> BTreeMap<(&str, &str), &str> {
+    lines(text).collect()
+}
+
+/// The lines in their order.
+pub fn lines(text: &str) -> impl Iterator<Item = ((&str, &str), &str)> {
     let named = |l| match split(l) {
         (section @ ("param" | "published" | "source" | "input" | "output" | "command"), rest) => {
             let (name, value) = split_name(rest);
@@ -172,7 +191,7 @@ pub fn ingredients(text: &str) -> BTreeMap<(&str, &str), &str> {
         }
         (section, value) => ((section, ""), value),
     };
-    text.lines().map(named).collect()
+    text.lines().map(named)
 }
 
 fn split(line: &str) -> (&str, &str) {
@@ -209,6 +228,11 @@ mod tests {
 
     #[test]
     fn names_cannot_imitate_lines() {
+        let bare = |name| {
+            let mut text = String::new();
+            write_bare(&mut text, name);
+            text
+        };
         assert_eq!(bare("a\nparam b"), r#""a\nparam b""#);
         let text = format!("erw key 1\nkind k\nparam {} 1\nparam lr 2\n", bare("a \"b\" c"));
         let got = ingredients(&text);

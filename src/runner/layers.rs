@@ -1,21 +1,19 @@
 //! The values of a pipeline, layer on layer, and who stated each.
 //!
 //! Weakest first: manifest defaults; then for every file of the `extends` chain, the root first, its
-//! `[params]` and its stages; the trial of a sweep; the environment; the command line. figment merges them and
-//! keeps, for every value, which layer it came from; each layer remembers the places of its own values.
-//! Knows nothing of types: `resolve` checks the winners.
+//! `[params]` and its stages; the trial of a sweep; the environment; the command line. Stages are asked for one at a time,
+//! so that a large pipeline does not stand in memory once more for each layer. Knows nothing of types: `resolve` checks the
+//! winners.
 
 use super::command;
 use super::graph::Origin;
 use super::located::{Entry, Node, Toml};
-use super::manifest::FieldType;
-use super::spec::{Spec, StageSpec, declares};
-use super::value;
-use crate::error::{Error, Place, Result};
-use figment::value::{Dict, Map, Tag, Value};
-use figment::{Figment, Metadata, Profile, Provider};
-use std::cell::RefCell;
-use std::collections::HashMap;
+use super::manifest::{Field, FieldType};
+use super::spec::{File, Spec, StageSpec, declares};
+use super::value::{self, Value};
+use crate::error::{Error, Result};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Values from outside the files, as text.
@@ -63,10 +61,10 @@ impl Given {
     fn connection(&self) -> Value {
         match self {
             Self::Node(node) => value::from_node(node),
-            Self::Text(text) if matches!(text.as_str(), "" | "false") => Value::from(false),
+            Self::Text(text) if matches!(text.as_str(), "" | "false") => Value::Bool(false),
             Self::Text(text) => match text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
-                Some(list) => Value::from(list.split(',').map(bare).filter(|t| !t.is_empty()).collect::<Vec<_>>()),
-                None => Value::from(text.as_str()),
+                Some(list) => list.split(',').map(bare).filter(|t| !t.is_empty()).collect(),
+                None => text.as_str().into(),
             },
         }
     }
@@ -77,230 +75,155 @@ fn bare(word: &str) -> &str {
     word.trim().trim_matches(['"', '\''])
 }
 
-/// All layers, merged.
-pub(super) struct Layers {
-    figment: Figment,
-    layers: Vec<Notes>,
+/// Everything that is said about the stages of a pipeline, in the order of its weight.
+pub(super) struct Layers<'a> {
+    spec: &'a Spec,
+    /// Where relative paths of each file start.
+    dirs: Vec<PathBuf>,
+    /// Keys of `[params]` set from outside.
+    shared: Vec<Setting>,
+    trial: &'a [Setting],
+    /// Values of stages set from outside.
+    own: Vec<Setting>,
 }
 
-/// What a layer knows besides its values.
-struct Notes {
-    label: &'static str,
-    /// By `STAGE.part.name`, list elements by `STAGE.part.name.INDEX`.
-    origins: HashMap<String, Origin>,
-    bases: HashMap<String, PathBuf>,
-    base: PathBuf,
+/// The winning statements about a stage by part (`params`, `operation`, `inputs`, `resources`, `stage`) and name.
+pub(super) type Values<'a> = BTreeMap<(&'static str, &'a str), Stated<'a>>;
+
+/// A value and who stated it.
+pub(super) struct Stated<'a> {
+    pub value: Value,
+    /// The directory from which a relative path starts.
+    pub base: &'a Path,
+    by: By<'a>,
 }
 
-struct Layer {
-    index: usize,
-    /// Taken by figment when it merges, which it does once: a copy of all values is the largest thing in a plan.
-    stages: RefCell<HashMap<String, HashMap<&'static str, Dict>>>,
-    notes: Notes,
+enum By<'a> {
+    Manifest,
+    File { layer: &'static str, node: &'a Node },
+    Setting(&'a Origin),
 }
 
-impl Layer {
-    fn new(label: &'static str, base: PathBuf) -> Self {
-        let notes = Notes { label, origins: HashMap::new(), bases: HashMap::new(), base };
-        Self { index: 0, stages: RefCell::default(), notes }
-    }
-
-    fn put(&mut self, stage: &str, part: &'static str, name: &str, value: Value, origin: Option<Origin>) {
-        if let Some(origin) = origin {
-            self.notes.origins.insert(path(stage, part, name), origin);
+impl Stated<'_> {
+    pub fn origin(&self) -> Origin {
+        match self.by {
+            By::Manifest => Origin { layer: "manifest".into(), place: None },
+            By::File { layer, node } => Origin { layer: layer.into(), place: Some(node.place.clone()) },
+            By::Setting(origin) => origin.clone(),
         }
-        let parts = self.stages.get_mut().entry(stage.to_string()).or_default();
-        parts.entry(part).or_default().insert(name.to_string(), value);
     }
 
-    /// A value of a file with its place, and the places of list elements.
-    fn put_node(&mut self, stage: &str, part: &'static str, name: &str, value: Value, node: &Node, layer: &str) {
-        let origin = |place: &Place| Origin { layer: layer.to_string(), place: Some(place.clone()) };
-        if let Toml::List(nodes) = &node.value {
-            for (i, element) in nodes.iter().enumerate() {
-                self.notes.origins.insert(format!("{}.{i}", path(stage, part, name)), origin(&element.place));
+    /// Who stated an element of a list, which has a place of its own if a file states it.
+    pub fn element_origin(&self, index: usize) -> Origin {
+        match self.by {
+            By::File { layer, node: Node { value: Toml::List(nodes), .. } } if index < nodes.len() => {
+                Origin { layer: layer.into(), place: Some(nodes[index].place.clone()) }
             }
+            _ => self.origin(),
         }
-        self.put(stage, part, name, value, Some(origin(&node.place)));
     }
 }
 
-impl Provider for Layer {
-    /// The name is the layer's index; [`Layers::notes`] reads it back.
-    fn metadata(&self) -> Metadata {
-        Metadata::named(self.index.to_string())
+impl<'a> Layers<'a> {
+    pub fn new(spec: &'a Spec, overrides: &Overrides, trial: &'a [Setting]) -> Result<Self> {
+        let set = environment(spec, overrides)?.into_iter().chain(command_line(spec, overrides)?);
+        let (shared, own) = set.partition(|s| matches!(s.target, Target::Shared(_)));
+        let dirs = spec.files.iter().map(File::dir).collect();
+        Ok(Self { spec, dirs, shared, trial, own })
     }
 
-    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
-        let value = |dict| Value::Dict(Tag::Default, dict);
-        let stages = self.stages.take().into_iter().map(|(stage, parts)| {
-            (stage, value(parts.into_iter().map(|(part, dict)| (part.to_string(), value(dict))).collect()))
-        });
-        Ok(Map::from([(Profile::Default, stages.collect())]))
-    }
-}
-
-fn path(stage: &str, part: &str, name: &str) -> String {
-    format!("{stage}.{part}.{name}")
-}
-
-impl Layers {
-    /// Stacks everything that is said about the stages of `spec`.
-    pub fn new(spec: &Spec, overrides: &Overrides, trial: &[Setting]) -> Result<Self> {
-        let env = environment(spec, overrides)?;
-        let set = command_line(spec, overrides)?;
-        let (shared, env): (Vec<_>, Vec<_>) = env.into_iter().partition(|s| matches!(s.target, Target::Shared(_)));
-        let (shared_set, set): (Vec<_>, Vec<_>) = set.into_iter().partition(|s| matches!(s.target, Target::Shared(_)));
-        let mut all = Self { figment: Figment::new(), layers: vec![] };
-        all.push(defaults(spec));
-        for (i, file) in spec.files.iter().enumerate() {
-            all.push(shared_params(spec, &file.params, file.dir()));
-            if i + 1 == spec.files.len() {
+    /// The winners among all that is said about stage number `index`.
+    pub fn values(&'a self, index: usize) -> Result<Values<'a>> {
+        let stage = &self.spec.stages[index];
+        let mut values = Values::new();
+        // A default path starts where the pipeline is.
+        defaults(&mut values, stage, self.dirs.last().map_or(Path::new(""), PathBuf::as_path));
+        for (i, (file, dir)) in self.spec.files.iter().zip(&self.dirs).enumerate() {
+            shared_params(&mut values, stage, &file.params, dir);
+            if i + 1 == self.spec.files.len() {
                 // A key of [params] set from outside stays what it is: weaker than a stage's own statement.
-                all.push(settings(spec, &shared));
-                all.push(settings(spec, &shared_set));
+                settings(&mut values, stage, index, &self.shared);
             }
-            all.push(stage_values(spec, i)?);
+            if let Some(entry) = file.stage(&stage.name).filter(|_| stage.since <= i) {
+                statement(&mut values, entry, dir)?;
+            }
         }
-        for layer in [trial, &env, &set] {
-            all.push(settings(spec, layer));
-        }
-        Ok(all)
-    }
-
-    fn push(&mut self, mut layer: Layer) {
-        if layer.stages.get_mut().is_empty() {
-            return;
-        }
-        layer.index = self.layers.len();
-        let figment = std::mem::take(&mut self.figment);
-        self.figment = figment.merge(&layer);
-        self.layers.push(layer.notes);
-    }
-
-    /// All stages by name; below them `params`, `operation`, `inputs`, `resources`, `stage`.
-    pub fn values(&self) -> Result<Dict> {
-        match self.figment.find_value("") {
-            Ok(Value::Dict(_, dict)) => Ok(dict),
-            Ok(_) => Ok(Dict::new()),
-            Err(e) => Err(Error::internal(format!("layers do not merge: {e}"))),
-        }
-    }
-
-    fn notes(&self, value: &Value) -> Option<&Notes> {
-        let index: usize = self.figment.get_metadata(value.tag())?.name.parse().ok()?;
-        self.layers.get(index)
-    }
-
-    /// Who stated the winning `value` of this name.
-    pub fn origin(&self, stage: &str, part: &str, name: &str, value: &Value) -> Origin {
-        let Some(notes) = self.notes(value) else { return Origin { layer: "unknown".into(), place: None } };
-        let default = || Origin { layer: notes.label.to_string(), place: None };
-        notes.origins.get(&path(stage, part, name)).cloned().unwrap_or_else(default)
-    }
-
-    /// The directory from which a relative path in the winning `value` starts.
-    pub fn base(&self, stage: &str, part: &str, name: &str, value: &Value) -> &Path {
-        let Some(notes) = self.notes(value) else { return Path::new("") };
-        notes.bases.get(&path(stage, part, name)).unwrap_or(&notes.base)
+        settings(&mut values, stage, index, self.trial);
+        settings(&mut values, stage, index, &self.own);
+        Ok(values)
     }
 }
 
-fn defaults(spec: &Spec) -> Layer {
-    // A default path starts where the pipeline is.
-    let mut layer = Layer::new("manifest", spec.leaf().dir());
-    for stage in &spec.stages {
-        for (part, fields) in [("params", &stage.manifest.params), ("operation", &stage.manifest.operation)] {
-            for field in fields {
-                if let Some(value) = field.default.as_ref().and_then(value::from_json) {
-                    layer.put(&stage.name, part, &field.name, value, None);
-                }
+fn defaults<'a>(values: &mut Values<'a>, stage: &'a StageSpec, base: &'a Path) {
+    for (part, fields) in [("params", &stage.manifest.params), ("operation", &stage.manifest.operation)] {
+        for field in fields {
+            if let Some(value) = field.default.as_ref().and_then(value::from_json) {
+                values.insert((part, &field.name), Stated { value, base, by: By::Manifest });
             }
         }
     }
-    layer
 }
 
-/// The part of a stage where this kind keeps the name.
-fn part_of(stage: &StageSpec, name: &str) -> Option<(&'static str, FieldType)> {
-    let field = stage.manifest.field(name)?;
-    let part = if stage.manifest.params.iter().any(|p| p.name == name) { "params" } else { "operation" };
-    Some((part, field.ty.clone()))
+/// The field of this name, with the part of a stage where its kind keeps it.
+fn field<'a>(stage: &'a StageSpec, name: &str) -> Option<(&'static str, &'a Field)> {
+    let find = |part, fields: &'a [Field]| Some((part, fields.iter().find(|f| f.name == name)?));
+    find("params", &stage.manifest.params).or_else(|| find("operation", &stage.manifest.operation))
 }
 
-fn shared_params(spec: &Spec, params: &[Entry], base: PathBuf) -> Layer {
-    let mut layer = Layer::new("pipeline [params]", base);
-    for entry in params {
-        for stage in spec.stages.iter().filter(|s| declares(&s.manifest, &entry.key)) {
-            if let Some((part, _)) = part_of(stage, &entry.key) {
-                let value = value::from_node(&entry.node);
-                layer.put_node(&stage.name, part, &entry.key, value, &entry.node, "pipeline [params]");
-            }
+fn shared_params<'a>(values: &mut Values<'a>, stage: &'a StageSpec, params: &'a [Entry], base: &'a Path) {
+    for entry in params.iter().filter(|e| declares(&stage.manifest, &e.key)) {
+        if let Some((part, field)) = field(stage, &entry.key) {
+            let by = By::File { layer: "pipeline [params]", node: &entry.node };
+            values.insert((part, &field.name), Stated { value: value::from_node(&entry.node), base, by });
         }
     }
-    layer
 }
 
-/// What file number `index` says about each stage.
-fn stage_values(spec: &Spec, index: usize) -> Result<Layer> {
-    let mut layer = Layer::new("stage", spec.files[index].dir());
-    let by_name: HashMap<&str, &StageSpec> =
-        spec.stages.iter().filter(|s| s.since <= index).map(|s| (s.name.as_str(), s)).collect();
-    for entry in &spec.files[index].stages {
-        let Some(stage) = by_name.get(entry.key.as_str()) else { continue };
-        let name = &stage.name;
-        for part in entry.node.table("a stage")? {
-            let table: &'static str = match part.key.as_str() {
-                "params" => "params",
-                "operation" => "operation",
-                "inputs" => "inputs",
-                "resources" => "resources",
-                "run" => {
-                    let words = command::template(name, &part.node)?;
-                    layer.put_node(name, "params", command::RUN, words, &part.node, "stage");
-                    continue;
-                }
-                "timeout" | "retries" | "backoff" => {
-                    let key = &part.key;
-                    layer.put_node(name, "stage", key, value::from_node(&part.node), &part.node, "stage");
-                    continue;
-                }
-                "watch" => {
-                    part.node.list(&format!("stage `{name}`: `watch`"))?;
-                    layer.put_node(name, "stage", "watch", value::from_node(&part.node), &part.node, "stage");
-                    continue;
-                }
-                _ => continue,
-            };
-            let label = format!("stage {table}");
-            for e in part.node.table(&format!("stage `{name}`: `{table}`"))? {
-                layer.put_node(name, table, &e.key, value::from_node(&e.node), &e.node, &label);
+/// What a file says about a stage.
+fn statement<'a>(values: &mut Values<'a>, stage: &'a Entry, base: &'a Path) -> Result<()> {
+    let mut put = |part, name, value, layer, node| {
+        values.insert((part, name), Stated { value, base, by: By::File { layer, node } });
+    };
+    for part in stage.node.table("a stage")? {
+        let (table, layer) = match part.key.as_str() {
+            "params" => ("params", "stage params"),
+            "operation" => ("operation", "stage operation"),
+            "inputs" => ("inputs", "stage inputs"),
+            "resources" => ("resources", "stage resources"),
+            "run" => {
+                put("params", command::RUN, command::template(&stage.key, &part.node)?, "stage", &part.node);
+                continue;
             }
-        }
-    }
-    Ok(layer)
-}
-
-fn settings(spec: &Spec, settings: &[Setting]) -> Layer {
-    let mut layer = Layer::new("setting", PathBuf::new());
-    for setting in settings {
-        let reached: Vec<(&StageSpec, &'static str, &str)> = match &setting.target {
-            Target::Stage { stage, part, name } => vec![(&spec.stages[*stage], part, name)],
-            Target::Shared(name) => {
-                let stages = spec.stages.iter().filter(|s| declares(&s.manifest, name));
-                stages.filter_map(|s| part_of(s, name).map(|(part, _)| (s, part, name.as_str()))).collect()
+            "timeout" | "retries" | "backoff" | "watch" => {
+                put("stage", &part.key, value::from_node(&part.node), "stage", &part.node);
+                continue;
             }
+            _ => continue,
         };
-        for (stage, part, name) in reached {
-            let value = match part_of(stage, name) {
-                Some((_, ty)) if part != "inputs" => setting.value.typed(&ty),
-                _ => setting.value.connection(),
-            };
-            layer.notes.bases.insert(path(&stage.name, part, name), setting.base.clone());
-            layer.put(&stage.name, part, name, value, Some(setting.origin.clone()));
+        for e in part.node.table(layer)? {
+            put(table, &e.key, value::from_node(&e.node), layer, &e.node);
         }
     }
-    layer
+    Ok(())
+}
+
+/// Those of the settings that reach stage number `index`, the last the strongest.
+fn settings<'a>(values: &mut Values<'a>, stage: &'a StageSpec, index: usize, settings: &'a [Setting]) {
+    for setting in settings {
+        let (part, name) = match &setting.target {
+            Target::Stage { stage, part, name } if *stage == index => (*part, name),
+            Target::Shared(name) if declares(&stage.manifest, name) => match field(stage, name) {
+                Some((part, _)) => (part, name),
+                None => continue,
+            },
+            _ => continue,
+        };
+        let value = match field(stage, name) {
+            Some((_, field)) if part != "inputs" => setting.value.typed(&field.ty),
+            _ => setting.value.connection(),
+        };
+        values.insert((part, name), Stated { value, base: &setting.base, by: By::Setting(&setting.origin) });
+    }
 }
 
 fn environment(spec: &Spec, overrides: &Overrides) -> Result<Vec<Setting>> {
@@ -334,7 +257,7 @@ fn command_line(spec: &Spec, overrides: &Overrides) -> Result<Vec<Setting>> {
 }
 
 fn outside(target: Target, text: &str, layer: String) -> Setting {
-    let origin = Origin { layer, place: None };
+    let origin = Origin { layer: Cow::from(layer), place: None };
     Setting { target, value: Given::Text(text.to_string()), origin, base: PathBuf::new() }
 }
 
@@ -354,7 +277,7 @@ pub(super) fn target(spec: &Spec, key: &str) -> Result<Target> {
         }
         return Ok(Target::Stage { stage: index, part: "inputs", name: slot.to_string() });
     }
-    match part_of(&spec.stages[index], rest) {
+    match field(&spec.stages[index], rest) {
         Some((part, _)) if declares(manifest, rest) => Ok(Target::Stage { stage: index, part, name: rest.to_string() }),
         _ => {
             let fields = manifest.params.iter().chain(&manifest.operation).map(|f| f.name.as_str());

@@ -1,11 +1,13 @@
 //! TOML that remembers where it stood: every key and value carries its [`Place`], every key its comment.
 //! Both manifests and pipeline files are read through it. It does not know what either of them means.
 
-use crate::error::{Error, ErrorKind, Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result, Text};
+use std::fmt::Display;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use toml_edit::{Document, Item, TableLike, Value};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 /// A value and its place.
 #[derive(Debug, Clone)]
@@ -52,33 +54,33 @@ impl Node {
         }
     }
     /// The entries of a table. `what` names the thing in the error, as in "`params` must be a table".
-    pub fn table(&self, what: &str) -> Result<&[Entry]> {
+    pub fn table(&self, what: impl Display) -> Result<&[Entry]> {
         match &self.value {
             Toml::Table(entries) => Ok(entries),
             _ => Err(self.mismatch(what, "a table")),
         }
     }
     /// As [`Node::table`], for who keeps them: a large pipeline is not copied.
-    pub fn into_table(self, what: &str) -> Result<Vec<Entry>> {
+    pub fn into_table(self, what: impl Display) -> Result<Vec<Entry>> {
         match self.value {
             Toml::Table(entries) => Ok(entries),
             _ => Err(self.mismatch(what, "a table")),
         }
     }
-    pub fn string(&self, what: &str) -> Result<&str> {
+    pub fn string(&self, what: impl Display) -> Result<&str> {
         match &self.value {
             Toml::String(s) => Ok(s),
             _ => Err(self.mismatch(what, "a string")),
         }
     }
-    pub fn list(&self, what: &str) -> Result<&[Node]> {
+    pub fn list(&self, what: impl Display) -> Result<&[Node]> {
         match &self.value {
             Toml::List(nodes) => Ok(nodes),
             _ => Err(self.mismatch(what, "a list")),
         }
     }
     /// "`what` must be WANTED, not a string", at this value.
-    pub fn mismatch(&self, what: &str, wanted: &str) -> Error {
+    pub fn mismatch(&self, what: impl Display, wanted: &str) -> Error {
         Error::usage(format!("{what} must be {wanted}, not {}", self.describe())).at(self.place.clone())
     }
     /// The value below `key`, when this is a table that has it.
@@ -92,31 +94,23 @@ impl Node {
 
 /// Reads a text. `file` is its name in messages.
 pub fn parse(file: &Path, text: &str) -> Result<Node> {
-    let source = Source { file, text: Arc::from(text) };
-    match Document::parse(text) {
-        Ok(document) => {
-            let whole = source.place(0..0);
-            Ok(Node { value: source.table(document.as_table(), 0..0), place: whole })
-        }
-        Err(e) => Err(source.malformed(&e)),
-    }
+    let source = Source(Text::new(file, text));
+    let document = DeTable::parse(text).map_err(|e| source.malformed(e.message(), e.span()))?;
+    Ok(Node { value: source.table(document.into_inner())?, place: source.place(0..0) })
 }
 
-struct Source<'a> {
-    file: &'a Path,
-    text: Arc<str>,
-}
+struct Source(Arc<Text>);
 
-impl Source<'_> {
+impl Source {
     fn place(&self, span: Range<usize>) -> Place {
-        Place { file: self.file.to_path_buf(), text: self.text.clone(), span }
+        Place::new(&self.0, span)
     }
 
-    fn malformed(&self, e: &toml_edit::TomlError) -> Error {
-        let mut lines = e.message().lines().map(str::trim).filter(|l| !l.is_empty());
+    fn malformed(&self, message: &str, span: Option<Range<usize>>) -> Error {
+        let mut lines = message.lines().map(str::trim).filter(|l| !l.is_empty());
         let first = lines.next().unwrap_or("syntax error").to_string();
         let rest: Vec<&str> = lines.collect();
-        let key = e.span().and_then(|span| self.text.get(span)).unwrap_or_default();
+        let key = span.clone().and_then(|span| self.0.text.get(span)).unwrap_or_default();
         let message = match first.as_str() {
             "duplicate key" => format!("`{key}` is stated twice"),
             _ => format!("malformed TOML: {first}"),
@@ -125,79 +119,69 @@ impl Source<'_> {
         if !rest.is_empty() {
             error = error.hint(rest.join("; "));
         }
-        match e.span() {
-            Some(span) => error.at(self.place(span)),
-            None => error.at(self.place(0..0)),
-        }
+        error.at(self.place(span.unwrap_or(0..0)))
     }
 
-    fn table(&self, table: &dyn TableLike, outer: Range<usize>) -> Toml {
-        let found = table.iter().filter_map(|(name, _)| table.get_key_value(name)).map(|(key, item)| {
-            let span = key.span().unwrap_or(outer.clone());
-            let node = self.item(item, &span);
-            let doc = self.doc(&span, &node.place.span);
-            Entry { key: key.get().to_string(), key_place: self.place(span), doc, node }
-        });
+    fn table(&self, table: DeTable<'_>) -> Result<Toml> {
         // Entries are large and most tables small: a vector that grows as it is filled takes twice the memory.
         let mut entries = Vec::with_capacity(table.len());
-        entries.extend(found);
-        Toml::Table(entries)
+        for (key, value) in table {
+            let node = self.node(value)?;
+            let doc = self.doc(&key.span(), &node.place.span());
+            let key_place = self.place(key.span());
+            entries.push(Entry { key: key.into_inner().into_owned(), key_place, doc, node });
+        }
+        Ok(Toml::Table(entries))
     }
 
-    /// `key` stands in for the span of an item that has none (a table made by dotted keys).
-    fn item(&self, item: &Item, key: &Range<usize>) -> Node {
-        let span = item.span().unwrap_or(key.clone());
-        let value = match item {
-            Item::Value(value) => return self.value(value, key),
-            Item::Table(table) => self.table(table, span.clone()),
-            Item::ArrayOfTables(tables) => Toml::List(
-                tables
-                    .iter()
-                    .map(|t| {
-                        let span = t.span().unwrap_or(span.clone());
-                        Node { value: self.table(t, span.clone()), place: self.place(span) }
-                    })
-                    .collect(),
-            ),
-            Item::None => Toml::Table(vec![]),
+    fn node(&self, value: Spanned<DeValue<'_>>) -> Result<Node> {
+        let span = value.span();
+        let overflow = |what| self.malformed(what, Some(span.clone()));
+        let value = match value.into_inner() {
+            DeValue::Boolean(b) => Toml::Bool(b),
+            DeValue::Integer(n) => match i64::from_str_radix(n.as_str(), n.radix()) {
+                Ok(n) => Toml::Int(n),
+                Err(_) => return Err(overflow("integer number overflowed")),
+            },
+            DeValue::Float(x) => match x.as_str().parse::<f64>() {
+                Ok(n) if n.is_finite() || !x.as_str().contains(|c: char| c.is_ascii_digit()) => Toml::Float(n),
+                _ => return Err(overflow("floating-point number overflowed")),
+            },
+            DeValue::String(s) => Toml::String(s.into_owned()),
+            DeValue::Datetime(_) => Toml::Date,
+            DeValue::Array(array) => Toml::List(array.into_iter().map(|v| self.node(v)).collect::<Result<_>>()?),
+            DeValue::Table(table) => self.table(table)?,
         };
-        Node { value, place: self.place(span) }
-    }
-
-    fn value(&self, value: &Value, key: &Range<usize>) -> Node {
-        let span = value.span().unwrap_or(key.clone());
-        let toml = match value {
-            Value::Boolean(b) => Toml::Bool(*b.value()),
-            Value::Integer(i) => Toml::Int(*i.value()),
-            Value::Float(f) => Toml::Float(*f.value()),
-            Value::String(s) => Toml::String(s.value().clone()),
-            Value::Datetime(_) => Toml::Date,
-            Value::Array(array) => Toml::List(array.iter().map(|v| self.value(v, &span)).collect()),
-            Value::InlineTable(table) => self.table(table, span.clone()),
-        };
-        Node { value: toml, place: self.place(span) }
+        Ok(Node { value, place: self.place(span) })
     }
 
     fn doc(&self, key: &Range<usize>, value: &Range<usize>) -> String {
-        let after = &self.text[value.end.max(key.end).min(self.text.len())..];
-        let mut lines = after.lines();
-        let trailing = lines.next().and_then(comment);
+        let Text { text, .. } = &*self.0;
+        let end = value.end.max(key.end).min(text.len());
+        let row = self.0.line_at(end);
+        let trailing = self.0.line(row).and_then(|line| comment(&text[end..line.end]));
         let parts: Vec<&str> = match trailing {
             // Continuation lines are indented; a comment in the first column heads what follows it.
-            Some(first) => std::iter::once(first)
-                .chain(lines.take_while(|l| l.starts_with([' ', '\t'])).map_while(comment))
-                .collect(),
+            Some(first) => {
+                let below = (row + 1..).map_while(|row| self.line(row)).take_while(|l| l.starts_with([' ', '\t']));
+                std::iter::once(first).chain(below.map_while(comment)).collect()
+            }
             None => {
                 // Lines with another indentation continue the comment of an earlier value.
-                let (above, line) = self.text[..key.start].rsplit_once('\n').unwrap_or(("", &self.text[..key.start]));
-                let indent = line.len() - line.trim_start().len();
-                let same = |l: &&str| l.len() - l.trim_start().len() == indent;
-                let mut above: Vec<&str> = above.lines().rev().take_while(same).map_while(comment).collect();
+                let row = self.0.line_at(key.start);
+                let indent = |l: &str| l.len() - l.trim_start().len();
+                let own = self.0.line(row).map_or(0, |line| indent(&text[line.start..key.start]));
+                let above = (0..row).rev().map_while(|row| self.line(row)).take_while(|l| indent(l) == own);
+                let mut above: Vec<&str> = above.map_while(comment).collect();
                 above.reverse();
                 above
             }
         };
         parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
+    fn line(&self, row: usize) -> Option<&str> {
+        self.0.line(row).map(|line| &self.0.text[line])
     }
 }
 
@@ -228,8 +212,8 @@ mod tests {
         let d = node.get("a").and_then(|n| n.get("b")).and_then(|n| n.get("c")).and_then(|n| n.get("d")).unwrap();
         let x = &d.list("d").unwrap()[1];
         assert_eq!(x.place.line_col(), (2, 15));
-        assert_eq!(&x.place.text[x.place.span.clone()], "\"x\"");
+        assert_eq!(&x.place.source.text[x.place.span()], "\"x\"");
         let Toml::Table(entries) = &node.get("a").unwrap().value else { panic!("a table") };
-        assert_eq!(&node.place.text[entries[0].key_place.span.clone()], "b");
+        assert_eq!(&node.place.source.text[entries[0].key_place.span()], "b");
     }
 }

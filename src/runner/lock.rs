@@ -14,7 +14,7 @@ use super::machine;
 use super::plan::{Judge, missing};
 use super::reason::compare;
 use super::store::{Store, write_atomic};
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Place, Result, Text};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -89,8 +89,8 @@ impl Lock {
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::io("read the lock", path, e).hint("`erw run PIPELINE --lock` writes it"))?;
-        let lock: Self = toml_edit::de::from_str(&text).map_err(|e| {
-            let place = e.span().map(|span| Place { file: path.into(), text: text.as_str().into(), span });
+        let lock: Self = toml::from_str(&text).map_err(|e| {
+            let place = e.span().map(|span| Place::new(&Text::new(path, &text), span));
             let error = Error::usage(format!("`{}` is no lock: {}", path.display(), e.message().trim()));
             error.maybe_at(place).hint("after a merge gone wrong, `erw run PIPELINE --lock` writes it anew")
         })?;
@@ -126,7 +126,7 @@ impl Lock {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let body = toml_edit::ser::to_string_pretty(self);
+        let body = toml::to_string_pretty(self);
         let body = body.map_err(|e| Error::internal("a lock cannot be written as TOML").because(e))?;
         let whole = std::path::absolute(path);
         let written = whole.and_then(|whole| write_atomic(&whole, format!("{HEAD}{body}").as_bytes()));

@@ -265,7 +265,7 @@ impl Shop<'_> {
             params,
             operation: stage.operation.clone(),
             inputs: order.inputs.iter().map(|(slot, d)| (slot.clone(), self.store().object(d))).collect(),
-            outputs: stage.outputs.clone(),
+            outputs: stage.outputs.iter().map(|(name, ty)| (name.clone(), ty.clone())).collect(),
             work_dir: work.into(),
             threads: grant.threads,
             device: grant.device(),

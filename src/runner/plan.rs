@@ -213,24 +213,27 @@ pub fn missing(stage: &Stage) -> Vec<Missing> {
 
 /// The verdict on every selected stage, in topological order.
 pub fn plan(judge: &Judge<'_>, selected: &[StageId]) -> Result<Vec<(StageId, Verdict)>> {
-    let mut known: BTreeMap<StageId, Record> = BTreeMap::new();
-    let mut verdicts = Vec::new();
+    let mut verdicts: Vec<(StageId, Verdict)> = Vec::with_capacity(selected.len());
+    // Where the verdict on each stage stands.
+    let mut places: Vec<Option<usize>> = vec![None; judge.pipeline.stages.len()];
     for &id in selected {
         let stage = &judge.pipeline.stages[id.0];
+        let known = |id: StageId| match &verdicts[places[id.0]?].1 {
+            Verdict::Cached(record) => Some(&**record),
+            _ => None,
+        };
         let absent = missing(stage);
         let unknown: BTreeSet<StageId> =
-            stage.inputs.values().map(|e| e.from).filter(|from| !known.contains_key(from)).collect();
+            stage.inputs.values().map(|e| e.from).filter(|from| known(*from).is_none()).collect();
         let verdict = if !absent.is_empty() {
             Verdict::Missing(absent)
         } else if !unknown.is_empty() {
             Verdict::Waiting(unknown.into_iter().collect())
         } else {
-            let inputs = inputs(stage, |id| known.get(&id))?;
+            let inputs = inputs(stage, known)?;
             judge.verdict(id, &judge.key(stage, &inputs)?)?
         };
-        if let Verdict::Cached(record) = &verdict {
-            known.insert(id, (**record).clone());
-        }
+        places[id.0] = Some(verdicts.len());
         verdicts.push((id, verdict));
     }
     Ok(verdicts)

@@ -5,10 +5,10 @@
 
 use super::actions::Record;
 use super::digest::Digest;
-use super::graph::{Origin, Stage};
-use super::key::ingredients;
+use super::graph::{Few, Origin, Stage};
+use super::key::{ingredients, lines};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -111,7 +111,7 @@ pub fn nearest<'a>(
 
 /// What a command runs; nothing for other kinds.
 pub fn program(text: &str) -> Option<&str> {
-    ingredients(text).get(&("command", "run")).copied()
+    lines(text).find(|(name, _)| *name == ("command", "run")).map(|(_, run)| run)
 }
 
 type Change<'a> = ((&'a str, &'a str), Option<&'a str>, Option<&'a str>);
@@ -128,7 +128,7 @@ fn changed<'a>(old: &'a str, new: &'a str) -> Vec<Change<'a>> {
 pub fn compare(
     old: &str,
     new: &str,
-    origins: &BTreeMap<String, Origin>,
+    origins: &Few<Origin>,
     example: &dyn Fn(&str, &Digest) -> Option<PathBuf>,
 ) -> Vec<Reason> {
     let mut reasons: Vec<(u8, Reason)> = Vec::new();
@@ -141,7 +141,7 @@ pub fn compare(
         let text = |v: Option<&str>| v.unwrap_or("none").to_string();
         let param = |name: String| {
             let origin = origins.get(&name).or_else(|| origins.get(&format!("params.{name}")));
-            let place = origin.map(|o| o.place.as_ref().map_or(o.layer.clone(), ToString::to_string));
+            let place = origin.map(|o| o.place.as_ref().map_or(o.layer.to_string(), ToString::to_string));
             Reason::ParamChanged { name, old: text(old), new: text(new), place }
         };
         reasons.push(match section {
@@ -165,18 +165,19 @@ pub fn compare(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Place, Text};
 
     const OLD: &str =
         "erw key 1\nkind train\nrevision 1\nparam lr 0.1\nparam steps 300000\nsource data aa\ninput z bb\n";
 
     fn reasons(new: &str) -> Vec<String> {
-        let place = crate::error::Place { file: "p.toml".into(), text: "a\nb\n".into(), span: 2..3 };
-        let origin = |layer: &str, place| Origin { layer: layer.into(), place };
+        let place = Place::new(&Text::new("p.toml".as_ref(), "a\nb\n"), 2..3);
+        let origin = |layer: &'static str, place| Origin { layer: layer.into(), place };
         let origins = [
             ("params.steps".to_string(), origin("stage params", Some(place))),
             ("params.lr".to_string(), origin("--set", None)),
         ];
-        compare(OLD, new, &origins.into(), &|_, _| None).iter().map(ToString::to_string).collect()
+        compare(OLD, new, &origins.into_iter().collect(), &|_, _| None).iter().map(ToString::to_string).collect()
     }
 
     #[test]

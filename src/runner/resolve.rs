@@ -3,14 +3,14 @@
 
 use super::command;
 use super::edges::{Draft, Wire, arrange, connect, order, stated_by};
-use super::graph::{Command, Origin, Patience, Pipeline, Resources, Source, Stage, StageId};
-use super::layers::{Layers, Overrides, Setting};
+use super::graph::{Command, Few, Origin, Patience, Pipeline, Resources, Source, Stage, StageId};
+use super::layers::{Layers, Overrides, Setting, Stated, Values};
 use super::manifest::{Field, FieldType, Params, Registry, Slot, element};
+use super::quantity;
 use super::spec::{RESOURCES, Spec, StageSpec};
-use super::{quantity, value};
+use super::value::{self, Value};
 use crate::error::{Error, Result};
 use crate::fetch::registry;
-use figment::value::{Dict, Value};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,11 +33,9 @@ impl Spec {
     /// Puts values and edges in place and checks them. `trial` are the settings of one trial of a sweep.
     pub(super) fn resolve(&self, overrides: &Overrides, trial: &[Setting]) -> Result<Pipeline> {
         let layers = Layers::new(self, overrides, trial)?;
-        let mut values = layers.values()?;
         let mut drafts = Vec::with_capacity(self.stages.len());
-        for stage in &self.stages {
-            let dict = values.remove(&stage.name).and_then(Value::into_dict).unwrap_or_default();
-            drafts.push(Resolver { spec: stage, dict, layers: &layers, origins: BTreeMap::new() }.draft()?);
+        for (index, spec) in self.stages.iter().enumerate() {
+            drafts.push(Resolver { spec, values: layers.values(index)?, origins: BTreeMap::new() }.draft()?);
         }
         let edges = connect(self, &drafts)?;
         let order = order(self, &drafts, &edges)?;
@@ -52,12 +50,11 @@ impl Spec {
 /// Resolves one stage's values.
 struct Resolver<'a> {
     spec: &'a StageSpec,
-    dict: Dict,
-    layers: &'a Layers,
+    values: Values<'a>,
     origins: BTreeMap<String, Origin>,
 }
 
-impl Resolver<'_> {
+impl<'a> Resolver<'a> {
     fn draft(mut self) -> Result<Draft> {
         let manifest = self.spec.manifest.clone();
         let mut sources = BTreeMap::new();
@@ -81,55 +78,46 @@ impl Resolver<'_> {
             name: self.spec.name.clone(),
             kind: self.spec.kind,
             manifest,
-            inputs: BTreeMap::new(),
+            inputs: Few::new(),
             outputs,
             params,
             operation,
-            sources,
+            sources: sources.into_iter().collect(),
             published,
             resources,
             patience,
             turn: 0,
-            origins: self.origins,
+            origins: self.origins.into_iter().collect(),
             command,
         };
         Ok(Draft { stage, wires })
     }
 
-    fn get(&self, part: &str, name: &str) -> Option<&Value> {
-        self.dict.get(part)?.as_dict()?.get(name)
-    }
-
-    fn origin(&self, part: &str, name: &str, value: &Value) -> Origin {
-        self.layers.origin(&self.spec.name, part, name, value)
-    }
-
-    /// Who stated an element of the list `value`, which has a place of its own if a file states it.
-    fn element_origin(&self, part: &str, name: &str, index: usize, value: &Value) -> Origin {
-        let own = self.origin(part, &format!("{name}.{index}"), value);
-        if own.place.is_some() { own } else { self.origin(part, name, value) }
+    fn get<'s>(&'s self, part: &'static str, name: &'s str) -> Option<&'s Stated<'a>> {
+        self.values.get(&(part, name))
     }
 
     /// An error about a value that was stated: at its place, or with the name of who stated it.
-    fn at(&self, error: Error, part: &str, name: &str, value: &Value) -> Error {
-        let origin = self.origin(part, name, value);
-        stated_by(error.within(&format!("stage `{}`", self.spec.name)), &origin)
+    fn at(&self, error: Error, origin: &Origin) -> Error {
+        stated_by(error.within(&format!("stage `{}`", self.spec.name)), origin)
     }
 
-    fn fields(&mut self, part: &str, fields: &[Field], sources: &mut BTreeMap<String, Source>) -> Result<Params> {
+    fn fields(
+        &mut self,
+        part: &'static str,
+        fields: &[Field],
+        sources: &mut BTreeMap<String, Source>,
+    ) -> Result<Params> {
         let mut params = Params::new();
         for field in fields {
-            let json = match self.get(part, &field.name) {
-                Some(value) => self.field(part, field, value)?,
-                None if field.optional => Json::Null,
-                None => return Err(self.required(part, field)),
-            };
-            let origin = match self.get(part, &field.name) {
-                Some(value) => {
-                    self.paths(part, field, value, &json, sources);
-                    self.origin(part, &field.name, value)
+            let (json, origin) = match self.get(part, &field.name) {
+                Some(stated) => {
+                    let json = self.field(field, stated)?;
+                    paths(field, &json, stated.base, sources);
+                    (json, stated.origin())
                 }
-                None => Origin { layer: "manifest".into(), place: None },
+                None if field.optional => (Json::Null, Origin { layer: "manifest".into(), place: None }),
+                None => return Err(self.required(part, field)),
             };
             self.origins.insert(format!("{part}.{}", field.name), origin);
             params.insert(field.name.clone(), json);
@@ -137,14 +125,10 @@ impl Resolver<'_> {
         Ok(params)
     }
 
-    fn field(&self, part: &str, field: &Field, value: &Value) -> Result<Json> {
-        value::check(field, value).map_err(|mismatch| {
-            let origin = match mismatch.index {
-                Some(index) => self.element_origin(part, &field.name, index, value),
-                None => self.origin(part, &field.name, value),
-            };
-            let error = mismatch.error(origin.place);
-            self.at(error, part, &field.name, value)
+    fn field(&self, field: &Field, stated: &Stated<'_>) -> Result<Json> {
+        value::check(field, &stated.value).map_err(|mismatch| {
+            let origin = mismatch.index.map_or_else(|| stated.origin(), |index| stated.element_origin(index));
+            self.at(mismatch.error(origin.place), &stated.origin())
         })
     }
 
@@ -156,124 +140,125 @@ impl Resolver<'_> {
             .hint(format!("it has no default; write `{part}.{} = ...`{about}", field.name))
     }
 
-    /// Outside files behind a parameter of type `path`, or a list of them.
-    fn paths(&self, part: &str, field: &Field, value: &Value, json: &Json, sources: &mut BTreeMap<String, Source>) {
-        let base = self.layers.base(&self.spec.name, part, &field.name, value);
-        let source = |text: &str| Source { path: base.join(text), missing: field.missing.clone() };
-        match (&field.ty, json) {
-            (FieldType::Path, Json::String(text)) => {
-                sources.insert(field.name.clone(), source(text));
-            }
-            (FieldType::List(of), Json::Array(list)) if **of == FieldType::Path => {
-                for (i, text) in list.iter().filter_map(Json::as_str).enumerate() {
-                    sources.insert(format!("{}.{i}", field.name), source(text));
-                }
-            }
-            _ => {}
-        }
-    }
-
     fn watch(&self, sources: &mut BTreeMap<String, Source>) -> Result<()> {
-        let Some(value @ Value::Array(_, values)) = self.get("stage", "watch") else { return Ok(()) };
+        let Some(stated) = self.get("stage", "watch") else { return Ok(()) };
+        let Value::List(values) = &stated.value else { return Ok(()) };
         for (i, v) in values.iter().enumerate() {
             let Some(text) = v.as_str() else {
                 let error = Error::usage("`watch` must be a list of files and folders");
-                return Err(self.at(error, "stage", &format!("watch.{i}"), value));
+                return Err(self.at(error, &stated.element_origin(i)));
             };
-            let base = self.layers.base(&self.spec.name, "stage", "watch", value);
-            sources.insert(format!("watch.{i}"), Source { path: base.join(text), missing: vec![] });
+            sources.insert(format!("watch.{i}"), Source { path: stated.base.join(text), missing: vec![] });
         }
         Ok(())
     }
 
+    /// What `read` makes of a value; without one the error is `what`.
+    fn read<T>(
+        &self,
+        (part, name): (&'static str, &str),
+        read: impl Fn(&Value) -> Option<T>,
+        what: impl Fn() -> Error,
+    ) -> Result<Option<T>> {
+        let Some(stated) = self.get(part, name) else { return Ok(None) };
+        read(&stated.value).map(Some).ok_or_else(|| self.at(what(), &stated.origin()))
+    }
+
     fn resources(&self) -> Result<Resources> {
-        let count = |name: &str, min: i128| -> Result<Option<usize>> {
-            let Some(value) = self.get("resources", name) else { return Ok(None) };
-            let found = value.to_i128().filter(|n| *n >= min && value.as_str().is_none());
-            let fail = || Error::usage(format!("`{name}` must be a whole number from {min} on"));
-            let count = found.and_then(|n| usize::try_from(n).ok());
-            count.map(Some).ok_or_else(|| self.at(fail(), "resources", name, value))
+        let count = |name: &str, min: i64| {
+            let read = |value: &Value| value.as_int().filter(|n| *n >= min).and_then(|n| usize::try_from(n).ok());
+            let what = || Error::usage(format!("`{name}` must be a whole number from {min} on"));
+            self.read(("resources", name), read, what)
         };
-        let bytes = |value: &Value| match value.as_str() {
-            Some(text) => quantity::bytes(text),
-            None => value.to_i128().and_then(|n| u64::try_from(n).ok()),
+        let bytes = |value: &Value| match value {
+            Value::String(text) => quantity::bytes(text),
+            other => other.as_int().and_then(|n| u64::try_from(n).ok()),
         };
-        let mem = match self.get("resources", "mem") {
-            Some(value) => Some(bytes(value).ok_or_else(|| {
-                let error = Error::usage("`mem` must be an amount of memory").hint("write `mem = \"8GiB\"`, or bytes");
-                self.at(error, "resources", "mem", value)
-            })?),
-            None => None,
-        };
-        let all = self.dict.get("resources").and_then(Value::as_dict).into_iter().flat_map(|d| d.keys());
+        let no_amount = || Error::usage("`mem` must be an amount of memory").hint("write `mem = \"8GiB\"`, or bytes");
+        let mem = self.read(("resources", "mem"), bytes, no_amount)?;
         let mut named = BTreeMap::new();
-        for name in all.filter(|name| !RESOURCES.contains(&name.as_str())) {
-            named.insert(name.clone(), count(name, 0)?.unwrap_or(0) as u64);
+        let all = self.values.keys().filter(|(part, name)| *part == "resources" && !RESOURCES.contains(name));
+        for (_, name) in all {
+            named.insert(name.to_string(), count(name, 0)?.unwrap_or(0) as u64);
         }
         Ok(Resources { threads: count("threads", 1)?, mem, gpus: count("gpus", 0)?.unwrap_or(0), named })
     }
 
     fn patience(&self) -> Result<Patience> {
-        let time = |name: &str| -> Result<Option<Duration>> {
-            let Some(value) = self.get("stage", name) else { return Ok(None) };
-            let found = value.as_str().and_then(quantity::duration).filter(|d| !d.is_zero());
-            let fail = || {
+        let time = |name: &str| {
+            let read = |value: &Value| value.as_str().and_then(quantity::duration).filter(|d: &Duration| !d.is_zero());
+            let what = || {
                 Error::usage(format!("`{name}` must be a time"))
                     .hint(format!("write `{name} = \"2h\"`, `\"10min\"` or `\"30s\"`"))
             };
-            found.map(Some).ok_or_else(|| self.at(fail(), "stage", name, value))
+            self.read(("stage", name), read, what)
         };
-        let retries = match self.get("stage", "retries") {
-            Some(value) => Some(value.to_i128().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| {
-                self.at(Error::usage("`retries` must be a whole number from 0 on"), "stage", "retries", value)
-            })?),
-            None => None,
-        };
+        let retries = |value: &Value| value.as_int().and_then(|n| u32::try_from(n).ok());
+        let what = || Error::usage("`retries` must be a whole number from 0 on");
+        let retries = self.read(("stage", "retries"), retries, what)?;
         Ok(Patience { timeout: time("timeout")?, retries, backoff: time("backoff")? })
     }
 
     fn wires(&mut self) -> Result<Vec<Wire>> {
         let mut wires = vec![];
+        let mut origins = vec![];
         for (number, slot) in self.spec.manifest.inputs.iter().enumerate() {
-            let Some(value) = self.get("inputs", &slot.name) else { continue };
-            let mut origins = vec![(slot.name.clone(), self.origin("inputs", &slot.name, value))];
-            match value {
-                Value::String(_, text) => {
-                    wires.push(Wire { slot: number, index: 0, text: text.clone(), origin: origins[0].1.clone() });
+            let Some(stated) = self.get("inputs", &slot.name) else { continue };
+            let origin = stated.origin();
+            // The first element of a list has the name of the slot, too.
+            origins.push((slot.name.clone(), origin.clone()));
+            match &stated.value {
+                Value::String(text) => {
+                    wires.push(Wire { slot: number, index: 0, text: text.clone(), origin });
                 }
                 // Takes back what a parent connected.
-                Value::Bool(_, false) => {}
-                Value::Array(_, values) if slot.many => {
+                Value::Bool(false) => {}
+                Value::List(values) if slot.many => {
                     for (index, v) in values.iter().enumerate() {
-                        let Some(text) = v.as_str() else { return Err(self.no_stage(slot, Some(index), value)) };
-                        let origin = self.element_origin("inputs", &slot.name, index, value);
+                        let Some(text) = v.as_str() else {
+                            return Err(no_stage(&self.spec.name, slot, Some(index), stated));
+                        };
+                        let origin = stated.element_origin(index);
                         origins.push((element(&slot.name, index), origin.clone()));
                         wires.push(Wire { slot: number, index, text: text.to_string(), origin });
                     }
                 }
-                _ => return Err(self.no_stage(slot, None, value)),
+                _ => return Err(no_stage(&self.spec.name, slot, None, stated)),
             }
-            self.origins.extend(origins.into_iter().map(|(name, origin)| (format!("inputs.{name}"), origin)));
         }
+        self.origins.extend(origins.into_iter().map(|(name, origin)| (format!("inputs.{name}"), origin)));
         Ok(wires)
     }
+}
 
-    /// A connection, or element `index` of a list of them, that is no name of a stage.
-    fn no_stage(&self, slot: &Slot, index: Option<usize>, value: &Value) -> Error {
-        let origin = match index {
-            Some(index) => self.element_origin("inputs", &slot.name, index, value),
-            None => self.origin("inputs", &slot.name, value),
-        };
-        let message = match (value, index) {
-            (Value::Array(..), None) => format!("input `{}` takes one stage, not a list", slot.name),
-            (_, Some(index)) => format!("element {} of input `{}` must name a stage", index + 1, slot.name),
-            (_, None) => format!("input `{}` must name a stage", slot.name),
-        };
-        let hint = match slot.many {
-            true => "write `\"stage\"`, `\"stage.output\"`, or a list of such; `false` leaves the input open",
-            false => "write `\"stage\"` or `\"stage.output\"`; `false` leaves an optional input open",
-        };
-        stated_by(Error::usage(message).hint(hint).within(&format!("stage `{}`", self.spec.name)), &origin)
+/// A connection, or element `index` of a list of them, that is no name of a stage.
+fn no_stage(stage: &str, slot: &Slot, index: Option<usize>, stated: &Stated<'_>) -> Error {
+    let origin = index.map_or_else(|| stated.origin(), |index| stated.element_origin(index));
+    let message = match (&stated.value, index) {
+        (Value::List(..), None) => format!("input `{}` takes one stage, not a list", slot.name),
+        (_, Some(index)) => format!("element {} of input `{}` must name a stage", index + 1, slot.name),
+        (_, None) => format!("input `{}` must name a stage", slot.name),
+    };
+    let hint = match slot.many {
+        true => "write `\"stage\"`, `\"stage.output\"`, or a list of such; `false` leaves the input open",
+        false => "write `\"stage\"` or `\"stage.output\"`; `false` leaves an optional input open",
+    };
+    stated_by(Error::usage(message).hint(hint).within(&format!("stage `{stage}`")), &origin)
+}
+
+/// Outside files behind a parameter of type `path`, or a list of them.
+fn paths(field: &Field, json: &Json, base: &Path, sources: &mut BTreeMap<String, Source>) {
+    let source = |text: &str| Source { path: base.join(text), missing: field.missing.clone() };
+    match (&field.ty, json) {
+        (FieldType::Path, Json::String(text)) => {
+            sources.insert(field.name.clone(), source(text));
+        }
+        (FieldType::List(of), Json::Array(list)) if **of == FieldType::Path => {
+            for (i, text) in list.iter().filter_map(Json::as_str).enumerate() {
+                sources.insert(format!("{}.{i}", field.name), source(text));
+            }
+        }
+        _ => {}
     }
 }
 

@@ -73,7 +73,7 @@ pub fn since(
     };
     let then = Pipeline::load(&file, registry, overrides).map_err(|mut e| {
         // The place is in a folder that is gone by the time anybody reads of it.
-        e.hints.extend(e.place.take().map(|p| format!("it was at {}", checkout.origin(&p.file).display())));
+        e.hints.extend(e.place.take().map(|p| format!("it was at {}", checkout.origin(&p.source.file).display())));
         e.context(format!("`{}` as of `{revision}` cannot be read", now.file.display()))
     })?;
     let modules = checkout.modules()?;

@@ -69,7 +69,7 @@ impl Spec {
         spec.removed = alive.removed;
         spec.stages = stages(&spec.files, &alive.stages, registry)?;
         for stage in &spec.stages {
-            for (_, entry) in stage.statements(&spec.files) {
+            for entry in stage.statements(&spec.files) {
                 check_stage(stage, entry)?;
             }
         }
@@ -128,16 +128,14 @@ pub(super) fn declares(manifest: &Manifest, name: &str) -> bool {
 }
 
 impl StageSpec {
-    /// What the files say about this stage, parents first, with the index of the file.
-    pub fn statements<'a>(&self, files: &'a [File]) -> impl Iterator<Item = (usize, &'a Entry)> + use<'a> {
-        let name = self.name.clone();
-        statements(files, name, self.since)
+    /// What the files say about this stage, parents first.
+    fn statements<'a>(&self, files: &'a [File]) -> impl Iterator<Item = &'a Entry> {
+        statements(files, &self.name, self.since)
     }
 }
 
-fn statements(files: &[File], name: String, since: usize) -> impl Iterator<Item = (usize, &Entry)> {
-    let found = files.iter().enumerate().skip(since);
-    found.filter_map(move |(i, f)| f.index.get(&name).map(|at| (i, &f.stages[*at])))
+fn statements<'a>(files: &'a [File], name: &str, since: usize) -> impl Iterator<Item = &'a Entry> {
+    files[since..].iter().filter_map(move |f| f.stage(name))
 }
 
 /// The file and its parents, the last parent first.
@@ -243,6 +241,11 @@ impl File {
         Ok(())
     }
 
+    /// What it says about the stage of this name.
+    pub fn stage(&self, name: &str) -> Option<&Entry> {
+        self.index.get(name).map(|at| &self.stages[*at])
+    }
+
     /// Where relative paths in this file start.
     pub fn dir(&self) -> PathBuf {
         self.path.parent().map(Path::to_path_buf).unwrap_or_default()
@@ -266,7 +269,7 @@ pub(super) fn flatten(entries: &[Entry]) -> Vec<Entry> {
 /// The stages that are left when the last file has spoken.
 fn stages(files: &[File], alive: &[(String, usize)], registry: Registry) -> Result<Vec<StageSpec>> {
     if alive.is_empty() {
-        let place = files.last().map(|f| Place { file: f.path.clone(), text: Arc::from(""), span: 0..0 });
+        let place = files.last().map(|f| Place::of_file(&f.path));
         return Err(Error::usage("the pipeline has no stages")
             .maybe_at(place)
             .hint("a stage is `[stages.NAME]` with a `kind`"));
@@ -274,7 +277,7 @@ fn stages(files: &[File], alive: &[(String, usize)], registry: Registry) -> Resu
     let mut manifests: HashMap<&'static str, Arc<Manifest>> = HashMap::new();
     let mut stages = Vec::with_capacity(alive.len());
     for (name, since) in alive {
-        let stated: Vec<&Entry> = statements(files, name.clone(), *since).map(|(_, e)| e).collect();
+        let stated: Vec<&Entry> = statements(files, name, *since).collect();
         let last = stated.last().expect("an alive stage is stated somewhere");
         let kind = kind_of(name, &stated, alive, registry)?;
         let manifest = if kind.name == command::NAME {
@@ -304,7 +307,7 @@ fn alive(files: &[File]) -> Result<Alive> {
     for (index, file) in files.iter().enumerate() {
         for entry in &file.stages {
             check_name(entry)?;
-            entry.node.table(&format!("stage `{}`", entry.key))?;
+            entry.node.table(format_args!("stage `{}`", entry.key))?;
             if removes(entry)? {
                 if !known.remove(&entry.key) {
                     let names = alive.iter().map(|(n, _)| n.as_str());
@@ -340,7 +343,7 @@ fn check_name(entry: &Entry) -> Result<()> {
 fn removes(entry: &Entry) -> Result<bool> {
     let Some(node) = entry.node.get("remove") else { return Ok(false) };
     let Toml::Bool(remove) = node.value else {
-        return Err(node.mismatch(&format!("stage `{}`: `remove`", entry.key), "true or false"));
+        return Err(node.mismatch(format_args!("stage `{}`: `remove`", entry.key), "true or false"));
     };
     let others = entry.node.table("a stage")?.iter().find(|e| e.key != "remove");
     match others {
@@ -360,7 +363,7 @@ fn kind_of(name: &str, stated: &[&Entry], alive: &[(String, usize)], registry: R
             .at(last.key_place.clone())
             .hint(near.unwrap_or_else(|| "write `kind = \"...\"`; `erw stages` lists the kinds".into())));
     };
-    let kind = node.string(&format!("stage `{name}`: `kind`"))?;
+    let kind = node.string(format_args!("stage `{name}`: `kind`"))?;
     if kind == command::NAME {
         return Ok(command::KIND);
     }
@@ -380,14 +383,15 @@ fn check_stage(stage: &StageSpec, entry: &Entry) -> Result<()> {
         ["kind", "inputs", "params", "operation", "resources", "timeout", "retries", "backoff", "remove"];
     let is_command = stage.kind.name == command::NAME;
     let name = &stage.name;
-    for part in entry.node.table(&format!("stage `{name}`"))? {
+    for part in entry.node.table(format_args!("stage `{name}`"))? {
         let key = part.key.as_str();
-        let what = format!("stage `{name}`: `{key}`");
+        let what = format_args!("stage `{name}`: `{key}`");
         match key {
-            "inputs" => check_inputs(stage, part.node.table(&what)?)?,
-            "params" | "operation" => part.node.table(&what)?.iter().try_for_each(|e| check_field(stage, key, e))?,
-            "resources" => part.node.table(&what)?.iter().try_for_each(|e| check_resource(name, e))?,
+            "inputs" => check_inputs(stage, part.node.table(what)?)?,
+            "params" | "operation" => part.node.table(what)?.iter().try_for_each(|e| check_field(stage, key, e))?,
+            "resources" => part.node.table(what)?.iter().try_for_each(|e| check_resource(name, e))?,
             "kind" | "remove" | "timeout" | "retries" | "backoff" => {}
+            "watch" if is_command => drop(part.node.list(what)?),
             _ if is_command && command::KEYS.contains(&key) => {}
             _ => {
                 let error = Error::usage(format!("stage `{name}`: unknown key `{key}`")).at(part.key_place.clone());
@@ -445,7 +449,10 @@ fn check_field(stage: &StageSpec, part: &str, entry: &Entry) -> Result<()> {
 pub(super) const RESOURCES: [&str; 3] = ["threads", "mem", "gpus"];
 
 fn check_resource(stage: &str, entry: &Entry) -> Result<()> {
-    let meant = suggest::nearest(&entry.key, RESOURCES).filter(|near| *near != entry.key);
+    if RESOURCES.contains(&entry.key.as_str()) {
+        return Ok(());
+    }
+    let meant = suggest::nearest(&entry.key, RESOURCES);
     let Some(near) = meant else { return check_resource_name(stage, entry) };
     let error = Error::usage(format!("stage `{stage}`: unknown resource `{}`", entry.key)).at(entry.key_place.clone());
     Err(error.hint(format!("did you mean `{near}`?")))

@@ -6,8 +6,47 @@ use super::manifest::{Field, FieldType};
 use super::suggest;
 use crate::error::{Error, Place};
 use crate::fetch::registry;
-use figment::value::{Empty, Num, Tag, Value};
 use serde_json::Value as Json;
+
+/// A value that was stated, before anybody asked for its type.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    String(String),
+    List(Vec<Value>),
+    /// No field takes one, so what is in it does not matter. Nor does it of a date.
+    Table,
+    Date,
+}
+
+impl Value {
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::String(text) => Some(text),
+            _ => None,
+        }
+    }
+    pub fn as_int(&self) -> Option<i64> {
+        match self {
+            Self::Int(n) => Some(*n),
+            _ => None,
+        }
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::String(text.into())
+    }
+}
+
+impl<T: Into<Value>> FromIterator<T> for Value {
+    fn from_iter<I: IntoIterator<Item = T>>(values: I) -> Self {
+        Self::List(values.into_iter().map(Into::into).collect())
+    }
+}
 
 /// Why a value does not fit its field.
 #[derive(Debug, PartialEq)]
@@ -46,7 +85,7 @@ pub fn check(field: &Field, value: &Value) -> Result<Json, Mismatch> {
         };
         let hint = match (&field.ty, value) {
             // `1e5` is a float to TOML.
-            (FieldType::Int, Value::Num(_, Num::F64(x))) if x.fract() == 0.0 && x.abs() < 1e15 => {
+            (FieldType::Int, Value::Float(x)) if x.fract() == 0.0 && x.abs() < 1e15 => {
                 Some(format!("write `{}`, without point and exponent", *x as i64))
             }
             _ => Some(about(field)).filter(|h| !h.is_empty()),
@@ -123,14 +162,12 @@ fn list(names: &[String]) -> String {
 fn typed(ty: &FieldType, value: &Value) -> Result<Json, (Option<usize>, String)> {
     let wrong = || Err((None, describe(value)));
     match (ty, value) {
-        (FieldType::Bool, Value::Bool(_, b)) => Ok(Json::Bool(*b)),
-        (FieldType::String | FieldType::Path | FieldType::Published, Value::String(_, s)) => {
-            Ok(Json::String(s.clone()))
-        }
-        (FieldType::Int, Value::Num(_, Num::I64(n))) => Ok(Json::from(*n)),
-        (FieldType::Float, Value::Num(_, Num::I64(n))) => float(*n as f64).ok_or((None, describe(value))),
-        (FieldType::Float, Value::Num(_, Num::F64(x))) => float(*x).ok_or((None, format!("{x}"))),
-        (FieldType::List(of), Value::Array(_, values)) => {
+        (FieldType::Bool, Value::Bool(b)) => Ok(Json::Bool(*b)),
+        (FieldType::String | FieldType::Path | FieldType::Published, Value::String(s)) => Ok(Json::String(s.clone())),
+        (FieldType::Int, Value::Int(n)) => Ok(Json::from(*n)),
+        (FieldType::Float, Value::Int(n)) => float(*n as f64).ok_or((None, describe(value))),
+        (FieldType::Float, Value::Float(x)) => float(*x).ok_or((None, format!("{x}"))),
+        (FieldType::List(of), Value::List(values)) => {
             let elements = values.iter().enumerate().map(|(i, v)| typed(of, v).map_err(|(_, found)| (Some(i), found)));
             Ok(Json::Array(elements.collect::<Result<_, _>>()?))
         }
@@ -145,48 +182,54 @@ fn float(x: f64) -> Option<Json> {
 
 fn describe(value: &Value) -> String {
     match value {
-        Value::String(_, s) => format!("the string \"{s}\""),
-        Value::Bool(_, b) => format!("the boolean {b}"),
-        Value::Num(_, Num::I64(n)) => format!("the integer {n}"),
-        Value::Num(_, Num::F64(x)) => format!("the float {x:?}"),
-        Value::Num(..) => "a number".into(),
-        Value::Char(..) => "a string".into(),
-        Value::Array(..) => "a list".into(),
-        Value::Dict(..) => "a table".into(),
-        Value::Empty(..) => "a date".into(),
+        Value::String(s) => format!("the string \"{s}\""),
+        Value::Bool(b) => format!("the boolean {b}"),
+        Value::Int(n) => format!("the integer {n}"),
+        Value::Float(x) => format!("the float {x:?}"),
+        Value::List(..) => "a list".into(),
+        Value::Table => "a table".into(),
+        Value::Date => "a date".into(),
     }
 }
 
-/// A TOML value for figment. Dates become [`Value::Empty`], which nothing else is, so that every check refuses them.
+/// A value as a file states it.
 pub fn from_node(node: &Node) -> Value {
     match &node.value {
-        Toml::Bool(b) => Value::from(*b),
-        Toml::Int(n) => Value::from(*n),
-        Toml::Float(x) => Value::from(*x),
-        Toml::String(s) => Value::from(s.as_str()),
-        Toml::List(nodes) => Value::from(nodes.iter().map(from_node).collect::<Vec<_>>()),
-        Toml::Table(entries) => {
-            Value::from(entries.iter().map(|e| (e.key.clone(), from_node(&e.node))).collect::<figment::value::Dict>())
-        }
-        Toml::Date => Value::Empty(Tag::Default, Empty::None),
+        Toml::Bool(b) => Value::Bool(*b),
+        Toml::Int(n) => Value::Int(*n),
+        Toml::Float(x) => Value::Float(*x),
+        Toml::String(s) => Value::String(s.clone()),
+        Toml::List(nodes) => Value::List(nodes.iter().map(from_node).collect()),
+        Toml::Table(_) => Value::Table,
+        Toml::Date => Value::Date,
     }
 }
 
-/// A manifest's default for figment. Nothing for `null`, which no layer can state.
+/// A manifest's default. Nothing for `null`, which no layer can state.
 pub fn from_json(json: &Json) -> Option<Value> {
     Some(match json {
         Json::Null => return None,
-        Json::Bool(b) => Value::from(*b),
+        Json::Bool(b) => Value::Bool(*b),
         Json::Number(n) => match n.as_i64() {
-            Some(n) => Value::from(n),
-            None => Value::from(n.as_f64()?),
+            Some(n) => Value::Int(n),
+            None => Value::Float(n.as_f64()?),
         },
-        Json::String(s) => Value::from(s.as_str()),
-        Json::Array(values) => Value::from(values.iter().filter_map(from_json).collect::<Vec<_>>()),
-        Json::Object(map) => Value::from(
-            map.iter().filter_map(|(k, v)| Some((k.clone(), from_json(v)?))).collect::<figment::value::Dict>(),
-        ),
+        Json::String(s) => Value::String(s.clone()),
+        Json::Array(values) => Value::List(values.iter().filter_map(from_json).collect()),
+        Json::Object(_) => Value::Table,
     })
+}
+
+/// A value as it is shown before its type is known.
+pub fn to_json(value: &Value) -> Json {
+    match value {
+        Value::Bool(b) => Json::from(*b),
+        Value::Int(n) => Json::from(*n),
+        Value::Float(x) => Json::from(*x),
+        Value::String(s) => Json::from(s.as_str()),
+        Value::List(values) => values.iter().map(to_json).collect(),
+        Value::Table | Value::Date => Json::Null,
+    }
 }
 
 /// A value written on the command line or in the environment. For strings and paths the text itself,
@@ -196,11 +239,10 @@ pub fn from_text(ty: &FieldType, text: &str) -> Value {
     let node = parsed.as_ref().and_then(|root| root.get("value"));
     match (ty, node) {
         (FieldType::String | FieldType::Path | FieldType::Published, Some(Node { value: Toml::String(s), .. })) => {
-            Value::from(s.as_str())
+            s.as_str().into()
         }
-        (FieldType::String | FieldType::Path | FieldType::Published, _) => Value::from(text),
+        (FieldType::String | FieldType::Path | FieldType::Published, _) | (_, None) => text.into(),
         (_, Some(node)) => from_node(node),
-        (_, None) => Value::from(text),
     }
 }
 
@@ -237,13 +279,10 @@ mod tests {
     #[test]
     fn values_become_canonical() {
         let list = FieldType::List(Box::new(FieldType::Float));
-        assert_eq!(check(&field(FieldType::Float), &Value::from(1i64)), Ok(json!(1.0)));
-        assert_eq!(
-            check(&field(list), &Value::from(vec![Value::from(1i64), Value::from(-0.0)])),
-            Ok(json!([1.0, 0.0]))
-        );
-        assert!(check(&field(FieldType::Int), &Value::from(1.0)).is_err(), "an integer is never made of a float");
-        assert!(check(&field(FieldType::Float), &Value::from(f64::NAN)).is_err());
+        assert_eq!(check(&field(FieldType::Float), &Value::Int(1)), Ok(json!(1.0)));
+        assert_eq!(check(&field(list), &Value::List(vec![Value::Int(1), Value::Float(-0.0)])), Ok(json!([1.0, 0.0])));
+        assert!(check(&field(FieldType::Int), &Value::Float(1.0)).is_err(), "an integer is never made of a float");
+        assert!(check(&field(FieldType::Float), &Value::Float(f64::NAN)).is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::runner::manifest::Registry;
 use crate::runner::select::select;
 use serde::Serialize;
 use serde_json::json;
+use std::mem::ManuallyDrop;
 use std::path::Path;
 
 /// With `--exit-code`: there is work to do.
@@ -78,10 +79,11 @@ pub struct Line {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
-    let pipeline = match args.sweep {
+    // The process ends when the plan is told: a large pipeline is not taken apart piece by piece before.
+    let pipeline = ManuallyDrop::new(match args.sweep {
         true => args.pipeline.load_or_sweep(true, registry)?,
         false => args.pipeline.load_for(&args.targets, registry)?,
-    };
+    });
     let selected = select(&pipeline, &args.targets)?;
     let forced = super::run::forced(&pipeline, &args.force)?;
     let store = args.remote.store_for_plans(cache)?;

@@ -28,7 +28,7 @@ pub(super) fn axis(spec: &Spec, text: &str) -> Result<Stated> {
         let error = Error::usage(if values.len() > 1 { "a value is empty" } else { "there are no values" });
         return Err(error.within(&what).hint("write `--axis STAGE.NAME=a,b,c`"));
     }
-    let origin = Origin { layer: format!("--axis {key}"), place: None };
+    let origin = Origin { layer: format!("--axis {key}").into(), place: None };
     let value = |text: String| {
         let setting = Setting {
             target: target.clone(),
@@ -82,7 +82,7 @@ fn words(text: &str) -> Vec<String> {
 fn shown(text: &str) -> Json {
     let parsed = located::parse(Path::new("--axis"), &format!("value = {text}")).ok();
     let node = parsed.as_ref().and_then(|root| root.get("value"));
-    node.and_then(|n| serde_json::to_value(value::from_node(n)).ok()).unwrap_or_else(|| text.into())
+    node.map_or_else(|| text.into(), |n| value::to_json(&value::from_node(n)))
 }
 
 #[cfg(test)]

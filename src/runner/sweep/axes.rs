@@ -188,7 +188,7 @@ fn distinct<'a>(points: &[Point], places: impl Iterator<Item = Option<&'a Place>
 pub(super) fn setting(spec: &Spec, entry: &Entry, node: &Node, base: &Path, what: &str) -> Result<(Json, Setting)> {
     let target = target(spec, &entry.key)
         .map_err(|e| e.at(entry.key_place.clone()).within(&format!("{what} `{}`", entry.key)))?;
-    let json = serde_json::to_value(value::from_node(node)).unwrap_or_default();
+    let json = value::to_json(&value::from_node(node));
     let origin = Origin { layer: "trial".into(), place: Some(node.place.clone()) };
     Ok((json, Setting { target, value: Given::Node(node.clone()), origin, base: base.to_path_buf() }))
 }

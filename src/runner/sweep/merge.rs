@@ -19,7 +19,7 @@ impl Merge {
         let mut ids: Vec<StageId> = vec![];
         let mut by_name = BTreeMap::new();
         for mut stage in trial.stages {
-            for edge in stage.inputs.values_mut() {
+            for edge in stage.inputs.iter_mut().map(|(_, edge)| edge) {
                 // Topological order: what it takes is already a node.
                 edge.from = ids[edge.from.0];
             }
@@ -68,6 +68,7 @@ fn description(stage: &Stage) -> String {
     let inputs: BTreeMap<&String, serde_json::Value> = stage.inputs.iter().map(|(k, e)| (k, edge(e))).collect();
     let sources: BTreeMap<&String, String> =
         stage.sources.iter().map(|(k, s)| (k, s.path.display().to_string())).collect();
-    let parts = (&stage.name, stage.kind.name, &stage.params, inputs, sources, &stage.outputs);
+    let outputs: BTreeMap<&String, &String> = stage.outputs.iter().collect();
+    let parts = (&stage.name, stage.kind.name, &stage.params, inputs, sources, outputs);
     serde_json::to_string(&parts).expect("maps with string keys have a JSON text")
 }
