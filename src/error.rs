@@ -39,9 +39,10 @@ pub struct Text {
 }
 
 impl Text {
-    pub fn new(file: &Path, text: &str) -> Arc<Self> {
+    pub fn new(file: &Path, text: impl Into<String>) -> Arc<Self> {
+        let text = text.into();
         let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Arc::new(Self { file: file.into(), text: text.into(), starts })
+        Arc::new(Self { file: file.into(), text, starts })
     }
 
     /// The line, counted from 0, in which this byte lies.

@@ -167,7 +167,7 @@ fn results_of_another_class_are_compared_within_the_tolerance() {
     };
     let pair = |images: &str, bytes: &str, class: &str, value: f64| -> BTreeMap<StageId, Record> {
         let first = record(1 - at, images, class, 1.0, &[]);
-        let digest = first.outputs["images"].measured.digest;
+        let digest = first.outputs.get("images").unwrap().measured.digest;
         let second = record(at, bytes, class, value, &[("images", digest)]);
         [(StageId(1 - at), first), (StageId(at), second)].into()
     };

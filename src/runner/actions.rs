@@ -8,6 +8,7 @@
 
 use super::digest::{Digest, Measured};
 use super::event::{Measure, StoredOutput};
+use super::graph::Few;
 use super::key::{Key, lines};
 use super::store::{Keep, Store, write_file};
 use crate::error::{Error, Result};
@@ -28,7 +29,7 @@ pub struct Record {
     pub pipeline: String,
     pub stage: String,
     pub kind: String,
-    pub outputs: BTreeMap<String, Output>,
+    pub outputs: Few<Output>,
     /// In the order the stage gave them; the first is the key metric.
     pub results: Vec<Measure>,
     pub shown: Vec<Shown>,
@@ -193,7 +194,7 @@ mod tests {
             pipeline: "p".into(),
             stage: "s".into(),
             kind: "k".into(),
-            outputs: [("o".to_string(), Output { ty: "t".into(), measured })].into(),
+            outputs: [("o".to_string(), Output { ty: "t".into(), measured })].into_iter().collect(),
             results: vec![
                 Measure { name: "fid".into(), value: Some(0.1 + 0.2) },
                 Measure { name: "n".into(), value: None },

@@ -35,8 +35,10 @@ fn run(_: &Attempt) -> Result<()> {
 /// A manifest made of what the files say about the stage, parents first.
 pub(super) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
     let merged = |part: &str| merged(stage, stated, part);
-    let mut outputs = vec![];
-    for entry in merged("outputs")? {
+    // There is a manifest for every command, so none holds more than it needs.
+    let stated_outputs = merged("outputs")?;
+    let mut outputs = Vec::with_capacity(stated_outputs.len());
+    for entry in stated_outputs {
         let ty = entry.node.string(format_args!("stage `{stage}`: the type of output `{}`", entry.key))?;
         check_output(stage, entry)?;
         outputs.push(Output { name: entry.key.clone(), ty: ty.to_string(), doc: entry.doc.clone() });
@@ -55,8 +57,10 @@ pub(super) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
         doc: e.doc.clone(),
     });
     let inputs: Vec<Slot> = inputs.collect();
-    let mut params = vec![run_field()];
-    for entry in merged("params")? {
+    let stated_params = merged("params")?;
+    let mut params = Vec::with_capacity(1 + stated_params.len());
+    params.push(run_field());
+    for entry in stated_params {
         params.push(free_field(stage, entry)?);
     }
     let Some(run) = stated.iter().rev().find_map(|e| e.node.get(RUN)) else {

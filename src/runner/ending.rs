@@ -5,6 +5,8 @@ use crate::error::{Error, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid, getpid};
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -116,7 +118,7 @@ fn end_marked(mark: &str, among: fn() -> Vec<Pid>) {
 /// The kernel gives orphans to the oldest thread; this program starts processes from others.
 fn adopted() -> Vec<Pid> {
     let me = getpid();
-    pids(&std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap_or_default())
+    pids(&String::from_utf8_lossy(&read(&format!("/proc/{me}/task/{me}/children"))))
 }
 
 fn all() -> Vec<Pid> {
@@ -129,9 +131,16 @@ fn pids(text: &str) -> Vec<Pid> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
 }
 
+/// A file that does not say how long it is, with few reads.
+fn read(path: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(1 << 13);
+    let _ = File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
+    bytes
+}
+
 /// The dead have no environment.
 fn has_variable(pid: Pid, variable: &str) -> bool {
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let environment = read(&format!("/proc/{pid}/environ"));
     environment.split(|b| *b == 0).any(|v| v == variable.as_bytes())
 }
 

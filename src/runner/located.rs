@@ -93,9 +93,9 @@ impl Node {
 }
 
 /// Reads a text. `file` is its name in messages.
-pub fn parse(file: &Path, text: &str) -> Result<Node> {
+pub fn parse(file: &Path, text: impl Into<String>) -> Result<Node> {
     let source = Source(Text::new(file, text));
-    let document = DeTable::parse(text).map_err(|e| source.malformed(e.message(), e.span()))?;
+    let document = DeTable::parse(&source.0.text).map_err(|e| source.malformed(e.message(), e.span()))?;
     Ok(Node { value: source.table(document.into_inner())?, place: source.place(0..0) })
 }
 

@@ -90,7 +90,7 @@ impl Lock {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::io("read the lock", path, e).hint("`erw run PIPELINE --lock` writes it"))?;
         let lock: Self = toml::from_str(&text).map_err(|e| {
-            let place = e.span().map(|span| Place::new(&Text::new(path, &text), span));
+            let place = e.span().map(|span| Place::new(&Text::new(path, text.as_str()), span));
             let error = Error::usage(format!("`{}` is no lock: {}", path.display(), e.message().trim()));
             error.maybe_at(place).hint("after a merge gone wrong, `erw run PIPELINE --lock` writes it anew")
         })?;

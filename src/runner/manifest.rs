@@ -314,13 +314,13 @@ pub(super) fn tolerance(root: &Node) -> Result<f64> {
 
 fn section<T>(root: &Node, name: &str, read: fn(&Entry) -> Result<T>) -> Result<Vec<T>> {
     match root.get(name) {
-        Some(node) => node.table(&format!("`{name}`"))?.iter().map(read).collect(),
+        Some(node) => node.table(format_args!("`{name}`"))?.iter().map(read).collect(),
         None => Ok(vec![]),
     }
 }
 
 fn slot(entry: &Entry) -> Result<Slot> {
-    let text = entry.node.string(&format!("the type of input `{}`", entry.key))?;
+    let text = entry.node.string(format_args!("the type of input `{}`", entry.key))?;
     let (types, optional, many) = match (text.strip_suffix('?'), text.strip_suffix('*')) {
         (Some(types), _) => (types, true, false),
         (None, Some(types)) => (types, true, true),
@@ -331,7 +331,7 @@ fn slot(entry: &Entry) -> Result<Slot> {
 }
 
 fn output(entry: &Entry) -> Result<Output> {
-    let ty = entry.node.string(&format!("the type of output `{}`", entry.key))?.to_string();
+    let ty = entry.node.string(format_args!("the type of output `{}`", entry.key))?.to_string();
     Ok(Output { name: entry.key.clone(), ty, doc: entry.doc.clone() })
 }
 

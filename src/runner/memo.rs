@@ -15,7 +15,7 @@ use super::actions::{Output, Record, Shown};
 use super::digest::{Digest, Measured};
 use super::event::{Event, LISTED, Listener, Measure, StageEnd, State, What};
 use super::files::Files;
-use super::graph::{Pipeline, StageId};
+use super::graph::{Few, Pipeline, StageId};
 use super::layers::Overrides;
 use super::manifest::Registry;
 use super::pool::Limits;
@@ -24,7 +24,7 @@ use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -76,7 +76,7 @@ struct Stage {
     key: Digest,
     seconds: f64,
     results: Vec<Measure>,
-    outputs: BTreeMap<String, Output>,
+    outputs: Few<Output>,
     shown: Vec<Shown>,
 }
 
@@ -102,13 +102,13 @@ pub fn keep(store: &Store, question: Question, pipeline: &Pipeline, records: &[(
 }
 
 fn encode(store: &Store, pipeline: &Pipeline, records: &[(StageId, Record)]) -> Option<Vec<u8>> {
-    let mut sources: BTreeSet<(PathBuf, Digest)> = BTreeSet::new();
+    let mut sources: BTreeSet<(&Path, Digest)> = BTreeSet::new();
     let (mut checks, mut ends) = (Vec::new(), Vec::new());
     for (id, record) in records {
         let stage = pipeline.stage(*id);
         let used = record.sources();
         for (name, source) in &stage.sources {
-            sources.insert((std::path::absolute(&source.path).ok()?, *used.get(name)?));
+            sources.insert((source.path.as_path(), *used.get(name)?));
         }
         let key = record.key();
         Check { key: key.into(), record: stamp(&store.action_file(&key))?, outputs: record.measured() }
@@ -128,13 +128,20 @@ fn encode(store: &Store, pipeline: &Pipeline, records: &[(StageId, Record)]) -> 
     let head = Head {
         pipeline: pipeline.name.clone(),
         files: pipeline.files.clone(),
-        sources: sources.into_iter().collect(),
+        sources: sources
+            .into_iter()
+            .map(|(path, digest)| Some((std::path::absolute(path).ok()?, digest)))
+            .collect::<Option<_>>()?,
         stages: records.len(),
         checks: checks.len(),
     };
-    let body = [serde_json::to_vec(&head).ok()?, b"\n".to_vec(), checks, ends].concat();
-    let digest = format!("{}\n", Digest::of_bytes(&body));
-    Some([FORMAT, digest.as_bytes(), &body].concat())
+    let head = serde_json::to_vec(&head).ok()?;
+    let mut hasher = blake3::Hasher::new();
+    for part in [&head[..], b"\n", &checks, &ends] {
+        hasher.update(part);
+    }
+    let digest = Digest::from_bytes(*hasher.finalize().as_bytes());
+    Some([FORMAT, digest.hex().as_bytes(), b"\n", &head, b"\n", &checks, &ends].concat())
 }
 
 /// The answer, if it still holds.

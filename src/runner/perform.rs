@@ -10,7 +10,7 @@ use super::digest::{Digest, Measured, measure};
 use super::ending::MemoryDeaths;
 use super::event::{Failure, WorkerEvent};
 use super::files::{digest_now, keep_listing};
-use super::graph::{Command, Stage, StageId};
+use super::graph::{Command, Few, Stage, StageId};
 use super::guard::{Sound, Watch};
 use super::launch::{Finish, Launcher, Report, Site, job_file, launch};
 use super::manifest::Params;
@@ -137,8 +137,9 @@ impl Shop<'_> {
         actions::write(self.store(), &record, keep)?;
         self.unsynced.fetch_or(keep == Keep::Later, Ordering::Relaxed);
         // From here on the action is done; what is left of its work folder is only space.
-        keep_logs(&work, &self.store().log_dir(&order.keyed.action.key));
-        self.leave(&work);
+        let left = store::list(&work).unwrap_or_default();
+        keep_logs(&left, &self.store().log_dir(&order.keyed.action.key));
+        self.leave(&work, &left);
         Ok(End::Done(Box::new(record)))
     }
 
@@ -174,12 +175,12 @@ impl Shop<'_> {
         spare.is_some_and(|spare| std::fs::rename(spare, work).is_ok())
     }
 
-    /// Keeps a work folder with an empty `out/` and an empty log for the next command, and removes any other: to make
-    /// and remove three inodes takes as long as to run a short program.
-    fn leave(&self, work: &Path) {
-        let names: Vec<PathBuf> = store::list(work).unwrap_or_default();
-        let is_bare = [work.join("attempt-1.log"), work.join("out")] == names[..]
-            && store::list(&names[1]).is_ok_and(|left| left.is_empty());
+    /// Keeps a work folder with an empty `out/` and no log that says something for the next command, and removes any other:
+    /// to make and remove three inodes takes as long as to run a short program. `left`: what is in it, or was before
+    /// the logs were kept.
+    fn leave(&self, work: &Path, left: &[PathBuf]) {
+        let is_bare = [work.join("attempt-1.log"), work.join("out")] == *left
+            && store::list(&left[1]).is_ok_and(|left| left.is_empty());
         let mut spares = self.spares();
         let spare = work.with_file_name(format!("{}{}-{}", store::SPARE, std::process::id(), spares.len()));
         if is_bare && spares.len() < SPARES && std::fs::rename(work, &spare).is_ok() {
@@ -305,7 +306,7 @@ impl Shop<'_> {
     }
 
     /// Checks that every declared output is there, then digests and publishes each.
-    fn collect(&self, stage: &Stage, out: &Path, keep: Keep) -> Result<BTreeMap<String, Output>> {
+    fn collect(&self, stage: &Stage, out: &Path, keep: Keep) -> Result<Few<Output>> {
         let mut measured: Vec<(&String, &String, Measured)> = Vec::new();
         for (name, ty) in &stage.outputs {
             let path = out.join(name);
@@ -316,7 +317,7 @@ impl Shop<'_> {
                 _ => return Err(self.lacking(stage, name, &path, out)),
             }
         }
-        let mut outputs = BTreeMap::new();
+        let mut outputs = Few::with_capacity(measured.len());
         for (name, ty, measured) in measured {
             self.store().publish(&out.join(name), &measured, keep)?;
             self.sound.note(self.store(), &measured.digest);
@@ -337,7 +338,7 @@ impl Shop<'_> {
         order: &Order,
         grant: &Grant,
         report: Report,
-        outputs: BTreeMap<String, Output>,
+        outputs: Few<Output>,
         attempt: u32,
         began: Instant,
     ) -> Record {
@@ -383,10 +384,10 @@ fn param_of<'p>(params: &'p mut Params, source: &str) -> Option<&'p mut serde_js
 }
 
 /// Moves the logs that say something to where they stay. Nobody needs them to reuse the action: failing is no failure.
-fn keep_logs(work: &Path, kept: &Path) {
+fn keep_logs(left: &[PathBuf], kept: &Path) {
     let says_something =
         |p: &&PathBuf| p.extension().is_some_and(|e| e == "log") && std::fs::metadata(p).is_ok_and(|m| m.len() > 0);
-    for log in store::list(work).unwrap_or_default().iter().filter(says_something) {
+    for log in left.iter().filter(says_something) {
         let _ = std::fs::create_dir_all(kept);
         let _ = std::fs::rename(log, kept.join(log.file_name().unwrap_or_default()));
     }

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub struct Journal {
@@ -126,13 +127,20 @@ pub fn user() -> String {
     named.or_else(|| std::env::var("USER").ok()).unwrap_or(id)
 }
 
-/// The name of this machine.
+/// The name of this machine. Asked for once: every record has it.
 pub fn host() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".into(), |h| h.trim().into())
+    static HOST: OnceLock<String> = OnceLock::new();
+    let read = || std::fs::read_to_string("/proc/sys/kernel/hostname");
+    HOST.get_or_init(|| read().map_or_else(|_| "unknown".into(), |h| h.trim().into())).clone()
 }
 
 /// The model of the processor, or of the first GPU, as the kernel tells it. Recorded, not in any key.
 pub fn model(gpu: bool) -> Option<String> {
+    static MODELS: [OnceLock<Option<String>>; 2] = [OnceLock::new(), OnceLock::new()];
+    MODELS[usize::from(gpu)].get_or_init(|| read_model(gpu)).clone()
+}
+
+fn read_model(gpu: bool) -> Option<String> {
     let field = |text: String, name: &str| {
         let line = text.lines().find(|l| l.starts_with(name))?.split_once(':')?.1.trim().to_string();
         Some(line)

@@ -19,9 +19,12 @@ use std::time::Duration;
 impl Pipeline {
     /// Reads, resolves and checks a pipeline file. A `[sweep]` is checked too, but not expanded.
     pub fn load(path: &Path, registry: Registry, overrides: &Overrides) -> Result<Self> {
-        let spec = Spec::read(path, registry)?;
+        let mut spec = Spec::read(path, registry)?;
         super::sweep::check(&spec)?;
-        spec.resolve(overrides, &[])
+        let drafts = spec.drafts(overrides, &[])?;
+        // What was said is known by now, and is as large as what it means.
+        spec.forget_statements();
+        spec.pipeline(drafts)
     }
 
     pub fn stage(&self, id: StageId) -> &Stage {
@@ -32,11 +35,19 @@ impl Pipeline {
 impl Spec {
     /// Puts values and edges in place and checks them. `trial` are the settings of one trial of a sweep.
     pub(super) fn resolve(&self, overrides: &Overrides, trial: &[Setting]) -> Result<Pipeline> {
+        self.pipeline(self.drafts(overrides, trial)?)
+    }
+
+    fn drafts(&self, overrides: &Overrides, trial: &[Setting]) -> Result<Vec<Draft>> {
         let layers = Layers::new(self, overrides, trial)?;
         let mut drafts = Vec::with_capacity(self.stages.len());
         for (index, spec) in self.stages.iter().enumerate() {
             drafts.push(Resolver { spec, values: layers.values(index)?, origins: BTreeMap::new() }.draft()?);
         }
+        Ok(drafts)
+    }
+
+    fn pipeline(&self, drafts: Vec<Draft>) -> Result<Pipeline> {
         let edges = connect(self, &drafts)?;
         let order = order(self, &drafts, &edges)?;
         let stages = arrange(drafts, edges, &order);
@@ -200,7 +211,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn wires(&mut self) -> Result<Vec<Wire>> {
-        let mut wires = vec![];
+        let mut wires = Vec::with_capacity(self.spec.manifest.inputs.len());
         let mut origins = vec![];
         for (number, slot) in self.spec.manifest.inputs.iter().enumerate() {
             let Some(stated) = self.get("inputs", &slot.name) else { continue };

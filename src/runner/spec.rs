@@ -82,6 +82,13 @@ impl Spec {
         self.files.last().expect("a chain holds at least the named file")
     }
 
+    /// Lets go of everything that stages say, which is most of it.
+    pub(super) fn forget_statements(&mut self) {
+        for file in &mut self.files {
+            (file.stages, file.params, file.index) = (vec![], vec![], HashMap::new());
+        }
+    }
+
     /// Its files as they were read.
     pub(super) fn digests(&self) -> Vec<(PathBuf, Digest)> {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
@@ -186,10 +193,11 @@ impl File {
             let rule = place.is_some().then(|| "`extends` is relative to the file that states it".to_string());
             Error::io("read pipeline", path, e).maybe_at(place).maybe_hint(near.or(rule))
         })?;
-        let root = located::parse(path, &text)?;
+        let digest = Digest::of_bytes(text.as_bytes());
+        let root = located::parse(path, text)?;
         let mut file = Self {
             path: path.to_path_buf(),
-            digest: Digest::of_bytes(text.as_bytes()),
+            digest,
             name: None,
             extends: None,
             params: vec![],

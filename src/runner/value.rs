@@ -235,7 +235,7 @@ pub fn to_json(value: &Value) -> Json {
 /// A value written on the command line or in the environment. For strings and paths the text itself,
 /// quotes optional; else read as TOML, and what is no TOML is a string, for [`check`] to refuse.
 pub fn from_text(ty: &FieldType, text: &str) -> Value {
-    let parsed = super::located::parse(std::path::Path::new("--set"), &format!("value = {text}")).ok();
+    let parsed = super::located::parse(std::path::Path::new("--set"), format!("value = {text}")).ok();
     let node = parsed.as_ref().and_then(|root| root.get("value"));
     match (ty, node) {
         (FieldType::String | FieldType::Path | FieldType::Published, Some(Node { value: Toml::String(s), .. })) => {
