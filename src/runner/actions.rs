@@ -7,10 +7,11 @@
 //! This module does not know when a record counts as a hit (`plan`).
 
 use super::digest::{Digest, Measured};
+use super::disk::{Keep, write_file};
 use super::event::{Measure, StoredOutput};
 use super::graph::Few;
 use super::key::{Key, lines};
-use super::store::{Keep, Store, write_file};
+use super::store::Store;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};

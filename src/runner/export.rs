@@ -1,8 +1,10 @@
 //! Takes an artifact out of the cache, as a folder for others. It is read whole first, and appears whole or not at all.
 
 use super::digest::Measured;
+use super::disk;
+use super::disk::{copy_all, unique};
 use super::place::place;
-use super::store::{self, Store, copy_all, damaged, unique};
+use super::store::{Store, damaged};
 use crate::error::{Error, Result};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -39,7 +41,7 @@ pub fn export(store: &Store, items: &[Item], to: &Path, how: How, force: bool) -
     let beside = parent.join(unique());
     let written = write(store, items, &beside, how).and_then(|()| put_in_place(&beside, to));
     if written.is_err() {
-        let _ = store::remove(&beside);
+        let _ = disk::remove(&beside);
     }
     written
 }
@@ -123,5 +125,5 @@ fn put_in_place(beside: &Path, to: &Path) -> Result<()> {
         let _ = stepped.and_then(|()| std::fs::rename(&old, to));
         return Err(Error::io("write", to, e));
     }
-    store::remove(&old).map_err(|e| Error::io("remove", &old, e))
+    disk::remove(&old).map_err(|e| Error::io("remove", &old, e))
 }

@@ -17,7 +17,8 @@
 //! This module does not know what the files are for.
 
 use super::digest::{Digest, Entry, Found, Links, Measured, combine, is_file, join, walk};
-use super::store::{Keep, Store, write_file};
+use super::disk::{Keep, write_file};
+use super::store::Store;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};

@@ -6,6 +6,7 @@
 
 use super::actions::{self, Record};
 use super::digest::Digest;
+use super::disk;
 use super::inventory::{objects, size};
 use super::key::Key;
 use super::store::{self, Store};
@@ -152,7 +153,7 @@ pub fn carry_out(store: &Store, sweep: &Sweep) -> Result<()> {
         .chain(artifacts)
         .chain(sweep.work_dirs.iter().cloned())
         .chain(sweep.rest.iter().cloned());
-    let remove = |path: PathBuf| store::remove(&path).map_err(|e| Error::io("remove", &path, e));
+    let remove = |path: PathBuf| disk::remove(&path).map_err(|e| Error::io("remove", &path, e));
     all.into_iter().try_for_each(remove)
 }
 
@@ -213,12 +214,12 @@ fn fit(limit: u64, all: &mut [Candidate], bytes: &BTreeMap<Digest, u64>, tagged:
 /// Work folders of finished actions and empty ones go; those with checkpoints only if asked; those under way never.
 fn work_dirs(store: &Store, kept: &[&Record], checkpoints: bool, sweep: &mut Sweep) -> Result<()> {
     let done: BTreeSet<String> = kept.iter().map(|r| r.key().to_string()).collect();
-    for path in store::list(&store.v1("work"))? {
+    for path in disk::list(&store.v1("work"))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Ok(digest) = name.parse::<Digest>() else { continue };
         // Held by a worker whose runner is gone.
         let Some(_lock) = store.try_lock(&digest.into())? else { continue };
-        let has_checkpoint = !store::list(&path.join("checkpoints"))?.is_empty();
+        let has_checkpoint = !disk::list(&path.join("checkpoints"))?.is_empty();
         if has_checkpoint && !checkpoints && !done.contains(&name) {
             sweep.resumable.push(path);
             continue;
@@ -234,16 +235,16 @@ fn rest(store: &Store, kept: &[&Record]) -> Result<Vec<PathBuf>> {
     let keys: BTreeSet<String> = kept.iter().map(|r| r.key().to_string()).collect();
     let sources: BTreeSet<PathBuf> = kept.iter().flat_map(|r| sources(store, r)).collect();
     let named = |p: &PathBuf| p.file_name().is_some_and(|n| keys.contains(n.to_string_lossy().as_ref()));
-    let mut all: Vec<PathBuf> = store::list(&store.v1("logs"))?.into_iter().filter(|p| !named(p)).collect();
-    all.extend(store::list(&store.v1("trees"))?.into_iter().filter(|p| !sources.contains(p)));
+    let mut all: Vec<PathBuf> = disk::list(&store.v1("logs"))?.into_iter().filter(|p| !named(p)).collect();
+    all.extend(disk::list(&store.v1("trees"))?.into_iter().filter(|p| !sources.contains(p)));
     for folder in ["quarantine", "pulls", "verify"] {
-        all.extend(store::list(&store.v1(folder))?);
+        all.extend(disk::list(&store.v1(folder))?);
     }
     let is_spare = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(store::SPARE));
-    all.extend(store::list(&store.v1("work"))?.into_iter().filter(is_spare));
+    all.extend(disk::list(&store.v1("work"))?.into_iter().filter(is_spare));
     let mut places = store.bucket("actions")?;
     for folder in ["files", "tags"] {
-        places.extend(store::list(&store.v1(folder))?);
+        places.extend(disk::list(&store.v1(folder))?);
     }
     all.extend(places.into_iter().filter(|p| is_temporary(p)));
     all.extend(idle_locks(store)?);
@@ -263,7 +264,7 @@ fn sources(store: &Store, record: &Record) -> Vec<PathBuf> {
 /// Locks that nobody holds. No run is there to open one meanwhile: the store is open to us alone.
 fn idle_locks(store: &Store) -> Result<Vec<PathBuf>> {
     let mut idle = Vec::new();
-    for path in store::list(&store.v1("locks"))? {
+    for path in disk::list(&store.v1("locks"))? {
         let digest = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<Digest>().ok());
         if let Some(digest) = digest
             && store.try_lock(&digest.into())?.is_some()

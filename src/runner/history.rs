@@ -3,8 +3,9 @@
 //! A journal may be of another version or torn: what is not there is left out, never an error. Of a run that is under way its
 //! journal is locked; a run that is over and does not say how it ended was cut off.
 
+use super::disk::list;
 use super::event::Measure;
-use super::store::{Store, list};
+use super::store::Store;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -8,12 +8,13 @@
 use super::actions::{self, Lookup, Record};
 use super::agree::{self, Agreement, Listing};
 use super::digest::Digest;
+use super::disk::write_atomic;
 use super::graph::{Pipeline, Stage, StageId};
 use super::key::Key;
 use super::machine;
 use super::plan::{Judge, missing};
 use super::reason::compare;
-use super::store::{Store, write_atomic};
+use super::store::Store;
 use crate::error::{Error, Place, Result, Text};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

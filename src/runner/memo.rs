@@ -13,13 +13,14 @@
 
 use super::actions::{Output, Record, Shown};
 use super::digest::{Digest, Measured};
+use super::disk::{Keep, write_file};
 use super::event::{Event, LISTED, Listener, Measure, StageEnd, State, What};
 use super::files::Files;
 use super::graph::{Few, Pipeline, StageId};
 use super::layers::Overrides;
 use super::manifest::Registry;
 use super::pool::Limits;
-use super::store::{Keep, Presence, Store, write_file};
+use super::store::{Presence, Store};
 use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 use rayon::prelude::*;

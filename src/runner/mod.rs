@@ -50,6 +50,7 @@ pub mod agree;
 pub mod attempt;
 pub mod command;
 pub mod digest;
+pub mod disk;
 mod edges;
 pub mod ending;
 pub mod event;

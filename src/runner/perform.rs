@@ -7,6 +7,8 @@
 use super::actions::{self, Output, Record, Shown};
 use super::attempt::Job;
 use super::digest::{Digest, Measured, measure};
+use super::disk;
+use super::disk::{Keep, write_file};
 use super::ending::MemoryDeaths;
 use super::event::{Failure, WorkerEvent};
 use super::files::{digest_now, keep_listing};
@@ -17,7 +19,7 @@ use super::manifest::Params;
 use super::plan::{Judge, Keyed};
 use super::program;
 use super::record::{host, model, utc_now};
-use super::store::{self, Keep, KeyLock, Store, write_file};
+use super::store::{self, KeyLock, Store};
 use super::workers::Workers;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
@@ -137,7 +139,7 @@ impl Shop<'_> {
         actions::write(self.store(), &record, keep)?;
         self.unsynced.fetch_or(keep == Keep::Later, Ordering::Relaxed);
         // From here on the action is done; what is left of its work folder is only space.
-        let left = store::list(&work).unwrap_or_default();
+        let left = disk::list(&work).unwrap_or_default();
         keep_logs(&left, &self.store().log_dir(&order.keyed.action.key));
         self.leave(&work, &left);
         Ok(End::Done(Box::new(record)))
@@ -150,7 +152,7 @@ impl Shop<'_> {
             return Ok(1);
         }
         let out = work.join("out");
-        store::remove(&out).map_err(|e| Error::io("empty", &out, e))?;
+        disk::remove(&out).map_err(|e| Error::io("empty", &out, e))?;
         let mut folders = vec![out.clone()];
         match &stage.command {
             // A command makes its outputs itself, as files or folders.
@@ -165,7 +167,7 @@ impl Shop<'_> {
         }
         let number =
             |p: &PathBuf| p.file_name()?.to_str()?.strip_prefix("attempt-")?.strip_suffix(".log")?.parse().ok();
-        Ok(store::list(work)?.iter().filter_map(number).max().unwrap_or(0u32) + 1)
+        Ok(disk::list(work)?.iter().filter_map(number).max().unwrap_or(0u32) + 1)
     }
 
     /// A spare folder as the work folder, unless there is one from an earlier attempt.
@@ -180,14 +182,14 @@ impl Shop<'_> {
     /// the logs were kept.
     fn leave(&self, work: &Path, left: &[PathBuf]) {
         let is_bare = [work.join("attempt-1.log"), work.join("out")] == *left
-            && store::list(&left[1]).is_ok_and(|left| left.is_empty());
+            && disk::list(&left[1]).is_ok_and(|left| left.is_empty());
         let mut spares = self.spares();
         let spare = work.with_file_name(format!("{}{}-{}", store::SPARE, std::process::id(), spares.len()));
         if is_bare && spares.len() < SPARES && std::fs::rename(work, &spare).is_ok() {
             return spares.push(spare);
         }
         drop(spares);
-        let _ = store::remove(work);
+        let _ = disk::remove(work);
     }
 
     fn spares(&self) -> MutexGuard<'_, Vec<PathBuf>> {
@@ -196,7 +198,7 @@ impl Shop<'_> {
 
     /// To be called when no more actions come.
     pub fn clean_up(&self) {
-        self.spares().drain(..).for_each(|spare| drop(store::remove(&spare)));
+        self.spares().drain(..).for_each(|spare| drop(disk::remove(&spare)));
     }
 
     /// Starts what does the work and waits for it: a command's program, or a worker.
@@ -369,7 +371,7 @@ impl Shop<'_> {
 
 /// Names in `out` that no output has, and which publishing left there.
 fn undeclared(stage: &Stage, out: &Path) -> Vec<String> {
-    let paths = store::list(out).unwrap_or_default();
+    let paths = disk::list(out).unwrap_or_default();
     let names = paths.iter().filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
     names.filter(|n| !stage.outputs.contains_key(n)).collect()
 }

@@ -3,8 +3,9 @@
 //! is under way. For people and programs that look back (`history`); nothing that runs a stage reads it, and failing to
 //! write it must not break a run: the first failure is remembered, the rest is silence.
 
+use super::disk::{Keep, unique, write_file};
 use super::event::{Event, Listener, StageEnd, State, What};
-use super::store::{Keep, Store, unique, write_file};
+use super::store::Store;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, Write};

@@ -44,12 +44,12 @@
 //! This module does not know what an action is made of.
 
 use super::digest::{Digest, Links, Measured, measure, walk};
+use super::disk::{Keep, list, relocate, seal, sync_dir, unique, write_atomic};
 use super::key::Key;
 use super::remote::Remote;
 use crate::error::{Error, ErrorKind, Result};
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -58,9 +58,6 @@ const TAG: &str =
 
 /// Names of work folders that wait for their next use begin so.
 pub const SPARE: &str = ".spare-";
-
-/// With more files than this one flush of the file system is cheaper than one per file.
-const FLUSH_EACH: usize = 32;
 
 #[derive(Debug)]
 pub struct Store {
@@ -82,17 +79,6 @@ impl KeyLock {
     pub fn file(&self) -> &File {
         &self.file
     }
-}
-
-/// When something new must have reached the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// Before it is named: what took long to make must outlast a power failure.
-    Now,
-    /// With the next [`Store::sync`]. A power failure before it costs what the action cost, which was less than forcing its
-    /// files to disk one by one (8 ms each where it was measured); it cannot give a wrong result: a record proves itself by
-    /// its check, and an artifact is compared with its digest before it is used.
-    Later,
 }
 
 /// What a look at an artifact without reading it says.
@@ -319,125 +305,6 @@ impl Store {
             }
         }
         Ok(all)
-    }
-}
-
-/// Sorted children of a folder; none if it does not exist.
-pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |e| Error::io("list", dir, e);
-    let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
-        other => other.map_err(failed)?,
-    };
-    let mut paths = entries.map(|e| e.map(|e| e.path())).collect::<io::Result<Vec<_>>>().map_err(failed)?;
-    paths.sort();
-    Ok(paths)
-}
-
-/// Moves a file or folder. Onto another file system it is copied beside its place first, so that it too appears whole.
-fn relocate(from: &Path, to: &Path, keep: Keep) -> io::Result<()> {
-    match fs::rename(from, to) {
-        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {}
-        other => return other,
-    }
-    let beside = to.with_file_name(unique());
-    let moved = copy_all(from, &beside).and_then(|()| seal(&beside, keep)).and_then(|()| fs::rename(&beside, to));
-    if moved.is_err() {
-        let _ = remove(&beside);
-    }
-    moved.and_then(|()| remove(from))
-}
-
-/// A file or folder, with the permissions of files. On one file system that can, the copy shares its blocks with the
-/// original: `fs::copy` asks the kernel to copy.
-pub fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in walkdir::WalkDir::new(from) {
-        let entry = entry?;
-        let place = super::digest::join(to, entry.path().strip_prefix(from).unwrap_or(Path::new("")));
-        if entry.file_type().is_dir() {
-            fs::create_dir_all(&place)?;
-        } else {
-            fs::copy(entry.path(), &place)?;
-        }
-    }
-    Ok(())
-}
-
-/// A name for what is not finished. No other process on any host has it; gc knows it by its beginning.
-pub fn unique() -> String {
-    let random = getrandom::u64().unwrap_or_else(|_| {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        now.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(32)
-    });
-    format!(".tmp-{random:016x}")
-}
-
-/// Writes a file so that at every instant, a power failure included, either the old or the new one is there, whole.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    write_file(path, bytes, Keep::Now)
-}
-
-/// Writes a file so that no process sees it half written. With [`Keep::Later`] a power failure may leave less: for what
-/// proves itself when it is read.
-pub fn write_file(path: &Path, bytes: &[u8], keep: Keep) -> io::Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    let temporary = parent.join(unique());
-    let create = || match File::create(&temporary) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(parent).and_then(|()| File::create(&temporary))
-        }
-        other => other,
-    };
-    let written = create()
-        .and_then(|mut f| f.write_all(bytes).and_then(|()| if keep == Keep::Now { f.sync_all() } else { Ok(()) }))
-        .and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written.and_then(|()| if keep == Keep::Now { sync_dir(parent) } else { Ok(()) })
-}
-
-/// A rename is on disk only once its folder is.
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-/// Makes every file read-only and, if it is to be kept now, forces everything to disk.
-fn seal(path: &Path, keep: Keep) -> io::Result<()> {
-    let mut files = 0;
-    let mut dirs = Vec::new();
-    for entry in walkdir::WalkDir::new(path) {
-        let entry = entry?;
-        if entry.file_type().is_dir() {
-            dirs.push(entry.into_path());
-            continue;
-        }
-        let mode = entry.metadata()?.permissions().mode();
-        fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode & !0o222))?;
-        files += 1;
-        if keep == Keep::Now && files <= FLUSH_EACH {
-            File::open(entry.path())?.sync_all()?;
-        }
-    }
-    if keep == Keep::Later {
-        return Ok(());
-    }
-    if files > FLUSH_EACH {
-        return nix::unistd::syncfs(File::open(path)?).map_err(io::Error::from);
-    }
-    dirs.iter().try_for_each(|d| sync_dir(d))
-}
-
-/// Removes a file or a whole folder; absent is fine.
-pub fn remove(path: &Path) -> io::Result<()> {
-    let gone = match fs::symlink_metadata(path) {
-        Ok(m) if m.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match gone {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }
 

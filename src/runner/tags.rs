@@ -1,8 +1,9 @@
 //! Names for what must stay: `v1/tags/NAME.json` holds the keys and artifacts that a name stands for. Gc keeps them.
 
 use super::digest::Digest;
+use super::disk::{list, write_atomic};
 use super::record::utc_now;
-use super::store::{Store, list, write_atomic};
+use super::store::Store;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;

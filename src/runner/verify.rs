@@ -7,13 +7,15 @@
 use super::actions::{self, Lookup, Record};
 use super::agree::{self, Agreement};
 use super::digest::{Digest, Links, join, walk};
+use super::disk;
+use super::disk::Keep;
 use super::event::{Listener, State};
 use super::graph::{Patience, Pipeline, StageId};
 use super::launch::Launcher;
 use super::pool::Limits;
 use super::schedule::{self, Options, Stop};
 use super::select::select;
-use super::store::{self, Keep, Store};
+use super::store::Store;
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -140,10 +142,10 @@ impl Scratch {
         let failed = |e| Error::io("make", &parent, e);
         std::fs::create_dir_all(&parent).map_err(failed)?;
         // Left behind by a process that was killed: nobody has it open, and it is not about to be opened.
-        for old in store::list(&parent)? {
+        for old in disk::list(&parent)? {
             let age = old.metadata().and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok());
             if age.is_some_and(|age| age > SETTLED) && Store::open_alone(&old).is_ok() {
-                let _ = store::remove(&old);
+                let _ = disk::remove(&old);
             }
         }
         let dir = tempfile::tempdir_in(&parent).map_err(failed)?;

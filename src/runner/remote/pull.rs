@@ -4,8 +4,10 @@
 
 use super::super::actions::{self, Lookup};
 use super::super::digest::{Digest, Measured, join};
+use super::super::disk;
+use super::super::disk::{Keep, unique, write_atomic};
 use super::super::key::Key;
-use super::super::store::{self, Keep, Presence, Store, unique, write_atomic};
+use super::super::store::{Presence, Store};
 use super::Found;
 use super::fault::{self, Fault};
 use super::link::{Link, blob_name, record_name, tree_name};
@@ -58,7 +60,7 @@ fn artifact(threads: &Handle, link: &Link, store: &Store, wanted: &Measured) -> 
     let pulled = threads.block_on(link.unless_stopped(link.files(wanted, &folder, &whole)));
     pulled.unwrap_or(Err(Fault::Stopped))?;
     store.publish(&whole, wanted, Keep::Now)?;
-    let _ = store::remove(&folder);
+    let _ = disk::remove(&folder);
     Ok(())
 }
 
@@ -141,7 +143,7 @@ impl Link {
             let temporary = folder.join(unique());
             let fetched = self.blob(file, &temporary).await.and_then(|()| Ok(place(&temporary, &places[0])?));
             if fetched.is_err() {
-                let _ = store::remove(&temporary);
+                let _ = disk::remove(&temporary);
             }
             fetched?;
         }
