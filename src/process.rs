@@ -25,7 +25,7 @@ fn keep_freed_memory() {
 }
 
 /// Tells glibc to let all threads take from two heaps instead of eight for each core: what one thread frees is of use to
-/// the others (measured: a run of 10,000 stages takes a sixth less memory, and no more time).
+/// the others (measured on two cores: a run of 10,000 stages takes 164 to 173 MiB instead of 196, and some 5 % more time).
 fn share_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     #[expect(unsafe_code, reason = "mallopt has no safe wrapper; called before any thread starts")]

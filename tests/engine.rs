@@ -126,7 +126,7 @@ fn targets_bring_what_they_need_only() {
 const FAILING: &str = r#"
 [stages.bad]
 kind = "command"
-run = "echo bad >> ran; echo the last words; [ -e fixed ] && echo ok > {outputs.o}"
+run = "while ! [ -e began ]; do sleep 0.01; done; echo bad >> ran; echo the last words; [ -e fixed ] && echo ok > {outputs.o}"
 outputs = { o = "text" }
 resources = { threads = 1 }
 [stages.after]
@@ -136,7 +136,7 @@ inputs = { x = "bad" }
 outputs = { o = "text" }
 [stages.slow]
 kind = "command"
-run = "while ! grep -q bad ran; do sleep 0.02; done; sleep 0.3; echo slow >> ran; echo > {outputs.o}"
+run = "touch began; while ! grep -q bad ran; do sleep 0.02; done; sleep 0.3; echo slow >> ran; echo > {outputs.o}"
 outputs = { o = "text" }
 resources = { threads = 1 }
 [stages.later]

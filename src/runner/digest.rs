@@ -58,7 +58,7 @@ impl Digest {
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// The digits of a digest. Written millions of times, for every path of a large cache.
+/// The digits of a digest, which stand in every path of a cache.
 struct Hex([u8; 64]);
 
 impl std::ops::Deref for Hex {

@@ -1,7 +1,7 @@
 //! Edges: which output stands behind `slot = "stage"`, whether its type fits, and an order of the stages in which
 //! whatever is taken comes first. Knows nothing of where values come from.
 
-use super::graph::{Edge, Few, Origin, Stage, StageId};
+use super::graph::{Edge, Few, Origin, Stage, StageId, few};
 use super::manifest::{Slot, element};
 use super::spec::Spec;
 use super::suggest;
@@ -66,7 +66,7 @@ pub(super) fn connect(spec: &Spec, drafts: &[Draft]) -> Result<Edges> {
             let taken = draft.stage.origins.get(&format!("inputs.{}", open.name)).and_then(|o| o.place.clone());
             return Err(error.at(taken.unwrap_or_else(|| spec.stages[i].place.clone())).hint(hint));
         }
-        edges.push(inputs.into_iter().collect());
+        edges.push(few(inputs));
     }
     Ok(edges)
 }

@@ -15,6 +15,13 @@ use std::time::Duration;
 /// may become long is made of a tree, since it is slow to insert into.
 pub type Few<T> = LiteMap<String, T>;
 
+/// Such a map with no room to spare.
+pub fn few<T>(tree: BTreeMap<String, T>) -> Few<T> {
+    let mut few = Few::with_capacity(tree.len());
+    tree.into_iter().for_each(|(name, value)| drop(few.insert(name, value)));
+    few
+}
+
 /// Index into [`Pipeline::stages`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StageId(pub usize);

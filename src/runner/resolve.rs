@@ -3,7 +3,7 @@
 
 use super::command;
 use super::edges::{Draft, Wire, arrange, connect, order, stated_by};
-use super::graph::{Command, Few, Origin, Patience, Pipeline, Resources, Source, Stage, StageId};
+use super::graph::{Command, Few, Origin, Patience, Pipeline, Resources, Source, Stage, StageId, few};
 use super::layers::{Layers, Overrides, Setting, Stated, Values};
 use super::manifest::{Field, FieldType, Params, Registry, Slot, element};
 use super::quantity;
@@ -83,7 +83,7 @@ impl<'a> Resolver<'a> {
             let ty = o.param().and_then(|p| params.get(p)).and_then(Json::as_str).unwrap_or(&o.ty);
             (o.name.clone(), ty.to_string())
         });
-        let outputs = outputs.collect();
+        let outputs = few(outputs.collect());
         let command = (self.spec.kind.name == command::NAME).then(|| Command { run: words(&params) });
         let stage = Stage {
             name: self.spec.name.clone(),
@@ -93,12 +93,12 @@ impl<'a> Resolver<'a> {
             outputs,
             params,
             operation,
-            sources: sources.into_iter().collect(),
+            sources: few(sources),
             published,
             resources,
             patience,
             turn: 0,
-            origins: self.origins.into_iter().collect(),
+            origins: few(self.origins),
             command,
         };
         Ok(Draft { stage, wires })
