@@ -1,6 +1,7 @@
 //! Who runs when, for how long and how often: shares, urgency, timeouts, further attempts, deaths for lack of memory.
 
 use crate::support::space::Space;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// A stage that notes when it begins and ends.
@@ -184,7 +185,7 @@ fn small_group() -> Option<PathBuf> {
 fn a_program_that_the_kernel_kills_for_memory_is_named_as_such() {
     let Some(group) = small_group() else {
         // The words are tested beside the code that chooses them.
-        eprintln!("this machine lets nobody here make a control group for memory");
+        let _ = writeln!(std::io::stderr(), "this machine lets nobody here make a control group for memory");
         return;
     };
     let run = format!(

@@ -2,6 +2,7 @@
 
 use super::{Dice, SIDE_BY_SIDE, diamond, digests, undisturbed, wipe};
 use crate::support::space::Said;
+use std::io::Write;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ fn runners_of_several_hosts_share_a_cache() {
     let may = std::process::Command::new(HOST[0]).args(&HOST[1..]).arg("true").status();
     if !may.is_ok_and(|status| status.success()) {
         // Runners of one host stand in, which the first test has many of.
-        eprintln!("this machine lets nobody here make name spaces");
+        let _ = writeln!(std::io::stderr(), "this machine lets nobody here make name spaces");
         return;
     }
     let mut dice = Dice::new();
