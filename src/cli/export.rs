@@ -3,16 +3,15 @@
 use super::common::{PipelineArgs, print};
 use super::remote::{RemoteArgs, warn};
 use crate::error::{Error, Result};
-use crate::report::bytes;
+use crate::report::{bytes, count};
 use crate::runner::actions::Record;
 use crate::runner::export::{How, Item, export, spare};
 use crate::runner::graph::{Pipeline, StageId};
 use crate::runner::manifest::Registry;
-use crate::runner::plan::{Judge, Verdict, plan};
-use crate::runner::select::{named, select};
+use crate::runner::plan::{Verdict, verdict};
+use crate::runner::select::named;
 use crate::runner::store::Store;
 use crate::runner::suggest;
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -49,8 +48,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     export(&store, &items, &args.dir, how, args.force)?;
     let (files, total) = items.iter().fold((0, 0), |(f, b), i| (f + i.measured.files, b + i.measured.bytes));
     let note = if args.link { ", as read-only links into the cache: copy a file before changing it" } else { "" };
-    let count = if files == 1 { "1 file".into() } else { format!("{files} files") };
-    print(&format!("{}: {count}, {}{note}\n", args.dir.display(), bytes(total)))
+    print(&format!("{}: {}, {}{note}\n", args.dir.display(), count(files as usize, "file"), bytes(total)))
 }
 
 /// The longest stage name that fits, then an output of it.
@@ -74,19 +72,16 @@ pub fn stage_and_output(pipeline: &Pipeline, what: &str) -> Result<(StageId, Opt
 /// The record of a stage that is up to date.
 fn record(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Record> {
     let name = &pipeline.stage(id).name;
-    let judge = Judge::new(pipeline, store, BTreeSet::new());
-    let verdicts = plan(&judge, &select(pipeline, std::slice::from_ref(name))?)?;
-    let why = match verdicts.into_iter().find(|(of, _)| *of == id) {
-        Some((_, Verdict::Cached(record))) => return Ok(*record),
-        Some((_, Verdict::Run(reasons))) => reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
-        Some((_, Verdict::Waiting(on))) => {
+    let why = match verdict(pipeline, store, id)? {
+        Verdict::Cached(record) => return Ok(*record),
+        Verdict::Run(reasons) => reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        Verdict::Waiting(on) => {
             let names: Vec<String> = on.iter().map(|id| format!("`{}`", pipeline.stage(*id).name)).collect();
             format!("{} must run first", names.join(", "))
         }
-        Some((_, Verdict::Missing(missing))) => {
+        Verdict::Missing(missing) => {
             return Err(missing.first().map_or_else(|| Error::usage("a source is missing"), |m| m.error()));
         }
-        None => "it is not part of the pipeline".into(),
     };
     let file = pipeline.file.display();
     let error = Error::usage(format!("stage `{name}` is not up to date")).because(why);

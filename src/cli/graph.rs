@@ -2,6 +2,7 @@
 
 use super::common::{PipelineArgs, columns, print};
 use crate::error::Result;
+use crate::report::count;
 use crate::runner::graph::{Pipeline, StageId};
 use crate::runner::manifest::Registry;
 use crate::runner::select::select;
@@ -66,7 +67,7 @@ fn table(pipeline: &Pipeline, shown: &[StageId]) -> String {
         let takes = if takes.is_empty() { String::new() } else { format!("<- {}", takes.join(", ")) };
         rows.push(vec![mark, stage.name.clone(), stage.kind.name.to_string(), takes]);
     }
-    let count = if shown.len() == 1 { "1 stage".to_string() } else { format!("{} stages", shown.len()) };
+    let count = count(shown.len(), "stage");
     format!("{}: {count}\n{}", pipeline.name, columns(&rows, "  "))
 }
 

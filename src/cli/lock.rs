@@ -3,6 +3,7 @@
 use super::common::{columns, print};
 use super::verify::says;
 use crate::error::{Error, Result};
+use crate::report::count;
 use crate::report::table::near;
 use crate::runner::actions::{self, Lookup, Record};
 use crate::runner::agree::check_whole;
@@ -43,11 +44,7 @@ pub fn write(pipeline: &Pipeline, ends: &[StageEnd], cache: &Path, quiet: bool) 
     let records = records(pipeline, ends, &store)?;
     let file = path(&pipeline.file);
     Lock::of(&store, pipeline, &records)?.write(&file)?;
-    if quiet { Ok(()) } else { print(&format!("{} locks {}\n", near(&file), stages(records.len()))) }
-}
-
-fn stages(n: usize) -> String {
-    if n == 1 { "1 stage".into() } else { format!("{n} stages") }
+    if quiet { Ok(()) } else { print(&format!("{} locks {}\n", near(&file), count(records.len(), "stage"))) }
 }
 
 /// Read whole: what nobody used in this run was looked at by its size only, and a lock is about every byte.
@@ -89,8 +86,8 @@ fn text(compared: &Compared, lock: &str) -> String {
     let exact = compared.exact.len();
     let all = exact + compared.others.len() + compared.dependent.len() + compared.faults.len();
     let sum = match exact == all {
-        true => format!("{} as locked in {lock}, byte for byte\n", stages(all)),
-        false => format!("{exact} of {} as locked in {lock}, byte for byte\n", stages(all)),
+        true => format!("{} as locked in {lock}, byte for byte\n", count(all, "stage")),
+        false => format!("{exact} of {} as locked in {lock}, byte for byte\n", count(all, "stage")),
     };
     sum + &columns(&rows, "  ")
 }

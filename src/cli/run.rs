@@ -161,11 +161,11 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 
 /// One run.
 pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    let (file, overrides) = (&args.pipeline.pipeline, args.pipeline.overrides());
+    let file = &args.pipeline.pipeline;
     // The others want to know more than that all is cached.
     let is_plain = args.flags.force.is_empty() && !args.flags.dry_run && args.flags.junit.is_none();
     let is_plain = is_plain && !args.lock && !args.locked && args.flags.resource.is_empty();
-    let question = Question::new(file, registry, &overrides, &args.targets).filter(|_| is_plain);
+    let question = is_plain.then(|| Question::new(file, registry, &args.pipeline.overrides(), &args.targets)).flatten();
     if let Some(question) = question {
         let store = args.flags.remote.store(cache)?;
         if let Some(memo) = memo::recall(&store, question) {

@@ -5,15 +5,13 @@ use super::export::stage_and_output;
 use super::log::json;
 use crate::error::{Error, Result};
 use crate::report::table::near;
-use crate::report::{bytes, duration, instant, number};
+use crate::report::{bytes, count, duration, instant, number};
 use crate::runner::actions::{self, Record};
 use crate::runner::digest::Digest;
 use crate::runner::lineage::{Lineage, Maker, find, trace};
 use crate::runner::manifest::Registry;
-use crate::runner::plan::{Judge, Verdict, plan};
-use crate::runner::select::select;
+use crate::runner::plan::{Verdict, verdict};
 use crate::runner::store::Store;
-use std::collections::BTreeSet;
 use std::path::Path;
 
 /// A value longer than this is cut.
@@ -58,10 +56,8 @@ fn of_stage(store: &Store, records: &[Record], file: &str, name: &str, registry:
     let pipeline = PipelineArgs::of(file).load_for([&name.to_string()], registry)?;
     let (id, output) = stage_and_output(&pipeline, name)?;
     let name = &pipeline.stage(id).name;
-    let judge = Judge::new(&pipeline, store, BTreeSet::new());
-    let last = plan(&judge, &select(&pipeline, &[name.to_string()])?)?.pop();
-    let record = match last {
-        Some((found, Verdict::Cached(record))) if found == id => record,
+    let record = match verdict(&pipeline, store, id)? {
+        Verdict::Cached(record) => record,
         _ => {
             let error = Error::usage(format!("stage `{name}` is stale: it has no artifact"));
             return Err(error.hint(format!("`erw run {file} {name}` makes it; `erw why {file} {name}` tells why")));
@@ -86,11 +82,7 @@ fn text(lineage: &Lineage) -> String {
     let kind = lineage.ty.as_deref().unwrap_or("artifact");
     let mut text = format!("{kind} {}\n", lineage.digest);
     if let (Some(n), Some(files)) = (lineage.bytes, lineage.files) {
-        text.push_str(&format!(
-            "  {} in {}\n",
-            bytes(n),
-            if files == 1 { "1 file".into() } else { format!("{files} files") }
-        ));
+        text.push_str(&format!("  {} in {}\n", bytes(n), count(files as usize, "file")));
     }
     let path = if lineage.present { near(&lineage.path) } else { "no longer in the store".into() };
     text.push_str(&format!("  {path}\n"));

@@ -53,6 +53,11 @@ pub fn instant(utc: &str) -> String {
     }
 }
 
+/// `1 stage`, `3 stages`.
+pub fn count(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
 /// `512 B`, `3.4 MiB`.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];

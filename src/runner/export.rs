@@ -1,8 +1,7 @@
 //! Takes an artifact out of the cache, as a folder for others. It is read whole first, and appears whole or not at all.
 
 use super::digest::Measured;
-use super::disk;
-use super::disk::{copy_all, unique};
+use super::disk::{self, copy_all, unique};
 use super::place::place;
 use super::store::{Store, damaged};
 use crate::error::{Error, Result};

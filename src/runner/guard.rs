@@ -33,22 +33,15 @@ impl Look {
 
 /// How the inputs of an action looked before it ran.
 #[derive(Debug)]
-pub struct Watch(BTreeMap<Digest, Option<Looks>>);
+pub struct Watch(BTreeMap<Digest, Looks>);
 
 impl Watch {
-    pub fn over<'d>(store: &Store, artifacts: impl Iterator<Item = &'d Digest>) -> Self {
-        Self(artifacts.map(|d| (*d, looks(store, d))).collect())
-    }
-
     /// Those that were written to.
     pub fn changed(&self, store: &Store) -> Vec<Digest> {
         let same = |now: &Looks, before: &Looks| {
             now.len() == before.len() && !now.iter().zip(before).any(|(now, before)| now.is_written(before))
         };
-        let is_same = |digest: &Digest, before: &Option<Looks>| match (looks(store, digest), before) {
-            (Some(now), Some(before)) => same(&now, before),
-            (now, before) => now.is_none() && before.is_none(),
-        };
+        let is_same = |digest: &Digest, before: &Looks| looks(store, digest).is_some_and(|now| same(&now, before));
         self.0.iter().filter(|(digest, before)| !is_same(digest, before)).map(|(digest, _)| *digest).collect()
     }
 }
@@ -71,6 +64,12 @@ impl Sound {
             self.known().insert(*digest, now);
         }
         sound
+    }
+
+    /// Watches artifacts that were just found sound, from how they looked then.
+    pub fn watch<'d>(&self, artifacts: impl Iterator<Item = &'d Digest>) -> Watch {
+        let known = self.known();
+        Watch(artifacts.filter_map(|digest| Some((*digest, known.get(digest)?.clone()))).collect())
     }
 
     /// Just published with this digest.

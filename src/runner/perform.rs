@@ -7,8 +7,7 @@
 use super::actions::{self, Output, Record, Shown};
 use super::attempt::Job;
 use super::digest::{Digest, Measured, measure};
-use super::disk;
-use super::disk::{Keep, write_file};
+use super::disk::{self, Keep, write_file};
 use super::ending::MemoryDeaths;
 use super::event::{Failure, WorkerEvent};
 use super::files::{digest_now, keep_listing};
@@ -120,7 +119,7 @@ impl Shop<'_> {
         starting(Start { attempt, log: log.clone() });
         let began = Instant::now();
         // The program's own kinds only read their inputs.
-        let watch = stage.command.as_ref().map(|_| Watch::over(self.store(), order.inputs.values()));
+        let watch = stage.command.as_ref().map(|_| self.sound.watch(order.inputs.values()));
         let report = self.attempt(order, grant, &work, &log, tell)?;
         self.inputs_unchanged(order, watch)?;
         match report.finish {

@@ -10,6 +10,7 @@ use super::graph::{Pipeline, Source, Stage, StageId};
 use super::key::{self, Action, Key};
 use super::past::Past;
 use super::reason::{self, Reason};
+use super::select::select;
 use super::store::{Presence, Store};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -237,6 +238,14 @@ pub fn plan(judge: &Judge<'_>, selected: &[StageId]) -> Result<Vec<(StageId, Ver
         verdicts.push((id, verdict));
     }
     Ok(verdicts)
+}
+
+/// The verdict on one stage.
+pub fn verdict(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Verdict> {
+    let selected = select(pipeline, std::slice::from_ref(&pipeline.stage(id).name))?;
+    let verdicts = plan(&Judge::new(pipeline, store, BTreeSet::new()), &selected)?;
+    let own = verdicts.into_iter().find(|(of, _)| *of == id).map(|(_, verdict)| verdict);
+    own.ok_or_else(|| Error::internal("a stage was planned and not judged"))
 }
 
 /// Digests by slot, from the records of the stages that feed it.

@@ -7,8 +7,7 @@
 use super::actions::{self, Lookup, Record};
 use super::agree::{self, Agreement};
 use super::digest::{Digest, Links, join, walk};
-use super::disk;
-use super::disk::Keep;
+use super::disk::{self, Keep};
 use super::event::{Listener, State};
 use super::graph::{Patience, Pipeline, StageId};
 use super::launch::Launcher;

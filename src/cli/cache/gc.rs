@@ -1,9 +1,8 @@
 //! `erw cache gc`: which records are in use, what goes by the rules, and what is said about it.
 
-use super::count;
 use crate::cli::common::{columns, print};
 use crate::error::Result;
-use crate::report::{bytes, duration};
+use crate::report::{bytes, count, duration};
 use crate::runner::gc::{self, Keep, Rules, Sweep, Why};
 use crate::runner::graph::Pipeline;
 use crate::runner::key::Key;

@@ -1,10 +1,9 @@
 //! `erw cache ls` and `erw cache du`: what is stored, who made it, and what takes the room.
 
-use super::count;
 use crate::cli::common::{columns, print};
 use crate::error::{Error, Result};
-use crate::report::bytes;
 use crate::report::table::near;
+use crate::report::{bytes, count};
 use crate::runner::digest::{Links, walk};
 use crate::runner::inventory::{Artifact, Maker, artifacts};
 use crate::runner::store::Store;

@@ -9,7 +9,7 @@ use super::common::print;
 use super::remote::RemoteArgs;
 use super::show;
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::bytes;
+use crate::report::{bytes, count};
 use crate::runner::inventory;
 use crate::runner::manifest::Registry;
 use crate::runner::store::Store;
@@ -82,8 +82,4 @@ fn verify(store: &Store) -> Result<()> {
     let error = Error::new(ErrorKind::Damaged, format!("{found} in the cache is not what was written"));
     let error = verified.damaged.iter().fold(error, |e, d| e.because(d));
     Err(error.hint("moved to quarantine; `erw run` makes what it needs anew"))
-}
-
-fn count(n: usize, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }

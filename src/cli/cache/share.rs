@@ -1,11 +1,11 @@
 //! `erw cache push`, `pull` and `status`: between this cache and the one that others share. Here the remote is what the
 //! user asks for, so its being out of order is an error.
 
-use super::{count, tag};
+use super::tag;
 use crate::cli::common::{PipelineArgs, columns, print};
 use crate::cli::remote::{RemoteArgs, warn};
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::bytes;
+use crate::report::{bytes, count};
 use crate::runner::actions::{self, Record};
 use crate::runner::manifest::Registry;
 use crate::runner::plan::{Judge, Verdict, plan};

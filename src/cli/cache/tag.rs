@@ -1,8 +1,8 @@
 //! `erw cache tag` and `untag`: names that keep what they stand for from being thrown away.
 
-use super::count;
 use crate::cli::common::{PipelineArgs, columns, file_and_stage, print};
 use crate::error::{Error, Result};
+use crate::report::count;
 use crate::runner::actions::Record;
 use crate::runner::digest::Digest;
 use crate::runner::inventory::{find, looks_like_digest, records_of};

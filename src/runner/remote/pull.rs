@@ -4,8 +4,7 @@
 
 use super::super::actions::{self, Lookup};
 use super::super::digest::{Digest, Measured, join};
-use super::super::disk;
-use super::super::disk::{Keep, unique, write_atomic};
+use super::super::disk::{self, Keep, unique, write_atomic};
 use super::super::key::Key;
 use super::super::store::{Presence, Store};
 use super::Found;

@@ -10,7 +10,7 @@
 //!                         '-- Running   an attempt failed and another is due: wait, then start again
 //! any of Waiting, Ready, Running -> Skipped                  something failed, a stop was asked for, or it became pointless
 //! ```
-//! Every transition passes through `Scheduler::set`, which also counts for each stage how many of the stages it needs
+//! Every transition passes through `Scheduler::set` (`transitions`), which also counts for each stage how many of the stages it needs
 //! are not known yet; so a run of many thousand stages looks at each edge once. A stage is judged as soon as its inputs
 //! are known and not before: keys hold contents, so an upstream stage that ran and made equal bytes leaves the rest cached.
 //!
@@ -24,6 +24,7 @@ mod judging;
 mod stop;
 mod sum;
 mod telling;
+mod transitions;
 
 pub use self::stop::Stop;
 
@@ -282,39 +283,6 @@ impl<'a> Scheduler<'a> {
         self.finish()
     }
 
-    /// The one door for transitions.
-    fn set(&mut self, id: StageId, state: State) {
-        let is_known = |state| matches!(state, State::Cached | State::Done);
-        let before = std::mem::replace(&mut self.stages[id.0].state, state);
-        if is_known(before) != is_known(state) {
-            for i in 0..self.stages[id.0].needed_by.len() {
-                let dependent = self.stages[id.0].needed_by[i];
-                let lacks = &mut self.stages[dependent.0].lacks;
-                *lacks = if is_known(state) { *lacks - 1 } else { *lacks + 1 };
-                self.note_judgeable(dependent);
-            }
-        }
-        self.note_judgeable(id);
-        self.say(What::State { stage: self.stage(id).name.clone(), state });
-        if state.is_settled() {
-            let end = self.end(id);
-            self.say(What::Ended(Box::new(end)));
-        }
-        self.has_failed |= state == State::Failed;
-        if matches!(state, State::Failed | State::Suspended) {
-            self.skip_dependents(id);
-        }
-    }
-
-    fn note_judgeable(&mut self, id: StageId) {
-        let progress = &self.stages[id.0];
-        if progress.state == State::Waiting && progress.lacks == 0 {
-            self.judgeable.insert(id);
-        } else {
-            self.judgeable.remove(&id);
-        }
-    }
-
     fn stage(&self, id: StageId) -> &'a Stage {
         &self.pipeline.stages[id.0]
     }
@@ -484,32 +452,6 @@ impl<'a> Scheduler<'a> {
             State::Unknown | State::Cached | State::Done => 0.0,
             _ => past.and_then(|past| past.seconds(&self.pipeline.name, self.stage(id))).unwrap_or(1.0),
         })
-    }
-
-    /// Skips all that needs `id`. With a stack of its own: a chain may be many thousand stages long.
-    fn skip_dependents(&mut self, id: StageId) {
-        let mut blocked = vec![id];
-        while let Some(id) = blocked.pop() {
-            for i in 0..self.stages[id.0].needed_by.len() {
-                let dependent = self.stages[id.0].needed_by[i];
-                // One that needs several of the skipped is told once.
-                if self.state(dependent) == State::Waiting {
-                    self.set_skipped(dependent, format!("needs `{}`", self.stage(id).name));
-                    blocked.push(dependent);
-                }
-            }
-        }
-    }
-
-    /// Skips a stage and all that needs it.
-    fn skip(&mut self, id: StageId, message: String) {
-        self.set_skipped(id, message);
-        self.skip_dependents(id);
-    }
-
-    fn set_skipped(&mut self, id: StageId, message: String) {
-        self.stages[id.0].failure = Some(Failure { message, ..Failure::default() });
-        self.set(id, State::Skipped);
     }
 
     /// Settles what never started and draws the sum.
