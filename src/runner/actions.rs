@@ -39,7 +39,7 @@ pub struct Record {
     pub attempts: u32,
     /// The step that attempt continued from.
     pub resumed: Option<u64>,
-    /// Most memory its process had in use at a time, in bytes. Older records do not tell.
+    /// Most memory its process had in use at a time, in bytes; of a small one, what the runner had. Older records do not tell.
     #[serde(default)]
     pub peak: Option<u64>,
     /// UTC, `2026-01-31T12:00:00.000Z`.

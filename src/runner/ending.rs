@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Clone, Copy)]
 pub struct Ended {
     pub status: ExitStatus,
-    /// Most memory that it, or one of its children that it waited for, had in use at a time, in bytes.
+    /// Most memory that it, or one of its children that it waited for, had in use at a time, in bytes. The kernel counts what
+    /// this process held when it started the other, so of a small program it is a bound from above.
     pub peak: u64,
 }
 
