@@ -15,7 +15,9 @@
 //!
 //! The file knows nothing of paths, losses or sampling.
 
+mod block;
 mod config;
+mod embed;
 pub mod release;
 mod tables;
 
@@ -23,137 +25,16 @@ pub use config::{NAMES, SiTConfig};
 pub use tables::{rotary_2d, sincos_2d, timestep_sinusoid};
 
 use super::projector::Projector;
-use crate::ml::nn::{self, LayerNorm, Linear};
-use crate::ml::weights::{Tensors, xavier_uniform};
+use crate::ml::nn::{self, Linear};
+use crate::ml::weights::Tensors;
+use block::{Block, chunks};
 use candle_core::{Device, Result, Tensor, bail};
 use candle_nn::{Init, Module, VarBuilder};
+use embed::{PatchEmbed, TimeEmbed};
 
 const NORM_EPS: f64 = 1e-6;
-const QK_NORM_EPS: f64 = 1e-5;
-const SINUSOID: usize = 256;
 const ZERO: Init = Init::Const(0.0);
 const TABLE: Init = Init::Randn { mean: 0.0, stdev: 0.02 };
-
-/// Patches `[B, C, H, W]` to tokens `[B, N, D]`: a convolution of stride p, done as a matrix product.
-struct PatchEmbed {
-    linear: Linear,
-    patch: usize,
-}
-
-impl PatchEmbed {
-    fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
-        let (p, c, d) = (cfg.patch_size, cfg.in_channels, cfg.hidden);
-        let weight = vb.get_with_hints((d, c, p, p), "weight", xavier_uniform(c * p * p, d))?;
-        let bias = vb.get_with_hints(d, "bias", ZERO)?;
-        Ok(Self { linear: Linear::new(weight.reshape((d, c * p * p))?, bias), patch: p })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (b, c, h, w) = x.dims4()?;
-        let p = self.patch;
-        if h % p != 0 || w % p != 0 {
-            bail!("latents of {h}x{w} do not divide into patches of {p}x{p}");
-        }
-        let patches = x.reshape(&[b, c, h / p, p, w / p, p][..])?.permute([0, 2, 4, 1, 3, 5].as_slice())?;
-        self.linear.forward(&patches.reshape((b, h / p * (w / p), c * p * p))?)
-    }
-}
-
-/// The time `[B]` to a vector `[B, D]`.
-struct TimeEmbed {
-    layers: [Linear; 2],
-}
-
-impl TimeEmbed {
-    fn new(hidden: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self {
-            layers: [
-                nn::linear_with(SINUSOID, hidden, TABLE, ZERO, vb.pp("mlp.0"))?,
-                nn::linear_with(hidden, hidden, TABLE, ZERO, vb.pp("mlp.2"))?,
-            ],
-        })
-    }
-
-    fn forward(&self, t: &Tensor) -> Result<Tensor> {
-        let wave = timestep_sinusoid(t, SINUSOID)?;
-        self.layers[1].forward(&nn::silu(&self.layers[0].forward(&wave)?)?)
-    }
-}
-
-struct Attention {
-    heads: usize,
-    qkv: Linear,
-    norms: Option<(LayerNorm, LayerNorm)>,
-    proj: Linear,
-}
-
-impl Attention {
-    fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
-        let norm = |name| LayerNorm::new(cfg.head_dim(), QK_NORM_EPS, true, vb.pp(name));
-        Ok(Self {
-            heads: cfg.heads,
-            qkv: nn::linear(cfg.hidden, 3 * cfg.hidden, vb.pp("qkv"))?,
-            norms: if cfg.qk_norm { Some((norm("q_norm")?, norm("k_norm")?)) } else { None },
-            proj: nn::linear(cfg.hidden, cfg.hidden, vb.pp("proj"))?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
-        let mut qkv = self.qkv.forward(x)?;
-        if let Some((q_norm, k_norm)) = &self.norms {
-            qkv = nn::qk_norm(&qkv, self.heads, q_norm, k_norm)?;
-        }
-        if let Some((cos, sin)) = rope {
-            qkv = nn::rope(&qkv, self.heads, cos, sin)?;
-        }
-        self.proj.forward(&nn::attention(&qkv, self.heads)?)
-    }
-}
-
-struct Mlp {
-    fc1: Linear,
-    fc2: Linear,
-}
-
-impl Mlp {
-    fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
-        let inner = cfg.mlp_width();
-        Ok(Self {
-            fc1: nn::linear(cfg.hidden, inner, vb.pp("fc1"))?,
-            fc2: nn::linear(inner, cfg.hidden, vb.pp("fc2"))?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.fc2.forward(&nn::gelu_tanh(&self.fc1.forward(x)?)?)
-    }
-}
-
-/// A transformer block whose norms and residuals are modulated by the condition (adaLN-Zero).
-struct Block {
-    attn: Attention,
-    mlp: Mlp,
-    modulation: Linear,
-}
-
-impl Block {
-    fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
-        Ok(Self {
-            attn: Attention::new(cfg, vb.pp("attn"))?,
-            mlp: Mlp::new(cfg, vb.pp("mlp"))?,
-            modulation: nn::linear_with(cfg.hidden, 6 * cfg.hidden, ZERO, ZERO, vb.pp("adaLN_modulation.1"))?,
-        })
-    }
-
-    /// `c` is the activated condition `[B, D]`.
-    fn forward(&self, x: &Tensor, c: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
-        let [shift1, scale1, gate1, shift2, scale2, gate2] = chunks(&self.modulation.forward(c)?)?;
-        let y = self.attn.forward(&nn::modulated_norm(x, &shift1, &scale1, NORM_EPS)?, rope)?;
-        let x = nn::gated_residual(x, &gate1, &y)?;
-        let y = self.mlp.forward(&nn::modulated_norm(&x, &shift2, &scale2, NORM_EPS)?)?;
-        nn::gated_residual(&x, &gate2, &y)
-    }
-}
 
 struct FinalLayer {
     linear: Linear,
@@ -172,14 +53,6 @@ impl FinalLayer {
     fn forward(&self, x: &Tensor, c: &Tensor) -> Result<Tensor> {
         let [shift, scale] = chunks(&self.modulation.forward(c)?)?;
         self.linear.forward(&nn::modulated_norm(x, &shift, &scale, NORM_EPS)?)
-    }
-}
-
-/// N equal parts of `[B, N D]`.
-fn chunks<const N: usize>(x: &Tensor) -> Result<[Tensor; N]> {
-    match x.chunk(N, 1)?.try_into() {
-        Ok(parts) => Ok(parts),
-        Err(parts) => bail!("{} modulations where there should be {N}", parts.len()),
     }
 }
 

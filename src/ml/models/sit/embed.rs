@@ -1,0 +1,56 @@
+//! What a SiT's first block is given: tokens of patches, and the time as a vector.
+
+use super::tables::timestep_sinusoid;
+use super::{SiTConfig, TABLE, ZERO};
+use crate::ml::nn::{self, Linear};
+use crate::ml::weights::xavier_uniform;
+use candle_core::{Result, Tensor, bail};
+use candle_nn::{Module, VarBuilder};
+
+const SINUSOID: usize = 256;
+
+/// Patches `[B, C, H, W]` to tokens `[B, N, D]`: a convolution of stride p, done as a matrix product.
+pub struct PatchEmbed {
+    linear: Linear,
+    patch: usize,
+}
+
+impl PatchEmbed {
+    pub fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
+        let (p, c, d) = (cfg.patch_size, cfg.in_channels, cfg.hidden);
+        let weight = vb.get_with_hints((d, c, p, p), "weight", xavier_uniform(c * p * p, d))?;
+        let bias = vb.get_with_hints(d, "bias", ZERO)?;
+        Ok(Self { linear: Linear::new(weight.reshape((d, c * p * p))?, bias), patch: p })
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, c, h, w) = x.dims4()?;
+        let p = self.patch;
+        if h % p != 0 || w % p != 0 {
+            bail!("latents of {h}x{w} do not divide into patches of {p}x{p}");
+        }
+        let patches = x.reshape(&[b, c, h / p, p, w / p, p][..])?.permute([0, 2, 4, 1, 3, 5].as_slice())?;
+        self.linear.forward(&patches.reshape((b, h / p * (w / p), c * p * p))?)
+    }
+}
+
+/// The time `[B]` to a vector `[B, D]`.
+pub struct TimeEmbed {
+    layers: [Linear; 2],
+}
+
+impl TimeEmbed {
+    pub fn new(hidden: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            layers: [
+                nn::linear_with(SINUSOID, hidden, TABLE, ZERO, vb.pp("mlp.0"))?,
+                nn::linear_with(hidden, hidden, TABLE, ZERO, vb.pp("mlp.2"))?,
+            ],
+        })
+    }
+
+    pub fn forward(&self, t: &Tensor) -> Result<Tensor> {
+        let wave = timestep_sinusoid(t, SINUSOID)?;
+        self.layers[1].forward(&nn::silu(&self.layers[0].forward(&wave)?)?)
+    }
+}
