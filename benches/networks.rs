@@ -7,13 +7,14 @@
 //! Every case runs in a process of its own, so that its peak memory (VmHWM) is its own. Weights are random: time does
 //! not depend on them. The last column relates a network's rate to that of a 2048^3 f32 matrix product in the same
 //! process; it counts operations by definition, so a convolution that needs fewer may pass 1.
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
+mod support;
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use erw::ml::data::decode::Orientation;
 use erw::ml::data::source::{Preparation, Source};
 use erw::ml::data::transform::Transform;
-use erw::ml::kernels::matmul::{Mat, Threads, matmul};
 use erw::ml::models::encoder::{Encoder, EncoderConfig};
 use erw::ml::models::inception::{Inception, Input, SIDE};
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
@@ -24,48 +25,13 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use support::{best, peak_mib};
 
 const CASES: [&str; 5] = ["dinov2-b", "vae-encode", "vae-decode", "inception", "images"];
-/// Asks a child for one case.
-const CHILD: &str = "--child";
 const CPU: Device = Device::Cpu;
 
 fn main() {
-    erw::process::tune(true);
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if let [flag, case] = args.as_slice()
-        && flag == CHILD
-    {
-        println!("{}", measure(case).unwrap());
-        return;
-    }
-    // cargo adds `--bench`.
-    let wanted: Vec<&str> = args.iter().map(String::as_str).filter(|a| !a.starts_with("--")).collect();
-    if let Some(unknown) = wanted.iter().find(|w| !CASES.contains(w)) {
-        println!("no case {unknown}; there are {}", CASES.join(", "));
-        std::process::exit(2);
-    }
-    println!(
-        "{:<12} {:>8} {:>9} {:>8} {:>15} {:>9} {:>9}",
-        "case", "seconds", "images/s", "GFLOP/s", "matmul GFLOP/s", "of matmul", "peak MiB"
-    );
-    for case in CASES.iter().filter(|c| wanted.is_empty() || wanted.contains(*c)) {
-        let mut child = Command::new(std::env::current_exe().unwrap());
-        let output = child.args([CHILD, case]).stderr(Stdio::inherit()).output().unwrap();
-        let m: Value = serde_json::from_slice(&output.stdout).expect("a case that runs");
-        let show = |name: &str, digits: usize| m[name].as_f64().map_or("-".into(), |x| format!("{x:.digits$}"));
-        println!(
-            "{case:<12} {:>8} {:>9} {:>8} {:>15} {:>9} {:>9}",
-            show("seconds", 2),
-            show("images_per_s", 0),
-            show("gflops", 0),
-            show("matmul_gflops", 0),
-            show("of_matmul", 2),
-            show("peak_mib", 0)
-        );
-    }
+    support::table(&CASES, "images/s", measure);
 }
 
 /// Runs one case: once to warm up, then the best of some.
@@ -99,11 +65,7 @@ fn measure(case: &str) -> Result<Value> {
         }
         _ => return images(),
     };
-    let (rate, peak) = (gflop / seconds, peak_mib());
-    let matmul = matmul_gflops()?;
-    Ok(
-        json!({"seconds": seconds, "gflops": rate, "matmul_gflops": matmul, "of_matmul": rate / matmul, "peak_mib": peak}),
-    )
+    support::rated(seconds, gflop, None)
 }
 
 /// The work of the `images` stage on files as ImageNet's: decoding and ADM's centre crop to 256 pixels, on all cores.
@@ -113,7 +75,7 @@ fn images() -> Result<Value> {
     let source = Source::open(&dir, None, None)?;
     let how = Preparation { transform: Transform::CenterCropDhariwal, size: 256, orientation: Orientation::Ignore };
     let seconds = best(3, || (0..source.len()).into_par_iter().try_for_each(|i| source.load(i, &how).map(drop)))?;
-    Ok(json!({"seconds": seconds, "images_per_s": files.len() as f64 / seconds, "peak_mib": peak_mib()}))
+    Ok(json!({"seconds": seconds, "per_s": files.len() as f64 / seconds, "peak_mib": peak_mib()}))
 }
 
 /// 192 JPEG and 64 PNG files of 500 x 375 pixels, made when they are not there: waves, and noise as of film grain.
@@ -132,35 +94,6 @@ fn image_files(dir: &Path) -> Vec<PathBuf> {
         picture.save(path).unwrap();
     });
     paths
-}
-
-/// Seconds of the fastest of `repeats` runs, after one that is not counted.
-fn best(repeats: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
-    run()?;
-    let mut fastest = f64::INFINITY;
-    for _ in 0..repeats {
-        let start = Instant::now();
-        run()?;
-        fastest = fastest.min(start.elapsed().as_secs_f64());
-    }
-    Ok(fastest)
-}
-
-fn matmul_gflops() -> Result<f64> {
-    const N: usize = 2048;
-    let (a, b, mut c) = (vec![0.5f32; N * N], vec![0.25f32; N * N], vec![0f32; N * N]);
-    let seconds = best(5, || {
-        matmul(&mut c, false, 1.0, Mat::new(&a, N, N), Mat::new(&b, N, N), Threads::Pool);
-        Ok(())
-    })?;
-    Ok(2.0 * (N as f64).powi(3) / seconds / 1e9)
-}
-
-/// Largest resident size of this process so far; NaN where the system does not say.
-fn peak_mib() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok()).map_or(f64::NAN, |kib| kib / 1024.0)
 }
 
 fn normal(shape: &[usize]) -> Result<Tensor> {

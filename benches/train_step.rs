@@ -1,0 +1,172 @@
+//! One step of training, of warmup and of sampling a SiT at 32 x 32 x 4, in f32; benches/pytorch/train_step.py is the same
+//! in PyTorch.
+//!
+//!     cargo bench --bench train_step                      # all
+//!     cargo bench --bench train_step -- sit-s/2 sit-b/2   # some
+//!
+//! A training step is the forward and backward pass of velocity and alignment loss (one projector, 2048 wide, to 768
+//! features, behind block 4), clipping, AdamW and the moving average, as the program's own loop does them, on data in
+//! memory. Seconds are those of the fastest of some steps after a first. Operations are the matrix products of the
+//! forward pass, twice as many backward, and once more where activations are computed anew; attention's own
+//! recomputation of scores is not counted.
+#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
+mod support;
+
+use candle_core::{DType, Device, Result, Tensor};
+use erw::ml::loss;
+use erw::ml::models::sit::{SiT, SiTConfig};
+use erw::ml::optim::AdamWConfig;
+use erw::ml::path::Path;
+use erw::ml::rng::{Purpose, normal_rows};
+use erw::ml::train::{Fit, FitConfig, Observer, Silent, StepLoss, fit};
+use erw::ml::weights::ParamSet;
+use serde_json::Value;
+use std::sync::Mutex;
+use std::time::Instant;
+
+const CASES: [&str; 4] = ["sit-s/2", "sit-b/2", "warmup-b/2", "sample-b/2"];
+const CPU: Device = Device::Cpu;
+/// Steps after the first.
+const REPEATS: u64 = 4;
+const FEATURES: usize = 768;
+
+fn main() {
+    support::table(&CASES, "samples/s", measure);
+}
+
+fn measure(case: &str) -> Result<Value> {
+    let (kind, size) = case.split_once('-').unwrap();
+    let name = format!("SiT-{}", size.to_uppercase());
+    let batch = if size == "s/2" { 8 } else { 4 };
+    let config = config(&name, kind == "warmup")?;
+    let (seconds, gflop) = match kind {
+        "sample" => (sampling(&config, batch)?, forward_gflop(&config, 12, true, false)),
+        "warmup" => (training(&config, batch)?, 3.0 * forward_gflop(&config, 4, false, true)),
+        _ => (training(&config, batch)?, 3.0 * forward_gflop(&config, 12, true, true)),
+    };
+    support::rated(seconds, gflop * batch as f64, Some(batch as f64 / seconds))
+}
+
+fn config(name: &str, warmup: bool) -> Result<SiTConfig> {
+    let (hidden, depth, heads, patch_size) = SiTConfig::sizes(name)?;
+    Ok(SiTConfig {
+        input_size: 32,
+        in_channels: 4,
+        patch_size,
+        hidden,
+        depth,
+        heads,
+        mlp_ratio: 4.0,
+        num_classes: 1000,
+        class_dropout: 0.1,
+        z_dims: vec![FEATURES],
+        projector_dim: 2048,
+        encoder_depth: 4,
+        rope: false,
+        qk_norm: false,
+        warmup_depth: warmup.then_some(4),
+    })
+}
+
+/// Operations of the forward pass of one sample, in 10^9.
+fn forward_gflop(c: &SiTConfig, blocks: usize, last_layer: bool, projector: bool) -> f64 {
+    let [d, n, patch, inner] =
+        [c.hidden, c.tokens(), c.patch_size.pow(2) * c.in_channels, c.mlp_width()].map(|x| x as f64);
+    let block = n * (2.0 * d * (4.0 * d + 2.0 * inner) + 4.0 * n * d) + 12.0 * d * d;
+    let embedders = 2.0 * n * patch * d + 2.0 * d * (256.0 + d);
+    let last = 2.0 * n * patch * d + 4.0 * d * d;
+    let w = c.projector_dim as f64;
+    let head = 2.0 * n * (d * w + w * w + w * FEATURES as f64);
+    let when = |wanted: bool, x: f64| if wanted { x } else { 0.0 };
+    (blocks as f64 * block + embedders + when(last_layer, last) + when(projector, head)) / 1e9
+}
+
+struct Data {
+    point: Tensor,
+    target: Tensor,
+    t: Tensor,
+    classes: Tensor,
+    features: Tensor,
+}
+
+impl Data {
+    fn new(c: &SiTConfig, batch: usize) -> Result<Self> {
+        let slots: Vec<u64> = (0..batch as u64).collect();
+        let normal = |purpose, shape: &[usize]| normal_rows(0, purpose, 0, &slots, shape, &CPU);
+        let shape = [c.in_channels, c.input_size, c.input_size];
+        let (x, noise) = (normal(Purpose::Posterior, &shape)?, normal(Purpose::Noise, &shape)?);
+        let t: Vec<f32> = slots.iter().map(|s| (*s as f32 + 0.5) / batch as f32).collect();
+        let (point, target) = Path::Linear.point_and_velocity(&x, &noise, &t)?;
+        Ok(Self {
+            point,
+            target,
+            t: Tensor::new(t, &CPU)?,
+            classes: Tensor::new(slots.iter().map(|s| *s as u32).collect::<Vec<_>>(), &CPU)?,
+            features: normal(Purpose::Probe, &[c.tokens(), FEATURES])?,
+        })
+    }
+}
+
+/// Hears when steps end.
+struct Watch(Mutex<Vec<Instant>>);
+
+impl Observer for Watch {
+    fn progress(&self, _: u64, _: u64) {
+        self.0.lock().unwrap().push(Instant::now());
+    }
+    fn metric(&self, step: u64, name: &str, value: f64) {
+        Silent.metric(step, name, value);
+    }
+    fn checkpointed(&self, step: u64) {
+        Silent.checkpointed(step);
+    }
+    fn resumed(&self, step: u64) {
+        Silent.resumed(step);
+    }
+    fn log(&self, text: &str) {
+        Silent.log(text);
+    }
+    fn should_stop(&self) -> bool {
+        false
+    }
+}
+
+fn training(config: &SiTConfig, batch: usize) -> Result<f64> {
+    let data = Data::new(config, batch)?;
+    let (params, vb) = ParamSet::init(0, DType::F32, &CPU);
+    let model = SiT::new(config, vb)?;
+    let mut step = |_: u64, _: usize| {
+        let loss = if config.warmup_depth.is_some() {
+            let projections = model.projections(&data.point, &data.t, &data.classes)?;
+            loss::alignment(std::slice::from_ref(&data.features), &projections)?
+        } else {
+            let (v, projections) = model.forward(&data.point, &data.t, &data.classes)?;
+            let align = loss::alignment(std::slice::from_ref(&data.features), &projections)?;
+            (loss::velocity(&v, &data.target)? + (align * 0.5)?)?
+        };
+        Ok(StepLoss { loss, parts: vec![] })
+    };
+    let fit_config = FitConfig {
+        steps: REPEATS + 1,
+        optimizer: AdamWConfig { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 },
+        max_grad_norm: 1.0,
+        ema_decay: 0.9999,
+        accumulate: 1,
+        checkpoint_every: 0,
+        log_every: 1,
+        checkpoint_dir: "target/no-such-checkpoints".into(),
+    };
+    let watch = Watch(Mutex::default());
+    let Fit::Done(_) = fit(&params, &fit_config, &watch, &mut step)? else { unreachable!("nobody stops it") };
+    let ends = watch.0.into_inner().unwrap();
+    Ok(ends.windows(2).map(|w| (w[1] - w[0]).as_secs_f64()).fold(f64::INFINITY, f64::min))
+}
+
+/// One evaluation of the velocity, as samplers do it.
+fn sampling(config: &SiTConfig, batch: usize) -> Result<f64> {
+    let data = Data::new(config, batch)?;
+    let (_, vb) = ParamSet::init(0, DType::F32, &CPU);
+    let model = SiT::new(config, vb)?;
+    support::best(REPEATS as usize, || model.velocity(&data.point, &data.t, &data.classes).map(drop))
+}
