@@ -15,17 +15,17 @@ mod support;
 
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::loss;
-use erw::ml::models::sit::{SiT, SiTConfig};
+use erw::ml::models::sit::{Keep, SiT, SiTConfig};
 use erw::ml::optim::AdamWConfig;
 use erw::ml::path::Path;
 use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::{Fit, FitConfig, Observer, Silent, StepLoss, fit};
-use erw::ml::weights::ParamSet;
+use erw::ml::weights::{Frozen, ParamSet};
 use serde_json::Value;
 use std::sync::Mutex;
 use std::time::Instant;
 
-const CASES: [&str; 4] = ["sit-s/2", "sit-b/2", "warmup-b/2", "sample-b/2"];
+const CASES: [&str; 5] = ["sit-s/2", "sit-b/2", "warmup-b/2", "sample-b/2", "checkpointed-b/2"];
 const CPU: Device = Device::Cpu;
 /// Steps after the first.
 const REPEATS: u64 = 4;
@@ -41,9 +41,10 @@ fn measure(case: &str) -> Result<Value> {
     let batch = if size == "s/2" { 8 } else { 4 };
     let config = config(&name, kind == "warmup")?;
     let (seconds, gflop) = match kind {
+        "checkpointed" => (training(&config, batch, Keep::Inputs)?, 4.0 * forward_gflop(&config, 12, true, true)),
         "sample" => (sampling(&config, batch)?, forward_gflop(&config, 12, true, false)),
-        "warmup" => (training(&config, batch)?, 3.0 * forward_gflop(&config, 4, false, true)),
-        _ => (training(&config, batch)?, 3.0 * forward_gflop(&config, 12, true, true)),
+        "warmup" => (training(&config, batch, Keep::Everything)?, 3.0 * forward_gflop(&config, 4, false, true)),
+        _ => (training(&config, batch, Keep::Everything)?, 3.0 * forward_gflop(&config, 12, true, true)),
     };
     support::rated(seconds, gflop * batch as f64, Some(batch as f64 / seconds))
 }
@@ -132,10 +133,10 @@ impl Observer for Watch {
     }
 }
 
-fn training(config: &SiTConfig, batch: usize) -> Result<f64> {
+fn training(config: &SiTConfig, batch: usize, keep: Keep) -> Result<f64> {
     let data = Data::new(config, batch)?;
     let (params, vb) = ParamSet::init(0, DType::F32, &CPU);
-    let model = SiT::new(config, vb)?;
+    let model = SiT::new(config, vb)?.keeping(keep);
     let mut step = |_: u64, _: usize| {
         let loss = if config.warmup_depth.is_some() {
             let projections = model.projections(&data.point, &data.t, &data.classes)?;
@@ -166,7 +167,10 @@ fn training(config: &SiTConfig, batch: usize) -> Result<f64> {
 /// One evaluation of the velocity, as samplers do it.
 fn sampling(config: &SiTConfig, batch: usize) -> Result<f64> {
     let data = Data::new(config, batch)?;
-    let (_, vb) = ParamSet::init(0, DType::F32, &CPU);
-    let model = SiT::new(config, vb)?;
+    let (params, vb) = ParamSet::init(0, DType::F32, &CPU);
+    SiT::new(config, vb)?;
+    // As the sampler has them: no gradient is asked for.
+    let frozen = Frozen::new(params.tensors().into_iter().map(|(name, t)| (name, t.detach())).collect());
+    let model = SiT::new(config, frozen.builder(DType::F32, &CPU))?;
     support::best(REPEATS as usize, || model.velocity(&data.point, &data.t, &data.classes).map(drop))
 }

@@ -5,6 +5,7 @@ mod support;
 
 mod adversity;
 mod bad_input;
+mod block;
 mod classifier;
 mod compare;
 mod conv;

@@ -4,13 +4,14 @@ use crate::sit::{classes, targets, trainable, without_key_bias};
 use crate::support::golden::{self, Golden};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Init;
+use erw::ml::backprop::Gradients;
 use erw::ml::ema::Ema;
 use erw::ml::loss;
 use erw::ml::models::sit::SiT;
 use erw::ml::optim::{AdamW, AdamWConfig, clip_factor, grad_norm};
 use erw::ml::path::Path;
 use erw::ml::rng::{self, Purpose};
-use erw::ml::weights::{ParamSet, Tensors};
+use erw::ml::weights::ParamSet;
 
 const CPU: Device = Device::Cpu;
 
@@ -36,9 +37,10 @@ fn losses(g: &Golden, model: &SiT, k: usize) -> (Tensor, Tensor) {
     (loss::velocity(&v, &target).unwrap(), loss::alignment(&targets(g), &projections).unwrap())
 }
 
-fn backward(params: &ParamSet, loss: &Tensor) -> Tensors {
-    let mut store = loss.backward().unwrap();
-    params.vars().into_iter().filter_map(|(name, var)| Some((name, store.remove(&var)?))).collect()
+fn backward(params: &ParamSet, loss: &Tensor) -> Gradients {
+    let mut grads = Gradients::new(params);
+    grads.backward(loss).unwrap();
+    grads
 }
 
 #[test]
@@ -65,7 +67,7 @@ fn three_steps(g: &Golden, decay: f64, fused: bool) {
         let loss = (&velocity + (&align * number("proj_coeff")).unwrap()).unwrap();
         let grads = backward(&params, &loss);
         let norm = grad_norm(&grads).unwrap();
-        optimizer.step(&params, &grads, clip_factor(norm, number("clip")), &mut ema).unwrap();
+        optimizer.step(&grads, clip_factor(norm, number("clip")), &mut ema).unwrap();
         logs.extend([velocity.to_scalar::<f32>().unwrap(), align.to_scalar::<f32>().unwrap(), norm as f32]);
     }
     g.assert_close("step logs", &Tensor::from_vec(logs, (3, 3), &CPU).unwrap(), &g.get("out/step_logs"), "after");
@@ -84,7 +86,7 @@ fn three_steps(g: &Golden, decay: f64, fused: bool) {
 }
 
 /// Two parameters with numbers, and gradients for them.
-fn small() -> (ParamSet, Tensors) {
+fn small() -> (ParamSet, Gradients) {
     let (params, vb) = ParamSet::init(1, DType::F32, &CPU);
     let normal = Init::Randn { mean: 0.0, stdev: 1.0 };
     vb.get_with_hints((40, 3), "a", normal).unwrap();
@@ -94,7 +96,10 @@ fn small() -> (ParamSet, Tensors) {
         let grad = rng::normal_rows(2, Purpose::Probe, 0, &[id], var.dims(), &CPU).unwrap().get(0).unwrap();
         (name, grad)
     });
-    let grads = grads.collect();
+    // The gradient of a sum of products is the other factor.
+    let products = grads.map(|(name, grad): (String, Tensor)| (params.get(&name).unwrap().as_tensor() * grad).unwrap());
+    let loss = products.map(|t| t.sum_all().unwrap()).reduce(|a, b| (a + b).unwrap()).unwrap();
+    let grads = backward(&params, &loss);
     (params, grads)
 }
 
@@ -112,7 +117,7 @@ fn saved_moments_continue_exactly() {
                 optimizer = AdamW::from_tensors(&params, SMALL, 3, &first, &second).unwrap();
                 ema = Ema::from_tensors(&params, 0.9, &ema.tensors(&params).unwrap()).unwrap();
             }
-            optimizer.step(&params, &grads, 1.0, &mut ema).unwrap();
+            optimizer.step(&grads, 1.0, &mut ema).unwrap();
         }
         let mut all: Vec<f32> = vec![];
         for t in params.tensors().into_values().chain(ema.tensors(&params).unwrap().into_values()) {
@@ -135,7 +140,8 @@ fn moments_of_another_model_are_refused() {
 #[test]
 fn clipping_scales_the_norm_over_all_gradients() {
     let (_, grads) = small();
-    let numbers: Vec<f32> = grads.values().flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect();
+    let numbers: Vec<f32> =
+        grads.tensors().unwrap().values().flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect();
     let want = numbers.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
     let norm = grad_norm(&grads).unwrap();
     assert!((norm - want).abs() < 1e-5 * want);

@@ -3,6 +3,7 @@
 
 pub mod align;
 pub mod augment;
+pub mod backprop;
 pub mod data;
 pub mod ema;
 pub mod formats;

@@ -5,7 +5,7 @@
 //! gradient silently, so nothing here calls them. Models know shapes; this file does not know models.
 
 use super::kernels::{
-    self, attention::Attention, gated::GatedResidual, gelu::Gelu, norm::NormAffine, rope::Rope, swiglu,
+    self, activation::Activation, attention::Attention, gated::GatedResidual, norm::NormAffine, rope::Rope, swiglu,
 };
 use super::weights::xavier_uniform;
 use candle_core::{D, Result, Tensor, bail};
@@ -73,6 +73,14 @@ impl LayerNorm {
         };
         Ok(Self { weight, bias, eps })
     }
+
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    pub fn bias(&self) -> &Tensor {
+        &self.bias
+    }
 }
 
 impl Module for LayerNorm {
@@ -114,7 +122,11 @@ pub fn scaled_residual(x: &Tensor, gamma: &Tensor, y: &Tensor) -> Result<Tensor>
 
 /// Softmax attention: qkv `[B, N, 3 H D]` in the order (3, H, D) to `[B, N, H D]`, scores scaled by 1 / sqrt(D).
 pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
-    if kernels::suits(&[qkv]) { qkv.contiguous()?.apply_op1(Attention { heads }) } else { plain::attention(qkv, heads) }
+    if kernels::suits(&[qkv]) {
+        qkv.contiguous()?.apply_op1(Attention::new(heads))
+    } else {
+        plain::attention(qkv, heads)
+    }
 }
 
 /// Turns the queries and keys of qkv `[B, N, 3 H D]` by tables `[N, D]`; neighbouring channels form a plane.
@@ -137,17 +149,17 @@ pub fn qk_norm(qkv: &Tensor, heads: usize, q_norm: &LayerNorm, k_norm: &LayerNor
 
 /// GELU, tanh form.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(Gelu::Tanh) } else { x.gelu() }
+    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(Activation::GeluTanh) } else { x.gelu() }
 }
 
 /// GELU, exact form.
 pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
-    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(Gelu::Erf) } else { x.gelu_erf() }
+    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(Activation::GeluErf) } else { x.gelu_erf() }
 }
 
 /// CLIP's approximation of GELU, x sigmoid(1.702 x).
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
-    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(Gelu::Quick) } else { plain::quick_gelu(x) }
+    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(Activation::QuickGelu) } else { plain::quick_gelu(x) }
 }
 
 /// SiLU of the first half of the channels times the second half, `[.., 2 H]` to `[.., H]`.
@@ -155,8 +167,9 @@ pub fn swiglu(x: &Tensor) -> Result<Tensor> {
     if kernels::suits(&[x]) { x.contiguous()?.apply_op1(swiglu::SwiGlu) } else { plain::swiglu(x) }
 }
 
+/// x sigmoid(x)
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    x.silu()
+    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(Activation::Silu) } else { x.silu() }
 }
 
 /// The same functions in candle's own operations, for any device and dtype.

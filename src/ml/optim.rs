@@ -4,11 +4,9 @@
 //! The arithmetic follows PyTorch: decay first, bias corrections of both moments, eps outside the root.
 //! candle-nn's optimiser keeps its moments private, which makes an exact resume impossible.
 
+use super::backprop::{Gradient, Gradients};
 use super::ema::{Buffer, Ema, is_fused, to_tensors};
-use super::kernels::{
-    self,
-    adamw::{self, Mix},
-};
+use super::kernels::adamw::{self, Mix};
 use super::weights::{ParamSet, Tensors};
 use candle_core::{DType, Result, Tensor, Var, bail};
 use serde::{Deserialize, Serialize};
@@ -97,26 +95,22 @@ impl AdamW {
     }
 
     /// One update of every parameter with gradients multiplied by `grad_scale`, then of the averages.
-    pub fn step(&mut self, params: &ParamSet, grads: &Tensors, grad_scale: f64, ema: &mut Ema) -> Result<()> {
+    pub fn step(&mut self, grads: &Gradients, grad_scale: f64, ema: &mut Ema) -> Result<()> {
         self.step += 1;
         let c = self.coefficients(grad_scale, ema.decay);
-        for (name, var) in params.vars() {
-            let Some(grad) = grads.get(&name) else { continue };
-            let (Some(m), Some(e)) = (self.moments.get_mut(&name), ema.values.get_mut(&name)) else {
+        for (name, var, grad) in grads.iter() {
+            let (Some(m), Some(e)) = (self.moments.get_mut(name), ema.values.get_mut(name)) else {
                 bail!("parameter {name} joined after the optimiser was made")
             };
-            match (&mut m.first, &mut m.second, e) {
-                (Buffer::Host(first), Buffer::Host(second), Buffer::Host(ema)) => {
+            match (grad, &mut m.first, &mut m.second, e) {
+                (Gradient::Host(grad), Buffer::Host(first), Buffer::Host(second), Buffer::Host(ema)) => {
                     let state = RefCell::new(adamw::State { first, second, ema });
-                    let grad = grad.contiguous()?;
-                    kernels::with_slices([&grad], |[grad]| {
-                        var.inplace_op1(&adamw::Update { grad, state, coefficients: c })
-                    })??;
+                    var.inplace_op1(&adamw::Update { grad, state, coefficients: c })?;
                 }
-                (first, second, ema) => {
-                    let (mut m, mut v) = (first.to_tensor(&var)?, second.to_tensor(&var)?);
-                    let mut e = ema.to_tensor(&var)?;
-                    plain_update(&var, grad, [&mut m, &mut v, &mut e], c)?;
+                (grad, first, second, ema) => {
+                    let (mut m, mut v) = (first.to_tensor(var)?, second.to_tensor(var)?);
+                    let mut e = ema.to_tensor(var)?;
+                    plain_update(var, &grad.to_tensor(var)?, [&mut m, &mut v, &mut e], c)?;
                     (*first, *second) = (Buffer::Tensor(m), Buffer::Tensor(v));
                     let host = matches!(ema, Buffer::Host(_));
                     *ema = Buffer::copy_of(&e, host)?;
@@ -157,14 +151,13 @@ fn plain_update(var: &Var, grad: &Tensor, state: [&mut Tensor; 3], c: adamw::Coe
 }
 
 /// Euclidean norm over all gradients, summed in f64 in the order of the names. Waits for a device once, not per tensor.
-pub fn grad_norm(grads: &Tensors) -> Result<f64> {
+pub fn grad_norm(grads: &Gradients) -> Result<f64> {
     let mut total = 0.0;
     let mut elsewhere = vec![];
-    for grad in grads.values() {
-        if is_fused(grad) {
-            total += kernels::with_slices([&grad.contiguous()?], |[g]| adamw::sum_of_squares(g))?;
-        } else {
-            elsewhere.push(grad.to_dtype(DType::F32)?.sqr()?.sum_all()?);
+    for (_, _, grad) in grads.iter() {
+        match grad {
+            Gradient::Host(grad) => total += adamw::sum_of_squares(grad),
+            Gradient::Tensor(grad) => elsewhere.push(grad.to_dtype(DType::F32)?.sqr()?.sum_all()?),
         }
     }
     if !elsewhere.is_empty() {

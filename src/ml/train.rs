@@ -10,6 +10,7 @@ mod curve;
 
 pub use curve::CurvePoint;
 
+use super::backprop::Gradients;
 use super::ema::Ema;
 use super::optim::{AdamW, AdamWConfig, clip_factor, grad_norm};
 use super::rng;
@@ -98,12 +99,13 @@ pub fn fit(
     loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
 ) -> Result<Fit> {
     let mut state = State::open(params, cfg, obs)?;
+    let mut grads = Gradients::new(params);
     while state.step < cfg.steps {
-        let (grads, sums) = gradients(params, cfg, state.step, loss)?;
+        let sums = gradients(&mut grads, cfg, state.step, loss)?;
         if state.step == 0 {
-            check_reached(params, &grads)?;
+            check_reached(&grads)?;
         }
-        let point = state.update(params, cfg, &grads, sums)?;
+        let point = state.update(cfg, &grads, sums)?;
         let done = state.step;
         obs.progress(done, cfg.steps);
         if done % cfg.log_every.max(1) == 0 || done == cfg.steps {
@@ -155,7 +157,7 @@ impl State {
     }
 
     /// Clips, updates parameters and averages, and extends the curve. Returns this step alone as a point.
-    fn update(&mut self, params: &ParamSet, cfg: &FitConfig, grads: &Tensors, sums: Sums) -> Result<CurvePoint> {
+    fn update(&mut self, cfg: &FitConfig, grads: &Gradients, sums: Sums) -> Result<CurvePoint> {
         let mean = 1.0 / cfg.accumulate.max(1) as f64;
         let norm = grad_norm(grads)? * mean;
         let loss = sums.loss * mean;
@@ -165,7 +167,7 @@ impl State {
             }
         }
         let scale = mean * clip_factor(norm, cfg.max_grad_norm);
-        self.optimizer.step(params, grads, scale, &mut self.ema)?;
+        self.optimizer.step(grads, scale, &mut self.ema)?;
         self.step += 1;
         let parts = sums.parts.into_iter().map(|(name, v)| (name.to_string(), v * mean)).collect();
         let point = CurvePoint { step: self.step, loss, parts, grad_norm: norm, lr: cfg.optimizer.lr };
@@ -187,15 +189,14 @@ struct Sums {
     parts: Vec<(&'static str, f64)>,
 }
 
-/// Summed gradients and losses of the micro-batches of one step.
+/// Leaves the summed gradients of the micro-batches of one step in `grads`, and returns their losses.
 fn gradients(
-    params: &ParamSet,
+    grads: &mut Gradients,
     cfg: &FitConfig,
     step: u64,
     loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
-) -> Result<(Tensors, Sums)> {
-    let vars = params.vars();
-    let mut grads = Tensors::new();
+) -> Result<Sums> {
+    grads.clear();
     let mut sums = Sums { loss: 0.0, parts: vec![] };
     for micro in 0..cfg.accumulate.max(1) {
         let out = loss(step, micro)?;
@@ -207,22 +208,14 @@ fn gradients(
                 sum.1 += value;
             }
         }
-        let mut store = out.loss.backward()?;
-        for (name, var) in &vars {
-            let Some(grad) = store.remove(var) else { continue };
-            let total = match grads.remove(name) {
-                Some(so_far) => (so_far + grad)?,
-                None => grad,
-            };
-            grads.insert(name.clone(), total);
-        }
+        grads.backward(&out.loss)?;
     }
-    Ok((grads, sums))
+    Ok(sums)
 }
 
 /// An error naming every parameter that has no gradient: a layer was left out, or an operation cuts the gradient.
-pub fn check_reached(params: &ParamSet, grads: &Tensors) -> Result<()> {
-    let cut: Vec<String> = params.vars().into_iter().map(|(n, _)| n).filter(|n| !grads.contains_key(n)).collect();
+pub fn check_reached(grads: &Gradients) -> Result<()> {
+    let cut = grads.unreached();
     if !cut.is_empty() {
         bail!("no gradient reaches {}", cut.join(", "));
     }

@@ -1,10 +1,10 @@
-//! y = x W^T + b with the bias added inside the product, and gradients without transposed copies.
+//! y = x W^T + b with the bias added inside the product, and gradients without transposed copies, that of the weight
+//! straight into the buffer of its parameter.
 
 use super::matmul::{Mat, Threads, matmul};
 use super::{gradient_of, rows, slice, tensor, with_slices};
+use crate::ml::backprop;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
-use std::borrow::Cow;
 
 /// Rows that the product is given at least, the rest being zeros. For few rows, gemm sums in another order (a dot product
 /// for results of up to 256 numbers, matrix times vector for one row, other blocks below 65 rows and columns), and the
@@ -13,15 +13,40 @@ fn rows_given(count: usize, n_out: usize) -> usize {
     count.max(65).max(256 / n_out.max(1) + 1)
 }
 
-/// `x` with rows of zeros behind it.
-fn padded(x: &[f32], len: usize) -> Cow<'_, [f32]> {
-    if x.len() == len {
-        return Cow::Borrowed(x);
+/// y = x W^T + b for x `[rows, in]`, W `[out, in]`, b `[out]`; without `bias`, x W^T alone.
+pub fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, n_in: usize, y: &mut [f32]) {
+    let n_out = weight.len() / n_in.max(1);
+    let rows = x.len() / n_in.max(1);
+    let given = rows_given(rows, n_out);
+    if rows == 0 || given == rows {
+        return product(x, weight, bias, [rows, n_in, n_out], y);
     }
-    let mut all = Vec::with_capacity(len);
-    all.extend_from_slice(x);
-    all.resize(len, 0.0);
-    Cow::Owned(all)
+    let (mut more_x, mut more_y) = (x.to_vec(), vec![0f32; given * n_out]);
+    more_x.resize(given * n_in, 0.0);
+    product(&more_x, weight, bias, [given, n_in, n_out], &mut more_y);
+    y.copy_from_slice(&more_y[..y.len()]);
+}
+
+fn product(x: &[f32], weight: &[f32], bias: Option<&[f32]>, [rows, n_in, n_out]: [usize; 3], y: &mut [f32]) {
+    if let Some(bias) = bias {
+        rows::each_row(y, n_out, |_, row| row.copy_from_slice(bias));
+    }
+    let (x, w) = (Mat::new(x, rows, n_in), Mat::new(weight, n_out, n_in));
+    matmul(y, bias.is_some(), 1.0, x, w.t(), Threads::Pool);
+}
+
+/// Gradient of x, `[rows, in]`, from that of y, `[rows, out]`.
+pub fn backward_input(grad: &[f32], weight: &[f32], n_in: usize, dx: &mut [f32]) {
+    let n_out = weight.len() / n_in.max(1);
+    let rows = grad.len() / n_out.max(1);
+    matmul(dx, false, 1.0, Mat::new(grad, rows, n_out), Mat::new(weight, n_out, n_in), Threads::Pool);
+}
+
+/// Gradient of W, added to what is there where `keep`.
+pub fn backward_weight(x: &[f32], grad: &[f32], n_in: usize, dw: &mut [f32], keep: bool) {
+    let n_out = dw.len() / n_in.max(1);
+    let rows = x.len() / n_in.max(1);
+    matmul(dw, keep, 1.0, Mat::new(grad, rows, n_out).t(), Mat::new(x, rows, n_in), Threads::Pool);
 }
 
 /// Inputs x `[.., in]`, weight `[out, in]`, bias `[out]`.
@@ -51,13 +76,8 @@ impl CustomOp3 for Linear {
         if bias.len() != n_out {
             bail!("linear layer of {n_out} outputs given {} biases", bias.len());
         }
-        let count = x.len() / n_in;
-        let given = if count == 0 { 0 } else { rows_given(count, n_out) };
-        let x = padded(x, given * n_in);
-        let mut y = vec![0f32; given * n_out];
-        y.par_chunks_mut(n_out).with_min_len(64).for_each(|row| row.copy_from_slice(bias));
-        matmul(&mut y, true, 1.0, Mat::new(&x, given, n_in), Mat::new(weight, n_out, n_in).t(), Threads::Pool);
-        y.truncate(count * n_out);
+        let mut y = vec![0f32; x.len() / n_in * n_out];
+        forward(x, weight, Some(bias), n_in, &mut y);
         Ok((CpuStorage::F32(y), dims.into()))
     }
 
@@ -70,18 +90,23 @@ impl CustomOp3 for Linear {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (n_out, n_in) = weight.dims2()?;
-        let count = x.elem_count() / n_in;
         let grad = grad.contiguous()?;
         with_slices([x, weight, &grad], |[xs, ws, gs]| {
-            let g = Mat::new(gs, count, n_out);
-            let product = |shape: &Tensor, a: Mat, b: Mat| {
-                let mut out = vec![0f32; shape.elem_count()];
-                matmul(&mut out, false, 1.0, a, b, Threads::Pool);
-                tensor(out, shape.shape())
+            // Straight into the buffer of a parameter where there is one.
+            let collected = backprop::collect(weight, |dw, keep| Ok(backward_weight(xs, gs, n_in, dw, keep)))?;
+            let dw = || {
+                let mut dw = vec![0f32; n_out * n_in];
+                backward_weight(xs, gs, n_in, &mut dw, false);
+                tensor(dw, weight.shape())
+            };
+            let dx = || {
+                let mut dx = vec![0f32; xs.len()];
+                backward_input(gs, ws, n_in, &mut dx);
+                tensor(dx, x.shape())
             };
             Ok((
-                gradient_of(x, || product(x, g, Mat::new(ws, n_out, n_in)))?,
-                gradient_of(weight, || product(weight, g.t(), Mat::new(xs, count, n_in)))?,
+                gradient_of(x, dx)?,
+                if collected { None } else { gradient_of(weight, dw)? },
                 gradient_of(bias, || tensor(rows::column_sums(gs, n_out), bias.shape()))?,
             ))
         })?

@@ -4,6 +4,7 @@
 //! without copying. The result is always a dense row-major block.
 
 use gemm::Parallelism;
+use std::marker::PhantomData;
 
 /// A read-only matrix inside a slice: element (i, j) is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -44,6 +45,59 @@ impl<'a> Mat<'a> {
     }
 }
 
+/// Where a product goes: a block of neighbouring columns of a row-major matrix, its rows `stride` apart. Blocks of
+/// one matrix can be written from several threads, since none reaches into another.
+#[derive(Debug)]
+pub struct MatMut<'a> {
+    data: *mut f32,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    life: PhantomData<&'a mut [f32]>,
+}
+
+#[expect(unsafe_code, reason = "a block is the only way to its numbers, as a `&mut [f32]` would be")]
+unsafe impl Send for MatMut<'_> {}
+
+impl<'a> MatMut<'a> {
+    /// Dense rows.
+    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        assert!(data.len() == rows * cols, "a matrix of {rows} x {cols} in {} numbers", data.len());
+        Self { data: data.as_mut_ptr(), rows, cols, stride: cols, life: PhantomData }
+    }
+
+    /// Cuts rows of `stride` numbers into blocks of `cols` columns, the last of which may be narrower.
+    pub fn columns(data: &'a mut [f32], stride: usize, cols: usize) -> Vec<Self> {
+        assert!(cols > 0 && stride > 0 && data.len().is_multiple_of(stride), "blocks of columns do not fit");
+        let (rows, data) = (data.len() / stride, data.as_mut_ptr());
+        (0..stride)
+            .step_by(cols)
+            .map(|first| Self {
+                data: data.wrapping_add(first),
+                rows,
+                cols: cols.min(stride - first),
+                stride,
+                life: PhantomData,
+            })
+            .collect()
+    }
+
+    /// `count` rows from `first`, for a while.
+    pub fn rows(&mut self, first: usize, count: usize) -> MatMut<'_> {
+        assert!(first + count <= self.rows, "rows past the end of a matrix");
+        MatMut { data: self.data.wrapping_add(first * self.stride), rows: count, life: PhantomData, ..*self }
+    }
+
+    /// One row.
+    pub fn row(&mut self, i: usize) -> &mut [f32] {
+        assert!(i < self.rows, "a row past the end of a matrix");
+        #[expect(unsafe_code, reason = "the row lies within the block, which is borrowed as a whole")]
+        unsafe {
+            std::slice::from_raw_parts_mut(self.data.wrapping_add(i * self.stride), self.cols)
+        }
+    }
+}
+
 /// Whether a product may use the thread pool; inside a parallel loop it should not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Threads {
@@ -56,9 +110,17 @@ pub enum Threads {
 /// # Panics
 /// When the shapes do not fit together or a view reaches outside its slice: a bug of the caller.
 pub fn matmul(out: &mut [f32], keep: bool, scale: f32, a: Mat, b: Mat, threads: Threads) {
-    assert!(a.cols == b.rows && out.len() == a.rows * b.cols, "shapes of a matrix product do not fit");
+    matmul_into(MatMut::new(out, a.rows, b.cols), keep, scale, a, b, threads);
+}
+
+/// [`matmul`] into a block.
+///
+/// # Panics
+/// As `matmul`.
+pub fn matmul_into(out: MatMut, keep: bool, scale: f32, a: Mat, b: Mat, threads: Threads) {
+    assert!(a.cols == b.rows && out.rows == a.rows && out.cols == b.cols, "shapes of a matrix product do not fit");
     assert!(a.is_inside() && b.is_inside(), "a matrix view reaches outside its slice");
-    if out.is_empty() {
+    if out.rows == 0 || out.cols == 0 {
         return;
     }
     let parallelism = match threads {
@@ -71,9 +133,9 @@ pub fn matmul(out: &mut [f32], keep: bool, scale: f32, a: Mat, b: Mat, threads: 
             a.rows,
             b.cols,
             a.cols,
-            out.as_mut_ptr(),
+            out.data,
             1,
-            b.cols as isize,
+            out.stride as isize,
             keep,
             a.data.as_ptr(),
             a.col_stride as isize,
@@ -106,6 +168,18 @@ mod tests {
         assert_eq!(out, [39.0, 45.0, 87.0, 101.0]);
         matmul(&mut out, false, 1.0, a.t(), b.t(), Threads::Pool);
         assert_eq!(out, [23.0, 31.0, 34.0, 46.0]);
+    }
+
+    #[test]
+    fn blocks_of_columns_are_written_apart() {
+        let mut data = [0.0; 10];
+        let mut blocks = MatMut::columns(&mut data, 5, 2);
+        assert_eq!(blocks.iter().map(|b| b.cols).collect::<Vec<_>>(), [2, 2, 1]);
+        let one = [1.0, 0.0, 0.0, 1.0];
+        let second = blocks.remove(1);
+        matmul_into(second, false, 3.0, Mat::new(&one, 2, 2), Mat::new(&one, 2, 2), Threads::One);
+        blocks[1].row(1)[0] = 7.0;
+        assert_eq!(data, [0.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 7.0]);
     }
 
     #[test]

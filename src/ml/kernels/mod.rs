@@ -8,18 +8,21 @@
 //! Results do not depend on the number of threads: sums are cut into pieces whose size follows from the
 //! shape alone and are added in order.
 
+pub mod activation;
 pub mod adamw;
 pub mod attention;
+pub mod block;
 pub mod conv;
 pub mod gated;
-pub mod gelu;
 pub mod group_norm;
 pub mod linear;
 pub mod matmul;
 pub mod norm;
 pub mod pool;
+pub mod qk;
 pub mod rope;
 pub mod rows;
+pub mod scratch;
 pub mod simd;
 pub mod swiglu;
 pub mod upsample;
@@ -47,6 +50,19 @@ pub fn with_slices<const N: usize, R>(tensors: [&Tensor; N], f: impl FnOnce([&[f
         *out = slice(cpu, layout)?;
     }
     Ok(f(slices))
+}
+
+/// [`with_slices`] for any number of tensors.
+pub fn with_all<R>(tensors: &[&Tensor], f: impl FnOnce(&[&[f32]]) -> Result<R>) -> Result<R> {
+    let guards: Vec<_> = tensors.iter().map(|t| t.storage_and_layout()).collect();
+    let slices: Vec<&[f32]> = guards
+        .iter()
+        .map(|(storage, layout)| {
+            let Storage::Cpu(cpu) = &**storage else { bail!("fused kernels take tensors in main memory") };
+            slice(cpu, layout)
+        })
+        .collect::<Result<_>>()?;
+    f(&slices)
 }
 
 /// A tensor in main memory of numbers that a kernel made.

@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 /// Mean and 1 / standard deviation.
 #[inline(always)]
-fn moments(x: &[f32], eps: f32) -> (f32, f32) {
+pub fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     let n = x.len() as f32;
     let mean = sum(x, |v| v) / n;
     let var = sum(x, |v| (v - mean) * (v - mean)) / n;
@@ -17,7 +17,7 @@ fn moments(x: &[f32], eps: f32) -> (f32, f32) {
 }
 
 simd! {
-    fn forward(x: &[f32], shift: &[f32], scale: &[f32], offset: f32, eps: f32, y: &mut [f32]) {
+    pub fn forward(x: &[f32], shift: &[f32], scale: &[f32], offset: f32, eps: f32, y: &mut [f32]) {
         let (mean, rstd) = moments(x, eps);
         for (((y, x), shift), scale) in y.iter_mut().zip(x).zip(shift).zip(scale) {
             *y = (x - mean) * rstd * (offset + scale) + shift;

@@ -3,8 +3,30 @@
 //! Neighbouring channels (2i, 2i + 1) form a plane that turns by the angle of the token's position. The
 //! backward pass turns the gradient back.
 
+use super::simd::simd;
 use super::{rows, slice, tensor, with_slices};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+
+/// Turns the queries and keys of one token's qkv in place, forward with `direction` 1, back with -1. The tables are those
+/// of its position.
+#[inline(always)]
+pub fn turn_row(row: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
+    let d = cos.len();
+    let turned = row.len() / 3 * 2;
+    for head in row[..turned].chunks_exact_mut(d) {
+        for ((pair, c), s) in head.chunks_exact_mut(2).zip(cos.chunks_exact(2)).zip(sin.chunks_exact(2)) {
+            let (a, b, c, s) = (pair[0], pair[1], c[0], direction * s[0]);
+            pair[0] = a * c - b * s;
+            pair[1] = b * c + a * s;
+        }
+    }
+}
+
+simd! {
+    fn turn(row: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
+        turn_row(row, cos, sin, direction);
+    }
+}
 
 /// Turns qkv `[B, N, 3 H D]` by tables `[N, D]` whose neighbouring pairs are equal.
 pub struct Rope {
@@ -24,17 +46,9 @@ impl Rope {
         with_slices([&self.cos, &self.sin], |[cos, sin]| {
             let mut out = vec![0f32; x.len()];
             rows::each_row(&mut out, width, |row, out| {
-                let (table, row) = (row % n * d, &x[row * width..][..width]);
-                let turned = 2 * self.heads * d;
-                out[turned..].copy_from_slice(&row[turned..]);
-                let (cos, sin) = (&cos[table..][..d], &sin[table..][..d]);
-                for (head, out) in row[..turned].chunks(d).zip(out.chunks_mut(d)) {
-                    for i in (0..d).step_by(2) {
-                        let (a, b, c, s) = (head[i], head[i + 1], cos[i], direction * sin[i]);
-                        out[i] = a * c - b * s;
-                        out[i + 1] = b * c + a * s;
-                    }
-                }
+                let table = row % n * d;
+                out.copy_from_slice(&x[row * width..][..width]);
+                turn(out, &cos[table..][..d], &sin[table..][..d], direction);
             });
             out
         })

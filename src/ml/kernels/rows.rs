@@ -15,6 +15,50 @@ pub fn each_row(out: &mut [f32], dim: usize, f: impl Fn(usize, &mut [f32]) + Syn
     });
 }
 
+/// [`each_row`] over two matrices of equal shape.
+pub fn each_row2(a: &mut [f32], b: &mut [f32], dim: usize, f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync) {
+    let share = (ROWS_PER_TASK * dim).max(1);
+    a.par_chunks_mut(share).zip(b.par_chunks_mut(share)).enumerate().for_each(|(task, (a, b))| {
+        for (r, (a, b)) in a.chunks_mut(dim.max(1)).zip(b.chunks_mut(dim.max(1))).enumerate() {
+            f(task * ROWS_PER_TASK + r, a, b);
+        }
+    });
+}
+
+/// [`each_row_summing`] over two matrices of equal shape.
+pub fn each_row2_summing(
+    a: &mut [f32],
+    b: &mut [f32],
+    dim: usize,
+    rows_per_group: usize,
+    width: usize,
+    f: impl Fn(usize, &mut [f32], &mut [f32], &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let (group, share) = ((rows_per_group * dim).max(1), (ROWS_PER_TASK * dim).max(1));
+    let groups: Vec<Vec<f32>> = a
+        .par_chunks_mut(group)
+        .zip(b.par_chunks_mut(group))
+        .enumerate()
+        .map(|(group, (a, b))| {
+            let partials: Vec<Vec<f32>> = a
+                .par_chunks_mut(share)
+                .zip(b.par_chunks_mut(share))
+                .enumerate()
+                .map(|(task, (a, b))| {
+                    let mut sums = vec![0f32; width];
+                    let first = group * rows_per_group + task * ROWS_PER_TASK;
+                    for (r, (a, b)) in a.chunks_mut(dim.max(1)).zip(b.chunks_mut(dim.max(1))).enumerate() {
+                        f(first + r, a, b, &mut sums);
+                    }
+                    sums
+                })
+                .collect();
+            add_up(partials, width)
+        })
+        .collect();
+    groups.concat()
+}
+
 /// Calls `f(row index, row of out, partial sums)` for every row and adds the partial sums, `width` numbers, over
 /// the rows of each group. Returns `[groups, width]`, the same for any number of threads.
 pub fn each_row_summing(
@@ -68,7 +112,8 @@ fn add_up(partials: Vec<Vec<f32>>, width: usize) -> Vec<f32> {
     })
 }
 
-fn add_to(total: &mut [f32], x: &[f32]) {
+/// total += x
+pub fn add_to(total: &mut [f32], x: &[f32]) {
     for (t, v) in total.iter_mut().zip(x) {
         *t += v;
     }

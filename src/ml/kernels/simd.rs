@@ -1,12 +1,13 @@
-//! Loops that the compiler turns into 256-bit code where the processor has AVX2, found out at run time.
+//! Loops that the compiler turns into 512-bit code where the processor has AVX-512, into 256-bit code where it has AVX2,
+//! found out at run time.
 //!
-//! No fused multiply-add is written anywhere: the wide and the portable code then give the same bits, so one
-//! test covers both and a machine without AVX2 is slower but not different.
+//! No fused multiply-add is written anywhere: wide and portable code then give the same bits, so one test covers
+//! all and a machine without either is slower but not different.
 
 /// Number of partial sums kept side by side.
 pub const LANES: usize = 16;
 
-/// Defines a function whose body is compiled twice, once with AVX2 enabled, and chooses at run time.
+/// Defines a function whose body is compiled three times, for AVX-512, AVX2 and any processor, and chooses at run time.
 macro_rules! simd {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -15,9 +16,19 @@ macro_rules! simd {
             fn body($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
+                #[target_feature(enable = "avx512f")]
+                fn widest($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
                 #[target_feature(enable = "avx2")]
                 fn wide($($arg: $ty),*) $(-> $ret)? {
                     body($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx512f") {
+                    #[expect(unsafe_code, reason = "the line above has found AVX-512, all that `widest` asks for")]
+                    unsafe {
+                        return widest($($arg),*);
+                    }
                 }
                 if std::arch::is_x86_feature_detected!("avx2") {
                     #[expect(unsafe_code, reason = "the line above has found AVX2, all that `wide` asks for")]

@@ -27,6 +27,7 @@ pub use tables::{rotary_2d, sincos_2d, timestep_sinusoid};
 use super::projector::Projector;
 use crate::ml::nn::{self, Linear};
 use crate::ml::weights::Tensors;
+pub use block::Keep;
 use block::{Block, chunks};
 use candle_core::{Device, Result, Tensor, bail};
 use candle_nn::{Init, Module, VarBuilder};
@@ -66,6 +67,7 @@ pub struct SiT {
     blocks: Vec<Block>,
     projectors: Vec<Projector>,
     final_layer: Option<FinalLayer>,
+    keep: Keep,
 }
 
 impl SiT {
@@ -103,7 +105,13 @@ impl SiT {
                 Some(_) => None,
             },
             config: config.clone(),
+            keep: Keep::Everything,
         })
+    }
+
+    /// Chooses what blocks keep for the backward pass. The gradients are the same.
+    pub fn keeping(self, keep: Keep) -> Self {
+        Self { keep, ..self }
     }
 
     pub fn config(&self) -> &SiTConfig {
@@ -169,7 +177,7 @@ impl SiT {
         let condition = (self.t_embedder.forward(t)? + self.y_table.index_select(y, 0)?)?;
         let c = nn::silu(&condition)?;
         for (i, block) in self.blocks.iter().take(depth).enumerate() {
-            tokens = block.forward(&tokens, &c, self.rope.as_ref())?;
+            tokens = block.forward(&tokens, &c, self.rope.as_ref(), self.keep)?;
             visit(i + 1, &tokens)?;
         }
         Ok((tokens, c))

@@ -1,12 +1,24 @@
 //! The transformer block of a SiT: attention and an MLP, whose norms and residuals the condition modulates (adaLN-Zero).
 
 use super::{NORM_EPS, SiTConfig, ZERO};
+use crate::ml::backprop::checkpointed;
+use crate::ml::kernels::{self, block::Affine};
 use crate::ml::nn::{self, LayerNorm, Linear};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
 
 const QK_NORM_EPS: f64 = 1e-5;
 
+/// What a block keeps for its backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// What it would have to compute anew.
+    Everything,
+    /// Its inputs alone: activation checkpointing.
+    Inputs,
+}
+
+#[derive(Clone)]
 struct Attention {
     heads: usize,
     qkv: Linear,
@@ -37,6 +49,7 @@ impl Attention {
     }
 }
 
+#[derive(Clone)]
 struct Mlp {
     fc1: Linear,
     fc2: Linear,
@@ -57,6 +70,7 @@ impl Mlp {
 }
 
 /// A transformer block whose norms and residuals are modulated by the condition (adaLN-Zero).
+#[derive(Clone)]
 pub struct Block {
     attn: Attention,
     mlp: Mlp,
@@ -73,12 +87,42 @@ impl Block {
     }
 
     /// `c` is the activated condition `[B, D]`.
-    pub fn forward(&self, x: &Tensor, c: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
-        let [shift1, scale1, gate1, shift2, scale2, gate2] = chunks(&self.modulation.forward(c)?)?;
+    pub fn forward(&self, x: &Tensor, c: &Tensor, rope: Option<&(Tensor, Tensor)>, keep: Keep) -> Result<Tensor> {
+        let modulation = self.modulation.forward(c)?;
+        let weights = self.fused(rope);
+        if weights.suits(&[x, &modulation]) {
+            let op = kernels::block::Block::new(weights, self.attn.heads, NORM_EPS as f32, keep == Keep::Inputs);
+            return x.contiguous()?.apply_op2(&modulation.contiguous()?, op);
+        }
+        match keep {
+            Keep::Everything => self.plain(x, &modulation, rope),
+            Keep::Inputs => {
+                let (block, rope) = (self.clone(), rope.cloned());
+                checkpointed(x, &modulation, move |x, modulation| block.plain(x, modulation, rope.as_ref()))
+            }
+        }
+    }
+
+    /// Operation by operation: on any device, in any type.
+    fn plain(&self, x: &Tensor, modulation: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
+        let [shift1, scale1, gate1, shift2, scale2, gate2] = chunks(modulation)?;
         let y = self.attn.forward(&nn::modulated_norm(x, &shift1, &scale1, NORM_EPS)?, rope)?;
         let x = nn::gated_residual(x, &gate1, &y)?;
         let y = self.mlp.forward(&nn::modulated_norm(&x, &shift2, &scale2, NORM_EPS)?)?;
         nn::gated_residual(&x, &gate2, &y)
+    }
+
+    fn fused(&self, rope: Option<&(Tensor, Tensor)>) -> kernels::block::Weights {
+        let affine = |l: &Linear| Affine { weight: l.weight().clone(), bias: l.bias().clone() };
+        let norm = |n: &LayerNorm| Affine { weight: n.weight().clone(), bias: n.bias().clone() };
+        kernels::block::Weights {
+            qkv: affine(&self.attn.qkv),
+            proj: affine(&self.attn.proj),
+            fc1: affine(&self.mlp.fc1),
+            fc2: affine(&self.mlp.fc2),
+            qk_norm: self.attn.norms.as_ref().map(|(q, k)| ([norm(q), norm(k)], QK_NORM_EPS as f32)),
+            rope: rope.map(|(cos, sin)| [cos.clone(), sin.clone()]),
+        }
     }
 }
 

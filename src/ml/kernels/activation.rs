@@ -1,7 +1,7 @@
-//! GELU, x Φ(x), in its exact and its two approximate forms.
+//! Activations: GELU, x Φ(x), in its exact and its two approximate forms, and SiLU.
 //!
 //! The approximate ones are x sigmoid(s): s = 2 sqrt(2/pi) (x + 0.044715 x^3) for the tanh form, s = 1.702 x for
-//! CLIP's. The exact one is max(x, 0) - |x| Φ(-|x|), which keeps its relative accuracy where Φ is small.
+//! CLIP's; SiLU is s = x. The exact one is max(x, 0) - |x| Φ(-|x|), which keeps its relative accuracy where Φ is small.
 
 use super::simd::{exp, simd};
 use super::{slice, tensor, with_slices};
@@ -16,11 +16,26 @@ const QUICK: f32 = 1.702;
 /// 1 / sqrt(2 pi)
 const NORMAL: f32 = 0.398_942_3;
 
+/// GELU, tanh form.
+#[inline(always)]
+pub fn gelu_tanh(x: f32) -> f32 {
+    let twice_u = TWICE_ROOT * x * (1.0 + CUBIC * x * x);
+    x / (1.0 + exp(-twice_u))
+}
+
+/// GELU, tanh form, and its derivative.
+#[inline(always)]
+pub fn gelu_tanh_and_slope(x: f32) -> (f32, f32) {
+    let twice_u = TWICE_ROOT * x * (1.0 + CUBIC * x * x);
+    let sigmoid = 1.0 / (1.0 + exp(-twice_u));
+    let inner = TWICE_ROOT * (1.0 + 3.0 * CUBIC * x * x);
+    (x * sigmoid, sigmoid + x * sigmoid * (1.0 - sigmoid) * inner)
+}
+
 simd! {
     fn tanh(x: &[f32], y: &mut [f32]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            let twice_u = TWICE_ROOT * x * (1.0 + CUBIC * x * x);
-            *y = x / (1.0 + exp(-twice_u));
+            *y = gelu_tanh(x);
         }
     }
 }
@@ -28,27 +43,25 @@ simd! {
 simd! {
     fn tanh_backward(x: &[f32], grad: &[f32], dx: &mut [f32]) {
         for ((d, &g), &x) in dx.iter_mut().zip(grad).zip(x) {
-            let twice_u = TWICE_ROOT * x * (1.0 + CUBIC * x * x);
-            let sigmoid = 1.0 / (1.0 + exp(-twice_u));
-            let slope = TWICE_ROOT * (1.0 + 3.0 * CUBIC * x * x);
-            *d = g * (sigmoid + x * sigmoid * (1.0 - sigmoid) * slope);
+            *d = g * gelu_tanh_and_slope(x).1;
         }
     }
 }
 
 simd! {
-    fn quick(x: &[f32], y: &mut [f32]) {
+    /// x sigmoid(rate x)
+    fn gated(x: &[f32], rate: f32, y: &mut [f32]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y = x / (1.0 + exp(-QUICK * x));
+            *y = x / (1.0 + exp(-rate * x));
         }
     }
 }
 
 simd! {
-    fn quick_backward(x: &[f32], grad: &[f32], dx: &mut [f32]) {
+    fn gated_backward(x: &[f32], rate: f32, grad: &[f32], dx: &mut [f32]) {
         for ((d, &g), &x) in dx.iter_mut().zip(grad).zip(x) {
-            let sigmoid = 1.0 / (1.0 + exp(-QUICK * x));
-            *d = g * (sigmoid + x * sigmoid * (1.0 - sigmoid) * QUICK);
+            let sigmoid = 1.0 / (1.0 + exp(-rate * x));
+            *d = g * (sigmoid + x * sigmoid * (1.0 - sigmoid) * rate);
         }
     }
 }
@@ -93,42 +106,53 @@ simd! {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum Gelu {
-    Tanh,
-    Erf,
-    Quick,
+pub enum Activation {
+    GeluTanh,
+    GeluErf,
+    QuickGelu,
+    Silu,
 }
 
-impl CustomOp1 for Gelu {
+impl Activation {
+    pub fn forward(self, x: &[f32], y: &mut [f32]) {
+        match self {
+            Self::GeluTanh => tanh(x, y),
+            Self::GeluErf => erf(x, y),
+            Self::QuickGelu => gated(x, QUICK, y),
+            Self::Silu => gated(x, 1.0, y),
+        }
+    }
+
+    pub fn backward(self, x: &[f32], grad: &[f32], dx: &mut [f32]) {
+        match self {
+            Self::GeluTanh => tanh_backward(x, grad, dx),
+            Self::GeluErf => erf_backward(x, grad, dx),
+            Self::QuickGelu => gated_backward(x, QUICK, grad, dx),
+            Self::Silu => gated_backward(x, 1.0, grad, dx),
+        }
+    }
+}
+
+impl CustomOp1 for Activation {
     fn name(&self) -> &'static str {
-        "gelu"
+        "activation"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let forward = match self {
-            Self::Tanh => tanh,
-            Self::Erf => erf,
-            Self::Quick => quick,
-        };
         let x = slice(x, layout)?;
         let mut y = vec![0f32; x.len()];
-        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| forward(x, y));
+        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| self.forward(x, y));
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let backward = match self {
-            Self::Tanh => tanh_backward,
-            Self::Erf => erf_backward,
-            Self::Quick => quick_backward,
-        };
         let grad = grad.contiguous()?;
         let dx = with_slices([x, &grad], |[x, g]| {
             let mut dx = vec![0f32; x.len()];
             dx.par_chunks_mut(CHUNK)
                 .zip(x.par_chunks(CHUNK))
                 .zip(g.par_chunks(CHUNK))
-                .for_each(|((dx, x), g)| backward(x, g, dx));
+                .for_each(|((dx, x), g)| self.backward(x, g, dx));
             dx
         })?;
         Ok(Some(tensor(dx, x.shape())?))
