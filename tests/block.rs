@@ -4,6 +4,7 @@
 use candle_core::{Device, Result, Tensor, Var};
 use erw::ml::backprop::{Gradients, checkpointed};
 use erw::ml::kernels::block::{Affine, Block, Weights};
+use erw::ml::kernels::mlp::Mlp;
 use erw::ml::nn::{self, plain};
 use erw::ml::rng::{self, Purpose};
 use erw::ml::weights::Tensors;
@@ -184,6 +185,42 @@ fn a_checkpointed_function_gives_the_same_gradients() {
     close("output", &again, &out);
     for (name, grad) in &grads {
         close(name, &again_grads[name], grad);
+    }
+}
+
+#[test]
+fn a_fused_mlp_is_its_twin() {
+    let widths = [6, 20, 33, 5];
+    for layers in 1..4 {
+        let mut vars = vec![("x".to_string(), Var::from_tensor(&normal(50, &[3, 41, 6])).unwrap())];
+        for i in 0..layers {
+            let (n_in, n_out) = (widths[i], widths[i + 1]);
+            for (name, shape) in [("weight", vec![n_out, n_in]), ("bias", vec![n_out])] {
+                let value = (normal((51 + 2 * i) as u64 + u64::from(name == "bias"), &shape) * 0.4).unwrap();
+                vars.push((format!("{i}.{name}"), Var::from_tensor(&value).unwrap()));
+            }
+        }
+        let tensor = |i: usize| vars[i].1.as_tensor().clone();
+        let affine: Vec<Affine> =
+            (0..layers).map(|i| Affine { weight: tensor(1 + 2 * i), bias: tensor(2 + 2 * i) }).collect();
+        let twin = || {
+            affine.iter().enumerate().fold(tensor(0), |x, (i, l)| {
+                let x = if i > 0 { x.silu().unwrap() } else { x };
+                plain::linear(&x, &l.weight, &l.bias).unwrap()
+            })
+        };
+        let run = |y: Tensor| {
+            let mut grads = Gradients::of(vars.clone());
+            grads.backward(&(&y * normal(99, y.dims())).unwrap().sum_all().unwrap()).unwrap();
+            (y, grads.tensors().unwrap())
+        };
+        let (out, grads) = run(tensor(0).apply_op1(Mlp::new(affine.clone())).unwrap());
+        let (want, want_grads) = run(twin());
+        close("output", &out, &want);
+        assert_eq!(grads.keys().collect::<Vec<_>>(), want_grads.keys().collect::<Vec<_>>());
+        for (name, grad) in &grads {
+            close(name, grad, &want_grads[name]);
+        }
     }
 }
 

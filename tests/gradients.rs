@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 use candle_nn::Module;
+use erw::ml::loss;
 use erw::ml::nn::{self, plain};
 use erw::ml::rng::{self, Purpose};
 
@@ -184,4 +185,13 @@ fn bad_shapes_are_errors() {
     assert!(nn::attention(&x, 2).is_err());
     assert!(nn::Linear::new(normal(2, &[3, 6]), normal(3, &[3])).forward(&x).is_err());
     assert!(nn::gated_residual(&x, &normal(2, &[3, 7]), &x).is_err());
+}
+
+#[test]
+fn losses() {
+    // More rows than one task has, and a tail behind the lanes.
+    let (a, b) = (normal(1, &[2, 70, 19]), normal(2, &[2, 70, 19]));
+    let squared = |t: &[Tensor]| (&t[0] - &t[1])?.sqr()?.mean_all();
+    check("velocity loss", &|t| loss::velocity(&t[0], &t[1]), &squared, &[a.clone(), b.clone()]);
+    check("cosine", &|t| loss::mean_cosine(&t[0], &t[1]), &|t| loss::plain_mean_cosine(&t[0], &t[1]), &[a, b]);
 }

@@ -254,9 +254,31 @@ pub(super) fn collect(weight: &Tensor, write: impl FnOnce(&mut [f32], bool) -> R
 ///
 /// # Errors
 /// A trained weight whose gradient nobody collects.
-pub(super) fn collect_captured(weight: &Tensor, write: impl FnOnce(&mut [f32], bool) -> Result<()>) -> Result<()> {
+fn collect_captured(weight: &Tensor, write: impl FnOnce(&mut [f32], bool) -> Result<()>) -> Result<()> {
     if !weight.is_variable() || collect(weight, write)? {
         return Ok(());
     }
     bail!("the gradient of a captured weight {:?} has nobody to collect it: use `Gradients::backward`", weight.dims())
+}
+
+/// For a fused linear layer running backward: the gradient of its weight `[out, in]` from x `[rows, in]` and that of y.
+pub(super) fn collect_weight(weight: &Tensor, x: &[f32], grad: &[f32], n_in: usize) -> Result<()> {
+    collect_captured(weight, |dw, keep| {
+        kernels::linear::backward_weight(x, grad, n_in, dw, keep);
+        Ok(())
+    })
+}
+
+/// Of sums per group, `width` numbers each, those from `first`, added over the groups.
+pub(super) fn collect_bias(bias: &Tensor, sums: &[f32], width: usize, first: usize) -> Result<()> {
+    collect_captured(bias, |db, keep| {
+        if !keep {
+            db.fill(0.0);
+        }
+        for group in sums.chunks(width) {
+            let len = db.len();
+            kernels::rows::add_to(db, &group[first..][..len]);
+        }
+        Ok(())
+    })
 }

@@ -1,9 +1,13 @@
 //! The two losses of representation-aligned training: velocity and alignment.
 
+use super::kernels;
 use candle_core::{D, DType, Result, Tensor, bail};
 
 /// Mean squared error of a predicted velocity, over everything.
 pub fn velocity(predicted: &Tensor, target: &Tensor) -> Result<Tensor> {
+    if kernels::suits(&[predicted, target]) {
+        return predicted.contiguous()?.apply_op2(&target.contiguous()?, kernels::loss::MeanSquaredError);
+    }
     (predicted - target)?.sqr()?.mean_all()
 }
 
@@ -20,7 +24,7 @@ pub fn alignment(features: &[Tensor], projections: &[Tensor]) -> Result<Tensor> 
         if f.dims() != p.dims() {
             bail!("features {:?} do not match projections {:?}", f.dims(), p.dims());
         }
-        let cosine = (unit(f)? * unit(p)?)?.sum(D::Minus1)?.mean_all()?;
+        let cosine = mean_cosine(f, p)?;
         total = Some(match total {
             None => cosine,
             Some(so_far) => (so_far + cosine)?,
@@ -28,6 +32,19 @@ pub fn alignment(features: &[Tensor], projections: &[Tensor]) -> Result<Tensor> 
     }
     let Some(total) = total else { bail!("alignment without features") };
     total / -(features.len() as f64)
+}
+
+/// Mean over all rows of the cosine of two tensors of one shape, `[.., D]`.
+pub fn mean_cosine(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if kernels::suits(&[a, b]) {
+        return a.contiguous()?.apply_op2(&b.contiguous()?, kernels::loss::MeanCosine);
+    }
+    plain_mean_cosine(a, b)
+}
+
+/// The same in candle's own operations, for any device and dtype.
+pub fn plain_mean_cosine(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    (unit(a)? * unit(b)?)?.sum(D::Minus1)?.mean_all()
 }
 
 /// x / |x| along the last axis. The 1e-24 under the root does what a floor of 1e-12 on |x| does, and keeps the

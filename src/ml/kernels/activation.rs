@@ -32,6 +32,13 @@ pub fn gelu_tanh_and_slope(x: f32) -> (f32, f32) {
     (x * sigmoid, sigmoid + x * sigmoid * (1.0 - sigmoid) * inner)
 }
 
+/// SiLU and its derivative.
+#[inline(always)]
+pub fn silu_and_slope(x: f32) -> (f32, f32) {
+    let sigmoid = 1.0 / (1.0 + exp(-x));
+    (x * sigmoid, sigmoid + x * sigmoid * (1.0 - sigmoid))
+}
+
 simd! {
     fn tanh(x: &[f32], y: &mut [f32]) {
         for (y, &x) in y.iter_mut().zip(x) {

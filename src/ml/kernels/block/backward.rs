@@ -4,13 +4,14 @@
 use super::super::activation::gelu_tanh_and_slope;
 use super::super::attention;
 use super::super::linear;
+use super::super::mlp::times_slope;
 use super::super::norm::moments;
-use super::super::rows::{add_to, column_sums, each_row_summing, each_row2, each_row2_summing};
+use super::super::rows::{column_sums, each_row_summing, each_row2, each_row2_summing};
 use super::super::scratch;
 use super::super::simd::{simd, sum3};
 use super::forward::{middle, modulated, prepared};
 use super::*;
-use crate::ml::backprop::collect_captured;
+use crate::ml::backprop::{collect_bias, collect_weight};
 
 simd! {
     /// Of gate (y + bias): the gradient of y from that of the product. `sums` is `[gate gradient | bias gradient]`.
@@ -31,16 +32,6 @@ simd! {
     fn gelu(x: &mut [f32], bias: &[f32], y: &mut [f32]) {
         for ((y, x), b) in y.iter_mut().zip(x).zip(bias) {
             (*y, *x) = gelu_tanh_and_slope(*x + b);
-        }
-    }
-}
-
-simd! {
-    /// d slope in place of d, and its sums.
-    fn times_slope(d: &mut [f32], slope: &[f32], sums: &mut [f32]) {
-        for ((d, slope), sum) in d.iter_mut().zip(slope).zip(sums) {
-            *d *= slope;
-            *sum += *d;
         }
     }
 }
@@ -165,25 +156,4 @@ impl Parts {
             m[which * self.dim..][..self.dim].copy_from_slice(&sums[at * self.dim..][..self.dim]);
         }
     }
-}
-
-fn collect_weight(weight: &Tensor, x: &[f32], grad: &[f32], n_in: usize) -> Result<()> {
-    collect_captured(weight, |dw, keep| {
-        linear::backward_weight(x, grad, n_in, dw, keep);
-        Ok(())
-    })
-}
-
-/// Of sums per group, `width` numbers each, those from `first`, added over the groups.
-fn collect_bias(bias: &Tensor, sums: &[f32], width: usize, first: usize) -> Result<()> {
-    collect_captured(bias, |db, keep| {
-        if !keep {
-            db.fill(0.0);
-        }
-        for group in sums.chunks(width) {
-            let len = db.len();
-            add_to(db, &group[first..][..len]);
-        }
-        Ok(())
-    })
 }
