@@ -28,6 +28,14 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// The slot with an artifact per encoder.
+    pub fn slot(self) -> &'static str {
+        match self {
+            Self::Stored => FEATURES,
+            Self::Online => ENCODER,
+        }
+    }
+
     /// Are the slots connected that this takes, and those open that the other takes? An input of no use would still be
     /// made first and stand in the key.
     pub fn check(self, inputs: &[&str]) -> Result<()> {

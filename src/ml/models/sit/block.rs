@@ -1,6 +1,6 @@
 //! The transformer block of a SiT: attention and an MLP, whose norms and residuals the condition modulates (adaLN-Zero).
 
-use super::{NORM_EPS, SiTConfig, ZERO};
+use super::{MlpKind, NORM_EPS, SiTConfig, ZERO};
 use crate::ml::nn::{self, LayerNorm, Linear};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
@@ -37,22 +37,31 @@ impl Attention {
     }
 }
 
-struct Mlp {
-    fc1: Linear,
-    fc2: Linear,
+enum Mlp {
+    Gelu { fc1: Linear, fc2: Linear },
+    SwiGlu { w12: Linear, w3: Linear },
 }
 
 impl Mlp {
     fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
         let inner = cfg.mlp_width();
-        Ok(Self {
-            fc1: nn::linear(cfg.hidden, inner, vb.pp("fc1"))?,
-            fc2: nn::linear(inner, cfg.hidden, vb.pp("fc2"))?,
+        Ok(match cfg.mlp {
+            MlpKind::Gelu => Self::Gelu {
+                fc1: nn::linear(cfg.hidden, inner, vb.pp("fc1"))?,
+                fc2: nn::linear(inner, cfg.hidden, vb.pp("fc2"))?,
+            },
+            MlpKind::SwiGlu => Self::SwiGlu {
+                w12: nn::linear(cfg.hidden, 2 * inner, vb.pp("w12"))?,
+                w3: nn::linear(inner, cfg.hidden, vb.pp("w3"))?,
+            },
         })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.fc2.forward(&nn::gelu_tanh(&self.fc1.forward(x)?)?)
+        match self {
+            Self::Gelu { fc1, fc2 } => fc2.forward(&nn::gelu_tanh(&fc1.forward(x)?)?),
+            Self::SwiGlu { w12, w3 } => w3.forward(&nn::swiglu(&w12.forward(x)?)?),
+        }
     }
 }
 
