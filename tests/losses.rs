@@ -70,12 +70,9 @@ fn nt_xent_is_its_formula_with_the_other_images_as_negatives() {
         let both = loss::nt_xent(&[f.clone(), other_f.clone()], &[p.clone(), other_p.clone()], temperature).unwrap();
         let other = nt_xent(&numbers(&other_f), &numbers(&other_p), [3, 4, 2], temperature);
         close("the mean of two", number(&both), (want + other) / 2.0, 1e-5 * want.abs().max(1.0));
-        check_slopes(
-            "nt-xent",
-            &p,
-            &|p| loss::nt_xent(&[f.clone()], &[p.clone()], temperature).unwrap(),
-            &|p| nt_xent(&numbers(&f), p, dims, temperature),
-        );
+        check_slopes("nt-xent", &p, &|p| loss::nt_xent(&[f.clone()], &[p.clone()], temperature).unwrap(), &|p| {
+            nt_xent(&numbers(&f), p, dims, temperature)
+        });
     }
 }
 
@@ -101,9 +98,8 @@ fn nt_xent_knows_its_limits() {
 /// log of the mean over all pairs, the equal ones among them.
 fn dispersive(z: &[f64], batch: usize, temperature: f64) -> f64 {
     let d = z.len() / batch;
-    let distance = |i: usize, j: usize| -> f64 {
-        (0..d).map(|k| (z[i * d + k] - z[j * d + k]).powi(2)).sum::<f64>() / d as f64
-    };
+    let distance =
+        |i: usize, j: usize| -> f64 { (0..d).map(|k| (z[i * d + k] - z[j * d + k]).powi(2)).sum::<f64>() / d as f64 };
     let pairs = (0..batch * batch).map(|k| (-distance(k / batch, k % batch) / temperature).exp());
     (pairs.sum::<f64>() / (batch * batch) as f64).ln()
 }

@@ -16,6 +16,7 @@ mod experiment;
 mod explain;
 mod export;
 mod fetch;
+mod flip;
 mod formats;
 mod gc;
 mod gradients;

@@ -99,7 +99,8 @@ fn small() -> (ParamSet, Tensors) {
     (params, grads)
 }
 
-const SMALL: AdamWConfig = AdamWConfig { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, decay: Decay::All };
+const SMALL: AdamWConfig =
+    AdamWConfig { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, decay: Decay::All };
 
 #[test]
 fn saved_moments_continue_exactly() {

@@ -167,8 +167,12 @@ fn a_hand_over_that_loads_nothing_or_does_not_fit_fails() {
     assert!(error.message.contains("another architecture"), "{error}");
 
     // No switch shows in the shapes that both have.
-    let switches = [("rope", json!(true), json!(false)), ("qk_norm", json!(false), json!(true)),
-        ("mlp", json!("gelu"), json!("swiglu")), ("projector", json!("mlp"), json!("conv3"))];
+    let switches = [
+        ("rope", json!(true), json!(false)),
+        ("qk_norm", json!(false), json!(true)),
+        ("mlp", json!("gelu"), json!("swiglu")),
+        ("projector", json!("mlp"), json!("conv3")),
+    ];
     for (switch, was, value) in switches {
         let error = lab.run(&train::KIND, switch, json!({switch: value}), &inputs, &Ear::default()).unwrap_err();
         let text = format!("`init` was trained with `{switch} = {was}`, this stage has `{switch} = {value}`");

@@ -201,8 +201,7 @@ fn further_averages_are_those_of_trainings_with_their_decay() {
     let run = |decays: &[f64], fused: bool| -> Vec<Vec<f32>> {
         let (params, vb) = ParamSet::init(1, DType::F32, &CPU);
         vb.get_with_hints(&shape[..], "a", Init::Randn { mean: 0.0, stdev: 1.0 }).unwrap();
-        let config =
-            AdamWConfig { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, decay: Decay::All };
+        let config = AdamWConfig { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, decay: Decay::All };
         let mut optimizer = (if fused { AdamW::new } else { AdamW::new_plain })(&params, config).unwrap();
         let mut emas: Vec<Ema> = decays.iter().map(|d| Ema::new(&params, *d).unwrap()).collect();
         for step in 0..3 {

@@ -42,10 +42,10 @@ fn there(dir: &Path) -> Result<Vec<String>> {
     let mut names = vec![];
     for entry in std::fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))? {
         let name = entry.map_err(|e| Error::io("list", dir, e))?.file_name();
-        names.extend(name.to_string_lossy().strip_suffix(".safetensors").map(|n| format!("`{n}`")));
+        names.extend(name.to_string_lossy().strip_suffix(".safetensors").map(str::to_string));
     }
     names.sort();
-    Ok(names)
+    Ok(names.into_iter().map(|n| format!("`{n}`")).collect())
 }
 
 #[cfg(test)]
@@ -57,8 +57,9 @@ mod tests {
         }
         for name in ["emma", "ema-", "ema-x", "ema-0.9990", "../ema", "ema-../x"] {
             let said = super::check("weights", name).unwrap_err().message;
-            let text =
-                format!("`weights` must be `ema`, `model` or `ema-D` with the decay of a further average, not `{name}`");
+            let text = format!(
+                "`weights` must be `ema`, `model` or `ema-D` with the decay of a further average, not `{name}`"
+            );
             assert_eq!(said, text);
         }
     }

@@ -5,6 +5,7 @@ use super::averages::file_of_decay;
 use super::feature_source::{FeatureSource, Mode};
 use super::support::{create_dir, write_json};
 use crate::error::{Error, Result};
+use crate::ml::augment::flips;
 use crate::ml::data::packed::Packed;
 use crate::ml::models::projector::ProjectorKind;
 use crate::ml::models::sit::{MlpKind, SiT, SiTConfig, drop_labels};
@@ -37,6 +38,9 @@ pub struct Architecture {
     projector: ProjectorKind,
     projector_dim: usize,
 }
+
+/// Ending of the names of tensors that belong to the mirrored image.
+pub const MIRRORED: &str = "_flip";
 
 /// Where a phase reads its projections, and where it ends.
 #[derive(Debug, Clone)]
@@ -131,12 +135,16 @@ pub struct Draw {
     pub batch: usize,
     /// Micro-batches they are split into.
     pub accumulate: usize,
+    /// Probability of seeing an image mirrored.
+    pub flip: f64,
 }
 
 /// A micro-batch.
 pub struct Batch {
     /// Rows of the latents and of what is paired with them.
     pub rows: Vec<u64>,
+    /// Which of them are mirrored.
+    pub flipped: Vec<bool>,
     /// A fresh draw from the posteriors, scaled, `[n, C, h, w]`.
     pub latents: Tensor,
     /// Classes with dropout applied, `[n]`.
@@ -208,8 +216,8 @@ impl Examples {
         let ids = batch_indices(seed, step, micro, accumulate, draw.batch, n);
         let first = (draw.batch * micro / accumulate) as u64;
         let slots: Vec<u64> = (first..first + ids.len() as u64).collect();
-        let (mean, std) =
-            (self.latents.rows("mean", &ids, &self.device)?, self.latents.rows("std", &ids, &self.device)?);
+        let flipped = flips(draw.flip, seed, step, &slots);
+        let (mean, std) = (self.moments("mean", &ids, &flipped)?, self.moments("std", &ids, &flipped)?);
         let (mean, std) = (mean.to_dtype(DType::F32)?, std.to_dtype(DType::F32)?);
         let noise = rng::normal_rows(seed, Purpose::Posterior, step, &slots, &mean.dims()[1..], &self.device)?;
         let latents = (mean + (std * noise)?)?.affine(self.scaling_factor, -self.shift_factor * self.scaling_factor)?;
@@ -219,13 +227,34 @@ impl Examples {
             .map(|slot| f64::from(rng::stream(seed, Purpose::LabelDrop, step, *slot).uniform()) < config.class_dropout)
             .collect();
         let classes = drop_labels(&labels, &dropped, config.null_class(), &self.device)?;
-        Ok(Batch { rows: ids, latents, classes, slots })
+        Ok(Batch { rows: ids, flipped, latents, classes, slots })
+    }
+
+    /// Rows of `mean` or `std`, those of the mirrored images where `flipped` says so.
+    fn moments(&self, tensor: &str, rows: &[u64], flipped: &[bool]) -> candle_core::Result<Tensor> {
+        if !flipped.contains(&true) {
+            return self.latents.rows(tensor, rows, &self.device);
+        }
+        let mirrored = format!("{tensor}{MIRRORED}");
+        let row = |(row, flip): (&u64, &bool)| {
+            self.latents.rows(if *flip { &mirrored } else { tensor }, &[*row], &self.device)
+        };
+        Tensor::cat(&rows.iter().zip(flipped).map(row).collect::<candle_core::Result<Vec<_>>>()?, 0)
+    }
+
+    /// Are there latents of mirrored images, if they are asked for?
+    pub fn check_flip(&self, flip: f64) -> Result<()> {
+        if flip == 0.0 || self.latents.tensors().any(|name| name == format!("mean{MIRRORED}")) {
+            return Ok(());
+        }
+        let text = format!("`flip` is {flip}, but input `latents` has none of mirrored images");
+        Err(Error::stage(text).hint("set `flip = true` on the stage that makes them"))
     }
 
     /// What the micro-batch is aligned with, `[n, N, Z]` per encoder. Apart from [`batch`](Self::batch), since a step
     /// whose alignment has no weight need not pay for it.
     pub fn features(&self, batch: &Batch) -> candle_core::Result<Vec<Tensor>> {
-        self.features.tokens(&batch.rows, &self.device)
+        self.features.tokens(&batch.rows, &batch.flipped, &self.device)
     }
 }
 

@@ -48,6 +48,7 @@ struct Params {
     dispersive: f64,
     dispersive_depth: Option<usize>,
     dispersive_temperature: f64,
+    flip: f64,
     batch: usize,
     accumulate: usize,
     #[serde(flatten)]
@@ -121,6 +122,7 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     // Without alignment, features may be connected or not: trials with and without share their inputs.
     if p.schedule()? != Schedule::None {
         p.features.check(inputs).map_err(|e| e.hint("or set `alignment = \"none\"`, which takes none"))?;
+        p.features.check_flip(p.flip)?;
         p.check_depths(inputs)?;
         p.comparison.check(p.batch, p.accumulate)?;
     }
@@ -139,6 +141,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let schedule = p.schedule()?;
     let features = (schedule != Schedule::None).then_some(p.features);
     let examples = Examples::open(attempt, features, &device)?;
+    examples.check_flip(p.flip)?;
     let config = examples.network(&p.architecture, p.depths()?)?;
     let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
     let model = SiT::new(&config, vb)?;
@@ -255,7 +258,7 @@ struct Training<'a> {
 impl Training<'_> {
     fn loss(&self, step: u64, micro: usize) -> candle_core::Result<StepLoss> {
         let p = self.p;
-        let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate };
+        let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate, flip: p.flip };
         let batch = self.examples.batch(&draw, self.config, step, micro)?;
         let x = &batch.latents;
         let noise = rng::normal_rows(p.seed, Purpose::Noise, step, &batch.slots, &x.dims()[1..], self.device)?;

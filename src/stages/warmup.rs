@@ -30,6 +30,7 @@ struct Params {
     features: Mode,
     #[serde(flatten)]
     alignment: Alignment,
+    flip: f64,
     batch: usize,
     accumulate: usize,
     #[serde(flatten)]
@@ -46,6 +47,7 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     parse::<Cadence>(operation)?;
     let p: Params = parse(params)?;
     p.features.check(inputs)?;
+    p.features.check_flip(p.flip)?;
     super::examples::check_batch(p.batch, p.accumulate)?;
     p.alignment.check(p.batch, p.accumulate)?;
     p.optimization.check()?;
@@ -56,11 +58,12 @@ fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
     let device = device(attempt.device())?;
     let examples = Examples::open(attempt, Some(p.features), &device)?;
+    examples.check_flip(p.flip)?;
     let config = examples.network(&p.architecture, p.depths())?;
     let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
     let model = SiT::new(&config, vb)?;
     attempt.log(&format!("{} parameters in {} of {} blocks", params.count(), config.blocks(), config.depth));
-    let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate };
+    let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate, flip: p.flip };
     let mut align = |step: u64, micro: usize| {
         let batch = examples.batch(&draw, &config, step, micro)?;
         let t = Tensor::zeros(batch.slots.len(), DType::F32, &device)?;
