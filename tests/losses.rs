@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 use erw::ml::loss;
 use erw::ml::rng::{self, Purpose};
+use std::slice::from_ref;
 
 const CPU: Device = Device::Cpu;
 
@@ -64,13 +65,13 @@ fn nt_xent_is_its_formula_with_the_other_images_as_negatives() {
     let (f, p) = (normal(1, &dims), normal(2, &dims));
     let (other_f, other_p) = (normal(3, &[3, 4, 2]), normal(4, &[3, 4, 2]));
     for temperature in [0.1, 0.7] {
-        let got = loss::nt_xent(&[f.clone()], &[p.clone()], temperature).unwrap();
+        let got = loss::nt_xent(from_ref(&f), from_ref(&p), temperature).unwrap();
         let want = nt_xent(&numbers(&f), &numbers(&p), dims, temperature);
         close("one encoder", number(&got), want, 1e-5 * want.abs().max(1.0));
         let both = loss::nt_xent(&[f.clone(), other_f.clone()], &[p.clone(), other_p.clone()], temperature).unwrap();
         let other = nt_xent(&numbers(&other_f), &numbers(&other_p), [3, 4, 2], temperature);
         close("the mean of two", number(&both), (want + other) / 2.0, 1e-5 * want.abs().max(1.0));
-        check_slopes("nt-xent", &p, &|p| loss::nt_xent(&[f.clone()], &[p.clone()], temperature).unwrap(), &|p| {
+        check_slopes("nt-xent", &p, &|p| loss::nt_xent(from_ref(&f), from_ref(p), temperature).unwrap(), &|p| {
             nt_xent(&numbers(&f), p, dims, temperature)
         });
     }
@@ -80,18 +81,18 @@ fn nt_xent_is_its_formula_with_the_other_images_as_negatives() {
 fn nt_xent_knows_its_limits() {
     let f = normal(1, &[3, 4, 5]);
     // Scores of 1 / 0.001 overflow an f32 without the maximum taken out.
-    let sharp = number(&loss::nt_xent(&[f.clone()], &[f.clone()], 0.001).unwrap());
+    let sharp = number(&loss::nt_xent(from_ref(&f), from_ref(&f), 0.001).unwrap());
     assert!(sharp.is_finite() && sharp.abs() < 1e-3, "{sharp}");
     // All images alike: nothing tells them apart.
     let one = f.narrow(0, 0, 1).unwrap().repeat((3, 1, 1)).unwrap();
-    close("alike", number(&loss::nt_xent(&[one.clone()], &[one], 0.1).unwrap()), 3f64.ln(), 1e-5);
+    close("alike", number(&loss::nt_xent(from_ref(&one), from_ref(&one), 0.1).unwrap()), 3f64.ln(), 1e-5);
     let half = f.to_dtype(DType::F16).unwrap();
-    let halves = number(&loss::nt_xent(&[half.clone()], &[half], 0.1).unwrap());
-    close("half precision", halves, number(&loss::nt_xent(&[f.clone()], &[f.clone()], 0.1).unwrap()), 1e-2);
+    let halves = number(&loss::nt_xent(from_ref(&half), from_ref(&half), 0.1).unwrap());
+    close("half precision", halves, number(&loss::nt_xent(from_ref(&f), from_ref(&f), 0.1).unwrap()), 1e-2);
     let single = f.narrow(0, 0, 1).unwrap();
-    let error = loss::nt_xent(&[single.clone()], &[single], 0.1).unwrap_err().to_string();
+    let error = loss::nt_xent(from_ref(&single), from_ref(&single), 0.1).unwrap_err().to_string();
     assert!(error.contains("at least two images"), "{error}");
-    assert!(loss::nt_xent(&[f.clone()], &[normal(2, &[3, 4, 6])], 0.1).is_err());
+    assert!(loss::nt_xent(from_ref(&f), &[normal(2, &[3, 4, 6])], 0.1).is_err());
     assert!(loss::nt_xent(&[], &[], 0.1).is_err());
 }
 
