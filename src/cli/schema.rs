@@ -278,7 +278,8 @@ mod tests {
 
     #[test]
     fn one_or_many_is_either_with_the_same_limits() {
-        let text = "summary = \"s\"\nrevision = 1\n[params]\nx = { type = \"int | [int]\", optional = true, min = 1 }  # x\n";
+        let text =
+            "summary = \"s\"\nrevision = 1\n[params]\nx = { type = \"int | [int]\", optional = true, min = 1 }  # x\n";
         let manifest = Manifest::parse("k", text).unwrap();
         let number = json!({ "type": "integer", "minimum": 1.0 });
         assert_eq!(field(&manifest.params[0])["anyOf"], json!([number, { "type": "array", "items": number }]));

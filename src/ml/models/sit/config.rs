@@ -194,7 +194,9 @@ mod tests {
         assert_eq!(SiTConfig { warmup_depth: Some(2), ..config.clone() }.tap(0), 2);
 
         let said = |depths: &[usize]| {
-            SiTConfig { encoder_depth: depths.to_vec(), ..config.clone() }.check().unwrap_err().to_string()
+            let error = SiTConfig { encoder_depth: depths.to_vec(), ..config.clone() }.check().unwrap_err();
+            // candle adds a backtrace where the environment asks for one.
+            error.to_string().lines().next().unwrap_or_default().to_string()
         };
         assert_eq!(said(&[1, 4]), "encoder_depth 4 is not one of the blocks 1 to 3");
         assert_eq!(said(&[1, 2, 3]), "encoder_depth has 3 blocks for 2 encoders");
