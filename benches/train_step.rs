@@ -15,10 +15,12 @@ mod support;
 
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::loss;
-use erw::ml::models::sit::{Keep, SiT, SiTConfig};
-use erw::ml::optim::AdamWConfig;
+use erw::ml::models::projector::ProjectorKind;
+use erw::ml::models::sit::{Keep, MlpKind, SiT, SiTConfig};
+use erw::ml::optim::{AdamWConfig, Decay};
 use erw::ml::path::Path;
 use erw::ml::rng::{Purpose, normal_rows};
+use erw::ml::train::lr::LrSchedule;
 use erw::ml::train::{Fit, FitConfig, Observer, Silent, StepLoss, fit};
 use erw::ml::weights::{Frozen, ParamSet};
 use serde_json::Value;
@@ -58,12 +60,14 @@ fn config(name: &str, warmup: bool) -> Result<SiTConfig> {
         hidden,
         depth,
         heads,
+        mlp: MlpKind::Gelu,
         mlp_ratio: 4.0,
         num_classes: 1000,
         class_dropout: 0.1,
         z_dims: vec![FEATURES],
+        projector: ProjectorKind::Mlp,
         projector_dim: 2048,
-        encoder_depth: 4,
+        encoder_depth: vec![4],
         rope: false,
         qk_norm: false,
         warmup_depth: warmup.then_some(4),
@@ -150,9 +154,10 @@ fn training(config: &SiTConfig, batch: usize, keep: Keep) -> Result<f64> {
     };
     let fit_config = FitConfig {
         steps: REPEATS + 1,
-        optimizer: AdamWConfig { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 },
+        optimizer: AdamWConfig { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, decay: Decay::All },
+        lr: LrSchedule::default(),
         max_grad_norm: 1.0,
-        ema_decay: 0.9999,
+        ema_decays: vec![0.9999],
         accumulate: 1,
         checkpoint_every: 0,
         log_every: 1,

@@ -296,6 +296,20 @@ fn the_releases_shards_are_latents_and_features() -> Result<()> {
         .unwrap();
     let unscaled = bench.run("unscaled", &stages::import_latents::KIND, &[], json!({"source": other}))?;
     assert_eq!(Packed::open(&unscaled)?.meta()["scaling_factor"], 0.18215);
+
+    // And its latents of mirrored images, where they are asked for and there.
+    let ask = json!({"source": other, "flip": true});
+    let error = bench.run("none mirrored", &stages::import_latents::KIND, &[], ask.clone()).unwrap_err();
+    assert!(error.to_string().contains("no tensor `latents_flip`"), "{error}");
+    let shard = other.join("latents_rank00_shard000.safetensors");
+    let mut tensors = weights::load(&shard, &CPU)?;
+    let mirrored = (&tensors["latents"] * 2.0)?;
+    tensors.insert("latents_flip".into(), mirrored.clone());
+    weights::save(&tensors, &shard)?;
+    let both = Packed::open(&bench.run("both", &stages::import_latents::KIND, &[], ask)?)?;
+    assert_eq!(values(&both.all("mean_flip", &CPU)?)?, values(&mirrored.to_dtype(DType::F32)?)?);
+    assert_eq!(values(&both.all("mean", &CPU)?)?, values(&tensors["latents"].to_dtype(DType::F32)?)?);
+    assert!(values(&both.all("std_flip", &CPU)?)?.iter().all(|v| *v == 0.0));
     Ok(())
 }
 
@@ -442,4 +456,8 @@ proptest! {
             }
         }
     }
+}
+
+fn values(t: &Tensor) -> candle_core::Result<Vec<f32>> {
+    t.flatten_all()?.to_vec1()
 }

@@ -21,15 +21,15 @@ use std::path::{Path, PathBuf};
 const CPU: Device = Device::Cpu;
 const ROWS: u64 = 12;
 
-type Inputs = Vec<(&'static str, PathBuf)>;
+pub type Inputs = Vec<(&'static str, PathBuf)>;
 
 /// Twelve images of 8 x 8 pixels with their latents, two encoders, and the features of both.
-struct Lab {
-    bench: Bench,
+pub struct Lab {
+    pub bench: Bench,
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let lab = Self { bench: Bench::new() };
         let labels: Vec<i64> = (0..ROWS as i64).map(|i| i % 3).collect();
         lab.images("images", &labels);
@@ -46,11 +46,11 @@ impl Lab {
         lab
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.bench.path(name)
     }
 
-    fn images(&self, name: &str, labels: &[i64]) {
+    pub fn images(&self, name: &str, labels: &[i64]) {
         let n = labels.len();
         let pixels: Vec<u8> = (0..n * 8 * 8 * 3).map(|i| (i * i % 251) as u8).collect();
         let pixels = Tensor::from_vec(pixels, (n, 8, 8, 3), &CPU).unwrap();
@@ -59,27 +59,34 @@ impl Lab {
     }
 
     /// An encoder at `NAME/out/encoder` and its features at `NAME-features/out/features`.
-    fn encoder(&self, name: &str, given: Value) {
+    pub fn encoder(&self, name: &str, given: Value) {
         let images = self.path("images");
         let encoder = self.bench.run(name, &train_encoder::KIND, &[("images", &images)], given).unwrap();
         let inputs: [(&str, &Path); 2] = [("images", &images), ("encoder", &encoder)];
         self.bench.run(&format!("{name}-features"), &features::KIND, &inputs, json!({})).unwrap();
     }
 
-    fn stored(&self, encoders: &[&str]) -> Inputs {
+    pub fn stored(&self, encoders: &[&str]) -> Inputs {
         let slots = ["features", "features.1"].into_iter();
         let paths = encoders.iter().map(|e| self.path(&format!("{e}-features")).join("out/features"));
         [("latents", self.path("latents"))].into_iter().chain(slots.zip(paths)).collect()
     }
 
-    fn online(&self, encoders: &[&str]) -> Inputs {
+    pub fn online(&self, encoders: &[&str]) -> Inputs {
         let slots = ["encoder", "encoder.1"].into_iter();
         let paths = encoders.iter().map(|e| self.path(e).join("out/encoder"));
         let data = [("latents", self.path("latents")), ("images", self.path("images"))];
         data.into_iter().chain(slots.zip(paths)).collect()
     }
 
-    fn attempt(&self, work: &str, kind: &StageKind, inputs: &Inputs, more: Value, ear: &Ear) -> Result<PathBuf, Error> {
+    pub fn attempt(
+        &self,
+        work: &str,
+        kind: &StageKind,
+        inputs: &Inputs,
+        more: Value,
+        ear: &Ear,
+    ) -> Result<PathBuf, Error> {
         let online = inputs.iter().any(|(slot, _)| *slot == "encoder");
         let mut given = json!({"model": "custom", "hidden": 24, "blocks": 2, "heads": 2, "patch_size": 2,
             "projector_dim": 16, "batch": 4, "steps": 3, "ema_decay": 0.5});
@@ -91,21 +98,21 @@ impl Lab {
         Ok(self.path(work).join("out").join(if kind.name == "train" { "sit" } else { "warmed" }))
     }
 
-    fn run(&self, work: &str, kind: &StageKind, inputs: &Inputs, more: Value) -> PathBuf {
+    pub fn run(&self, work: &str, kind: &StageKind, inputs: &Inputs, more: Value) -> PathBuf {
         self.attempt(work, kind, inputs, more, &Ear::default()).unwrap()
     }
 
-    fn refused(&self, kind: &StageKind, inputs: &Inputs) -> String {
+    pub fn refused(&self, kind: &StageKind, inputs: &Inputs) -> String {
         self.attempt("refused", kind, inputs, json!({}), &Ear::default()).unwrap_err().message
     }
 }
 
-fn normal(tag: u64, shape: &[usize]) -> Tensor {
+pub fn normal(tag: u64, shape: &[usize]) -> Tensor {
     let rows: Vec<u64> = (0..ROWS).collect();
     rng::normal_rows(tag, Purpose::Probe, 0, &rows, shape, &CPU).unwrap()
 }
 
-fn pack(dir: &Path, stem: &str, rows: &[(&str, Tensor)], meta: &Value) {
+pub fn pack(dir: &Path, stem: &str, rows: &[(&str, Tensor)], meta: &Value) {
     let mut writer = PackedWriter::create(dir, stem, 5).unwrap();
     writer.push(&rows.iter().map(|(name, t)| (name.to_string(), t.clone())).collect()).unwrap();
     writer.finish(meta).unwrap();
@@ -116,7 +123,7 @@ fn weights_of(artifact: &Path) -> Tensors {
 }
 
 #[track_caller]
-fn assert_same_artifact(a: &Path, b: &Path) {
+pub fn assert_same_artifact(a: &Path, b: &Path) {
     for file in ["model.safetensors", "ema.safetensors", "curve.jsonl", "config.json"] {
         assert!(std::fs::read(a.join(file)).unwrap() == std::fs::read(b.join(file)).unwrap(), "{file} differs");
     }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 const CPU: Device = Device::Cpu;
 
 /// Data for both phases, and stages run on it.
-struct Lab {
+pub struct Lab {
     bench: Bench,
 }
 
@@ -26,7 +26,7 @@ const ROWS: u64 = 12;
 
 impl Lab {
     /// Twelve latents 4x4 of three classes, features of four tokens, an autoencoder to 8x8 pixels.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let bench = Bench::new();
         let rows: Vec<u64> = (0..ROWS).collect();
         let normal = |tag, shape: &[usize]| rng::normal_rows(tag, Purpose::Probe, 0, &rows, shape, &CPU).unwrap();
@@ -50,16 +50,16 @@ impl Lab {
         Self { bench }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.bench.path(name)
     }
 
-    fn artifact(&self, work: &str, output: &str) -> PathBuf {
+    pub fn artifact(&self, work: &str, output: &str) -> PathBuf {
         self.path(work).join("out").join(output)
     }
 
     /// Runs a stage in folder `work` with a tiny network where `changes` do not say otherwise.
-    fn run(
+    pub fn run(
         &self,
         kind: &StageKind,
         work: &str,
@@ -77,16 +77,16 @@ impl Lab {
         self.bench.attempt(work, kind, &inputs, &given, ear)
     }
 
-    fn data(&self) -> Vec<(&'static str, PathBuf)> {
+    pub fn data(&self) -> Vec<(&'static str, PathBuf)> {
         vec![("latents", self.path("latents")), ("features", self.path("features"))]
     }
 
-    fn warmed(&self, steps: u64) -> PathBuf {
+    pub fn warmed(&self, steps: u64) -> PathBuf {
         self.run(&warmup::KIND, "warmup", json!({"steps": steps}), &self.data(), &Ear::default()).unwrap();
         self.artifact("warmup", "warmed")
     }
 
-    fn trained(&self) -> PathBuf {
+    pub fn trained(&self) -> PathBuf {
         self.run(&train::KIND, "train", json!({}), &self.data(), &Ear::default()).unwrap();
         self.artifact("train", "sit")
     }
@@ -166,10 +166,16 @@ fn a_hand_over_that_loads_nothing_or_does_not_fit_fails() {
     let error = lab.run(&train::KIND, "b", json!({"hidden": 32}), &inputs, &Ear::default()).unwrap_err();
     assert!(error.message.contains("another architecture"), "{error}");
 
-    // Neither switch shows in the shapes that both have.
-    for (switch, value) in [("rope", false), ("qk_norm", true)] {
+    // No switch shows in the shapes that both have.
+    let switches = [
+        ("rope", json!(true), json!(false)),
+        ("qk_norm", json!(false), json!(true)),
+        ("mlp", json!("gelu"), json!("swiglu")),
+        ("projector", json!("mlp"), json!("conv3")),
+    ];
+    for (switch, was, value) in switches {
         let error = lab.run(&train::KIND, switch, json!({switch: value}), &inputs, &Ear::default()).unwrap_err();
-        let text = format!("`init` was trained with `{switch} = {}`, this stage has `{switch} = {value}`", !value);
+        let text = format!("`init` was trained with `{switch} = {was}`, this stage has `{switch} = {value}`");
         assert_eq!(error.message, text);
         assert!(error.hints.iter().any(|h| h.contains("the same `")), "{error}");
     }

@@ -5,7 +5,8 @@ use crate::support::golden::{self, Golden};
 use candle_core::{DType, Device, Tensor};
 use erw::ml::backprop::{Gradients, gradients};
 use erw::ml::loss;
-use erw::ml::models::sit::{self, SiT, SiTConfig, drop_labels};
+use erw::ml::models::projector::ProjectorKind;
+use erw::ml::models::sit::{self, MlpKind, SiT, SiTConfig, drop_labels};
 use erw::ml::nn::plain;
 use erw::ml::path::Path;
 use erw::ml::rng::{self, Purpose};
@@ -162,11 +163,13 @@ pub fn tiny(warmup_depth: Option<usize>) -> SiTConfig {
         depth: 3,
         heads: 2,
         mlp_ratio: 4.0,
+        mlp: MlpKind::Gelu,
         num_classes: 5,
         class_dropout: 0.1,
         z_dims: vec![10],
+        projector: ProjectorKind::Mlp,
         projector_dim: 16,
-        encoder_depth: 2,
+        encoder_depth: vec![2],
         rope: true,
         qk_norm: true,
         warmup_depth,

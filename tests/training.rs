@@ -4,9 +4,10 @@ use crate::sit::tiny;
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::loss;
 use erw::ml::models::sit::{SiT, SiTConfig};
-use erw::ml::optim::AdamWConfig;
+use erw::ml::optim::{AdamWConfig, Decay};
 use erw::ml::path::{Path, TimeDistribution};
 use erw::ml::rng::{self, Purpose};
+use erw::ml::train::lr::LrSchedule;
 use erw::ml::train::{Fit, FitConfig, Observer, Silent, StepLoss, Trained, batch_indices, fit};
 use erw::ml::weights::{ParamSet, Tensors};
 use std::cell::{Cell, RefCell};
@@ -17,9 +18,10 @@ const CPU: Device = Device::Cpu;
 fn config(dir: &TempDir, steps: u64) -> FitConfig {
     FitConfig {
         steps,
-        optimizer: AdamWConfig { lr: 3e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 },
+        optimizer: AdamWConfig { lr: 3e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decay: Decay::All },
         max_grad_norm: 1.0,
-        ema_decay: 0.9,
+        ema_decays: vec![0.9],
+        lr: LrSchedule::default(),
         accumulate: 1,
         checkpoint_every: 0,
         log_every: 1,

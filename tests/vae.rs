@@ -2,8 +2,9 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::models::vae::{AutoencoderKl, Posterior, Reconstruction, VaeConfig, VaeLoss, posterior_noise};
-use erw::ml::optim::AdamWConfig;
+use erw::ml::optim::{AdamWConfig, Decay};
 use erw::ml::rng::{Purpose, normal_rows};
+use erw::ml::train::lr::LrSchedule;
 use erw::ml::train::{Fit, FitConfig, Observer, Silent, StepLoss, Trained, batch_indices, fit};
 use erw::ml::weights::{self, Frozen, ParamSet, Tensors};
 use std::path::Path;
@@ -132,12 +133,13 @@ fn train(dir: &Path, obs: &dyn Observer) -> Result<Fit> {
     let (params, vb) = ParamSet::init(1, DType::F32, &Device::Cpu);
     let vae = AutoencoderKl::new(&VaeConfig::rgb(&[8, 16], 1, 4, 4, true), vb)?;
     let images = blobs(24)?;
-    let optimizer = AdamWConfig { lr: 3e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
+    let optimizer = AdamWConfig { lr: 3e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0, decay: Decay::All };
     let cfg = FitConfig {
         steps: 30,
         optimizer,
         max_grad_norm: 1.0,
-        ema_decay: 0.9,
+        ema_decays: vec![0.9],
+        lr: LrSchedule::default(),
         accumulate: 1,
         checkpoint_every: 0,
         log_every: 10,

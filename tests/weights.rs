@@ -5,7 +5,8 @@ use crate::support::http::{Server, unconfigured};
 use crate::support::space::{Said, Space};
 use candle_core::{DType, Device, Tensor};
 use erw::ml::formats::{Format, WeightsFile};
-use erw::ml::models::sit::{SiT, SiTConfig};
+use erw::ml::models::projector::ProjectorKind;
+use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
 use erw::ml::weights::{self, Frozen, Tensors};
 use serde_json::{Value, json};
@@ -46,11 +47,13 @@ fn checkpoint_config() -> SiTConfig {
         depth: 2,
         heads: 2,
         mlp_ratio: 4.0,
+        mlp: MlpKind::Gelu,
         num_classes: 5,
         class_dropout: 0.1,
         z_dims: vec![],
+        projector: ProjectorKind::Mlp,
         projector_dim: 0,
-        encoder_depth: 1,
+        encoder_depth: vec![1],
         rope: true,
         qk_norm: false,
         warmup_depth: None,
@@ -72,6 +75,7 @@ fn a_released_checkpoint_becomes_a_sit_and_goes_back() {
     let size = |name: &str, dim: usize| ema[name].dims()[dim];
     let config = SiTConfig {
         z_dims: vec![size("projectors.0.4.weight", 0)],
+        projector: ProjectorKind::Mlp,
         projector_dim: size("projectors.0.0.weight", 0),
         mlp_ratio: size("blocks.0.mlp.fc1.weight", 0) as f64 / 16.0,
         ..checkpoint_config()

@@ -121,7 +121,7 @@ fn field(field: &Field) -> Value {
     // Limits and choices of a list hold for its elements.
     let mut value = Map::new();
     let ty = match &field.ty {
-        FieldType::List(of) => of,
+        FieldType::List(of) | FieldType::OneOrMany(of) => of,
         ty => ty,
     };
     value.insert("type".into(), type_name(ty).into());
@@ -138,6 +138,10 @@ fn field(field: &Field) -> Value {
         (FieldType::List(_), _) => {
             schema.extend([("type".to_string(), json!("array")), ("items".to_string(), value.into())])
         }
+        (FieldType::OneOrMany(_), _) => {
+            let list = json!({ "type": "array", "items": value });
+            schema.insert("anyOf".into(), json!([value, list]));
+        }
         _ => schema.extend(value),
     }
     if let Some(default) = &field.default {
@@ -152,7 +156,7 @@ fn type_name(ty: &FieldType) -> &'static str {
         FieldType::Int => "integer",
         FieldType::Float => "number",
         FieldType::String | FieldType::Path | FieldType::Published => "string",
-        FieldType::List(_) => "array",
+        FieldType::List(_) | FieldType::OneOrMany(_) => "array",
     }
 }
 
@@ -266,4 +270,18 @@ fn sweep() -> Value {
         },
         "additionalProperties": { "anyOf": [{ "type": "array", "minItems": 1 }, { "type": "object" }] },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_or_many_is_either_with_the_same_limits() {
+        let text =
+            "summary = \"s\"\nrevision = 1\n[params]\nx = { type = \"int | [int]\", optional = true, min = 1 }  # x\n";
+        let manifest = Manifest::parse("k", text).unwrap();
+        let number = json!({ "type": "integer", "minimum": 1.0 });
+        assert_eq!(field(&manifest.params[0])["anyOf"], json!([number, { "type": "array", "items": number }]));
+    }
 }

@@ -111,6 +111,17 @@ impl Gradients {
         Self { slots, by_id }
     }
 
+    /// Given ones. Names that are no parameters are left out.
+    pub fn from_tensors(params: &ParamSet, given: &Tensors) -> Result<Self> {
+        let mut all = Self::new(params);
+        for slot in &mut all.slots {
+            if let Some(grad) = given.get(&slot.name) {
+                slot.add(grad)?;
+            }
+        }
+        Ok(all)
+    }
+
     /// Forgets all gradients and keeps the memory.
     pub fn clear(&mut self) {
         for slot in &mut self.slots {

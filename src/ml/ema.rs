@@ -19,6 +19,14 @@ impl Buffer {
         if fused { Ok(Self::Host(t.flatten_all()?.to_vec1()?)) } else { Ok(Self::Tensor(t.copy()?)) }
     }
 
+    /// The numbers, which must lie in plain memory.
+    pub fn host(&mut self) -> Result<&mut [f32]> {
+        match self {
+            Self::Host(data) => Ok(data),
+            Self::Tensor(_) => bail!("an average lies in a tensor, and others of its parameter do not"),
+        }
+    }
+
     /// The numbers as a tensor of the parameter's shape.
     pub fn to_tensor(&self, like: &Tensor) -> Result<Tensor> {
         match self {
@@ -33,7 +41,8 @@ pub fn is_fused(t: &Tensor) -> bool {
     t.dtype() == DType::F32 && matches!(t.device(), Device::Cpu)
 }
 
-/// The averages e <- decay e + (1 - decay) p of a set of parameters, updated at every step.
+/// The averages e <- decay e + (1 - decay) p of a set of parameters, updated at every step. A training keeps one such
+/// set for each decay.
 #[derive(Debug, Clone)]
 pub struct Ema {
     pub decay: f64,

@@ -1,4 +1,10 @@
-//! The two losses of representation-aligned training: velocity and alignment.
+//! The losses of representation-aligned training: velocity, alignment in its two forms, and dispersion.
+
+mod contrastive;
+mod dispersive;
+
+pub use contrastive::nt_xent;
+pub use dispersive::dispersive;
 
 use super::kernels;
 use candle_core::{D, DType, Result, Tensor, bail};
@@ -16,14 +22,9 @@ pub fn velocity(predicted: &Tensor, target: &Tensor) -> Result<Tensor> {
 ///
 /// (The release's warmup counts only the last sample of a batch; the paper means all, and so does this.)
 pub fn alignment(features: &[Tensor], projections: &[Tensor]) -> Result<Tensor> {
-    if features.is_empty() || features.len() != projections.len() {
-        bail!("{} sets of features for {} projections", features.len(), projections.len());
-    }
+    check_pairs(features, projections)?;
     let mut total = None;
     for (f, p) in features.iter().zip(projections) {
-        if f.dims() != p.dims() {
-            bail!("features {:?} do not match projections {:?}", f.dims(), p.dims());
-        }
         let cosine = mean_cosine(f, p)?;
         total = Some(match total {
             None => cosine,
@@ -45,6 +46,32 @@ pub fn mean_cosine(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// The same in candle's own operations, for any device and dtype.
 pub fn plain_mean_cosine(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     (unit(a)? * unit(b)?)?.sum(D::Minus1)?.mean_all()
+}
+
+/// Is there a projection of the same shape for every set of features?
+fn check_pairs(features: &[Tensor], projections: &[Tensor]) -> Result<()> {
+    if features.is_empty() || features.len() != projections.len() {
+        bail!("{} sets of features for {} projections", features.len(), projections.len());
+    }
+    match features.iter().zip(projections).find(|(f, p)| f.dims() != p.dims()) {
+        Some((f, p)) => bail!("features {:?} do not match projections {:?}", f.dims(), p.dims()),
+        None => Ok(()),
+    }
+}
+
+/// What iREPA (arXiv 2512.10794) does to an encoder's features `[B, T, D]`: (x - alpha mean) / (std + 1e-6), mean and
+/// standard deviation over the tokens of an image, a channel at a time. Less of what all tokens share leaves more of how
+/// they differ. The deviation is that of a sample, n - 1, as in its code.
+pub fn spatial_zscore(features: &Tensor, alpha: f64) -> Result<Tensor> {
+    let x = features.to_dtype(DType::F32)?;
+    let tokens = x.dim(1)?;
+    if tokens < 2 {
+        bail!("a deviation over tokens needs at least two of them");
+    }
+    let mean = x.mean_keepdim(1)?;
+    let centred = x.broadcast_sub(&mean)?;
+    let std = ((centred.sqr()?.sum_keepdim(1)? / (tokens - 1) as f64)?.sqrt()? + 1e-6)?;
+    x.broadcast_sub(&(mean * alpha)?)?.broadcast_div(&std)
 }
 
 /// x / |x| along the last axis. The 1e-24 under the root does what a floor of 1e-12 on |x| does, and keeps the

@@ -12,6 +12,7 @@ pub mod loss;
 pub mod metrics;
 pub mod models;
 pub mod nn;
+pub mod one_or_many;
 pub mod optim;
 pub mod path;
 pub mod pretrain;

@@ -1,5 +1,5 @@
 //! AdamW (Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019) with moments by parameter
-//! name, global-norm clipping, and the EMA update in the same pass.
+//! name, global-norm clipping, and the updates of the averages in the same pass.
 //!
 //! The arithmetic follows PyTorch: decay first, bias corrections of both moments, eps outside the root.
 //! candle-nn's optimiser keeps its moments private, which makes an exact resume impossible.
@@ -20,8 +20,31 @@ pub struct AdamWConfig {
     pub beta1: f64,
     pub beta2: f64,
     pub eps: f64,
-    /// Decoupled: p <- p (1 - lr weight_decay).
+    /// Decoupled: p <- p (1 - lr weight_decay), for the parameters that `decay` takes.
     pub weight_decay: f64,
+    pub decay: Decay,
+}
+
+/// Which parameters decay.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decay {
+    #[default]
+    All,
+    /// Weights of linear and convolutional layers. Biases, norms and everything else of one dimension stay, and so do
+    /// tables that are looked up or added, not multiplied by: what PyTorch trainers since BERT and GPT-2 exempt.
+    Matrices,
+}
+
+/// Ends of the names of tables, by network: SiT and ViT.
+const TABLES: [&str; 5] =
+    ["embedding_table.weight", "pos_embed", "cls_token", "register_tokens", "position_embedding.weight"];
+
+impl Decay {
+    /// Does a parameter of this name and rank decay?
+    pub fn takes(self, name: &str, rank: usize) -> bool {
+        self == Self::All || (rank >= 2 && !TABLES.iter().any(|table| name.ends_with(table)))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -94,26 +117,34 @@ impl AdamW {
         Ok((of(|m| &m.first)?, of(|m| &m.second)?))
     }
 
-    /// One update of every parameter with gradients multiplied by `grad_scale`, then of the averages.
-    pub fn step(&mut self, grads: &Gradients, grad_scale: f64, ema: &mut Ema) -> Result<()> {
+    /// One update of every parameter with gradients multiplied by `grad_scale`, then of the averages, at least one.
+    pub fn step(&mut self, grads: &Gradients, grad_scale: f64, emas: &mut [Ema]) -> Result<()> {
+        let Some((ema, further)) = emas.split_first_mut() else { bail!("the optimiser keeps at least one average") };
         self.step += 1;
-        let c = self.coefficients(grad_scale, ema.decay);
+        let coefficients = self.coefficients(grad_scale, ema.decay);
         for (name, var, grad) in grads.iter() {
             let (Some(m), Some(e)) = (self.moments.get_mut(name), ema.values.get_mut(name)) else {
                 bail!("parameter {name} joined after the optimiser was made")
             };
+            let further = buffers_of(further, name)?;
+            let mut c = coefficients;
+            if !self.config.decay.takes(name, var.rank()) {
+                c.decay = 1.0;
+            }
             match (grad, &mut m.first, &mut m.second, e) {
                 (Gradient::Host(grad), Buffer::Host(first), Buffer::Host(second), Buffer::Host(ema)) => {
-                    let state = RefCell::new(adamw::State { first, second, ema });
+                    let further = further.into_iter().map(|(mix, b)| Ok((mix, b.host()?))).collect::<Result<_>>()?;
+                    let state = RefCell::new(adamw::State { first, second, ema, further });
                     var.inplace_op1(&adamw::Update { grad, state, coefficients: c })?;
                 }
                 (grad, first, second, ema) => {
                     let (mut m, mut v) = (first.to_tensor(var)?, second.to_tensor(var)?);
-                    let mut e = ema.to_tensor(var)?;
-                    plain_update(var, &grad.to_tensor(var)?, [&mut m, &mut v, &mut e], c)?;
+                    plain_update(var, &grad.to_tensor(var)?, [&mut m, &mut v], c)?;
                     (*first, *second) = (Buffer::Tensor(m), Buffer::Tensor(v));
-                    let host = matches!(ema, Buffer::Host(_));
-                    *ema = Buffer::copy_of(&e, host)?;
+                    for (mix, average) in std::iter::once((c.ema, ema)).chain(further) {
+                        let e = plain_mix(&average.to_tensor(var)?, &var.as_detached_tensor(), mix)?;
+                        *average = Buffer::copy_of(&e, matches!(average, Buffer::Host(_)))?;
+                    }
                 }
             }
         }
@@ -121,7 +152,7 @@ impl AdamW {
     }
 
     fn coefficients(&self, grad_scale: f64, ema_decay: f64) -> adamw::Coefficients {
-        let AdamWConfig { lr, beta1, beta2, eps, weight_decay } = self.config;
+        let AdamWConfig { lr, beta1, beta2, eps, weight_decay, .. } = self.config;
         let t = self.step as f64;
         adamw::Coefficients {
             grad_scale: grad_scale as f32,
@@ -136,17 +167,29 @@ impl AdamW {
     }
 }
 
-/// The fused update in candle's own operations; `state` is first moment, second moment, average.
-fn plain_update(var: &Var, grad: &Tensor, state: [&mut Tensor; 3], c: adamw::Coefficients) -> Result<()> {
-    let mix = |old: &Tensor, new: &Tensor, m: Mix| (old * f64::from(m.keep))? + (new * f64::from(m.add))?;
-    let [first, second, ema] = state;
+/// The averages of a parameter, each with its decay.
+fn buffers_of<'a>(emas: &'a mut [Ema], name: &str) -> Result<Vec<(Mix, &'a mut Buffer)>> {
+    let buffer = |ema: &'a mut Ema| match ema.values.get_mut(name) {
+        Some(buffer) => Ok((Mix::new(ema.decay), buffer)),
+        None => bail!("parameter {name} has no average"),
+    };
+    emas.iter_mut().map(buffer).collect()
+}
+
+/// keep old + add new
+fn plain_mix(old: &Tensor, new: &Tensor, m: Mix) -> Result<Tensor> {
+    (old * f64::from(m.keep))? + (new * f64::from(m.add))?
+}
+
+/// The fused update in candle's own operations; `moments` are the first and the second.
+fn plain_update(var: &Var, grad: &Tensor, moments: [&mut Tensor; 2], c: adamw::Coefficients) -> Result<()> {
+    let [first, second] = moments;
     let grad = (grad.to_dtype(var.dtype())? * f64::from(c.grad_scale))?;
-    *first = mix(first, &grad, c.first)?;
-    *second = mix(second, &grad.sqr()?, c.second)?;
+    *first = plain_mix(first, &grad, c.first)?;
+    *second = plain_mix(second, &grad.sqr()?, c.second)?;
     let root = ((&*second * f64::from(c.second_scale))?.sqrt()? + f64::from(c.eps))?;
     let step = ((&*first * f64::from(c.step_size))? / root)?;
     let value = ((var.as_detached_tensor() * f64::from(c.decay))? - step)?;
-    *ema = mix(ema, &value, c.ema)?;
     var.set(&value)
 }
 

@@ -33,6 +33,8 @@ pub enum Purpose {
     Augment = 10,
     /// Anything a test or a probe draws.
     Probe = 11,
+    /// Which images a training sees mirrored.
+    Flip = 12,
 }
 
 const ROUNDS: usize = 10;

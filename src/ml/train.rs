@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod curve;
+pub mod lr;
 
 pub use curve::CurvePoint;
 
@@ -18,6 +19,7 @@ use super::weights::{ParamSet, Tensors};
 use candle_core::{DType, Result, Tensor, bail};
 use checkpoint::Checkpoint;
 use curve::Curve;
+use lr::LrSchedule;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -50,10 +52,13 @@ impl Observer for Silent {
 pub struct FitConfig {
     /// Optimiser updates in all, those before a resume included. 0 hands the initial values back.
     pub steps: u64,
+    /// Its learning rate is the peak of the schedule.
     pub optimizer: AdamWConfig,
+    pub lr: LrSchedule,
     /// Global norm to clip to; 0 switches clipping off.
     pub max_grad_norm: f64,
-    pub ema_decay: f64,
+    /// Decays of the averages to keep, at least one. The first is the result; the others are there to choose from.
+    pub ema_decays: Vec<f64>,
     /// Micro-batches per step; their gradients are averaged.
     pub accumulate: usize,
     /// Steps between checkpoints; 0 for none but on a stop.
@@ -81,6 +86,8 @@ pub struct Trained {
     /// Final values, sharing memory with the variables.
     pub model: Tensors,
     pub ema: Tensors,
+    /// Averages with the other decays.
+    pub further: Vec<(f64, Tensors)>,
     /// At most about a thousand points, each the mean over the steps since the one before.
     pub curve: Vec<CurvePoint>,
 }
@@ -121,7 +128,7 @@ pub fn fit(
             return Ok(Fit::Stopped);
         }
     }
-    Ok(Fit::Done(Trained { model: params.tensors(), ema: state.ema.tensors(params)?, curve: state.curve.points }))
+    Ok(Fit::Done(state.finish(params)?))
 }
 
 /// All that changes from step to step besides the parameters themselves.
@@ -129,7 +136,8 @@ struct State {
     /// Steps done.
     step: u64,
     optimizer: AdamW,
-    ema: Ema,
+    /// One a decay.
+    emas: Vec<Ema>,
     curve: Curve,
 }
 
@@ -139,7 +147,7 @@ impl State {
             return Ok(Self {
                 step: 0,
                 optimizer: AdamW::new(params, cfg.optimizer)?,
-                ema: Ema::new(params, cfg.ema_decay)?,
+                emas: cfg.ema_decays.iter().map(|decay| Ema::new(params, *decay)).collect::<Result<_>>()?,
                 curve: Curve::new(cfg.steps),
             });
         };
@@ -151,7 +159,7 @@ impl State {
         Ok(Self {
             step: saved.step,
             optimizer: AdamW::from_tensors(params, cfg.optimizer, saved.step, &saved.first, &saved.second)?,
-            ema: Ema::from_tensors(params, cfg.ema_decay, &saved.ema)?,
+            emas: emas_from(params, &cfg.ema_decays, &saved)?,
             curve: Curve::from_tensors(cfg.steps, &saved.curve)?,
         })
     }
@@ -167,20 +175,48 @@ impl State {
             }
         }
         let scale = mean * clip_factor(norm, cfg.max_grad_norm);
-        self.optimizer.step(grads, scale, &mut self.ema)?;
+        self.optimizer.config.lr = cfg.lr.at(self.step, cfg.steps, cfg.optimizer.lr);
+        self.optimizer.step(grads, scale, &mut self.emas)?;
         self.step += 1;
         let parts = sums.parts.into_iter().map(|(name, v)| (name.to_string(), v * mean)).collect();
-        let point = CurvePoint { step: self.step, loss, parts, grad_norm: norm, lr: cfg.optimizer.lr };
+        let point = CurvePoint { step: self.step, loss, parts, grad_norm: norm, lr: self.optimizer.config.lr };
         self.curve.push(&point)?;
         Ok(point)
     }
 
     fn save(&self, params: &ParamSet, cfg: &FitConfig) -> Result<()> {
         let (first, second) = self.optimizer.moments(params)?;
-        let (model, ema) = (params.tensors(), self.ema.tensors(params)?);
-        Checkpoint { step: self.step, model, ema, first, second, curve: self.curve.to_tensors()? }
+        let (ema, others) = self.averages(params)?;
+        let mut further = Tensors::new();
+        for (i, (_, tensors)) in others.into_iter().enumerate() {
+            further.extend(tensors.into_iter().map(|(name, t)| (format!("{i}/{name}"), t)));
+        }
+        let model = params.tensors();
+        Checkpoint { step: self.step, model, ema, further, first, second, curve: self.curve.to_tensors()? }
             .save(&cfg.checkpoint_dir)
     }
+
+    fn finish(self, params: &ParamSet) -> Result<Trained> {
+        let (ema, further) = self.averages(params)?;
+        Ok(Trained { model: params.tensors(), ema, further, curve: self.curve.points })
+    }
+
+    /// The first average, and the others with their decays.
+    fn averages(&self, params: &ParamSet) -> Result<(Tensors, Vec<(f64, Tensors)>)> {
+        let Some((first, others)) = self.emas.split_first() else { bail!("a training keeps at least one average") };
+        let others = others.iter().map(|e| Ok((e.decay, e.tensors(params)?))).collect::<Result<_>>()?;
+        Ok((first.tensors(params)?, others))
+    }
+}
+
+/// The averages of a checkpoint, in the order of the decays.
+fn emas_from(params: &ParamSet, decays: &[f64], saved: &Checkpoint) -> Result<Vec<Ema>> {
+    let average = |(i, decay): (usize, &f64)| {
+        let Some(i) = i.checked_sub(1) else { return Ema::from_tensors(params, *decay, &saved.ema) };
+        let own = |(name, t): (&String, &Tensor)| Some((name.strip_prefix(&format!("{i}/"))?.to_string(), t.clone()));
+        Ema::from_tensors(params, *decay, &saved.further.iter().filter_map(own).collect())
+    };
+    decays.iter().enumerate().map(average).collect()
 }
 
 /// Sums over the micro-batches of a step.

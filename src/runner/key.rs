@@ -120,7 +120,7 @@ fn line(text: &mut String, section: &str, name: &str, value: impl FnOnce(&mut St
 /// A path parameter enters by the contents behind it.
 fn is_path(stage: &Stage, param: &str) -> bool {
     let path = |ty: &FieldType| match ty {
-        FieldType::List(inner) => **inner == FieldType::Path,
+        FieldType::List(inner) | FieldType::OneOrMany(inner) => **inner == FieldType::Path,
         other => *other == FieldType::Path,
     };
     stage.sources.contains_key(param) || stage.manifest.params.iter().any(|f| f.name == param && path(&f.ty))

@@ -92,8 +92,8 @@ pub struct Output {
 /// One parameter: `lr = 1e-4  # comment`, or an inline table
 /// `{ type = "path", default = .., one_of = [..], optional = true, min = .., max = .., missing = "how to get it" }`.
 /// `missing` may be a list of lines, and a line may say `{url}` for the value of the parameter `url`.
-/// Types are `bool`, `int`, `float`, `string`, `path`, `published`, and lists as `[int]`; without `type` the default
-/// tells it.
+/// Types are `bool`, `int`, `float`, `string`, `path`, `published`, lists as `[int]`, and `int | [int]` for one number or
+/// a list of them; without `type` the default tells it.
 #[derive(Debug, Clone)]
 pub struct Field {
     pub name: String,
@@ -122,6 +122,8 @@ pub enum FieldType {
     /// The name of a published file, see [`crate::fetch::registry`]; what identifies the file enters the key.
     Published,
     List(Box<FieldType>),
+    /// A single value or a list of such, kept as it was written.
+    OneOrMany(Box<FieldType>),
 }
 
 /// The slot type that accepts an artifact of every type.
@@ -163,6 +165,7 @@ impl FieldType {
             Self::Path => "a path".into(),
             Self::Published => "the name of a published file".into(),
             Self::List(of) => format!("a list of {}", of.plural()),
+            Self::OneOrMany(of) => format!("{} or a list of {}", of.describe(), of.plural()),
         }
     }
 
@@ -174,11 +177,17 @@ impl FieldType {
             Self::String => "strings".into(),
             Self::Path => "paths".into(),
             Self::Published => "names of published files".into(),
-            Self::List(of) => format!("lists of {}", of.plural()),
+            Self::List(of) | Self::OneOrMany(of) => format!("lists of {}", of.plural()),
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
+        if let Some((one, many)) = text.split_once('|') {
+            let (one, many) = (Self::parse(one.trim())?, Self::parse(many.trim())?);
+            // Paths are looked for in values and in lists; a third place would be one to forget.
+            let plain = matches!(one, Self::Bool | Self::Int | Self::Float | Self::String);
+            return (plain && many == Self::List(Box::new(one.clone()))).then(|| Self::OneOrMany(Box::new(one)));
+        }
         Some(match text {
             "bool" => Self::Bool,
             "int" => Self::Int,
@@ -435,6 +444,7 @@ path = { default = "linear", one_of = ["linear", "cosine"] }
 source = { type = "path", missing = ["run get.sh", "or from {label}"] }
 scale = { type = "float", default = 1, min = 0 }
 blocks = { type = "[int]", default = [] }
+decay = { type = "float | [float]", default = 1 }
 label = { type = "string", optional = true }
 [operation]
 log_every = 10
@@ -455,6 +465,11 @@ log_every = 10
         assert_eq!(m.field("lr").unwrap().doc, "Peak learning rate.");
         assert_eq!(m.field("scale").unwrap().default, Some(json!(1.0)), "an int default of a float is a float");
         assert_eq!(m.field("blocks").unwrap().ty, FieldType::List(Box::new(FieldType::Int)));
+        let decay = m.field("decay").unwrap();
+        assert_eq!((&decay.ty, &decay.default), (&FieldType::OneOrMany(Box::new(FieldType::Float)), &Some(json!(1.0))));
+        for odd in ["path | [path]", "int | [float]", "int | int", "[int] | [[int]]"] {
+            assert_eq!(FieldType::parse(odd), None, "{odd}");
+        }
         let source = m.field("source").unwrap();
         assert!(source.default.is_none());
         assert_eq!(source.missing, ["run get.sh", "or from {label}"]);

@@ -80,7 +80,7 @@ pub fn check(field: &Field, value: &Value) -> Result<Json, Mismatch> {
             None => format!("`{}`", field.name),
         };
         let wanted = match (&field.ty, index) {
-            (FieldType::List(of), Some(_)) => of.describe(),
+            (FieldType::List(of) | FieldType::OneOrMany(of), Some(_)) => of.describe(),
             (ty, _) => ty.describe(),
         };
         let hint = match (&field.ty, value) {
@@ -167,10 +167,11 @@ fn typed(ty: &FieldType, value: &Value) -> Result<Json, (Option<usize>, String)>
         (FieldType::Int, Value::Int(n)) => Ok(Json::from(*n)),
         (FieldType::Float, Value::Int(n)) => float(*n as f64).ok_or((None, describe(value))),
         (FieldType::Float, Value::Float(x)) => float(*x).ok_or((None, format!("{x}"))),
-        (FieldType::List(of), Value::List(values)) => {
+        (FieldType::List(of) | FieldType::OneOrMany(of), Value::List(values)) => {
             let elements = values.iter().enumerate().map(|(i, v)| typed(of, v).map_err(|(_, found)| (Some(i), found)));
             Ok(Json::Array(elements.collect::<Result<_, _>>()?))
         }
+        (FieldType::OneOrMany(of), one) => typed(of, one),
         _ => wrong(),
     }
 }
@@ -293,6 +294,13 @@ mod tests {
         assert_eq!(read(FieldType::Int, "1_000"), Ok(json!(1000)));
         assert_eq!(read(FieldType::Float, "1e-4"), Ok(json!(1e-4)));
         assert_eq!(read(FieldType::List(Box::new(FieldType::Int)), "[1, 2]"), Ok(json!([1, 2])));
+        let either = FieldType::OneOrMany(Box::new(FieldType::Int));
+        assert_eq!(read(either.clone(), "2"), Ok(json!(2)), "one stays one");
+        assert_eq!(read(either.clone(), "[1, 2]"), Ok(json!([1, 2])));
+        let e = read(either.clone(), "many").unwrap_err();
+        assert_eq!(e.message, "`x` must be an integer or a list of integers, not the string \"many\"");
+        let e = read(either, "[1, 0.5]").unwrap_err();
+        assert_eq!(e.message, "element 2 of `x` must be an integer, not the float 0.5");
         let e = read(FieldType::Int, "many").unwrap_err();
         assert_eq!(e.message, "`x` must be an integer, not the string \"many\"");
     }

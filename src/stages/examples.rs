@@ -1,11 +1,14 @@
 //! What `warmup` and `train` share: the training examples as functions of the step, the model's parameters, and the
 //! files they leave.
 
+use super::averages::file_of_decay;
 use super::feature_source::{FeatureSource, Mode};
 use super::support::{create_dir, write_json};
 use crate::error::{Error, Result};
+use crate::ml::augment::flips;
 use crate::ml::data::packed::Packed;
-use crate::ml::models::sit::{SiT, SiTConfig, drop_labels};
+use crate::ml::models::projector::ProjectorKind;
+use crate::ml::models::sit::{MlpKind, SiT, SiTConfig, drop_labels};
 use crate::ml::path::Path as NoisePath;
 use crate::ml::rng::{self, Purpose};
 use crate::ml::train::{Trained, batch_indices};
@@ -13,6 +16,7 @@ use crate::ml::weights::{self, Tensors};
 use crate::runner::attempt::Attempt;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -29,22 +33,32 @@ pub struct Architecture {
     patch_size: Option<usize>,
     rope: bool,
     qk_norm: bool,
+    mlp: MlpKind,
     class_dropout: f64,
+    projector: ProjectorKind,
     projector_dim: usize,
 }
 
+/// Ending of the names of tensors that belong to the mirrored image.
+pub const MIRRORED: &str = "_flip";
+
 /// Where a phase reads its projections, and where it ends.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Depths {
-    /// Block, from 1, behind which the projector sits.
-    pub encoder: usize,
+    /// Block, from 1, behind which the projector of each encoder sits; a single one stands for all.
+    pub encoder: Vec<usize>,
     /// Blocks of a warmup; `None` for the full network.
     pub warmup: Option<usize>,
 }
 
 impl Architecture {
+    /// The published name, or [`CUSTOM`].
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
     /// Hidden width, blocks, heads, patch size.
-    fn sizes(&self) -> Result<(usize, usize, usize, usize)> {
+    pub fn sizes(&self) -> Result<(usize, usize, usize, usize)> {
         let own =
             [("hidden", self.hidden), ("blocks", self.blocks), ("heads", self.heads), ("patch_size", self.patch_size)];
         if self.model != CUSTOM {
@@ -79,9 +93,11 @@ impl Architecture {
             depth,
             heads,
             mlp_ratio: 4.0,
+            mlp: self.mlp,
             num_classes,
             class_dropout: self.class_dropout,
             z_dims,
+            projector: self.projector,
             projector_dim: self.projector_dim,
             encoder_depth: depths.encoder,
             rope: self.rope,
@@ -95,7 +111,8 @@ impl Architecture {
     /// Checks what does not depend on the inputs, by trying latents that every patch size divides.
     pub fn check(&self, depths: Depths) -> Result<()> {
         let patch = self.sizes()?.3.max(1);
-        self.network(depths, 4, 8 * patch, 1, vec![1]).map(drop)
+        let encoders = vec![1; depths.encoder.len()];
+        self.network(depths, 4, 8 * patch, 1, encoders).map(drop)
     }
 }
 
@@ -106,6 +123,9 @@ pub struct TrainingNote {
     pub path: NoisePath,
     /// Class names by label.
     pub classes: Vec<String>,
+    /// Values of parameters that were left out and follow from the network's size and the method.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resolved: BTreeMap<String, serde_json::Value>,
 }
 
 /// Which examples a step sees.
@@ -115,12 +135,16 @@ pub struct Draw {
     pub batch: usize,
     /// Micro-batches they are split into.
     pub accumulate: usize,
+    /// Probability of seeing an image mirrored.
+    pub flip: f64,
 }
 
 /// A micro-batch.
 pub struct Batch {
     /// Rows of the latents and of what is paired with them.
     pub rows: Vec<u64>,
+    /// Which of them are mirrored.
+    pub flipped: Vec<bool>,
     /// A fresh draw from the posteriors, scaled, `[n, C, h, w]`.
     pub latents: Tensor,
     /// Classes with dropout applied, `[n]`.
@@ -182,7 +206,7 @@ impl Examples {
     }
 
     pub fn note(&self, path: NoisePath) -> TrainingNote {
-        TrainingNote { format: 1, path, classes: self.class_names.clone() }
+        TrainingNote { format: 1, path, classes: self.class_names.clone(), resolved: BTreeMap::new() }
     }
 
     /// The micro-batch of a step: a pure function of its arguments and the files.
@@ -192,8 +216,8 @@ impl Examples {
         let ids = batch_indices(seed, step, micro, accumulate, draw.batch, n);
         let first = (draw.batch * micro / accumulate) as u64;
         let slots: Vec<u64> = (first..first + ids.len() as u64).collect();
-        let (mean, std) =
-            (self.latents.rows("mean", &ids, &self.device)?, self.latents.rows("std", &ids, &self.device)?);
+        let flipped = flips(draw.flip, seed, step, &slots);
+        let (mean, std) = (self.moments("mean", &ids, &flipped)?, self.moments("std", &ids, &flipped)?);
         let (mean, std) = (mean.to_dtype(DType::F32)?, std.to_dtype(DType::F32)?);
         let noise = rng::normal_rows(seed, Purpose::Posterior, step, &slots, &mean.dims()[1..], &self.device)?;
         let latents = (mean + (std * noise)?)?.affine(self.scaling_factor, -self.shift_factor * self.scaling_factor)?;
@@ -203,13 +227,34 @@ impl Examples {
             .map(|slot| f64::from(rng::stream(seed, Purpose::LabelDrop, step, *slot).uniform()) < config.class_dropout)
             .collect();
         let classes = drop_labels(&labels, &dropped, config.null_class(), &self.device)?;
-        Ok(Batch { rows: ids, latents, classes, slots })
+        Ok(Batch { rows: ids, flipped, latents, classes, slots })
+    }
+
+    /// Rows of `mean` or `std`, those of the mirrored images where `flipped` says so.
+    fn moments(&self, tensor: &str, rows: &[u64], flipped: &[bool]) -> candle_core::Result<Tensor> {
+        if !flipped.contains(&true) {
+            return self.latents.rows(tensor, rows, &self.device);
+        }
+        let mirrored = format!("{tensor}{MIRRORED}");
+        let row = |(row, flip): (&u64, &bool)| {
+            self.latents.rows(if *flip { &mirrored } else { tensor }, &[*row], &self.device)
+        };
+        Tensor::cat(&rows.iter().zip(flipped).map(row).collect::<candle_core::Result<Vec<_>>>()?, 0)
+    }
+
+    /// Are there latents of mirrored images, if they are asked for?
+    pub fn check_flip(&self, flip: f64) -> Result<()> {
+        if flip == 0.0 || self.latents.tensors().any(|name| name == format!("mean{MIRRORED}")) {
+            return Ok(());
+        }
+        let text = format!("`flip` is {flip}, but input `latents` has none of mirrored images");
+        Err(Error::stage(text).hint("set `flip = true` on the stage that makes them"))
     }
 
     /// What the micro-batch is aligned with, `[n, N, Z]` per encoder. Apart from [`batch`](Self::batch), since a step
     /// whose alignment has no weight need not pay for it.
     pub fn features(&self, batch: &Batch) -> candle_core::Result<Vec<Tensor>> {
-        self.features.tokens(&batch.rows, &self.device)
+        self.features.tokens(&batch.rows, &batch.flipped, &self.device)
     }
 }
 
@@ -225,13 +270,18 @@ fn labels(latents: &Packed, classes: usize) -> Result<Vec<u32>> {
         .collect()
 }
 
-/// Writes the artifact of a trained SiT: both sets of weights with the fixed tables, the configuration, the curve.
+/// Writes the artifact of a trained SiT: all sets of weights with the fixed tables, the configuration, the curve.
 pub fn write_artifact(dir: &Path, model: &SiT, trained: &Trained, note: &TrainingNote) -> Result<()> {
     create_dir(dir)?;
-    for (file, tensors) in [("model.safetensors", &trained.model), ("ema.safetensors", &trained.ema)] {
-        let mut all: Tensors = tensors.clone();
+    let save = |file: &str, tensors: &Tensors| {
+        let mut all = tensors.clone();
         all.extend(model.buffers());
-        weights::save(&all, &dir.join(file))?;
+        weights::save(&all, &dir.join(file))
+    };
+    save("model.safetensors", &trained.model)?;
+    save("ema.safetensors", &trained.ema)?;
+    for (decay, tensors) in &trained.further {
+        save(&file_of_decay(*decay), tensors)?;
     }
     write_json(&dir.join("config.json"), model.config())?;
     write_json(&dir.join("training.json"), note)?;

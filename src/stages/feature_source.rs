@@ -5,12 +5,13 @@
 
 use super::support::{check_pairs, labels_digest, stated_labels};
 use crate::error::{Error, Result};
+use crate::ml::augment::mirror;
 use crate::ml::data::images::ImageSet;
 use crate::ml::data::packed::Packed;
 use crate::ml::models::encoder::Encoder;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::element;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, bail};
 use serde::Deserialize;
 
 const FEATURES: &str = "features";
@@ -28,6 +29,14 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// The slot with an artifact per encoder.
+    pub fn slot(self) -> &'static str {
+        match self {
+            Self::Stored => FEATURES,
+            Self::Online => ENCODER,
+        }
+    }
+
     /// Are the slots connected that this takes, and those open that the other takes? An input of no use would still be
     /// made first and stand in the key.
     pub fn check(self, inputs: &[&str]) -> Result<()> {
@@ -56,6 +65,19 @@ impl Mode {
             }));
         }
         Ok(())
+    }
+}
+
+impl Mode {
+    /// Can mirrored images be aligned?
+    pub fn check_flip(self, flip: f64) -> Result<()> {
+        match self {
+            Self::Stored if flip > 0.0 => {
+                let text = format!("`flip` is {flip}, but stored features are of images that are not mirrored");
+                Err(Error::usage(text).hint("set `params.features = \"online\"` and connect `images` and `encoder`"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -124,12 +146,17 @@ impl FeatureSource {
         }
     }
 
-    /// Features f32 `[n, T, D]` of the images of these rows, one tensor per encoder. No gradient leads into them.
-    pub fn tokens(&self, rows: &[u64], device: &Device) -> candle_core::Result<Vec<Tensor>> {
+    /// Features f32 `[n, T, D]` of the images of these rows, one tensor per encoder. No gradient leads into them. Those of
+    /// mirrored images are only to be had by computing them.
+    pub fn tokens(&self, rows: &[u64], flipped: &[bool], device: &Device) -> candle_core::Result<Vec<Tensor>> {
         match self {
+            Self::Stored(_) if flipped.contains(&true) => bail!("stored features are not of mirrored images"),
             Self::Stored(all) => all.iter().map(|f| f.rows("tokens", rows, device)?.to_dtype(DType::F32)).collect(),
             Self::Online(images, encoders) => {
-                let pixels = images.batch(rows, device)?;
+                let mut pixels = images.batch(rows, device)?;
+                if flipped.contains(&true) {
+                    pixels = mirror(&pixels, flipped)?;
+                }
                 encoders.iter().map(|e| Ok(e.tokens(&pixels)?.detach())).collect()
             }
         }

@@ -1,6 +1,7 @@
 //! `import-latents`: latents that REPA's preparation or the release's extraction made, as the artifact that `latents`
 //! makes.
 
+use super::examples::MIRRORED;
 use super::pack::Pack;
 use super::support::parse;
 use crate::error::{Error, Result};
@@ -24,6 +25,8 @@ struct Params {
     scaling_factor: f64,
     shift_factor: f64,
     rows_per_shard: usize,
+    /// Take the latents of the mirrored images as well.
+    flip: bool,
 }
 
 #[derive(Deserialize)]
@@ -75,7 +78,14 @@ fn run(attempt: &Attempt) -> Result<()> {
         "classes": latents.classes(),
     });
     let pack = Pack { output: "latents", rows_per_shard: p.rows_per_shard, total, batch: op.batch };
-    pack.fill(attempt, &meta, |rows| Ok(latents.rows(rows)?))
+    pack.fill(attempt, &meta, |rows| {
+        let mut tensors = latents.rows(rows.clone())?;
+        if p.flip {
+            let [mean, std] = latents.mirrored(rows)?;
+            tensors.extend([(format!("mean{MIRRORED}"), mean), (format!("std{MIRRORED}"), std)]);
+        }
+        Ok(tensors)
+    })
 }
 
 /// Mean and deviation of all values.

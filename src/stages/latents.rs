@@ -1,10 +1,13 @@
 //! `latents`: encodes images once, so that training reads posteriors instead of running the encoder.
 //!
-//! Means and standard deviations are stored, not samples: every step draws its own noise.
+//! Means and standard deviations are stored, not samples: every step draws its own noise. A mirrored image has no mirrored
+//! latent, so those of mirrored images are encoded of their own.
 
+use super::examples::MIRRORED;
 use super::pack::Pack;
 use super::support::{Walk, check_walk, device};
 use crate::error::{Error, Result};
+use crate::ml::augment::mirror;
 use crate::ml::data::images::{ImageSet, to_unit};
 use crate::ml::models::vae::AutoencoderKl;
 use crate::ml::weights::Tensors;
@@ -25,6 +28,8 @@ pub const KIND: StageKind = StageKind {
 #[serde(deny_unknown_fields)]
 struct Params {
     rows_per_shard: usize,
+    /// Store the latents of the mirrored images as well.
+    flip: bool,
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
@@ -37,17 +42,26 @@ fn run(attempt: &Attempt) -> Result<()> {
         return Err(Error::stage(format!("{} labels were given with {total} images", labels.len())));
     }
     let pack = Pack { output: "latents", rows_per_shard: p.rows_per_shard, total, batch: o.batch };
-    pack.fill(attempt, &meta(&vae, &images), |rows| encode(&vae, &images, &labels, &rows.collect::<Vec<_>>(), &device))
+    pack.fill(attempt, &meta(&vae, &images), |rows| {
+        let rows: Vec<u64> = rows.collect();
+        let pixels = images.batch(&rows, &device)?;
+        let mut tensors = encode(&vae, &pixels, "")?;
+        if p.flip {
+            tensors.extend(encode(&vae, &mirror(&pixels, &vec![true; rows.len()])?, MIRRORED)?);
+        }
+        let labels: Vec<i64> = rows.iter().map(|i| labels[*i as usize]).collect();
+        tensors.insert("labels".to_string(), Tensor::new(labels, &Device::Cpu)?);
+        Ok(tensors)
+    })
 }
 
-fn encode(vae: &AutoencoderKl, images: &ImageSet, labels: &[i64], indices: &[u64], device: &Device) -> Result<Tensors> {
-    let posterior = vae.encode(&to_unit(&images.batch(indices, device)?)?)?;
-    let labels: Vec<i64> = indices.iter().map(|i| labels[*i as usize]).collect();
+/// Mean and standard deviation of the latents of u8 images, the names with this ending.
+fn encode(vae: &AutoencoderKl, pixels: &Tensor, ending: &str) -> Result<Tensors> {
+    let posterior = vae.encode(&to_unit(pixels)?)?;
     let cpu = Device::Cpu;
     Ok([
-        ("mean".to_string(), posterior.mean.to_device(&cpu)?),
-        ("std".to_string(), posterior.std.to_device(&cpu)?),
-        ("labels".to_string(), Tensor::from_vec(labels, indices.len(), &cpu)?),
+        (format!("mean{ending}"), posterior.mean.to_device(&cpu)?),
+        (format!("std{ending}"), posterior.std.to_device(&cpu)?),
     ]
     .into())
 }

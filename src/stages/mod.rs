@@ -1,6 +1,8 @@
 //! The joint: stage kinds, thin glue between the runner's attempts and `ml`. One file per kind.
 
 pub mod accuracy;
+mod alignment;
+mod averages;
 pub mod cknna;
 mod examples;
 mod feature_source;
@@ -12,6 +14,7 @@ pub mod import_latents;
 pub mod latents;
 mod pack;
 pub mod sample;
+mod size_defaults;
 mod support;
 pub mod train;
 pub mod train_classifier;

@@ -1,5 +1,6 @@
 //! `sample`: images from a trained SiT, decoded. Resumes batch by batch: finished images wait in the checkpoint directory.
 
+use super::averages;
 use super::examples::TrainingNote;
 use super::support::{create_dir, device, parse, write_json};
 use crate::error::{Error, Result};
@@ -8,7 +9,7 @@ use crate::ml::models::sit::{SiT, SiTConfig};
 use crate::ml::models::vae::AutoencoderKl;
 use crate::ml::path::Path as NoisePath;
 use crate::ml::sample::{Labels, Method, SamplerConfig, sample, start_noise, step_noise};
-use crate::ml::weights::{self, Frozen};
+use crate::ml::weights::Frozen;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
 use candle_core::{DType, Device, Tensor};
@@ -45,6 +46,7 @@ struct Operation {
 fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Operation>(operation)?;
     let p: Params = parse(params)?;
+    averages::check("weights", &p.weights)?;
     if p.guidance_low > p.guidance_high {
         let text = format!("`guidance_low` {} is above `guidance_high` {}", p.guidance_low, p.guidance_high);
         return Err(Error::usage(text));
@@ -105,8 +107,7 @@ impl Generator {
         let device = device(attempt.device())?;
         let dir = attempt.input("sit")?;
         let config: SiTConfig = read_json(&dir.join("config.json"))?;
-        let file = dir.join(format!("{}.safetensors", p.weights));
-        let frozen = Frozen::new(weights::load(&file, &device)?);
+        let frozen = Frozen::new(averages::load(dir, "sit", &p.weights, &device)?);
         let sit = SiT::new(&config, frozen.builder(DType::F32, &device))?;
         if p.cfg_scale > 1.0 && config.class_dropout <= 0.0 {
             let text = "the model was trained without class dropout and has no null class to guide with";

@@ -2,22 +2,28 @@
 //! warmed-up blocks, REPA when it starts fresh with a constant coefficient, SiT with none.
 
 use super::Reporter;
-use super::examples::{Architecture, Depths, Draw, Examples, write_artifact};
+use super::alignment::{Alignment, check_pairs_of_batch};
+use super::averages;
+use super::examples::{Architecture, CUSTOM, Depths, Draw, Examples, TrainingNote, write_artifact};
 use super::feature_source::Mode;
+use super::size_defaults;
 use super::support::{device, parse, usage};
 use super::trainer::{Cadence, Optimization};
 use crate::error::{Error, Result};
 use crate::ml::align::Schedule;
 use crate::ml::loss;
-use crate::ml::models::sit::{SiT, SiTConfig};
+use crate::ml::models::sit::{Also, SiT, SiTConfig};
+use crate::ml::one_or_many::OneOrMany;
 use crate::ml::path::{Path as NoisePath, TimeDistribution};
 use crate::ml::rng::{self, Purpose};
 use crate::ml::train::{Fit, StepLoss, Trained, fit};
-use crate::ml::weights::{self, ParamSet};
+use crate::ml::weights::ParamSet;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 pub const KIND: StageKind = StageKind { name: "train", manifest: include_str!("../../stages/train.toml"), check, run };
@@ -28,35 +34,85 @@ struct Params {
     seed: u64,
     #[serde(flatten)]
     architecture: Architecture,
-    encoder_depth: usize,
-    init_weights: Weights,
+    /// Left out, as all that is optional here: by the network's size.
+    encoder_depth: Option<OneOrMany<usize>>,
+    init_weights: String,
     path: NoisePath,
     time: TimeDistribution,
     features: Mode,
     alignment: String,
-    alignment_weight: f64,
+    alignment_weight: Option<f64>,
     alignment_steps: u64,
+    #[serde(flatten)]
+    comparison: Alignment,
+    dispersive: f64,
+    dispersive_depth: Option<usize>,
+    dispersive_temperature: f64,
+    flip: f64,
     batch: usize,
     accumulate: usize,
     #[serde(flatten)]
     optimization: Optimization,
 }
 
-/// Which weights of an artifact to take.
-#[derive(Deserialize, Clone, Copy)]
-#[serde(rename_all = "lowercase")]
-enum Weights {
-    Model,
-    Ema,
-}
-
 impl Params {
-    fn depths(&self) -> Depths {
-        Depths { encoder: self.encoder_depth, warmup: None }
+    fn alignment_weight(&self) -> f64 {
+        let default = || size_defaults::alignment_weight(self.architecture.model(), &self.alignment);
+        self.alignment_weight.unwrap_or_else(default)
     }
 
     fn schedule(&self) -> Result<Schedule> {
-        Schedule::new(&self.alignment, self.alignment_weight, self.alignment_steps).map_err(usage)
+        Schedule::new(&self.alignment, self.alignment_weight(), self.alignment_steps).map_err(usage)
+    }
+
+    fn depths(&self) -> Result<Depths> {
+        let default = || size_defaults::encoder_depth(self.architecture.model(), &self.alignment);
+        let encoder = match (&self.encoder_depth, default()) {
+            (Some(given), _) => given.to_vec(),
+            (None, Some(block)) => vec![block],
+            // Nothing is projected.
+            (None, None) if self.schedule()? == Schedule::None => vec![1],
+            (None, None) => return Err(Error::usage(format!("`model = \"{CUSTOM}\"` needs `encoder_depth`"))),
+        };
+        Ok(Depths { encoder, warmup: None })
+    }
+
+    /// Block, from 1, whose output is dispersed. A quarter of the blocks in is where the paper's default is.
+    fn dispersed(&self) -> Result<Option<usize>> {
+        let blocks = self.architecture.sizes()?.1;
+        let depth = self.dispersive_depth.unwrap_or((blocks / 4).max(1));
+        if depth > blocks {
+            return Err(Error::usage(format!("`dispersive_depth` {depth} is not one of the blocks 1 to {blocks}")));
+        }
+        Ok((self.dispersive > 0.0).then_some(depth))
+    }
+
+    /// What was left out and is not the same for all networks, as it was taken.
+    fn resolved(&self) -> Result<BTreeMap<String, Value>> {
+        let mut values = BTreeMap::new();
+        let aligned = self.schedule()? != Schedule::None;
+        if aligned && self.alignment_weight.is_none() {
+            values.insert("alignment_weight".to_string(), json!(self.alignment_weight()));
+        }
+        if aligned && self.encoder_depth.is_none() {
+            values.insert("encoder_depth".to_string(), json!(self.depths()?.encoder[0]));
+        }
+        if let (Some(depth), None) = (self.dispersed()?, self.dispersive_depth) {
+            values.insert("dispersive_depth".to_string(), json!(depth));
+        }
+        Ok(values)
+    }
+
+    /// Is there a block for every encoder that is connected?
+    fn check_depths(&self, inputs: &[&str]) -> Result<()> {
+        let Some(OneOrMany::Many(depths)) = &self.encoder_depth else { return Ok(()) };
+        let slot = self.features.slot();
+        let encoders = inputs.iter().filter(|i| i.split('.').next() == Some(slot)).count();
+        if depths.len() == encoders {
+            return Ok(());
+        }
+        let text = format!("`encoder_depth` has {} blocks, but input `{slot}` is {encoders} artifacts", depths.len());
+        Err(Error::usage(text).hint("give one block for each, or a single number for all"))
     }
 }
 
@@ -66,9 +122,17 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     // Without alignment, features may be connected or not: trials with and without share their inputs.
     if p.schedule()? != Schedule::None {
         p.features.check(inputs).map_err(|e| e.hint("or set `alignment = \"none\"`, which takes none"))?;
+        p.features.check_flip(p.flip)?;
+        p.check_depths(inputs)?;
+        p.comparison.check(p.batch, p.accumulate)?;
     }
     super::examples::check_batch(p.batch, p.accumulate)?;
-    p.architecture.check(p.depths())
+    if p.dispersed()?.is_some() {
+        check_pairs_of_batch("dispersive", p.batch, p.accumulate)?;
+    }
+    p.optimization.check()?;
+    averages::check("init_weights", &p.init_weights)?;
+    p.architecture.check(p.depths()?)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
@@ -77,12 +141,19 @@ fn run(attempt: &Attempt) -> Result<()> {
     let schedule = p.schedule()?;
     let features = (schedule != Schedule::None).then_some(p.features);
     let examples = Examples::open(attempt, features, &device)?;
-    let config = examples.network(&p.architecture, p.depths())?;
+    examples.check_flip(p.flip)?;
+    let config = examples.network(&p.architecture, p.depths()?)?;
     let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
     let model = SiT::new(&config, vb)?;
     attempt.log(&format!("{} parameters in {} blocks", params.count(), config.depth));
+    let resolved = p.resolved()?;
+    for (name, value) in &resolved {
+        attempt.log(&format!("`{name}` is left out; for this network and method it is {value}"));
+    }
     let loaded = take_over(attempt, &p, &params, &model)?;
-    let training = Training { p: &p, schedule, examples: &examples, config: &config, model: &model, device: &device };
+    let dispersed = p.dispersed()?;
+    let training =
+        Training { p: &p, schedule, dispersed, examples: &examples, config: &config, model: &model, device: &device };
     let mut step_loss = |step, micro| training.loss(step, micro);
     let Fit::Done(trained) =
         fit(&params, &p.optimization.fit(attempt, p.accumulate)?, &Reporter(attempt), &mut step_loss)?
@@ -90,22 +161,19 @@ fn run(attempt: &Attempt) -> Result<()> {
         return Err(Error::suspended());
     };
     report(attempt, &trained, loaded);
-    write_artifact(&attempt.output("sit"), &model, &trained, &examples.note(p.path))
+    let note = TrainingNote { resolved, ..examples.note(p.path) };
+    write_artifact(&attempt.output("sit"), &model, &trained, &note)
 }
 
 /// Copies what fits of the `init` artifact into the parameters, and tells what did and what did not. Returns how many
 /// tensors did; `None` without `init`.
 fn take_over(attempt: &Attempt, p: &Params, params: &ParamSet, model: &SiT) -> Result<Option<usize>> {
     let Some(dir) = attempt.optional_input("init") else { return Ok(None) };
-    same_attention(dir, model.config())?;
-    let file = match p.init_weights {
-        Weights::Model => "model.safetensors",
-        Weights::Ema => "ema.safetensors",
-    };
-    let saved = weights::load(&dir.join(file), &Device::Cpu)?;
+    same_blocks(dir, model.config())?;
+    let saved = averages::load(dir, "init", &p.init_weights, &Device::Cpu)?;
     let report = params.assign(&saved)?;
     if report.loaded.is_empty() {
-        let text = format!("no tensor of `init` ({file}) has a name and shape of this model");
+        let text = format!("no tensor of `init` ({}.safetensors) has a name and shape of this model", p.init_weights);
         return Err(Error::stage(text).because(report));
     }
     if let Some(first) = report.mismatched.first() {
@@ -152,16 +220,23 @@ fn layers(names: &[String]) -> String {
     text.collect::<Vec<_>>().join(", ")
 }
 
-/// Refuses to go on from blocks that attended in another way. A rotary embedding has no weights of its own: the names
-/// and shapes of tensors do not tell whether it was there, and the warmed-up blocks would be of little use.
-fn same_attention(dir: &Path, ours: &SiTConfig) -> Result<()> {
+/// Refuses to go on from blocks that computed in another way. A rotary embedding has no weights of its own: the names
+/// and shapes of tensors do not tell whether it was there. Those of another MLP or projector have other names, and would
+/// be left out, fresh ones taking their places. The warmed-up blocks would be of little use.
+fn same_blocks(dir: &Path, ours: &SiTConfig) -> Result<()> {
     // Weights from elsewhere may come without a configuration.
     let Ok(text) = std::fs::read_to_string(dir.join("config.json")) else { return Ok(()) };
     let Ok(theirs) = serde_json::from_str::<SiTConfig>(&text) else { return Ok(()) };
-    let settings = [("rope", theirs.rope, ours.rope), ("qk_norm", theirs.qk_norm, ours.qk_norm)];
-    match settings.into_iter().find(|(_, theirs, ours)| theirs != ours) {
+    let projects = |c: &SiTConfig| !c.z_dims.is_empty();
+    let both_project = projects(&theirs) && projects(ours);
+    let settings = |c: &SiTConfig| {
+        let projector = both_project.then_some(("projector", json!(c.projector)));
+        let all = [("rope", json!(c.rope)), ("qk_norm", json!(c.qk_norm)), ("mlp", json!(c.mlp))];
+        all.into_iter().chain(projector)
+    };
+    match settings(&theirs).zip(settings(ours)).find(|(theirs, ours)| theirs != ours) {
         None => Ok(()),
-        Some((name, theirs, ours)) => {
+        Some(((name, theirs), (_, ours))) => {
             Err(Error::stage(format!("`init` was trained with `{name} = {theirs}`, this stage has `{name} = {ours}`"))
                 .hint(format!("give both stages the same `{name}`")))
         }
@@ -172,6 +247,8 @@ fn same_attention(dir: &Path, ours: &SiTConfig) -> Result<()> {
 struct Training<'a> {
     p: &'a Params,
     schedule: Schedule,
+    /// Block, from 1, whose output is dispersed.
+    dispersed: Option<usize>,
     examples: &'a Examples,
     config: &'a SiTConfig,
     model: &'a SiT,
@@ -181,7 +258,7 @@ struct Training<'a> {
 impl Training<'_> {
     fn loss(&self, step: u64, micro: usize) -> candle_core::Result<StepLoss> {
         let p = self.p;
-        let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate };
+        let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate, flip: p.flip };
         let batch = self.examples.batch(&draw, self.config, step, micro)?;
         let x = &batch.latents;
         let noise = rng::normal_rows(p.seed, Purpose::Noise, step, &batch.slots, &x.dims()[1..], self.device)?;
@@ -190,19 +267,24 @@ impl Training<'_> {
         let t = Tensor::new(t, self.device)?;
         let number = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
         let weight = self.schedule.at(step);
-        if weight == 0.0 {
-            // Neither encoders nor projectors are run; the moments and weights of these rest.
-            let velocity = loss::velocity(&self.model.velocity(&point, &t, &batch.classes)?, &target)?;
-            let parts = vec![("velocity", number(&velocity)?), ("alignment", 0.0), ("alignment_weight", 0.0)];
-            return Ok(StepLoss { loss: velocity, parts });
+        // Without weight neither encoders nor projectors are run; the moments and weights of these rest.
+        let also = Also { projections: weight != 0.0, hidden: self.dispersed };
+        let out = self.model.forward_with(&point, &t, &batch.classes, &also)?;
+        let velocity = loss::velocity(&out.velocity, &target)?;
+        let mut parts = vec![("velocity", number(&velocity)?)];
+        let (mut loss, mut aligned) = (velocity, 0.0);
+        if weight != 0.0 {
+            let align = p.comparison.loss(self.examples.features(&batch)?, &out.projections)?;
+            aligned = number(&align)?;
+            loss = (loss + (align * weight)?)?;
         }
-        let features = self.examples.features(&batch)?;
-        let (v, projections) = self.model.forward(&point, &t, &batch.classes)?;
-        let velocity = loss::velocity(&v, &target)?;
-        let align = loss::alignment(&features, &projections)?;
-        let parts =
-            vec![("velocity", number(&velocity)?), ("alignment", number(&align)?), ("alignment_weight", weight)];
-        Ok(StepLoss { loss: (velocity + (align * weight)?)?, parts })
+        parts.extend([("alignment", aligned), ("alignment_weight", weight)]);
+        if let Some(hidden) = &out.hidden {
+            let spread = loss::dispersive(hidden, p.dispersive_temperature)?;
+            parts.push(("dispersive", number(&spread)?));
+            loss = (loss + (spread * p.dispersive)?)?;
+        }
+        Ok(StepLoss { loss, parts })
     }
 }
 

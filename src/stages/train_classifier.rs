@@ -47,7 +47,9 @@ impl Params {
 
 fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Cadence>(operation)?;
-    parse::<Params>(params)?.network(vec![], 1, 1).check().map_err(usage)
+    let p: Params = parse(params)?;
+    p.optimization.check()?;
+    p.network(vec![], 1, 1).check().map_err(usage)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {

@@ -39,6 +39,7 @@ struct Params {
 fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Cadence>(operation)?;
     let p: Params = parse(params)?;
+    p.optimization.check()?;
     if !p.dim.is_multiple_of(p.heads) {
         return Err(Error::usage(format!("`dim` {} is not a multiple of `heads` {}", p.dim, p.heads)));
     }

@@ -49,7 +49,9 @@ impl Params {
 
 fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Cadence>(operation)?;
-    parse::<Params>(params)?.network().check().map_err(usage)
+    let p: Params = parse(params)?;
+    p.optimization.check()?;
+    p.network().check().map_err(usage)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {

@@ -1,8 +1,10 @@
 //! What the stages that train a network have in common: the parameters of the loop, as their manifests name them.
 
-use crate::error::Result;
-use crate::ml::optim::AdamWConfig;
+use crate::error::{Error, Result};
+use crate::ml::one_or_many::OneOrMany;
+use crate::ml::optim::{AdamWConfig, Decay};
 use crate::ml::train::FitConfig;
+use crate::ml::train::lr::{LrSchedule, Shape};
 use crate::runner::attempt::Attempt;
 use serde::Deserialize;
 
@@ -11,12 +13,16 @@ use serde::Deserialize;
 pub struct Optimization {
     steps: u64,
     lr: f64,
+    lr_schedule: Shape,
+    lr_warmup: u64,
+    lr_min: f64,
     beta1: f64,
     beta2: f64,
     eps: f64,
     weight_decay: f64,
+    decay: Decay,
     max_grad_norm: f64,
-    ema_decay: f64,
+    ema_decay: OneOrMany<f64>,
 }
 
 /// The operation values of a trainer.
@@ -28,6 +34,21 @@ pub struct Cadence {
 }
 
 impl Optimization {
+    /// Checks what the limits of the manifest cannot say.
+    pub fn check(&self) -> Result<()> {
+        if self.lr_min > self.lr {
+            return Err(Error::usage(format!("`lr_min` {} is above `lr` {}", self.lr_min, self.lr)));
+        }
+        let decays = self.ema_decay.to_vec();
+        if decays.is_empty() {
+            return Err(Error::usage("`ema_decay` is an empty list").hint("one average is kept at least"));
+        }
+        match decays.iter().enumerate().find(|(i, decay)| decays[..*i].contains(decay)) {
+            Some((_, twice)) => Err(Error::usage(format!("`ema_decay` has {twice} twice"))),
+            None => Ok(()),
+        }
+    }
+
     /// The loop of this attempt, with so many micro-batches per step.
     pub fn fit(&self, attempt: &Attempt, accumulate: usize) -> Result<FitConfig> {
         let Cadence { checkpoint_every, log_every } = attempt.operation()?;
@@ -39,9 +60,11 @@ impl Optimization {
                 beta2: self.beta2,
                 eps: self.eps,
                 weight_decay: self.weight_decay,
+                decay: self.decay,
             },
+            lr: LrSchedule { shape: self.lr_schedule, warmup: self.lr_warmup, min: self.lr_min },
             max_grad_norm: self.max_grad_norm,
-            ema_decay: self.ema_decay,
+            ema_decays: self.ema_decay.to_vec(),
             accumulate,
             checkpoint_every,
             log_every,
@@ -66,7 +89,8 @@ mod tests {
             optimization: Optimization,
         }
         let mut values = json!({"batch": 2, "steps": 3, "lr": 1, "beta1": 0.9, "beta2": 0.9, "eps": 1e-8,
-            "weight_decay": 0, "max_grad_norm": 1, "ema_decay": 0.5});
+            "weight_decay": 0, "max_grad_norm": 1, "ema_decay": 0.5, "lr_schedule": "cosine", "lr_warmup": 1, "lr_min": 0,
+            "decay": "matrices"});
         let kind: Kind = serde_json::from_value(values.clone()).unwrap();
         assert_eq!((kind.batch, kind.optimization.steps, kind.optimization.lr), (2, 3, 1.0));
         values["stesp"] = json!(3);
@@ -74,5 +98,22 @@ mod tests {
         assert!(error.contains("unknown field `stesp`"), "{error}");
         values.as_object_mut().unwrap().retain(|name, _| name != "stesp" && name != "beta2");
         assert!(serde_json::from_value::<Kind>(values).is_err());
+    }
+
+    #[test]
+    fn values_that_do_not_go_together_are_named() {
+        let said = |name: &str, value: serde_json::Value| {
+            let mut values = json!({"steps": 3, "lr": 1, "beta1": 0.9, "beta2": 0.9, "eps": 1e-8, "weight_decay": 0,
+                "max_grad_norm": 1, "ema_decay": 0.5, "lr_schedule": "constant", "lr_warmup": 0, "lr_min": 0,
+                "decay": "all"});
+            values[name] = value;
+            let optimization: Optimization = serde_json::from_value(values).unwrap();
+            optimization.check().err().map(|e| e.message)
+        };
+        assert_eq!(said("lr_schedule", json!("cosine")), None);
+        assert_eq!(said("ema_decay", json!([0.9, 0.99])), None);
+        assert_eq!(said("lr_min", json!(1.5)).unwrap(), "`lr_min` 1.5 is above `lr` 1");
+        assert_eq!(said("ema_decay", json!([])).unwrap(), "`ema_decay` is an empty list");
+        assert_eq!(said("ema_decay", json!([0.9, 0.99, 0.9])).unwrap(), "`ema_decay` has 0.9 twice");
     }
 }

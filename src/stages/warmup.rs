@@ -2,12 +2,12 @@
 //! t = 0, alignment loss only, weight 1. What follows trains the whole network from these blocks.
 
 use super::Reporter;
+use super::alignment::Alignment;
 use super::examples::{Architecture, Depths, Draw, Examples, write_artifact};
 use super::feature_source::Mode;
 use super::support::{device, parse};
 use super::trainer::{Cadence, Optimization};
 use crate::error::{Error, Result};
-use crate::ml::loss;
 use crate::ml::models::sit::SiT;
 use crate::ml::path::Path;
 use crate::ml::train::{Fit, StepLoss, fit};
@@ -28,6 +28,9 @@ struct Params {
     architecture: Architecture,
     depth: usize,
     features: Mode,
+    #[serde(flatten)]
+    alignment: Alignment,
+    flip: f64,
     batch: usize,
     accumulate: usize,
     #[serde(flatten)]
@@ -36,7 +39,7 @@ struct Params {
 
 impl Params {
     fn depths(&self) -> Depths {
-        Depths { encoder: self.depth, warmup: Some(self.depth) }
+        Depths { encoder: vec![self.depth], warmup: Some(self.depth) }
     }
 }
 
@@ -44,7 +47,10 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     parse::<Cadence>(operation)?;
     let p: Params = parse(params)?;
     p.features.check(inputs)?;
+    p.features.check_flip(p.flip)?;
     super::examples::check_batch(p.batch, p.accumulate)?;
+    p.alignment.check(p.batch, p.accumulate)?;
+    p.optimization.check()?;
     p.architecture.check(p.depths())
 }
 
@@ -52,17 +58,18 @@ fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
     let device = device(attempt.device())?;
     let examples = Examples::open(attempt, Some(p.features), &device)?;
+    examples.check_flip(p.flip)?;
     let config = examples.network(&p.architecture, p.depths())?;
     let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
     let model = SiT::new(&config, vb)?;
     attempt.log(&format!("{} parameters in {} of {} blocks", params.count(), config.blocks(), config.depth));
-    let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate };
+    let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate, flip: p.flip };
     let mut align = |step: u64, micro: usize| {
         let batch = examples.batch(&draw, &config, step, micro)?;
         let t = Tensor::zeros(batch.slots.len(), DType::F32, &device)?;
         let features = examples.features(&batch)?;
         let projections = model.projections(&batch.latents, &t, &batch.classes)?;
-        Ok(StepLoss { loss: loss::alignment(&features, &projections)?, parts: vec![] })
+        Ok(StepLoss { loss: p.alignment.loss(features, &projections)?, parts: vec![] })
     };
     let Fit::Done(trained) = fit(&params, &p.optimization.fit(attempt, p.accumulate)?, &Reporter(attempt), &mut align)?
     else {

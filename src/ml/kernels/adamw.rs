@@ -1,4 +1,4 @@
-//! One pass over memory for clipping, AdamW and the moving average of the weights.
+//! One pass over memory for clipping, AdamW and the moving averages of the weights.
 
 use super::simd::{simd, sum};
 use super::slice;
@@ -52,6 +52,15 @@ simd! {
 }
 
 simd! {
+    /// A further average of a chunk that [`update`] has just written, while it is in the cache.
+    fn average(e: &mut [f32], p: &[f32], mix: Mix) {
+        for (e, p) in e.iter_mut().zip(p) {
+            *e = mix.keep * *e + mix.add * *p;
+        }
+    }
+}
+
+simd! {
     fn sum_of_squares_in(x: &[f32]) -> f32 {
         sum(x, |v| v * v)
     }
@@ -68,6 +77,19 @@ pub struct State<'a> {
     pub first: &'a mut [f32],
     pub second: &'a mut [f32],
     pub ema: &'a mut [f32],
+    /// Averages with other decays.
+    pub further: Vec<(Mix, &'a mut [f32])>,
+}
+
+/// Averages of `n` numbers, all of the first chunk first.
+fn chunks_of_all<'a>(averages: &'a mut [(Mix, &mut [f32])], n: usize) -> Vec<Vec<(Mix, &'a mut [f32])>> {
+    let mut all: Vec<Vec<_>> = (0..n.div_ceil(CHUNK)).map(|_| vec![]).collect();
+    for (mix, average) in averages {
+        for (list, chunk) in all.iter_mut().zip(average.chunks_mut(CHUNK)) {
+            list.push((*mix, chunk));
+        }
+    }
+    all
 }
 
 /// Updates a parameter in place. The state is behind a cell because candle hands the operation out shared.
@@ -87,17 +109,24 @@ impl InplaceOp1 for Update<'_, '_> {
         let (CpuStorage::F32(data), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
             bail!("adamw updates contiguous f32 parameters")
         };
-        let (state, c) = (&mut *self.state.borrow_mut(), self.coefficients);
-        if [self.grad.len(), state.first.len(), state.second.len(), state.ema.len()] != [n; 4] {
+        let (mut state, c) = (self.state.borrow_mut(), self.coefficients);
+        let lengths = [self.grad.len(), state.first.len(), state.second.len(), state.ema.len()];
+        if lengths != [n; 4] || state.further.iter().any(|(_, e)| e.len() != n) {
             bail!("adamw given a gradient or a state of another length than the parameter");
         }
+        let State { first, second, ema, further } = &mut *state;
+        let further = chunks_of_all(further, n);
         data[start..end]
             .par_chunks_mut(CHUNK)
             .zip(self.grad.par_chunks(CHUNK))
-            .zip(state.first.par_chunks_mut(CHUNK))
-            .zip(state.second.par_chunks_mut(CHUNK))
-            .zip(state.ema.par_chunks_mut(CHUNK))
-            .for_each(|((((p, g), m), v), e)| update(p, g, m, v, e, c));
+            .zip(first.par_chunks_mut(CHUNK))
+            .zip(second.par_chunks_mut(CHUNK))
+            .zip(ema.par_chunks_mut(CHUNK))
+            .zip(further)
+            .for_each(|(((((p, g), m), v), e), further)| {
+                update(p, g, m, v, e, c);
+                further.into_iter().for_each(|(mix, e)| average(e, p, mix));
+            });
         Ok(())
     }
 }

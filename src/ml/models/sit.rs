@@ -8,8 +8,8 @@
 //! y_embedder.embedding_table  class table; with class dropout its last row is the null class
 //! pos_embed                   fixed sin/cos table [1, N, D]: in files, not trained
 //! feat_rope.freqs_{cos,sin}   with RoPE, tables [N, D / heads]: in files, not trained
-//! blocks.I.{attn.{qkv,proj,q_norm,k_norm},mlp.{fc1,fc2},adaLN_modulation.1}
-//! projectors.K.{0,2,4}
+//! blocks.I.{attn.{qkv,proj,q_norm,k_norm},mlp.{fc1,fc2},adaLN_modulation.1}   gated MLPs: mlp.{w12,w3}
+//! projectors.K.{0,2,4}        a convolution: projectors.K.projection_layer
 //! final_layer.{linear,adaLN_modulation.1}   absent in the warmup variant
 //! ```
 //!
@@ -21,7 +21,7 @@ mod embed;
 pub mod release;
 mod tables;
 
-pub use config::{NAMES, SiTConfig};
+pub use config::{MlpKind, NAMES, SiTConfig};
 pub use tables::{rotary_2d, sincos_2d, timestep_sinusoid};
 
 use super::projector::Projector;
@@ -90,8 +90,9 @@ impl SiT {
             None
         };
         let blocks = (0..config.blocks()).map(|i| Block::new(config, vb.pp("blocks").pp(i))).collect::<Result<_>>()?;
-        let projector =
-            |(k, z): (usize, &usize)| Projector::new(d, config.projector_dim, *z, vb.pp("projectors").pp(k));
+        let projector = |(k, z): (usize, &usize)| {
+            Projector::new(config.projector, d, config.projector_dim, *z, vb.pp("projectors").pp(k))
+        };
         Ok(Self {
             x_embedder: PatchEmbed::new(config, vb.pp("x_embedder.proj"))?,
             t_embedder: TimeEmbed::new(d, vb.pp("t_embedder"))?,
@@ -136,21 +137,31 @@ impl SiT {
 
     /// Velocity, and the projections `[B, N, Z]` of the tokens behind block `encoder_depth`, one per projector.
     pub fn forward(&self, x: &Tensor, t: &Tensor, y: &Tensor) -> Result<(Tensor, Vec<Tensor>)> {
-        let mut projections = vec![];
-        let tap = self.config.tap();
-        let (tokens, c) = self.run(x, t, y, self.blocks.len(), &mut |block, tokens| {
-            if block == tap {
-                projections = self.project(tokens)?;
-            }
-            Ok(())
-        })?;
-        Ok((self.finish(&tokens, &c)?, projections))
+        let out = self.forward_with(x, t, y, &Also { projections: true, hidden: None })?;
+        Ok((out.velocity, out.projections))
     }
 
-    /// The projections alone; blocks behind the tap are not run.
+    /// Velocity, and on the way what else is asked for.
+    pub fn forward_with(&self, x: &Tensor, t: &Tensor, y: &Tensor, also: &Also) -> Result<Forward> {
+        let mut outputs = vec![];
+        let (tokens, c) = self.run(x, t, y, self.blocks.len(), &mut |_, tokens| {
+            outputs.push(tokens.clone());
+            Ok(())
+        })?;
+        let hidden = also.hidden.and_then(|block| outputs.get(block.checked_sub(1)?).cloned());
+        let projections = if also.projections { self.project(&outputs)? } else { vec![] };
+        Ok(Forward { velocity: self.finish(&tokens, &c)?, projections, hidden })
+    }
+
+    /// The projections alone; blocks behind the last of them are not run.
     pub fn projections(&self, x: &Tensor, t: &Tensor, y: &Tensor) -> Result<Vec<Tensor>> {
-        let (tokens, _) = self.run(x, t, y, self.config.tap(), &mut |_, _| Ok(()))?;
-        self.project(&tokens)
+        let depth = (0..self.projectors.len()).map(|k| self.config.tap(k)).max().unwrap_or(0);
+        let mut outputs = vec![];
+        self.run(x, t, y, depth, &mut |_, tokens| {
+            outputs.push(tokens.clone());
+            Ok(())
+        })?;
+        self.project(&outputs)
     }
 
     /// Tokens `[B, N, D]` behind every block, for measuring what they hold.
@@ -183,8 +194,13 @@ impl SiT {
         Ok((tokens, c))
     }
 
-    fn project(&self, tokens: &Tensor) -> Result<Vec<Tensor>> {
-        self.projectors.iter().map(|p| p.forward(tokens)).collect()
+    /// Each projector's view of what the blocks gave, the first block's output first.
+    fn project(&self, outputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let project = |(k, projector): (usize, &Projector)| match outputs.get(self.config.tap(k).saturating_sub(1)) {
+            Some(tokens) => projector.forward(tokens),
+            None => bail!("projector {k} has no block"),
+        };
+        self.projectors.iter().enumerate().map(project).collect()
     }
 
     fn finish(&self, tokens: &Tensor, c: &Tensor) -> Result<Tensor> {
@@ -193,6 +209,23 @@ impl SiT {
             None => bail!("the warmup variant of SiT has no velocity"),
         }
     }
+}
+
+/// What [`SiT::forward_with`] gives besides the velocity.
+#[derive(Debug, Clone, Copy)]
+pub struct Also {
+    pub projections: bool,
+    /// Block, from 1, whose output to keep.
+    pub hidden: Option<usize>,
+}
+
+pub struct Forward {
+    /// `[B, C, H, W]`
+    pub velocity: Tensor,
+    /// `[B, N, Z]` per projector, where asked for.
+    pub projections: Vec<Tensor>,
+    /// Tokens `[B, N, D]`, where asked for.
+    pub hidden: Option<Tensor>,
 }
 
 /// Tokens `[B, g g, p p C]` to `[B, C, g p, g p]`.

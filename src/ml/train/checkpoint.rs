@@ -16,6 +16,8 @@ pub(super) struct Checkpoint {
     pub step: u64,
     pub model: Tensors,
     pub ema: Tensors,
+    /// The averages with other decays, as `INDEX/NAME`.
+    pub further: Tensors,
     /// First and second moments.
     pub first: Tensors,
     pub second: Tensors,
@@ -39,6 +41,7 @@ impl Checkpoint {
             step,
             model: Tensors::new(),
             ema: Tensors::new(),
+            further: Tensors::new(),
             first: Tensors::new(),
             second: Tensors::new(),
             curve: Tensors::new(),
@@ -53,6 +56,7 @@ impl Checkpoint {
             let group = match group {
                 "model" => &mut c.model,
                 "ema" => &mut c.ema,
+                "further" => &mut c.further,
                 "first" => &mut c.first,
                 "second" => &mut c.second,
                 "curve" => &mut c.curve,
@@ -69,6 +73,7 @@ impl Checkpoint {
         let groups = [
             ("model", &self.model),
             ("ema", &self.ema),
+            ("further", &self.further),
             ("first", &self.first),
             ("second", &self.second),
             ("curve", &self.curve),

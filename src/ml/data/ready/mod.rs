@@ -77,6 +77,14 @@ impl ReadyLatents {
         };
         Ok(Tensors::from([("mean".into(), mean), ("std".into(), std), ("labels".into(), labels)]))
     }
+
+    /// Mean and deviation of the mirrored images of these rows, which LightningDiT's shards have.
+    pub fn mirrored(&self, rows: Range<u64>) -> Result<[Tensor; 2]> {
+        match self {
+            Self::Shards(s) => s.mirrored(rows),
+            Self::Moments(_) => bail!("npy files have no latents of mirrored images"),
+        }
+    }
 }
 
 /// What is known of the latents before they are read.

@@ -1,6 +1,6 @@
 //! The safetensors shards of latents that ERW's release (`latents_shard00_of_08.safetensors`) and LightningDiT
-//! (`latents_rank00_shard000.safetensors`) extract: `latents` `[n, C, h, w]`, `labels` `[n]`, and in the release the
-//! tokens of its encoders, `encoder_0_features` `[n, T, D]`.
+//! (`latents_rank00_shard000.safetensors`) extract: `latents` `[n, C, h, w]`, `labels` `[n]`, in LightningDiT's those of
+//! the mirrored images, `latents_flip`, and in the release the tokens of its encoders, `encoder_0_features` `[n, T, D]`.
 //!
 //! Latents are samples of the posterior, drawn once: their noise is frozen, the deviation is gone. The release
 //! multiplies them by the autoencoder's factor before it stores them, LightningDiT does not. Rows come in the shuffled
@@ -79,7 +79,19 @@ impl Shards {
 
     /// Latents as means, and deviations of zero.
     pub fn rows(&self, rows: Range<u64>) -> Result<[Tensor; 2]> {
-        let mean = self.read("latents", rows)?;
+        self.samples("latents", rows)
+    }
+
+    /// The same of the mirrored images.
+    pub fn mirrored(&self, rows: Range<u64>) -> Result<[Tensor; 2]> {
+        self.samples("latents_flip", rows)
+    }
+
+    fn samples(&self, tensor: &str, rows: Range<u64>) -> Result<[Tensor; 2]> {
+        let mean = self.read(tensor, rows)?;
+        if mean.dims()[1..] != self.index.shape {
+            bail!("`{tensor}` has rows of shape {:?}, the latents {:?}", &mean.dims()[1..], self.index.shape);
+        }
         let std = mean.zeros_like()?;
         Ok([mean, std])
     }

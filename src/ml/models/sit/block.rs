@@ -1,6 +1,6 @@
 //! The transformer block of a SiT: attention and an MLP, whose norms and residuals the condition modulates (adaLN-Zero).
 
-use super::{NORM_EPS, SiTConfig, ZERO};
+use super::{MlpKind, NORM_EPS, SiTConfig, ZERO};
 use crate::ml::backprop::checkpointed;
 use crate::ml::kernels::{self, block::Affine};
 use crate::ml::nn::{self, LayerNorm, Linear};
@@ -50,22 +50,31 @@ impl Attention {
 }
 
 #[derive(Clone)]
-struct Mlp {
-    fc1: Linear,
-    fc2: Linear,
+enum Mlp {
+    Gelu { fc1: Linear, fc2: Linear },
+    SwiGlu { w12: Linear, w3: Linear },
 }
 
 impl Mlp {
     fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
         let inner = cfg.mlp_width();
-        Ok(Self {
-            fc1: nn::linear(cfg.hidden, inner, vb.pp("fc1"))?,
-            fc2: nn::linear(inner, cfg.hidden, vb.pp("fc2"))?,
+        Ok(match cfg.mlp {
+            MlpKind::Gelu => Self::Gelu {
+                fc1: nn::linear(cfg.hidden, inner, vb.pp("fc1"))?,
+                fc2: nn::linear(inner, cfg.hidden, vb.pp("fc2"))?,
+            },
+            MlpKind::SwiGlu => Self::SwiGlu {
+                w12: nn::linear(cfg.hidden, 2 * inner, vb.pp("w12"))?,
+                w3: nn::linear(inner, cfg.hidden, vb.pp("w3"))?,
+            },
         })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.fc2.forward(&nn::gelu_tanh(&self.fc1.forward(x)?)?)
+        match self {
+            Self::Gelu { fc1, fc2 } => fc2.forward(&nn::gelu_tanh(&fc1.forward(x)?)?),
+            Self::SwiGlu { w12, w3 } => w3.forward(&nn::swiglu(&w12.forward(x)?)?),
+        }
     }
 }
 
@@ -89,8 +98,9 @@ impl Block {
     /// `c` is the activated condition `[B, D]`.
     pub fn forward(&self, x: &Tensor, c: &Tensor, rope: Option<&(Tensor, Tensor)>, keep: Keep) -> Result<Tensor> {
         let modulation = self.modulation.forward(c)?;
-        let weights = self.fused(rope);
-        if weights.suits(&[x, &modulation]) {
+        if let Some(weights) = self.fused(rope)
+            && weights.suits(&[x, &modulation])
+        {
             let op = kernels::block::Block::new(weights, self.attn.heads, NORM_EPS as f32, keep == Keep::Inputs);
             return x.contiguous()?.apply_op2(&modulation.contiguous()?, op);
         }
@@ -112,17 +122,19 @@ impl Block {
         nn::gated_residual(&x, &gate2, &y)
     }
 
-    fn fused(&self, rope: Option<&(Tensor, Tensor)>) -> kernels::block::Weights {
+    /// The weights as the fused block takes them: one with a GELU MLP.
+    fn fused(&self, rope: Option<&(Tensor, Tensor)>) -> Option<kernels::block::Weights> {
+        let Mlp::Gelu { fc1, fc2 } = &self.mlp else { return None };
         let affine = |l: &Linear| Affine { weight: l.weight().clone(), bias: l.bias().clone() };
         let norm = |n: &LayerNorm| Affine { weight: n.weight().clone(), bias: n.bias().clone() };
-        kernels::block::Weights {
+        Some(kernels::block::Weights {
             qkv: affine(&self.attn.qkv),
             proj: affine(&self.attn.proj),
-            fc1: affine(&self.mlp.fc1),
-            fc2: affine(&self.mlp.fc2),
+            fc1: affine(fc1),
+            fc2: affine(fc2),
             qk_norm: self.attn.norms.as_ref().map(|(q, k)| ([norm(q), norm(k)], QK_NORM_EPS as f32)),
             rope: rope.map(|(cos, sin)| [cos.clone(), sin.clone()]),
-        }
+        })
     }
 }
 

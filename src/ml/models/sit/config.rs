@@ -1,7 +1,9 @@
 //! Sizes and switches of a SiT, as stored in `config.json` beside the weights.
 
+use crate::ml::models::projector::ProjectorKind;
+use crate::ml::one_or_many::OneOrMany;
 use candle_core::{Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The published names: four sizes in three patch sizes.
 pub const NAMES: [&str; 12] = [
@@ -9,6 +11,19 @@ pub const NAMES: [&str; 12] = [
     "SiT-XL/4", "SiT-XL/8",
 ];
 
+/// What follows attention in a block.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MlpKind {
+    /// Two layers with a GELU between (DiT, SiT).
+    #[default]
+    Gelu,
+    /// A gated MLP of about as many parameters (LightningDiT, arXiv 2501.01423).
+    SwiGlu,
+}
+
+/// Switches that came later are only written where they are on: files from before read as they did, and a network
+/// without them is described in the same bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiTConfig {
@@ -20,19 +35,40 @@ pub struct SiTConfig {
     pub depth: usize,
     pub heads: usize,
     pub mlp_ratio: f64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mlp: MlpKind,
     pub num_classes: usize,
     /// Probability of training on the null class instead; 0 leaves the null class out of the table.
     pub class_dropout: f64,
     /// Feature dimension of each encoder aligned to.
     pub z_dims: Vec<usize>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub projector: ProjectorKind,
     /// Hidden width of the projectors.
     pub projector_dim: usize,
-    /// Block, from 1, behind which the projectors sit.
-    pub encoder_depth: usize,
+    /// Block, from 1, behind which the projector of each encoder sits; a single one stands for all. In files a number
+    /// or a list.
+    #[serde(serialize_with = "write_depths", deserialize_with = "read_depths")]
+    pub encoder_depth: Vec<usize>,
     pub rope: bool,
     pub qk_norm: bool,
     /// Keep this many blocks and no final layer: the network of the warmup.
     pub warmup_depth: Option<usize>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn write_depths<S: Serializer>(depths: &[usize], out: S) -> std::result::Result<S::Ok, S::Error> {
+    match depths {
+        [one] => one.serialize(out),
+        many => many.serialize(out),
+    }
+}
+
+fn read_depths<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<usize>, D::Error> {
+    Ok(OneOrMany::deserialize(from)?.to_vec())
 }
 
 impl SiTConfig {
@@ -75,10 +111,18 @@ impl SiTConfig {
         if self.warmup_depth == Some(0) {
             bail!("warmup depth must be above 0");
         }
-        if !self.z_dims.is_empty() && !(1..=self.depth).contains(&self.encoder_depth) {
-            bail!("encoder_depth {} is not one of the blocks 1 to {}", self.encoder_depth, self.depth);
+        if self.z_dims.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        if let Some(bad) = self.encoder_depth.iter().find(|d| !(1..=self.depth).contains(*d)) {
+            bail!("encoder_depth {bad} is not one of the blocks 1 to {}", self.depth);
+        }
+        match (self.encoder_depth.len(), self.z_dims.len()) {
+            (depths, encoders) if depths != 1 && depths != encoders => {
+                bail!("encoder_depth has {depths} blocks for {encoders} encoders")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Patches along a side.
@@ -94,8 +138,14 @@ impl SiTConfig {
         self.hidden / self.heads
     }
 
+    /// Width between the layers of a block's MLP. Gated ones have 2/3 of it, cut to an integer as LightningDiT does:
+    /// three matrices for two.
     pub fn mlp_width(&self) -> usize {
-        (self.hidden as f64 * self.mlp_ratio) as usize
+        let width = (self.hidden as f64 * self.mlp_ratio) as usize;
+        match self.mlp {
+            MlpKind::Gelu => width,
+            MlpKind::SwiGlu => (2.0 / 3.0 * width as f64) as usize,
+        }
     }
 
     /// Blocks that exist.
@@ -103,9 +153,10 @@ impl SiTConfig {
         self.warmup_depth.map_or(self.depth, |w| w.min(self.depth))
     }
 
-    /// Block, from 1, whose output is projected.
-    pub fn tap(&self) -> usize {
-        self.encoder_depth.min(self.blocks())
+    /// Block, from 1, whose output the projector of this encoder is given.
+    pub fn tap(&self, encoder: usize) -> usize {
+        let depth = self.encoder_depth.get(encoder).or(self.encoder_depth.first());
+        depth.map_or(self.blocks(), |d| (*d).min(self.blocks()))
     }
 
     /// Rows of the class table.
@@ -122,6 +173,35 @@ impl SiTConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn files_from_before_the_switches_read_and_write_as_they_did() {
+        let old = r#"{"input_size":4,"in_channels":4,"patch_size":2,"hidden":24,"depth":3,"heads":2,"mlp_ratio":4.0,"num_classes":5,"class_dropout":0.1,"z_dims":[10,12],"projector_dim":16,"encoder_depth":2,"rope":true,"qk_norm":true,"warmup_depth":null}"#;
+        let config: SiTConfig = serde_json::from_str(old).unwrap();
+        assert_eq!((config.mlp, config.projector), (MlpKind::Gelu, ProjectorKind::Mlp));
+        assert_eq!((config.tap(0), config.tap(1), config.mlp_width()), (2, 2, 96));
+        assert_eq!(serde_json::to_string(&config).unwrap(), old);
+
+        let mut new: serde_json::Value = serde_json::from_str(old).unwrap();
+        new["encoder_depth"] = json!([3, 1]);
+        new["mlp"] = json!("swiglu");
+        new["projector"] = json!("conv3");
+        let config: SiTConfig = serde_json::from_value(new.clone()).unwrap();
+        config.check().unwrap();
+        assert_eq!((config.tap(0), config.tap(1), config.mlp_width()), (3, 1, 64));
+        assert_eq!(serde_json::to_value(&config).unwrap(), new);
+        assert_eq!(SiTConfig { warmup_depth: Some(2), ..config.clone() }.tap(0), 2);
+
+        let said = |depths: &[usize]| {
+            let error = SiTConfig { encoder_depth: depths.to_vec(), ..config.clone() }.check().unwrap_err();
+            // candle adds a backtrace where the environment asks for one.
+            error.to_string().lines().next().unwrap_or_default().to_string()
+        };
+        assert_eq!(said(&[1, 4]), "encoder_depth 4 is not one of the blocks 1 to 3");
+        assert_eq!(said(&[1, 2, 3]), "encoder_depth has 3 blocks for 2 encoders");
+        assert_eq!(said(&[]), "encoder_depth has 0 blocks for 2 encoders");
+    }
 
     #[test]
     fn every_published_name_has_its_sizes() {

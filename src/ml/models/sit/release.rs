@@ -1,6 +1,7 @@
 //! Released checkpoints of SiT, REPA and ERW: whose dictionary is what, which network it is of, and back again.
 
-use super::{SiT, SiTConfig};
+use super::{MlpKind, SiT, SiTConfig};
+use crate::ml::models::projector::ProjectorKind;
 use crate::ml::weights::{self, Adopted, LoadReport, Tensors};
 use candle_core::{DType, Result, bail};
 
@@ -70,6 +71,14 @@ impl SiTConfig {
             None => Self::sizes(&named(hidden, patch_size)?)?,
         };
         let blocks = (0..depth).take_while(|i| file.contains_key(&format!("blocks.{i}.attn.qkv.weight"))).count();
+        let projector = match file.contains_key("projectors.0.projection_layer.weight") {
+            true => ProjectorKind::Conv3,
+            false => ProjectorKind::Mlp,
+        };
+        let last = match projector {
+            ProjectorKind::Mlp => "4",
+            ProjectorKind::Conv3 => "projection_layer",
+        };
         let warmup_depth = (!file.contains_key("final_layer.linear.weight")).then_some(blocks);
         Ok(Self {
             input_size: needed("pos_embed", 1)?.isqrt() * patch_size,
@@ -79,12 +88,17 @@ impl SiTConfig {
             depth,
             heads,
             mlp_ratio: 4.0,
+            mlp: match file.contains_key("blocks.0.mlp.w12.weight") {
+                true => MlpKind::SwiGlu,
+                false => MlpKind::Gelu,
+            },
             num_classes: needed("y_embedder.embedding_table.weight", 0)?.saturating_sub(1),
             class_dropout: 0.1,
-            z_dims: (0..).map_while(|k| size(&format!("projectors.{k}.4.weight"), 0)).collect(),
+            z_dims: (0..).map_while(|k| size(&format!("projectors.{k}.{last}.weight"), 0)).collect(),
+            projector,
             projector_dim: size("projectors.0.0.weight", 0).unwrap_or(2048),
             // The file does not tell where the projectors sat; REPA's place. Sampling does not use them.
-            encoder_depth: warmup_depth.unwrap_or(depth.min(8)),
+            encoder_depth: vec![warmup_depth.unwrap_or(depth.min(8))],
             rope: file.contains_key("feat_rope.freqs_cos"),
             qk_norm: file.contains_key("blocks.0.attn.q_norm.weight"),
             warmup_depth,
@@ -122,17 +136,21 @@ mod tests {
             depth: 12,
             heads: 6,
             mlp_ratio: 4.0,
+            mlp: MlpKind::Gelu,
             num_classes: 1000,
             class_dropout: 0.1,
             z_dims: vec![768, 1024],
+            projector: ProjectorKind::Mlp,
             projector_dim: 2048,
-            encoder_depth: 8,
+            encoder_depth: vec![8],
             rope: false,
             qk_norm: false,
             warmup_depth: None,
         };
-        let warmed = SiTConfig { rope: true, qk_norm: true, encoder_depth: 4, warmup_depth: Some(4), ..plain.clone() };
-        for config in [plain, warmed] {
+        let warmed =
+            SiTConfig { rope: true, qk_norm: true, encoder_depth: vec![4], warmup_depth: Some(4), ..plain.clone() };
+        let later = SiTConfig { mlp: MlpKind::SwiGlu, projector: ProjectorKind::Conv3, ..plain.clone() };
+        for config in [plain, warmed, later] {
             let (model, shapes) = weights::census(|vb| SiT::new(&config, vb)).unwrap();
             let mut file: Tensors = shapes.into_iter().map(|(name, s)| (name, zeros(s))).collect();
             file.extend(model.buffers());
@@ -144,8 +162,8 @@ mod tests {
             file.remove("pos_embed");
             assert!(fit(&config, &file).unwrap().is_exact());
             assert!(state_dict(&config, file.clone()).unwrap().contains_key("pos_embed"));
-            file.remove("blocks.3.mlp.fc1.bias");
-            assert_eq!(fit(&config, &file).unwrap().faults(), ["1 not in the file: blocks.3.mlp.fc1.bias"]);
+            file.remove("blocks.3.attn.proj.bias");
+            assert_eq!(fit(&config, &file).unwrap().faults(), ["1 not in the file: blocks.3.attn.proj.bias"]);
             let error = SiTConfig::of_release(Some("SiT-S/8"), &file).unwrap_err();
             assert!(error.to_string().contains("`pos_embed`"));
         }
