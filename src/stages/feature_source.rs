@@ -124,6 +124,14 @@ impl FeatureSource {
         }
     }
 
+    /// [`tokens`](Self::tokens) on the CPU where no encoder must run for them.
+    pub fn stored(&self, rows: &[u64]) -> candle_core::Result<Option<Vec<Tensor>>> {
+        match self {
+            Self::Stored(_) => self.tokens(rows, &Device::Cpu).map(Some),
+            Self::Online(..) => Ok(None),
+        }
+    }
+
     /// Features f32 `[n, T, D]` of the images of these rows, one tensor per encoder. No gradient leads into them.
     pub fn tokens(&self, rows: &[u64], device: &Device) -> candle_core::Result<Vec<Tensor>> {
         match self {

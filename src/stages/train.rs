@@ -1,18 +1,18 @@
 //! `train`: full training of a SiT, velocity loss plus a scheduled alignment loss; phase 2 of ERW when it starts from
 //! warmed-up blocks, REPA when it starts fresh with a constant coefficient, SiT with none.
 
-use super::Reporter;
-use super::examples::{Architecture, Depths, Draw, Examples, write_artifact};
+use super::examples::{Architecture, Batch, Depths, Draw, Examples, write_artifact};
 use super::feature_source::Mode;
 use super::support::{device, parse, usage};
-use super::trainer::{Cadence, Optimization};
+use super::trainer::{self, Cadence, Optimization};
 use crate::error::{Error, Result};
 use crate::ml::align::Schedule;
 use crate::ml::loss;
 use crate::ml::models::sit::{SiT, SiTConfig};
 use crate::ml::path::{Path as NoisePath, TimeDistribution};
+use crate::ml::prefetch::Place;
 use crate::ml::rng::{self, Purpose};
-use crate::ml::train::{Fit, StepLoss, Trained, fit};
+use crate::ml::train::{Fit, StepLoss, Trained};
 use crate::ml::weights::{self, ParamSet};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -83,10 +83,9 @@ fn run(attempt: &Attempt) -> Result<()> {
     attempt.log(&format!("{} parameters in {} blocks", params.count(), config.depth));
     let loaded = take_over(attempt, &p, &params, &model)?;
     let training = Training { p: &p, schedule, examples: &examples, config: &config, model: &model, device: &device };
-    let mut step_loss = |step, micro| training.loss(step, micro);
-    let Fit::Done(trained) =
-        fit(&params, &p.optimization.fit(attempt, p.accumulate)?, &Reporter(attempt), &mut step_loss)?
-    else {
+    let cfg = p.optimization.fit(attempt, p.accumulate)?;
+    let (make, step_loss) = (|place| training.prepare(place), |step, noised| training.loss(step, noised));
+    let Fit::Done(trained) = trainer::train(attempt, &params, &cfg, &make, &step_loss)? else {
         return Err(Error::suspended());
     };
     report(attempt, &trained, loaded);
@@ -178,26 +177,43 @@ struct Training<'a> {
     device: &'a Device,
 }
 
+/// A micro-batch on its way to noise, on the CPU.
+struct Noised {
+    batch: Batch,
+    t: Tensor,
+    point: Tensor,
+    /// Its velocity, which the network is to tell.
+    target: Tensor,
+}
+
 impl Training<'_> {
-    fn loss(&self, step: u64, micro: usize) -> candle_core::Result<StepLoss> {
-        let p = self.p;
+    /// All that a step needs besides the network and what encoders compute online.
+    fn prepare(&self, place: Place) -> candle_core::Result<Noised> {
+        let (p, step) = (self.p, place.0);
         let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate };
-        let batch = self.examples.batch(&draw, self.config, step, micro)?;
+        let batch = self.examples.batch(&draw, self.config, place, self.schedule.at(step) != 0.0)?;
         let x = &batch.latents;
-        let noise = rng::normal_rows(p.seed, Purpose::Noise, step, &batch.slots, &x.dims()[1..], self.device)?;
+        let noise = rng::normal_rows(p.seed, Purpose::Noise, step, &batch.slots, &x.dims()[1..], &Device::Cpu)?;
         let t = p.time.draw(p.path, p.seed, step, &batch.slots);
         let (point, target) = p.path.point_and_velocity(x, &noise, &t)?;
-        let t = Tensor::new(t, self.device)?;
+        Ok(Noised { t: Tensor::new(t, &Device::Cpu)?, point, target, batch })
+    }
+
+    fn loss(&self, step: u64, noised: Noised) -> candle_core::Result<StepLoss> {
+        let batch = &noised.batch;
+        let here = |t: &Tensor| t.to_device(self.device);
+        let (t, point, target) = (here(&noised.t)?, here(&noised.point)?, here(&noised.target)?);
+        let classes = here(&batch.classes)?;
         let number = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
         let weight = self.schedule.at(step);
         if weight == 0.0 {
             // Neither encoders nor projectors are run; the moments and weights of these rest.
-            let velocity = loss::velocity(&self.model.velocity(&point, &t, &batch.classes)?, &target)?;
+            let velocity = loss::velocity(&self.model.velocity(&point, &t, &classes)?, &target)?;
             let parts = vec![("velocity", number(&velocity)?), ("alignment", 0.0), ("alignment_weight", 0.0)];
             return Ok(StepLoss { loss: velocity, parts });
         }
-        let features = self.examples.features(&batch)?;
-        let (v, projections) = self.model.forward(&point, &t, &batch.classes)?;
+        let features = self.examples.features(batch)?;
+        let (v, projections) = self.model.forward(&point, &t, &classes)?;
         let velocity = loss::velocity(&v, &target)?;
         let align = loss::alignment(&features, &projections)?;
         let parts =
