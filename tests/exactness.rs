@@ -22,7 +22,8 @@ fn killed_at_ten_random_steps_a_training_ends_with_the_same_bytes() {
     let mut dice = Dice::new();
     let calm = made(&space(""), "cache", &[], "train");
     let names: Vec<&String> = calm.keys().collect();
-    let expected = ["config.json", "curve.jsonl", "ema.safetensors", "metrics.jsonl", "model.safetensors", "training.json"];
+    let expected =
+        ["config.json", "curve.jsonl", "ema.safetensors", "metrics.jsonl", "model.safetensors", "training.json"];
     assert_eq!(names, expected);
     assert_eq!(lines(&calm), (1..=100).collect::<Vec<_>>());
 
@@ -78,9 +79,8 @@ fn how_often_a_training_saves_changes_no_byte() {
 #[test]
 fn threads_change_no_byte() {
     let space = space("");
-    let of = |threads: &str, cache: &str| {
-        made(&space, cache, &["--set", "train.steps=22", "--threads", threads], "train")
-    };
+    let of =
+        |threads: &str, cache: &str| made(&space, cache, &["--set", "train.steps=22", "--threads", threads], "train");
     assert_eq!(differences(&of("1", "one"), &of("2", "two")), [""; 0]);
 }
 
@@ -103,7 +103,8 @@ fn a_batch_of_8_has_the_gradient_of_2_times_4() {
             std::fs::write(space.path("model.safetensors"), &made["model.safetensors"]).unwrap();
             weights::load(&space.path("model.safetensors"), &Device::Cpu).unwrap()
         };
-        let (before, after) = (weights(made(&space, "cache", &args, "train")), weights(made(&space, "cache", &args, "probe")));
+        let (before, after) =
+            (weights(made(&space, "cache", &args, "train")), weights(made(&space, "cache", &args, "probe")));
         after.into_iter().map(|(name, t)| (name.clone(), (&before[&name] - t).unwrap())).collect()
     };
     let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();

@@ -36,7 +36,9 @@ impl<T> Batches<'_, T> {
         }
         let batch = self.receive()?;
         // Asked for only now: it is made while the caller works with this one, and there is no third.
-        if batch.is_ok() && let Some(next) = (self.next)(place) {
+        if batch.is_ok()
+            && let Some(next) = (self.next)(place)
+        {
             self.ask(next)?;
             self.ahead = Some(next);
         }

@@ -121,7 +121,9 @@ mod tests {
         let path = dir.path().join(METRICS);
         write(&mut StepLog::new(path.clone()), 1..=4);
         let whole = std::fs::read(&path).unwrap();
-        assert!(whole.starts_with(b"{\"step\":1,\"loss\":1.0,\"spread\":0.30000000000000004}\n{\"step\":2,\"loss\":0.5,\"spread\":null}\n"));
+        assert!(whole.starts_with(
+            b"{\"step\":1,\"loss\":1.0,\"spread\":0.30000000000000004}\n{\"step\":2,\"loss\":0.5,\"spread\":null}\n"
+        ));
         assert_eq!(read(&path).unwrap().len(), 4);
         // A checkpoint of step 2, and a kill at any byte behind its line.
         let two = whole.iter().enumerate().filter(|(_, b)| **b == b'\n').nth(1).unwrap().0 + 1;

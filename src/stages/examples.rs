@@ -203,8 +203,7 @@ impl Examples {
         let ids = batch_indices(seed, step, micro, accumulate, draw.batch, n);
         let first = (draw.batch * micro / accumulate) as u64;
         let slots: Vec<u64> = (first..first + ids.len() as u64).collect();
-        let (mean, std) =
-            (self.latents.rows("mean", &ids, cpu)?, self.latents.rows("std", &ids, cpu)?);
+        let (mean, std) = (self.latents.rows("mean", &ids, cpu)?, self.latents.rows("std", &ids, cpu)?);
         let (mean, std) = (mean.to_dtype(DType::F32)?, std.to_dtype(DType::F32)?);
         let noise = rng::normal_rows(seed, Purpose::Posterior, step, &slots, &mean.dims()[1..], cpu)?;
         let latents = (mean + (std * noise)?)?.affine(self.scaling_factor, -self.shift_factor * self.scaling_factor)?;

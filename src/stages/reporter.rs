@@ -18,8 +18,9 @@ pub struct Reporter<'a> {
     board: RefCell<Option<EventFile>>,
     /// Time spent in [`waiting`](Self::waiting).
     waited: Cell<Duration>,
-    last: Cell<Option<Mark>>,
-    now: Cell<Option<Mark>>,
+    /// Where the loop began, then the step that was reported last.
+    last: Cell<Mark>,
+    now: Cell<Mark>,
 }
 
 /// A moment of the loop.
@@ -29,6 +30,12 @@ struct Mark {
     step: u64,
     at: Instant,
     waited: Duration,
+}
+
+impl Mark {
+    fn new(step: u64) -> Self {
+        Self { step, at: Instant::now(), waited: Duration::ZERO }
+    }
 }
 
 impl<'a> Reporter<'a> {
@@ -41,8 +48,8 @@ impl<'a> Reporter<'a> {
             attempt,
             board: RefCell::new(board),
             waited: Cell::default(),
-            last: Cell::new(None),
-            now: Cell::new(None),
+            last: Cell::new(Mark::new(0)),
+            now: Cell::new(Mark::new(0)),
         })
     }
 
@@ -54,11 +61,14 @@ impl<'a> Reporter<'a> {
         got
     }
 
-    /// Steps per second since the step that was reported last, and the share of that time spent waiting for data. The first
-    /// step, with whatever is done only once, counts for neither.
+    /// Steps per second since the step that was reported last, and the share of that time spent waiting for data. What is
+    /// done once at the start is in the first of them.
     fn pace(&self, step: u64) {
-        let Some(now) = self.now.get().filter(|now| now.step == step) else { return };
-        let Some(last) = self.last.replace(Some(now)).filter(|last| last.step < step) else { return };
+        let (last, now) = (self.last.get(), self.now.get());
+        if now.step != step || last.step >= step {
+            return;
+        }
+        self.last.set(now);
         let seconds = now.at.duration_since(last.at).as_secs_f64();
         if seconds > 0.0 {
             self.time(step, "steps_per_s", (step - last.step) as f64 / seconds);
@@ -93,11 +103,7 @@ fn open(attempt: &Attempt, dir: &std::path::Path) -> Result<EventFile> {
 
 impl Observer for Reporter<'_> {
     fn progress(&self, done: u64, total: u64) {
-        let mark = Mark { step: done, at: Instant::now(), waited: self.waited.get() };
-        self.now.set(Some(mark));
-        if self.last.get().is_none() {
-            self.last.set(Some(mark));
-        }
+        self.now.set(Mark { step: done, at: Instant::now(), waited: self.waited.get() });
         self.attempt.progress(done, total);
     }
     fn metric(&self, step: u64, name: &str, value: f64) {
@@ -112,6 +118,7 @@ impl Observer for Reporter<'_> {
         self.attempt.checkpointed(step);
     }
     fn resumed(&self, step: u64) {
+        self.last.set(Mark::new(step));
         self.attempt.resumed(step);
         self.draw(|board| board.resume(step));
     }
