@@ -95,8 +95,8 @@ fn metrics_by_step_are_a_table() {
     );
     // In full, as the events told them.
     let metric = |step: u64, name: &str| {
-        let events = told.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
-        let found = events.filter(|e| is(e, "metric", "train") && e["step"] == step && e["name"] == name).last();
+        let mut events = told.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+        let found = events.rfind(|e| is(e, "metric", "train") && e["step"] == step && e["name"] == name);
         found.unwrap()["value"].as_f64().unwrap().to_string()
     };
     for (row, step) in rows[1..].iter().zip([2, 4, 6]) {
