@@ -30,7 +30,7 @@ fn npy(descr: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
     [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
-fn npy_f32(shape: &[usize], values: &[f32]) -> Vec<u8> {
+pub fn npy_f32(shape: &[usize], values: &[f32]) -> Vec<u8> {
     npy("<f4", shape, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
 }
 
@@ -39,7 +39,7 @@ fn write(path: &Path, bytes: impl AsRef<[u8]>) {
     fs::write(path, bytes).unwrap();
 }
 
-fn moments_name(i: usize) -> String {
+pub fn moments_name(i: usize) -> String {
     format!("{:05}/img-mean-std-{i:08}.npy", i / 1000)
 }
 
@@ -243,7 +243,7 @@ fn latents_that_are_none_are_named() {
     }
 }
 
-fn normals(n: u64, seed: u64, shape: &[usize]) -> Tensor {
+pub fn normals(n: u64, seed: u64, shape: &[usize]) -> Tensor {
     rng::normal_rows(seed, Purpose::Probe, 0, &(0..n).collect::<Vec<_>>(), shape, &CPU).unwrap()
 }
 

@@ -130,28 +130,28 @@ fn lives(pid: u32) -> bool {
 }
 
 /// Random numbers (splitmix64) that can be drawn again.
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let given = std::env::var("ERW_SURVIVE_SEED").ok().and_then(|s| s.parse().ok());
         let clock = || std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos() as u64);
         let seed = given.unwrap_or_else(clock);
         note(&format!("drawn with ERW_SURVIVE_SEED={seed}"));
         Self(seed)
     }
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % n.max(1)
     }
-    fn pick<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
+    pub fn pick<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
         all.get(self.below(all.len() as u64) as usize)
     }
     /// Sleeps up to `most`.
-    fn wait(&mut self, most: std::time::Duration) {
+    pub fn wait(&mut self, most: std::time::Duration) {
         std::thread::sleep(std::time::Duration::from_micros(self.below(most.as_micros() as u64)));
     }
 }

@@ -54,7 +54,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 }
 
 /// The key of the stage, if its inputs are known.
-fn key(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Option<Key>> {
+pub fn key(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Option<Key>> {
     let judge = Judge::new(pipeline, store, BTreeSet::new());
     let stage = pipeline.stage(id);
     let mut verdicts: BTreeMap<StageId, Verdict> =

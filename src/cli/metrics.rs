@@ -28,6 +28,9 @@ pub struct Args {
     /// Show the trials of the `[sweep]` by their results; `erw sweep --table` can also sort and filter
     #[arg(long, conflicts_with = "stages")]
     pub sweep: bool,
+    /// Show what the stages measured step by step, finished or not, instead of their results
+    #[arg(long, conflicts_with = "sweep")]
+    pub steps: bool,
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
@@ -37,6 +40,10 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         return sweep::print_cached(&plan, cache, &plain);
     }
     let pipeline = args.pipeline.load_for(&args.stages, registry)?;
+    if args.steps {
+        let sheet = super::curves::sheet(&pipeline, &Store::open(cache)?, &args.stages)?;
+        return print(&sheet.render(args.format));
+    }
     let sheet = sheet(&pipeline, &Store::open(cache)?, &args.stages)?;
     match (args.format, sheet.rows.is_empty()) {
         (Format::Text, true) => print("every stage is cached, and none has results\n"),

@@ -5,6 +5,7 @@ pub mod common;
 pub mod compare;
 pub mod completions;
 mod conditions;
+mod curves;
 pub mod explain;
 pub mod export;
 pub mod graph;

@@ -27,6 +27,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub trait Observer {
     fn progress(&self, done: u64, total: u64);
     fn metric(&self, step: u64, name: &str, value: f64);
+    /// A checkpoint is about to be written: whatever is to be as far as it must be on disk.
+    fn checkpointing(&self) {}
     fn checkpointed(&self, step: u64);
     fn resumed(&self, step: u64);
     fn log(&self, text: &str);
@@ -121,6 +123,7 @@ pub fn fit(
         let due = cfg.checkpoint_every > 0 && done % cfg.checkpoint_every == 0 && done < cfg.steps;
         let stop = done < cfg.steps && obs.should_stop();
         if due || stop {
+            obs.checkpointing();
             state.save(params, cfg)?;
             obs.checkpointed(done);
         }
@@ -264,6 +267,7 @@ fn report(obs: &dyn Observer, point: &CurvePoint) {
         obs.metric(point.step, name, *value);
     }
     obs.metric(point.step, "grad_norm", point.grad_norm);
+    obs.metric(point.step, "lr", point.lr);
 }
 
 /// Sample indices of a micro-batch: its share of the `batch` samples of a step, `accumulate` shares in all.

@@ -4,6 +4,7 @@
 
 use super::event::WorkerEvent;
 use super::manifest::{Params, element};
+use super::step_log::{METRICS, StepLog, TIMES};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
@@ -58,12 +59,18 @@ pub struct Attempt {
 struct Voice {
     out: Box<dyn Write + Send>,
     last_progress: Option<Instant>,
+    metrics: StepLog,
+    times: StepLog,
+    /// A metrics file that cannot be written is told of once and fails nothing: the numbers are in the journal too.
+    deaf: bool,
 }
 
 impl Attempt {
     /// `out` receives one JSON [`WorkerEvent`] a line; `stop` is raised by whoever wants the attempt put down.
     pub fn new(job: Job, out: Box<dyn Write + Send>, stop: Arc<AtomicBool>) -> Self {
-        Self { job, stop, voice: Mutex::new(Voice { out, last_progress: None }) }
+        let log = |name| StepLog::new(job.work_dir.join(name));
+        let (metrics, times) = (log(METRICS), log(TIMES));
+        Self { job, stop, voice: Mutex::new(Voice { out, last_progress: None, metrics, times, deaf: false }) }
     }
     /// An attempt nobody listens to, for tests of stages.
     pub fn quiet(job: Job) -> Self {
@@ -118,10 +125,20 @@ impl Attempt {
             voice.last_progress = Some(Instant::now());
             voice.say(&WorkerEvent::Progress { done, total });
         }
+        voice.note(|metrics, times| metrics.reach(done).and_then(|()| times.reach(done)));
     }
-    /// A value of a running curve, for logs and bars.
+    /// A value of a running curve, for the metrics file and bars. The same numbers each time: what depends on the clock
+    /// is a [`time`](Self::time).
     pub fn metric(&self, step: u64, name: &str, value: f64) {
-        self.say(&WorkerEvent::Metric { step, name: name.into(), value: finite(value) });
+        let value = finite(value);
+        self.say(&WorkerEvent::Metric { step, name: name.into(), value });
+        self.note(|metrics, _| metrics.add(step, name, value));
+    }
+    /// A rate or a duration that belongs to a step, such as steps per second.
+    pub fn time(&self, step: u64, name: &str, value: f64) {
+        let value = finite(value);
+        self.say(&WorkerEvent::Metric { step, name: name.into(), value });
+        self.note(|_, times| times.add(step, name, value));
     }
     /// A result of the stage, kept in the action record; the first one is the stage's key metric in tables.
     pub fn result(&self, name: &str, value: f64) {
@@ -134,6 +151,10 @@ impl Attempt {
     pub fn log(&self, text: &str) {
         self.say(&WorkerEvent::Log { text: text.into() });
     }
+    /// A checkpoint is about to be written: the metrics file must not fall behind it, whatever happens next.
+    pub fn checkpointing(&self) {
+        self.note(|metrics, times| metrics.sync().and_then(|()| times.flush()));
+    }
     /// A checkpoint was written at this step.
     pub fn checkpointed(&self, step: u64) {
         self.say(&WorkerEvent::Checkpoint { step });
@@ -141,6 +162,7 @@ impl Attempt {
     /// The attempt continues from a checkpoint of an earlier attempt.
     pub fn resumed(&self, step: u64) {
         self.say(&WorkerEvent::Resumed { step });
+        self.note(|metrics, times| metrics.resume(step).and_then(|()| times.resume(step)));
     }
     /// A stop was asked for (Ctrl-C, SIGTERM): write a checkpoint and return [`Error::suspended`].
     pub fn should_stop(&self) -> bool {
@@ -149,9 +171,27 @@ impl Attempt {
     pub(super) fn say(&self, event: &WorkerEvent) {
         self.voice.lock().unwrap_or_else(PoisonError::into_inner).say(event);
     }
+    fn note(&self, write: impl FnOnce(&mut StepLog, &mut StepLog) -> std::io::Result<()>) {
+        self.voice.lock().unwrap_or_else(PoisonError::into_inner).note(write);
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.note(|metrics, times| metrics.flush().and_then(|()| times.flush()));
+    }
 }
 
 impl Voice {
+    fn note(&mut self, write: impl FnOnce(&mut StepLog, &mut StepLog) -> std::io::Result<()>) {
+        if self.deaf {
+            return;
+        }
+        if let Err(e) = write(&mut self.metrics, &mut self.times) {
+            self.deaf = true;
+            self.say(&WorkerEvent::Log { text: format!("cannot write the metrics file: {e}") });
+        }
+    }
     /// A runner that no longer listens is not the stage's concern: the worker is told to end by other means.
     fn say(&mut self, event: &WorkerEvent) {
         let Ok(mut line) = serde_json::to_vec(event) else { return };
@@ -223,6 +263,15 @@ mod tests {
         assert!(told.len() < 1000, "{} events", told.len());
         assert_eq!(told.first(), Some(&WorkerEvent::Progress { done: 0, total: 10_000 }));
         assert_eq!(told.last(), Some(&WorkerEvent::Progress { done: 10_000, total: 10_000 }));
+    }
+
+    #[test]
+    fn a_metrics_file_that_cannot_be_written_is_told_of_once() {
+        let told = events(|a| (1..4).for_each(|step| a.metric(step, "loss", 1.0)));
+        let logs: Vec<_> = told.iter().filter(|e| matches!(e, WorkerEvent::Log { .. })).collect();
+        let text = "cannot write the metrics file: No such file or directory (os error 2)".to_string();
+        assert_eq!(logs, [&WorkerEvent::Log { text }]);
+        assert_eq!(told.len(), 4, "the events are told all the same");
     }
 
     #[test]

@@ -28,7 +28,7 @@
 //! 3. [`schedule`] judges and starts stages as their inputs become known, within the shares that [`pool`] grants.
 //! 4. [`perform`] carries one action out under the lock of its key: inputs verified, worker started ([`launch`]),
 //!    outputs digested and published, record last, work folder removed.
-//! 5. In the worker process [`worker`] finds the kind and calls it with an [`attempt`]; a [`program`] is started by the
+//! 5. In the worker process [`worker`] finds the kind and calls it with an [`attempt`], whose numbers by step go into a [`step_log`]; a [`program`] is started by the
 //!    runner itself, and its results are the `numbers` it writes. How either ends is seen by [`ending`], what is under way is known to [`workers`].
 //! 6. [`memo`] keeps the answer to a run that found everything cached, for the next time it is asked.
 //! 7. All of it is told as [`event`]s; [`record`] keeps them.
@@ -87,6 +87,7 @@ pub mod schedule;
 pub mod select;
 pub mod since;
 pub mod spec;
+pub mod step_log;
 pub mod store;
 pub mod suggest;
 pub mod sweep;

@@ -384,10 +384,11 @@ fn param_of<'p>(params: &'p mut Params, source: &str) -> Option<&'p mut serde_js
     params.get_mut(name)?.as_array_mut()?.get_mut(index.parse::<usize>().ok()?)
 }
 
-/// Moves the logs that say something to where they stay. Nobody needs them to reuse the action: failing is no failure.
+/// Moves the logs that say something, and what was measured step by step, to where they stay. Nobody needs them to reuse the action: failing is no failure.
 fn keep_logs(left: &[PathBuf], kept: &Path) {
-    let says_something =
-        |p: &&PathBuf| p.extension().is_some_and(|e| e == "log") && std::fs::metadata(p).is_ok_and(|m| m.len() > 0);
+    let says_something = |p: &&PathBuf| {
+        p.extension().is_some_and(|e| e == "log" || e == "jsonl") && std::fs::metadata(p).is_ok_and(|m| m.len() > 0)
+    };
     for log in left.iter().filter(says_something) {
         let _ = std::fs::create_dir_all(kept);
         let _ = std::fs::rename(log, kept.join(log.file_name().unwrap_or_default()));

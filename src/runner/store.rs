@@ -9,6 +9,7 @@
 //!   v1/work/<key>/                  an action under way or put down:
 //!       job.json attempt-N.log checkpoints/ out/NAME
 //!   v1/logs/<key>/attempt-N.log     what the attempts at a finished action wrote; empty ones are not kept
+//!   v1/logs/<key>/{metrics,times}.jsonl   what they measured step by step
 //!   v1/locks/<key>                  held by whoever works on this key, workers included
 //!   v1/files/<id>.txt               remembered digests of outside files, see `files`
 //!   v1/trees/<digest>.txt           what an outside folder held when an action used it, to name what changed
@@ -182,7 +183,7 @@ impl Store {
     pub fn work_dir(&self, key: &Key) -> PathBuf {
         self.v1("work").join(key.to_string())
     }
-    /// Logs of the attempts at a finished action: `attempt-N.log`. Those of an unfinished one are in its work folder.
+    /// Logs of the attempts at a finished action: `attempt-N.log`, and the files of [`super::step_log`]. Those of an unfinished one are in its work folder.
     pub fn log_dir(&self, key: &Key) -> PathBuf {
         self.v1("logs").join(key.to_string())
     }

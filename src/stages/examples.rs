@@ -10,6 +10,7 @@ use crate::ml::data::packed::Packed;
 use crate::ml::models::projector::ProjectorKind;
 use crate::ml::models::sit::{MlpKind, SiT, SiTConfig, drop_labels};
 use crate::ml::path::Path as NoisePath;
+use crate::ml::prefetch::Place;
 use crate::ml::rng::{self, Purpose};
 use crate::ml::train::{Trained, batch_indices};
 use crate::ml::weights::{self, Tensors};
@@ -139,7 +140,7 @@ pub struct Draw {
     pub flip: f64,
 }
 
-/// A micro-batch.
+/// A micro-batch, on the CPU: it is made while the device is busy.
 pub struct Batch {
     /// Rows of the latents and of what is paired with them.
     pub rows: Vec<u64>,
@@ -151,6 +152,8 @@ pub struct Batch {
     pub classes: Tensor,
     /// Places in the batch of the step: they, not the order of work, name each sample's noise.
     pub slots: Vec<u64>,
+    /// What is stored of the features it is aligned with, if it was asked for.
+    pub features: Option<Vec<Tensor>>,
 }
 
 /// Latents and, paired with them, features.
@@ -209,8 +212,16 @@ impl Examples {
         TrainingNote { format: 1, path, classes: self.class_names.clone(), resolved: BTreeMap::new() }
     }
 
-    /// The micro-batch of a step: a pure function of its arguments and the files.
-    pub fn batch(&self, draw: &Draw, config: &SiTConfig, step: u64, micro: usize) -> candle_core::Result<Batch> {
+    /// The micro-batch of a step, with its stored features if it is `aligned`: a pure function of its arguments and the
+    /// files.
+    pub fn batch(
+        &self,
+        draw: &Draw,
+        config: &SiTConfig,
+        (step, micro): Place,
+        aligned: bool,
+    ) -> candle_core::Result<Batch> {
+        let cpu = &Device::Cpu;
         let (seed, accumulate) = (draw.seed, draw.accumulate.max(1));
         let n = self.latents.len() as usize;
         let ids = batch_indices(seed, step, micro, accumulate, draw.batch, n);
@@ -219,25 +230,26 @@ impl Examples {
         let flipped = flips(draw.flip, seed, step, &slots);
         let (mean, std) = (self.moments("mean", &ids, &flipped)?, self.moments("std", &ids, &flipped)?);
         let (mean, std) = (mean.to_dtype(DType::F32)?, std.to_dtype(DType::F32)?);
-        let noise = rng::normal_rows(seed, Purpose::Posterior, step, &slots, &mean.dims()[1..], &self.device)?;
+        let noise = rng::normal_rows(seed, Purpose::Posterior, step, &slots, &mean.dims()[1..], cpu)?;
         let latents = (mean + (std * noise)?)?.affine(self.scaling_factor, -self.shift_factor * self.scaling_factor)?;
         let labels: Vec<u32> = ids.iter().map(|i| self.labels[*i as usize]).collect();
         let dropped: Vec<bool> = slots
             .iter()
             .map(|slot| f64::from(rng::stream(seed, Purpose::LabelDrop, step, *slot).uniform()) < config.class_dropout)
             .collect();
-        let classes = drop_labels(&labels, &dropped, config.null_class(), &self.device)?;
-        Ok(Batch { rows: ids, flipped, latents, classes, slots })
+        let classes = drop_labels(&labels, &dropped, config.null_class(), cpu)?;
+        let features = if aligned { self.features.stored(&ids, &flipped)? } else { None };
+        Ok(Batch { rows: ids, flipped, latents, classes, slots, features })
     }
 
     /// Rows of `mean` or `std`, those of the mirrored images where `flipped` says so.
     fn moments(&self, tensor: &str, rows: &[u64], flipped: &[bool]) -> candle_core::Result<Tensor> {
         if !flipped.contains(&true) {
-            return self.latents.rows(tensor, rows, &self.device);
+            return self.latents.rows(tensor, rows, &Device::Cpu);
         }
         let mirrored = format!("{tensor}{MIRRORED}");
         let row = |(row, flip): (&u64, &bool)| {
-            self.latents.rows(if *flip { &mirrored } else { tensor }, &[*row], &self.device)
+            self.latents.rows(if *flip { &mirrored } else { tensor }, &[*row], &Device::Cpu)
         };
         Tensor::cat(&rows.iter().zip(flipped).map(row).collect::<candle_core::Result<Vec<_>>>()?, 0)
     }
@@ -251,10 +263,13 @@ impl Examples {
         Err(Error::stage(text).hint("set `flip = true` on the stage that makes them"))
     }
 
-    /// What the micro-batch is aligned with, `[n, N, Z]` per encoder. Apart from [`batch`](Self::batch), since a step
-    /// whose alignment has no weight need not pay for it.
+    /// What the micro-batch is aligned with, `[n, N, Z]` per encoder, on the device. Apart from [`batch`](Self::batch), since
+    /// a step whose alignment has no weight need not pay for it, and since encoders want the device themselves.
     pub fn features(&self, batch: &Batch) -> candle_core::Result<Vec<Tensor>> {
-        self.features.tokens(&batch.rows, &batch.flipped, &self.device)
+        match &batch.features {
+            Some(stored) => stored.iter().map(|t| t.to_device(&self.device)).collect(),
+            None => self.features.tokens(&batch.rows, &batch.flipped, &self.device),
+        }
     }
 }
 

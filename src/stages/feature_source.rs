@@ -146,6 +146,14 @@ impl FeatureSource {
         }
     }
 
+    /// [`tokens`](Self::tokens) on the CPU where no encoder must run for them.
+    pub fn stored(&self, rows: &[u64], flipped: &[bool]) -> candle_core::Result<Option<Vec<Tensor>>> {
+        match self {
+            Self::Stored(_) => self.tokens(rows, flipped, &Device::Cpu).map(Some),
+            Self::Online(..) => Ok(None),
+        }
+    }
+
     /// Features f32 `[n, T, D]` of the images of these rows, one tensor per encoder. No gradient leads into them. Those of
     /// mirrored images are only to be had by computing them.
     pub fn tokens(&self, rows: &[u64], flipped: &[bool], device: &Device) -> candle_core::Result<Vec<Tensor>> {

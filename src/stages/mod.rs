@@ -13,6 +13,7 @@ pub mod import_features;
 pub mod import_latents;
 pub mod latents;
 mod pack;
+mod reporter;
 pub mod sample;
 mod size_defaults;
 mod support;
@@ -24,8 +25,6 @@ mod trainer;
 pub mod warmup;
 pub mod weights;
 
-use crate::ml::train::Observer;
-use crate::runner::attempt::Attempt;
 use crate::runner::manifest::Registry;
 
 /// All of them.
@@ -46,27 +45,3 @@ pub const KINDS: Registry = &[
     warmup::KIND,
     weights::KIND,
 ];
-
-/// Passes on to an attempt what a training loop has to tell.
-pub struct Reporter<'a>(pub &'a Attempt);
-
-impl Observer for Reporter<'_> {
-    fn progress(&self, done: u64, total: u64) {
-        self.0.progress(done, total);
-    }
-    fn metric(&self, step: u64, name: &str, value: f64) {
-        self.0.metric(step, name, value);
-    }
-    fn checkpointed(&self, step: u64) {
-        self.0.checkpointed(step);
-    }
-    fn resumed(&self, step: u64) {
-        self.0.resumed(step);
-    }
-    fn log(&self, text: &str) {
-        self.0.log(text);
-    }
-    fn should_stop(&self) -> bool {
-        self.0.should_stop()
-    }
-}

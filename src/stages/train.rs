@@ -1,22 +1,22 @@
 //! `train`: full training of a SiT, velocity loss plus a scheduled alignment loss; phase 2 of ERW when it starts from
 //! warmed-up blocks, REPA when it starts fresh with a constant coefficient, SiT with none.
 
-use super::Reporter;
 use super::alignment::{Alignment, check_pairs_of_batch};
 use super::averages;
-use super::examples::{Architecture, CUSTOM, Depths, Draw, Examples, TrainingNote, write_artifact};
+use super::examples::{Architecture, Batch, CUSTOM, Depths, Draw, Examples, TrainingNote, write_artifact};
 use super::feature_source::Mode;
 use super::size_defaults;
 use super::support::{device, parse, usage};
-use super::trainer::{Cadence, Optimization};
+use super::trainer::{self, Cadence, Optimization};
 use crate::error::{Error, Result};
 use crate::ml::align::Schedule;
 use crate::ml::loss;
 use crate::ml::models::sit::{Also, SiT, SiTConfig};
 use crate::ml::one_or_many::OneOrMany;
 use crate::ml::path::{Path as NoisePath, TimeDistribution};
+use crate::ml::prefetch::Place;
 use crate::ml::rng::{self, Purpose};
-use crate::ml::train::{Fit, StepLoss, Trained, fit};
+use crate::ml::train::{Fit, StepLoss, Trained};
 use crate::ml::weights::ParamSet;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -154,10 +154,9 @@ fn run(attempt: &Attempt) -> Result<()> {
     let dispersed = p.dispersed()?;
     let training =
         Training { p: &p, schedule, dispersed, examples: &examples, config: &config, model: &model, device: &device };
-    let mut step_loss = |step, micro| training.loss(step, micro);
-    let Fit::Done(trained) =
-        fit(&params, &p.optimization.fit(attempt, p.accumulate)?, &Reporter(attempt), &mut step_loss)?
-    else {
+    let cfg = p.optimization.fit(attempt, p.accumulate)?;
+    let (make, step_loss) = (|place| training.prepare(place), |step, noised| training.loss(step, noised));
+    let Fit::Done(trained) = trainer::train(attempt, &params, &cfg, &make, &step_loss)? else {
         return Err(Error::suspended());
     };
     report(attempt, &trained, loaded);
@@ -255,34 +254,51 @@ struct Training<'a> {
     device: &'a Device,
 }
 
+/// A micro-batch on its way to noise, on the CPU.
+struct Noised {
+    batch: Batch,
+    t: Tensor,
+    point: Tensor,
+    /// Its velocity, which the network is to tell.
+    target: Tensor,
+}
+
 impl Training<'_> {
-    fn loss(&self, step: u64, micro: usize) -> candle_core::Result<StepLoss> {
-        let p = self.p;
+    /// All that a step needs besides the network and what encoders compute online.
+    fn prepare(&self, place: Place) -> candle_core::Result<Noised> {
+        let (p, step) = (self.p, place.0);
         let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate, flip: p.flip };
-        let batch = self.examples.batch(&draw, self.config, step, micro)?;
+        let batch = self.examples.batch(&draw, self.config, place, self.schedule.at(step) != 0.0)?;
         let x = &batch.latents;
-        let noise = rng::normal_rows(p.seed, Purpose::Noise, step, &batch.slots, &x.dims()[1..], self.device)?;
+        let noise = rng::normal_rows(p.seed, Purpose::Noise, step, &batch.slots, &x.dims()[1..], &Device::Cpu)?;
         let t = p.time.draw(p.path, p.seed, step, &batch.slots);
         let (point, target) = p.path.point_and_velocity(x, &noise, &t)?;
-        let t = Tensor::new(t, self.device)?;
+        Ok(Noised { t: Tensor::new(t, &Device::Cpu)?, point, target, batch })
+    }
+
+    fn loss(&self, step: u64, noised: Noised) -> candle_core::Result<StepLoss> {
+        let batch = &noised.batch;
+        let here = |t: &Tensor| t.to_device(self.device);
+        let (t, point, target) = (here(&noised.t)?, here(&noised.point)?, here(&noised.target)?);
+        let classes = here(&batch.classes)?;
         let number = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
         let weight = self.schedule.at(step);
         // Without weight neither encoders nor projectors are run; the moments and weights of these rest.
         let also = Also { projections: weight != 0.0, hidden: self.dispersed };
-        let out = self.model.forward_with(&point, &t, &batch.classes, &also)?;
+        let out = self.model.forward_with(&point, &t, &classes, &also)?;
         let velocity = loss::velocity(&out.velocity, &target)?;
         let mut parts = vec![("velocity", number(&velocity)?)];
         let (mut loss, mut aligned) = (velocity, 0.0);
         if weight != 0.0 {
-            let align = p.comparison.loss(self.examples.features(&batch)?, &out.projections)?;
+            let align = self.p.comparison.loss(self.examples.features(batch)?, &out.projections)?;
             aligned = number(&align)?;
             loss = (loss + (align * weight)?)?;
         }
         parts.extend([("alignment", aligned), ("alignment_weight", weight)]);
         if let Some(hidden) = &out.hidden {
-            let spread = loss::dispersive(hidden, p.dispersive_temperature)?;
+            let spread = loss::dispersive(hidden, self.p.dispersive_temperature)?;
             parts.push(("dispersive", number(&spread)?));
-            loss = (loss + (spread * p.dispersive)?)?;
+            loss = (loss + (spread * self.p.dispersive)?)?;
         }
         Ok(StepLoss { loss, parts })
     }

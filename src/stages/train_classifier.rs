@@ -1,18 +1,18 @@
 //! `train-classifier`: trains a small classifier on images, to judge samples by and to measure distances with.
 
-use super::Reporter;
 use super::support::{Confusion, batches, create_dir, device, parse, usage, write_json};
-use super::trainer::{Cadence, Optimization};
+use super::trainer::{self, Cadence, Optimization};
 use crate::error::{Error, Result};
 use crate::ml::augment;
 use crate::ml::data::images::ImageSet;
 use crate::ml::models::classifier::{Classifier, ClassifierConfig, cross_entropy};
 use crate::ml::models::features::pixels_to_unit;
-use crate::ml::train::{Fit, StepLoss, Trained, batch_indices, fit};
+use crate::ml::prefetch::Place;
+use crate::ml::train::{Fit, StepLoss, Trained, batch_indices};
 use crate::ml::weights::{self, ParamSet};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
 pub const KIND: StageKind =
@@ -96,14 +96,16 @@ fn train(
     let (params, vb) = ParamSet::init(p.seed, DType::F32, device);
     let net = Classifier::new(config, vb)?;
     let labels = images.labels();
-    let mut loss = |step: u64, micro: usize| -> candle_core::Result<StepLoss> {
+    let make = |(step, micro): Place| -> candle_core::Result<(Tensor, Vec<i64>)> {
         let samples = batch_indices(p.seed, step, micro, 1, p.batch, labels.len());
-        let x = augment::shift(&images.batch(&samples, device)?, p.shift, p.seed, step, &samples)?;
-        let wanted: Vec<i64> = samples.iter().map(|s| labels[*s as usize]).collect();
-        let (loss, right) = cross_entropy(&net.logits(&pixels_to_unit(&x)?)?, &wanted)?;
+        let x = augment::shift(&images.batch(&samples, &Device::Cpu)?, p.shift, p.seed, step, &samples)?;
+        Ok((x, samples.iter().map(|s| labels[*s as usize]).collect()))
+    };
+    let loss = |_: u64, (x, wanted): (Tensor, Vec<i64>)| -> candle_core::Result<StepLoss> {
+        let (loss, right) = cross_entropy(&net.logits(&pixels_to_unit(&x.to_device(device)?)?)?, &wanted)?;
         Ok(StepLoss { loss, parts: vec![("accuracy", right as f64 / wanted.len().max(1) as f64)] })
     };
-    match fit(&params, &p.optimization.fit(attempt, 1)?, &Reporter(attempt), &mut loss)? {
+    match trainer::train(attempt, &params, &p.optimization.fit(attempt, 1)?, &make, &loss)? {
         Fit::Done(trained) => Ok(Some(trained)),
         Fit::Stopped => Ok(None),
     }

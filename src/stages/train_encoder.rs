@@ -1,16 +1,16 @@
 //! `train-encoder`: a small vision transformer trained on the images of the experiment, for alignment without a
 //! download. Judged by how well nearest neighbours of its mean patch tokens tell the class of held-out images.
 
-use super::Reporter;
 use super::support::{create_dir, device, parse, write_json};
-use super::trainer::{Cadence, Optimization};
+use super::trainer::{self, Cadence, Optimization};
 use crate::error::{Error, Result};
 use crate::ml::data::images::ImageSet;
 use crate::ml::metrics::knn;
 use crate::ml::models::encoder::{CONFIG_FILE, Encoder, EncoderConfig, WEIGHTS_FILE};
 use crate::ml::models::vit::VitConfig;
+use crate::ml::prefetch::Place;
 use crate::ml::pretrain::{self, Learner, Objective};
-use crate::ml::train::{Fit, StepLoss, Trained, batch_indices, fit};
+use crate::ml::train::{Fit, StepLoss, Trained, batch_indices};
 use crate::ml::weights;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -83,14 +83,19 @@ fn train(
     device: &Device,
 ) -> Result<Fit> {
     let labels = images.labels();
-    let mut loss = |step, micro| {
+    type Batch = (Vec<u64>, Tensor, Tensor);
+    let make = |(step, micro): Place| -> candle_core::Result<Batch> {
         let ids = batch_indices(p.seed, step, micro, 1, p.batch, images.len() as usize);
         let picked: Vec<i64> = ids.iter().map(|i| labels[*i as usize]).collect();
-        let x = config.prepare(&images.batch(&ids, device)?)?;
-        let y = Tensor::from_vec(picked, ids.len(), device)?;
-        Ok(StepLoss { loss: learner.loss(&x, &y, step, &ids)?, parts: vec![] })
+        let x = config.prepare(&images.batch(&ids, &Device::Cpu)?)?;
+        let y = Tensor::from_vec(picked, ids.len(), &Device::Cpu)?;
+        Ok((ids, x, y))
     };
-    Ok(fit(&learner.params, &p.optimization.fit(attempt, 1)?, &Reporter(attempt), &mut loss)?)
+    let loss = |step, (ids, x, y): Batch| {
+        let loss = learner.loss(&x.to_device(device)?, &y.to_device(device)?, step, &ids)?;
+        Ok(StepLoss { loss, parts: vec![] })
+    };
+    trainer::train(attempt, &learner.params, &p.optimization.fit(attempt, 1)?, &make, &loss)
 }
 
 /// The key metric comes first: accuracy on held-out images if there are any, the last loss otherwise.

@@ -1,13 +1,13 @@
 //! `train-vae`: trains an autoencoder on images and measures the scale of its latents.
 
-use super::Reporter;
 use super::support::{batches, create_dir, device, parse, spread, usage, write_json};
-use super::trainer::{Cadence, Optimization};
+use super::trainer::{self, Cadence, Optimization};
 use crate::error::{Error, Result};
 use crate::ml::data::images::{ImageSet, to_unit};
 use crate::ml::data::picture::{contact_sheet, to_u8};
 use crate::ml::models::vae::{self, AutoencoderKl, Reconstruction, VaeConfig, VaeLoss, posterior_noise, psnr};
-use crate::ml::train::{Fit, StepLoss, Trained, batch_indices, fit};
+use crate::ml::prefetch::Place;
+use crate::ml::train::{Fit, StepLoss, Trained, batch_indices};
 use crate::ml::weights::{self, ParamSet};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -87,16 +87,19 @@ fn train(attempt: &Attempt, p: &Params, images: &ImageSet, device: &Device) -> R
     let vae = AutoencoderKl::new(&p.network(), vb)?;
     let f = vae.config().downsampling();
     let latent = [p.latent_channels, images.height() / f, images.width() / f];
-    let mut loss = |step: u64, micro: usize| -> candle_core::Result<StepLoss> {
+    let make = |(step, micro): Place| -> candle_core::Result<(Tensor, Tensor)> {
         let samples = batch_indices(p.seed, step, micro, 1, p.batch, images.len() as usize);
-        let x = to_unit(&images.batch(&samples, device)?)?;
-        let noise = posterior_noise(p.seed, step, &samples, &latent, device)?;
+        let x = to_unit(&images.batch(&samples, &Device::Cpu)?)?;
+        Ok((x, posterior_noise(p.seed, step, &samples, &latent, &Device::Cpu)?))
+    };
+    let loss = |_: u64, (x, noise): (Tensor, Tensor)| -> candle_core::Result<StepLoss> {
+        let (x, noise) = (x.to_device(device)?, noise.to_device(device)?);
         let loss = VaeLoss::of(&vae, &x, &noise, p.reconstruction, p.kl_weight)?;
         let number = |t: &Tensor| -> candle_core::Result<f64> { Ok(f64::from(t.to_scalar::<f32>()?)) };
         let parts = vec![("reconstruction", number(&loss.reconstruction)?), ("kl", number(&loss.kl)?)];
         Ok(StepLoss { loss: loss.total, parts })
     };
-    match fit(&params, &p.optimization.fit(attempt, 1)?, &Reporter(attempt), &mut loss)? {
+    match trainer::train(attempt, &params, &p.optimization.fit(attempt, 1)?, &make, &loss)? {
         Fit::Done(trained) => Ok(Some(trained)),
         Fit::Stopped => Ok(None),
     }

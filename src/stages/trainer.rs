@@ -1,10 +1,14 @@
-//! What the stages that train a network have in common: the parameters of the loop, as their manifests name them.
+//! What the stages that train a network have in common: the parameters of the loop, as their manifests name them, and how
+//! it is run.
 
+use super::reporter::Reporter;
 use crate::error::{Error, Result};
 use crate::ml::one_or_many::OneOrMany;
 use crate::ml::optim::{AdamWConfig, Decay};
-use crate::ml::train::FitConfig;
+use crate::ml::prefetch::{Place, following, prefetching};
 use crate::ml::train::lr::{LrSchedule, Shape};
+use crate::ml::train::{Fit, FitConfig, StepLoss, fit};
+use crate::ml::weights::ParamSet;
 use crate::runner::attempt::Attempt;
 use serde::Deserialize;
 
@@ -31,6 +35,8 @@ pub struct Optimization {
 pub struct Cadence {
     checkpoint_every: u64,
     log_every: u64,
+    /// Folder of event files, from that of the pipeline.
+    pub tensorboard: Option<String>,
 }
 
 impl Optimization {
@@ -51,7 +57,7 @@ impl Optimization {
 
     /// The loop of this attempt, with so many micro-batches per step.
     pub fn fit(&self, attempt: &Attempt, accumulate: usize) -> Result<FitConfig> {
-        let Cadence { checkpoint_every, log_every } = attempt.operation()?;
+        let Cadence { checkpoint_every, log_every, .. } = attempt.operation()?;
         Ok(FitConfig {
             steps: self.steps,
             optimizer: AdamWConfig {
@@ -71,6 +77,21 @@ impl Optimization {
             checkpoint_dir: attempt.checkpoint_dir(),
         })
     }
+}
+
+/// Runs the loop on batches that `make` makes ahead of it, and reports to the attempt.
+pub fn train<B: Send>(
+    attempt: &Attempt,
+    params: &ParamSet,
+    cfg: &FitConfig,
+    make: &(dyn Fn(Place) -> candle_core::Result<B> + Sync),
+    loss: &dyn Fn(u64, B) -> candle_core::Result<StepLoss>,
+) -> Result<Fit> {
+    let reporter = Reporter::new(attempt)?;
+    Ok(prefetching(make, &following(cfg.steps, cfg.accumulate), |batches| {
+        let mut step_loss = |step, micro| loss(step, reporter.waiting(|| batches.take((step, micro)))?);
+        fit(params, cfg, &reporter, &mut step_loss)
+    })?)
 }
 
 #[cfg(test)]

@@ -1,16 +1,15 @@
 //! `warmup`: phase 1 of ERW. The first `depth` blocks of a SiT learn to put an encoder's features into clean latents:
 //! t = 0, alignment loss only, weight 1. What follows trains the whole network from these blocks.
 
-use super::Reporter;
 use super::alignment::Alignment;
-use super::examples::{Architecture, Depths, Draw, Examples, write_artifact};
+use super::examples::{Architecture, Batch, Depths, Draw, Examples, write_artifact};
 use super::feature_source::Mode;
 use super::support::{device, parse};
-use super::trainer::{Cadence, Optimization};
+use super::trainer::{Cadence, Optimization, train};
 use crate::error::{Error, Result};
 use crate::ml::models::sit::SiT;
 use crate::ml::path::Path;
-use crate::ml::train::{Fit, StepLoss, fit};
+use crate::ml::train::{Fit, StepLoss};
 use crate::ml::weights::ParamSet;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -64,15 +63,16 @@ fn run(attempt: &Attempt) -> Result<()> {
     let model = SiT::new(&config, vb)?;
     attempt.log(&format!("{} parameters in {} of {} blocks", params.count(), config.blocks(), config.depth));
     let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate, flip: p.flip };
-    let mut align = |step: u64, micro: usize| {
-        let batch = examples.batch(&draw, &config, step, micro)?;
+    let align = |_, batch: Batch| {
         let t = Tensor::zeros(batch.slots.len(), DType::F32, &device)?;
         let features = examples.features(&batch)?;
-        let projections = model.projections(&batch.latents, &t, &batch.classes)?;
+        let (latents, classes) = (batch.latents.to_device(&device)?, batch.classes.to_device(&device)?);
+        let projections = model.projections(&latents, &t, &classes)?;
         Ok(StepLoss { loss: p.alignment.loss(features, &projections)?, parts: vec![] })
     };
-    let Fit::Done(trained) = fit(&params, &p.optimization.fit(attempt, p.accumulate)?, &Reporter(attempt), &mut align)?
-    else {
+    let cfg = p.optimization.fit(attempt, p.accumulate)?;
+    let make = |place| examples.batch(&draw, &config, place, true);
+    let Fit::Done(trained) = train(attempt, &params, &cfg, &make, &align)? else {
         return Err(Error::suspended());
     };
     if let Some(last) = trained.curve.last() {

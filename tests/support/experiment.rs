@@ -82,10 +82,7 @@ impl Experiment {
 
     /// Starts a run whose events can be followed.
     pub fn follow(&self, cache: &str) -> Running {
-        let mut command = self.running(cache, "small.toml");
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("erw starts");
-        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        Running { child, lines }
+        Running::start(self.running(cache, "small.toml"))
     }
 
     /// Starts a run to be waited for.
@@ -125,6 +122,13 @@ pub struct Running {
 }
 
 impl Running {
+    /// Starts a run with `--json`.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("erw starts");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        Self { child, lines }
+    }
+
     /// Follows events until one satisfies `wanted`.
     pub fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         for line in self.lines.by_ref() {

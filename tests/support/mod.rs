@@ -10,3 +10,4 @@ pub mod s3;
 pub mod scored;
 pub mod space;
 pub mod toys;
+pub mod training;

@@ -16,6 +16,7 @@ mod npy;
 mod pickle;
 mod safetensors;
 mod sniff;
+pub mod tfevents;
 mod torch;
 pub mod torch_write;
 mod values;
