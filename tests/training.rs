@@ -7,7 +7,7 @@ use erw::ml::models::sit::{SiT, SiTConfig};
 use erw::ml::optim::AdamWConfig;
 use erw::ml::path::{Path, TimeDistribution};
 use erw::ml::rng::{self, Purpose};
-use erw::ml::train::{Fit, FitConfig, Observer, Silent, StepLoss, Trained, batch_indices, fit};
+use erw::ml::train::{Fit, FitConfig, Keep, Observer, Silent, StepLoss, Trained, batch_indices, fit};
 use erw::ml::weights::{ParamSet, Tensors};
 use std::cell::{Cell, RefCell};
 use tempfile::TempDir;
@@ -24,6 +24,8 @@ fn config(dir: &TempDir, steps: u64) -> FitConfig {
         checkpoint_every: 0,
         log_every: 1,
         checkpoint_dir: dir.path().join("checkpoints"),
+        keep: Keep::default(),
+        samples: 0,
     }
 }
 
@@ -73,6 +75,7 @@ impl Toy {
         match self.fit(cfg, &Silent).unwrap() {
             Fit::Done(trained) => trained,
             Fit::Stopped => panic!("nobody asked to stop"),
+            Fit::Diverged(d) => panic!("{}", d.what),
         }
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::models::vae::{AutoencoderKl, Posterior, Reconstruction, VaeConfig, VaeLoss, posterior_noise};
 use erw::ml::optim::AdamWConfig;
 use erw::ml::rng::{Purpose, normal_rows};
-use erw::ml::train::{Fit, FitConfig, Observer, Silent, StepLoss, Trained, batch_indices, fit};
+use erw::ml::train::{Fit, FitConfig, Keep, Observer, Silent, StepLoss, Trained, batch_indices, fit};
 use erw::ml::weights::{self, Frozen, ParamSet, Tensors};
 use std::path::Path;
 
@@ -142,6 +142,8 @@ fn train(dir: &Path, obs: &dyn Observer) -> Result<Fit> {
         checkpoint_every: 0,
         log_every: 10,
         checkpoint_dir: dir.to_path_buf(),
+        keep: Keep::default(),
+        samples: 8,
     };
     fit(&params, &cfg, obs, &mut |step, micro| {
         let samples = batch_indices(7, step, micro, 1, 8, 24);
@@ -157,6 +159,7 @@ fn done(fit: Fit) -> Trained {
     match fit {
         Fit::Done(trained) => trained,
         Fit::Stopped => panic!("training stopped early"),
+        Fit::Diverged(d) => panic!("{}", d.what),
     }
 }
 

@@ -33,6 +33,8 @@ pub enum Purpose {
     Augment = 10,
     /// Anything a test or a probe draws.
     Probe = 11,
+    /// Posteriors and noise of a validation.
+    Validation = 12,
 }
 
 const ROUNDS: usize = 10;

@@ -3,20 +3,28 @@
 //! Everything that happens at step k is a function of k (data order, noise, learning rate), so a checkpoint is
 //! weights, averages, moments and the curve so far, and a killed run ends with the same bits as an
 //! undisturbed one. The loop knows neither the model nor the data: a closure gives the loss of a
-//! micro-batch, an [`Observer`] hears what goes on.
+//! micro-batch, an [`Observer`] hears what goes on, a [`Watch`] looks at the weights on the way.
 
 mod checkpoint;
 mod curve;
+mod guard;
+mod rate;
+mod spikes;
+mod state;
+mod watch;
 
+pub use checkpoint::{Keep, SavedWeights, saved_weights};
 pub use curve::CurvePoint;
+pub use guard::Divergence;
+pub use watch::{Losses, Show, Validate, ValidationPoint, Watch};
 
-use super::ema::Ema;
-use super::optim::{AdamW, AdamWConfig, clip_factor, grad_norm};
+use super::optim::AdamWConfig;
 use super::rng;
 use super::weights::{ParamSet, Tensors};
 use candle_core::{DType, Result, Tensor, bail};
-use checkpoint::Checkpoint;
-use curve::Curve;
+use rate::Rate;
+use spikes::Spikes;
+use state::State;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -60,6 +68,9 @@ pub struct FitConfig {
     /// Steps between reports to the observer. Changes no result.
     pub log_every: u64,
     pub checkpoint_dir: PathBuf,
+    pub keep: Keep,
+    /// Samples per step, for telling the rate; 0 where they are not counted.
+    pub samples: usize,
 }
 
 /// The loss of one micro-batch.
@@ -74,6 +85,8 @@ pub enum Fit {
     Done(Trained),
     /// The observer asked to stop; a checkpoint lies in the checkpoint directory.
     Stopped,
+    /// Something is no finite number any more. Checkpoints from before stay.
+    Diverged(Divergence),
 }
 
 pub struct Trained {
@@ -82,6 +95,8 @@ pub struct Trained {
     pub ema: Tensors,
     /// At most about a thousand points, each the mean over the steps since the one before.
     pub curve: Vec<CurvePoint>,
+    /// In the order of steps; empty without validation.
+    pub validation: Vec<ValidationPoint>,
 }
 
 /// Trains `params`, which the model behind `loss` was built from, and resumes from `checkpoint_dir`, bit for bit.
@@ -89,96 +104,68 @@ pub struct Trained {
 /// `loss` is called with the step, from 0, and the micro-batch within it.
 ///
 /// # Errors
-/// A parameter that no gradient reaches at the first step; a loss or gradient that is not finite (the last checkpoint
-/// stays); whatever `loss` returns; a checkpoint of another model.
+/// A parameter that no gradient reaches at the first step; whatever `loss` returns; a checkpoint of another model, or
+/// that cannot be written.
 pub fn fit(
     params: &ParamSet,
     cfg: &FitConfig,
     obs: &dyn Observer,
     loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
 ) -> Result<Fit> {
+    fit_watched(params, cfg, obs, &mut Watch::default(), loss)
+}
+
+/// [`fit`], watched.
+pub fn fit_watched(
+    params: &ParamSet,
+    cfg: &FitConfig,
+    obs: &dyn Observer,
+    watch: &mut Watch,
+    loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
+) -> Result<Fit> {
     let mut state = State::open(params, cfg, obs)?;
+    let (mut spikes, mut rate) = (Spikes::default(), Rate::new(state.step, cfg.samples));
     while state.step < cfg.steps {
         let (grads, sums) = gradients(params, cfg, state.step, loss)?;
         if state.step == 0 {
             check_reached(params, &grads)?;
         }
-        let point = state.update(params, cfg, &grads, sums)?;
+        let point = state.point(cfg, &grads, sums)?;
+        if let Some(what) = guard::of_step(&point, &grads)? {
+            return Ok(state.diverged(what, cfg));
+        }
+        state.update(params, cfg, &grads, &point)?;
+        // What looks at the weights may need the room.
+        drop(grads);
         let done = state.step;
+        if let Some(spike) = spikes.look(&point) {
+            obs.log(&spike.to_string());
+        }
+        state.validate(params, cfg, obs, watch)?;
         obs.progress(done, cfg.steps);
         if done % cfg.log_every.max(1) == 0 || done == cfg.steps {
             report(obs, &point);
+            rate.lap(done).into_iter().for_each(|(name, value)| obs.metric(done, name, value));
         }
         let due = cfg.checkpoint_every > 0 && done % cfg.checkpoint_every == 0 && done < cfg.steps;
         let stop = done < cfg.steps && obs.should_stop();
+        if (due || stop) && let Some(what) = state.save(params, cfg)? {
+            return Ok(state.diverged(what, cfg));
+        }
         if due || stop {
-            state.save(params, cfg)?;
             obs.checkpointed(done);
         }
         if stop {
             return Ok(Fit::Stopped);
         }
+        state.show(params, cfg, watch)?;
     }
-    Ok(Fit::Done(Trained { model: params.tensors(), ema: state.ema.tensors(params)?, curve: state.curve.points }))
-}
-
-/// All that changes from step to step besides the parameters themselves.
-struct State {
-    /// Steps done.
-    step: u64,
-    optimizer: AdamW,
-    ema: Ema,
-    curve: Curve,
-}
-
-impl State {
-    fn open(params: &ParamSet, cfg: &FitConfig, obs: &dyn Observer) -> Result<Self> {
-        let Some(saved) = Checkpoint::latest(&cfg.checkpoint_dir, obs)? else {
-            return Ok(Self {
-                step: 0,
-                optimizer: AdamW::new(params, cfg.optimizer)?,
-                ema: Ema::new(params, cfg.ema_decay)?,
-                curve: Curve::new(cfg.steps),
-            });
-        };
-        let report = params.assign(&saved.model)?;
-        if report.loaded.len() != params.len() {
-            bail!("the checkpoint in {} is of another model: {report}", cfg.checkpoint_dir.display());
-        }
-        obs.resumed(saved.step);
-        Ok(Self {
-            step: saved.step,
-            optimizer: AdamW::from_tensors(params, cfg.optimizer, saved.step, &saved.first, &saved.second)?,
-            ema: Ema::from_tensors(params, cfg.ema_decay, &saved.ema)?,
-            curve: Curve::from_tensors(cfg.steps, &saved.curve)?,
-        })
+    if let Some(what) = guard::of_state(&state.snapshot(params)?)? {
+        return Ok(state.diverged(what, cfg));
     }
-
-    /// Clips, updates parameters and averages, and extends the curve. Returns this step alone as a point.
-    fn update(&mut self, params: &ParamSet, cfg: &FitConfig, grads: &Tensors, sums: Sums) -> Result<CurvePoint> {
-        let mean = 1.0 / cfg.accumulate.max(1) as f64;
-        let norm = grad_norm(grads)? * mean;
-        let loss = sums.loss * mean;
-        for (what, value) in [("loss", loss), ("norm of the gradient", norm)] {
-            if !value.is_finite() {
-                bail!("the {what} is {value} at step {} (counted from 0)", self.step);
-            }
-        }
-        let scale = mean * clip_factor(norm, cfg.max_grad_norm);
-        self.optimizer.step(params, grads, scale, &mut self.ema)?;
-        self.step += 1;
-        let parts = sums.parts.into_iter().map(|(name, v)| (name.to_string(), v * mean)).collect();
-        let point = CurvePoint { step: self.step, loss, parts, grad_norm: norm, lr: cfg.optimizer.lr };
-        self.curve.push(&point)?;
-        Ok(point)
-    }
-
-    fn save(&self, params: &ParamSet, cfg: &FitConfig) -> Result<()> {
-        let (first, second) = self.optimizer.moments(params)?;
-        let (model, ema) = (params.tensors(), self.ema.tensors(params)?);
-        Checkpoint { step: self.step, model, ema, first, second, curve: self.curve.to_tensors()? }
-            .save(&cfg.checkpoint_dir)
-    }
+    rate.summary(state.step).iter().for_each(|text| obs.log(text));
+    let (model, ema) = (params.tensors(), state.ema.tensors(params)?);
+    Ok(Fit::Done(Trained { model, ema, curve: state.curve.points, validation: state.validation }))
 }
 
 /// Sums over the micro-batches of a step.

@@ -149,11 +149,11 @@ impl Examples {
         }
         let features = FeatureSource::open(attempt, features, &latents, device)?;
         let class_names: Vec<String> = serde_json::from_value(latents.meta()["classes"].clone()).unwrap_or_default();
-        let number = |key: &str, absent: f64| latents.meta()[key].as_f64().unwrap_or(absent);
+        let (scaling_factor, shift_factor) = scale(&latents);
         let labels = labels(&latents, class_names.len())?;
         Ok(Self {
-            scaling_factor: number("scaling_factor", 1.0),
-            shift_factor: number("shift_factor", 0.0),
+            scaling_factor,
+            shift_factor,
             latents,
             features,
             labels,
@@ -179,6 +179,15 @@ impl Examples {
             return Err(Error::stage(text).hint("choose patch sizes that cut images and latents into equal grids"));
         }
         Ok(config)
+    }
+
+    pub fn latents(&self) -> &Packed {
+        &self.latents
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.class_names.len()
     }
 
     pub fn note(&self, path: NoisePath) -> TrainingNote {
@@ -209,12 +218,23 @@ impl Examples {
     /// What the micro-batch is aligned with, `[n, N, Z]` per encoder. Apart from [`batch`](Self::batch), since a step
     /// whose alignment has no weight need not pay for it.
     pub fn features(&self, batch: &Batch) -> candle_core::Result<Vec<Tensor>> {
-        self.features.tokens(&batch.rows, &self.device)
+        self.features_of(&batch.rows)
+    }
+
+    /// [`features`](Self::features) of these rows.
+    pub fn features_of(&self, rows: &[u64]) -> candle_core::Result<Vec<Tensor>> {
+        self.features.tokens(rows, &self.device)
     }
 }
 
+/// The factor and the shift that latents are trained on with: factor (x - shift).
+pub fn scale(latents: &Packed) -> (f64, f64) {
+    let number = |key: &str, absent: f64| latents.meta()[key].as_f64().unwrap_or(absent);
+    (number("scaling_factor", 1.0), number("shift_factor", 0.0))
+}
+
 /// All labels, each one of the classes.
-fn labels(latents: &Packed, classes: usize) -> Result<Vec<u32>> {
+pub fn labels(latents: &Packed, classes: usize) -> Result<Vec<u32>> {
     let stored = latents.all("labels", &Device::Cpu)?.to_vec1::<i64>()?;
     stored
         .into_iter()

@@ -11,6 +11,7 @@ pub mod import_features;
 pub mod import_latents;
 pub mod latents;
 mod pack;
+mod preview;
 pub mod sample;
 mod support;
 pub mod train;
@@ -18,8 +19,11 @@ pub mod train_classifier;
 pub mod train_encoder;
 pub mod train_vae;
 mod trainer;
+mod validation;
 pub mod warmup;
 pub mod weights;
+
+pub use trainer::CONFIG_FILE;
 
 use crate::ml::train::Observer;
 use crate::runner::attempt::Attempt;

@@ -1,19 +1,20 @@
 //! `train`: full training of a SiT, velocity loss plus a scheduled alignment loss; phase 2 of ERW when it starts from
 //! warmed-up blocks, REPA when it starts fresh with a constant coefficient, SiT with none.
 
-use super::Reporter;
 use super::examples::{Architecture, Depths, Draw, Examples, write_artifact};
 use super::feature_source::Mode;
-use super::support::{device, parse, usage};
-use super::trainer::{Cadence, Optimization};
+use super::preview::Preview;
+use super::support::{device, parse, usage, write_json};
+use super::trainer::{self, CONFIG_FILE, Cadence, Optimization};
+use super::validation::{self, Validation};
 use crate::error::{Error, Result};
 use crate::ml::align::Schedule;
 use crate::ml::loss;
 use crate::ml::models::sit::{SiT, SiTConfig};
 use crate::ml::path::{Path as NoisePath, TimeDistribution};
 use crate::ml::rng::{self, Purpose};
-use crate::ml::train::{Fit, StepLoss, Trained, fit};
-use crate::ml::weights::{self, ParamSet};
+use crate::ml::train::{StepLoss, Trained, Watch};
+use crate::ml::weights::{self, ParamSet, Tensors};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
 use candle_core::{DType, Device, Tensor};
@@ -40,6 +41,8 @@ struct Params {
     accumulate: usize,
     #[serde(flatten)]
     optimization: Optimization,
+    #[serde(flatten)]
+    validation: validation::Settings,
 }
 
 /// Which weights of an artifact to take.
@@ -67,6 +70,7 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     if p.schedule()? != Schedule::None {
         p.features.check(inputs).map_err(|e| e.hint("or set `alignment = \"none\"`, which takes none"))?;
     }
+    p.validation.check(inputs)?;
     super::examples::check_batch(p.batch, p.accumulate)?;
     p.architecture.check(p.depths())
 }
@@ -84,13 +88,30 @@ fn run(attempt: &Attempt) -> Result<()> {
     let loaded = take_over(attempt, &p, &params, &model)?;
     let training = Training { p: &p, schedule, examples: &examples, config: &config, model: &model, device: &device };
     let mut step_loss = |step, micro| training.loss(step, micro);
-    let Fit::Done(trained) =
-        fit(&params, &p.optimization.fit(attempt, p.accumulate)?, &Reporter(attempt), &mut step_loss)?
-    else {
-        return Err(Error::suspended());
-    };
+    let cfg = p.optimization.fit(attempt, p.batch, p.accumulate)?;
+    write_json(&attempt.checkpoint_dir().join(CONFIG_FILE), &config)?;
+    let trained = trainer::train(attempt, &params, &cfg, &mut watch(attempt, &training)?, &mut step_loss)?;
     report(attempt, &trained, loaded);
-    write_artifact(&attempt.output("sit"), &model, &trained, &examples.note(p.path))
+    let out = attempt.output("sit");
+    write_artifact(&out, &model, &trained, &examples.note(p.path))?;
+    validation::write(attempt, &out, &trained, "velocity")
+}
+
+/// What looks at this training.
+fn watch<'a>(attempt: &'a Attempt, training: &Training<'a>) -> Result<Watch<'a>> {
+    let Training { p, config, device, examples, .. } = *training;
+    let mut watch = Watch::default();
+    let micro_batch = p.batch / p.accumulate.max(1);
+    if let Some(v) = Validation::open(attempt, &p.validation, examples, p.seed, micro_batch, device)? {
+        let losses = Box::new(move |weights: &Tensors| v.velocity(config, p.path, weights));
+        watch.validate = Some((p.validation.validate_every, losses));
+    }
+    let Cadence { samples_every, .. } = attempt.operation()?;
+    if samples_every > 0 {
+        let preview = Preview::open(attempt, config, p.path, p.seed, device)?;
+        watch.show = Some((samples_every, Box::new(move |step, ema: &Tensors| preview.show(step, ema))));
+    }
+    Ok(watch)
 }
 
 /// Copies what fits of the `init` artifact into the parameters, and tells what did and what did not. Returns how many

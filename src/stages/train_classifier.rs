@@ -1,14 +1,13 @@
 //! `train-classifier`: trains a small classifier on images, to judge samples by and to measure distances with.
 
-use super::Reporter;
 use super::support::{Confusion, batches, create_dir, device, parse, usage, write_json};
-use super::trainer::{Cadence, Optimization};
+use super::trainer::{self, Cadence, Optimization};
 use crate::error::{Error, Result};
 use crate::ml::augment;
 use crate::ml::data::images::ImageSet;
 use crate::ml::models::classifier::{Classifier, ClassifierConfig, cross_entropy};
 use crate::ml::models::features::pixels_to_unit;
-use crate::ml::train::{Fit, StepLoss, Trained, batch_indices, fit};
+use crate::ml::train::{StepLoss, Trained, Watch, batch_indices};
 use crate::ml::weights::{self, ParamSet};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -55,7 +54,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
     let config = p.network(class_names(&images)?, images.height(), images.width());
-    let Some(trained) = train(attempt, &p, &config, &images, &device)? else { return Err(Error::suspended()) };
+    let trained = train(attempt, &p, &config, &images, &device)?;
     let out = attempt.output("classifier");
     create_dir(&out)?;
     weights::save(&trained.ema, &out.join("classifier.safetensors"))?;
@@ -83,14 +82,13 @@ fn class_names(images: &ImageSet) -> Result<Vec<String>> {
     Ok((0..count).map(|i| named.get(i).cloned().unwrap_or_else(|| i.to_string())).collect())
 }
 
-/// `None` when a stop was asked for.
 fn train(
     attempt: &Attempt,
     p: &Params,
     config: &ClassifierConfig,
     images: &ImageSet,
     device: &Device,
-) -> Result<Option<Trained>> {
+) -> Result<Trained> {
     let (params, vb) = ParamSet::init(p.seed, DType::F32, device);
     let net = Classifier::new(config, vb)?;
     let labels = images.labels();
@@ -101,10 +99,8 @@ fn train(
         let (loss, right) = cross_entropy(&net.logits(&pixels_to_unit(&x)?)?, &wanted)?;
         Ok(StepLoss { loss, parts: vec![("accuracy", right as f64 / wanted.len().max(1) as f64)] })
     };
-    match fit(&params, &p.optimization.fit(attempt, 1)?, &Reporter(attempt), &mut loss)? {
-        Fit::Done(trained) => Ok(Some(trained)),
-        Fit::Stopped => Ok(None),
-    }
+    let cfg = p.optimization.fit(attempt, p.batch, 1)?;
+    trainer::train(attempt, &params, &cfg, &mut Watch::default(), &mut loss)
 }
 
 fn accuracy(net: &Classifier, images: &ImageSet, batch: usize, device: &Device) -> Result<f64> {

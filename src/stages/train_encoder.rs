@@ -1,16 +1,15 @@
 //! `train-encoder`: a small vision transformer trained on the images of the experiment, for alignment without a
 //! download. Judged by how well nearest neighbours of its mean patch tokens tell the class of held-out images.
 
-use super::Reporter;
 use super::support::{create_dir, device, parse, write_json};
-use super::trainer::{Cadence, Optimization};
+use super::trainer::{self, Cadence, Optimization};
 use crate::error::{Error, Result};
 use crate::ml::data::images::ImageSet;
 use crate::ml::metrics::knn;
 use crate::ml::models::encoder::{CONFIG_FILE, Encoder, EncoderConfig, WEIGHTS_FILE};
 use crate::ml::models::vit::VitConfig;
 use crate::ml::pretrain::{self, Learner, Objective};
-use crate::ml::train::{Fit, StepLoss, Trained, batch_indices, fit};
+use crate::ml::train::{StepLoss, Trained, Watch, batch_indices};
 use crate::ml::weights;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -52,9 +51,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let config = config(&p, &images)?;
     let learner = Learner::new(&config.vit, p.objective, images.classes().len(), p.mask_ratio, p.seed, &device)?;
     attempt.log(&format!("{} parameters, {} tokens per image", learner.params.count(), config.vit.tokens()));
-    let Fit::Done(trained) = train(attempt, &p, &config, &learner, &images, &device)? else {
-        return Err(Error::suspended());
-    };
+    let trained = train(attempt, &p, &config, &learner, &images, &device)?;
     let out = attempt.output("encoder");
     create_dir(&out)?;
     weights::save(&pretrain::transformer_only(&trained.ema)?, &out.join(WEIGHTS_FILE))?;
@@ -80,7 +77,7 @@ fn train(
     learner: &Learner,
     images: &ImageSet,
     device: &Device,
-) -> Result<Fit> {
+) -> Result<Trained> {
     let labels = images.labels();
     let mut loss = |step, micro| {
         let ids = batch_indices(p.seed, step, micro, 1, p.batch, images.len() as usize);
@@ -89,7 +86,8 @@ fn train(
         let y = Tensor::from_vec(picked, ids.len(), device)?;
         Ok(StepLoss { loss: learner.loss(&x, &y, step, &ids)?, parts: vec![] })
     };
-    Ok(fit(&learner.params, &p.optimization.fit(attempt, 1)?, &Reporter(attempt), &mut loss)?)
+    let cfg = p.optimization.fit(attempt, p.batch, 1)?;
+    trainer::train(attempt, &learner.params, &cfg, &mut Watch::default(), &mut loss)
 }
 
 /// The key metric comes first: accuracy on held-out images if there are any, the last loss otherwise.

@@ -1,8 +1,11 @@
-//! What the stages that train a network have in common: the parameters of the loop, as their manifests name them.
+//! What the stages that train a network have in common: the parameters of the loop, as their manifests name them, and how
+//! its end is told.
 
-use crate::error::Result;
+use super::Reporter;
+use crate::error::{Error, Result};
 use crate::ml::optim::AdamWConfig;
-use crate::ml::train::FitConfig;
+use crate::ml::train::{Divergence, Fit, FitConfig, Keep, StepLoss, Trained, Watch, fit_watched};
+use crate::ml::weights::ParamSet;
 use crate::runner::attempt::Attempt;
 use serde::Deserialize;
 
@@ -24,13 +27,18 @@ pub struct Optimization {
 #[serde(deny_unknown_fields)]
 pub struct Cadence {
     checkpoint_every: u64,
+    keep_last: u64,
+    keep_every: u64,
     log_every: u64,
+    /// Only kinds whose network samples have it.
+    #[serde(default)]
+    pub samples_every: u64,
 }
 
 impl Optimization {
-    /// The loop of this attempt, with so many micro-batches per step.
-    pub fn fit(&self, attempt: &Attempt, accumulate: usize) -> Result<FitConfig> {
-        let Cadence { checkpoint_every, log_every } = attempt.operation()?;
+    /// The loop of this attempt, with so many samples per step in so many micro-batches.
+    pub fn fit(&self, attempt: &Attempt, batch: usize, accumulate: usize) -> Result<FitConfig> {
+        let Cadence { checkpoint_every, keep_last, keep_every, log_every, .. } = attempt.operation()?;
         Ok(FitConfig {
             steps: self.steps,
             optimizer: AdamWConfig {
@@ -46,7 +54,50 @@ impl Optimization {
             checkpoint_every,
             log_every,
             checkpoint_dir: attempt.checkpoint_dir(),
+            keep: Keep { last: keep_last, every: keep_every },
+            samples: batch,
         })
+    }
+}
+
+/// Beside the checkpoints of a SiT: with it they can be exported.
+pub const CONFIG_FILE: &str = "config.json";
+
+/// Trains to the end.
+///
+/// # Errors
+/// [`Error::suspended`] when the attempt was asked to stop; a divergence, with what can be done about it.
+pub fn train(
+    attempt: &Attempt,
+    params: &ParamSet,
+    cfg: &FitConfig,
+    watch: &mut Watch,
+    loss: &mut dyn FnMut(u64, usize) -> candle_core::Result<StepLoss>,
+) -> Result<Trained> {
+    match fit_watched(params, cfg, &Reporter(attempt), watch, loss)? {
+        Fit::Done(trained) => Ok(trained),
+        Fit::Stopped => Err(Error::suspended()),
+        Fit::Diverged(divergence) => Err(diverged(&divergence, cfg)),
+    }
+}
+
+fn diverged(divergence: &Divergence, cfg: &FitConfig) -> Error {
+    let is_sit = cfg.checkpoint_dir.join(CONFIG_FILE).exists();
+    let clip = if cfg.max_grad_norm > 0.0 { "a smaller `max_grad_norm`" } else { "`max_grad_norm = 1.0`" };
+    let norm = if is_sit { ", or `qk_norm = true`" } else { "" };
+    let error = Error::stage(format!("the training diverged: {}", divergence.what))
+        .hint(format!("the same parameters end here again; try a lower `lr`, {clip}{norm}"));
+    match &divergence.checkpoint {
+        None => error.because("there is no checkpoint from before"),
+        Some((step, path)) => {
+            let error = error.because(format!("the last good checkpoint is of step {step}: `{}`", path.display()));
+            let export = format!(
+                "to go on from its weights with other parameters, `erw weights export {} --set model --out FILE`, and \
+                 connect `init` to a stage of kind `weights` with `source = \"FILE\"`",
+                path.display()
+            );
+            error.maybe_hint(is_sit.then_some(export))
+        }
     }
 }
 

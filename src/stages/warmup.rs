@@ -1,17 +1,17 @@
 //! `warmup`: phase 1 of ERW. The first `depth` blocks of a SiT learn to put an encoder's features into clean latents:
 //! t = 0, alignment loss only, weight 1. What follows trains the whole network from these blocks.
 
-use super::Reporter;
 use super::examples::{Architecture, Depths, Draw, Examples, write_artifact};
 use super::feature_source::Mode;
-use super::support::{device, parse};
-use super::trainer::{Cadence, Optimization};
-use crate::error::{Error, Result};
+use super::support::{device, parse, write_json};
+use super::trainer::{self, CONFIG_FILE, Cadence, Optimization};
+use super::validation::{self, Validation};
+use crate::error::Result;
 use crate::ml::loss;
 use crate::ml::models::sit::SiT;
 use crate::ml::path::Path;
-use crate::ml::train::{Fit, StepLoss, fit};
-use crate::ml::weights::ParamSet;
+use crate::ml::train::{StepLoss, Watch};
+use crate::ml::weights::{ParamSet, Tensors};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
 use candle_core::{DType, Tensor};
@@ -32,6 +32,8 @@ struct Params {
     accumulate: usize,
     #[serde(flatten)]
     optimization: Optimization,
+    #[serde(flatten)]
+    validation: validation::Settings,
 }
 
 impl Params {
@@ -64,12 +66,19 @@ fn run(attempt: &Attempt) -> Result<()> {
         let projections = model.projections(&batch.latents, &t, &batch.classes)?;
         Ok(StepLoss { loss: loss::alignment(&features, &projections)?, parts: vec![] })
     };
-    let Fit::Done(trained) = fit(&params, &p.optimization.fit(attempt, p.accumulate)?, &Reporter(attempt), &mut align)?
-    else {
-        return Err(Error::suspended());
-    };
+    let mut watch = Watch::default();
+    if let Some(v) = Validation::open(attempt, &p.validation, &examples, p.seed, p.batch / p.accumulate, &device)? {
+        let (config, features) = (&config, |rows: &[u64]| examples.features_of(rows));
+        let losses = move |weights: &Tensors| v.alignment(config, weights, features);
+        watch.validate = Some((p.validation.validate_every, Box::new(losses)));
+    }
+    let cfg = p.optimization.fit(attempt, p.batch, p.accumulate)?;
+    write_json(&attempt.checkpoint_dir().join(CONFIG_FILE), &config)?;
+    let trained = trainer::train(attempt, &params, &cfg, &mut watch, &mut align)?;
     if let Some(last) = trained.curve.last() {
         attempt.result("alignment", last.loss);
     }
-    write_artifact(&attempt.output("warmed"), &model, &trained, &examples.note(Path::Linear))
+    let out = attempt.output("warmed");
+    write_artifact(&out, &model, &trained, &examples.note(Path::Linear))?;
+    validation::write(attempt, &out, &trained, "alignment")
 }
