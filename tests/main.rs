@@ -5,6 +5,7 @@ mod support;
 
 mod adversity;
 mod bad_input;
+mod care;
 mod classifier;
 mod compare;
 mod conv;

@@ -18,15 +18,15 @@ use std::path::{Path, PathBuf};
 const CPU: Device = Device::Cpu;
 
 /// Data for both phases, and stages run on it.
-struct Lab {
-    bench: Bench,
+pub struct Lab {
+    pub bench: Bench,
 }
 
 const ROWS: u64 = 12;
 
 impl Lab {
     /// Twelve latents 4x4 of three classes, features of four tokens, an autoencoder to 8x8 pixels.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let bench = Bench::new();
         let rows: Vec<u64> = (0..ROWS).collect();
         let normal = |tag, shape: &[usize]| rng::normal_rows(tag, Purpose::Probe, 0, &rows, shape, &CPU).unwrap();
@@ -50,16 +50,16 @@ impl Lab {
         Self { bench }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.bench.path(name)
     }
 
-    fn artifact(&self, work: &str, output: &str) -> PathBuf {
+    pub fn artifact(&self, work: &str, output: &str) -> PathBuf {
         self.path(work).join("out").join(output)
     }
 
     /// Runs a stage in folder `work` with a tiny network where `changes` do not say otherwise.
-    fn run(
+    pub fn run(
         &self,
         kind: &StageKind,
         work: &str,
@@ -77,11 +77,11 @@ impl Lab {
         self.bench.attempt(work, kind, &inputs, &given, ear)
     }
 
-    fn data(&self) -> Vec<(&'static str, PathBuf)> {
+    pub fn data(&self) -> Vec<(&'static str, PathBuf)> {
         vec![("latents", self.path("latents")), ("features", self.path("features"))]
     }
 
-    fn warmed(&self, steps: u64) -> PathBuf {
+    pub fn warmed(&self, steps: u64) -> PathBuf {
         self.run(&warmup::KIND, "warmup", json!({"steps": steps}), &self.data(), &Ear::default()).unwrap();
         self.artifact("warmup", "warmed")
     }
@@ -92,7 +92,7 @@ impl Lab {
     }
 }
 
-fn pack(dir: &Path, stem: &str, rows: Tensors, meta: &Value) {
+pub fn pack(dir: &Path, stem: &str, rows: Tensors, meta: &Value) {
     let mut writer = PackedWriter::create(dir, stem, 5).unwrap();
     writer.push(&rows).unwrap();
     writer.finish(meta).unwrap();
@@ -102,7 +102,7 @@ fn numbers(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn files(dir: &Path) -> Vec<String> {
+pub fn files(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> =
         std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();

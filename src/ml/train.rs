@@ -149,7 +149,9 @@ pub fn fit_watched(
         }
         let due = cfg.checkpoint_every > 0 && done % cfg.checkpoint_every == 0 && done < cfg.steps;
         let stop = done < cfg.steps && obs.should_stop();
-        if (due || stop) && let Some(what) = state.save(params, cfg)? {
+        if (due || stop)
+            && let Some(what) = state.save(params, cfg)?
+        {
             return Ok(state.diverged(what, cfg));
         }
         if due || stop {

@@ -151,15 +151,7 @@ impl Examples {
         let class_names: Vec<String> = serde_json::from_value(latents.meta()["classes"].clone()).unwrap_or_default();
         let (scaling_factor, shift_factor) = scale(&latents);
         let labels = labels(&latents, class_names.len())?;
-        Ok(Self {
-            scaling_factor,
-            shift_factor,
-            latents,
-            features,
-            labels,
-            class_names,
-            device: device.clone(),
-        })
+        Ok(Self { scaling_factor, shift_factor, latents, features, labels, class_names, device: device.clone() })
     }
 
     /// The network that fits these examples.

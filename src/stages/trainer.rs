@@ -3,6 +3,7 @@
 
 use super::Reporter;
 use crate::error::{Error, Result};
+use crate::ml::models::sit::SiTConfig;
 use crate::ml::optim::AdamWConfig;
 use crate::ml::train::{Divergence, Fit, FitConfig, Keep, StepLoss, Trained, Watch, fit_watched};
 use crate::ml::weights::ParamSet;
@@ -82,9 +83,11 @@ pub fn train(
 }
 
 fn diverged(divergence: &Divergence, cfg: &FitConfig) -> Error {
-    let is_sit = cfg.checkpoint_dir.join(CONFIG_FILE).exists();
+    // Only a SiT has its configuration there.
+    let sit: Option<SiTConfig> =
+        std::fs::read(cfg.checkpoint_dir.join(CONFIG_FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
     let clip = if cfg.max_grad_norm > 0.0 { "a smaller `max_grad_norm`" } else { "`max_grad_norm = 1.0`" };
-    let norm = if is_sit { ", or `qk_norm = true`" } else { "" };
+    let norm = if sit.as_ref().is_some_and(|c| !c.qk_norm) { ", or `qk_norm = true`" } else { "" };
     let error = Error::stage(format!("the training diverged: {}", divergence.what))
         .hint(format!("the same parameters end here again; try a lower `lr`, {clip}{norm}"));
     match &divergence.checkpoint {
@@ -92,11 +95,12 @@ fn diverged(divergence: &Divergence, cfg: &FitConfig) -> Error {
         Some((step, path)) => {
             let error = error.because(format!("the last good checkpoint is of step {step}: `{}`", path.display()));
             let export = format!(
-                "to go on from its weights with other parameters, `erw weights export {} --set model --out FILE`, and \
-                 connect `init` to a stage of kind `weights` with `source = \"FILE\"`",
-                path.display()
+                "to start from its weights with other parameters: `erw weights export {} --set model --out FILE`, then \
+                 `init` from a stage of kind `weights` with `as = \"sit\"`, `source = \"FILE\"` and `config = \"{}\"`",
+                path.display(),
+                path.with_file_name(CONFIG_FILE).display()
             );
-            error.maybe_hint(is_sit.then_some(export))
+            error.maybe_hint(sit.map(|_| export))
         }
     }
 }

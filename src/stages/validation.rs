@@ -96,8 +96,7 @@ impl Validation {
         for time in 0..TIMES {
             let t = (time as f64 + 0.5) / TIMES as f64;
             let loss = self.mean(|rows, x, y| {
-                let noise =
-                    rng::normal_rows(self.seed, Purpose::Validation, time + 1, rows, &x.dims()[1..], device)?;
+                let noise = rng::normal_rows(self.seed, Purpose::Validation, time + 1, rows, &x.dims()[1..], device)?;
                 let times = vec![t as f32; rows.len()];
                 let (point, target) = path.point_and_velocity(x, &noise, &times)?;
                 loss::velocity(&model.velocity(&point, &Tensor::new(times, device)?, y)?, &target)
@@ -124,10 +123,7 @@ impl Validation {
     }
 
     /// The mean over all samples of what is a mean over some of them.
-    fn mean(
-        &self,
-        loss: impl Fn(&[u64], &Tensor, &Tensor) -> candle_core::Result<Tensor>,
-    ) -> candle_core::Result<f64> {
+    fn mean(&self, loss: impl Fn(&[u64], &Tensor, &Tensor) -> candle_core::Result<Tensor>) -> candle_core::Result<f64> {
         let mut sum = 0.0;
         for start in (0..self.rows.len()).step_by(self.batch) {
             let n = self.batch.min(self.rows.len() - start);

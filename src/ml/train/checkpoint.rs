@@ -31,9 +31,8 @@ impl Keep {
     /// Of steps in ascending order, up to `newest`, those that go. What lies beyond it was passed over as damaged.
     fn gone(self, steps: &[u64], newest: u64) -> Vec<u64> {
         let recent = steps.iter().filter(|s| **s <= newest).rev().take(self.last.max(1) as usize).min().copied();
-        let stays = |s: u64| {
-            s <= newest && (recent.is_some_and(|r| s >= r) || self.every > 0 && s.is_multiple_of(self.every))
-        };
+        let stays =
+            |s: u64| s <= newest && (recent.is_some_and(|r| s >= r) || self.every > 0 && s.is_multiple_of(self.every));
         steps.iter().copied().filter(|s| !stays(*s)).collect()
     }
 }
@@ -79,7 +78,15 @@ pub(super) struct Checkpoint {
 
 impl Checkpoint {
     /// The newest readable checkpoint. Unreadable ones are reported and passed over: repeating steps is always right.
+    /// What a kill left of one that was being written goes.
     pub fn latest(dir: &Path, obs: &dyn Observer) -> Result<Option<Self>> {
+        for entry in entries(dir)? {
+            let name = entry.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            // `safetensors` writes to the former, then it is ours.
+            if name.starts_with(".tmp") || name.starts_with("step-") && name.ends_with(".tmp") {
+                std::fs::remove_file(&entry)?;
+            }
+        }
         for (step, path) in files(dir)?.into_iter().rev() {
             match Self::read(step, &path) {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
@@ -161,20 +168,19 @@ fn digest(tensors: &Tensors) -> [u8; 32] {
 
 /// Step and path of the checkpoints in a directory, oldest first. An absent directory holds none.
 fn files(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(e) => return Err(e.into()),
-    };
-    let mut found = vec![];
-    for entry in entries {
-        let path = entry?.path();
-        if let Some(step) = step_of(&path) {
-            found.push((step, path));
-        }
-    }
+    let mut found: Vec<(u64, PathBuf)> =
+        entries(dir)?.into_iter().filter_map(|path| Some((step_of(&path)?, path))).collect();
     found.sort();
     Ok(found)
+}
+
+/// An absent directory has none.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    match std::fs::read_dir(dir) {
+        Ok(entries) => Ok(entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(vec![]),
+        Err(e) => Err(e.into()),
+    }
 }
 
 fn step_of(path: &Path) -> Option<u64> {

@@ -46,7 +46,10 @@ pub(super) fn of_step(point: &CurvePoint, grads: &Tensors) -> Result<Option<Stri
         }
         None => {
             let (name, size) = largest(grads)?;
-            format!("the norm of the gradient is {} {at}, the largest number {size:e} in that of `{name}`", point.grad_norm)
+            format!(
+                "the norm of the gradient is {} {at}, the largest number {size:e} in that of `{name}`",
+                point.grad_norm
+            )
         }
     }))
 }
@@ -62,10 +65,9 @@ pub(super) fn of_state(state: &Checkpoint) -> Result<Option<String>> {
     for (what, tensors) in groups {
         if let Some((name, numbers)) = bad_tensors(tensors)?.first() {
             let size = tensors[*name].elem_count();
-            return Ok(Some(format!(
-                "{what} `{name}` is NaN or infinite after {} steps ({numbers} of its {size} numbers)",
-                state.step
-            )));
+            let after = if state.step == 1 { "1 step".into() } else { format!("{} steps", state.step) };
+            let count = format!("{numbers} of its {size} numbers");
+            return Ok(Some(format!("{what} `{name}` is NaN or infinite after {after} ({count})")));
         }
     }
     Ok(None)

@@ -81,7 +81,10 @@ fn middle(values: impl Iterator<Item = f64>) -> f64 {
 impl fmt::Display for Spike {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { step, loss, median, deviation, steps, grad_norm } = self;
-        write!(f, "loss spike: {loss:.4} in the batch of step {step} (counted from 0), gradient norm {grad_norm:.4}; ")?;
+        write!(
+            f,
+            "loss spike: {loss:.4} in the batch of step {step} (counted from 0), gradient norm {grad_norm:.4}; "
+        )?;
         write!(f, "the {steps} steps before have median {median:.4}, deviation {deviation:.4}")
     }
 }

@@ -94,7 +94,13 @@ impl State {
     }
 
     /// Validates if it is time to, and tells the first loss of both sets of weights.
-    pub fn validate(&mut self, params: &ParamSet, cfg: &FitConfig, obs: &dyn Observer, watch: &mut Watch) -> Result<()> {
+    pub fn validate(
+        &mut self,
+        params: &ParamSet,
+        cfg: &FitConfig,
+        obs: &dyn Observer,
+        watch: &mut Watch,
+    ) -> Result<()> {
         let Some((every, validate)) = &mut watch.validate else { return Ok(()) };
         if !watch::is_due(*every, self.step, cfg.steps) {
             return Ok(());
