@@ -46,4 +46,5 @@ mod sweep;
 mod training;
 mod vae;
 mod vit;
+mod watching;
 mod weights;
