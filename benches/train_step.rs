@@ -16,12 +16,12 @@ mod support;
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::loss;
 use erw::ml::models::projector::ProjectorKind;
-use erw::ml::models::sit::{Keep, MlpKind, SiT, SiTConfig};
+use erw::ml::models::sit::{self, MlpKind, SiT, SiTConfig};
 use erw::ml::optim::{AdamWConfig, Decay};
 use erw::ml::path::Path;
 use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::{Fit, FitConfig, Observer, Silent, StepLoss, fit};
+use erw::ml::train::{Fit, FitConfig, Keep, Observer, Silent, StepLoss, fit};
 use erw::ml::weights::{Frozen, ParamSet};
 use serde_json::Value;
 use std::sync::Mutex;
@@ -43,10 +43,10 @@ fn measure(case: &str) -> Result<Value> {
     let batch = if size == "s/2" { 8 } else { 4 };
     let config = config(&name, kind == "warmup")?;
     let (seconds, gflop) = match kind {
-        "checkpointed" => (training(&config, batch, Keep::Inputs)?, 4.0 * forward_gflop(&config, 12, true, true)),
+        "checkpointed" => (training(&config, batch, sit::Keep::Inputs)?, 4.0 * forward_gflop(&config, 12, true, true)),
         "sample" => (sampling(&config, batch)?, forward_gflop(&config, 12, true, false)),
-        "warmup" => (training(&config, batch, Keep::Everything)?, 3.0 * forward_gflop(&config, 4, false, true)),
-        _ => (training(&config, batch, Keep::Everything)?, 3.0 * forward_gflop(&config, 12, true, true)),
+        "warmup" => (training(&config, batch, sit::Keep::Everything)?, 3.0 * forward_gflop(&config, 4, false, true)),
+        _ => (training(&config, batch, sit::Keep::Everything)?, 3.0 * forward_gflop(&config, 12, true, true)),
     };
     support::rated(seconds, gflop * batch as f64, Some(batch as f64 / seconds))
 }
@@ -137,7 +137,7 @@ impl Observer for Watch {
     }
 }
 
-fn training(config: &SiTConfig, batch: usize, keep: Keep) -> Result<f64> {
+fn training(config: &SiTConfig, batch: usize, keep: sit::Keep) -> Result<f64> {
     let data = Data::new(config, batch)?;
     let (params, vb) = ParamSet::init(0, DType::F32, &CPU);
     let model = SiT::new(config, vb)?.keeping(keep);
@@ -162,6 +162,8 @@ fn training(config: &SiTConfig, batch: usize, keep: Keep) -> Result<f64> {
         checkpoint_every: 0,
         log_every: 1,
         checkpoint_dir: "target/no-such-checkpoints".into(),
+        keep: Keep::default(),
+        samples: batch,
     };
     let watch = Watch(Mutex::default());
     let Fit::Done(_) = fit(&params, &fit_config, &watch, &mut step)? else { unreachable!("nobody stops it") };

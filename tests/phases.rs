@@ -19,7 +19,7 @@ const CPU: Device = Device::Cpu;
 
 /// Data for both phases, and stages run on it.
 pub struct Lab {
-    bench: Bench,
+    pub bench: Bench,
 }
 
 const ROWS: u64 = 12;
@@ -92,7 +92,7 @@ impl Lab {
     }
 }
 
-fn pack(dir: &Path, stem: &str, rows: Tensors, meta: &Value) {
+pub fn pack(dir: &Path, stem: &str, rows: Tensors, meta: &Value) {
     let mut writer = PackedWriter::create(dir, stem, 5).unwrap();
     writer.push(&rows).unwrap();
     writer.finish(meta).unwrap();
@@ -102,7 +102,7 @@ fn numbers(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn files(dir: &Path) -> Vec<String> {
+pub fn files(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> =
         std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();

@@ -9,7 +9,7 @@ mod crowd;
 mod damage;
 mod deep;
 mod formats;
-mod full;
+pub mod full;
 mod kills;
 mod names;
 mod readonly;

@@ -8,7 +8,7 @@ use erw::ml::optim::{AdamWConfig, Decay};
 use erw::ml::path::{Path, TimeDistribution};
 use erw::ml::rng::{self, Purpose};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::{Fit, FitConfig, Observer, Silent, StepLoss, Trained, batch_indices, fit};
+use erw::ml::train::{Fit, FitConfig, Keep, Observer, Silent, StepLoss, Trained, batch_indices, fit};
 use erw::ml::weights::{ParamSet, Tensors};
 use std::cell::{Cell, RefCell};
 use tempfile::TempDir;
@@ -26,6 +26,8 @@ fn config(dir: &TempDir, steps: u64) -> FitConfig {
         checkpoint_every: 0,
         log_every: 1,
         checkpoint_dir: dir.path().join("checkpoints"),
+        keep: Keep::default(),
+        samples: 0,
     }
 }
 
@@ -75,6 +77,7 @@ impl Toy {
         match self.fit(cfg, &Silent).unwrap() {
             Fit::Done(trained) => trained,
             Fit::Stopped => panic!("nobody asked to stop"),
+            Fit::Diverged(d) => panic!("{}", d.what),
         }
     }
 }
@@ -244,13 +247,15 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint() {
     let dir = TempDir::new().unwrap();
     let toy = Toy::new(2, 1);
     let cfg = FitConfig { checkpoint_every: 2, ..config(&dir, 9) };
-    let error = fit(&toy.params, &cfg, &Silent, &mut |step, micro| {
+    let ended = fit(&toy.params, &cfg, &Silent, &mut |step, micro| {
         let out = toy.loss(step, micro)?;
         Ok(if step == 3 { StepLoss { loss: (out.loss * f64::NAN)?, ..out } } else { out })
     });
-    let error = error.err().unwrap().to_string();
-    assert!(error.contains("loss is NaN at step 3"), "{error}");
-    assert!(cfg.checkpoint_dir.join("step-000000000002.safetensors").exists());
+    let Fit::Diverged(d) = ended.unwrap() else { panic!("went on") };
+    assert_eq!(d.what, "the loss is NaN at step 3 (counted from 0)");
+    let kept = cfg.checkpoint_dir.join("step-000000000002.safetensors");
+    assert!(kept.exists());
+    assert_eq!(d.checkpoint, Some((2, kept)));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use erw::ml::models::vae::{AutoencoderKl, Posterior, Reconstruction, VaeConfig, 
 use erw::ml::optim::{AdamWConfig, Decay};
 use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::{Fit, FitConfig, Observer, Silent, StepLoss, Trained, batch_indices, fit};
+use erw::ml::train::{Fit, FitConfig, Keep, Observer, Silent, StepLoss, Trained, batch_indices, fit};
 use erw::ml::weights::{self, Frozen, ParamSet, Tensors};
 use std::path::Path;
 
@@ -144,6 +144,8 @@ fn train(dir: &Path, obs: &dyn Observer) -> Result<Fit> {
         checkpoint_every: 0,
         log_every: 10,
         checkpoint_dir: dir.to_path_buf(),
+        keep: Keep::default(),
+        samples: 8,
     };
     fit(&params, &cfg, obs, &mut |step, micro| {
         let samples = batch_indices(7, step, micro, 1, 8, 24);
@@ -159,6 +161,7 @@ fn done(fit: Fit) -> Trained {
     match fit {
         Fit::Done(trained) => trained,
         Fit::Stopped => panic!("training stopped early"),
+        Fit::Diverged(d) => panic!("{}", d.what),
     }
 }
 

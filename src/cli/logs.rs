@@ -1,8 +1,11 @@
-//! `erw logs PIPELINE STAGE`: what the last attempt at a stage wrote; `-f` follows it.
+//! `erw logs PIPELINE STAGE`: what the last attempt at a stage wrote, and where the pictures are that it drew; `-f`
+//! follows it.
 
 use super::common::{PipelineArgs, print};
 use super::why::one;
 use crate::error::{Error, Result};
+use crate::report::table::near;
+use crate::runner::attempt::PICTURES;
 use crate::runner::digest::Digest;
 use crate::runner::disk::list;
 use crate::runner::graph::{Pipeline, StageId};
@@ -94,6 +97,11 @@ fn earlier(store: &Store, pipeline: &str, stage: &str) -> Result<Option<(Key, Pa
     Ok(there.map(|log| (key, log)))
 }
 
+/// The folder of pictures that the work on an action has drawn.
+fn pictures(store: &Store, key: &Key) -> Option<PathBuf> {
+    [store.work_dir(key), store.log_dir(key)].map(|dir| dir.join(PICTURES)).into_iter().find(|dir| dir.is_dir())
+}
+
 fn show(store: &Store, key: &Key, log: &Path, follow: bool) -> Result<()> {
     // It moves when the stage ends; what is open stays.
     let mut file = File::open(log).map_err(|e| Error::io("read", log, e))?;
@@ -104,7 +112,10 @@ fn show(store: &Store, key: &Key, log: &Path, follow: bool) -> Result<()> {
         file.read_to_end(&mut bytes).map_err(|e| Error::io("read", log, e))?;
         print(&String::from_utf8_lossy(&bytes))?;
         if over {
-            return Ok(());
+            return match pictures(store, key) {
+                Some(dir) => print(&format!("pictures: {}\n", near(&dir))),
+                None => Ok(()),
+            };
         }
         std::thread::sleep(INTERVAL);
     }

@@ -114,12 +114,18 @@ impl Gradients {
     /// Given ones. Names that are no parameters are left out.
     pub fn from_tensors(params: &ParamSet, given: &Tensors) -> Result<Self> {
         let mut all = Self::new(params);
-        for slot in &mut all.slots {
+        all.add(given)?;
+        Ok(all)
+    }
+
+    /// Adds given ones.
+    pub fn add(&mut self, given: &Tensors) -> Result<()> {
+        for slot in &mut self.slots {
             if let Some(grad) = given.get(&slot.name) {
                 slot.add(grad)?;
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     /// Forgets all gradients and keeps the memory.

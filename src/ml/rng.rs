@@ -35,6 +35,8 @@ pub enum Purpose {
     Probe = 11,
     /// Which images a training sees mirrored.
     Flip = 12,
+    /// Posteriors and noise of a validation.
+    Validation = 13,
 }
 
 const ROUNDS: usize = 10;

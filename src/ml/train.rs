@@ -3,23 +3,31 @@
 //! Everything that happens at step k is a function of k (data order, noise, learning rate), so a checkpoint is
 //! weights, averages, moments and the curve so far, and a killed run ends with the same bits as an
 //! undisturbed one. The loop knows neither the model nor the data: a closure gives the loss of a
-//! micro-batch, an [`Observer`] hears what goes on.
+//! micro-batch, an [`Observer`] hears what goes on, a [`Watch`] looks at the weights on the way.
 
 mod checkpoint;
 mod curve;
+mod guard;
 pub mod lr;
+mod rate;
+mod spikes;
+mod state;
+mod watch;
 
+pub use checkpoint::{Keep, SavedWeights, saved_weights};
 pub use curve::CurvePoint;
+pub use guard::Divergence;
+pub use watch::{Losses, Show, Validate, ValidationPoint, Watch};
 
 use super::backprop::Gradients;
-use super::ema::Ema;
-use super::optim::{AdamW, AdamWConfig, clip_factor, grad_norm};
+use super::optim::AdamWConfig;
 use super::rng;
 use super::weights::{ParamSet, Tensors};
 use candle_core::{DType, Result, Tensor, bail};
-use checkpoint::Checkpoint;
-use curve::Curve;
 use lr::LrSchedule;
+use rate::Rate;
+use spikes::Spikes;
+use state::State;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -68,6 +76,9 @@ pub struct FitConfig {
     /// Steps between reports to the observer. Changes no result.
     pub log_every: u64,
     pub checkpoint_dir: PathBuf,
+    pub keep: Keep,
+    /// Samples per step, for telling the rate; 0 where they are not counted.
+    pub samples: usize,
 }
 
 /// The loss of one micro-batch.
@@ -82,6 +93,8 @@ pub enum Fit {
     Done(Trained),
     /// The observer asked to stop; a checkpoint lies in the checkpoint directory.
     Stopped,
+    /// Something is no finite number any more. Checkpoints from before stay.
+    Diverged(Divergence),
 }
 
 pub struct Trained {
@@ -92,6 +105,8 @@ pub struct Trained {
     pub further: Vec<(f64, Tensors)>,
     /// At most about a thousand points, each the mean over the steps since the one before.
     pub curve: Vec<CurvePoint>,
+    /// In the order of steps; empty without validation.
+    pub validation: Vec<ValidationPoint>,
 }
 
 /// Trains `params`, which the model behind `loss` was built from, and resumes from `checkpoint_dir`, bit for bit.
@@ -99,23 +114,43 @@ pub struct Trained {
 /// `loss` is called with the step, from 0, and the micro-batch within it.
 ///
 /// # Errors
-/// A parameter that no gradient reaches at the first step; a loss or gradient that is not finite (the last checkpoint
-/// stays); whatever `loss` returns; a checkpoint of another model.
+/// A parameter that no gradient reaches at the first step; whatever `loss` returns; a checkpoint of another model, or
+/// that cannot be written.
 pub fn fit(
     params: &ParamSet,
     cfg: &FitConfig,
     obs: &dyn Observer,
     loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
 ) -> Result<Fit> {
+    fit_watched(params, cfg, obs, &mut Watch::default(), loss)
+}
+
+/// [`fit`], watched.
+pub fn fit_watched(
+    params: &ParamSet,
+    cfg: &FitConfig,
+    obs: &dyn Observer,
+    watch: &mut Watch,
+    loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
+) -> Result<Fit> {
     let mut state = State::open(params, cfg, obs)?;
     let mut grads = Gradients::new(params);
+    let (mut spikes, rate) = (Spikes::default(), Rate::new(state.step, cfg.samples));
     while state.step < cfg.steps {
         let sums = gradients(&mut grads, cfg, state.step, loss)?;
         if state.step == 0 {
             check_reached(&grads)?;
         }
-        let point = state.update(cfg, &grads, sums)?;
+        let point = state.point(cfg, &grads, sums)?;
+        if let Some(what) = guard::of_step(&point, &grads)? {
+            return Ok(state.diverged(what, cfg));
+        }
+        state.update(cfg, &grads, &point)?;
         let done = state.step;
+        if let Some(spike) = spikes.look(&point) {
+            obs.log(&spike.to_string());
+        }
+        state.validate(params, cfg, obs, watch)?;
         obs.progress(done, cfg.steps);
         if done % cfg.log_every.max(1) == 0 || done == cfg.steps {
             report(obs, &point);
@@ -124,102 +159,25 @@ pub fn fit(
         let stop = done < cfg.steps && obs.should_stop();
         if due || stop {
             obs.checkpointing();
-            state.save(params, cfg)?;
+        }
+        if (due || stop)
+            && let Some(what) = state.save(params, cfg)?
+        {
+            return Ok(state.diverged(what, cfg));
+        }
+        if due || stop {
             obs.checkpointed(done);
         }
         if stop {
             return Ok(Fit::Stopped);
         }
+        state.show(params, cfg, watch)?;
     }
+    if let Some(what) = guard::of_state(&state.snapshot(params)?)? {
+        return Ok(state.diverged(what, cfg));
+    }
+    rate.summary(state.step).iter().for_each(|text| obs.log(text));
     Ok(Fit::Done(state.finish(params)?))
-}
-
-/// All that changes from step to step besides the parameters themselves.
-struct State {
-    /// Steps done.
-    step: u64,
-    optimizer: AdamW,
-    /// One a decay.
-    emas: Vec<Ema>,
-    curve: Curve,
-}
-
-impl State {
-    fn open(params: &ParamSet, cfg: &FitConfig, obs: &dyn Observer) -> Result<Self> {
-        let Some(saved) = Checkpoint::latest(&cfg.checkpoint_dir, obs)? else {
-            return Ok(Self {
-                step: 0,
-                optimizer: AdamW::new(params, cfg.optimizer)?,
-                emas: cfg.ema_decays.iter().map(|decay| Ema::new(params, *decay)).collect::<Result<_>>()?,
-                curve: Curve::new(cfg.steps),
-            });
-        };
-        let report = params.assign(&saved.model)?;
-        if report.loaded.len() != params.len() {
-            bail!("the checkpoint in {} is of another model: {report}", cfg.checkpoint_dir.display());
-        }
-        obs.resumed(saved.step);
-        Ok(Self {
-            step: saved.step,
-            optimizer: AdamW::from_tensors(params, cfg.optimizer, saved.step, &saved.first, &saved.second)?,
-            emas: emas_from(params, &cfg.ema_decays, &saved)?,
-            curve: Curve::from_tensors(cfg.steps, &saved.curve)?,
-        })
-    }
-
-    /// Clips, updates parameters and averages, and extends the curve. Returns this step alone as a point.
-    fn update(&mut self, cfg: &FitConfig, grads: &Gradients, sums: Sums) -> Result<CurvePoint> {
-        let mean = 1.0 / cfg.accumulate.max(1) as f64;
-        let norm = grad_norm(grads)? * mean;
-        let loss = sums.loss * mean;
-        for (what, value) in [("loss", loss), ("norm of the gradient", norm)] {
-            if !value.is_finite() {
-                bail!("the {what} is {value} at step {} (counted from 0)", self.step);
-            }
-        }
-        let scale = mean * clip_factor(norm, cfg.max_grad_norm);
-        self.optimizer.config.lr = cfg.lr.at(self.step, cfg.steps, cfg.optimizer.lr);
-        self.optimizer.step(grads, scale, &mut self.emas)?;
-        self.step += 1;
-        let parts = sums.parts.into_iter().map(|(name, v)| (name.to_string(), v * mean)).collect();
-        let point = CurvePoint { step: self.step, loss, parts, grad_norm: norm, lr: self.optimizer.config.lr };
-        self.curve.push(&point)?;
-        Ok(point)
-    }
-
-    fn save(&self, params: &ParamSet, cfg: &FitConfig) -> Result<()> {
-        let (first, second) = self.optimizer.moments(params)?;
-        let (ema, others) = self.averages(params)?;
-        let mut further = Tensors::new();
-        for (i, (_, tensors)) in others.into_iter().enumerate() {
-            further.extend(tensors.into_iter().map(|(name, t)| (format!("{i}/{name}"), t)));
-        }
-        let model = params.tensors();
-        Checkpoint { step: self.step, model, ema, further, first, second, curve: self.curve.to_tensors()? }
-            .save(&cfg.checkpoint_dir)
-    }
-
-    fn finish(self, params: &ParamSet) -> Result<Trained> {
-        let (ema, further) = self.averages(params)?;
-        Ok(Trained { model: params.tensors(), ema, further, curve: self.curve.points })
-    }
-
-    /// The first average, and the others with their decays.
-    fn averages(&self, params: &ParamSet) -> Result<(Tensors, Vec<(f64, Tensors)>)> {
-        let Some((first, others)) = self.emas.split_first() else { bail!("a training keeps at least one average") };
-        let others = others.iter().map(|e| Ok((e.decay, e.tensors(params)?))).collect::<Result<_>>()?;
-        Ok((first.tensors(params)?, others))
-    }
-}
-
-/// The averages of a checkpoint, in the order of the decays.
-fn emas_from(params: &ParamSet, decays: &[f64], saved: &Checkpoint) -> Result<Vec<Ema>> {
-    let average = |(i, decay): (usize, &f64)| {
-        let Some(i) = i.checked_sub(1) else { return Ema::from_tensors(params, *decay, &saved.ema) };
-        let own = |(name, t): (&String, &Tensor)| Some((name.strip_prefix(&format!("{i}/"))?.to_string(), t.clone()));
-        Ema::from_tensors(params, *decay, &saved.further.iter().filter_map(own).collect())
-    };
-    decays.iter().enumerate().map(average).collect()
 }
 
 /// Sums over the micro-batches of a step.

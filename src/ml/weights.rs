@@ -297,13 +297,22 @@ impl SimpleBackend for Frozen {
 /// Refuses tensors with numbers that are not finite, and names the first.
 pub fn check_finite(tensors: &Tensors) -> Result<()> {
     for (name, t) in tensors {
-        let numbers = t.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
-        let bad = kernels::with_slices([&numbers], |[x]| x.iter().filter(|v| !v.is_finite()).count())?;
+        let bad = not_finite(t)?;
         if bad > 0 {
             bail!("tensor {name}: {bad} of its {} numbers are NaN or infinite", t.elem_count());
         }
     }
     Ok(())
+}
+
+/// How many numbers of a tensor are NaN or infinite.
+pub fn not_finite(t: &Tensor) -> Result<usize> {
+    use rayon::prelude::*;
+    /// Numbers that are worth a task.
+    const CHUNK: usize = 1 << 16;
+    let numbers = t.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
+    let count = |x: &[f32]| x.iter().filter(|v| !v.is_finite()).count();
+    kernels::with_slices([&numbers], |[x]| x.par_chunks(CHUNK).map(count).sum())
 }
 
 /// Reads a safetensors file whole. The error names the file.

@@ -16,19 +16,32 @@ pub struct Plain {
 #[derive(Debug, Default)]
 struct Running {
     told: f64,
+    /// Time and position of the first progress of this attempt, wherever it resumed: rates count from here.
+    first: Option<(f64, u64)>,
     metrics: Vec<(String, Option<f64>)>,
 }
 
 impl Plain {
     fn progress(&mut self, at: f64, stage: &str, done: u64, total: u64) -> Option<String> {
         let running = self.running.entry(stage.to_string()).or_default();
+        let first = *running.first.get_or_insert((at, done));
         if at - running.told < PROGRESS_EVERY {
             return None;
         }
         running.told = at;
         let metrics = running.metrics.iter().map(|(name, value)| format!(", {name} {}", number(*value)));
-        Some(format!("{stage}: {done} of {total}{}", metrics.collect::<String>()))
+        let pace = pace(first, (at, done), total).map_or_else(String::new, |pace| format!(", {pace}"));
+        Some(format!("{stage}: {done} of {total}{pace}{}", metrics.collect::<String>()))
     }
+}
+
+/// Units a second from one time and position to another, and the time left at that pace.
+fn pace((began, from): (f64, u64), (at, done): (f64, u64), total: u64) -> Option<String> {
+    if done <= from || at <= began {
+        return None;
+    }
+    let rate = (done - from) as f64 / (at - began);
+    Some(format!("{}/s, {} left", number(Some(rate)), duration(total.saturating_sub(done) as f64 / rate)))
 }
 
 impl Listener for Plain {
@@ -90,4 +103,19 @@ fn ended(end: &StageEnd) -> Option<String> {
         State::Suspended => format!("{stage}: suspended; run again to resume"),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pace_of_a_resumed_stage_counts_from_where_it_resumed() {
+        let mut plain = Plain::default();
+        assert_eq!(plain.progress(1.0, "train", 1000, 2000), None, "too early");
+        plain.running.get_mut("train").unwrap().metrics.push(("loss".into(), Some(0.5)));
+        let told = plain.progress(21.0, "train", 1100, 2000).unwrap();
+        assert_eq!(told, "train: 1100 of 2000, 5/s, 3 min 00 s left, loss 0.5");
+        assert_eq!(pace((0.0, 5), (1.0, 5), 10), None);
+    }
 }

@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// Progress is told at most this often: a bar cannot show more and the journal keeps every line.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Pictures of the work under way, in a work folder and later beside the logs.
+pub const PICTURES: &str = "pictures";
+
 /// Everything a worker process needs, written as JSON to `work/<key>/job.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
@@ -106,6 +109,10 @@ impl Attempt {
     /// Directory that is kept until the stage succeeds, whatever kills the attempt.
     pub fn checkpoint_dir(&self) -> PathBuf {
         self.job.work_dir.join("checkpoints")
+    }
+    /// Directory for pictures of the work under way. Not part of any output; moves to the logs when the stage succeeds.
+    pub fn pictures_dir(&self) -> PathBuf {
+        self.job.work_dir.join(PICTURES)
     }
     /// Directory of published files, shared by all stages and outliving all of them.
     pub fn downloads(&self) -> &Path {

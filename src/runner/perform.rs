@@ -5,7 +5,7 @@
 //! leaves the work folder, from which the next attempt resumes, and never a record of something unfinished.
 
 use super::actions::{self, Output, Record, Shown};
-use super::attempt::Job;
+use super::attempt::{Job, PICTURES};
 use super::digest::{Digest, Measured, measure};
 use super::disk::{self, Keep, write_file};
 use super::ending::MemoryDeaths;
@@ -384,11 +384,18 @@ fn param_of<'p>(params: &'p mut Params, source: &str) -> Option<&'p mut serde_js
     params.get_mut(name)?.as_array_mut()?.get_mut(index.parse::<usize>().ok()?)
 }
 
-/// Moves the logs that say something, and what was measured step by step, to where they stay. Nobody needs them to reuse the action: failing is no failure.
+/// Moves the logs that say something, what was measured step by step, and pictures, to where they stay. Nobody needs them to reuse the action: failing is
+/// no failure.
 fn keep_logs(left: &[PathBuf], kept: &Path) {
+    let pictures = kept.join(PICTURES);
     let says_something = |p: &&PathBuf| {
-        p.extension().is_some_and(|e| e == "log" || e == "jsonl") && std::fs::metadata(p).is_ok_and(|m| m.len() > 0)
+        let is_log = p.extension().is_some_and(|e| e == "log" || e == "jsonl");
+        p.file_name() == pictures.file_name() || is_log && std::fs::metadata(p).is_ok_and(|m| m.len() > 0)
     };
+    // Those of an earlier maker of the same action would be in the way.
+    if left.iter().any(|p| p.file_name() == pictures.file_name()) {
+        let _ = disk::remove(&pictures);
+    }
     for log in left.iter().filter(says_something) {
         let _ = std::fs::create_dir_all(kept);
         let _ = std::fs::rename(log, kept.join(log.file_name().unwrap_or_default()));

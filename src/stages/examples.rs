@@ -176,17 +176,9 @@ impl Examples {
         }
         let features = FeatureSource::open(attempt, features, &latents, device)?;
         let class_names: Vec<String> = serde_json::from_value(latents.meta()["classes"].clone()).unwrap_or_default();
-        let number = |key: &str, absent: f64| latents.meta()[key].as_f64().unwrap_or(absent);
+        let (scaling_factor, shift_factor) = scale(&latents);
         let labels = labels(&latents, class_names.len())?;
-        Ok(Self {
-            scaling_factor: number("scaling_factor", 1.0),
-            shift_factor: number("shift_factor", 0.0),
-            latents,
-            features,
-            labels,
-            class_names,
-            device: device.clone(),
-        })
+        Ok(Self { scaling_factor, shift_factor, latents, features, labels, class_names, device: device.clone() })
     }
 
     /// The network that fits these examples.
@@ -206,6 +198,15 @@ impl Examples {
             return Err(Error::stage(text).hint("choose patch sizes that cut images and latents into equal grids"));
         }
         Ok(config)
+    }
+
+    pub fn latents(&self) -> &Packed {
+        &self.latents
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.class_names.len()
     }
 
     pub fn note(&self, path: NoisePath) -> TrainingNote {
@@ -271,10 +272,21 @@ impl Examples {
             None => self.features.tokens(&batch.rows, &batch.flipped, &self.device),
         }
     }
+
+    /// [`features`](Self::features) of these rows, none mirrored.
+    pub fn features_of(&self, rows: &[u64]) -> candle_core::Result<Vec<Tensor>> {
+        self.features.tokens(rows, &[], &self.device)
+    }
+}
+
+/// The factor and the shift that latents are trained on with: factor (x - shift).
+pub fn scale(latents: &Packed) -> (f64, f64) {
+    let number = |key: &str, absent: f64| latents.meta()[key].as_f64().unwrap_or(absent);
+    (number("scaling_factor", 1.0), number("shift_factor", 0.0))
 }
 
 /// All labels, each one of the classes.
-fn labels(latents: &Packed, classes: usize) -> Result<Vec<u32>> {
+pub fn labels(latents: &Packed, classes: usize) -> Result<Vec<u32>> {
     let stored = latents.all("labels", &Device::Cpu)?.to_vec1::<i64>()?;
     stored
         .into_iter()

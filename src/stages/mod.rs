@@ -13,6 +13,7 @@ pub mod import_features;
 pub mod import_latents;
 pub mod latents;
 mod pack;
+mod preview;
 mod reporter;
 pub mod sample;
 mod size_defaults;
@@ -22,8 +23,11 @@ pub mod train_classifier;
 pub mod train_encoder;
 pub mod train_vae;
 mod trainer;
+mod validation;
 pub mod warmup;
 pub mod weights;
+
+pub use trainer::CONFIG_FILE;
 
 use crate::runner::manifest::Registry;
 

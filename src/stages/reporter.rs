@@ -16,6 +16,8 @@ const DIGITS: usize = 8;
 pub struct Reporter<'a> {
     attempt: &'a Attempt,
     board: RefCell<Option<EventFile>>,
+    /// In a step; 0 where they are not counted.
+    samples: usize,
     /// Time spent in [`waiting`](Self::waiting).
     waited: Cell<Duration>,
     /// Where the loop began, then the step that was reported last.
@@ -41,12 +43,13 @@ impl Mark {
 impl<'a> Reporter<'a> {
     /// # Errors
     /// A folder for TensorBoard that cannot be made.
-    pub fn new(attempt: &'a Attempt) -> Result<Self> {
+    pub fn new(attempt: &'a Attempt, samples: usize) -> Result<Self> {
         let Cadence { tensorboard, .. } = attempt.operation()?;
         let board = tensorboard.map(|dir| open(attempt, &attempt.job().pipeline_dir.join(dir))).transpose()?;
         Ok(Self {
             attempt,
             board: RefCell::new(board),
+            samples,
             waited: Cell::default(),
             last: Cell::new(Mark::new(0)),
             now: Cell::new(Mark::new(0)),
@@ -61,7 +64,7 @@ impl<'a> Reporter<'a> {
         got
     }
 
-    /// Steps per second since the step that was reported last, and the share of that time spent waiting for data. What is
+    /// Steps and samples per second since the step that was reported last, and the share of that time spent waiting for data. What is
     /// done once at the start is in the first of them.
     fn pace(&self, step: u64) {
         let (last, now) = (self.last.get(), self.now.get());
@@ -71,7 +74,11 @@ impl<'a> Reporter<'a> {
         self.last.set(now);
         let seconds = now.at.duration_since(last.at).as_secs_f64();
         if seconds > 0.0 {
-            self.time(step, "steps_per_s", (step - last.step) as f64 / seconds);
+            let rate = (step - last.step) as f64 / seconds;
+            self.time(step, "steps_per_s", rate);
+            if self.samples > 0 {
+                self.time(step, "samples_per_s", rate * self.samples as f64);
+            }
             self.time(step, "data_wait", (now.waited - last.waited).as_secs_f64() / seconds);
         }
     }

@@ -5,9 +5,11 @@ use super::alignment::{Alignment, check_pairs_of_batch};
 use super::averages;
 use super::examples::{Architecture, Batch, CUSTOM, Depths, Draw, Examples, TrainingNote, write_artifact};
 use super::feature_source::Mode;
+use super::preview::Preview;
 use super::size_defaults;
-use super::support::{device, parse, usage};
-use super::trainer::{self, Cadence, Optimization};
+use super::support::{device, parse, usage, write_json};
+use super::trainer::{self, CONFIG_FILE, Cadence, Optimization};
+use super::validation::{self, Validation};
 use crate::error::{Error, Result};
 use crate::ml::align::Schedule;
 use crate::ml::loss;
@@ -16,8 +18,8 @@ use crate::ml::one_or_many::OneOrMany;
 use crate::ml::path::{Path as NoisePath, TimeDistribution};
 use crate::ml::prefetch::Place;
 use crate::ml::rng::{self, Purpose};
-use crate::ml::train::{Fit, StepLoss, Trained};
-use crate::ml::weights::ParamSet;
+use crate::ml::train::{StepLoss, Trained, Watch};
+use crate::ml::weights::{ParamSet, Tensors};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
 use candle_core::{DType, Device, Tensor};
@@ -53,6 +55,8 @@ struct Params {
     accumulate: usize,
     #[serde(flatten)]
     optimization: Optimization,
+    #[serde(flatten)]
+    validation: validation::Settings,
 }
 
 impl Params {
@@ -126,6 +130,7 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
         p.check_depths(inputs)?;
         p.comparison.check(p.batch, p.accumulate)?;
     }
+    p.validation.check(inputs)?;
     super::examples::check_batch(p.batch, p.accumulate)?;
     if p.dispersed()?.is_some() {
         check_pairs_of_batch("dispersive", p.batch, p.accumulate)?;
@@ -154,14 +159,32 @@ fn run(attempt: &Attempt) -> Result<()> {
     let dispersed = p.dispersed()?;
     let training =
         Training { p: &p, schedule, dispersed, examples: &examples, config: &config, model: &model, device: &device };
-    let cfg = p.optimization.fit(attempt, p.accumulate)?;
+    let cfg = p.optimization.fit(attempt, p.batch, p.accumulate)?;
+    write_json(&attempt.checkpoint_dir().join(CONFIG_FILE), &config)?;
     let (make, step_loss) = (|place| training.prepare(place), |step, noised| training.loss(step, noised));
-    let Fit::Done(trained) = trainer::train(attempt, &params, &cfg, &make, &step_loss)? else {
-        return Err(Error::suspended());
-    };
+    let trained = trainer::train(attempt, &params, &cfg, &mut watch(attempt, &training)?, &make, &step_loss)?;
     report(attempt, &trained, loaded);
+    let out = attempt.output("sit");
     let note = TrainingNote { resolved, ..examples.note(p.path) };
-    write_artifact(&attempt.output("sit"), &model, &trained, &note)
+    write_artifact(&out, &model, &trained, &note)?;
+    validation::write(attempt, &out, &trained, "velocity")
+}
+
+/// What looks at this training.
+fn watch<'a>(attempt: &'a Attempt, training: &Training<'a>) -> Result<Watch<'a>> {
+    let Training { p, config, device, examples, .. } = *training;
+    let mut watch = Watch::default();
+    let micro_batch = p.batch / p.accumulate.max(1);
+    if let Some(v) = Validation::open(attempt, &p.validation, examples, p.seed, micro_batch, device)? {
+        let losses = Box::new(move |weights: &Tensors| v.velocity(config, p.path, weights));
+        watch.validate = Some((p.validation.validate_every, losses));
+    }
+    let Cadence { samples_every, .. } = attempt.operation()?;
+    if samples_every > 0 {
+        let preview = Preview::open(attempt, config, p.path, p.seed, device)?;
+        watch.show = Some((samples_every, Box::new(move |step, ema: &Tensors| preview.show(step, ema))));
+    }
+    Ok(watch)
 }
 
 /// Copies what fits of the `init` artifact into the parameters, and tells what did and what did not. Returns how many

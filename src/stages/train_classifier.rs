@@ -8,7 +8,7 @@ use crate::ml::data::images::ImageSet;
 use crate::ml::models::classifier::{Classifier, ClassifierConfig, cross_entropy};
 use crate::ml::models::features::pixels_to_unit;
 use crate::ml::prefetch::Place;
-use crate::ml::train::{Fit, StepLoss, Trained, batch_indices};
+use crate::ml::train::{StepLoss, Trained, Watch, batch_indices};
 use crate::ml::weights::{self, ParamSet};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -57,7 +57,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
     let config = p.network(class_names(&images)?, images.height(), images.width());
-    let Some(trained) = train(attempt, &p, &config, &images, &device)? else { return Err(Error::suspended()) };
+    let trained = train(attempt, &p, &config, &images, &device)?;
     let out = attempt.output("classifier");
     create_dir(&out)?;
     weights::save(&trained.ema, &out.join("classifier.safetensors"))?;
@@ -85,14 +85,13 @@ fn class_names(images: &ImageSet) -> Result<Vec<String>> {
     Ok((0..count).map(|i| named.get(i).cloned().unwrap_or_else(|| i.to_string())).collect())
 }
 
-/// `None` when a stop was asked for.
 fn train(
     attempt: &Attempt,
     p: &Params,
     config: &ClassifierConfig,
     images: &ImageSet,
     device: &Device,
-) -> Result<Option<Trained>> {
+) -> Result<Trained> {
     let (params, vb) = ParamSet::init(p.seed, DType::F32, device);
     let net = Classifier::new(config, vb)?;
     let labels = images.labels();
@@ -105,10 +104,8 @@ fn train(
         let (loss, right) = cross_entropy(&net.logits(&pixels_to_unit(&x.to_device(device)?)?)?, &wanted)?;
         Ok(StepLoss { loss, parts: vec![("accuracy", right as f64 / wanted.len().max(1) as f64)] })
     };
-    match trainer::train(attempt, &params, &p.optimization.fit(attempt, 1)?, &make, &loss)? {
-        Fit::Done(trained) => Ok(Some(trained)),
-        Fit::Stopped => Ok(None),
-    }
+    let cfg = p.optimization.fit(attempt, p.batch, 1)?;
+    trainer::train(attempt, &params, &cfg, &mut Watch::default(), &make, &loss)
 }
 
 fn accuracy(net: &Classifier, images: &ImageSet, batch: usize, device: &Device) -> Result<f64> {

@@ -10,7 +10,7 @@ use crate::ml::models::encoder::{CONFIG_FILE, Encoder, EncoderConfig, WEIGHTS_FI
 use crate::ml::models::vit::VitConfig;
 use crate::ml::prefetch::Place;
 use crate::ml::pretrain::{self, Learner, Objective};
-use crate::ml::train::{Fit, StepLoss, Trained, batch_indices};
+use crate::ml::train::{StepLoss, Trained, Watch, batch_indices};
 use crate::ml::weights;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -53,9 +53,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let config = config(&p, &images)?;
     let learner = Learner::new(&config.vit, p.objective, images.classes().len(), p.mask_ratio, p.seed, &device)?;
     attempt.log(&format!("{} parameters, {} tokens per image", learner.params.count(), config.vit.tokens()));
-    let Fit::Done(trained) = train(attempt, &p, &config, &learner, &images, &device)? else {
-        return Err(Error::suspended());
-    };
+    let trained = train(attempt, &p, &config, &learner, &images, &device)?;
     let out = attempt.output("encoder");
     create_dir(&out)?;
     weights::save(&pretrain::transformer_only(&trained.ema)?, &out.join(WEIGHTS_FILE))?;
@@ -81,7 +79,7 @@ fn train(
     learner: &Learner,
     images: &ImageSet,
     device: &Device,
-) -> Result<Fit> {
+) -> Result<Trained> {
     let labels = images.labels();
     type Batch = (Vec<u64>, Tensor, Tensor);
     let make = |(step, micro): Place| -> candle_core::Result<Batch> {
@@ -95,7 +93,8 @@ fn train(
         let loss = learner.loss(&x.to_device(device)?, &y.to_device(device)?, step, &ids)?;
         Ok(StepLoss { loss, parts: vec![] })
     };
-    trainer::train(attempt, &learner.params, &p.optimization.fit(attempt, 1)?, &make, &loss)
+    let cfg = p.optimization.fit(attempt, p.batch, 1)?;
+    trainer::train(attempt, &learner.params, &cfg, &mut Watch::default(), &make, &loss)
 }
 
 /// The key metric comes first: accuracy on held-out images if there are any, the last loss otherwise.

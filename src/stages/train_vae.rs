@@ -7,7 +7,7 @@ use crate::ml::data::images::{ImageSet, to_unit};
 use crate::ml::data::picture::{contact_sheet, to_u8};
 use crate::ml::models::vae::{self, AutoencoderKl, Reconstruction, VaeConfig, VaeLoss, posterior_noise, psnr};
 use crate::ml::prefetch::Place;
-use crate::ml::train::{Fit, StepLoss, Trained, batch_indices};
+use crate::ml::train::{StepLoss, Trained, Watch, batch_indices};
 use crate::ml::weights::{self, ParamSet};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -61,7 +61,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     if images.is_empty() {
         return Err(Error::stage("the image set is empty"));
     }
-    let Some(trained) = train(attempt, &p, &images, &device)? else { return Err(Error::suspended()) };
+    let trained = train(attempt, &p, &images, &device)?;
     let out = attempt.output("vae");
     create_dir(&out)?;
     weights::save(&trained.ema, &out.join(vae::WEIGHTS_FILE))?;
@@ -81,8 +81,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     Ok(())
 }
 
-/// `None` when a stop was asked for.
-fn train(attempt: &Attempt, p: &Params, images: &ImageSet, device: &Device) -> Result<Option<Trained>> {
+fn train(attempt: &Attempt, p: &Params, images: &ImageSet, device: &Device) -> Result<Trained> {
     let (params, vb) = ParamSet::init(p.seed, DType::F32, device);
     let vae = AutoencoderKl::new(&p.network(), vb)?;
     let f = vae.config().downsampling();
@@ -99,10 +98,8 @@ fn train(attempt: &Attempt, p: &Params, images: &ImageSet, device: &Device) -> R
         let parts = vec![("reconstruction", number(&loss.reconstruction)?), ("kl", number(&loss.kl)?)];
         Ok(StepLoss { loss: loss.total, parts })
     };
-    match trainer::train(attempt, &params, &p.optimization.fit(attempt, 1)?, &make, &loss)? {
-        Fit::Done(trained) => Ok(Some(trained)),
-        Fit::Stopped => Ok(None),
-    }
+    let cfg = p.optimization.fit(attempt, p.batch, 1)?;
+    trainer::train(attempt, &params, &cfg, &mut Watch::default(), &make, &loss)
 }
 
 struct Measured {

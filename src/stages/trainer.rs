@@ -1,13 +1,14 @@
 //! What the stages that train a network have in common: the parameters of the loop, as their manifests name them, and how
-//! it is run.
+//! it is run and its end told.
 
 use super::reporter::Reporter;
 use crate::error::{Error, Result};
+use crate::ml::models::sit::SiTConfig;
 use crate::ml::one_or_many::OneOrMany;
 use crate::ml::optim::{AdamWConfig, Decay};
 use crate::ml::prefetch::{Place, following, prefetching};
 use crate::ml::train::lr::{LrSchedule, Shape};
-use crate::ml::train::{Fit, FitConfig, StepLoss, fit};
+use crate::ml::train::{Divergence, Fit, FitConfig, Keep, StepLoss, Trained, Watch, fit_watched};
 use crate::ml::weights::ParamSet;
 use crate::runner::attempt::Attempt;
 use serde::Deserialize;
@@ -34,9 +35,14 @@ pub struct Optimization {
 #[serde(deny_unknown_fields)]
 pub struct Cadence {
     checkpoint_every: u64,
+    keep_last: u64,
+    keep_every: u64,
     log_every: u64,
     /// Folder of event files, from that of the pipeline.
     pub tensorboard: Option<String>,
+    /// Only kinds whose network samples have it.
+    #[serde(default)]
+    pub samples_every: u64,
 }
 
 impl Optimization {
@@ -55,9 +61,9 @@ impl Optimization {
         }
     }
 
-    /// The loop of this attempt, with so many micro-batches per step.
-    pub fn fit(&self, attempt: &Attempt, accumulate: usize) -> Result<FitConfig> {
-        let Cadence { checkpoint_every, log_every, .. } = attempt.operation()?;
+    /// The loop of this attempt, with so many samples per step in so many micro-batches.
+    pub fn fit(&self, attempt: &Attempt, batch: usize, accumulate: usize) -> Result<FitConfig> {
+        let Cadence { checkpoint_every, keep_last, keep_every, log_every, .. } = attempt.operation()?;
         Ok(FitConfig {
             steps: self.steps,
             optimizer: AdamWConfig {
@@ -75,23 +81,60 @@ impl Optimization {
             checkpoint_every,
             log_every,
             checkpoint_dir: attempt.checkpoint_dir(),
+            keep: Keep { last: keep_last, every: keep_every },
+            samples: batch,
         })
     }
 }
 
-/// Runs the loop on batches that `make` makes ahead of it, and reports to the attempt.
+/// Beside the checkpoints of a SiT: with it they can be exported.
+pub const CONFIG_FILE: &str = "config.json";
+
+/// Trains to the end on batches that `make` makes ahead of the loop, and reports to the attempt.
+///
+/// # Errors
+/// [`Error::suspended`] when the attempt was asked to stop; a divergence, with what can be done about it.
 pub fn train<B: Send>(
     attempt: &Attempt,
     params: &ParamSet,
     cfg: &FitConfig,
+    watch: &mut Watch,
     make: &(dyn Fn(Place) -> candle_core::Result<B> + Sync),
     loss: &dyn Fn(u64, B) -> candle_core::Result<StepLoss>,
-) -> Result<Fit> {
-    let reporter = Reporter::new(attempt)?;
-    Ok(prefetching(make, &following(cfg.steps, cfg.accumulate), |batches| {
+) -> Result<Trained> {
+    let reporter = Reporter::new(attempt, cfg.samples)?;
+    let outcome = prefetching(make, &following(cfg.steps, cfg.accumulate), |batches| {
         let mut step_loss = |step, micro| loss(step, reporter.waiting(|| batches.take((step, micro)))?);
-        fit(params, cfg, &reporter, &mut step_loss)
-    })?)
+        fit_watched(params, cfg, &reporter, watch, &mut step_loss)
+    });
+    match outcome? {
+        Fit::Done(trained) => Ok(trained),
+        Fit::Stopped => Err(Error::suspended()),
+        Fit::Diverged(divergence) => Err(diverged(&divergence, cfg)),
+    }
+}
+
+fn diverged(divergence: &Divergence, cfg: &FitConfig) -> Error {
+    // Only a SiT has its configuration there.
+    let sit: Option<SiTConfig> =
+        std::fs::read(cfg.checkpoint_dir.join(CONFIG_FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let clip = if cfg.max_grad_norm > 0.0 { "a smaller `max_grad_norm`" } else { "`max_grad_norm = 1.0`" };
+    let norm = if sit.as_ref().is_some_and(|c| !c.qk_norm) { ", or `qk_norm = true`" } else { "" };
+    let error = Error::stage(format!("the training diverged: {}", divergence.what))
+        .hint(format!("the same parameters end here again; try a lower `lr`, {clip}{norm}"));
+    match &divergence.checkpoint {
+        None => error.because("there is no checkpoint from before"),
+        Some((step, path)) => {
+            let error = error.because(format!("the last good checkpoint is of step {step}: `{}`", path.display()));
+            let export = format!(
+                "to start from its weights with other parameters: `erw weights export {} --set model --out FILE`, then \
+                 `init` from a stage of kind `weights` with `as = \"sit\"`, `source = \"FILE\"` and `config = \"{}\"`",
+                path.display(),
+                path.with_file_name(CONFIG_FILE).display()
+            );
+            error.maybe_hint(sit.map(|_| export))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,13 +4,14 @@
 use super::alignment::Alignment;
 use super::examples::{Architecture, Batch, Depths, Draw, Examples, write_artifact};
 use super::feature_source::Mode;
-use super::support::{device, parse};
-use super::trainer::{Cadence, Optimization, train};
-use crate::error::{Error, Result};
+use super::support::{device, parse, write_json};
+use super::trainer::{self, CONFIG_FILE, Cadence, Optimization};
+use super::validation::{self, Validation};
+use crate::error::Result;
 use crate::ml::models::sit::SiT;
 use crate::ml::path::Path;
-use crate::ml::train::{Fit, StepLoss};
-use crate::ml::weights::ParamSet;
+use crate::ml::train::{StepLoss, Watch};
+use crate::ml::weights::{ParamSet, Tensors};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
 use candle_core::{DType, Tensor};
@@ -34,6 +35,8 @@ struct Params {
     accumulate: usize,
     #[serde(flatten)]
     optimization: Optimization,
+    #[serde(flatten)]
+    validation: validation::Settings,
 }
 
 impl Params {
@@ -70,13 +73,20 @@ fn run(attempt: &Attempt) -> Result<()> {
         let projections = model.projections(&latents, &t, &classes)?;
         Ok(StepLoss { loss: p.alignment.loss(features, &projections)?, parts: vec![] })
     };
-    let cfg = p.optimization.fit(attempt, p.accumulate)?;
+    let mut watch = Watch::default();
+    if let Some(v) = Validation::open(attempt, &p.validation, &examples, p.seed, p.batch / p.accumulate, &device)? {
+        let (config, features) = (&config, |rows: &[u64]| examples.features_of(rows));
+        let losses = move |weights: &Tensors| v.alignment(config, weights, features);
+        watch.validate = Some((p.validation.validate_every, Box::new(losses)));
+    }
     let make = |place| examples.batch(&draw, &config, place, true);
-    let Fit::Done(trained) = train(attempt, &params, &cfg, &make, &align)? else {
-        return Err(Error::suspended());
-    };
+    let cfg = p.optimization.fit(attempt, p.batch, p.accumulate)?;
+    write_json(&attempt.checkpoint_dir().join(CONFIG_FILE), &config)?;
+    let trained = trainer::train(attempt, &params, &cfg, &mut watch, &make, &align)?;
     if let Some(last) = trained.curve.last() {
         attempt.result("alignment", last.loss);
     }
-    write_artifact(&attempt.output("warmed"), &model, &trained, &examples.note(Path::Linear))
+    let out = attempt.output("warmed");
+    write_artifact(&out, &model, &trained, &examples.note(Path::Linear))?;
+    validation::write(attempt, &out, &trained, "alignment")
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 const PLENTY: &str = "size=16m,nr_inodes=10000";
 
 /// A small file system in memory, gone when this is.
-pub(super) struct Disk(PathBuf);
+pub struct Disk(PathBuf);
 
 impl Disk {
     /// `None` where mounting is not allowed.
@@ -18,7 +18,7 @@ impl Disk {
         mount(&at, options).then_some(Self(at))
     }
     /// Leaves no room at all.
-    fn fill(&self) {
+    pub fn fill(&self) {
         let mut filler = std::fs::File::create(self.0.join("filler")).unwrap();
         while std::io::Write::write(&mut filler, &[0; 4096]).is_ok() {}
     }

@@ -4,7 +4,8 @@ use crate::cli::common::{columns, print};
 use crate::error::{Error, Result};
 use crate::ml::formats::torch_write;
 use crate::ml::models::sit::{SiTConfig, release};
-use crate::ml::weights;
+use crate::ml::train::saved_weights;
+use crate::ml::weights::{self, Tensors};
 use crate::report::table::near;
 use crate::runner::graph::Pipeline;
 use crate::runner::layers::Overrides;
@@ -12,6 +13,7 @@ use crate::runner::manifest::Registry;
 use crate::runner::plan::{Judge, Verdict, plan};
 use crate::runner::select::select;
 use crate::runner::store::Store;
+use crate::stages::CONFIG_FILE;
 use crate::stages::weights::{Artifact, Converted, Network, Request, Set, convert, statistics};
 use candle_core::Device;
 use std::collections::BTreeSet;
@@ -44,8 +46,8 @@ pub struct ImportArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// Folder of a SiT (`erw weights import`, `train`), or a pipeline
-    #[arg(value_name = "DIR|PIPELINE", value_hint = clap::ValueHint::AnyPath)]
+    /// Folder of a SiT (`erw weights import`, `train`), a checkpoint of a training, or a pipeline
+    #[arg(value_name = "DIR|CHECKPOINT|PIPELINE", value_hint = clap::ValueHint::AnyPath)]
     from: PathBuf,
     /// The stage of the pipeline that made it
     stage: Option<String>,
@@ -169,19 +171,19 @@ pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()>
         return Err(Error::usage(format!("`{}` ends neither in .safetensors nor in .pt", args.out.display()))
             .hint("the ending says the format"));
     }
-    let dir = match &args.stage {
-        Some(stage) => made_by(&args.from, stage, cache, registry)?,
-        None if args.from.is_dir() => args.from.clone(),
+    let from_dir = |dir: &Path| -> Result<(SiTConfig, Tensors)> {
+        let tensors = weights::load(&dir.join(format!("{}.safetensors", args.set)), &Device::Cpu)?;
+        Ok((read_config(dir)?, tensors))
+    };
+    let (config, tensors) = match &args.stage {
+        Some(stage) => from_dir(&made_by(&args.from, stage, cache, registry)?)?,
+        None if args.from.is_dir() => from_dir(&args.from)?,
+        None if args.from.extension().is_some_and(|e| e == "safetensors") => of_checkpoint(&args.from, &args.set)?,
         None => {
-            return Err(Error::usage(format!("`{}` is not a folder of weights", args.from.display()))
+            return Err(Error::usage(format!("`{}` is no folder of weights and no checkpoint", args.from.display()))
                 .hint("name the stage too if it is a pipeline: `erw weights export PIPELINE STAGE`"));
         }
     };
-    let path = dir.join("config.json");
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-    let config: SiTConfig = serde_json::from_str(&text)
-        .map_err(|e| Error::usage(format!("`{}` does not describe a SiT", path.display())).because(e))?;
-    let tensors = weights::load(&dir.join(format!("{}.safetensors", args.set)), &Device::Cpu)?;
     let dict = release::state_dict(&config, tensors)?;
     match ending {
         "safetensors" => weights::save(&dict, &args.out)?,
@@ -198,6 +200,22 @@ pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()>
         near(&args.out),
         if switches.is_empty() { String::new() } else { format!(", made with{switches}") },
     ))
+}
+
+fn read_config(dir: &Path) -> Result<SiTConfig> {
+    let path = dir.join(CONFIG_FILE);
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    serde_json::from_str(&text)
+        .map_err(|e| Error::usage(format!("`{}` does not describe a SiT", path.display())).because(e))
+}
+
+/// The weights of a training under way, or of one that failed. Its network is described beside the checkpoint.
+fn of_checkpoint(file: &Path, set: &str) -> Result<(SiTConfig, Tensors)> {
+    let saved = saved_weights(file)?;
+    let config = read_config(file.parent().unwrap_or(Path::new("."))).map_err(|e| {
+        e.hint("checkpoints of `warmup` and `train` can be exported; a copied one needs its `config.json` beside it")
+    })?;
+    Ok((config, if set == release::EMA { saved.ema } else { saved.model }))
 }
 
 /// Where the artifact of a finished stage lies.

@@ -1,6 +1,7 @@
-//! Checkpoints: one safetensors file each, `step-000000000100.safetensors`, written beside the old one, synced and renamed, after
-//! which the old one goes. A reader never sees half a checkpoint, and there is always a whole one. A digest of everything
-//! else in the file tells bit rot, which would end in a wrong result that looks like any other.
+//! Checkpoints: one safetensors file each, `step-000000000100.safetensors`, written beside the old ones, synced and renamed, after
+//! which those go that need not stay. A reader never sees half a checkpoint, and there is always a whole one, on a full
+//! disk too. A digest of everything else in the file tells bit rot, which would end in a wrong result that looks like any
+//! other.
 
 use super::super::weights::{self, Tensors};
 use super::Observer;
@@ -11,6 +12,58 @@ use std::path::{Path, PathBuf};
 /// Name of the tensor that holds the digest, u8 `[32]`.
 const CHECK: &str = "check";
 
+/// Which checkpoints stay when a new one is written. Changes no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// So many of the newest, the new one among them, which always stays.
+    pub last: u64,
+    /// And those whose steps are a multiple of this; 0 for none.
+    pub every: u64,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { last: 1, every: 0 }
+    }
+}
+
+impl Keep {
+    /// Of steps in ascending order, up to `newest`, those that go. What lies beyond it was passed over as damaged.
+    fn gone(self, steps: &[u64], newest: u64) -> Vec<u64> {
+        let recent = steps.iter().filter(|s| **s <= newest).rev().take(self.last.max(1) as usize).min().copied();
+        let stays =
+            |s: u64| s <= newest && (recent.is_some_and(|r| s >= r) || self.every > 0 && s.is_multiple_of(self.every));
+        steps.iter().copied().filter(|s| !stays(*s)).collect()
+    }
+}
+
+/// Where the checkpoint after so many steps lies.
+pub(super) fn path(dir: &Path, step: u64) -> PathBuf {
+    dir.join(format!("step-{step:012}.safetensors"))
+}
+
+/// Weights out of a checkpoint file, for others than the training that it is of.
+#[derive(Debug)]
+pub struct SavedWeights {
+    /// Steps done.
+    pub step: u64,
+    pub model: Tensors,
+    pub ema: Tensors,
+}
+
+/// Reads the weights of a checkpoint.
+///
+/// # Errors
+/// A file that is no checkpoint, or does not hold what was written.
+pub fn saved_weights(path: &Path) -> Result<SavedWeights> {
+    let Some(step) = step_of(path) else {
+        bail!("{} is not called step-N.safetensors, as checkpoints are", path.display())
+    };
+    let Checkpoint { step, model, ema, .. } = Checkpoint::read(step, path)?;
+    Ok(SavedWeights { step, model, ema })
+}
+
+/// The state of a training after a step.
 pub(super) struct Checkpoint {
     /// Steps done.
     pub step: u64,
@@ -22,11 +75,20 @@ pub(super) struct Checkpoint {
     pub first: Tensors,
     pub second: Tensors,
     pub curve: Tensors,
+    pub validation: Tensors,
 }
 
 impl Checkpoint {
     /// The newest readable checkpoint. Unreadable ones are reported and passed over: repeating steps is always right.
+    /// What a kill left of one that was being written goes.
     pub fn latest(dir: &Path, obs: &dyn Observer) -> Result<Option<Self>> {
+        for entry in entries(dir)? {
+            let name = entry.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            // `safetensors` writes to the former, then it is ours.
+            if name.starts_with(".tmp") || name.starts_with("step-") && name.ends_with(".tmp") {
+                std::fs::remove_file(&entry)?;
+            }
+        }
         for (step, path) in files(dir)?.into_iter().rev() {
             match Self::read(step, &path) {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
@@ -45,6 +107,7 @@ impl Checkpoint {
             first: Tensors::new(),
             second: Tensors::new(),
             curve: Tensors::new(),
+            validation: Tensors::new(),
         };
         let mut all = weights::load(path, &Device::Cpu)?;
         let stored = all.remove(CHECK).map(|t| t.to_vec1::<u8>()).transpose()?;
@@ -60,6 +123,7 @@ impl Checkpoint {
                 "first" => &mut c.first,
                 "second" => &mut c.second,
                 "curve" => &mut c.curve,
+                "validation" => &mut c.validation,
                 _ => bail!("{}: odd name {group}/{name}", path.display()),
             };
             group.insert(name.to_string(), tensor);
@@ -67,7 +131,8 @@ impl Checkpoint {
         Ok(c)
     }
 
-    pub fn save(&self, dir: &Path) -> Result<()> {
+    /// Writes it, and removes what need not stay. On an error all that was there still is.
+    pub fn save(&self, dir: &Path, keep: Keep) -> Result<()> {
         std::fs::create_dir_all(dir)?;
         let mut all = Tensors::new();
         let groups = [
@@ -77,6 +142,7 @@ impl Checkpoint {
             ("first", &self.first),
             ("second", &self.second),
             ("curve", &self.curve),
+            ("validation", &self.validation),
         ];
         for (group, tensors) in groups {
             let on_cpu = |t: &Tensor| t.to_device(&Device::Cpu)?.contiguous();
@@ -85,13 +151,11 @@ impl Checkpoint {
             }
         }
         all.insert(CHECK.into(), Tensor::new(digest(&all).as_slice(), &Device::Cpu)?);
-        let path = dir.join(format!("step-{:012}.safetensors", self.step));
-        weights::save(&all, &path)?;
+        weights::save(&all, &path(dir, self.step))?;
         std::fs::File::open(dir)?.sync_all()?;
-        for (step, old) in files(dir)? {
-            if step != self.step {
-                std::fs::remove_file(old)?;
-            }
+        let steps: Vec<u64> = files(dir)?.into_iter().map(|(step, _)| step).collect();
+        for step in keep.gone(&steps, self.step) {
+            std::fs::remove_file(path(dir, step))?;
         }
         Ok(())
     }
@@ -109,20 +173,38 @@ fn digest(tensors: &Tensors) -> [u8; 32] {
 
 /// Step and path of the checkpoints in a directory, oldest first. An absent directory holds none.
 fn files(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(e) => return Err(e.into()),
-    };
-    let mut found = vec![];
-    for entry in entries {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let step = name.strip_prefix("step-").and_then(|n| n.strip_suffix(".safetensors"));
-        if let Some(step) = step.and_then(|n| n.parse().ok()) {
-            found.push((step, path));
-        }
-    }
+    let mut found: Vec<(u64, PathBuf)> =
+        entries(dir)?.into_iter().filter_map(|path| Some((step_of(&path)?, path))).collect();
     found.sort();
     Ok(found)
+}
+
+/// An absent directory has none.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    match std::fs::read_dir(dir) {
+        Ok(entries) => Ok(entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(vec![]),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn step_of(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_and_the_multiples_stay() {
+        let gone = |last, every, steps: &[u64], newest| Keep { last, every }.gone(steps, newest);
+        assert_eq!(gone(1, 0, &[2, 4, 6], 6), [2, 4]);
+        assert_eq!(gone(2, 0, &[2, 4, 6], 6), [2]);
+        assert_eq!(gone(1, 4, &[2, 4, 6, 8, 10], 10), [2, 6]);
+        assert_eq!(gone(0, 0, &[2, 4], 4), [2], "the new one always stays");
+        assert_eq!(gone(9, 0, &[2, 4], 4), [0; 0]);
+        // 6 and 8 were damaged, training went on from 2.
+        assert_eq!(gone(2, 4, &[2, 4, 6, 8], 4), [6, 8]);
+    }
 }

@@ -1,0 +1,172 @@
+//! What a training carries from step to step, how a checkpoint holds it, and what is looked at between two steps. Which
+//! of these happens when is the loop's business.
+
+use super::checkpoint::{self, Checkpoint};
+use super::curve::{Curve, CurvePoint};
+use super::guard::{self, Divergence};
+use super::watch::{self, ValidationPoint, Watch};
+use super::{Fit, FitConfig, Observer, Sums, Trained};
+use crate::ml::backprop::Gradients;
+use crate::ml::ema::Ema;
+use crate::ml::optim::{AdamW, clip_factor, grad_norm};
+use crate::ml::weights::{ParamSet, Tensors};
+use candle_core::{Result, Tensor, bail};
+
+/// All that changes from step to step besides the parameters themselves.
+pub(super) struct State {
+    /// Steps done.
+    pub step: u64,
+    optimizer: AdamW,
+    /// One a decay.
+    emas: Vec<Ema>,
+    pub curve: Curve,
+    pub validation: Vec<ValidationPoint>,
+    /// Steps of the newest checkpoint that is whole.
+    saved: Option<u64>,
+}
+
+impl State {
+    pub fn open(params: &ParamSet, cfg: &FitConfig, obs: &dyn Observer) -> Result<Self> {
+        let Some(saved) = Checkpoint::latest(&cfg.checkpoint_dir, obs)? else {
+            return Ok(Self {
+                step: 0,
+                optimizer: AdamW::new(params, cfg.optimizer)?,
+                emas: cfg.ema_decays.iter().map(|decay| Ema::new(params, *decay)).collect::<Result<_>>()?,
+                curve: Curve::new(cfg.steps),
+                validation: vec![],
+                saved: None,
+            });
+        };
+        let report = params.assign(&saved.model)?;
+        if report.loaded.len() != params.len() {
+            bail!("the checkpoint in {} is of another model: {report}", cfg.checkpoint_dir.display());
+        }
+        obs.resumed(saved.step);
+        Ok(Self {
+            step: saved.step,
+            optimizer: AdamW::from_tensors(params, cfg.optimizer, saved.step, &saved.first, &saved.second)?,
+            emas: emas_from(params, &cfg.ema_decays, &saved)?,
+            curve: Curve::from_tensors(cfg.steps, &saved.curve)?,
+            validation: watch::from_tensors(&saved.validation)?,
+            saved: Some(saved.step),
+        })
+    }
+
+    /// The step that these gradients are of, alone.
+    pub fn point(&self, cfg: &FitConfig, grads: &Gradients, sums: Sums) -> Result<CurvePoint> {
+        let mean = 1.0 / cfg.accumulate.max(1) as f64;
+        let parts = sums.parts.into_iter().map(|(name, v)| (name.to_string(), v * mean)).collect();
+        let (loss, grad_norm) = (sums.loss * mean, grad_norm(grads)? * mean);
+        Ok(CurvePoint {
+            step: self.step + 1,
+            loss,
+            parts,
+            grad_norm,
+            lr: cfg.lr.at(self.step, cfg.steps, cfg.optimizer.lr),
+        })
+    }
+
+    /// Clips, updates parameters and averages, and extends the curve.
+    pub fn update(&mut self, cfg: &FitConfig, grads: &Gradients, point: &CurvePoint) -> Result<()> {
+        let mean = 1.0 / cfg.accumulate.max(1) as f64;
+        let scale = mean * clip_factor(point.grad_norm, cfg.max_grad_norm);
+        self.optimizer.config.lr = point.lr;
+        self.optimizer.step(grads, scale, &mut self.emas)?;
+        self.step += 1;
+        self.curve.push(point)
+    }
+
+    pub fn snapshot(&self, params: &ParamSet) -> Result<Checkpoint> {
+        let (first, second) = self.optimizer.moments(params)?;
+        let (ema, others) = self.averages(params)?;
+        let mut further = Tensors::new();
+        for (i, (_, tensors)) in others.into_iter().enumerate() {
+            further.extend(tensors.into_iter().map(|(name, t)| (format!("{i}/{name}"), t)));
+        }
+        let (curve, validation) = (self.curve.to_tensors()?, watch::to_tensors(&self.validation)?);
+        Ok(Checkpoint { step: self.step, model: params.tensors(), ema, further, first, second, curve, validation })
+    }
+
+    pub fn finish(self, params: &ParamSet) -> Result<Trained> {
+        let (ema, further) = self.averages(params)?;
+        let (curve, validation) = (self.curve.points, self.validation);
+        Ok(Trained { model: params.tensors(), ema, further, curve, validation })
+    }
+
+    /// The first average, and the others with their decays.
+    fn averages(&self, params: &ParamSet) -> Result<(Tensors, Vec<(f64, Tensors)>)> {
+        let (first, others) = self.first_average()?;
+        let others = others.iter().map(|e| Ok((e.decay, e.tensors(params)?))).collect::<Result<_>>()?;
+        Ok((first.tensors(params)?, others))
+    }
+
+    fn first_average(&self) -> Result<(&Ema, &[Ema])> {
+        match self.emas.split_first() {
+            Some(averages) => Ok(averages),
+            None => bail!("a training keeps at least one average"),
+        }
+    }
+
+    /// Writes a checkpoint, unless the state is not fit for one: then it says why.
+    pub fn save(&mut self, params: &ParamSet, cfg: &FitConfig) -> Result<Option<String>> {
+        let snapshot = self.snapshot(params)?;
+        if let Some(what) = guard::of_state(&snapshot)? {
+            return Ok(Some(what));
+        }
+        snapshot.save(&cfg.checkpoint_dir, cfg.keep).map_err(|e| {
+            let stays = self.saved.map_or_else(|| "there is none yet".into(), |s| format!("that of step {s} stays"));
+            e.context(format!("the checkpoint of step {} cannot be written; {stays}", self.step))
+        })?;
+        self.saved = Some(self.step);
+        Ok(None)
+    }
+
+    pub fn diverged(&self, what: String, cfg: &FitConfig) -> Fit {
+        let checkpoint = self.saved.map(|step| (step, checkpoint::path(&cfg.checkpoint_dir, step)));
+        Fit::Diverged(Divergence { what, checkpoint })
+    }
+
+    /// Validates if it is time to, and tells the first loss of both sets of weights.
+    pub fn validate(
+        &mut self,
+        params: &ParamSet,
+        cfg: &FitConfig,
+        obs: &dyn Observer,
+        watch: &mut Watch,
+    ) -> Result<()> {
+        let Some((every, validate)) = &mut watch.validate else { return Ok(()) };
+        if !watch::is_due(*every, self.step, cfg.steps) {
+            return Ok(());
+        }
+        let model = params.tensors().into_iter().map(|(name, t)| (name, t.detach())).collect();
+        let (model, ema) = (validate(&model)?, validate(&self.first_average()?.0.tensors(params)?)?);
+        for (losses, set) in [(&model, ""), (&ema, "_ema")] {
+            if let Some((name, value)) = losses.first() {
+                obs.metric(self.step, &format!("validation_{name}{set}"), *value);
+            }
+        }
+        let (model, ema) = (model.into_iter().collect(), ema.into_iter().collect());
+        self.validation.push(ValidationPoint { step: self.step, model, ema });
+        Ok(())
+    }
+
+    pub fn show(&self, params: &ParamSet, cfg: &FitConfig, watch: &mut Watch) -> Result<()> {
+        match &mut watch.show {
+            Some((every, show)) if watch::is_due(*every, self.step, cfg.steps) => {
+                show(self.step, &self.first_average()?.0.tensors(params)?);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The averages of a checkpoint, in the order of the decays.
+fn emas_from(params: &ParamSet, decays: &[f64], saved: &Checkpoint) -> Result<Vec<Ema>> {
+    let average = |(i, decay): (usize, &f64)| {
+        let Some(i) = i.checked_sub(1) else { return Ema::from_tensors(params, *decay, &saved.ema) };
+        let own = |(name, t): (&String, &Tensor)| Some((name.strip_prefix(&format!("{i}/"))?.to_string(), t.clone()));
+        Ema::from_tensors(params, *decay, &saved.further.iter().filter_map(own).collect())
+    };
+    decays.iter().enumerate().map(average).collect()
+}
