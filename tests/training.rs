@@ -24,6 +24,7 @@ fn config(dir: &TempDir, steps: u64) -> FitConfig {
         checkpoint_every: 0,
         log_every: 1,
         checkpoint_dir: dir.path().join("checkpoints"),
+        loss_scaling: false,
     }
 }
 

@@ -142,6 +142,7 @@ fn train(dir: &Path, obs: &dyn Observer) -> Result<Fit> {
         checkpoint_every: 0,
         log_every: 10,
         checkpoint_dir: dir.to_path_buf(),
+        loss_scaling: false,
     };
     fit(&params, &cfg, obs, &mut |step, micro| {
         let samples = batch_indices(7, step, micro, 1, 8, 24);

@@ -13,6 +13,7 @@ pub mod models;
 pub mod nn;
 pub mod optim;
 pub mod path;
+pub mod precision;
 pub mod pretrain;
 pub mod rng;
 pub mod sample;

@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod curve;
+mod scaler;
 
 pub use curve::CurvePoint;
 
@@ -17,6 +18,7 @@ use super::weights::{ParamSet, Tensors};
 use candle_core::{DType, Result, Tensor, bail};
 use checkpoint::Checkpoint;
 use curve::Curve;
+use scaler::{Scaler, scaled};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -60,6 +62,8 @@ pub struct FitConfig {
     /// Steps between reports to the observer. Changes no result.
     pub log_every: u64,
     pub checkpoint_dir: PathBuf,
+    /// For losses computed in f16: scale them, and skip steps whose gradients overflow.
+    pub loss_scaling: bool,
 }
 
 /// The loss of one micro-batch.
@@ -99,15 +103,16 @@ pub fn fit(
 ) -> Result<Fit> {
     let mut state = State::open(params, cfg, obs)?;
     while state.step < cfg.steps {
-        let (grads, sums) = gradients(params, cfg, state.step, loss)?;
+        let (grads, sums) = gradients(params, cfg, state.step, &mut scaled(state.loss_scale(), loss))?;
         if state.step == 0 {
             check_reached(params, &grads)?;
         }
-        let point = state.update(params, cfg, &grads, sums)?;
+        let point = state.update(params, cfg, &grads, sums, obs)?;
         let done = state.step;
         obs.progress(done, cfg.steps);
-        if done % cfg.log_every.max(1) == 0 || done == cfg.steps {
+        if let Some(point) = point.filter(|_| done % cfg.log_every.max(1) == 0 || done == cfg.steps) {
             report(obs, &point);
+            state.scaler.iter().for_each(|s| obs.metric(done, "loss_scale", s.scale()));
         }
         let due = cfg.checkpoint_every > 0 && done % cfg.checkpoint_every == 0 && done < cfg.steps;
         let stop = done < cfg.steps && obs.should_stop();
@@ -119,6 +124,9 @@ pub fn fit(
             return Ok(Fit::Stopped);
         }
     }
+    if let Some(skipped) = state.scaler.as_ref().map(Scaler::skipped).filter(|n| *n > 0) {
+        obs.log(&format!("{skipped} of {} steps skipped, whose gradients overflowed in f16", cfg.steps));
+    }
     Ok(Fit::Done(Trained { model: params.tensors(), ema: state.ema.tensors(params)?, curve: state.curve.points }))
 }
 
@@ -129,6 +137,8 @@ struct State {
     optimizer: AdamW,
     ema: Ema,
     curve: Curve,
+    /// With loss scaling.
+    scaler: Option<Scaler>,
 }
 
 impl State {
@@ -139,6 +149,7 @@ impl State {
                 optimizer: AdamW::new(params, cfg.optimizer)?,
                 ema: Ema::new(params, cfg.ema_decay)?,
                 curve: Curve::new(cfg.steps),
+                scaler: cfg.loss_scaling.then(Scaler::new),
             });
         };
         let report = params.assign(&saved.model)?;
@@ -146,37 +157,63 @@ impl State {
             bail!("the checkpoint in {} is of another model: {report}", cfg.checkpoint_dir.display());
         }
         obs.resumed(saved.step);
+        let scaler = if cfg.loss_scaling { Some(Scaler::from_tensors(&saved.scaler)?) } else { None };
+        let updates = saved.step - scaler.as_ref().map_or(0, Scaler::skipped);
         Ok(Self {
             step: saved.step,
-            optimizer: AdamW::from_tensors(params, cfg.optimizer, saved.step, &saved.first, &saved.second)?,
+            optimizer: AdamW::from_tensors(params, cfg.optimizer, updates, &saved.first, &saved.second)?,
             ema: Ema::from_tensors(params, cfg.ema_decay, &saved.ema)?,
             curve: Curve::from_tensors(cfg.steps, &saved.curve)?,
+            scaler,
         })
     }
 
-    /// Clips, updates parameters and averages, and extends the curve. Returns this step alone as a point.
-    fn update(&mut self, params: &ParamSet, cfg: &FitConfig, grads: &Tensors, sums: Sums) -> Result<CurvePoint> {
+    fn loss_scale(&self) -> f64 {
+        self.scaler.as_ref().map_or(1.0, Scaler::scale)
+    }
+
+    /// Clips, updates parameters and averages, and extends the curve. Returns this step alone as a point; nothing if its
+    /// gradients overflowed in f16, and it was skipped.
+    fn update(
+        &mut self,
+        params: &ParamSet,
+        cfg: &FitConfig,
+        grads: &Tensors,
+        sums: Sums,
+        obs: &dyn Observer,
+    ) -> Result<Option<CurvePoint>> {
         let mean = 1.0 / cfg.accumulate.max(1) as f64;
-        let norm = grad_norm(grads)? * mean;
-        let loss = sums.loss * mean;
+        let unscaled = mean / self.loss_scale();
+        let norm = grad_norm(grads)? * unscaled;
+        let loss = sums.loss * unscaled;
+        if let Some(scaler) = &mut self.scaler {
+            if !norm.is_finite() {
+                obs.log(&scaler.back_off(self.step)?);
+                self.step += 1;
+                self.curve.pass(self.step);
+                return Ok(None);
+            }
+            scaler.grow();
+        }
         for (what, value) in [("loss", loss), ("norm of the gradient", norm)] {
             if !value.is_finite() {
                 bail!("the {what} is {value} at step {} (counted from 0)", self.step);
             }
         }
-        let scale = mean * clip_factor(norm, cfg.max_grad_norm);
+        let scale = unscaled * clip_factor(norm, cfg.max_grad_norm);
         self.optimizer.step(params, grads, scale, &mut self.ema)?;
         self.step += 1;
         let parts = sums.parts.into_iter().map(|(name, v)| (name.to_string(), v * mean)).collect();
         let point = CurvePoint { step: self.step, loss, parts, grad_norm: norm, lr: cfg.optimizer.lr };
         self.curve.push(&point)?;
-        Ok(point)
+        Ok(Some(point))
     }
 
     fn save(&self, params: &ParamSet, cfg: &FitConfig) -> Result<()> {
         let (first, second) = self.optimizer.moments(params)?;
         let (model, ema) = (params.tensors(), self.ema.tensors(params)?);
-        Checkpoint { step: self.step, model, ema, first, second, curve: self.curve.to_tensors()? }
+        let scaler = self.scaler.as_ref().map_or_else(|| Ok(Tensors::new()), Scaler::to_tensors)?;
+        Checkpoint { step: self.step, model, ema, first, second, curve: self.curve.to_tensors()?, scaler }
             .save(&cfg.checkpoint_dir)
     }
 }

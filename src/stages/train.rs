@@ -11,8 +11,9 @@ use crate::ml::align::Schedule;
 use crate::ml::loss;
 use crate::ml::models::sit::{SiT, SiTConfig};
 use crate::ml::path::{Path as NoisePath, TimeDistribution};
+use crate::ml::precision::Precision;
 use crate::ml::rng::{self, Purpose};
-use crate::ml::train::{Fit, StepLoss, Trained, fit};
+use crate::ml::train::{Fit, FitConfig, StepLoss, Trained, fit};
 use crate::ml::weights::{self, ParamSet};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -38,6 +39,7 @@ struct Params {
     alignment_steps: u64,
     batch: usize,
     accumulate: usize,
+    precision: Precision,
     #[serde(flatten)]
     optimization: Optimization,
 }
@@ -51,6 +53,11 @@ enum Weights {
 }
 
 impl Params {
+    fn fit(&self, attempt: &Attempt) -> Result<FitConfig> {
+        let config = self.optimization.fit(attempt, self.accumulate)?;
+        Ok(FitConfig { loss_scaling: self.precision.needs_loss_scaling(), ..config })
+    }
+
     fn depths(&self) -> Depths {
         Depths { encoder: self.encoder_depth, warmup: None }
     }
@@ -79,13 +86,14 @@ fn run(attempt: &Attempt) -> Result<()> {
     let examples = Examples::open(attempt, features, &device)?;
     let config = examples.network(&p.architecture, p.depths())?;
     let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
-    let model = SiT::new(&config, vb)?;
+    let model = SiT::new(&config, vb)?.with_precision(p.precision);
+    p.precision.caveat(&device).into_iter().for_each(|text| attempt.log(text));
     attempt.log(&format!("{} parameters in {} blocks", params.count(), config.depth));
     let loaded = take_over(attempt, &p, &params, &model)?;
     let training = Training { p: &p, schedule, examples: &examples, config: &config, model: &model, device: &device };
     let mut step_loss = |step, micro| training.loss(step, micro);
     let Fit::Done(trained) =
-        fit(&params, &p.optimization.fit(attempt, p.accumulate)?, &Reporter(attempt), &mut step_loss)?
+        fit(&params, &p.fit(attempt)?, &Reporter(attempt), &mut step_loss)?
     else {
         return Err(Error::suspended());
     };

@@ -46,6 +46,7 @@ impl Optimization {
             checkpoint_every,
             log_every,
             checkpoint_dir: attempt.checkpoint_dir(),
+            loss_scaling: false,
         })
     }
 }

@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 use crate::ml::loss;
 use crate::ml::models::sit::SiT;
 use crate::ml::path::Path;
-use crate::ml::train::{Fit, StepLoss, fit};
+use crate::ml::precision::Precision;
+use crate::ml::train::{Fit, FitConfig, StepLoss, fit};
 use crate::ml::weights::ParamSet;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -30,11 +31,17 @@ struct Params {
     features: Mode,
     batch: usize,
     accumulate: usize,
+    precision: Precision,
     #[serde(flatten)]
     optimization: Optimization,
 }
 
 impl Params {
+    fn fit(&self, attempt: &Attempt) -> Result<FitConfig> {
+        let config = self.optimization.fit(attempt, self.accumulate)?;
+        Ok(FitConfig { loss_scaling: self.precision.needs_loss_scaling(), ..config })
+    }
+
     fn depths(&self) -> Depths {
         Depths { encoder: self.depth, warmup: Some(self.depth) }
     }
@@ -54,7 +61,8 @@ fn run(attempt: &Attempt) -> Result<()> {
     let examples = Examples::open(attempt, Some(p.features), &device)?;
     let config = examples.network(&p.architecture, p.depths())?;
     let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
-    let model = SiT::new(&config, vb)?;
+    let model = SiT::new(&config, vb)?.with_precision(p.precision);
+    p.precision.caveat(&device).into_iter().for_each(|text| attempt.log(text));
     attempt.log(&format!("{} parameters in {} of {} blocks", params.count(), config.blocks(), config.depth));
     let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate };
     let mut align = |step: u64, micro: usize| {
@@ -64,7 +72,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         let projections = model.projections(&batch.latents, &t, &batch.classes)?;
         Ok(StepLoss { loss: loss::alignment(&features, &projections)?, parts: vec![] })
     };
-    let Fit::Done(trained) = fit(&params, &p.optimization.fit(attempt, p.accumulate)?, &Reporter(attempt), &mut align)?
+    let Fit::Done(trained) = fit(&params, &p.fit(attempt)?, &Reporter(attempt), &mut align)?
     else {
         return Err(Error::suspended());
     };

@@ -26,6 +26,7 @@ pub use tables::{rotary_2d, sincos_2d, timestep_sinusoid};
 
 use super::projector::Projector;
 use crate::ml::nn::{self, Linear};
+use crate::ml::precision::Precision;
 use crate::ml::weights::Tensors;
 use block::{Block, chunks};
 use candle_core::{Device, Result, Tensor, bail};
@@ -66,6 +67,7 @@ pub struct SiT {
     blocks: Vec<Block>,
     projectors: Vec<Projector>,
     final_layer: Option<FinalLayer>,
+    precision: Precision,
 }
 
 impl SiT {
@@ -103,7 +105,15 @@ impl SiT {
                 Some(_) => None,
             },
             config: config.clone(),
+            precision: Precision::F32,
         })
+    }
+
+    /// The same network with its matrix products in another type. Weights, tokens between blocks and all results stay in
+    /// the type of the weights.
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
     }
 
     pub fn config(&self) -> &SiTConfig {
@@ -165,9 +175,11 @@ impl SiT {
         depth: usize,
         visit: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
     ) -> Result<(Tensor, Tensor)> {
-        let mut tokens = self.x_embedder.forward(x)?.broadcast_add(&self.pos_embed)?;
-        let condition = (self.t_embedder.forward(t)? + self.y_table.index_select(y, 0)?)?;
-        let c = nn::silu(&condition)?;
+        let lower = |t: &Tensor| self.precision.lower(t);
+        let mut tokens = self.wide(&self.x_embedder.forward(&lower(x)?)?)?.broadcast_add(&self.pos_embed)?;
+        let time = self.wide(&self.t_embedder.forward(t, self.precision)?)?;
+        let condition = (time + self.y_table.index_select(y, 0)?)?;
+        let c = lower(&nn::silu(&condition)?)?;
         for (i, block) in self.blocks.iter().take(depth).enumerate() {
             tokens = block.forward(&tokens, &c, self.rope.as_ref())?;
             visit(i + 1, &tokens)?;
@@ -176,12 +188,18 @@ impl SiT {
     }
 
     fn project(&self, tokens: &Tensor) -> Result<Vec<Tensor>> {
-        self.projectors.iter().map(|p| p.forward(tokens)).collect()
+        let tokens = self.precision.lower(tokens)?;
+        self.projectors.iter().map(|p| self.wide(&p.forward(&tokens)?)).collect()
+    }
+
+    /// In the type of the weights.
+    fn wide(&self, t: &Tensor) -> Result<Tensor> {
+        t.to_dtype(self.pos_embed.dtype())
     }
 
     fn finish(&self, tokens: &Tensor, c: &Tensor) -> Result<Tensor> {
         match &self.final_layer {
-            Some(layer) => unpatchify(&layer.forward(tokens, c)?, self.config.grid(), self.config.patch_size),
+            Some(layer) => unpatchify(&self.wide(&layer.forward(tokens, c)?)?, self.config.grid(), self.config.patch_size),
             None => bail!("the warmup variant of SiT has no velocity"),
         }
     }

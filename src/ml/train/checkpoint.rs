@@ -20,6 +20,8 @@ pub(super) struct Checkpoint {
     pub first: Tensors,
     pub second: Tensors,
     pub curve: Tensors,
+    /// Empty without loss scaling.
+    pub scaler: Tensors,
 }
 
 impl Checkpoint {
@@ -42,6 +44,7 @@ impl Checkpoint {
             first: Tensors::new(),
             second: Tensors::new(),
             curve: Tensors::new(),
+            scaler: Tensors::new(),
         };
         let mut all = weights::load(path, &Device::Cpu)?;
         let stored = all.remove(CHECK).map(|t| t.to_vec1::<u8>()).transpose()?;
@@ -56,6 +59,7 @@ impl Checkpoint {
                 "first" => &mut c.first,
                 "second" => &mut c.second,
                 "curve" => &mut c.curve,
+                "scaler" => &mut c.scaler,
                 _ => bail!("{}: odd name {group}/{name}", path.display()),
             };
             group.insert(name.to_string(), tensor);
@@ -72,6 +76,7 @@ impl Checkpoint {
             ("first", &self.first),
             ("second", &self.second),
             ("curve", &self.curve),
+            ("scaler", &self.scaler),
         ];
         for (group, tensors) in groups {
             let on_cpu = |t: &Tensor| t.to_device(&Device::Cpu)?.contiguous();
