@@ -31,6 +31,7 @@ mod metrics;
 mod online;
 mod optim;
 mod phases;
+mod precision;
 mod recipes;
 mod remote;
 mod resume;

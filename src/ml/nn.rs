@@ -196,8 +196,8 @@ pub mod plain {
         x.reshape(((), n_in))?.matmul(&weight.t()?)?.broadcast_add(bias)?.reshape(dims)
     }
 
-    /// [`linear`] of one half type. The bias is a product too, with a column of ones: the gradient of a broadcast would be
-    /// a sum in the half type.
+    /// [`linear`] of one half type. The bias is a product too, with a column of ones: GPUs add those up in f32, and the
+    /// gradient of a broadcast in the half type.
     pub fn half_linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
         let (n_out, n_in) = weight.dims2()?;
         let mut dims = x.dims().to_vec();
