@@ -10,6 +10,7 @@ mod compare;
 mod conv;
 mod data;
 mod data_stages;
+mod elsewhere;
 mod encoders;
 mod engine;
 mod experiment;

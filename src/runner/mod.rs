@@ -52,6 +52,7 @@ pub mod command;
 pub mod digest;
 pub mod disk;
 mod edges;
+mod elsewhere;
 pub mod ending;
 pub mod event;
 pub mod export;

@@ -4,6 +4,7 @@
 use super::Reporter;
 use super::examples::{Architecture, Depths, Draw, Examples, write_artifact};
 use super::feature_source::Mode;
+use super::hand_over::{Weights, take_over};
 use super::support::{device, parse};
 use super::trainer::{Cadence, Optimization};
 use crate::error::{Error, Result};
@@ -28,6 +29,7 @@ struct Params {
     #[serde(flatten)]
     architecture: Architecture,
     depth: usize,
+    init_weights: Weights,
     features: Mode,
     batch: usize,
     accumulate: usize,
@@ -64,6 +66,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let model = SiT::new(&config, vb)?.with_precision(p.precision);
     p.precision.caveat(&device).into_iter().for_each(|text| attempt.log(text));
     attempt.log(&format!("{} parameters in {} of {} blocks", params.count(), config.blocks(), config.depth));
+    let loaded = take_over(attempt, p.init_weights, &params, &model)?;
     let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate };
     let mut align = |step: u64, micro: usize| {
         let batch = examples.batch(&draw, &config, step, micro)?;
@@ -78,6 +81,9 @@ fn run(attempt: &Attempt) -> Result<()> {
     };
     if let Some(last) = trained.curve.last() {
         attempt.result("alignment", last.loss);
+    }
+    if let Some(loaded) = loaded {
+        attempt.result("loaded_tensors", loaded as f64);
     }
     write_artifact(&attempt.output("warmed"), &model, &trained, &examples.note(Path::Linear))
 }
