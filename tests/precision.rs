@@ -244,5 +244,8 @@ fn a_training_with_skipped_steps_resumes_to_the_same_bits() {
 fn a_network_that_always_overflows_ends_the_training() {
     let dir = TempDir::new().unwrap();
     let error = train(&scaling(&dir, 50), &(0..50).collect::<Vec<_>>(), &stop_at(99)).err().unwrap().to_string();
-    assert!(error.starts_with("the gradients are not finite in f16 at step 16 (counted from 0) with a loss"), "{error}");
+    assert!(
+        error.starts_with("the gradients are not finite in f16 at step 16 (counted from 0) with a loss"),
+        "{error}"
+    );
 }

@@ -107,7 +107,9 @@ impl Added<'_> {
         match self.known.get(name) {
             Some(before) if *before != path => {
                 let text = format!("`{name}` is `{}` here and `{}` elsewhere", path.display(), before.display());
-                Err(wanted.error(text).hint("paths start at the file that states them; write one of the two in another way"))
+                Err(wanted
+                    .error(text)
+                    .hint("paths start at the file that states them; write one of the two in another way"))
             }
             Some(_) => Ok(true),
             None => {
@@ -138,7 +140,14 @@ impl Added<'_> {
             base: base.into(),
         };
         let settings: Vec<Setting> = given.map(setting).collect();
-        self.drafts.push(draft(&spec, layers::of_settings(&spec, &settings, base))?);
+        let mut draft = draft(&spec, layers::of_settings(&spec, &settings, base))?;
+        for (_, source) in draft.stage.sources.iter_mut() {
+            let (stage, slot) = (wanted.stage, &wanted.slot.name);
+            source
+                .missing
+                .push(format!("it is input `{slot}` of stage `{stage}`; a path starts at the file that states it"));
+        }
+        self.drafts.push(draft);
         Ok(())
     }
 

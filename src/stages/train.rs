@@ -84,9 +84,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let loaded = take_over(attempt, p.init_weights, &params, &model)?;
     let training = Training { p: &p, schedule, examples: &examples, config: &config, model: &model, device: &device };
     let mut step_loss = |step, micro| training.loss(step, micro);
-    let Fit::Done(trained) =
-        fit(&params, &p.fit(attempt)?, &Reporter(attempt), &mut step_loss)?
-    else {
+    let Fit::Done(trained) = fit(&params, &p.fit(attempt)?, &Reporter(attempt), &mut step_loss)? else {
         return Err(Error::suspended());
     };
     report(attempt, &trained, loaded);

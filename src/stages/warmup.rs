@@ -75,8 +75,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         let projections = model.projections(&batch.latents, &t, &batch.classes)?;
         Ok(StepLoss { loss: loss::alignment(&features, &projections)?, parts: vec![] })
     };
-    let Fit::Done(trained) = fit(&params, &p.fit(attempt)?, &Reporter(attempt), &mut align)?
-    else {
+    let Fit::Done(trained) = fit(&params, &p.fit(attempt)?, &Reporter(attempt), &mut align)? else {
         return Err(Error::suspended());
     };
     if let Some(last) = trained.curve.last() {

@@ -199,7 +199,9 @@ impl SiT {
 
     fn finish(&self, tokens: &Tensor, c: &Tensor) -> Result<Tensor> {
         match &self.final_layer {
-            Some(layer) => unpatchify(&self.wide(&layer.forward(tokens, c)?)?, self.config.grid(), self.config.patch_size),
+            Some(layer) => {
+                unpatchify(&self.wide(&layer.forward(tokens, c)?)?, self.config.grid(), self.config.patch_size)
+            }
             None => bail!("the warmup variant of SiT has no velocity"),
         }
     }

@@ -44,7 +44,8 @@ impl Merge {
         let mut names: HashMap<StageId, String> = HashMap::new();
         for base in bases {
             // A stage from outside of the pipeline may be in some trials only. It is the same in all of them.
-            let Some(nodes) = trials.iter().map(|t| t.stages.get(base).copied()).collect::<Option<Vec<StageId>>>() else {
+            let Some(nodes) = trials.iter().map(|t| t.stages.get(base).copied()).collect::<Option<Vec<StageId>>>()
+            else {
                 continue;
             };
             let reaches =
