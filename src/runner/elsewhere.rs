@@ -36,7 +36,7 @@ type Read = Vec<(PathBuf, Digest)>;
 /// files that rests on.
 pub(super) fn fetch(spec: &Spec, drafts: &mut Vec<Draft>) -> Result<Read> {
     let mut added = Added { spec, drafts: vec![], known: HashMap::new(), read: vec![] };
-    for draft in drafts.iter_mut() {
+    for draft in drafts.iter_mut().filter(|d| d.wires.iter().any(|w| w.elsewhere.is_some())) {
         let (name, manifest) = (draft.stage.name.clone(), draft.stage.manifest.clone());
         for wire in draft.wires.iter_mut().filter(|w| w.elsewhere.as_ref().is_some_and(|e| e.from.is_none())) {
             let slot = &manifest.inputs[wire.slot];
