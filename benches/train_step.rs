@@ -164,6 +164,7 @@ fn training(config: &SiTConfig, batch: usize, keep: sit::Keep) -> Result<f64> {
         checkpoint_dir: "target/no-such-checkpoints".into(),
         keep: Keep::default(),
         samples: batch,
+        loss_scaling: false,
     };
     let watch = Watch(Mutex::default());
     let Fit::Done(_) = fit(&params, &fit_config, &watch, &mut step)? else { unreachable!("nobody stops it") };

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 const CPU: Device = Device::Cpu;
 
-fn config(dir: &TempDir, steps: u64) -> FitConfig {
+pub fn config(dir: &TempDir, steps: u64) -> FitConfig {
     FitConfig {
         steps,
         optimizer: AdamWConfig { lr: 3e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decay: Decay::All },
@@ -28,19 +28,20 @@ fn config(dir: &TempDir, steps: u64) -> FitConfig {
         checkpoint_dir: dir.path().join("checkpoints"),
         keep: Keep::default(),
         samples: 0,
+        loss_scaling: false,
     }
 }
 
 /// Full training of a tiny SiT on eight latents. `batch` samples per step in `accumulate` micro-batches.
-struct Toy {
-    model: SiT,
-    params: ParamSet,
-    batch: usize,
-    accumulate: usize,
+pub struct Toy {
+    pub model: SiT,
+    pub params: ParamSet,
+    pub batch: usize,
+    pub accumulate: usize,
 }
 
 impl Toy {
-    fn new(batch: usize, accumulate: usize) -> Self {
+    pub fn new(batch: usize, accumulate: usize) -> Self {
         Self::with_side(4, batch, accumulate)
     }
 
@@ -51,7 +52,7 @@ impl Toy {
         Self { model: SiT::new(&config, vb).unwrap(), params, batch, accumulate }
     }
 
-    fn loss(&self, step: u64, micro: usize) -> Result<StepLoss> {
+    pub fn loss(&self, step: u64, micro: usize) -> Result<StepLoss> {
         let ids = batch_indices(1, step, micro, self.accumulate, self.batch, 8);
         let share = self.batch / self.accumulate;
         let (side, tokens) = (self.model.config().input_size, self.model.config().tokens());
@@ -68,12 +69,12 @@ impl Toy {
         Ok(StepLoss { loss: (velocity + align)?, parts })
     }
 
-    fn fit(&self, cfg: &FitConfig, obs: &dyn Observer) -> Result<Fit> {
+    pub fn fit(&self, cfg: &FitConfig, obs: &dyn Observer) -> Result<Fit> {
         let cfg = FitConfig { accumulate: self.accumulate, ..cfg.clone() };
         fit(&self.params, &cfg, obs, &mut |step, micro| self.loss(step, micro))
     }
 
-    fn finish(&self, cfg: &FitConfig) -> Trained {
+    pub fn finish(&self, cfg: &FitConfig) -> Trained {
         match self.fit(cfg, &Silent).unwrap() {
             Fit::Done(trained) => trained,
             Fit::Stopped => panic!("nobody asked to stop"),
@@ -83,7 +84,7 @@ impl Toy {
 }
 
 /// Every bit of the weights and averages.
-fn bits(trained: &Trained) -> Vec<(String, Vec<u32>)> {
+pub fn bits(trained: &Trained) -> Vec<(String, Vec<u32>)> {
     let of = |tensors: &Tensors| {
         let numbers =
             |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect();
@@ -94,10 +95,10 @@ fn bits(trained: &Trained) -> Vec<(String, Vec<u32>)> {
 
 /// Stops after `at` steps; notes what it hears.
 #[derive(Default)]
-struct Stopper {
-    at: u64,
-    done: Cell<u64>,
-    heard: RefCell<Vec<String>>,
+pub struct Stopper {
+    pub at: u64,
+    pub done: Cell<u64>,
+    pub heard: RefCell<Vec<String>>,
 }
 
 impl Observer for Stopper {

@@ -146,6 +146,7 @@ fn train(dir: &Path, obs: &dyn Observer) -> Result<Fit> {
         checkpoint_dir: dir.to_path_buf(),
         keep: Keep::default(),
         samples: 8,
+        loss_scaling: false,
     };
     fit(&params, &cfg, obs, &mut |step, micro| {
         let samples = batch_indices(7, step, micro, 1, 8, 24);

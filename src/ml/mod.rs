@@ -15,6 +15,7 @@ pub mod nn;
 pub mod one_or_many;
 pub mod optim;
 pub mod path;
+pub mod precision;
 pub mod prefetch;
 pub mod pretrain;
 pub mod rng;

@@ -7,6 +7,7 @@
 use super::kernels::{
     self, activation::Activation, attention::Attention, gated::GatedResidual, norm::NormAffine, rope::Rope, swiglu,
 };
+use super::precision::{self, is_half, wide, widened};
 use super::weights::xavier_uniform;
 use candle_core::{D, Result, Tensor, bail};
 use candle_nn::{Init, Module, VarBuilder};
@@ -34,14 +35,18 @@ impl Linear {
 }
 
 impl Module for Linear {
-    /// `[.., in]` to `[.., out]`.
+    /// `[.., in]` to `[.., out]`, in the type of x.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if kernels::suits(&[x, &self.weight, &self.bias]) {
-            let (weight, bias) = (self.weight.contiguous()?, self.bias.contiguous()?);
-            x.contiguous()?.apply_op3(&weight, &bias, kernels::linear::Linear)
-        } else {
-            plain::linear(x, &self.weight, &self.bias)
-        }
+        if is_half(x) { precision::linear(x, &self.weight, &self.bias) } else { product(x, &self.weight, &self.bias) }
+    }
+}
+
+/// x W^T + b of one type.
+pub(super) fn product(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    if kernels::suits(&[x, weight, bias]) {
+        x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, kernels::linear::Linear)
+    } else {
+        plain::linear(x, weight, bias)
     }
 }
 
@@ -85,12 +90,19 @@ impl LayerNorm {
 
 impl Module for LayerNorm {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if is_half(x) {
+            return widened(x, |x| norm_affine(x, &self.bias, &self.weight, 0.0, self.eps));
+        }
         norm_affine(x, &self.bias, &self.weight, 0.0, self.eps)
     }
 }
 
-/// adaLN: LayerNorm of x `[B, N, D]` without weights, then x̂ (1 + scale) + shift with shift and scale `[B, D]`.
+/// adaLN: LayerNorm of x `[B, N, D]` without weights, then x̂ (1 + scale) + shift with shift and scale `[B, D]`. Of a half
+/// shift and scale, computed in f32 and rounded to their type.
 pub fn modulated_norm(x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor> {
+    if is_half(shift) {
+        return norm_affine(x, &wide(shift)?, &wide(scale)?, 1.0, eps)?.to_dtype(shift.dtype());
+    }
     norm_affine(x, shift, scale, 1.0, eps)
 }
 
@@ -103,9 +115,11 @@ fn norm_affine(x: &Tensor, shift: &Tensor, scale: &Tensor, offset: f64, eps: f64
     }
 }
 
-/// x + gate * y with x and y `[B, N, D]` and gate `[B, D]`.
+/// x + gate * y with x and y `[B, N, D]` and gate `[B, D]`, in the type of x.
 pub fn gated_residual(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
-    if kernels::suits(&[x, gate, y]) {
+    if is_half(y) {
+        gated_residual(x, &wide(gate)?, &wide(y)?)
+    } else if kernels::suits(&[x, gate, y]) {
         x.contiguous()?.apply_op3(&gate.contiguous()?, &y.contiguous()?, GatedResidual)
     } else {
         plain::gated_residual(x, gate, y)
@@ -122,6 +136,9 @@ pub fn scaled_residual(x: &Tensor, gamma: &Tensor, y: &Tensor) -> Result<Tensor>
 
 /// Softmax attention: qkv `[B, N, 3 H D]` in the order (3, H, D) to `[B, N, H D]`, scores scaled by 1 / sqrt(D).
 pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+    if is_half(qkv) {
+        return precision::attention(qkv, heads);
+    }
     if kernels::suits(&[qkv]) {
         qkv.contiguous()?.apply_op1(Attention::new(heads))
     } else {
@@ -131,7 +148,9 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
 
 /// Turns the queries and keys of qkv `[B, N, 3 H D]` by tables `[N, D]`; neighbouring channels form a plane.
 pub fn rope(qkv: &Tensor, heads: usize, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    if kernels::suits(&[qkv, cos, sin]) {
+    if is_half(qkv) {
+        widened(qkv, |qkv| rope(qkv, heads, cos, sin))
+    } else if kernels::suits(&[qkv, cos, sin]) {
         qkv.contiguous()?.apply_op1(Rope { heads, cos: cos.contiguous()?, sin: sin.contiguous()? })
     } else {
         plain::rope(qkv, heads, cos, sin)
@@ -149,6 +168,10 @@ pub fn qk_norm(qkv: &Tensor, heads: usize, q_norm: &LayerNorm, k_norm: &LayerNor
 
 /// GELU, tanh form.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
+    // candle's derivative cubes x: in f16 it is NaN from 40 on.
+    if is_half(x) {
+        return widened(x, gelu_tanh);
+    }
     if kernels::suits(&[x]) { x.contiguous()?.apply_op1(Activation::GeluTanh) } else { x.gelu() }
 }
 
@@ -169,6 +192,9 @@ pub fn swiglu(x: &Tensor) -> Result<Tensor> {
 
 /// x sigmoid(x)
 pub fn silu(x: &Tensor) -> Result<Tensor> {
+    if is_half(x) {
+        return widened(x, silu);
+    }
     if kernels::suits(&[x]) { x.contiguous()?.apply_op1(Activation::Silu) } else { x.silu() }
 }
 
@@ -184,6 +210,20 @@ pub mod plain {
             _ => bail!("linear layer of {n_in} inputs given a tensor {:?}", x.dims()),
         }
         x.reshape(((), n_in))?.matmul(&weight.t()?)?.broadcast_add(bias)?.reshape(dims)
+    }
+
+    /// [`linear`] of one half type. The bias is a product too, with a column of ones: GPUs add those up in f32, and the
+    /// gradient of a broadcast in the half type.
+    pub fn half_linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        let (n_out, n_in) = weight.dims2()?;
+        let mut dims = x.dims().to_vec();
+        match dims.last_mut() {
+            Some(last) if *last == n_in => *last = n_out,
+            _ => bail!("linear layer of {n_in} inputs given a tensor {:?}", x.dims()),
+        }
+        let rows = x.reshape(((), n_in))?;
+        let ones = Tensor::ones((rows.dim(0)?, 1), x.dtype(), x.device())?;
+        (rows.matmul(&weight.t()?)? + ones.matmul(&bias.unsqueeze(0)?)?)?.reshape(dims)
     }
 
     /// Shift and scale `[D]`, or `[B, D]` for x `[B, .., D]`.
@@ -213,6 +253,18 @@ pub mod plain {
     pub fn swiglu(x: &Tensor) -> Result<Tensor> {
         let half = x.dim(D::Minus1)? / 2;
         x.narrow(D::Minus1, 0, half)?.silu()? * x.narrow(D::Minus1, half, half)?
+    }
+
+    /// [`attention`] of a half type: products in it, scores scaled before they could leave its range, softmax in f32.
+    pub fn half_attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+        let (b, n, width) = qkv.dims3()?;
+        let d = width / 3 / heads;
+        let parts = qkv.reshape((b, n, 3, heads, d))?.permute((2, 0, 3, 1, 4))?;
+        let part = |i: usize| parts.get(i)?.contiguous();
+        let queries = (part(0)? * (1.0 / (d as f64).sqrt()))?;
+        let scores = queries.matmul(&part(1)?.transpose(2, 3)?.contiguous()?)?;
+        let shares = widened(&scores, |s| candle_nn::ops::softmax(s, D::Minus1))?;
+        shares.matmul(&part(2)?)?.transpose(1, 2)?.reshape((b, n, heads * d))
     }
 
     pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {

@@ -10,6 +10,7 @@ mod curve;
 mod guard;
 pub mod lr;
 mod rate;
+mod scaler;
 mod spikes;
 mod state;
 mod watch;
@@ -26,6 +27,7 @@ use super::weights::{ParamSet, Tensors};
 use candle_core::{DType, Result, Tensor, bail};
 use lr::LrSchedule;
 use rate::Rate;
+use scaler::{Scaler, scaled};
 use spikes::Spikes;
 use state::State;
 use std::path::PathBuf;
@@ -79,6 +81,8 @@ pub struct FitConfig {
     pub keep: Keep,
     /// Samples per step, for telling the rate; 0 where they are not counted.
     pub samples: usize,
+    /// For losses computed in f16: scale them, and skip steps whose gradients overflow.
+    pub loss_scaling: bool,
 }
 
 /// The loss of one micro-batch.
@@ -137,23 +141,27 @@ pub fn fit_watched(
     let mut grads = Gradients::new(params);
     let (mut spikes, rate) = (Spikes::default(), Rate::new(state.step, cfg.samples));
     while state.step < cfg.steps {
-        let sums = gradients(&mut grads, cfg, state.step, loss)?;
+        let sums = gradients(&mut grads, cfg, state.step, &mut scaled(state.loss_scale(), loss))?;
         if state.step == 0 {
             check_reached(&grads)?;
         }
         let point = state.point(cfg, &grads, sums)?;
-        if let Some(what) = guard::of_step(&point, &grads)? {
-            return Ok(state.diverged(what, cfg));
+        let skipped = state.skips(&point, obs)?;
+        if !skipped {
+            if let Some(what) = guard::of_step(&point, &grads)? {
+                return Ok(state.diverged(what, cfg));
+            }
+            state.update(cfg, &grads, &point)?;
+            if let Some(spike) = spikes.look(&point) {
+                obs.log(&spike.to_string());
+            }
         }
-        state.update(cfg, &grads, &point)?;
         let done = state.step;
-        if let Some(spike) = spikes.look(&point) {
-            obs.log(&spike.to_string());
-        }
         state.validate(params, cfg, obs, watch)?;
         obs.progress(done, cfg.steps);
-        if done % cfg.log_every.max(1) == 0 || done == cfg.steps {
+        if !skipped && (done % cfg.log_every.max(1) == 0 || done == cfg.steps) {
             report(obs, &point);
+            state.scaler.iter().for_each(|s| obs.metric(done, "loss_scale", s.scale()));
         }
         let due = cfg.checkpoint_every > 0 && done % cfg.checkpoint_every == 0 && done < cfg.steps;
         let stop = done < cfg.steps && obs.should_stop();
@@ -175,6 +183,9 @@ pub fn fit_watched(
     }
     if let Some(what) = guard::of_state(&state.snapshot(params)?)? {
         return Ok(state.diverged(what, cfg));
+    }
+    if let Some(skipped) = state.scaler.as_ref().map(Scaler::skipped).filter(|n| *n > 0) {
+        obs.log(&format!("{skipped} of {} steps skipped, whose gradients overflowed in f16", cfg.steps));
     }
     rate.summary(state.step).iter().for_each(|text| obs.log(text));
     Ok(Fit::Done(state.finish(params)?))

@@ -1,9 +1,9 @@
 //! Edges: which output stands behind `slot = "stage"`, whether its type fits, and an order of the stages in which
 //! whatever is taken comes first. Knows nothing of where values come from.
 
+use super::elsewhere::Elsewhere;
 use super::graph::{Edge, Few, Origin, Stage, StageId, few};
 use super::manifest::{Slot, element};
-use super::spec::Spec;
 use super::suggest;
 use crate::error::{Error, Place, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -13,6 +13,8 @@ pub(super) struct Draft {
     pub stage: Stage,
     /// What each slot's statement says.
     pub wires: Vec<Wire>,
+    /// Where it is stated.
+    pub place: Place,
 }
 
 /// `slot = "stage.output"` as stated, or an element of `slot = ["stage", "stage.output"]`.
@@ -22,7 +24,23 @@ pub(super) struct Wire {
     pub index: usize,
     pub text: String,
     pub origin: Origin,
+    /// For an input from outside of the pipeline.
+    pub elsewhere: Option<Box<Elsewhere>>,
 }
+
+impl Wire {
+    /// The stage, and its output where it is stated.
+    fn ends(&self) -> (&str, Option<&str>) {
+        match self.elsewhere.as_ref().and_then(|e| e.from.as_ref()) {
+            Some((stage, output)) => (stage, output.as_deref()),
+            None => match self.text.split_once('.') {
+                Some((stage, output)) => (stage, Some(output)),
+                None => (&self.text, None),
+            },
+        }
+    }
+}
+
 /// Adds the place of a faulty value, or who set it.
 pub(super) fn stated_by(mut error: Error, origin: &Origin) -> Error {
     if let Some(place) = &origin.place {
@@ -36,18 +54,18 @@ pub(super) fn stated_by(mut error: Error, origin: &Origin) -> Error {
     error
 }
 
-/// By stage, by slot: the producing stage's index in the spec and its output.
+/// By stage, by slot: the producing draft's index and its output.
 pub(super) type Edges = Vec<Few<(usize, String, String)>>;
 
-pub(super) fn connect(spec: &Spec, drafts: &[Draft]) -> Result<Edges> {
+pub(super) fn connect(removed: &HashMap<String, Place>, drafts: &[Draft]) -> Result<Edges> {
     let index: HashMap<&str, usize> = drafts.iter().enumerate().map(|(i, d)| (d.stage.name.as_str(), i)).collect();
     let mut edges: Edges = Vec::with_capacity(drafts.len());
-    for (i, draft) in drafts.iter().enumerate() {
+    for draft in drafts {
         let manifest = &draft.stage.manifest;
         let mut inputs = BTreeMap::new();
         for wire in &draft.wires {
             let slot = &manifest.inputs[wire.slot];
-            let joint = Joint { consumer: &draft.stage, slot, wire, drafts, removed: &spec.removed };
+            let joint = Joint { consumer: &draft.stage, slot, wire, drafts, removed };
             let found = joint.find(&index)?;
             // An artifact that counts twice is a slip of the hand.
             if let Some(before) = (0..wire.index).find(|i| inputs.get(&element(&slot.name, *i)) == Some(&found)) {
@@ -64,7 +82,7 @@ pub(super) fn connect(spec: &Spec, drafts: &[Draft]) -> Result<Edges> {
             };
             // It may have been connected by a parent, and taken back.
             let taken = draft.stage.origins.get(&format!("inputs.{}", open.name)).and_then(|o| o.place.clone());
-            return Err(error.at(taken.unwrap_or_else(|| spec.stages[i].place.clone())).hint(hint));
+            return Err(error.at(taken.unwrap_or_else(|| draft.place.clone())).hint(hint));
         }
         edges.push(few(inputs));
     }
@@ -96,10 +114,7 @@ struct Joint<'a> {
 impl Joint<'_> {
     /// Index of the producing stage, output, type.
     fn find(&self, index: &HashMap<&str, usize>) -> Result<(usize, String, String)> {
-        let (stage, output) = match self.wire.text.split_once('.') {
-            Some((stage, output)) => (stage, Some(output)),
-            None => (self.wire.text.as_str(), None),
-        };
+        let (stage, output) = self.wire.ends();
         let Some(&from) = index.get(stage) else {
             let names = self.drafts.iter().map(|d| d.stage.name.as_str());
             let hint = match self.removed.get(stage) {
@@ -169,9 +184,9 @@ impl Joint<'_> {
     }
 }
 
-/// Indices into the spec such that what a stage takes comes before it; otherwise as stated. A depth-first walk
+/// Indices of drafts such that what a stage takes comes before it; otherwise as stated. A depth-first walk
 /// of our own, because petgraph's `toposort` names one stage of a cycle and a user needs the whole cycle.
-pub(super) fn order(spec: &Spec, drafts: &[Draft], edges: &Edges) -> Result<Vec<usize>> {
+pub(super) fn order(drafts: &[Draft], edges: &Edges) -> Result<Vec<usize>> {
     const OPEN: u8 = 1;
     const DONE: u8 = 2;
     let mut state = vec![0u8; edges.len()];
@@ -196,7 +211,7 @@ pub(super) fn order(spec: &Spec, drafts: &[Draft], edges: &Edges) -> Result<Vec<
                 DONE => {}
                 OPEN => {
                     let path: Vec<usize> = stack.iter().map(|(s, _)| *s).skip_while(|s| *s != need).collect();
-                    return Err(cycle(spec, drafts, edges, &path));
+                    return Err(cycle(drafts, edges, &path));
                 }
                 _ => {
                     state[need] = OPEN;
@@ -209,18 +224,18 @@ pub(super) fn order(spec: &Spec, drafts: &[Draft], edges: &Edges) -> Result<Vec<
 }
 
 /// `path`: each stage takes something from the next, the last from the first.
-fn cycle(spec: &Spec, drafts: &[Draft], edges: &Edges, path: &[usize]) -> Error {
+fn cycle(drafts: &[Draft], edges: &Edges, path: &[usize]) -> Error {
     // Shown in the direction of the data, from the stage stated first.
     let mut flow: Vec<usize> = path.iter().rev().copied().collect();
     let first = flow.iter().enumerate().min_by_key(|(_, s)| **s).map_or(0, |(i, _)| i);
     flow.rotate_left(first);
     let (from, to) = (flow[0], flow.get(1).copied().unwrap_or(flow[0]));
     flow.push(flow[0]);
-    let names: Vec<&str> = flow.iter().map(|i| spec.stages[*i].name.as_str()).collect();
+    let names: Vec<&str> = flow.iter().map(|i| drafts[*i].stage.name.as_str()).collect();
     let slot = edges[to].iter().find(|(_, (f, ..))| *f == from).map(|(slot, _)| slot);
     let place = slot.and_then(|s| drafts[to].stage.origins.get(&format!("inputs.{s}"))).and_then(|o| o.place.clone());
     Error::usage(format!("the stages form a cycle: `{}`", names.join(" -> ")))
-        .at(place.unwrap_or_else(|| spec.stages[to].place.clone()))
+        .at(place.unwrap_or_else(|| drafts[to].place.clone()))
 }
 
 pub(super) fn arrange(drafts: Vec<Draft>, edges: Edges, order: &[usize]) -> Vec<Stage> {

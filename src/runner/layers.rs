@@ -154,6 +154,14 @@ impl<'a> Layers<'a> {
     }
 }
 
+/// The winning statements about a stage that no file states: these settings over the defaults.
+pub(super) fn of_settings<'a>(stage: &'a StageSpec, given: &'a [Setting], base: &'a Path) -> Values<'a> {
+    let mut values = Values::new();
+    defaults(&mut values, stage, base);
+    settings(&mut values, stage, 0, given);
+    values
+}
+
 fn defaults<'a>(values: &mut Values<'a>, stage: &'a StageSpec, base: &'a Path) {
     for (part, fields) in [("params", &stage.manifest.params), ("operation", &stage.manifest.operation)] {
         for field in fields {

@@ -11,8 +11,8 @@
 //!    nobody knows. A stage of `kind = "command"` gets a manifest made of its own statements ([`command`]).
 //! 3. [`layers`] puts values on top of each other, weakest first: manifest, parents, `[params]`, the stage's own, the
 //!    trial, `ERW_SET__…`, `--set`. Each winner knows who stated it, and where.
-//! 4. [`resolve`] checks each winner against its field ([`value`]); `edges` finds the output behind every `slot = "stage"`,
-//!    compares types, orders the stages and shows any cycle whole. Last, each kind's own `check` sees its parameters.
+//! 4. [`resolve`] checks each winner against its field ([`value`]); `elsewhere` adds the stages behind inputs from files and
+//!    from other pipelines; `edges` finds the output behind every `slot = "stage"`, compares types, orders the stages and shows any cycle whole. Last, each kind's own `check` sees its parameters.
 //! 5. [`sweep`] does 3 and 4 once per trial and merges stages that are equal in several trials.
 //! 6. [`mod@select`] finds what a target needs.
 //!
@@ -52,6 +52,7 @@ pub mod command;
 pub mod digest;
 pub mod disk;
 mod edges;
+mod elsewhere;
 pub mod ending;
 pub mod event;
 pub mod export;

@@ -2,18 +2,20 @@
 //! Nothing runs, and no file but the pipelines is read.
 
 use super::command;
+use super::digest::Digest;
 use super::edges::{Draft, Wire, arrange, connect, order, stated_by};
+use super::elsewhere::{self, Elsewhere, MARK};
 use super::graph::{Command, Few, Origin, Patience, Pipeline, Resources, Source, Stage, StageId, few};
 use super::layers::{Layers, Overrides, Setting, Stated, Values};
 use super::manifest::{Field, FieldType, Params, Registry, Slot, element};
 use super::quantity;
 use super::spec::{RESOURCES, Spec, StageSpec};
 use super::value::{self, Value};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::fetch::registry;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 impl Pipeline {
@@ -38,24 +40,37 @@ impl Spec {
         self.pipeline(self.drafts(overrides, trial)?)
     }
 
-    fn drafts(&self, overrides: &Overrides, trial: &[Setting]) -> Result<Vec<Draft>> {
+    /// Every stage with its values, those from outside of the pipeline included, and the pipeline files behind them.
+    pub(super) fn drafts(&self, overrides: &Overrides, trial: &[Setting]) -> Result<(Vec<Draft>, Files)> {
         let layers = Layers::new(self, overrides, trial)?;
         let mut drafts = Vec::with_capacity(self.stages.len());
         for (index, spec) in self.stages.iter().enumerate() {
-            drafts.push(Resolver { spec, values: layers.values(index)?, origins: BTreeMap::new() }.draft()?);
+            drafts.push(draft(spec, layers.values(index)?)?);
         }
-        Ok(drafts)
+        let mut files = self.digests();
+        files.extend(elsewhere::fetch(self, &mut drafts)?);
+        Ok((drafts, files))
     }
 
-    fn pipeline(&self, drafts: Vec<Draft>) -> Result<Pipeline> {
-        let edges = connect(self, &drafts)?;
-        let order = order(self, &drafts, &edges)?;
+    fn pipeline(&self, (drafts, mut files): (Vec<Draft>, Files)) -> Result<Pipeline> {
+        let edges = connect(&self.removed, &drafts)?;
+        let order = order(&drafts, &edges)?;
+        let places: Vec<Place> = order.iter().map(|from| drafts[*from].place.clone()).collect();
         let stages = arrange(drafts, edges, &order);
-        for (stage, &from) in stages.iter().zip(&order) {
-            check_kind(&self.stages[from], stage)?;
+        for (stage, place) in stages.iter().zip(&places) {
+            check_kind(place, stage)?;
         }
-        Ok(Pipeline { name: self.name.clone(), file: self.file.clone(), files: self.digests(), stages })
+        files.dedup();
+        Ok(Pipeline { name: self.name.clone(), file: self.file.clone(), files, stages })
     }
+}
+
+/// Pipeline files with the digests of what was read.
+type Files = Vec<(PathBuf, Digest)>;
+
+/// A stage with these values.
+pub(super) fn draft(spec: &StageSpec, values: Values<'_>) -> Result<Draft> {
+    Resolver { spec, values, origins: BTreeMap::new() }.draft()
 }
 
 /// Resolves one stage's values.
@@ -101,7 +116,7 @@ impl<'a> Resolver<'a> {
             origins: few(self.origins),
             command,
         };
-        Ok(Draft { stage, wires })
+        Ok(Draft { stage, wires, place: self.spec.place.clone() })
     }
 
     fn get<'s>(&'s self, part: &'static str, name: &'s str) -> Option<&'s Stated<'a>> {
@@ -211,6 +226,9 @@ impl<'a> Resolver<'a> {
     }
 
     fn wires(&mut self) -> Result<Vec<Wire>> {
+        let elsewhere = |text: &str, base: &Path| {
+            text.contains(MARK).then(|| Box::new(Elsewhere { base: base.to_path_buf(), from: None }))
+        };
         let mut wires = Vec::with_capacity(self.spec.manifest.inputs.len());
         let mut origins = vec![];
         for (number, slot) in self.spec.manifest.inputs.iter().enumerate() {
@@ -220,7 +238,8 @@ impl<'a> Resolver<'a> {
             origins.push((slot.name.clone(), origin.clone()));
             match &stated.value {
                 Value::String(text) => {
-                    wires.push(Wire { slot: number, index: 0, text: text.clone(), origin });
+                    let elsewhere = elsewhere(text, stated.base);
+                    wires.push(Wire { slot: number, index: 0, text: text.clone(), origin, elsewhere });
                 }
                 // Takes back what a parent connected.
                 Value::Bool(false) => {}
@@ -231,7 +250,8 @@ impl<'a> Resolver<'a> {
                         };
                         let origin = stated.element_origin(index);
                         origins.push((element(&slot.name, index), origin.clone()));
-                        wires.push(Wire { slot: number, index, text: text.to_string(), origin });
+                        let elsewhere = elsewhere(text, stated.base);
+                        wires.push(Wire { slot: number, index, text: text.to_string(), origin, elsewhere });
                     }
                 }
                 _ => return Err(no_stage(&self.spec.name, slot, None, stated)),
@@ -304,13 +324,13 @@ fn words(params: &Params) -> Vec<String> {
 }
 
 /// The kind's own check. Its error is placed at the parameter or input it names, or at the stage.
-fn check_kind(spec: &StageSpec, stage: &Stage) -> Result<()> {
+fn check_kind(place: &Place, stage: &Stage) -> Result<()> {
     let inputs: Vec<&str> = stage.inputs.keys().map(String::as_str).collect();
     (stage.kind.check)(&stage.params, &stage.operation, &inputs).map_err(|e| {
         let named = e.message.split('`').skip(1).step_by(2);
         let parts = named.flat_map(|n| ["params", "operation", "inputs"].map(|part| format!("{part}.{n}")));
-        let place = parts.filter_map(|p| stage.origins.get(&p)).find_map(|o| o.place.clone());
-        e.at(place.unwrap_or_else(|| spec.place.clone())).within(&format!("stage `{}`", stage.name))
+        let stated = parts.filter_map(|p| stage.origins.get(&p)).find_map(|o| o.place.clone());
+        e.at(stated.unwrap_or_else(|| place.clone())).within(&format!("stage `{}`", stage.name))
     })
 }
 

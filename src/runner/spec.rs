@@ -23,6 +23,9 @@ pub struct Spec {
     pub(super) stages: Vec<StageSpec>,
     /// Inherited stages that are gone, with the place of their removal.
     pub(super) removed: HashMap<String, Place>,
+    pub(super) registry: Registry,
+    /// Pipelines that take inputs from this one, outermost first.
+    pub(super) taking: Vec<PathBuf>,
 }
 
 /// One stage before its values are known.
@@ -60,8 +63,15 @@ impl Spec {
     /// Reads `path` and its parents. Nothing but pipeline files is read.
     pub fn read(path: &Path, registry: Registry) -> Result<Self> {
         let files = chain(path)?;
-        let mut spec =
-            Self { name: String::new(), file: path.to_path_buf(), files, stages: vec![], removed: HashMap::new() };
+        let mut spec = Self {
+            name: String::new(),
+            file: path.to_path_buf(),
+            files,
+            stages: vec![],
+            removed: HashMap::new(),
+            registry,
+            taking: vec![],
+        };
         let leaf = spec.leaf();
         let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         spec.name = leaf.name.clone().unwrap_or_else(stem);

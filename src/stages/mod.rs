@@ -8,6 +8,7 @@ mod examples;
 mod feature_source;
 pub mod features;
 pub mod fid;
+mod hand_over;
 pub mod images;
 pub mod import_features;
 pub mod import_latents;

@@ -8,6 +8,7 @@ use crate::ml::data::picture::{NpzWriter, contact_sheet, to_u8, write_png};
 use crate::ml::models::sit::{SiT, SiTConfig};
 use crate::ml::models::vae::AutoencoderKl;
 use crate::ml::path::Path as NoisePath;
+use crate::ml::precision::Precision;
 use crate::ml::sample::{Labels, Method, SamplerConfig, sample, start_noise, step_noise};
 use crate::ml::weights::Frozen;
 use crate::runner::attempt::Attempt;
@@ -35,6 +36,7 @@ struct Params {
     path: Option<NoisePath>,
     count: u64,
     labels: Labels,
+    precision: Precision,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +110,8 @@ impl Generator {
         let dir = attempt.input("sit")?;
         let config: SiTConfig = read_json(&dir.join("config.json"))?;
         let frozen = Frozen::new(averages::load(dir, "sit", &p.weights, &device)?);
-        let sit = SiT::new(&config, frozen.builder(DType::F32, &device))?;
+        let sit = SiT::new(&config, frozen.builder(DType::F32, &device))?.with_precision(p.precision);
+        p.precision.caveat(&device).into_iter().for_each(|text| attempt.log(text));
         if p.cfg_scale > 1.0 && config.class_dropout <= 0.0 {
             let text = "the model was trained without class dropout and has no null class to guide with";
             return Err(Error::stage(text).hint("set `cfg_scale = 1.0`, or train with `class_dropout` above 0"));

@@ -5,6 +5,7 @@ use super::alignment::{Alignment, check_pairs_of_batch};
 use super::averages;
 use super::examples::{Architecture, Batch, CUSTOM, Depths, Draw, Examples, TrainingNote, write_artifact};
 use super::feature_source::Mode;
+use super::hand_over::take_over;
 use super::preview::Preview;
 use super::size_defaults;
 use super::support::{device, parse, usage, write_json};
@@ -16,9 +17,10 @@ use crate::ml::loss;
 use crate::ml::models::sit::{Also, SiT, SiTConfig};
 use crate::ml::one_or_many::OneOrMany;
 use crate::ml::path::{Path as NoisePath, TimeDistribution};
+use crate::ml::precision::Precision;
 use crate::ml::prefetch::Place;
 use crate::ml::rng::{self, Purpose};
-use crate::ml::train::{StepLoss, Trained, Watch};
+use crate::ml::train::{FitConfig, StepLoss, Trained, Watch};
 use crate::ml::weights::{ParamSet, Tensors};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -26,7 +28,6 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 pub const KIND: StageKind = StageKind { name: "train", manifest: include_str!("../../stages/train.toml"), check, run };
 
@@ -53,6 +54,7 @@ struct Params {
     flip: f64,
     batch: usize,
     accumulate: usize,
+    precision: Precision,
     #[serde(flatten)]
     optimization: Optimization,
     #[serde(flatten)]
@@ -60,6 +62,11 @@ struct Params {
 }
 
 impl Params {
+    fn fit(&self, attempt: &Attempt) -> Result<FitConfig> {
+        let config = self.optimization.fit(attempt, self.batch, self.accumulate)?;
+        Ok(FitConfig { loss_scaling: self.precision.needs_loss_scaling(), ..config })
+    }
+
     fn alignment_weight(&self) -> f64 {
         let default = || size_defaults::alignment_weight(self.architecture.model(), &self.alignment);
         self.alignment_weight.unwrap_or_else(default)
@@ -149,17 +156,19 @@ fn run(attempt: &Attempt) -> Result<()> {
     examples.check_flip(p.flip)?;
     let config = examples.network(&p.architecture, p.depths()?)?;
     let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
-    let model = SiT::new(&config, vb)?;
+    let keep = attempt.operation::<Cadence>()?.keep();
+    let model = SiT::new(&config, vb)?.with_precision(p.precision).keeping(keep);
+    p.precision.caveat(&device).into_iter().for_each(|text| attempt.log(text));
     attempt.log(&format!("{} parameters in {} blocks", params.count(), config.depth));
     let resolved = p.resolved()?;
     for (name, value) in &resolved {
         attempt.log(&format!("`{name}` is left out; for this network and method it is {value}"));
     }
-    let loaded = take_over(attempt, &p, &params, &model)?;
+    let loaded = take_over(attempt, &p.init_weights, &params, &model)?;
     let dispersed = p.dispersed()?;
     let training =
         Training { p: &p, schedule, dispersed, examples: &examples, config: &config, model: &model, device: &device };
-    let cfg = p.optimization.fit(attempt, p.batch, p.accumulate)?;
+    let cfg = p.fit(attempt)?;
     write_json(&attempt.checkpoint_dir().join(CONFIG_FILE), &config)?;
     let (make, step_loss) = (|place| training.prepare(place), |step, noised| training.loss(step, noised));
     let trained = trainer::train(attempt, &params, &cfg, &mut watch(attempt, &training)?, &make, &step_loss)?;
@@ -185,84 +194,6 @@ fn watch<'a>(attempt: &'a Attempt, training: &Training<'a>) -> Result<Watch<'a>>
         watch.show = Some((samples_every, Box::new(move |step, ema: &Tensors| preview.show(step, ema))));
     }
     Ok(watch)
-}
-
-/// Copies what fits of the `init` artifact into the parameters, and tells what did and what did not. Returns how many
-/// tensors did; `None` without `init`.
-fn take_over(attempt: &Attempt, p: &Params, params: &ParamSet, model: &SiT) -> Result<Option<usize>> {
-    let Some(dir) = attempt.optional_input("init") else { return Ok(None) };
-    same_blocks(dir, model.config())?;
-    let saved = averages::load(dir, "init", &p.init_weights, &Device::Cpu)?;
-    let report = params.assign(&saved)?;
-    if report.loaded.is_empty() {
-        let text = format!("no tensor of `init` ({}.safetensors) has a name and shape of this model", p.init_weights);
-        return Err(Error::stage(text).because(report));
-    }
-    if let Some(first) = report.mismatched.first() {
-        let text = format!("`init` is of another architecture: {} tensors differ in shape", report.mismatched.len());
-        return Err(Error::stage(text).because(first).hint("give `warmup` and `train` the same model parameters"));
-    }
-    let unused: Vec<&String> = report.unexpected.iter().filter(|n| !model.buffers().contains_key(*n)).collect();
-    for (names, fate) in [(&report.loaded, "loaded"), (&report.missing, "fresh")] {
-        if !names.is_empty() {
-            attempt.log(&format!("hand-over from `init`: {} tensors {fate} ({})", names.len(), layers(names)));
-        }
-    }
-    if !unused.is_empty() {
-        attempt.log(&format!("in `init` but not in this model: {unused:?}"));
-    }
-    Ok(Some(report.loaded.len()))
-}
-
-/// Names of tensors by layer, in a line: `blocks.0-3, x_embedder`.
-fn layers(names: &[String]) -> String {
-    let mut groups: Vec<(&str, Vec<usize>)> = vec![];
-    for name in names {
-        let mut parts = name.split('.');
-        let (first, number) = (parts.next().unwrap_or_default(), parts.next().and_then(|n| n.parse::<usize>().ok()));
-        let group = match groups.iter().position(|(g, _)| *g == first) {
-            Some(at) => at,
-            None => {
-                groups.push((first, vec![]));
-                groups.len() - 1
-            }
-        };
-        groups[group].1.extend(number);
-    }
-    let text = groups.into_iter().map(|(name, mut numbers)| {
-        numbers.sort_unstable();
-        numbers.dedup();
-        match (numbers.first(), numbers.last()) {
-            (Some(a), Some(b)) if a == b => format!("{name}.{a}"),
-            (Some(a), Some(b)) if b - a + 1 == numbers.len() => format!("{name}.{a}-{b}"),
-            (Some(_), _) => format!("{name}.{numbers:?}"),
-            _ => name.to_string(),
-        }
-    });
-    text.collect::<Vec<_>>().join(", ")
-}
-
-/// Refuses to go on from blocks that computed in another way. A rotary embedding has no weights of its own: the names
-/// and shapes of tensors do not tell whether it was there. Those of another MLP or projector have other names, and would
-/// be left out, fresh ones taking their places. The warmed-up blocks would be of little use.
-fn same_blocks(dir: &Path, ours: &SiTConfig) -> Result<()> {
-    // Weights from elsewhere may come without a configuration.
-    let Ok(text) = std::fs::read_to_string(dir.join("config.json")) else { return Ok(()) };
-    let Ok(theirs) = serde_json::from_str::<SiTConfig>(&text) else { return Ok(()) };
-    let projects = |c: &SiTConfig| !c.z_dims.is_empty();
-    let both_project = projects(&theirs) && projects(ours);
-    let settings = |c: &SiTConfig| {
-        let projector = both_project.then_some(("projector", json!(c.projector)));
-        let all = [("rope", json!(c.rope)), ("qk_norm", json!(c.qk_norm)), ("mlp", json!(c.mlp))];
-        all.into_iter().chain(projector)
-    };
-    match settings(&theirs).zip(settings(ours)).find(|(theirs, ours)| theirs != ours) {
-        None => Ok(()),
-        Some(((name, theirs), (_, ours))) => {
-            Err(Error::stage(format!("`init` was trained with `{name} = {theirs}`, this stage has `{name} = {ours}`"))
-                .hint(format!("give both stages the same `{name}`")))
-        }
-    }
 }
 
 /// The loss as a function of the step.
@@ -338,16 +269,5 @@ fn report(attempt: &Attempt, trained: &Trained, loaded: Option<usize>) {
     }
     if let Some(loaded) = loaded {
         attempt.result("loaded_tensors", loaded as f64);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn layers_are_told_in_a_line() {
-        let names = ["blocks.0.a", "blocks.10.a", "blocks.9.b", "blocks.9.a", "final.w", "projectors.0.2.bias"];
-        let told = |from: usize| super::layers(&names[from..].iter().map(ToString::to_string).collect::<Vec<_>>());
-        assert_eq!(told(0), "blocks.[0, 9, 10], final, projectors.0");
-        assert_eq!(told(1), "blocks.9-10, final, projectors.0");
     }
 }

@@ -3,7 +3,7 @@
 
 use super::reporter::Reporter;
 use crate::error::{Error, Result};
-use crate::ml::models::sit::SiTConfig;
+use crate::ml::models::sit::{self, SiTConfig};
 use crate::ml::one_or_many::OneOrMany;
 use crate::ml::optim::{AdamWConfig, Decay};
 use crate::ml::prefetch::{Place, following, prefetching};
@@ -43,6 +43,28 @@ pub struct Cadence {
     /// Only kinds whose network samples have it.
     #[serde(default)]
     pub samples_every: u64,
+    /// Only kinds that train a SiT have it.
+    #[serde(default)]
+    checkpointing: Checkpointing,
+}
+
+/// What is kept of a forward pass for the backward one.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Checkpointing {
+    #[default]
+    None,
+    Blocks,
+}
+
+impl Cadence {
+    /// What the blocks of a SiT keep.
+    pub fn keep(&self) -> sit::Keep {
+        match self.checkpointing {
+            Checkpointing::None => sit::Keep::Everything,
+            Checkpointing::Blocks => sit::Keep::Inputs,
+        }
+    }
 }
 
 impl Optimization {
@@ -83,6 +105,7 @@ impl Optimization {
             checkpoint_dir: attempt.checkpoint_dir(),
             keep: Keep { last: keep_last, every: keep_every },
             samples: batch,
+            loss_scaling: false,
         })
     }
 }

@@ -4,13 +4,15 @@
 use super::alignment::Alignment;
 use super::examples::{Architecture, Batch, Depths, Draw, Examples, write_artifact};
 use super::feature_source::Mode;
+use super::hand_over::take_over;
 use super::support::{device, parse, write_json};
 use super::trainer::{self, CONFIG_FILE, Cadence, Optimization};
 use super::validation::{self, Validation};
 use crate::error::Result;
 use crate::ml::models::sit::SiT;
 use crate::ml::path::Path;
-use crate::ml::train::{StepLoss, Watch};
+use crate::ml::precision::Precision;
+use crate::ml::train::{FitConfig, StepLoss, Watch};
 use crate::ml::weights::{ParamSet, Tensors};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -27,12 +29,14 @@ struct Params {
     #[serde(flatten)]
     architecture: Architecture,
     depth: usize,
+    init_weights: String,
     features: Mode,
     #[serde(flatten)]
     alignment: Alignment,
     flip: f64,
     batch: usize,
     accumulate: usize,
+    precision: Precision,
     #[serde(flatten)]
     optimization: Optimization,
     #[serde(flatten)]
@@ -40,6 +44,11 @@ struct Params {
 }
 
 impl Params {
+    fn fit(&self, attempt: &Attempt) -> Result<FitConfig> {
+        let config = self.optimization.fit(attempt, self.batch, self.accumulate)?;
+        Ok(FitConfig { loss_scaling: self.precision.needs_loss_scaling(), ..config })
+    }
+
     fn depths(&self) -> Depths {
         Depths { encoder: vec![self.depth], warmup: Some(self.depth) }
     }
@@ -63,8 +72,11 @@ fn run(attempt: &Attempt) -> Result<()> {
     examples.check_flip(p.flip)?;
     let config = examples.network(&p.architecture, p.depths())?;
     let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
-    let model = SiT::new(&config, vb)?;
+    let keep = attempt.operation::<Cadence>()?.keep();
+    let model = SiT::new(&config, vb)?.with_precision(p.precision).keeping(keep);
+    p.precision.caveat(&device).into_iter().for_each(|text| attempt.log(text));
     attempt.log(&format!("{} parameters in {} of {} blocks", params.count(), config.blocks(), config.depth));
+    let loaded = take_over(attempt, &p.init_weights, &params, &model)?;
     let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate, flip: p.flip };
     let align = |_, batch: Batch| {
         let t = Tensor::zeros(batch.slots.len(), DType::F32, &device)?;
@@ -80,11 +92,14 @@ fn run(attempt: &Attempt) -> Result<()> {
         watch.validate = Some((p.validation.validate_every, Box::new(losses)));
     }
     let make = |place| examples.batch(&draw, &config, place, true);
-    let cfg = p.optimization.fit(attempt, p.batch, p.accumulate)?;
+    let cfg = p.fit(attempt)?;
     write_json(&attempt.checkpoint_dir().join(CONFIG_FILE), &config)?;
     let trained = trainer::train(attempt, &params, &cfg, &mut watch, &make, &align)?;
     if let Some(last) = trained.curve.last() {
         attempt.result("alignment", last.loss);
+    }
+    if let Some(loaded) = loaded {
+        attempt.result("loaded_tensors", loaded as f64);
     }
     let out = attempt.output("warmed");
     write_artifact(&out, &model, &trained, &examples.note(Path::Linear))?;

@@ -26,6 +26,7 @@ pub use tables::{rotary_2d, sincos_2d, timestep_sinusoid};
 
 use super::projector::Projector;
 use crate::ml::nn::{self, Linear};
+use crate::ml::precision::Precision;
 use crate::ml::weights::Tensors;
 pub use block::Keep;
 use block::{Block, chunks};
@@ -68,6 +69,7 @@ pub struct SiT {
     projectors: Vec<Projector>,
     final_layer: Option<FinalLayer>,
     keep: Keep,
+    precision: Precision,
 }
 
 impl SiT {
@@ -107,12 +109,19 @@ impl SiT {
             },
             config: config.clone(),
             keep: Keep::Everything,
+            precision: Precision::F32,
         })
     }
 
     /// Chooses what blocks keep for the backward pass. The gradients are the same.
     pub fn keeping(self, keep: Keep) -> Self {
         Self { keep, ..self }
+    }
+
+    /// The same network with its matrix products in another type. Weights, tokens between blocks and all results stay in
+    /// the type of the weights.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     pub fn config(&self) -> &SiTConfig {
@@ -184,9 +193,11 @@ impl SiT {
         depth: usize,
         visit: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
     ) -> Result<(Tensor, Tensor)> {
-        let mut tokens = self.x_embedder.forward(x)?.broadcast_add(&self.pos_embed)?;
-        let condition = (self.t_embedder.forward(t)? + self.y_table.index_select(y, 0)?)?;
-        let c = nn::silu(&condition)?;
+        let lower = |t: &Tensor| self.precision.lower(t);
+        let mut tokens = self.wide(&self.x_embedder.forward(&lower(x)?)?)?.broadcast_add(&self.pos_embed)?;
+        let time = self.wide(&self.t_embedder.forward(t, self.precision)?)?;
+        let condition = (time + self.y_table.index_select(y, 0)?)?;
+        let c = lower(&nn::silu(&condition)?)?;
         for (i, block) in self.blocks.iter().take(depth).enumerate() {
             tokens = block.forward(&tokens, &c, self.rope.as_ref(), self.keep)?;
             visit(i + 1, &tokens)?;
@@ -197,15 +208,22 @@ impl SiT {
     /// Each projector's view of what the blocks gave, the first block's output first.
     fn project(&self, outputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let project = |(k, projector): (usize, &Projector)| match outputs.get(self.config.tap(k).saturating_sub(1)) {
-            Some(tokens) => projector.forward(tokens),
+            Some(tokens) => self.wide(&projector.forward(&self.precision.lower(tokens)?)?),
             None => bail!("projector {k} has no block"),
         };
         self.projectors.iter().enumerate().map(project).collect()
     }
 
+    /// In the type of the weights.
+    fn wide(&self, t: &Tensor) -> Result<Tensor> {
+        t.to_dtype(self.pos_embed.dtype())
+    }
+
     fn finish(&self, tokens: &Tensor, c: &Tensor) -> Result<Tensor> {
         match &self.final_layer {
-            Some(layer) => unpatchify(&layer.forward(tokens, c)?, self.config.grid(), self.config.patch_size),
+            Some(layer) => {
+                unpatchify(&self.wide(&layer.forward(tokens, c)?)?, self.config.grid(), self.config.patch_size)
+            }
             None => bail!("the warmup variant of SiT has no velocity"),
         }
     }

@@ -76,6 +76,8 @@ pub(super) struct Checkpoint {
     pub second: Tensors,
     pub curve: Tensors,
     pub validation: Tensors,
+    /// Empty without loss scaling.
+    pub scaler: Tensors,
 }
 
 impl Checkpoint {
@@ -108,6 +110,7 @@ impl Checkpoint {
             second: Tensors::new(),
             curve: Tensors::new(),
             validation: Tensors::new(),
+            scaler: Tensors::new(),
         };
         let mut all = weights::load(path, &Device::Cpu)?;
         let stored = all.remove(CHECK).map(|t| t.to_vec1::<u8>()).transpose()?;
@@ -124,6 +127,7 @@ impl Checkpoint {
                 "second" => &mut c.second,
                 "curve" => &mut c.curve,
                 "validation" => &mut c.validation,
+                "scaler" => &mut c.scaler,
                 _ => bail!("{}: odd name {group}/{name}", path.display()),
             };
             group.insert(name.to_string(), tensor);
@@ -143,6 +147,7 @@ impl Checkpoint {
             ("second", &self.second),
             ("curve", &self.curve),
             ("validation", &self.validation),
+            ("scaler", &self.scaler),
         ];
         for (group, tensors) in groups {
             let on_cpu = |t: &Tensor| t.to_device(&Device::Cpu)?.contiguous();

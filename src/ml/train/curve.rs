@@ -39,7 +39,7 @@ impl Curve {
 
     /// Takes the values of one step.
     pub fn push(&mut self, step: &CurvePoint) -> Result<()> {
-        let (mut sum, count) = match self.pending.take() {
+        let (sum, count) = match self.pending.take() {
             None => (step.clone(), 1),
             Some((mut sum, count)) => {
                 if !sum.parts.keys().eq(step.parts.keys()) {
@@ -55,7 +55,20 @@ impl Curve {
                 (sum, count + 1)
             }
         };
-        if step.step.is_multiple_of(self.every) || step.step == self.steps {
+        self.close(step.step, sum, count);
+        Ok(())
+    }
+
+    /// Takes note of a step without values. The point that is due at it is the mean over the others.
+    pub fn pass(&mut self, step: u64) {
+        if let Some((sum, count)) = self.pending.take() {
+            self.close(step, CurvePoint { step, ..sum }, count);
+        }
+    }
+
+    /// Makes a point of sums over `count` steps up to `step` if one is due there.
+    fn close(&mut self, step: u64, mut sum: CurvePoint, count: u64) {
+        if step.is_multiple_of(self.every) || step == self.steps {
             let n = count as f64;
             sum.loss /= n;
             sum.grad_norm /= n;
@@ -64,7 +77,6 @@ impl Curve {
         } else {
             self.pending = Some((sum, count));
         }
-        Ok(())
     }
 
     /// One f64 tensor per column; the sums of an unfinished point follow as a last row, `count` tells of it.
@@ -140,5 +152,16 @@ mod tests {
         assert_eq!(whole.points[0].step, 3);
         assert_eq!(whole.points.last().unwrap().step, steps);
         assert_eq!(whole.points[0].parts["velocity"], (1.0 / 3.0 + 2.0 / 3.0 + 1.0) / 3.0);
+    }
+
+    #[test]
+    fn a_step_without_values_is_in_no_mean_and_ends_a_point_all_the_same() {
+        let mut curve = Curve::new(2 * POINTS);
+        curve.push(&value(1)).unwrap();
+        curve.pass(2);
+        assert_eq!(curve.points, [CurvePoint { step: 2, ..value(1) }]);
+        curve.pass(3);
+        curve.pass(4);
+        assert_eq!(curve.points.len(), 1, "there is nothing to make a point of");
     }
 }

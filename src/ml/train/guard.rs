@@ -164,6 +164,7 @@ mod tests {
             second,
             curve: Tensors::new(),
             validation: Tensors::new(),
+            scaler: Tensors::new(),
         };
         assert_eq!(of_state(&state(good())).unwrap(), None);
         let told = of_state(&state(tensors(&[("w", &[1.0, f32::INFINITY])]))).unwrap().unwrap();

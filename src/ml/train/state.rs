@@ -4,6 +4,7 @@
 use super::checkpoint::{self, Checkpoint};
 use super::curve::{Curve, CurvePoint};
 use super::guard::{self, Divergence};
+use super::scaler::Scaler;
 use super::watch::{self, ValidationPoint, Watch};
 use super::{Fit, FitConfig, Observer, Sums, Trained};
 use crate::ml::backprop::Gradients;
@@ -21,6 +22,8 @@ pub(super) struct State {
     emas: Vec<Ema>,
     pub curve: Curve,
     pub validation: Vec<ValidationPoint>,
+    /// With loss scaling.
+    pub scaler: Option<Scaler>,
     /// Steps of the newest checkpoint that is whole.
     saved: Option<u64>,
 }
@@ -34,6 +37,7 @@ impl State {
                 emas: cfg.ema_decays.iter().map(|decay| Ema::new(params, *decay)).collect::<Result<_>>()?,
                 curve: Curve::new(cfg.steps),
                 validation: vec![],
+                scaler: cfg.loss_scaling.then(Scaler::new),
                 saved: None,
             });
         };
@@ -42,21 +46,33 @@ impl State {
             bail!("the checkpoint in {} is of another model: {report}", cfg.checkpoint_dir.display());
         }
         obs.resumed(saved.step);
+        let scaler = if cfg.loss_scaling { Some(Scaler::from_tensors(&saved.scaler)?) } else { None };
+        let updates = saved.step - scaler.as_ref().map_or(0, Scaler::skipped);
         Ok(Self {
             step: saved.step,
-            optimizer: AdamW::from_tensors(params, cfg.optimizer, saved.step, &saved.first, &saved.second)?,
+            optimizer: AdamW::from_tensors(params, cfg.optimizer, updates, &saved.first, &saved.second)?,
             emas: emas_from(params, &cfg.ema_decays, &saved)?,
             curve: Curve::from_tensors(cfg.steps, &saved.curve)?,
             validation: watch::from_tensors(&saved.validation)?,
+            scaler,
             saved: Some(saved.step),
         })
     }
 
+    pub fn loss_scale(&self) -> f64 {
+        self.scaler.as_ref().map_or(1.0, Scaler::scale)
+    }
+
+    /// What brings gradients, summed over micro-batches of a scaled loss, to those of their mean.
+    fn unscaled(&self, cfg: &FitConfig) -> f64 {
+        1.0 / cfg.accumulate.max(1) as f64 / self.loss_scale()
+    }
+
     /// The step that these gradients are of, alone.
     pub fn point(&self, cfg: &FitConfig, grads: &Gradients, sums: Sums) -> Result<CurvePoint> {
-        let mean = 1.0 / cfg.accumulate.max(1) as f64;
+        let (mean, unscaled) = (1.0 / cfg.accumulate.max(1) as f64, self.unscaled(cfg));
         let parts = sums.parts.into_iter().map(|(name, v)| (name.to_string(), v * mean)).collect();
-        let (loss, grad_norm) = (sums.loss * mean, grad_norm(grads)? * mean);
+        let (loss, grad_norm) = (sums.loss * unscaled, grad_norm(grads)? * unscaled);
         Ok(CurvePoint {
             step: self.step + 1,
             loss,
@@ -66,10 +82,24 @@ impl State {
         })
     }
 
+    /// Passes over a step whose gradients overflowed in f16, and says so. It counts as a step.
+    pub fn skips(&mut self, point: &CurvePoint, obs: &dyn Observer) -> Result<bool> {
+        let Some(scaler) = &mut self.scaler else { return Ok(false) };
+        if point.grad_norm.is_finite() {
+            return Ok(false);
+        }
+        obs.log(&scaler.back_off(self.step)?);
+        self.step += 1;
+        self.curve.pass(self.step);
+        Ok(true)
+    }
+
     /// Clips, updates parameters and averages, and extends the curve.
     pub fn update(&mut self, cfg: &FitConfig, grads: &Gradients, point: &CurvePoint) -> Result<()> {
-        let mean = 1.0 / cfg.accumulate.max(1) as f64;
-        let scale = mean * clip_factor(point.grad_norm, cfg.max_grad_norm);
+        let scale = self.unscaled(cfg) * clip_factor(point.grad_norm, cfg.max_grad_norm);
+        if let Some(scaler) = &mut self.scaler {
+            scaler.grow();
+        }
         self.optimizer.config.lr = point.lr;
         self.optimizer.step(grads, scale, &mut self.emas)?;
         self.step += 1;
@@ -84,7 +114,18 @@ impl State {
             further.extend(tensors.into_iter().map(|(name, t)| (format!("{i}/{name}"), t)));
         }
         let (curve, validation) = (self.curve.to_tensors()?, watch::to_tensors(&self.validation)?);
-        Ok(Checkpoint { step: self.step, model: params.tensors(), ema, further, first, second, curve, validation })
+        let scaler = self.scaler.as_ref().map_or_else(|| Ok(Tensors::new()), Scaler::to_tensors)?;
+        Ok(Checkpoint {
+            step: self.step,
+            model: params.tensors(),
+            ema,
+            further,
+            first,
+            second,
+            curve,
+            validation,
+            scaler,
+        })
     }
 
     pub fn finish(self, params: &ParamSet) -> Result<Trained> {

@@ -43,7 +43,11 @@ impl Merge {
         let bases: Vec<&String> = trials.first().map(|t| t.stages.keys().collect()).unwrap_or_default();
         let mut names: HashMap<StageId, String> = HashMap::new();
         for base in bases {
-            let nodes: Vec<StageId> = trials.iter().map(|t| t.stages[base]).collect();
+            // A stage from outside of the pipeline may be in some trials only. It is the same in all of them.
+            let Some(nodes) = trials.iter().map(|t| t.stages.get(base).copied()).collect::<Option<Vec<StageId>>>()
+            else {
+                continue;
+            };
             let reaches =
                 |dim: &usize| grid.iter().enumerate().any(|(i, p)| nodes[i] != nodes[i - p[*dim] * strides[*dim]]);
             let dims: Vec<usize> = (0..axes.len()).filter(reaches).collect();

@@ -92,6 +92,7 @@ fn expand(spec: &Spec, overrides: &Overrides, given: &[String]) -> Result<SweepP
     let grid = grid(&axes)?;
     let mut merge = Merge::default();
     let mut trials = Vec::with_capacity(grid.len());
+    let mut files = spec.digests();
     for place in &grid {
         let points: Vec<&Point> = axes.iter().zip(place).map(|(axis, i)| &axis.points[*i]).collect();
         let labels: Vec<String> = points.iter().map(|p| p.label.clone()).collect();
@@ -99,13 +100,14 @@ fn expand(spec: &Spec, overrides: &Overrides, given: &[String]) -> Result<SweepP
         let stated = || points.iter().flat_map(|p| &p.settings);
         let settings: Vec<Setting> = stated().map(|(_, _, setting)| setting.clone()).collect();
         let pipeline = spec.resolve(overrides, &settings).map_err(|e| e.within(&format!("trial `{name}`")))?;
+        files.extend(pipeline.files.iter().filter(|f| !files.contains(f)).cloned().collect::<Vec<_>>());
         let settings = stated().map(|(key, value, _)| (key.clone(), value.clone())).collect();
         trials.push(Trial { name, labels, settings, stages: merge.add(pipeline) });
     }
     let pipeline = Pipeline {
         name: spec.name.clone(),
         file: spec.file.clone(),
-        files: spec.digests(),
+        files,
         stages: merge.named(&axes, &grid, &trials),
     };
     Ok(SweepPlan { axes, trials, pipeline, rules: rule::stated(spec)? })

@@ -3,6 +3,7 @@
 use super::tables::timestep_sinusoid;
 use super::{SiTConfig, TABLE, ZERO};
 use crate::ml::nn::{self, Linear};
+use crate::ml::precision::Precision;
 use crate::ml::weights::xavier_uniform;
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
@@ -49,8 +50,9 @@ impl TimeEmbed {
         })
     }
 
-    pub fn forward(&self, t: &Tensor) -> Result<Tensor> {
-        let wave = timestep_sinusoid(t, SINUSOID)?;
+    /// `t` in f32: a time in half precision would be one of few.
+    pub fn forward(&self, t: &Tensor, precision: Precision) -> Result<Tensor> {
+        let wave = precision.lower(&timestep_sinusoid(t, SINUSOID)?)?;
         self.layers[1].forward(&nn::silu(&self.layers[0].forward(&wave)?)?)
     }
 }
