@@ -72,6 +72,7 @@ impl Toy {
             log_every: 1000,
             checkpoint_dir: dir.path().to_path_buf(),
             keep: Keep::default(),
+            loss_scaling: false,
             samples: 3,
         };
         Self { params, w, dir, cfg }

@@ -5,7 +5,8 @@ use crate::support::golden;
 use crate::support::space::Space;
 use candle_core::{DType, Device, Tensor};
 use erw::ml::data::packed::PackedWriter;
-use erw::ml::models::sit::{SiT, SiTConfig};
+use erw::ml::models::projector::ProjectorKind;
+use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
 use erw::ml::rng::{self, Purpose};
 use erw::ml::weights::{self, ParamSet, Tensors};
 use serde_json::json;
@@ -98,7 +99,9 @@ fn warmed(space: &Space, name: &str) -> Tensors {
         class_dropout: 0.1,
         z_dims: vec![10],
         projector_dim: 8,
-        encoder_depth: 1,
+        encoder_depth: vec![1],
+        mlp: MlpKind::Gelu,
+        projector: ProjectorKind::Mlp,
         rope: true,
         qk_norm: false,
         warmup_depth: Some(1),

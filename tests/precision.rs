@@ -161,6 +161,7 @@ fn train(cfg: &FitConfig, overflows: &[u64], stopper: &Stopper) -> Result<Option
     Ok(match fit {
         Fit::Done(trained) => Some(trained),
         Fit::Stopped => None,
+        Fit::Diverged(d) => panic!("{}", d.what),
     })
 }
 
