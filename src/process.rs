@@ -5,6 +5,7 @@
 pub fn tune(trains: bool) {
     if trains {
         keep_freed_memory();
+        join_the_pool();
     } else {
         share_freed_memory();
     }
@@ -21,6 +22,18 @@ fn keep_freed_memory() {
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
         libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+    }
+}
+
+/// Makes the calling thread one of the pool's. Otherwise it sleeps while the pool works and must be woken after every
+/// product, hundreds of times a step. Not where it would be the only one: a thread that prepares data asks the pool
+/// too, and would wait for one that waits for it.
+fn join_the_pool() {
+    let wanted = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+    let threads = wanted.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    if threads > 1 {
+        // Fails only if there is a pool already, which is as good.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
     }
 }
 

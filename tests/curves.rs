@@ -7,8 +7,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What a training measures at a step, and how fast it is.
-const TITLES: [&str; 8] =
-    ["loss", "alignment", "alignment_weight", "velocity", "grad_norm", "lr", "steps_per_s", "data_wait"];
+const TITLES: [&str; 9] = [
+    "loss",
+    "alignment",
+    "alignment_weight",
+    "velocity",
+    "grad_norm",
+    "lr",
+    "steps_per_s",
+    "samples_per_s",
+    "data_wait",
+];
 
 /// CRC-32C bit by bit, masked as TFRecord has it.
 fn masked_crc(data: &[u8]) -> u32 {

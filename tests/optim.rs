@@ -72,7 +72,7 @@ fn three_steps(g: &Golden, decay: f64, fused: bool) {
         logs.extend([velocity.to_scalar::<f32>().unwrap(), align.to_scalar::<f32>().unwrap(), norm as f32]);
     }
     g.assert_close("step logs", &Tensor::from_vec(logs, (3, 3), &CPU).unwrap(), &g.get("out/step_logs"), "after");
-    let averages = ema.tensors(&params).unwrap();
+    let averages = ema.tensors();
     for (name, var) in params.vars() {
         let compare = |what: &str, got: &Tensor| {
             if let Some(want) = g.tensors.get(&format!("{what}/{name}")) {
@@ -112,14 +112,14 @@ fn saved_moments_continue_exactly() {
         let mut ema = Ema::new(&params, 0.9).unwrap();
         for step in 0..6 {
             if cut && step == 3 {
-                let (first, second) = optimizer.moments(&params).unwrap();
-                optimizer = AdamW::from_tensors(&params, SMALL, 3, &first, &second).unwrap();
-                ema = Ema::from_tensors(&params, 0.9, &ema.tensors(&params).unwrap()).unwrap();
+                let (mut first, mut second) = optimizer.moments();
+                optimizer = AdamW::from_tensors(&params, SMALL, 3, &mut first, &mut second).unwrap();
+                ema = Ema::from_tensors(&params, 0.9, &mut ema.tensors()).unwrap();
             }
             optimizer.step(&grads, 1.0, std::slice::from_mut(&mut ema)).unwrap();
         }
         let mut all: Vec<f32> = vec![];
-        for t in params.tensors().into_values().chain(ema.tensors(&params).unwrap().into_values()) {
+        for t in params.tensors().into_values().chain(ema.tensors().into_values()) {
             all.extend(t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
         }
         all
@@ -130,9 +130,9 @@ fn saved_moments_continue_exactly() {
 #[test]
 fn moments_of_another_model_are_refused() {
     let (params, _) = small();
-    let (mut first, second) = AdamW::new(&params, SMALL).unwrap().moments(&params).unwrap();
+    let (mut first, mut second) = AdamW::new(&params, SMALL).unwrap().moments();
     first.remove("b");
-    let error = AdamW::from_tensors(&params, SMALL, 3, &first, &second).unwrap_err().to_string();
+    let error = AdamW::from_tensors(&params, SMALL, 3, &mut first, &mut second).unwrap_err().to_string();
     assert!(error.contains("parameter b"), "{error}");
 }
 

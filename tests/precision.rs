@@ -4,6 +4,7 @@ use crate::sit::{scramble, tiny};
 use crate::training::{Stopper, Toy, bits, config};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::Module;
+use erw::ml::backprop::gradients;
 use erw::ml::loss;
 use erw::ml::models::sit::SiT;
 use erw::ml::nn::{self, plain};
@@ -42,10 +43,10 @@ fn results(precision: Precision) -> Tensors {
     let (t, y) = (Tensor::new(&[0.1f32, 0.5, 0.9], &CPU).unwrap(), Tensor::new(&[0u32, 3, 5], &CPU).unwrap());
     let (velocity, z) = model.forward(&x, &t, &y).unwrap();
     let loss = (loss::velocity(&velocity, &x).unwrap() + loss::alignment(&[features], &z).unwrap()).unwrap();
-    let grads = loss.backward().unwrap();
+    let grads = gradients(&params, &loss).unwrap();
     let mut all = Tensors::from([("velocity".into(), velocity), ("projection".into(), z[0].clone())]);
-    for (name, var) in params.vars() {
-        let grad = grads.get(&var).unwrap_or_else(|| panic!("no gradient reaches {name}"));
+    for (name, _) in params.vars() {
+        let grad = grads.get(&name).unwrap_or_else(|| panic!("no gradient reaches {name}"));
         all.insert(name, grad.clone());
     }
     all
@@ -237,7 +238,7 @@ fn a_training_with_skipped_steps_resumes_to_the_same_bits() {
     assert_eq!(whole.curve, resumed.curve);
     assert_eq!(whole.curve.iter().map(|p| p.step).collect::<Vec<_>>(), [1, 3, 5, 6, 8]);
     let heard = heard.heard.borrow();
-    assert_eq!(heard.last().unwrap(), "4 of 9 steps skipped, whose gradients overflowed in f16");
+    assert!(heard.contains(&"4 of 9 steps skipped, whose gradients overflowed in f16".to_string()), "{heard:?}");
     assert!(heard.contains(&"loss_scale 3".to_string()), "{heard:?}");
 }
 

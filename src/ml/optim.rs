@@ -5,13 +5,11 @@
 //! candle-nn's optimiser keeps its moments private, which makes an exact resume impossible.
 
 use super::backprop::{Gradient, Gradients};
-use super::ema::{Buffer, Ema, is_fused, to_tensors};
+use super::ema::{Ema, state_of};
 use super::kernels::adamw::{self, Mix};
 use super::weights::{ParamSet, Tensors};
 use candle_core::{DType, Result, Tensor, Var, bail};
 use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,103 +45,71 @@ impl Decay {
     }
 }
 
-#[derive(Debug, Clone)]
-struct Moments {
-    first: Buffer,
-    second: Buffer,
-}
-
 /// The optimiser and its state.
 #[derive(Debug, Clone)]
 pub struct AdamW {
     pub config: AdamWConfig,
     /// Updates done.
     step: u64,
-    moments: BTreeMap<String, Moments>,
+    first: Tensors,
+    second: Tensors,
+    /// Not candle's own operations where there are others.
+    fused: bool,
 }
 
 impl AdamW {
     /// Zero moments for every parameter.
     pub fn new(params: &ParamSet, config: AdamWConfig) -> Result<Self> {
-        Self::zeroed(params, config, is_fused)
+        let zeros =
+            || params.vars().into_iter().map(|(name, var)| Ok((name, var.zeros_like()?))).collect::<Result<_>>();
+        Ok(Self { config, step: 0, first: zeros()?, second: zeros()?, fused: true })
     }
 
     /// Like [`AdamW::new`], but with the plain-candle update everywhere.
     pub fn new_plain(params: &ParamSet, config: AdamWConfig) -> Result<Self> {
-        Self::zeroed(params, config, |_| false)
+        Ok(Self { fused: false, ..Self::new(params, config)? })
     }
 
-    /// Continues after `step` updates from saved moments; every parameter must be there.
+    /// Continues after `step` updates from saved moments, which it takes out; every parameter must be there.
     pub fn from_tensors(
         params: &ParamSet,
         config: AdamWConfig,
         step: u64,
-        first: &Tensors,
-        second: &Tensors,
+        first: &mut Tensors,
+        second: &mut Tensors,
     ) -> Result<Self> {
-        let moments = params
-            .vars()
-            .into_iter()
-            .map(|(name, var)| {
-                let buffer = |saved: &Tensors| match saved.get(&name) {
-                    Some(t) if t.shape() == var.shape() => Buffer::copy_of(&t.to_device(var.device())?, is_fused(&var)),
-                    _ => bail!("the saved moments have no tensor of the shape of parameter {name}"),
-                };
-                let moments = Moments { first: buffer(first)?, second: buffer(second)? };
-                Ok((name, moments))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { config, step, moments })
+        let (first, second) = (state_of(params, first, "moments")?, state_of(params, second, "moments")?);
+        Ok(Self { config, step, first, second, fused: true })
     }
 
-    fn zeroed(params: &ParamSet, config: AdamWConfig, fused: impl Fn(&Tensor) -> bool) -> Result<Self> {
-        let moments = params
-            .vars()
-            .into_iter()
-            .map(|(name, var)| {
-                let zero = Buffer::copy_of(&var.zeros_like()?, fused(&var))?;
-                Ok((name, Moments { first: zero.clone(), second: zero }))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { config, step: 0, moments })
-    }
-
-    /// First and second moments by parameter name.
-    pub fn moments(&self, params: &ParamSet) -> Result<(Tensors, Tensors)> {
-        let of = |pick: fn(&Moments) -> &Buffer| {
-            let buffers = self.moments.iter().map(|(k, m)| (k.clone(), pick(m).clone())).collect();
-            to_tensors(&buffers, params)
-        };
-        Ok((of(|m| &m.first)?, of(|m| &m.second)?))
+    /// First and second moments by parameter name. They share memory with those that are updated.
+    pub fn moments(&self) -> (Tensors, Tensors) {
+        (self.first.clone(), self.second.clone())
     }
 
     /// One update of every parameter with gradients multiplied by `grad_scale`, then of the averages, at least one.
     pub fn step(&mut self, grads: &Gradients, grad_scale: f64, emas: &mut [Ema]) -> Result<()> {
-        let Some((ema, further)) = emas.split_first_mut() else { bail!("the optimiser keeps at least one average") };
+        let Some(ema) = emas.first() else { bail!("the optimiser keeps at least one average") };
         self.step += 1;
         let coefficients = self.coefficients(grad_scale, ema.decay);
         for (name, var, grad) in grads.iter() {
-            let (Some(m), Some(e)) = (self.moments.get_mut(name), ema.values.get_mut(name)) else {
+            let (Some(m), Some(v)) = (self.first.get_mut(name), self.second.get_mut(name)) else {
                 bail!("parameter {name} joined after the optimiser was made")
             };
-            let further = buffers_of(further, name)?;
+            let mut averages = averages_of(emas, name)?;
             let mut c = coefficients;
             if !self.config.decay.takes(name, var.rank()) {
                 c.decay = 1.0;
             }
-            match (grad, &mut m.first, &mut m.second, e) {
-                (Gradient::Host(grad), Buffer::Host(first), Buffer::Host(second), Buffer::Host(ema)) => {
-                    let further = further.into_iter().map(|(mix, b)| Ok((mix, b.host()?))).collect::<Result<_>>()?;
-                    let state = RefCell::new(adamw::State { first, second, ema, further });
-                    var.inplace_op1(&adamw::Update { grad, state, coefficients: c })?;
+            match (grad, averages.as_slice()) {
+                (Gradient::Host(grad), [(_, ema), further @ ..]) if self.fused => {
+                    let further: Vec<(Mix, &Tensor)> = further.iter().map(|(mix, e)| (*mix, &**e)).collect();
+                    adamw::step(var, grad, [m, v, ema], &further, c)?;
                 }
-                (grad, first, second, ema) => {
-                    let (mut m, mut v) = (first.to_tensor(var)?, second.to_tensor(var)?);
-                    plain_update(var, &grad.to_tensor(var)?, [&mut m, &mut v], c)?;
-                    (*first, *second) = (Buffer::Tensor(m), Buffer::Tensor(v));
-                    for (mix, average) in std::iter::once((c.ema, ema)).chain(further) {
-                        let e = plain_mix(&average.to_tensor(var)?, &var.as_detached_tensor(), mix)?;
-                        *average = Buffer::copy_of(&e, matches!(average, Buffer::Host(_)))?;
+                _ => {
+                    plain_update(var, &grad.to_tensor(var)?, [m, v], c)?;
+                    for (mix, average) in &mut averages {
+                        **average = plain_mix(average, &var.as_detached_tensor(), *mix)?;
                     }
                 }
             }
@@ -168,12 +134,12 @@ impl AdamW {
 }
 
 /// The averages of a parameter, each with its decay.
-fn buffers_of<'a>(emas: &'a mut [Ema], name: &str) -> Result<Vec<(Mix, &'a mut Buffer)>> {
-    let buffer = |ema: &'a mut Ema| match ema.values.get_mut(name) {
-        Some(buffer) => Ok((Mix::new(ema.decay), buffer)),
+fn averages_of<'a>(emas: &'a mut [Ema], name: &str) -> Result<Vec<(Mix, &'a mut Tensor)>> {
+    let average = |ema: &'a mut Ema| match ema.values.get_mut(name) {
+        Some(tensor) => Ok((Mix::new(ema.decay), tensor)),
         None => bail!("parameter {name} has no average"),
     };
-    emas.iter_mut().map(buffer).collect()
+    emas.iter_mut().map(average).collect()
 }
 
 /// keep old + add new

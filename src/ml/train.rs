@@ -179,7 +179,7 @@ pub fn fit_watched(
         if stop {
             return Ok(Fit::Stopped);
         }
-        state.show(params, cfg, watch)?;
+        state.show(cfg, watch)?;
     }
     if let Some(what) = guard::of_state(&state.snapshot(params)?)? {
         return Ok(state.diverged(what, cfg));

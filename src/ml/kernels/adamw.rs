@@ -1,10 +1,9 @@
 //! One pass over memory for clipping, AdamW and the moving averages of the weights.
 
 use super::simd::{simd, sum};
-use super::slice;
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, bail};
+use super::with_all_mut;
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
-use std::cell::RefCell;
 
 const CHUNK: usize = 32 * 1024;
 
@@ -72,15 +71,6 @@ pub fn sum_of_squares(x: &[f32]) -> f64 {
     parts.into_iter().sum()
 }
 
-/// What belongs to one parameter besides its value and gradient.
-pub struct State<'a> {
-    pub first: &'a mut [f32],
-    pub second: &'a mut [f32],
-    pub ema: &'a mut [f32],
-    /// Averages with other decays.
-    pub further: Vec<(Mix, &'a mut [f32])>,
-}
-
 /// Averages of `n` numbers, all of the first chunk first.
 fn chunks_of_all<'a>(averages: &'a mut [(Mix, &mut [f32])], n: usize) -> Vec<Vec<(Mix, &'a mut [f32])>> {
     let mut all: Vec<Vec<_>> = (0..n.div_ceil(CHUNK)).map(|_| vec![]).collect();
@@ -92,41 +82,38 @@ fn chunks_of_all<'a>(averages: &'a mut [(Mix, &mut [f32])], n: usize) -> Vec<Vec
     all
 }
 
-/// Updates a parameter in place. The state is behind a cell because candle hands the operation out shared.
-pub struct Update<'g, 's> {
-    pub grad: &'g [f32],
-    pub state: RefCell<State<'s>>,
-    pub coefficients: Coefficients,
-}
-
-impl InplaceOp1 for Update<'_, '_> {
-    fn name(&self) -> &'static str {
-        "adamw"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let n = slice(storage, layout)?.len();
-        let (CpuStorage::F32(data), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
-            bail!("adamw updates contiguous f32 parameters")
-        };
-        let (mut state, c) = (self.state.borrow_mut(), self.coefficients);
-        let lengths = [self.grad.len(), state.first.len(), state.second.len(), state.ema.len()];
-        if lengths != [n; 4] || state.further.iter().any(|(_, e)| e.len() != n) {
+/// One update of a parameter, its two moments, its average, and averages with other decays: all of the parameter's
+/// shape, changed in place.
+pub fn step(
+    param: &Tensor,
+    grad: &[f32],
+    [first, second, ema]: [&Tensor; 3],
+    further: &[(Mix, &Tensor)],
+    c: Coefficients,
+) -> Result<()> {
+    let tensors: Vec<&Tensor> =
+        [param, first, second, ema].into_iter().chain(further.iter().map(|(_, e)| *e)).collect();
+    with_all_mut(&tensors, |numbers| {
+        let n = grad.len();
+        if numbers.iter().any(|x| x.len() != n) {
             bail!("adamw given a gradient or a state of another length than the parameter");
         }
-        let State { first, second, ema, further } = &mut *state;
-        let further = chunks_of_all(further, n);
-        data[start..end]
-            .par_chunks_mut(CHUNK)
-            .zip(self.grad.par_chunks(CHUNK))
-            .zip(first.par_chunks_mut(CHUNK))
-            .zip(second.par_chunks_mut(CHUNK))
-            .zip(ema.par_chunks_mut(CHUNK))
-            .zip(further)
+        let mut numbers = numbers.into_iter();
+        let (Some(p), Some(m), Some(v), Some(e)) = (numbers.next(), numbers.next(), numbers.next(), numbers.next())
+        else {
+            bail!("adamw without a state")
+        };
+        let mut further: Vec<(Mix, &mut [f32])> = further.iter().map(|(mix, _)| *mix).zip(numbers).collect();
+        p.par_chunks_mut(CHUNK)
+            .zip(grad.par_chunks(CHUNK))
+            .zip(m.par_chunks_mut(CHUNK))
+            .zip(v.par_chunks_mut(CHUNK))
+            .zip(e.par_chunks_mut(CHUNK))
+            .zip(chunks_of_all(&mut further, n))
             .for_each(|(((((p, g), m), v), e), further)| {
                 update(p, g, m, v, e, c);
                 further.into_iter().for_each(|(mix, e)| average(e, p, mix));
             });
         Ok(())
-    }
+    })
 }

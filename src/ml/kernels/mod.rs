@@ -29,7 +29,8 @@ pub mod simd;
 pub mod swiglu;
 pub mod upsample;
 
-use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
+use std::cell::Cell;
 
 /// Whether the fused loops can take these tensors: all f32 in main memory.
 pub fn suits(tensors: &[&Tensor]) -> bool {
@@ -65,6 +66,47 @@ pub fn with_all<R>(tensors: &[&Tensor], f: impl FnOnce(&[&[f32]]) -> Result<R>) 
         })
         .collect::<Result<_>>()?;
     f(&slices)
+}
+
+/// Runs `f` on the numbers of contiguous f32 tensors in main memory, which it may change; every tensor that shares their
+/// storage sees it.
+pub fn with_all_mut<R>(tensors: &[&Tensor], f: impl FnOnce(Vec<&mut [f32]>) -> Result<R>) -> Result<R> {
+    fn go<R>(rest: &[&Tensor], got: Vec<&mut [f32]>, f: Function<R>) -> Result<R> {
+        let Some((first, rest)) = rest.split_first() else { return f(got) };
+        with_mut(first, |numbers| {
+            // A list anew: these live no longer than the last.
+            go(rest, got.into_iter().chain([numbers]).collect(), f)
+        })
+    }
+    type Function<'f, R> = Box<dyn FnOnce(Vec<&mut [f32]>) -> Result<R> + 'f>;
+    go(tensors, vec![], Box::new(f))
+}
+
+/// candle gives the storage out for writing to operations only.
+fn with_mut<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> Result<R>) -> Result<R> {
+    struct Write<F, R>(Cell<Option<F>>, Cell<Option<R>>);
+    impl<R, F: FnOnce(&mut [f32]) -> Result<R>> InplaceOp1 for Write<F, R> {
+        fn name(&self) -> &'static str {
+            "write"
+        }
+
+        fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+            let CpuStorage::F32(data) = storage else { bail!("fused kernels take f32 tensors") };
+            let Some((start, end)) = layout.contiguous_offsets() else {
+                bail!("fused kernels take contiguous tensors")
+            };
+            if let Some(f) = self.0.take() {
+                self.1.set(Some(f(&mut data[start..end])?));
+            }
+            Ok(())
+        }
+    }
+    let write = Write(Cell::new(Some(f)), Cell::new(None));
+    tensor.inplace_op1(&write)?;
+    match write.1.take() {
+        Some(result) => Ok(result),
+        None => bail!("a tensor was not given out for writing"),
+    }
 }
 
 /// A tensor in main memory of numbers that a kernel made.

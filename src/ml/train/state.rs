@@ -11,7 +11,7 @@ use crate::ml::backprop::Gradients;
 use crate::ml::ema::Ema;
 use crate::ml::optim::{AdamW, clip_factor, grad_norm};
 use crate::ml::weights::{ParamSet, Tensors};
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, bail};
 
 /// All that changes from step to step besides the parameters themselves.
 pub(super) struct State {
@@ -30,7 +30,7 @@ pub(super) struct State {
 
 impl State {
     pub fn open(params: &ParamSet, cfg: &FitConfig, obs: &dyn Observer) -> Result<Self> {
-        let Some(saved) = Checkpoint::latest(&cfg.checkpoint_dir, obs)? else {
+        let Some(mut saved) = Checkpoint::latest(&cfg.checkpoint_dir, obs)? else {
             return Ok(Self {
                 step: 0,
                 optimizer: AdamW::new(params, cfg.optimizer)?,
@@ -41,7 +41,7 @@ impl State {
                 saved: None,
             });
         };
-        let report = params.assign(&saved.model)?;
+        let report = params.assign(&std::mem::take(&mut saved.model))?;
         if report.loaded.len() != params.len() {
             bail!("the checkpoint in {} is of another model: {report}", cfg.checkpoint_dir.display());
         }
@@ -50,8 +50,8 @@ impl State {
         let updates = saved.step - scaler.as_ref().map_or(0, Scaler::skipped);
         Ok(Self {
             step: saved.step,
-            optimizer: AdamW::from_tensors(params, cfg.optimizer, updates, &saved.first, &saved.second)?,
-            emas: emas_from(params, &cfg.ema_decays, &saved)?,
+            optimizer: AdamW::from_tensors(params, cfg.optimizer, updates, &mut saved.first, &mut saved.second)?,
+            emas: emas_from(params, &cfg.ema_decays, &mut saved)?,
             curve: Curve::from_tensors(cfg.steps, &saved.curve)?,
             validation: watch::from_tensors(&saved.validation)?,
             scaler,
@@ -107,8 +107,8 @@ impl State {
     }
 
     pub fn snapshot(&self, params: &ParamSet) -> Result<Checkpoint> {
-        let (first, second) = self.optimizer.moments(params)?;
-        let (ema, others) = self.averages(params)?;
+        let (first, second) = self.optimizer.moments();
+        let (ema, others) = self.averages()?;
         let mut further = Tensors::new();
         for (i, (_, tensors)) in others.into_iter().enumerate() {
             further.extend(tensors.into_iter().map(|(name, t)| (format!("{i}/{name}"), t)));
@@ -129,16 +129,15 @@ impl State {
     }
 
     pub fn finish(self, params: &ParamSet) -> Result<Trained> {
-        let (ema, further) = self.averages(params)?;
+        let (ema, further) = self.averages()?;
         let (curve, validation) = (self.curve.points, self.validation);
         Ok(Trained { model: params.tensors(), ema, further, curve, validation })
     }
 
     /// The first average, and the others with their decays.
-    fn averages(&self, params: &ParamSet) -> Result<(Tensors, Vec<(f64, Tensors)>)> {
+    fn averages(&self) -> Result<(Tensors, Vec<(f64, Tensors)>)> {
         let (first, others) = self.first_average()?;
-        let others = others.iter().map(|e| Ok((e.decay, e.tensors(params)?))).collect::<Result<_>>()?;
-        Ok((first.tensors(params)?, others))
+        Ok((first.tensors(), others.iter().map(|e| (e.decay, e.tensors())).collect()))
     }
 
     fn first_average(&self) -> Result<(&Ema, &[Ema])> {
@@ -180,7 +179,7 @@ impl State {
             return Ok(());
         }
         let model = params.tensors().into_iter().map(|(name, t)| (name, t.detach())).collect();
-        let (model, ema) = (validate(&model)?, validate(&self.first_average()?.0.tensors(params)?)?);
+        let (model, ema) = (validate(&model)?, validate(&self.first_average()?.0.tensors())?);
         for (losses, set) in [(&model, ""), (&ema, "_ema")] {
             if let Some((name, value)) = losses.first() {
                 obs.metric(self.step, &format!("validation_{name}{set}"), *value);
@@ -191,10 +190,10 @@ impl State {
         Ok(())
     }
 
-    pub fn show(&self, params: &ParamSet, cfg: &FitConfig, watch: &mut Watch) -> Result<()> {
+    pub fn show(&self, cfg: &FitConfig, watch: &mut Watch) -> Result<()> {
         match &mut watch.show {
             Some((every, show)) if watch::is_due(*every, self.step, cfg.steps) => {
-                show(self.step, &self.first_average()?.0.tensors(params)?);
+                show(self.step, &self.first_average()?.0.tensors());
                 Ok(())
             }
             _ => Ok(()),
@@ -202,12 +201,14 @@ impl State {
     }
 }
 
-/// The averages of a checkpoint, in the order of the decays.
-fn emas_from(params: &ParamSet, decays: &[f64], saved: &Checkpoint) -> Result<Vec<Ema>> {
+/// The averages of a checkpoint, in the order of the decays, taken out of it.
+fn emas_from(params: &ParamSet, decays: &[f64], saved: &mut Checkpoint) -> Result<Vec<Ema>> {
     let average = |(i, decay): (usize, &f64)| {
-        let Some(i) = i.checked_sub(1) else { return Ema::from_tensors(params, *decay, &saved.ema) };
-        let own = |(name, t): (&String, &Tensor)| Some((name.strip_prefix(&format!("{i}/"))?.to_string(), t.clone()));
-        Ema::from_tensors(params, *decay, &saved.further.iter().filter_map(own).collect())
+        let Some(i) = i.checked_sub(1) else { return Ema::from_tensors(params, *decay, &mut saved.ema) };
+        let prefix = format!("{i}/");
+        let own =
+            saved.further.iter().filter_map(|(name, t)| Some((name.strip_prefix(&prefix)?.to_string(), t.clone())));
+        Ema::from_tensors(params, *decay, &mut own.collect())
     };
     decays.iter().enumerate().map(average).collect()
 }
