@@ -195,3 +195,17 @@ fn losses() {
     check("velocity loss", &|t| loss::velocity(&t[0], &t[1]), &squared, &[a.clone(), b.clone()]);
     check("cosine", &|t| loss::mean_cosine(&t[0], &t[1]), &|t| loss::plain_mean_cosine(&t[0], &t[1]), &[a, b]);
 }
+
+#[test]
+fn linear_of_few_rows() {
+    let layer = |t: &[Tensor]| nn::Linear::new(t[1].clone(), t[2].clone()).forward(&t[0]);
+    let twin = |t: &[Tensor]| plain::linear(&t[0], &t[1], &t[2]);
+    // More outputs than one task has, a tail behind the lanes, and rows that fill no pass.
+    for rows in [1, 3, 4, 9] {
+        let inputs = [normal(1, &[rows, 37]), normal(2, &[70, 37]), normal(3, &[70])];
+        check("linear of few rows", &layer, &twin, &inputs);
+        let whole = layer(&inputs).unwrap();
+        let row = layer(&[inputs[0].narrow(0, rows - 1, 1).unwrap(), inputs[1].clone(), inputs[2].clone()]).unwrap();
+        assert_eq!(max_difference(&whole.narrow(0, rows - 1, 1).unwrap(), &row), 0.0, "a row depends on the others");
+    }
+}

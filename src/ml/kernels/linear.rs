@@ -2,7 +2,7 @@
 //! straight into the buffer of its parameter.
 
 use super::matmul::{Mat, Threads, matmul};
-use super::{gradient_of, rows, slice, tensor, with_slices};
+use super::{few, gradient_of, rows, slice, tensor, with_slices};
 use crate::ml::backprop;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
@@ -77,7 +77,12 @@ impl CustomOp3 for Linear {
             bail!("linear layer of {n_out} outputs given {} biases", bias.len());
         }
         let mut y = vec![0f32; x.len() / n_in * n_out];
-        forward(x, weight, Some(bias), n_in, &mut y);
+        // One row for each sample, or one for each token: a rule that the size of a batch does not change.
+        if x_layout.dims().len() == 2 {
+            few::forward(x, weight, bias, n_in, &mut y);
+        } else {
+            forward(x, weight, Some(bias), n_in, &mut y);
+        }
         Ok((CpuStorage::F32(y), dims.into()))
     }
 

@@ -13,6 +13,7 @@ pub mod adamw;
 pub mod attention;
 pub mod block;
 pub mod conv;
+pub mod few;
 pub mod gated;
 pub mod group_norm;
 pub mod linear;
