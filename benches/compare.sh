@@ -1,19 +1,22 @@
 #!/bin/sh
-# Runs benches/networks.rs and its PyTorch twin in turns, some rounds of each, and prints the best of each with their ratio.
+# Runs a benchmark, benches/NAME.rs, and its PyTorch twin in turns, some rounds of each, and prints the best of each with
+# their ratios.
 #
-#     benches/compare.sh [CASE...]        # PYTHON=/path/to/python ROUNDS=3
+#     benches/compare.sh networks|train_step [CASE...]        # PYTHON=/path/to/python ROUNDS=3
 #
 # On a busy machine neither is worth reading.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-cargo bench --quiet --bench networks --no-run
+bench=${1:?networks or train_step}
+shift
+cargo bench --quiet --bench "$bench" --no-run
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 round=0
 while [ "$round" -lt "${ROUNDS:-3}" ]; do
-    cargo bench --quiet --bench networks -- "$@" | sed 's/^/erw /' >>"$log"
-    "$python" benches/pytorch/networks.py "$@" | sed 's/^/pytorch /' >>"$log"
+    cargo bench --quiet --bench "$bench" -- "$@" | sed 's/^/erw /' >>"$log"
+    "$python" "benches/pytorch/$bench.py" "$@" | sed 's/^/pytorch /' >>"$log"
     round=$((round + 1))
 done
 # erw CASE seconds images/s GFLOP/s matmul fraction peak, pytorch CASE seconds images/s matmul peak
@@ -26,10 +29,10 @@ awk '
         if (!($2 in seen)) { seen[$2] = 1; order[++n] = $2 }
     }
     END {
-        printf "%-12s %9s %9s %7s %12s %12s\n", "case", "erw s", "torch s", "ratio", "erw MiB", "torch MiB"
+        printf "%-18s %9s %9s %7s %12s %12s %7s\n", "case", "erw s", "torch s", "ratio", "erw MiB", "torch MiB", "ratio"
         for (i = 1; i <= n; i++) {
             e = "erw" SUBSEP order[i]; t = "pytorch" SUBSEP order[i]
-            printf "%-12s %9.2f %9.2f %7.2f %12.0f %12.0f\n", order[i], seconds[e], seconds[t],
-                seconds[e] / seconds[t], peak[e], peak[t]
+            printf "%-18s %9.3f %9.3f %7.2f %12.0f %12.0f %7.2f\n", order[i], seconds[e], seconds[t],
+                seconds[e] / seconds[t], peak[e], peak[t], peak[e] / peak[t]
         }
     }' "$log"

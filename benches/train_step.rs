@@ -1,5 +1,5 @@
 //! One step of training, of warmup and of sampling a SiT at 32 x 32 x 4, in f32; benches/pytorch/train_step.py is the same
-//! in PyTorch.
+//! in PyTorch. `checkpointed-xl/2` is the largest network at batch 1, in 14 GiB.
 //!
 //!     cargo bench --bench train_step                      # all
 //!     cargo bench --bench train_step -- sit-s/2 sit-b/2   # some
@@ -27,7 +27,7 @@ use serde_json::Value;
 use std::sync::Mutex;
 use std::time::Instant;
 
-const CASES: [&str; 5] = ["sit-s/2", "sit-b/2", "warmup-b/2", "sample-b/2", "checkpointed-b/2"];
+const CASES: [&str; 6] = ["sit-s/2", "sit-b/2", "warmup-b/2", "sample-b/2", "checkpointed-b/2", "checkpointed-xl/2"];
 const CPU: Device = Device::Cpu;
 /// Steps after the first.
 const REPEATS: u64 = 4;
@@ -40,13 +40,19 @@ fn main() {
 fn measure(case: &str) -> Result<Value> {
     let (kind, size) = case.split_once('-').unwrap();
     let name = format!("SiT-{}", size.to_uppercase());
-    let batch = if size == "s/2" { 8 } else { 4 };
+    let batch = match size {
+        "s/2" => 8,
+        "b/2" => 4,
+        _ => 1,
+    };
     let config = config(&name, kind == "warmup")?;
     let (seconds, gflop) = match kind {
-        "checkpointed" => (training(&config, batch, sit::Keep::Inputs)?, 4.0 * forward_gflop(&config, 12, true, true)),
-        "sample" => (sampling(&config, batch)?, forward_gflop(&config, 12, true, false)),
+        "checkpointed" => {
+            (training(&config, batch, sit::Keep::Inputs)?, 4.0 * forward_gflop(&config, config.depth, true, true))
+        }
+        "sample" => (sampling(&config, batch)?, forward_gflop(&config, config.depth, true, false)),
         "warmup" => (training(&config, batch, sit::Keep::Everything)?, 3.0 * forward_gflop(&config, 4, false, true)),
-        _ => (training(&config, batch, sit::Keep::Everything)?, 3.0 * forward_gflop(&config, 12, true, true)),
+        _ => (training(&config, batch, sit::Keep::Everything)?, 3.0 * forward_gflop(&config, config.depth, true, true)),
     };
     support::rated(seconds, gflop * batch as f64, Some(batch as f64 / seconds))
 }

@@ -112,7 +112,7 @@ fn metrics_by_step_are_a_table() {
         for (name, cell) in titles[2..].iter().zip(&row[2..]) {
             assert_eq!(metric(step, name), *cell, "{name} at {step}");
         }
-        let wait: f64 = row[9].parse().unwrap();
+        let wait: f64 = row[10].parse().unwrap();
         assert!((0.0..=1.0).contains(&wait), "{wait}");
     }
     // Every stage that measures, one after the other.

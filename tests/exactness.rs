@@ -76,6 +76,24 @@ fn how_often_a_training_saves_changes_no_byte() {
     assert_eq!(lines(&rarely), [5, 10, 15, 20, 22]);
 }
 
+/// The fused block, and one operation by operation.
+#[test]
+fn blocks_that_are_computed_again_change_no_byte() {
+    let space = space("");
+    for (number, mlp) in [(1, "gelu"), (3, "swiglu")] {
+        let of = |number: usize, checkpointing: &str| {
+            let set = |value: String| format!("train.{value}");
+            let network = set(format!("mlp={mlp}"));
+            variant(
+                &space,
+                number,
+                &[network, "warmup.mlp=".to_string() + mlp, set(format!("checkpointing={checkpointing}"))],
+            )
+        };
+        assert_eq!(differences(&of(number, "none"), &of(number + 1, "blocks")), [""; 0], "{mlp}");
+    }
+}
+
 #[test]
 fn threads_change_no_byte() {
     let space = space("");

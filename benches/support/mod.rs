@@ -28,7 +28,7 @@ pub fn table(cases: &[&str], unit: &str, measure: impl Fn(&str) -> Result<Value>
         std::process::exit(2);
     }
     println!(
-        "{:<16} {:>8} {unit:>9} {:>8} {:>15} {:>9} {:>9}",
+        "{:<18} {:>8} {unit:>9} {:>8} {:>15} {:>9} {:>9}",
         "case", "seconds", "GFLOP/s", "matmul GFLOP/s", "of matmul", "peak MiB"
     );
     for case in cases.iter().filter(|c| wanted.is_empty() || wanted.contains(*c)) {
@@ -38,7 +38,7 @@ pub fn table(cases: &[&str], unit: &str, measure: impl Fn(&str) -> Result<Value>
         let show = |name: &str, digits: usize| m[name].as_f64().map_or("-".into(), |x| format!("{x:.digits$}"));
         let digits = if m["per_s"].as_f64().is_some_and(|x| x < 100.0) { 2 } else { 0 };
         println!(
-            "{case:<16} {:>8} {:>9} {:>8} {:>15} {:>9} {:>9}",
+            "{case:<18} {:>8} {:>9} {:>8} {:>15} {:>9} {:>9}",
             show("seconds", 3),
             show("per_s", digits),
             show("gflops", 0),

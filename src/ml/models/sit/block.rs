@@ -105,7 +105,8 @@ impl Block {
             return x.contiguous()?.apply_op2(&modulation.contiguous()?, op);
         }
         match keep {
-            Keep::Everything => self.plain(x, &modulation, rope),
+            // A view of its own: what comes back to x from here is added up before anything else is, as below.
+            Keep::Everything => self.plain(&x.reshape(x.dims())?, &modulation, rope),
             Keep::Inputs => {
                 let (block, rope) = (self.clone(), rope.cloned());
                 checkpointed(x, &modulation, move |x, modulation| block.plain(x, modulation, rope.as_ref()))
