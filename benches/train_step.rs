@@ -3,13 +3,14 @@
 //!
 //!     cargo bench --bench train_step                      # all
 //!     cargo bench --bench train_step -- sit-s/2 sit-b/2   # some
+//!     cargo bench --bench train_step -- memory            # peak memory along 500 steps of a small network
 //!
 //! A training step is the forward and backward pass of velocity and alignment loss (one projector, 2048 wide, to 768
 //! features, behind block 4), clipping, AdamW and the moving average, as the program's own loop does them, on data in
 //! memory. Seconds are those of the fastest of some steps after a first. Operations are the matrix products of the
 //! forward pass, twice as many backward, and once more where activations are computed anew; attention's own
 //! recomputation of scores is not counted.
-#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and fails by panicking")]
 
 mod support;
 
@@ -24,17 +25,35 @@ use erw::ml::train::lr::LrSchedule;
 use erw::ml::train::{Fit, FitConfig, Keep, Observer, Silent, StepLoss, fit};
 use erw::ml::weights::{Frozen, ParamSet};
 use serde_json::Value;
-use std::sync::Mutex;
+use std::cell::RefCell;
 use std::time::Instant;
 
 const CASES: [&str; 6] = ["sit-s/2", "sit-b/2", "warmup-b/2", "sample-b/2", "checkpointed-b/2", "checkpointed-xl/2"];
 const CPU: Device = Device::Cpu;
+/// Asks for the peak memory of a small training instead.
+const MEMORY: &str = "memory";
 /// Steps after the first.
 const REPEATS: u64 = 4;
 const FEATURES: usize = 768;
 
 fn main() {
+    if std::env::args().any(|a| a == MEMORY) {
+        return memory().unwrap();
+    }
     support::table(&CASES, "samples/s", measure);
+}
+
+/// Prints the peak of resident memory after so many steps of a small training: it must not grow.
+fn memory() -> Result<()> {
+    erw::process::tune(true);
+    let config = SiTConfig { hidden: 96, depth: 4, heads: 4, ..config("SiT-S/2", false)? };
+    println!("{:>6} {:>9}", "steps", "peak MiB");
+    let watch = Watch(Box::new(|done| {
+        if [10, 50, 100, 200, 300, 400, 500].contains(&done) {
+            println!("{done:>6} {:>9.1}", support::peak_mib());
+        }
+    }));
+    train(&config, 4, 500, sit::Keep::Everything, &watch)
 }
 
 fn measure(case: &str) -> Result<Value> {
@@ -120,11 +139,11 @@ impl Data {
 }
 
 /// Hears when steps end.
-struct Watch(Mutex<Vec<Instant>>);
+struct Watch<'a>(Box<dyn Fn(u64) + 'a>);
 
-impl Observer for Watch {
-    fn progress(&self, _: u64, _: u64) {
-        self.0.lock().unwrap().push(Instant::now());
+impl Observer for Watch<'_> {
+    fn progress(&self, done: u64, _: u64) {
+        (self.0)(done);
     }
     fn metric(&self, step: u64, name: &str, value: f64) {
         Silent.metric(step, name, value);
@@ -144,6 +163,13 @@ impl Observer for Watch {
 }
 
 fn training(config: &SiTConfig, batch: usize, keep: sit::Keep) -> Result<f64> {
+    let ends = RefCell::new(vec![]);
+    let watch = Watch(Box::new(|_| ends.borrow_mut().push(Instant::now())));
+    train(config, batch, REPEATS + 1, keep, &watch)?;
+    Ok(ends.borrow().windows(2).map(|w| (w[1] - w[0]).as_secs_f64()).fold(f64::INFINITY, f64::min))
+}
+
+fn train(config: &SiTConfig, batch: usize, steps: u64, keep: sit::Keep, watch: &Watch) -> Result<()> {
     let data = Data::new(config, batch)?;
     let (params, vb) = ParamSet::init(0, DType::F32, &CPU);
     let model = SiT::new(config, vb)?.keeping(keep);
@@ -159,7 +185,7 @@ fn training(config: &SiTConfig, batch: usize, keep: sit::Keep) -> Result<f64> {
         Ok(StepLoss { loss, parts: vec![] })
     };
     let fit_config = FitConfig {
-        steps: REPEATS + 1,
+        steps,
         optimizer: AdamWConfig { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, decay: Decay::All },
         lr: LrSchedule::default(),
         max_grad_norm: 1.0,
@@ -172,10 +198,8 @@ fn training(config: &SiTConfig, batch: usize, keep: sit::Keep) -> Result<f64> {
         samples: batch,
         loss_scaling: false,
     };
-    let watch = Watch(Mutex::default());
-    let Fit::Done(_) = fit(&params, &fit_config, &watch, &mut step)? else { unreachable!("nobody stops it") };
-    let ends = watch.0.into_inner().unwrap();
-    Ok(ends.windows(2).map(|w| (w[1] - w[0]).as_secs_f64()).fold(f64::INFINITY, f64::min))
+    let Fit::Done(_) = fit(&params, &fit_config, watch, &mut step)? else { panic!("the training ended early") };
+    Ok(())
 }
 
 /// One evaluation of the velocity, as samplers do it.

@@ -5,20 +5,16 @@ through Pillow. Prints the same table.
     pip install torch torchvision timm diffusers pytorch-fid pillow numpy
     benches/pytorch/networks.py [CASE...] [--threads 2] [--repeats 3] [--flops]
 
-Each case runs in a process of its own, so that its peak memory (VmHWM) is its own, with what PyTorch's
-libraries take; that of `images` is of all its processes together. `--flops` prints the operations of one forward pass as torch counts them, from which benches/networks.rs has
+The peak memory of `images` is that of all its processes together. `--flops` prints the operations of one forward pass as torch counts them, from which benches/networks.rs has
 its numbers.
 """
-import argparse
-import json
-import math
 import multiprocessing
 import pathlib
 import resource
-import subprocess
 import sys
-import time
 from unittest import mock
+
+from harness import best, main, matmul_gflops, peak_mib
 
 IMAGES = pathlib.Path(__file__).resolve().parents[2] / "target" / "bench-images"
 
@@ -79,23 +75,6 @@ def center_crop(path):
 NETWORKS = {"dinov2-b": dinov2, "vae-encode": vae_encode, "vae-decode": vae_decode, "inception": inception}
 
 
-def best(run, repeats):
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def peak_mib():
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return math.nan
-
-
 def measure(case, threads, repeats):
     if case == "images":
         files = sorted(IMAGES.iterdir()) if IMAGES.is_dir() else []
@@ -106,15 +85,12 @@ def measure(case, threads, repeats):
             pool.close()
             pool.join()
         workers = threads * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        return dict(case=case, seconds=seconds, images=len(files), peak_mib=peak_mib() + workers)
+        return dict(seconds=seconds, count=len(files), peak_mib=peak_mib() + workers)
     import torch
     torch.set_num_threads(threads)
     with torch.inference_mode():
         seconds = best(NETWORKS[case](), repeats)
-        peak = peak_mib()
-        a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-        matmul = 2 * 2048**3 / best(lambda: a @ b, 5) / 1e9
-    return dict(case=case, seconds=seconds, peak_mib=peak, matmul_gflops=matmul)
+    return dict(seconds=seconds, peak_mib=peak_mib(), matmul_gflops=matmul_gflops())
 
 
 def flops():
@@ -126,31 +102,5 @@ def flops():
         print(f"{case:<12} {counter.get_total_flops() / 1e9:.1f} GFLOP")
 
 
-def main():
-    cases = [*NETWORKS, "images"]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(cases))
-    parser.add_argument("--threads", type=int, default=multiprocessing.cpu_count())
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--flops", action="store_true")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    unknown = set(args.cases) - set(cases)
-    if unknown:
-        parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(cases)}")
-    if args.flops:
-        return flops()
-    if args.child:
-        return print(json.dumps(measure(args.child, args.threads, args.repeats)))
-    print(f"{'case':<12} {'seconds':>8} {'images/s':>9} {'matmul GFLOP/s':>15} {'peak MiB':>9}")
-    for case in args.cases or cases:
-        command = [sys.executable, __file__, "--child", case]
-        command += ["--threads", str(args.threads), "--repeats", str(args.repeats)]
-        m = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
-        rate = f"{m['images'] / m['seconds']:.0f}" if "images" in m else "-"
-        matmul = f"{m['matmul_gflops']:.0f}" if "matmul_gflops" in m else "-"
-        print(f"{case:<12} {m['seconds']:>8.2f} {rate:>9} {matmul:>15} {m['peak_mib']:>9.0f}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__, [*NETWORKS, "images"], "images/s", measure, flops)

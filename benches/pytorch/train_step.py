@@ -6,23 +6,17 @@ pass for sampling, with random weights and data. Prints the same table.
     benches/pytorch/train_step.py [CASE...] [--threads 2] [--repeats 3]
 
 A step is what a careful user would write: autograd, clipping to norm 1, `torch.optim.AdamW` (foreach) and a moving average by
-`torch._foreach_lerp_`, in f32. Each case runs in a process of its own, so that its peak memory (VmHWM) is its own, with what
-PyTorch's libraries take.
+`torch._foreach_lerp_`, in f32.
 """
-import argparse
 import copy
-import json
 import math
-import multiprocessing
-import pathlib
-import subprocess
-import sys
-import time
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from harness import best, main, matmul_gflops, peak_mib
 
 SIZE, CHANNELS, PATCH, CLASSES, DROPOUT = 32, 4, 2, 1000, 0.1
 TAP, PROJECTOR, FEATURES = 4, 2048, 768
@@ -153,55 +147,13 @@ def sample_step(net, size):
     return step
 
 
-def best(run, repeats):
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def peak_mib():
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return math.nan
-
-
 def measure(case, threads, repeats):
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     kind, size, net = CASES[case]["kind"], CASES[case]["batch"], SiT(**CASES[case]["net"])
     seconds = best(sample_step(net, size) if kind == "sample" else train_step(kind, net, size), repeats)
-    peak = peak_mib()
-    with torch.inference_mode():
-        a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-        matmul = 2 * 2048**3 / best(lambda: a @ b, 5) / 1e9
-    return dict(seconds=seconds, samples=size, peak_mib=peak, matmul_gflops=matmul)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
-    parser.add_argument("--threads", type=int, default=multiprocessing.cpu_count())
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    unknown = set(args.cases) - set(CASES)
-    if unknown:
-        parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
-    if args.child:
-        return print(json.dumps(measure(args.child, args.threads, args.repeats)))
-    print(f"{'case':<18} {'seconds':>8} {'samples/s':>9} {'matmul GFLOP/s':>15} {'peak MiB':>9}")
-    for case in args.cases or CASES:
-        command = [sys.executable, __file__, "--child", case]
-        command += ["--threads", str(args.threads), "--repeats", str(args.repeats)]
-        m = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
-        rate = m["samples"] / m["seconds"]
-        print(f"{case:<18} {m['seconds']:>8.3f} {rate:>9.2f} {m['matmul_gflops']:>15.0f} {m['peak_mib']:>9.0f}", flush=True)
+    return dict(seconds=seconds, count=size, peak_mib=peak_mib(), matmul_gflops=matmul_gflops())
 
 
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__, list(CASES), "samples/s", measure)
