@@ -209,3 +209,23 @@ fn linear_of_few_rows() {
         assert_eq!(max_difference(&whole.narrow(0, rows - 1, 1).unwrap(), &row), 0.0, "a row depends on the others");
     }
 }
+
+/// Widths whose weights are turned, and gradients shared out over threads, give the bits of plain products.
+#[test]
+fn linear_by_other_ways_is_the_same() {
+    for (n_in, n_out) in [(1024, 70), (96, 301)] {
+        let inputs = [normal(1, &[3, 40, n_in]), normal(2, &[n_out, n_in]), normal(3, &[n_out])];
+        let layer = |t: &[Tensor]| nn::Linear::new(t[1].clone(), t[2].clone()).forward(&t[0]);
+        let twin = |t: &[Tensor]| plain::linear(&t[0], &t[1], &t[2]);
+        let (out, grads) = run(&layer, &inputs);
+        let (want, want_grads) = run(&twin, &inputs);
+        assert!(max_difference(&out, &want) < 1e-3);
+        for (g, w) in grads.iter().zip(&want_grads) {
+            assert!(max_difference(g, w) < 1e-3);
+        }
+        let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let bits = |threads| pool(threads).install(|| run(&layer, &inputs).1[1].to_vec2::<f32>().unwrap());
+        assert_eq!(bits(1), bits(2));
+        assert_eq!(bits(1), bits(4));
+    }
+}

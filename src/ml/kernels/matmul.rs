@@ -27,6 +27,14 @@ impl<'a> Mat<'a> {
         Self { data, rows, cols, row_stride, col_stride: 1 }
     }
 
+    /// `count` columns from `first`.
+    pub fn columns(self, first: usize, count: usize) -> Self {
+        assert!(first + count <= self.cols, "columns past the end of a matrix");
+        // Of no rows, there is nothing to skip.
+        let skipped = (first * self.col_stride).min(self.data.len());
+        Self { data: &self.data[skipped..], cols: count, ..self }
+    }
+
     /// The transpose, without moving anything.
     pub fn t(self) -> Self {
         Self {
