@@ -3,7 +3,9 @@
 
 use super::alignment::{Alignment, check_pairs_of_batch};
 use super::averages;
-use super::examples::{Architecture, Batch, CUSTOM, Depths, Draw, Examples, TrainingNote, write_artifact};
+use super::examples::{
+    Architecture, Batch, CUSTOM, Depths, Draw, Examples, TrainingNote, write_artifact, write_snapshots,
+};
 use super::feature_source::Mode;
 use super::hand_over::take_over;
 use super::preview::Preview;
@@ -20,7 +22,7 @@ use crate::ml::path::{Path as NoisePath, TimeDistribution};
 use crate::ml::precision::Precision;
 use crate::ml::prefetch::Place;
 use crate::ml::rng::{self, Purpose};
-use crate::ml::train::{FitConfig, StepLoss, Trained, Watch};
+use crate::ml::train::{FitConfig, Snapshots, StepLoss, Trained, Watch};
 use crate::ml::weights::{ParamSet, Tensors};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
@@ -51,6 +53,8 @@ struct Params {
     dispersive: f64,
     dispersive_depth: Option<usize>,
     dispersive_temperature: f64,
+    /// Steps after which the averaged weights are kept.
+    snapshots: Vec<u64>,
     flip: f64,
     batch: usize,
     accumulate: usize,
@@ -143,6 +147,7 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
         check_pairs_of_batch("dispersive", p.batch, p.accumulate)?;
     }
     p.optimization.check()?;
+    averages::check_steps(&p.snapshots, p.optimization.steps)?;
     averages::check("init_weights", &p.init_weights)?;
     p.architecture.check(p.depths()?)
 }
@@ -171,11 +176,14 @@ fn run(attempt: &Attempt) -> Result<()> {
     let cfg = p.fit(attempt)?;
     write_json(&attempt.checkpoint_dir().join(CONFIG_FILE), &config)?;
     let (make, step_loss) = (|place| training.prepare(place), |step, noised| training.loss(step, noised));
-    let trained = trainer::train(attempt, &params, &cfg, &mut watch(attempt, &training)?, &make, &step_loss)?;
+    let snapshots = Snapshots { dir: attempt.checkpoint_dir().join("snapshots"), steps: p.snapshots.clone() };
+    let mut watch = Watch { snapshots: Some(snapshots.clone()), ..watch(attempt, &training)? };
+    let trained = trainer::train(attempt, &params, &cfg, &mut watch, &make, &step_loss)?;
     report(attempt, &trained, loaded);
     let out = attempt.output("sit");
     let note = TrainingNote { resolved, ..examples.note(p.path) };
     write_artifact(&out, &model, &trained, &note)?;
+    write_snapshots(&out, &model, &snapshots)?;
     validation::write(attempt, &out, &trained, "velocity")
 }
 

@@ -191,6 +191,12 @@ impl State {
         Ok(())
     }
 
+    /// Keeps the first average if that of this step is wanted. A full disk is an error: it is part of the result.
+    pub fn keep_average(&self, params: &ParamSet, watch: &Watch) -> Result<()> {
+        let average = || self.first_average()?.0.tensors(params);
+        watch.snapshots.as_ref().map_or(Ok(()), |s| s.keep(self.step, average))
+    }
+
     pub fn show(&self, params: &ParamSet, cfg: &FitConfig, watch: &mut Watch) -> Result<()> {
         match &mut watch.show {
             Some((every, show)) if watch::is_due(*every, self.step, cfg.steps) => {
