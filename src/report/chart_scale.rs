@@ -12,7 +12,7 @@ pub struct Scale {
 
 /// A logarithmic scale is taken where the greatest number is more than this times the least, and the least is positive:
 /// on a linear one all but the first points of a curve that falls so far would look alike.
-const LOG_FROM: f64 = 20.0;
+const LOG_FROM: f64 = 10.0;
 /// Labels along an axis, about.
 const LABELS: f64 = 5.0;
 
