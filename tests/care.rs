@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::Init;
 use erw::ml::optim::{AdamWConfig, Decay};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::{Divergence, Fit, FitConfig, Keep, Observer, StepLoss, Trained, Watch, fit_watched};
+use erw::ml::train::{Divergence, Fit, FitConfig, Keep, Observer, Snapshots, StepLoss, Trained, Watch, fit_watched};
 use erw::ml::weights::{self, ParamSet};
 use std::cell::RefCell;
 use std::path::Path;
@@ -215,6 +215,23 @@ fn a_full_disk_leaves_the_older_checkpoint() {
 }
 
 #[test]
+fn a_full_disk_is_an_error_for_averages_to_keep() {
+    let mut toy = Toy::new(7);
+    let Some(disk) = Disk::mount(toy.dir.path().join("disk"), "size=1m") else { return };
+    toy.cfg.checkpoint_every = 0;
+    let snapshots = Snapshots { dir: toy.dir.path().join("disk"), steps: vec![3] };
+    let mut watch = Watch { snapshots: Some(snapshots.clone()), ..Watch::default() };
+    disk.fill();
+    let error = erw::error::Error::from(toy.fit(&Notes::default(), &mut watch, |_| 1.0).err().unwrap());
+    assert_eq!(error.message, "the averages of step 3 cannot be kept");
+    assert!(error.causes[0].contains("No space left on device"), "{error}");
+    std::fs::remove_file(toy.dir.path().join("disk/filler")).unwrap();
+    let toy = toy.again();
+    done(toy.fit(&Notes::default(), &mut watch, |_| 1.0).unwrap());
+    snapshots.load(3).unwrap();
+}
+
+#[test]
 fn what_a_kill_left_of_a_checkpoint_takes_no_room_for_ever() {
     let toy = Toy::new(3);
     for name in [".tmpAbCd12", "step-000000000002.tmp", "config.json"] {
@@ -235,7 +252,7 @@ fn looking_on_changes_no_bit_and_is_the_same_after_a_resume() {
             assert!(weights.contains_key("w"));
             looks.borrow_mut().push(step);
         };
-        Watch { validate: Some((3, Box::new(validate))), show: Some((4, Box::new(show))) }
+        Watch { validate: Some((3, Box::new(validate))), show: Some((4, Box::new(show))), snapshots: None }
     }
     let plain = Toy::new(10).finish();
     assert_eq!(plain.validation, []);

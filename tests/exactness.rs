@@ -20,15 +20,17 @@ const MOST: u64 = 8;
 #[test]
 fn killed_at_ten_random_steps_a_training_ends_with_the_same_bytes() {
     let mut dice = Dice::new();
-    let calm = made(&space(""), "cache", &[], "train");
-    let names: Vec<&String> = calm.keys().collect();
+    let kept = "train.snapshots=[1, 3, 8, 29, 57, 100]";
+    let calm = made(&space(""), "cache", &["--set", kept], "train");
+    let (steps, names): (Vec<&str>, Vec<&str>) = calm.keys().map(String::as_str).partition(|name| name.contains('@'));
+    assert_eq!(steps, [1, 100, 29, 3, 57, 8].map(|k| format!("ema@{k}.safetensors")));
     let expected =
         ["config.json", "curve.jsonl", "ema.safetensors", "metrics.jsonl", "model.safetensors", "training.json"];
     assert_eq!(names, expected);
     assert_eq!(lines(&calm), (1..=100).collect::<Vec<_>>());
 
     let space = space("");
-    let watched = ["--set", "train.tensorboard=curves"];
+    let watched = ["--set", "train.tensorboard=curves", "--set", kept];
     for _ in 0..KILLS {
         let mut run = Running::start(command(&space, "cache", &watched));
         let (heard, wanted) = (Cell::new(0), 1 + dice.below(MOST));
@@ -56,7 +58,8 @@ fn lines(made: &Made) -> Vec<u64> {
 
 /// In a cache of its own.
 fn variant(space: &Space, number: usize, sets: &[String]) -> Made {
-    let sets = ["train.steps=22".to_string()].into_iter().chain(sets.iter().cloned());
+    let sets =
+        ["train.steps=22".to_string(), "train.snapshots=[1, 7, 20]".into()].into_iter().chain(sets.iter().cloned());
     let args: Vec<String> = sets.flat_map(|set| ["--set".to_string(), set]).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     made(space, &format!("cache{number}"), &args, "train")

@@ -4,6 +4,7 @@
 mod support;
 
 mod adversity;
+mod averages;
 mod bad_input;
 mod block;
 mod care;
@@ -38,6 +39,7 @@ mod metrics;
 mod online;
 mod optim;
 mod phases;
+mod plot;
 mod precision;
 mod recipes;
 mod remote;

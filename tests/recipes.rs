@@ -174,21 +174,70 @@ fn recipes_differ_where_the_methods_do() {
 fn the_ablation_shares_what_it_can_and_spends_equally() {
     let plan = SweepPlan::load(&shipped().join("ablation.toml"), KINDS, &Overrides::default()).unwrap();
     let names: BTreeSet<&str> = plan.pipeline.stages.iter().map(|s| s.name.as_str()).collect();
-    for shared in ["images", "vae", "encoder", "latents", "features", "classifier", "warmup"] {
+    for shared in ["images", "vae", "encoder", "latents", "features", "classifier"] {
         assert!(names.contains(shared) && !names.iter().any(|n| n.starts_with(&format!("{shared}@"))), "{names:?}");
     }
-    let budget = |trial: &erw::runner::sweep::Trial| {
-        let train = plan.pipeline.stage(trial.stages["train"]);
-        let int = |s: &Stage, key: &str| s.params[key].as_f64().unwrap();
+    assert_eq!(names.iter().filter(|n| n.starts_with("warmup")).count(), 3, "one a seed: {names:?}");
+    let named = |kind: &str| plan.trials.iter().filter(|t| t.name.starts_with(kind)).count();
+    assert_eq!([named("sit,"), named("repa,"), named("erw,")], [3, 3, 3]);
+    for trial in &plan.trials {
+        let stage = |base: &str| plan.pipeline.stage(trial.stages[base]);
+        let train = stage("train");
+        let cost = Cost::of(train);
         let warmed = train.inputs.get("init").map_or(0.0, |edge| {
             let warmup = plan.pipeline.stage(edge.from);
-            int(warmup, "steps") * int(warmup, "depth") / int(warmup, "blocks")
+            assert_eq!(warmup.params["seed"], train.params["seed"]);
+            warmup.params["steps"].as_f64().unwrap() * cost.warmup(warmup.params["depth"].as_f64().unwrap())
         });
-        warmed + int(train, "steps")
-    };
-    let all: Vec<(&str, f64)> = plan.trials.iter().map(|t| (t.name.as_str(), budget(t))).collect();
-    assert_eq!(all.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["sit", "repa", "erw"]);
-    assert!(all.iter().all(|(_, steps)| *steps == all[0].1), "{all:?}");
+        let step = if train.params["alignment"] == "none" { 1.0 } else { cost.aligned() };
+        let mut steps = vec![];
+        for x in [300.0, 600.0, 900.0, 1200.0, 1500.0] {
+            let weights = stage(&format!("sample-{x}")).params["weights"].as_str().unwrap();
+            let step_of: f64 = weights.strip_prefix("ema@").unwrap().parse().unwrap();
+            assert!((warmed + step_of * step - x).abs() <= 0.5 * step, "{}: {weights} at {x}", trial.name);
+            steps.push(step_of);
+        }
+        assert_eq!(train.params["snapshots"], json!(steps.iter().map(|s| *s as u64).collect::<Vec<_>>()));
+        assert_eq!(train.params["steps"].as_f64(), steps.last().copied(), "nothing is trained that is not measured");
+    }
+}
+
+/// Multiplications of the forward pass for an image of the digits: 16 tokens of 16 numbers, features of 96.
+struct Cost {
+    block: f64,
+    blocks: f64,
+    projector: f64,
+    embedders: f64,
+    last: f64,
+}
+
+impl Cost {
+    fn of(train: &Stage) -> Self {
+        let int = |key: &str| train.params[key].as_f64().unwrap();
+        let (tokens, numbers, features, frequencies) = (16.0, 16.0, 96.0, 256.0);
+        let (d, p) = (int("hidden"), int("projector_dim"));
+        Self {
+            // Queries, keys, values and their projection 4 d^2, the MLP 8 d^2; attention; scales and shifts.
+            block: tokens * (12.0 * d * d + 2.0 * tokens * d) + 6.0 * d * d,
+            blocks: int("blocks"),
+            projector: tokens * (d * p + p * p + p * features),
+            embedders: tokens * numbers * d + frequencies * d + d * d,
+            last: 2.0 * d * d + tokens * d * numbers,
+        }
+    }
+
+    fn plain(&self) -> f64 {
+        self.blocks * self.block + self.embedders + self.last
+    }
+
+    /// In steps without alignment.
+    fn aligned(&self) -> f64 {
+        (self.plain() + self.projector) / self.plain()
+    }
+
+    fn warmup(&self, depth: f64) -> f64 {
+        (depth * self.block + self.embedders + self.projector) / self.plain()
+    }
 }
 
 fn golden_vae() -> (Tensors, Value) {

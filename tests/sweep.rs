@@ -47,6 +47,26 @@ fn the_command_line_adds_and_replaces_axes() {
 }
 
 #[test]
+fn one_axis_sets_several_parameters_alike() {
+    let two = SCORED.split_once("[stages.score]").unwrap().1.replace("score {", "again {");
+    let coupled = "[sweep]\n\"score.seed, again.seed\" = [3, 4]\n";
+    let space = scored(&format!("[stages.again]{two}{coupled}"));
+    let csv = sweep(&space, &["--each", "--format", "csv"]).expect(0).stdout;
+    assert_eq!(names(&csv), ["seed=3", "seed=4"]);
+    assert_eq!(csv.lines().next().unwrap(), "trial,score.seed,again.seed,status");
+    assert_eq!(sorted(space.ran()), ["again 3", "again 4", "score 3", "score 4"]);
+    // Means are over both at once.
+    assert_eq!(names(&table(&space, &[])), ["all"]);
+    let given = table(&space, &["--each", "--axis", "score.seed,again.seed=0..3"]);
+    assert_eq!(names(&given), ["seed=0", "seed=1", "seed=2"], "it replaces the axis of these");
+    let said = sweep(&space, &["--axis", "again.seed=1"]).expect(2).stderr;
+    assert!(said.starts_with("error: `again.seed` is on two axes\n"), "{said}");
+    let said = sweep(&space, &["--axis", "score.seed,again.sed=1"]).expect(2).stderr;
+    let text = "error: `--axis score.seed,again.sed=1`: stage `again` has no parameter `sed`\n";
+    assert!(said.starts_with(text), "{said}");
+}
+
+#[test]
 fn a_diverged_trial_is_told_and_given_up() {
     let text = "[stages.net]\nkind = \"command\"\nrun = \"echo '{\\\"loss\\\": {params.loss}}' > {outputs.m}\"\noutputs = { m = \"metrics\" }\n\
                 params = { loss = \"1\" }\n[stages.use]\nkind = \"command\"\nrun = \"cat {inputs.x} >> ran; echo > {outputs.o}\"\n\

@@ -14,6 +14,7 @@ pub mod log;
 pub mod logs;
 pub mod metrics;
 pub mod plan;
+pub mod plot;
 pub mod remote;
 pub mod run;
 pub mod schema;
@@ -80,6 +81,8 @@ enum Command {
     Sweep(sweep::Args),
     /// Print the results of cached stages, and run nothing
     Metrics(metrics::Args),
+    /// Draw the results of a pipeline's [sweep] as curves
+    Plot(plot::Args),
     /// Show what differs between two pipelines, trials, revisions or runs: parameters and results
     Compare(compare::Args),
     /// Run stages again beside the cache and compare what they make
@@ -124,6 +127,7 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Schema(args) => schema::run(args, registry)?,
         Command::Sweep(args) => sweep::run(args, cache, registry)?,
         Command::Metrics(args) => metrics::run(args, cache, registry)?,
+        Command::Plot(args) => plot::run(args, cache, registry)?,
         Command::Compare(args) => compare::run(args, cache, registry)?,
         Command::Verify(args) => verify::run(args, cache, registry)?,
         Command::Log(args) => log::run(args, cache)?,

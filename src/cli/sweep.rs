@@ -4,7 +4,7 @@ use super::common::{PipelineArgs, print};
 use super::run::{Flags, execute, forced, print_log};
 use super::trials::{Seen, Status, TableArgs, Wishes, table};
 use crate::error::{Error, Result};
-use crate::report::sheet::Format;
+use crate::report::sheet::{Format, Sheet};
 use crate::runner::event::{Listener, Measure, StageEnd, State};
 use crate::runner::graph::StageId;
 use crate::runner::manifest::Registry;
@@ -63,7 +63,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let mut sweep = Sweep { watch: Watch::new(&plan, &trials, rules(&plan, &args.stop)?), plan: &plan, trials, wanted };
     if args.table {
         let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
-        return sweep.print(&known, &wishes, args.wishes.format);
+        return print_table(sweep.table(&known, &wishes), args.wishes.format);
     }
     let mut left = 0;
     // Rules must know what is complete, which is not given up, and what there is to compare with.
@@ -79,7 +79,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let Some(outcome) = execute(&plan.pipeline, selected, &flags, cache, vec![listener])? else { return Ok(()) };
     let mut result = Ok(());
     if !args.flags.json {
-        result = sweep.print(&seen(&plan, &outcome.ends), &wishes, args.wishes.format);
+        result = print_table(sweep.table(&seen(&plan, &outcome.ends), &wishes), args.wishes.format);
         if left > 0 {
             let total = plan.trials.len();
             let _ = writeln!(std::io::stderr().lock(), "{left} of {total} trials are left; run again to go on");
@@ -101,13 +101,29 @@ fn refuse_locks(args: &Args) -> Result<()> {
         .hint(format!("`erw run {file} {flag}` is about the pipeline without its `[sweep]`; for a trial, give it a pipeline of its own with `extends`")))
 }
 
-/// The table of what is cached of all trials, and nothing run.
+/// Prints the table of what is cached of all trials, and runs nothing.
 pub fn print_cached(plan: &SweepPlan, cache: &Path, wishes: &TableArgs) -> Result<()> {
+    print_table(cached(plan, cache, wishes)?, wishes.format)
+}
+
+/// The table of what is cached of all trials.
+pub fn cached_sheet(plan: &SweepPlan, cache: &Path, wishes: &TableArgs) -> Result<Sheet> {
+    let (sheet, error) = cached(plan, cache, wishes)?;
+    error.map_or(Ok(sheet), Err)
+}
+
+fn cached(plan: &SweepPlan, cache: &Path, wishes: &TableArgs) -> Result<(Sheet, Option<Error>)> {
     let trials = chosen(plan, &[])?;
     let watch = Watch::new(plan, &trials, plan.rules.clone());
     let mut sweep = Sweep { plan, trials, wanted: select(&plan.pipeline, &[])?, watch };
     let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
-    sweep.print(&known, &Wishes::read(wishes, plan)?, wishes.format)
+    Ok(sweep.table(&known, &Wishes::read(wishes, plan)?))
+}
+
+/// The table, though a wish could not be met.
+fn print_table((sheet, error): (Sheet, Option<Error>), format: Format) -> Result<()> {
+    print(&sheet.render(format))?;
+    error.map_or(Ok(()), Err)
 }
 
 fn chosen(plan: &SweepPlan, names: &[String]) -> Result<Vec<usize>> {
@@ -189,12 +205,10 @@ impl Sweep<'_> {
         plan::missing_error(&missing).map_or(Ok(()), Err)
     }
 
-    fn print(&self, known: &Known, wishes: &Wishes, format: Format) -> Result<()> {
+    fn table(&self, known: &Known, wishes: &Wishes) -> (Sheet, Option<Error>) {
         let seen = |id: StageId| known.get(&id).map(|(status, r)| Seen { status: *status, results: r.clone() });
         let stopped = |trial| self.watch.doom(trial).is_some();
-        let (sheet, error) = table(self.plan, &self.trials, wishes, &seen, &stopped);
-        print(&sheet.render(format))?;
-        error.map_or(Ok(()), Err::<(), Error>)
+        table(self.plan, &self.trials, wishes, &seen, &stopped)
     }
 }
 

@@ -11,6 +11,7 @@ mod guard;
 pub mod lr;
 mod rate;
 mod scaler;
+mod snapshots;
 mod spikes;
 mod state;
 mod watch;
@@ -18,6 +19,7 @@ mod watch;
 pub use checkpoint::{Keep, SavedWeights, saved_weights};
 pub use curve::CurvePoint;
 pub use guard::Divergence;
+pub use snapshots::Snapshots;
 pub use watch::{Losses, Show, Validate, ValidationPoint, Watch};
 
 use super::backprop::Gradients;
@@ -138,6 +140,7 @@ pub fn fit_watched(
     loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
 ) -> Result<Fit> {
     let mut state = State::open(params, cfg, obs)?;
+    watch.snapshots.as_ref().map_or(Ok(()), |s| s.check(state.step))?;
     let mut grads = Gradients::new(params);
     let (mut spikes, rate) = (Spikes::default(), Rate::new(state.step, cfg.samples));
     while state.step < cfg.steps {
@@ -158,6 +161,7 @@ pub fn fit_watched(
         }
         let done = state.step;
         state.validate(params, cfg, obs, watch)?;
+        state.keep_average(watch)?;
         obs.progress(done, cfg.steps);
         if !skipped && (done % cfg.log_every.max(1) == 0 || done == cfg.steps) {
             report(obs, &point);

@@ -1,6 +1,8 @@
 //! How things look. With `cli` the only code that prints. Everything about a run is rendered from its events.
 
 pub mod bars;
+pub mod chart;
+mod chart_scale;
 pub mod diagnostic;
 pub mod download;
 pub mod json;

@@ -1,7 +1,7 @@
 //! What `warmup` and `train` share: the training examples as functions of the step, the model's parameters, and the
 //! files they leave.
 
-use super::averages::file_of_decay;
+use super::averages::{file_of_decay, file_of_step};
 use super::feature_source::{FeatureSource, Mode};
 use super::support::{create_dir, write_json};
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ use crate::ml::models::sit::{MlpKind, SiT, SiTConfig, drop_labels};
 use crate::ml::path::Path as NoisePath;
 use crate::ml::prefetch::Place;
 use crate::ml::rng::{self, Purpose};
-use crate::ml::train::{Trained, batch_indices};
+use crate::ml::train::{Snapshots, Trained, batch_indices};
 use crate::ml::weights::{self, Tensors};
 use crate::runner::attempt::Attempt;
 use candle_core::{DType, Device, Tensor};
@@ -297,14 +297,22 @@ pub fn labels(latents: &Packed, classes: usize) -> Result<Vec<u32>> {
         .collect()
 }
 
+/// Writes the averages that a training kept on its way into its artifact.
+pub fn write_snapshots(dir: &Path, model: &SiT, snapshots: &Snapshots) -> Result<()> {
+    let one = |step: &u64| save(model, snapshots.load(*step)?, &dir.join(file_of_step(*step)));
+    Ok(snapshots.steps.iter().try_for_each(one)?)
+}
+
+/// Weights with the fixed tables.
+fn save(model: &SiT, mut tensors: Tensors, path: &Path) -> candle_core::Result<()> {
+    tensors.extend(model.buffers());
+    weights::save(&tensors, path)
+}
+
 /// Writes the artifact of a trained SiT: all sets of weights with the fixed tables, the configuration, the curve.
 pub fn write_artifact(dir: &Path, model: &SiT, trained: &Trained, note: &TrainingNote) -> Result<()> {
     create_dir(dir)?;
-    let save = |file: &str, tensors: &Tensors| {
-        let mut all = tensors.clone();
-        all.extend(model.buffers());
-        weights::save(&all, &dir.join(file))
-    };
+    let save = |file: &str, tensors: &Tensors| save(model, tensors.clone(), &dir.join(file));
     save("model.safetensors", &trained.model)?;
     save("ema.safetensors", &trained.ema)?;
     for (decay, tensors) in &trained.further {

@@ -14,6 +14,7 @@ pub mod import_features;
 pub mod import_latents;
 pub mod latents;
 mod pack;
+mod phase;
 mod preview;
 mod reporter;
 pub mod sample;

@@ -3,13 +3,12 @@
 
 use super::alignment::{Alignment, check_pairs_of_batch};
 use super::averages;
-use super::examples::{Architecture, Batch, CUSTOM, Depths, Draw, Examples, TrainingNote, write_artifact};
-use super::feature_source::Mode;
-use super::hand_over::take_over;
+use super::examples::{Batch, CUSTOM, Depths, Examples, TrainingNote, write_artifact, write_snapshots};
+use super::phase::{Phase, Start};
 use super::preview::Preview;
 use super::size_defaults;
-use super::support::{device, parse, usage, write_json};
-use super::trainer::{self, CONFIG_FILE, Cadence, Optimization};
+use super::support::{device, parse, usage};
+use super::trainer::{self, Cadence};
 use super::validation::{self, Validation};
 use crate::error::{Error, Result};
 use crate::ml::align::Schedule;
@@ -17,14 +16,13 @@ use crate::ml::loss;
 use crate::ml::models::sit::{Also, SiT, SiTConfig};
 use crate::ml::one_or_many::OneOrMany;
 use crate::ml::path::{Path as NoisePath, TimeDistribution};
-use crate::ml::precision::Precision;
 use crate::ml::prefetch::Place;
 use crate::ml::rng::{self, Purpose};
-use crate::ml::train::{FitConfig, StepLoss, Trained, Watch};
-use crate::ml::weights::{ParamSet, Tensors};
+use crate::ml::train::{Snapshots, StepLoss, Trained, Watch};
+use crate::ml::weights::Tensors;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -34,15 +32,12 @@ pub const KIND: StageKind = StageKind { name: "train", manifest: include_str!(".
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Params {
-    seed: u64,
     #[serde(flatten)]
-    architecture: Architecture,
+    phase: Phase,
     /// Left out, as all that is optional here: by the network's size.
     encoder_depth: Option<OneOrMany<usize>>,
-    init_weights: String,
     path: NoisePath,
     time: TimeDistribution,
-    features: Mode,
     alignment: String,
     alignment_weight: Option<f64>,
     alignment_steps: u64,
@@ -51,24 +46,13 @@ struct Params {
     dispersive: f64,
     dispersive_depth: Option<usize>,
     dispersive_temperature: f64,
-    flip: f64,
-    batch: usize,
-    accumulate: usize,
-    precision: Precision,
-    #[serde(flatten)]
-    optimization: Optimization,
-    #[serde(flatten)]
-    validation: validation::Settings,
+    /// Steps after which the averaged weights are kept.
+    snapshots: Vec<u64>,
 }
 
 impl Params {
-    fn fit(&self, attempt: &Attempt) -> Result<FitConfig> {
-        let config = self.optimization.fit(attempt, self.batch, self.accumulate)?;
-        Ok(FitConfig { loss_scaling: self.precision.needs_loss_scaling(), ..config })
-    }
-
     fn alignment_weight(&self) -> f64 {
-        let default = || size_defaults::alignment_weight(self.architecture.model(), &self.alignment);
+        let default = || size_defaults::alignment_weight(self.phase.architecture.model(), &self.alignment);
         self.alignment_weight.unwrap_or_else(default)
     }
 
@@ -77,7 +61,7 @@ impl Params {
     }
 
     fn depths(&self) -> Result<Depths> {
-        let default = || size_defaults::encoder_depth(self.architecture.model(), &self.alignment);
+        let default = || size_defaults::encoder_depth(self.phase.architecture.model(), &self.alignment);
         let encoder = match (&self.encoder_depth, default()) {
             (Some(given), _) => given.to_vec(),
             (None, Some(block)) => vec![block],
@@ -90,7 +74,7 @@ impl Params {
 
     /// Block, from 1, whose output is dispersed. A quarter of the blocks in is where the paper's default is.
     fn dispersed(&self) -> Result<Option<usize>> {
-        let blocks = self.architecture.sizes()?.1;
+        let blocks = self.phase.architecture.sizes()?.1;
         let depth = self.dispersive_depth.unwrap_or((blocks / 4).max(1));
         if depth > blocks {
             return Err(Error::usage(format!("`dispersive_depth` {depth} is not one of the blocks 1 to {blocks}")));
@@ -117,7 +101,7 @@ impl Params {
     /// Is there a block for every encoder that is connected?
     fn check_depths(&self, inputs: &[&str]) -> Result<()> {
         let Some(OneOrMany::Many(depths)) = &self.encoder_depth else { return Ok(()) };
-        let slot = self.features.slot();
+        let slot = self.phase.features.slot();
         let encoders = inputs.iter().filter(|i| i.split('.').next() == Some(slot)).count();
         if depths.len() == encoders {
             return Ok(());
@@ -131,51 +115,46 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     parse::<Cadence>(operation)?;
     let p: Params = parse(params)?;
     // Without alignment, features may be connected or not: trials with and without share their inputs.
+    let (phase, batch) = (&p.phase, p.phase.batch);
     if p.schedule()? != Schedule::None {
-        p.features.check(inputs).map_err(|e| e.hint("or set `alignment = \"none\"`, which takes none"))?;
-        p.features.check_flip(p.flip)?;
+        phase.features.check(inputs).map_err(|e| e.hint("or set `alignment = \"none\"`, which takes none"))?;
+        phase.features.check_flip(phase.flip)?;
         p.check_depths(inputs)?;
-        p.comparison.check(p.batch, p.accumulate)?;
+        p.comparison.check(batch, phase.accumulate)?;
     }
-    p.validation.check(inputs)?;
-    super::examples::check_batch(p.batch, p.accumulate)?;
     if p.dispersed()?.is_some() {
-        check_pairs_of_batch("dispersive", p.batch, p.accumulate)?;
+        check_pairs_of_batch("dispersive", batch, phase.accumulate)?;
     }
-    p.optimization.check()?;
-    averages::check("init_weights", &p.init_weights)?;
-    p.architecture.check(p.depths()?)
+    averages::check_steps(&p.snapshots, phase.optimization.steps)?;
+    phase.check(p.depths()?, inputs)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
     let device = device(attempt.device())?;
     let schedule = p.schedule()?;
-    let features = (schedule != Schedule::None).then_some(p.features);
+    let features = (schedule != Schedule::None).then_some(p.phase.features);
     let examples = Examples::open(attempt, features, &device)?;
-    examples.check_flip(p.flip)?;
-    let config = examples.network(&p.architecture, p.depths()?)?;
-    let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
-    let keep = attempt.operation::<Cadence>()?.keep();
-    let model = SiT::new(&config, vb)?.with_precision(p.precision).keeping(keep);
-    p.precision.caveat(&device).into_iter().for_each(|text| attempt.log(text));
-    attempt.log(&format!("{} parameters in {} blocks", params.count(), config.depth));
+    examples.check_flip(p.phase.flip)?;
+    let config = examples.network(&p.phase.architecture, p.depths()?)?;
     let resolved = p.resolved()?;
     for (name, value) in &resolved {
         attempt.log(&format!("`{name}` is left out; for this network and method it is {value}"));
     }
-    let loaded = take_over(attempt, &p.init_weights, &params, &model)?;
+    let Start { params, model, loaded } = p.phase.start(attempt, &config, &device)?;
     let dispersed = p.dispersed()?;
     let training =
         Training { p: &p, schedule, dispersed, examples: &examples, config: &config, model: &model, device: &device };
-    let cfg = p.fit(attempt)?;
-    write_json(&attempt.checkpoint_dir().join(CONFIG_FILE), &config)?;
+    let cfg = p.phase.fit(attempt)?;
     let (make, step_loss) = (|place| training.prepare(place), |step, noised| training.loss(step, noised));
-    let trained = trainer::train(attempt, &params, &cfg, &mut watch(attempt, &training)?, &make, &step_loss)?;
+    let snapshots = Snapshots { dir: attempt.checkpoint_dir().join("snapshots"), steps: p.snapshots.clone() };
+    let mut watch = Watch { snapshots: Some(snapshots.clone()), ..watch(attempt, &training)? };
+    let trained = trainer::train(attempt, &params, &cfg, &mut watch, &make, &step_loss)?;
     report(attempt, &trained, loaded);
     let out = attempt.output("sit");
     let note = TrainingNote { resolved, ..examples.note(p.path) };
     write_artifact(&out, &model, &trained, &note)?;
+    write_snapshots(&out, &model, &snapshots)?;
     validation::write(attempt, &out, &trained, "velocity")
 }
 
@@ -183,14 +162,14 @@ fn run(attempt: &Attempt) -> Result<()> {
 fn watch<'a>(attempt: &'a Attempt, training: &Training<'a>) -> Result<Watch<'a>> {
     let Training { p, config, device, examples, .. } = *training;
     let mut watch = Watch::default();
-    let micro_batch = p.batch / p.accumulate.max(1);
-    if let Some(v) = Validation::open(attempt, &p.validation, examples, p.seed, micro_batch, device)? {
+    let phase = &p.phase;
+    if let Some(v) = Validation::open(attempt, &phase.validation, examples, phase.seed, phase.micro_batch(), device)? {
         let losses = Box::new(move |weights: &Tensors| v.velocity(config, p.path, weights));
-        watch.validate = Some((p.validation.validate_every, losses));
+        watch.validate = Some((phase.validation.validate_every, losses));
     }
     let Cadence { samples_every, .. } = attempt.operation()?;
     if samples_every > 0 {
-        let preview = Preview::open(attempt, config, p.path, p.seed, device)?;
+        let preview = Preview::open(attempt, config, p.path, phase.seed, device)?;
         watch.show = Some((samples_every, Box::new(move |step, ema: &Tensors| preview.show(step, ema))));
     }
     Ok(watch)
@@ -221,11 +200,11 @@ impl Training<'_> {
     /// All that a step needs besides the network and what encoders compute online.
     fn prepare(&self, place: Place) -> candle_core::Result<Noised> {
         let (p, step) = (self.p, place.0);
-        let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate, flip: p.flip };
+        let draw = p.phase.draw();
         let batch = self.examples.batch(&draw, self.config, place, self.schedule.at(step) != 0.0)?;
         let x = &batch.latents;
-        let noise = rng::normal_rows(p.seed, Purpose::Noise, step, &batch.slots, &x.dims()[1..], &Device::Cpu)?;
-        let t = p.time.draw(p.path, p.seed, step, &batch.slots);
+        let noise = rng::normal_rows(draw.seed, Purpose::Noise, step, &batch.slots, &x.dims()[1..], &Device::Cpu)?;
+        let t = p.time.draw(p.path, draw.seed, step, &batch.slots);
         let (point, target) = p.path.point_and_velocity(x, &noise, &t)?;
         Ok(Noised { t: Tensor::new(t, &Device::Cpu)?, point, target, batch })
     }

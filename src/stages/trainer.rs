@@ -16,7 +16,7 @@ use serde::Deserialize;
 /// Flattened into the parameters of a kind; those refuse what neither knows.
 #[derive(Debug, Deserialize)]
 pub struct Optimization {
-    steps: u64,
+    pub steps: u64,
     lr: f64,
     lr_schedule: Shape,
     lr_warmup: u64,

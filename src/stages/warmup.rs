@@ -2,18 +2,15 @@
 //! t = 0, alignment loss only, weight 1. What follows trains the whole network from these blocks.
 
 use super::alignment::Alignment;
-use super::examples::{Architecture, Batch, Depths, Draw, Examples, write_artifact};
-use super::feature_source::Mode;
-use super::hand_over::take_over;
-use super::support::{device, parse, write_json};
-use super::trainer::{self, CONFIG_FILE, Cadence, Optimization};
+use super::examples::{Batch, Depths, Examples, write_artifact};
+use super::phase::{Phase, Start};
+use super::support::{device, parse};
+use super::trainer::{self, Cadence};
 use super::validation::{self, Validation};
 use crate::error::Result;
-use crate::ml::models::sit::SiT;
 use crate::ml::path::Path;
-use crate::ml::precision::Precision;
-use crate::ml::train::{FitConfig, StepLoss, Watch};
-use crate::ml::weights::{ParamSet, Tensors};
+use crate::ml::train::{StepLoss, Watch};
+use crate::ml::weights::Tensors;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
 use candle_core::{DType, Tensor};
@@ -25,30 +22,14 @@ pub const KIND: StageKind =
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Params {
-    seed: u64,
     #[serde(flatten)]
-    architecture: Architecture,
+    phase: Phase,
     depth: usize,
-    init_weights: String,
-    features: Mode,
     #[serde(flatten)]
     alignment: Alignment,
-    flip: f64,
-    batch: usize,
-    accumulate: usize,
-    precision: Precision,
-    #[serde(flatten)]
-    optimization: Optimization,
-    #[serde(flatten)]
-    validation: validation::Settings,
 }
 
 impl Params {
-    fn fit(&self, attempt: &Attempt) -> Result<FitConfig> {
-        let config = self.optimization.fit(attempt, self.batch, self.accumulate)?;
-        Ok(FitConfig { loss_scaling: self.precision.needs_loss_scaling(), ..config })
-    }
-
     fn depths(&self) -> Depths {
         Depths { encoder: vec![self.depth], warmup: Some(self.depth) }
     }
@@ -57,27 +38,21 @@ impl Params {
 fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     parse::<Cadence>(operation)?;
     let p: Params = parse(params)?;
-    p.features.check(inputs)?;
-    p.features.check_flip(p.flip)?;
-    super::examples::check_batch(p.batch, p.accumulate)?;
-    p.alignment.check(p.batch, p.accumulate)?;
-    p.optimization.check()?;
-    p.architecture.check(p.depths())
+    p.phase.features.check(inputs)?;
+    p.phase.features.check_flip(p.phase.flip)?;
+    p.alignment.check(p.phase.batch, p.phase.accumulate)?;
+    p.phase.check(p.depths(), inputs)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
+    let phase = &p.phase;
     let device = device(attempt.device())?;
-    let examples = Examples::open(attempt, Some(p.features), &device)?;
-    examples.check_flip(p.flip)?;
-    let config = examples.network(&p.architecture, p.depths())?;
-    let (params, vb) = ParamSet::init(p.seed, DType::F32, &device);
-    let keep = attempt.operation::<Cadence>()?.keep();
-    let model = SiT::new(&config, vb)?.with_precision(p.precision).keeping(keep);
-    p.precision.caveat(&device).into_iter().for_each(|text| attempt.log(text));
-    attempt.log(&format!("{} parameters in {} of {} blocks", params.count(), config.blocks(), config.depth));
-    let loaded = take_over(attempt, &p.init_weights, &params, &model)?;
-    let draw = Draw { seed: p.seed, batch: p.batch, accumulate: p.accumulate, flip: p.flip };
+    let examples = Examples::open(attempt, Some(phase.features), &device)?;
+    examples.check_flip(phase.flip)?;
+    let config = examples.network(&phase.architecture, p.depths())?;
+    let Start { params, model, loaded } = phase.start(attempt, &config, &device)?;
+    let draw = phase.draw();
     let align = |_, batch: Batch| {
         let t = Tensor::zeros(batch.slots.len(), DType::F32, &device)?;
         let features = examples.features(&batch)?;
@@ -86,15 +61,14 @@ fn run(attempt: &Attempt) -> Result<()> {
         Ok(StepLoss { loss: p.alignment.loss(features, &projections)?, parts: vec![] })
     };
     let mut watch = Watch::default();
-    if let Some(v) = Validation::open(attempt, &p.validation, &examples, p.seed, p.batch / p.accumulate, &device)? {
+    if let Some(v) = Validation::open(attempt, &phase.validation, &examples, phase.seed, phase.micro_batch(), &device)?
+    {
         let (config, features) = (&config, |rows: &[u64]| examples.features_of(rows));
         let losses = move |weights: &Tensors| v.alignment(config, weights, features);
-        watch.validate = Some((p.validation.validate_every, Box::new(losses)));
+        watch.validate = Some((phase.validation.validate_every, Box::new(losses)));
     }
     let make = |place| examples.batch(&draw, &config, place, true);
-    let cfg = p.fit(attempt)?;
-    write_json(&attempt.checkpoint_dir().join(CONFIG_FILE), &config)?;
-    let trained = trainer::train(attempt, &params, &cfg, &mut watch, &make, &align)?;
+    let trained = trainer::train(attempt, &params, &phase.fit(attempt)?, &mut watch, &make, &align)?;
     if let Some(last) = trained.curve.last() {
         attempt.result("alignment", last.loss);
     }

@@ -112,12 +112,7 @@ impl Checkpoint {
             validation: Tensors::new(),
             scaler: Tensors::new(),
         };
-        let mut all = weights::load(path, &Device::Cpu)?;
-        let stored = all.remove(CHECK).map(|t| t.to_vec1::<u8>()).transpose()?;
-        if stored.as_deref() != Some(digest(&all).as_slice()) {
-            bail!("{} does not hold what was written", path.display());
-        }
-        for (name, tensor) in all {
+        for (name, tensor) in read_sealed(path)? {
             let Some((group, name)) = name.split_once('/') else { bail!("{}: odd name {name}", path.display()) };
             let group = match group {
                 "model" => &mut c.model,
@@ -150,20 +145,37 @@ impl Checkpoint {
             ("scaler", &self.scaler),
         ];
         for (group, tensors) in groups {
-            let on_cpu = |t: &Tensor| t.to_device(&Device::Cpu)?.contiguous();
-            for (name, tensor) in tensors {
-                all.insert(format!("{group}/{name}"), on_cpu(tensor)?);
-            }
+            all.extend(tensors.iter().map(|(name, tensor)| (format!("{group}/{name}"), tensor.clone())));
         }
-        all.insert(CHECK.into(), Tensor::new(digest(&all).as_slice(), &Device::Cpu)?);
-        weights::save(&all, &path(dir, self.step))?;
-        std::fs::File::open(dir)?.sync_all()?;
+        write_sealed(all, &path(dir, self.step))?;
         let steps: Vec<u64> = files(dir)?.into_iter().map(|(step, _)| step).collect();
         for step in keep.gone(&steps, self.step) {
             std::fs::remove_file(path(dir, step))?;
         }
         Ok(())
     }
+}
+
+/// Writes tensors with a digest of them, to the disk and under a name that is never of half a file.
+pub(super) fn write_sealed(tensors: Tensors, path: &Path) -> Result<()> {
+    let on_cpu = |(name, t): (String, Tensor)| Ok((name, t.to_device(&Device::Cpu)?.contiguous()?));
+    let mut all = tensors.into_iter().map(on_cpu).collect::<Result<Tensors>>()?;
+    all.insert(CHECK.into(), Tensor::new(digest(&all).as_slice(), &Device::Cpu)?);
+    weights::save(&all, path)?;
+    match path.parent() {
+        Some(dir) => Ok(std::fs::File::open(dir)?.sync_all()?),
+        None => Ok(()),
+    }
+}
+
+/// What [`write_sealed`] wrote.
+pub(super) fn read_sealed(path: &Path) -> Result<Tensors> {
+    let mut all = weights::load(path, &Device::Cpu)?;
+    let stored = all.remove(CHECK).map(|t| t.to_vec1::<u8>()).transpose()?;
+    if stored.as_deref() != Some(digest(&all).as_slice()) {
+        bail!("{} does not hold what was written", path.display());
+    }
+    Ok(all)
 }
 
 /// blake3 of names, types, shapes and numbers.

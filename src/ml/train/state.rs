@@ -190,6 +190,12 @@ impl State {
         Ok(())
     }
 
+    /// Keeps the first average if that of this step is wanted. A full disk is an error: it is part of the result.
+    pub fn keep_average(&self, watch: &Watch) -> Result<()> {
+        let average = || Ok(self.first_average()?.0.tensors());
+        watch.snapshots.as_ref().map_or(Ok(()), |s| s.keep(self.step, average))
+    }
+
     pub fn show(&self, cfg: &FitConfig, watch: &mut Watch) -> Result<()> {
         match &mut watch.show {
             Some((every, show)) if watch::is_due(*every, self.step, cfg.steps) => {

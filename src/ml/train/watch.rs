@@ -1,10 +1,12 @@
-//! What looks at a training while it goes on: validation losses, which are part of its result, and pictures, which are not.
+//! What looks at a training while it goes on: validation losses and averages to keep, which are part of its result, and
+//! pictures, which are not.
 //!
-//! Both are given weights by name, to build a network of their own from. Nothing of the training is touched, so it goes on
-//! with the same bits; and weights that are no variables leave no graph behind, so a pass costs the memory of a sampler's
-//! and not of a step. Those of the model share memory with the variables, the averages are copied once a look.
+//! Losses and pictures are given weights by name, to build a network of their own from. Nothing of the training is touched,
+//! so it goes on with the same bits; and weights that are no variables leave no graph behind, so a pass costs the memory of
+//! a sampler's and not of a step. They share memory with those of the training, so they are of use only at once.
 
 use super::super::weights::Tensors;
+use super::snapshots::Snapshots;
 use candle_core::{Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,6 +26,7 @@ pub struct Watch<'a> {
     /// Steps between two validations, and the validation. The last step has one in any case.
     pub validate: Option<(u64, Validate<'a>)>,
     pub show: Option<(u64, Show<'a>)>,
+    pub snapshots: Option<Snapshots>,
 }
 
 /// Whether one that comes every so many steps is due.

@@ -1,10 +1,10 @@
 //! Axes from the command line: `train.seed=0..5`, `train.lr=1e-4,2e-4`. Knows nothing of files.
 
 use super::MOST_TRIALS;
-use super::axes::Stated;
+use super::axes::{Stated, keys_of};
 use crate::error::{Error, Result};
 use crate::runner::graph::Origin;
-use crate::runner::layers::{Given, Setting, target};
+use crate::runner::layers::{Given, Setting, Target, target};
 use crate::runner::located;
 use crate::runner::spec::Spec;
 use crate::runner::value;
@@ -19,7 +19,9 @@ pub(super) fn axis(spec: &Spec, text: &str) -> Result<Stated> {
         return Err(error.hint("write `--axis STAGE.NAME=0..5`, `=0..=5` or `=a,b,c`"));
     };
     let key = key.trim();
-    let target = target(spec, key).map_err(|e| e.within(&what))?;
+    let keys = keys_of(key);
+    let targets: Vec<_> =
+        keys.iter().map(|key| target(spec, key)).collect::<Result<_>>().map_err(|e| e.within(&what))?;
     let values = match range(values.trim()) {
         Some(range) => range.map_err(|message| Error::usage(message).within(&what))?,
         None => words(values),
@@ -30,15 +32,15 @@ pub(super) fn axis(spec: &Spec, text: &str) -> Result<Stated> {
     }
     let origin = Origin { layer: format!("--axis {key}").into(), place: None };
     let value = |text: String| {
-        let setting = Setting {
+        let setting = |target: &Target| Setting {
             target: target.clone(),
             value: Given::Text(text.clone()),
             origin: origin.clone(),
             base: PathBuf::new(),
         };
-        (shown(&text), setting)
+        (shown(&text), targets.iter().map(setting).collect())
     };
-    Ok(Stated { key: key.into(), what, values: values.into_iter().map(value).collect() })
+    Ok(Stated { keys, what, values: values.into_iter().map(value).collect() })
 }
 
 /// `0..5` and `0..=5` as in Rust; `None` for what is no range.

@@ -29,10 +29,12 @@ pub(super) struct Point {
 
 /// An axis as it was stated, before it has a short name.
 pub(super) struct Stated {
-    pub key: String,
+    /// What it sets; an axis of several, as `"train.seed,warmup.seed"`, gives them all the same value.
+    pub keys: Vec<String>,
     /// For messages: "axis `train.seed`".
     pub what: String,
-    pub values: Vec<(Json, Setting)>,
+    /// A setting for each key.
+    pub values: Vec<(Json, Vec<Setting>)>,
 }
 
 pub const TRIALS: &str = "trials";
@@ -51,9 +53,9 @@ pub(super) fn axes(spec: &Spec, given: &[String]) -> Result<Vec<Axis>> {
     let stated = stated(spec, given)?;
     for one in &stated {
         // `seed` alone, unless two axes are called so.
-        let short = last_part(&one.key);
-        let twice = stated.iter().filter(|other| last_part(&other.key) == short).count() > 1;
-        axes.push(one.axis(if twice { &one.key } else { short })?);
+        let short = last_part(one.first());
+        let twice = stated.iter().filter(|other| last_part(other.first()) == short).count() > 1;
+        axes.push(one.axis(if twice { one.first() } else { short })?);
     }
     check_overlap(&axes, points)?;
     Ok(axes)
@@ -62,6 +64,11 @@ pub(super) fn axes(spec: &Spec, given: &[String]) -> Result<Vec<Axis>> {
 /// What the last file that speaks of it says, with that file.
 pub(super) fn last<'a, T>(spec: &'a Spec, part: impl Fn(&'a File) -> Option<T>) -> Option<(T, &'a File)> {
     spec.files.iter().rev().find_map(|f| Some((part(f)?, f)))
+}
+
+/// The parameters that an axis of this name sets.
+pub(super) fn keys_of(name: &str) -> Vec<String> {
+    name.split(',').map(|key| key.trim().to_string()).collect()
 }
 
 fn last_part(key: &str) -> &str {
@@ -83,7 +90,7 @@ fn stated(spec: &Spec, given: &[String]) -> Result<Vec<Stated>> {
     let mut all: Vec<Stated> = entries.iter().map(of_file).collect::<Result<_>>()?;
     for text in given {
         let one = arguments::axis(spec, text)?;
-        match all.iter_mut().find(|s| s.key == one.key) {
+        match all.iter_mut().find(|s| s.keys == one.keys) {
             Some(old) => *old = one,
             None => all.push(one),
         }
@@ -98,19 +105,30 @@ impl Stated {
         if values.is_empty() {
             return Err(Error::usage(format!("{what} has no values")).at(entry.node.place.clone()));
         }
-        let values = values.iter().map(|node| setting(spec, entry, node, base, "axis")).collect::<Result<_>>()?;
-        Ok(Self { key: entry.key.clone(), what, values })
+        let keys = keys_of(&entry.key);
+        let entries: Vec<Entry> = keys.iter().map(|key| Entry { key: key.clone(), ..entry.clone() }).collect();
+        let value = |node: &Node| {
+            let settings = entries.iter().map(|e| Ok(setting(spec, e, node, base, "axis")?.1));
+            Ok((value::to_json(&value::from_node(node)), settings.collect::<Result<_>>()?))
+        };
+        let values = values.iter().map(value).collect::<Result<_>>()?;
+        Ok(Self { keys, what, values })
+    }
+
+    /// The parameter that it is called by.
+    fn first(&self) -> &str {
+        self.keys.first().map_or("", String::as_str)
     }
 
     fn axis(&self, short: &str) -> Result<Axis> {
-        let point = |(value, setting): &(Json, Setting)| Point {
+        let point = |(value, settings): &(Json, Vec<Setting>)| Point {
             label: format!("{short}={}", value::show(value)),
-            settings: vec![(self.key.clone(), value.clone(), setting.clone())],
+            settings: self.keys.iter().zip(settings).map(|(k, s)| (k.clone(), value.clone(), s.clone())).collect(),
         };
         let points: Vec<Point> = self.values.iter().map(point).collect();
-        let places = self.values.iter().map(|(_, s)| s.origin.place.as_ref());
+        let places = self.values.iter().map(|(_, s)| s.first().and_then(|s| s.origin.place.as_ref()));
         distinct(&points, places, &self.what)?;
-        Ok(Axis { name: short.into(), keys: vec![self.key.clone()], points })
+        Ok(Axis { name: short.into(), keys: self.keys.clone(), points })
     }
 }
 
@@ -128,11 +146,12 @@ impl Axis {
 
 /// One dimension would silently undo another: the first `points` are named trials and random points, axes follow.
 fn check_overlap(axes: &[Axis], points: usize) -> Result<()> {
-    for (i, axis) in axes[..points].iter().enumerate() {
+    for (i, axis) in axes.iter().enumerate() {
         for (key, _, setting) in axis.points.iter().flat_map(|p| &p.settings) {
             let Some(other) = axes[i + 1..].iter().find(|a| a.keys.contains(key)) else { continue };
             let (message, hint) = match (axis.name.as_str(), other.name.as_str()) {
                 (TRIALS, RANDOM) => ("a trial sets `{}`, which is drawn at random", "leave it to one of the two"),
+                _ if i >= points => ("`{}` is on two axes", "leave it to one of the two"),
                 (RANDOM, _) => ("`{}` is drawn at random and is an axis", "leave it to one of the two"),
                 _ => (
                     "a trial sets `{}`, which is an axis",

@@ -1,0 +1,202 @@
+//! `erw plot`: the results of a sweep as curves, in an SVG. Runs nothing.
+
+use super::common::{PipelineArgs, print};
+use super::sweep;
+use super::trials::TableArgs;
+use crate::error::{Error, Result};
+use crate::report::chart::{Chart, Line, Panel, Point};
+use crate::report::count;
+use crate::report::sheet::{Cell, Column, Format, Sheet, spread};
+use crate::runner::manifest::Registry;
+use crate::runner::suggest;
+use crate::runner::sweep::SweepPlan;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// A result to draw, named as in `erw sweep --table`; a panel for each. `*` stands for a number, which is x: `fd-*`
+    /// takes the results of the stages `fd-100`, `fd-200`, ...
+    #[arg(long, value_name = "METRIC", required = true)]
+    pub y: Vec<String>,
+    /// What x is, where `--y` has no `*`: an axis of the sweep with numbers, or texts that end in `@NUMBER`
+    #[arg(long, value_name = "AXIS")]
+    pub x: Option<String>,
+    /// What is written below the x axis
+    #[arg(long, value_name = "TEXT")]
+    pub x_title: Option<String>,
+    /// Take mean and standard deviation over this axis instead of over those called `seed`
+    #[arg(long, value_name = "AXIS")]
+    pub over: Vec<String>,
+    /// Draw only the trials where this holds: `train.lr>=1e-4`
+    #[arg(long, value_name = "CONDITION")]
+    pub filter: Vec<String>,
+    /// The SVG file to write; without it the SVG is printed
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+}
+
+pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
+    if let Some(file) = args.output.as_ref().filter(|f| f.extension().is_none_or(|e| e != "svg")) {
+        return Err(Error::usage(format!("`{}` does not end in `.svg`", file.display())).hint("a plot is an SVG"));
+    }
+    let plan = SweepPlan::load(&args.pipeline.pipeline, registry, &args.pipeline.overrides())?;
+    let (over, filter) = (args.over.clone(), args.filter.clone());
+    let wishes = TableArgs { over, each: false, sort: None, filter, format: Format::Text };
+    let sheet = sweep::cached_sheet(&plan, cache, &wishes)?;
+    let abscissa = args.x.as_ref().map(|name| Abscissa::find(&plan, &sheet, name)).transpose()?;
+    let panel = |y: &String| panel(&sheet, y, abscissa.as_ref());
+    let panels = args.y.iter().map(panel).collect::<Result<Vec<Panel>>>()?;
+    if panels.iter().all(|p| p.lines.is_empty()) {
+        let hint = format!("`erw sweep {}` runs it", args.pipeline.pipeline.display());
+        return Err(Error::usage("no trial of the sweep has a result to draw").hint(hint));
+    }
+    let chart = Chart { x_title: x_title(args), note: note(&sheet), panels };
+    let Some(file) = &args.output else { return print(&chart.svg()) };
+    std::fs::write(file, chart.svg()).map_err(|e| Error::io("write", file, e))?;
+    let points: usize = chart.panels.iter().flat_map(|p| &p.lines).map(|l| l.points.len()).sum();
+    print(&format!("{}: {}, {}\n", file.display(), count(chart.panels.len(), "panel"), count(points, "point")))
+}
+
+fn x_title(args: &Args) -> String {
+    args.x_title.clone().or_else(|| args.x.clone()).unwrap_or_default()
+}
+
+/// How many trials a point is the mean of.
+fn note(sheet: &Sheet) -> String {
+    let counts =
+        || sheet.rows.iter().flatten().filter_map(|c| if let Cell::Spread(v) = c { Some(v.len()) } else { None });
+    match (counts().min(), counts().max()) {
+        (_, None | Some(1)) => String::new(),
+        (Some(least), Some(most)) if least < most => {
+            format!("mean and standard deviation of {least} to {most} trials")
+        }
+        (_, Some(n)) => format!("mean and standard deviation of {n} trials"),
+    }
+}
+
+/// The axis that x is on.
+struct Abscissa {
+    /// The column with its values.
+    column: usize,
+    /// What the names of trials begin the axis' part with.
+    label: String,
+}
+
+impl Abscissa {
+    fn find(plan: &SweepPlan, sheet: &Sheet, name: &str) -> Result<Self> {
+        let unknown = || {
+            let names = plan.axes.iter().map(|a| a.name.as_str());
+            Error::usage(format!("`--x {name}`: no such axis")).maybe_hint(suggest::hint(name, names, "the axes are"))
+        };
+        let called =
+            |axis: &&crate::runner::sweep::axes::Axis| axis.name == name || axis.keys.iter().any(|k| k == name);
+        let axis = plan.axes.iter().find(called).ok_or_else(unknown)?;
+        let key = axis.keys.iter().find(|k| *k == name).or_else(|| axis.keys.first()).ok_or_else(unknown)?;
+        let column = sheet.columns.iter().position(|c| c.group == SETTINGS && c.title == *key);
+        let column = column.ok_or_else(|| Error::usage(format!("`--x {name}`: the mean is taken over this axis")))?;
+        Ok(Self { column, label: format!("{}=", axis.name) })
+    }
+
+    fn x(&self, row: &[Cell]) -> Result<f64> {
+        let Cell::Value(value, shown) = &row[self.column] else {
+            return Err(Error::usage("`--x`: some trials do not set it"));
+        };
+        let after = || value.as_str()?.rsplit_once('@')?.1.parse().ok();
+        let text = || Error::usage(format!("`--x`: `{shown}` is no number and does not end in one after an `@`"));
+        value.as_f64().or_else(after).ok_or_else(text)
+    }
+
+    /// What a trial is called besides.
+    fn name(&self, trial: &str) -> String {
+        let parts: Vec<&str> = trial.split(',').filter(|part| !part.starts_with(&self.label)).collect();
+        if parts.is_empty() { "all".into() } else { parts.join(",") }
+    }
+}
+
+const SETTINGS: &str = "settings";
+const RESULTS: &str = "results";
+
+/// A line for each trial, or for all that differ in x only.
+fn panel(sheet: &Sheet, y: &str, abscissa: Option<&Abscissa>) -> Result<Panel> {
+    let columns = columns(sheet, y, abscissa.is_some())?;
+    let mut lines: Vec<Line> = vec![];
+    for row in &sheet.rows {
+        let Cell::Text(trial) = &row[0] else { continue };
+        let name = abscissa.map_or_else(|| trial.clone(), |a| a.name(trial));
+        for (column, at) in &columns {
+            let Some((mean, sd)) = value(&row[*column]) else { continue };
+            let x = abscissa.map_or(Ok(*at), |a| a.x(row))?;
+            let point = Point { x, mean, sd };
+            match lines.iter_mut().find(|l| l.name == name) {
+                Some(line) => line.points.push(point),
+                None => lines.push(Line { name: name.clone(), points: vec![point] }),
+            }
+        }
+    }
+    lines.iter_mut().for_each(|l| l.points.sort_by(|a, b| a.x.total_cmp(&b.x)));
+    let title = y.replace("-*", "").replace('*', "");
+    Ok(Panel { title, lines })
+}
+
+/// Mean and standard deviation; nothing where there is none, or where a seed's value is not finite.
+fn value(cell: &Cell) -> Option<(f64, f64)> {
+    match cell {
+        Cell::Number(value) => Some(((*value)?, 0.0)),
+        Cell::Spread(values) => {
+            let (mean, sd, _) = spread(values);
+            Some((mean?, sd.unwrap_or(0.0)))
+        }
+        _ => None,
+    }
+}
+
+/// The columns of a metric, each with the number at its `*`.
+fn columns(sheet: &Sheet, y: &str, has_x: bool) -> Result<Vec<(usize, f64)>> {
+    let results = || sheet.columns.iter().enumerate().filter(|(_, c)| c.group == RESULTS);
+    if y.contains('*') == has_x {
+        let text = if has_x { "`*` and `--x` both say what x is" } else { "nothing says what x is" };
+        let hint = "either the metric has a `*`, as `fd-*`, or `--x` names an axis";
+        return Err(Error::usage(format!("`--y {y}`: {text}")).hint(hint));
+    }
+    let number = |c: &Column| if has_x { (c.title == y).then_some(0.0) } else { number_at(&c.title, y) };
+    let mut found: Vec<(usize, f64)> = vec![];
+    for (at, x) in results().filter_map(|(i, c)| Some((i, number(c)?))) {
+        // The first result of a stage is its key metric.
+        if found.iter().all(|(_, other)| *other != x) {
+            found.push((at, x));
+        }
+    }
+    if found.is_empty() && results().next().is_some() {
+        let names = results().map(|(_, c)| c.title.as_str());
+        let hint = suggest::hint(y, names, "the results are");
+        return Err(Error::usage(format!("`--y {y}`: no such result")).maybe_hint(hint));
+    }
+    Ok(found)
+}
+
+/// The number that `title` has where `pattern` has its `*`. A pattern of a stage's name fits each of its results.
+fn number_at(title: &str, pattern: &str) -> Option<f64> {
+    let (before, after) = pattern.split_once('*')?;
+    let rest = title.strip_prefix(before)?;
+    let fits = |number: &str| number.parse::<f64>().ok();
+    let exactly = rest.strip_suffix(after).and_then(fits);
+    exactly.or_else(|| rest.rsplit_once('.').and_then(|(stage, _)| fits(stage.strip_suffix(after)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_a_stage_is_x() {
+        assert_eq!(number_at("fd-300.fd", "fd-*"), Some(300.0));
+        assert_eq!(number_at("fd-300.fd", "fd-*.fd"), Some(300.0));
+        assert_eq!(number_at("fd-0.5.fd", "fd-*"), Some(0.5));
+        assert_eq!(number_at("at-7-steps.fd", "at-*-steps"), Some(7.0));
+        assert_eq!(number_at("fd-sde.fd", "fd-*"), None);
+        assert_eq!(number_at("fd-300.fd", "fd-*.fid"), None);
+        assert_eq!(number_at("fd", "fd-*"), None);
+    }
+}

@@ -1,0 +1,187 @@
+//! Line charts as SVG: panels side by side, lines with a band of a standard deviation. Grey and mid-toned colours on no
+//! background, so that one file serves light pages and dark ones. Knows nothing of what the numbers mean.
+
+use super::chart_scale::Scale;
+use super::number;
+use std::fmt::Write;
+
+/// Panels that share their x axis and their lines.
+pub struct Chart {
+    pub x_title: String,
+    pub panels: Vec<Panel>,
+    /// Below everything.
+    pub note: String,
+}
+
+pub struct Panel {
+    pub title: String,
+    pub lines: Vec<Line>,
+}
+
+pub struct Line {
+    pub name: String,
+    /// In the order of x.
+    pub points: Vec<Point>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Point {
+    pub x: f64,
+    pub mean: f64,
+    /// Half the height of the band; 0 for none.
+    pub sd: f64,
+}
+
+const GREY: &str = "#808890";
+/// Told apart with the common colour blindnesses, and in between black and white.
+const COLOURS: [&str; 6] = ["#3b82d0", "#dd7a2a", "#2f9e6e", "#b05fc0", "#b8971f", "#d0505f"];
+/// Of a panel with its labels, in pixels.
+const WIDTH: f64 = 400.0;
+const LEFT: f64 = 56.0;
+const RIGHT: f64 = 16.0;
+/// Where the frame of a panel begins and ends.
+const TOP: f64 = 62.0;
+const BOTTOM: f64 = 272.0;
+const HEIGHT: f64 = 336.0;
+/// Of a character, about.
+const CHARACTER: f64 = 6.8;
+
+impl Chart {
+    /// The picture, with a newline at the end.
+    pub fn svg(&self) -> String {
+        let width = WIDTH * self.panels.len().max(1) as f64;
+        let mut svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {HEIGHT}\" width=\"{width}\" \
+             height=\"{HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\" fill=\"{GREY}\">\n"
+        );
+        svg += &self.legend(width);
+        for (i, panel) in self.panels.iter().enumerate() {
+            svg += &self.panel(panel, WIDTH * i as f64);
+        }
+        svg += &text(width / 2.0, BOTTOM + 36.0, "middle", &self.x_title);
+        svg += &text(width / 2.0, BOTTOM + 56.0, "middle", &self.note);
+        svg + "</svg>\n"
+    }
+
+    /// The names of all lines, once each; a line has one colour in all panels.
+    fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = vec![];
+        for line in self.panels.iter().flat_map(|p| &p.lines) {
+            if !names.contains(&line.name.as_str()) {
+                names.push(&line.name);
+            }
+        }
+        names
+    }
+
+    fn colour(&self, name: &str) -> &'static str {
+        let at = self.names().iter().position(|n| *n == name).unwrap_or(0);
+        COLOURS[at % COLOURS.len()]
+    }
+
+    fn legend(&self, width: f64) -> String {
+        let names = self.names();
+        let wide = |name: &str| 44.0 + CHARACTER * name.chars().count() as f64;
+        let mut x = (width - names.iter().map(|n| wide(n)).sum::<f64>()).max(0.0) / 2.0;
+        let mut svg = String::new();
+        for name in names {
+            let colour = self.colour(name);
+            let _ = writeln!(
+                svg,
+                "<path d=\"M{x:.1} 14h20\" stroke=\"{colour}\" stroke-width=\"2\"/><circle cx=\"{:.1}\" cy=\"14\" r=\"3\" fill=\"{colour}\"/>",
+                x + 10.0
+            );
+            svg += &text(x + 26.0, 18.0, "start", name);
+            x += wide(name);
+        }
+        svg
+    }
+
+    fn panel(&self, panel: &Panel, offset: f64) -> String {
+        let all = || panel.lines.iter().flat_map(|l| &l.points);
+        let (left, right) = (offset + LEFT, offset + WIDTH - RIGHT);
+        let x = Scale::linear(all().map(|p| p.x), left + 8.0, right - 8.0);
+        let y = Scale::fitting(all().flat_map(|p| [p.mean - p.sd, p.mean, p.mean + p.sd]), BOTTOM - 6.0, TOP + 6.0);
+        let title = if y.is_log() { format!("{} (log scale)", panel.title) } else { panel.title.clone() };
+        let mut svg = text(f64::midpoint(left, right), TOP - 14.0, "middle", &title);
+        for tick in y.ticks() {
+            let at = y.at(tick);
+            let _ = writeln!(svg, "<path d=\"M{left:.1} {at:.1}H{right:.1}\" stroke=\"{GREY}\" opacity=\"0.25\"/>");
+            svg += &text(left - 6.0, at + 4.0, "end", &number(Some(tick)));
+        }
+        for tick in x.ticks() {
+            let at = x.at(tick);
+            let _ = writeln!(svg, "<path d=\"M{at:.1} {BOTTOM}v4\" stroke=\"{GREY}\"/>");
+            svg += &text(at, BOTTOM + 18.0, "middle", &number(Some(tick)));
+        }
+        let _ = writeln!(svg, "<path d=\"M{left:.1} {TOP}V{BOTTOM}H{right:.1}\" fill=\"none\" stroke=\"{GREY}\"/>");
+        let lines = panel.lines.iter().map(|line| curve(line, self.colour(&line.name), &x, &y));
+        svg + &lines.collect::<String>()
+    }
+}
+
+/// Band, line and dots.
+fn curve(line: &Line, colour: &str, x: &Scale, y: &Scale) -> String {
+    let place = |p: &Point, value: f64| format!("{:.1},{:.1}", x.at(p.x), y.at(value));
+    let joined = |places: Vec<String>| places.join(" ");
+    let mut svg = String::new();
+    if line.points.iter().any(|p| p.sd > 0.0) {
+        let upper = line.points.iter().map(|p| place(p, p.mean + p.sd));
+        let lower = line.points.iter().rev().map(|p| place(p, p.mean - p.sd));
+        let band = joined(upper.chain(lower).collect());
+        let _ = writeln!(svg, "<polygon points=\"{band}\" fill=\"{colour}\" opacity=\"0.18\"/>");
+    }
+    let means = joined(line.points.iter().map(|p| place(p, p.mean)).collect());
+    let _ = writeln!(svg, "<polyline points=\"{means}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>");
+    for p in &line.points {
+        let _ = writeln!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"{colour}\"/>", x.at(p.x), y.at(p.mean));
+    }
+    svg
+}
+
+fn text(x: f64, y: f64, anchor: &str, words: &str) -> String {
+    let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    match words.as_str() {
+        "" => words,
+        _ => format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart(sd: f64) -> String {
+        let point = |x: f64, mean: f64| Point { x, mean, sd };
+        let line =
+            |name: &str, by: f64| Line { name: name.into(), points: vec![point(0.0, by), point(10.0, 2.0 * by)] };
+        let panels = vec![
+            Panel { title: "fd".into(), lines: vec![line("a", 1.0), line("b<c", 2.0)] },
+            Panel { title: "accuracy".into(), lines: vec![line("b<c", 0.1)] },
+        ];
+        Chart { x_title: "steps".into(), panels, note: "mean".into() }.svg()
+    }
+
+    #[test]
+    fn a_line_has_one_colour_and_stands_where_its_numbers_are() {
+        let svg = chart(0.0);
+        // fd runs from 1 to 4, and b ends at 4: at the top.
+        assert!(svg.contains("<polyline points=\"64.0,266.0 376.0,200.0\" fill=\"none\" stroke=\"#3b82d0\""), "{svg}");
+        assert!(svg.contains("<polyline points=\"64.0,200.0 376.0,68.0\" fill=\"none\" stroke=\"#dd7a2a\""), "{svg}");
+        assert!(svg.contains("<polyline points=\"464.0,266.0 776.0,68.0\" fill=\"none\" stroke=\"#dd7a2a\""), "{svg}");
+        assert_eq!(svg.matches("b&lt;c").count(), 1, "the legend names it once");
+        for word in ["fd", "accuracy", "steps", "mean", "10"] {
+            assert!(svg.contains(&format!(">{word}</text>")), "{word}");
+        }
+        assert!(!svg.contains("<polygon"), "one seed has no band");
+    }
+
+    #[test]
+    fn a_band_goes_there_above_and_back_below() {
+        let svg = chart(0.5);
+        // From 0.5 to 4.5 in 198 pixels; `a` runs from 1 to 2.
+        let band = "points=\"64.0,216.5 376.0,167.0 376.0,216.5 64.0,266.0\"";
+        assert!(svg.contains(&format!("<polygon {band} fill=\"#3b82d0\"")), "{svg}");
+        assert_eq!(svg.matches("<polygon").count(), 3);
+    }
+}
