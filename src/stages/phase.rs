@@ -2,12 +2,11 @@
 //! they start from. Losses are theirs.
 
 use super::averages;
-use super::examples::{Architecture, Depths, Draw, check_batch};
+use super::examples::{Draw, check_batch};
 use super::feature_source::Mode;
 use super::hand_over::take_over;
 use super::support::write_json;
 use super::trainer::{CONFIG_FILE, Cadence, Optimization};
-use super::validation;
 use crate::error::Result;
 use crate::ml::models::sit::{SiT, SiTConfig};
 use crate::ml::precision::Precision;
@@ -17,22 +16,17 @@ use crate::runner::attempt::Attempt;
 use candle_core::{DType, Device};
 use serde::Deserialize;
 
-/// Flattened into the parameters of both kinds.
+/// Flattened into the parameters of both kinds, beside [`Architecture`](super::examples::Architecture) and others that are
+/// flattened too: serde cannot nest these and refuse unknown names.
 #[derive(Debug, Deserialize)]
 pub struct Phase {
     pub seed: u64,
-    #[serde(flatten)]
-    pub architecture: Architecture,
     init_weights: String,
     pub features: Mode,
     pub flip: f64,
     pub batch: usize,
     pub accumulate: usize,
     precision: Precision,
-    #[serde(flatten)]
-    pub optimization: Optimization,
-    #[serde(flatten)]
-    pub validation: validation::Settings,
 }
 
 /// A network to be trained.
@@ -44,18 +38,14 @@ pub struct Start {
 }
 
 impl Phase {
-    /// Checks what does not depend on the contents of inputs.
-    pub fn check(&self, depths: Depths, inputs: &[&str]) -> Result<()> {
-        self.validation.check(inputs)?;
-        check_batch(self.batch, self.accumulate)?;
-        self.optimization.check()?;
+    pub fn check(&self) -> Result<()> {
         averages::check("init_weights", &self.init_weights)?;
-        self.architecture.check(depths)
+        check_batch(self.batch, self.accumulate)
     }
 
     /// The loop of this attempt.
-    pub fn fit(&self, attempt: &Attempt) -> Result<FitConfig> {
-        let config = self.optimization.fit(attempt, self.batch, self.accumulate)?;
+    pub fn fit(&self, attempt: &Attempt, optimization: &Optimization) -> Result<FitConfig> {
+        let config = optimization.fit(attempt, self.batch, self.accumulate)?;
         Ok(FitConfig { loss_scaling: self.precision.needs_loss_scaling(), ..config })
     }
 

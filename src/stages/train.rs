@@ -3,12 +3,12 @@
 
 use super::alignment::{Alignment, check_pairs_of_batch};
 use super::averages;
-use super::examples::{Batch, CUSTOM, Depths, Examples, TrainingNote, write_artifact, write_snapshots};
+use super::examples::{Architecture, Batch, CUSTOM, Depths, Examples, TrainingNote, write_artifact, write_snapshots};
 use super::phase::{Phase, Start};
 use super::preview::Preview;
 use super::size_defaults;
 use super::support::{device, parse, usage};
-use super::trainer::{self, Cadence};
+use super::trainer::{self, Cadence, Optimization};
 use super::validation::{self, Validation};
 use crate::error::{Error, Result};
 use crate::ml::align::Schedule;
@@ -34,6 +34,12 @@ pub const KIND: StageKind = StageKind { name: "train", manifest: include_str!(".
 struct Params {
     #[serde(flatten)]
     phase: Phase,
+    #[serde(flatten)]
+    architecture: Architecture,
+    #[serde(flatten)]
+    optimization: Optimization,
+    #[serde(flatten)]
+    validation: validation::Settings,
     /// Left out, as all that is optional here: by the network's size.
     encoder_depth: Option<OneOrMany<usize>>,
     path: NoisePath,
@@ -52,7 +58,7 @@ struct Params {
 
 impl Params {
     fn alignment_weight(&self) -> f64 {
-        let default = || size_defaults::alignment_weight(self.phase.architecture.model(), &self.alignment);
+        let default = || size_defaults::alignment_weight(self.architecture.model(), &self.alignment);
         self.alignment_weight.unwrap_or_else(default)
     }
 
@@ -61,7 +67,7 @@ impl Params {
     }
 
     fn depths(&self) -> Result<Depths> {
-        let default = || size_defaults::encoder_depth(self.phase.architecture.model(), &self.alignment);
+        let default = || size_defaults::encoder_depth(self.architecture.model(), &self.alignment);
         let encoder = match (&self.encoder_depth, default()) {
             (Some(given), _) => given.to_vec(),
             (None, Some(block)) => vec![block],
@@ -74,7 +80,7 @@ impl Params {
 
     /// Block, from 1, whose output is dispersed. A quarter of the blocks in is where the paper's default is.
     fn dispersed(&self) -> Result<Option<usize>> {
-        let blocks = self.phase.architecture.sizes()?.1;
+        let blocks = self.architecture.sizes()?.1;
         let depth = self.dispersive_depth.unwrap_or((blocks / 4).max(1));
         if depth > blocks {
             return Err(Error::usage(format!("`dispersive_depth` {depth} is not one of the blocks 1 to {blocks}")));
@@ -125,8 +131,11 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     if p.dispersed()?.is_some() {
         check_pairs_of_batch("dispersive", batch, phase.accumulate)?;
     }
-    averages::check_steps(&p.snapshots, phase.optimization.steps)?;
-    phase.check(p.depths()?, inputs)
+    averages::check_steps(&p.snapshots, p.optimization.steps)?;
+    phase.check()?;
+    p.validation.check(inputs)?;
+    p.optimization.check()?;
+    p.architecture.check(p.depths()?)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
@@ -136,7 +145,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let features = (schedule != Schedule::None).then_some(p.phase.features);
     let examples = Examples::open(attempt, features, &device)?;
     examples.check_flip(p.phase.flip)?;
-    let config = examples.network(&p.phase.architecture, p.depths()?)?;
+    let config = examples.network(&p.architecture, p.depths()?)?;
     let resolved = p.resolved()?;
     for (name, value) in &resolved {
         attempt.log(&format!("`{name}` is left out; for this network and method it is {value}"));
@@ -145,7 +154,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let dispersed = p.dispersed()?;
     let training =
         Training { p: &p, schedule, dispersed, examples: &examples, config: &config, model: &model, device: &device };
-    let cfg = p.phase.fit(attempt)?;
+    let cfg = p.phase.fit(attempt, &p.optimization)?;
     let (make, step_loss) = (|place| training.prepare(place), |step, noised| training.loss(step, noised));
     let snapshots = Snapshots { dir: attempt.checkpoint_dir().join("snapshots"), steps: p.snapshots.clone() };
     let mut watch = Watch { snapshots: Some(snapshots.clone()), ..watch(attempt, &training)? };
@@ -163,9 +172,9 @@ fn watch<'a>(attempt: &'a Attempt, training: &Training<'a>) -> Result<Watch<'a>>
     let Training { p, config, device, examples, .. } = *training;
     let mut watch = Watch::default();
     let phase = &p.phase;
-    if let Some(v) = Validation::open(attempt, &phase.validation, examples, phase.seed, phase.micro_batch(), device)? {
+    if let Some(v) = Validation::open(attempt, &p.validation, examples, phase.seed, phase.micro_batch(), device)? {
         let losses = Box::new(move |weights: &Tensors| v.velocity(config, p.path, weights));
-        watch.validate = Some((phase.validation.validate_every, losses));
+        watch.validate = Some((p.validation.validate_every, losses));
     }
     let Cadence { samples_every, .. } = attempt.operation()?;
     if samples_every > 0 {

@@ -2,10 +2,10 @@
 //! t = 0, alignment loss only, weight 1. What follows trains the whole network from these blocks.
 
 use super::alignment::Alignment;
-use super::examples::{Batch, Depths, Examples, write_artifact};
+use super::examples::{Architecture, Batch, Depths, Examples, write_artifact};
 use super::phase::{Phase, Start};
 use super::support::{device, parse};
-use super::trainer::{self, Cadence};
+use super::trainer::{self, Cadence, Optimization};
 use super::validation::{self, Validation};
 use crate::error::Result;
 use crate::ml::path::Path;
@@ -24,6 +24,12 @@ pub const KIND: StageKind =
 struct Params {
     #[serde(flatten)]
     phase: Phase,
+    #[serde(flatten)]
+    architecture: Architecture,
+    #[serde(flatten)]
+    optimization: Optimization,
+    #[serde(flatten)]
+    validation: validation::Settings,
     depth: usize,
     #[serde(flatten)]
     alignment: Alignment,
@@ -41,7 +47,10 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     p.phase.features.check(inputs)?;
     p.phase.features.check_flip(p.phase.flip)?;
     p.alignment.check(p.phase.batch, p.phase.accumulate)?;
-    p.phase.check(p.depths(), inputs)
+    p.phase.check()?;
+    p.validation.check(inputs)?;
+    p.optimization.check()?;
+    p.architecture.check(p.depths())
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
@@ -50,7 +59,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let device = device(attempt.device())?;
     let examples = Examples::open(attempt, Some(phase.features), &device)?;
     examples.check_flip(phase.flip)?;
-    let config = examples.network(&phase.architecture, p.depths())?;
+    let config = examples.network(&p.architecture, p.depths())?;
     let Start { params, model, loaded } = phase.start(attempt, &config, &device)?;
     let draw = phase.draw();
     let align = |_, batch: Batch| {
@@ -61,14 +70,13 @@ fn run(attempt: &Attempt) -> Result<()> {
         Ok(StepLoss { loss: p.alignment.loss(features, &projections)?, parts: vec![] })
     };
     let mut watch = Watch::default();
-    if let Some(v) = Validation::open(attempt, &phase.validation, &examples, phase.seed, phase.micro_batch(), &device)?
-    {
+    if let Some(v) = Validation::open(attempt, &p.validation, &examples, phase.seed, phase.micro_batch(), &device)? {
         let (config, features) = (&config, |rows: &[u64]| examples.features_of(rows));
         let losses = move |weights: &Tensors| v.alignment(config, weights, features);
-        watch.validate = Some((phase.validation.validate_every, Box::new(losses)));
+        watch.validate = Some((p.validation.validate_every, Box::new(losses)));
     }
     let make = |place| examples.batch(&draw, &config, place, true);
-    let trained = trainer::train(attempt, &params, &phase.fit(attempt)?, &mut watch, &make, &align)?;
+    let trained = trainer::train(attempt, &params, &phase.fit(attempt, &p.optimization)?, &mut watch, &make, &align)?;
     if let Some(last) = trained.curve.last() {
         attempt.result("alignment", last.loss);
     }
