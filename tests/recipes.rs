@@ -173,13 +173,21 @@ fn recipes_differ_where_the_methods_do() {
 #[test]
 fn the_ablation_shares_what_it_can_and_spends_equally() {
     let plan = SweepPlan::load(&shipped().join("ablation.toml"), KINDS, &Overrides::default()).unwrap();
+    let named = |kind: &str| plan.trials.iter().filter(|t| t.name.starts_with(kind)).count();
+    assert_eq!([named("sit,"), named("repa,"), named("erw,")], [3, 3, 3]);
     let names: BTreeSet<&str> = plan.pipeline.stages.iter().map(|s| s.name.as_str()).collect();
     for shared in ["images", "vae", "encoder", "latents", "features", "classifier"] {
         assert!(names.contains(shared) && !names.iter().any(|n| n.starts_with(&format!("{shared}@"))), "{names:?}");
     }
     assert_eq!(names.iter().filter(|n| n.starts_with("warmup")).count(), 3, "one a seed: {names:?}");
-    let named = |kind: &str| plan.trials.iter().filter(|t| t.name.starts_with(kind)).count();
-    assert_eq!([named("sit,"), named("repa,"), named("erw,")], [3, 3, 3]);
+    assert_measured_at_equal_cost(&plan, &[300.0, 600.0, 900.0, 1200.0, 1500.0]);
+    let plan = SweepPlan::load(&shipped().join("ablation-variants.toml"), KINDS, &Overrides::default()).unwrap();
+    assert_eq!(plan.trials.len(), 12);
+    assert_measured_at_equal_cost(&plan, &[600.0, 900.0, 1200.0, 1500.0]);
+}
+
+/// The weights of `sample-X` have cost X, in steps without alignment, to the nearest step.
+fn assert_measured_at_equal_cost(plan: &SweepPlan, costs: &[f64]) {
     for trial in &plan.trials {
         let stage = |base: &str| plan.pipeline.stage(trial.stages[base]);
         let train = stage("train");
@@ -191,7 +199,7 @@ fn the_ablation_shares_what_it_can_and_spends_equally() {
         });
         let step = if train.params["alignment"] == "none" { 1.0 } else { cost.aligned() };
         let mut steps = vec![];
-        for x in [300.0, 600.0, 900.0, 1200.0, 1500.0] {
+        for x in costs {
             let weights = stage(&format!("sample-{x}")).params["weights"].as_str().unwrap();
             let step_of: f64 = weights.strip_prefix("ema@").unwrap().parse().unwrap();
             assert!((warmed + step_of * step - x).abs() <= 0.5 * step, "{}: {weights} at {x}", trial.name);
