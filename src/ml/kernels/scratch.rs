@@ -20,11 +20,6 @@ pub fn take(len: usize) -> Scratch {
     Scratch(free.unwrap_or_else(|| vec![0.0; len]))
 }
 
-/// Gives all free buffers back to the system.
-pub fn clear() {
-    POOL.lock().unwrap_or_else(PoisonError::into_inner).take();
-}
-
 impl Drop for Scratch {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.0);
