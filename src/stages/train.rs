@@ -78,7 +78,7 @@ impl Params {
         Ok(Depths { encoder, warmup: None })
     }
 
-    /// Block, from 1, whose output is dispersed. A quarter of the blocks in is where the paper's default is.
+    /// Block, from 1, whose output is dispersed.
     fn dispersed(&self) -> Result<Option<usize>> {
         let blocks = self.architecture.sizes()?.1;
         let depth = self.dispersive_depth.unwrap_or((blocks / 4).max(1));
