@@ -50,34 +50,34 @@ struct Slot {
 }
 
 impl Slot {
-    /// Lets `write` set the buffer, or add to it when told to keep what is there.
-    fn write(&mut self, write: impl FnOnce(&mut [f32], bool) -> Result<()>) -> Result<bool> {
-        let Value::Host(buffer) = &mut self.value else { return Ok(false) };
+    /// Lets `write` set the buffer, or add to it when told to keep what is there. False where there is no buffer.
+    fn write(&mut self, write: impl FnOnce(&mut [f32], bool)) -> bool {
+        let Value::Host(buffer) = &mut self.value else { return false };
         buffer.resize(self.var.elem_count(), 0.0);
-        write(buffer, self.reached)?;
+        write(buffer, self.reached);
         self.reached = true;
-        Ok(true)
+        true
     }
 
     fn add(&mut self, grad: &Tensor) -> Result<()> {
         let grad = grad.contiguous()?;
-        let written = self.write(|buffer, keep| {
-            kernels::with_slices([&grad], |[grad]| {
-                if keep {
-                    buffer.iter_mut().zip(grad).for_each(|(b, g)| *b += g);
-                } else {
-                    buffer.copy_from_slice(grad);
-                }
-            })
-        })?;
-        if let (false, Value::Tensor(total)) = (written, &mut self.value) {
+        if let Value::Tensor(total) = &mut self.value {
             *total = Some(match total.take() {
                 Some(so_far) => (so_far + grad)?,
                 None => grad,
             });
             self.reached = true;
+            return Ok(());
         }
-        Ok(())
+        kernels::with_slices([&grad], |[grad]| {
+            self.write(|buffer, keep| {
+                if keep {
+                    kernels::rows::add_to(buffer, grad);
+                } else {
+                    buffer.copy_from_slice(grad);
+                }
+            });
+        })
     }
 }
 
@@ -257,13 +257,10 @@ impl CustomOp2 for Checkpointed {
 
 /// For a fused operation running backward: lets `write(buffer, keep)` set the gradient of `weight`, or add to it where
 /// `keep`. False when the gradient has to go another way: the weight is no parameter of a running [`Gradients::backward`].
-pub(super) fn collect(weight: &Tensor, write: impl FnOnce(&mut [f32], bool) -> Result<()>) -> Result<bool> {
+pub(super) fn collect(weight: &Tensor, write: impl FnOnce(&mut [f32], bool)) -> bool {
     COLLECTOR.with_borrow_mut(|collector| {
-        let Some(gradients) = collector else { return Ok(false) };
-        match gradients.by_id.get(&weight.id()) {
-            Some(slot) => gradients.slots[*slot].write(write),
-            None => Ok(false),
-        }
+        let Some(gradients) = collector else { return false };
+        gradients.by_id.get(&weight.id()).is_some_and(|slot| gradients.slots[*slot].write(write))
     })
 }
 
@@ -271,8 +268,8 @@ pub(super) fn collect(weight: &Tensor, write: impl FnOnce(&mut [f32], bool) -> R
 ///
 /// # Errors
 /// A trained weight whose gradient nobody collects.
-fn collect_captured(weight: &Tensor, write: impl FnOnce(&mut [f32], bool) -> Result<()>) -> Result<()> {
-    if !weight.is_variable() || collect(weight, write)? {
+fn collect_captured(weight: &Tensor, write: impl FnOnce(&mut [f32], bool)) -> Result<()> {
+    if !weight.is_variable() || collect(weight, write) {
         return Ok(());
     }
     bail!("the gradient of a captured weight {:?} has nobody to collect it: use `Gradients::backward`", weight.dims())
@@ -280,10 +277,7 @@ fn collect_captured(weight: &Tensor, write: impl FnOnce(&mut [f32], bool) -> Res
 
 /// For a fused linear layer running backward: the gradient of its weight `[out, in]` from x `[rows, in]` and that of y.
 pub(super) fn collect_weight(weight: &Tensor, x: &[f32], grad: &[f32], n_in: usize) -> Result<()> {
-    collect_captured(weight, |dw, keep| {
-        kernels::linear::backward_weight(x, grad, n_in, dw, keep);
-        Ok(())
-    })
+    collect_captured(weight, |dw, keep| kernels::linear::backward_weight(x, grad, n_in, dw, keep))
 }
 
 /// Of sums per group, `width` numbers each, those from `first`, added over the groups.
@@ -296,6 +290,5 @@ pub(super) fn collect_bias(bias: &Tensor, sums: &[f32], width: usize, first: usi
             let len = db.len();
             kernels::rows::add_to(db, &group[first..][..len]);
         }
-        Ok(())
     })
 }

@@ -5,7 +5,8 @@
 //! gradient silently, so nothing here calls them. Models know shapes; this file does not know models.
 
 use super::kernels::{
-    self, activation::Activation, attention::Attention, gated::GatedResidual, norm::NormAffine, rope::Rope, swiglu,
+    self, activation::Activation, attention::Attention, block::Affine, gated::GatedResidual, norm::NormAffine,
+    rope::Rope, swiglu,
 };
 use super::precision::{self, is_half, wide, widened};
 use super::weights::xavier_uniform;
@@ -31,6 +32,12 @@ impl Linear {
 
     pub fn bias(&self) -> &Tensor {
         &self.bias
+    }
+}
+
+impl From<&Linear> for Affine {
+    fn from(l: &Linear) -> Self {
+        Self { weight: l.weight.clone(), bias: l.bias.clone() }
     }
 }
 
@@ -78,13 +85,11 @@ impl LayerNorm {
         };
         Ok(Self { weight, bias, eps })
     }
+}
 
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
-    }
-
-    pub fn bias(&self) -> &Tensor {
-        &self.bias
+impl From<&LayerNorm> for Affine {
+    fn from(n: &LayerNorm) -> Self {
+        Self { weight: n.weight.clone(), bias: n.bias.clone() }
     }
 }
 

@@ -171,13 +171,9 @@ pub fn fit_watched(
         let stop = done < cfg.steps && obs.should_stop();
         if due || stop {
             obs.checkpointing();
-        }
-        if (due || stop)
-            && let Some(what) = state.save(params, cfg)?
-        {
-            return Ok(state.diverged(what, cfg));
-        }
-        if due || stop {
+            if let Some(what) = state.save(params, cfg)? {
+                return Ok(state.diverged(what, cfg));
+            }
             obs.checkpointed(done);
         }
         if stop {

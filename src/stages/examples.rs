@@ -3,7 +3,7 @@
 
 use super::averages::{file_of_decay, file_of_step};
 use super::feature_source::{FeatureSource, Mode};
-use super::support::{create_dir, write_json};
+use super::support::{create_dir, write_json, write_lines};
 use crate::error::{Error, Result};
 use crate::ml::augment::flips;
 use crate::ml::data::packed::Packed;
@@ -18,7 +18,6 @@ use crate::runner::attempt::Attempt;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 /// `model = "custom"` takes its sizes from parameters of their own.
@@ -162,8 +161,7 @@ pub struct Examples {
     features: FeatureSource,
     labels: Vec<u32>,
     class_names: Vec<String>,
-    scaling_factor: f64,
-    shift_factor: f64,
+    scale: Scale,
     device: Device,
 }
 
@@ -176,9 +174,9 @@ impl Examples {
         }
         let features = FeatureSource::open(attempt, features, &latents, device)?;
         let class_names: Vec<String> = serde_json::from_value(latents.meta()["classes"].clone()).unwrap_or_default();
-        let (scaling_factor, shift_factor) = scale(&latents);
+        let scale = Scale::of(&latents);
         let labels = labels(&latents, class_names.len())?;
-        Ok(Self { scaling_factor, shift_factor, latents, features, labels, class_names, device: device.clone() })
+        Ok(Self { scale, latents, features, labels, class_names, device: device.clone() })
     }
 
     /// The network that fits these examples.
@@ -232,7 +230,7 @@ impl Examples {
         let (mean, std) = (self.moments("mean", &ids, &flipped)?, self.moments("std", &ids, &flipped)?);
         let (mean, std) = (mean.to_dtype(DType::F32)?, std.to_dtype(DType::F32)?);
         let noise = rng::normal_rows(seed, Purpose::Posterior, step, &slots, &mean.dims()[1..], cpu)?;
-        let latents = (mean + (std * noise)?)?.affine(self.scaling_factor, -self.shift_factor * self.scaling_factor)?;
+        let latents = self.scale.apply(&(mean + (std * noise)?)?)?;
         let labels: Vec<u32> = ids.iter().map(|i| self.labels[*i as usize]).collect();
         let dropped: Vec<bool> = slots
             .iter()
@@ -279,10 +277,22 @@ impl Examples {
     }
 }
 
-/// The factor and the shift that latents are trained on with: factor (x - shift).
-pub fn scale(latents: &Packed) -> (f64, f64) {
-    let number = |key: &str, absent: f64| latents.meta()[key].as_f64().unwrap_or(absent);
-    (number("scaling_factor", 1.0), number("shift_factor", 0.0))
+/// How latents are brought to the size that they are trained on: factor (x - shift).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scale {
+    factor: f64,
+    shift: f64,
+}
+
+impl Scale {
+    pub fn of(latents: &Packed) -> Self {
+        let number = |key: &str, absent: f64| latents.meta()[key].as_f64().unwrap_or(absent);
+        Self { factor: number("scaling_factor", 1.0), shift: number("shift_factor", 0.0) }
+    }
+
+    pub fn apply(self, x: &Tensor) -> candle_core::Result<Tensor> {
+        x.affine(self.factor, -self.shift * self.factor)
+    }
 }
 
 /// All labels, each one of the classes.
@@ -320,16 +330,7 @@ pub fn write_artifact(dir: &Path, model: &SiT, trained: &Trained, note: &Trainin
     }
     write_json(&dir.join("config.json"), model.config())?;
     write_json(&dir.join("training.json"), note)?;
-    let path = dir.join("curve.jsonl");
-    let write = || -> std::io::Result<()> {
-        let mut out = std::io::BufWriter::new(std::fs::File::create(&path)?);
-        for point in &trained.curve {
-            serde_json::to_writer(&mut out, point)?;
-            out.write_all(b"\n")?;
-        }
-        out.flush()
-    };
-    write().map_err(|e| Error::io("write", &path, e))
+    write_lines(&dir.join("curve.jsonl"), &trained.curve)
 }
 
 /// Micro-batches of a step must be equal for their mean to be that of the batch.

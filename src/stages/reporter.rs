@@ -1,5 +1,5 @@
-//! What a training loop tells, passed on to the attempt, and to TensorBoard where its files are asked for. The pace of the
-//! loop is measured here, since the loop itself knows no clock.
+//! What a training loop tells, passed on to the attempt, and to TensorBoard where its files are asked for. The pace between
+//! two reports is measured here, with the share of waiting for data, which the loop does not see.
 
 use super::trainer::Cadence;
 use crate::error::{Error, Result};

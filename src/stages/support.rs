@@ -6,6 +6,7 @@ use crate::ml::models::classifier::Classifier;
 use crate::runner::manifest::Params;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, de::DeserializeOwned};
+use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 
@@ -48,6 +49,19 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::stage(format!("cannot write `{}`", path.display())).because(e))?;
     std::fs::write(path, text + "\n").map_err(|e| Error::io("write", path, e))
+}
+
+/// JSON lines, one a value.
+pub fn write_lines<T: serde::Serialize>(path: &Path, values: &[T]) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut out = std::io::BufWriter::new(std::fs::File::create(path)?);
+        for value in values {
+            serde_json::to_writer(&mut out, value)?;
+            out.write_all(b"\n")?;
+        }
+        out.flush()
+    };
+    write().map_err(|e| Error::io("write", path, e))
 }
 
 pub fn create_dir(path: &Path) -> Result<()> {

@@ -4,19 +4,19 @@
 //! It is part of the result, and its settings are parameters: a series that is compared between trials must not vanish
 //! with a log, nor depend on how a training was watched. It knows nothing of the order of training.
 
-use super::examples::{Examples, labels, scale};
+use super::examples::{Examples, Scale, labels};
+use super::support::write_lines;
 use crate::error::{Error, Result};
 use crate::ml::data::packed::Packed;
 use crate::ml::loss;
 use crate::ml::models::sit::{SiT, SiTConfig};
 use crate::ml::path::Path as NoisePath;
 use crate::ml::rng::{self, Purpose};
-use crate::ml::train::{Losses, Trained, ValidationPoint};
+use crate::ml::train::{Losses, Trained};
 use crate::ml::weights::{Frozen, Tensors};
 use crate::runner::attempt::Attempt;
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
-use std::io::Write;
 use std::path::Path;
 
 /// The slot of held-out latents.
@@ -82,8 +82,7 @@ impl Validation {
         let of = |field: &str| set.rows(field, &rows, device)?.to_dtype(DType::F32);
         let (mean, std) = (of("mean")?, of("std")?);
         let noise = rng::normal_rows(seed, Purpose::Validation, 0, &rows, &mean.dims()[1..], device)?;
-        let (factor, shift) = scale(set);
-        let latents = (mean + (std * noise)?)?.affine(factor, -shift * factor)?;
+        let latents = Scale::of(set).apply(&(mean + (std * noise)?)?)?;
         let all = labels(set, examples.classes())?;
         let classes = Tensor::new(&all[..rows.len()], device)?;
         Ok(Some(Self { rows, latents, classes, seed, batch: batch.max(1) }))
@@ -142,7 +141,7 @@ fn network(config: &SiTConfig, weights: &Tensors, like: &Tensor) -> candle_core:
 
 fn differs(what: &str, a: &Packed, b: &Packed) -> bool {
     match what {
-        "scale" => scale(a) != scale(b),
+        "scale" => Scale::of(a) != Scale::of(b),
         "mean" => a.shape(what).ok() != b.shape(what).ok(),
         _ => a.meta()[what] != b.meta()[what],
     }
@@ -164,15 +163,5 @@ pub fn write(attempt: &Attempt, dir: &Path, trained: &Trained, name: &str) -> Re
             attempt.result(&format!("validation_{name}{set}"), *value);
         }
     }
-    let path = dir.join("validation.jsonl");
-    lines(&path, &trained.validation).map_err(|e| Error::io("write", &path, e))
-}
-
-fn lines(path: &Path, points: &[ValidationPoint]) -> std::io::Result<()> {
-    let mut out = std::io::BufWriter::new(std::fs::File::create(path)?);
-    for point in points {
-        serde_json::to_writer(&mut out, point)?;
-        out.write_all(b"\n")?;
-    }
-    out.flush()
+    write_lines(&dir.join("validation.jsonl"), &trained.validation)
 }

@@ -4,7 +4,7 @@
 //! Every number is summed in the same order however many rows there are: the bits of a sample do not depend on its batch.
 
 use super::matmul::MatMut;
-use super::simd::{LANES, simd};
+use super::simd::{LANES, add_lanes, simd};
 use rayon::prelude::*;
 
 /// Rows of x that share one pass over a row of weights.
@@ -27,16 +27,8 @@ simd! {
         }
         let mut out = [0f32; ROWS];
         for ((out, sums), x) in out.iter_mut().zip(sums).zip(x) {
-            let mut sums = sums;
-            let mut width = LANES / 2;
-            while width > 0 {
-                for l in 0..width {
-                    sums[l] += sums[l + width];
-                }
-                width /= 2;
-            }
             let tail: f32 = x[whole..].iter().zip(&w[whole..]).map(|(x, w)| x * w).sum();
-            *out = sums[0] + tail;
+            *out = add_lanes(sums) + tail;
         }
         out
     }

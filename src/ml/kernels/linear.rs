@@ -148,10 +148,7 @@ impl CustomOp3 for Linear {
         let grad = grad.contiguous()?;
         with_slices([x, weight, &grad], |[xs, ws, gs]| {
             // Straight into the buffer of a parameter where there is one.
-            let collected = backprop::collect(weight, |dw, keep| {
-                backward_weight(xs, gs, n_in, dw, keep);
-                Ok(())
-            })?;
+            let collected = backprop::collect(weight, |dw, keep| backward_weight(xs, gs, n_in, dw, keep));
             let dw = || {
                 let mut dw = vec![0f32; n_out * n_in];
                 backward_weight(xs, gs, n_in, &mut dw, false);

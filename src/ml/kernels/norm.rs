@@ -25,19 +25,44 @@ simd! {
     }
 }
 
-simd! {
-    /// `sums` is `[shift gradient | scale gradient]`.
-    fn backward(x: &[f32], scale: &[f32], grad: &[f32], offset: f32, eps: f32, dx: &mut [f32], sums: &mut [f32]) {
+/// The backward pass of one row: what its numbers have in common.
+pub struct Backward {
+    mean: f32,
+    rstd: f32,
+    offset: f32,
+    mean_g: f32,
+    mean_gx: f32,
+}
+
+impl Backward {
+    /// Of a row x, the gradient of the output and the scale.
+    #[inline(always)]
+    pub fn new(x: &[f32], grad: &[f32], scale: &[f32], offset: f32, eps: f32) -> Self {
         let n = x.len() as f32;
         let (mean, rstd) = moments(x, eps);
         let mean_g = sum3(grad, scale, x, |g, s, _| g * (offset + s)) / n;
         let mean_gx = sum3(grad, scale, x, |g, s, x| g * (offset + s) * ((x - mean) * rstd)) / n;
+        Self { mean, rstd, offset, mean_g, mean_gx }
+    }
+
+    /// x̂ and the gradient of x, of one number.
+    #[inline(always)]
+    pub fn at(&self, x: f32, grad: f32, scale: f32) -> (f32, f32) {
+        let normal = (x - self.mean) * self.rstd;
+        (normal, self.rstd * (grad * (self.offset + scale) - self.mean_g - normal * self.mean_gx))
+    }
+}
+
+simd! {
+    /// `sums` is `[shift gradient | scale gradient]`.
+    fn backward(x: &[f32], scale: &[f32], grad: &[f32], offset: f32, eps: f32, dx: &mut [f32], sums: &mut [f32]) {
+        let row = Backward::new(x, grad, scale, offset, eps);
         let (dshift, dscale) = sums.split_at_mut(x.len());
         for ((((d, x), g), s), (dshift, dscale)) in
             dx.iter_mut().zip(x).zip(grad).zip(scale).zip(dshift.iter_mut().zip(dscale))
         {
-            let normal = (x - mean) * rstd;
-            *d = rstd * (g * (offset + s) - mean_g - normal * mean_gx);
+            let (normal, dx) = row.at(*x, *g, *s);
+            *d = dx;
             *dshift += g;
             *dscale += g * normal;
         }

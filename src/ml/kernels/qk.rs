@@ -1,10 +1,10 @@
 //! What happens to queries and keys between their layer and attention: LayerNorm of every head (QK-norm), then the rotary
 //! embedding, in place on the packed qkv rows. Values pass through.
 
-use super::norm::moments;
+use super::norm::{Backward, moments};
 use super::rope::turn_row;
 use super::rows;
-use super::simd::{simd, sum3};
+use super::simd::simd;
 
 /// LayerNorm weights of one head: of queries and of keys.
 #[derive(Debug, Clone, Copy)]
@@ -43,16 +43,13 @@ fn normalise(x: &mut [f32], scale: &[f32], shift: &[f32], eps: f32) {
 /// `d` holds the gradient of the output and gets that of the input; `sums` is `[scale gradient | shift gradient]`.
 #[inline(always)]
 fn normalise_backward(x: &[f32], scale: &[f32], eps: f32, d: &mut [f32], sums: &mut [f32]) {
-    let n = x.len() as f32;
-    let (mean, rstd) = moments(x, eps);
-    let mean_g = sum3(d, scale, x, |g, s, _| g * s) / n;
-    let mean_gx = sum3(d, scale, x, |g, s, x| g * s * ((x - mean) * rstd)) / n;
+    let row = Backward::new(x, d, scale, 0.0, eps);
     let (dscale, dshift) = sums.split_at_mut(x.len());
     for ((((d, x), s), dscale), dshift) in d.iter_mut().zip(x).zip(scale).zip(dscale).zip(dshift) {
-        let (g, normal) = (*d, (x - mean) * rstd);
+        let (g, (normal, dx)) = (*d, row.at(*x, *d, *s));
         *dscale += g * normal;
         *dshift += g;
-        *d = rstd * (g * s - mean_g - normal * mean_gx);
+        *d = dx;
     }
 }
 

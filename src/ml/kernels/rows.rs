@@ -6,57 +6,70 @@ use rayon::prelude::*;
 /// Rows that one task handles. Part of the result: partial sums are formed per task.
 const ROWS_PER_TASK: usize = 64;
 
-/// Calls `f(row index, row of out)` for every row, in parallel.
-pub fn each_row(out: &mut [f32], dim: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
-    out.par_chunks_mut((ROWS_PER_TASK * dim).max(1)).enumerate().for_each(|(task, chunk)| {
-        for (r, row) in chunk.chunks_mut(dim.max(1)).enumerate() {
+/// What can be cut into rows: a matrix, or two of equal shape side by side.
+trait Matrix: Send + Sized {
+    fn tasks(self, len: usize) -> impl IndexedParallelIterator<Item = Self>;
+    fn rows(self, dim: usize) -> impl Iterator<Item = Self>;
+}
+
+impl Matrix for &mut [f32] {
+    fn tasks(self, len: usize) -> impl IndexedParallelIterator<Item = Self> {
+        self.par_chunks_mut(len.max(1))
+    }
+
+    fn rows(self, dim: usize) -> impl Iterator<Item = Self> {
+        self.chunks_mut(dim.max(1))
+    }
+}
+
+impl<A: Matrix, B: Matrix> Matrix for (A, B) {
+    fn tasks(self, len: usize) -> impl IndexedParallelIterator<Item = Self> {
+        self.0.tasks(len).zip(self.1.tasks(len))
+    }
+
+    fn rows(self, dim: usize) -> impl Iterator<Item = Self> {
+        self.0.rows(dim).zip(self.1.rows(dim))
+    }
+}
+
+fn each<M: Matrix>(all: M, dim: usize, f: impl Fn(usize, M) + Sync) {
+    all.tasks(ROWS_PER_TASK * dim).enumerate().for_each(|(task, part)| {
+        for (r, row) in part.rows(dim).enumerate() {
             f(task * ROWS_PER_TASK + r, row);
         }
     });
 }
 
-/// [`each_row`] over two matrices of equal shape.
-pub fn each_row2(a: &mut [f32], b: &mut [f32], dim: usize, f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync) {
-    let share = (ROWS_PER_TASK * dim).max(1);
-    a.par_chunks_mut(share).zip(b.par_chunks_mut(share)).enumerate().for_each(|(task, (a, b))| {
-        for (r, (a, b)) in a.chunks_mut(dim.max(1)).zip(b.chunks_mut(dim.max(1))).enumerate() {
-            f(task * ROWS_PER_TASK + r, a, b);
-        }
-    });
-}
-
-/// [`each_row_summing`] over two matrices of equal shape.
-pub fn each_row2_summing(
-    a: &mut [f32],
-    b: &mut [f32],
+fn each_summing<M: Matrix>(
+    all: M,
     dim: usize,
     rows_per_group: usize,
     width: usize,
-    f: impl Fn(usize, &mut [f32], &mut [f32], &mut [f32]) + Sync,
+    f: impl Fn(usize, M, &mut [f32]) + Sync,
 ) -> Vec<f32> {
-    let (group, share) = ((rows_per_group * dim).max(1), (ROWS_PER_TASK * dim).max(1));
-    let groups: Vec<Vec<f32>> = a
-        .par_chunks_mut(group)
-        .zip(b.par_chunks_mut(group))
-        .enumerate()
-        .map(|(group, (a, b))| {
-            let partials: Vec<Vec<f32>> = a
-                .par_chunks_mut(share)
-                .zip(b.par_chunks_mut(share))
-                .enumerate()
-                .map(|(task, (a, b))| {
-                    let mut sums = vec![0f32; width];
-                    let first = group * rows_per_group + task * ROWS_PER_TASK;
-                    for (r, (a, b)) in a.chunks_mut(dim.max(1)).zip(b.chunks_mut(dim.max(1))).enumerate() {
-                        f(first + r, a, b, &mut sums);
-                    }
-                    sums
-                })
-                .collect();
-            add_up(partials, width)
-        })
-        .collect();
+    let of_group = |(group, rows): (usize, M)| {
+        let of_task = |(task, part): (usize, M)| {
+            let mut sums = vec![0f32; width];
+            let first = group * rows_per_group + task * ROWS_PER_TASK;
+            for (r, row) in part.rows(dim).enumerate() {
+                f(first + r, row, &mut sums);
+            }
+            sums
+        };
+        add_up(rows.tasks(ROWS_PER_TASK * dim).enumerate().map(of_task).collect(), width)
+    };
+    let groups: Vec<Vec<f32>> = all.tasks(rows_per_group * dim).enumerate().map(of_group).collect();
     groups.concat()
+}
+
+/// Calls `f(row index, row of out)` for every row, in parallel.
+pub fn each_row(out: &mut [f32], dim: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    each(out, dim, f);
+}
+
+/// [`each_row`] over two matrices of equal shape.
+pub fn each_row2(a: &mut [f32], b: &mut [f32], dim: usize, f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync) {
+    each((a, b), dim, |row, (a, b)| f(row, a, b));
 }
 
 /// Calls `f(row index, row of out, partial sums)` for every row and adds the partial sums, `width` numbers, over
@@ -68,26 +81,19 @@ pub fn each_row_summing(
     width: usize,
     f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
 ) -> Vec<f32> {
-    let groups: Vec<Vec<f32>> = out
-        .par_chunks_mut((rows_per_group * dim).max(1))
-        .enumerate()
-        .map(|(group, rows)| {
-            let partials: Vec<Vec<f32>> = rows
-                .par_chunks_mut(ROWS_PER_TASK * dim)
-                .enumerate()
-                .map(|(task, chunk)| {
-                    let mut sums = vec![0f32; width];
-                    let first = group * rows_per_group + task * ROWS_PER_TASK;
-                    for (r, row) in chunk.chunks_mut(dim.max(1)).enumerate() {
-                        f(first + r, row, &mut sums);
-                    }
-                    sums
-                })
-                .collect();
-            add_up(partials, width)
-        })
-        .collect();
-    groups.concat()
+    each_summing(out, dim, rows_per_group, width, f)
+}
+
+/// [`each_row_summing`] over two matrices of equal shape.
+pub fn each_row2_summing(
+    a: &mut [f32],
+    b: &mut [f32],
+    dim: usize,
+    rows_per_group: usize,
+    width: usize,
+    f: impl Fn(usize, &mut [f32], &mut [f32], &mut [f32]) + Sync,
+) -> Vec<f32> {
+    each_summing((a, b), dim, rows_per_group, width, |row, (a, b), sums| f(row, a, b, sums))
 }
 
 /// Sums over the rows of `[rows, dim]`, the same for any number of threads.

@@ -78,6 +78,12 @@ pub fn sum3(a: &[f32], b: &[f32], c: &[f32], f: impl Fn(f32, f32, f32) -> f32) -
         }
     }
     let tail: f32 = rest.map(|((x, y), z)| f(*x, *y, *z)).sum();
+    add_lanes(acc) + tail
+}
+
+/// The sum of partial sums, always taken in the same order.
+#[inline(always)]
+pub fn add_lanes(mut acc: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for l in 0..width {
@@ -85,7 +91,7 @@ pub fn sum3(a: &[f32], b: &[f32], c: &[f32], f: impl Fn(f32, f32, f32) -> f32) -
         }
         width /= 2;
     }
-    acc[0] + tail
+    acc[0]
 }
 
 /// Sum of `f` over the elements of a slice.

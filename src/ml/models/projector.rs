@@ -9,7 +9,7 @@
 //! released checkpoints of either work; the numbers are positions in the original's sequence, in which activations count.
 
 use crate::ml::kernels::conv::{Conv2d, Padding};
-use crate::ml::kernels::{block::Affine, mlp::Mlp};
+use crate::ml::kernels::mlp::Mlp;
 use crate::ml::nn::{self, Linear};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
@@ -52,8 +52,7 @@ impl Module for Projector {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Mlp(layers) => {
-                let affine = |l: &Linear| Affine { weight: l.weight().clone(), bias: l.bias().clone() };
-                let op = Mlp::new(layers.iter().map(affine).collect());
+                let op = Mlp::new(layers.iter().map(Into::into).collect());
                 if op.suits(x) {
                     return x.contiguous()?.apply_op1(op);
                 }

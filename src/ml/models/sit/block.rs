@@ -2,7 +2,7 @@
 
 use super::{MlpKind, NORM_EPS, SiTConfig, ZERO};
 use crate::ml::backprop::checkpointed;
-use crate::ml::kernels::{self, block::Affine};
+use crate::ml::kernels;
 use crate::ml::nn::{self, LayerNorm, Linear};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
@@ -126,14 +126,12 @@ impl Block {
     /// The weights as the fused block takes them: one with a GELU MLP.
     fn fused(&self, rope: Option<&(Tensor, Tensor)>) -> Option<kernels::block::Weights> {
         let Mlp::Gelu { fc1, fc2 } = &self.mlp else { return None };
-        let affine = |l: &Linear| Affine { weight: l.weight().clone(), bias: l.bias().clone() };
-        let norm = |n: &LayerNorm| Affine { weight: n.weight().clone(), bias: n.bias().clone() };
         Some(kernels::block::Weights {
-            qkv: affine(&self.attn.qkv),
-            proj: affine(&self.attn.proj),
-            fc1: affine(fc1),
-            fc2: affine(fc2),
-            qk_norm: self.attn.norms.as_ref().map(|(q, k)| ([norm(q), norm(k)], QK_NORM_EPS as f32)),
+            qkv: (&self.attn.qkv).into(),
+            proj: (&self.attn.proj).into(),
+            fc1: fc1.into(),
+            fc2: fc2.into(),
+            qk_norm: self.attn.norms.as_ref().map(|(q, k)| ([q.into(), k.into()], QK_NORM_EPS as f32)),
             rope: rope.map(|(cos, sin)| [cos.clone(), sin.clone()]),
         })
     }
