@@ -92,10 +92,7 @@ impl<'a> Preview<'a> {
         }
         let latents = latents.to_dtype(DType::F32)?;
         match &self.decoder {
-            Some(vae) => {
-                let vc = vae.config();
-                to_u8(&vae.decode(&latents.affine(1.0 / vc.scaling_factor, vc.shift_factor.unwrap_or(0.0))?)?)
-            }
+            Some(vae) => to_u8(&vae.decode(&vae.config().unscale(&latents)?)?),
             None => to_u8(&(three(&latents)? / RANGE)?),
         }
     }

@@ -172,8 +172,7 @@ impl Generator {
             ))
             .hint("the training has diverged, or `cfg_scale` is too large"));
         }
-        let vae = self.vae.config();
-        let latents = latents.affine(1.0 / vae.scaling_factor, vae.shift_factor.unwrap_or(0.0))?;
+        let latents = self.vae.config().unscale(&latents)?;
         let images = self.vae.decode(&latents.to_dtype(DType::F32)?)?;
         Ok(to_u8(&images)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
     }

@@ -1,6 +1,6 @@
 //! Configuration of an autoencoder: the fields of diffusers' `config.json` that describe the network.
 
-use candle_core::{Result, bail};
+use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -107,6 +107,11 @@ impl VaeConfig {
             bail!("scaling_factor must be positive, not {}", self.scaling_factor);
         }
         Ok(())
+    }
+
+    /// Latents as the decoder takes them, of latents as diffusion models are trained on.
+    pub fn unscale(&self, latents: &Tensor) -> Result<Tensor> {
+        latents.affine(1.0 / self.scaling_factor, self.shift_factor.unwrap_or(0.0))
     }
 
     /// Pixels per latent along one axis.
