@@ -106,6 +106,25 @@ fn a_warmup_validates_its_alignment() {
     assert!(ear.text().contains("\"validation_alignment\""));
 }
 
+/// With a rate of learning of 0 the first step's loss is that of the weights that are validated afterwards.
+#[test]
+fn a_warmup_validates_the_loss_that_it_trains() {
+    let lab = Lab::new();
+    let loss = |work: &str, switches: Value| {
+        let mut changes = json!({"steps": 1, "lr": 0.0, "batch": 4, "validate_every": 1, "validation_samples": 6});
+        changes.as_object_mut().unwrap().extend(switches.as_object().unwrap().clone());
+        lab.run(&warmup::KIND, work, changes, &lab.data(), &Ear::default()).unwrap();
+        let series = lines(&lab.artifact(work, "warmed").join("validation.jsonl"));
+        series[0]["model"]["alignment"].as_f64().unwrap()
+    };
+    let plain = loss("plain", json!({}));
+    let normed = loss("normed", json!({"spatial_norm": "zscore"}));
+    assert!((plain - normed).abs() > 1e-4, "{plain} and {normed}");
+    // Cosines are between -1 and 1; the contrastive loss of four images starts near ln 4.
+    let contrasted = loss("contrasted", json!({"alignment_loss": "nt-xent", "temperature": 10.0}));
+    assert!((contrasted - 4f64.ln()).abs() < 0.2, "{contrasted}");
+}
+
 #[test]
 fn a_validation_that_cannot_be_is_refused() {
     let lab = Lab::new();

@@ -38,6 +38,11 @@ impl Alignment {
         }
     }
 
+    /// Whether the loss compares the images of a batch with each other.
+    pub fn is_over_pairs(&self) -> bool {
+        self.alignment_loss == Kind::NtXent
+    }
+
     /// The loss of a micro-batch; features and projections `[B, N, Z]`, one each per encoder.
     pub fn loss(&self, features: Vec<Tensor>, projections: &[Tensor]) -> candle_core::Result<Tensor> {
         let features = match self.spatial_norm {

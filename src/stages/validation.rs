@@ -4,6 +4,7 @@
 //! It is part of the result, and its settings are parameters: a series that is compared between trials must not vanish
 //! with a log, nor depend on how a training was watched. It knows nothing of the order of training.
 
+use super::alignment::Alignment;
 use super::examples::{Examples, Scale, labels};
 use super::support::write_lines;
 use crate::error::{Error, Result};
@@ -94,7 +95,7 @@ impl Validation {
         let mut losses = vec![("velocity".to_string(), 0.0)];
         for time in 0..TIMES {
             let t = (time as f64 + 0.5) / TIMES as f64;
-            let loss = self.mean(|rows, x, y| {
+            let loss = self.mean(self.rows.len(), |rows, x, y| {
                 let noise = rng::normal_rows(self.seed, Purpose::Validation, time + 1, rows, &x.dims()[1..], device)?;
                 let times = vec![t as f32; rows.len()];
                 let (point, target) = path.point_and_velocity(x, &noise, &times)?;
@@ -106,31 +107,39 @@ impl Validation {
         Ok(losses)
     }
 
-    /// The alignment loss of clean latents with what `features` gives for their rows.
+    /// The loss that the phase trains, of clean latents with what `features` gives for their rows. Where it compares the
+    /// images of a batch, of whole batches only: among fewer images it is smaller.
     pub fn alignment(
         &self,
         config: &SiTConfig,
         weights: &Tensors,
+        alignment: &Alignment,
         features: impl Fn(&[u64]) -> candle_core::Result<Vec<Tensor>>,
     ) -> candle_core::Result<Losses> {
         let model = network(config, weights, &self.latents)?;
-        let loss = self.mean(|rows, x, y| {
+        let all = self.rows.len();
+        let count = if alignment.is_over_pairs() && all > self.batch { all - all % self.batch } else { all };
+        let loss = self.mean(count, |rows, x, y| {
             let t = Tensor::zeros(rows.len(), DType::F32, x.device())?;
-            loss::alignment(&features(rows)?, &model.projections(x, &t, y)?)
+            alignment.loss(features(rows)?, &model.projections(x, &t, y)?)
         })?;
         Ok(vec![("alignment".into(), loss)])
     }
 
-    /// The mean over all samples of what is a mean over some of them.
-    fn mean(&self, loss: impl Fn(&[u64], &Tensor, &Tensor) -> candle_core::Result<Tensor>) -> candle_core::Result<f64> {
+    /// The mean over the first `count` samples of what is a mean over some of them.
+    fn mean(
+        &self,
+        count: usize,
+        loss: impl Fn(&[u64], &Tensor, &Tensor) -> candle_core::Result<Tensor>,
+    ) -> candle_core::Result<f64> {
         let mut sum = 0.0;
-        for start in (0..self.rows.len()).step_by(self.batch) {
-            let n = self.batch.min(self.rows.len() - start);
+        for start in (0..count).step_by(self.batch) {
+            let n = self.batch.min(count - start);
             let (x, y) = (self.latents.narrow(0, start, n)?, self.classes.narrow(0, start, n)?);
             let mean = loss(&self.rows[start..start + n], &x, &y)?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
             sum += f64::from(mean) * n as f64;
         }
-        Ok(sum / self.rows.len() as f64)
+        Ok(sum / count as f64)
     }
 }
 

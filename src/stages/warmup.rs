@@ -71,8 +71,8 @@ fn run(attempt: &Attempt) -> Result<()> {
     };
     let mut watch = Watch::default();
     if let Some(v) = Validation::open(attempt, &p.validation, &examples, phase.seed, phase.micro_batch(), &device)? {
-        let (config, features) = (&config, |rows: &[u64]| examples.features_of(rows));
-        let losses = move |weights: &Tensors| v.alignment(config, weights, features);
+        let (config, p, features) = (&config, &p, |rows: &[u64]| examples.features_of(rows));
+        let losses = move |weights: &Tensors| v.alignment(config, weights, &p.alignment, features);
         watch.validate = Some((p.validation.validate_every, Box::new(losses)));
     }
     let make = |place| examples.batch(&draw, &config, place, true);
