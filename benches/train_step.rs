@@ -1,5 +1,6 @@
 //! One step of training, of warmup and of sampling a SiT at 32 x 32 x 4, in f32; benches/pytorch/train_step.py is the same
-//! in PyTorch. `checkpointed-xl/2` is the largest network at batch 1, in 14 GiB.
+//! in PyTorch. `checkpointed-xl/2` is the largest network at batch 1, in 14 GiB. With `--features cuda` there are training
+//! steps on a GPU too, in f32 (`gpu-`) and with products in bf16 (`bf16-`), of 64 samples.
 //!
 //!     cargo bench --bench train_step                      # all
 //!     cargo bench --bench train_step -- sit-s/2 sit-b/2   # some
@@ -20,6 +21,7 @@ use erw::ml::models::projector::ProjectorKind;
 use erw::ml::models::sit::{self, MlpKind, SiT, SiTConfig};
 use erw::ml::optim::{AdamWConfig, Decay};
 use erw::ml::path::Path;
+use erw::ml::precision::Precision;
 use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::lr::LrSchedule;
 use erw::ml::train::{Fit, FitConfig, Keep, Observer, Silent, StepLoss, fit};
@@ -29,6 +31,7 @@ use std::cell::RefCell;
 use std::time::Instant;
 
 const CASES: [&str; 6] = ["sit-s/2", "sit-b/2", "warmup-b/2", "sample-b/2", "checkpointed-b/2", "checkpointed-xl/2"];
+const GPU_CASES: [&str; 5] = ["gpu-s/2", "gpu-b/2", "bf16-s/2", "bf16-b/2", "bf16-xl/2"];
 const CPU: Device = Device::Cpu;
 /// Asks for the peak memory of a small training instead.
 const MEMORY: &str = "memory";
@@ -40,7 +43,8 @@ fn main() {
     if std::env::args().any(|a| a == MEMORY) {
         return memory().unwrap();
     }
-    support::table(&CASES, "samples/s", measure);
+    let more: &[&str] = if cfg!(feature = "cuda") { &GPU_CASES } else { &[] };
+    support::table(&[&CASES, more].concat(), "samples/s", measure);
 }
 
 /// Prints the peak of resident memory after so many steps of a small training: it must not grow.
@@ -53,25 +57,28 @@ fn memory() -> Result<()> {
             println!("{done:>6} {:>9.1}", support::peak_mib());
         }
     }));
-    train(&config, 4, 500, sit::Keep::Everything, &watch)
+    train(&config, 4, 500, &How::default(), &watch)
 }
 
 fn measure(case: &str) -> Result<Value> {
     let (kind, size) = case.split_once('-').unwrap();
     let name = format!("SiT-{}", size.to_uppercase());
-    let batch = match size {
-        "s/2" => 8,
-        "b/2" => 4,
+    let batch = match (kind, size) {
+        ("gpu" | "bf16", _) => 64,
+        (_, "s/2") => 8,
+        (_, "b/2") => 4,
         _ => 1,
     };
     let config = config(&name, kind == "warmup")?;
+    let whole = forward_gflop(&config, config.depth, true, true);
+    let training = |how: &How| training(&config, batch, how);
     let (seconds, gflop) = match kind {
-        "checkpointed" => {
-            (training(&config, batch, sit::Keep::Inputs)?, 4.0 * forward_gflop(&config, config.depth, true, true))
-        }
+        "checkpointed" => (training(&How { keep: sit::Keep::Inputs, ..How::default() })?, 4.0 * whole),
         "sample" => (sampling(&config, batch)?, forward_gflop(&config, config.depth, true, false)),
-        "warmup" => (training(&config, batch, sit::Keep::Everything)?, 3.0 * forward_gflop(&config, 4, false, true)),
-        _ => (training(&config, batch, sit::Keep::Everything)?, 3.0 * forward_gflop(&config, config.depth, true, true)),
+        "warmup" => (training(&How::default())?, 3.0 * forward_gflop(&config, 4, false, true)),
+        "gpu" => (training(&How { gpu: true, ..How::default() })?, 3.0 * whole),
+        "bf16" => (training(&How { gpu: true, precision: Precision::Bf16, ..How::default() })?, 3.0 * whole),
+        _ => (training(&How::default())?, 3.0 * whole),
     };
     support::rated(seconds, gflop * batch as f64, Some(batch as f64 / seconds))
 }
@@ -112,6 +119,14 @@ fn forward_gflop(c: &SiTConfig, blocks: usize, last_layer: bool, projector: bool
     (blocks as f64 * block + embedders + when(last_layer, last) + when(projector, head)) / 1e9
 }
 
+/// What does not change the work of a training step.
+#[derive(Clone, Copy, Default)]
+struct How {
+    keep: sit::Keep,
+    precision: Precision,
+    gpu: bool,
+}
+
 struct Data {
     point: Tensor,
     target: Tensor,
@@ -121,9 +136,9 @@ struct Data {
 }
 
 impl Data {
-    fn new(c: &SiTConfig, batch: usize) -> Result<Self> {
+    fn new(c: &SiTConfig, batch: usize, device: &Device) -> Result<Self> {
         let slots: Vec<u64> = (0..batch as u64).collect();
-        let normal = |purpose, shape: &[usize]| normal_rows(0, purpose, 0, &slots, shape, &CPU);
+        let normal = |purpose, shape: &[usize]| normal_rows(0, purpose, 0, &slots, shape, device);
         let shape = [c.in_channels, c.input_size, c.input_size];
         let (x, noise) = (normal(Purpose::Posterior, &shape)?, normal(Purpose::Noise, &shape)?);
         let t: Vec<f32> = slots.iter().map(|s| (*s as f32 + 0.5) / batch as f32).collect();
@@ -131,8 +146,8 @@ impl Data {
         Ok(Self {
             point,
             target,
-            t: Tensor::new(t, &CPU)?,
-            classes: Tensor::new(slots.iter().map(|s| *s as u32).collect::<Vec<_>>(), &CPU)?,
+            t: Tensor::new(t, device)?,
+            classes: Tensor::new(slots.iter().map(|s| *s as u32).collect::<Vec<_>>(), device)?,
             features: normal(Purpose::Probe, &[c.tokens(), FEATURES])?,
         })
     }
@@ -162,17 +177,18 @@ impl Observer for Watch<'_> {
     }
 }
 
-fn training(config: &SiTConfig, batch: usize, keep: sit::Keep) -> Result<f64> {
+fn training(config: &SiTConfig, batch: usize, how: &How) -> Result<f64> {
     let ends = RefCell::new(vec![]);
     let watch = Watch(Box::new(|_| ends.borrow_mut().push(Instant::now())));
-    train(config, batch, REPEATS + 1, keep, &watch)?;
+    train(config, batch, REPEATS + 1, how, &watch)?;
     Ok(ends.borrow().windows(2).map(|w| (w[1] - w[0]).as_secs_f64()).fold(f64::INFINITY, f64::min))
 }
 
-fn train(config: &SiTConfig, batch: usize, steps: u64, keep: sit::Keep, watch: &Watch) -> Result<()> {
-    let data = Data::new(config, batch)?;
-    let (params, vb) = ParamSet::init(0, DType::F32, &CPU);
-    let model = SiT::new(config, vb)?.keeping(keep);
+fn train(config: &SiTConfig, batch: usize, steps: u64, how: &How, watch: &Watch) -> Result<()> {
+    let device = if how.gpu { Device::new_cuda(0)? } else { CPU };
+    let data = Data::new(config, batch, &device)?;
+    let (params, vb) = ParamSet::init(0, DType::F32, &device);
+    let model = SiT::new(config, vb)?.keeping(how.keep).with_precision(how.precision);
     let mut step = |_: u64, _: usize| {
         let loss = if config.warmup_depth.is_some() {
             let projections = model.projections(&data.point, &data.t, &data.classes)?;
@@ -204,7 +220,7 @@ fn train(config: &SiTConfig, batch: usize, steps: u64, keep: sit::Keep, watch: &
 
 /// One evaluation of the velocity, as samplers do it.
 fn sampling(config: &SiTConfig, batch: usize) -> Result<f64> {
-    let data = Data::new(config, batch)?;
+    let data = Data::new(config, batch, &CPU)?;
     let (params, vb) = ParamSet::init(0, DType::F32, &CPU);
     SiT::new(config, vb)?;
     // As the sampler has them: no gradient is asked for.

@@ -25,6 +25,8 @@ mod fetch;
 mod flip;
 mod formats;
 mod gc;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod gradients;
 mod history;
 mod imports;

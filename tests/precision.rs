@@ -28,19 +28,20 @@ fn length(t: &Tensor) -> f64 {
 }
 
 /// |a - b| / |b|
-fn apart(a: &Tensor, b: &Tensor) -> f64 {
+pub fn apart(a: &Tensor, b: &Tensor) -> f64 {
     assert_eq!(a.dims(), b.dims());
     let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
     length(&(wide(a) - wide(b)).unwrap()) / length(b)
 }
 
 /// Velocity, projection and gradients of a SiT with all its switches.
-fn results(precision: Precision) -> Tensors {
-    let (params, vb) = ParamSet::init(1, DType::F32, &CPU);
+pub fn results(precision: Precision, device: &Device) -> Tensors {
+    let (params, vb) = ParamSet::init(1, DType::F32, device);
+    let normal = |tag, shape: &[usize]| normal(tag, shape).to_device(device).unwrap();
     let model = SiT::new(&tiny(None), vb).unwrap().with_precision(precision);
     scramble(&params);
     let (x, features) = (normal(1, &[3, 4, 4, 4]), normal(2, &[3, 4, 10]));
-    let (t, y) = (Tensor::new(&[0.1f32, 0.5, 0.9], &CPU).unwrap(), Tensor::new(&[0u32, 3, 5], &CPU).unwrap());
+    let (t, y) = (Tensor::new(&[0.1f32, 0.5, 0.9], device).unwrap(), Tensor::new(&[0u32, 3, 5], device).unwrap());
     let (velocity, z) = model.forward(&x, &t, &y).unwrap();
     let loss = (loss::velocity(&velocity, &x).unwrap() + loss::alignment(&[features], &z).unwrap()).unwrap();
     let grads = gradients(&params, &loss).unwrap();
@@ -54,9 +55,15 @@ fn results(precision: Precision) -> Tensors {
 
 #[test]
 fn a_network_in_half_precision_is_that_in_f32_up_to_rounding() {
-    let exact = results(Precision::F32);
+    check_halves(&CPU);
+}
+
+/// Half precision on a device against f32 on the CPU.
+pub fn check_halves(device: &Device) {
+    let exact = results(Precision::F32, &CPU);
     for (precision, rounding) in ROUNDING {
-        for (name, got) in results(precision) {
+        for (name, got) in results(precision, device) {
+            let got = got.to_device(&CPU).unwrap();
             assert_eq!(got.dtype(), DType::F32, "{name}");
             assert!(length(&got) > 0.0, "{precision:?}: {name} is zero");
             let error = apart(&got, &exact[&name]);
@@ -143,7 +150,11 @@ fn activation_functions_of_large_halves_have_their_derivatives() {
 }
 
 fn toy(precision: Precision) -> Toy {
-    let toy = Toy::new(4, 2);
+    toy_on(precision, &CPU)
+}
+
+pub fn toy_on(precision: Precision, device: &Device) -> Toy {
+    let toy = Toy::on(device);
     Toy { model: toy.model.with_precision(precision), ..toy }
 }
 
@@ -172,14 +183,19 @@ fn stop_at(at: u64) -> Stopper {
 
 #[test]
 fn half_precision_learns_as_f32_does() {
-    let losses = |precision: Precision| {
+    check_learning(&CPU);
+}
+
+/// Trainings in half precision on a device against those in f32 on the CPU.
+pub fn check_learning(device: &Device) {
+    let losses = |precision: Precision, device: &Device| {
         let dir = TempDir::new().unwrap();
         let cfg = FitConfig { loss_scaling: precision.needs_loss_scaling(), ..config(&dir, 8) };
-        toy(precision).finish(&cfg).curve.into_iter().map(|p| [p.loss, p.grad_norm]).collect::<Vec<_>>()
+        toy_on(precision, device).finish(&cfg).curve.into_iter().map(|p| [p.loss, p.grad_norm]).collect::<Vec<_>>()
     };
-    let exact = losses(Precision::F32);
+    let exact = losses(Precision::F32, &CPU);
     for (precision, rounding) in ROUNDING {
-        let got = losses(precision);
+        let got = losses(precision, device);
         assert_eq!(got.len(), exact.len(), "no step was skipped");
         for (a, b) in got.iter().flatten().zip(exact.iter().flatten()) {
             assert!((a - b).abs() < 8.0 * rounding * b.abs().max(1.0), "{precision:?}: {a} against {b}");

@@ -180,7 +180,7 @@ pub fn tiny(warmup_depth: Option<usize>) -> SiTConfig {
 pub fn scramble(params: &ParamSet) {
     for (name, var) in params.vars() {
         let noise = rng::normal_rows(3, Purpose::Probe, 0, &[rng::name_id(&name)], var.dims(), &CPU).unwrap();
-        var.set(&(noise.get(0).unwrap() * 0.2).unwrap()).unwrap();
+        var.set(&(noise.get(0).unwrap() * 0.2).unwrap().to_device(var.device()).unwrap()).unwrap();
     }
 }
 

@@ -38,32 +38,37 @@ pub struct Toy {
     pub params: ParamSet,
     pub batch: usize,
     pub accumulate: usize,
+    pub device: Device,
 }
 
 impl Toy {
     pub fn new(batch: usize, accumulate: usize) -> Self {
-        Self::with_side(4, batch, accumulate)
+        Self::with_side(4, batch, accumulate, &CPU)
+    }
+
+    pub fn on(device: &Device) -> Self {
+        Self::with_side(4, 4, 2, device)
     }
 
     /// On latents of another side.
-    fn with_side(input_size: usize, batch: usize, accumulate: usize) -> Self {
+    fn with_side(input_size: usize, batch: usize, accumulate: usize, device: &Device) -> Self {
         let config = SiTConfig { hidden: 48, input_size, ..tiny(None) };
-        let (params, vb) = ParamSet::init(1, DType::F32, &CPU);
-        Self { model: SiT::new(&config, vb).unwrap(), params, batch, accumulate }
+        let (params, vb) = ParamSet::init(1, DType::F32, device);
+        Self { model: SiT::new(&config, vb).unwrap(), params, batch, accumulate, device: device.clone() }
     }
 
     pub fn loss(&self, step: u64, micro: usize) -> Result<StepLoss> {
         let ids = batch_indices(1, step, micro, self.accumulate, self.batch, 8);
-        let share = self.batch / self.accumulate;
+        let (share, device) = (self.batch / self.accumulate, &self.device);
         let (side, tokens) = (self.model.config().input_size, self.model.config().tokens());
         let slots: Vec<u64> = (0..share).map(|i| (micro * share + i) as u64).collect();
-        let x = rng::normal_rows(2, Purpose::Probe, 0, &ids, &[4, side, side], &CPU)?;
-        let features = rng::normal_rows(3, Purpose::Probe, 0, &ids, &[tokens, 10], &CPU)?;
-        let noise = rng::normal_rows(1, Purpose::Noise, step, &slots, &[4, side, side], &CPU)?;
+        let x = rng::normal_rows(2, Purpose::Probe, 0, &ids, &[4, side, side], device)?;
+        let features = rng::normal_rows(3, Purpose::Probe, 0, &ids, &[tokens, 10], device)?;
+        let noise = rng::normal_rows(1, Purpose::Noise, step, &slots, &[4, side, side], device)?;
         let t = TimeDistribution::Uniform.draw(Path::Linear, 1, step, &slots);
         let (point, target) = Path::Linear.point_and_velocity(&x, &noise, &t)?;
         let y: Vec<u32> = ids.iter().map(|i| (*i % 6) as u32).collect();
-        let (v, z) = self.model.forward(&point, &Tensor::new(t, &CPU)?, &Tensor::new(y, &CPU)?)?;
+        let (v, z) = self.model.forward(&point, &Tensor::new(t, device)?, &Tensor::new(y, device)?)?;
         let (velocity, align) = (loss::velocity(&v, &target)?, loss::alignment(&[features], &z)?);
         let parts = vec![("velocity", f64::from(velocity.to_scalar::<f32>()?))];
         Ok(StepLoss { loss: (velocity + align)?, parts })
@@ -202,7 +207,7 @@ fn threads_change_nothing() {
         let dir = TempDir::new().unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         // 1024 rows of tokens: every kernel has many tasks.
-        pool.install(|| bits(&Toy::with_side(32, 4, 1).finish(&config(&dir, 2))))
+        pool.install(|| bits(&Toy::with_side(32, 4, 1, &CPU).finish(&config(&dir, 2))))
     };
     let one = run(1);
     assert_eq!(one, run(2));

@@ -32,6 +32,15 @@ CASES = {
     "checkpointed-b/2": dict(kind="train", batch=4, net=B | dict(checkpointed=True)),
     "checkpointed-xl/2": dict(kind="train", batch=1, net=XL | dict(checkpointed=True)),
 }
+GPU_CASES = {
+    "gpu-s/2": dict(kind="train", batch=64, net=S, device="cuda"),
+    "gpu-b/2": dict(kind="train", batch=64, net=B, device="cuda"),
+    "bf16-s/2": dict(kind="train", batch=64, net=S, device="cuda", bf16=True),
+    "bf16-b/2": dict(kind="train", batch=64, net=B, device="cuda", bf16=True),
+    "bf16-xl/2": dict(kind="train", batch=64, net=XL, device="cuda", bf16=True),
+}
+if torch.cuda.is_available():
+    CASES |= GPU_CASES
 
 
 def modulate(x, shift, scale):
@@ -83,7 +92,7 @@ class SiT(nn.Module):
 
     def forward(self, x, t, y):
         if self.training:
-            y = torch.where(torch.rand(y.shape) < DROPOUT, CLASSES, y)
+            y = torch.where(torch.rand(y.shape, device=y.device) < DROPOUT, CLASSES, y)
         angles = t[:, None] * self.frequencies
         c = self.time(torch.cat([angles.cos(), angles.sin()], dim=-1)) + self.classes(y)
         x = self.patch(x).flatten(2).transpose(1, 2) + self.positions
@@ -106,25 +115,27 @@ def batch(size):
     return x, noise, t, torch.randint(CLASSES, (size,)), torch.randn(size, (SIZE // PATCH) ** 2, FEATURES)
 
 
-def train_step(kind, net, size):
+def train_step(kind, net, size, device="cpu", bf16=False):
     """A function that does one step, the draws of noise, times and dropped classes included."""
+    net.to(device)
     trained = list(net.parameters())
     averages = [p.detach() for p in copy.deepcopy(net).parameters()]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
-    latents, _, _, classes, features = batch(size)
+    latents, _, _, classes, features = (t.to(device) for t in batch(size))
 
     def losses():
         if kind == "warmup":
-            _, projected = net(latents, torch.zeros(size), classes)
+            _, projected = net(latents, torch.zeros(size, device=latents.device), classes)
             return -F.cosine_similarity(features, projected, dim=-1).mean()
-        t, noise = torch.rand(size), torch.randn_like(latents)
+        t, noise = torch.rand(size, device=latents.device), torch.randn_like(latents)
         at = t.view(-1, 1, 1, 1)
         velocity, projected = net((1 - at) * latents + at * noise, t, classes)
         alignment = -F.cosine_similarity(features, projected, dim=-1).mean()
         return F.mse_loss(velocity, noise - latents) + ALIGNMENT_WEIGHT * alignment
 
     def step():
-        loss = losses()
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            loss = losses()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, CLIP)
@@ -150,8 +161,9 @@ def sample_step(net, size):
 def measure(case, threads, repeats):
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    kind, size, net = CASES[case]["kind"], CASES[case]["batch"], SiT(**CASES[case]["net"])
-    seconds = best(sample_step(net, size) if kind == "sample" else train_step(kind, net, size), repeats)
+    how = dict(CASES[case])
+    kind, size, net = how.pop("kind"), how.pop("batch"), SiT(**how.pop("net"))
+    seconds = best(sample_step(net, size) if kind == "sample" else train_step(kind, net, size, **how), repeats)
     return dict(seconds=seconds, count=size, peak_mib=peak_mib(), matmul_gflops=matmul_gflops())
 
 

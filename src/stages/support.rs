@@ -39,6 +39,9 @@ pub fn usage(e: candle_core::Error) -> Error {
 pub fn device(name: &str) -> Result<Device> {
     match name.strip_prefix("cuda:").map(str::parse) {
         None if name == "cpu" => Ok(Device::Cpu),
+        Some(Ok(_)) if cfg!(not(feature = "cuda")) => Err(Error::usage("this erw was built without CUDA").hint(
+            "`cargo build --release --features cuda` builds one that has it; `--gpus 0` runs such stages on the CPU",
+        )),
         Some(Ok(ordinal)) => Ok(Device::new_cuda(ordinal)?),
         _ => Err(Error::usage(format!("unknown device `{name}`")).hint("devices are `cpu` and `cuda:N`")),
     }
@@ -164,5 +167,20 @@ impl Confusion {
             n => Some(row[i] as f64 / n as f64),
         };
         self.counts.iter().enumerate().map(share).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::device;
+
+    #[test]
+    fn a_device_that_this_program_cannot_use_is_refused() {
+        let said = |name: &str| device(name).err().map(|e| e.message);
+        assert_eq!(said("cpu"), None);
+        assert_eq!(said("tpu").unwrap(), "unknown device `tpu`");
+        assert_eq!(said("cuda:x").unwrap(), "unknown device `cuda:x`");
+        #[cfg(not(feature = "cuda"))]
+        assert_eq!(said("cuda:0").unwrap(), "this erw was built without CUDA");
     }
 }

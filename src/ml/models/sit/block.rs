@@ -10,9 +10,10 @@ use candle_nn::{Module, VarBuilder};
 const QK_NORM_EPS: f64 = 1e-5;
 
 /// What a block keeps for its backward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Keep {
     /// What it would have to compute anew.
+    #[default]
     Everything,
     /// Its inputs alone: activation checkpointing.
     Inputs,
