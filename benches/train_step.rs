@@ -30,7 +30,8 @@ use serde_json::Value;
 use std::cell::RefCell;
 use std::time::Instant;
 
-const CASES: [&str; 6] = ["sit-s/2", "sit-b/2", "warmup-b/2", "sample-b/2", "checkpointed-b/2", "checkpointed-xl/2"];
+const CASES: [&str; 7] =
+    ["sit-s/2", "sit-b/2", "warmup-b/2", "sample-b/2", "checkpointed-s/2", "checkpointed-b/2", "checkpointed-xl/2"];
 const GPU_CASES: [&str; 5] = ["gpu-s/2", "gpu-b/2", "bf16-s/2", "bf16-b/2", "bf16-xl/2"];
 const CPU: Device = Device::Cpu;
 /// Asks for the peak memory of a small training instead.

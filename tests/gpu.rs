@@ -4,6 +4,7 @@
 //!
 //! Needs a GPU; continuous integration has none and compiles this file only.
 
+use crate::inception;
 use crate::precision::{apart, check_halves, check_learning, results, toy_on};
 use crate::training::{Stopper, Toy, bits, config};
 use candle_core::{DType, Device, Result, Tensor};
@@ -32,17 +33,16 @@ fn normal(tag: u64, shape: &[usize]) -> Tensor {
     rng::normal_rows(7, Purpose::Probe, 0, &[tag], shape, &CPU).unwrap().get(0).unwrap()
 }
 
-/// A network with the same random weights on the CPU and on the GPU: its outputs must be the same.
+/// A network with the same weights on the CPU and on the GPU: its outputs must be the same.
 fn compare<N>(
     what: &str,
+    weights: &Tensors,
     build: impl Fn(VarBuilder) -> Result<N>,
     input: &Tensor,
     run: impl Fn(&N, &Tensor) -> Result<Vec<Tensor>>,
 ) {
-    let (params, vb) = ParamSet::init(3, DType::F32, &CPU);
-    build(vb).unwrap();
     let outputs = |device: &Device| {
-        let here: Tensors = params.tensors().into_iter().map(|(k, t)| (k, t.to_device(device).unwrap())).collect();
+        let here: Tensors = weights.iter().map(|(k, t)| (k.clone(), t.to_device(device).unwrap())).collect();
         let net = build(Frozen::new(here).builder(DType::F32, device)).unwrap();
         run(&net, &input.to_device(device).unwrap()).unwrap()
     };
@@ -50,6 +50,12 @@ fn compare<N>(
         let error = apart(&gpu.to_device(&CPU).unwrap(), cpu);
         assert!(error < F32, "{what}: output {i} is off by {error:e}");
     }
+}
+
+fn random<N>(build: impl Fn(VarBuilder) -> Result<N>) -> Tensors {
+    let (params, vb) = ParamSet::init(3, DType::F32, &CPU);
+    build(vb).unwrap();
+    params.tensors()
 }
 
 #[test]
@@ -77,19 +83,16 @@ fn half_precision_learns() {
 fn networks_that_prepare_and_measure_are_those_of_the_cpu() {
     let images = normal(1, &[2, 3, 32, 32]);
     let vae = VaeConfig::rgb(&[16, 32], 1, 4, 8, true);
-    compare(
-        "encoder of the autoencoder",
-        |vb| AutoencoderKl::new(&vae, vb),
-        &images,
-        |net, x| {
-            let posterior = net.encode(x)?;
-            Ok(vec![posterior.mean, posterior.std])
-        },
-    );
+    let build = |vb: VarBuilder| AutoencoderKl::new(&vae, vb);
+    compare("encoder of the autoencoder", &random(build), build, &images, |net, x| {
+        let posterior = net.encode(x)?;
+        Ok(vec![posterior.mean, posterior.std])
+    });
     let latents = normal(2, &[2, 4, 16, 16]);
-    compare("decoder", |vb| AutoencoderKl::new(&vae, vb), &latents, |net, z| Ok(vec![net.decode(z)?]));
+    compare("decoder", &random(build), build, &latents, |net, z| Ok(vec![net.decode(z)?]));
     let vit = VitConfig { layer_scale: true, registers: 4, ..VitConfig::new(32, 8, 48, 3, 4) };
-    compare("vision transformer", |vb| Vit::new(&vit, vb), &images, |net, x| Ok(vec![net.tokens(x)?]));
+    let build = |vb: VarBuilder| Vit::new(&vit, vb);
+    compare("vision transformer", &random(build), build, &images, |net, x| Ok(vec![net.tokens(x)?]));
     let classifier = ClassifierConfig {
         arch: Classifier::ARCH.into(),
         channels: vec![8, 16],
@@ -99,22 +102,13 @@ fn networks_that_prepare_and_measure_are_those_of_the_cpu() {
         height: 32,
         width: 32,
     };
-    compare(
-        "classifier",
-        |vb| Classifier::new(&classifier, vb),
-        &images,
-        |net, x| Ok(vec![net.features(x)?, net.logits(x)?]),
-    );
-    let prepared = normal(3, &[1, 3, 299, 299]);
-    compare(
-        "Inception",
-        |vb| Inception::new(Default::default(), vb),
-        &prepared,
-        |net, x| {
-            let out = net.forward(x)?;
-            Ok([Some(out.pool), out.spatial, out.logits].into_iter().flatten().collect())
-        },
-    );
+    let build = |vb: VarBuilder| Classifier::new(&classifier, vb);
+    compare("classifier", &random(build), build, &images, |net, x| Ok(vec![net.features(x)?, net.logits(x)?]));
+    let build = |vb: VarBuilder| Inception::new(Default::default(), vb);
+    compare("Inception", inception::recipe(), build, &normal(3, &[1, 3, 299, 299]), |net, x| {
+        let out = net.forward(x)?;
+        Ok([Some(out.pool), out.spatial, out.logits].into_iter().flatten().collect())
+    });
 }
 
 #[test]

@@ -29,6 +29,7 @@ CASES = {
     "sit-b/2": dict(kind="train", batch=4, net=B),
     "warmup-b/2": dict(kind="warmup", batch=4, net=B | dict(depth=TAP, head=False)),
     "sample-b/2": dict(kind="sample", batch=4, net=B),
+    "checkpointed-s/2": dict(kind="train", batch=8, net=S | dict(checkpointed=True)),
     "checkpointed-b/2": dict(kind="train", batch=4, net=B | dict(checkpointed=True)),
     "checkpointed-xl/2": dict(kind="train", batch=1, net=XL | dict(checkpointed=True)),
 }

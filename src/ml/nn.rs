@@ -268,7 +268,7 @@ pub mod plain {
         let part = |i: usize| parts.get(i)?.contiguous();
         let queries = (part(0)? * (1.0 / (d as f64).sqrt()))?;
         let scores = queries.matmul(&part(1)?.transpose(2, 3)?.contiguous()?)?;
-        let shares = widened(&scores, |s| candle_nn::ops::softmax(s, D::Minus1))?;
+        let shares = widened(&scores, softmax)?;
         shares.matmul(&part(2)?)?.transpose(1, 2)?.reshape((b, n, heads * d))
     }
 
@@ -278,8 +278,15 @@ pub mod plain {
         let parts = qkv.reshape((b, n, 3, heads, d))?.permute((2, 0, 3, 1, 4))?;
         let part = |i: usize| parts.get(i)?.contiguous();
         let scores = (part(0)?.matmul(&part(1)?.transpose(2, 3)?.contiguous()?)? * (1.0 / (d as f64).sqrt()))?;
-        let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&part(2)?)?;
+        let mixed = softmax(&scores)?.matmul(&part(2)?)?;
         mixed.transpose(1, 2)?.reshape((b, n, heads * d))
+    }
+
+    /// Over the last axis. The largest score is subtracted as a constant: what it adds to the gradient is 0, at the price of
+    /// six passes over all scores.
+    fn softmax(scores: &Tensor) -> Result<Tensor> {
+        let shares = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+        shares.broadcast_div(&shares.sum_keepdim(D::Minus1)?)
     }
 
     pub fn rope(qkv: &Tensor, heads: usize, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
