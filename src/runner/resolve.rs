@@ -21,8 +21,17 @@ use std::time::Duration;
 impl Pipeline {
     /// Reads, resolves and checks a pipeline file. A `[sweep]` is checked too, but not expanded.
     pub fn load(path: &Path, registry: Registry, overrides: &Overrides) -> Result<Self> {
-        let mut spec = Spec::read(path, registry)?;
+        let spec = Spec::read(path, registry)?;
         super::sweep::check(&spec)?;
+        Self::of(spec, overrides)
+    }
+
+    /// A pipeline that a program wrote and no file holds, called `name`. Nothing is set from outside.
+    pub fn of_text(name: &str, text: String, registry: Registry) -> Result<Self> {
+        Self::of(Spec::of_text(name, text, registry)?, &Overrides::default())
+    }
+
+    fn of(mut spec: Spec, overrides: &Overrides) -> Result<Self> {
         let drafts = spec.drafts(overrides, &[])?;
         // What was said is known by now, and is as large as what it means.
         spec.forget_statements();
