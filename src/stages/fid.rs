@@ -8,7 +8,8 @@ use crate::ml::metrics::frechet;
 use crate::ml::metrics::gaussian::{Gaussian, POOLED, STATS_FILE};
 use crate::ml::metrics::stats::Stats;
 use crate::ml::models::features::{FeatureNetwork, open_feature_network_with};
-use crate::ml::models::inception::{Inception, Input};
+use crate::ml::models::inception::Inception;
+use crate::ml::models::mode::Mode;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::StageKind;
 use candle_core::{Device, Tensor};
@@ -26,14 +27,14 @@ const BLOCK: usize = 512;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Params {
-    resize: Option<Input>,
+    mode: Option<Mode>,
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
     let (p, o): (Params, Walk) = (attempt.params()?, attempt.operation()?);
     let device = device(attempt.device())?;
     let samples = ImageSet::open(attempt.input("samples")?)?;
-    let network = open_feature_network_with(attempt.input("network")?, p.resize, &device)?;
+    let network = open_feature_network_with(attempt.input("network")?, p.mode, &device)?;
     let reference = Reference::open(attempt.input("reference")?, network.dim())?;
     let total = samples.len() + reference.images().map_or(0, ImageSet::len);
     let ours = statistics(attempt, &*network, &samples, o.batch, &device, (0, total))?;

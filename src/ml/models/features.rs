@@ -1,7 +1,8 @@
 //! Networks that turn images into feature vectors, for Fréchet distances and the like, behind one trait.
 
 use super::classifier::Classifier;
-use super::inception::{Inception, Input};
+use super::inception::Inception;
+use super::mode::Mode;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::path::Path;
 
@@ -40,16 +41,16 @@ pub fn open_feature_network(dir: &Path, device: &Device) -> Result<Box<dyn Featu
     open_feature_network_with(dir, None, device)
 }
 
-/// The same, with another way to prepare images than the network's own. Only Inception has several.
-pub fn open_feature_network_with(dir: &Path, input: Option<Input>, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
+/// The same, with images prepared as `mode` says instead of the network's own. Only Inception has several ways.
+pub fn open_feature_network_with(dir: &Path, mode: Option<Mode>, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
     let path = dir.join("config.json");
     let text = std::fs::read_to_string(&path)
         .map_err(|e| candle_core::Error::Msg(format!("cannot read {}: {e}", path.display())))?;
     let config: serde_json::Value = serde_json::from_str(&text)
         .map_err(|e| candle_core::Error::Msg(format!("{} is not JSON: {e}", path.display())))?;
     match config.get("arch").and_then(serde_json::Value::as_str) {
-        Some(Inception::ARCH) => Ok(Box::new(Inception::load(dir, input, device)?)),
-        Some(Classifier::ARCH) if input.is_some() => {
+        Some(Inception::ARCH) => Ok(Box::new(Inception::load(dir, mode, device)?)),
+        Some(Classifier::ARCH) if mode.is_some() => {
             bail!("{} is a classifier, which takes images at their own size; only Inception resizes", dir.display())
         }
         Some(Classifier::ARCH) => Ok(Box::new(Classifier::load(dir, device)?)),
