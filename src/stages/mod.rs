@@ -1,6 +1,7 @@
 //! The joint: stage kinds, thin glue between the runner's attempts and `ml`. One file per kind.
 
 pub mod accuracy;
+pub mod agreement;
 mod alignment;
 mod averages;
 pub mod cknna;
@@ -36,6 +37,7 @@ use crate::runner::manifest::Registry;
 /// All of them.
 pub const KINDS: Registry = &[
     accuracy::KIND,
+    agreement::KIND,
     cknna::KIND,
     features::KIND,
     fid::KIND,

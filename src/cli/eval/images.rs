@@ -1,0 +1,309 @@
+//! Metrics of sets of images: which are asked for, and the pipeline that computes them.
+
+use super::given::{Given, Holds, STATS};
+use super::network::{self, Network};
+use super::pipeline::{Extraction, METRICS, REFERENCE, SAMPLES, Stages};
+use super::{How, Place, answer, run_pipeline};
+use crate::cli::common::print;
+use crate::error::{Error, Result};
+use crate::ml::metrics::gaussian::STATS_FILE;
+use crate::runner::pool::Limits;
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "`erw eval --help` says what SAMPLES and REFERENCE can be, and what --json prints.")]
+pub struct Args {
+    /// Generated images
+    samples: String,
+    /// What they should come close to
+    reference: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "`erw eval --help` says what SAMPLES can be, and what --json prints.")]
+pub struct Alone {
+    /// Generated images
+    samples: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct StatsArgs {
+    /// The images
+    images: String,
+    /// The file to write
+    #[arg(short, long, value_name = "OUT.npz", value_hint = clap::ValueHint::FilePath)]
+    output: PathBuf,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// The tool whose numbers are to be reproduced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    /// The ADM suite, whose numbers papers report
+    Adm,
+    /// pytorch-fid
+    PytorchFid,
+    /// clean-fid, mode "clean"
+    CleanFid,
+    /// torch-fidelity
+    TorchFidelity,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Adm => "adm",
+            Self::PytorchFid => "pytorch-fid",
+            Self::CleanFid => "clean-fid",
+            Self::TorchFidelity => "torch-fidelity",
+        }
+    }
+}
+
+/// What can be asked of a comparison of images, as stages name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Metric {
+    Fid,
+    Sfid,
+    Is,
+    Precision,
+    Recall,
+    Kid,
+    Cmmd,
+}
+
+impl Metric {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fid => "fid",
+            Self::Sfid => "sfid",
+            Self::Is => "is",
+            Self::Precision => "precision",
+            Self::Recall => "recall",
+            Self::Kid => "kid",
+            Self::Cmmd => "cmmd",
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+struct Settings {
+    /// These metrics besides, of one pass over the images
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "METRIC,…")]
+    metrics: Vec<Metric>,
+    /// The tool whose numbers are to be reproduced: how it prepares images, and its conventions
+    #[arg(long, value_enum, value_name = "MODE")]
+    mode: Option<Mode>,
+    /// What makes the features: a published network by name (`erw weights list`), a file of its weights, NAME=FILE for those of
+    /// another than the usual one, a folder that `erw export` wrote, or FILE.toml:STAGE
+    #[arg(long, value_name = "NAME|FILE")]
+    network: Option<String>,
+    /// The first so many images of each side
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Images at a time; results do not depend on it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
+    /// `cpu`, `cuda` or `cuda:N`
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: String,
+    #[command(flatten)]
+    how: How,
+}
+
+/// What the subcommand asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    Fid,
+    Sfid,
+    PrecisionRecall,
+    Kid,
+    Fd,
+    Cmmd,
+    All,
+}
+
+impl Wanted {
+    fn default_network(self) -> &'static str {
+        match self {
+            Self::Fd => network::DINOV2,
+            Self::Cmmd => network::CLIP,
+            _ => network::INCEPTION,
+        }
+    }
+
+    /// The metrics that a user of this mode's tool expects. `holds` is what published statistics are confined to.
+    fn metrics(self, mode: Mode, inception: bool, holds: Option<Holds>) -> Vec<Metric> {
+        use Metric::{Cmmd, Fid, Is, Kid, Precision, Recall, Sfid};
+        let all = match self {
+            Self::Fid if inception && mode == Mode::Adm => return confined(&[Fid, Sfid], holds),
+            Self::Fid | Self::Fd => vec![Fid],
+            Self::Sfid => vec![Sfid],
+            Self::PrecisionRecall => vec![Precision, Recall],
+            Self::Kid => vec![Kid],
+            Self::Cmmd => vec![Cmmd],
+            Self::All if !inception => return confined(&[Fid, Precision, Recall, Kid], holds),
+            Self::All => {
+                let all: &[Metric] = match mode {
+                    Mode::Adm => &[Fid, Sfid, Is, Precision, Recall, Kid],
+                    Mode::TorchFidelity => &[Is, Fid, Kid, Precision, Recall],
+                    Mode::CleanFid => &[Fid, Kid],
+                    Mode::PytorchFid => &[Fid],
+                };
+                return confined(all, holds);
+            }
+        };
+        all
+    }
+}
+
+/// Without what published statistics cannot give; they are asked for only in a bundle with others.
+fn confined(metrics: &[Metric], holds: Option<Holds>) -> Vec<Metric> {
+    let Some(holds) = holds else { return metrics.to_vec() };
+    let can = |metric: &Metric| match metric {
+        Metric::Sfid => holds.spatial,
+        Metric::Precision | Metric::Recall | Metric::Kid => holds.images,
+        _ => true,
+    };
+    metrics.iter().copied().filter(can).collect()
+}
+
+impl Settings {
+    fn extraction(&self) -> Result<(Extraction, Option<usize>)> {
+        let gpu = self.gpu()?;
+        let number = |n: u32| n as usize;
+        let mode = self.mode.map(Mode::name);
+        let (limit, batch) = (self.limit.map(number), self.batch.map(number));
+        Ok((Extraction { mode, limit, batch, gpu: gpu.is_some() }, gpu))
+    }
+
+    /// Which of the visible GPUs is asked for.
+    fn gpu(&self) -> Result<Option<usize>> {
+        let number = match self.device.split_once(':') {
+            None if self.device == "cpu" => return Ok(None),
+            None if self.device == "cuda" => Some(0),
+            Some(("cuda", number)) => number.parse().ok(),
+            _ => None,
+        };
+        let Some(number) = number else {
+            let error = Error::usage(format!("unknown device `{}`", self.device));
+            return Err(error.hint("devices are `cpu`, `cuda` and `cuda:N`"));
+        };
+        let visible = Limits::of_machine().gpus.len();
+        if number < visible {
+            return Ok(Some(number));
+        }
+        let seen = if visible == 0 { "no GPU is seen".into() } else { format!("the GPUs are 0 to {}", visible - 1) };
+        Err(Error::usage(format!("no device `{}`", self.device)).because(seen))
+    }
+
+    fn network(&self, default: &str, place: Place<'_>) -> Result<Network> {
+        let network = Network::of(self.network.as_deref(), default, place)?;
+        match self.mode {
+            Some(mode) if !network.is_inception() => {
+                let text = format!("`--mode {}` is about Inception, and the network is another", mode.name());
+                Err(Error::usage(text))
+            }
+            _ => Ok(network),
+        }
+    }
+}
+
+/// Compares two sets.
+pub fn run(wanted: Wanted, args: &Args, place: Place<'_>) -> Result<()> {
+    let settings = &args.settings;
+    let samples = Given::of(&args.samples, place)?;
+    if let Given::Statistics(path, _) = &samples {
+        let error = Error::usage(format!("`{}` holds published statistics, not samples", path.display()));
+        return Err(error.hint("the order is SAMPLES REFERENCE"));
+    }
+    let reference = Given::of(&args.reference, place)?;
+    let network = settings.network(wanted.default_network(), place)?;
+    let holds = if let Given::Statistics(_, holds) = &reference { Some(*holds) } else { None };
+    let mode = settings.mode.unwrap_or(Mode::Adm);
+    let mut metrics = wanted.metrics(mode, network.is_inception(), holds);
+    metrics.extend(&settings.metrics);
+    let sides = [(SAMPLES, args.samples.as_str(), samples), (REFERENCE, args.reference.as_str(), reference)];
+    measure(&metrics, &sides, &network, settings, place)
+}
+
+/// Measures a set by itself: nothing is compared, so the set stands for its reference.
+pub fn run_alone(args: &Alone, place: Place<'_>) -> Result<()> {
+    let samples = Given::of(&args.samples, place)?;
+    let network = args.settings.network(network::INCEPTION, place)?;
+    let metrics = [&[Metric::Is], &args.settings.metrics[..]].concat();
+    measure(&metrics, &[(SAMPLES, &args.samples, samples)], &network, &args.settings, place)
+}
+
+fn measure(
+    metrics: &[Metric],
+    sides: &[(&str, &str, Given)],
+    network: &Network,
+    settings: &Settings,
+    place: Place<'_>,
+) -> Result<()> {
+    let (extraction, gpu) = settings.extraction()?;
+    let mut stages = Stages::default();
+    let from = network.reference();
+    let mut inputs = json!({});
+    // Two sets of features that are known need no network, so none is fetched.
+    if sides.iter().any(|(_, _, given)| !matches!(given, Given::Stage(_, ty) if ty == STATS)) {
+        network.add(&mut stages)?;
+        inputs["network"] = json!(from);
+    }
+    for (name, _, given) in sides {
+        inputs[name] = json!(extraction.add(&mut stages, name, given, &from)?);
+    }
+    if sides.len() == 1 {
+        inputs[REFERENCE] = inputs[SAMPLES].clone();
+    }
+    let mut names: Vec<&str> = vec![];
+    metrics.iter().map(|m| m.name()).for_each(|name| if !names.contains(&name) { names.push(name) });
+    let mut last = json!({ "kind": "fid", "inputs": inputs, "params": { "metrics": names, "mode": extraction.mode } });
+    extraction.operate(&mut last);
+    stages.add(METRICS, last);
+    let said: Vec<(&str, &str)> = sides.iter().map(|(name, said, _)| (*name, *said)).collect();
+    let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place)?;
+    print(&answer::of_images(&ran, &said, settings.how.json)?)
+}
+
+/// Writes the statistics of a set in the published layout.
+pub fn run_stats(args: &StatsArgs, place: Place<'_>) -> Result<()> {
+    let settings = &args.settings;
+    if !settings.metrics.is_empty() {
+        return Err(Error::usage("`--metrics` is about comparisons, and statistics are compared with nothing"));
+    }
+    let images = Given::of(&args.images, place)?;
+    if images.is_statistics() {
+        return Err(Error::usage(format!("`{}` holds statistics already", args.images)));
+    }
+    let network = settings.network(network::INCEPTION, place)?;
+    let (extraction, gpu) = settings.extraction()?;
+    let mut stages = Stages::default();
+    network.add(&mut stages)?;
+    extraction.add(&mut stages, SAMPLES, &images, network.reference())?;
+    let said = [(SAMPLES, args.images.as_str())];
+    let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place)?;
+    write(&ran.output(SAMPLES)?.join(STATS_FILE), &args.output)?;
+    print(&answer::of_stats(&ran, &said, &args.output, settings.how.json)?)
+}
+
+/// A copy that is the user's, whole or not at all.
+fn write(from: &Path, to: &Path) -> Result<()> {
+    let failed = |e| Error::io("write", to, e);
+    let mut beside = to.as_os_str().to_owned();
+    beside.push(".part");
+    let beside = PathBuf::from(beside);
+    fs::copy(from, &beside).map_err(failed)?;
+    // The store's files are read-only.
+    fs::set_permissions(&beside, fs::Permissions::from_mode(0o644)).map_err(failed)?;
+    fs::rename(&beside, to).map_err(failed)
+}
