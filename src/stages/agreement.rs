@@ -5,13 +5,14 @@ mod rows;
 
 use super::support::{create_dir, parse, write_json};
 use crate::error::{Error, Result};
-use crate::ml::metrics::cknna::{Neighbours, cknna, clamp_outliers};
+use crate::ml::metrics::alignment::{Measure, Protocol, Representation};
+use crate::ml::metrics::cknna::Estimator;
+use crate::ml::metrics::unit_rows::{Clamp, Over};
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
-use candle_core::Tensor;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use std::path::PathBuf;
+use serde_json::{Map, json};
+use std::path::{Path, PathBuf};
 
 pub const KIND: StageKind =
     StageKind { name: "agreement", manifest: include_str!("../../stages/agreement.toml"), check, run };
@@ -23,15 +24,11 @@ struct Params {
     b: PathBuf,
     tensor_a: Option<String>,
     tensor_b: Option<String>,
-    metrics: Vec<Metric>,
+    metrics: Vec<Measure>,
     k: usize,
     clamp: f64,
-}
-
-#[derive(Deserialize, Clone, Copy, PartialEq)]
-#[serde(rename_all = "kebab-case")]
-enum Metric {
-    Cknna,
+    clamp_over: Over,
+    estimator: Estimator,
 }
 
 #[derive(Deserialize)]
@@ -48,21 +45,59 @@ fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
 
 fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
-    let (a, b) = (rows::read(&p.a, p.tensor_a.as_deref())?, rows::read(&p.b, p.tensor_b.as_deref())?);
-    let n = check_counts(&p, &a, &b)?;
-    todo!()
-}
-
-fn check_counts(p: &Params, a: &Tensor, b: &Tensor) -> Result<usize> {
-    let (n, m) = (a.dim(0)?, b.dim(0)?);
-    if n != m {
-        let (a, b) = (p.a.display(), p.b.display());
-        let error = Error::stage(format!("{a} has {n} rows, {b} has {m}"));
+    let clamp = Clamp { quantile: p.clamp, over: p.clamp_over };
+    let protocol = Protocol { measures: p.metrics.clone(), k: p.k, clamp, estimator: p.estimator };
+    let a = Side::read(&p.a, p.tensor_a.as_deref(), &protocol)?;
+    attempt.progress(1, 3);
+    let b = Side::read(&p.b, p.tensor_b.as_deref(), &protocol)?;
+    attempt.progress(2, 3);
+    if a.count != b.count {
+        let error = Error::stage(format!("{} has {} rows, {} has {}", p.a.display(), a.count, p.b.display(), b.count));
         return Err(error.hint("row i of both must be of the same sample"));
     }
-    if n <= p.k || n < 4 {
-        let error = Error::stage(format!("{n} samples are too few for {} neighbours", p.k));
-        return Err(error.hint("there must be more samples than neighbours, and four at least"));
+    let mut values = Map::new();
+    for measure in &p.metrics {
+        let value = a.representation.score(&b.representation, *measure)?;
+        values.insert(measure.name().into(), json!(value));
+        attempt.result(measure.name(), value);
     }
-    Ok(n)
+    let first = p.metrics.first().map(|m| m.name());
+    let metrics = json!({
+        "metric": first,
+        "value": first.and_then(|name| values.get(name)),
+        "values": values,
+        "samples": a.count,
+        "dim_a": a.dim,
+        "dim_b": b.dim,
+        "k": protocol.has_neighbours().then_some(p.k),
+        "clamp": p.clamp,
+        "clamp_over": p.clamp_over,
+        "estimator": p.estimator,
+    });
+    let out = attempt.output("metrics");
+    create_dir(&out)?;
+    write_json(&out.join("metrics.json"), &metrics)
+}
+
+/// One representation, prepared; its features are forgotten.
+struct Side {
+    count: usize,
+    dim: usize,
+    representation: Representation,
+}
+
+impl Side {
+    fn read(path: &Path, tensor: Option<&str>, protocol: &Protocol) -> Result<Self> {
+        let features = rows::read(path, tensor)?;
+        let (count, dim) = features.dims2()?;
+        // Told here for both files at once and before any work, in terms of samples.
+        if protocol.has_neighbours() && count <= protocol.k {
+            let (path, k) = (path.display(), protocol.k);
+            let error = Error::stage(format!("{path} has {count} rows, too few for {k} neighbours of each"));
+            return Err(error.hint("there must be more samples than neighbours"));
+        }
+        let representation = Representation::of(&features, protocol)
+            .map_err(|e| Error::from(e).context(format!("{} cannot be compared", path.display())))?;
+        Ok(Self { count, dim, representation })
+    }
 }

@@ -116,14 +116,20 @@ pub fn of_features(ran: &Ran, [a, b]: [&str; 2], as_json: bool) -> Result<String
     if as_json {
         let side = |given: &str, dim: &str| json!({ "given": given, "dim": detail[dim] });
         return json(&json!({
-            "metrics": answer.values(), "samples": detail["n"], "a": side(a, "dim_a"), "b": side(b, "dim_b"),
+            "metrics": answer.values(), "samples": detail["samples"], "a": side(a, "dim_a"), "b": side(b, "dim_b"),
             "warnings": answer.warnings, "cached": answer.cached, "detail": detail,
         }));
     }
     let number = |key: &str| detail[key].as_u64().map_or_else(String::new, thousands);
-    let rows = |given: &str, dim: &str| format!("{given}: {} samples of dimension {}", number("n"), number(dim));
-    let settings = format!("k {}, clamped at quantile {}, {}", number("k"), detail["clamp"], text_of(&detail["estimator"]));
-    let facts = vec![("a", rows(a, "dim_a")), ("b", rows(b, "dim_b")), ("settings", settings)];
+    let rows = |given: &str, dim: &str| format!("{given}: {} samples of dimension {}", number("samples"), number(dim));
+    let mut settings = vec![];
+    settings.extend(detail["k"].as_u64().map(|k| format!("{k} neighbours")));
+    settings.push(match detail["clamp"].as_f64() {
+        Some(q) if q < 1.0 => format!("features clamped at quantile {q}"),
+        _ => "features not clamped".into(),
+    });
+    settings.push(format!("{} estimator", text_of(&detail["estimator"])));
+    let facts = vec![("a", rows(a, "dim_a")), ("b", rows(b, "dim_b")), ("settings", settings.join(", "))];
     Ok(Answer { facts, ..answer }.text())
 }
 
