@@ -5,7 +5,9 @@ use super::support::{check_pairs, create_dir, device, parse, spread, stated_labe
 use crate::error::{Error, Result};
 use crate::ml::data::packed::Packed;
 use crate::ml::data::picture::Rgb;
-use crate::ml::metrics::cknna::{Neighbours, cknna, clamp_outliers};
+use crate::ml::metrics::alignment::{Measure, Protocol, Representation};
+use crate::ml::metrics::cknna::Estimator;
+use crate::ml::metrics::unit_rows::{Clamp, Over};
 use crate::ml::models::sit::{SiT, SiTConfig};
 use crate::ml::path::Path as NoisePath;
 use crate::ml::rng::{Purpose, normal_rows};
@@ -71,7 +73,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let mut scores: Vec<Vec<f64>> = vec![vec![]; sit.config().blocks()];
     for column in 0..p.timesteps.len() {
         for (row, state) in scores.iter_mut().zip(probe.block_means(column)?) {
-            row.push(cknna(&neighbours(&state, &p)?, &target)?);
+            row.push(neighbours(&state, &p)?.score(&target, Measure::Cknna)?);
         }
     }
     report(attempt, &p, &scores, ids.len())
@@ -104,8 +106,10 @@ fn mean_features(features: &Packed, ids: &[u64], batch: usize, device: &Device) 
     Ok(Tensor::cat(&all, 0)?)
 }
 
-fn neighbours(features: &Tensor, p: &Params) -> Result<Neighbours> {
-    Ok(Neighbours::of(&clamp_outliers(features, p.clamp)?, p.k)?)
+fn neighbours(features: &Tensor, p: &Params) -> Result<Representation> {
+    let clamp = Clamp { quantile: p.clamp, over: Over::Set };
+    let protocol = Protocol { measures: vec![Measure::Cknna], k: p.k, clamp, estimator: Estimator::Unbiased };
+    Ok(Representation::of(features, &protocol)?)
 }
 
 /// What stays the same while a SiT is looked into.
