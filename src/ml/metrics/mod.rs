@@ -2,7 +2,14 @@
 //! caller's business, and so is what the number may be called.
 
 pub mod cknna;
+pub mod cmmd;
 pub mod frechet;
 pub mod gaussian;
+mod half;
+pub mod inception_score;
+pub mod kid;
 pub mod knn;
+mod pairs;
+pub mod precision_recall;
+pub mod random_state;
 pub mod stats;
