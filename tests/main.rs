@@ -17,6 +17,7 @@ mod data_stages;
 mod elsewhere;
 mod encoders;
 mod engine;
+mod evaluation;
 mod exactness;
 mod experiment;
 mod explain;

@@ -5,6 +5,7 @@ pub mod agreement;
 mod alignment;
 mod averages;
 pub mod cknna;
+mod evaluation;
 mod examples;
 mod feature_source;
 pub mod features;
@@ -20,6 +21,7 @@ mod preview;
 mod reporter;
 pub mod sample;
 mod size_defaults;
+pub mod stats;
 mod support;
 pub mod train;
 pub mod train_classifier;
@@ -46,6 +48,7 @@ pub const KINDS: Registry = &[
     import_latents::KIND,
     latents::KIND,
     sample::KIND,
+    stats::KIND,
     train::KIND,
     train_classifier::KIND,
     train_encoder::KIND,

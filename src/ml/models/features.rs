@@ -12,6 +12,10 @@ pub trait FeatureNetwork {
     fn name(&self) -> &str;
     /// What it does to pixels first, in words: distances compare only where this is the same.
     fn preparation(&self) -> &str;
+    /// The tool that it agrees with; `None` of a network that no tool has.
+    fn mode(&self) -> Option<Mode> {
+        None
+    }
     /// Length of a feature vector.
     fn dim(&self) -> usize;
     /// u8 images `[n, 3, H, W]` to all that the network has to say about them.

@@ -164,6 +164,10 @@ impl FeatureNetwork for Inception {
         input::describe(self.mode)
     }
 
+    fn mode(&self) -> Option<Mode> {
+        Some(self.mode)
+    }
+
     fn dim(&self) -> usize {
         DIM
     }
