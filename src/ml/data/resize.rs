@@ -175,6 +175,16 @@ pub fn center_crop(image: &Rgb, size: usize) -> Rgb {
     // Python rounds halves to even.
     let scaled = |side: usize| (side as f64 * scale).round_ties_even() as usize;
     let image = resize(&image, scaled(image.height), scaled(image.width), Filter::Bicubic);
+    middle(&image, size)
+}
+
+/// The largest square in the middle.
+pub fn center_square(image: &Rgb) -> Rgb {
+    middle(image, image.height.min(image.width))
+}
+
+/// The square of `size` in the middle, which must fit.
+fn middle(image: &Rgb, size: usize) -> Rgb {
     let (top, left) = ((image.height - size) / 2, (image.width - size) / 2);
     let mut data = Vec::with_capacity(size * size * 3);
     for y in top..top + size {
