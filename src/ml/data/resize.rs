@@ -2,7 +2,8 @@
 //!
 //! Published results depend on the pixels: the ImageNet preparation of ADM, EDM2 and REPA goes through Pillow's
 //! antialiased filters. Pillow (libImaging/Resample.c) filters rows, rounds to 8 bits, then filters columns, with
-//! weights in 22-bit fixed point; a float resize differs in about one pixel of twenty. Evaluation tools that give
+//! weights in 22-bit fixed point; since version 13 it filters columns first where the height shrinks much more than the
+//! width, but what is published was made with rows first. A float resize differs in about one pixel of twenty. Evaluation tools that give
 //! Pillow each channel as floats get another path of it, without rounding: [`resize_planes`].
 
 use super::picture::Rgb;

@@ -173,11 +173,13 @@ pub fn adopt(config: &EncoderConfig, file: Tensors) -> Result<Adopted> {
     Ok(adopted)
 }
 
-/// Tensors by our names, and the names of those left out.
+/// Tensors by our names, and the names of those left out. CLIP's head is whole or not at all: a file without the
+/// projection, or with a classifier in its place, which timm gives a bias that is not zero, has no embedding.
 fn translated(vit: &VitConfig, file: Tensors) -> Result<(BTreeMap<String, Found>, Vec<String>)> {
     let wrapper = WRAPPERS.iter().find(|(prefix, _)| file.keys().any(|name| name.starts_with(prefix)));
     let (prefix, others) = wrapper.copied().unwrap_or_default();
     let (mut found, mut dropped) = (BTreeMap::<String, Found>::new(), Vec::new());
+    let classifies = file.get("head.bias").is_some_and(|bias| !is_zero(bias));
     for (theirs, tensor) in file {
         let inner = theirs.strip_prefix(prefix);
         let head = embed::has_head(vit).then(|| head_name(inner.unwrap_or(&theirs))).flatten();
@@ -198,7 +200,9 @@ fn translated(vit: &VitConfig, file: Tensors) -> Result<(BTreeMap<String, Found>
         let tensor = tensor.to_dtype(DType::F32).map_err(|e| e.context(theirs.clone()))?;
         found.insert(ours, Found { theirs, tensor });
     }
-    drop_partial_head(&mut found, &mut dropped);
+    if classifies || !HEAD.iter().all(|name| found.contains_key(*name)) {
+        dropped.extend(HEAD.iter().filter_map(|name| Some(found.remove(*name)?.theirs)));
+    }
     Ok((found, dropped))
 }
 
@@ -206,12 +210,9 @@ fn head_name(name: &str) -> Option<String> {
     CLIP_HEAD.iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| ours.to_string())
 }
 
-/// A file without the projection, or with a classifier in its place, has no embedding; its norm is of no use then.
-fn drop_partial_head(found: &mut BTreeMap<String, Found>, dropped: &mut Vec<String>) {
-    let classifier = dropped.iter().any(|name| name.ends_with("head.bias"));
-    if classifier || !HEAD.iter().all(|name| found.contains_key(*name)) {
-        dropped.extend(HEAD.iter().filter_map(|name| Some(found.remove(*name)?.theirs)));
-    }
+fn is_zero(tensor: &Tensor) -> bool {
+    let values = tensor.flatten_all().and_then(|t| t.to_dtype(DType::F32)?.to_vec1::<f32>());
+    values.is_ok_and(|values| values.iter().all(|v| *v == 0.0))
 }
 
 fn is_unused(ours: &str, vit: &VitConfig) -> bool {
