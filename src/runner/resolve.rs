@@ -28,7 +28,14 @@ impl Pipeline {
 
     /// A pipeline that a program wrote and no file holds, called `name`. Nothing is set from outside.
     pub fn of_text(name: &str, text: String, registry: Registry) -> Result<Self> {
-        Self::of(Spec::of_text(name, text, registry)?, &Overrides::default())
+        let mut pipeline = Self::of(Spec::of_text(name, text, registry)?, &Overrides::default())?;
+        // A line of a text that nobody can open is of no help.
+        for origin in pipeline.stages.iter_mut().flat_map(|stage| stage.origins.iter_mut().map(|(_, o)| o)) {
+            if origin.place.as_ref().is_some_and(|place| place.source.file == Path::new(name)) {
+                *origin = Origin { layer: "command line".into(), place: None };
+            }
+        }
+        Ok(pipeline)
     }
 
     fn of(mut spec: Spec, overrides: &Overrides) -> Result<Self> {

@@ -29,6 +29,7 @@ const IMAGES: &str = "images";
 struct Params {
     source: Option<PathBuf>,
     mode: Option<Mode>,
+    limit: Option<u64>,
     features: u64,
     arr_0: u64,
 }
@@ -48,7 +49,7 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
 fn run(attempt: &Attempt) -> Result<()> {
     let (p, o): (Params, Walk) = (attempt.params()?, attempt.operation()?);
     let device = device(attempt.device())?;
-    let origin = Origin::open(attempt, p.source.as_deref())?;
+    let origin = Origin::open(attempt, p.source.as_deref(), p.limit)?;
     origin.caution.iter().for_each(|text| attempt.log(text));
     let dir = attempt.input("network")?;
     let network = open_feature_network_with(dir, p.mode, &device)?;
@@ -96,16 +97,17 @@ struct Origin {
 }
 
 impl Origin {
-    fn open(attempt: &Attempt, source: Option<&Path>) -> Result<Self> {
+    fn open(attempt: &Attempt, source: Option<&Path>, limit: Option<u64>) -> Result<Self> {
         Ok(match source {
             Some(path) => {
-                let pictures = Pictures::of_path(path)?;
+                let pictures = Pictures::of_path(path)?.limited(limit);
                 Self { pictures, sampler: note::sampler(path), digest: None, caution: caution(path) }
             }
             None => {
                 let dir = attempt.input(IMAGES)?;
                 let (sampler, digest) = (note::sampler(dir), note::artifact_digest(dir));
-                Self { pictures: Pictures::of_artifact(dir)?, sampler, digest, caution: None }
+                let pictures = Pictures::of_artifact(dir)?.limited(limit);
+                Self { pictures, sampler, digest, caution: None }
             }
         })
     }

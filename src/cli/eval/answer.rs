@@ -183,21 +183,32 @@ fn thousands(n: u64) -> String {
     grouped.collect::<Vec<_>>().join(",")
 }
 
-/// An error of the pipeline as one of the command line: stages are named after places of the command line, and what lies
-/// in the text of the pipeline is of no use.
+/// An error of the pipeline as one of the command line: stages are named after its places, files as they were given, and
+/// what lies in the text of the pipeline is of no use. `said` are places and what was given there.
 pub fn in_words_of_the_command_line(mut error: Error, said: &[(&str, &str)]) -> Error {
     error.place = None;
-    for name in [SAMPLES, REFERENCE, NETWORK, METRICS] {
-        let Some(rest) = error.message.strip_prefix(&format!("stage `{name}`: ")) else { continue };
-        let given = said.iter().find(|(side, _)| *side == name).map(|(_, given)| *given);
-        error.message = match given {
+    let files: Vec<(String, &str)> = said.iter().filter_map(|(_, given)| Some((absolute(given)?, *given))).collect();
+    let as_given = |text: &mut String| files.iter().for_each(|(path, given)| *text = text.replace(path, given));
+    as_given(&mut error.message);
+    error.causes.iter_mut().chain(&mut error.hints).for_each(as_given);
+    let places = [SAMPLES, REFERENCE, NETWORK, METRICS];
+    let told = places.iter().find_map(|name| {
+        let rest = error.message.strip_prefix(&format!("stage `{name}`: "))?;
+        let given = said.iter().find(|(place, _)| place == name).map(|(_, given)| *given);
+        Some(match given {
             Some(given) if !rest.contains(given) => format!("{name} `{given}`: {rest}"),
             Some(_) => format!("{name}: {rest}"),
             None => rest.into(),
-        };
-        break;
-    }
+        })
+    });
+    error.message = told.unwrap_or(error.message);
     error
+}
+
+/// How stages name a file that was given relative to the current folder; `None` if they name it as it was given.
+fn absolute(given: &str) -> Option<String> {
+    let path = std::path::absolute(given).ok()?;
+    path.to_str().filter(|path| *path != given && Path::new(given).exists()).map(str::to_string)
 }
 
 #[cfg(test)]

@@ -66,8 +66,9 @@ pub fn run(metric: &str, args: &Args, place: Place<'_>) -> Result<()> {
     });
     let mut stages = Stages::default();
     stages.add(METRICS, json!({ "kind": "agreement", "params": params }));
-    let ran = run_pipeline(stages.text()?, &[], None, &args.how, place)?;
-    print(&answer::of_features(&ran, [text(&args.a)?, text(&args.b)?], args.how.json)?)
+    let (a, b) = (text(&args.a)?, text(&args.b)?);
+    let ran = run_pipeline(stages.text()?, &[("a", a), ("b", b)], None, &args.how, place)?;
+    print(&answer::of_features(&ran, [a, b], args.how.json)?)
 }
 
 fn exists(path: &Path) -> Result<()> {

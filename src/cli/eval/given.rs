@@ -75,12 +75,9 @@ pub fn nothing_at(text: &str) -> Error {
 
 /// A folder of images, or an artifact.
 fn folder(dir: &Path) -> Result<Given> {
-    // An artifact of a single file; of a folder of images the stage tells what is wrong with it.
-    let known = [STATS_FILE, "samples.npz"].map(|name| dir.join(name));
-    match known.iter().find(|path| path.is_file()) {
-        Some(path) => npz(path),
-        None => Ok(Given::Images(dir.to_path_buf())),
-    }
+    // Of a folder of images the stage tells what is wrong with it.
+    let statistics = dir.join(STATS_FILE);
+    if statistics.is_file() { npz(&statistics) } else { Ok(Given::Images(dir.to_path_buf())) }
 }
 
 fn file(path: &Path) -> Result<Given> {

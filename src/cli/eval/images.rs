@@ -69,36 +69,13 @@ impl Mode {
 }
 
 /// What can be asked of a comparison of images, as stages name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Metric {
-    Fid,
-    Sfid,
-    Is,
-    Precision,
-    Recall,
-    Kid,
-    Cmmd,
-}
-
-impl Metric {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Fid => "fid",
-            Self::Sfid => "sfid",
-            Self::Is => "is",
-            Self::Precision => "precision",
-            Self::Recall => "recall",
-            Self::Kid => "kid",
-            Self::Cmmd => "cmmd",
-        }
-    }
-}
+const METRIC_NAMES: [&str; 9] = ["fid", "sfid", "is", "precision", "recall", "density", "coverage", "kid", "cmmd"];
 
 #[derive(Debug, clap::Args)]
 struct Settings {
     /// These metrics besides, of one pass over the images
-    #[arg(long, value_delimiter = ',', value_enum, value_name = "METRIC,…")]
-    metrics: Vec<Metric>,
+    #[arg(long, value_delimiter = ',', value_name = "METRIC,…", value_parser = METRIC_NAMES)]
+    metrics: Vec<String>,
     /// The tool whose numbers are to be reproduced: how it prepares images, and its conventions
     #[arg(long, value_enum, value_name = "MODE")]
     mode: Option<Mode>,
@@ -141,39 +118,28 @@ impl Wanted {
     }
 
     /// The metrics that a user of this mode's tool expects. `holds` is what published statistics are confined to.
-    fn metrics(self, mode: Mode, inception: bool, holds: Option<Holds>) -> Vec<Metric> {
-        use Metric::{Cmmd, Fid, Is, Kid, Precision, Recall, Sfid};
-        let all = match self {
-            Self::Fid if inception && mode == Mode::Adm => return confined(&[Fid, Sfid], holds),
-            Self::Fid | Self::Fd => vec![Fid],
-            Self::Sfid => vec![Sfid],
-            Self::PrecisionRecall => vec![Precision, Recall],
-            Self::Kid => vec![Kid],
-            Self::Cmmd => vec![Cmmd],
-            Self::All if !inception => return confined(&[Fid, Precision, Recall, Kid], holds),
-            Self::All => {
-                let all: &[Metric] = match mode {
-                    Mode::Adm => &[Fid, Sfid, Is, Precision, Recall, Kid],
-                    Mode::TorchFidelity => &[Is, Fid, Kid, Precision, Recall],
-                    Mode::CleanFid => &[Fid, Kid],
-                    Mode::PytorchFid => &[Fid],
-                };
-                return confined(all, holds);
-            }
+    fn metrics(self, mode: Mode, inception: bool, holds: Option<Holds>) -> Vec<&'static str> {
+        let all: &[&str] = match (self, mode) {
+            (Self::Sfid, _) => return vec!["sfid"],
+            (Self::PrecisionRecall, _) => return vec!["precision", "recall"],
+            (Self::Kid, _) => return vec!["kid"],
+            (Self::Cmmd, _) => return vec!["cmmd"],
+            (Self::Fid, Mode::Adm) if inception => &["fid", "sfid"],
+            (Self::Fid | Self::Fd, _) => &["fid"],
+            (Self::All, _) if !inception => &["fid", "precision", "recall", "kid"],
+            (Self::All, Mode::Adm) => &["fid", "sfid", "is", "precision", "recall", "kid"],
+            (Self::All, Mode::TorchFidelity) => &["is", "fid", "kid", "precision", "recall"],
+            (Self::All, Mode::CleanFid) => &["fid", "kid"],
+            (Self::All, Mode::PytorchFid) => &["fid"],
         };
-        all
+        // What published statistics cannot give is left out of a bundle, and refused where it is asked for by name.
+        let can = |metric: &&str| match (*metric, holds) {
+            ("sfid", Some(holds)) => holds.spatial,
+            ("precision" | "recall" | "kid", Some(holds)) => holds.images,
+            _ => true,
+        };
+        all.iter().copied().filter(can).collect()
     }
-}
-
-/// Without what published statistics cannot give; they are asked for only in a bundle with others.
-fn confined(metrics: &[Metric], holds: Option<Holds>) -> Vec<Metric> {
-    let Some(holds) = holds else { return metrics.to_vec() };
-    let can = |metric: &Metric| match metric {
-        Metric::Sfid => holds.spatial,
-        Metric::Precision | Metric::Recall | Metric::Kid => holds.images,
-        _ => true,
-    };
-    metrics.iter().copied().filter(can).collect()
 }
 
 impl Settings {
@@ -229,8 +195,8 @@ pub fn run(wanted: Wanted, args: &Args, place: Place<'_>) -> Result<()> {
     let network = settings.network(wanted.default_network(), place)?;
     let holds = if let Given::Statistics(_, holds) = &reference { Some(*holds) } else { None };
     let mode = settings.mode.unwrap_or(Mode::Adm);
-    let mut metrics = wanted.metrics(mode, network.is_inception(), holds);
-    metrics.extend(&settings.metrics);
+    let mut metrics: Vec<&str> = wanted.metrics(mode, network.is_inception(), holds);
+    metrics.extend(settings.metrics.iter().map(String::as_str));
     let sides = [(SAMPLES, args.samples.as_str(), samples), (REFERENCE, args.reference.as_str(), reference)];
     measure(&metrics, &sides, &network, settings, place)
 }
@@ -239,12 +205,12 @@ pub fn run(wanted: Wanted, args: &Args, place: Place<'_>) -> Result<()> {
 pub fn run_alone(args: &Alone, place: Place<'_>) -> Result<()> {
     let samples = Given::of(&args.samples, place)?;
     let network = args.settings.network(network::INCEPTION, place)?;
-    let metrics = [&[Metric::Is], &args.settings.metrics[..]].concat();
+    let metrics: Vec<&str> = std::iter::once("is").chain(args.settings.metrics.iter().map(String::as_str)).collect();
     measure(&metrics, &[(SAMPLES, &args.samples, samples)], &network, &args.settings, place)
 }
 
 fn measure(
-    metrics: &[Metric],
+    metrics: &[&str],
     sides: &[(&str, &str, Given)],
     network: &Network,
     settings: &Settings,
@@ -266,7 +232,7 @@ fn measure(
         inputs[REFERENCE] = inputs[SAMPLES].clone();
     }
     let mut names: Vec<&str> = vec![];
-    metrics.iter().map(|m| m.name()).for_each(|name| if !names.contains(&name) { names.push(name) });
+    metrics.iter().copied().for_each(|name| if !names.contains(&name) { names.push(name) });
     let mut last = json!({ "kind": "fid", "inputs": inputs, "params": { "metrics": names, "mode": extraction.mode } });
     extraction.operate(&mut last);
     stages.add(METRICS, last);

@@ -21,8 +21,11 @@ pub fn read(path: &Path, name: Option<&str>) -> Result<Tensor> {
 }
 
 fn of_artifact(dir: &Path, name: Option<&str>) -> Result<Tensor> {
-    let hint = "a folder is an artifact of type `features`; otherwise name the file in it";
-    let packed = Packed::open(dir).map_err(|e| Error::from(e).hint(hint))?;
+    if !dir.join("meta.json").is_file() {
+        let error = Error::stage(format!("{} is a folder, and no artifact of type `features`", dir.display()));
+        return Err(error.hint("name the file in it"));
+    }
+    let packed = Packed::open(dir)?;
     let name = name.unwrap_or("tokens");
     let mut parts = vec![];
     for start in (0..packed.len()).step_by(BLOCK as usize) {

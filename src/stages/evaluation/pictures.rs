@@ -11,6 +11,7 @@ use crate::ml::data::picture::Rgb;
 use crate::ml::data::source::Source;
 use crate::ml::formats::Npz;
 use crate::ml::metrics::gaussian::POOLED;
+use crate::stages::support::spread;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -18,7 +19,13 @@ use std::ops::Range;
 use std::path::Path;
 
 /// A listed set of images, by index.
-pub enum Pictures {
+pub struct Pictures {
+    store: Store,
+    /// Those that are looked at, where not all are.
+    chosen: Option<Vec<u64>>,
+}
+
+enum Store {
     /// Equally large, mapped.
     Set(ImageSet),
     /// Decoded when their turn comes.
@@ -33,16 +40,22 @@ pub struct Group {
     pub images: Tensor,
 }
 
+impl From<ImageSet> for Pictures {
+    fn from(set: ImageSet) -> Self {
+        Self { store: Store::Set(set), chosen: None }
+    }
+}
+
 impl Pictures {
     /// An artifact of type `images` or `samples`.
     pub fn of_artifact(dir: &Path) -> Result<Self> {
-        Self::Set(ImageSet::open(dir)?).not_empty(dir)
+        Self::from(ImageSet::open(dir)?).not_empty(dir)
     }
 
     /// The `arr_0` of an npz, u8 `[N, H, W, 3]`.
     pub fn of_npz(path: &Path) -> Result<Self> {
         let hint = "images are u8 [N, H, W, 3] in `arr_0`, as `numpy.savez(path, images)` writes them";
-        Self::Set(ImageSet::open_npz(path).map_err(|e| Error::from(e).hint(hint))?).not_empty(path)
+        Self::from(ImageSet::open_npz(path).map_err(|e| Error::from(e).hint(hint))?).not_empty(path)
     }
 
     /// Whatever lies at `path`: a folder of images, with a folder per class or without; a ZIP of that; an npz; a folder
@@ -55,7 +68,8 @@ impl Pictures {
             return Self::of_npz(path);
         }
         let hint = "give a folder of images, a ZIP of them, or an npz with `arr_0` u8 [N, H, W, 3]";
-        Self::Files(Source::open(path, None, None).map_err(|e| Error::from(e).hint(hint))?).not_empty(path)
+        let source = Source::open(path, None, None).map_err(|e| Error::from(e).hint(hint))?;
+        Self { store: Store::Files(source), chosen: None }.not_empty(path)
     }
 
     fn not_empty(self, path: &Path) -> Result<Self> {
@@ -65,18 +79,32 @@ impl Pictures {
         }
     }
 
+    /// At most `limit` of the images, spread evenly over the set.
+    #[must_use]
+    pub fn limited(mut self, limit: Option<u64>) -> Self {
+        self.chosen = limit.filter(|limit| *limit < self.len()).map(|limit| spread(self.len(), limit));
+        self
+    }
+
     pub fn len(&self) -> u64 {
-        match self {
-            Self::Set(set) => set.len(),
-            Self::Files(source) => source.len() as u64,
+        match (&self.chosen, &self.store) {
+            (Some(chosen), _) => chosen.len() as u64,
+            (None, Store::Set(set)) => set.len(),
+            (None, Store::Files(source)) => source.len() as u64,
         }
+    }
+
+    /// Where an image stands in the whole set.
+    fn number(&self, index: u64) -> u64 {
+        self.chosen.as_ref().and_then(|chosen| chosen.get(index as usize)).copied().unwrap_or(index)
     }
 
     /// An image as messages name it.
     pub fn place(&self, index: u64) -> String {
-        match self {
-            Self::Set(_) => format!("image {index}"),
-            Self::Files(source) => source.place(index as usize),
+        let number = self.number(index);
+        match &self.store {
+            Store::Set(_) => format!("image {number}"),
+            Store::Files(source) => source.place(number as usize),
         }
     }
 
@@ -86,16 +114,17 @@ impl Pictures {
     /// A file that is no readable image; the error names it.
     pub fn groups(&self, range: Range<u64>) -> candle_core::Result<Vec<Group>> {
         let n = (range.end - range.start) as usize;
-        let source = match self {
-            Self::Set(set) => {
-                let images = set.batch(&range.collect::<Vec<_>>(), &Device::Cpu)?;
+        let numbers: Vec<u64> = range.map(|i| self.number(i)).collect();
+        let source = match &self.store {
+            Store::Set(set) => {
+                let images = set.batch(&numbers, &Device::Cpu)?;
                 return Ok(vec![Group { places: (0..n).collect(), images }]);
             }
-            Self::Files(source) => source,
+            Store::Files(source) => source,
         };
         // As they are stored, like all the tools: none turns an image by what a camera noted.
         let read = |i: u64| source.original(i as usize, Orientation::Ignore);
-        let images: Vec<Rgb> = range.into_par_iter().map(read).collect::<candle_core::Result<_>>()?;
+        let images: Vec<Rgb> = numbers.into_par_iter().map(read).collect::<candle_core::Result<_>>()?;
         let mut sizes: BTreeMap<(usize, usize), (Vec<usize>, Vec<u8>)> = BTreeMap::new();
         for (place, image) in images.into_iter().enumerate() {
             let (places, pixels) = sizes.entry((image.height, image.width)).or_default();
