@@ -18,7 +18,7 @@ const CPU: Device = Device::Cpu;
 
 /// Weights by the recipe in the golden manifest, made once. Names and shapes are the network's own; that they are those of
 /// pytorch-fid is checked by count and, through the numbers hashed from each name, by the golden outputs.
-fn recipe() -> &'static Tensors {
+pub fn recipe() -> &'static Tensors {
     static TENSORS: OnceLock<Tensors> = OnceLock::new();
     TENSORS.get_or_init(|| {
         let (_, shapes) = weights::census(|vb| Inception::new(Mode::Adm, vb)).unwrap();

@@ -18,6 +18,7 @@ mod elsewhere;
 mod embeddings;
 mod encoders;
 mod engine;
+mod eval;
 mod evaluation;
 mod exactness;
 mod experiment;

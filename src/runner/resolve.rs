@@ -26,13 +26,14 @@ impl Pipeline {
         Self::of(spec, overrides)
     }
 
-    /// A pipeline that a program wrote and no file holds, called `name`. Nothing is set from outside.
-    pub fn of_text(name: &str, text: String, registry: Registry) -> Result<Self> {
-        let mut pipeline = Self::of(Spec::of_text(name, text, registry)?, &Overrides::default())?;
+    /// A pipeline that stands in no file. Nothing is set from outside, relative paths start at the current folder, and
+    /// `by` is who is said to have stated its values.
+    pub fn of_text(by: &'static str, text: String, registry: Registry) -> Result<Self> {
+        let mut pipeline = Self::of(Spec::of_text(by, text, registry)?, &Overrides::default())?;
         // A line of a text that nobody can open is of no help.
         for origin in pipeline.stages.iter_mut().flat_map(|stage| stage.origins.iter_mut().map(|(_, o)| o)) {
-            if origin.place.as_ref().is_some_and(|place| place.source.file == Path::new(name)) {
-                *origin = Origin { layer: "command line".into(), place: None };
+            if origin.place.as_ref().is_some_and(|place| place.source.file == Path::new(by)) {
+                *origin = Origin { layer: by.into(), place: None };
             }
         }
         Ok(pipeline)

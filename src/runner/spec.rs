@@ -65,8 +65,8 @@ impl Spec {
         Self::of(chain(path)?, path, registry)
     }
 
-    /// A pipeline that stands in no file but in `text`, and extends none. Relative paths in it start at the current
-    /// folder; `name` is what it is called.
+    /// A pipeline that stands in no file but in `text`, and extends none; errors call it `name`. Relative paths in it
+    /// start at the current folder.
     pub(super) fn of_text(name: &str, text: String, registry: Registry) -> Result<Self> {
         let path = Path::new(name);
         Self::of(vec![File::of_text(path, text)?], path, registry)

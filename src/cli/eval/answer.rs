@@ -188,7 +188,9 @@ fn thousands(n: u64) -> String {
 pub fn in_words_of_the_command_line(mut error: Error, said: &[(&str, &str)]) -> Error {
     error.place = None;
     let files: Vec<(String, &str)> = said.iter().filter_map(|(_, given)| Some((absolute(given)?, *given))).collect();
-    let as_given = |text: &mut String| files.iter().for_each(|(path, given)| *text = text.replace(path, given));
+    let words = WORDS.iter().map(|(stage, line)| (*stage, *line));
+    let all: Vec<(&str, &str)> = files.iter().map(|(path, given)| (path.as_str(), *given)).chain(words).collect();
+    let as_given = |text: &mut String| all.iter().for_each(|(from, to)| *text = text.replace(from, to));
     as_given(&mut error.message);
     error.causes.iter_mut().chain(&mut error.hints).for_each(as_given);
     let places = [SAMPLES, REFERENCE, NETWORK, METRICS];
@@ -204,6 +206,17 @@ pub fn in_words_of_the_command_line(mut error: Error, said: &[(&str, &str)]) -> 
     error.message = told.unwrap_or(error.message);
     error
 }
+
+/// What stages say of their parameters and inputs, and what the command line says of the same.
+const WORDS: [(&str, &str); 7] = [
+    ("`kid_subset_size` is", "`--kid-subset-size` is"),
+    ("make both with one `mode`", "make both with one `--mode`"),
+    ("leave `mode` out", "leave `--mode` out"),
+    ("connect an `inception` to input `network`", "name an Inception by `--network`, or none"),
+    ("connect the `encoder` of clip-vit-L-336 to input `network`", "name a CLIP by `--network`, or none"),
+    ("connect images", "give images"),
+    ("as `source` of the stage, beside its `name`", "as `--network NAME=FILE`"),
+];
 
 /// How stages name a file that was given relative to the current folder; `None` if they name it as it was given.
 fn absolute(given: &str) -> Option<String> {

@@ -60,13 +60,13 @@ pub fn run(metric: &str, args: &Args, place: Place<'_>) -> Result<()> {
     let [key_a, key_b] = args.keys()?;
     let mut metrics = vec![metric];
     args.metrics.iter().for_each(|m| if !metrics.contains(&m.as_str()) { metrics.push(m) });
+    let (a, b) = (text(&args.a)?, text(&args.b)?);
     let params = json!({
-        "a": text(&args.a)?, "b": text(&args.b)?, "tensor_a": key_a, "tensor_b": key_b, "metrics": metrics,
+        "a": a, "b": b, "tensor_a": key_a, "tensor_b": key_b, "metrics": metrics,
         "k": args.k, "clamp": args.clamp, "estimator": if args.biased { "biased" } else { "unbiased" },
     });
-    let mut stages = Stages::default();
+    let mut stages = Stages::of([a, b]);
     stages.add(METRICS, json!({ "kind": "agreement", "params": params }));
-    let (a, b) = (text(&args.a)?, text(&args.b)?);
     let ran = run_pipeline(stages.text()?, &[("a", a), ("b", b)], None, &args.how, place)?;
     print(&answer::of_features(&ran, [a, b], args.how.json)?)
 }

@@ -2,7 +2,7 @@
 
 use super::given::{Given, Holds, STATS};
 use super::network::{self, Network};
-use super::pipeline::{Extraction, METRICS, REFERENCE, SAMPLES, Stages};
+use super::pipeline::{Extraction, METRICS, NETWORK, REFERENCE, SAMPLES, Stages};
 use super::{How, Place, answer, run_pipeline};
 use crate::cli::common::print;
 use crate::error::{Error, Result};
@@ -73,7 +73,7 @@ const METRIC_NAMES: [&str; 9] = ["fid", "sfid", "is", "precision", "recall", "de
 
 #[derive(Debug, clap::Args)]
 struct Settings {
-    /// These metrics besides, of one pass over the images
+    /// Which metrics, of one pass over the images: of `all` only these, else these besides
     #[arg(long, value_delimiter = ',', value_name = "METRIC,…", value_parser = METRIC_NAMES)]
     metrics: Vec<String>,
     /// The tool whose numbers are to be reproduced: how it prepares images, and its conventions
@@ -83,9 +83,18 @@ struct Settings {
     /// another than the usual one, a folder that `erw export` wrote, or FILE.toml:STAGE
     #[arg(long, value_name = "NAME|FILE")]
     network: Option<String>,
-    /// The first so many images of each side
+    /// At most so many images of each side, spread evenly
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
+    /// Neighbours of precision, recall, density and coverage [default: 3]
+    #[arg(short, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    k: Option<u32>,
+    /// Subsets that KID is the mean over [default: 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    kid_subsets: Option<u32>,
+    /// Images in each of them [default: 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    kid_subset_size: Option<u32>,
     /// Images at a time; results do not depend on it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
@@ -195,16 +204,40 @@ pub fn run(wanted: Wanted, args: &Args, place: Place<'_>) -> Result<()> {
     let network = settings.network(wanted.default_network(), place)?;
     let holds = if let Given::Statistics(_, holds) = &reference { Some(*holds) } else { None };
     let mode = settings.mode.unwrap_or(Mode::Adm);
-    let mut metrics: Vec<&str> = wanted.metrics(mode, network.is_inception(), holds);
-    metrics.extend(settings.metrics.iter().map(String::as_str));
+    let mut metrics: Vec<&str> = settings.metrics.iter().map(String::as_str).collect();
+    if wanted != Wanted::All || metrics.is_empty() {
+        metrics.splice(0..0, wanted.metrics(mode, network.is_inception(), holds));
+    }
+    for metric in &metrics {
+        check(metric, &network, holds.map(|holds| (args.reference.as_str(), holds)))?;
+    }
     let sides = [(SAMPLES, args.samples.as_str(), samples), (REFERENCE, args.reference.as_str(), reference)];
     measure(&metrics, &sides, &network, settings, place)
+}
+
+/// What would be found out after hours, once features are there, is said before.
+fn check(metric: &str, network: &Network, statistics: Option<(&str, Holds)>) -> Result<()> {
+    if ["sfid", "is"].contains(&metric) && !network.is_inception() {
+        let text = format!("`{metric}` is of Inception, and the network is of type `{}`", network.ty());
+        return Err(Error::usage(text).hint("name an Inception by `--network`, or none"));
+    }
+    let Some((given, holds)) = statistics else { return Ok(()) };
+    let lacks = match metric {
+        "sfid" if !holds.spatial => "spatial statistics (`mu_s` and `sigma_s`)",
+        "precision" | "recall" | "density" | "coverage" | "kid" | "cmmd" if !holds.images => "images (`arr_0`)",
+        _ => return Ok(()),
+    };
+    Err(Error::usage(format!("`{given}` holds no {lacks}, which `{metric}` compares with")))
 }
 
 /// Measures a set by itself: nothing is compared, so the set stands for its reference.
 pub fn run_alone(args: &Alone, place: Place<'_>) -> Result<()> {
     let samples = Given::of(&args.samples, place)?;
+    if samples.is_statistics() && !matches!(samples, Given::Stage(..)) {
+        return Err(Error::usage(format!("`{}` holds published statistics, not samples", args.samples)));
+    }
     let network = args.settings.network(network::INCEPTION, place)?;
+    check("is", &network, None)?;
     let metrics: Vec<&str> = std::iter::once("is").chain(args.settings.metrics.iter().map(String::as_str)).collect();
     measure(&metrics, &[(SAMPLES, &args.samples, samples)], &network, &args.settings, place)
 }
@@ -217,7 +250,7 @@ fn measure(
     place: Place<'_>,
 ) -> Result<()> {
     let (extraction, gpu) = settings.extraction()?;
-    let mut stages = Stages::default();
+    let mut stages = Stages::of(sides.iter().map(|(_, said, _)| *said));
     let from = network.reference();
     let mut inputs = json!({});
     // Two sets of features that are known need no network, so none is fetched.
@@ -233,11 +266,16 @@ fn measure(
     }
     let mut names: Vec<&str> = vec![];
     metrics.iter().copied().for_each(|name| if !names.contains(&name) { names.push(name) });
-    let mut last = json!({ "kind": "fid", "inputs": inputs, "params": { "metrics": names, "mode": extraction.mode } });
+    let params = json!({
+        "metrics": names, "mode": extraction.mode, "k": settings.k,
+        "kid_subsets": settings.kid_subsets, "kid_subset_size": settings.kid_subset_size,
+    });
+    let mut last = json!({ "kind": "fid", "inputs": inputs, "params": params });
     extraction.operate(&mut last);
     stages.add(METRICS, last);
-    let said: Vec<(&str, &str)> = sides.iter().map(|(name, said, _)| (*name, *said)).collect();
-    let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place)?;
+    let mut said: Vec<(&str, &str)> = sides.iter().map(|(name, said, _)| (*name, *said)).collect();
+    said.extend(settings.network.as_deref().map(|network| (NETWORK, network)));
+    let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place).map_err(|e| network.missing(e))?;
     print(&answer::of_images(&ran, &said, settings.how.json)?)
 }
 
@@ -253,11 +291,12 @@ pub fn run_stats(args: &StatsArgs, place: Place<'_>) -> Result<()> {
     }
     let network = settings.network(network::INCEPTION, place)?;
     let (extraction, gpu) = settings.extraction()?;
-    let mut stages = Stages::default();
+    let mut stages = Stages::of([args.images.as_str()]);
     network.add(&mut stages)?;
     extraction.add(&mut stages, SAMPLES, &images, network.reference())?;
-    let said = [(SAMPLES, args.images.as_str())];
-    let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place)?;
+    let mut said = vec![(SAMPLES, args.images.as_str())];
+    said.extend(settings.network.as_deref().map(|network| (NETWORK, network)));
+    let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place).map_err(|e| network.missing(e))?;
     write(&ran.output(SAMPLES)?.join(STATS_FILE), &args.output)?;
     print(&answer::of_stats(&ran, &said, &args.output, settings.how.json)?)
 }

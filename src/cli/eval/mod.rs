@@ -154,7 +154,7 @@ fn run_pipeline(
     place: Place<'_>,
 ) -> Result<Ran> {
     let in_words = |e: Error| answer::in_words_of_the_command_line(e, said);
-    let pipeline = Pipeline::of_text(pipeline::NAME, text, place.registry).map_err(in_words)?;
+    let pipeline = Pipeline::of_text(pipeline::FILE, text, place.registry).map_err(in_words)?;
     let flags = Flags { plain: how.plain, threads: how.threads, remote: how.remote.clone(), gpu, ..Flags::default() };
     let selected = select(&pipeline, &[])?;
     let outcome = execute(&pipeline, selected, &flags, place.cache, vec![]).map_err(in_words)?;

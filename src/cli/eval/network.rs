@@ -68,6 +68,14 @@ impl Network {
         self.ty() == "inception"
     }
 
+    /// An error, with what identifies the network's file where it could not be fetched.
+    pub fn missing(&self, error: Error) -> Error {
+        let Self::Published(entry) = self else { return error };
+        let sum = entry.locations.first().and_then(|location| location.sha256.as_ref());
+        let absent = error.message.contains("could not be fetched");
+        error.maybe_hint(sum.filter(|_| absent).map(|sum| format!("the sha256 of `{}` is {sum}", entry.name)))
+    }
+
     /// What inputs name.
     pub fn reference(&self) -> &str {
         if let Self::Stage(stage, _) = self { stage } else { NETWORK }

@@ -6,26 +6,36 @@ use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// What such pipelines are called in `erw log`.
-pub const NAME: &str = "eval";
+/// Where the values of such pipelines come from, as reasons say it.
+pub const FILE: &str = "command line";
 pub const SAMPLES: &str = "samples";
 pub const REFERENCE: &str = "reference";
 pub const NETWORK: &str = "network";
 pub const METRICS: &str = "metrics";
 
 /// The stages of a pipeline, in the order they are added.
-#[derive(Default)]
-pub struct Stages(Map<String, Value>);
+pub struct Stages {
+    /// As in `erw log`. Reasons to run are told since the last pipeline of the name, so it is of the files.
+    name: String,
+    stages: Map<String, Value>,
+}
 
 impl Stages {
+    /// None yet, of a pipeline that is about these files.
+    pub fn of<'a>(files: impl IntoIterator<Item = &'a str>) -> Self {
+        let last = |file: &'a str| file.trim_end_matches('/').rsplit('/').next().unwrap_or(file);
+        let name = std::iter::once("eval").chain(files.into_iter().map(last)).collect::<Vec<_>>().join(" ");
+        Self { name, stages: Map::new() }
+    }
+
     /// A stage. Entries without a value (null) are left out.
     pub fn add(&mut self, name: &str, mut stage: Value) {
         without_nulls(&mut stage);
-        self.0.insert(name.into(), stage);
+        self.stages.insert(name.into(), stage);
     }
 
     pub fn text(self) -> Result<String> {
-        toml::to_string(&json!({ "stages": self.0 }))
+        toml::to_string(&json!({ "name": self.name, "stages": self.stages }))
             .map_err(|e| Error::internal("a written pipeline is no TOML").because(e))
     }
 }
