@@ -46,6 +46,7 @@ mod plot;
 mod precision;
 mod recipes;
 mod remote;
+mod representations;
 mod resume;
 mod revisions;
 mod sampler;

@@ -1,12 +1,9 @@
 //! Metrics against SciPy and against their definitions.
 
 use candle_core::{DType, Device, Result, Tensor};
-use erw::ml::metrics::cknna::{Neighbours, cknna, clamp_outliers};
 use erw::ml::metrics::frechet::{between, frechet_distance};
 use erw::ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL};
-use erw::ml::metrics::knn;
 use erw::ml::metrics::stats::Stats;
-use erw::ml::rng::{self, Purpose};
 use erw::ml::weights::{self, Tensors};
 use faer::MatRef;
 use std::path::Path;
@@ -22,10 +19,6 @@ fn golden(name: &str) -> Result<Tensors> {
 
 fn number(t: &Tensor) -> Result<f64> {
     t.to_dtype(DType::F64)?.to_scalar()
-}
-
-fn normals(seed: u64, n: usize, dim: usize) -> Result<Tensor> {
-    rng::normal_rows(seed, Purpose::Probe, 0, &(0..n as u64).collect::<Vec<_>>(), &[dim], &CPU)
 }
 
 #[test]
@@ -80,58 +73,6 @@ fn statistics_refuse_what_would_spoil_them() -> Result<()> {
     s.push(&Tensor::new(&[[1f32, 1.0], [1.0, 1.0]], &CPU)?)?;
     // Two equal samples: no variance, and no distance to themselves.
     assert!(between(&s, &s)?.abs() < 1e-12);
-    Ok(())
-}
-
-#[test]
-fn cknna_equals_the_dense_definition() -> Result<()> {
-    let g = golden("cknna.safetensors")?;
-    for tag in ["a", "b"] {
-        let k = g[&format!("in/{tag}_k")].to_scalar::<i64>()? as usize;
-        let near = |v: &str| Neighbours::of(&g[&format!("in/{tag}_{v}")], k);
-        let (got, want) = (cknna(&near("x")?, &near("y")?)?, number(&g[&format!("out/{tag}_unbiased")])?);
-        assert!((got - want).abs() < 1e-5, "{tag}: {got} {want}");
-    }
-    Ok(())
-}
-
-#[test]
-fn cknna_is_one_for_equal_and_near_zero_for_unrelated_features() -> Result<()> {
-    let (a, b) = (normals(1, 600, 32)?, normals(2, 600, 32)?);
-    let (na, nb) = (Neighbours::of(&a, 10)?, Neighbours::of(&b, 10)?);
-    let equal = cknna(&na, &Neighbours::of(&(&a * 3.0)?, 10)?)?;
-    assert!((equal - 1.0).abs() < 1e-3, "{equal}");
-    let unrelated = cknna(&na, &nb)?;
-    assert!(unrelated.abs() < 0.05, "{unrelated}");
-    let mixed = cknna(&na, &Neighbours::of(&(&a + &b)?, 10)?)?;
-    assert!(unrelated + 0.05 < mixed && mixed < 0.7, "{unrelated} {mixed}");
-    assert!(Neighbours::of(&a.narrow(0, 0, 3)?, 1).is_err());
-    assert!(Neighbours::of(&a, 600).is_err());
-    assert!(cknna(&na, &Neighbours::of(&b.narrow(0, 0, 500)?, 10)?).is_err());
-    Ok(())
-}
-
-#[test]
-fn outliers_are_clamped_to_the_quantile() -> Result<()> {
-    let x: Vec<f32> = (1..=100).map(|i| if i % 2 == 0 { i as f32 } else { -(i as f32) }).collect();
-    let x = Tensor::from_vec(x, (10, 10), &CPU)?;
-    let y = clamp_outliers(&x, 0.95)?.flatten_all()?.to_vec1::<f32>()?;
-    assert_eq!((y[93], y[95], y[98], y[99], y[0]), (94.0, 96.0, -96.0, 96.0, -1.0));
-    assert_eq!(clamp_outliers(&x, 1.0)?.to_vec2::<f32>()?, x.to_vec2::<f32>()?);
-    assert!(clamp_outliers(&x, 1.5).is_err());
-    Ok(())
-}
-
-#[test]
-fn nearest_neighbours_vote_by_similarity() -> Result<()> {
-    // Two clusters on a circle; a lone sample of class 7 lies next to the second query.
-    let bank = Tensor::new(&[[1f32, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0], [0.7, 0.7]], &CPU)?;
-    let labels = [0, 0, 1, 1, 7];
-    let queries = Tensor::new(&[[5f32, 0.3], [0.71, 0.7], [0.0, 2.0]], &CPU)?;
-    assert_eq!(knn::accuracy(&bank, &labels, &queries, &[0, 7, 1], 5)?, 1.0);
-    let third = knn::accuracy(&bank, &labels, &queries, &[1, 7, 0], 5)?;
-    assert!((third - 1.0 / 3.0).abs() < 1e-12);
-    assert!(knn::accuracy(&bank, &labels[1..], &queries, &[0, 7, 1], 5).is_err());
     Ok(())
 }
 
