@@ -105,6 +105,34 @@ fn what_is_not_inception_is_refused() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn images_of_other_shapes_are_refused() {
+    for (shape, dtype) in [(&[0, 3, 0, 8][..], DType::U8), (&[1, 4, 8, 8], DType::U8), (&[1, 3, 8, 8], DType::F32)] {
+        for mode in Mode::ALL {
+            let error = inception::prepare(mode, &Tensor::zeros(shape, dtype, &CPU).unwrap()).unwrap_err().to_string();
+            let told = format!("Inception takes u8 images [n, 3, H, W], got {dtype:?} {shape:?}");
+            assert_eq!(error.lines().next(), Some(told.as_str()), "{mode:?}");
+        }
+    }
+}
+
+/// No images are no features, not an error: whoever measures says that there are too few.
+#[test]
+fn modes_give_what_their_tools_give() -> Result<()> {
+    let none = Tensor::zeros((0, 3, 8, 8), DType::U8, &CPU)?;
+    let image = Tensor::arange(0u8, 192, &CPU)?.reshape((1, 3, 8, 8))?;
+    for mode in Mode::ALL {
+        assert_eq!(inception::prepare(mode, &none)?.dims(), [0, 3, 299, 299]);
+        assert_eq!(serde_json::to_value(mode).unwrap(), mode.name());
+    }
+    let pixels = |mode| inception::prepare(mode, &image)?.flatten_all()?.to_vec1::<f32>();
+    assert_eq!(pixels(Mode::Adm)?, pixels(Mode::TorchFidelity)?);
+    // What a bicubic filter overshoots at edges is clipped: (0 - 128) / 128 is the least there is.
+    let dark = pixels(Mode::CleanFid)?.into_iter().fold(f32::MAX, f32::min);
+    assert_eq!(dark, -1.0);
+    Ok(())
+}
+
 /// An artifact of the recipe's weights.
 fn artifact(bench: &Bench, config: &Value) -> Result<std::path::PathBuf> {
     let dir = bench.path("inception");

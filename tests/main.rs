@@ -15,6 +15,7 @@ mod curves;
 mod data;
 mod data_stages;
 mod elsewhere;
+mod embeddings;
 mod encoders;
 mod engine;
 mod evaluation;

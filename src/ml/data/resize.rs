@@ -2,7 +2,8 @@
 //!
 //! Published results depend on the pixels: the ImageNet preparation of ADM, EDM2 and REPA goes through Pillow's
 //! antialiased filters. Pillow (libImaging/Resample.c) filters rows, rounds to 8 bits, then filters columns, with
-//! weights in 22-bit fixed point; a float resize differs in about one pixel of twenty. Evaluation tools that give
+//! weights in 22-bit fixed point; since version 13 it filters columns first where the height shrinks much more than the
+//! width, but what is published was made with rows first. A float resize differs in about one pixel of twenty. Evaluation tools that give
 //! Pillow each channel as floats get another path of it, without rounding: [`resize_planes`].
 
 use super::picture::Rgb;
@@ -175,6 +176,16 @@ pub fn center_crop(image: &Rgb, size: usize) -> Rgb {
     // Python rounds halves to even.
     let scaled = |side: usize| (side as f64 * scale).round_ties_even() as usize;
     let image = resize(&image, scaled(image.height), scaled(image.width), Filter::Bicubic);
+    middle(&image, size)
+}
+
+/// The largest square in the middle.
+pub fn center_square(image: &Rgb) -> Rgb {
+    middle(image, image.height.min(image.width))
+}
+
+/// The square of `size` in the middle, which must fit.
+fn middle(image: &Rgb, size: usize) -> Rgb {
     let (top, left) = ((image.height - size) / 2, (image.width - size) / 2);
     let mut data = Vec::with_capacity(size * size * 3);
     for y in top..top + size {

@@ -1,6 +1,7 @@
 //! Networks that turn images into feature vectors, for Fréchet distances and the like, behind one trait.
 
 use super::classifier::Classifier;
+use super::encoder::Embedder;
 use super::inception::Inception;
 use super::mode::Mode;
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -40,7 +41,7 @@ pub struct Outputs {
 /// What `arch` in `config.json` may say.
 const KNOWN: [&str; 2] = [Classifier::ARCH, Inception::ARCH];
 
-/// Opens the network in `dir` by what its `config.json` calls `arch`.
+/// Opens the network in `dir` by what its `config.json` calls `arch`; one without is an encoder's.
 pub fn open_feature_network(dir: &Path, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
     open_feature_network_with(dir, None, device)
 }
@@ -58,6 +59,11 @@ pub fn open_feature_network_with(dir: &Path, mode: Option<Mode>, device: &Device
             bail!("{} is a classifier, which takes images at their own size; only Inception resizes", dir.display())
         }
         Some(Classifier::ARCH) => Ok(Box::new(Classifier::load(dir, device)?)),
+        None if config.get("vit").is_some() && mode.is_some() => {
+            bail!("{} is an encoder, which takes images in one way; only Inception has modes", dir.display())
+        }
+        // The oldest of the configurations: it says what the transformer is instead.
+        None if config.get("vit").is_some() => Ok(Box::new(Embedder::open(dir, device)?)),
         Some(other) => bail!("{}: unknown arch `{other}`; known: {}", path.display(), KNOWN.join(", ")),
         None => bail!("{} does not say its `arch`; known: {}", path.display(), KNOWN.join(", ")),
     }
