@@ -128,7 +128,8 @@ fn the_artifact_is_read_as_numpy_would_and_holds_what_it_is_of() {
     let file = out.join("stats.npz");
     assert_eq!(Npz::open(&file).unwrap().names(), ["arr_0", "mu", "sigma"]);
     let (images, set) = (ImageSet::open_npz(&file).unwrap(), ImageSet::open(&a).unwrap());
-    let bytes = |set: &ImageSet, of: &[u64]| set.batch(of, &CPU).unwrap().flatten_all().unwrap().to_vec1::<u8>().unwrap();
+    let bytes =
+        |set: &ImageSet, of: &[u64]| set.batch(of, &CPU).unwrap().flatten_all().unwrap().to_vec1::<u8>().unwrap();
     assert_eq!(bytes(&images, &[0, 1, 2, 3]), bytes(&set, &[0, 7, 15, 22]), "spread over the set");
 
     let features = open_feature_network(&net, &CPU).unwrap();

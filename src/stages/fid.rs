@@ -6,7 +6,7 @@
 
 use super::evaluation::comparison::{Comparison, REFERENCE, SAMPLES};
 use super::evaluation::extract::Pass;
-use super::evaluation::measured::{Measured, images, references};
+use super::evaluation::measured::{Measured, images, kept_references};
 use super::evaluation::metric::{self, Metric, Needs};
 use super::evaluation::note::Seen;
 use super::evaluation::values::{Settings, values};
@@ -54,7 +54,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let warnings = warnings::of(&comparison, &metrics, &samples, &reference);
     warnings.iter().for_each(|w| attempt.log(w));
 
-    let report = report(&comparison, &samples, &reference, &values, &settings.told(&metrics), &warnings);
+    let report = report(&comparison, &samples, &reference, &values, &settings.told(&metrics, &reference), &warnings);
     let out = attempt.output("metrics");
     create_dir(&out)?;
     write_json(&out.join("metrics.json"), &report)?;
@@ -81,7 +81,7 @@ fn measure(
     if !theirs.any() {
         return Ok((samples, Measured { count: comparison.reference.count(), ..Measured::default() }));
     }
-    let most = references(comparison.seen.as_ref().and_then(|seen| seen.mode));
+    let most = kept_references(comparison.seen.as_ref().and_then(|seen| seen.mode), metrics);
     let reference = Measured::of(pass(before, total).as_ref(), REFERENCE, &comparison.reference, theirs, most)?;
     Ok((samples, reference))
 }

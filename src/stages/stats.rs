@@ -38,7 +38,9 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     parse::<Walk>(operation)?;
     let p: Params = parse(params)?;
     match (p.source.is_some(), inputs.contains(&IMAGES)) {
-        (true, true) => Err(Error::usage("`source` is given, and input `images` is connected").hint("take one of them")),
+        (true, true) => {
+            Err(Error::usage("`source` is given, and input `images` is connected").hint("take one of them"))
+        }
         (false, false) => {
             Err(Error::usage("neither `source` is given nor input `images` connected").hint("take one of them"))
         }

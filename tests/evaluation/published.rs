@@ -57,11 +57,14 @@ fn the_suite_of_inception_has_its_names() {
     let wanted = ["inception_score", "inception_score_std", "fid", "sfid", "precision", "recall", "kid", "kid_std"];
     assert_eq!(names, wanted);
     assert_eq!((&values["inception_score"], &values["inception_score_std"]), (&json!(3.5), &json!(0.25)));
-    assert_eq!((&found["metric"], &found["mode"], &found["n_samples"]), (&json!("inception_score"), &json!("adm"), &json!(50_000)));
+    assert_eq!(
+        (&found["metric"], &found["mode"], &found["n_samples"]),
+        (&json!("inception_score"), &json!("adm"), &json!(50_000))
+    );
     assert!(values["sfid"].as_f64().unwrap() > 0.0 && values["sfid"] != values["fid"], "{found}");
     let told = json!({
         "inception_score": {"parts_of": 5000, "order": "as the samples"},
-        "precision_recall": {"k": 3, "distances": "squared, in half precision"},
+        "precision_recall": {"k": 3, "distances": "squared, in half precision", "references": 40},
         "kid": {"subsets": 100, "subset_size": 30, "seed": 2020},
     });
     assert_eq!(found["settings"], told);
@@ -77,7 +80,7 @@ fn modes_decide_how_metrics_are_taken_and_do_not_mix() {
     let found = fid(&bench, &a, &b, json!({"metrics": ["fid", "is", "recall"]})).unwrap();
     let told = json!({
         "inception_score": {"parts": 10, "order": "shuffled", "seed": 2020},
-        "precision_recall": {"k": 3, "distances": "in single precision"},
+        "precision_recall": {"k": 3, "distances": "in single precision", "references": 40},
     });
     assert_eq!(found["settings"], told);
     let warnings = json!([
@@ -112,7 +115,8 @@ fn statistics_of_nobody_known_are_inceptions_if_their_number_fits() {
     assert!(error.message.contains("holds only `mu` and `sigma`"), "{error:?}");
     let made = of_inception(&bench, "made", json!({}));
     let error = fid(&bench, &a, &made, json!({"metrics": ["is"]})).unwrap_err();
-    let said = "`metrics`: `is` needs class scores of single images, and input `samples` is statistics that others made";
+    let said =
+        "`metrics`: `is` needs class scores of single images, and input `samples` is statistics that others made";
     assert_eq!(error.message, said);
     // One side that tells is enough.
     assert_eq!(fid(&bench, &made, &b, json!({"metrics": ["fid", "sfid"]})).unwrap()["metric"], "fid");
@@ -138,5 +142,8 @@ fn images_beside_published_statistics_are_looked_at() {
     assert_eq!((images.1, by_stats.1), (json!(25), Value::Null));
     let without = [("samples", whole.as_path()), ("reference", published.as_path())];
     let error = bench.run("w", &stages::fid::KIND, &without, json!({"metrics": ["recall"]})).unwrap_err();
-    assert_eq!(error.message, "`metrics`: `recall` needs features of the images in `reference`, but input `network` is not connected");
+    assert_eq!(
+        error.message,
+        "`metrics`: `recall` needs features of the images in `reference`, but input `network` is not connected"
+    );
 }

@@ -5,6 +5,7 @@ use crate::support::bench::Bench;
 use candle_core::{DType, Tensor};
 use erw::error::Error;
 use erw::ml::data::picture::{write_npz, write_png};
+use erw::ml::formats::NpzFile;
 use erw::ml::metrics::gaussian::{Gaussian, POOLED};
 use erw::ml::models::features::open_feature_network;
 use erw::stages;
@@ -109,7 +110,10 @@ fn what_holds_no_images_says_so() {
     let empty = bench.path("empty");
     fs::create_dir_all(&empty).unwrap();
     let error = stats(&bench, "e", &empty, json!({})).unwrap_err();
-    assert_eq!(error.message, format!("{} holds no images (png, jpg, jpeg, webp, bmp; 0 other files)", empty.display()));
+    assert_eq!(
+        error.message,
+        format!("{} holds no images (png, jpg, jpeg, webp, bmp; 0 other files)", empty.display())
+    );
     assert_eq!(error.hints, ["give a folder of images, a ZIP of them, or an npz with `arr_0` u8 [N, H, W, 3]"]);
 
     let broken = folder(&bench, "broken", &pixels("a", 3, SIDE), SIDE);
@@ -120,18 +124,20 @@ fn what_holds_no_images_says_so() {
     let said = format!("{}: not a readable image, or cut short", file.display());
     assert!(error.message.starts_with(&said), "{error:?}");
 
-    let npz = |name: &str, arrays: &[(&str, Vec<usize>, Vec<f64>)]| {
+    let npz = |name: &str, array: &str, shape: &[usize], value: f64| {
         let path = bench.path(name);
-        crate::support::arrays::write_arrays(&path, arrays);
+        let mut file = NpzFile::create(&path).unwrap();
+        file.numbers(array, shape, vec![value; shape.iter().product()]).unwrap();
+        file.finish().unwrap();
         let error = stats(&bench, "n", &path, json!({})).unwrap_err();
         assert_eq!(error.hints, ["images are u8 [N, H, W, 3] in `arr_0`, as `numpy.savez(path, images)` writes them"]);
         error.message.replace(&path.display().to_string(), "FILE")
     };
-    assert_eq!(npz("none.npz", &[("images", vec![1], vec![0.0])]), "FILE: no array `arr_0`, but images");
-    let floats = ("arr_0", vec![1, 2, 2, 3], vec![f64::NAN; 12]);
-    assert_eq!(npz("floats.npz", &[floats]), "FILE: array `arr_0` is of type f8, not u1");
+    assert_eq!(npz("none.npz", "images", &[1], 0.0), "FILE: no array `arr_0`, but images");
+    let floats = npz("floats.npz", "arr_0", &[1, 2, 2, 3], f64::NAN);
+    assert_eq!(floats, "FILE: array `arr_0` is of type f8, not u1");
     let chw = bench.path("chw.npz");
-    let mut file = erw::ml::formats::NpzFile::create(&chw).unwrap();
+    let mut file = NpzFile::create(&chw).unwrap();
     file.begin("arr_0", "|u1", 1, &[2, 3, 4, 4]).unwrap();
     file.write(&[0; 96]).unwrap();
     file.finish().unwrap();

@@ -123,7 +123,10 @@ impl Comparison {
                 return Err(Error::stage(text).hint("connect an `inception` to input `network`"));
             }
             if metric == Metric::Cmmd && !self.network_name().starts_with(CLIP) {
-                let text = format!("`metrics`: `{name}` is of CLIP's embeddings, and the network is `{}`", self.network_name());
+                let text = format!(
+                    "`metrics`: `{name}` is of CLIP's embeddings, and the network is `{}`",
+                    self.network_name()
+                );
                 return Err(Error::stage(text).hint("connect the `encoder` of clip-vit-L-336 to input `network`"));
             }
             for (slot, given) in self.sides() {

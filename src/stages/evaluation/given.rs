@@ -110,7 +110,10 @@ impl Statistics {
         let dim = self.note.as_ref().map(|n| n.seen.dim);
         match file.remove(POOL) {
             Some(pool) if pool.dims().len() == 2 && dim == pool.dims().last().copied() => Ok(pool),
-            _ => Err(Error::stage(format!("`{}` holds no `{POOL}` of the features that {NOTE_FILE} tells", path.display()))),
+            _ => Err(Error::stage(format!(
+                "`{}` holds no `{POOL}` of the features that {NOTE_FILE} tells",
+                path.display()
+            ))),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::extract::{Features, Pass, Wanted, moments};
 use super::given::{Given, Statistics};
-use super::metric::Needs;
+use super::metric::{Metric, Needs};
 use super::note::Score;
 use super::pictures::Pictures;
 use super::score::inception_score;
@@ -84,9 +84,17 @@ impl Measured {
     }
 }
 
-/// How many images of the reference are compared one by one with the samples, at most.
+/// How many images of the reference precision and recall hold samples against, at most.
 pub fn references(mode: Option<Mode>) -> Option<u64> {
     (mode == Some(Mode::Adm)).then_some(ADM_REFERENCES)
+}
+
+/// How many features of the reference are kept, at most: kernel distances are of all.
+pub fn kept_references(mode: Option<Mode>, metrics: &[Metric]) -> Option<u64> {
+    match metrics.iter().any(|m| matches!(m, Metric::Kid | Metric::Cmmd)) {
+        true => None,
+        false => references(mode),
+    }
 }
 
 /// Images that a pass over this side looks at.

@@ -87,7 +87,9 @@ impl Metric {
             Self::Fid => Needs { pool: true, ..none },
             Self::Sfid => Needs { spatial: true, ..none },
             Self::Is => Needs { score: true, ..none },
-            Self::Precision | Self::Recall | Self::Density | Self::Coverage | Self::Kid | Self::Cmmd => Needs { vectors: true, ..none },
+            Self::Precision | Self::Recall | Self::Density | Self::Coverage | Self::Kid | Self::Cmmd => {
+                Needs { vectors: true, ..none }
+            }
         }
     }
 }

@@ -75,9 +75,8 @@ impl Seen {
 /// Of the weights alone: a configuration beside them may be told differently.
 fn weights_digest(dir: &Path) -> Result<String> {
     let entries = std::fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))?;
-    let mut files: Vec<PathBuf> = entries
-        .map(|e| Ok(e.map_err(|e| Error::io("list", dir, e))?.path()))
-        .collect::<Result<_>>()?;
+    let mut files: Vec<PathBuf> =
+        entries.map(|e| Ok(e.map_err(|e| Error::io("list", dir, e))?.path())).collect::<Result<_>>()?;
     files.retain(|f| f.extension().is_some_and(|e| e == "safetensors"));
     files.sort();
     let digest = |f: &PathBuf| Digest::of_file(f).map_err(|e| Error::io("read", f, e));

@@ -1,6 +1,6 @@
 //! From what is known of two sides to named values, with the settings that a tool's number depends on.
 
-use super::measured::Measured;
+use super::measured::{Measured, references};
 use super::metric::{Metric, Needs};
 use super::score;
 use crate::error::{Error, Result};
@@ -11,6 +11,7 @@ use crate::ml::metrics::inception_score::Parts;
 use crate::ml::metrics::kid::{self, Subsets};
 use crate::ml::metrics::precision_recall::{Distances, PrecisionRecall, precision_recall};
 use crate::ml::models::mode::Mode;
+use crate::stages::support::spread;
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
@@ -55,7 +56,8 @@ pub fn values(
             Metric::Precision | Metric::Recall | Metric::Density | Metric::Coverage => {
                 if neighbours.is_none() {
                     let (a, b) = vectors(samples, reference)?;
-                    neighbours = Some(precision_recall(a, b, settings.k, settings.distances())?);
+                    let b = settings.references(b)?;
+                    neighbours = Some(precision_recall(a, &b, settings.k, settings.distances())?);
                 }
                 values.extend(neighbours.map(|found| (name, share(metric, &found))));
             }
@@ -100,19 +102,34 @@ impl Settings {
         }
     }
 
+    /// Features of the reference that precision and recall are taken with, spread over all that are there.
+    fn references(&self, all: &Tensor) -> candle_core::Result<Tensor> {
+        let n = all.dim(0)? as u64;
+        match references(self.mode) {
+            Some(most) if n > most => {
+                let chosen: Vec<u32> = spread(n, most).into_iter().map(|i| i as u32).collect();
+                all.index_select(&Tensor::new(chosen, all.device())?, 0)
+            }
+            _ => Ok(all.clone()),
+        }
+    }
+
     fn too_few(&self) -> impl Fn(candle_core::Error) -> Error {
         let size = self.subset_size;
         move |e| Error::from(e).hint(format!("`kid_subset_size` is {size}; numbers of different sizes do not compare"))
     }
 
     /// In `metrics.json`: what the numbers of these metrics depend on.
-    pub fn told(&self, metrics: &[Metric]) -> Value {
+    pub fn told(&self, metrics: &[Metric], reference: &Measured) -> Value {
         let mut told = Map::new();
         if metrics.contains(&Metric::Is) {
-            told.insert("inception_score".into(), match score::parts(self.mode) {
-                Parts::Size(size) => json!({"parts_of": size, "order": "as the samples"}),
-                Parts::Shuffled { count, seed } => json!({"parts": count, "order": "shuffled", "seed": seed}),
-            });
+            told.insert(
+                "inception_score".into(),
+                match score::parts(self.mode) {
+                    Parts::Size(size) => json!({"parts_of": size, "order": "as the samples"}),
+                    Parts::Shuffled { count, seed } => json!({"parts": count, "order": "shuffled", "seed": seed}),
+                },
+            );
         }
         let is_share = |m: &Metric| !matches!(m, Metric::Kid | Metric::Cmmd) && Needs::of(&[*m]).vectors;
         if metrics.iter().any(is_share) {
@@ -120,7 +137,10 @@ impl Settings {
                 Distances::Half => "squared, in half precision",
                 Distances::Single => "in single precision",
             };
-            told.insert("precision_recall".into(), json!({"k": self.k, "distances": distances}));
+            let all = reference.vectors.as_ref().map(|v| v.dims()[0] as u64);
+            let references = all.map(|n| n.min(references(self.mode).unwrap_or(n)));
+            let settings = json!({"k": self.k, "distances": distances, "references": references});
+            told.insert("precision_recall".into(), settings);
         }
         if metrics.contains(&Metric::Kid) {
             let Subsets { count, size, seed } = self.kid();
