@@ -3,6 +3,8 @@
 pub mod accuracy;
 mod alignment;
 mod averages;
+mod block_features;
+mod block_scores;
 pub mod cknna;
 mod examples;
 mod feature_source;
@@ -16,6 +18,7 @@ pub mod latents;
 mod pack;
 mod phase;
 mod preview;
+pub mod probe;
 mod reporter;
 pub mod sample;
 mod size_defaults;
@@ -43,6 +46,7 @@ pub const KINDS: Registry = &[
     import_features::KIND,
     import_latents::KIND,
     latents::KIND,
+    probe::KIND,
     sample::KIND,
     train::KIND,
     train_classifier::KIND,
