@@ -27,15 +27,30 @@ const BAR: usize = 16;
 /// Rectangles that make up the colour bar.
 const SHADES: usize = 48;
 
-const GREY: [u8; 3] = [0x68, 0x70, 0x78];
+/// Of labels: on white, and where it must be read on a light page and on a dark one.
+const ON_WHITE: [u8; 3] = [0x50, 0x58, 0x60];
+const ON_ANY: [u8; 3] = [0x80, 0x88, 0x90];
 const WHITE: [u8; 3] = [255; 3];
 const BLACK: [u8; 3] = [0; 3];
 /// Of a number that is none.
 const NONE: [u8; 3] = [0xb0; 3];
 
 enum Shape {
-    Rectangle { left: usize, top: usize, width: usize, height: usize, colour: [u8; 3] },
-    Words { at: usize, top: usize, anchor: Anchor, words: String, colour: [u8; 3] },
+    Rectangle {
+        left: usize,
+        top: usize,
+        width: usize,
+        height: usize,
+        colour: [u8; 3],
+    },
+    /// Without a colour it is a label.
+    Words {
+        at: usize,
+        top: usize,
+        anchor: Anchor,
+        words: String,
+        colour: Option<[u8; 3]>,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -68,7 +83,7 @@ impl HeatMap {
                         Anchor::Middle => at.saturating_sub(width / 2),
                         Anchor::End => at.saturating_sub(width),
                     };
-                    glyphs::write(&mut picture, &words, top, left, colour);
+                    glyphs::write(&mut picture, &words, top, left, colour.unwrap_or(ON_WHITE));
                 }
             }
         }
@@ -97,7 +112,7 @@ impl HeatMap {
                         Anchor::End => "end",
                     };
                     let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-                    let (y, fill) = (top + glyphs::LETTER - 1, hex(*colour));
+                    let (y, fill) = (top + glyphs::LETTER - 1, hex(colour.unwrap_or(ON_ANY)));
                     writeln!(svg, "<text x=\"{at}\" y=\"{y}\" text-anchor=\"{anchor}\" fill=\"{fill}\">{words}</text>")
                 }
             };
@@ -114,18 +129,18 @@ impl HeatMap {
         let width = (right + 24 + BAR + 6 + 6 * glyphs::ADVANCE + MARGIN).max(widest);
         let mut layout = Layout { left, width, height: bottom + BELOW, shapes: vec![] };
         let (low, high) = self.range();
-        layout.words(width / 2, MARGIN, Anchor::Middle, &self.title, GREY);
-        layout.words(left - 8, TOP - 22, Anchor::End, &self.y_title, GREY);
+        layout.words(width / 2, MARGIN, Anchor::Middle, &self.title, None);
+        layout.words(left - 8, TOP - 22, Anchor::End, &self.y_title, None);
         // Under the middle of the map, or of the picture where it is longer.
         let half = glyphs::width(&self.x_title) / 2 + MARGIN;
         let middle = usize::midpoint(left, right).clamp(half, (width - half).max(half));
-        layout.words(middle, bottom + 38, Anchor::Middle, &self.x_title, GREY);
+        layout.words(middle, bottom + 38, Anchor::Middle, &self.x_title, None);
         for (i, label) in self.columns.iter().enumerate() {
-            layout.words(left + i * cell_width + cell_width / 2, bottom + 10, Anchor::Middle, label, GREY);
+            layout.words(left + i * cell_width + cell_width / 2, bottom + 10, Anchor::Middle, label, None);
         }
         for (i, (label, values)) in self.rows.iter().zip(&self.values).enumerate() {
             let top = TOP + i * cell_height;
-            layout.words(left - 8, top + 8, Anchor::End, label, GREY);
+            layout.words(left - 8, top + 8, Anchor::End, label, None);
             layout.cells(values, top, (low, high));
         }
         layout.bar(right + 24, bottom, (low, high));
@@ -141,7 +156,7 @@ impl HeatMap {
 }
 
 impl Layout {
-    fn words(&mut self, at: usize, top: usize, anchor: Anchor, words: &str, colour: [u8; 3]) {
+    fn words(&mut self, at: usize, top: usize, anchor: Anchor, words: &str, colour: Option<[u8; 3]>) {
         self.shapes.push(Shape::Words { at, top, anchor, words: words.into(), colour });
     }
 
@@ -151,7 +166,7 @@ impl Layout {
             let left = self.left + i * width;
             let colour = if value.is_finite() { shade(*value, range) } else { NONE };
             self.shapes.push(Shape::Rectangle { left, top, width, height, colour });
-            self.words(left + width / 2, top + 8, Anchor::Middle, &number(*value), readable_on(colour));
+            self.words(left + width / 2, top + 8, Anchor::Middle, &number(*value), Some(readable_on(colour)));
         }
     }
 
@@ -165,12 +180,12 @@ impl Layout {
         }
         let at = left + BAR + 6;
         let (low, high) = range;
-        self.words(at, TOP, Anchor::Start, &number(high), GREY);
+        self.words(at, TOP, Anchor::Start, &number(high), None);
         if tall >= 3 * CELL[1] {
-            self.words(at, TOP + (tall - glyphs::LETTER) / 2, Anchor::Start, &number(f64::midpoint(low, high)), GREY);
+            self.words(at, TOP + (tall - glyphs::LETTER) / 2, Anchor::Start, &number(f64::midpoint(low, high)), None);
         }
         if tall >= 2 * CELL[1] {
-            self.words(at, bottom.saturating_sub(glyphs::LETTER), Anchor::Start, &number(low), GREY);
+            self.words(at, bottom.saturating_sub(glyphs::LETTER), Anchor::Start, &number(low), None);
         }
     }
 }
