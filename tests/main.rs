@@ -7,6 +7,7 @@ mod adversity;
 mod averages;
 mod bad_input;
 mod block;
+mod block_measures;
 mod care;
 mod classifier;
 mod compare;

@@ -133,7 +133,10 @@ fn what_cannot_be_compared_is_said() -> Result<()> {
     assert_eq!(error(&three, &three, 1), "CKNNA of 3 samples: needs 4");
     let bad = Tensor::cat(&[&a.narrow(0, 0, 7)?, &Tensor::new(&[[0f32, 1.0, f32::NAN, 0.0]], &CPU)?], 0)?;
     assert_eq!(error(&a.narrow(0, 0, 8)?, &bad, 3), "feature 2 of sample 7 is not finite");
-    assert_eq!(error(&a.flatten_all()?, &a.flatten_all()?, 3), "features of 1 dimensions, not [n, d] or [n, tokens, d]");
+    assert_eq!(
+        error(&a.flatten_all()?, &a.flatten_all()?, 3),
+        "features of 1 dimensions, not [n, d] or [n, tokens, d]"
+    );
     let clamp = Clamp { quantile: 1.5, over: Over::Set };
     let error = message(alignment(&a, &a, &Protocol { clamp, ..how(3) }));
     assert_eq!(error, "quantile 1.5 is not between 0 and 1");

@@ -4,6 +4,8 @@ pub mod accuracy;
 pub mod agreement;
 mod alignment;
 mod averages;
+mod block_features;
+mod block_scores;
 pub mod cknna;
 mod evaluation;
 mod examples;
@@ -18,6 +20,7 @@ pub mod latents;
 mod pack;
 mod phase;
 mod preview;
+pub mod probe;
 mod reporter;
 pub mod sample;
 mod size_defaults;
@@ -47,6 +50,7 @@ pub const KINDS: Registry = &[
     import_features::KIND,
     import_latents::KIND,
     latents::KIND,
+    probe::KIND,
     sample::KIND,
     stats::KIND,
     train::KIND,

@@ -157,7 +157,10 @@ mod tests {
 
     /// Rows that repeat, so that there are ties, over more than two blocks.
     fn rows(n: usize) -> UnitRows {
-        let number = |i: usize, j: usize| ((i % 700 * 31 + j * 17 + i % 700 * j) % 23) as f32 - 11.0;
+        let number = |i: usize, j: usize| {
+            let i = i % 700;
+            ((i * 389 + j * 613 + i * i * (j + 1) * 7) % 1009) as f32 - 504.0
+        };
         let data = (0..n).flat_map(|i| (0..5).map(move |j| number(i, j))).collect();
         UnitRows::of(&Tensor::from_vec(data, (n, 5), &Device::Cpu).unwrap(), Clamp::NONE).unwrap()
     }
