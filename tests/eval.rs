@@ -183,10 +183,7 @@ fn an_evaluation_says_what_it_was_asked_about() {
 fn statistics_are_written_and_compared_with() {
     let space = space();
     let said = by_classifier(&space, &["stats", "ref", "-o", "ref-stats.npz"]).expect(0);
-    assert_eq!(
-        said.stdout,
-        "images   ref: 30 images\nnetwork  classifier: x / 127.5 - 1\nwritten  ref-stats.npz\n"
-    );
+    assert_eq!(said.stdout, "images   ref: 30 images\nnetwork  classifier: x / 127.5 - 1\nwritten  ref-stats.npz\n");
     // Others may write to it, the store's files may not be written to.
     assert!(!fs::metadata(space.path("ref-stats.npz")).unwrap().permissions().readonly());
     let value = |reference: &str| object(by_classifier(&space, &["fid", "gen", reference, "--json"]));
@@ -202,6 +199,32 @@ fn statistics_are_written_and_compared_with() {
     let said = by_classifier(&space, &["fid", "ref-stats.npz", "ref"]).expect(2);
     let text = "error: `ref-stats.npz` holds published statistics, not samples\nhint: the order is SAMPLES REFERENCE";
     assert_eq!(error(&space, &said), text);
+}
+
+#[test]
+fn images_beside_statistics_serve_the_metrics_of_single_images() {
+    let space = space();
+    by_classifier(&space, &["stats", "ref", "-o", "ref-stats.npz", "--arr-0", "30"]).expect(0);
+    let value = |reference: &str| {
+        let all = object(by_classifier(&space, &["all", "gen", reference, "--json", "--kid-subset-size", "10"]));
+        all["metrics"].clone()
+    };
+    assert_eq!(value("ref-stats.npz"), value("ref"));
+}
+
+#[test]
+fn artifacts_are_taken_by_digest_and_from_exported_folders() {
+    let space = space();
+    let shown: Value = serde_json::from_str(&space.erw(&["show", "p.toml:images", "--json"]).expect(0).stdout).unwrap();
+    space.erw(&["export", "p.toml", "images", "exported"]).expect(0);
+    let digits = &shown["digest"].as_str().unwrap()[..10];
+    let value =
+        |reference: &str| object(by_classifier(&space, &["fid", "gen", reference, "--json"]))["metrics"].clone();
+    let named = value("p.toml:images");
+    assert_eq!(value("exported"), named);
+    assert_eq!(value(digits), named);
+    let said = by_classifier(&space, &["fid", "gen", "0000"]).expect(2);
+    assert_eq!(error(&space, &said), "error: no artifact `0000` in the cache\nhint: `erw cache ls` lists them");
 }
 
 #[test]
@@ -289,7 +312,8 @@ fn inception_from_a_file_of_weights() {
     let space = Space::of(&[]);
     weights::save(crate::inception::recipe(), &space.path("random.safetensors")).unwrap();
     write_folder(&space.path("gen"), &pixels(2, 2));
-    let args = ["stats", "gen", "--network", "random.safetensors", "--mode", "torch-fidelity", "-o", "out.npz", "--json"];
+    let args =
+        ["stats", "gen", "--network", "random.safetensors", "--mode", "torch-fidelity", "-o", "out.npz", "--json"];
     let all = object(eval(&space, &args));
     assert_eq!((&all["mode"], &all["images"]["images"]), (&"torch-fidelity".into(), &2.into()));
     let arrays = erw::ml::formats::WeightsFile::open(&space.path("out.npz")).unwrap().tensors("").unwrap();

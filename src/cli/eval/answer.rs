@@ -34,9 +34,12 @@ impl Answer {
         let facts = self.facts.iter().map(|(word, said)| (*word, said));
         for (word, said) in facts.chain(warnings) {
             let lines = textwrapped(said, WIDTH - 11);
-            rows.extend(lines.into_iter().enumerate().map(|(i, line)| {
-                vec![if i == 0 { word.to_string() } else { String::new() }, line]
-            }));
+            rows.extend(
+                lines
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, line)| vec![if i == 0 { word.to_string() } else { String::new() }, line]),
+            );
         }
         text.push_str(&columns(&rows, ""));
         if self.cached {
@@ -105,7 +108,6 @@ pub fn of_images(ran: &Ran, said: &[(&str, &str)], as_json: bool) -> Result<Stri
     }
     let text = |key: &str| detail[key].as_str().unwrap_or_default();
     facts.push(("network", format!("{}: {}", text("network"), text("preparation"))));
-    facts.extend(detail["mode"].as_str().map(|mode| ("mode", mode.to_string())));
     Ok(Answer { facts, ..answer }.text())
 }
 
@@ -230,8 +232,12 @@ mod tests {
 
     #[test]
     fn numbers_have_six_digits() {
-        let shown = [3.942_557_4, 215.837_036_1, 0.000_123_456_78, 0.0, 1.0, 1e-9, -12.5, 50_000.0].map(|v| digits(Some(v)));
-        assert_eq!(shown, ["3.94256", "215.837", "0.000123457", "0.00000", "1.00000", "1.00000e-9", "-12.5000", "50000.0"]);
+        let shown =
+            [3.942_557_4, 215.837_036_1, 0.000_123_456_78, 0.0, 1.0, 1e-9, -12.5, 50_000.0].map(|v| digits(Some(v)));
+        assert_eq!(
+            shown,
+            ["3.94256", "215.837", "0.000123457", "0.00000", "1.00000", "1.00000e-9", "-12.5000", "50000.0"]
+        );
         assert_eq!(digits(None), "nan");
         assert_eq!([1, 999, 1000, 1_234_567].map(thousands), ["1", "999", "1,000", "1,234,567"]);
     }

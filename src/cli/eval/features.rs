@@ -59,7 +59,11 @@ pub fn run(metric: &str, args: &Args, place: Place<'_>) -> Result<()> {
     }
     let [key_a, key_b] = args.keys()?;
     let mut metrics = vec![metric];
-    args.metrics.iter().for_each(|m| if !metrics.contains(&m.as_str()) { metrics.push(m) });
+    args.metrics.iter().for_each(|m| {
+        if !metrics.contains(&m.as_str()) {
+            metrics.push(m)
+        }
+    });
     let (a, b) = (text(&args.a)?, text(&args.b)?);
     let params = json!({
         "a": a, "b": b, "tensor_a": key_a, "tensor_b": key_b, "metrics": metrics,

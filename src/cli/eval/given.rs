@@ -122,9 +122,8 @@ pub fn stage(text: &str, types: &[&str], place: Place<'_>) -> Result<Given> {
     let pipeline = PipelineArgs::of(&file).load(place.registry)?;
     let (id, output) = stage_and_output(&pipeline, what)?;
     let stage = pipeline.stage(id);
-    let fits = |(name, ty): &(&String, &String)| {
-        types.contains(&ty.as_str()) && output.as_ref().is_none_or(|o| o == *name)
-    };
+    let fits =
+        |(name, ty): &(&String, &String)| types.contains(&ty.as_str()) && output.as_ref().is_none_or(|o| o == *name);
     let Some((name, ty)) = stage.outputs.iter().find(fits) else {
         let made: Vec<String> = stage.outputs.values().map(|ty| format!("`{ty}`")).collect();
         let error = Error::usage(format!("`{text}` is of type {}", made.join(" and ")));
@@ -147,5 +146,9 @@ fn artifact(text: &str, place: Place<'_>) -> Result<Option<PathBuf>> {
     let store = Store::open(place.cache)?;
     let digest = find(&store, &actions::all(&store)?.0, &text.to_lowercase())?;
     let path = store.object(&digest);
-    if path.exists() { Ok(Some(path)) } else { Err(Error::usage(format!("artifact `{text}` is no longer in the store"))) }
+    if path.exists() {
+        Ok(Some(path))
+    } else {
+        Err(Error::usage(format!("artifact `{text}` is no longer in the store")))
+    }
 }

@@ -40,6 +40,9 @@ pub struct StatsArgs {
     /// The file to write
     #[arg(short, long, value_name = "OUT.npz", value_hint = clap::ValueHint::FilePath)]
     output: PathBuf,
+    /// Write back so many of the images, spread evenly, for precision, recall and KID; the ADM suite: 10000
+    #[arg(long = "arr-0", value_name = "N")]
+    arr_0: Option<u32>,
     #[command(flatten)]
     settings: Settings,
 }
@@ -157,7 +160,7 @@ impl Settings {
         let number = |n: u32| n as usize;
         let mode = self.mode.map(Mode::name);
         let (limit, batch) = (self.limit.map(number), self.batch.map(number));
-        Ok((Extraction { mode, limit, batch, gpu: gpu.is_some() }, gpu))
+        Ok((Extraction { mode, limit, batch, arr_0: None, gpu: gpu.is_some() }, gpu))
     }
 
     /// Which of the visible GPUs is asked for.
@@ -259,13 +262,17 @@ fn measure(
         inputs["network"] = json!(from);
     }
     for (name, _, given) in sides {
-        inputs[name] = json!(extraction.add(&mut stages, name, given, &from)?);
+        inputs[name] = json!(extraction.add(&mut stages, name, given, from)?);
     }
     if sides.len() == 1 {
         inputs[REFERENCE] = inputs[SAMPLES].clone();
     }
     let mut names: Vec<&str> = vec![];
-    metrics.iter().copied().for_each(|name| if !names.contains(&name) { names.push(name) });
+    metrics.iter().copied().for_each(|name| {
+        if !names.contains(&name) {
+            names.push(name)
+        }
+    });
     let params = json!({
         "metrics": names, "mode": extraction.mode, "k": settings.k,
         "kid_subsets": settings.kid_subsets, "kid_subset_size": settings.kid_subset_size,
@@ -291,6 +298,7 @@ pub fn run_stats(args: &StatsArgs, place: Place<'_>) -> Result<()> {
     }
     let network = settings.network(network::INCEPTION, place)?;
     let (extraction, gpu) = settings.extraction()?;
+    let extraction = Extraction { arr_0: args.arr_0, ..extraction };
     let mut stages = Stages::of([args.images.as_str()]);
     network.add(&mut stages)?;
     extraction.add(&mut stages, SAMPLES, &images, network.reference())?;

@@ -33,7 +33,7 @@ Examples:
   erw eval fid samples.npz VIRTUAL_imagenet256_labeled.npz
   erw eval all samples/ photos.zip --mode torch-fidelity --json
   erw eval fd samples/ photos/ --limit 10000 --device cuda:0
-  erw eval kid pipelines/digits.toml:sample pipelines/digits.toml:holdout \\
+  erw eval kid pipelines/digits.toml:sample pipelines/digits.toml:held-out \\
       --network pipelines/digits.toml:classifier
   erw eval cknna sit.safetensors dinov2.npy --key block8
   erw eval stats photos/ -o photos-stats.npz
@@ -146,13 +146,7 @@ impl Ran {
 
 /// Runs a written pipeline. Errors speak of what was given on the command line: stages have the names of its places, and
 /// `said` tells what was given there. `gpu` is the one to use, if any.
-fn run_pipeline(
-    text: String,
-    said: &[(&str, &str)],
-    gpu: Option<usize>,
-    how: &How,
-    place: Place<'_>,
-) -> Result<Ran> {
+fn run_pipeline(text: String, said: &[(&str, &str)], gpu: Option<usize>, how: &How, place: Place<'_>) -> Result<Ran> {
     let in_words = |e: Error| answer::in_words_of_the_command_line(e, said);
     let pipeline = Pipeline::of_text(pipeline::FILE, text, place.registry).map_err(in_words)?;
     let flags = Flags { plain: how.plain, threads: how.threads, remote: how.remote.clone(), gpu, ..Flags::default() };

@@ -52,6 +52,8 @@ pub struct Extraction {
     pub mode: Option<&'static str>,
     pub limit: Option<usize>,
     pub batch: Option<usize>,
+    /// Images to write back beside statistics.
+    pub arr_0: Option<u32>,
     /// Whether a GPU makes them.
     pub gpu: bool,
 }
@@ -74,7 +76,9 @@ impl Extraction {
     }
 
     fn stats(&self, source: &Value, images: &Value, network: &str) -> Value {
-        let params = json!({ "source": source, "mode": self.mode, "features": FEATURES, "limit": self.limit });
+        let params = json!({
+            "source": source, "mode": self.mode, "features": FEATURES, "limit": self.limit, "arr_0": self.arr_0,
+        });
         let inputs = json!({ "images": images, "network": network });
         let mut stage = json!({ "kind": "stats", "inputs": inputs, "params": params });
         self.operate(&mut stage);
