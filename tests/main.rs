@@ -29,6 +29,7 @@ mod formats;
 mod gc;
 mod gradients;
 mod history;
+mod image_metrics;
 mod imports;
 mod inception;
 mod key;

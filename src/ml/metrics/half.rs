@@ -11,7 +11,7 @@ use rayon::prelude::*;
 /// Largest finite half.
 pub(super) const LARGEST: f32 = 65504.0;
 
-/// The nearest half, ties to even; infinite from 65520 on, as in IEEE 754. NaN becomes infinite.
+/// The nearest half, ties to even; infinite from 65520 on, as in IEEE 754. NaN stays.
 #[inline(always)]
 pub(super) fn to_half(x: f32) -> f32 {
     /// A half has 13 bits of mantissa less.
@@ -19,20 +19,27 @@ pub(super) fn to_half(x: f32) -> f32 {
     /// Smallest number of full precision; below, halves are multiples of 2^-24, as f32 are from here to 1.
     const NORMAL: f32 = 6.103_515_6e-5;
     const SHIFT: f32 = 0.75;
+    const OVERFLOW: f32 = 65520.0;
     let bits = x.to_bits() & 0x7FFF_FFFF;
     let size = f32::from_bits(bits);
     let normal = f32::from_bits((bits + (DROPPED >> 1) + ((bits >> 13) & 1)) & !DROPPED);
     let small = (size + SHIFT) - SHIFT;
     let rounded = if size < NORMAL { small } else { normal };
-    let rounded = if rounded <= LARGEST { rounded } else { f32::INFINITY };
+    let rounded = if size >= OVERFLOW { f32::INFINITY } else { rounded };
     rounded.copysign(x)
+}
+
+/// NaN stays, which `f32::max` would not have: infinite lengths must be seen to be so.
+#[inline(always)]
+fn not_negative(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
 }
 
 simd! {
 /// From a vector of squared length `norm` to vectors of `norms`, with inner products `products`.
 pub(super) fn distances(norm: f32, norms: &[f32], products: &[f32], out: &mut [f32]) {
     for ((out, n), p) in out.iter_mut().zip(norms).zip(products) {
-        *out = to_half(to_half(norm - to_half(2.0 * to_half(*p))) + n).max(0.0);
+        *out = not_negative(to_half(to_half(norm - to_half(2.0 * to_half(*p))) + n));
     }
 }
 }
@@ -41,7 +48,7 @@ simd! {
 /// To a vector of squared length `norm` from vectors of `norms`.
 pub(super) fn distances_from(norm: f32, norms: &[f32], products: &[f32], out: &mut [f32]) {
     for ((out, n), p) in out.iter_mut().zip(norms).zip(products) {
-        *out = to_half(to_half(n - to_half(2.0 * to_half(*p))) + norm).max(0.0);
+        *out = not_negative(to_half(to_half(n - to_half(2.0 * to_half(*p))) + norm));
     }
 }
 }
@@ -111,6 +118,7 @@ mod tests {
             assert_eq!(to_half(x), want, "{x}");
             assert_eq!(to_half(-x), -want, "-{x}");
         }
+        assert!(to_half(f32::INFINITY - f32::INFINITY).is_nan());
     }
 
     fn half_value(bits: u16) -> f32 {

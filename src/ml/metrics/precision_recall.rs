@@ -49,7 +49,7 @@ pub fn precision_recall(
     distances: Distances,
 ) -> Result<PrecisionRecall> {
     let (samples, reference) = (Vectors::of(samples, "the samples")?, Vectors::of(reference, "the reference")?);
-    same_dim(&samples, &reference, "precision and recall")?;
+    same_dim(samples.dim(), reference.dim(), "precision and recall")?;
     for (set, what) in [(&samples, "samples"), (&reference, "reference images")] {
         if k == 0 || set.len() <= k {
             bail!("precision and recall to neighbour {k} of {} {what}: needs more of them, and a neighbour", set.len());
@@ -106,7 +106,7 @@ fn distances(norm: f32, norms: &[f32], products: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Whether half precision holds every distance. Norms up to a quarter of its range settle that for all pairs.
+/// Whether half precision holds every distance, after what is negative, and be it infinite, has become 0. Norms up to a quarter of its range settle that for all pairs.
 fn is_finite(a: &Set, b: &Set) -> bool {
     let largest = a.norms.iter().chain(&b.norms).fold(0f32, |m, n| m.max(*n));
     largest < half::LARGEST / 4.0 || {
