@@ -16,7 +16,7 @@ const SCALE: f64 = 1000.0;
 /// 0 for equal sets; does not depend on the order of samples (to rounding).
 pub fn cmmd(samples: &Tensor, reference: &Tensor) -> Result<f64> {
     let (a, b) = (unit(samples, "the samples")?, unit(reference, "the reference")?);
-    same_dim(&a, &b, "CMMD")?;
+    same_dim(a.dim(), b.dim(), "CMMD")?;
     if a.len() == 0 || b.len() == 0 {
         bail!("CMMD of {} samples and {} reference images: needs one of each", a.len(), b.len());
     }

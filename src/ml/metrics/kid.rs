@@ -4,7 +4,7 @@
 //!
 //! Tools report the mean over random subsets, whose spread says how sure it is. Products are f32, sums f64.
 
-use super::pairs::{self, Vectors, same_dim};
+use super::pairs::{self, Rows, Vectors, same_dim};
 use super::random_state::RandomState;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
@@ -36,11 +36,12 @@ pub struct Kid {
 /// KID of `samples` and `reference`, `[n, d]` and `[m, d]`, as torch-fidelity's `kid_features_to_metric`, which draws
 /// a subset of the samples first. The value depends on the order of samples, as which ones are drawn does.
 pub fn kid(samples: &Tensor, reference: &Tensor, subsets: &Subsets) -> Result<Kid> {
-    let (a, b) = both(samples, reference)?;
+    let (a, b) = (Rows::of(samples, "the samples")?, Rows::of(reference, "the reference")?);
+    same_dim(a.dim(), b.dim(), "KID")?;
     let Subsets { count, size, seed } = *subsets;
-    for (set, what) in [(&a, "samples"), (&b, "reference images")] {
-        if set.len() < size {
-            bail!("KID over subsets of {size} needs as many {what}, there are {}", set.len());
+    for (len, what) in [(a.len(), "samples"), (b.len(), "reference images")] {
+        if len < size {
+            bail!("KID over subsets of {size} needs as many {what}, there are {len}");
         }
     }
     if size < 2 || count == 0 {
@@ -58,19 +59,14 @@ pub fn kid(samples: &Tensor, reference: &Tensor, subsets: &Subsets) -> Result<Ki
 /// KID of all samples and all reference images: what the mean over subsets estimates, without its noise. Does not
 /// depend on the order of samples (to rounding).
 pub fn kid_of_all(samples: &Tensor, reference: &Tensor) -> Result<f64> {
-    let (a, b) = both(samples, reference)?;
+    let (a, b) = (Vectors::of(samples, "the samples")?, Vectors::of(reference, "the reference")?);
+    same_dim(a.dim(), b.dim(), "KID")?;
     for (set, what) in [(&a, "samples"), (&b, "reference images")] {
         if set.len() < 2 {
             bail!("KID needs 2 {what}, there are {}", set.len());
         }
     }
     Ok(unbiased(&a, &b))
-}
-
-fn both(samples: &Tensor, reference: &Tensor) -> Result<(Vectors, Vectors)> {
-    let (a, b) = (Vectors::of(samples, "the samples")?, Vectors::of(reference, "the reference")?);
-    same_dim(&a, &b, "KID")?;
-    Ok((a, b))
 }
 
 fn unbiased(a: &Vectors, b: &Vectors) -> f64 {

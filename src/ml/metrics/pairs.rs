@@ -41,20 +41,77 @@ impl Tile<'_> {
     }
 }
 
+/// Feature vectors one after the other, to take some of.
+pub(super) struct Rows {
+    data: Vec<f32>,
+    count: usize,
+    dim: usize,
+}
+
+impl Rows {
+    /// As [`Vectors::of`].
+    pub fn of(features: &Tensor, what: &str) -> Result<Self> {
+        let (features, count, dim) = prepared(features, what)?;
+        Ok(Self { data: checked(&features, 0, what)?, count, dim })
+    }
+
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// The samples `indices`, in that order.
+    pub fn select(&self, indices: &[u32]) -> Vectors {
+        let row = |i: &u32| &self.data[*i as usize * self.dim..(*i as usize + 1) * self.dim];
+        let gather = |indices: &[u32]| panel(&indices.iter().map(row).collect::<Vec<_>>(), self.dim);
+        Vectors { panels: indices.chunks(TILE).map(gather).collect(), count: indices.len(), dim: self.dim }
+    }
+}
+
+fn prepared(features: &Tensor, what: &str) -> Result<(Tensor, usize, usize)> {
+    let Ok((count, dim)) = features.dims2() else { bail!("{what} have shape {:?}, not [n, d]", features.dims()) };
+    if dim == 0 {
+        bail!("{what} have no features");
+    }
+    Ok((features.to_dtype(DType::F32)?.to_device(&Device::Cpu)?, count, dim))
+}
+
+/// The numbers of `features` if all are finite; the first of them belong to sample `first`.
+fn checked(features: &Tensor, first: usize, what: &str) -> Result<Vec<f32>> {
+    let dim = features.dim(1)?;
+    let rows = features.flatten_all()?.to_vec1::<f32>()?;
+    if let Some(at) = rows.iter().position(|x| !x.is_finite()) {
+        bail!("feature {} of sample {} of {what} is not finite", at % dim, first + at / dim);
+    }
+    Ok(rows)
+}
+
+/// `[dim, TILE]` of up to [`TILE`] rows.
+fn panel(rows: &[&[f32]], dim: usize) -> Vec<f32> {
+    /// Rows read side by side: as many of their numbers fill a line of the cache.
+    const SIDE: usize = 16;
+    let mut panel = vec![0f32; dim * TILE];
+    for (block, rows) in rows.chunks(SIDE).enumerate() {
+        for (d, to) in panel.chunks_exact_mut(TILE).enumerate() {
+            to[block * SIDE..].iter_mut().zip(rows).for_each(|(to, row)| *to = row[d]);
+        }
+    }
+    panel
+}
+
 impl Vectors {
     /// The rows of `features`, `[n, d]` of any float type and device. `what` names them in errors: of another shape,
     /// or with a number that is not finite.
     pub fn of(features: &Tensor, what: &str) -> Result<Self> {
-        let Ok((count, dim)) = features.dims2() else { bail!("{what} have shape {:?}, not [n, d]", features.dims()) };
-        let rows = features.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
+        let (features, count, dim) = prepared(features, what)?;
         let panels = (0..count.div_ceil(TILE))
             .map(|p| {
                 let first = p * TILE;
-                let rows = rows.narrow(0, first, TILE.min(count - first))?.flatten_all()?.to_vec1::<f32>()?;
-                if let Some(at) = rows.iter().position(|x| !x.is_finite()) {
-                    bail!("feature {} of sample {} of {what} is not finite", at % dim, first + at / dim);
-                }
-                Ok(panel(rows.chunks_exact(dim.max(1)), dim))
+                let rows = checked(&features.narrow(0, first, TILE.min(count - first))?, first, what)?;
+                Ok(panel(&rows.chunks_exact(dim).collect::<Vec<_>>(), dim))
             })
             .collect::<Result<_>>()?;
         Ok(Self { panels, count, dim })
@@ -73,21 +130,6 @@ impl Vectors {
         self.panels[i / TILE].iter().skip(i % TILE).step_by(TILE).copied()
     }
 
-    /// The samples `indices`, in that order.
-    pub fn select(&self, indices: &[u32]) -> Self {
-        let gather = |indices: &[u32]| {
-            let mut panel = vec![0f32; self.dim * TILE];
-            for (place, i) in indices.iter().enumerate() {
-                let (from, at) = (&self.panels[*i as usize / TILE], *i as usize % TILE);
-                for d in 0..self.dim {
-                    panel[d * TILE + place] = from[d * TILE + at];
-                }
-            }
-            panel
-        };
-        Self { panels: indices.chunks(TILE).map(gather).collect(), count: indices.len(), dim: self.dim }
-    }
-
     /// With `f` of every number.
     pub fn map(mut self, f: impl Fn(f32) -> f32 + Sync) -> Self {
         self.panels.par_iter_mut().for_each(|panel| panel.iter_mut().for_each(|x| *x = f(*x)));
@@ -104,16 +146,6 @@ impl Vectors {
     fn panel_len(&self, p: usize) -> usize {
         TILE.min(self.count - p * TILE)
     }
-}
-
-fn panel<'a>(rows: impl Iterator<Item = &'a [f32]>, dim: usize) -> Vec<f32> {
-    let mut panel = vec![0f32; dim * TILE];
-    for (place, row) in rows.enumerate() {
-        for (d, x) in row.iter().enumerate() {
-            panel[d * TILE + place] = *x;
-        }
-    }
-    panel
 }
 
 /// `f` of every tile of all pairs of `a` and `b`, in order.
@@ -166,9 +198,9 @@ fn tile_sum(t: &Tile, kernel: &impl Fn(usize, usize, f32) -> f64) -> f64 {
 }
 
 /// Refuses two sets of features that cannot be compared.
-pub(super) fn same_dim(a: &Vectors, b: &Vectors, metric: &str) -> Result<()> {
-    if a.dim() != b.dim() || a.dim() == 0 {
-        bail!("{metric} of features of {} and of {} dimensions", a.dim(), b.dim());
+pub(super) fn same_dim(a: usize, b: usize, metric: &str) -> Result<()> {
+    if a != b {
+        bail!("{metric} of features of {a} and of {b} dimensions");
     }
     Ok(())
 }

@@ -49,7 +49,7 @@ pub fn precision_recall(
     distances: Distances,
 ) -> Result<PrecisionRecall> {
     let (samples, reference) = (Vectors::of(samples, "the samples")?, Vectors::of(reference, "the reference")?);
-    same_dim(&samples, &reference, "precision and recall")?;
+    same_dim(samples.dim(), reference.dim(), "precision and recall")?;
     for (set, what) in [(&samples, "samples"), (&reference, "reference images")] {
         if k == 0 || set.len() <= k {
             bail!("precision and recall to neighbour {k} of {} {what}: needs more of them, and a neighbour", set.len());
