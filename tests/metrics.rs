@@ -8,6 +8,7 @@ use erw::ml::weights::{self, Tensors};
 use faer::{Mat, MatRef};
 use std::path::Path;
 
+use crate::representations::normals;
 use crate::support::arrays::write_arrays;
 use crate::support::golden::hashed;
 

@@ -21,7 +21,7 @@ fn number(t: &Tensor) -> Result<f64> {
     t.to_dtype(DType::F64)?.to_scalar()
 }
 
-fn normals(seed: u64, n: usize, dim: usize) -> Result<Tensor> {
+pub fn normals(seed: u64, n: usize, dim: usize) -> Result<Tensor> {
     rng::normal_rows(seed, Purpose::Probe, 0, &(0..n as u64).collect::<Vec<_>>(), &[dim], &CPU)
 }
 

@@ -20,7 +20,7 @@ use std::path::Path;
 
 /// A listed set of images, by index.
 pub struct Pictures {
-    store: Store,
+    store: Box<Store>,
     /// Those that are looked at, where not all are.
     chosen: Option<Vec<u64>>,
 }
@@ -42,7 +42,7 @@ pub struct Group {
 
 impl From<ImageSet> for Pictures {
     fn from(set: ImageSet) -> Self {
-        Self { store: Store::Set(set), chosen: None }
+        Self { store: Box::new(Store::Set(set)), chosen: None }
     }
 }
 
@@ -69,7 +69,7 @@ impl Pictures {
         }
         let hint = "give a folder of images, a ZIP of them, or an npz with `arr_0` u8 [N, H, W, 3]";
         let source = Source::open(path, None, None).map_err(|e| Error::from(e).hint(hint))?;
-        Self { store: Store::Files(source), chosen: None }.not_empty(path)
+        Self { store: Box::new(Store::Files(source)), chosen: None }.not_empty(path)
     }
 
     fn not_empty(self, path: &Path) -> Result<Self> {
@@ -87,7 +87,7 @@ impl Pictures {
     }
 
     pub fn len(&self) -> u64 {
-        match (&self.chosen, &self.store) {
+        match (&self.chosen, &*self.store) {
             (Some(chosen), _) => chosen.len() as u64,
             (None, Store::Set(set)) => set.len(),
             (None, Store::Files(source)) => source.len() as u64,
@@ -102,7 +102,7 @@ impl Pictures {
     /// An image as messages name it.
     pub fn place(&self, index: u64) -> String {
         let number = self.number(index);
-        match &self.store {
+        match &*self.store {
             Store::Set(_) => format!("image {number}"),
             Store::Files(source) => source.place(number as usize),
         }
@@ -115,7 +115,7 @@ impl Pictures {
     pub fn groups(&self, range: Range<u64>) -> candle_core::Result<Vec<Group>> {
         let n = (range.end - range.start) as usize;
         let numbers: Vec<u64> = range.map(|i| self.number(i)).collect();
-        let source = match &self.store {
+        let source = match &*self.store {
             Store::Set(set) => {
                 let images = set.batch(&numbers, &Device::Cpu)?;
                 return Ok(vec![Group { places: (0..n).collect(), images }]);
