@@ -1,6 +1,7 @@
 //! Samples held against a reference: one pass gives every metric, from images and from statistics of them alike; nothing
 //! of a result depends on batches, interruptions or where images lay.
 
+mod killed;
 mod published;
 mod refusals;
 mod sources;

@@ -153,9 +153,15 @@ fn frechet_distance_does_not_depend_on_order_batches_or_threads() -> Result<()> 
     for other in [of(&x, 1)?, of(&x, 64)?, of(&x.index_select(&back, 0)?, 37)?] {
         assert!((other / value - 1.0).abs() < 1e-12, "{other} {value}");
     }
+    // Wide enough for work to be shared out.
+    let [s1, s2] = [0.5, 4.0].map(|f| reflected(&(0..300).map(|j| (f * j as f64).sin() + 1.1).collect::<Vec<_>>()));
+    let mean = vec![0.0; 300];
+    let wide = || frechet_distance(&mean, s1.as_ref(), &mean, s2.as_ref());
+    let once = wide()?;
     for threads in [1, 2, 7] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         assert_eq!(pool.install(|| of(&x, 200))?, value, "{threads} threads");
+        assert_eq!(pool.install(wide)?, once, "{threads} threads");
     }
     Ok(())
 }

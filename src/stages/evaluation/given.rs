@@ -15,7 +15,7 @@ const IMAGES: &str = "arr_0";
 /// A side of a comparison.
 pub enum Given {
     Images { pictures: Pictures, sampler: Option<String>, digest: Option<String> },
-    Stats(Box<Statistics>),
+    Stats(Statistics),
 }
 
 /// An artifact of type `stats`.
@@ -31,7 +31,7 @@ impl Given {
     /// An artifact of type `images`, `samples` or `stats`.
     pub fn open(dir: &Path) -> Result<Self> {
         if dir.join(STATS_FILE).is_file() {
-            return Ok(Self::Stats(Box::new(Statistics::open(dir)?)));
+            return Ok(Self::Stats(Statistics::open(dir)?));
         }
         let (pictures, digest) = (Pictures::of_artifact(dir)?, note::artifact_digest(dir));
         Ok(Self::Images { pictures, sampler: note::sampler(dir), digest })
