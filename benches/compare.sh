@@ -2,13 +2,13 @@
 # Runs a benchmark, benches/NAME.rs, and its PyTorch twin in turns, some rounds of each, and prints the best of each with
 # their ratios.
 #
-#     benches/compare.sh networks|train_step [CASE...]        # PYTHON=/path/to/python ROUNDS=3
+#     benches/compare.sh cknna|distances|networks|train_step [CASE...]        # PYTHON=/path/to/python ROUNDS=3
 #
 # On a busy machine neither is worth reading.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-bench=${1:?networks or train_step}
+bench=${1:?cknna, distances, networks or train_step}
 shift
 cargo bench --quiet --bench "$bench" --no-run
 log=$(mktemp)

@@ -16,7 +16,8 @@ use erw::ml::data::decode::Orientation;
 use erw::ml::data::source::{Preparation, Source};
 use erw::ml::data::transform::Transform;
 use erw::ml::models::encoder::{Encoder, EncoderConfig};
-use erw::ml::models::inception::{Inception, Input, SIDE};
+use erw::ml::models::inception::{Inception, SIDE};
+use erw::ml::models::mode::Mode;
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
 use erw::ml::models::vit::Vit;
 use erw::ml::rng::{Purpose, normal_rows};
@@ -58,8 +59,8 @@ fn measure(case: &str) -> Result<Value> {
             }
         }
         "inception" => {
-            let shapes = weights::census(|vb| Inception::new(Input::Tf1, vb))?.1;
-            let net = Inception::from_tensors(Input::Tf1, random(shapes)?, &CPU)?;
+            let shapes = weights::census(|vb| Inception::new(Mode::Adm, vb))?.1;
+            let net = Inception::from_tensors(Mode::Adm, random(shapes)?, &CPU)?;
             let images = normal(&[3, SIDE, SIDE])?.broadcast_as((8, 3, SIDE, SIDE))?.contiguous()?;
             (best(3, || net.forward(&images).map(drop))?, 91.4)
         }

@@ -120,7 +120,7 @@ fn an_encoder_trains_and_its_tokens_are_packed() -> Result<()> {
 }
 
 /// Writes an untrained SiT of 2 blocks for latents `[4, 4, 4]` with 10 classes.
-fn sit(dir: &Path) -> Result<()> {
+pub fn sit(dir: &Path) -> Result<()> {
     let config = json!({
         "input_size": 4, "in_channels": 4, "patch_size": 2, "hidden": 16, "depth": 2, "heads": 2, "mlp_ratio": 2.0,
         "num_classes": 10, "class_dropout": 0.1, "z_dims": [8], "projector_dim": 8, "encoder_depth": 1, "rope": true,
@@ -136,11 +136,11 @@ fn sit(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn normals(n: u64, seed: u64, shape: &[usize]) -> Result<Tensor> {
+pub fn normals(n: u64, seed: u64, shape: &[usize]) -> Result<Tensor> {
     Ok(rng::normal_rows(seed, Purpose::Probe, 0, &(0..n).collect::<Vec<_>>(), shape, &CPU)?)
 }
 
-fn latents(dir: &Path, n: u64) -> Result<()> {
+pub fn latents(dir: &Path, n: u64) -> Result<()> {
     let mut w = PackedWriter::create(dir, "latents", 100)?;
     // The same four channels at every position, which is what a mean over patches keeps.
     let mean = normals(n, 1, &[4, 1, 1])?.broadcast_as((n as usize, 4, 4, 4))?.contiguous()?;
@@ -154,7 +154,7 @@ fn latents(dir: &Path, n: u64) -> Result<()> {
     Ok(())
 }
 
-fn features(dir: &Path, tokens: &Tensor) -> Result<()> {
+pub fn features(dir: &Path, tokens: &Tensor) -> Result<()> {
     let mut w = PackedWriter::create(dir, "features", 100)?;
     w.push(&Tensors::from([("tokens".into(), tokens.clone())]))?;
     w.finish(&json!({}))?;
@@ -180,8 +180,7 @@ fn cknna_sees_the_latents_fade_into_noise() -> Result<()> {
         assert!(row[0] > 0.3 && row[0] > row[1] && row[1] > row[2] + 0.1 && row[2].abs() < 0.1, "{scores:?}");
     }
     assert_eq!(metrics["value"], json!(scores[0][1].max(scores[1][1])));
-    let map = image::open(out.join("cknna.png")).unwrap();
-    assert_eq!((map.width(), map.height()), (3 * 24, 2 * 24));
+    assert!(image::open(out.join("cknna.png")).is_ok() && out.join("cknna.svg").exists());
     // The batch size matters by rounding only.
     let again = run("again", json!({"timesteps": [0.0, 0.5, 1.0], "clamp": 1.0, "batch": 7}))?;
     let again: Value = serde_json::from_str(&fs::read_to_string(again.join("metrics.json")).unwrap()).unwrap();
@@ -246,7 +245,7 @@ fn the_distance_of_a_set_to_itself_is_zero_and_grows_with_damage() -> Result<()>
     let error = fd("of-another", &bench.path("clean"), &published).unwrap_err();
     assert!(error.message.contains("of 2 features, the network makes"), "{}", error.message);
     let inputs = [("samples", train.as_path()), ("reference", &train), ("network", &network)];
-    let error = bench.run("resized", &stages::fid::KIND, &inputs, json!({"resize": "tf1"})).unwrap_err();
+    let error = bench.run("resized", &stages::fid::KIND, &inputs, json!({"mode": "adm"})).unwrap_err();
     assert!(error.message.contains("only Inception resizes"), "{}", error.message);
     Ok(())
 }

@@ -3,7 +3,8 @@
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::data::picture::write_npz;
 use erw::ml::models::features::{Outputs, open_feature_network};
-use erw::ml::models::inception::{self, Inception, Input};
+use erw::ml::models::inception::{self, Inception};
+use erw::ml::models::mode::Mode;
 use erw::ml::weights::{self, Tensors};
 use erw::stages;
 use serde_json::{Value, json};
@@ -20,7 +21,7 @@ const CPU: Device = Device::Cpu;
 pub fn recipe() -> &'static Tensors {
     static TENSORS: OnceLock<Tensors> = OnceLock::new();
     TENSORS.get_or_init(|| {
-        let (_, shapes) = weights::census(|vb| Inception::new(Input::Tf1, vb)).unwrap();
+        let (_, shapes) = weights::census(|vb| Inception::new(Mode::Adm, vb)).unwrap();
         let tensor = |(name, shape): (String, candle_core::Shape)| {
             let u = Tensor::from_vec(hashed(&name, shape.elem_count()), shape.clone(), &CPU)?;
             let fan_in: usize = shape.dims()[1..].iter().product();
@@ -47,9 +48,9 @@ fn distance(a: &Tensor, b: &Tensor) -> Result<f64> {
 fn all_outputs_equal_those_of_pytorch() -> Result<()> {
     let golden = Golden::open("inception");
     let limit = golden.tolerance("out");
-    for (tag, input) in [("tf1", Input::Tf1), ("pytorch", Input::Pytorch)] {
-        let net = Inception::from_tensors(input, recipe().clone(), &CPU)?;
-        let x = input.prepare(&golden.get("in/image_u8"))?;
+    for (tag, mode) in [("tf1", Mode::Adm), ("tf1", Mode::TorchFidelity), ("pytorch", Mode::PytorchFid)] {
+        let net = Inception::from_tensors(mode, recipe().clone(), &CPU)?;
+        let x = inception::prepare(mode, &golden.get("in/image_u8"))?;
         let Outputs { pool, spatial, logits } = net.forward(&x)?;
         let biased = net.biased_logits(&pool)?;
         for (what, got, limit) in [
@@ -92,7 +93,7 @@ fn what_is_not_inception_is_refused() -> Result<()> {
             Some(tensor) => tensors.insert(name.into(), tensor),
             None => tensors.remove(name),
         };
-        let error = Inception::from_tensors(Input::Tf1, tensors, &CPU).err().unwrap().to_string();
+        let error = Inception::from_tensors(Mode::Adm, tensors, &CPU).err().unwrap().to_string();
         assert!(error.contains(expected), "{error}");
     };
     refused("Mixed_7c.branch_pool.bn.running_var", None, "Mixed_7c.branch_pool.bn.running_var");
@@ -101,6 +102,34 @@ fn what_is_not_inception_is_refused() -> Result<()> {
     refused("fc.bias", Some(Tensor::zeros(1000, DType::F32, &CPU)?), "fc.bias has shape [1000]");
     let nan = Tensor::full(f32::NAN, 1008, &CPU)?;
     refused("fc.bias", Some(nan), "tensor fc.bias holds numbers that are not finite");
+    Ok(())
+}
+
+#[test]
+fn images_of_other_shapes_are_refused() {
+    for (shape, dtype) in [(&[0, 3, 0, 8][..], DType::U8), (&[1, 4, 8, 8], DType::U8), (&[1, 3, 8, 8], DType::F32)] {
+        for mode in Mode::ALL {
+            let error = inception::prepare(mode, &Tensor::zeros(shape, dtype, &CPU).unwrap()).unwrap_err().to_string();
+            let told = format!("Inception takes u8 images [n, 3, H, W], got {dtype:?} {shape:?}");
+            assert_eq!(error.lines().next(), Some(told.as_str()), "{mode:?}");
+        }
+    }
+}
+
+/// No images are no features, not an error: whoever measures says that there are too few.
+#[test]
+fn modes_give_what_their_tools_give() -> Result<()> {
+    let none = Tensor::zeros((0, 3, 8, 8), DType::U8, &CPU)?;
+    let image = Tensor::arange(0u8, 192, &CPU)?.reshape((1, 3, 8, 8))?;
+    for mode in Mode::ALL {
+        assert_eq!(inception::prepare(mode, &none)?.dims(), [0, 3, 299, 299]);
+        assert_eq!(serde_json::to_value(mode).unwrap(), mode.name());
+    }
+    let pixels = |mode| inception::prepare(mode, &image)?.flatten_all()?.to_vec1::<f32>();
+    assert_eq!(pixels(Mode::Adm)?, pixels(Mode::TorchFidelity)?);
+    // What a bicubic filter overshoots at edges is clipped: (0 - 128) / 128 is the least there is.
+    let dark = pixels(Mode::CleanFid)?.into_iter().fold(f32::MAX, f32::min);
+    assert_eq!(dark, -1.0);
     Ok(())
 }
 
@@ -126,13 +155,13 @@ fn images(bench: &Bench, name: &str, count: usize) -> Result<std::path::PathBuf>
 #[test]
 fn a_distance_by_inception_is_called_fid_and_says_how_images_were_prepared() -> Result<()> {
     let bench = Bench::new();
-    let network = artifact(&bench, &json!({"arch": "fid-inception", "input": "tf1"}))?;
+    let network = artifact(&bench, &json!({"arch": "fid-inception", "mode": "adm"}))?;
     let (samples, reference) = (images(&bench, "samples", 2)?, images(&bench, "reference", 3)?);
     let inputs = [("samples", samples.as_path()), ("reference", &reference), ("network", &network)];
-    let out = bench.run("fid", &stages::fid::KIND, &inputs, json!({"resize": "pytorch"})).unwrap();
+    let out = bench.run("fid", &stages::fid::KIND, &inputs, json!({"mode": "pytorch-fid"})).unwrap();
     let metrics: Value = serde_json::from_str(&fs::read_to_string(out.join("metrics.json")).unwrap()).unwrap();
     assert_eq!((&metrics["metric"], &metrics["dim"]), (&json!("fid"), &json!(2048)));
-    assert!(metrics["preparation"].as_str().unwrap().starts_with("pytorch"), "{metrics}");
+    assert!(metrics["preparation"].as_str().unwrap().starts_with("pytorch-fid"), "{metrics}");
     assert!(metrics["value"].as_f64().unwrap() > 0.0, "{metrics}");
     assert_eq!(bench.result("fid", "fid"), metrics["value"].as_f64());
     Ok(())
@@ -145,9 +174,9 @@ fn configurations_are_read_whole() -> Result<()> {
         let dir = artifact(&bench, &config)?;
         Ok(open_feature_network(&dir, &CPU)?.preparation().to_string())
     };
-    assert!(preparation(json!({"arch": "fid-inception"}))?.starts_with("tf1"));
-    assert!(preparation(json!({"arch": "fid-inception", "input": "pytorch"}))?.starts_with("pytorch"));
-    let error = preparation(json!({"arch": "fid-inception", "input": "clean"})).unwrap_err().to_string();
+    assert!(preparation(json!({"arch": "fid-inception"}))?.starts_with("adm"));
+    assert!(preparation(json!({"arch": "fid-inception", "mode": "pytorch-fid"}))?.starts_with("pytorch-fid"));
+    let error = preparation(json!({"arch": "fid-inception", "mode": "clean"})).unwrap_err().to_string();
     assert!(error.contains("config.json does not describe Inception") && error.contains("clean"), "{error}");
     Ok(())
 }

@@ -186,6 +186,39 @@ fn the_ablation_shares_what_it_can_and_spends_equally() {
     assert_measured_at_equal_cost(&plan, &[600.0, 900.0, 1200.0, 1500.0]);
 }
 
+#[test]
+fn a_grid_of_samplers_shares_the_trained_network_with_the_digits() {
+    let (plan, digits) =
+        (SweepPlan::load(&shipped().join("guidance.toml"), KINDS, &Overrides::default()), load("digits.toml"));
+    let plan = plan.unwrap();
+    assert_eq!(plan.trials.len(), 12);
+    let varied = |name: &str| plan.pipeline.stages.iter().filter(|s| s.name.split('@').next() == Some(name)).count();
+    assert_eq!([varied("sample"), varied("fd"), varied("accuracy"), varied("reference")], [12, 12, 12, 1]);
+    for shared in ["images", "held-out", "vae", "encoder", "classifier", "latents", "features", "warmup", "train"] {
+        let (ours, theirs) = (stage(&plan.pipeline, shared), stage(&digits, shared));
+        assert_eq!((ours.kind.name, &ours.params), (theirs.kind.name, &theirs.params), "{shared}");
+    }
+    for trial in &plan.trials {
+        assert_eq!(plan.pipeline.stage(trial.stages["fd"]).params["metrics"], json!(["fid", "precision", "recall"]));
+        assert_eq!(plan.pipeline.stage(trial.stages["sample"]).params["seed"], stage(&digits, "sample").params["seed"]);
+    }
+}
+
+/// Numbers of papers are those of the ADM suite, against its statistics of the training set.
+#[test]
+fn recipes_measure_as_papers_do() {
+    for name in ["sit-xl", "sit-xl-online", "sit-l", "sit-b", "sit-xl-v3", "repa-xl", "sit-xl-baseline"] {
+        let pipeline = load(&format!("{name}.toml"));
+        assert_eq!(stage(&pipeline, "reference").params["name"], "adm-imagenet256", "{name}");
+        for fid in ["fid", "fid-cfg"] {
+            let fid = stage(&pipeline, fid);
+            let suite = json!(["fid", "sfid", "is", "precision", "recall"]);
+            assert_eq!((&fid.params["metrics"], &fid.params["mode"]), (&suite, &json!("adm")), "{name}");
+            assert_eq!(pipeline.stage(fid.inputs[&"reference".to_string()].from).name.as_str(), "reference", "{name}");
+        }
+    }
+}
+
 /// The weights of `sample-X` have cost X, in steps without alignment, to the nearest step.
 fn assert_measured_at_equal_cost(plan: &SweepPlan, costs: &[f64]) {
     for trial in &plan.trials {

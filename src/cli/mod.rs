@@ -6,6 +6,7 @@ pub mod compare;
 pub mod completions;
 mod conditions;
 mod curves;
+pub mod eval;
 pub mod explain;
 pub mod export;
 pub mod graph;
@@ -81,6 +82,8 @@ enum Command {
     Sweep(sweep::Args),
     /// Print the results of cached stages, and run nothing
     Metrics(metrics::Args),
+    /// Measure images or features that any tool made: FID and its kin, CKNNA
+    Eval(eval::Args),
     /// Draw the results of a pipeline's [sweep] as curves
     Plot(plot::Args),
     /// Show what differs between two pipelines, trials, revisions or runs: parameters and results
@@ -127,6 +130,7 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Schema(args) => schema::run(args, registry)?,
         Command::Sweep(args) => sweep::run(args, cache, registry)?,
         Command::Metrics(args) => metrics::run(args, cache, registry)?,
+        Command::Eval(args) => eval::run(args, cache, registry)?,
         Command::Plot(args) => plot::run(args, cache, registry)?,
         Command::Compare(args) => compare::run(args, cache, registry)?,
         Command::Verify(args) => verify::run(args, cache, registry)?,

@@ -68,6 +68,9 @@ pub struct Flags {
     /// GPUs to use, at most; 0 runs stages that ask for GPUs on the CPU
     #[arg(long)]
     pub gpus: Option<usize>,
+    /// Of these only the one at this place, for commands that take a device.
+    #[arg(skip)]
+    pub gpu: Option<usize>,
     /// So much of a resource that stages name in `resources`; without it, those who name it take turns
     #[arg(long, value_name = "NAME=N", value_parser = resource)]
     pub resource: Vec<(String, u64)>,
@@ -127,6 +130,9 @@ impl Flags {
         if let Some(gpus) = self.gpus {
             limits.gpus.truncate(gpus);
             limits.without_gpus = gpus == 0;
+        }
+        if let Some(only) = self.gpu {
+            limits.gpus = limits.gpus.get(only).cloned().into_iter().collect();
         }
         limits
     }

@@ -21,8 +21,25 @@ use std::time::Duration;
 impl Pipeline {
     /// Reads, resolves and checks a pipeline file. A `[sweep]` is checked too, but not expanded.
     pub fn load(path: &Path, registry: Registry, overrides: &Overrides) -> Result<Self> {
-        let mut spec = Spec::read(path, registry)?;
+        let spec = Spec::read(path, registry)?;
         super::sweep::check(&spec)?;
+        Self::of(spec, overrides)
+    }
+
+    /// A pipeline that stands in no file. Nothing is set from outside, relative paths start at the current folder, and
+    /// `by` is who is said to have stated its values.
+    pub fn of_text(by: &'static str, text: String, registry: Registry) -> Result<Self> {
+        let mut pipeline = Self::of(Spec::of_text(by, text, registry)?, &Overrides::default())?;
+        // A line of a text that nobody can open is of no help.
+        for origin in pipeline.stages.iter_mut().flat_map(|stage| stage.origins.iter_mut().map(|(_, o)| o)) {
+            if origin.place.as_ref().is_some_and(|place| place.source.file == Path::new(by)) {
+                *origin = Origin { layer: by.into(), place: None };
+            }
+        }
+        Ok(pipeline)
+    }
+
+    fn of(mut spec: Spec, overrides: &Overrides) -> Result<Self> {
         let drafts = spec.drafts(overrides, &[])?;
         // What was said is known by now, and is as large as what it means.
         spec.forget_statements();

@@ -62,7 +62,17 @@ pub(super) struct File {
 impl Spec {
     /// Reads `path` and its parents. Nothing but pipeline files is read.
     pub fn read(path: &Path, registry: Registry) -> Result<Self> {
-        let files = chain(path)?;
+        Self::of(chain(path)?, path, registry)
+    }
+
+    /// A pipeline that stands in no file but in `text`, and extends none; errors call it `name`. Relative paths in it
+    /// start at the current folder.
+    pub(super) fn of_text(name: &str, text: String, registry: Registry) -> Result<Self> {
+        let path = Path::new(name);
+        Self::of(vec![File::of_text(path, text)?], path, registry)
+    }
+
+    fn of(files: Vec<File>, path: &Path, registry: Registry) -> Result<Self> {
         let mut spec = Self {
             name: String::new(),
             file: path.to_path_buf(),
@@ -203,6 +213,10 @@ impl File {
             let rule = place.is_some().then(|| "`extends` is relative to the file that states it".to_string());
             Error::io("read pipeline", path, e).maybe_at(place).maybe_hint(near.or(rule))
         })?;
+        Self::of_text(path, text)
+    }
+
+    fn of_text(path: &Path, text: String) -> Result<Self> {
         let digest = Digest::of_bytes(text.as_bytes());
         let root = located::parse(path, text)?;
         let mut file = Self {

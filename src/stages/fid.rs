@@ -1,128 +1,123 @@
-//! `fid`: Fréchet distance of the features of samples and of reference images. Features of a network trained here give
-//! a distance that is good for comparing runs and is called `fd`; only Inception's is comparable with published FID.
+//! `fid`: samples held against reference images by the features of a network: Fréchet distance, sFID, Inception Score,
+//! precision and recall, KID, CMMD, all from one pass over the images of each side.
+//!
+//! Features of a network trained here give distances that are good for comparing runs and are called `fd` and `kd`; only
+//! Inception's are comparable with published FID and KID.
 
-use super::support::{Walk, batches, check_walk, create_dir, device, write_json};
-use crate::error::{Error, Result};
-use crate::ml::data::images::ImageSet;
-use crate::ml::metrics::frechet;
-use crate::ml::metrics::gaussian::{Gaussian, POOLED, STATS_FILE};
-use crate::ml::metrics::stats::Stats;
-use crate::ml::models::features::{FeatureNetwork, open_feature_network_with};
-use crate::ml::models::inception::{Inception, Input};
+use super::evaluation::comparison::{Comparison, REFERENCE, SAMPLES};
+use super::evaluation::extract::Pass;
+use super::evaluation::measured::{Measured, images, kept_references};
+use super::evaluation::metric::{self, Metric, Needs};
+use super::evaluation::note::Seen;
+use super::evaluation::values::{Settings, values};
+use super::evaluation::warnings;
+use super::support::{Walk, create_dir, device, parse, write_json};
+use crate::error::Result;
+use crate::ml::models::mode::Mode;
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::StageKind;
-use candle_core::{Device, Tensor};
+use crate::runner::manifest::{Params as Values, StageKind};
+use candle_core::Device;
 use serde::Deserialize;
-use serde_json::json;
-use std::path::Path;
+use serde_json::{Value, json};
 
-pub const KIND: StageKind =
-    StageKind { name: "fid", manifest: include_str!("../../stages/fid.toml"), check: check_walk::<Params>, run };
-
-/// Images whose features join the statistics together. A fixed number: the rounding of sums depends on it, and the
-/// batch of an operation must not show in a result.
-const BLOCK: usize = 512;
+pub const KIND: StageKind = StageKind { name: "fid", manifest: include_str!("../../stages/fid.toml"), check, run };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Params {
-    resize: Option<Input>,
+    metrics: Vec<String>,
+    mode: Option<Mode>,
+    k: usize,
+    kid_subsets: usize,
+    kid_subset_size: usize,
+}
+
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
+    parse::<Walk>(operation)?;
+    metric::parse(&parse::<Params>(params)?.metrics).map(drop)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
-    let (p, o): (Params, Walk) = (attempt.params()?, attempt.operation()?);
+    let p: Params = attempt.params()?;
+    let metrics = metric::parse(&p.metrics)?;
     let device = device(attempt.device())?;
-    let samples = ImageSet::open(attempt.input("samples")?)?;
-    let network = open_feature_network_with(attempt.input("network")?, p.resize, &device)?;
-    let reference = Reference::open(attempt.input("reference")?, network.dim())?;
-    let total = samples.len() + reference.images().map_or(0, ImageSet::len);
-    let ours = statistics(attempt, &*network, &samples, o.batch, &device, (0, total))?;
-    let (theirs, n_reference) = match &reference {
-        Reference::Published(gaussian) => (gaussian.clone(), None),
-        Reference::Images(images) => {
-            let stats = statistics(attempt, &*network, images, o.batch, &device, (samples.len(), total))?;
-            (stats.gaussian()?, Some(stats.count()))
-        }
+    let comparison = Comparison::open(attempt, p.mode, &metrics, &device)?;
+    let (samples, reference) = measure(attempt, &comparison, &metrics, &device)?;
+    let settings = Settings {
+        mode: comparison.seen.as_ref().and_then(|seen| seen.mode),
+        inception: comparison.is_inception(),
+        k: p.k,
+        subsets: p.kid_subsets,
+        subset_size: p.kid_subset_size,
     };
-    let value = frechet::between_gaussians(&ours.gaussian()?, &theirs)?;
+    let values = values(&metrics, &settings, &samples, &reference)?;
+    let warnings = warnings::of(&comparison, &metrics, &samples, &reference);
+    warnings.iter().for_each(|w| attempt.log(w));
 
-    let name = if network.name() == Inception::ARCH { "fid" } else { "fd" };
-    let warning = warning(ours.count().min(n_reference.unwrap_or(u64::MAX)), network.dim());
-    warning.iter().for_each(|w| attempt.log(w));
-    let metrics = json!({
-        "metric": name,
-        "value": value,
-        "network": network.name(),
-        "preparation": network.preparation(),
-        "dim": network.dim(),
-        "n_samples": ours.count(),
-        // Published statistics do not say.
-        "n_reference": n_reference,
-        "warning": warning,
-    });
+    let report = report(&comparison, &samples, &reference, &values, &settings.told(&metrics, &reference), &warnings);
     let out = attempt.output("metrics");
     create_dir(&out)?;
-    write_json(&out.join("metrics.json"), &metrics)?;
-    attempt.result(name, value);
+    write_json(&out.join("metrics.json"), &report)?;
+    values.iter().for_each(|(name, value)| attempt.result(name, *value));
     Ok(())
 }
 
-/// What the samples are held against.
-enum Reference {
-    Images(ImageSet),
-    Published(Gaussian),
-}
-
-impl Reference {
-    fn open(dir: &Path, dim: usize) -> Result<Self> {
-        let stats = dir.join(STATS_FILE);
-        if !stats.exists() {
-            return Ok(Self::Images(ImageSet::open(dir)?));
-        }
-        let gaussian = Gaussian::read(&stats, POOLED)?;
-        if gaussian.dim() != dim {
-            let text = format!("{} is of {} features, the network makes {dim}", stats.display(), gaussian.dim());
-            return Err(Error::stage(text).hint("published statistics are of Inception's 2048 pooled features"));
-        }
-        Ok(Self::Published(gaussian))
-    }
-
-    fn images(&self) -> Option<&ImageSet> {
-        match self {
-            Self::Images(images) => Some(images),
-            Self::Published(_) => None,
-        }
-    }
-}
-
-/// The distance falls with the number of samples, so numbers compare only at equal counts; below `dim` samples the
-/// covariance has no full rank either.
-fn warning(samples: u64, dim: usize) -> Option<String> {
-    (samples <= dim as u64).then(|| {
-        format!("{samples} images for features of dimension {dim}: the covariance is singular, the bias large")
-    })
-}
-
-fn statistics(
+/// Both sides, one after the other.
+fn measure(
     attempt: &Attempt,
-    network: &dyn FeatureNetwork,
-    images: &ImageSet,
-    batch: usize,
+    comparison: &Comparison,
+    metrics: &[Metric],
     device: &Device,
-    (before, total): (u64, u64),
-) -> Result<Stats> {
-    let mut stats = Stats::new(network.dim());
-    for range in batches(images.len(), BLOCK) {
-        let ids: Vec<u64> = range.collect();
-        let mut features = vec![];
-        for part in ids.chunks(batch.max(1)) {
-            if attempt.should_stop() {
-                return Err(Error::suspended());
-            }
-            features.push(network.features(&images.batch(part, device)?)?);
-            attempt.progress(before + part.last().map_or(0, |last| last + 1), total);
-        }
-        stats.push(&Tensor::cat(&features, 0)?)?;
+) -> Result<(Measured, Measured)> {
+    let batch = attempt.operation::<Walk>()?.batch;
+    let (ours, theirs) = (Needs::of(metrics), Needs::of_reference(metrics));
+    let (before, after) = (images(&comparison.samples, ours)?, images(&comparison.reference, theirs)?);
+    let pass = |before: u64, total: u64| {
+        comparison.network.as_deref().map(|network| Pass { attempt, network, device, batch, total, before })
+    };
+    let total = before + after;
+    let samples = Measured::of(pass(0, total).as_ref(), SAMPLES, &comparison.samples, ours, None)?;
+    // Inception Score is of the samples alone.
+    if !theirs.any() {
+        return Ok((samples, Measured { count: comparison.reference.count(), ..Measured::default() }));
     }
-    Ok(stats)
+    let most = kept_references(comparison.seen.as_ref().and_then(|seen| seen.mode), metrics);
+    let reference = Measured::of(pass(before, total).as_ref(), REFERENCE, &comparison.reference, theirs, most)?;
+    Ok((samples, reference))
+}
+
+/// `metrics.json`.
+fn report(
+    comparison: &Comparison,
+    samples: &Measured,
+    reference: &Measured,
+    values: &[(String, f64)],
+    settings: &Value,
+    warnings: &[String],
+) -> Value {
+    let first = values.first();
+    let seen = comparison.seen.as_ref();
+    let text = |of: fn(&Seen) -> &String| seen.map(of);
+    let kept = |side: &Measured| side.vectors.as_ref().map(|v| v.dims()[0]);
+    json!({
+        "metric": first.map(|(name, _)| name),
+        "value": first.map(|(_, value)| value),
+        "values": values.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<serde_json::Map<_, _>>(),
+        "settings": settings,
+        "network": text(|s| &s.network),
+        "mode": seen.and_then(|s| s.mode),
+        "preparation": text(|s| &s.preparation),
+        "dim": comparison.dim,
+        "weights": text(|s| &s.weights),
+        "n_samples": samples.count,
+        // Published statistics do not say.
+        "n_reference": reference.count,
+        // Images whose features were compared one by one.
+        "n_samples_features": kept(samples),
+        "n_reference_features": kept(reference),
+        "sampler": comparison.samples.sampler(),
+        "samples": comparison.samples.digest(),
+        "reference": comparison.reference.digest(),
+        "warnings": warnings,
+    })
 }

@@ -1,9 +1,13 @@
 //! The joint: stage kinds, thin glue between the runner's attempts and `ml`. One file per kind.
 
 pub mod accuracy;
+pub mod agreement;
 mod alignment;
 mod averages;
+mod block_features;
+mod block_scores;
 pub mod cknna;
+mod evaluation;
 mod examples;
 mod feature_source;
 pub mod features;
@@ -16,9 +20,11 @@ pub mod latents;
 mod pack;
 mod phase;
 mod preview;
+pub mod probe;
 mod reporter;
 pub mod sample;
 mod size_defaults;
+pub mod stats;
 mod support;
 pub mod train;
 pub mod train_classifier;
@@ -36,6 +42,7 @@ use crate::runner::manifest::Registry;
 /// All of them.
 pub const KINDS: Registry = &[
     accuracy::KIND,
+    agreement::KIND,
     cknna::KIND,
     features::KIND,
     fid::KIND,
@@ -43,7 +50,9 @@ pub const KINDS: Registry = &[
     import_features::KIND,
     import_latents::KIND,
     latents::KIND,
+    probe::KIND,
     sample::KIND,
+    stats::KIND,
     train::KIND,
     train_classifier::KIND,
     train_encoder::KIND,

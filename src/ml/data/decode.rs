@@ -1,8 +1,9 @@
 //! Bytes of an image file to RGB, as Pillow's `convert("RGB")` gives it.
 //!
 //! Grey is repeated, palettes are looked up, alpha is dropped (not composited), CMYK is taken as inverted, which Adobe
-//! made the custom, 16-bit samples are scaled to 8, of an animation the first frame is taken. JPEG decoders may differ
-//! from each other by a level or two. The format is told from the contents. Knows no files: callers add their names.
+//! made the custom, of 16-bit samples the high byte is kept, of an animation the first frame is taken. JPEG decoders may differ
+//! from each other by a level or two. One thing differs: 16-bit grey, which Pillow cuts at 255 and so makes white, is
+//! scaled. The format is told from the contents. Knows no files: callers add their names.
 
 use super::picture::Rgb;
 use candle_core::{Result, bail};
@@ -50,8 +51,18 @@ pub fn decode(bytes: &[u8], orientation: Orientation) -> Result<Rgb> {
     };
     let mut image = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
     image.apply_orientation(turn);
-    let rgb = image.into_rgb8();
+    let rgb = high_bytes(image).into_rgb8();
     Ok(Rgb { height: rgb.height() as usize, width: rgb.width() as usize, data: rgb.into_raw() })
+}
+
+/// Colours of 16 bits cut to 8 as Pillow cuts them; scaling would round half of them up.
+fn high_bytes(image: DynamicImage) -> DynamicImage {
+    if !matches!(image, DynamicImage::ImageRgb16(_) | DynamicImage::ImageRgba16(_) | DynamicImage::ImageLumaA16(_)) {
+        return image;
+    }
+    let deep = image.into_rgb16();
+    let high = deep.iter().map(|sample| (sample >> 8) as u8).collect();
+    image::RgbImage::from_raw(deep.width(), deep.height(), high).unwrap_or_default().into()
 }
 
 fn unreadable(e: ImageError) -> candle_core::Error {

@@ -56,7 +56,9 @@ impl ImageSet {
     pub fn open_npz(path: &Path) -> Result<Self> {
         let shown = path.display();
         let npz = Npz::open(path)?;
-        let Some(images) = npz.find("arr_0", "u1")? else { bail!("{shown}: no array `arr_0`") };
+        let Some(images) = npz.find("arr_0", "u1")? else {
+            bail!("{shown}: no array `arr_0`, but {}", npz.names().join(", "))
+        };
         let &[n, height, width, 3] = images.shape.as_slice() else {
             bail!("{shown}: `arr_0` has shape {:?}, not [N, H, W, 3]", images.shape)
         };

@@ -2,6 +2,8 @@
 //! augmentation are the trainer's.
 
 pub mod decode;
+mod glyphs;
+pub mod heat_map;
 pub mod images;
 pub mod packed;
 pub mod picture;

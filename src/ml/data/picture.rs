@@ -1,14 +1,10 @@
 //! Pictures out: PNG files, contact sheets, and the `samples.npz` that evaluation tools read.
 //!
-//! An npz is a zip of npy files. Ours is stored without compression, so that it can be mapped and read by index, and
-//! carries no times, so that equal samples give equal bytes.
+//! Equal samples give equal bytes.
 
+use crate::ml::formats::NpzFile;
 use candle_core::{DType, Result, Tensor, bail};
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::Path;
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, DateTime, ZipWriter};
 
 /// An RGB picture, rows from the top.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +29,14 @@ impl Rgb {
                 let to = ((top + y) * self.width + left + x) * 3;
                 self.data[to..to + 3].copy_from_slice(&image[from..from + 3]);
             }
+        }
+    }
+
+    /// Paints a rectangle, or what of it lies within.
+    pub fn fill(&mut self, top: usize, left: usize, height: usize, width: usize, colour: [u8; 3]) {
+        let right = (left + width).min(self.width);
+        for y in top..(top + height).min(self.height) {
+            (left..right).for_each(|x| self.data[(y * self.width + x) * 3..][..3].copy_from_slice(&colour));
         }
     }
 
@@ -78,51 +82,28 @@ pub fn contact_sheet(images: &[u8], height: usize, width: usize, columns: usize,
 /// Writes `samples.npz` image by image: `arr_0` u8 `[N,H,W,3]`, `arr_1` i64 `[N]` labels.
 #[derive(Debug)]
 pub struct NpzWriter {
-    zip: ZipWriter<BufWriter<File>>,
-    name: String,
-    image_bytes: usize,
+    file: NpzFile,
     count: usize,
-    pushed: usize,
 }
 
 impl NpzWriter {
     /// The number of images comes first because it stands in the header.
     pub fn create(path: &Path, count: usize, height: usize, width: usize) -> Result<Self> {
-        let name = path.display().to_string();
-        let file = match File::create(path) {
-            Ok(f) => f,
-            Err(e) => bail!("cannot write {name}: {e}"),
-        };
-        let mut zip = ZipWriter::new(BufWriter::new(file));
-        zip.start_file("arr_0.npy", entry_options()).map_err(candle_core::Error::wrap)?;
-        zip.write_all(&npy_header("|u1", &[count, height, width, 3]))?;
-        Ok(Self { zip, name, image_bytes: height * width * 3, count, pushed: 0 })
+        let mut file = NpzFile::create(path)?;
+        file.begin("arr_0", "|u1", 1, &[count, height, width, 3])?;
+        Ok(Self { file, count })
     }
 
     /// Appends images, `[n,H,W,3]` bytes.
     pub fn push(&mut self, images: &[u8]) -> Result<()> {
-        if !images.len().is_multiple_of(self.image_bytes) {
-            bail!("{}: {} bytes are not whole images of {}", self.name, images.len(), self.image_bytes);
-        }
-        self.pushed += images.len() / self.image_bytes;
-        self.zip.write_all(images)?;
-        Ok(())
+        self.file.write(images)
     }
 
     /// Writes the labels and closes the file.
     pub fn finish(mut self, labels: &[i64]) -> Result<()> {
-        if self.pushed != self.count || labels.len() != self.count {
-            bail!("{}: {} images and {} labels of {}", self.name, self.pushed, labels.len(), self.count);
-        }
-        self.zip.start_file("arr_1.npy", entry_options()).map_err(candle_core::Error::wrap)?;
-        self.zip.write_all(&npy_header("<i8", &[labels.len()]))?;
-        for label in labels {
-            self.zip.write_all(&label.to_le_bytes())?;
-        }
-        let mut file = self.zip.finish().map_err(candle_core::Error::wrap)?;
-        file.flush()?;
-        file.get_ref().sync_all()?;
-        Ok(())
+        self.file.begin("arr_1", "<i8", 8, &[self.count])?;
+        labels.iter().try_for_each(|label| self.file.write(&label.to_le_bytes()))?;
+        self.file.finish()
     }
 }
 
@@ -131,27 +112,4 @@ pub fn write_npz(path: &Path, images: &[u8], height: usize, width: usize, labels
     let mut npz = NpzWriter::create(path, labels.len(), height, width)?;
     npz.push(images)?;
     npz.finish(labels)
-}
-
-fn entry_options() -> SimpleFileOptions {
-    SimpleFileOptions::default()
-        .compression_method(CompressionMethod::Stored)
-        .last_modified_time(DateTime::default())
-        .unix_permissions(0o644)
-        .large_file(true)
-}
-
-/// Header of an npy file, version 1.0, C order, padded to a multiple of 64 bytes.
-fn npy_header(descr: &str, shape: &[usize]) -> Vec<u8> {
-    let dims: String = shape.iter().map(|d| format!("{d}, ")).collect();
-    let dims = if shape.len() == 1 { dims.trim_end() } else { dims.trim_end_matches(", ") };
-    let mut dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({dims}), }}");
-    while !(10 + dict.len() + 1).is_multiple_of(64) {
-        dict.push(' ');
-    }
-    dict.push('\n');
-    let mut header = b"\x93NUMPY\x01\x00".to_vec();
-    header.extend((dict.len() as u16).to_le_bytes());
-    header.extend(dict.bytes());
-    header
 }

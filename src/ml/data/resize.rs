@@ -2,9 +2,13 @@
 //!
 //! Published results depend on the pixels: the ImageNet preparation of ADM, EDM2 and REPA goes through Pillow's
 //! antialiased filters. Pillow (libImaging/Resample.c) filters rows, rounds to 8 bits, then filters columns, with
-//! weights in 22-bit fixed point; a float resize differs in about one pixel of twenty.
+//! weights in 22-bit fixed point; since version 13 it filters columns first where the height shrinks much more than the
+//! width, but what is published was made with rows first. A float resize differs in about one pixel of twenty. Evaluation tools that give
+//! Pillow each channel as floats get another path of it, without rounding: [`resize_planes`].
 
 use super::picture::Rgb;
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
 
 /// Fraction bits of a weight: 32 less 8 for the pixel and 2 for filters that overshoot.
 const BITS: u32 = 22;
@@ -44,13 +48,13 @@ impl Filter {
     }
 }
 
-/// Fixed-point weights of one output position: the first source position and a weight for each from there.
-struct Tap {
+/// Weights of one output position: the first source position and a weight for each from there.
+struct Tap<T> {
     start: usize,
-    weights: Vec<i32>,
+    weights: Vec<T>,
 }
 
-fn taps(from: usize, to: usize, filter: Filter) -> Vec<Tap> {
+fn taps(from: usize, to: usize, filter: Filter) -> Vec<Tap<f64>> {
     let scale = from as f64 / to as f64;
     // When shrinking, the filter is stretched over the source pixels; that is the antialiasing.
     let stretch = scale.max(1.0);
@@ -61,14 +65,20 @@ fn taps(from: usize, to: usize, filter: Filter) -> Vec<Tap> {
         let end = ((centre + support + 0.5) as usize).min(from);
         let raw: Vec<f64> = (start..end).map(|x| filter.weight((x as f64 - centre + 0.5) * (1.0 / stretch))).collect();
         let total: f64 = raw.iter().sum();
-        let fixed = |w: f64| {
-            let w = if total == 0.0 { w } else { w / total } * f64::from(1 << BITS);
-            // Away from zero, as a C cast after adding a half with the sign.
-            (w + 0.5f64.copysign(w)) as i32
-        };
-        Tap { start, weights: raw.into_iter().map(fixed).collect() }
+        let part = |w: f64| if total == 0.0 { w } else { w / total };
+        Tap { start, weights: raw.into_iter().map(part).collect() }
     };
     (0..to).map(tap).collect()
+}
+
+fn fixed_taps(from: usize, to: usize, filter: Filter) -> Vec<Tap<i32>> {
+    let fixed = |w: &f64| {
+        let w = w * f64::from(1 << BITS);
+        // Away from zero, as a C cast after adding a half with the sign.
+        (w + 0.5f64.copysign(w)) as i32
+    };
+    let tap = |tap: Tap<f64>| Tap { start: tap.start, weights: tap.weights.iter().map(fixed).collect() };
+    taps(from, to, filter).into_iter().map(tap).collect()
 }
 
 /// Resizes to `height` x `width`, both positive.
@@ -83,7 +93,7 @@ fn to_byte(sum: i32) -> u8 {
 }
 
 fn resize_rows(image: &Rgb, width: usize, filter: Filter) -> Rgb {
-    let taps = taps(image.width, width, filter);
+    let taps = fixed_taps(image.width, width, filter);
     let mut data = Vec::with_capacity(image.height * width * 3);
     for row in image.data.chunks_exact(image.width * 3) {
         for tap in &taps {
@@ -103,7 +113,7 @@ fn resize_columns(image: &Rgb, height: usize, filter: Filter) -> Rgb {
     let line = image.width * 3;
     let mut data = Vec::with_capacity(height * line);
     let mut sums = vec![0i32; line];
-    for tap in taps(image.height, height, filter) {
+    for tap in fixed_taps(image.height, height, filter) {
         sums.fill(1 << (BITS - 1));
         for (row, w) in image.data[tap.start * line..].chunks_exact(line).zip(&tap.weights) {
             sums.iter_mut().zip(row).for_each(|(s, p)| *s += i32::from(*p) * w);
@@ -111,6 +121,48 @@ fn resize_columns(image: &Rgb, height: usize, filter: Filter) -> Rgb {
         data.extend(sums.iter().map(|s| to_byte(*s)));
     }
     Rgb { height, width: image.width, data }
+}
+
+/// Resizes f32 images `[n, c, H, W]` with values in [0, 255] to `[n, c, height, width]` as Pillow does images of its
+/// mode `F`: weights and sums in f64, rounded to f32 after the rows and after the columns. What a filter overshoots is
+/// clipped, as clean-fid and dgm-eval do.
+pub fn resize_planes(images: &Tensor, height: usize, width: usize, filter: Filter) -> Result<Tensor> {
+    let (n, c, from_height, from_width) = images.dims4()?;
+    let data = images.flatten_all()?.to_vec1::<f32>()?;
+    let (across, down) = (taps(from_width, width, filter), taps(from_height, height, filter));
+    let mut out = vec![0f32; n * c * height * width];
+    let plane = |(to, from): (&mut [f32], &[f32])| {
+        let wide = float_rows(from, from_width, (width != from_width).then_some(&across));
+        float_columns(&wide, width, (height != from_height).then_some(&down), to);
+        to.iter_mut().for_each(|x| *x = x.clamp(0.0, 255.0));
+    };
+    let planes = data.par_chunks_exact((from_height * from_width).max(1));
+    out.par_chunks_exact_mut((height * width).max(1)).zip(planes).for_each(plane);
+    Tensor::from_vec(out, (n, c, height, width), images.device())
+}
+
+fn float_rows<'a>(plane: &'a [f32], width: usize, taps: Option<&Vec<Tap<f64>>>) -> std::borrow::Cow<'a, [f32]> {
+    let Some(taps) = taps else { return plane.into() };
+    let mut out = Vec::with_capacity(plane.len() / width * taps.len());
+    for row in plane.chunks_exact(width) {
+        out.extend(taps.iter().map(|tap| {
+            let terms = row[tap.start..].iter().zip(&tap.weights);
+            terms.fold(0.0, |sum, (x, w)| sum + f64::from(*x) * w) as f32
+        }));
+    }
+    out.into()
+}
+
+fn float_columns(plane: &[f32], width: usize, taps: Option<&Vec<Tap<f64>>>, out: &mut [f32]) {
+    let Some(taps) = taps else { return out.copy_from_slice(plane) };
+    let mut sums = vec![0f64; width];
+    for (tap, to) in taps.iter().zip(out.chunks_exact_mut(width)) {
+        sums.fill(0.0);
+        for (row, w) in plane[tap.start * width..].chunks_exact(width).zip(&tap.weights) {
+            sums.iter_mut().zip(row).for_each(|(s, x)| *s += f64::from(*x) * w);
+        }
+        to.iter_mut().zip(&sums).for_each(|(t, s)| *t = *s as f32);
+    }
 }
 
 /// The centre crop of ADM (Dhariwal and Nichol 2021): halve with a box filter while the shorter side is at least
@@ -124,6 +176,16 @@ pub fn center_crop(image: &Rgb, size: usize) -> Rgb {
     // Python rounds halves to even.
     let scaled = |side: usize| (side as f64 * scale).round_ties_even() as usize;
     let image = resize(&image, scaled(image.height), scaled(image.width), Filter::Bicubic);
+    middle(&image, size)
+}
+
+/// The largest square in the middle.
+pub fn center_square(image: &Rgb) -> Rgb {
+    middle(image, image.height.min(image.width))
+}
+
+/// The square of `size` in the middle, which must fit.
+fn middle(image: &Rgb, size: usize) -> Rgb {
     let (top, left) = ((image.height - size) / 2, (image.width - size) / 2);
     let mut data = Vec::with_capacity(size * size * 3);
     for y in top..top + size {

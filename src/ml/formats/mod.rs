@@ -13,6 +13,7 @@
 mod archive;
 mod elements;
 mod npy;
+mod npz_write;
 mod pickle;
 mod safetensors;
 mod sniff;
@@ -22,6 +23,7 @@ pub mod torch_write;
 mod values;
 
 pub use npy::{Npz, read_npy};
+pub use npz_write::NpzFile;
 
 use crate::ml::weights::Tensors;
 use archive::Archive;

@@ -90,8 +90,11 @@ fn place(archive: &Archive, entry: &str, descr: &str) -> Parsed<Place> {
         return Err("is compressed; only stored arrays are read (numpy.savez writes them)".into());
     };
     let header = Header::parse(&archive.prefix(entry, MOST_HEADER)?)?;
-    if header.element != element(&format!("<{descr}"))?.0 || header.big_endian || header.fortran {
-        return Err(format!("is not {descr} in C order"));
+    if header.element != element(&format!("<{descr}"))?.0 {
+        return Err(format!("is of type {}, not {descr}", &header.descr[1..]));
+    }
+    if header.big_endian || header.fortran {
+        return Err("is not in C order, little endian".into());
     }
     let start = stored.start + header.data;
     if header.size()? > stored.end - start {
@@ -126,6 +129,8 @@ struct Header {
     shape: Vec<usize>,
     /// Where the numbers begin.
     data: usize,
+    /// The type as NumPy writes it, `<f4`.
+    descr: String,
 }
 
 impl Header {
@@ -147,7 +152,7 @@ impl Header {
         let (descr, fortran, shape) =
             literal.header().ok_or_else(|| format!("a NumPy array with a header that is not understood: {text}"))?;
         let (element, big_endian) = element(&descr)?;
-        Ok(Self { element, big_endian, fortran, shape, data })
+        Ok(Self { element, big_endian, fortran, shape, data, descr })
     }
 
     fn view<'a>(&'a self, bytes: &'a [u8], strides: &'a [usize]) -> View<'a> {

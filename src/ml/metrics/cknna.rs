@@ -7,101 +7,119 @@
 //! Each normaliser has its own mask: with the common mask in all three, as some scripts have it, unrelated
 //! representations score near 1. Masked matrices are sparse (k per row) and never built, so memory is n k.
 
-use super::knn::top_k;
-use candle_core::{DType, Result, Tensor, bail};
-use rayon::prelude::*;
+use super::nearest::Nearest;
+use candle_core::{Result, bail};
+use serde::{Deserialize, Serialize};
 
 /// Added to the denominator, as in the original.
-const EPS: f64 = 1e-6;
-/// Rows of similarities at a time.
-const BLOCK: usize = 512;
+pub(super) const EPS: f64 = 1e-6;
+
+/// Which estimate of the Hilbert-Schmidt independence criterion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Estimator {
+    /// Song et al. 2012, without the diagonals; a sample is not its own neighbour. The original's default.
+    Unbiased,
+    /// `tr(K H L H)`; a sample may be its own neighbour, as it is in the original.
+    Biased,
+}
+
+impl Estimator {
+    /// Fewest samples that it can do with: the unbiased one divides by n - 3.
+    pub fn least(self) -> usize {
+        match self {
+            Self::Unbiased => 4,
+            Self::Biased => 2,
+        }
+    }
+}
 
 /// The k nearest neighbours of every sample in one representation, with their similarities.
 #[derive(Debug, Clone)]
 pub struct Neighbours {
     k: usize,
-    /// Neighbours of sample i in `i*k..(i+1)*k`, by index.
+    estimator: Estimator,
+    /// Neighbours of sample i in `i*k..(i+1)*k`, by index. Nothing where all samples are the same.
     index: Vec<u32>,
     value: Vec<f64>,
+    len: usize,
+    /// HSIC with itself.
+    own: f64,
 }
 
 impl Neighbours {
-    /// Of `features`, `[n, d]`, by cosine similarity, a sample not counting as its own neighbour.
-    pub fn of(features: &Tensor, k: usize) -> Result<Self> {
-        let n = features.dim(0)?;
-        // The unbiased estimator divides by n - 3.
-        if n < 4 || k == 0 || k >= n {
-            bail!("CKNNA of {n} samples with {k} neighbours: needs 4 samples, and more samples than neighbours");
+    /// From the `k` nearest others of every sample. Where all samples are the same nobody is near anybody: such a
+    /// representation has CKNNA 0 with any other and with itself.
+    pub fn new(nearest: &[Nearest], k: usize, estimator: Estimator) -> Result<Self> {
+        let n = nearest.len();
+        if n < estimator.least() {
+            bail!("CKNNA of {n} samples: needs {}", estimator.least());
         }
-        let features = normalised(features)?;
-        let all = features.t()?.contiguous()?;
-        let (mut index, mut value) = (Vec::with_capacity(n * k), Vec::with_capacity(n * k));
-        for start in (0..n).step_by(BLOCK) {
-            let rows = features.narrow(0, start, BLOCK.min(n - start))?.matmul(&all)?.to_vec2::<f32>()?;
-            let nearest: Vec<Vec<(u32, f64)>> =
-                rows.into_par_iter().enumerate().map(|(r, row)| neighbours_of(start + r, row, k)).collect();
-            for (i, v) in nearest.into_iter().flatten() {
-                index.push(i);
-                value.push(v);
+        let mut near = Self { k, estimator, index: vec![], value: vec![], len: n, own: 0.0 };
+        for (i, row) in nearest.iter().enumerate() {
+            let mut found = row.found.clone();
+            if estimator == Estimator::Biased && !found.is_empty() {
+                // Itself among the others, where its similarity and index put it.
+                let at = found.partition_point(|(v, j)| *v > row.own || (*v == row.own && (*j as usize) < i));
+                found.insert(at, (row.own, i as u32));
+                found.truncate(k);
             }
+            found.sort_unstable_by_key(|(_, j)| *j);
+            near.index.extend(found.iter().map(|(_, j)| *j));
+            near.value.extend(found.iter().map(|(v, _)| f64::from(*v)));
         }
-        if value.iter().any(|v| !v.is_finite()) {
-            bail!("CKNNA of features that are not finite");
-        }
-        Ok(Self { k, index, value })
+        near.own = hsic(&near, &near);
+        Ok(near)
     }
 
+    /// Number of samples.
     pub fn len(&self) -> usize {
-        self.index.len() / self.k
+        self.len
     }
 
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.len == 0
     }
 
+    /// Neighbours of sample i by index, with their similarities.
     fn row(&self, i: usize) -> impl Iterator<Item = (u32, f64)> + '_ {
-        let range = i * self.k..(i + 1) * self.k;
+        let range = self.range(i);
         self.index[range.clone()].iter().copied().zip(self.value[range].iter().copied())
+    }
+
+    fn range(&self, i: usize) -> std::ops::Range<usize> {
+        if self.index.is_empty() { 0..0 } else { i * self.k..(i + 1) * self.k }
     }
 
     /// The similarity of i to j if j is a neighbour of i.
     fn get(&self, i: usize, j: u32) -> Option<f64> {
-        let range = i * self.k..(i + 1) * self.k;
+        let range = self.range(i);
         self.index[range.clone()].binary_search(&j).ok().map(|at| self.value[range.start + at])
     }
 }
 
-fn neighbours_of(me: usize, mut row: Vec<f32>, k: usize) -> Vec<(u32, f64)> {
-    row[me] = f32::NEG_INFINITY;
-    let mut nearest = top_k(&row, k);
-    nearest.sort_unstable();
-    nearest.into_iter().map(|j| (j, f64::from(row[j as usize]))).collect()
-}
-
-/// CKNNA of two representations of the same samples, by the unbiased estimator. 1 for equal ones, about 0 for
-/// unrelated ones (it may be slightly negative).
+/// CKNNA of two representations of the same samples. 1 for equal ones, about 0 for unrelated ones (the unbiased
+/// estimate may be slightly negative).
 pub fn cknna(a: &Neighbours, b: &Neighbours) -> Result<f64> {
-    if a.len() != b.len() || a.k != b.k {
+    if a.len() != b.len() || a.k != b.k || a.estimator != b.estimator {
         bail!("CKNNA of {} samples with {} neighbours and {} with {}", a.len(), a.k, b.len(), b.k);
     }
-    let joint = hsic(a, b);
-    let own = hsic(a, a) * hsic(b, b);
-    Ok(joint / (own.max(0.0).sqrt() + EPS))
+    Ok(hsic(a, b) / ((a.own * b.own).max(0.0).sqrt() + EPS))
 }
 
-/// Unbiased HSIC (Song et al. 2012) of K and L, both masked by the common neighbours of `a` and `b`.
-/// The masked matrices are not symmetric, so the transposition in the first term matters.
+/// HSIC of K and L, both masked by the common neighbours of `a` and `b`. The masked matrices are not symmetric, so the
+/// transposition in the first term matters.
 fn hsic(a: &Neighbours, b: &Neighbours) -> f64 {
     let n = a.len();
     let common = |i: usize| a.row(i).filter_map(move |(j, k)| b.get(i, j).map(|l| (j, k, l)));
-    let (mut cols_a, mut rows_b) = (vec![0f64; n], vec![0f64; n]);
-    let (mut sum_a, mut sum_b, mut both) = (0f64, 0f64, 0f64);
-    for (i, row_b) in rows_b.iter_mut().enumerate() {
+    let (mut rows_a, mut cols_a, mut rows_b, mut cols_b) = (vec![0f64; n], vec![0f64; n], vec![0f64; n], vec![0f64; n]);
+    let mut both = 0f64;
+    for i in 0..n {
         for (j, k, l) in common(i) {
+            rows_a[i] += k;
             cols_a[j as usize] += k;
-            *row_b += l;
-            sum_a += k;
-            sum_b += l;
+            rows_b[i] += l;
+            cols_b[j as usize] += l;
             // K_ij L_ji, where (j, i) is in the common mask too.
             if let (Some(_), Some(back)) = (a.get(j as usize, i as u32), b.get(j as usize, i as u32)) {
                 both += k * back;
@@ -109,28 +127,14 @@ fn hsic(a: &Neighbours, b: &Neighbours) -> f64 {
         }
     }
     let m = n as f64;
-    let crossed: f64 = cols_a.iter().zip(&rows_b).map(|(c, r)| c * r).sum();
-    (both + sum_a * sum_b / ((m - 1.0) * (m - 2.0)) - 2.0 * crossed / (m - 2.0)) / (m * (m - 3.0))
-}
-
-/// Rows scaled to length 1, f32. A row of zeros stays.
-pub fn normalised(features: &Tensor) -> Result<Tensor> {
-    let x = features.to_dtype(DType::F32)?;
-    let norm = x.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(1e-12f32)?;
-    x.broadcast_div(&norm)
-}
-
-/// Clamps features to the `q` quantile of their absolute values, as the original does (q = 0.95) before normalising:
-/// a few large activations would otherwise decide every similarity. `q = 1` changes nothing.
-pub fn clamp_outliers(features: &Tensor, q: f64) -> Result<Tensor> {
-    if !(0.0..=1.0).contains(&q) {
-        bail!("quantile {q} is not between 0 and 1");
+    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    let sums = rows_a.iter().sum::<f64>() * rows_b.iter().sum::<f64>();
+    match a.estimator {
+        Estimator::Unbiased => {
+            let crossed = dot(&cols_a, &rows_b);
+            (both + sums / ((m - 1.0) * (m - 2.0)) - 2.0 * crossed / (m - 2.0)) / (m * (m - 3.0))
+        }
+        // tr(KHLH) with H = 1 - J/n, multiplied out.
+        Estimator::Biased => both - (dot(&cols_a, &rows_b) + dot(&cols_b, &rows_a)) / m + sums / (m * m),
     }
-    let mut all = features.to_dtype(DType::F32)?.abs()?.flatten_all()?.to_vec1::<f32>()?;
-    let at = (q * all.len() as f64) as usize;
-    if at >= all.len() {
-        return features.to_dtype(DType::F32);
-    }
-    let (_, limit, _) = all.select_nth_unstable_by(at, f32::total_cmp);
-    features.to_dtype(DType::F32)?.clamp(-*limit, *limit)
 }

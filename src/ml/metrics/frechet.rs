@@ -1,16 +1,27 @@
 //! Fréchet distance of two Gaussians (Dowson and Landau 1982); of Inception features it is the FID of Heusel et al.
 //! (2017).
 //!
-//! The trace of sqrt(S1 S2) comes from two symmetric eigenproblems: with S1 = V diag(w) V^T, the eigenvalues of S1 S2
-//! are those of diag(sqrt w) V^T S2 V diag(sqrt w), which are real and not negative. The general square root used
-//! elsewhere turns complex when there are fewer samples than dimensions.
+//! The trace of sqrt(S1 S2) is the sum of the singular values of L1^T L2 for any factors S = L L^T: the eigenvalues of
+//! S1 S2 = L1 L1^T L2 L2^T are those of (L1^T L2)(L1^T L2)^T. The factors are pivoted Cholesky ones, which end at the
+//! rank, so fewer samples than dimensions cost less time and no digits. Singular values are right to the rounding of
+//! the largest one; through eigenvalues of a product, whose roots are taken, only half of the digits of a covariance
+//! without full rank are (measured at 2048 dimensions of rank 682 and 1024, in units of the traces: 2e-17 here, 1e-9 by
+//! two eigenproblems). The general square root used elsewhere turns complex there.
 
 use super::gaussian::Gaussian;
 use super::stats::Stats;
 use candle_core::{Result, bail};
-use faer::{Mat, MatRef, Par, Side, get_global_parallelism, set_global_parallelism};
+use faer::diag::Diag;
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt_pivoting::factor as pivoted;
+use faer::linalg::matmul::matmul;
+use faer::linalg::svd::{self, ComputeSvdVectors};
+use faer::{Accum, Mat, MatRef, Par};
 
-/// |m1 - m2|^2 + tr S1 + tr S2 - 2 tr sqrt(S1 S2).
+/// |m1 - m2|^2 + tr S1 + tr S2 - 2 tr sqrt(S1 S2), for covariances `[d, d]` without negative variances.
+///
+/// Never negative: what comes out below 0, by rounding (of about 1e-15 of the traces), is 0. The bits do not depend on the
+/// number of threads; of singular covariances, variances below 1e-13 of the largest count as none.
 pub fn frechet_distance(m1: &[f64], s1: MatRef<'_, f64>, m2: &[f64], s2: MatRef<'_, f64>) -> Result<f64> {
     let dim = m1.len();
     let shapes = [s1.nrows(), s1.ncols(), m2.len(), s2.nrows(), s2.ncols()];
@@ -23,7 +34,7 @@ pub fn frechet_distance(m1: &[f64], s1: MatRef<'_, f64>, m2: &[f64], s2: MatRef<
     if !distance.is_finite() {
         bail!("the Fréchet distance is not finite: some feature is not");
     }
-    Ok(distance)
+    Ok(distance.max(0.0))
 }
 
 /// The distance between two sets of samples.
@@ -36,25 +47,57 @@ pub fn between_gaussians(a: &Gaussian, b: &Gaussian) -> Result<f64> {
     frechet_distance(a.mean(), a.covariance().as_ref(), b.mean(), b.covariance().as_ref())
 }
 
-/// On one thread: with more, faer sums in another order, and the distance would depend on their number.
-fn trace_sqrt_product(s1: MatRef<'_, f64>, s2: MatRef<'_, f64>) -> Result<f64> {
-    let before = get_global_parallelism();
-    set_global_parallelism(Par::Seq);
-    let trace = trace_sqrt(s1, s2);
-    set_global_parallelism(before);
-    trace
+/// What to say beside a distance of `samples` samples (the smaller set) in `dim` dimensions, if they are few. The
+/// distance falls with the number of samples, so numbers compare only at equal counts; up to `dim` samples the covariance
+/// has no full rank either.
+pub fn few_samples(samples: u64, dim: usize) -> Option<String> {
+    (samples <= dim as u64).then(|| {
+        format!("{samples} images for features of dimension {dim}: the covariance is singular, the bias large")
+    })
 }
 
-fn trace_sqrt(s1: MatRef<'_, f64>, s2: MatRef<'_, f64>) -> Result<f64> {
-    let Ok(eigen) = s1.self_adjoint_eigen(Side::Lower) else {
-        bail!("the eigenvalues of a covariance do not converge")
-    };
-    let (w, v) = (eigen.S().column_vector(), eigen.U());
-    // Eigenvalues that are zero come out as rounding noise of either sign.
-    let half = Mat::from_fn(v.nrows(), v.ncols(), |i, j| v[(i, j)] * w[j].max(0.0).sqrt());
-    let middle = half.transpose() * s2 * &half;
-    match middle.self_adjoint_eigenvalues(Side::Lower) {
-        Ok(values) => Ok(values.iter().map(|x| x.max(0.0).sqrt()).sum()),
-        Err(_) => bail!("the eigenvalues of a product of covariances do not converge"),
+/// Into how many parts faer cuts its work, whatever the number of threads: the parts decide in which order sums are taken,
+/// and so the last bits. More threads than parts would find nothing to do; the reduction to two diagonals waits for memory
+/// anyway (2048 x 2048 on two cores: 1.5 s in one part, 1.1 s in two to eight).
+const PARTS: usize = 8;
+
+fn trace_sqrt_product(s1: MatRef<'_, f64>, s2: MatRef<'_, f64>) -> Result<f64> {
+    let (l1, l2) = rayon::join(|| factor(s1), || factor(s2));
+    let (l1, l2) = (l1?, l2?);
+    let mut product = Mat::zeros(l1.ncols(), l2.ncols());
+    matmul(product.as_mut(), Accum::Replace, l1.transpose(), l2.as_ref(), 1.0, Par::rayon(PARTS));
+    sum_of_singular_values(product.as_ref())
+}
+
+/// L `[d, rank]` with L L^T = S. Mirrored entries of S are averaged: published files hold sums in f32.
+fn factor(s: MatRef<'_, f64>) -> Result<Mat<f64>> {
+    let n = s.nrows();
+    // The factorisation divides by the first pivot unseen.
+    if (0..n).all(|i| s[(i, i)] == 0.0) {
+        return Ok(Mat::zeros(n, 0));
+    }
+    let mut lower = Mat::from_fn(n, n, |i, j| 0.5 * (s[(i, j)] + s[(j, i)]));
+    let (mut order, mut inverse) = (vec![0usize; n], vec![0usize; n]);
+    let params = Default::default();
+    let mut memory = MemBuffer::new(pivoted::cholesky_in_place_scratch::<usize, f64>(n, Par::Seq, params));
+    let stack = MemStack::new(&mut memory);
+    let done = pivoted::cholesky_in_place(lower.as_mut(), &mut order, &mut inverse, Par::Seq, stack, params);
+    let Ok((info, _)) = done else { bail!("a covariance has a negative variance or one that is not finite") };
+    let mut factor = Mat::zeros(n, info.rank);
+    for j in 0..info.rank {
+        (j..n).for_each(|i| factor[(order[i], j)] = lower[(i, j)]);
+    }
+    Ok(factor)
+}
+
+fn sum_of_singular_values(m: MatRef<'_, f64>) -> Result<f64> {
+    let (rows, columns) = m.shape();
+    let mut values = Diag::<f64>::zeros(rows.min(columns));
+    let (none, parts, params) = (ComputeSvdVectors::No, Par::rayon(PARTS), Default::default());
+    let mut memory = MemBuffer::new(svd::svd_scratch::<f64>(rows, columns, none, none, parts, params));
+    let stack = MemStack::new(&mut memory);
+    match svd::svd(m, values.as_mut(), None, None, parts, stack, params) {
+        Ok(()) => Ok(values.column_vector().iter().sum()),
+        Err(_) => bail!("the singular values of a product of covariances do not converge"),
     }
 }

@@ -1,11 +1,14 @@
 //! Mean and covariance of a stream of feature vectors, in f64, batch by batch.
 //!
 //! Batches are merged by the pairwise update of Chan, Golub and LeVeque (1983), which does not subtract large sums
-//! from each other. The last digits depend on how the stream is cut into batches, not on the number of threads. Holds dim^2 numbers, whatever the number of samples.
+//! from each other. The last digits depend on how the stream is cut into batches, not on the number of threads. Holds
+//! dim^2 numbers, whatever the number of samples.
 
 use super::gaussian::Gaussian;
-use candle_core::{DType, Result, Tensor, bail};
+use crate::ml::weights::Tensors;
+use candle_core::{DType, Device, Result, Tensor, bail};
 use faer::linalg::matmul::matmul;
+use faer::prelude::ReborrowMut;
 use faer::{Accum, Mat, MatRef, Par};
 use rayon::prelude::*;
 
@@ -17,8 +20,12 @@ const COLUMNS: usize = 128;
 pub struct Stats {
     count: u64,
     mean: Vec<f64>,
+    /// On and below the diagonal; what is above is its mirror image and not kept.
     scatter: Mat<f64>,
 }
+
+/// Names of what [`Stats::tensors`] gives.
+const PARTS: [&str; 3] = ["count", "mean", "scatter"];
 
 impl Stats {
     pub fn new(dim: usize) -> Self {
@@ -56,7 +63,11 @@ impl Stats {
         let mut batch = Self { count: n as u64, mean, scatter: Mat::zeros(dim, dim) };
         // Each column block on one thread, so that the sums do not depend on the number of threads.
         let columns = batch.scatter.par_col_chunks_mut(COLUMNS).zip(centred.par_col_chunks(COLUMNS));
-        columns.for_each(|(out, part)| matmul(out, Accum::Replace, centred.transpose(), part, 1.0, Par::Seq));
+        columns.enumerate().for_each(|(block, (mut out, part))| {
+            let first = block * COLUMNS;
+            let below = centred.get(.., first..).transpose();
+            matmul(out.rb_mut().subrows_mut(first, dim - first), Accum::Replace, below, part, 1.0, Par::Seq);
+        });
         self.merge(&batch)
     }
 
@@ -72,11 +83,11 @@ impl Stats {
         let delta: Vec<f64> = other.mean.iter().zip(&self.mean).map(|(b, a)| b - a).collect();
         let share = other.count as f64 / total as f64;
         let cross = self.count as f64 * share;
-        for j in 0..delta.len() {
-            for i in 0..delta.len() {
-                self.scatter[(i, j)] += other.scatter[(i, j)] + cross * delta[i] * delta[j];
-            }
-        }
+        let columns = self.scatter.par_col_iter_mut().zip(other.scatter.par_col_iter()).enumerate();
+        columns.for_each(|(j, (sums, more))| {
+            let below = sums.subrows_mut(j, delta.len() - j).iter_mut().zip(more.subrows(j, delta.len() - j).iter());
+            below.zip(&delta[j..]).for_each(|((sum, x), d)| *sum += x + cross * d * delta[j]);
+        });
         self.mean.iter_mut().zip(&delta).for_each(|(m, d)| *m += d * share);
         self.count = total;
         Ok(())
@@ -87,7 +98,34 @@ impl Stats {
         if self.count < 2 {
             bail!("a covariance needs 2 samples, there are {}", self.count);
         }
-        Ok(&self.scatter * faer::Scale(1.0 / (self.count - 1) as f64))
+        let scale = 1.0 / (self.count - 1) as f64;
+        Ok(Mat::from_fn(self.dim(), self.dim(), |i, j| scale * self.scatter[(i.max(j), i.min(j))]))
+    }
+
+    /// All there is, to be stored and continued: a count, the mean `[d]`, and the deviations `[d, d]`, f64.
+    pub fn tensors(&self) -> Result<Tensors> {
+        let (dim, cpu) = (self.dim(), &Device::Cpu);
+        let scatter: Vec<f64> = self.scatter.col_iter().flat_map(|c| c.iter()).copied().collect();
+        let count = Tensor::new(i64::try_from(self.count).map_err(candle_core::Error::wrap)?, cpu)?;
+        let parts = [count, Tensor::new(&self.mean[..], cpu)?, Tensor::from_vec(scatter, (dim, dim), cpu)?];
+        Ok(PARTS.map(str::to_string).into_iter().zip(parts).collect())
+    }
+
+    /// What was stored, to the bit. Other tensors are left alone.
+    pub fn from_tensors(tensors: &Tensors) -> Result<Self> {
+        let part = |name: &str| match tensors.get(name) {
+            Some(tensor) => Ok(tensor),
+            None => bail!("statistics without `{name}`"),
+        };
+        let [count, mean, scatter] = PARTS.map(part);
+        let (count, mean) = (count?.to_scalar::<i64>()?, mean?.to_vec1::<f64>()?);
+        let (scatter, dim) = (scatter?, mean.len());
+        if scatter.dims() != [dim, dim] || count < 0 {
+            bail!("statistics of {count} samples with a mean of {dim} numbers and deviations {:?}", scatter.dims());
+        }
+        let scatter = scatter.flatten_all()?.to_vec1::<f64>()?;
+        let scatter = Mat::from_fn(dim, dim, |i, j| scatter[j * dim + i]);
+        Ok(Self { count: count.unsigned_abs(), mean, scatter })
     }
 
     /// What a Fréchet distance compares.

@@ -1,7 +1,9 @@
 //! Networks that turn images into feature vectors, for Fréchet distances and the like, behind one trait.
 
 use super::classifier::Classifier;
-use super::inception::{Inception, Input};
+use super::encoder::Embedder;
+use super::inception::Inception;
+use super::mode::Mode;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::path::Path;
 
@@ -11,6 +13,10 @@ pub trait FeatureNetwork {
     fn name(&self) -> &str;
     /// What it does to pixels first, in words: distances compare only where this is the same.
     fn preparation(&self) -> &str;
+    /// The tool that it agrees with; `None` of a network that no tool has.
+    fn mode(&self) -> Option<Mode> {
+        None
+    }
     /// Length of a feature vector.
     fn dim(&self) -> usize;
     /// u8 images `[n, 3, H, W]` to all that the network has to say about them.
@@ -35,24 +41,29 @@ pub struct Outputs {
 /// What `arch` in `config.json` may say.
 const KNOWN: [&str; 2] = [Classifier::ARCH, Inception::ARCH];
 
-/// Opens the network in `dir` by what its `config.json` calls `arch`.
+/// Opens the network in `dir` by what its `config.json` calls `arch`; one without is an encoder's.
 pub fn open_feature_network(dir: &Path, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
     open_feature_network_with(dir, None, device)
 }
 
-/// The same, with another way to prepare images than the network's own. Only Inception has several.
-pub fn open_feature_network_with(dir: &Path, input: Option<Input>, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
+/// The same, with images prepared as `mode` says instead of the network's own. Only Inception has several ways.
+pub fn open_feature_network_with(dir: &Path, mode: Option<Mode>, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
     let path = dir.join("config.json");
     let text = std::fs::read_to_string(&path)
         .map_err(|e| candle_core::Error::Msg(format!("cannot read {}: {e}", path.display())))?;
     let config: serde_json::Value = serde_json::from_str(&text)
         .map_err(|e| candle_core::Error::Msg(format!("{} is not JSON: {e}", path.display())))?;
     match config.get("arch").and_then(serde_json::Value::as_str) {
-        Some(Inception::ARCH) => Ok(Box::new(Inception::load(dir, input, device)?)),
-        Some(Classifier::ARCH) if input.is_some() => {
+        Some(Inception::ARCH) => Ok(Box::new(Inception::load(dir, mode, device)?)),
+        Some(Classifier::ARCH) if mode.is_some() => {
             bail!("{} is a classifier, which takes images at their own size; only Inception resizes", dir.display())
         }
         Some(Classifier::ARCH) => Ok(Box::new(Classifier::load(dir, device)?)),
+        None if config.get("vit").is_some() && mode.is_some() => {
+            bail!("{} is an encoder, which takes images in one way; only Inception has modes", dir.display())
+        }
+        // The oldest of the configurations: it says what the transformer is instead.
+        None if config.get("vit").is_some() => Ok(Box::new(Embedder::open(dir, device)?)),
         Some(other) => bail!("{}: unknown arch `{other}`; known: {}", path.display(), KNOWN.join(", ")),
         None => bail!("{} does not say its `arch`; known: {}", path.display(), KNOWN.join(", ")),
     }

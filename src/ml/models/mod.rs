@@ -5,6 +5,7 @@ pub mod classifier;
 pub mod encoder;
 pub mod features;
 pub mod inception;
+pub mod mode;
 pub mod projector;
 pub mod sit;
 pub mod vae;

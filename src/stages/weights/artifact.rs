@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use crate::ml::models::encoder::{self, Encoder, EncoderConfig};
 use crate::ml::models::features::open_feature_network;
-use crate::ml::models::inception::{self, Inception, InceptionConfig, Input};
+use crate::ml::models::inception::{self, Inception, InceptionConfig};
+use crate::ml::models::mode::Mode;
 use crate::ml::models::sit::{self, SiTConfig, release};
 use crate::ml::models::vae::{self, AutoencoderKl, VaeConfig};
 use crate::ml::weights::{self, Adopted, LoadReport, Tensors};
@@ -80,7 +81,7 @@ impl Artifact {
             }
             (Self::Encoder, Some(name)) => serde_json::to_value(EncoderConfig::named(name)),
             (Self::Inception, Some(name)) => {
-                serde_json::to_value(InceptionConfig { arch: name.into(), input: Input::default() })
+                serde_json::to_value(InceptionConfig { arch: name.into(), mode: Mode::default() })
             }
             (Self::Sit, name) => {
                 serde_json::to_value(SiTConfig::of_release(name, &release::adopt(file.clone())?.tensors)?)
@@ -109,7 +110,7 @@ impl Artifact {
             Self::Inception => {
                 let config: InceptionConfig = typed(config)?;
                 let adopted = inception::adopt(file)?;
-                let (_, shapes) = weights::census(|vb| Inception::new(config.input, vb))?;
+                let (_, shapes) = weights::census(|vb| Inception::new(config.mode, vb))?;
                 let report = weights::compare(&shapes, &adopted.tensors);
                 Ok((adopted, report))
             }

@@ -232,6 +232,14 @@ impl Source {
         }
     }
 
+    /// Reads an image at its own size. Errors name it.
+    pub fn original(&self, index: usize, orientation: Orientation) -> Result<Rgb> {
+        match self.image(self.images[index].0, orientation) {
+            Ok(image) => Ok(image),
+            Err(e) => bail!("{}: {e}", self.place(index)),
+        }
+    }
+
     fn image(&self, at: usize, orientation: Orientation) -> Result<Rgb> {
         match &self.store {
             Store::Folder(root, names) => decode(&read(&root.join(&names[at]))?, orientation),

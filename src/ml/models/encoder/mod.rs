@@ -8,18 +8,23 @@
 //! Published encoders follow the image: a token for every 16 x 16 pixels, so that there are as many as a SiT has
 //! patches, with the position table of the file resampled to that grid as timm does. Encoders that were trained here know
 //! one size.
+//!
+//! What makes CLIP's embedding of its class token is kept beside the transformer, for evaluation ([`Embedder`]).
 
+mod embed;
 mod names;
 mod presets;
 mod resample;
 
+pub use embed::Embedder;
 pub use names::adopt;
 pub use presets::{NAMES, sets};
-pub use resample::{Kernel, resample, resample_positions};
+pub use resample::{Kernel, resample, resample_positions, resample_positions_dinov2};
 
 use super::vit::{Vit, VitConfig, is_default};
 use crate::ml::weights::{self, Frozen, LoadReport, Tensors};
 use candle_core::{DType, Device, Result, Tensor, bail};
+use embed::Head;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -94,10 +99,15 @@ impl EncoderConfig {
             bail!("the encoder takes square images, not {h} x {w}");
         }
         let side = self.input_side(h)?;
+        let normal = self.normalise(images)?;
+        if (h, w) == (side, side) { Ok(normal) } else { resample(&normal, side, side, Kernel::Torch) }
+    }
+
+    /// u8 images `[n, 3, H, W]` to f32 of the same size, about zero.
+    fn normalise(&self, images: &Tensor) -> Result<Tensor> {
         let channels = |v: [f64; 3]| Tensor::new(&v, images.device())?.to_dtype(DType::F32)?.reshape((1, 3, 1, 1));
         let unit = (images.to_dtype(DType::F32)? / 255.0)?;
-        let normal = unit.broadcast_sub(&channels(self.mean)?)?.broadcast_div(&channels(self.std)?)?;
-        if (h, w) == (side, side) { Ok(normal) } else { resample(&normal, side, side, Kernel::Torch) }
+        unit.broadcast_sub(&channels(self.mean)?)?.broadcast_div(&channels(self.std)?)
     }
 }
 
@@ -105,6 +115,7 @@ impl EncoderConfig {
 pub struct Encoder {
     config: EncoderConfig,
     vit: Vit,
+    head: Option<Head>,
     /// Position tables of the grids met so far.
     tables: Mutex<BTreeMap<usize, Tensor>>,
 }
@@ -127,8 +138,12 @@ impl Encoder {
         if !faults.is_empty() {
             bail!("not the configured transformer: {}", faults.join("; "));
         }
-        let vit = Vit::new(&vit, Frozen::new(tensors).builder(DType::F32, device))?;
-        Ok(Self { config: config.clone(), vit, tables: Mutex::default() })
+        let width = embed::head_width(&vit, &tensors);
+        let frozen = Frozen::new(tensors);
+        let vb = frozen.builder(DType::F32, device);
+        let head = width.map(|width| Head::new(&vit, width, vb.clone())).transpose()?;
+        let vit = Vit::new(&vit, vb)?;
+        Ok(Self { config: config.clone(), vit, head, tables: Mutex::default() })
     }
 
     pub fn config(&self) -> &EncoderConfig {
@@ -171,7 +186,10 @@ pub fn fit(config: &EncoderConfig, tensors: Tensors) -> Result<LoadReport> {
 }
 
 fn report(vit: &VitConfig, tensors: &Tensors) -> Result<LoadReport> {
-    let (_, shapes) = weights::census(|vb| Vit::new(vit, vb))?;
+    let (_, mut shapes) = weights::census(|vb| Vit::new(vit, vb))?;
+    if let Some(width) = embed::head_width(vit, tensors) {
+        shapes.extend(weights::census(|vb| Head::new(vit, width, vb))?.1);
+    }
     Ok(weights::compare(&shapes, tensors))
 }
 

@@ -4,6 +4,7 @@
 //! queries, keys and values are one matrix, and in what else is in the file. A name that no table here knows goes through
 //! unchanged, to be reported as one that the network does not have.
 
+use super::embed::{self, HEAD};
 use super::{EncoderConfig, Positions, resample::table_grid};
 use crate::ml::models::sit::sincos_2d;
 use crate::ml::models::vit::{Mlp, VitConfig};
@@ -45,6 +46,20 @@ const WRAPPERS: &[(&str, &[&str])] = &[
 /// numbers of positions.
 const UNUSED: &[&str] =
     &["mask_token", "head.", "classifier.", "pooler.", "decoder.", "decoder_", "proj", "embeddings.position_ids"];
+
+/// What makes CLIP's embedding of its class token: theirs, outside the wrapper or inside, and ours. `proj` is stored the
+/// other way round.
+const CLIP_HEAD: &[(&str, &str)] = &[
+    ("ln_post.weight", HEAD[0]),
+    ("ln_post.bias", HEAD[1]),
+    ("proj", HEAD[2]),
+    ("post_layernorm.weight", HEAD[0]),
+    ("post_layernorm.bias", HEAD[1]),
+    ("visual_projection.weight", HEAD[2]),
+    ("norm.weight", HEAD[0]),
+    ("norm.bias", HEAD[1]),
+    ("head.weight", HEAD[2]),
+];
 
 /// Outside of blocks: theirs, ours. `weight` and `bias` behind a name go along.
 const WHOLE: &[(&str, &str)] = &[
@@ -142,6 +157,7 @@ pub fn adopt(config: &EncoderConfig, file: Tensors) -> Result<Adopted> {
         let (tensor, theirs) = match ours.as_str() {
             "pos_embed" => with_class_position(&config.vit, batched(tensor)?, theirs)?,
             "cls_token" | "register_tokens" => (batched(tensor)?, theirs),
+            _ if ours == HEAD[2] && theirs.ends_with("proj") => (tensor.t()?.contiguous()?, theirs),
             _ => (tensor, theirs),
         };
         if theirs != ours {
@@ -157,14 +173,19 @@ pub fn adopt(config: &EncoderConfig, file: Tensors) -> Result<Adopted> {
     Ok(adopted)
 }
 
-/// Tensors by our names, and the names of those left out.
+/// Tensors by our names, and the names of those left out. CLIP's head is whole or not at all: a file without the
+/// projection, or with a classifier in its place, which timm gives a bias that is not zero, has no embedding.
 fn translated(vit: &VitConfig, file: Tensors) -> Result<(BTreeMap<String, Found>, Vec<String>)> {
     let wrapper = WRAPPERS.iter().find(|(prefix, _)| file.keys().any(|name| name.starts_with(prefix)));
     let (prefix, others) = wrapper.copied().unwrap_or_default();
     let (mut found, mut dropped) = (BTreeMap::<String, Found>::new(), Vec::new());
+    let classifies = file.get("head.bias").is_some_and(|bias| !is_zero(bias));
     for (theirs, tensor) in file {
-        let ours = theirs.strip_prefix(prefix).map(|inner| our_name(inner, vit.mlp));
+        let inner = theirs.strip_prefix(prefix);
+        let head = embed::has_head(vit).then(|| head_name(inner.unwrap_or(&theirs))).flatten();
+        let ours = head.or_else(|| inner.map(|inner| our_name(inner, vit.mlp)));
         let unused = match &ours {
+            Some(ours) if HEAD.contains(&ours.as_str()) && embed::has_head(vit) => false,
             Some(ours) => is_unused(ours, vit),
             None => among(others, &theirs),
         };
@@ -179,7 +200,19 @@ fn translated(vit: &VitConfig, file: Tensors) -> Result<(BTreeMap<String, Found>
         let tensor = tensor.to_dtype(DType::F32).map_err(|e| e.context(theirs.clone()))?;
         found.insert(ours, Found { theirs, tensor });
     }
+    if classifies || !HEAD.iter().all(|name| found.contains_key(*name)) {
+        dropped.extend(HEAD.iter().filter_map(|name| Some(found.remove(*name)?.theirs)));
+    }
     Ok((found, dropped))
+}
+
+fn head_name(name: &str) -> Option<String> {
+    CLIP_HEAD.iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| ours.to_string())
+}
+
+fn is_zero(tensor: &Tensor) -> bool {
+    let values = tensor.flatten_all().and_then(|t| t.to_dtype(DType::F32)?.to_vec1::<f32>());
+    values.is_ok_and(|values| values.iter().all(|v| *v == 0.0))
 }
 
 fn is_unused(ours: &str, vit: &VitConfig) -> bool {

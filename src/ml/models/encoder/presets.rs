@@ -1,4 +1,4 @@
-//! The published encoders by the names of REPA's `--enc-type`, with the sizes of their original code.
+//! The published encoders by the names of REPA's `--enc-type` and one more, with the sizes of their original code.
 
 use super::{EncoderConfig, Positions};
 use crate::ml::models::vit::{Mlp, VitConfig};
@@ -18,6 +18,7 @@ pub const NAMES: &[&str] = &[
     "mocov3-vit-l",
     "mae-vit-l",
     "clip-vit-L",
+    "clip-vit-L-336",
     "jepa-vit-h",
 ];
 
@@ -45,7 +46,7 @@ impl EncoderConfig {
         let (dim, depth, heads) = match size {
             "s" => (384, 12, 6),
             "b" => (768, 12, 12),
-            "l" | "L" => (1024, 24, 16),
+            "l" | "L" | "L-336" => (1024, 24, 16),
             "h" => (1280, 32, 16),
             "g" => (1536, 40, 24),
             _ => return None,
@@ -61,6 +62,8 @@ impl EncoderConfig {
             ("mocov3", "b" | "l") => (vit(224, 16), Positions::SincosRows),
             ("mae", "l") => (VitConfig { final_norm: false, ..vit(224, 16) }, Positions::Sincos),
             ("clip", "L") => (clip(vit(224, 14)), Positions::Learned),
+            // Not one of REPA's: what CMMD is measured with.
+            ("clip", "L-336") => (clip(vit(336, 14)), Positions::Learned),
             ("jepa", "h") => (VitConfig { class_token: false, ..vit(224, 14) }, Positions::Sincos),
             _ => return None,
         };
@@ -122,6 +125,7 @@ mod tests {
         ("mocov3-vit-l", 303_301_632),
         ("mae-vit-l", 303_299_584),
         ("clip-vit-L", 303_177_728),
+        ("clip-vit-L-336", 303_505_408),
         ("jepa-vit-h", 630_762_240),
     ];
 }

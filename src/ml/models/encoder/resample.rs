@@ -12,6 +12,25 @@ pub fn table_grid(table: &Tensor, class: usize) -> Option<usize> {
 /// Brings a position table `[1, class + g g, D]` to another grid as timm's `resample_abs_pos_embed` does; the position
 /// of the class token stays.
 pub fn resample_positions(table: &Tensor, class: usize, grid: usize) -> Result<Tensor> {
+    regrid(table, class, grid, |image| resample(image, grid, grid, Kernel::Antialiased))
+}
+
+/// As DINOv2's own code does it for networks without registers, with a class token: without antialiasing, and with a tenth
+/// added to the new grid before the two are divided, which was to keep a product from being rounded down.
+pub fn resample_positions_dinov2(table: &Tensor, grid: usize) -> Result<Tensor> {
+    regrid(table, 1, grid, |image| {
+        let scale = 1.0 / ((grid as f64 + 0.1) / image.dim(3)? as f64);
+        resample_scaled(image, (grid, scale), (grid, scale), Kernel::Torch)
+    })
+}
+
+/// Takes the class position off a table, hands the rest `[1, D, g, g]` to `resample` and puts the two together again.
+fn regrid(
+    table: &Tensor,
+    class: usize,
+    grid: usize,
+    resample: impl FnOnce(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
     let Some(old) = table_grid(table, class) else {
         bail!("a position table {:?} is not a square grid and {class} more", table.dims());
     };
@@ -21,7 +40,7 @@ pub fn resample_positions(table: &Tensor, class: usize, grid: usize) -> Result<T
     let dim = table.dim(2)?;
     let patches = table.narrow(1, class, old * old)?.to_dtype(DType::F32)?;
     let image = patches.reshape((1, old, old, dim))?.permute((0, 3, 1, 2))?.contiguous()?;
-    let image = resample(&image, grid, grid, Kernel::Antialiased)?;
+    let image = resample(&image)?;
     let patches = image.permute((0, 2, 3, 1))?.reshape((1, grid * grid, dim))?;
     Tensor::cat(&[&table.narrow(1, 0, class)?.to_dtype(DType::F32)?, &patches], 1)
 }
@@ -37,16 +56,27 @@ pub enum Kernel {
 
 /// Resamples `[n, C, H, W]` f32 to `height` x `width`: one matrix per axis.
 pub fn resample(x: &Tensor, height: usize, width: usize, kernel: Kernel) -> Result<Tensor> {
+    let (_, _, h, w) = x.dims4()?;
+    let scale = |from: usize, to: usize| from as f64 / to as f64;
+    resample_scaled(x, (height, scale(h, height)), (width, scale(w, width)), kernel)
+}
+
+/// The same with source pixels per pixel of the result given beside its height and its width.
+fn resample_scaled(
+    x: &Tensor,
+    (height, down): (usize, f64),
+    (width, across): (usize, f64),
+    kernel: Kernel,
+) -> Result<Tensor> {
     let (n, c, h, w) = x.dims4()?;
-    let rows = Tensor::from_vec(cubic_matrix(h, height, kernel), (height, h), x.device())?;
-    let columns = Tensor::from_vec(cubic_matrix(w, width, kernel), (width, w), x.device())?;
+    let rows = Tensor::from_vec(cubic_matrix(h, height, down, kernel), (height, h), x.device())?;
+    let columns = Tensor::from_vec(cubic_matrix(w, width, across, kernel), (width, w), x.device())?;
     let x = x.reshape((n * c * h, w))?.matmul(&columns.t()?)?.reshape((n * c, h, width))?;
     rows.unsqueeze(0)?.broadcast_matmul(&x)?.reshape((n, c, height, width))
 }
 
 /// Weights `[to, from]`, row by row.
-fn cubic_matrix(from: usize, to: usize, kernel: Kernel) -> Vec<f32> {
-    let scale = from as f64 / to as f64;
+fn cubic_matrix(from: usize, to: usize, scale: f64, kernel: Kernel) -> Vec<f32> {
     let (a, stretch) = match kernel {
         Kernel::Torch => (-0.75, 1.0),
         Kernel::Antialiased => (-0.5, scale.max(1.0)),

@@ -3,14 +3,15 @@
 //!
 //! It is not torchvision's: averages leave the padding out, the last block takes a maximum where the paper has an
 //! average, there are 1008 classes, and the weights are others. Images of any size become 299 x 299 pixels by one of
-//! the conventions of [`Input`]. Forward only; knows no metric.
+//! the conventions of [`Mode`]. Forward only; knows no metric.
 
 mod blocks;
 mod input;
 
-pub use input::{Input, SIDE};
+pub use input::{SIDE, prepare};
 
 use super::features::{FeatureNetwork, Outputs};
+use super::mode::Mode;
 use crate::ml::kernels::pool::{Pool, pool3x3};
 use crate::ml::nn::Linear;
 use crate::ml::weights::{self, Adopted, Frozen, Tensors};
@@ -37,14 +38,14 @@ pub const WEIGHTS_FILE: &str = "inception.safetensors";
 pub struct InceptionConfig {
     /// Always [`Inception::ARCH`].
     pub arch: String,
-    /// How images are prepared unless the measurement says so itself.
+    /// Whose preparation of images to use unless the measurement says so itself.
     #[serde(default)]
-    pub input: Input,
+    pub mode: Mode,
 }
 
 /// The network.
 pub struct Inception {
-    input: Input,
+    mode: Mode,
     /// Two 3x3 units and a padded one, then a pool.
     stem: [Unit; 3],
     /// A 1x1 and a 3x3 unit, then a pool.
@@ -66,14 +67,14 @@ impl Inception {
     /// In `config.json`.
     pub const ARCH: &'static str = "fid-inception";
 
-    pub fn new(input: Input, vb: VarBuilder) -> Result<Self> {
+    pub fn new(mode: Mode, vb: VarBuilder) -> Result<Self> {
         let unit = |from, to, kernel, name: &str| Unit::new(from, to, kernel, vb.pp(name));
         let mixed = |name: &str| vb.pp(format!("Mixed_{name}"));
         let weight = vb.get((CLASSES, DIM), "fc.weight")?;
         let bias = vb.get(CLASSES, "fc.bias")?;
         let spatial = Unit::new(768, 192, POINT, mixed("6d").pp("branch1x1"))?;
         Ok(Self {
-            input,
+            mode,
             stem: [
                 unit(3, 32, valid(2), "Conv2d_1a_3x3")?,
                 unit(32, 32, valid(1), "Conv2d_2a_3x3")?,
@@ -104,20 +105,20 @@ impl Inception {
         })
     }
 
-    /// Reads an `inception` artifact; `input`, if given, in place of what its configuration says.
-    pub fn load(dir: &Path, input: Option<Input>, device: &Device) -> Result<Self> {
+    /// Reads an `inception` artifact; `mode`, if given, in place of what its configuration says.
+    pub fn load(dir: &Path, mode: Option<Mode>, device: &Device) -> Result<Self> {
         let (config, file) = (dir.join("config.json"), dir.join(WEIGHTS_FILE));
         let of_config = |e: &dyn std::fmt::Display| {
             candle_core::Error::Msg(format!("{} does not describe Inception: {e}", config.display()))
         };
         let text = std::fs::read_to_string(&config).map_err(|e| of_config(&e))?;
         let cfg: InceptionConfig = serde_json::from_str(&text).map_err(|e| of_config(&e))?;
-        Self::from_tensors(input.unwrap_or(cfg.input), weights::load(&file, device)?, device)
+        Self::from_tensors(mode.unwrap_or(cfg.mode), weights::load(&file, device)?, device)
             .map_err(|e| candle_core::Error::Msg(format!("{}: {e}", file.display())))
     }
 
     /// From loaded tensors, which must be this network's, no more and no less, and finite.
-    pub fn from_tensors(input: Input, tensors: Tensors, device: &Device) -> Result<Self> {
+    pub fn from_tensors(mode: Mode, tensors: Tensors, device: &Device) -> Result<Self> {
         for (name, tensor) in &tensors {
             let sum = tensor.to_dtype(DType::F64)?.abs()?.sum_all()?.to_scalar::<f64>()?;
             if !sum.is_finite() {
@@ -125,7 +126,7 @@ impl Inception {
             }
         }
         let frozen = Frozen::new(tensors);
-        let net = Self::new(input, frozen.builder(DType::F32, device))?;
+        let net = Self::new(mode, frozen.builder(DType::F32, device))?;
         let unused = frozen.unused();
         match unused.first() {
             None => Ok(net),
@@ -160,7 +161,11 @@ impl FeatureNetwork for Inception {
     }
 
     fn preparation(&self) -> &str {
-        self.input.describe()
+        input::describe(self.mode)
+    }
+
+    fn mode(&self) -> Option<Mode> {
+        Some(self.mode)
     }
 
     fn dim(&self) -> usize {
@@ -168,7 +173,7 @@ impl FeatureNetwork for Inception {
     }
 
     fn outputs(&self, images_u8: &Tensor) -> Result<Outputs> {
-        self.forward(&self.input.prepare(images_u8)?)
+        self.forward(&prepare(self.mode, images_u8)?)
     }
 }
 

@@ -1,0 +1,254 @@
+//! What an evaluation came to, as a table for people or an object for programs; and errors in the words of the command
+//! line. Knows the shape of `metrics.json` and computes nothing.
+
+use super::Ran;
+use super::pipeline::{METRICS, NETWORK, REFERENCE, SAMPLES};
+use crate::cli::common::columns;
+use crate::cli::log::json;
+use crate::error::{Error, Result};
+use crate::report::table::grid;
+use crate::runner::event::{Measure, State};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// Of every number that is shown; papers give two decimals, `--json` gives all.
+const DIGITS: i32 = 6;
+/// Columns of a small terminal.
+const WIDTH: usize = 80;
+
+/// What is shown of an evaluation.
+struct Answer {
+    results: Vec<Measure>,
+    /// A word and what is said under it, in order.
+    facts: Vec<(&'static str, String)>,
+    warnings: Vec<String>,
+    cached: bool,
+}
+
+impl Answer {
+    fn text(&self) -> String {
+        let row = |r: &Measure| vec![r.name.clone(), digits(r.value)];
+        let mut text = grid(&["metric", "value"].map(String::from), &self.results.iter().map(row).collect::<Vec<_>>());
+        let mut rows = vec![];
+        let warnings = self.warnings.iter().map(|w| ("warning", w));
+        let facts = self.facts.iter().map(|(word, said)| (*word, said));
+        for (word, said) in facts.chain(warnings) {
+            let lines = textwrapped(said, WIDTH - 11);
+            rows.extend(
+                lines
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, line)| vec![if i == 0 { word.to_string() } else { String::new() }, line]),
+            );
+        }
+        text.push_str(&columns(&rows, ""));
+        if self.cached {
+            text.push_str("cached: nothing was computed\n");
+        }
+        text
+    }
+
+    /// Numbers by name; JSON has none that are not finite.
+    fn values(&self) -> Map<String, Value> {
+        self.results.iter().map(|r| (r.name.clone(), json!(r.value))).collect()
+    }
+}
+
+/// Words in lines of so many columns, longer words alone.
+fn textwrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().map_or(0, |l| l.chars().count());
+        match lines.last_mut() {
+            Some(last) if line == 0 => last.push_str(word),
+            Some(last) if line + 1 + word.chars().count() <= width => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            _ => lines.push(word.into()),
+        }
+    }
+    lines
+}
+
+/// A number for people; `nan` for what was not finite.
+fn digits(value: Option<f64>) -> String {
+    let Some(value) = value else { return "nan".into() };
+    let before = if value == 0.0 { 1 } else { value.abs().log10().floor() as i32 + 1 };
+    match before {
+        -5..=9 => format!("{value:.*}", (DIGITS - before).max(0) as usize),
+        _ => format!("{value:.5e}"),
+    }
+}
+
+/// Of a comparison of images, or of one set.
+pub fn of_images(ran: &Ran, said: &[(&str, &str)], as_json: bool) -> Result<String> {
+    let detail = read(&ran.output(METRICS)?.join("metrics.json"))?;
+    let answer = answer(ran, &detail, METRICS)?;
+    let given = |side: &str| said.iter().find(|(name, _)| *name == side).map(|(_, given)| *given);
+    let side = |name: &str| given(name).map(|given| json!({ "given": given, "images": detail[&format!("n_{name}")] }));
+    if as_json {
+        let mut samples = side(SAMPLES).unwrap_or_default();
+        samples["sampler"] = detail["sampler"].clone();
+        return json(&json!({
+            "metrics": answer.values(), "samples": samples, "reference": side(REFERENCE),
+            "network": detail["network"], "preparation": detail["preparation"], "mode": detail["mode"],
+            "warnings": answer.warnings, "cached": answer.cached, "detail": detail,
+        }));
+    }
+    let counted = |name: &str| match detail[&format!("n_{name}")].as_u64() {
+        Some(n) => format!("{} images", thousands(n)),
+        None => "published statistics".into(),
+    };
+    let mut facts = vec![];
+    for (word, name) in [("samples", SAMPLES), ("reference", REFERENCE)] {
+        let sampler = detail["sampler"].as_str().filter(|_| name == SAMPLES);
+        let sampler = sampler.map_or_else(String::new, |s| format!(", {s}"));
+        facts.extend(given(name).map(|given| (word, format!("{given}: {}{sampler}", counted(name)))));
+    }
+    let text = |key: &str| detail[key].as_str().unwrap_or_default();
+    facts.push(("network", format!("{}: {}", text("network"), text("preparation"))));
+    Ok(Answer { facts, ..answer }.text())
+}
+
+/// Of two files of features.
+pub fn of_features(ran: &Ran, [a, b]: [&str; 2], as_json: bool) -> Result<String> {
+    let detail = read(&ran.output(METRICS)?.join("metrics.json"))?;
+    let answer = answer(ran, &detail, METRICS)?;
+    if as_json {
+        let side = |given: &str, dim: &str| json!({ "given": given, "dim": detail[dim] });
+        return json(&json!({
+            "metrics": answer.values(), "samples": detail["samples"], "a": side(a, "dim_a"), "b": side(b, "dim_b"),
+            "warnings": answer.warnings, "cached": answer.cached, "detail": detail,
+        }));
+    }
+    let number = |key: &str| detail[key].as_u64().map_or_else(String::new, thousands);
+    let rows = |given: &str, dim: &str| format!("{given}: {} samples of dimension {}", number("samples"), number(dim));
+    let mut settings = vec![];
+    settings.extend(detail["k"].as_u64().map(|k| format!("{k} neighbours")));
+    settings.push(match detail["clamp"].as_f64() {
+        Some(q) if q < 1.0 => format!("features clamped at quantile {q}"),
+        _ => "features not clamped".into(),
+    });
+    settings.push(format!("{} estimator", text_of(&detail["estimator"])));
+    let facts = vec![("a", rows(a, "dim_a")), ("b", rows(b, "dim_b")), ("settings", settings.join(", "))];
+    Ok(Answer { facts, ..answer }.text())
+}
+
+/// Of statistics that were written to `to`.
+pub fn of_stats(ran: &Ran, said: &[(&str, &str)], to: &Path, as_json: bool) -> Result<String> {
+    let detail = read(&ran.output(SAMPLES)?.join("stats.json"))?;
+    let answer = answer(ran, &detail, SAMPLES)?;
+    let given = said.first().map_or("", |(_, given)| given);
+    if as_json {
+        return json(&json!({
+            "output": to, "images": { "given": given, "images": detail["count"] },
+            "network": detail["network"], "preparation": detail["preparation"], "mode": detail["mode"],
+            "warnings": answer.warnings, "cached": answer.cached, "detail": detail,
+        }));
+    }
+    let images = detail["count"].as_u64().map_or_else(String::new, thousands);
+    let facts = [
+        ("images", format!("{given}: {images} images")),
+        ("network", format!("{}: {}", text_of(&detail["network"]), text_of(&detail["preparation"]))),
+        ("written", to.display().to_string()),
+    ];
+    let mut text = columns(&facts.map(|(word, said)| vec![word.to_string(), said]), "");
+    if answer.cached {
+        text.push_str("cached: nothing was computed\n");
+    }
+    Ok(text)
+}
+
+fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn answer(ran: &Ran, detail: &Value, stage: &str) -> Result<Answer> {
+    let warnings = match &detail["warnings"] {
+        Value::Array(all) => all.iter().filter_map(Value::as_str).map(String::from).collect(),
+        _ => detail["warning"].as_str().map(String::from).into_iter().collect(),
+    };
+    let cached = ran.ends.iter().all(|end| end.state == State::Cached);
+    Ok(Answer { results: ran.end(stage)?.results.clone(), facts: vec![], warnings, cached })
+}
+
+fn read(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    serde_json::from_str(&text).map_err(|e| Error::internal(format!("`{}` is no JSON", path.display())).because(e))
+}
+
+/// `50,000`.
+fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let grouped = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    grouped.collect::<Vec<_>>().join(",")
+}
+
+/// An error of the pipeline as one of the command line: stages are named after its places, files as they were given, and
+/// what lies in the text of the pipeline is of no use. `said` are places and what was given there.
+pub fn in_words_of_the_command_line(mut error: Error, said: &[(&str, &str)]) -> Error {
+    error.place = None;
+    let files: Vec<(String, &str)> = said.iter().filter_map(|(_, given)| Some((absolute(given)?, *given))).collect();
+    let words = WORDS.iter().map(|(stage, line)| (*stage, *line));
+    let all: Vec<(&str, &str)> = files.iter().map(|(path, given)| (path.as_str(), *given)).chain(words).collect();
+    let as_given = |text: &mut String| all.iter().for_each(|(from, to)| *text = text.replace(from, to));
+    as_given(&mut error.message);
+    error.causes.iter_mut().chain(&mut error.hints).for_each(as_given);
+    let places = [SAMPLES, REFERENCE, NETWORK, METRICS];
+    let told = places.iter().find_map(|name| {
+        let rest = error.message.strip_prefix(&format!("stage `{name}`: "))?;
+        let given = said.iter().find(|(place, _)| place == name).map(|(_, given)| *given);
+        Some(match given {
+            Some(given) if !rest.contains(given) => format!("{name} `{given}`: {rest}"),
+            Some(_) => format!("{name}: {rest}"),
+            None => rest.into(),
+        })
+    });
+    error.message = told.unwrap_or(error.message);
+    error
+}
+
+/// What stages say of their parameters and inputs, and what the command line says of the same.
+const WORDS: [(&str, &str); 7] = [
+    ("`kid_subset_size` is", "`--kid-subset-size` is"),
+    ("make both with one `mode`", "make both with one `--mode`"),
+    ("leave `mode` out", "leave `--mode` out"),
+    ("connect an `inception` to input `network`", "name an Inception by `--network`, or none"),
+    ("connect the `encoder` of clip-vit-L-336 to input `network`", "name a CLIP by `--network`, or none"),
+    ("connect images", "give images"),
+    ("as `source` of the stage, beside its `name`", "as `--network NAME=FILE`"),
+];
+
+/// How stages name a file that was given relative to the current folder; `None` if they name it as it was given.
+fn absolute(given: &str) -> Option<String> {
+    let path = std::path::absolute(given).ok()?;
+    path.to_str().filter(|path| *path != given && Path::new(given).exists()).map(str::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_six_digits() {
+        let shown =
+            [3.942_557_4, 215.837_036_1, 0.000_123_456_78, 0.0, 1.0, 1e-9, -12.5, 50_000.0].map(|v| digits(Some(v)));
+        assert_eq!(
+            shown,
+            ["3.94256", "215.837", "0.000123457", "0.00000", "1.00000", "1.00000e-9", "-12.5000", "50000.0"]
+        );
+        assert_eq!(digits(None), "nan");
+        assert_eq!([1, 999, 1000, 1_234_567].map(thousands), ["1", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn errors_speak_of_what_was_given() {
+        let said = [(SAMPLES, "out.npz"), (REFERENCE, "ref")];
+        let told = |text: &str| in_words_of_the_command_line(Error::stage(text), &said).message;
+        assert_eq!(told("stage `samples`: no array `arr_0`"), "samples `out.npz`: no array `arr_0`");
+        assert_eq!(told("stage `reference`: /tmp/ref: no images"), "reference: /tmp/ref: no images");
+        assert_eq!(told("stage `metrics`: too few"), "too few");
+        assert_eq!(told("stage `p.toml:train`: too few"), "stage `p.toml:train`: too few");
+    }
+}

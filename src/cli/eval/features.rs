@@ -1,0 +1,84 @@
+//! Agreement of two representations that lie in files.
+
+use super::pipeline::{METRICS, Stages, text};
+use super::{How, Place, answer, run_pipeline};
+use crate::cli::common::print;
+use crate::error::{Error, Result};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Features are [n, d], or [n, tokens, d], which are averaged over tokens. Row i of both is of the same sample.
+Formats: safetensors, npy, npz, PyTorch files of any age; nothing in them is executed.")]
+pub struct Args {
+    /// Features of the samples
+    #[arg(value_hint = clap::ValueHint::FilePath)]
+    a: PathBuf,
+    /// Other features of the same samples, in the same order
+    #[arg(value_hint = clap::ValueHint::FilePath)]
+    b: PathBuf,
+    /// Which tensor, where a file holds several; twice for A and for B
+    #[arg(long, value_name = "NAME")]
+    key: Vec<String>,
+    /// These metrics besides
+    #[arg(long, value_delimiter = ',', value_name = "METRIC,…", value_parser = ["cknna", "cka", "mutual-knn"])]
+    metrics: Vec<String>,
+    /// Neighbours; REPA, ERW: 10
+    #[arg(short, value_name = "K", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
+    k: u32,
+    /// Clamp features to this quantile of their absolute values; 1: not
+    #[arg(long, value_name = "Q", default_value = "0.95", value_parser = quantile)]
+    clamp: f64,
+    /// Use the biased estimator of HSIC
+    #[arg(long)]
+    biased: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+fn quantile(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|q| (0.0..=1.0).contains(q)).ok_or_else(|| "write a number from 0 to 1".into())
+}
+
+impl Args {
+    /// One name is looked for in both files.
+    fn keys(&self) -> Result<[Option<&str>; 2]> {
+        match self.key.as_slice() {
+            [] => Ok([None, None]),
+            [both] => Ok([Some(both), Some(both)]),
+            [a, b] => Ok([Some(a), Some(b)]),
+            _ => Err(Error::usage("`--key` is given more than twice").hint("once for both files, or for A and for B")),
+        }
+    }
+}
+
+pub fn run(metric: &str, args: &Args, place: Place<'_>) -> Result<()> {
+    for path in [&args.a, &args.b] {
+        exists(path)?;
+    }
+    let [key_a, key_b] = args.keys()?;
+    let mut metrics = vec![metric];
+    args.metrics.iter().for_each(|m| {
+        if !metrics.contains(&m.as_str()) {
+            metrics.push(m)
+        }
+    });
+    let (a, b) = (text(&args.a)?, text(&args.b)?);
+    let params = json!({
+        "a": a, "b": b, "tensor_a": key_a, "tensor_b": key_b, "metrics": metrics,
+        "k": args.k, "clamp": args.clamp, "estimator": if args.biased { "biased" } else { "unbiased" },
+    });
+    let mut stages = Stages::of([a, b]);
+    stages.add(METRICS, json!({ "kind": "agreement", "params": params }));
+    let ran = run_pipeline(stages.text()?, &[("a", a), ("b", b)], None, &args.how, place)?;
+    print(&answer::of_features(&ran, [a, b], args.how.json)?)
+}
+
+fn exists(path: &Path) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let error = Error::usage(format!("nothing at `{}`", path.display()));
+    Err(error.hint("give a file of features, or a folder that `erw export` wrote of them"))
+}

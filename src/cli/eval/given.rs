@@ -1,0 +1,154 @@
+//! What an argument of `erw eval` denotes: a folder, an archive, statistics, an artifact. Looks at names and headers only;
+//! whether the images in it can be read is found out by the stage that reads them.
+
+use super::Place;
+use crate::cli::common::PipelineArgs;
+use crate::cli::export::stage_and_output;
+use crate::error::{Error, Result};
+use crate::ml::formats::Npz;
+use crate::ml::metrics::gaussian::{POOLED, SPATIAL, STATS_FILE};
+use crate::runner::actions;
+use crate::runner::lineage::find;
+use crate::runner::plan::{Verdict, verdict};
+use crate::runner::store::Store;
+use std::path::{Path, PathBuf};
+
+/// Types of artifacts that hold images.
+const IMAGES: [&str; 2] = ["images", "samples"];
+pub const STATS: &str = "stats";
+/// What the names of images in an npz are, as the ADM suite has them.
+const ARRAY: &str = "arr_0";
+/// Fewer digits of a digest are taken for a misspelt path.
+const LEAST_DIGITS: usize = 4;
+
+/// One side of a comparison.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Given {
+    /// Images that a stage reads from here.
+    Images(PathBuf),
+    /// Published statistics.
+    Statistics(PathBuf, Holds),
+    /// The output of a stage, as an input names it, and its type.
+    Stage(String, String),
+}
+
+/// What published statistics hold beside mean and covariance of pooled features.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Holds {
+    pub spatial: bool,
+    pub images: bool,
+}
+
+impl Given {
+    /// Tells what `text` denotes.
+    ///
+    /// # Errors
+    /// When it is none of what the help of `erw eval` lists.
+    pub fn of(text: &str, place: Place<'_>) -> Result<Self> {
+        let path = Path::new(text);
+        if path.is_dir() {
+            return folder(path);
+        }
+        if path.exists() {
+            return file(path);
+        }
+        if text.contains(".toml:") {
+            return stage(text, &[&IMAGES[..], &[STATS]].concat(), place);
+        }
+        match artifact(text, place)? {
+            Some(path) => Self::of(&path.display().to_string(), place),
+            None => Err(nothing_at(text)),
+        }
+    }
+
+    /// Statistics made by whomever.
+    pub fn is_statistics(&self) -> bool {
+        matches!(self, Self::Statistics(..)) || matches!(self, Self::Stage(_, ty) if ty == STATS)
+    }
+}
+
+/// The error about an argument that denotes nothing.
+pub fn nothing_at(text: &str) -> Error {
+    Error::usage(format!("nothing at `{text}`"))
+        .hint("give a folder, a ZIP or an npz, digits of an artifact's digest, or FILE.toml:STAGE")
+}
+
+/// A folder of images, or an artifact.
+fn folder(dir: &Path) -> Result<Given> {
+    // Of a folder of images the stage tells what is wrong with it.
+    let statistics = dir.join(STATS_FILE);
+    if statistics.is_file() { npz(&statistics) } else { Ok(Given::Images(dir.to_path_buf())) }
+}
+
+fn file(path: &Path) -> Result<Given> {
+    // An npz is a ZIP, too: of arrays.
+    match Npz::open(path) {
+        Ok(archive) if !archive.names().is_empty() => npz(path),
+        Ok(_) => Ok(Given::Images(path.to_path_buf())),
+        Err(e) => {
+            let error = Error::usage(format!("`{}` is neither a folder nor a ZIP nor an npz", path.display()));
+            Err(error.because(e))
+        }
+    }
+}
+
+fn npz(path: &Path) -> Result<Given> {
+    let names = Npz::open(path)?.names();
+    let has = |name: &str| names.iter().any(|n| n == name);
+    if POOLED.iter().all(|name| has(name)) {
+        let holds = Holds { spatial: SPATIAL.iter().all(|name| has(name)), images: has(ARRAY) };
+        return Ok(Given::Statistics(path.to_path_buf(), holds));
+    }
+    if has(ARRAY) {
+        return Ok(Given::Images(path.to_path_buf()));
+    }
+    let text = format!("`{}` holds neither images (`arr_0`) nor statistics (`mu` and `sigma`)", path.display());
+    Err(Error::usage(text).hint(format!("its arrays are {}", ticked(&names))))
+}
+
+fn ticked(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown = names.iter().take(SHOWN).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// `FILE.toml:STAGE[.OUTPUT]`, which must be there: an evaluation trains nothing.
+pub fn stage(text: &str, types: &[&str], place: Place<'_>) -> Result<Given> {
+    let (stem, what) = text.split_once(".toml:").unwrap_or((text, ""));
+    let file = format!("{stem}.toml");
+    let pipeline = PipelineArgs::of(&file).load(place.registry)?;
+    let (id, output) = stage_and_output(&pipeline, what)?;
+    let stage = pipeline.stage(id);
+    let fits =
+        |(name, ty): &(&String, &String)| types.contains(&ty.as_str()) && output.as_ref().is_none_or(|o| o == *name);
+    let Some((name, ty)) = stage.outputs.iter().find(fits) else {
+        let made: Vec<String> = stage.outputs.values().map(|ty| format!("`{ty}`")).collect();
+        let error = Error::usage(format!("`{text}` is of type {}", made.join(" and ")));
+        return Err(error.hint(format!("wanted is {}", types.join(", "))));
+    };
+    match verdict(&pipeline, &Store::open(place.cache)?, id)? {
+        Verdict::Cached(_) => Ok(Given::Stage(format!("{file}:{}.{name}", stage.name), ty.clone())),
+        _ => {
+            let error = Error::usage(format!("stage `{}` of `{file}` is not up to date", stage.name));
+            Err(error.hint(format!("`erw run {file} {}` makes it", stage.name)))
+        }
+    }
+}
+
+/// Where the artifact with these first digits lies; `None` if the text is no such thing.
+fn artifact(text: &str, place: Place<'_>) -> Result<Option<PathBuf>> {
+    if text.len() < LEAST_DIGITS || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Ok(None);
+    }
+    let store = Store::open(place.cache)?;
+    let digest = find(&store, &actions::all(&store)?.0, &text.to_lowercase())?;
+    let path = store.object(&digest);
+    if path.exists() {
+        Ok(Some(path))
+    } else {
+        Err(Error::usage(format!("artifact `{text}` is no longer in the store")))
+    }
+}

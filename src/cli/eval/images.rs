@@ -1,0 +1,322 @@
+//! Metrics of sets of images: which are asked for, and the pipeline that computes them.
+
+use super::given::{Given, Holds, STATS};
+use super::network::{self, Network};
+use super::pipeline::{Extraction, METRICS, NETWORK, REFERENCE, SAMPLES, Stages};
+use super::{How, Place, answer, run_pipeline};
+use crate::cli::common::print;
+use crate::error::{Error, Result};
+use crate::ml::metrics::gaussian::STATS_FILE;
+use crate::runner::pool::Limits;
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "`erw eval --help` says what SAMPLES and REFERENCE can be, and what --json prints.")]
+pub struct Args {
+    /// Generated images
+    samples: String,
+    /// What they should come close to
+    reference: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "`erw eval --help` says what SAMPLES can be, and what --json prints.")]
+pub struct Alone {
+    /// Generated images
+    samples: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct StatsArgs {
+    /// The images
+    images: String,
+    /// The file to write
+    #[arg(short, long, value_name = "OUT.npz", value_hint = clap::ValueHint::FilePath)]
+    output: PathBuf,
+    /// Write back so many of the images, spread evenly, for precision, recall and KID; the ADM suite: 10000
+    #[arg(long = "arr-0", value_name = "N")]
+    arr_0: Option<u32>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// The tool whose numbers are to be reproduced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    /// The ADM suite, whose numbers papers report
+    Adm,
+    /// pytorch-fid
+    PytorchFid,
+    /// clean-fid, mode "clean"
+    CleanFid,
+    /// torch-fidelity
+    TorchFidelity,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Adm => "adm",
+            Self::PytorchFid => "pytorch-fid",
+            Self::CleanFid => "clean-fid",
+            Self::TorchFidelity => "torch-fidelity",
+        }
+    }
+}
+
+/// What can be asked of a comparison of images, as stages name it.
+const METRIC_NAMES: [&str; 9] = ["fid", "sfid", "is", "precision", "recall", "density", "coverage", "kid", "cmmd"];
+
+#[derive(Debug, clap::Args)]
+struct Settings {
+    /// Which metrics, of one pass over the images: of `all` only these, else these besides
+    #[arg(long, value_delimiter = ',', value_name = "METRIC,…", value_parser = METRIC_NAMES)]
+    metrics: Vec<String>,
+    /// The tool whose numbers are to be reproduced: how it prepares images, and its conventions
+    #[arg(long, value_enum, value_name = "MODE")]
+    mode: Option<Mode>,
+    /// What makes the features: a published network by name (`erw weights list`), a file of its weights, NAME=FILE for those of
+    /// another than the usual one, a folder that `erw export` wrote, or FILE.toml:STAGE
+    #[arg(long, value_name = "NAME|FILE")]
+    network: Option<String>,
+    /// At most so many images of each side, spread evenly
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Neighbours of precision, recall, density and coverage [default: 3]
+    #[arg(short, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    k: Option<u32>,
+    /// Subsets that KID is the mean over [default: 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    kid_subsets: Option<u32>,
+    /// Images in each of them [default: 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    kid_subset_size: Option<u32>,
+    /// Images at a time; results do not depend on it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
+    /// `cpu`, `cuda` or `cuda:N`
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: String,
+    #[command(flatten)]
+    how: How,
+}
+
+/// What the subcommand asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    Fid,
+    Sfid,
+    PrecisionRecall,
+    Kid,
+    Fd,
+    Cmmd,
+    All,
+}
+
+impl Wanted {
+    fn default_network(self) -> &'static str {
+        match self {
+            Self::Fd => network::DINOV2,
+            Self::Cmmd => network::CLIP,
+            _ => network::INCEPTION,
+        }
+    }
+
+    /// The metrics that a user of this mode's tool expects. `holds` is what published statistics are confined to.
+    fn metrics(self, mode: Mode, inception: bool, holds: Option<Holds>) -> Vec<&'static str> {
+        let all: &[&str] = match (self, mode) {
+            (Self::Sfid, _) => return vec!["sfid"],
+            (Self::PrecisionRecall, _) => return vec!["precision", "recall"],
+            (Self::Kid, _) => return vec!["kid"],
+            (Self::Cmmd, _) => return vec!["cmmd"],
+            (Self::Fid, Mode::Adm) if inception => &["fid", "sfid"],
+            (Self::Fid | Self::Fd, _) => &["fid"],
+            (Self::All, _) if !inception => &["fid", "precision", "recall", "kid"],
+            (Self::All, Mode::Adm) => &["fid", "sfid", "is", "precision", "recall", "kid"],
+            (Self::All, Mode::TorchFidelity) => &["is", "fid", "kid", "precision", "recall"],
+            (Self::All, Mode::CleanFid) => &["fid", "kid"],
+            (Self::All, Mode::PytorchFid) => &["fid"],
+        };
+        // What published statistics cannot give is left out of a bundle, and refused where it is asked for by name.
+        let can = |metric: &&str| match (*metric, holds) {
+            ("sfid", Some(holds)) => holds.spatial,
+            ("precision" | "recall" | "kid", Some(holds)) => holds.images,
+            _ => true,
+        };
+        all.iter().copied().filter(can).collect()
+    }
+}
+
+impl Settings {
+    fn extraction(&self) -> Result<(Extraction, Option<usize>)> {
+        let gpu = self.gpu()?;
+        let number = |n: u32| n as usize;
+        let mode = self.mode.map(Mode::name);
+        let (limit, batch) = (self.limit.map(number), self.batch.map(number));
+        Ok((Extraction { mode, limit, batch, arr_0: None, gpu: gpu.is_some() }, gpu))
+    }
+
+    /// Which of the visible GPUs is asked for.
+    fn gpu(&self) -> Result<Option<usize>> {
+        let number = match self.device.split_once(':') {
+            None if self.device == "cpu" => return Ok(None),
+            None if self.device == "cuda" => Some(0),
+            Some(("cuda", number)) => number.parse().ok(),
+            _ => None,
+        };
+        let Some(number) = number else {
+            let error = Error::usage(format!("unknown device `{}`", self.device));
+            return Err(error.hint("devices are `cpu`, `cuda` and `cuda:N`"));
+        };
+        let visible = Limits::of_machine().gpus.len();
+        if number < visible {
+            return Ok(Some(number));
+        }
+        let seen = if visible == 0 { "no GPU is seen".into() } else { format!("the GPUs are 0 to {}", visible - 1) };
+        Err(Error::usage(format!("no device `{}`", self.device)).because(seen))
+    }
+
+    fn network(&self, default: &str, place: Place<'_>) -> Result<Network> {
+        let network = Network::of(self.network.as_deref(), default, place)?;
+        match self.mode {
+            Some(mode) if !network.is_inception() => {
+                let text = format!("`--mode {}` is about Inception, and the network is another", mode.name());
+                Err(Error::usage(text))
+            }
+            _ => Ok(network),
+        }
+    }
+}
+
+/// Compares two sets.
+pub fn run(wanted: Wanted, args: &Args, place: Place<'_>) -> Result<()> {
+    let settings = &args.settings;
+    let samples = Given::of(&args.samples, place)?;
+    if let Given::Statistics(path, _) = &samples {
+        let error = Error::usage(format!("`{}` holds published statistics, not samples", path.display()));
+        return Err(error.hint("the order is SAMPLES REFERENCE"));
+    }
+    let reference = Given::of(&args.reference, place)?;
+    let network = settings.network(wanted.default_network(), place)?;
+    let holds = if let Given::Statistics(_, holds) = &reference { Some(*holds) } else { None };
+    let mode = settings.mode.unwrap_or(Mode::Adm);
+    let mut metrics: Vec<&str> = settings.metrics.iter().map(String::as_str).collect();
+    if wanted != Wanted::All || metrics.is_empty() {
+        metrics.splice(0..0, wanted.metrics(mode, network.is_inception(), holds));
+    }
+    for metric in &metrics {
+        check(metric, &network, holds.map(|holds| (args.reference.as_str(), holds)))?;
+    }
+    let sides = [(SAMPLES, args.samples.as_str(), samples), (REFERENCE, args.reference.as_str(), reference)];
+    measure(&metrics, &sides, &network, settings, place)
+}
+
+/// What would be found out after hours, once features are there, is said before.
+fn check(metric: &str, network: &Network, statistics: Option<(&str, Holds)>) -> Result<()> {
+    if ["sfid", "is"].contains(&metric) && !network.is_inception() {
+        let text = format!("`{metric}` is of Inception, and the network is of type `{}`", network.ty());
+        return Err(Error::usage(text).hint("name an Inception by `--network`, or none"));
+    }
+    let Some((given, holds)) = statistics else { return Ok(()) };
+    let lacks = match metric {
+        "sfid" if !holds.spatial => "spatial statistics (`mu_s` and `sigma_s`)",
+        "precision" | "recall" | "density" | "coverage" | "kid" | "cmmd" if !holds.images => "images (`arr_0`)",
+        _ => return Ok(()),
+    };
+    Err(Error::usage(format!("`{given}` holds no {lacks}, which `{metric}` compares with")))
+}
+
+/// Measures a set by itself: nothing is compared, so the set stands for its reference.
+pub fn run_alone(args: &Alone, place: Place<'_>) -> Result<()> {
+    let samples = Given::of(&args.samples, place)?;
+    if samples.is_statistics() && !matches!(samples, Given::Stage(..)) {
+        return Err(Error::usage(format!("`{}` holds published statistics, not samples", args.samples)));
+    }
+    let network = args.settings.network(network::INCEPTION, place)?;
+    check("is", &network, None)?;
+    let metrics: Vec<&str> = std::iter::once("is").chain(args.settings.metrics.iter().map(String::as_str)).collect();
+    measure(&metrics, &[(SAMPLES, &args.samples, samples)], &network, &args.settings, place)
+}
+
+fn measure(
+    metrics: &[&str],
+    sides: &[(&str, &str, Given)],
+    network: &Network,
+    settings: &Settings,
+    place: Place<'_>,
+) -> Result<()> {
+    let (extraction, gpu) = settings.extraction()?;
+    let mut stages = Stages::of(sides.iter().map(|(_, said, _)| *said));
+    let from = network.reference();
+    let mut inputs = json!({});
+    // Two sets of features that are known need no network, so none is fetched.
+    if sides.iter().any(|(_, _, given)| !matches!(given, Given::Stage(_, ty) if ty == STATS)) {
+        network.add(&mut stages)?;
+        inputs["network"] = json!(from);
+    }
+    for (name, _, given) in sides {
+        inputs[name] = json!(extraction.add(&mut stages, name, given, from)?);
+    }
+    if sides.len() == 1 {
+        inputs[REFERENCE] = inputs[SAMPLES].clone();
+    }
+    let mut names: Vec<&str> = vec![];
+    metrics.iter().copied().for_each(|name| {
+        if !names.contains(&name) {
+            names.push(name)
+        }
+    });
+    let params = json!({
+        "metrics": names, "mode": extraction.mode, "k": settings.k,
+        "kid_subsets": settings.kid_subsets, "kid_subset_size": settings.kid_subset_size,
+    });
+    let mut last = json!({ "kind": "fid", "inputs": inputs, "params": params });
+    extraction.operate(&mut last);
+    stages.add(METRICS, last);
+    let mut said: Vec<(&str, &str)> = sides.iter().map(|(name, said, _)| (*name, *said)).collect();
+    said.extend(settings.network.as_deref().map(|network| (NETWORK, network)));
+    let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place).map_err(|e| network.missing(e))?;
+    print(&answer::of_images(&ran, &said, settings.how.json)?)
+}
+
+/// Writes the statistics of a set in the published layout.
+pub fn run_stats(args: &StatsArgs, place: Place<'_>) -> Result<()> {
+    let settings = &args.settings;
+    if !settings.metrics.is_empty() {
+        return Err(Error::usage("`--metrics` is about comparisons, and statistics are compared with nothing"));
+    }
+    let images = Given::of(&args.images, place)?;
+    if images.is_statistics() {
+        return Err(Error::usage(format!("`{}` holds statistics already", args.images)));
+    }
+    let network = settings.network(network::INCEPTION, place)?;
+    let (extraction, gpu) = settings.extraction()?;
+    let extraction = Extraction { arr_0: args.arr_0, ..extraction };
+    let mut stages = Stages::of([args.images.as_str()]);
+    network.add(&mut stages)?;
+    extraction.add(&mut stages, SAMPLES, &images, network.reference())?;
+    let mut said = vec![(SAMPLES, args.images.as_str())];
+    said.extend(settings.network.as_deref().map(|network| (NETWORK, network)));
+    let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place).map_err(|e| network.missing(e))?;
+    write(&ran.output(SAMPLES)?.join(STATS_FILE), &args.output)?;
+    print(&answer::of_stats(&ran, &said, &args.output, settings.how.json)?)
+}
+
+/// A copy that is the user's, whole or not at all.
+fn write(from: &Path, to: &Path) -> Result<()> {
+    let failed = |e| Error::io("write", to, e);
+    let mut beside = to.as_os_str().to_owned();
+    beside.push(".part");
+    let beside = PathBuf::from(beside);
+    fs::copy(from, &beside).map_err(failed)?;
+    // The store's files are read-only.
+    fs::set_permissions(&beside, fs::Permissions::from_mode(0o644)).map_err(failed)?;
+    fs::rename(&beside, to).map_err(failed)
+}

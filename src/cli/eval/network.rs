@@ -1,0 +1,117 @@
+//! The network that makes features, as `--network` names it. Knows names, files and types, nothing of what networks do.
+
+use super::Place;
+use super::given::{self, Given};
+use super::pipeline::{NETWORK, Stages, text, weights};
+use crate::error::{Error, Result};
+use crate::fetch::registry::{self, Entry};
+use crate::runner::suggest;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// Those that metrics are defined by, by their names in the registry.
+pub const INCEPTION: &str = "fid-inception";
+pub const DINOV2: &str = "dinov2-vit-l";
+pub const CLIP: &str = "clip-vit-L-336";
+
+/// Types of artifacts that make features of images.
+const TYPES: [&str; 3] = ["inception", "encoder", "classifier"];
+
+/// Where a network comes from.
+#[derive(Debug)]
+pub enum Network {
+    /// Fetched, once.
+    Published(&'static Entry),
+    /// A file of the weights of a published network.
+    File(PathBuf, &'static Entry),
+    /// A folder that `erw export` wrote: the weights in it and their type.
+    Exported(PathBuf, &'static str),
+    /// A stage of a pipeline, and the type of what it makes.
+    Stage(String, String),
+}
+
+impl Network {
+    /// What `named` denotes, `default` where nothing is named: a published network, a file of the weights of `default`,
+    /// `NAME=FILE` for those of another, an exported folder, or a stage.
+    pub fn of(named: Option<&str>, default: &str, place: Place<'_>) -> Result<Self> {
+        let Some(named) = named else { return Ok(Self::Published(entry(default)?)) };
+        let path = Path::new(named);
+        if path.is_dir() {
+            return exported(path);
+        }
+        if path.is_file() {
+            return Ok(Self::File(path.into(), entry(default)?));
+        }
+        if named.contains(".toml:") {
+            return match given::stage(named, &TYPES, place)? {
+                Given::Stage(stage, ty) => Ok(Self::Stage(stage, ty)),
+                _ => Err(Error::internal("a stage that is none")),
+            };
+        }
+        match named.split_once('=') {
+            Some((name, file)) if Path::new(file).is_file() => Ok(Self::File(file.into(), entry(name)?)),
+            Some((_, file)) => Err(Error::usage(format!("nothing at `{file}`"))),
+            None => Ok(Self::Published(entry(named)?)),
+        }
+    }
+
+    /// The type of artifact that it is.
+    pub fn ty(&self) -> &str {
+        match self {
+            Self::Published(entry) | Self::File(_, entry) => &entry.artifact,
+            Self::Exported(_, ty) => ty,
+            Self::Stage(_, ty) => ty,
+        }
+    }
+
+    pub fn is_inception(&self) -> bool {
+        self.ty() == "inception"
+    }
+
+    /// An error, with what identifies the network's file where it could not be fetched.
+    pub fn missing(&self, error: Error) -> Error {
+        let Self::Published(entry) = self else { return error };
+        let sum = entry.locations.first().and_then(|location| location.sha256.as_ref());
+        let absent = error.message.contains("could not be fetched");
+        error.maybe_hint(sum.filter(|_| absent).map(|sum| format!("the sha256 of `{}` is {sum}", entry.name)))
+    }
+
+    /// What inputs name.
+    pub fn reference(&self) -> &str {
+        if let Self::Stage(stage, _) = self { stage } else { NETWORK }
+    }
+
+    /// Adds the stage that brings it in, unless it is one of a pipeline.
+    pub fn add(&self, stages: &mut Stages) -> Result<()> {
+        let params = match self {
+            Self::Stage(..) => return Ok(()),
+            Self::Published(entry) => json!({ "name": entry.name }),
+            Self::File(path, entry) => json!({ "source": text(path)?, "preset": entry.preset }),
+            Self::Exported(dir, ty) => {
+                let (file, config) = (dir.join(format!("{ty}.safetensors")), dir.join("config.json"));
+                json!({ "source": text(&file)?, "config": text(&config)? })
+            }
+        };
+        stages.add(NETWORK, weights(self.ty(), params));
+        Ok(())
+    }
+}
+
+/// A published network that makes features.
+fn entry(name: &str) -> Result<&'static Entry> {
+    let known = registry::entries()?.iter().filter(|e| TYPES.contains(&e.artifact.as_str()));
+    known.clone().find(|e| e.name == name).ok_or_else(|| {
+        let error = Error::usage(format!("`--network {name}`: neither a file nor the name of a published network"));
+        error.maybe_hint(suggest::hint(name, known.map(|e| e.name.as_str()), "known by name are"))
+    })
+}
+
+fn exported(dir: &Path) -> Result<Network> {
+    let types = ["inception", "encoder"];
+    match types.into_iter().find(|ty| dir.join(format!("{ty}.safetensors")).is_file()) {
+        Some(ty) => Ok(Network::Exported(dir.into(), ty)),
+        None => Err(Error::usage(format!("`{}` is no exported network", dir.display()))
+            .hint("it holds inception.safetensors or encoder.safetensors, with config.json")
+            .hint("a classifier is named by its stage: FILE.toml:STAGE")),
+    }
+}

@@ -1,0 +1,107 @@
+//! The pipeline behind an evaluation, as text. Stages are named after the places of the command line, so that whatever is
+//! said of them is understood.
+
+use super::given::{Given, STATS};
+use crate::error::{Error, Result};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// Where the values of such pipelines come from, as reasons say it.
+pub const FILE: &str = "command line";
+pub const SAMPLES: &str = "samples";
+pub const REFERENCE: &str = "reference";
+pub const NETWORK: &str = "network";
+pub const METRICS: &str = "metrics";
+
+/// The stages of a pipeline, in the order they are added.
+pub struct Stages {
+    /// As in `erw log`. Reasons to run are told since the last pipeline of the name, so it is of the files.
+    name: String,
+    stages: Map<String, Value>,
+}
+
+impl Stages {
+    /// None yet, of a pipeline that is about these files.
+    pub fn of<'a>(files: impl IntoIterator<Item = &'a str>) -> Self {
+        let last = |file: &'a str| file.trim_end_matches('/').rsplit('/').next().unwrap_or(file);
+        let name = std::iter::once("eval").chain(files.into_iter().map(last)).collect::<Vec<_>>().join(" ");
+        Self { name, stages: Map::new() }
+    }
+
+    /// A stage. Entries without a value (null) are left out.
+    pub fn add(&mut self, name: &str, mut stage: Value) {
+        without_nulls(&mut stage);
+        self.stages.insert(name.into(), stage);
+    }
+
+    pub fn text(self) -> Result<String> {
+        toml::to_string(&json!({ "name": self.name, "stages": self.stages }))
+            .map_err(|e| Error::internal("a written pipeline is no TOML").because(e))
+    }
+}
+
+fn without_nulls(value: &mut Value) {
+    if let Value::Object(map) = value {
+        map.retain(|_, v| !v.is_null());
+        map.values_mut().for_each(without_nulls);
+    }
+}
+
+/// How features are made of images.
+pub struct Extraction {
+    pub mode: Option<&'static str>,
+    pub limit: Option<usize>,
+    pub batch: Option<usize>,
+    /// Images to write back beside statistics.
+    pub arr_0: Option<u32>,
+    /// Whether a GPU makes them.
+    pub gpu: bool,
+}
+
+/// Rows of features that are kept of each side for precision, recall and KID: all of the usual 50,000 samples. The same
+/// for every metric, so that all share what was extracted.
+const FEATURES: usize = 50_000;
+
+impl Extraction {
+    /// Adds the stage `name` that brings a side in, its images seen by `network`. Returns what inputs name.
+    pub fn add(&self, stages: &mut Stages, name: &str, given: &Given, network: &str) -> Result<String> {
+        let stage = match given {
+            Given::Stage(stage, ty) if ty == STATS => return Ok(stage.clone()),
+            Given::Statistics(path, _) => weights(STATS, json!({ "source": text(path)? })),
+            Given::Images(path) => self.stats(&json!(text(path)?), &Value::Null, network),
+            Given::Stage(stage, _) => self.stats(&Value::Null, &json!(stage), network),
+        };
+        stages.add(name, stage);
+        Ok(name.into())
+    }
+
+    fn stats(&self, source: &Value, images: &Value, network: &str) -> Value {
+        let params = json!({
+            "source": source, "mode": self.mode, "features": FEATURES, "limit": self.limit, "arr_0": self.arr_0,
+        });
+        let inputs = json!({ "images": images, "network": network });
+        let mut stage = json!({ "kind": "stats", "inputs": inputs, "params": params });
+        self.operate(&mut stage);
+        stage
+    }
+
+    /// How a stage that has images to walk over does it.
+    pub fn operate(&self, stage: &mut Value) {
+        stage["operation"] = json!({ "batch": self.batch });
+        if self.gpu {
+            stage["resources"] = json!({ "gpus": 1 });
+        }
+    }
+}
+
+/// A stage that brings in weights, or statistics.
+pub fn weights(artifact: &str, mut params: Value) -> Value {
+    params["as"] = json!(artifact);
+    json!({ "kind": "weights", "params": params })
+}
+
+/// A path as TOML can say it.
+pub fn text(path: &Path) -> Result<&str> {
+    let cannot = || Error::usage(format!("the name of `{}` is not UTF-8", path.display()));
+    path.to_str().ok_or_else(cannot)
+}

@@ -1,0 +1,101 @@
+//! Alignment of two representations of the same samples by the measures of Huh et al. 2024, prepared as they prepare
+//! them: each representation once, then compared with any number of others. Where features come from is the caller's
+//! business.
+
+use super::cka::{Gram, cka};
+use super::cknna::{Estimator, Neighbours, cknna};
+use super::mutual_knn::{Circles, mutual_knn};
+use super::nearest::within;
+use super::unit_rows::{Clamp, UnitRows};
+use candle_core::{Result, Tensor, bail};
+use serde::{Deserialize, Serialize};
+
+/// A measure of alignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measure {
+    Cknna,
+    Cka,
+    MutualKnn,
+}
+
+impl Measure {
+    pub const ALL: [Self; 3] = [Self::Cknna, Self::Cka, Self::MutualKnn];
+
+    /// As in parameters and results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cknna => "cknna",
+            Self::Cka => "cka",
+            Self::MutualKnn => "mutual-knn",
+        }
+    }
+}
+
+/// How representations are compared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Protocol {
+    pub measures: Vec<Measure>,
+    /// Neighbours; CKA has none.
+    pub k: usize,
+    pub clamp: Clamp,
+    /// Of CKNNA and CKA.
+    pub estimator: Estimator,
+}
+
+impl Protocol {
+    /// Whether any measure asks for neighbours.
+    pub fn has_neighbours(&self) -> bool {
+        self.measures.iter().any(|m| *m != Measure::Cka)
+    }
+}
+
+/// A representation, prepared for the measures of a protocol.
+#[derive(Debug)]
+pub struct Representation {
+    near: Option<Neighbours>,
+    circles: Option<Circles>,
+    gram: Option<Gram>,
+}
+
+impl Representation {
+    /// Of features `[n, d]`, or `[n, t, d]` whose t tokens are averaged, of any float type.
+    pub fn of(features: &Tensor, protocol: &Protocol) -> Result<Self> {
+        let rows = UnitRows::of(features, protocol.clamp)?;
+        let wants = |measure| protocol.measures.contains(&measure);
+        let (mut near, mut circles) = (None, None);
+        if protocol.has_neighbours() {
+            let nearest = within(&rows, protocol.k)?;
+            if wants(Measure::Cknna) {
+                near = Some(Neighbours::new(&nearest, protocol.k, protocol.estimator)?);
+            }
+            if wants(Measure::MutualKnn) {
+                circles = Some(Circles::new(&nearest, protocol.k));
+            }
+        }
+        let gram = if wants(Measure::Cka) { Some(Gram::new(rows, protocol.estimator)?) } else { None };
+        Ok(Self { near, circles, gram })
+    }
+
+    /// The measure of this and another representation, both prepared for it.
+    pub fn score(&self, other: &Self, measure: Measure) -> Result<f64> {
+        match (measure, self, other) {
+            (Measure::Cknna, Self { near: Some(a), .. }, Self { near: Some(b), .. }) => cknna(a, b),
+            (Measure::Cka, Self { gram: Some(a), .. }, Self { gram: Some(b), .. }) => cka(a, b),
+            (Measure::MutualKnn, Self { circles: Some(a), .. }, Self { circles: Some(b), .. }) => mutual_knn(a, b),
+            _ => bail!("a representation is not prepared for {}", measure.name()),
+        }
+    }
+}
+
+/// Every measure of the protocol, in its order, between two representations of the same samples in the same order:
+/// `[n, d]` each (d may differ), or `[n, t, d]` whose t tokens are averaged.
+pub fn alignment(a: &Tensor, b: &Tensor, protocol: &Protocol) -> Result<Vec<f64>> {
+    let (rows, others) = (a.dim(0)?, b.dim(0)?);
+    if rows != others {
+        bail!("representations of {rows} and {others} samples cannot be compared");
+    }
+    // One after the other: the copy that neighbours are looked for in is as large as the features.
+    let (a, b) = (Representation::of(a, protocol)?, Representation::of(b, protocol)?);
+    protocol.measures.iter().map(|m| a.score(&b, *m)).collect()
+}

@@ -1,0 +1,80 @@
+//! KID, the kernel Inception distance (Bińkowski et al. 2018): the squared maximum mean discrepancy of two sets of
+//! features under the kernel (x·y / d + 1)^3, by the unbiased estimator, which is 0 in the mean for two sets of one
+//! distribution, of any size, and so is sometimes negative.
+//!
+//! Tools report the mean over random subsets, whose spread says how sure it is. Products are f32, sums f64.
+
+use super::pairs::{self, Rows, Vectors, same_dim};
+use super::random_state::RandomState;
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+
+/// Which subsets are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subsets {
+    /// How many pairs of subsets.
+    pub count: usize,
+    /// Samples in each.
+    pub size: usize,
+    /// Of numpy's `RandomState`, which draws them.
+    pub seed: u32,
+}
+
+impl Subsets {
+    /// torch-fidelity's: 100 of 1000 samples, seed 2020.
+    pub const TORCH_FIDELITY: Self = Self { count: 100, size: 1000, seed: 2020 };
+}
+
+/// KID over subsets.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Kid {
+    pub mean: f64,
+    /// Population standard deviation over the subsets.
+    pub std: f64,
+}
+
+/// KID of `samples` and `reference`, `[n, d]` and `[m, d]`, as torch-fidelity's `kid_features_to_metric`, which draws
+/// a subset of the samples first. The value depends on the order of samples, as which ones are drawn does.
+pub fn kid(samples: &Tensor, reference: &Tensor, subsets: &Subsets) -> Result<Kid> {
+    let (a, b) = (Rows::of(samples, "the samples")?, Rows::of(reference, "the reference")?);
+    same_dim(a.dim(), b.dim(), "KID")?;
+    let Subsets { count, size, seed } = *subsets;
+    for (len, what) in [(a.len(), "samples"), (b.len(), "reference images")] {
+        if len < size {
+            bail!("KID over subsets of {size} needs as many {what}, there are {len}");
+        }
+    }
+    if size < 2 || count == 0 {
+        bail!("KID over {count} subsets of {size}: needs 1 subset of 2 samples");
+    }
+    let mut random = RandomState::new(seed);
+    let drawn: Vec<_> =
+        (0..count).map(|_| (random.choice(a.len() as u32, size), random.choice(b.len() as u32, size))).collect();
+    let values: Vec<f64> = drawn.par_iter().map(|(i, j)| unbiased(&a.select(i), &b.select(j))).collect();
+    let mean = values.iter().sum::<f64>() / count as f64;
+    let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count as f64;
+    Ok(Kid { mean, std: variance.sqrt() })
+}
+
+/// KID of all samples and all reference images: what the mean over subsets estimates, without its noise. Does not
+/// depend on the order of samples (to rounding).
+pub fn kid_of_all(samples: &Tensor, reference: &Tensor) -> Result<f64> {
+    let (a, b) = (Vectors::of(samples, "the samples")?, Vectors::of(reference, "the reference")?);
+    same_dim(a.dim(), b.dim(), "KID")?;
+    for (set, what) in [(&a, "samples"), (&b, "reference images")] {
+        if set.len() < 2 {
+            bail!("KID needs 2 {what}, there are {}", set.len());
+        }
+    }
+    Ok(unbiased(&a, &b))
+}
+
+fn unbiased(a: &Vectors, b: &Vectors) -> f64 {
+    let scale = 1.0 / a.dim() as f64;
+    let kernel = |_, _, product: f32| {
+        let x = f64::from(product) * scale + 1.0;
+        x * x * x
+    };
+    let within = |v: &Vectors| pairs::sum_of_others(v, kernel) / (v.len() as f64 * (v.len() - 1) as f64);
+    within(a) + within(b) - 2.0 * pairs::sum(a, b, kernel) / (a.len() as f64 * b.len() as f64)
+}

@@ -1,0 +1,162 @@
+//! Encoders as feature networks: one vector for an image, as published distances take it.
+//!
+//! DINOv2 is that of FD-DINOv2 (Stein et al. 2023, dgm-eval): 224 pixels, the class token after the last norm. CLIP is
+//! that of CMMD (Jayasumana et al. 2024, cmmd-pytorch): the middle square at the network's own size, the class token
+//! through a norm and the projection; CMMD brings embeddings to length one itself. Both resize with Pillow to 8 bits,
+//! unlike the alignment of REPA, which wants patch tokens of larger images. Knows no metric.
+
+use super::{Encoder, EncoderConfig, NAMES, resample_positions, resample_positions_dinov2};
+use crate::ml::data::picture::Rgb;
+use crate::ml::data::resize::{Filter, center_square, resize};
+use crate::ml::models::features::{FeatureNetwork, Outputs};
+use crate::ml::models::vit::VitConfig;
+use crate::ml::nn::{LayerNorm, Linear};
+use crate::ml::weights::Tensors;
+use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_nn::{Module, VarBuilder};
+use rayon::prelude::*;
+use std::path::Path;
+
+/// Names of a [`Head`]'s tensors.
+pub(super) const HEAD: [&str; 3] = ["norm_post.weight", "norm_post.bias", "head.weight"];
+
+/// The side at which dgm-eval shows images to DINOv2, whose position tables are larger.
+const DINOV2_SIDE: usize = 224;
+
+/// CLIP's norm of the class token and its projection `[width, D]` into the space that images and texts share.
+#[derive(Debug)]
+pub(super) struct Head {
+    norm: LayerNorm,
+    projection: Linear,
+    width: usize,
+}
+
+impl Head {
+    pub(super) fn new(vit: &VitConfig, width: usize, vb: VarBuilder) -> Result<Self> {
+        let weight = vb.get((width, vit.dim), HEAD[2])?;
+        let bias = Tensor::zeros(width, weight.dtype(), weight.device())?;
+        let norm = LayerNorm::new(vit.dim, vit.eps, true, vb.pp("norm_post"))?;
+        Ok(Self { norm, projection: Linear::new(weight, bias), width })
+    }
+}
+
+/// Whether files of this transformer come with a [`Head`]: CLIP's do.
+pub(super) fn has_head(vit: &VitConfig) -> bool {
+    vit.pre_norm && !vit.final_norm
+}
+
+/// Length of the embedding that the head among `tensors` makes, if it is there and whole.
+pub(super) fn head_width(vit: &VitConfig, tensors: &Tensors) -> Option<usize> {
+    let whole = has_head(vit) && HEAD.iter().all(|name| tensors.contains_key(*name));
+    whole.then(|| tensors[HEAD[2]].dims().first().copied()).flatten()
+}
+
+/// An encoder that gives one vector for an image.
+pub struct Embedder {
+    encoder: Encoder,
+    name: &'static str,
+    preparation: String,
+    side: usize,
+    /// Of the grid of `side`.
+    positions: Tensor,
+}
+
+impl Embedder {
+    /// Opens an `encoder` artifact.
+    ///
+    /// # Errors
+    /// When CLIP's projection was not kept.
+    pub fn open(dir: &Path, device: &Device) -> Result<Self> {
+        Self::new(Encoder::open(dir, device)?).map_err(|e| e.context(format!("cannot embed by {}", dir.display())))
+    }
+
+    /// Of an encoder of any kind.
+    pub fn new(encoder: Encoder) -> Result<Self> {
+        let vit = encoder.vit.config();
+        if has_head(vit) && encoder.head.is_none() {
+            bail!(
+                "CLIP without `ln_post` and `proj`, which make the embedding; make the encoder anew from a file with both"
+            );
+        }
+        // Only DINOv2 has the factors of LayerScale.
+        let side = if vit.layer_scale { vit.image_size.min(DINOV2_SIDE) } else { vit.image_size };
+        let grid = side / vit.patch_size;
+        let table = encoder.vit.positions();
+        let positions = match vit.layer_scale && vit.class_token && vit.registers == 0 {
+            true => resample_positions_dinov2(table, grid)?,
+            false => resample_positions(table, usize::from(vit.class_token), grid)?,
+        };
+        let preparation = describe(vit, side);
+        Ok(Self { name: name(&encoder.config), preparation, side, positions, encoder })
+    }
+
+    /// u8 images `[n, 3, H, W]` to f32 `[n, 3, side, side]`, normalised.
+    pub fn prepare(&self, images: &Tensor) -> Result<Tensor> {
+        let [n, 3, height, width] = *images.dims() else {
+            bail!("an encoder takes u8 images [n, 3, H, W], got {:?}", images.dims())
+        };
+        if images.elem_count() == 0 || images.dtype() != DType::U8 {
+            bail!("an encoder takes u8 images [n, 3, H, W], got {:?} {:?}", images.dtype(), images.dims());
+        }
+        let (side, square) = (self.side, has_head(self.encoder.vit.config()));
+        let pixels = images.permute((0, 2, 3, 1))?.flatten_all()?.to_vec1::<u8>()?;
+        let small = |data: &[u8]| {
+            let image = Rgb { height, width, data: data.to_vec() };
+            let image = if square { center_square(&image) } else { image };
+            resize(&image, side, side, Filter::Bicubic).data
+        };
+        let small: Vec<u8> = pixels.par_chunks_exact(height * width * 3).flat_map_iter(small).collect();
+        let small = Tensor::from_vec(small, (n, side, side, 3), images.device())?;
+        self.encoder.config.normalise(&small.permute((0, 3, 1, 2))?.contiguous()?)
+    }
+
+    /// Prepared images f32 `[n, 3, side, side]` to vectors f32 `[n, dim]`.
+    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        let vit = &self.encoder.vit;
+        let tokens = vit.encode_at(&vit.embed(images)?, &self.positions)?;
+        if !vit.config().class_token {
+            return vit.patches_of(&tokens)?.mean(1);
+        }
+        let class = tokens.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?;
+        match &self.encoder.head {
+            Some(head) => head.projection.forward(&head.norm.forward(&class)?),
+            None => Ok(class),
+        }
+    }
+}
+
+/// What a vector is and how it came about, for people who compare numbers.
+fn describe(vit: &VitConfig, side: usize) -> String {
+    let vector = match (vit.class_token, has_head(vit)) {
+        (_, true) => "projected embedding",
+        (false, _) => "mean of patch tokens",
+        (true, _) if vit.final_norm => "class token after the last norm",
+        (true, _) => "class token of the last block",
+    };
+    let square = if has_head(vit) { "middle square, " } else { "" };
+    format!("{square}antialiased bicubic to {side} as Pillow in 8 bits; {vector}")
+}
+
+/// The preset that an encoder is, or what it is in general.
+fn name(config: &EncoderConfig) -> &'static str {
+    let is = |name: &&&str| EncoderConfig::named(name).is_some_and(|preset| preset == *config);
+    NAMES.iter().find(is).copied().unwrap_or("encoder")
+}
+
+impl FeatureNetwork for Embedder {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn preparation(&self) -> &str {
+        &self.preparation
+    }
+
+    fn dim(&self) -> usize {
+        self.encoder.head.as_ref().map_or(self.encoder.config.vit.dim, |head| head.width)
+    }
+
+    fn outputs(&self, images_u8: &Tensor) -> Result<Outputs> {
+        Ok(Outputs { pool: self.forward(&self.prepare(images_u8)?)?, spatial: None, logits: None })
+    }
+}

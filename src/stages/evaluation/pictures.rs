@@ -1,0 +1,161 @@
+//! The images that an evaluation looks at: an artifact, or a folder, ZIP or npz that any tool made.
+//!
+//! Images keep their own size, because bringing them to the network's is part of a metric's definition. Files of
+//! different sizes are allowed: those of one batch that are equally large go through the network together.
+//! Knows neither networks nor metrics.
+
+use crate::error::{Error, Result};
+use crate::ml::data::decode::Orientation;
+use crate::ml::data::images::ImageSet;
+use crate::ml::data::picture::Rgb;
+use crate::ml::data::source::Source;
+use crate::ml::formats::Npz;
+use crate::ml::metrics::gaussian::POOLED;
+use crate::stages::support::spread;
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+/// A listed set of images, by index.
+pub struct Pictures {
+    store: Box<Store>,
+    /// Those that are looked at, where not all are.
+    chosen: Option<Vec<u64>>,
+}
+
+enum Store {
+    /// Equally large, mapped.
+    Set(ImageSet),
+    /// Decoded when their turn comes.
+    Files(Source),
+}
+
+/// Images of a batch that have one size.
+pub struct Group {
+    /// Places in the batch.
+    pub places: Vec<usize>,
+    /// u8 `[n, 3, H, W]` on the CPU.
+    pub images: Tensor,
+}
+
+impl From<ImageSet> for Pictures {
+    fn from(set: ImageSet) -> Self {
+        Self { store: Box::new(Store::Set(set)), chosen: None }
+    }
+}
+
+impl Pictures {
+    /// An artifact of type `images` or `samples`.
+    pub fn of_artifact(dir: &Path) -> Result<Self> {
+        Self::from(ImageSet::open(dir)?).not_empty(dir)
+    }
+
+    /// The `arr_0` of an npz, u8 `[N, H, W, 3]`.
+    pub fn of_npz(path: &Path) -> Result<Self> {
+        let hint = "images are u8 [N, H, W, 3] in `arr_0`, as `numpy.savez(path, images)` writes them";
+        Self::from(ImageSet::open_npz(path).map_err(|e| Error::from(e).hint(hint))?).not_empty(path)
+    }
+
+    /// Whatever lies at `path`: a folder of images, with a folder per class or without; a ZIP of that; an npz; a folder
+    /// that holds an artifact.
+    pub fn of_path(path: &Path) -> Result<Self> {
+        if path.join("samples.npz").is_file() || path.join("images-00000.safetensors").is_file() {
+            return Self::of_artifact(path);
+        }
+        if path.is_file() && Npz::open(path).is_ok_and(|npz| !npz.names().is_empty()) {
+            return Self::of_npz(path);
+        }
+        let hint = "give a folder of images, a ZIP of them, or an npz with `arr_0` u8 [N, H, W, 3]";
+        let source = Source::open(path, None, None).map_err(|e| Error::from(e).hint(hint))?;
+        Self { store: Box::new(Store::Files(source)), chosen: None }.not_empty(path)
+    }
+
+    fn not_empty(self, path: &Path) -> Result<Self> {
+        match self.len() {
+            0 => Err(Error::stage(format!("`{}` holds no images", path.display()))),
+            _ => Ok(self),
+        }
+    }
+
+    /// At most `limit` of the images, spread evenly over the set.
+    #[must_use]
+    pub fn limited(mut self, limit: Option<u64>) -> Self {
+        self.chosen = limit.filter(|limit| *limit < self.len()).map(|limit| spread(self.len(), limit));
+        self
+    }
+
+    pub fn len(&self) -> u64 {
+        match (&self.chosen, &*self.store) {
+            (Some(chosen), _) => chosen.len() as u64,
+            (None, Store::Set(set)) => set.len(),
+            (None, Store::Files(source)) => source.len() as u64,
+        }
+    }
+
+    /// Where an image stands in the whole set.
+    fn number(&self, index: u64) -> u64 {
+        self.chosen.as_ref().and_then(|chosen| chosen.get(index as usize)).copied().unwrap_or(index)
+    }
+
+    /// An image as messages name it.
+    pub fn place(&self, index: u64) -> String {
+        let number = self.number(index);
+        match &*self.store {
+            Store::Set(_) => format!("image {number}"),
+            Store::Files(source) => source.place(number as usize),
+        }
+    }
+
+    /// Images of these indices by size. Files are decoded on all threads.
+    ///
+    /// # Errors
+    /// A file that is no readable image; the error names it.
+    pub fn groups(&self, range: Range<u64>) -> candle_core::Result<Vec<Group>> {
+        let n = (range.end - range.start) as usize;
+        let numbers: Vec<u64> = range.map(|i| self.number(i)).collect();
+        let source = match &*self.store {
+            Store::Set(set) => {
+                let images = set.batch(&numbers, &Device::Cpu)?;
+                return Ok(vec![Group { places: (0..n).collect(), images }]);
+            }
+            Store::Files(source) => source,
+        };
+        // As they are stored, like all the tools: none turns an image by what a camera noted.
+        let read = |i: u64| source.original(i as usize, Orientation::Ignore);
+        let images: Vec<Rgb> = numbers.into_par_iter().map(read).collect::<candle_core::Result<_>>()?;
+        let mut sizes: BTreeMap<(usize, usize), (Vec<usize>, Vec<u8>)> = BTreeMap::new();
+        for (place, image) in images.into_iter().enumerate() {
+            let (places, pixels) = sizes.entry((image.height, image.width)).or_default();
+            places.push(place);
+            pixels.extend(image.data);
+        }
+        let group = |((height, width), (places, pixels)): ((usize, usize), (Vec<usize>, Vec<u8>))| {
+            let images = Tensor::from_vec(pixels, (places.len(), height, width, 3), &Device::Cpu)?;
+            Ok(Group { places, images: images.permute((0, 3, 1, 2))?.contiguous()? })
+        };
+        sizes.into_iter().map(group).collect()
+    }
+
+    /// An image as bytes `[H, W, 3]`, with H and W.
+    pub fn bytes(&self, index: u64) -> candle_core::Result<(Vec<u8>, (usize, usize))> {
+        let (mut bytes, mut size) = (vec![], (0, 0));
+        for Group { images, .. } in self.groups(index..index + 1)? {
+            let (_, _, height, width) = images.dims4()?;
+            bytes = images.permute((0, 2, 3, 1))?.flatten_all()?.to_vec1()?;
+            size = (height, width);
+        }
+        Ok((bytes, size))
+    }
+}
+
+/// What to say of images that lie beside published statistics: they are a few of many.
+pub fn caution(path: &Path) -> Option<String> {
+    let npz = Npz::open(path).ok()?;
+    npz.names().iter().any(|name| name == POOLED[0]).then(|| {
+        "the images in `source` lie beside statistics (`mu`, `sigma`) of the whole set that they are taken from; distances \
+         to these images alone are not FID to that set. A `weights` stage with `as = \"stats\"` takes the statistics"
+            .to_string()
+    })
+}

@@ -1,0 +1,65 @@
+//! What a reader of a number must know before comparing it with another.
+
+use super::comparison::Comparison;
+use super::measured::Measured;
+use super::metric::{Metric, Needs};
+
+/// Samples behind the numbers of papers.
+const USUAL: u64 = 50_000;
+/// Images beside the statistics of the ADM suite, which are of over a million.
+const BESIDE_ADM: u64 = 10_000;
+
+/// All that is to be said of a comparison.
+pub fn of(comparison: &Comparison, metrics: &[Metric], samples: &Measured, reference: &Measured) -> Vec<String> {
+    let moments = metrics.iter().any(|m| matches!(m, Metric::Fid | Metric::Sfid));
+    let fid = comparison.is_inception() && moments;
+    let counts = [samples.count, reference.count].into_iter().flatten().min();
+    let singular = if moments { counts.and_then(|n| singular(n, comparison.dim)) } else { None };
+    let cautions = [&comparison.samples, &comparison.reference];
+    let cautions = cautions.into_iter().filter_map(|side| side.note()?.caution.clone());
+    [
+        singular,
+        samples.count.filter(|n| fid && *n != USUAL).map(unusual),
+        reference.count.filter(|n| fid && *n == BESIDE_ADM).map(|_| few_references()),
+        partial("samples", samples, metrics),
+    ]
+    .into_iter()
+    .flatten()
+    .chain(cautions)
+    .collect()
+}
+
+/// The distance falls with the number of samples, so numbers compare only at equal counts; below `dim` samples the
+/// covariance has no full rank either.
+fn singular(images: u64, dim: usize) -> Option<String> {
+    (images <= dim as u64)
+        .then(|| format!("{images} images for features of dimension {dim}: the covariance is singular, the bias large"))
+}
+
+/// `FID-10K`, the name of a distance by its number of samples.
+pub fn fid_of(samples: u64) -> String {
+    match samples % 1000 {
+        0 => format!("FID-{}K", samples / 1000),
+        _ => format!("FID-{samples}"),
+    }
+}
+
+fn unusual(samples: u64) -> String {
+    let name = fid_of(samples);
+    format!("this is {name}: papers report {}, and it does not compare with that", fid_of(USUAL))
+}
+
+fn few_references() -> String {
+    format!(
+        "the reference is {BESIDE_ADM} images; papers compare with statistics of the whole training set, and the images \
+         that lie beside these are for precision and recall only"
+    )
+}
+
+/// Kept features are of some of the images.
+fn partial(side: &str, measured: &Measured, metrics: &[Metric]) -> Option<String> {
+    let (kept, count) = (measured.vectors.as_ref()?.dims()[0] as u64, measured.count?);
+    let metrics: Vec<&str> = metrics.iter().filter(|m| Needs::of(&[**m]).vectors).map(|m| m.name()).collect();
+    let (all, some) = (metrics.join(", "), kept < count);
+    some.then(|| format!("{all}: of the features of {kept} of the {count} {side}, all that were kept"))
+}

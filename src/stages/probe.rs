@@ -1,0 +1,209 @@
+//! `probe`: how well the blocks of a SiT, at several times, tell the classes of images apart: by weighted nearest
+//! neighbours as DINO's evaluation has it, and by a linear classifier on frozen features. An encoder's features of the
+//! same images can be probed beside it.
+
+use super::block_features::{Label, Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
+use super::block_scores::{Scores, by_block, report};
+use super::support::{check_pairs, parse, spread, stated_labels};
+use crate::error::{Error, Result};
+use crate::ml::data::packed::Packed;
+use crate::ml::metrics::knn;
+use crate::ml::metrics::linear_probe::{Fitting, LinearProbe};
+use crate::ml::path::Path as NoisePath;
+use crate::runner::attempt::Attempt;
+use crate::runner::manifest::{Params as Values, StageKind};
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+pub const KIND: StageKind = StageKind { name: "probe", manifest: include_str!("../../stages/probe.toml"), check, run };
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    seed: u64,
+    timesteps: Vec<f64>,
+    path: NoisePath,
+    label: Label,
+    probes: Vec<Kind>,
+    k: usize,
+    l2: f64,
+    tolerance: f64,
+    max_steps: usize,
+    images: u64,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    Linear,
+    Knn,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Knn => "knn",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Linear => "accuracy of a linear probe",
+            Self::Knn => "accuracy of nearest neighbours",
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    batch: usize,
+}
+
+fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
+    parse::<Operation>(operation)?;
+    let p: Params = parse(params)?;
+    check_timesteps(&p.timesteps)?;
+    if p.probes.is_empty() {
+        return Err(Error::usage("`probes` is empty").hint("there are `linear` and `knn`"));
+    }
+    if let Some(i) = (1..p.probes.len()).find(|i| p.probes[..*i].contains(&p.probes[*i])) {
+        return Err(Error::usage(format!("`probes` names `{}` twice", p.probes[i].name())));
+    }
+    let has = |slot| inputs.contains(&slot);
+    match (has("features"), has("heldout_features")) {
+        (true, false) => Err(Error::usage("`features` is connected, but `heldout_features` is not")),
+        (false, true) => Err(Error::usage("`heldout_features` is connected, but `features` is not")),
+        _ => Ok(()),
+    }
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let p: Params = attempt.params()?;
+    let batch = attempt.operation::<Operation>()?.batch.max(1);
+    let observer = Observer::open(attempt, Look { seed: p.seed, path: p.path, label: p.label }, batch)?;
+    let (bank, heldout) = (Set::open(attempt, "latents", &p)?, Set::open(attempt, "heldout", &p)?);
+    let prober = Prober { p: &p, bank: &bank.labels, heldout: &heldout.labels };
+    let encoder = match (attempt.optional_input("features"), attempt.optional_input("heldout_features")) {
+        (Some(_), Some(_)) => {
+            let features = bank.features(attempt, "features", batch)?;
+            Some(prober.answers(&features, &heldout.features(attempt, "heldout_features", batch)?)?)
+        }
+        _ => None,
+    };
+    let images = bank.ids.len() + heldout.ids.len();
+    let columns = each_timestep(attempt, p.timesteps.len(), images, |i, seen| {
+        let learn = observer.means(&bank.shown(0), p.timesteps[i], seen)?;
+        let test = observer.means(&heldout.shown(1), p.timesteps[i], seen)?;
+        learn.iter().zip(&test).map(|(learn, test)| prober.answers(learn, test)).collect::<Result<Vec<Answers>>>()
+    })?;
+    warn(attempt, &p, &columns);
+    let of_probe = |(i, kind): (usize, &Kind)| {
+        let columns: Vec<Vec<f64>> = columns.iter().map(|c| c.iter().map(|a| a.accuracies[i]).collect()).collect();
+        Scores { measure: kind.name(), title: kind.title(), values: by_block(&columns) }
+    };
+    let scores: Vec<Scores> = p.probes.iter().enumerate().map(of_probe).collect();
+    let about = json!({
+        "k": p.k,
+        "temperature": knn::TEMPERATURE,
+        "l2": p.l2,
+        "tolerance": p.tolerance,
+        "converged": columns.iter().flatten().chain(&encoder).all(|a| a.converged),
+        "label": p.label,
+        "images": bank.ids.len(),
+        "heldout": heldout.ids.len(),
+        "classes": prober.classes(),
+        "encoder": encoder.map(|a| by_name(&p, &a)),
+    });
+    report(attempt, &p.timesteps, &scores, about)
+}
+
+fn by_name(p: &Params, answers: &Answers) -> Value {
+    let named = p.probes.iter().zip(&answers.accuracies).map(|(kind, a)| (kind.name().to_string(), json!(a)));
+    Value::Object(named.collect())
+}
+
+fn warn(attempt: &Attempt, p: &Params, columns: &[Vec<Answers>]) {
+    let loose = columns.iter().flatten().filter(|a| !a.converged).count();
+    if loose > 0 {
+        let text = format!(
+            "{loose} of {} linear probes did not come to a gradient of {} in {} steps",
+            columns.iter().flatten().count(),
+            p.tolerance,
+            p.max_steps
+        );
+        attempt.log(&text);
+    }
+}
+
+/// Labelled images.
+struct Set {
+    latents: Packed,
+    ids: Vec<u64>,
+    labels: Vec<i64>,
+}
+
+impl Set {
+    fn open(attempt: &Attempt, input: &str, p: &Params) -> Result<Self> {
+        let latents = Packed::open(attempt.input(input)?)?;
+        let ids = spread(latents.len(), p.images);
+        let labels = latents.rows("labels", &ids, &Device::Cpu)?.to_vec1::<i64>()?;
+        if labels.is_empty() {
+            return Err(Error::stage(format!("input `{input}` has no images")));
+        }
+        if let Some(at) = labels.iter().position(|l| *l < 0) {
+            let (label, id) = (labels[at], ids[at]);
+            return Err(Error::stage(format!("image {id} of input `{input}` has label {label}, which is no class")));
+        }
+        Ok(Self { latents, ids, labels })
+    }
+
+    fn shown(&self, set: u64) -> Shown<'_> {
+        Shown { latents: &self.latents, ids: &self.ids, set }
+    }
+
+    /// Mean tokens of an encoder.
+    fn features(&self, attempt: &Attempt, input: &str, batch: usize) -> Result<Tensor> {
+        let features = Packed::open(attempt.input(input)?)?;
+        check_pairs(&self.latents, input, features.len(), stated_labels(&features))?;
+        mean_features(&features, input, &self.ids, batch)
+    }
+}
+
+/// Accuracies of all probes on one representation.
+#[derive(Serialize, Deserialize)]
+struct Answers {
+    accuracies: Vec<f64>,
+    converged: bool,
+}
+
+struct Prober<'a> {
+    p: &'a Params,
+    bank: &'a [i64],
+    heldout: &'a [i64],
+}
+
+impl Prober<'_> {
+    /// Classes that can be learned.
+    fn classes(&self) -> usize {
+        self.bank.iter().max().map_or(0, |l| *l as usize + 1)
+    }
+
+    fn answers(&self, learn: &Tensor, test: &Tensor) -> Result<Answers> {
+        let mut answers = Answers { accuracies: vec![], converged: true };
+        for kind in &self.p.probes {
+            answers.accuracies.push(match kind {
+                Kind::Knn => knn::accuracy(learn, self.bank, test, self.heldout, self.p.k)?,
+                Kind::Linear => {
+                    let how = Fitting { l2: self.p.l2, tolerance: self.p.tolerance, max_steps: self.p.max_steps };
+                    let probe = LinearProbe::fit(learn, self.bank, self.classes(), &how)?;
+                    answers.converged &= probe.converged;
+                    probe.accuracy(test, self.heldout)?
+                }
+            });
+        }
+        Ok(answers)
+    }
+}

@@ -1,0 +1,425 @@
+//! `erw eval`: the same number whatever the images lie in, from the cache the second time, after a kill too; features of
+//! any tool's; and errors that speak of what stood on the command line.
+
+use crate::support::space::{Said, Space};
+use candle_core::{DType, Device, Tensor};
+use erw::ml::data::picture::write_npz;
+use erw::ml::formats::NpzFile;
+use erw::ml::rng::{self, Purpose};
+use erw::ml::weights::{self, Tensors};
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::Stdio;
+
+const CPU: Device = Device::Cpu;
+/// Pixels of a side, of the classifier's images and all others.
+const SIZE: usize = 8;
+
+/// A small network of images.
+const PIPELINE: &str = r#"
+[stages.images]
+kind = "images"
+params = { source = "pictures", resolution = 8, transform = "none" }
+
+[stages.classifier]
+kind = "train-classifier"
+inputs = { images = "images" }
+params = { channels = [4, 8], features = 8, norm_num_groups = 4, steps = 2, batch = 4 }
+"#;
+const NETWORK: [&str; 2] = ["--network", "p.toml:classifier"];
+
+/// Pixels of `count` images that `seed` tells apart.
+fn pixels(seed: u64, count: usize) -> Vec<u8> {
+    let ids: Vec<u64> = (0..count as u64).collect();
+    let rows = rng::normal_rows(seed, Purpose::Probe, 0, &ids, &[SIZE * SIZE * 3], &CPU).unwrap();
+    let values = rows.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    values.iter().map(|x| (x * 40.0 + 100.0 + 30.0 * seed as f32) as u8).collect()
+}
+
+/// PNG files of images in a folder.
+fn write_folder(dir: &Path, pixels: &[u8]) {
+    fs::create_dir_all(dir).unwrap();
+    for (i, image) in pixels.chunks(SIZE * SIZE * 3).enumerate() {
+        let image = image::RgbImage::from_raw(SIZE as u32, SIZE as u32, image.to_vec()).unwrap();
+        image.save(dir.join(format!("{i:04}.png"))).unwrap();
+    }
+}
+
+fn write_zip(folder: &Path, to: &Path) {
+    let mut zip = zip::ZipWriter::new(fs::File::create(to).unwrap());
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    for file in files {
+        zip.start_file_from_path(file.file_name().unwrap(), zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(&fs::read(&file).unwrap()).unwrap();
+    }
+    zip.finish().unwrap();
+}
+
+/// An npz of arrays in their own types.
+fn write_arrays(path: &Path, arrays: &[(&str, &Tensor)]) {
+    let mut npz = NpzFile::create(path).unwrap();
+    for (name, array) in arrays {
+        let flat = array.flatten_all().unwrap();
+        let (descr, bytes): (&str, Vec<u8>) = match array.dtype() {
+            DType::U8 => ("|u1", flat.to_vec1::<u8>().unwrap()),
+            DType::F32 => ("<f4", flat.to_vec1::<f32>().unwrap().iter().flat_map(|x| x.to_le_bytes()).collect()),
+            _ => ("<f8", flat.to_vec1::<f64>().unwrap().iter().flat_map(|x| x.to_le_bytes()).collect()),
+        };
+        npz.begin(name, descr, array.dtype().size_in_bytes(), array.dims()).unwrap();
+        npz.write(&bytes).unwrap();
+    }
+    npz.finish().unwrap();
+}
+
+/// A classifier that was trained by `p.toml`, and folders `gen` and `ref` of 24 and 30 images.
+fn space() -> Space {
+    let space = Space::new(PIPELINE);
+    for (class, name) in ["dark", "light"].into_iter().enumerate() {
+        write_folder(&space.path("pictures").join(name), &pixels(class as u64, 6));
+    }
+    space.run(&[]).expect(0);
+    write_folder(&space.path("gen"), &pixels(2, 24));
+    write_folder(&space.path("ref"), &pixels(3, 30));
+    space
+}
+
+fn eval(space: &Space, args: &[&str]) -> Said {
+    space.erw(&[&["eval"], args, &["--plain"]].concat())
+}
+
+/// By the network of [`space`].
+fn by_classifier(space: &Space, args: &[&str]) -> Said {
+    eval(space, &[args, &NETWORK].concat())
+}
+
+fn object(said: Said) -> Value {
+    serde_json::from_str(&said.expect(0).stdout).unwrap()
+}
+
+/// What is told of a failure, without the place of its log.
+fn error(space: &Space, said: &Said) -> String {
+    let text = space.plain(&said.stderr);
+    let text = &text[text.find("error: ").unwrap_or_else(|| panic!("{text}"))..];
+    text.lines().filter(|l| !l.starts_with("hint: its log is")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn folder_zip_and_npz_give_the_same_digits() {
+    let space = space();
+    let value = |samples: &str| {
+        let all = object(by_classifier(&space, &["all", samples, "ref", "--json", "--kid-subset-size", "10"]));
+        all["metrics"].clone()
+    };
+    let folder = value("gen");
+    let names: Vec<&String> = folder.as_object().unwrap().keys().collect();
+    assert_eq!(names, ["fd", "precision", "recall", "kd", "kd_std"]);
+    assert!(folder["fd"].as_f64().unwrap() > 0.0, "{folder}");
+    write_zip(&space.path("gen"), &space.path("gen.zip"));
+    write_npz(&space.path("gen.npz"), &pixels(2, 24), SIZE, SIZE, &[0; 24]).unwrap();
+    assert_eq!(value("gen.zip"), folder);
+    assert_eq!(value("gen.npz"), folder);
+}
+
+#[test]
+fn what_is_known_is_not_computed_again() {
+    let space = space();
+    let first = by_classifier(&space, &["fid", "gen", "ref"]).expect(0);
+    assert_eq!(
+        first.stdout.lines().skip(5).collect::<Vec<_>>(),
+        ["samples    gen: 24 images", "reference  ref: 30 images", "network    classifier: x / 127.5 - 1"]
+    );
+    let second = by_classifier(&space, &["fid", "gen", "ref"]).expect(0);
+    assert_eq!(second.stdout, first.stdout.clone() + "cached: nothing was computed\n");
+    // Another metric looks at no image again.
+    let other = by_classifier(&space, &["pr", "gen", "ref"]).expect(0);
+    assert!(other.stderr.contains("samples: cached\nreference: cached\n"), "{}", other.stderr);
+    assert!(!other.stdout.contains("cached"), "{}", other.stdout);
+    // A change of a file is seen.
+    write_folder(&space.path("ref"), &pixels(4, 30));
+    let changed = by_classifier(&space, &["fid", "gen", "ref"]).expect(0);
+    assert!(changed.stderr.contains("samples: cached\n") && !changed.stdout.contains("cached"), "{}", changed.stderr);
+    assert_ne!(changed.stdout, first.stdout);
+}
+
+#[test]
+fn a_killed_evaluation_goes_on() {
+    let space = space();
+    write_npz(&space.path("many.npz"), &pixels(5, 6000), SIZE, SIZE, &[0; 6000]).unwrap();
+    let args = ["eval", "fid", "many.npz", "ref", "--json", "--plain", "--network", "p.toml:classifier"];
+    let undisturbed = object(space.erw(&[&args[..], &["--cache-dir", "cache"]].concat()));
+    // A cache of its own, in which the network is there.
+    space.erw(&["run", "p.toml", "--cache-dir", "other"]).expect(0);
+    let mut child =
+        space.command(&[&args[..], &["--cache-dir", "other"]].concat()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    lines.find(|l| l.as_ref().unwrap().starts_with("samples: checkpoint")).unwrap().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let again = space.erw(&[&args[..], &["--cache-dir", "other"]].concat());
+    assert!(again.stderr.contains("samples: resumes from step "), "{}", again.stderr);
+    let again = object(again);
+    assert_eq!((&again["metrics"], &again["samples"]), (&undisturbed["metrics"], &undisturbed["samples"]));
+}
+
+#[test]
+fn an_evaluation_says_what_it_was_asked_about() {
+    let space = space();
+    let all = object(by_classifier(&space, &["fid", "gen", "p.toml:images", "--limit", "10", "--json"]));
+    let keys: Vec<&String> = all.as_object().unwrap().keys().collect();
+    let told = ["metrics", "samples", "reference", "network", "preparation", "mode", "warnings", "cached", "detail"];
+    assert_eq!(keys, told);
+    assert_eq!(all["samples"], serde_json::json!({ "given": "gen", "images": 10, "sampler": null }));
+    assert_eq!(all["reference"], serde_json::json!({ "given": "p.toml:images", "images": 10 }));
+    assert_eq!((&all["network"], &all["mode"], &all["cached"]), (&"classifier".into(), &Value::Null, &false.into()));
+    // The run is found by the names of what it was about.
+    let log = space.erw(&["log"]).expect(0).stdout;
+    assert!(log.contains("eval gen p.toml:images"), "{log}");
+}
+
+#[test]
+fn statistics_are_written_and_compared_with() {
+    let space = space();
+    let said = by_classifier(&space, &["stats", "ref", "-o", "ref-stats.npz"]).expect(0);
+    assert_eq!(said.stdout, "images   ref: 30 images\nnetwork  classifier: x / 127.5 - 1\nwritten  ref-stats.npz\n");
+    // Others may write to it, the store's files may not be written to.
+    assert!(!fs::metadata(space.path("ref-stats.npz")).unwrap().permissions().readonly());
+    let value = |reference: &str| object(by_classifier(&space, &["fid", "gen", reference, "--json"]));
+    let (images, statistics) = (value("ref"), value("ref-stats.npz"));
+    assert_eq!(images["metrics"], statistics["metrics"]);
+    assert_eq!((&images["reference"]["images"], &statistics["reference"]["images"]), (&30.into(), &Value::Null));
+    // A bundle leaves out what they cannot give; what is asked for by name is refused.
+    let all = object(by_classifier(&space, &["all", "gen", "ref-stats.npz", "--json"]));
+    assert_eq!(all["metrics"].as_object().unwrap().keys().collect::<Vec<_>>(), ["fd"]);
+    let said = by_classifier(&space, &["pr", "gen", "ref-stats.npz"]).expect(2);
+    let text = "error: `ref-stats.npz` holds no images (`arr_0`), which `precision` compares with";
+    assert_eq!(error(&space, &said), text);
+    let said = by_classifier(&space, &["fid", "ref-stats.npz", "ref"]).expect(2);
+    let text = "error: `ref-stats.npz` holds published statistics, not samples\nhint: the order is SAMPLES REFERENCE";
+    assert_eq!(error(&space, &said), text);
+}
+
+#[test]
+fn images_beside_statistics_serve_the_metrics_of_single_images() {
+    let space = space();
+    by_classifier(&space, &["stats", "ref", "-o", "ref-stats.npz", "--arr-0", "30"]).expect(0);
+    let value = |reference: &str| {
+        let all = object(by_classifier(&space, &["all", "gen", reference, "--json", "--kid-subset-size", "10"]));
+        all["metrics"].clone()
+    };
+    assert_eq!(value("ref-stats.npz"), value("ref"));
+}
+
+#[test]
+fn artifacts_are_taken_by_digest_and_from_exported_folders() {
+    let space = space();
+    let shown: Value = serde_json::from_str(&space.erw(&["show", "p.toml:images", "--json"]).expect(0).stdout).unwrap();
+    space.erw(&["export", "p.toml", "images", "exported"]).expect(0);
+    let digits = &shown["digest"].as_str().unwrap()[..10];
+    let value =
+        |reference: &str| object(by_classifier(&space, &["fid", "gen", reference, "--json"]))["metrics"].clone();
+    let named = value("p.toml:images");
+    assert_eq!(value("exported"), named);
+    assert_eq!(value(digits), named);
+    let said = by_classifier(&space, &["fid", "gen", "0000"]).expect(2);
+    assert_eq!(error(&space, &said), "error: no artifact `0000` in the cache\nhint: `erw cache ls` lists them");
+}
+
+#[test]
+fn errors_are_about_the_command_line() {
+    let space = space();
+    let refused = |args: &[&str], status: i32, text: &str| {
+        let said = by_classifier(&space, args).expect(status);
+        assert_eq!(error(&space, &said), text);
+        assert_eq!(said.stdout, "");
+    };
+    fs::create_dir(space.path("empty")).unwrap();
+    refused(
+        &["fid", "empty", "ref"],
+        1,
+        "error: samples: empty holds no images (png, jpg, jpeg, webp, bmp; 0 other files)\n\
+         hint: give a folder of images, a ZIP of them, or an npz with `arr_0` u8 [N, H, W, 3]",
+    );
+    let floats = Tensor::zeros((3, SIZE, SIZE, 3), DType::F32, &CPU).unwrap();
+    write_arrays(&space.path("floats.npz"), &[("arr_0", &floats)]);
+    refused(
+        &["fid", "gen", "floats.npz"],
+        1,
+        "error: reference: floats.npz: array `arr_0` is of type f4, not u1\n\
+         hint: images are u8 [N, H, W, 3] in `arr_0`, as `numpy.savez(path, images)` writes them",
+    );
+    let planes = Tensor::zeros((4, 3, SIZE, SIZE), DType::U8, &CPU).unwrap();
+    write_arrays(&space.path("planes.npz"), &[("arr_0", &planes)]);
+    refused(
+        &["fid", "planes.npz", "ref"],
+        1,
+        "error: samples: planes.npz: `arr_0` has shape [4, 3, 8, 8], not [N, H, W, 3]\n\
+         hint: images are u8 [N, H, W, 3] in `arr_0`, as `numpy.savez(path, images)` writes them",
+    );
+    write_arrays(&space.path("other.npz"), &[("images", &planes), ("labels", &planes)]);
+    refused(
+        &["fid", "other.npz", "ref"],
+        2,
+        "error: `other.npz` holds neither images (`arr_0`) nor statistics (`mu` and `sigma`)\n\
+         hint: its arrays are `images`, `labels`",
+    );
+    refused(
+        &["fid", "nothing", "ref"],
+        2,
+        "error: nothing at `nothing`\n\
+         hint: give a folder, a ZIP or an npz, digits of an artifact's digest, or FILE.toml:STAGE",
+    );
+    let statistics = |name: &str, dim: usize| {
+        let mu = Tensor::zeros(dim, DType::F64, &CPU).unwrap();
+        let sigma = Tensor::eye(dim, DType::F64, &CPU).unwrap();
+        write_arrays(&space.path(name), &[("mu", &mu), ("sigma", &sigma)]);
+    };
+    statistics("five.npz", 5);
+    let said = by_classifier(&space, &["fid", "gen", "five.npz"]).expect(1);
+    assert!(error(&space, &said).contains("of 5 features"), "{}", said.stderr);
+    refused(
+        &["is", "gen"],
+        2,
+        "error: `is` is of Inception, and the network is of type `classifier`\n\
+         hint: name an Inception by `--network`, or none",
+    );
+    refused(
+        &["kid", "gen", "ref"],
+        1,
+        "error: KID over subsets of 1000 needs as many samples, there are 24\n\
+         hint: `--kid-subset-size` is 1000; numbers of different sizes do not compare",
+    );
+    refused(
+        &["fid", "gen", "ref", "--device", "tpu"],
+        2,
+        "error: unknown device `tpu`\nhint: devices are `cpu`, `cuda` and `cuda:N`",
+    );
+    let said = eval(&space, &["fid", "gen", "ref", "--network", "dinov2-vit"]).expect(2);
+    let text = "error: `--network dinov2-vit`: neither a file nor the name of a published network";
+    assert!(error(&space, &said).starts_with(text), "{}", said.stderr);
+    space.write("p.toml", &PIPELINE.replace("steps = 2", "steps = 3"));
+    refused(
+        &["fid", "gen", "ref"],
+        2,
+        "error: stage `classifier` of `p.toml` is not up to date\nhint: `erw run p.toml classifier` makes it",
+    );
+}
+
+#[test]
+fn inception_from_a_file_of_weights() {
+    let space = Space::of(&[]);
+    weights::save(crate::inception::recipe(), &space.path("random.safetensors")).unwrap();
+    write_folder(&space.path("gen"), &pixels(2, 2));
+    let args =
+        ["stats", "gen", "--network", "random.safetensors", "--mode", "torch-fidelity", "-o", "out.npz", "--json"];
+    let all = object(eval(&space, &args));
+    assert_eq!((&all["mode"], &all["images"]["images"]), (&"torch-fidelity".into(), &2.into()));
+    let arrays = erw::ml::formats::WeightsFile::open(&space.path("out.npz")).unwrap().tensors("").unwrap();
+    let shapes: Vec<(&str, &[usize])> = arrays.iter().map(|(name, t)| (name.as_str(), t.dims())).collect();
+    let expected: [(&str, &[usize]); 4] =
+        [("mu", &[2048]), ("mu_s", &[2023]), ("sigma", &[2048, 2048]), ("sigma_s", &[2023, 2023])];
+    assert_eq!(shapes, expected);
+}
+
+/// Features of 60 samples in every format, the last ones under names.
+fn features(space: &Space) -> (Tensor, Tensor) {
+    let ids: Vec<u64> = (0..60).collect();
+    let rows = |seed, dim: usize| rng::normal_rows(seed, Purpose::Probe, 0, &ids, &[dim], &CPU).unwrap();
+    let a = rows(1, 6);
+    let b = (a.matmul(&rows(2, 6).narrow(0, 0, 6).unwrap()).unwrap() + rows(3, 6)).unwrap();
+    weights::save(&Tensors::from([("x".into(), a.clone())]), &space.path("a.safetensors")).unwrap();
+    write_arrays(&space.path("ab.npz"), &[("a", &a), ("b", &b)]);
+    let tokens = Tensor::stack(&[(&b - 1.0).unwrap(), (&b + 1.0).unwrap()], 1).unwrap();
+    weights::save(&Tensors::from([("b".into(), tokens)]), &space.path("tokens.safetensors")).unwrap();
+    (a, b)
+}
+
+#[test]
+fn representations_are_compared_whatever_they_lie_in() {
+    let space = Space::of(&[]);
+    let (a, b) = features(&space);
+    let said = eval(&space, &["cknna", "a.safetensors", "ab.npz", "--key", "x", "--key", "b"]).expect(0);
+    let facts = "a         a.safetensors: 60 samples of dimension 6\n\
+                 b         ab.npz: 60 samples of dimension 6\n\
+                 settings  10 neighbours, features clamped at quantile 0.95, unbiased estimator\n";
+    assert!(said.stdout.ends_with(facts), "{}", said.stdout);
+    let args = ["cknna", "a.safetensors", "tokens.safetensors", "--metrics", "cka,mutual-knn", "--json"];
+    let all = object(eval(&space, &args));
+    use erw::ml::metrics::alignment::{Measure, Protocol, alignment};
+    use erw::ml::metrics::cknna::Estimator;
+    use erw::ml::metrics::unit_rows::{Clamp, Over};
+    let clamp = Clamp { quantile: 0.95, over: Over::Set };
+    let protocol = Protocol { measures: Measure::ALL.to_vec(), k: 10, clamp, estimator: Estimator::Unbiased };
+    let expected = alignment(&a, &b, &protocol).unwrap();
+    for (measure, expected) in Measure::ALL.iter().zip(expected) {
+        // The mean of two tokens rounds.
+        let off = (all["metrics"][measure.name()].as_f64().unwrap() - expected).abs();
+        assert!(off < 1e-4, "{}: {off:e}", measure.name());
+    }
+    assert_eq!(object(eval(&space, &args))["cached"], true);
+}
+
+#[test]
+fn features_that_cannot_be_compared_are_refused() {
+    let space = Space::of(&[]);
+    features(&space);
+    let refused = |args: &[&str], status: i32, text: &str| {
+        let said = eval(&space, args).expect(status);
+        assert_eq!(error(&space, &said), text);
+    };
+    refused(
+        &["cknna", "a.safetensors", "ab.npz"],
+        1,
+        "error: ab.npz holds several tensors of features\n\
+         hint: it has `a` [60, 6], `b` [60, 6]; say which with `--key NAME`",
+    );
+    refused(
+        &["cka", "a.safetensors", "ab.npz", "--key", "x", "--key", "c"],
+        1,
+        "error: ab.npz has no tensor `c`\nhint: it has `a` [60, 6], `b` [60, 6]",
+    );
+    let part = |name: &str, rows: usize| {
+        let x = rng::normal_rows(1, Purpose::Probe, 0, &(0..rows as u64).collect::<Vec<_>>(), &[6], &CPU).unwrap();
+        weights::save(&Tensors::from([("x".into(), x)]), &space.path(name)).unwrap();
+    };
+    part("fewer.safetensors", 20);
+    part("few.safetensors", 7);
+    refused(
+        &["cknna", "a.safetensors", "fewer.safetensors"],
+        1,
+        "error: a.safetensors has 60 rows, fewer.safetensors has 20\n\
+         hint: row i of both must be of the same sample",
+    );
+    refused(
+        &["cknna", "few.safetensors", "few.safetensors"],
+        1,
+        "error: few.safetensors has 7 rows, too few for 10 neighbours of each\n\
+         hint: there must be more samples than neighbours",
+    );
+    let bytes = Tensor::zeros((20, 3), DType::U8, &CPU).unwrap();
+    weights::save(&Tensors::from([("x".into(), bytes)]), &space.path("bytes.safetensors")).unwrap();
+    refused(
+        &["cka", "bytes.safetensors", "a.safetensors"],
+        1,
+        "error: bytes.safetensors: `x` is u8 [20, 3], which are no features\n\
+         hint: features are floating-point numbers [n, d], or [n, tokens, d], which are averaged",
+    );
+    refused(
+        &["cka", "nothing.npy", "a.safetensors"],
+        2,
+        "error: nothing at `nothing.npy`\nhint: give a file of features, or a folder that `erw export` wrote of them",
+    );
+}
+
+#[test]
+fn help_and_completions_know_the_metrics() {
+    let space = Space::of(&[]);
+    let help = space.erw(&["eval", "--help"]).expect(0).stdout;
+    for text in ["erw eval all samples/", "Keys of --json", "cknna", "mutual-knn"] {
+        assert!(help.contains(text), "{text}\n{help}");
+    }
+    let script = space.erw(&["completions", "bash"]).expect(0).stdout;
+    assert!(script.contains("torch-fidelity") && script.contains("--kid-subset-size"));
+}
