@@ -151,19 +151,23 @@ fn images(bench: &Bench, name: &str, count: usize) -> Result<std::path::PathBuf>
     Ok(dir)
 }
 
-/// 2048 features: two eigenproblems of that size are most of this test's time, so it measures once.
+/// Inception and covariances of 2048 features take their time, so it measures once.
 #[test]
 fn a_distance_by_inception_is_called_fid_and_says_how_images_were_prepared() -> Result<()> {
     let bench = Bench::new();
     let network = artifact(&bench, &json!({"arch": "fid-inception", "mode": "adm"}))?;
     let (samples, reference) = (images(&bench, "samples", 2)?, images(&bench, "reference", 3)?);
     let inputs = [("samples", samples.as_path()), ("reference", &reference), ("network", &network)];
-    let out = bench.run("fid", &stages::fid::KIND, &inputs, json!({"mode": "pytorch-fid"})).unwrap();
+    let given = json!({"mode": "pytorch-fid", "metrics": ["fid", "sfid", "is"]});
+    let out = bench.run("fid", &stages::fid::KIND, &inputs, given).unwrap();
     let metrics: Value = serde_json::from_str(&fs::read_to_string(out.join("metrics.json")).unwrap()).unwrap();
     assert_eq!((&metrics["metric"], &metrics["dim"]), (&json!("fid"), &json!(2048)));
     assert!(metrics["preparation"].as_str().unwrap().starts_with("pytorch-fid"), "{metrics}");
     assert!(metrics["value"].as_f64().unwrap() > 0.0, "{metrics}");
     assert_eq!(bench.result("fid", "fid"), metrics["value"].as_f64());
+    // Spatial features and class scores come from the same pass.
+    assert!(bench.result("fid", "sfid").is_some_and(|x| x > 0.0), "{metrics}");
+    assert!(bench.result("fid", "inception_score").is_some_and(|x| x >= 1.0), "{metrics}");
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 //! needs. Both become stages of the graph like any other, named as the input is written. So keys, cache, plans and locks
 //! know nothing of them, and what the other pipeline has made is in the cache, since no key holds the name of a pipeline.
 //!
-//! Which kinds can be written so follows from their manifests: those with a parameter `source` of type path.
+//! Which kinds can be written so follows from their manifests: those with a parameter `source` of type path that need no
+//! input beside it.
 
 use super::digest::Digest;
 use super::edges::{Draft, Edges, Wire, connect, stated_by};
@@ -227,12 +228,13 @@ fn needed(edges: &Edges, target: usize) -> HashSet<usize> {
     all
 }
 
-/// The kinds that bring in a file or a folder.
+/// The kinds that bring in a file or a folder and need nothing else.
 fn sources(registry: Registry) -> Result<Vec<(StageKind, Arc<Manifest>)>> {
     let mut all = vec![];
     for kind in registry {
         let manifest = Manifest::parse(kind.name, kind.manifest)?;
-        if manifest.params.iter().any(|f| f.name == SOURCE && f.ty == FieldType::Path) {
+        let has_source = manifest.params.iter().any(|f| f.name == SOURCE && f.ty == FieldType::Path);
+        if has_source && manifest.inputs.iter().all(|slot| slot.optional) {
             all.push((*kind, Arc::new(manifest)));
         }
     }

@@ -147,3 +147,33 @@ fn images_beside_published_statistics_are_looked_at() {
         "`metrics`: `recall` needs features of the images in `reference`, but input `network` is not connected"
     );
 }
+
+#[test]
+fn what_is_no_statistics_is_not_imported() {
+    let bench = Bench::new();
+    let file = bench.path("ref.npz");
+    let import = |arrays: &[(&str, &[usize], f64)]| {
+        let mut npz = NpzFile::create(&file).unwrap();
+        for (name, shape, value) in arrays {
+            npz.numbers(name, shape, vec![*value; shape.iter().product()]).unwrap();
+        }
+        npz.finish().unwrap();
+        bench.run("w", &stages::weights::KIND, &[], json!({"as": "stats", "source": file}))
+    };
+    let refused = |arrays: &[(&str, &[usize], f64)]| {
+        let error = import(arrays).unwrap_err();
+        assert_eq!(error.message, format!("`{}` holds no statistics", file.display()));
+        // Where backtraces are on, one follows.
+        error.causes[0].lines().next().unwrap().replace(&file.display().to_string(), "FILE")
+    };
+    assert_eq!(refused(&[("mu", &[3], 0.0)]), "FILE: no array `sigma`, but mu");
+    let flat = refused(&[("mu", &[3], 0.0), ("sigma", &[9], 0.0)]);
+    assert_eq!(flat, "FILE: `mu` and `sigma` have shapes [3] and [9], not [d] and [d, d]");
+    let other = refused(&[("mu", &[3], 0.0), ("sigma", &[2, 2], 0.0)]);
+    assert_eq!(other, "FILE: `mu` has 3 numbers, `sigma` 2 x 2");
+    let nan = refused(&[("mu", &[3], f64::NAN), ("sigma", &[3, 3], 0.0)]);
+    assert_eq!(nan, "FILE: entry 0 of the mean is not finite");
+    let half = refused(&[("mu", &[3], 0.0), ("sigma", &[3, 3], 0.0), ("mu_s", &[2], 0.0)]);
+    assert_eq!(half, "FILE: no array `sigma_s`, but mu, mu_s, sigma");
+    import(&[("mu", &[3], 0.0), ("sigma", &[3, 3], 0.0)]).unwrap();
+}
