@@ -193,6 +193,11 @@ fn statistics_are_written_and_compared_with() {
     // A bundle leaves out what they cannot give; what is asked for by name is refused.
     let all = object(by_classifier(&space, &["all", "gen", "ref-stats.npz", "--json"]));
     assert_eq!(all["metrics"].as_object().unwrap().keys().collect::<Vec<_>>(), ["fd"]);
+    let told: Vec<&str> = all["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let no = |metric: &str| {
+        format!("no {metric}: `ref-stats.npz` holds no images (`arr_0`), which `{metric}` compares with")
+    };
+    assert_eq!(told[told.len() - 3..], ["precision", "recall", "kid"].map(no));
     let said = by_classifier(&space, &["pr", "gen", "ref-stats.npz"]).expect(2);
     let text = "error: `ref-stats.npz` holds no images (`arr_0`), which `precision` compares with";
     assert_eq!(error(&space, &said), text);
@@ -210,6 +215,22 @@ fn images_beside_statistics_serve_the_metrics_of_single_images() {
         all["metrics"].clone()
     };
     assert_eq!(value("ref-stats.npz"), value("ref"));
+}
+
+/// KID's subsets have 1,000 images; no number is better than one that compares with none.
+#[test]
+fn few_images_have_no_kid_unless_it_is_asked_for() {
+    let space = space();
+    for given in ["gen", "p.toml:images"] {
+        let all = object(by_classifier(&space, &["all", given, "ref", "--limit", "10", "--json"]));
+        assert_eq!(all["metrics"].as_object().unwrap().keys().collect::<Vec<_>>(), ["fd", "precision", "recall"]);
+        let last = all["warnings"].as_array().unwrap().last().unwrap();
+        assert_eq!(last, &format!("no kid: `{given}` has 10 images, and a subset of `kid` 1000"));
+    }
+    let said = by_classifier(&space, &["kid", "gen", "ref"]).expect(2);
+    let text = "error: `gen` has 24 images, and a subset of `kid` 1000\n\
+                hint: `--kid-subset-size` sets another, whose numbers do not compare";
+    assert_eq!(error(&space, &said), text);
 }
 
 #[test]
@@ -284,12 +305,6 @@ fn errors_are_about_the_command_line() {
         2,
         "error: `is` is of Inception, and the network is of type `classifier`\n\
          hint: name an Inception by `--network`, or none",
-    );
-    refused(
-        &["kid", "gen", "ref"],
-        1,
-        "error: KID over subsets of 1000 needs as many samples, there are 24\n\
-         hint: `--kid-subset-size` is 1000; numbers of different sizes do not compare",
     );
     refused(
         &["fid", "gen", "ref", "--device", "tpu"],

@@ -37,6 +37,11 @@ pub mod weights;
 
 pub use trainer::CONFIG_FILE;
 
+/// How many images lie at a path that an evaluation can read.
+pub fn count_images(path: &std::path::Path) -> crate::error::Result<u64> {
+    Ok(evaluation::pictures::Pictures::of_path(path)?.len())
+}
+
 use crate::runner::manifest::Registry;
 
 /// All of them.

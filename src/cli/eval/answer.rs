@@ -81,10 +81,11 @@ fn digits(value: Option<f64>) -> String {
     }
 }
 
-/// Of a comparison of images, or of one set.
-pub fn of_images(ran: &Ran, said: &[(&str, &str)], as_json: bool) -> Result<String> {
+/// Of a comparison of images, or of one set. `left_out` says which metrics of a bundle are not there, and why.
+pub fn of_images(ran: &Ran, said: &[(&str, &str)], left_out: Vec<String>, as_json: bool) -> Result<String> {
     let detail = read(&ran.output(METRICS)?.join("metrics.json"))?;
-    let answer = answer(ran, &detail, METRICS)?;
+    let mut answer = answer(ran, &detail, METRICS)?;
+    answer.warnings.extend(left_out);
     let given = |side: &str| said.iter().find(|(name, _)| *name == side).map(|(_, given)| *given);
     let side = |name: &str| given(name).map(|given| json!({ "given": given, "images": detail[&format!("n_{name}")] }));
     if as_json {

@@ -11,6 +11,7 @@ use crate::runner::actions;
 use crate::runner::lineage::find;
 use crate::runner::plan::{Verdict, verdict};
 use crate::runner::store::Store;
+use crate::stages::count_images;
 use std::path::{Path, PathBuf};
 
 /// Types of artifacts that hold images.
@@ -28,8 +29,8 @@ pub enum Given {
     Images(PathBuf),
     /// Published statistics.
     Statistics(PathBuf, Holds),
-    /// The output of a stage, as an input names it, and its type.
-    Stage(String, String),
+    /// The output of a stage, as an input names it, its type, and where it lies.
+    Stage(String, String, PathBuf),
 }
 
 /// What published statistics hold beside mean and covariance of pooled features.
@@ -61,9 +62,19 @@ impl Given {
         }
     }
 
+    /// How many images it holds, of a set of images; whoever reads them tells what is wrong with it.
+    pub fn images(&self) -> Option<u64> {
+        let path = match self {
+            Self::Images(path) => path,
+            Self::Stage(_, ty, path) if ty != STATS => path,
+            _ => return None,
+        };
+        count_images(path).ok()
+    }
+
     /// Statistics made by whomever.
     pub fn is_statistics(&self) -> bool {
-        matches!(self, Self::Statistics(..)) || matches!(self, Self::Stage(_, ty) if ty == STATS)
+        matches!(self, Self::Statistics(..)) || matches!(self, Self::Stage(_, ty, _) if ty == STATS)
     }
 }
 
@@ -129,8 +140,13 @@ pub fn stage(text: &str, types: &[&str], place: Place<'_>) -> Result<Given> {
         let error = Error::usage(format!("`{text}` is of type {}", made.join(" and ")));
         return Err(error.hint(format!("wanted is {}", types.join(", "))));
     };
-    match verdict(&pipeline, &Store::open(place.cache)?, id)? {
-        Verdict::Cached(_) => Ok(Given::Stage(format!("{file}:{}.{name}", stage.name), ty.clone())),
+    let store = Store::open(place.cache)?;
+    match verdict(&pipeline, &store, id)? {
+        Verdict::Cached(record) => {
+            let made = record.outputs.iter().find(|(output, _)| *output == name);
+            let path = made.map(|(_, made)| store.object(&made.measured.digest)).unwrap_or_default();
+            Ok(Given::Stage(format!("{file}:{}.{name}", stage.name), ty.clone(), path))
+        }
         _ => {
             let error = Error::usage(format!("stage `{}` of `{file}` is not up to date", stage.name));
             Err(error.hint(format!("`erw run {file} {}` makes it", stage.name)))

@@ -71,6 +71,9 @@ impl Mode {
     }
 }
 
+/// Images of a subset of KID, where nothing else is said: as the manifest of `fid` has it.
+const KID_SUBSET_SIZE: u32 = 1000;
+
 /// What can be asked of a comparison of images, as stages name it.
 const METRIC_NAMES: [&str; 9] = ["fid", "sfid", "is", "precision", "recall", "density", "coverage", "kid", "cmmd"];
 
@@ -129,13 +132,13 @@ impl Wanted {
         }
     }
 
-    /// The metrics that a user of this mode's tool expects. `holds` is what published statistics are confined to.
-    fn metrics(self, mode: Mode, inception: bool, holds: Option<Holds>) -> Vec<&'static str> {
+    /// The metrics that a user of this mode's tool expects.
+    fn metrics(self, mode: Mode, inception: bool) -> Vec<&'static str> {
         let all: &[&str] = match (self, mode) {
-            (Self::Sfid, _) => return vec!["sfid"],
-            (Self::PrecisionRecall, _) => return vec!["precision", "recall"],
-            (Self::Kid, _) => return vec!["kid"],
-            (Self::Cmmd, _) => return vec!["cmmd"],
+            (Self::Sfid, _) => &["sfid"],
+            (Self::PrecisionRecall, _) => &["precision", "recall"],
+            (Self::Kid, _) => &["kid"],
+            (Self::Cmmd, _) => &["cmmd"],
             (Self::Fid, Mode::Adm) if inception => &["fid", "sfid"],
             (Self::Fid | Self::Fd, _) => &["fid"],
             (Self::All, _) if !inception => &["fid", "precision", "recall", "kid"],
@@ -144,13 +147,12 @@ impl Wanted {
             (Self::All, Mode::CleanFid) => &["fid", "kid"],
             (Self::All, Mode::PytorchFid) => &["fid"],
         };
-        // What published statistics cannot give is left out of a bundle, and refused where it is asked for by name.
-        let can = |metric: &&str| match (*metric, holds) {
-            ("sfid", Some(holds)) => holds.spatial,
-            ("precision" | "recall" | "kid", Some(holds)) => holds.images,
-            _ => true,
-        };
-        all.iter().copied().filter(can).collect()
+        all.to_vec()
+    }
+
+    /// Whether it is a bundle: what a set cannot give is left out of it, and refused where it is asked for by name.
+    fn is_bundle(self) -> bool {
+        matches!(self, Self::Fid | Self::All)
     }
 }
 
@@ -161,6 +163,19 @@ impl Settings {
         let mode = self.mode.map(Mode::name);
         let (limit, batch) = (self.limit.map(number), self.batch.map(number));
         Ok((Extraction { mode, limit, batch, arr_0: None, gpu: gpu.is_some() }, gpu))
+    }
+
+    /// Are there images enough for a subset of KID, as far as can be told from outside?
+    fn check_kid(&self, sides: &[(&str, &str, Given)]) -> Result<()> {
+        let size = u64::from(self.kid_subset_size.unwrap_or(KID_SUBSET_SIZE));
+        for (_, said, given) in sides {
+            let images = given.images().map(|n| n.min(self.limit.map_or(n, u64::from)));
+            if let Some(n) = images.filter(|n| *n < size) {
+                let text = format!("`{said}` has {n} images, and a subset of `kid` {size}");
+                return Err(Error::usage(text).hint("`--kid-subset-size` sets another, whose numbers do not compare"));
+            }
+        }
+        Ok(())
     }
 
     /// Which of the visible GPUs is asked for.
@@ -208,14 +223,21 @@ pub fn run(wanted: Wanted, args: &Args, place: Place<'_>) -> Result<()> {
     let holds = if let Given::Statistics(_, holds) = &reference { Some(*holds) } else { None };
     let mode = settings.mode.unwrap_or(Mode::Adm);
     let mut metrics: Vec<&str> = settings.metrics.iter().map(String::as_str).collect();
-    if wanted != Wanted::All || metrics.is_empty() {
-        metrics.splice(0..0, wanted.metrics(mode, network.is_inception(), holds));
-    }
-    for metric in &metrics {
-        check(metric, &network, holds.map(|holds| (args.reference.as_str(), holds)))?;
-    }
     let sides = [(SAMPLES, args.samples.as_str(), samples), (REFERENCE, args.reference.as_str(), reference)];
-    measure(&metrics, &sides, &network, settings, place)
+    let check = |metric: &str| {
+        check(metric, &network, holds.map(|holds| (args.reference.as_str(), holds)))?;
+        if metric == "kid" { settings.check_kid(&sides) } else { Ok(()) }
+    };
+    let mut left_out = vec![];
+    if wanted != Wanted::All || metrics.is_empty() {
+        let mut usual = wanted.metrics(mode, network.is_inception());
+        if wanted.is_bundle() {
+            usual.retain(|metric| check(metric).map_err(|e| left_out.push(format!("no {metric}: {e}"))).is_ok());
+        }
+        metrics.splice(0..0, usual);
+    }
+    metrics.iter().try_for_each(|metric| check(metric))?;
+    measure(&metrics, &sides, &network, settings, left_out, place)
 }
 
 /// What would be found out after hours, once features are there, is said before.
@@ -242,7 +264,7 @@ pub fn run_alone(args: &Alone, place: Place<'_>) -> Result<()> {
     let network = args.settings.network(network::INCEPTION, place)?;
     check("is", &network, None)?;
     let metrics: Vec<&str> = std::iter::once("is").chain(args.settings.metrics.iter().map(String::as_str)).collect();
-    measure(&metrics, &[(SAMPLES, &args.samples, samples)], &network, &args.settings, place)
+    measure(&metrics, &[(SAMPLES, &args.samples, samples)], &network, &args.settings, vec![], place)
 }
 
 fn measure(
@@ -250,6 +272,7 @@ fn measure(
     sides: &[(&str, &str, Given)],
     network: &Network,
     settings: &Settings,
+    left_out: Vec<String>,
     place: Place<'_>,
 ) -> Result<()> {
     let (extraction, gpu) = settings.extraction()?;
@@ -257,7 +280,7 @@ fn measure(
     let from = network.reference();
     let mut inputs = json!({});
     // Two sets of features that are known need no network, so none is fetched.
-    if sides.iter().any(|(_, _, given)| !matches!(given, Given::Stage(_, ty) if ty == STATS)) {
+    if sides.iter().any(|(_, _, given)| !matches!(given, Given::Stage(_, ty, _) if ty == STATS)) {
         network.add(&mut stages)?;
         inputs["network"] = json!(from);
     }
@@ -283,7 +306,7 @@ fn measure(
     let mut said: Vec<(&str, &str)> = sides.iter().map(|(name, said, _)| (*name, *said)).collect();
     said.extend(settings.network.as_deref().map(|network| (NETWORK, network)));
     let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place).map_err(|e| network.missing(e))?;
-    print(&answer::of_images(&ran, &said, settings.how.json)?)
+    print(&answer::of_images(&ran, &said, left_out, settings.how.json)?)
 }
 
 /// Writes the statistics of a set in the published layout.

@@ -44,7 +44,7 @@ impl Network {
         }
         if named.contains(".toml:") {
             return match given::stage(named, &TYPES, place)? {
-                Given::Stage(stage, ty) => Ok(Self::Stage(stage, ty)),
+                Given::Stage(stage, ty, _) => Ok(Self::Stage(stage, ty)),
                 _ => Err(Error::internal("a stage that is none")),
             };
         }

@@ -66,10 +66,10 @@ impl Extraction {
     /// Adds the stage `name` that brings a side in, its images seen by `network`. Returns what inputs name.
     pub fn add(&self, stages: &mut Stages, name: &str, given: &Given, network: &str) -> Result<String> {
         let stage = match given {
-            Given::Stage(stage, ty) if ty == STATS => return Ok(stage.clone()),
+            Given::Stage(stage, ty, _) if ty == STATS => return Ok(stage.clone()),
             Given::Statistics(path, _) => weights(STATS, json!({ "source": text(path)? })),
             Given::Images(path) => self.stats(&json!(text(path)?), &Value::Null, network),
-            Given::Stage(stage, _) => self.stats(&Value::Null, &json!(stage), network),
+            Given::Stage(stage, ..) => self.stats(&Value::Null, &json!(stage), network),
         };
         stages.add(name, stage);
         Ok(name.into())
