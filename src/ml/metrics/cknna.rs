@@ -99,7 +99,8 @@ impl Neighbours {
 }
 
 /// CKNNA of two representations of the same samples. 1 for equal ones, about 0 for unrelated ones (the unbiased
-/// estimate may be slightly negative).
+/// estimate may be slightly negative). The original's 1e-6 in the denominator keeps equal ones from 1 where neighbours
+/// are hardly alike: 10,000 normal vectors of 768 numbers have 0.926 with themselves, here and there.
 pub fn cknna(a: &Neighbours, b: &Neighbours) -> Result<f64> {
     if a.len() != b.len() || a.k != b.k || a.estimator != b.estimator {
         bail!("CKNNA of {} samples with {} neighbours and {} with {}", a.len(), a.k, b.len(), b.k);
