@@ -133,7 +133,7 @@ def child(args):
 
 def erw(binary, case, a, b, weights, threads, room):
     """`erw eval`, which measures in the tool's mode with a new cache."""
-    command = [binary, "--cache", str(room / "cache" / case), "eval", "all" if len(CASES[case]) > 1 else "fid"]
+    command = [binary, "--cache-dir", str(room / "cache" / case), "eval", "all" if len(CASES[case]) > 1 else "fid"]
     command += [str(a), str(b), "--mode", case, "--network", str(weights), "--threads", str(threads), "--json"]
     start = time.perf_counter()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
@@ -170,7 +170,7 @@ def compare(args, room):
     for case in args.cases or CASES:
         command = [sys.executable, __file__, "--child", case, a, b, weights, "--threads", args.threads]
         command += ["--loaders", args.loaders, "--batch", args.batch]
-        environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
+        environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "TQDM_DISABLE": "1"}
         done = subprocess.run([str(c) for c in command], check=True, stdout=subprocess.PIPE, env=environment)
         theirs = json.loads(done.stdout.splitlines()[-1])
         ours = erw(args.erw, case, a, b, weights, args.threads, room)
