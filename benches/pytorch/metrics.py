@@ -26,7 +26,7 @@ from harness import peak_mib
 CASES = {
     "pytorch-fid": ["fid"],
     "clean-fid": ["fid"],
-    "torch-fidelity": ["fid", "is", "kid", "precision", "recall"],
+    "torch-fidelity": ["fid", "inception_score", "kid", "precision", "recall"],
 }
 SEED = 7
 
@@ -104,14 +104,18 @@ def clean_fid(a, b, weights, batch, threads):
 def torch_fidelity(a, b, weights, batch, threads):
     """Precision and recall of Inception's features; left to itself it takes those of VGG."""
     import torch_fidelity
-    count = sum(1 for _ in a.iterdir())
     got = torch_fidelity.calculate_metrics(
         input1=str(a), input2=str(b), cuda=False, batch_size=batch, isc=True, fid=True, kid=True, prc=True, cache=False,
-        kid_subset_size=min(1000, count), feature_extractor="inception-v3-compat", feature_layer_prc="2048",
+        kid_subset_size=kid_subset(a), feature_extractor="inception-v3-compat", feature_layer_prc="2048",
         feature_extractor_weights_path=str(weights), verbose=False)
-    names = {"fid": "frechet_inception_distance", "is": "inception_score_mean", "kid": "kernel_inception_distance_mean",
+    names = {"fid": "frechet_inception_distance", "inception_score": "inception_score_mean", "kid": "kernel_inception_distance_mean",
              "precision": "precision", "recall": "recall"}
     return {ours: float(got[theirs]) for ours, theirs in names.items()}
+
+
+def kid_subset(folder):
+    """Subsets are of 1,000 images where there are as many."""
+    return min(1000, sum(1 for _ in folder.iterdir()))
 
 
 TOOLS = {"pytorch-fid": pytorch_fid, "clean-fid": clean_fid, "torch-fidelity": torch_fidelity}
@@ -135,8 +139,12 @@ def erw(binary, case, a, b, weights, threads, room):
     """`erw eval`, which measures in the tool's mode with a new cache."""
     command = [binary, "--cache-dir", str(room / "cache" / case), "eval", "all" if len(CASES[case]) > 1 else "fid"]
     command += [str(a), str(b), "--mode", case, "--network", str(weights), "--threads", str(threads), "--json"]
+    if "kid" in CASES[case]:
+        command += ["--kid-subset-size", str(kid_subset(a))]
     start = time.perf_counter()
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(done.stderr)
     return dict(values=json.loads(done.stdout)["metrics"], seconds=time.perf_counter() - start)
 
 
@@ -166,7 +174,7 @@ def compare(args, room):
     make_images(b, args.images, args.side, 1)
     make_weights(weights)
     print(f"{args.images} and {args.images} images of {args.side} pixels, {args.threads} threads")
-    print(f"{'tool':<15} {'metric':<10} {'theirs':>14} {'erw':>14} {'relative':>9} {'s':>7} {'erw s':>7} {'ratio':>6}")
+    print(f"{'tool':<15} {'metric':<16} {'theirs':>14} {'erw':>14} {'relative':>9} {'s':>7} {'erw s':>7} {'ratio':>6}")
     for case in args.cases or CASES:
         command = [sys.executable, __file__, "--child", case, a, b, weights, "--threads", args.threads]
         command += ["--loaders", args.loaders, "--batch", args.batch]
@@ -179,7 +187,7 @@ def compare(args, room):
             times = (theirs["seconds"], ours["seconds"])
             last = "{:>7.1f} {:>7.1f} {:>6.2f}".format(*times, times[1] / times[0]) if i == 0 else ""
             off = abs(x - y) / max(abs(x), 1e-12)
-            print(f"{case:<15} {metric:<10} {x:>14.8g} {y:>14.8g} {off:>9.1e} {last}", flush=True)
+            print(f"{case:<15} {metric:<16} {x:>14.8g} {y:>14.8g} {off:>9.1e} {last}", flush=True)
 
 
 if __name__ == "__main__":
