@@ -16,6 +16,7 @@ use erw::ml::data::decode::Orientation;
 use erw::ml::data::source::{Preparation, Source};
 use erw::ml::data::transform::Transform;
 use erw::ml::models::encoder::{Encoder, EncoderConfig};
+use erw::ml::models::features::FeatureNetwork;
 use erw::ml::models::inception::{Inception, SIDE};
 use erw::ml::models::mode::Mode;
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
@@ -61,8 +62,9 @@ fn measure(case: &str) -> Result<Value> {
         "inception" => {
             let shapes = weights::census(|vb| Inception::new(Mode::Adm, vb))?.1;
             let net = Inception::from_tensors(Mode::Adm, random(shapes)?, &CPU)?;
-            let images = normal(&[3, SIDE, SIDE])?.broadcast_as((8, 3, SIDE, SIDE))?.contiguous()?;
-            (best(3, || net.forward(&images).map(drop))?, 91.4)
+            // As a metric asks for it: with the preparation of images, which is 2 % of it.
+            let images = Tensor::full(100u8, (8, 3, SIDE, SIDE), &CPU)?;
+            (best(3, || net.outputs(&images).map(drop))?, 91.4)
         }
         _ => return images(),
     };

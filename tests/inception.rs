@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::data::picture::write_npz;
-use erw::ml::models::features::{Outputs, open_feature_network};
+use erw::ml::models::features::{FeatureNetwork, Outputs, open_feature_network};
 use erw::ml::models::inception::{self, Inception};
 use erw::ml::models::mode::Mode;
 use erw::ml::weights::{self, Tensors};
@@ -116,7 +116,24 @@ fn images_of_other_shapes_are_refused() {
     }
 }
 
-/// No images are no features, not an error: whoever measures says that there are too few.
+/// Threads take images by fours, and products are cut by sizes: none of it shows in a result.
+#[test]
+fn an_image_has_the_same_outputs_in_any_batch() -> Result<()> {
+    let net = Inception::from_tensors(Mode::PytorchFid, recipe().clone(), &CPU)?;
+    let pixels: Vec<u8> = hashed("batch", 5 * 3 * 12 * 12).iter().map(|u| (u * 100.0 + 128.0) as u8).collect();
+    let images = Tensor::from_vec(pixels, (5, 3, 12, 12), &CPU)?;
+    let all = net.outputs(&images)?;
+    let alone = net.outputs(&images.narrow(0, 4, 1)?)?;
+    let numbers = |t: &Tensor, i: usize| t.narrow(0, i, 1)?.flatten_all()?.to_vec1::<f32>();
+    assert_eq!(all.pool.dims(), [5, 2048]);
+    assert!(numbers(&all.pool, 4)? == numbers(&alone.pool, 0)?);
+    assert!(numbers(&all.spatial.unwrap(), 4)? == numbers(&alone.spatial.unwrap(), 0)?);
+    assert!(numbers(&all.logits.unwrap(), 4)? == numbers(&alone.logits.unwrap(), 0)?);
+    let error = net.outputs(&images.narrow(0, 0, 0)?).unwrap_err().to_string();
+    assert_eq!(error.lines().next(), Some("no images to take features of"));
+    Ok(())
+}
+
 #[test]
 fn modes_give_what_their_tools_give() -> Result<()> {
     let none = Tensor::zeros((0, 3, 8, 8), DType::U8, &CPU)?;

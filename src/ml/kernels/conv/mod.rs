@@ -11,6 +11,7 @@ mod winograd;
 
 pub use geometry::Padding;
 
+use super::simd::simd;
 use super::{gradient_of, slice, suits, tensor, with_slices};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Module, Result, Shape, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -110,11 +111,17 @@ impl Finish<'_> {
         match (self.relu, self.bias) {
             (false, None) => target.copy_from_slice(source),
             (false, Some(_)) => target.iter_mut().zip(source).for_each(|(t, s)| *t = *s + bias),
-            // Not-a-number stays what it is, as `max` would not have it.
-            (true, _) => target.iter_mut().zip(source).for_each(|(t, s)| {
-                let v = *s + bias;
-                *t = if v < 0.0 { 0.0 } else { v };
-            }),
+            (true, _) => rectified(source, bias, target),
+        }
+    }
+}
+
+simd! {
+    /// max(0, source + bias). Not-a-number stays what it is, as `max` would not have it.
+    fn rectified(source: &[f32], bias: f32, target: &mut [f32]) {
+        for (t, s) in target.iter_mut().zip(source) {
+            let v = *s + bias;
+            *t = if v < 0.0 { 0.0 } else { v };
         }
     }
 }

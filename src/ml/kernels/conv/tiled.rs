@@ -47,12 +47,8 @@ impl Tile {
 
 /// Rows per tile and images per tile.
 fn tile_size(g: &Geometry) -> (usize, usize) {
-    let rows = if std::env::var_os("OLD").is_some() {
-        TILE.div_ceil(g.ow).min(g.oh)
-    } else {
-        // Tiles of about equal height: a last one of a row or two would read all weights for little.
-        g.oh.div_ceil(((g.out_plane() + TILE / 2) / TILE).max(1))
-    };
+    // Of about equal height: a last tile of a row or two would read all weights for little.
+    let rows = g.oh.div_ceil(((g.out_plane() + TILE / 2) / TILE).max(1));
     let images = if g.pointwise() || rows < g.oh { 1 } else { (TILE / g.out_plane()).max(1) };
     (rows, images)
 }

@@ -18,6 +18,7 @@ use crate::ml::weights::{self, Adopted, Frozen, Tensors};
 use blocks::{Mixed, POINT, Unit, mixed_a, mixed_b, mixed_c, mixed_d, mixed_e, same, valid};
 use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -29,6 +30,10 @@ pub const CLASSES: usize = 1008;
 const SPATIAL_CHANNELS: usize = 7;
 /// Position of `Mixed_6d`, counted from `Mixed_6b`.
 const MIXED_6D: usize = 2;
+
+/// Images that a thread takes through the network on its own: what it computes stays in its cache, and threads wait for
+/// each other once. On 2 cores an image takes 32 ms so, 37 ms with all threads on all images of a batch.
+const TOGETHER: usize = 4;
 
 pub const WEIGHTS_FILE: &str = "inception.safetensors";
 
@@ -173,8 +178,26 @@ impl FeatureNetwork for Inception {
     }
 
     fn outputs(&self, images_u8: &Tensor) -> Result<Outputs> {
-        self.forward(&prepare(self.mode, images_u8)?)
+        let count = images_u8.dim(0)?;
+        if count == 0 {
+            bail!("no images to take features of");
+        }
+        let together = if images_u8.device().is_cpu() { TOGETHER } else { count };
+        let starts: Vec<usize> = (0..count).step_by(together).collect();
+        let part = |start: &usize| {
+            self.forward(&prepare(self.mode, &images_u8.narrow(0, *start, together.min(count - start))?)?)
+        };
+        joined(&starts.par_iter().map(part).collect::<Result<Vec<_>>>()?)
     }
+}
+
+fn joined(parts: &[Outputs]) -> Result<Outputs> {
+    let all = |field: fn(&Outputs) -> Option<&Tensor>| {
+        let tensors: Vec<&Tensor> = parts.iter().filter_map(field).collect();
+        if tensors.is_empty() { Ok(None) } else { Tensor::cat(&tensors, 0).map(Some) }
+    };
+    let Some(pool) = all(|o| Some(&o.pool))? else { bail!("no outputs to join") };
+    Ok(Outputs { pool, spatial: all(|o| o.spatial.as_ref())?, logits: all(|o| o.logits.as_ref())? })
 }
 
 /// The tensors of a file in the layout of pytorch-fid. Counters of training batches and torchvision's auxiliary classifier
