@@ -37,6 +37,8 @@ pub enum Purpose {
     Flip = 12,
     /// Posteriors and noise of a validation.
     Validation = 13,
+    /// Which of many images stand for all.
+    Subset = 14,
 }
 
 const ROUNDS: usize = 10;
