@@ -1,6 +1,6 @@
 //! `train-vae`: trains an autoencoder on images and measures the scale of its latents.
 
-use super::support::{batches, create_dir, device, parse, spread, usage, write_json};
+use super::support::{batches, create_dir, device, parse, usage, write_json};
 use super::trainer::{self, Cadence, Optimization};
 use crate::error::{Error, Result};
 use crate::ml::data::images::{ImageSet, to_unit};
@@ -110,7 +110,7 @@ struct Measured {
 
 /// Reconstruction error of posterior means and the spread of latents, over images spread evenly through the set.
 fn measure(vae: &AutoencoderKl, images: &ImageSet, p: &Params, device: &Device) -> Result<Measured> {
-    let chosen = spread(images.len(), p.measure_images);
+    let chosen = evenly(images.len(), p.measure_images);
     let (mut squared, mut pixels) = (0f64, 0f64);
     let (mut sums, mut latents) = ([0f64; 3], 0f64);
     for range in batches(chosen.len() as u64, p.batch) {
@@ -127,9 +127,16 @@ fn measure(vae: &AutoencoderKl, images: &ImageSet, p: &Params, device: &Device) 
     Ok(Measured { psnr: psnr(squared / pixels), latent_std: (square - mean * mean + variance).sqrt() })
 }
 
+/// `count` of 0..n at equal distances, all of them when there are no more. Images lie class by class or as they came, so
+/// that nothing repeats with the distance.
+fn evenly(n: u64, count: u64) -> Vec<u64> {
+    let count = count.min(n);
+    (0..count).map(|i| (u128::from(i) * u128::from(n) / u128::from(count)) as u64).collect()
+}
+
 /// Eight originals above their reconstructions.
 fn draw(vae: &AutoencoderKl, images: &ImageSet, device: &Device, path: &Path) -> Result<()> {
-    let chosen = spread(images.len(), 8);
+    let chosen = evenly(images.len(), 8);
     let x = to_unit(&images.batch(&chosen, device)?)?;
     let y = vae.decode(&vae.encode(&x)?.mean)?;
     let pixels = to_u8(&Tensor::cat(&[&x, &y], 0)?)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<u8>()?;
