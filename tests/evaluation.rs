@@ -9,7 +9,7 @@ mod sources;
 use crate::phases::Lab;
 use crate::support::bench::{Bench, Ear};
 use crate::support::golden::hashed;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use erw::error::ErrorKind;
 use erw::ml::data::images::ImageSet;
 use erw::ml::data::picture::write_npz;

@@ -86,13 +86,15 @@ impl Site<'_> {
             .env("CUDA_VISIBLE_DEVICES", self.gpus.join(","))
             .process_group(0);
         let inherit = |flag| fcntl(self.lock, FcntlArg::F_SETFD(flag)).map(drop).map_err(std::io::Error::from);
+        mark.iter().for_each(|mark| self.workers.expect(mark, self.launcher));
         let child = alone(|| {
             inherit(FdFlag::empty())?;
             let child = command.spawn();
             inherit(FdFlag::FD_CLOEXEC)?;
             child
-        })?;
-        self.workers.add(self.ticket, Process { pid: child.id() as i32, mark }, self.launcher);
+        });
+        let child = child.inspect_err(|_| mark.iter().for_each(|mark| self.workers.forget(mark)))?;
+        self.workers.add(self.ticket, Process { pid: child.id() as i32, mark });
         Ok(child)
     }
 

@@ -2,10 +2,10 @@
 //! ends them if the runner is killed.
 //!
 //! A worker ends by itself when its runner is gone, because it watches its standard input. A program does not, so its
-//! process group is told to the guardian: a small process (this program, `erw worker guardian`) that reads the groups
-//! under way from a pipe and kills what is left of them when the pipe closes, whatever closed it. Between the start of
-//! a program and the word to the guardian lie microseconds in which a kill of the runner leaves the program running; it
-//! holds the lock of its key, so that nothing worse follows than a wait.
+//! mark and its process group are told to the guardian: a small process (this program, `erw worker guardian`) that reads
+//! from a pipe what is under way and kills what is left of it when the pipe closes, whatever closed it. The mark is told
+//! before the program is started: what a kill of the runner leaves running has not been executed yet, a matter of
+//! microseconds. It holds the lock of its key, so that nothing worse follows than a wait.
 
 use super::ending::end_orphans;
 use super::launch::Launcher;
@@ -81,12 +81,19 @@ impl Workers {
     pub fn kill_one(&self, ticket: usize) {
         self.going().processes.get(&ticket).iter().for_each(|p| p.end());
     }
-    pub(super) fn add(&self, ticket: usize, process: Process, launcher: &Launcher) {
+    /// A program with this mark is about to be started.
+    pub(super) fn expect(&self, mark: &str, launcher: &Launcher) {
+        self.going().guardian.get_or_insert_with(|| Guardian::start(launcher)).tell(&format!("+{mark}"));
+    }
+    /// It was not started.
+    pub(super) fn forget(&self, mark: &str) {
+        self.going().tell(&format!("-{mark}"));
+    }
+    pub(super) fn add(&self, ticket: usize, process: Process) {
         let mut going = self.going();
         going.stopped.remove(&ticket);
         if let Some(mark) = &process.mark {
-            let guardian = going.guardian.get_or_insert_with(|| Guardian::start(launcher));
-            guardian.tell(&format!("+{} {mark}", process.pid));
+            going.tell(&format!("={mark} {}", process.pid));
         }
         if going.stopping {
             process.ask_to_stop();
@@ -98,8 +105,16 @@ impl Workers {
         let mut going = self.going();
         let Some(process) = going.processes.remove(&ticket) else { return };
         process.end();
-        if let Some(guardian) = going.guardian.as_mut().filter(|_| process.mark.is_some()) {
-            guardian.tell(&format!("-{}", process.pid));
+        if let Some(mark) = &process.mark {
+            going.tell(&format!("-{mark}"));
+        }
+    }
+}
+
+impl Going {
+    fn tell(&mut self, word: &str) {
+        if let Some(guardian) = &mut self.guardian {
+            guardian.tell(word);
         }
     }
 }
@@ -141,37 +156,45 @@ impl Drop for Guardian {
     }
 }
 
-/// The inside of the guardian: keeps the list of programs until its standard input closes, then ends those still on it
-/// and their strays.
+/// The inside of the guardian: keeps the list of programs, by their marks, until its standard input closes, then ends those
+/// still on it and their strays. Lines are `+MARK`, `=MARK PID` and `-MARK`.
 pub fn guard(input: impl BufRead) {
-    let mut programs = BTreeMap::new();
+    let mut programs: BTreeMap<String, Option<i32>> = BTreeMap::new();
     for line in input.lines().map_while(Result::ok) {
-        let mut words = line.get(1..).unwrap_or_default().split(' ');
-        let pid = words.next().and_then(|n| n.parse::<i32>().ok());
-        match (line.get(..1), pid) {
-            (Some("+"), Some(pid)) => drop(programs.insert(pid, words.next().unwrap_or_default().to_string())),
-            (Some("-"), Some(pid)) => drop(programs.remove(&pid)),
+        let (mark, pid) =
+            line.get(1..).and_then(|rest| rest.split_once(' ')).unwrap_or((line.get(1..).unwrap_or(""), ""));
+        match line.get(..1) {
+            Some("+" | "=") => drop(programs.insert(mark.to_string(), pid.parse().ok())),
+            Some("-") => drop(programs.remove(mark)),
             _ => {}
         }
     }
-    for (pid, mark) in programs {
-        let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+    for (mark, pid) in programs {
+        if let Some(pid) = pid {
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         end_orphans(&mark);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::ending::MARK;
     use super::*;
     use std::os::unix::process::ExitStatusExt;
 
     #[test]
-    fn a_guardian_ends_the_groups_that_are_under_way_and_no_others() {
-        let sleep = || Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
-        let (mut under_way, mut finished) = (sleep(), sleep());
-        let told = format!("+{} a\n+{} b\n-{}\n", finished.id(), under_way.id(), finished.id());
+    fn a_guardian_ends_what_is_under_way_and_nothing_else() {
+        // A mark that no other run of this test has.
+        let mark = |name: &str| format!("{name}.{}", std::process::id());
+        let sleep =
+            |name: &str| Command::new("sleep").arg("60").env(MARK, mark(name)).process_group(0).spawn().unwrap();
+        let (mut under_way, mut starting, mut finished) = (sleep("a"), sleep("b"), sleep("c"));
+        let [a, b, c] = ["a", "b", "c"].map(mark);
+        let told = format!("+{a}\n={a} {}\n+{c}\n+{b}\n={c} {}\n-{c}\n", under_way.id(), finished.id());
         guard(told.as_bytes());
         assert_eq!(under_way.wait().unwrap().signal(), Some(libc::SIGKILL));
+        assert_eq!(starting.wait().unwrap().signal(), Some(libc::SIGKILL), "only its mark was known");
         assert!(finished.try_wait().unwrap().is_none());
         finished.kill().unwrap();
         finished.wait().unwrap();
