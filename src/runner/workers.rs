@@ -181,6 +181,7 @@ pub fn guard(input: impl BufRead) {
 mod tests {
     use super::super::ending::MARK;
     use super::*;
+    use std::os::unix::process::ExitStatusExt;
 
     #[test]
     fn a_guardian_ends_what_is_under_way_and_nothing_else() {
@@ -188,14 +189,14 @@ mod tests {
         let mark = |name: &str| format!("{name}.{}", std::process::id());
         let sleep =
             |name: &str| Command::new("sleep").arg("60").env(MARK, mark(name)).process_group(0).spawn().unwrap();
-        let (under_way, starting, mut finished) = (sleep("a"), sleep("b"), sleep("c"));
+        let (mut under_way, mut starting, mut finished) = (sleep("a"), sleep("b"), sleep("c"));
         let [a, b, c] = ["a", "b", "c"].map(mark);
         let told = format!("+{a}\n={a} {}\n+{c}\n+{b}\n={c} {}\n-{c}\n", under_way.id(), finished.id());
         guard(told.as_bytes());
-        // Ended and waited for.
-        let gone = |child: &Child| kill(Pid::from_raw(child.id() as i32), None).is_err();
-        assert!(gone(&under_way));
-        assert!(gone(&starting), "only its mark was known");
+        // An error: it was waited for already.
+        let ended = |child: &mut Child| child.wait().map_or(true, |status| status.signal() == Some(libc::SIGKILL));
+        assert!(ended(&mut under_way));
+        assert!(ended(&mut starting), "only its mark was known");
         assert!(finished.try_wait().unwrap().is_none());
         finished.kill().unwrap();
         finished.wait().unwrap();
