@@ -237,6 +237,16 @@ fn few_images_have_no_kid_unless_it_is_asked_for() {
 }
 
 #[test]
+fn labels_in_an_npz_are_of_no_matter() {
+    let space = space();
+    let images = Tensor::from_vec(pixels(2, 24), (24, SIZE, SIZE, 3), &CPU).unwrap();
+    let scores = Tensor::zeros((24, 10), DType::F32, &CPU).unwrap();
+    write_arrays(&space.path("scores.npz"), &[("arr_0", &images), ("arr_1", &scores)]);
+    let value = |samples: &str| object(by_classifier(&space, &["fid", samples, "ref", "--json"]))["metrics"].clone();
+    assert_eq!(value("scores.npz"), value("gen"));
+}
+
+#[test]
 fn artifacts_are_taken_by_digest_and_from_exported_folders() {
     let space = space();
     let shown: Value = serde_json::from_str(&space.erw(&["show", "p.toml:images", "--json"]).expect(0).stdout).unwrap();
