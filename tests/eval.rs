@@ -387,6 +387,20 @@ fn representations_are_compared_whatever_they_lie_in() {
         assert!(off < 1e-4, "{}: {off:e}", measure.name());
     }
     assert_eq!(object(eval(&space, &args))["cached"], true);
+    // The array in an npy has no name, so one name is the other file's.
+    fs::write(space.path("a.npy"), npy(&a)).unwrap();
+    let value = |args: &[&str]| object(eval(&space, &[args, &["--json"]].concat()))["metrics"].clone();
+    let named = value(&["cka", "a.safetensors", "ab.npz", "--key", "x", "--key", "b"]);
+    assert_eq!(value(&["cka", "a.npy", "ab.npz", "--key", "b"]), named);
+}
+
+/// The bytes of an npy of `[n, d]` f32.
+fn npy(rows: &Tensor) -> Vec<u8> {
+    let (n, d) = rows.dims2().unwrap();
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({n}, {d}), }}");
+    let mut bytes = [&b"\x93NUMPY\x01\x00"[..], &118u16.to_le_bytes(), format!("{header:<117}\n").as_bytes()].concat();
+    bytes.extend(rows.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().flat_map(|x| x.to_le_bytes()));
+    bytes
 }
 
 #[test]
