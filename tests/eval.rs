@@ -135,7 +135,10 @@ fn what_is_known_is_not_computed_again() {
     assert_eq!(second.stdout, first.stdout.clone() + "cached: nothing was computed\n");
     // Another metric looks at no image again.
     let other = by_classifier(&space, &["pr", "gen", "ref"]).expect(0);
-    assert!(other.stderr.contains("samples: cached\nreference: cached\n"), "{}", other.stderr);
+    // Whichever comes first.
+    for side in ["samples: cached\n", "reference: cached\n"] {
+        assert!(other.stderr.contains(side), "{}", other.stderr);
+    }
     assert!(!other.stdout.contains("cached"), "{}", other.stdout);
     // A change of a file is seen.
     write_folder(&space.path("ref"), &pixels(4, 30));
@@ -231,6 +234,110 @@ fn few_images_have_no_kid_unless_it_is_asked_for() {
     let text = "error: `gen` has 24 images, and a subset of `kid` 1000\n\
                 hint: `--kid-subset-size` sets another, whose numbers do not compare";
     assert_eq!(error(&space, &said), text);
+}
+
+#[test]
+fn labels_in_an_npz_are_of_no_matter() {
+    let space = space();
+    let images = Tensor::from_vec(pixels(2, 24), (24, SIZE, SIZE, 3), &CPU).unwrap();
+    let scores = Tensor::zeros((24, 10), DType::F32, &CPU).unwrap();
+    write_arrays(&space.path("scores.npz"), &[("arr_0", &images), ("arr_1", &scores)]);
+    let value = |samples: &str| object(by_classifier(&space, &["fid", samples, "ref", "--json"]))["metrics"].clone();
+    assert_eq!(value("scores.npz"), value("gen"));
+}
+
+/// A number that cannot be had costs no pass over the images.
+#[test]
+fn sides_that_are_too_small_are_known_before_anything_is_computed() {
+    let space = space();
+    let npz = |name: &str, count: usize| {
+        write_npz(&space.path(name), &pixels(2, count), SIZE, SIZE, &vec![0; count]).unwrap();
+    };
+    npz("three.npz", 3);
+    let all = object(by_classifier(&space, &["all", "three.npz", "ref", "--json"]));
+    assert_eq!(all["metrics"].as_object().unwrap().keys().collect::<Vec<_>>(), ["fd"]);
+    let told: Vec<&str> = all["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let no = |metric: &str| format!("no {metric}: `three.npz` has 3 images, and `{metric}` to neighbour 3 needs 4");
+    assert_eq!(told[1..3], ["precision", "recall"].map(no));
+    let said = by_classifier(&space, &["pr", "gen", "ref", "-k", "24"]).expect(2);
+    let text = "error: `gen` has 24 images, and `precision` to neighbour 24 needs 25\n\
+                hint: `-k` sets another, whose numbers do not compare";
+    assert_eq!(error(&space, &said), text);
+    // Images beside statistics are few, too, and `--limit` is not about them.
+    npz("many.npz", 1000);
+    by_classifier(&space, &["stats", "ref", "-o", "ref-stats.npz", "--arr-0", "30"]).expect(0);
+    let said = by_classifier(&space, &["kid", "many.npz", "ref-stats.npz"]).expect(2);
+    assert!(error(&space, &said).starts_with("error: `ref-stats.npz` has 30 images, and a subset of `kid` 1000"));
+    let args = ["kid", "gen", "ref-stats.npz", "--limit", "20", "--kid-subset-size", "20"];
+    by_classifier(&space, &args).expect(0);
+}
+
+/// FID of a set with itself is 0, and looks like a triumph.
+#[test]
+fn a_set_alone_is_not_compared_with_itself() {
+    let space = space();
+    let said = by_classifier(&space, &["is", "gen", "--metrics", "fid"]).expect(2);
+    let text = "error: `fid` compares with a reference, and `erw eval is` has none\n\
+                hint: `erw eval fid SAMPLES REFERENCE --metrics is` gives both";
+    assert_eq!(error(&space, &said), text);
+}
+
+/// Statistics of another network, or of another mode, have the same shapes.
+#[test]
+fn statistics_are_held_against_the_network_that_made_them() {
+    let space = space();
+    space.write("q.toml", &PIPELINE.replace("steps = 2", "steps = 3"));
+    space.erw(&["run", "q.toml"]).expect(0);
+    by_classifier(&space, &["stats", "ref", "-o", "ref-stats.npz"]).expect(0);
+    let statistics = "[stages.statistics]\nkind = \"stats\"\n\
+                      inputs = { images = \"images\", network = \"classifier\" }\n";
+    space.write("p.toml", &format!("{PIPELINE}\n{statistics}"));
+    space.erw(&["run", "p.toml"]).expect(0);
+    space.erw(&["export", "p.toml", "statistics", "exported"]).expect(0);
+    for given in ["ref-stats.npz", "exported"] {
+        by_classifier(&space, &["fid", "gen", given]).expect(0);
+        let said = eval(&space, &["fid", "gen", given, "--network", "q.toml:classifier"]).expect(1);
+        let text =
+            format!("error: `{given}` and the images were seen by other networks, so that no number says anything");
+        assert!(error(&space, &said).starts_with(&text), "{}", said.stderr);
+        let said = eval(&space, &["fid", "gen", given]).expect(2);
+        let text = format!(
+            "error: `{given}` is of the network `classifier`, and the images would be seen by another\n\
+             hint: name it by `--network`"
+        );
+        assert_eq!(error(&space, &said), text);
+    }
+    // Of Inception, the mode is what tells.
+    let note = |mode: &str| {
+        let note = serde_json::json!({ "network": "fid-inception", "mode": mode, "preparation": "", "weights": "" });
+        space.write("exported/stats.json", &note.to_string());
+    };
+    note("pytorch-fid");
+    let said = eval(&space, &["fid", "gen", "exported"]).expect(2);
+    let text = "error: `exported` is of mode pytorch-fid, and the images would be prepared as in adm\n\
+                hint: `--mode pytorch-fid` compares with it";
+    assert_eq!(error(&space, &said), text);
+    // Those of others say nothing, and that is said.
+    let mu = Tensor::zeros(8, DType::F64, &CPU).unwrap();
+    let sigma = Tensor::eye(8, DType::F64, &CPU).unwrap();
+    write_arrays(&space.path("others.npz"), &[("mu", &mu), ("sigma", &sigma)]);
+    let all = object(by_classifier(&space, &["fid", "gen", "others.npz", "--json"]));
+    let text = "`others.npz` does not say of which network it is; only the number of features was compared";
+    assert_eq!(all["warnings"], serde_json::json!([text]));
+}
+
+#[test]
+fn what_cannot_be_written_or_compared_is_known_before() {
+    let space = space();
+    let refused = |args: &[&str], text: &str| {
+        let said = by_classifier(&space, args).expect(2);
+        assert_eq!(error(&space, &said), text);
+    };
+    refused(&["stats", "gen", "-o", "no/out.npz"], "error: no folder `no` for `-o no/out.npz`");
+    refused(&["stats", "gen", "-o", "ref"], "error: `ref` is a folder\nhint: give a file for `-o`");
+    let text = "error: `cmmd` is of CLIP's embeddings, and the network is another\n\
+                hint: name a CLIP by `--network`, or none";
+    refused(&["cmmd", "gen", "ref"], text);
 }
 
 #[test]
@@ -374,6 +481,20 @@ fn representations_are_compared_whatever_they_lie_in() {
         assert!(off < 1e-4, "{}: {off:e}", measure.name());
     }
     assert_eq!(object(eval(&space, &args))["cached"], true);
+    // The array in an npy has no name, so one name is the other file's.
+    fs::write(space.path("a.npy"), npy(&a)).unwrap();
+    let value = |args: &[&str]| object(eval(&space, &[args, &["--json"]].concat()))["metrics"].clone();
+    let named = value(&["cka", "a.safetensors", "ab.npz", "--key", "x", "--key", "b"]);
+    assert_eq!(value(&["cka", "a.npy", "ab.npz", "--key", "b"]), named);
+}
+
+/// The bytes of an npy of `[n, d]` f32.
+fn npy(rows: &Tensor) -> Vec<u8> {
+    let (n, d) = rows.dims2().unwrap();
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({n}, {d}), }}");
+    let mut bytes = [&b"\x93NUMPY\x01\x00"[..], &118u16.to_le_bytes(), format!("{header:<117}\n").as_bytes()].concat();
+    bytes.extend(rows.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().flat_map(|x| x.to_le_bytes()));
+    bytes
 }
 
 #[test]

@@ -108,6 +108,25 @@ fn statistics_stand_for_the_images_that_they_are_of() {
     }
 }
 
+/// Of either side: a number of some of the images is not that of all.
+#[test]
+fn features_of_some_of_the_images_are_said_to_be_so() {
+    let bench = Bench::new();
+    let net = network(&bench, "net", 1);
+    let stats = |name: &str, images: PathBuf| {
+        let inputs = [("images", images.as_path()), ("network", &net)];
+        bench.run(&format!("{name}-stats"), &stages::stats::KIND, &inputs, json!({"features": 25})).unwrap()
+    };
+    let (a, b) = (stats("a", samples(&bench, "a", 40)), stats("b", samples(&bench, "b", 50)));
+    let inputs = [("samples", a.as_path()), ("reference", &b)];
+    let params = json!({"metrics": ["precision", "kid"], "kid_subsets": 4, "kid_subset_size": 20});
+    let said = metrics(&bench.run("some", &stages::fid::KIND, &inputs, params).unwrap())["warnings"].clone();
+    let some = |count: u64, side: &str| {
+        format!("precision, kid: of the features of 25 of the {count} {side}, all that were kept")
+    };
+    assert_eq!(said, json!([some(40, "samples"), some(50, "reference images")]));
+}
+
 #[test]
 fn a_set_against_itself_scores_as_it_should() {
     let bench = Bench::new();

@@ -1,7 +1,7 @@
 //! Metrics against SciPy and against their definitions.
 
 use candle_core::{DType, Device, Result, Tensor};
-use erw::ml::metrics::frechet::{between, few_samples, frechet_distance};
+use erw::ml::metrics::frechet::{between, between_gaussians, few_samples, frechet_distance};
 use erw::ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL};
 use erw::ml::metrics::stats::Stats;
 use erw::ml::weights::{self, Tensors};
@@ -208,6 +208,22 @@ fn statistics_refuse_what_would_spoil_them() -> Result<()> {
     one.push(&Tensor::new(&[[0f32, 1.0]], &CPU)?)?;
     let text = between(&one, &s).unwrap_err().to_string();
     assert!(text.starts_with("a covariance needs 2 samples, there are 1"), "{text}");
+    Ok(())
+}
+
+/// The factorisation ends at the first negative pivot, and what lies behind it would go unnoticed.
+#[test]
+fn what_has_negative_eigenvalues_is_no_covariance() -> Result<()> {
+    let gaussian = |sigma: [f64; 4]| Gaussian::new(vec![0.0; 2], faer::Mat::from_fn(2, 2, |i, j| sigma[2 * i + j]));
+    let good = gaussian([1.0, 0.5, 0.5, 1.0])?;
+    let bad = gaussian([1.0, 2.0, 2.0, 1.0])?;
+    for (a, b, which) in [(&bad, &good, "first"), (&good, &bad, "second")] {
+        let text = between_gaussians(a, b).unwrap_err().to_string();
+        let expected = format!("the covariance of the {which} set has negative eigenvalues, so it is none");
+        assert_eq!(text.lines().next(), Some(expected.as_str()));
+    }
+    // Sums in f32 leave a little below 0.
+    assert!(between_gaussians(&gaussian([1.0, 1.0 + 1e-6, 1.0 + 1e-6, 1.0])?, &good)? > 0.0);
     Ok(())
 }
 

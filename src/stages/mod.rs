@@ -35,11 +35,15 @@ mod validation;
 pub mod warmup;
 pub mod weights;
 
+pub use evaluation::note::NOTE_FILE;
 pub use trainer::CONFIG_FILE;
 
-/// How many images lie at a path that an evaluation can read.
+/// How many images lie at a path that an evaluation can read; of statistics that were made here, of how many features are kept.
 pub fn count_images(path: &std::path::Path) -> crate::error::Result<u64> {
-    Ok(evaluation::pictures::Pictures::of_path(path)?.len())
+    match evaluation::given::Statistics::kept(path)? {
+        Some(kept) => Ok(kept),
+        None => Ok(evaluation::pictures::Pictures::of_path(path)?.len()),
+    }
 }
 
 use crate::runner::manifest::Registry;

@@ -68,8 +68,9 @@ fn the_suite_of_inception_has_its_names() {
         "kid": {"subsets": 100, "subset_size": 30, "seed": 2020},
     });
     assert_eq!(found["settings"], told);
-    let kept = "precision, recall, kid: of the features of 40 of the 50000 samples, all that were kept";
-    assert_eq!(found["warnings"], json!([kept]));
+    let kept = ["50000 samples", "1281167 reference images"]
+        .map(|all| format!("precision, recall, kid: of the features of 40 of the {all}, all that were kept"));
+    assert_eq!(found["warnings"], json!(kept));
 }
 
 #[test]
@@ -88,8 +89,15 @@ fn modes_decide_how_metrics_are_taken_and_do_not_mix() {
         "the reference is 10000 images; papers compare with statistics of the whole training set, and the images that lie \
          beside these are for precision and recall only",
         "recall: of the features of 40 of the 10000 samples, all that were kept",
+        "recall: of the features of 40 of the 10000 reference images, all that were kept",
     ]);
     assert_eq!(found["warnings"], warnings);
+
+    // Statistics of fewer images than parts are of no Inception Score, and not because others made them.
+    let few = of_inception(&bench, "few", json!({"mode": "torch-fidelity", "count": 9, "inception_score": null}));
+    let error = fid(&bench, &few, &b, json!({"metrics": ["is"]})).unwrap_err();
+    let text = "`metrics`: `is` needs an image in every part, and input `samples` is statistics of 9";
+    assert_eq!(error.message, text);
 
     let adm = of_inception(&bench, "adm", json!({}));
     let error = fid(&bench, &a, &adm, json!({})).unwrap_err();

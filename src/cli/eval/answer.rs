@@ -81,11 +81,16 @@ fn digits(value: Option<f64>) -> String {
     }
 }
 
-/// Of a comparison of images, or of one set. `left_out` says which metrics of a bundle are not there, and why.
-pub fn of_images(ran: &Ran, said: &[(&str, &str)], left_out: Vec<String>, as_json: bool) -> Result<String> {
-    let detail = read(&ran.output(METRICS)?.join("metrics.json"))?;
-    let mut answer = answer(ran, &detail, METRICS)?;
-    answer.warnings.extend(left_out);
+/// All that is recorded with a result.
+pub fn detail(ran: &Ran) -> Result<Value> {
+    read(&ran.output(METRICS)?.join("metrics.json"))
+}
+
+/// Of a comparison of images, or of one set. `told` is what to say besides: of what was given, and of metrics of a bundle
+/// that are not there.
+pub fn of_images(ran: &Ran, detail: &Value, said: &[(&str, &str)], told: Vec<String>, as_json: bool) -> Result<String> {
+    let mut answer = answer(ran, detail, METRICS)?;
+    answer.warnings.extend(told);
     let given = |side: &str| said.iter().find(|(name, _)| *name == side).map(|(_, given)| *given);
     let side = |name: &str| given(name).map(|given| json!({ "given": given, "images": detail[&format!("n_{name}")] }));
     if as_json {
@@ -114,7 +119,7 @@ pub fn of_images(ran: &Ran, said: &[(&str, &str)], left_out: Vec<String>, as_jso
 
 /// Of two files of features.
 pub fn of_features(ran: &Ran, [a, b]: [&str; 2], as_json: bool) -> Result<String> {
-    let detail = read(&ran.output(METRICS)?.join("metrics.json"))?;
+    let detail = detail(ran)?;
     let answer = answer(ran, &detail, METRICS)?;
     if as_json {
         let side = |given: &str, dim: &str| json!({ "given": given, "dim": detail[dim] });
@@ -211,7 +216,8 @@ pub fn in_words_of_the_command_line(mut error: Error, said: &[(&str, &str)]) -> 
 }
 
 /// What stages say of their parameters and inputs, and what the command line says of the same.
-const WORDS: [(&str, &str); 7] = [
+const WORDS: [(&str, &str); 8] = [
+    ("set `arr_0 = 0`", "leave `--arr-0` out"),
     ("`kid_subset_size` is", "`--kid-subset-size` is"),
     ("make both with one `mode`", "make both with one `--mode`"),
     ("leave `mode` out", "leave `--mode` out"),

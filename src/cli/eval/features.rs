@@ -5,6 +5,8 @@ use super::{How, Place, answer, run_pipeline};
 use crate::cli::common::print;
 use crate::error::{Error, Result};
 use serde_json::json;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -18,7 +20,7 @@ pub struct Args {
     /// Other features of the same samples, in the same order
     #[arg(value_hint = clap::ValueHint::FilePath)]
     b: PathBuf,
-    /// Which tensor, where a file holds several; twice for A and for B
+    /// Which tensor, where a file holds several; twice for A and for B. One npy has no names
     #[arg(long, value_name = "NAME")]
     key: Vec<String>,
     /// These metrics besides
@@ -42,11 +44,11 @@ fn quantile(text: &str) -> Result<f64, String> {
 }
 
 impl Args {
-    /// One name is looked for in both files.
+    /// One name is looked for in both files, but in one that has no names.
     fn keys(&self) -> Result<[Option<&str>; 2]> {
         match self.key.as_slice() {
             [] => Ok([None, None]),
-            [both] => Ok([Some(both), Some(both)]),
+            [both] => Ok([&self.a, &self.b].map(|path| (!is_npy(path)).then_some(both.as_str()))),
             [a, b] => Ok([Some(a), Some(b)]),
             _ => Err(Error::usage("`--key` is given more than twice").hint("once for both files, or for A and for B")),
         }
@@ -73,6 +75,13 @@ pub fn run(metric: &str, args: &Args, place: Place<'_>) -> Result<()> {
     stages.add(METRICS, json!({ "kind": "agreement", "params": params }));
     let ran = run_pipeline(stages.text()?, &[("a", a), ("b", b)], None, &args.how, place)?;
     print(&answer::of_features(&ran, [a, b], args.how.json)?)
+}
+
+/// Is it one array of NumPy, which has no name?
+fn is_npy(path: &Path) -> bool {
+    const MAGIC: [u8; 6] = *b"\x93NUMPY";
+    let mut start = [0; MAGIC.len()];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == MAGIC
 }
 
 fn exists(path: &Path) -> Result<()> {

@@ -62,13 +62,9 @@ impl Given {
         }
     }
 
-    /// How many images it holds, of a set of images; whoever reads them tells what is wrong with it.
+    /// How many images can be compared one by one; whoever reads them tells what is wrong with the others.
     pub fn images(&self) -> Option<u64> {
-        let path = match self {
-            Self::Images(path) => path,
-            Self::Stage(_, ty, path) if ty != STATS => path,
-            _ => return None,
-        };
+        let (Self::Images(path) | Self::Statistics(path, _) | Self::Stage(_, _, path)) = self;
         count_images(path).ok()
     }
 

@@ -1,16 +1,14 @@
 //! Metrics of sets of images: which are asked for, and the pipeline that computes them.
 
+use super::enough::{Counts, Side};
 use super::given::{Given, Holds, STATS};
 use super::network::{self, Network};
 use super::pipeline::{Extraction, METRICS, NETWORK, REFERENCE, SAMPLES, Stages};
-use super::{How, Place, answer, run_pipeline};
+use super::{How, Place, answer, run_pipeline, statistics};
 use crate::cli::common::print;
 use crate::error::{Error, Result};
-use crate::ml::metrics::gaussian::STATS_FILE;
 use crate::runner::pool::Limits;
 use serde_json::json;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -49,7 +47,7 @@ pub struct StatsArgs {
 
 /// The tool whose numbers are to be reproduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Mode {
+pub enum Mode {
     /// The ADM suite, whose numbers papers report
     Adm,
     /// pytorch-fid
@@ -61,7 +59,7 @@ enum Mode {
 }
 
 impl Mode {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Adm => "adm",
             Self::PytorchFid => "pytorch-fid",
@@ -70,9 +68,6 @@ impl Mode {
         }
     }
 }
-
-/// Images of a subset of KID, where nothing else is said: as the manifest of `fid` has it.
-const KID_SUBSET_SIZE: u32 = 1000;
 
 /// What can be asked of a comparison of images, as stages name it.
 const METRIC_NAMES: [&str; 9] = ["fid", "sfid", "is", "precision", "recall", "density", "coverage", "kid", "cmmd"];
@@ -165,17 +160,9 @@ impl Settings {
         Ok((Extraction { mode, limit, batch, arr_0: None, gpu: gpu.is_some() }, gpu))
     }
 
-    /// Are there images enough for a subset of KID, as far as can be told from outside?
-    fn check_kid(&self, sides: &[(&str, &str, Given)]) -> Result<()> {
-        let size = u64::from(self.kid_subset_size.unwrap_or(KID_SUBSET_SIZE));
-        for (_, said, given) in sides {
-            let images = given.images().map(|n| n.min(self.limit.map_or(n, u64::from)));
-            if let Some(n) = images.filter(|n| *n < size) {
-                let text = format!("`{said}` has {n} images, and a subset of `kid` {size}");
-                return Err(Error::usage(text).hint("`--kid-subset-size` sets another, whose numbers do not compare"));
-            }
-        }
-        Ok(())
+    fn counts(&self) -> Counts {
+        let mode = self.mode.unwrap_or(Mode::Adm);
+        Counts { k: self.k, kid_subset_size: self.kid_subset_size, mode, limit: self.limit }
     }
 
     /// Which of the visible GPUs is asked for.
@@ -222,22 +209,28 @@ pub fn run(wanted: Wanted, args: &Args, place: Place<'_>) -> Result<()> {
     let network = settings.network(wanted.default_network(), place)?;
     let holds = if let Given::Statistics(_, holds) = &reference { Some(*holds) } else { None };
     let mode = settings.mode.unwrap_or(Mode::Adm);
+    let mut told = vec![];
+    if let Given::Statistics(path, holds) = &reference {
+        match statistics::note(path) {
+            Some(note) => note.check(&args.reference, &network, settings.mode)?,
+            None => told.extend(statistics::caution(&args.reference, &network, mode, holds.spatial)),
+        }
+    }
     let mut metrics: Vec<&str> = settings.metrics.iter().map(String::as_str).collect();
     let sides = [(SAMPLES, args.samples.as_str(), samples), (REFERENCE, args.reference.as_str(), reference)];
     let check = |metric: &str| {
         check(metric, &network, holds.map(|holds| (args.reference.as_str(), holds)))?;
-        if metric == "kid" { settings.check_kid(&sides) } else { Ok(()) }
+        settings.counts().check(metric, &sides)
     };
-    let mut left_out = vec![];
     if wanted != Wanted::All || metrics.is_empty() {
         let mut usual = wanted.metrics(mode, network.is_inception());
         if wanted.is_bundle() {
-            usual.retain(|metric| check(metric).map_err(|e| left_out.push(format!("no {metric}: {e}"))).is_ok());
+            usual.retain(|metric| check(metric).map_err(|e| told.push(format!("no {metric}: {e}"))).is_ok());
         }
         metrics.splice(0..0, usual);
     }
     metrics.iter().try_for_each(|metric| check(metric))?;
-    measure(&metrics, &sides, &network, settings, left_out, place)
+    measure(&metrics, &sides, &network, settings, told, place)
 }
 
 /// What would be found out after hours, once features are there, is said before.
@@ -245,6 +238,10 @@ fn check(metric: &str, network: &Network, statistics: Option<(&str, Holds)>) -> 
     if ["sfid", "is"].contains(&metric) && !network.is_inception() {
         let text = format!("`{metric}` is of Inception, and the network is of type `{}`", network.ty());
         return Err(Error::usage(text).hint("name an Inception by `--network`, or none"));
+    }
+    if metric == "cmmd" && !network.may_be_clip() {
+        let text = "`cmmd` is of CLIP's embeddings, and the network is another";
+        return Err(Error::usage(text).hint("name a CLIP by `--network`, or none"));
     }
     let Some((given, holds)) = statistics else { return Ok(()) };
     let lacks = match metric {
@@ -256,23 +253,31 @@ fn check(metric: &str, network: &Network, statistics: Option<(&str, Holds)>) -> 
 }
 
 /// Measures a set by itself: nothing is compared, so the set stands for its reference.
+///
+/// # Errors
+/// What is a comparison would be of the set with itself, and look like a perfect result.
 pub fn run_alone(args: &Alone, place: Place<'_>) -> Result<()> {
+    if let Some(metric) = args.settings.metrics.iter().find(|metric| *metric != "is") {
+        let text = format!("`{metric}` compares with a reference, and `erw eval is` has none");
+        return Err(Error::usage(text).hint("`erw eval fid SAMPLES REFERENCE --metrics is` gives both"));
+    }
     let samples = Given::of(&args.samples, place)?;
     if samples.is_statistics() && !matches!(samples, Given::Stage(..)) {
         return Err(Error::usage(format!("`{}` holds published statistics, not samples", args.samples)));
     }
     let network = args.settings.network(network::INCEPTION, place)?;
     check("is", &network, None)?;
-    let metrics: Vec<&str> = std::iter::once("is").chain(args.settings.metrics.iter().map(String::as_str)).collect();
-    measure(&metrics, &[(SAMPLES, &args.samples, samples)], &network, &args.settings, vec![], place)
+    let sides = [(SAMPLES, args.samples.as_str(), samples)];
+    args.settings.counts().check("is", &sides)?;
+    measure(&["is"], &sides, &network, &args.settings, vec![], place)
 }
 
 fn measure(
     metrics: &[&str],
-    sides: &[(&str, &str, Given)],
+    sides: &[Side<'_>],
     network: &Network,
     settings: &Settings,
-    left_out: Vec<String>,
+    told: Vec<String>,
     place: Place<'_>,
 ) -> Result<()> {
     let (extraction, gpu) = settings.extraction()?;
@@ -306,7 +311,15 @@ fn measure(
     let mut said: Vec<(&str, &str)> = sides.iter().map(|(name, said, _)| (*name, *said)).collect();
     said.extend(settings.network.as_deref().map(|network| (NETWORK, network)));
     let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place).map_err(|e| network.missing(e))?;
-    print(&answer::of_images(&ran, &said, left_out, settings.how.json)?)
+    let detail = answer::detail(&ran)?;
+    for (_, said, given) in sides {
+        if let Given::Statistics(path, _) = given
+            && let Some(note) = statistics::note(path)
+        {
+            note.confirm(said, &detail)?;
+        }
+    }
+    print(&answer::of_images(&ran, &detail, &said, told, settings.how.json)?)
 }
 
 /// Writes the statistics of a set in the published layout.
@@ -315,6 +328,7 @@ pub fn run_stats(args: &StatsArgs, place: Place<'_>) -> Result<()> {
     if !settings.metrics.is_empty() {
         return Err(Error::usage("`--metrics` is about comparisons, and statistics are compared with nothing"));
     }
+    check_output(&args.output)?;
     let images = Given::of(&args.images, place)?;
     if images.is_statistics() {
         return Err(Error::usage(format!("`{}` holds statistics already", args.images)));
@@ -328,18 +342,17 @@ pub fn run_stats(args: &StatsArgs, place: Place<'_>) -> Result<()> {
     let mut said = vec![(SAMPLES, args.images.as_str())];
     said.extend(settings.network.as_deref().map(|network| (NETWORK, network)));
     let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place).map_err(|e| network.missing(e))?;
-    write(&ran.output(SAMPLES)?.join(STATS_FILE), &args.output)?;
+    statistics::write(&ran.output(SAMPLES)?, &args.output)?;
     print(&answer::of_stats(&ran, &said, &args.output, settings.how.json)?)
 }
 
-/// A copy that is the user's, whole or not at all.
-fn write(from: &Path, to: &Path) -> Result<()> {
-    let failed = |e| Error::io("write", to, e);
-    let mut beside = to.as_os_str().to_owned();
-    beside.push(".part");
-    let beside = PathBuf::from(beside);
-    fs::copy(from, &beside).map_err(failed)?;
-    // The store's files are read-only.
-    fs::set_permissions(&beside, fs::Permissions::from_mode(0o644)).map_err(failed)?;
-    fs::rename(&beside, to).map_err(failed)
+/// Is there a place for the file? It is written after everything else.
+fn check_output(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::usage(format!("`{}` is a folder", path.display())).hint("give a file for `-o`"));
+    }
+    match path.parent().filter(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()) {
+        Some(dir) => Err(Error::usage(format!("no folder `{}` for `-o {}`", dir.display(), path.display()))),
+        None => Ok(()),
+    }
 }

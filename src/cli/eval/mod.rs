@@ -6,11 +6,13 @@
 //! `answer`. None of them computes anything.
 
 mod answer;
+mod enough;
 mod features;
 mod given;
 mod images;
 mod network;
 mod pipeline;
+mod statistics;
 
 use super::remote::RemoteArgs;
 use super::run::{Flags, execute, print_log};
@@ -53,7 +55,9 @@ Keys of --json (one object):
               what made the features, and how images came to its size
   warnings    what to know before the number is compared with others
   cached      whether everything was known before
-  detail      all that is recorded with the result: settings, digests";
+  detail      all that is recorded with the result: settings, digests
+Of cknna, cka and mutual-knn `samples` is a number, and `a` and `b` have
+given and dim; of stats there are output and images, and no metrics.";
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {

@@ -68,6 +68,19 @@ impl Network {
         self.ty() == "inception"
     }
 
+    /// Whether it is one that is known by name, which says nothing of a mode; others may have one of their own.
+    pub fn is_published(&self) -> bool {
+        matches!(self, Self::Published(_) | Self::File(..))
+    }
+
+    /// Whether nothing that is known of it says that it is not CLIP.
+    pub fn may_be_clip(&self) -> bool {
+        match self {
+            Self::Published(entry) | Self::File(_, entry) => entry.name.starts_with("clip"),
+            Self::Exported(..) | Self::Stage(..) => self.ty() == "encoder",
+        }
+    }
+
     /// An error, with what identifies the network's file where it could not be fetched.
     pub fn missing(&self, error: Error) -> Error {
         let Self::Published(entry) = self else { return error };

@@ -54,6 +54,15 @@ impl ImageSet {
     /// Opens an npz of `arr_0` u8 `[N,H,W,3]` and, if there are labels, `arr_1` i64 `[N]`; the format of the ADM
     /// evaluation suite.
     pub fn open_npz(path: &Path) -> Result<Self> {
+        Self::of_npz(path, true)
+    }
+
+    /// The same without labels, whatever `arr_1` is: other tools write there what they like.
+    pub fn open_npz_unlabelled(path: &Path) -> Result<Self> {
+        Self::of_npz(path, false)
+    }
+
+    fn of_npz(path: &Path, labelled: bool) -> Result<Self> {
         let shown = path.display();
         let npz = Npz::open(path)?;
         let Some(images) = npz.find("arr_0", "u1")? else {
@@ -66,7 +75,8 @@ impl ImageSet {
         // As for packed shards: samples are written once.
         #[expect(unsafe_code, reason = "mapping a file that nothing writes to any more")]
         let map = unsafe { Mmap::map(&file) }?;
-        let labels = match npz.find("arr_1", "i8")? {
+        let labels = if labelled { npz.find("arr_1", "i8")? } else { None };
+        let labels = match labels {
             Some(l) if l.shape == [n] => {
                 let at = l.start;
                 map[at..at + 8 * n]

@@ -61,16 +61,20 @@ pub fn few_samples(samples: u64, dim: usize) -> Option<String> {
 /// anyway (2048 x 2048 on two cores: 1.5 s in one part, 1.1 s in two to eight).
 const PARTS: usize = 8;
 
+/// What may be left of a variance, in units of the largest: published files hold sums in f32, whose eigenvalues are a little
+/// below 0.
+const ROUNDING: f64 = 1e-3;
+
 fn trace_sqrt_product(s1: MatRef<'_, f64>, s2: MatRef<'_, f64>) -> Result<f64> {
-    let (l1, l2) = rayon::join(|| factor(s1), || factor(s2));
+    let (l1, l2) = rayon::join(|| factor(s1, "first"), || factor(s2, "second"));
     let (l1, l2) = (l1?, l2?);
     let mut product = Mat::zeros(l1.ncols(), l2.ncols());
     matmul(product.as_mut(), Accum::Replace, l1.transpose(), l2.as_ref(), 1.0, Par::rayon(PARTS));
     sum_of_singular_values(product.as_ref())
 }
 
-/// L `[d, rank]` with L L^T = S. Mirrored entries of S are averaged: published files hold sums in f32.
-fn factor(s: MatRef<'_, f64>) -> Result<Mat<f64>> {
+/// L `[d, rank]` with L L^T = S, the covariance of the set `which`. Mirrored entries of S are averaged: published files hold sums in f32.
+fn factor(s: MatRef<'_, f64>, which: &str) -> Result<Mat<f64>> {
     let n = s.nrows();
     // The factorisation divides by the first pivot unseen.
     if (0..n).all(|i| s[(i, i)] == 0.0) {
@@ -82,12 +86,30 @@ fn factor(s: MatRef<'_, f64>) -> Result<Mat<f64>> {
     let mut memory = MemBuffer::new(pivoted::cholesky_in_place_scratch::<usize, f64>(n, Par::Seq, params));
     let stack = MemStack::new(&mut memory);
     let done = pivoted::cholesky_in_place(lower.as_mut(), &mut order, &mut inverse, Par::Seq, stack, params);
-    let Ok((info, _)) = done else { bail!("a covariance has a negative variance or one that is not finite") };
+    let Ok((info, _)) = done else {
+        bail!("the covariance of the {which} set has a negative variance or one that is not finite")
+    };
     let mut factor = Mat::zeros(n, info.rank);
     for j in 0..info.rank {
         (j..n).for_each(|i| factor[(order[i], j)] = lower[(i, j)]);
     }
+    check_rest(s, factor.as_ref(), which)?;
     Ok(factor)
+}
+
+/// Refuses what has negative eigenvalues and is no covariance: the factorisation ends where no positive pivot is left, so
+/// that all behind it would count for nothing. Of a covariance, rounding is left of the variances there.
+fn check_rest(s: MatRef<'_, f64>, factor: MatRef<'_, f64>, which: &str) -> Result<()> {
+    let n = s.nrows();
+    let largest = (0..n).fold(0f64, |m, i| m.max(s[(i, i)]));
+    let mut rest: Vec<f64> = (0..n).map(|i| s[(i, i)]).collect();
+    for column in factor.col_iter() {
+        rest.iter_mut().zip(column.iter()).for_each(|(rest, x)| *rest -= x * x);
+    }
+    match rest.iter().any(|rest| *rest < -ROUNDING * largest) {
+        true => bail!("the covariance of the {which} set has negative eigenvalues, so it is none"),
+        false => Ok(()),
+    }
 }
 
 fn sum_of_singular_values(m: MatRef<'_, f64>) -> Result<f64> {

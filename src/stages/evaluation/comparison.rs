@@ -148,7 +148,14 @@ impl Comparison {
             let what = format!("`{mu}` and `{sigma}`, which input `{slot}` does not hold");
             return Err(refused(&what).hint("connect images, or statistics that were made with Inception"));
         }
-        if needs.score && stats.note().is_none_or(|note| note.inception_score.is_none()) {
+        // Our own lack it for one reason only.
+        if let Some(note) = stats.note().filter(|note| needs.score && note.inception_score.is_none()) {
+            let what = format!("an image in every part, and input `{slot}` is statistics of {}", note.count);
+            return Err(
+                refused(&what).hint("torch-fidelity's has 10 parts, that of mode adm is over parts of 5,000 images")
+            );
+        }
+        if needs.score && stats.note().is_none() {
             let what = format!("class scores of single images, and input `{slot}` is statistics that others made");
             return Err(refused(&what).hint("connect images, or statistics of a `stats` stage"));
         }

@@ -103,6 +103,19 @@ impl Statistics {
         self.dir.join(FEATURES_FILE).is_file()
     }
 
+    /// Of how many images features can be had from the artifact in `dir`; `None` if it is no statistics.
+    pub fn kept(dir: &Path) -> Result<Option<u64>> {
+        if !dir.join(STATS_FILE).is_file() {
+            return Ok(None);
+        }
+        let this = Self::open(dir)?;
+        Ok(Some(match &this.note {
+            Some(note) if this.has_features() => note.features,
+            _ if this.has_images() => this.images()?.len(),
+            _ => 0,
+        }))
+    }
+
     /// Kept features `[n, dim]`, f32.
     pub fn features(&self) -> Result<Tensor> {
         let path = self.dir.join(FEATURES_FILE);

@@ -55,7 +55,7 @@ impl Pictures {
     /// The `arr_0` of an npz, u8 `[N, H, W, 3]`.
     pub fn of_npz(path: &Path) -> Result<Self> {
         let hint = "images are u8 [N, H, W, 3] in `arr_0`, as `numpy.savez(path, images)` writes them";
-        Self::from(ImageSet::open_npz(path).map_err(|e| Error::from(e).hint(hint))?).not_empty(path)
+        Self::from(ImageSet::open_npz_unlabelled(path).map_err(|e| Error::from(e).hint(hint))?).not_empty(path)
     }
 
     /// Whatever lies at `path`: a folder of images, with a folder per class or without; a ZIP of that; an npz; a folder

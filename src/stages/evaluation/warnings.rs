@@ -1,7 +1,7 @@
 //! What a reader of a number must know before comparing it with another.
 
 use super::comparison::Comparison;
-use super::measured::Measured;
+use super::measured::{Measured, references};
 use super::metric::{Metric, Needs};
 
 /// Samples behind the numbers of papers.
@@ -21,7 +21,11 @@ pub fn of(comparison: &Comparison, metrics: &[Metric], samples: &Measured, refer
         singular,
         samples.count.filter(|n| fid && *n != USUAL).map(unusual),
         reference.count.filter(|n| fid && *n == BESIDE_ADM).map(|_| few_references()),
-        partial("samples", samples, metrics),
+        partial("samples", samples, metrics, |_| None),
+        partial("reference images", reference, metrics, |metric| match metric {
+            Metric::Kid | Metric::Cmmd => None,
+            _ => references(comparison.seen.as_ref().and_then(|seen| seen.mode)),
+        }),
     ]
     .into_iter()
     .flatten()
@@ -56,10 +60,16 @@ fn few_references() -> String {
     )
 }
 
-/// Kept features are of some of the images.
-fn partial(side: &str, measured: &Measured, metrics: &[Metric]) -> Option<String> {
+/// Kept features are of some of the images, of fewer than a metric takes; `most` is how many it takes, if not all.
+fn partial(
+    side: &str,
+    measured: &Measured,
+    metrics: &[Metric],
+    most: impl Fn(Metric) -> Option<u64>,
+) -> Option<String> {
     let (kept, count) = (measured.vectors.as_ref()?.dims()[0] as u64, measured.count?);
-    let metrics: Vec<&str> = metrics.iter().filter(|m| Needs::of(&[**m]).vectors).map(|m| m.name()).collect();
-    let (all, some) = (metrics.join(", "), kept < count);
-    some.then(|| format!("{all}: of the features of {kept} of the {count} {side}, all that were kept"))
+    let is_short = |m: &Metric| Needs::of(&[*m]).vectors && kept < most(*m).map_or(count, |most| most.min(count));
+    let metrics: Vec<&str> = metrics.iter().filter(|m| is_short(m)).map(|m| m.name()).collect();
+    let all = metrics.join(", ");
+    (!metrics.is_empty()).then(|| format!("{all}: of the features of {kept} of the {count} {side}, all that were kept"))
 }
