@@ -322,8 +322,8 @@ fn statistics_are_held_against_the_network_that_made_them() {
     let sigma = Tensor::eye(8, DType::F64, &CPU).unwrap();
     write_arrays(&space.path("others.npz"), &[("mu", &mu), ("sigma", &sigma)]);
     let all = object(by_classifier(&space, &["fid", "gen", "others.npz", "--json"]));
-    let text = "`others.npz` does not say of which network it is; only the number of features was compared";
-    assert_eq!(all["warnings"], serde_json::json!([text]));
+    let text = "the reference does not say of which network it is; only the number of features was compared";
+    assert!(all["warnings"].as_array().unwrap().contains(&text.into()), "{}", all["warnings"]);
 }
 
 #[test]

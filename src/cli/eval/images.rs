@@ -210,11 +210,10 @@ pub fn run(wanted: Wanted, args: &Args, place: Place<'_>) -> Result<()> {
     let holds = if let Given::Statistics(_, holds) = &reference { Some(*holds) } else { None };
     let mode = settings.mode.unwrap_or(Mode::Adm);
     let mut told = vec![];
-    if let Given::Statistics(path, holds) = &reference {
-        match statistics::note(path) {
-            Some(note) => note.check(&args.reference, &network, settings.mode)?,
-            None => told.extend(statistics::caution(&args.reference, &network, mode, holds.spatial)),
-        }
+    if let Given::Statistics(path, _) = &reference
+        && let Some(note) = statistics::note(path)
+    {
+        note.check(&args.reference, &network, settings.mode)?;
     }
     let mut metrics: Vec<&str> = settings.metrics.iter().map(String::as_str).collect();
     let sides = [(SAMPLES, args.samples.as_str(), samples), (REFERENCE, args.reference.as_str(), reference)];

@@ -95,19 +95,3 @@ impl Note {
         )))
     }
 }
-
-/// What to say of statistics that others made, which do not tell of which network and mode they are. The ADM suite's are
-/// known by their spatial features, which no other tool writes.
-pub fn caution(given: &str, network: &Network, mode: Mode, spatial: bool) -> Option<String> {
-    if !network.is_inception() {
-        return Some(format!(
-            "`{given}` does not say of which network it is; only the number of features was compared"
-        ));
-    }
-    let tool = mode.name();
-    (mode != Mode::Adm || !spatial).then(|| {
-        format!(
-            "`{given}` does not say how its images were prepared: if it is not of {tool}, `--mode` must name its tool"
-        )
-    })
-}

@@ -1,8 +1,10 @@
 //! What a reader of a number must know before comparing it with another.
 
 use super::comparison::Comparison;
+use super::given::Given;
 use super::measured::{Measured, references};
 use super::metric::{Metric, Needs};
+use crate::ml::models::mode::Mode;
 
 /// Samples behind the numbers of papers.
 const USUAL: u64 = 50_000;
@@ -19,6 +21,7 @@ pub fn of(comparison: &Comparison, metrics: &[Metric], samples: &Measured, refer
     let cautions = cautions.into_iter().filter_map(|side| side.note()?.caution.clone());
     [
         singular,
+        published(comparison),
         samples.count.filter(|n| fid && *n != USUAL).map(unusual),
         reference.count.filter(|n| fid && *n == BESIDE_ADM).map(|_| few_references()),
         partial("samples", samples, metrics, |_| None),
@@ -31,6 +34,26 @@ pub fn of(comparison: &Comparison, metrics: &[Metric], samples: &Measured, refer
     .flatten()
     .chain(cautions)
     .collect()
+}
+
+/// Of statistics that others made, which do not tell of which network and mode they are. The ADM suite's are known by their
+/// spatial features, which no other tool writes.
+fn published(comparison: &Comparison) -> Option<String> {
+    let Given::Stats(stats) = &comparison.reference else { return None };
+    if stats.note().is_some() {
+        return None;
+    }
+    if !comparison.is_inception() {
+        let text = "the reference does not say of which network it is; only the number of features was compared";
+        return Some(text.into());
+    }
+    let mode = comparison.seen.as_ref()?.mode?;
+    let tool = mode.name();
+    (mode != Mode::Adm || !stats.has_spatial()).then(|| {
+        format!(
+            "the reference does not say how its images were prepared: if it is not of {tool}, the mode must name its tool"
+        )
+    })
 }
 
 /// The distance falls with the number of samples, so numbers compare only at equal counts; below `dim` samples the
