@@ -340,6 +340,20 @@ fn what_cannot_be_written_or_compared_is_known_before() {
     refused(&["cmmd", "gen", "ref"], text);
 }
 
+/// The network, 96 MB, is not there and cannot be fetched.
+#[test]
+fn images_are_looked_for_before_a_network_is_fetched() {
+    let space = space();
+    fs::create_dir(space.path("empty")).unwrap();
+    for args in
+        [&["all", "empty", "ref"][..], &["fid", "gen", "empty"], &["is", "empty"], &["stats", "empty", "-o", "o"]]
+    {
+        let said = eval(&space, args).expect(1);
+        assert!(error(&space, &said).contains("empty holds no images"), "{}", said.stderr);
+        assert!(!said.stderr.contains("fetched"), "{}", said.stderr);
+    }
+}
+
 #[test]
 fn artifacts_are_taken_by_digest_and_from_exported_folders() {
     let space = space();

@@ -215,6 +215,12 @@ pub fn in_words_of_the_command_line(mut error: Error, said: &[(&str, &str)]) -> 
     error
 }
 
+/// An error about what was given at a place, as if the stage of its name had told it.
+pub fn of_place(mut error: Error, place: &str, said: &[(&str, &str)]) -> Error {
+    error.message = format!("stage `{place}`: {}", error.message);
+    in_words_of_the_command_line(error, said)
+}
+
 /// What stages say of their parameters and inputs, and what the command line says of the same.
 const WORDS: [(&str, &str); 8] = [
     ("set `arr_0 = 0`", "leave `--arr-0` out"),

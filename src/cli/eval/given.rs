@@ -68,6 +68,11 @@ impl Given {
         count_images(path).ok()
     }
 
+    /// Refuses what no stage could read images from. A network of many megabytes need not be fetched to tell that.
+    pub fn check(&self) -> Result<()> {
+        if let Self::Images(path) = self { count_images(path).map(drop) } else { Ok(()) }
+    }
+
     /// Statistics made by whomever.
     pub fn is_statistics(&self) -> bool {
         matches!(self, Self::Statistics(..)) || matches!(self, Self::Stage(_, ty, _) if ty == STATS)

@@ -309,6 +309,9 @@ fn measure(
     stages.add(METRICS, last);
     let mut said: Vec<(&str, &str)> = sides.iter().map(|(name, said, _)| (*name, *said)).collect();
     said.extend(settings.network.as_deref().map(|network| (NETWORK, network)));
+    for (name, _, given) in sides {
+        given.check().map_err(|e| answer::of_place(e, name, &said))?;
+    }
     let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place).map_err(|e| network.missing(e))?;
     let detail = answer::detail(&ran)?;
     for (_, said, given) in sides {
@@ -340,6 +343,7 @@ pub fn run_stats(args: &StatsArgs, place: Place<'_>) -> Result<()> {
     extraction.add(&mut stages, SAMPLES, &images, network.reference())?;
     let mut said = vec![(SAMPLES, args.images.as_str())];
     said.extend(settings.network.as_deref().map(|network| (NETWORK, network)));
+    images.check().map_err(|e| answer::of_place(e, SAMPLES, &said))?;
     let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place).map_err(|e| network.missing(e))?;
     statistics::write(&ran.output(SAMPLES)?, &args.output)?;
     print(&answer::of_stats(&ran, &said, &args.output, settings.how.json)?)
