@@ -3,7 +3,7 @@
 
 mod rows;
 
-use super::support::{create_dir, parse, write_json};
+use super::support::{check_list, create_dir, parse, write_json};
 use crate::error::{Error, Result};
 use crate::ml::metrics::alignment::{Measure, Protocol, Representation};
 use crate::ml::metrics::cknna::Estimator;
@@ -37,10 +37,8 @@ struct Operation {}
 
 fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Operation>(operation)?;
-    match parse::<Params>(params)?.metrics.is_empty() {
-        true => Err(Error::usage("`metrics` is empty")),
-        false => Ok(()),
-    }
+    let names: Vec<&str> = parse::<Params>(params)?.metrics.into_iter().map(Measure::name).collect();
+    check_list("metrics", &names, "`cknna`, `cka` and `mutual-knn`")
 }
 
 fn run(attempt: &Attempt) -> Result<()> {

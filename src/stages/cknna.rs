@@ -3,7 +3,7 @@
 
 use super::block_features::{Label, Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
 use super::block_scores::{Scores, by_block, report};
-use super::support::{check_pairs, parse, spread, stated_labels};
+use super::support::{Walk, check_list, check_pairs, parse, spread, stated_labels};
 use crate::error::{Error, Result};
 use crate::ml::data::packed::Packed;
 use crate::ml::metrics::alignment::{Measure, Protocol, Representation};
@@ -32,28 +32,17 @@ struct Params {
     images: u64,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Operation {
-    batch: usize,
-}
-
 fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
-    parse::<Operation>(operation)?;
+    parse::<Walk>(operation)?;
     let p: Params = parse(params)?;
     check_timesteps(&p.timesteps)?;
-    if p.metrics.is_empty() {
-        return Err(Error::usage("`metrics` is empty").hint("there are `cknna`, `cka` and `mutual-knn`"));
-    }
-    match (1..p.metrics.len()).find(|i| p.metrics[..*i].contains(&p.metrics[*i])) {
-        Some(i) => Err(Error::usage(format!("`metrics` names `{}` twice", p.metrics[i].name()))),
-        None => Ok(()),
-    }
+    let names: Vec<&str> = p.metrics.iter().map(|m| m.name()).collect();
+    check_list("metrics", &names, "`cknna`, `cka` and `mutual-knn`")
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
-    let batch = attempt.operation::<Operation>()?.batch.max(1);
+    let batch = attempt.operation::<Walk>()?.batch.max(1);
     let observer = Observer::open(attempt, Look { seed: p.seed, path: p.path, label: p.label }, batch)?;
     let latents = Packed::open(attempt.input("latents")?)?;
     let features = Packed::open(attempt.input("features")?)?;

@@ -4,7 +4,7 @@
 
 use super::block_features::{Label, Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
 use super::block_scores::{Scores, by_block, report};
-use super::support::{check_pairs, parse, spread, stated_labels};
+use super::support::{Walk, check_list, check_pairs, parse, spread, stated_labels};
 use crate::error::{Error, Result};
 use crate::ml::data::packed::Packed;
 use crate::ml::metrics::knn;
@@ -56,22 +56,12 @@ impl Kind {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Operation {
-    batch: usize,
-}
-
 fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
-    parse::<Operation>(operation)?;
+    parse::<Walk>(operation)?;
     let p: Params = parse(params)?;
     check_timesteps(&p.timesteps)?;
-    if p.probes.is_empty() {
-        return Err(Error::usage("`probes` is empty").hint("there are `linear` and `knn`"));
-    }
-    if let Some(i) = (1..p.probes.len()).find(|i| p.probes[..*i].contains(&p.probes[*i])) {
-        return Err(Error::usage(format!("`probes` names `{}` twice", p.probes[i].name())));
-    }
+    let names: Vec<&str> = p.probes.iter().map(|probe| probe.name()).collect();
+    check_list("probes", &names, "`linear` and `knn`")?;
     let has = |slot| inputs.contains(&slot);
     match (has("features"), has("heldout_features")) {
         (true, false) => Err(Error::usage("`features` is connected, but `heldout_features` is not")),
@@ -82,7 +72,7 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
 
 fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
-    let batch = attempt.operation::<Operation>()?.batch.max(1);
+    let batch = attempt.operation::<Walk>()?.batch.max(1);
     let observer = Observer::open(attempt, Look { seed: p.seed, path: p.path, label: p.label }, batch)?;
     let (bank, heldout) = (Set::open(attempt, "latents", &p)?, Set::open(attempt, "heldout", &p)?);
     let prober = Prober { p: &p, bank: &bank.labels, heldout: &heldout.labels };

@@ -31,6 +31,17 @@ pub fn check_walk<P: DeserializeOwned>(params: &Params, operation: &Params, _: &
     parse::<P>(params).map(drop)
 }
 
+/// Checks a parameter that lists what is wanted: not nothing, and nothing twice. `known` is all that there is, in words.
+pub fn check_list(parameter: &str, names: &[&str], known: &str) -> Result<()> {
+    if names.is_empty() {
+        return Err(Error::usage(format!("`{parameter}` is empty")).hint(format!("there are {known}")));
+    }
+    match (1..names.len()).find(|i| names[..*i].contains(&names[*i])) {
+        Some(i) => Err(Error::usage(format!("`{parameter}` names `{}` twice", names[i]))),
+        None => Ok(()),
+    }
+}
+
 /// A failed check of parameters, told as a mistake of the pipeline.
 pub fn usage(e: candle_core::Error) -> Error {
     Error::usage(e.to_string())
