@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::path::Path;
 
-/// How images are shown to a SiT.
+/// How images are shown to a SiT: parameters that several manifests have alike.
+#[derive(Deserialize, Clone, Copy)]
 pub struct Look {
     pub seed: u64,
     pub path: NoisePath,

@@ -1,7 +1,7 @@
 //! `cknna`: agreement of every block of a SiT, at several times, with an encoder's features of the same images. The
 //! protocol is REPA's: tokens averaged over patches, no projector, null class, 10 neighbours.
 
-use super::block_features::{Label, Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
+use super::block_features::{Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
 use super::block_scores::{Scores, by_block, report};
 use super::support::{Walk, check_list, check_pairs, parse, spread, stated_labels};
 use crate::error::{Error, Result};
@@ -9,7 +9,6 @@ use crate::ml::data::packed::Packed;
 use crate::ml::metrics::alignment::{Measure, Protocol, Representation};
 use crate::ml::metrics::cknna::Estimator;
 use crate::ml::metrics::unit_rows::{Clamp, Over};
-use crate::ml::path::Path as NoisePath;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
 use serde::Deserialize;
@@ -20,10 +19,9 @@ pub const KIND: StageKind = StageKind { name: "cknna", manifest: include_str!(".
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Params {
-    seed: u64,
+    #[serde(flatten)]
+    look: Look,
     timesteps: Vec<f64>,
-    path: NoisePath,
-    label: Label,
     metrics: Vec<Measure>,
     k: usize,
     estimator: Estimator,
@@ -43,7 +41,7 @@ fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
 fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
     let batch = attempt.operation::<Walk>()?.batch.max(1);
-    let observer = Observer::open(attempt, Look { seed: p.seed, path: p.path, label: p.label }, batch)?;
+    let observer = Observer::open(attempt, p.look, batch)?;
     let latents = Packed::open(attempt.input("latents")?)?;
     let features = Packed::open(attempt.input("features")?)?;
     check_pairs(&latents, "features", features.len(), stated_labels(&features))?;
@@ -73,7 +71,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         "estimator": p.estimator,
         "clamp": p.clamp,
         "clamp_over": p.clamp_over,
-        "label": p.label,
+        "label": p.look.label,
         "images": ids.len(),
     });
     report(attempt, &p.timesteps, &scores, about)

@@ -35,7 +35,9 @@ mod validation;
 pub mod warmup;
 pub mod weights;
 
+pub use evaluation::metric::Metric;
 pub use evaluation::note::NOTE_FILE;
+pub use evaluation::score::parts as inception_score_parts;
 pub use trainer::CONFIG_FILE;
 
 /// How many images lie at a path that an evaluation can read; of statistics that were made here, of how many features are kept.

@@ -2,14 +2,13 @@
 //! neighbours as DINO's evaluation has it, and by a linear classifier on frozen features. An encoder's features of the
 //! same images can be probed beside it.
 
-use super::block_features::{Label, Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
+use super::block_features::{Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
 use super::block_scores::{Scores, by_block, report};
 use super::support::{Walk, check_list, check_pairs, parse, spread, stated_labels};
 use crate::error::{Error, Result};
 use crate::ml::data::packed::Packed;
 use crate::ml::metrics::knn;
 use crate::ml::metrics::linear_probe::{Fitting, LinearProbe};
-use crate::ml::path::Path as NoisePath;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
 use candle_core::{Device, Tensor};
@@ -21,10 +20,9 @@ pub const KIND: StageKind = StageKind { name: "probe", manifest: include_str!(".
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Params {
-    seed: u64,
+    #[serde(flatten)]
+    look: Look,
     timesteps: Vec<f64>,
-    path: NoisePath,
-    label: Label,
     probes: Vec<Kind>,
     k: usize,
     l2: f64,
@@ -73,7 +71,7 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
 fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
     let batch = attempt.operation::<Walk>()?.batch.max(1);
-    let observer = Observer::open(attempt, Look { seed: p.seed, path: p.path, label: p.label }, batch)?;
+    let observer = Observer::open(attempt, p.look, batch)?;
     let (bank, heldout) = (Set::open(attempt, "latents", &p)?, Set::open(attempt, "heldout", &p)?);
     let prober = Prober { p: &p, bank: &bank.labels, heldout: &heldout.labels };
     let encoder = match (attempt.optional_input("features"), attempt.optional_input("heldout_features")) {
@@ -101,7 +99,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         "l2": p.l2,
         "tolerance": p.tolerance,
         "converged": columns.iter().flatten().chain(&encoder).all(|a| a.converged),
-        "label": p.label,
+        "label": p.look.label,
         "images": bank.ids.len(),
         "heldout": heldout.ids.len(),
         "classes": prober.classes(),

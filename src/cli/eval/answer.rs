@@ -171,10 +171,8 @@ fn text_of(value: &Value) -> &str {
 }
 
 fn answer(ran: &Ran, detail: &Value, stage: &str) -> Result<Answer> {
-    let warnings = match &detail["warnings"] {
-        Value::Array(all) => all.iter().filter_map(Value::as_str).map(String::from).collect(),
-        _ => detail["warning"].as_str().map(String::from).into_iter().collect(),
-    };
+    let warnings = detail["warnings"].as_array().into_iter().flatten();
+    let warnings = warnings.filter_map(Value::as_str).map(String::from).collect();
     let cached = ran.ends.iter().all(|end| end.state == State::Cached);
     Ok(Answer { results: ran.end(stage)?.results.clone(), facts: vec![], warnings, cached })
 }

@@ -1,19 +1,13 @@
 //! Whether sides hold images enough for a metric, as far as can be told from outside: what cannot be had of them is refused
 //! at once, not after an hour. Computes nothing.
 
-use super::given::Given;
-use super::images::Mode;
+use super::given::Side;
 use crate::error::{Error, Result};
-
-/// Neighbour of precision and recall and images of a subset of KID, where nothing else is said: as the manifest of `fid`
-/// has them.
-const K: u32 = 3;
-const KID_SUBSET_SIZE: u32 = 1000;
-/// Parts of torch-fidelity's Inception Score.
-const PARTS: u64 = 10;
-
-/// A side: its place, what was given there, and what that is.
-pub type Side<'a> = (&'static str, &'a str, Given);
+use crate::ml::metrics::inception_score::Parts;
+use crate::ml::metrics::kid::Subsets;
+use crate::ml::metrics::precision_recall::K;
+use crate::ml::models::mode::Mode;
+use crate::stages::inception_score_parts;
 
 /// What decides how many images metrics need.
 pub struct Counts {
@@ -28,33 +22,37 @@ impl Counts {
     /// # Errors
     /// Where a side is known to be too small.
     pub fn check(&self, metric: &str, sides: &[Side<'_>]) -> Result<()> {
-        let (k, size) = (self.k.unwrap_or(K), self.kid_subset_size.unwrap_or(KID_SUBSET_SIZE));
+        let k = self.k.map_or(K as u64, u64::from);
+        let size = self.kid_subset_size.map_or(Subsets::TORCH_FIDELITY.size as u64, u64::from);
         let (sides, least, what, hint) = match metric {
             "kid" => (
                 sides,
-                u64::from(size),
+                size,
                 format!("a subset of `kid` {size}"),
                 "`--kid-subset-size` sets another, whose numbers do not compare",
             ),
             "precision" | "recall" | "density" | "coverage" => (
                 sides,
-                u64::from(k) + 1,
-                format!("`{metric}` to neighbour {k} needs {}", u64::from(k) + 1),
+                k + 1,
+                format!("`{metric}` to neighbour {k} needs {}", k + 1),
                 "`-k` sets another, whose numbers do not compare",
             ),
-            "is" if self.mode == Mode::TorchFidelity => (
-                &sides[..1],
-                PARTS,
-                format!("torch-fidelity's Inception Score has {PARTS} parts"),
-                "that of mode adm is over parts of 5,000 images",
-            ),
+            "is" => match inception_score_parts(Some(self.mode)) {
+                Parts::Shuffled { count, .. } => (
+                    &sides[..1],
+                    count as u64,
+                    format!("torch-fidelity's Inception Score has {count} parts"),
+                    "that of mode adm is over parts of 5,000 images",
+                ),
+                Parts::Size(_) => return Ok(()),
+            },
             _ => return Ok(()),
         };
-        for (_, said, given) in sides {
-            let most = self.limit.filter(|_| !given.is_statistics()).map_or(u64::MAX, u64::from);
-            if let Some(n) = given.images().map(|n| n.min(most)).filter(|n| *n < least) {
+        for side in sides {
+            let most = self.limit.filter(|_| !side.given.is_statistics()).map_or(u64::MAX, u64::from);
+            if let Some(n) = side.images().map(|n| n.min(most)).filter(|n| *n < least) {
                 let images = if n == 1 { "image" } else { "images" };
-                return Err(Error::usage(format!("`{said}` has {n} {images}, and {what}")).hint(hint));
+                return Err(Error::usage(format!("`{}` has {n} {images}, and {what}", side.said)).hint(hint));
             }
         }
         Ok(())

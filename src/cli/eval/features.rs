@@ -1,7 +1,7 @@
 //! Agreement of two representations that lie in files.
 
 use super::pipeline::{METRICS, Stages, text};
-use super::{How, Place, answer, run_pipeline};
+use super::{How, Place, answer, each_once, run_pipeline};
 use crate::cli::common::print;
 use crate::error::{Error, Result};
 use serde_json::json;
@@ -60,12 +60,7 @@ pub fn run(metric: &str, args: &Args, place: Place<'_>) -> Result<()> {
         exists(path)?;
     }
     let [key_a, key_b] = args.keys()?;
-    let mut metrics = vec![metric];
-    args.metrics.iter().for_each(|m| {
-        if !metrics.contains(&m.as_str()) {
-            metrics.push(m)
-        }
-    });
+    let metrics = each_once(std::iter::once(metric).chain(args.metrics.iter().map(String::as_str)));
     let (a, b) = (text(&args.a)?, text(&args.b)?);
     let params = json!({
         "a": a, "b": b, "tensor_a": key_a, "tensor_b": key_b, "metrics": metrics,

@@ -62,20 +62,41 @@ impl Given {
         }
     }
 
-    /// How many images can be compared one by one; whoever reads them tells what is wrong with the others.
+    /// Statistics made by whomever.
+    pub fn is_statistics(&self) -> bool {
+        matches!(self, Self::Statistics(..)) || matches!(self, Self::Stage(_, ty, _) if ty == STATS)
+    }
+}
+
+/// A side of a comparison.
+pub struct Side<'a> {
+    /// Its place on the command line.
+    pub place: &'static str,
+    /// What was given there.
+    pub said: &'a str,
+    pub given: Given,
+    /// Images that can be compared one by one. Listing them takes a while, so it is done once.
+    images: Result<u64>,
+}
+
+impl<'a> Side<'a> {
+    pub fn new(place: &'static str, said: &'a str, given: Given) -> Self {
+        let (Given::Images(path) | Given::Statistics(path, _) | Given::Stage(_, _, path)) = &given;
+        let images = count_images(path);
+        Self { place, said, given, images }
+    }
+
+    /// `None` where there are none, or where whoever reads them tells what is wrong.
     pub fn images(&self) -> Option<u64> {
-        let (Self::Images(path) | Self::Statistics(path, _) | Self::Stage(_, _, path)) = self;
-        count_images(path).ok()
+        self.images.as_ref().ok().copied()
     }
 
     /// Refuses what no stage could read images from. A network of many megabytes need not be fetched to tell that.
     pub fn check(&self) -> Result<()> {
-        if let Self::Images(path) = self { count_images(path).map(drop) } else { Ok(()) }
-    }
-
-    /// Statistics made by whomever.
-    pub fn is_statistics(&self) -> bool {
-        matches!(self, Self::Statistics(..)) || matches!(self, Self::Stage(_, ty, _) if ty == STATS)
+        match (&self.given, &self.images) {
+            (Given::Images(_), Err(e)) => Err(e.clone()),
+            _ => Ok(()),
+        }
     }
 }
 

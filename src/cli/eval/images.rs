@@ -1,13 +1,17 @@
 //! Metrics of sets of images: which are asked for, and the pipeline that computes them.
 
-use super::enough::{Counts, Side};
-use super::given::{Given, Holds, STATS};
+use super::enough::Counts;
+use super::given::{Given, Holds, STATS, Side};
 use super::network::{self, Network};
 use super::pipeline::{Extraction, METRICS, NETWORK, REFERENCE, SAMPLES, Stages};
-use super::{How, Place, answer, run_pipeline, statistics};
+use super::{How, Place, answer, each_once, run_pipeline, statistics};
 use crate::cli::common::print;
 use crate::error::{Error, Result};
+use crate::ml::models::mode::Mode;
 use crate::runner::pool::Limits;
+use crate::stages::Metric;
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -45,37 +49,26 @@ pub struct StatsArgs {
     settings: Settings,
 }
 
-/// The tool whose numbers are to be reproduced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Mode {
-    /// The ADM suite, whose numbers papers report
-    Adm,
-    /// pytorch-fid
-    PytorchFid,
-    /// clean-fid, mode "clean"
-    CleanFid,
-    /// torch-fidelity
-    TorchFidelity,
-}
+impl ValueEnum for Mode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
 
-impl Mode {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Adm => "adm",
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Adm => "The ADM suite, whose numbers papers report",
             Self::PytorchFid => "pytorch-fid",
-            Self::CleanFid => "clean-fid",
+            Self::CleanFid => "clean-fid, mode \"clean\"",
             Self::TorchFidelity => "torch-fidelity",
-        }
+        };
+        Some(PossibleValue::new(self.name()).help(help))
     }
 }
-
-/// What can be asked of a comparison of images, as stages name it.
-const METRIC_NAMES: [&str; 9] = ["fid", "sfid", "is", "precision", "recall", "density", "coverage", "kid", "cmmd"];
 
 #[derive(Debug, clap::Args)]
 struct Settings {
     /// Which metrics, of one pass over the images: of `all` only these, else these besides
-    #[arg(long, value_delimiter = ',', value_name = "METRIC,…", value_parser = METRIC_NAMES)]
+    #[arg(long, value_delimiter = ',', value_name = "METRIC,…", value_parser = Metric::ALL.map(Metric::name))]
     metrics: Vec<String>,
     /// The tool whose numbers are to be reproduced: how it prepares images, and its conventions
     #[arg(long, value_enum, value_name = "MODE")]
@@ -216,7 +209,7 @@ pub fn run(wanted: Wanted, args: &Args, place: Place<'_>) -> Result<()> {
         note.check(&args.reference, &network, settings.mode)?;
     }
     let mut metrics: Vec<&str> = settings.metrics.iter().map(String::as_str).collect();
-    let sides = [(SAMPLES, args.samples.as_str(), samples), (REFERENCE, args.reference.as_str(), reference)];
+    let sides = [Side::new(SAMPLES, &args.samples, samples), Side::new(REFERENCE, &args.reference, reference)];
     let check = |metric: &str| {
         check(metric, &network, holds.map(|holds| (args.reference.as_str(), holds)))?;
         settings.counts().check(metric, &sides)
@@ -266,7 +259,7 @@ pub fn run_alone(args: &Alone, place: Place<'_>) -> Result<()> {
     }
     let network = args.settings.network(network::INCEPTION, place)?;
     check("is", &network, None)?;
-    let sides = [(SAMPLES, args.samples.as_str(), samples)];
+    let sides = [Side::new(SAMPLES, &args.samples, samples)];
     args.settings.counts().check("is", &sides)?;
     measure(&["is"], &sides, &network, &args.settings, vec![], place)
 }
@@ -280,45 +273,39 @@ fn measure(
     place: Place<'_>,
 ) -> Result<()> {
     let (extraction, gpu) = settings.extraction()?;
-    let mut stages = Stages::of(sides.iter().map(|(_, said, _)| *said));
+    let mut stages = Stages::of(sides.iter().map(|side| side.said));
     let from = network.reference();
     let mut inputs = json!({});
     // Two sets of features that are known need no network, so none is fetched.
-    if sides.iter().any(|(_, _, given)| !matches!(given, Given::Stage(_, ty, _) if ty == STATS)) {
+    if sides.iter().any(|side| !matches!(&side.given, Given::Stage(_, ty, _) if ty == STATS)) {
         network.add(&mut stages)?;
         inputs["network"] = json!(from);
     }
-    for (name, _, given) in sides {
-        inputs[name] = json!(extraction.add(&mut stages, name, given, from)?);
+    for side in sides {
+        inputs[side.place] = json!(extraction.add(&mut stages, side.place, &side.given, from)?);
     }
     if sides.len() == 1 {
         inputs[REFERENCE] = inputs[SAMPLES].clone();
     }
-    let mut names: Vec<&str> = vec![];
-    metrics.iter().copied().for_each(|name| {
-        if !names.contains(&name) {
-            names.push(name)
-        }
-    });
     let params = json!({
-        "metrics": names, "mode": extraction.mode, "k": settings.k,
+        "metrics": each_once(metrics.iter().copied()), "mode": extraction.mode, "k": settings.k,
         "kid_subsets": settings.kid_subsets, "kid_subset_size": settings.kid_subset_size,
     });
     let mut last = json!({ "kind": "fid", "inputs": inputs, "params": params });
     extraction.operate(&mut last);
     stages.add(METRICS, last);
-    let mut said: Vec<(&str, &str)> = sides.iter().map(|(name, said, _)| (*name, *said)).collect();
+    let mut said: Vec<(&str, &str)> = sides.iter().map(|side| (side.place, side.said)).collect();
     said.extend(settings.network.as_deref().map(|network| (NETWORK, network)));
-    for (name, _, given) in sides {
-        given.check().map_err(|e| answer::of_place(e, name, &said))?;
+    for side in sides {
+        side.check().map_err(|e| answer::of_place(e, side.place, &said))?;
     }
     let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place).map_err(|e| network.missing(e))?;
     let detail = answer::detail(&ran)?;
-    for (_, said, given) in sides {
-        if let Given::Statistics(path, _) = given
+    for side in sides {
+        if let Given::Statistics(path, _) = &side.given
             && let Some(note) = statistics::note(path)
         {
-            note.confirm(said, &detail)?;
+            note.confirm(side.said, &detail)?;
         }
     }
     print(&answer::of_images(&ran, &detail, &said, told, settings.how.json)?)
@@ -340,10 +327,11 @@ pub fn run_stats(args: &StatsArgs, place: Place<'_>) -> Result<()> {
     let extraction = Extraction { arr_0: args.arr_0, ..extraction };
     let mut stages = Stages::of([args.images.as_str()]);
     network.add(&mut stages)?;
-    extraction.add(&mut stages, SAMPLES, &images, network.reference())?;
+    let side = Side::new(SAMPLES, &args.images, images);
+    extraction.add(&mut stages, SAMPLES, &side.given, network.reference())?;
     let mut said = vec![(SAMPLES, args.images.as_str())];
     said.extend(settings.network.as_deref().map(|network| (NETWORK, network)));
-    images.check().map_err(|e| answer::of_place(e, SAMPLES, &said))?;
+    side.check().map_err(|e| answer::of_place(e, SAMPLES, &said))?;
     let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place).map_err(|e| network.missing(e))?;
     statistics::write(&ran.output(SAMPLES)?, &args.output)?;
     print(&answer::of_stats(&ran, &said, &args.output, settings.how.json)?)

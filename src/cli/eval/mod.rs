@@ -122,6 +122,17 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     }
 }
 
+/// Each name where it stands first.
+fn each_once<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut once = vec![];
+    for name in names {
+        if !once.contains(&name) {
+            once.push(name);
+        }
+    }
+    once
+}
+
 /// Where things are kept and what stages can be of.
 #[derive(Clone, Copy)]
 struct Place<'a> {

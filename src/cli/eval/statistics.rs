@@ -1,10 +1,10 @@
 //! Statistics in a file of the user's: the published layout does not say of which network and mode they are, so what says it
 //! goes with them, as a member of the archive that other tools do not look at. Computes nothing.
 
-use super::images::Mode;
 use super::network::Network;
 use crate::error::{Error, Result};
 use crate::ml::metrics::gaussian::STATS_FILE;
+use crate::ml::models::mode::Mode;
 use crate::stages::NOTE_FILE;
 use serde::Deserialize;
 use serde_json::Value;
