@@ -2,6 +2,7 @@
 //! protocol (arXiv 2410.06940): no projector, EMA weights, a posterior sample with noise, the null class. And the same
 //! average of an encoder's features. Knows nothing of what is measured on them.
 
+use super::examples::Scale;
 use super::support::device;
 use crate::error::{Error, Result};
 use crate::ml::data::packed::Packed;
@@ -12,7 +13,6 @@ use crate::ml::weights::{self, Frozen};
 use crate::runner::attempt::Attempt;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::Value;
 use std::path::Path;
 
 /// How images are shown to a SiT: parameters that several manifests have alike.
@@ -106,12 +106,10 @@ impl Observer {
     fn noisy(&self, shown: &Shown, ids: &[u64], times: &[f32]) -> Result<Tensor> {
         let (latents, device) = (shown.latents, &self.device);
         let shape = latents.shape("mean")?;
-        let number = |key: &str, default: f64| latents.meta().get(key).and_then(Value::as_f64).unwrap_or(default);
-        let (scale, shift) = (number("scaling_factor", 1.0), number("shift_factor", 0.0));
         let draw = |purpose| normal_rows(self.look.seed, purpose, shown.set, ids, &shape, device);
         let rows = |name: &str| latents.rows(name, ids, device);
         let posterior = (rows("mean")? + (rows("std")? * draw(Purpose::Posterior)?)?)?;
-        let x = (posterior - shift)?.affine(scale, 0.0)?;
+        let x = Scale::of(latents).apply(&posterior)?;
         Ok(self.look.path.point_and_velocity(&x, &draw(Purpose::Noise)?, times)?.0)
     }
 
