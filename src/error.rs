@@ -168,7 +168,7 @@ impl Error {
     }
     #[must_use]
     pub fn because(mut self, cause: impl fmt::Display) -> Self {
-        self.causes.push(cause.to_string());
+        self.causes.push(without_backtrace(&cause.to_string()));
         self
     }
     pub fn exit_code(&self) -> i32 {
@@ -201,9 +201,22 @@ impl From<candle_core::Error> for Error {
             E::WithBacktrace { inner, .. } => Self::from(*inner),
             E::Context { inner, context } => Self::from(*inner).context(context.to_string()),
             E::WithPath { inner, path } => Self::from(*inner).context(format!("cannot use `{}`", path.display())),
-            other => Self::stage(other.to_string()),
+            other => Self::stage(without_backtrace(&other.to_string())),
         }
     }
+}
+
+/// A text without the backtraces in it, which candle writes where RUST_BACKTRACE asks for one, also where its error has
+/// become part of another: a message about a truncated file would be fifty lines.
+fn without_backtrace(text: &str) -> String {
+    let is_frame = |line: &str| {
+        let line = line.trim_start();
+        let name = line.trim_start_matches(|c: char| c.is_ascii_digit());
+        line.starts_with("at ") || (name.len() < line.len() && name.starts_with(": "))
+    };
+    let Some((head, frames)) = text.split_once("\n   0: ") else { return text.into() };
+    let behind: Vec<&str> = frames.lines().skip(1).skip_while(|line| is_frame(line)).collect();
+    [&[head], behind.as_slice()].concat().join("\n")
 }
 
 #[cfg(test)]
@@ -217,5 +230,18 @@ mod tests {
         let wrapped = candle_core::Error::WithBacktrace { inner: Box::new(inner), backtrace };
         let error = Error::from(wrapped.context("cannot use x"));
         assert_eq!((error.message.as_str(), error.causes), ("cannot use x", vec!["shape mismatch".to_string()]));
+    }
+
+    #[test]
+    fn backtraces_within_texts_are_left_out() {
+        let backtrace = Box::new(std::backtrace::Backtrace::force_capture());
+        let inner = Box::new(candle_core::Error::Msg("no tensor `x`".into()));
+        let wrapped = candle_core::Error::WithBacktrace { inner, backtrace };
+        assert!(wrapped.to_string().lines().count() > 3, "there is one to leave out");
+        let told = Error::from(candle_core::Error::Msg(format!("its weights: {wrapped}")));
+        assert_eq!(told.message, "its weights: no tensor `x`");
+        assert_eq!(Error::stage("no").because(format!("{wrapped}; more")).causes.len(), 1);
+        assert_eq!(Error::stage("no").because(&wrapped).causes, ["no tensor `x`"]);
+        assert_eq!(Error::stage("no").because("a\n 0: b\nat c").causes, ["a\n 0: b\nat c"]);
     }
 }
