@@ -79,7 +79,11 @@ pub fn by_list(shown: &str, names: &[&Path], text: &[u8]) -> Result<Labelled> {
 /// Name to label in a `dataset.json`: `{"labels": [["00000/img00000000.png", 5], …]}`, or an object of the same.
 /// `None` when it says `null`, as for a set without classes.
 pub fn parse_list(text: &[u8]) -> Result<Option<BTreeMap<String, i64>>> {
-    let json: Value = match serde_json::from_slice(text) {
+    let text = match crate::text::of_bytes(text) {
+        Ok(text) => text,
+        Err(e) => bail!("not JSON: {e}"),
+    };
+    let json: Value = match serde_json::from_str(&text) {
         Ok(v) => v,
         Err(e) => bail!("not JSON: {e}"),
     };
