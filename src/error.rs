@@ -111,7 +111,8 @@ pub struct Error {
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), place: None, causes: vec![], hints: vec![] }
+        let message = without_backtrace(message.into());
+        Self { kind, message, place: None, causes: vec![], hints: vec![] }
     }
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Usage, message)
@@ -168,7 +169,7 @@ impl Error {
     }
     #[must_use]
     pub fn because(mut self, cause: impl fmt::Display) -> Self {
-        self.causes.push(without_backtrace(&cause.to_string()));
+        self.causes.push(without_backtrace(cause.to_string()));
         self
     }
     pub fn exit_code(&self) -> i32 {
@@ -201,20 +202,20 @@ impl From<candle_core::Error> for Error {
             E::WithBacktrace { inner, .. } => Self::from(*inner),
             E::Context { inner, context } => Self::from(*inner).context(context.to_string()),
             E::WithPath { inner, path } => Self::from(*inner).context(format!("cannot use `{}`", path.display())),
-            other => Self::stage(without_backtrace(&other.to_string())),
+            other => Self::stage(other.to_string()),
         }
     }
 }
 
 /// A text without the backtraces in it, which candle writes where RUST_BACKTRACE asks for one, also where its error has
 /// become part of another: a message about a truncated file would be fifty lines.
-fn without_backtrace(text: &str) -> String {
+fn without_backtrace(text: String) -> String {
     let is_frame = |line: &str| {
         let line = line.trim_start();
         let name = line.trim_start_matches(|c: char| c.is_ascii_digit());
         line.starts_with("at ") || (name.len() < line.len() && name.starts_with(": "))
     };
-    let Some((head, frames)) = text.split_once("\n   0: ") else { return text.into() };
+    let Some((head, frames)) = text.split_once("\n   0: ") else { return text };
     let behind: Vec<&str> = frames.lines().skip(1).skip_while(|line| is_frame(line)).collect();
     [&[head], behind.as_slice()].concat().join("\n")
 }

@@ -78,7 +78,8 @@ impl Spec {
             check_kind(place, stage)?;
         }
         files.dedup();
-        Ok(Pipeline { name: self.name.clone(), file: self.file.clone(), files, stages })
+        let warnings = self.warnings.clone();
+        Ok(Pipeline { name: self.name.clone(), file: self.file.clone(), files, stages, warnings })
     }
 }
 
