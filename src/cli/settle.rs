@@ -24,10 +24,7 @@ pub fn settle(command: &mut Command) -> Result<()> {
             cache::Command::Show(a) => joined(&mut a.artifact, a.stage.take()),
             cache::Command::Pull(a) => many(&mut a.pipeline, &mut a.targets),
             cache::Command::Status(a) => many(&mut a.pipeline, &mut a.targets),
-            cache::Command::Tag(a) => match (&mut a.target, a.stage.take()) {
-                (Some(target), stage) => joined(target, stage),
-                (None, _) => {}
-            },
+            cache::Command::Tag(a) => a.target.iter_mut().for_each(|target| joined(target, a.stage.take())),
             _ => {}
         },
         Command::Weights(weights::Args { command: weights::Command::Export(a) }) => {

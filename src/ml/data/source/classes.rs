@@ -132,3 +132,20 @@ pub fn first<S: std::fmt::Display>(names: impl IntoIterator<Item = S>) -> String
     let more = names.count();
     shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_labels_are_read_whatever_system_wrote_them() {
+        let plain = "{\n\"labels\": [[\"a/1.png\", 0],\n [\"a/2.png\", 3]]}\n";
+        let labels = parse_list(plain.as_bytes()).unwrap();
+        assert_eq!(labels.as_ref().map(BTreeMap::len), Some(2));
+        for odd in [format!("\u{feff}{plain}"), plain.replace('\n', "\r\n"), plain.replace("a/", "a\\\\")] {
+            assert_eq!(parse_list(odd.as_bytes()).unwrap(), labels, "{odd}");
+        }
+        let wide: Vec<u8> = plain.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(parse_list(&wide).unwrap_err().to_string().contains("UTF-16"));
+    }
+}
