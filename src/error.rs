@@ -111,7 +111,8 @@ pub struct Error {
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), place: None, causes: vec![], hints: vec![] }
+        let message = without_backtrace(message.into());
+        Self { kind, message, place: None, causes: vec![], hints: vec![] }
     }
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Usage, message)
@@ -168,7 +169,7 @@ impl Error {
     }
     #[must_use]
     pub fn because(mut self, cause: impl fmt::Display) -> Self {
-        self.causes.push(cause.to_string());
+        self.causes.push(without_backtrace(cause.to_string()));
         self
     }
     pub fn exit_code(&self) -> i32 {
@@ -206,6 +207,19 @@ impl From<candle_core::Error> for Error {
     }
 }
 
+/// A text without the backtraces in it, which candle writes where RUST_BACKTRACE asks for one, also where its error has
+/// become part of another: a message about a truncated file would be fifty lines.
+fn without_backtrace(text: String) -> String {
+    let is_frame = |line: &str| {
+        let line = line.trim_start();
+        let name = line.trim_start_matches(|c: char| c.is_ascii_digit());
+        line.starts_with("at ") || (name.len() < line.len() && name.starts_with(": "))
+    };
+    let Some((head, frames)) = text.split_once("\n   0: ") else { return text };
+    let behind: Vec<&str> = frames.lines().skip(1).skip_while(|line| is_frame(line)).collect();
+    [&[head], behind.as_slice()].concat().join("\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,5 +231,18 @@ mod tests {
         let wrapped = candle_core::Error::WithBacktrace { inner: Box::new(inner), backtrace };
         let error = Error::from(wrapped.context("cannot use x"));
         assert_eq!((error.message.as_str(), error.causes), ("cannot use x", vec!["shape mismatch".to_string()]));
+    }
+
+    #[test]
+    fn backtraces_within_texts_are_left_out() {
+        let backtrace = Box::new(std::backtrace::Backtrace::force_capture());
+        let inner = Box::new(candle_core::Error::Msg("no tensor `x`".into()));
+        let wrapped = candle_core::Error::WithBacktrace { inner, backtrace };
+        assert!(wrapped.to_string().lines().count() > 3, "there is one to leave out");
+        let told = Error::from(candle_core::Error::Msg(format!("its weights: {wrapped}")));
+        assert_eq!(told.message, "its weights: no tensor `x`");
+        assert_eq!(Error::stage("no").because(format!("{wrapped}; more")).causes.len(), 1);
+        assert_eq!(Error::stage("no").because(&wrapped).causes, ["no tensor `x`"]);
+        assert_eq!(Error::stage("no").because("a\n 0: b\nat c").causes, ["a\n 0: b\nat c"]);
     }
 }

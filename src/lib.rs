@@ -12,3 +12,4 @@ pub mod process;
 pub mod report;
 pub mod runner;
 pub mod stages;
+pub mod text;

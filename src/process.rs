@@ -1,4 +1,16 @@
 //! Settings of the whole process that the speed of the CPU kernels depends on; for the program and for benchmarks.
+//!
+//! None of them is an environment variable of this process: a library that reads one on another thread meanwhile would
+//! read freed memory. What processes that train are to find in theirs is [`FOR_WORKERS`], set when they are started.
+
+/// Variables of processes that train, unless the user has set them.
+///
+/// `CANDLE_NUM_THREADS` keeps candle's own elementwise operations on one thread. Its pool waits by spinning, and a waiting
+/// thread takes the core that the other needs: on two cores half of all processor time of a small training went there
+/// (measured: 61 steps of the digits' SiT, 32 s of processor time with the pool, 15 s without). The hot loops are this
+/// program's own and run on rayon. Without `RUST_LIB_BACKTRACE`, candle puts a backtrace into the text of every error when
+/// RUST_BACKTRACE asks for one; a panic still leaves its own in the log.
+pub const FOR_WORKERS: [(&str, &str); 2] = [("CANDLE_NUM_THREADS", "1"), ("RUST_LIB_BACKTRACE", "0")];
 
 /// Makes the settings. To be called first in `main`: they must be made before any thread starts. `trains`: whether
 /// networks are to be trained here; what only looks after those that train is to be small.
@@ -9,7 +21,6 @@ pub fn tune(trains: bool) {
     } else {
         share_freed_memory();
     }
-    keep_candle_from_spinning();
 }
 
 /// Tells glibc to keep freed memory instead of handing every large block back to the kernel: a training step frees
@@ -44,23 +55,5 @@ fn share_freed_memory() {
     #[expect(unsafe_code, reason = "mallopt has no safe wrapper; called before any thread starts")]
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
-    }
-}
-
-/// Keeps candle's own elementwise operations on one thread. Its pool waits by spinning, and a waiting thread takes the core
-/// that the other needs: on two cores half of all processor time of a small training went there (measured: 61 steps
-/// of the digits' SiT, 32 s of processor time with the pool, 15 s without). The hot loops are this program's own
-/// and run on rayon. `CANDLE_NUM_THREADS` overrides.
-fn keep_candle_from_spinning() {
-    set_unless_given("CANDLE_NUM_THREADS", "1");
-}
-
-/// Gives an environment variable a default. To be called before any thread starts.
-pub fn set_unless_given(name: &str, value: &str) {
-    if std::env::var_os(name).is_none() {
-        #[expect(unsafe_code, reason = "no other thread runs yet that could read the environment")]
-        unsafe {
-            std::env::set_var(name, value);
-        }
     }
 }

@@ -110,9 +110,9 @@ fn a_file_is_fetched_once() {
     lab.server.put("/dir/w.bin", &data);
     let entry = lab.at("/dir/w.bin?dl=1", &format!("size = 100000\nsha256 = \"{}\"", sum(&data)));
     lab.server.put("/dir/w.bin?dl=1", &data);
-    assert_eq!(lab.library().look(&entry), Presence::Absent);
+    assert_eq!(lab.library().look(&entry, None), Presence::Absent);
     assert_eq!(lab.obtain(&entry).unwrap().0, data);
-    assert_eq!(lab.library().look(&entry), Presence::Here(lab.path("net/w.bin")));
+    assert_eq!(lab.library().look(&entry, None), Presence::Here(lab.path("net/w.bin")));
     lab.obtain(&entry).unwrap();
     assert_eq!(lab.traffic(), [(200, 100_000)]);
     lab.assert_clean();
@@ -141,7 +141,7 @@ fn a_later_process_goes_on_and_a_changed_file_begins_anew() {
     let stop = |lab: &Lab| {
         let ear = Ear { stop_at: Some(600_000), ..Ear::default() };
         assert_eq!(lab.library().obtain(&entry, None, &ear).unwrap_err().kind, ErrorKind::Suspended);
-        match lab.library().look(&entry) {
+        match lab.library().look(&entry, None) {
             Presence::Part(n) => n as usize,
             other => panic!("{other:?}"),
         }
@@ -342,6 +342,104 @@ fn a_file_without_a_hash_is_trusted_once() {
     assert_eq!(lab.library().obtain(&entry, Some(&sum(&other)), &()).unwrap().sha256, sum(&other));
 }
 
+/// A publisher replaced the file: whoever states the new hash gets the new file, and who relies on the old one keeps it.
+#[test]
+fn another_hash_is_another_file() {
+    let lab = Lab::new();
+    let (old, new, third) = (bytes(1000), bytes(1001), bytes(1002));
+    lab.server.put("/w", &old);
+    let entry = lab.at("/w", "");
+    lab.obtain(&entry).unwrap();
+    lab.server.put("/w", &new);
+    let held = |want: &[u8]| lab.library().obtain(&entry, Some(&sum(want)), &());
+    assert!(matches!(lab.library().look(&entry, Some(&sum(&new))), Presence::Absent), "a plan says what is to come");
+    let copy = held(&new).unwrap();
+    assert_eq!(fs::read(&copy.path).unwrap(), new);
+    assert_eq!(lab.library().look(&entry, Some(&sum(&new))), Presence::Here(copy.path.clone()));
+    // All of them are here, so nobody asks again.
+    let asked = lab.traffic().len();
+    assert_eq!(held(&new).unwrap(), copy);
+    assert_eq!(held(&old).unwrap().path, lab.path("net/w"));
+    assert_eq!(lab.obtain(&entry).unwrap().0, old);
+    assert_eq!(lab.traffic().len(), asked);
+    let whole = lab.library().verify(&entry, &()).unwrap();
+    assert_eq!(whole, [(lab.path("net/w"), Check::Whole), (copy.path.clone(), Check::Whole)]);
+    // What lies aside is held to its hash too.
+    fs::write(&copy.path, &third).unwrap();
+    assert!(matches!(lab.library().verify(&entry, &()).unwrap()[1].1, Check::Damaged { .. }));
+    assert_eq!(fs::read(held(&new).unwrap().path).unwrap(), new);
+    // A hash that nothing has costs nobody anything.
+    let error = held(&third).unwrap_err();
+    assert!(error.causes[0].contains(&sum(&third)) && error.causes[0].contains(&sum(&new)), "{error:?}");
+    assert_eq!((fs::read(lab.path("net/w")).unwrap(), fs::read(&copy.path).unwrap()), (old, new));
+    lab.assert_clean();
+}
+
+#[test]
+fn what_is_wrong_is_there_until_the_right_file_is() {
+    let lab = Lab::new();
+    let (old, new) = (bytes(1000), bytes(1001));
+    lab.server.put("/w", &old);
+    lab.obtain(&lab.at("/w", &format!("sha256 = \"{}\"", sum(&old)))).unwrap();
+    // The registry knows another hash now.
+    let entry = lab.at("/w", &format!("sha256 = \"{}\"", sum(&new)));
+    for fault in [Fault::Status(404), Fault::None] {
+        lab.server.put_with("/w", &old, &[fault]);
+        lab.obtain(&entry).unwrap_err();
+        assert_eq!(fs::read(lab.path("net/w")).unwrap(), old);
+    }
+    lab.server.put("/w", &new);
+    assert_eq!(lab.obtain(&entry).unwrap().0, new);
+    assert_eq!(fs::read(lab.path("net/w")).unwrap(), new);
+}
+
+/// Two that fetch for the first time at once, each with caches of its own of what comes: one of them is right.
+#[test]
+fn the_loser_of_a_race_for_the_first_use_is_not_trusted() {
+    struct Rival(PathBuf, String, Mutex<bool>);
+    impl Watch for Rival {
+        fn progress(&self, _: u64, _: u64) {
+            let mut done = self.2.lock().unwrap();
+            if !std::mem::replace(&mut *done, true) {
+                erw::fetch::pins::Pins::of(&self.0).trust(&self.1, &sum(b"what the winner got")).unwrap();
+            }
+        }
+    }
+    let lab = Lab::new();
+    lab.server.put("/w", &bytes(1000));
+    let entry = lab.at("/w", "");
+    let rival = Rival(lab.path(""), lab.server.url("/w"), Mutex::default());
+    let error = lab.library().obtain(&entry, None, &rival).unwrap_err();
+    assert!(error.message.contains("is not the file that was asked for"), "{error:?}");
+    assert!(
+        error.causes[0].contains(&sum(b"what the winner got")) && error.hints[0].contains("pins.json"),
+        "{error:?}"
+    );
+    lab.obtain(&entry).unwrap_err();
+    lab.server.put("/w", b"what the winner got");
+    assert_eq!(lab.obtain(&entry).unwrap().0, b"what the winner got");
+}
+
+#[test]
+fn redirects_mean_what_they_say() {
+    let lab = Lab::new();
+    let data = bytes(1000);
+    for (n, to) in
+        ["/f?from=http://elsewhere/x", "f?u=https://a//b", "../files/./g?a=b://c", "?v=http://2"].iter().enumerate()
+    {
+        lab.server.put_with(
+            ["/f?from=http://elsewhere/x", "/dir/f?u=https://a//b", "/files/g?a=b://c", "/dir/3?v=http://2"][n],
+            &data,
+            &[],
+        );
+        lab.server.redirect(&format!("/dir/{n}"), to);
+        assert!(lab.obtain(&lab.at(&format!("/dir/{n}"), "")).unwrap().0 == data, "{to}");
+    }
+    lab.server.redirect("/out", "ftp://127.0.0.1/f");
+    let error = lab.obtain(&lab.at("/out", "")).unwrap_err();
+    assert!(error.causes[0].contains("redirected to `ftp://127.0.0.1/f`, which is no web address"), "{error:?}");
+}
+
 #[test]
 fn the_hub_is_asked_at_its_endpoint_and_only_it_gets_the_token() {
     let lab = Lab::new();
@@ -373,7 +471,7 @@ fn the_hub_is_asked_at_its_endpoint_and_only_it_gets_the_token() {
     fs::write(&file, &data).unwrap();
     fs::remove_file(copy.path).unwrap();
     let library = Library::new(&lab.path(""), hub(Some(cache)), QUICK);
-    assert_eq!(library.look(&entry), Presence::InHubCache(file.clone()));
+    assert_eq!(library.look(&entry, None), Presence::InHubCache(file.clone()));
     assert_eq!(library.obtain(&entry, None, &()).unwrap().path, file);
     // Not if it is another file than the pinned one.
     fs::write(&file, b"other").unwrap();

@@ -62,6 +62,7 @@ mod survive;
 mod sweep;
 mod switches;
 mod training;
+mod typed;
 mod vae;
 mod vit;
 mod watching;

@@ -4,16 +4,28 @@
 use candle_core::Result;
 use erw::ml::kernels::matmul::{Mat, Threads, matmul};
 use serde_json::{Value, json};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// Asks a child for one case.
 const CHILD: &str = "--child";
 
+/// Makes this process like one that trains: begins it anew where it lacks the variables that such a one has.
+pub fn as_a_worker() {
+    let lacking = erw::process::FOR_WORKERS.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
+    let lacking: Vec<_> = lacking.collect();
+    if !lacking.is_empty() {
+        let mut anew = Command::new(std::env::current_exe().unwrap());
+        panic!("{}", anew.args(std::env::args_os().skip(1)).envs(lacking).exec());
+    }
+    erw::process::tune(true);
+}
+
 /// The `main` of a benchmark: prints a line for every case that the command line names, or for all, each measured in a
 /// process of its own, so that its peak memory is its own.
 pub fn table(cases: &[&str], unit: &str, measure: impl Fn(&str) -> Result<Value>) {
-    erw::process::tune(true);
+    as_a_worker();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [flag, case] = args.as_slice()
         && flag == CHILD

@@ -1,9 +1,10 @@
 //! `erw compare A B`: parameters and results that differ, side by side. Runs nothing.
 
-use super::common::print;
+use super::common::{SetArgs, print};
 use super::sides::{Facts, Side};
 use crate::error::Result;
 use crate::report::sheet::{Cell, Column, Format, Sheet};
+use crate::runner::digest::Digest;
 use crate::runner::manifest::Registry;
 use crate::runner::value;
 use serde_json::Value as Json;
@@ -20,6 +21,8 @@ pub struct Args {
     /// What to compare it with
     #[arg(value_name = "B")]
     pub b: String,
+    #[command(flatten)]
+    pub set: SetArgs,
     /// Show what is equal too
     #[arg(long)]
     pub all: bool,
@@ -29,7 +32,8 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    let (a, b) = (Side::load(&args.a, cache, registry)?, Side::load(&args.b, cache, registry)?);
+    let side = |text: &str| Side::load(text, &args.set, cache, registry);
+    let (a, b) = (side(&args.a)?, side(&args.b)?);
     let (rows, equal) = rows(&a, &b, args.all);
     let short = matches!(args.format, Format::Text | Format::Markdown);
     if rows.is_empty() && args.format == Format::Text {
@@ -83,7 +87,11 @@ fn lines(a: Option<&Facts>, b: Option<&Facts>, past: bool) -> Vec<Line> {
     let differs = a.map(|f| &f.kind) != b.map(|f| &f.kind);
     let mut lines = vec![Line { what: "kind".into(), a: kind(a), b: kind(b), differs, change: None }];
     if let (Some(a), Some(b)) = (a, b) {
-        lines.extend(values(a, b, past));
+        let values = values(a, b, past);
+        // Where parameters differ, it goes without saying.
+        let made = if values.iter().any(|line| line.differs) { vec![] } else { artifacts(a, b) };
+        lines.extend(values);
+        lines.extend(made);
         lines.extend(results(a, b));
     }
     lines
@@ -103,6 +111,17 @@ fn values(a: &Facts, b: &Facts, past: bool) -> Vec<Line> {
         Line { what: name.clone(), a: cell(a), b: cell(b), differs: a != b, change: None }
     };
     names.into_iter().filter(|n| !untold(n)).map(line).collect()
+}
+
+/// What both made of equal parameters.
+fn artifacts(a: &Facts, b: &Facts) -> Vec<Line> {
+    let line = |(name, left): (&String, &Digest)| {
+        let right = b.artifacts.get(name)?;
+        let cell = |digest: &Digest| Cell::Value(digest.to_string().into(), digest.short());
+        let (what, differs) = (format!("outputs.{name}"), left != right);
+        differs.then(|| Line { what, a: cell(left), b: cell(right), differs, change: None })
+    };
+    a.artifacts.iter().filter_map(line).collect()
 }
 
 fn clipped(text: &str) -> String {

@@ -115,7 +115,9 @@ impl Names<'_> {
                 let known: Vec<&str> =
                     self.metrics.iter().map(|(t, _)| t.as_str()).chain(keys().map(|(_, k)| k)).collect();
                 let error = Error::usage(format!("`{argument}`: no metric or setting `{name}`"));
-                let error = error.maybe_hint(suggest::hint(name, known, "there are"));
+                let near = suggest::nearest(name, known.iter().copied().chain(["trial", "status"]));
+                let near = near.map(|near| format!("did you mean `{near}`?"));
+                let error = error.maybe_hint(near.or_else(|| suggest::hint(name, known, "there are")));
                 self.error.get_or_insert(error);
                 None
             }

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::runner::graph::{Edge, Origin, Pipeline, Stage};
 use crate::runner::manifest::{Field, Params, Registry, Slot};
 use crate::runner::{command, value};
+use std::path::Path;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -15,8 +16,8 @@ pub struct Args {
     pub stage: Option<String>,
 }
 
-pub fn run(args: &Args, registry: Registry) -> Result<()> {
-    print(&text(&args.pipeline.load_for(&args.stage, registry)?, args.stage.as_deref())?)
+pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
+    print(&text(&args.pipeline.load_for(&args.stage, registry, cache)?, args.stage.as_deref())?)
 }
 
 /// What is printed.

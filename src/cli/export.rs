@@ -2,6 +2,7 @@
 
 use super::common::{PipelineArgs, print};
 use super::remote::{RemoteArgs, warn};
+use super::why::one;
 use crate::error::{Error, Result};
 use crate::report::{bytes, count};
 use crate::runner::actions::Record;
@@ -18,12 +19,12 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// The stage, or one of its outputs: STAGE or STAGE.OUTPUT
+    /// The stage, or one of its outputs: STAGE or STAGE.OUTPUT; may also stand behind the pipeline, as PIPELINE:STAGE
     #[arg(value_name = "STAGE[.OUTPUT]")]
     pub what: String,
     /// The folder to write
     #[arg(value_hint = clap::ValueHint::DirPath)]
-    pub dir: PathBuf,
+    pub dir: Option<PathBuf>,
     /// Replace what is there
     #[arg(short, long)]
     pub force: bool,
@@ -35,7 +36,8 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    let pipeline = args.pipeline.load_for([&args.what], registry)?;
+    let dir = args.dir.as_deref().unwrap_or(Path::new(""));
+    let pipeline = args.pipeline.load_for([&args.what], registry, cache)?;
     let (id, output) = stage_and_output(&pipeline, &args.what)?;
     let store = args.remote.store(cache)?;
     let record = record(&pipeline, &store, id);
@@ -44,23 +46,19 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let chosen = record.outputs.iter().filter(|(name, _)| output.as_ref().is_none_or(|o| o == *name));
     let items: Vec<Item> = chosen.map(|(name, o)| Item { name: name.clone(), measured: o.measured }).collect();
     let how = if args.link { How::Link } else { How::Copy };
-    spare(&store, &pipeline.file, &args.dir)?;
-    export(&store, &items, &args.dir, how, args.force)?;
+    spare(&store, &pipeline.file, dir)?;
+    export(&store, &items, dir, how, args.force)?;
     let (files, total) = items.iter().fold((0, 0), |(f, b), i| (f + i.measured.files, b + i.measured.bytes));
     let note = if args.link { ", as read-only links into the cache: copy a file before changing it" } else { "" };
-    print(&format!("{}: {}, {}{note}\n", args.dir.display(), count(files as usize, "file"), bytes(total)))
+    print(&format!("{}: {}, {}{note}\n", dir.display(), count(files as usize, "file"), bytes(total)))
 }
 
 /// The longest stage name that fits, then an output of it.
 pub fn stage_and_output(pipeline: &Pipeline, what: &str) -> Result<(StageId, Option<String>)> {
-    if let Some(id) = named(pipeline, what).first() {
-        return Ok((*id, None));
-    }
-    let split = what.rsplit_once('.').and_then(|(stage, output)| Some((*named(pipeline, stage).first()?, output)));
-    let Some((id, output)) = split else {
-        let hint = suggest::hint(what, pipeline.stages.iter().map(|s| s.name.as_str()), "the stages are");
-        return Err(Error::usage(format!("no stage `{what}` in `{}`", pipeline.file.display())).maybe_hint(hint));
-    };
+    let is_stage = |name: &str| !named(pipeline, name).is_empty();
+    let split = what.rsplit_once('.').filter(|(stage, _)| !is_stage(what) && is_stage(stage));
+    let Some((stage, output)) = split else { return Ok((one(pipeline, what)?, None)) };
+    let id = one(pipeline, stage)?;
     let stage = pipeline.stage(id);
     if !stage.outputs.contains_key(output) {
         let hint = suggest::hint(output, stage.outputs.keys().map(String::as_str), "the outputs are");

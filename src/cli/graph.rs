@@ -6,6 +6,7 @@ use crate::report::count;
 use crate::runner::graph::{Pipeline, StageId};
 use crate::runner::manifest::Registry;
 use crate::runner::select::select;
+use std::path::Path;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -30,8 +31,11 @@ pub enum Format {
     Mermaid,
 }
 
-pub fn run(args: &Args, registry: Registry) -> Result<()> {
-    let pipeline = args.pipeline.load_or_sweep(args.sweep, registry)?;
+pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
+    let pipeline = match args.sweep {
+        true => args.pipeline.load_or_sweep(true, registry)?,
+        false => args.pipeline.load_for(&args.targets, registry, cache)?,
+    };
     let shown = select(&pipeline, &args.targets)?;
     print(&text(&pipeline, &shown, args.format))
 }

@@ -29,15 +29,15 @@ pub struct Args {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
     /// The stage whose log to print
-    pub stage: String,
+    pub stage: Option<String>,
     /// Go on until the stage ends
     #[arg(short, long)]
     pub follow: bool,
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    let pipeline = args.pipeline.load_for([&args.stage], registry)?;
-    let id = one(&pipeline, &args.stage)?;
+    let pipeline = args.pipeline.load_for(&args.stage, registry, cache)?;
+    let id = one(&pipeline, args.stage.as_deref().unwrap_or_default())?;
     let store = Store::open(cache)?;
     let name = &pipeline.stage(id).name;
     let known = match key(&pipeline, &store, id)? {

@@ -5,15 +5,16 @@ use super::sweep;
 use super::trials::TableArgs;
 use crate::error::Result;
 use crate::report::sheet::{Cell, Column, Format, Sheet};
+use crate::runner::actions::Record;
 use crate::runner::graph::{Pipeline, StageId};
 use crate::runner::manifest::Registry;
 use crate::runner::plan::{Judge, Verdict, plan};
 use crate::runner::reason::Reason;
 use crate::runner::select::{named, select};
 use crate::runner::store::Store;
-use crate::runner::suggest;
-use crate::runner::sweep::SweepPlan;
+use crate::runner::{command, numbers, suggest};
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::Path;
 
 #[derive(Debug, clap::Args)]
@@ -35,32 +36,47 @@ pub struct Args {
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     if args.sweep {
-        let plan = SweepPlan::load(&args.pipeline.pipeline, registry, &args.pipeline.overrides())?;
+        let plan = args.pipeline.sweep(registry)?;
         let plain = TableArgs { over: vec![], each: false, sort: None, filter: vec![], format: args.format };
         return sweep::print_cached(&plan, cache, &plain);
     }
-    let pipeline = args.pipeline.load_for(&args.stages, registry)?;
+    let pipeline = args.pipeline.load_for(&args.stages, registry, cache)?;
     if args.steps {
         let sheet = super::curves::sheet(&pipeline, &Store::open(cache)?, &args.stages)?;
         return print(&sheet.render(args.format));
     }
-    let sheet = sheet(&pipeline, &Store::open(cache)?, &args.stages)?;
+    let (sheet, notes) = sheet(&pipeline, &Store::open(cache)?, &args.stages)?;
     match (args.format, sheet.rows.is_empty()) {
-        (Format::Text, true) => print("every stage is cached, and none has results\n"),
-        (format, _) => print(&sheet.render(format)),
+        (Format::Text, true) => print("every stage is cached, and none has results\n")?,
+        (format, _) => print(&sheet.render(format))?,
     }
+    // Beside the table, which programs read.
+    let mut err = std::io::stderr().lock();
+    notes.iter().for_each(|note| drop(writeln!(err, "note: {note}")));
+    Ok(())
 }
 
-/// A row for each result, and for each stage that has none and why.
-fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<Sheet> {
+/// Why a program's outputs of type `metrics` give no results, or not all that one would expect.
+pub fn remarks(store: &Store, record: &Record) -> Vec<String> {
+    let metrics = record.outputs.iter().filter(|(_, o)| o.ty == numbers::TYPE && record.kind == command::NAME);
+    let paths = metrics.map(|(name, o)| (name, store.object(&o.measured.digest))).filter(|(_, path)| path.exists());
+    paths.filter_map(|(name, path)| numbers::of_output(&path).told(name)).collect()
+}
+
+/// A row for each result, and for each stage that has none and why; and what else there is to say.
+fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<(Sheet, Vec<String>)> {
     let selected = select(pipeline, names)?;
     let asked: BTreeSet<StageId> = names.iter().flat_map(|n| named(pipeline, n)).collect();
-    let mut rows = vec![];
+    let (mut rows, mut notes) = (vec![], vec![]);
     for (id, verdict) in plan(&Judge::new(pipeline, store, BTreeSet::new()), &selected)? {
         if !asked.is_empty() && !asked.contains(&id) {
             continue;
         }
-        let stage = Cell::Text(pipeline.stage(id).name.clone());
+        let name = &pipeline.stage(id).name;
+        if let Verdict::Cached(record) = &verdict {
+            notes.extend(remarks(store, record).into_iter().map(|text| format!("stage `{name}`: {text}")));
+        }
+        let stage = Cell::Text(name.clone());
         let results = match &verdict {
             Verdict::Cached(record) => record.results.as_slice(),
             _ => &[],
@@ -75,7 +91,8 @@ fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<Sheet> 
         };
         rows.extend(results.iter().map(row));
     }
-    Ok(Sheet { columns: ["stage", "metric", "value", "status"].map(Column::new).to_vec(), rows, grouped: true })
+    let columns = ["stage", "metric", "value", "status"].map(Column::new).to_vec();
+    Ok((Sheet { columns, rows, grouped: true }, notes))
 }
 
 /// How a stage stands towards its pipeline, in a few words.

@@ -1,6 +1,7 @@
 //! The command line. One file per subcommand: arguments in, calls out.
 
 pub mod cache;
+mod cache_dir;
 pub mod common;
 pub mod compare;
 pub mod completions;
@@ -19,6 +20,7 @@ pub mod plot;
 pub mod remote;
 pub mod run;
 pub mod schema;
+mod settle;
 pub mod show;
 mod sides;
 pub mod stages;
@@ -39,9 +41,10 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "erw", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
 struct Cli {
-    /// Where artifacts, records and work under way are kept
-    #[arg(long, global = true, env = "ERW_CACHE_DIR", default_value = "cache", value_name = "DIR")]
-    cache_dir: PathBuf,
+    /// Where artifacts, records and work under way are kept; without it ERW_CACHE_DIR, or the nearest `cache` that is
+    /// here or above in the project
+    #[arg(long, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    cache_dir: Option<PathBuf>,
     /// Told to every subcommand; those that have a use for it state it too.
     #[command(flatten)]
     _remote: remote::RemoteArgs,
@@ -118,14 +121,19 @@ pub fn trains() -> bool {
 
 /// Does what the command line says with these stage kinds. The number is the exit code.
 pub fn main(registry: Registry) -> Result<i32> {
-    let cli = Cli::parse();
-    let cache = &cli.cache_dir;
+    let mut cli = Cli::parse();
+    settle::settle(&mut cli.command)?;
+    let cache = &match &cli.command {
+        // These have no use for it.
+        Command::Stages(_) | Command::Schema(_) | Command::Completions(_) | Command::Worker(_) => PathBuf::new(),
+        _ => cache_dir::cache_dir(cli.cache_dir.as_deref()),
+    };
     match &cli.command {
         Command::Run(args) => run::run(args, cache, registry)?,
         Command::Plan(args) => return plan::run(args, cache, registry),
         Command::Why(args) => why::run(args, cache, registry)?,
-        Command::Explain(args) => explain::run(args, registry)?,
-        Command::Graph(args) => graph::run(args, registry)?,
+        Command::Explain(args) => explain::run(args, cache, registry)?,
+        Command::Graph(args) => graph::run(args, cache, registry)?,
         Command::Stages(args) => stages::run(args, registry)?,
         Command::Schema(args) => schema::run(args, registry)?,
         Command::Sweep(args) => sweep::run(args, cache, registry)?,

@@ -41,7 +41,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     if let Some(file) = args.output.as_ref().filter(|f| f.extension().is_none_or(|e| e != "svg")) {
         return Err(Error::usage(format!("`{}` does not end in `.svg`", file.display())).hint("a plot is an SVG"));
     }
-    let plan = SweepPlan::load(&args.pipeline.pipeline, registry, &args.pipeline.overrides())?;
+    let plan = args.pipeline.sweep(registry)?;
     let (over, filter) = (args.over.clone(), args.filter.clone());
     let wishes = TableArgs { over, each: false, sort: None, filter, format: Format::Text };
     let sheet = sweep::cached_sheet(&plan, cache, &wishes)?;

@@ -1,6 +1,6 @@
 //! `erw run`: brings a pipeline up to date.
 
-use super::common::{PipelineArgs, print};
+use super::common::{PipelineArgs, print, tell_of_link, warn_of};
 use super::lock;
 use super::remote::{RemoteArgs, warn};
 use crate::error::{Error, Result};
@@ -168,9 +168,12 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 /// One run.
 pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let file = &args.pipeline.pipeline;
+    tell_of_link(file);
     // The others want to know more than that all is cached.
     let is_plain = args.flags.force.is_empty() && !args.flags.dry_run && args.flags.junit.is_none();
     let is_plain = is_plain && !args.lock && !args.locked && args.flags.resource.is_empty();
+    // Which trials there are, other things than the pipeline may say.
+    let is_plain = is_plain && args.pipeline.axis.is_empty() && !args.targets.iter().any(|name| name.contains('@'));
     let question = is_plain.then(|| Question::new(file, registry, &args.pipeline.overrides(), &args.targets)).flatten();
     if let Some(question) = question {
         let store = args.flags.remote.store(cache)?;
@@ -182,11 +185,12 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
             };
         }
     }
-    let pipeline = args.pipeline.load_for(&args.targets, registry)?;
+    let pipeline = args.pipeline.load_for(&args.targets, registry, cache)?;
     let selected = select(&pipeline, &args.targets)?;
     let locked = args.locked.then(|| lock::before(&pipeline, &selected, cache)).transpose()?;
     let Some(outcome) = execute(&pipeline, selected, &args.flags, cache, vec![])? else { return Ok(()) };
-    if let (Some(question), None) = (question, &outcome.error) {
+    // A warning is told again each time.
+    if let (Some(question), None, true) = (question, &outcome.error, pipeline.warnings.is_empty()) {
         memo::keep(&Store::open(cache)?, question, &pipeline, &outcome.records);
     }
     show(&outcome.ends, &args.flags)?;
@@ -215,6 +219,7 @@ pub fn execute(
     listeners: Vec<Box<dyn Listener + '_>>,
 ) -> Result<Option<Outcome>> {
     let forced = forced(pipeline, &flags.force)?;
+    warn_of(pipeline);
     if flags.dry_run {
         let store = flags.remote.store_for_plans(cache)?;
         print(&super::plan::planned(pipeline, &store, &selected, forced)?.text())?;

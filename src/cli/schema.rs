@@ -154,7 +154,7 @@ fn type_name(ty: &FieldType) -> &'static str {
     match ty {
         FieldType::Bool => "boolean",
         FieldType::Int => "integer",
-        FieldType::Float => "number",
+        FieldType::Float | FieldType::Number => "number",
         FieldType::String | FieldType::Path | FieldType::Published => "string",
         FieldType::List(_) | FieldType::OneOrMany(_) => "array",
     }

@@ -1,6 +1,6 @@
 //! `erw show ARTIFACT`: what an artifact is, who made it, and what of, down to the files that it all began with.
 
-use super::common::{PipelineArgs, file_and_stage, print};
+use super::common::{PipelineArgs, SetArgs, file_and_stage, print};
 use super::export::stage_and_output;
 use super::log::json;
 use crate::error::{Error, Result};
@@ -12,6 +12,7 @@ use crate::runner::lineage::{Lineage, Maker, find, trace};
 use crate::runner::manifest::Registry;
 use crate::runner::plan::{Verdict, verdict};
 use crate::runner::store::Store;
+use crate::runner::{command, numbers};
 use std::path::Path;
 
 /// A value longer than this is cut.
@@ -21,20 +22,25 @@ const SHOWN: usize = 100;
 pub struct Args {
     /// The first digits of a digest, a path into the store, or PIPELINE:STAGE[.OUTPUT]
     pub artifact: String,
+    /// A stage, or one of its outputs, if the first is a pipeline
+    #[arg(value_name = "STAGE[.OUTPUT]")]
+    pub stage: Option<String>,
+    #[command(flatten)]
+    pub set: SetArgs,
     /// Print an object, for programs
     #[arg(long)]
     pub json: bool,
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    print(&shown(&args.artifact, args.json, &Store::open(cache)?, registry)?)
+    print(&shown(&args.artifact, &args.set, args.json, &Store::open(cache)?, registry)?)
 }
 
 /// What is printed about an artifact.
-pub fn shown(artifact: &str, as_json: bool, store: &Store, registry: Registry) -> Result<String> {
+pub fn shown(artifact: &str, set: &SetArgs, as_json: bool, store: &Store, registry: Registry) -> Result<String> {
     let records = actions::all(store)?.0;
     let traced = match file_and_stage(artifact) {
-        Some((file, stage)) => of_stage(store, &records, file, stage, registry)?,
+        Some((file, stage)) => of_stage(store, &records, &set.on(file), stage, registry)?,
         None => trace(store, &records, digest(store, &records, artifact)?, None),
     };
     if as_json { json(&traced) } else { Ok(text(&traced)) }
@@ -52,8 +58,8 @@ fn digest(store: &Store, records: &[Record], text: &str) -> Result<Digest> {
     find(store, records, &text.to_lowercase())
 }
 
-fn of_stage(store: &Store, records: &[Record], file: &str, name: &str, registry: Registry) -> Result<Lineage> {
-    let pipeline = PipelineArgs::of(file).load_for([&name.to_string()], registry)?;
+fn of_stage(store: &Store, records: &[Record], args: &PipelineArgs, name: &str, registry: Registry) -> Result<Lineage> {
+    let (pipeline, file) = (args.load_for([&name.to_string()], registry, store.root())?, args.pipeline.display());
     let (id, output) = stage_and_output(&pipeline, name)?;
     let name = &pipeline.stage(id).name;
     let record = match verdict(&pipeline, store, id)? {
@@ -95,6 +101,10 @@ fn text(lineage: &Lineage) -> String {
             text.push_str(&format!("  on {}, {}, by erw {}\n", fact.host, fact.device, fact.program));
             for result in &maker.results {
                 text.push_str(&format!("  {} {}\n", result.name, number(result.value)));
+            }
+            if lineage.present && maker.kind == command::NAME && lineage.ty.as_deref() == Some(numbers::TYPE) {
+                let told = numbers::of_output(&lineage.path).told(&maker.output);
+                text.extend(told.map(|told| format!("  {told}\n")));
             }
             text.push('\n');
             tree(&mut text, maker, "");

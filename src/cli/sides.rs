@@ -1,16 +1,15 @@
 //! What `erw compare` can compare: a pipeline as it is, one at a revision of git, a trial of a sweep, a past run. Each
 //! becomes stages with parameters and results. Knows nothing of differences.
 
-use super::common::PipelineArgs;
+use super::common::SetArgs;
 use super::metrics::standing;
 use crate::error::{Error, Result};
-use crate::runner::actions::{Lookup, lookup};
+use crate::runner::actions::{Lookup, Record, lookup};
 use crate::runner::digest::Digest;
 use crate::runner::event::Measure;
 use crate::runner::graph::{Pipeline, Stage, StageId};
 use crate::runner::history::{self, Ended, RunState};
 use crate::runner::key::ingredients;
-use crate::runner::layers::Overrides;
 use crate::runner::manifest::{FieldType, Registry};
 use crate::runner::plan::{Judge, Verdict, plan};
 use crate::runner::revision::Checkout;
@@ -39,6 +38,8 @@ pub struct Facts {
     /// Those among them that are paths: their contents are in keys, their names are not.
     pub paths: BTreeSet<String>,
     pub results: Vec<Measure>,
+    /// Digests of its outputs, if a record tells.
+    pub artifacts: BTreeMap<String, Digest>,
     /// `cached`, or why there are no results.
     pub standing: String,
 }
@@ -55,9 +56,9 @@ impl Side {
     }
 
     /// Reads `P`, `P@TRIAL`, `REV:P`, `REV:P@TRIAL`, `run:ID` or `P@run:ID`.
-    pub fn load(text: &str, cache: &Path, registry: Registry) -> Result<Self> {
+    pub fn load(text: &str, set: &SetArgs, cache: &Path, registry: Registry) -> Result<Self> {
         let store = Store::open(cache)?;
-        let reader = Reader { store: &store, registry, overrides: overrides() };
+        let reader = Reader { store: &store, registry, set };
         if Path::new(text).exists() {
             return reader.pipeline(Path::new(text), None, None);
         }
@@ -65,7 +66,7 @@ impl Side {
             return reader.past(id, None);
         }
         if let Some((file, id)) = text.split_once("@run:") {
-            return reader.past(id, Some(Pipeline::load(Path::new(file), registry, &reader.overrides)?.name));
+            return reader.past(id, Some(reader.set.on(file).load(registry)?.name));
         }
         if let Some((file, trial)) = at(text, Path::exists) {
             return reader.pipeline(Path::new(file), Some(trial), None);
@@ -83,26 +84,22 @@ fn at(text: &str, there: impl Fn(&Path) -> bool) -> Option<(&str, &str)> {
     splits.find(|(file, _)| there(Path::new(file)))
 }
 
-/// Those of the environment.
-fn overrides() -> Overrides {
-    PipelineArgs::of("").overrides()
-}
-
 struct Reader<'a> {
     store: &'a Store,
     registry: Registry,
-    overrides: Overrides,
+    set: &'a SetArgs,
 }
 
 impl Reader<'_> {
     fn pipeline(&self, file: &Path, trial: Option<&str>, checkout: Option<&Checkout>) -> Result<Side> {
         let Some(trial) = trial else {
-            let mut pipeline = Pipeline::load(file, self.registry, &self.overrides)?;
+            let mut pipeline = self.set.on(file).load(self.registry)?;
             put_sources_right(&mut pipeline, checkout);
             let names = pipeline.stages.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
             return self.stages(&pipeline, names.into_iter().enumerate().map(|(i, n)| (n, StageId(i))).collect());
         };
-        let mut sweep = SweepPlan::load(file, self.registry, &self.overrides)?;
+        let has = |plan: &SweepPlan| plan.trial(trial).is_ok();
+        let mut sweep = self.set.on(file).sweep_with(trial, &has, self.registry, self.store.root())?;
         put_sources_right(&mut sweep.pipeline, checkout);
         let stages = &sweep.trials[sweep.trial(trial)?].stages;
         let mut stages: Vec<(String, StageId)> = stages.iter().map(|(name, id)| (name.clone(), *id)).collect();
@@ -119,12 +116,13 @@ impl Reader<'_> {
             let stage = pipeline.stage(id);
             let (values, paths) = values(stage, &base);
             let standing = standing(pipeline, &verdict);
-            let results = match verdict {
-                Verdict::Cached(record) => record.results,
-                _ => vec![],
+            let (results, artifacts) = match verdict {
+                Verdict::Cached(record) => (record.results.clone(), artifacts(&record)),
+                _ => Default::default(),
             };
             let kind = stage.kind.name.to_string();
-            facts.push((base[&id].to_string(), Facts { kind, values: Some(values), paths, results, standing }));
+            let told = Facts { kind, values: Some(values), paths, results, artifacts, standing };
+            facts.push((base[&id].to_string(), told));
         }
         Ok(Side { stages: facts, past: false })
     }
@@ -195,13 +193,17 @@ impl Reader<'_> {
 
     fn facts(&self, past: &Ended) -> Result<Facts> {
         let key = past.key.as_ref().and_then(|k| k.parse::<Digest>().ok());
-        let values = match key.map(|k| lookup(self.store, &k.into())).transpose()? {
-            Some(Lookup::Hit(record)) => Some(recorded(&record.key_text)),
-            _ => None,
+        let (values, artifacts) = match key.map(|k| lookup(self.store, &k.into())).transpose()? {
+            Some(Lookup::Hit(record)) => (Some(recorded(&record.key_text)), artifacts(&record)),
+            _ => Default::default(),
         };
         let (kind, standing) = (past.kind.clone(), past.state.replace('_', " "));
-        Ok(Facts { kind, values, paths: BTreeSet::new(), results: past.results.clone(), standing })
+        Ok(Facts { kind, values, paths: BTreeSet::new(), results: past.results.clone(), artifacts, standing })
     }
+}
+
+fn artifacts(record: &Record) -> BTreeMap<String, Digest> {
+    record.outputs.iter().map(|(name, output)| (name.clone(), output.measured.digest)).collect()
 }
 
 /// Data that git does not keep is taken from where it lies now.

@@ -1,13 +1,14 @@
 //! `erw sweep`: every trial of a pipeline's `[sweep]` in one run, and a table of their results.
 
-use super::common::{PipelineArgs, print};
+use super::common::{PipelineArgs, print, tell_of_link};
 use super::run::{Flags, execute, forced, print_log};
-use super::trials::{Seen, Status, TableArgs, Wishes, table};
+use super::trials::{MayGive, Seen, Status, TableArgs, Wishes, table};
 use crate::error::{Error, Result};
 use crate::report::sheet::{Format, Sheet};
 use crate::runner::event::{Listener, Measure, StageEnd, State};
 use crate::runner::graph::StageId;
 use crate::runner::manifest::Registry;
+use crate::runner::numbers;
 use crate::runner::plan::{self, Judge, Missing, Verdict};
 use crate::runner::select::select;
 use crate::runner::store::Store;
@@ -24,9 +25,6 @@ pub struct Args {
     pub pipeline: PipelineArgs,
     /// Only these stages, in every trial, and what they need
     pub targets: Vec<String>,
-    /// Add an axis, or replace the one of this name: `train.seed=0..5`, `train.lr=1e-4,2e-4`
-    #[arg(long, value_name = "NAME=VALUES")]
-    pub axis: Vec<String>,
     /// Only this trial
     #[arg(long, value_name = "TRIAL")]
     pub trial: Vec<String>,
@@ -55,8 +53,8 @@ pub struct Args {
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     refuse_locks(args)?;
-    let overrides = args.pipeline.overrides();
-    let plan = SweepPlan::load_with(&args.pipeline.pipeline, registry, &overrides, &args.axis)?;
+    let plan = args.pipeline.sweep(registry)?;
+    tell_of_link(&args.pipeline.pipeline);
     let wishes = Wishes::read(&args.wishes, &plan)?;
     let trials = chosen(&plan, &args.trial)?;
     let wanted = select(&plan.pipeline, &args.targets)?;
@@ -64,6 +62,10 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     if args.table {
         let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
         return print_table(sweep.table(&known, &wishes), args.wishes.format);
+    }
+    if !wishes.are_plain() {
+        let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
+        wishes.foresee(&plan, &sweep.results(&known))?;
     }
     let mut left = 0;
     // Rules must know what is complete, which is not given up, and what there is to compare with.
@@ -203,6 +205,22 @@ impl Sweep<'_> {
         let missing: Vec<Missing> =
             self.selected().iter().flat_map(|id| plan::missing(self.plan.pipeline.stage(*id))).collect();
         plan::missing_error(&missing).map_or(Ok(()), Err)
+    }
+
+    /// What the stages may call their results: those that are cached as they did, kinds as they say.
+    fn results(&self, known: &Known) -> Vec<(String, MayGive)> {
+        let result = |id: StageId| {
+            let stage = self.plan.pipeline.stage(id);
+            let base = stage.name.split('@').next().unwrap_or(&stage.name).to_string();
+            let may = match known.get(&id) {
+                Some((Status::Cached, results)) => MayGive::These(results.iter().map(|r| r.name.clone()).collect()),
+                _ if stage.command.is_none() => MayGive::These(stage.manifest.results.clone()),
+                _ if stage.outputs.values().any(|ty| ty == numbers::TYPE) => MayGive::Anything,
+                _ => MayGive::These(vec![]),
+            };
+            (base, may)
+        };
+        self.selected().into_iter().map(result).collect()
     }
 
     fn table(&self, known: &Known, wishes: &Wishes) -> (Sheet, Option<Error>) {

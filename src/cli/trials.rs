@@ -10,6 +10,7 @@ use crate::runner::sweep::axes::{Axis, RANDOM};
 use crate::runner::sweep::{SweepPlan, Trial};
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct TableArgs {
@@ -80,6 +81,59 @@ impl Wishes {
             None => (text.clone(), false),
         });
         Ok(Self { over: over(args, &plan.axes)?, sort, filters })
+    }
+}
+
+/// What a stage may call its results.
+pub enum MayGive {
+    /// Nobody knows before it has run.
+    Anything,
+    /// `validation_*` stands for all that begin so.
+    These(Vec<String>),
+}
+
+impl Wishes {
+    /// Nothing is sorted and nothing filtered.
+    pub fn are_plain(&self) -> bool {
+        self.sort.is_none() && self.filters.is_empty()
+    }
+
+    /// Refuses a name that no result and no setting can have, before days of work. Where a program may give anything, a
+    /// name that nothing known has is told.
+    pub fn foresee(&self, plan: &SweepPlan, results: &[(String, MayGive)]) -> Result<()> {
+        let sorts = self.sort.iter().map(|(name, _)| (name.as_str(), format!("--sort {name}")));
+        let filters = self.filters.iter().map(|f| (f.name.as_str(), format!("--filter {}", f.text)));
+        let named = |base: &String, pattern: &String, name: &str| {
+            let is = |name: &str| match pattern.strip_suffix('*') {
+                Some(head) => name.starts_with(head),
+                None => name == pattern,
+            };
+            is(name) || name.strip_prefix(base.as_str()).and_then(|rest| rest.strip_prefix('.')).is_some_and(is)
+        };
+        let these = || {
+            results.iter().flat_map(|(base, may)| match may {
+                MayGive::These(names) => names.iter().map(|name| (base, name)).collect::<Vec<_>>(),
+                MayGive::Anything => vec![],
+            })
+        };
+        let is_open = results.iter().any(|(_, may)| matches!(may, MayGive::Anything));
+        let metrics: Vec<(String, Metric)> =
+            these().map(|(base, name)| (name.clone(), (base.clone(), name.clone()))).collect();
+        for (name, argument) in sorts.chain(filters) {
+            let mut names = Names { plan, metrics: &metrics, error: None };
+            let known =
+                these().any(|(base, pattern)| named(base, pattern, name)) || names.find(name, &argument).is_some();
+            match names.error.filter(|_| !known) {
+                Some(error) if !is_open => return Err(error),
+                Some(error) => {
+                    let told = error.hints.first().map_or_else(String::new, |hint| format!("; {hint}"));
+                    let text = format!("warning: {} is known before the stages have run{told}\n", error.message);
+                    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+                }
+                None => {}
+            }
+        }
+        Ok(())
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    let pipeline = args.pipeline.load_for(&args.stages, registry)?;
+    let pipeline = args.pipeline.load_for(&args.stages, registry, cache)?;
     let store = Store::open(cache)?;
     let needed = select(&pipeline, &args.stages)?;
     let records = records(&pipeline, &store, &needed)?;

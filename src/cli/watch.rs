@@ -23,7 +23,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let mut watched = vec![args.pipeline.pipeline.clone()];
     loop {
         // Watched before the run reads them, so that no change falls between.
-        match args.pipeline.load_for(&args.targets, registry) {
+        match args.pipeline.load_for(&args.targets, registry, cache) {
             Ok(pipeline) => watched = files(&pipeline, &args.targets),
             // Perhaps a file that it extends, of which nobody knew before.
             Err(e) => watched.extend(e.place.map(|place| place.source.file.clone())),

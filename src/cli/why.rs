@@ -20,15 +20,15 @@ pub struct Args {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
     /// The stage to ask about
-    pub stage: String,
+    pub stage: Option<String>,
     /// Print an object, for programs
     #[arg(long)]
     pub json: bool,
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    let pipeline = args.pipeline.load_for([&args.stage], registry)?;
-    let id = one(&pipeline, &args.stage)?;
+    let pipeline = args.pipeline.load_for(&args.stage, registry, cache)?;
+    let id = one(&pipeline, args.stage.as_deref().unwrap_or_default())?;
     let store = Store::open(cache)?;
     let judge = Judge::new(&pipeline, &store, BTreeSet::new());
     let why = why(&judge, id)?;
@@ -41,11 +41,19 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 
 /// The stage of this name.
 pub fn one(pipeline: &Pipeline, name: &str) -> Result<StageId> {
-    select::named(pipeline, name).first().copied().ok_or_else(|| {
-        let names = pipeline.stages.iter().map(|s| s.name.as_str());
-        let error = Error::usage(format!("no stage `{name}` in `{}`", pipeline.file.display()));
-        error.maybe_hint(suggest::hint(name, names, "the stages are"))
-    })
+    match select::named(pipeline, name).as_slice() {
+        [one] => Ok(*one),
+        [] => {
+            let names = pipeline.stages.iter().map(|s| s.name.as_str());
+            let error = Error::usage(format!("no stage `{name}` in `{}`", pipeline.file.display()));
+            Err(error.maybe_hint(suggest::hint(name, names, "the stages are")))
+        }
+        several => {
+            let names = several.iter().map(|id| pipeline.stage(*id).name.as_str());
+            let error = Error::usage(format!("`{name}` is a stage of {} trials", several.len()));
+            Err(error.hint(format!("name one: {}", suggest::ticked(names))))
+        }
+    }
 }
 
 fn text(why: &Why) -> String {
@@ -74,6 +82,9 @@ impl Text {
             }
         }
         why.missing.iter().for_each(|m| self.line(1, format!("nothing at {m}")));
+        if let (Some(pipeline), Some(_)) = (&why.new_in, &why.before) {
+            self.line(1, format!("never ran in `{pipeline}`"));
+        }
         if let Some(made) = &why.made {
             self.made(made);
             self.before(why);

@@ -29,6 +29,8 @@ pub struct Order<'a> {
     pub to: &'a Path,
     pub size: Option<u64>,
     pub sha256: Option<&'a str>,
+    /// What is at `to` goes if it has another hash, once the right file is here. Without it, it stays.
+    pub replace: bool,
 }
 
 /// How long to go on when nothing comes.
@@ -64,7 +66,7 @@ struct Begun {
     total: Option<u64>,
 }
 
-/// Fetches and returns the SHA-256 of the file.
+/// Fetches and returns the SHA-256 of the file, or of another that is at its place and is not to be replaced.
 pub fn download(
     client: &Client,
     order: &Order,
@@ -75,8 +77,11 @@ pub fn download(
     std::fs::create_dir_all(folder).map_err(|e| Fault::Final(Error::io("create", folder, e)))?;
     let _lock = lock(order.to, watch).map_err(Fault::Final)?;
     if order.to.exists() {
+        let found = sha256(order.to, watch).map_err(Fault::Final)?;
         // Another process was faster.
-        return sha256(order.to, watch).map_err(Fault::Final);
+        if !order.replace || order.sha256.is_none_or(|want| want == found) {
+            return Ok(found);
+        }
     }
     let mut part = Part::open(order, watch).map_err(Fault::Final)?;
     let mut fruitless = 0;

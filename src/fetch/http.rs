@@ -1,5 +1,5 @@
 //! One request for a file, or for what is still lacking of it, and what its answer means for whoever wants the file.
-//! Redirects are followed; a token goes no further than the server it is for. Proxies come from the environment, as
+//! Redirects are followed, but none from https to http; a token goes no further than the server it is for. Proxies come from the environment, as
 //! `ureq` reads it: ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, the first that is set, for every host but those of NO_PROXY.
 
 use crate::error::Error;
@@ -7,8 +7,9 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
-use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
+use ureq::http::{HeaderMap, Response, StatusCode, header};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use url::{Origin, Url};
 
 const CONNECT: Duration = Duration::from_secs(20);
 /// Without a byte for so long, a connection is given up and the rest asked for anew.
@@ -138,8 +139,8 @@ impl Client {
             }
             let response = request.call().map_err(|e| no_answer(&at, e))?;
             let moved = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
-            match text(response.headers(), header::LOCATION).filter(|_| moved).and_then(|to| joined(&at, &to)) {
-                Some(to) => at = to,
+            match text(response.headers(), header::LOCATION).filter(|_| moved) {
+                Some(to) => at = joined(&at, &to).map_err(Failure::Lasting)?,
                 None => return Ok(response),
             }
         }
@@ -148,24 +149,23 @@ impl Client {
 }
 
 /// Scheme, host and port: what a token is for.
-fn server(url: &str) -> Option<(String, String)> {
-    let uri: Uri = url.parse().ok()?;
-    Some((uri.scheme_str()?.to_ascii_lowercase(), uri.authority()?.as_str().to_ascii_lowercase()))
+fn server(url: &str) -> Option<Origin> {
+    Some(Url::parse(url).ok()?.origin()).filter(Origin::is_tuple)
 }
 
-/// The address that `Location` means, as seen from `base`.
-fn joined(base: &str, location: &str) -> Option<String> {
-    if location.contains("://") {
-        return Some(location.into());
-    }
-    let (scheme, authority) = server(base)?;
-    match location.strip_prefix("//") {
-        Some(other) => Some(format!("{scheme}://{other}")),
-        None if location.starts_with('/') => Some(format!("{scheme}://{authority}{location}")),
-        None => {
-            let path = base.split(['?', '#']).next().unwrap_or(base);
-            Some(format!("{}/{location}", path.rsplit_once('/')?.0))
-        }
+/// The address that `Location` means, as seen from `base`. What was asked for under encryption never comes without.
+fn joined(base: &str, location: &str) -> Result<String, Error> {
+    let lost = |why: &str| {
+        let to: String = location.chars().filter(|c| !c.is_control()).take(200).collect();
+        Error::stage(format!("{base} is redirected to `{to}`, {why}"))
+            .hint("get the file by hand, or name another address of it")
+    };
+    let from = Url::parse(base).map_err(|_| lost("and is no address itself"))?;
+    let to = from.join(location).map_err(|_| lost("which is no address"))?;
+    match (from.scheme(), to.scheme()) {
+        ("https", "http") => Err(lost("which is not encrypted")),
+        (_, "http" | "https") => Ok(to.into()),
+        _ => Err(lost("which is no web address")),
     }
 }
 
@@ -256,12 +256,34 @@ mod tests {
     #[test]
     fn redirects_are_joined() {
         let of = |to: &str| joined("https://a.example:8/x/y?z=1", to).unwrap();
-        assert_eq!(of("http://b.example/f"), "http://b.example/f");
+        assert_eq!(of("https://b.example/f"), "https://b.example/f");
+        assert_eq!(joined("http://a.example/", "https://b.example/f").unwrap(), "https://b.example/f");
+        assert_eq!(joined("http://a.example/", "http://b.example/f").unwrap(), "http://b.example/f");
         assert_eq!(of("//b.example/f"), "https://b.example/f");
         assert_eq!(of("/f?g"), "https://a.example:8/f?g");
         assert_eq!(of("f"), "https://a.example:8/x/f");
+        // What stands in a query is no scheme.
+        assert_eq!(of("/f?from=http://c.example/"), "https://a.example:8/f?from=http://c.example/");
+        assert_eq!(of("g?to=ftp://c#d://e"), "https://a.example:8/x/g?to=ftp://c#d://e");
+        assert_eq!(of("?z=http://c"), "https://a.example:8/x/y?z=http://c");
+        assert_eq!(of("../h/./i"), "https://a.example:8/h/i");
+        assert_eq!(of("HTTPS://B.example/F"), "https://b.example/F");
         assert_ne!(server("https://a.example:8/x"), server("https://a.example:9/x"));
         assert_ne!(server("https://a.example/x"), server("http://a.example/x"));
+    }
+
+    #[test]
+    fn redirects_to_what_is_no_file_of_the_web_or_not_encrypted_are_refused() {
+        let said = |base: &str, to: &str| joined(base, to).unwrap_err().message;
+        assert_eq!(
+            said("https://a.example/x", "http://a.example/x"),
+            "https://a.example/x is redirected to `http://a.example/x`, which is not encrypted"
+        );
+        assert!(said("https://a.example/x", "HTTP:x").ends_with("which is not encrypted"));
+        for odd in ["ftp://a.example/x", "file:///etc/passwd", "data:text/plain,x"] {
+            assert!(said("http://a.example/x", odd).ends_with("which is no web address"), "{odd}");
+        }
+        assert!(said("http://a.example/x", "http://[1").ends_with("which is no address"));
     }
 
     #[test]

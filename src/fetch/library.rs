@@ -1,12 +1,16 @@
 //! The folder of downloads, `<cache>/downloads/NAME/FILE`: what is in it, and how what is not comes there. Shared by
 //! pipelines and `erw weights`; no artifacts: `erw cache gc` leaves it alone.
+//!
+//! A caller may hold a file to a hash of its own. Another hash is another file: where the place is taken by one that
+//! others use, it lies beside it in `NAME/SHA256/FILE`. What is replaced, because the registry or the first use says
+//! that it is wrong, is there until the right one is.
 
 use super::Watch;
 use super::download::{Fault, Order, Persistence, begun, download, sha256};
 use super::http::Client;
 use super::hub::Hub;
 use super::pins::Pins;
-use super::registry::{Address, Entry, Location};
+use super::registry::{Address, Entry, Location, is_sha256};
 use crate::error::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
@@ -64,6 +68,11 @@ impl Library {
         self.root.join(&entry.name).join(location.file_name())
     }
 
+    /// Where a file of this hash lies if the place is taken.
+    fn aside(&self, entry: &Entry, location: &Location, sha256: &str) -> PathBuf {
+        self.root.join(&entry.name).join(sha256).join(location.file_name())
+    }
+
     fn in_hub_cache(&self, location: &Location) -> Option<PathBuf> {
         match location.address() {
             Address::Hub { repository, revision, file } => self.hub.cached(repository, revision, file),
@@ -71,10 +80,16 @@ impl Library {
         }
     }
 
-    /// Is it here? Looks at names only.
-    pub fn look(&self, entry: &Entry) -> Presence {
+    /// Is it here? Looks at names only, and at what was pinned: a file that is known to be another than `sha256` is not.
+    pub fn look(&self, entry: &Entry, sha256: Option<&str>) -> Presence {
         let all = &entry.locations;
-        let here = all.iter().map(|l| self.path(entry, l)).find(|p| p.is_file());
+        let another = |l: &Location| {
+            let known = self.wanted(l, None).ok().flatten();
+            sha256.zip(known).is_some_and(|(want, known)| want != known)
+        };
+        let plain = || all.iter().filter(|l| !another(l)).map(|l| self.path(entry, l));
+        let aside = || sha256.into_iter().flat_map(|sum| all.iter().map(move |l| self.aside(entry, l, sum)));
+        let here = plain().chain(aside()).find(|p| p.is_file());
         let cached = || all.iter().find_map(|l| self.in_hub_cache(l)).map(Presence::InHubCache);
         let part = || all.iter().find_map(|l| begun(&self.path(entry, l))).map(Presence::Part);
         here.map(Presence::Here).or_else(cached).or_else(part).unwrap_or(Presence::Absent)
@@ -110,21 +125,21 @@ impl Library {
     /// A copy that is here already, whole, and what the caller wants.
     fn here(&self, entry: &Entry, location: &Location, want: Option<&str>, watch: &dyn Watch) -> Result<Option<Copy>> {
         let (path, origin) = (self.path(entry, location), location.origin());
-        if path.is_file() {
+        let aside = want.map(|want| self.aside(entry, location, want));
+        for path in [Some(path), aside].into_iter().flatten().filter(|path| path.is_file()) {
             let found = sha256(&path, watch)?;
-            match self.wanted(location, None)? {
-                Some(wanted) if wanted != found => {
-                    watch.log(&format!("`{}` is damaged, so it is fetched again", path.display()));
-                    std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+            match self.wanted(location, want)? {
+                Some(wanted) if wanted == found => return Ok(Some(Copy { path, sha256: found, origin })),
+                Some(_) if want.is_some() && location.sha256.is_none() => {
+                    watch.log(&format!("`{}` is another file than the one that is asked for", path.display()));
                 }
-                _ if want.is_some_and(|want| want != found) => {}
-                _ => return self.trusted(path, found, origin, location, want, watch).map(Some),
+                Some(_) => watch.log(&format!("`{}` is damaged, so it is fetched again", path.display())),
+                None => return self.trusted(path, found, origin, location, want, watch).map(Some),
             }
         }
         let Some(path) = self.in_hub_cache(location) else { return Ok(None) };
         let found = sha256(&path, watch)?;
-        let wanted = self.wanted(location, None)?;
-        if wanted.as_deref().into_iter().chain(want).any(|wanted| wanted != found) {
+        if self.wanted(location, want)?.is_some_and(|wanted| wanted != found) {
             watch.log(&format!("`{}` is not the file that is asked for; leaving it alone", path.display()));
             return Ok(None);
         }
@@ -138,38 +153,35 @@ impl Library {
         want: Option<&str>,
         watch: &dyn Watch,
     ) -> std::result::Result<Copy, Fault> {
-        let (to, origin) = (self.path(entry, location), location.origin());
+        let origin = location.origin();
         let url = match location.address() {
             Address::Web(url) => url.to_string(),
             Address::Hub { repository, revision, file } => self.hub.url(repository, revision, file),
         };
         let wanted = self.wanted(location, want).map_err(Fault::Final)?;
-        let order = Order {
-            url: &url,
-            token: self.hub.token_for(&url),
-            origin: &origin,
-            to: &to,
-            size: location.size,
-            sha256: wanted.as_deref(),
-        };
-        watch.log(&format!("fetching {url}"));
         let pinned = wanted.is_some() && want.is_none() && location.sha256.is_none();
-        let found = download(&self.client, &order, self.how, watch).map_err(|fault| match fault {
-            Fault::Final(e) if pinned && e.kind == ErrorKind::Stage => {
-                let hint = format!(
-                    "it was another file when it was first fetched; `{}` remembers",
-                    self.pins.path().display()
-                );
-                Fault::Final(e.hint(hint))
-            }
-            fault => fault,
-        })?;
-        // Of another process, which waited for nobody's opinion.
-        if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
-            let error = Error::stage(format!("`{}` is not the file that was asked for", to.display()));
-            return Err(Fault::Final(error.because(format!("its sha256 is {found}\nand should be  {wanted}"))));
+        watch.log(&format!("fetching {url}"));
+        let order = |to: &Path, replace: bool| {
+            let (token, size, sha256) = (self.hub.token_for(&url), location.size, wanted.as_deref());
+            let order = Order { url: &url, token, origin: &origin, to, size, sha256, replace };
+            download(&self.client, &order, self.how, watch).map_err(|fault| match fault {
+                Fault::Final(e) if pinned && e.kind == ErrorKind::Stage => Fault::Final(e.hint(self.remembers())),
+                fault => fault,
+            })
+        };
+        let mut to = self.path(entry, location);
+        // A file that only the caller wants does not take the place of one that others use.
+        let aside = want.filter(|_| location.sha256.is_none()).map(|want| self.aside(entry, location, want));
+        let mut found = order(&to, aside.is_none())?;
+        if let Some(aside) = aside.filter(|_| wanted.as_ref().is_some_and(|wanted| *wanted != found)) {
+            to = aside;
+            found = order(&to, true)?;
         }
-        self.trusted(to, found, origin, location, want, watch).map_err(Fault::Final)
+        self.trusted(to, found, origin.clone(), location, want, watch).map_err(Fault::Final)
+    }
+
+    fn remembers(&self) -> String {
+        format!("it was another file when it was first fetched; `{}` remembers", self.pins.path().display())
     }
 
     /// What a file is held to: the caller's word, the registry's, or that of its first use.
@@ -180,7 +192,7 @@ impl Library {
         }
     }
 
-    /// Remembers a file that nobody has a hash of, and says so.
+    /// Remembers a file that nobody has a hash of, and says so; one that another process has trusted meanwhile stays.
     fn trusted(
         &self,
         path: PathBuf,
@@ -190,13 +202,37 @@ impl Library {
         want: Option<&str>,
         watch: &dyn Watch,
     ) -> Result<Copy> {
-        if want.is_none() && location.sha256.is_none() && self.pins.get(&origin)?.is_none() {
-            self.pins.trust(&origin, &sha256)?;
+        if want.is_some() || location.sha256.is_some() {
+            return Ok(Copy { path, sha256, origin });
+        }
+        let (known, pinned) = match self.pins.get(&origin)? {
+            Some(pinned) => (true, pinned),
+            None => (false, self.pins.trust(&origin, &sha256)?),
+        };
+        if pinned != sha256 {
+            let error = Error::stage(format!("`{}` is not the file that was asked for", path.display()));
+            let error = error.because(format!("its sha256 is {sha256}\nand should be  {pinned}"));
+            return Err(error.hint(self.remembers()));
+        }
+        if !known {
             watch.log(&format!(
                 "no hash of {origin} is known, so this file is trusted from now on; to hold others to it, write `sha256 = \"{sha256}\"` among the stage's params"
             ));
         }
         Ok(Copy { path, sha256, origin })
+    }
+
+    /// Files beside those that the registry or the first use means, with the hashes that they are to have.
+    fn all_aside(&self, entry: &Entry) -> Vec<(PathBuf, String)> {
+        let folders = std::fs::read_dir(self.root.join(&entry.name)).into_iter().flatten().flatten();
+        let sums = folders.filter_map(|e| e.file_name().into_string().ok()).filter(|name| is_sha256(name));
+        let mut all: Vec<(PathBuf, String)> = sums
+            .flat_map(|sum| entry.locations.iter().map(move |l| (self.aside(entry, l, &sum), sum.clone())))
+            .collect();
+        all.retain(|(path, _)| path.is_file());
+        all.sort();
+        all.dedup();
+        all
     }
 
     /// Reads the files of an entry that are here.
@@ -213,6 +249,11 @@ impl Library {
                 Some(_) => Check::Whole,
                 None => Check::Unknown,
             };
+            checks.push((path, check));
+        }
+        for (path, wanted) in self.all_aside(entry) {
+            let found = sha256(&path, watch)?;
+            let check = if found == wanted { Check::Whole } else { Check::Damaged { found, wanted } };
             checks.push((path, check));
         }
         Ok(checks)

@@ -52,8 +52,8 @@ impl Pins {
 
     fn read(&self) -> Result<BTreeMap<String, String>> {
         let path = self.path();
-        match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|e| {
+        match crate::text::read(&path) {
+            Ok(text) => serde_json::from_str(&text).map_err(|e| {
                 // Starting anew would trust whatever is there today.
                 Error::usage(format!("`{}` cannot be understood", path.display()))
                     .because(e)

@@ -190,7 +190,8 @@ fn load() -> Result<Vec<Entry>> {
     let Some(path) = std::env::var_os(EXTRA).filter(|p| !p.is_empty()).map(std::path::PathBuf::from) else {
         return Ok(shipped);
     };
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let text =
+        crate::text::read(&path).map_err(|e| Error::io("read", &path, e).hint(format!("it is named by {EXTRA}")))?;
     let mut all = parse(&text)
         .map_err(|e| e.context(format!("`{}`, named by {EXTRA}, is no registry of published files", path.display())))?;
     for entry in shipped {

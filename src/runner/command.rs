@@ -8,11 +8,12 @@
 
 use super::attempt::Attempt;
 use super::located::{Entry, Node, Toml};
-use super::manifest::{self, ANY, Exact, Field, FieldType, Manifest, Output, Params, Slot, StageKind};
-use super::suggest;
+use super::manifest::{self, ANY, Exact, Field, FieldType, Manifest, Output, Params, Registry, Slot, StageKind};
+use super::spec::Spec;
 use super::value::Value;
+use super::{numbers, suggest};
 use crate::error::{Error, Result};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Component, Path};
 
 pub const NAME: &str = "command";
@@ -76,6 +77,7 @@ pub(super) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
         // Nobody knows what a program computes; the careful guess, unless the user knows more.
         exact: stating("exact").map_or(Ok(Exact::Machine), |e| manifest::exact(&e.node))?,
         tolerance: stating("tolerance").map_or(Ok(0.0), |e| manifest::tolerance(&e.node))?,
+        results: vec![],
         inputs,
         outputs,
         params,
@@ -99,6 +101,41 @@ fn merged<'a>(stage: &str, stated: &[&'a Entry], part: &str) -> Result<Vec<&'a E
                 None => all.push(e),
             }
         }
+    }
+    Ok(all)
+}
+
+/// Types of outputs that no kind knows and that are nearly such as some do: a program whose output is of type `metrcs`
+/// would have no results, and nobody would know why.
+pub(super) fn warnings(spec: &Spec, registry: Registry) -> Result<Vec<String>> {
+    let mut known: Option<BTreeSet<String>> = None;
+    let mut warnings = vec![];
+    for stage in spec.stages.iter().filter(|s| s.kind.name == NAME) {
+        let stated: Vec<&Entry> = stage.statements(&spec.files).collect();
+        for entry in merged(&stage.name, &stated, "outputs")? {
+            let Toml::String(ty) = &entry.node.value else { continue };
+            let known = match &mut known {
+                Some(known) => known,
+                none => none.insert(types(registry)?),
+            };
+            let near = |name: &&String| strsim::damerau_levenshtein(ty, name) <= if ty.len() < 6 { 1 } else { 2 };
+            if let Some(name) = known.iter().filter(|_| !known.contains(ty)).find(near) {
+                let (stage, output) = (&stage.name, &entry.key);
+                let text = format!("stage `{stage}`: no kind knows the type `{ty}` of output `{output}`");
+                warnings.push(format!("{}: {text}; did you mean `{name}`?", entry.node.place));
+            }
+        }
+    }
+    Ok(warnings)
+}
+
+/// The types that stages of any kind make or take by name.
+fn types(registry: Registry) -> Result<BTreeSet<String>> {
+    let mut all = BTreeSet::from([numbers::TYPE.to_string()]);
+    for kind in registry.iter().filter(|kind| kind.name != NAME) {
+        let manifest = Manifest::parse(kind.name, kind.manifest)?;
+        all.extend(manifest.outputs.iter().filter(|o| o.param().is_none()).map(|o| o.ty.clone()));
+        all.extend(manifest.inputs.iter().flat_map(|s| s.types.clone()).filter(|ty| ty != ANY));
     }
     Ok(all)
 }
@@ -138,7 +175,7 @@ fn free_field(stage: &str, entry: &Entry) -> Result<Field> {
             .hint("the program itself takes that name in the key"));
     }
     let ty = match (&entry.node.value, FieldType::of(&entry.node)) {
-        (_, Some(ty)) => ty,
+        (_, Some(ty)) => ty.with_any_number(),
         (Toml::List(nodes), None) if nodes.is_empty() => FieldType::List(Box::new(FieldType::String)),
         _ => {
             return Err(entry
@@ -221,5 +258,6 @@ tolerance = 0.01                       # by which its results may differ between
 
 # Filled in inside `run`: {inputs.SLOT}, {outputs.NAME}, {params.NAME}, {threads}, and {checkpoints}, a folder that
 # is kept until the stage succeeds. The program runs in the folder of the pipeline.
-# Numbers at the top level of an output of type `metrics`, a JSON file or a folder with a metrics.json, are results of the stage.
+# Numbers at the top level of an output of type `metrics`, a JSON file or a folder with a metrics.json, are results of the stage;
+# what gives none is no failure, and told. A value that is a number may be any number from every layer (`--set`, a sweep, a child).
 "#;

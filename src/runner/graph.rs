@@ -33,6 +33,8 @@ pub struct Pipeline {
     pub files: Vec<(PathBuf, Digest)>,
     /// In topological order: a stage's inputs come before it.
     pub stages: Vec<Stage>,
+    /// What looks like a slip of the hand and is none that can be refused, with its place.
+    pub warnings: Vec<String>,
 }
 
 pub struct Stage {

@@ -10,6 +10,7 @@ use super::event::{Failure, Measure, WorkerEvent};
 use super::worker::ATTACHED;
 use super::workers::{Process, Workers};
 use crate::error::{Error, Result};
+use crate::process::FOR_WORKERS;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
@@ -51,6 +52,8 @@ pub enum Finish {
 pub struct Report {
     pub finish: Finish,
     pub results: Vec<Measure>,
+    /// What is to be told of the results.
+    pub remarks: Vec<String>,
     /// (output, file).
     pub shown: Vec<(String, String)>,
     pub resumed: Option<u64>,
@@ -138,14 +141,14 @@ pub fn launch(site: &Site<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> 
         .args(&site.launcher.args)
         .arg(job_file(job))
         .env(ATTACHED, "1")
-        // Errors are told in words; a panic still leaves its backtrace in the log when RUST_BACKTRACE asks for it.
-        .env("RUST_LIB_BACKTRACE", std::env::var_os("RUST_LIB_BACKTRACE").unwrap_or_else(|| "0".into()))
+        .envs(FOR_WORKERS.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(to_log);
     let started = site.start(&mut command, job, None);
     let mut child = started.map_err(|e| Error::stage("cannot start a worker").because(e))?;
-    let mut report = Report { finish: Finish::Suspended, results: vec![], shown: vec![], resumed: None, peak: 0 };
+    let mut report =
+        Report { finish: Finish::Suspended, results: vec![], remarks: vec![], shown: vec![], resumed: None, peak: 0 };
     let mut last = None;
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).split(b'\n').map_while(|l| l.ok()) {

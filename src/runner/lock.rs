@@ -16,6 +16,7 @@ use super::plan::{Judge, missing};
 use super::reason::compare;
 use super::store::Store;
 use crate::error::{Error, Place, Result, Text};
+use crate::text;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -88,7 +89,7 @@ impl Lock {
     /// # Errors
     /// When the file is absent or is no lock of this format.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
+        let text = text::read(path)
             .map_err(|e| Error::io("read the lock", path, e).hint("`erw run PIPELINE --lock` writes it"))?;
         let lock: Self = toml::from_str(&text).map_err(|e| {
             let place = e.span().map(|span| Place::new(&Text::new(path, text.as_str()), span));

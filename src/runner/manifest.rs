@@ -43,6 +43,8 @@ pub struct Manifest {
     pub exact: Exact,
     /// How far results may lie from those made on another class of machine, relative to the larger of the two.
     pub tolerance: f64,
+    /// What its results may be called; those of a program nobody knows before it has run.
+    pub results: Vec<String>,
     pub inputs: Vec<Slot>,
     pub outputs: Vec<Output>,
     /// In the key.
@@ -116,6 +118,8 @@ pub enum FieldType {
     Bool,
     Int,
     Float,
+    /// Whole or not, kept as it was written: a free value of a command, which is an integer until somebody halves it.
+    Number,
     String,
     /// A file or folder outside the cache; its contents enter the key, its name does not.
     Path,
@@ -160,7 +164,7 @@ impl FieldType {
         match self {
             Self::Bool => "a boolean".into(),
             Self::Int => "an integer".into(),
-            Self::Float => "a number".into(),
+            Self::Float | Self::Number => "a number".into(),
             Self::String => "a string".into(),
             Self::Path => "a path".into(),
             Self::Published => "the name of a published file".into(),
@@ -173,7 +177,7 @@ impl FieldType {
         match self {
             Self::Bool => "booleans".into(),
             Self::Int => "integers".into(),
-            Self::Float => "numbers".into(),
+            Self::Float | Self::Number => "numbers".into(),
             Self::String => "strings".into(),
             Self::Path => "paths".into(),
             Self::Published => "names of published files".into(),
@@ -220,6 +224,15 @@ impl FieldType {
             Toml::Table(_) | Toml::Date => return None,
         })
     }
+
+    /// With any number where an integer was the example.
+    pub fn with_any_number(self) -> Self {
+        match self {
+            Self::Int => Self::Number,
+            Self::List(of) => Self::List(Box::new(of.with_any_number())),
+            other => other,
+        }
+    }
 }
 
 impl Manifest {
@@ -242,8 +255,8 @@ impl Manifest {
     }
 
     fn read(kind: &str, root: &Node) -> Result<Self> {
-        const KEYS: [&str; 8] =
-            ["summary", "revision", "exact", "tolerance", "inputs", "outputs", "params", "operation"];
+        const KEYS: [&str; 9] =
+            ["summary", "revision", "exact", "tolerance", "results", "inputs", "outputs", "params", "operation"];
         for entry in root.table("a manifest")? {
             if !KEYS.contains(&entry.key.as_str()) {
                 let error = Error::usage(format!("unknown key `{}`", entry.key)).at(entry.key_place.clone());
@@ -262,6 +275,7 @@ impl Manifest {
             },
             exact: exact(root)?,
             tolerance: tolerance(root)?,
+            results: results(root)?,
             inputs: section(root, "inputs", slot)?,
             outputs: section(root, "outputs", output)?,
             params: section(root, "params", field)?,
@@ -311,6 +325,12 @@ pub(super) fn exact(root: &Node) -> Result<Exact> {
     let Some(node) = root.get("exact") else { return Ok(Exact::Machine) };
     let known = [Exact::Everywhere, Exact::Machine].into_iter().find(|e| node.string("`exact`").ok() == Some(e.name()));
     known.ok_or_else(|| node.mismatch("`exact`", "`everywhere` or `machine`"))
+}
+
+/// Names that a stage's results may have; `validation_*` stands for all that begin so.
+fn results(root: &Node) -> Result<Vec<String>> {
+    let Some(node) = root.get("results") else { return Ok(vec![]) };
+    node.list("`results`")?.iter().map(|n| Ok(n.string("a result")?.to_string())).collect()
 }
 
 pub(super) fn tolerance(root: &Node) -> Result<f64> {

@@ -71,7 +71,7 @@ pub mod lock;
 pub mod machine;
 pub mod manifest;
 pub mod memo;
-mod numbers;
+pub mod numbers;
 pub mod past;
 pub mod perform;
 mod place;

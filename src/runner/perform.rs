@@ -127,6 +127,7 @@ impl Shop<'_> {
             Finish::Failed(failure) => return Ok(End::Failed { failure, again: true }),
             Finish::Done => {}
         }
+        report.remarks.iter().for_each(|text| tell(WorkerEvent::Log { text: text.clone() }));
         self.sources_unchanged(order)?;
         let keep = if began.elapsed() < QUICK { Keep::Later } else { Keep::Now };
         let outputs = self.collect(stage, &work.join("out"), keep)?;

@@ -52,7 +52,8 @@ pub fn run(site: &Site<'_>, job: &Job) -> Result<Report> {
         failure.hints.extend(read_by_a_shell(job));
         Finish::Failed(failure)
     };
-    Ok(Report { finish, results: results(job), shown: vec![], resumed: None, peak: ended.peak })
+    let (results, remarks) = results(job);
+    Ok(Report { finish, results, remarks, shown: vec![], resumed: None, peak: ended.peak })
 }
 
 /// A line for `sh -c` has its places filled in as text: a path that a shell reads otherwise is a likely cause.
@@ -71,14 +72,16 @@ fn output(job: &Job, name: &str) -> PathBuf {
     job.work_dir.join("out").join(name)
 }
 
-/// The numbers in outputs of type `metrics`. What is no such file gives none: the type may mean something else to others.
-fn results(job: &Job) -> Vec<Measure> {
-    let metrics = job.outputs.iter().filter(|(_, ty)| *ty == "metrics").map(|(name, _)| output(job, name));
-    metrics
-        .flat_map(|path| {
-            numbers::of_file(&path).or_else(|| numbers::of_file(&path.join("metrics.json"))).unwrap_or_default()
-        })
-        .collect()
+/// The numbers in outputs of type `metrics`, and what of them is no result. That is no failure: the type may mean something
+/// else to others.
+fn results(job: &Job) -> (Vec<Measure>, Vec<String>) {
+    let (mut results, mut remarks) = (vec![], vec![]);
+    for (name, _) in job.outputs.iter().filter(|(_, ty)| *ty == numbers::TYPE) {
+        let numbers = numbers::of_output(&output(job, name));
+        remarks.extend(numbers.told(name));
+        results.extend(numbers.results);
+    }
+    (results, remarks)
 }
 
 /// Fills the placeholders of one argument.
@@ -148,8 +151,8 @@ mod tests {
     fn numbers_of_a_metrics_file_are_results() {
         let dir = tempfile::tempdir().unwrap();
         let job = job(dir.path());
-        assert_eq!(results(&job), []);
-        let told = || results(&job).into_iter().map(|m| (m.name, m.value)).collect::<Vec<_>>();
+        assert_eq!(results(&job).0, []);
+        let told = || results(&job).0.into_iter().map(|m| (m.name, m.value)).collect::<Vec<_>>();
         let wanted = vec![("fd".to_string(), Some(0.25)), ("n".to_string(), Some(3.0))];
         std::fs::create_dir_all(dir.path().join("out/m")).unwrap();
         std::fs::write(dir.path().join("out/m/metrics.json"), r#"{"fd": 0.25, "set": {"x": 1}, "n": 3, "t": "a"}"#)

@@ -1,6 +1,14 @@
 //! Amounts as people write them: `8GiB`, `1.5 GB`, `90s`, `2h`, `30d`. Knows nothing of what they limit.
+//!
+//! More than anything could ever come to is as much as that: `--timeout 3000000000000000h` means never. So whoever adds
+//! such a time to a moment, or such an amount to another, stays within what the machine can count.
 
 use std::time::Duration;
+
+/// No wait is as long: a hundred years.
+pub const LONGEST: Duration = Duration::from_secs(36_525 * 86_400);
+/// No machine holds as much: an exbibyte.
+pub const LARGEST: u64 = 1 << 60;
 
 /// Number of bytes in `8GiB`, `1.5 GB`; a unit is needed.
 pub fn bytes(text: &str) -> Option<u64> {
@@ -17,8 +25,8 @@ pub fn bytes(text: &str) -> Option<u64> {
         "TiB" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
         _ => return None,
     };
-    let bytes = number * scale;
-    (bytes < u64::MAX as f64).then_some(bytes as u64)
+    // A float beyond what fits is the greatest that does.
+    Some(((number * scale) as u64).min(LARGEST))
 }
 
 /// `500ms`, `90s`, `10 min`, `2h`, `30d`, `2w`; a unit is needed.
@@ -33,7 +41,7 @@ pub fn duration(text: &str) -> Option<Duration> {
         "w" => 7.0 * 86_400.0,
         _ => return None,
     };
-    Duration::try_from_secs_f64(number * seconds).ok()
+    Some(Duration::try_from_secs_f64(number * seconds).map_or(LONGEST, |time| time.min(LONGEST)))
 }
 
 /// The number and the unit behind it.
@@ -59,5 +67,23 @@ mod tests {
         );
         assert_eq!([duration("30d"), duration("2 min")], [seconds(2_592_000.0), seconds(120.0)]);
         assert_eq!([duration("3"), duration("soon"), duration("-1s"), duration("9e9 d")], [None; 4]);
+    }
+
+    #[test]
+    fn more_than_there_could_be_is_as_much_as_there_could_be() {
+        let nines = "9".repeat(400);
+        for unit in ["ms", "s", "min", "h", "d", "w"] {
+            for number in ["3000000000000000000", "18446744073709551616", &nines] {
+                let time = duration(&format!("{number}{unit}")).unwrap();
+                assert_eq!(time, LONGEST, "{number}{unit}");
+                assert!(std::time::Instant::now().checked_add(time * 2).is_some());
+            }
+        }
+        assert_eq!(
+            [bytes("99999999999TiB"), bytes("20000000000000000000B"), bytes(&(nines + "kB"))],
+            [Some(LARGEST); 3]
+        );
+        assert_eq!([bytes(".B"), bytes("1.2.3GB")], [None; 2]);
+        assert_eq!([duration(".s"), duration("1.2.3h")], [None; 2]);
     }
 }

@@ -90,8 +90,8 @@ fn clip(text: &str, from: usize) -> String {
     format!("{}{shown}{}", if start > 0 { "…" } else { "" }, if start + SHOWN < length { "…" } else { "" })
 }
 
-/// The earlier action to compare with: the last one of the same stage in the same pipeline, else the one of the
-/// same kind with the fewest differences, if those are few.
+/// The earlier action to compare with: the one of the same stage in the same pipeline with the fewest differences, else
+/// one of the same kind, if those are few. Of several that are as near, the last.
 pub fn nearest<'a>(
     history: impl Iterator<Item = &'a Record> + Clone,
     pipeline: &str,
@@ -99,12 +99,14 @@ pub fn nearest<'a>(
     text: &str,
 ) -> Option<&'a Record> {
     let kin = || history.clone().filter(|r| r.kind == stage.kind.name && r.key_text != text);
-    let own = kin().filter(|r| r.stage == stage.name && r.pipeline == pipeline).max_by_key(|r| &r.created);
-    own.or_else(|| {
+    let distant = |r: &'a Record| (changed(&r.key_text, text).len(), r);
+    let later = |(n, r): &(usize, &'a Record)| (*n, std::cmp::Reverse(r.created.as_str()));
+    let own = kin().filter(|r| r.stage == stage.name && r.pipeline == pipeline).map(distant);
+    own.min_by(|a, b| later(a).cmp(&later(b))).map(|(_, r)| r).or_else(|| {
         // Two commands are related by what they run, not by being commands.
         let related = |r: &&Record| stage.command.is_none() || program(&r.key_text) == program(text);
-        let near = kin().filter(related).map(|r| (changed(&r.key_text, text).len(), r));
-        let best = near.min_by_key(|(n, r)| (*n, std::cmp::Reverse(&r.created)));
+        let near = kin().filter(related).map(distant);
+        let best = near.min_by(|a, b| later(a).cmp(&later(b)));
         best.filter(|(n, _)| *n <= RELATED).map(|(_, r)| r)
     })
 }

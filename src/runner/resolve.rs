@@ -78,7 +78,8 @@ impl Spec {
             check_kind(place, stage)?;
         }
         files.dedup();
-        Ok(Pipeline { name: self.name.clone(), file: self.file.clone(), files, stages })
+        let warnings = self.warnings.clone();
+        Ok(Pipeline { name: self.name.clone(), file: self.file.clone(), files, stages, warnings })
     }
 }
 
@@ -215,7 +216,7 @@ impl<'a> Resolver<'a> {
         };
         let bytes = |value: &Value| match value {
             Value::String(text) => quantity::bytes(text),
-            other => other.as_int().and_then(|n| u64::try_from(n).ok()),
+            other => other.as_int().and_then(|n| u64::try_from(n).ok()).map(|n| n.min(quantity::LARGEST)),
         };
         let no_amount = || Error::usage("`mem` must be an amount of memory").hint("write `mem = \"8GiB\"`, or bytes");
         let mem = self.read(("resources", "mem"), bytes, no_amount)?;

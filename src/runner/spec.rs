@@ -8,6 +8,7 @@ use super::located::{self, Entry, Node, Toml};
 use super::manifest::{Manifest, Registry, StageKind};
 use super::suggest;
 use crate::error::{Error, Place, Result};
+use crate::text;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub struct Spec {
     /// Inherited stages that are gone, with the place of their removal.
     pub(super) removed: HashMap<String, Place>,
     pub(super) registry: Registry,
+    pub(super) warnings: Vec<String>,
     /// Pipelines that take inputs from this one, outermost first.
     pub(super) taking: Vec<PathBuf>,
 }
@@ -80,6 +82,7 @@ impl Spec {
             stages: vec![],
             removed: HashMap::new(),
             registry,
+            warnings: vec![],
             taking: vec![],
         };
         let leaf = spec.leaf();
@@ -94,6 +97,7 @@ impl Spec {
             }
         }
         spec.check_shared(registry)?;
+        spec.warnings = command::warnings(&spec, registry)?;
         Ok(spec)
     }
 
@@ -156,7 +160,7 @@ pub(super) fn declares(manifest: &Manifest, name: &str) -> bool {
 
 impl StageSpec {
     /// What the files say about this stage, parents first.
-    fn statements<'a>(&self, files: &'a [File]) -> impl Iterator<Item = &'a Entry> {
+    pub(super) fn statements<'a>(&self, files: &'a [File]) -> impl Iterator<Item = &'a Entry> {
         statements(files, &self.name, self.since)
     }
 }
@@ -208,16 +212,27 @@ fn identity(path: &Path) -> PathBuf {
 impl File {
     /// `place` is where a child names the file.
     fn read(path: &Path, place: Option<Place>) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
+        let read = || {
+            let bytes = std::fs::read(path)?;
+            // Of what is on disk: whoever remembers it compares it with the file.
+            Ok((Digest::of_bytes(&bytes), text::of_bytes(&bytes)?))
+        };
+        let (digest, text) = read().map_err(|e| {
             let near = near(path).map(|p| format!("did you mean `{}`?", p.display()));
+            let gone = path.is_relative() && std::env::current_dir().is_err();
+            let gone = gone.then(|| "the current folder is no longer there".to_string());
             let rule = place.is_some().then(|| "`extends` is relative to the file that states it".to_string());
-            Error::io("read pipeline", path, e).maybe_at(place).maybe_hint(near.or(rule))
+            Error::io("read pipeline", path, e).maybe_at(place).maybe_hint(gone.or(near).or(rule))
         })?;
-        Self::of_text(path, text)
+        Self::parse(path, text, digest)
     }
 
     fn of_text(path: &Path, text: String) -> Result<Self> {
         let digest = Digest::of_bytes(text.as_bytes());
+        Self::parse(path, text, digest)
+    }
+
+    fn parse(path: &Path, text: String, digest: Digest) -> Result<Self> {
         let root = located::parse(path, text)?;
         let mut file = Self {
             path: path.to_path_buf(),

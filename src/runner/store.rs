@@ -57,6 +57,10 @@ use std::time::{Duration, SystemTime};
 const TAG: &str =
     "Signature: 8a477f597d28d172789f06886806bc55\n# Artifacts and records of erw. See `erw cache --help`.\n";
 
+const TAG_FILE: &str = "CACHEDIR.TAG";
+/// Bytes of the tag that all programs share.
+const SIGNATURE: usize = 43;
+
 /// Names of work folders that wait for their next use begin so.
 pub const SPARE: &str = ".spare-";
 
@@ -92,6 +96,16 @@ pub enum Presence {
 }
 
 impl Store {
+    /// Is there a cache of this program?
+    pub fn is_at(dir: &Path) -> bool {
+        Self::is_tagged(dir) && dir.join("v1").is_dir()
+    }
+
+    /// Does a program, this one or another, keep there what it can make again?
+    pub fn is_tagged(dir: &Path) -> bool {
+        fs::read(dir.join(TAG_FILE)).is_ok_and(|text| text.starts_with(&TAG.as_bytes()[..SIGNATURE]))
+    }
+
     /// Opens the cache folder, making it if need be. Fails in words if it cannot be written to.
     pub fn open(dir: &Path) -> Result<Self> {
         Self::open_as(dir, false)
@@ -104,8 +118,15 @@ impl Store {
 
     fn open_as(dir: &Path, alone: bool) -> Result<Self> {
         let unusable = |path: &Path, e: io::Error| {
+            // Relative paths start nowhere then.
+            let gone = path.is_relative() && std::env::current_dir().is_err();
+            let why = if gone {
+                "the current folder is no longer there".into()
+            } else {
+                format!("`{}`: {e}", path.display())
+            };
             Error::usage(format!("cannot use the cache folder `{}`", dir.display()))
-                .because(format!("`{}`: {e}", path.display()))
+                .because(why)
                 .hint("name another with `--cache-dir` or ERW_CACHE_DIR")
         };
         let no_locks = |path: &Path, e: io::Error| match e.raw_os_error() {
@@ -120,7 +141,7 @@ impl Store {
             let folder = root.join(sub);
             fs::create_dir_all(&folder).map_err(|e| unusable(&folder, e))?;
         }
-        let tag = root.join("CACHEDIR.TAG");
+        let tag = root.join(TAG_FILE);
         if !tag.exists() {
             let ignore = root.join(".gitignore");
             if is_ours {

@@ -88,6 +88,13 @@ pub fn check(field: &Field, value: &Value) -> Result<Json, Mismatch> {
             (FieldType::Int, Value::Float(x)) if x.fract() == 0.0 && x.abs() < 1e15 => {
                 Some(format!("write `{}`, without point and exponent", *x as i64))
             }
+            // A free value of a command, of which nothing more is known than how its stage states it.
+            (FieldType::String, Value::Int(_) | Value::Float(_) | Value::Bool(_)) if about(field).is_empty() => {
+                Some(format!("its stage states a text: write `\"{}\"`", show(&to_json(value))))
+            }
+            (FieldType::Number | FieldType::Float, Value::String(_)) if about(field).is_empty() => {
+                Some("its stage states a number; for both, state it as text there".into())
+            }
             _ => Some(about(field)).filter(|h| !h.is_empty()),
         };
         Mismatch { message: format!("{what} must be {wanted}, not {found}"), hint, index }
@@ -164,9 +171,9 @@ fn typed(ty: &FieldType, value: &Value) -> Result<Json, (Option<usize>, String)>
     match (ty, value) {
         (FieldType::Bool, Value::Bool(b)) => Ok(Json::Bool(*b)),
         (FieldType::String | FieldType::Path | FieldType::Published, Value::String(s)) => Ok(Json::String(s.clone())),
-        (FieldType::Int, Value::Int(n)) => Ok(Json::from(*n)),
+        (FieldType::Int | FieldType::Number, Value::Int(n)) => Ok(Json::from(*n)),
         (FieldType::Float, Value::Int(n)) => float(*n as f64).ok_or((None, describe(value))),
-        (FieldType::Float, Value::Float(x)) => float(*x).ok_or((None, format!("{x}"))),
+        (FieldType::Float | FieldType::Number, Value::Float(x)) => float(*x).ok_or((None, format!("{x}"))),
         (FieldType::List(of) | FieldType::OneOrMany(of), Value::List(values)) => {
             let elements = values.iter().enumerate().map(|(i, v)| typed(of, v).map_err(|(_, found)| (Some(i), found)));
             Ok(Json::Array(elements.collect::<Result<_, _>>()?))
@@ -284,6 +291,21 @@ mod tests {
         assert_eq!(check(&field(list), &Value::List(vec![Value::Int(1), Value::Float(-0.0)])), Ok(json!([1.0, 0.0])));
         assert!(check(&field(FieldType::Int), &Value::Float(1.0)).is_err(), "an integer is never made of a float");
         assert!(check(&field(FieldType::Float), &Value::Float(f64::NAN)).is_err());
+    }
+
+    #[test]
+    fn a_free_number_stays_what_it_is() {
+        let number = FieldType::Int.with_any_number();
+        let read = |ty: &FieldType, text: &str| check(&field(ty.clone()), &from_text(ty, text));
+        let written = ["1", "0.5", "-3", "1e-3", "1.0", "9223372036854775807"];
+        assert_eq!(
+            written.map(|text| read(&number, text).unwrap().to_string()),
+            ["1", "0.5", "-3", "0.001", "1.0", "9223372036854775807"]
+        );
+        assert!(["nan", "inf", "auto", "true", "[1]"].iter().all(|text| read(&number, text).is_err()));
+        let list = FieldType::List(Box::new(FieldType::Int)).with_any_number();
+        assert_eq!(read(&list, "[1, 0.5]"), Ok(json!([1, 0.5])));
+        assert_eq!(FieldType::String.with_any_number(), FieldType::String);
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Why {
     pub key: Option<String>,
     /// The record of a cached stage.
     pub made: Option<Fact>,
+    /// The pipeline, if no record is of this stage in it: then `before` is of another.
+    pub new_in: Option<String>,
     /// The record that `changes` are the difference to.
     pub before: Option<Fact>,
     pub changes: Vec<Change>,
@@ -143,6 +145,7 @@ impl Explainer<'_> {
             verdict,
             key: None,
             made: None,
+            new_in: self.new_in(stage),
             before: None,
             changes: vec![],
             recorded: vec![],
@@ -165,6 +168,12 @@ impl Explainer<'_> {
             Some(Verdict::Cached(record)) => Some(record),
             _ => None,
         }
+    }
+
+    fn new_in(&self, stage: &Stage) -> Option<String> {
+        let pipeline = &self.judge.pipeline.name;
+        let own = |r: &Record| r.stage == stage.name && r.pipeline == *pipeline;
+        (!self.history.iter().any(own)).then(|| pipeline.clone())
     }
 
     fn cached(&self, stage: &Stage, record: &Record, blank: Why) -> Why {

@@ -128,7 +128,7 @@ impl Observer {
 
 fn open_sit(dir: &Path, device: &Device) -> Result<SiT> {
     let path = dir.join("config.json");
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let text = crate::text::read(&path).map_err(|e| Error::io("read", &path, e))?;
     let bad =
         |e: &dyn std::fmt::Display| Error::stage(format!("`{}` does not describe a SiT", path.display())).because(e);
     let config: SiTConfig = serde_json::from_str(&text).map_err(|e| bad(&e))?;

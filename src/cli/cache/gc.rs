@@ -1,6 +1,6 @@
 //! `erw cache gc`: which records are in use, what goes by the rules, and what is said about it.
 
-use crate::cli::common::{columns, print};
+use crate::cli::common::{SetArgs, columns, print};
 use crate::error::Result;
 use crate::report::{bytes, count, duration};
 use crate::runner::gc::{self, Keep, Rules, Sweep, Why};
@@ -23,6 +23,8 @@ pub struct Args {
     /// Keep what these pipelines, as they are now, use
     #[arg(long, value_name = "PIPELINE", num_args = 1..)]
     pub keep_pipelines: Vec<PathBuf>,
+    #[command(flatten)]
+    pub set: SetArgs,
     /// Keep what these lock files name
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub keep_locks: Vec<PathBuf>,
@@ -48,7 +50,8 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 fn amount(text: &str) -> Result<u64, String> {
-    let number = text.parse::<u64>().ok();
+    let number =
+        text.trim().bytes().all(|b| b.is_ascii_digit()).then(|| quantity::bytes(&format!("{text}B"))).flatten();
     number.or_else(|| quantity::bytes(text)).ok_or_else(|| "a size is 100GiB, 500MB, or a number of bytes".into())
 }
 
@@ -125,8 +128,16 @@ fn keep(args: &Args, store: &Store, registry: Registry) -> Result<Option<Keep>> 
     for file in &args.keep_pipelines {
         let overrides = Overrides::default();
         let mut pipelines = vec![Pipeline::load(file, registry, &overrides)?];
+        let set = args.set.on(file);
+        if !set.set.is_empty() {
+            pipelines.push(set.load(registry)?);
+        }
         // A pipeline without a [sweep] is the rule; a broken one was refused by `load`.
         pipelines.extend(SweepPlan::load(file, registry, &overrides).ok().map(|p| p.pipeline));
+        if !set.axis.is_empty() || !set.set.is_empty() {
+            let given = set.sweep(registry);
+            pipelines.extend(if set.axis.is_empty() { given.ok() } else { Some(given?) }.map(|p| p.pipeline));
+        }
         pipelines.iter().try_for_each(|pipeline| used_by(pipeline, store, &mut keep))?;
     }
     for file in &args.keep_locks {
@@ -156,6 +167,9 @@ mod tests {
         assert_eq!(time("30d"), Ok(Duration::from_secs(30 * 86_400)));
         assert_eq!(time("1.5 h"), Ok(Duration::from_secs(5400)));
         assert!(["30", "d", "-1d", "1y", "1e300w"].iter().all(|t| time(t).is_err()));
+        assert_eq!(time("3000000000000000w"), Ok(quantity::LONGEST));
+        assert_eq!(amount("99999999999999999999999"), Ok(quantity::LARGEST));
+        assert!(["", " ", "B"].iter().all(|t| amount(t).is_err()));
         assert_eq!([amount("12"), amount("1KiB"), amount("1.5 GB")], [Ok(12), Ok(1024), Ok(1_500_000_000)]);
         assert!(amount("much").is_err());
     }

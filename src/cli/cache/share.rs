@@ -2,7 +2,7 @@
 //! user asks for, so its being out of order is an error.
 
 use super::tag;
-use crate::cli::common::{PipelineArgs, columns, print};
+use crate::cli::common::{PipelineArgs, SetArgs, columns, print};
 use crate::cli::remote::{RemoteArgs, warn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{bytes, count};
@@ -20,6 +20,8 @@ pub struct PushArgs {
     /// Pipelines, stages as PIPELINE:STAGE, or first digits of digests; everything that is recorded without them
     #[arg(value_name = "PIPELINE[:STAGE]|DIGEST")]
     pub targets: Vec<String>,
+    #[command(flatten)]
+    pub set: SetArgs,
     /// Send even what is there
     #[arg(long)]
     pub again: bool,
@@ -50,7 +52,7 @@ pub fn push(args: &PushArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
     }
     let mut records = vec![];
     for target in &args.targets {
-        records.extend(tag::records(target, &store, registry)?);
+        records.extend(tag::records(target, &args.set, &store, registry)?);
     }
     if args.targets.is_empty() {
         let whole = |r: &Record| r.outputs.values().all(|o| store.look(&o.measured) == Presence::Whole);
@@ -69,7 +71,7 @@ pub fn push(args: &PushArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
 }
 
 pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Registry) -> Result<()> {
-    let pipeline = args.pipeline.load_for(&args.targets, registry)?;
+    let pipeline = args.pipeline.load_for(&args.targets, registry, cache)?;
     let selected = select(&pipeline, &args.targets)?;
     let here = Store::open(cache)?;
     // What is here before, so that it can be told from what comes.
@@ -104,7 +106,7 @@ pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
 }
 
 pub fn status(args: &StatusArgs, remote: &RemoteArgs, cache: &Path, registry: Registry) -> Result<()> {
-    let pipeline = args.pipeline.load_for(&args.targets, registry)?;
+    let pipeline = args.pipeline.load_for(&args.targets, registry, cache)?;
     let selected = select(&pipeline, &args.targets)?;
     let store = Store::open(cache)?.with_remote(Some(remote.required(cache)?.records_only()));
     let judge = Judge::new(&pipeline, &store, BTreeSet::new());

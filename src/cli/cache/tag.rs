@@ -1,6 +1,6 @@
 //! `erw cache tag` and `untag`: names that keep what they stand for from being thrown away.
 
-use crate::cli::common::{PipelineArgs, columns, file_and_stage, print};
+use crate::cli::common::{SetArgs, columns, file_and_stage, print};
 use crate::error::{Error, Result};
 use crate::report::count;
 use crate::runner::actions::Record;
@@ -22,6 +22,10 @@ pub struct Args {
     /// What gets it: a pipeline file, one of its stages as PIPELINE:STAGE, or the first digits of an artifact's digest
     #[arg(value_name = "PIPELINE[:STAGE]|DIGEST")]
     pub target: Option<String>,
+    /// A stage, if a pipeline is named
+    pub stage: Option<String>,
+    #[command(flatten)]
+    pub set: SetArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -31,7 +35,7 @@ pub struct UntagArgs {
 
 pub fn tag(args: &Args, store: &Store, registry: Registry) -> Result<()> {
     let (Some(name), Some(target)) = (&args.name, &args.target) else { return list(store) };
-    let records = records(target, store, registry)?;
+    let records = records(target, &args.set, store, registry)?;
     let mut tag = Tag::new(target);
     if looks_like_digest(target) {
         tag.artifacts.insert(find(store, target)?);
@@ -63,7 +67,7 @@ fn list(store: &Store) -> Result<()> {
 }
 
 /// The records that a target means.
-pub fn records(target: &str, store: &Store, registry: Registry) -> Result<Vec<Record>> {
+pub fn records(target: &str, set: &SetArgs, store: &Store, registry: Registry) -> Result<Vec<Record>> {
     if looks_like_digest(target) {
         return records_of(store, &find(store, target)?);
     }
@@ -71,7 +75,7 @@ pub fn records(target: &str, store: &Store, registry: Registry) -> Result<Vec<Re
         Some((file, stage)) if !Path::new(target).exists() => (file, Some(stage.to_string())),
         _ => (target, None),
     };
-    let pipeline = PipelineArgs::of(file).load_for(&stage, registry)?;
+    let pipeline = set.on(file).load_for(&stage, registry, store.root())?;
     let targets: Vec<String> = stage.iter().cloned().collect();
     let judge = Judge::new(&pipeline, store, BTreeSet::new());
     let mut records = vec![];

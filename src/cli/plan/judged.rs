@@ -100,8 +100,8 @@ fn shopping_list(missing: &[&Missing]) -> String {
 
 /// What such a stage would fetch, and from where.
 fn to_fetch(stage: &Stage, library: &Library) -> Option<String> {
-    let (entry, _) = published(&stage.params).filter(|_| stage.kind.name == KIND.name)?;
-    if matches!(library.look(entry), Presence::Here(_) | Presence::InHubCache(_)) {
+    let (entry, sha256) = published(&stage.params).filter(|_| stage.kind.name == KIND.name)?;
+    if matches!(library.look(entry, sha256.as_deref()), Presence::Here(_) | Presence::InHubCache(_)) {
         return None;
     }
     let size = entry.bytes().map_or(String::new(), |n| format!("{} ", megabytes(n)));

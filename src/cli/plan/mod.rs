@@ -5,7 +5,7 @@ mod judged;
 
 pub use judged::planned;
 
-use super::common::{PipelineArgs, columns, print};
+use super::common::{PipelineArgs, columns, print, tell_of_link, warn_of};
 use super::remote::{RemoteArgs, warn};
 use crate::error::Result;
 use crate::report::{duration, markdown};
@@ -82,8 +82,10 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
     // The process ends when the plan is told: a large pipeline is not taken apart piece by piece before.
     let pipeline = ManuallyDrop::new(match args.sweep {
         true => args.pipeline.load_or_sweep(true, registry)?,
-        false => args.pipeline.load_for(&args.targets, registry)?,
+        false => args.pipeline.load_for(&args.targets, registry, cache)?,
     });
+    tell_of_link(&args.pipeline.pipeline);
+    warn_of(&pipeline);
     let selected = select(&pipeline, &args.targets)?;
     let forced = super::run::forced(&pipeline, &args.force)?;
     let store = args.remote.store_for_plans(cache)?;

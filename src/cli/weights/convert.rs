@@ -1,14 +1,13 @@
 //! `erw weights import` and `export`: foreign files to an artifact's folder and a SiT to the released code.
 
-use crate::cli::common::{columns, print};
+use crate::cli::common::{PipelineArgs, SetArgs, columns, print};
+use crate::cli::why;
 use crate::error::{Error, Result};
 use crate::ml::formats::torch_write;
 use crate::ml::models::sit::{SiTConfig, release};
 use crate::ml::train::saved_weights;
 use crate::ml::weights::{self, Tensors};
 use crate::report::table::near;
-use crate::runner::graph::Pipeline;
-use crate::runner::layers::Overrides;
 use crate::runner::manifest::Registry;
 use crate::runner::plan::{Judge, Verdict, plan};
 use crate::runner::select::select;
@@ -48,15 +47,42 @@ pub struct ImportArgs {
 pub struct ExportArgs {
     /// Folder of a SiT (`erw weights import`, `train`), a checkpoint of a training, or a pipeline
     #[arg(value_name = "DIR|CHECKPOINT|PIPELINE", value_hint = clap::ValueHint::AnyPath)]
-    from: PathBuf,
+    pub from: PathBuf,
     /// The stage of the pipeline that made it
-    stage: Option<String>,
-    /// Averaged weights or those that training goes on with
-    #[arg(long, default_value = release::EMA, value_parser = [release::EMA, release::MODEL])]
-    set: String,
+    pub stage: Option<String>,
+    /// Averaged weights or those that training goes on with: `ema`, which is the rule, or `model`; with a `=` in it, a value of
+    /// the pipeline, as everywhere
+    #[arg(long, value_name = "ema|model|NAME=VALUE", value_parser = weights_or_value)]
+    set: Vec<String>,
+    /// Add an axis to the pipeline's `[sweep]`, or replace the one of this name
+    #[arg(long, value_name = "NAME=VALUES")]
+    axis: Vec<String>,
     /// File to write, ending in .safetensors or in .pt
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     out: PathBuf,
+}
+
+/// What a `--set` of an export may be.
+fn weights_or_value(text: &str) -> Result<String, String> {
+    match text {
+        release::EMA | release::MODEL => Ok(text.into()),
+        _ if text.contains('=') => Ok(text.into()),
+        _ => {
+            Err(format!("there are {} and {}, or NAME=VALUE for a value of the pipeline", release::EMA, release::MODEL))
+        }
+    }
+}
+
+impl ExportArgs {
+    /// Which of the weights.
+    fn weights(&self) -> &str {
+        self.set.iter().rfind(|text| !text.contains('=')).map_or(release::EMA, String::as_str)
+    }
+
+    fn values(&self) -> SetArgs {
+        let set = self.set.iter().filter(|text| text.contains('=')).cloned().collect();
+        SetArgs { set, axis: self.axis.clone() }
+    }
 }
 
 /// `--as`: a type of artifact, or a network that says its type too.
@@ -172,13 +198,13 @@ pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()>
             .hint("the ending says the format"));
     }
     let from_dir = |dir: &Path| -> Result<(SiTConfig, Tensors)> {
-        let tensors = weights::load(&dir.join(format!("{}.safetensors", args.set)), &Device::Cpu)?;
+        let tensors = weights::load(&dir.join(format!("{}.safetensors", args.weights())), &Device::Cpu)?;
         Ok((read_config(dir)?, tensors))
     };
     let (config, tensors) = match &args.stage {
-        Some(stage) => from_dir(&made_by(&args.from, stage, cache, registry)?)?,
+        Some(stage) => from_dir(&made_by(&args.values().on(&args.from), stage, cache, registry)?)?,
         None if args.from.is_dir() => from_dir(&args.from)?,
-        None if args.from.extension().is_some_and(|e| e == "safetensors") => of_checkpoint(&args.from, &args.set)?,
+        None if args.from.extension().is_some_and(|e| e == "safetensors") => of_checkpoint(&args.from, args.weights())?,
         None => {
             return Err(Error::usage(format!("`{}` is no folder of weights and no checkpoint", args.from.display()))
                 .hint("name the stage too if it is a pipeline: `erw weights export PIPELINE STAGE`"));
@@ -196,7 +222,7 @@ pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()>
     print(&format!(
         "{} tensors of `{}` written to {}\nthe released code loads them with `load_state_dict` into {of} of {blocks} blocks of width {width}{}\n",
         dict.len(),
-        args.set,
+        args.weights(),
         near(&args.out),
         if switches.is_empty() { String::new() } else { format!(", made with{switches}") },
     ))
@@ -204,7 +230,7 @@ pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()>
 
 fn read_config(dir: &Path) -> Result<SiTConfig> {
     let path = dir.join(CONFIG_FILE);
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let text = crate::text::read(&path).map_err(|e| Error::io("read", &path, e))?;
     serde_json::from_str(&text)
         .map_err(|e| Error::usage(format!("`{}` does not describe a SiT", path.display())).because(e))
 }
@@ -219,8 +245,9 @@ fn of_checkpoint(file: &Path, set: &str) -> Result<(SiTConfig, Tensors)> {
 }
 
 /// Where the artifact of a finished stage lies.
-fn made_by(file: &Path, stage: &str, cache: &Path, registry: Registry) -> Result<PathBuf> {
-    let pipeline = Pipeline::load(file, registry, &Overrides::default())?;
+fn made_by(args: &PipelineArgs, stage: &str, cache: &Path, registry: Registry) -> Result<PathBuf> {
+    let pipeline = args.load_for([&stage.to_string()], registry, cache)?;
+    why::one(&pipeline, stage)?;
     let store = Store::open(cache)?;
     let judge = Judge::new(&pipeline, &store, BTreeSet::new());
     let selected = select(&pipeline, &[stage.to_string()])?;
@@ -230,7 +257,7 @@ fn made_by(file: &Path, stage: &str, cache: &Path, registry: Registry) -> Result
         .rfind(|(id, _)| pipeline.stage(*id).name == stage)
         .ok_or_else(|| Error::usage(format!("`{stage}` is several stages; name one")))?;
     let Verdict::Cached(record) = verdict else {
-        return Err(Error::usage(format!("stage `{stage}` has not run as `{}` describes it", file.display()))
+        return Err(Error::usage(format!("stage `{stage}` has not run as `{}` describes it", args.pipeline.display()))
             .hint("`erw plan` says why; `erw run` runs it"));
     };
     let output = record.outputs.values().find(|o| ["sit", "warmed"].contains(&o.ty.as_str()));

@@ -3,14 +3,12 @@
 
 mod convert;
 
-use super::common::{columns, print};
+use super::common::{SetArgs, columns, print};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fetch::library::{Check, Library, Presence};
 use crate::fetch::registry::{self, Entry};
 use crate::report::download::Download;
 use crate::report::table::{grid, near};
-use crate::runner::graph::Pipeline;
-use crate::runner::layers::Overrides;
 use crate::runner::manifest::Registry;
 use crate::runner::suggest;
 use crate::stages::weights::{KIND, published};
@@ -64,6 +62,8 @@ pub struct FetchArgs {
     /// All that the stages of this pipeline name
     #[arg(long, value_name = "PIPELINE", value_hint = clap::ValueHint::FilePath, conflicts_with = "names")]
     pipeline: Option<PathBuf>,
+    #[command(flatten)]
+    set: SetArgs,
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
@@ -83,7 +83,7 @@ fn list(library: &Library) -> Result<()> {
     let mut notes = vec![];
     let mut rows = vec![];
     for entry in registry::entries()? {
-        let here = match library.look(entry) {
+        let here = match library.look(entry, None) {
             Presence::Here(_) => "yes".into(),
             Presence::InHubCache(_) => "in the hub's cache".into(),
             Presence::Part(bytes) => format!("{} of it", megabytes(bytes)),
@@ -99,7 +99,7 @@ fn list(library: &Library) -> Result<()> {
 
 fn list_json(library: &Library) -> Result<()> {
     let object = |entry: &Entry| {
-        let (state, path) = match library.look(entry) {
+        let (state, path) = match library.look(entry, None) {
             Presence::Here(path) => ("here", Some(path)),
             Presence::InHubCache(path) => ("hub-cache", Some(path)),
             Presence::Part(_) => ("part", None),
@@ -139,7 +139,7 @@ fn fetch(args: &FetchArgs, library: &Library, registry: Registry) -> Result<()> 
     let wanted: Vec<(&Entry, Option<String>)> = match &args.pipeline {
         None => args.names.iter().map(|name| Ok((named(name)?, None))).collect::<Result<_>>()?,
         Some(file) => {
-            let pipeline = Pipeline::load(file, registry, &Overrides::default())?;
+            let pipeline = args.set.on(file).load_or_sweep(false, registry)?;
             let mut all: Vec<_> = pipeline
                 .stages
                 .iter()

@@ -34,7 +34,7 @@ impl ImageSet {
         let npz = dir.join("samples.npz");
         if npz.exists() {
             let mut set = Self::open_npz(&npz)?;
-            if let Ok(text) = std::fs::read_to_string(dir.join("meta.json"))
+            if let Ok(text) = crate::text::read(dir.join("meta.json"))
                 && let Ok(meta) = serde_json::from_str::<serde_json::Value>(&text)
             {
                 set.classes = class_names(&meta);

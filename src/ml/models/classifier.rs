@@ -93,7 +93,7 @@ impl Classifier {
         let (config, file) = (dir.join("config.json"), dir.join("classifier.safetensors"));
         let within = |what: String| move |e: &dyn std::fmt::Display| candle_core::Error::Msg(format!("{what}: {e}"));
         let config_error = within(format!("{} does not describe a classifier", config.display()));
-        let text = std::fs::read_to_string(&config).map_err(|e| config_error(&e))?;
+        let text = crate::text::read(&config).map_err(|e| config_error(&e))?;
         let cfg: ClassifierConfig = serde_json::from_str(&text).map_err(|e| config_error(&e))?;
         let frozen = Frozen::new(weights::load(&file, device)?);
         let net =

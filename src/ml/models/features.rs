@@ -49,7 +49,7 @@ pub fn open_feature_network(dir: &Path, device: &Device) -> Result<Box<dyn Featu
 /// The same, with images prepared as `mode` says instead of the network's own. Only Inception has several ways.
 pub fn open_feature_network_with(dir: &Path, mode: Option<Mode>, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
     let path = dir.join("config.json");
-    let text = std::fs::read_to_string(&path)
+    let text = crate::text::read(&path)
         .map_err(|e| candle_core::Error::Msg(format!("cannot read {}: {e}", path.display())))?;
     let config: serde_json::Value = serde_json::from_str(&text)
         .map_err(|e| candle_core::Error::Msg(format!("{} is not JSON: {e}", path.display())))?;

@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 /// Read by this version only; another format is no tree.
 const FORMAT: u32 = 1;
@@ -64,12 +65,7 @@ impl Tree {
         if tree.format != FORMAT {
             return Err("its format is of another version");
         }
-        let paths: BTreeSet<&Path> = tree.files.iter().map(|f| f.path.as_path()).collect();
-        let inside =
-            |path: &&Path| !path.as_os_str().is_empty() && path.components().all(|c| matches!(c, Component::Normal(_)));
-        if paths.len() != tree.files.len() || !paths.iter().all(inside) {
-            return Err("a path leads out of the artifact");
-        }
+        check_paths(tree.files.iter().map(|f| f.path.as_path()))?;
         let entry = |f: &File| Entry { path: f.path.clone(), bytes: f.bytes, digest: f.digest };
         let mut entries: Vec<Entry> = tree.files.iter().map(entry).collect();
         if combine(&mut entries, true) != *expected {
@@ -77,6 +73,26 @@ impl Tree {
         }
         Ok(tree)
     }
+}
+
+/// A list is stored as it is written, or not at all: `a//b` and `a/./b` would become `a/b`, whose digest is another.
+fn check_paths<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<(), &'static str> {
+    let mut known = BTreeSet::new();
+    for path in paths {
+        let bytes = path.as_os_str().as_bytes();
+        let mut parts = bytes.split(|b| *b == b'/');
+        if path.is_absolute() || parts.clone().any(|part| part == b"..") || bytes.is_empty() {
+            return Err("a path leads out of the artifact");
+        }
+        if parts.any(|part| part.is_empty() || part == b"." || part.contains(&0)) {
+            return Err("a path is written in another way than paths of files are");
+        }
+        if !known.insert(path) {
+            return Err("it names a file twice");
+        }
+    }
+    let is_folder = |path: &Path| path.ancestors().skip(1).any(|above| known.contains(above));
+    if known.iter().any(|path| is_folder(path)) { Err("a path is both a file and a folder") } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -95,10 +111,24 @@ mod tests {
     fn a_tree_comes_back_and_no_path_leads_out_of_it() {
         let (good, measured) = tree(&["a", "b/c"]);
         assert_eq!(Tree::parse(&good.to_bytes(), &measured), Ok(good));
-        for evil in ["../a", "/a", "a/../../b", ""] {
-            let (tree, measured) = tree(&[evil, "x"]);
-            assert_eq!(Tree::parse(&tree.to_bytes(), &measured), Err("a path leads out of the artifact"), "{evil}");
+        let said = |paths: &[&str]| {
+            let (tree, measured) = tree(paths);
+            Tree::parse(&tree.to_bytes(), &measured).unwrap_err()
+        };
+        for evil in ["../a", "/a", "a/../../b", "", "..", "a/..", "/", "//a", "a/../b"] {
+            assert_eq!(said(&[evil, "x"]), "a path leads out of the artifact", "{evil}");
         }
+        // Paths compare by their parts: `a/b` and `a//b` would be one.
+        for odd in ["a//b", "a/./b", "./a", "a/", "a/.", ".", "a/b//", "a\0b"] {
+            assert_eq!(said(&[odd, "x"]), "a path is written in another way than paths of files are", "{odd}");
+            assert_eq!(said(&["a/b", odd]), "a path is written in another way than paths of files are", "{odd}");
+        }
+        assert_eq!(said(&["a", "b", "a"]), "it names a file twice");
+        for both in [["a", "a/b"], ["a/b/c/d", "a/b"], ["a/b", "a"]] {
+            assert_eq!(said(&both), "a path is both a file and a folder", "{both:?}");
+        }
+        let (odd_but_plain, measured) = tree(&["a b", "..a", "a\\b", ".hidden", "a.b/c", "a", "ä"]);
+        assert!(Tree::parse(&odd_but_plain.to_bytes(), &measured).is_ok());
         let (other, _) = tree(&["a"]);
         assert_eq!(Tree::parse(&other.to_bytes(), &measured), Err("it is another list of files"));
     }

@@ -360,7 +360,7 @@ impl<'a> Scheduler<'a> {
             let timeout = self.stage(id).patience.timeout.or(self.patience.timeout);
             let progress = &mut self.stages[id.0];
             progress.ended_early = None;
-            progress.deadline = timeout.map(|timeout| Instant::now() + timeout);
+            progress.deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
             self.set(id, State::Running);
             let (shop, tell) = (self.shop, self.tell.clone());
             scope.spawn(move || {

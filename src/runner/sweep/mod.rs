@@ -109,6 +109,7 @@ fn expand(spec: &Spec, overrides: &Overrides, given: &[String]) -> Result<SweepP
         file: spec.file.clone(),
         files,
         stages: merge.named(&axes, &grid, &trials),
+        warnings: spec.warnings.clone(),
     };
     Ok(SweepPlan { axes, trials, pipeline, rules: rule::stated(spec)? })
 }

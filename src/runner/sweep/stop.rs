@@ -259,7 +259,8 @@ mod tests {
     fn trials_are_found_by_name() {
         let stages: BTreeMap<String, StageId> = [("a".to_string(), StageId(0))].into();
         let trial = |n: &str| Trial { name: n.into(), labels: vec![], settings: vec![], stages: stages.clone() };
-        let pipeline = Pipeline { name: String::new(), file: Default::default(), files: vec![], stages: vec![] };
+        let pipeline =
+            Pipeline { name: String::new(), file: Default::default(), files: vec![], stages: vec![], warnings: vec![] };
         let plan = SweepPlan { axes: vec![], trials: vec![trial("x"), trial("y")], pipeline, rules: vec![] };
         assert_eq!(plan.trial("y").unwrap(), 1);
         assert_eq!(plan.trial("z").unwrap_err().message, "no trial `z`");

@@ -104,7 +104,7 @@ struct Made {
 
 /// How samples were made, in a line: `sde, 250 steps, cfg 1, labels random, weights ema`. `None` of other images.
 pub fn sampler(dir: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(dir.join("meta.json")).ok()?;
+    let text = crate::text::read(dir.join("meta.json")).ok()?;
     let Made { sampler, weights, labels } = serde_json::from_str(&text).ok()?;
     let word = |value: serde_json::Result<serde_json::Value>| Some(value.ok()?.as_str()?.to_string());
     let (method, labels) = (word(serde_json::to_value(sampler.method))?, word(serde_json::to_value(labels))?);
@@ -155,7 +155,7 @@ impl Note {
         if !path.is_file() {
             return Ok(None);
         }
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+        let text = crate::text::read(&path).map_err(|e| Error::io("read", &path, e))?;
         let unfit = |why: String| {
             let text = format!("`{}` does not describe statistics", path.display());
             Error::stage(text).because(why).hint(format!("without it, {STATS_FILE} is taken as published statistics"))

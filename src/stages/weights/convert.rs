@@ -168,6 +168,6 @@ pub fn statistics(file: &Path, dir: &Path) -> Result<usize> {
 }
 
 fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let text = crate::text::read(path).map_err(|e| Error::io("read", path, e))?;
     serde_json::from_str(&text).map_err(|e| Error::usage(format!("`{}` is not JSON", path.display())).because(e))
 }

@@ -171,7 +171,7 @@ fn shard_name(stem: &str, index: usize) -> String {
 
 fn read_meta(dir: &Path) -> Result<Value> {
     let path = dir.join(META);
-    let text = match fs::read_to_string(&path) {
+    let text = match crate::text::read(&path) {
         Ok(t) => t,
         Err(e) => bail!("cannot read {}: {e}", path.display()),
     };

@@ -79,7 +79,11 @@ pub fn by_list(shown: &str, names: &[&Path], text: &[u8]) -> Result<Labelled> {
 /// Name to label in a `dataset.json`: `{"labels": [["00000/img00000000.png", 5], …]}`, or an object of the same.
 /// `None` when it says `null`, as for a set without classes.
 pub fn parse_list(text: &[u8]) -> Result<Option<BTreeMap<String, i64>>> {
-    let json: Value = match serde_json::from_slice(text) {
+    let text = match crate::text::of_bytes(text) {
+        Ok(text) => text,
+        Err(e) => bail!("not JSON: {e}"),
+    };
+    let json: Value = match serde_json::from_str(&text) {
         Ok(v) => v,
         Err(e) => bail!("not JSON: {e}"),
     };
@@ -127,4 +131,21 @@ pub fn first<S: std::fmt::Display>(names: impl IntoIterator<Item = S>) -> String
     let shown: Vec<String> = names.by_ref().take(3).map(|n| n.to_string()).collect();
     let more = names.count();
     shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_labels_are_read_whatever_system_wrote_them() {
+        let plain = "{\n\"labels\": [[\"a/1.png\", 0],\n [\"a/2.png\", 3]]}\n";
+        let labels = parse_list(plain.as_bytes()).unwrap();
+        assert_eq!(labels.as_ref().map(BTreeMap::len), Some(2));
+        for odd in [format!("\u{feff}{plain}"), plain.replace('\n', "\r\n"), plain.replace("a/", "a\\\\")] {
+            assert_eq!(parse_list(odd.as_bytes()).unwrap(), labels, "{odd}");
+        }
+        let wide: Vec<u8> = plain.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(parse_list(&wide).unwrap_err().to_string().contains("UTF-16"));
+    }
 }

@@ -214,7 +214,7 @@ fn fitted(config: &EncoderConfig, mut tensors: Tensors) -> Result<(VitConfig, Te
 
 /// Reads and checks a `config.json`.
 pub fn read_config(path: &Path) -> Result<EncoderConfig> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match crate::text::read(path) {
         Ok(t) => t,
         Err(e) => bail!("cannot read {}: {e}", path.display()),
     };

@@ -116,7 +116,7 @@ impl Inception {
         let of_config = |e: &dyn std::fmt::Display| {
             candle_core::Error::Msg(format!("{} does not describe Inception: {e}", config.display()))
         };
-        let text = std::fs::read_to_string(&config).map_err(|e| of_config(&e))?;
+        let text = crate::text::read(&config).map_err(|e| of_config(&e))?;
         let cfg: InceptionConfig = serde_json::from_str(&text).map_err(|e| of_config(&e))?;
         Self::from_tensors(mode.unwrap_or(cfg.mode), weights::load(&file, device)?, device)
             .map_err(|e| candle_core::Error::Msg(format!("{}: {e}", file.display())))
