@@ -4,6 +4,7 @@
 mod support;
 
 mod adversity;
+mod artifacts;
 mod averages;
 mod bad_input;
 mod block;
@@ -64,5 +65,6 @@ mod switches;
 mod training;
 mod vae;
 mod vit;
+mod watched;
 mod watching;
 mod weights;
