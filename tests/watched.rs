@@ -99,7 +99,7 @@ fn patterns_in_ignore_are_those_of_gitignore() {
     assert!(cached(&space));
     space.write("p.toml", &space.read("p.toml").replace("\"*.log\", ", ""));
     assert!(!cached(&space));
-    space.write("p.toml", &space.read("p.toml").replace("\"/src/gen/\"", "\"a[\""));
+    space.write("p.toml", &space.read("p.toml").replace("\"/src/gen/\"", "\"[z-a]\""));
     let said = space.run(&[]).expect(2);
     assert!(said.stderr.contains("`ignore` holds no pattern") && said.stderr.contains("p.toml:6:"), "{}", said.stderr);
     space.write("q.toml", "[stages.s]\nkind = \"images\"\nignore = [\"x\"]\n");
@@ -187,7 +187,7 @@ fn what_is_no_file_is_an_error_at_its_place_or_left_out() {
         space.write("p.toml", &pipeline("watch = [\"src\"]"));
         std::fs::remove_file(space.path("src").join(name)).unwrap();
     }
-    for path in ["/dev/null", "/proc/uptime", "/proc/self/status", "/sys/kernel/uevent_seqnum", "/proc/kmsg"] {
+    for path in ["/dev/null", "/proc/uptime", "/sys/kernel/uevent_seqnum", "/proc/kmsg"] {
         if !std::path::Path::new(path).exists() {
             continue;
         }
