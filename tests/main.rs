@@ -4,6 +4,7 @@
 mod support;
 
 mod adversity;
+mod artifacts;
 mod averages;
 mod bad_input;
 mod block;
@@ -65,5 +66,6 @@ mod training;
 mod typed;
 mod vae;
 mod vit;
+mod watched;
 mod watching;
 mod weights;

@@ -239,6 +239,7 @@ fn an_artifact_lost_here_comes_from_the_remote() {
     let bucket = Moto::shared().bucket("lost");
     let ann = Person::of(&bucket);
     ann.ran();
+    ann.space.open("cache/v1/store");
     std::fs::remove_dir_all(ann.space.path("cache/v1/store")).unwrap();
     assert!(ann.ran().is_empty());
     std::fs::remove_dir_all(ann.space.path("cache/v1/actions")).unwrap();

@@ -100,6 +100,7 @@ fn undisturbed() -> BTreeMap<String, Vec<String>> {
 }
 
 fn wipe(space: &Space) {
+    space.open("cache");
     std::fs::remove_dir_all(space.path("cache")).unwrap();
 }
 
@@ -113,7 +114,7 @@ fn clear(said: &Said) {
 
 /// Shown if the test fails, or with `--nocapture`.
 #[expect(clippy::print_stdout, reason = "the test harness shows it when it matters")]
-fn note(text: &str) {
+pub fn note(text: &str) {
     println!("{text}");
 }
 

@@ -42,7 +42,7 @@ fn describe(pipeline: &Pipeline, stage: &Stage) -> String {
     section(&mut text, "params", fields(stage, "params", &stage.manifest.params, &stage.params));
     let operation = fields(stage, "operation", &stage.manifest.operation, &stage.operation);
     section(&mut text, "operation (not in the key)", operation);
-    let sources = stage.sources.iter().map(|(name, s)| vec![name.clone(), s.path.display().to_string()]);
+    let sources = stage.sources.iter().map(|(name, s)| vec![name.clone(), s.named().display().to_string()]);
     section(&mut text, "files outside the cache", sources.collect());
     text
 }

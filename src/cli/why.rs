@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::report::{duration, instant};
 use crate::runner::graph::{Pipeline, StageId};
 use crate::runner::manifest::Registry;
+use crate::runner::name;
 use crate::runner::plan::Judge;
 use crate::runner::store::Store;
 use crate::runner::why::{Change, Fact, State, Upstream, Why, why};
@@ -131,7 +132,7 @@ impl Text {
     fn change(&mut self, depth: usize, change: &Change) {
         self.line(depth, &change.text);
         for file in change.files.iter().take(FILES) {
-            self.line(depth + 1, format!("{} {}", file.how, file.path.display()));
+            self.line(depth + 1, format!("{} {}", file.how, name::text(&file.path)));
         }
         if change.files.len() > FILES {
             self.line(depth + 1, format!("and {} more files", change.files.len() - FILES));

@@ -4,17 +4,17 @@
 //! Knows nothing of where the two come from.
 
 use super::actions::Record;
-use super::digest::{Digest, Links, join, walk};
+use super::digest::{Digest, entries};
 use super::event::Measure;
 use super::manifest::{Exact, Manifest};
+use super::name;
 use super::store::{Store, damaged};
-use crate::error::{Error, Result};
-use rayon::prelude::*;
+use crate::error::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Digests of the files in a folder by their names; of a single file none.
+/// What the entries of a folder are, by their names ([`name::text`]); of a single file none.
 pub type Listing = BTreeMap<String, Digest>;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -108,11 +108,7 @@ pub fn list(path: &Path) -> Result<Listing> {
     if !path.is_dir() {
         return Ok(Listing::new());
     }
-    let digest = |name: &Path| {
-        let file = join(path, name);
-        Ok((name.to_string_lossy().into_owned(), Digest::of_file(&file).map_err(|e| Error::io("read", &file, e))?))
-    };
-    walk(path, Links::Refuse)?.into_par_iter().map(|f| digest(&f.path)).collect()
+    Ok(entries(path)?.iter().map(|entry| (name::text(&entry.path), entry.identity())).collect())
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub const NAME: &str = "command";
 /// The parameter that holds the template.
 pub const RUN: &str = "run";
 /// Keys that only a command's stage has.
-pub(super) const KEYS: [&str; 5] = ["run", "outputs", "watch", "exact", "tolerance"];
+pub(super) const KEYS: [&str; 6] = ["run", "outputs", "watch", "ignore", "exact", "tolerance"];
 
 /// The kind of every command. The worker starts the program itself and never calls `run`.
 pub const KIND: StageKind = StageKind { name: NAME, manifest: "", check, run };
@@ -252,12 +252,19 @@ run = ["python3", "report.py", "{inputs.metrics}", "{outputs.page}", "{params.ti
 inputs = { metrics = "fid" }           # any names, artifacts of any type
 outputs = { page = "report" }          # names and types; the program makes a file or folder at each path
 params = { title = "First try" }       # free values; they and `run` are in the key
-watch = ["report.py"]                  # files and folders whose contents are in the key
+watch = ["report.py", "lib/**/*.py"]   # files and folders whose contents are in the key, and patterns; see below
+ignore = ["*.log", "/lib/old/"]        # what in them does not count, as in a .gitignore beside the pipeline
 exact = "everywhere"                   # the same bytes on every machine; "machine", the rule, on one class of them
 tolerance = 0.01                       # by which its results may differ between classes of machines
 
 # Filled in inside `run`: {inputs.SLOT}, {outputs.NAME}, {params.NAME}, {threads}, and {checkpoints}, a folder that
 # is kept until the stage succeeds. The program runs in the folder of the pipeline.
+# Of what is watched count the names and contents of files, links followed: not who may read or execute them, and not empty
+# folders, which git would not keep. Left out are folders with a CACHEDIR.TAG, such as caches of erw, __pycache__, *.pyc, notebooks'
+# checkpoints, version control, files that editors and systems put beside one's own, and lock files of pipelines;
+# `ignore = ["!*.pyc"]` takes one back.
+# An output is a file, or a folder of files, empty folders and links. Kept are their bytes, which of the files may be executed, and the
+# text of links, which must be relative and stay inside. Inputs and what is in them are read-only: copy one before changing it.
 # Numbers at the top level of an output of type `metrics`, a JSON file or a folder with a metrics.json, are results of the stage;
 # what gives none is no failure, and told. A value that is a number may be any number from every layer (`--set`, a sweep, a child).
 "#;

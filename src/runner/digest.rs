@@ -1,18 +1,33 @@
-//! Digests: blake3 of contents. Of a file, of its bytes; of a folder, of its sorted list of (path, length,
-//! digest of the bytes). Names outside the folder, times, owners and permissions are no part of it.
+//! Digests: blake3 of contents. Of a file, of its bytes; of a folder, of its sorted list of entries.
+//!
+//! What an artifact is, here and everywhere else (store, remote, export, lock, verify):
+//! - files, by their names and bytes;
+//! - which of them their owner may execute; no other permission, no time, no owner;
+//! - symbolic links that are relative and stay inside, by their text, whether something is there or not;
+//! - folders that hold nothing. Any other folder is there by what it holds.
+//!
+//! A list of files alone is digested as ever (version 1). One in which something else occurs is digested with the kind of
+//! each entry (version 2), and so is a single file that may be executed, as a list of one entry without a name.
+//!
+//! Outside data counts by the names and bytes of its files, links followed: it lies on file systems that know no
+//! permissions, and comes out of git, which keeps no empty folders.
 //!
 //! It does not know what is digested, nor does it remember anything (`files` does).
 
+use super::inside;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Separates folder digests from file digests: no file can be written whose digest is that of a folder.
 const TREE_CONTEXT: &str = "erw 2025 digest of a tree, version 1";
+/// Of lists in which not every entry is a plain file.
+const KINDS_CONTEXT: &str = "erw 2026 digest of a tree, version 2";
 
 /// From this size on one file is hashed by all threads; below, files are spread over the threads.
 const LARGE: u64 = 1 << 20;
@@ -113,40 +128,94 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// One file of a tree.
+/// What an entry of a tree is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    File,
+    /// A file that its owner may execute.
+    Program,
+    /// That holds nothing.
+    Folder,
+    /// With its text.
+    Link(PathBuf),
+}
+
+impl Kind {
+    /// Of a regular file: whether its owner may execute it, as in git.
+    pub fn of_file(metadata: &std::fs::Metadata) -> Self {
+        if metadata.permissions().mode() & 0o100 == 0 { Self::File } else { Self::Program }
+    }
+    pub fn is_file(&self) -> bool {
+        matches!(self, Self::File | Self::Program)
+    }
+    fn tag(&self) -> u8 {
+        match self {
+            Self::File => 0,
+            Self::Program => 1,
+            Self::Folder => 2,
+            Self::Link(_) => 3,
+        }
+    }
+}
+
+/// One entry of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Relative to the root; empty when the root itself is a file.
     pub path: PathBuf,
+    pub kind: Kind,
+    /// Length of a file or of the text of a link.
     pub bytes: u64,
+    /// Of the bytes of a file or the text of a link.
     pub digest: Digest,
+}
+
+impl Entry {
+    /// A file that may not be executed, or of which that does not count.
+    pub fn file(path: PathBuf, bytes: u64, digest: Digest) -> Self {
+        Self { path, kind: Kind::File, bytes, digest }
+    }
+
+    /// What the entry is, whatever it is called: that of a plain file is the digest of its bytes.
+    pub fn identity(&self) -> Digest {
+        match self.kind {
+            Kind::File => self.digest,
+            _ => list_digest(&[Self { path: PathBuf::new(), ..self.clone() }]),
+        }
+    }
 }
 
 /// A digest and the cheap facts that go with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measured {
     pub digest: Digest,
-    /// Sum over the files.
+    /// Sum over the entries.
     pub bytes: u64,
+    /// And links; empty folders do not count.
     pub files: u64,
 }
 
-/// The digest of a file or folder from its list of files. `is_dir` tells a folder of one file from the file.
+/// The digest of a file or folder from its list of entries. `is_dir` tells a folder of one file from the file.
 pub fn combine(entries: &mut [Entry], is_dir: bool) -> Measured {
     entries.sort_unstable_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
     let bytes = entries.iter().map(|e| e.bytes).sum();
+    let files = entries.iter().filter(|e| e.kind != Kind::Folder).count() as u64;
     let digest = match entries {
-        [only] if !is_dir => only.digest,
-        _ => tree_digest(entries),
+        [only] if !is_dir => only.identity(),
+        _ => list_digest(entries),
     };
-    Measured { digest, bytes, files: entries.len() as u64 }
+    Measured { digest, bytes, files }
 }
 
 /// Every field has a fixed width or a length in front, so two lists never give the same stream.
-fn tree_digest(sorted: &[Entry]) -> Digest {
-    let mut hasher = blake3::Hasher::new_derive_key(TREE_CONTEXT);
+fn list_digest(sorted: &[Entry]) -> Digest {
+    let plain = sorted.iter().all(|entry| entry.kind == Kind::File);
+    let mut hasher = blake3::Hasher::new_derive_key(if plain { TREE_CONTEXT } else { KINDS_CONTEXT });
     hasher.update(&(sorted.len() as u64).to_le_bytes());
     for entry in sorted {
+        if !plain {
+            hasher.update(&[entry.kind.tag()]);
+        }
         let path = entry.path.as_os_str().as_bytes();
         hasher.update(&(path.len() as u64).to_le_bytes()).update(path);
         hasher.update(&entry.bytes.to_le_bytes()).update(&entry.digest.0);
@@ -154,11 +223,20 @@ fn tree_digest(sorted: &[Entry]) -> Digest {
     Digest(*hasher.finalize().as_bytes())
 }
 
-/// A file met on a walk.
+/// As versions took it that knew files alone, executable or not, and passed by empty folders. Nothing where they would have
+/// refused.
+fn before_kinds(entries: &[Entry]) -> Option<Vec<Entry>> {
+    let files = entries.iter().filter(|e| e.kind != Kind::Folder);
+    files.map(|e| e.kind.is_file().then(|| Entry { kind: Kind::File, ..e.clone() })).collect()
+}
+
+/// Something met on a walk.
 #[derive(Debug, Clone)]
 pub struct Found {
     /// Relative to the root.
     pub path: PathBuf,
+    pub kind: Kind,
+    /// Not of what a link leads to, if links are kept.
     pub metadata: std::fs::Metadata,
 }
 
@@ -167,38 +245,74 @@ pub struct Found {
 pub enum Links {
     /// Outside data is often a farm of links: what counts is what they lead to.
     Follow,
-    /// An artifact must hold its own bytes, or it changes behind its digest.
-    Refuse,
+    /// An artifact holds links as it holds files.
+    Keep,
 }
 
-/// Every regular file under `root` (or `root` itself) in no particular order. Empty folders do not count.
-/// A dangling link, a loop of links, a pipe or a socket is an error that names it.
+/// Everything that counts under `root` (or `root` itself) in no particular order: of an artifact, its entries; of outside data,
+/// its files. A pipe or a socket is an error that names it, and so are, where links are followed, one that leads nowhere and a
+/// loop of them.
 pub fn walk(root: &Path, links: Links) -> Result<Vec<Found>> {
+    walk_some(root, links, &|_, _| false)
+}
+
+/// The same without what `left_out` says of a path below the root and of whether it is a folder.
+pub fn walk_some(root: &Path, links: Links, left_out: &dyn Fn(&Path, bool) -> bool) -> Result<Vec<Found>> {
     let follow = links == Links::Follow;
     // Most artifacts are one file, and there are many of them.
     let metadata = if follow { std::fs::metadata(root) } else { std::fs::symlink_metadata(root) };
     if let Some(metadata) = metadata.ok().filter(std::fs::Metadata::is_file) {
-        return Ok(vec![Found { path: PathBuf::new(), metadata }]);
+        let kind = if follow { Kind::File } else { Kind::of_file(&metadata) };
+        return Ok(vec![Found { path: PathBuf::new(), kind, metadata }]);
     }
+    let relative = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_path_buf();
     let mut found = Vec::new();
-    for entry in walkdir::WalkDir::new(root).follow_links(follow).follow_root_links(follow) {
-        let entry = entry.map_err(|e| walk_error(root, &e))?;
+    // A folder of which it is not known yet whether it holds anything.
+    let mut open: Option<walkdir::DirEntry> = None;
+    let mut entries = walkdir::WalkDir::new(root).follow_links(follow).follow_root_links(follow).into_iter();
+    loop {
+        let entry = entries.next();
+        let inside = |open: &walkdir::DirEntry| entry.as_ref().is_some_and(|e| depth(e) > open.depth());
+        if let Some(empty) = open.take().filter(|open| !inside(open)) {
+            let metadata = empty.metadata().map_err(|e| walk_error(root, &e))?;
+            found.push(Found { path: relative(empty.path()), kind: Kind::Folder, metadata });
+        }
+        let Some(entry) = entry else { return Ok(found) };
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(e) if e.path().is_some_and(|path| path != root && left_out(path, false)) => continue,
+            Err(e) => return Err(walk_error(root, &e)),
+        };
         let kind = entry.file_type();
-        if kind.is_dir() {
+        if entry.depth() > 0 && left_out(entry.path(), kind.is_dir()) {
+            if kind.is_dir() {
+                entries.skip_current_dir();
+            }
             continue;
         }
-        if kind.is_symlink() {
-            return Err(Error::stage(format!("`{}` is a symbolic link", entry.path().display()))
-                .hint("an artifact holds files, not links to them: copy the file"));
-        }
-        if !kind.is_file() {
-            return Err(Error::usage(format!("`{}` is neither a file nor a folder", entry.path().display())));
+        if kind.is_dir() {
+            open = Some(entry).filter(|e| !follow && e.depth() > 0);
+            continue;
         }
         let metadata = entry.metadata().map_err(|e| walk_error(root, &e))?;
-        let path = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_path_buf();
-        found.push(Found { path, metadata });
+        let kind = if kind.is_symlink() && entry.depth() > 0 {
+            Kind::Link(std::fs::read_link(entry.path()).map_err(|e| Error::io("read", entry.path(), e))?)
+        } else if kind.is_symlink() {
+            return Err(Error::stage(format!("`{}` is a symbolic link", root.display()))
+                .hint("an artifact is a file or a folder, not a link to one: copy it"));
+        } else if !kind.is_file() {
+            return Err(Error::usage(format!("`{}` is neither a file nor a folder", entry.path().display())));
+        } else if follow {
+            Kind::File
+        } else {
+            Kind::of_file(&metadata)
+        };
+        found.push(Found { path: relative(entry.path()), kind, metadata });
     }
-    Ok(found)
+}
+
+fn depth(entry: &walkdir::Result<walkdir::DirEntry>) -> usize {
+    entry.as_ref().map_or_else(walkdir::Error::depth, walkdir::DirEntry::depth)
 }
 
 /// Whether what was walked is a file, not a folder.
@@ -207,30 +321,74 @@ pub fn is_file(found: &[Found]) -> bool {
 }
 
 fn walk_error(root: &Path, e: &walkdir::Error) -> Error {
-    let path = e.path().unwrap_or(root).display();
-    match e.loop_ancestor() {
-        Some(up) => Error::usage(format!("`{path}` is a link back to `{}`: the folder has no end", up.display())),
-        None => {
-            let cause = e.io_error().map_or_else(|| e.to_string(), ToString::to_string);
-            Error::usage(format!("cannot read `{path}`")).because(cause)
-        }
+    let path = e.path().unwrap_or(root);
+    if let Some(up) = e.loop_ancestor() {
+        let (path, up) = (path.display(), up.display());
+        return Error::usage(format!("`{path}` is a link back to `{up}`: the folder has no end"));
     }
+    if let (Ok(to), false) = (std::fs::read_link(path), path.exists()) {
+        let (path, to) = (path.display(), to.display());
+        return Error::usage(format!("`{path}` is a link to `{to}`, where nothing is"));
+    }
+    let cause = e.io_error().map_or_else(|| e.to_string(), ToString::to_string);
+    Error::usage(format!("cannot read `{}`", path.display())).because(cause)
+}
+
+/// The entries of an artifact: every byte is read. A link that leads out of it is an error.
+pub fn entries(root: &Path) -> Result<Vec<Entry>> {
+    let found = walk(root, Links::Keep)?;
+    let links = found.iter().filter_map(|f| if let Kind::Link(to) = &f.kind { Some((&*f.path, &**to)) } else { None });
+    if let Some((link, to)) = inside::astray(links) {
+        return Err(Error::stage(format!(
+            "the link `{}` leads to `{}`, out of the output",
+            link.display(),
+            to.display()
+        ))
+        .hint("a link to something in the same output is kept if it is relative; of anything else put a copy there"));
+    }
+    let entry = |f: Found| {
+        let path = join(root, &f.path);
+        let digest = match &f.kind {
+            Kind::Link(to) => Digest::of_bytes(to.as_os_str().as_bytes()),
+            Kind::Folder => Digest::of_bytes(b""),
+            _ => Digest::of_file(&path).map_err(|e| Error::io("read", &path, e))?,
+        };
+        let bytes = match &f.kind {
+            Kind::Link(to) => to.as_os_str().len() as u64,
+            Kind::Folder => 0,
+            _ => f.metadata.len(),
+        };
+        Ok(Entry { path: f.path, kind: f.kind, bytes, digest })
+    };
+    match is_file(&found) {
+        true => found.into_iter().map(entry).collect(),
+        false => found.into_par_iter().map(entry).collect(),
+    }
+}
+
+/// Whether these entries are of a folder, which has none that lacks a name.
+pub fn is_folder(entries: &[Entry]) -> bool {
+    !matches!(entries, [only] if only.path.as_os_str().is_empty())
 }
 
 /// Digest of an artifact: every byte is read.
 pub fn measure(root: &Path) -> Result<Measured> {
-    let found = walk(root, Links::Refuse)?;
-    let entry = |f: Found| {
-        let path = join(root, &f.path);
-        let digest = Digest::of_file(&path).map_err(|e| Error::io("read", &path, e))?;
-        Ok(Entry { bytes: f.metadata.len(), path: f.path, digest })
-    };
-    let is_dir = !is_file(&found);
-    let mut entries: Vec<Entry> = match is_dir {
-        true => found.into_par_iter().map(entry).collect::<Result<_>>()?,
-        false => found.into_iter().map(entry).collect::<Result<_>>()?,
-    };
+    let mut entries = entries(root)?;
+    let is_dir = is_folder(&entries);
     Ok(combine(&mut entries, is_dir))
+}
+
+/// The artifact with these entries, if this is its digest: one given by this version, or by one that knew files alone, which
+/// then are its entries.
+pub fn named(mut entries: Vec<Entry>, digest: &Digest) -> Option<(Measured, Vec<Entry>)> {
+    let is_dir = is_folder(&entries);
+    let now = combine(&mut entries, is_dir);
+    if now.digest == *digest {
+        return Some((now, entries));
+    }
+    let mut files = before_kinds(&entries)?;
+    let before = combine(&mut files, is_dir);
+    (before.digest == *digest).then_some((before, files))
 }
 
 /// `root.join("")` would add a slash and turn a file into a folder.
@@ -242,6 +400,7 @@ pub fn join(root: &Path, relative: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use std::fs;
+    use std::os::unix::fs::symlink;
 
     fn dir() -> tempfile::TempDir {
         tempfile::tempdir().unwrap()
@@ -296,14 +455,80 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_outside_and_refused_in_artifacts() {
+    fn links_are_followed_outside_and_kept_in_artifacts() {
         let dir = dir();
         fs::write(dir.path().join("f"), "1").unwrap();
-        std::os::unix::fs::symlink("f", dir.path().join("l")).unwrap();
+        symlink("f", dir.path().join("l")).unwrap();
         assert_eq!(walk(dir.path(), Links::Follow).unwrap().len(), 2);
-        assert!(walk(dir.path(), Links::Refuse).unwrap_err().message.contains("symbolic link"));
-        std::os::unix::fs::symlink(".", dir.path().join("loop")).unwrap();
+        let plain = measure(dir.path()).unwrap();
+        assert_eq!((plain.files, plain.bytes), (2, 2));
+        symlink(".", dir.path().join("loop")).unwrap();
         assert!(walk(dir.path(), Links::Follow).unwrap_err().message.contains("has no end"));
+        assert_ne!(plain.digest, measure(dir.path()).unwrap().digest);
+    }
+
+    /// The layout of version 1 put together with the blake3 package of Python.
+    #[test]
+    fn trees_of_plain_files_keep_their_digests() {
+        let dir = dir();
+        let digest = || measure(dir.path()).unwrap().digest.to_string();
+        assert_eq!(digest(), "3d54cf57f745314ae840533d6fa174831dce8a01f629c6d1ef499d731d02c6b2");
+        fs::create_dir(dir.path().join("b")).unwrap();
+        fs::write(dir.path().join("a"), "1").unwrap();
+        fs::write(dir.path().join("b/c"), "").unwrap();
+        assert_eq!(digest(), "f58f53b380913396926b2878ad2769a13f52286357d4fbeae092c215f1a76531");
+    }
+
+    /// Every two of these differ, and none is what versions before took for the digest of another.
+    #[test]
+    fn kinds_of_entries_are_told_apart() {
+        let make = |how: &dyn Fn(&Path)| {
+            let dir = dir();
+            how(&dir.path().join("o"));
+            measure(&dir.path().join("o")).unwrap().digest
+        };
+        let file = |path: &Path, text: &str, mode| {
+            fs::write(path, text).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let within = |fill: &dyn Fn(&Path)| {
+            make(&|o| {
+                fs::create_dir(o).unwrap();
+                fill(o);
+            })
+        };
+        let all = [
+            make(&|o| file(o, "x", 0o644)),
+            make(&|o| file(o, "x", 0o755)),
+            within(&|_| {}),
+            within(&|o| file(&o.join("n"), "x", 0o644)),
+            within(&|o| file(&o.join("n"), "x", 0o744)),
+            within(&|o| file(&o.join("n"), "", 0o644)),
+            within(&|o| fs::create_dir(o.join("n")).unwrap()),
+            within(&|o| symlink("x", o.join("n")).unwrap()),
+            within(&|o| symlink("y", o.join("n")).unwrap()),
+            within(&|o| fs::create_dir_all(o.join("n/n")).unwrap()),
+        ];
+        assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), all.len(), "{all:?}");
+        // Nothing but the owner's right to execute counts.
+        assert_eq!(all[0], make(&|o| file(o, "x", 0o4600)));
+        assert_eq!(all[1], make(&|o| file(o, "x", 0o500)));
+    }
+
+    #[test]
+    fn what_earlier_versions_stored_is_known_by_the_name_they_gave_it() {
+        let dir = dir();
+        fs::write(dir.path().join("f"), "1").unwrap();
+        let old = measure(dir.path()).unwrap();
+        fs::create_dir(dir.path().join("empty")).unwrap();
+        fs::set_permissions(dir.path().join("f"), fs::Permissions::from_mode(0o555)).unwrap();
+        let mut now = entries(dir.path()).unwrap();
+        let new = combine(&mut now, true);
+        assert_ne!(new.digest, old.digest);
+        assert_eq!(named(now.clone(), &new.digest), Some((new, now.clone())));
+        assert_eq!(named(now.clone(), &old.digest).map(|(measured, _)| measured), Some(old));
+        now.iter_mut().for_each(|e| e.digest = Digest::of_bytes(b"2"));
+        assert_eq!(named(now, &old.digest), None);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Files on disk: written so that nobody sees them half made, moved, copied, sealed, removed. Unaware of what they hold.
 
+use super::digest::Kind;
 use crate::error::{Error, Result};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::SystemTime;
 
 /// With more files than this one flush of the file system is cheaper than one per file.
@@ -47,14 +49,28 @@ pub(super) fn relocate(from: &Path, to: &Path, keep: Keep) -> io::Result<()> {
     moved.and_then(|()| remove(from))
 }
 
-/// A file or folder, with the permissions of files. On one file system that can, the copy shares its blocks with the
-/// original: `fs::copy` asks the kernel to copy.
+/// Moves a folder that may be sealed: it must be writable for that, since its parent is written in it.
+pub(super) fn relocate_sealed(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied && from.is_dir() => {
+            open_folder(from)?;
+            fs::rename(from, to)
+        }
+        other => other,
+    }
+}
+
+/// A file or folder, with the permissions of files, and links as they are. On one file system that can, the copy shares its
+/// blocks with the original: `fs::copy` asks the kernel to copy.
 pub fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
     for entry in walkdir::WalkDir::new(from) {
         let entry = entry?;
         let place = super::digest::join(to, entry.path().strip_prefix(from).unwrap_or(Path::new("")));
-        if entry.file_type().is_dir() {
+        let kind = entry.file_type();
+        if kind.is_dir() {
             fs::create_dir_all(&place)?;
+        } else if kind.is_symlink() {
+            symlink(fs::read_link(entry.path())?, &place)?;
         } else {
             fs::copy(entry.path(), &place)?;
         }
@@ -101,7 +117,41 @@ pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Makes every file read-only and, if it is to be kept now, forces everything to disk.
+/// What a program left behind made fit to be read, sealed, moved and removed by this user: folders are opened, files are
+/// readable. A file that has another name besides, or belongs to somebody else, is copied, so that nothing is done to what
+/// that name stands for.
+pub(super) fn own(path: &Path) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    if metadata.is_dir() {
+        open_folder(path)?;
+        // Listed first: copies come and go beside what is listed.
+        let inside = fs::read_dir(path)?.map(|e| Ok(e?.path())).collect::<io::Result<Vec<_>>>()?;
+        return inside.iter().try_for_each(|path| own(path));
+    }
+    if !metadata.is_file() {
+        return Ok(());
+    }
+    // Root may do as it likes with the files of others.
+    static ME: LazyLock<Option<u32>> = LazyLock::new(|| fs::metadata("/proc/self").ok().map(|m| m.uid()));
+    let is_mine = ME.is_none_or(|me| me == 0 || metadata.uid() == me);
+    if metadata.nlink() > 1 || !is_mine {
+        let copy = path.with_file_name(unique());
+        return fs::copy(path, &copy)
+            .and_then(|_| fs::rename(&copy, path))
+            .inspect_err(|_| drop(fs::remove_file(&copy)));
+    }
+    let mode = metadata.permissions().mode();
+    if mode & 0o400 == 0 { fs::set_permissions(path, fs::Permissions::from_mode(mode | 0o400)) } else { Ok(()) }
+}
+
+/// Lets its owner list, enter and change a folder.
+fn open_folder(path: &Path) -> io::Result<()> {
+    let mode = fs::symlink_metadata(path)?.permissions().mode();
+    if mode & 0o700 == 0o700 { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(mode | 0o700)) }
+}
+
+/// Makes every file read-only and, if it is to be kept now, forces everything to disk. Folders are closed by
+/// [`seal_folders`], once they have been moved.
 pub(super) fn seal(path: &Path, keep: Keep) -> io::Result<()> {
     let mut files = 0;
     let mut dirs = Vec::new();
@@ -111,8 +161,14 @@ pub(super) fn seal(path: &Path, keep: Keep) -> io::Result<()> {
             dirs.push(entry.into_path());
             continue;
         }
-        let mode = entry.metadata()?.permissions().mode();
-        fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode & !0o222))?;
+        if entry.file_type().is_symlink() {
+            continue;
+        }
+        let metadata = entry.metadata()?;
+        let mode = if Kind::of_file(&metadata) == Kind::Program { 0o555 } else { 0o444 };
+        if metadata.permissions().mode() & 0o7777 != mode {
+            fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode))?;
+        }
         files += 1;
         if keep == Keep::Now && files <= FLUSH_EACH {
             File::open(entry.path())?.sync_all()?;
@@ -127,10 +183,24 @@ pub(super) fn seal(path: &Path, keep: Keep) -> io::Result<()> {
     dirs.iter().try_for_each(|d| sync_dir(d))
 }
 
-/// Removes a file or a whole folder; absent is fine.
+/// Closes the folders of an artifact: nobody is to put anything into them.
+pub(super) fn seal_folders(path: &Path) -> io::Result<()> {
+    for entry in walkdir::WalkDir::new(path).contents_first(true) {
+        let entry = entry?;
+        if entry.file_type().is_dir() {
+            fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o555))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file or a whole folder, closed folders in it included; absent is fine.
 pub fn remove(path: &Path) -> io::Result<()> {
     let gone = match fs::symlink_metadata(path) {
-        Ok(m) if m.is_dir() => fs::remove_dir_all(path),
+        Ok(m) if m.is_dir() => fs::remove_dir_all(path).or_else(|e| match e.kind() {
+            io::ErrorKind::PermissionDenied => open_folders(path).and_then(|()| fs::remove_dir_all(path)),
+            _ => Err(e),
+        }),
         Ok(_) => fs::remove_file(path),
         Err(e) => Err(e),
     };
@@ -138,4 +208,34 @@ pub fn remove(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Opens a folder and all below it.
+pub(super) fn open_folders(path: &Path) -> io::Result<()> {
+    open_folder(path)?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_folders(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes out of an artifact what was put into it: the files at these paths, and the folders that hold nothing then and lead to
+/// nothing that is `kept`.
+pub(super) fn remove_added(root: &Path, added: &[PathBuf], kept: &[PathBuf]) -> io::Result<()> {
+    open_folders(root)?;
+    for path in added {
+        remove(&root.join(path))?;
+        let parents = path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty());
+        for parent in parents.take_while(|parent| !kept.iter().any(|k| k.starts_with(parent))) {
+            match fs::remove_dir(root.join(parent)) {
+                Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => break,
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+    }
+    seal_folders(root)
 }

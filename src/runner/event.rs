@@ -222,7 +222,13 @@ pub struct Failure {
 
 impl From<Error> for Failure {
     fn from(e: Error) -> Self {
-        Self { message: e.message, causes: e.causes, hints: e.hints, ..Self::default() }
+        let place = e.place.map(|place| format!("it is stated at {place}"));
+        Self {
+            message: e.message,
+            causes: e.causes,
+            hints: place.into_iter().chain(e.hints).collect(),
+            ..Self::default()
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use super::disk::{self, copy_all, unique};
 use super::place::place;
 use super::store::{Store, damaged};
 use crate::error::{Error, Result};
+use std::fs::FileType;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -87,8 +88,8 @@ fn write(store: &Store, items: &[Item], folder: &Path, how: How) -> Result<()> {
     Ok(())
 }
 
-fn files(root: &Path) -> Result<Vec<(PathBuf, bool)>> {
-    let entry = |e: walkdir::Result<walkdir::DirEntry>| e.map(|e| (e.path().to_path_buf(), e.file_type().is_dir()));
+fn files(root: &Path) -> Result<Vec<(PathBuf, FileType)>> {
+    let entry = |e: walkdir::Result<walkdir::DirEntry>| e.map(|e| (e.path().to_path_buf(), e.file_type()));
     let all = walkdir::WalkDir::new(root).into_iter().map(entry).collect::<walkdir::Result<Vec<_>>>();
     all.map_err(|e| Error::io("read", root, e.into()))
 }
@@ -96,6 +97,9 @@ fn files(root: &Path) -> Result<Vec<(PathBuf, bool)>> {
 fn make_writable(root: &Path) -> std::io::Result<()> {
     for entry in walkdir::WalkDir::new(root) {
         let entry = entry?;
+        if entry.file_type().is_symlink() {
+            continue;
+        }
         let mode = entry.metadata()?.permissions().mode();
         std::fs::set_permissions(entry.path(), std::fs::Permissions::from_mode(mode | 0o200))?;
     }
@@ -103,9 +107,15 @@ fn make_writable(root: &Path) -> std::io::Result<()> {
 }
 
 fn link_all(from: &Path, to: &Path) -> Result<()> {
-    for (path, is_dir) in files(from)? {
+    for (path, kind) in files(from)? {
         let place = super::digest::join(to, path.strip_prefix(from).unwrap_or(Path::new("")));
-        let made = if is_dir { std::fs::create_dir_all(&place) } else { std::fs::hard_link(&path, &place) };
+        let made = if kind.is_dir() {
+            std::fs::create_dir_all(&place)
+        } else if kind.is_symlink() {
+            std::fs::read_link(&path).and_then(|to| std::os::unix::fs::symlink(to, &place))
+        } else {
+            std::fs::hard_link(&path, &place)
+        };
         made.map_err(|e| match e.kind() {
             std::io::ErrorKind::CrossesDevices => Error::usage(format!("cannot link to `{}`", place.display()))
                 .because("it is on another file system than the cache")

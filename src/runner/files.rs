@@ -16,15 +16,18 @@
 //!
 //! This module does not know what the files are for.
 
-use super::digest::{Digest, Entry, Found, Links, Measured, combine, is_file, join, walk};
+use super::digest::{Digest, Entry, Found, Links, Measured, combine, is_file, join, walk, walk_some};
 use super::disk::{Keep, write_file};
+use super::graph::Source;
 use super::store::Store;
+use super::watched::{Rule, Watched};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
-use std::collections::{BTreeMap, HashMap};
-use std::fs::Metadata;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{File, Metadata};
+use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -76,27 +79,46 @@ type Slot = Arc<OnceLock<Result<Arc<Outside>>>>;
 /// The outside files of one run: each root is walked once however many stages read it.
 #[derive(Debug, Default)]
 pub struct Files {
-    known: Mutex<HashMap<PathBuf, Slot>>,
+    known: Mutex<HashMap<(PathBuf, Option<Rule>), Slot>>,
 }
 
 impl Files {
-    /// The digest of `path` as it was when first asked for in this run.
-    pub fn digest(&self, store: &Store, path: &Path) -> Result<Arc<Outside>> {
+    /// The digest of a source as it was when first asked for in this run.
+    pub fn digest(&self, store: &Store, source: &Source) -> Result<Arc<Outside>> {
+        self.digest_at(store, &source.path, source.watched.as_ref())
+    }
+
+    /// That of a file or folder, of which what a rule leaves out does not count.
+    pub fn digest_at(&self, store: &Store, path: &Path, watched: Option<&Watched>) -> Result<Arc<Outside>> {
         let cell = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(known.entry(path.to_path_buf()).or_default())
+            Arc::clone(known.entry((path.to_path_buf(), watched.map(|w| w.rule().clone()))).or_default())
         };
-        cell.get_or_init(|| digest_now(store, path).map(Arc::new)).clone()
+        cell.get_or_init(|| digest_at(store, path, watched).map(Arc::new)).clone()
     }
 }
 
-/// The digest of `path` as it is now; unchanged files are not read.
-pub fn digest_now(store: &Store, path: &Path) -> Result<Outside> {
+/// The digest of a source as it is now; unchanged files are not read.
+pub fn digest_now(store: &Store, source: &Source) -> Result<Outside> {
+    digest_at(store, &source.path, source.watched.as_ref())
+}
+
+/// Every file below `root`, or of those what a rule says.
+pub fn walk_outside(root: &Path, watched: Option<&Watched>) -> Result<Vec<Found>> {
+    let Some(watched) = watched else { return walk(root, Links::Follow) };
+    let found = walk_some(root, Links::Follow, &|path, is_dir| watched.leaves_out(root, path, is_dir));
+    let hint = || "a file that is of no concern is left out by `ignore = [\"NAME\"]` beside `watch`".to_string();
+    let mut found = found.map_err(|e| e.hint(hint()))?;
+    found.retain(|f| watched.means(&f.path));
+    Ok(found)
+}
+
+fn digest_at(store: &Store, path: &Path, watched: Option<&Watched>) -> Result<Outside> {
     let root = path.canonicalize().map_err(|e| Error::io("read", path, e))?;
-    let file = memory_file(store, &root);
+    let file = memory_file(store, &root, watched);
     let old = recall(&file);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i128);
-    let found = walk(&root, Links::Follow)?;
+    let found = walk_outside(&root, watched)?;
     let is_dir = !is_file(&found);
     let read: Vec<(Entry, Stamp, bool)> =
         found.into_par_iter().map(|f| digest_one(&root, f, &old)).collect::<Result<_>>()?;
@@ -118,20 +140,41 @@ fn digest_one(root: &Path, found: Found, old: &Memory) -> Result<(Entry, Stamp, 
     if let Some((known, digest)) = old.get(&found.path)
         && *known == stamp
     {
-        return Ok((Entry { path: found.path, bytes: stamp.bytes, digest: *digest }, stamp, true));
+        return Ok((Entry::file(found.path, stamp.bytes, *digest), stamp, true));
     }
     let path = join(root, &found.path);
     let failed = |e| Error::io("read", &path, e);
+    if stamp.bytes == 0 && !is_empty(&path).map_err(failed)? {
+        return Err(Error::usage(format!("`{}` holds more than its length says", path.display()))
+            .because("the system makes it up when it is read, so it is another each time")
+            .hint("name ordinary files and folders"));
+    }
     let digest = Digest::of_file(&path).map_err(failed)?;
     if Stamp::of(&path.metadata().map_err(failed)?) != stamp {
         return Err(Error::usage(format!("`{}` changes while it is being read", path.display()))
             .hint("run again when nothing writes to it"));
     }
-    Ok((Entry { path: found.path, bytes: stamp.bytes, digest }, stamp, false))
+    Ok((Entry::file(found.path, stamp.bytes, digest), stamp, false))
 }
 
-fn memory_file(store: &Store, root: &Path) -> PathBuf {
-    store.v1("files").join(format!("{}.txt", Digest::of_bytes(root.as_os_str().as_bytes())))
+/// Files as in `/proc` say that they are empty and are not; to read some of them whole would be to wait for ever.
+fn is_empty(path: &Path) -> std::io::Result<bool> {
+    let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    match file.read(&mut [0]) {
+        Ok(read) => Ok(read == 0),
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// One for each root, and for each further rule about it, so that two of them do not forget each other's files.
+fn memory_file(store: &Store, root: &Path, watched: Option<&Watched>) -> PathBuf {
+    let mut of = root.as_os_str().as_bytes().to_vec();
+    if let Some(rule) = watched.map(Watched::rule).filter(|rule| **rule != Rule::default()) {
+        of.push(0);
+        of.extend(serde_json::to_vec(rule).unwrap_or_default());
+    }
+    store.v1("files").join(format!("{}.txt", Digest::of_bytes(&of)))
 }
 
 fn remember(read: &[(Entry, Stamp, bool)], now: i128) -> String {
@@ -206,6 +249,16 @@ pub fn listing(store: &Store, digest: &Digest) -> Option<BTreeMap<PathBuf, Diges
     text.lines().map(line).collect()
 }
 
+/// Paths that differ between two looks at a source, in their order.
+pub fn differences(before: &Outside, now: &Outside) -> Vec<PathBuf> {
+    let of = |outside: &Outside| -> BTreeMap<PathBuf, Digest> {
+        outside.entries.iter().map(|e| (e.path.clone(), e.digest)).collect()
+    };
+    let (before, now) = (of(before), of(now));
+    let names: BTreeSet<&PathBuf> = before.keys().chain(now.keys()).collect();
+    names.into_iter().filter(|name| before.get(*name) != now.get(*name)).cloned().collect()
+}
+
 /// The first path in which the folder now differs from what it held under digest `old`.
 pub fn first_difference(store: &Store, old: &Digest, now: &Outside) -> Option<PathBuf> {
     let mut before = listing(store, old)?;
@@ -233,7 +286,7 @@ mod tests {
         assert!(stamp(now - 2_000_000_001).is_settled(now));
         assert!(!stamp(now - 2_000_000_000).is_settled(now));
         assert!(!stamp(now + 1).is_settled(now));
-        let entry = |p: &str| Entry { path: p.into(), bytes: 1, digest: Digest::of_bytes(p.as_bytes()) };
+        let entry = |p: &str| Entry::file(p.into(), 1, Digest::of_bytes(p.as_bytes()));
         let text = remember(&[(entry("old"), stamp(0), false), (entry("new"), stamp(now), false)], now);
         let memory = parse(&text).unwrap();
         assert_eq!(memory.keys().collect::<Vec<_>>(), [Path::new("old")]);
@@ -243,7 +296,7 @@ mod tests {
     fn odd_names_survive_and_damage_is_noticed() {
         let odd = PathBuf::from(std::ffi::OsString::from_vec(b"a\xff".to_vec()));
         let names = [PathBuf::from("a b\n\"c\""), odd];
-        let read = names.clone().map(|path| (Entry { path, bytes: 1, digest: Digest::of_bytes(b"") }, stamp(0), true));
+        let read = names.clone().map(|path| (Entry::file(path, 1, Digest::of_bytes(b"")), stamp(0), true));
         let text = remember(&read, i128::MAX);
         let memory = parse(&text).unwrap();
         assert!(names.iter().all(|n| memory.contains_key(n)));
@@ -260,17 +313,17 @@ mod tests {
         fs::create_dir(&root).unwrap();
         fs::write(root.join("a"), "one").unwrap();
         fs::write(root.join("b"), "two").unwrap();
-        let first = digest_now(&store, &root).unwrap();
+        let first = digest_at(&store, &root, None).unwrap();
         age(&root.join("a"));
         fs::write(root.join("b"), "two").unwrap();
-        assert_eq!(digest_now(&store, &root).unwrap().measured, first.measured);
+        assert_eq!(digest_at(&store, &root, None).unwrap().measured, first.measured);
         fs::write(root.join("b"), "twO").unwrap();
-        assert_ne!(digest_now(&store, &root).unwrap().measured.digest, first.measured.digest);
+        assert_ne!(digest_at(&store, &root, None).unwrap().measured.digest, first.measured.digest);
         // Same length, and the modification time set back to what it was.
         fs::write(root.join("a"), "eno").unwrap();
         age(&root.join("a"));
         fs::write(root.join("b"), "two").unwrap();
-        assert_ne!(digest_now(&store, &root).unwrap().measured.digest, first.measured.digest);
+        assert_ne!(digest_at(&store, &root, None).unwrap().measured.digest, first.measured.digest);
     }
 
     #[test]
@@ -282,9 +335,9 @@ mod tests {
         for name in ["a", "b", "c"] {
             fs::write(root.join(name), name).unwrap();
         }
-        let old = digest_now(&store, &root).unwrap();
+        let old = digest_at(&store, &root, None).unwrap();
         keep_listing(&store, &old);
-        let difference = || first_difference(&store, &old.measured.digest, &digest_now(&store, &root).unwrap());
+        let difference = || first_difference(&store, &old.measured.digest, &digest_at(&store, &root, None).unwrap());
         assert_eq!(difference(), None);
         fs::remove_file(root.join("c")).unwrap();
         assert_eq!(difference(), Some("c".into()));

@@ -9,6 +9,7 @@ use super::digest::Digest;
 use super::disk;
 use super::inventory::{objects, size};
 use super::key::Key;
+use super::perform::KEPT;
 use super::store::{self, Store};
 use super::tags;
 use crate::error::{Error, Result};
@@ -25,7 +26,7 @@ pub struct Rules {
     pub older_than: Option<Duration>,
     /// Bytes of artifacts that may stay; what was used least recently goes first.
     pub max_size: Option<u64>,
-    /// Checkpoints of unfinished actions go too.
+    /// Checkpoints of unfinished actions go too, and results that were not believed.
     pub checkpoints: bool,
 }
 
@@ -219,7 +220,8 @@ fn work_dirs(store: &Store, kept: &[&Record], checkpoints: bool, sweep: &mut Swe
         let Ok(digest) = name.parse::<Digest>() else { continue };
         // Held by a worker whose runner is gone.
         let Some(_lock) = store.try_lock(&digest.into())? else { continue };
-        let has_checkpoint = !disk::list(&path.join("checkpoints"))?.is_empty();
+        let holds = |what: &str| Ok::<_, Error>(!disk::list(&path.join(what))?.is_empty());
+        let has_checkpoint = holds("checkpoints")? || holds(KEPT)?;
         if has_checkpoint && !checkpoints && !done.contains(&name) {
             sweep.resumable.push(path);
             continue;

@@ -3,6 +3,7 @@
 
 use super::digest::Digest;
 use super::manifest::{Manifest, Params, StageKind, element};
+use super::watched::Watched;
 use crate::error::Place;
 use litemap::LiteMap;
 use std::borrow::Cow;
@@ -87,6 +88,23 @@ pub struct Source {
     pub path: PathBuf,
     /// What to tell a user when it is absent, by line.
     pub missing: Vec<String>,
+    /// What of it counts, if it is watched; else all.
+    pub watched: Option<Watched>,
+    /// Where it is stated, if a file does.
+    pub place: Option<Place>,
+}
+
+impl Source {
+    pub fn is_there(&self) -> bool {
+        let pattern = self.watched.as_ref().filter(|w| w.glob().is_some());
+        self.path.exists() && pattern.is_none_or(|w| w.finds_any(&self.path))
+    }
+
+    /// As a user would name it: a pattern with its folder.
+    pub fn named(&self) -> PathBuf {
+        let pattern = self.watched.as_ref().and_then(Watched::glob);
+        pattern.map_or_else(|| self.path.clone(), |pattern| self.path.join(pattern))
+    }
 }
 
 #[derive(Debug, Clone, Default)]

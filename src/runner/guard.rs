@@ -4,7 +4,7 @@
 //! Sizes, times and inode numbers are compared, not contents, so it costs nothing worth saving. It does
 //! not know what the artifacts are.
 
-use super::digest::{Digest, Links, Measured, measure, walk};
+use super::digest::{Digest, Kind, Links, walk};
 use super::store::Store;
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
@@ -17,6 +17,7 @@ type Looks = Vec<Look>;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Look {
     path: PathBuf,
+    kind: Kind,
     bytes: u64,
     modified: (i64, i64),
     inode: u64,
@@ -26,8 +27,8 @@ struct Look {
 
 impl Look {
     fn is_written(&self, before: &Self) -> bool {
-        (&self.path, self.bytes, self.modified, self.inode)
-            != (&before.path, before.bytes, before.modified, before.inode)
+        (&self.kind, self.bytes, self.modified, self.inode)
+            != (&before.kind, before.bytes, before.modified, before.inode)
     }
 }
 
@@ -37,13 +38,37 @@ pub struct Watch(BTreeMap<Digest, Looks>);
 
 impl Watch {
     /// Those that were written to.
-    pub fn changed(&self, store: &Store) -> Vec<Digest> {
-        let same = |now: &Looks, before: &Looks| {
-            now.len() == before.len() && !now.iter().zip(before).any(|(now, before)| now.is_written(before))
+    pub fn changed(&self, store: &Store) -> Vec<Change> {
+        let change = |(digest, before): (&Digest, &Looks)| {
+            let Some(now) = looks(store, digest) else {
+                return Some(Change { digest: *digest, altered: vec![PathBuf::new()], added: vec![], kept: vec![] });
+            };
+            let by_path =
+                |looks: &'_ Looks| looks.iter().map(|l| (l.path.clone(), l.clone())).collect::<BTreeMap<_, _>>();
+            let (old, new) = (by_path(before), by_path(&now));
+            // A folder that was empty is still there when something is put into it.
+            let is_gone = |l: &&Look| match new.get(&l.path) {
+                Some(now) => now.is_written(l),
+                None => l.kind != Kind::Folder || !store.object(digest).join(&l.path).is_dir(),
+            };
+            let altered: Vec<PathBuf> = before.iter().filter(is_gone).map(|l| l.path.clone()).collect();
+            let added: Vec<PathBuf> = new.into_keys().filter(|path| !old.contains_key(path)).collect();
+            let is_same = altered.is_empty() && added.is_empty();
+            (!is_same).then(|| Change { digest: *digest, altered, added, kept: old.into_keys().collect() })
         };
-        let is_same = |digest: &Digest, before: &Looks| looks(store, digest).is_some_and(|now| same(&now, before));
-        self.0.iter().filter(|(digest, before)| !is_same(digest, before)).map(|(digest, _)| *digest).collect()
+        self.0.iter().filter_map(change).collect()
     }
+}
+
+/// What was done to an artifact.
+#[derive(Debug)]
+pub struct Change {
+    pub digest: Digest,
+    /// Entries that are other ones now, or gone; without a name where the artifact is one file or cannot be read.
+    pub altered: Vec<PathBuf>,
+    pub added: Vec<PathBuf>,
+    /// The entries that there were.
+    pub kept: Vec<PathBuf>,
 }
 
 /// Artifacts that were read and found whole, or made, in this run, and how they looked then.
@@ -54,16 +79,18 @@ impl Sound {
     /// Is the artifact what its name says? It is read only if it was not yet, or looks otherwise than then. Unreadable is
     /// as bad as altered: what cannot be read cannot be used.
     pub fn is_sound(&self, store: &Store, digest: &Digest) -> bool {
-        let now = looks(store, digest);
-        if now.is_some() && self.known().get(digest) == now.as_ref() {
-            return true;
+        // Twice where reading it removed what others had dropped into it.
+        for _ in 0..2 {
+            let now = looks(store, digest);
+            if now.is_some() && self.known().get(digest) == now.as_ref() {
+                return true;
+            }
+            if store.examine(digest).is_none() {
+                return false;
+            }
+            now.into_iter().for_each(|now| drop(self.known().insert(*digest, now)));
         }
-        let found: Option<Measured> = measure(&store.object(digest)).ok();
-        let sound = found.is_some_and(|m| m.digest == *digest);
-        if let (true, Some(now)) = (sound, now) {
-            self.known().insert(*digest, now);
-        }
-        sound
+        true
     }
 
     /// Watches artifacts that were just found sound, from how they looked then.
@@ -86,13 +113,18 @@ impl Sound {
 
 /// `None` for what cannot be listed.
 fn looks(store: &Store, digest: &Digest) -> Option<Looks> {
-    let found = walk(&store.object(digest), Links::Refuse).ok()?;
-    let look = |f: super::digest::Found| Look {
-        bytes: f.metadata.len(),
-        modified: (f.metadata.mtime(), f.metadata.mtime_nsec()),
-        inode: f.metadata.ino(),
-        changed: (f.metadata.ctime(), f.metadata.ctime_nsec()),
-        path: f.path,
+    let found = walk(&store.object(digest), Links::Keep).ok()?;
+    let look = |f: super::digest::Found| match f.kind {
+        // A folder is written to by whoever puts something into it and takes it away.
+        Kind::Folder => Look { path: f.path, kind: f.kind, bytes: 0, modified: (0, 0), inode: 0, changed: (0, 0) },
+        kind => Look {
+            kind,
+            bytes: f.metadata.len(),
+            modified: (f.metadata.mtime(), f.metadata.mtime_nsec()),
+            inode: f.metadata.ino(),
+            changed: (f.metadata.ctime(), f.metadata.ctime_nsec()),
+            path: f.path,
+        },
     };
     let mut all: Looks = found.into_iter().map(look).collect();
     all.sort();

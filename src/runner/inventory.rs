@@ -2,7 +2,7 @@
 //! quarantine.
 
 use super::actions::{self, Record};
-use super::digest::{Digest, Links, Measured, measure, walk};
+use super::digest::{Digest, Links, Measured, walk};
 use super::store::{Presence, Store};
 use super::tags;
 use crate::error::{Error, Result};
@@ -72,7 +72,7 @@ pub fn objects(store: &Store) -> Result<Vec<(PathBuf, Option<Digest>)>> {
 
 /// Bytes and files below a path, as far as can be read.
 pub fn size(path: &Path) -> (u64, u64) {
-    let found = walk(path, Links::Refuse).unwrap_or_default();
+    let found = walk(path, Links::Keep).unwrap_or_default();
     (found.iter().map(|f| f.metadata.len()).sum(), found.len() as u64)
 }
 
@@ -138,10 +138,8 @@ pub fn verify(store: &Store) -> Result<Verified> {
         verified.damaged.push(format!("tag `{}`", path.display()));
     }
     for (path, digest) in objects(store)? {
-        let found = measure(&path).ok();
-        if let (Some(digest), Some(found)) = (digest, found)
-            && digest == found.digest
-        {
+        let found = digest.filter(|d| path == store.object(d)).and_then(|d| store.examine(&d));
+        if let Some((found, _)) = found {
             verified.artifacts += 1;
             verified.bytes += found.bytes;
             continue;

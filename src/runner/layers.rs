@@ -202,7 +202,7 @@ fn statement<'a>(values: &mut Values<'a>, stage: &'a Entry, base: &'a Path) -> R
                 put("params", command::RUN, command::template(&stage.key, &part.node)?, "stage", &part.node);
                 continue;
             }
-            "timeout" | "retries" | "backoff" | "watch" => {
+            "timeout" | "retries" | "backoff" | "watch" | "ignore" => {
                 put("stage", &part.key, value::from_node(&part.node), "stage", &part.node);
                 continue;
             }

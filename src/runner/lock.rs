@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 const FORMAT: u32 = 1;
-const HEAD: &str =
+pub(super) const HEAD: &str =
     "# What every stage made. `erw run --lock` writes it, `erw run --locked` holds a run against it. Commit it.\n";
 
 /// Folders of more files are locked as a whole.

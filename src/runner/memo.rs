@@ -21,6 +21,7 @@ use super::layers::Overrides;
 use super::manifest::Registry;
 use super::pool::Limits;
 use super::store::{Presence, Store};
+use super::watched::{Rule, Watched};
 use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 use rayon::prelude::*;
@@ -62,8 +63,8 @@ struct Head {
     pipeline: String,
     /// Pipeline files and the digests of what was read.
     files: Vec<(PathBuf, Digest)>,
-    /// Outside files and folders with their digests in the keys.
-    sources: Vec<(PathBuf, Digest)>,
+    /// Outside files and folders, what of them counts, and their digests in the keys.
+    sources: Vec<(PathBuf, Option<Rule>, Digest)>,
     stages: usize,
     /// Bytes of what is to be checked of the stages.
     checks: usize,
@@ -103,13 +104,14 @@ pub fn keep(store: &Store, question: Question, pipeline: &Pipeline, records: &[(
 }
 
 fn encode(store: &Store, pipeline: &Pipeline, records: &[(StageId, Record)]) -> Option<Vec<u8>> {
-    let mut sources: BTreeSet<(&Path, Digest)> = BTreeSet::new();
+    let mut sources: BTreeSet<(&Path, Option<&Rule>, Digest)> = BTreeSet::new();
     let (mut checks, mut ends) = (Vec::new(), Vec::new());
     for (id, record) in records {
         let stage = pipeline.stage(*id);
         let used = record.sources();
         for (name, source) in &stage.sources {
-            sources.insert((source.path.as_path(), *used.get(name)?));
+            let rule = source.watched.as_ref().map(Watched::rule);
+            sources.insert((source.path.as_path(), rule, *used.get(name)?));
         }
         let key = record.key();
         Check { key: key.into(), record: stamp(&store.action_file(&key))?, outputs: record.measured() }
@@ -131,7 +133,7 @@ fn encode(store: &Store, pipeline: &Pipeline, records: &[(StageId, Record)]) -> 
         files: pipeline.files.clone(),
         sources: sources
             .into_iter()
-            .map(|(path, digest)| Some((std::path::absolute(path).ok()?, digest)))
+            .map(|(path, rule, digest)| Some((std::path::absolute(path).ok()?, rule.cloned(), digest)))
             .collect::<Option<_>>()?,
         stages: records.len(),
         checks: checks.len(),
@@ -171,8 +173,9 @@ impl Head {
     fn holds(&self, store: &Store) -> bool {
         let files = Files::default();
         let unread = |(path, digest): &(PathBuf, Digest)| Digest::of_file(path).is_ok_and(|now| now == *digest);
-        let unchanged = |(path, digest): &(PathBuf, Digest)| {
-            files.digest(store, path).is_ok_and(|now| now.measured.digest == *digest)
+        let unchanged = |(path, rule, digest): &(PathBuf, Option<Rule>, Digest)| {
+            let Ok(watched) = rule.clone().map(Watched::try_from).transpose() else { return false };
+            files.digest_at(store, path, watched.as_ref()).is_ok_and(|now| now.measured.digest == *digest)
         };
         self.files.iter().all(unread) && self.sources.iter().all(unchanged)
     }

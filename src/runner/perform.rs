@@ -6,19 +6,21 @@
 
 use super::actions::{self, Output, Record, Shown};
 use super::attempt::{Job, PICTURES};
-use super::digest::{Digest, Measured, measure};
+use super::digest::{Digest, Measured, join, measure};
 use super::disk::{self, Keep, write_file};
 use super::ending::MemoryDeaths;
 use super::event::{Failure, WorkerEvent};
-use super::files::{digest_now, keep_listing};
+use super::files::{differences, digest_now, keep_listing};
 use super::graph::{Command, Few, Stage, StageId};
 use super::guard::{Sound, Watch};
 use super::launch::{Finish, Launcher, Report, Site, job_file, launch};
 use super::manifest::Params;
+use super::name;
 use super::plan::{Judge, Keyed};
 use super::program;
 use super::record::{host, model, utc_now};
 use super::store::{self, KeyLock, Store};
+use super::watched::is_dropping;
 use super::workers::Workers;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
@@ -29,6 +31,8 @@ use std::time::{Duration, Instant};
 
 /// What took less than this is not forced to disk by itself.
 const QUICK: Duration = Duration::from_secs(1);
+/// In a work folder, what an attempt made that was not believed.
+pub const KEPT: &str = "kept";
 /// More work folders than this are never under way at a time.
 const SPARES: usize = 64;
 
@@ -121,14 +125,16 @@ impl Shop<'_> {
         // The program's own kinds only read their inputs.
         let watch = stage.command.as_ref().map(|_| self.sound.watch(order.inputs.values()));
         let report = self.attempt(order, grant, &work, &log, tell)?;
-        self.inputs_unchanged(order, watch)?;
+        let done = matches!(report.finish, Finish::Done);
+        let unbelieved = |e: Error| if done { aside(&work, e) } else { e };
+        self.inputs_unchanged(order, watch, tell).map_err(unbelieved)?;
         match report.finish {
             Finish::Suspended => return Ok(End::Suspended),
             Finish::Failed(failure) => return Ok(End::Failed { failure, again: true }),
             Finish::Done => {}
         }
         report.remarks.iter().for_each(|text| tell(WorkerEvent::Log { text: text.clone() }));
-        self.sources_unchanged(order)?;
+        self.sources_unchanged(order).map_err(unbelieved)?;
         let keep = if began.elapsed() < QUICK { Keep::Later } else { Keep::Now };
         let outputs = self.collect(stage, &work.join("out"), keep)?;
         let extra = undeclared(stage, &work.join("out"));
@@ -278,30 +284,49 @@ impl Shop<'_> {
         }
     }
 
-    /// An artifact that a program wrote to is no longer what its digest says: out of the store with it.
-    fn inputs_unchanged(&self, order: &Order, watch: Option<Watch>) -> Result<()> {
-        let changed = watch.map_or(vec![], |w| w.changed(self.store()));
-        for digest in &changed {
-            self.store().quarantine(digest)?;
+    /// An artifact that a program wrote to is no longer what its digest says: out of the store with it. What was only put into
+    /// it goes out, and the artifact stays; of what programs drop anywhere that is the end of the matter.
+    fn inputs_unchanged(&self, order: &Order, watch: Option<Watch>, tell: &mut dyn FnMut(WorkerEvent)) -> Result<()> {
+        let (mut slots, mut paths, mut lost) = (vec![], vec![], false);
+        for change in watch.map_or(vec![], |w| w.changed(self.store())) {
+            let of = order.inputs.iter().filter(|(_, d)| **d == change.digest);
+            let of: Vec<String> = of.map(|(slot, _)| format!("`{slot}`")).collect();
+            let is_whole = self.store().clear(&change);
+            if is_whole && change.added.iter().all(|path| is_dropping(path)) {
+                let text = format!("removed what was put into input {}: {}", of.join(", "), some(&change.added));
+                tell(WorkerEvent::Log { text });
+                continue;
+            }
+            if !is_whole {
+                self.store().quarantine(&change.digest)?;
+                lost = true;
+            }
+            slots.extend(of);
+            paths.extend(change.altered.into_iter().chain(change.added));
         }
-        let slots: Vec<String> =
-            order.inputs.iter().filter(|(_, d)| changed.contains(d)).map(|(slot, _)| format!("`{slot}`")).collect();
         if slots.is_empty() {
             return Ok(());
         }
-        Err(Error::stage(format!("the stage wrote to its input {}", slots.join(", ")))
-            .hint("copy an input before changing it; what made it runs again next time"))
+        paths.retain(|path| !path.as_os_str().is_empty());
+        let which = if paths.is_empty() { String::new() } else { format!(": {}", some(&paths)) };
+        Err(Error::stage(format!("the stage wrote to its input {}{which}", slots.join(", "))).hint(match lost {
+            true => "copy an input before changing it; what made it runs again next time",
+            false => "copy an input before putting anything into it; the input is as it was",
+        }))
     }
 
     /// A source that changed under the worker would give its result a key it does not deserve.
     fn sources_unchanged(&self, order: &Order) -> Result<()> {
         for (name, source) in &self.stage(order).sources {
+            let changed = format!("source `{name}` changed while the stage was running");
             let before = order.keyed.sources.get(name);
-            let now = digest_now(self.store(), &source.path)?;
-            if before.is_none_or(|b| b.measured != now.measured) {
-                return Err(Error::stage(format!("source `{name}` changed while the stage was running"))
-                    .hint("run again when nothing writes to it"));
-            }
+            let now = digest_now(self.store(), source).map_err(|e| e.context(changed.clone()))?;
+            let Some(before) = before.filter(|b| b.measured != now.measured) else { continue };
+            let paths = differences(before, &now);
+            let paths: Vec<PathBuf> = paths.iter().map(|path| join(&source.path, path)).collect();
+            return Err(Error::stage(format!("{changed}: {}", some(&paths)))
+                .maybe_at(source.place.clone())
+                .hint("nobody can tell which contents the result is of; run again when nothing writes there"));
         }
         order.keyed.sources.values().for_each(|outside| keep_listing(self.store(), outside));
         Ok(())
@@ -312,12 +337,16 @@ impl Shop<'_> {
         let mut measured: Vec<(&String, &String, Measured)> = Vec::new();
         for (name, ty) in &stage.outputs {
             let path = out.join(name);
-            let absent = std::fs::symlink_metadata(&path).is_err();
-            let found = if absent { None } else { Some(measure(&path)?) };
-            match found {
-                Some(m) if m.files > 0 => measured.push((name, ty, m)),
-                _ => return Err(self.lacking(stage, name, &path, out)),
+            if std::fs::symlink_metadata(&path).is_err() {
+                return Err(self.lacking(stage, name, &path, out));
             }
+            disk::own(&path).map_err(|e| Error::io("take over", &path, e).within(&format!("output `{name}`")))?;
+            let found = measure(&path).map_err(|e| e.within(&format!("output `{name}`")))?;
+            // A program makes its folder itself, empty or not; one of ours found it made.
+            if found.files == 0 && stage.command.is_none() {
+                return Err(self.lacking(stage, name, &path, out));
+            }
+            measured.push((name, ty, found));
         }
         let mut outputs = Few::with_capacity(measured.len());
         for (name, ty, measured) in measured {
@@ -366,6 +395,31 @@ impl Shop<'_> {
             },
             class: super::machine::class().into(),
         }
+    }
+}
+
+/// What is made and cannot be believed may have taken days: it is kept for whoever can judge it.
+fn aside(work: &Path, error: Error) -> Error {
+    let (out, kept) = (work.join("out"), work.join(KEPT));
+    let resumable = disk::list(&work.join("checkpoints")).is_ok_and(|c| !c.is_empty());
+    let error = match resumable {
+        true => error.hint("with everything as it was before, it goes on from its last checkpoint"),
+        false => error,
+    };
+    let made = disk::list(&out).is_ok_and(|made| !made.is_empty());
+    if !made || disk::remove(&kept).and_then(|()| std::fs::rename(&out, &kept)).is_err() {
+        return error;
+    }
+    error.hint(format!("what it made is kept in `{}`; `erw cache gc --checkpoints` removes it", kept.display()))
+}
+
+/// A few of the paths.
+fn some(paths: &[PathBuf]) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<String> = paths.iter().take(SHOWN).map(|path| format!("`{}`", name::text(path))).collect();
+    match paths.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 

@@ -96,8 +96,10 @@ impl<'a> Judge<'a> {
     pub fn key(&self, stage: &Stage, inputs: &BTreeMap<String, Digest>) -> Result<Keyed> {
         let mut sources = BTreeMap::new();
         for (name, source) in &stage.sources {
-            let outside = self.files.digest(self.store, &source.path);
-            let outside = outside.map_err(|e| e.context(format!("stage `{}`: source `{name}`", stage.name)))?;
+            let outside = self.files.digest(self.store, source);
+            let outside = outside.map_err(|e| {
+                e.context(format!("stage `{}`: source `{name}`", stage.name)).maybe_at(source.place.clone())
+            })?;
             sources.insert(name.clone(), outside);
         }
         let digests = sources.iter().map(|(n, o)| (n.clone(), o.measured.digest)).collect();
@@ -202,11 +204,11 @@ impl<'a> Judge<'a> {
 
 /// Sources that are not there.
 pub fn missing(stage: &Stage) -> Vec<Missing> {
-    let absent = stage.sources.iter().filter(|(_, s)| !s.path.exists());
+    let absent = stage.sources.iter().filter(|(_, s)| !s.is_there());
     let tell = |(param, source): (&String, &Source)| Missing {
         stage: stage.name.clone(),
         param: param.clone(),
-        path: std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone()),
+        path: std::path::absolute(source.named()).unwrap_or_else(|_| source.named()),
         how: source.missing.clone(),
     };
     absent.map(tell).collect()

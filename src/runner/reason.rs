@@ -7,6 +7,7 @@ use super::actions::Record;
 use super::digest::Digest;
 use super::graph::{Few, Origin, Stage};
 use super::key::{ingredients, lines};
+use super::name;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -35,6 +36,7 @@ pub enum Reason {
     SourceChanged {
         name: String,
         /// A file in it that changed, came or went.
+        #[serde(serialize_with = "name::serialize_optional")]
         example: Option<PathBuf>,
     },
     RevisionChanged {
@@ -64,7 +66,7 @@ impl fmt::Display for Reason {
             Self::InputChanged { slot } => write!(f, "input `{slot}` changed"),
             Self::SourceChanged { name, example } => {
                 write!(f, "source `{name}` changed")?;
-                example.iter().filter(|e| !e.as_os_str().is_empty()).try_for_each(|e| write!(f, " ({})", e.display()))
+                example.iter().filter(|e| !e.as_os_str().is_empty()).try_for_each(|e| write!(f, " ({})", name::text(e)))
             }
             Self::RevisionChanged { old, new } => write!(f, "revision {old} -> {new}"),
             Self::OutputLost { output } => write!(f, "output `{output}` is no longer in the store"),

@@ -11,6 +11,7 @@ use super::manifest::{Field, FieldType, Params, Registry, Slot, element};
 use super::quantity;
 use super::spec::{RESOURCES, Spec, StageSpec};
 use super::value::{self, Value};
+use super::watched::Watched;
 use crate::error::{Error, Place, Result};
 use crate::fetch::registry;
 use serde_json::Value as Json;
@@ -185,16 +186,37 @@ impl<'a> Resolver<'a> {
     }
 
     fn watch(&self, sources: &mut BTreeMap<String, Source>) -> Result<()> {
-        let Some(stated) = self.get("stage", "watch") else { return Ok(()) };
-        let Value::List(values) = &stated.value else { return Ok(()) };
-        for (i, v) in values.iter().enumerate() {
-            let Some(text) = v.as_str() else {
-                let error = Error::usage("`watch` must be a list of files and folders");
-                return Err(self.at(error, &stated.element_origin(i)));
-            };
-            sources.insert(format!("watch.{i}"), Source { path: stated.base.join(text), missing: vec![] });
+        let ignore = self.texts("ignore", "patterns")?;
+        let patterns: Vec<String> = ignore.iter().map(|(text, ..)| text.to_string()).collect();
+        // Each alone, so that the error is about the one that is none.
+        for (text, base, origin) in &ignore {
+            let one = [text.to_string()];
+            Watched::of("", base, &one)
+                .map_err(|e| self.at(Error::usage("`ignore` holds no pattern").because(e), origin))?;
+        }
+        for (i, (text, base, origin)) in self.texts("watch", "files and folders")?.into_iter().enumerate() {
+            let watched = Watched::of(text, base, &patterns);
+            let unfit = |e| self.at(Error::usage("`watch` holds neither a path nor a pattern").because(e), &origin);
+            let (path, watched) = watched.map_err(unfit)?;
+            let missing = literal(text).into_iter().collect();
+            sources.insert(format!("watch.{i}"), Source { path, missing, watched: Some(watched), place: origin.place });
         }
         Ok(())
+    }
+
+    /// The texts of a list, with the folder where they start and who stated them.
+    fn texts<'s>(&'s self, name: &'static str, what: &str) -> Result<Vec<(&'s str, &'s Path, Origin)>> {
+        let Some(stated) = self.get("stage", name) else { return Ok(vec![]) };
+        let Value::List(values) = &stated.value else { return Ok(vec![]) };
+        let mut found = Vec::with_capacity(values.len());
+        for (i, value) in values.iter().enumerate() {
+            let origin = stated.element_origin(i);
+            match value.as_str() {
+                Some(text) => found.push((text, stated.base, origin)),
+                None => return Err(self.at(Error::usage(format!("`{name}` must be a list of {what}")), &origin)),
+            }
+        }
+        Ok(found)
     }
 
     /// What `read` makes of a value; without one the error is `what`.
@@ -297,7 +319,12 @@ fn no_stage(stage: &str, slot: &Slot, index: Option<usize>, stated: &Stated<'_>)
 
 /// Outside files behind a parameter of type `path`, or a list of them.
 fn paths(field: &Field, json: &Json, base: &Path, sources: &mut BTreeMap<String, Source>) {
-    let source = |text: &str| Source { path: base.join(text), missing: field.missing.clone() };
+    let source = |text: &str| Source {
+        path: base.join(text),
+        missing: field.missing.iter().cloned().chain(literal(text)).collect(),
+        watched: None,
+        place: None,
+    };
     match (&field.ty, json) {
         (FieldType::Path, Json::String(text)) => {
             sources.insert(field.name.clone(), source(text));
@@ -309,6 +336,12 @@ fn paths(field: &Field, json: &Json, base: &Path, sources: &mut BTreeMap<String,
         }
         _ => {}
     }
+}
+
+/// What to tell of a path that a shell would read otherwise.
+fn literal(text: &str) -> Option<String> {
+    let expands = text.starts_with('~') || text.contains('$');
+    expands.then(|| "`~` and `$` stand for themselves in a path, which starts at the file that states it".into())
 }
 
 /// What the registry says of the files that parameters name.

@@ -5,9 +5,9 @@
 //! their commits; files that git does not know, and those outside of the repository, count as unchanged. Names of stages do not matter to what a stage
 //! computes, so a renamed stage is an unchanged one. Kinds are those of this program, then and now.
 
-use super::digest::{Digest, Links, join, walk};
-use super::files::Files;
-use super::graph::{Pipeline, Stage, StageId};
+use super::digest::{Digest, join};
+use super::files::{Files, walk_outside};
+use super::graph::{Pipeline, Source, Stage, StageId};
 use super::key;
 use super::layers::Overrides;
 use super::manifest::Registry;
@@ -15,6 +15,7 @@ use super::place::place;
 use super::reason::{Reason, compare};
 use super::revision::{Checkout, Module};
 use super::store::Store;
+use super::watched::{Rule, Watched};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -78,8 +79,8 @@ pub fn since(
     })?;
     let modules = checkout.modules()?;
     let mut sources = Sources { checkout: &checkout, modules, store, files: Files::default(), known: BTreeMap::new() };
-    let old = describe(&then, |path| sources.then(path))?;
-    let new = describe(now, |path| sources.now(path))?;
+    let old = describe(&then, |source| sources.then(source))?;
+    let new = describe(now, |source| sources.now(source))?;
     let stages = selected.iter().map(|&id| (id, change(now, id, &new, &then, &old, &sources)));
     let stages: Vec<(StageId, Change)> = stages.collect();
     let gone = |(stage, text): (&Stage, &String)| {
@@ -104,7 +105,7 @@ fn change(
     }
     let namesake = then.stages.iter().position(|s| s.name == stage.name && s.kind.name == stage.kind.name);
     let Some(before) = namesake else { return Change::New };
-    let example = |name: &str, _: &Digest| sources.example(&stage.sources.get(name)?.path);
+    let example = |name: &str, _: &Digest| sources.example(stage.sources.get(name)?);
     let reasons = compare(&old[before], text, &stage.origins, &example);
     let cause = |reason: Reason| match &reason {
         Reason::InputChanged { slot } => match stage.inputs.get(slot) {
@@ -124,7 +125,7 @@ fn change(
 }
 
 /// The description of every stage, by its id.
-fn describe(pipeline: &Pipeline, mut source: impl FnMut(&Path) -> Result<Digest>) -> Result<Vec<String>> {
+fn describe(pipeline: &Pipeline, mut source: impl FnMut(&Source) -> Result<Digest>) -> Result<Vec<String>> {
     let mut texts: Vec<String> = vec![];
     for stage in &pipeline.stages {
         let inputs = stage.inputs.iter().map(|(slot, edge)| {
@@ -134,7 +135,7 @@ fn describe(pipeline: &Pipeline, mut source: impl FnMut(&Path) -> Result<Digest>
         let inputs = inputs.collect();
         let within = |e: Error, name: &str| e.context(format!("stage `{}`: source `{name}`", stage.name));
         let digests = stage.sources.iter();
-        let digests = digests.map(|(name, s)| Ok((name.clone(), source(&s.path).map_err(|e| within(e, name))?)));
+        let digests = digests.map(|(name, s)| Ok((name.clone(), source(s).map_err(|e| within(e, name))?)));
         let digests = digests.collect::<Result<_>>()?;
         texts.push(key::action(stage, &inputs, &digests).text);
     }
@@ -149,33 +150,35 @@ struct Sources<'a> {
     modules: Vec<Module>,
     store: &'a Store,
     files: Files,
-    /// Nothing for a source that git did not know.
-    known: BTreeMap<PathBuf, Option<(Listing, Listing)>>,
+    /// By place and by what of it counts. Nothing for a source that git did not know.
+    known: BTreeMap<(PathBuf, Option<Rule>), Option<(Listing, Listing)>>,
 }
 
 impl Sources<'_> {
-    fn then(&mut self, path: &Path) -> Result<Digest> {
-        let place = place(&self.checkout.origin(path));
-        Ok(identity(&place, self.pair(&place)?.as_ref().map(|(then, _)| then)))
+    fn then(&mut self, source: &Source) -> Result<Digest> {
+        let place = place(&self.checkout.origin(&source.path));
+        Ok(identity(&place, self.pair(&place, source.watched.as_ref())?.as_ref().map(|(then, _)| then)))
     }
 
-    fn now(&mut self, path: &Path) -> Result<Digest> {
-        let place = place(path);
-        Ok(identity(&place, self.pair(&place)?.as_ref().map(|(_, now)| now)))
+    fn now(&mut self, source: &Source) -> Result<Digest> {
+        let place = place(&source.path);
+        Ok(identity(&place, self.pair(&place, source.watched.as_ref())?.as_ref().map(|(_, now)| now)))
     }
 
     /// A file that changed, came or went.
-    fn example(&self, path: &Path) -> Option<PathBuf> {
-        let (then, now) = self.known.get(&place(path))?.as_ref()?;
+    fn example(&self, source: &Source) -> Option<PathBuf> {
+        let rule = source.watched.as_ref().map(|w| w.rule().clone());
+        let (then, now) = self.known.get(&(place(&source.path), rule))?.as_ref()?;
         let names: BTreeSet<&PathBuf> = then.keys().chain(now.keys()).collect();
         names.into_iter().find(|n| then.get(*n) != now.get(*n)).cloned()
     }
 
-    fn pair(&mut self, place: &Path) -> Result<&Option<(Listing, Listing)>> {
-        if !self.known.contains_key(place) {
+    fn pair(&mut self, place: &Path, watched: Option<&Watched>) -> Result<&Option<(Listing, Listing)>> {
+        let key = (place.to_path_buf(), watched.map(|w| w.rule().clone()));
+        if !self.known.contains_key(&key) {
             let mut pair = match self.checkout.path(place).filter(|p| p.exists()) {
-                Some(then) => match list(&then) {
-                    Ok(then) => Some((then, self.list_now(place)?)),
+                Some(then) => match list(&then, watched) {
+                    Ok(then) => Some((then, self.list_now(place, watched)?)),
                     // A link that leads out of the repository leads nowhere here: as good as not known.
                     Err(_) => None,
                 },
@@ -189,28 +192,28 @@ impl Sources<'_> {
                 then.extend(module.then.as_ref().map(commit));
                 now.extend(module.now.as_ref().map(commit));
             }
-            self.known.insert(place.to_path_buf(), pair);
+            self.known.insert(key.clone(), pair);
         }
-        Ok(&self.known[place])
+        Ok(&self.known[&key])
     }
 
-    fn list_now(&self, place: &Path) -> Result<Listing> {
+    fn list_now(&self, place: &Path, watched: Option<&Watched>) -> Result<Listing> {
         if !place.exists() {
             return Ok(Listing::new());
         }
         let tracked = self.checkout.tracked(place)?;
-        let outside = self.files.digest(self.store, place)?;
+        let outside = self.files.digest_at(self.store, place, watched)?;
         let entries = outside.entries.iter().filter(|e| tracked.contains(&e.path));
         Ok(entries.map(|e| (e.path.clone(), e.digest)).collect())
     }
 }
 
-fn list(root: &Path) -> Result<Listing> {
+fn list(root: &Path, watched: Option<&Watched>) -> Result<Listing> {
     let digest = |path: PathBuf| {
         let file = join(root, &path);
         Ok((path, Digest::of_file(&file).map_err(|e| Error::io("read", &file, e))?))
     };
-    walk(root, Links::Follow)?.into_iter().map(|f| digest(f.path)).collect()
+    walk_outside(root, watched)?.into_iter().map(|f| digest(f.path)).collect()
 }
 
 /// Of what is listed; of a source that git did not know, of its place, equal then and now.

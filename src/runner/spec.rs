@@ -438,7 +438,7 @@ fn check_stage(stage: &StageSpec, entry: &Entry) -> Result<()> {
             "params" | "operation" => part.node.table(what)?.iter().try_for_each(|e| check_field(stage, key, e))?,
             "resources" => part.node.table(what)?.iter().try_for_each(|e| check_resource(name, e))?,
             "kind" | "remove" | "timeout" | "retries" | "backoff" => {}
-            "watch" if is_command => drop(part.node.list(what)?),
+            "watch" | "ignore" if is_command => drop(part.node.list(what)?),
             _ if is_command && command::KEYS.contains(&key) => {}
             _ => {
                 let error = Error::usage(format!("stage `{name}`: unknown key `{key}`")).at(part.key_place.clone());

@@ -4,7 +4,7 @@
 //! cache/
 //!   CACHEDIR.TAG .gitignore         tell backup programs and git to pass by
 //!   v1/lock                         shared by runs, exclusive for gc
-//!   v1/store/ab/<digest>            an artifact, file or folder; read-only, named by its contents
+//!   v1/store/ab/<digest>            an artifact, file or folder, named by its contents; files are 0444 or 0555, folders 0555
 //!   v1/actions/ab/<key>.json        "done": what the action with this key made; written last, see `actions`
 //!   v1/work/<key>/                  an action under way or put down:
 //!       job.json attempt-N.log checkpoints/ out/NAME
@@ -44,10 +44,12 @@
 //! Records say which host made them. Clocks of hosts are compared only by `gc`, in days.
 //! This module does not know what an action is made of.
 
-use super::digest::{Digest, Links, Measured, measure, walk};
-use super::disk::{Keep, list, relocate, seal, sync_dir, unique, write_atomic};
+use super::digest::{Digest, Entry, Found, Kind, Links, Measured, entries, measure, named, walk};
+use super::disk::{self, Keep, list, relocate, relocate_sealed, seal, seal_folders, sync_dir, unique, write_atomic};
+use super::guard::Change;
 use super::key::Key;
 use super::remote::Remote;
+use super::watched::is_dropping;
 use crate::error::{Error, ErrorKind, Result};
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -256,9 +258,14 @@ impl Store {
             let whole = metadata.len() == expected.bytes && expected.files == 1;
             return if whole { Presence::Whole } else { Presence::Damaged };
         }
-        let Ok(found) = walk(&path, Links::Refuse) else { return Presence::Damaged };
-        let bytes: u64 = found.iter().map(|f| f.metadata.len()).sum();
-        let whole = bytes == expected.bytes && found.len() as u64 == expected.files;
+        let Ok(found) = walk(&path, Links::Keep) else { return Presence::Damaged };
+        let counts = |f: &&Found| f.kind != Kind::Folder;
+        let is_it = |found: &mut dyn Iterator<Item = &Found>| {
+            let (files, bytes) = found.filter(counts).fold((0, 0), |(n, b), f| (n + 1, b + f.metadata.len()));
+            bytes == expected.bytes && files == expected.files
+        };
+        // What other programs dropped there is no damage; it goes before the artifact is used.
+        let whole = is_it(&mut found.iter()) || is_it(&mut found.iter().filter(|f| !is_dropping(&f.path)));
         if whole { Presence::Whole } else { Presence::Damaged }
     }
 
@@ -269,14 +276,16 @@ impl Store {
             let hint = format!("`{}` must be writable and have space left; then run again", store.display());
             Error::io("store", path, e).hint(hint)
         };
+        let object = self.object(&measured.digest);
+        // As it is taken today: what an earlier version put there may be executable where this one is not.
+        let same = || measure(&object).is_ok_and(|m| m == *measured);
         match self.look(measured) {
             // Read, not trusted for its size: this is the moment when a rotten artifact can be replaced by a good one.
-            Presence::Whole if self.holds(measured) => return Ok(()),
+            Presence::Whole if same() => return Ok(()),
             Presence::Whole | Presence::Damaged => self.quarantine(&measured.digest)?,
             Presence::Absent => {}
         }
         seal(path, keep).map_err(failed)?;
-        let object = self.object(&measured.digest);
         let parent = object.parent().unwrap_or(&self.root);
         let moved = match relocate(path, &object, keep) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -286,8 +295,11 @@ impl Store {
         };
         match moved {
             // Another run with equal bytes was faster.
-            Err(_) if self.holds(measured) => Ok(()),
-            other => other.and_then(|()| if keep == Keep::Now { sync_dir(parent) } else { Ok(()) }).map_err(failed),
+            Err(_) if same() => Ok(()),
+            other => other
+                .and_then(|()| seal_folders(&object))
+                .and_then(|()| if keep == Keep::Now { sync_dir(parent) } else { Ok(()) })
+                .map_err(failed),
         }
     }
 
@@ -299,7 +311,31 @@ impl Store {
 
     /// Does the artifact hold what its name says? Reads all of it.
     pub fn holds(&self, expected: &Measured) -> bool {
-        measure(&self.object(&expected.digest)).is_ok_and(|m| m == *expected)
+        self.examine(&expected.digest).is_some_and(|(m, _)| m == *expected)
+    }
+
+    /// What an artifact holds that is what its name says. Reads all of it. What other programs dropped into it, such as
+    /// Python its `__pycache__`, is removed if the rest is whole.
+    pub fn examine(&self, digest: &Digest) -> Option<(Measured, Vec<Entry>)> {
+        let object = self.object(digest);
+        let all = entries(&object).ok()?;
+        if let Some(whole) = named(all.clone(), digest) {
+            return Some(whole);
+        }
+        let (dropped, rest): (Vec<Entry>, Vec<Entry>) = all.into_iter().partition(|e| is_dropping(&e.path));
+        let whole = named(rest, digest).filter(|_| !dropped.is_empty())?;
+        let paths: Vec<PathBuf> = dropped.into_iter().map(|e| e.path).collect();
+        let kept: Vec<PathBuf> = whole.1.iter().map(|e| e.path.clone()).collect();
+        disk::remove_added(&object, &paths, &kept).ok()?;
+        named(entries(&object).ok()?, digest)
+    }
+
+    /// Takes out of an artifact what was put into it. Is the rest whole?
+    pub fn clear(&self, change: &Change) -> bool {
+        let object = self.object(&change.digest);
+        change.altered.is_empty()
+            && disk::remove_added(&object, &change.added, &change.kept).is_ok()
+            && self.examine(&change.digest).is_some()
     }
 
     /// Takes a damaged artifact out of the store, keeping it for whoever wants to know what happened.
@@ -312,7 +348,7 @@ impl Store {
         fs::create_dir_all(&folder).map_err(|e| Error::io("make", &folder, e))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let to = folder.join(format!("{name}{}", unique().replace(".tmp-", ".")));
-        match fs::rename(path, &to) {
+        match relocate_sealed(path, &to) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(|e| Error::io("quarantine", path, e)),
         }

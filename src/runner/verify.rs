@@ -6,11 +6,13 @@
 
 use super::actions::{self, Lookup, Record};
 use super::agree::{self, Agreement};
-use super::digest::{Digest, Links, join, walk};
+use super::digest::{Digest, Kind, Links, join, walk};
 use super::disk::{self, Keep};
 use super::event::{Listener, State};
-use super::graph::{Patience, Pipeline, StageId};
+use super::files::{digest_now, first_difference};
+use super::graph::{Patience, Pipeline, Source, Stage, StageId};
 use super::launch::Launcher;
+use super::name;
 use super::pool::Limits;
 use super::schedule::{self, Options, Stop};
 use super::select::select;
@@ -91,7 +93,9 @@ impl Bench<'_> {
             return Err(error);
         }
         let Lookup::Hit(made) = actions::lookup(&scratch.store, &stored.key())? else {
-            let text = format!("stage `{}` changed while it was verified", stage.name);
+            let which: Vec<String> = changed(self.store, stage, stored);
+            let which = if which.is_empty() { String::new() } else { format!(": {}", which.join(", ")) };
+            let text = format!("stage `{}` changed while it was verified{which}", stage.name);
             return Err(Error::stage(text).hint("run again when nothing writes to its sources"));
         };
         Ok(Verified {
@@ -129,10 +133,29 @@ impl Bench<'_> {
     }
 }
 
+/// The sources that are not what the record was made of, with a file that differs.
+fn changed(store: &Store, stage: &Stage, stored: &Record) -> Vec<String> {
+    let before = stored.sources();
+    let differs = |(name, source): (&String, &Source)| {
+        let now = digest_now(store, source).ok();
+        let old = before.get(name).filter(|old| now.as_ref().is_none_or(|n| n.measured.digest != **old))?;
+        let file = now.and_then(|now| first_difference(store, old, &now)).unwrap_or_default();
+        Some(format!("`{}`", name::text(&join(&source.path, &file))))
+    };
+    stage.sources.iter().filter_map(differs).collect()
+}
+
 /// A cache folder for one stage, gone with the value.
 struct Scratch {
     store: Store,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
+}
+
+/// Folders of artifacts are closed.
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = disk::open_folders(self.dir.path());
+    }
 }
 
 impl Scratch {
@@ -153,7 +176,7 @@ impl Scratch {
         for (name, to) in [("downloads", of.downloads()), ("v1/files", of.v1("files"))] {
             std::os::unix::fs::symlink(to, dir.path().join(name)).map_err(failed)?;
         }
-        Ok(Self { store: Store::open(dir.path())?, _dir: dir })
+        Ok(Self { store: Store::open(dir.path())?, dir })
     }
 }
 
@@ -163,14 +186,21 @@ fn bring(from: &Store, to: &Store, digest: &Digest, copy: bool) -> Result<()> {
     if target.exists() {
         return Ok(());
     }
-    for found in walk(&source, Links::Refuse)? {
+    if source.is_dir() {
+        std::fs::create_dir_all(&target).map_err(|e| Error::io("make", &target, e))?;
+    }
+    for found in walk(&source, Links::Keep)? {
         let (source, target) = (join(&source, &found.path), join(&target, &found.path));
         let failed = |e| Error::io("copy", &source, e);
         std::fs::create_dir_all(target.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
-        // Where links are not to be had, copies do.
-        if copy || std::fs::hard_link(&source, &target).is_err() {
-            std::fs::copy(&source, &target).map_err(failed)?;
+        match found.kind {
+            Kind::Folder => std::fs::create_dir_all(&target),
+            Kind::Link(to) => std::os::unix::fs::symlink(to, &target),
+            // Where hard links are not to be had, copies do.
+            Kind::File | Kind::Program if !copy && std::fs::hard_link(&source, &target).is_ok() => Ok(()),
+            Kind::File | Kind::Program => std::fs::copy(&source, &target).map(drop),
         }
+        .map_err(failed)?;
     }
-    Ok(())
+    disk::seal_folders(&target).map_err(|e| Error::io("seal", &target, e))
 }

@@ -8,6 +8,7 @@ use super::digest::Digest;
 use super::files::listing;
 use super::graph::{Stage, StageId};
 use super::key::ingredients;
+use super::name;
 use super::plan::{Judge, Keyed, Verdict, inputs, missing, plan};
 use super::reason::{Reason, compare, nearest};
 use super::{machine, select};
@@ -98,6 +99,7 @@ pub struct Change {
 
 #[derive(Debug, Serialize)]
 pub struct FileChange {
+    #[serde(serialize_with = "name::serialize")]
     pub path: PathBuf,
     /// `changed`, `new` or `gone`.
     pub how: &'static str,

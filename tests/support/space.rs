@@ -1,7 +1,8 @@
 //! A folder of its own for a test, in which it writes pipelines and other files and runs the built program.
 
 use std::collections::BTreeMap;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -52,6 +53,10 @@ impl Space {
     }
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+    /// Opens the folders of stored artifacts below this one, and it.
+    pub fn open(&self, name: &str) {
+        open(&self.path(name));
     }
     pub fn write(&self, name: &str, text: &str) {
         let path = self.path(name);
@@ -128,8 +133,45 @@ pub fn clean(program: &Path) -> Command {
     command
 }
 
+/// Stored folders are closed, which an ordinary user cannot remove.
+impl Drop for Space {
+    fn drop(&mut self) {
+        open(self.dir.path());
+    }
+}
+
+fn open(path: &Path) {
+    if path.symlink_metadata().is_ok_and(|m| m.is_dir()) {
+        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755));
+        let inside = std::fs::read_dir(path).into_iter().flatten().flatten();
+        inside.for_each(|entry| open(&entry.path()));
+    }
+}
+
+/// The program run by somebody whom permissions stop: whoever runs the tests, or nobody where that is root. `None` where root cannot
+/// become nobody, which is said.
+#[expect(clippy::print_stdout, reason = "the test harness shows it when it matters")]
+pub fn unprivileged(space: &Space, args: &[&str]) -> Option<Command> {
+    const NOBODY: u32 = 65534;
+    let mut command = space.command(args);
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return Some(command);
+    }
+    let _ = std::fs::set_permissions(space.path(""), std::fs::Permissions::from_mode(0o777));
+    command.uid(NOBODY).gid(NOBODY).env("HOME", "/nonexistent");
+    let mut probe = Command::new(env!("CARGO_BIN_EXE_erw"));
+    probe.arg("--version").uid(NOBODY).gid(NOBODY).current_dir(space.path("")).stdout(Stdio::null());
+    let can = probe.status().is_ok_and(|status| status.success());
+    if !can {
+        println!("skipped: root cannot run the program as an ordinary user here");
+    }
+    can.then_some(command)
+}
+
 /// Overwrites a stored, read-only file.
 pub fn spoil(path: &Path, bytes: &[u8]) {
+    let folder = path.parent().unwrap();
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::remove_file(path).unwrap();
     std::fs::write(path, bytes).unwrap();
 }

@@ -80,7 +80,7 @@ fn downloads(store: &Store) -> Result<String> {
     if !folder.is_dir() {
         return Ok(String::new());
     }
-    let total: u64 = walk(&folder, Links::Refuse)?.iter().map(|f| f.metadata.len()).sum();
+    let total: u64 = walk(&folder, Links::Keep)?.iter().map(|f| f.metadata.len()).sum();
     Ok(format!("published files in {}: {}; `erw weights list`\n", near(&folder), bytes(total)))
 }
 

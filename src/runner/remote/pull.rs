@@ -3,19 +3,21 @@
 //! was cut goes on where it was.
 
 use super::super::actions::{self, Lookup};
-use super::super::digest::{Digest, Measured, join};
+use super::super::digest::{Digest, Entry, Kind, Measured, join};
 use super::super::disk::{self, Keep, unique, write_atomic};
 use super::super::key::Key;
 use super::super::store::{Presence, Store};
 use super::Found;
 use super::fault::{self, Fault};
 use super::link::{Link, blob_name, record_name, tree_name};
-use super::tree::{File, Tree};
+use super::tree::{Tree, alone};
 use crate::error::Error;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Handle;
@@ -97,20 +99,20 @@ impl Link {
     async fn files(&self, wanted: &Measured, folder: &Path, whole: &Path) -> Result<(), Fault> {
         // One file may be an artifact by itself or alone in a folder; which it is, only the remote knows.
         if wanted.files == 1 {
-            match self.file(&File::alone(wanted), &[whole.to_path_buf()], folder).await {
+            match self.file(&alone(wanted), &[whole.to_path_buf()], folder).await {
                 Err(fault) => self.absent(fault)?,
                 Ok(()) => return Ok(()),
             }
         }
         let tree = self.tree(wanted).await?;
         // Equal files are fetched once.
-        let mut places: BTreeMap<Digest, Vec<&File>> = BTreeMap::new();
-        for file in &tree.files {
+        let mut places: BTreeMap<Digest, Vec<&Entry>> = BTreeMap::new();
+        for file in tree.entries.iter().filter(|e| e.kind.is_file()) {
             places.entry(file.digest).or_default().push(file);
         }
         // After a fault nothing new is begun; what is under way comes to its end, so that it need not come again.
         let broken = AtomicBool::new(false);
-        let fetch = |files: Vec<&File>| {
+        let fetch = |files: Vec<&Entry>| {
             let (first, broken) = (files[0].clone(), &broken);
             let paths: Vec<PathBuf> = files.iter().map(|f| join(whole, &f.path)).collect();
             async move {
@@ -125,7 +127,8 @@ impl Link {
         let work: Vec<_> = places.into_values().map(fetch).collect();
         let results: Vec<Result<(), Fault>> = futures_util::stream::iter(work).buffer_unordered(FILES).collect().await;
         // The first to come back is the one that said why.
-        results.into_iter().collect()
+        results.into_iter().collect::<Result<(), Fault>>()?;
+        Ok(finish(&tree, whole).map_err(|e| Error::io("write", whole, e))?)
     }
 
     async fn tree(&self, wanted: &Measured) -> Result<Tree, Fault> {
@@ -135,7 +138,7 @@ impl Link {
     }
 
     /// One file to all the places where it belongs, unless it is there.
-    async fn file(&self, file: &File, places: &[PathBuf], folder: &Path) -> Result<(), Fault> {
+    async fn file(&self, file: &Entry, places: &[PathBuf], folder: &Path) -> Result<(), Fault> {
         let lacking: Vec<&PathBuf> = places.iter().filter(|p| !holds(p, &file.digest)).collect();
         if lacking.len() == places.len() {
             let _slot = self.slots.acquire().await;
@@ -150,7 +153,7 @@ impl Link {
         lacking.into_iter().filter(|p| *p != here).try_for_each(|path| copy(here, path, folder))
     }
 
-    async fn blob(&self, file: &File, to: &Path) -> Result<(), Fault> {
+    async fn blob(&self, file: &Entry, to: &Path) -> Result<(), Fault> {
         let name = blob_name(&file.digest);
         let failed = |e| fault::of(&name, &e);
         let local = |e| Error::io("write", to, e);
@@ -174,6 +177,28 @@ impl Link {
         };
         Err(Fault::Bad { name, why })
     }
+}
+
+/// Puts there what is no file, and says which files may be executed. Equal ones were fetched as one.
+fn finish(tree: &Tree, whole: &Path) -> std::io::Result<()> {
+    if tree.is_dir {
+        std::fs::create_dir_all(whole)?;
+    }
+    for entry in &tree.entries {
+        let path = join(whole, &entry.path);
+        match &entry.kind {
+            Kind::File => std::fs::set_permissions(&path, Permissions::from_mode(0o644))?,
+            Kind::Program => std::fs::set_permissions(&path, Permissions::from_mode(0o755))?,
+            Kind::Folder => std::fs::create_dir_all(&path)?,
+            Kind::Link(to) => {
+                // There if the pull was cut before.
+                disk::remove(&path)?;
+                std::fs::create_dir_all(path.parent().unwrap_or(whole))?;
+                std::os::unix::fs::symlink(to, &path)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn holds(path: &Path, digest: &Digest) -> bool {

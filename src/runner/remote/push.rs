@@ -2,12 +2,12 @@
 //! size stays, unless this process found it bad.
 
 use super::super::actions::{self, Lookup, Record};
-use super::super::digest::{Measured, join};
+use super::super::digest::{Entry, Measured, join};
 use super::super::key::Key;
 use super::super::store::{Presence, Store, damaged};
 use super::fault::{self, Fault};
 use super::link::{Link, blob_name, record_name, tree_name};
-use super::tree::{File, Tree};
+use super::tree::Tree;
 use crate::error::Error;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
@@ -86,20 +86,20 @@ impl Link {
         let (root, expected) = (path.to_path_buf(), *measured);
         let read = tokio::task::spawn_blocking(move || Tree::of(&root, &expected));
         let tree = read.await.map_err(|_| Fault::Stopped)??;
-        let send = |file: File| async move { self.file_out(&join(path, &file.path), &file, again).await };
-        let work: Vec<_> = tree.files.iter().cloned().map(send).collect();
+        let send = |file: Entry| async move { self.file_out(&join(path, &file.path), &file, again).await };
+        let work: Vec<_> = tree.entries.iter().filter(|e| e.kind.is_file()).cloned().map(send).collect();
         let files: Vec<Sent> = futures_util::stream::iter(work).buffer_unordered(FILES).try_collect().await?;
         let mut sent = Sent::default();
         files.into_iter().for_each(|f| sent += f);
         let name = tree_name(&measured.digest);
-        let bytes = tree.to_bytes();
-        if path.is_dir() && (again || !self.has(&name, bytes.len() as u64).await?) {
+        let Some(bytes) = tree.to_bytes() else { return Ok(sent) };
+        if again || !self.has(&name, bytes.len() as u64).await? {
             sent += self.put(&name, bytes).await?;
         }
         Ok(sent)
     }
 
-    async fn file_out(&self, path: &Path, file: &File, again: bool) -> Result<Sent, Fault> {
+    async fn file_out(&self, path: &Path, file: &Entry, again: bool) -> Result<Sent, Fault> {
         let name = blob_name(&file.digest);
         if !again && self.has(&name, file.bytes).await? {
             return Ok(Sent::default());
@@ -134,7 +134,7 @@ impl Link {
     }
 
     /// A large file in pieces, none of which is visible before all are there. It is digested on the way.
-    async fn pieces(&self, name: &str, path: &Path, file: &File) -> Result<Sent, Fault> {
+    async fn pieces(&self, name: &str, path: &Path, file: &Entry) -> Result<Sent, Fault> {
         let failed = |e| fault::of(name, &e);
         let upload = self.client.put_multipart(&self.at(name)).await.map_err(failed)?;
         let piece = PIECE.max(file.bytes.div_ceil(PIECES));
@@ -149,7 +149,7 @@ impl Link {
         Ok(Sent { objects: 1, bytes: file.bytes })
     }
 
-    async fn feed(&self, upload: &mut WriteMultipart, path: &Path, file: &File) -> Result<(), Fault> {
+    async fn feed(&self, upload: &mut WriteMultipart, path: &Path, file: &Entry) -> Result<(), Fault> {
         let local = |e| Error::io("read", path, e);
         let mut source = std::fs::File::open(path).map_err(local)?;
         let (mut buffer, mut hasher) = (vec![0; 1 << 20], blake3::Hasher::new());

@@ -14,7 +14,9 @@ pub(super) fn sum(ends: &[StageEnd], signal: Option<i32>) -> Option<Error> {
     let mut failed = in_state(State::Failed);
     if let Some(first) = failed.next() {
         let failure = first.error.clone().unwrap_or_default();
-        let mut error = Error::stage(format!("stage `{}`: {}", first.stage, failure.message));
+        let of = format!("stage `{}`: ", first.stage);
+        let message = failure.message.strip_prefix(&of).unwrap_or(&failure.message);
+        let mut error = Error::stage(format!("{of}{message}"));
         error.causes = failure.causes;
         error.hints = failure.hints;
         if let Some(log) = failure.log {
