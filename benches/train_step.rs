@@ -51,6 +51,7 @@ fn main() {
 /// Prints the peak of resident memory after so many steps of a small training: it must not grow.
 fn memory() -> Result<()> {
     erw::process::tune(true);
+    erw::process::build_pool(true).expect("a pool of threads");
     let config = SiTConfig { hidden: 96, depth: 4, heads: 4, ..config("SiT-S/2", false)? };
     println!("{:>6} {:>9}", "steps", "peak MiB");
     let watch = Watch(Box::new(|done| {

@@ -14,6 +14,7 @@ const CHILD: &str = "--child";
 /// process of its own, so that its peak memory is its own.
 pub fn table(cases: &[&str], unit: &str, measure: impl Fn(&str) -> Result<Value>) {
     erw::process::tune(true);
+    erw::process::build_pool(true).expect("a pool of threads");
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [flag, case] = args.as_slice()
         && flag == CHILD
