@@ -1,10 +1,11 @@
 //! How much this process is allowed to have: processes and threads, open files, address space. Threads are started here,
 //! so that one that cannot be had is an error that names the limit; `std::thread::spawn` panics.
 //!
-//! Limits are read when something was refused, as the kernel tells them. Knows nothing of what threads and files are for.
+//! Knows nothing of what threads and files are for.
 
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::mpsc::channel;
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
@@ -67,13 +68,26 @@ pub fn hint(error: &io::Error) -> Option<String> {
     (!allowed.is_empty()).then(|| format!("allowed here: {}", allowed.join(", ")))
 }
 
+/// The same for a program that failed, by the last words that it said.
+pub fn hint_of_words(words: &[String]) -> Option<String> {
+    let said = |text: &str| words.iter().any(|line| line.contains(text));
+    let code = match () {
+        () if said("Resource temporarily unavailable") || said("annot fork") => libc::EAGAIN,
+        () if said("Too many open files") => libc::EMFILE,
+        () => return None,
+    };
+    hint(&io::Error::from_raw_os_error(code))
+}
+
 fn processes() -> Option<u64> {
     limit("Max processes")
 }
 
-/// A line of the table of limits; `None` where there is none.
+/// A line of the table of limits; `None` where there is none. The table is read when the first thread is started: without
+/// a file to be had it could not be read any more.
 fn limit(name: &str) -> Option<u64> {
-    let table = std::fs::read_to_string("/proc/self/limits").ok()?;
+    static TABLE: OnceLock<String> = OnceLock::new();
+    let table = TABLE.get_or_init(|| std::fs::read_to_string("/proc/self/limits").unwrap_or_default());
     table.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
@@ -126,6 +140,10 @@ mod tests {
         let said = |code| hint(&io::Error::from_raw_os_error(code));
         assert!(said(libc::EMFILE).unwrap().contains("open files to a process (RLIMIT_NOFILE, `ulimit -n`)"));
         assert_eq!(said(libc::ENOENT), None);
+        let words = |line: &str| hint_of_words(&["first".into(), line.into()]);
+        assert_eq!(words("OSError: [Errno 24] Too many open files: 'x'"), said(libc::EMFILE));
+        assert_eq!(words("sh: 0: Cannot fork"), said(libc::EAGAIN));
+        assert_eq!(words("fork me"), None);
         probe(3).unwrap();
     }
 }

@@ -13,6 +13,7 @@ use super::log_text::tail;
 use super::worker::ATTACHED;
 use super::workers::{Process, Workers};
 use crate::error::{Error, Result};
+use crate::limits;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
@@ -116,8 +117,9 @@ impl Site<'_> {
 
     /// The failure of a process called `who` that ended like this.
     pub(super) fn failure(&self, who: &str, ended: Ended) -> Failure {
-        let hints = disk_is_full(self.log).into_iter().collect();
-        let failure = Failure { hints, log: Some(self.log.into()), tail: tail(self.log), ..Failure::default() };
+        let tail = tail(self.log);
+        let hints = disk_is_full(self.log).into_iter().chain(limits::hint_of_words(&tail)).collect();
+        let failure = Failure { hints, log: Some(self.log.into()), tail, ..Failure::default() };
         if !self.deaths.explain(ended.status) {
             return Failure { message: format!("{who} {}", describe(ended.status)), ..failure };
         }

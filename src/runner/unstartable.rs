@@ -43,7 +43,7 @@ fn why(program: &Program<'_>, name: &str, refused: &io::Error) -> Option<Why> {
         libc::E2BIG => Some(too_long(program)),
         libc::ENOENT | libc::EACCES | libc::ENOEXEC | libc::ENOTDIR | libc::EPERM | libc::ELOOP => {
             match find(program.folder, name) {
-                Found::File(path) => of_file(&path, program.folder, refused),
+                Found::File(path) => of_file(&path, name, refused),
                 Found::Nowhere => Some(nowhere(program.folder, name)),
             }
         }
@@ -97,8 +97,9 @@ fn nowhere(folder: &Path, name: &str) -> Why {
     (cause, near.map(|near| format!("did you mean `{near}`?")))
 }
 
-fn of_file(path: &Path, folder: &Path, refused: &io::Error) -> Option<Why> {
-    let shown = path.strip_prefix(folder).unwrap_or(path).display().to_string();
+fn of_file(path: &Path, name: &str, refused: &io::Error) -> Option<Why> {
+    // As the user wrote it, unless that does not say where it is.
+    let shown = if name.contains('/') { name.to_string() } else { path.display().to_string() };
     let metadata = match path.metadata() {
         Ok(metadata) => metadata,
         Err(e) => return Some(out_of_reach(path, &shown, &e)),
