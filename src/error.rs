@@ -4,6 +4,7 @@
 //! source excerpt), the chain of underlying causes, hints. Nothing else in the program formats errors;
 //! `ml` has candle's own error type, which the stages convert at the joint.
 
+use crate::limits;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -165,7 +166,13 @@ impl Error {
     }
     /// An I/O error with what was being done and to which file.
     pub fn io(doing: &str, path: &Path, source: std::io::Error) -> Self {
-        Self::usage(format!("cannot {doing} `{}`", path.display())).because(source)
+        Self::usage(format!("cannot {doing} `{}`", path.display())).caused(source)
+    }
+    /// What the system said; where a limit stands behind it, the limit too.
+    #[must_use]
+    pub fn caused(self, source: std::io::Error) -> Self {
+        let limit = limits::hint(&source);
+        self.because(source).maybe_hint(limit)
     }
     #[must_use]
     pub fn because(mut self, cause: impl fmt::Display) -> Self {

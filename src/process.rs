@@ -3,6 +3,12 @@
 //! None of them is an environment variable of this process: a library that reads one on another thread meanwhile would
 //! read freed memory. What processes that train are to find in theirs is [`FOR_WORKERS`], set when they are started.
 
+use crate::error::{Error, Result};
+use crate::limits;
+use rayon::{ThreadBuilder, ThreadPoolBuilder};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
+
 /// Variables of processes that train, unless the user has set them.
 ///
 /// `CANDLE_NUM_THREADS` keeps candle's own elementwise operations on one thread. Its pool waits by spinning, and a waiting
@@ -17,7 +23,6 @@ pub const FOR_WORKERS: [(&str, &str); 2] = [("CANDLE_NUM_THREADS", "1"), ("RUST_
 pub fn tune(trains: bool) {
     if trains {
         keep_freed_memory();
-        join_the_pool();
     } else {
         share_freed_memory();
     }
@@ -36,16 +41,40 @@ fn keep_freed_memory() {
     }
 }
 
-/// Makes the calling thread one of the pool's. Otherwise it sleeps while the pool works and must be woken after every
+/// Builds the pool of threads that hot loops share, of fewer where not so many can be had. Not left to its first user: that
+/// one panics.
+///
+/// `joins`: the calling thread is one of them. Otherwise it sleeps while the pool works and must be woken after every
 /// product, hundreds of times a step. Not where it would be the only one: a thread that prepares data asks the pool
 /// too, and would wait for one that waits for it.
-fn join_the_pool() {
+pub fn build_pool(joins: bool) -> Result<()> {
     let wanted = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
-    let threads = wanted.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
-    if threads > 1 {
-        // Fails only if there is a pool already, which is as good.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
+    let wanted = wanted.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    let wanted = limits::helpers(wanted);
+    let joins = joins && wanted > 1;
+    let (give, take) = channel::<ThreadBuilder>();
+    let take = Arc::new(Mutex::new(take));
+    // They are started before the pool is made of them: one that lacks a thread cannot be built, and not a second time.
+    let start = |_| {
+        let take = take.clone();
+        let next = move || take.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let work = move || {
+            if let Ok(thread) = next() {
+                thread.run();
+            }
+        };
+        limits::spawn("pool", work)
+    };
+    let mut refused = None;
+    let started =
+        (0..wanted - usize::from(joins)).map(start).map_while(|t| t.map_err(|e| refused = Some(e)).ok()).count();
+    if let (0, Some(e)) = (started, refused) {
+        return Err(Error::usage("cannot start a thread").caused(e));
     }
+    let pool = ThreadPoolBuilder::new().num_threads(started + usize::from(joins));
+    let pool = pool.spawn_handler(|thread| give.send(thread).map_err(|_| std::io::ErrorKind::Other.into()));
+    let pool = if joins { pool.use_current_thread() } else { pool };
+    pool.build_global().map_err(|e| Error::internal("cannot build the pool of threads").because(e))
 }
 
 /// Tells glibc to let all threads take from two heaps instead of eight for each core: what one thread frees is of use to

@@ -168,7 +168,7 @@ fn a_run_is_reported_as_junit() {
         read(),
         "testsuites back 3 1 1\n\
          back a [('system-out', None, ['cached'])]\n\
-         back b [('failure', '`sh` exited with status 3', ['  a <b> & [31mred[0m'])]\n\
+         back b [('failure', '`sh` exited with status 3', ['  a <b> & red'])]\n\
          back c [('skipped', 'needs `b`', [])]\n"
     );
     // A dry run has nothing to report.

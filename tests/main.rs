@@ -49,6 +49,7 @@ mod optim;
 mod phases;
 mod plot;
 mod precision;
+mod processes;
 mod recipes;
 mod remote;
 mod representations;

@@ -20,6 +20,7 @@ pub fn as_a_worker() {
         panic!("{}", anew.args(std::env::args_os().skip(1)).envs(lacking).exec());
     }
     erw::process::tune(true);
+    erw::process::build_pool(true).expect("a pool of threads");
 }
 
 /// The `main` of a benchmark: prints a line for every case that the command line names, or for all, each measured in a

@@ -3,8 +3,10 @@
 use super::common::{PipelineArgs, columns, print};
 use super::why::one;
 use crate::error::Result;
+use crate::runner::environment::{self, Given, Setting};
 use crate::runner::graph::{Edge, Origin, Pipeline, Stage};
 use crate::runner::manifest::{Field, Params, Registry, Slot};
+use crate::runner::pool::Limits;
 use crate::runner::{command, value};
 use std::path::Path;
 
@@ -17,16 +19,25 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    print(&text(&args.pipeline.load_for(&args.stage, registry, cache)?, args.stage.as_deref())?)
+    let pipeline = args.pipeline.load_for(&args.stage, registry, cache)?;
+    let here = |stage: &Stage| {
+        let mut text = describe(&pipeline, stage);
+        section(&mut text, "set in its environment", environment(stage));
+        text
+    };
+    print(&of_each(&pipeline, args.stage.as_deref(), here)?)
 }
 
-/// What is printed.
+/// What is printed, but for what this machine and its user's environment add.
 pub fn text(pipeline: &Pipeline, stage: Option<&str>) -> Result<String> {
+    of_each(pipeline, stage, |stage| describe(pipeline, stage))
+}
+
+fn of_each(pipeline: &Pipeline, stage: Option<&str>, describe: impl Fn(&Stage) -> String) -> Result<String> {
     let Some(name) = stage else {
-        let all: Vec<String> = pipeline.stages.iter().map(|s| describe(pipeline, s)).collect();
-        return Ok(all.join("\n"));
+        return Ok(pipeline.stages.iter().map(describe).collect::<Vec<_>>().join("\n"));
     };
-    Ok(describe(pipeline, pipeline.stage(one(pipeline, name)?)))
+    Ok(describe(pipeline.stage(one(pipeline, name)?)))
 }
 
 fn describe(pipeline: &Pipeline, stage: &Stage) -> String {
@@ -77,6 +88,27 @@ fn fields(stage: &Stage, part: &str, fields: &[Field], values: &Params) -> Vec<V
         vec![field.name.clone(), format!("= {shown}"), stated(stage, part, &field.name), note(&field.doc)]
     };
     fields.iter().map(row).collect()
+}
+
+/// What erw sets for it, and why.
+fn environment(stage: &Stage) -> Vec<Vec<String>> {
+    let user = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let given = Given::by(&stage.resources);
+    let limits = Limits::of_machine();
+    let threads = stage.resources.threads.unwrap_or(usize::MAX).min(limits.threads);
+    let row = |s: Setting| {
+        let value = match s.value {
+            // Which ones is known when it starts.
+            Some(_) if s.name == environment::GPUS && given.gpus => {
+                format!("{} of {}", stage.resources.gpus, limits.gpus.join(","))
+            }
+            Some(value) if value.is_empty() => "\"\"".into(),
+            Some(value) => value,
+            None => user(s.name).unwrap_or_default().to_string_lossy().into_owned(),
+        };
+        vec![s.name.to_string(), format!("= {value}"), s.why.to_string()]
+    };
+    environment::settings(given, threads, &[], &|name| user(name).is_some()).into_iter().map(row).collect()
 }
 
 /// Who stated a value: a file with its line, or the layer.

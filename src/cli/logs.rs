@@ -10,6 +10,7 @@ use crate::runner::digest::Digest;
 use crate::runner::disk::list;
 use crate::runner::graph::{Pipeline, StageId};
 use crate::runner::key::Key;
+use crate::runner::log_text::{Lines, cut, last_lines};
 use crate::runner::manifest::Registry;
 use crate::runner::plan::{Judge, Verdict, inputs, plan};
 use crate::runner::select::select;
@@ -17,7 +18,7 @@ use crate::runner::store::Store;
 use crate::runner::{actions::Record, history};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Read;
+use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ pub struct Args {
     pub pipeline: PipelineArgs,
     /// The stage whose log to print
     pub stage: Option<String>,
+    /// Only so many lines, the last ones
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<usize>,
     /// Go on until the stage ends
     #[arg(short, long)]
     pub follow: bool,
@@ -53,7 +57,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         let error = Error::usage(format!("no attempt at stage `{name}` has left a log"));
         return Err(error.hint("a stage that ends well and says nothing leaves none; `erw log` lists the runs"));
     };
-    show(&store, &key, &log, args.follow)
+    show(&store, &key, &log, args)
 }
 
 /// The key of the stage, if its inputs are known.
@@ -102,21 +106,88 @@ fn pictures(store: &Store, key: &Key) -> Option<PathBuf> {
     [store.work_dir(key), store.log_dir(key)].map(|dir| dir.join(PICTURES)).into_iter().find(|dir| dir.is_dir())
 }
 
-fn show(store: &Store, key: &Key, log: &Path, follow: bool) -> Result<()> {
+fn show(store: &Store, key: &Key, log: &Path, args: &Args) -> Result<()> {
+    let failed = |e| Error::io("read", log, e);
     // It moves when the stage ends; what is open stays.
-    let mut file = File::open(log).map_err(|e| Error::io("read", log, e))?;
+    let mut file = File::open(log).map_err(failed)?;
+    let start = args.lines.map_or(Ok(0), |lines| last_lines(&mut file, lines)).map_err(failed)?;
+    file.seek(SeekFrom::Start(start)).map_err(failed)?;
+    let mut out = Out::default();
+    let mut block = vec![0; 1 << 16];
     loop {
         // Looked at before reading: what was written until then is read.
-        let over = !follow || store.try_lock(key)?.is_some();
-        let mut bytes = vec![];
-        file.read_to_end(&mut bytes).map_err(|e| Error::io("read", log, e))?;
-        print(&String::from_utf8_lossy(&bytes))?;
+        let over = !args.follow || store.try_lock(key)?.is_some();
+        loop {
+            let bytes = file.read(&mut block).map_err(failed)?;
+            if bytes == 0 {
+                break;
+            }
+            if !out.write(&block[..bytes])? {
+                return Ok(());
+            }
+        }
         if over {
+            out.end()?;
             return match pictures(store, key) {
                 Some(dir) => print(&format!("pictures: {}\n", near(&dir))),
                 None => Ok(()),
             };
         }
+        out.pause()?;
         std::thread::sleep(INTERVAL);
+    }
+}
+
+/// Standard output: every byte as it is to a file or a program; to a terminal, lines as they look in the end.
+#[derive(Default)]
+struct Out {
+    lines: Lines,
+    /// The line without an end that is on the terminal for now.
+    unfinished: String,
+}
+
+/// Back to the start of the line, and away with it.
+const WIPE: &str = "\r\x1b[K";
+
+impl Out {
+    /// False: nobody reads any more.
+    fn write(&mut self, bytes: &[u8]) -> Result<bool> {
+        if !std::io::stdout().is_terminal() {
+            return put(bytes);
+        }
+        let text = self.lines.push(bytes);
+        if text.is_empty() { Ok(true) } else { self.replace(&text) }
+    }
+
+    /// Nothing comes for a while: shows what is there of a line, such as a bar that moves.
+    fn pause(&mut self) -> Result<bool> {
+        let room = terminal_size::terminal_size_of(std::io::stdout()).map_or(80, |(w, _)| usize::from(w.0));
+        let text = cut(&self.lines.unfinished(), room.saturating_sub(2));
+        if text == self.unfinished {
+            return Ok(true);
+        }
+        let shown = self.replace(&text);
+        self.unfinished = text;
+        shown
+    }
+
+    fn end(&mut self) -> Result<bool> {
+        let text = self.lines.end();
+        if text.is_empty() { Ok(true) } else { self.replace(&(text + "\n")) }
+    }
+
+    fn replace(&mut self, text: &str) -> Result<bool> {
+        let wipe = if std::mem::take(&mut self.unfinished).is_empty() { "" } else { WIPE };
+        put((wipe.to_string() + text).as_bytes())
+    }
+}
+
+/// False: nobody reads any more, which is no error.
+fn put(bytes: &[u8]) -> Result<bool> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Error::usage("cannot write to standard output").because(e)),
     }
 }

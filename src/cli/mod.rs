@@ -23,6 +23,7 @@ pub mod schema;
 mod settle;
 pub mod show;
 mod sides;
+mod signals;
 pub mod stages;
 pub mod sweep;
 mod trials;
@@ -33,6 +34,7 @@ pub mod why;
 pub mod worker;
 
 use crate::error::Result;
+use crate::process;
 use crate::runner::manifest::Registry;
 use clap::{CommandFactory, Parser};
 use std::path::PathBuf;
@@ -56,12 +58,12 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    a stage failed, or a result is not the locked or the stored one
-  2    bad pipeline or usage
+  2    bad pipeline or usage, or this machine allows too little: threads, processes, open files
   3    suspended: put down before its end, resumes when run again
   4    the cache is damaged
   5    with `erw plan --exit-code`: there is work to do
   70   a bug in erw
-  130  interrupted (Ctrl-C); 143 terminated (SIGTERM)";
+  130  interrupted (Ctrl-C); 143 terminated (SIGTERM); 129 the terminal was closed (SIGHUP)";
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
@@ -128,6 +130,9 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Stages(_) | Command::Schema(_) | Command::Completions(_) | Command::Worker(_) => PathBuf::new(),
         _ => cache_dir::cache_dir(cli.cache_dir.as_deref()),
     };
+    if !matches!(cli.command, Command::Worker(_)) {
+        process::build_pool(false)?;
+    }
     match &cli.command {
         Command::Run(args) => run::run(args, cache, registry)?,
         Command::Plan(args) => return plan::run(args, cache, registry),

@@ -3,6 +3,7 @@
 use super::common::{PipelineArgs, print, tell_of_link, warn_of};
 use super::lock;
 use super::remote::{RemoteArgs, warn};
+use super::signals::stop;
 use crate::error::{Error, Result};
 use crate::report::junit::Junit;
 use crate::report::{self, Style, table};
@@ -14,7 +15,7 @@ use crate::runner::memo::{self, Answer, Question};
 use crate::runner::pool::Limits;
 use crate::runner::quantity::{bytes, duration};
 use crate::runner::record::Journal;
-use crate::runner::schedule::{self, Options, Outcome, Stop};
+use crate::runner::schedule::{self, Options, Outcome};
 use crate::runner::select::{named, select};
 use crate::runner::store::Store;
 use crate::runner::suggest;
@@ -22,7 +23,6 @@ use crate::runner::uses::Uses;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
@@ -247,30 +247,6 @@ pub fn forced(pipeline: &Pipeline, names: &[String]) -> Result<BTreeSet<StageId>
         forced.extend(found);
     }
     Ok(forced)
-}
-
-/// Where Ctrl-C, SIGTERM and a closed terminal are noted, for the scheduler to put the work down in order.
-pub fn stop() -> Result<&'static Stop> {
-    static STOP: Stop = Stop::new();
-    static LISTENING: Once = Once::new();
-    let mut failed = None;
-    LISTENING.call_once(|| failed = listen_for_signals(&STOP).err());
-    failed.map_or(Ok(&STOP), Err)
-}
-
-fn listen_for_signals(stop: &'static Stop) -> Result<()> {
-    let signals = signal_hook::iterator::Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP]);
-    let mut signals = signals.map_err(|e| Error::usage("cannot listen for signals").because(e))?;
-    std::thread::spawn(move || {
-        for (count, signal) in (1..).zip(signals.forever()) {
-            stop.ask(signal);
-            // Something does not heed signals, such as reading a large source: everything is safe to leave as it is.
-            if count > 2 {
-                std::process::exit(128 + signal);
-            }
-        }
-    });
-    Ok(())
 }
 
 /// What the first failed stage wrote last, so that its error, printed next, stands below its context.

@@ -2,7 +2,8 @@
 
 use super::common::{PipelineArgs, columns, print};
 use super::log::json;
-use super::run::{Flags, stop};
+use super::run::Flags;
+use super::signals::stop;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{self, Style, duration, number};
 use crate::runner::actions::Record;

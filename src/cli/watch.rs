@@ -1,7 +1,8 @@
 //! `erw run --watch`: brings a pipeline up to date, again whenever one of its files or of the files its stages read
 //! changes, until it is stopped. Errors are shown and do not end it: the next change may mend them.
 
-use super::run::{Args, once, stop};
+use super::run::{Args, once};
+use super::signals::stop;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::diagnostic;
 use crate::report::table::near;
@@ -101,6 +102,8 @@ impl Watch {
                 let _ = tell.send(path.clone());
             }
         };
+        // It starts a thread, and says nothing where it gets none.
+        crate::limits::probe(1).map_err(|e| Error::usage("cannot watch files").caused(e))?;
         let mut watcher = notify::recommended_watcher(hear).map_err(failed)?;
         let mut folders = BTreeSet::new();
         for path in wanted.iter().map(|w| &w.path).collect::<BTreeSet<_>>() {

@@ -2,9 +2,11 @@
 
 use super::plain::sentence;
 use super::{duration, number};
+use crate::limits;
 use crate::runner::event::{Event, Listener, State, What};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How often bars move while no event comes, so that a stuck terminal can be told from a busy stage.
@@ -13,6 +15,8 @@ const TICK: Duration = Duration::from_millis(200);
 #[derive(Default)]
 pub struct Bars {
     all: MultiProgress,
+    /// Those that move by themselves; once these are gone, the thread that moves them ends.
+    moving: Arc<Mutex<Vec<ProgressBar>>>,
     run: Option<ProgressBar>,
     stages: HashMap<String, Bar>,
 }
@@ -49,8 +53,26 @@ impl Bars {
         let bar = self.all.add(ProgressBar::new(stages as u64));
         bar.set_style(style("{prefix:>17} [{bar:16}] {pos}/{len} stages  {elapsed}"));
         bar.set_prefix(pipeline.to_string());
-        bar.enable_steady_tick(TICK);
+        self.move_steadily(&bar);
         self.run = Some(bar);
+    }
+
+    /// One thread moves all bars: each would start its own otherwise, and panic where it gets none. Without it they move when
+    /// there is something to say.
+    fn move_steadily(&mut self, bar: &ProgressBar) {
+        let mut moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        moving.retain(|bar| !bar.is_finished());
+        moving.push(bar.clone());
+        if self.run.is_none() {
+            let moving = Arc::downgrade(&self.moving);
+            let _ = limits::spawn("bars", move || {
+                while let Some(moving) = moving.upgrade() {
+                    moving.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(ProgressBar::tick);
+                    drop(moving);
+                    std::thread::sleep(TICK);
+                }
+            });
+        }
     }
 
     fn start_stage(&mut self, stage: &str) {
@@ -60,7 +82,7 @@ impl Bars {
         };
         bar.set_style(style("{prefix:>17} {spinner} {elapsed}  {wide_msg}"));
         bar.set_prefix(stage.to_string());
-        bar.enable_steady_tick(TICK);
+        self.move_steadily(&bar);
         self.stages.insert(stage.to_string(), Bar { bar, first: None, rate: String::new(), metrics: vec![] });
     }
 

@@ -10,6 +10,7 @@
 //! ```
 
 use crate::error::{Error, ErrorKind};
+use crate::runner::log_text::shown;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use std::io::{IsTerminal, Write};
 
@@ -20,6 +21,7 @@ pub fn render(error: &Error, color: bool) -> String {
         ErrorKind::Internal => format!("{} (a mistake in erw itself)", error.message),
         _ => error.message.clone(),
     };
+    let message = shown(&message);
     let title = Level::ERROR.primary_title(message);
     let group = match &error.place {
         Some(place) if !place.source.text.is_empty() => {
@@ -42,10 +44,10 @@ pub fn render(error: &Error, color: bool) -> String {
     // Further lines below the first.
     let indented = |text: &str, label: &str| text.replace('\n', &format!("\n{}", " ".repeat(label.len() + 2)));
     for cause in &error.causes {
-        text.push_str(&format!("{bold}cause{plain}: {}\n", indented(cause, "cause")));
+        text.push_str(&format!("{bold}cause{plain}: {}\n", indented(&shown(cause), "cause")));
     }
     for hint in &error.hints {
-        text.push_str(&format!("{cyan}hint{plain}: {}\n", indented(hint, "hint")));
+        text.push_str(&format!("{cyan}hint{plain}: {}\n", indented(&shown(hint), "hint")));
     }
     text
 }

@@ -4,6 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::runner::event::{Event, Failure, Listener, StageEnd, State, What};
+use crate::runner::log_text::shown;
 use crate::runner::record::{host, utc_now};
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event as Xml};
@@ -85,7 +86,9 @@ impl Junit {
 fn details(failure: &Failure) -> String {
     let causes = failure.causes.iter().map(|c| format!("cause: {c}"));
     let hints = failure.hints.iter().map(|h| format!("hint: {h}"));
-    let mut lines: Vec<String> = std::iter::once(failure.message.clone()).chain(causes).chain(hints).collect();
+    let place = failure.place.iter().map(|place| format!(" --> {place}"));
+    let message = std::iter::once(failure.message.clone());
+    let mut lines: Vec<String> = message.chain(place).chain(causes).chain(hints).collect();
     if !failure.tail.is_empty() {
         lines.push("the log ends:".into());
         lines.extend(failure.tail.iter().map(|l| format!("  {l}")));
@@ -93,10 +96,9 @@ fn details(failure: &Failure) -> String {
     lines.join("\n")
 }
 
-/// Without the characters that XML cannot hold even in escapes, such as those that colour a terminal.
+/// Without what is for a terminal only, so without the characters that XML cannot hold even in escapes.
 fn clean(text: &str) -> String {
-    let allowed = |c: &char| matches!(c, '\t' | '\n' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
-    text.chars().filter(allowed).collect()
+    shown(text)
 }
 
 impl Listener for Junit {

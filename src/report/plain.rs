@@ -2,6 +2,7 @@
 
 use super::{duration, number};
 use crate::runner::event::{Event, Listener, StageEnd, State, What};
+use crate::runner::log_text::shown;
 use std::collections::HashMap;
 use std::io::Write;
 
@@ -69,8 +70,13 @@ impl Listener for Plain {
     }
 }
 
-/// An event in words; `None` for those that are not told one by one.
+/// An event in words; `None` for those that are not told one by one. What a library or a name holds for the terminal itself is
+/// left out.
 pub fn sentence(what: &What) -> Option<String> {
+    words(what).map(|text| shown(&text))
+}
+
+fn words(what: &What) -> Option<String> {
     Some(match what {
         What::Locked { stage, .. } => format!("{stage}: another run is computing it; waiting for its result"),
         What::Started { stage, reasons, attempt, .. } => {

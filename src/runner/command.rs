@@ -258,7 +258,16 @@ exact = "everywhere"                   # the same bytes on every machine; "machi
 tolerance = 0.01                       # by which its results may differ between classes of machines
 
 # Filled in inside `run`: {inputs.SLOT}, {outputs.NAME}, {params.NAME}, {threads}, and {checkpoints}, a folder that
-# is kept until the stage succeeds. The program runs in the folder of the pipeline.
+# is kept until the stage succeeds. The program runs in the folder of the pipeline, in a session of its own: it has no
+# terminal, and nothing to read on standard input. What it writes to standard output and error is its log.
+# Its environment is yours, and none of it is in the key. Set in it, as `erw explain` tells for each stage:
+#   OMP_NUM_THREADS, RAYON_NUM_THREADS  its share of threads: what `resources.threads` asks for; without that, what you have
+#                                       set yourself, and else all threads of the run
+#   CUDA_VISIBLE_DEVICES                its share of GPUs, if `resources = { gpus = 1 }` asks for some. One that asks for none
+#                                       sees those that you have named yourself, and none where you have named none. Yours
+#                                       are the GPUs that the run hands out: numbers, UUIDs or MIG instances, as CUDA reads
+#                                       them; "" and -1 mean none. CUDA_DEVICE_ORDER is left as it is
+#   ERW_ATTEMPT                         a mark by which what the program leaves running is found and ended
 # Of what is watched count the names and contents of files, links followed: not who may read or execute them, and not empty
 # folders, which git would not keep. Left out are folders with a CACHEDIR.TAG, such as caches of erw, __pycache__, *.pyc, notebooks'
 # checkpoints, version control, files that editors and systems put beside one's own, and lock files of pipelines;

@@ -1,12 +1,12 @@
 //! How processes end: waiting with a bill of resources, the end in words, whether the kernel ran out of memory, and
 //! what a program left behind. Unaware of stages.
 
+use super::children::{self, adopted, pids, read};
 use crate::error::{Error, Result};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid, getpid};
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,11 +23,13 @@ pub struct Ended {
 /// Waits until the process has ended, calls `while_zombie` (its number cannot have gone to another yet), and reaps it.
 /// The caller must not wait for it in another way.
 pub fn wait(pid: i32, while_zombie: impl FnOnce()) -> Result<Ended> {
-    let _ = waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    while waitid(Id::Pid(Pid::from_raw(pid)), flags) == Err(Errno::EINTR) {}
     while_zombie();
     let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
     #[expect(unsafe_code, reason = "std and nix have no wait4, the only call that gives the peak memory of one child")]
-    let (reaped, usage) = unsafe { (libc::wait4(pid, &mut status, 0, usage.as_mut_ptr()), usage.assume_init()) };
+    let (reaped, usage) =
+        children::bury(pid, || unsafe { (libc::wait4(pid, &mut status, 0, usage.as_mut_ptr()), usage.assume_init()) });
     if reaped != pid {
         return Err(Error::stage("cannot wait for a process").because(std::io::Error::last_os_error()));
     }
@@ -91,7 +93,7 @@ pub fn adopt_strays() {
 /// Ends what an ended program left behind, outside of its process group too: a daemon that goes on writing must not hold
 /// an artifact open. Found are adopted processes whose environment has the mark; one that wipes its environment is not.
 pub fn end_strays(mark: &str) {
-    end_marked(mark, adopted);
+    end_marked(mark, || adopted(getpid()));
 }
 
 /// The same for a runner that was killed: nobody has adopted what it left, so all processes are looked at.
@@ -103,10 +105,15 @@ fn end_marked(mark: &str, among: fn() -> Vec<Pid>) {
     let mark = format!("{MARK}={mark}");
     // Ending one makes its children ours: look until nothing is found, or what is found does not end.
     for _ in 0..ROUNDS {
-        let marked: Vec<Pid> = among().into_iter().filter(|pid| has_variable(*pid, &mark)).collect();
+        let marked = children::while_none_is_buried(|| {
+            let marked: Vec<Pid> = among().into_iter().filter(|pid| has_variable(*pid, &mark)).collect();
+            for pid in &marked {
+                let _ = kill(*pid, Signal::SIGKILL);
+            }
+            marked
+        });
         for pid in &marked {
-            let _ = kill(*pid, Signal::SIGKILL);
-            // Not our child, if it was not adopted.
+            // Not our child, if it was not adopted; or buried meanwhile.
             let _ = waitpid(*pid, None);
         }
         if marked.is_empty() {
@@ -116,27 +123,10 @@ fn end_marked(mark: &str, among: fn() -> Vec<Pid>) {
     }
 }
 
-/// The kernel gives orphans to the oldest thread; this program starts processes from others.
-fn adopted() -> Vec<Pid> {
-    let me = getpid();
-    pids(&String::from_utf8_lossy(&read(&format!("/proc/{me}/task/{me}/children"))))
-}
-
 fn all() -> Vec<Pid> {
     let names = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let names = names.filter_map(|entry| entry.file_name().into_string().ok());
     pids(&names.collect::<Vec<_>>().join(" "))
-}
-
-fn pids(text: &str) -> Vec<Pid> {
-    text.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
-}
-
-/// A file that does not say how long it is, with few reads.
-fn read(path: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(1 << 13);
-    let _ = File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
-    bytes
 }
 
 /// The dead have no environment.

@@ -3,7 +3,7 @@
 //!
 //! Events carry names and numbers only: no graph, no store, no styling.
 
-use crate::error::Error;
+use crate::error::{Error, Place};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -218,17 +218,19 @@ pub struct Failure {
     pub log: Option<PathBuf>,
     /// The last lines of the log.
     pub tail: Vec<String>,
+    /// What the pipeline says about it.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "named")]
+    pub place: Option<Box<Place>>,
+}
+
+/// `p.toml:3`.
+fn named<S: serde::Serializer>(place: &Option<Box<Place>>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&place.as_ref().map(ToString::to_string).unwrap_or_default())
 }
 
 impl From<Error> for Failure {
     fn from(e: Error) -> Self {
-        let place = e.place.map(|place| format!("it is stated at {place}"));
-        Self {
-            message: e.message,
-            causes: e.causes,
-            hints: place.into_iter().chain(e.hints).collect(),
-            ..Self::default()
-        }
+        Self { message: e.message, causes: e.causes, hints: e.hints, place: e.place, ..Self::default() }
     }
 }
 

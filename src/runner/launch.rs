@@ -5,25 +5,24 @@
 //! the group lives, no other run can start the same action.
 
 use super::attempt::Job;
+use super::children::{self, Pause, Program};
 use super::ending::{self, Ended, MemoryDeaths, describe};
+use super::environment::{self, Given};
 use super::event::{Failure, Measure, WorkerEvent};
+use super::log_text::tail;
 use super::worker::ATTACHED;
 use super::workers::{Process, Workers};
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::process::FOR_WORKERS;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
-
-/// Lines and bytes of a log shown when a worker fails.
-const TAIL_LINES: usize = 20;
-const TAIL_BYTES: u64 = 8192;
 
 /// How to start a worker; the path of the job file is appended.
 #[derive(Debug, Clone)]
@@ -71,8 +70,10 @@ pub struct Site<'a> {
     pub ticket: usize,
     pub log: &'a Path,
     pub lock: &'a File,
-    /// Ids of the GPUs it may see.
+    /// Ids of the GPUs that it was given.
     pub gpus: &'a [String],
+    /// What its stage asks for by name.
+    pub stated: Given,
 }
 
 impl Site<'_> {
@@ -81,35 +82,47 @@ impl Site<'_> {
         file.map_err(|e| Error::io("write", self.log, e))
     }
 
-    /// Starts a process as the leader of a group that holds the lock, with the attempt's share of the machine.
-    pub(super) fn start(&self, command: &mut Command, job: &Job, mark: Option<String>) -> std::io::Result<Child> {
-        command
-            .env("RAYON_NUM_THREADS", job.threads.to_string())
-            .env("OMP_NUM_THREADS", job.threads.to_string())
-            .env("CUDA_VISIBLE_DEVICES", self.gpus.join(","))
-            .process_group(0);
-        let inherit = |flag| fcntl(self.lock, FcntlArg::F_SETFD(flag)).map(drop).map_err(std::io::Error::from);
-        mark.iter().for_each(|mark| self.workers.expect(mark, self.launcher));
-        let child = alone(|| {
+    /// Starts a worker as the leader of a group that holds the lock, with the attempt's share of the machine.
+    fn start_worker(&self, command: &mut Command, job: &Job) -> io::Result<Child> {
+        command.envs(self.environment(job)).process_group(0);
+        let inherit = |flag| fcntl(self.lock, FcntlArg::F_SETFD(flag)).map(drop).map_err(io::Error::from);
+        let mut child = None;
+        let pid = children::start(Pause::Stops, || {
             inherit(FdFlag::empty())?;
-            let child = command.spawn();
+            let spawned = command.spawn();
             inherit(FdFlag::FD_CLOEXEC)?;
-            child
-        });
-        let child = child.inspect_err(|_| mark.iter().for_each(|mark| self.workers.forget(mark)))?;
-        self.workers.add(self.ticket, Process { pid: child.id() as i32, mark });
-        Ok(child)
+            Ok(child.insert(spawned?).id() as i32)
+        })?;
+        self.workers.add(self.ticket, Process { pid, mark: None });
+        child.ok_or_else(|| io::ErrorKind::Other.into())
+    }
+
+    /// Starts a program likewise, known by its mark.
+    pub(super) fn start_program(&self, program: &Program<'_>, mark: &str) -> io::Result<i32> {
+        self.workers.expect(mark, self.launcher);
+        let pid = children::start(Pause::Stops, || program.spawn()).inspect_err(|_| self.workers.forget(mark))?;
+        self.workers.add(self.ticket, Process { pid, mark: Some(mark.into()) });
+        Ok(pid)
+    }
+
+    /// What is set for a process on top of what this one has.
+    pub(super) fn environment(&self, job: &Job) -> Vec<(&'static str, String)> {
+        let given = Given { threads: self.stated.threads, gpus: self.stated.gpus };
+        let user = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let settings = environment::settings(given, job.threads, self.gpus, &user);
+        settings.into_iter().filter_map(|s| Some((s.name, s.value?))).collect()
     }
 
     /// Waits for the end of what [`Self::start`] started.
-    pub(super) fn wait(&self, child: &Child) -> Result<Ended> {
-        ending::wait(child.id() as i32, || self.workers.remove(self.ticket))
+    pub(super) fn wait(&self, pid: i32) -> Result<Ended> {
+        ending::wait(pid, || self.workers.remove(self.ticket))
     }
 
     /// The failure of a process called `who` that ended like this.
     pub(super) fn failure(&self, who: &str, ended: Ended) -> Failure {
-        let hints = disk_is_full(self.log).into_iter().collect();
-        let failure = Failure { hints, log: Some(self.log.into()), tail: tail(self.log), ..Failure::default() };
+        let tail = tail(self.log);
+        let hints = disk_is_full(self.log).into_iter().chain(limits::hint_of_words(&tail)).collect();
+        let failure = Failure { hints, log: Some(self.log.into()), tail, ..Failure::default() };
         if !self.deaths.explain(ended.status) {
             return Failure { message: format!("{who} {}", describe(ended.status)), ..failure };
         }
@@ -118,13 +131,6 @@ impl Site<'_> {
         let peak = format!("its peak was {:.1} MiB", ended.peak as f64 / f64::from(1 << 20));
         Failure { message, causes: vec![peak], hints: vec![hint.into()], ..failure }
     }
-}
-
-/// One start of a process at a time: while a lock is made inheritable, no other child may pick it up.
-pub(super) fn alone<T>(start: impl FnOnce() -> T) -> T {
-    static STARTING: Mutex<()> = Mutex::new(());
-    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-    start()
 }
 
 /// Where a job is written down for its worker.
@@ -145,8 +151,8 @@ pub fn launch(site: &Site<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> 
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(to_log);
-    let started = site.start(&mut command, job, None);
-    let mut child = started.map_err(|e| Error::stage("cannot start a worker").because(e))?;
+    let started = site.start_worker(&mut command, job);
+    let mut child = started.map_err(|e| Error::stage("cannot start a worker").caused(e))?;
     let mut report =
         Report { finish: Finish::Suspended, results: vec![], remarks: vec![], shown: vec![], resumed: None, peak: 0 };
     let mut last = None;
@@ -169,14 +175,19 @@ pub fn launch(site: &Site<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> 
             tell(event);
         }
     }
-    let ended = site.wait(&child)?;
+    let ended = site.wait(child.id() as i32)?;
     report.peak = ended.peak;
     report.finish = match last {
         Some(WorkerEvent::Done) if ended.status.success() => Finish::Done,
         Some(WorkerEvent::Suspended) => Finish::Suspended,
-        Some(WorkerEvent::Failed { message, causes, hints }) => {
-            Finish::Failed(Failure { message, causes, hints, log: Some(site.log.into()), tail: tail(site.log) })
-        }
+        Some(WorkerEvent::Failed { message, causes, hints }) => Finish::Failed(Failure {
+            message,
+            causes,
+            hints,
+            log: Some(site.log.into()),
+            tail: tail(site.log),
+            ..Failure::default()
+        }),
         // Asked to stop before it could listen: nothing was begun.
         _ if site.workers.is_stopping(site.ticket) && ended.status.signal() == Some(Signal::SIGTERM as i32) => {
             Finish::Suspended
@@ -192,20 +203,4 @@ fn disk_is_full(file: &Path) -> Option<String> {
     let disk = nix::sys::statvfs::statvfs(file.parent()?).ok()?;
     let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
     (free < LITTLE).then(|| format!("the disk of the cache is full: {free} bytes are left"))
-}
-
-/// The last lines of a log.
-fn tail(log: &Path) -> Vec<String> {
-    let read = || {
-        let mut file = File::open(log)?;
-        let start = file.metadata()?.len().saturating_sub(TAIL_BYTES);
-        file.seek(SeekFrom::Start(start))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        std::io::Result::Ok(bytes)
-    };
-    let bytes = read().unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(ToString::to_string).collect()
 }

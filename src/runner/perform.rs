@@ -9,6 +9,7 @@ use super::attempt::{Job, PICTURES};
 use super::digest::{Digest, Measured, join, measure};
 use super::disk::{self, Keep, write_file};
 use super::ending::MemoryDeaths;
+use super::environment::Given;
 use super::event::{Failure, WorkerEvent};
 use super::files::{differences, digest_now, keep_listing};
 use super::graph::{Command, Few, Stage, StageId};
@@ -225,9 +226,11 @@ impl Shop<'_> {
             log,
             lock: order.lock.file(),
             gpus: &grant.gpus,
+            stated: Given::by(&self.stage(order).resources),
         };
         if job.command.is_some() {
-            return program::run(&site, &job);
+            let place = self.stage(order).origins.get("params.run").and_then(|origin| origin.place.clone());
+            return program::run(&site, &job, tell).map_err(|e| e.maybe_at(place));
         }
         let job_file = job_file(&job);
         let text = serde_json::to_vec_pretty(&job).map_err(|e| Error::io("write", &job_file, e.into()))?;

@@ -1,10 +1,12 @@
 //! The share of the machine that a run may use: jobs, threads, memory, GPUs, and whatever else stages name. Grants
 //! and takes back; it does not know to whom.
 
+use super::environment::GPUS;
 use super::graph::Resources;
 use super::perform::Grant;
 use super::suggest;
 use crate::error::{Error, Result};
+use crate::limits;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -32,7 +34,7 @@ impl Limits {
     pub fn of_machine() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            jobs: threads.max(4),
+            jobs: limits::helpers(threads.max(4)),
             threads,
             mem: memory(),
             gpus: gpus(),
@@ -68,17 +70,25 @@ fn allowed(root: &Path, group: &str) -> u64 {
 }
 
 fn gpus() -> Vec<String> {
-    if let Ok(text) = std::env::var("CUDA_VISIBLE_DEVICES") {
+    if let Ok(text) = std::env::var(GPUS) {
         return visible(&text);
     }
     let count = std::fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, |entries| entries.count());
     (0..count).map(|n| n.to_string()).collect()
 }
 
-/// As CUDA reads it: what stands behind a number that is none of a device, such as `-1`, is hidden with it.
+/// As CUDA reads it: numbers, in the order that CUDA_DEVICE_ORDER gives them, UUIDs of GPUs or of their MIG instances. What
+/// stands behind something that is none of these, such as `-1`, is hidden with it. One named twice is one.
 fn visible(text: &str) -> Vec<String> {
-    let ids = text.split(',').map(str::trim).take_while(|id| !id.starts_with('-'));
-    ids.filter(|id| !id.is_empty()).map(String::from).collect()
+    let is_number = |id: &str| id.bytes().all(|b| b.is_ascii_digit());
+    let names_one = |id: &&str| !id.is_empty() && (is_number(id) || id.starts_with("GPU-") || id.starts_with("MIG-"));
+    let mut ids: Vec<String> = vec![];
+    for id in text.split(',').map(str::trim).take_while(names_one) {
+        if !ids.iter().any(|known| known == id) {
+            ids.push(id.into());
+        }
+    }
+    ids
 }
 
 #[derive(Debug)]
@@ -146,7 +156,9 @@ impl Pool {
         self.free.threads += grant.threads;
         self.free.mem += grant.mem;
         self.free.gpus.extend(grant.gpus);
-        self.free.gpus.sort();
+        // In the order in which the user named them.
+        let place = |id: &String| self.limits.gpus.iter().position(|known| known == id);
+        self.free.gpus.sort_by_key(place);
         for (name, units) in grant.named {
             self.free.named.entry(name).and_modify(|have| *have += units);
         }
@@ -157,8 +169,9 @@ impl Pool {
 fn check(limits: &Limits, stated: &BTreeMap<String, u64>, stage: &str, need: &Resources) -> Result<()> {
     let have = limits.gpus.len();
     if !limits.without_gpus && need.gpus > have {
-        return Err(Error::usage(format!("stage `{stage}` asks for {} GPU(s), this run has {have}", need.gpus))
-            .hint("`--gpus 0` runs such stages on the CPU"));
+        let error = Error::usage(format!("stage `{stage}` asks for {} GPU(s), this run has {have}", need.gpus));
+        let user = std::env::var(GPUS).ok().map(|ids| format!("your environment has {GPUS}=\"{ids}\""));
+        return Err(error.maybe_hint(user).hint("`--gpus 0` runs such stages on the CPU"));
     }
     for (name, units) in &need.named {
         if let Some(have) = stated.get(name).filter(|have| *have < units) {
@@ -258,8 +271,22 @@ mod tests {
 
     #[test]
     fn hidden_gpus_are_none() {
-        assert_eq!([visible("-1"), visible(""), visible("0,-1,1")], [vec![], vec![], vec!["0".to_string()]]);
-        assert_eq!(visible(" 1, GPU-ab"), ["1", "GPU-ab"]);
+        for nothing in ["-1", "", "NoDevFiles", "none", ",1"] {
+            assert_eq!(visible(nothing), Vec::<String>::new(), "{nothing}");
+        }
+        assert_eq!(visible("0,-1,1"), ["0"]);
+        assert_eq!(visible(" 1, GPU-ab,MIG-cd,MIG-GPU-ef/1/0,1"), ["1", "GPU-ab", "MIG-cd", "MIG-GPU-ef/1/0"]);
+    }
+
+    #[test]
+    fn gpus_come_back_in_the_order_in_which_they_were_named() {
+        let gpus = ["10", "2", "GPU-ab"].map(String::from).to_vec();
+        let mut pool = Pool::new(Limits { gpus: gpus.clone(), ..limits(false) }, std::iter::empty()).unwrap();
+        let (a, b) = (pool.take(&need(Some(1), 0, 2)).unwrap(), pool.take(&need(Some(1), 0, 1)).unwrap());
+        assert_eq!((&a.gpus[..], &b.gpus[..]), (&gpus[..2], &gpus[2..]));
+        pool.give_back(b);
+        pool.give_back(a);
+        assert_eq!(pool.take(&need(Some(1), 0, 3)).unwrap().gpus, gpus);
     }
 
     #[test]

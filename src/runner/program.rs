@@ -3,57 +3,133 @@
 //!
 //! Placeholders in its arguments: `{inputs.SLOT}`, `{outputs.NAME}`, `{params.NAME}`, `{threads}`, and
 //! `{checkpoints}`, a folder kept until the stage succeeds. Other braces are left alone, as shells use them.
-//! The program runs in the folder of the pipeline file; what it prints goes to the attempt's log. It must
+//! The program runs in the folder of the pipeline file; what it prints goes to the attempt's log, byte for byte. It must
 //! make a file or a folder at the path of each output. An output of type `metrics` that is a JSON object, or a folder
 //! with such a `metrics.json`, gives the stage its results: every number at its top level. This module does not know
 //! what the program does.
 
 use super::attempt::Job;
+use super::children::{Program, has_ended};
 use super::ending::{MARK, adopt_strays, end_strays};
-use super::event::Measure;
+use super::event::{Measure, WorkerEvent};
 use super::key::canonical;
 use super::launch::{Finish, Report, Site};
-use super::numbers;
+use super::{numbers, unstartable};
 use crate::error::{Error, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs::File;
+use std::io::{PipeReader, Read, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a program may be silent before it is looked whether it has ended and left somebody who holds its pipe.
+const SILENCE: Duration = Duration::from_millis(50);
+/// What is in a pipe when nobody who writes to it lives any more.
+const LEFT_IN_PIPE: usize = 1 << 20;
 
 /// Runs the program to its end. Asked to stop, it gets a SIGTERM with all its children.
-pub fn run(site: &Site<'_>, job: &Job) -> Result<Report> {
+pub fn run(site: &Site<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<Report> {
     let run = job.command.as_deref().unwrap_or_default();
     let words = run.iter().map(|word| fill(word, job)).collect::<Result<Vec<_>>>()?;
-    let Some((program, arguments)) = words.split_first() else {
+    let Some(name) = words.first() else {
         return Err(Error::usage("the command is empty"));
     };
-    let log = site.open_log()?;
-    let errors = log.try_clone().map_err(|e| Error::stage("cannot use the log").because(e))?;
+    let mut log = Log { file: site.open_log()?, lost: None };
+    // A pipe, and not the log itself: whoever opens /dev/stdout anew to write to it cuts a file short.
+    let (from, to) = std::io::pipe().map_err(|e| Error::stage("cannot make a pipe").caused(e))?;
     // Another run, with another cache, may be at the same action.
     let mark = format!("{}.{}", job.key, std::process::id());
     adopt_strays();
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .current_dir(&job.pipeline_dir)
-        .env(MARK, &mark)
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(errors);
-    let started = site.start(&mut command, job, Some(mark.clone()));
-    let child = started.map_err(|e| Error::stage(format!("cannot start `{program}`")).because(e))?;
-    let ended = site.wait(&child)?;
+    let mut environment = site.environment(job);
+    environment.push((MARK, mark.clone()));
+    let program = Program {
+        words: &words,
+        folder: &job.pipeline_dir,
+        environment: &environment,
+        output: to.as_fd(),
+        held: site.lock.as_fd(),
+    };
+    let pid = site.start_program(&program, &mark).map_err(|e| unstartable::error(&program, e))?;
+    drop(to);
+    log.take_from(&from, pid);
+    let ended = site.wait(pid)?;
     end_strays(&mark);
+    log.take_what_is_left(&from);
+    if let Some(e) = log.lost {
+        tell(WorkerEvent::Log { text: format!("a part of its log is lost: {e}") });
+    }
     let finish = if site.workers.is_stopping(site.ticket) {
         // A program may catch SIGTERM, tidy up and call that success: its outputs cannot be trusted to be whole.
         Finish::Suspended
     } else if ended.status.success() {
         Finish::Done
     } else {
-        let mut failure = site.failure(&format!("`{program}`"), ended);
+        let mut failure = site.failure(&format!("`{name}`"), ended);
         failure.hints.extend(read_by_a_shell(job));
+        failure.hints.extend(unstartable::found_no_interpreter(name, &job.pipeline_dir, ended.status));
         Finish::Failed(failure)
     };
     let (results, remarks) = results(job);
     Ok(Report { finish, results, remarks, shown: vec![], resumed: None, peak: ended.peak })
+}
+
+/// The log that a program's pipe leads to.
+struct Log {
+    file: File,
+    /// Why not all of it could be written. The program is not held up for it.
+    lost: Option<std::io::Error>,
+}
+
+impl Log {
+    /// Takes what comes until the pipe closes, or until the program has ended though another holds the pipe open.
+    fn take_from(&mut self, mut from: &PipeReader, pid: i32) {
+        let mut looked = Instant::now();
+        loop {
+            if has_word(from, SILENCE) {
+                match self.take(&mut from) {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) if looked.elapsed() < SILENCE => continue,
+                    Ok(_) => {}
+                }
+            }
+            if has_ended(pid) {
+                return;
+            }
+            looked = Instant::now();
+        }
+    }
+
+    fn take_what_is_left(&mut self, mut from: &PipeReader) {
+        let mut taken = 0;
+        while taken < LEFT_IN_PIPE && has_word(from, Duration::ZERO) {
+            match self.take(&mut from) {
+                Ok(0) | Err(_) => return,
+                Ok(bytes) => taken += bytes,
+            }
+        }
+    }
+
+    fn take(&mut self, from: &mut &PipeReader) -> std::io::Result<usize> {
+        let mut block = [0; 1 << 14];
+        let bytes = loop {
+            match from.read(&mut block) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
+        if self.lost.is_none() {
+            self.lost = self.file.write_all(&block[..bytes]).err();
+        }
+        Ok(bytes)
+    }
+}
+
+/// Is there something to read, or the end, before so much time has passed?
+fn has_word(from: &PipeReader, patience: Duration) -> bool {
+    let mut asked = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
+    let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+    poll(&mut asked, patience).is_ok_and(|ready| ready > 0)
 }
 
 /// A line for `sh -c` has its places filled in as text: a path that a shell reads otherwise is a likely cause.

@@ -9,6 +9,7 @@ use super::event::WorkerEvent;
 use super::manifest::Registry;
 use super::workers::{GUARDIAN, guard};
 use crate::error::{Error, ErrorKind, Result};
+use crate::{limits, process};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{getpgrp, getpid};
 use std::any::Any;
@@ -31,10 +32,7 @@ pub fn serve(job_file: &Path, registry: Registry) -> Result<i32> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [libc::SIGTERM, libc::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
-            .map_err(|e| Error::stage("cannot listen for signals").because(e))?;
-    }
-    if std::env::var_os(ATTACHED).is_some() {
-        std::thread::spawn(end_with_the_runner);
+            .map_err(|e| Error::stage("cannot listen for signals").caused(e))?;
     }
     let text = std::fs::read(job_file).map_err(|e| Error::io("read", job_file, e))?;
     let job: Job = serde_json::from_slice(&text).map_err(|e| Error::io("understand", job_file, e.into()))?;
@@ -50,6 +48,11 @@ pub fn serve(job_file: &Path, registry: Registry) -> Result<i32> {
 }
 
 fn run(attempt: &Attempt, registry: Registry) -> Result<()> {
+    if std::env::var_os(ATTACHED).is_some() {
+        let watch = limits::spawn("runner-watch", end_with_the_runner);
+        watch.map_err(|e| Error::stage("cannot start a thread").caused(e))?;
+    }
+    process::build_pool(true)?;
     let job = attempt.job();
     let kind = registry.iter().find(|k| k.name == job.kind);
     let kind = kind.ok_or_else(|| Error::usage(format!("this program has no stage kind `{}`", job.kind)))?;

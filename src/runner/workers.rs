@@ -7,14 +7,15 @@
 //! before the program is started: what a kill of the runner leaves running has not been executed yet, a matter of
 //! microseconds. It holds the lock of its key, so that nothing worse follows than a wait.
 
-use super::ending::end_orphans;
+use super::children::{self, Pause};
+use super::ending::{self, end_orphans};
 use super::launch::Launcher;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What `erw worker` is told instead of a job to become a guardian.
@@ -123,7 +124,7 @@ impl Going {
 #[derive(Debug)]
 struct Guardian {
     /// `None`: it could not be started, and a killed runner leaves its programs to themselves.
-    process: Option<(Child, ChildStdin)>,
+    process: Option<(i32, ChildStdin)>,
 }
 
 impl Guardian {
@@ -133,9 +134,15 @@ impl Guardian {
             command.args(&launcher.args).arg(GUARDIAN).env(super::worker::ATTACHED, "1");
             // Ctrl-C on the terminal must not reach it.
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-            let mut child = super::launch::alone(|| command.spawn()).ok()?;
-            let stdin = child.stdin.take()?;
-            Some((child, stdin))
+            let mut stdin = None;
+            let started = children::start(Pause::GoesOn, || {
+                #[expect(clippy::zombie_processes, reason = "waited for when this value goes")]
+                let mut child = command.spawn()?;
+                stdin = child.stdin.take();
+                Ok(child.id() as i32)
+            });
+            let pid = started.ok()?;
+            Some((pid, stdin?))
         };
         Self { process: spawn() }
     }
@@ -149,9 +156,9 @@ impl Guardian {
 
 impl Drop for Guardian {
     fn drop(&mut self) {
-        if let Some((mut child, pipe)) = self.process.take() {
+        if let Some((pid, pipe)) = self.process.take() {
             drop(pipe);
-            let _ = child.wait();
+            let _ = ending::wait(pid, || ());
         }
     }
 }
@@ -182,6 +189,7 @@ mod tests {
     use super::super::ending::MARK;
     use super::*;
     use std::os::unix::process::ExitStatusExt;
+    use std::process::Child;
 
     #[test]
     fn a_guardian_ends_what_is_under_way_and_nothing_else() {

@@ -92,7 +92,11 @@ impl Space {
     }
     /// Contents of each output, read through the store.
     pub fn outputs(&self) -> BTreeMap<String, String> {
-        let said = self.erw(&["run", "p.toml", "--json"]).expect(0);
+        self.outputs_with(&[])
+    }
+    /// The same of a run with these arguments.
+    pub fn outputs_with(&self, more: &[&str]) -> BTreeMap<String, String> {
+        let said = self.erw(&[&["run", "p.toml", "--json"], more].concat()).expect(0);
         let events = said.stdout.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
         let ends = events.filter(|e| e["event"] == "ended");
         let output = |end: serde_json::Value| {

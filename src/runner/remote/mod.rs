@@ -34,11 +34,15 @@ use super::actions::Record;
 use super::key::Key;
 use super::store::Store;
 use crate::error::{Error, Result};
+use crate::limits;
 use link::Link;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
+
+/// That carry what is sent and fetched.
+const THREADS: usize = 2;
 
 pub struct Remote {
     link: Arc<Link>,
@@ -74,12 +78,14 @@ impl Remote {
     /// Makes ready to ask the remote at `address`; asks nothing yet. An address that nobody understands is an error.
     pub fn open(address: &str, mode: Option<Mode>) -> Result<Self> {
         let opened = address::open(address, mode)?;
+        // The library panics where it gets no thread.
+        limits::probe(THREADS).map_err(|e| Error::usage("cannot start the threads of the remote cache").caused(e))?;
         let runtime = Builder::new_multi_thread()
-            .worker_threads(2)
+            .worker_threads(THREADS)
             .thread_name("erw-remote")
             .enable_all()
             .build()
-            .map_err(|e| Error::usage("cannot start the threads of the remote cache").because(e))?;
+            .map_err(|e| Error::usage("cannot start the threads of the remote cache").caused(e))?;
         let threads = runtime.handle().clone();
         Ok(Self { link: Arc::new(Link::to(opened)), threads, runtime: Some(runtime), depth: Depth::Artifacts })
     }

@@ -38,9 +38,22 @@ impl Scheduler<'_> {
         }
     }
 
-    /// Stops attempts that take too long; ends those that do not heed it.
+    /// The time of an attempt begins to run.
+    pub(super) fn limit_time(&mut self, id: StageId) {
+        let timeout = self.stage(id).patience.timeout.or(self.patience.timeout);
+        let progress = &mut self.stages[id.0];
+        if progress.ended_early.is_none() {
+            progress.deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        }
+    }
+
+    /// Stops attempts that take too long; ends those that do not heed it. While all is stopped no time passes.
     pub(super) fn heed_time_limits(&mut self) {
         let now = Instant::now();
+        let Some(lost) = self.stop.time_lost() else { return };
+        if !lost.is_zero() {
+            self.stages.iter_mut().filter_map(|s| s.deadline.as_mut()).for_each(|deadline| *deadline += lost);
+        }
         let late = |id: &StageId| self.stages[id.0].deadline.is_some_and(|deadline| deadline <= now);
         for id in self.running.iter().copied().filter(late).collect::<Vec<_>>() {
             let progress = &mut self.stages[id.0];

@@ -21,6 +21,7 @@
 mod attempts;
 mod backlog;
 mod judging;
+mod performing;
 mod stop;
 mod sum;
 mod telling;
@@ -31,6 +32,7 @@ pub use self::stop::Stop;
 use self::attempts::Early;
 use self::backlog::{Backlog, Urgency, urgency};
 use self::judging::{Judged, Question, judge_all};
+use self::performing::{Granted, perform_all};
 use self::sum::sum;
 use super::actions::Record;
 use super::ending::MemoryDeaths;
@@ -46,6 +48,7 @@ use super::reason::Reason;
 use super::store::Store;
 use super::workers::Workers;
 use crate::error::{Error, Result};
+use crate::limits;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -108,14 +111,20 @@ pub fn run(
     let (tell, told) = channel();
     let (ask, asked) = channel();
     let asked = Mutex::new(asked);
-    let scheduler = Scheduler::new(pipeline, &shop, stop, pool, options, listener, tell.clone(), ask);
-    Ok(std::thread::scope(|scope| {
-        for _ in 0..JUDGES.min(scheduler.selected.len()) {
+    let (order, orders) = channel();
+    let orders = Mutex::new(orders);
+    let scheduler = Scheduler::new(pipeline, &shop, stop, pool, options, listener, tell.clone(), ask, order);
+    std::thread::scope(|scope| {
+        for n in 0..limits::helpers(JUDGES.min(scheduler.selected.len())) {
             let (shop, asked, tell) = (&shop, &asked, tell.clone());
-            scope.spawn(move || judge_all(shop, asked, &tell));
+            match limits::spawn_scoped(scope, "judge", move || judge_all(shop, asked, &tell)) {
+                Err(e) if n == 0 => return Err(Error::usage("cannot start a thread").caused(e)),
+                Err(_) => break,
+                Ok(_) => {}
+            }
         }
-        scheduler.run(scope, &told)
-    }))
+        Ok(scheduler.run(scope, &told, &orders))
+    })
 }
 
 /// What can be known to fail before days of work is refused now.
@@ -193,6 +202,9 @@ struct Scheduler<'a> {
     listener: &'a mut dyn Listener,
     tell: Sender<Message>,
     ask: Sender<Question>,
+    order: Sender<Granted>,
+    /// Threads that carry out orders.
+    hands: usize,
 }
 
 impl<'a> Scheduler<'a> {
@@ -206,6 +218,7 @@ impl<'a> Scheduler<'a> {
         listener: &'a mut dyn Listener,
         tell: Sender<Message>,
         ask: Sender<Question>,
+        order: Sender<Granted>,
     ) -> Self {
         let mut stages: Vec<Progress> = pipeline.stages.iter().map(|_| Progress::default()).collect();
         for &id in &options.selected {
@@ -239,12 +252,19 @@ impl<'a> Scheduler<'a> {
             listener,
             tell,
             ask,
+            order,
+            hands: 0,
         }
     }
 
     /// The main loop. Start whatever can start; if then nothing is under way, all is settled; else wait for word or
     /// for the next time limit, hear all there is, and begin again.
-    fn run<'scope>(mut self, scope: &'scope Scope<'scope, '_>, told: &Receiver<Message>) -> Outcome
+    fn run<'scope>(
+        mut self,
+        scope: &'scope Scope<'scope, '_>,
+        told: &Receiver<Message>,
+        orders: &'scope Mutex<Receiver<Granted>>,
+    ) -> Outcome
     where
         'a: 'scope,
     {
@@ -263,7 +283,7 @@ impl<'a> Scheduler<'a> {
             self.heed_time_limits();
             self.take_up_what_is_due();
             self.judge_what_is_known();
-            self.start_what_fits(scope);
+            self.start_what_fits(scope, orders);
             self.force_to_disk(scope);
             let idle = self.judging.is_empty() && self.running.is_empty();
             let idle = idle && self.locked.is_empty() && self.retries.is_empty() && self.backlog.is_empty();
@@ -344,7 +364,7 @@ impl<'a> Scheduler<'a> {
         fresh.map(|(id, _)| self.backlog.urgency(*id)).max()
     }
 
-    fn start_what_fits<'scope>(&mut self, scope: &'scope Scope<'scope, '_>)
+    fn start_what_fits<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, orders: &'scope Mutex<Receiver<Granted>>)
     where
         'a: 'scope,
     {
@@ -356,19 +376,24 @@ impl<'a> Scheduler<'a> {
             let need = |id: StageId| &pipeline.stages[id.0].resources;
             let Some((order, grant)) = self.backlog.next(&mut self.pool, at_least, need) else { return };
             let id = order.id;
+            if self.hands <= self.running.len() {
+                let (shop, tell) = (self.shop, self.tell.clone());
+                match limits::spawn_scoped(scope, "attempt", move || perform_all(shop, orders, &tell)) {
+                    Ok(_) => self.hands += 1,
+                    Err(e) if self.hands == 0 => {
+                        self.pool.give_back(grant);
+                        self.fail(id, Error::stage("cannot start a thread").caused(e).into());
+                        continue;
+                    }
+                    // One of those at work will take it.
+                    Err(_) => {}
+                }
+            }
             self.running.insert(id);
-            let timeout = self.stage(id).patience.timeout.or(self.patience.timeout);
             let progress = &mut self.stages[id.0];
-            progress.ended_early = None;
-            progress.deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+            (progress.ended_early, progress.deadline) = (None, None);
             self.set(id, State::Running);
-            let (shop, tell) = (self.shop, self.tell.clone());
-            scope.spawn(move || {
-                let starting = |start| drop(tell.send(Message::Starting(id, start, grant.clone())));
-                let mut pass_on = |event| drop(tell.send(Message::Worker(id, event)));
-                let end = shop.perform(&order, &grant, &starting, &mut pass_on);
-                let _ = tell.send(Message::Ended(order, grant, end));
-            });
+            let _ = self.order.send((order, grant));
         }
     }
 
@@ -380,7 +405,10 @@ impl<'a> Scheduler<'a> {
         if self.synced.elapsed() >= SYNC_INTERVAL && self.shop.unsynced.swap(false, Ordering::Relaxed) {
             self.synced = Instant::now();
             let store = self.shop.judge.store;
-            scope.spawn(move || store.sync());
+            if limits::spawn_scoped(scope, "sync", move || store.sync()).is_err() {
+                // It is done at the end, then.
+                self.shop.unsynced.store(true, Ordering::Relaxed);
+            }
         }
     }
 
@@ -400,7 +428,10 @@ impl<'a> Scheduler<'a> {
                     self.judged(id, judged);
                 }
             }
-            Message::Starting(id, start, grant) => self.tell_start(id, start, &grant),
+            Message::Starting(id, start, grant) => {
+                self.limit_time(id);
+                self.tell_start(id, start, &grant);
+            }
             Message::Worker(id, event) => self.pass_on(id, event),
             Message::Ended(order, grant, end) => {
                 self.running.remove(&order.id);

@@ -19,6 +19,7 @@ pub(super) fn sum(ends: &[StageEnd], signal: Option<i32>) -> Option<Error> {
         let mut error = Error::stage(format!("{of}{message}"));
         error.causes = failure.causes;
         error.hints = failure.hints;
+        error.place = failure.place;
         if let Some(log) = failure.log {
             error.hints.push(format!("its log is `{}`", log.display()));
         }
