@@ -75,7 +75,8 @@ pub struct Inside {
     pub prefix: String,
     /// By plain names behind the prefix: what the file calls it, and the tensor.
     pub tensors: BTreeMap<String, (String, candle_core::Tensor)>,
-    /// What is not of the copy, by the names of the file; and counters and masks, which are in it but are no weights.
+    /// What is not of the copy, by the names of the file; and counters, masks and single numbers, which
+    /// are in it but are no weights.
     pub beside: Tensors,
 }
 
@@ -93,7 +94,7 @@ pub fn network(file: Tensors, landmarks: &[&str]) -> Result<Inside> {
     };
     let mut inside = Inside { prefix, ..Inside::default() };
     for (theirs, tensor) in file {
-        if !belongs(&theirs, &inside.prefix, &all) || !tensor.dtype().is_float() {
+        if !belongs(&theirs, &inside.prefix, &all) || !tensor.dtype().is_float() || tensor.rank() == 0 {
             inside.beside.insert(theirs, tensor);
             continue;
         }
@@ -337,7 +338,7 @@ mod tests {
     #[test]
     fn what_is_left_without_wrappers_is_there_once() {
         let of = |names: &[&str], dtype| {
-            let tensor = Tensor::zeros((), dtype, &Device::Cpu).unwrap();
+            let tensor = Tensor::zeros(1, dtype, &Device::Cpu).unwrap();
             network(names.iter().map(|n| (n.to_string(), tensor.clone())).collect(), &["x.w"])
         };
         let inside = of(&["m.module.x.w", "m.y", "z"], DType::F32).unwrap();

@@ -83,7 +83,8 @@ pub fn choose(file: &WeightsFile, path: &Path, artifact: Artifact, set: Option<&
             [_, _] => format!("name the one to take for both {}", files.join(" and ")),
             _ => "name the one to take".to_string(),
         };
-        let first = survey.copies.first().map_or("", |c| &c.name);
+        let likely = survey.copies.iter().filter(|c| c.role == Role::Average).chain(&survey.copies);
+        let first = likely.map(|c| c.name.as_str()).find(|name| !name.is_empty()).unwrap_or_default();
         Err(error.hint(format!("{hint}: `set = \"{first}\"`, or `--set {first}` of `erw weights import`")))
     };
     if !survey.unclear.is_empty() {
@@ -101,9 +102,7 @@ pub fn choose(file: &WeightsFile, path: &Path, artifact: Artifact, set: Option<&
         }
         Artifact::Sit => match survey.average_and_model() {
             Some(found) => found,
-            None => {
-                return refuse("holds several copies of the network, and their names do not say which is the average");
-            }
+            None => return refuse(survey.why_unclear()),
         },
         _ => {
             let names: Vec<String> = copies.iter().map(|c| c.name.clone()).collect();
@@ -117,10 +116,17 @@ pub fn choose(file: &WeightsFile, path: &Path, artifact: Artifact, set: Option<&
         choice.told.push(of_averages(ema, model, path));
     }
     choice.taken = match (ema, model) {
-        (Some(ema), Some(model)) => vec![
-            Taken { copy: ema.clone(), files: vec![files[0]] },
-            Taken { copy: model.clone(), files: vec![files[1]] },
-        ],
+        (Some(ema), Some(model)) => {
+            let mut both = vec![
+                Taken { copy: ema.clone(), files: vec![files[0]] },
+                Taken { copy: model.clone(), files: vec![files[1]] },
+            ];
+            // An average of what is trained lacks the table that shows the size.
+            if !survey.tensors_of(ema).iter().any(|(name, _)| copies::plain(name).ends_with(TABLES[0])) {
+                both.reverse();
+            }
+            both
+        }
         (Some(one), None) | (None, Some(one)) => vec![Taken { copy: one.clone(), files: files.to_vec() }],
         (None, None) => vec![],
     };
@@ -367,6 +373,15 @@ impl<'a> Survey<'a> {
             ([ema], [], []) => Some((Some(ema), None)),
             ([], [one], []) | ([], [], [one]) => Some((None, Some(one))),
             _ => None,
+        }
+    }
+
+    fn why_unclear(&self) -> &'static str {
+        let count = |role| self.copies.iter().filter(|c| c.role == role).count();
+        match (count(Role::Average), count(Role::Unknown)) {
+            (2.., _) => "holds several averages of the network",
+            (_, 0) => "holds the network several times, as a model by each of the names",
+            _ => "holds the network several times, and their names do not say which is the average",
         }
     }
 

@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn wrappers_are_taken_off() {
-        let of = |names: &[&str]| adopt(names.iter().map(|n| (n.to_string(), zeros(().into()))).collect());
+        let of = |names: &[&str]| adopt(names.iter().map(|n| (n.to_string(), zeros(1.into()))).collect());
         let adopted = of(&["module._orig_mod.pos_embed", "module.x_embedder.proj.bias"]).unwrap();
         assert_eq!(adopted.tensors.into_keys().collect::<Vec<_>>(), ["pos_embed", "x_embedder.proj.bias"]);
         assert_eq!(adopted.renamed["pos_embed"], "module._orig_mod.pos_embed");
