@@ -103,7 +103,7 @@ impl Import {
     /// The number that fills a file of the artifact.
     fn holds(&self, set: &str) -> f32 {
         let tensors = weights::load(&self.space.path(&format!("out/{set}.safetensors")), &CPU).unwrap();
-        assert_eq!(tensors.len(), filled(0.0).len());
+        assert_eq!(tensors.iter().filter(|(name, _)| *name != "pos_embed").count(), filled(0.0).len() - 1);
         let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let first = values(&tensors["x_embedder.proj.bias"])[0];
         for (name, t) in &tensors {
@@ -338,7 +338,13 @@ fn wrappers_are_understood_in_files_of_every_network() {
         let adopted = vae::adopt(&config, rename(&tensors, wrapping)).unwrap();
         assert!(adopted.tensors.keys().eq(tensors.keys()), "{wrapping:?}");
     }
-    let tensors = Golden::open("inception").group("w");
+    let names = [
+        "Conv2d_1a_3x3.conv.weight",
+        "Mixed_5b.branch1x1.bn.running_mean",
+        "Mixed_7c.branch_pool.conv.weight",
+        "fc.bias",
+    ];
+    let tensors: Tensors = names.map(|name| (name.into(), Tensor::zeros(1, DType::F32, &CPU).unwrap())).into();
     for wrapping in WRAPPINGS {
         let (adopted, plain) =
             (inception::adopt(rename(&tensors, wrapping)).unwrap(), inception::adopt(tensors.clone()).unwrap());
@@ -585,7 +591,7 @@ fn a_stage_logs_what_it_took() {
     space.write("p.toml", &stage("source = \"f.pt\""));
     let said = space.run(&[]).expect(0).stderr;
     for words in [
-        "`f.pt` holds `model` (33 tensors), `model_ema` (averaged, 33 tensors)",
+        "`f.pt` holds `model` (32 tensors), `model_ema` (averaged, 32 tensors)",
         "average: `model_ema` is taken for ema.safetensors, `model` for model.safetensors",
         "time: that of REPA, where t = 1 is noise (assumed",
     ] {

@@ -139,7 +139,7 @@ fn of_index(dir: &Path, name: &str, index: Index) -> Parsed<Model> {
     }
     let names: BTreeSet<String> = places.values().cloned().collect();
     if names.is_empty() {
-        return Err(format!("`{name}` names no tensors"));
+        return Err(format!("`{name}` is an index in JSON that names no tensors"));
     }
     whole(dir, names.into_iter().collect(), places, Some(name.to_string()))
 }

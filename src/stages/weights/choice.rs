@@ -71,7 +71,7 @@ pub fn choose(file: &WeightsFile, path: &Path, artifact: Artifact, set: Option<&
     }
     if let Some(set) = set {
         let copy = survey.named(set)?;
-        if files.len() > 1 && survey.copies.len() > 1 {
+        if files.len() > 1 && survey.copies.len() + survey.unclear.len() > 1 {
             choice.told.push(format!("`{set}` is taken for both {}, as `set` says", files.join(" and ")));
         }
         choice.taken.push(Taken { copy, files: files.to_vec() });
