@@ -23,6 +23,9 @@ const WRAPPERS: [&str; 9] = [
     "_module",
 ];
 
+/// Copies that are told apart. No trainer leaves as many, and comparing any number could take for ever.
+const MOST: usize = 64;
+
 /// A name without what wrappers put into it.
 pub fn plain(name: &str) -> String {
     name.split('.').filter(|part| !WRAPPERS.contains(part)).collect::<Vec<_>>().join(".")
@@ -40,6 +43,7 @@ pub fn prefixes<'a>(names: impl Iterator<Item = &'a str> + Clone, landmarks: &[&
         let mut found: Vec<String> = vec![];
         for name in names.clone() {
             if let Some(prefix) = before(&plain(name), landmark)
+                && found.len() < MOST
                 && !found.iter().any(|p| p == prefix)
             {
                 found.push(prefix.to_string());

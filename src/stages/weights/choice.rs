@@ -18,6 +18,9 @@ use crate::ml::models::sit::release::TABLES;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
+/// More copies than any trainer leaves are neither told nor compared.
+const FEW: usize = 16;
+
 /// One copy of the network.
 #[derive(Debug, Clone)]
 pub struct Copy {
@@ -122,7 +125,8 @@ pub fn choose(file: &WeightsFile, path: &Path, artifact: Artifact, set: Option<&
                 Taken { copy: model.clone(), files: vec![files[1]] },
             ];
             // An average of what is trained lacks the table that shows the size.
-            if !survey.tensors_of(ema).iter().any(|(name, _)| copies::plain(name).ends_with(TABLES[0])) {
+            let named = matches!(ema.how, How::Named { .. });
+            if named && !survey.tensors_of(ema).iter().any(|(name, _)| copies::plain(name).ends_with(TABLES[0])) {
                 both.reverse();
             }
             both
@@ -236,13 +240,13 @@ impl<'a> Survey<'a> {
         for Listing { set, tensors } in &self.listing {
             let names = || tensors.iter().map(|(name, _)| name.as_str());
             let others = copies::prefixes(names(), landmarks);
-            // PyTorch's AveragedModel counts beside what it averages.
-            let counts = names().any(|name| name.rsplit('.').next() == Some("n_averaged"));
             for prefix in &others {
                 let name = joined(set, prefix.trim_end_matches('.'));
-                let role = match copies::role(&name) {
-                    Role::Model if counts || (swapped && name == "state_dict") => Role::Average,
-                    role => role,
+                // PyTorch's AveragedModel counts beside what it averages.
+                let counts = names().any(|n| copies::plain(n).strip_prefix(prefix.as_str()) == Some("n_averaged"));
+                let role = match counts || (swapped && set == "state_dict") {
+                    true => Role::Average,
+                    false => copies::role(&name),
                 };
                 let count = names().filter(|n| copies::belongs(n, prefix, &others)).count();
                 let how = How::Named { prefix: prefix.clone(), others: others.clone() };
@@ -258,9 +262,14 @@ impl<'a> Survey<'a> {
         set.into_iter().flat_map(|l| &l.tensors).filter(|(name, _)| copies::belongs(name, prefix, others)).collect()
     }
 
+    /// The models that a nameless average may be of. A file that has many is refused anyway.
+    fn models(&self) -> Vec<Copy> {
+        self.copies.iter().filter(|c| c.role == Role::Model).take(FEW).cloned().collect()
+    }
+
     /// Averages that are lists in the order of the model's parameters.
     fn find_lists(&mut self) {
-        let models: Vec<Copy> = self.copies.iter().filter(|c| c.role == Role::Model).cloned().collect();
+        let models = self.models();
         let mut found = vec![];
         for list in self.listing.iter().filter(|l| is_list(l) && copies::role(&l.set) == Role::Average) {
             let shapes: Vec<_> = list.tensors.iter().map(|(_, shape)| shape.as_deref()).collect();
@@ -306,7 +315,7 @@ impl<'a> Survey<'a> {
 
     /// Averages whose names are those of the model without dots, and what only looks like one.
     fn find_undotted(&mut self, landmarks: &[&str]) {
-        let models: Vec<Copy> = self.copies.iter().filter(|c| c.role == Role::Model).cloned().collect();
+        let models = self.models();
         let mut found: Vec<Copy> = vec![];
         for Listing { set, tensors } in &self.listing {
             for (name, _) in tensors {
@@ -316,7 +325,7 @@ impl<'a> Survey<'a> {
                     continue;
                 };
                 let label = joined(set, before.trim_end_matches(['.', '_']));
-                if copies::role(&label) != Role::Average {
+                if copies::role(&label) != Role::Average || found.len() + self.unclear.len() >= FEW {
                     continue;
                 }
                 let matching =
@@ -432,6 +441,9 @@ impl<'a> Survey<'a> {
             0 => {}
             n => all.push(format!("{n} other {}", if n == 1 { "dictionary" } else { "dictionaries" })),
         }
+        let more = all.len().saturating_sub(FEW);
+        all.truncate(FEW);
+        all.extend((more > 0).then(|| format!("and {more} more")));
         all.join(", ")
     }
 }
