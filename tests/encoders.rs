@@ -206,7 +206,8 @@ fn conflicting_and_incomplete_names_are_told() -> Result<()> {
     assert!(text.contains("attention.key.weight + encoder.layer.0.attention.attention.value.weight"), "{text}");
 
     let scalar = |part: &str| (format!("encoder.layer.0.attention.attention.{part}.weight"), zeros(&[]));
-    assert!(adopt(&config, ["query", "key", "value"].map(scalar).into()).is_err());
+    // A single number is no weight of any network.
+    assert_eq!(adopt(&config, ["query", "key", "value"].map(scalar).into())?.dropped.len(), 3);
 
     let mut file = official.clone();
     for part in ["query", "key", "value"] {
@@ -354,7 +355,4 @@ fn configurations_that_make_no_sense_are_refused() {
     ] {
         assert!(bad.check().is_err(), "{bad:?}");
     }
-    assert_eq!(encoder::sets("mocov3-vit-l"), ["state_dict"]);
-    assert_eq!(encoder::sets("jepa-vit-h"), ["encoder"]);
-    assert_eq!(encoder::sets("dinov2-vit-b"), [""; 0]);
 }

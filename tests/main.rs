@@ -10,6 +10,7 @@ mod bad_input;
 mod block;
 mod block_measures;
 mod care;
+mod checkpoints;
 mod classifier;
 mod compare;
 mod conv;

@@ -4,6 +4,7 @@
 pub mod align;
 pub mod augment;
 pub mod backprop;
+pub mod copies;
 pub mod data;
 pub mod ema;
 pub mod formats;

@@ -201,13 +201,19 @@ fn headers_of_safetensors_are_held_against_the_file() {
         (one(info("[4611686018427387904]", 0, 0)), 0, "but 0 bytes"),
         (one(info("[1]", u64::MAX - 3, u64::MAX)), 0, "lies at bytes"),
         (format!("{{\"a\":{},\"b\":{}}}", info("[2]", 0, 8), info("[2]", 4, 12)), 12, "`a` and `b` overlap"),
-        (one(info("[1]", 0, 4)).replace("F32", "C64"), 4, "type C64"),
+        (format!("{{\"a\":{0},\"a\":{0}}}", info("[1]", 0, 4)), 4, "holds `a` twice"),
         (format!("{{\"a\":{}", "[".repeat(5000)), 0, "damaged safetensors"),
     ];
     for (header, data, what) in cases {
         let e = with(&header, data);
         assert!(e.contains(what), "{e}");
     }
+    // A type that is not read is told to who wants the tensor.
+    let header = one(info("[1]", 0, 8)).replace("F32", "C64");
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 8]].concat();
+    std::fs::write(space.path("c"), bytes).unwrap();
+    let e = WeightsFile::open(&space.path("c")).and_then(|file| file.tensors("")).unwrap_err().to_string();
+    assert!(e.contains("tensor `weight`: has type C64, which is not read here"), "{e}");
 }
 
 /// The length of the header comes first: 0x4b50 looks like a ZIP archive and 0x80 like a pickle.

@@ -6,6 +6,7 @@ pub mod counter;
 pub mod experiment;
 pub mod golden;
 pub mod http;
+pub mod pickled;
 pub mod s3;
 pub mod scored;
 pub mod space;

@@ -4,6 +4,7 @@ use crate::cli::common::{PipelineArgs, SetArgs, columns, print};
 use crate::cli::why;
 use crate::error::{Error, Result};
 use crate::ml::formats::torch_write;
+use crate::ml::models::sit::convention::Convention;
 use crate::ml::models::sit::{SiTConfig, release};
 use crate::ml::train::saved_weights;
 use crate::ml::weights::{self, Tensors};
@@ -23,15 +24,19 @@ const SHOWN: usize = 8;
 
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
-    /// safetensors, a PyTorch checkpoint, a TorchScript archive, npz
-    #[arg(value_hint = clap::ValueHint::FilePath)]
+    /// safetensors, a PyTorch checkpoint, a TorchScript archive, npz; for a model in several files their folder, index or one
+    #[arg(value_hint = clap::ValueHint::AnyPath)]
     file: PathBuf,
     /// What it becomes: vae, encoder, inception, sit, stats, or a network such as dinov2-vit-b or SiT-XL/2
     #[arg(long = "as", value_name = "WHAT")]
     what: String,
-    /// Dictionary inside a checkpoint, such as ema; without it the usual one
+    /// Dictionary inside a checkpoint, or a copy in one, such as ema; for a SiT in place of its average and its model
     #[arg(long)]
     set: Option<String>,
+    /// Whose time a SiT was trained in: repa, where t = 1 is noise, or sit, where t = 1 is data; without it what the file
+    /// shows, else repa
+    #[arg(long, value_parser = Convention::NAMES)]
+    convention: Option<String>,
     /// Configuration of the network, where no name says it
     #[arg(long, value_hint = clap::ValueHint::FilePath)]
     config: Option<PathBuf>,
@@ -131,7 +136,12 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         publish(work, &args.out)?;
         return print(&format!("statistics of {features} features\nwritten to {}\n", near(&args.out)));
     }
-    let request = Request { file: &args.file, artifact, network, set: args.set.as_deref() };
+    let convention = args.convention.as_deref().and_then(Convention::named);
+    if convention.is_some() && artifact != Artifact::Sit {
+        return Err(Error::usage("`--convention` is of a SiT and says nothing about others"));
+    }
+    let set = args.set.as_deref();
+    let request = Request { file: &args.file, artifact, network, set, convention, siblings: true };
     let converted = convert(&request)?;
     print(&report(&converted, args.all))?;
     converted.check(&request)?;
@@ -153,6 +163,10 @@ fn publish(work: tempfile::TempDir, out: &Path) -> Result<()> {
 /// What became of each tensor.
 fn report(converted: &Converted, all: bool) -> String {
     let mut text = format!("read as {}\n", converted.format);
+    for line in &converted.told {
+        text.push_str(line);
+        text.push('\n');
+    }
     for set in &converted.sets {
         text.push_str(&one(set, all));
     }
@@ -173,9 +187,11 @@ fn one(set: &Set, all: bool) -> String {
         report.mismatched.len()
     );
     let renamed: Vec<String> = adopted.renamed.iter().map(|(ours, theirs)| format!("{ours} <- {theirs}")).collect();
+    let unread: Vec<String> = set.unread.iter().map(|(name, why)| format!("{name}: {why}")).collect();
     let lists = [
         ("renamed", &renamed),
         ("dropped", &adopted.dropped),
+        ("left out", &unread),
         ("missing", &report.missing),
         ("unexpected", &report.unexpected),
         ("of another shape", &report.mismatched),

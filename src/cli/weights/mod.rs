@@ -147,6 +147,9 @@ fn fetch(args: &FetchArgs, library: &Library, registry: Registry) -> Result<()> 
                 .filter_map(|s| published(&s.params))
                 .collect();
             all.dedup_by(|a, b| a.0.name == b.0.name && a.1 == b.1);
+            if all.is_empty() {
+                return print(&format!("nothing to fetch: no stage of `{}` names a published file\n", near(file)));
+            }
             all
         }
     };

@@ -1,5 +1,7 @@
 //! Weights and arrays from the files that people have: safetensors, PyTorch checkpoints, NumPy arrays.
 //!
+//! A model may lie in several files (`shards.rs`), which then are as one.
+//!
 //! A file is mapped into memory and only its headers (or its pickle) are read when it is opened; tensors are copied
 //! when a set of them is asked for. Nothing in a file is ever run: a pickle is read as inert data, and what
 //! it would have called is at most a name in a message. Every size that a file declares is held against the bytes that
@@ -16,20 +18,25 @@ mod npy;
 mod npz_write;
 mod pickle;
 mod safetensors;
+mod shards;
 mod sniff;
 pub mod tfevents;
 mod torch;
 pub mod torch_write;
+mod unique;
 mod values;
 
 pub use npy::{Npz, read_npy};
 pub use npz_write::NpzFile;
+pub use shards::is_part;
 
 use crate::ml::weights::Tensors;
 use archive::Archive;
-use candle_core::{Result, bail};
+use candle_core::{Result, Tensor, bail};
 use memmap2::Mmap;
 use safetensors::Safetensors;
+use shards::{Files, Model};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use torch::Checkpoint;
@@ -46,6 +53,9 @@ pub enum Format {
     TorchScript,
     Npz,
     Npy,
+    /// A model in so many files.
+    SafetensorsFiles(usize),
+    TorchFiles(usize),
 }
 
 impl fmt::Display for Format {
@@ -57,6 +67,8 @@ impl fmt::Display for Format {
             Self::TorchScript => "a TorchScript archive",
             Self::Npz => "an npz archive of NumPy",
             Self::Npy => "a NumPy array",
+            Self::SafetensorsFiles(n) => return write!(f, "a model in {n} safetensors files"),
+            Self::TorchFiles(n) => return write!(f, "a model in {n} PyTorch checkpoints"),
         })
     }
 }
@@ -74,16 +86,57 @@ enum Contents {
     Torch(Checkpoint),
     Npz(Archive),
     Npy(Mmap),
+    /// By name.
+    Parts(Vec<(String, Contents)>),
+}
+
+/// What is in a set.
+#[derive(Debug)]
+pub struct Listing {
+    pub set: String,
+    pub tensors: Vec<Named>,
+}
+
+/// A name, and a shape if it is known.
+pub type Named = (String, Option<Vec<usize>>);
+
+/// What could be had of a set.
+#[derive(Debug, Default)]
+pub struct Readable {
+    pub tensors: Tensors,
+    /// Names of the others, and why each is of no kind that is read.
+    pub unread: BTreeMap<String, String>,
 }
 
 impl WeightsFile {
-    /// Tells the format from the contents and reads headers, no tensors. A file that is none of the formats is called
-    /// what it is.
+    /// Tells the format from the contents and reads headers, no tensors. A folder stands for the one model in it, which
+    /// may be in several files. A file that is none of the formats is called what it is.
     ///
     /// # Errors
-    /// When the file cannot be opened, is of another format, truncated or damaged. The error names the file.
+    /// When the file cannot be opened, is of another format, truncated or damaged, or only a part of a model: what lies
+    /// beside `path` is not read, since who names it may go by its contents alone. The error names the file.
     pub fn open(path: &Path) -> Result<Self> {
-        match map(path).and_then(Contents::open) {
+        Self::open_as(path, false)
+    }
+
+    /// [`Self::open`]; the index of a model in several files, or one of these, stands for all.
+    pub fn open_with_siblings(path: &Path) -> Result<Self> {
+        Self::open_as(path, true)
+    }
+
+    fn open_as(path: &Path, siblings: bool) -> Result<Self> {
+        let contents = shards::find(path).and_then(|model| match model {
+            Model::File(file) => map(&file).and_then(Contents::open).map_err(|e| match file == path {
+                true => e,
+                false => format!("`{}`: {e}", file.file_name().unwrap_or_default().display()),
+            }),
+            Model::Files(files) if !siblings && !path.is_dir() => Err(format!(
+                "it is a part of a model in {} files; name their folder, so that all of them count",
+                files.names.len()
+            )),
+            Model::Files(files) => Contents::open_parts(&files),
+        });
+        match contents {
             Ok(contents) => Ok(Self { path: path.to_path_buf(), contents }),
             Err(e) => bail!("cannot read {}: {e}", path.display()),
         }
@@ -91,6 +144,10 @@ impl WeightsFile {
 
     pub fn format(&self) -> Format {
         match &self.contents {
+            Contents::Parts(parts) => match parts.first() {
+                Some((_, Contents::Torch(_))) => Format::TorchFiles(parts.len()),
+                _ => Format::SafetensorsFiles(parts.len()),
+            },
             Contents::Safetensors(_) => Format::Safetensors,
             Contents::Torch(file) if file.is_script() => Format::TorchScript,
             Contents::Torch(file) if file.is_legacy_file() => Format::TorchLegacy,
@@ -104,12 +161,13 @@ impl WeightsFile {
     /// level), with the number of tensors in each. A list is a dictionary by position; a module, of TorchScript or
     /// pickled whole, is one by the names of its state dict; arrays of NumPy in a pickle do not count.
     pub fn sets(&self) -> Vec<(String, usize)> {
-        match &self.contents {
-            Contents::Safetensors(file) => vec![(String::new(), file.len())],
-            Contents::Torch(file) => file.sets(),
-            Contents::Npz(archive) => vec![(String::new(), npy::names(archive).len())],
-            Contents::Npy(_) => vec![(String::new(), 1)],
-        }
+        self.contents.sets()
+    }
+
+    /// All [sets](Self::sets) with the names and shapes of what is in them, in the order of the file where it has one; no
+    /// shape where telling it takes more than headers.
+    pub fn listing(&self) -> Vec<Listing> {
+        self.contents.listing()
     }
 
     /// The tensors of one set, contiguous, on the CPU, in their own [types](self#types). Other values beside them, such
@@ -118,21 +176,38 @@ impl WeightsFile {
     /// # Errors
     /// When there is no such set, or a tensor in it cannot be read. The error names file and tensor.
     pub fn tensors(&self, set: &str) -> Result<Tensors> {
-        let tensors = match &self.contents {
-            _ if !self.sets().iter().any(|(name, _)| name == set) => Err(self.no_set(set)),
-            Contents::Safetensors(file) => file.tensors(),
-            Contents::Torch(file) => file.tensors(set),
-            Contents::Npz(archive) => npy::names(archive)
-                .into_iter()
-                .map(|name| {
-                    let tensor = npy::read_entry(archive, &name).map_err(|e| format!("array `{name}`: {e}"))?;
-                    Ok((name, tensor))
-                })
-                .collect(),
-            Contents::Npy(map) => npy::tensors(map),
+        let Readable { tensors, unread } = self.readable(set, &|_| true)?;
+        match unread.into_iter().next() {
+            Some((name, why)) => bail!("cannot read {}: tensor `{name}`: {why}", self.path.display()),
+            None => Ok(tensors),
+        }
+    }
+
+    /// Those of the wanted tensors of a set that are of a kind that is read, and why the others are not.
+    ///
+    /// # Errors
+    /// When there is no such set, or the file is damaged.
+    pub fn readable(&self, set: &str, wanted: &dyn Fn(&str) -> bool) -> Result<Readable> {
+        let read = match self.sets().iter().any(|(name, _)| name == set) {
+            true => self.contents.tensors(set, wanted),
+            false => Err(self.no_set(set)),
         };
-        match tensors {
-            Ok(tensors) => Ok(tensors),
+        let sorted = read.and_then(|all| {
+            let mut readable = Readable::default();
+            let mut names = BTreeSet::new();
+            for (name, tensor) in all {
+                if !names.insert(name.clone()) {
+                    return Err(format!("two tensors are called `{name}`"));
+                }
+                match tensor {
+                    Ok(tensor) => drop(readable.tensors.insert(name, tensor)),
+                    Err(why) => drop(readable.unread.insert(name, why)),
+                }
+            }
+            Ok(readable)
+        });
+        match sorted {
+            Ok(readable) => Ok(readable),
             Err(e) => bail!("cannot read {}: {e}", self.path.display()),
         }
     }
@@ -205,6 +280,82 @@ impl Contents {
             Err("it is a pickle of Python that PyTorch did not write".into())
         } else {
             Err(format!("it is {}", sniff::foreign(head).unwrap_or("of an unknown format")))
+        }
+    }
+
+    /// The files of one model, each with a dictionary of its own tensors at its top.
+    fn open_parts(files: &Files) -> Parsed<Self> {
+        let mut parts: Vec<(String, Self)> = vec![];
+        let mut places: BTreeMap<String, &String> = BTreeMap::new();
+        for name in &files.names {
+            let part = map(&files.dir.join(name)).and_then(Self::open).map_err(|e| format!("`{name}`: {e}"))?;
+            if !matches!(part.sets().as_slice(), [(set, _)] if set.is_empty()) {
+                return Err(format!("`{name}` is no part of a model: it is not one dictionary of tensors"));
+            }
+            for (tensor, _) in part.listing().into_iter().flat_map(|set| set.tensors) {
+                if let Some(first) = places.insert(tensor.clone(), name) {
+                    return Err(format!("tensor `{tensor}` is both in `{first}` and in `{name}`"));
+                }
+            }
+            parts.push((name.clone(), part));
+        }
+        for (tensor, file) in &files.places {
+            if places.get(tensor).is_none_or(|found| *found != file) {
+                let index = files.index.as_deref().unwrap_or_default();
+                return Err(format!("`{index}` places tensor `{tensor}` in `{file}`, which does not hold it"));
+            }
+        }
+        Ok(Self::Parts(parts))
+    }
+
+    fn sets(&self) -> Vec<(String, usize)> {
+        match self {
+            Self::Safetensors(file) => vec![(String::new(), file.len())],
+            Self::Torch(file) => file.sets(),
+            Self::Npz(archive) => vec![(String::new(), npy::names(archive).len())],
+            Self::Npy(_) => vec![(String::new(), 1)],
+            Self::Parts(parts) => {
+                vec![(String::new(), parts.iter().flat_map(|(_, part)| part.sets()).map(|(_, n)| n).sum())]
+            }
+        }
+    }
+
+    fn listing(&self) -> Vec<Listing> {
+        let whole = |tensors| vec![Listing { set: String::new(), tensors }];
+        match self {
+            Self::Safetensors(file) => {
+                whole(file.shapes().map(|(name, shape)| (name.clone(), Some(shape.to_vec()))).collect())
+            }
+            Self::Torch(file) => {
+                file.listing().into_iter().map(|(set, tensors)| Listing { set: set.into(), tensors }).collect()
+            }
+            Self::Npz(archive) => whole(npy::names(archive).into_iter().map(|name| (name, None)).collect()),
+            Self::Npy(_) => whole(vec![]),
+            Self::Parts(parts) => {
+                whole(parts.iter().flat_map(|(_, part)| part.listing()).flat_map(|set| set.tensors).collect())
+            }
+        }
+    }
+
+    fn tensors(&self, set: &str, wanted: &dyn Fn(&str) -> bool) -> Parsed<Vec<(String, Parsed<Tensor>)>> {
+        match self {
+            Self::Safetensors(file) => {
+                let names = file.shapes().map(|(name, _)| name.clone()).filter(|name| wanted(name));
+                Ok(names.map(|name| (name.clone(), file.tensor(&name))).collect())
+            }
+            Self::Torch(file) => file.tensors(set, wanted),
+            Self::Npz(archive) => {
+                let names = npy::names(archive).into_iter().filter(|name| wanted(name));
+                Ok(names.map(|name| (name.clone(), npy::read_entry(archive, &name))).collect())
+            }
+            Self::Npy(map) => Ok(npy::tensors(map)?.into_iter().map(|(name, tensor)| (name, Ok(tensor))).collect()),
+            Self::Parts(parts) => {
+                let mut all = vec![];
+                for (name, part) in parts {
+                    all.extend(part.tensors(set, wanted).map_err(|e| format!("`{name}`: {e}"))?);
+                }
+                Ok(all)
+            }
         }
     }
 

@@ -5,7 +5,8 @@
 
 use super::Parsed;
 use super::elements::{self, Element, View};
-use crate::ml::weights::Tensors;
+use super::unique::Unique;
+use candle_core::Tensor;
 use memmap2::Mmap;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -22,7 +23,8 @@ pub(super) struct Safetensors {
 
 #[derive(Debug)]
 struct Place {
-    element: Element,
+    /// Or why it cannot be read: a type that is not known hinders only who wants this tensor.
+    element: Parsed<Element>,
     shape: Vec<usize>,
     bytes: Range<usize>,
 }
@@ -47,11 +49,11 @@ impl Safetensors {
         let length = map.first_chunk::<8>().map(|b| u64::from_le_bytes(*b)).ok_or_else(truncated)?;
         let start = 8 + length as usize;
         let header = map.get(8..start).ok_or_else(truncated)?;
-        let header: BTreeMap<String, serde_json::Value> =
+        let header: Unique<serde_json::Value> =
             serde_json::from_slice(header).map_err(|e| format!("a damaged safetensors file: its header {e}"))?;
         let room = map.len() - start;
         let mut tensors = BTreeMap::new();
-        for (name, value) in header {
+        for (name, value) in header.0 {
             if name != "__metadata__" {
                 let place = place(value, start, room).map_err(|e| format!("tensor `{name}`: {e}"))?;
                 tensors.insert(name, place);
@@ -72,43 +74,46 @@ impl Safetensors {
         self.tensors.len()
     }
 
-    pub fn tensors(&self) -> Parsed<Tensors> {
-        let read = |(name, place): (&String, &Place)| {
-            let strides = elements::contiguous(&place.shape, false);
-            let bytes = &self.map[place.bytes.clone()];
-            let (element, shape, strides) = (place.element, &place.shape[..], &strides[..]);
-            let view = View { bytes, element, big_endian: false, offset: 0, shape, strides };
-            Ok((name.clone(), view.tensor().map_err(|e| format!("tensor `{name}`: {e}"))?))
-        };
-        self.tensors.iter().map(read).collect()
+    /// Names and shapes.
+    pub fn shapes(&self) -> impl Iterator<Item = (&String, &[usize])> {
+        self.tensors.iter().map(|(name, place)| (name, &place.shape[..]))
+    }
+
+    /// A tensor that is there.
+    pub fn tensor(&self, name: &str) -> Parsed<Tensor> {
+        let place = self.tensors.get(name).ok_or("is not there")?;
+        let strides = elements::contiguous(&place.shape, false);
+        let bytes = &self.map[place.bytes.clone()];
+        let (shape, strides) = (&place.shape[..], &strides[..]);
+        View { bytes, element: place.element.clone()?, big_endian: false, offset: 0, shape, strides }.tensor()
     }
 }
 
 fn place(value: serde_json::Value, start: usize, room: usize) -> Parsed<Place> {
     let info: Info = serde_json::from_value(value).map_err(|e| e.to_string())?;
     let element = match info.dtype.as_str() {
-        "BOOL" => Element::Bool,
-        "U8" => Element::U8,
-        "I8" => Element::I8,
-        "U16" => Element::U16,
-        "I16" => Element::I16,
-        "U32" => Element::U32,
-        "I32" => Element::I32,
-        "U64" => Element::U64,
-        "I64" => Element::I64,
-        "F16" => Element::F16,
-        "BF16" => Element::BF16,
-        "F32" => Element::F32,
-        "F64" => Element::F64,
-        "F8_E4M3" => Element::F8E4M3,
-        other => return Err(format!("has type {other}, which is not read here")),
+        "BOOL" => Ok(Element::Bool),
+        "U8" => Ok(Element::U8),
+        "I8" => Ok(Element::I8),
+        "U16" => Ok(Element::U16),
+        "I16" => Ok(Element::I16),
+        "U32" => Ok(Element::U32),
+        "I32" => Ok(Element::I32),
+        "U64" => Ok(Element::U64),
+        "I64" => Ok(Element::I64),
+        "F16" => Ok(Element::F16),
+        "BF16" => Ok(Element::BF16),
+        "F32" => Ok(Element::F32),
+        "F64" => Ok(Element::F64),
+        "F8_E4M3" => Ok(Element::F8E4M3),
+        other => Err(format!("has type {other}, which is not read here")),
     };
     let (from, to) = info.data_offsets;
     if from > to || to > room {
         return Err(format!("lies at bytes {from} to {to} of {room}; the file may be truncated"));
     }
-    let size = elements::count(&info.shape).and_then(|n| n.checked_mul(element.size()));
-    if size != Some(to - from) {
+    let size = |element: &Element| elements::count(&info.shape).and_then(|n| n.checked_mul(element.size()));
+    if element.as_ref().is_ok_and(|element| size(element) != Some(to - from)) {
         return Err(format!("has shape {:?} in {} but {} bytes", info.shape, info.dtype, to - from));
     }
     Ok(Place { element, shape: info.shape, bytes: start + from..start + to })

@@ -9,17 +9,17 @@ mod describe;
 mod read;
 mod search;
 
-use super::Parsed;
 use super::archive::Archive;
 use super::elements::Element;
 use super::pickle::{Node, Pickle};
 use super::values;
-use crate::ml::weights::Tensors;
-use describe::{describe, key_text, storage_id, unknown_call};
+use super::{Named, Parsed};
+use candle_core::Tensor;
+use describe::{describe, key_text, storage_id, unknown_call, unread_storage};
 use memmap2::Mmap;
 use read::{Reader, Storages};
 use search::{Found, Set};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 /// The pickle of a checkpoint, without its numbers.
 const MOST_PICKLE: u64 = 256 << 20;
@@ -87,10 +87,13 @@ impl Checkpoint {
         // the pickle knows.
         let mut known = HashMap::new();
         for id in pickle.persistent() {
-            if let Ok(s) = storage_id(&pickle, id) {
-                let size = s.element.map_or(1, Element::size);
-                if *known.entry(s.key.clone()).or_insert(size) != size {
-                    return Err(format!("storage `{}` has two types", s.key));
+            let sized = match storage_id(&pickle, id) {
+                Ok(s) => Some((s.key, s.element.map_or(1, Element::size))),
+                Err(_) => unread_storage(&pickle, id),
+            };
+            if let Some((key, size)) = sized {
+                if *known.entry(key.clone()).or_insert(size) != size {
+                    return Err(format!("storage `{}` has two types", key));
                 }
             }
         }
@@ -139,25 +142,34 @@ impl Checkpoint {
         values::json(&self.pickle, values::find(&self.pickle, path)?)
     }
 
-    pub fn tensors(&self, set: &str) -> Parsed<Tensors> {
+    /// The sets with names and shapes of what is in them, in the order of the file; no shape where it is not understood.
+    pub fn listing(&self) -> Vec<(&str, Vec<Named>)> {
+        let shape = |id| describe(&self.pickle, id)?.ok().map(|d| d.shape);
+        let tensors = |set: &Set| set.values.iter().map(|(name, id)| (name.clone(), shape(*id))).collect();
+        self.found.sets.iter().map(|set| (&*set.path, tensors(set))).collect()
+    }
+
+    /// The wanted tensors of a set, each with its values or why it is of no kind that is read.
+    pub fn tensors(&self, set: &str, wanted: &dyn Fn(&str) -> bool) -> Parsed<Vec<(String, Parsed<Tensor>)>> {
         let mut found = self.found.sets.iter().filter(|s| s.path == set);
         let (Some(set), None) = (found.next(), found.next()) else {
             return Err(format!("two dictionaries are called `{set}`"));
         };
         let mut reader = Reader::new(&self.storages);
-        let mut tensors = BTreeMap::new();
-        for (name, id) in &set.values {
-            let in_tensor = |e| format!("tensor `{name}`: {e}");
-            let Some(description) = describe(&self.pickle, *id) else {
-                if let Some(call) = unknown_call(&self.pickle, *id) {
-                    return Err(in_tensor(format!("is what `{call}` would make, which is never called")));
+        let mut tensors = vec![];
+        for (name, id) in set.values.iter().filter(|(name, _)| wanted(name)) {
+            let tensor = match describe(&self.pickle, *id) {
+                Some(Ok(description)) => {
+                    // What is understood and cannot be read is damaged.
+                    Ok(reader.read(description).map_err(|e| format!("tensor `{name}`: {e}"))?)
                 }
-                continue;
+                Some(Err(e)) => Err(e),
+                None => match unknown_call(&self.pickle, *id) {
+                    Some(call) => Err(format!("is what `{call}` would make, which is never called")),
+                    None => continue,
+                },
             };
-            let tensor = description.and_then(|d| reader.read(d)).map_err(in_tensor)?;
-            if tensors.insert(name.clone(), tensor).is_some() {
-                return Err(format!("two tensors are called `{name}`"));
-            }
+            tensors.push((name.clone(), tensor));
         }
         Ok(tensors)
     }

@@ -17,6 +17,7 @@
 
 mod block;
 mod config;
+pub mod convention;
 mod embed;
 pub mod release;
 mod tables;

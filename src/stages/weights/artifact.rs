@@ -57,14 +57,26 @@ impl Artifact {
         Err(Error::usage(format!("unknown `preset` `{name}`")).hint(format!("known: {}", self.presets().join(", "))))
     }
 
-    /// Dictionaries of a checkpoint to look for, in this order, unless the user names one. Averaged weights first: they
-    /// are what released numbers are of.
-    pub fn sets(self, preset: Option<&str>) -> &'static [&'static str] {
+    /// Tensors that a copy of the network has once, see [`crate::ml::copies`].
+    pub fn landmarks(self) -> &'static [&'static str] {
         match self {
-            Self::Vae => &["state_dict"],
-            Self::Encoder => preset.map_or(&[], encoder::sets),
-            Self::Sit => &[release::EMA, release::MODEL],
-            Self::Inception | Self::Stats => &[],
+            Self::Vae => vae::LANDMARKS,
+            Self::Encoder => encoder::LANDMARKS,
+            Self::Inception => inception::LANDMARKS,
+            Self::Sit => release::LANDMARKS,
+            Self::Stats => &[],
+        }
+    }
+
+    /// Files of weights in the artifact. A SiT has two, of which a file may have one only: what starts from the model and
+    /// what samples from its average then both find it.
+    pub fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::Vae => &[vae::WEIGHTS_FILE],
+            Self::Encoder => &[encoder::WEIGHTS_FILE],
+            Self::Inception => &[inception::WEIGHTS_FILE],
+            Self::Sit => &["ema.safetensors", "model.safetensors"],
+            Self::Stats => &[],
         }
     }
 

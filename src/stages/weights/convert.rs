@@ -2,13 +2,16 @@
 //! have its place in the network, and every place its tensor; what does not fit is told by name.
 
 use super::artifact::Artifact;
+use super::choice::{Choice, Copy, Taken, choose};
 use crate::error::{Error, Result};
-use crate::ml::formats::{Format, WeightsFile};
+use crate::ml::formats::{Format, Readable, WeightsFile};
 use crate::ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
+use crate::ml::models::sit::convention::{self, Convention};
 use crate::ml::models::sit::release;
 use crate::ml::weights::{self, Adopted, LoadReport};
 use crate::stages::support::{create_dir, write_json};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which network the weights are of.
@@ -43,8 +46,12 @@ pub struct Request<'a> {
     pub file: &'a Path,
     pub artifact: Artifact,
     pub network: Network,
-    /// A dictionary inside a checkpoint.
+    /// A dictionary inside a checkpoint, or a copy in one.
     pub set: Option<&'a str>,
+    /// In whose time a SiT was trained.
+    pub convention: Option<Convention>,
+    /// Files beside the one that is named may be read, as the others of a model in several files.
+    pub siblings: bool,
 }
 
 /// One dictionary of a file, adopted.
@@ -55,6 +62,8 @@ pub struct Set {
     pub files: Vec<&'static str>,
     pub adopted: Adopted,
     pub report: LoadReport,
+    /// What is in it and is of no kind that is read, with the reason.
+    pub unread: BTreeMap<String, String>,
 }
 
 /// The contents of an artifact, before anything is written.
@@ -62,75 +71,74 @@ pub struct Converted {
     pub format: Format,
     config: Value,
     pub sets: Vec<Set>,
+    /// What was found and how it was taken, a line each.
+    pub told: Vec<String>,
 }
 
 /// Reads and compares. Whether everything fits is in the reports; [`Converted::check`] insists on it.
 pub fn convert(request: &Request) -> Result<Converted> {
-    let Request { file, artifact, network, set } = request;
-    if file.is_dir() {
-        return Err(Error::stage(format!("`{}` is a folder", file.display())).hint("give the weights file in it"));
-    }
-    let opened = WeightsFile::open(file)?;
-    let unfit = |e: Error| e.context(format!("`{}` does not fit {}", file.display(), network.told()));
+    let Request { file, artifact, network, set, .. } = request;
+    let opened = match request.siblings {
+        true => WeightsFile::open_with_siblings(file)?,
+        false => WeightsFile::open(file)?,
+    };
+    let Choice { taken, mut told } = choose(&opened, file, *artifact, *set)?;
     let mut config = match network {
         Network::Config(path) => Some(read_json(path)?),
         _ => None,
     };
     let mut sets = vec![];
-    for (name, files) in chosen(&opened, *artifact, network.preset(), *set)? {
-        let tensors = opened.tensors(&name)?;
-        let config = match &config {
-            Some(config) => config,
-            None => &*config.insert(artifact.config(network.preset(), &tensors).map_err(unfit)?),
-        };
-        let (adopted, report) = artifact.adopt(config, tensors).map_err(|e| unfit(e.into()))?;
-        weights::check_finite(&adopted.tensors)
-            .map_err(|e| Error::from(e).context(format!("`{}` is not a whole network", file.display())))?;
-        sets.push(Set { name, files, adopted, report });
+    for Taken { copy, files } in taken {
+        let (set, said) = one(request, &opened, &copy, files, &mut config)?;
+        told.extend(said.into_iter().filter(|line| !told.contains(line)).collect::<Vec<_>>());
+        sets.push(set);
     }
-    Ok(Converted { format: opened.format(), config: config.unwrap_or_default(), sets })
+    Ok(Converted { format: opened.format(), config: config.unwrap_or_default(), sets, told })
 }
 
-/// Dictionaries to take, with the files that each becomes. A SiT has two, of which a released file may have one only:
-/// what starts from the model and what samples from its average then both find it.
-fn chosen(
-    file: &WeightsFile,
-    artifact: Artifact,
-    preset: Option<&str>,
-    set: Option<&str>,
-) -> Result<Vec<(String, Vec<&'static str>)>> {
-    let files: &[&'static str] = match artifact {
-        Artifact::Vae => &[crate::ml::models::vae::WEIGHTS_FILE],
-        Artifact::Encoder => &[crate::ml::models::encoder::WEIGHTS_FILE],
-        Artifact::Inception => &[crate::ml::models::inception::WEIGHTS_FILE],
-        Artifact::Sit => &["ema.safetensors", "model.safetensors"],
-        Artifact::Stats => &[],
+/// One copy as the network has it, and what is to be told of it. Fills in a configuration that nothing states.
+fn one(
+    request: &Request,
+    opened: &WeightsFile,
+    copy: &Copy,
+    files: Vec<&'static str>,
+    config: &mut Option<Value>,
+) -> Result<(Set, Vec<String>)> {
+    let Request { file, artifact, network, .. } = request;
+    let unfit = |e: Error| e.context(format!("`{}` does not fit {}", file.display(), network.told()));
+    let Readable { mut tensors, unread } = copy.read(opened)?;
+    let (mut first, mut told) = (Adopted::default(), vec![]);
+    if *artifact == Artifact::Sit {
+        first = release::adopt(tensors)?;
+        tensors = std::mem::take(&mut first.tensors);
+        let args = ARGS.iter().find_map(|name| opened.data(name));
+        told = convention::settle(&mut tensors, args.as_ref(), request.convention).map_err(|e| unfit(e.into()))?;
+    }
+    let config = match config {
+        Some(config) => config,
+        None => &*config.insert(artifact.config(network.preset(), &tensors).map_err(unfit)?),
     };
-    let there: Vec<String> = file.sets().into_iter().map(|(name, _)| name).collect();
-    if let Some(set) = set {
-        return match there.iter().any(|name| name == set) {
-            true => Ok(vec![(set.to_string(), files.to_vec())]),
-            false => {
-                let known: Vec<String> = there.iter().map(|n| format!("`{n}`")).collect();
-                Err(Error::usage(format!("the file has no `set` called `{set}`"))
-                    .hint(format!("it has {}", known.join(", "))))
-            }
-        };
-    }
-    let has = |name: &str| there.iter().any(|n| n == name);
-    if artifact == Artifact::Sit && has(release::EMA) && has(release::MODEL) {
-        return Ok(vec![(release::EMA.into(), vec![files[0]]), (release::MODEL.into(), vec![files[1]])]);
-    }
-    let only = file.only_set(artifact.sets(preset))?;
-    Ok(vec![(only, files.to_vec())])
+    let (mut adopted, report) = artifact.adopt(config, tensors).map_err(|e| unfit(e.into()))?;
+    adopted.renamed.extend(first.renamed);
+    adopted.dropped.extend(first.dropped);
+    adopted.dropped.extend(copy.beside(opened));
+    adopted.dropped.sort();
+    adopted.dropped.dedup();
+    weights::check_finite(&adopted.tensors)
+        .map_err(|e| Error::from(e).context(format!("`{}` is not a whole network", file.display())))?;
+    Ok((Set { name: copy.name.clone(), files, adopted, report, unread }, told))
 }
+
+/// Where trainers leave the arguments of a run.
+const ARGS: [&str; 6] = ["args", "hyper_parameters", "hparams", "config", "cfg", "opts"];
 
 impl Converted {
     /// Everything has its place.
     pub fn check(&self, request: &Request) -> Result<()> {
-        let Some(report) = self.sets.iter().map(|s| &s.report).find(|r| !r.is_exact()) else { return Ok(()) };
+        let Some(set) = self.sets.iter().find(|set| !set.report.is_exact()) else { return Ok(()) };
         let error = Error::stage(format!("`{}` does not fit {}", request.file.display(), request.network.told()));
-        Err(report.faults().into_iter().fold(error, Error::because))
+        let error = set.report.faults().into_iter().fold(error, Error::because);
+        Err(set.unread.iter().take(3).fold(error, |e, (name, why)| e.because(format!("`{name}` {why}"))))
     }
 
     /// Tensors in all sets.

@@ -2,6 +2,7 @@
 //! from a local one of any format.
 
 mod artifact;
+mod choice;
 mod convert;
 
 pub use artifact::Artifact;
@@ -13,6 +14,8 @@ use crate::fetch::Watch;
 use crate::fetch::download::sha256;
 use crate::fetch::library::Library;
 use crate::fetch::registry::{self, Entry, is_sha256};
+use crate::ml::formats::is_part;
+use crate::ml::models::sit::convention::Convention;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
 use serde::Deserialize;
@@ -31,6 +34,7 @@ struct Params {
     preset: Option<String>,
     config: Option<PathBuf>,
     set: Option<String>,
+    convention: Option<Convention>,
     sha256: Option<String>,
 }
 
@@ -73,6 +77,13 @@ fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     if p.artifact == Artifact::Stats && (p.preset.is_some() || p.config.is_some() || p.set.is_some()) {
         return Err(Error::usage("statistics are of no network: `preset`, `config` and `set` say nothing about them"));
     }
+    if p.convention.is_some() && p.artifact != Artifact::Sit {
+        return Err(Error::usage("`convention` is of a `sit` and says nothing about others"));
+    }
+    if let Some(part) = p.source.as_ref().filter(|source| is_part(source)) {
+        return Err(Error::usage(format!("`source`: `{}` is a part of a model in several files", part.display()))
+            .hint("name their folder, so that the key holds the contents of all of them"));
+    }
     match (p.entry()?, &p.source) {
         (None, None) => {
             return Err(Error::usage("give the `name` of a published file, or a `source`")
@@ -113,33 +124,62 @@ fn import(attempt: &Attempt, p: &Params) -> Result<()> {
         attempt.log(&format!("`{}` is under the licence {}: {why}", entry.name, entry.licence));
     }
     let (file, sum) = match (&p.source, entry) {
-        (Some(source), _) => (source.clone(), local(attempt, p, source, entry)?),
+        (Some(source), _) if source.is_dir() => (source.clone(), unhashed(p, source)?),
+        (Some(source), _) => (source.clone(), Some(local(attempt, p, source, entry)?)),
         (None, Some(entry)) => {
             let copy = Library::at(attempt.downloads()).obtain(entry, p.sum().as_deref(), &Waiting(attempt))?;
-            (copy.path, copy.sha256)
+            (copy.path, Some(copy.sha256))
         }
         (None, None) => return Err(Error::usage("give the `name` of a published file, or a `source`")),
     };
     let out = attempt.output("weights");
     if p.artifact == Artifact::Stats {
         let features = statistics(&file, &out)?;
-        attempt.log(&format!("mean and covariance of {features} features, sha256 {sum}"));
+        attempt.log(&format!("mean and covariance of {features} features, sha256 {}", sum.unwrap_or_default()));
         return Ok(());
     }
-    let request = Request { file: &file, artifact: p.artifact, network: p.network()?, set: p.set.as_deref() };
+    let request = Request {
+        file: &file,
+        artifact: p.artifact,
+        network: p.network()?,
+        set: p.set.as_deref(),
+        convention: p.convention,
+        // What lies beside the source is not in the key.
+        siblings: false,
+    };
     let converted = convert(&request)?;
     converted.check(&request)?;
     converted.write(&request, &out)?;
     for set in &converted.sets {
         attempt.log(&format!("{}all {} tensors of the network, and no others", within(set), set.report.loaded.len()));
     }
-    attempt.log(&format!("{}, sha256 {sum}", converted.format));
+    converted.told.iter().for_each(|line| attempt.log(line));
+    for set in &converted.sets {
+        for (name, why) in &set.unread {
+            attempt.log(&format!("{}left out: `{name}` {why}", within(set)));
+        }
+    }
+    attempt.log(&match sum {
+        Some(sum) => format!("{}, sha256 {sum}", converted.format),
+        None => converted.format.to_string(),
+    });
     attempt.result("tensors", converted.tensors() as f64);
     Ok(())
 }
 
 fn within(set: &Set) -> String {
     if set.name.is_empty() { String::new() } else { format!("`{}`: ", set.name) }
+}
+
+/// A folder, which has no hash of a file, so that none may be asked for.
+fn unhashed(p: &Params, source: &Path) -> Result<Option<String>> {
+    match (&p.sha256, p.artifact) {
+        (Some(_), _) => Err(Error::usage(format!("`sha256` is of one file, and `{}` is a folder", source.display()))),
+        (None, Artifact::Stats) => {
+            Err(Error::usage(format!("`{}` is a folder", source.display())).hint("give the file of statistics in it"))
+        }
+        (None, _) => Ok(None),
+    }
 }
 
 /// The hash of a local file, which must be the one that was asked for, or one that the registry knows.

@@ -142,6 +142,20 @@ pub fn storage_id(pickle: &Pickle, id: Id) -> Parsed<StorageId> {
     Ok(StorageId { key: key_text(pickle, *key).ok_or_else(unusual)?, element, length, offset })
 }
 
+/// Key and bytes of an element of a storage whose type is not read: a legacy file must be read past it.
+pub fn unread_storage(pickle: &Pickle, id: Id) -> Option<(String, usize)> {
+    let Node::Persistent(inner) = pickle.node(id) else { return None };
+    let [_, class, key, ..] = pickle.items(*inner)? else { return None };
+    let size = match pickle.global(*class)?.rsplit_once('.')?.1.strip_suffix("Storage")? {
+        "ComplexDouble" => 16,
+        "ComplexFloat" => 8,
+        "QInt32" => 4,
+        "QInt8" | "QUInt8" | "QUInt4x2" | "QUInt2x4" => 1,
+        _ => return None,
+    };
+    Some((key_text(pickle, *key)?, size))
+}
+
 pub fn key_text(pickle: &Pickle, id: Id) -> Option<String> {
     match pickle.node(id) {
         Node::Str(key) if key.len() <= MOST_KEY => Some(key.clone()),

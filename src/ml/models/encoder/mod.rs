@@ -17,8 +17,8 @@ mod presets;
 mod resample;
 
 pub use embed::Embedder;
-pub use names::adopt;
-pub use presets::{NAMES, sets};
+pub use names::{LANDMARKS, adopt};
+pub use presets::NAMES;
 pub use resample::{Kernel, resample, resample_positions, resample_positions_dinov2};
 
 use super::vit::{Vit, VitConfig, is_default};

@@ -6,46 +6,37 @@
 
 use super::embed::{self, HEAD};
 use super::{EncoderConfig, Positions, resample::table_grid};
+use crate::ml::copies::{self, Inside};
 use crate::ml::models::sit::sincos_2d;
 use crate::ml::models::vit::{Mlp, VitConfig};
 use crate::ml::weights::{Adopted, Tensors};
 use candle_core::{DType, Result, Tensor, bail};
 use std::collections::BTreeMap;
 
-/// What stands before the transformer's names, and what else is in such a file: names, or their beginnings up to a dot.
-/// The first that occurs counts.
-const WRAPPERS: &[(&str, &[&str])] = &[
-    // MoCo v3: the other network and the predictor of its training.
-    ("module.base_encoder.", &["module.momentum_encoder.", "module.predictor."]),
-    // I-JEPA and whatever else was saved in data-parallel training.
-    ("module.", &[]),
-    // OpenAI's CLIP: the text's transformer, and three numbers that the archive holds as tensors.
-    (
-        "visual.",
-        &[
-            "transformer.",
-            "token_embedding.",
-            "positional_embedding",
-            "ln_final.",
-            "text_projection",
-            "logit_scale",
-            "input_resolution",
-            "context_length",
-            "vocab_size",
-        ],
-    ),
-    // Classes of transformers: CLIPModel, and those with a head or a decoder.
-    ("vision_model.", &["text_model.", "logit_scale", "visual_projection.", "text_projection."]),
-    ("dinov2.", &["classifier."]),
-    ("dinov2_with_registers.", &["classifier."]),
-    ("ijepa.", &["classifier."]),
-    ("vit.", &["classifier.", "decoder."]),
+/// The first layer under the names of transformers, of its CLIP, of official code and timm. OpenAI's CLIP calls it `conv1`, as
+/// many others do theirs, but has one class embedding.
+pub const LANDMARKS: &[&str] = &[
+    "embeddings.patch_embeddings.projection.weight",
+    "embeddings.patch_embedding.weight",
+    "patch_embed.proj.weight",
+    "class_embedding",
 ];
 
-/// What the features do not need, by name or by its beginning: heads, poolers, decoders, the token of masked patches,
-/// numbers of positions.
-const UNUSED: &[&str] =
-    &["mask_token", "head.", "classifier.", "pooler.", "decoder.", "decoder_", "proj", "embeddings.position_ids"];
+/// What the features do not need, by name or by its beginning: heads (those of DINO's training among them), poolers,
+/// decoders, the token of masked patches, numbers of positions.
+const UNUSED: &[&str] = &[
+    "mask_token",
+    "head.",
+    "classifier.",
+    "pooler.",
+    "decoder.",
+    "decoder_",
+    "proj",
+    "embeddings.position_ids",
+    "dino_head.",
+    "ibot_head.",
+    "linear_head.",
+];
 
 /// What makes CLIP's embedding of its class token: theirs, outside the wrapper or inside, and ours. `proj` is stored the
 /// other way round.
@@ -176,29 +167,30 @@ pub fn adopt(config: &EncoderConfig, file: Tensors) -> Result<Adopted> {
 /// Tensors by our names, and the names of those left out. CLIP's head is whole or not at all: a file without the
 /// projection, or with a classifier in its place, which timm gives a bias that is not zero, has no embedding.
 fn translated(vit: &VitConfig, file: Tensors) -> Result<(BTreeMap<String, Found>, Vec<String>)> {
-    let wrapper = WRAPPERS.iter().find(|(prefix, _)| file.keys().any(|name| name.starts_with(prefix)));
-    let (prefix, others) = wrapper.copied().unwrap_or_default();
+    let Inside { prefix, tensors, beside } = copies::network(file, LANDMARKS)?;
     let (mut found, mut dropped) = (BTreeMap::<String, Found>::new(), Vec::new());
-    let classifies = file.get("head.bias").is_some_and(|bias| !is_zero(bias));
-    for (theirs, tensor) in file {
-        let inner = theirs.strip_prefix(prefix);
-        let head = embed::has_head(vit).then(|| head_name(inner.unwrap_or(&theirs))).flatten();
-        let ours = head.or_else(|| inner.map(|inner| our_name(inner, vit.mlp)));
-        let unused = match &ours {
-            Some(ours) if HEAD.contains(&ours.as_str()) && embed::has_head(vit) => false,
-            Some(ours) => is_unused(ours, vit),
-            None => among(others, &theirs),
-        };
-        if unused {
-            dropped.push(theirs);
-            continue;
-        }
-        let ours = ours.unwrap_or_else(|| theirs.clone());
+    let classifies = tensors.get("head.bias").is_some_and(|(_, bias)| !is_zero(bias));
+    let mut keep = |ours: String, theirs: String, tensor: Tensor| {
         if let Some(first) = found.get(&ours) {
             bail!("both {} and {theirs} of the file are {ours} here", first.theirs);
         }
         let tensor = tensor.to_dtype(DType::F32).map_err(|e| e.context(theirs.clone()))?;
         found.insert(ours, Found { theirs, tensor });
+        Ok(())
+    };
+    for (inner, (theirs, tensor)) in tensors {
+        let head = embed::has_head(vit).then(|| head_name(&inner)).flatten();
+        match head.unwrap_or_else(|| our_name(&inner, vit.mlp)) {
+            ours if HEAD.contains(&ours.as_str()) && embed::has_head(vit) => keep(ours, theirs, tensor)?,
+            ours if is_unused(&ours, vit) => dropped.push(theirs),
+            ours => keep(ours, theirs, tensor)?,
+        }
+    }
+    for (theirs, tensor) in beside {
+        match projects(&prefix, &theirs).filter(|_| embed::has_head(vit)) {
+            Some(ours) => keep(ours, theirs, tensor)?,
+            None => dropped.push(theirs),
+        }
     }
     if classifies || !HEAD.iter().all(|name| found.contains_key(*name)) {
         dropped.extend(HEAD.iter().filter_map(|name| Some(found.remove(*name)?.theirs)));
@@ -208,6 +200,12 @@ fn translated(vit: &VitConfig, file: Tensors) -> Result<(BTreeMap<String, Found>
 
 fn head_name(name: &str) -> Option<String> {
     CLIP_HEAD.iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| ours.to_string())
+}
+
+/// Is this the projection that transformers' CLIP has beside the transformer of `prefix`? Under which of our names?
+fn projects(prefix: &str, theirs: &str) -> Option<String> {
+    let beside = prefix.ends_with("vision_model.") && copies::is_projection(theirs, copies::around(prefix));
+    beside.then(|| HEAD[2].to_string())
 }
 
 fn is_zero(tensor: &Tensor) -> bool {
@@ -238,9 +236,14 @@ fn our_name(name: &str, mlp: Mlp) -> String {
     format!("blocks.{number}.{inside}")
 }
 
+/// DINOv2's training keeps its blocks in chunks, in which they are numbered through: `blocks.1.7.attn` is block 7.
 fn block_and_rest(name: &str) -> Option<(usize, &str)> {
-    let (number, rest) = name.split_once('.')?;
-    Some((number.parse().ok()?, rest))
+    let number = |name: &str| name.split_once('.').and_then(|(number, _)| number.parse::<usize>().ok());
+    let (outer, rest) = (number(name)?, name.split_once('.')?.1);
+    match number(rest) {
+        Some(inner) => Some((inner, rest.split_once('.')?.1)),
+        None => Some((outer, rest)),
+    }
 }
 
 /// The whole name, or all of it but a final `weight` or `bias`, in a table; itself if it is not there.
@@ -328,6 +331,7 @@ mod tests {
             ("encoder.layer.3.output.dense.weight", "blocks.3.mlp.fc2.weight"),
             ("embeddings.position_embedding.weight", "pos_embed"),
             ("class_embedding", "cls_token"),
+            ("blocks.2.7.norm1.weight", "blocks.7.norm1.weight"),
             ("layers.x.norm13.weight", "layers.x.norm13.weight"),
             ("something.else", "something.else"),
         ] {

@@ -22,17 +22,6 @@ pub const NAMES: &[&str] = &[
     "jepa-vit-h",
 ];
 
-/// Dictionaries of the official checkpoint that hold the encoder, the first that is there; none: the file is a state
-/// dict itself. I-JEPA's features are those of its context encoder, not of `target_encoder`.
-pub fn sets(name: &str) -> &'static [&'static str] {
-    match name.split('-').next() {
-        Some("mocov3") => &["state_dict"],
-        Some("mae") => &["model"],
-        Some("jepa") => &["encoder"],
-        _ => &[],
-    }
-}
-
 /// ImageNet, as torchvision has it.
 const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
 const CLIP: ([f64; 3], [f64; 3]) =

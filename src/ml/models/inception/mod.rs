@@ -12,6 +12,7 @@ pub use input::{SIDE, prepare};
 
 use super::features::{FeatureNetwork, Outputs};
 use super::mode::Mode;
+use crate::ml::copies;
 use crate::ml::kernels::pool::{Pool, pool3x3};
 use crate::ml::nn::Linear;
 use crate::ml::weights::{self, Adopted, Frozen, Tensors};
@@ -200,15 +201,22 @@ fn joined(parts: &[Outputs]) -> Result<Outputs> {
     Ok(Outputs { pool, spatial: all(|o| o.spatial.as_ref())?, logits: all(|o| o.logits.as_ref())? })
 }
 
+/// The first layer.
+pub const LANDMARKS: &[&str] = &["Conv2d_1a_3x3.conv.weight"];
+
 /// The tensors of a file in the layout of pytorch-fid. Counters of training batches and torchvision's auxiliary classifier
 /// are of no use here.
 pub fn adopt(file: Tensors) -> Result<Adopted> {
-    let mut adopted = Adopted::default();
-    for (name, tensor) in file {
+    let inside = copies::network(file, LANDMARKS)?;
+    let mut adopted = Adopted { dropped: inside.beside.into_keys().collect(), ..Adopted::default() };
+    for (name, (theirs, tensor)) in inside.tensors {
         if name.ends_with(".num_batches_tracked") || name.starts_with("AuxLogits.") {
-            adopted.dropped.push(name);
-        } else {
-            adopted.tensors.insert(name, tensor.to_dtype(DType::F32)?.contiguous()?);
+            adopted.dropped.push(theirs);
+            continue;
+        }
+        adopted.tensors.insert(name.clone(), tensor.to_dtype(DType::F32)?.contiguous()?);
+        if name != theirs {
+            adopted.renamed.insert(name, theirs);
         }
     }
     Ok(adopted)

@@ -1,6 +1,7 @@
 //! Released checkpoints of SiT, REPA and ERW: whose dictionary is what, which network it is of, and back again.
 
 use super::{MlpKind, SiT, SiTConfig};
+use crate::ml::copies;
 use crate::ml::models::projector::ProjectorKind;
 use crate::ml::weights::{self, Adopted, LoadReport, Tensors};
 use candle_core::{DType, Result, bail};
@@ -9,24 +10,18 @@ use candle_core::{DType, Result, bail};
 pub const EMA: &str = "ema";
 pub const MODEL: &str = "model";
 
-/// What wrappers of PyTorch put in front of every name.
-const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+/// The first layer.
+pub const LANDMARKS: &[&str] = &["x_embedder.proj.weight"];
 
-fn plain(name: &str) -> &str {
-    match WRAPPERS.iter().find_map(|w| name.strip_prefix(w)) {
-        Some(rest) => plain(rest),
-        None => name,
-    }
-}
+/// Tables that are computed and not trained.
+pub const TABLES: &[&str] = &["pos_embed", "feat_rope.freqs_cos", "feat_rope.freqs_sin"];
 
-/// The tensors of a dictionary in f32, without the names that wrappers added.
+/// The tensors of a dictionary in f32, without the names that wrappers and trainers added.
 pub fn adopt(file: Tensors) -> Result<Adopted> {
-    let mut adopted = Adopted::default();
-    for (theirs, tensor) in file {
-        let ours = plain(&theirs).to_string();
-        if adopted.tensors.insert(ours.clone(), tensor.to_dtype(DType::F32)?.contiguous()?).is_some() {
-            bail!("two tensors of the file are {ours}, one of them {theirs}");
-        }
+    let inside = copies::network(file, LANDMARKS)?;
+    let mut adopted = Adopted { dropped: inside.beside.into_keys().collect(), ..Adopted::default() };
+    for (ours, (theirs, tensor)) in inside.tensors {
+        adopted.tensors.insert(ours.clone(), tensor.to_dtype(DType::F32)?.contiguous()?);
         if ours != theirs {
             adopted.renamed.insert(ours, theirs);
         }
@@ -171,7 +166,7 @@ mod tests {
 
     #[test]
     fn wrappers_are_taken_off() {
-        let of = |names: &[&str]| adopt(names.iter().map(|n| (n.to_string(), zeros(().into()))).collect());
+        let of = |names: &[&str]| adopt(names.iter().map(|n| (n.to_string(), zeros(1.into()))).collect());
         let adopted = of(&["module._orig_mod.pos_embed", "module.x_embedder.proj.bias"]).unwrap();
         assert_eq!(adopted.tensors.into_keys().collect::<Vec<_>>(), ["pos_embed", "x_embedder.proj.bias"]);
         assert_eq!(adopted.renamed["pos_embed"], "module._orig_mod.pos_embed");

@@ -11,7 +11,7 @@ mod names;
 
 pub use config::VaeConfig;
 pub use loss::{Reconstruction, VaeLoss, posterior_noise, psnr};
-pub use names::adopt;
+pub use names::{LANDMARKS, adopt};
 
 use crate::ml::kernels::conv::Conv2d;
 use crate::ml::kernels::group_norm::GroupNorm;

@@ -2,31 +2,29 @@
 //! code of latent diffusion (CompVis), alone or inside a whole Stable Diffusion.
 
 use super::VaeConfig;
+use crate::ml::copies;
 use crate::ml::weights::{Adopted, Tensors};
 use candle_core::{DType, Result, bail};
 
-/// Where an autoencoder lies in a checkpoint of a whole Stable Diffusion.
-const WITHIN: &str = "first_stage_model.";
+/// The decoder's first layer, which all call alike.
+pub const LANDMARKS: &[&str] = &["decoder.conv_in.weight"];
 
-/// The tensors of a file under the names of diffusers. The losses that the original code trained with, and what surrounds
-/// the autoencoder in a whole Stable Diffusion, are of no use here.
+/// What autoencoders are trained with, by the beginnings of names: losses and their networks, the encoder that latents are
+/// aligned to (VA-VAE), and the number of steps that an average is of.
+const UNUSED: &[&str] =
+    &["loss.", "discriminator.", "perceptual_loss.", "foundation_model.", "linear_proj.", "model_ema."];
+
+/// The tensors of a file under the names of diffusers. What the autoencoder was trained with, and what surrounds it in a
+/// whole Stable Diffusion, is of no use here.
 pub fn adopt(config: &VaeConfig, file: Tensors) -> Result<Adopted> {
-    let mut adopted = Adopted::default();
-    let inside = file.keys().any(|name| name.starts_with(WITHIN));
-    for (theirs, tensor) in file {
-        let name = match theirs.strip_prefix(WITHIN) {
-            Some(rest) => rest,
-            None if inside => {
-                adopted.dropped.push(theirs);
-                continue;
-            }
-            None => theirs.as_str(),
-        };
-        if name.starts_with("loss.") || name.starts_with("model_ema.") {
+    let inside = copies::network(file, LANDMARKS)?;
+    let mut adopted = Adopted { dropped: inside.beside.into_keys().collect(), ..Adopted::default() };
+    for (name, (theirs, tensor)) in inside.tensors {
+        if UNUSED.iter().any(|unused| name.starts_with(unused)) {
             adopted.dropped.push(theirs);
             continue;
         }
-        let ours = modern_name(&diffusers_name(name, config.block_out_channels.len()));
+        let ours = modern_name(&diffusers_name(&name, config.block_out_channels.len()));
         // Projections of attention were once 1x1 convolutions.
         let tensor = match tensor.dims() {
             [_, _, 1, 1] if ours.contains(".attentions.") => tensor.flatten_from(1)?,
