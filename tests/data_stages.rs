@@ -69,6 +69,43 @@ fn an_unreadable_image_fails_or_is_skipped() -> Result<()> {
     Ok(())
 }
 
+/// What decoders refuse, panic at or find to be cut short, in every format: named, and left out if so asked.
+#[test]
+fn damaged_files_of_every_format_are_named_and_skipped() -> Result<()> {
+    let bench = Bench::new();
+    let odd = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images/odd.safetensors");
+    let odd = weights::load(&odd, &CPU)?;
+    let folder = bench.path("set/a");
+    fs::create_dir_all(&folder).unwrap();
+    let write = |name: &str| {
+        let bytes = odd[name].to_vec1::<u8>().unwrap();
+        fs::write(folder.join(name.trim_start_matches("refused/")), bytes).unwrap();
+    };
+    // Chroma finer than luma, in a scan per component.
+    ["112222-scans.jpg", "555.bmp", "plain.gif", "rgb-8-big.tif", "text.pbm"].into_iter().for_each(write);
+    let run = |on_error: &str| {
+        let given = json!({"source": bench.path("set"), "resolution": 8, "on_error": on_error});
+        bench.run(on_error, &stages::images::KIND, &[], given)
+    };
+    assert_eq!(Packed::open(&run("fail")?)?.len(), 5);
+    let broken =
+        ["refused/cut.jpg", "refused/lossless.jpg", "refused/cut.gif", "refused/cut.tif", "refused/letters.pbm"];
+    for name in broken {
+        write(name);
+        let (failed, file) = (run("fail").unwrap_err(), name.replace("refused/", "a/"));
+        assert!(failed.message.contains(&file) && failed.hints[0].contains("on_error"), "{failed:?}");
+        fs::remove_file(bench.path("set").join(file)).unwrap();
+    }
+    broken.into_iter().for_each(write);
+    let set = Packed::open(&run("skip")?)?;
+    assert_eq!((set.len(), &set.meta()["skipped"], bench.result("skip", "damaged")), (5, &json!(5), None));
+    // Read as Pillow reads them, and told.
+    ["damaged-codes.jpg", "damaged-restart.jpg"].into_iter().for_each(write);
+    assert_eq!(Packed::open(&run("skip")?)?.len(), 7);
+    assert_eq!(bench.result("skip", "damaged"), Some(2.0));
+    Ok(())
+}
+
 #[test]
 fn a_broken_image_in_an_archive_is_named_as_one_in_a_folder_is() -> Result<()> {
     let bench = Bench::new();

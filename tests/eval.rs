@@ -381,7 +381,8 @@ fn errors_are_about_the_command_line() {
     refused(
         &["fid", "empty", "ref"],
         1,
-        "error: samples: empty holds no images (png, jpg, jpeg, webp, bmp; 0 other files)\n\
+        "error: samples: empty holds no images (png, jpg, jpeg, jpe, jfif, webp, bmp, tif, tiff, gif, ppm, pgm, pnm, pbm; \
+         0 other files)\n\
          hint: give a folder of images, a ZIP of them, or an npz with `arr_0` u8 [N, H, W, 3]",
     );
     let floats = Tensor::zeros((3, SIZE, SIZE, 3), DType::F32, &CPU).unwrap();

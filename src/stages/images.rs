@@ -68,17 +68,23 @@ fn run(attempt: &Attempt) -> Result<()> {
     let out = attempt.output("images");
     let mut writer = PackedWriter::create(&out, "images", (SHARD_BYTES / (size * size * 3)).max(1))?;
     let (total, mut done, mut skipped) = (source.len(), 0, 0u64);
+    let mut damaged = 0u64;
     let portion = 16 * rayon::current_num_threads();
     while done < total {
         if attempt.should_stop() {
             return Err(Error::suspended());
         }
         let ids = done..(done + portion).min(total);
-        let images: Vec<_> = ids.clone().into_par_iter().map(|i| source.load(i, &how)).collect();
+        let images: Vec<_> = ids.clone().into_par_iter().map(|i| source.load_counting(i, &how)).collect();
         let (mut pixels, mut labels) = (Vec::with_capacity(ids.len() * size * size * 3), vec![]);
         for (i, image) in ids.clone().zip(images) {
             match image {
-                Ok(Rgb { data, .. }) => {
+                Ok((Rgb { data, .. }, warnings)) => {
+                    if warnings > 0 {
+                        let text = "its decoder warns of damaged or odd data; read as Pillow reads it";
+                        attempt.log(&format!("warning: {}: {text}", source.place(i)));
+                        damaged += 1;
+                    }
                     pixels.extend(data);
                     labels.push(source.label(i));
                 }
@@ -105,6 +111,9 @@ fn run(attempt: &Attempt) -> Result<()> {
     let count = writer.finish(&meta)?;
     attempt.result("images", count as f64);
     attempt.result("classes", source.classes().len() as f64);
+    if damaged > 0 {
+        attempt.result("damaged", damaged as f64);
+    }
     Ok(())
 }
 

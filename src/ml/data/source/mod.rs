@@ -8,7 +8,7 @@ mod archive;
 pub mod classes;
 mod idx;
 
-use super::decode::{MAX_BYTES, Orientation, decode};
+use super::decode::{MAX_BYTES, Orientation, decode_counting};
 use super::picture::Rgb;
 use super::transform::Transform;
 use archive::Archive;
@@ -22,7 +22,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
-const EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
+const EXTENSIONS: [&str; 14] =
+    ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "tif", "tiff", "gif", "ppm", "pgm", "pnm", "pbm"];
 
 /// A listed set of images.
 #[derive(Debug)]
@@ -225,9 +226,14 @@ impl Source {
 
     /// Reads an image and prepares it. Errors name it.
     pub fn load(&self, index: usize, how: &Preparation) -> Result<Rgb> {
-        let ready = self.image(self.images[index].0, how.orientation).and_then(|i| how.transform.apply(&i, how.size));
-        match ready {
-            Ok(image) => Ok(image),
+        self.load_counting(index, how).map(|(image, _)| image)
+    }
+
+    /// The same, with the number of warnings that came with damaged data.
+    pub fn load_counting(&self, index: usize, how: &Preparation) -> Result<(Rgb, u32)> {
+        let read = self.image(self.images[index].0, how.orientation);
+        match read.and_then(|(image, warnings)| Ok((how.transform.apply(&image, how.size)?, warnings))) {
+            Ok(ready) => Ok(ready),
             Err(e) => bail!("{}: {e}", self.place(index)),
         }
     }
@@ -235,16 +241,16 @@ impl Source {
     /// Reads an image at its own size. Errors name it.
     pub fn original(&self, index: usize, orientation: Orientation) -> Result<Rgb> {
         match self.image(self.images[index].0, orientation) {
-            Ok(image) => Ok(image),
+            Ok((image, _)) => Ok(image),
             Err(e) => bail!("{}: {e}", self.place(index)),
         }
     }
 
-    fn image(&self, at: usize, orientation: Orientation) -> Result<Rgb> {
+    fn image(&self, at: usize, orientation: Orientation) -> Result<(Rgb, u32)> {
         match &self.store {
-            Store::Folder(root, names) => decode(&read(&root.join(&names[at]))?, orientation),
-            Store::Archive(archive) => decode(&archive.read(at)?, orientation),
-            Store::Idx(idx) => Ok(idx.image(at)),
+            Store::Folder(root, names) => decode_counting(&read(&root.join(&names[at]))?, orientation),
+            Store::Archive(archive) => decode_counting(&archive.read(at)?, orientation),
+            Store::Idx(idx) => Ok((idx.image(at), 0)),
         }
     }
 }

@@ -1,0 +1,169 @@
+//! Bytes of an image file to RGB, as Pillow's `convert("RGB")` gives it, to the byte.
+//!
+//! Grey is repeated, palettes are looked up, alpha is dropped (not composited), CMYK of JPEG is taken as inverted, which
+//! Adobe made the custom, of 16-bit colours the high byte is kept, of an animation or a file of several pages the first
+//! image is taken. One thing differs: 16-bit grey, which Pillow cuts at 255 and so makes white, is scaled. The format is
+//! told from the contents. Whatever a decoder does ends as an error here. Knows no files: callers add their names.
+
+mod gif;
+mod jpeg;
+mod pnm;
+mod tiff;
+
+use super::picture::Rgb;
+use candle_core::{Result, bail};
+use image::metadata::Orientation as Turn;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
+use serde::Deserialize;
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// The most pixels of an image: where Pillow, too, takes a file for a decompression bomb.
+pub const MAX_PIXELS: u64 = 178_956_970;
+/// The most bytes of an image file.
+pub const MAX_BYTES: u64 = 1 << 30;
+/// The most bytes that a decoder may keep: the samples of the largest image, and as much again for what lies beside.
+const MAX_MEMORY: u64 = 2 * 8 * MAX_PIXELS;
+
+/// What becomes of the orientation that a camera wrote into the file (EXIF).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Orientation {
+    /// Pixels as they are stored, which is how ADM, EDM2 and REPA prepare ImageNet. (But TIFF, which Pillow always turns.)
+    Ignore,
+    /// The image upright.
+    Apply,
+}
+
+/// Decodes an image file of any supported format. What is no image, is cut short or claims to be larger than
+/// [`MAX_PIXELS`] is an error, the latter before anything of that size is allocated.
+pub fn decode(bytes: &[u8], orientation: Orientation) -> Result<Rgb> {
+    decode_counting(bytes, orientation).map(|(image, _)| image)
+}
+
+/// The same, with the number of warnings of a decoder that reads damaged data: as Pillow reads them, but it says nothing.
+pub fn decode_counting(bytes: &[u8], orientation: Orientation) -> Result<(Rgb, u32)> {
+    let format = match image::guess_format(bytes) {
+        Ok(format) => format,
+        // BigTIFF, which is not known there in every order of bytes.
+        Err(_) if bytes.starts_with(b"II+\0") || bytes.starts_with(b"MM\0+") => ImageFormat::Tiff,
+        Err(_) => bail!("not a readable image: no known format begins so"),
+    };
+    let sound = |image| (image, 0);
+    contained(|| match format {
+        ImageFormat::Jpeg => jpeg::decode(bytes, orientation),
+        ImageFormat::Gif => gif::decode(bytes).map(sound),
+        ImageFormat::Tiff => tiff::decode(bytes).map(sound),
+        ImageFormat::Pnm => pnm::decode(bytes).map(sound),
+        ImageFormat::Png | ImageFormat::WebP | ImageFormat::Bmp => common(bytes, format, orientation).map(sound),
+        other => bail!("{} files are not read", other.extensions_str()[0].to_uppercase()),
+    })
+}
+
+/// Formats that one library reads.
+fn common(bytes: &[u8], format: ImageFormat, orientation: Orientation) -> Result<Rgb> {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    // Sides are checked below; this bounds what a decoder keeps beside the pixels.
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MAX_MEMORY);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(unreadable)?;
+    let (width, height) = decoder.dimensions();
+    sides(width.into(), height.into())?;
+    let turn = match orientation {
+        Orientation::Apply => decoder.orientation().map_err(unreadable)?,
+        Orientation::Ignore => Turn::NoTransforms,
+    };
+    let mut image = high_bytes(DynamicImage::from_decoder(decoder).map_err(unreadable)?).into_rgb8();
+    if format == ImageFormat::Bmp {
+        cut_bits(&mut image, bytes);
+    }
+    turned(Rgb { height: image.height() as usize, width: image.width() as usize, data: image.into_raw() }, turn)
+}
+
+/// Colours of 16 bits cut to 8 as Pillow cuts them; scaling would round half of them up.
+fn high_bytes(image: DynamicImage) -> DynamicImage {
+    if !matches!(image, DynamicImage::ImageRgb16(_) | DynamicImage::ImageRgba16(_) | DynamicImage::ImageLumaA16(_)) {
+        return image;
+    }
+    let deep = image.into_rgb16();
+    let high = deep.iter().map(|sample| (sample >> 8) as u8).collect();
+    RgbImage::from_raw(deep.width(), deep.height(), high).unwrap_or_default().into()
+}
+
+/// Samples of 5 and 6 bits in a BMP of 16 bits a pixel as Pillow widens them: cut, where the library rounds.
+fn cut_bits(image: &mut RgbImage, file: &[u8]) {
+    if file.get(28..30) != Some(&[16, 0]) {
+        return;
+    }
+    // The mask of green, where masks are stated.
+    let masks = file.get(30) == Some(&3);
+    let green = if masks && file.get(58..62) == Some(&0x07e0u32.to_le_bytes()) { 63 } else { 31 };
+    for pixel in image.pixels_mut() {
+        for (sample, most) in pixel.0.iter_mut().zip([31, green, 31]) {
+            let bits = (u16::from(*sample) * most + 127) / 255;
+            *sample = (bits * 255 / most) as u8;
+        }
+    }
+}
+
+/// Grey of 16 bits, scaled to 8.
+fn scaled(grey: u16) -> u8 {
+    ((u32::from(grey) + 128) / 257) as u8
+}
+
+/// Ink to light as Pillow has it.
+fn of_cmyk([c, m, y, k]: [u8; 4]) -> [u8; 3] {
+    let white = 255 - u32::from(k);
+    [c, m, y].map(|ink| {
+        let product = u32::from(ink) * white + 128;
+        white.saturating_sub(((product >> 8) + product) >> 8) as u8
+    })
+}
+
+/// Width and height as a file declares them, before anything of that size is allocated.
+fn sides(width: u64, height: u64) -> Result<(usize, usize)> {
+    match width.saturating_mul(height) {
+        0 => bail!("an image without pixels ({width} x {height})"),
+        n if n > MAX_PIXELS => bail!("{width} x {height} pixels are more than {MAX_PIXELS}, the most that is read"),
+        _ => Ok((width as usize, height as usize)),
+    }
+}
+
+fn turned(image: Rgb, turn: Turn) -> Result<Rgb> {
+    if turn == Turn::NoTransforms {
+        return Ok(image);
+    }
+    let Some(pixels) = RgbImage::from_raw(image.width as u32, image.height as u32, image.data) else {
+        bail!("pixels do not fill {} x {}", image.width, image.height)
+    };
+    let mut image = DynamicImage::from(pixels);
+    image.apply_orientation(turn);
+    let image = image.into_rgb8();
+    Ok(Rgb { height: image.height() as usize, width: image.width() as usize, data: image.into_raw() })
+}
+
+fn unreadable(e: ImageError) -> candle_core::Error {
+    candle_core::Error::msg(format!("not a readable image, or cut short: {e}"))
+}
+
+/// Runs a decoder. One that panics has found a file that its makers did not think of.
+fn contained<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(read) => read,
+        Err(payload) => {
+            let words = payload.downcast_ref::<String>().map(String::as_str);
+            let words = words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without words");
+            bail!("not a readable image: its decoder panicked ({words})")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_decoder_that_panics_is_an_error() {
+        let error = super::contained::<()>(|| panic!("index {} out of bounds", 7)).unwrap_err().to_string();
+        assert_eq!(error, "not a readable image: its decoder panicked (index 7 out of bounds)");
+    }
+}
