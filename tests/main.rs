@@ -6,6 +6,7 @@ mod support;
 mod adversity;
 mod averages;
 mod bad_input;
+mod belonging;
 mod block;
 mod block_measures;
 mod care;

@@ -171,8 +171,9 @@ pub enum Links {
     Refuse,
 }
 
-/// Every regular file under `root` (or `root` itself) in no particular order. Empty folders do not count.
-/// A dangling link, a loop of links, a pipe or a socket is an error that names it.
+/// Every regular file under `root` (or `root` itself) in no particular order. Empty folders do not count. A link to nowhere in
+/// outside data is what it says, and told by its metadata: whoever reads the data finds out whether it was needed.
+/// A loop of links, a pipe or a socket is an error that names it.
 pub fn walk(root: &Path, links: Links) -> Result<Vec<Found>> {
     let follow = links == Links::Follow;
     // Most artifacts are one file, and there are many of them.
@@ -182,7 +183,13 @@ pub fn walk(root: &Path, links: Links) -> Result<Vec<Found>> {
     }
     let mut found = Vec::new();
     for entry in walkdir::WalkDir::new(root).follow_links(follow).follow_root_links(follow) {
-        let entry = entry.map_err(|e| walk_error(root, &e))?;
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(e) => {
+                found.push(vain_link(root, &e).filter(|_| follow).ok_or_else(|| walk_error(root, &e))?);
+                continue;
+            }
+        };
         let kind = entry.file_type();
         if kind.is_dir() {
             continue;
@@ -199,6 +206,23 @@ pub fn walk(root: &Path, links: Links) -> Result<Vec<Found>> {
         found.push(Found { path, metadata });
     }
     Ok(found)
+}
+
+/// The link below `root` that leads nowhere, if that is what a walk ran into.
+fn vain_link(root: &Path, e: &walkdir::Error) -> Option<Found> {
+    let path = e.path().filter(|path| *path != root && e.loop_ancestor().is_none())?;
+    e.io_error().filter(|e| e.kind() != std::io::ErrorKind::PermissionDenied)?;
+    let metadata = std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_symlink)?;
+    Some(Found { path: path.strip_prefix(root).ok()?.to_path_buf(), metadata })
+}
+
+/// Digest of something outside that was found on a walk: of the bytes of a file, or of where a link does not lead.
+pub fn of_outside(path: &Path, found: &std::fs::Metadata) -> std::io::Result<Digest> {
+    if !found.is_symlink() {
+        return Digest::of_file(path);
+    }
+    let to = std::fs::read_link(path)?;
+    Ok(Digest::of_bytes(&[b"link to nowhere\0", to.as_os_str().as_bytes()].concat()))
 }
 
 /// Whether what was walked is a file, not a folder.
@@ -302,6 +326,9 @@ mod tests {
         std::os::unix::fs::symlink("f", dir.path().join("l")).unwrap();
         assert_eq!(walk(dir.path(), Links::Follow).unwrap().len(), 2);
         assert!(walk(dir.path(), Links::Refuse).unwrap_err().message.contains("symbolic link"));
+        std::os::unix::fs::symlink("nowhere", dir.path().join("vain")).unwrap();
+        let found = walk(dir.path(), Links::Follow).unwrap();
+        assert_eq!((found.len(), found.iter().filter(|f| f.metadata.is_symlink()).count()), (3, 1));
         std::os::unix::fs::symlink(".", dir.path().join("loop")).unwrap();
         assert!(walk(dir.path(), Links::Follow).unwrap_err().message.contains("has no end"));
     }

@@ -16,7 +16,7 @@
 //!
 //! This module does not know what the files are for.
 
-use super::digest::{Digest, Entry, Found, Links, Measured, combine, is_file, join, walk};
+use super::digest::{Digest, Entry, Found, Links, Measured, combine, is_file, join, of_outside, walk};
 use super::disk::{Keep, write_file};
 use super::store::Store;
 use crate::error::{Error, Result};
@@ -122,8 +122,9 @@ fn digest_one(root: &Path, found: Found, old: &Memory) -> Result<(Entry, Stamp, 
     }
     let path = join(root, &found.path);
     let failed = |e| Error::io("read", &path, e);
-    let digest = Digest::of_file(&path).map_err(failed)?;
-    if Stamp::of(&path.metadata().map_err(failed)?) != stamp {
+    let digest = of_outside(&path, &found.metadata).map_err(failed)?;
+    let now = if found.metadata.is_symlink() { path.symlink_metadata() } else { path.metadata() };
+    if Stamp::of(&now.map_err(failed)?) != stamp {
         return Err(Error::usage(format!("`{}` changes while it is being read", path.display()))
             .hint("run again when nothing writes to it"));
     }

@@ -5,7 +5,7 @@
 //! their commits; files that git does not know, and those outside of the repository, count as unchanged. Names of stages do not matter to what a stage
 //! computes, so a renamed stage is an unchanged one. Kinds are those of this program, then and now.
 
-use super::digest::{Digest, Links, join, walk};
+use super::digest::{Digest, Found, Links, join, of_outside, walk};
 use super::files::Files;
 use super::graph::{Pipeline, Stage, StageId};
 use super::key;
@@ -206,11 +206,11 @@ impl Sources<'_> {
 }
 
 fn list(root: &Path) -> Result<Listing> {
-    let digest = |path: PathBuf| {
-        let file = join(root, &path);
-        Ok((path, Digest::of_file(&file).map_err(|e| Error::io("read", &file, e))?))
+    let digest = |found: Found| {
+        let file = join(root, &found.path);
+        Ok((found.path, of_outside(&file, &found.metadata).map_err(|e| Error::io("read", &file, e))?))
     };
-    walk(root, Links::Follow)?.into_iter().map(|f| digest(f.path)).collect()
+    walk(root, Links::Follow)?.into_iter().map(digest).collect()
 }
 
 /// Of what is listed; of a source that git did not know, of its place, equal then and now.

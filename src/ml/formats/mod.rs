@@ -15,6 +15,7 @@ mod elements;
 mod npy;
 mod npz_write;
 mod pickle;
+mod pixels;
 mod safetensors;
 mod sniff;
 pub mod tfevents;
@@ -24,6 +25,8 @@ mod values;
 
 pub use npy::{Npz, read_npy};
 pub use npz_write::NpzFile;
+pub use pixels::PixelArray;
+pub use sniff::{describe, format_of};
 
 use crate::ml::weights::Tensors;
 use archive::Archive;
