@@ -306,10 +306,11 @@ fn what_is_there_instead_of_images_is_named() {
     assert!(said.contains("as data sets of Hugging Face have them"), "{said}");
     let said = instead(&["a/00000000", "a/00000001"]);
     assert_eq!(said, ", but 2 without extension; a file is told to be an image by what its name ends with");
+    let picture = png(0);
     let files: [(&str, &[u8], &str); 6] = [
         ("a.tar.gz", b"\x1f\x8b\x08", "it is a gzip file; unpack it first"),
         ("a.parquet", b"PAR1....", "it is a table in Parquet"),
-        ("a.png", &png(0), "it is a picture"),
+        ("a.png", &picture, "it is a picture"),
         ("a.csv", b"a,b\n1,2\n", "it is a text file"),
         ("a.pkl", b"\x80\x04K\x01.", "it is a pickle of Python"),
         ("a.bin", &[0, 1, 2, 0xff], "it is of an unknown format"),
