@@ -381,9 +381,8 @@ fn errors_are_about_the_command_line() {
     refused(
         &["fid", "empty", "ref"],
         1,
-        "error: samples: empty holds no images (png, jpg, jpeg, jpe, jfif, webp, bmp, tif, tiff, gif, ppm, pgm, pnm, pbm; \
-         0 other files)\n\
-         hint: give a folder of images, a ZIP of them, or an npz with `arr_0` u8 [N, H, W, 3]",
+        "error: samples: empty holds no images (png, jpg, jpeg, jpe, jfif, webp, bmp, tif, tiff, gif, ppm, pgm, pnm, pbm)\n\
+         hint: give a folder of images, a ZIP of them, or an npz or npy with u8 [N, H, W, 3]",
     );
     let floats = Tensor::zeros((3, SIZE, SIZE, 3), DType::F32, &CPU).unwrap();
     write_arrays(&space.path("floats.npz"), &[("arr_0", &floats)]);
@@ -391,16 +390,11 @@ fn errors_are_about_the_command_line() {
         &["fid", "gen", "floats.npz"],
         1,
         "error: reference: floats.npz: array `arr_0` is of type f4, not u1\n\
-         hint: images are u8 [N, H, W, 3] in `arr_0`, as `numpy.savez(path, images)` writes them",
+         hint: images are u8 [N, H, W, 3] in `arr_0`, as `numpy.savez(path, images)` writes them\n\
+         hint: numbers from 0 to 1 are to be rounded to u8 by `(x * 255).round().astype('uint8')`, from -1 to 1 by \
+         `((x + 1) * 127.5).round().clip(0, 255).astype('uint8')`",
     );
-    let planes = Tensor::zeros((4, 3, SIZE, SIZE), DType::U8, &CPU).unwrap();
-    write_arrays(&space.path("planes.npz"), &[("arr_0", &planes)]);
-    refused(
-        &["fid", "planes.npz", "ref"],
-        1,
-        "error: samples: planes.npz: `arr_0` has shape [4, 3, 8, 8], not [N, H, W, 3]\n\
-         hint: images are u8 [N, H, W, 3] in `arr_0`, as `numpy.savez(path, images)` writes them",
-    );
+    let planes = Tensor::zeros((4, 4, SIZE, SIZE), DType::U8, &CPU).unwrap();
     write_arrays(&space.path("other.npz"), &[("images", &planes), ("labels", &planes)]);
     refused(
         &["fid", "other.npz", "ref"],
@@ -412,7 +406,7 @@ fn errors_are_about_the_command_line() {
         &["fid", "nothing", "ref"],
         2,
         "error: nothing at `nothing`\n\
-         hint: give a folder, a ZIP or an npz, digits of an artifact's digest, or FILE.toml:STAGE",
+         hint: give a folder, a ZIP, an npz or npy, digits of an artifact's digest, or FILE.toml:STAGE",
     );
     let statistics = |name: &str, dim: usize| {
         let mu = Tensor::zeros(dim, DType::F64, &CPU).unwrap();
@@ -573,4 +567,189 @@ fn help_and_completions_know_the_metrics() {
     }
     let script = space.erw(&["completions", "bash"]).expect(0).stdout;
     assert!(script.contains("torch-fidelity") && script.contains("--kid-subset-size"));
+}
+
+/// A number of 18 images is another number than that of 24.
+#[test]
+fn what_is_left_out_of_a_side_is_said() {
+    let space = space();
+    let samples = space.path("gen");
+    for i in (0..24).step_by(4) {
+        fs::rename(samples.join(format!("{i:04}.png")), samples.join(format!("{i:04}.avif"))).unwrap();
+    }
+    fs::create_dir_all(samples.join(".ipynb_checkpoints")).unwrap();
+    fs::copy(samples.join("0001.png"), samples.join(".ipynb_checkpoints/0001-checkpoint.png")).unwrap();
+    space.write("gen/captions.txt", "x");
+    let said = by_classifier(&space, &["fid", "gen", "ref"]).expect(0).stdout;
+    let sides = "samples    gen: 18 images\n\
+                 left out   gen: 6 .avif, 1 .txt, 1 hidden\n\
+                 reference  ref: 30 images\n";
+    assert!(said.contains(sides), "{said}");
+    let warning = "samples: 6 .avif not looked at, though they may be images";
+    assert!(said.contains(&format!("warning    {warning}\n")), "{said}");
+    let all = object(by_classifier(&space, &["fid", "gen", "ref", "--json"]));
+    let counts = serde_json::json!({".avif": 6, ".txt": 1, "hidden": 1});
+    assert_eq!((&all["samples"]["left_out"], &all["detail"]["left_out"]["samples"]), (&counts, &counts));
+    assert!(all["warnings"].as_array().unwrap().contains(&warning.into()), "{all}");
+    assert_eq!(all["reference"], serde_json::json!({ "given": "ref", "images": 30 }));
+    // Statistics say what they are not of.
+    let args = ["stats", "gen", "-o", "s.npz", "--json"];
+    assert_eq!(object(by_classifier(&space, &args))["images"]["left_out"], counts);
+    let said = by_classifier(&space, &args[..4]).expect(0).stdout;
+    assert!(said.contains("\nleft out  gen: 6 .avif, 1 .txt, 1 hidden\n"), "{said}");
+}
+
+/// A metric has no classes, so it has no layouts either.
+#[test]
+fn folders_do_not_matter_to_a_metric() {
+    let space = space();
+    let value = |samples: &str| object(by_classifier(&space, &["fid", samples, "ref", "--json"]))["metrics"].clone();
+    let flat = value("gen");
+    // One folder around them, and images directly in it besides.
+    for (i, entry) in fs::read_dir(space.path("gen")).unwrap().enumerate() {
+        let file = entry.unwrap().path();
+        let name = file.file_name().unwrap().to_str().unwrap().to_string();
+        let to = if i % 2 == 0 { format!("mixed/{name}") } else { format!("mixed/grid/deep/{name}") };
+        for to in [to, format!("around/all/{}/{name}", i % 3)] {
+            let to = space.path(&to);
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(&file, to).unwrap();
+        }
+    }
+    for samples in ["mixed", "around"] {
+        let all = object(by_classifier(&space, &["fid", samples, "ref", "--json"]));
+        assert_eq!(all["samples"]["images"], 24);
+        // The order of images is another, and with it the rounding of sums.
+        let (a, b) = (flat["fd"].as_f64().unwrap(), all["metrics"]["fd"].as_f64().unwrap());
+        assert!((a - b).abs() < 1e-6 * a, "{samples}: {a} {b}");
+    }
+}
+
+/// The bytes of an npy.
+fn array(descr: &str, fortran: bool, shape: &[usize], data: &[u8]) -> Vec<u8> {
+    let fortran = if fortran { "True" } else { "False" };
+    let shape: String = shape.iter().map(|n| format!("{n}, ")).collect();
+    let header = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': ({shape}), }}");
+    [&b"\x93NUMPY\x01\x00"[..], &118u16.to_le_bytes(), format!("{header:<117}\n").as_bytes(), data].concat()
+}
+
+/// An npz as `numpy.savez_compressed` writes it.
+fn compressed(path: &Path, arrays: &[(&str, Vec<u8>)]) {
+    let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());
+    let deflated = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+    for (name, array) in arrays {
+        zip.start_file(format!("{name}.npy"), deflated).unwrap();
+        zip.write_all(array).unwrap();
+    }
+    zip.finish().unwrap();
+}
+
+/// Bytes of images `[n, SIZE, SIZE, 3]` with their axes in another order.
+fn reordered(images: &[u8], n: usize, at: impl Fn([usize; 4]) -> usize) -> Vec<u8> {
+    let mut to = vec![0; images.len()];
+    let places = (0..n).flat_map(|i| (0..SIZE * SIZE * 3).map(move |k| [i, k / 3 / SIZE, k / 3 % SIZE, k % 3]));
+    places.zip(images).for_each(|(place, byte)| to[at(place)] = *byte);
+    to
+}
+
+#[test]
+fn arrays_of_numpy_are_images_in_every_form_that_leaves_no_doubt() {
+    let space = space();
+    let (n, images) = (24, pixels(2, 24));
+    let shape = [n, SIZE, SIZE, 3];
+    let planes = reordered(&images, n, |[i, y, x, c]| ((i * 3 + c) * SIZE + y) * SIZE + x);
+    let fortran = reordered(&images, n, |[i, y, x, c]| i + n * (y + SIZE * (x + SIZE * c)));
+    let plain = array("|u1", false, &shape, &images);
+    let write = |name: &str, bytes: &[u8]| fs::write(space.path(name), bytes).unwrap();
+    write("plain.npy", &plain);
+    write("planes.npy", &array("|u1", false, &[n, 3, SIZE, SIZE], &planes));
+    write("fortran.npy", &array("|u1", true, &shape, &fortran));
+    compressed(
+        &space.path("compressed.npz"),
+        &[("arr_0", plain.clone()), ("arr_1", array("<U1", false, &[1], &[0; 4]))],
+    );
+    compressed(&space.path("named.npz"), &[("samples", plain.clone())]);
+    compressed(&space.path("planes.npz"), &[("arr_0", array("|u1", false, &[n, 3, SIZE, SIZE], &planes))]);
+    let value = |samples: &str| object(by_classifier(&space, &["fid", samples, "ref", "--json"]))["metrics"].clone();
+    let folder = value("gen");
+    for name in ["plain.npy", "planes.npy", "fortran.npy", "compressed.npz", "named.npz", "planes.npz"] {
+        assert_eq!(value(name), folder, "{name}");
+    }
+    // Some of them, from somewhere.
+    let some = |samples: &str| object(by_classifier(&space, &["fid", samples, "ref", "--json", "--limit", "7"]));
+    assert_eq!(some("compressed.npz")["metrics"], some("gen")["metrics"]);
+    // Grey is repeated, as it is of files.
+    let grey: Vec<u8> = images.chunks(3).map(|p| p[0]).collect();
+    let repeated: Vec<u8> = grey.iter().flat_map(|g| [*g; 3]).collect();
+    write_folder(&space.path("grey"), &repeated);
+    write("grey.npy", &array("|u1", false, &shape[..3], &grey));
+    compressed(&space.path("grey.npz"), &[("arr_0", array("|u1", false, &[n, SIZE, SIZE, 1], &grey))]);
+    let folder = value("grey");
+    assert_eq!((value("grey.npy"), value("grey.npz")), (folder.clone(), folder));
+    // A flipped bit is found, wherever the images go on from.
+    let mut bytes = fs::read(space.path("compressed.npz")).unwrap();
+    bytes[1000] ^= 4;
+    write("flipped.npz", &bytes);
+    let said = by_classifier(&space, &["fid", "flipped.npz", "ref"]).expect(1);
+    assert!(error(&space, &said).contains("entry `arr_0.npy`"), "{}", said.stderr);
+}
+
+#[test]
+fn a_side_that_is_no_images_is_called_what_it_is() {
+    let space = space();
+    let refused = |name: &str, bytes: &[u8], expected: &str| {
+        fs::write(space.path(name), bytes).unwrap();
+        let said = by_classifier(&space, &["fid", name, "ref"]);
+        let text = error(&space, &said);
+        assert!(said.status != 0 && text.contains(expected) && text.contains(name), "{name}: {text}");
+        assert!(!text.contains("truncated") && text.contains("hint: "), "{name}: {text}");
+    };
+    let mut tar = vec![b'x'; 512];
+    tar[257..262].copy_from_slice(b"ustar");
+    let picture = fs::read(space.path("gen/0000.png")).unwrap();
+    let files: [(&str, &[u8], &str); 9] = [
+        ("a.tar", &tar, "it is a tar archive; unpack it first"),
+        ("a.tar.gz", b"\x1f\x8b\x08\0", "it is a gzip file; unpack it first"),
+        ("a.png", &picture, "it is a picture"),
+        ("a.csv", b"a,b\n1,2\n", "it is a text file"),
+        ("a.pkl", b"\x80\x04K\x01.", "it is a pickle of Python"),
+        ("a.parquet", b"PAR1....PAR1", "it is a table in Parquet"),
+        ("a.json", b"{}", "it is a text in JSON"),
+        ("empty.zip", b"", "it is empty"),
+        ("a.bin", b"\0\x01\x02\x03", "it is of an unknown format"),
+    ];
+    for (name, bytes, expected) in files {
+        refused(name, bytes, expected);
+    }
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(vec![]));
+    zip.start_file("model/data.pkl", zip::write::SimpleFileOptions::default()).unwrap();
+    let torch = zip.finish().unwrap().into_inner();
+    refused("a.pt", &torch, "a.pt is a PyTorch checkpoint (zip), not images");
+    weights::save(&Tensors::from([("x".into(), Tensor::zeros(3, DType::F32, &CPU).unwrap())]), &space.path("w"))
+        .unwrap();
+    refused("a.safetensors", &fs::read(space.path("w")).unwrap(), "a.safetensors is a safetensors file, not images");
+
+    let zeros = [0; 4096];
+    let arrays: [(&str, &str, &[usize], &str); 8] = [
+        ("f4.npy", "<f4", &[4, 8, 8, 3], "f4.npy is of type f4, not u1"),
+        ("i8.npy", "<i8", &[1, 8, 8, 3], "i8.npy is of type i8, not u1"),
+        ("bool.npy", "|b1", &[4, 8, 8, 3], "bool.npy is of type b1, not u1"),
+        ("object.npy", "|O", &[], "object.npy is an array of Python objects, which only Python can read"),
+        ("one.npy", "|u1", &[8, 8, 3], "has shape [8, 8, 3], not [N, H, W, 3]: it is one image"),
+        ("rgba.npy", "|u1", &[2, 8, 8, 4], "drops it"),
+        ("rows.npy", "|u1", &[4, 192], "rows.npy has shape [4, 192], not [N, H, W, 3]"),
+        ("flat.npy", "|u1", &[4, 0, 8, 3], "images have pixels"),
+    ];
+    for (name, descr, shape, expected) in arrays {
+        refused(name, &array(descr, false, shape, &zeros), expected);
+    }
+    let short = array("|u1", false, &[4, 8, 8, 3], &zeros[..100]);
+    fs::write(space.path("short.npy"), short).unwrap();
+    let said = by_classifier(&space, &["fid", "short.npy", "ref"]).expect(1);
+    assert!(error(&space, &said).contains("short.npy is truncated: it has 100 of 768 bytes"), "{}", said.stderr);
+    let images = array("|u1", false, &[1, 8, 8, 3], &zeros[..192]);
+    let labels = array("<i8", false, &[1], &zeros[..8]);
+    compressed(&space.path("cifar.npz"), &[("x_train", images), ("y_train", labels)]);
+    let said = by_classifier(&space, &["fid", "cifar.npz", "ref"]).expect(2);
+    assert!(error(&space, &said).ends_with("hint: its arrays are `x_train`, `y_train`"), "{}", said.stderr);
 }

@@ -7,6 +7,7 @@ mod adversity;
 mod artifacts;
 mod averages;
 mod bad_input;
+mod belonging;
 mod block;
 mod block_measures;
 mod care;

@@ -118,7 +118,7 @@ fn a_tree_is_the_same_as_a_folder_and_as_a_zip() -> Result<()> {
         let source = open(root)?;
         assert_eq!(source.classes(), ["cat", "dog"], "{}", root.display());
         assert_eq!(contents(&source), [(0, 0), (1, 0), (3, 1)]);
-        assert!(source.to_string().ends_with("3 images of 2 classes, 2 files no images by their names"), "{source}");
+        assert!(source.to_string().ends_with("3 images of 2 classes; left out: 1 .txt, 1 hidden"), "{source}");
     }
     assert!(open(&roots[1])?.place(1).ends_with("set.zip!cat/deep/1.png"));
     Ok(())
@@ -156,7 +156,7 @@ fn what_is_no_set_says_why() -> Result<()> {
     let root = dir.path();
     assert!(error(open(root)).contains("holds no images"));
     fs::write(root.join("readme.md"), "x")?;
-    assert!(error(open(root)).contains("1 other files"));
+    assert!(error(open(root)).contains("but 1 .md"));
     assert!(error(open(&root.join("readme.md"))).contains("neither a folder nor a ZIP"));
     assert!(error(open(&root.join("nowhere"))).contains("nowhere"));
     let both = folder(&dir, &[("cats/0.png", png(0)), ("0.png", png(1))]);

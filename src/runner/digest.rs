@@ -245,6 +245,8 @@ pub struct Found {
 pub enum Links {
     /// Outside data is often a farm of links: what counts is what they lead to.
     Follow,
+    /// The same, but one that leads nowhere is what it says: whoever reads the data finds out whether it was needed.
+    FollowIfThere,
     /// An artifact holds links as it holds files.
     Keep,
 }
@@ -258,7 +260,7 @@ pub fn walk(root: &Path, links: Links) -> Result<Vec<Found>> {
 
 /// The same without what `left_out` says of a path below the root and of whether it is a folder.
 pub fn walk_some(root: &Path, links: Links, left_out: &dyn Fn(&Path, bool) -> bool) -> Result<Vec<Found>> {
-    let follow = links == Links::Follow;
+    let follow = links != Links::Keep;
     // Most artifacts are one file, and there are many of them.
     let metadata = if follow { std::fs::metadata(root) } else { std::fs::symlink_metadata(root) };
     if let Some(metadata) = metadata.ok().filter(std::fs::Metadata::is_file) {
@@ -281,7 +283,13 @@ pub fn walk_some(root: &Path, links: Links, left_out: &dyn Fn(&Path, bool) -> bo
         let entry = match entry {
             Ok(entry) => entry,
             Err(e) if e.path().is_some_and(|path| path != root && left_out(path, false)) => continue,
-            Err(e) => return Err(walk_error(root, &e)),
+            Err(e) => match vain_link(root, &e).filter(|_| links == Links::FollowIfThere) {
+                Some(vain) => {
+                    found.push(vain);
+                    continue;
+                }
+                None => return Err(walk_error(root, &e)),
+            },
         };
         let kind = entry.file_type();
         if entry.depth() > 0 && left_out(entry.path(), kind.is_dir()) {
@@ -313,6 +321,15 @@ pub fn walk_some(root: &Path, links: Links, left_out: &dyn Fn(&Path, bool) -> bo
 
 fn depth(entry: &walkdir::Result<walkdir::DirEntry>) -> usize {
     entry.as_ref().map_or_else(walkdir::Error::depth, walkdir::DirEntry::depth)
+}
+
+/// The link below `root` that leads nowhere, if that is what a walk ran into.
+fn vain_link(root: &Path, e: &walkdir::Error) -> Option<Found> {
+    let path = e.path().filter(|path| *path != root && e.loop_ancestor().is_none())?;
+    e.io_error().filter(|e| e.kind() != std::io::ErrorKind::PermissionDenied)?;
+    let metadata = std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_symlink)?;
+    let kind = Kind::Link(std::fs::read_link(path).ok()?);
+    Some(Found { path: path.strip_prefix(root).ok()?.to_path_buf(), kind, metadata })
 }
 
 /// Whether what was walked is a file, not a folder.
@@ -462,8 +479,12 @@ mod tests {
         assert_eq!(walk(dir.path(), Links::Follow).unwrap().len(), 2);
         let plain = measure(dir.path()).unwrap();
         assert_eq!((plain.files, plain.bytes), (2, 2));
+        symlink("nowhere", dir.path().join("vain")).unwrap();
+        assert!(walk(dir.path(), Links::Follow).unwrap_err().message.contains("where nothing is"));
+        let found = walk(dir.path(), Links::FollowIfThere).unwrap();
+        assert_eq!((found.len(), found.iter().filter(|f| !f.kind.is_file()).count()), (3, 1));
         symlink(".", dir.path().join("loop")).unwrap();
-        assert!(walk(dir.path(), Links::Follow).unwrap_err().message.contains("has no end"));
+        assert!(walk(dir.path(), Links::FollowIfThere).unwrap_err().message.contains("has no end"));
         assert_ne!(plain.digest, measure(dir.path()).unwrap().digest);
     }
 

@@ -16,7 +16,7 @@
 //!
 //! This module does not know what the files are for.
 
-use super::digest::{Digest, Entry, Found, Links, Measured, combine, is_file, join, walk, walk_some};
+use super::digest::{Digest, Entry, Found, Kind, Links, Measured, combine, is_file, join, walk, walk_some};
 use super::disk::{Keep, write_file};
 use super::graph::Source;
 use super::store::Store;
@@ -105,7 +105,7 @@ pub fn digest_now(store: &Store, source: &Source) -> Result<Outside> {
 
 /// Every file below `root`, or of those what a rule says.
 pub fn walk_outside(root: &Path, watched: Option<&Watched>) -> Result<Vec<Found>> {
-    let Some(watched) = watched else { return walk(root, Links::Follow) };
+    let Some(watched) = watched else { return walk(root, Links::FollowIfThere) };
     let found = walk_some(root, Links::Follow, &|path, is_dir| watched.leaves_out(root, path, is_dir));
     let hint = || "a file that is of no concern is left out by `ignore = [\"NAME\"]` beside `watch`".to_string();
     let mut found = found.map_err(|e| e.hint(hint()))?;
@@ -124,7 +124,7 @@ fn digest_at(store: &Store, path: &Path, watched: Option<&Watched>) -> Result<Ou
         found.into_par_iter().map(|f| digest_one(&root, f, &old)).collect::<Result<_>>()?;
 
     let fresh = read.iter().any(|(_, stamp, known)| !known && stamp.is_settled(now));
-    let gone = old.len() > read.iter().filter(|(_, _, known)| *known).count();
+    let gone = old.len() > read.iter().filter(|(entry, _, known)| *known && entry.kind.is_file()).count();
     if fresh || gone {
         // Not remembering costs time later, nothing else; a full or read-only disk is told by the store.
         let _ = write_file(&file, remember(&read, now).as_bytes(), Keep::Later);
@@ -137,6 +137,10 @@ fn digest_at(store: &Store, path: &Path, watched: Option<&Watched>) -> Result<Ou
 /// The third value tells whether the digest was remembered rather than read.
 fn digest_one(root: &Path, found: Found, old: &Memory) -> Result<(Entry, Stamp, bool)> {
     let stamp = Stamp::of(&found.metadata);
+    if let Kind::Link(to) = &found.kind {
+        let digest = Digest::of_bytes(to.as_os_str().as_bytes());
+        return Ok((Entry { path: found.path, kind: found.kind, bytes: stamp.bytes, digest }, stamp, true));
+    }
     if let Some((known, digest)) = old.get(&found.path)
         && *known == stamp
     {
@@ -180,7 +184,10 @@ fn memory_file(store: &Store, root: &Path, watched: Option<&Watched>) -> PathBuf
 fn remember(read: &[(Entry, Stamp, bool)], now: i128) -> String {
     let mut text = format!("{HEADER}\n");
     // A remembered file was settled when it was read; its stamp has not moved since.
-    for (entry, stamp, _) in read.iter().filter(|(_, stamp, known)| *known || stamp.is_settled(now)) {
+    let is_kept = |(entry, stamp, known): &&(Entry, Stamp, bool)| {
+        entry.kind.is_file() && (*known || stamp.is_settled(now))
+    };
+    for (entry, stamp, _) in read.iter().filter(is_kept) {
         let Stamp { bytes, mtime, ctime, inode } = stamp;
         text.push_str(&format!("{} {bytes} {mtime} {ctime} {inode} {}\n", entry.digest, quote(&entry.path)));
     }

@@ -5,7 +5,7 @@
 //! their commits; files that git does not know, and those outside of the repository, count as unchanged. Names of stages do not matter to what a stage
 //! computes, so a renamed stage is an unchanged one. Kinds are those of this program, then and now.
 
-use super::digest::{Digest, join};
+use super::digest::{Digest, Found, Kind, join};
 use super::files::{Files, walk_outside};
 use super::graph::{Pipeline, Source, Stage, StageId};
 use super::key;
@@ -18,6 +18,7 @@ use super::store::Store;
 use super::watched::{Rule, Watched};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// A pipeline against what it was.
@@ -209,11 +210,15 @@ impl Sources<'_> {
 }
 
 fn list(root: &Path, watched: Option<&Watched>) -> Result<Listing> {
-    let digest = |path: PathBuf| {
-        let file = join(root, &path);
-        Ok((path, Digest::of_file(&file).map_err(|e| Error::io("read", &file, e))?))
+    let digest = |found: Found| {
+        let file = join(root, &found.path);
+        let digest = match &found.kind {
+            Kind::Link(to) => Ok(Digest::of_bytes(to.as_os_str().as_bytes())),
+            _ => Digest::of_file(&file),
+        };
+        Ok((found.path, digest.map_err(|e| Error::io("read", &file, e))?))
     };
-    walk_outside(root, watched)?.into_iter().map(|f| digest(f.path)).collect()
+    walk_outside(root, watched)?.into_iter().map(digest).collect()
 }
 
 /// Of what is listed; of a source that git did not know, of its place, equal then and now.

@@ -13,12 +13,14 @@ use super::evaluation::values::{Settings, values};
 use super::evaluation::warnings;
 use super::support::{Walk, create_dir, device, parse, write_json};
 use crate::error::Result;
+use crate::ml::data::source::left_out::LeftOut;
 use crate::ml::models::mode::Mode;
 use crate::runner::attempt::Attempt;
 use crate::runner::manifest::{Params as Values, StageKind};
 use candle_core::Device;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 pub const KIND: StageKind = StageKind { name: "fid", manifest: include_str!("../../stages/fid.toml"), check, run };
 
@@ -99,7 +101,7 @@ fn report(
     let seen = comparison.seen.as_ref();
     let text = |of: fn(&Seen) -> &String| seen.map(of);
     let kept = |side: &Measured| side.vectors.as_ref().map(|v| v.dims()[0]);
-    json!({
+    let mut report = json!({
         "metric": first.map(|(name, _)| name),
         "value": first.map(|(_, value)| value),
         "values": values.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<serde_json::Map<_, _>>(),
@@ -119,5 +121,11 @@ fn report(
         "samples": comparison.samples.digest(),
         "reference": comparison.reference.digest(),
         "warnings": warnings,
-    })
+    });
+    let sides = [(SAMPLES, &comparison.samples), (REFERENCE, &comparison.reference)].map(|(n, s)| (n, s.left_out()));
+    let left_out: BTreeMap<&str, LeftOut> = sides.into_iter().filter(|(_, left_out)| !left_out.is_empty()).collect();
+    if !left_out.is_empty() {
+        report["left_out"] = json!(left_out);
+    }
+    report
 }

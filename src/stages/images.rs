@@ -1,11 +1,12 @@
 //! `images`: a set of images, as people have them, to a packed one at one size. Read on all cores, written in listed
 //! order.
 
-use super::support::parse;
+use super::support::{of_set, parse};
 use crate::error::{Error, Result};
 use crate::ml::data::decode::Orientation;
 use crate::ml::data::packed::PackedWriter;
 use crate::ml::data::picture::Rgb;
+use crate::ml::data::source::layout::Classes;
 use crate::ml::data::source::{Preparation, Source, Split};
 use crate::ml::data::transform::Transform;
 use crate::ml::weights::Tensors;
@@ -29,6 +30,7 @@ struct Params {
     source: PathBuf,
     part: Option<String>,
     labels: Option<PathBuf>,
+    classes: Classes,
     resolution: usize,
     transform: Transform,
     orientation: Orientation,
@@ -63,6 +65,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     }
     let source = open(&p)?;
     attempt.log(&format!("{} is {source}", p.source.display()));
+    source.notes().iter().for_each(|note| attempt.log(&format!("warning: {note}")));
     let (source, size) = (choose(source, &p)?, p.resolution);
     let how = Preparation { orientation: p.orientation, transform: p.transform, size };
     let out = attempt.output("images");
@@ -107,12 +110,23 @@ fn run(attempt: &Attempt) -> Result<()> {
     if skipped as usize == total {
         return Err(Error::stage(format!("none of the {total} images in {} can be read", p.source.display())));
     }
-    let meta = json!({"height": size, "width": size, "classes": source.classes(), "skipped": skipped});
+    // Files that have nothing to do with the set are no part of the result: what a file manager leaves in a folder would void
+    // all that was made of the images.
+    let mut left_out = source.left_out().images();
+    let mut meta = json!({"height": size, "width": size, "classes": source.classes(), "skipped": skipped});
+    if !left_out.is_empty() {
+        meta["left_out"] = json!(left_out);
+    }
     let count = writer.finish(&meta)?;
     attempt.result("images", count as f64);
     attempt.result("classes", source.classes().len() as f64);
     if damaged > 0 {
         attempt.result("damaged", damaged as f64);
+    }
+    left_out.unreadable(skipped);
+    if !left_out.is_empty() {
+        attempt.log(&format!("warning: not in the set though they may be images: {left_out}"));
+        attempt.result("left_out", left_out.count() as f64);
     }
     Ok(())
 }
@@ -120,7 +134,11 @@ fn run(attempt: &Attempt) -> Result<()> {
 fn open(p: &Params) -> Result<Source> {
     let hint = "`source` is a folder of images with a folder per class in it, a ZIP of that, a folder or ZIP with \
                 dataset.json (EDM2, REPA), or a folder of IDX files (MNIST)";
-    Source::open(&p.source, p.part.as_deref(), p.labels.as_deref()).map_err(|e| Error::from(e).hint(hint))
+    let source = Source::open_as(&p.source, p.part.as_deref(), p.labels.as_deref(), p.classes);
+    source.map_err(|e| {
+        let error = of_set(e);
+        if error.hints.is_empty() { error.hint(hint) } else { error }
+    })
 }
 
 /// The part of the set that is asked for.

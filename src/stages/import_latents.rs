@@ -3,7 +3,7 @@
 
 use super::examples::MIRRORED;
 use super::pack::Pack;
-use super::support::parse;
+use super::support::{of_set, parse};
 use crate::error::{Error, Result};
 use crate::ml::data::ready::ReadyLatents;
 use crate::ml::data::source::Source;
@@ -50,7 +50,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     if let Some(origin) = &op.origin {
         attempt.log(&format!("latents of {}: {origin}", p.source.display()));
     }
-    let images = p.images.as_deref().map(|root| Source::open(root, None, None)).transpose()?;
+    let images = p.images.as_deref().map(|root| Source::open(root, None, None)).transpose().map_err(of_set)?;
     let latents = ReadyLatents::open(&p.source, images.as_ref())?;
     let ([channels, height, width], total) = (latents.shape(), latents.len());
     let (scale, shift) = if latents.scaled() { (1.0, 0.0) } else { (p.scaling_factor, p.shift_factor) };

@@ -37,6 +37,7 @@ pub mod weights;
 
 pub use evaluation::metric::Metric;
 pub use evaluation::note::NOTE_FILE;
+pub use evaluation::pictures::is_npz;
 pub use evaluation::score::parts as inception_score_parts;
 pub use trainer::CONFIG_FILE;
 

@@ -8,6 +8,7 @@ use super::evaluation::metric::Needs;
 use super::evaluation::note::{self, FEATURES_FILE, FORMAT, NOTE_FILE, Note, POOL, Seen};
 use super::evaluation::pictures::{Pictures, caution};
 use super::evaluation::score::is_possible;
+use super::evaluation::warnings::lacking;
 use super::support::{Walk, create_dir, device, parse, spread, write_json};
 use crate::error::{Error, Result};
 use crate::ml::formats::NpzFile;
@@ -53,6 +54,11 @@ fn run(attempt: &Attempt) -> Result<()> {
     let device = device(attempt.device())?;
     let origin = Origin::open(attempt, p.source.as_deref(), p.limit)?;
     origin.caution.iter().for_each(|text| attempt.log(text));
+    let left_out = origin.pictures.left_out().clone();
+    if !left_out.is_empty() {
+        attempt.log(&format!("left out: {left_out}"));
+    }
+    lacking(IMAGES, &left_out).iter().for_each(|text| attempt.log(&format!("warning: {text}")));
     let dir = attempt.input("network")?;
     let network = open_feature_network_with(dir, p.mode, &device)?;
     let seen = Seen::by(&*network, dir)?;
@@ -81,6 +87,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         sampler: origin.sampler,
         images: origin.digest,
         caution: origin.caution,
+        left_out,
     };
     write_json(&out.join(NOTE_FILE), &note)?;
     attempt.result("images", total as f64);
@@ -103,7 +110,8 @@ impl Origin {
         Ok(match source {
             Some(path) => {
                 let pictures = Pictures::of_path(path)?.limited(limit);
-                Self { pictures, sampler: note::sampler(path), digest: None, caution: caution(path) }
+                let notes = Some(pictures.notes().join("; ")).filter(|notes| !notes.is_empty());
+                Self { pictures, sampler: note::sampler(path), digest: None, caution: caution(path).or(notes) }
             }
             None => {
                 let dir = attempt.input(IMAGES)?;

@@ -42,6 +42,14 @@ pub fn check_list(parameter: &str, names: &[&str], known: &str) -> Result<()> {
     }
 }
 
+/// A set of images that cannot be taken as it is. What its error is about and what helps come apart.
+pub fn of_set(e: candle_core::Error) -> Error {
+    let mut error = Error::from(e);
+    let help = std::mem::take(&mut error.causes);
+    error.hints.extend(help.iter().flat_map(|text| text.lines()).map(String::from));
+    error
+}
+
 /// A failed check of parameters, told as a mistake of the pipeline.
 pub fn usage(e: candle_core::Error) -> Error {
     Error::usage(e.to_string())

@@ -112,6 +112,11 @@ impl Bench {
         Ok(self.path(name).join("out").join(&manifest.outputs[0].name))
     }
 
+    /// All that [`Bench::run`] heard in folder `name`.
+    pub fn said(&self, name: &str) -> String {
+        self.ears.borrow().get(name).map(Ear::text).unwrap_or_default()
+    }
+
     /// The last result of this name that [`Bench::run`] heard in folder `name`.
     pub fn result(&self, name: &str, result: &str) -> Option<f64> {
         let text = self.ears.borrow().get(name)?.text();

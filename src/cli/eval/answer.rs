@@ -6,6 +6,7 @@ use super::pipeline::{METRICS, NETWORK, REFERENCE, SAMPLES};
 use crate::cli::common::columns;
 use crate::cli::log::json;
 use crate::error::{Error, Result};
+use crate::ml::data::source::left_out::LeftOut;
 use crate::report::table::grid;
 use crate::runner::event::{Measure, State};
 use serde_json::{Map, Value, json};
@@ -92,7 +93,12 @@ pub fn of_images(ran: &Ran, detail: &Value, said: &[(&str, &str)], told: Vec<Str
     let mut answer = answer(ran, detail, METRICS)?;
     answer.warnings.extend(told);
     let given = |side: &str| said.iter().find(|(name, _)| *name == side).map(|(_, given)| *given);
-    let side = |name: &str| given(name).map(|given| json!({ "given": given, "images": detail[&format!("n_{name}")] }));
+    let left_out = |name: &str| detail.get("left_out").and_then(|sides| sides.get(name));
+    let side = |name: &str| {
+        let mut side = json!({ "given": given(name)?, "images": detail[&format!("n_{name}")] });
+        left_out(name).into_iter().for_each(|counts| side["left_out"] = counts.clone());
+        Some(side)
+    };
     if as_json {
         let mut samples = side(SAMPLES).unwrap_or_default();
         samples["sampler"] = detail["sampler"].clone();
@@ -111,10 +117,17 @@ pub fn of_images(ran: &Ran, detail: &Value, said: &[(&str, &str)], told: Vec<Str
         let sampler = detail["sampler"].as_str().filter(|_| name == SAMPLES);
         let sampler = sampler.map_or_else(String::new, |s| format!(", {s}"));
         facts.extend(given(name).map(|given| (word, format!("{given}: {}{sampler}", counted(name)))));
+        facts.extend(given(name).zip(left_out(name)).map(|(given, counts)| ("left out", beside(given, counts))));
     }
     let text = |key: &str| detail[key].as_str().unwrap_or_default();
     facts.push(("network", format!("{}: {}", text("network"), text("preparation"))));
     Ok(Answer { facts, ..answer }.text())
+}
+
+/// `photos: 6 .avif, 2 hidden`: what lay beside the images.
+fn beside(given: &str, counts: &Value) -> String {
+    let left_out: LeftOut = serde_json::from_value(counts.clone()).unwrap_or_default();
+    format!("{given}: {left_out}")
 }
 
 /// Of two files of features.
@@ -146,20 +159,24 @@ pub fn of_stats(ran: &Ran, said: &[(&str, &str)], to: &Path, as_json: bool) -> R
     let detail = read(&ran.output(SAMPLES)?.join("stats.json"))?;
     let answer = answer(ran, &detail, SAMPLES)?;
     let given = said.first().map_or("", |(_, given)| given);
+    let caution = detail["caution"].as_str().map(String::from);
+    let left_out = detail.get("left_out");
     if as_json {
+        let mut images = json!({ "given": given, "images": detail["count"] });
+        left_out.into_iter().for_each(|counts| images["left_out"] = counts.clone());
         return json(&json!({
-            "output": to, "images": { "given": given, "images": detail["count"] },
+            "output": to, "images": images,
             "network": detail["network"], "preparation": detail["preparation"], "mode": detail["mode"],
-            "warnings": answer.warnings, "cached": answer.cached, "detail": detail,
+            "warnings": caution.into_iter().collect::<Vec<_>>(), "cached": answer.cached, "detail": detail,
         }));
     }
     let images = detail["count"].as_u64().map_or_else(String::new, thousands);
-    let facts = [
-        ("images", format!("{given}: {images} images")),
-        ("network", format!("{}: {}", text_of(&detail["network"]), text_of(&detail["preparation"]))),
-        ("written", to.display().to_string()),
-    ];
-    let mut text = columns(&facts.map(|(word, said)| vec![word.to_string(), said]), "");
+    let mut facts = vec![("images", format!("{given}: {images} images"))];
+    facts.extend(left_out.map(|counts| ("left out", beside(given, counts))));
+    facts.push(("network", format!("{}: {}", text_of(&detail["network"]), text_of(&detail["preparation"]))));
+    facts.push(("written", to.display().to_string()));
+    facts.extend(caution.map(|text| ("warning", text)));
+    let mut text = columns(&facts.into_iter().map(|(word, said)| vec![word.to_string(), said]).collect::<Vec<_>>(), "");
     if answer.cached {
         text.push_str("cached: nothing was computed\n");
     }

@@ -11,7 +11,7 @@ use crate::runner::actions;
 use crate::runner::lineage::find;
 use crate::runner::plan::{Verdict, verdict};
 use crate::runner::store::Store;
-use crate::stages::count_images;
+use crate::stages::{count_images, is_npz};
 use std::path::{Path, PathBuf};
 
 /// Types of artifacts that hold images.
@@ -103,7 +103,7 @@ impl<'a> Side<'a> {
 /// The error about an argument that denotes nothing.
 pub fn nothing_at(text: &str) -> Error {
     Error::usage(format!("nothing at `{text}`"))
-        .hint("give a folder, a ZIP or an npz, digits of an artifact's digest, or FILE.toml:STAGE")
+        .hint("give a folder, a ZIP, an npz or npy, digits of an artifact's digest, or FILE.toml:STAGE")
 }
 
 /// A folder of images, or an artifact.
@@ -114,15 +114,8 @@ fn folder(dir: &Path) -> Result<Given> {
 }
 
 fn file(path: &Path) -> Result<Given> {
-    // An npz is a ZIP, too: of arrays.
-    match Npz::open(path) {
-        Ok(archive) if !archive.names().is_empty() => npz(path),
-        Ok(_) => Ok(Given::Images(path.to_path_buf())),
-        Err(e) => {
-            let error = Error::usage(format!("`{}` is neither a folder nor a ZIP nor an npz", path.display()));
-            Err(error.because(e))
-        }
-    }
+    // Of what is neither images nor statistics the stage tells what it is.
+    if is_npz(path) { npz(path) } else { Ok(Given::Images(path.to_path_buf())) }
 }
 
 fn npz(path: &Path) -> Result<Given> {
@@ -132,7 +125,8 @@ fn npz(path: &Path) -> Result<Given> {
         let holds = Holds { spatial: SPATIAL.iter().all(|name| has(name)), images: has(ARRAY) };
         return Ok(Given::Statistics(path.to_path_buf(), holds));
     }
-    if has(ARRAY) {
+    // Without that name there is one array, or nobody knows which.
+    if has(ARRAY) || names.len() == 1 {
         return Ok(Given::Images(path.to_path_buf()));
     }
     let text = format!("`{}` holds neither images (`arr_0`) nor statistics (`mu` and `sigma`)", path.display());

@@ -41,16 +41,20 @@ Examples:
   erw eval stats photos/ -o photos-stats.npz
 
 SAMPLES and REFERENCE:
-  a folder or a ZIP of images, with or without folders in it
-  an npz with images, `arr_0` u8 [N,H,W,3], as the ADM suite takes it
+  a folder or a ZIP of images, with or without folders in it; what lies in
+  it and is no image, or of a format that is not read, is counted and told
+  an npz with images, `arr_0` u8 [N,H,W,3], as the ADM suite takes it, or an
+  npy; compressed, channels first and grey are read, other types refused
   as REFERENCE also an npz with published statistics, `mu` and `sigma`
   a folder that `erw export` wrote, the first digits of an artifact's digest,
   or FILE.toml:STAGE for what a stage of a pipeline made
 
 Keys of --json (one object):
   metrics     a number for each metric, by name; null if it is not finite
-  samples     given, images; for samples of ours also how they were drawn
-  reference   given, images; null where published statistics do not say
+  samples     given, images; for samples of ours also how they were drawn;
+              left_out, counts by reason, where anything was
+  reference   given, images; null where published statistics do not say;
+              left_out likewise
   network, preparation, mode
               what made the features, and how images came to its size
   warnings    what to know before the number is compared with others

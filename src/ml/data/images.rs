@@ -1,13 +1,12 @@
 //! Images by index, whether they come from an `images` artifact or were generated (`samples`).
 //!
-//! Both are mapped: opening reads headers and labels, a batch copies its own pixels. Knows nothing of resizing;
+//! Both are mapped: opening reads headers and labels, a batch copies its own pixels. An npz or npy that others made may be
+//! deflated; it is inflated as it is read. Knows nothing of resizing;
 //! stored images all have one size.
 
 use super::packed::Packed;
-use crate::ml::formats::Npz;
+use crate::ml::formats::{Npz, PixelArray};
 use candle_core::{DType, Device, Result, Tensor, bail};
-use memmap2::Mmap;
-use std::fs::File;
 use std::path::Path;
 
 /// An opened set of equally sized RGB images.
@@ -24,8 +23,7 @@ pub struct ImageSet {
 #[derive(Debug)]
 enum Pixels {
     Packed(Packed),
-    /// A mapped npz and the offset of its first image.
-    Npz(Mmap, usize),
+    Array(PixelArray),
 }
 
 impl ImageSet {
@@ -54,41 +52,25 @@ impl ImageSet {
     /// Opens an npz of `arr_0` u8 `[N,H,W,3]` and, if there are labels, `arr_1` i64 `[N]`; the format of the ADM
     /// evaluation suite.
     pub fn open_npz(path: &Path) -> Result<Self> {
-        Self::of_npz(path, true)
-    }
-
-    /// The same without labels, whatever `arr_1` is: other tools write there what they like.
-    pub fn open_npz_unlabelled(path: &Path) -> Result<Self> {
-        Self::of_npz(path, false)
-    }
-
-    fn of_npz(path: &Path, labelled: bool) -> Result<Self> {
         let shown = path.display();
-        let npz = Npz::open(path)?;
-        let Some(images) = npz.find("arr_0", "u1")? else {
-            bail!("{shown}: no array `arr_0`, but {}", npz.names().join(", "))
-        };
-        let &[n, height, width, 3] = images.shape.as_slice() else {
-            bail!("{shown}: `arr_0` has shape {:?}, not [N, H, W, 3]", images.shape)
-        };
-        let file = File::open(path)?;
-        // As for packed shards: samples are written once.
-        #[expect(unsafe_code, reason = "mapping a file that nothing writes to any more")]
-        let map = unsafe { Mmap::map(&file) }?;
-        let labels = if labelled { npz.find("arr_1", "i8")? } else { None };
-        let labels = match labels {
-            Some(l) if l.shape == [n] => {
-                let at = l.start;
-                map[at..at + 8 * n]
-                    .chunks_exact(8)
-                    .map(|b| i64::from_le_bytes(b.try_into().unwrap_or_default()))
-                    .collect()
-            }
-            Some(l) => bail!("{shown}: {n} images, labels of shape {:?}", l.shape),
-            None => vec![],
-        };
-        let pixels = Pixels::Npz(map, images.start);
-        Ok(Self { pixels, count: n as u64, height, width, labels, classes: vec![] })
+        let mut set = Self::open_array(PixelArray::of_npz(path)?);
+        let mut npz = Npz::open(path)?;
+        if npz.names().iter().any(|name| name == "arr_1") {
+            let labels = npz.read("arr_1")?;
+            set.labels = match (labels.dtype(), labels.dims()) {
+                (DType::I64, &[n]) if n as u64 == set.count => labels.to_vec1()?,
+                (ty, shape) => {
+                    bail!("{shown}: {} images, labels of type {} and shape {shape:?}", set.count, ty.as_str())
+                }
+            };
+        }
+        Ok(set)
+    }
+
+    /// The images of an array without labels, whatever lies beside it.
+    pub fn open_array(pixels: PixelArray) -> Self {
+        let (count, height, width) = (pixels.len(), pixels.height(), pixels.width());
+        Self { pixels: Pixels::Array(pixels), count, height, width, labels: vec![], classes: vec![] }
     }
 
     pub fn len(&self) -> u64 {
@@ -121,16 +103,9 @@ impl ImageSet {
     pub fn batch(&self, indices: &[u64], device: &Device) -> Result<Tensor> {
         let hwc = match &self.pixels {
             Pixels::Packed(p) => p.rows("images", indices, device)?,
-            Pixels::Npz(map, start) => {
-                let size = self.height * self.width * 3;
-                let mut data = Vec::with_capacity(size * indices.len());
-                for &i in indices {
-                    if i >= self.count {
-                        bail!("image {i} of {}", self.count);
-                    }
-                    let at = start + i as usize * size;
-                    data.extend_from_slice(&map[at..at + size]);
-                }
+            Pixels::Array(array) => {
+                let mut data = Vec::with_capacity(self.height * self.width * 3 * indices.len());
+                indices.iter().try_for_each(|i| array.append(*i, &mut data))?;
                 Tensor::from_vec(data, (indices.len(), self.height, self.width, 3), device)?
             }
         };

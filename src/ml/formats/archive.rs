@@ -98,6 +98,16 @@ impl Archive {
         Ok((!entry.deflated).then(|| entry.data.clone()))
     }
 
+    /// Where the bytes of an entry lie in the file, as they are packed.
+    pub fn packed(&self, name: &str) -> Parsed<Range<usize>> {
+        Ok(self.entry(name)?.data.clone())
+    }
+
+    /// Bytes of the file.
+    pub fn bytes(&self, at: Range<usize>) -> &[u8] {
+        &self.map[at]
+    }
+
     /// The first bytes of an entry, `most` or all it has.
     pub fn prefix(&self, name: &str, most: usize) -> Parsed<Cow<'_, [u8]>> {
         let entry = self.entry(name)?;
@@ -133,12 +143,21 @@ impl Archive {
     pub fn check(&self, name: &str, bytes: &[u8]) -> Parsed<()> {
         compare(name, bytes, self.entry(name)?.crc)
     }
+
+    /// The same by the checksum of what was read.
+    pub fn check_sum(&self, name: &str, sum: u32) -> Parsed<()> {
+        equal(name, sum, self.entry(name)?.crc)
+    }
 }
 
 fn compare(name: &str, bytes: &[u8], expected: u32) -> Parsed<()> {
     let mut crc = flate2::Crc::new();
     crc.update(bytes);
-    if crc.sum() == expected { Ok(()) } else { Err(format!("entry `{name}` is damaged: its checksum differs")) }
+    equal(name, crc.sum(), expected)
+}
+
+fn equal(name: &str, sum: u32, expected: u32) -> Parsed<()> {
+    if sum == expected { Ok(()) } else { Err(format!("entry `{name}` is damaged: its checksum differs")) }
 }
 
 /// Memory grows with what really comes out, not with what an archive promises.

@@ -17,6 +17,7 @@ mod elements;
 mod npy;
 mod npz_write;
 mod pickle;
+mod pixels;
 mod safetensors;
 mod shards;
 mod sniff;
@@ -28,7 +29,9 @@ mod values;
 
 pub use npy::{Npz, read_npy};
 pub use npz_write::NpzFile;
+pub use pixels::PixelArray;
 pub use shards::is_part;
+pub use sniff::{describe, format_of};
 
 use crate::ml::weights::Tensors;
 use archive::Archive;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 /// Magic, version and a header of 64 KiB, which is six times what NumPy itself reads.
-const MOST_HEADER: usize = 12 + (64 << 10);
+pub(super) const MOST_HEADER: usize = 12 + (64 << 10);
 /// What NumPy calls an array that has no name.
 const UNNAMED: &str = "arr_0";
 
@@ -54,18 +54,9 @@ impl Npz {
         names(&self.archive)
     }
 
-    /// Where array `name` lies in the file, for whoever maps it and reads by index. It must be stored, whole, of type
-    /// `descr` (`u1`, `i8`, … as NumPy writes it without the byte order), little endian, in C order. `None` when there is
-    /// no such array.
-    pub fn find(&self, name: &str, descr: &str) -> Result<Option<Place>> {
-        let entry = format!("{name}.npy");
-        if !self.archive.contains(&entry) {
-            return Ok(None);
-        }
-        match place(&self.archive, &entry, descr) {
-            Ok(place) => Ok(Some(place)),
-            Err(e) => bail!("{}: array `{name}` {e}", self.path.display()),
-        }
+    /// Names of the entries that are no arrays.
+    pub fn others(&self) -> Vec<&Path> {
+        self.archive.names().filter(|name| !name.ends_with(".npy")).map(Path::new).collect()
     }
 
     /// One array, as [`read_npy`] returns it.
@@ -75,32 +66,6 @@ impl Npz {
             Err(e) => bail!("cannot read array `{name}` of {}: {e}", self.path.display()),
         }
     }
-}
-
-/// Where an array of an npz lies in the file.
-#[derive(Debug, Clone)]
-pub struct Place {
-    pub shape: Vec<usize>,
-    /// Offset of the first element.
-    pub start: usize,
-}
-
-fn place(archive: &Archive, entry: &str, descr: &str) -> Parsed<Place> {
-    let Some(stored) = archive.stored(entry)? else {
-        return Err("is compressed; only stored arrays are read (numpy.savez writes them)".into());
-    };
-    let header = Header::parse(&archive.prefix(entry, MOST_HEADER)?)?;
-    if header.element != element(&format!("<{descr}"))?.0 {
-        return Err(format!("is of type {}, not {descr}", &header.descr[1..]));
-    }
-    if header.big_endian || header.fortran {
-        return Err("is not in C order, little endian".into());
-    }
-    let start = stored.start + header.data;
-    if header.size()? > stored.end - start {
-        return Err(format!("of shape {:?} is longer than its entry", header.shape));
-    }
-    Ok(Place { shape: header.shape, start })
 }
 
 pub(super) fn names(archive: &Archive) -> Vec<String> {
@@ -122,19 +87,19 @@ pub(super) fn read_entry(archive: &Archive, name: &str) -> Parsed<Tensor> {
 
 /// What comes before the numbers.
 #[derive(Debug, PartialEq)]
-struct Header {
-    element: Element,
+pub(super) struct Header {
+    pub element: Element,
     big_endian: bool,
-    fortran: bool,
-    shape: Vec<usize>,
+    pub fortran: bool,
+    pub shape: Vec<usize>,
     /// Where the numbers begin.
-    data: usize,
+    pub data: usize,
     /// The type as NumPy writes it, `<f4`.
-    descr: String,
+    pub descr: String,
 }
 
 impl Header {
-    fn parse(bytes: &[u8]) -> Parsed<Self> {
+    pub fn parse(bytes: &[u8]) -> Parsed<Self> {
         let cut = || "a truncated NumPy array".to_string();
         let rest = bytes.strip_prefix(MAGIC).ok_or("not a NumPy array")?;
         let (length, start) = match rest.first() {
@@ -159,7 +124,7 @@ impl Header {
         View { bytes, element: self.element, big_endian: self.big_endian, offset: 0, shape: &self.shape, strides }
     }
 
-    fn size(&self) -> Parsed<usize> {
+    pub fn size(&self) -> Parsed<usize> {
         self.view(&[], &[]).size()
     }
 

@@ -1,6 +1,14 @@
 //! What a file is, told from its first bytes and never from its name, so that a message can say it: most files that
 //! cannot be read are not damaged but something else.
 
+use super::archive::Archive;
+use super::safetensors::Safetensors;
+use super::torch::Checkpoint;
+use super::{Format, npy};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
 /// How many bytes [`foreign`] wants to see.
 pub(super) const HEAD: usize = 512;
 
@@ -32,9 +40,81 @@ pub(super) fn foreign(head: &[u8]) -> Option<&'static str> {
         "a 7z archive; unpack it first"
     } else if head.get(257..262) == Some(b"ustar") {
         "a tar archive; unpack it first"
-    } else if head.starts_with(b"\x89PNG") || head.starts_with(b"\xff\xd8\xff") {
+    } else if is_picture(head) {
         "a picture"
+    } else if head.starts_with(b"PAR1") {
+        "a table in Parquet"
+    } else if head.starts_with(b"ARROW1") {
+        "a table in Arrow"
+    } else if head.starts_with(b"SQLite format 3") {
+        "a database of SQLite"
+    } else if head.starts_with(b"Rar!") {
+        "a RAR archive; unpack it first"
+    } else if head.starts_with(b"%PDF") {
+        "a PDF"
     } else {
         return None;
     })
+}
+
+fn is_picture(head: &[u8]) -> bool {
+    const STARTS: [&[u8]; 6] = [b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"BM"];
+    let is_pnm = matches!(head, [b'P', b'1'..=b'6', b' ' | b'\n' | b'\r' | b'\t', ..]);
+    let is_in_box = matches!(head.get(4..12), Some(b"ftypavif" | b"ftypheic" | b"ftypmif1"));
+    let is_webp = head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP");
+    STARTS.iter().any(|start| head.starts_with(start)) || is_pnm || is_in_box || is_webp
+}
+
+/// Of which of the formats read here a file is, by its beginning; of a ZIP by its names.
+pub fn format_of(path: &Path) -> Option<Format> {
+    let head = head(path).ok()?;
+    if Safetensors::is(&head) {
+        Some(Format::Safetensors)
+    } else if head.starts_with(npy::MAGIC) {
+        Some(Format::Npy)
+    } else if Checkpoint::is_legacy(&head) {
+        Some(Format::TorchLegacy)
+    } else if head.starts_with(b"PK") {
+        let zip = super::map(path).and_then(Archive::open).ok()?;
+        match Checkpoint::folder(&zip) {
+            Some(_) => Some(Format::TorchZip),
+            None => (!npy::names(&zip).is_empty()).then_some(Format::Npz),
+        }
+    } else {
+        None
+    }
+}
+
+/// What a file is, in words that follow "it is", whether it is read here or not.
+pub fn describe(path: &Path) -> String {
+    let head = match head(path) {
+        Ok(head) => head,
+        Err(why) => return why,
+    };
+    match (format_of(path), foreign(&head)) {
+        (Some(format), _) => format.to_string(),
+        (None, Some(words)) => words.into(),
+        _ if head.starts_with(b"PK") => "a ZIP archive".into(),
+        _ if head.starts_with(&[0x80]) => "a pickle of Python".into(),
+        _ if is_text(&head) => "a text file".into(),
+        _ => "of an unknown format".into(),
+    }
+}
+
+fn head(path: &Path) -> Result<Vec<u8>, String> {
+    match std::fs::metadata(path) {
+        Ok(m) if m.is_dir() => return Err("a folder".into()),
+        // A pipe would keep its reader waiting.
+        Ok(m) if !m.is_file() => return Err("no regular file".into()),
+        _ => {}
+    }
+    let mut head = vec![];
+    match File::open(path).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head)) {
+        Ok(_) => Ok(head),
+        Err(e) => Err(format!("not readable: {e}")),
+    }
+}
+
+fn is_text(head: &[u8]) -> bool {
+    String::from_utf8_lossy(head).trim_end_matches('\u{fffd}').chars().all(|c| !c.is_control() || c.is_whitespace())
 }

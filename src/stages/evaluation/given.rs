@@ -3,6 +3,7 @@
 use super::note::{self, FEATURES_FILE, NOTE_FILE, Note, POOL};
 use super::pictures::Pictures;
 use crate::error::{Error, Result};
+use crate::ml::data::source::left_out::LeftOut;
 use crate::ml::formats::Npz;
 use crate::ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
 use crate::ml::weights;
@@ -50,6 +51,14 @@ impl Given {
         match self {
             Self::Images { sampler, .. } => sampler.as_deref(),
             Self::Stats(stats) => stats.note.as_ref()?.sampler.as_deref(),
+        }
+    }
+
+    /// What lay beside the images and was none of them, as far as anybody says.
+    pub fn left_out(&self) -> LeftOut {
+        match self {
+            Self::Images { pictures, .. } => pictures.left_out().clone(),
+            Self::Stats(stats) => stats.note.as_ref().map(|note| note.left_out.clone()).unwrap_or_default(),
         }
     }
 

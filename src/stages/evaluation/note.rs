@@ -2,6 +2,7 @@
 //! of numbers compare only where the first two are the same.
 
 use crate::error::{Error, Result};
+use crate::ml::data::source::left_out::LeftOut;
 use crate::ml::metrics::gaussian::STATS_FILE;
 use crate::ml::models::features::FeatureNetwork;
 use crate::ml::models::inception::Inception;
@@ -143,6 +144,9 @@ pub struct Note {
     pub images: Option<String>,
     /// What is to be said wherever these statistics are used.
     pub caution: Option<String>,
+    /// What lay beside the images and was none of them.
+    #[serde(default, skip_serializing_if = "LeftOut::is_empty")]
+    pub left_out: LeftOut,
 }
 
 /// Version of the layout.

@@ -1,4 +1,4 @@
-//! The images that an evaluation looks at: an artifact, or a folder, ZIP or npz that any tool made.
+//! The images that an evaluation looks at: an artifact, or a folder, ZIP, npz or npy that any tool made.
 //!
 //! Images keep their own size, because bringing them to the network's is part of a metric's definition. Files of
 //! different sizes are allowed: those of one batch that are equally large go through the network together.
@@ -9,11 +9,14 @@ use crate::ml::data::decode::Orientation;
 use crate::ml::data::images::ImageSet;
 use crate::ml::data::picture::Rgb;
 use crate::ml::data::source::Source;
-use crate::ml::formats::Npz;
+use crate::ml::data::source::belongs::is_image;
+use crate::ml::data::source::left_out::LeftOut;
+use crate::ml::formats::{Format, Npz, PixelArray, format_of};
 use crate::ml::metrics::gaussian::POOLED;
-use crate::stages::support::spread;
+use crate::stages::support::{of_set, spread};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -23,7 +26,12 @@ pub struct Pictures {
     store: Box<Store>,
     /// Those that are looked at, where not all are.
     chosen: Option<Vec<u64>>,
+    left_out: LeftOut,
+    notes: Vec<String>,
 }
+
+/// What images can lie in.
+const HINT: &str = "give a folder of images, a ZIP of them, or an npz or npy with u8 [N, H, W, 3]";
 
 enum Store {
     /// Equally large, mapped.
@@ -42,34 +50,49 @@ pub struct Group {
 
 impl From<ImageSet> for Pictures {
     fn from(set: ImageSet) -> Self {
-        Self { store: Box::new(Store::Set(set)), chosen: None }
+        Self { store: Box::new(Store::Set(set)), chosen: None, left_out: LeftOut::default(), notes: vec![] }
     }
 }
 
 impl Pictures {
     /// An artifact of type `images` or `samples`.
     pub fn of_artifact(dir: &Path) -> Result<Self> {
-        Self::from(ImageSet::open(dir)?).not_empty(dir)
+        let left_out = std::fs::read(dir.join("meta.json")).ok().and_then(|text| left_out(&text)).unwrap_or_default();
+        Self { left_out, ..Self::from(ImageSet::open(dir)?) }.not_empty(dir)
     }
 
-    /// The `arr_0` of an npz, u8 `[N, H, W, 3]`.
+    /// The `arr_0` of an npz, u8 `[N, H, W, 3]`, or its only array.
     pub fn of_npz(path: &Path) -> Result<Self> {
-        let hint = "images are u8 [N, H, W, 3] in `arr_0`, as `numpy.savez(path, images)` writes them";
-        Self::from(ImageSet::open_npz_unlabelled(path).map_err(|e| Error::from(e).hint(hint))?).not_empty(path)
+        Self::of_array(path, PixelArray::of_npz(path))
     }
 
-    /// Whatever lies at `path`: a folder of images, with a folder per class or without; a ZIP of that; an npz; a folder
-    /// that holds an artifact.
+    fn of_array(path: &Path, array: candle_core::Result<PixelArray>) -> Result<Self> {
+        let array = array.map_err(|e| {
+            Error::from(e)
+                .hint("images are u8 [N, H, W, 3] in `arr_0`, as `numpy.savez(path, images)` writes them")
+                .hint("numbers from 0 to 1 are to be rounded to u8 by `(x * 255).round().astype('uint8')`, from -1 to 1 by \
+                       `((x + 1) * 127.5).round().clip(0, 255).astype('uint8')`")
+        })?;
+        Self::from(ImageSet::open_array(array)).not_empty(path)
+    }
+
+    /// Whatever lies at `path`: a folder of images, in folders or directly; a ZIP of that; an npz or npy; a folder that holds
+    /// an artifact.
     pub fn of_path(path: &Path) -> Result<Self> {
         if path.join("samples.npz").is_file() || path.join("images-00000.safetensors").is_file() {
             return Self::of_artifact(path);
         }
-        if path.is_file() && Npz::open(path).is_ok_and(|npz| !npz.names().is_empty()) {
+        if is_npz(path) {
             return Self::of_npz(path);
         }
-        let hint = "give a folder of images, a ZIP of them, or an npz with `arr_0` u8 [N, H, W, 3]";
-        let source = Source::open(path, None, None).map_err(|e| Error::from(e).hint(hint))?;
-        Self { store: Box::new(Store::Files(source)), chosen: None }.not_empty(path)
+        match format_of(path) {
+            Some(Format::Npy) => return Self::of_array(path, PixelArray::of_npy(path)),
+            None | Some(Format::Npz) => {}
+            Some(format) => return Err(Error::stage(format!("{} is {format}, not images", path.display())).hint(HINT)),
+        }
+        let source = Source::pictures(path).map_err(|e| of_set(e).hint(HINT))?;
+        let (left_out, notes) = (source.left_out().clone(), source.notes().to_vec());
+        Self { store: Box::new(Store::Files(source)), chosen: None, left_out, notes }.not_empty(path)
     }
 
     fn not_empty(self, path: &Path) -> Result<Self> {
@@ -84,6 +107,16 @@ impl Pictures {
     pub fn limited(mut self, limit: Option<u64>) -> Self {
         self.chosen = limit.filter(|limit| *limit < self.len()).map(|limit| spread(self.len(), limit));
         self
+    }
+
+    /// What lies in the set and is none of its images.
+    pub fn left_out(&self) -> &LeftOut {
+        &self.left_out
+    }
+
+    /// What to know of the set before a number of it is compared, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     pub fn len(&self) -> u64 {
@@ -150,9 +183,29 @@ impl Pictures {
     }
 }
 
+/// Whether a file is an archive of arrays, and not of images with arrays beside them.
+pub fn is_npz(path: &Path) -> bool {
+    path.is_file()
+        && Npz::open(path).is_ok_and(|npz| !npz.names().is_empty() && !npz.others().into_iter().any(is_image))
+}
+
+/// What an artifact of images says that it lacks.
+fn left_out(meta: &[u8]) -> Option<LeftOut> {
+    #[derive(Deserialize)]
+    struct Meta {
+        #[serde(default)]
+        left_out: LeftOut,
+        #[serde(default)]
+        skipped: u64,
+    }
+    let mut meta: Meta = serde_json::from_slice(meta).ok()?;
+    meta.left_out.unreadable(meta.skipped);
+    Some(meta.left_out)
+}
+
 /// What to say of images that lie beside published statistics: they are a few of many.
 pub fn caution(path: &Path) -> Option<String> {
-    let npz = Npz::open(path).ok()?;
+    let npz = Npz::open(path).ok().filter(|_| is_npz(path))?;
     npz.names().iter().any(|name| name == POOLED[0]).then(|| {
         "the images in `source` lie beside statistics (`mu`, `sigma`) of the whole set that they are taken from; distances \
          to these images alone are not FID to that set. A `weights` stage with `as = \"stats\"` takes the statistics"

@@ -4,6 +4,7 @@ use super::comparison::Comparison;
 use super::given::Given;
 use super::measured::{Measured, references};
 use super::metric::{Metric, Needs};
+use crate::ml::data::source::left_out::LeftOut;
 use crate::ml::models::mode::Mode;
 
 /// Samples behind the numbers of papers.
@@ -19,6 +20,8 @@ pub fn of(comparison: &Comparison, metrics: &[Metric], samples: &Measured, refer
     let singular = if moments { counts.and_then(|n| singular(n, comparison.dim)) } else { None };
     let cautions = [&comparison.samples, &comparison.reference];
     let cautions = cautions.into_iter().filter_map(|side| side.note()?.caution.clone());
+    let sides = [("samples", &comparison.samples), ("reference", &comparison.reference)];
+    let lacking = sides.into_iter().filter_map(|(name, side)| lacking(name, &side.left_out()));
     [
         singular,
         published(comparison),
@@ -33,7 +36,14 @@ pub fn of(comparison: &Comparison, metrics: &[Metric], samples: &Measured, refer
     .into_iter()
     .flatten()
     .chain(cautions)
+    .chain(lacking)
     .collect()
+}
+
+/// Of a side that is not measured whole.
+pub fn lacking(side: &str, left_out: &LeftOut) -> Option<String> {
+    let images = left_out.images();
+    (!images.is_empty()).then(|| format!("{side}: {images} not looked at, though they may be images"))
 }
 
 /// Of statistics that others made, which do not tell of which network and mode they are. The ADM suite's are known by their

@@ -6,14 +6,14 @@
 
 use super::{Index, flaw, numbered};
 use crate::ml::data::source::Source;
-use crate::ml::data::source::classes::{self, LIST, files_of, first};
+use crate::ml::data::source::classes::{self, LIST, List, files_of, first};
+use crate::ml::data::source::tree;
 use crate::ml::formats::read_npy;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use walkdir::WalkDir;
 
 #[derive(Debug)]
 pub struct Moments {
@@ -26,7 +26,8 @@ pub struct Moments {
 impl Moments {
     pub fn open(root: &Path, images: Option<&Source>) -> Result<Self> {
         let shown = root.display();
-        let names = list(root)?;
+        let list = List::beside(root)?;
+        let names = npy_files(root, list.as_ref())?;
         if !root.join(LIST).is_file() && root.join("vae-sd").is_dir() {
             bail!("{shown} holds latents in its folder `vae-sd`; name that");
         }
@@ -35,10 +36,7 @@ impl Moments {
         }
         let file = root.join(LIST);
         let paths: Vec<&Path> = names.iter().map(PathBuf::as_path).collect();
-        let list = match file.is_file() {
-            true => Some(classes::by_list(&file.display().to_string(), &paths, &std::fs::read(&file)?)?),
-            false => None,
-        };
+        let list = list.map(|list| classes::by_list(&file.display().to_string(), &paths, list)).transpose()?;
         let (order, labels, classes) = match (list, images) {
             (list, Some(images)) => {
                 let given = list.filter(|l| l.classes.iter().any(|c| !c.is_empty())).map(|l| l.files);
@@ -85,18 +83,10 @@ impl Moments {
     }
 }
 
-/// Names of the npy files, sorted as text.
-fn list(root: &Path) -> Result<Vec<PathBuf>> {
-    let mut names = vec![];
-    for entry in WalkDir::new(root).follow_links(true) {
-        match entry {
-            Ok(e) if e.file_type().is_file() && e.path().extension().is_some_and(|x| x == "npy") => {
-                names.push(e.path().strip_prefix(root).unwrap_or(e.path()).to_path_buf());
-            }
-            Ok(_) => {}
-            Err(e) => bail!("cannot list {}: {e}", root.display()),
-        }
-    }
+/// Names of the npy files that belong to the set, sorted as text.
+fn npy_files(root: &Path, list: Option<&List>) -> Result<Vec<PathBuf>> {
+    let is_npy = |name: &Path| name.extension().is_some_and(|x| x == "npy");
+    let mut names = tree::list(root, &is_npy, &|name| list.is_some_and(|list| list.names(name)))?.files;
     names.sort_by(|a, b| a.to_string_lossy().cmp(&b.to_string_lossy()));
     Ok(names)
 }

@@ -1,9 +1,10 @@
 //! Which class each file of a set belongs to: told by its top-level folder, or by the `dataset.json` of EDM2 and REPA.
 
-use super::archive::is_inside;
+use super::names::normal;
 use candle_core::{Result, bail};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ops::Bound::{Included, Unbounded};
 use std::path::Path;
 
 /// The list of labels in a prepared folder or archive.
@@ -18,6 +19,45 @@ pub struct Labelled {
     pub classes: Vec<String>,
     /// Place in the names that were given, and label.
     pub files: Vec<(usize, i64)>,
+}
+
+impl Labelled {
+    /// Makes all of one class. The order stays.
+    pub fn forget(&mut self) {
+        self.classes = vec![String::new()];
+        self.files.iter_mut().for_each(|(_, label)| *label = 0);
+    }
+}
+
+/// The list of a prepared set, as it was read.
+#[derive(Debug)]
+pub struct List(Option<BTreeMap<String, i64>>);
+
+impl List {
+    /// The list in a folder, if there is one.
+    pub fn beside(root: &Path) -> Result<Option<Self>> {
+        let path = root.join(LIST);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        match std::fs::read(&path) {
+            Ok(text) => Self::parse(&path.display().to_string(), &text).map(Some),
+            Err(e) => bail!("cannot read {}: {e}", path.display()),
+        }
+    }
+
+    /// `shown` is its place.
+    pub fn parse(shown: &str, text: &[u8]) -> Result<Self> {
+        parse_list(text).map(Self).map_err(|e| candle_core::Error::msg(format!("{shown}: {e}")))
+    }
+
+    /// Whether it names this file, or one in this folder.
+    pub fn names(&self, name: &Path) -> bool {
+        let (Some(labels), Some(name)) = (&self.0, name.to_str()) else { return false };
+        let inside = format!("{name}/");
+        let mut following = labels.range::<str, _>((Included(inside.as_str()), Unbounded));
+        labels.contains_key(name) || following.next().is_some_and(|(next, _)| next.starts_with(&inside))
+    }
 }
 
 /// A class is a top-level folder, in sorted order; files are sorted by class and then by path.
@@ -39,6 +79,14 @@ pub fn by_folder(shown: &str, names: &[&Path]) -> Result<Labelled> {
     Ok(Labelled { classes, files })
 }
 
+/// All images are of one class, in the order of classes by folders.
+pub fn all_as_one(names: &[&Path]) -> Labelled {
+    let folder = |name: &Path| name.parent().and_then(|p| p.components().next()).map(|c| c.as_os_str().to_owned());
+    let mut found: Vec<_> = names.iter().enumerate().map(|(i, name)| (folder(name), *name, i)).collect();
+    found.sort();
+    Labelled { classes: vec![String::new()], files: found.into_iter().map(|(.., i)| (i, 0)).collect() }
+}
+
 /// The top-level folder of a name; empty for a file in none.
 fn folder(name: &Path) -> Result<&str> {
     let mut parts = name.components();
@@ -51,14 +99,13 @@ fn folder(name: &Path) -> Result<&str> {
     }
 }
 
-/// Labels by the list `text`, which must name every file and no other; files are sorted by name. Without labels in the
+/// Labels by a list, which must name every file and no other; files are sorted by name. Without labels in the
 /// list there is one class.
-pub fn by_list(shown: &str, names: &[&Path], text: &[u8]) -> Result<Labelled> {
-    let list = parse_list(text).map_err(|e| candle_core::Error::msg(format!("{shown}: {e}")))?;
+pub fn by_list(shown: &str, names: &[&Path], list: List) -> Result<Labelled> {
     let mut files: Vec<(usize, i64)> = (0..names.len()).map(|i| (i, 0)).collect();
     let text = |i: usize| names[i].to_string_lossy();
     files.sort_by(|a, b| text(a.0).cmp(&text(b.0)));
-    let Some(mut list) = list else { return Ok(Labelled { classes: vec![String::new()], files }) };
+    let Some(mut list) = list.0 else { return Ok(Labelled { classes: vec![String::new()], files }) };
     let mut unlisted = vec![];
     for (i, label) in &mut files {
         match list.remove(text(*i).as_ref()) {
@@ -99,10 +146,10 @@ pub fn parse_list(text: &[u8]) -> Result<Option<BTreeMap<String, i64>>> {
             bail!("label {label} of `{name}` is no whole number from 0 to {}", MAX_CLASSES - 1)
         };
         // Windows writes its own separator.
-        let name = name.replace('\\', "/");
-        if !is_inside(Path::new(&name)) {
-            bail!("the name `{name}` leads out of the folder");
-        }
+        let name = match normal(name, true) {
+            Ok(plain) => plain,
+            Err(why) => bail!("the name `{name}` {why}"),
+        };
         if labels.insert(name.clone(), class as i64).is_some() {
             bail!("`{name}` is listed twice");
         }

@@ -5,25 +5,32 @@
 //! that needs a lock, and nothing is kept. The order depends on names and contents alone.
 
 mod archive;
+pub mod belongs;
 pub mod classes;
 mod idx;
+pub mod layout;
+pub mod left_out;
+mod names;
+pub mod tree;
 
 use super::decode::{MAX_BYTES, Orientation, decode_counting};
 use super::picture::Rgb;
 use super::transform::Transform;
+use crate::ml::formats::describe;
 use archive::Archive;
+use belongs::{EXTENSIONS, hidden_part, is_image};
 use candle_core::{Result, bail};
-use classes::{LIST, Labelled};
+use classes::{LIST, Labelled, List};
 use idx::Idx;
+use layout::{Classes, Doubt, doubt};
+use left_out::LeftOut;
 use memmap2::Mmap;
 use serde::Deserialize;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use walkdir::WalkDir;
-
-const EXTENSIONS: [&str; 14] =
-    ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "tif", "tiff", "gif", "ppm", "pgm", "pnm", "pbm"];
+use tree::Tree;
 
 /// A listed set of images.
 #[derive(Debug)]
@@ -34,8 +41,9 @@ pub struct Source {
     classes: Vec<String>,
     /// Place in the store and label.
     images: Vec<(usize, i64)>,
-    /// Files that are no images by their names.
-    ignored: usize,
+    left_out: LeftOut,
+    /// What to know of the set before it is used, a sentence each.
+    notes: Vec<String>,
     store: Store,
 }
 
@@ -66,14 +74,31 @@ pub struct Preparation {
 }
 
 impl Source {
-    /// Lists `root`. `part` chooses among the IDX pairs of a folder, by what their names begin with (`train`, `t10k`);
-    /// `labels` is the file of labels when `root` is an IDX file of images itself.
+    /// Lists `root`. `part` chooses among the IDX pairs of a folder, by what their names begin with (`train`, `t10k`), and
+    /// is the folder in a ZIP that is the set; `labels` is the file of labels when `root` is an IDX file of images itself.
+    /// What the folders are shows in them.
+    ///
+    /// # Errors
+    /// What is no set of images, and what would lose its labels. What helps is the innermost error then.
     pub fn open(root: &Path, part: Option<&str>, labels: Option<&Path>) -> Result<Self> {
-        let source = if !root.is_dir() { Self::file(root, labels)? } else { Self::folder(root, part)? };
+        Self::open_as(root, part, labels, Classes::Auto)
+    }
+
+    /// Lists `root` for somebody who asks for no classes: images directly in it and in folders are together.
+    pub fn pictures(root: &Path) -> Result<Self> {
+        Self::open_as(root, None, None, Classes::One)
+    }
+
+    /// Lists `root`, whose folders are what `classes` says.
+    pub fn open_as(root: &Path, part: Option<&str>, labels: Option<&Path>, classes: Classes) -> Result<Self> {
+        let source = match root.is_dir() {
+            true => Self::folder(root, part, classes)?,
+            false => Self::file(root, part, labels, classes)?,
+        };
         let shown = root.display();
         match (&source.store, part, labels) {
-            (Store::Folder(..) | Store::Archive(_), Some(_), _) => {
-                bail!("{shown} is {}, which has no `part`", source.what)
+            (Store::Folder(..), Some(_), _) => {
+                bail!("{shown} is {}, which has no `part`; name the folder in it", source.what)
             }
             (Store::Idx(_), Some(_), _) if root.is_file() => bail!("{shown} is a file, which has no `part`"),
             (Store::Folder(..) | Store::Archive(_), _, Some(_)) => {
@@ -86,28 +111,56 @@ impl Source {
         }
     }
 
-    fn file(root: &Path, labels: Option<&Path>) -> Result<Self> {
+    fn file(root: &Path, part: Option<&str>, labels: Option<&Path>, classes: Classes) -> Result<Self> {
         let shown = root.display();
         if idx::is_images(root) {
             let Some(labels) = labels else { bail!("{shown} is an IDX file of images without labels") };
-            return Ok(Self::of_idx(Idx::open(root, labels)?));
+            return Ok(Self::of_idx(Idx::open(root, labels)?, classes));
         }
         let mut archive = match File::open(root).map(starts_as_zip) {
             Ok(true) => Archive::open(root)?,
-            Ok(false) => bail!("{shown} is neither a folder nor a ZIP file nor an IDX file of images"),
+            Ok(false) => {
+                let is = describe(root);
+                bail!("{shown} is neither a folder nor a ZIP file nor an IDX file of images: it is {is}")
+            }
             Err(e) => bail!("cannot open {shown}: {e}"),
         };
+        if let Some(part) = part {
+            archive = archive.enter(part)?;
+        }
+        let place = archive.place_of(LIST);
         let list = match archive.find(Path::new(LIST)).map(|i| archive.read(i)).transpose() {
-            Ok(text) => text.map(std::borrow::Cow::into_owned),
-            Err(e) => bail!("{shown}!{LIST}: {e}"),
+            Ok(text) => text.map(|text| List::parse(&place, &text)).transpose()?,
+            Err(e) => bail!("{place}: {e}"),
         };
-        let ignored = archive.keep(is_image);
+        let (mut left_out, mut hidden) = (LeftOut::default(), HashSet::new());
+        let mut lists = HashSet::new();
+        archive.keep(|name| {
+            let is_listed = list.as_ref().is_some_and(|list| list.names(name));
+            match hidden_part(name) {
+                Some(part) if !is_listed => {
+                    if hidden.insert(part) {
+                        left_out.hidden();
+                    }
+                    return false;
+                }
+                _ if is_listed || is_image(name) => return true,
+                _ if name == Path::new(LIST) => {}
+                _ => left_out.file(name),
+            }
+            if name.ends_with(LIST) {
+                lists.insert(name.to_path_buf());
+            }
+            false
+        });
         let what = if list.is_some() { "a ZIP with dataset.json" } else { "a ZIP of folders" };
-        let labelled = label(&format!("{shown}!{LIST}"), &shown.to_string(), &archive.names(), list, ignored)?;
-        Ok(Self::of_files(what, labelled, ignored, Store::Archive(archive)))
+        let set = Set { shown: archive.shown(), place, list, left_out, bare: vec![], archive: true, root };
+        let (labelled, left_out, notes) = set.label(&archive.names(), classes, &|name| lists.contains(name))?;
+        let store = Store::Archive(archive);
+        Ok(Self { what, classes: labelled.classes, images: labelled.files, left_out, notes, store })
     }
 
-    fn folder(root: &Path, part: Option<&str>) -> Result<Self> {
+    fn folder(root: &Path, part: Option<&str>, classes: Classes) -> Result<Self> {
         let shown = root.display();
         let mut pairs = idx::pairs(root)?;
         if !pairs.is_empty() {
@@ -122,45 +175,36 @@ impl Source {
                 }
                 None => pairs.pop_first().map(|(_, pair)| pair).unwrap_or_default(),
             };
-            return Ok(Self::of_idx(Idx::open(&images, &idx::labels_of(&images, &labels)?)?));
+            return Ok(Self::of_idx(Idx::open(&images, &idx::labels_of(&images, &labels)?)?, classes));
         }
-        let (mut names, mut ignored) = (vec![], 0);
-        for entry in WalkDir::new(root).follow_links(true).sort_by_file_name() {
-            match entry {
-                Ok(e) if e.file_type().is_dir() => {}
-                // What is neither, a pipe perhaps, would keep its reader waiting.
-                Ok(e) if e.file_type().is_file() && is_image(e.path()) => {
-                    names.push(e.path().strip_prefix(root).unwrap_or(e.path()).to_path_buf());
-                }
-                Ok(_) => ignored += 1,
-                Err(e) => bail!("cannot list {shown}: {e}"),
-            }
-        }
-        let file = root.join(LIST);
-        let list = if file.is_file() { Some(std::fs::read(&file)?) } else { None };
-        if list.is_none() && root.join("images").join(LIST).is_file() {
-            bail!("{shown} holds a prepared set in its folder `images`; name that");
-        }
+        let list = List::beside(root)?;
+        let is_listed = |name: &Path| list.as_ref().is_some_and(|list| list.names(name));
+        let Tree { files, left_out, bare } = tree::list(root, &is_image, &is_listed)?;
         let what = if list.is_some() { "a folder with dataset.json" } else { "a tree of folders" };
-        let paths: Vec<&Path> = names.iter().map(PathBuf::as_path).collect();
-        let labelled = label(&file.display().to_string(), &shown.to_string(), &paths, list, ignored)?;
-        Ok(Self::of_files(what, labelled, ignored, Store::Folder(root.to_path_buf(), names)))
+        let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        let place = root.join(LIST).display().to_string();
+        let set = Set { shown: shown.to_string(), place, list, left_out, bare, archive: false, root };
+        let (labelled, left_out, notes) = set.label(&paths, classes, &|name| root.join(name).is_file())?;
+        let store = Store::Folder(root.to_path_buf(), files);
+        Ok(Self { what, classes: labelled.classes, images: labelled.files, left_out, notes, store })
     }
 
-    fn of_idx(idx: Idx) -> Self {
+    fn of_idx(idx: Idx, classes: Classes) -> Self {
         let labels = idx.labels();
-        let classes = labels.iter().max().map_or(0, |l| usize::from(*l) + 1);
+        let count = labels.iter().max().map_or(0, |l| usize::from(*l) + 1);
+        let images = labels.iter().enumerate().map(|(i, l)| (i, i64::from(*l))).collect();
+        let mut labelled = Labelled { classes: (0..count).map(|c| c.to_string()).collect(), files: images };
+        if classes == Classes::One {
+            labelled.forget();
+        }
         Self {
             what: "an IDX pair",
-            classes: (0..classes).map(|c| c.to_string()).collect(),
-            images: labels.iter().enumerate().map(|(i, l)| (i, i64::from(*l))).collect(),
-            ignored: 0,
+            classes: labelled.classes,
+            images: labelled.files,
+            left_out: LeftOut::default(),
+            notes: vec![],
             store: Store::Idx(idx),
         }
-    }
-
-    fn of_files(what: &'static str, labelled: Labelled, ignored: usize, store: Store) -> Self {
-        Self { what, classes: labelled.classes, images: labelled.files, ignored, store }
     }
 
     /// The part that `split` names: every `every`-th image of each class is held out.
@@ -199,6 +243,16 @@ impl Source {
     /// Class names by label.
     pub fn classes(&self) -> &[String] {
         &self.classes
+    }
+
+    /// What lies in the set and is none of its images.
+    pub fn left_out(&self) -> &LeftOut {
+        &self.left_out
+    }
+
+    /// What to know of the set before it is used, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     pub fn label(&self, index: usize) -> i64 {
@@ -255,31 +309,106 @@ impl Source {
     }
 }
 
-/// `a tree of folders: 12 images of 3 classes, 2 other files`.
+/// `a tree of folders: 12 images of 3 classes; left out: 2 .txt`.
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {} images of {} classes", self.what, self.len(), self.classes.len())?;
-        if self.ignored > 0 {
-            write!(f, ", {} no images by their names", classes::files_of(self.ignored))?;
+        if !self.left_out.is_empty() {
+            write!(f, "; left out: {}", self.left_out)?;
         }
         Ok(())
     }
 }
 
-fn is_image(name: &Path) -> bool {
-    let ext = name.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
-    let hidden = name.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with('.'));
-    !hidden && EXTENSIONS.contains(&ext.as_str())
+/// Files that were found, on their way to labels.
+struct Set<'a> {
+    root: &'a Path,
+    /// For messages: the set, and its list.
+    shown: String,
+    place: String,
+    list: Option<List>,
+    left_out: LeftOut,
+    /// Folders at the top that hold no images.
+    bare: Vec<String>,
+    archive: bool,
 }
 
-/// Labels images by their list, or by their folders where there is none.
-fn label(listed: &str, shown: &str, names: &[&Path], list: Option<Vec<u8>>, ignored: usize) -> Result<Labelled> {
-    if names.is_empty() {
-        bail!("{shown} holds no images ({}; {ignored} other files)", EXTENSIONS.join(", "));
+impl Set<'_> {
+    /// Labels images by their list, or by their folders where there is none. `is_there` tells of other files in the set.
+    fn label(
+        mut self,
+        names: &[&Path],
+        classes: Classes,
+        is_there: &dyn Fn(&Path) -> bool,
+    ) -> Result<(Labelled, LeftOut, Vec<String>)> {
+        let list = self.list.take();
+        let Self { shown, place, left_out, .. } = &self;
+        if names.is_empty() {
+            bail!("{shown} holds no images ({}){}", EXTENSIONS.join(", "), left_out.explained());
+        }
+        let mut notes = vec![];
+        let labelled = match (list, classes) {
+            (Some(list), Classes::Auto) => classes::by_list(place, names, list)?,
+            (Some(list), Classes::One) => {
+                let mut labelled = classes::by_list(place, names, list)?;
+                labelled.forget();
+                labelled
+            }
+            (None, Classes::One) => {
+                if let Some(doubt @ (Doubt::Parts { .. } | Doubt::Beside { .. })) = doubt(names) {
+                    notes.push(format!("{shown}: {doubt}; all of them are taken"));
+                }
+                classes::all_as_one(names)
+            }
+            (None, Classes::Auto) => {
+                self.check_lists(names, is_there)?;
+                if let Some(doubt) = doubt(names) {
+                    return Err(self.doubtful(&doubt));
+                }
+                classes::by_folder(shown, names)?
+            }
+            (_, Classes::Folders) => classes::by_folder(shown, names)?,
+        };
+        if classes != Classes::One && !self.bare.is_empty() {
+            let folders = classes::first(self.bare.iter().map(|name| format!("`{name}`")));
+            notes.push(format!("{shown}: no class of {folders}, where there are no images"));
+        }
+        Ok((labelled, self.left_out, notes))
     }
-    match list {
-        Some(text) => classes::by_list(listed, names, &text),
-        None => classes::by_folder(shown, names),
+
+    /// Refuses the folder around a prepared set, whose labels would be overlooked.
+    fn check_lists(&self, names: &[&Path], is_there: &dyn Fn(&Path) -> bool) -> Result<()> {
+        let mut common = names[0].parent().unwrap_or(Path::new(""));
+        while !names.iter().all(|name| name.starts_with(common)) {
+            common = common.parent().unwrap_or(Path::new(""));
+        }
+        let around = common.ancestors().chain([Path::new("images")]).filter(|folder| !folder.as_os_str().is_empty());
+        match around.into_iter().find(|folder| is_there(&folder.join(LIST))) {
+            Some(folder) => {
+                let text =
+                    format!("{} holds a prepared set in its folder `{}`; name that", self.shown, folder.display());
+                Err(candle_core::Error::msg(self.named(folder)).context(text))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn doubtful(&self, doubt: &Doubt) -> candle_core::Error {
+        let help = match doubt {
+            Doubt::Pieces { .. } => format!("the labels of a prepared set stand in its {LIST}, which is not here"),
+            Doubt::Backslashes { .. } => "give the ZIP itself, or unpack it with a program that reads its names".into(),
+            _ => doubt.meant().map(|folder| self.named(folder)).unwrap_or_default(),
+        };
+        let more = "`classes = \"one\"` takes all images as one class, \"folders\" each folder at the top as a class";
+        candle_core::Error::msg(format!("{help}\n{more}")).context(format!("{}: {doubt}", self.shown))
+    }
+
+    /// How to name a folder of the set instead of the set.
+    fn named(&self, folder: &Path) -> String {
+        match self.archive {
+            true => format!("`part = \"{}\"` takes the images in that folder of the archive", folder.display()),
+            false => format!("`source = \"{}\"` takes the images in that folder", self.root.join(folder).display()),
+        }
     }
 }
 
@@ -298,7 +427,10 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     match read() {
         Ok(bytes) if bytes.len() as u64 > MAX_BYTES => bail!("more than the {MAX_BYTES} bytes that are read"),
         Ok(bytes) => Ok(bytes),
-        Err(e) => bail!("cannot be read: {e}"),
+        Err(e) => match std::fs::read_link(path) {
+            Ok(to) if !path.exists() => bail!("a link to `{}`, where nothing is", to.display()),
+            _ => bail!("cannot be read: {e}"),
+        },
     }
 }
 

@@ -1,0 +1,291 @@
+//! What the folders of a set are: classes, or something that would lose the labels if it were taken for classes. Looks at
+//! names alone and decides nothing that a user has decided: whoever says what the folders are is not asked again.
+
+use super::classes::first;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What tells the classes of images in folders apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Classes {
+    /// The folders at the top, where they can be nothing else.
+    #[default]
+    Auto,
+    /// The folders at the top, whatever they look like.
+    Folders,
+    /// Nothing: all images are of one class.
+    One,
+}
+
+/// What folders at the top seem to be instead of classes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doubt {
+    /// The classes are folders in this one.
+    Wrapped { around: PathBuf, classes: Vec<String> },
+    /// Parts of a data set; the first is the one to train on.
+    Parts { parts: Vec<PathBuf> },
+    /// Images beside pictures about them.
+    Beside { images: PathBuf, others: Vec<String> },
+    /// A set in pieces of a thousand, of which the folders' names tell the number.
+    Pieces { folders: Vec<String> },
+    /// Names of Windows that some program took for names of files.
+    Backslashes { file: String },
+}
+
+impl Doubt {
+    /// The folder that was probably meant.
+    pub fn meant(&self) -> Option<&Path> {
+        match self {
+            Self::Wrapped { around, .. } => Some(around),
+            Self::Parts { parts } => parts.first().map(PathBuf::as_path),
+            Self::Beside { images, .. } => Some(images),
+            Self::Pieces { .. } | Self::Backslashes { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wrapped { around, classes } => {
+                write!(f, "its folder `{}` is around what look like the classes, {}", around.display(), ticked(classes))
+            }
+            Self::Parts { parts } => {
+                let parts: Vec<_> = parts.iter().map(|p| p.display().to_string()).collect();
+                write!(f, "its folders {} look like parts of a data set, not like classes", ticked(&parts))
+            }
+            Self::Beside { images, others } => {
+                let images = images.display();
+                write!(f, "its folders {} lie beside `{images}` and look like no classes", ticked(others))
+            }
+            Self::Pieces { folders } => {
+                write!(f, "its folders {} look like pieces of a numbered set, not like classes", ticked(folders))
+            }
+            Self::Backslashes { file } => {
+                write!(f, "`{file}` is a file with a backslash in its name, where Windows meant a file in a folder")
+            }
+        }
+    }
+}
+
+fn ticked(names: &[String]) -> String {
+    first(names.iter().map(|name| format!("`{name}`")))
+}
+
+/// What speaks against taking the folders at the top for the classes of these images.
+pub fn doubt(images: &[&Path]) -> Option<Doubt> {
+    let mut folder = PathBuf::new();
+    let mut level = Level::of(images, &folder);
+    if let Some(file) = level.direct.as_ref().filter(|name| name.contains('\\')) {
+        return Some(Doubt::Backslashes { file: file.clone() });
+    }
+    while let (None, Some((only, 1))) = (&level.direct, level.folders.keys().next().map(|n| (n, level.folders.len()))) {
+        folder.push(only);
+        level = Level::of(images, &folder);
+    }
+    let names: Vec<String> = level.folders.keys().cloned().collect();
+    if let Some(parts) = parts(&names) {
+        return Some(Doubt::Parts { parts: parts.iter().map(|part| folder.join(part)).collect() });
+    }
+    if level.direct.is_some() || names.is_empty() {
+        return None;
+    }
+    if let Some((images, others)) = beside(&names) {
+        return Some(Doubt::Beside { images: folder.join(images), others });
+    }
+    let at_top = folder.as_os_str().is_empty();
+    match is_in_pieces(images, &folder, &names) {
+        true => return at_top.then_some(Doubt::Pieces { folders: names }),
+        false if !at_top => return Some(Doubt::Wrapped { around: folder, classes: names }),
+        false => {}
+    }
+    let around = PathBuf::from(level.around()?);
+    let classes = Level::of(images, &around).folders.into_keys().collect();
+    Some(Doubt::Wrapped { around, classes })
+}
+
+/// What lies in a folder of the set.
+#[derive(Default)]
+struct Level {
+    /// An image directly in it.
+    direct: Option<String>,
+    folders: BTreeMap<String, Inside>,
+}
+
+/// What lies in one of its folders.
+#[derive(Default)]
+struct Inside {
+    count: usize,
+    direct: bool,
+    folders: BTreeSet<String>,
+}
+
+impl Level {
+    fn of(images: &[&Path], folder: &Path) -> Self {
+        let mut this = Self::default();
+        for image in images {
+            let Ok(rest) = image.strip_prefix(folder) else { continue };
+            let mut parts = rest.components().map(|part| part.as_os_str().to_string_lossy());
+            match (parts.next(), parts.next(), parts.next()) {
+                (Some(file), None, _) => {
+                    this.direct.get_or_insert(file.into_owned());
+                }
+                (Some(name), Some(second), third) => {
+                    let inside = match this.folders.get_mut(name.as_ref()) {
+                        Some(inside) => inside,
+                        None => this.folders.entry(name.into_owned()).or_default(),
+                    };
+                    inside.count += 1;
+                    match third {
+                        None => inside.direct = true,
+                        Some(_) if !inside.folders.contains(second.as_ref()) => {
+                            inside.folders.insert(second.into_owned());
+                        }
+                        Some(_) => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+        this
+    }
+
+    /// The one folder that holds folders, and most of the images, beside others that hold a few images.
+    fn around(&self) -> Option<&str> {
+        let is_around = |inside: &Inside| !inside.direct && inside.folders.len() > 1;
+        let is_flat = |inside: &Inside| inside.direct && inside.folders.is_empty();
+        let (name, inside) = self.folders.iter().find(|(_, inside)| is_around(inside))?;
+        let others = || self.folders.iter().filter(|(other, _)| *other != name).map(|(_, inside)| inside);
+        (others().all(is_flat) && others().map(|o| o.count).sum::<usize>() < inside.count).then_some(name.as_str())
+    }
+}
+
+/// Those of the names that say which part of a data set they are, in the order of training; `None` unless they say it of
+/// two at least. Of one alone it is a class: there are trains.
+fn parts(names: &[String]) -> Option<Vec<&str>> {
+    let mut found: Vec<(usize, &str)> = names.iter().filter_map(|name| Some((part(name)?, name.as_str()))).collect();
+    found.sort();
+    let kinds: BTreeSet<usize> = found.iter().map(|(kind, _)| *kind).collect();
+    (kinds.len() > 1).then(|| found.into_iter().map(|(_, name)| name).collect())
+}
+
+/// Training, validation or test, of `train`, `Val2017` or `test_images`.
+fn part(name: &str) -> Option<usize> {
+    const PARTS: [&[&str]; 3] = [
+        &["train", "training", "trainset", "traina", "trainb"],
+        &["val", "valid", "validation", "dev", "valset", "vala", "valb"],
+        &["test", "testing", "testset", "testa", "testb", "eval", "evaluation", "holdout"],
+    ];
+    let lower = name.to_lowercase();
+    let words = lower.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());
+    let mut words = words.filter(|word| !["set", "split", "data", "images", "image", "imgs", "img"].contains(word));
+    let (word, more) = (words.next()?, words.next());
+    if more.is_some() {
+        return None;
+    }
+    PARTS.iter().position(|words| words.contains(&word))
+}
+
+/// Images and what is no class beside them, if that is what the names say.
+fn beside(names: &[String]) -> Option<(String, Vec<String>)> {
+    const IMAGES: [&str; 6] = ["images", "image", "imgs", "img", "jpegimages", "pictures"];
+    const OTHERS: [&str; 13] = [
+        "annotations",
+        "annotation",
+        "labels",
+        "masks",
+        "mask",
+        "segmentation",
+        "segmentations",
+        "segmentationclass",
+        "segmentationobject",
+        "depth",
+        "thumbnails",
+        "thumbs",
+        "previews",
+    ];
+    let (images, others): (Vec<&String>, Vec<&String>) =
+        names.iter().partition(|name| IMAGES.contains(&name.to_lowercase().as_str()));
+    let only = |name: &&String| OTHERS.contains(&name.to_lowercase().as_str());
+    match images.as_slice() {
+        [one] if !others.is_empty() && others.iter().all(only) => {
+            Some(((*one).clone(), others.into_iter().cloned().collect()))
+        }
+        _ => None,
+    }
+}
+
+/// Whether the folders count their images by the thousand: `00012/img00012345.png` of EDM2, `12000/12345.png` of FFHQ.
+fn is_in_pieces(images: &[&Path], folder: &Path, names: &[String]) -> bool {
+    let is_number = |text: &str| text.len() >= 5 && text.bytes().all(|b| b.is_ascii_digit());
+    let fits = |image: &&Path| {
+        let rest = image.strip_prefix(folder).ok()?;
+        let piece: u64 = rest.components().next()?.as_os_str().to_str()?.parse().ok()?;
+        let stem = rest.file_stem()?.to_str()?;
+        let digits = stem.len() - stem.bytes().rev().take_while(u8::is_ascii_digit).count();
+        let number: u64 = stem[digits..].parse().ok()?;
+        Some(number / 1000 == piece || number / 1000 * 1000 == piece)
+    };
+    names.iter().all(|name| is_number(name)) && images.iter().all(|image| fits(image).unwrap_or(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(images: &[&str]) -> Option<Doubt> {
+        doubt(&images.iter().map(Path::new).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn classes_are_not_doubted() {
+        for images in [
+            &["cat/0.png", "dog/0.png"][..],
+            &["0.png", "1.png"],
+            &["train/0.png", "bus/1.png"],
+            &["test/0.png"],
+            &["train/0.png"],
+            &["faces/0.png", "faces/1.png"],
+            &["a/b/c/0.png"],
+            &["cat/deep/0.png", "cat/1.png", "dog/0.png"],
+            &["cat/a/0.png", "cat/b/0.png", "dog/a/0.png", "dog/b/0.png"],
+            &["images1024x1024/00000/00001.png", "images1024x1024/01000/01001.png"],
+            &["train_station/0.png", "test_tube/0.png", "valley/0.png"],
+            &["labels/0.png", "masks/0.png"],
+            &["0000045/001.png", "0000046/002.png"],
+            &["0/0.png", "1/1000.png"],
+            &["images/0.png"],
+        ] {
+            assert_eq!(of(images), None, "{images:?}");
+        }
+    }
+
+    #[test]
+    fn what_loses_labels_is_doubted() {
+        let meant =
+            |images: &[&str]| of(images).map(|d| d.meant().map(|m| m.display().to_string()).unwrap_or_default());
+        let cases: [(&[&str], &str); 15] = [
+            (&["pets/cat/0.png", "pets/dog/0.png"], "pets"),
+            (&["a/b/cat/0.png", "a/b/dog/0.png"], "a/b"),
+            (&["train/cat/0.png", "train/dog/0.png"], "train"),
+            (&["pets/cat/0.png", "pets/dog/0.png", "pets/dog/1.png", "docs/logo.png"], "pets"),
+            (&["train/cat/0.png", "val/cat/0.png"], "train"),
+            (&["test/0.png", "train/0.png"], "train"),
+            (&["x/Val/cat/0.png", "x/Training/cat/0.png"], "x/Training"),
+            (&["train2017/0.png", "val2017/0.png", "extra/0.png"], "train2017"),
+            (&["testA/0.png", "trainA/0.png", "trainB/0.png"], "trainA"),
+            (&["test_images/0.png", "validation-set/0.png"], "validation-set"),
+            (&["images/0.png", "masks/0.png"], "images"),
+            (&["VOC/JPEGImages/0.jpg", "VOC/SegmentationClass/0.png"], "VOC/JPEGImages"),
+            (&["00000/img00000001.png", "00001/img00001001.png"], ""),
+            (&["00000/00000.png", "01000/01001.png"], ""),
+            (&[r"cat\0.png", r"dog\0.png"], ""),
+        ];
+        for (images, expected) in cases {
+            assert_eq!(meant(images).as_deref(), Some(expected), "{images:?}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The files of a folder and all below it, as a set of images sees them. Links are followed, as data sets are often farms
+//! of them.
+
+use super::belongs::hidden_part;
+use super::classes::LIST;
+use super::left_out::LeftOut;
+use candle_core::{Result, bail};
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use walkdir::WalkDir;
+
+/// What a folder holds.
+#[derive(Debug, Default)]
+pub struct Tree {
+    /// Files that are wanted, without the folder's own name, in the order of their names.
+    pub files: Vec<PathBuf>,
+    pub left_out: LeftOut,
+    /// Folders directly in it that hold none of the files.
+    pub bare: Vec<String>,
+}
+
+/// Lists the files that are `wanted` by their names, and those that are `listed`, hidden or not. A link that is wanted and
+/// leads nowhere is one of them: whoever reads it finds out.
+pub fn list(root: &Path, wanted: &dyn Fn(&Path) -> bool, listed: &dyn Fn(&Path) -> bool) -> Result<Tree> {
+    let mut tree = Tree::default();
+    let mut folders = BTreeSet::new();
+    let mut walk = WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter();
+    while let Some(entry) = walk.next() {
+        let path = match &entry {
+            Ok(entry) => entry.path().to_path_buf(),
+            Err(e) => e.path().unwrap_or(root).to_path_buf(),
+        };
+        let name = path.strip_prefix(root).unwrap_or(&path).to_path_buf();
+        let is_folder = entry.as_ref().is_ok_and(|e| e.file_type().is_dir());
+        match entry {
+            _ if hidden_part(&name).is_some() && !listed(&name) => {
+                tree.left_out.hidden();
+                if is_folder {
+                    walk.skip_current_dir();
+                }
+            }
+            Ok(_) if is_folder => {
+                folders.extend(Some(name).filter(|name| name.components().count() == 1));
+            }
+            // What is neither, a pipe perhaps, would keep its reader waiting.
+            Ok(e) if !e.file_type().is_file() => tree.left_out.special(),
+            Ok(_) if listed(&name) || wanted(&name) => tree.files.push(name),
+            // The list itself.
+            Ok(_) if name == Path::new(LIST) => {}
+            Ok(_) => tree.left_out.file(&name),
+            Err(e) if e.loop_ancestor().is_some() => tree.left_out.circular_link(),
+            Err(e) if leads_nowhere(&path, &e) => match listed(&name) || wanted(&name) {
+                true => tree.files.push(name),
+                false => tree.left_out.broken_link(),
+            },
+            Err(e) => bail!("cannot list {}: {e}", root.display()),
+        }
+    }
+    for file in &tree.files {
+        if let Some(first) = file.components().next() {
+            folders.remove(Path::new(first.as_os_str()));
+        }
+    }
+    tree.bare = folders.into_iter().map(|name| name.display().to_string()).collect();
+    Ok(tree)
+}
+
+/// Whether it is a link to nothing. One to itself, or to one that leads back, has no end and leads nowhere either.
+fn leads_nowhere(path: &Path, e: &walkdir::Error) -> bool {
+    let is_link = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink());
+    is_link && e.io_error().is_some_and(|e| e.kind() != ErrorKind::PermissionDenied)
+}
