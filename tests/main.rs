@@ -48,6 +48,7 @@ mod optim;
 mod phases;
 mod plot;
 mod precision;
+mod properties;
 mod recipes;
 mod remote;
 mod representations;

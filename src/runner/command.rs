@@ -8,7 +8,7 @@
 
 use super::attempt::Attempt;
 use super::located::{Entry, Node, Toml};
-use super::manifest::{self, ANY, Exact, Field, FieldType, Manifest, Output, Params, Slot, StageKind};
+use super::manifest::{self, ANY, Cost, Exact, Field, FieldType, Manifest, Output, Params, Slot, StageKind, no_facts};
 use super::suggest;
 use super::value::Value;
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ pub const RUN: &str = "run";
 pub(super) const KEYS: [&str; 5] = ["run", "outputs", "watch", "exact", "tolerance"];
 
 /// The kind of every command. The worker starts the program itself and never calls `run`.
-pub const KIND: StageKind = StageKind { name: NAME, manifest: "", check, run };
+pub const KIND: StageKind = StageKind { name: NAME, manifest: "", check, facts: no_facts, run };
 
 fn check(_: &Params, _: &Params, _: &[&str]) -> Result<()> {
     Ok(())
@@ -80,6 +80,9 @@ pub(super) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
         outputs,
         params,
         operation: vec![],
+        properties: vec![],
+        agree: vec![],
+        doubt: vec![],
     };
     check_template(stage, run, &manifest)?;
     Ok(manifest)
@@ -126,6 +129,7 @@ fn run_field() -> Field {
         one_of: vec![],
         min: None,
         max: None,
+        cost: Cost::Unknown,
         missing: vec![],
         doc: "program and arguments, before places are filled in".into(),
     }

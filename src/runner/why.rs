@@ -8,6 +8,7 @@ use super::digest::Digest;
 use super::files::listing;
 use super::graph::{Stage, StageId};
 use super::key::ingredients;
+use super::left::Left;
 use super::plan::{Judge, Keyed, Verdict, inputs, missing, plan};
 use super::reason::{Reason, compare, nearest};
 use super::{machine, select};
@@ -34,6 +35,8 @@ pub struct Why {
     pub upstream: Vec<Why>,
     /// Outside files that are not there, as `parameter: path`.
     pub missing: Vec<String>,
+    /// What an attempt left that did not end, for a stage that would run.
+    pub left: Option<Left>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -148,6 +151,7 @@ impl Explainer<'_> {
             recorded: vec![],
             upstream: vec![],
             missing: vec![],
+            left: None,
         };
         Ok(match self.verdicts.get(&id) {
             Some(Verdict::Cached(record)) => self.cached(stage, record, blank(State::Cached)),
@@ -197,6 +201,7 @@ impl Explainer<'_> {
             changes,
             recorded: before.map_or(vec![], |b| differ(b, env!("CARGO_PKG_VERSION"), None, machine::class())),
             before: before.map(Fact::of),
+            left: Left::in_folder(&self.judge.store.work_dir(&keyed.action.key)),
             ..blank
         })
     }
