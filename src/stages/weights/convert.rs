@@ -7,8 +7,10 @@ use crate::ml::formats::{Format, WeightsFile};
 use crate::ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
 use crate::ml::models::sit::release;
 use crate::ml::weights::{self, Adopted, LoadReport};
+use crate::stages::NOTE_FILE;
 use crate::stages::support::{create_dir, write_json};
 use serde_json::Value;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Which network the weights are of.
@@ -103,6 +105,7 @@ fn chosen(
         Artifact::Vae => &[crate::ml::models::vae::WEIGHTS_FILE],
         Artifact::Encoder => &[crate::ml::models::encoder::WEIGHTS_FILE],
         Artifact::Inception => &[crate::ml::models::inception::WEIGHTS_FILE],
+        Artifact::Classifier => &["classifier.safetensors"],
         Artifact::Sit => &["ema.safetensors", "model.safetensors"],
         Artifact::Stats => &[],
     };
@@ -164,7 +167,20 @@ pub fn statistics(file: &Path, dir: &Path) -> Result<usize> {
     create_dir(dir)?;
     let to = dir.join(STATS_FILE);
     std::fs::copy(file, &to).map_err(|e| Error::io("write", &to, e))?;
+    // What was written here says of which network it is.
+    if let Some(note) = note_in(file) {
+        let to = dir.join(NOTE_FILE);
+        std::fs::write(&to, note).map_err(|e| Error::io("write", &to, e))?;
+    }
     Ok(pooled.dim())
+}
+
+/// The member of an npz that `erw eval stats` writes; others have none.
+fn note_in(npz: &Path) -> Option<Vec<u8>> {
+    let mut note = vec![];
+    let mut archive = zip::ZipArchive::new(std::fs::File::open(npz).ok()?).ok()?;
+    archive.by_name(NOTE_FILE).ok()?.read_to_end(&mut note).ok()?;
+    Some(note)
 }
 
 fn read_json(path: &Path) -> Result<Value> {
