@@ -29,6 +29,19 @@ pub enum ErrorKind {
     Internal,
 }
 
+impl ErrorKind {
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Self::Stage => 1,
+            Self::Usage => 2,
+            Self::Suspended => 3,
+            Self::Damaged => 4,
+            Self::Signal(n) => 128 + n,
+            Self::Internal => 70,
+        }
+    }
+}
+
 /// A text file as it was read. Every value of a pipeline points at it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Text {
@@ -180,14 +193,7 @@ impl Error {
         self
     }
     pub fn exit_code(&self) -> i32 {
-        match self.kind {
-            ErrorKind::Stage => 1,
-            ErrorKind::Usage => 2,
-            ErrorKind::Suspended => 3,
-            ErrorKind::Damaged => 4,
-            ErrorKind::Signal(n) => 128 + n,
-            ErrorKind::Internal => 70,
-        }
+        self.kind.exit_code()
     }
 }
 

@@ -198,6 +198,19 @@ fn cknna_says_what_it_cannot_measure() -> Result<()> {
     assert_eq!(run(json!({"metrics": []})), ("`metrics` is empty".into(), hint));
     assert_eq!(run(json!({"metrics": ["cka", "cka"]})).0, "`metrics` names `cka` twice");
     assert!(run(json!({"metrics": ["svcca"]})).0.starts_with("unknown variant `svcca`, expected one of `cknna`"));
+    // Of images of another size, or of another autoencoder.
+    for (name, shape) in [("small", [4, 2, 2]), ("thin", [3, 4, 4])] {
+        let other = bench.path(name);
+        let mut w = PackedWriter::create(&other, "latents", 100)?;
+        let mean = normals(9, 1, &shape)?;
+        let labels = Tensor::zeros(9, DType::I64, &CPU)?;
+        w.push(&[("std".into(), mean.abs()?), ("mean".into(), mean), ("labels".into(), labels)].into())?;
+        w.finish(&json!({"scaling_factor": 1.0, "shift_factor": 0.0}))?;
+        let inputs = [("sit", paths[0].as_path()), ("latents", &other), ("features", &paths[2])];
+        let said = told(bench.run("cknna", &cknna::KIND, &inputs, json!({"k": 3})));
+        let text = format!("input `latents` is latents {shape:?}, but the SiT was trained on [4, 4, 4]");
+        assert_eq!(said.0, text);
+    }
     let broken = Tensor::cat(&[&normals(5, 1, &[1, 4])?, &Tensor::full(f32::NAN, (4, 1, 4), &CPU)?], 0)?;
     features(&paths[2], &broken.to_dtype(DType::F32)?)?;
     let text = "input `features` has values that are not finite for image 5".to_string();

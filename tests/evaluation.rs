@@ -124,7 +124,8 @@ fn features_of_some_of_the_images_are_said_to_be_so() {
     let some = |count: u64, side: &str| {
         format!("precision, kid: of the features of 25 of the {count} {side}, all that were kept")
     };
-    assert_eq!(said, json!([some(40, "samples"), some(50, "reference images")]));
+    let few = "precision of 25 samples, fewer than 100: a share moves by a hundredth and more with each of them";
+    assert_eq!(said, json!([some(40, "samples"), some(50, "reference images"), few]));
 }
 
 #[test]

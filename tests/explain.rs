@@ -105,23 +105,57 @@ fn a_plan_tells_what_stages_took_and_whether_there_is_work() {
     let said = space.erw(&["plan", "p.toml", "--exit-code"]).expect(0);
     assert!(said.stdout.ends_with("all 3 stages are cached\n"), "{}", said.stdout);
     let new = "\n[stages.d]\nkind = \"command\"\nrun = \"echo d > {outputs.o}\"\noutputs = { o = \"text\" }\n";
-    space.write("p.toml", &(CHAIN.replace("n = 1", "n = 2") + new));
+    // Other parameters: nobody knows what they cost.
+    space.write("p.toml", &CHAIN.replace("n = 1", "n = 2"));
+    let plan = space.plan(&[]);
+    assert!(plan.ends_with("1 of 3 stages would run\n") && !plan.contains('~'), "{plan}");
+    space.write("p.toml", &(CHAIN.to_string() + new));
+    space.write("src/y", "y\nz\n");
     let plan = redact(&space.plan(&[]).replace(" ~", " ~ "));
     let line = |stage: &str| plan.lines().find(|l| l.starts_with(stage)).unwrap().to_string();
-    assert!(line("c").ends_with("~ 0.0 s   run: params.n 1 -> 2 (p.toml:18)"), "{plan}");
+    assert!(line("a").ends_with("~ 0.0 s   run: source `watch.0` changed (y)"), "{plan}");
+    assert!(line("c").ends_with("~ 0.0 s   waits: stale because `b` will run"), "{plan}");
     assert!(line("d").ends_with("unknown  run: never ran"), "{plan}");
-    let sum = "2 of 4 stages would run; by earlier runs 0.0 s, and 1 stage of unknown cost";
+    let sum = "4 of 4 stages would run; by earlier runs at least 0.0 s, and 1 stage of unknown cost";
     assert_eq!(plan.lines().last(), Some(sum));
     let json = space.erw(&["plan", "p.toml", "--format", "json"]).expect(0).stdout;
     let json: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((&json["stale"], &json["unknown_cost"]), (&2.into(), &1.into()));
+    assert_eq!((&json["stale"], &json["unknown_cost"]), (&4.into(), &1.into()));
     assert!(json["past_seconds"].as_f64().unwrap() > 0.0);
     let markdown = space.erw(&["plan", "p.toml", "--format", "markdown"]).expect(0).stdout;
     assert!(
         markdown.starts_with("### Plan of `chain`\n\n| stage | kind | verdict | took before |\n|---|"),
         "{markdown}"
     );
-    assert!(markdown.contains("| `a` | command | cached |  |\n"), "{markdown}");
+    assert!(markdown.contains("| `d` | command | run: never ran | unknown |\n"), "{markdown}");
+}
+
+#[test]
+fn a_missing_source_ends_a_plan_as_it_would_end_a_run() {
+    let space = Space::new("[stages.images]\nkind = \"images\"\nparams = { source = \"none\" }\n");
+    space.run(&[]).expect(2);
+    space.erw(&["plan", "p.toml", "--exit-code"]).expect(2);
+    space.erw(&["plan", "p.toml"]).expect(0);
+}
+
+/// A program that keeps something, one that keeps nothing, and a program that was never begun.
+#[test]
+fn what_an_attempt_left_is_told() {
+    let text = "[stages]\n\
+        keeps = { kind = \"command\", run = \"echo x > {checkpoints}/state; exit 1\", outputs = { o = \"t\" } }\n\
+        loses = { kind = \"command\", run = \"exit 1\", outputs = { o = \"t\" } }\n\
+        waits = { kind = \"command\", run = \"cp {inputs.x} {outputs.o}\", inputs = { x = \"keeps\" }, outputs = { o = \"t\" } }\n";
+    let space = Space::new(text);
+    assert!(!space.plan(&[]).contains("again"));
+    space.run(&["--keep-going"]).expect(1);
+    let plan = space.plan(&[]);
+    let below = |stage: &str| plan.lines().skip_while(|l| !l.starts_with(stage)).nth(1).unwrap_or_default().trim();
+    assert_eq!(below("keeps"), "goes on from what it kept", "{plan}");
+    assert_eq!(below("loses"), "starts again: no checkpoint yet", "{plan}");
+    assert_eq!(why(&space, "loses"), "loses would run\n  never ran\n  starts again: no checkpoint yet\n");
+    let json = space.erw(&["plan", "p.toml", "--format", "json"]).expect(0).stdout;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["stages"][0]["left"]["unnoted"], &json["stages"][2]["left"]), (&true.into(), &Value::Null));
 }
 
 fn git(space: &Space, args: &[&str]) {

@@ -5,7 +5,7 @@ use erw::runner::digest::Digest;
 use erw::runner::graph::{Pipeline, Stage};
 use erw::runner::key::{Key, action};
 use erw::runner::layers::Overrides;
-use erw::runner::manifest::{Registry, StageKind};
+use erw::runner::manifest::{Registry, StageKind, no_facts};
 use std::collections::BTreeMap;
 
 /// The toy's manifest at a revision.
@@ -35,7 +35,7 @@ every = 10     # steps
 
 macro_rules! kind {
     ($name:literal, $manifest:expr) => {
-        StageKind { name: $name, manifest: $manifest, check: |_, _, _| Ok(()), run: |_| Ok(()) }
+        StageKind { name: $name, manifest: $manifest, check: |_, _, _| Ok(()), facts: no_facts, run: |_| Ok(()) }
     };
 }
 

@@ -163,6 +163,7 @@ fn results_of_another_class_are_compared_within_the_tolerance() {
             program: "0".into(),
             device: "cpu".into(),
             class: class.into(),
+            given: Default::default(),
         }
     };
     let pair = |images: &str, bytes: &str, class: &str, value: f64| -> BTreeMap<StageId, Record> {

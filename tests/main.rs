@@ -52,6 +52,7 @@ mod phases;
 mod plot;
 mod precision;
 mod processes;
+mod properties;
 mod recipes;
 mod remote;
 mod representations;

@@ -163,11 +163,13 @@ fn a_hand_over_that_loads_nothing_or_does_not_fit_fails() {
 
     inputs.pop();
     inputs.push(("init", lab.warmed(0)));
-    let error = lab.run(&train::KIND, "b", json!({"hidden": 32}), &inputs, &Ear::default()).unwrap_err();
+    let error = lab.run(&train::KIND, "b", json!({"projector_dim": 8}), &inputs, &Ear::default()).unwrap_err();
     assert!(error.message.contains("another architecture"), "{error}");
 
     // No switch shows in the shapes that both have.
     let switches = [
+        ("hidden", json!(24), json!(32)),
+        ("heads", json!(2), json!(3)),
         ("rope", json!(true), json!(false)),
         ("qk_norm", json!(false), json!(true)),
         ("mlp", json!("gelu"), json!("swiglu")),

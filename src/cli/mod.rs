@@ -59,7 +59,7 @@ Exit codes:
   0    done
   1    a stage failed, or a result is not the locked or the stored one
   2    bad pipeline or usage, or this machine allows too little: threads, processes, open files
-  3    suspended: put down before its end, resumes when run again
+  3    suspended: put down before its end, goes on when run again
   4    the cache is damaged
   5    with `erw plan --exit-code`: there is work to do
   70   a bug in erw

@@ -13,6 +13,7 @@ use crate::runner::launch::Launcher;
 use crate::runner::manifest::Registry;
 use crate::runner::memo::{self, Answer, Question};
 use crate::runner::pool::Limits;
+use crate::runner::properties::doubts;
 use crate::runner::quantity::{bytes, duration};
 use crate::runner::record::Journal;
 use crate::runner::schedule::{self, Options, Outcome};
@@ -225,6 +226,9 @@ pub fn execute(
         print(&super::plan::planned(pipeline, &store, &selected, forced)?.text())?;
         warn(store.remote());
         return Ok(None);
+    }
+    for text in doubts(pipeline, &selected) {
+        let _ = writeln!(std::io::stderr().lock(), "warning: {text}");
     }
     let store = flags.remote.store(cache)?;
     let stop = stop()?;

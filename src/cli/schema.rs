@@ -6,6 +6,8 @@ use crate::error::{Error, Result};
 use crate::fetch::registry;
 use crate::runner::command;
 use crate::runner::manifest::{Field, FieldType, Manifest, Registry};
+use crate::runner::properties::Rule;
+use crate::runner::properties::expression::Term;
 use serde_json::{Map, Value, json};
 
 #[derive(Debug, clap::Args)]
@@ -71,7 +73,8 @@ fn stage(manifest: &Manifest) -> Value {
         .iter()
         .map(|slot| {
             let about = format!("takes {}. {}", slot.wanted(), slot.doc);
-            (slot.name.clone(), connection(about.trim_end(), slot.optional, slot.many))
+            let about = format!("{}{}", about.trim_end(), held_to(manifest, &slot.name));
+            (slot.name.clone(), connection(&about, slot.optional, slot.many))
         })
         .collect();
     let needed: Vec<&str> = manifest.inputs.iter().filter(|s| !s.optional).map(|s| s.name.as_str()).collect();
@@ -96,6 +99,16 @@ fn stage(manifest: &Manifest) -> Value {
             "backoff": { "$ref": "#/$defs/time", "description": "wait before the first of them, twice as long before each next one" },
         },
     })
+}
+
+/// What must be so of a slot: `; channels = vae.channels, side multiple of patch_size`.
+fn held_to(manifest: &Manifest, slot: &str) -> String {
+    let of = |rule: &&Rule| {
+        let mut terms = rule.left.terms();
+        terms.any(|term| matches!(term, Term::Input { slot: of, .. } if of == slot))
+    };
+    let rules: Vec<String> = manifest.agree.iter().filter(of).map(Rule::to_string).collect();
+    if rules.is_empty() { String::new() } else { format!("; it must be that {}", rules.join(", ")) }
 }
 
 fn connection(about: &str, optional: bool, many: bool) -> Value {

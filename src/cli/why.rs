@@ -101,6 +101,9 @@ impl Text {
             self.line(1, format!("compared with {}", brief(before)));
         }
         self.recorded(1, why);
+        if let Some(left) = &why.left {
+            self.line(1, left.to_string());
+        }
         why.upstream.iter().for_each(|up| self.why(up));
     }
 

@@ -97,7 +97,9 @@ pub fn download(
             Err(Trouble::Final(error)) => return Err(Fault::Final(error)),
         };
         fruitless = if part.bytes > before { 1 } else { fruitless + 1 };
-        if fruitless >= how.attempts {
+        // Where nobody answers at all there is mostly no network, and waiting does not make one.
+        let attempts = if is_unreached(&error) { how.attempts.min(UNREACHED) } else { how.attempts };
+        if fruitless >= attempts {
             part.leave();
             return Err(Fault::Address(error.hint(part.kept())));
         }
@@ -105,6 +107,13 @@ pub fn download(
         watch.log(&format!("{error}; trying again"));
         sleep(pause, watch).map_err(Fault::Final)?;
     }
+}
+
+/// So often an address is tried that cannot be reached.
+const UNREACHED: u32 = 2;
+
+fn is_unreached(error: &Error) -> bool {
+    error.message.ends_with(super::http::UNREACHED)
 }
 
 /// How an attempt ended before its end.

@@ -15,6 +15,8 @@ const CONNECT: Duration = Duration::from_secs(20);
 /// Without a byte for so long, a connection is given up and the rest asked for anew.
 const SILENCE: Duration = Duration::from_secs(60);
 const REDIRECTS: usize = 10;
+/// What is said of an address behind which nobody answers.
+pub const UNREACHED: &str = "cannot be reached";
 /// Names a file of certificates, as for OpenSSL: of a network that looks into what passes it, or of a mirror of one's own.
 const ROOTS: &str = "SSL_CERT_FILE";
 /// More than this a server may not ask us to wait.
@@ -227,7 +229,7 @@ fn seconds(text: &str) -> Option<Duration> {
 fn no_answer(url: &str, error: ureq::Error) -> Failure {
     use ureq::Error as E;
     let passing = matches!(error, E::Io(_) | E::Timeout(_) | E::HostNotFound | E::ConnectionFailed | E::Protocol(_));
-    let told = Error::stage(format!("{url} cannot be reached")).because(error);
+    let told = Error::stage(format!("{url} {UNREACHED}")).because(error);
     let proxies = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
     let told = match proxies.iter().find(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty())) {
         Some(name) => told.hint(format!("the proxy of {name} was asked")),

@@ -2,6 +2,7 @@
 //!
 //! A stage that is cached or ran has passed; one that was skipped or put down counts as skipped, with the reason.
 
+use super::plain::when_run_again;
 use crate::error::{Error, Result};
 use crate::runner::event::{Event, Failure, Listener, StageEnd, State, What};
 use crate::runner::log_text::shown;
@@ -64,12 +65,11 @@ impl Junit {
                 Ok(())
             })?,
             State::Skipped | State::Suspended => case.write_inner_content(|xml| {
-                let why = if end.state == State::Suspended {
-                    "put down before its end; resumes when run again"
-                } else {
-                    &message
+                let why = match end.state {
+                    State::Suspended => format!("put down before its end; {}", when_run_again(end)),
+                    _ => message.to_string(),
                 };
-                xml.create_element("skipped").with_attribute(("message", why)).write_empty()?;
+                xml.create_element("skipped").with_attribute(("message", &*why)).write_empty()?;
                 Ok(())
             })?,
             State::Cached => case.write_inner_content(|xml| {

@@ -95,6 +95,14 @@ fn words(what: &What) -> Option<String> {
     })
 }
 
+/// What comes of a suspended stage. One that was never begun left nothing.
+pub fn when_run_again(end: &StageEnd) -> String {
+    match &end.left {
+        Some(left) => format!("run again, it {left}"),
+        None => "run again, it starts".into(),
+    }
+}
+
 fn ended(end: &StageEnd) -> Option<String> {
     let StageEnd { stage, seconds, error, .. } = end;
     let why = || error.as_ref().map_or_else(String::new, |e| e.message.clone());
@@ -106,7 +114,7 @@ fn ended(end: &StageEnd) -> Option<String> {
         }
         State::Failed => format!("{stage}: failed: {}", why()),
         State::Skipped => format!("{stage}: skipped, {}", why()),
-        State::Suspended => format!("{stage}: suspended; run again to resume"),
+        State::Suspended => format!("{stage}: suspended; {}", when_run_again(end)),
         _ => return None,
     })
 }

@@ -50,7 +50,10 @@ fn status(end: &StageEnd) -> String {
         (State::Cached, _) => "cached".into(),
         (State::Failed, _) => "failed".into(),
         (State::Skipped, _) => "skipped".into(),
-        (State::Suspended, _) => "suspended".into(),
+        (State::Suspended, _) => match end.left.as_ref().and_then(|left| left.checkpoint) {
+            Some(reached) => format!("suspended at {}", reached.step),
+            None => "suspended".into(),
+        },
         _ => "not run".into(),
     }
 }

@@ -11,6 +11,7 @@ use super::disk::{Keep, write_file};
 use super::event::{Measure, StoredOutput};
 use super::graph::Few;
 use super::key::{Key, lines};
+use super::properties::Given;
 use super::store::Store;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
@@ -52,6 +53,9 @@ pub struct Record {
     /// Of the machine, see `machine`; empty in records of versions that did not note it.
     #[serde(default)]
     pub class: String,
+    /// What was known of its inputs: what it took is said of another stage only if that is given the like.
+    #[serde(default, skip_serializing_if = "Given::is_empty")]
+    pub given: Given,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -210,6 +214,7 @@ mod tests {
             program: "0".into(),
             device: "cpu".into(),
             class: "c".into(),
+            given: Given::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 //! store, or which stage of a pipeline it is.
 
 use super::event::WorkerEvent;
+use super::left::{self, Reached};
 use super::manifest::{Params, element};
 use super::step_log::{METRICS, StepLog, TIMES};
 use crate::error::{Error, Result};
@@ -64,6 +65,8 @@ struct Voice {
     last_progress: Option<Instant>,
     metrics: StepLog,
     times: StepLog,
+    /// Units of work in all, once that was told.
+    total: Option<u64>,
     /// A metrics file that cannot be written is told of once and fails nothing: the numbers are in the journal too.
     deaf: bool,
 }
@@ -73,7 +76,11 @@ impl Attempt {
     pub fn new(job: Job, out: Box<dyn Write + Send>, stop: Arc<AtomicBool>) -> Self {
         let log = |name| StepLog::new(job.work_dir.join(name));
         let (metrics, times) = (log(METRICS), log(TIMES));
-        Self { job, stop, voice: Mutex::new(Voice { out, last_progress: None, metrics, times, deaf: false }) }
+        Self {
+            job,
+            stop,
+            voice: Mutex::new(Voice { out, last_progress: None, metrics, times, total: None, deaf: false }),
+        }
     }
     /// An attempt nobody listens to, for tests of stages.
     pub fn quiet(job: Job) -> Self {
@@ -132,6 +139,7 @@ impl Attempt {
             voice.last_progress = Some(Instant::now());
             voice.say(&WorkerEvent::Progress { done, total });
         }
+        voice.total = Some(total);
         voice.note(|metrics, times| metrics.reach(done).and_then(|()| times.reach(done)));
     }
     /// A value of a running curve, for the metrics file and bars. The same numbers each time: what depends on the clock
@@ -164,6 +172,8 @@ impl Attempt {
     }
     /// A checkpoint was written at this step.
     pub fn checkpointed(&self, step: u64) {
+        let of = self.voice.lock().unwrap_or_else(PoisonError::into_inner).total;
+        left::note(&self.job.work_dir, Reached { step, of });
         self.say(&WorkerEvent::Checkpoint { step });
     }
     /// The attempt continues from a checkpoint of an earlier attempt.

@@ -8,7 +8,9 @@
 
 use super::attempt::Attempt;
 use super::located::{Entry, Node, Toml};
-use super::manifest::{self, ANY, Exact, Field, FieldType, Manifest, Output, Params, Registry, Slot, StageKind};
+use super::manifest::{
+    self, ANY, Cost, Exact, Field, FieldType, Manifest, Output, Params, Registry, Slot, StageKind, no_facts,
+};
 use super::spec::Spec;
 use super::value::Value;
 use super::{numbers, suggest};
@@ -23,7 +25,7 @@ pub const RUN: &str = "run";
 pub(super) const KEYS: [&str; 6] = ["run", "outputs", "watch", "ignore", "exact", "tolerance"];
 
 /// The kind of every command. The worker starts the program itself and never calls `run`.
-pub const KIND: StageKind = StageKind { name: NAME, manifest: "", check, run };
+pub const KIND: StageKind = StageKind { name: NAME, manifest: "", check, facts: no_facts, run };
 
 fn check(_: &Params, _: &Params, _: &[&str]) -> Result<()> {
     Ok(())
@@ -82,6 +84,9 @@ pub(super) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
         outputs,
         params,
         operation: vec![],
+        properties: vec![],
+        agree: vec![],
+        doubt: vec![],
     };
     check_template(stage, run, &manifest)?;
     Ok(manifest)
@@ -163,6 +168,7 @@ fn run_field() -> Field {
         one_of: vec![],
         min: None,
         max: None,
+        cost: Cost::Unknown,
         missing: vec![],
         doc: "program and arguments, before places are filled in".into(),
     }

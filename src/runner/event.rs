@@ -3,6 +3,7 @@
 //!
 //! Events carry names and numbers only: no graph, no store, no styling.
 
+use super::left::Left;
 use crate::error::{Error, Place};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -184,6 +185,8 @@ pub struct StageEnd {
     pub seconds: f64,
     /// The step this run's attempt continued from.
     pub resumed: Option<u64>,
+    /// For a suspended stage: from where the next attempt goes on.
+    pub left: Option<Left>,
     pub results: Vec<Measure>,
     pub outputs: Vec<StoredOutput>,
     /// Files worth showing, as paths into the store.

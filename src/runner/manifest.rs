@@ -6,6 +6,9 @@
 
 use super::attempt::Attempt;
 use super::located::{self, Entry, Node, Toml};
+use super::properties::expression::{Expression, Term};
+use super::properties::{Fact, Rule};
+use super::spec::flatten;
 use super::suggest;
 use super::value;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,8 +29,16 @@ pub struct StageKind {
     /// names the slots that are connected, for kinds whose parameters decide what they take. Runs before anything else
     /// runs.
     pub check: fn(params: &Params, operation: &Params, inputs: &[&str]) -> Result<()>,
+    /// What its properties ([`super::properties`]) may be made of beside parameters, as far as the parameters tell:
+    /// `kind.NAME` in the manifest. Parameters were not checked before.
+    pub facts: fn(params: &Params) -> Vec<Fact>,
     /// Does the work. Called in a worker process.
     pub run: fn(&Attempt) -> Result<()>,
+}
+
+/// Of a kind whose parameters tell all there is.
+pub fn no_facts(_: &Params) -> Vec<Fact> {
+    vec![]
 }
 
 /// All kinds a program knows.
@@ -51,6 +62,12 @@ pub struct Manifest {
     pub params: Vec<Field>,
     /// Not in the key: changes cost, never results.
     pub operation: Vec<Field>,
+    /// `[properties]`: of an output, what is known of it before it is made.
+    pub properties: Vec<(String, String, Expression)>,
+    /// `[agree]`: what must be so for the stage to work.
+    pub agree: Vec<Rule>,
+    /// `[doubt]`: what is hardly meant if it is not so.
+    pub doubt: Vec<Rule>,
 }
 
 /// Where a kind makes the same bytes of the same inputs. Says how results are compared and is in no key.
@@ -92,7 +109,8 @@ pub struct Output {
 }
 
 /// One parameter: `lr = 1e-4  # comment`, or an inline table
-/// `{ type = "path", default = .., one_of = [..], optional = true, min = .., max = .., missing = "how to get it" }`.
+/// `{ type = "path", default = .., one_of = [..], optional = true, min = .., max = .., missing = "how to get it" }`;
+/// `cost = "proportional"` marks what the duration is proportional to, `cost = "none"` what does not touch it.
 /// `missing` may be a list of lines, and a line may say `{url}` for the value of the parameter `url`.
 /// Types are `bool`, `int`, `float`, `string`, `path`, `published`, lists as `[int]`, and `int | [int]` for one number or
 /// a list of them; without `type` the default tells it.
@@ -107,10 +125,23 @@ pub struct Field {
     pub one_of: Vec<serde_json::Value>,
     pub min: Option<f64>,
     pub max: Option<f64>,
+    pub cost: Cost,
     /// For `path`: what to tell a user whose file is absent, by line. `{name}` stands for the value of that parameter; a
     /// line about a value that is not given is not told.
     pub missing: Vec<String>,
     pub doc: String,
+}
+
+/// What a parameter is to the duration of a stage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Cost {
+    /// Nobody says.
+    #[default]
+    Unknown,
+    /// Twice as much takes twice as long.
+    Proportional,
+    /// Another value takes as long.
+    None,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -255,8 +286,20 @@ impl Manifest {
     }
 
     fn read(kind: &str, root: &Node) -> Result<Self> {
-        const KEYS: [&str; 9] =
-            ["summary", "revision", "exact", "tolerance", "results", "inputs", "outputs", "params", "operation"];
+        const KEYS: [&str; 12] = [
+            "summary",
+            "revision",
+            "exact",
+            "tolerance",
+            "results",
+            "inputs",
+            "outputs",
+            "params",
+            "operation",
+            "properties",
+            "agree",
+            "doubt",
+        ];
         for entry in root.table("a manifest")? {
             if !KEYS.contains(&entry.key.as_str()) {
                 let error = Error::usage(format!("unknown key `{}`", entry.key)).at(entry.key_place.clone());
@@ -280,6 +323,9 @@ impl Manifest {
             outputs: section(root, "outputs", output)?,
             params: section(root, "params", field)?,
             operation: section(root, "operation", field)?,
+            properties: properties(root)?,
+            agree: rules(root, "agree")?,
+            doubt: rules(root, "doubt")?,
         };
         manifest.check(root)?;
         Ok(manifest)
@@ -305,7 +351,26 @@ impl Manifest {
                 return Err(Error::usage(text).at(root.place.clone()));
             }
         }
-        Ok(())
+        self.check_properties().map_err(|text| Error::usage(text).at(root.place.clone()))
+    }
+
+    /// Do properties and rules speak of slots, parameters and outputs that are there?
+    fn check_properties(&self) -> Result<(), String> {
+        if let Some((output, ..)) = self.properties.iter().find(|(o, ..)| !self.outputs.iter().any(|x| x.name == *o)) {
+            return Err(format!("properties are told of `{output}`, which is no output"));
+        }
+        let rules = self.agree.iter().chain(&self.doubt).flat_map(|rule| [&rule.left, &rule.right]);
+        let all = self.properties.iter().map(|(_, _, expression)| expression).chain(rules);
+        let unknown = |term: &&Term| match term {
+            Term::Param(name) => !self.params.iter().any(|p| p.name == *name),
+            Term::Fact(_) => false,
+            Term::Input { slot, .. } => !self.inputs.iter().any(|s| s.name == *slot),
+            Term::Inputs { slot, .. } => !self.inputs.iter().any(|s| s.name == *slot && s.many),
+        };
+        match all.flat_map(Expression::terms).find(unknown) {
+            Some(term) => Err(format!("a property speaks of `{term}`, which is neither a parameter nor of an input")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -348,6 +413,41 @@ fn section<T>(root: &Node, name: &str, read: fn(&Entry) -> Result<T>) -> Result<
     }
 }
 
+/// `[properties]`: `OUTPUT.NAME = "EXPRESSION"`.
+fn properties(root: &Node) -> Result<Vec<(String, String, Expression)>> {
+    let read = |entry: &Entry| {
+        let named = entry.key.split_once('.').filter(|(_, name)| !name.contains('.'));
+        let text = entry.node.string(format_args!("property `{}`", entry.key))?;
+        let made = named.and_then(|(output, name)| Some((output.into(), name.into(), Expression::parse(text)?)));
+        made.ok_or_else(|| {
+            let wanted = "`OUTPUT.NAME = \"EXPRESSION\"`, as `latents.side = \"images.resolution / vae.downsampling\"`";
+            Error::usage(format!("a property is {wanted}")).at(entry.node.place.clone())
+        })
+    };
+    flat(root, "properties")?.iter().map(read).collect()
+}
+
+/// `[agree]` and `[doubt]`: `"EXPRESSION" = "EXPRESSION"`, `"EXPRESSION" = "multiple of EXPRESSION"`.
+fn rules(root: &Node, part: &str) -> Result<Vec<Rule>> {
+    let read = |entry: &Entry| {
+        let text = entry.node.string(format_args!("the rule on `{}`", entry.key))?;
+        let made = Expression::parse(&entry.key).zip(Expression::parse_relation(text));
+        let (left, (relation, right)) = made.ok_or_else(|| {
+            let wanted = "`EXPRESSION = \"EXPRESSION\"`, as `sit.channels = \"vae.channels\"`";
+            Error::usage(format!("a rule is {wanted}")).at(entry.node.place.clone())
+        })?;
+        Ok(Rule { left, relation, right, doc: entry.doc.clone() })
+    };
+    flat(root, part)?.iter().map(read).collect()
+}
+
+fn flat(root: &Node, part: &str) -> Result<Vec<Entry>> {
+    Ok(match root.get(part) {
+        Some(node) => flatten(node.table(format_args!("`{part}`"))?),
+        None => vec![],
+    })
+}
+
 fn slot(entry: &Entry) -> Result<Slot> {
     let text = entry.node.string(format_args!("the type of input `{}`", entry.key))?;
     let (types, optional, many) = match (text.strip_suffix('?'), text.strip_suffix('*')) {
@@ -373,6 +473,7 @@ fn field(entry: &Entry) -> Result<Field> {
         one_of: vec![],
         min: None,
         max: None,
+        cost: Cost::Unknown,
         missing: vec![],
         doc: entry.doc.clone(),
     };
@@ -403,7 +504,7 @@ fn field(entry: &Entry) -> Result<Field> {
 }
 
 fn field_option(field: &mut Field, option: &Entry) -> Result<()> {
-    const OPTIONS: [&str; 7] = ["type", "default", "one_of", "optional", "min", "max", "missing"];
+    const OPTIONS: [&str; 8] = ["type", "default", "one_of", "optional", "min", "max", "cost", "missing"];
     let node = &option.node;
     let number = |what: &str| match node.value {
         Toml::Int(n) => Ok(Some(n as f64)),
@@ -423,6 +524,13 @@ fn field_option(field: &mut Field, option: &Entry) -> Result<()> {
             Toml::Bool(b) => field.optional = b,
             _ => return Err(node.mismatch("`optional`", "a boolean")),
         },
+        "cost" => {
+            field.cost = match node.string("`cost`")? {
+                "proportional" => Cost::Proportional,
+                "none" => Cost::None,
+                _ => return Err(node.mismatch("`cost`", "`proportional` or `none`")),
+            }
+        }
         "min" => field.min = number("`min`")?,
         "max" => field.max = number("`max`")?,
         "missing" => {
@@ -510,6 +618,11 @@ log_every = 10
             (format!("{head}[params]\na = 1\n[operation]\na = 2\n"), "both in"),
             (format!("{head}[params]\na = {{ type = \"path\", missing = \"{{b}}\" }}\n"), "speaks of `b`"),
             (format!("{head}[outputs]\na = \"{{b}}\"\n"), "no string parameter"),
+            (format!("{head}[properties]\na.b = \"params.c\"\n"), "which is no output"),
+            (format!("{head}[outputs]\na = \"x\"\n[properties]\na.b = \"c\"\n"), "a property is"),
+            (format!("{head}[outputs]\na = \"x\"\n[properties]\na.b = \"c.d\"\n"), "speaks of `c.d`"),
+            (format!("{head}[params]\np = 1\n[agree]\nparams.p = \"params.q\"\n"), "speaks of `q`"),
+            (format!("{head}[params]\np = 1\n[doubt]\nparams.p = \"twice params.p\"\n"), "a rule is"),
         ];
         for (text, expected) in broken {
             let e = Manifest::parse("k", &text).unwrap_err();

@@ -302,6 +302,7 @@ impl Stage {
             key: Some(self.key.to_string()),
             seconds: self.seconds,
             resumed: None,
+            left: None,
             results: self.results.clone(),
             outputs: self.outputs.iter().map(|(name, output)| output.stored(store, name)).collect(),
             shown: self.shown.iter().filter_map(path).collect(),

@@ -12,7 +12,8 @@
 //! 3. [`layers`] puts values on top of each other, weakest first: manifest, parents, `[params]`, the stage's own, the
 //!    trial, `ERW_SET__…`, `--set`. Each winner knows who stated it, and where.
 //! 4. [`resolve`] checks each winner against its field ([`value`]); `elsewhere` adds the stages behind inputs from files and
-//!    from other pipelines; `edges` finds the output behind every `slot = "stage"`, compares types, orders the stages and shows any cycle whole. Last, each kind's own `check` sees its parameters.
+//!    from other pipelines; `edges` finds the output behind every `slot = "stage"`, compares types, orders the stages and shows any cycle whole. Last, each kind's own `check` sees its parameters,
+//!    and [`properties`] of artifacts that are known by then must agree.
 //! 5. [`sweep`] does 3 and 4 once per trial and merges stages that are equal in several trials.
 //! 6. [`mod@select`] finds what a target needs.
 //!
@@ -30,6 +31,7 @@
 //!    outputs digested and published, record last, work folder removed.
 //! 5. In the worker process [`worker`] finds the kind and calls it with an [`attempt`], whose numbers by step go into a [`step_log`]; a [`program`] is started by the
 //!    runner itself, and its results are the `numbers` it writes. How either ends is seen by [`ending`], what is under way is known to [`workers`].
+//!    [`left`] tells how far an attempt came that did not end.
 //! 6. [`memo`] keeps the answer to a run that found everything cached, for the next time it is asked.
 //! 7. All of it is told as [`event`]s; [`record`] keeps them.
 //!
@@ -68,6 +70,7 @@ pub mod inventory;
 pub mod key;
 pub mod launch;
 pub mod layers;
+pub mod left;
 pub mod lineage;
 pub mod located;
 pub mod lock;
@@ -83,6 +86,7 @@ mod place;
 pub mod plan;
 pub mod pool;
 pub mod program;
+pub mod properties;
 pub mod quantity;
 pub mod reason;
 pub mod record;

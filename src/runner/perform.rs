@@ -397,6 +397,7 @@ impl Shop<'_> {
                 None => grant.device(),
             },
             class: super::machine::class().into(),
+            given: self.judge.properties().given(stage),
         }
     }
 }

@@ -8,7 +8,9 @@ use super::digest::Digest;
 use super::files::{Files, Outside, first_difference};
 use super::graph::{Pipeline, Source, Stage, StageId};
 use super::key::{self, Action, Key};
+use super::left::Left;
 use super::past::Past;
+use super::properties::Properties;
 use super::reason::{self, Reason};
 use super::select::select;
 use super::store::{Presence, Store};
@@ -76,7 +78,10 @@ pub struct Judge<'a> {
     pub damaged: Mutex<BTreeSet<Digest>>,
     /// Hits that only the remote has; empty where a hit brings the artifacts.
     afar: Mutex<BTreeSet<Key>>,
+    /// Of stages that were judged to run.
+    keys: Mutex<BTreeMap<StageId, Key>>,
     past: OnceLock<Past>,
+    properties: OnceLock<Properties>,
 }
 
 impl<'a> Judge<'a> {
@@ -88,7 +93,9 @@ impl<'a> Judge<'a> {
             forced,
             damaged: Mutex::default(),
             afar: Mutex::default(),
+            keys: Mutex::default(),
             past: OnceLock::new(),
+            properties: OnceLock::new(),
         }
     }
 
@@ -120,6 +127,7 @@ impl<'a> Judge<'a> {
 
     /// Is the action done, and if not, why does it run?
     pub fn verdict(&self, id: StageId, keyed: &Keyed) -> Result<Verdict> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(id, keyed.action.key);
         let stage = &self.pipeline.stages[id.0];
         if self.forced.contains(&id) {
             return Ok(Verdict::Run(vec![Reason::Forced]));
@@ -157,6 +165,17 @@ impl<'a> Judge<'a> {
     pub fn is_afar(&self, verdict: &Verdict) -> bool {
         let afar = self.afar.lock().unwrap_or_else(PoisonError::into_inner);
         matches!(verdict, Verdict::Cached(record) if afar.contains(&record.key()))
+    }
+
+    /// What an attempt at a stage left that was judged before; none where its inputs are not known.
+    pub fn left(&self, id: StageId) -> Option<Left> {
+        let key = self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied()?;
+        Left::in_folder(&self.store.work_dir(&key))
+    }
+
+    /// What is known of all artifacts before they are made.
+    pub fn properties(&self) -> &Properties {
+        self.properties.get_or_init(|| Properties::of(self.pipeline))
     }
 
     /// What stands against taking the outputs of a record.

@@ -8,6 +8,7 @@ use super::elsewhere::{self, Elsewhere, MARK};
 use super::graph::{Command, Few, Origin, Patience, Pipeline, Resources, Source, Stage, StageId, few};
 use super::layers::{Layers, Overrides, Setting, Stated, Values};
 use super::manifest::{Field, FieldType, Params, Registry, Slot, element};
+use super::properties;
 use super::quantity;
 use super::spec::{RESOURCES, Spec, StageSpec};
 use super::value::{self, Value};
@@ -78,6 +79,7 @@ impl Spec {
         for (stage, place) in stages.iter().zip(&places) {
             check_kind(place, stage)?;
         }
+        properties::check(&stages)?;
         files.dedup();
         let warnings = self.warnings.clone();
         Ok(Pipeline { name: self.name.clone(), file: self.file.clone(), files, stages, warnings })

@@ -281,7 +281,18 @@ mod tests {
 
     fn field(ty: FieldType) -> Field {
         let (name, doc) = ("x".to_string(), String::new());
-        Field { name, ty, default: None, optional: false, one_of: vec![], min: None, max: None, missing: vec![], doc }
+        Field {
+            name,
+            ty,
+            default: None,
+            optional: false,
+            one_of: vec![],
+            min: None,
+            max: None,
+            cost: Default::default(),
+            missing: vec![],
+            doc,
+        }
     }
 
     #[test]

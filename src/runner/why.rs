@@ -8,6 +8,7 @@ use super::digest::Digest;
 use super::files::listing;
 use super::graph::{Stage, StageId};
 use super::key::ingredients;
+use super::left::Left;
 use super::name;
 use super::plan::{Judge, Keyed, Verdict, inputs, missing, plan};
 use super::reason::{Reason, compare, nearest};
@@ -37,6 +38,8 @@ pub struct Why {
     pub upstream: Vec<Why>,
     /// Outside files that are not there, as `parameter: path`.
     pub missing: Vec<String>,
+    /// What an attempt left that did not end, for a stage that would run.
+    pub left: Option<Left>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -153,6 +156,7 @@ impl Explainer<'_> {
             recorded: vec![],
             upstream: vec![],
             missing: vec![],
+            left: None,
         };
         Ok(match self.verdicts.get(&id) {
             Some(Verdict::Cached(record)) => self.cached(stage, record, blank(State::Cached)),
@@ -208,6 +212,7 @@ impl Explainer<'_> {
             changes,
             recorded: before.map_or(vec![], |b| differ(b, env!("CARGO_PKG_VERSION"), None, machine::class())),
             before: before.map(Fact::of),
+            left: Left::in_folder(&self.judge.store.work_dir(&keyed.action.key)),
             ..blank
         })
     }

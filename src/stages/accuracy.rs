@@ -3,9 +3,10 @@
 use super::support::{Confusion, Walk, batches, check_walk, create_dir, device, write_json};
 use crate::error::{Error, Result};
 use crate::ml::data::images::ImageSet;
+use crate::ml::metrics::bounds::How;
 use crate::ml::models::classifier::Classifier;
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::StageKind;
+use crate::runner::manifest::{StageKind, no_facts};
 use candle_core::Device;
 use serde::Deserialize;
 use serde_json::json;
@@ -14,6 +15,7 @@ pub const KIND: StageKind = StageKind {
     name: "accuracy",
     manifest: include_str!("../../stages/accuracy.toml"),
     check: check_walk::<Params>,
+    facts: no_facts,
     run,
 };
 
@@ -26,15 +28,14 @@ fn run(attempt: &Attempt) -> Result<()> {
     let device = device(attempt.device())?;
     let samples = ImageSet::open(attempt.input("samples")?)?;
     let net = Classifier::load(attempt.input("classifier")?, &device)?;
-    let size = (samples.height(), samples.width());
-    let trained = (net.config().height, net.config().width);
-    if size != trained {
-        return Err(Error::stage(format!("samples of {size:?} pixels were given to a classifier of {trained:?} ones")));
-    }
+    net.check_size(samples.height(), samples.width()).map_err(|e| Error::from(e).context("input `samples`"))?;
+    check_classes(samples.classes(), &net.config().classes)?;
     let answers = classify(attempt, &net, &samples, o.batch, &device)?;
     let out = attempt.output("metrics");
     create_dir(&out)?;
     let accuracy = answers.accuracy();
+    let warnings: Vec<String> = How::PLAIN.poor("accuracy", answers.total()).into_iter().collect();
+    warnings.iter().for_each(|text| attempt.log(text));
     let metrics = json!({
         "metric": "accuracy",
         "value": accuracy,
@@ -43,10 +44,25 @@ fn run(attempt: &Attempt) -> Result<()> {
         "confusion": answers.counts(),
         "classes": net.config().classes,
         "count": answers.total(),
+        "warnings": warnings,
     });
     write_json(&out.join("metrics.json"), &metrics)?;
     attempt.result("accuracy", accuracy);
     Ok(())
+}
+
+/// A label is the number of a class: it says the same to both only where the classes are the same. Sets may not name theirs.
+fn check_classes(ours: &[String], theirs: &[String]) -> Result<()> {
+    let unnamed = |names: &[String]| names.iter().enumerate().all(|(i, name)| *name == i.to_string());
+    if ours == theirs || unnamed(ours) || unnamed(theirs) {
+        return Ok(());
+    }
+    let told = |names: &[String]| match names {
+        [a, b, c, _, ..] => format!("{a}, {b}, {c}, … ({} classes)", names.len()),
+        few => few.join(", "),
+    };
+    let text = format!("the samples are of the classes {}, the classifier knows {}", told(ours), told(theirs));
+    Err(Error::stage(text).hint("train the classifier on images of the classes that samples are made of"))
 }
 
 fn classify(

@@ -9,13 +9,13 @@ use crate::ml::metrics::alignment::{Measure, Protocol, Representation};
 use crate::ml::metrics::cknna::Estimator;
 use crate::ml::metrics::unit_rows::{Clamp, Over};
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::{Params as Values, StageKind};
+use crate::runner::manifest::{Params as Values, StageKind, no_facts};
 use serde::Deserialize;
 use serde_json::{Map, json};
 use std::path::{Path, PathBuf};
 
 pub const KIND: StageKind =
-    StageKind { name: "agreement", manifest: include_str!("../../stages/agreement.toml"), check, run };
+    StageKind { name: "agreement", manifest: include_str!("../../stages/agreement.toml"), check, facts: no_facts, run };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,11 +54,22 @@ fn run(attempt: &Attempt) -> Result<()> {
         return Err(error.hint("row i of both must be of the same sample"));
     }
     let mut values = Map::new();
+    let constant = |(side, path): (&Side, &Path)| {
+        let text =
+            format!("all samples are the same in {}: whatever it is compared with, it agrees by 0", path.display());
+        side.representation.is_constant().then_some(text)
+    };
+    let mut warnings: Vec<String> =
+        [(&a, p.a.as_path()), (&b, p.b.as_path())].into_iter().filter_map(constant).collect();
     for measure in &p.metrics {
         let value = a.representation.score(&b.representation, *measure)?;
         values.insert(measure.name().into(), json!(value));
         attempt.result(measure.name(), value);
+        let bounds = protocol.bounds(a.dim.max(b.dim));
+        warnings.extend(bounds.poor(measure.name(), a.count as u64));
+        warnings.extend(bounds.impossible(measure.name(), value));
     }
+    warnings.iter().for_each(|text| attempt.log(text));
     let first = p.metrics.first().map(|m| m.name());
     let metrics = json!({
         "metric": first,
@@ -71,6 +82,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         "clamp": p.clamp,
         "clamp_over": p.clamp_over,
         "estimator": p.estimator,
+        "warnings": warnings,
     });
     let out = attempt.output("metrics");
     create_dir(&out)?;

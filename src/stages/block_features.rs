@@ -2,7 +2,7 @@
 //! protocol (arXiv 2410.06940): no projector, EMA weights, a posterior sample with noise, the null class. And the same
 //! average of an encoder's features. Knows nothing of what is measured on them.
 
-use super::examples::Scale;
+use super::examples::{Scale, TrainingNote};
 use super::support::device;
 use crate::error::{Error, Result};
 use crate::ml::data::packed::Packed;
@@ -62,7 +62,9 @@ impl Observer {
     /// Of the SiT in input `sit`, `batch` images at a time.
     pub fn open(attempt: &Attempt, look: Look, batch: usize) -> Result<Self> {
         let device = device(attempt.device())?;
-        let sit = open_sit(attempt.input("sit")?, &device)?;
+        let dir = attempt.input("sit")?;
+        let sit = open_sit(dir, &device)?;
+        same_path(dir, look.path)?;
         if look.label == Label::Null && sit.config().class_dropout == 0.0 {
             let text = "the SiT was trained without class dropout and has no null class";
             return Err(Error::stage(text).hint("set `label = \"own\"`"));
@@ -72,6 +74,19 @@ impl Observer {
 
     pub fn blocks(&self) -> usize {
         self.sit.config().blocks()
+    }
+
+    /// Are the latents of input `input` such as the SiT was trained on?
+    pub fn check(&self, latents: &Packed, input: &str) -> Result<()> {
+        let config = self.sit.config();
+        let (ours, shape) = ([config.in_channels, config.input_size, config.input_size], latents.shape("mean")?);
+        if shape == ours {
+            return Ok(());
+        }
+        let text = format!("input `{input}` is latents {shape:?}, but the SiT was trained on {ours:?}");
+        let hint =
+            "make both with one autoencoder, of images of one `resolution`; the numbers are channels, height, width";
+        Err(Error::stage(text).hint(hint))
     }
 
     /// Mean token of each image behind every block at timestep `t`, `[n, D]` f32 each, the first block first. `seen` is
@@ -123,6 +138,19 @@ impl Observer {
             return Err(Error::stage(format!("label {bad} is not one of the SiT's {null} classes")));
         }
         Ok(Tensor::from_vec(labels.iter().map(|l| *l as u32).collect(), ids.len(), &self.device)?)
+    }
+}
+
+/// Noise is added as in the training, where the artifact says how that was. A warmup sees none.
+fn same_path(dir: &Path, ours: NoisePath) -> Result<()> {
+    let Ok(text) = std::fs::read(dir.join("training.json")) else { return Ok(()) };
+    let note = serde_json::from_slice::<TrainingNote>(&text).ok();
+    let is_warmup = serde_json::from_slice::<SiTConfig>(&std::fs::read(dir.join("config.json")).unwrap_or_default())
+        .is_ok_and(|config| config.warmup_depth.is_some());
+    match note.filter(|note| note.path != ours && !is_warmup) {
+        Some(note) => Err(Error::stage(format!("`path` is {ours:?}, but the SiT was trained on {:?}", note.path))
+            .hint("give this stage the `path` of the training")),
+        None => Ok(()),
     }
 }
 

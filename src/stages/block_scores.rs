@@ -4,6 +4,7 @@
 use super::support::{create_dir, write_json};
 use crate::error::{Error, Result};
 use crate::ml::data::heat_map::HeatMap;
+use crate::ml::metrics::bounds::How;
 use crate::runner::attempt::Attempt;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
@@ -20,6 +21,13 @@ pub struct Scores {
 }
 
 impl Scores {
+    /// What to say of the value that lies farthest beyond what can be.
+    pub fn impossible(&self, bounds: &How) -> Option<String> {
+        let all = || self.values.iter().flatten().copied();
+        let extremes = [all().find(|v| v.is_nan()), all().reduce(f64::max), all().reduce(f64::min)];
+        extremes.into_iter().flatten().find_map(|value| bounds.impossible(self.measure, value))
+    }
+
     /// The best block, from 1, at timestep number `column`, and its score.
     fn best(&self, column: usize) -> (usize, f64) {
         let scores = self.values.iter().map(|row| row[column]).enumerate();

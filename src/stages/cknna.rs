@@ -3,6 +3,7 @@
 
 use super::block_features::{Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
 use super::block_scores::{Scores, by_block, report};
+use super::facts;
 use super::support::{Walk, check_list, check_pairs, parse, spread, stated_labels};
 use crate::error::{Error, Result};
 use crate::ml::data::packed::Packed;
@@ -14,7 +15,8 @@ use crate::runner::manifest::{Params as Values, StageKind};
 use serde::Deserialize;
 use serde_json::json;
 
-pub const KIND: StageKind = StageKind { name: "cknna", manifest: include_str!("../../stages/cknna.toml"), check, run };
+pub const KIND: StageKind =
+    StageKind { name: "cknna", manifest: include_str!("../../stages/cknna.toml"), check, facts: facts::look, run };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +45,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let batch = attempt.operation::<Walk>()?.batch.max(1);
     let observer = Observer::open(attempt, p.look, batch)?;
     let latents = Packed::open(attempt.input("latents")?)?;
+    observer.check(&latents, "latents")?;
     let features = Packed::open(attempt.input("features")?)?;
     check_pairs(&latents, "features", features.len(), stated_labels(&features))?;
     let ids = spread(latents.len(), p.images);
@@ -66,7 +69,18 @@ fn run(attempt: &Attempt) -> Result<()> {
         Scores { measure: measure.name(), title: title(*measure), values: by_block(&columns) }
     };
     let scores: Vec<Scores> = p.metrics.iter().enumerate().map(of_measure).collect();
+    let mut warnings = vec![];
+    let bounds = protocol.bounds(features.shape("tokens")?.last().copied().unwrap_or(0));
+    for scores in &scores {
+        warnings.extend(bounds.poor(scores.measure, ids.len() as u64));
+        warnings.extend(scores.impossible(&bounds));
+    }
+    if target.is_constant() {
+        warnings.push("all images are the same in `features`: every block agrees with them by 0".into());
+    }
+    warnings.iter().for_each(|text| attempt.log(text));
     let about = json!({
+        "warnings": warnings,
         "k": p.k,
         "estimator": p.estimator,
         "clamp": p.clamp,

@@ -7,7 +7,7 @@ use crate::ml::data::images::ImageSet;
 use crate::ml::models::encoder::Encoder;
 use crate::ml::weights::Tensors;
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::StageKind;
+use crate::runner::manifest::{StageKind, no_facts};
 use candle_core::DType;
 use serde::Deserialize;
 use serde_json::json;
@@ -16,6 +16,7 @@ pub const KIND: StageKind = StageKind {
     name: "features",
     manifest: include_str!("../../stages/features.toml"),
     check: check_walk::<Params>,
+    facts: no_facts,
     run,
 };
 

@@ -16,13 +16,14 @@ use crate::error::Result;
 use crate::ml::data::source::left_out::LeftOut;
 use crate::ml::models::mode::Mode;
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::{Params as Values, StageKind};
+use crate::runner::manifest::{Params as Values, StageKind, no_facts};
 use candle_core::Device;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-pub const KIND: StageKind = StageKind { name: "fid", manifest: include_str!("../../stages/fid.toml"), check, run };
+pub const KIND: StageKind =
+    StageKind { name: "fid", manifest: include_str!("../../stages/fid.toml"), check, facts: no_facts, run };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,7 +45,6 @@ fn run(attempt: &Attempt) -> Result<()> {
     let metrics = metric::parse(&p.metrics)?;
     let device = device(attempt.device())?;
     let comparison = Comparison::open(attempt, p.mode, &metrics, &device)?;
-    let (samples, reference) = measure(attempt, &comparison, &metrics, &device)?;
     let settings = Settings {
         mode: comparison.seen.as_ref().and_then(|seen| seen.mode),
         inception: comparison.is_inception(),
@@ -52,8 +52,11 @@ fn run(attempt: &Attempt) -> Result<()> {
         subsets: p.kid_subsets,
         subset_size: p.kid_subset_size,
     };
+    comparison.check_counts(&metrics, &settings.bounds())?;
+    let (samples, reference) = measure(attempt, &comparison, &metrics, &device)?;
     let values = values(&metrics, &settings, &samples, &reference)?;
-    let warnings = warnings::of(&comparison, &metrics, &samples, &reference);
+    let mut warnings = warnings::of(&comparison, &metrics, &samples, &reference);
+    warnings.extend(warnings::of_values(&metrics, &settings, &values, &samples, &reference));
     warnings.iter().for_each(|w| attempt.log(w));
 
     let report = report(&comparison, &samples, &reference, &values, &settings.told(&metrics, &reference), &warnings);

@@ -23,7 +23,9 @@ pub fn take_over(attempt: &Attempt, which: &str, params: &ParamSet, model: &SiT)
     }
     if let Some(first) = report.mismatched.first() {
         let text = format!("`init` is of another architecture: {} tensors differ in shape", report.mismatched.len());
-        return Err(Error::stage(text).because(first).hint("give `warmup` and `train` the same model parameters"));
+        let hint = "give `warmup` and `train` the same network, latents of the same channels and classes, and features of \
+                    the same encoders";
+        return Err(Error::stage(text).because(first).hint(hint));
     }
     let unused: Vec<&String> = report.unexpected.iter().filter(|n| !model.buffers().contains_key(*n)).collect();
     for (names, fate) in [(&report.loaded, "loaded"), (&report.missing, "fresh")] {
@@ -65,8 +67,8 @@ fn layers(names: &[String]) -> String {
     text.collect::<Vec<_>>().join(", ")
 }
 
-/// Refuses to go on from blocks that computed in another way. A rotary embedding has no weights of its own: the names
-/// and shapes of tensors do not tell whether it was there. Those of another MLP or projector have other names, and would
+/// Refuses to go on from blocks that computed in another way. A rotary embedding has no weights of its own, and heads share
+/// theirs: the names and shapes of tensors do not tell whether it was there, nor how many they were. Those of another MLP or projector have other names, and would
 /// be left out, fresh ones taking their places. The warmed-up blocks would be of little use.
 fn same_blocks(dir: &Path, ours: &SiTConfig) -> Result<()> {
     // Weights from elsewhere may come without a configuration.
@@ -76,8 +78,10 @@ fn same_blocks(dir: &Path, ours: &SiTConfig) -> Result<()> {
     let both_project = projects(&theirs) && projects(ours);
     let settings = |c: &SiTConfig| {
         let projector = both_project.then_some(("projector", json!(c.projector)));
+        let sizes = [("hidden", c.hidden), ("heads", c.heads), ("patch_size", c.patch_size)];
+        let sizes = sizes.into_iter().map(|(name, size)| (name, json!(size)));
         let all = [("rope", json!(c.rope)), ("qk_norm", json!(c.qk_norm)), ("mlp", json!(c.mlp))];
-        all.into_iter().chain(projector)
+        sizes.chain(all).chain(projector)
     };
     match settings(&theirs).zip(settings(ours)).find(|(theirs, ours)| theirs != ours) {
         None => Ok(()),

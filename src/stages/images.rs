@@ -1,6 +1,7 @@
 //! `images`: a set of images, as people have them, to a packed one at one size. Read on all cores, written in listed
 //! order.
 
+use super::facts;
 use super::support::{of_set, parse};
 use crate::error::{Error, Result};
 use crate::ml::data::decode::Orientation;
@@ -19,7 +20,7 @@ use serde_json::json;
 use std::path::PathBuf;
 
 pub const KIND: StageKind =
-    StageKind { name: "images", manifest: include_str!("../../stages/images.toml"), check, run };
+    StageKind { name: "images", manifest: include_str!("../../stages/images.toml"), check, facts: facts::images, run };
 
 /// Bytes of pixels in a shard.
 const SHARD_BYTES: usize = 256 << 20;

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::ml::data::ready::shards::Shards;
 use crate::ml::weights::Tensors;
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::StageKind;
+use crate::runner::manifest::{StageKind, no_facts};
 use serde::Deserialize;
 use serde_json::json;
 use std::path::PathBuf;
@@ -17,6 +17,7 @@ pub const KIND: StageKind = StageKind {
     name: "import-features",
     manifest: include_str!("../../stages/import-features.toml"),
     check: check_walk::<Params>,
+    facts: no_facts,
     run,
 };
 

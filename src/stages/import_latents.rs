@@ -8,14 +8,19 @@ use crate::error::{Error, Result};
 use crate::ml::data::ready::ReadyLatents;
 use crate::ml::data::source::Source;
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::{Params as Values, StageKind};
+use crate::runner::manifest::{Params as Values, StageKind, no_facts};
 use candle_core::Tensor;
 use serde::Deserialize;
 use serde_json::json;
 use std::path::PathBuf;
 
-pub const KIND: StageKind =
-    StageKind { name: "import-latents", manifest: include_str!("../../stages/import-latents.toml"), check, run };
+pub const KIND: StageKind = StageKind {
+    name: "import-latents",
+    manifest: include_str!("../../stages/import-latents.toml"),
+    check,
+    facts: no_facts,
+    run,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

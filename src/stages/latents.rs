@@ -12,7 +12,7 @@ use crate::ml::data::images::{ImageSet, to_unit};
 use crate::ml::models::vae::AutoencoderKl;
 use crate::ml::weights::Tensors;
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::StageKind;
+use crate::runner::manifest::{StageKind, no_facts};
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::json;
@@ -21,6 +21,7 @@ pub const KIND: StageKind = StageKind {
     name: "latents",
     manifest: include_str!("../../stages/latents.toml"),
     check: check_walk::<Params>,
+    facts: no_facts,
     run,
 };
 

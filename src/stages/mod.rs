@@ -9,6 +9,7 @@ mod block_scores;
 pub mod cknna;
 mod evaluation;
 mod examples;
+mod facts;
 mod feature_source;
 pub mod features;
 pub mod fid;

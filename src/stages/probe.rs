@@ -4,9 +4,11 @@
 
 use super::block_features::{Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
 use super::block_scores::{Scores, by_block, report};
+use super::facts;
 use super::support::{Walk, check_list, check_pairs, parse, spread, stated_labels};
 use crate::error::{Error, Result};
 use crate::ml::data::packed::Packed;
+use crate::ml::metrics::bounds::How;
 use crate::ml::metrics::knn;
 use crate::ml::metrics::linear_probe::{Fitting, LinearProbe};
 use crate::runner::attempt::Attempt;
@@ -15,7 +17,8 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub const KIND: StageKind = StageKind { name: "probe", manifest: include_str!("../../stages/probe.toml"), check, run };
+pub const KIND: StageKind =
+    StageKind { name: "probe", manifest: include_str!("../../stages/probe.toml"), check, facts: facts::look, run };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,11 +76,19 @@ fn run(attempt: &Attempt) -> Result<()> {
     let batch = attempt.operation::<Walk>()?.batch.max(1);
     let observer = Observer::open(attempt, p.look, batch)?;
     let (bank, heldout) = (Set::open(attempt, "latents", &p)?, Set::open(attempt, "heldout", &p)?);
+    observer.check(&bank.latents, "latents")?;
+    observer.check(&heldout.latents, "heldout")?;
     let prober = Prober { p: &p, bank: &bank.labels, heldout: &heldout.labels };
     let encoder = match (attempt.optional_input("features"), attempt.optional_input("heldout_features")) {
         (Some(_), Some(_)) => {
             let features = bank.features(attempt, "features", batch)?;
-            Some(prober.answers(&features, &heldout.features(attempt, "heldout_features", batch)?)?)
+            let theirs = heldout.features(attempt, "heldout_features", batch)?;
+            let [ours, theirs_dim] = [&features, &theirs].map(|f| f.dims()[1]);
+            if ours != theirs_dim {
+                let text = format!("`features` have {ours} numbers a token, `heldout_features` {theirs_dim}");
+                return Err(Error::stage(text).hint("make both with the same encoder"));
+            }
+            Some(prober.answers(&features, &theirs)?)
         }
         _ => None,
     };
@@ -87,6 +98,15 @@ fn run(attempt: &Attempt) -> Result<()> {
         let test = observer.means(&heldout.shown(1), p.timesteps[i], seen)?;
         learn.iter().zip(&test).map(|(learn, test)| prober.answers(learn, test)).collect::<Result<Vec<Answers>>>()
     })?;
+    let mut warnings = vec![];
+    for probe in &p.probes {
+        warnings.extend(How::PLAIN.poor(probe.name(), heldout.ids.len() as u64));
+        if *probe == Kind::Knn && p.k >= bank.ids.len() {
+            let text = format!("knn: {} neighbours of {} images, so that all of them vote", p.k, bank.ids.len());
+            warnings.push(text);
+        }
+    }
+    warnings.iter().for_each(|text| attempt.log(text));
     warn(attempt, &p, &columns);
     let of_probe = |(i, kind): (usize, &Kind)| {
         let columns: Vec<Vec<f64>> = columns.iter().map(|c| c.iter().map(|a| a.accuracies[i]).collect()).collect();
@@ -94,6 +114,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     };
     let scores: Vec<Scores> = p.probes.iter().enumerate().map(of_probe).collect();
     let about = json!({
+        "warnings": warnings,
         "k": p.k,
         "temperature": knn::TEMPERATURE,
         "l2": p.l2,

@@ -2,6 +2,7 @@
 
 use super::averages;
 use super::examples::TrainingNote;
+use super::facts;
 use super::support::{create_dir, device, parse, write_json};
 use crate::error::{Error, Result};
 use crate::ml::data::picture::{NpzWriter, contact_sheet, to_u8, write_png};
@@ -21,7 +22,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 pub const KIND: StageKind =
-    StageKind { name: "sample", manifest: include_str!("../../stages/sample.toml"), check, run };
+    StageKind { name: "sample", manifest: include_str!("../../stages/sample.toml"), check, facts: facts::sample, run };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -17,11 +17,12 @@ use crate::ml::models::features::open_feature_network_with;
 use crate::ml::models::mode::Mode;
 use crate::ml::weights::{self, Tensors};
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::{Params as Values, StageKind};
+use crate::runner::manifest::{Params as Values, StageKind, no_facts};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-pub const KIND: StageKind = StageKind { name: "stats", manifest: include_str!("../../stages/stats.toml"), check, run };
+pub const KIND: StageKind =
+    StageKind { name: "stats", manifest: include_str!("../../stages/stats.toml"), check, facts: no_facts, run };
 
 const IMAGES: &str = "images";
 

@@ -4,6 +4,7 @@
 use super::alignment::{Alignment, check_pairs_of_batch};
 use super::averages;
 use super::examples::{Architecture, Batch, CUSTOM, Depths, Examples, TrainingNote, write_artifact, write_snapshots};
+use super::facts;
 use super::phase::{Phase, Start};
 use super::preview::Preview;
 use super::size_defaults;
@@ -27,7 +28,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-pub const KIND: StageKind = StageKind { name: "train", manifest: include_str!("../../stages/train.toml"), check, run };
+pub const KIND: StageKind =
+    StageKind { name: "train", manifest: include_str!("../../stages/train.toml"), check, facts: facts::train, run };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -11,12 +11,17 @@ use crate::ml::prefetch::Place;
 use crate::ml::train::{StepLoss, Trained, Watch, batch_indices};
 use crate::ml::weights::{self, ParamSet};
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::{Params as Values, StageKind};
+use crate::runner::manifest::{Params as Values, StageKind, no_facts};
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
-pub const KIND: StageKind =
-    StageKind { name: "train-classifier", manifest: include_str!("../../stages/train-classifier.toml"), check, run };
+pub const KIND: StageKind = StageKind {
+    name: "train-classifier",
+    manifest: include_str!("../../stages/train-classifier.toml"),
+    check,
+    facts: no_facts,
+    run,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,6 +62,10 @@ fn run(attempt: &Attempt) -> Result<()> {
     let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
     let config = p.network(class_names(&images)?, images.height(), images.width());
+    let holdout = attempt.optional_input("holdout").map(ImageSet::open).transpose()?;
+    if let Some(holdout) = &holdout {
+        check_holdout(&config, holdout)?;
+    }
     let trained = train(attempt, &p, &config, &images, &device)?;
     let out = attempt.output("classifier");
     create_dir(&out)?;
@@ -64,11 +73,25 @@ fn run(attempt: &Attempt) -> Result<()> {
     write_json(&out.join("config.json"), &config)?;
 
     let net = Classifier::load(&out, &device)?;
-    if let Some(dir) = attempt.optional_input("holdout") {
-        attempt.result("holdout_accuracy", accuracy(&net, &ImageSet::open(dir)?, p.batch, &device)?);
+    if let Some(holdout) = &holdout {
+        attempt.result("holdout_accuracy", accuracy(&net, holdout, p.batch, &device)?);
     }
     attempt.result("training_accuracy", accuracy(&net, &images, p.batch, &device)?);
     Ok(())
+}
+
+/// What would be found out after the training.
+fn check_holdout(config: &ClassifierConfig, holdout: &ImageSet) -> Result<()> {
+    let (ours, theirs) = ((config.height, config.width), (holdout.height(), holdout.width()));
+    if ours != theirs {
+        let text = format!("input `holdout` is of {theirs:?} pixels, input `images` of {ours:?}");
+        return Err(Error::stage(text).hint("give both the same `resolution`"));
+    }
+    let known = config.classes.len();
+    match holdout.labels().iter().find(|l| usize::try_from(**l).map_or(true, |l| l >= known)) {
+        Some(label) => Err(Error::stage(format!("input `holdout` has label {label}, input `images` {known} classes"))),
+        None => Ok(()),
+    }
 }
 
 /// Names by label; numbers where the set has none.

@@ -13,12 +13,17 @@ use crate::ml::pretrain::{self, Learner, Objective};
 use crate::ml::train::{StepLoss, Trained, Watch, batch_indices};
 use crate::ml::weights;
 use crate::runner::attempt::Attempt;
-use crate::runner::manifest::{Params as Values, StageKind};
+use crate::runner::manifest::{Params as Values, StageKind, no_facts};
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
-pub const KIND: StageKind =
-    StageKind { name: "train-encoder", manifest: include_str!("../../stages/train-encoder.toml"), check, run };
+pub const KIND: StageKind = StageKind {
+    name: "train-encoder",
+    manifest: include_str!("../../stages/train-encoder.toml"),
+    check,
+    facts: no_facts,
+    run,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,5 +1,6 @@
 //! `train-vae`: trains an autoencoder on images and measures the scale of its latents.
 
+use super::facts;
 use super::support::{batches, create_dir, device, parse, usage, write_json};
 use super::trainer::{self, Cadence, Optimization};
 use crate::error::{Error, Result};
@@ -15,8 +16,13 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use std::path::Path;
 
-pub const KIND: StageKind =
-    StageKind { name: "train-vae", manifest: include_str!("../../stages/train-vae.toml"), check, run };
+pub const KIND: StageKind = StageKind {
+    name: "train-vae",
+    manifest: include_str!("../../stages/train-vae.toml"),
+    check,
+    facts: facts::train_vae,
+    run,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,6 +66,11 @@ fn run(attempt: &Attempt) -> Result<()> {
     let images = ImageSet::open(attempt.input("images")?)?;
     if images.is_empty() {
         return Err(Error::stage("the image set is empty"));
+    }
+    let f = p.network().downsampling();
+    if !images.height().is_multiple_of(f) || !images.width().is_multiple_of(f) {
+        let text = format!("images of {} x {} pixels do not divide by {f}", images.height(), images.width());
+        return Err(Error::stage(text).hint("every level of `block_out_channels` but the last halves height and width"));
     }
     let trained = train(attempt, &p, &images, &device)?;
     let out = attempt.output("vae");

@@ -3,6 +3,7 @@
 
 use super::alignment::Alignment;
 use super::examples::{Architecture, Batch, Depths, Examples, write_artifact};
+use super::facts;
 use super::phase::{Phase, Start};
 use super::support::{device, parse};
 use super::trainer::{self, Cadence, Optimization};
@@ -17,7 +18,7 @@ use candle_core::{DType, Tensor};
 use serde::Deserialize;
 
 pub const KIND: StageKind =
-    StageKind { name: "warmup", manifest: include_str!("../../stages/warmup.toml"), check, run };
+    StageKind { name: "warmup", manifest: include_str!("../../stages/warmup.toml"), check, facts: facts::warmup, run };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

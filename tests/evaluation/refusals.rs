@@ -110,19 +110,31 @@ fn statistics_of_other_networks_do_not_compare() {
     assert_eq!(error.causes[0], format!("`{}` does not describe statistics", note.display()));
 }
 
+/// A classifier answers for images of any size, and means nothing by it.
+#[test]
+fn a_classifier_refuses_images_of_another_size() {
+    let bench = Bench::new();
+    let (net, a) = (network(&bench, "net", 1), samples(&bench, "a", 12));
+    let large = bench.path("large");
+    fs::create_dir_all(&large).unwrap();
+    write_npz(&large.join("samples.npz"), &vec![7; 12 * 64 * 64 * 3], 64, 64, &vec![0; 12]).unwrap();
+    let said = refused(&bench, &[("samples", &large), ("reference", &a), ("network", &net)], json!({}));
+    assert!(said.0.starts_with("images of 64 x 64 pixels, but the classifier was trained on "), "{said:?}");
+}
+
 #[test]
 fn too_few_images_are_an_error_and_equal_ones_have_a_value() {
     let bench = Bench::new();
     let (net, a, one) = (network(&bench, "net", 1), samples(&bench, "a", 12), samples(&bench, "one", 1));
     let inputs = |samples| [("samples", samples), ("reference", a.as_path()), ("network", net.as_path())];
     let said = refused(&bench, &inputs(one.as_path()), json!({}));
-    assert_eq!(said.0, "one image has no covariance; statistics need 2 images at least");
+    assert_eq!(said.0, "`metrics`: `fid` needs 2 images of each side, and input `samples` has 1");
     let three = samples(&bench, "three", 3);
     let said = refused(&bench, &inputs(&three), json!({"metrics": ["precision"]}));
-    assert!(said.0.contains("precision and recall to neighbour 3 of 3 samples"), "{said:?}");
+    assert_eq!(said.0, "`metrics`: `precision` needs 4 images of each side, and input `samples` has 3");
     let said = refused(&bench, &inputs(&three), json!({"metrics": ["kid"]}));
-    assert!(said.0.contains("KID over subsets of 1000 needs as many samples, there are 3"), "{said:?}");
-    assert_eq!(said.1, ["`kid_subset_size` is 1000; numbers of different sizes do not compare"]);
+    assert_eq!(said.0, "`metrics`: `kid` needs 1000 images of each side, and input `samples` has 3");
+    assert_eq!(said.1, ["`kid_subset_size` is 1000; numbers of other sizes do not compare"]);
 
     // All alike: the covariance is zero, and the distance that of the means.
     let flat = |name: &str, value: u8| {

@@ -4,10 +4,11 @@ use super::space::Space;
 use erw::error::{Error, Result};
 use erw::runner::attempt::Attempt;
 use erw::runner::event::{Event, Listener};
-use erw::runner::graph::{Patience, Pipeline};
+use erw::runner::graph::{Patience, Pipeline, StageId};
 use erw::runner::launch::Launcher;
 use erw::runner::layers::Overrides;
-use erw::runner::manifest::{Manifest, Registry, StageKind};
+use erw::runner::manifest::{Manifest, Registry, StageKind, no_facts};
+use erw::runner::plan::{Judge, plan};
 use erw::runner::pool::Limits;
 use erw::runner::schedule::{self, Options, Outcome, Stop};
 use erw::runner::select::select;
@@ -27,7 +28,8 @@ steps = 10   # steps
 fate = 0     # see above
 "#;
 
-pub const COUNTER: Registry = &[StageKind { name: "count", manifest: COUNT, check: |_, _, _| Ok(()), run: count_up }];
+pub const COUNTER: Registry =
+    &[StageKind { name: "count", manifest: COUNT, check: |_, _, _| Ok(()), facts: no_facts, run: count_up }];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,6 +93,15 @@ pub fn count(fate: i64) -> (Space, Outcome) {
     let space = Space::new("[stages.n]\nkind = \"count\"\n");
     let outcome = count_in(&space, fate);
     (space, outcome)
+}
+
+/// What a plan says of an attempt that did not end.
+pub fn left(space: &Space) -> String {
+    let pipeline = Pipeline::load(&space.path("p.toml"), COUNTER, &Overrides::default()).unwrap();
+    let store = Store::open(&space.path("cache")).unwrap();
+    let judge = Judge::new(&pipeline, &store, Default::default());
+    plan(&judge, &select(&pipeline, &[]).unwrap()).unwrap();
+    judge.left(StageId(0)).map(|left| left.to_string()).unwrap_or_default()
 }
 
 pub fn count_in(space: &Space, fate: i64) -> Outcome {

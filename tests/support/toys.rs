@@ -6,7 +6,7 @@ use erw::report::diagnostic;
 use erw::runner::attempt::Attempt;
 use erw::runner::graph::{Pipeline, Stage};
 use erw::runner::layers::Overrides;
-use erw::runner::manifest::{Params, Registry, StageKind};
+use erw::runner::manifest::{Params, Registry, StageKind, no_facts};
 
 const IMAGES: &str = r#"
 summary = "read images"
@@ -83,11 +83,11 @@ fn run(_: &Attempt) -> Result<()> {
 }
 
 pub const TOYS: Registry = &[
-    StageKind { name: "images", manifest: IMAGES, check: fine, run },
-    StageKind { name: "codec", manifest: CODEC, check: fine, run },
-    StageKind { name: "train", manifest: TRAIN, check: check_train, run },
-    StageKind { name: "pair", manifest: PAIR, check: fine, run },
-    StageKind { name: "join", manifest: JOIN, check: fine, run },
+    StageKind { name: "images", manifest: IMAGES, check: fine, facts: no_facts, run },
+    StageKind { name: "codec", manifest: CODEC, check: fine, facts: no_facts, run },
+    StageKind { name: "train", manifest: TRAIN, check: check_train, facts: no_facts, run },
+    StageKind { name: "pair", manifest: PAIR, check: fine, facts: no_facts, run },
+    StageKind { name: "join", manifest: JOIN, check: fine, facts: no_facts, run },
 ];
 
 /// A pipeline of three stages, for others to extend. Line numbers matter to tests.

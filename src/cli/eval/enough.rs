@@ -3,6 +3,7 @@
 
 use super::given::Side;
 use crate::error::{Error, Result};
+use crate::ml::metrics::bounds::How;
 use crate::ml::metrics::inception_score::Parts;
 use crate::ml::metrics::kid::Subsets;
 use crate::ml::metrics::precision_recall::K;
@@ -22,30 +23,27 @@ impl Counts {
     /// # Errors
     /// Where a side is known to be too small.
     pub fn check(&self, metric: &str, sides: &[Side<'_>]) -> Result<()> {
-        let k = self.k.map_or(K as u64, u64::from);
-        let size = self.kid_subset_size.map_or(Subsets::TORCH_FIDELITY.size as u64, u64::from);
-        let (sides, least, what, hint) = match metric {
-            "kid" => (
+        let parts = inception_score_parts(Some(self.mode));
+        let k = self.k.map_or(K, |k| k as usize);
+        let size = self.kid_subset_size.map_or(Subsets::TORCH_FIDELITY.size, |size| size as usize);
+        let Some(bounds) = (How { k, subset_size: size, parts, ..How::PLAIN }).of(metric) else { return Ok(()) };
+        let least = bounds.least as u64;
+        let (sides, what, hint) = match (metric, parts) {
+            ("kid", _) => (
                 sides,
-                size,
-                format!("a subset of `kid` {size}"),
+                format!("a subset of `kid` {least}"),
                 "`--kid-subset-size` sets another, whose numbers do not compare",
             ),
-            "precision" | "recall" | "density" | "coverage" => (
+            ("precision" | "recall" | "density" | "coverage", _) => (
                 sides,
-                k + 1,
-                format!("`{metric}` to neighbour {k} needs {}", k + 1),
+                format!("`{metric}` to neighbour {k} needs {least}"),
                 "`-k` sets another, whose numbers do not compare",
             ),
-            "is" => match inception_score_parts(Some(self.mode)) {
-                Parts::Shuffled { count, .. } => (
-                    &sides[..1],
-                    count as u64,
-                    format!("torch-fidelity's Inception Score has {count} parts"),
-                    "that of mode adm is over parts of 5,000 images",
-                ),
-                Parts::Size(_) => return Ok(()),
-            },
+            ("is", Parts::Shuffled { count, .. }) => (
+                &sides[..1],
+                format!("torch-fidelity's Inception Score has {count} parts"),
+                "that of mode adm is over parts of 5,000 images",
+            ),
             _ => return Ok(()),
         };
         for side in sides {

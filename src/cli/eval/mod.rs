@@ -173,7 +173,10 @@ fn run_pipeline(text: String, said: &[(&str, &str)], gpu: Option<usize>, how: &H
     let outcome = execute(&pipeline, selected, &flags, place.cache, vec![]).map_err(in_words)?;
     let outcome = outcome.ok_or_else(|| Error::internal("an evaluation ran dry"))?;
     if let Some(error) = outcome.error {
-        print_log(&outcome.ends);
+        // What was tried to fetch a file stands in the error.
+        if !error.message.contains("could not be fetched") {
+            print_log(&outcome.ends);
+        }
         return Err(in_words(error));
     }
     Ok(Ran { ends: outcome.ends })

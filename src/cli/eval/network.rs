@@ -84,9 +84,13 @@ impl Network {
     /// An error, with what identifies the network's file where it could not be fetched.
     pub fn missing(&self, error: Error) -> Error {
         let Self::Published(entry) = self else { return error };
+        if !error.message.contains("could not be fetched") {
+            return error;
+        }
         let sum = entry.locations.first().and_then(|location| location.sha256.as_ref());
-        let absent = error.message.contains("could not be fetched");
-        error.maybe_hint(sum.filter(|_| absent).map(|sum| format!("the sha256 of `{}` is {sum}", entry.name)))
+        let mut error = error.maybe_hint(sum.map(|sum| format!("the sha256 of `{}` is {sum}", entry.name)));
+        error.hints.iter_mut().for_each(|hint| *hint = hint.replace("NAME=FILE", &format!("{}=FILE", entry.name)));
+        error
     }
 
     /// What inputs name.
@@ -120,11 +124,9 @@ fn entry(name: &str) -> Result<&'static Entry> {
 }
 
 fn exported(dir: &Path) -> Result<Network> {
-    let types = ["inception", "encoder"];
-    match types.into_iter().find(|ty| dir.join(format!("{ty}.safetensors")).is_file()) {
+    match TYPES.into_iter().find(|ty| dir.join(format!("{ty}.safetensors")).is_file()) {
         Some(ty) => Ok(Network::Exported(dir.into(), ty)),
         None => Err(Error::usage(format!("`{}` is no exported network", dir.display()))
-            .hint("it holds inception.safetensors or encoder.safetensors, with config.json")
-            .hint("a classifier is named by its stage: FILE.toml:STAGE")),
+            .hint("it holds inception.safetensors, encoder.safetensors or classifier.safetensors, with config.json")),
     }
 }

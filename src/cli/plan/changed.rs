@@ -8,6 +8,7 @@ use crate::runner::key::params_digest;
 use crate::runner::layers::Overrides;
 use crate::runner::manifest::Registry;
 use crate::runner::past::Past;
+use crate::runner::properties::{Properties, doubts};
 use crate::runner::since::{Change, since};
 use crate::runner::store::Store;
 
@@ -22,6 +23,7 @@ pub fn planned(
     let since = since(pipeline, selected, revision, known, store)?;
     let stale = since.stages.iter().any(|(_, change)| *change != Change::Unchanged);
     let past = if stale { Some(Past::read(store)?) } else { None };
+    let properties = Properties::of(pipeline);
     let line = |(id, change): &(StageId, Change)| {
         let stage = pipeline.stage(*id);
         let (verdict, says) = match change {
@@ -43,7 +45,11 @@ pub fn planned(
             verdict,
             says,
             stale,
-            past_seconds: past.as_ref().filter(|_| stale).and_then(|past| past.seconds(&pipeline.name, stage)),
+            past_seconds: past
+                .as_ref()
+                .filter(|_| stale)
+                .and_then(|past| past.took(&pipeline.name, stage, &properties.given(stage))),
+            left: None,
         }
     };
     let stages: Vec<Line> = since.stages.iter().map(line).collect();
@@ -60,5 +66,6 @@ pub fn planned(
         Some(then) if *then != pipeline.file => notes += &format!("the file was called `{}`\n", near(then)),
         Some(_) => {}
     }
-    Ok(Planned { pipeline: pipeline.name.clone(), since: Some(since.commit), stages, notes, sum })
+    let warnings = doubts(pipeline, selected);
+    Ok(Planned { pipeline: pipeline.name.clone(), since: Some(since.commit), stages, warnings, notes, sum })
 }

@@ -8,6 +8,8 @@ use crate::report::table::near;
 use crate::runner::graph::{Pipeline, Stage, StageId};
 use crate::runner::key::params_digest;
 use crate::runner::plan::{Judge, Missing, Verdict, plan};
+use crate::runner::properties::doubts;
+use crate::runner::reason::Reason;
 use crate::runner::store::Store;
 use crate::stages::weights::{KIND, published};
 use std::collections::BTreeSet;
@@ -37,16 +39,34 @@ pub fn planned(pipeline: &Pipeline, store: &Store, selected: &[StageId], forced:
             },
             says: match judge.is_afar(verdict) {
                 true => vec!["cached (remote)".into()],
-                false => words(pipeline, stage, verdict, &blocked, &library),
+                false => words(pipeline, stage, verdict, &blocked, &library)
+                    .into_iter()
+                    .chain(left(&judge, *id, verdict))
+                    .collect(),
             },
             stale: !cached,
-            past_seconds: past.filter(|_| !cached).and_then(|past| past.seconds(&pipeline.name, stage)),
+            past_seconds: past
+                .filter(|_| !cached && !resourced(stage, verdict))
+                .and_then(|past| past.took(&pipeline.name, stage, &judge.properties().given(stage))),
+            left: judge.left(*id).filter(|_| matches!(verdict, Verdict::Run(_))),
         }
     };
     let lines: Vec<Line> = verdicts.iter().map(line).collect();
     let missing: Vec<&Missing> = verdicts.iter().flat_map(|(_, v)| absent(v)).collect();
     let sum = sum(&lines, &missing, blocked.len());
-    Ok(Planned { pipeline: pipeline.name.clone(), since: None, stages: lines, notes: shopping_list(&missing), sum })
+    let (warnings, notes) = (doubts(pipeline, selected), shopping_list(&missing));
+    Ok(Planned { pipeline: pipeline.name.clone(), since: None, stages: lines, warnings, notes, sum })
+}
+
+/// From where an attempt would go on that was begun.
+fn left(judge: &Judge<'_>, id: StageId, verdict: &Verdict) -> Option<String> {
+    judge.left(id).filter(|_| matches!(verdict, Verdict::Run(_))).map(|left| left.to_string())
+}
+
+/// Does it read other files than before? How many they are is not known. A program's are its own text, mostly.
+fn resourced(stage: &Stage, verdict: &Verdict) -> bool {
+    let Verdict::Run(reasons) = verdict else { return false };
+    stage.command.is_none() && reasons.iter().any(|r| matches!(r, Reason::SourceChanged { .. }))
 }
 
 fn sum(lines: &[Line], missing: &[&Missing], blocked: usize) -> String {

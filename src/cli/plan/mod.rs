@@ -7,8 +7,9 @@ pub use judged::planned;
 
 use super::common::{PipelineArgs, columns, print, tell_of_link, warn_of};
 use super::remote::{RemoteArgs, warn};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::report::{duration, markdown};
+use crate::runner::left::Left;
 use crate::runner::manifest::Registry;
 use crate::runner::select::select;
 use serde::Serialize;
@@ -36,7 +37,7 @@ pub struct Args {
     /// Judge the stages of all trials of the `[sweep]`
     #[arg(long, conflicts_with = "since")]
     pub sweep: bool,
-    /// Exit with 5 if there is work to do, with 0 if there is none
+    /// Exit with 5 if there is work to do, with 0 if there is none, with 2 if a file or folder is missing, as a run would
     #[arg(long)]
     pub exit_code: bool,
     #[command(flatten)]
@@ -58,6 +59,8 @@ pub struct Planned {
     /// The commit that it is compared with.
     pub since: Option<String>,
     pub stages: Vec<Line>,
+    /// What would work and is hardly meant.
+    pub warnings: Vec<String>,
     /// What is told below the table.
     pub notes: String,
     /// The last line.
@@ -74,8 +77,10 @@ pub struct Line {
     pub verdict: &'static str,
     pub says: Vec<String>,
     pub stale: bool,
-    /// What it took before, for a stale stage.
+    /// What the same work took before, for a stale stage.
     pub past_seconds: Option<f64>,
+    /// What an attempt left that did not end.
+    pub left: Option<Left>,
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
@@ -103,7 +108,13 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
         Format::Markdown => planned.markdown(),
     })?;
     let work = planned.stages.iter().any(|line| line.stale);
-    Ok(if args.exit_code && work { WORK } else { 0 })
+    let lacking = planned.stages.iter().any(|line| line.verdict == "missing");
+    Ok(match args.exit_code {
+        // As a run of it would end.
+        true if lacking => ErrorKind::Usage.exit_code(),
+        true if work => WORK,
+        _ => 0,
+    })
 }
 
 impl Planned {
@@ -123,11 +134,15 @@ impl Planned {
             return self.sum.clone();
         }
         let (seconds, unknown) = self.cost();
-        let unknown = match unknown {
-            0 => String::new(),
-            n => format!(", and {} of unknown cost", count(n, "stage", "stages")),
-        };
-        format!("{}; by earlier runs {}{unknown}", self.sum, duration(seconds))
+        match unknown {
+            0 => format!("{}; by earlier runs {}", self.sum, duration(seconds)),
+            n => format!(
+                "{}; by earlier runs at least {}, and {} of unknown cost",
+                self.sum,
+                duration(seconds),
+                count(n, "stage", "stages")
+            ),
+        }
     }
 
     /// Columns: stage, kind, digest of the parameters, what it took before if any is known, verdict.
@@ -148,15 +163,19 @@ impl Planned {
             };
             rows.extend(says.map(below));
         }
-        columns(&rows, "") + &self.notes + &self.sum() + "\n"
+        columns(&rows, "") + &self.notes() + &self.sum() + "\n"
+    }
+
+    fn notes(&self) -> String {
+        self.warnings.iter().map(|text| format!("warning: {text}\n")).collect::<String>() + &self.notes
     }
 
     fn markdown(&self) -> String {
         let row = |l: &Line| vec![format!("`{}`", l.stage), l.kind.to_string(), l.says.join("\n"), past(l)];
         let rows: Vec<Vec<String>> = self.stages.iter().map(row).collect();
         let table = markdown::table(&["stage", "kind", "verdict", "took before"], &rows);
-        let notes =
-            if self.notes.is_empty() { String::new() } else { format!("```text\n{}\n```\n\n", self.notes.trim()) };
+        let notes = self.notes();
+        let notes = if notes.is_empty() { notes } else { format!("```text\n{}\n```\n\n", notes.trim()) };
         format!("### Plan of `{}`\n\n{table}\n{notes}{}\n", self.pipeline, self.sum())
     }
 
@@ -169,6 +188,7 @@ impl Planned {
             "stale": self.stages.iter().filter(|l| l.stale).count(),
             "past_seconds": seconds,
             "unknown_cost": unknown,
+            "warnings": self.warnings,
         });
         format!("{plan:#}\n")
     }

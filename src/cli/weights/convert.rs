@@ -108,6 +108,8 @@ fn meant(what: &str, config: Option<&PathBuf>) -> Result<(Artifact, Network)> {
             (Some(artifact @ (Artifact::Sit | Artifact::Stats)), None) => Ok((artifact, Network::Shown)),
             (Some(Artifact::Encoder), None) => Err(Error::usage("`--as encoder` does not say which network")
                 .hint(format!("name it: {}; or give `--config`", Artifact::Encoder.presets().join(", ")))),
+            (Some(Artifact::Classifier), None) => Err(Error::usage("`--as classifier` does not say which network")
+                .hint("give its `config.json` by `--config`")),
             (None, _) => {
                 let types = Artifact::ALL.into_iter().map(Artifact::name);
                 let all: Vec<&str> =

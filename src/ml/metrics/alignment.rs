@@ -2,6 +2,7 @@
 //! them: each representation once, then compared with any number of others. Where features come from is the caller's
 //! business.
 
+use super::bounds::How;
 use super::cka::{Gram, cka};
 use super::cknna::{Estimator, Neighbours, cknna};
 use super::mutual_knn::{Circles, mutual_knn};
@@ -44,6 +45,11 @@ pub struct Protocol {
 }
 
 impl Protocol {
+    /// What its numbers can be, of features of length `dim`.
+    pub fn bounds(&self, dim: usize) -> How {
+        How { k: self.k, estimator: self.estimator, dim, ..How::PLAIN }
+    }
+
     /// Whether any measure asks for neighbours.
     pub fn has_neighbours(&self) -> bool {
         self.measures.iter().any(|m| *m != Measure::Cka)
@@ -53,6 +59,7 @@ impl Protocol {
 /// A representation, prepared for the measures of a protocol.
 #[derive(Debug)]
 pub struct Representation {
+    constant: bool,
     near: Option<Neighbours>,
     circles: Option<Circles>,
     gram: Option<Gram>,
@@ -63,6 +70,7 @@ impl Representation {
     pub fn of(features: &Tensor, protocol: &Protocol) -> Result<Self> {
         let rows = UnitRows::of(features, protocol.clamp)?;
         let wants = |measure| protocol.measures.contains(&measure);
+        let constant = rows.are_equal();
         let (mut near, mut circles) = (None, None);
         if protocol.has_neighbours() {
             let nearest = within(&rows, protocol.k)?;
@@ -74,7 +82,12 @@ impl Representation {
             }
         }
         let gram = if wants(Measure::Cka) { Some(Gram::new(rows, protocol.estimator)?) } else { None };
-        Ok(Self { near, circles, gram })
+        Ok(Self { constant, near, circles, gram })
+    }
+
+    /// Are all samples the same in it? Then every measure is 0, whatever it is compared with.
+    pub fn is_constant(&self) -> bool {
+        self.constant
     }
 
     /// The measure of this and another representation, both prepared for it.

@@ -2,6 +2,7 @@
 //! caller's business, and so is what the number may be called.
 
 pub mod alignment;
+pub mod bounds;
 pub mod cka;
 pub mod cknna;
 pub mod cmmd;

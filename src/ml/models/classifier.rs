@@ -108,6 +108,15 @@ impl Classifier {
         &self.config
     }
 
+    /// Refuses images of another size than it was trained on: it would answer, and mean nothing.
+    pub fn check_size(&self, height: usize, width: usize) -> Result<()> {
+        let (h, w) = (self.config.height, self.config.width);
+        match (height, width) == (h, w) {
+            true => Ok(()),
+            false => bail!("images of {height} x {width} pixels, but the classifier was trained on {h} x {w}"),
+        }
+    }
+
     /// Images `[n, 3, H, W]` in [-1, 1] to pooled activations `[n, features]`.
     pub fn features(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.stages.iter().try_fold(x.clone(), |x, s| s.forward(&x))?;
@@ -140,6 +149,8 @@ impl FeatureNetwork for Classifier {
     }
 
     fn outputs(&self, images_u8: &Tensor) -> Result<Outputs> {
+        let (_, _, height, width) = images_u8.dims4()?;
+        self.check_size(height, width)?;
         let pool = Self::features(self, &pixels_to_unit(images_u8)?)?;
         let logits = self.head.forward(&pool)?;
         Ok(Outputs { pool, spatial: None, logits: Some(logits) })

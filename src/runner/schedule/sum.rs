@@ -9,7 +9,12 @@ pub(super) fn sum(ends: &[StageEnd], signal: Option<i32>) -> Option<Error> {
     if let Some(signal) = signal {
         let name = if signal == libc::SIGINT { "interrupted" } else { "terminated" };
         let error = Error::new(ErrorKind::Signal(signal), name);
-        return Some(error.hint("run again to resume; finished stages are cached"));
+        let suspended = in_state(State::Suspended).filter_map(|e| Some(format!("`{}` {}", e.stage, e.left.as_ref()?)));
+        let suspended: Vec<String> = suspended.collect();
+        return Some(error.hint(match suspended.is_empty() {
+            true => "run again to go on; finished stages are cached".into(),
+            false => format!("run again: {}; finished stages are cached", suspended.join(", ")),
+        }));
     }
     let mut failed = in_state(State::Failed);
     if let Some(first) = failed.next() {
@@ -27,8 +32,7 @@ pub(super) fn sum(ends: &[StageEnd], signal: Option<i32>) -> Option<Error> {
         return Some(if others.is_empty() { error } else { error.hint(format!("also failed: {}", others.join(", "))) });
     }
     in_state(State::Suspended).next().map(|e| {
-        let mut error = Error::suspended();
-        error.message = format!("stage `{}`: {}", e.stage, error.message);
-        error
+        let how = e.left.as_ref().map_or_else(String::new, |left| format!(", it {left}"));
+        Error::new(ErrorKind::Suspended, format!("stage `{}`: stopped before the end; run again{how}", e.stage))
     })
 }

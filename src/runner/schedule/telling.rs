@@ -3,6 +3,7 @@
 use super::Scheduler;
 use crate::runner::event::{StageEnd, State, What, WorkerEvent};
 use crate::runner::graph::StageId;
+use crate::runner::left::Left;
 use crate::runner::perform::{Grant, Start};
 
 impl Scheduler<'_> {
@@ -49,6 +50,10 @@ impl Scheduler<'_> {
             key: progress.key.map(|k| k.to_string()),
             seconds: record.map_or(0.0, |r| r.seconds),
             resumed: record.filter(|_| state == State::Done).and_then(|r| r.resumed),
+            left: progress
+                .key
+                .filter(|_| state == State::Suspended)
+                .and_then(|key| Left::in_folder(&store.work_dir(&key))),
             results: record.map_or(vec![], |r| r.results.clone()),
             outputs: record.map_or(vec![], |r| r.outputs.iter().map(|(name, o)| o.stored(store, name)).collect()),
             shown: record.map_or(vec![], |r| r.shown_paths(store)),

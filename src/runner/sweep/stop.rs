@@ -195,6 +195,7 @@ mod tests {
             key: None,
             seconds: 0.0,
             resumed: None,
+            left: None,
             results: vec![Measure { name: name.into(), value: Some(value) }],
             outputs: vec![],
             shown: vec![],

@@ -5,6 +5,7 @@ use super::given::{Given, Statistics};
 use super::metric::{Metric, Needs};
 use super::note::Seen;
 use crate::error::{Error, Result};
+use crate::ml::metrics::bounds::How;
 use crate::ml::metrics::gaussian::{POOLED, SPATIAL};
 use crate::ml::models::features::{FeatureNetwork, open_feature_network_with};
 use crate::ml::models::mode::Mode;
@@ -135,6 +136,28 @@ impl Comparison {
                 if let Given::Stats(stats) = given {
                     self.check_held(name, slot, stats, needs)?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Are there images enough for a number at all?
+    pub fn check_counts(&self, metrics: &[Metric], bounds: &How) -> Result<()> {
+        for metric in metrics {
+            let least = bounds.of(metric.name()).map_or(0, |b| b.least as u64);
+            for (slot, given) in self.sides() {
+                let one = [*metric];
+                let needs = if slot == SAMPLES { Needs::of(&one) } else { Needs::of_reference(&one) };
+                let Some(n) = given.available(needs)?.filter(|n| needs.any() && *n < least) else { continue };
+                let text = format!(
+                    "`metrics`: `{}` needs {least} images of each side, and input `{slot}` has {n}",
+                    metric.name()
+                );
+                return Err(Error::stage(text).maybe_hint(match metric {
+                    Metric::Kid => Some(format!("`kid_subset_size` is {least}; numbers of other sizes do not compare")),
+                    _ if needs.vectors => Some(format!("`k` is {}; numbers of another do not compare", bounds.k)),
+                    _ => None,
+                }));
             }
         }
         Ok(())

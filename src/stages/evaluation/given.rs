@@ -1,5 +1,6 @@
 //! One side of a comparison as it is given: images to look at, or statistics of images that somebody looked at before.
 
+use super::metric::Needs;
 use super::note::{self, FEATURES_FILE, NOTE_FILE, Note, POOL};
 use super::pictures::Pictures;
 use crate::error::{Error, Result};
@@ -66,6 +67,23 @@ impl Given {
         match self {
             Self::Images { digest, .. } => digest.clone(),
             Self::Stats(stats) => note::artifact_digest(&stats.dir),
+        }
+    }
+
+    /// Images that a metric of these needs can be taken of, where that is known.
+    pub fn available(&self, needs: Needs) -> Result<Option<u64>> {
+        match self {
+            Self::Images { pictures, .. } => Ok(Some(pictures.len())),
+            Self::Stats(stats) if needs.vectors => Statistics::kept(&stats.dir),
+            Self::Stats(_) => Ok(self.count()),
+        }
+    }
+
+    /// Height and width of the images, where they are known to have one.
+    pub fn size(&self) -> Option<(usize, usize)> {
+        match self {
+            Self::Images { pictures, .. } => pictures.size(),
+            Self::Stats(_) => None,
         }
     }
 

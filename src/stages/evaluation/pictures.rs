@@ -127,6 +127,14 @@ impl Pictures {
         }
     }
 
+    /// Height and width, where all images have the same.
+    pub fn size(&self) -> Option<(usize, usize)> {
+        match &*self.store {
+            Store::Set(set) => Some((set.height(), set.width())),
+            Store::Files(_) => None,
+        }
+    }
+
     /// Where an image stands in the whole set.
     fn number(&self, index: u64) -> u64 {
         self.chosen.as_ref().and_then(|chosen| chosen.get(index as usize)).copied().unwrap_or(index)

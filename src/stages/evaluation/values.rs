@@ -4,6 +4,7 @@ use super::measured::{Measured, references};
 use super::metric::{Metric, Needs};
 use super::score;
 use crate::error::{Error, Result};
+use crate::ml::metrics::bounds::How;
 use crate::ml::metrics::cmmd::cmmd;
 use crate::ml::metrics::frechet;
 use crate::ml::metrics::gaussian::Gaussian;
@@ -90,6 +91,11 @@ fn unmeasured() -> Error {
 }
 
 impl Settings {
+    /// What numbers can be.
+    pub fn bounds(&self) -> How {
+        How { k: self.k, subset_size: self.subset_size, parts: score::parts(self.mode), ..How::PLAIN }
+    }
+
     fn kid(&self) -> Subsets {
         Subsets { count: self.subsets, size: self.subset_size, ..Subsets::TORCH_FIDELITY }
     }

@@ -5,6 +5,7 @@ use super::given::Given;
 use super::measured::{Measured, references};
 use super::metric::{Metric, Needs};
 use crate::ml::data::source::left_out::LeftOut;
+use super::values::Settings;
 use crate::ml::models::mode::Mode;
 
 /// Samples behind the numbers of papers.
@@ -23,6 +24,7 @@ pub fn of(comparison: &Comparison, metrics: &[Metric], samples: &Measured, refer
     let sides = [("samples", &comparison.samples), ("reference", &comparison.reference)];
     let lacking = sides.into_iter().filter_map(|(name, side)| lacking(name, &side.left_out()));
     [
+        sizes(comparison.samples.size(), comparison.reference.size()),
         singular,
         published(comparison),
         samples.count.filter(|n| fid && *n != USUAL).map(unusual),
@@ -44,6 +46,40 @@ pub fn of(comparison: &Comparison, metrics: &[Metric], samples: &Measured, refer
 pub fn lacking(side: &str, left_out: &LeftOut) -> Option<String> {
     let images = left_out.images();
     (!images.is_empty()).then(|| format!("{side}: {images} not looked at, though they may be images"))
+}
+
+/// Of numbers that say little or cannot be.
+pub fn of_values(
+    metrics: &[Metric],
+    settings: &Settings,
+    values: &[(String, f64)],
+    samples: &Measured,
+    reference: &Measured,
+) -> Vec<String> {
+    let bounds = settings.bounds();
+    let of = |metric: &Metric| {
+        let one = [*metric];
+        let counted = |side: &Measured, needs: Needs| match needs.vectors {
+            true => side.vectors.as_ref().map(|v| v.dims()[0] as u64),
+            false if needs.any() => side.count,
+            false => None,
+        };
+        let counts = [counted(samples, Needs::of(&one)), counted(reference, Needs::of_reference(&one))];
+        let poor = counts.into_iter().flatten().min().and_then(|n| bounds.poor(metric.name(), n));
+        let called = metric.called(settings.inception);
+        let value = values.iter().find(|(name, _)| name == called);
+        poor.into_iter().chain(value.and_then(|(_, value)| bounds.impossible(metric.name(), *value)))
+    };
+    metrics.iter().flat_map(of).collect()
+}
+
+/// What brings images to the size of a network smooths those of the larger size more.
+fn sizes(samples: Option<(usize, usize)>, reference: Option<(usize, usize)>) -> Option<String> {
+    let ((h, w), (rh, rw)) = samples.zip(reference).filter(|(a, b)| a != b)?;
+    Some(format!(
+        "samples have {h} x {w} pixels, reference images {rh} x {rw}: the network is shown both at one size, and the distance \
+         tells of that too"
+    ))
 }
 
 /// Of statistics that others made, which do not tell of which network and mode they are. The ADM suite's are known by their

@@ -1,6 +1,7 @@
 //! What weights can become: the types of artifact, the presets of each, and what fits into their networks.
 
 use crate::error::{Error, Result};
+use crate::ml::models::classifier::{Classifier, ClassifierConfig};
 use crate::ml::models::encoder::{self, Encoder, EncoderConfig};
 use crate::ml::models::features::open_feature_network;
 use crate::ml::models::inception::{self, Inception, InceptionConfig};
@@ -21,19 +22,22 @@ pub enum Artifact {
     Vae,
     Encoder,
     Inception,
+    /// Trained here and exported: nobody publishes one.
+    Classifier,
     Sit,
     /// Mean and covariance of a data set, which others published; of no network.
     Stats,
 }
 
 impl Artifact {
-    pub const ALL: [Self; 5] = [Self::Vae, Self::Encoder, Self::Inception, Self::Sit, Self::Stats];
+    pub const ALL: [Self; 6] = [Self::Vae, Self::Encoder, Self::Inception, Self::Classifier, Self::Sit, Self::Stats];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Vae => "vae",
             Self::Encoder => "encoder",
             Self::Inception => "inception",
+            Self::Classifier => "classifier",
             Self::Sit => "sit",
             Self::Stats => "stats",
         }
@@ -46,7 +50,7 @@ impl Artifact {
             Self::Encoder => encoder::NAMES,
             Self::Inception => &[Inception::ARCH],
             Self::Sit => &sit::NAMES,
-            Self::Stats => &[],
+            Self::Classifier | Self::Stats => &[],
         }
     }
 
@@ -54,7 +58,11 @@ impl Artifact {
         if self.presets().contains(&name) {
             return Ok(());
         }
-        Err(Error::usage(format!("unknown `preset` `{name}`")).hint(format!("known: {}", self.presets().join(", "))))
+        let error = Error::usage(format!("unknown `preset` `{name}`"));
+        Err(match self.presets() {
+            [] => error.hint(format!("nothing of type `{}` is known by name", self.name())),
+            presets => error.hint(format!("known: {}", presets.join(", "))),
+        })
     }
 
     /// Tensors that a copy of the network has once, see [`crate::ml::copies`].
@@ -63,6 +71,7 @@ impl Artifact {
             Self::Vae => vae::LANDMARKS,
             Self::Encoder => encoder::LANDMARKS,
             Self::Inception => inception::LANDMARKS,
+            Self::Classifier => &["head.weight"],
             Self::Sit => release::LANDMARKS,
             Self::Stats => &[],
         }
@@ -75,6 +84,7 @@ impl Artifact {
             Self::Vae => &[vae::WEIGHTS_FILE],
             Self::Encoder => &[encoder::WEIGHTS_FILE],
             Self::Inception => &[inception::WEIGHTS_FILE],
+            Self::Classifier => &["classifier.safetensors"],
             Self::Sit => &["ema.safetensors", "model.safetensors"],
             Self::Stats => &[],
         }
@@ -126,6 +136,12 @@ impl Artifact {
                 let report = weights::compare(&shapes, &adopted.tensors);
                 Ok((adopted, report))
             }
+            Self::Classifier => {
+                let config: ClassifierConfig = typed(config)?;
+                let (_, shapes) = weights::census(|vb| Classifier::new(&config, vb))?;
+                let report = weights::compare(&shapes, &file);
+                Ok((Adopted { tensors: file, ..Adopted::default() }, report))
+            }
             Self::Sit => {
                 let config: SiTConfig = typed(config)?;
                 let adopted = release::adopt(file)?;
@@ -141,7 +157,7 @@ impl Artifact {
         match self {
             Self::Vae => AutoencoderKl::load(dir, &Device::Cpu).map(drop),
             Self::Encoder => Encoder::open(dir, &Device::Cpu).map(drop),
-            Self::Inception => open_feature_network(dir, &Device::Cpu).map(drop),
+            Self::Inception | Self::Classifier => open_feature_network(dir, &Device::Cpu).map(drop),
             // Every name and shape was compared, and there is nothing else to it.
             Self::Sit | Self::Stats => Ok(()),
         }

@@ -9,9 +9,11 @@ use crate::ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
 use crate::ml::models::sit::convention::{self, Convention};
 use crate::ml::models::sit::release;
 use crate::ml::weights::{self, Adopted, LoadReport};
+use crate::stages::NOTE_FILE;
 use crate::stages::support::{create_dir, write_json};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Which network the weights are of.
@@ -172,7 +174,20 @@ pub fn statistics(file: &Path, dir: &Path) -> Result<usize> {
     create_dir(dir)?;
     let to = dir.join(STATS_FILE);
     std::fs::copy(file, &to).map_err(|e| Error::io("write", &to, e))?;
+    // What was written here says of which network it is.
+    if let Some(note) = note_in(file) {
+        let to = dir.join(NOTE_FILE);
+        std::fs::write(&to, note).map_err(|e| Error::io("write", &to, e))?;
+    }
     Ok(pooled.dim())
+}
+
+/// The member of an npz that `erw eval stats` writes; others have none.
+fn note_in(npz: &Path) -> Option<Vec<u8>> {
+    let mut note = vec![];
+    let mut archive = zip::ZipArchive::new(std::fs::File::open(npz).ok()?).ok()?;
+    archive.by_name(NOTE_FILE).ok()?.read_to_end(&mut note).ok()?;
+    Some(note)
 }
 
 fn read_json(path: &Path) -> Result<Value> {

@@ -8,6 +8,7 @@ mod convert;
 pub use artifact::Artifact;
 pub use convert::{Converted, Network, Request, Set, convert, statistics};
 
+use super::facts;
 use super::support::parse;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fetch::Watch;
@@ -21,8 +22,13 @@ use crate::runner::manifest::{Params as Values, StageKind};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-pub const KIND: StageKind =
-    StageKind { name: "weights", manifest: include_str!("../../../stages/weights.toml"), check, run };
+pub const KIND: StageKind = StageKind {
+    name: "weights",
+    manifest: include_str!("../../../stages/weights.toml"),
+    check,
+    facts: facts::weights,
+    run,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
