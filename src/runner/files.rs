@@ -184,9 +184,8 @@ fn memory_file(store: &Store, root: &Path, watched: Option<&Watched>) -> PathBuf
 fn remember(read: &[(Entry, Stamp, bool)], now: i128) -> String {
     let mut text = format!("{HEADER}\n");
     // A remembered file was settled when it was read; its stamp has not moved since.
-    let is_kept = |(entry, stamp, known): &&(Entry, Stamp, bool)| {
-        entry.kind.is_file() && (*known || stamp.is_settled(now))
-    };
+    let is_kept =
+        |(entry, stamp, known): &&(Entry, Stamp, bool)| entry.kind.is_file() && (*known || stamp.is_settled(now));
     for (entry, stamp, _) in read.iter().filter(is_kept) {
         let Stamp { bytes, mtime, ctime, inode } = stamp;
         text.push_str(&format!("{} {bytes} {mtime} {ctime} {inode} {}\n", entry.digest, quote(&entry.path)));

@@ -4,8 +4,8 @@ use super::comparison::Comparison;
 use super::given::Given;
 use super::measured::{Measured, references};
 use super::metric::{Metric, Needs};
-use crate::ml::data::source::left_out::LeftOut;
 use super::values::Settings;
+use crate::ml::data::source::left_out::LeftOut;
 use crate::ml::models::mode::Mode;
 
 /// Samples behind the numbers of papers.
