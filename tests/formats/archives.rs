@@ -60,8 +60,9 @@ fn what_is_no_weights_file_is_called_what_it_is() {
         let e = refusal(&space, bytes);
         assert!(e.contains(what), "{e}");
     }
-    let e = WeightsFile::open(&space.path("")).unwrap_err().to_string();
-    assert!(e.contains("folder"), "{e}");
+    std::fs::create_dir(space.path("none")).unwrap();
+    let e = WeightsFile::open(&space.path("none")).unwrap_err().to_string();
+    assert!(e.contains("a folder without a file of weights"), "{e}");
     let e = WeightsFile::open(&space.path("none.pt")).unwrap_err().to_string();
     assert!(e.contains("none.pt") && e.contains("No such file"), "{e}");
     let path = rezipped(&space, "run.pt", CompressionMethod::Stored, |_, b| b);
