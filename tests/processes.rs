@@ -96,7 +96,7 @@ fn a_signal_that_was_ignored_stays_ignored() {
 fn a_job_in_the_background_of_a_script_heeds_an_interrupt_that_was_sent_to_it() {
     let space = Space::new(&stage(WAITS, ""));
     let script = format!(
-        "{} run p.toml --plain & P=$!; until [ -e began ]; do sleep 0.02; done; kill -INT $P; wait $P; echo $?",
+        "{} run p.toml --plain > said & P=$!; until [ -e began ]; do sleep 0.02; done; kill -INT $P; wait $P; echo $?",
         erw()
     );
     let mut sh = Command::new("sh");
@@ -124,7 +124,9 @@ fn signals_that_come_together_are_one_wish() {
         space.until("the stage", || space.path("began").exists());
         send(&child, Signal::SIGINT);
         more.into_iter().for_each(|signal| send(&child, signal));
-        let said = end(child).expect(130);
+        let said = end(child);
+        // Of several that wait it is the kernel who says which was first.
+        assert!(matches!(said.status, 129 | 130 | 143), "{}", said.stderr);
         assert!(said.stderr.contains("s: suspended; run again to resume"), "{}", said.stderr);
         resumes(&space);
     }
@@ -381,7 +383,7 @@ fn the_environment_of_a_program_is_what_the_stage_asks_for_else_the_users() {
         .enumerate()
         .map(|(i, more)| {
             format!(
-                "[stages.s{i}]\nkind = \"command\"\nrun = \"echo $OMP_NUM_THREADS/$RAYON_NUM_THREADS/${{CUDA_VISIBLE_DEVICES-unset}} > {{outputs.o}}\"\noutputs = {{ o = \"t\" }}\n{more}\n"
+                "[stages.s{i}]\nkind = \"command\"\nrun = \"echo $OMP_NUM_THREADS/$RAYON_NUM_THREADS/${{CUDA_VISIBLE_DEVICES-unset}} > {{outputs.o}} # {i}\"\noutputs = {{ o = \"t\" }}\n{more}\n"
             )
         })
         .collect();
