@@ -212,7 +212,9 @@ fn manifests_speak_of_what_there_is() {
                 Some(param) => m.field(param).unwrap().one_of.iter().filter_map(Value::as_str).collect(),
                 None => vec![output.ty.as_str()],
             };
-            types.into_iter().for_each(|ty| drop(made.entry(ty).or_default().insert(name)));
+            for ty in types {
+                made.entry(ty).or_default().insert(name);
+            }
         }
     }
     let given = facts_of_shipped_pipelines();
