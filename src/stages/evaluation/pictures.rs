@@ -68,10 +68,14 @@ impl Pictures {
 
     fn of_array(path: &Path, array: candle_core::Result<PixelArray>) -> Result<Self> {
         let array = array.map_err(|e| {
-            Error::from(e)
-                .hint("images are u8 [N, H, W, 3] in `arr_0`, as `numpy.savez(path, images)` writes them")
-                .hint("numbers from 0 to 1 are to be rounded to u8 by `(x * 255).round().astype('uint8')`, from -1 to 1 by \
-                       `((x + 1) * 127.5).round().clip(0, 255).astype('uint8')`")
+            let error = Error::from(e);
+            let floats = error.message.contains("is of type f").then(|| {
+                "numbers from 0 to 1 are to be rounded to u8 by `(x * 255).round().astype('uint8')`, from -1 to 1 by \
+                 `((x + 1) * 127.5).round().clip(0, 255).astype('uint8')`"
+                    .to_string()
+            });
+            let hint = "images are u8 [N, H, W, 3] in `arr_0`, as `numpy.savez(path, images)` writes them";
+            error.hint(hint).maybe_hint(floats)
         })?;
         Self::from(ImageSet::open_array(array)).not_empty(path)
     }

@@ -64,7 +64,8 @@ impl List {
 pub fn by_folder(shown: &str, names: &[&Path]) -> Result<Labelled> {
     let mut found = Vec::with_capacity(names.len());
     for (i, name) in names.iter().enumerate() {
-        found.push((folder(name)?, *name, i));
+        let class = folder(name).map_err(|e| candle_core::Error::msg(format!("{shown}: {e}")))?;
+        found.push((class, *name, i));
     }
     // By class name, then by whole path: walking order interleaves `a/`, `a-b/`.
     found.sort();
@@ -72,7 +73,8 @@ pub fn by_folder(shown: &str, names: &[&Path]) -> Result<Labelled> {
     classes.dedup();
     if classes.len() > 1 && classes[0].is_empty() {
         let first = found[0].1.display();
-        bail!("{shown} holds images both directly and in folders, so their classes are unclear: {first}");
+        let text = format!("{shown} holds images both directly and in folders, so their classes are unclear: {first}");
+        return Err(candle_core::Error::msg("`classes = \"one\"` takes all images as one class").context(text));
     }
     let label = |class: &str| classes.partition_point(|c| c.as_str() < class) as i64;
     let files = found.iter().map(|(class, _, i)| (*i, label(class))).collect();
@@ -93,7 +95,7 @@ fn folder(name: &Path) -> Result<&str> {
     match (parts.next(), parts.next()) {
         (Some(folder), Some(_)) => match folder.as_os_str().to_str() {
             Some(text) => Ok(text),
-            None => bail!("{}: the folder's name is not UTF-8", name.display()),
+            None => bail!("the name of the folder {:?} is not UTF-8, so it cannot be a class", folder.as_os_str()),
         },
         _ => Ok(""),
     }
