@@ -145,6 +145,9 @@ fn describe(pipeline: &Pipeline, mut source: impl FnMut(&Source) -> Result<Diges
 
 type Listing = BTreeMap<PathBuf, Digest>;
 
+/// A place and what of it counts.
+type Asked = (PathBuf, Option<Rule>);
+
 /// Sources then and now, by where they stand in the work tree.
 struct Sources<'a> {
     checkout: &'a Checkout,
@@ -152,7 +155,7 @@ struct Sources<'a> {
     store: &'a Store,
     files: Files,
     /// By place and by what of it counts. Nothing for a source that git did not know.
-    known: BTreeMap<(PathBuf, Option<Rule>), Option<(Listing, Listing)>>,
+    known: BTreeMap<Asked, Option<(Listing, Listing)>>,
 }
 
 impl Sources<'_> {

@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_entry_and_name_comes_back() {
-        let mut all = vec![
+        let mut all = [
             entry("a", Kind::Program),
             entry("d/e", Kind::Folder),
             entry("l", Kind::Link("d/../a".into())),
