@@ -71,10 +71,12 @@ pub fn hint(error: &io::Error) -> Option<String> {
 /// The same for a program that failed, by the last words that it said.
 pub fn hint_of_words(words: &[String]) -> Option<String> {
     let said = |text: &str| words.iter().any(|line| line.contains(text));
-    let code = match () {
-        () if said("Resource temporarily unavailable") || said("annot fork") => libc::EAGAIN,
-        () if said("Too many open files") => libc::EMFILE,
-        () => return None,
+    let code = if said("Resource temporarily unavailable") || said("annot fork") {
+        libc::EAGAIN
+    } else if said("Too many open files") {
+        libc::EMFILE
+    } else {
+        return None;
     };
     hint(&io::Error::from_raw_os_error(code))
 }

@@ -94,6 +94,14 @@ fn stages_are_glue() {
     assert_free_of("stages", &["crate::report", "crate::cli", "indicatif", "petgraph"]);
 }
 
+/// `limits` gives an error where no thread is to be had; these panic.
+#[test]
+fn threads_are_started_in_one_place() {
+    for wing in ["runner", "ml", "stages", "fetch", "report", "cli"] {
+        assert_free_of(wing, &["thread::spawn", "scope.spawn", "enable_steady_tick"]);
+    }
+}
+
 #[test]
 fn the_check_itself_finds_a_path() {
     assert!(names("use crate::ml::rng;", "crate::ml") && names("candle_core::Tensor", "candle_core"));

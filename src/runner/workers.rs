@@ -136,7 +136,6 @@ impl Guardian {
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
             let mut stdin = None;
             let started = children::start(Pause::GoesOn, || {
-                #[expect(clippy::zombie_processes, reason = "waited for when this value goes")]
                 let mut child = command.spawn()?;
                 stdin = child.stdin.take();
                 Ok(child.id() as i32)
