@@ -112,7 +112,10 @@ fn what_holds_no_images_says_so() {
     let error = stats(&bench, "e", &empty, json!({})).unwrap_err();
     assert_eq!(
         error.message,
-        format!("{} holds no images (png, jpg, jpeg, webp, bmp; 0 other files)", empty.display())
+        format!(
+            "{} holds no images (png, jpg, jpeg, jpe, jfif, webp, bmp, tif, tiff, gif, ppm, pgm, pnm, pbm; 0 other files)",
+            empty.display()
+        )
     );
     assert_eq!(error.hints, ["give a folder of images, a ZIP of them, or an npz with `arr_0` u8 [N, H, W, 3]"]);
 
