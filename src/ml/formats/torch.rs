@@ -91,10 +91,10 @@ impl Checkpoint {
                 Ok(s) => Some((s.key, s.element.map_or(1, Element::size))),
                 Err(_) => unread_storage(&pickle, id),
             };
-            if let Some((key, size)) = sized {
-                if *known.entry(key.clone()).or_insert(size) != size {
-                    return Err(format!("storage `{}` has two types", key));
-                }
+            if let Some((key, size)) = sized
+                && *known.entry(key.clone()).or_insert(size) != size
+            {
+                return Err(format!("storage `{key}` has two types"));
             }
         }
         let mut places = HashMap::new();

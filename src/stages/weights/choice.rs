@@ -218,7 +218,7 @@ impl Copy {
         let around = copies::around(prefix);
         let of_none = |name: &String| {
             let copy = others.iter().chain([prefix]).any(|p| copies::belongs(name, p, others));
-            !copy && !(!prefix.is_empty() && copies::is_projection(name, around))
+            !copy && (prefix.is_empty() || !copies::is_projection(name, around))
         };
         let set = file.listing().into_iter().find(|l| l.set == self.set);
         set.into_iter().flat_map(|l| l.tensors).map(|(name, _)| name).filter(of_none).collect()
