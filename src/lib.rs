@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod error;
 pub mod fetch;
+pub mod mapped;
 pub mod ml;
 pub mod process;
 pub mod report;

@@ -3,6 +3,7 @@
 fn main() {
     keep_backtraces_out_of_messages();
     erw::process::tune(erw::cli::trains());
+    erw::mapped::name_files_cut_short(erw::cli::trains());
     let status = match erw::cli::main(erw::stages::KINDS) {
         Ok(status) => status,
         Err(error) => {
