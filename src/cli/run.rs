@@ -171,7 +171,8 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     // The others want to know more than that all is cached.
     let is_plain = args.flags.force.is_empty() && !args.flags.dry_run && args.flags.junit.is_none();
     let is_plain = is_plain && !args.lock && !args.locked && args.flags.resource.is_empty();
-    let question = is_plain.then(|| Question::new(file, registry, &args.pipeline.overrides(), &args.targets)).flatten();
+    let ask = || Question::new(file, registry, &args.pipeline.overrides(), &args.targets);
+    let question = is_plain.then(ask).flatten();
     if let Some(question) = question {
         let store = args.flags.remote.store(cache)?;
         if let Some(memo) = memo::recall(&store, question) {
@@ -186,7 +187,8 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let selected = select(&pipeline, &args.targets)?;
     let locked = args.locked.then(|| lock::before(&pipeline, &selected, cache)).transpose()?;
     let Some(outcome) = execute(&pipeline, selected, &args.flags, cache, vec![])? else { return Ok(()) };
-    if let (Some(question), None) = (question, &outcome.error) {
+    // What it rests on may have changed meanwhile, and which of the two was read nobody knows.
+    if let (Some(question), None) = (question.filter(|asked| ask() == Some(*asked)), &outcome.error) {
         memo::keep(&Store::open(cache)?, question, &pipeline, &outcome.records);
     }
     show(&outcome.ends, &args.flags)?;
