@@ -63,6 +63,9 @@ pub struct Fact {
     pub program: String,
     pub device: String,
     pub class: String,
+    /// Other machines that made a part of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<String>,
 }
 
 impl Fact {
@@ -79,6 +82,7 @@ impl Fact {
             program: record.program.clone(),
             device: record.device.clone(),
             class: record.class.clone(),
+            earlier: record.earlier.clone(),
         }
     }
 }
