@@ -1,8 +1,9 @@
 //! What has changed in a pipeline since a revision of git: each stage's description then is compared with that of now.
 //!
 //! A description is the text of a key in which an input stands for the description of the stage that makes it, so no cache
-//! is asked and nothing has to have run. Files of the repository enter by what they hold, then and now, submodules by
-//! their commits; files that git does not know, and those outside of the repository, count as unchanged. Names of stages do not matter to what a stage
+//! is asked and nothing has to have run. Files of the repository enter by what they hold, then and now, whichever links lead
+//! to them, and submodules by their commits; files that git does not know, and those outside of the repository, count as
+//! unchanged. Names of stages do not matter to what a stage
 //! computes, so a renamed stage is an unchanged one. Kinds are those of this program, then and now.
 
 use super::digest::{Digest, Links, join, walk};
@@ -11,9 +12,9 @@ use super::graph::{Pipeline, Stage, StageId};
 use super::key;
 use super::layers::Overrides;
 use super::manifest::Registry;
-use super::place::place;
+use super::place::{logical, place};
 use super::reason::{Reason, compare};
-use super::revision::{Checkout, Module};
+use super::revision::{Checkout, Module, Tracked};
 use super::store::Store;
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,7 +78,9 @@ pub fn since(
         e.context(format!("`{}` as of `{revision}` cannot be read", now.file.display()))
     })?;
     let modules = checkout.modules()?;
-    let mut sources = Sources { checkout: &checkout, modules, store, files: Files::default(), known: BTreeMap::new() };
+    let tracked = checkout.tracked()?;
+    let files = Files::default();
+    let mut sources = Sources { checkout: &checkout, modules, tracked, store, files, known: BTreeMap::new() };
     let old = describe(&then, |path| sources.then(path))?;
     let new = describe(now, |path| sources.now(path))?;
     let stages = selected.iter().map(|&id| (id, change(now, id, &new, &then, &old, &sources)));
@@ -143,10 +146,11 @@ fn describe(pipeline: &Pipeline, mut source: impl FnMut(&Path) -> Result<Digest>
 
 type Listing = BTreeMap<PathBuf, Digest>;
 
-/// Sources then and now, by where they stand in the work tree.
+/// Sources then and now, by how they are called in the work tree.
 struct Sources<'a> {
     checkout: &'a Checkout,
     modules: Vec<Module>,
+    tracked: Tracked,
     store: &'a Store,
     files: Files,
     /// Nothing for a source that git did not know.
@@ -155,52 +159,61 @@ struct Sources<'a> {
 
 impl Sources<'_> {
     fn then(&mut self, path: &Path) -> Result<Digest> {
-        let place = place(&self.checkout.origin(path));
-        Ok(identity(&place, self.pair(&place)?.as_ref().map(|(then, _)| then)))
+        let name = logical(&self.checkout.origin(path));
+        Ok(identity(&name, self.pair(&name)?.as_ref().map(|(then, _)| then)))
     }
 
     fn now(&mut self, path: &Path) -> Result<Digest> {
-        let place = place(path);
-        Ok(identity(&place, self.pair(&place)?.as_ref().map(|(_, now)| now)))
+        let name = logical(path);
+        Ok(identity(&name, self.pair(&name)?.as_ref().map(|(_, now)| now)))
     }
 
     /// A file that changed, came or went.
     fn example(&self, path: &Path) -> Option<PathBuf> {
-        let (then, now) = self.known.get(&place(path))?.as_ref()?;
+        let (then, now) = self.known.get(&logical(path))?.as_ref()?;
         let names: BTreeSet<&PathBuf> = then.keys().chain(now.keys()).collect();
         names.into_iter().find(|n| then.get(*n) != now.get(*n)).cloned()
     }
 
-    fn pair(&mut self, place: &Path) -> Result<&Option<(Listing, Listing)>> {
-        if !self.known.contains_key(place) {
-            let mut pair = match self.checkout.path(place).filter(|p| p.exists()) {
-                Some(then) => match list(&then) {
-                    Ok(then) => Some((then, self.list_now(place)?)),
-                    // A link that leads out of the repository leads nowhere here: as good as not known.
-                    Err(_) => None,
-                },
-                None => None,
-            };
-            // A source inside of a submodule changes with all of it.
-            for module in self.modules.iter().filter(|m| m.place.starts_with(place) || place.starts_with(&m.place)) {
-                let (then, now) = pair.get_or_insert_default();
-                let name = module.place.strip_prefix(place).unwrap_or(Path::new("")).to_path_buf();
-                let commit = |commit: &String| (name.clone(), Digest::of_bytes(commit.as_bytes()));
-                then.extend(module.then.as_ref().map(commit));
-                now.extend(module.now.as_ref().map(commit));
-            }
-            self.known.insert(place.to_path_buf(), pair);
+    fn pair(&mut self, name: &Path) -> Result<&Option<(Listing, Listing)>> {
+        if !self.known.contains_key(name) {
+            let pair = self.compared(name)?;
+            self.known.insert(name.to_path_buf(), pair);
         }
-        Ok(&self.known[place])
+        Ok(&self.known[name])
     }
 
-    fn list_now(&self, place: &Path) -> Result<Listing> {
-        if !place.exists() {
-            return Ok(Listing::new());
+    fn compared(&self, name: &Path) -> Result<Option<(Listing, Listing)>> {
+        let then = self.checkout.path(name);
+        let there = then.as_ref().filter(|then| then.exists());
+        // A link that led nowhere is as good as not known.
+        let old = there.and_then(|then| list(then).ok());
+        let new = self.list_now(name)?;
+        let mut pair = match (old, new) {
+            (None, new) if new.is_empty() || there.is_some() => None,
+            (old, new) => Some((old.unwrap_or_default(), new)),
+        };
+        // A source inside of a submodule changes with all of it.
+        let was = then.map(|then| self.checkout.place_then(&then));
+        for (is_then, place) in [(true, was), (false, Some(place(name)))] {
+            let Some(place) = place else { continue };
+            for module in self.modules.iter().filter(|m| m.place.starts_with(&place) || place.starts_with(&m.place)) {
+                let (then, now) = pair.get_or_insert_default();
+                let name = module.place.strip_prefix(&place).unwrap_or(Path::new("")).to_path_buf();
+                let commit = |commit: &String| (name.clone(), Digest::of_bytes(commit.as_bytes()));
+                match is_then {
+                    true => then.extend(module.then.as_ref().map(commit)),
+                    false => now.extend(module.now.as_ref().map(commit)),
+                }
+            }
         }
-        let tracked = self.checkout.tracked(place)?;
-        let outside = self.files.digest(self.store, place)?;
-        let entries = outside.entries.iter().filter(|e| tracked.contains(&e.path));
+        Ok(pair)
+    }
+
+    fn list_now(&self, name: &Path) -> Result<Listing> {
+        let Some(inside) = self.checkout.inside(name).filter(|_| name.exists()) else { return Ok(Listing::new()) };
+        let outside = self.files.digest(self.store, name)?;
+        let entries = outside.entries.iter().filter(|e| self.tracked.has(&join(&inside, &e.path)));
         Ok(entries.map(|e| (e.path.clone(), e.digest)).collect())
     }
 }
@@ -213,7 +226,11 @@ fn list(root: &Path) -> Result<Listing> {
     walk(root, Links::Follow)?.into_iter().map(|f| digest(f.path)).collect()
 }
 
-/// Of what is listed; of a source that git did not know, of its place, equal then and now.
-fn identity(place: &Path, listing: Option<&Listing>) -> Digest {
-    Digest::of_bytes(format!("{place:?} {listing:?}").as_bytes())
+/// Of what is listed, as in a key; of a source that git did not know, of its name, equal then and now.
+fn identity(name: &Path, listing: Option<&Listing>) -> Digest {
+    let text = match listing {
+        Some(listing) => format!("{listing:?}"),
+        None => format!("{name:?}"),
+    };
+    Digest::of_bytes(text.as_bytes())
 }
