@@ -235,5 +235,6 @@ fn made_by(file: &Path, stage: &str, cache: &Path, registry: Registry) -> Result
     };
     let output = record.outputs.values().find(|o| ["sit", "warmed"].contains(&o.ty.as_str()));
     let output = output.ok_or_else(|| Error::usage(format!("stage `{stage}` makes no SiT")))?;
+    store.check(&output.measured.digest)?;
     Ok(store.object(&output.measured.digest))
 }
