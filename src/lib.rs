@@ -8,6 +8,7 @@ pub mod cli;
 pub mod error;
 pub mod fetch;
 pub mod limits;
+pub mod mapped;
 pub mod ml;
 pub mod process;
 pub mod report;

@@ -141,3 +141,36 @@ fn a_past_run() {
     std::fs::remove_file(summary).unwrap();
     assert_eq!(causes(&compare(&space, &["p.toml", &q, "--format", "csv"])), expected);
 }
+
+#[test]
+fn sources_that_differ_are_named() {
+    let text = "name = \"n\"\n[stages.s]\nkind = \"command\"\nrun = \"echo > {outputs.o}\"\noutputs = { o = \"t\" }\nwatch = [\"one\", \"dir\"]\n";
+    let space = Space::of(&[("p.toml", text), ("one", "1"), ("dir/a", "1"), ("dir/b", "1")]);
+    let run = || {
+        space.run(&[]).expect(0);
+        let mut ids: Vec<String> = std::fs::read_dir(space.path("cache/runs"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        ids.sort();
+        format!("run:{}", ids.pop().unwrap())
+    };
+    let first = run();
+    space.write("one", "2");
+    space.write("dir/b", "2");
+    space.write("dir/c", "2");
+    let second = run();
+    let said = compare(&space, &[&first, &second, "--format", "csv"]);
+    let lines: Vec<Vec<&str>> = said.lines().skip(1).map(|l| l.split(',').collect()).collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert_eq!(
+        (lines[0][1], lines[1][1], lines[1][4]),
+        ("files of watch.0", "files of watch.1", "b and 1 more"),
+        "{said}"
+    );
+    assert_ne!(lines[0][2], lines[0][3]);
+    // A past run against the pipeline as it is, and against itself.
+    assert_eq!(compare(&space, &[&second, "p.toml"]), "nothing differs\n");
+    assert!(compare(&space, &[&first, "p.toml"]).contains("files of watch.0"));
+    assert_eq!(compare(&space, &[&first, &first]), "nothing differs\n");
+}

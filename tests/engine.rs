@@ -459,3 +459,83 @@ fn work_may_lie_on_another_file_system() {
     assert_eq!(elsewhere.path().read_dir().unwrap().count(), 0);
     space.erw(&["cache", "verify"]).expect(0);
 }
+
+/// A watched file that somebody cuts short at any moment of its reading: an error at most, and nothing else ends.
+#[test]
+fn a_source_that_is_cut_short_while_it_is_digested_ends_nothing_else() {
+    let space = Space::new(
+        r#"
+[stages.first]
+kind = "command"
+run = "touch going; while [ ! -e go ]; do sleep 0.01; done; echo > {outputs.o}"
+outputs = { o = "f" }
+resources = { threads = 1 }
+[stages.quick]
+kind = "command"
+run = "sleep 0.1; echo > {outputs.o}"
+outputs = { o = "f" }
+resources = { threads = 1 }
+[stages.reader]
+kind = "command"
+run = "echo > {outputs.o}"
+outputs = { o = "f" }
+inputs = { i = "quick" }
+watch = ["big"]
+resources = { threads = 1 }
+"#,
+    );
+    let big = std::fs::File::create(space.path("big")).unwrap();
+    big.set_len(1 << 30).unwrap();
+    let child = space.start(&["--keep-going", "--threads", "3"]);
+    space.until("the first stage", || space.path("going").exists());
+    // While it is read for the third stage, at whatever place that is.
+    for i in 0..60 {
+        big.set_len(0).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(10 + i % 3));
+        big.set_len(1 << 30).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    space.write("go", "");
+    let out = child.wait_with_output().map(crate::support::space::Said::from).unwrap();
+    assert!([0, 1].contains(&out.status), "{} {}", out.status, out.stderr);
+    if out.status == 1 {
+        let file = space.path("big").canonicalize().unwrap();
+        assert!(out.stderr.contains("stage `reader`"), "{}", out.stderr);
+        assert!(out.stderr.contains(file.to_str().unwrap()), "{}", out.stderr);
+    }
+    // The one beside it has come to its end.
+    assert!(space.plan(&["first"]).contains("is cached"));
+}
+
+/// A file that a worker has mapped, here an IDX file of images: its stage fails and names the file.
+#[test]
+fn a_mapped_file_that_is_cut_short_fails_its_stage_in_words() {
+    const IMAGES: u32 = 400_000;
+    let space = Space::new(
+        "[stages.i]\nkind = \"images\"\nparams = { source = \"t-images-idx3-ubyte\", resolution = 28, transform = \"none\", labels = \"t-labels-idx1-ubyte\" }\n",
+    );
+    let write = |name: &str, head: &[u32], bytes: u64| {
+        let head: Vec<u8> = head.iter().flat_map(|n| n.to_be_bytes()).collect();
+        std::fs::write(space.path(name), &head).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(space.path(name))
+            .unwrap()
+            .set_len(head.len() as u64 + bytes)
+            .unwrap();
+    };
+    write("t-images-idx3-ubyte", &[0x803, IMAGES, 28, 28], u64::from(IMAGES) * 28 * 28);
+    write("t-labels-idx1-ubyte", &[0x801, IMAGES], u64::from(IMAGES));
+    let child = space.start(&[]);
+    let journal = || {
+        let runs = std::fs::read_dir(space.path("cache/runs")).into_iter().flatten().flatten();
+        runs.map(|r| std::fs::read_to_string(r.path().join("events.jsonl")).unwrap_or_default()).collect::<String>()
+    };
+    space.until("the images to be listed", || journal().contains("images of") || journal().contains("run_finished"));
+    let file = std::fs::File::options().write(true).open(space.path("t-images-idx3-ubyte")).unwrap();
+    file.set_len(100).unwrap();
+    let said = child.wait_with_output().map(crate::support::space::Said::from).unwrap();
+    assert_eq!(said.status, 1, "{}", said.stderr);
+    assert!(said.stderr.contains("error: stage `i`: `"), "{}", said.stderr);
+    assert!(said.stderr.contains("t-images-idx3-ubyte` was cut short while it was read"), "{}", said.stderr);
+}

@@ -321,3 +321,108 @@ fn each_change_is_followed_once_and_not_without_end() {
     let json = space.erw(&["show", "p.toml:a39", "--json"]).expect(0).stdout;
     serde_json::from_str::<Value>(&json).unwrap();
 }
+
+/// A repository whose stages read through links of every sort; `two` differs from `one`.
+fn with_links() -> Space {
+    let space = Space::of(&[("v1/f", "one\n"), ("v2/f", "two\n"), ("d/plain", "")]);
+    let stage = |name: &str, watch: &str| {
+        format!(
+            "[stages.{name}]\nkind = \"command\"\nrun = \"true\"\noutputs = {{ o = \"t\" }}\nwatch = [\"{watch}\"]\n"
+        )
+    };
+    let text: String = [
+        stage("folder", "../current"),
+        stage("file", "../file"),
+        stage("below", "../current/f"),
+        stage("inside", "../d"),
+        stage("chain", "../chain"),
+        stage("absolute", "../absolute"),
+        stage("other", "../v1"),
+    ]
+    .concat();
+    space.write("pipes/p.toml", &text);
+    relink(&space, "v1", "v1/f");
+    git(&space, &["init", "-q"]);
+    git(&space, &["add", "."]);
+    git(&space, &["commit", "-q", "-m", "one"]);
+    space
+}
+
+fn relink(space: &Space, folder: &str, file: &str) {
+    let absolute = space.path(folder).canonicalize().unwrap();
+    let links = [
+        ("current", folder.to_string()),
+        ("file", file.to_string()),
+        ("d/link", format!("../{folder}")),
+        ("chain", "current".into()),
+        ("absolute", absolute.to_str().unwrap().into()),
+    ];
+    for (name, to) in links {
+        let _ = std::fs::remove_file(space.path(name));
+        std::os::unix::fs::symlink(to, space.path(name)).unwrap();
+    }
+}
+
+const RELINKED: [&str; 7] =
+    ["absolute stale", "below stale", "chain stale", "file stale", "folder stale", "inside stale", "other unchanged"];
+
+fn sorted_since(space: &Space, file: &str, revision: &str) -> Vec<String> {
+    let mut lines = since(space, file, revision).0;
+    lines.sort();
+    lines
+}
+
+#[test]
+fn a_link_that_leads_elsewhere_is_a_change() {
+    let space = with_links();
+    let all = |end: &str| RELINKED.map(|line| format!("{} {end}", line.split(' ').next().unwrap()));
+    assert_eq!(sorted_since(&space, "pipes/p.toml", "HEAD"), all("unchanged"));
+    relink(&space, "v2", "v2/f");
+    assert_eq!(sorted_since(&space, "pipes/p.toml", "HEAD"), RELINKED, "in the work tree");
+    git(&space, &["commit", "-q", "-a", "-m", "two"]);
+    assert_eq!(sorted_since(&space, "pipes/p.toml", "HEAD~1"), RELINKED, "committed");
+    assert_eq!(sorted_since(&space, "pipes/p.toml", "HEAD"), all("unchanged"));
+    // To what holds the same, which is what keys go by.
+    space.write("v3/f", "two\n");
+    git(&space, &["add", "v3"]);
+    relink(&space, "v3", "v3/f");
+    assert_eq!(sorted_since(&space, "pipes/p.toml", "HEAD"), all("unchanged"));
+    // By a way to the repository that is a link itself.
+    std::os::unix::fs::symlink(space.path("").canonicalize().unwrap(), space.path("way")).unwrap();
+    assert_eq!(sorted_since(&space, "way/pipes/p.toml", "HEAD~1"), RELINKED);
+}
+
+/// Git tells a hook of which repository it is by variables, which are not meant for what else the hook asks.
+#[test]
+fn a_hook_of_git_asks_as_anybody_does() {
+    let space = with_links();
+    relink(&space, "v2", "v2/f");
+    git(&space, &["worktree", "add", "-q", "tree", "HEAD"]);
+    let ask = |folder: &str, set: &[(&str, &str)]| {
+        let mut command = space.command(&["plan", "pipes/p.toml", "--since", "HEAD", "--exit-code"]);
+        command.current_dir(space.path(folder));
+        set.iter().for_each(|(name, value)| drop(command.env(name, value)));
+        let out = command.output().unwrap();
+        (out.status.code(), String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
+    };
+    let plain = ask("", &[]);
+    assert_eq!((plain.0, plain.1.matches(" stale:").count()), (Some(5), 6), "{} {}", plain.1, plain.2);
+    let hook = [("GIT_DIR", ".git"), ("GIT_INDEX_FILE", ".git/index"), ("GIT_PREFIX", "")];
+    assert_eq!(ask("", &hook), plain);
+    assert_eq!(ask("pipes/..", &[("GIT_INDEX_FILE", "/nowhere/index.lock")]), plain);
+    let dir = space.path(".git/worktrees/tree");
+    let there = [("GIT_DIR", dir.to_str().unwrap()), ("GIT_WORK_TREE", ".")];
+    let fresh = ask("tree", &there);
+    assert_eq!((fresh.0, &fresh.1), (ask("tree", &[]).0, &ask("tree", &[]).1), "{}", fresh.2);
+    // A real one.
+    space.write(
+        ".git/hooks/pre-commit",
+        &format!(
+            "#!/bin/sh\n{} plan pipes/p.toml --since HEAD --exit-code > hooked\necho $? >> hooked\n",
+            env!("CARGO_BIN_EXE_erw")
+        ),
+    );
+    Command::new("chmod").arg("+x").arg(space.path(".git/hooks/pre-commit")).status().unwrap();
+    git(&space, &["commit", "-q", "-a", "-m", "two"]);
+    assert_eq!(space.read("hooked"), format!("{}5\n", plain.1));
+}

@@ -116,3 +116,60 @@ fn nothing_is_run_and_nothing_damaged_gets_out() {
     let said = export(&space, &["first", "out"]).expect(4);
     assert!(said.stderr.contains(" is damaged\n") && !space.path("out").exists(), "{}", said.stderr);
 }
+
+/// Turns the first stored file over, which keeps its size.
+fn rot(space: &Space, stage: &str, file: &str) {
+    let shown = space.erw(&["show", stage, "--json"]).expect(0).stdout;
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let path = std::path::Path::new(shown["path"].as_str().unwrap()).join(file);
+    let path = if file.is_empty() { shown["path"].as_str().unwrap().into() } else { path };
+    let rotten: Vec<u8> = std::fs::read(&path).unwrap().iter().map(|b| b ^ 1).collect();
+    spoil(&path, &rotten);
+}
+
+/// Whoever finds damage sets it aside, so that the next run mends it.
+#[test]
+fn what_one_command_finds_damaged_the_next_run_mends() {
+    let other = two();
+    let remote = format!("file://{}", other.path("remote").display());
+    for args in [
+        &["export", "p.toml", "first", "out"][..],
+        &["export", "p.toml", "first", "out", "--link"],
+        &["verify", "p.toml", "first"],
+        &["verify", "p.toml", "second"],
+        &["run", "p.toml", "--lock"],
+        &["cache", "push", "--remote", &remote],
+        &["cache", "push", "p.toml:first", "--again", "--remote", &remote],
+        &["cache", "verify"],
+    ] {
+        let space = two();
+        rot(&space, "p.toml:first", "a");
+        let said = space.erw(args);
+        assert!([1, 4].contains(&said.status), "{args:?}: {} {}", said.status, said.stderr);
+        assert!(
+            said.stderr.contains("damaged") || said.stderr.contains("not what was written"),
+            "{args:?}: {}",
+            said.stderr
+        );
+        assert!(said.stderr.contains("`erw run` makes"), "{args:?}: {}", said.stderr);
+        assert!(!space.path("out").exists());
+        assert!(space.plan(&[]).contains("no longer in the store"), "{args:?}");
+        space.run(&[]).expect(0);
+        export(&space, &["first", "out"]).expect(0);
+        assert_eq!(space.read("out/a"), "1\n", "{args:?}");
+        space.erw(&["cache", "verify"]).expect(0);
+    }
+}
+
+#[test]
+fn damage_in_a_cache_that_may_only_be_read_is_told() {
+    let space = two();
+    rot(&space, "p.toml:second.text", "");
+    let frozen = crate::survive::readonly::Frozen::new(space.path("cache/v1"));
+    let Some(frozen) = frozen else { return };
+    std::fs::rename(space.path("cache/v1/lock"), space.path("lock")).unwrap_err();
+    let said = export(&space, &["second.text", "out"]);
+    drop(frozen);
+    assert_eq!(said.status, 4, "{}", said.stderr);
+    assert!(said.stderr.contains("` is damaged"), "{}", said.stderr);
+}

@@ -44,6 +44,7 @@ mod layers;
 mod lock;
 mod losses;
 mod manifests;
+mod memo;
 mod messages;
 mod metrics;
 mod online;

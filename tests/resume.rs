@@ -170,3 +170,34 @@ fn a_panic_is_a_failure_with_its_words() {
     assert_eq!(failure.message, "the stage panicked: toy panic");
     assert!(!failure.tail.is_empty(), "the log says where");
 }
+
+/// Bytes depend on the step at which another machine took over: a record says that there were several, and nobody is held
+/// to them.
+#[test]
+fn what_several_machines_made_is_owed_to_nobody() {
+    let script = "set -e; if [ -e {checkpoints}/half ]; then cat {checkpoints}/half > {outputs.o}; date +%N >> {outputs.o}; \
+                  else echo half > {checkpoints}/half; exit 1; fi";
+    let pipeline = format!("[stages.t]\nkind = \"command\"\nrun = \"{script}\"\noutputs = {{ o = \"text\" }}\n");
+    let space = Space::new(&pipeline);
+    space.run(&[]).expect(1);
+    let work = std::fs::read_dir(space.path("cache/v1/work")).unwrap().next().unwrap().unwrap().path();
+    let noted = std::fs::read_to_string(work.join("machines.txt")).unwrap();
+    assert_eq!(noted, format!("{}\n", erw::runner::machine::class()));
+    // As if the first attempt had been made elsewhere.
+    std::fs::write(work.join("machines.txt"), "a class of its own\n").unwrap();
+    space.run(&["--lock"]).expect(0);
+    let shown = space.erw(&["show", "p.toml:t"]).expect(0).stdout;
+    assert!(shown.contains("begun elsewhere, so its bytes are owed to nobody: a class of its own\n"), "{shown}");
+    assert!(space.read("p.lock").contains("class = \"several machines\""), "{}", space.read("p.lock"));
+    // Made again, on one machine: other bytes, and no fault.
+    space.run(&["--force", "t"]).expect(1);
+    let said = space.run(&["--locked", "--force", "t"]).expect(0).stdout;
+    assert!(said.contains("t  other bytes, not made on one class of machine"), "{said}");
+    let shown = space.erw(&["show", "p.toml:t"]).expect(0).stdout;
+    assert!(!shown.contains("elsewhere"), "{shown}");
+    // Whole on one machine, they are owed.
+    space.run(&["--lock"]).expect(0);
+    space.run(&["--force", "t"]).expect(1);
+    let said = space.run(&["--locked", "--force", "t"]).expect(1).stderr;
+    assert!(said.contains("stage `t` made something else than is locked"), "{said}");
+}

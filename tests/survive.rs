@@ -12,7 +12,7 @@ mod formats;
 pub mod full;
 mod kills;
 mod names;
-mod readonly;
+pub mod readonly;
 mod secrets;
 mod strays;
 mod trespass;

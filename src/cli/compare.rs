@@ -1,14 +1,17 @@
-//! `erw compare A B`: parameters and results that differ, side by side. Runs nothing.
+//! `erw compare A B`: parameters, outside files and results that differ, side by side. Runs nothing.
 
 use super::common::{SetArgs, print};
 use super::sides::{Facts, Side};
 use crate::error::Result;
 use crate::report::sheet::{Cell, Column, Format, Sheet};
 use crate::runner::digest::Digest;
+use crate::runner::files::listing;
 use crate::runner::manifest::Registry;
+use crate::runner::store::Store;
 use crate::runner::value;
 use serde_json::Value as Json;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 /// A value longer than this many characters is shortened in texts.
 const SHOWN: usize = 50;
@@ -34,7 +37,7 @@ pub struct Args {
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let side = |text: &str| Side::load(text, &args.set, cache, registry);
     let (a, b) = (side(&args.a)?, side(&args.b)?);
-    let (rows, equal) = rows(&a, &b, args.all);
+    let (rows, equal) = rows(&a, &b, args.all, &Store::open(cache)?);
     let short = matches!(args.format, Format::Text | Format::Markdown);
     if rows.is_empty() && args.format == Format::Text {
         return print("nothing differs\n");
@@ -52,14 +55,14 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 }
 
 /// The rows of all stages that differ, and how many do not.
-fn rows(a: &Side, b: &Side, all: bool) -> (Vec<Vec<Cell>>, usize) {
+fn rows(a: &Side, b: &Side, all: bool, store: &Store) -> (Vec<Vec<Cell>>, usize) {
     let past = a.past || b.past;
     let mut names: Vec<&String> = a.stages.iter().map(|(name, _)| name).collect();
     names.extend(b.stages.iter().map(|(name, _)| name).filter(|n| a.stage(n).is_none()));
     let (mut rows, mut equal) = (vec![], 0);
     for name in names {
         let (left, right) = (a.stage(name), b.stage(name));
-        let differing: Vec<Line> = lines(left, right, past).into_iter().filter(|l| all || l.differs).collect();
+        let differing: Vec<Line> = lines(left, right, past, store).into_iter().filter(|l| all || l.differs).collect();
         equal += usize::from(differing.is_empty());
         rows.extend(differing.into_iter().map(|line| {
             let Line { what, a, b, change, .. } = line;
@@ -79,7 +82,7 @@ struct Line {
     change: Option<(Cell, Cell)>,
 }
 
-fn lines(a: Option<&Facts>, b: Option<&Facts>, past: bool) -> Vec<Line> {
+fn lines(a: Option<&Facts>, b: Option<&Facts>, past: bool, store: &Store) -> Vec<Line> {
     let kind = |side: Option<&Facts>| match side {
         Some(facts) => Cell::Text(facts.kind.clone()),
         None => Cell::Value(Json::Null, "absent".into()),
@@ -88,9 +91,12 @@ fn lines(a: Option<&Facts>, b: Option<&Facts>, past: bool) -> Vec<Line> {
     let mut lines = vec![Line { what: "kind".into(), a: kind(a), b: kind(b), differs, change: None }];
     if let (Some(a), Some(b)) = (a, b) {
         let values = values(a, b, past);
-        // Where parameters differ, it goes without saying.
-        let made = if values.iter().any(|line| line.differs) { vec![] } else { artifacts(a, b) };
+        let sources = sources(a, b, store);
+        // Where parameters or files differ, it goes without saying.
+        let told = values.iter().chain(&sources).any(|line| line.differs);
+        let made = if told { vec![] } else { artifacts(a, b) };
         lines.extend(values);
+        lines.extend(sources);
         lines.extend(made);
         lines.extend(results(a, b));
     }
@@ -122,6 +128,32 @@ fn artifacts(a: &Facts, b: &Facts) -> Vec<Line> {
         differs.then(|| Line { what, a: cell(left), b: cell(right), differs, change: None })
     };
     a.artifacts.iter().filter_map(line).collect()
+}
+
+/// Outside files that hold something else, by the first digits of their digests, with a file that differs where the
+/// listings of both are kept.
+fn sources(a: &Facts, b: &Facts, store: &Store) -> Vec<Line> {
+    if a.values.is_none() || b.values.is_none() {
+        return vec![];
+    }
+    let names: BTreeSet<&String> = a.sources.keys().chain(b.sources.keys()).collect();
+    let cell = |digest: Option<&Digest>| digest.map_or(Cell::None, |d| Cell::Value(d.to_string().into(), d.short()));
+    let line = |name: &String| {
+        let (old, new) = (a.sources.get(name), b.sources.get(name));
+        let change = old.zip(new).map(|(old, new)| (differing(store, old, new), Cell::None));
+        Line { what: format!("files of {name}"), a: cell(old), b: cell(new), differs: true, change }
+    };
+    names.into_iter().filter(|name| a.sources.get(*name) != b.sources.get(*name)).map(line).collect()
+}
+
+/// The first file that differs, and how many others do.
+fn differing(store: &Store, old: &Digest, new: &Digest) -> Cell {
+    let (Some(old), Some(new)) = (listing(store, old), listing(store, new)) else { return Cell::None };
+    let names: BTreeSet<&PathBuf> = old.keys().chain(new.keys()).collect();
+    let mut names = names.into_iter().filter(|n| old.get(*n) != new.get(*n) && !n.as_os_str().is_empty());
+    let Some(first) = names.next() else { return Cell::None };
+    let more = names.count();
+    Cell::Text(first.display().to_string() + &if more > 0 { format!(" and {more} more") } else { String::new() })
 }
 
 fn clipped(text: &str) -> String {

@@ -175,7 +175,8 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let is_plain = is_plain && !args.lock && !args.locked && args.flags.resource.is_empty();
     // Which trials there are, other things than the pipeline may say.
     let is_plain = is_plain && args.pipeline.axis.is_empty() && !args.targets.iter().any(|name| name.contains('@'));
-    let question = is_plain.then(|| Question::new(file, registry, &args.pipeline.overrides(), &args.targets)).flatten();
+    let ask = || Question::new(file, registry, &args.pipeline.overrides(), &args.targets);
+    let question = is_plain.then(ask).flatten();
     if let Some(question) = question {
         let store = args.flags.remote.store(cache)?;
         if let Some(memo) = memo::recall(&store, question) {
@@ -190,8 +191,9 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let selected = select(&pipeline, &args.targets)?;
     let locked = args.locked.then(|| lock::before(&pipeline, &selected, cache)).transpose()?;
     let Some(outcome) = execute(&pipeline, selected, &args.flags, cache, vec![])? else { return Ok(()) };
-    // A warning is told again each time.
-    if let (Some(question), None, true) = (question, &outcome.error, pipeline.warnings.is_empty()) {
+    // A warning is told again each time. What it rests on may have changed meanwhile, and which of the two was read nobody knows.
+    let question = question.filter(|asked| pipeline.warnings.is_empty() && ask() == Some(*asked));
+    if let (Some(question), None) = (question, &outcome.error) {
         memo::keep(&Store::open(cache)?, question, &pipeline, &outcome.records);
     }
     show(&outcome.ends, &args.flags)?;

@@ -99,6 +99,12 @@ fn text(lineage: &Lineage) -> String {
             let peak = fact.peak.map_or_else(String::new, |peak| format!(", at most {} in use", bytes(peak)));
             text.push_str(&format!("  made by {stage} on {when} in {took}{peak}\n"));
             text.push_str(&format!("  on {}, {}, by erw {}\n", fact.host, fact.device, fact.program));
+            if !fact.earlier.is_empty() {
+                text.push_str(&format!(
+                    "  begun elsewhere, so its bytes are owed to nobody: {}\n",
+                    fact.earlier.join("; ")
+                ));
+            }
             for result in &maker.results {
                 text.push_str(&format!("  {} {}\n", result.name, number(result.value)));
             }

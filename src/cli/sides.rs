@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::runner::actions::{Lookup, Record, lookup};
 use crate::runner::digest::Digest;
 use crate::runner::event::Measure;
-use crate::runner::graph::{Pipeline, Stage, StageId};
+use crate::runner::graph::{Pipeline, Source, Stage, StageId};
 use crate::runner::history::{self, Ended, RunState};
 use crate::runner::key::ingredients;
 use crate::runner::manifest::{FieldType, Registry};
@@ -37,6 +37,8 @@ pub struct Facts {
     pub values: Option<BTreeMap<String, Json>>,
     /// Those among them that are paths: their contents are in keys, their names are not.
     pub paths: BTreeSet<String>,
+    /// Digests of what its outside files and folders hold, by the names that keys have for them.
+    pub sources: BTreeMap<String, Digest>,
     pub results: Vec<Measure>,
     /// Digests of its outputs, if a record tells.
     pub artifacts: BTreeMap<String, Digest>,
@@ -112,16 +114,18 @@ impl Reader<'_> {
         let base: BTreeMap<StageId, &str> = stages.iter().map(|(name, id)| (*id, name.as_str())).collect();
         let selected: Vec<StageId> = select(pipeline, &[])?.into_iter().filter(|id| base.contains_key(id)).collect();
         let mut facts = vec![];
-        for (id, verdict) in plan(&Judge::new(pipeline, self.store, BTreeSet::new()), &selected)? {
+        let judge = Judge::new(pipeline, self.store, BTreeSet::new());
+        for (id, verdict) in plan(&judge, &selected)? {
             let stage = pipeline.stage(id);
             let (values, paths) = values(stage, &base);
             let standing = standing(pipeline, &verdict);
+            let sources = sources(&judge, stage)?;
             let (results, artifacts) = match verdict {
                 Verdict::Cached(record) => (record.results.clone(), artifacts(&record)),
                 _ => Default::default(),
             };
             let kind = stage.kind.name.to_string();
-            let told = Facts { kind, values: Some(values), paths, results, artifacts, standing };
+            let told = Facts { kind, values: Some(values), paths, sources, results, artifacts, standing };
             facts.push((base[&id].to_string(), told));
         }
         Ok(Side { stages: facts, past: false })
@@ -193,17 +197,26 @@ impl Reader<'_> {
 
     fn facts(&self, past: &Ended) -> Result<Facts> {
         let key = past.key.as_ref().and_then(|k| k.parse::<Digest>().ok());
-        let (values, artifacts) = match key.map(|k| lookup(self.store, &k.into())).transpose()? {
-            Some(Lookup::Hit(record)) => (Some(recorded(&record.key_text)), artifacts(&record)),
+        let (values, sources, artifacts) = match key.map(|k| lookup(self.store, &k.into())).transpose()? {
+            Some(Lookup::Hit(record)) => (Some(recorded(&record.key_text)), record.sources(), artifacts(&record)),
             _ => Default::default(),
         };
         let (kind, standing) = (past.kind.clone(), past.state.replace('_', " "));
-        Ok(Facts { kind, values, paths: BTreeSet::new(), results: past.results.clone(), artifacts, standing })
+        Ok(Facts { kind, values, paths: BTreeSet::new(), sources, results: past.results.clone(), artifacts, standing })
     }
 }
 
 fn artifacts(record: &Record) -> BTreeMap<String, Digest> {
     record.outputs.iter().map(|(name, output)| (name.clone(), output.measured.digest)).collect()
+}
+
+/// What the outside files of a stage hold, of those that are there.
+fn sources(judge: &Judge<'_>, stage: &Stage) -> Result<BTreeMap<String, Digest>> {
+    let there = stage.sources.iter().filter(|(_, source)| source.path.exists());
+    let digest = |(name, source): (&String, &Source)| {
+        Ok((name.clone(), judge.files.digest(judge.store, source)?.measured.digest))
+    };
+    there.map(digest).collect()
 }
 
 /// Data that git does not keep is taken from where it lies now.

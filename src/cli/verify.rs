@@ -105,9 +105,9 @@ pub fn says(agreement: &Agreement) -> Vec<String> {
         Agreement::Near { tolerance, results } => {
             let pair = |p: &Pair| format!("{} {} -> {}", p.name, number(Some(p.old)), number(Some(p.new)));
             let pairs: Vec<String> = results.iter().map(pair).collect();
-            vec![format!("results within {tolerance}, as made on another class of machine: {}", pairs.join(", "))]
+            vec![format!("results within {tolerance}, as not made on one class of machine: {}", pairs.join(", "))]
         }
-        Agreement::Unknown => vec!["other bytes, made on another class of machine, and no results to compare".into()],
+        Agreement::Unknown => vec!["other bytes, not made on one class of machine, and no results to compare".into()],
         Agreement::Differs { what } => what.iter().map(|w| format!("DIFFERS: {w}")).collect(),
     }
 }

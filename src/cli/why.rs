@@ -112,6 +112,9 @@ impl Text {
         let took = duration(made.seconds);
         self.line(1, format!("made by {} on {} in {took}{attempts}", brief(made), made.host));
         self.line(1, format!("with erw {} on {}", made.program, made.device));
+        if !made.earlier.is_empty() {
+            self.line(1, format!("begun elsewhere, so its bytes are owed to nobody: {}", made.earlier.join("; ")));
+        }
     }
 
     /// What set a cached stage apart from the record before it.

@@ -7,16 +7,20 @@
 //! This module does not know when a record counts as a hit (`plan`).
 
 use super::digest::{Digest, Measured};
-use super::disk::{Keep, write_file};
+use super::disk::{Keep, write_noted};
 use super::event::{Measure, StoredOutput};
 use super::graph::Few;
 use super::key::{Key, lines};
+use super::machine;
 use super::properties::Given;
 use super::store::Store;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// Raised when [`Record`] changes shape.
@@ -56,6 +60,20 @@ pub struct Record {
     /// What was known of its inputs: what it took is said of another stage only if that is given the like.
     #[serde(default, skip_serializing_if = "Given::is_empty")]
     pub given: Given,
+    /// Other machines that made a part of it, see `machine`: those of attempts from whose checkpoints it went on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<String>,
+    /// Of the file that this was read from or written to, taken while it was open; nothing for one from elsewhere.
+    #[serde(skip)]
+    pub stamp: Option<Stamp>,
+}
+
+/// Size, time of change in seconds and nanoseconds, and inode: a record is replaced by rename and never written to, so
+/// another one has another stamp.
+pub type Stamp = [i64; 4];
+
+fn stamp(file: &Metadata) -> Stamp {
+    [file.len() as i64, file.mtime(), file.mtime_nsec(), file.ino() as i64]
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,6 +102,10 @@ impl Record {
     pub fn key(&self) -> Key {
         Key::of(&self.key_text)
     }
+    /// What the bytes depend on: the one machine that made it, [`machine::SEVERAL`], or nothing if that was not noted.
+    pub fn machine(&self) -> String {
+        if self.earlier.is_empty() { machine::of(&self.class, &self.device) } else { machine::SEVERAL.into() }
+    }
     /// Digests of the outside files that went into the key, by name.
     pub fn sources(&self) -> BTreeMap<String, Digest> {
         let sources = lines(&self.key_text).filter(|((section, _), _)| *section == "source");
@@ -111,11 +133,23 @@ pub enum Lookup {
 
 pub fn lookup(store: &Store, key: &Key) -> Result<Lookup> {
     let path = store.action_file(key);
-    let bytes = match std::fs::read(&path) {
+    let open = || {
+        let mut file = File::open(&path)?;
+        let (stamp, mut bytes) = (stamp(&file.metadata()?), Vec::new());
+        file.read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>((stamp, bytes))
+    };
+    let (stamp, bytes) = match open() {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Lookup::Miss),
         other => other.map_err(|e| Error::io("read", &path, e))?,
     };
-    Ok(read(&bytes, key))
+    Ok(match read(&bytes, key) {
+        Lookup::Hit(mut record) => {
+            record.stamp = Some(stamp);
+            Lookup::Hit(record)
+        }
+        other => other,
+    })
 }
 
 /// What the bytes of a record say about this key.
@@ -152,13 +186,14 @@ fn is_foreign(text: &str) -> bool {
     value.and_then(|v| v.get("format")?.as_u64()).is_some_and(|format| format != 1)
 }
 
-/// Writes a record. Everything it names must be in the store by now.
-pub fn write(store: &Store, record: &Record, keep: Keep) -> Result<()> {
+/// Writes a record. Everything it names must be in the store by now. Returns the stamp of its file.
+pub fn write(store: &Store, record: &Record, keep: Keep) -> Result<Stamp> {
     let path = store.action_file(&record.key());
     let failed = |e: std::io::Error| Error::io("write", &path, e);
     let body = serde_json::to_string(record).map_err(|e| failed(e.into()))?;
     let check = Digest::of_bytes(body.as_bytes());
-    write_file(&path, format!("{PREFIX}{check}{MIDDLE}{body}}}\n").as_bytes(), keep).map_err(failed)
+    let text = format!("{PREFIX}{check}{MIDDLE}{body}}}\n");
+    write_noted(&path, text.as_bytes(), keep).map(|file| stamp(&file)).map_err(failed)
 }
 
 /// Every readable record, in the order of keys, and the files that are damaged.
@@ -169,7 +204,11 @@ pub fn all(store: &Store) -> Result<(Vec<Record>, Vec<PathBuf>)> {
         .into_par_iter()
         .filter(is_record)
         .map(|path| {
-            let parsed = std::fs::read(&path).map_or(Parsed::Damaged, |bytes| parse(&bytes));
+            let parsed = match std::fs::read(&path) {
+                // Another user's: not ours to judge.
+                Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Parsed::Foreign,
+                read => read.map_or(Parsed::Damaged, |bytes| parse(&bytes)),
+            };
             let named = |record: &Record| path.file_stem().is_some_and(|n| *n == *record.key().to_string());
             match parsed {
                 Parsed::Record(record) if !named(&record) => (path, Parsed::Damaged),
@@ -215,6 +254,8 @@ mod tests {
             device: "cpu".into(),
             class: "c".into(),
             given: Given::new(),
+            earlier: vec![],
+            stamp: None,
         }
     }
 
@@ -244,7 +285,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let key = record().key();
-        write_file(&store.action_file(&key), br#"{"format":2,"check":"","record":{}}"#, Keep::Later).unwrap();
+        write_noted(&store.action_file(&key), br#"{"format":2,"check":"","record":{}}"#, Keep::Later).unwrap();
         assert!(matches!(lookup(&store, &key).unwrap(), Lookup::Miss));
     }
 }

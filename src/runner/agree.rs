@@ -6,9 +6,10 @@
 use super::actions::Record;
 use super::digest::{Digest, entries};
 use super::event::Measure;
+use super::machine::SEVERAL;
 use super::manifest::{Exact, Manifest};
 use super::name;
-use super::store::{Store, damaged};
+use super::store::Store;
 use crate::error::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ pub enum Agreement {
         tolerance: f64,
         results: Vec<Pair>,
     },
-    /// Other bytes from another class of machine, and no results to compare.
+    /// Other bytes from another class of machine, or from several, and no results to compare.
     Unknown,
     Differs {
         what: Vec<String>,
@@ -46,9 +47,10 @@ pub fn results(all: &[Measure]) -> BTreeMap<String, f64> {
     all.iter().map(|m| (m.name.clone(), m.value.unwrap_or(f64::NAN))).collect()
 }
 
-/// Is every bit owed, given the classes of machine on which the two were made? Nobody's class is another one.
-pub fn is_owed(manifest: &Manifest, old_class: &str, new_class: &str) -> bool {
-    manifest.exact == Exact::Everywhere || (old_class == new_class && !old_class.is_empty())
+/// Is every bit owed, given the machines on which the two were made ([`Record::machine`])? Nobody's machine is another
+/// one, and so are several: where one took over from the other is in no record.
+pub fn is_owed(manifest: &Manifest, old: &str, new: &str) -> bool {
+    manifest.exact == Exact::Everywhere || (old == new && !old.is_empty() && old != SEVERAL)
 }
 
 /// Agreement by results alone.
@@ -79,12 +81,11 @@ fn is_near(old: f64, new: f64, tolerance: f64) -> bool {
 /// # Errors
 /// When it is not, or no longer, what was stored.
 pub fn check_whole(store: &Store, record: &Record) -> Result<()> {
-    let bad = record.outputs.iter().find(|(_, output)| !store.holds(&output.measured));
-    bad.map_or(Ok(()), |(name, output)| {
-        let what = format!("output `{name}` of stage `{}`", record.stage);
-        let error = damaged(&output.measured.digest).within(&what);
-        Err(error.hint("`erw cache verify` sets it aside, then `erw run` makes it anew"))
-    })
+    for (name, output) in record.outputs.iter() {
+        let what = || format!("output `{name}` of stage `{}`", record.stage);
+        store.check(&output.measured.digest).map_err(|e| e.within(&what()))?;
+    }
+    Ok(())
 }
 
 /// What differs in an output, in words.

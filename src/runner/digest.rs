@@ -12,15 +12,21 @@
 //! Outside data counts by the names and bytes of its files, links followed: it lies on file systems that know no
 //! permissions, and comes out of git, which keeps no empty folders.
 //!
+//! Files are read and never mapped: of a mapped one that somebody cuts short, the kernel kills whoever reads on.
+//!
 //! It does not know what is digested, nor does it remember anything (`files` does).
 
 use super::inside;
 use crate::error::{Error, Result};
+use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 use rayon::prelude::*;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::cell::RefCell;
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -29,7 +35,8 @@ const TREE_CONTEXT: &str = "erw 2025 digest of a tree, version 1";
 /// Of lists in which not every entry is a plain file.
 const KINDS_CONTEXT: &str = "erw 2026 digest of a tree, version 2";
 
-/// From this size on one file is hashed by all threads; below, files are spread over the threads.
+/// Above this size one file is hashed by all threads, each taking pieces of this size, which stay in the cache of its core;
+/// below, files are spread over the threads.
 const LARGE: u64 = 1 << 20;
 
 /// 32 bytes of blake3, shown as 64 hexadecimal digits.
@@ -43,13 +50,16 @@ impl Digest {
     }
     /// Digest of the bytes of one file.
     pub fn of_file(path: &Path) -> std::io::Result<Self> {
-        let mut hasher = blake3::Hasher::new();
-        let file = std::fs::File::open(path)?;
-        match file.metadata()?.len() {
-            n if n >= LARGE => hasher.update_mmap_rayon(path)?,
-            _ => hasher.update_reader(file)?,
+        let file = File::open(path)?;
+        let bytes = file.metadata()?.len();
+        let hash = match bytes > LARGE {
+            true => {
+                let (left, right) = halves(&file, 0, bytes)?;
+                merge_subtrees_root(&left, &right, Mode::Hash)
+            }
+            false => blake3::Hasher::new().update_reader(file)?.finalize(),
         };
-        Ok(Self(*hasher.finalize().as_bytes()))
+        Ok(Self(*hash.as_bytes()))
     }
     pub fn bytes(&self) -> [u8; 32] {
         self.0
@@ -68,6 +78,38 @@ impl Digest {
     /// The first 12 digits, for people.
     pub fn short(&self) -> String {
         self.to_string()[..12].to_string()
+    }
+}
+
+/// The two halves of a part of a file, as blake3 cuts it, digested beside each other.
+fn halves(file: &File, at: u64, bytes: u64) -> io::Result<(ChainingValue, ChainingValue)> {
+    let left = left_subtree_len(bytes);
+    let (left, right) = rayon::join(|| part(file, at, left), || part(file, at + left, bytes - left));
+    Ok((left?, right?))
+}
+
+/// A part of a file that is a subtree of its digest.
+fn part(file: &File, at: u64, bytes: u64) -> io::Result<ChainingValue> {
+    thread_local! {
+        static PIECE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    if bytes > LARGE {
+        let (left, right) = halves(file, at, bytes)?;
+        return Ok(merge_subtrees_non_root(&left, &right, Mode::Hash));
+    }
+    PIECE.with_borrow_mut(|piece| {
+        piece.resize(bytes as usize, 0);
+        file.read_exact_at(piece, at).map_err(cut_short)?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset(at);
+        Ok(hasher.update(piece).finalize_non_root())
+    })
+}
+
+fn cut_short(e: io::Error) -> io::Error {
+    match e.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::new(e.kind(), "it was cut short while it was read"),
+        _ => e,
     }
 }
 
@@ -426,7 +468,8 @@ mod tests {
     #[test]
     fn a_large_and_a_small_file_hash_like_their_bytes() {
         let dir = dir();
-        for n in [0, 10, LARGE as usize - 1, LARGE as usize + 12345] {
+        let large = LARGE as usize;
+        for n in [0, 10, large - 1, large, large + 1, large + 12345, 2 * large, 5 * large + 1023, 8 * large] {
             let bytes: Vec<u8> = (0..n).map(|i| (i % 251) as u8).collect();
             let path = dir.path().join("f");
             fs::write(&path, &bytes).unwrap();

@@ -95,6 +95,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Writes a file so that no process sees it half written. With [`Keep::Later`] a power failure may leave less: for what
 /// proves itself when it is read.
 pub fn write_file(path: &Path, bytes: &[u8], keep: Keep) -> io::Result<()> {
+    write_noted(path, bytes, keep).map(drop)
+}
+
+/// The same, and what the file looked like while it was this process's alone.
+pub fn write_noted(path: &Path, bytes: &[u8], keep: Keep) -> io::Result<fs::Metadata> {
     let parent = path.parent().unwrap_or(Path::new("."));
     let temporary = parent.join(unique());
     let create = || match File::create(&temporary) {
@@ -104,12 +109,22 @@ pub fn write_file(path: &Path, bytes: &[u8], keep: Keep) -> io::Result<()> {
         other => other,
     };
     let written = create()
-        .and_then(|mut f| f.write_all(bytes).and_then(|()| if keep == Keep::Now { f.sync_all() } else { Ok(()) }))
-        .and_then(|()| fs::rename(&temporary, path));
+        .and_then(|mut f| {
+            f.write_all(bytes)?;
+            if keep == Keep::Now {
+                f.sync_all()?;
+            }
+            f.metadata()
+        })
+        .and_then(|looks| fs::rename(&temporary, path).map(|()| looks));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    written.and_then(|()| if keep == Keep::Now { sync_dir(parent) } else { Ok(()) })
+    let looks = written?;
+    if keep == Keep::Now {
+        sync_dir(parent)?;
+    }
+    Ok(looks)
 }
 
 /// A rename is on disk only once its folder is.

@@ -3,7 +3,7 @@
 use super::digest::Measured;
 use super::disk::{self, copy_all, unique};
 use super::place::place;
-use super::store::{Store, damaged};
+use super::store::Store;
 use crate::error::{Error, Result};
 use std::fs::FileType;
 use std::os::unix::fs::PermissionsExt;
@@ -33,9 +33,7 @@ pub fn export(store: &Store, items: &[Item], to: &Path, how: How, force: bool) -
         let error = Error::usage(format!("`{}` is there already", to.display()));
         return Err(error.hint("name another folder, or replace it with `--force`"));
     }
-    if let Some(bad) = items.iter().find(|i| !store.holds(&i.measured)) {
-        return Err(damaged(&bad.measured.digest).hint("`erw run` makes it anew"));
-    }
+    items.iter().try_for_each(|item| store.check(&item.measured.digest))?;
     let parent = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(|e| Error::io("make", parent, e))?;
     let beside = parent.join(unique());

@@ -3,7 +3,7 @@
 
 use super::actions::{self, Record};
 use super::digest::{Digest, Links, Measured, walk};
-use super::store::{Presence, Store};
+use super::store::{Presence, Store, refuse_unreadable};
 use super::tags;
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -127,6 +127,8 @@ pub struct Verified {
 
 /// Reads every artifact, record and tag; what is not what its name says goes to quarantine.
 pub fn verify(store: &Store) -> Result<Verified> {
+    // What this user may not read is neither whole nor damaged.
+    ["actions", "tags", "store"].iter().try_for_each(|folder| refuse_unreadable(&store.v1(folder)))?;
     let (records, damaged) = actions::all(store)?;
     let mut verified = Verified { records: records.len(), ..Verified::default() };
     for path in damaged {

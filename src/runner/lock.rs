@@ -44,7 +44,8 @@ pub struct Lock {
 #[serde(deny_unknown_fields)]
 pub struct Locked {
     pub key: Digest,
-    /// The class of machine that made it, if it is not the one of the file: results may come from another's cache.
+    /// The machine that made it (`Record::machine`), if it is not of the class of the file: results may come from another's
+    /// cache, from a GPU, or from several machines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -115,7 +116,7 @@ impl Lock {
             });
             Ok(Locked {
                 key: record.key().into(),
-                class: Some(record.class.clone()).filter(|c| c != class),
+                class: Some(record.machine()).filter(|c| c != class),
                 results: agree::results(&record.results),
                 outputs: outputs.collect::<Result<_>>()?,
             })
@@ -220,7 +221,7 @@ impl Lock {
         // With the locked inputs the key is the locked one, so another key means other inputs, which were found near.
         let same_inputs = self.inputs(pipeline, stage).is_some() && record.key() == Key::from(locked.key);
         let class = locked.class.as_deref().unwrap_or(&self.class);
-        if !same_inputs || !agree::is_owed(&stage.manifest, class, &record.class) {
+        if !same_inputs || !agree::is_owed(&stage.manifest, class, &record.machine()) {
             return Ok(agree::near(&locked.results, &agree::results(&record.results), stage.manifest.tolerance));
         }
         let mut what = vec![];

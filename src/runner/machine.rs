@@ -1,10 +1,49 @@
 //! The class of this machine: what decides in which order sums are taken and with which instructions. On machines of one
 //! class a stage makes the same bytes; between classes only kinds that their manifest calls exact everywhere do.
 //!
-//! Knows nothing of stages. GPUs are no part of it: records name the device besides.
+//! A GPU counts besides. An attempt goes on from what earlier ones left in `checkpoints/`, so each notes its machine in the
+//! work folder, and a record names those of all attempts that its result comes from. Bytes are owed to nobody if there are
+//! several: they depend on the step at which one took over.
+//!
+//! Knows nothing of stages.
 
+use super::disk::{self, Keep, write_file};
+use std::io;
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
+
+/// What is said of a result that several machines had a part in.
+pub const SEVERAL: &str = "several machines";
+/// Of a checkpoint that was left by a version which did not note where.
+const UNKNOWN: &str = "an unknown machine";
+/// In a work folder: the machines of the attempts, one a line.
+const MACHINES: &str = "machines.txt";
+
+/// What bytes depend on: the class, and the GPU where one was used. Nothing if nobody noted the class.
+pub fn of(class: &str, device: &str) -> String {
+    match device.starts_with("cuda") && !class.is_empty() {
+        true => format!("{class} with {device}"),
+        false => class.into(),
+    }
+}
+
+/// Notes in its work folder that an attempt begins on `machine`. Returns the other machines whose checkpoints it finds.
+pub fn begin(work: &Path, machine: &str) -> io::Result<Vec<String>> {
+    let file = work.join(MACHINES);
+    let goes_on = disk::list(&work.join("checkpoints")).is_ok_and(|left| !left.is_empty());
+    let mut all: Vec<String> = match (goes_on, std::fs::read_to_string(&file)) {
+        (false, _) => vec![],
+        (true, Ok(text)) => text.lines().map(String::from).collect(),
+        (true, Err(_)) => vec![UNKNOWN.into()],
+    };
+    if !all.iter().any(|known| known == machine) {
+        all.push(machine.into());
+        write_file(&file, (all.join("\n") + "\n").as_bytes(), Keep::Later)?;
+    }
+    all.retain(|known| known != machine);
+    Ok(all)
+}
 
 /// Instruction sets, cache sizes (kernels cut their blocks by them), and the C library, whose functions round their own way.
 pub fn class() -> &'static str {
@@ -27,4 +66,32 @@ pub fn class() -> &'static str {
         words.push(libc.map_or("?".into(), |o| String::from_utf8_lossy(&o.stdout).trim().replace(' ', "-")));
         words.join(" ")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_knows_the_machines_that_it_goes_on_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = dir.path();
+        std::fs::create_dir(work.join("checkpoints")).unwrap();
+        let none: [&str; 0] = [];
+        assert_eq!(begin(work, "a").unwrap(), none);
+        assert_eq!(begin(work, "b").unwrap(), none, "the first left nothing to go on from");
+        std::fs::write(work.join("checkpoints/1"), "").unwrap();
+        assert_eq!(begin(work, "a").unwrap(), ["b"]);
+        assert_eq!(begin(work, "b").unwrap(), ["a"]);
+        assert_eq!(begin(work, "b with cuda:0, X").unwrap(), ["b", "a"]);
+        std::fs::remove_file(work.join(MACHINES)).unwrap();
+        assert_eq!(begin(work, "a").unwrap(), [UNKNOWN]);
+    }
+
+    #[test]
+    fn a_gpu_counts_and_the_model_of_a_processor_does_not() {
+        assert_eq!(of("c", "cpu, some processor"), "c");
+        assert_eq!(of("c", "cuda:0, some GPU"), "c with cuda:0, some GPU");
+        assert_eq!(of("", "cuda:0"), "");
+    }
 }

@@ -2,16 +2,29 @@
 //! rests on, it is given without reading the pipeline. What a run of 10,000 stages checks is then little more than that
 //! their files are still there, which is what a build tool does too.
 //!
-//! The answer rests on the question (pipeline file, settings from outside, targets, this very program), the bytes of the
-//! pipeline's files as they were read, the digests of sources as they stand in the keys, every record's file being what it
-//! was by size and time, and every artifact being in its place with its size. Each is checked; if one differs, or the memo is damaged, the run takes
-//! the long way, which is right whatever a memo says. It knows nothing of graphs.
+//! What the answer rests on, and nothing else. `tests/memo.rs` changes each line alone and compares with a plan.
+//!
+//! | it rests on | held as | taken when |
+//! |---|---|---|
+//! | the pipeline file, by its path and by where links lead | question | it is asked, and again before it is kept |
+//! | the current folder: relative paths of settings start there | question | likewise |
+//! | `--set`, `ERW_SET__…`, targets | question | likewise |
+//! | manifests of kinds, the file of ERW_REGISTRY | question | likewise |
+//! | this very program: size, times, inode | question | likewise |
+//! | files of the pipeline: itself, parents, those that inputs come from | digest, and where links lead | it was read |
+//! | watched files and those that parameters name | digest, by the rules of `files` (size, times, inode) | they were digested for the keys |
+//! | the record of each stage | size, time, inode | its file was open to be read or written |
+//! | the artifacts of each stage | presence and size | they are asked for |
+//!
+//! The cache folder is where the memo lies. Other variables of the environment, PATH among them, are in no key and so in
+//! no answer. If one line differs, or the memo is damaged, the run takes the long way, which is right whatever a memo
+//! says. It knows nothing of graphs.
 //!
 //! On disk: a line with the format; the digest of all that follows; a line of JSON, `Head`; for each stage what is to be
 //! checked, as bytes; a line of JSON for each stage, how it ended. The last part is as long as all the others together
 //! and is not read where the stages are too many to be listed.
 
-use super::actions::{Output, Record, Shown};
+use super::actions::{Output, Record, Shown, Stamp};
 use super::digest::{Digest, Measured};
 use super::disk::{Keep, write_file};
 use super::event::{Event, LISTED, Listener, Measure, StageEnd, State, What};
@@ -34,10 +47,10 @@ use std::time::{Duration, Instant};
 
 /// After so long the long way is taken once, which notes that the records are still in use.
 const GOOD_FOR: Duration = Duration::from_secs(24 * 3600);
-const FORMAT: &[u8] = b"erw memo 1\n";
+const FORMAT: &[u8] = b"erw memo 2\n";
 
 /// What is asked, as one digest.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Question(Digest);
 
 impl Question {
@@ -45,10 +58,14 @@ impl Question {
     pub fn new(pipeline: &Path, registry: Registry, overrides: &Overrides, targets: &[String]) -> Option<Self> {
         let manifests: Vec<(&str, &str)> = registry.iter().map(|kind| (kind.name, kind.manifest)).collect();
         let published = std::env::var_os("ERW_REGISTRY").map(std::fs::read).transpose().ok()?;
-        let program = std::env::current_exe().and_then(|exe| exe.metadata()).ok()?;
-        let program = (program.len(), program.mtime(), program.mtime_nsec(), program.ino());
-        let pipeline = std::path::absolute(pipeline).ok()?;
-        let asked = (pipeline.to_str()?, &overrides.set, &overrides.env, targets, manifests, published, program);
+        // The one that runs, whatever lies under its name by now.
+        let program = std::fs::metadata("/proc/self/exe").ok()?;
+        let times = [program.mtime(), program.mtime_nsec(), program.ctime(), program.ctime_nsec()];
+        let program = (program.len(), times, program.dev(), program.ino());
+        let folder = std::env::current_dir().ok()?;
+        let pipeline = (std::path::absolute(pipeline).ok()?, pipeline.canonicalize().ok()?);
+        let places = (folder.to_str()?, pipeline.0.to_str()?, pipeline.1.to_str()?);
+        let asked = (places, &overrides.set, &overrides.env, targets, manifests, published, program);
         Some(Self(Digest::of_bytes(&serde_json::to_vec(&asked).ok()?)))
     }
 
@@ -61,8 +78,8 @@ impl Question {
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
     pipeline: String,
-    /// Pipeline files and the digests of what was read.
-    files: Vec<(PathBuf, Digest)>,
+    /// Pipeline files, where links led, and the digests of what was read.
+    files: Vec<(PathBuf, PathBuf, Digest)>,
     /// Outside files and folders, what of them counts, and their digests in the keys.
     sources: Vec<(PathBuf, Option<Rule>, Digest)>,
     stages: usize,
@@ -98,12 +115,12 @@ pub enum Answer {
 
 /// Keeps the answer to a run whose every stage has a record now. Failing to is no failure: the next run takes longer.
 pub fn keep(store: &Store, question: Question, pipeline: &Pipeline, records: &[(StageId, Record)]) {
-    if let Some(bytes) = encode(store, pipeline, records) {
+    if let Some(bytes) = encode(pipeline, records) {
         let _ = write_file(&question.file(store), &bytes, Keep::Later);
     }
 }
 
-fn encode(store: &Store, pipeline: &Pipeline, records: &[(StageId, Record)]) -> Option<Vec<u8>> {
+fn encode(pipeline: &Pipeline, records: &[(StageId, Record)]) -> Option<Vec<u8>> {
     let mut sources: BTreeSet<(&Path, Option<&Rule>, Digest)> = BTreeSet::new();
     let (mut checks, mut ends) = (Vec::new(), Vec::new());
     for (id, record) in records {
@@ -114,8 +131,7 @@ fn encode(store: &Store, pipeline: &Pipeline, records: &[(StageId, Record)]) -> 
             sources.insert((source.path.as_path(), rule, *used.get(name)?));
         }
         let key = record.key();
-        Check { key: key.into(), record: stamp(&store.action_file(&key))?, outputs: record.measured() }
-            .write(&mut checks);
+        Check { key: key.into(), record: record.stamp?, outputs: record.measured() }.write(&mut checks);
         let end = Stage {
             name: stage.name.clone(),
             kind: record.kind.clone(),
@@ -130,7 +146,7 @@ fn encode(store: &Store, pipeline: &Pipeline, records: &[(StageId, Record)]) -> 
     }
     let head = Head {
         pipeline: pipeline.name.clone(),
-        files: pipeline.files.clone(),
+        files: pipeline.files.iter().map(led).collect::<Option<_>>()?,
         sources: sources
             .into_iter()
             .map(|(path, rule, digest)| Some((std::path::absolute(path).ok()?, rule.cloned(), digest)))
@@ -169,10 +185,16 @@ fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..end], &bytes[end + 1..]))
 }
 
+fn led((path, digest): &(PathBuf, Digest)) -> Option<(PathBuf, PathBuf, Digest)> {
+    Some((path.clone(), path.canonicalize().ok()?, *digest))
+}
+
 impl Head {
     fn holds(&self, store: &Store) -> bool {
         let files = Files::default();
-        let unread = |(path, digest): &(PathBuf, Digest)| Digest::of_file(path).is_ok_and(|now| now == *digest);
+        let unread = |(path, real, digest): &(PathBuf, PathBuf, Digest)| {
+            path.canonicalize().is_ok_and(|now| now == *real) && Digest::of_file(path).is_ok_and(|now| now == *digest)
+        };
         let unchanged = |(path, rule, digest): &(PathBuf, Option<Rule>, Digest)| {
             let Ok(watched) = rule.clone().map(Watched::try_from).transpose() else { return false };
             files.digest_at(store, path, watched.as_ref()).is_ok_and(|now| now.measured.digest == *digest)
@@ -186,14 +208,6 @@ struct Check {
     key: Digest,
     record: Stamp,
     outputs: Vec<Measured>,
-}
-
-/// Size and time of change of a file, in seconds and nanoseconds.
-type Stamp = [i64; 3];
-
-fn stamp(file: &Path) -> Option<Stamp> {
-    let metadata = std::fs::symlink_metadata(file).ok()?;
-    Some([metadata.len() as i64, metadata.mtime(), metadata.mtime_nsec()])
 }
 
 impl Check {
@@ -213,7 +227,7 @@ impl Check {
         while !bytes.is_empty() {
             let key = Digest::from_bytes(take(&mut bytes)?);
             let mut number = || take(&mut bytes).map(u64::from_le_bytes);
-            let record = [number()? as i64, number()? as i64, number()? as i64];
+            let record = [number()? as i64, number()? as i64, number()? as i64, number()? as i64];
             let mut outputs = Vec::new();
             for _ in 0..number()? {
                 let digest = Digest::from_bytes(take(&mut bytes)?);
@@ -256,8 +270,9 @@ fn all_in_place(store: &Store, checks: &[Check]) -> bool {
     };
     let in_place = |check: &Check| {
         let record = look(&records, &check.key, ".json");
-        record.is_some_and(|found| [found.st_size, found.st_mtime, found.st_mtime_nsec] == check.record)
-            && check.outputs.iter().all(whole)
+        record.is_some_and(|found| {
+            [found.st_size, found.st_mtime, found.st_mtime_nsec, found.st_ino as i64] == check.record
+        }) && check.outputs.iter().all(whole)
     };
     checks.par_iter().with_min_len(64).all(in_place)
 }

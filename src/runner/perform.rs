@@ -15,6 +15,7 @@ use super::files::{differences, digest_now, keep_listing};
 use super::graph::{Command, Few, Stage, StageId};
 use super::guard::{Sound, Watch};
 use super::launch::{Finish, Launcher, Report, Site, job_file, launch};
+use super::machine;
 use super::manifest::Params;
 use super::name;
 use super::plan::{Judge, Keyed};
@@ -120,6 +121,7 @@ impl Shop<'_> {
         let stage = self.stage(order);
         let work = self.store().work_dir(&order.keyed.action.key);
         let attempt = self.prepare(&work, stage)?;
+        let earlier = earlier_machines(&work, stage, grant)?;
         let log = work.join(format!("attempt-{attempt}.log"));
         starting(Start { attempt, log: log.clone() });
         let began = Instant::now();
@@ -142,8 +144,8 @@ impl Shop<'_> {
         if !extra.is_empty() {
             tell(WorkerEvent::Log { text: format!("not declared as outputs, so not kept: {}", extra.join(", ")) });
         }
-        let record = self.record(order, grant, report, outputs, attempt, began);
-        actions::write(self.store(), &record, keep)?;
+        let mut record = self.record(order, grant, report, outputs, (attempt, earlier), began);
+        record.stamp = Some(actions::write(self.store(), &record, keep)?);
         self.unsynced.fetch_or(keep == Keep::Later, Ordering::Relaxed);
         // From here on the action is done; what is left of its work folder is only space.
         let left = disk::list(&work).unwrap_or_default();
@@ -154,7 +156,6 @@ impl Shop<'_> {
 
     /// Empties `out/`, keeps `checkpoints/`, and returns the number of this attempt.
     fn prepare(&self, work: &Path, stage: &Stage) -> Result<u32> {
-        let keeps_checkpoints = |c: &Command| c.run.iter().any(|word| word.contains("{checkpoints}"));
         if stage.command.as_ref().is_some_and(|c| !keeps_checkpoints(c)) && self.take_spare(work) {
             return Ok(1);
         }
@@ -253,7 +254,7 @@ impl Shop<'_> {
             if self.sound.is_sound(self.store(), digest) {
                 continue;
             }
-            self.store().quarantine(digest)?;
+            self.store().set_aside(digest)?;
             self.judge.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
             makers.extend(self.stage(order).inputs.get(slot).map(|edge| edge.from));
         }
@@ -373,7 +374,7 @@ impl Shop<'_> {
         grant: &Grant,
         report: Report,
         outputs: Few<Output>,
-        attempt: u32,
+        (attempt, earlier): (u32, Vec<String>),
         began: Instant,
     ) -> Record {
         let stage = self.stage(order);
@@ -392,12 +393,11 @@ impl Shop<'_> {
             created: utc_now(),
             host: host(),
             program: env!("CARGO_PKG_VERSION").into(),
-            device: match model(!grant.gpus.is_empty()) {
-                Some(model) => format!("{}, {model}", grant.device()),
-                None => grant.device(),
-            },
-            class: super::machine::class().into(),
+            device: device(grant),
+            class: machine::class().into(),
             given: self.judge.properties().given(stage),
+            earlier,
+            stamp: None,
         }
     }
 }
@@ -425,6 +425,26 @@ fn some(paths: &[PathBuf]) -> String {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
     }
+}
+
+/// The device and what this machine calls it.
+fn device(grant: &Grant) -> String {
+    match model(!grant.gpus.is_empty()) {
+        Some(model) => format!("{}, {model}", grant.device()),
+        None => grant.device(),
+    }
+}
+
+fn keeps_checkpoints(command: &Command) -> bool {
+    command.run.iter().any(|word| word.contains("{checkpoints}"))
+}
+
+/// Other machines from whose checkpoints an attempt goes on.
+fn earlier_machines(work: &Path, stage: &Stage, grant: &Grant) -> Result<Vec<String>> {
+    if stage.command.as_ref().is_some_and(|c| !keeps_checkpoints(c)) {
+        return Ok(vec![]);
+    }
+    machine::begin(work, &machine::of(machine::class(), &device(grant))).map_err(|e| Error::io("write to", work, e))
 }
 
 /// Names in `out` that no output has, and which publishing left there.

@@ -17,6 +17,24 @@ pub fn place(path: &Path) -> PathBuf {
     })
 }
 
+/// An absolute name that keeps its links; `..` behind a link is where that leads, as for the system.
+pub fn logical(path: &Path) -> PathBuf {
+    let mut logical = PathBuf::new();
+    for part in std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()).components() {
+        match part {
+            Component::ParentDir => {
+                if logical.is_symlink() {
+                    logical = place(&logical);
+                }
+                logical.pop();
+            }
+            Component::CurDir => {}
+            part => logical.push(part),
+        }
+    }
+    logical
+}
+
 /// `..` is taken back by name: what it leads to need not exist any more.
 pub fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();

@@ -1,11 +1,16 @@
 //! Files as they were at a revision of git: a whole revision, put into a temporary folder. Uses the `git` program with
-//! an index of its own, so that neither the user's index nor the work tree is touched. Knows nothing of pipelines.
+//! an index of its own, so that neither the user's index nor the work tree is touched. Links of the revision lead to what
+//! they led to then: those that would leave the temporary folder are made anew. Knows nothing of pipelines.
 
-use super::place::{place, plain};
+use super::digest::join;
+use super::place::{logical, place, plain};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// More links than the system follows.
+const LINKS: usize = 40;
 
 /// A revision on disk, for as long as the value lives.
 #[derive(Debug)]
@@ -34,22 +39,67 @@ impl Checkout {
         git(&top, &["read-tree", &commit], &env)?;
         let prefix = format!("--prefix={}/", dir.path().join("tree").display());
         git(&top, &["checkout-index", "--all", "--force", &prefix], &env)?;
-        Ok(Self { dir, top, commit })
+        let checkout = Self { dir, top, commit };
+        checkout.mend_links()?;
+        Ok(checkout)
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.dir.path().join("tree")
+    }
+
+    /// An absolute link into the repository led to the revision's own files, and one out of the repository to where it
+    /// leads from the work tree.
+    fn mend_links(&self) -> Result<()> {
+        let (top, tree) = (place(&self.top), self.tree());
+        for line in git(&self.top, &["ls-tree", "-r", "-z", &self.commit], &[])?.split('\0') {
+            let Some((_, name)) = line.strip_prefix("120000 ").and_then(|l| l.split_once('\t')) else { continue };
+            let link = tree.join(name);
+            let Ok(to) = std::fs::read_link(&link) else { continue };
+            let there = plain(&top.join(name).parent().unwrap_or(&top).join(&to));
+            let wanted = match (self.inside(&there), to.is_absolute()) {
+                (Some(_), false) => continue,
+                (Some(inside), true) => tree.join(inside),
+                (None, _) => there,
+            };
+            let relinked = std::fs::remove_file(&link).and_then(|()| std::os::unix::fs::symlink(wanted, &link));
+            relinked.map_err(|e| Error::io("write", &link, e))?;
+        }
+        Ok(())
     }
 
     /// Where the file or folder `now` stands in this revision; `None` if it is outside of the repository.
     pub fn path(&self, now: &Path) -> Option<PathBuf> {
-        let inside = place(now).strip_prefix(place(&self.top)).ok()?.to_path_buf();
-        Some(self.dir.path().join("tree").join(inside))
+        Some(self.tree().join(self.inside(now)?))
+    }
+
+    /// A path as it is called from the top of the repository. Links within the repository stay in it, for they may have led
+    /// elsewhere then.
+    pub fn inside(&self, now: &Path) -> Option<PathBuf> {
+        let (mut now, top, tree) = (logical(now), place(&self.top), self.tree());
+        // A link that was not there then is followed as it leads now; each leads on, or there is none left.
+        for _ in 0..LINKS {
+            let above = now.ancestors().filter(|above| place(above) == top).last();
+            let Some(stated) = above.and_then(|above| now.strip_prefix(above).ok()) else { break };
+            let is_new = |name: &&Path| top.join(name).is_symlink() && tree.join(name).symlink_metadata().is_err();
+            let Some(link) = stated.ancestors().filter(is_new).last() else { return Some(stated.to_path_buf()) };
+            now = join(&place(&top.join(link)), stated.strip_prefix(link).unwrap_or(Path::new("")));
+        }
+        place(&now).strip_prefix(&top).ok().map(Path::to_path_buf)
     }
 
     /// Where a path of this revision stands in the work tree; a path that was stated as absolute is what it was.
     pub fn origin(&self, then: &Path) -> PathBuf {
-        let stated = match then.strip_prefix(self.dir.path().join("tree")) {
-            Ok(inside) => self.top.join(inside),
-            Err(_) => then.to_path_buf(),
-        };
-        plain(&stated)
+        match then.strip_prefix(self.tree()) {
+            Ok(inside) => plain(&self.top.join(inside)),
+            Err(_) => plain(then),
+        }
+    }
+
+    /// The place in the work tree of what `then` led to in this revision.
+    pub fn place_then(&self, then: &Path) -> PathBuf {
+        let real = place(then);
+        real.strip_prefix(place(&self.tree())).map_or_else(|_| real.clone(), |inside| place(&self.top).join(inside))
     }
 
     /// What the file that is now called `now` was called in this revision, as far as git can tell.
@@ -96,18 +146,37 @@ impl Checkout {
         Ok(all.into_values().collect())
     }
 
-    /// Files at or below `now` that git knows in the work tree, relative to it; empty for a file itself.
+    /// What git knows of the work tree.
     ///
     /// # Errors
     /// When git cannot be asked.
-    pub fn tracked(&self, now: &Path) -> Result<BTreeSet<PathBuf>> {
-        let now = now.canonicalize().map_err(|e| Error::io("read", now, e))?;
-        let top = self.top.canonicalize().map_err(|e| Error::io("read", &self.top, e))?;
-        // A `*` in a name is no pattern.
-        let literal = [("GIT_LITERAL_PATHSPECS", Path::new("1"))];
-        let text = git(&top, &["ls-files", "-z", "--", &now.to_string_lossy()], &literal)?;
-        let all = text.split('\0').filter(|name| !name.is_empty());
-        Ok(all.filter_map(|name| top.join(name).strip_prefix(&now).ok().map(Path::to_path_buf)).collect())
+    pub fn tracked(&self) -> Result<Tracked> {
+        let text = git(&self.top, &["ls-files", "-z"], &[])?;
+        let names = text.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect();
+        Ok(Tracked { top: place(&self.top), names })
+    }
+}
+
+/// Files and links that git knows, from the top of the repository.
+#[derive(Debug)]
+pub struct Tracked {
+    top: PathBuf,
+    names: BTreeSet<PathBuf>,
+}
+
+impl Tracked {
+    /// Does git know the file with this name from the top? Behind a link, git must know the link, and the file too where it
+    /// is in the repository.
+    pub fn has(&self, name: &Path) -> bool {
+        let known = name.ancestors().find(|above| self.names.contains(*above));
+        match known {
+            None => false,
+            Some(known) if known == name && !self.top.join(name).is_symlink() => true,
+            Some(_) => match place(&self.top.join(name)).strip_prefix(&self.top) {
+                Ok(real) => self.names.contains(real),
+                Err(_) => true,
+            },
+        }
     }
 }
 
@@ -129,9 +198,43 @@ fn checked_out(dir: &Path) -> Result<Option<String>> {
     Ok(Some(if is_clean { head } else { format!("{head} changed") }))
 }
 
+/// By these a hook of git says of which repository it is, and its index: that of the folder asked about is another.
+const OF_A_HOOK: [&str; 12] = [
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_PREFIX",
+    "GIT_COMMON_DIR",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+    "GIT_SHALLOW_FILE",
+    "GIT_GRAFT_FILE",
+    "GIT_LITERAL_PATHSPECS",
+];
+
+/// Is `dir` in no repository but that of the variables? Then they are meant, as for a home folder whose repository lies
+/// elsewhere.
+fn needs_variables(dir: &Path) -> bool {
+    let bare = |command: &mut Command| {
+        for name in OF_A_HOOK {
+            command.env_remove(name);
+        }
+        command.output().is_ok_and(|out| out.status.success())
+    };
+    let asked = std::env::var_os("GIT_DIR").is_some();
+    asked && !bare(Command::new("git").arg("-C").arg(dir).args(["rev-parse", "--show-toplevel"]))
+}
+
 /// What git prints, without the last newline.
 fn git(dir: &Path, args: &[&str], env: &[(&str, &Path)]) -> Result<String> {
     let mut command = Command::new("git");
+    if !needs_variables(dir) {
+        for name in OF_A_HOOK {
+            command.env_remove(name);
+        }
+    }
     command.arg("-C").arg(dir).args(args).envs(env.iter().copied());
     let out = command.output().map_err(|e| Error::usage("cannot run git").because(e))?;
     if !out.status.success() {
@@ -165,7 +268,8 @@ mod tests {
         let then = checkout.path(&file).unwrap();
         assert_eq!(checkout.origin(&then).canonicalize().unwrap(), file.canonicalize().unwrap());
         std::fs::write(dir.path().join("sub/untracked"), "").unwrap();
-        assert_eq!(checkout.tracked(&dir.path().join("sub")).unwrap(), [PathBuf::from("p.toml")].into());
+        let tracked = checkout.tracked().unwrap();
+        assert!(tracked.has(Path::new("sub/p.toml")) && !tracked.has(Path::new("sub/untracked")));
         let unknown = Checkout::of(&file, "no-such").unwrap_err();
         assert!(unknown.message.contains("no revision `no-such`"), "{unknown}");
     }

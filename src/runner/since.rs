@@ -1,8 +1,9 @@
 //! What has changed in a pipeline since a revision of git: each stage's description then is compared with that of now.
 //!
 //! A description is the text of a key in which an input stands for the description of the stage that makes it, so no cache
-//! is asked and nothing has to have run. Files of the repository enter by what they hold, then and now, submodules by
-//! their commits; files that git does not know, and those outside of the repository, count as unchanged. Names of stages do not matter to what a stage
+//! is asked and nothing has to have run. Files of the repository enter by what they hold, then and now, whichever links lead
+//! to them, and submodules by their commits; files that git does not know, and those outside of the repository, count as
+//! unchanged. Names of stages do not matter to what a stage
 //! computes, so a renamed stage is an unchanged one. Kinds are those of this program, then and now.
 
 use super::digest::{Digest, Found, Kind, join};
@@ -11,9 +12,9 @@ use super::graph::{Pipeline, Source, Stage, StageId};
 use super::key;
 use super::layers::Overrides;
 use super::manifest::Registry;
-use super::place::place;
+use super::place::{logical, place};
 use super::reason::{Reason, compare};
-use super::revision::{Checkout, Module};
+use super::revision::{Checkout, Module, Tracked};
 use super::store::Store;
 use super::watched::{Rule, Watched};
 use crate::error::{Error, Result};
@@ -79,7 +80,9 @@ pub fn since(
         e.context(format!("`{}` as of `{revision}` cannot be read", now.file.display()))
     })?;
     let modules = checkout.modules()?;
-    let mut sources = Sources { checkout: &checkout, modules, store, files: Files::default(), known: BTreeMap::new() };
+    let tracked = checkout.tracked()?;
+    let files = Files::default();
+    let mut sources = Sources { checkout: &checkout, modules, tracked, store, files, known: BTreeMap::new() };
     let old = describe(&then, |source| sources.then(source))?;
     let new = describe(now, |source| sources.now(source))?;
     let stages = selected.iter().map(|&id| (id, change(now, id, &new, &then, &old, &sources)));
@@ -145,13 +148,14 @@ fn describe(pipeline: &Pipeline, mut source: impl FnMut(&Source) -> Result<Diges
 
 type Listing = BTreeMap<PathBuf, Digest>;
 
-/// A place and what of it counts.
+/// A source, by how it is called in the work tree, and what of it counts.
 type Asked = (PathBuf, Option<Rule>);
 
-/// Sources then and now, by where they stand in the work tree.
+/// Sources then and now.
 struct Sources<'a> {
     checkout: &'a Checkout,
     modules: Vec<Module>,
+    tracked: Tracked,
     store: &'a Store,
     files: Files,
     /// By place and by what of it counts. Nothing for a source that git did not know.
@@ -160,54 +164,63 @@ struct Sources<'a> {
 
 impl Sources<'_> {
     fn then(&mut self, source: &Source) -> Result<Digest> {
-        let place = place(&self.checkout.origin(&source.path));
-        Ok(identity(&place, self.pair(&place, source.watched.as_ref())?.as_ref().map(|(then, _)| then)))
+        let name = logical(&self.checkout.origin(&source.path));
+        Ok(identity(&name, self.pair(&name, source.watched.as_ref())?.as_ref().map(|(then, _)| then)))
     }
 
     fn now(&mut self, source: &Source) -> Result<Digest> {
-        let place = place(&source.path);
-        Ok(identity(&place, self.pair(&place, source.watched.as_ref())?.as_ref().map(|(_, now)| now)))
+        let name = logical(&source.path);
+        Ok(identity(&name, self.pair(&name, source.watched.as_ref())?.as_ref().map(|(_, now)| now)))
     }
 
     /// A file that changed, came or went.
     fn example(&self, source: &Source) -> Option<PathBuf> {
         let rule = source.watched.as_ref().map(|w| w.rule().clone());
-        let (then, now) = self.known.get(&(place(&source.path), rule))?.as_ref()?;
+        let (then, now) = self.known.get(&(logical(&source.path), rule))?.as_ref()?;
         let names: BTreeSet<&PathBuf> = then.keys().chain(now.keys()).collect();
         names.into_iter().find(|n| then.get(*n) != now.get(*n)).cloned()
     }
 
-    fn pair(&mut self, place: &Path, watched: Option<&Watched>) -> Result<&Option<(Listing, Listing)>> {
-        let key = (place.to_path_buf(), watched.map(|w| w.rule().clone()));
-        if !self.known.contains_key(&key) {
-            let mut pair = match self.checkout.path(place).filter(|p| p.exists()) {
-                Some(then) => match list(&then, watched) {
-                    Ok(then) => Some((then, self.list_now(place, watched)?)),
-                    // A link that leads out of the repository leads nowhere here: as good as not known.
-                    Err(_) => None,
-                },
-                None => None,
-            };
-            // A source inside of a submodule changes with all of it.
-            for module in self.modules.iter().filter(|m| m.place.starts_with(place) || place.starts_with(&m.place)) {
-                let (then, now) = pair.get_or_insert_default();
-                let name = module.place.strip_prefix(place).unwrap_or(Path::new("")).to_path_buf();
-                let commit = |commit: &String| (name.clone(), Digest::of_bytes(commit.as_bytes()));
-                then.extend(module.then.as_ref().map(commit));
-                now.extend(module.now.as_ref().map(commit));
-            }
-            self.known.insert(key.clone(), pair);
+    fn pair(&mut self, name: &Path, watched: Option<&Watched>) -> Result<&Option<(Listing, Listing)>> {
+        let asked = (name.to_path_buf(), watched.map(|w| w.rule().clone()));
+        if !self.known.contains_key(&asked) {
+            let pair = self.compared(name, watched)?;
+            self.known.insert(asked.clone(), pair);
         }
-        Ok(&self.known[&key])
+        Ok(&self.known[&asked])
     }
 
-    fn list_now(&self, place: &Path, watched: Option<&Watched>) -> Result<Listing> {
-        if !place.exists() {
-            return Ok(Listing::new());
+    fn compared(&self, name: &Path, watched: Option<&Watched>) -> Result<Option<(Listing, Listing)>> {
+        let then = self.checkout.path(name);
+        let there = then.as_ref().filter(|then| then.exists());
+        // A link that led nowhere is as good as not known.
+        let old = there.and_then(|then| list(then, watched).ok());
+        let new = self.list_now(name, watched)?;
+        let mut pair = match (old, new) {
+            (None, new) if new.is_empty() || there.is_some() => None,
+            (old, new) => Some((old.unwrap_or_default(), new)),
+        };
+        // A source inside of a submodule changes with all of it.
+        let was = then.map(|then| self.checkout.place_then(&then));
+        for (is_then, place) in [(true, was), (false, Some(place(name)))] {
+            let Some(place) = place else { continue };
+            for module in self.modules.iter().filter(|m| m.place.starts_with(&place) || place.starts_with(&m.place)) {
+                let (then, now) = pair.get_or_insert_default();
+                let name = module.place.strip_prefix(&place).unwrap_or(Path::new("")).to_path_buf();
+                let commit = |commit: &String| (name.clone(), Digest::of_bytes(commit.as_bytes()));
+                match is_then {
+                    true => then.extend(module.then.as_ref().map(commit)),
+                    false => now.extend(module.now.as_ref().map(commit)),
+                }
+            }
         }
-        let tracked = self.checkout.tracked(place)?;
-        let outside = self.files.digest_at(self.store, place, watched)?;
-        let entries = outside.entries.iter().filter(|e| tracked.contains(&e.path));
+        Ok(pair)
+    }
+
+    fn list_now(&self, name: &Path, watched: Option<&Watched>) -> Result<Listing> {
+        let Some(inside) = self.checkout.inside(name).filter(|_| name.exists()) else { return Ok(Listing::new()) };
+        let outside = self.files.digest_at(self.store, name, watched)?;
+        let entries = outside.entries.iter().filter(|e| self.tracked.has(&join(&inside, &e.path)));
         Ok(entries.map(|e| (e.path.clone(), e.digest)).collect())
     }
 }
@@ -224,7 +237,11 @@ fn list(root: &Path, watched: Option<&Watched>) -> Result<Listing> {
     walk_outside(root, watched)?.into_iter().map(digest).collect()
 }
 
-/// Of what is listed; of a source that git did not know, of its place, equal then and now.
-fn identity(place: &Path, listing: Option<&Listing>) -> Digest {
-    Digest::of_bytes(format!("{place:?} {listing:?}").as_bytes())
+/// Of what is listed, as in a key; of a source that git did not know, of its name, equal then and now.
+fn identity(name: &Path, listing: Option<&Listing>) -> Digest {
+    let text = match listing {
+        Some(listing) => format!("{listing:?}"),
+        None => format!("{name:?}"),
+    };
+    Digest::of_bytes(text.as_bytes())
 }

@@ -41,6 +41,12 @@
 //! - The lock of a key belongs to the open file, and processes that inherit it, on one host. A host that dies loses its
 //!   locks when the server notices (NFSv4: after its lease, 90 s as a rule); until then other hosts wait.
 //!
+//! # To be read
+//!
+//! A cache that may only be read, being another user's or on a read-only disk, answers whatever needs no writing: plans,
+//! lists, exports, and runs that find everything cached. What would be written for later is left out; a stage that must
+//! run is refused with the reason. Users of one group share a cache whose folders are made with umask 002.
+//!
 //! Records say which host made them. Clocks of hosts are compared only by `gc`, in days.
 //! This module does not know what an action is made of.
 
@@ -51,6 +57,8 @@ use super::key::Key;
 use super::remote::Remote;
 use super::watched::is_dropping;
 use crate::error::{Error, ErrorKind, Result};
+use nix::sys::stat::futimens;
+use nix::sys::time::TimeSpec;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -71,8 +79,11 @@ pub struct Store {
     root: PathBuf,
     /// Asked for what is not here.
     remote: Option<Remote>,
-    /// Held for the life of the value, so gc cannot take away what a run has just put here.
-    _lock: File,
+    /// Why nothing can be written here, if so.
+    refused: Option<Box<Error>>,
+    /// Held for the life of the value, so gc cannot take away what a run has just put here. There may be none in a cache
+    /// that can only be read.
+    _lock: Option<File>,
 }
 
 /// Proof that this process, and the workers it starts with it, are alone on a key. Released on drop, unless a
@@ -108,64 +119,45 @@ impl Store {
         fs::read(dir.join(TAG_FILE)).is_ok_and(|text| text.starts_with(&TAG.as_bytes()[..SIGNATURE]))
     }
 
-    /// Opens the cache folder, making it if need be. Fails in words if it cannot be written to.
+    /// Opens the cache folder, making it if need be. One that may only be read is opened for that.
     pub fn open(dir: &Path) -> Result<Self> {
-        Self::open_as(dir, false)
+        let root = root(dir)?;
+        let (lock, refused) = match prepare(&root) {
+            Ok(lock) => (Some(lock), None),
+            Err((path, e)) if is_refusal(&e) => {
+                let refused = unusable(dir, &path, e);
+                (lock_to_read(dir, &root, &refused)?, Some(Box::new(refused)))
+            }
+            Err((path, e)) => return Err(unusable(dir, &path, e)),
+        };
+        if let Some(lock) = &lock {
+            lock.lock_shared().map_err(|e| no_locks(dir, &root.join(LOCK), e))?;
+        }
+        Ok(Self { root, remote: None, refused, _lock: lock })
+    }
+
+    /// For what is about the cache and changes it: one that may only be read is refused at once.
+    pub fn open_to_write(dir: &Path) -> Result<Self> {
+        let store = Self::open(dir)?;
+        store.writable().map(|()| store)
     }
 
     /// For gc: nobody else may have it open.
     pub fn open_alone(dir: &Path) -> Result<Self> {
-        Self::open_as(dir, true)
+        let root = root(dir)?;
+        let lock = prepare(&root).map_err(|(path, e)| unusable(dir, &path, e))?;
+        lock.try_lock().map_err(|e| match e {
+            TryLockError::WouldBlock => Error::usage(format!("a run is using the cache folder `{}`", dir.display()))
+                .hint("wait until it has ended"),
+            TryLockError::Error(e) => no_locks(dir, &root.join(LOCK), e),
+        })?;
+        Ok(Self { root, remote: None, refused: None, _lock: Some(lock) })
     }
 
-    fn open_as(dir: &Path, alone: bool) -> Result<Self> {
-        let unusable = |path: &Path, e: io::Error| {
-            // Relative paths start nowhere then.
-            let gone = path.is_relative() && std::env::current_dir().is_err();
-            let why = if gone {
-                "the current folder is no longer there".into()
-            } else {
-                format!("`{}`: {e}", path.display())
-            };
-            Error::usage(format!("cannot use the cache folder `{}`", dir.display()))
-                .because(why)
-                .hint("name another with `--cache-dir` or ERW_CACHE_DIR")
-        };
-        let no_locks = |path: &Path, e: io::Error| match e.raw_os_error() {
-            Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::ENOLCK) => unusable(path, e)
-                .hint("its file system has no locks; ask for them (Lustre: `-o flock`) or use another one"),
-            _ => unusable(path, e),
-        };
-        let root = std::path::absolute(dir).map_err(|e| unusable(dir, e))?;
-        // A folder that was there may hold more than a cache.
-        let is_ours = !root.exists();
-        for sub in ["v1/store", "v1/actions", "v1/work", "v1/locks", "v1/files", "v1/trees", "runs"] {
-            let folder = root.join(sub);
-            fs::create_dir_all(&folder).map_err(|e| unusable(&folder, e))?;
-        }
-        let tag = root.join(TAG_FILE);
-        if !tag.exists() {
-            let ignore = root.join(".gitignore");
-            if is_ours {
-                write_atomic(&ignore, b"*\n").map_err(|e| unusable(&ignore, e))?;
-            }
-            write_atomic(&tag, TAG.as_bytes()).map_err(|e| unusable(&tag, e))?;
-        }
-        let path = root.join("v1/lock");
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-        let lock = file.map_err(|e| unusable(&path, e))?;
-        if alone {
-            lock.try_lock().map_err(|e| match e {
-                TryLockError::WouldBlock => {
-                    Error::usage(format!("a run is using the cache folder `{}`", dir.display()))
-                        .hint("wait until it has ended")
-                }
-                TryLockError::Error(e) => no_locks(&path, e),
-            })?;
-        } else {
-            lock.lock_shared().map_err(|e| no_locks(&path, e))?;
-        }
-        Ok(Self { root, remote: None, _lock: lock })
+    /// # Errors
+    /// When this cache may only be read, with the reason.
+    pub fn writable(&self) -> Result<()> {
+        self.refused.as_ref().map_or(Ok(()), |why| Err((**why).clone()))
     }
 
     /// With somewhere else to look and to send to.
@@ -246,7 +238,8 @@ impl Store {
         let changed = fs::metadata(&path).and_then(|m| m.modified());
         let fresh = changed.is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|age| age < DAY));
         if !fresh && let Ok(file) = File::open(&path) {
-            let _ = file.set_modified(SystemTime::now());
+            // Both now, by the kernel's clock: any other times may be set by the owner alone, and not by others of the group.
+            let _ = futimens(&file, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW);
         }
     }
 
@@ -338,6 +331,37 @@ impl Store {
             && self.examine(&change.digest).is_some()
     }
 
+    /// Reads the artifact. What is not what its name says is set aside, whoever finds it, so that the next run makes it
+    /// anew. For all who are about to give an artifact to somebody.
+    ///
+    /// # Errors
+    /// When it is damaged, gone, or may not be read.
+    pub fn check(&self, digest: &Digest) -> Result<()> {
+        let path = self.object(digest);
+        if self.examine(digest).is_some() {
+            return Ok(());
+        }
+        if fs::symlink_metadata(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            let error = Error::usage(format!("artifact `{}` is no longer in the store", digest.short()));
+            return Err(error.hint("`erw run` makes it anew"));
+        }
+        match self.set_aside(digest) {
+            Ok(()) => Err(damaged(digest).hint("it is set aside, and `erw run` makes it anew")),
+            Err(e) if refuse_unreadable(&path).is_err() => Err(e),
+            Err(e) => Err(damaged(digest).because(e).hint("`erw run` makes it anew where the cache can be written to")),
+        }
+    }
+
+    /// Takes an artifact that was found damaged out of the store.
+    ///
+    /// # Errors
+    /// When it is no damage but a file that this user may not read, or it cannot be moved.
+    pub fn set_aside(&self, digest: &Digest) -> Result<()> {
+        refuse_unreadable(&self.object(digest))?;
+        self.writable()?;
+        self.quarantine(digest)
+    }
+
     /// Takes a damaged artifact out of the store, keeping it for whoever wants to know what happened.
     pub fn quarantine(&self, digest: &Digest) -> Result<()> {
         self.quarantine_path(&self.object(digest))
@@ -364,6 +388,89 @@ impl Store {
         }
         Ok(all)
     }
+}
+
+const LOCK: &str = "v1/lock";
+
+fn root(dir: &Path) -> Result<PathBuf> {
+    std::path::absolute(dir).map_err(|e| unusable(dir, dir, e))
+}
+
+fn unusable(dir: &Path, path: &Path, e: io::Error) -> Error {
+    Error::usage(format!("cannot use the cache folder `{}`", dir.display()))
+        .because(format!("`{}`: {e}", path.display()))
+        .hint("name another with `--cache-dir` or ERW_CACHE_DIR")
+}
+
+fn no_locks(dir: &Path, path: &Path, e: io::Error) -> Error {
+    let none = matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::ENOLCK));
+    let hint = "its file system has no locks; ask for them (Lustre: `-o flock`) or use another one";
+    unusable(dir, path, e).maybe_hint(none.then(|| hint.into()))
+}
+
+/// Makes what is lacking of a cache folder and opens its lock. An error comes with what it is about.
+fn prepare(root: &Path) -> Result<File, (PathBuf, io::Error)> {
+    // A folder that was there may hold more than a cache.
+    let is_ours = !root.exists();
+    for sub in ["v1/store", "v1/actions", "v1/work", "v1/locks", "v1/files", "v1/trees", "runs"] {
+        let folder = root.join(sub);
+        fs::create_dir_all(&folder).map_err(|e| (folder, e))?;
+    }
+    let tag = root.join("CACHEDIR.TAG");
+    if !tag.exists() {
+        let ignore = root.join(".gitignore");
+        if is_ours {
+            write_atomic(&ignore, b"*\n").map_err(|e| (ignore, e))?;
+        }
+        write_atomic(&tag, TAG.as_bytes()).map_err(|e| (tag, e))?;
+    }
+    let path = root.join(LOCK);
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    file.map_err(|e| (path, e))
+}
+
+/// Is writing not allowed here, though reading may be?
+fn is_refusal(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+/// The lock of a cache that may only be read, if there is one.
+fn lock_to_read(dir: &Path, root: &Path, refused: &Error) -> Result<Option<File>> {
+    for sub in ["v1/store", "v1/actions"] {
+        let folder = root.join(sub);
+        fs::read_dir(&folder).map_err(|e| match is_refusal(&e) {
+            true => unusable(dir, &folder, e),
+            // No cache at all.
+            false => refused.clone(),
+        })?;
+    }
+    let path = root.join(LOCK);
+    match File::open(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some).map_err(|e| unusable(dir, &path, e)),
+    }
+}
+
+/// # Errors
+/// When there is a file or folder at or below `path` that this user may not read.
+pub fn refuse_unreadable(path: &Path) -> Result<()> {
+    let refused = |path: &Path, e: io::Error| match e.kind() {
+        io::ErrorKind::PermissionDenied => Err(Error::io("read", path, e)),
+        _ => Ok(()),
+    };
+    for entry in walkdir::WalkDir::new(path) {
+        match entry {
+            Err(e) => {
+                let below = e.path().unwrap_or(path).to_path_buf();
+                e.into_io_error().map_or(Ok(()), |e| refused(&below, e))?;
+            }
+            Ok(entry) if entry.file_type().is_file() => {
+                File::open(entry.path()).map(drop).or_else(|e| refused(entry.path(), e))?;
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// An artifact that is not what its name says.

@@ -77,8 +77,15 @@ impl Bench<'_> {
         let outcome = schedule::run(self.pipeline, &scratch.store, self.launcher, options, self.stop, listener)?;
         let other = outcome.ends.iter().find(|e| e.stage != stage.name && e.state != State::Cached);
         if let Some(other) = other {
+            let made = records.iter().find(|(id, _)| self.pipeline.stage(**id).name == other.stage);
+            // Sets it aside here too: it was found in the folder of the second run.
+            let found = made.map_or(Ok(()), |(_, record)| agree::check_whole(self.store, record));
             let text = format!("stage `{}` cannot be verified: what `{}` made is damaged", stage.name, other.stage);
-            return Err(Error::stage(text).hint("`erw cache verify` tells what else is; `erw run` makes it anew"));
+            let error = match found {
+                Err(e) => e.context(text),
+                Ok(()) => Error::stage(text),
+            };
+            return Err(error.hint("`erw cache verify` tells what else is"));
         }
         let stored = records.get(&id).ok_or_else(|| Error::internal("a stage is verified without a record"))?;
         let Some(end) = outcome.ends.iter().find(|e| e.stage == stage.name) else {
@@ -114,7 +121,7 @@ impl Bench<'_> {
             agree::check_whole(self.store, stored)?;
             return Ok(Agreement::Exact);
         }
-        if !agree::is_owed(manifest, &stored.class, &made.class) {
+        if !agree::is_owed(manifest, &stored.machine(), &made.machine()) {
             return Ok(agree::near(
                 &agree::results(&stored.results),
                 &agree::results(&made.results),

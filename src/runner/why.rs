@@ -69,6 +69,9 @@ pub struct Fact {
     pub program: String,
     pub device: String,
     pub class: String,
+    /// Other machines that made a part of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<String>,
 }
 
 impl Fact {
@@ -85,6 +88,7 @@ impl Fact {
             program: record.program.clone(),
             device: record.device.clone(),
             class: record.class.clone(),
+            earlier: record.earlier.clone(),
         }
     }
 }

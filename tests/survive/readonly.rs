@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A folder in which nothing can be made or removed, or a file that cannot be written to, while this lives.
-struct Frozen {
+pub struct Frozen {
     path: PathBuf,
     mode: u32,
 }
 
 impl Frozen {
     /// `None` where neither permissions nor attributes stop this user.
-    fn new(path: PathBuf) -> Option<Self> {
+    pub fn new(path: PathBuf) -> Option<Self> {
         let frozen = Self::freeze(path, 0o555);
         let probe = frozen.path.join("probe");
         let stopped = std::fs::write(&probe, "").is_err();
@@ -114,10 +114,35 @@ fn the_disk_of_the_cache_is_read_only() {
         return;
     };
     let good = digests(&space);
+    let export = ["export", "p.toml", "sink.o"];
+    space.erw(&[&export[..], &["before"]].concat()).expect(0);
     disk.remount("ro");
-    let said = space.run(&SIDE_BY_SIDE);
-    clear(&said);
-    assert!(said.stderr.contains("cannot use the cache folder `cache`"), "{}", said.stderr);
+    // What needs no writing is answered.
+    assert!(space.plan(&[]).ends_with("all 6 stages are cached\n"));
+    assert_eq!(super::told(&space.erw(&["run", "p.toml", "--json"])), good);
+    space.erw(&[&export[..], &["after"]].concat()).expect(0);
+    assert_eq!(space.read("after/o"), space.read("before/o"));
+    for args in [
+        &["cache", "ls"][..],
+        &["cache", "du"],
+        &["cache", "verify"],
+        &["cache", "tag"],
+        &["show", "p.toml:sink.o"],
+        &["log"],
+        &["why", "p.toml", "end"],
+        &["metrics", "p.toml"],
+        &["compare", "p.toml", "p.toml"],
+    ] {
+        let said = space.erw(args);
+        assert_eq!(said.status, 0, "{args:?}: {}", said.stderr);
+    }
+    // What needs it says what is in the way.
+    for args in [&["cache", "gc"][..], &["cache", "untag", "x"], &["run", "p.toml", "--force", "a", "--plain"]] {
+        let said = space.erw(args);
+        clear(&said);
+        assert!(said.stderr.contains("cannot use the cache folder `cache`"), "{}", said.stderr);
+    }
+    let said = space.run(&["--force", "a"]);
     assert!(said.stderr.contains("Read-only file system"), "{}", said.stderr);
     disk.remount("rw");
     assert_eq!(digests(&space), good);

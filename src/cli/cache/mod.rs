@@ -60,7 +60,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         Command::Verify => verify(&open()?),
         Command::Gc(args) => gc::run(args, cache, registry),
         Command::Tag(args) => tag::tag(args, &open()?, registry),
-        Command::Untag(args) => tag::untag(args, &open()?),
+        Command::Untag(args) => tag::untag(args, &Store::open_to_write(cache)?),
         Command::Push(push) => share::push(push, &args.remote, cache, registry),
         Command::Pull(pull) => share::pull(pull, &args.remote, cache, registry),
         Command::Status(status) => share::status(status, &args.remote, cache, registry),

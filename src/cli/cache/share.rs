@@ -73,7 +73,7 @@ pub fn push(args: &PushArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
 pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Registry) -> Result<()> {
     let pipeline = args.pipeline.load_for(&args.targets, registry, cache)?;
     let selected = select(&pipeline, &args.targets)?;
-    let here = Store::open(cache)?;
+    let here = Store::open_to_write(cache)?;
     // What is here before, so that it can be told from what comes.
     let before: BTreeSet<String> = actions::all(&here)?.0.iter().map(|r| r.key().to_string()).collect();
     let store = here.with_remote(Some(remote.required(cache)?));

@@ -159,8 +159,9 @@ pub fn stage(text: &str, types: &[&str], place: Place<'_>) -> Result<Given> {
     let store = Store::open(place.cache)?;
     match verdict(&pipeline, &store, id)? {
         Verdict::Cached(record) => {
-            let made = record.outputs.iter().find(|(output, _)| *output == name);
-            let path = made.map(|(_, made)| store.object(&made.measured.digest)).unwrap_or_default();
+            let made = record.outputs.iter().find(|(output, _)| *output == name).map(|(_, made)| made.measured.digest);
+            made.map_or(Ok(()), |digest| store.check(&digest))?;
+            let path = made.map(|digest| store.object(&digest)).unwrap_or_default();
             Ok(Given::Stage(format!("{file}:{}.{name}", stage.name), ty.clone(), path))
         }
         _ => {
@@ -179,6 +180,7 @@ fn artifact(text: &str, place: Place<'_>) -> Result<Option<PathBuf>> {
     let digest = find(&store, &actions::all(&store)?.0, &text.to_lowercase())?;
     let path = store.object(&digest);
     if path.exists() {
+        store.check(&digest)?;
         Ok(Some(path))
     } else {
         Err(Error::usage(format!("artifact `{text}` is no longer in the store")))

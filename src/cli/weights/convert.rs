@@ -280,5 +280,6 @@ fn made_by(args: &PipelineArgs, stage: &str, cache: &Path, registry: Registry) -
     };
     let output = record.outputs.values().find(|o| ["sit", "warmed"].contains(&o.ty.as_str()));
     let output = output.ok_or_else(|| Error::usage(format!("stage `{stage}` makes no SiT")))?;
+    store.check(&output.measured.digest)?;
     Ok(store.object(&output.measured.digest))
 }

@@ -379,7 +379,8 @@ fn map(path: &Path) -> Parsed<Mmap> {
         return Err("it is a folder; give the weights file in it".into());
     }
     let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
-    // Weights files are written once and then only read, which is what a mapping needs.
+    // Weights files are written once and then only read, which is what a mapping needs; of one that is cut short while
+    // it is read, `mapped` says which.
     #[expect(unsafe_code, reason = "mapping a file that nothing writes to any more")]
     let map = unsafe { Mmap::map(&file) };
     map.map_err(|e| e.to_string())

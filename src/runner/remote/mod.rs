@@ -31,10 +31,12 @@ pub use address::Mode;
 pub use push::Sent;
 
 use super::actions::Record;
+use super::agree;
 use super::key::Key;
 use super::store::Store;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
+use fault::Fault;
 use link::Link;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -155,7 +157,13 @@ impl Remote {
     pub fn push(&self, store: &Store, record: &Record, again: bool) -> Result<Sent> {
         let unfit = || Error::usage(format!("what `{}/{}` made is no longer here", record.pipeline, record.stage));
         let parcel = push::Parcel::of(store, record).ok_or_else(unfit)?;
-        self.threads.block_on(self.link.send(&parcel, again)).map_err(|fault| self.link.error(&fault))
+        let sent = self.threads.block_on(self.link.send(&parcel, again));
+        sent.map_err(|fault| match &fault {
+            Fault::Local(e) if e.kind == ErrorKind::Damaged => {
+                agree::check_whole(store, record).err().unwrap_or_else(|| self.link.error(&fault))
+            }
+            _ => self.link.error(&fault),
+        })
     }
 
     /// To be called now and then by whoever runs stages: hands out what is to be told. `idle`: nothing is left to do

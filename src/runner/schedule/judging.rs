@@ -52,6 +52,7 @@ fn judge(shop: &Shop<'_>, question: Question) -> Result<Judged> {
     if let Some(record) = judge.cached(id, &keyed)? {
         return Ok(Judged::Cached(keyed.action.key, record));
     }
+    judge.store.writable()?;
     let Some(lock) = judge.store.try_lock(&keyed.action.key)? else {
         return Ok(Judged::Locked(Box::new(Question { id, inputs, keyed: Some(keyed) })));
     };

@@ -434,8 +434,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// Maps a file of the user's. One who cuts it short while it is read ends this process, as they would any that maps it;
-/// the runner tells that as a failed attempt.
+/// Maps a file of the user's. One who cuts it short while it is read ends this process; `mapped` says of which file.
 fn map(path: &Path) -> Result<Mmap> {
     let file = match File::open(path) {
         Ok(f) => f,
