@@ -397,8 +397,11 @@ fn root(dir: &Path) -> Result<PathBuf> {
 }
 
 fn unusable(dir: &Path, path: &Path, e: io::Error) -> Error {
+    // Relative paths start nowhere then.
+    let gone = path.is_relative() && std::env::current_dir().is_err();
+    let why = if gone { "the current folder is no longer there".into() } else { format!("`{}`: {e}", path.display()) };
     Error::usage(format!("cannot use the cache folder `{}`", dir.display()))
-        .because(format!("`{}`: {e}", path.display()))
+        .because(why)
         .hint("name another with `--cache-dir` or ERW_CACHE_DIR")
 }
 
