@@ -401,7 +401,7 @@ fn a_hook_of_git_asks_as_anybody_does() {
     let ask = |folder: &str, set: &[(&str, &str)]| {
         let mut command = space.command(&["plan", "pipes/p.toml", "--since", "HEAD", "--exit-code"]);
         command.current_dir(space.path(folder));
-        set.iter().for_each(|(name, value)| drop(command.env(name, value)));
+        command.envs(set.iter().copied());
         let out = command.output().unwrap();
         (out.status.code(), String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
     };
