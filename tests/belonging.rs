@@ -65,6 +65,9 @@ fn archive(path: &Path, names: &[&str]) -> PathBuf {
     path.into()
 }
 
+/// Files, the folder that is the set, and greys and labels of its images.
+type Meant<'a> = (&'a [&'a str], &'a str, Vec<(u8, i64)>);
+
 /// Greys and labels, in order.
 fn images(source: &Source) -> Vec<(u8, i64)> {
     (0..source.len()).map(|i| (source.load(i, &AS_IS).unwrap().data[0], source.label(i))).collect()
@@ -198,7 +201,7 @@ fn names_in_archives_are_brought_to_one_form_and_judged_then() {
 #[test]
 fn a_layout_that_loses_labels_is_refused_with_the_name_that_was_meant() {
     let dir = tempfile::tempdir().unwrap();
-    let meant: [(&[&str], &str, Vec<(u8, i64)>); 8] = [
+    let meant: [Meant; 8] = [
         (&["pets/cat/0.png", "pets/dog/1.png"], "pets", vec![(0, 0), (1, 1)]),
         (&["x/pets/cat/0.png", "x/pets/dog/1.png", "x/readme.txt"], "x/pets", vec![(0, 0), (1, 1)]),
         (&["train/cat/0.png", "train/dog/1.png"], "train", vec![(0, 0), (1, 1)]),
