@@ -6,7 +6,7 @@ use super::evaluation::extract::{Pass, Wanted};
 use super::evaluation::measured::Measured;
 use super::evaluation::metric::Needs;
 use super::evaluation::note::{self, FEATURES_FILE, FORMAT, NOTE_FILE, Note, POOL, Seen};
-use super::evaluation::pictures::{Pictures, caution};
+use super::evaluation::pictures::{Pictures, caution, unlike};
 use super::evaluation::score::is_possible;
 use super::evaluation::warnings::lacking;
 use super::support::{Walk, create_dir, device, parse, spread, write_json};
@@ -53,6 +53,7 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
 fn run(attempt: &Attempt) -> Result<()> {
     let (p, o): (Params, Walk) = (attempt.params()?, attempt.operation()?);
     let device = device(attempt.device())?;
+<<<<<<< HEAD
     let origin = Origin::open(attempt, p.source.as_deref(), p.limit)?;
     origin.caution.iter().for_each(|text| attempt.log(text));
     let left_out = origin.pictures.left_out().clone();
@@ -60,8 +61,22 @@ fn run(attempt: &Attempt) -> Result<()> {
         attempt.log(&format!("left out: {left_out}"));
     }
     lacking(IMAGES, &left_out).iter().for_each(|text| attempt.log(&format!("warning: {text}")));
+=======
+    let mut origin = Origin::open(attempt, p.source.as_deref(), p.limit)?;
+>>>>>>> plans
     let dir = attempt.input("network")?;
     let network = open_feature_network_with(dir, p.mode, &device)?;
+    match p.source {
+        None => origin.pictures.check_size(network.size()).map_err(|e| e.within("input `images`"))?,
+        // Of others' images only a number is known until they are looked at: the first stands for all.
+        Some(_) if network.size().is_some() => {
+            let (_, size) = origin.pictures.bytes(0)?;
+            let other = network.size().filter(|trained| *trained != size);
+            origin.caution = origin.caution.or(other.map(|trained| unlike(size, trained)));
+        }
+        Some(_) => {}
+    }
+    origin.caution.iter().for_each(|text| attempt.log(text));
     let seen = Seen::by(&*network, dir)?;
     let inception = seen.is_inception();
     let total = origin.pictures.len();

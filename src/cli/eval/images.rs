@@ -299,7 +299,14 @@ fn measure(
     for side in sides {
         side.check().map_err(|e| answer::of_place(e, side.place, &said))?;
     }
-    let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place).map_err(|e| network.missing(e))?;
+    let unlike = |e: Error| match sides.iter().find(|side| matches!(side.given, Given::Statistics(..))) {
+        Some(side) if e.message.contains("are features of other networks") => {
+            statistics::of_another(side.said, e.causes)
+        }
+        _ => e,
+    };
+    let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place);
+    let ran = ran.map_err(|e| unlike(network.missing(e)))?;
     let detail = answer::detail(&ran)?;
     for side in sides {
         if let Given::Statistics(path, _) = &side.given

@@ -56,6 +56,12 @@ pub fn note(npz: &Path) -> Option<Note> {
     serde_json::from_str(&text).ok()
 }
 
+/// Of statistics and images of two networks.
+pub fn of_another(given: &str, causes: Vec<String>) -> Error {
+    let text = format!("`{given}` and the images were seen by other networks, so that no number says anything");
+    Error { causes, ..Error::stage(text) }
+}
+
 impl Note {
     /// Refuses statistics of another network than images will be seen by, or of another mode, as far as that is known
     /// before. `given` is what stands on the command line for them.
@@ -83,15 +89,11 @@ impl Note {
         if ours == [network.as_str(), preparation.as_str(), self.weights.as_str()] {
             return Ok(());
         }
-        let text = format!("`{given}` and the images were seen by other networks, so that no number says anything");
         let told = |network: &str, preparation: &str, weights: &str| {
             format!("{network}, weights {}, {preparation}", weights.get(..12).unwrap_or(weights))
         };
         let [a, b, c] = ours.map(|value| value.as_str().unwrap_or_default());
-        Err(Error::stage(text).because(format!(
-            "`{given}`: {}\nthe images: {}",
-            told(network, preparation, &self.weights),
-            told(a, b, c)
-        )))
+        let cause = format!("`{given}`: {}\nthe images: {}", told(network, preparation, &self.weights), told(a, b, c));
+        Err(of_another(given, vec![cause]))
     }
 }

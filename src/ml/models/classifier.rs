@@ -148,9 +148,11 @@ impl FeatureNetwork for Classifier {
         "x / 127.5 - 1"
     }
 
+    fn size(&self) -> Option<(usize, usize)> {
+        Some((self.config.height, self.config.width))
+    }
+
     fn outputs(&self, images_u8: &Tensor) -> Result<Outputs> {
-        let (_, _, height, width) = images_u8.dims4()?;
-        self.check_size(height, width)?;
         let pool = Self::features(self, &pixels_to_unit(images_u8)?)?;
         let logits = self.head.forward(&pool)?;
         Ok(Outputs { pool, spatial: None, logits: Some(logits) })

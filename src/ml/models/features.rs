@@ -17,6 +17,11 @@ pub trait FeatureNetwork {
     fn mode(&self) -> Option<Mode> {
         None
     }
+    /// Height and width of the images that it was trained on, where it takes images at their own size: it looks at others
+    /// too, and tells little of them.
+    fn size(&self) -> Option<(usize, usize)> {
+        None
+    }
     /// Length of a feature vector.
     fn dim(&self) -> usize;
     /// u8 images `[n, 3, H, W]` to all that the network has to say about them.

@@ -71,7 +71,10 @@ impl Comparison {
                     let text = format!("input `{slot}` is images, but input `{NETWORK}` is not connected");
                     return Err(Error::stage(text).hint("it is optional between statistics only"));
                 }
-                Given::Images { .. } => {}
+                Given::Images { pictures, .. } => {
+                    let trained = self.network.as_ref().and_then(|network| network.size());
+                    pictures.check_size(trained).map_err(|e| e.within(&format!("input `{slot}`")))?;
+                }
                 Given::Stats(stats) => self.check_statistics(slot, stats)?,
             }
         }

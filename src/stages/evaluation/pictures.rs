@@ -139,6 +139,14 @@ impl Pictures {
         }
     }
 
+    /// Refuses a set of images of another size than the network was trained on, if it knows one.
+    pub fn check_size(&self, trained: Option<(usize, usize)>) -> Result<()> {
+        match self.size().zip(trained).filter(|(ours, trained)| ours != trained) {
+            Some((ours, trained)) => Err(Error::stage(unlike(ours, trained)).hint("give both the same `resolution`")),
+            None => Ok(()),
+        }
+    }
+
     /// Where an image stands in the whole set.
     fn number(&self, index: u64) -> u64 {
         self.chosen.as_ref().and_then(|chosen| chosen.get(index as usize)).copied().unwrap_or(index)
@@ -195,6 +203,7 @@ impl Pictures {
     }
 }
 
+<<<<<<< HEAD
 /// Whether a file is an archive of arrays, and not of images with arrays beside them.
 pub fn is_npz(path: &Path) -> bool {
     path.is_file()
@@ -213,6 +222,11 @@ fn left_out(meta: &[u8]) -> Option<LeftOut> {
     let mut meta: Meta = serde_json::from_slice(meta).ok()?;
     meta.left_out.unreadable(meta.skipped);
     Some(meta.left_out)
+=======
+/// Of images of another size than a network was trained on.
+pub fn unlike((height, width): (usize, usize), (h, w): (usize, usize)) -> String {
+    format!("images of {height} x {width} pixels, but the classifier was trained on {h} x {w}")
+>>>>>>> plans
 }
 
 /// What to say of images that lie beside published statistics: they are a few of many.
