@@ -53,17 +53,12 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
 fn run(attempt: &Attempt) -> Result<()> {
     let (p, o): (Params, Walk) = (attempt.params()?, attempt.operation()?);
     let device = device(attempt.device())?;
-<<<<<<< HEAD
-    let origin = Origin::open(attempt, p.source.as_deref(), p.limit)?;
-    origin.caution.iter().for_each(|text| attempt.log(text));
+    let mut origin = Origin::open(attempt, p.source.as_deref(), p.limit)?;
     let left_out = origin.pictures.left_out().clone();
     if !left_out.is_empty() {
         attempt.log(&format!("left out: {left_out}"));
     }
     lacking(IMAGES, &left_out).iter().for_each(|text| attempt.log(&format!("warning: {text}")));
-=======
-    let mut origin = Origin::open(attempt, p.source.as_deref(), p.limit)?;
->>>>>>> plans
     let dir = attempt.input("network")?;
     let network = open_feature_network_with(dir, p.mode, &device)?;
     match p.source {

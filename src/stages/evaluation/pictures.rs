@@ -203,7 +203,6 @@ impl Pictures {
     }
 }
 
-<<<<<<< HEAD
 /// Whether a file is an archive of arrays, and not of images with arrays beside them.
 pub fn is_npz(path: &Path) -> bool {
     path.is_file()
@@ -222,11 +221,11 @@ fn left_out(meta: &[u8]) -> Option<LeftOut> {
     let mut meta: Meta = serde_json::from_slice(meta).ok()?;
     meta.left_out.unreadable(meta.skipped);
     Some(meta.left_out)
-=======
+}
+
 /// Of images of another size than a network was trained on.
 pub fn unlike((height, width): (usize, usize), (h, w): (usize, usize)) -> String {
     format!("images of {height} x {width} pixels, but the classifier was trained on {h} x {w}")
->>>>>>> plans
 }
 
 /// What to say of images that lie beside published statistics: they are a few of many.
