@@ -4,12 +4,12 @@
 use crate::support::golden::Golden;
 use crate::support::pickled::{self, Value, dict};
 use crate::support::space::{Said, Space};
+use crate::weights::checkpoint_config;
 use candle_core::{DType, Device, Tensor};
 use erw::ml::models::encoder::{EncoderConfig, LANDMARKS, adopt, fit};
 use erw::ml::models::inception;
-use erw::ml::models::projector::ProjectorKind;
 use erw::ml::models::sit::convention::turn;
-use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
+use erw::ml::models::sit::{SiT, SiTConfig};
 use erw::ml::models::vae::{self, VaeConfig};
 use erw::ml::models::vit::VitConfig;
 use erw::ml::weights::{self, Tensors};
@@ -19,25 +19,7 @@ use std::fs;
 const CPU: Device = Device::Cpu;
 
 fn config() -> SiTConfig {
-    SiTConfig {
-        input_size: 4,
-        in_channels: 4,
-        patch_size: 2,
-        hidden: 16,
-        depth: 2,
-        heads: 2,
-        mlp_ratio: 4.0,
-        mlp: MlpKind::Gelu,
-        num_classes: 5,
-        class_dropout: 0.1,
-        z_dims: vec![],
-        projector: ProjectorKind::Mlp,
-        projector_dim: 0,
-        encoder_depth: vec![1],
-        rope: false,
-        qk_norm: false,
-        warmup_depth: None,
-    }
+    SiTConfig { rope: false, ..checkpoint_config() }
 }
 
 /// Names and tensors of a network in the order of its modules, every number the same.

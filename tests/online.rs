@@ -333,6 +333,10 @@ inputs = { images = "images", encoder = "second" }
 [stages.warmup]
 inputs = { features = ["features", "second-features"] }
 params = { steps = 3 }
+# Given the features of one encoder, it could not start from such weights.
+[stages.train]
+inputs = { features = false }
+params = { alignment = "none" }
 "#;
     const ONLINE: [&str; 6] = [
         "--set",

@@ -127,7 +127,7 @@ fn signals_that_come_together_are_one_wish() {
         let said = end(child);
         // Of several that wait it is the kernel who says which was first.
         assert!(matches!(said.status, 129 | 130 | 143), "{}", said.stderr);
-        assert!(said.stderr.contains("s: suspended; run again to resume"), "{}", said.stderr);
+        assert!(said.stderr.contains("s: suspended; run again, it goes on from what it kept"), "{}", said.stderr);
         resumes(&space);
     }
     // To the whole group, and to the runner.

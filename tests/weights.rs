@@ -38,7 +38,7 @@ fn load(path: &Path) -> Tensors {
 }
 
 /// The network of `checkpoint.pt`: 2 blocks of width 16 with rotary embedding.
-fn checkpoint_config() -> SiTConfig {
+pub fn checkpoint_config() -> SiTConfig {
     SiTConfig {
         input_size: 4,
         in_channels: 4,

@@ -1,10 +1,12 @@
 //! A folder of its own for a test, in which it writes pipelines and other files and runs the built program.
 
+use nix::sys::signal::{SigHandler, Signal};
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Once;
 
 pub struct Space {
     dir: tempfile::TempDir,
@@ -43,6 +45,7 @@ impl Space {
         Self::of(&[("p.toml", pipeline)])
     }
     pub fn of(files: &[(&str, &str)]) -> Self {
+        heed_signals();
         let space = Self { dir: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() };
         files.iter().for_each(|(name, text)| space.write(name, text));
         space
@@ -126,6 +129,18 @@ impl Space {
         }
         panic!("waited too long for {what}");
     }
+}
+
+/// Whoever starts the tests may ignore signals (`nohup`, or `&` in a script), and a program that finds one ignored at its
+/// start goes on doing so: the tests are about those that heed them.
+fn heed_signals() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGTSTP] {
+            #[expect(unsafe_code, reason = "what a signal does here before is of no concern, and no handler is set")]
+            unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.unwrap();
+        }
+    });
 }
 
 /// The program as on a developer's machine, where backtraces are asked for, without settings of its own.
