@@ -66,8 +66,8 @@ fn a_second_signal_ends_a_program_that_does_not_listen() {
     let child = space.start(&[]);
     space.until("the program", || space.read("ran") == "s\n");
     signal(&child, Signal::SIGINT);
-    // The scheduler must have heeded the first before the second counts as one.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // What comes within a second is the same wish.
+    std::thread::sleep(std::time::Duration::from_millis(1200));
     signal(&child, Signal::SIGINT);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
     assert!(!alive(&space.read("program")));
