@@ -116,7 +116,8 @@ fn every_kind_of_entry_is_the_same_here_and_there() {
 
 #[test]
 fn each_bit_of_it_is_seen_where_it_is_lost() {
-    let lose: [(&str, fn(&Path)); 5] = [
+    type Lose = fn(&Path);
+    let lose: [(&str, Lose); 5] = [
         ("tool", |o| std::fs::set_permissions(o, std::fs::Permissions::from_mode(0o444)).unwrap()),
         ("tools", |o| std::fs::set_permissions(o.join("a"), std::fs::Permissions::from_mode(0o444)).unwrap()),
         ("empty", |o| std::fs::remove_dir(o.join("e1")).unwrap()),
@@ -251,7 +252,7 @@ fn names_that_are_no_utf_8_are_kept_apart_everywhere() {
 #[test]
 fn what_an_earlier_version_stored_is_still_used() {
     let plain = KINDS.replace("chmod 750", "true").replace("; chmod +x {outputs.o}/a", "");
-    let space = Space::new(&plain.split("[stages.empty]").next().unwrap().to_string());
+    let space = Space::new(plain.split("[stages.empty]").next().unwrap());
     let old = digests(&space, &[]);
     for (stage, file) in [("tool", ""), ("tools", "a")] {
         let object = space.path("cache/v1/store").join(&old[stage][..2]).join(&old[stage]);
