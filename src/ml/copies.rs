@@ -87,7 +87,7 @@ pub struct Inside {
 /// The network in a file.
 ///
 /// # Errors
-/// When there are several and none is [preferred](preferred), or two tensors have one plain name.
+/// When there are several and none is [preferred], or two tensors have one plain name.
 pub fn network(file: Tensors, landmarks: &[&str]) -> Result<Inside> {
     let all = prefixes(file.keys().map(String::as_str), landmarks);
     let labels: Vec<String> = all.iter().map(|p| p.trim_end_matches('.').to_string()).collect();
