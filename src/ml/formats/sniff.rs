@@ -12,49 +12,40 @@ use std::path::Path;
 /// How many bytes [`foreign`] wants to see.
 pub(super) const HEAD: usize = 512;
 
+/// Formats that are told by how a file begins.
+const BEGINNINGS: [(&[u8], &str); 13] = [
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x1f\x8b", "a gzip file; unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file; unpack it first"),
+    (b"\xfd7zXZ\0", "an xz file; unpack it first"),
+    (b"BZh", "a bzip2 file; unpack it first"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
+    (b"PAR1", "a table in Parquet"),
+    (b"ARROW1", "a table in Arrow"),
+    (b"SQLite format 3", "a database of SQLite"),
+    (b"Rar!", "a RAR archive; unpack it first"),
+    (b"%PDF", "a PDF"),
+];
+
 /// What a file that begins with `head` is, when it is none of the formats read here.
 pub(super) fn foreign(head: &[u8]) -> Option<&'static str> {
-    let text = String::from_utf8_lossy(head);
-    let trimmed = text.trim_start();
-    Some(if head.is_empty() {
-        "empty"
-    } else if text.starts_with("version https://git-lfs") {
-        "a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"
-    } else if trimmed.starts_with('<') {
-        "a web page, perhaps of a failed download"
-    } else if trimmed.starts_with('{') || trimmed.starts_with('[') {
-        "a text in JSON, perhaps the index of a model in several files or the answer to a failed download"
-    } else if head.starts_with(b"\x89HDF") {
-        "an HDF5 file"
-    } else if head.starts_with(b"GGUF") {
-        "a GGUF file"
-    } else if head.starts_with(b"\x1f\x8b") {
-        "a gzip file; unpack it first"
-    } else if head.starts_with(b"\x28\xb5\x2f\xfd") {
-        "a Zstandard file; unpack it first"
-    } else if head.starts_with(b"\xfd7zXZ\0") {
-        "an xz file; unpack it first"
-    } else if head.starts_with(b"BZh") {
-        "a bzip2 file; unpack it first"
-    } else if head.starts_with(b"7z\xbc\xaf\x27\x1c") {
-        "a 7z archive; unpack it first"
-    } else if head.get(257..262) == Some(b"ustar") {
-        "a tar archive; unpack it first"
-    } else if is_picture(head) {
-        "a picture"
-    } else if head.starts_with(b"PAR1") {
-        "a table in Parquet"
-    } else if head.starts_with(b"ARROW1") {
-        "a table in Arrow"
-    } else if head.starts_with(b"SQLite format 3") {
-        "a database of SQLite"
-    } else if head.starts_with(b"Rar!") {
-        "a RAR archive; unpack it first"
-    } else if head.starts_with(b"%PDF") {
-        "a PDF"
-    } else {
-        return None;
-    })
+    if head.is_empty() {
+        return Some("empty");
+    }
+    if let Some((_, words)) = BEGINNINGS.iter().find(|(start, _)| head.starts_with(start)) {
+        return Some(words);
+    }
+    match String::from_utf8_lossy(head).trim_start().as_bytes() {
+        [b'<', ..] => Some("a web page, perhaps of a failed download"),
+        [b'{' | b'[', ..] => {
+            Some("a text in JSON, perhaps the index of a model in several files or the answer to a failed download")
+        }
+        _ if head.get(257..262) == Some(b"ustar") => Some("a tar archive; unpack it first"),
+        _ if is_picture(head) => Some("a picture"),
+        _ => None,
+    }
 }
 
 fn is_picture(head: &[u8]) -> bool {
