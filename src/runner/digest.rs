@@ -48,6 +48,10 @@ impl Digest {
     pub fn of_bytes(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }
+    /// Digest of a symbolic link: of its text.
+    pub fn of_link(to: &Path) -> Self {
+        Self::of_bytes(to.as_os_str().as_bytes())
+    }
     /// Digest of the bytes of one file.
     pub fn of_file(path: &Path) -> std::io::Result<Self> {
         let file = File::open(path)?;
@@ -408,7 +412,7 @@ pub fn entries(root: &Path) -> Result<Vec<Entry>> {
     let entry = |f: Found| {
         let path = join(root, &f.path);
         let digest = match &f.kind {
-            Kind::Link(to) => Digest::of_bytes(to.as_os_str().as_bytes()),
+            Kind::Link(to) => Digest::of_link(to),
             Kind::Folder => Digest::of_bytes(b""),
             _ => Digest::of_file(&path).map_err(|e| Error::io("read", &path, e))?,
         };

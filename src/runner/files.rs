@@ -138,7 +138,7 @@ fn digest_at(store: &Store, path: &Path, watched: Option<&Watched>) -> Result<Ou
 fn digest_one(root: &Path, found: Found, old: &Memory) -> Result<(Entry, Stamp, bool)> {
     let stamp = Stamp::of(&found.metadata);
     if let Kind::Link(to) = &found.kind {
-        let digest = Digest::of_bytes(to.as_os_str().as_bytes());
+        let digest = Digest::of_link(to);
         return Ok((Entry { path: found.path, kind: found.kind, bytes: stamp.bytes, digest }, stamp, true));
     }
     if let Some((known, digest)) = old.get(&found.path)

@@ -19,7 +19,6 @@ use super::store::Store;
 use super::watched::{Rule, Watched};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// A pipeline against what it was.
@@ -229,7 +228,7 @@ fn list(root: &Path, watched: Option<&Watched>) -> Result<Listing> {
     let digest = |found: Found| {
         let file = join(root, &found.path);
         let digest = match &found.kind {
-            Kind::Link(to) => Ok(Digest::of_bytes(to.as_os_str().as_bytes())),
+            Kind::Link(to) => Ok(Digest::of_link(to)),
             _ => Digest::of_file(&file),
         };
         Ok((found.path, digest.map_err(|e| Error::io("read", &file, e))?))
