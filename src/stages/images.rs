@@ -68,48 +68,12 @@ fn run(attempt: &Attempt) -> Result<()> {
     attempt.log(&format!("{} is {source}", p.source.display()));
     source.notes().iter().for_each(|note| attempt.log(&format!("warning: {note}")));
     let (source, size) = (choose(source, &p)?, p.resolution);
-    let how = Preparation { orientation: p.orientation, transform: p.transform, size };
     let out = attempt.output("images");
     let mut writer = PackedWriter::create(&out, "images", (SHARD_BYTES / (size * size * 3)).max(1))?;
-    let (total, mut done, mut skipped) = (source.len(), 0, 0u64);
-    let mut damaged = 0u64;
-    let portion = 16 * rayon::current_num_threads();
-    while done < total {
-        if attempt.should_stop() {
-            return Err(Error::suspended());
-        }
-        let ids = done..(done + portion).min(total);
-        let images: Vec<_> = ids.clone().into_par_iter().map(|i| source.load_counting(i, &how)).collect();
-        let (mut pixels, mut labels) = (Vec::with_capacity(ids.len() * size * size * 3), vec![]);
-        for (i, image) in ids.clone().zip(images) {
-            match image {
-                Ok((Rgb { data, .. }, warnings)) => {
-                    if warnings > 0 {
-                        let text = "its decoder warns of damaged or odd data; read as Pillow reads it";
-                        attempt.log(&format!("warning: {}: {text}", source.place(i)));
-                        damaged += 1;
-                    }
-                    pixels.extend(data);
-                    labels.push(source.label(i));
-                }
-                Err(e) if p.on_error == OnError::Skip => {
-                    attempt.log(&format!("skipped {e}"));
-                    skipped += 1;
-                }
-                Err(e) => return Err(Error::from(e).hint("set `on_error = \"skip\"` to leave unreadable images out")),
-            }
-        }
-        let n = labels.len();
-        if n > 0 {
-            let images = Tensor::from_vec(pixels, (n, size, size, 3), &Device::Cpu)?;
-            let labels = Tensor::from_vec(labels, n, &Device::Cpu)?;
-            writer.push(&Tensors::from([("images".into(), images), ("labels".into(), labels)]))?;
-        }
-        done = ids.end;
-        attempt.progress(done as u64, total as u64);
-    }
-    if skipped as usize == total {
-        return Err(Error::stage(format!("none of the {total} images in {} can be read", p.source.display())));
+    let Read { skipped, damaged } = pack(attempt, &source, &p, &mut writer)?;
+    if skipped as usize == source.len() {
+        let text = format!("none of the {} images in {} can be read", source.len(), p.source.display());
+        return Err(Error::stage(text));
     }
     // Files that have nothing to do with the set are no part of the result: what a file manager leaves in a folder would void
     // all that was made of the images.
@@ -130,6 +94,56 @@ fn run(attempt: &Attempt) -> Result<()> {
         attempt.result("left_out", left_out.count() as f64);
     }
     Ok(())
+}
+
+/// How many files were not read, and how many with warnings of their decoder.
+#[derive(Default)]
+struct Read {
+    skipped: u64,
+    damaged: u64,
+}
+
+/// Reads every image, a portion at a time on all cores, and writes them in their order.
+fn pack(attempt: &Attempt, source: &Source, p: &Params, writer: &mut PackedWriter) -> Result<Read> {
+    let size = p.resolution;
+    let how = Preparation { orientation: p.orientation, transform: p.transform, size };
+    let (total, mut done, mut read) = (source.len(), 0, Read::default());
+    let portion = 16 * rayon::current_num_threads();
+    while done < total {
+        if attempt.should_stop() {
+            return Err(Error::suspended());
+        }
+        let ids = done..(done + portion).min(total);
+        let images: Vec<_> = ids.clone().into_par_iter().map(|i| source.load_counting(i, &how)).collect();
+        let (mut pixels, mut labels) = (Vec::with_capacity(ids.len() * size * size * 3), vec![]);
+        for (i, image) in ids.clone().zip(images) {
+            match image {
+                Ok((Rgb { data, .. }, warnings)) => {
+                    if warnings > 0 {
+                        let text = "its decoder warns of damaged or odd data; read as Pillow reads it";
+                        attempt.log(&format!("warning: {}: {text}", source.place(i)));
+                        read.damaged += 1;
+                    }
+                    pixels.extend(data);
+                    labels.push(source.label(i));
+                }
+                Err(e) if p.on_error == OnError::Skip => {
+                    attempt.log(&format!("skipped {e}"));
+                    read.skipped += 1;
+                }
+                Err(e) => return Err(Error::from(e).hint("set `on_error = \"skip\"` to leave unreadable images out")),
+            }
+        }
+        let n = labels.len();
+        if n > 0 {
+            let images = Tensor::from_vec(pixels, (n, size, size, 3), &Device::Cpu)?;
+            let labels = Tensor::from_vec(labels, n, &Device::Cpu)?;
+            writer.push(&Tensors::from([("images".into(), images), ("labels".into(), labels)]))?;
+        }
+        done = ids.end;
+        attempt.progress(done as u64, total as u64);
+    }
+    Ok(read)
 }
 
 fn open(p: &Params) -> Result<Source> {
