@@ -16,16 +16,20 @@
 mod support;
 
 use candle_core::{DType, Device, Result, Tensor};
-use erw::ml::loss;
+use erw::ml::diffusion::interpolant::Path;
+use erw::ml::diffusion::loss;
 use erw::ml::models::projector::ProjectorKind;
-use erw::ml::models::sit::{self, MlpKind, SiT, SiTConfig};
-use erw::ml::optim::{AdamWConfig, Decay};
-use erw::ml::path::Path;
-use erw::ml::precision::Precision;
+use erw::ml::models::sit;
+use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
+use erw::ml::nn::params::{Frozen, ParamSet};
+use erw::ml::nn::precision::Precision;
 use erw::ml::rng::{Purpose, normal_rows};
+use erw::ml::train::adamw::{AdamWConfig, Decay};
+use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::{Fit, FitConfig, Keep, Observer, Silent, StepLoss, fit};
-use erw::ml::weights::{Frozen, ParamSet};
+use erw::ml::train::observer::{Observer, Silent};
+use erw::ml::train::trained::Fit;
+use erw::ml::train::{Keep, fit};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::time::Instant;

@@ -5,10 +5,14 @@ use crate::phases::files;
 use crate::survive::full::Disk;
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::Init;
-use erw::ml::optim::{AdamWConfig, Decay};
+use erw::ml::nn::params;
+use erw::ml::nn::params::ParamSet;
+use erw::ml::train::adamw::{AdamWConfig, Decay};
+use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::{Divergence, Fit, FitConfig, Keep, Observer, Snapshots, StepLoss, Trained, Watch, fit_watched};
-use erw::ml::weights::{self, ParamSet};
+use erw::ml::train::observer::Observer;
+use erw::ml::train::trained::{Fit, Trained};
+use erw::ml::train::{Divergence, Keep, Snapshots, Watch, fit_watched};
 use std::cell::RefCell;
 use std::path::Path;
 use std::process::Command;
@@ -244,11 +248,11 @@ fn what_a_kill_left_of_a_checkpoint_takes_no_room_for_ever() {
 #[test]
 fn looking_on_changes_no_bit_and_is_the_same_after_a_resume() {
     fn watch<'a>(looks: &'a RefCell<Vec<u64>>) -> Watch<'a> {
-        let validate = |weights: &weights::Tensors| {
+        let validate = |weights: &params::Tensors| {
             let sum = weights["w"].sum_all()?.to_scalar::<f32>()?;
             Ok(vec![("sum".to_string(), f64::from(sum)), ("third".into(), f64::from(sum) / 3.0)])
         };
-        let show = |step, weights: &weights::Tensors| {
+        let show = |step, weights: &params::Tensors| {
             assert!(weights.contains_key("w"));
             looks.borrow_mut().push(step);
         };

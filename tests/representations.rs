@@ -6,15 +6,17 @@ use erw::ml::metrics::cknna::Estimator;
 use erw::ml::metrics::knn;
 use erw::ml::metrics::linear_probe::{Fitting, LinearProbe};
 use erw::ml::metrics::unit_rows::{Clamp, Over};
-use erw::ml::rng::{self, Purpose};
-use erw::ml::weights::{self, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
 
 use crate::support::golden::dir;
 
 const CPU: Device = Device::Cpu;
 
 fn golden(name: &str) -> Result<Tensors> {
-    weights::load(&dir().join(name), &CPU)
+    params::load(&dir().join(name), &CPU)
 }
 
 fn number(t: &Tensor) -> Result<f64> {

@@ -2,14 +2,18 @@
 
 use crate::sit::tiny;
 use candle_core::{DType, Device, Result, Tensor};
-use erw::ml::loss;
+use erw::ml::diffusion::interpolant::{Path, TimeDistribution};
+use erw::ml::diffusion::loss;
 use erw::ml::models::sit::{SiT, SiTConfig};
-use erw::ml::optim::{AdamWConfig, Decay};
-use erw::ml::path::{Path, TimeDistribution};
-use erw::ml::rng::{self, Purpose};
+use erw::ml::nn::params::{ParamSet, Tensors};
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
+use erw::ml::train::adamw::{AdamWConfig, Decay};
+use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::{Fit, FitConfig, Keep, Observer, Silent, StepLoss, Trained, batch_indices, fit};
-use erw::ml::weights::{ParamSet, Tensors};
+use erw::ml::train::observer::{Observer, Silent};
+use erw::ml::train::trained::{Fit, Trained};
+use erw::ml::train::{Keep, batch_indices, fit};
 use std::cell::{Cell, RefCell};
 use tempfile::TempDir;
 

@@ -1,13 +1,14 @@
 //! `erw explain PIPELINE STAGE`: what a stage is, what it takes, and every value with who stated it.
 
-use super::common::{PipelineArgs, columns, print};
-use super::why::one;
-use crate::error::Result;
-use crate::runner::environment::{self, Given, Setting};
-use crate::runner::graph::{Edge, Origin, Pipeline, Stage};
-use crate::runner::manifest::{Field, Params, Registry, Slot};
-use crate::runner::pool::Limits;
-use crate::runner::{command, value};
+use super::common::pipeline_args::{PipelineArgs, one};
+use super::common::{columns, print};
+use erw_base::error::Result;
+use erw_runner::exec::environment::{self, Given, Setting};
+use erw_runner::exec::resources::Limits;
+use erw_runner::kind::field::{Field, Params, Slot};
+use erw_runner::kind::{Registry, value};
+use erw_runner::pipeline::command;
+use erw_runner::pipeline::graph::{Edge, Origin, Pipeline, Stage};
 use std::path::Path;
 
 #[derive(Debug, clap::Args)]

@@ -1,21 +1,22 @@
 //! `erw logs PIPELINE STAGE`: what the last attempt at a stage wrote, and where the pictures are that it drew; `-f`
 //! follows it.
 
-use super::common::{PipelineArgs, print};
-use super::why::one;
-use crate::error::{Error, Result};
+use super::common::pipeline_args::{PipelineArgs, one};
+use super::common::print;
 use crate::report::table::near;
-use crate::runner::attempt::PICTURES;
-use crate::runner::digest::Digest;
-use crate::runner::disk::list;
-use crate::runner::graph::{Pipeline, StageId};
-use crate::runner::key::Key;
-use crate::runner::log_text::{Lines, cut, last_lines};
-use crate::runner::manifest::Registry;
-use crate::runner::plan::{Judge, Verdict, inputs, plan};
-use crate::runner::select::select;
-use crate::runner::store::Store;
-use crate::runner::{actions::Record, history};
+use erw_base::error::{Error, Result};
+use erw_runner::cache::action_cache::Record;
+use erw_runner::cache::key::Key;
+use erw_runner::cache::store::Store;
+use erw_runner::files::digest::Digest;
+use erw_runner::files::disk::list;
+use erw_runner::journal::read;
+use erw_runner::kind::Registry;
+use erw_runner::kind::attempt::PICTURES;
+use erw_runner::pipeline::graph::{Pipeline, StageId};
+use erw_runner::pipeline::targets::select;
+use erw_runner::plan::{Judge, Verdict, inputs, plan};
+use erw_runner::text::log_lines::{Lines, cut, last_lines};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
@@ -95,7 +96,7 @@ fn latest(store: &Store, key: &Key) -> Option<PathBuf> {
 
 /// The log of the last attempt that a journal tells of, wherever it lies by now.
 fn earlier(store: &Store, pipeline: &str, stage: &str) -> Result<Option<(Key, PathBuf)>> {
-    let Some((key, log)) = history::last_attempt(store, pipeline, stage)? else { return Ok(None) };
+    let Some((key, log)) = read::last_attempt(store, pipeline, stage)? else { return Ok(None) };
     let Ok(key) = key.parse::<Digest>().map(Key::from) else { return Ok(None) };
     let there = if log.exists() { Some(log) } else { latest(store, &key) };
     Ok(there.map(|log| (key, log)))

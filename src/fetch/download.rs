@@ -5,9 +5,9 @@
 //! and begins anew if it is not. When all is there and has the right size and SHA-256, the part becomes the file.
 //! `.FILE.lock` is held meanwhile, so two processes never write one part.
 
-use super::Watch;
-use super::http::{Answer, Client, Failure, Validator, page};
-use crate::error::{Error, ErrorKind, Result};
+use crate::Watch;
+use crate::http::{Answer, Client, Failure, Validator, page};
+use erw_base::error::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{File, TryLockError};
@@ -113,7 +113,7 @@ pub fn download(
 const UNREACHED: u32 = 2;
 
 fn is_unreached(error: &Error) -> bool {
-    error.message.ends_with(super::http::UNREACHED)
+    error.message.ends_with(crate::http::UNREACHED)
 }
 
 /// How an attempt ended before its end.

@@ -2,7 +2,7 @@
 //! Redirects are followed, but none from https to http; a token goes no further than the server it is for. Proxies come from the environment, as
 //! `ureq` reads it: ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, the first that is set, for every host but those of NO_PROXY.
 
-use crate::error::Error;
+use erw_base::error::Error;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::OnceLock;

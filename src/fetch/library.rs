@@ -5,13 +5,13 @@
 //! others use, it lies beside it in `NAME/SHA256/FILE`. What is replaced, because the registry or the first use says
 //! that it is wrong, is there until the right one is.
 
-use super::Watch;
-use super::download::{Fault, Order, Persistence, begun, download, sha256};
-use super::http::Client;
-use super::hub::Hub;
-use super::pins::Pins;
-use super::registry::{Address, Entry, Location, is_sha256};
-use crate::error::{Error, ErrorKind, Result};
+use crate::Watch;
+use crate::download::{Fault, Order, Persistence, begun, download, sha256};
+use crate::http::Client;
+use crate::hub::Hub;
+use crate::pins::Pins;
+use crate::registry::{Address, Entry, Location, is_sha256};
+use erw_base::error::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
 pub struct Library {

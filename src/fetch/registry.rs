@@ -2,7 +2,7 @@
 //! embedded; a file of the same form, named by ERW_REGISTRY, comes before it. Knows nothing of networks: `as` and
 //! `preset` are words to it.
 
-use crate::error::{Error, Result};
+use erw_base::error::{Error, Result};
 use serde::Deserialize;
 use std::sync::OnceLock;
 
@@ -191,7 +191,7 @@ fn load() -> Result<Vec<Entry>> {
         return Ok(shipped);
     };
     let text =
-        crate::text::read(&path).map_err(|e| Error::io("read", &path, e).hint(format!("it is named by {EXTRA}")))?;
+        erw_base::text::read(&path).map_err(|e| Error::io("read", &path, e).hint(format!("it is named by {EXTRA}")))?;
     let mut all = parse(&text)
         .map_err(|e| e.context(format!("`{}`, named by {EXTRA}, is no registry of published files", path.display())))?;
     for entry in shipped {

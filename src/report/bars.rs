@@ -1,9 +1,9 @@
 //! Bars on a terminal: one for the run, one per running stage; finished stages scroll by above them.
 
 use super::plain::sentence;
-use super::{duration, number};
-use crate::limits;
-use crate::runner::event::{Event, Listener, State, What};
+use super::text::{duration, number};
+use erw_base::limits;
+use erw_runner::event::{Event, Listener, State, What};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

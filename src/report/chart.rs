@@ -2,7 +2,7 @@
 //! background, so that one file serves light pages and dark ones. Knows nothing of what the numbers mean.
 
 use super::chart_scale::Scale;
-use super::number;
+use super::text::number;
 use std::fmt::Write;
 
 /// Panels that share their x axis and their lines.

@@ -1,7 +1,7 @@
 //! How fetching a file looks: a bar on a terminal, a line now and then elsewhere, on standard error.
 
-use super::bytes;
-use crate::fetch::Watch;
+use super::text::bytes;
+use erw_fetch::Watch;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};

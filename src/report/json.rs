@@ -1,6 +1,6 @@
 //! Events as JSON lines on standard output, for programs.
 
-use crate::runner::event::{Event, Listener};
+use erw_runner::event::{Event, Listener};
 use std::io::Write;
 
 #[derive(Debug, Default)]

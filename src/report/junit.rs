@@ -3,10 +3,10 @@
 //! A stage that is cached or ran has passed; one that was skipped or put down counts as skipped, with the reason.
 
 use super::plain::when_run_again;
-use crate::error::{Error, Result};
-use crate::runner::event::{Event, Failure, Listener, StageEnd, State, What};
-use crate::runner::log_text::shown;
-use crate::runner::record::{host, utc_now};
+use erw_base::error::{Error, Result};
+use erw_runner::event::{Event, Failure, Listener, StageEnd, State, What};
+use erw_runner::host::{host, utc_now};
+use erw_runner::text::log_lines::shown;
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event as Xml};
 use std::io::Write;

@@ -1,8 +1,8 @@
 //! A line per event on standard error, for pipes, logs and CI. Progress is told now and then, not always.
 
-use super::{duration, number};
-use crate::runner::event::{Event, Listener, StageEnd, State, What};
-use crate::runner::log_text::shown;
+use super::text::{duration, number};
+use erw_runner::event::{Event, Listener, StageEnd, State, What};
+use erw_runner::text::log_lines::shown;
 use std::collections::HashMap;
 use std::io::Write;
 

@@ -1,14 +1,12 @@
 //! What an evaluation came to, as a table for people or an object for programs; and errors in the words of the command
 //! line. Knows the shape of `metrics.json` and computes nothing.
 
-use super::Ran;
-use super::pipeline::{METRICS, NETWORK, REFERENCE, SAMPLES};
-use crate::cli::common::columns;
-use crate::cli::log::json;
-use crate::error::{Error, Result};
-use crate::ml::data::source::left_out::LeftOut;
+use super::pipeline::{METRICS, NETWORK, REFERENCE, Ran, SAMPLES};
+use crate::cli::common::{columns, json};
 use crate::report::table::grid;
-use crate::runner::event::{Measure, State};
+use erw_base::error::{Error, Result};
+use erw_ml::data::source::left_out::LeftOut;
+use erw_runner::event::{Measure, State};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 

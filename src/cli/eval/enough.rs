@@ -2,13 +2,13 @@
 //! at once, not after an hour. Computes nothing.
 
 use super::given::Side;
-use crate::error::{Error, Result};
-use crate::ml::metrics::bounds::How;
-use crate::ml::metrics::inception_score::Parts;
-use crate::ml::metrics::kid::Subsets;
-use crate::ml::metrics::precision_recall::K;
-use crate::ml::models::mode::Mode;
-use crate::stages::inception_score_parts;
+use erw_base::error::{Error, Result};
+use erw_ml::metrics::bounds::How;
+use erw_ml::metrics::inception_score::Parts;
+use erw_ml::metrics::kid::Subsets;
+use erw_ml::metrics::precision_recall::K;
+use erw_ml::models::feature_network::mode::Mode;
+use erw_stages::inception_score_parts;
 
 /// What decides how many images metrics need.
 pub struct Counts {

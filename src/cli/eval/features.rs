@@ -1,9 +1,11 @@
 //! Agreement of two representations that lie in files.
 
+use super::answer;
+use super::execute::{How, each_once, run_pipeline};
 use super::pipeline::{METRICS, Stages, text};
-use super::{How, Place, answer, each_once, run_pipeline};
+use super::place::Place;
 use crate::cli::common::print;
-use crate::error::{Error, Result};
+use erw_base::error::{Error, Result};
 use serde_json::json;
 use std::fs::File;
 use std::io::Read;

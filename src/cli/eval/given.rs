@@ -1,17 +1,16 @@
 //! What an argument of `erw eval` denotes: a folder, an archive, statistics, an artifact. Looks at names and headers only;
 //! whether the images in it can be read is found out by the stage that reads them.
 
-use super::Place;
-use crate::cli::common::PipelineArgs;
-use crate::cli::export::stage_and_output;
-use crate::error::{Error, Result};
-use crate::ml::formats::Npz;
-use crate::ml::metrics::gaussian::{POOLED, SPATIAL, STATS_FILE};
-use crate::runner::actions;
-use crate::runner::lineage::find;
-use crate::runner::plan::{Verdict, verdict};
-use crate::runner::store::Store;
-use crate::stages::{count_images, is_npz};
+use super::place::Place;
+use crate::cli::common::pipeline_args::{PipelineArgs, stage_and_output};
+use erw_base::error::{Error, Result};
+use erw_ml::formats::Npz;
+use erw_ml::metrics::gaussian::{POOLED, SPATIAL, STATS_FILE};
+use erw_runner::cache::action_cache;
+use erw_runner::cache::store::Store;
+use erw_runner::journal::lineage::find;
+use erw_runner::plan::{Verdict, verdict};
+use erw_stages::{count_images, is_npz};
 use std::path::{Path, PathBuf};
 
 /// Types of artifacts that hold images.
@@ -177,7 +176,7 @@ fn artifact(text: &str, place: Place<'_>) -> Result<Option<PathBuf>> {
         return Ok(None);
     }
     let store = Store::open(place.cache)?;
-    let digest = find(&store, &actions::all(&store)?.0, &text.to_lowercase())?;
+    let digest = find(&store, &action_cache::all(&store)?.0, &text.to_lowercase())?;
     let path = store.object(&digest);
     if path.exists() {
         store.check(&digest)?;

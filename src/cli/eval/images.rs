@@ -1,17 +1,19 @@
 //! Metrics of sets of images: which are asked for, and the pipeline that computes them.
 
 use super::enough::Counts;
+use super::execute::{How, each_once, run_pipeline};
 use super::given::{Given, Holds, STATS, Side};
 use super::network::{self, Network};
 use super::pipeline::{Extraction, METRICS, NETWORK, REFERENCE, SAMPLES, Stages};
-use super::{How, Place, answer, each_once, run_pipeline, statistics};
+use super::place::Place;
+use super::{answer, statistics};
 use crate::cli::common::print;
-use crate::error::{Error, Result};
-use crate::ml::models::mode::Mode;
-use crate::runner::pool::Limits;
-use crate::stages::Metric;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
+use erw_base::error::{Error, Result};
+use erw_ml::models::feature_network::mode::Mode;
+use erw_runner::exec::resources::Limits;
+use erw_stages::Metric;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -49,19 +51,23 @@ pub struct StatsArgs {
     settings: Settings,
 }
 
-impl ValueEnum for Mode {
+/// [`Mode`] as an argument.
+#[derive(Debug, Clone, Copy)]
+struct ModeArg(Mode);
+
+impl ValueEnum for ModeArg {
     fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
+        &[Self(Mode::Adm), Self(Mode::PytorchFid), Self(Mode::CleanFid), Self(Mode::TorchFidelity)]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
-        let help = match self {
-            Self::Adm => "The ADM suite, whose numbers papers report",
-            Self::PytorchFid => "pytorch-fid",
-            Self::CleanFid => "clean-fid, mode \"clean\"",
-            Self::TorchFidelity => "torch-fidelity",
+        let help = match self.0 {
+            Mode::Adm => "The ADM suite, whose numbers papers report",
+            Mode::PytorchFid => "pytorch-fid",
+            Mode::CleanFid => "clean-fid, mode \"clean\"",
+            Mode::TorchFidelity => "torch-fidelity",
         };
-        Some(PossibleValue::new(self.name()).help(help))
+        Some(PossibleValue::new(self.0.name()).help(help))
     }
 }
 
@@ -72,7 +78,7 @@ struct Settings {
     metrics: Vec<String>,
     /// The tool whose numbers are to be reproduced: how it prepares images, and its conventions
     #[arg(long, value_enum, value_name = "MODE")]
-    mode: Option<Mode>,
+    mode: Option<ModeArg>,
     /// What makes the features: a published network by name (`erw weights list`), a file of its weights, NAME=FILE for those of
     /// another than the usual one, a folder that `erw export` wrote, or FILE.toml:STAGE
     #[arg(long, value_name = "NAME|FILE")]
@@ -148,13 +154,13 @@ impl Settings {
     fn extraction(&self) -> Result<(Extraction, Option<usize>)> {
         let gpu = self.gpu()?;
         let number = |n: u32| n as usize;
-        let mode = self.mode.map(Mode::name);
+        let mode = self.mode.map(|m| m.0.name());
         let (limit, batch) = (self.limit.map(number), self.batch.map(number));
         Ok((Extraction { mode, limit, batch, arr_0: None, gpu: gpu.is_some() }, gpu))
     }
 
     fn counts(&self) -> Counts {
-        let mode = self.mode.unwrap_or(Mode::Adm);
+        let mode = self.mode.map_or(Mode::Adm, |m| m.0);
         Counts { k: self.k, kid_subset_size: self.kid_subset_size, mode, limit: self.limit }
     }
 
@@ -181,7 +187,7 @@ impl Settings {
     fn network(&self, default: &str, place: Place<'_>) -> Result<Network> {
         let network = Network::of(self.network.as_deref(), default, place)?;
         match self.mode {
-            Some(mode) if !network.is_inception() => {
+            Some(ModeArg(mode)) if !network.is_inception() => {
                 let text = format!("`--mode {}` is about Inception, and the network is another", mode.name());
                 Err(Error::usage(text))
             }
@@ -201,12 +207,12 @@ pub fn run(wanted: Wanted, args: &Args, place: Place<'_>) -> Result<()> {
     let reference = Given::of(&args.reference, place)?;
     let network = settings.network(wanted.default_network(), place)?;
     let holds = if let Given::Statistics(_, holds) = &reference { Some(*holds) } else { None };
-    let mode = settings.mode.unwrap_or(Mode::Adm);
+    let mode = settings.mode.map_or(Mode::Adm, |m| m.0);
     let mut told = vec![];
     if let Given::Statistics(path, _) = &reference
         && let Some(note) = statistics::note(path)
     {
-        note.check(&args.reference, &network, settings.mode)?;
+        note.check(&args.reference, &network, settings.mode.map(|m| m.0))?;
     }
     let mut metrics: Vec<&str> = settings.metrics.iter().map(String::as_str).collect();
     let sides = [Side::new(SAMPLES, &args.samples, samples), Side::new(REFERENCE, &args.reference, reference)];

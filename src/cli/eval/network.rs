@@ -1,11 +1,11 @@
 //! The network that makes features, as `--network` names it. Knows names, files and types, nothing of what networks do.
 
-use super::Place;
 use super::given::{self, Given};
 use super::pipeline::{NETWORK, Stages, text, weights};
-use crate::error::{Error, Result};
-use crate::fetch::registry::{self, Entry};
-use crate::runner::suggest;
+use super::place::Place;
+use erw_base::error::{Error, Result};
+use erw_fetch::registry::{self, Entry};
+use erw_runner::text::suggest;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 

@@ -2,9 +2,10 @@
 //! said of them is understood.
 
 use super::given::{Given, STATS};
-use crate::error::{Error, Result};
+use erw_base::error::{Error, Result};
+use erw_runner::event::StageEnd;
 use serde_json::{Map, Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where the values of such pipelines come from, as reasons say it.
 pub const FILE: &str = "command line";
@@ -104,4 +105,23 @@ pub fn weights(artifact: &str, mut params: Value) -> Value {
 pub fn text(path: &Path) -> Result<&str> {
     let cannot = || Error::usage(format!("the name of `{}` is not UTF-8", path.display()));
     path.to_str().ok_or_else(cannot)
+}
+
+/// What a run of a written pipeline came to.
+pub(crate) struct Ran {
+    pub(crate) ends: Vec<StageEnd>,
+}
+
+impl Ran {
+    /// How this stage ended.
+    pub(crate) fn end(&self, stage: &str) -> Result<&StageEnd> {
+        let end = self.ends.iter().find(|end| end.stage == stage);
+        end.ok_or_else(|| Error::internal(format!("stage `{stage}` did not end")))
+    }
+
+    /// The folder of the one output of this stage.
+    pub(crate) fn output(&self, stage: &str) -> Result<PathBuf> {
+        let output = self.end(stage)?.outputs.first();
+        output.map(|o| o.path.clone()).ok_or_else(|| Error::internal(format!("stage `{stage}` has no output")))
+    }
 }

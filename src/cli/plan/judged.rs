@@ -1,28 +1,33 @@
 //! What would run and why, stage by stage, as the cache stands.
 
-use super::{Line, Planned, count};
-use crate::cli::weights::megabytes;
-use crate::error::Result;
-use crate::fetch::library::{Library, Presence};
+use super::line::{Line, Planned, count};
+use crate::cli::common::megabytes;
 use crate::report::table::near;
-use crate::runner::graph::{Pipeline, Stage, StageId};
-use crate::runner::key::params_digest;
-use crate::runner::plan::{Judge, Missing, Verdict, plan};
-use crate::runner::properties::doubts;
-use crate::runner::reason::Reason;
-use crate::runner::store::Store;
-use crate::stages::weights::{KIND, published};
+use erw_base::error::Result;
+use erw_fetch::library::{Library, Presence};
+use erw_runner::cache::CacheRef;
+use erw_runner::pipeline::graph::{Pipeline, Stage, StageId};
+use erw_runner::pipeline::properties::doubts;
+use erw_runner::plan::action::params_digest;
+use erw_runner::plan::reason::Reason;
+use erw_runner::plan::{Judge, Missing, Verdict, plan};
+use erw_stages::data::weights::{KIND, published};
 use std::collections::BTreeSet;
 
 /// The verdict on each selected stage.
-pub fn planned(pipeline: &Pipeline, store: &Store, selected: &[StageId], forced: BTreeSet<StageId>) -> Result<Planned> {
-    let judge = Judge::new(pipeline, store, forced);
+pub fn planned(
+    pipeline: &Pipeline,
+    cache: CacheRef<'_>,
+    selected: &[StageId],
+    forced: BTreeSet<StageId>,
+) -> Result<Planned> {
+    let judge = Judge::new(pipeline, cache, forced);
     let verdicts = plan(&judge, selected)?;
     let stale = verdicts.iter().any(|(_, v)| !matches!(v, Verdict::Cached(_)));
     // Reading the history is not free, and a plan that finds nothing to do has no use for it.
     let past = if stale { Some(judge.past()?) } else { None };
     let blocked = blocked(pipeline, &verdicts);
-    let library = Library::at(&store.downloads());
+    let library = Library::at(&cache.store.downloads());
     let line = |(id, verdict): &(StageId, Verdict)| {
         let stage = pipeline.stage(*id);
         let cached = matches!(verdict, Verdict::Cached(_));

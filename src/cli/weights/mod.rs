@@ -3,15 +3,16 @@
 
 mod convert;
 
-use super::common::{SetArgs, columns, print};
-use crate::error::{Error, ErrorKind, Result};
-use crate::fetch::library::{Check, Library, Presence};
-use crate::fetch::registry::{self, Entry};
+use super::common::pipeline_args::SetArgs;
+use super::common::{columns, megabytes, print};
 use crate::report::download::Download;
 use crate::report::table::{grid, near};
-use crate::runner::manifest::Registry;
-use crate::runner::suggest;
-use crate::stages::weights::{KIND, published};
+use erw_base::error::{Error, ErrorKind, Result};
+use erw_fetch::library::{Check, Library, Presence};
+use erw_fetch::registry::{self, Entry};
+use erw_runner::kind::Registry;
+use erw_runner::text::suggest;
+use erw_stages::data::weights::{KIND, published};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -118,15 +119,6 @@ fn list_json(library: &Library) -> Result<()> {
     print(&(text + "\n"))
 }
 
-/// As publishers tell sizes: powers of ten.
-pub fn megabytes(n: u64) -> String {
-    match n as f64 / 1e6 {
-        m if m < 0.95 => format!("{n} B"),
-        m if m < 999.5 => format!("{m:.0} MB"),
-        m => format!("{:.2} GB", m / 1000.0),
-    }
-}
-
 fn named(name: &str) -> Result<&'static Entry> {
     registry::find(name)?.ok_or_else(|| {
         let all = registry::entries().unwrap_or_default();
@@ -157,7 +149,7 @@ fn fetch(args: &FetchArgs, library: &Library, registry: Registry) -> Result<()> 
     for (entry, sha256) in wanted {
         let watch = Download::of(&entry.name);
         if let Some(why) = &entry.restricted {
-            crate::fetch::Watch::log(&watch, &format!("licence {}: {why}", entry.licence));
+            erw_fetch::Watch::log(&watch, &format!("licence {}: {why}", entry.licence));
         }
         let copy = library.obtain(entry, sha256.as_deref(), &watch)?;
         rows.push(vec![entry.name.clone(), near(&copy.path), format!("sha256 {}", copy.sha256)]);

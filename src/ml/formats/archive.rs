@@ -5,7 +5,7 @@
 //! bounded twice: a reader refuses an entry above its limit before a byte is inflated, and entries that overlap, by
 //! which a small archive repeats the same bytes in thousands of them, are refused when the archive is opened.
 
-use super::Parsed;
+use super::parsed::Parsed;
 use flate2::bufread::DeflateDecoder;
 use memmap2::Mmap;
 use std::borrow::Cow;

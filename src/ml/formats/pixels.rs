@@ -8,7 +8,7 @@
 use super::archive::Archive;
 use super::elements::{Element, contiguous};
 use super::npy::{self, Header, MOST_HEADER};
-use super::{Parsed, listed};
+use super::parsed::{Parsed, listed};
 use candle_core::{Result, bail};
 use flate2::read::DeflateDecoder;
 use memmap2::Mmap;
@@ -44,7 +44,7 @@ enum Store {
 impl PixelArray {
     /// The `arr_0` of an archive, or its only array.
     pub fn of_npz(path: &Path) -> Result<Self> {
-        match super::map(path).and_then(Archive::open).and_then(Self::in_archive) {
+        match super::parsed::map(path).and_then(Archive::open).and_then(Self::in_archive) {
             Ok(this) => Ok(this),
             Err(e) => bail!("{}: {e}", path.display()),
         }
@@ -60,7 +60,7 @@ impl PixelArray {
                 false => Ok(Store::Npy(map, data)),
             })
         };
-        match super::map(path).and_then(open) {
+        match super::parsed::map(path).and_then(open) {
             Ok(this) => Ok(this),
             Err(e) => bail!("{} {e}", path.display()),
         }

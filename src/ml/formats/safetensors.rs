@@ -3,8 +3,8 @@
 //! The header is parsed here rather than by the `safetensors` crate so that an error can name the tensor, and because
 //! that crate adds offsets which a hostile header may choose so that the sum overflows.
 
-use super::Parsed;
 use super::elements::{self, Element, View};
+use super::parsed::Parsed;
 use super::unique::Unique;
 use candle_core::Tensor;
 use memmap2::Mmap;

@@ -5,7 +5,7 @@
 //! dim^2 numbers, whatever the number of samples.
 
 use super::gaussian::Gaussian;
-use crate::ml::weights::Tensors;
+use crate::nn::params::Tensors;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use faer::linalg::matmul::matmul;
 use faer::prelude::ReborrowMut;

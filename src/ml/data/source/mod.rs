@@ -13,10 +13,11 @@ pub mod left_out;
 mod names;
 pub mod tree;
 
-use super::decode::{MAX_BYTES, Orientation, decode_counting};
-use super::picture::Rgb;
+use super::decode::orientation::Orientation;
+use super::decode::{MAX_BYTES, decode_counting};
+use super::rgb::Rgb;
 use super::transform::Transform;
-use crate::ml::formats::describe;
+use crate::formats::describe;
 use archive::Archive;
 use belongs::{EXTENSIONS, hidden_part, is_image};
 use candle_core::{Result, bail};
@@ -24,7 +25,6 @@ use classes::{LIST, Labelled, List};
 use idx::Idx;
 use layout::{Classes, Doubt, doubt};
 use left_out::LeftOut;
-use memmap2::Mmap;
 use serde::Deserialize;
 use std::collections::HashSet;
 use std::fs::File;
@@ -431,18 +431,5 @@ fn read(path: &Path) -> Result<Vec<u8>> {
             Ok(to) if !path.exists() => bail!("a link to `{}`, where nothing is", to.display()),
             _ => bail!("cannot be read: {e}"),
         },
-    }
-}
-
-/// Maps a file of the user's. One who cuts it short while it is read ends this process; `mapped` says of which file.
-fn map(path: &Path) -> Result<Mmap> {
-    let file = match File::open(path) {
-        Ok(f) => f,
-        Err(e) => bail!("cannot open {}: {e}", path.display()),
-    };
-    #[expect(unsafe_code, reason = "mapping a file that is read once and whose contents are only ever taken as bytes")]
-    match unsafe { Mmap::map(&file) } {
-        Ok(m) => Ok(m),
-        Err(e) => bail!("cannot map {}: {e}", path.display()),
     }
 }

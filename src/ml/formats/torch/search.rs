@@ -2,9 +2,10 @@
 //! hold themselves, so the walk is bounded in depth and in number.
 
 use super::describe::{foreign_name, is_tensor};
-use crate::ml::formats::Parsed;
-use crate::ml::formats::pickle::{Id, Node, Object, Pickle};
-use crate::ml::formats::values;
+use crate::formats::parsed::Parsed;
+use crate::formats::pickle::Pickle;
+use crate::formats::pickle::node::{Id, Node, Object};
+use crate::formats::values;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 

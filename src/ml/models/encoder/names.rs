@@ -4,12 +4,13 @@
 //! queries, keys and values are one matrix, and in what else is in the file. A name that no table here knows goes through
 //! unchanged, to be reported as one that the network does not have.
 
-use super::embed::{self, HEAD};
-use super::{EncoderConfig, Positions, resample::table_grid};
-use crate::ml::copies::{self, Inside};
-use crate::ml::models::sit::sincos_2d;
-use crate::ml::models::vit::{Mlp, VitConfig};
-use crate::ml::weights::{Adopted, Tensors};
+use super::config::{EncoderConfig, Positions};
+use super::head::HEAD;
+use super::resample::table_grid;
+use crate::models::sit::sincos_2d;
+use crate::models::state_dict::{self, Inside};
+use crate::models::vit::{Mlp, VitConfig};
+use crate::nn::params::{Adopted, Tensors};
 use candle_core::{DType, Result, Tensor, bail};
 use std::collections::BTreeMap;
 
@@ -167,7 +168,7 @@ pub fn adopt(config: &EncoderConfig, file: Tensors) -> Result<Adopted> {
 /// Tensors by our names, and the names of those left out. CLIP's head is whole or not at all: a file without the
 /// projection, or with a classifier in its place, which timm gives a bias that is not zero, has no embedding.
 fn translated(vit: &VitConfig, file: Tensors) -> Result<(BTreeMap<String, Found>, Vec<String>)> {
-    let Inside { prefix, tensors, beside } = copies::network(file, LANDMARKS)?;
+    let Inside { prefix, tensors, beside } = state_dict::network(file, LANDMARKS)?;
     let (mut found, mut dropped) = (BTreeMap::<String, Found>::new(), Vec::new());
     let classifies = tensors.get("head.bias").is_some_and(|(_, bias)| !is_zero(bias));
     let mut keep = |ours: String, theirs: String, tensor: Tensor| {
@@ -179,15 +180,15 @@ fn translated(vit: &VitConfig, file: Tensors) -> Result<(BTreeMap<String, Found>
         Ok(())
     };
     for (inner, (theirs, tensor)) in tensors {
-        let head = embed::has_head(vit).then(|| head_name(&inner)).flatten();
+        let head = super::head::has_head(vit).then(|| head_name(&inner)).flatten();
         match head.unwrap_or_else(|| our_name(&inner, vit.mlp)) {
-            ours if HEAD.contains(&ours.as_str()) && embed::has_head(vit) => keep(ours, theirs, tensor)?,
+            ours if HEAD.contains(&ours.as_str()) && super::head::has_head(vit) => keep(ours, theirs, tensor)?,
             ours if is_unused(&ours, vit) => dropped.push(theirs),
             ours => keep(ours, theirs, tensor)?,
         }
     }
     for (theirs, tensor) in beside {
-        match projects(&prefix, &theirs).filter(|_| embed::has_head(vit)) {
+        match projects(&prefix, &theirs).filter(|_| super::head::has_head(vit)) {
             Some(ours) => keep(ours, theirs, tensor)?,
             None => dropped.push(theirs),
         }
@@ -204,7 +205,7 @@ fn head_name(name: &str) -> Option<String> {
 
 /// Is this the projection that transformers' CLIP has beside the transformer of `prefix`? Under which of our names?
 fn projects(prefix: &str, theirs: &str) -> Option<String> {
-    let beside = prefix.ends_with("vision_model.") && copies::is_projection(theirs, copies::around(prefix));
+    let beside = prefix.ends_with("vision_model.") && state_dict::is_projection(theirs, state_dict::around(prefix));
     beside.then(|| HEAD[2].to_string())
 }
 

@@ -1,7 +1,7 @@
 //! How images come to 299 x 299 pixels and to numbers about zero. Tools differ, and FID with them.
 
-use crate::ml::data::resize::{Filter, resize_planes};
-use crate::ml::models::mode::Mode;
+use crate::data::resize::{Filter, resize_planes};
+use crate::models::feature_network::mode::Mode;
 use candle_core::{DType, Result, Tensor, bail};
 
 /// Side of the images that the network takes.

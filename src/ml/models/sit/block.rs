@@ -1,9 +1,10 @@
 //! The transformer block of a SiT: attention and an MLP, whose norms and residuals the condition modulates (adaLN-Zero).
 
-use super::{MlpKind, NORM_EPS, SiTConfig, ZERO};
-use crate::ml::backprop::checkpointed;
-use crate::ml::kernels;
-use crate::ml::nn::{self, LayerNorm, Linear};
+use super::config::{NORM_EPS, ZERO};
+use super::{MlpKind, SiTConfig};
+use crate::kernels;
+use crate::kernels::autograd::checkpointed;
+use crate::nn::{self, LayerNorm, Linear};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
 

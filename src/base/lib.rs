@@ -1,0 +1,7 @@
+//! What every crate of erw stands on: errors with their places and hints ([`error`]), texts as people's editors write them
+//! ([`text`]), what the process may use ([`limits`]) and how it is set up ([`process`]).
+
+pub mod error;
+pub mod limits;
+pub mod process;
+pub mod text;

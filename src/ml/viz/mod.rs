@@ -1,0 +1,5 @@
+//! Pictures of results: contact sheets and heat maps.
+
+pub mod glyphs;
+pub mod heat_map;
+pub mod picture;
