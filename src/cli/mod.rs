@@ -17,6 +17,7 @@ pub mod logs;
 pub mod metrics;
 pub mod plan;
 pub mod plot;
+pub mod reference;
 pub mod remote;
 pub mod run;
 pub mod schema;
@@ -114,6 +115,11 @@ enum Command {
     /// Run one attempt; started by `erw run`
     #[command(hide = true)]
     Worker(worker::Args),
+}
+
+/// The definition of the command line.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Whether this process is to do the work of a stage. To be known before the command line is read in full.
