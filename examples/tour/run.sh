@@ -15,7 +15,7 @@ $erw run tour.toml --lock --plain     # accept these results
 echo "and purred" >> text.txt
 $erw plan tour.toml --exit-code && exit 1 || test $? = 5
 $erw why tour.toml words
-if $erw run tour.toml --locked --plain; then exit 1; fi    # it differs from the lock file
+if $erw run tour.toml --locked --plain; then exit 1; fi   # it differs from the lock file
 $erw run tour.toml --plain
 
 # The same words in another order: `words` runs again and makes the same bytes, so `score` stays cached.
