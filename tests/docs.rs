@@ -1,7 +1,8 @@
-//! The documents say what the program does: generated pages are current, links lead somewhere, complete pipelines plan, and
-//! every command line is one that the program takes.
+//! The documents say what the program does: generated pages are current, links lead somewhere,
+//! complete pipelines plan, and every command line is one that the program takes.
 //!
-//! After a change of a help text or a manifest: `ERW_BLESS=1 cargo test --locked docs::`, then read the difference.
+//! After a change of a help text or a manifest: `ERW_BLESS=1 cargo test --locked docs::`, then read
+//! the difference.
 
 use crate::support::space::Space;
 use erw::cli::{self, reference};
@@ -141,8 +142,8 @@ fn the_readme_is_short_and_lines_are_not_long() {
     }
 }
 
-/// A block that begins with `# NAME.toml` is a complete pipeline; the others are parts of one. Complete ones may extend each
-/// other and the shipped ones.
+/// A block that begins with `# NAME.toml` is a complete pipeline; the others are parts of one.
+/// Complete ones may extend each other and the shipped ones.
 #[test]
 fn pipelines_in_the_documents_plan() {
     let space = Space::new("");
@@ -173,7 +174,8 @@ fn pipelines_in_the_documents_plan() {
     }
 }
 
-/// Words of a command line as a shell reads them, up to a comment or the next command. Enough of a shell for the documents.
+/// Words of a command line as a shell reads them, up to a comment or the next command. Enough of a
+/// shell for the documents.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (vec![], None::<String>, None);
     for c in line.chars() {

@@ -1,5 +1,5 @@
-//! The generated pages of the book: commands from the definition of the command line, stage kinds from their manifests.
-//! `tests/docs.rs` compares them with `docs/` and writes them anew.
+//! The generated pages of the book: commands from the definition of the command line, stage kinds
+//! from their manifests. `tests/docs.rs` compares them with `docs/` and writes them anew.
 
 use crate::error::Result;
 use crate::runner::command;
