@@ -73,7 +73,7 @@ fn both_places_and_the_way_between_them_are_told() {
         ),
         "{said}"
     );
-    assert!(said.contains("hint: the network is looked into at the size that it was trained on"), "{said}");
+    assert!(said.contains("hint: the network is measured at the size that it was trained on"), "{said}");
     // A run says the same and starts nothing.
     assert_eq!(space.erw(&["run", "p.toml"]).expect(2).stderr, said);
 }

@@ -14,6 +14,7 @@ pub mod logs;
 pub mod metrics;
 pub mod plan;
 pub mod plot;
+pub mod reference;
 pub mod run;
 pub mod schema;
 mod settle;
@@ -45,6 +46,11 @@ struct Cli {
     _remote: common::remote_args::RemoteArgs,
     #[command(subcommand)]
     command: Command,
+}
+
+/// The definition of the command line.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Whether this process is to do the work of a stage. To be known before the command line is read in full.
