@@ -480,13 +480,13 @@ fn representations_are_compared_whatever_they_lie_in() {
     assert!(said.stdout.contains(facts), "{}", said.stdout);
     let args = ["cknna", "a.safetensors", "tokens.safetensors", "--metrics", "cka,mutual-knn", "--json"];
     let all = object(eval(&space, &args));
-    use erw::ml::metrics::alignment::{Measure, Protocol, alignment};
+    use erw::ml::metrics::alignment::{AlignmentMetric, Protocol, alignment};
     use erw::ml::metrics::cknna::Estimator;
     use erw::ml::metrics::unit_rows::{Clamp, Over};
     let clamp = Clamp { quantile: 0.95, over: Over::Set };
-    let protocol = Protocol { measures: Measure::ALL.to_vec(), k: 10, clamp, estimator: Estimator::Unbiased };
+    let protocol = Protocol { measures: AlignmentMetric::ALL.to_vec(), k: 10, clamp, estimator: Estimator::Unbiased };
     let expected = alignment(&a, &b, &protocol).unwrap();
-    for (measure, expected) in Measure::ALL.iter().zip(expected) {
+    for (measure, expected) in AlignmentMetric::ALL.iter().zip(expected) {
         // The mean of two tokens rounds.
         let off = (all["metrics"][measure.name()].as_f64().unwrap() - expected).abs();
         assert!(off < 1e-4, "{}: {off:e}", measure.name());

@@ -13,7 +13,7 @@ use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
 use erw::ml::train::observer::{Observer, Silent};
 use erw::ml::train::trained::{Fit, Trained};
-use erw::ml::train::{Keep, batch_indices, fit};
+use erw::ml::train::{CheckpointRetention, batch_indices, fit};
 use std::cell::{Cell, RefCell};
 use tempfile::TempDir;
 
@@ -30,7 +30,7 @@ pub fn config(dir: &TempDir, steps: u64) -> FitConfig {
         checkpoint_every: 0,
         log_every: 1,
         checkpoint_dir: dir.path().join("checkpoints"),
-        keep: Keep::default(),
+        keep: CheckpointRetention::default(),
         samples: 0,
         loss_scaling: false,
     }

@@ -10,7 +10,7 @@ use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
 use erw::ml::train::observer::{Observer, Silent};
 use erw::ml::train::trained::{Fit, Trained};
-use erw::ml::train::{Keep, batch_indices, fit};
+use erw::ml::train::{CheckpointRetention, batch_indices, fit};
 use std::path::Path;
 
 use crate::support::golden::Golden;
@@ -148,7 +148,7 @@ fn train(dir: &Path, obs: &dyn Observer) -> Result<Fit> {
         checkpoint_every: 0,
         log_every: 10,
         checkpoint_dir: dir.to_path_buf(),
-        keep: Keep::default(),
+        keep: CheckpointRetention::default(),
         samples: 8,
         loss_scaling: false,
     };

@@ -3,7 +3,7 @@
 use super::common::pipeline_args::{PipelineArgs, one};
 use super::common::{columns, print};
 use erw_base::error::Result;
-use erw_runner::exec::environment::{self, Given, Setting};
+use erw_runner::exec::environment::{self, Requested, Variable};
 use erw_runner::exec::resources::Limits;
 use erw_runner::kind::field::{Field, Params, Slot};
 use erw_runner::kind::{Registry, value};
@@ -94,10 +94,10 @@ fn fields(stage: &Stage, part: &str, fields: &[Field], values: &Params) -> Vec<V
 /// What erw sets for it, and why.
 fn environment(stage: &Stage) -> Vec<Vec<String>> {
     let user = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let given = Given::by(&stage.resources);
+    let given = Requested::by(&stage.resources);
     let limits = Limits::of_machine();
     let threads = stage.resources.threads.unwrap_or(usize::MAX).min(limits.threads);
-    let row = |s: Setting| {
+    let row = |s: Variable| {
         let value = match s.value {
             // Which ones is known when it starts.
             Some(_) if s.name == environment::GPUS && given.gpus => {

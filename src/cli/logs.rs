@@ -15,7 +15,7 @@ use erw_runner::kind::Registry;
 use erw_runner::kind::attempt::PICTURES;
 use erw_runner::pipeline::graph::{Pipeline, StageId};
 use erw_runner::pipeline::targets::select;
-use erw_runner::plan::{Judge, Verdict, inputs, plan};
+use erw_runner::plan::{CacheChecker, Verdict, inputs, plan};
 use erw_runner::text::log_lines::{Lines, cut, last_lines};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -63,7 +63,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 
 /// The key of the stage, if its inputs are known.
 pub fn key(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Option<Key>> {
-    let judge = Judge::new(pipeline, store, BTreeSet::new());
+    let judge = CacheChecker::new(pipeline, store, BTreeSet::new());
     let stage = pipeline.stage(id);
     let mut verdicts: BTreeMap<StageId, Verdict> =
         plan(&judge, &select(pipeline, std::slice::from_ref(&stage.name))?)?.into_iter().collect();

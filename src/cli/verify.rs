@@ -10,12 +10,12 @@ use crate::report::{self, Style};
 use erw_base::error::{Error, ErrorKind, Result};
 use erw_runner::cache::action_cache::Record;
 use erw_runner::cache::store::Store;
-use erw_runner::event::{Event, Listener, State, What};
+use erw_runner::event::{Event, EventKind, Listener, State};
 use erw_runner::exec::spawn::Launcher;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::{Pipeline, StageId};
 use erw_runner::pipeline::targets::{named, select};
-use erw_runner::plan::{Judge, Verdict, plan};
+use erw_runner::plan::{CacheChecker, Verdict, plan};
 use erw_runner::repro::compare::Agreement;
 use erw_runner::repro::verify::{Bench, Verified};
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,7 +69,7 @@ struct Unruffled(Box<dyn Listener>);
 
 impl Listener for Unruffled {
     fn event(&mut self, event: &Event) {
-        if !matches!(&event.what, What::Ended(end) if end.state == State::Cached) {
+        if !matches!(&event.what, EventKind::Ended(end) if end.state == State::Cached) {
             self.0.event(event);
         }
     }
@@ -77,7 +77,7 @@ impl Listener for Unruffled {
 
 /// Of the stages and all that they need. What is stale has nothing to be compared with.
 fn records(pipeline: &Pipeline, store: &Store, needed: &[StageId]) -> Result<BTreeMap<StageId, Record>> {
-    let judge = Judge::new(pipeline, store, BTreeSet::new());
+    let judge = CacheChecker::new(pipeline, store, BTreeSet::new());
     let mut records = BTreeMap::new();
     for (id, verdict) in plan(&judge, needed)? {
         let Verdict::Cached(record) = verdict else {

@@ -7,7 +7,7 @@ use erw_base::error::{Error, Result};
 use erw_runner::cache::store::Store;
 use erw_runner::journal::explain::{Change, Fact, State, Upstream, Why, why};
 use erw_runner::kind::Registry;
-use erw_runner::plan::Judge;
+use erw_runner::plan::CacheChecker;
 use erw_runner::text::path_text;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let pipeline = args.pipeline.load_for(&args.stage, registry, cache)?;
     let id = one(&pipeline, args.stage.as_deref().unwrap_or_default())?;
     let store = Store::open(cache)?;
-    let judge = Judge::new(&pipeline, &store, BTreeSet::new());
+    let judge = CacheChecker::new(&pipeline, &store, BTreeSet::new());
     let why = why(&judge, id)?;
     if args.json {
         let text = serde_json::to_string_pretty(&why).map_err(|e| Error::internal("no JSON").because(e))?;

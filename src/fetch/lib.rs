@@ -12,7 +12,7 @@ pub mod pins;
 pub mod registry;
 
 /// Whoever waits for a file.
-pub trait Watch {
+pub trait FetchObserver {
     /// Bytes that are here, of so many; 0 when nobody knows of how many.
     fn progress(&self, _done: u64, _total: u64) {}
     fn log(&self, _text: &str) {}
@@ -23,4 +23,4 @@ pub trait Watch {
 }
 
 /// Nobody watches.
-impl Watch for () {}
+impl FetchObserver for () {}

@@ -4,7 +4,7 @@
 
 use super::plain::when_run_again;
 use erw_base::error::{Error, Result};
-use erw_runner::event::{Event, Failure, Listener, StageEnd, State, What};
+use erw_runner::event::{Event, EventKind, Failure, Listener, StageEnd, State};
 use erw_runner::host::{host, utc_now};
 use erw_runner::text::log_lines::shown;
 use quick_xml::Writer;
@@ -104,13 +104,13 @@ fn clean(text: &str) -> String {
 impl Listener for Junit {
     fn event(&mut self, event: &Event) {
         match &event.what {
-            What::RunStarted { pipeline, .. } => self.pipeline.clone_from(pipeline),
-            What::Ended(end) => {
+            EventKind::RunStarted { pipeline, .. } => self.pipeline.clone_from(pipeline),
+            EventKind::Ended(end) => {
                 // A stage whose output was found damaged ends twice; the last time counts.
                 self.ends.retain(|e| e.stage != end.stage);
                 self.ends.push((**end).clone());
             }
-            What::RunFinished { seconds, .. } => {
+            EventKind::RunFinished { seconds, .. } => {
                 if let Err(e) = self.xml(*seconds).and_then(|xml| std::fs::write(&self.file, xml)) {
                     // The run is worth more than its report.
                     let text = format!("warning: cannot write `{}`: {e}\n", self.file.display());

@@ -7,7 +7,7 @@
 //!
 //! Knows nothing of stages.
 
-use crate::files::disk::{self, Keep, write_file};
+use crate::files::disk::{self, Durability, write_file};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -41,7 +41,7 @@ pub fn begin(work: &Path, machine: &str) -> io::Result<Vec<String>> {
     };
     if !all.iter().any(|known| known == machine) {
         all.push(machine.into());
-        write_file(&file, (all.join("\n") + "\n").as_bytes(), Keep::Later)?;
+        write_file(&file, (all.join("\n") + "\n").as_bytes(), Durability::Later)?;
     }
     all.retain(|known| known != machine);
     Ok(all)

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 /// A map that has few entries and lives long, as a sorted list: a tree of one entry takes the memory of eleven. One that
 /// may become long is made of a tree, since it is slow to insert into.
-pub type Few<T> = LiteMap<String, T>;
+pub type SmallMap<T> = LiteMap<String, T>;
 
 /// Such a map with no room to spare.
-pub fn few<T>(tree: BTreeMap<String, T>) -> Few<T> {
-    let mut few = Few::with_capacity(tree.len());
+pub fn few<T>(tree: BTreeMap<String, T>) -> SmallMap<T> {
+    let mut few = SmallMap::with_capacity(tree.len());
     tree.into_iter().for_each(|(name, value)| drop(few.insert(name, value)));
     few
 }

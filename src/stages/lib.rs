@@ -16,7 +16,7 @@ pub use training::trainer::CONFIG_FILE;
 pub fn count_images(path: &std::path::Path) -> erw_base::error::Result<u64> {
     match evaluation::images::side::Statistics::kept(path)? {
         Some(kept) => Ok(kept),
-        None => Ok(evaluation::images::image_source::Pictures::of_path(path)?.len()),
+        None => Ok(evaluation::images::image_source::ImageSource::of_path(path)?.len()),
     }
 }
 

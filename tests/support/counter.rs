@@ -6,16 +6,16 @@ use erw::runner::cache::store::Store;
 use erw::runner::event::{Event, Listener};
 use erw::runner::exec::resources::Limits;
 use erw::runner::exec::scheduler;
-use erw::runner::exec::scheduler::{Options, Outcome, Stop};
+use erw::runner::exec::scheduler::{Options, Outcome, StopToken};
 use erw::runner::exec::spawn::Launcher;
 use erw::runner::exec::worker;
 use erw::runner::kind::attempt::Attempt;
 use erw::runner::kind::manifest::Manifest;
 use erw::runner::kind::{Registry, StageKind, no_facts};
-use erw::runner::pipeline::graph::{Patience, Pipeline, StageId};
+use erw::runner::pipeline::graph::{Pipeline, RetryPolicy, StageId};
 use erw::runner::pipeline::layers::Overrides;
 use erw::runner::pipeline::targets::select;
-use erw::runner::plan::{Judge, plan};
+use erw::runner::plan::{CacheChecker, plan};
 use serde::Deserialize;
 
 /// Ten steps with a checkpoint after each. `fate`: the step after which it kills itself, -1 to suspend, -2 to panic.
@@ -101,7 +101,7 @@ pub fn count(fate: i64) -> (Space, Outcome) {
 pub fn left(space: &Space) -> String {
     let pipeline = Pipeline::load(&space.path("p.toml"), COUNTER, &Overrides::default()).unwrap();
     let store = Store::open(&space.path("cache")).unwrap();
-    let judge = Judge::new(&pipeline, &store, Default::default());
+    let judge = CacheChecker::new(&pipeline, &store, Default::default());
     plan(&judge, &select(&pipeline, &[]).unwrap()).unwrap();
     judge.left(StageId(0)).map(|left| left.to_string()).unwrap_or_default()
 }
@@ -117,8 +117,8 @@ pub fn count_in(space: &Space, fate: i64) -> Outcome {
         forced: Default::default(),
         keep_going: false,
         limits: Limits::of_machine(),
-        patience: Patience::default(),
+        patience: RetryPolicy::default(),
     };
-    scheduler::run(&pipeline, (&store).into(), &Launcher { program, args }, options, &Stop::default(), &mut Deaf)
+    scheduler::run(&pipeline, (&store).into(), &Launcher { program, args }, options, &StopToken::default(), &mut Deaf)
         .unwrap()
 }

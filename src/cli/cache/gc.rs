@@ -4,14 +4,14 @@ use crate::cli::common::pipeline_args::SetArgs;
 use crate::cli::common::{columns, print};
 use crate::report::text::{bytes, count, duration};
 use erw_base::error::Result;
-use erw_runner::cache::gc::{self, Keep, Rules, Sweep, Why};
+use erw_runner::cache::gc::{self, InUse, RemovalReason, Rules, Sweep};
 use erw_runner::cache::key::Key;
 use erw_runner::cache::store::Store;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::Pipeline;
 use erw_runner::pipeline::layers::Overrides;
 use erw_runner::pipeline::targets::select;
-use erw_runner::plan::{Judge, Verdict, plan};
+use erw_runner::plan::{CacheChecker, Verdict, plan};
 use erw_runner::repro::lockfile::Lock;
 use erw_runner::sweep::SweepPlan;
 use erw_runner::text::units;
@@ -95,36 +95,38 @@ fn text(args: &Args, sweep: &Sweep) -> String {
 }
 
 fn by_reason(args: &Args, sweep: &Sweep) -> Vec<Vec<String>> {
-    let mut sums: BTreeMap<Why, (usize, usize, u64)> = BTreeMap::new();
+    let mut sums: BTreeMap<RemovalReason, (usize, usize, u64)> = BTreeMap::new();
     sweep.records.iter().for_each(|g| sums.entry(g.why).or_default().0 += 1);
     if !sweep.damaged.is_empty() {
-        sums.entry(Why::Damaged).or_default().0 = sweep.damaged.len();
+        sums.entry(RemovalReason::Damaged).or_default().0 = sweep.damaged.len();
     }
     for (_, bytes, why) in &sweep.artifacts {
         let sum = sums.entry(*why).or_default();
         (sum.1, sum.2) = (sum.1 + 1, sum.2 + bytes);
     }
-    let row = |(why, (records, artifacts, n)): (Why, (usize, usize, u64))| {
+    let row = |(why, (records, artifacts, n)): (RemovalReason, (usize, usize, u64))| {
         vec![words(args, why), count(records, "record"), count(artifacts, "artifact"), bytes(n)]
     };
     sums.into_iter().map(row).collect()
 }
 
-fn words(args: &Args, why: Why) -> String {
+fn words(args: &Args, why: RemovalReason) -> String {
     match why {
-        Why::Unused => "not used by what is to be kept".into(),
-        Why::Old => format!("not used for {}", args.older_than.map_or_else(String::new, |d| duration(d.as_secs_f64()))),
-        Why::TooMuch => format!("beyond {}", args.max_size.map_or_else(String::new, bytes)),
-        Why::Damaged => "damaged".into(),
-        Why::Unnamed => "named by no record".into(),
+        RemovalReason::Unused => "not used by what is to be kept".into(),
+        RemovalReason::Old => {
+            format!("not used for {}", args.older_than.map_or_else(String::new, |d| duration(d.as_secs_f64())))
+        }
+        RemovalReason::TooMuch => format!("beyond {}", args.max_size.map_or_else(String::new, bytes)),
+        RemovalReason::Damaged => "damaged".into(),
+        RemovalReason::Unnamed => "named by no record".into(),
     }
 }
 
-fn keep(args: &Args, store: &Store, registry: Registry) -> Result<Option<Keep>> {
+fn keep(args: &Args, store: &Store, registry: Registry) -> Result<Option<InUse>> {
     if args.keep_pipelines.is_empty() && args.keep_locks.is_empty() {
         return Ok(None);
     }
-    let mut keep = Keep::default();
+    let mut keep = InUse::default();
     for file in &args.keep_pipelines {
         let overrides = Overrides::default();
         let mut pipelines = vec![Pipeline::load(file, registry, &overrides)?];
@@ -146,8 +148,8 @@ fn keep(args: &Args, store: &Store, registry: Registry) -> Result<Option<Keep>> 
     Ok(Some(keep))
 }
 
-fn used_by(pipeline: &Pipeline, store: &Store, keep: &mut Keep) -> Result<()> {
-    let judge = Judge::new(pipeline, store, BTreeSet::new());
+fn used_by(pipeline: &Pipeline, store: &Store, keep: &mut InUse) -> Result<()> {
+    let judge = CacheChecker::new(pipeline, store, BTreeSet::new());
     for (id, verdict) in plan(&judge, &select(pipeline, &[])?)? {
         match verdict {
             Verdict::Cached(record) => drop(keep.keys.insert(record.key())),

@@ -13,7 +13,7 @@ use erw_runner::cache::remote::{Mode, Sent};
 use erw_runner::cache::store::{Presence, Store};
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::targets::select;
-use erw_runner::plan::{Judge, Verdict, plan};
+use erw_runner::plan::{CacheChecker, Verdict, plan};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -79,7 +79,7 @@ pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
     // What is here before, so that it can be told from what comes.
     let before: BTreeSet<String> = action_cache::all(&here)?.0.iter().map(|r| r.key().to_string()).collect();
     let remote = remote.required(cache)?;
-    let judge = Judge::new(&pipeline, CacheRef { store: &here, remote: Some(&remote) }, BTreeSet::new());
+    let judge = CacheChecker::new(&pipeline, CacheRef { store: &here, remote: Some(&remote) }, BTreeSet::new());
     let verdicts = plan(&judge, &selected);
     remote.check()?;
     warn(Some(&remote));
@@ -111,7 +111,7 @@ pub fn status(args: &StatusArgs, remote: &RemoteArgs, cache: &Path, registry: Re
     let pipeline = args.pipeline.load_for(&args.targets, registry, cache)?;
     let selected = select(&pipeline, &args.targets)?;
     let (store, remote) = (Store::open(cache)?, remote.required(cache)?.records_only());
-    let judge = Judge::new(&pipeline, CacheRef { store: &store, remote: Some(&remote) }, BTreeSet::new());
+    let judge = CacheChecker::new(&pipeline, CacheRef { store: &store, remote: Some(&remote) }, BTreeSet::new());
     let verdicts = plan(&judge, &selected)?;
     let mut rows = vec![];
     let (mut here_bytes, mut there_bytes) = (0, 0);

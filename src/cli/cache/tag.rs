@@ -11,7 +11,7 @@ use erw_runner::cache::tags::{self, Tag};
 use erw_runner::files::digest::Digest;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::targets::select;
-use erw_runner::plan::{Judge, Verdict, plan};
+use erw_runner::plan::{CacheChecker, Verdict, plan};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -78,7 +78,7 @@ pub fn records(target: &str, set: &SetArgs, store: &Store, registry: Registry) -
     };
     let pipeline = set.on(file).load_for(&stage, registry, store.root())?;
     let targets: Vec<String> = stage.iter().cloned().collect();
-    let judge = Judge::new(&pipeline, store, BTreeSet::new());
+    let judge = CacheChecker::new(&pipeline, store, BTreeSet::new());
     let mut records = vec![];
     for (id, verdict) in plan(&judge, &select(&pipeline, &targets)?)? {
         let name = &pipeline.stage(id).name;

@@ -7,7 +7,7 @@
 
 use erw_base::error::{Error, Result};
 use erw_base::limits;
-use erw_runner::exec::scheduler::Stop;
+use erw_runner::exec::scheduler::StopToken;
 use erw_runner::exec::spawn;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use signal_hook::iterator::SignalsInfo;
@@ -16,15 +16,15 @@ use std::sync::Once;
 use std::time::Instant;
 
 /// Where wishes are noted, for the scheduler to put the work down in order.
-pub fn stop() -> Result<&'static Stop> {
-    static STOP: Stop = Stop::new();
+pub fn stop() -> Result<&'static StopToken> {
+    static STOP: StopToken = StopToken::new();
     static LISTENING: Once = Once::new();
     let mut failed = None;
     LISTENING.call_once(|| failed = listen(&STOP).err());
     failed.map_or(Ok(&STOP), Err)
 }
 
-fn listen(stop: &'static Stop) -> Result<()> {
+fn listen(stop: &'static StopToken) -> Result<()> {
     let cannot = |e| Error::usage("cannot listen for signals").caused(e);
     let ignored = ignored();
     let stays = move |signal: i32| (ignored >> (signal - 1)) & 1 == 1;
@@ -54,7 +54,7 @@ fn ignored() -> u64 {
 }
 
 /// Stops everything under way and then this process, until `fg` or somebody else lets it go on.
-fn pause(stop: &Stop) {
+fn pause(stop: &StopToken) {
     stop.pause();
     spawn::pause();
     let usual = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());

@@ -11,7 +11,7 @@ use erw_runner::cache::store::Store;
 use erw_runner::files::digest::Digest;
 use erw_runner::kind::{Registry, value};
 use serde_json::Value as Json;
-use side::{Facts, Side};
+use side::{Side, StageSummary};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -84,8 +84,8 @@ struct Line {
     change: Option<(Cell, Cell)>,
 }
 
-fn lines(a: Option<&Facts>, b: Option<&Facts>, past: bool, store: &Store) -> Vec<Line> {
-    let kind = |side: Option<&Facts>| match side {
+fn lines(a: Option<&StageSummary>, b: Option<&StageSummary>, past: bool, store: &Store) -> Vec<Line> {
+    let kind = |side: Option<&StageSummary>| match side {
         Some(facts) => Cell::Text(facts.kind.clone()),
         None => Cell::Value(Json::Null, "absent".into()),
     };
@@ -105,7 +105,7 @@ fn lines(a: Option<&Facts>, b: Option<&Facts>, past: bool, store: &Store) -> Vec
     lines
 }
 
-fn values(a: &Facts, b: &Facts, past: bool) -> Vec<Line> {
+fn values(a: &StageSummary, b: &StageSummary, past: bool) -> Vec<Line> {
     let (Some(left), Some(right)) = (&a.values, &b.values) else { return vec![] };
     let mut names: Vec<&String> = left.keys().chain(right.keys()).collect();
     names.sort();
@@ -122,7 +122,7 @@ fn values(a: &Facts, b: &Facts, past: bool) -> Vec<Line> {
 }
 
 /// What both made of equal parameters.
-fn artifacts(a: &Facts, b: &Facts) -> Vec<Line> {
+fn artifacts(a: &StageSummary, b: &StageSummary) -> Vec<Line> {
     let line = |(name, left): (&String, &Digest)| {
         let right = b.artifacts.get(name)?;
         let cell = |digest: &Digest| Cell::Value(digest.to_string().into(), digest.short());
@@ -134,7 +134,7 @@ fn artifacts(a: &Facts, b: &Facts) -> Vec<Line> {
 
 /// Outside files that hold something else, by the first digits of their digests, with a file that differs where the
 /// listings of both are kept.
-fn sources(a: &Facts, b: &Facts, store: &Store) -> Vec<Line> {
+fn sources(a: &StageSummary, b: &StageSummary, store: &Store) -> Vec<Line> {
     if a.values.is_none() || b.values.is_none() {
         return vec![];
     }
@@ -165,16 +165,16 @@ fn clipped(text: &str) -> String {
     }
 }
 
-fn results(a: &Facts, b: &Facts) -> Vec<Line> {
+fn results(a: &StageSummary, b: &StageSummary) -> Vec<Line> {
     let mut names: Vec<&str> = a.results.iter().map(|r| r.name.as_str()).collect();
     names.extend(b.results.iter().map(|r| r.name.as_str()).filter(|n| a.result(n).is_none()));
-    let cell = |facts: &Facts, name: &str| match facts.result(name) {
+    let cell = |facts: &StageSummary, name: &str| match facts.result(name) {
         Some(result) => Cell::Number(result.value),
         // `erw plan` tells why.
         None => Cell::Value(Json::Null, facts.standing.split(':').next().unwrap_or_default().into()),
     };
     let line = |name: &str| {
-        let value = |facts: &Facts| facts.result(name).map(|r| r.value);
+        let value = |facts: &StageSummary| facts.result(name).map(|r| r.value);
         let change = match (value(a).flatten(), value(b).flatten()) {
             (Some(x), Some(y)) => {
                 let relative = if x == 0.0 { Cell::None } else { Cell::Relative((y - x) / x.abs()) };

@@ -14,7 +14,7 @@ use erw_runner::kind::Registry;
 use erw_runner::kind::field::FieldType;
 use erw_runner::pipeline::graph::{Pipeline, Source, Stage, StageId};
 use erw_runner::pipeline::targets::select;
-use erw_runner::plan::{Judge, Verdict, plan};
+use erw_runner::plan::{CacheChecker, Verdict, plan};
 use erw_runner::repro::git::Checkout;
 use erw_runner::sweep::SweepPlan;
 use erw_runner::text::suggest;
@@ -25,14 +25,14 @@ use std::path::{Path, PathBuf};
 /// One of two things that are compared.
 pub struct Side {
     /// In their order of running.
-    pub stages: Vec<(String, Facts)>,
+    pub stages: Vec<(String, StageSummary)>,
     /// A past run knows digests, not what was connected and which paths were given.
     pub past: bool,
 }
 
 /// What is known of a stage.
 #[derive(Default)]
-pub struct Facts {
+pub struct StageSummary {
     pub kind: String,
     /// `revision`, `run`, `params.NAME`, `inputs.SLOT`; `None` if no record tells.
     pub values: Option<BTreeMap<String, Json>>,
@@ -47,14 +47,14 @@ pub struct Facts {
     pub standing: String,
 }
 
-impl Facts {
+impl StageSummary {
     pub fn result(&self, name: &str) -> Option<&Measure> {
         self.results.iter().find(|r| r.name == name)
     }
 }
 
 impl Side {
-    pub fn stage(&self, name: &str) -> Option<&Facts> {
+    pub fn stage(&self, name: &str) -> Option<&StageSummary> {
         self.stages.iter().find(|(n, _)| n == name).map(|(_, facts)| facts)
     }
 
@@ -115,7 +115,7 @@ impl Reader<'_> {
         let base: BTreeMap<StageId, &str> = stages.iter().map(|(name, id)| (*id, name.as_str())).collect();
         let selected: Vec<StageId> = select(pipeline, &[])?.into_iter().filter(|id| base.contains_key(id)).collect();
         let mut facts = vec![];
-        let judge = Judge::new(pipeline, self.store, BTreeSet::new());
+        let judge = CacheChecker::new(pipeline, self.store, BTreeSet::new());
         for (id, verdict) in plan(&judge, &selected)? {
             let stage = pipeline.stage(id);
             let (values, paths) = values(stage, &base);
@@ -126,7 +126,7 @@ impl Reader<'_> {
                 _ => Default::default(),
             };
             let kind = stage.kind.name.to_string();
-            let told = Facts { kind, values: Some(values), paths, sources, results, artifacts, standing };
+            let told = StageSummary { kind, values: Some(values), paths, sources, results, artifacts, standing };
             facts.push((base[&id].to_string(), told));
         }
         Ok(Side { stages: facts, past: false })
@@ -168,7 +168,7 @@ impl Reader<'_> {
             };
             return Err(Error::usage(format!("run `{id}` tells of no stage")).hint(hint));
         }
-        let mut stages: Vec<(String, Facts)> = vec![];
+        let mut stages: Vec<(String, StageSummary)> = vec![];
         for past in summary.stages {
             let facts = self.facts(&past)?;
             // One that ran again, because something was damaged, counts as it ended last.
@@ -196,14 +196,22 @@ impl Reader<'_> {
         }
     }
 
-    fn facts(&self, past: &Ended) -> Result<Facts> {
+    fn facts(&self, past: &Ended) -> Result<StageSummary> {
         let key = past.key.as_ref().and_then(|k| k.parse::<Digest>().ok());
         let (values, sources, artifacts) = match key.map(|k| lookup(self.store, &k.into())).transpose()? {
             Some(Lookup::Hit(record)) => (Some(recorded(&record.key_text)), record.sources(), artifacts(&record)),
             _ => Default::default(),
         };
         let (kind, standing) = (past.kind.clone(), past.state.replace('_', " "));
-        Ok(Facts { kind, values, paths: BTreeSet::new(), sources, results: past.results.clone(), artifacts, standing })
+        Ok(StageSummary {
+            kind,
+            values,
+            paths: BTreeSet::new(),
+            sources,
+            results: past.results.clone(),
+            artifacts,
+            standing,
+        })
     }
 }
 
@@ -212,7 +220,7 @@ fn artifacts(record: &Record) -> BTreeMap<String, Digest> {
 }
 
 /// What the outside files of a stage hold, of those that are there.
-fn sources(judge: &Judge<'_>, stage: &Stage) -> Result<BTreeMap<String, Digest>> {
+fn sources(judge: &CacheChecker<'_>, stage: &Stage) -> Result<BTreeMap<String, Digest>> {
     let there = stage.sources.iter().filter(|(_, source)| source.path.exists());
     let digest = |(name, source): (&String, &Source)| {
         Ok((name.clone(), judge.files.digest(judge.store, source)?.measured.digest))

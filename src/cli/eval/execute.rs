@@ -2,7 +2,7 @@
 
 use super::answer;
 use super::pipeline::{self, Ran};
-use super::place::Place;
+use super::place::Workspace;
 use crate::cli::common::remote_args::RemoteArgs;
 use crate::cli::run::execute::{execute, print_log};
 use crate::cli::run::flags::Flags;
@@ -12,7 +12,7 @@ use erw_runner::pipeline::targets::select;
 
 /// How it is run and told.
 #[derive(Debug, clap::Args)]
-pub(crate) struct How {
+pub(crate) struct OutputOptions {
     /// Print one object, for programs; see below for its keys
     #[arg(long)]
     pub(crate) json: bool,
@@ -43,8 +43,8 @@ pub(crate) fn run_pipeline(
     text: String,
     said: &[(&str, &str)],
     gpu: Option<usize>,
-    how: &How,
-    place: Place<'_>,
+    how: &OutputOptions,
+    place: Workspace<'_>,
 ) -> Result<Ran> {
     let in_words = |e: Error| answer::in_words_of_the_command_line(e, said);
     let pipeline = Pipeline::of_text(pipeline::FILE, text, place.registry).map_err(in_words)?;

@@ -1,11 +1,11 @@
 //! Metrics of sets of images: which are asked for, and the pipeline that computes them.
 
 use super::enough::Counts;
-use super::execute::{How, each_once, run_pipeline};
-use super::given::{Given, Holds, STATS, Side};
+use super::execute::{OutputOptions, each_once, run_pipeline};
+use super::given::{EvalInput, Holds, STATS, Side};
 use super::network::{self, Network};
 use super::pipeline::{Extraction, METRICS, NETWORK, REFERENCE, SAMPLES, Stages};
-use super::place::Place;
+use super::place::Workspace;
 use super::{answer, statistics};
 use crate::cli::common::print;
 use clap::ValueEnum;
@@ -102,12 +102,12 @@ struct Settings {
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: String,
     #[command(flatten)]
-    how: How,
+    how: OutputOptions,
 }
 
 /// What the subcommand asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum MetricSet {
     Fid,
     Sfid,
     PrecisionRecall,
@@ -117,7 +117,7 @@ pub enum Wanted {
     All,
 }
 
-impl Wanted {
+impl MetricSet {
     fn default_network(self) -> &'static str {
         match self {
             Self::Fd => network::DINOV2,
@@ -184,7 +184,7 @@ impl Settings {
         Err(Error::usage(format!("no device `{}`", self.device)).because(seen))
     }
 
-    fn network(&self, default: &str, place: Place<'_>) -> Result<Network> {
+    fn network(&self, default: &str, place: Workspace<'_>) -> Result<Network> {
         let network = Network::of(self.network.as_deref(), default, place)?;
         match self.mode {
             Some(ModeArg(mode)) if !network.is_inception() => {
@@ -197,19 +197,19 @@ impl Settings {
 }
 
 /// Compares two sets.
-pub fn run(wanted: Wanted, args: &Args, place: Place<'_>) -> Result<()> {
+pub fn run(wanted: MetricSet, args: &Args, place: Workspace<'_>) -> Result<()> {
     let settings = &args.settings;
-    let samples = Given::of(&args.samples, place)?;
-    if let Given::Statistics(path, _) = &samples {
+    let samples = EvalInput::of(&args.samples, place)?;
+    if let EvalInput::Statistics(path, _) = &samples {
         let error = Error::usage(format!("`{}` holds published statistics, not samples", path.display()));
         return Err(error.hint("the order is SAMPLES REFERENCE"));
     }
-    let reference = Given::of(&args.reference, place)?;
+    let reference = EvalInput::of(&args.reference, place)?;
     let network = settings.network(wanted.default_network(), place)?;
-    let holds = if let Given::Statistics(_, holds) = &reference { Some(*holds) } else { None };
+    let holds = if let EvalInput::Statistics(_, holds) = &reference { Some(*holds) } else { None };
     let mode = settings.mode.map_or(Mode::Adm, |m| m.0);
     let mut told = vec![];
-    if let Given::Statistics(path, _) = &reference
+    if let EvalInput::Statistics(path, _) = &reference
         && let Some(note) = statistics::note(path)
     {
         note.check(&args.reference, &network, settings.mode.map(|m| m.0))?;
@@ -220,7 +220,7 @@ pub fn run(wanted: Wanted, args: &Args, place: Place<'_>) -> Result<()> {
         check(metric, &network, holds.map(|holds| (args.reference.as_str(), holds)))?;
         settings.counts().check(metric, &sides)
     };
-    if wanted != Wanted::All || metrics.is_empty() {
+    if wanted != MetricSet::All || metrics.is_empty() {
         let mut usual = wanted.metrics(mode, network.is_inception());
         if wanted.is_bundle() {
             usual.retain(|metric| check(metric).map_err(|e| told.push(format!("no {metric}: {e}"))).is_ok());
@@ -254,13 +254,13 @@ fn check(metric: &str, network: &Network, statistics: Option<(&str, Holds)>) -> 
 ///
 /// # Errors
 /// What is a comparison would be of the set with itself, and look like a perfect result.
-pub fn run_alone(args: &Alone, place: Place<'_>) -> Result<()> {
+pub fn run_alone(args: &Alone, place: Workspace<'_>) -> Result<()> {
     if let Some(metric) = args.settings.metrics.iter().find(|metric| *metric != "is") {
         let text = format!("`{metric}` compares with a reference, and `erw eval is` has none");
         return Err(Error::usage(text).hint("`erw eval fid SAMPLES REFERENCE --metrics is` gives both"));
     }
-    let samples = Given::of(&args.samples, place)?;
-    if samples.is_statistics() && !matches!(samples, Given::Stage(..)) {
+    let samples = EvalInput::of(&args.samples, place)?;
+    if samples.is_statistics() && !matches!(samples, EvalInput::Stage(..)) {
         return Err(Error::usage(format!("`{}` holds published statistics, not samples", args.samples)));
     }
     let network = args.settings.network(network::INCEPTION, place)?;
@@ -276,14 +276,14 @@ fn measure(
     network: &Network,
     settings: &Settings,
     told: Vec<String>,
-    place: Place<'_>,
+    place: Workspace<'_>,
 ) -> Result<()> {
     let (extraction, gpu) = settings.extraction()?;
     let mut stages = Stages::of(sides.iter().map(|side| side.said));
     let from = network.reference();
     let mut inputs = json!({});
     // Two sets of features that are known need no network, so none is fetched.
-    if sides.iter().any(|side| !matches!(&side.given, Given::Stage(_, ty, _) if ty == STATS)) {
+    if sides.iter().any(|side| !matches!(&side.given, EvalInput::Stage(_, ty, _) if ty == STATS)) {
         network.add(&mut stages)?;
         inputs["network"] = json!(from);
     }
@@ -305,7 +305,7 @@ fn measure(
     for side in sides {
         side.check().map_err(|e| answer::of_place(e, side.place, &said))?;
     }
-    let unlike = |e: Error| match sides.iter().find(|side| matches!(side.given, Given::Statistics(..))) {
+    let unlike = |e: Error| match sides.iter().find(|side| matches!(side.given, EvalInput::Statistics(..))) {
         Some(side) if e.message.contains("are features of other networks") => {
             statistics::of_another(side.said, e.causes)
         }
@@ -315,7 +315,7 @@ fn measure(
     let ran = ran.map_err(|e| unlike(network.missing(e)))?;
     let detail = answer::detail(&ran)?;
     for side in sides {
-        if let Given::Statistics(path, _) = &side.given
+        if let EvalInput::Statistics(path, _) = &side.given
             && let Some(note) = statistics::note(path)
         {
             note.confirm(side.said, &detail)?;
@@ -325,13 +325,13 @@ fn measure(
 }
 
 /// Writes the statistics of a set in the published layout.
-pub fn run_stats(args: &StatsArgs, place: Place<'_>) -> Result<()> {
+pub fn run_stats(args: &StatsArgs, place: Workspace<'_>) -> Result<()> {
     let settings = &args.settings;
     if !settings.metrics.is_empty() {
         return Err(Error::usage("`--metrics` is about comparisons, and statistics are compared with nothing"));
     }
     check_output(&args.output)?;
-    let images = Given::of(&args.images, place)?;
+    let images = EvalInput::of(&args.images, place)?;
     if images.is_statistics() {
         return Err(Error::usage(format!("`{}` holds statistics already", args.images)));
     }

@@ -18,7 +18,7 @@ mod statistics;
 
 use erw_base::error::Result;
 use erw_runner::kind::Registry;
-use place::Place;
+use place::Workspace;
 use std::path::Path;
 
 #[derive(Debug, clap::Args)]
@@ -90,17 +90,17 @@ enum Command {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    use images::Wanted;
-    let place = Place { cache, registry };
+    use images::MetricSet;
+    let place = Workspace { cache, registry };
     match &args.command {
-        Command::Fid(args) => images::run(Wanted::Fid, args, place),
-        Command::Sfid(args) => images::run(Wanted::Sfid, args, place),
+        Command::Fid(args) => images::run(MetricSet::Fid, args, place),
+        Command::Sfid(args) => images::run(MetricSet::Sfid, args, place),
         Command::Is(args) => images::run_alone(args, place),
-        Command::Pr(args) => images::run(Wanted::PrecisionRecall, args, place),
-        Command::Kid(args) => images::run(Wanted::Kid, args, place),
-        Command::Fd(args) => images::run(Wanted::Fd, args, place),
-        Command::Cmmd(args) => images::run(Wanted::Cmmd, args, place),
-        Command::All(args) => images::run(Wanted::All, args, place),
+        Command::Pr(args) => images::run(MetricSet::PrecisionRecall, args, place),
+        Command::Kid(args) => images::run(MetricSet::Kid, args, place),
+        Command::Fd(args) => images::run(MetricSet::Fd, args, place),
+        Command::Cmmd(args) => images::run(MetricSet::Cmmd, args, place),
+        Command::All(args) => images::run(MetricSet::All, args, place),
         Command::Stats(args) => images::run_stats(args, place),
         Command::Cknna(args) => features::run("cknna", args, place),
         Command::Cka(args) => features::run("cka", args, place),

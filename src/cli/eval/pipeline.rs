@@ -1,7 +1,7 @@
 //! The pipeline behind an evaluation, as text. Stages are named after the places of the command line, so that whatever is
 //! said of them is understood.
 
-use super::given::{Given, STATS};
+use super::given::{EvalInput, STATS};
 use erw_base::error::{Error, Result};
 use erw_runner::event::StageEnd;
 use serde_json::{Map, Value, json};
@@ -65,12 +65,12 @@ const FEATURES: usize = 50_000;
 
 impl Extraction {
     /// Adds the stage `name` that brings a side in, its images seen by `network`. Returns what inputs name.
-    pub fn add(&self, stages: &mut Stages, name: &str, given: &Given, network: &str) -> Result<String> {
+    pub fn add(&self, stages: &mut Stages, name: &str, given: &EvalInput, network: &str) -> Result<String> {
         let stage = match given {
-            Given::Stage(stage, ty, _) if ty == STATS => return Ok(stage.clone()),
-            Given::Statistics(path, _) => weights(STATS, json!({ "source": text(path)? })),
-            Given::Images(path) => self.stats(&json!(text(path)?), &Value::Null, network),
-            Given::Stage(stage, ..) => self.stats(&Value::Null, &json!(stage), network),
+            EvalInput::Stage(stage, ty, _) if ty == STATS => return Ok(stage.clone()),
+            EvalInput::Statistics(path, _) => weights(STATS, json!({ "source": text(path)? })),
+            EvalInput::Images(path) => self.stats(&json!(text(path)?), &Value::Null, network),
+            EvalInput::Stage(stage, ..) => self.stats(&Value::Null, &json!(stage), network),
         };
         stages.add(name, stage);
         Ok(name.into())

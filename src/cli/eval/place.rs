@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// Where things are kept and what stages can be of.
 #[derive(Clone, Copy)]
-pub(crate) struct Place<'a> {
+pub(crate) struct Workspace<'a> {
     pub(crate) cache: &'a Path,
     pub(crate) registry: Registry,
 }

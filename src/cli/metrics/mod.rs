@@ -16,7 +16,7 @@ use erw_runner::pipeline::command;
 use erw_runner::pipeline::graph::{Pipeline, StageId};
 use erw_runner::pipeline::targets::{named, select};
 use erw_runner::plan::reason::Reason;
-use erw_runner::plan::{Judge, Verdict, plan};
+use erw_runner::plan::{CacheChecker, Verdict, plan};
 use erw_runner::text::suggest;
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -74,7 +74,7 @@ fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<(Sheet,
     let selected = select(pipeline, names)?;
     let asked: BTreeSet<StageId> = names.iter().flat_map(|n| named(pipeline, n)).collect();
     let (mut rows, mut notes) = (vec![], vec![]);
-    for (id, verdict) in plan(&Judge::new(pipeline, store, BTreeSet::new()), &selected)? {
+    for (id, verdict) in plan(&CacheChecker::new(pipeline, store, BTreeSet::new()), &selected)? {
         if !asked.is_empty() && !asked.contains(&id) {
             continue;
         }

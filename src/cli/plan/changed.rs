@@ -9,7 +9,7 @@ use erw_runner::pipeline::graph::{Pipeline, StageId};
 use erw_runner::pipeline::layers::Overrides;
 use erw_runner::pipeline::properties::{Properties, doubts};
 use erw_runner::plan::action::params_digest;
-use erw_runner::plan::record_index::Past;
+use erw_runner::plan::record_index::RecordIndex;
 use erw_runner::repro::changed_since::{Change, since};
 
 /// The verdict on each selected stage.
@@ -22,7 +22,7 @@ pub fn planned(
 ) -> Result<Planned> {
     let since = since(pipeline, selected, revision, known, store)?;
     let stale = since.stages.iter().any(|(_, change)| *change != Change::Unchanged);
-    let past = if stale { Some(Past::read(store)?) } else { None };
+    let past = if stale { Some(RecordIndex::read(store)?) } else { None };
     let properties = Properties::of(pipeline);
     let line = |(id, change): &(StageId, Change)| {
         let stage = pipeline.stage(*id);

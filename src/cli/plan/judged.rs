@@ -10,7 +10,7 @@ use erw_runner::pipeline::graph::{Pipeline, Stage, StageId};
 use erw_runner::pipeline::properties::doubts;
 use erw_runner::plan::action::params_digest;
 use erw_runner::plan::reason::Reason;
-use erw_runner::plan::{Judge, Missing, Verdict, plan};
+use erw_runner::plan::{CacheChecker, Missing, Verdict, plan};
 use erw_stages::data::weights::{KIND, published};
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ pub fn planned(
     selected: &[StageId],
     forced: BTreeSet<StageId>,
 ) -> Result<Planned> {
-    let judge = Judge::new(pipeline, cache, forced);
+    let judge = CacheChecker::new(pipeline, cache, forced);
     let verdicts = plan(&judge, selected)?;
     let stale = verdicts.iter().any(|(_, v)| !matches!(v, Verdict::Cached(_)));
     // Reading the history is not free, and a plan that finds nothing to do has no use for it.
@@ -64,7 +64,7 @@ pub fn planned(
 }
 
 /// From where an attempt would go on that was begun.
-fn left(judge: &Judge<'_>, id: StageId, verdict: &Verdict) -> Option<String> {
+fn left(judge: &CacheChecker<'_>, id: StageId, verdict: &Verdict) -> Option<String> {
     judge.left(id).filter(|_| matches!(verdict, Verdict::Run(_))).map(|left| left.to_string())
 }
 

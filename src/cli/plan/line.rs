@@ -3,7 +3,7 @@
 use crate::cli::common::columns;
 use crate::report::markdown;
 use crate::report::text::duration;
-use erw_runner::event::progress::Left;
+use erw_runner::event::progress::PartialProgress;
 use serde::Serialize;
 use serde_json::json;
 
@@ -34,7 +34,7 @@ pub struct Line {
     /// What the same work took before, for a stale stage.
     pub past_seconds: Option<f64>,
     /// What an attempt left that did not end.
-    pub left: Option<Left>,
+    pub left: Option<PartialProgress>,
 }
 
 impl Planned {

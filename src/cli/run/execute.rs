@@ -12,9 +12,9 @@ use erw_runner::cache::store::Store;
 use erw_runner::event::{Listener, StageEnd};
 use erw_runner::exec::scheduler::{self, Options, Outcome};
 use erw_runner::exec::spawn::Launcher;
-use erw_runner::exec::up_to_date::{self, Answer, Question};
+use erw_runner::exec::up_to_date::{self, Query, Report};
 use erw_runner::kind::Registry;
-use erw_runner::pipeline::graph::{Patience, Pipeline, StageId};
+use erw_runner::pipeline::graph::{Pipeline, RetryPolicy, StageId};
 use erw_runner::pipeline::properties::doubts;
 use erw_runner::pipeline::targets::select;
 use std::io::Write;
@@ -29,15 +29,15 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let is_plain = is_plain && !args.lock && !args.locked && args.flags.resource.is_empty();
     // Which trials there are, other things than the pipeline may say.
     let is_plain = is_plain && args.pipeline.axis.is_empty() && !args.targets.iter().any(|name| name.contains('@'));
-    let ask = || Question::new(file, registry, &args.pipeline.overrides(), &args.targets);
+    let ask = || Query::new(file, registry, &args.pipeline.overrides(), &args.targets);
     let question = is_plain.then(ask).flatten();
     if let Some(question) = question {
         let here = args.flags.remote.cache(cache)?;
         if let Some(memo) = up_to_date::recall(&here, question) {
             let (limits, flags) = (args.flags.limits(), &args.flags);
             return match memo.tell(&here, &limits, flags.json, &mut flags.listener((&here).into(), vec![])?) {
-                Answer::Listed(ends) => show(&ends, flags),
-                Answer::Counted(stages) => print(&table::all_cached(stages)),
+                Report::Listed(ends) => show(&ends, flags),
+                Report::Counted(stages) => print(&table::all_cached(stages)),
             };
         }
     }
@@ -88,7 +88,7 @@ pub fn execute(
     }
     let cache = flags.remote.cache(cache)?;
     let stop = stop()?;
-    let patience = Patience { timeout: flags.timeout, retries: flags.retries, backoff: None };
+    let patience = RetryPolicy { timeout: flags.timeout, retries: flags.retries, backoff: None };
     let options = Options { selected, forced, keep_going: flags.keep_going, limits: flags.limits(), patience };
     let launcher = Launcher::this_program()?;
     let mut listener = flags.listener((&cache).into(), listeners)?;

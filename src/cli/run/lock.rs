@@ -11,9 +11,9 @@ use erw_runner::event::StageEnd;
 use erw_runner::files::digest::Digest;
 use erw_runner::pipeline::graph::{Pipeline, StageId};
 use erw_runner::pipeline::targets::named;
-use erw_runner::plan::Judge;
+use erw_runner::plan::CacheChecker;
 use erw_runner::repro::compare::{Agreement, Pair};
-use erw_runner::repro::lockfile::{Compared, Fault, Lock, path};
+use erw_runner::repro::lockfile::{Compared, Lock, Mismatch, path};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -21,7 +21,7 @@ use std::path::Path;
 pub fn before(pipeline: &Pipeline, selected: &[StageId], cache: &Path) -> Result<Lock> {
     let lock = Lock::read(&path(&pipeline.file))?;
     let store = Store::open(cache)?;
-    let judge = Judge::new(pipeline, &store, BTreeSet::new());
+    let judge = CacheChecker::new(pipeline, &store, BTreeSet::new());
     let faults = lock.keys(&judge, selected)?;
     if faults.is_empty() { Ok(lock) } else { Err(error(pipeline, &faults, "is not the one that is locked")) }
 }
@@ -60,7 +60,7 @@ fn records(pipeline: &Pipeline, ends: &[StageEnd], store: &Store) -> Result<BTre
     Ok(records)
 }
 
-fn error(pipeline: &Pipeline, faults: &[Fault], what: &str) -> Error {
+fn error(pipeline: &Pipeline, faults: &[Mismatch], what: &str) -> Error {
     let file = pipeline.file.display();
     let names: Vec<String> = faults.iter().map(|f| format!("`{}`", f.stage)).collect();
     let (noun, what) = match names.len() {

@@ -23,13 +23,13 @@ const QUIET: Duration = Duration::from_millis(200);
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let stop = stop()?;
-    let mut watched = vec![Wanted::file(args.pipeline.pipeline.clone())];
+    let mut watched = vec![WatchedPath::file(args.pipeline.pipeline.clone())];
     loop {
         // Watched before the run reads them, so that no change falls between.
         match args.pipeline.load_for(&args.targets, registry, cache) {
             Ok(pipeline) => watched = files(&pipeline, &args.targets),
             // Perhaps a file that it extends, of which nobody knew before.
-            Err(e) => watched.extend(e.place.map(|place| Wanted::file(place.source.file.clone()))),
+            Err(e) => watched.extend(e.place.map(|place| WatchedPath::file(place.source.file.clone()))),
         }
         let watch = Watch::over(&watched, cache)?;
         match once(args, cache, registry) {
@@ -55,22 +55,23 @@ fn say(text: &str) {
 }
 
 /// The pipeline's files and the sources of what the targets need.
-fn files(pipeline: &Pipeline, targets: &[String]) -> Vec<Wanted> {
+fn files(pipeline: &Pipeline, targets: &[String]) -> Vec<WatchedPath> {
     let selected = select(pipeline, targets).unwrap_or_default();
     let sources = selected.iter().flat_map(|id| pipeline.stage(*id).sources.values());
-    let mut all: Vec<Wanted> = sources.map(|s| Wanted { path: s.path.clone(), watched: s.watched.clone() }).collect();
-    all.extend(pipeline.files.iter().map(|(path, _)| Wanted::file(path.clone())));
+    let mut all: Vec<WatchedPath> =
+        sources.map(|s| WatchedPath { path: s.path.clone(), watched: s.watched.clone() }).collect();
+    all.extend(pipeline.files.iter().map(|(path, _)| WatchedPath::file(path.clone())));
     all
 }
 
 /// A file or folder, and what of it counts.
 #[derive(Clone)]
-struct Wanted {
+struct WatchedPath {
     path: PathBuf,
     watched: Option<Watched>,
 }
 
-impl Wanted {
+impl WatchedPath {
     fn file(path: PathBuf) -> Self {
         Self { path, watched: None }
     }
@@ -87,11 +88,11 @@ struct Watch {
 }
 
 impl Watch {
-    fn over(paths: &[Wanted], cache: &Path) -> Result<Self> {
+    fn over(paths: &[WatchedPath], cache: &Path) -> Result<Self> {
         let failed = |e: notify::Error| Error::usage("cannot watch files").because(e);
         let whole = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_default();
-        let wanted: Vec<Wanted> =
-            paths.iter().map(|w| Wanted { path: whole(&w.path), watched: w.watched.clone() }).collect();
+        let wanted: Vec<WatchedPath> =
+            paths.iter().map(|w| WatchedPath { path: whole(&w.path), watched: w.watched.clone() }).collect();
         // A run writes there, and what it writes is nobody's change.
         let cache = whole(cache);
         let (tell, told) = channel();

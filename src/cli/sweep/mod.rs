@@ -16,16 +16,16 @@ use erw_runner::event::{Listener, Measure, StageEnd, State};
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::StageId;
 use erw_runner::pipeline::targets::select;
-use erw_runner::plan::{self, Judge, Missing, Verdict};
+use erw_runner::plan::{self, CacheChecker, Missing, Verdict};
 use erw_runner::sweep::SweepPlan;
-use erw_runner::sweep::pruner::Watch;
+use erw_runner::sweep::pruner::Pruner;
 use erw_runner::sweep::pruning_rule::Rule;
-use row::{Seen, Status};
+use row::{StageStatus, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use table::table;
-use table_options::{MayGive, TableArgs, Wishes};
+use table_options::{MayGive, TableArgs, TableOptions};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -63,10 +63,11 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     refuse_locks(args)?;
     let plan = args.pipeline.sweep(registry)?;
     tell_of_link(&args.pipeline.pipeline);
-    let wishes = Wishes::read(&args.wishes, &plan)?;
+    let wishes = TableOptions::read(&args.wishes, &plan)?;
     let trials = chosen(&plan, &args.trial)?;
     let wanted = select(&plan.pipeline, &args.targets)?;
-    let mut sweep = Sweep { watch: Watch::new(&plan, &trials, rules(&plan, &args.stop)?), plan: &plan, trials, wanted };
+    let mut sweep =
+        Sweep { watch: Pruner::new(&plan, &trials, rules(&plan, &args.stop)?), plan: &plan, trials, wanted };
     if args.table {
         let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
         return print_table(sweep.table(&known, &wishes), args.wishes.format);
@@ -124,10 +125,10 @@ pub fn cached_sheet(plan: &SweepPlan, cache: &Path, wishes: &TableArgs) -> Resul
 
 fn cached(plan: &SweepPlan, cache: &Path, wishes: &TableArgs) -> Result<(Sheet, Option<Error>)> {
     let trials = chosen(plan, &[])?;
-    let watch = Watch::new(plan, &trials, plan.rules.clone());
+    let watch = Pruner::new(plan, &trials, plan.rules.clone());
     let mut sweep = Sweep { plan, trials, wanted: select(&plan.pipeline, &[])?, watch };
     let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
-    Ok(sweep.table(&known, &Wishes::read(wishes, plan)?))
+    Ok(sweep.table(&known, &TableOptions::read(wishes, plan)?))
 }
 
 /// The table, though a wish could not be met.
@@ -162,7 +163,7 @@ struct Sweep<'a> {
     trials: Vec<usize>,
     /// What the targets need, in all trials.
     wanted: Vec<StageId>,
-    watch: Watch,
+    watch: Pruner,
 }
 
 impl Sweep<'_> {
@@ -175,7 +176,7 @@ impl Sweep<'_> {
 
     /// What the cache knows of the wanted stages. The watch hears of it.
     fn cached(&mut self, store: &Store, forced: BTreeSet<StageId>) -> Result<Known> {
-        let judge = Judge::new(&self.plan.pipeline, store, forced);
+        let judge = CacheChecker::new(&self.plan.pipeline, store, forced);
         let mut known = Known::new();
         for (id, verdict) in plan::plan(&judge, &self.selected())? {
             let Verdict::Cached(record) = verdict else {
@@ -231,8 +232,8 @@ impl Sweep<'_> {
         self.selected().into_iter().map(result).collect()
     }
 
-    fn table(&self, known: &Known, wishes: &Wishes) -> (Sheet, Option<Error>) {
-        let seen = |id: StageId| known.get(&id).map(|(status, r)| Seen { status: *status, results: r.clone() });
+    fn table(&self, known: &Known, wishes: &TableOptions) -> (Sheet, Option<Error>) {
+        let seen = |id: StageId| known.get(&id).map(|(status, r)| StageStatus { status: *status, results: r.clone() });
         let stopped = |trial| self.watch.doom(trial).is_some();
         table(self.plan, &self.trials, wishes, &seen, &stopped)
     }

@@ -33,7 +33,7 @@ impl Status {
 }
 
 /// What is known of a stage.
-pub struct Seen {
+pub struct StageStatus {
     pub status: Status,
     pub results: Vec<Measure>,
 }

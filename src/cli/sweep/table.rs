@@ -1,8 +1,8 @@
 //! The table of a sweep: trials, or groups of trials that differ by their seed only, by settings and results. Knows nothing of where the results come from.
 
 use super::filter::{Name, Names, compare, setting};
-use super::row::{Metric, Row, Seen, Status};
-use super::table_options::Wishes;
+use super::row::{Metric, Row, StageStatus, Status};
+use super::table_options::TableOptions;
 use crate::report::sheet::{Cell, Column, Sheet};
 use erw_base::error::Error;
 use erw_runner::pipeline::graph::StageId;
@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub fn table(
     plan: &SweepPlan,
     trials: &[usize],
-    wishes: &Wishes,
-    seen: &dyn Fn(StageId) -> Option<Seen>,
+    wishes: &TableOptions,
+    seen: &dyn Fn(StageId) -> Option<StageStatus>,
     stopped: &dyn Fn(usize) -> bool,
 ) -> (Sheet, Option<Error>) {
     // What all trials share says nothing about them.
@@ -52,7 +52,7 @@ fn row(
     plan: &SweepPlan,
     index: usize,
     shared: &BTreeSet<&String>,
-    seen: &dyn Fn(StageId) -> Option<Seen>,
+    seen: &dyn Fn(StageId) -> Option<StageStatus>,
     stopped: &dyn Fn(usize) -> bool,
 ) -> Row {
     let trial: &Trial = &plan.trials[index];

@@ -29,14 +29,14 @@ pub struct TableArgs {
 }
 
 /// How the table is wanted, checked as far as can be before there are results.
-pub struct Wishes {
+pub struct TableOptions {
     /// Axes to take means over, by number.
     pub(crate) over: Vec<usize>,
     pub(crate) sort: Option<(String, bool)>,
     pub(crate) filters: Vec<Filter>,
 }
 
-impl Wishes {
+impl TableOptions {
     pub fn read(args: &TableArgs, plan: &SweepPlan) -> Result<Self> {
         let filters = args.filter.iter().map(|text| Filter::parse(text)).collect::<Result<_>>()?;
         let sort = args.sort.as_ref().map(|text| match text.strip_prefix('-') {
@@ -55,7 +55,7 @@ pub enum MayGive {
     These(Vec<String>),
 }
 
-impl Wishes {
+impl TableOptions {
     /// Nothing is sorted and nothing filtered.
     pub fn are_plain(&self) -> bool {
         self.sort.is_none() && self.filters.is_empty()

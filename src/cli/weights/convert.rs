@@ -13,9 +13,9 @@ use erw_ml::train::saved_weights;
 use erw_runner::cache::store::Store;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::targets::select;
-use erw_runner::plan::{Judge, Verdict, plan};
+use erw_runner::plan::{CacheChecker, Verdict, plan};
 use erw_stages::CONFIG_FILE;
-use erw_stages::data::weights::{Artifact, Converted, Network, Request, Set, convert, statistics};
+use erw_stages::data::weights::{AdoptedDict, Artifact, Converted, Network, Request, convert, statistics};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -175,7 +175,7 @@ fn report(converted: &Converted, all: bool) -> String {
     text
 }
 
-fn one(set: &Set, all: bool) -> String {
+fn one(set: &AdoptedDict, all: bool) -> String {
     let (adopted, report) = (&set.adopted, &set.report);
     let name = if set.name.is_empty() { "the file".into() } else { format!("`{}`", set.name) };
     let mut text = format!(
@@ -267,7 +267,7 @@ fn made_by(args: &PipelineArgs, stage: &str, cache: &Path, registry: Registry) -
     let pipeline = args.load_for([&stage.to_string()], registry, cache)?;
     crate::cli::common::pipeline_args::one(&pipeline, stage)?;
     let store = Store::open(cache)?;
-    let judge = Judge::new(&pipeline, &store, BTreeSet::new());
+    let judge = CacheChecker::new(&pipeline, &store, BTreeSet::new());
     let selected = select(&pipeline, &[stage.to_string()])?;
     let verdicts = plan(&judge, &selected)?;
     let (_, verdict) = verdicts

@@ -11,20 +11,20 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Builder;
 
 /// A step, from 0, and a micro-batch within it.
-pub type Place = (u64, usize);
+pub type MicroBatch = (u64, usize);
 
 /// The batches of a loop, in the order of their places or any other.
 pub struct Batches<'a, T> {
-    ask: Sender<Place>,
+    ask: Sender<MicroBatch>,
     give: Receiver<Result<T>>,
     /// Asked for and not taken yet.
-    ahead: Option<Place>,
-    next: &'a dyn Fn(Place) -> Option<Place>,
+    ahead: Option<MicroBatch>,
+    next: &'a dyn Fn(MicroBatch) -> Option<MicroBatch>,
 }
 
 impl<T> Batches<'_, T> {
     /// What was made for this place, or the error of making it; the next one is begun.
-    pub fn take(&mut self, place: Place) -> Result<T> {
+    pub fn take(&mut self, place: MicroBatch) -> Result<T> {
         match self.ahead.take() {
             Some(ahead) if ahead == place => {}
             // After a resume, and wherever a loop does not go on as expected: what was made is of no use.
@@ -45,7 +45,7 @@ impl<T> Batches<'_, T> {
         batch
     }
 
-    fn ask(&self, place: Place) -> Result<()> {
+    fn ask(&self, place: MicroBatch) -> Result<()> {
         self.ask.send(place).map_err(ended)
     }
 
@@ -65,8 +65,8 @@ fn ended(_: impl std::error::Error) -> Error {
 /// # Errors
 /// What `body` returns, and a thread that cannot be started.
 pub fn prefetching<T: Send, R>(
-    make: &(dyn Fn(Place) -> Result<T> + Sync),
-    next: &dyn Fn(Place) -> Option<Place>,
+    make: &(dyn Fn(MicroBatch) -> Result<T> + Sync),
+    next: &dyn Fn(MicroBatch) -> Option<MicroBatch>,
     body: impl FnOnce(&mut Batches<'_, T>) -> Result<R>,
 ) -> Result<R> {
     std::thread::scope(|scope| {
@@ -87,7 +87,7 @@ pub fn prefetching<T: Send, R>(
 }
 
 /// The place after this one in a training of so many steps with so many micro-batches each.
-pub fn following(steps: u64, accumulate: usize) -> impl Fn(Place) -> Option<Place> {
+pub fn following(steps: u64, accumulate: usize) -> impl Fn(MicroBatch) -> Option<MicroBatch> {
     move |(step, micro)| {
         let next = if micro + 1 < accumulate { (step, micro + 1) } else { (step + 1, 0) };
         (next.0 < steps).then_some(next)
@@ -100,12 +100,12 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc::sync_channel;
 
-    const SIX: [Place; 6] = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)];
+    const SIX: [MicroBatch; 6] = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)];
 
     #[test]
     fn batches_come_in_any_order_and_one_is_made_ahead() {
         let made = Mutex::new(vec![]);
-        let make = |place: Place| {
+        let make = |place: MicroBatch| {
             made.lock().unwrap().push(place);
             Ok(place.0 * 10 + place.1 as u64)
         };
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn the_next_batch_is_made_meanwhile_and_no_more() {
         let (tell, told) = sync_channel(8);
-        let make = |place: Place| {
+        let make = |place: MicroBatch| {
             tell.send(place).unwrap();
             Ok(())
         };
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn errors_come_where_their_batch_is_due_and_end_the_thread() {
-        let make = |(step, _): Place| if step == 2 { bail!("row 9 of 8") } else { Ok(step) };
+        let make = |(step, _): MicroBatch| if step == 2 { bail!("row 9 of 8") } else { Ok(step) };
         let mut taken = vec![];
         let error = prefetching(&make, &following(9, 1), |batches| {
             for step in 0..9 {
@@ -152,6 +152,6 @@ mod tests {
         assert!(error.unwrap_err().to_string().starts_with("row 9 of 8"));
         assert_eq!(taken, [0, 1]);
         // A caller may leave before the last batch.
-        prefetching(&|place: Place| Ok(place.0), &following(9, 1), |batches| batches.take((0, 0))).unwrap();
+        prefetching(&|place: MicroBatch| Ok(place.0), &following(9, 1), |batches| batches.take((0, 0))).unwrap();
     }
 }

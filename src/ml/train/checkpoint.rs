@@ -3,7 +3,7 @@
 //! disk too. A digest of everything else in the file tells bit rot, which would end in a wrong result that looks like any
 //! other.
 
-use super::config::Keep;
+use super::config::CheckpointRetention;
 use super::observer::Observer;
 use crate::nn::params::{self, Tensors};
 use candle_core::{Device, Result, Tensor, bail};
@@ -107,7 +107,7 @@ impl Checkpoint {
     }
 
     /// Writes it, and removes what need not stay. On an error all that was there still is.
-    pub fn save(&self, dir: &Path, keep: Keep) -> Result<()> {
+    pub fn save(&self, dir: &Path, keep: CheckpointRetention) -> Result<()> {
         std::fs::create_dir_all(dir)?;
         let mut all = Tensors::new();
         let groups = [
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn the_newest_and_the_multiples_stay() {
-        let gone = |last, every, steps: &[u64], newest| Keep { last, every }.gone(steps, newest);
+        let gone = |last, every, steps: &[u64], newest| CheckpointRetention { last, every }.gone(steps, newest);
         assert_eq!(gone(1, 0, &[2, 4, 6], 6), [2, 4]);
         assert_eq!(gone(2, 0, &[2, 4, 6], 6), [2]);
         assert_eq!(gone(1, 4, &[2, 4, 6, 8, 10], 10), [2, 6]);

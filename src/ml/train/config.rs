@@ -23,7 +23,7 @@ pub struct FitConfig {
     /// Steps between reports to the observer. Changes no result.
     pub log_every: u64,
     pub checkpoint_dir: PathBuf,
-    pub keep: Keep,
+    pub keep: CheckpointRetention,
     /// Samples per step, for telling the rate; 0 where they are not counted.
     pub samples: usize,
     /// For losses computed in f16: scale them, and skip steps whose gradients overflow.
@@ -40,20 +40,20 @@ pub struct StepLoss {
 
 /// Which checkpoints stay when a new one is written. Changes no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keep {
+pub struct CheckpointRetention {
     /// So many of the newest, the new one among them, which always stays.
     pub last: u64,
     /// And those whose steps are a multiple of this; 0 for none.
     pub every: u64,
 }
 
-impl Default for Keep {
+impl Default for CheckpointRetention {
     fn default() -> Self {
         Self { last: 1, every: 0 }
     }
 }
 
-impl Keep {
+impl CheckpointRetention {
     /// Of steps in ascending order, up to `newest`, those that go. What lies beyond it was passed over as damaged.
     pub(crate) fn gone(self, steps: &[u64], newest: u64) -> Vec<u64> {
         let recent = steps.iter().filter(|s| **s <= newest).rev().take(self.last.max(1) as usize).min().copied();

@@ -18,14 +18,14 @@ pub type Losses = Vec<(String, f64)>;
 pub type Validate<'a> = Box<dyn FnMut(&Tensors) -> Result<Losses> + 'a>;
 
 /// Draws what the averages give after so many steps. What goes wrong with it is its own matter.
-pub type Show<'a> = Box<dyn FnMut(u64, &Tensors) + 'a>;
+pub type Preview<'a> = Box<dyn FnMut(u64, &Tensors) + 'a>;
 
 /// By default nothing looks.
 #[derive(Default)]
-pub struct Watch<'a> {
+pub struct Hooks<'a> {
     /// Steps between two validations, and the validation. The last step has one in any case.
     pub validate: Option<(u64, Validate<'a>)>,
-    pub show: Option<(u64, Show<'a>)>,
+    pub show: Option<(u64, Preview<'a>)>,
     pub snapshots: Option<Snapshots>,
 }
 

@@ -3,7 +3,7 @@
 //! Everything that happens at step k is a function of k (data order, noise, learning rate), so a checkpoint is
 //! weights, averages, moments and the curve so far, and a killed run ends with the same bits as an
 //! undisturbed one. The loop knows neither the model nor the data: a closure gives the loss of a
-//! micro-batch, an [`Observer`] hears what goes on, a [`Watch`] looks at the weights on the way.
+//! micro-batch, an [`Observer`] hears what goes on, a [`Hooks`] looks at the weights on the way.
 
 pub mod adamw;
 mod checkpoint;
@@ -27,7 +27,7 @@ use crate::nn::params::ParamSet;
 use crate::rng;
 use candle_core::{DType, Result, bail};
 pub use checkpoint::{SavedWeights, saved_weights};
-pub use config::Keep;
+pub use config::CheckpointRetention;
 use config::{FitConfig, StepLoss};
 use observer::Observer;
 use scaler::{Scaler, scaled};
@@ -39,7 +39,7 @@ use trained::Fit;
 
 pub use curve::CurvePoint;
 pub use divergence::Divergence;
-pub use hooks::{Losses, Show, Validate, ValidationPoint, Watch};
+pub use hooks::{Hooks, Losses, Preview, Validate, ValidationPoint};
 pub use snapshots::Snapshots;
 
 /// Trains `params`, which the model behind `loss` was built from, and resumes from `checkpoint_dir`, bit for bit.
@@ -55,7 +55,7 @@ pub fn fit(
     obs: &dyn Observer,
     loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
 ) -> Result<Fit> {
-    fit_watched(params, cfg, obs, &mut Watch::default(), loss)
+    fit_watched(params, cfg, obs, &mut Hooks::default(), loss)
 }
 
 /// [`fit`], watched.
@@ -63,7 +63,7 @@ pub fn fit_watched(
     params: &ParamSet,
     cfg: &FitConfig,
     obs: &dyn Observer,
-    watch: &mut Watch,
+    watch: &mut Hooks,
     loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
 ) -> Result<Fit> {
     let mut state = State::open(params, cfg, obs)?;

@@ -7,7 +7,7 @@ use super::config::FitConfig;
 use super::curve::{Curve, CurvePoint};
 use super::divergence::{self, Divergence};
 use super::ema::Ema;
-use super::hooks::{self, ValidationPoint, Watch};
+use super::hooks::{self, Hooks, ValidationPoint};
 use super::observer::Observer;
 use super::scaler::Scaler;
 use super::trained::{Fit, Trained};
@@ -174,7 +174,7 @@ impl State {
         params: &ParamSet,
         cfg: &FitConfig,
         obs: &dyn Observer,
-        watch: &mut Watch,
+        watch: &mut Hooks,
     ) -> Result<()> {
         let Some((every, validate)) = &mut watch.validate else { return Ok(()) };
         if !hooks::is_due(*every, self.step, cfg.steps) {
@@ -193,12 +193,12 @@ impl State {
     }
 
     /// Keeps the first average if that of this step is wanted. A full disk is an error: it is part of the result.
-    pub fn keep_average(&self, watch: &Watch) -> Result<()> {
+    pub fn keep_average(&self, watch: &Hooks) -> Result<()> {
         let average = || Ok(self.first_average()?.0.tensors());
         watch.snapshots.as_ref().map_or(Ok(()), |s| s.keep(self.step, average))
     }
 
-    pub fn show(&self, cfg: &FitConfig, watch: &mut Watch) -> Result<()> {
+    pub fn show(&self, cfg: &FitConfig, watch: &mut Hooks) -> Result<()> {
         match &mut watch.show {
             Some((every, show)) if hooks::is_due(*every, self.step, cfg.steps) => {
                 show(self.step, &self.first_average()?.0.tensors());

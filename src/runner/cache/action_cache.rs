@@ -10,10 +10,10 @@ use super::key::{Key, lines};
 use super::store::Store;
 use crate::event::{Measure, StoredOutput};
 use crate::files::digest::{Digest, Measured};
-use crate::files::disk::{Keep, write_noted};
+use crate::files::disk::{Durability, write_noted};
 use crate::host;
-use crate::kind::property::Given;
-use crate::small_map::Few;
+use crate::kind::property::InputProperties;
+use crate::small_map::SmallMap;
 use erw_base::error::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ pub struct Record {
     pub pipeline: String,
     pub stage: String,
     pub kind: String,
-    pub outputs: Few<Output>,
+    pub outputs: SmallMap<Output>,
     /// In the order the stage gave them; the first is the key metric.
     pub results: Vec<Measure>,
     pub shown: Vec<Shown>,
@@ -58,8 +58,8 @@ pub struct Record {
     #[serde(default)]
     pub class: String,
     /// What was known of its inputs: what it took is said of another stage only if that is given the like.
-    #[serde(default, skip_serializing_if = "Given::is_empty")]
-    pub given: Given,
+    #[serde(default, skip_serializing_if = "InputProperties::is_empty")]
+    pub given: InputProperties,
     /// Other machines that made a part of it, see `machine`: those of attempts from whose checkpoints it went on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<String>,
@@ -187,7 +187,7 @@ fn is_foreign(text: &str) -> bool {
 }
 
 /// Writes a record. Everything it names must be in the store by now. Returns the stamp of its file.
-pub fn write(store: &Store, record: &Record, keep: Keep) -> Result<Stamp> {
+pub fn write(store: &Store, record: &Record, keep: Durability) -> Result<Stamp> {
     let path = store.action_file(&record.key());
     let failed = |e: std::io::Error| Error::io("write", &path, e);
     let body = serde_json::to_string(record).map_err(|e| failed(e.into()))?;
@@ -265,7 +265,7 @@ mod tests {
             program: "0".into(),
             device: "cpu".into(),
             class: "c".into(),
-            given: Given::new(),
+            given: InputProperties::new(),
             earlier: vec![],
             stamp: None,
         }
@@ -276,7 +276,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let record = record();
-        write(&store, &record, Keep::Later).unwrap();
+        write(&store, &record, Durability::Later).unwrap();
         let key = record.key();
         assert!(matches!(lookup(&store, &key).unwrap(), Lookup::Hit(r) if r.outputs == record.outputs));
         let path = store.action_file(&key);
@@ -297,7 +297,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let key = record().key();
-        write_noted(&store.action_file(&key), br#"{"format":2,"check":"","record":{}}"#, Keep::Later).unwrap();
+        write_noted(&store.action_file(&key), br#"{"format":2,"check":"","record":{}}"#, Durability::Later).unwrap();
         assert!(matches!(lookup(&store, &key).unwrap(), Lookup::Miss));
     }
 }

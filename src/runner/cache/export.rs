@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// How bytes get out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub enum ExportMode {
     /// Files of their own, which may be changed. Their blocks are shared where the file system can.
     Copy,
     /// Other names for the files of the store: read-only, and on the same file system.
@@ -27,7 +27,7 @@ pub struct Item {
 
 /// Writes one artifact as the folder `to` (a file is put into it under its name), several as folders in it. `force`:
 /// in place of what is there.
-pub fn export(store: &Store, items: &[Item], to: &Path, how: How, force: bool) -> Result<()> {
+pub fn export(store: &Store, items: &[Item], to: &Path, how: ExportMode, force: bool) -> Result<()> {
     let occupied = std::fs::symlink_metadata(to).is_ok() && !is_empty_folder(to);
     if occupied && !force {
         let error = Error::usage(format!("`{}` is there already", to.display()));
@@ -70,17 +70,17 @@ fn is_empty_folder(path: &Path) -> bool {
     std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-fn write(store: &Store, items: &[Item], folder: &Path, how: How) -> Result<()> {
+fn write(store: &Store, items: &[Item], folder: &Path, how: ExportMode) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, e))?;
     for item in items {
         let from = store.object(&item.measured.digest);
         let alone = items.len() == 1 && from.is_dir();
         let place = if alone { folder.to_path_buf() } else { folder.join(&item.name) };
         match how {
-            How::Copy => {
+            ExportMode::Copy => {
                 copy_all(&from, &place).and_then(|()| make_writable(&place)).map_err(|e| Error::io("copy", &from, e))?
             }
-            How::Link => link_all(&from, &place)?,
+            ExportMode::Link => link_all(&from, &place)?,
         }
     }
     Ok(())

@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 #[derive(Debug, Default)]
 pub struct Rules {
     /// These stay. Alone, every other record goes; with an age or a size, others go only by those.
-    pub keep: Option<Keep>,
+    pub keep: Option<InUse>,
     /// Not used for so long.
     pub older_than: Option<Duration>,
     /// Bytes of artifacts that may stay; what was used least recently goes first.
@@ -31,7 +31,7 @@ pub struct Rules {
 
 /// What is in use.
 #[derive(Debug, Default)]
-pub struct Keep {
+pub struct InUse {
     pub keys: BTreeSet<Key>,
     /// Of stages whose keys cannot be told today (an input is not cached, a source is not there) nothing is thrown away.
     pub stages: BTreeSet<String>,
@@ -39,7 +39,7 @@ pub struct Keep {
 
 /// Why something goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Why {
+pub enum RemovalReason {
     /// Nothing that is to be kept uses it.
     Unused,
     Old,
@@ -58,7 +58,7 @@ pub struct Gone {
     pub of: String,
     /// Since its last use.
     pub age: Duration,
-    pub why: Why,
+    pub why: RemovalReason,
 }
 
 /// What a sweep removes.
@@ -67,7 +67,7 @@ pub struct Sweep {
     pub records: Vec<Gone>,
     pub damaged: Vec<PathBuf>,
     /// With their bytes.
-    pub artifacts: Vec<(PathBuf, u64, Why)>,
+    pub artifacts: Vec<(PathBuf, u64, RemovalReason)>,
     pub work_dirs: Vec<PathBuf>,
     /// Logs, locks, listings, leftovers, what is in quarantine.
     rest: Vec<PathBuf>,
@@ -82,7 +82,7 @@ struct Candidate {
     record: Record,
     key: Key,
     age: Duration,
-    fate: Option<Why>,
+    fate: Option<RemovalReason>,
     safe: bool,
 }
 
@@ -100,7 +100,7 @@ pub fn plan(store: &Store, rules: &Rules) -> Result<Sweep> {
     let tagged: BTreeSet<Digest> = tags.iter().flat_map(|(_, t)| t.artifacts.iter().copied()).collect();
     let mut candidates: Vec<Candidate> = records.into_iter().map(|record| candidate(store, record)).collect();
     for c in &mut candidates {
-        let kept = |k: &Keep| k.keys.contains(&c.key) || k.stages.contains(&c.record.stage);
+        let kept = |k: &InUse| k.keys.contains(&c.key) || k.stages.contains(&c.record.stage);
         c.safe = tagged_keys.contains(&c.key)
             || c.names().any(|d| tagged.contains(&d))
             || rules.keep.as_ref().is_some_and(kept);
@@ -114,7 +114,7 @@ pub fn plan(store: &Store, rules: &Rules) -> Result<Sweep> {
 
     let mut sweep = Sweep { damaged, ..Sweep::default() };
     let mut named = tagged;
-    let mut freed: BTreeMap<Digest, Why> = BTreeMap::new();
+    let mut freed: BTreeMap<Digest, RemovalReason> = BTreeMap::new();
     for c in &candidates {
         match c.fate {
             None => named.extend(c.names()),
@@ -125,7 +125,7 @@ pub fn plan(store: &Store, rules: &Rules) -> Result<Sweep> {
         if digest.is_some_and(|d| named.contains(&d)) {
             continue;
         }
-        let why = digest.and_then(|d| freed.get(&d).copied()).unwrap_or(Why::Unnamed);
+        let why = digest.and_then(|d| freed.get(&d).copied()).unwrap_or(RemovalReason::Unnamed);
         sweep.bytes += bytes;
         sweep.artifacts.push((path, bytes, why));
     }
@@ -169,8 +169,8 @@ fn judge(rules: &Rules, all: &mut [Candidate], objects: &[(PathBuf, Option<Diges
     let by_reach_alone = rules.keep.is_some() && rules.older_than.is_none() && rules.max_size.is_none();
     for c in all.iter_mut().filter(|c| !c.safe) {
         c.fate = match rules.older_than {
-            _ if by_reach_alone => Some(Why::Unused),
-            Some(limit) if c.age > limit => Some(Why::Old),
+            _ if by_reach_alone => Some(RemovalReason::Unused),
+            Some(limit) if c.age > limit => Some(RemovalReason::Old),
             _ => None,
         };
     }
@@ -200,7 +200,7 @@ fn fit(limit: u64, all: &mut [Candidate], bytes: &BTreeMap<Digest, u64>, tagged:
             *left -= 1;
             total -= if *left == 0 { of(&digest) } else { 0 };
         }
-        all[i].fate = Some(Why::TooMuch);
+        all[i].fate = Some(RemovalReason::TooMuch);
         given_up.push(i);
     }
     // Whose artifacts all stay, for others, frees nothing by going.

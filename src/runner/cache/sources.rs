@@ -17,8 +17,10 @@
 //! This module does not know what the files are for.
 
 use super::store::Store;
-use crate::files::digest::{Digest, Entry, Found, Kind, Links, Measured, combine, is_file, join, walk, walk_some};
-use crate::files::disk::{Keep, write_file};
+use crate::files::digest::{
+    Digest, Kind, Links, Measured, TreeEntry, WalkEntry, combine, is_file, join, walk, walk_some,
+};
+use crate::files::disk::{Durability, write_file};
 use crate::files::watched::{Rule, Watched};
 use crate::pipeline::graph::Source;
 use erw_base::error::{Error, Result};
@@ -70,7 +72,7 @@ type Memory = HashMap<PathBuf, (Stamp, Digest)>;
 pub struct Outside {
     pub measured: Measured,
     /// Sorted by path.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<TreeEntry>,
 }
 
 /// Filled by whoever asks first; the others wait for it.
@@ -104,7 +106,7 @@ pub fn digest_now(store: &Store, source: &Source) -> Result<Outside> {
 }
 
 /// Every file below `root`, or of those what a rule says.
-pub fn walk_outside(root: &Path, watched: Option<&Watched>) -> Result<Vec<Found>> {
+pub fn walk_outside(root: &Path, watched: Option<&Watched>) -> Result<Vec<WalkEntry>> {
     let Some(watched) = watched else { return walk(root, Links::FollowIfThere) };
     let found = walk_some(root, Links::Follow, &|path, is_dir| watched.leaves_out(root, path, is_dir));
     let hint = || "a file that is of no concern is left out by `ignore = [\"NAME\"]` beside `watch`".to_string();
@@ -120,31 +122,31 @@ fn digest_at(store: &Store, path: &Path, watched: Option<&Watched>) -> Result<Ou
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i128);
     let found = walk_outside(&root, watched)?;
     let is_dir = !is_file(&found);
-    let read: Vec<(Entry, Stamp, bool)> =
+    let read: Vec<(TreeEntry, Stamp, bool)> =
         found.into_par_iter().map(|f| digest_one(&root, f, &old)).collect::<Result<_>>()?;
 
     let fresh = read.iter().any(|(_, stamp, known)| !known && stamp.is_settled(now));
     let gone = old.len() > read.iter().filter(|(entry, _, known)| *known && entry.kind.is_file()).count();
     if fresh || gone {
         // Not remembering costs time later, nothing else; a full or read-only disk is told by the store.
-        let _ = write_file(&file, remember(&read, now).as_bytes(), Keep::Later);
+        let _ = write_file(&file, remember(&read, now).as_bytes(), Durability::Later);
     }
-    let mut entries: Vec<Entry> = read.into_iter().map(|(entry, ..)| entry).collect();
+    let mut entries: Vec<TreeEntry> = read.into_iter().map(|(entry, ..)| entry).collect();
     let measured = combine(&mut entries, is_dir);
     Ok(Outside { measured, entries })
 }
 
 /// The third value tells whether the digest was remembered rather than read.
-fn digest_one(root: &Path, found: Found, old: &Memory) -> Result<(Entry, Stamp, bool)> {
+fn digest_one(root: &Path, found: WalkEntry, old: &Memory) -> Result<(TreeEntry, Stamp, bool)> {
     let stamp = Stamp::of(&found.metadata);
     if let Kind::Link(to) = &found.kind {
         let digest = Digest::of_link(to);
-        return Ok((Entry { path: found.path, kind: found.kind, bytes: stamp.bytes, digest }, stamp, true));
+        return Ok((TreeEntry { path: found.path, kind: found.kind, bytes: stamp.bytes, digest }, stamp, true));
     }
     if let Some((known, digest)) = old.get(&found.path)
         && *known == stamp
     {
-        return Ok((Entry::file(found.path, stamp.bytes, *digest), stamp, true));
+        return Ok((TreeEntry::file(found.path, stamp.bytes, *digest), stamp, true));
     }
     let path = join(root, &found.path);
     let failed = |e| Error::io("read", &path, e);
@@ -158,7 +160,7 @@ fn digest_one(root: &Path, found: Found, old: &Memory) -> Result<(Entry, Stamp, 
         return Err(Error::usage(format!("`{}` changes while it is being read", path.display()))
             .hint("run again when nothing writes to it"));
     }
-    Ok((Entry::file(found.path, stamp.bytes, digest), stamp, false))
+    Ok((TreeEntry::file(found.path, stamp.bytes, digest), stamp, false))
 }
 
 /// Files as in `/proc` say that they are empty and are not; to read some of them whole would be to wait for ever.
@@ -181,11 +183,11 @@ fn memory_file(store: &Store, root: &Path, watched: Option<&Watched>) -> PathBuf
     store.v1("files").join(format!("{}.txt", Digest::of_bytes(&of)))
 }
 
-fn remember(read: &[(Entry, Stamp, bool)], now: i128) -> String {
+fn remember(read: &[(TreeEntry, Stamp, bool)], now: i128) -> String {
     let mut text = format!("{HEADER}\n");
     // A remembered file was settled when it was read; its stamp has not moved since.
     let is_kept =
-        |(entry, stamp, known): &&(Entry, Stamp, bool)| entry.kind.is_file() && (*known || stamp.is_settled(now));
+        |(entry, stamp, known): &&(TreeEntry, Stamp, bool)| entry.kind.is_file() && (*known || stamp.is_settled(now));
     for (entry, stamp, _) in read.iter().filter(is_kept) {
         let Stamp { bytes, mtime, ctime, inode } = stamp;
         text.push_str(&format!("{} {bytes} {mtime} {ctime} {inode} {}\n", entry.digest, quote(&entry.path)));
@@ -245,7 +247,7 @@ pub fn keep_listing(store: &Store, outside: &Outside) {
     }
     let lines = outside.entries.iter().map(|e| format!("{} {}\n", e.digest, quote(&e.path)));
     // For explanations only: losing it loses nothing else.
-    let _ = write_file(&path, lines.collect::<String>().as_bytes(), Keep::Later);
+    let _ = write_file(&path, lines.collect::<String>().as_bytes(), Durability::Later);
 }
 
 /// What a folder held under this digest, if it was kept.
@@ -292,7 +294,7 @@ mod tests {
         assert!(stamp(now - 2_000_000_001).is_settled(now));
         assert!(!stamp(now - 2_000_000_000).is_settled(now));
         assert!(!stamp(now + 1).is_settled(now));
-        let entry = |p: &str| Entry::file(p.into(), 1, Digest::of_bytes(p.as_bytes()));
+        let entry = |p: &str| TreeEntry::file(p.into(), 1, Digest::of_bytes(p.as_bytes()));
         let text = remember(&[(entry("old"), stamp(0), false), (entry("new"), stamp(now), false)], now);
         let memory = parse(&text).unwrap();
         assert_eq!(memory.keys().collect::<Vec<_>>(), [Path::new("old")]);
@@ -302,7 +304,7 @@ mod tests {
     fn odd_names_survive_and_damage_is_noticed() {
         let odd = PathBuf::from(std::ffi::OsString::from_vec(b"a\xff".to_vec()));
         let names = [PathBuf::from("a b\n\"c\""), odd];
-        let read = names.clone().map(|path| (Entry::file(path, 1, Digest::of_bytes(b"")), stamp(0), true));
+        let read = names.clone().map(|path| (TreeEntry::file(path, 1, Digest::of_bytes(b"")), stamp(0), true));
         let text = remember(&read, i128::MAX);
         let memory = parse(&text).unwrap();
         assert!(names.iter().all(|n| memory.contains_key(n)));

@@ -23,7 +23,7 @@
 //! ```
 //!
 //! Everything appears by rename, so a kill at any instant leaves either nothing or the whole thing; what took long is
-//! on disk before it appears, the rest soon after (see [`Keep`]). The version is in the folder name: another layout will live beside this one.
+//! on disk before it appears, the rest soon after (see [`Durability`]). The version is in the folder name: another layout will live beside this one.
 //!
 //! # Several hosts, one folder
 //!
@@ -51,9 +51,9 @@
 //! This module does not know what an action is made of.
 
 use super::key::Key;
-use crate::files::digest::{Digest, Entry, Found, Kind, Links, Measured, entries, measure, named, walk};
+use crate::files::digest::{Digest, Kind, Links, Measured, TreeEntry, WalkEntry, entries, measure, named, walk};
 use crate::files::disk::{
-    self, Keep, list, relocate, relocate_sealed, seal, seal_folders, sync_dir, unique, write_atomic,
+    self, Durability, list, relocate, relocate_sealed, seal, seal_folders, sync_dir, unique, write_atomic,
 };
 use crate::files::watched::is_dropping;
 use erw_base::error::{Error, ErrorKind, Result};
@@ -237,8 +237,8 @@ impl Store {
             return if whole { Presence::Whole } else { Presence::Damaged };
         }
         let Ok(found) = walk(&path, Links::Keep) else { return Presence::Damaged };
-        let counts = |f: &&Found| f.kind != Kind::Folder;
-        let is_it = |found: &mut dyn Iterator<Item = &Found>| {
+        let counts = |f: &&WalkEntry| f.kind != Kind::Folder;
+        let is_it = |found: &mut dyn Iterator<Item = &WalkEntry>| {
             let (files, bytes) = found.filter(counts).fold((0, 0), |(n, b), f| (n + 1, b + f.metadata.len()));
             bytes == expected.bytes && files == expected.files
         };
@@ -248,7 +248,7 @@ impl Store {
     }
 
     /// Moves a finished output into the store. If its contents are there already, they stay and `path` is left alone.
-    pub fn publish(&self, path: &Path, measured: &Measured, keep: Keep) -> Result<()> {
+    pub fn publish(&self, path: &Path, measured: &Measured, keep: Durability) -> Result<()> {
         let failed = |e: io::Error| {
             let store = self.v1("store");
             let hint = format!("`{}` must be writable and have space left; then run again", store.display());
@@ -276,12 +276,12 @@ impl Store {
             Err(_) if same() => Ok(()),
             other => other
                 .and_then(|()| seal_folders(&object))
-                .and_then(|()| if keep == Keep::Now { sync_dir(parent) } else { Ok(()) })
+                .and_then(|()| if keep == Durability::Now { sync_dir(parent) } else { Ok(()) })
                 .map_err(failed),
         }
     }
 
-    /// Forces everything to disk that was put here with [`Keep::Later`].
+    /// Forces everything to disk that was put here with [`Durability::Later`].
     pub fn sync(&self) -> Result<()> {
         let flush = || nix::unistd::syncfs(File::open(&self.root)?).map_err(io::Error::from);
         flush().map_err(|e| Error::io("flush", &self.root, e))
@@ -294,13 +294,13 @@ impl Store {
 
     /// What an artifact holds that is what its name says. Reads all of it. What other programs dropped into it, such as
     /// Python its `__pycache__`, is removed if the rest is whole.
-    pub fn examine(&self, digest: &Digest) -> Option<(Measured, Vec<Entry>)> {
+    pub fn examine(&self, digest: &Digest) -> Option<(Measured, Vec<TreeEntry>)> {
         let object = self.object(digest);
         let all = entries(&object).ok()?;
         if let Some(whole) = named(all.clone(), digest) {
             return Some(whole);
         }
-        let (dropped, rest): (Vec<Entry>, Vec<Entry>) = all.into_iter().partition(|e| is_dropping(&e.path));
+        let (dropped, rest): (Vec<TreeEntry>, Vec<TreeEntry>) = all.into_iter().partition(|e| is_dropping(&e.path));
         let whole = named(rest, digest).filter(|_| !dropped.is_empty())?;
         let paths: Vec<PathBuf> = dropped.into_iter().map(|e| e.path).collect();
         let kept: Vec<PathBuf> = whole.1.iter().map(|e| e.path.clone()).collect();
@@ -309,7 +309,7 @@ impl Store {
     }
 
     /// Takes out of an artifact what was put into it. Is the rest whole?
-    pub fn clear(&self, change: &Change) -> bool {
+    pub fn clear(&self, change: &Tampering) -> bool {
         let object = self.object(&change.digest);
         change.altered.is_empty()
             && disk::remove_added(&object, &change.added, &change.kept).is_ok()
@@ -468,7 +468,7 @@ pub fn damaged(digest: &Digest) -> Error {
 
 /// What was done to an artifact.
 #[derive(Debug)]
-pub struct Change {
+pub struct Tampering {
     pub digest: Digest,
     /// Entries that are other ones now, or gone; without a name where the artifact is one file or cannot be read.
     pub altered: Vec<PathBuf>,
@@ -498,7 +498,7 @@ mod tests {
             fs::create_dir_all(out.join("sub")).unwrap();
             fs::write(out.join("sub/a"), "x").unwrap();
             let measured = measure(&out).unwrap();
-            store.publish(&out, &measured, Keep::Later).unwrap();
+            store.publish(&out, &measured, Durability::Later).unwrap();
             let object = store.object(&measured.digest);
             assert_eq!(measure(&object).unwrap(), measured);
             assert!(fs::metadata(object.join("sub/a")).unwrap().permissions().readonly());
@@ -512,13 +512,13 @@ mod tests {
         let out = dir.path().join("out");
         fs::write(&out, "hello").unwrap();
         let measured = measure(&out).unwrap();
-        store.publish(&out, &measured, Keep::Later).unwrap();
+        store.publish(&out, &measured, Durability::Later).unwrap();
         let object = store.object(&measured.digest);
         fs::remove_file(&object).unwrap();
         fs::write(&object, "hel").unwrap();
         assert_eq!(store.look(&measured), Presence::Damaged);
         fs::write(&out, "hello").unwrap();
-        store.publish(&out, &measured, Keep::Later).unwrap();
+        store.publish(&out, &measured, Durability::Later).unwrap();
         assert_eq!(fs::read(object).unwrap(), b"hello");
         assert_eq!(list(&store.v1("quarantine")).unwrap().len(), 1);
     }
@@ -529,12 +529,12 @@ mod tests {
         let out = dir.path().join("out");
         fs::write(&out, "hello").unwrap();
         let measured = measure(&out).unwrap();
-        store.publish(&out, &measured, Keep::Later).unwrap();
+        store.publish(&out, &measured, Durability::Later).unwrap();
         let object = store.object(&measured.digest);
         fs::remove_file(&object).unwrap();
         fs::write(&object, "hellO").unwrap();
         fs::write(&out, "hello").unwrap();
-        store.publish(&out, &measured, Keep::Later).unwrap();
+        store.publish(&out, &measured, Durability::Later).unwrap();
         assert_eq!(fs::read(object).unwrap(), b"hello");
     }
 

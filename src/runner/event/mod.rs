@@ -6,7 +6,7 @@
 pub mod progress;
 
 use erw_base::error::{Error, Place};
-use progress::Left;
+use progress::PartialProgress;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -94,12 +94,12 @@ pub struct Event {
     pub at: f64,
     /// Flattened for writing only: these lines are never read back into this type.
     #[serde(flatten)]
-    pub what: What,
+    pub what: EventKind,
 }
 
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum What {
+pub enum EventKind {
     RunStarted {
         pipeline: String,
         stages: usize,
@@ -188,7 +188,7 @@ pub struct StageEnd {
     /// The step this run's attempt continued from.
     pub resumed: Option<u64>,
     /// For a suspended stage: from where the next attempt goes on.
-    pub left: Option<Left>,
+    pub left: Option<PartialProgress>,
     pub results: Vec<Measure>,
     pub outputs: Vec<StoredOutput>,
     /// Files worth showing, as paths into the store.

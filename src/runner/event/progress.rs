@@ -18,7 +18,7 @@ pub struct Reached {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Left {
+pub struct PartialProgress {
     /// Attempts so far.
     pub attempts: usize,
     pub checkpoint: Option<Reached>,
@@ -26,7 +26,7 @@ pub struct Left {
     pub unnoted: bool,
 }
 
-impl Left {
+impl PartialProgress {
     /// Of the work folder of an action; `None` where nothing was begun.
     pub fn in_folder(work: &Path) -> Option<Self> {
         let begun = disk::list(work).ok()?;
@@ -56,7 +56,7 @@ pub fn note(work: &Path, reached: Reached) {
     let _ = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, work.join(FILE)));
 }
 
-impl fmt::Display for Left {
+impl fmt::Display for PartialProgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.checkpoint, self.unnoted) {
             (Some(Reached { step, of: Some(of) }), _) => write!(f, "resumes at {step} of {of}"),
@@ -75,8 +75,8 @@ mod tests {
     fn what_is_left_is_told_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let work = dir.path();
-        let told = || Left::in_folder(work).map(|left| left.to_string());
-        assert_eq!(Left::in_folder(&work.join("none")), None);
+        let told = || PartialProgress::in_folder(work).map(|left| left.to_string());
+        assert_eq!(PartialProgress::in_folder(&work.join("none")), None);
         assert_eq!(told(), None, "nothing was begun");
         std::fs::write(work.join("attempt-1.log"), "").unwrap();
         std::fs::create_dir(work.join("checkpoints")).unwrap();

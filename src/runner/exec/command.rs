@@ -8,8 +8,8 @@
 //! with such a `metrics.json`, gives the stage its results: every number at its top level. This module does not know
 //! what the program does.
 
-use super::launch::{Finish, Report, Site};
-use super::process_exit::{MARK, adopt_strays, end_strays};
+use super::launch::{AttemptEnd, AttemptReport, AttemptSite};
+use super::process_exit::{ATTEMPT_VAR, adopt_strays, end_strays};
 use super::spawn::{Program, has_ended};
 use super::{metrics_json, unstartable};
 use crate::cache::key::canonical;
@@ -29,7 +29,7 @@ const SILENCE: Duration = Duration::from_millis(50);
 const LEFT_IN_PIPE: usize = 1 << 20;
 
 /// Runs the program to its end. Asked to stop, it gets a SIGTERM with all its children.
-pub fn run(site: &Site<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<Report> {
+pub fn run(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<AttemptReport> {
     let run = job.command.as_deref().unwrap_or_default();
     let words = run.iter().map(|word| fill(word, job)).collect::<Result<Vec<_>>>()?;
     let Some(name) = words.first() else {
@@ -42,7 +42,7 @@ pub fn run(site: &Site<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Res
     let mark = format!("{}.{}", job.key, std::process::id());
     adopt_strays();
     let mut environment = site.environment(job);
-    environment.push((MARK, mark.clone()));
+    environment.push((ATTEMPT_VAR, mark.clone()));
     let program = Program {
         words: &words,
         folder: &job.pipeline_dir,
@@ -61,17 +61,17 @@ pub fn run(site: &Site<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Res
     }
     let finish = if site.workers.is_stopping(site.ticket) {
         // A program may catch SIGTERM, tidy up and call that success: its outputs cannot be trusted to be whole.
-        Finish::Suspended
+        AttemptEnd::Suspended
     } else if ended.status.success() {
-        Finish::Done
+        AttemptEnd::Done
     } else {
         let mut failure = site.failure(&format!("`{name}`"), ended);
         failure.hints.extend(read_by_a_shell(job));
         failure.hints.extend(unstartable::found_no_interpreter(name, &job.pipeline_dir, ended.status));
-        Finish::Failed(failure)
+        AttemptEnd::Failed(failure)
     };
     let (results, remarks) = results(job);
-    Ok(Report { finish, results, remarks, shown: vec![], resumed: None, peak: ended.peak })
+    Ok(AttemptReport { finish, results, remarks, shown: vec![], resumed: None, peak: ended.peak })
 }
 
 /// The log that a program's pipe leads to.

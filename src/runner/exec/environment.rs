@@ -13,12 +13,12 @@ pub const GPUS: &str = "CUDA_VISIBLE_DEVICES";
 
 /// Does the stage itself ask for threads, for GPUs?
 #[derive(Debug, Clone, Copy)]
-pub struct Given {
+pub struct Requested {
     pub threads: bool,
     pub gpus: bool,
 }
 
-impl Given {
+impl Requested {
     pub fn by(resources: &Resources) -> Self {
         Self { threads: resources.threads.is_some(), gpus: resources.gpus > 0 }
     }
@@ -26,7 +26,7 @@ impl Given {
 
 /// A variable, and why it is what it is.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Setting {
+pub struct Variable {
     pub name: &'static str,
     /// `None`: left as the user has it.
     pub value: Option<String>,
@@ -34,16 +34,16 @@ pub struct Setting {
 }
 
 /// What is set for a stage with these shares. `user`: does the user's environment have a variable?
-pub fn settings(given: Given, threads: usize, gpus: &[String], user: &dyn Fn(&str) -> bool) -> Vec<Setting> {
+pub fn settings(given: Requested, threads: usize, gpus: &[String], user: &dyn Fn(&str) -> bool) -> Vec<Variable> {
     let of_threads = |name| match (given.threads, user(name)) {
-        (true, _) => Setting { name, value: Some(threads.to_string()), why: "`resources.threads`" },
-        (false, true) => Setting { name, value: None, why: "set by you" },
-        (false, false) => Setting { name, value: Some(threads.to_string()), why: "all threads of the run" },
+        (true, _) => Variable { name, value: Some(threads.to_string()), why: "`resources.threads`" },
+        (false, true) => Variable { name, value: None, why: "set by you" },
+        (false, false) => Variable { name, value: Some(threads.to_string()), why: "all threads of the run" },
     };
     let gpus = match (given.gpus, user(GPUS)) {
-        (true, _) => Setting { name: GPUS, value: Some(gpus.join(",")), why: "its share, by `resources.gpus`" },
-        (false, true) => Setting { name: GPUS, value: None, why: "set by you" },
-        (false, false) => Setting {
+        (true, _) => Variable { name: GPUS, value: Some(gpus.join(",")), why: "its share, by `resources.gpus`" },
+        (false, true) => Variable { name: GPUS, value: None, why: "set by you" },
+        (false, false) => Variable {
             name: GPUS,
             value: Some(String::new()),
             why: "no GPU: the stage asks for none; `resources = { gpus = 1 }` does",
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     fn told(threads: bool, gpus: bool, user: &[&str]) -> Vec<Option<String>> {
-        let given = Given { threads, gpus };
+        let given = Requested { threads, gpus };
         let ids = if gpus { vec!["GPU-ab".to_string(), "1".to_string()] } else { vec![] };
         settings(given, 3, &ids, &|name| user.contains(&name)).into_iter().map(|s| s.value).collect()
     }

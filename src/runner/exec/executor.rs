@@ -5,26 +5,26 @@
 //! leaves the work folder, from which the next attempt resumes, and never a record of something unfinished.
 
 use super::command;
-use super::environment::Given;
-use super::launch::{Finish, Report, Site, job_file, launch};
+use super::environment::Requested;
+use super::launch::{AttemptEnd, AttemptReport, AttemptSite, job_file, launch};
 use super::process_exit::MemoryDeaths;
 use super::processes::Workers;
-use super::resources::Grant;
+use super::resources::Allocation;
 use super::spawn::Launcher;
-use super::tamper::{Sound, Watch};
+use super::tamper::{InputSnapshot, IntegrityCheck};
 use crate::cache::action_cache::{self, Output, Record, Shown};
 use crate::cache::sources::{differences, digest_now, keep_listing};
 use crate::cache::store::{self, KEPT, KeyLock, Store};
 use crate::event::{Failure, WorkerEvent};
 use crate::files::digest::{Digest, Measured, join, measure};
-use crate::files::disk::{self, Keep, write_file};
+use crate::files::disk::{self, Durability, write_file};
 use crate::files::watched::is_dropping;
 use crate::host::{self, host, model, utc_now};
 use crate::kind::attempt::{Job, PICTURES};
 use crate::kind::field::Params;
 use crate::pipeline::graph::{Command, Stage, StageId};
-use crate::plan::{Judge, Keyed};
-use crate::small_map::Few;
+use crate::plan::{CacheChecker, Keyed};
+use crate::small_map::SmallMap;
 use crate::text::path_text;
 use erw_base::error::{Error, Result};
 use std::collections::BTreeMap;
@@ -39,8 +39,8 @@ const QUICK: Duration = Duration::from_secs(1);
 const SPARES: usize = 64;
 
 /// What every action of a run shares.
-pub struct Shop<'a> {
-    pub judge: &'a Judge<'a>,
+pub struct Executor<'a> {
+    pub judge: &'a CacheChecker<'a>,
     pub launcher: &'a Launcher,
     pub workers: &'a Workers,
     pub deaths: &'a MemoryDeaths,
@@ -48,18 +48,18 @@ pub struct Shop<'a> {
     pub spares: Mutex<Vec<PathBuf>>,
     /// Something was stored that has not been forced to disk.
     pub unsynced: AtomicBool,
-    pub sound: Sound,
+    pub sound: IntegrityCheck,
 }
 
 /// An action ready to be carried out.
-pub struct Order {
+pub struct ReadyAction {
     pub id: StageId,
     pub keyed: Keyed,
     pub inputs: BTreeMap<String, Digest>,
     pub lock: KeyLock,
 }
 
-pub enum End {
+pub enum ActionEnd {
     Done(Box<Record>),
     Suspended,
     /// `again`: the attempt itself failed, so that another may do better.
@@ -72,55 +72,55 @@ pub enum End {
 }
 
 /// Told when the worker is about to start: attempt number and log.
-pub struct Start {
+pub struct ActionStart {
     pub attempt: u32,
     pub log: PathBuf,
 }
 
-impl Shop<'_> {
+impl Executor<'_> {
     pub fn perform(
         &self,
-        order: &Order,
-        grant: &Grant,
-        starting: &dyn Fn(Start),
+        order: &ReadyAction,
+        grant: &Allocation,
+        starting: &dyn Fn(ActionStart),
         tell: &mut dyn FnMut(WorkerEvent),
-    ) -> End {
+    ) -> ActionEnd {
         self.try_perform(order, grant, starting, tell)
-            .unwrap_or_else(|e| End::Failed { failure: e.into(), again: false })
+            .unwrap_or_else(|e| ActionEnd::Failed { failure: e.into(), again: false })
     }
 
     fn try_perform(
         &self,
-        order: &Order,
-        grant: &Grant,
-        starting: &dyn Fn(Start),
+        order: &ReadyAction,
+        grant: &Allocation,
+        starting: &dyn Fn(ActionStart),
         tell: &mut dyn FnMut(WorkerEvent),
-    ) -> Result<End> {
+    ) -> Result<ActionEnd> {
         let damaged = self.verify(order)?;
         if !damaged.is_empty() {
-            return Ok(End::Damaged(damaged));
+            return Ok(ActionEnd::Damaged(damaged));
         }
         let stage = self.stage(order);
         let work = self.store().work_dir(&order.keyed.action.key);
         let attempt = self.prepare(&work, stage)?;
         let earlier = earlier_machines(&work, stage, grant)?;
         let log = work.join(format!("attempt-{attempt}.log"));
-        starting(Start { attempt, log: log.clone() });
+        starting(ActionStart { attempt, log: log.clone() });
         let began = Instant::now();
         // The program's own kinds only read their inputs.
         let watch = stage.command.as_ref().map(|_| self.sound.watch(order.inputs.values()));
         let report = self.attempt(order, grant, &work, &log, tell)?;
-        let done = matches!(report.finish, Finish::Done);
+        let done = matches!(report.finish, AttemptEnd::Done);
         let unbelieved = |e: Error| if done { aside(&work, e) } else { e };
         self.inputs_unchanged(order, watch, tell).map_err(unbelieved)?;
         match report.finish {
-            Finish::Suspended => return Ok(End::Suspended),
-            Finish::Failed(failure) => return Ok(End::Failed { failure, again: true }),
-            Finish::Done => {}
+            AttemptEnd::Suspended => return Ok(ActionEnd::Suspended),
+            AttemptEnd::Failed(failure) => return Ok(ActionEnd::Failed { failure, again: true }),
+            AttemptEnd::Done => {}
         }
         report.remarks.iter().for_each(|text| tell(WorkerEvent::Log { text: text.clone() }));
         self.sources_unchanged(order).map_err(unbelieved)?;
-        let keep = if began.elapsed() < QUICK { Keep::Later } else { Keep::Now };
+        let keep = if began.elapsed() < QUICK { Durability::Later } else { Durability::Now };
         let outputs = self.collect(stage, &work.join("out"), keep)?;
         let extra = undeclared(stage, &work.join("out"));
         if !extra.is_empty() {
@@ -128,12 +128,12 @@ impl Shop<'_> {
         }
         let mut record = self.record(order, grant, report, outputs, (attempt, earlier), began);
         record.stamp = Some(action_cache::write(self.store(), &record, keep)?);
-        self.unsynced.fetch_or(keep == Keep::Later, Ordering::Relaxed);
+        self.unsynced.fetch_or(keep == Durability::Later, Ordering::Relaxed);
         // From here on the action is done; what is left of its work folder is only space.
         let left = disk::list(&work).unwrap_or_default();
         keep_logs(&left, &self.store().log_dir(&order.keyed.action.key));
         self.leave(&work, &left);
-        Ok(End::Done(Box::new(record)))
+        Ok(ActionEnd::Done(Box::new(record)))
     }
 
     /// Empties `out/`, keeps `checkpoints/`, and returns the number of this attempt.
@@ -194,14 +194,14 @@ impl Shop<'_> {
     /// Starts what does the work and waits for it: a command's program, or a worker.
     fn attempt(
         &self,
-        order: &Order,
-        grant: &Grant,
+        order: &ReadyAction,
+        grant: &Allocation,
         work: &Path,
         log: &Path,
         tell: &mut dyn FnMut(WorkerEvent),
-    ) -> Result<Report> {
+    ) -> Result<AttemptReport> {
         let job = self.job(order, grant, work);
-        let site = Site {
+        let site = AttemptSite {
             launcher: self.launcher,
             workers: self.workers,
             deaths: self.deaths,
@@ -209,7 +209,7 @@ impl Shop<'_> {
             log,
             lock: order.lock.file(),
             gpus: &grant.gpus,
-            stated: Given::by(&self.stage(order).resources),
+            stated: Requested::by(&self.stage(order).resources),
         };
         if job.command.is_some() {
             let place = self.stage(order).origins.get("params.run").and_then(|origin| origin.place.clone());
@@ -217,7 +217,7 @@ impl Shop<'_> {
         }
         let job_file = job_file(&job);
         let text = serde_json::to_vec_pretty(&job).map_err(|e| Error::io("write", &job_file, e.into()))?;
-        write_file(&job_file, &text, Keep::Later).map_err(|e| Error::io("write", &job_file, e))?;
+        write_file(&job_file, &text, Durability::Later).map_err(|e| Error::io("write", &job_file, e))?;
         launch(&site, &job, tell)
     }
 
@@ -225,12 +225,12 @@ impl Shop<'_> {
         self.judge.store
     }
 
-    fn stage(&self, order: &Order) -> &Stage {
+    fn stage(&self, order: &ReadyAction) -> &Stage {
         &self.judge.pipeline.stages[order.id.0]
     }
 
     /// Reads every input that this run has not read yet. Returns the makers of damaged ones.
-    fn verify(&self, order: &Order) -> Result<Vec<StageId>> {
+    fn verify(&self, order: &ReadyAction) -> Result<Vec<StageId>> {
         let mut makers = Vec::new();
         for (slot, digest) in &order.inputs {
             if self.sound.is_sound(self.store(), digest) {
@@ -243,7 +243,7 @@ impl Shop<'_> {
         Ok(makers)
     }
 
-    fn job(&self, order: &Order, grant: &Grant, work: &Path) -> Job {
+    fn job(&self, order: &ReadyAction, grant: &Allocation, work: &Path) -> Job {
         let stage = self.stage(order);
         let mut params = stage.params.clone();
         for (name, source) in &stage.sources {
@@ -272,7 +272,12 @@ impl Shop<'_> {
 
     /// An artifact that a program wrote to is no longer what its digest says: out of the store with it. What was only put into
     /// it goes out, and the artifact stays; of what programs drop anywhere that is the end of the matter.
-    fn inputs_unchanged(&self, order: &Order, watch: Option<Watch>, tell: &mut dyn FnMut(WorkerEvent)) -> Result<()> {
+    fn inputs_unchanged(
+        &self,
+        order: &ReadyAction,
+        watch: Option<InputSnapshot>,
+        tell: &mut dyn FnMut(WorkerEvent),
+    ) -> Result<()> {
         let (mut slots, mut paths, mut lost) = (vec![], vec![], false);
         for change in watch.map_or(vec![], |w| w.changed(self.store())) {
             let of = order.inputs.iter().filter(|(_, d)| **d == change.digest);
@@ -302,7 +307,7 @@ impl Shop<'_> {
     }
 
     /// A source that changed under the worker would give its result a key it does not deserve.
-    fn sources_unchanged(&self, order: &Order) -> Result<()> {
+    fn sources_unchanged(&self, order: &ReadyAction) -> Result<()> {
         for (name, source) in &self.stage(order).sources {
             let changed = format!("source `{name}` changed while the stage was running");
             let before = order.keyed.sources.get(name);
@@ -319,7 +324,7 @@ impl Shop<'_> {
     }
 
     /// Checks that every declared output is there, then digests and publishes each.
-    fn collect(&self, stage: &Stage, out: &Path, keep: Keep) -> Result<Few<Output>> {
+    fn collect(&self, stage: &Stage, out: &Path, keep: Durability) -> Result<SmallMap<Output>> {
         let mut measured: Vec<(&String, &String, Measured)> = Vec::new();
         for (name, ty) in &stage.outputs {
             let path = out.join(name);
@@ -334,7 +339,7 @@ impl Shop<'_> {
             }
             measured.push((name, ty, found));
         }
-        let mut outputs = Few::with_capacity(measured.len());
+        let mut outputs = SmallMap::with_capacity(measured.len());
         for (name, ty, measured) in measured {
             self.store().publish(&out.join(name), &measured, keep)?;
             self.sound.note(self.store(), &measured.digest);
@@ -352,10 +357,10 @@ impl Shop<'_> {
 
     fn record(
         &self,
-        order: &Order,
-        grant: &Grant,
-        report: Report,
-        outputs: Few<Output>,
+        order: &ReadyAction,
+        grant: &Allocation,
+        report: AttemptReport,
+        outputs: SmallMap<Output>,
         (attempt, earlier): (u32, Vec<String>),
         began: Instant,
     ) -> Record {
@@ -410,7 +415,7 @@ fn some(paths: &[PathBuf]) -> String {
 }
 
 /// The device and what this machine calls it.
-fn device(grant: &Grant) -> String {
+fn device(grant: &Allocation) -> String {
     match model(!grant.gpus.is_empty()) {
         Some(model) => format!("{}, {model}", grant.device()),
         None => grant.device(),
@@ -422,7 +427,7 @@ fn keeps_checkpoints(command: &Command) -> bool {
 }
 
 /// Other machines from whose checkpoints an attempt goes on.
-fn earlier_machines(work: &Path, stage: &Stage, grant: &Grant) -> Result<Vec<String>> {
+fn earlier_machines(work: &Path, stage: &Stage, grant: &Allocation) -> Result<Vec<String>> {
     if stage.command.as_ref().is_some_and(|c| !keeps_checkpoints(c)) {
         return Ok(vec![]);
     }

@@ -4,7 +4,7 @@
 //! everything a worker started can be ended with it. It inherits the open lock of its key: while any process of
 //! the group lives, no other run can start the same action.
 
-use super::environment::{self, Given};
+use super::environment::{self, Requested};
 use super::process_exit::{self, Ended, MemoryDeaths, describe};
 use super::processes::{Process, Workers};
 use super::spawn::{self, Launcher, Pause, Program};
@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 #[derive(Debug)]
-pub enum Finish {
+pub enum AttemptEnd {
     Done,
     Suspended,
     Failed(Failure),
@@ -32,8 +32,8 @@ pub enum Finish {
 
 /// What came of an attempt.
 #[derive(Debug)]
-pub struct Report {
-    pub finish: Finish,
+pub struct AttemptReport {
+    pub finish: AttemptEnd,
     pub results: Vec<Measure>,
     /// What is to be told of the results.
     pub remarks: Vec<String>,
@@ -46,7 +46,7 @@ pub struct Report {
 
 /// Where an attempt takes place.
 #[derive(Clone, Copy)]
-pub struct Site<'a> {
+pub struct AttemptSite<'a> {
     pub launcher: &'a Launcher,
     pub workers: &'a Workers,
     pub deaths: &'a MemoryDeaths,
@@ -57,10 +57,10 @@ pub struct Site<'a> {
     /// Ids of the GPUs that it was given.
     pub gpus: &'a [String],
     /// What its stage asks for by name.
-    pub stated: Given,
+    pub stated: Requested,
 }
 
-impl Site<'_> {
+impl AttemptSite<'_> {
     pub(crate) fn open_log(&self) -> Result<File> {
         let file = File::options().create(true).append(true).open(self.log);
         file.map_err(|e| Error::io("write", self.log, e))
@@ -91,7 +91,7 @@ impl Site<'_> {
 
     /// What is set for a process on top of what this one has.
     pub(crate) fn environment(&self, job: &Job) -> Vec<(&'static str, String)> {
-        let given = Given { threads: self.stated.threads, gpus: self.stated.gpus };
+        let given = Requested { threads: self.stated.threads, gpus: self.stated.gpus };
         let user = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let settings = environment::settings(given, job.threads, self.gpus, &user);
         settings.into_iter().filter_map(|s| Some((s.name, s.value?))).collect()
@@ -123,7 +123,7 @@ pub fn job_file(job: &Job) -> PathBuf {
 }
 
 /// Runs the job, which lies in its [`job_file`], in a worker and listens to it until it ends.
-pub fn launch(site: &Site<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<Report> {
+pub fn launch(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<AttemptReport> {
     let mut log = site.open_log()?;
     let to_log = log.try_clone().map_err(|e| Error::stage("cannot use the log").because(e))?;
     let mut command = Command::new(&site.launcher.program);
@@ -137,8 +137,14 @@ pub fn launch(site: &Site<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> 
         .stderr(to_log);
     let started = site.start_worker(&mut command, job);
     let mut child = started.map_err(|e| Error::stage("cannot start a worker").caused(e))?;
-    let mut report =
-        Report { finish: Finish::Suspended, results: vec![], remarks: vec![], shown: vec![], resumed: None, peak: 0 };
+    let mut report = AttemptReport {
+        finish: AttemptEnd::Suspended,
+        results: vec![],
+        remarks: vec![],
+        shown: vec![],
+        resumed: None,
+        peak: 0,
+    };
     let mut last = None;
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).split(b'\n').map_while(|l| l.ok()) {
@@ -162,9 +168,9 @@ pub fn launch(site: &Site<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> 
     let ended = site.wait(child.id() as i32)?;
     report.peak = ended.peak;
     report.finish = match last {
-        Some(WorkerEvent::Done) if ended.status.success() => Finish::Done,
-        Some(WorkerEvent::Suspended) => Finish::Suspended,
-        Some(WorkerEvent::Failed { message, causes, hints }) => Finish::Failed(Failure {
+        Some(WorkerEvent::Done) if ended.status.success() => AttemptEnd::Done,
+        Some(WorkerEvent::Suspended) => AttemptEnd::Suspended,
+        Some(WorkerEvent::Failed { message, causes, hints }) => AttemptEnd::Failed(Failure {
             message,
             causes,
             hints,
@@ -174,9 +180,9 @@ pub fn launch(site: &Site<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> 
         }),
         // Asked to stop before it could listen: nothing was begun.
         _ if site.workers.is_stopping(site.ticket) && ended.status.signal() == Some(Signal::SIGTERM as i32) => {
-            Finish::Suspended
+            AttemptEnd::Suspended
         }
-        _ => Finish::Failed(site.failure("the worker", ended)),
+        _ => AttemptEnd::Failed(site.failure("the worker", ended)),
     };
     Ok(report)
 }

@@ -80,7 +80,7 @@ fn deaths() -> u64 {
 }
 
 /// The environment variable by which what a program leaves behind is known. Its value must be of one attempt only.
-pub const MARK: &str = "ERW_ATTEMPT";
+pub const ATTEMPT_VAR: &str = "ERW_ATTEMPT";
 /// A killed process is gone at once unless it hangs in the kernel.
 const ROUNDS: u32 = 2000;
 const ROUND: std::time::Duration = std::time::Duration::from_millis(1);
@@ -102,7 +102,7 @@ pub fn end_orphans(mark: &str) {
 }
 
 fn end_marked(mark: &str, among: fn() -> Vec<Pid>) {
-    let mark = format!("{MARK}={mark}");
+    let mark = format!("{ATTEMPT_VAR}={mark}");
     // Ending one makes its children ours: look until nothing is found, or what is found does not end.
     for _ in 0..ROUNDS {
         let marked = spawn::while_none_is_buried(|| {

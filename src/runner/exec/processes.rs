@@ -8,7 +8,7 @@
 //! microseconds. It holds the lock of its key, so that nothing worse follows than a wait.
 
 use super::spawn::Launcher;
-use super::watchdog::Guardian;
+use super::watchdog::Watchdog;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,14 +24,14 @@ struct Going {
     stopping: bool,
     /// Those asked to stop alone.
     stopped: BTreeSet<usize>,
-    guardian: Option<Guardian>,
+    guardian: Option<Watchdog>,
 }
 
 /// The leader of a process group.
 #[derive(Debug)]
 pub struct Process {
     pub pid: i32,
-    /// Of a program: the mark by which its strays are known ([`super::process_exit::MARK`]). It is asked to stop together with
+    /// Of a program: the mark by which its strays are known ([`super::process_exit::ATTEMPT_VAR`]). It is asked to stop together with
     /// its children; a worker, which has none, knows what to do with its own.
     pub mark: Option<String>,
 }
@@ -77,7 +77,7 @@ impl Workers {
     }
     /// A program with this mark is about to be started.
     pub(crate) fn expect(&self, mark: &str, launcher: &Launcher) {
-        self.going().guardian.get_or_insert_with(|| Guardian::start(launcher)).tell(&format!("+{mark}"));
+        self.going().guardian.get_or_insert_with(|| Watchdog::start(launcher)).tell(&format!("+{mark}"));
     }
     /// It was not started.
     pub(crate) fn forget(&self, mark: &str) {

@@ -91,12 +91,12 @@ fn visible(text: &str) -> Vec<String> {
 }
 
 #[derive(Debug)]
-pub struct Pool {
+pub struct ResourcePool {
     limits: Limits,
     free: Limits,
 }
 
-impl Pool {
+impl ResourcePool {
     /// `asking` are the stages that may ask, by name.
     ///
     /// # Errors
@@ -126,7 +126,7 @@ impl Pool {
     }
 
     /// Takes a share if there is one. More threads or memory than there are at all is asking for all of them.
-    pub fn take(&mut self, need: &Resources) -> Option<Grant> {
+    pub fn take(&mut self, need: &Resources) -> Option<Allocation> {
         let threads = need.threads.unwrap_or(usize::MAX).clamp(1, self.limits.threads);
         let mem = need.mem.unwrap_or(0).min(self.limits.mem);
         let gpus = if self.limits.without_gpus { 0 } else { need.gpus };
@@ -147,10 +147,10 @@ impl Pool {
             free.named.entry(name.clone()).and_modify(|have| *have -= units);
         }
         let gpus = free.gpus.drain(..gpus).collect();
-        Some(Grant { threads, mem, gpus, named: need.named.clone() })
+        Some(Allocation { threads, mem, gpus, named: need.named.clone() })
     }
 
-    pub fn give_back(&mut self, grant: Grant) {
+    pub fn give_back(&mut self, grant: Allocation) {
         self.free.jobs += 1;
         self.free.threads += grant.threads;
         self.free.mem += grant.mem;
@@ -183,7 +183,7 @@ fn check(limits: &Limits, stated: &BTreeMap<String, u64>, stage: &str, need: &Re
 
 /// The share of the machine an attempt gets.
 #[derive(Debug, Clone, Default)]
-pub struct Grant {
+pub struct Allocation {
     pub threads: usize,
     pub mem: u64,
     /// Ids of GPUs.
@@ -192,7 +192,7 @@ pub struct Grant {
     pub named: BTreeMap<String, u64>,
 }
 
-impl Grant {
+impl Allocation {
     /// GPUs are renumbered by `CUDA_VISIBLE_DEVICES`: the first one seen is always 0.
     pub fn device(&self) -> String {
         if self.gpus.is_empty() { "cpu".into() } else { "cuda:0".into() }
@@ -208,8 +208,8 @@ mod tests {
         Limits { jobs: 3, threads: 4, mem: 100, gpus, without_gpus, named: BTreeMap::new(), max_load: None }
     }
 
-    fn pool() -> Pool {
-        Pool::new(limits(false), std::iter::empty()).unwrap()
+    fn pool() -> ResourcePool {
+        ResourcePool::new(limits(false), std::iter::empty()).unwrap()
     }
 
     fn need(threads: Option<usize>, mem: u64, gpus: usize) -> Resources {
@@ -251,25 +251,25 @@ mod tests {
     fn too_many_gpus_are_refused_unless_none_are_wanted() {
         let asks = need(None, 0, 3);
         let asking = || std::iter::once(("s", &asks));
-        assert!(Pool::new(limits(false), asking()).is_err());
-        assert!(Pool::new(limits(true), asking()).unwrap().take(&asks).unwrap().gpus.is_empty());
+        assert!(ResourcePool::new(limits(false), asking()).is_err());
+        assert!(ResourcePool::new(limits(true), asking()).unwrap().take(&asks).unwrap().gpus.is_empty());
     }
 
     #[test]
     fn named_resources_are_counted_and_without_a_limit_taken_in_turns() {
         let (one, two) = (licences(1), licences(2));
         let asking = || [("a", &one), ("b", &two)].into_iter();
-        let mut pool = Pool::new(limits(false), asking()).unwrap();
+        let mut pool = ResourcePool::new(limits(false), asking()).unwrap();
         let first = pool.take(&two).unwrap();
         assert!(pool.take(&one).is_none());
         pool.give_back(first);
         assert!(pool.take(&one).is_some() && pool.take(&one).is_some());
         let stated = |units| Limits { named: [("licence".to_string(), units)].into(), ..limits(false) };
-        let refused = Pool::new(stated(1), asking()).unwrap_err();
+        let refused = ResourcePool::new(stated(1), asking()).unwrap_err();
         assert!(refused.message.contains("stage `b` asks for 2 of `licence`, this run has 1"), "{refused}");
-        let mut pool = Pool::new(stated(3), asking()).unwrap();
+        let mut pool = ResourcePool::new(stated(3), asking()).unwrap();
         assert!(pool.take(&two).is_some() && pool.take(&one).is_some() && pool.take(&one).is_none());
-        let refused = Pool::new(stated(1), std::iter::empty()).unwrap_err();
+        let refused = ResourcePool::new(stated(1), std::iter::empty()).unwrap_err();
         assert!(refused.message.contains("no stage asks for the resource `licence`"), "{refused}");
     }
 
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn gpus_come_back_in_the_order_in_which_they_were_named() {
         let gpus = ["10", "2", "GPU-ab"].map(String::from).to_vec();
-        let mut pool = Pool::new(Limits { gpus: gpus.clone(), ..limits(false) }, std::iter::empty()).unwrap();
+        let mut pool = ResourcePool::new(Limits { gpus: gpus.clone(), ..limits(false) }, std::iter::empty()).unwrap();
         let (a, b) = (pool.take(&need(Some(1), 0, 2)).unwrap(), pool.take(&need(Some(1), 0, 1)).unwrap());
         assert_eq!((&a.gpus[..], &b.gpus[..]), (&gpus[..2], &gpus[2..]));
         pool.give_back(b);

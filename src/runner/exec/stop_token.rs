@@ -9,10 +9,10 @@ const SAME: Duration = Duration::from_secs(1);
 
 /// Where signals are left for the scheduler.
 #[derive(Debug, Default)]
-pub struct Stop(Mutex<Wishes>);
+pub struct StopToken(Mutex<StopState>);
 
 #[derive(Debug, Default)]
-struct Wishes {
+struct StopState {
     /// The signal of the first wish to stop.
     signal: i32,
     count: usize,
@@ -23,11 +23,11 @@ struct Wishes {
     lost: Duration,
 }
 
-impl Stop {
+impl StopToken {
     pub const fn new() -> Self {
-        Self(Mutex::new(Wishes { signal: 0, count: 0, latest: None, paused: None, lost: Duration::ZERO }))
+        Self(Mutex::new(StopState { signal: 0, count: 0, latest: None, paused: None, lost: Duration::ZERO }))
     }
-    fn wishes(&self) -> MutexGuard<'_, Wishes> {
+    fn wishes(&self) -> MutexGuard<'_, StopState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// First wish: put the work down. Second: end it now. Returns how many there were.
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn signals_within_a_second_are_one_wish() {
-        let (stop, began) = (Stop::new(), Instant::now());
+        let (stop, began) = (StopToken::new(), Instant::now());
         let ask = |signal, millis| stop.ask(signal, began + Duration::from_millis(millis));
         assert_eq!(stop.signal(), None);
         assert_eq!([ask(libc::SIGINT, 0), ask(libc::SIGTERM, 1), ask(libc::SIGINT, 999)], [1, 1, 1]);
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn the_time_of_a_pause_is_told_once_and_not_while_it_lasts() {
-        let stop = Stop::new();
+        let stop = StopToken::new();
         assert_eq!(stop.time_lost(), Some(Duration::ZERO));
         stop.pause();
         assert_eq!(stop.time_lost(), None);

@@ -43,8 +43,8 @@ fn why(program: &Program<'_>, name: &str, refused: &io::Error) -> Option<Why> {
         libc::E2BIG => Some(too_long(program)),
         libc::ENOENT | libc::EACCES | libc::ENOEXEC | libc::ENOTDIR | libc::EPERM | libc::ELOOP => {
             match find(program.folder, name) {
-                Found::File(path) => of_file(&path, name, refused),
-                Found::Nowhere => Some(nowhere(program.folder, name)),
+                Lookup::File(path) => of_file(&path, name, refused),
+                Lookup::Nowhere => Some(nowhere(program.folder, name)),
             }
         }
         libc::ETXTBSY => {
@@ -55,22 +55,22 @@ fn why(program: &Program<'_>, name: &str, refused: &io::Error) -> Option<Why> {
     }
 }
 
-enum Found {
+enum Lookup {
     /// The one that was tried.
     File(PathBuf),
     Nowhere,
 }
 
 /// As the system looks for it: a name with a `/` is a path, any other is looked for in PATH.
-fn find(folder: &Path, name: &str) -> Found {
+fn find(folder: &Path, name: &str) -> Lookup {
     if name.contains('/') {
-        return Found::File(folder.join(name));
+        return Lookup::File(folder.join(name));
     }
     let candidates: Vec<PathBuf> = search_path().iter().map(|dir| folder.join(dir).join(name)).collect();
     let may_run = |path: &&PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     let there =
         candidates.iter().find(may_run).or_else(|| candidates.iter().find(|path| path.symlink_metadata().is_ok()));
-    there.map_or(Found::Nowhere, |path| Found::File(path.clone()))
+    there.map_or(Lookup::Nowhere, |path| Lookup::File(path.clone()))
 }
 
 fn search_path() -> Vec<PathBuf> {
@@ -241,7 +241,7 @@ pub fn found_no_interpreter(name: &str, folder: &Path, status: ExitStatus) -> Op
     if status.code() != Some(127) {
         return None;
     }
-    let Found::File(path) = find(folder, name) else { return None };
+    let Lookup::File(path) = find(folder, name) else { return None };
     let (interpreter, argument) = interpreter(&head(&path))?;
     let (cause, hint) = match argument.ends_with('\r') && last(&interpreter) == "env" {
         true => windows_lines(name, &argument),

@@ -28,14 +28,14 @@ use super::resources::Limits;
 use crate::cache::action_cache::{Output, Record, Shown, Stamp};
 use crate::cache::sources::Files;
 use crate::cache::store::{Presence, Store};
-use crate::event::{Event, LISTED, Listener, Measure, StageEnd, State, What};
+use crate::event::{Event, EventKind, LISTED, Listener, Measure, StageEnd, State};
 use crate::files::digest::{Digest, Measured};
-use crate::files::disk::{Keep, write_file};
+use crate::files::disk::{Durability, write_file};
 use crate::files::watched::{Rule, Watched};
 use crate::kind::Registry;
 use crate::pipeline::graph::{Pipeline, StageId};
 use crate::pipeline::layers::Overrides;
-use crate::small_map::Few;
+use crate::small_map::SmallMap;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 use rayon::prelude::*;
@@ -52,9 +52,9 @@ const FORMAT: &[u8] = b"erw memo 2\n";
 
 /// What is asked, as one digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Question(Digest);
+pub struct Query(Digest);
 
-impl Question {
+impl Query {
     /// `None`: it cannot be told whether the same is asked again.
     pub fn new(pipeline: &Path, registry: Registry, overrides: &Overrides, targets: &[String]) -> Option<Self> {
         let manifests: Vec<(&str, &str)> = registry.iter().map(|kind| (kind.name, kind.manifest)).collect();
@@ -96,7 +96,7 @@ struct Stage {
     key: Digest,
     seconds: f64,
     results: Vec<Measure>,
-    outputs: Few<Output>,
+    outputs: SmallMap<Output>,
     shown: Vec<Shown>,
 }
 
@@ -108,16 +108,16 @@ pub struct Memo {
 }
 
 /// What is said of the stages.
-pub enum Answer {
+pub enum Report {
     Listed(Vec<StageEnd>),
     /// So many are cached.
     Counted(usize),
 }
 
 /// Keeps the answer to a run whose every stage has a record now. Failing to is no failure: the next run takes longer.
-pub fn keep(store: &Store, question: Question, pipeline: &Pipeline, records: &[(StageId, Record)]) {
+pub fn keep(store: &Store, question: Query, pipeline: &Pipeline, records: &[(StageId, Record)]) {
     if let Some(bytes) = encode(pipeline, records) {
-        let _ = write_file(&question.file(store), &bytes, Keep::Later);
+        let _ = write_file(&question.file(store), &bytes, Durability::Later);
     }
 }
 
@@ -165,7 +165,7 @@ fn encode(pipeline: &Pipeline, records: &[(StageId, Record)]) -> Option<Vec<u8>>
 }
 
 /// The answer, if it still holds.
-pub fn recall(store: &Store, question: Question) -> Option<Memo> {
+pub fn recall(store: &Store, question: Query) -> Option<Memo> {
     let file = question.file(store);
     let age = file.metadata().ok()?.modified().ok()?.elapsed().ok()?;
     let bytes = std::fs::read(&file).ok().filter(|_| age < GOOD_FOR)?;
@@ -280,11 +280,11 @@ fn all_in_place(store: &Store, checks: &[Check]) -> bool {
 
 impl Memo {
     /// Tells the run that needs nothing, as events and as its end. `all`: list the stages however many they are.
-    pub fn tell(&self, store: &Store, limits: &Limits, all: bool, listener: &mut dyn Listener) -> Answer {
+    pub fn tell(&self, store: &Store, limits: &Limits, all: bool, listener: &mut dyn Listener) -> Report {
         let began = Instant::now();
         let mut say = |what| listener.event(&Event { at: began.elapsed().as_secs_f64(), what });
         let Head { pipeline, stages, .. } = &self.head;
-        say(What::RunStarted {
+        say(EventKind::RunStarted {
             pipeline: pipeline.clone(),
             stages: *stages,
             jobs: limits.jobs,
@@ -292,13 +292,13 @@ impl Memo {
         });
         let answer = if all || *stages <= LISTED {
             let ends = self.ends(store);
-            ends.iter().for_each(|end| say(What::Ended(Box::new(end.clone()))));
-            Answer::Listed(ends)
+            ends.iter().for_each(|end| say(EventKind::Ended(Box::new(end.clone()))));
+            Report::Listed(ends)
         } else {
-            say(What::AllCached { stages: *stages });
-            Answer::Counted(*stages)
+            say(EventKind::AllCached { stages: *stages });
+            Report::Counted(*stages)
         };
-        say(What::RunFinished { seconds: began.elapsed().as_secs_f64(), exit: 0 });
+        say(EventKind::RunFinished { seconds: began.elapsed().as_secs_f64(), exit: 0 });
         answer
     }
 

@@ -14,20 +14,20 @@ use std::process::{ChildStdin, Command, Stdio};
 pub const ATTACHED: &str = "ERW_WORKER_ATTACHED";
 
 /// What `erw worker` is told instead of a job to become a guardian.
-pub const GUARDIAN: &str = "guardian";
+pub const WATCHDOG: &str = "guardian";
 
 /// The runner's end of the guardian.
 #[derive(Debug)]
-pub(crate) struct Guardian {
+pub(crate) struct Watchdog {
     /// `None`: it could not be started, and a killed runner leaves its programs to themselves.
     process: Option<(i32, ChildStdin)>,
 }
 
-impl Guardian {
+impl Watchdog {
     pub(crate) fn start(launcher: &Launcher) -> Self {
         let spawn = || {
             let mut command = Command::new(&launcher.program);
-            command.args(&launcher.args).arg(GUARDIAN).env(self::ATTACHED, "1");
+            command.args(&launcher.args).arg(WATCHDOG).env(self::ATTACHED, "1");
             // Ctrl-C on the terminal must not reach it.
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
             let mut stdin = None;
@@ -49,7 +49,7 @@ impl Guardian {
     }
 }
 
-impl Drop for Guardian {
+impl Drop for Watchdog {
     fn drop(&mut self) {
         if let Some((pid, pipe)) = self.process.take() {
             drop(pipe);
@@ -82,7 +82,7 @@ pub fn guard(input: impl BufRead) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::process_exit::MARK;
+    use crate::exec::process_exit::ATTEMPT_VAR;
     use std::os::unix::process::{CommandExt, ExitStatusExt};
     use std::process::{Child, Command};
 
@@ -91,7 +91,7 @@ mod tests {
         // A mark that no other run of this test has.
         let mark = |name: &str| format!("{name}.{}", std::process::id());
         let sleep =
-            |name: &str| Command::new("sleep").arg("60").env(MARK, mark(name)).process_group(0).spawn().unwrap();
+            |name: &str| Command::new("sleep").arg("60").env(ATTEMPT_VAR, mark(name)).process_group(0).spawn().unwrap();
         let (mut under_way, mut starting, mut finished) = (sleep("a"), sleep("b"), sleep("c"));
         let [a, b, c] = ["a", "b", "c"].map(mark);
         let told = format!("+{a}\n={a} {}\n+{c}\n+{b}\n={c} {}\n-{c}\n", under_way.id(), finished.id());

@@ -4,7 +4,7 @@
 //! Ends at once when its standard input closes, which is how it learns that the runner is gone, whatever
 //! killed that: nobody would take its result, and a new runner must get the key's lock (inherited here).
 
-use super::watchdog::{ATTACHED, GUARDIAN, guard};
+use super::watchdog::{ATTACHED, WATCHDOG, guard};
 use crate::event::WorkerEvent;
 use crate::kind::Registry;
 use crate::kind::attempt::{Attempt, Job};
@@ -20,9 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Runs the job in the file and returns the exit status: 0 done, 1 failed, 3 suspended. Instead of a job, the word
-/// [`GUARDIAN`] makes this process the one that ends a killed run's programs.
+/// [`WATCHDOG`] makes this process the one that ends a killed run's programs.
 pub fn serve(job_file: &Path, registry: Registry) -> Result<i32> {
-    if job_file == Path::new(GUARDIAN) {
+    if job_file == Path::new(WATCHDOG) {
         guard(std::io::stdin().lock());
         return Ok(0);
     }

@@ -205,7 +205,7 @@ impl Kind {
 
 /// One entry of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct TreeEntry {
     /// Relative to the root; empty when the root itself is a file.
     pub path: PathBuf,
     pub kind: Kind,
@@ -215,7 +215,7 @@ pub struct Entry {
     pub digest: Digest,
 }
 
-impl Entry {
+impl TreeEntry {
     /// A file that may not be executed, or of which that does not count.
     pub fn file(path: PathBuf, bytes: u64, digest: Digest) -> Self {
         Self { path, kind: Kind::File, bytes, digest }
@@ -241,7 +241,7 @@ pub struct Measured {
 }
 
 /// The digest of a file or folder from its list of entries. `is_dir` tells a folder of one file from the file.
-pub fn combine(entries: &mut [Entry], is_dir: bool) -> Measured {
+pub fn combine(entries: &mut [TreeEntry], is_dir: bool) -> Measured {
     entries.sort_unstable_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
     let bytes = entries.iter().map(|e| e.bytes).sum();
     let files = entries.iter().filter(|e| e.kind != Kind::Folder).count() as u64;
@@ -253,7 +253,7 @@ pub fn combine(entries: &mut [Entry], is_dir: bool) -> Measured {
 }
 
 /// Every field has a fixed width or a length in front, so two lists never give the same stream.
-fn list_digest(sorted: &[Entry]) -> Digest {
+fn list_digest(sorted: &[TreeEntry]) -> Digest {
     let plain = sorted.iter().all(|entry| entry.kind == Kind::File);
     let mut hasher = blake3::Hasher::new_derive_key(if plain { TREE_CONTEXT } else { KINDS_CONTEXT });
     hasher.update(&(sorted.len() as u64).to_le_bytes());
@@ -270,14 +270,14 @@ fn list_digest(sorted: &[Entry]) -> Digest {
 
 /// As versions took it that knew files alone, executable or not, and passed by empty folders. Nothing where they would have
 /// refused.
-fn before_kinds(entries: &[Entry]) -> Option<Vec<Entry>> {
+fn before_kinds(entries: &[TreeEntry]) -> Option<Vec<TreeEntry>> {
     let files = entries.iter().filter(|e| e.kind != Kind::Folder);
-    files.map(|e| e.kind.is_file().then(|| Entry { kind: Kind::File, ..e.clone() })).collect()
+    files.map(|e| e.kind.is_file().then(|| TreeEntry { kind: Kind::File, ..e.clone() })).collect()
 }
 
 /// Something met on a walk.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct WalkEntry {
     /// Relative to the root.
     pub path: PathBuf,
     pub kind: Kind,
@@ -299,18 +299,18 @@ pub enum Links {
 /// Everything that counts under `root` (or `root` itself) in no particular order: of an artifact, its entries; of outside data,
 /// its files. A pipe or a socket is an error that names it, and so are, where links are followed, one that leads nowhere and a
 /// loop of them.
-pub fn walk(root: &Path, links: Links) -> Result<Vec<Found>> {
+pub fn walk(root: &Path, links: Links) -> Result<Vec<WalkEntry>> {
     walk_some(root, links, &|_, _| false)
 }
 
 /// The same without what `left_out` says of a path below the root and of whether it is a folder.
-pub fn walk_some(root: &Path, links: Links, left_out: &dyn Fn(&Path, bool) -> bool) -> Result<Vec<Found>> {
+pub fn walk_some(root: &Path, links: Links, left_out: &dyn Fn(&Path, bool) -> bool) -> Result<Vec<WalkEntry>> {
     let follow = links != Links::Keep;
     // Most artifacts are one file, and there are many of them.
     let metadata = if follow { std::fs::metadata(root) } else { std::fs::symlink_metadata(root) };
     if let Some(metadata) = metadata.ok().filter(std::fs::Metadata::is_file) {
         let kind = if follow { Kind::File } else { Kind::of_file(&metadata) };
-        return Ok(vec![Found { path: PathBuf::new(), kind, metadata }]);
+        return Ok(vec![WalkEntry { path: PathBuf::new(), kind, metadata }]);
     }
     let relative = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_path_buf();
     let mut found = Vec::new();
@@ -322,7 +322,7 @@ pub fn walk_some(root: &Path, links: Links, left_out: &dyn Fn(&Path, bool) -> bo
         let inside = |open: &walkdir::DirEntry| entry.as_ref().is_some_and(|e| depth(e) > open.depth());
         if let Some(empty) = open.take().filter(|open| !inside(open)) {
             let metadata = empty.metadata().map_err(|e| walk_error(root, &e))?;
-            found.push(Found { path: relative(empty.path()), kind: Kind::Folder, metadata });
+            found.push(WalkEntry { path: relative(empty.path()), kind: Kind::Folder, metadata });
         }
         let Some(entry) = entry else { return Ok(found) };
         let entry = match entry {
@@ -360,7 +360,7 @@ pub fn walk_some(root: &Path, links: Links, left_out: &dyn Fn(&Path, bool) -> bo
         } else {
             Kind::of_file(&metadata)
         };
-        found.push(Found { path: relative(entry.path()), kind, metadata });
+        found.push(WalkEntry { path: relative(entry.path()), kind, metadata });
     }
 }
 
@@ -369,16 +369,16 @@ fn depth(entry: &walkdir::Result<walkdir::DirEntry>) -> usize {
 }
 
 /// The link below `root` that leads nowhere, if that is what a walk ran into.
-fn vain_link(root: &Path, e: &walkdir::Error) -> Option<Found> {
+fn vain_link(root: &Path, e: &walkdir::Error) -> Option<WalkEntry> {
     let path = e.path().filter(|path| *path != root && e.loop_ancestor().is_none())?;
     e.io_error().filter(|e| e.kind() != std::io::ErrorKind::PermissionDenied)?;
     let metadata = std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_symlink)?;
     let kind = Kind::Link(std::fs::read_link(path).ok()?);
-    Some(Found { path: path.strip_prefix(root).ok()?.to_path_buf(), kind, metadata })
+    Some(WalkEntry { path: path.strip_prefix(root).ok()?.to_path_buf(), kind, metadata })
 }
 
 /// Whether what was walked is a file, not a folder.
-pub fn is_file(found: &[Found]) -> bool {
+pub fn is_file(found: &[WalkEntry]) -> bool {
     matches!(found, [only] if only.path.as_os_str().is_empty())
 }
 
@@ -397,7 +397,7 @@ fn walk_error(root: &Path, e: &walkdir::Error) -> Error {
 }
 
 /// The entries of an artifact: every byte is read. A link that leads out of it is an error.
-pub fn entries(root: &Path) -> Result<Vec<Entry>> {
+pub fn entries(root: &Path) -> Result<Vec<TreeEntry>> {
     let found = walk(root, Links::Keep)?;
     let links = found.iter().filter_map(|f| if let Kind::Link(to) = &f.kind { Some((&*f.path, &**to)) } else { None });
     if let Some((link, to)) = links::astray(links) {
@@ -408,7 +408,7 @@ pub fn entries(root: &Path) -> Result<Vec<Entry>> {
         ))
         .hint("a link to something in the same output is kept if it is relative; of anything else put a copy there"));
     }
-    let entry = |f: Found| {
+    let entry = |f: WalkEntry| {
         let path = join(root, &f.path);
         let digest = match &f.kind {
             Kind::Link(to) => Digest::of_link(to),
@@ -420,7 +420,7 @@ pub fn entries(root: &Path) -> Result<Vec<Entry>> {
             Kind::Folder => 0,
             _ => f.metadata.len(),
         };
-        Ok(Entry { path: f.path, kind: f.kind, bytes, digest })
+        Ok(TreeEntry { path: f.path, kind: f.kind, bytes, digest })
     };
     match is_file(&found) {
         true => found.into_iter().map(entry).collect(),
@@ -429,7 +429,7 @@ pub fn entries(root: &Path) -> Result<Vec<Entry>> {
 }
 
 /// Whether these entries are of a folder, which has none that lacks a name.
-pub fn is_folder(entries: &[Entry]) -> bool {
+pub fn is_folder(entries: &[TreeEntry]) -> bool {
     !matches!(entries, [only] if only.path.as_os_str().is_empty())
 }
 
@@ -442,7 +442,7 @@ pub fn measure(root: &Path) -> Result<Measured> {
 
 /// The artifact with these entries, if this is its digest: one given by this version, or by one that knew files alone, which
 /// then are its entries.
-pub fn named(mut entries: Vec<Entry>, digest: &Digest) -> Option<(Measured, Vec<Entry>)> {
+pub fn named(mut entries: Vec<TreeEntry>, digest: &Digest) -> Option<(Measured, Vec<TreeEntry>)> {
     let is_dir = is_folder(&entries);
     let now = combine(&mut entries, is_dir);
     if now.digest == *digest {

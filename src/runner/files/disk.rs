@@ -14,7 +14,7 @@ const FLUSH_EACH: usize = 32;
 
 /// When something new must have reached the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
+pub enum Durability {
     /// Before it is named: what took long to make must outlast a power failure.
     Now,
     /// With the next [`crate::cache::store::Store::sync`]. A power failure before it costs what the action cost, which was less than forcing its
@@ -36,7 +36,7 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Moves a file or folder. Onto another file system it is copied beside its place first, so that it too appears whole.
-pub(crate) fn relocate(from: &Path, to: &Path, keep: Keep) -> io::Result<()> {
+pub(crate) fn relocate(from: &Path, to: &Path, keep: Durability) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {}
         other => return other,
@@ -89,17 +89,17 @@ pub fn unique() -> String {
 
 /// Writes a file so that at every instant, a power failure included, either the old or the new one is there, whole.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    write_file(path, bytes, Keep::Now)
+    write_file(path, bytes, Durability::Now)
 }
 
-/// Writes a file so that no process sees it half written. With [`Keep::Later`] a power failure may leave less: for what
+/// Writes a file so that no process sees it half written. With [`Durability::Later`] a power failure may leave less: for what
 /// proves itself when it is read.
-pub fn write_file(path: &Path, bytes: &[u8], keep: Keep) -> io::Result<()> {
+pub fn write_file(path: &Path, bytes: &[u8], keep: Durability) -> io::Result<()> {
     write_noted(path, bytes, keep).map(drop)
 }
 
 /// The same, and what the file looked like while it was this process's alone.
-pub fn write_noted(path: &Path, bytes: &[u8], keep: Keep) -> io::Result<fs::Metadata> {
+pub fn write_noted(path: &Path, bytes: &[u8], keep: Durability) -> io::Result<fs::Metadata> {
     let parent = path.parent().unwrap_or(Path::new("."));
     let temporary = parent.join(unique());
     let create = || match File::create(&temporary) {
@@ -111,7 +111,7 @@ pub fn write_noted(path: &Path, bytes: &[u8], keep: Keep) -> io::Result<fs::Meta
     let written = create()
         .and_then(|mut f| {
             f.write_all(bytes)?;
-            if keep == Keep::Now {
+            if keep == Durability::Now {
                 f.sync_all()?;
             }
             f.metadata()
@@ -121,7 +121,7 @@ pub fn write_noted(path: &Path, bytes: &[u8], keep: Keep) -> io::Result<fs::Meta
         let _ = fs::remove_file(&temporary);
     }
     let looks = written?;
-    if keep == Keep::Now {
+    if keep == Durability::Now {
         sync_dir(parent)?;
     }
     Ok(looks)
@@ -167,7 +167,7 @@ fn open_folder(path: &Path) -> io::Result<()> {
 
 /// Makes every file read-only and, if it is to be kept now, forces everything to disk. Folders are closed by
 /// [`seal_folders`], once they have been moved.
-pub(crate) fn seal(path: &Path, keep: Keep) -> io::Result<()> {
+pub(crate) fn seal(path: &Path, keep: Durability) -> io::Result<()> {
     let mut files = 0;
     let mut dirs = Vec::new();
     for entry in walkdir::WalkDir::new(path) {
@@ -185,11 +185,11 @@ pub(crate) fn seal(path: &Path, keep: Keep) -> io::Result<()> {
             fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode))?;
         }
         files += 1;
-        if keep == Keep::Now && files <= FLUSH_EACH {
+        if keep == Durability::Now && files <= FLUSH_EACH {
             File::open(entry.path())?.sync_all()?;
         }
     }
-    if keep == Keep::Later {
+    if keep == Durability::Later {
         return Ok(());
     }
     if files > FLUSH_EACH {

@@ -6,13 +6,13 @@
 use crate::cache::action_cache::Record;
 use crate::cache::key::ingredients;
 use crate::cache::sources::listing;
-use crate::event::progress::Left;
+use crate::event::progress::PartialProgress;
 use crate::files::digest::Digest;
 use crate::host;
 use crate::pipeline::graph::{Stage, StageId};
 use crate::pipeline::targets;
 use crate::plan::reason::{Reason, compare, nearest};
-use crate::plan::{Judge, Keyed, Verdict, inputs, missing, plan};
+use crate::plan::{CacheChecker, Keyed, Verdict, inputs, missing, plan};
 use crate::text::path_text;
 use erw_base::error::Result;
 use serde::Serialize;
@@ -40,7 +40,7 @@ pub struct Why {
     /// Outside files that are not there, as `parameter: path`.
     pub missing: Vec<String>,
     /// What an attempt left that did not end, for a stage that would run.
-    pub left: Option<Left>,
+    pub left: Option<PartialProgress>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -131,7 +131,7 @@ pub struct Upstream {
 const DEPTH: usize = 24;
 
 /// Explains one stage of the judge's pipeline.
-pub fn why(judge: &Judge<'_>, id: StageId) -> Result<Why> {
+pub fn why(judge: &CacheChecker<'_>, id: StageId) -> Result<Why> {
     let needed = targets::select(judge.pipeline, &[judge.pipeline.stage(id).name.clone()])?;
     let verdicts: BTreeMap<StageId, Verdict> = plan(judge, &needed)?.into_iter().collect();
     let history = judge.past()?.records();
@@ -139,7 +139,7 @@ pub fn why(judge: &Judge<'_>, id: StageId) -> Result<Why> {
 }
 
 struct Explainer<'a> {
-    judge: &'a Judge<'a>,
+    judge: &'a CacheChecker<'a>,
     history: &'a [Record],
     verdicts: BTreeMap<StageId, Verdict>,
     /// Changes of inputs that were followed upstream. Without it a graph in which paths part and meet is told once a path.
@@ -217,7 +217,7 @@ impl Explainer<'_> {
             changes,
             recorded: before.map_or(vec![], |b| differ(b, env!("CARGO_PKG_VERSION"), None, host::class())),
             before: before.map(Fact::of),
-            left: Left::in_folder(&self.judge.store.work_dir(&keyed.action.key)),
+            left: PartialProgress::in_folder(&self.judge.store.work_dir(&keyed.action.key)),
             ..blank
         })
     }

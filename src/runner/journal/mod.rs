@@ -9,8 +9,8 @@ pub mod read;
 pub mod record_use;
 
 use crate::cache::store::Store;
-use crate::event::{Event, Listener, StageEnd, State, What};
-use crate::files::disk::{Keep, unique, write_file};
+use crate::event::{Event, EventKind, Listener, StageEnd, State};
+use crate::files::disk::{Durability, unique, write_file};
 use crate::host::{host, user, utc_now};
 use serde::Serialize;
 use std::fs::File;
@@ -67,17 +67,17 @@ impl Journal {
     }
 
     /// What most stages of a large pipeline do most of the time, waiting and being cached, would only bury the rest.
-    fn is_worth_noting(what: &What) -> bool {
+    fn is_worth_noting(what: &EventKind) -> bool {
         match what {
-            What::State { state, .. } => !matches!(state, State::Waiting | State::Ready | State::Cached),
-            What::Ended(end) => end.state != State::Cached,
+            EventKind::State { state, .. } => !matches!(state, State::Waiting | State::Ready | State::Cached),
+            EventKind::Ended(end) => end.state != State::Cached,
             _ => true,
         }
     }
 
     fn summarize(&self) {
         if let Ok(text) = serde_json::to_vec(&self.summary) {
-            let _ = write_file(&self.folder.join("summary.json"), &text, Keep::Later);
+            let _ = write_file(&self.folder.join("summary.json"), &text, Durability::Later);
         }
     }
 
@@ -101,18 +101,18 @@ impl Listener for Journal {
             self.note(event);
         }
         match &event.what {
-            What::RunStarted { pipeline, .. } => {
+            EventKind::RunStarted { pipeline, .. } => {
                 self.summary.pipeline.clone_from(pipeline);
                 self.summarize();
             }
             // Where the outputs of a cached stage lie is told by its record.
-            What::Ended(end) if end.state == State::Cached => {
+            EventKind::Ended(end) if end.state == State::Cached => {
                 let bare = StageEnd { outputs: vec![], shown: vec![], ..(**end).clone() };
                 self.summary.stages.push(bare);
             }
-            What::Ended(end) => self.summary.stages.push((**end).clone()),
-            What::AllCached { stages } => self.summary.cached = *stages,
-            What::RunFinished { seconds, exit } => {
+            EventKind::Ended(end) => self.summary.stages.push((**end).clone()),
+            EventKind::AllCached { stages } => self.summary.cached = *stages,
+            EventKind::RunFinished { seconds, exit } => {
                 self.summary.seconds = *seconds;
                 self.summary.exit = Some(*exit);
                 self.summarize();
@@ -133,7 +133,7 @@ mod tests {
         std::fs::remove_dir_all(store.runs()).unwrap();
         std::fs::write(store.runs(), "in the way").unwrap();
         let mut journal = Journal::start(&store);
-        journal.event(&Event { at: 0.0, what: What::RunFinished { seconds: 1.0, exit: 0 } });
+        journal.event(&Event { at: 0.0, what: EventKind::RunFinished { seconds: 1.0, exit: 0 } });
         assert!(journal.events.is_err());
     }
 }

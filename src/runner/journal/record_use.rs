@@ -2,7 +2,7 @@
 
 use crate::cache::CacheRef;
 use crate::cache::action_cache::{self, Lookup};
-use crate::event::{Event, Listener, State, What};
+use crate::event::{Event, EventKind, Listener, State};
 
 /// Hears of every stage that ends.
 pub struct Uses<'a> {
@@ -17,7 +17,7 @@ impl<'a> Uses<'a> {
 
 impl Listener for Uses<'_> {
     fn event(&mut self, event: &Event) {
-        let What::Ended(end) = &event.what else { return };
+        let EventKind::Ended(end) = &event.what else { return };
         let key = end.key.as_ref().and_then(|k| k.parse::<crate::files::digest::Digest>().ok());
         let Some(key) = key.map(crate::cache::key::Key::from) else { return };
         match end.state {

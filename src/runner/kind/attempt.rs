@@ -58,10 +58,10 @@ pub struct Job {
 pub struct Attempt {
     job: Job,
     stop: Arc<AtomicBool>,
-    voice: Mutex<Voice>,
+    voice: Mutex<EventWriter>,
 }
 
-struct Voice {
+struct EventWriter {
     out: Box<dyn Write + Send>,
     last_progress: Option<Instant>,
     metrics: StepLog,
@@ -80,7 +80,7 @@ impl Attempt {
         Self {
             job,
             stop,
-            voice: Mutex::new(Voice { out, last_progress: None, metrics, times, total: None, deaf: false }),
+            voice: Mutex::new(EventWriter { out, last_progress: None, metrics, times, total: None, deaf: false }),
         }
     }
     /// An attempt nobody listens to, for tests of stages.
@@ -200,7 +200,7 @@ impl Drop for Attempt {
     }
 }
 
-impl Voice {
+impl EventWriter {
     fn note(&mut self, write: impl FnOnce(&mut StepLog, &mut StepLog) -> std::io::Result<()>) {
         if self.deaf {
             return;

@@ -44,4 +44,4 @@ impl fmt::Display for Rule {
 }
 
 /// Properties by slot; slots of which nothing is known are left out.
-pub type Given = BTreeMap<String, BTreeMap<String, Value>>;
+pub type InputProperties = BTreeMap<String, BTreeMap<String, Value>>;

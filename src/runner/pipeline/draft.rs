@@ -8,23 +8,23 @@ use std::path::PathBuf;
 pub(crate) struct Draft {
     pub stage: Stage,
     /// What each slot's statement says.
-    pub wires: Vec<Wire>,
+    pub wires: Vec<InputRef>,
     /// Where it is stated.
     pub place: Place,
 }
 
 /// `slot = "stage.output"` as stated, or an element of `slot = ["stage", "stage.output"]`.
-pub(crate) struct Wire {
+pub(crate) struct InputRef {
     pub slot: usize,
     /// Position in the list.
     pub index: usize,
     pub text: String,
     pub origin: Origin,
     /// For an input from outside of the pipeline.
-    pub elsewhere: Option<Box<Elsewhere>>,
+    pub elsewhere: Option<Box<External>>,
 }
 
-impl Wire {
+impl InputRef {
     /// The stage, and its output where it is stated.
     pub(crate) fn ends(&self) -> (&str, Option<&str>) {
         match self.elsewhere.as_ref().and_then(|e| e.from.as_ref()) {
@@ -51,10 +51,10 @@ pub(crate) fn stated_by(mut error: Error, origin: &Origin) -> Error {
 }
 
 /// Between a kind or a pipeline and what is taken of it. No name of a stage holds one.
-pub(crate) const MARK: char = ':';
+pub(crate) const SEPARATOR: char = ':';
 
 /// What an input from elsewhere leads to.
-pub(crate) struct Elsewhere {
+pub(crate) struct External {
     /// Where a relative path starts.
     pub base: PathBuf,
     /// The stage that brings it in and its output, once there is one.

@@ -1,16 +1,16 @@
 //! Edges: which output stands behind `slot = "stage"`, whether its type fits, and an order of the stages in which
 //! whatever is taken comes first. Knows nothing of where values come from.
 
-use super::draft::{Draft, Wire, stated_by};
+use super::draft::{Draft, InputRef, stated_by};
 use super::graph::{Edge, Stage, StageId};
 use crate::kind::field::{Slot, element};
-use crate::small_map::{Few, few};
+use crate::small_map::{SmallMap, few};
 use crate::text::suggest;
 use erw_base::error::{Error, Place, Result};
 use std::collections::{BTreeMap, HashMap};
 
 /// By stage, by slot: the producing draft's index and its output.
-pub(crate) type Edges = Vec<Few<(usize, String, String)>>;
+pub(crate) type Edges = Vec<SmallMap<(usize, String, String)>>;
 
 pub(crate) fn connect(removed: &HashMap<String, Place>, drafts: &[Draft]) -> Result<Edges> {
     let index: HashMap<&str, usize> = drafts.iter().enumerate().map(|(i, d)| (d.stage.name.as_str(), i)).collect();
@@ -20,7 +20,7 @@ pub(crate) fn connect(removed: &HashMap<String, Place>, drafts: &[Draft]) -> Res
         let mut inputs = BTreeMap::new();
         for wire in &draft.wires {
             let slot = &manifest.inputs[wire.slot];
-            let joint = Joint { consumer: &draft.stage, slot, wire, drafts, removed };
+            let joint = EdgeResolver { consumer: &draft.stage, slot, wire, drafts, removed };
             let found = joint.find(&index)?;
             // An artifact that counts twice is a slip of the hand.
             if let Some(before) = (0..wire.index).find(|i| inputs.get(&element(&slot.name, *i)) == Some(&found)) {
@@ -58,15 +58,15 @@ fn fitting(drafts: &[Draft], slot: &Slot, except: &str) -> Vec<String> {
 }
 
 /// One statement `slot = "stage.output"` on its way to an edge.
-struct Joint<'a> {
+struct EdgeResolver<'a> {
     consumer: &'a Stage,
     slot: &'a Slot,
-    wire: &'a Wire,
+    wire: &'a InputRef,
     drafts: &'a [Draft],
     removed: &'a HashMap<String, Place>,
 }
 
-impl Joint<'_> {
+impl EdgeResolver<'_> {
     /// Index of the producing stage, output, type.
     fn find(&self, index: &HashMap<&str, usize>) -> Result<(usize, String, String)> {
         let (stage, output) = self.wire.ends();
@@ -102,7 +102,7 @@ impl Joint<'_> {
     }
 
     /// The stage's only output, or its only output of an accepted type.
-    fn only<'o>(&self, stage: &str, outputs: &'o Few<String>) -> Result<(&'o String, &'o String)> {
+    fn only<'o>(&self, stage: &str, outputs: &'o SmallMap<String>) -> Result<(&'o String, &'o String)> {
         let all: Vec<_> = outputs.iter().collect();
         if let [one] = all.as_slice() {
             return Ok(*one);

@@ -6,10 +6,10 @@
 //! Which kinds can be written so follows from their manifests: those with a parameter `source` of type path that need no
 //! input beside it.
 
-use super::draft::{Draft, Elsewhere, MARK, Wire, stated_by};
+use super::draft::{Draft, External, InputRef, SEPARATOR, stated_by};
 use super::edges::{Edges, connect};
 use super::file::{Spec, StageSpec};
-use super::layers::{self, Given, Overrides, Setting, Target};
+use super::layers::{self, Overrides, RawValue, Setting, Target};
 use super::stage::draft;
 use crate::files::digest::Digest;
 use crate::kind::field::{FieldType, Slot, element};
@@ -34,7 +34,7 @@ pub(crate) fn fetch(spec: &Spec, drafts: &mut Vec<Draft>) -> Result<Read> {
         let (name, manifest) = (draft.stage.name.clone(), draft.stage.manifest.clone());
         for wire in draft.wires.iter_mut().filter(|w| w.elsewhere.as_ref().is_some_and(|e| e.from.is_none())) {
             let slot = &manifest.inputs[wire.slot];
-            let wanted = Wanted { stage: &name, slot, wire };
+            let wanted = ExternalRef { stage: &name, slot, wire };
             let from = added.find(&wanted)?;
             wire.elsewhere.iter_mut().for_each(|e| e.from = Some(from.clone()));
         }
@@ -44,13 +44,13 @@ pub(crate) fn fetch(spec: &Spec, drafts: &mut Vec<Draft>) -> Result<Read> {
 }
 
 /// An input from elsewhere and who wants it.
-struct Wanted<'a> {
+struct ExternalRef<'a> {
     stage: &'a str,
     slot: &'a Slot,
-    wire: &'a Wire,
+    wire: &'a InputRef,
 }
 
-impl Wanted<'_> {
+impl ExternalRef<'_> {
     fn error(&self, text: String) -> Error {
         let error = Error::usage(format!("stage `{}`: input `{}`: {text}", self.stage, self.slot.name));
         stated_by(error, &self.wire.origin)
@@ -72,14 +72,14 @@ struct Added<'a> {
 
 impl Added<'_> {
     /// The stage to connect to, and its output where it is stated.
-    fn find(&mut self, wanted: &Wanted<'_>) -> Result<(String, Option<String>)> {
+    fn find(&mut self, wanted: &ExternalRef<'_>) -> Result<(String, Option<String>)> {
         let text = &wanted.wire.text;
         if let Some((file, of)) = text.split_once(".toml:") {
             let file = format!("{file}.toml");
             let (stage, output) = of.split_once('.').map_or((of, None), |(stage, output)| (stage, Some(output)));
             return Ok((self.pipeline(wanted, &file, stage)?, output.map(str::to_string)));
         }
-        let (kind, path) = text.split_once(MARK).unwrap_or((text, ""));
+        let (kind, path) = text.split_once(SEPARATOR).unwrap_or((text, ""));
         let known = sources(self.spec.registry)?;
         let Some((kind, manifest)) = known.iter().find(|(k, _)| k.name == kind) else {
             let error = wanted.error(format!("`{kind}` is neither a pipeline nor a kind that brings files in"));
@@ -96,7 +96,7 @@ impl Added<'_> {
     }
 
     /// Whether stages of this name are there already, which must be of the same file.
-    fn seen(&mut self, wanted: &Wanted<'_>, name: &str, path: &Path) -> Result<bool> {
+    fn seen(&mut self, wanted: &ExternalRef<'_>, name: &str, path: &Path) -> Result<bool> {
         let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         match self.known.get(name) {
             Some(before) if *before != path => {
@@ -114,7 +114,7 @@ impl Added<'_> {
     }
 
     /// Adds the stage that brings in a file.
-    fn file(&mut self, wanted: &Wanted<'_>, kind: StageKind, manifest: &Arc<Manifest>, path: &str) -> Result<()> {
+    fn file(&mut self, wanted: &ExternalRef<'_>, kind: StageKind, manifest: &Arc<Manifest>, path: &str) -> Result<()> {
         let name = &wanted.wire.text;
         if path.is_empty() {
             return Err(wanted.error(format!("`{name}` names no file")).hint(format!("write `{}:PATH`", kind.name)));
@@ -129,7 +129,7 @@ impl Added<'_> {
         let given = types(wanted, manifest)?.into_iter().chain([(SOURCE.to_string(), path.to_string())]);
         let setting = |(name, text): (String, String)| Setting {
             target: Target::Stage { stage: 0, part: "params", name },
-            value: Given::Text(text),
+            value: RawValue::Text(text),
             origin: origin.clone(),
             base: base.into(),
         };
@@ -146,10 +146,10 @@ impl Added<'_> {
     }
 
     /// Adds a stage of another pipeline and all that it needs. Returns its name here.
-    fn pipeline(&mut self, wanted: &Wanted<'_>, file: &str, stage: &str) -> Result<String> {
+    fn pipeline(&mut self, wanted: &ExternalRef<'_>, file: &str, stage: &str) -> Result<String> {
         let path = wanted.path(file);
         self.seen(wanted, file, &path)?;
-        let here = |name: &str| format!("{file}{MARK}{name}");
+        let here = |name: &str| format!("{file}{SEPARATOR}{name}");
         if self.drafts.iter().any(|d| d.stage.name == here(stage)) {
             return Ok(here(stage));
         }
@@ -178,7 +178,7 @@ impl Added<'_> {
     }
 
     /// The other pipeline, as written.
-    fn foreign(&self, wanted: &Wanted<'_>, path: &Path) -> Result<Spec> {
+    fn foreign(&self, wanted: &ExternalRef<'_>, path: &Path) -> Result<Spec> {
         let identity = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         let mut taking = self.spec.taking.clone();
         taking.push(identity(&self.spec.file));
@@ -206,7 +206,7 @@ fn moved(mut draft: Draft, index: usize, edges: &Edges, names: &[String]) -> Dra
     for wire in &mut draft.wires {
         let slot = element(&manifest.inputs[wire.slot].name, wire.index);
         let from = edges[index].get(&slot).map(|(from, output, _)| (names[*from].clone(), Some(output.clone())));
-        wire.elsewhere = Some(Box::new(Elsewhere { base: PathBuf::new(), from }));
+        wire.elsewhere = Some(Box::new(External { base: PathBuf::new(), from }));
     }
     draft.stage.name.clone_from(&names[index]);
     draft
@@ -235,7 +235,7 @@ fn sources(registry: Registry) -> Result<Vec<(StageKind, Arc<Manifest>)>> {
 }
 
 /// The parameters that say of which type an output is, as the slot wants it.
-fn types(wanted: &Wanted<'_>, manifest: &Manifest) -> Result<Vec<(String, String)>> {
+fn types(wanted: &ExternalRef<'_>, manifest: &Manifest) -> Result<Vec<(String, String)>> {
     let mut given = vec![];
     for field in manifest.outputs.iter().filter_map(|o| manifest.field(o.param()?)) {
         let choices = field.one_of.iter().filter_map(|c| c.as_str());

@@ -6,7 +6,7 @@ use crate::files::watched::Watched;
 use crate::kind::StageKind;
 use crate::kind::field::{Params, element};
 use crate::kind::manifest::Manifest;
-use crate::small_map::Few;
+use crate::small_map::SmallMap;
 use erw_base::error::Place;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -35,23 +35,23 @@ pub struct Stage {
     pub kind: StageKind,
     pub manifest: Arc<Manifest>,
     /// By slot; in a slot that takes several, by the name of the `manifest::element`.
-    pub inputs: Few<Edge>,
+    pub inputs: SmallMap<Edge>,
     /// Output name to artifact type.
-    pub outputs: Few<String>,
+    pub outputs: SmallMap<String>,
     /// Every parameter of the manifest, defaults filled in. Parameters of type `path` hold the path as given;
     /// the file behind it is in `sources`.
     pub params: Params,
     pub operation: Params,
     /// Outside files by parameter name (`watch.N` for the watched files of a command).
-    pub sources: Few<Source>,
+    pub sources: SmallMap<Source>,
     /// What identifies published files, by the parameter that names one.
     pub published: BTreeMap<String, String>,
     pub resources: Resources,
-    pub patience: Patience,
+    pub patience: RetryPolicy,
     /// In a sweep, the number of the first trial that needs it.
     pub turn: usize,
     /// Where a value was stated, by `params.NAME`, `operation.NAME`, `inputs.SLOT`.
-    pub origins: Few<Origin>,
+    pub origins: SmallMap<Origin>,
     /// For `kind = "command"`.
     pub command: Option<Command>,
 }
@@ -111,7 +111,7 @@ pub struct Resources {
 
 /// How long and how often a stage is tried. Not in the key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Patience {
+pub struct RetryPolicy {
     /// An attempt that takes longer is stopped, and has failed.
     pub timeout: Option<Duration>,
     /// Further attempts after a failed one; `None`: as many as the run says.

@@ -38,7 +38,7 @@ pub(crate) enum Target {
 #[derive(Clone)]
 pub(crate) struct Setting {
     pub target: Target,
-    pub value: Given,
+    pub value: RawValue,
     pub origin: Origin,
     /// Where a relative path starts.
     pub base: PathBuf,
@@ -46,12 +46,12 @@ pub(crate) struct Setting {
 
 /// A value as it was given: TOML, or text whose type the field decides.
 #[derive(Clone)]
-pub(crate) enum Given {
+pub(crate) enum RawValue {
     Node(Node),
     Text(String),
 }
 
-impl Given {
+impl RawValue {
     fn typed(&self, ty: &FieldType) -> Value {
         match self {
             Self::Node(node) => value::from_node(node),
@@ -88,10 +88,10 @@ pub(crate) struct Layers<'a> {
 }
 
 /// The winning statements about a stage by part (`params`, `operation`, `inputs`, `resources`, `stage`) and name.
-pub(crate) type Values<'a> = BTreeMap<(&'static str, &'a str), Stated<'a>>;
+pub(crate) type Values<'a> = BTreeMap<(&'static str, &'a str), Winner<'a>>;
 
 /// A value and who stated it.
-pub(crate) struct Stated<'a> {
+pub(crate) struct Winner<'a> {
     pub value: Value,
     /// The directory from which a relative path starts.
     pub base: &'a Path,
@@ -104,7 +104,7 @@ enum By<'a> {
     Setting(&'a Origin),
 }
 
-impl Stated<'_> {
+impl Winner<'_> {
     pub fn origin(&self) -> Origin {
         match self.by {
             By::Manifest => Origin { layer: "manifest".into(), place: None },
@@ -166,7 +166,7 @@ fn defaults<'a>(values: &mut Values<'a>, stage: &'a StageSpec, base: &'a Path) {
     for (part, fields) in [("params", &stage.manifest.params), ("operation", &stage.manifest.operation)] {
         for field in fields {
             if let Some(value) = field.default.as_ref().and_then(value::from_json) {
-                values.insert((part, &field.name), Stated { value, base, by: By::Manifest });
+                values.insert((part, &field.name), Winner { value, base, by: By::Manifest });
             }
         }
     }
@@ -182,7 +182,7 @@ fn shared_params<'a>(values: &mut Values<'a>, stage: &'a StageSpec, params: &'a 
     for entry in params.iter().filter(|e| declares(&stage.manifest, &e.key)) {
         if let Some((part, field)) = field(stage, &entry.key) {
             let by = By::File { layer: "pipeline [params]", node: &entry.node };
-            values.insert((part, &field.name), Stated { value: value::from_node(&entry.node), base, by });
+            values.insert((part, &field.name), Winner { value: value::from_node(&entry.node), base, by });
         }
     }
 }
@@ -190,7 +190,7 @@ fn shared_params<'a>(values: &mut Values<'a>, stage: &'a StageSpec, params: &'a 
 /// What a file says about a stage.
 fn statement<'a>(values: &mut Values<'a>, stage: &'a Entry, base: &'a Path) -> Result<()> {
     let mut put = |part, name, value, layer, node| {
-        values.insert((part, name), Stated { value, base, by: By::File { layer, node } });
+        values.insert((part, name), Winner { value, base, by: By::File { layer, node } });
     };
     for part in stage.node.table("a stage")? {
         let (table, layer) = match part.key.as_str() {
@@ -230,7 +230,7 @@ fn settings<'a>(values: &mut Values<'a>, stage: &'a StageSpec, index: usize, set
             Some((_, field)) if part != "inputs" => setting.value.typed(&field.ty),
             _ => setting.value.connection(),
         };
-        values.insert((part, name), Stated { value, base: &setting.base, by: By::Setting(&setting.origin) });
+        values.insert((part, name), Winner { value, base: &setting.base, by: By::Setting(&setting.origin) });
     }
 }
 
@@ -266,7 +266,7 @@ fn command_line(spec: &Spec, overrides: &Overrides) -> Result<Vec<Setting>> {
 
 fn outside(target: Target, text: &str, layer: String) -> Setting {
     let origin = Origin { layer: Cow::from(layer), place: None };
-    Setting { target, value: Given::Text(text.to_string()), origin, base: PathBuf::new() }
+    Setting { target, value: RawValue::Text(text.to_string()), origin, base: PathBuf::new() }
 }
 
 /// What `train.steps`, `train.inputs.init` or `steps` means in this pipeline.

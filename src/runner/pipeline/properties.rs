@@ -12,7 +12,7 @@ use super::graph::{Edge, Origin, Pipeline, Stage, StageId};
 use crate::kind::expression::{Expression, Operation, Product, Relation, Term};
 use crate::kind::field::element;
 use crate::kind::manifest::Manifest;
-use crate::kind::property::{Fact, Given, Rule};
+use crate::kind::property::{Fact, InputProperties, Rule};
 use erw_base::error::{Error, Place, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ impl PartialEq for Leaf {
 type Outputs = BTreeMap<String, BTreeMap<String, Known>>;
 
 /// Two sides that are known and do not agree.
-struct Fault<'a> {
+struct Violation<'a> {
     stage: &'a Stage,
     rule: &'a Rule,
     sides: [(String, Known); 2],
@@ -60,7 +60,7 @@ pub fn check(stages: &[Stage]) -> Result<()> {
 /// What works and is hardly meant, of these stages.
 pub fn doubts(pipeline: &Pipeline, selected: &[StageId]) -> Vec<String> {
     let stages = &pipeline.stages;
-    let is_selected = |fault: &Fault| selected.iter().any(|id| std::ptr::eq(pipeline.stage(*id), fault.stage));
+    let is_selected = |fault: &Violation| selected.iter().any(|id| std::ptr::eq(pipeline.stage(*id), fault.stage));
     let faults = faults(stages, |manifest| &manifest.doubt);
     faults.iter().filter(|fault| is_selected(fault)).map(|fault| fault.warning(stages)).collect()
 }
@@ -74,7 +74,7 @@ impl Properties {
     }
 
     /// Of what is connected to a stage.
-    pub fn given(&self, stage: &Stage) -> Given {
+    pub fn given(&self, stage: &Stage) -> InputProperties {
         let of = |edge: &Edge| -> BTreeMap<String, Value> {
             let all = self.0[edge.from.0].get(&edge.output).into_iter().flatten();
             all.map(|(name, known)| (name.clone(), known.value.clone())).collect()
@@ -103,7 +103,7 @@ fn known(stages: &[Stage]) -> Vec<Outputs> {
     all
 }
 
-fn faults<'a>(stages: &'a [Stage], rules: impl Fn(&'a Manifest) -> &'a Vec<Rule>) -> Vec<Fault<'a>> {
+fn faults<'a>(stages: &'a [Stage], rules: impl Fn(&'a Manifest) -> &'a Vec<Rule>) -> Vec<Violation<'a>> {
     if stages.iter().all(|stage| rules(&stage.manifest).is_empty()) {
         return vec![];
     }
@@ -136,7 +136,7 @@ impl<'a, 'k> Eyes<'a, 'k> {
         Self { id, stage, facts: (stage.kind.facts)(&stage.params), known }
     }
 
-    fn faults(&self, rule: &'a Rule) -> Vec<Fault<'a>> {
+    fn faults(&self, rule: &'a Rule) -> Vec<Violation<'a>> {
         let several = |slot: &str| self.stage.manifest.inputs.iter().any(|s| s.many && s.name == slot);
         let slots = [&rule.left, &rule.right].into_iter().flat_map(Expression::terms).filter_map(|term| match term {
             Term::Input { slot, .. } if several(slot) => Some(slot.as_str()),
@@ -155,13 +155,13 @@ impl<'a, 'k> Eyes<'a, 'k> {
         abouts.into_iter().filter_map(|about| self.fault(rule, about)).collect()
     }
 
-    fn fault(&self, rule: &'a Rule, about: About) -> Option<Fault<'a>> {
+    fn fault(&self, rule: &'a Rule, about: About) -> Option<Violation<'a>> {
         let (left, right) = (self.value(&rule.left, about)?, self.value(&rule.right, about)?);
         if holds(rule.relation, &left.value, &right.value) {
             return None;
         }
         let named = |expression: &Expression| self.named(expression, about);
-        Some(Fault { stage: self.stage, rule, sides: [(named(&rule.left), left), (named(&rule.right), right)] })
+        Some(Violation { stage: self.stage, rule, sides: [(named(&rule.left), left), (named(&rule.right), right)] })
     }
 
     /// The alternative that counted, with the element's own name.
@@ -267,7 +267,7 @@ fn same(a: &Value, b: &Value) -> bool {
     }
 }
 
-impl Fault<'_> {
+impl Violation<'_> {
     /// `features.grid` is 8, but `latents.side / patch_size` is 4.
     fn text(&self) -> String {
         let [(left, a), (right, b)] = &self.sides;

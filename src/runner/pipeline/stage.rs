@@ -1,14 +1,14 @@
 //! One stage of a pipeline file as a [`Draft`]: every value checked against its field, every outside path named.
 
 use super::command;
-use super::draft::{Draft, Elsewhere, MARK, Wire, stated_by};
+use super::draft::{Draft, External, InputRef, SEPARATOR, stated_by};
 use super::file::{RESOURCES, StageSpec};
-use super::graph::{Command, Origin, Patience, Resources, Source, Stage};
-use super::layers::{Stated, Values};
+use super::graph::{Command, Origin, Resources, RetryPolicy, Source, Stage};
+use super::layers::{Values, Winner};
 use crate::files::watched::Watched;
 use crate::kind::field::{Field, FieldType, Params, Slot, element};
 use crate::kind::value::{self, Value};
-use crate::small_map::{Few, few};
+use crate::small_map::{SmallMap, few};
 use crate::text::units;
 use erw_base::error::{Error, Result};
 use erw_fetch::registry;
@@ -53,7 +53,7 @@ impl<'a> Resolver<'a> {
             name: self.spec.name.clone(),
             kind: self.spec.kind,
             manifest,
-            inputs: Few::new(),
+            inputs: SmallMap::new(),
             outputs,
             params,
             operation,
@@ -68,7 +68,7 @@ impl<'a> Resolver<'a> {
         Ok(Draft { stage, wires, place: self.spec.place.clone() })
     }
 
-    fn get<'s>(&'s self, part: &'static str, name: &'s str) -> Option<&'s Stated<'a>> {
+    fn get<'s>(&'s self, part: &'static str, name: &'s str) -> Option<&'s Winner<'a>> {
         self.values.get(&(part, name))
     }
 
@@ -100,7 +100,7 @@ impl<'a> Resolver<'a> {
         Ok(params)
     }
 
-    fn field(&self, field: &Field, stated: &Stated<'_>) -> Result<Json> {
+    fn field(&self, field: &Field, stated: &Winner<'_>) -> Result<Json> {
         value::check(field, &stated.value).map_err(|mismatch| {
             let origin = mismatch.index.map_or_else(|| stated.origin(), |index| stated.element_origin(index));
             self.at(mismatch.error(origin.place), &stated.origin())
@@ -180,7 +180,7 @@ impl<'a> Resolver<'a> {
         Ok(Resources { threads: count("threads", 1)?, mem, gpus: count("gpus", 0)?.unwrap_or(0), named })
     }
 
-    fn patience(&self) -> Result<Patience> {
+    fn patience(&self) -> Result<RetryPolicy> {
         let time = |name: &str| {
             let read = |value: &Value| value.as_str().and_then(units::duration).filter(|d: &Duration| !d.is_zero());
             let what = || {
@@ -192,12 +192,12 @@ impl<'a> Resolver<'a> {
         let retries = |value: &Value| value.as_int().and_then(|n| u32::try_from(n).ok());
         let what = || Error::usage("`retries` must be a whole number from 0 on");
         let retries = self.read(("stage", "retries"), retries, what)?;
-        Ok(Patience { timeout: time("timeout")?, retries, backoff: time("backoff")? })
+        Ok(RetryPolicy { timeout: time("timeout")?, retries, backoff: time("backoff")? })
     }
 
-    fn wires(&mut self) -> Result<Vec<Wire>> {
+    fn wires(&mut self) -> Result<Vec<InputRef>> {
         let elsewhere = |text: &str, base: &Path| {
-            text.contains(MARK).then(|| Box::new(Elsewhere { base: base.to_path_buf(), from: None }))
+            text.contains(SEPARATOR).then(|| Box::new(External { base: base.to_path_buf(), from: None }))
         };
         let mut wires = Vec::with_capacity(self.spec.manifest.inputs.len());
         let mut origins = vec![];
@@ -209,7 +209,7 @@ impl<'a> Resolver<'a> {
             match &stated.value {
                 Value::String(text) => {
                     let elsewhere = elsewhere(text, stated.base);
-                    wires.push(Wire { slot: number, index: 0, text: text.clone(), origin, elsewhere });
+                    wires.push(InputRef { slot: number, index: 0, text: text.clone(), origin, elsewhere });
                 }
                 // Takes back what a parent connected.
                 Value::Bool(false) => {}
@@ -221,7 +221,7 @@ impl<'a> Resolver<'a> {
                         let origin = stated.element_origin(index);
                         origins.push((element(&slot.name, index), origin.clone()));
                         let elsewhere = elsewhere(text, stated.base);
-                        wires.push(Wire { slot: number, index, text: text.to_string(), origin, elsewhere });
+                        wires.push(InputRef { slot: number, index, text: text.to_string(), origin, elsewhere });
                     }
                 }
                 _ => return Err(no_stage(&self.spec.name, slot, None, stated)),
@@ -233,7 +233,7 @@ impl<'a> Resolver<'a> {
 }
 
 /// A connection, or element `index` of a list of them, that is no name of a stage.
-pub(crate) fn no_stage(stage: &str, slot: &Slot, index: Option<usize>, stated: &Stated<'_>) -> Error {
+pub(crate) fn no_stage(stage: &str, slot: &Slot, index: Option<usize>, stated: &Winner<'_>) -> Error {
     let origin = index.map_or_else(|| stated.origin(), |index| stated.element_origin(index));
     let message = match (&stated.value, index) {
         (Value::List(..), None) => format!("input `{}` takes one stage, not a list", slot.name),

@@ -13,7 +13,7 @@ use crate::cache::key::Key;
 use crate::cache::remote::Remote;
 use crate::cache::sources::{Files, Outside, first_difference};
 use crate::cache::store::{Presence, Store};
-use crate::event::progress::Left;
+use crate::event::progress::PartialProgress;
 use crate::files::digest::Digest;
 use crate::pipeline::graph::{Pipeline, Source, Stage, StageId};
 use crate::pipeline::properties::Properties;
@@ -21,7 +21,7 @@ use crate::pipeline::targets::select;
 use action::Action;
 use erw_base::error::{Error, Result};
 use reason::Reason;
-use record_index::Past;
+use record_index::RecordIndex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -76,7 +76,7 @@ pub struct Keyed {
 }
 
 /// Judges the stages of one pipeline against one cache.
-pub struct Judge<'a> {
+pub struct CacheChecker<'a> {
     pub pipeline: &'a Pipeline,
     pub store: &'a Store,
     /// Asked where the store has no record.
@@ -89,11 +89,11 @@ pub struct Judge<'a> {
     afar: Mutex<BTreeSet<Key>>,
     /// Of stages that were judged to run.
     keys: Mutex<BTreeMap<StageId, Key>>,
-    past: OnceLock<Past>,
+    past: OnceLock<RecordIndex>,
     properties: OnceLock<Properties>,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> CacheChecker<'a> {
     pub fn new(pipeline: &'a Pipeline, cache: impl Into<CacheRef<'a>>, forced: BTreeSet<StageId>) -> Self {
         let CacheRef { store, remote } = cache.into();
         Self {
@@ -179,9 +179,9 @@ impl<'a> Judge<'a> {
     }
 
     /// What an attempt at a stage left that was judged before; none where its inputs are not known.
-    pub fn left(&self, id: StageId) -> Option<Left> {
+    pub fn left(&self, id: StageId) -> Option<PartialProgress> {
         let key = self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied()?;
-        Left::in_folder(&self.store.work_dir(&key))
+        PartialProgress::in_folder(&self.store.work_dir(&key))
     }
 
     /// What is known of all artifacts before they are made.
@@ -207,11 +207,11 @@ impl<'a> Judge<'a> {
     }
 
     /// Every readable record there was when this was first asked.
-    pub fn past(&self) -> Result<&Past> {
+    pub fn past(&self) -> Result<&RecordIndex> {
         if let Some(past) = self.past.get() {
             return Ok(past);
         }
-        let past = Past::read(self.store)?;
+        let past = RecordIndex::read(self.store)?;
         Ok(self.past.get_or_init(|| past))
     }
 
@@ -245,7 +245,7 @@ pub fn missing(stage: &Stage) -> Vec<Missing> {
 }
 
 /// The verdict on every selected stage, in topological order.
-pub fn plan(judge: &Judge<'_>, selected: &[StageId]) -> Result<Vec<(StageId, Verdict)>> {
+pub fn plan(judge: &CacheChecker<'_>, selected: &[StageId]) -> Result<Vec<(StageId, Verdict)>> {
     let mut verdicts: Vec<(StageId, Verdict)> = Vec::with_capacity(selected.len());
     // Where the verdict on each stage stands.
     let mut places: Vec<Option<usize>> = vec![None; judge.pipeline.stages.len()];
@@ -275,7 +275,7 @@ pub fn plan(judge: &Judge<'_>, selected: &[StageId]) -> Result<Vec<(StageId, Ver
 /// The verdict on one stage.
 pub fn verdict<'a>(pipeline: &'a Pipeline, cache: impl Into<CacheRef<'a>>, id: StageId) -> Result<Verdict> {
     let selected = select(pipeline, std::slice::from_ref(&pipeline.stage(id).name))?;
-    let verdicts = plan(&Judge::new(pipeline, cache, BTreeSet::new()), &selected)?;
+    let verdicts = plan(&CacheChecker::new(pipeline, cache, BTreeSet::new()), &selected)?;
     let own = verdicts.into_iter().find(|(of, _)| *of == id).map(|(_, verdict)| verdict);
     own.ok_or_else(|| Error::internal("a stage was planned and not judged"))
 }

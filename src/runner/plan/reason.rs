@@ -7,7 +7,7 @@ use crate::cache::action_cache::Record;
 use crate::cache::key::{ingredients, lines};
 use crate::files::digest::Digest;
 use crate::pipeline::graph::{Origin, Stage};
-use crate::small_map::Few;
+use crate::small_map::SmallMap;
 use crate::text::path_text;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -136,7 +136,7 @@ fn changed<'a>(old: &'a str, new: &'a str) -> Vec<Change<'a>> {
 pub fn compare(
     old: &str,
     new: &str,
-    origins: &Few<Origin>,
+    origins: &SmallMap<Origin>,
     example: &dyn Fn(&str, &Digest) -> Option<PathBuf>,
 ) -> Vec<Reason> {
     let mut reasons: Vec<(u8, Reason)> = Vec::new();

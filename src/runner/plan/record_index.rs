@@ -6,7 +6,7 @@ use crate::cache::action_cache::{self, Record};
 use crate::cache::key::{canonical, ingredients};
 use crate::cache::store::Store;
 use crate::kind::field::Cost;
-use crate::kind::property::Given;
+use crate::kind::property::InputProperties;
 use crate::pipeline::graph::Stage;
 use erw_base::error::Result;
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use std::collections::HashMap;
 const KIN: usize = 50;
 
 /// Every readable record, as of one moment.
-pub struct Past {
+pub struct RecordIndex {
     records: Vec<Record>,
     /// By pipeline and stage.
     own: HashMap<(String, String), Vec<usize>>,
@@ -23,7 +23,7 @@ pub struct Past {
     kin: HashMap<(String, Option<String>), Vec<usize>>,
 }
 
-impl Past {
+impl RecordIndex {
     /// Damaged records are the business of whoever asks for their keys.
     pub fn read(store: &Store) -> Result<Self> {
         let mut records = action_cache::all(store)?.0;
@@ -82,11 +82,11 @@ fn scale(stage: &Stage, key_text: &str) -> Option<f64> {
     Some(scale)
 }
 
-impl Past {
+impl RecordIndex {
     /// Seconds that the stage will take, by a record of the same work on inputs of the same properties, scaled by what its
     /// duration is proportional to. `None` where there is no such record; a resumed attempt tells only what was left to do.
     /// What a record of another stage was of must be known whole: without outside files, and with inputs that are known.
-    pub fn took(&self, pipeline: &str, stage: &Stage, given: &Given) -> Option<f64> {
+    pub fn took(&self, pipeline: &str, stage: &Stage, given: &InputProperties) -> Option<f64> {
         let is_own = |r: &Record| r.pipeline == pipeline && r.stage == stage.name;
         let is_told = stage.sources.is_empty() && (stage.inputs.is_empty() || !given.is_empty());
         let fits = |r: &&Record| r.resumed.is_none() && (is_own(r) || is_told) && r.given == *given;
@@ -109,7 +109,7 @@ impl Past {
 mod tests {
     use super::*;
     use crate::cache::action_cache;
-    use crate::files::disk::Keep;
+    use crate::files::disk::Durability;
     use crate::kind::{Registry, StageKind, no_facts};
     use crate::pipeline::graph::{Pipeline, StageId};
     use serde_json::json;
@@ -148,17 +148,18 @@ width = 4
     fn only_the_same_work_is_told_of_scaled_by_its_amount() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        action_cache::write(&store, &record(&work("a", "steps = 60"), 9.0), Keep::Later).unwrap();
-        let past = Past::read(&store).unwrap();
-        let took =
-            |name: &str, params: &str, given: &Given| past.took("p", work(name, params).stage(StageId(0)), given);
-        let none = Given::new();
+        action_cache::write(&store, &record(&work("a", "steps = 60"), 9.0), Durability::Later).unwrap();
+        let past = RecordIndex::read(&store).unwrap();
+        let took = |name: &str, params: &str, given: &InputProperties| {
+            past.took("p", work(name, params).stage(StageId(0)), given)
+        };
+        let none = InputProperties::new();
         assert_eq!(took("a", "steps = 60", &none), Some(9.0));
         assert_eq!(took("a", "steps = 120, seed = 3", &none), Some(18.0));
         assert_eq!(took("b", "steps = 30", &none), Some(4.5), "another stage that does the same");
         assert_eq!(took("a", "steps = 60, width = 8", &none), None);
         assert_eq!(took("a", "steps = 0", &none), Some(0.0));
-        let other = Given::from([("x".to_string(), BTreeMap::from([("side".to_string(), json!(8))]))]);
+        let other = InputProperties::from([("x".to_string(), BTreeMap::from([("side".to_string(), json!(8))]))]);
         assert_eq!(took("a", "steps = 60", &other), None, "inputs of other sizes");
         assert!(past.seconds("p", work("a", "width = 8").stage(StageId(0))).is_some(), "a guess, for who goes first");
     }

@@ -9,7 +9,7 @@
 use super::git::{Checkout, Module, Tracked};
 use crate::cache::sources::{Files, walk_outside};
 use crate::cache::store::Store;
-use crate::files::digest::{Digest, Found, Kind, join};
+use crate::files::digest::{Digest, Kind, WalkEntry, join};
 use crate::files::lexical::{logical, place};
 use crate::files::watched::{Rule, Watched};
 use crate::kind::Registry;
@@ -224,7 +224,7 @@ impl Sources<'_> {
 }
 
 fn list(root: &Path, watched: Option<&Watched>) -> Result<Listing> {
-    let digest = |found: Found| {
+    let digest = |found: WalkEntry| {
         let file = join(root, &found.path);
         let digest = match &found.kind {
             Kind::Link(to) => Ok(Digest::of_link(to)),

@@ -15,7 +15,7 @@ use crate::files::watched::LOCK_HEAD;
 use crate::host;
 use crate::pipeline::graph::{Pipeline, Stage, StageId};
 use crate::plan::reason::compare;
-use crate::plan::{Judge, missing};
+use crate::plan::{CacheChecker, missing};
 use erw_base::error::{Error, Place, Result, Text};
 use erw_base::text;
 use serde::{Deserialize, Serialize};
@@ -64,7 +64,7 @@ pub struct Output {
 
 /// A stage that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct Mismatch {
     pub stage: String,
     pub what: Vec<String>,
 }
@@ -72,7 +72,7 @@ pub struct Fault {
 /// How the outputs of a run compare.
 #[derive(Debug, Default)]
 pub struct Compared {
-    pub faults: Vec<Fault>,
+    pub faults: Vec<Mismatch>,
     pub exact: Vec<String>,
     /// Stages compared by their results, or by nothing, with how it went.
     pub others: Vec<(String, Agreement)>,
@@ -136,10 +136,10 @@ impl Lock {
     }
 
     /// What can be said before a run: stages that are not locked, are locked and gone, or have another key.
-    pub fn keys(&self, judge: &Judge<'_>, selected: &[StageId]) -> Result<Vec<Fault>> {
+    pub fn keys(&self, judge: &CacheChecker<'_>, selected: &[StageId]) -> Result<Vec<Mismatch>> {
         let pipeline = judge.pipeline;
         let mut faults = vec![];
-        let mut fault = |stage: &str, what| faults.push(Fault { stage: stage.into(), what });
+        let mut fault = |stage: &str, what| faults.push(Mismatch { stage: stage.into(), what });
         for stage in selected.iter().map(|id| pipeline.stage(*id)) {
             let Some(locked) = self.stages.get(&stage.name) else {
                 fault(&stage.name, vec!["it is not in the lock".into()]);
@@ -196,7 +196,7 @@ impl Lock {
                 Agreement::Exact => compared.exact.push(stage.name.clone()),
                 Agreement::Differs { what } => {
                     bad.insert(id);
-                    compared.faults.push(Fault { stage: stage.name.clone(), what });
+                    compared.faults.push(Mismatch { stage: stage.name.clone(), what });
                 }
                 other => compared.others.push((stage.name.clone(), other)),
             }

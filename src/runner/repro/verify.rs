@@ -10,11 +10,11 @@ use crate::cache::sources::{digest_now, first_difference};
 use crate::cache::store::Store;
 use crate::event::{Listener, State};
 use crate::exec::resources::Limits;
-use crate::exec::scheduler::{self, Options, Stop};
+use crate::exec::scheduler::{self, Options, StopToken};
 use crate::exec::spawn::Launcher;
 use crate::files::digest::{Digest, Kind, Links, join, walk};
-use crate::files::disk::{self, Keep};
-use crate::pipeline::graph::{Patience, Pipeline, Source, Stage, StageId};
+use crate::files::disk::{self, Durability};
+use crate::pipeline::graph::{Pipeline, RetryPolicy, Source, Stage, StageId};
 use crate::pipeline::targets::select;
 use crate::text::path_text;
 use erw_base::error::{Error, Result};
@@ -31,7 +31,7 @@ pub struct Bench<'a> {
     pub store: &'a Store,
     pub launcher: &'a Launcher,
     pub limits: Limits,
-    pub stop: &'a Stop,
+    pub stop: &'a StopToken,
 }
 
 /// How a second run compares with the stored one.
@@ -65,14 +65,14 @@ impl Bench<'_> {
                 let digest = &output.measured.digest;
                 bring(self.store, &scratch.store, digest, copy)?;
             }
-            action_cache::write(&scratch.store, record, Keep::Later)?;
+            action_cache::write(&scratch.store, record, Durability::Later)?;
         }
         let options = Options {
             selected,
             forced: [id].into(),
             keep_going: false,
             limits: self.limits.clone(),
-            patience: Patience::default(),
+            patience: RetryPolicy::default(),
         };
         let outcome =
             scheduler::run(self.pipeline, (&scratch.store).into(), self.launcher, options, self.stop, listener)?;

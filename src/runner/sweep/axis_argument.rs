@@ -4,7 +4,7 @@ use super::axis::{MOST_TRIALS, Stated, keys_of};
 use crate::kind::value;
 use crate::pipeline::file::Spec;
 use crate::pipeline::graph::Origin;
-use crate::pipeline::layers::{Given, Setting, Target, target};
+use crate::pipeline::layers::{RawValue, Setting, Target, target};
 use crate::text::spanned;
 use erw_base::error::{Error, Result};
 use serde_json::Value as Json;
@@ -33,7 +33,7 @@ pub(super) fn axis(spec: &Spec, text: &str) -> Result<Stated> {
     let value = |text: String| {
         let setting = |target: &Target| Setting {
             target: target.clone(),
-            value: Given::Text(text.clone()),
+            value: RawValue::Text(text.clone()),
             origin: origin.clone(),
             base: PathBuf::new(),
         };

@@ -3,16 +3,16 @@
 
 use super::SweepPlan;
 use super::pruning_rule::{Rule, Threshold};
-use crate::event::{Event, Listener, State, What};
+use crate::event::{Event, EventKind, Listener, State};
 use std::collections::{BTreeMap, HashMap};
 
 /// Listens to a sweep and gives up what its rules condemn.
-pub struct Watch {
+pub struct Pruner {
     rules: Vec<Rule>,
     nodes: HashMap<String, Node>,
     /// Names of nodes, those that need others first: each is then told its own reason.
     order: Vec<String>,
-    trials: BTreeMap<usize, Watched>,
+    trials: BTreeMap<usize, PrunedTrial>,
     /// Final results by base stage and name, by trial.
     results: BTreeMap<(String, String), BTreeMap<usize, Option<f64>>>,
 }
@@ -27,13 +27,13 @@ struct Node {
     told: bool,
 }
 
-struct Watched {
+struct PrunedTrial {
     name: String,
     /// Why it is hopeless.
     doom: Option<String>,
 }
 
-impl Watch {
+impl Pruner {
     /// Watches these trials of a sweep.
     pub fn new(plan: &SweepPlan, trials: &[usize], rules: Vec<Rule>) -> Self {
         let mut nodes: HashMap<String, Node> = HashMap::new();
@@ -47,7 +47,7 @@ impl Watch {
         }
         let order = plan.pipeline.stages.iter().rev().map(|s| s.name.clone()).filter(|n| nodes.contains_key(n));
         let order = order.collect();
-        let watched = |&i: &usize| (i, Watched { name: plan.trials[i].name.clone(), doom: None });
+        let watched = |&i: &usize| (i, PrunedTrial { name: plan.trials[i].name.clone(), doom: None });
         Self { rules, nodes, order, trials: trials.iter().map(watched).collect(), results: BTreeMap::new() }
     }
 
@@ -111,20 +111,22 @@ impl Watch {
     }
 }
 
-impl Listener for &mut Watch {
+impl Listener for &mut Pruner {
     fn event(&mut self, event: &Event) {
         match &event.what {
-            What::State { stage, state } => {
+            EventKind::State { stage, state } => {
                 if let Some(node) = self.nodes.get_mut(stage) {
                     node.state = *state;
                 }
             }
-            What::Metric { stage, step, name, value } => {
+            EventKind::Metric { stage, step, name, value } => {
                 let Some(node) = self.nodes.get(stage) else { return };
                 let (base, trials) = (node.base.clone(), node.trials.clone());
                 self.judge(&base, name, *value, Some(*step), &trials);
             }
-            What::Ended(end) => Watch::ended(self, &end.stage, end.results.iter().map(|r| (r.name.as_str(), r.value))),
+            EventKind::Ended(end) => {
+                Pruner::ended(self, &end.stage, end.results.iter().map(|r| (r.name.as_str(), r.value)))
+            }
             _ => {}
         }
     }
@@ -171,25 +173,25 @@ mod tests {
         SweepPlan::load(&path, &[], &Overrides::default()).unwrap()
     }
 
-    fn watch(rules: &[&str]) -> Watch {
+    fn watch(rules: &[&str]) -> Pruner {
         let dir = tempfile::tempdir().unwrap();
         let plan = plan(dir.path());
         assert_eq!(plan.rules, [Rule::parse("fd > 1.5*best", &[]).unwrap()], "those of the file");
         let rules = rules.iter().map(|r| Rule::parse(r, &["data", "train", "fd"]).unwrap()).collect();
-        Watch::new(&plan, &[0, 1], rules)
+        Pruner::new(&plan, &[0, 1], rules)
     }
 
-    fn tell(mut watch: &mut Watch, what: What) -> Vec<(String, String)> {
+    fn tell(mut watch: &mut Pruner, what: EventKind) -> Vec<(String, String)> {
         watch.event(&Event { at: 0.0, what });
         watch.pointless()
     }
 
-    fn loss(seed: u64, step: u64, value: Option<f64>) -> What {
-        What::Metric { stage: format!("train@seed={seed}"), step, name: "loss".into(), value }
+    fn loss(seed: u64, step: u64, value: Option<f64>) -> EventKind {
+        EventKind::Metric { stage: format!("train@seed={seed}"), step, name: "loss".into(), value }
     }
 
-    fn end(stage: &str, name: &str, value: f64) -> What {
-        What::Ended(Box::new(StageEnd {
+    fn end(stage: &str, name: &str, value: f64) -> EventKind {
+        EventKind::Ended(Box::new(StageEnd {
             stage: stage.into(),
             kind: "command".into(),
             state: State::Done,
@@ -207,7 +209,7 @@ mod tests {
     #[test]
     fn a_curve_counts_from_its_step_on() {
         let mut w = watch(&["train.loss > 2 @500"]);
-        let state = |state| What::State { stage: "train@seed=1".into(), state };
+        let state = |state| EventKind::State { stage: "train@seed=1".into(), state };
         assert!(tell(&mut w, loss(1, 499, Some(9.0))).is_empty());
         assert!(tell(&mut w, loss(1, 500, Some(2.0))).is_empty());
         tell(&mut w, state(State::Running));

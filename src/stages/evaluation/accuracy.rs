@@ -7,7 +7,7 @@ use crate::support::params::{Walk, check_walk, device};
 use candle_core::Device;
 use erw_base::error::{Error, Result};
 use erw_ml::data::images::ImageSet;
-use erw_ml::metrics::bounds::How;
+use erw_ml::metrics::bounds::Requirements;
 use erw_ml::models::classifier::Classifier;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::{StageKind, no_facts};
@@ -37,7 +37,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let out = attempt.output("metrics");
     create_dir(&out)?;
     let accuracy = answers.accuracy();
-    let warnings: Vec<String> = How::PLAIN.poor("accuracy", answers.total()).into_iter().collect();
+    let warnings: Vec<String> = Requirements::PLAIN.poor("accuracy", answers.total()).into_iter().collect();
     warnings.iter().for_each(|text| attempt.log(text));
     let metrics = json!({
         "metric": "accuracy",

@@ -3,7 +3,7 @@
 
 use crate::support::files::{create_dir, write_json};
 use erw_base::error::{Error, Result};
-use erw_ml::metrics::bounds::How;
+use erw_ml::metrics::bounds::Requirements;
 use erw_ml::viz::heat_map::HeatMap;
 use erw_runner::kind::attempt::Attempt;
 use serde_json::{Map, Value, json};
@@ -22,7 +22,7 @@ pub struct Scores {
 
 impl Scores {
     /// What to say of the value that lies farthest beyond what can be.
-    pub fn impossible(&self, bounds: &How) -> Option<String> {
+    pub fn impossible(&self, bounds: &Requirements) -> Option<String> {
         let all = || self.values.iter().flatten().copied();
         let extremes = [all().find(|v| v.is_nan()), all().reduce(f64::max), all().reduce(f64::min)];
         extremes.into_iter().flatten().find_map(|value| bounds.impossible(self.measure, value))

@@ -9,7 +9,7 @@ use crate::support::pairing::{check_pairs, stated_labels};
 use crate::support::params::{Walk, check_list, parse};
 use erw_base::error::{Error, Result};
 use erw_ml::data::packed::Packed;
-use erw_ml::metrics::alignment::{Measure, Protocol, Representation};
+use erw_ml::metrics::alignment::{AlignmentMetric, Protocol, Representation};
 use erw_ml::metrics::cknna::Estimator;
 use erw_ml::metrics::unit_rows::{Clamp, Over};
 use erw_runner::kind::StageKind;
@@ -27,7 +27,7 @@ struct Params {
     #[serde(flatten)]
     look: Look,
     timesteps: Vec<f64>,
-    metrics: Vec<Measure>,
+    metrics: Vec<AlignmentMetric>,
     k: usize,
     estimator: Estimator,
     clamp: f64,
@@ -67,7 +67,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         }
         Ok(scores)
     })?;
-    let of_measure = |(m, measure): (usize, &Measure)| {
+    let of_measure = |(m, measure): (usize, &AlignmentMetric)| {
         let columns: Vec<Vec<f64>> = columns.iter().map(|column| column[m].clone()).collect();
         Scores { measure: measure.name(), title: title(*measure), values: by_block(&columns) }
     };
@@ -105,10 +105,10 @@ fn protocol(p: &Params, images: usize) -> Result<Protocol> {
     Ok(protocol)
 }
 
-fn title(measure: Measure) -> &'static str {
+fn title(measure: AlignmentMetric) -> &'static str {
     match measure {
-        Measure::Cknna => "CKNNA",
-        Measure::Cka => "CKA",
-        Measure::MutualKnn => "mutual kNN",
+        AlignmentMetric::Cknna => "CKNNA",
+        AlignmentMetric::Cka => "CKA",
+        AlignmentMetric::MutualKnn => "mutual kNN",
     }
 }

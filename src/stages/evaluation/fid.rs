@@ -9,7 +9,7 @@ use super::images::compute::{Settings, values};
 use super::images::extract::Pass;
 use super::images::measured::{Measured, images, kept_references};
 use super::images::metric::{self, Metric, Needs};
-use super::images::provenance::Seen;
+use super::images::provenance::Extractor;
 use super::images::warnings;
 use crate::support::files::{create_dir, write_json};
 use crate::support::params::{Walk, device, parse};
@@ -104,7 +104,7 @@ fn report(
 ) -> Value {
     let first = values.first();
     let seen = comparison.seen.as_ref();
-    let text = |of: fn(&Seen) -> &String| seen.map(of);
+    let text = |of: fn(&Extractor) -> &String| seen.map(of);
     let kept = |side: &Measured| side.vectors.as_ref().map(|v| v.dims()[0]);
     let mut report = json!({
         "metric": first.map(|(name, _)| name),

@@ -11,7 +11,7 @@ use crate::support::params::{Walk, check_list, parse};
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::packed::Packed;
-use erw_ml::metrics::bounds::How;
+use erw_ml::metrics::bounds::Requirements;
 use erw_ml::metrics::knn;
 use erw_ml::metrics::linear_probe::{Fitting, LinearProbe};
 use erw_runner::kind::StageKind;
@@ -78,7 +78,8 @@ fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
     let batch = attempt.operation::<Walk>()?.batch.max(1);
     let observer = Observer::open(attempt, p.look, batch)?;
-    let (bank, heldout) = (Set::open(attempt, "latents", &p)?, Set::open(attempt, "heldout", &p)?);
+    let (bank, heldout) =
+        (LabelledImages::open(attempt, "latents", &p)?, LabelledImages::open(attempt, "heldout", &p)?);
     observer.check(&bank.latents, "latents")?;
     observer.check(&heldout.latents, "heldout")?;
     let prober = Prober { p: &p, bank: &bank.labels, heldout: &heldout.labels };
@@ -103,7 +104,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     })?;
     let mut warnings = vec![];
     for probe in &p.probes {
-        warnings.extend(How::PLAIN.poor(probe.name(), heldout.ids.len() as u64));
+        warnings.extend(Requirements::PLAIN.poor(probe.name(), heldout.ids.len() as u64));
         if *probe == Kind::Knn && p.k >= bank.ids.len() {
             let text = format!("knn: {} neighbours of {} images, so that all of them vote", p.k, bank.ids.len());
             warnings.push(text);
@@ -151,13 +152,13 @@ fn warn(attempt: &Attempt, p: &Params, columns: &[Vec<Answers>]) {
 }
 
 /// Labelled images.
-struct Set {
+struct LabelledImages {
     latents: Packed,
     ids: Vec<u64>,
     labels: Vec<i64>,
 }
 
-impl Set {
+impl LabelledImages {
     fn open(attempt: &Attempt, input: &str, p: &Params) -> Result<Self> {
         let latents = Packed::open(attempt.input(input)?)?;
         let ids = spread(latents.len(), p.images);

@@ -2,12 +2,12 @@
 //! pooled and spatial features, some of the images; and beside that features of single images and the Inception Score,
 //! so that every metric of a `fid` stage can be taken from it again without the images.
 
-use super::images::extract::{Pass, Wanted};
-use super::images::image_source::{Pictures, caution, unlike};
+use super::images::extract::{ExtraOutputs, Pass};
+use super::images::image_source::{ImageSource, caution, unlike};
 use super::images::inception_score::is_possible;
 use super::images::measured::Measured;
 use super::images::metric::Needs;
-use super::images::provenance::{self, FEATURES_FILE, FORMAT, Note, POOL, Seen};
+use super::images::provenance::{self, Extractor, FEATURES_FILE, FORMAT, POOL, Provenance};
 use super::images::warnings::lacking;
 use crate::support::batches::spread;
 use crate::support::files::{NOTE_FILE, create_dir, write_json};
@@ -75,11 +75,11 @@ fn run(attempt: &Attempt) -> Result<()> {
         Some(_) => {}
     }
     origin.caution.iter().for_each(|text| attempt.log(text));
-    let seen = Seen::by(&*network, dir)?;
+    let seen = Extractor::by(&*network, dir)?;
     let inception = seen.is_inception();
     let total = origin.pictures.len();
     let pass = Pass { attempt, network: &*network, device: &device, batch: o.batch, total, before: 0 };
-    let features = pass.extract(IMAGES, &origin.pictures, Wanted { spatial: inception, logits: inception })?;
+    let features = pass.extract(IMAGES, &origin.pictures, ExtraOutputs { spatial: inception, logits: inception })?;
     let score = inception && is_possible(total, network.mode());
     let needs = Needs { pool: true, spatial: inception, score, vectors: false };
     let measured = Measured::of_features(attempt, &features, needs, network.mode())?;
@@ -92,7 +92,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         let pool = Tensors::from([(POOL.to_string(), features.pool.chosen(&kept)?)]);
         params::save(&pool, &out.join(FEATURES_FILE))?;
     }
-    let note = Note {
+    let note = Provenance {
         format: FORMAT,
         seen,
         count: total,
@@ -113,7 +113,7 @@ fn run(attempt: &Attempt) -> Result<()> {
 
 /// Where the images come from.
 struct Origin {
-    pictures: Pictures,
+    pictures: ImageSource,
     sampler: Option<String>,
     digest: Option<String>,
     caution: Option<String>,
@@ -123,14 +123,14 @@ impl Origin {
     fn open(attempt: &Attempt, source: Option<&Path>, limit: Option<u64>) -> Result<Self> {
         Ok(match source {
             Some(path) => {
-                let pictures = Pictures::of_path(path)?.limited(limit);
+                let pictures = ImageSource::of_path(path)?.limited(limit);
                 let notes = Some(pictures.notes().join("; ")).filter(|notes| !notes.is_empty());
                 Self { pictures, sampler: provenance::sampler(path), digest: None, caution: caution(path).or(notes) }
             }
             None => {
                 let dir = attempt.input(IMAGES)?;
                 let (sampler, digest) = (provenance::sampler(dir), provenance::artifact_digest(dir));
-                let pictures = Pictures::of_artifact(dir)?.limited(limit);
+                let pictures = ImageSource::of_artifact(dir)?.limited(limit);
                 Self { pictures, sampler, digest, caution: None }
             }
         })
@@ -138,7 +138,7 @@ impl Origin {
 }
 
 /// The published layout.
-fn write_npz(attempt: &Attempt, path: &Path, measured: &Measured, pictures: &Pictures, images: u64) -> Result<()> {
+fn write_npz(attempt: &Attempt, path: &Path, measured: &Measured, pictures: &ImageSource, images: u64) -> Result<()> {
     let mut npz = NpzFile::create(path)?;
     for (names, gaussian) in [(POOLED, &measured.pool), (SPATIAL, &measured.spatial)] {
         if let Some(gaussian) = gaussian {
@@ -157,7 +157,7 @@ fn write_gaussian(npz: &mut NpzFile, [mean, covariance]: [&str; 2], gaussian: &G
 }
 
 /// One array holds images of one size.
-fn write_images(attempt: &Attempt, npz: &mut NpzFile, pictures: &Pictures, chosen: &[u64]) -> Result<()> {
+fn write_images(attempt: &Attempt, npz: &mut NpzFile, pictures: &ImageSource, chosen: &[u64]) -> Result<()> {
     let mut size = None;
     for &i in chosen {
         if attempt.should_stop() {

@@ -68,7 +68,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let (p, op): (Params, Operation) = (attempt.params()?, attempt.operation()?);
     let generator = Generator::open(attempt, &p)?;
     let (height, width) = generator.picture_size();
-    let mut store = Store::open(&attempt.checkpoint_dir(), height * width * 3)?;
+    let mut store = ImageFile::open(&attempt.checkpoint_dir(), height * width * 3)?;
     if store.images > 0 {
         attempt.resumed(store.images);
     }
@@ -187,14 +187,14 @@ impl Generator {
 }
 
 /// Finished images, one after the other in a file. A torn tail is a batch not finished.
-struct Store {
+struct ImageFile {
     file: File,
     image_bytes: usize,
     /// Whole images in the file.
     images: u64,
 }
 
-impl Store {
+impl ImageFile {
     fn open(dir: &Path, image_bytes: usize) -> Result<Self> {
         create_dir(dir)?;
         let path = dir.join("images.u8");

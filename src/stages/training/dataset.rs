@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::augment::flips;
 use erw_ml::data::packed::Packed;
-use erw_ml::data::prefetch::Place;
+use erw_ml::data::prefetch::MicroBatch;
 use erw_ml::diffusion::interpolant::Path as NoisePath;
 use erw_ml::models::sit::{SiTConfig, drop_labels};
 use erw_ml::rng::{self, Purpose};
@@ -106,7 +106,7 @@ impl Examples {
         &self,
         draw: &Draw,
         config: &SiTConfig,
-        (step, micro): Place,
+        (step, micro): MicroBatch,
         aligned: bool,
     ) -> candle_core::Result<Batch> {
         let cpu = &Device::Cpu;

@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// Copies what fits of the `init` artifact into the parameters, and tells what did and what did not. Returns how many
 /// tensors did; `None` without `init`.
-pub fn take_over(attempt: &Attempt, which: &str, params: &ParamSet, model: &SiT) -> Result<Option<usize>> {
+pub fn init_from(attempt: &Attempt, which: &str, params: &ParamSet, model: &SiT) -> Result<Option<usize>> {
     let Some(dir) = attempt.optional_input("init") else { return Ok(None) };
     same_blocks(dir, model.config())?;
     let saved = ema_files::load(dir, "init", which, &Device::Cpu)?;

@@ -1,7 +1,7 @@
 //! What a training loop tells, passed on to the attempt, and to TensorBoard where its files are asked for. The pace between
 //! two reports is measured here, with the share of waiting for data, which the loop does not see.
 
-use super::settings::Cadence;
+use super::settings::LoopSettings;
 use erw_base::error::{Error, Result};
 use erw_ml::formats::tfevents::EventFile;
 use erw_ml::train::observer::Observer;
@@ -44,7 +44,7 @@ impl<'a> Reporter<'a> {
     /// # Errors
     /// A folder for TensorBoard that cannot be made.
     pub fn new(attempt: &'a Attempt, samples: usize) -> Result<Self> {
-        let Cadence { tensorboard, .. } = attempt.operation()?;
+        let LoopSettings { tensorboard, .. } = attempt.operation()?;
         let board = tensorboard.map(|dir| open(attempt, &attempt.job().pipeline_dir.join(dir))).transpose()?;
         Ok(Self {
             attempt,

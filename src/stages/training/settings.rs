@@ -3,7 +3,7 @@
 use erw_base::error::{Error, Result};
 use erw_ml::models::sit;
 use erw_ml::one_or_many::OneOrMany;
-use erw_ml::train::Keep;
+use erw_ml::train::CheckpointRetention;
 use erw_ml::train::adamw::{AdamWConfig, Decay};
 use erw_ml::train::config::FitConfig;
 use erw_ml::train::lr::{LrSchedule, Shape};
@@ -30,7 +30,7 @@ pub struct Optimization {
 /// The operation values of a trainer.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Cadence {
+pub struct LoopSettings {
     checkpoint_every: u64,
     keep_last: u64,
     keep_every: u64,
@@ -54,12 +54,12 @@ pub(crate) enum Checkpointing {
     Blocks,
 }
 
-impl Cadence {
+impl LoopSettings {
     /// What the blocks of a SiT keep.
-    pub fn keep(&self) -> sit::Keep {
+    pub fn keep(&self) -> sit::SavedActivations {
         match self.checkpointing {
-            Checkpointing::None => sit::Keep::Everything,
-            Checkpointing::Blocks => sit::Keep::Inputs,
+            Checkpointing::None => sit::SavedActivations::Everything,
+            Checkpointing::Blocks => sit::SavedActivations::Inputs,
         }
     }
 }
@@ -82,7 +82,7 @@ impl Optimization {
 
     /// The loop of this attempt, with so many samples per step in so many micro-batches.
     pub fn fit(&self, attempt: &Attempt, batch: usize, accumulate: usize) -> Result<FitConfig> {
-        let Cadence { checkpoint_every, keep_last, keep_every, log_every, .. } = attempt.operation()?;
+        let LoopSettings { checkpoint_every, keep_last, keep_every, log_every, .. } = attempt.operation()?;
         Ok(FitConfig {
             steps: self.steps,
             optimizer: AdamWConfig {
@@ -100,7 +100,7 @@ impl Optimization {
             checkpoint_every,
             log_every,
             checkpoint_dir: attempt.checkpoint_dir(),
-            keep: Keep { last: keep_last, every: keep_every },
+            keep: CheckpointRetention { last: keep_last, every: keep_every },
             samples: batch,
             loss_scaling: false,
         })

@@ -3,8 +3,8 @@
 
 use super::dataset::{Draw, check_batch};
 use super::feature_source::Mode;
-use super::init::take_over;
-use super::settings::{Cadence, Optimization};
+use super::init::init_from;
+use super::settings::{LoopSettings, Optimization};
 use super::trainer::CONFIG_FILE;
 use crate::support::ema_files;
 use crate::support::files::write_json;
@@ -20,7 +20,7 @@ use serde::Deserialize;
 /// Flattened into the parameters of both kinds, beside [`Architecture`](super::architecture::Architecture) and others that are
 /// flattened too: serde cannot nest these and refuse unknown names.
 #[derive(Debug, Deserialize)]
-pub struct Phase {
+pub struct SitTraining {
     pub seed: u64,
     init_weights: String,
     pub features: Mode,
@@ -38,7 +38,7 @@ pub struct Start {
     pub loaded: Option<usize>,
 }
 
-impl Phase {
+impl SitTraining {
     pub fn check(&self) -> Result<()> {
         ema_files::check("init_weights", &self.init_weights)?;
         check_batch(self.batch, self.accumulate)
@@ -62,12 +62,12 @@ impl Phase {
     /// Makes the network, with what `init` has of it, and leaves its configuration beside the checkpoints.
     pub fn start(&self, attempt: &Attempt, config: &SiTConfig, device: &Device) -> Result<Start> {
         let (params, vb) = ParamSet::init(self.seed, DType::F32, device);
-        let keep = attempt.operation::<Cadence>()?.keep();
+        let keep = attempt.operation::<LoopSettings>()?.keep();
         let model = SiT::new(config, vb)?.with_precision(self.precision).keeping(keep);
         self.precision.caveat(device).into_iter().for_each(|text| attempt.log(text));
         let of = if config.blocks() < config.depth { format!(" of {}", config.depth) } else { String::new() };
         attempt.log(&format!("{} parameters in {}{of} blocks", params.count(), config.blocks()));
-        let loaded = take_over(attempt, &self.init_weights, &params, &model)?;
+        let loaded = init_from(attempt, &self.init_weights, &params, &model)?;
         write_json(&attempt.checkpoint_dir().join(CONFIG_FILE), config)?;
         Ok(Start { params, model, loaded })
     }

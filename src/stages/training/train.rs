@@ -5,8 +5,8 @@ use super::alignment::{Alignment, check_pairs_of_batch};
 use super::architecture::{Architecture, Depths};
 use super::dataset::{Batch, Examples};
 use super::preview::Preview;
-use super::settings::{Cadence, Optimization};
-use super::sit::{Phase, Start};
+use super::settings::{LoopSettings, Optimization};
+use super::sit::{SitTraining, Start};
 use super::validation::{self, Validation};
 use super::{size_defaults, trainer};
 use crate::support::params::{device, parse, usage};
@@ -14,7 +14,7 @@ use crate::support::sit_artifact::{CUSTOM, TrainingNote, write_artifact, write_s
 use crate::support::{ema_files, facts};
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
-use erw_ml::data::prefetch::Place;
+use erw_ml::data::prefetch::MicroBatch;
 use erw_ml::diffusion::alignment_schedule::Schedule;
 use erw_ml::diffusion::interpolant::{Path as NoisePath, TimeDistribution};
 use erw_ml::diffusion::loss;
@@ -24,7 +24,7 @@ use erw_ml::one_or_many::OneOrMany;
 use erw_ml::rng::{self, Purpose};
 use erw_ml::train::config::StepLoss;
 use erw_ml::train::trained::Trained;
-use erw_ml::train::{Snapshots, Watch};
+use erw_ml::train::{Hooks, Snapshots};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::Params as Values;
@@ -39,7 +39,7 @@ pub const KIND: StageKind =
 #[serde(deny_unknown_fields)]
 struct Params {
     #[serde(flatten)]
-    phase: Phase,
+    phase: SitTraining,
     #[serde(flatten)]
     architecture: Architecture,
     #[serde(flatten)]
@@ -124,7 +124,7 @@ impl Params {
 }
 
 fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
-    parse::<Cadence>(operation)?;
+    parse::<LoopSettings>(operation)?;
     let p: Params = parse(params)?;
     // Without alignment, features may be connected or not: trials with and without share their inputs.
     let (phase, batch) = (&p.phase, p.phase.batch);
@@ -163,7 +163,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let cfg = p.phase.fit(attempt, &p.optimization)?;
     let (make, step_loss) = (|place| training.prepare(place), |step, noised| training.loss(step, noised));
     let snapshots = Snapshots { dir: attempt.checkpoint_dir().join("snapshots"), steps: p.snapshots.clone() };
-    let mut watch = Watch { snapshots: Some(snapshots.clone()), ..watch(attempt, &training)? };
+    let mut watch = Hooks { snapshots: Some(snapshots.clone()), ..watch(attempt, &training)? };
     let trained = trainer::train(attempt, &params, &cfg, &mut watch, &make, &step_loss)?;
     report(attempt, &trained, loaded);
     let out = attempt.output("sit");
@@ -174,15 +174,15 @@ fn run(attempt: &Attempt) -> Result<()> {
 }
 
 /// What looks at this training.
-fn watch<'a>(attempt: &'a Attempt, training: &Training<'a>) -> Result<Watch<'a>> {
+fn watch<'a>(attempt: &'a Attempt, training: &Training<'a>) -> Result<Hooks<'a>> {
     let Training { p, config, device, examples, .. } = *training;
-    let mut watch = Watch::default();
+    let mut watch = Hooks::default();
     let phase = &p.phase;
     if let Some(v) = Validation::open(attempt, &p.validation, examples, phase.seed, phase.micro_batch(), device)? {
         let losses = Box::new(move |weights: &Tensors| v.velocity(config, p.path, weights));
         watch.validate = Some((p.validation.validate_every, losses));
     }
-    let Cadence { samples_every, .. } = attempt.operation()?;
+    let LoopSettings { samples_every, .. } = attempt.operation()?;
     if samples_every > 0 {
         let preview = Preview::open(attempt, config, p.path, phase.seed, device)?;
         watch.show = Some((samples_every, Box::new(move |step, ema: &Tensors| preview.show(step, ema))));
@@ -213,7 +213,7 @@ struct Noised {
 
 impl Training<'_> {
     /// All that a step needs besides the network and what encoders compute online.
-    fn prepare(&self, place: Place) -> candle_core::Result<Noised> {
+    fn prepare(&self, place: MicroBatch) -> candle_core::Result<Noised> {
         let (p, step) = (self.p, place.0);
         let draw = p.phase.draw();
         let batch = self.examples.batch(&draw, self.config, place, self.schedule.at(step) != 0.0)?;

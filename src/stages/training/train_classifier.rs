@@ -1,6 +1,6 @@
 //! `train-classifier`: trains a small classifier on images, to judge samples by and to measure distances with.
 
-use super::settings::{Cadence, Optimization};
+use super::settings::{LoopSettings, Optimization};
 use super::trainer;
 use crate::evaluation::confusion::Confusion;
 use crate::support::batches::batches;
@@ -10,13 +10,13 @@ use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::augment;
 use erw_ml::data::images::ImageSet;
-use erw_ml::data::prefetch::Place;
+use erw_ml::data::prefetch::MicroBatch;
 use erw_ml::models::classifier::{Classifier, ClassifierConfig, cross_entropy};
 use erw_ml::models::feature_network::pixels_to_unit;
 use erw_ml::nn::params::{self, ParamSet};
 use erw_ml::train::config::StepLoss;
 use erw_ml::train::trained::Trained;
-use erw_ml::train::{Watch, batch_indices};
+use erw_ml::train::{Hooks, batch_indices};
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::Params as Values;
 use erw_runner::kind::{StageKind, no_facts};
@@ -58,7 +58,7 @@ impl Params {
 }
 
 fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
-    parse::<Cadence>(operation)?;
+    parse::<LoopSettings>(operation)?;
     let p: Params = parse(params)?;
     p.optimization.check()?;
     p.network(vec![], 1, 1).check().map_err(usage)
@@ -125,7 +125,7 @@ fn train(
     let (params, vb) = ParamSet::init(p.seed, DType::F32, device);
     let net = Classifier::new(config, vb)?;
     let labels = images.labels();
-    let make = |(step, micro): Place| -> candle_core::Result<(Tensor, Vec<i64>)> {
+    let make = |(step, micro): MicroBatch| -> candle_core::Result<(Tensor, Vec<i64>)> {
         let samples = batch_indices(p.seed, step, micro, 1, p.batch, labels.len());
         let x = augment::shift(&images.batch(&samples, &Device::Cpu)?, p.shift, p.seed, step, &samples)?;
         Ok((x, samples.iter().map(|s| labels[*s as usize]).collect()))
@@ -135,7 +135,7 @@ fn train(
         Ok(StepLoss { loss, parts: vec![("accuracy", right as f64 / wanted.len().max(1) as f64)] })
     };
     let cfg = p.optimization.fit(attempt, p.batch, 1)?;
-    trainer::train(attempt, &params, &cfg, &mut Watch::default(), &make, &loss)
+    trainer::train(attempt, &params, &cfg, &mut Hooks::default(), &make, &loss)
 }
 
 fn accuracy(net: &Classifier, images: &ImageSet, batch: usize, device: &Device) -> Result<f64> {

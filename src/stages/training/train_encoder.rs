@@ -1,14 +1,14 @@
 //! `train-encoder`: a small vision transformer trained on the images of the experiment, for alignment without a
 //! download. Judged by how well nearest neighbours of its mean patch tokens tell the class of held-out images.
 
-use super::settings::{Cadence, Optimization};
+use super::settings::{LoopSettings, Optimization};
 use super::trainer;
 use crate::support::files::{create_dir, write_json};
 use crate::support::params::{device, parse};
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::images::ImageSet;
-use erw_ml::data::prefetch::Place;
+use erw_ml::data::prefetch::MicroBatch;
 use erw_ml::metrics::knn;
 use erw_ml::models::encoder::config::EncoderConfig;
 use erw_ml::models::encoder::{CONFIG_FILE, Encoder, WEIGHTS_FILE};
@@ -17,7 +17,7 @@ use erw_ml::nn::params;
 use erw_ml::train::config::StepLoss;
 use erw_ml::train::pretrain::{self, Learner, Objective};
 use erw_ml::train::trained::Trained;
-use erw_ml::train::{Watch, batch_indices};
+use erw_ml::train::{Hooks, batch_indices};
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::Params as Values;
 use erw_runner::kind::{StageKind, no_facts};
@@ -48,7 +48,7 @@ struct Params {
 }
 
 fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
-    parse::<Cadence>(operation)?;
+    parse::<LoopSettings>(operation)?;
     let p: Params = parse(params)?;
     p.optimization.check()?;
     if !p.dim.is_multiple_of(p.heads) {
@@ -93,7 +93,7 @@ fn train(
 ) -> Result<Trained> {
     let labels = images.labels();
     type Batch = (Vec<u64>, Tensor, Tensor);
-    let make = |(step, micro): Place| -> candle_core::Result<Batch> {
+    let make = |(step, micro): MicroBatch| -> candle_core::Result<Batch> {
         let ids = batch_indices(p.seed, step, micro, 1, p.batch, images.len() as usize);
         let picked: Vec<i64> = ids.iter().map(|i| labels[*i as usize]).collect();
         let x = config.prepare(&images.batch(&ids, &Device::Cpu)?)?;
@@ -105,7 +105,7 @@ fn train(
         Ok(StepLoss { loss, parts: vec![] })
     };
     let cfg = p.optimization.fit(attempt, p.batch, 1)?;
-    trainer::train(attempt, &learner.params, &cfg, &mut Watch::default(), &make, &loss)
+    trainer::train(attempt, &learner.params, &cfg, &mut Hooks::default(), &make, &loss)
 }
 
 /// The key metric comes first: accuracy on held-out images if there are any, the last loss otherwise.

@@ -1,6 +1,6 @@
 //! `train-vae`: trains an autoencoder on images and measures the scale of its latents.
 
-use super::settings::{Cadence, Optimization};
+use super::settings::{LoopSettings, Optimization};
 use super::trainer;
 use crate::support::batches::batches;
 use crate::support::facts;
@@ -9,12 +9,12 @@ use crate::support::params::{device, parse, usage};
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::images::{ImageSet, to_unit};
-use erw_ml::data::prefetch::Place;
+use erw_ml::data::prefetch::MicroBatch;
 use erw_ml::models::vae::{self, AutoencoderKl, Reconstruction, VaeConfig, VaeLoss, posterior_noise, psnr};
 use erw_ml::nn::params::{self, ParamSet};
 use erw_ml::train::config::StepLoss;
 use erw_ml::train::trained::Trained;
-use erw_ml::train::{Watch, batch_indices};
+use erw_ml::train::{Hooks, batch_indices};
 use erw_ml::viz::picture::{contact_sheet, to_u8};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
@@ -60,7 +60,7 @@ impl Params {
 }
 
 fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
-    parse::<Cadence>(operation)?;
+    parse::<LoopSettings>(operation)?;
     let p: Params = parse(params)?;
     p.optimization.check()?;
     p.network().check().map_err(usage)
@@ -103,7 +103,7 @@ fn train(attempt: &Attempt, p: &Params, images: &ImageSet, device: &Device) -> R
     let vae = AutoencoderKl::new(&p.network(), vb)?;
     let f = vae.config().downsampling();
     let latent = [p.latent_channels, images.height() / f, images.width() / f];
-    let make = |(step, micro): Place| -> candle_core::Result<(Tensor, Tensor)> {
+    let make = |(step, micro): MicroBatch| -> candle_core::Result<(Tensor, Tensor)> {
         let samples = batch_indices(p.seed, step, micro, 1, p.batch, images.len() as usize);
         let x = to_unit(&images.batch(&samples, &Device::Cpu)?)?;
         Ok((x, posterior_noise(p.seed, step, &samples, &latent, &Device::Cpu)?))
@@ -116,7 +116,7 @@ fn train(attempt: &Attempt, p: &Params, images: &ImageSet, device: &Device) -> R
         Ok(StepLoss { loss: loss.total, parts })
     };
     let cfg = p.optimization.fit(attempt, p.batch, 1)?;
-    trainer::train(attempt, &params, &cfg, &mut Watch::default(), &make, &loss)
+    trainer::train(attempt, &params, &cfg, &mut Hooks::default(), &make, &loss)
 }
 
 struct Measured {

@@ -3,12 +3,12 @@
 
 use super::reporter::Reporter;
 use erw_base::error::{Error, Result};
-use erw_ml::data::prefetch::{Place, following, prefetching};
+use erw_ml::data::prefetch::{MicroBatch, following, prefetching};
 use erw_ml::models::sit::SiTConfig;
 use erw_ml::nn::params::ParamSet;
 use erw_ml::train::config::{FitConfig, StepLoss};
 use erw_ml::train::trained::{Fit, Trained};
-use erw_ml::train::{Divergence, Watch, fit_watched};
+use erw_ml::train::{Divergence, Hooks, fit_watched};
 use erw_runner::kind::attempt::Attempt;
 
 /// Beside the checkpoints of a SiT: with it they can be exported.
@@ -22,8 +22,8 @@ pub fn train<B: Send>(
     attempt: &Attempt,
     params: &ParamSet,
     cfg: &FitConfig,
-    watch: &mut Watch,
-    make: &(dyn Fn(Place) -> candle_core::Result<B> + Sync),
+    watch: &mut Hooks,
+    make: &(dyn Fn(MicroBatch) -> candle_core::Result<B> + Sync),
     loss: &dyn Fn(u64, B) -> candle_core::Result<StepLoss>,
 ) -> Result<Trained> {
     let reporter = Reporter::new(attempt, cfg.samples)?;

@@ -4,8 +4,8 @@
 use super::alignment::Alignment;
 use super::architecture::{Architecture, Depths};
 use super::dataset::{Batch, Examples};
-use super::settings::{Cadence, Optimization};
-use super::sit::{Phase, Start};
+use super::settings::{LoopSettings, Optimization};
+use super::sit::{SitTraining, Start};
 use super::trainer;
 use super::validation::{self, Validation};
 use crate::support::facts;
@@ -15,7 +15,7 @@ use candle_core::{DType, Tensor};
 use erw_base::error::Result;
 use erw_ml::diffusion::interpolant::Path;
 use erw_ml::nn::params::Tensors;
-use erw_ml::train::Watch;
+use erw_ml::train::Hooks;
 use erw_ml::train::config::StepLoss;
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
@@ -34,7 +34,7 @@ pub const KIND: StageKind = StageKind {
 #[serde(deny_unknown_fields)]
 struct Params {
     #[serde(flatten)]
-    phase: Phase,
+    phase: SitTraining,
     #[serde(flatten)]
     architecture: Architecture,
     #[serde(flatten)]
@@ -53,7 +53,7 @@ impl Params {
 }
 
 fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
-    parse::<Cadence>(operation)?;
+    parse::<LoopSettings>(operation)?;
     let p: Params = parse(params)?;
     p.phase.features.check(inputs)?;
     p.phase.features.check_flip(p.phase.flip)?;
@@ -80,7 +80,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         let projections = model.projections(&latents, &t, &classes)?;
         Ok(StepLoss { loss: p.alignment.loss(features, &projections)?, parts: vec![] })
     };
-    let mut watch = Watch::default();
+    let mut watch = Hooks::default();
     if let Some(v) = Validation::open(attempt, &p.validation, &examples, phase.seed, phase.micro_batch(), &device)? {
         let (config, p, features) = (&config, &p, |rows: &[u64]| examples.features_of(rows));
         let losses = move |weights: &Tensors| v.alignment(config, weights, &p.alignment, features);

@@ -23,11 +23,11 @@ pub struct Archive {
     map: Mmap,
     /// The folder in it that is the set; empty if all of it is.
     part: PathBuf,
-    entries: Vec<Entry>,
+    entries: Vec<Member>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Member {
     /// Without that of the part.
     name: PathBuf,
     /// Where its bytes lie in the file, as stored.
@@ -95,7 +95,7 @@ impl Archive {
             let at = start as usize..end as usize;
             let deflated = entry.compression() == CompressionMethod::Deflated;
             let name = PathBuf::from(name);
-            entries.push(Entry { name, at, deflated, size: entry.size(), crc: entry.crc32(), refused });
+            entries.push(Member { name, at, deflated, size: entry.size(), crc: entry.crc32(), refused });
         }
         drop(zip);
         Ok(Self { path: path.to_path_buf(), map, part: PathBuf::new(), entries })

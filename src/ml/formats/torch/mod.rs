@@ -19,7 +19,7 @@ use candle_core::Tensor;
 use describe::{describe, key_text, storage_id, unknown_call, unread_storage};
 use memmap2::Mmap;
 use read::{Reader, Storages};
-use search::{Found, Set};
+use search::{Contents, TensorDict};
 use std::collections::HashMap;
 
 /// The pickle of a checkpoint, without its numbers.
@@ -32,7 +32,7 @@ const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0
 pub(super) struct Checkpoint {
     pickle: Pickle,
     storages: Storages,
-    found: Found,
+    found: Contents,
     script: bool,
 }
 
@@ -130,7 +130,7 @@ impl Checkpoint {
     }
 
     pub fn sets(&self) -> Vec<(String, usize)> {
-        self.found.sets.iter().map(|Set { path, count, .. }| (path.clone(), *count)).collect()
+        self.found.sets.iter().map(|TensorDict { path, count, .. }| (path.clone(), *count)).collect()
     }
 
     /// What stands where no dictionary of tensors could be found.
@@ -146,7 +146,7 @@ impl Checkpoint {
     /// The sets with names and shapes of what is in them, in the order of the file; no shape where it is not understood.
     pub fn listing(&self) -> Vec<(&str, Vec<Named>)> {
         let shape = |id| describe(&self.pickle, id)?.ok().map(|d| d.shape);
-        let tensors = |set: &Set| set.values.iter().map(|(name, id)| (name.clone(), shape(*id))).collect();
+        let tensors = |set: &TensorDict| set.values.iter().map(|(name, id)| (name.clone(), shape(*id))).collect();
         self.found.sets.iter().map(|set| (&*set.path, tensors(set))).collect()
     }
 

@@ -35,7 +35,7 @@ use embed::{PatchEmbed, TimeEmbed};
 
 pub use tables::{rotary_2d, sincos_2d, timestep_sinusoid};
 
-pub use block::Keep;
+pub use block::SavedActivations;
 
 struct FinalLayer {
     linear: Linear,
@@ -67,7 +67,7 @@ pub struct SiT {
     blocks: Vec<Block>,
     projectors: Vec<Projector>,
     final_layer: Option<FinalLayer>,
-    keep: Keep,
+    keep: SavedActivations,
     precision: Precision,
 }
 
@@ -107,13 +107,13 @@ impl SiT {
                 Some(_) => None,
             },
             config: config.clone(),
-            keep: Keep::Everything,
+            keep: SavedActivations::Everything,
             precision: Precision::F32,
         })
     }
 
     /// Chooses what blocks keep for the backward pass. The gradients are the same.
-    pub fn keeping(self, keep: Keep) -> Self {
+    pub fn keeping(self, keep: SavedActivations) -> Self {
         Self { keep, ..self }
     }
 

@@ -2,7 +2,7 @@
 //! how objects are called.
 
 use super::address::{Mode, Opened};
-use super::error::Fault;
+use super::error::RemoteError;
 use crate::cache::action_cache::Record;
 use crate::cache::key::Key;
 use crate::files::digest::Digest;
@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 /// A record that a remote has, and the bytes it came as.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct RemoteRecord {
     pub record: Record,
     pub(super) bytes: Vec<u8>,
 }
@@ -28,7 +28,7 @@ const TRANSFERS: usize = 16;
 const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What transfers share. They outlive the call that began them.
-pub struct Link {
+pub struct Client {
     pub client: Arc<dyn ObjectStore>,
     /// In front of every name.
     prefix: String,
@@ -56,11 +56,11 @@ pub struct Said {
     /// Names of objects that are not what they should be; sent anew when there is something better.
     pub bad: BTreeSet<String>,
     /// What was asked for, so that a stage that waits for a lock does not ask over and over.
-    pub records: BTreeMap<Key, Option<Found>>,
+    pub records: BTreeMap<Key, Option<RemoteRecord>>,
     pub last_fault: Option<String>,
 }
 
-impl Link {
+impl Client {
     pub fn to(remote: Opened) -> Self {
         let Opened { client, prefix, name, mode, fault } = remote;
         let link = Self {
@@ -76,7 +76,7 @@ impl Link {
             slots: Semaphore::new(TRANSFERS),
             said: Mutex::default(),
         };
-        fault.into_iter().for_each(|why| link.failed(&Fault::Remote(why)));
+        fault.into_iter().for_each(|why| link.failed(&RemoteError::Remote(why)));
         link
     }
 
@@ -93,17 +93,19 @@ impl Link {
     }
 
     /// The first fault of a remote ends the matter, in one warning.
-    pub fn failed(&self, fault: &Fault) {
+    pub fn failed(&self, fault: &RemoteError) {
         match fault {
-            Fault::Remote(cause) => {
+            RemoteError::Remote(cause) => {
                 self.dead.store(true, Ordering::SeqCst);
                 self.said().last_fault = Some(cause.clone());
                 self.tell_once(format!("the remote `{}` cannot be used, going on without it: {cause}", self.name));
             }
-            Fault::Bad { name, why } => self.is_bad(name, why),
-            Fault::Absent(name) | Fault::Denied(name) => self.is_bad(name, "it is named by a record and not there"),
-            Fault::Local(error) => self.said().warnings.push(format!("nothing taken from the remote: {error}")),
-            Fault::Stopped => {}
+            RemoteError::Bad { name, why } => self.is_bad(name, why),
+            RemoteError::Absent(name) | RemoteError::Denied(name) => {
+                self.is_bad(name, "it is named by a record and not there")
+            }
+            RemoteError::Local(error) => self.said().warnings.push(format!("nothing taken from the remote: {error}")),
+            RemoteError::Stopped => {}
         }
     }
 
@@ -115,10 +117,10 @@ impl Link {
     }
 
     /// Passes what says that an object is not there; anything else is a fault.
-    pub fn absent(&self, fault: Fault) -> Result<(), Fault> {
+    pub fn absent(&self, fault: RemoteError) -> Result<(), RemoteError> {
         match fault {
-            Fault::Absent(_) => Ok(()),
-            Fault::Denied(name) => {
+            RemoteError::Absent(_) => Ok(()),
+            RemoteError::Denied(name) => {
                 self.tell_once(format!(
                     "the remote `{}` refuses access to `{name}`: what it refuses counts as absent (S3 refuses absent objects to \
                      accounts that may not list the bucket)",
@@ -137,28 +139,28 @@ impl Link {
         }
     }
 
-    pub fn upload_failed(&self, fault: &Fault) {
+    pub fn upload_failed(&self, fault: &RemoteError) {
         let cause = match fault {
-            Fault::Stopped => return,
-            Fault::Local(error) => return self.said().warnings.push(format!("not sent to the remote: {error}")),
-            Fault::Remote(cause) => cause.clone(),
-            Fault::Bad { name, why } => format!("`{name}`: {why}"),
-            Fault::Absent(name) => format!("there is no place for `{name}`"),
-            Fault::Denied(_) => "it refuses access".into(),
+            RemoteError::Stopped => return,
+            RemoteError::Local(error) => return self.said().warnings.push(format!("not sent to the remote: {error}")),
+            RemoteError::Remote(cause) => cause.clone(),
+            RemoteError::Bad { name, why } => format!("`{name}`: {why}"),
+            RemoteError::Absent(name) => format!("there is no place for `{name}`"),
+            RemoteError::Denied(_) => "it refuses access".into(),
         };
         self.mute.store(true, Ordering::SeqCst);
         self.tell_once(format!("the remote `{}` takes no results, they stay in this cache: {cause}", self.name));
     }
 
-    pub fn error(&self, fault: &Fault) -> Error {
+    pub fn error(&self, fault: &RemoteError) -> Error {
         let error = Error::usage(format!("cannot send to the remote `{}`", self.name));
         match fault {
-            Fault::Remote(cause) => error.because(cause),
-            Fault::Bad { name, why } => error.because(format!("`{name}`: {why}")),
-            Fault::Absent(name) => error.because(format!("there is no place for `{name}`")),
-            Fault::Denied(name) => error.because(format!("it refuses access to `{name}`")),
-            Fault::Local(local) => (**local).clone(),
-            Fault::Stopped => error.because("stopped"),
+            RemoteError::Remote(cause) => error.because(cause),
+            RemoteError::Bad { name, why } => error.because(format!("`{name}`: {why}")),
+            RemoteError::Absent(name) => error.because(format!("there is no place for `{name}`")),
+            RemoteError::Denied(name) => error.because(format!("it refuses access to `{name}`")),
+            RemoteError::Local(local) => (**local).clone(),
+            RemoteError::Stopped => error.because("stopped"),
         }
     }
 

@@ -19,7 +19,7 @@ const SECRETS: [&str; 8] = [
 ];
 
 #[derive(Debug)]
-pub enum Fault {
+pub enum RemoteError {
     /// The remote itself is out of order.
     Remote(String),
     /// An object is not what its name says.
@@ -34,25 +34,25 @@ pub enum Fault {
     Stopped,
 }
 
-impl From<Error> for Fault {
+impl From<Error> for RemoteError {
     fn from(e: Error) -> Self {
         Self::Local(Box::new(e))
     }
 }
 
 /// What an error about the object `name` means.
-pub fn of(name: &str, error: &E) -> Fault {
+pub fn of(name: &str, error: &E) -> RemoteError {
     let text = error.to_string();
     let code = text.split_once("<Code>").and_then(|(_, rest)| Some(rest.split_once("</Code>")?.0));
     match error {
-        E::NotFound { .. } if code == Some("NoSuchBucket") => Fault::Remote("there is no such bucket".into()),
-        E::NotFound { .. } => Fault::Absent(name.into()),
-        E::PermissionDenied { .. } if matches!(code, None | Some("AccessDenied")) => Fault::Denied(name.into()),
+        E::NotFound { .. } if code == Some("NoSuchBucket") => RemoteError::Remote("there is no such bucket".into()),
+        E::NotFound { .. } => RemoteError::Absent(name.into()),
+        E::PermissionDenied { .. } if matches!(code, None | Some("AccessDenied")) => RemoteError::Denied(name.into()),
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
             let code = code.map_or_else(String::new, |code| format!(" ({})", clean(code)));
-            Fault::Remote(format!("it refuses access{code}"))
+            RemoteError::Remote(format!("it refuses access{code}"))
         }
-        _ => Fault::Remote(root(error)),
+        _ => RemoteError::Remote(root(error)),
     }
 }
 

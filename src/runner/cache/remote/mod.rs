@@ -33,8 +33,8 @@ pub use push::Sent;
 use super::action_cache::Record;
 use super::key::Key;
 use super::store::Store;
-use client::{Found, Link};
-use error::Fault;
+use client::{Client, RemoteRecord};
+use error::RemoteError;
 use erw_base::error::{Error, ErrorKind, Result};
 use erw_base::limits;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 const THREADS: usize = 2;
 
 pub struct Remote {
-    link: Arc<Link>,
+    link: Arc<Client>,
     threads: Handle,
     /// Taken when this value goes.
     runtime: Option<Runtime>,
@@ -81,7 +81,7 @@ impl Remote {
             .build()
             .map_err(|e| Error::usage("cannot start the threads of the remote cache").caused(e))?;
         let threads = runtime.handle().clone();
-        Ok(Self { link: Arc::new(Link::to(opened)), threads, runtime: Some(runtime), depth: Depth::Artifacts })
+        Ok(Self { link: Arc::new(Client::to(opened)), threads, runtime: Some(runtime), depth: Depth::Artifacts })
     }
 
     /// For plans: a hit is told and nothing is fetched.
@@ -105,7 +105,7 @@ impl Remote {
     }
 
     /// The record of this key, if there is one that can be believed.
-    pub fn record(&self, key: &Key) -> Option<Found> {
+    pub fn record(&self, key: &Key) -> Option<RemoteRecord> {
         if let Some(known) = self.link.said().records.get(key) {
             return known.clone();
         }
@@ -118,7 +118,7 @@ impl Remote {
     }
 
     /// Brings what a found record names into the store, the record last. False: it cannot be had, and why was noted.
-    pub fn fetch(&self, store: &Store, found: &Found) -> bool {
+    pub fn fetch(&self, store: &Store, found: &RemoteRecord) -> bool {
         let key = found.record.key();
         let fetched = self.link.answers() && pull::outputs(&self.threads, &self.link, store, found);
         if !fetched {
@@ -151,7 +151,7 @@ impl Remote {
         let parcel = push::Parcel::of(store, record).ok_or_else(unfit)?;
         let sent = self.threads.block_on(self.link.send(&parcel, again));
         sent.map_err(|fault| match &fault {
-            Fault::Local(e) if e.kind == ErrorKind::Damaged => {
+            RemoteError::Local(e) if e.kind == ErrorKind::Damaged => {
                 super::action_cache::check_whole(store, record).err().unwrap_or_else(|| self.link.error(&fault))
             }
             _ => self.link.error(&fault),

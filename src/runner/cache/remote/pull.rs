@@ -2,14 +2,14 @@
 //! its digest is right; the whole enters the store by rename. A file that is there is not fetched again, so a pull that
 //! was cut goes on where it was.
 
-use super::client::{Found, Link, blob_name, record_name, tree_name};
-use super::error::{self, Fault};
+use super::client::{Client, RemoteRecord, blob_name, record_name, tree_name};
+use super::error::{self, RemoteError};
 use super::tree::{Tree, alone};
 use crate::cache::action_cache::{self, Lookup};
 use crate::cache::key::Key;
 use crate::cache::store::{Presence, Store};
-use crate::files::digest::{Digest, Entry, Kind, Measured, join};
-use crate::files::disk::{self, Keep, unique, write_atomic};
+use crate::files::digest::{Digest, Kind, Measured, TreeEntry, join};
+use crate::files::disk::{self, Durability, unique, write_atomic};
 use erw_base::error::Error;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
@@ -27,9 +27,9 @@ const FILES: usize = 8;
 const SMALL: u64 = 256 << 20;
 
 /// Brings every output of a record, then the record. A failure is noted and means: no.
-pub fn outputs(threads: &Handle, link: &Link, store: &Store, found: &Found) -> bool {
+pub fn outputs(threads: &Handle, link: &Client, store: &Store, found: &RemoteRecord) -> bool {
     let key = found.record.key();
-    let fetch = || -> Result<(), Fault> {
+    let fetch = || -> Result<(), RemoteError> {
         for output in found.record.outputs.values() {
             artifact(threads, link, store, &output.measured)?;
         }
@@ -38,7 +38,7 @@ pub fn outputs(threads: &Handle, link: &Link, store: &Store, found: &Found) -> b
     };
     let Err(fault) = fetch() else { return true };
     link.failed(&fault);
-    if matches!(fault, Fault::Bad { .. } | Fault::Absent(_) | Fault::Denied(_)) {
+    if matches!(fault, RemoteError::Bad { .. } | RemoteError::Absent(_) | RemoteError::Denied(_)) {
         // It names what cannot be had: whoever computes the result anew replaces it.
         link.said().bad.insert(record_name(&key));
     }
@@ -46,7 +46,7 @@ pub fn outputs(threads: &Handle, link: &Link, store: &Store, found: &Found) -> b
 }
 
 /// Brings one artifact. Others that want it meanwhile, here or on other hosts, wait and find it.
-fn artifact(threads: &Handle, link: &Link, store: &Store, wanted: &Measured) -> Result<(), Fault> {
+fn artifact(threads: &Handle, link: &Client, store: &Store, wanted: &Measured) -> Result<(), RemoteError> {
     if store.look(wanted) == Presence::Whole {
         return Ok(());
     }
@@ -58,14 +58,14 @@ fn artifact(threads: &Handle, link: &Link, store: &Store, wanted: &Measured) -> 
     std::fs::create_dir_all(&folder).map_err(|e| Error::io("make", &folder, e))?;
     let whole = folder.join("whole");
     let pulled = threads.block_on(link.unless_stopped(link.files(wanted, &folder, &whole)));
-    pulled.unwrap_or(Err(Fault::Stopped))?;
-    store.publish(&whole, wanted, Keep::Now)?;
+    pulled.unwrap_or(Err(RemoteError::Stopped))?;
+    store.publish(&whole, wanted, Durability::Now)?;
     let _ = disk::remove(&folder);
     Ok(())
 }
 
-impl Link {
-    pub(super) async fn record(&self, key: &Key) -> Option<Found> {
+impl Client {
+    pub(super) async fn record(&self, key: &Key) -> Option<RemoteRecord> {
         let name = record_name(key);
         let bytes = match self.unless_stopped(self.small(&name)).await? {
             Ok(bytes) => bytes,
@@ -75,7 +75,7 @@ impl Link {
             }
         };
         match action_cache::read(&bytes, key) {
-            Lookup::Hit(record) => Some(Found { record: *record, bytes }),
+            Lookup::Hit(record) => Some(RemoteRecord { record: *record, bytes }),
             Lookup::Miss => None,
             Lookup::Damaged => {
                 self.is_bad(&name, "it is not what was written");
@@ -85,17 +85,17 @@ impl Link {
     }
 
     /// An object that fits into memory.
-    async fn small(&self, name: &str) -> Result<Vec<u8>, Fault> {
+    async fn small(&self, name: &str) -> Result<Vec<u8>, RemoteError> {
         let failed = |e| error::of(name, &e);
         let answer = self.client.get(&self.at(name)).await.map_err(failed)?;
         if answer.meta.size > SMALL {
-            return Err(Fault::Bad { name: name.into(), why: "it is too large".into() });
+            return Err(RemoteError::Bad { name: name.into(), why: "it is too large".into() });
         }
         Ok(answer.bytes().await.map_err(failed)?.to_vec())
     }
 
     /// Puts the artifact at `whole`. `folder` is for what is not finished.
-    async fn files(&self, wanted: &Measured, folder: &Path, whole: &Path) -> Result<(), Fault> {
+    async fn files(&self, wanted: &Measured, folder: &Path, whole: &Path) -> Result<(), RemoteError> {
         // One file may be an artifact by itself or alone in a folder; which it is, only the remote knows.
         if wanted.files == 1 {
             match self.file(&alone(wanted), &[whole.to_path_buf()], folder).await {
@@ -105,18 +105,18 @@ impl Link {
         }
         let tree = self.tree(wanted).await?;
         // Equal files are fetched once.
-        let mut places: BTreeMap<Digest, Vec<&Entry>> = BTreeMap::new();
+        let mut places: BTreeMap<Digest, Vec<&TreeEntry>> = BTreeMap::new();
         for file in tree.entries.iter().filter(|e| e.kind.is_file()) {
             places.entry(file.digest).or_default().push(file);
         }
         // After a fault nothing new is begun; what is under way comes to its end, so that it need not come again.
         let broken = AtomicBool::new(false);
-        let fetch = |files: Vec<&Entry>| {
+        let fetch = |files: Vec<&TreeEntry>| {
             let (first, broken) = (files[0].clone(), &broken);
             let paths: Vec<PathBuf> = files.iter().map(|f| join(whole, &f.path)).collect();
             async move {
                 if broken.load(Ordering::SeqCst) {
-                    return Err(Fault::Stopped);
+                    return Err(RemoteError::Stopped);
                 }
                 let fetched = self.file(&first, &paths, folder).await;
                 broken.fetch_or(fetched.is_err(), Ordering::SeqCst);
@@ -124,20 +124,21 @@ impl Link {
             }
         };
         let work: Vec<_> = places.into_values().map(fetch).collect();
-        let results: Vec<Result<(), Fault>> = futures_util::stream::iter(work).buffer_unordered(FILES).collect().await;
+        let results: Vec<Result<(), RemoteError>> =
+            futures_util::stream::iter(work).buffer_unordered(FILES).collect().await;
         // The first to come back is the one that said why.
-        results.into_iter().collect::<Result<(), Fault>>()?;
+        results.into_iter().collect::<Result<(), RemoteError>>()?;
         Ok(finish(&tree, whole).map_err(|e| Error::io("write", whole, e))?)
     }
 
-    async fn tree(&self, wanted: &Measured) -> Result<Tree, Fault> {
+    async fn tree(&self, wanted: &Measured) -> Result<Tree, RemoteError> {
         let name = tree_name(&wanted.digest);
         let bytes = self.small(&name).await?;
-        Tree::parse(&bytes, wanted).map_err(|why| Fault::Bad { name, why: why.into() })
+        Tree::parse(&bytes, wanted).map_err(|why| RemoteError::Bad { name, why: why.into() })
     }
 
     /// One file to all the places where it belongs, unless it is there.
-    async fn file(&self, file: &Entry, places: &[PathBuf], folder: &Path) -> Result<(), Fault> {
+    async fn file(&self, file: &TreeEntry, places: &[PathBuf], folder: &Path) -> Result<(), RemoteError> {
         let lacking: Vec<&PathBuf> = places.iter().filter(|p| !holds(p, &file.digest)).collect();
         if lacking.len() == places.len() {
             let _slot = self.slots.acquire().await;
@@ -152,7 +153,7 @@ impl Link {
         lacking.into_iter().filter(|p| *p != here).try_for_each(|path| copy(here, path, folder))
     }
 
-    async fn blob(&self, file: &Entry, to: &Path) -> Result<(), Fault> {
+    async fn blob(&self, file: &TreeEntry, to: &Path) -> Result<(), RemoteError> {
         let name = blob_name(&file.digest);
         let failed = |e| error::of(&name, &e);
         let local = |e| Error::io("write", to, e);
@@ -174,7 +175,7 @@ impl Link {
             _ if hasher.finalize().to_hex().as_str() == file.digest.to_string() => return Ok(()),
             _ => "its digest is another".into(),
         };
-        Err(Fault::Bad { name, why })
+        Err(RemoteError::Bad { name, why })
     }
 }
 
@@ -204,7 +205,7 @@ fn holds(path: &Path, digest: &Digest) -> bool {
     path.is_file() && Digest::of_file(path).is_ok_and(|d| d == *digest)
 }
 
-fn copy(from: &Path, to: &Path, folder: &Path) -> Result<(), Fault> {
+fn copy(from: &Path, to: &Path, folder: &Path) -> Result<(), RemoteError> {
     let temporary = folder.join(unique());
     std::fs::copy(from, &temporary).map_err(|e| Error::io("copy", from, e))?;
     Ok(place(&temporary, to)?)

@@ -1,13 +1,13 @@
 //! From the store to a remote: blobs, then the tree that names them, then the record. What is there with the right
 //! size stays, unless this process found it bad.
 
-use super::client::{Link, blob_name, record_name, tree_name};
-use super::error::{self, Fault};
+use super::client::{Client, blob_name, record_name, tree_name};
+use super::error::{self, RemoteError};
 use super::tree::Tree;
 use crate::cache::action_cache::{self, Lookup, Record};
 use crate::cache::key::Key;
 use crate::cache::store::{Presence, Store, damaged};
-use crate::files::digest::{Entry, Measured, join};
+use crate::files::digest::{Measured, TreeEntry, join};
 use erw_base::error::Error;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
@@ -56,8 +56,8 @@ impl Parcel {
     }
 }
 
-impl Link {
-    pub(super) async fn send(&self, parcel: &Parcel, again: bool) -> Result<Sent, Fault> {
+impl Client {
+    pub(super) async fn send(&self, parcel: &Parcel, again: bool) -> Result<Sent, RemoteError> {
         let mut sent = Sent::default();
         for (path, measured) in &parcel.artifacts {
             sent += self.artifact(path, measured, again).await?;
@@ -70,7 +70,7 @@ impl Link {
     }
 
     /// A record that can be believed stays, even if it names another result: others build upon it.
-    async fn wants_record(&self, name: &str, key: &Key) -> Result<bool, Fault> {
+    async fn wants_record(&self, name: &str, key: &Key) -> Result<bool, RemoteError> {
         if self.said().bad.contains(name) {
             return Ok(true);
         }
@@ -82,11 +82,11 @@ impl Link {
         Ok(matches!(action_cache::read(&there, key), Lookup::Damaged))
     }
 
-    async fn artifact(&self, path: &Path, measured: &Measured, again: bool) -> Result<Sent, Fault> {
+    async fn artifact(&self, path: &Path, measured: &Measured, again: bool) -> Result<Sent, RemoteError> {
         let (root, expected) = (path.to_path_buf(), *measured);
         let read = tokio::task::spawn_blocking(move || Tree::of(&root, &expected));
-        let tree = read.await.map_err(|_| Fault::Stopped)??;
-        let send = |file: Entry| async move { self.file_out(&join(path, &file.path), &file, again).await };
+        let tree = read.await.map_err(|_| RemoteError::Stopped)??;
+        let send = |file: TreeEntry| async move { self.file_out(&join(path, &file.path), &file, again).await };
         let work: Vec<_> = tree.entries.iter().filter(|e| e.kind.is_file()).cloned().map(send).collect();
         let files: Vec<Sent> = futures_util::stream::iter(work).buffer_unordered(FILES).try_collect().await?;
         let mut sent = Sent::default();
@@ -99,7 +99,7 @@ impl Link {
         Ok(sent)
     }
 
-    async fn file_out(&self, path: &Path, file: &Entry, again: bool) -> Result<Sent, Fault> {
+    async fn file_out(&self, path: &Path, file: &TreeEntry, again: bool) -> Result<Sent, RemoteError> {
         let name = blob_name(&file.digest);
         if !again && self.has(&name, file.bytes).await? {
             return Ok(Sent::default());
@@ -116,7 +116,7 @@ impl Link {
     }
 
     /// Is it there, of this size, and not known to be bad?
-    async fn has(&self, name: &str, bytes: u64) -> Result<bool, Fault> {
+    async fn has(&self, name: &str, bytes: u64) -> Result<bool, RemoteError> {
         if self.said().bad.contains(name) {
             return Ok(false);
         }
@@ -126,7 +126,7 @@ impl Link {
         }
     }
 
-    async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<Sent, Fault> {
+    async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<Sent, RemoteError> {
         let sent = Sent { objects: 1, bytes: bytes.len() as u64 };
         self.client.put(&self.at(name), PutPayload::from(bytes)).await.map_err(|e| error::of(name, &e))?;
         self.said().bad.remove(name);
@@ -134,7 +134,7 @@ impl Link {
     }
 
     /// A large file in pieces, none of which is visible before all are there. It is digested on the way.
-    async fn pieces(&self, name: &str, path: &Path, file: &Entry) -> Result<Sent, Fault> {
+    async fn pieces(&self, name: &str, path: &Path, file: &TreeEntry) -> Result<Sent, RemoteError> {
         let failed = |e| error::of(name, &e);
         let upload = self.client.put_multipart(&self.at(name)).await.map_err(failed)?;
         let piece = PIECE.max(file.bytes.div_ceil(PIECES));
@@ -149,7 +149,7 @@ impl Link {
         Ok(Sent { objects: 1, bytes: file.bytes })
     }
 
-    async fn feed(&self, upload: &mut WriteMultipart, path: &Path, file: &Entry) -> Result<(), Fault> {
+    async fn feed(&self, upload: &mut WriteMultipart, path: &Path, file: &TreeEntry) -> Result<(), RemoteError> {
         let local = |e| Error::io("read", path, e);
         let mut source = std::fs::File::open(path).map_err(local)?;
         let (mut buffer, mut hasher) = (vec![0; 1 << 20], blake3::Hasher::new());

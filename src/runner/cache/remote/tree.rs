@@ -5,7 +5,7 @@
 //! else occurs the format is 2: each entry has its kind, and names are written as [`name`] does.
 
 use crate::cache::store::damaged;
-use crate::files::digest::{Digest, Entry, Kind, Measured, combine, entries, named};
+use crate::files::digest::{Digest, Kind, Measured, TreeEntry, combine, entries, named};
 use crate::files::links;
 use crate::text::path_text;
 use erw_base::error::Result;
@@ -20,7 +20,7 @@ const KINDS: u32 = 2;
 /// The entries of an artifact. One that is a single plain file has no list: it is a blob of its own name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
-    pub entries: Vec<Entry>,
+    pub entries: Vec<TreeEntry>,
     /// A folder, not a file.
     pub is_dir: bool,
 }
@@ -61,7 +61,7 @@ impl Sort {
 }
 
 impl Line {
-    fn of(entry: &Entry, path: String) -> Self {
+    fn of(entry: &TreeEntry, path: String) -> Self {
         let (kind, target) = match &entry.kind {
             Kind::File => (Sort::File, None),
             Kind::Program => (Sort::Program, None),
@@ -71,7 +71,7 @@ impl Line {
         Self { path, bytes: entry.bytes, digest: entry.digest, kind, target }
     }
 
-    fn entry(self, format: u32) -> Option<Entry> {
+    fn entry(self, format: u32) -> Option<TreeEntry> {
         let path = if format == PLAIN { self.path.into() } else { path_text::path(&self.path)? };
         let kind = match (self.kind, self.target) {
             (Sort::File, None) => Kind::File,
@@ -81,13 +81,13 @@ impl Line {
             _ => return None,
         };
         let is_fit = format != PLAIN || kind == Kind::File;
-        is_fit.then_some(Entry { path, kind, bytes: self.bytes, digest: self.digest })
+        is_fit.then_some(TreeEntry { path, kind, bytes: self.bytes, digest: self.digest })
     }
 }
 
 /// An artifact that is one plain file.
-pub fn alone(artifact: &Measured) -> Entry {
-    Entry::file(PathBuf::new(), artifact.bytes, artifact.digest)
+pub fn alone(artifact: &Measured) -> TreeEntry {
+    TreeEntry::file(PathBuf::new(), artifact.bytes, artifact.digest)
 }
 
 impl Tree {
@@ -127,7 +127,7 @@ impl Tree {
         let mut entries = entries.ok_or("it is no list of files")?;
         // A file that may be executed is a list without a name in it.
         let is_dir =
-            !matches!(entries.as_slice(), [Entry { path, kind: Kind::Program, .. }] if path.as_os_str().is_empty());
+            !matches!(entries.as_slice(), [TreeEntry { path, kind: Kind::Program, .. }] if path.as_os_str().is_empty());
         if is_dir {
             check_paths(&entries)?;
         }
@@ -140,9 +140,9 @@ impl Tree {
 
 /// A list is stored as it is written, or not at all: `a//b` and `a/./b` would become `a/b`, whose digest is another. Nothing
 /// lies in what is no folder, and no link leads out.
-fn check_paths(entries: &[Entry]) -> Result<(), &'static str> {
+fn check_paths(entries: &[TreeEntry]) -> Result<(), &'static str> {
     let mut known: BTreeSet<&Path> = BTreeSet::new();
-    for Entry { path, .. } in entries {
+    for TreeEntry { path, .. } in entries {
         let bytes = path.as_os_str().as_bytes();
         let mut parts = bytes.split(|b| *b == b'/');
         if path.is_absolute() || parts.clone().any(|part| part == b"..") || bytes.is_empty() {
@@ -169,16 +169,16 @@ fn check_paths(entries: &[Entry]) -> Result<(), &'static str> {
 mod tests {
     use super::*;
 
-    fn entry(path: &str, kind: Kind) -> Entry {
+    fn entry(path: &str, kind: Kind) -> TreeEntry {
         let (bytes, digest) = match &kind {
             Kind::Link(to) => (to.as_os_str().len() as u64, Digest::of_bytes(to.as_os_str().as_encoded_bytes())),
             Kind::Folder => (0, Digest::of_bytes(b"")),
             _ => (1, Digest::of_bytes(b"x")),
         };
-        Entry { path: path.into(), kind, bytes, digest }
+        TreeEntry { path: path.into(), kind, bytes, digest }
     }
 
-    fn tree(mut entries: Vec<Entry>) -> (Tree, Measured) {
+    fn tree(mut entries: Vec<TreeEntry>) -> (Tree, Measured) {
         let is_dir = !entries[0].path.as_os_str().is_empty() || entries[0].kind == Kind::File;
         let measured = combine(&mut entries, is_dir);
         (Tree { entries, is_dir }, measured)

@@ -1,25 +1,25 @@
 //! Judging stages: is it cached, and if not, whose turn is it? Done by threads of their own, since a judge may have to
 //! read sources. They know one stage at a time.
 
-use super::message::{Judged, Message, Question};
-use crate::exec::executor::{Order, Shop};
+use super::message::{CheckRequest, CheckResult, Message};
+use crate::exec::executor::{Executor, ReadyAction};
 use crate::plan::{self, Verdict};
 use erw_base::error::{Error, Result};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Mutex, PoisonError};
 
 /// What a judging thread does until nobody can ask any more.
-pub(super) fn judge_all(shop: &Shop<'_>, asked: &Mutex<Receiver<Question>>, tell: &Sender<Message>) {
+pub(super) fn judge_all(shop: &Executor<'_>, asked: &Mutex<Receiver<CheckRequest>>, tell: &Sender<Message>) {
     loop {
         let question = asked.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(question) = question else { return };
-        let _ = tell.send(Message::Judged(question.id, judge(shop, question)));
+        let _ = tell.send(Message::Checked(question.id, judge(shop, question)));
     }
 }
 
 /// Judges a stage whose inputs are known.
-fn judge(shop: &Shop<'_>, question: Question) -> Result<Judged> {
-    let Question { id, inputs, keyed } = question;
+fn judge(shop: &Executor<'_>, question: CheckRequest) -> Result<CheckResult> {
+    let CheckRequest { id, inputs, keyed } = question;
     let judge = shop.judge;
     let stage = &judge.pipeline.stages[id.0];
     if let Some(missing) = plan::missing(stage).first() {
@@ -30,16 +30,16 @@ fn judge(shop: &Shop<'_>, question: Question) -> Result<Judged> {
         None => judge.key(stage, &inputs)?,
     };
     if let Some(record) = judge.cached(id, &keyed)? {
-        return Ok(Judged::Cached(keyed.action.key, record));
+        return Ok(CheckResult::Cached(keyed.action.key, record));
     }
     judge.store.writable()?;
     let Some(lock) = judge.store.try_lock(&keyed.action.key)? else {
-        return Ok(Judged::Locked(Box::new(Question { id, inputs, keyed: Some(keyed) })));
+        return Ok(CheckResult::Locked(Box::new(CheckRequest { id, inputs, keyed: Some(keyed) })));
     };
     // Between the look and the lock another run may have finished it.
     match judge.verdict(id, &keyed)? {
-        Verdict::Cached(record) => Ok(Judged::Cached(keyed.action.key, record)),
-        Verdict::Run(reasons) => Ok(Judged::Stale(Box::new(Order { id, keyed, inputs, lock }), reasons)),
+        Verdict::Cached(record) => Ok(CheckResult::Cached(keyed.action.key, record)),
+        Verdict::Run(reasons) => Ok(CheckResult::Stale(Box::new(ReadyAction { id, keyed, inputs, lock }), reasons)),
         Verdict::Waiting(_) | Verdict::Missing(_) => Err(Error::internal("a stage was judged before its inputs")),
     }
 }

@@ -3,8 +3,8 @@
 use crate::cache::action_cache::Record;
 use crate::cache::key::Key;
 use crate::event::WorkerEvent;
-use crate::exec::executor::{End, Order, Start};
-use crate::exec::resources::Grant;
+use crate::exec::executor::{ActionEnd, ActionStart, ReadyAction};
+use crate::exec::resources::Allocation;
 use crate::files::digest::Digest;
 use crate::pipeline::graph::StageId;
 use crate::plan::Keyed;
@@ -21,17 +21,17 @@ pub(crate) enum Early {
 }
 
 /// A stage to be judged. `keyed`: from an earlier try.
-pub(crate) struct Question {
+pub(crate) struct CheckRequest {
     pub id: StageId,
     pub inputs: BTreeMap<String, Digest>,
     pub keyed: Option<Keyed>,
 }
 
-pub(crate) enum Judged {
+pub(crate) enum CheckResult {
     Cached(Key, Box<Record>),
-    Stale(Box<Order>, Vec<Reason>),
+    Stale(Box<ReadyAction>, Vec<Reason>),
     /// Another run is at it.
-    Locked(Box<Question>),
+    Locked(Box<CheckRequest>),
 }
 
 /// Waiting for something that no helper does: a lock of another run, or the time of the next attempt.
@@ -42,8 +42,8 @@ pub(crate) struct Later<T> {
 
 /// What helpers report.
 pub(crate) enum Message {
-    Judged(StageId, Result<Judged>),
-    Starting(StageId, Start, Grant),
+    Checked(StageId, Result<CheckResult>),
+    Starting(StageId, ActionStart, Allocation),
     Worker(StageId, WorkerEvent),
-    Ended(Box<Order>, Grant, End),
+    Ended(Box<ReadyAction>, Allocation, ActionEnd),
 }

@@ -27,26 +27,26 @@ mod sum;
 mod telling;
 mod transitions;
 
-use super::executor::{Order, Shop};
+use super::executor::{Executor, ReadyAction};
 use super::process_exit::MemoryDeaths;
 use super::processes::Workers;
-use super::resources::{Limits, Pool};
+use super::resources::{Limits, ResourcePool};
 use super::spawn::Launcher;
-pub use super::stop_token::Stop;
-use super::tamper::Sound;
+pub use super::stop_token::StopToken;
+use super::tamper::IntegrityCheck;
 use crate::cache::CacheRef;
 use crate::cache::action_cache::Record;
 use crate::cache::key::Key;
-use crate::event::{Event, Failure, Listener, StageEnd, State, What};
-use crate::pipeline::graph::{Patience, Pipeline, Stage, StageId};
+use crate::event::{Event, EventKind, Failure, Listener, StageEnd, State};
+use crate::pipeline::graph::{Pipeline, RetryPolicy, Stage, StageId};
 use crate::plan::reason::Reason;
-use crate::plan::{self, Judge, Missing};
+use crate::plan::{self, CacheChecker, Missing};
 use check::judge_all;
 use erw_base::error::{Error, Result};
 use erw_base::limits;
-use message::{Early, Judged, Later, Message, Question};
+use message::{CheckRequest, CheckResult, Early, Later, Message};
 use performing::{Granted, perform_all};
-use ready_queue::{Backlog, Urgency, urgency};
+use ready_queue::{Priority, ReadyQueue, urgency};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,7 +73,7 @@ pub struct Options {
     pub keep_going: bool,
     pub limits: Limits,
     /// For stages that say nothing themselves.
-    pub patience: Patience,
+    pub patience: RetryPolicy,
 }
 
 /// How a run ended.
@@ -91,20 +91,20 @@ pub fn run(
     cache: CacheRef<'_>,
     launcher: &Launcher,
     options: Options,
-    stop: &Stop,
+    stop: &StopToken,
     listener: &mut dyn Listener,
 ) -> Result<Outcome> {
     let pool = check(pipeline, &options)?;
-    let judge = Judge::new(pipeline, cache, options.forced.clone());
+    let judge = CacheChecker::new(pipeline, cache, options.forced.clone());
     let (workers, deaths) = (Workers::default(), MemoryDeaths::default());
     let unsynced = AtomicBool::new(false);
-    let shop = Shop {
+    let shop = Executor {
         judge: &judge,
         launcher,
         workers: &workers,
         deaths: &deaths,
         unsynced,
-        sound: Sound::default(),
+        sound: IntegrityCheck::default(),
         spares: Mutex::default(),
     };
     let (tell, told) = channel();
@@ -127,9 +127,9 @@ pub fn run(
 }
 
 /// What can be known to fail before days of work is refused now.
-fn check(pipeline: &Pipeline, options: &Options) -> Result<Pool> {
+fn check(pipeline: &Pipeline, options: &Options) -> Result<ResourcePool> {
     let stages = || options.selected.iter().map(|id| &pipeline.stages[id.0]);
-    let pool = Pool::new(options.limits.clone(), stages().map(|s| (s.name.as_str(), &s.resources)));
+    let pool = ResourcePool::new(options.limits.clone(), stages().map(|s| (s.name.as_str(), &s.resources)));
     let missing: Vec<Missing> = stages().flat_map(plan::missing).collect();
     match plan::missing_error(&missing).filter(|_| !options.keep_going) {
         // Who is to fetch files should know that this machine would not do anyway.
@@ -162,22 +162,22 @@ struct Progress {
 
 struct Scheduler<'a> {
     pipeline: &'a Pipeline,
-    shop: &'a Shop<'a>,
-    stop: &'a Stop,
+    shop: &'a Executor<'a>,
+    stop: &'a StopToken,
     stops_heeded: usize,
-    pool: Pool,
+    pool: ResourcePool,
     keep_going: bool,
     limits: Limits,
-    patience: Patience,
+    patience: RetryPolicy,
     selected: Vec<StageId>,
     /// By id.
     stages: Vec<Progress>,
     by_name: HashMap<&'a str, StageId>,
     /// Waiting stages that lack nothing.
     judgeable: BTreeSet<StageId>,
-    backlog: Backlog,
-    locked: BTreeMap<StageId, Later<Box<Question>>>,
-    retries: BTreeMap<StageId, Later<Box<Order>>>,
+    backlog: ReadyQueue,
+    locked: BTreeMap<StageId, Later<Box<CheckRequest>>>,
+    retries: BTreeMap<StageId, Later<Box<ReadyAction>>>,
     running: BTreeSet<StageId>,
     /// Stages being judged, and since when.
     judging: BTreeMap<StageId, Instant>,
@@ -186,7 +186,7 @@ struct Scheduler<'a> {
     synced: Instant,
     listener: &'a mut dyn Listener,
     tell: Sender<Message>,
-    ask: Sender<Question>,
+    ask: Sender<CheckRequest>,
     order: Sender<Granted>,
     /// Threads that carry out orders.
     hands: usize,
@@ -196,13 +196,13 @@ impl<'a> Scheduler<'a> {
     #[expect(clippy::too_many_arguments, reason = "called once, by `run`, which owns all of it")]
     fn new(
         pipeline: &'a Pipeline,
-        shop: &'a Shop<'a>,
-        stop: &'a Stop,
-        pool: Pool,
+        shop: &'a Executor<'a>,
+        stop: &'a StopToken,
+        pool: ResourcePool,
         options: Options,
         listener: &'a mut dyn Listener,
         tell: Sender<Message>,
-        ask: Sender<Question>,
+        ask: Sender<CheckRequest>,
         order: Sender<Granted>,
     ) -> Self {
         let mut stages: Vec<Progress> = pipeline.stages.iter().map(|_| Progress::default()).collect();
@@ -226,7 +226,7 @@ impl<'a> Scheduler<'a> {
             stages,
             by_name,
             judgeable: BTreeSet::new(),
-            backlog: Backlog::default(),
+            backlog: ReadyQueue::default(),
             locked: BTreeMap::new(),
             retries: BTreeMap::new(),
             running: BTreeSet::new(),
@@ -253,7 +253,7 @@ impl<'a> Scheduler<'a> {
     where
         'a: 'scope,
     {
-        self.say(What::RunStarted {
+        self.say(EventKind::RunStarted {
             pipeline: self.pipeline.name.clone(),
             stages: self.selected.len(),
             jobs: self.limits.jobs,
@@ -296,7 +296,7 @@ impl<'a> Scheduler<'a> {
         self.stages[id.0].state
     }
 
-    fn say(&mut self, what: What) {
+    fn say(&mut self, what: EventKind) {
         self.listener.event(&Event { at: self.began.elapsed().as_secs_f64(), what });
     }
 
@@ -332,19 +332,19 @@ impl<'a> Scheduler<'a> {
             self.set(id, State::Ready);
             match inputs {
                 Err(e) => self.fail(id, e.into()),
-                Ok(inputs) => self.ask(Question { id, inputs, keyed: None }),
+                Ok(inputs) => self.ask(CheckRequest { id, inputs, keyed: None }),
             }
         }
     }
 
-    fn ask(&mut self, question: Question) {
+    fn ask(&mut self, question: CheckRequest) {
         self.judging.insert(question.id, Instant::now());
         let _ = self.ask.send(question);
     }
 
     /// The urgency of the most urgent stage that is just being judged: less urgent ones do not take its place. One whose
     /// judge takes long, because it reads sources, holds up nobody.
-    fn about_to_come(&self) -> Option<Urgency> {
+    fn about_to_come(&self) -> Option<Priority> {
         let fresh = self.judging.iter().filter(|(_, since)| since.elapsed() < TICK);
         fresh.map(|(id, _)| self.backlog.urgency(*id)).max()
     }
@@ -402,12 +402,12 @@ impl<'a> Scheduler<'a> {
         let Some(remote) = self.shop.judge.remote else { return };
         let stop = self.stop;
         let words = remote.attend(idle, &|| stop.count() > 0);
-        words.into_iter().for_each(|text| self.say(What::Warning { text }));
+        words.into_iter().for_each(|text| self.say(EventKind::Warning { text }));
     }
 
     fn hear(&mut self, message: Message) {
         match message {
-            Message::Judged(id, judged) => {
+            Message::Checked(id, judged) => {
                 self.judging.remove(&id);
                 // Given up meanwhile.
                 if !self.state(id).is_settled() {
@@ -428,28 +428,28 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    fn judged(&mut self, id: StageId, judged: Result<Judged>) {
+    fn judged(&mut self, id: StageId, judged: Result<CheckResult>) {
         match judged {
             Err(e) => self.fail(id, e.into()),
-            Ok(Judged::Locked(question)) => {
+            Ok(CheckResult::Locked(question)) => {
                 let first = self.stages[id.0].key.is_none();
                 let key = question.keyed.as_ref().map(|k| k.action.key);
                 self.stages[id.0].key = key;
                 if let Some(key) = key.filter(|_| first) {
-                    self.say(What::Locked { stage: self.stage(id).name.clone(), key: key.to_string() });
+                    self.say(EventKind::Locked { stage: self.stage(id).name.clone(), key: key.to_string() });
                 }
                 self.locked.insert(id, Later { due: Instant::now() + LOCK_INTERVAL, what: question });
             }
-            Ok(Judged::Cached(key, record)) => {
+            Ok(CheckResult::Cached(key, record)) => {
                 let progress = &mut self.stages[id.0];
                 progress.key = Some(key);
                 progress.record = Some(*record);
                 self.set(id, State::Cached);
             }
-            Ok(Judged::Stale(order, reasons)) => {
+            Ok(CheckResult::Stale(order, reasons)) => {
                 for reason in reasons.iter().filter(|r| matches!(r, Reason::Damaged { .. })) {
                     let text = format!("stage `{}`: {reason}; it runs again", self.stage(id).name);
-                    self.say(What::Warning { text });
+                    self.say(EventKind::Warning { text });
                 }
                 let progress = &mut self.stages[id.0];
                 progress.key = Some(order.keyed.action.key);
@@ -463,7 +463,7 @@ impl<'a> Scheduler<'a> {
     }
 
     /// By what each stage took when it last ran; a second where nobody knows.
-    fn urgency(&self) -> Vec<Urgency> {
+    fn urgency(&self) -> Vec<Priority> {
         let past = self.shop.judge.past().ok();
         urgency(self.pipeline, |id| match self.state(id) {
             State::Unknown | State::Cached | State::Done => 0.0,
@@ -485,12 +485,12 @@ impl<'a> Scheduler<'a> {
         if self.shop.unsynced.load(Ordering::Relaxed)
             && let Err(e) = self.shop.judge.store.sync()
         {
-            self.say(What::Warning { text: e.to_string() });
+            self.say(EventKind::Warning { text: e.to_string() });
         }
         let ends: Vec<StageEnd> = self.selected.iter().map(|&id| self.end(id)).collect();
         let error = sum(&ends, signal);
         let exit = error.as_ref().map_or(0, Error::exit_code);
-        self.say(What::RunFinished { seconds: self.began.elapsed().as_secs_f64(), exit });
+        self.say(EventKind::RunFinished { seconds: self.began.elapsed().as_secs_f64(), exit });
         let mut record = |id: &StageId| Some((*id, self.stages[id.0].record.take()?));
         let records = self.selected.iter().filter_map(&mut record).collect();
         Outcome { ends, records, error }

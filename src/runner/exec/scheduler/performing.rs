@@ -2,16 +2,16 @@
 //! no more can be had, orders wait for those there are. They know one stage at a time.
 
 use super::message::Message;
-use crate::exec::executor::{Order, Shop};
-use crate::exec::resources::Grant;
+use crate::exec::executor::{Executor, ReadyAction};
+use crate::exec::resources::Allocation;
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Mutex, PoisonError};
 
 /// An order with its share of the machine.
-pub(super) type Granted = (Box<Order>, Grant);
+pub(super) type Granted = (Box<ReadyAction>, Allocation);
 
 /// What such a thread does until no more orders can come.
-pub(super) fn perform_all(shop: &Shop<'_>, orders: &Mutex<Receiver<Granted>>, tell: &Sender<Message>) {
+pub(super) fn perform_all(shop: &Executor<'_>, orders: &Mutex<Receiver<Granted>>, tell: &Sender<Message>) {
     loop {
         let next = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((order, grant)) = next else { return };

@@ -3,8 +3,8 @@
 //! fit, so that the first result is there early, can condemn others, and is there if the sweep is cut off. Grants
 //! shares; it does not know what the stages do.
 
-use crate::exec::executor::Order;
-use crate::exec::resources::{Grant, Pool};
+use crate::exec::executor::ReadyAction;
+use crate::exec::resources::{Allocation, ResourcePool};
 use crate::pipeline::graph::{Pipeline, Resources, StageId};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ const SLIPS: usize = 32;
 
 /// The greater, the sooner.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Urgency {
+pub struct Priority {
     /// Of the first trial that needs the stage.
     turn: Reverse<usize>,
     /// From its start to the end of all that needs it, if nothing has to wait.
@@ -23,16 +23,16 @@ pub struct Urgency {
 }
 
 #[derive(Default)]
-pub struct Backlog {
-    orders: BTreeMap<(Reverse<Urgency>, StageId), Box<Order>>,
+pub struct ReadyQueue {
+    orders: BTreeMap<(Reverse<Priority>, StageId), Box<ReadyAction>>,
     /// By stage.
-    urgency: Vec<Urgency>,
+    urgency: Vec<Priority>,
     slips: usize,
 }
 
-impl Backlog {
+impl ReadyQueue {
     /// Learns how urgent each stage is. Until then all are alike.
-    pub fn rank(&mut self, urgency: Vec<Urgency>) {
+    pub fn rank(&mut self, urgency: Vec<Priority>) {
         self.urgency = urgency;
         let orders = std::mem::take(&mut self.orders);
         orders.into_values().for_each(|order| self.insert(order));
@@ -40,16 +40,16 @@ impl Backlog {
     pub fn is_ranked(&self) -> bool {
         !self.urgency.is_empty()
     }
-    pub fn urgency(&self, id: StageId) -> Urgency {
+    pub fn urgency(&self, id: StageId) -> Priority {
         self.urgency.get(id.0).copied().unwrap_or_default()
     }
-    fn place(&self, id: StageId) -> (Reverse<Urgency>, StageId) {
+    fn place(&self, id: StageId) -> (Reverse<Priority>, StageId) {
         (Reverse(self.urgency(id)), id)
     }
-    pub fn insert(&mut self, order: Box<Order>) {
+    pub fn insert(&mut self, order: Box<ReadyAction>) {
         self.orders.insert(self.place(order.id), order);
     }
-    pub fn remove(&mut self, id: StageId) -> Option<Box<Order>> {
+    pub fn remove(&mut self, id: StageId) -> Option<Box<ReadyAction>> {
         self.orders.remove(&self.place(id))
     }
     /// Dropping the orders releases their locks.
@@ -63,10 +63,10 @@ impl Backlog {
     /// The most urgent order that fits and is not less urgent than `at_least`, with its share.
     pub fn next<'r>(
         &mut self,
-        pool: &mut Pool,
-        at_least: Option<Urgency>,
+        pool: &mut ResourcePool,
+        at_least: Option<Priority>,
         need: impl Fn(StageId) -> &'r Resources,
-    ) -> Option<(Box<Order>, Grant)> {
+    ) -> Option<(Box<ReadyAction>, Allocation)> {
         if !pool.has_room() {
             return None;
         }
@@ -84,9 +84,9 @@ impl Backlog {
 }
 
 /// How urgent each stage is. `seconds` of a stage that is not to run are zero.
-pub fn urgency(pipeline: &Pipeline, seconds: impl Fn(StageId) -> f64) -> Vec<Urgency> {
-    let mut urgency: Vec<Urgency> =
-        pipeline.stages.iter().map(|stage| Urgency { turn: Reverse(stage.turn), millis: 0 }).collect();
+pub fn urgency(pipeline: &Pipeline, seconds: impl Fn(StageId) -> f64) -> Vec<Priority> {
+    let mut urgency: Vec<Priority> =
+        pipeline.stages.iter().map(|stage| Priority { turn: Reverse(stage.turn), millis: 0 }).collect();
     // Backwards: what needs a stage comes after it.
     for (i, stage) in pipeline.stages.iter().enumerate().rev() {
         // Nothing is free: of two equal chains the longer in stages comes first.

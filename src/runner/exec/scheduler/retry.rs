@@ -2,8 +2,8 @@
 
 use super::Scheduler;
 use super::message::{Early, Later};
-use crate::event::{Failure, State, What};
-use crate::exec::executor::{End, Order};
+use crate::event::{EventKind, Failure, State};
+use crate::exec::executor::{ActionEnd, ReadyAction};
 use crate::pipeline::graph::StageId;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -73,18 +73,18 @@ impl Scheduler<'_> {
         }
     }
 
-    pub(super) fn ended(&mut self, order: Box<Order>, end: End) {
+    pub(super) fn ended(&mut self, order: Box<ReadyAction>, end: ActionEnd) {
         let id = order.id;
         let early = self.stages[id.0].ended_early.take();
         match (end, early) {
-            (End::Done(record), _) => {
+            (ActionEnd::Done(record), _) => {
                 let progress = &mut self.stages[id.0];
                 progress.record = Some(*record);
                 // Of an earlier attempt.
                 progress.failure = None;
                 self.set(id, State::Done);
             }
-            (End::Damaged(makers), _) => {
+            (ActionEnd::Damaged(makers), _) => {
                 drop(order);
                 for maker in makers {
                     // One that runs again already will be waited for.
@@ -95,21 +95,23 @@ impl Scheduler<'_> {
                 self.set(id, State::Waiting);
             }
             (_, Some(Early::Pointless(why))) => self.skip(id, why),
-            (End::Suspended, None) => self.set(id, State::Suspended),
+            (ActionEnd::Suspended, None) => self.set(id, State::Suspended),
             // Ended by the second Ctrl-C: its checkpoints are as good as those of a suspended one.
-            (End::Failed { .. } | End::Suspended, _) if self.stops_heeded > 1 => self.set(id, State::Suspended),
-            (End::Failed { .. } | End::Suspended, Some(Early::OutOfTime)) => {
+            (ActionEnd::Failed { .. } | ActionEnd::Suspended, _) if self.stops_heeded > 1 => {
+                self.set(id, State::Suspended)
+            }
+            (ActionEnd::Failed { .. } | ActionEnd::Suspended, Some(Early::OutOfTime)) => {
                 let limit = self.stage(id).patience.timeout.or(self.patience.timeout).unwrap_or_default();
                 let message = format!("it took longer than its timeout of {} s", limit.as_secs_f64());
                 self.attempt_failed(order, Failure { message, ..Failure::default() });
             }
-            (End::Failed { failure, again: true }, None) => self.attempt_failed(order, failure),
-            (End::Failed { failure, again: false }, None) => self.fail(id, failure),
+            (ActionEnd::Failed { failure, again: true }, None) => self.attempt_failed(order, failure),
+            (ActionEnd::Failed { failure, again: false }, None) => self.fail(id, failure),
         }
     }
 
     /// Another attempt, if there is one left. The order keeps the lock meanwhile.
-    pub(super) fn attempt_failed(&mut self, order: Box<Order>, failure: Failure) {
+    pub(super) fn attempt_failed(&mut self, order: Box<ReadyAction>, failure: Failure) {
         let id = order.id;
         let patience = self.stage(id).patience;
         let retries = patience.retries.or(self.patience.retries).unwrap_or(0);
@@ -123,7 +125,7 @@ impl Scheduler<'_> {
         let stage = self.stage(id).name.clone();
         self.stages[id.0].failure = Some(failure.clone());
         self.set(id, State::Ready);
-        self.say(What::Retry { stage, attempt: failed + 1, wait: wait.as_secs_f64(), failure });
+        self.say(EventKind::Retry { stage, attempt: failed + 1, wait: wait.as_secs_f64(), failure });
         self.retries.insert(id, Later { due: Instant::now() + wait, what: order });
     }
 

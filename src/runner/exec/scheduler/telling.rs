@@ -1,16 +1,16 @@
 //! What the scheduler knows, told as events. Changes nothing.
 
 use super::Scheduler;
-use crate::event::progress::Left;
-use crate::event::{StageEnd, State, What, WorkerEvent};
-use crate::exec::executor::Start;
-use crate::exec::resources::Grant;
+use crate::event::progress::PartialProgress;
+use crate::event::{EventKind, StageEnd, State, WorkerEvent};
+use crate::exec::executor::ActionStart;
+use crate::exec::resources::Allocation;
 use crate::pipeline::graph::StageId;
 
 impl Scheduler<'_> {
-    pub(super) fn tell_start(&mut self, id: StageId, start: Start, grant: &Grant) {
+    pub(super) fn tell_start(&mut self, id: StageId, start: ActionStart, grant: &Allocation) {
         let (stage, progress) = (self.stage(id), &self.stages[id.0]);
-        let what = What::Started {
+        let what = EventKind::Started {
             stage: stage.name.clone(),
             kind: stage.kind.name.into(),
             key: progress.key.map(|k| k.to_string()).unwrap_or_default(),
@@ -26,11 +26,11 @@ impl Scheduler<'_> {
     pub(super) fn pass_on(&mut self, id: StageId, event: WorkerEvent) {
         let stage = self.stage(id).name.clone();
         let what = match event {
-            WorkerEvent::Progress { done, total } => What::Progress { stage, done, total },
-            WorkerEvent::Metric { step, name, value } => What::Metric { stage, step, name, value },
-            WorkerEvent::Log { text } => What::Log { stage, text },
-            WorkerEvent::Checkpoint { step } => What::Checkpoint { stage, step },
-            WorkerEvent::Resumed { step } => What::Resumed { stage, step },
+            WorkerEvent::Progress { done, total } => EventKind::Progress { stage, done, total },
+            WorkerEvent::Metric { step, name, value } => EventKind::Metric { stage, step, name, value },
+            WorkerEvent::Log { text } => EventKind::Log { stage, text },
+            WorkerEvent::Checkpoint { step } => EventKind::Checkpoint { stage, step },
+            WorkerEvent::Resumed { step } => EventKind::Resumed { stage, step },
             // Told when the stage has ended.
             _ => return,
         };
@@ -54,7 +54,7 @@ impl Scheduler<'_> {
             left: progress
                 .key
                 .filter(|_| state == State::Suspended)
-                .and_then(|key| Left::in_folder(&store.work_dir(&key))),
+                .and_then(|key| PartialProgress::in_folder(&store.work_dir(&key))),
             results: record.map_or(vec![], |r| r.results.clone()),
             outputs: record.map_or(vec![], |r| r.outputs.iter().map(|(name, o)| o.stored(store, name)).collect()),
             shown: record.map_or(vec![], |r| r.shown_paths(store)),

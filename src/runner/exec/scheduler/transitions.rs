@@ -1,7 +1,7 @@
 //! From one state of a stage to the next, and what that means for the stages that need it. Decides nothing.
 
 use super::Scheduler;
-use crate::event::{Failure, State, What};
+use crate::event::{EventKind, Failure, State};
 use crate::pipeline::graph::StageId;
 
 impl Scheduler<'_> {
@@ -18,10 +18,10 @@ impl Scheduler<'_> {
             }
         }
         self.note_judgeable(id);
-        self.say(What::State { stage: self.stage(id).name.clone(), state });
+        self.say(EventKind::State { stage: self.stage(id).name.clone(), state });
         if state.is_settled() {
             let end = self.end(id);
-            self.say(What::Ended(Box::new(end)));
+            self.say(EventKind::Ended(Box::new(end)));
         }
         self.has_failed |= state == State::Failed;
         if matches!(state, State::Failed | State::Suspended) {

@@ -29,11 +29,11 @@ pub struct Copy {
     set: String,
     count: usize,
     role: Role,
-    how: How,
+    how: TensorNaming,
 }
 
 #[derive(Debug, Clone)]
-enum How {
+enum TensorNaming {
     /// Under the names behind a prefix, where the others are those of the same dictionary.
     Named { prefix: String, others: Vec<String> },
     /// Under other names than the model's at `model`: theirs by those of the model's dictionary. Fixed tables, which are not
@@ -98,7 +98,7 @@ pub fn choose(file: &WeightsFile, path: &Path, artifact: Artifact, set: Option<&
         _ if copies.is_empty() => {
             // What is missing in it will be told.
             let set = file.only_set(&["ema", "model", "state_dict"])?;
-            let how = How::Named { prefix: String::new(), others: vec![] };
+            let how = TensorNaming::Named { prefix: String::new(), others: vec![] };
             let copy = Copy { name: set.clone(), set, count: 0, role: Role::Unknown, how };
             choice.taken.push(Taken { copy, files: files.to_vec() });
             return Ok(choice);
@@ -125,7 +125,7 @@ pub fn choose(file: &WeightsFile, path: &Path, artifact: Artifact, set: Option<&
                 Taken { copy: model.clone(), files: vec![files[1]] },
             ];
             // An average of what is trained lacks the table that shows the size.
-            let named = matches!(ema.how, How::Named { .. });
+            let named = matches!(ema.how, TensorNaming::Named { .. });
             if named && !survey.tensors_of(ema).iter().any(|(name, _)| state_dict::plain(name).ends_with(TABLES[0])) {
                 both.reverse();
             }
@@ -171,15 +171,15 @@ impl Copy {
     fn told(&self) -> String {
         let name = if self.name.is_empty() { "the top level".into() } else { format!("`{}`", self.name) };
         match &self.how {
-            How::Named { .. } => name,
-            How::Renamed { told, model, .. } => format!("{name} ({told} {})", model.told()),
+            TensorNaming::Named { .. } => name,
+            TensorNaming::Renamed { told, model, .. } => format!("{name} ({told} {})", model.told()),
         }
     }
 
     /// Its tensors, under names from which [`state_dict::network`] finds it, and what is in it and is not read.
     pub fn read(&self, file: &WeightsFile) -> Result<Readable> {
         match &self.how {
-            How::Named { prefix, others } => {
+            TensorNaming::Named { prefix, others } => {
                 let around = state_dict::around(prefix);
                 let wanted = |name: &str| {
                     state_dict::belongs(name, prefix, others)
@@ -187,7 +187,7 @@ impl Copy {
                 };
                 Ok(file.readable(&self.set, &wanted)?)
             }
-            How::Renamed { model, theirs, .. } => {
+            TensorNaming::Renamed { model, theirs, .. } => {
                 let mut fixed = model.read_where(file, &|name| !theirs.contains_key(name))?;
                 let wanted: BTreeSet<&String> = theirs.values().collect();
                 let mut read = file.readable(&self.set, &|name| wanted.contains(&name.to_string()))?;
@@ -206,16 +206,16 @@ impl Copy {
 
     fn read_where(&self, file: &WeightsFile, wanted: &dyn Fn(&str) -> bool) -> Result<Readable> {
         match &self.how {
-            How::Named { prefix, others } => {
+            TensorNaming::Named { prefix, others } => {
                 Ok(file.readable(&self.set, &|name| state_dict::belongs(name, prefix, others) && wanted(name))?)
             }
-            How::Renamed { .. } => Err(Error::internal("an average of an average")),
+            TensorNaming::Renamed { .. } => Err(Error::internal("an average of an average")),
         }
     }
 
     /// What lies in the same dictionary and is of no copy.
     pub fn beside(&self, file: &WeightsFile) -> Vec<String> {
-        let How::Named { prefix, others } = &self.how else { return vec![] };
+        let TensorNaming::Named { prefix, others } = &self.how else { return vec![] };
         let around = state_dict::around(prefix);
         let of_none = |name: &String| {
             let copy = others.iter().chain([prefix]).any(|p| state_dict::belongs(name, p, others));
@@ -250,7 +250,7 @@ impl<'a> Survey<'a> {
                     false => state_dict::role(&name),
                 };
                 let count = names().filter(|n| state_dict::belongs(n, prefix, &others)).count();
-                let how = How::Named { prefix: prefix.clone(), others: others.clone() };
+                let how = TensorNaming::Named { prefix: prefix.clone(), others: others.clone() };
                 self.copies.push(Copy { name, set: set.clone(), count, role, how });
             }
         }
@@ -258,7 +258,7 @@ impl<'a> Survey<'a> {
 
     /// The tensors of a copy in the order of the file.
     fn tensors_of(&self, copy: &Copy) -> Vec<&(String, Option<Vec<usize>>)> {
-        let How::Named { prefix, others } = &copy.how else { return vec![] };
+        let TensorNaming::Named { prefix, others } = &copy.how else { return vec![] };
         let set = self.listing.iter().find(|l| l.set == copy.set);
         set.into_iter().flat_map(|l| &l.tensors).filter(|(name, _)| state_dict::belongs(name, prefix, others)).collect()
     }
@@ -277,7 +277,7 @@ impl<'a> Survey<'a> {
             let matching = models.iter().find_map(|model| Some((model, self.in_order(model, &shapes)?)));
             if let Some((model, names)) = matching {
                 let theirs = names.into_iter().zip(&list.tensors).map(|(ours, (theirs, _))| (ours, theirs.clone()));
-                let how = How::Renamed {
+                let how = TensorNaming::Renamed {
                     model: Box::new(model.clone()),
                     theirs: theirs.collect(),
                     told: "named by the order and the shapes of",
@@ -337,7 +337,11 @@ impl<'a> Survey<'a> {
                         set: set.clone(),
                         count: theirs.len(),
                         role: Role::Average,
-                        how: How::Renamed { model: Box::new(model.clone()), theirs, told: "named without dots as" },
+                        how: TensorNaming::Renamed {
+                            model: Box::new(model.clone()),
+                            theirs,
+                            told: "named without dots as",
+                        },
                     }),
                     None => self.unclear.push(format!("`{}` and tensors named like it", joined(set, name))),
                 }
@@ -348,7 +352,7 @@ impl<'a> Survey<'a> {
 
     /// For each trained tensor of a model the one whose name is the same without dots, behind what is before the landmark's.
     fn undotted(&self, model: &Copy, set: &str, plain: &str, landmark: &str) -> Option<BTreeMap<String, String>> {
-        let How::Named { prefix, .. } = &model.how else { return None };
+        let TensorNaming::Named { prefix, .. } = &model.how else { return None };
         // Averaged may be a part of what the model's names begin with.
         let inner = std::iter::successors(Some(prefix.as_str()), |p| p.split_once('.').map(|(_, rest)| rest));
         let mut starts = inner.map(|inner| (inner, undot(&format!("{inner}{landmark}"))));
@@ -409,7 +413,7 @@ impl<'a> Survey<'a> {
                 set: set.into(),
                 count: listing.tensors.len(),
                 role: Role::Unknown,
-                how: How::Named { prefix: String::new(), others: vec![] },
+                how: TensorNaming::Named { prefix: String::new(), others: vec![] },
             }),
             ([], None) => {
                 let mut known: Vec<String> = self.copies.iter().map(|c| c.name.clone()).collect();

@@ -58,7 +58,7 @@ pub struct Request<'a> {
 }
 
 /// One dictionary of a file, adopted.
-pub struct Set {
+pub struct AdoptedDict {
     /// In the file; empty for its top level.
     pub name: String,
     /// In the artifact.
@@ -73,7 +73,7 @@ pub struct Set {
 pub struct Converted {
     pub format: Format,
     config: Value,
-    pub sets: Vec<Set>,
+    pub sets: Vec<AdoptedDict>,
     /// What was found and how it was taken, a line each.
     pub told: Vec<String>,
 }
@@ -106,7 +106,7 @@ fn one(
     copy: &Copy,
     files: Vec<&'static str>,
     config: &mut Option<Value>,
-) -> Result<(Set, Vec<String>)> {
+) -> Result<(AdoptedDict, Vec<String>)> {
     let Request { file, artifact, network, .. } = request;
     let unfit = |e: Error| e.context(format!("`{}` does not fit {}", file.display(), network.told()));
     let Readable { mut tensors, unread } = copy.read(opened)?;
@@ -129,7 +129,7 @@ fn one(
     adopted.dropped.dedup();
     params::check_finite(&adopted.tensors)
         .map_err(|e| Error::from(e).context(format!("`{}` is not a whole network", file.display())))?;
-    Ok((Set { name: copy.name.clone(), files, adopted, report, unread }, told))
+    Ok((AdoptedDict { name: copy.name.clone(), files, adopted, report, unread }, told))
 }
 
 /// Where trainers leave the arguments of a run.

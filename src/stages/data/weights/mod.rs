@@ -8,10 +8,10 @@ mod convert;
 use crate::support::facts::{network, text};
 use crate::support::params::parse;
 use erw_base::error::{Error, ErrorKind, Result};
-use erw_fetch::Watch;
+use erw_fetch::FetchObserver;
 use erw_fetch::download::sha256;
 use erw_fetch::library::Library;
-use erw_fetch::registry::{self, Entry, is_sha256};
+use erw_fetch::registry::{self, RegistryEntry, is_sha256};
 use erw_ml::formats::is_part;
 use erw_ml::models::encoder::config::EncoderConfig;
 use erw_ml::models::sit::convention::Convention;
@@ -26,7 +26,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 
 pub use artifact::Artifact;
-pub use convert::{Converted, Network, Request, Set, convert, statistics};
+pub use convert::{AdoptedDict, Converted, Network, Request, convert, statistics};
 
 pub const KIND: StageKind =
     StageKind { name: "weights", manifest: include_str!("../../../../stages/weights.toml"), check, facts, run };
@@ -52,7 +52,7 @@ struct Operation {
 }
 
 impl Params {
-    fn entry(&self) -> Result<Option<&'static Entry>> {
+    fn entry(&self) -> Result<Option<&'static RegistryEntry>> {
         self.name.as_deref().map(registry::find).transpose().map(Option::flatten)
     }
 
@@ -111,7 +111,7 @@ fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
 }
 
 /// The published file that a stage with these parameters fetches, and the hash it holds it to.
-pub fn published(params: &Values) -> Option<(&'static Entry, Option<String>)> {
+pub fn published(params: &Values) -> Option<(&'static RegistryEntry, Option<String>)> {
     let p: Params = parse(params).ok()?;
     let entry = p.entry().ok()??;
     p.source.is_none().then(|| (entry, p.sum()))
@@ -174,7 +174,7 @@ fn import(attempt: &Attempt, p: &Params) -> Result<()> {
     Ok(())
 }
 
-fn within(set: &Set) -> String {
+fn within(set: &AdoptedDict) -> String {
     if set.name.is_empty() { String::new() } else { format!("`{}`: ", set.name) }
 }
 
@@ -190,7 +190,7 @@ fn unhashed(p: &Params, source: &Path) -> Result<Option<String>> {
 }
 
 /// The hash of a local file, which must be the one that was asked for, or one that the registry knows.
-fn local(attempt: &Attempt, p: &Params, source: &Path, entry: Option<&Entry>) -> Result<String> {
+fn local(attempt: &Attempt, p: &Params, source: &Path, entry: Option<&RegistryEntry>) -> Result<String> {
     let sum = sha256(source, &Waiting(attempt))?;
     let known: Vec<&str> = match (&p.sha256, entry) {
         (Some(_), _) => vec![],
@@ -218,7 +218,7 @@ fn local(attempt: &Attempt, p: &Params, source: &Path, entry: Option<&Entry>) ->
 /// An attempt that waits for a file.
 struct Waiting<'a>(&'a Attempt);
 
-impl Watch for Waiting<'_> {
+impl FetchObserver for Waiting<'_> {
     fn progress(&self, done: u64, total: u64) {
         if total > 0 {
             self.0.progress(done, total);

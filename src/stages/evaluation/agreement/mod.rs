@@ -6,7 +6,7 @@ mod rows;
 use crate::support::files::{create_dir, write_json};
 use crate::support::params::{check_list, parse};
 use erw_base::error::{Error, Result};
-use erw_ml::metrics::alignment::{Measure, Protocol, Representation};
+use erw_ml::metrics::alignment::{AlignmentMetric, Protocol, Representation};
 use erw_ml::metrics::cknna::Estimator;
 use erw_ml::metrics::unit_rows::{Clamp, Over};
 use erw_runner::kind::attempt::Attempt;
@@ -31,7 +31,7 @@ struct Params {
     b: PathBuf,
     tensor_a: Option<String>,
     tensor_b: Option<String>,
-    metrics: Vec<Measure>,
+    metrics: Vec<AlignmentMetric>,
     k: usize,
     clamp: f64,
     clamp_over: Over,
@@ -44,7 +44,7 @@ struct Operation {}
 
 fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Operation>(operation)?;
-    let names: Vec<&str> = parse::<Params>(params)?.metrics.into_iter().map(Measure::name).collect();
+    let names: Vec<&str> = parse::<Params>(params)?.metrics.into_iter().map(AlignmentMetric::name).collect();
     check_list("metrics", &names, "`cknna`, `cka` and `mutual-knn`")
 }
 

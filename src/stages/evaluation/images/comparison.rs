@@ -2,11 +2,11 @@
 //! refused at once, not after an hour.
 
 use super::metric::{Metric, Needs};
-use super::provenance::Seen;
-use super::side::{Given, Statistics};
+use super::provenance::Extractor;
+use super::side::{Side, Statistics};
 use candle_core::Device;
 use erw_base::error::{Error, Result};
-use erw_ml::metrics::bounds::How;
+use erw_ml::metrics::bounds::Requirements;
 use erw_ml::metrics::gaussian::{POOLED, SPATIAL};
 use erw_ml::models::feature_network::FeatureNetwork;
 use erw_ml::models::feature_network::mode::Mode;
@@ -25,12 +25,12 @@ pub const REFERENCE: &str = "reference";
 const NETWORK: &str = "network";
 
 pub struct Comparison {
-    pub samples: Given,
-    pub reference: Given,
+    pub samples: Side,
+    pub reference: Side,
     /// `None`: nothing must be looked at.
     pub network: Option<Box<dyn FeatureNetwork>>,
     /// `None`: both sides are published, and nobody says what they are of.
-    pub seen: Option<Seen>,
+    pub seen: Option<Extractor>,
     /// Length of pooled features.
     pub dim: usize,
 }
@@ -41,18 +41,18 @@ impl Comparison {
     /// # Errors
     /// Sides that do not compare, and metrics that they do not allow.
     pub fn open(attempt: &Attempt, mode: Option<Mode>, metrics: &[Metric], device: &Device) -> Result<Self> {
-        let given = |slot: &str| Given::open(attempt.input(slot)?).map_err(|e| e.context(format!("input `{slot}`")));
+        let given = |slot: &str| Side::open(attempt.input(slot)?).map_err(|e| e.context(format!("input `{slot}`")));
         let (samples, reference) = (given(SAMPLES)?, given(REFERENCE)?);
         let dir = attempt.optional_input(NETWORK);
         let network = dir.map(|dir| open_feature_network_with(dir, mode, device)).transpose()?;
         let seen = match (&network, dir) {
-            (Some(network), Some(dir)) => Some(Seen::by(&**network, dir)?),
+            (Some(network), Some(dir)) => Some(Extractor::by(&**network, dir)?),
             _ => [&samples, &reference].into_iter().find_map(|side| Some(side.note()?.seen.clone())),
         };
         let dim = match (&seen, &samples) {
             (Some(seen), _) => seen.dim,
-            (None, Given::Stats(stats)) => stats.pool()?.dim(),
-            (None, Given::Images { .. }) => 0,
+            (None, Side::Stats(stats)) => stats.pool()?.dim(),
+            (None, Side::Images { .. }) => 0,
         };
         let this = Self { samples, reference, network, seen, dim };
         this.check_network(mode)?;
@@ -60,7 +60,7 @@ impl Comparison {
         Ok(this)
     }
 
-    fn sides(&self) -> [(&'static str, &Given); 2] {
+    fn sides(&self) -> [(&'static str, &Side); 2] {
         [(SAMPLES, &self.samples), (REFERENCE, &self.reference)]
     }
 
@@ -68,15 +68,15 @@ impl Comparison {
     fn check_network(&self, mode: Option<Mode>) -> Result<()> {
         for (slot, given) in self.sides() {
             match given {
-                Given::Images { .. } if self.network.is_none() => {
+                Side::Images { .. } if self.network.is_none() => {
                     let text = format!("input `{slot}` is images, but input `{NETWORK}` is not connected");
                     return Err(Error::stage(text).hint("it is optional between statistics only"));
                 }
-                Given::Images { pictures, .. } => {
+                Side::Images { pictures, .. } => {
                     let trained = self.network.as_ref().and_then(|network| network.size());
                     pictures.check_size(trained).map_err(|e| e.within(&format!("input `{slot}`")))?;
                 }
-                Given::Stats(stats) => self.check_statistics(slot, stats)?,
+                Side::Stats(stats) => self.check_statistics(slot, stats)?,
             }
         }
         match (mode, self.seen.as_ref().and_then(|seen| seen.mode)) {
@@ -112,7 +112,7 @@ impl Comparison {
 
     /// Are the features Inception's? Published statistics are believed to be, if their number fits.
     pub fn is_inception(&self) -> bool {
-        self.seen.as_ref().map_or(self.dim == INCEPTION_DIM, Seen::is_inception)
+        self.seen.as_ref().map_or(self.dim == INCEPTION_DIM, Extractor::is_inception)
     }
 
     fn network_name(&self) -> &str {
@@ -137,7 +137,7 @@ impl Comparison {
             for (slot, given) in self.sides() {
                 let one = [metric];
                 let needs = if slot == SAMPLES { Needs::of(&one) } else { Needs::of_reference(&one) };
-                if let Given::Stats(stats) = given {
+                if let Side::Stats(stats) = given {
                     self.check_held(name, slot, stats, needs)?;
                 }
             }
@@ -146,7 +146,7 @@ impl Comparison {
     }
 
     /// Are there images enough for a number at all?
-    pub fn check_counts(&self, metrics: &[Metric], bounds: &How) -> Result<()> {
+    pub fn check_counts(&self, metrics: &[Metric], bounds: &Requirements) -> Result<()> {
         for metric in metrics {
             let least = bounds.of(metric.name()).map_or(0, |b| b.least as u64);
             for (slot, given) in self.sides() {

@@ -6,7 +6,7 @@ use super::metric::{Metric, Needs};
 use crate::support::batches::spread;
 use candle_core::Tensor;
 use erw_base::error::{Error, Result};
-use erw_ml::metrics::bounds::How;
+use erw_ml::metrics::bounds::Requirements;
 use erw_ml::metrics::cmmd::cmmd;
 use erw_ml::metrics::frechet;
 use erw_ml::metrics::gaussian::Gaussian;
@@ -92,8 +92,13 @@ fn unmeasured() -> Error {
 
 impl Settings {
     /// What numbers can be.
-    pub fn bounds(&self) -> How {
-        How { k: self.k, subset_size: self.subset_size, parts: inception_score::parts(self.mode), ..How::PLAIN }
+    pub fn bounds(&self) -> Requirements {
+        Requirements {
+            k: self.k,
+            subset_size: self.subset_size,
+            parts: inception_score::parts(self.mode),
+            ..Requirements::PLAIN
+        }
     }
 
     fn kid(&self) -> Subsets {

@@ -4,13 +4,13 @@
 //! the last whole one; batches are cut within blocks, so that it is given the same batches, too. 8 KB an image for
 //! Inception's pooled features, 20 KB with everything, gone when the stage has succeeded.
 
-use super::image_source::{Group, Pictures};
+use super::image_source::{Group, ImageSource};
 use super::row_file::{Growing, Rows};
 use crate::support::batches::batches;
 use crate::support::files::create_dir;
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
-use erw_ml::data::prefetch::{Place, prefetching};
+use erw_ml::data::prefetch::{MicroBatch, prefetching};
 use erw_ml::metrics::gaussian::Gaussian;
 use erw_ml::metrics::stats::Stats;
 use erw_ml::models::feature_network::{FeatureNetwork, Outputs};
@@ -24,7 +24,7 @@ const SUMMED: usize = 512;
 
 /// What is kept of an image beside its pooled features.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct ExtraOutputs {
     pub spatial: bool,
     pub logits: bool,
 }
@@ -67,15 +67,15 @@ pub fn moments(rows: &Rows, attempt: &Attempt) -> Result<Gaussian> {
 
 impl Pass<'_> {
     /// Looks at the images that an earlier attempt has not looked at. `name` tells passes of a stage apart.
-    pub fn extract(&self, name: &str, pictures: &Pictures, wanted: Wanted) -> Result<Features> {
+    pub fn extract(&self, name: &str, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<Features> {
         let mut files = self.open(name, pictures, wanted)?;
         let done = files.begin()?;
         if done > 0 {
             self.attempt.resumed(self.before + done);
         }
         let plan: Vec<Range<u64>> = self.plan(done, pictures.len());
-        let make = |(i, _): Place| pictures.groups(plan[i as usize].clone());
-        let following = |(i, _): Place| (i + 1 < plan.len() as u64).then_some((i + 1, 0));
+        let make = |(i, _): MicroBatch| pictures.groups(plan[i as usize].clone());
+        let following = |(i, _): MicroBatch| (i + 1 < plan.len() as u64).then_some((i + 1, 0));
         prefetching(&make, &following, |batches| {
             for (i, range) in plan.iter().enumerate() {
                 if self.attempt.should_stop() {
@@ -101,7 +101,7 @@ impl Pass<'_> {
     }
 
     /// A batch through the network and, at the end of a block, onto the disk.
-    fn look(&self, files: &mut Files, pictures: &Pictures, range: &Range<u64>, groups: Vec<Group>) -> Result<()> {
+    fn look(&self, files: &mut Files, pictures: &ImageSource, range: &Range<u64>, groups: Vec<Group>) -> Result<()> {
         let mut rows = Batch::default();
         for group in &groups {
             let Outputs { pool, spatial, logits } = self.network.outputs(&group.images.to_device(self.device)?)?;
@@ -123,7 +123,7 @@ impl Pass<'_> {
     }
 
     /// The files of a pass. The first image tells how long rows are, and what the network has to say at all.
-    fn open(&self, name: &str, pictures: &Pictures, wanted: Wanted) -> Result<Files> {
+    fn open(&self, name: &str, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<Files> {
         let dir = self.attempt.checkpoint_dir().join(name);
         create_dir(&dir)?;
         let mut first = None;

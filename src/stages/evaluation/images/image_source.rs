@@ -24,8 +24,8 @@ use std::ops::Range;
 use std::path::Path;
 
 /// A listed set of images, by index.
-pub struct Pictures {
-    store: Box<Store>,
+pub struct ImageSource {
+    store: Box<Storage>,
     /// Those that are looked at, where not all are.
     chosen: Option<Vec<u64>>,
     left_out: LeftOut,
@@ -35,7 +35,7 @@ pub struct Pictures {
 /// What images can lie in.
 const HINT: &str = "give a folder of images, a ZIP of them, or an npz or npy with u8 [N, H, W, 3]";
 
-enum Store {
+enum Storage {
     /// Equally large, mapped.
     Set(ImageSet),
     /// Decoded when their turn comes.
@@ -50,13 +50,13 @@ pub struct Group {
     pub images: Tensor,
 }
 
-impl From<ImageSet> for Pictures {
+impl From<ImageSet> for ImageSource {
     fn from(set: ImageSet) -> Self {
-        Self { store: Box::new(Store::Set(set)), chosen: None, left_out: LeftOut::default(), notes: vec![] }
+        Self { store: Box::new(Storage::Set(set)), chosen: None, left_out: LeftOut::default(), notes: vec![] }
     }
 }
 
-impl Pictures {
+impl ImageSource {
     /// An artifact of type `images` or `samples`.
     pub fn of_artifact(dir: &Path) -> Result<Self> {
         let left_out = std::fs::read(dir.join("meta.json")).ok().and_then(|text| left_out(&text)).unwrap_or_default();
@@ -98,7 +98,7 @@ impl Pictures {
         }
         let source = Source::pictures(path).map_err(|e| of_set(e).hint(HINT))?;
         let (left_out, notes) = (source.left_out().clone(), source.notes().to_vec());
-        Self { store: Box::new(Store::Files(source)), chosen: None, left_out, notes }.not_empty(path)
+        Self { store: Box::new(Storage::Files(source)), chosen: None, left_out, notes }.not_empty(path)
     }
 
     fn not_empty(self, path: &Path) -> Result<Self> {
@@ -128,16 +128,16 @@ impl Pictures {
     pub fn len(&self) -> u64 {
         match (&self.chosen, &*self.store) {
             (Some(chosen), _) => chosen.len() as u64,
-            (None, Store::Set(set)) => set.len(),
-            (None, Store::Files(source)) => source.len() as u64,
+            (None, Storage::Set(set)) => set.len(),
+            (None, Storage::Files(source)) => source.len() as u64,
         }
     }
 
     /// Height and width, where all images have the same.
     pub fn size(&self) -> Option<(usize, usize)> {
         match &*self.store {
-            Store::Set(set) => Some((set.height(), set.width())),
-            Store::Files(_) => None,
+            Storage::Set(set) => Some((set.height(), set.width())),
+            Storage::Files(_) => None,
         }
     }
 
@@ -158,8 +158,8 @@ impl Pictures {
     pub fn place(&self, index: u64) -> String {
         let number = self.number(index);
         match &*self.store {
-            Store::Set(_) => format!("image {number}"),
-            Store::Files(source) => source.place(number as usize),
+            Storage::Set(_) => format!("image {number}"),
+            Storage::Files(source) => source.place(number as usize),
         }
     }
 
@@ -171,11 +171,11 @@ impl Pictures {
         let n = (range.end - range.start) as usize;
         let numbers: Vec<u64> = range.map(|i| self.number(i)).collect();
         let source = match &*self.store {
-            Store::Set(set) => {
+            Storage::Set(set) => {
                 let images = set.batch(&numbers, &Device::Cpu)?;
                 return Ok(vec![Group { places: (0..n).collect(), images }]);
             }
-            Store::Files(source) => source,
+            Storage::Files(source) => source,
         };
         // As they are stored, like all the tools: none turns an image by what a camera noted.
         let read = |i: u64| source.original(i as usize, Orientation::Ignore);

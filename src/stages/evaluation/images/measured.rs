@@ -1,11 +1,11 @@
 //! What is known of a side once its images were looked at, or its statistics read.
 
-use super::extract::{Features, Pass, Wanted, moments};
-use super::image_source::Pictures;
+use super::extract::{ExtraOutputs, Features, Pass, moments};
+use super::image_source::ImageSource;
 use super::inception_score::inception_score;
 use super::metric::{Metric, Needs};
 use super::provenance::Score;
-use super::side::{Given, Statistics};
+use super::side::{Side, Statistics};
 use crate::support::batches::spread;
 use candle_core::Tensor;
 use erw_base::error::Result;
@@ -30,16 +30,16 @@ pub struct Measured {
 
 impl Measured {
     /// Looks at a side in a pass `slot`. `most` is of images whose features are kept one by one.
-    pub fn of(pass: Option<&Pass>, slot: &str, given: &Given, needs: Needs, most: Option<u64>) -> Result<Self> {
+    pub fn of(pass: Option<&Pass>, slot: &str, given: &Side, needs: Needs, most: Option<u64>) -> Result<Self> {
         match (given, pass) {
-            (Given::Images { pictures, .. }, Some(pass)) => Self::look(pass, slot, pictures, needs, most),
-            (Given::Images { .. }, None) => Ok(Self::default()),
-            (Given::Stats(stats), pass) => Self::read(pass, slot, stats, needs),
+            (Side::Images { pictures, .. }, Some(pass)) => Self::look(pass, slot, pictures, needs, most),
+            (Side::Images { .. }, None) => Ok(Self::default()),
+            (Side::Stats(stats), pass) => Self::read(pass, slot, stats, needs),
         }
     }
 
-    fn look(pass: &Pass, slot: &str, pictures: &Pictures, needs: Needs, most: Option<u64>) -> Result<Self> {
-        let wanted = Wanted { spatial: needs.spatial, logits: needs.score };
+    fn look(pass: &Pass, slot: &str, pictures: &ImageSource, needs: Needs, most: Option<u64>) -> Result<Self> {
+        let wanted = ExtraOutputs { spatial: needs.spatial, logits: needs.score };
         let features = pass.extract(slot, pictures, wanted)?;
         let mode = pass.network.mode();
         let mut this = Self::of_features(pass.attempt, &features, needs, mode)?;
@@ -69,7 +69,7 @@ impl Measured {
             (false, ..) => None,
             (true, true, _) => Some(stats.features()?),
             (true, false, Some(pass)) => {
-                let features = pass.extract(slot, &stats.images()?, Wanted::default())?;
+                let features = pass.extract(slot, &stats.images()?, ExtraOutputs::default())?;
                 Some(features.pool.range(0..features.pool.len())?)
             }
             (true, false, None) => None,
@@ -98,10 +98,10 @@ pub fn kept_references(mode: Option<Mode>, metrics: &[Metric]) -> Option<u64> {
 }
 
 /// Images that a pass over this side looks at.
-pub fn images(given: &Given, needs: Needs) -> Result<u64> {
+pub fn images(given: &Side, needs: Needs) -> Result<u64> {
     Ok(match given {
-        Given::Images { pictures, .. } => pictures.len(),
-        Given::Stats(stats) if needs.vectors && !stats.has_features() && stats.has_images() => stats.images()?.len(),
-        Given::Stats(_) => 0,
+        Side::Images { pictures, .. } => pictures.len(),
+        Side::Stats(stats) if needs.vectors && !stats.has_features() && stats.has_images() => stats.images()?.len(),
+        Side::Stats(_) => 0,
     })
 }

@@ -20,7 +20,7 @@ pub const POOL: &str = "pool";
 
 /// A network and how images come to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Seen {
+pub struct Extractor {
     pub network: String,
     /// Whose tool is imitated; `None` of a network that no tool has.
     pub mode: Option<Mode>,
@@ -30,7 +30,7 @@ pub struct Seen {
     pub weights: String,
 }
 
-impl Seen {
+impl Extractor {
     /// `dir` is the artifact that the network was opened from.
     pub fn by(network: &dyn FeatureNetwork, dir: &Path) -> Result<Self> {
         Ok(Self {
@@ -128,10 +128,10 @@ pub struct Score {
 
 /// [`NOTE_FILE`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Note {
+pub struct Provenance {
     pub format: u64,
     #[serde(flatten)]
-    pub seen: Seen,
+    pub seen: Extractor,
     /// Images that the statistics are of.
     pub count: u64,
     /// Images whose features are kept.
@@ -151,7 +151,7 @@ pub struct Note {
 /// Version of the layout.
 pub const FORMAT: u64 = 1;
 
-impl Note {
+impl Provenance {
     /// `None` where the statistics were made elsewhere.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(NOTE_FILE);

@@ -1,8 +1,8 @@
 //! One side of a comparison as it is given: images to look at, or statistics of images that somebody looked at before.
 
-use super::image_source::Pictures;
+use super::image_source::ImageSource;
 use super::metric::Needs;
-use super::provenance::{self, FEATURES_FILE, Note, POOL};
+use super::provenance::{self, FEATURES_FILE, POOL, Provenance};
 use crate::support::files::NOTE_FILE;
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 const IMAGES: &str = "arr_0";
 
 /// A side of a comparison.
-pub enum Given {
-    Images { pictures: Pictures, sampler: Option<String>, digest: Option<String> },
+pub enum Side {
+    Images { pictures: ImageSource, sampler: Option<String>, digest: Option<String> },
     Stats(Statistics),
 }
 
@@ -25,23 +25,23 @@ pub enum Given {
 pub struct Statistics {
     dir: PathBuf,
     /// `None`: others published them.
-    note: Option<Note>,
+    note: Option<Provenance>,
     /// Names in the npz.
     arrays: Vec<String>,
 }
 
-impl Given {
+impl Side {
     /// An artifact of type `images`, `samples` or `stats`.
     pub fn open(dir: &Path) -> Result<Self> {
         if dir.join(STATS_FILE).is_file() {
             return Ok(Self::Stats(Statistics::open(dir)?));
         }
-        let (pictures, digest) = (Pictures::of_artifact(dir)?, provenance::artifact_digest(dir));
+        let (pictures, digest) = (ImageSource::of_artifact(dir)?, provenance::artifact_digest(dir));
         Ok(Self::Images { pictures, sampler: provenance::sampler(dir), digest })
     }
 
     /// The network that was used, where that is over.
-    pub fn note(&self) -> Option<&Note> {
+    pub fn note(&self) -> Option<&Provenance> {
         match self {
             Self::Images { .. } => None,
             Self::Stats(stats) => stats.note.as_ref(),
@@ -100,11 +100,11 @@ impl Given {
 impl Statistics {
     pub fn open(dir: &Path) -> Result<Self> {
         let arrays = Npz::open(&dir.join(STATS_FILE))?.names();
-        Ok(Self { dir: dir.to_path_buf(), note: Note::read(dir)?, arrays })
+        Ok(Self { dir: dir.to_path_buf(), note: Provenance::read(dir)?, arrays })
     }
 
     /// Who made them, if that was here.
-    pub fn note(&self) -> Option<&Note> {
+    pub fn note(&self) -> Option<&Provenance> {
         self.note.as_ref()
     }
 
@@ -163,7 +163,7 @@ impl Statistics {
     }
 
     /// The images that lie beside the statistics.
-    pub fn images(&self) -> Result<Pictures> {
-        Pictures::of_npz(&self.dir.join(STATS_FILE))
+    pub fn images(&self) -> Result<ImageSource> {
+        ImageSource::of_npz(&self.dir.join(STATS_FILE))
     }
 }

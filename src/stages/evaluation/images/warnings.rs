@@ -4,7 +4,7 @@ use super::comparison::Comparison;
 use super::compute::Settings;
 use super::measured::{Measured, references};
 use super::metric::{Metric, Needs};
-use super::side::Given;
+use super::side::Side;
 use erw_ml::data::source::left_out::LeftOut;
 use erw_ml::models::feature_network::mode::Mode;
 
@@ -85,7 +85,7 @@ fn sizes(samples: Option<(usize, usize)>, reference: Option<(usize, usize)>) -> 
 /// Of statistics that others made, which do not tell of which network and mode they are. The ADM suite's are known by their
 /// spatial features, which no other tool writes.
 fn published(comparison: &Comparison) -> Option<String> {
-    let Given::Stats(stats) = &comparison.reference else { return None };
+    let Side::Stats(stats) = &comparison.reference else { return None };
     if stats.note().is_some() {
         return None;
     }
