@@ -63,10 +63,10 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 
 /// The key of the stage, if its inputs are known.
 pub fn key(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Option<Key>> {
-    let judge = CacheChecker::new(pipeline, store, BTreeSet::new());
+    let checker = CacheChecker::new(pipeline, store, BTreeSet::new());
     let stage = pipeline.stage(id);
     let mut verdicts: BTreeMap<StageId, Verdict> =
-        plan(&judge, &select(pipeline, std::slice::from_ref(&stage.name))?)?.into_iter().collect();
+        plan(&checker, &select(pipeline, std::slice::from_ref(&stage.name))?)?.into_iter().collect();
     let record = |id: &StageId, verdicts: &BTreeMap<StageId, Verdict>| -> Option<Record> {
         match verdicts.get(id) {
             Some(Verdict::Cached(record)) => Some((**record).clone()),
@@ -78,7 +78,7 @@ pub fn key(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Option<Key
         Some(Verdict::Run(_)) => {
             let records: BTreeMap<StageId, Record> =
                 verdicts.keys().filter_map(|id| Some((*id, record(id, &verdicts)?))).collect();
-            Ok(Some(judge.key(stage, &inputs(stage, |from| records.get(&from))?)?.action.key))
+            Ok(Some(checker.key(stage, &inputs(stage, |from| records.get(&from))?)?.action.key))
         }
         _ => Ok(None),
     }

@@ -44,8 +44,8 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     }
     let plan = args.pipeline.sweep(registry)?;
     let (over, filter) = (args.over.clone(), args.filter.clone());
-    let wishes = TableArgs { over, each: false, sort: None, filter, format: Format::Text };
-    let sheet = sweep::cached_sheet(&plan, cache, &wishes)?;
+    let options = TableArgs { over, each: false, sort: None, filter, format: Format::Text };
+    let sheet = sweep::cached_sheet(&plan, cache, &options)?;
     let abscissa = args.x.as_ref().map(|name| Abscissa::find(&plan, &sheet, name)).transpose()?;
     let panel = |y: &String| panel(&sheet, y, abscissa.as_ref());
     let panels = args.y.iter().map(panel).collect::<Result<Vec<Panel>>>()?;

@@ -77,9 +77,9 @@ impl Listener for Unruffled {
 
 /// Of the stages and all that they need. What is stale has nothing to be compared with.
 fn records(pipeline: &Pipeline, store: &Store, needed: &[StageId]) -> Result<BTreeMap<StageId, Record>> {
-    let judge = CacheChecker::new(pipeline, store, BTreeSet::new());
+    let checker = CacheChecker::new(pipeline, store, BTreeSet::new());
     let mut records = BTreeMap::new();
-    for (id, verdict) in plan(&judge, needed)? {
+    for (id, verdict) in plan(&checker, needed)? {
         let Verdict::Cached(record) = verdict else {
             let (name, file) = (&pipeline.stage(id).name, pipeline.file.display());
             let error = Error::usage(format!("stage `{name}` is stale: there is nothing to verify"));

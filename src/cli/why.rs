@@ -30,8 +30,8 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let pipeline = args.pipeline.load_for(&args.stage, registry, cache)?;
     let id = one(&pipeline, args.stage.as_deref().unwrap_or_default())?;
     let store = Store::open(cache)?;
-    let judge = CacheChecker::new(&pipeline, &store, BTreeSet::new());
-    let why = why(&judge, id)?;
+    let checker = CacheChecker::new(&pipeline, &store, BTreeSet::new());
+    let why = why(&checker, id)?;
     if args.json {
         let text = serde_json::to_string_pretty(&why).map_err(|e| Error::internal("no JSON").because(e))?;
         return print(&(text + "\n"));

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 pub type SmallMap<T> = LiteMap<String, T>;
 
 /// Such a map with no room to spare.
-pub fn few<T>(tree: BTreeMap<String, T>) -> SmallMap<T> {
-    let mut few = SmallMap::with_capacity(tree.len());
-    tree.into_iter().for_each(|(name, value)| drop(few.insert(name, value)));
-    few
+pub fn small_map<T>(tree: BTreeMap<String, T>) -> SmallMap<T> {
+    let mut small_map = SmallMap::with_capacity(tree.len());
+    tree.into_iter().for_each(|(name, value)| drop(small_map.insert(name, value)));
+    small_map
 }

@@ -101,9 +101,9 @@ pub fn count(fate: i64) -> (Space, Outcome) {
 pub fn left(space: &Space) -> String {
     let pipeline = Pipeline::load(&space.path("p.toml"), COUNTER, &Overrides::default()).unwrap();
     let store = Store::open(&space.path("cache")).unwrap();
-    let judge = CacheChecker::new(&pipeline, &store, Default::default());
-    plan(&judge, &select(&pipeline, &[]).unwrap()).unwrap();
-    judge.left(StageId(0)).map(|left| left.to_string()).unwrap_or_default()
+    let checker = CacheChecker::new(&pipeline, &store, Default::default());
+    plan(&checker, &select(&pipeline, &[]).unwrap()).unwrap();
+    checker.left(StageId(0)).map(|left| left.to_string()).unwrap_or_default()
 }
 
 pub fn count_in(space: &Space, fate: i64) -> Outcome {
@@ -117,7 +117,7 @@ pub fn count_in(space: &Space, fate: i64) -> Outcome {
         forced: Default::default(),
         keep_going: false,
         limits: Limits::of_machine(),
-        patience: RetryPolicy::default(),
+        retry: RetryPolicy::default(),
     };
     scheduler::run(&pipeline, (&store).into(), &Launcher { program, args }, options, &StopToken::default(), &mut Deaf)
         .unwrap()

@@ -149,8 +149,8 @@ fn keep(args: &Args, store: &Store, registry: Registry) -> Result<Option<InUse>>
 }
 
 fn used_by(pipeline: &Pipeline, store: &Store, keep: &mut InUse) -> Result<()> {
-    let judge = CacheChecker::new(pipeline, store, BTreeSet::new());
-    for (id, verdict) in plan(&judge, &select(pipeline, &[])?)? {
+    let checker = CacheChecker::new(pipeline, store, BTreeSet::new());
+    for (id, verdict) in plan(&checker, &select(pipeline, &[])?)? {
         match verdict {
             Verdict::Cached(record) => drop(keep.keys.insert(record.key())),
             Verdict::Waiting(_) | Verdict::Missing(_) => drop(keep.stages.insert(pipeline.stage(id).name.clone())),

@@ -79,8 +79,8 @@ pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
     // What is here before, so that it can be told from what comes.
     let before: BTreeSet<String> = action_cache::all(&here)?.0.iter().map(|r| r.key().to_string()).collect();
     let remote = remote.required(cache)?;
-    let judge = CacheChecker::new(&pipeline, CacheRef { store: &here, remote: Some(&remote) }, BTreeSet::new());
-    let verdicts = plan(&judge, &selected);
+    let checker = CacheChecker::new(&pipeline, CacheRef { store: &here, remote: Some(&remote) }, BTreeSet::new());
+    let verdicts = plan(&checker, &selected);
     remote.check()?;
     warn(Some(&remote));
     let verdicts = verdicts?;
@@ -111,8 +111,8 @@ pub fn status(args: &StatusArgs, remote: &RemoteArgs, cache: &Path, registry: Re
     let pipeline = args.pipeline.load_for(&args.targets, registry, cache)?;
     let selected = select(&pipeline, &args.targets)?;
     let (store, remote) = (Store::open(cache)?, remote.required(cache)?.records_only());
-    let judge = CacheChecker::new(&pipeline, CacheRef { store: &store, remote: Some(&remote) }, BTreeSet::new());
-    let verdicts = plan(&judge, &selected)?;
+    let checker = CacheChecker::new(&pipeline, CacheRef { store: &store, remote: Some(&remote) }, BTreeSet::new());
+    let verdicts = plan(&checker, &selected)?;
     let mut rows = vec![];
     let (mut here_bytes, mut there_bytes) = (0, 0);
     for (id, verdict) in &verdicts {
@@ -121,7 +121,7 @@ pub fn status(args: &StatusArgs, remote: &RemoteArgs, cache: &Path, registry: Re
             rows.push(vec![name, "none".into()]);
             continue;
         };
-        let here = !judge.is_afar(verdict);
+        let here = !checker.is_afar(verdict);
         let there = remote.record(&record.key()).is_some();
         let n = size(record);
         here_bytes += if here { n } else { 0 };

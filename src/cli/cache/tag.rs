@@ -78,9 +78,9 @@ pub fn records(target: &str, set: &SetArgs, store: &Store, registry: Registry) -
     };
     let pipeline = set.on(file).load_for(&stage, registry, store.root())?;
     let targets: Vec<String> = stage.iter().cloned().collect();
-    let judge = CacheChecker::new(&pipeline, store, BTreeSet::new());
+    let checker = CacheChecker::new(&pipeline, store, BTreeSet::new());
     let mut records = vec![];
-    for (id, verdict) in plan(&judge, &select(&pipeline, &targets)?)? {
+    for (id, verdict) in plan(&checker, &select(&pipeline, &targets)?)? {
         let name = &pipeline.stage(id).name;
         match verdict {
             // What a stage needs may go when only the stage is meant.

@@ -115,12 +115,12 @@ impl Reader<'_> {
         let base: BTreeMap<StageId, &str> = stages.iter().map(|(name, id)| (*id, name.as_str())).collect();
         let selected: Vec<StageId> = select(pipeline, &[])?.into_iter().filter(|id| base.contains_key(id)).collect();
         let mut facts = vec![];
-        let judge = CacheChecker::new(pipeline, self.store, BTreeSet::new());
-        for (id, verdict) in plan(&judge, &selected)? {
+        let checker = CacheChecker::new(pipeline, self.store, BTreeSet::new());
+        for (id, verdict) in plan(&checker, &selected)? {
             let stage = pipeline.stage(id);
             let (values, paths) = values(stage, &base);
             let standing = standing(pipeline, &verdict);
-            let sources = sources(&judge, stage)?;
+            let sources = sources(&checker, stage)?;
             let (results, artifacts) = match verdict {
                 Verdict::Cached(record) => (record.results.clone(), artifacts(&record)),
                 _ => Default::default(),
@@ -220,10 +220,10 @@ fn artifacts(record: &Record) -> BTreeMap<String, Digest> {
 }
 
 /// What the outside files of a stage hold, of those that are there.
-fn sources(judge: &CacheChecker<'_>, stage: &Stage) -> Result<BTreeMap<String, Digest>> {
+fn sources(checker: &CacheChecker<'_>, stage: &Stage) -> Result<BTreeMap<String, Digest>> {
     let there = stage.sources.iter().filter(|(_, source)| source.path.exists());
     let digest = |(name, source): (&String, &Source)| {
-        Ok((name.clone(), judge.files.digest(judge.store, source)?.measured.digest))
+        Ok((name.clone(), checker.files.digest(checker.store, source)?.measured.digest))
     };
     there.map(digest).collect()
 }

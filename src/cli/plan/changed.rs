@@ -22,7 +22,7 @@ pub fn planned(
 ) -> Result<Planned> {
     let since = since(pipeline, selected, revision, known, store)?;
     let stale = since.stages.iter().any(|(_, change)| *change != Change::Unchanged);
-    let past = if stale { Some(RecordIndex::read(store)?) } else { None };
+    let record_index = if stale { Some(RecordIndex::read(store)?) } else { None };
     let properties = Properties::of(pipeline);
     let line = |(id, change): &(StageId, Change)| {
         let stage = pipeline.stage(*id);
@@ -45,10 +45,10 @@ pub fn planned(
             verdict,
             says,
             stale,
-            past_seconds: past
+            past_seconds: record_index
                 .as_ref()
                 .filter(|_| stale)
-                .and_then(|past| past.took(&pipeline.name, stage, &properties.given(stage))),
+                .and_then(|record_index| record_index.took(&pipeline.name, stage, &properties.given(stage))),
             left: None,
         }
     };

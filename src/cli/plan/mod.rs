@@ -1,10 +1,10 @@
 //! `erw plan`: what would run, why, and for how long, by what it took before; or what changed since a git revision.
 
 mod changed;
-mod judged;
+mod checked;
 pub mod line;
 
-pub use judged::planned;
+pub use checked::planned;
 
 use super::common::pipeline_args::{PipelineArgs, tell_of_link, warn_of};
 use super::common::print;

@@ -33,9 +33,9 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let question = is_plain.then(ask).flatten();
     if let Some(question) = question {
         let here = args.flags.remote.cache(cache)?;
-        if let Some(memo) = up_to_date::recall(&here, question) {
+        if let Some(recalled) = up_to_date::recall(&here, question) {
             let (limits, flags) = (args.flags.limits(), &args.flags);
-            return match memo.tell(&here, &limits, flags.json, &mut flags.listener((&here).into(), vec![])?) {
+            return match recalled.tell(&here, &limits, flags.json, &mut flags.listener((&here).into(), vec![])?) {
                 Report::Listed(ends) => show(&ends, flags),
                 Report::Counted(stages) => print(&table::all_cached(stages)),
             };
@@ -88,8 +88,8 @@ pub fn execute(
     }
     let cache = flags.remote.cache(cache)?;
     let stop = stop()?;
-    let patience = RetryPolicy { timeout: flags.timeout, retries: flags.retries, backoff: None };
-    let options = Options { selected, forced, keep_going: flags.keep_going, limits: flags.limits(), patience };
+    let retry = RetryPolicy { timeout: flags.timeout, retries: flags.retries, backoff: None };
+    let options = Options { selected, forced, keep_going: flags.keep_going, limits: flags.limits(), retry };
     let launcher = Launcher::this_program()?;
     let mut listener = flags.listener((&cache).into(), listeners)?;
     scheduler::run(pipeline, (&cache).into(), &launcher, options, stop, &mut listener).map(Some)

@@ -21,8 +21,8 @@ use std::path::Path;
 pub fn before(pipeline: &Pipeline, selected: &[StageId], cache: &Path) -> Result<Lock> {
     let lock = Lock::read(&path(&pipeline.file))?;
     let store = Store::open(cache)?;
-    let judge = CacheChecker::new(pipeline, &store, BTreeSet::new());
-    let faults = lock.keys(&judge, selected)?;
+    let checker = CacheChecker::new(pipeline, &store, BTreeSet::new());
+    let faults = lock.keys(&checker, selected)?;
     if faults.is_empty() { Ok(lock) } else { Err(error(pipeline, &faults, "is not the one that is locked")) }
 }
 

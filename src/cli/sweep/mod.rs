@@ -54,7 +54,7 @@ pub struct Args {
     #[arg(long, hide = true)]
     locked: bool,
     #[command(flatten)]
-    pub wishes: TableArgs,
+    pub options: TableArgs,
     #[command(flatten)]
     pub flags: Flags,
 }
@@ -63,18 +63,18 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     refuse_locks(args)?;
     let plan = args.pipeline.sweep(registry)?;
     tell_of_link(&args.pipeline.pipeline);
-    let wishes = TableOptions::read(&args.wishes, &plan)?;
+    let options = TableOptions::read(&args.options, &plan)?;
     let trials = chosen(&plan, &args.trial)?;
     let wanted = select(&plan.pipeline, &args.targets)?;
     let mut sweep =
         Sweep { watch: Pruner::new(&plan, &trials, rules(&plan, &args.stop)?), plan: &plan, trials, wanted };
     if args.table {
         let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
-        return print_table(sweep.table(&known, &wishes), args.wishes.format);
+        return print_table(sweep.table(&known, &options), args.options.format);
     }
-    if !wishes.are_plain() {
+    if !options.are_plain() {
         let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
-        wishes.foresee(&plan, &sweep.results(&known))?;
+        options.foresee(&plan, &sweep.results(&known))?;
     }
     let mut left = 0;
     // Rules must know what is complete, which is not given up, and what there is to compare with.
@@ -90,7 +90,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let Some(outcome) = execute(&plan.pipeline, selected, &flags, cache, vec![listener])? else { return Ok(()) };
     let mut result = Ok(());
     if !args.flags.json {
-        result = print_table(sweep.table(&seen(&plan, &outcome.ends), &wishes), args.wishes.format);
+        result = print_table(sweep.table(&seen(&plan, &outcome.ends), &options), args.options.format);
         if left > 0 {
             let total = plan.trials.len();
             let _ = writeln!(std::io::stderr().lock(), "{left} of {total} trials are left; run again to go on");
@@ -113,22 +113,22 @@ fn refuse_locks(args: &Args) -> Result<()> {
 }
 
 /// Prints the table of what is cached of all trials, and runs nothing.
-pub fn print_cached(plan: &SweepPlan, cache: &Path, wishes: &TableArgs) -> Result<()> {
-    print_table(cached(plan, cache, wishes)?, wishes.format)
+pub fn print_cached(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Result<()> {
+    print_table(cached(plan, cache, options)?, options.format)
 }
 
 /// The table of what is cached of all trials.
-pub fn cached_sheet(plan: &SweepPlan, cache: &Path, wishes: &TableArgs) -> Result<Sheet> {
-    let (sheet, error) = cached(plan, cache, wishes)?;
+pub fn cached_sheet(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Result<Sheet> {
+    let (sheet, error) = cached(plan, cache, options)?;
     error.map_or(Ok(sheet), Err)
 }
 
-fn cached(plan: &SweepPlan, cache: &Path, wishes: &TableArgs) -> Result<(Sheet, Option<Error>)> {
+fn cached(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Result<(Sheet, Option<Error>)> {
     let trials = chosen(plan, &[])?;
     let watch = Pruner::new(plan, &trials, plan.rules.clone());
     let mut sweep = Sweep { plan, trials, wanted: select(&plan.pipeline, &[])?, watch };
     let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
-    Ok(sweep.table(&known, &TableOptions::read(wishes, plan)?))
+    Ok(sweep.table(&known, &TableOptions::read(options, plan)?))
 }
 
 /// The table, though a wish could not be met.
@@ -176,9 +176,9 @@ impl Sweep<'_> {
 
     /// What the cache knows of the wanted stages. The watch hears of it.
     fn cached(&mut self, store: &Store, forced: BTreeSet<StageId>) -> Result<Known> {
-        let judge = CacheChecker::new(&self.plan.pipeline, store, forced);
+        let checker = CacheChecker::new(&self.plan.pipeline, store, forced);
         let mut known = Known::new();
-        for (id, verdict) in plan::plan(&judge, &self.selected())? {
+        for (id, verdict) in plan::plan(&checker, &self.selected())? {
             let Verdict::Cached(record) = verdict else {
                 known.insert(id, (Status::Unfinished, vec![]));
                 continue;
@@ -232,10 +232,10 @@ impl Sweep<'_> {
         self.selected().into_iter().map(result).collect()
     }
 
-    fn table(&self, known: &Known, wishes: &TableOptions) -> (Sheet, Option<Error>) {
+    fn table(&self, known: &Known, options: &TableOptions) -> (Sheet, Option<Error>) {
         let seen = |id: StageId| known.get(&id).map(|(status, r)| StageStatus { status: *status, results: r.clone() });
         let stopped = |trial| self.watch.doom(trial).is_some();
-        table(self.plan, &self.trials, wishes, &seen, &stopped)
+        table(self.plan, &self.trials, options, &seen, &stopped)
     }
 }
 

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub fn table(
     plan: &SweepPlan,
     trials: &[usize],
-    wishes: &TableOptions,
+    options: &TableOptions,
     seen: &dyn Fn(StageId) -> Option<StageStatus>,
     stopped: &dyn Fn(usize) -> bool,
 ) -> (Sheet, Option<Error>) {
@@ -29,7 +29,7 @@ pub fn table(
     let metrics = metrics(&single);
     let mut names = Names { plan, metrics: &metrics, error: None };
     let (mut each, mut grouped) = (vec![], vec![]);
-    for filter in &wishes.filters {
+    for filter in &options.filters {
         match names.find(&filter.name, &format!("--filter {}", filter.text)) {
             Some(Name::Metric(m)) => grouped.push((filter, Name::Metric(m))),
             Some(name) => each.push((filter, name)),
@@ -37,15 +37,15 @@ pub fn table(
         }
     }
     let sort =
-        wishes.sort.as_ref().and_then(|(name, down)| Some((names.find(name, &format!("--sort {name}"))?, *down)));
+        options.sort.as_ref().and_then(|(name, down)| Some((names.find(name, &format!("--sort {name}"))?, *down)));
     let error = names.error;
     let kept = single.into_iter().filter(|row| each.iter().all(|(f, name)| f.holds(&name.cell(row))));
-    let mut rows = group(plan, kept.collect(), &wishes.over);
+    let mut rows = group(plan, kept.collect(), &options.over);
     rows.retain(|row| grouped.iter().all(|(f, name)| f.holds(&name.cell(row))));
     if let Some((name, down)) = sort {
         rows.sort_by(|a, b| compare(&name.cell(a), &name.cell(b), down));
     }
-    (sheet(plan, &rows, &metrics, !wishes.over.is_empty()), error)
+    (sheet(plan, &rows, &metrics, !options.over.is_empty()), error)
 }
 
 fn row(

@@ -267,9 +267,9 @@ fn made_by(args: &PipelineArgs, stage: &str, cache: &Path, registry: Registry) -
     let pipeline = args.load_for([&stage.to_string()], registry, cache)?;
     crate::cli::common::pipeline_args::one(&pipeline, stage)?;
     let store = Store::open(cache)?;
-    let judge = CacheChecker::new(&pipeline, &store, BTreeSet::new());
+    let checker = CacheChecker::new(&pipeline, &store, BTreeSet::new());
     let selected = select(&pipeline, &[stage.to_string()])?;
-    let verdicts = plan(&judge, &selected)?;
+    let verdicts = plan(&checker, &selected)?;
     let (_, verdict) = verdicts
         .iter()
         .rfind(|(id, _)| pipeline.stage(*id).name == stage)

@@ -9,7 +9,7 @@
 //! what the program does.
 
 use super::launch::{AttemptEnd, AttemptReport, AttemptSite};
-use super::process_exit::{ATTEMPT_VAR, adopt_strays, end_strays};
+use super::process_exit::{ATTEMPT_VAR, adopt_orphans, end_own_orphans};
 use super::spawn::{Program, has_ended};
 use super::{metrics_json, unstartable};
 use crate::cache::key::canonical;
@@ -40,7 +40,7 @@ pub fn run(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent))
     let (from, to) = std::io::pipe().map_err(|e| Error::stage("cannot make a pipe").caused(e))?;
     // Another run, with another cache, may be at the same action.
     let mark = format!("{}.{}", job.key, std::process::id());
-    adopt_strays();
+    adopt_orphans();
     let mut environment = site.environment(job);
     environment.push((ATTEMPT_VAR, mark.clone()));
     let program = Program {
@@ -54,7 +54,7 @@ pub fn run(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent))
     drop(to);
     log.take_from(&from, pid);
     let ended = site.wait(pid)?;
-    end_strays(&mark);
+    end_own_orphans(&mark);
     log.take_what_is_left(&from);
     if let Some(e) = log.lost {
         tell(WorkerEvent::Log { text: format!("a part of its log is lost: {e}") });
@@ -126,10 +126,10 @@ impl Log {
 }
 
 /// Is there something to read, or the end, before so much time has passed?
-fn has_word(from: &PipeReader, patience: Duration) -> bool {
+fn has_word(from: &PipeReader, retry: Duration) -> bool {
     let mut asked = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
-    let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
-    poll(&mut asked, patience).is_ok_and(|ready| ready > 0)
+    let retry = PollTimeout::try_from(retry).unwrap_or(PollTimeout::ZERO);
+    poll(&mut asked, retry).is_ok_and(|ready| ready > 0)
 }
 
 /// A line for `sh -c` has its places filled in as text: a path that a shell reads otherwise is a likely cause.

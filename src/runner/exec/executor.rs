@@ -40,7 +40,7 @@ const SPARES: usize = 64;
 
 /// What every action of a run shares.
 pub struct Executor<'a> {
-    pub judge: &'a CacheChecker<'a>,
+    pub checker: &'a CacheChecker<'a>,
     pub launcher: &'a Launcher,
     pub workers: &'a Workers,
     pub deaths: &'a MemoryDeaths,
@@ -78,60 +78,60 @@ pub struct ActionStart {
 }
 
 impl Executor<'_> {
-    pub fn perform(
+    pub fn execute(
         &self,
-        order: &ReadyAction,
-        grant: &Allocation,
+        ready: &ReadyAction,
+        allocation: &Allocation,
         starting: &dyn Fn(ActionStart),
         tell: &mut dyn FnMut(WorkerEvent),
     ) -> ActionEnd {
-        self.try_perform(order, grant, starting, tell)
+        self.try_execute(ready, allocation, starting, tell)
             .unwrap_or_else(|e| ActionEnd::Failed { failure: e.into(), again: false })
     }
 
-    fn try_perform(
+    fn try_execute(
         &self,
-        order: &ReadyAction,
-        grant: &Allocation,
+        ready: &ReadyAction,
+        allocation: &Allocation,
         starting: &dyn Fn(ActionStart),
         tell: &mut dyn FnMut(WorkerEvent),
     ) -> Result<ActionEnd> {
-        let damaged = self.verify(order)?;
+        let damaged = self.verify(ready)?;
         if !damaged.is_empty() {
             return Ok(ActionEnd::Damaged(damaged));
         }
-        let stage = self.stage(order);
-        let work = self.store().work_dir(&order.keyed.action.key);
+        let stage = self.stage(ready);
+        let work = self.store().work_dir(&ready.keyed.action.key);
         let attempt = self.prepare(&work, stage)?;
-        let earlier = earlier_machines(&work, stage, grant)?;
+        let earlier = earlier_machines(&work, stage, allocation)?;
         let log = work.join(format!("attempt-{attempt}.log"));
         starting(ActionStart { attempt, log: log.clone() });
         let began = Instant::now();
         // The program's own kinds only read their inputs.
-        let watch = stage.command.as_ref().map(|_| self.sound.watch(order.inputs.values()));
-        let report = self.attempt(order, grant, &work, &log, tell)?;
+        let watch = stage.command.as_ref().map(|_| self.sound.watch(ready.inputs.values()));
+        let report = self.attempt(ready, allocation, &work, &log, tell)?;
         let done = matches!(report.finish, AttemptEnd::Done);
         let unbelieved = |e: Error| if done { aside(&work, e) } else { e };
-        self.inputs_unchanged(order, watch, tell).map_err(unbelieved)?;
+        self.inputs_unchanged(ready, watch, tell).map_err(unbelieved)?;
         match report.finish {
             AttemptEnd::Suspended => return Ok(ActionEnd::Suspended),
             AttemptEnd::Failed(failure) => return Ok(ActionEnd::Failed { failure, again: true }),
             AttemptEnd::Done => {}
         }
         report.remarks.iter().for_each(|text| tell(WorkerEvent::Log { text: text.clone() }));
-        self.sources_unchanged(order).map_err(unbelieved)?;
+        self.sources_unchanged(ready).map_err(unbelieved)?;
         let keep = if began.elapsed() < QUICK { Durability::Later } else { Durability::Now };
         let outputs = self.collect(stage, &work.join("out"), keep)?;
         let extra = undeclared(stage, &work.join("out"));
         if !extra.is_empty() {
             tell(WorkerEvent::Log { text: format!("not declared as outputs, so not kept: {}", extra.join(", ")) });
         }
-        let mut record = self.record(order, grant, report, outputs, (attempt, earlier), began);
+        let mut record = self.record(ready, allocation, report, outputs, (attempt, earlier), began);
         record.stamp = Some(action_cache::write(self.store(), &record, keep)?);
         self.unsynced.fetch_or(keep == Durability::Later, Ordering::Relaxed);
         // From here on the action is done; what is left of its work folder is only space.
         let left = disk::list(&work).unwrap_or_default();
-        keep_logs(&left, &self.store().log_dir(&order.keyed.action.key));
+        keep_logs(&left, &self.store().log_dir(&ready.keyed.action.key));
         self.leave(&work, &left);
         Ok(ActionEnd::Done(Box::new(record)))
     }
@@ -194,25 +194,25 @@ impl Executor<'_> {
     /// Starts what does the work and waits for it: a command's program, or a worker.
     fn attempt(
         &self,
-        order: &ReadyAction,
-        grant: &Allocation,
+        ready: &ReadyAction,
+        allocation: &Allocation,
         work: &Path,
         log: &Path,
         tell: &mut dyn FnMut(WorkerEvent),
     ) -> Result<AttemptReport> {
-        let job = self.job(order, grant, work);
+        let job = self.job(ready, allocation, work);
         let site = AttemptSite {
             launcher: self.launcher,
             workers: self.workers,
             deaths: self.deaths,
-            ticket: order.id.0,
+            ticket: ready.id.0,
             log,
-            lock: order.lock.file(),
-            gpus: &grant.gpus,
-            stated: Requested::by(&self.stage(order).resources),
+            lock: ready.lock.file(),
+            gpus: &allocation.gpus,
+            stated: Requested::by(&self.stage(ready).resources),
         };
         if job.command.is_some() {
-            let place = self.stage(order).origins.get("params.run").and_then(|origin| origin.place.clone());
+            let place = self.stage(ready).origins.get("params.run").and_then(|origin| origin.place.clone());
             return command::run(&site, &job, tell).map_err(|e| e.maybe_at(place));
         }
         let job_file = job_file(&job);
@@ -222,29 +222,29 @@ impl Executor<'_> {
     }
 
     fn store(&self) -> &Store {
-        self.judge.store
+        self.checker.store
     }
 
-    fn stage(&self, order: &ReadyAction) -> &Stage {
-        &self.judge.pipeline.stages[order.id.0]
+    fn stage(&self, ready: &ReadyAction) -> &Stage {
+        &self.checker.pipeline.stages[ready.id.0]
     }
 
     /// Reads every input that this run has not read yet. Returns the makers of damaged ones.
-    fn verify(&self, order: &ReadyAction) -> Result<Vec<StageId>> {
+    fn verify(&self, ready: &ReadyAction) -> Result<Vec<StageId>> {
         let mut makers = Vec::new();
-        for (slot, digest) in &order.inputs {
+        for (slot, digest) in &ready.inputs {
             if self.sound.is_sound(self.store(), digest) {
                 continue;
             }
             self.store().set_aside(digest)?;
-            self.judge.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
-            makers.extend(self.stage(order).inputs.get(slot).map(|edge| edge.from));
+            self.checker.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
+            makers.extend(self.stage(ready).inputs.get(slot).map(|edge| edge.from));
         }
         Ok(makers)
     }
 
-    fn job(&self, order: &ReadyAction, grant: &Allocation, work: &Path) -> Job {
-        let stage = self.stage(order);
+    fn job(&self, ready: &ReadyAction, allocation: &Allocation, work: &Path) -> Job {
+        let stage = self.stage(ready);
         let mut params = stage.params.clone();
         for (name, source) in &stage.sources {
             let path = std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone());
@@ -252,18 +252,18 @@ impl Executor<'_> {
                 *value = path.to_string_lossy().into();
             }
         }
-        let file = std::path::absolute(&self.judge.pipeline.file).unwrap_or_default();
+        let file = std::path::absolute(&self.checker.pipeline.file).unwrap_or_default();
         Job {
             stage: stage.name.clone(),
             kind: stage.kind.name.into(),
-            key: order.keyed.action.key.to_string(),
+            key: ready.keyed.action.key.to_string(),
             params,
             operation: stage.operation.clone(),
-            inputs: order.inputs.iter().map(|(slot, d)| (slot.clone(), self.store().object(d))).collect(),
+            inputs: ready.inputs.iter().map(|(slot, d)| (slot.clone(), self.store().object(d))).collect(),
             outputs: stage.outputs.iter().map(|(name, ty)| (name.clone(), ty.clone())).collect(),
             work_dir: work.into(),
-            threads: grant.threads,
-            device: grant.device(),
+            threads: allocation.threads,
+            device: allocation.device(),
             command: stage.command.as_ref().map(|c| c.run.clone()),
             pipeline_dir: file.parent().unwrap_or(Path::new("/")).into(),
             downloads: self.store().downloads(),
@@ -274,13 +274,13 @@ impl Executor<'_> {
     /// it goes out, and the artifact stays; of what programs drop anywhere that is the end of the matter.
     fn inputs_unchanged(
         &self,
-        order: &ReadyAction,
+        ready: &ReadyAction,
         watch: Option<InputSnapshot>,
         tell: &mut dyn FnMut(WorkerEvent),
     ) -> Result<()> {
         let (mut slots, mut paths, mut lost) = (vec![], vec![], false);
         for change in watch.map_or(vec![], |w| w.changed(self.store())) {
-            let of = order.inputs.iter().filter(|(_, d)| **d == change.digest);
+            let of = ready.inputs.iter().filter(|(_, d)| **d == change.digest);
             let of: Vec<String> = of.map(|(slot, _)| format!("`{slot}`")).collect();
             let is_whole = self.store().clear(&change);
             if is_whole && change.added.iter().all(|path| is_dropping(path)) {
@@ -307,10 +307,10 @@ impl Executor<'_> {
     }
 
     /// A source that changed under the worker would give its result a key it does not deserve.
-    fn sources_unchanged(&self, order: &ReadyAction) -> Result<()> {
-        for (name, source) in &self.stage(order).sources {
+    fn sources_unchanged(&self, ready: &ReadyAction) -> Result<()> {
+        for (name, source) in &self.stage(ready).sources {
             let changed = format!("source `{name}` changed while the stage was running");
-            let before = order.keyed.sources.get(name);
+            let before = ready.keyed.sources.get(name);
             let now = digest_now(self.store(), source).map_err(|e| e.context(changed.clone()))?;
             let Some(before) = before.filter(|b| b.measured != now.measured) else { continue };
             let paths = differences(before, &now);
@@ -319,7 +319,7 @@ impl Executor<'_> {
                 .maybe_at(source.place.clone())
                 .hint("nobody can tell which contents the result is of; run again when nothing writes there"));
         }
-        order.keyed.sources.values().for_each(|outside| keep_listing(self.store(), outside));
+        ready.keyed.sources.values().for_each(|outside| keep_listing(self.store(), outside));
         Ok(())
     }
 
@@ -357,17 +357,17 @@ impl Executor<'_> {
 
     fn record(
         &self,
-        order: &ReadyAction,
-        grant: &Allocation,
+        ready: &ReadyAction,
+        allocation: &Allocation,
         report: AttemptReport,
         outputs: SmallMap<Output>,
         (attempt, earlier): (u32, Vec<String>),
         began: Instant,
     ) -> Record {
-        let stage = self.stage(order);
+        let stage = self.stage(ready);
         Record {
-            key_text: order.keyed.action.text.clone(),
-            pipeline: self.judge.pipeline.name.clone(),
+            key_text: ready.keyed.action.text.clone(),
+            pipeline: self.checker.pipeline.name.clone(),
             stage: stage.name.clone(),
             kind: stage.kind.name.into(),
             outputs,
@@ -380,9 +380,9 @@ impl Executor<'_> {
             created: utc_now(),
             host: host(),
             program: env!("CARGO_PKG_VERSION").into(),
-            device: device(grant),
+            device: device(allocation),
             class: host::class().into(),
-            given: self.judge.properties().given(stage),
+            given: self.checker.properties().given(stage),
             earlier,
             stamp: None,
         }
@@ -415,10 +415,10 @@ fn some(paths: &[PathBuf]) -> String {
 }
 
 /// The device and what this machine calls it.
-fn device(grant: &Allocation) -> String {
-    match model(!grant.gpus.is_empty()) {
-        Some(model) => format!("{}, {model}", grant.device()),
-        None => grant.device(),
+fn device(allocation: &Allocation) -> String {
+    match model(!allocation.gpus.is_empty()) {
+        Some(model) => format!("{}, {model}", allocation.device()),
+        None => allocation.device(),
     }
 }
 
@@ -427,11 +427,11 @@ fn keeps_checkpoints(command: &Command) -> bool {
 }
 
 /// Other machines from whose checkpoints an attempt goes on.
-fn earlier_machines(work: &Path, stage: &Stage, grant: &Allocation) -> Result<Vec<String>> {
+fn earlier_machines(work: &Path, stage: &Stage, allocation: &Allocation) -> Result<Vec<String>> {
     if stage.command.as_ref().is_some_and(|c| !keeps_checkpoints(c)) {
         return Ok(vec![]);
     }
-    host::begin(work, &host::of(host::class(), &device(grant))).map_err(|e| Error::io("write to", work, e))
+    host::begin(work, &host::of(host::class(), &device(allocation))).map_err(|e| Error::io("write to", work, e))
 }
 
 /// Names in `out` that no output has, and which publishing left there.

@@ -85,14 +85,14 @@ pub const ATTEMPT_VAR: &str = "ERW_ATTEMPT";
 const ROUNDS: u32 = 2000;
 const ROUND: std::time::Duration = std::time::Duration::from_millis(1);
 
-/// Makes this process the parent of whatever its programs leave behind, so that [`end_strays`] finds it.
-pub fn adopt_strays() {
+/// Makes this process the parent of whatever its programs leave behind, so that [`end_own_orphans`] finds it.
+pub fn adopt_orphans() {
     let _ = nix::sys::prctl::set_child_subreaper(true);
 }
 
 /// Ends what an ended program left behind, outside of its process group too: a daemon that goes on writing must not hold
 /// an artifact open. Found are adopted processes whose environment has the mark; one that wipes its environment is not.
-pub fn end_strays(mark: &str) {
+pub fn end_own_orphans(mark: &str) {
     end_marked(mark, || adopted(getpid()));
 }
 

@@ -150,15 +150,15 @@ impl ResourcePool {
         Some(Allocation { threads, mem, gpus, named: need.named.clone() })
     }
 
-    pub fn give_back(&mut self, grant: Allocation) {
+    pub fn give_back(&mut self, allocation: Allocation) {
         self.free.jobs += 1;
-        self.free.threads += grant.threads;
-        self.free.mem += grant.mem;
-        self.free.gpus.extend(grant.gpus);
+        self.free.threads += allocation.threads;
+        self.free.mem += allocation.mem;
+        self.free.gpus.extend(allocation.gpus);
         // In the order in which the user named them.
         let place = |id: &String| self.limits.gpus.iter().position(|known| known == id);
         self.free.gpus.sort_by_key(place);
-        for (name, units) in grant.named {
+        for (name, units) in allocation.named {
             self.free.named.entry(name).and_modify(|have| *have += units);
         }
     }
@@ -241,8 +241,8 @@ mod tests {
         assert_ne!(a.gpus, b.gpus);
         let c = pool.take(&need(Some(1), 0, 0)).unwrap();
         assert!(pool.take(&need(Some(1), 0, 0)).is_none(), "jobs");
-        for grant in [a, b, c] {
-            pool.give_back(grant);
+        for allocation in [a, b, c] {
+            pool.give_back(allocation);
         }
         assert_eq!(pool.take(&need(Some(4), 1000, 2)).unwrap().gpus, ["0", "1"]);
     }

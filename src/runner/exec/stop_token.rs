@@ -27,43 +27,43 @@ impl StopToken {
     pub const fn new() -> Self {
         Self(Mutex::new(StopState { signal: 0, count: 0, latest: None, paused: None, lost: Duration::ZERO }))
     }
-    fn wishes(&self) -> MutexGuard<'_, StopState> {
+    fn state(&self) -> MutexGuard<'_, StopState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// First wish: put the work down. Second: end it now. Returns how many there were.
     pub fn ask(&self, signal: i32, now: Instant) -> usize {
-        let mut wishes = self.wishes();
-        if wishes.latest.is_some_and(|latest| now.saturating_duration_since(latest) < SAME) {
-            return wishes.count;
+        let mut state = self.state();
+        if state.latest.is_some_and(|latest| now.saturating_duration_since(latest) < SAME) {
+            return state.count;
         }
-        if wishes.count == 0 {
-            wishes.signal = signal;
+        if state.count == 0 {
+            state.signal = signal;
         }
-        wishes.latest = Some(now);
-        wishes.count += 1;
-        wishes.count
+        state.latest = Some(now);
+        state.count += 1;
+        state.count
     }
     pub(crate) fn count(&self) -> usize {
-        self.wishes().count
+        self.state().count
     }
     pub fn signal(&self) -> Option<i32> {
-        let wishes = self.wishes();
-        (wishes.count > 0).then_some(wishes.signal)
+        let state = self.state();
+        (state.count > 0).then_some(state.signal)
     }
     /// Everything is about to be stopped for a while, this process included.
     pub fn pause(&self) {
-        self.wishes().paused = Some(Instant::now());
+        self.state().paused = Some(Instant::now());
     }
     /// It goes on.
     pub fn resume(&self) {
-        let mut wishes = self.wishes();
-        let lost = wishes.paused.take().map_or(Duration::ZERO, |since| since.elapsed());
-        wishes.lost += lost;
+        let mut state = self.state();
+        let lost = state.paused.take().map_or(Duration::ZERO, |since| since.elapsed());
+        state.lost += lost;
     }
     /// How long everything was stopped since the last call; `None` while it is.
     pub(crate) fn time_lost(&self) -> Option<Duration> {
-        let mut wishes = self.wishes();
-        wishes.paused.is_none().then(|| std::mem::take(&mut wishes.lost))
+        let mut state = self.state();
+        state.paused.is_none().then(|| std::mem::take(&mut state.lost))
     }
 }
 

@@ -131,15 +131,15 @@ pub struct Upstream {
 const DEPTH: usize = 24;
 
 /// Explains one stage of the judge's pipeline.
-pub fn why(judge: &CacheChecker<'_>, id: StageId) -> Result<Why> {
-    let needed = targets::select(judge.pipeline, &[judge.pipeline.stage(id).name.clone()])?;
-    let verdicts: BTreeMap<StageId, Verdict> = plan(judge, &needed)?.into_iter().collect();
-    let history = judge.past()?.records();
-    Explainer { judge, history, verdicts, told: RefCell::default() }.why(id)
+pub fn why(checker: &CacheChecker<'_>, id: StageId) -> Result<Why> {
+    let needed = targets::select(checker.pipeline, &[checker.pipeline.stage(id).name.clone()])?;
+    let verdicts: BTreeMap<StageId, Verdict> = plan(checker, &needed)?.into_iter().collect();
+    let history = checker.record_index()?.records();
+    Explainer { checker, history, verdicts, told: RefCell::default() }.why(id)
 }
 
 struct Explainer<'a> {
-    judge: &'a CacheChecker<'a>,
+    checker: &'a CacheChecker<'a>,
     history: &'a [Record],
     verdicts: BTreeMap<StageId, Verdict>,
     /// Changes of inputs that were followed upstream. Without it a graph in which paths part and meet is told once a path.
@@ -148,7 +148,7 @@ struct Explainer<'a> {
 
 impl Explainer<'_> {
     fn why(&self, id: StageId) -> Result<Why> {
-        let stage = self.judge.pipeline.stage(id);
+        let stage = self.checker.pipeline.stage(id);
         let blank = |verdict| Why {
             stage: stage.name.clone(),
             kind: stage.kind.name.into(),
@@ -182,14 +182,14 @@ impl Explainer<'_> {
     }
 
     fn new_in(&self, stage: &Stage) -> Option<String> {
-        let pipeline = &self.judge.pipeline.name;
+        let pipeline = &self.checker.pipeline.name;
         let own = |r: &Record| r.stage == stage.name && r.pipeline == *pipeline;
         (!self.history.iter().any(own)).then(|| pipeline.clone())
     }
 
     fn cached(&self, stage: &Stage, record: &Record, blank: Why) -> Why {
         let earlier = self.history.iter().filter(|r| r.created < record.created);
-        let before = nearest(earlier, &self.judge.pipeline.name, stage, &record.key_text);
+        let before = nearest(earlier, &self.checker.pipeline.name, stage, &record.key_text);
         let now = Fact::of(record);
         Why {
             key: Some(now.key.clone()),
@@ -202,11 +202,11 @@ impl Explainer<'_> {
     }
 
     fn runs(&self, stage: &Stage, reasons: &[Reason], blank: Why) -> Result<Why> {
-        let keyed = self.judge.key(stage, &inputs(stage, |from| self.record(from))?)?;
+        let keyed = self.checker.key(stage, &inputs(stage, |from| self.record(from))?)?;
         let text = &keyed.action.text;
         // A record that is lost, damaged or put aside by force has the very key: there is nothing to compare.
         let own = reasons.iter().any(|r| !is_difference(r));
-        let before = nearest(self.history.iter(), &self.judge.pipeline.name, stage, text).filter(|_| !own);
+        let before = nearest(self.history.iter(), &self.checker.pipeline.name, stage, text).filter(|_| !own);
         let plain = |r: &Reason| Change { text: r.to_string(), reason: r.clone(), files: vec![], upstream: None };
         let changes = match before {
             Some(before) => self.changes(stage, &before.key_text, text, Some(&keyed), 0),
@@ -217,7 +217,7 @@ impl Explainer<'_> {
             changes,
             recorded: before.map_or(vec![], |b| differ(b, env!("CARGO_PKG_VERSION"), None, host::class())),
             before: before.map(Fact::of),
-            left: PartialProgress::in_folder(&self.judge.store.work_dir(&keyed.action.key)),
+            left: PartialProgress::in_folder(&self.checker.store.work_dir(&keyed.action.key)),
             ..blank
         })
     }
@@ -225,7 +225,7 @@ impl Explainer<'_> {
     /// Its own differences are known before its inputs are.
     fn waits(&self, id: StageId, stage: &Stage, blank: Why) -> Result<Why> {
         let mut upstream = vec![];
-        let needed = targets::select(self.judge.pipeline, std::slice::from_ref(&stage.name))?;
+        let needed = targets::select(self.checker.pipeline, std::slice::from_ref(&stage.name))?;
         for from in needed.into_iter().filter(|from| *from != id) {
             if matches!(self.verdicts.get(&from), Some(Verdict::Run(_) | Verdict::Missing(_))) {
                 upstream.push(self.why(from)?);
@@ -235,9 +235,9 @@ impl Explainer<'_> {
         if !missing(stage).is_empty() {
             return Ok(why);
         }
-        let keyed = self.judge.key(stage, &BTreeMap::new())?;
+        let keyed = self.checker.key(stage, &BTreeMap::new())?;
         let text = &keyed.action.text;
-        if let Some(before) = nearest(self.history.iter(), &self.judge.pipeline.name, stage, text) {
+        if let Some(before) = nearest(self.history.iter(), &self.checker.pipeline.name, stage, text) {
             why.changes = self.changes(stage, &before.key_text, text, Some(&keyed), 0);
             why.changes.retain(|c| !matches!(c.reason, Reason::InputChanged { .. }));
             why.before = Some(Fact::of(before));
@@ -278,7 +278,7 @@ impl Explainer<'_> {
         new: Option<Digest>,
         now: Option<&Keyed>,
     ) -> Vec<FileChange> {
-        let store = self.judge.store;
+        let store = self.checker.store;
         let kept = |digest: Option<Digest>| listing(store, &digest?);
         let today = now.and_then(|k| k.sources.get(name));
         let today = today.map(|o| o.entries.iter().map(|e| (e.path.clone(), e.digest)).collect::<BTreeMap<_, _>>());
@@ -303,10 +303,10 @@ impl Explainer<'_> {
         depth: usize,
     ) -> Option<Upstream> {
         let edge = stage.inputs.get(slot)?;
-        let from = self.judge.pipeline.stage(edge.from);
+        let from = self.checker.pipeline.stage(edge.from);
         let makers = |digest: Option<Digest>| {
             let makes = move |r: &&Record| r.outputs.values().any(|o| Some(o.measured.digest) == digest);
-            let namesake = |r: &Record| r.stage == from.name && r.pipeline == self.judge.pipeline.name;
+            let namesake = |r: &Record| r.stage == from.name && r.pipeline == self.checker.pipeline.name;
             self.history.iter().filter(makes).max_by_key(|r| (namesake(r), &r.created))
         };
         let before = makers(old);

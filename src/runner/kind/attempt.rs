@@ -58,7 +58,7 @@ pub struct Job {
 pub struct Attempt {
     job: Job,
     stop: Arc<AtomicBool>,
-    voice: Mutex<EventWriter>,
+    events: Mutex<EventWriter>,
 }
 
 struct EventWriter {
@@ -69,7 +69,7 @@ struct EventWriter {
     /// Units of work in all, once that was told.
     total: Option<u64>,
     /// A metrics file that cannot be written is told of once and fails nothing: the numbers are in the journal too.
-    deaf: bool,
+    write_failed: bool,
 }
 
 impl Attempt {
@@ -80,7 +80,14 @@ impl Attempt {
         Self {
             job,
             stop,
-            voice: Mutex::new(EventWriter { out, last_progress: None, metrics, times, total: None, deaf: false }),
+            events: Mutex::new(EventWriter {
+                out,
+                last_progress: None,
+                metrics,
+                times,
+                total: None,
+                write_failed: false,
+            }),
         }
     }
     /// An attempt nobody listens to, for tests of stages.
@@ -134,14 +141,14 @@ impl Attempt {
     }
     /// `done` of `total` units (steps, images); may be called often, is throttled.
     pub fn progress(&self, done: u64, total: u64) {
-        let mut voice = self.voice.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = voice.last_progress.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL);
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = events.last_progress.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL);
         if due || done >= total {
-            voice.last_progress = Some(Instant::now());
-            voice.say(&WorkerEvent::Progress { done, total });
+            events.last_progress = Some(Instant::now());
+            events.say(&WorkerEvent::Progress { done, total });
         }
-        voice.total = Some(total);
-        voice.note(|metrics, times| metrics.reach(done).and_then(|()| times.reach(done)));
+        events.total = Some(total);
+        events.note(|metrics, times| metrics.reach(done).and_then(|()| times.reach(done)));
     }
     /// A value of a running curve, for the metrics file and bars. The same numbers each time: what depends on the clock
     /// is a [`time`](Self::time).
@@ -173,7 +180,7 @@ impl Attempt {
     }
     /// A checkpoint was written at this step.
     pub fn checkpointed(&self, step: u64) {
-        let of = self.voice.lock().unwrap_or_else(PoisonError::into_inner).total;
+        let of = self.events.lock().unwrap_or_else(PoisonError::into_inner).total;
         progress::note(&self.job.work_dir, Reached { step, of });
         self.say(&WorkerEvent::Checkpoint { step });
     }
@@ -187,10 +194,10 @@ impl Attempt {
         self.stop.load(Ordering::Relaxed)
     }
     pub(crate) fn say(&self, event: &WorkerEvent) {
-        self.voice.lock().unwrap_or_else(PoisonError::into_inner).say(event);
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).say(event);
     }
     fn note(&self, write: impl FnOnce(&mut StepLog, &mut StepLog) -> std::io::Result<()>) {
-        self.voice.lock().unwrap_or_else(PoisonError::into_inner).note(write);
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).note(write);
     }
 }
 
@@ -202,11 +209,11 @@ impl Drop for Attempt {
 
 impl EventWriter {
     fn note(&mut self, write: impl FnOnce(&mut StepLog, &mut StepLog) -> std::io::Result<()>) {
-        if self.deaf {
+        if self.write_failed {
             return;
         }
         if let Err(e) = write(&mut self.metrics, &mut self.times) {
-            self.deaf = true;
+            self.write_failed = true;
             self.say(&WorkerEvent::Log { text: format!("cannot write the metrics file: {e}") });
         }
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 pub(crate) struct Draft {
     pub stage: Stage,
     /// What each slot's statement says.
-    pub wires: Vec<InputRef>,
+    pub input_refs: Vec<InputRef>,
     /// Where it is stated.
     pub place: Place,
 }

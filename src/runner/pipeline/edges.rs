@@ -4,7 +4,7 @@
 use super::draft::{Draft, InputRef, stated_by};
 use super::graph::{Edge, Stage, StageId};
 use crate::kind::field::{Slot, element};
-use crate::small_map::{SmallMap, few};
+use crate::small_map::{SmallMap, small_map};
 use crate::text::suggest;
 use erw_base::error::{Error, Place, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -18,15 +18,15 @@ pub(crate) fn connect(removed: &HashMap<String, Place>, drafts: &[Draft]) -> Res
     for draft in drafts {
         let manifest = &draft.stage.manifest;
         let mut inputs = BTreeMap::new();
-        for wire in &draft.wires {
-            let slot = &manifest.inputs[wire.slot];
-            let joint = EdgeResolver { consumer: &draft.stage, slot, wire, drafts, removed };
-            let found = joint.find(&index)?;
+        for input_ref in &draft.input_refs {
+            let slot = &manifest.inputs[input_ref.slot];
+            let resolver = EdgeResolver { consumer: &draft.stage, slot, input_ref, drafts, removed };
+            let found = resolver.find(&index)?;
             // An artifact that counts twice is a slip of the hand.
-            if let Some(before) = (0..wire.index).find(|i| inputs.get(&element(&slot.name, *i)) == Some(&found)) {
-                return Err(joint.error(format!("`{}` is element {} already", wire.text, before + 1)));
+            if let Some(before) = (0..input_ref.index).find(|i| inputs.get(&element(&slot.name, *i)) == Some(&found)) {
+                return Err(resolver.error(format!("`{}` is element {} already", input_ref.text, before + 1)));
             }
-            inputs.insert(element(&slot.name, wire.index), found);
+            inputs.insert(element(&slot.name, input_ref.index), found);
         }
         if let Some(open) = manifest.inputs.iter().find(|s| !s.optional && !inputs.contains_key(&s.name)) {
             let fits = fitting(drafts, open, &draft.stage.name);
@@ -39,7 +39,7 @@ pub(crate) fn connect(removed: &HashMap<String, Place>, drafts: &[Draft]) -> Res
             let taken = draft.stage.origins.get(&format!("inputs.{}", open.name)).and_then(|o| o.place.clone());
             return Err(error.at(taken.unwrap_or_else(|| draft.place.clone())).hint(hint));
         }
-        edges.push(few(inputs));
+        edges.push(small_map(inputs));
     }
     Ok(edges)
 }
@@ -61,7 +61,7 @@ fn fitting(drafts: &[Draft], slot: &Slot, except: &str) -> Vec<String> {
 struct EdgeResolver<'a> {
     consumer: &'a Stage,
     slot: &'a Slot,
-    wire: &'a InputRef,
+    input_ref: &'a InputRef,
     drafts: &'a [Draft],
     removed: &'a HashMap<String, Place>,
 }
@@ -69,7 +69,7 @@ struct EdgeResolver<'a> {
 impl EdgeResolver<'_> {
     /// Index of the producing stage, output, type.
     fn find(&self, index: &HashMap<&str, usize>) -> Result<(usize, String, String)> {
-        let (stage, output) = self.wire.ends();
+        let (stage, output) = self.input_ref.ends();
         let Some(&from) = index.get(stage) else {
             let names = self.drafts.iter().map(|d| d.stage.name.as_str());
             let hint = match self.removed.get(stage) {
@@ -89,7 +89,7 @@ impl EdgeResolver<'_> {
             None => self.only(stage, outputs)?,
         };
         if !self.slot.accepts(ty) {
-            let text = format!("`{}` is of type {ty}, but the input takes {}", self.wire.text, self.slot.wanted());
+            let text = format!("`{}` is of type {ty}, but the input takes {}", self.input_ref.text, self.slot.wanted());
             return Err(self.what_fits(self.error(text)));
         }
         Ok((from, output.clone(), ty.clone()))
@@ -135,7 +135,7 @@ impl EdgeResolver<'_> {
 
     fn error(&self, text: String) -> Error {
         let error = Error::usage(format!("stage `{}`: input `{}`: {text}", self.consumer.name, self.slot.name));
-        stated_by(error, &self.wire.origin)
+        stated_by(error, &self.input_ref.origin)
     }
 }
 

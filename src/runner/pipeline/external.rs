@@ -30,13 +30,14 @@ type Read = Vec<(PathBuf, Digest)>;
 /// files that rests on.
 pub(crate) fn fetch(spec: &Spec, drafts: &mut Vec<Draft>) -> Result<Read> {
     let mut added = Added { spec, drafts: vec![], known: HashMap::new(), read: vec![] };
-    for draft in drafts.iter_mut().filter(|d| d.wires.iter().any(|w| w.elsewhere.is_some())) {
+    for draft in drafts.iter_mut().filter(|d| d.input_refs.iter().any(|w| w.elsewhere.is_some())) {
         let (name, manifest) = (draft.stage.name.clone(), draft.stage.manifest.clone());
-        for wire in draft.wires.iter_mut().filter(|w| w.elsewhere.as_ref().is_some_and(|e| e.from.is_none())) {
-            let slot = &manifest.inputs[wire.slot];
-            let wanted = ExternalRef { stage: &name, slot, wire };
+        for input_ref in draft.input_refs.iter_mut().filter(|w| w.elsewhere.as_ref().is_some_and(|e| e.from.is_none()))
+        {
+            let slot = &manifest.inputs[input_ref.slot];
+            let wanted = ExternalRef { stage: &name, slot, input_ref };
             let from = added.find(&wanted)?;
-            wire.elsewhere.iter_mut().for_each(|e| e.from = Some(from.clone()));
+            input_ref.elsewhere.iter_mut().for_each(|e| e.from = Some(from.clone()));
         }
     }
     drafts.append(&mut added.drafts);
@@ -47,18 +48,18 @@ pub(crate) fn fetch(spec: &Spec, drafts: &mut Vec<Draft>) -> Result<Read> {
 struct ExternalRef<'a> {
     stage: &'a str,
     slot: &'a Slot,
-    wire: &'a InputRef,
+    input_ref: &'a InputRef,
 }
 
 impl ExternalRef<'_> {
     fn error(&self, text: String) -> Error {
         let error = Error::usage(format!("stage `{}`: input `{}`: {text}", self.stage, self.slot.name));
-        stated_by(error, &self.wire.origin)
+        stated_by(error, &self.input_ref.origin)
     }
 
     /// A path that the input names, from where it starts.
     fn path(&self, path: &str) -> PathBuf {
-        self.wire.elsewhere.as_ref().map_or_else(|| path.into(), |e| e.base.join(path))
+        self.input_ref.elsewhere.as_ref().map_or_else(|| path.into(), |e| e.base.join(path))
     }
 }
 
@@ -73,7 +74,7 @@ struct Added<'a> {
 impl Added<'_> {
     /// The stage to connect to, and its output where it is stated.
     fn find(&mut self, wanted: &ExternalRef<'_>) -> Result<(String, Option<String>)> {
-        let text = &wanted.wire.text;
+        let text = &wanted.input_ref.text;
         if let Some((file, of)) = text.split_once(".toml:") {
             let file = format!("{file}.toml");
             let (stage, output) = of.split_once('.').map_or((of, None), |(stage, output)| (stage, Some(output)));
@@ -115,17 +116,17 @@ impl Added<'_> {
 
     /// Adds the stage that brings in a file.
     fn file(&mut self, wanted: &ExternalRef<'_>, kind: StageKind, manifest: &Arc<Manifest>, path: &str) -> Result<()> {
-        let name = &wanted.wire.text;
+        let name = &wanted.input_ref.text;
         if path.is_empty() {
             return Err(wanted.error(format!("`{name}` names no file")).hint(format!("write `{}:PATH`", kind.name)));
         }
         if self.seen(wanted, name, &wanted.path(path))? {
             return Ok(());
         }
-        let origin = &wanted.wire.origin;
+        let origin = &wanted.input_ref.origin;
         let place = origin.place.clone().unwrap_or_else(|| Place::of_file(&self.spec.file));
         let spec = StageSpec { name: name.clone(), kind, manifest: manifest.clone(), place, since: 0 };
-        let base = wanted.wire.elsewhere.as_ref().map_or(Path::new(""), |e| &e.base);
+        let base = wanted.input_ref.elsewhere.as_ref().map_or(Path::new(""), |e| &e.base);
         let given = types(wanted, manifest)?.into_iter().chain([(SOURCE.to_string(), path.to_string())]);
         let setting = |(name, text): (String, String)| Setting {
             target: Target::Stage { stage: 0, part: "params", name },
@@ -187,7 +188,7 @@ impl Added<'_> {
         }
         let mut foreign = Spec::read(path, self.spec.registry).map_err(|e| match e.place {
             Some(_) => e,
-            None => stated_by(e, &wanted.wire.origin),
+            None => stated_by(e, &wanted.input_ref.origin),
         })?;
         foreign.taking = taking;
         Ok(foreign)
@@ -203,10 +204,10 @@ fn folder(file: &Path) -> PathBuf {
 /// A stage of another pipeline under its name here.
 fn moved(mut draft: Draft, index: usize, edges: &Edges, names: &[String]) -> Draft {
     let manifest = draft.stage.manifest.clone();
-    for wire in &mut draft.wires {
-        let slot = element(&manifest.inputs[wire.slot].name, wire.index);
+    for input_ref in &mut draft.input_refs {
+        let slot = element(&manifest.inputs[input_ref.slot].name, input_ref.index);
         let from = edges[index].get(&slot).map(|(from, output, _)| (names[*from].clone(), Some(output.clone())));
-        wire.elsewhere = Some(Box::new(External { base: PathBuf::new(), from }));
+        input_ref.elsewhere = Some(Box::new(External { base: PathBuf::new(), from }));
     }
     draft.stage.name.clone_from(&names[index]);
     draft

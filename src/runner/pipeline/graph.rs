@@ -47,7 +47,7 @@ pub struct Stage {
     /// What identifies published files, by the parameter that names one.
     pub published: BTreeMap<String, String>,
     pub resources: Resources,
-    pub patience: RetryPolicy,
+    pub retry: RetryPolicy,
     /// In a sweep, the number of the first trial that needs it.
     pub turn: usize,
     /// Where a value was stated, by `params.NAME`, `operation.NAME`, `inputs.SLOT`.

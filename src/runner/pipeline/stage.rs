@@ -8,7 +8,7 @@ use super::layers::{Values, Winner};
 use crate::files::watched::Watched;
 use crate::kind::field::{Field, FieldType, Params, Slot, element};
 use crate::kind::value::{self, Value};
-use crate::small_map::{SmallMap, few};
+use crate::small_map::{SmallMap, small_map};
 use crate::text::units;
 use erw_base::error::{Error, Result};
 use erw_fetch::registry;
@@ -41,13 +41,13 @@ impl<'a> Resolver<'a> {
         self.watch(&mut sources)?;
         let published = published(&manifest.params, &params)?;
         let resources = self.resources()?;
-        let patience = self.patience()?;
-        let wires = self.wires()?;
+        let retry = self.retry()?;
+        let input_refs = self.input_refs()?;
         let outputs = manifest.outputs.iter().map(|o| {
             let ty = o.param().and_then(|p| params.get(p)).and_then(Json::as_str).unwrap_or(&o.ty);
             (o.name.clone(), ty.to_string())
         });
-        let outputs = few(outputs.collect());
+        let outputs = small_map(outputs.collect());
         let command = (self.spec.kind.name == command::NAME).then(|| Command { run: words(&params) });
         let stage = Stage {
             name: self.spec.name.clone(),
@@ -57,15 +57,15 @@ impl<'a> Resolver<'a> {
             outputs,
             params,
             operation,
-            sources: few(sources),
+            sources: small_map(sources),
             published,
             resources,
-            patience,
+            retry,
             turn: 0,
-            origins: few(self.origins),
+            origins: small_map(self.origins),
             command,
         };
-        Ok(Draft { stage, wires, place: self.spec.place.clone() })
+        Ok(Draft { stage, input_refs, place: self.spec.place.clone() })
     }
 
     fn get<'s>(&'s self, part: &'static str, name: &'s str) -> Option<&'s Winner<'a>> {
@@ -180,7 +180,7 @@ impl<'a> Resolver<'a> {
         Ok(Resources { threads: count("threads", 1)?, mem, gpus: count("gpus", 0)?.unwrap_or(0), named })
     }
 
-    fn patience(&self) -> Result<RetryPolicy> {
+    fn retry(&self) -> Result<RetryPolicy> {
         let time = |name: &str| {
             let read = |value: &Value| value.as_str().and_then(units::duration).filter(|d: &Duration| !d.is_zero());
             let what = || {
@@ -195,11 +195,11 @@ impl<'a> Resolver<'a> {
         Ok(RetryPolicy { timeout: time("timeout")?, retries, backoff: time("backoff")? })
     }
 
-    fn wires(&mut self) -> Result<Vec<InputRef>> {
+    fn input_refs(&mut self) -> Result<Vec<InputRef>> {
         let elsewhere = |text: &str, base: &Path| {
             text.contains(SEPARATOR).then(|| Box::new(External { base: base.to_path_buf(), from: None }))
         };
-        let mut wires = Vec::with_capacity(self.spec.manifest.inputs.len());
+        let mut input_refs = Vec::with_capacity(self.spec.manifest.inputs.len());
         let mut origins = vec![];
         for (number, slot) in self.spec.manifest.inputs.iter().enumerate() {
             let Some(stated) = self.get("inputs", &slot.name) else { continue };
@@ -209,7 +209,7 @@ impl<'a> Resolver<'a> {
             match &stated.value {
                 Value::String(text) => {
                     let elsewhere = elsewhere(text, stated.base);
-                    wires.push(InputRef { slot: number, index: 0, text: text.clone(), origin, elsewhere });
+                    input_refs.push(InputRef { slot: number, index: 0, text: text.clone(), origin, elsewhere });
                 }
                 // Takes back what a parent connected.
                 Value::Bool(false) => {}
@@ -221,14 +221,14 @@ impl<'a> Resolver<'a> {
                         let origin = stated.element_origin(index);
                         origins.push((element(&slot.name, index), origin.clone()));
                         let elsewhere = elsewhere(text, stated.base);
-                        wires.push(InputRef { slot: number, index, text: text.to_string(), origin, elsewhere });
+                        input_refs.push(InputRef { slot: number, index, text: text.to_string(), origin, elsewhere });
                     }
                 }
                 _ => return Err(no_stage(&self.spec.name, slot, None, stated)),
             }
         }
         self.origins.extend(origins.into_iter().map(|(name, origin)| (format!("inputs.{name}"), origin)));
-        Ok(wires)
+        Ok(input_refs)
     }
 }
 

@@ -89,7 +89,7 @@ pub struct CacheChecker<'a> {
     afar: Mutex<BTreeSet<Key>>,
     /// Of stages that were judged to run.
     keys: Mutex<BTreeMap<StageId, Key>>,
-    past: OnceLock<RecordIndex>,
+    record_index: OnceLock<RecordIndex>,
     properties: OnceLock<Properties>,
 }
 
@@ -105,7 +105,7 @@ impl<'a> CacheChecker<'a> {
             damaged: Mutex::default(),
             afar: Mutex::default(),
             keys: Mutex::default(),
-            past: OnceLock::new(),
+            record_index: OnceLock::new(),
             properties: OnceLock::new(),
         }
     }
@@ -207,18 +207,18 @@ impl<'a> CacheChecker<'a> {
     }
 
     /// Every readable record there was when this was first asked.
-    pub fn past(&self) -> Result<&RecordIndex> {
-        if let Some(past) = self.past.get() {
-            return Ok(past);
+    pub fn record_index(&self) -> Result<&RecordIndex> {
+        if let Some(record_index) = self.record_index.get() {
+            return Ok(record_index);
         }
-        let past = RecordIndex::read(self.store)?;
-        Ok(self.past.get_or_init(|| past))
+        let record_index = RecordIndex::read(self.store)?;
+        Ok(self.record_index.get_or_init(|| record_index))
     }
 
     fn reasons(&self, stage: &Stage, keyed: &Keyed) -> Result<Vec<Reason>> {
         let text = &keyed.action.text;
-        let akin = self.past()?.akin(&self.pipeline.name, stage);
-        let Some(old) = reason::nearest(akin.into_iter(), &self.pipeline.name, stage, text) else {
+        let comparable = self.record_index()?.comparable(&self.pipeline.name, stage);
+        let Some(old) = reason::nearest(comparable.into_iter(), &self.pipeline.name, stage, text) else {
             return Ok(vec![Reason::NeverRan]);
         };
         let example = |name: &str, old: &Digest| {
@@ -245,12 +245,12 @@ pub fn missing(stage: &Stage) -> Vec<Missing> {
 }
 
 /// The verdict on every selected stage, in topological order.
-pub fn plan(judge: &CacheChecker<'_>, selected: &[StageId]) -> Result<Vec<(StageId, Verdict)>> {
+pub fn plan(checker: &CacheChecker<'_>, selected: &[StageId]) -> Result<Vec<(StageId, Verdict)>> {
     let mut verdicts: Vec<(StageId, Verdict)> = Vec::with_capacity(selected.len());
     // Where the verdict on each stage stands.
-    let mut places: Vec<Option<usize>> = vec![None; judge.pipeline.stages.len()];
+    let mut places: Vec<Option<usize>> = vec![None; checker.pipeline.stages.len()];
     for &id in selected {
-        let stage = &judge.pipeline.stages[id.0];
+        let stage = &checker.pipeline.stages[id.0];
         let known = |id: StageId| match &verdicts[places[id.0]?].1 {
             Verdict::Cached(record) => Some(&**record),
             _ => None,
@@ -264,7 +264,7 @@ pub fn plan(judge: &CacheChecker<'_>, selected: &[StageId]) -> Result<Vec<(Stage
             Verdict::Waiting(unknown.into_iter().collect())
         } else {
             let inputs = inputs(stage, known)?;
-            judge.verdict(id, &judge.key(stage, &inputs)?)?
+            checker.verdict(id, &checker.key(stage, &inputs)?)?
         };
         places[id.0] = Some(verdicts.len());
         verdicts.push((id, verdict));

@@ -42,7 +42,7 @@ impl RecordIndex {
     }
 
     /// Those worth comparing with: of the same stage; without any, the latest of the same kind, or of the same program.
-    pub fn akin(&self, pipeline: &str, stage: &Stage) -> Vec<&Record> {
+    pub fn comparable(&self, pipeline: &str, stage: &Stage) -> Vec<&Record> {
         let own = self.own.get(&(pipeline.to_string(), stage.name.clone())).map_or(&[][..], Vec::as_slice);
         let own = own.iter().map(|i| &self.records[*i]).filter(|r| r.kind == stage.kind.name);
         let own: Vec<&Record> = own.collect();
@@ -90,7 +90,7 @@ impl RecordIndex {
         let is_own = |r: &Record| r.pipeline == pipeline && r.stage == stage.name;
         let is_told = stage.sources.is_empty() && (stage.inputs.is_empty() || !given.is_empty());
         let fits = |r: &&Record| r.resumed.is_none() && (is_own(r) || is_told) && r.given == *given;
-        let own = self.akin(pipeline, stage);
+        let own = self.comparable(pipeline, stage);
         let kin = self.kin(stage);
         let scaled = |r: &Record| Some((is_own(r), r.created.clone(), r.seconds * scale(stage, &r.key_text)?));
         let found = own.into_iter().chain(kin).filter(fits).filter_map(scaled);
@@ -100,7 +100,7 @@ impl RecordIndex {
     /// Seconds that the last attempt of this stage took, else the last of its kin: a guess for who goes first, not to be
     /// shown. A resumed attempt tells only what was left to do, so it counts where there is no other.
     pub fn seconds(&self, pipeline: &str, stage: &Stage) -> Option<f64> {
-        let latest = self.akin(pipeline, stage).into_iter().max_by_key(|r| (r.resumed.is_none(), &r.created));
+        let latest = self.comparable(pipeline, stage).into_iter().max_by_key(|r| (r.resumed.is_none(), &r.created));
         latest.map(|r| r.seconds)
     }
 }

@@ -136,8 +136,8 @@ impl Lock {
     }
 
     /// What can be said before a run: stages that are not locked, are locked and gone, or have another key.
-    pub fn keys(&self, judge: &CacheChecker<'_>, selected: &[StageId]) -> Result<Vec<Mismatch>> {
-        let pipeline = judge.pipeline;
+    pub fn keys(&self, checker: &CacheChecker<'_>, selected: &[StageId]) -> Result<Vec<Mismatch>> {
+        let pipeline = checker.pipeline;
         let mut faults = vec![];
         let mut fault = |stage: &str, what| faults.push(Mismatch { stage: stage.into(), what });
         for stage in selected.iter().map(|id| pipeline.stage(*id)) {
@@ -147,9 +147,9 @@ impl Lock {
             };
             // The run itself says what is missing; an input that is not locked was told with its stage.
             let Some(inputs) = self.inputs(pipeline, stage).filter(|_| missing(stage).is_empty()) else { continue };
-            let action = judge.key(stage, &inputs)?.action;
+            let action = checker.key(stage, &inputs)?.action;
             if action.key != Key::from(locked.key) {
-                let before = action_cache::lookup(judge.store, &Key::from(locked.key))?;
+                let before = action_cache::lookup(checker.store, &Key::from(locked.key))?;
                 let mut what = match before {
                     Lookup::Hit(r) => compare(&r.key_text, &action.text, &stage.origins, &|_, _| None),
                     Lookup::Miss | Lookup::Damaged => vec![],

@@ -72,7 +72,7 @@ impl Bench<'_> {
             forced: [id].into(),
             keep_going: false,
             limits: self.limits.clone(),
-            patience: RetryPolicy::default(),
+            retry: RetryPolicy::default(),
         };
         let outcome =
             scheduler::run(self.pipeline, (&scratch.store).into(), self.launcher, options, self.stop, listener)?;

@@ -17,7 +17,7 @@ use std::time::Instant;
 #[derive(Clone)]
 pub(crate) enum Early {
     OutOfTime,
-    Pointless(String),
+    Pruned(String),
 }
 
 /// A stage to be judged. `keyed`: from an earlier try.

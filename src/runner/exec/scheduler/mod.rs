@@ -41,12 +41,12 @@ use crate::event::{Event, EventKind, Failure, Listener, StageEnd, State};
 use crate::pipeline::graph::{Pipeline, RetryPolicy, Stage, StageId};
 use crate::plan::reason::Reason;
 use crate::plan::{self, CacheChecker, Missing};
-use check::judge_all;
+use check::check_all;
 use erw_base::error::{Error, Result};
 use erw_base::limits;
 use message::{CheckRequest, CheckResult, Early, Later, Message};
-use performing::{Granted, perform_all};
-use ready_queue::{Priority, ReadyQueue, urgency};
+use performing::{Allocated, execute_all};
+use ready_queue::{Priority, ReadyQueue, priority};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,7 +56,7 @@ use std::time::{Duration, Instant};
 use sum::sum;
 
 /// Stages judged at a time; each may be reading sources.
-const JUDGES: usize = 8;
+const CHECKERS: usize = 8;
 /// How often a lock held by another run is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a stop, a time limit and the load are looked for while nothing happens.
@@ -73,7 +73,7 @@ pub struct Options {
     pub keep_going: bool,
     pub limits: Limits,
     /// For stages that say nothing themselves.
-    pub patience: RetryPolicy,
+    pub retry: RetryPolicy,
 }
 
 /// How a run ended.
@@ -95,11 +95,11 @@ pub fn run(
     listener: &mut dyn Listener,
 ) -> Result<Outcome> {
     let pool = check(pipeline, &options)?;
-    let judge = CacheChecker::new(pipeline, cache, options.forced.clone());
+    let checker = CacheChecker::new(pipeline, cache, options.forced.clone());
     let (workers, deaths) = (Workers::default(), MemoryDeaths::default());
     let unsynced = AtomicBool::new(false);
-    let shop = Executor {
-        judge: &judge,
+    let executor = Executor {
+        checker: &checker,
         launcher,
         workers: &workers,
         deaths: &deaths,
@@ -110,19 +110,19 @@ pub fn run(
     let (tell, told) = channel();
     let (ask, asked) = channel();
     let asked = Mutex::new(asked);
-    let (order, orders) = channel();
-    let orders = Mutex::new(orders);
-    let scheduler = Scheduler::new(pipeline, &shop, stop, pool, options, listener, tell.clone(), ask, order);
+    let (ready, ready_actions) = channel();
+    let ready_actions = Mutex::new(ready_actions);
+    let scheduler = Scheduler::new(pipeline, &executor, stop, pool, options, listener, tell.clone(), ask, ready);
     std::thread::scope(|scope| {
-        for n in 0..limits::helpers(JUDGES.min(scheduler.selected.len())) {
-            let (shop, asked, tell) = (&shop, &asked, tell.clone());
-            match limits::spawn_scoped(scope, "judge", move || judge_all(shop, asked, &tell)) {
+        for n in 0..limits::helpers(CHECKERS.min(scheduler.selected.len())) {
+            let (executor, asked, tell) = (&executor, &asked, tell.clone());
+            match limits::spawn_scoped(scope, "judge", move || check_all(executor, asked, &tell)) {
                 Err(e) if n == 0 => return Err(Error::usage("cannot start a thread").caused(e)),
                 Err(_) => break,
                 Ok(_) => {}
             }
         }
-        Ok(scheduler.run(scope, &told, &orders))
+        Ok(scheduler.run(scope, &told, &ready_actions))
     })
 }
 
@@ -162,32 +162,32 @@ struct Progress {
 
 struct Scheduler<'a> {
     pipeline: &'a Pipeline,
-    shop: &'a Executor<'a>,
+    executor: &'a Executor<'a>,
     stop: &'a StopToken,
     stops_heeded: usize,
     pool: ResourcePool,
     keep_going: bool,
     limits: Limits,
-    patience: RetryPolicy,
+    retry: RetryPolicy,
     selected: Vec<StageId>,
     /// By id.
     stages: Vec<Progress>,
     by_name: HashMap<&'a str, StageId>,
     /// Waiting stages that lack nothing.
     judgeable: BTreeSet<StageId>,
-    backlog: ReadyQueue,
+    queue: ReadyQueue,
     locked: BTreeMap<StageId, Later<Box<CheckRequest>>>,
     retries: BTreeMap<StageId, Later<Box<ReadyAction>>>,
     running: BTreeSet<StageId>,
     /// Stages being judged, and since when.
-    judging: BTreeMap<StageId, Instant>,
+    checking: BTreeMap<StageId, Instant>,
     has_failed: bool,
     began: Instant,
     synced: Instant,
     listener: &'a mut dyn Listener,
     tell: Sender<Message>,
     ask: Sender<CheckRequest>,
-    order: Sender<Granted>,
+    ready: Sender<Allocated>,
     /// Threads that carry out orders.
     hands: usize,
 }
@@ -196,14 +196,14 @@ impl<'a> Scheduler<'a> {
     #[expect(clippy::too_many_arguments, reason = "called once, by `run`, which owns all of it")]
     fn new(
         pipeline: &'a Pipeline,
-        shop: &'a Executor<'a>,
+        executor: &'a Executor<'a>,
         stop: &'a StopToken,
         pool: ResourcePool,
         options: Options,
         listener: &'a mut dyn Listener,
         tell: Sender<Message>,
         ask: Sender<CheckRequest>,
-        order: Sender<Granted>,
+        ready: Sender<Allocated>,
     ) -> Self {
         let mut stages: Vec<Progress> = pipeline.stages.iter().map(|_| Progress::default()).collect();
         for &id in &options.selected {
@@ -215,29 +215,29 @@ impl<'a> Scheduler<'a> {
         let now = Instant::now();
         Self {
             pipeline,
-            shop,
+            executor,
             stop,
             stops_heeded: 0,
             pool,
             keep_going: options.keep_going,
             limits: options.limits,
-            patience: options.patience,
+            retry: options.retry,
             selected: options.selected,
             stages,
             by_name,
             judgeable: BTreeSet::new(),
-            backlog: ReadyQueue::default(),
+            queue: ReadyQueue::default(),
             locked: BTreeMap::new(),
             retries: BTreeMap::new(),
             running: BTreeSet::new(),
-            judging: BTreeMap::new(),
+            checking: BTreeMap::new(),
             has_failed: false,
             began: now,
             synced: now,
             listener,
             tell,
             ask,
-            order,
+            ready,
             hands: 0,
         }
     }
@@ -248,7 +248,7 @@ impl<'a> Scheduler<'a> {
         mut self,
         scope: &'scope Scope<'scope, '_>,
         told: &Receiver<Message>,
-        orders: &'scope Mutex<Receiver<Granted>>,
+        ready_actions: &'scope Mutex<Receiver<Allocated>>,
     ) -> Outcome
     where
         'a: 'scope,
@@ -263,26 +263,26 @@ impl<'a> Scheduler<'a> {
             self.set(self.selected[i], State::Waiting);
         }
         loop {
-            self.heed_stop();
-            self.drop_what_is_pointless();
-            self.heed_time_limits();
-            self.take_up_what_is_due();
-            self.judge_what_is_known();
-            self.start_what_fits(scope, orders);
-            self.force_to_disk(scope);
-            let idle = self.judging.is_empty() && self.running.is_empty();
-            let idle = idle && self.locked.is_empty() && self.retries.is_empty() && self.backlog.is_empty();
+            self.handle_stop();
+            self.cancel_pruned();
+            self.handle_time_limits();
+            self.requeue_due();
+            self.check_ready();
+            self.start_ready(scope, ready_actions);
+            self.sync_to_disk(scope);
+            let idle = self.checking.is_empty() && self.running.is_empty();
+            let idle = idle && self.locked.is_empty() && self.retries.is_empty() && self.queue.is_empty();
             self.attend_remote(idle);
             if idle {
                 break;
             }
             match told.recv_timeout(TICK) {
-                Ok(message) => self.hear(message),
+                Ok(message) => self.handle(message),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             while let Ok(message) = told.try_recv() {
-                self.hear(message);
+                self.handle(message);
             }
         }
         self.finish()
@@ -305,19 +305,19 @@ impl<'a> Scheduler<'a> {
         self.stops_heeded > 0 || (!self.keep_going && self.has_failed)
     }
 
-    fn heed_stop(&mut self) {
+    fn handle_stop(&mut self) {
         let asked = self.stop.count();
         if asked > self.stops_heeded {
             if asked >= 2 {
-                self.shop.workers.kill();
+                self.executor.workers.kill();
             } else {
-                self.shop.workers.stop();
+                self.executor.workers.stop();
             }
             self.stops_heeded = asked;
         }
         if self.is_closing() {
             // Dropping the orders releases their locks.
-            self.backlog.clear();
+            self.queue.clear();
             self.locked.clear();
             for (id, _) in std::mem::take(&mut self.retries) {
                 self.settle_failed(id);
@@ -325,8 +325,8 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    fn judge_what_is_known(&mut self) {
-        while self.judging.len() < 2 * JUDGES && !self.is_closing() {
+    fn check_ready(&mut self) {
+        while self.checking.len() < 2 * CHECKERS && !self.is_closing() {
             let Some(id) = self.judgeable.pop_first() else { return };
             let inputs = plan::inputs(self.stage(id), |from| self.stages[from.0].record.as_ref());
             self.set(id, State::Ready);
@@ -338,35 +338,38 @@ impl<'a> Scheduler<'a> {
     }
 
     fn ask(&mut self, question: CheckRequest) {
-        self.judging.insert(question.id, Instant::now());
+        self.checking.insert(question.id, Instant::now());
         let _ = self.ask.send(question);
     }
 
     /// The urgency of the most urgent stage that is just being judged: less urgent ones do not take its place. One whose
     /// judge takes long, because it reads sources, holds up nobody.
-    fn about_to_come(&self) -> Option<Priority> {
-        let fresh = self.judging.iter().filter(|(_, since)| since.elapsed() < TICK);
-        fresh.map(|(id, _)| self.backlog.urgency(*id)).max()
+    fn next_priority(&self) -> Option<Priority> {
+        let fresh = self.checking.iter().filter(|(_, since)| since.elapsed() < TICK);
+        fresh.map(|(id, _)| self.queue.priority(*id)).max()
     }
 
-    fn start_what_fits<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, orders: &'scope Mutex<Receiver<Granted>>)
-    where
+    fn start_ready<'scope>(
+        &mut self,
+        scope: &'scope Scope<'scope, '_>,
+        ready_actions: &'scope Mutex<Receiver<Allocated>>,
+    ) where
         'a: 'scope,
     {
-        while !self.backlog.is_empty() {
+        while !self.queue.is_empty() {
             if !self.running.is_empty() && self.limits.is_overloaded() {
                 return;
             }
-            let (pipeline, at_least) = (self.pipeline, self.about_to_come());
+            let (pipeline, at_least) = (self.pipeline, self.next_priority());
             let need = |id: StageId| &pipeline.stages[id.0].resources;
-            let Some((order, grant)) = self.backlog.next(&mut self.pool, at_least, need) else { return };
-            let id = order.id;
+            let Some((ready, allocation)) = self.queue.next(&mut self.pool, at_least, need) else { return };
+            let id = ready.id;
             if self.hands <= self.running.len() {
-                let (shop, tell) = (self.shop, self.tell.clone());
-                match limits::spawn_scoped(scope, "attempt", move || perform_all(shop, orders, &tell)) {
+                let (executor, tell) = (self.executor, self.tell.clone());
+                match limits::spawn_scoped(scope, "attempt", move || execute_all(executor, ready_actions, &tell)) {
                     Ok(_) => self.hands += 1,
                     Err(e) if self.hands == 0 => {
-                        self.pool.give_back(grant);
+                        self.pool.give_back(allocation);
                         self.fail(id, Error::stage("cannot start a thread").caused(e).into());
                         continue;
                     }
@@ -378,58 +381,58 @@ impl<'a> Scheduler<'a> {
             let progress = &mut self.stages[id.0];
             (progress.ended_early, progress.deadline) = (None, None);
             self.set(id, State::Running);
-            let _ = self.order.send((order, grant));
+            let _ = self.ready.send((ready, allocation));
         }
     }
 
     /// What was stored without waiting for the disk gets there soon, on a helper's time.
-    fn force_to_disk<'scope>(&mut self, scope: &'scope Scope<'scope, '_>)
+    fn sync_to_disk<'scope>(&mut self, scope: &'scope Scope<'scope, '_>)
     where
         'a: 'scope,
     {
-        if self.synced.elapsed() >= SYNC_INTERVAL && self.shop.unsynced.swap(false, Ordering::Relaxed) {
+        if self.synced.elapsed() >= SYNC_INTERVAL && self.executor.unsynced.swap(false, Ordering::Relaxed) {
             self.synced = Instant::now();
-            let store = self.shop.judge.store;
+            let store = self.executor.checker.store;
             if limits::spawn_scoped(scope, "sync", move || store.sync()).is_err() {
                 // It is done at the end, then.
-                self.shop.unsynced.store(true, Ordering::Relaxed);
+                self.executor.unsynced.store(true, Ordering::Relaxed);
             }
         }
     }
 
     /// Passes on what a remote has to say; when all else is done, waits until it has sent what it was given.
     fn attend_remote(&mut self, idle: bool) {
-        let Some(remote) = self.shop.judge.remote else { return };
+        let Some(remote) = self.executor.checker.remote else { return };
         let stop = self.stop;
         let words = remote.attend(idle, &|| stop.count() > 0);
         words.into_iter().for_each(|text| self.say(EventKind::Warning { text }));
     }
 
-    fn hear(&mut self, message: Message) {
+    fn handle(&mut self, message: Message) {
         match message {
-            Message::Checked(id, judged) => {
-                self.judging.remove(&id);
+            Message::Checked(id, checked) => {
+                self.checking.remove(&id);
                 // Given up meanwhile.
                 if !self.state(id).is_settled() {
-                    self.judged(id, judged);
+                    self.checked(id, checked);
                 }
             }
-            Message::Starting(id, start, grant) => {
+            Message::Starting(id, start, allocation) => {
                 self.limit_time(id);
-                self.tell_start(id, start, &grant);
+                self.report_start(id, start, &allocation);
             }
-            Message::Worker(id, event) => self.pass_on(id, event),
-            Message::Ended(order, grant, end) => {
-                self.running.remove(&order.id);
-                self.pool.give_back(grant);
-                self.stages[order.id.0].deadline = None;
-                self.ended(order, end);
+            Message::Worker(id, event) => self.forward_event(id, event),
+            Message::Ended(ready, allocation, end) => {
+                self.running.remove(&ready.id);
+                self.pool.give_back(allocation);
+                self.stages[ready.id.0].deadline = None;
+                self.ended(ready, end);
             }
         }
     }
 
-    fn judged(&mut self, id: StageId, judged: Result<CheckResult>) {
-        match judged {
+    fn checked(&mut self, id: StageId, checked: Result<CheckResult>) {
+        match checked {
             Err(e) => self.fail(id, e.into()),
             Ok(CheckResult::Locked(question)) => {
                 let first = self.stages[id.0].key.is_none();
@@ -446,28 +449,30 @@ impl<'a> Scheduler<'a> {
                 progress.record = Some(*record);
                 self.set(id, State::Cached);
             }
-            Ok(CheckResult::Stale(order, reasons)) => {
+            Ok(CheckResult::Stale(ready, reasons)) => {
                 for reason in reasons.iter().filter(|r| matches!(r, Reason::Damaged { .. })) {
                     let text = format!("stage `{}`: {reason}; it runs again", self.stage(id).name);
                     self.say(EventKind::Warning { text });
                 }
                 let progress = &mut self.stages[id.0];
-                progress.key = Some(order.keyed.action.key);
+                progress.key = Some(ready.keyed.action.key);
                 progress.reasons = reasons;
-                self.backlog.insert(order);
-                if !self.backlog.is_ranked() {
-                    self.backlog.rank(self.urgency());
+                self.queue.insert(ready);
+                if !self.queue.is_ranked() {
+                    self.queue.rank(self.priority());
                 }
             }
         }
     }
 
     /// By what each stage took when it last ran; a second where nobody knows.
-    fn urgency(&self) -> Vec<Priority> {
-        let past = self.shop.judge.past().ok();
-        urgency(self.pipeline, |id| match self.state(id) {
+    fn priority(&self) -> Vec<Priority> {
+        let record_index = self.executor.checker.record_index().ok();
+        priority(self.pipeline, |id| match self.state(id) {
             State::Unknown | State::Cached | State::Done => 0.0,
-            _ => past.and_then(|past| past.seconds(&self.pipeline.name, self.stage(id))).unwrap_or(1.0),
+            _ => record_index
+                .and_then(|record_index| record_index.seconds(&self.pipeline.name, self.stage(id)))
+                .unwrap_or(1.0),
         })
     }
 
@@ -481,9 +486,9 @@ impl<'a> Scheduler<'a> {
                 self.set_skipped(id, why.into());
             }
         }
-        self.shop.clean_up();
-        if self.shop.unsynced.load(Ordering::Relaxed)
-            && let Err(e) = self.shop.judge.store.sync()
+        self.executor.clean_up();
+        if self.executor.unsynced.load(Ordering::Relaxed)
+            && let Err(e) = self.executor.checker.store.sync()
         {
             self.say(EventKind::Warning { text: e.to_string() });
         }

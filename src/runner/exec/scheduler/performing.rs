@@ -8,17 +8,17 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Mutex, PoisonError};
 
 /// An order with its share of the machine.
-pub(super) type Granted = (Box<ReadyAction>, Allocation);
+pub(super) type Allocated = (Box<ReadyAction>, Allocation);
 
 /// What such a thread does until no more orders can come.
-pub(super) fn perform_all(shop: &Executor<'_>, orders: &Mutex<Receiver<Granted>>, tell: &Sender<Message>) {
+pub(super) fn execute_all(executor: &Executor<'_>, ready_actions: &Mutex<Receiver<Allocated>>, tell: &Sender<Message>) {
     loop {
-        let next = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((order, grant)) = next else { return };
-        let id = order.id;
-        let starting = |start| drop(tell.send(Message::Starting(id, start, grant.clone())));
-        let mut pass_on = |event| drop(tell.send(Message::Worker(id, event)));
-        let end = shop.perform(&order, &grant, &starting, &mut pass_on);
-        let _ = tell.send(Message::Ended(order, grant, end));
+        let next = ready_actions.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((ready, allocation)) = next else { return };
+        let id = ready.id;
+        let starting = |start| drop(tell.send(Message::Starting(id, start, allocation.clone())));
+        let mut forward_event = |event| drop(tell.send(Message::Worker(id, event)));
+        let end = executor.execute(&ready, &allocation, &starting, &mut forward_event);
+        let _ = tell.send(Message::Ended(ready, allocation, end));
     }
 }

@@ -24,40 +24,40 @@ pub struct Priority {
 
 #[derive(Default)]
 pub struct ReadyQueue {
-    orders: BTreeMap<(Reverse<Priority>, StageId), Box<ReadyAction>>,
+    ready_actions: BTreeMap<(Reverse<Priority>, StageId), Box<ReadyAction>>,
     /// By stage.
-    urgency: Vec<Priority>,
-    slips: usize,
+    priority: Vec<Priority>,
+    bypasses: usize,
 }
 
 impl ReadyQueue {
     /// Learns how urgent each stage is. Until then all are alike.
-    pub fn rank(&mut self, urgency: Vec<Priority>) {
-        self.urgency = urgency;
-        let orders = std::mem::take(&mut self.orders);
-        orders.into_values().for_each(|order| self.insert(order));
+    pub fn rank(&mut self, priority: Vec<Priority>) {
+        self.priority = priority;
+        let ready_actions = std::mem::take(&mut self.ready_actions);
+        ready_actions.into_values().for_each(|ready| self.insert(ready));
     }
     pub fn is_ranked(&self) -> bool {
-        !self.urgency.is_empty()
+        !self.priority.is_empty()
     }
-    pub fn urgency(&self, id: StageId) -> Priority {
-        self.urgency.get(id.0).copied().unwrap_or_default()
+    pub fn priority(&self, id: StageId) -> Priority {
+        self.priority.get(id.0).copied().unwrap_or_default()
     }
     fn place(&self, id: StageId) -> (Reverse<Priority>, StageId) {
-        (Reverse(self.urgency(id)), id)
+        (Reverse(self.priority(id)), id)
     }
-    pub fn insert(&mut self, order: Box<ReadyAction>) {
-        self.orders.insert(self.place(order.id), order);
+    pub fn insert(&mut self, ready: Box<ReadyAction>) {
+        self.ready_actions.insert(self.place(ready.id), ready);
     }
     pub fn remove(&mut self, id: StageId) -> Option<Box<ReadyAction>> {
-        self.orders.remove(&self.place(id))
+        self.ready_actions.remove(&self.place(id))
     }
     /// Dropping the orders releases their locks.
     pub fn clear(&mut self) {
-        self.orders.clear();
+        self.ready_actions.clear();
     }
     pub fn is_empty(&self) -> bool {
-        self.orders.is_empty()
+        self.ready_actions.is_empty()
     }
 
     /// The most urgent order that fits and is not less urgent than `at_least`, with its share.
@@ -70,30 +70,30 @@ impl ReadyQueue {
         if !pool.has_room() {
             return None;
         }
-        let candidates = if self.slips < SLIPS { usize::MAX } else { 1 };
+        let candidates = if self.bypasses < SLIPS { usize::MAX } else { 1 };
         let mut urgent = self
-            .orders
+            .ready_actions
             .keys()
             .take(candidates)
-            .take_while(|(Reverse(urgency), _)| at_least.is_none_or(|least| *urgency >= least))
+            .take_while(|(Reverse(priority), _)| at_least.is_none_or(|least| *priority >= least))
             .enumerate();
-        let (nth, place, grant) = urgent.find_map(|(n, at)| Some((n, *at, pool.take(need(at.1))?)))?;
-        self.slips = if nth == 0 { 0 } else { self.slips + 1 };
-        Some((self.orders.remove(&place)?, grant))
+        let (nth, place, allocation) = urgent.find_map(|(n, at)| Some((n, *at, pool.take(need(at.1))?)))?;
+        self.bypasses = if nth == 0 { 0 } else { self.bypasses + 1 };
+        Some((self.ready_actions.remove(&place)?, allocation))
     }
 }
 
 /// How urgent each stage is. `seconds` of a stage that is not to run are zero.
-pub fn urgency(pipeline: &Pipeline, seconds: impl Fn(StageId) -> f64) -> Vec<Priority> {
-    let mut urgency: Vec<Priority> =
+pub fn priority(pipeline: &Pipeline, seconds: impl Fn(StageId) -> f64) -> Vec<Priority> {
+    let mut priority: Vec<Priority> =
         pipeline.stages.iter().map(|stage| Priority { turn: Reverse(stage.turn), millis: 0 }).collect();
     // Backwards: what needs a stage comes after it.
     for (i, stage) in pipeline.stages.iter().enumerate().rev() {
         // Nothing is free: of two equal chains the longer in stages comes first.
-        urgency[i].millis += (seconds(StageId(i)) * 1e3).clamp(1.0, 1e15) as u64;
+        priority[i].millis += (seconds(StageId(i)) * 1e3).clamp(1.0, 1e15) as u64;
         for edge in stage.inputs.values() {
-            urgency[edge.from.0].millis = urgency[edge.from.0].millis.max(urgency[i].millis);
+            priority[edge.from.0].millis = priority[edge.from.0].millis.max(priority[i].millis);
         }
     }
-    urgency
+    priority
 }

@@ -8,7 +8,7 @@ use crate::exec::resources::Allocation;
 use crate::pipeline::graph::StageId;
 
 impl Scheduler<'_> {
-    pub(super) fn tell_start(&mut self, id: StageId, start: ActionStart, grant: &Allocation) {
+    pub(super) fn report_start(&mut self, id: StageId, start: ActionStart, allocation: &Allocation) {
         let (stage, progress) = (self.stage(id), &self.stages[id.0]);
         let what = EventKind::Started {
             stage: stage.name.clone(),
@@ -16,14 +16,14 @@ impl Scheduler<'_> {
             key: progress.key.map(|k| k.to_string()).unwrap_or_default(),
             reasons: progress.reasons.iter().map(ToString::to_string).collect(),
             attempt: start.attempt,
-            threads: grant.threads,
-            device: grant.device(),
+            threads: allocation.threads,
+            device: allocation.device(),
             log: start.log,
         };
         self.say(what);
     }
 
-    pub(super) fn pass_on(&mut self, id: StageId, event: WorkerEvent) {
+    pub(super) fn forward_event(&mut self, id: StageId, event: WorkerEvent) {
         let stage = self.stage(id).name.clone();
         let what = match event {
             WorkerEvent::Progress { done, total } => EventKind::Progress { stage, done, total },
@@ -39,7 +39,7 @@ impl Scheduler<'_> {
 
     pub(super) fn end(&self, id: StageId) -> StageEnd {
         let stage = self.stage(id);
-        let store = self.shop.judge.store;
+        let store = self.executor.checker.store;
         let progress = &self.stages[id.0];
         let record = progress.record.as_ref();
         let state = self.state(id);

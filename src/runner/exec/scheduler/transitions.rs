@@ -14,10 +14,10 @@ impl Scheduler<'_> {
                 let dependent = self.stages[id.0].needed_by[i];
                 let lacks = &mut self.stages[dependent.0].lacks;
                 *lacks = if is_known(state) { *lacks - 1 } else { *lacks + 1 };
-                self.note_judgeable(dependent);
+                self.note_checkable(dependent);
             }
         }
-        self.note_judgeable(id);
+        self.note_checkable(id);
         self.say(EventKind::State { stage: self.stage(id).name.clone(), state });
         if state.is_settled() {
             let end = self.end(id);
@@ -29,7 +29,7 @@ impl Scheduler<'_> {
         }
     }
 
-    pub(super) fn note_judgeable(&mut self, id: StageId) {
+    pub(super) fn note_checkable(&mut self, id: StageId) {
         let progress = &self.stages[id.0];
         if progress.state == State::Waiting && progress.lacks == 0 {
             self.judgeable.insert(id);

@@ -21,11 +21,11 @@ pub fn planned(
     selected: &[StageId],
     forced: BTreeSet<StageId>,
 ) -> Result<Planned> {
-    let judge = CacheChecker::new(pipeline, cache, forced);
-    let verdicts = plan(&judge, selected)?;
+    let checker = CacheChecker::new(pipeline, cache, forced);
+    let verdicts = plan(&checker, selected)?;
     let stale = verdicts.iter().any(|(_, v)| !matches!(v, Verdict::Cached(_)));
     // Reading the history is not free, and a plan that finds nothing to do has no use for it.
-    let past = if stale { Some(judge.past()?) } else { None };
+    let record_index = if stale { Some(checker.record_index()?) } else { None };
     let blocked = blocked(pipeline, &verdicts);
     let library = Library::at(&cache.store.downloads());
     let line = |(id, verdict): &(StageId, Verdict)| {
@@ -42,18 +42,18 @@ pub fn planned(
                 Verdict::Waiting(_) if blocked.contains(id) => "blocked",
                 Verdict::Waiting(_) => "waits",
             },
-            says: match judge.is_afar(verdict) {
+            says: match checker.is_afar(verdict) {
                 true => vec!["cached (remote)".into()],
                 false => words(pipeline, stage, verdict, &blocked, &library)
                     .into_iter()
-                    .chain(left(&judge, *id, verdict))
+                    .chain(left(&checker, *id, verdict))
                     .collect(),
             },
             stale: !cached,
-            past_seconds: past
+            past_seconds: record_index
                 .filter(|_| !cached && !resourced(stage, verdict))
-                .and_then(|past| past.took(&pipeline.name, stage, &judge.properties().given(stage))),
-            left: judge.left(*id).filter(|_| matches!(verdict, Verdict::Run(_))),
+                .and_then(|record_index| record_index.took(&pipeline.name, stage, &checker.properties().given(stage))),
+            left: checker.left(*id).filter(|_| matches!(verdict, Verdict::Run(_))),
         }
     };
     let lines: Vec<Line> = verdicts.iter().map(line).collect();
@@ -64,8 +64,8 @@ pub fn planned(
 }
 
 /// From where an attempt would go on that was begun.
-fn left(judge: &CacheChecker<'_>, id: StageId, verdict: &Verdict) -> Option<String> {
-    judge.left(id).filter(|_| matches!(verdict, Verdict::Run(_))).map(|left| left.to_string())
+fn left(checker: &CacheChecker<'_>, id: StageId, verdict: &Verdict) -> Option<String> {
+    checker.left(id).filter(|_| matches!(verdict, Verdict::Run(_))).map(|left| left.to_string())
 }
 
 /// Does it read other files than before? How many they are is not known. A program's are its own text, mostly.
