@@ -165,7 +165,7 @@ fn a_parameter_that_an_update_broke_gets_into_no_checkpoint_and_no_result() {
 fn a_gradient_too_large_to_be_squared_is_told_by_its_size() {
     let toy = Toy::new(3);
     let d = diverged(toy.fit(&Notes::default(), &mut Hooks::default(), |_| 2e30).unwrap());
-    let text = "the norm of the gradient is inf at step 0 (counted from 0), the largest number 1e30 in that of `w`";
+    let text = "the norm of the gradient is inf at step 0 (counted from 0); its largest value is 1e30, in that of `w`";
     assert_eq!(d.what, text);
 }
 
@@ -195,7 +195,7 @@ fn checkpoints_stay_as_asked_and_an_older_one_serves_when_the_newest_is_damaged(
     let toy = toy.again();
     let notes = Notes::default();
     let trained = done(toy.fit(&notes, &mut Hooks::default(), |_| 1.0).unwrap());
-    assert!(notes.said.borrow()[0].starts_with("passing over a damaged checkpoint: "), "{:?}", notes.said.borrow());
+    assert!(notes.said.borrow()[0].starts_with("skipping a damaged checkpoint: "), "{:?}", notes.said.borrow());
     assert_eq!(notes.said.borrow()[1], "resumed 8");
     assert_eq!((numbers(&trained), trained.curve), (numbers(&whole), whole.curve));
 }
@@ -227,7 +227,7 @@ fn a_full_disk_is_an_error_for_averages_to_keep() {
     let mut watch = Hooks { snapshots: Some(snapshots.clone()), ..Hooks::default() };
     disk.fill();
     let error = erw::error::Error::from(toy.fit(&Notes::default(), &mut watch, |_| 1.0).err().unwrap());
-    assert_eq!(error.message, "the averages of step 3 cannot be kept");
+    assert_eq!(error.message, "the averages of step 3 cannot be saved");
     assert!(error.causes[0].contains("No space left on device"), "{error}");
     std::fs::remove_file(toy.dir.path().join("disk/filler")).unwrap();
     let toy = toy.again();
@@ -295,5 +295,5 @@ fn what_is_no_checkpoint_cannot_be_exported() {
     assert!(said.contains("a copied one needs its `config.json` beside it"), "{said}");
     let other = toy.dir.path().join("other.safetensors");
     std::fs::copy(&kept, &other).unwrap();
-    assert!(erw(&other).contains("is not called step-N.safetensors, as checkpoints are"));
+    assert!(erw(&other).contains("is not a checkpoint: its name is not of the form step-N.safetensors"));
 }

@@ -286,7 +286,7 @@ fn the_distance_of_a_set_to_itself_is_zero_and_grows_with_damage() -> Result<()>
     assert!(error.message.contains("of 2 features, the network makes"), "{}", error.message);
     let inputs = [("samples", train.as_path()), ("reference", &train), ("network", &network)];
     let error = bench.run("resized", &stages::evaluation::fid::KIND, &inputs, json!({"mode": "adm"})).unwrap_err();
-    assert!(error.message.contains("only Inception resizes"), "{}", error.message);
+    assert!(error.message.contains("only Inception has modes"), "{}", error.message);
     Ok(())
 }
 

@@ -102,7 +102,7 @@ fn clips_projection_is_kept_whole_or_not_at_all() -> Result<()> {
     let error = told(Embedder::new(Encoder::new(&config, without.tensors, &CPU)?));
     assert_eq!(
         error,
-        "CLIP without `ln_post` and `proj`, which make the embedding; make the encoder anew from a file with both"
+        "this CLIP lacks `ln_post` and `proj`, which compute the embedding; import the encoder from a file that has both"
     );
 
     let mut wide = adopted.tensors;
@@ -136,12 +136,12 @@ fn any_encoder_is_a_feature_network() -> Result<()> {
         assert_eq!(net.features(&images)?.dims(), [1, 12]);
     }
     let error = told(open_feature_network_with(&class, Some(Mode::CleanFid), &CPU));
-    let wanted = "is an encoder, which takes images in one way; only Inception has modes";
+    let wanted = "is an encoder, which prepares images in one way; only Inception has modes";
     assert_eq!(error, format!("{} {wanted}", class.display()));
     let net = open_feature_network(&class, &CPU)?;
     for shape in [&[0, 3, 8, 8][..], &[1, 3, 0, 8], &[1, 1, 8, 8], &[3, 8, 8]] {
         let error = told(net.features(&Tensor::zeros(shape, DType::U8, &CPU)?));
-        assert!(error.starts_with("an encoder takes u8 images [n, 3, H, W], got"), "{error}");
+        assert!(error.starts_with("an encoder needs u8 images [n, 3, H, W], got"), "{error}");
     }
     Ok(())
 }

@@ -145,15 +145,15 @@ fn features_that_cannot_be_compared_are_named() -> Result<()> {
     let few = set.narrow(0, 0, 3)?;
     let wide = Tensor::ones((4, 3), DType::F32, &CPU)?;
     let flat = Tensor::ones(4, DType::F32, &CPU)?;
-    assert_eq!(pr(&few, &set), "precision and recall to neighbour 3 of 3 samples: needs more of them, and a neighbour");
+    assert_eq!(pr(&few, &set), "precision and recall need k >= 1 and more than k samples, got k = 3 and 3");
     assert!(pr(&set, &few).contains("neighbour 3 of 3 reference images"));
-    assert_eq!(pr(&set, &wide), "precision and recall of features of 2 and of 3 dimensions");
+    assert_eq!(pr(&set, &wide), "precision and recall: features have dimensions 2 and 3");
     assert_eq!(c(&flat, &set), "the samples have shape [4], not [n, d]");
-    assert_eq!(k(&set, &set.narrow(0, 0, 2)?), "KID over subsets of 3 needs as many reference images, there are 2");
-    assert_eq!(text(kid_of_all(&set.narrow(0, 0, 1)?, &set).map(drop)), "KID needs 2 samples, there are 1");
+    assert_eq!(k(&set, &set.narrow(0, 0, 2)?), "KID over subsets of 3 needs at least 3 reference images, got 2");
+    assert_eq!(text(kid_of_all(&set.narrow(0, 0, 1)?, &set).map(drop)), "KID needs at least 2 samples, got 1");
     let none = set.narrow(0, 0, 0)?;
-    assert_eq!(c(&none, &set), "CMMD of 0 samples and 4 reference images: needs one of each");
-    assert_eq!(c(&set, &(&set * 0.0)?), "embedding 0 of the reference is all zeros and has no direction");
+    assert_eq!(c(&none, &set), "CMMD needs at least one sample and one reference image, got 0 and 4");
+    assert_eq!(c(&set, &(&set * 0.0)?), "embedding 0 of the reference is zero and cannot be normalised");
     Ok(())
 }
 
@@ -248,14 +248,17 @@ fn inception_score_is_one_to_the_number_of_classes() -> Result<()> {
     close(inception_score(&turned(&logits)?, Parts::ADM, 130)?.mean, value, 1e-12, "another order");
 
     let mut score = InceptionScore::new(2, 20, Parts::ADM)?;
-    assert_eq!(text(score.score().map(drop)), "an Inception Score of 2 samples has seen 0");
-    assert_eq!(text(score.push(&logits)), "an Inception Score of 2 samples is given 130");
-    assert_eq!(text(score.push(&sure.narrow(1, 0, 3)?)), "class scores of 3 classes added to an Inception Score of 20");
+    assert_eq!(text(score.score().map(drop)), "an Inception Score of 2 samples has only 0");
+    assert_eq!(text(score.push(&logits)), "an Inception Score of 2 samples was given 130");
+    assert_eq!(
+        text(score.push(&sure.narrow(1, 0, 3)?)),
+        "logits of 3 classes were added to an Inception Score of 20 classes"
+    );
     score.push(&sure.narrow(0, 0, 1)?)?;
     let odd = (sure.narrow(0, 1, 1)? / 0.0)?;
     assert_eq!(text(score.push(&odd)), "class score 0 of sample 1 is not finite");
     let few = InceptionScore::new(4, 20, Parts::TORCH_FIDELITY).map(drop);
-    assert_eq!(text(few), "an Inception Score over 10 parts needs as many samples, there are 4");
+    assert_eq!(text(few), "an Inception Score over 10 parts needs at least 10 samples, got 4");
     assert!(InceptionScore::new(0, 20, Parts::ADM).is_err());
     Ok(())
 }

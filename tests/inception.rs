@@ -104,7 +104,7 @@ fn what_is_not_inception_is_refused() -> Result<()> {
     // torchvision's own Inception has another head.
     refused("fc.bias", Some(Tensor::zeros(1000, DType::F32, &CPU)?), "fc.bias has shape [1000]");
     let nan = Tensor::full(f32::NAN, 1008, &CPU)?;
-    refused("fc.bias", Some(nan), "tensor fc.bias holds numbers that are not finite");
+    refused("fc.bias", Some(nan), "tensor fc.bias holds values that are not finite");
     Ok(())
 }
 
@@ -113,7 +113,7 @@ fn images_of_other_shapes_are_refused() {
     for (shape, dtype) in [(&[0, 3, 0, 8][..], DType::U8), (&[1, 4, 8, 8], DType::U8), (&[1, 3, 8, 8], DType::F32)] {
         for mode in Mode::ALL {
             let error = inception::prepare(mode, &Tensor::zeros(shape, dtype, &CPU).unwrap()).unwrap_err().to_string();
-            let told = format!("Inception takes u8 images [n, 3, H, W], got {dtype:?} {shape:?}");
+            let told = format!("Inception needs u8 images [n, 3, H, W], got {dtype:?} {shape:?}");
             assert_eq!(error.lines().next(), Some(told.as_str()), "{mode:?}");
         }
     }
@@ -133,7 +133,7 @@ fn an_image_has_the_same_outputs_in_any_batch() -> Result<()> {
     assert!(numbers(&all.spatial.unwrap(), 4)? == numbers(&alone.spatial.unwrap(), 0)?);
     assert!(numbers(&all.logits.unwrap(), 4)? == numbers(&alone.logits.unwrap(), 0)?);
     let error = net.outputs(&images.narrow(0, 0, 0)?).unwrap_err().to_string();
-    assert_eq!(error.lines().next(), Some("no images to take features of"));
+    assert_eq!(error.lines().next(), Some("cannot compute features of an empty batch"));
     Ok(())
 }
 

@@ -190,7 +190,7 @@ fn statistics_are_stored_and_continued() -> Result<()> {
     let mut broken = stored;
     broken.remove("mean");
     let error = Stats::from_tensors(&broken).unwrap_err().to_string();
-    assert!(error.contains("statistics without `mean`"), "{error}");
+    assert!(error.contains("the statistics have no tensor `mean`"), "{error}");
     Ok(())
 }
 
@@ -208,7 +208,7 @@ fn statistics_refuse_what_would_spoil_them() -> Result<()> {
     let mut one = Stats::new(2);
     one.push(&Tensor::new(&[[0f32, 1.0]], &CPU)?)?;
     let text = between(&one, &s).unwrap_err().to_string();
-    assert!(text.starts_with("a covariance needs 2 samples, there are 1"), "{text}");
+    assert!(text.starts_with("a covariance needs at least 2 samples, got 1"), "{text}");
     Ok(())
 }
 
@@ -220,7 +220,7 @@ fn what_has_negative_eigenvalues_is_no_covariance() -> Result<()> {
     let bad = gaussian([1.0, 2.0, 2.0, 1.0])?;
     for (a, b, which) in [(&bad, &good, "first"), (&good, &bad, "second")] {
         let text = between_gaussians(a, b).unwrap_err().to_string();
-        let expected = format!("the covariance of the {which} set has negative eigenvalues, so it is none");
+        let expected = format!("the covariance of the {which} set has negative eigenvalues, so it is not a covariance");
         assert_eq!(text.lines().next(), Some(expected.as_str()));
     }
     // Sums in f32 leave a little below 0.
@@ -243,15 +243,15 @@ fn published_statistics_are_checked() -> Result<()> {
         (mu.clone(), (vec![2, 2], vec![2.0, 1.0, 1.5, 3.0]), "not symmetric: entries (0, 1) and (1, 0)"),
         (mu.clone(), (vec![2, 2], vec![2.0, 1.0, f64::NAN, 3.0]), "entry (1, 0) of the covariance is not finite"),
         (mu.clone(), (vec![2, 2], vec![-2.0, 1.0, 1.0, 3.0]), "feature 0 a negative variance"),
-        (mu.clone(), (vec![2, 1], vec![2.0, 1.0]), "`mu` has 2 numbers, `sigma` 2 x 1"),
-        (mu.clone(), (vec![4], vec![0.0; 4]), "have shapes [2] and [4], not [d] and [d, d]"),
+        (mu.clone(), (vec![2, 1], vec![2.0, 1.0]), "`mu` has dimension 2, but `sigma` is 2 x 1"),
+        (mu.clone(), (vec![4], vec![0.0; 4]), "must have shapes [d] and [d, d], not [2] and [4]"),
         ((vec![2], vec![f64::INFINITY, 0.0]), (vec![2, 2], vec![0.0; 4]), "entry 0 of the mean is not finite"),
-        ((vec![0], vec![]), (vec![0, 0], vec![]), "do not belong together"),
+        ((vec![0], vec![]), (vec![0, 0], vec![]), "does not match a covariance of"),
     ] {
         let error = read(mu, sigma).unwrap_err().to_string();
         assert!(error.contains(expected) && error.contains("stats.npz"), "{error}");
     }
     let error = Gaussian::read(&path, SPATIAL).unwrap_err().to_string();
-    assert!(error.contains("no array `mu_s`, but mu, sigma"), "{error}");
+    assert!(error.contains("it has no array `mu_s`, but mu, sigma"), "{error}");
     Ok(())
 }

@@ -359,7 +359,7 @@ fn every_sampler_makes_pictures_and_a_wrong_path_is_refused() {
 #[test]
 fn every_phase_computes_in_half_precision_if_told_to() {
     let lab = Lab::new();
-    let caveat = "half precision is slower than f32 on the CPU, which rounds where a GPU would compute in it";
+    let caveat = "half precision is slower than f32 on the CPU, which computes in f32 and rounds";
     let model = |work: &str, output: &str| std::fs::read(lab.artifact(work, output).join("model.safetensors")).unwrap();
     for (kind, output) in [(&warmup::KIND, "warmed"), (&train::KIND, "sit")] {
         for precision in ["f32", "bf16", "f16"] {

@@ -240,7 +240,7 @@ fn a_skipped_step_touches_neither_weights_nor_moments_nor_averages() {
             _ => assert_eq!(numbers(t), numbers(&after[name]), "{name}"),
         }
     }
-    let said = "step 2 is skipped: gradients overflow in f16; loss scale 65536 to 32768";
+    let said = "skipped step 2: gradients overflow in f16; loss scale 65536 to 32768";
     assert!(stopper.heard.borrow().iter().any(|h| h == said), "{:?}", stopper.heard);
 }
 

@@ -158,7 +158,7 @@ fn what_is_no_set_says_why() -> Result<()> {
     assert!(error(open(root)).contains("holds no images"));
     fs::write(root.join("readme.md"), "x")?;
     assert!(error(open(root)).contains("but 1 .md"));
-    assert!(error(open(&root.join("readme.md"))).contains("neither a folder nor a ZIP"));
+    assert!(error(open(&root.join("readme.md"))).contains("not a folder, a ZIP file or an IDX"));
     assert!(error(open(&root.join("nowhere"))).contains("nowhere"));
     let both = folder(&dir, &[("cats/0.png", png(0)), ("0.png", png(1))]);
     assert!(error(open(&both)).contains("both directly and in folders"));
@@ -196,8 +196,8 @@ fn a_list_that_does_not_fit_its_files_is_refused() -> Result<()> {
     let mut absent = list();
     absent[0][0] = json!("00000/img00000009.png");
     let cases = [
-        (absent, "names 1 file that are not there: 00000/img00000009.png"),
-        (json!([["00000/img00000000.png", 5]]), "gives no label to 2 files: 00000/img00000001.png, 00001/img"),
+        (absent, "lists missing files (1 file): 00000/img00000009.png"),
+        (json!([["00000/img00000000.png", 5]]), "has no label for 2 files: 00000/img00000001.png, 00001/img"),
         (label(json!(-1)), "label -1 of `00000/img00000000.png`"),
         (label(json!(1.5)), "label 1.5 of"),
         (label(json!("x")), "label \"x\" of"),
@@ -206,7 +206,7 @@ fn a_list_that_does_not_fit_its_files_is_refused() -> Result<()> {
         (json!([["a.png", 1], ["a.png", 1]]), "`a.png` is listed twice"),
         (json!([["../a.png", 1]]), "`../a.png` leads out"),
         (json!([["/etc/a.png", 1]]), "`/etc/a.png` leads out"),
-        (json!([["a.png"]]), "`[\"a.png\"]` is no pair"),
+        (json!([["a.png"]]), "`[\"a.png\"]` is not a pair"),
         (json!(7), "no list `labels`"),
     ];
     for (labels, expected) in cases {
@@ -310,14 +310,14 @@ fn idx_pairs_are_found_by_name_and_padded() -> Result<()> {
     // The file itself, its labels named because nothing else is looked at.
     let (file, its) = (root.join("train-images-idx3-ubyte"), root.join("train-labels-idx1-ubyte.gz"));
     check(Source::open(&file, None, Some(&its))?)?;
-    assert!(error(open(&file)).contains("without labels"));
-    assert!(error(Source::open(root, Some("t10k"), None)).contains("no IDX files of the part `t10k`; parts: train"));
+    assert!(error(open(&file)).contains("give its label file"));
+    assert!(error(Source::open(root, Some("t10k"), None)).contains("no IDX files of part `t10k`; its parts are train"));
     assert!(error(Source::open(&file, Some("train"), Some(&its))).contains("no `part`"));
 
     fs::write(root.join("t10k-images-idx3-ubyte.gz"), gzipped(&images))?;
-    assert!(error(Source::open(root, Some("t10k"), None)).contains("t10k-labels-idx1-ubyte[.gz], are not there"));
+    assert!(error(Source::open(root, Some("t10k"), None)).contains("t10k-labels-idx1-ubyte[.gz] is missing"));
     fs::write(root.join("t10k-labels-idx1-ubyte"), &labels)?;
-    assert!(error(open(root)).contains("say which with `part`: t10k, train"));
+    assert!(error(open(root)).contains("choose one with `part`: t10k, train"));
     check(Source::open(root, Some("t10k"), None)?)?;
     let tree = folder(&dir, &tree());
     assert!(error(Source::open(&tree, Some("train"), None)).contains("which has no `part`"));
@@ -331,8 +331,8 @@ fn damaged_idx_files_are_named() -> Result<()> {
     let [images, labels] = three();
     let huge = [idx(&[u32::MAX, u32::MAX, u32::MAX], &[1, 2]), labels.clone()];
     let cases: Vec<([Vec<u8>; 2], &str)> = vec![
-        ([images[..20].to_vec(), labels.clone()], "cut short: 4 of 18 bytes"),
-        ([[&images[..], &[0]].concat(), labels.clone()], "19 bytes of data do not fit"),
+        ([images[..20].to_vec(), labels.clone()], "truncated: it has 4 of the 18 bytes"),
+        ([[&images[..], &[0]].concat(), labels.clone()], "19 bytes do not match"),
         ([images[..10].to_vec(), labels.clone()], "not an IDX file of images"),
         ([labels.clone(), labels.clone()], "not an IDX file of images"),
         ([images.clone(), images.clone()], "not an IDX file of labels"),
@@ -358,7 +358,7 @@ fn damaged_idx_files_are_named() -> Result<()> {
     let gz = gzipped(&images);
     fs::write(root.join("train-images-idx3-ubyte.gz"), &gz[..gz.len() - 12])?;
     fs::write(root.join("train-labels-idx1-ubyte"), &labels)?;
-    assert!(error(open(&root)).contains("train-images-idx3-ubyte.gz: cut short"));
+    assert!(error(open(&root)).contains("train-images-idx3-ubyte.gz: truncated"));
     Ok(())
 }
 
@@ -521,7 +521,7 @@ fn images_without_pixels_or_with_too_many_are_refused_by_their_headers() -> Resu
         assert!(text.contains("more than") || text.contains("imit") || text.contains("too large"), "{text}");
     }
     let thin = Rgb::filled(1, 100_000, [0; 3]);
-    assert!(error(Transform::CenterCropDhariwal.apply(&thin, 256)).contains("too long and thin"));
+    assert!(error(Transform::CenterCropDhariwal.apply(&thin, 256)).contains("too elongated"));
     assert!(error(Transform::Pad.apply(&thin, 256)).contains("do not fit"));
     Ok(())
 }

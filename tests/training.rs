@@ -190,7 +190,7 @@ fn a_flipped_bit_in_a_checkpoint_is_noticed() {
     std::fs::write(&path, bytes).unwrap();
     let stopper = Stopper { at: 99, ..Stopper::default() };
     let Fit::Done(again) = Toy::new(2, 1).fit(&cfg, &stopper).unwrap() else { panic!("stopped") };
-    assert!(stopper.heard.borrow()[0].contains("does not hold what was written"), "{:?}", stopper.heard.borrow());
+    assert!(stopper.heard.borrow()[0].contains("contents do not match their digest"), "{:?}", stopper.heard.borrow());
     assert_eq!(bits(&whole), bits(&again));
 }
 

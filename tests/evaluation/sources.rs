@@ -88,7 +88,7 @@ fn images_of_different_sizes_are_seen_at_their_own() {
 
     let error = stats(&bench, "t", &mixed, json!({"arr_0": 5})).unwrap_err();
     assert_eq!(error.message, format!("{} has 6 x 9 pixels, others have 8 x 8", mixed.join("1.png").display()));
-    assert_eq!(error.hints, ["set `arr_0 = 0`: one array holds images of one size"]);
+    assert_eq!(error.hints, ["set `arr_0 = 0` to store no images: an array holds images of one size"]);
 }
 
 /// Grey, 16 bits and alpha come to RGB as everywhere here.
@@ -125,7 +125,7 @@ fn what_holds_no_images_says_so() {
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
     let error = stats(&bench, "b", &broken, json!({})).unwrap_err();
-    let said = format!("{}: not a readable image, or cut short", file.display());
+    let said = format!("{}: not a readable image, or truncated", file.display());
     assert!(error.message.starts_with(&said), "{error:?}");
 
     let npz = |name: &str, array: &str, shape: &[usize], value: f64| {

@@ -1,10 +1,11 @@
-//! Who hears of a training while it runs, and may stop it.
+//! Receives the reports of a running training, and may stop it.
 
-/// What a loop tells the outside.
+/// The reports of a training loop.
 pub trait Observer {
     fn progress(&self, done: u64, total: u64);
     fn metric(&self, step: u64, name: &str, value: f64);
-    /// A checkpoint is about to be written: whatever is to be as far as it must be on disk.
+    /// Called before a checkpoint is written: everything that must not be behind it must be on
+    /// disk.
     fn checkpointing(&self) {}
     fn checkpointed(&self, step: u64);
     fn resumed(&self, step: u64);
@@ -13,7 +14,7 @@ pub trait Observer {
     fn should_stop(&self) -> bool;
 }
 
-/// An observer that hears nothing and never stops.
+/// An observer that ignores everything and never stops the training.
 pub struct Silent;
 
 impl Observer for Silent {

@@ -1,12 +1,12 @@
-//! Which class was taken for which, counted.
+//! Confusion matrix of a classifier.
 
 use candle_core::Tensor;
 use erw_base::error::{Error, Result};
 use erw_ml::models::classifier::Classifier;
 
-/// How often each label was taken for each: the answers of a classifier.
+/// Counts of each predicted label for each true label.
 pub struct Confusion {
-    /// `[label][answer]`
+    /// `[label][prediction]`
     counts: Vec<Vec<u64>>,
 }
 
@@ -15,7 +15,7 @@ impl Confusion {
         Self { counts: vec![vec![0; classes]; classes] }
     }
 
-    /// Classifies u8 images `[n, 3, H, W]` and books the answers.
+    /// Classifies u8 images `[n, 3, H, W]` and counts the predictions.
     pub fn add(&mut self, net: &Classifier, images: &Tensor, labels: &[i64]) -> Result<()> {
         let classes = self.counts.len();
         for (answer, label) in net.classify(images)?.into_iter().zip(labels) {
@@ -35,13 +35,13 @@ impl Confusion {
         self.counts.iter().flatten().sum()
     }
 
-    /// Share of right answers; NaN of nothing.
+    /// Share of correct predictions; NaN if there are none.
     pub fn accuracy(&self) -> f64 {
         let right: u64 = self.counts.iter().enumerate().map(|(i, row)| row[i]).sum();
         right as f64 / self.total() as f64
     }
 
-    /// Share of right answers by label; `None` where there was no image.
+    /// Share of correct predictions per label; `None` for a label without images.
     pub fn per_class(&self) -> Vec<Option<f64>> {
         let share = |(i, row): (usize, &Vec<u64>)| match row.iter().sum::<u64>() {
             0 => None,

@@ -1,8 +1,9 @@
-//! `fid`: samples held against reference images by the features of a network: Fréchet distance, sFID, Inception Score,
-//! precision and recall, KID, CMMD, all from one pass over the images of each side.
+//! `fid`: compares samples with reference images by the features of a network: Fréchet distance,
+//! sFID, Inception Score, precision and recall, KID and CMMD, from one pass over the images of each
+//! side.
 //!
-//! Features of a network trained here give distances that are good for comparing runs and are called `fd` and `kd`; only
-//! Inception's are comparable with published FID and KID.
+//! With features of a network trained here the distances are good for comparing runs and are called
+//! `fd` and `kd`. Only Inception's are comparable with published FID and KID.
 
 use super::images::comparison::{Comparison, REFERENCE, SAMPLES};
 use super::images::compute::{Settings, values};
@@ -69,7 +70,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     Ok(())
 }
 
-/// Both sides, one after the other.
+/// Measures both sides, one after the other.
 fn measure(
     attempt: &Attempt,
     comparison: &Comparison,
@@ -84,7 +85,7 @@ fn measure(
     };
     let total = before + after;
     let samples = Measured::of(pass(0, total).as_ref(), SAMPLES, &comparison.samples, ours, None)?;
-    // Inception Score is of the samples alone.
+    // The Inception Score needs the samples alone.
     if !theirs.any() {
         return Ok((samples, Measured { count: comparison.reference.count(), ..Measured::default() }));
     }
@@ -117,9 +118,9 @@ fn report(
         "dim": comparison.dim,
         "weights": text(|s| &s.weights),
         "n_samples": samples.count,
-        // Published statistics do not say.
+        // Published statistics do not record it.
         "n_reference": reference.count,
-        // Images whose features were compared one by one.
+        // Images whose feature vectors were compared one by one.
         "n_samples_features": kept(samples),
         "n_reference_features": kept(reference),
         "sampler": comparison.samples.sampler(),

@@ -1,6 +1,6 @@
-//! `probe`: how well the blocks of a SiT, at several times, tell the classes of images apart: by weighted nearest
-//! neighbours as DINO's evaluation has it, and by a linear classifier on frozen features. An encoder's features of the
-//! same images can be probed beside it.
+//! `probe`: measures how well the blocks of a SiT, at several timesteps, separate the classes of
+//! images: by weighted nearest neighbours as in DINO's evaluation, and by a linear classifier on
+//! frozen features. An encoder's features of the same images can be probed for comparison.
 
 use super::block_features::{Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
 use super::block_scores::{Scores, by_block, report};
@@ -89,7 +89,7 @@ fn run(attempt: &Attempt) -> Result<()> {
             let theirs = heldout.features(attempt, "heldout_features", batch)?;
             let [ours, theirs_dim] = [&features, &theirs].map(|f| f.dims()[1]);
             if ours != theirs_dim {
-                let text = format!("`features` have {ours} numbers a token, `heldout_features` {theirs_dim}");
+                let text = format!("`features` have dimension {ours}, `heldout_features` have {theirs_dim}");
                 return Err(Error::stage(text).hint("make both with the same encoder"));
             }
             Some(prober.answers(&features, &theirs)?)
@@ -142,7 +142,7 @@ fn warn(attempt: &Attempt, p: &Params, columns: &[Vec<Answers>]) {
     let loose = columns.iter().flatten().filter(|a| !a.converged).count();
     if loose > 0 {
         let text = format!(
-            "{loose} of {} linear probes did not come to a gradient of {} in {} steps",
+            "{loose} of {} linear probes did not reach a gradient below {} in {} steps",
             columns.iter().flatten().count(),
             p.tolerance,
             p.max_steps
@@ -168,7 +168,7 @@ impl LabelledImages {
         }
         if let Some(at) = labels.iter().position(|l| *l < 0) {
             let (label, id) = (labels[at], ids[at]);
-            return Err(Error::stage(format!("image {id} of input `{input}` has label {label}, which is no class")));
+            return Err(Error::stage(format!("image {id} of input `{input}` has the invalid label {label}")));
         }
         Ok(Self { latents, ids, labels })
     }
@@ -177,7 +177,7 @@ impl LabelledImages {
         Shown { latents: &self.latents, ids: &self.ids, set }
     }
 
-    /// Mean tokens of an encoder.
+    /// Mean tokens of an encoder's features.
     fn features(&self, attempt: &Attempt, input: &str, batch: usize) -> Result<Tensor> {
         let features = Packed::open(attempt.input(input)?)?;
         check_pairs(&self.latents, input, features.len(), stated_labels(&features))?;
@@ -199,7 +199,7 @@ struct Prober<'a> {
 }
 
 impl Prober<'_> {
-    /// Classes that can be learned.
+    /// Number of classes.
     fn classes(&self) -> usize {
         self.bank.iter().max().map_or(0, |l| *l as usize + 1)
     }

@@ -1,6 +1,7 @@
-//! `stats`: what a feature network says of a set of images, in the layout that others publish: mean and covariance of
-//! pooled and spatial features, some of the images; and beside that features of single images and the Inception Score,
-//! so that every metric of a `fid` stage can be taken from it again without the images.
+//! `stats`: computes what a feature network says about a set of images, in the published layout:
+//! mean and covariance of pooled and spatial features, and some of the images. It also stores
+//! features of single images and the Inception Score, so that a `fid` stage can compute every
+//! metric from the file without the images.
 
 use super::images::extract::{ExtraOutputs, Pass};
 use super::images::image_source::{ImageSource, caution, unlike};
@@ -43,11 +44,9 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     parse::<Walk>(operation)?;
     let p: Params = parse(params)?;
     match (p.source.is_some(), inputs.contains(&IMAGES)) {
-        (true, true) => {
-            Err(Error::usage("`source` is given, and input `images` is connected").hint("take one of them"))
-        }
+        (true, true) => Err(Error::usage("`source` is given, and input `images` is connected").hint("use one of them")),
         (false, false) => {
-            Err(Error::usage("neither `source` is given nor input `images` connected").hint("take one of them"))
+            Err(Error::usage("neither `source` is given nor is input `images` connected").hint("use one of them"))
         }
         _ => Ok(()),
     }
@@ -66,7 +65,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let network = open_feature_network_with(dir, p.mode, &device)?;
     match p.source {
         None => origin.pictures.check_size(network.size()).map_err(|e| e.within("input `images`"))?,
-        // Of others' images only a number is known until they are looked at: the first stands for all.
+        // The size of a user's images is unknown until they are read: check the first.
         Some(_) if network.size().is_some() => {
             let (_, size) = origin.pictures.bytes(0)?;
             let other = network.size().filter(|trained| *trained != size);
@@ -137,7 +136,7 @@ impl Origin {
     }
 }
 
-/// The published layout.
+/// Writes the published layout.
 fn write_npz(attempt: &Attempt, path: &Path, measured: &Measured, pictures: &ImageSource, images: u64) -> Result<()> {
     let mut npz = NpzFile::create(path)?;
     for (names, gaussian) in [(POOLED, &measured.pool), (SPATIAL, &measured.spatial)] {
@@ -156,7 +155,7 @@ fn write_gaussian(npz: &mut NpzFile, [mean, covariance]: [&str; 2], gaussian: &G
     Ok(npz.numbers(covariance, &[dim, dim], entries)?)
 }
 
-/// One array holds images of one size.
+/// Stores the chosen images; an array holds images of one size.
 fn write_images(attempt: &Attempt, npz: &mut NpzFile, pictures: &ImageSource, chosen: &[u64]) -> Result<()> {
     let mut size = None;
     for &i in chosen {
@@ -170,7 +169,9 @@ fn write_images(attempt: &Attempt, npz: &mut NpzFile, pictures: &ImageSource, ch
         let (h, w) = *size.get_or_insert((height, width));
         if (h, w) != (height, width) {
             let text = format!("{} has {height} x {width} pixels, others have {h} x {w}", pictures.place(i));
-            return Err(Error::stage(text).hint("set `arr_0 = 0`: one array holds images of one size"));
+            return Err(
+                Error::stage(text).hint("set `arr_0 = 0` to store no images: an array holds images of one size")
+            );
         }
         npz.write(&bytes)?;
     }

@@ -1,4 +1,5 @@
-//! `train-classifier`: trains a small classifier on images, to judge samples by and to measure distances with.
+//! `train-classifier`: trains a small classifier on images. Its accuracy on samples evaluates them,
+//! and its features measure Fréchet distances.
 
 use super::settings::{LoopSettings, Optimization};
 use super::trainer;
@@ -87,21 +88,23 @@ fn run(attempt: &Attempt) -> Result<()> {
     Ok(())
 }
 
-/// What would be found out after the training.
+/// Checks the held-out set before training.
 fn check_holdout(config: &ClassifierConfig, holdout: &ImageSet) -> Result<()> {
     let (ours, theirs) = ((config.height, config.width), (holdout.height(), holdout.width()));
     if ours != theirs {
-        let text = format!("input `holdout` is of {theirs:?} pixels, input `images` of {ours:?}");
-        return Err(Error::stage(text).hint("give both the same `resolution`"));
+        let text = format!("input `holdout` has images of {theirs:?} pixels, input `images` of {ours:?}");
+        return Err(Error::stage(text).hint("use the same `resolution` for both"));
     }
     let known = config.classes.len();
     match holdout.labels().iter().find(|l| usize::try_from(**l).map_or(true, |l| l >= known)) {
-        Some(label) => Err(Error::stage(format!("input `holdout` has label {label}, input `images` {known} classes"))),
+        Some(label) => {
+            Err(Error::stage(format!("input `holdout` has label {label}, but input `images` has {known} classes")))
+        }
         None => Ok(()),
     }
 }
 
-/// Names by label; numbers where the set has none.
+/// Class names by label; numbers if the set has no names.
 fn class_names(images: &ImageSet) -> Result<Vec<String>> {
     let labels = images.labels();
     let (Some(low), Some(high)) = (labels.iter().min(), labels.iter().max()) else {

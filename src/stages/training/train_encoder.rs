@@ -1,5 +1,6 @@
-//! `train-encoder`: a small vision transformer trained on the images of the experiment, for alignment without a
-//! download. Judged by how well nearest neighbours of its mean patch tokens tell the class of held-out images.
+//! `train-encoder`: trains a small vision transformer on the images of the experiment, so that
+//! alignment works without a download. It is evaluated by nearest neighbours of its mean patch
+//! tokens on held-out images.
 
 use super::settings::{LoopSettings, Optimization};
 use super::trainer;
@@ -108,7 +109,8 @@ fn train(
     trainer::train(attempt, &learner.params, &cfg, &mut Hooks::default(), &make, &loss)
 }
 
-/// The key metric comes first: accuracy on held-out images if there are any, the last loss otherwise.
+/// The key metric comes first: accuracy on the held-out images if there are any, otherwise the
+/// final loss.
 fn report(attempt: &Attempt, p: &Params, trained: &Trained, images: &ImageSet, device: &Device) -> Result<()> {
     if let Some(dir) = attempt.optional_input("holdout") {
         let held_out = ImageSet::open(dir)?;
