@@ -85,7 +85,7 @@ fn no_room_imports_one_above_it() {
 fn no_files_and_no_rooms_import_each_other_in_a_circle() {
     let house = House::read();
     assert!(house.imports.len() > 300, "found the imports of {} files only", house.imports.len());
-    let circles: Vec<String> = circles(&house.imports).iter().map(|c| names(c)).collect();
+    let circles: Vec<String> = circles(&house.imports).iter().map(names).collect();
     assert!(circles.is_empty(), "files in circles:\n{}", circles.join("\n"));
     let mut rooms: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
     for (from, all) in &house.imports {
@@ -93,7 +93,7 @@ fn no_files_and_no_rooms_import_each_other_in_a_circle() {
         let others = all.iter().map(|to| room(to)).filter(|to| *to != room(from));
         rooms.entry(room(from)).or_default().extend(others);
     }
-    let circles: Vec<String> = self::circles(&rooms).iter().map(|c| names(c)).collect();
+    let circles: Vec<String> = self::circles(&rooms).iter().map(names).collect();
     assert!(circles.is_empty(), "rooms in circles:\n{}", circles.join("\n"));
 }
 
