@@ -91,7 +91,7 @@ fn probes_see_classes_fade_into_noise() -> Result<()> {
             assert!(row[0] > 0.9 && row[2] < 0.6, "{name} {row:?}");
         }
         assert_eq!(metrics["encoder"][name], json!(1.0));
-        assert!(image::open(out.join(format!("{name}.png"))).is_ok() && out.join(format!("{name}.svg")).exists());
+        assert!(fs::read_to_string(out.join(format!("{name}.svg"))).unwrap().ends_with("</svg>\n"));
     }
     assert_eq!(metrics["metric"], "linear");
     assert_eq!(metrics["converged"], json!(true));

@@ -217,7 +217,7 @@ fn cknna_sees_the_latents_fade_into_noise() -> Result<()> {
         assert!(row[0] > 0.3 && row[0] > row[1] && row[1] > row[2] + 0.1 && row[2].abs() < 0.1, "{scores:?}");
     }
     assert_eq!(metrics["value"], json!(scores[0][1].max(scores[1][1])));
-    assert!(image::open(out.join("cknna.png")).is_ok() && out.join("cknna.svg").exists());
+    assert!(fs::read_to_string(out.join("cknna.svg")).unwrap().ends_with("</svg>\n"));
     // The batch size matters by rounding only.
     let again = run("again", json!({"timesteps": [0.0, 0.5, 1.0], "clamp": 1.0, "batch": 7}))?;
     let again: Value = serde_json::from_str(&fs::read_to_string(again.join("metrics.json")).unwrap()).unwrap();

@@ -71,10 +71,9 @@ pub fn report(attempt: &Attempt, timesteps: &[f64], all: &[Scores], about: Value
     write_json(&out.join("metrics.json"), &metrics)?;
     write(&out.join("scores.csv"), &table(timesteps, all))?;
     for scores in all {
-        let map = heat_map(timesteps, scores);
-        write(&out.join(format!("{}.svg", scores.measure)), &map.svg())?;
-        map.picture().save(&out.join(format!("{}.png", scores.measure)))?;
-        attempt.show("metrics", &format!("{}.png", scores.measure));
+        let file = format!("{}.svg", scores.measure);
+        write(&out.join(&file), &heat_map(timesteps, scores).svg())?;
+        attempt.show("metrics", &file);
         attempt.result(scores.measure, scores.best(middle).1);
     }
     attempt.result("block", block as f64);

@@ -1,10 +1,7 @@
-//! A table of numbers as colours, with its axes, the numbers themselves and a colour bar: as PNG, and as SVG without a
-//! background, for light pages and dark ones. Both are drawn from one list of rectangles and words. Knows nothing of what
-//! the numbers mean.
+//! A table of numbers as colours, with its axes, the numbers themselves and a colour bar, as SVG without a background, for
+//! light pages and dark ones. Knows nothing of what the numbers mean.
 
-use super::glyphs;
-use super::picture::Rgb;
-use std::fmt::Write;
+use crate::svg::Svg;
 
 #[derive(Debug, Clone)]
 pub struct HeatMap {
@@ -24,127 +21,47 @@ const MARGIN: usize = 12;
 const TOP: usize = 66;
 const BELOW: usize = 64;
 const BAR: usize = 16;
+/// Of letters, and the room for one.
+const FONT: u32 = 17;
+const LETTER: usize = 14;
+const ADVANCE: usize = 12;
 /// Rectangles that make up the colour bar.
 const SHADES: usize = 48;
 
-/// Of labels: on white, and where it must be read on a light page and on a dark one.
-const ON_WHITE: [u8; 3] = [0x50, 0x58, 0x60];
-const ON_ANY: [u8; 3] = [0x80, 0x88, 0x90];
+/// Of labels, which must be read on a light page and on a dark one.
+const LABEL: [u8; 3] = [0x80, 0x88, 0x90];
 const WHITE: [u8; 3] = [255; 3];
 const BLACK: [u8; 3] = [0; 3];
 /// Of a number that is none.
 const NONE: [u8; 3] = [0xb0; 3];
 
-enum Shape {
-    Rectangle {
-        left: usize,
-        top: usize,
-        width: usize,
-        height: usize,
-        colour: [u8; 3],
-    },
-    /// Without a colour it is a label.
-    Words {
-        at: usize,
-        top: usize,
-        anchor: Anchor,
-        words: String,
-        colour: Option<[u8; 3]>,
-    },
-}
-
-#[derive(Clone, Copy)]
-enum Anchor {
-    Start,
-    Middle,
-    End,
-}
-
-/// What is where.
-struct Layout {
-    left: usize,
-    width: usize,
-    height: usize,
-    shapes: Vec<Shape>,
-}
-
 impl HeatMap {
-    /// The picture, on white.
-    pub fn picture(&self) -> Rgb {
-        let layout = self.layout();
-        let mut picture = Rgb::filled(layout.height, layout.width, WHITE);
-        for shape in layout.shapes {
-            match shape {
-                Shape::Rectangle { left, top, width, height, colour } => picture.fill(top, left, height, width, colour),
-                Shape::Words { at, top, anchor, words, colour } => {
-                    let width = glyphs::width(&words);
-                    let left = match anchor {
-                        Anchor::Start => at,
-                        Anchor::Middle => at.saturating_sub(width / 2),
-                        Anchor::End => at.saturating_sub(width),
-                    };
-                    glyphs::write(&mut picture, &words, top, left, colour.unwrap_or(ON_WHITE));
-                }
-            }
-        }
-        picture
-    }
-
     /// The picture as text, with a newline at the end.
     pub fn svg(&self) -> String {
-        let layout = self.layout();
-        let (width, height) = (layout.width, layout.height);
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
-             height=\"{height}\" font-family=\"sans-serif\" font-size=\"17\">\n"
-        );
-        for shape in &layout.shapes {
-            let _ = match shape {
-                Shape::Rectangle { left, top, width, height, colour } => writeln!(
-                    svg,
-                    "<rect x=\"{left}\" y=\"{top}\" width=\"{width}\" height=\"{height}\" fill=\"{}\"/>",
-                    hex(*colour)
-                ),
-                Shape::Words { at, top, anchor, words, colour } => {
-                    let anchor = match anchor {
-                        Anchor::Start => "start",
-                        Anchor::Middle => "middle",
-                        Anchor::End => "end",
-                    };
-                    let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-                    let (y, fill) = (top + glyphs::LETTER - 1, hex(colour.unwrap_or(ON_ANY)));
-                    writeln!(svg, "<text x=\"{at}\" y=\"{y}\" text-anchor=\"{anchor}\" fill=\"{fill}\">{words}</text>")
-                }
-            };
-        }
-        svg + "</svg>\n"
-    }
-
-    fn layout(&self) -> Layout {
         let [cell_width, cell_height] = CELL;
-        let longest = self.rows.iter().chain([&self.y_title]).map(|w| glyphs::width(w)).max().unwrap_or(0);
+        let longest = self.rows.iter().chain([&self.y_title]).map(|w| room(w)).max().unwrap_or(0);
         let left = MARGIN + longest + 8;
         let (right, bottom) = (left + self.columns.len() * cell_width, TOP + self.rows.len() * cell_height);
-        let widest = glyphs::width(&self.title).max(glyphs::width(&self.x_title)) + 2 * MARGIN;
-        let width = (right + 24 + BAR + 6 + 6 * glyphs::ADVANCE + MARGIN).max(widest);
-        let mut layout = Layout { left, width, height: bottom + BELOW, shapes: vec![] };
-        let (low, high) = self.range();
-        layout.words(width / 2, MARGIN, Anchor::Middle, &self.title, None);
-        layout.words(left - 8, TOP - 22, Anchor::End, &self.y_title, None);
+        let widest = room(&self.title).max(room(&self.x_title)) + 2 * MARGIN;
+        let width = (right + 24 + BAR + 6 + 6 * ADVANCE + MARGIN).max(widest);
+        let range = self.range();
+        let mut svg = Svg::new(width, bottom + BELOW, FONT, None);
+        words(&mut svg, width / 2, MARGIN, "middle", &self.title, LABEL);
+        words(&mut svg, left - 8, TOP - 22, "end", &self.y_title, LABEL);
         // Under the middle of the map, or of the picture where it is longer.
-        let half = glyphs::width(&self.x_title) / 2 + MARGIN;
+        let half = room(&self.x_title) / 2 + MARGIN;
         let middle = usize::midpoint(left, right).clamp(half, (width - half).max(half));
-        layout.words(middle, bottom + 38, Anchor::Middle, &self.x_title, None);
+        words(&mut svg, middle, bottom + 38, "middle", &self.x_title, LABEL);
         for (i, label) in self.columns.iter().enumerate() {
-            layout.words(left + i * cell_width + cell_width / 2, bottom + 10, Anchor::Middle, label, None);
+            words(&mut svg, left + i * cell_width + cell_width / 2, bottom + 10, "middle", label, LABEL);
         }
         for (i, (label, values)) in self.rows.iter().zip(&self.values).enumerate() {
             let top = TOP + i * cell_height;
-            layout.words(left - 8, top + 8, Anchor::End, label, None);
-            layout.cells(values, top, (low, high));
+            words(&mut svg, left - 8, top + 8, "end", label, LABEL);
+            cells(&mut svg, values, [left, top], range);
         }
-        layout.bar(right + 24, bottom, (low, high));
-        layout
+        bar(&mut svg, right + 24, bottom, range);
+        svg.finish()
     }
 
     /// Least and largest number.
@@ -155,38 +72,44 @@ impl HeatMap {
     }
 }
 
-impl Layout {
-    fn words(&mut self, at: usize, top: usize, anchor: Anchor, words: &str, colour: Option<[u8; 3]>) {
-        self.shapes.push(Shape::Words { at, top, anchor, words: words.into(), colour });
-    }
+/// Pixels that words take, about.
+fn room(words: &str) -> usize {
+    words.chars().count() * ADVANCE
+}
 
-    fn cells(&mut self, values: &[f64], top: usize, range: (f64, f64)) {
-        let [width, height] = CELL;
-        for (i, value) in values.iter().enumerate() {
-            let left = self.left + i * width;
-            let colour = if value.is_finite() { shade(*value, range) } else { NONE };
-            self.shapes.push(Shape::Rectangle { left, top, width, height, colour });
-            self.words(left + width / 2, top + 8, Anchor::Middle, &number(*value), Some(readable_on(colour)));
-        }
-    }
+fn words(svg: &mut Svg, at: usize, top: usize, anchor: &str, words: &str, colour: [u8; 3]) {
+    svg.text(at, top + LETTER - 1, anchor, Some(&hex(colour)), words);
+}
 
-    fn bar(&mut self, left: usize, bottom: usize, range: (f64, f64)) {
-        let tall = bottom - TOP;
-        let edge = |i: usize| TOP + tall * i / SHADES;
-        for i in 0..SHADES {
-            let colour = colour(1.0 - (i as f64 + 0.5) / SHADES as f64);
-            let (top, height) = (edge(i), edge(i + 1) - edge(i));
-            self.shapes.push(Shape::Rectangle { left, top, width: BAR, height, colour });
-        }
-        let at = left + BAR + 6;
-        let (low, high) = range;
-        self.words(at, TOP, Anchor::Start, &number(high), None);
-        if tall >= 3 * CELL[1] {
-            self.words(at, TOP + (tall - glyphs::LETTER) / 2, Anchor::Start, &number(f64::midpoint(low, high)), None);
-        }
-        if tall >= 2 * CELL[1] {
-            self.words(at, bottom.saturating_sub(glyphs::LETTER), Anchor::Start, &number(low), None);
-        }
+fn rectangle(svg: &mut Svg, [left, top]: [usize; 2], [width, height]: [usize; 2], colour: [u8; 3]) {
+    let fill = hex(colour);
+    svg.draw(format_args!("<rect x=\"{left}\" y=\"{top}\" width=\"{width}\" height=\"{height}\" fill=\"{fill}\"/>"));
+}
+
+/// A row.
+fn cells(svg: &mut Svg, values: &[f64], [left, top]: [usize; 2], range: (f64, f64)) {
+    for (i, value) in values.iter().enumerate() {
+        let left = left + i * CELL[0];
+        let colour = if value.is_finite() { shade(*value, range) } else { NONE };
+        rectangle(svg, [left, top], CELL, colour);
+        words(svg, left + CELL[0] / 2, top + 8, "middle", &number(*value), readable_on(colour));
+    }
+}
+
+fn bar(svg: &mut Svg, left: usize, bottom: usize, (low, high): (f64, f64)) {
+    let tall = bottom - TOP;
+    let edge = |i: usize| TOP + tall * i / SHADES;
+    for i in 0..SHADES {
+        let colour = colour(1.0 - (i as f64 + 0.5) / SHADES as f64);
+        rectangle(svg, [left, edge(i)], [BAR, edge(i + 1) - edge(i)], colour);
+    }
+    let at = left + BAR + 6;
+    words(svg, at, TOP, "start", &number(high), LABEL);
+    if tall >= 3 * CELL[1] {
+        words(svg, at, TOP + (tall - LETTER) / 2, "start", &number(f64::midpoint(low, high)), LABEL);
+    }
+    if tall >= 2 * CELL[1] {
+        words(svg, at, bottom.saturating_sub(LETTER), "start", &number(low), LABEL);
     }
 }
 
@@ -238,7 +161,7 @@ mod tests {
     fn numbers_stand_on_their_colours() {
         let map = map(vec![vec![0.0, 0.25], vec![f64::NAN, 1.0]]);
         let svg = map.svg();
-        let left = MARGIN + glyphs::width("row") + 8;
+        let left = MARGIN + room("row") + 8;
         for (x, y, colour, words, ink) in [
             (0, 0, "#440154", "0.000", "#ffffff"),
             (80, 0, "#3b528b", "0.250", "#ffffff"),
@@ -249,22 +172,17 @@ mod tests {
             let rect = format!("<rect x=\"{x}\" y=\"{y}\" width=\"80\" height=\"30\" fill=\"{colour}\"/>");
             let text = format!("fill=\"{ink}\">{words}</text>");
             assert!(svg.contains(&format!("{rect}\n<text x=\"{}\"", x + 40)) && svg.contains(&text), "{svg}");
-            let picture = map.picture();
-            let pixel = ((y + 1) * picture.width + x + 1) * 3;
-            assert_eq!(hex(picture.data[pixel..pixel + 3].try_into().unwrap()), colour);
         }
         assert!(svg.contains(">A &lt; B</text>") && svg.contains(">time</text>") && svg.contains(">row</text>"));
     }
 
     #[test]
     fn a_map_of_one_number_is_drawn() {
-        for value in [0.3, f64::NAN] {
-            let picture = map(vec![vec![value]]).picture();
-            assert!(picture.data.iter().any(|x| *x != 255));
+        // The number and the end of the scale, which has no room for another label.
+        for (value, words, times) in [(0.3, ">0.300</text>", 2), (f64::NAN, ">none</text>", 1)] {
+            let svg = map(vec![vec![value]]).svg();
+            assert_eq!(svg.matches(words).count(), times);
+            assert_eq!(svg.matches("<rect ").count(), 1 + SHADES);
         }
-        // Letters are darker than the paper, in the title's place only.
-        let picture = map(vec![vec![0.5; 6]]).picture();
-        let inked = |top: usize| picture.data[top * picture.width * 3..][..picture.width * 3].iter().any(|x| *x < 200);
-        assert!(inked(MARGIN + 4) && !inked(MARGIN + glyphs::LETTER + 2) && !inked(2));
     }
 }

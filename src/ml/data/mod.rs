@@ -2,7 +2,6 @@
 //! augmentation are the trainer's.
 
 pub mod decode;
-mod glyphs;
 pub mod heat_map;
 pub mod images;
 pub mod packed;

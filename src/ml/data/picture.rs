@@ -32,14 +32,6 @@ impl Rgb {
         }
     }
 
-    /// Paints a rectangle, or what of it lies within.
-    pub fn fill(&mut self, top: usize, left: usize, height: usize, width: usize, colour: [u8; 3]) {
-        let right = (left + width).min(self.width);
-        for y in top..(top + height).min(self.height) {
-            (left..right).for_each(|x| self.data[(y * self.width + x) * 3..][..3].copy_from_slice(&colour));
-        }
-    }
-
     pub fn save(&self, path: &Path) -> Result<()> {
         write_png(path, &self.data, self.height, self.width)
     }
