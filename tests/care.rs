@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::Init;
 use erw::ml::optim::{AdamWConfig, Decay};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::{Divergence, Fit, FitConfig, Keep, Observer, Snapshots, StepLoss, Trained, Watch, fit_watched};
+use erw::ml::train::{Divergence, Fit, FitConfig, Keep, Observer, Snapshots, StepLoss, Trained, Watch, fit};
 use erw::ml::weights::{self, ParamSet};
 use std::cell::RefCell;
 use std::path::Path;
@@ -91,7 +91,7 @@ impl Toy {
     }
 
     fn fit(&self, obs: &Notes, watch: &mut Watch, factor: impl Fn(u64) -> f64) -> Result<Fit> {
-        fit_watched(&self.params, &self.cfg, obs, watch, &mut |step, _| self.square(factor(step)))
+        fit(&self.params, &self.cfg, obs, watch, &mut |step, _| self.square(factor(step)))
     }
 
     fn finish(&self) -> Trained {
@@ -125,7 +125,7 @@ fn numbers(trained: &Trained) -> Vec<Vec<f32>> {
 #[test]
 fn a_gradient_that_is_not_finite_is_named_though_the_loss_is_fine() {
     let toy = Toy::new(9);
-    let ended = fit_watched(&toy.params, &toy.cfg, &Notes::default(), &mut Watch::default(), &mut |step, _| {
+    let ended = fit(&toy.params, &toy.cfg, &Notes::default(), &mut Watch::default(), &mut |step, _| {
         if step < 5 {
             return toy.square(1.0);
         }

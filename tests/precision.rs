@@ -10,7 +10,7 @@ use erw::ml::models::sit::SiT;
 use erw::ml::nn::{self, plain};
 use erw::ml::precision::Precision;
 use erw::ml::rng::{self, Purpose};
-use erw::ml::train::{Fit, FitConfig, StepLoss, Trained, fit};
+use erw::ml::train::{Fit, FitConfig, StepLoss, Trained, Watch, fit};
 use erw::ml::weights::{self, ParamSet, Tensors};
 use tempfile::TempDir;
 
@@ -166,7 +166,7 @@ fn scaling(dir: &TempDir, steps: u64) -> FitConfig {
 fn train(cfg: &FitConfig, overflows: &[u64], stopper: &Stopper) -> Result<Option<Trained>> {
     let toy = toy(Precision::F16);
     let cfg = FitConfig { accumulate: 2, ..cfg.clone() };
-    let fit = fit(&toy.params, &cfg, stopper, &mut |step, micro| {
+    let fit = fit(&toy.params, &cfg, stopper, &mut Watch::default(), &mut |step, micro| {
         let out = toy.loss(step, micro)?;
         Ok(if overflows.contains(&step) { StepLoss { loss: (out.loss * f64::INFINITY)?, ..out } } else { out })
     })?;

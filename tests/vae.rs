@@ -5,7 +5,7 @@ use erw::ml::models::vae::{AutoencoderKl, Posterior, Reconstruction, VaeConfig, 
 use erw::ml::optim::{AdamWConfig, Decay};
 use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::{Fit, FitConfig, Keep, Observer, Silent, StepLoss, Trained, batch_indices, fit};
+use erw::ml::train::{Fit, FitConfig, Keep, Observer, Silent, StepLoss, Trained, Watch, batch_indices, fit};
 use erw::ml::weights::{self, Frozen, ParamSet, Tensors};
 use std::path::Path;
 
@@ -148,7 +148,7 @@ fn train(dir: &Path, obs: &dyn Observer) -> Result<Fit> {
         samples: 8,
         loss_scaling: false,
     };
-    fit(&params, &cfg, obs, &mut |step, micro| {
+    fit(&params, &cfg, obs, &mut Watch::default(), &mut |step, micro| {
         let samples = batch_indices(7, step, micro, 1, 8, 24);
         let index = Tensor::from_vec(samples.iter().map(|s| *s as u32).collect::<Vec<_>>(), 8, &Device::Cpu)?;
         let noise = posterior_noise(7, step, &samples, &[4, 8, 8], &Device::Cpu)?;

@@ -13,7 +13,7 @@ use super::support::{Walk, create_dir, device, parse, spread, write_json};
 use crate::error::{Error, Result};
 use crate::ml::formats::NpzFile;
 use crate::ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
-use crate::ml::models::features::open_feature_network_with;
+use crate::ml::models::features::open_feature_network;
 use crate::ml::models::mode::Mode;
 use crate::ml::weights::{self, Tensors};
 use crate::runner::attempt::Attempt;
@@ -60,7 +60,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     }
     lacking(IMAGES, &left_out).iter().for_each(|text| attempt.log(&format!("warning: {text}")));
     let dir = attempt.input("network")?;
-    let network = open_feature_network_with(dir, p.mode, &device)?;
+    let network = open_feature_network(dir, p.mode, &device)?;
     match p.source {
         None => origin.pictures.check_size(network.size()).map_err(|e| e.within("input `images`"))?,
         // Of others' images only a number is known until they are looked at: the first stands for all.

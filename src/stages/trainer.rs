@@ -8,7 +8,7 @@ use crate::ml::one_or_many::OneOrMany;
 use crate::ml::optim::{AdamWConfig, Decay};
 use crate::ml::prefetch::{Place, following, prefetching};
 use crate::ml::train::lr::{LrSchedule, Shape};
-use crate::ml::train::{Divergence, Fit, FitConfig, Keep, StepLoss, Trained, Watch, fit_watched};
+use crate::ml::train::{Divergence, Fit, FitConfig, Keep, StepLoss, Trained, Watch, fit};
 use crate::ml::weights::ParamSet;
 use crate::runner::attempt::Attempt;
 use serde::Deserialize;
@@ -128,7 +128,7 @@ pub fn train<B: Send>(
     let reporter = Reporter::new(attempt, cfg.samples)?;
     let outcome = prefetching(make, &following(cfg.steps, cfg.accumulate), |batches| {
         let mut step_loss = |step, micro| loss(step, reporter.waiting(|| batches.take((step, micro)))?);
-        fit_watched(params, cfg, &reporter, watch, &mut step_loss)
+        fit(params, cfg, &reporter, watch, &mut step_loss)
     });
     match outcome? {
         Fit::Done(trained) => Ok(trained),

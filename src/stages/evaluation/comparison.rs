@@ -7,7 +7,7 @@ use super::note::Seen;
 use crate::error::{Error, Result};
 use crate::ml::metrics::bounds::How;
 use crate::ml::metrics::gaussian::{POOLED, SPATIAL};
-use crate::ml::models::features::{FeatureNetwork, open_feature_network_with};
+use crate::ml::models::features::{FeatureNetwork, open_feature_network};
 use crate::ml::models::mode::Mode;
 use crate::runner::attempt::Attempt;
 use candle_core::Device;
@@ -43,7 +43,7 @@ impl Comparison {
         let given = |slot: &str| Given::open(attempt.input(slot)?).map_err(|e| e.context(format!("input `{slot}`")));
         let (samples, reference) = (given(SAMPLES)?, given(REFERENCE)?);
         let dir = attempt.optional_input(NETWORK);
-        let network = dir.map(|dir| open_feature_network_with(dir, mode, device)).transpose()?;
+        let network = dir.map(|dir| open_feature_network(dir, mode, device)).transpose()?;
         let seen = match (&network, dir) {
             (Some(network), Some(dir)) => Some(Seen::by(&**network, dir)?),
             _ => [&samples, &reference].into_iter().find_map(|side| Some(side.note()?.seen.clone())),
