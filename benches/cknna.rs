@@ -11,7 +11,7 @@
 mod support;
 
 use candle_core::{Device, Result, Tensor};
-use erw::ml::metrics::alignment::{Measure, Protocol, alignment};
+use erw::ml::metrics::alignment::{AlignmentMetric, Protocol, alignment};
 use erw::ml::metrics::cknna::Estimator;
 use erw::ml::metrics::unit_rows::Clamp;
 use erw::ml::rng::{Purpose, normal_rows};
@@ -22,19 +22,19 @@ const SAMPLES: usize = 10_000;
 const DIM: usize = 768;
 
 fn main() {
-    support::table(&Measure::ALL.map(Measure::name), "images/s", measure);
+    support::table(&AlignmentMetric::ALL.map(AlignmentMetric::name), "images/s", measure);
 }
 
 fn measure(case: &str) -> Result<Value> {
-    let measure = Measure::ALL.into_iter().find(|m| m.name() == case).unwrap();
+    let measure = AlignmentMetric::ALL.into_iter().find(|m| m.name() == case).unwrap();
     let protocol = Protocol { measures: vec![measure], k: 10, clamp: Clamp::NONE, estimator: Estimator::Unbiased };
     let (a, b) = (features(1)?, features(2)?);
     let seconds = best(3, || alignment(&a, &b, &protocol).map(drop))?;
     let products = match measure {
         // Both Gram matrices.
-        Measure::Cknna | Measure::MutualKnn => 2.0 * (SAMPLES * SAMPLES * DIM) as f64,
+        AlignmentMetric::Cknna | AlignmentMetric::MutualKnn => 2.0 * (SAMPLES * SAMPLES * DIM) as f64,
         // A^T A, B^T B and A^T B.
-        Measure::Cka => 3.0 * (SAMPLES * DIM * DIM) as f64,
+        AlignmentMetric::Cka => 3.0 * (SAMPLES * DIM * DIM) as f64,
     };
     support::rated(seconds, 2.0 * products / 1e9, Some(SAMPLES as f64 / seconds))
 }

@@ -12,17 +12,19 @@
 mod support;
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
-use erw::ml::data::decode::Orientation;
+use erw::ml::data::decode::orientation::Orientation;
 use erw::ml::data::source::{Preparation, Source};
 use erw::ml::data::transform::Transform;
-use erw::ml::models::encoder::{Encoder, EncoderConfig};
-use erw::ml::models::features::FeatureNetwork;
+use erw::ml::models::encoder::Encoder;
+use erw::ml::models::encoder::config::EncoderConfig;
+use erw::ml::models::feature_network::FeatureNetwork;
+use erw::ml::models::feature_network::mode::Mode;
 use erw::ml::models::inception::{Inception, SIDE};
-use erw::ml::models::mode::Mode;
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
 use erw::ml::models::vit::Vit;
+use erw::ml::nn::params;
+use erw::ml::nn::params::{Frozen, Tensors};
 use erw::ml::rng::{Purpose, normal_rows};
-use erw::ml::weights::{self, Frozen, Tensors};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -41,7 +43,7 @@ fn measure(case: &str) -> Result<Value> {
     let (seconds, gflop) = match case {
         "dinov2-b" => {
             let config = EncoderConfig::named("dinov2-vit-b").unwrap();
-            let shapes = weights::census(|vb| Vit::new(&config.vit, vb))?.1;
+            let shapes = params::census(|vb| Vit::new(&config.vit, vb))?.1;
             let encoder = Encoder::new(&config, random(shapes)?, &CPU)?;
             // 256 pixels become 224, 16 x 16 patches.
             let images = Tensor::full(100u8, (4, 3, 256, 256), &CPU)?;
@@ -49,7 +51,7 @@ fn measure(case: &str) -> Result<Value> {
         }
         "vae-encode" | "vae-decode" => {
             let config = VaeConfig::rgb(&[128, 256, 512, 512], 2, 4, 32, true);
-            let shapes = weights::census(|vb| AutoencoderKl::new(&config, vb))?.1;
+            let shapes = params::census(|vb| AutoencoderKl::new(&config, vb))?.1;
             let vae = AutoencoderKl::new(&config, Frozen::new(random(shapes)?).builder(DType::F32, &CPU))?;
             if case == "vae-encode" {
                 let image = normal(&[3, 256, 256])?;
@@ -60,7 +62,7 @@ fn measure(case: &str) -> Result<Value> {
             }
         }
         "inception" => {
-            let shapes = weights::census(|vb| Inception::new(Mode::Adm, vb))?.1;
+            let shapes = params::census(|vb| Inception::new(Mode::Adm, vb))?.1;
             let net = Inception::from_tensors(Mode::Adm, random(shapes)?, &CPU)?;
             // As a metric asks for it: with the preparation of images, which is 2 % of it.
             let images = Tensor::full(100u8, (8, 3, SIDE, SIDE), &CPU)?;

@@ -16,16 +16,20 @@
 mod support;
 
 use candle_core::{DType, Device, Result, Tensor};
-use erw::ml::loss;
+use erw::ml::diffusion::interpolant::Path;
+use erw::ml::diffusion::loss;
 use erw::ml::models::projector::ProjectorKind;
-use erw::ml::models::sit::{self, MlpKind, SiT, SiTConfig};
-use erw::ml::optim::{AdamWConfig, Decay};
-use erw::ml::path::Path;
-use erw::ml::precision::Precision;
+use erw::ml::models::sit;
+use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
+use erw::ml::nn::params::{Frozen, ParamSet};
+use erw::ml::nn::precision::Precision;
 use erw::ml::rng::{Purpose, normal_rows};
+use erw::ml::train::adamw::{AdamWConfig, Decay};
+use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::{Fit, FitConfig, Keep, Observer, Silent, StepLoss, fit};
-use erw::ml::weights::{Frozen, ParamSet};
+use erw::ml::train::observer::{Observer, Silent};
+use erw::ml::train::trained::Fit;
+use erw::ml::train::{CheckpointRetention, fit};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::time::Instant;
@@ -74,7 +78,7 @@ fn measure(case: &str) -> Result<Value> {
     let whole = forward_gflop(&config, config.depth, true, true);
     let training = |how: &How| training(&config, batch, how);
     let (seconds, gflop) = match kind {
-        "checkpointed" => (training(&How { keep: sit::Keep::Inputs, ..How::default() })?, 4.0 * whole),
+        "checkpointed" => (training(&How { keep: sit::SavedActivations::Inputs, ..How::default() })?, 4.0 * whole),
         "sample" => (sampling(&config, batch)?, forward_gflop(&config, config.depth, true, false)),
         "warmup" => (training(&How::default())?, 3.0 * forward_gflop(&config, 4, false, true)),
         "gpu" => (training(&How { gpu: true, ..How::default() })?, 3.0 * whole),
@@ -123,7 +127,7 @@ fn forward_gflop(c: &SiTConfig, blocks: usize, last_layer: bool, projector: bool
 /// What does not change the work of a training step.
 #[derive(Clone, Copy, Default)]
 struct How {
-    keep: sit::Keep,
+    keep: sit::SavedActivations,
     precision: Precision,
     gpu: bool,
 }
@@ -211,11 +215,11 @@ fn train(config: &SiTConfig, batch: usize, steps: u64, how: &How, watch: &Watch)
         checkpoint_every: 0,
         log_every: 1,
         checkpoint_dir: "target/no-such-checkpoints".into(),
-        keep: Keep::default(),
+        keep: CheckpointRetention::default(),
         samples: batch,
         loss_scaling: false,
     };
-    let Fit::Done(_) = fit(&params, &fit_config, watch, &mut erw::ml::train::Watch::default(), &mut step)? else {
+    let Fit::Done(_) = fit(&params, &fit_config, watch, &mut erw::ml::train::Hooks::default(), &mut step)? else {
         panic!("the training ended early")
     };
     Ok(())

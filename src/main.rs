@@ -2,7 +2,7 @@
 
 fn main() {
     erw::process::tune(erw::cli::trains());
-    erw::mapped::name_files_cut_short(erw::cli::trains());
+    erw::cli::worker::mapped_files::name_files_cut_short(erw::cli::trains());
     let status = match erw::cli::main(erw::stages::KINDS) {
         Ok(status) => status,
         Err(error) => {

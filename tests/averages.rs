@@ -3,7 +3,8 @@
 use crate::phases::{Lab, files};
 use crate::support::bench::Ear;
 use erw::error::ErrorKind;
-use erw::stages::{sample, train};
+use erw::stages::sampling::sample;
+use erw::stages::training::train;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 

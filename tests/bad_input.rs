@@ -3,8 +3,10 @@
 //! difference.
 
 use crate::support::space::{Said, Space, clean};
-use erw::ml::rng::{self, Purpose};
-use erw::ml::weights::{self, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -156,7 +158,7 @@ fn truncated_weights() {
     let device = candle_core::Device::Cpu;
     let rows = rng::normal_rows(1, Purpose::Probe, 0, &[0, 1, 2], &[40], &device).unwrap();
     let file = space.path("released.safetensors");
-    weights::save(&Tensors::from([("encoder.conv_in.weight".into(), rows)]), &file).unwrap();
+    params::save(&Tensors::from([("encoder.conv_in.weight".into(), rows)]), &file).unwrap();
     let whole = fs::read(&file).unwrap();
     fs::write(&file, &whole[..whole.len() - 100]).unwrap();
     let imported = "\n[stages.vae]\nkind = \"weights\"\nparams = { as = \"vae\", source = \"released.safetensors\", \

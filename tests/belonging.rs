@@ -5,7 +5,7 @@ use crate::support::bench::Bench;
 use crate::support::space::Space;
 use candle_core::Result;
 use erw::error::Error;
-use erw::ml::data::decode::Orientation;
+use erw::ml::data::decode::orientation::Orientation;
 use erw::ml::data::packed::Packed;
 use erw::ml::data::source::layout::Classes;
 use erw::ml::data::source::{Preparation, Source};
@@ -332,7 +332,7 @@ fn the_artifact_says_which_images_it_lacks_and_no_more() {
     let run = |name: &str, names: &[&str]| {
         let source = folder(&bench.path(name), names);
         let given = json!({"source": source, "resolution": 2, "transform": "none", "on_error": "skip"});
-        let out = bench.run(&format!("{name}-out"), &stages::images::KIND, &[], given).unwrap();
+        let out = bench.run(&format!("{name}-out"), &stages::data::images::KIND, &[], given).unwrap();
         (fs::read_to_string(out.join("meta.json")).unwrap(), bench.result(&format!("{name}-out"), "left_out"))
     };
     let plain = run("plain", &["cat/0.png", "dog/1.png"]);
@@ -355,7 +355,7 @@ fn a_stage_tells_what_was_meant_and_takes_it_when_told() {
     let run = |name: &str, source: &Path, more: Value| {
         let mut given = json!({"source": source, "resolution": 2, "transform": "none"});
         given.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        bench.run(name, &stages::images::KIND, &[], given)
+        bench.run(name, &stages::data::images::KIND, &[], given)
     };
     let said = run("auto", &source, json!({})).unwrap_err();
     let text = "its folder `pets` is around what look like the classes, `cat`, `dog`";

@@ -2,12 +2,15 @@
 //! recomputed one and any checkpointed function.
 
 use candle_core::{Device, Result, Tensor, Var};
-use erw::ml::backprop::{Gradients, checkpointed};
-use erw::ml::kernels::block::{Affine, Block, Weights};
+use erw::ml::kernels::autograd::{Gradients, checkpointed};
+use erw::ml::kernels::block::{Block, Weights};
+use erw::ml::kernels::linear::Affine;
 use erw::ml::kernels::mlp::Mlp;
-use erw::ml::nn::{self, plain};
-use erw::ml::rng::{self, Purpose};
-use erw::ml::weights::Tensors;
+use erw::ml::nn;
+use erw::ml::nn::params::Tensors;
+use erw::ml::nn::plain;
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
 use proptest::prelude::*;
 
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +117,7 @@ type Made<'a> = &'a dyn Fn(&Tensor, &Tensor, &Weights) -> Result<Tensor>;
 fn run(c: Case, passes: usize, made: Made) -> (Tensor, Tensors) {
     let vars = variables(c);
     let w = weights(c, &vars);
-    let mut grads = Gradients::of(vars.clone());
+    let mut grads = Gradients::new(vars.clone());
     let mut out = None;
     for _ in 0..passes {
         let y = made(&vars[0].1, &vars[1].1, &w).unwrap();
@@ -210,7 +213,7 @@ fn a_fused_mlp_is_its_twin() {
             })
         };
         let run = |y: Tensor| {
-            let mut grads = Gradients::of(vars.clone());
+            let mut grads = Gradients::new(vars.clone());
             grads.backward(&(&y * normal(99, y.dims())).unwrap().sum_all().unwrap()).unwrap();
             (y, grads.tensors().unwrap())
         };

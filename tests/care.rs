@@ -5,10 +5,14 @@ use crate::phases::files;
 use crate::survive::full::Disk;
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::Init;
-use erw::ml::optim::{AdamWConfig, Decay};
+use erw::ml::nn::params;
+use erw::ml::nn::params::ParamSet;
+use erw::ml::train::adamw::{AdamWConfig, Decay};
+use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::{Divergence, Fit, FitConfig, Keep, Observer, Snapshots, StepLoss, Trained, Watch, fit};
-use erw::ml::weights::{self, ParamSet};
+use erw::ml::train::observer::Observer;
+use erw::ml::train::trained::{Fit, Trained};
+use erw::ml::train::{CheckpointRetention, Divergence, Hooks, Snapshots, fit};
 use std::cell::RefCell;
 use std::path::Path;
 use std::process::Command;
@@ -71,7 +75,7 @@ impl Toy {
             checkpoint_every: 2,
             log_every: 1000,
             checkpoint_dir: dir.path().to_path_buf(),
-            keep: Keep::default(),
+            keep: CheckpointRetention::default(),
             loss_scaling: false,
             samples: 3,
         };
@@ -90,12 +94,12 @@ impl Toy {
         Ok(StepLoss { loss: (self.w.sqr()?.mean_all()? * factor)?, parts: vec![] })
     }
 
-    fn fit(&self, obs: &Notes, watch: &mut Watch, factor: impl Fn(u64) -> f64) -> Result<Fit> {
+    fn fit(&self, obs: &Notes, watch: &mut Hooks, factor: impl Fn(u64) -> f64) -> Result<Fit> {
         fit(&self.params, &self.cfg, obs, watch, &mut |step, _| self.square(factor(step)))
     }
 
     fn finish(&self) -> Trained {
-        done(self.fit(&Notes::default(), &mut Watch::default(), |_| 1.0).unwrap())
+        done(self.fit(&Notes::default(), &mut Hooks::default(), |_| 1.0).unwrap())
     }
 
     fn kept(&self) -> Vec<String> {
@@ -125,7 +129,7 @@ fn numbers(trained: &Trained) -> Vec<Vec<f32>> {
 #[test]
 fn a_gradient_that_is_not_finite_is_named_though_the_loss_is_fine() {
     let toy = Toy::new(9);
-    let ended = fit(&toy.params, &toy.cfg, &Notes::default(), &mut Watch::default(), &mut |step, _| {
+    let ended = fit(&toy.params, &toy.cfg, &Notes::default(), &mut Hooks::default(), &mut |step, _| {
         if step < 5 {
             return toy.square(1.0);
         }
@@ -141,7 +145,7 @@ fn a_gradient_that_is_not_finite_is_named_though_the_loss_is_fine() {
     // What it left is good: the next process goes on from there.
     let toy = toy.again();
     let notes = Notes::default();
-    done(toy.fit(&notes, &mut Watch::default(), |_| 1.0).unwrap());
+    done(toy.fit(&notes, &mut Hooks::default(), |_| 1.0).unwrap());
     assert_eq!(notes.said.borrow()[0], "resumed 4");
 }
 
@@ -151,7 +155,7 @@ fn a_parameter_that_an_update_broke_gets_into_no_checkpoint_and_no_result() {
         let mut toy = Toy::new(steps);
         toy.cfg.checkpoint_every = checkpoint_every;
         toy.cfg.optimizer.lr = 1e39;
-        let d = diverged(toy.fit(&Notes { stop_at, ..Notes::default() }, &mut Watch::default(), |_| 1.0).unwrap());
+        let d = diverged(toy.fit(&Notes { stop_at, ..Notes::default() }, &mut Hooks::default(), |_| 1.0).unwrap());
         assert_eq!(d.what, "parameter `w` is NaN or infinite after 1 step (4 of its 4 numbers)");
         assert_eq!((d.checkpoint, toy.kept()), (None, vec![]));
     }
@@ -160,7 +164,7 @@ fn a_parameter_that_an_update_broke_gets_into_no_checkpoint_and_no_result() {
 #[test]
 fn a_gradient_too_large_to_be_squared_is_told_by_its_size() {
     let toy = Toy::new(3);
-    let d = diverged(toy.fit(&Notes::default(), &mut Watch::default(), |_| 2e30).unwrap());
+    let d = diverged(toy.fit(&Notes::default(), &mut Hooks::default(), |_| 2e30).unwrap());
     let text = "the norm of the gradient is inf at step 0 (counted from 0), the largest number 1e30 in that of `w`";
     assert_eq!(d.what, text);
 }
@@ -170,7 +174,7 @@ fn a_spike_is_told_with_its_step_and_changes_nothing() {
     let notes = Notes::default();
     let mut toy = Toy::new(100);
     toy.cfg.optimizer.lr = 1e-6;
-    done(toy.fit(&notes, &mut Watch::default(), |step| if step == 70 { 9.0 } else { 1.0 }).unwrap());
+    done(toy.fit(&notes, &mut Hooks::default(), |step| if step == 70 { 9.0 } else { 1.0 }).unwrap());
     let said = notes.said.borrow();
     let spikes: Vec<&String> = said.iter().filter(|s| s.starts_with("loss spike")).collect();
     assert!(spikes.len() == 1 && spikes[0].contains("in the batch of step 70 (counted from 0)"), "{said:?}");
@@ -182,15 +186,15 @@ fn a_spike_is_told_with_its_step_and_changes_nothing() {
 fn checkpoints_stay_as_asked_and_an_older_one_serves_when_the_newest_is_damaged() {
     let whole = Toy::new(11).finish();
     let mut toy = Toy::new(11);
-    toy.cfg.keep = Keep { last: 2, every: 4 };
+    toy.cfg.keep = CheckpointRetention { last: 2, every: 4 };
     let stop = Notes { stop_at: 10, ..Notes::default() };
-    assert!(matches!(toy.fit(&stop, &mut Watch::default(), |_| 1.0).unwrap(), Fit::Stopped));
+    assert!(matches!(toy.fit(&stop, &mut Hooks::default(), |_| 1.0).unwrap(), Fit::Stopped));
     let name = |step: u64| format!("step-{step:012}.safetensors");
     assert_eq!(toy.kept(), [4, 8, 10].map(name));
     std::fs::write(toy.dir.path().join(name(10)), b"torn").unwrap();
     let toy = toy.again();
     let notes = Notes::default();
-    let trained = done(toy.fit(&notes, &mut Watch::default(), |_| 1.0).unwrap());
+    let trained = done(toy.fit(&notes, &mut Hooks::default(), |_| 1.0).unwrap());
     assert!(notes.said.borrow()[0].starts_with("passing over a damaged checkpoint: "), "{:?}", notes.said.borrow());
     assert_eq!(notes.said.borrow()[1], "resumed 8");
     assert_eq!((numbers(&trained), trained.curve), (numbers(&whole), whole.curve));
@@ -203,9 +207,9 @@ fn a_full_disk_leaves_the_older_checkpoint() {
     let Some(disk) = Disk::mount(toy.dir.path().join("disk"), "size=1m") else { return };
     toy.cfg.checkpoint_dir = toy.dir.path().join("disk/checkpoints");
     let stop = Notes { stop_at: 3, ..Notes::default() };
-    assert!(matches!(toy.fit(&stop, &mut Watch::default(), |_| 1.0).unwrap(), Fit::Stopped));
+    assert!(matches!(toy.fit(&stop, &mut Hooks::default(), |_| 1.0).unwrap(), Fit::Stopped));
     disk.fill();
-    let error = erw::error::Error::from(toy.fit(&Notes::default(), &mut Watch::default(), |_| 1.0).err().unwrap());
+    let error = erw::error::Error::from(toy.fit(&Notes::default(), &mut Hooks::default(), |_| 1.0).err().unwrap());
     assert_eq!(error.message, "the checkpoint of step 4 cannot be written; that of step 3 stays");
     assert!(error.causes[0].contains("No space left on device"), "{error}");
     let kept = files(&toy.cfg.checkpoint_dir);
@@ -220,7 +224,7 @@ fn a_full_disk_is_an_error_for_averages_to_keep() {
     let Some(disk) = Disk::mount(toy.dir.path().join("disk"), "size=1m") else { return };
     toy.cfg.checkpoint_every = 0;
     let snapshots = Snapshots { dir: toy.dir.path().join("disk"), steps: vec![3] };
-    let mut watch = Watch { snapshots: Some(snapshots.clone()), ..Watch::default() };
+    let mut watch = Hooks { snapshots: Some(snapshots.clone()), ..Hooks::default() };
     disk.fill();
     let error = erw::error::Error::from(toy.fit(&Notes::default(), &mut watch, |_| 1.0).err().unwrap());
     assert_eq!(error.message, "the averages of step 3 cannot be kept");
@@ -243,16 +247,16 @@ fn what_a_kill_left_of_a_checkpoint_takes_no_room_for_ever() {
 
 #[test]
 fn looking_on_changes_no_bit_and_is_the_same_after_a_resume() {
-    fn watch<'a>(looks: &'a RefCell<Vec<u64>>) -> Watch<'a> {
-        let validate = |weights: &weights::Tensors| {
+    fn watch<'a>(looks: &'a RefCell<Vec<u64>>) -> Hooks<'a> {
+        let validate = |weights: &params::Tensors| {
             let sum = weights["w"].sum_all()?.to_scalar::<f32>()?;
             Ok(vec![("sum".to_string(), f64::from(sum)), ("third".into(), f64::from(sum) / 3.0)])
         };
-        let show = |step, weights: &weights::Tensors| {
+        let show = |step, weights: &params::Tensors| {
             assert!(weights.contains_key("w"));
             looks.borrow_mut().push(step);
         };
-        Watch { validate: Some((3, Box::new(validate))), show: Some((4, Box::new(show))), snapshots: None }
+        Hooks { validate: Some((3, Box::new(validate))), show: Some((4, Box::new(show))), snapshots: None }
     }
     let plain = Toy::new(10).finish();
     assert_eq!(plain.validation, []);

@@ -6,13 +6,16 @@ use crate::support::pickled::{self, Value, dict};
 use crate::support::space::{Said, Space};
 use crate::weights::checkpoint_config;
 use candle_core::{DType, Device, Tensor};
-use erw::ml::models::encoder::{EncoderConfig, LANDMARKS, adopt, fit};
+use erw::ml::models::encoder::config::EncoderConfig;
+use erw::ml::models::encoder::{LANDMARKS, adopt, fit};
 use erw::ml::models::inception;
 use erw::ml::models::sit::convention::turn;
 use erw::ml::models::sit::{SiT, SiTConfig};
-use erw::ml::models::vae::{self, VaeConfig};
+use erw::ml::models::vae;
+use erw::ml::models::vae::VaeConfig;
 use erw::ml::models::vit::VitConfig;
-use erw::ml::weights::{self, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
 use serde_json::json;
 use std::fs;
 
@@ -26,7 +29,7 @@ fn config() -> SiTConfig {
 type Dict = Vec<(String, Tensor)>;
 
 fn filled(value: f32) -> Dict {
-    let (sit, shapes) = weights::census(|vb| SiT::new(&config(), vb)).unwrap();
+    let (sit, shapes) = params::census(|vb| SiT::new(&config(), vb)).unwrap();
     let mut shapes: Vec<_> =
         shapes.into_iter().chain(sit.buffers().into_iter().map(|(n, t)| (n, t.shape().clone()))).collect();
     // As PyTorch registers them; inside of a block and a layer weights come first.
@@ -84,7 +87,7 @@ impl Import {
 
     /// The number that fills a file of the artifact.
     fn holds(&self, set: &str) -> f32 {
-        let tensors = weights::load(&self.space.path(&format!("out/{set}.safetensors")), &CPU).unwrap();
+        let tensors = params::load(&self.space.path(&format!("out/{set}.safetensors")), &CPU).unwrap();
         assert_eq!(tensors.iter().filter(|(name, _)| *name != "pos_embed").count(), filled(0.0).len() - 1);
         let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let first = values(&tensors["x_embedder.proj.bias"])[0];
@@ -272,7 +275,7 @@ fn it_is_told_when_there_is_no_average() {
     );
     fs::rename(import.space.path("f.pt"), import.space.path("x.pt")).unwrap();
     let all: Tensors = model.into_iter().collect();
-    weights::save(&all, &import.space.path("ema_0.9999_100000.safetensors")).unwrap();
+    params::save(&all, &import.space.path("ema_0.9999_100000.safetensors")).unwrap();
     let said = import.of("ema_0.9999_100000.safetensors", &[]).expect(0);
     assert!(said.stdout.contains("by the name of the file"), "{}", said.stdout);
 }
@@ -306,7 +309,7 @@ fn wrappers_are_understood_in_files_of_every_network() {
     let model = filled(1.0);
     for (before, inside) in WRAPPINGS {
         let file = model.iter().map(|(name, t)| (wrapped(name, before, inside), t.clone())).collect();
-        weights::save(&file, &import.space.path("f.safetensors")).unwrap();
+        params::save(&file, &import.space.path("f.safetensors")).unwrap();
         let said = import.of("f.safetensors", &[]).expect(0);
         assert_eq!(import.holds("ema"), 1.0, "{}", said.stdout);
         assert!(said.stdout.contains("0 missing, 0 unexpected"));
@@ -340,7 +343,7 @@ fn wrappers_are_understood_in_files_of_every_network() {
     // One name twice, once it is plain.
     let mut twice: Tensors = model.into_iter().collect();
     twice.insert("module.pos_embed".into(), twice["pos_embed"].clone());
-    weights::save(&twice, &import.space.path("f.safetensors")).unwrap();
+    params::save(&twice, &import.space.path("f.safetensors")).unwrap();
     let said = import.of("f.safetensors", &[]).expect(1);
     assert!(
         said.stderr.contains("two tensors of the file are pos_embed: module.pos_embed and pos_embed"),
@@ -434,7 +437,7 @@ fn shards(import: &Import) -> serde_json::Value {
     let mut map = serde_json::Map::new();
     for (i, part) in all.chunks(all.len() / 2 + 1).enumerate() {
         let name = format!("model-0000{}-of-00002.safetensors", i + 1);
-        weights::save(&part.iter().cloned().collect(), &import.space.path(&format!("m/{name}"))).unwrap();
+        params::save(&part.iter().cloned().collect(), &import.space.path(&format!("m/{name}"))).unwrap();
         map.extend(part.iter().map(|(k, _)| (k.clone(), json!(name))));
     }
     let index = json!({"metadata": {"total_size": 1}, "weight_map": map});
@@ -470,7 +473,7 @@ fn a_model_in_several_files_is_read_by_any_of_them() {
     assert!(said.stdout.contains("a model in 3 PyTorch checkpoints"), "{}", said.stdout);
     // One file in a folder is the model; two are not.
     fs::create_dir(import.space.path("one")).unwrap();
-    weights::save(&filled(1.0).into_iter().collect(), &import.space.path("one/a.safetensors")).unwrap();
+    params::save(&filled(1.0).into_iter().collect(), &import.space.path("one/a.safetensors")).unwrap();
     import.of("one", &[]).expect(0);
     fs::copy(import.space.path("one/a.safetensors"), import.space.path("one/b.safetensors")).unwrap();
     let said = import.of("one", &[]).expect(1);
@@ -511,10 +514,10 @@ fn parts_that_are_absent_or_wrong_are_named_before_anything_is_read() {
     fs::remove_file(import.space.path("m/model.safetensors.index.json")).unwrap();
     // A tensor in two files.
     let second = import.space.path("m/model-00002-of-00002.safetensors");
-    let whole = weights::load(&second, &CPU).unwrap();
+    let whole = params::load(&second, &CPU).unwrap();
     let mut more = whole.clone();
     more.insert("pos_embed".into(), Tensor::zeros(1, DType::F32, &CPU).unwrap());
-    weights::save(&more, &second).unwrap();
+    params::save(&more, &second).unwrap();
     refused(
         "m",
         &["tensor `pos_embed` is both in `model-00001-of-00002.safetensors` and in `model-00002-of-00002.safetensors`"],
@@ -558,8 +561,8 @@ fn a_stage_takes_the_folder_of_a_model_in_several_files() {
     assert!(space.plan(&[]).contains("cached"));
     let second = space.path("m/model-00002-of-00002.safetensors");
     let twice: Tensors =
-        weights::load(&second, &CPU).unwrap().into_iter().map(|(k, t)| (k, (t * 2.0).unwrap())).collect();
-    weights::save(&twice, &second).unwrap();
+        params::load(&second, &CPU).unwrap().into_iter().map(|(k, t)| (k, (t * 2.0).unwrap())).collect();
+    params::save(&twice, &second).unwrap();
     assert!(!space.plan(&[]).contains("the stage is cached"), "{}", space.plan(&[]));
     space.write("p.toml", &stage(&format!("source = \"m\", sha256 = \"{}\"", "0".repeat(64))));
     assert!(space.run(&[]).expect(1).stderr.contains("is of one file"));
@@ -622,7 +625,7 @@ fn what_is_of_no_kind_that_is_read_hinders_only_who_wants_it() {
 
     // safetensors of types that came later, and of FP8's other kind.
     let path = import.space.path("f.safetensors");
-    weights::save(&model.into_iter().collect(), &path).unwrap();
+    params::save(&model.into_iter().collect(), &path).unwrap();
     let bytes = fs::read(&path).unwrap();
     let length = u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
     let mut header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
@@ -652,7 +655,7 @@ fn the_time_of_a_sit_is_told_and_turned() {
     let mut turned = ours.clone();
     turn(&mut turned).unwrap();
     let taken = |want: &Tensors| {
-        let got = weights::load(&import.space.path("out/ema.safetensors"), &CPU).unwrap();
+        let got = params::load(&import.space.path("out/ema.safetensors"), &CPU).unwrap();
         for name in ["t_embedder.mlp.0.weight", "final_layer.linear.weight", "final_layer.linear.bias"] {
             let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert_eq!(values(&got[name]), values(&want[name]), "{name}");

@@ -3,12 +3,12 @@
 use crate::support::bench::{Bench, Ear};
 use candle_core::{DType, Device, Result, Tensor};
 use erw::error::ErrorKind;
-use erw::ml::augment;
+use erw::ml::data::augment;
 use erw::ml::data::packed::{Packed, PackedWriter};
 use erw::ml::models::classifier::{Classifier, ClassifierConfig};
-use erw::ml::models::features::open_feature_network;
+use erw::ml::models::feature_network::open::open_feature_network;
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
-use erw::ml::weights::{ParamSet, Tensors};
+use erw::ml::nn::params::{ParamSet, Tensors};
 use erw::stages;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -51,14 +51,15 @@ fn images_to_scaled_latents() -> Result<()> {
     let given = trainer(json!({"block_out_channels": [4, 8], "latent_channels": 2, "norm_num_groups": 2,
         "mid_block_add_attention": false, "measure_images": 16, "checkpoint_every": 7}));
     let inputs = [("images", set.as_path())];
-    let vae = |name: &str| bench.run(name, &stages::train_vae::KIND, &inputs, given.clone()).expect("trains");
+    let vae = |name: &str| bench.run(name, &stages::training::train_vae::KIND, &inputs, given.clone()).expect("trains");
     let out = vae("vae");
     assert!(out.join("reconstructions.png").exists());
 
     // Put down after its first step and taken up again, it ends with the same bytes.
     let stopped = Ear::default();
     stopped.stop.store(true, Ordering::Relaxed);
-    let error = bench.attempt("again", &stages::train_vae::KIND, &inputs, &given, &stopped).expect_err("put down");
+    let error =
+        bench.attempt("again", &stages::training::train_vae::KIND, &inputs, &given, &stopped).expect_err("put down");
     assert_eq!(error.kind, ErrorKind::Suspended);
     let again = vae("again");
     for file in ["vae.safetensors", "config.json"] {
@@ -68,7 +69,7 @@ fn images_to_scaled_latents() -> Result<()> {
     let inputs = [("images", set.as_path()), ("vae", out.as_path())];
     let latents = |name: &str, batch: u64| {
         let given = json!({"rows_per_shard": 6, "batch": batch});
-        bench.run(name, &stages::latents::KIND, &inputs, given).expect("encodes")
+        bench.run(name, &stages::data::latents::KIND, &inputs, given).expect("encodes")
     };
     let encoded = latents("latents", 4);
     let packed = Packed::open(&encoded)?;
@@ -115,9 +116,9 @@ fn classifier_learns_and_judges() -> Result<()> {
     images(&set, 24)?;
     let given = trainer(json!({"channels": [4, 8], "features": 12, "norm_num_groups": 2, "shift": 1}));
     let inputs = [("images", set.as_path()), ("holdout", &set)];
-    let dir = bench.run("classifier", &stages::train_classifier::KIND, &inputs, given).expect("trains");
+    let dir = bench.run("classifier", &stages::training::train_classifier::KIND, &inputs, given).expect("trains");
     let inputs = [("samples", set.as_path()), ("classifier", &dir)];
-    let out = bench.run("accuracy", &stages::accuracy::KIND, &inputs, json!({"batch": 7})).expect("judges");
+    let out = bench.run("accuracy", &stages::evaluation::accuracy::KIND, &inputs, json!({"batch": 7})).expect("judges");
     let text = std::fs::read_to_string(out.join("metrics.json"))?;
     let metrics: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(metrics["count"], 24);

@@ -2,9 +2,12 @@
 //! gradients equal finite differences; their bits do not depend on the number of threads.
 
 use candle_core::{Device, Result, Tensor, Var};
-use erw::ml::kernels::conv::{self, Padding, conv2d, conv2d_relu};
-use erw::ml::kernels::group_norm::{self, Activation, group_norm};
-use erw::ml::kernels::pool::{self, Pool, pool3x3};
+use erw::ml::kernels::avg_pool;
+use erw::ml::kernels::avg_pool::{Pool, pool3x3};
+use erw::ml::kernels::conv;
+use erw::ml::kernels::conv::{Padding, conv2d, conv2d_relu};
+use erw::ml::kernels::group_norm;
+use erw::ml::kernels::group_norm::{Activation, group_norm};
 use erw::ml::kernels::upsample;
 use erw::ml::rng::{Purpose, normal_rows};
 
@@ -156,7 +159,7 @@ fn pools_equal_plain_candle() -> Result<()> {
     for pool in [Pool::Average, Pool::Max, Pool::MaxHalving] {
         for shape in [[2, 3, 7, 9], [1, 2, 8, 3], [3, 1, 3, 3]] {
             let x = random(1, &shape)?;
-            assert!(distance(&pool3x3(&x, pool)?, &pool::plain(&x, pool)?)? < 1e-6, "{pool:?} {shape:?}");
+            assert!(distance(&pool3x3(&x, pool)?, &avg_pool::plain(&x, pool)?)? < 1e-6, "{pool:?} {shape:?}");
         }
     }
     // A corner has four pixels inside.

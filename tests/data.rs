@@ -3,9 +3,11 @@
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::data::images::{ImageSet, to_unit};
 use erw::ml::data::packed::{Packed, PackedWriter};
-use erw::ml::data::picture::{self, Rgb};
 use erw::ml::data::resize::{Filter, center_crop, resize};
-use erw::ml::weights::{self, Tensors};
+use erw::ml::data::rgb::Rgb;
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
+use erw::ml::viz::picture;
 use serde_json::json;
 use std::fs;
 use std::path::Path;
@@ -13,7 +15,7 @@ use std::path::Path;
 const CPU: Device = Device::Cpu;
 
 fn golden(name: &str) -> Tensors {
-    weights::load(&Path::new("tests/golden").join(name), &CPU).expect("golden file")
+    params::load(&Path::new("tests/golden").join(name), &CPU).expect("golden file")
 }
 
 fn rgb(t: &Tensor) -> Rgb {

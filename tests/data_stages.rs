@@ -6,14 +6,16 @@ use candle_core::{DType, Device, Tensor};
 use erw::error::Result;
 use erw::ml::data::images::ImageSet;
 use erw::ml::data::packed::{Packed, PackedWriter};
-use erw::ml::data::picture::write_npz;
 use erw::ml::metrics::stats::Stats;
 use erw::ml::models::encoder::Encoder;
-use erw::ml::models::features::open_feature_network;
+use erw::ml::models::feature_network::open::open_feature_network;
 use erw::ml::models::sit::SiT;
 use erw::ml::models::vit::Vit;
-use erw::ml::rng::{self, Purpose};
-use erw::ml::weights::{self, ParamSet, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::{ParamSet, Tensors};
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
+use erw::ml::viz::picture::write_npz;
 use erw::stages;
 use serde_json::{Value, json};
 use std::fs;
@@ -25,7 +27,7 @@ const CPU: Device = Device::Cpu;
 fn digits(bench: &Bench, name: &str, split: &str) -> Result<PathBuf> {
     let source = std::env::current_dir().unwrap().join("pipelines/data/digits");
     let given = json!({"source": source, "resolution": 32, "transform": "resize-bicubic", "split": split});
-    bench.run(name, &stages::images::KIND, &[], given)
+    bench.run(name, &stages::data::images::KIND, &[], given)
 }
 
 #[test]
@@ -57,13 +59,14 @@ fn an_unreadable_image_fails_or_is_skipped() -> Result<()> {
     fs::write(folder.join("a/2.png"), &fs::read(folder.join("a/2.png")).unwrap()[..60]).unwrap();
     let run = |on_error: &str| {
         let given = json!({"source": folder, "resolution": 8, "on_error": on_error});
-        bench.run(on_error, &stages::images::KIND, &[], given)
+        bench.run(on_error, &stages::data::images::KIND, &[], given)
     };
     let failed = run("fail").unwrap_err();
     assert!(failed.message.contains("a/2.png") && failed.hints[0].contains("on_error"), "{failed:?}");
     let set = Packed::open(&run("skip")?)?;
     assert_eq!((set.len(), &set.meta()["skipped"]), (2, &json!(1)));
-    let nothing = bench.run("x", &stages::images::KIND, &[], json!({"source": bench.path("skip"), "resolution": 8}));
+    let nothing =
+        bench.run("x", &stages::data::images::KIND, &[], json!({"source": bench.path("skip"), "resolution": 8}));
     let error = nothing.unwrap_err();
     assert!(error.message.contains("holds no images") && error.hints[0].contains("`source`"), "{error:?}");
     Ok(())
@@ -74,7 +77,7 @@ fn an_unreadable_image_fails_or_is_skipped() -> Result<()> {
 fn damaged_files_of_every_format_are_named_and_skipped() -> Result<()> {
     let bench = Bench::new();
     let odd = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images/odd.safetensors");
-    let odd = weights::load(&odd, &CPU)?;
+    let odd = params::load(&odd, &CPU)?;
     let folder = bench.path("set/a");
     fs::create_dir_all(&folder).unwrap();
     let write = |name: &str| {
@@ -85,7 +88,7 @@ fn damaged_files_of_every_format_are_named_and_skipped() -> Result<()> {
     ["112222-scans.jpg", "555.bmp", "plain.gif", "rgb-8-big.tif", "text.pbm"].into_iter().for_each(write);
     let run = |on_error: &str| {
         let given = json!({"source": bench.path("set"), "resolution": 8, "on_error": on_error});
-        bench.run(on_error, &stages::images::KIND, &[], given)
+        bench.run(on_error, &stages::data::images::KIND, &[], given)
     };
     assert_eq!(Packed::open(&run("fail")?)?.len(), 5);
     let broken =
@@ -122,7 +125,7 @@ fn a_broken_image_in_an_archive_is_named_as_one_in_a_folder_is() -> Result<()> {
     zip.finish().unwrap();
     let run = |on_error: &str| {
         let given = json!({"source": archive, "resolution": 6, "transform": "none", "on_error": on_error});
-        bench.run(on_error, &stages::images::KIND, &[], given)
+        bench.run(on_error, &stages::data::images::KIND, &[], given)
     };
     let failed = run("fail").unwrap_err();
     assert!(failed.message.contains("set.zip!cat/1.png: not a readable image"), "{failed:?}");
@@ -137,14 +140,14 @@ fn an_encoder_trains_and_its_tokens_are_packed() -> Result<()> {
     let (train, held) = (digits(&bench, "train", "train")?, digits(&bench, "holdout", "holdout")?);
     let tiny = json!({"dim": 16, "heads": 2, "depth": 1, "steps": 3, "batch": 8, "patch_size": 8});
     let inputs = [("images", train.as_path()), ("holdout", held.as_path())];
-    let encoder = bench.run("encoder", &stages::train_encoder::KIND, &inputs, tiny)?;
+    let encoder = bench.run("encoder", &stages::training::train_encoder::KIND, &inputs, tiny)?;
     let accuracy = bench.result("encoder", "knn_accuracy").expect("a key metric");
     assert!((0.2..=1.0).contains(&accuracy), "{accuracy}");
     let inputs = [("images", held.as_path()), ("encoder", encoder.as_path())];
-    let f32s = bench.run("features", &stages::features::KIND, &inputs, json!({}))?;
+    let f32s = bench.run("features", &stages::data::features::KIND, &inputs, json!({}))?;
     let whole = Packed::open(&f32s)?;
     assert_eq!((whole.len(), whole.shape("tokens")?), (ImageSet::open(&held)?.len(), vec![16, 16]));
-    let f16s = bench.run("half", &stages::features::KIND, &inputs, json!({"dtype": "f16", "batch": 7}))?;
+    let f16s = bench.run("half", &stages::data::features::KIND, &inputs, json!({"dtype": "f16", "batch": 7}))?;
     let half = Packed::open(&f16s)?;
     assert_eq!(half.meta()["dtype"], "f16");
     let last = |p: &Packed| -> Result<Vec<f32>> {
@@ -168,7 +171,7 @@ pub fn sit(dir: &Path) -> Result<()> {
     let mut tensors = SiT::new(&parsed, vb)?.buffers();
     tensors.extend(params.tensors());
     fs::create_dir_all(dir).unwrap();
-    weights::save(&tensors, &dir.join("ema.safetensors"))?;
+    params::save(&tensors, &dir.join("ema.safetensors"))?;
     fs::write(dir.join("config.json"), config.to_string()).unwrap();
     Ok(())
 }
@@ -207,7 +210,7 @@ fn cknna_sees_the_latents_fade_into_noise() -> Result<()> {
     // Features that are the latents themselves: every block agrees with them where there is no noise.
     features(&paths[2], &normals(150, 1, &[1, 4])?)?;
     let inputs = [("sit", paths[0].as_path()), ("latents", &paths[1]), ("features", &paths[2])];
-    let run = |name: &str, given: Value| bench.run(name, &stages::cknna::KIND, &inputs, given);
+    let run = |name: &str, given: Value| bench.run(name, &stages::evaluation::cknna::KIND, &inputs, given);
     let given = json!({"timesteps": [0.0, 0.5, 1.0], "clamp": 1.0});
     let out = run("cknna", given.clone())?;
     let metrics: Value = serde_json::from_str(&fs::read_to_string(out.join("metrics.json")).unwrap()).unwrap();
@@ -236,11 +239,11 @@ fn the_distance_of_a_set_to_itself_is_zero_and_grows_with_damage() -> Result<()>
     let (train, held) = (digits(&bench, "train", "train")?, digits(&bench, "holdout", "holdout")?);
     let network = {
         let inputs = [("images", train.as_path())];
-        bench.run("net", &stages::train_classifier::KIND, &inputs, json!({"steps": 2, "batch": 8}))?
+        bench.run("net", &stages::training::train_classifier::KIND, &inputs, json!({"steps": 2, "batch": 8}))?
     };
     let fd_by = |batch: usize, name: &str, samples: &Path, reference: &Path| -> Result<Value> {
         let inputs = [("samples", samples), ("reference", reference), ("network", network.as_path())];
-        let out = bench.run(name, &stages::fid::KIND, &inputs, json!({"batch": batch}))?;
+        let out = bench.run(name, &stages::evaluation::fid::KIND, &inputs, json!({"batch": batch}))?;
         Ok(serde_json::from_str(&fs::read_to_string(out.join("metrics.json")).unwrap()).unwrap())
     };
     let fd = |name: &str, samples: &Path, reference: &Path| fd_by(100, name, samples, reference);
@@ -282,7 +285,7 @@ fn the_distance_of_a_set_to_itself_is_zero_and_grows_with_damage() -> Result<()>
     let error = fd("of-another", &bench.path("clean"), &published).unwrap_err();
     assert!(error.message.contains("of 2 features, the network makes"), "{}", error.message);
     let inputs = [("samples", train.as_path()), ("reference", &train), ("network", &network)];
-    let error = bench.run("resized", &stages::fid::KIND, &inputs, json!({"mode": "adm"})).unwrap_err();
+    let error = bench.run("resized", &stages::evaluation::fid::KIND, &inputs, json!({"mode": "adm"})).unwrap_err();
     assert!(error.message.contains("only Inception resizes"), "{}", error.message);
     Ok(())
 }
@@ -297,16 +300,16 @@ fn released_weights_are_imported_and_others_refused() -> Result<()> {
     });
     let (params, vb) = ParamSet::init(3, DType::F32, &CPU);
     Vit::new(&serde_json::from_value(vit.clone()).unwrap(), vb)?;
-    weights::save(&params.tensors(), &file)?;
+    params::save(&params.tensors(), &file)?;
     let config = bench.path("config.json");
     fs::write(&config, json!({"vit": vit, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}).to_string()).unwrap();
     let import = |name: &str, source: &Path, more: Value| {
         let mut given = json!({"source": source, "as": "encoder", "config": config, "url": "https://example.org/m"});
         given.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        bench.run(name, &stages::weights::KIND, &[], given)
+        bench.run(name, &stages::data::weights::KIND, &[], given)
     };
     let out = import("import", &file, json!({}))?;
-    let kept = weights::load(&out.join("encoder.safetensors"), &CPU)?;
+    let kept = params::load(&out.join("encoder.safetensors"), &CPU)?;
     assert_eq!(kept.keys().collect::<Vec<_>>(), params.tensors().keys().collect::<Vec<_>>());
     assert_eq!(Encoder::open(&out, &CPU)?.shape(8)?, (4, 8));
     assert_eq!(bench.result("import", "tensors"), Some(params.len() as f64));

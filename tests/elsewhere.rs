@@ -7,8 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use erw::ml::data::packed::PackedWriter;
 use erw::ml::models::projector::ProjectorKind;
 use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
-use erw::ml::rng::{self, Purpose};
-use erw::ml::weights::{self, ParamSet, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::{ParamSet, Tensors};
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
 use serde_json::json;
 use std::fs;
 
@@ -50,7 +52,7 @@ fn space(files: &[(&str, &str)]) -> Space {
 }
 
 fn load(space: &Space, name: &str) -> Tensors {
-    weights::load(&space.path(name), &CPU).unwrap()
+    params::load(&space.path(name), &CPU).unwrap()
 }
 
 fn same(a: &Tensor, b: &Tensor) -> bool {
@@ -66,7 +68,7 @@ fn trained(space: &Space) -> Tensors {
 
 /// A dictionary of the released checkpoint's twin.
 fn twin(set: &str) -> Tensors {
-    let all = weights::load(&golden::dir().join("checkpoint_twin.safetensors"), &CPU).unwrap();
+    let all = params::load(&golden::dir().join("checkpoint_twin.safetensors"), &CPU).unwrap();
     let prefix = format!("{set}/");
     all.iter().filter_map(|(k, t)| Some((k.strip_prefix(&prefix)?.to_string(), t.clone()))).collect()
 }
@@ -112,7 +114,7 @@ fn warmed(space: &Space, name: &str) -> Tensors {
     all.extend(model.buffers());
     fs::create_dir_all(space.path("sit")).unwrap();
     for file in ["model.safetensors", "ema.safetensors"] {
-        weights::save(&all, &space.path("sit").join(file)).unwrap();
+        params::save(&all, &space.path("sit").join(file)).unwrap();
     }
     space.write("sit/config.json", &serde_json::to_string(&config).unwrap());
     space.erw(&["weights", "export", "sit", "--out", name]).expect(0);
@@ -249,7 +251,7 @@ fn what_cannot_be_had_from_elsewhere_is_told() {
     };
     insta::assert_snapshot!("another_architecture", run("weights:warm.pt", SMALL));
     insta::assert_snapshot!("nobodys_size", run("weights:0300000.pt", SMALL));
-    weights::save(
+    params::save(
         &Tensors::from([("a".into(), Tensor::ones(3, DType::F32, &CPU).unwrap())]),
         &space.path("a.safetensors"),
     )

@@ -2,11 +2,15 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::data::resize::{Filter, resize_planes};
-use erw::ml::models::encoder::{self, Embedder, Encoder, EncoderConfig, adopt};
-use erw::ml::models::features::{FeatureNetwork, open_feature_network};
-use erw::ml::models::mode::Mode;
+use erw::ml::models::encoder;
+use erw::ml::models::encoder::config::EncoderConfig;
+use erw::ml::models::encoder::{Embedder, Encoder, adopt};
+use erw::ml::models::feature_network::FeatureNetwork;
+use erw::ml::models::feature_network::mode::Mode;
+use erw::ml::models::feature_network::open::open_feature_network;
 use erw::ml::models::vit::VitConfig;
-use erw::ml::weights::{self, ParamSet, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::{ParamSet, Tensors};
 use std::path::Path;
 
 use crate::support::bench::Bench;
@@ -15,7 +19,7 @@ const CPU: Device = Device::Cpu;
 
 fn golden(name: &str) -> Tensors {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/embeddings");
-    weights::load(&folder.join(format!("{name}.safetensors")), &CPU).unwrap()
+    params::load(&folder.join(format!("{name}.safetensors")), &CPU).unwrap()
 }
 
 fn weights_of(golden: &Tensors) -> Tensors {
@@ -118,7 +122,7 @@ fn any_encoder_is_a_feature_network() -> Result<()> {
         erw::ml::models::vit::Vit::new(&vit, vb)?;
         let config = EncoderConfig::fixed(vit, [0.5; 3], [0.5; 3]);
         std::fs::write(dir.join(encoder::CONFIG_FILE), serde_json::to_string(&config).unwrap())?;
-        weights::save(&params.tensors(), &dir.join(encoder::WEIGHTS_FILE))?;
+        params::save(&params.tensors(), &dir.join(encoder::WEIGHTS_FILE))?;
         Ok(dir)
     };
     let vit = VitConfig::new(16, 8, 12, 1, 2);

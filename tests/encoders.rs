@@ -4,9 +4,12 @@
 
 use crate::support::golden::Golden;
 use candle_core::{DType, Device, Result, Tensor};
-use erw::ml::models::encoder::{self, Encoder, EncoderConfig, Kernel, Positions, adopt, resample, resample_positions};
+use erw::ml::models::encoder;
+use erw::ml::models::encoder::config::{EncoderConfig, Positions};
+use erw::ml::models::encoder::{Encoder, Kernel, adopt, resample, resample_positions};
 use erw::ml::models::vit::{Mlp, Vit, VitConfig};
-use erw::ml::weights::{self, Adopted, Frozen, ParamSet, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::{Adopted, Frozen, ParamSet, Tensors};
 use std::path::Path;
 
 const CPU: Device = Device::Cpu;
@@ -76,7 +79,7 @@ fn files_of_transformers_and_timm_are_read() -> Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/encoders");
     let mut files = 0;
     for (name, vit, dropped) in published() {
-        let g = weights::load(&folder.join(format!("{name}.safetensors")), &CPU)?;
+        let g = params::load(&folder.join(format!("{name}.safetensors")), &CPU)?;
         let config = fixed(vit);
         let adopted = adopt(&config, group(&g, "w/"))?;
         assert!(dropped.is_none_or(|d| adopted.dropped.iter().any(|n| n == d)), "{name}: {:?}", adopted.dropped);
@@ -333,12 +336,12 @@ fn encoders_refuse_weights_of_another_model() -> Result<()> {
 #[test]
 fn numbers_that_are_none_are_told_with_their_tensor() -> Result<()> {
     let mut tensors = Golden::open("dinov2").group("w");
-    weights::check_finite(&tensors)?;
+    params::check_finite(&tensors)?;
     let shape = tensors["blocks.1.ls1.gamma"].dims().to_vec();
     for (value, dtype) in [(f32::NAN, DType::F32), (f32::NEG_INFINITY, DType::F16)] {
         let gamma = Tensor::full(value, shape.as_slice(), &CPU)?.to_dtype(dtype)?;
         tensors.insert("blocks.1.ls1.gamma".into(), gamma);
-        let text = weights::check_finite(&tensors).unwrap_err().to_string();
+        let text = params::check_finite(&tensors).unwrap_err().to_string();
         assert!(text.contains("tensor blocks.1.ls1.gamma: 48 of its 48 numbers are NaN or infinite"), "{text}");
     }
     Ok(())

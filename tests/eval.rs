@@ -3,10 +3,12 @@
 
 use crate::support::space::{Said, Space};
 use candle_core::{DType, Device, Tensor};
-use erw::ml::data::picture::write_npz;
 use erw::ml::formats::NpzFile;
-use erw::ml::rng::{self, Purpose};
-use erw::ml::weights::{self, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
+use erw::ml::viz::picture::write_npz;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -441,7 +443,7 @@ fn errors_are_about_the_command_line() {
 #[test]
 fn inception_from_a_file_of_weights() {
     let space = Space::of(&[]);
-    weights::save(crate::inception::recipe(), &space.path("random.safetensors")).unwrap();
+    params::save(crate::inception::recipe(), &space.path("random.safetensors")).unwrap();
     write_folder(&space.path("gen"), &pixels(2, 2));
     let args =
         ["stats", "gen", "--network", "random.safetensors", "--mode", "torch-fidelity", "-o", "out.npz", "--json"];
@@ -460,10 +462,10 @@ fn features(space: &Space) -> (Tensor, Tensor) {
     let rows = |seed, dim: usize| rng::normal_rows(seed, Purpose::Probe, 0, &ids, &[dim], &CPU).unwrap();
     let a = rows(1, 6);
     let b = (a.matmul(&rows(2, 6).narrow(0, 0, 6).unwrap()).unwrap() + rows(3, 6)).unwrap();
-    weights::save(&Tensors::from([("x".into(), a.clone())]), &space.path("a.safetensors")).unwrap();
+    params::save(&Tensors::from([("x".into(), a.clone())]), &space.path("a.safetensors")).unwrap();
     write_arrays(&space.path("ab.npz"), &[("a", &a), ("b", &b)]);
     let tokens = Tensor::stack(&[(&b - 1.0).unwrap(), (&b + 1.0).unwrap()], 1).unwrap();
-    weights::save(&Tensors::from([("b".into(), tokens)]), &space.path("tokens.safetensors")).unwrap();
+    params::save(&Tensors::from([("b".into(), tokens)]), &space.path("tokens.safetensors")).unwrap();
     (a, b)
 }
 
@@ -478,13 +480,13 @@ fn representations_are_compared_whatever_they_lie_in() {
     assert!(said.stdout.contains(facts), "{}", said.stdout);
     let args = ["cknna", "a.safetensors", "tokens.safetensors", "--metrics", "cka,mutual-knn", "--json"];
     let all = object(eval(&space, &args));
-    use erw::ml::metrics::alignment::{Measure, Protocol, alignment};
+    use erw::ml::metrics::alignment::{AlignmentMetric, Protocol, alignment};
     use erw::ml::metrics::cknna::Estimator;
     use erw::ml::metrics::unit_rows::{Clamp, Over};
     let clamp = Clamp { quantile: 0.95, over: Over::Set };
-    let protocol = Protocol { measures: Measure::ALL.to_vec(), k: 10, clamp, estimator: Estimator::Unbiased };
+    let protocol = Protocol { measures: AlignmentMetric::ALL.to_vec(), k: 10, clamp, estimator: Estimator::Unbiased };
     let expected = alignment(&a, &b, &protocol).unwrap();
-    for (measure, expected) in Measure::ALL.iter().zip(expected) {
+    for (measure, expected) in AlignmentMetric::ALL.iter().zip(expected) {
         // The mean of two tokens rounds.
         let off = (all["metrics"][measure.name()].as_f64().unwrap() - expected).abs();
         assert!(off < 1e-4, "{}: {off:e}", measure.name());
@@ -513,7 +515,7 @@ fn a_number_that_says_little_or_cannot_be_says_so() {
     let ids: Vec<u64> = (0..14).collect();
     let rows = |seed| rng::normal_rows(seed, Purpose::Probe, 0, &ids, &[8], &CPU).unwrap();
     let near = |seed| ((rows(1) + (rows(seed) * 0.7).unwrap()).unwrap() + 1.0).unwrap();
-    let save = |name: &str, rows: Tensor| weights::save(&[("x".to_string(), rows)].into(), &space.path(name)).unwrap();
+    let save = |name: &str, rows: Tensor| params::save(&[("x".to_string(), rows)].into(), &space.path(name)).unwrap();
     save("a.safetensors", (rows(1) + 1.0).unwrap());
     save("same.safetensors", Tensor::ones((14, 8), DType::F32, &CPU).unwrap());
     let poor = "cknna of 14 samples, fewer than 100: with 10 neighbours unrelated representations score far above 0, and the \
@@ -602,7 +604,7 @@ fn features_that_cannot_be_compared_are_refused() {
     );
     let part = |name: &str, rows: usize| {
         let x = rng::normal_rows(1, Purpose::Probe, 0, &(0..rows as u64).collect::<Vec<_>>(), &[6], &CPU).unwrap();
-        weights::save(&Tensors::from([("x".into(), x)]), &space.path(name)).unwrap();
+        params::save(&Tensors::from([("x".into(), x)]), &space.path(name)).unwrap();
     };
     part("fewer.safetensors", 20);
     part("few.safetensors", 7);
@@ -619,7 +621,7 @@ fn features_that_cannot_be_compared_are_refused() {
          hint: there must be more samples than neighbours",
     );
     let bytes = Tensor::zeros((20, 3), DType::U8, &CPU).unwrap();
-    weights::save(&Tensors::from([("x".into(), bytes)]), &space.path("bytes.safetensors")).unwrap();
+    params::save(&Tensors::from([("x".into(), bytes)]), &space.path("bytes.safetensors")).unwrap();
     refused(
         &["cka", "bytes.safetensors", "a.safetensors"],
         1,
@@ -800,7 +802,7 @@ fn a_side_that_is_no_images_is_called_what_it_is() {
     zip.start_file("model/data.pkl", zip::write::SimpleFileOptions::default()).unwrap();
     let torch = zip.finish().unwrap().into_inner();
     refused("a.pt", &torch, "a.pt is a PyTorch checkpoint (zip), not images");
-    weights::save(&Tensors::from([("x".into(), Tensor::zeros(3, DType::F32, &CPU).unwrap())]), &space.path("w"))
+    params::save(&Tensors::from([("x".into(), Tensor::zeros(3, DType::F32, &CPU).unwrap())]), &space.path("w"))
         .unwrap();
     refused("a.safetensors", &fs::read(space.path("w")).unwrap(), "a.safetensors is a safetensors file, not images");
 

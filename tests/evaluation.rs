@@ -12,12 +12,13 @@ use crate::support::golden::hashed;
 use candle_core::{DType, Device};
 use erw::error::ErrorKind;
 use erw::ml::data::images::ImageSet;
-use erw::ml::data::picture::write_npz;
 use erw::ml::formats::Npz;
 use erw::ml::metrics::gaussian::{Gaussian, POOLED};
 use erw::ml::models::classifier::{Classifier, ClassifierConfig};
-use erw::ml::models::features::open_feature_network;
-use erw::ml::weights::{self, ParamSet};
+use erw::ml::models::feature_network::open::open_feature_network;
+use erw::ml::nn::params;
+use erw::ml::nn::params::ParamSet;
+use erw::ml::viz::picture::write_npz;
 use erw::stages;
 use serde_json::{Value, json};
 use std::fs;
@@ -42,7 +43,7 @@ fn network(bench: &Bench, name: &str, seed: u64) -> PathBuf {
     Classifier::new(&config, vb).unwrap();
     let dir = bench.path(name);
     fs::create_dir_all(&dir).unwrap();
-    weights::save(&params.tensors(), &dir.join("classifier.safetensors")).unwrap();
+    params::save(&params.tensors(), &dir.join("classifier.safetensors")).unwrap();
     fs::write(dir.join("config.json"), serde_json::to_string(&config).unwrap()).unwrap();
     dir
 }
@@ -83,13 +84,13 @@ fn statistics_stand_for_the_images_that_they_are_of() {
         .iter()
         .map(|(name, images)| {
             let inputs = [("images", images.as_path()), ("network", &net)];
-            bench.run(&format!("{name}-stats"), &stages::stats::KIND, &inputs, json!({})).unwrap()
+            bench.run(&format!("{name}-stats"), &stages::evaluation::stats::KIND, &inputs, json!({})).unwrap()
         })
         .collect();
     let fid = |name: &str, samples: &Path, reference: &Path, net: Option<&Path>| {
         let mut inputs = vec![("samples", samples), ("reference", reference)];
         inputs.extend(net.map(|net| ("network", net)));
-        metrics(&bench.run(name, &stages::fid::KIND, &inputs, everything()).unwrap())
+        metrics(&bench.run(name, &stages::evaluation::fid::KIND, &inputs, everything()).unwrap())
     };
     let (a, b) = (&sides[0].1, &sides[1].1);
     let of_images = fid("images", a, b, Some(&net));
@@ -119,12 +120,13 @@ fn features_of_some_of_the_images_are_said_to_be_so() {
     let net = network(&bench, "net", 1);
     let stats = |name: &str, images: PathBuf| {
         let inputs = [("images", images.as_path()), ("network", &net)];
-        bench.run(&format!("{name}-stats"), &stages::stats::KIND, &inputs, json!({"features": 25})).unwrap()
+        bench.run(&format!("{name}-stats"), &stages::evaluation::stats::KIND, &inputs, json!({"features": 25})).unwrap()
     };
     let (a, b) = (stats("a", samples(&bench, "a", 40)), stats("b", samples(&bench, "b", 50)));
     let inputs = [("samples", a.as_path()), ("reference", &b)];
     let params = json!({"metrics": ["precision", "kid"], "kid_subsets": 4, "kid_subset_size": 20});
-    let said = metrics(&bench.run("some", &stages::fid::KIND, &inputs, params).unwrap())["warnings"].clone();
+    let said =
+        metrics(&bench.run("some", &stages::evaluation::fid::KIND, &inputs, params).unwrap())["warnings"].clone();
     let some = |count: u64, side: &str| {
         format!("precision, kid: of the features of 25 of the {count} {side}, all that were kept")
     };
@@ -137,7 +139,8 @@ fn a_set_against_itself_scores_as_it_should() {
     let bench = Bench::new();
     let (net, a) = (network(&bench, "net", 1), samples(&bench, "a", 60));
     let inputs = [("samples", a.as_path()), ("reference", &a), ("network", &net)];
-    let values = metrics(&bench.run("same", &stages::fid::KIND, &inputs, everything()).unwrap())["values"].clone();
+    let values =
+        metrics(&bench.run("same", &stages::evaluation::fid::KIND, &inputs, everything()).unwrap())["values"].clone();
     assert!(values["fd"].as_f64().unwrap().abs() < 1e-6, "{values}");
     for name in ["precision", "recall", "coverage"] {
         assert_eq!(values[name], 1.0, "{name}");
@@ -149,7 +152,7 @@ fn the_artifact_is_read_as_numpy_would_and_holds_what_it_is_of() {
     let bench = Bench::new();
     let (net, a) = (network(&bench, "net", 1), samples(&bench, "a", 30));
     let inputs = [("images", a.as_path()), ("network", &net)];
-    let out = bench.run("s", &stages::stats::KIND, &inputs, json!({"features": 7, "arr_0": 4})).unwrap();
+    let out = bench.run("s", &stages::evaluation::stats::KIND, &inputs, json!({"features": 7, "arr_0": 4})).unwrap();
     let file = out.join("stats.npz");
     assert_eq!(Npz::open(&file).unwrap().names(), ["arr_0", "mu", "sigma"]);
     let (images, set) = (ImageSet::open_npz(&file).unwrap(), ImageSet::open(&a).unwrap());
@@ -162,7 +165,7 @@ fn the_artifact_is_read_as_numpy_would_and_holds_what_it_is_of() {
 
     let features = open_feature_network(&net, None, &CPU).unwrap();
     let features = features.features(&set.batch(&(0..30).collect::<Vec<_>>(), &CPU).unwrap()).unwrap();
-    let kept = weights::load(&out.join("features.safetensors"), &CPU).unwrap().remove("pool").unwrap();
+    let kept = params::load(&out.join("features.safetensors"), &CPU).unwrap().remove("pool").unwrap();
     let (kept, all) = (kept.to_vec2::<f32>().unwrap(), features.to_vec2::<f32>().unwrap());
     assert_eq!(kept.len(), 7);
     for (i, row) in kept.iter().enumerate() {
@@ -183,9 +186,10 @@ fn an_interrupted_extraction_goes_on_to_the_same_bytes_and_the_batch_does_not_sh
     let bench = Bench::new();
     let (net, a) = (network(&bench, "net", 1), samples(&bench, "a", 600));
     let inputs = [("images", a.as_path()), ("network", &net)];
-    let whole = bench.run("whole", &stages::stats::KIND, &inputs, json!({"batch": 100})).unwrap();
+    let whole = bench.run("whole", &stages::evaluation::stats::KIND, &inputs, json!({"batch": 100})).unwrap();
     let ear = Ear { stop_at_checkpoint: true, ..Ear::default() };
-    let error = bench.attempt("cut", &stages::stats::KIND, &inputs, &json!({"batch": 7}), &ear).unwrap_err();
+    let error =
+        bench.attempt("cut", &stages::evaluation::stats::KIND, &inputs, &json!({"batch": 7}), &ear).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Suspended);
     // The kill tears the next block, and takes a part of what was thought to be written.
     let file = bench.path("cut/checkpoints/images/pooled features.f32");
@@ -194,7 +198,7 @@ fn an_interrupted_extraction_goes_on_to_the_same_bytes_and_the_batch_does_not_sh
     rows.extend([7; 1001]);
     fs::write(&file, &rows).unwrap();
     let ear = Ear::default();
-    bench.attempt("cut", &stages::stats::KIND, &inputs, &json!({"batch": 7}), &ear).unwrap();
+    bench.attempt("cut", &stages::evaluation::stats::KIND, &inputs, &json!({"batch": 7}), &ear).unwrap();
     assert!(ear.text().contains(r#"{"event":"resumed","step":256}"#), "{}", ear.text());
     let cut = bench.path("cut/out/stats");
     for file in ["stats.npz", "features.safetensors", "stats.json"] {
@@ -207,15 +211,15 @@ fn who_made_the_samples_stands_beside_their_numbers() {
     let lab = Lab::new();
     let inputs = [("sit", lab.trained()), ("vae", lab.path("vae"))];
     let changes = json!({"count": 12, "steps": 3, "cfg_scale": 1.5, "guidance_high": 0.9});
-    lab.run(&stages::sample::KIND, "sample", changes, &inputs, &Ear::default()).unwrap();
+    lab.run(&stages::sampling::sample::KIND, "sample", changes, &inputs, &Ear::default()).unwrap();
     let (bench, made) = (&lab.bench, lab.artifact("sample", "samples"));
     let net = network(bench, "net", 1);
     let inputs = [("images", made.as_path()), ("network", &net)];
-    let stats = bench.run("stats", &stages::stats::KIND, &inputs, json!({})).unwrap();
+    let stats = bench.run("stats", &stages::evaluation::stats::KIND, &inputs, json!({})).unwrap();
     let other = samples(bench, "other", 12);
     for (name, samples) in [("direct", &made), ("by-stats", &stats)] {
         let inputs = [("samples", samples.as_path()), ("reference", &other), ("network", &net)];
-        let found = metrics(&bench.run(name, &stages::fid::KIND, &inputs, json!({})).unwrap());
+        let found = metrics(&bench.run(name, &stages::evaluation::fid::KIND, &inputs, json!({})).unwrap());
         let told = "sde, 3 steps, cfg 1.5 for t from 0 to 0.9, labels random, weights ema";
         assert_eq!(found["sampler"], told, "{name}");
     }
@@ -230,7 +234,7 @@ fn more_samples_begin_with_those_of_fewer_whatever_the_batch() {
         let drawn = |count: u64, batch: u64| {
             let name = format!("{labels}-{count}");
             let changes = json!({"count": count, "batch": batch, "steps": 3, "cfg_scale": 1.5, "labels": labels});
-            lab.run(&stages::sample::KIND, &name, changes, &inputs, &Ear::default()).unwrap();
+            lab.run(&stages::sampling::sample::KIND, &name, changes, &inputs, &Ear::default()).unwrap();
             let set = ImageSet::open(&lab.artifact(&name, "samples")).unwrap();
             let first = set.batch(&(0..10).collect::<Vec<_>>(), &CPU).unwrap();
             (first.flatten_all().unwrap().to_vec1::<u8>().unwrap(), set.labels()[..10].to_vec())

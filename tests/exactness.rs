@@ -7,7 +7,8 @@ use crate::support::space::Space;
 use crate::support::training::{Made, command, differences, made, space};
 use crate::survive::Dice;
 use candle_core::{Device, Tensor};
-use erw::ml::weights::{self, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::cell::Cell;
@@ -122,7 +123,7 @@ fn a_batch_of_8_has_the_gradient_of_2_times_4() {
         let weights = |made: Made| {
             space.write("model.safetensors", "");
             std::fs::write(space.path("model.safetensors"), &made["model.safetensors"]).unwrap();
-            weights::load(&space.path("model.safetensors"), &Device::Cpu).unwrap()
+            params::load(&space.path("model.safetensors"), &Device::Cpu).unwrap()
         };
         let (before, after) =
             (weights(made(&space, "cache", &args, "train")), weights(made(&space, "cache", &args, "probe")));

@@ -34,7 +34,7 @@ fn chain() -> Space {
 
 /// Without digests, times, and what depends on the machine.
 pub fn redact(text: &str) -> String {
-    let host = erw::runner::record::host();
+    let host = erw::runner::host::host();
     let word = |word: &str| -> String {
         let core = word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '/');
         let hex = core.len() >= 10 && core.bytes().all(|b| b.is_ascii_hexdigit());

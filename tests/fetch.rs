@@ -3,11 +3,12 @@
 use crate::support::http::{Content, Fault, Server, unconfigured};
 use crate::support::space::{Said, Space};
 use erw::error::{Error, ErrorKind};
-use erw::fetch::Watch;
+use erw::fetch::FetchObserver;
 use erw::fetch::download::Persistence;
 use erw::fetch::hub::Hub;
 use erw::fetch::library::{Check, Library, Presence};
-use erw::fetch::registry::{self, Entry};
+use erw::fetch::registry;
+use erw::fetch::registry::RegistryEntry;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,7 @@ impl Ear {
     }
 }
 
-impl Watch for Ear {
+impl FetchObserver for Ear {
     fn progress(&self, done: u64, _: u64) {
         self.done.store(done, Ordering::Relaxed);
     }
@@ -64,13 +65,13 @@ impl Lab {
     }
 
     /// An entry `net` with these addresses.
-    fn entry(&self, addresses: &[String]) -> Entry {
+    fn entry(&self, addresses: &[String]) -> RegistryEntry {
         let head = "[[entry]]\nname = \"net\"\nwhat = \"w\"\nas = \"vae\"\nlicence = \"MIT\"\n";
         let from: String = addresses.iter().map(|a| format!("[[entry.from]]\n{a}\n")).collect();
         registry::parse(&format!("{head}{from}")).unwrap().remove(0)
     }
 
-    fn at(&self, path: &str, more: &str) -> Entry {
+    fn at(&self, path: &str, more: &str) -> RegistryEntry {
         self.entry(&[format!("url = \"{}\"\n{more}", self.server.url(path))])
     }
 
@@ -82,7 +83,7 @@ impl Lab {
         self.dir.path().join("downloads").join(name)
     }
 
-    fn obtain(&self, entry: &Entry) -> Result<(Vec<u8>, String), Error> {
+    fn obtain(&self, entry: &RegistryEntry) -> Result<(Vec<u8>, String), Error> {
         let ear = Ear::default();
         let copy = self.library().obtain(entry, None, &ear)?;
         Ok((fs::read(copy.path).unwrap(), ear.text()))
@@ -397,7 +398,7 @@ fn what_is_wrong_is_there_until_the_right_file_is() {
 #[test]
 fn the_loser_of_a_race_for_the_first_use_is_not_trusted() {
     struct Rival(PathBuf, String, Mutex<bool>);
-    impl Watch for Rival {
+    impl FetchObserver for Rival {
         fn progress(&self, _: u64, _: u64) {
             let mut done = self.2.lock().unwrap();
             if !std::mem::replace(&mut *done, true) {

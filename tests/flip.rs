@@ -6,8 +6,10 @@ use candle_core::{DType, Device, Tensor};
 use erw::error::ErrorKind;
 use erw::ml::data::packed::Packed;
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
-use erw::ml::weights::{self, ParamSet};
-use erw::stages::{latents, train, warmup};
+use erw::ml::nn::params;
+use erw::ml::nn::params::ParamSet;
+use erw::stages::data::latents;
+use erw::stages::training::{train, warmup};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +29,7 @@ fn lab() -> Lab {
     let (params, vb) = ParamSet::init(0, DType::F32, &CPU);
     AutoencoderKl::new(&config, vb).unwrap();
     std::fs::create_dir_all(lab.path("vae")).unwrap();
-    weights::save(&params.tensors(), &lab.path("vae").join("vae.safetensors")).unwrap();
+    params::save(&params.tensors(), &lab.path("vae").join("vae.safetensors")).unwrap();
     std::fs::write(lab.path("vae").join("config.json"), serde_json::to_string(&config).unwrap()).unwrap();
     lab
 }

@@ -6,8 +6,11 @@ mod fuzz;
 mod hostile;
 
 use candle_core::{DType, Device, Tensor};
-use erw::ml::formats::{self, Format, Npz, WeightsFile};
-use erw::ml::weights::{self, Tensors};
+use erw::ml::formats;
+use erw::ml::formats::format::Format;
+use erw::ml::formats::{Npz, WeightsFile};
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +23,7 @@ pub(super) fn open(name: &str) -> WeightsFile {
 }
 
 fn twin(name: &str) -> Tensors {
-    weights::load(&file(&format!("{name}.twin.safetensors")), &Device::Cpu).unwrap()
+    params::load(&file(&format!("{name}.twin.safetensors")), &Device::Cpu).unwrap()
 }
 
 /// The tensors of a twin under `set/`, without that prefix.
@@ -56,7 +59,7 @@ fn a_training_checkpoint_reads_as_its_twin() {
     let golden = super::support::golden::dir();
     let checkpoint = WeightsFile::open(&golden.join("checkpoint.pt")).unwrap();
     assert_eq!(checkpoint.format(), Format::TorchZip);
-    let twin = weights::load(&golden.join("checkpoint_twin.safetensors"), &Device::Cpu).unwrap();
+    let twin = params::load(&golden.join("checkpoint_twin.safetensors"), &Device::Cpu).unwrap();
     for set in ["model", "ema"] {
         assert_equal(&checkpoint.tensors(set).unwrap(), &part(&twin, set));
     }

@@ -9,16 +9,18 @@ use crate::precision::{apart, check_halves, check_learning, results, toy_on};
 use crate::training::{Stopper, Toy, bits, config};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
-use erw::ml::backprop::gradients;
+use erw::ml::kernels::autograd::gradients;
 use erw::ml::models::classifier::{Classifier, ClassifierConfig};
 use erw::ml::models::inception::Inception;
-use erw::ml::models::sit::Keep;
+use erw::ml::models::sit::SavedActivations;
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
 use erw::ml::models::vit::{Vit, VitConfig};
-use erw::ml::precision::Precision;
-use erw::ml::rng::{self, Purpose};
-use erw::ml::train::{Fit, FitConfig};
-use erw::ml::weights::{Frozen, ParamSet, Tensors};
+use erw::ml::nn::params::{Frozen, ParamSet, Tensors};
+use erw::ml::nn::precision::Precision;
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
+use erw::ml::train::config::FitConfig;
+use erw::ml::train::trained::Fit;
 use tempfile::TempDir;
 
 const CPU: Device = Device::Cpu;
@@ -161,12 +163,15 @@ fn a_training_follows_that_of_the_cpu() {
 #[test]
 fn recomputed_blocks_make_the_same_bits() {
     for precision in [Precision::F32, Precision::Bf16] {
-        let trained = |keep: Keep| {
+        let trained = |keep: SavedActivations| {
             let dir = TempDir::new().unwrap();
             let toy = toy_on(precision, &gpu());
             Toy { model: toy.model.keeping(keep), ..toy }.finish(&config(&dir, 4))
         };
-        assert!(bits(&trained(Keep::Everything)) == bits(&trained(Keep::Inputs)), "{precision:?}");
+        assert!(
+            bits(&trained(SavedActivations::Everything)) == bits(&trained(SavedActivations::Inputs)),
+            "{precision:?}"
+        );
     }
 }
 

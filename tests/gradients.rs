@@ -2,9 +2,11 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 use candle_nn::Module;
-use erw::ml::loss;
-use erw::ml::nn::{self, plain};
-use erw::ml::rng::{self, Purpose};
+use erw::ml::diffusion::loss;
+use erw::ml::nn;
+use erw::ml::nn::plain;
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
 
 /// Normal numbers of a stream named by `tag`.
 fn normal(tag: u64, shape: &[usize]) -> Tensor {

@@ -69,7 +69,7 @@ fn runs_are_listed_with_who_ran_them_and_how_they_went() {
     let lines: Vec<&str> = list.lines().collect();
     assert!(lines[0].contains("  back  1 failed, 2 skipped") && lines[0].ends_with("exit 1"), "{list}");
     assert!(lines[1].contains("  back  1 ran, 2 cached") && lines[1].ends_with("exit 0"), "{list}");
-    let who = format!("  {}@{}  ", erw::runner::record::user(), erw::runner::record::host());
+    let who = format!("  {}@{}  ", erw::runner::host::user(), erw::runner::host::host());
     assert!(lines.len() == 3 && lines.iter().all(|l| l.contains(&who)), "{list}");
     assert_eq!(space.erw(&["log", "-n", "1"]).expect(0).stdout.lines().count(), 1);
     let id = lines[1].split(' ').next().unwrap();

@@ -9,14 +9,15 @@ use erw::ml::metrics::inception_score::{InceptionScore, Parts, Score};
 use erw::ml::metrics::kid::{Subsets, kid};
 use erw::ml::metrics::precision_recall::{Distances, K, PrecisionRecall, precision_recall};
 use erw::ml::metrics::random_state::RandomState;
-use erw::ml::weights::{self, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
 
 use crate::support::golden::{self, hashed};
 
 const CPU: Device = Device::Cpu;
 
 fn published() -> Result<Tensors> {
-    weights::load(&golden::dir().join("metrics/image_metrics.safetensors"), &CPU)
+    params::load(&golden::dir().join("metrics/image_metrics.safetensors"), &CPU)
 }
 
 fn numbers(t: &Tensor) -> Result<Vec<f64>> {

@@ -6,11 +6,13 @@ use candle_core::{DType, Device, Tensor};
 use erw::error::{ErrorKind, Result};
 use erw::ml::data::images::ImageSet;
 use erw::ml::data::packed::Packed;
-use erw::ml::data::ready::ReadyLatents;
+use erw::ml::data::released::ReadyLatents;
 use erw::ml::data::source::Source;
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
-use erw::ml::rng::{self, Purpose};
-use erw::ml::weights::{self, ParamSet, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::{ParamSet, Tensors};
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
 use erw::stages;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -69,7 +71,7 @@ fn vae(bench: &Bench) -> Result<PathBuf> {
     AutoencoderKl::new(&config, vb)?;
     let dir = bench.path("vae");
     fs::create_dir_all(&dir).unwrap();
-    weights::save(&params.tensors(), &dir.join("vae.safetensors"))?;
+    params::save(&params.tensors(), &dir.join("vae.safetensors"))?;
     fs::write(dir.join("config.json"), serde_json::to_string(&config).unwrap()).unwrap();
     Ok(dir)
 }
@@ -78,10 +80,11 @@ fn vae(bench: &Bench) -> Result<PathBuf> {
 fn made_here(bench: &Bench) -> Result<[PathBuf; 3]> {
     let source = std::env::current_dir().unwrap().join("pipelines/data/digits");
     let given = json!({"source": source, "resolution": 8, "transform": "resize-bicubic", "limit": 23});
-    let images = bench.run("images", &stages::images::KIND, &[], given)?;
+    let images = bench.run("images", &stages::data::images::KIND, &[], given)?;
     let vae = vae(bench)?;
     let inputs = [("images", images.as_path()), ("vae", vae.as_path())];
-    let latents = bench.run("latents", &stages::latents::KIND, &inputs, json!({"rows_per_shard": 100, "batch": 64}))?;
+    let latents =
+        bench.run("latents", &stages::data::latents::KIND, &inputs, json!({"rows_per_shard": 100, "batch": 64}))?;
     Ok([images, vae, latents])
 }
 
@@ -90,9 +93,9 @@ fn train_and_sample(bench: &Bench, name: &str, latents: &Path, features: &Path, 
     let tiny = json!({"model": "custom", "hidden": 24, "blocks": 2, "heads": 2, "patch_size": 2, "projector_dim": 16,
         "encoder_depth": 1, "batch": 4, "steps": 3, "ema_decay": 0.5, "alignment": "constant"});
     let inputs = [("latents", latents), ("features", features)];
-    let sit = bench.run(&format!("{name}-train"), &stages::train::KIND, &inputs, tiny)?;
+    let sit = bench.run(&format!("{name}-train"), &stages::training::train::KIND, &inputs, tiny)?;
     let inputs = [("sit", sit.as_path()), ("vae", vae)];
-    bench.run(&format!("{name}-sample"), &stages::sample::KIND, &inputs, json!({"count": 4, "steps": 2}))
+    bench.run(&format!("{name}-sample"), &stages::sampling::sample::KIND, &inputs, json!({"count": 4, "steps": 2}))
 }
 
 /// Names and bytes of the files of an artifact.
@@ -111,7 +114,7 @@ fn shards(dir: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 fn failure(bench: &Bench, given: Value) -> String {
-    let error = bench.run("refused", &stages::import_latents::KIND, &[], given).unwrap_err();
+    let error = bench.run("refused", &stages::data::import_latents::KIND, &[], given).unwrap_err();
     assert!(!error.message.contains("panic"), "{error:?}");
     error.message
 }
@@ -124,7 +127,7 @@ fn repas_folder_becomes_what_the_latents_stage_makes() -> Result<()> {
     let source = vae_sd(&bench.path("prepared"), &packed)?;
     let config: VaeConfig = serde_json::from_slice(&fs::read(vae.join("config.json")).unwrap()).unwrap();
     let given = json!({"source": source, "scaling_factor": config.scaling_factor, "rows_per_shard": 100, "batch": 7});
-    let imported = bench.run("import", &stages::import_latents::KIND, &[], given)?;
+    let imported = bench.run("import", &stages::data::import_latents::KIND, &[], given)?;
     assert_eq!(shards(&imported).len(), 3);
     assert!(shards(&imported) == shards(&latents));
     // Class names are not in the list.
@@ -136,9 +139,9 @@ fn repas_folder_becomes_what_the_latents_stage_makes() -> Result<()> {
     // Features made here are paired with them.
     let tiny = json!({"dim": 16, "heads": 2, "depth": 1, "steps": 2, "batch": 8, "patch_size": 4});
     let inputs = [("images", images.as_path()), ("holdout", images.as_path())];
-    let encoder = bench.run("encoder", &stages::train_encoder::KIND, &inputs, tiny)?;
+    let encoder = bench.run("encoder", &stages::training::train_encoder::KIND, &inputs, tiny)?;
     let inputs = [("images", images.as_path()), ("encoder", encoder.as_path())];
-    let features = bench.run("features", &stages::features::KIND, &inputs, json!({}))?;
+    let features = bench.run("features", &stages::data::features::KIND, &inputs, json!({}))?;
     let samples = train_and_sample(&bench, "repa", &imported, &features, &vae)?;
     assert_eq!(ImageSet::open(&samples)?.len(), 4);
     Ok(())
@@ -170,7 +173,7 @@ fn latents_and_images_are_paired_by_number() -> Result<()> {
     let text = fs::read_to_string(images.join("dataset.json")).unwrap().replace("img00000001", "later00000001");
     write(&images.join("dataset.json"), text);
     let given = || json!({"source": latents, "images": images});
-    let packed = Packed::open(&bench.run("paired", &stages::import_latents::KIND, &[], given())?)?;
+    let packed = Packed::open(&bench.run("paired", &stages::data::import_latents::KIND, &[], given())?)?;
     let numbers: Vec<f32> = packed.all("mean", &CPU)?.narrow(1, 0, 1)?.mean((1, 2, 3))?.to_vec1()?;
     assert_eq!(numbers, [0.0, 2.0, 3.0, 4.0, 1.0]);
     assert_eq!(packed.all("labels", &CPU)?.to_vec1::<i64>()?, [4, 2, 1, 0, 3]);
@@ -179,7 +182,7 @@ fn latents_and_images_are_paired_by_number() -> Result<()> {
     // Without a list of their own, they have the labels of the images; without either, none.
     let list = fs::read_to_string(latents.join("dataset.json")).unwrap();
     fs::remove_file(latents.join("dataset.json")).unwrap();
-    assert!(bench.run("unlisted", &stages::import_latents::KIND, &[], given()).is_ok());
+    assert!(bench.run("unlisted", &stages::data::import_latents::KIND, &[], given()).is_ok());
     assert!(failure(&bench, json!({"source": latents})).contains("vae-sd/dataset.json is missing"));
 
     // A label that differs, a file too few, a file too many, a number twice, a name without one.
@@ -257,7 +260,7 @@ fn release(dir: &Path) -> Result<()> {
             ("labels".into(), labels),
             ("encoder_0_features".into(), normals(n, 10 + i as u64, &[4, 10])),
         ]);
-        weights::save(&shard, &dir.join(format!("latents_shard{i:02}_of_02.safetensors")))?;
+        params::save(&shard, &dir.join(format!("latents_shard{i:02}_of_02.safetensors")))?;
     }
     Ok(())
 }
@@ -267,7 +270,8 @@ fn the_releases_shards_are_latents_and_features() -> Result<()> {
     let bench = Bench::new();
     let source = bench.path("release");
     release(&source)?;
-    let latents = bench.run("latents", &stages::import_latents::KIND, &[], json!({"source": source, "batch": 2}))?;
+    let latents =
+        bench.run("latents", &stages::data::import_latents::KIND, &[], json!({"source": source, "batch": 2}))?;
     let packed = Packed::open(&latents)?;
     let expected = Tensor::cat(&[normals(3, 0, &[4, 4, 4]), normals(4, 1, &[4, 4, 4])], 0)?;
     let bits = |t: Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
@@ -277,7 +281,7 @@ fn the_releases_shards_are_latents_and_features() -> Result<()> {
     assert_eq!((&packed.meta()["scaling_factor"], &packed.meta()["classes"]), (&json!(1.0), &json!(["0", "1", "2"])));
     assert_eq!(packed.all("labels", &CPU)?.to_vec1::<i64>()?, [0, 1, 2, 0, 1, 2, 0]);
 
-    let run = |name: &str, given: Value| bench.run(name, &stages::import_features::KIND, &[], given);
+    let run = |name: &str, given: Value| bench.run(name, &stages::data::import_features::KIND, &[], given);
     let features = run("features", json!({"source": source, "batch": 5}))?;
     let tokens = Packed::open(&features)?.all("tokens", &CPU)?;
     assert_eq!(bits(tokens)?, bits(Tensor::cat(&[normals(3, 10, &[4, 10]), normals(4, 11, &[4, 10])], 0)?)?);
@@ -294,19 +298,19 @@ fn the_releases_shards_are_latents_and_features() -> Result<()> {
     fs::create_dir(&other).unwrap();
     fs::copy(source.join("latents_shard00_of_02.safetensors"), other.join("latents_rank00_shard000.safetensors"))
         .unwrap();
-    let unscaled = bench.run("unscaled", &stages::import_latents::KIND, &[], json!({"source": other}))?;
+    let unscaled = bench.run("unscaled", &stages::data::import_latents::KIND, &[], json!({"source": other}))?;
     assert_eq!(Packed::open(&unscaled)?.meta()["scaling_factor"], 0.18215);
 
     // And its latents of mirrored images, where they are asked for and there.
     let ask = json!({"source": other, "flip": true});
-    let error = bench.run("none mirrored", &stages::import_latents::KIND, &[], ask.clone()).unwrap_err();
+    let error = bench.run("none mirrored", &stages::data::import_latents::KIND, &[], ask.clone()).unwrap_err();
     assert!(error.to_string().contains("no tensor `latents_flip`"), "{error}");
     let shard = other.join("latents_rank00_shard000.safetensors");
-    let mut tensors = weights::load(&shard, &CPU)?;
+    let mut tensors = params::load(&shard, &CPU)?;
     let mirrored = (&tensors["latents"] * 2.0)?;
     tensors.insert("latents_flip".into(), mirrored.clone());
-    weights::save(&tensors, &shard)?;
-    let both = Packed::open(&bench.run("both", &stages::import_latents::KIND, &[], ask)?)?;
+    params::save(&tensors, &shard)?;
+    let both = Packed::open(&bench.run("both", &stages::data::import_latents::KIND, &[], ask)?)?;
     assert_eq!(values(&both.all("mean_flip", &CPU)?)?, values(&mirrored.to_dtype(DType::F32)?)?);
     assert_eq!(values(&both.all("mean", &CPU)?)?, values(&tensors["latents"].to_dtype(DType::F32)?)?);
     assert!(values(&both.all("std_flip", &CPU)?)?.iter().all(|v| *v == 0.0));
@@ -320,9 +324,9 @@ fn damaged_shards_are_named() -> Result<()> {
     let second = source.join("latents_shard01_of_02.safetensors");
     let refused = |tensors: &[(&str, Tensor)]| -> Result<String> {
         release(&source)?;
-        let mut shard = weights::load(&second, &CPU)?;
+        let mut shard = params::load(&second, &CPU)?;
         shard.extend(tensors.iter().map(|(name, t)| ((*name).to_string(), t.clone())));
-        weights::save(&shard, &second)?;
+        params::save(&shard, &second)?;
         Ok(failure(&bench, json!({"source": source})))
     };
     let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &CPU);
@@ -347,19 +351,14 @@ fn damaged_shards_are_named() -> Result<()> {
     fs::copy(source.join("latents_shard00_of_02.safetensors"), source.join("latents_shard00_of_03.safetensors"))
         .unwrap();
     assert!(failure(&bench, json!({"source": source})).contains("several extractions"));
-    let features = bench.run("f", &stages::import_features::KIND, &[], json!({"source": bench.path("nothing")}));
+    let features = bench.run("f", &stages::data::import_features::KIND, &[], json!({"source": bench.path("nothing")}));
     assert!(features.is_err());
     Ok(())
 }
 
 /// Stopped after its first shard, with a half-written one behind it, a stage goes on and ends with the bytes of one that
 /// was left alone.
-fn goes_on(
-    bench: &Bench,
-    kind: &erw::runner::manifest::StageKind,
-    inputs: &[(&str, &Path)],
-    given: &Value,
-) -> Result<()> {
+fn goes_on(bench: &Bench, kind: &erw::runner::kind::StageKind, inputs: &[(&str, &Path)], given: &Value) -> Result<()> {
     let calm = bench.run("calm", kind, inputs, given.clone())?;
     let output = calm.file_name().unwrap().to_str().unwrap();
     assert!(shards(&calm).len() > 1, "one shard does not show it");
@@ -380,12 +379,7 @@ fn goes_on(
 }
 
 /// A damaged first shard that an attempt left is made again.
-fn heals(
-    bench: &Bench,
-    kind: &erw::runner::manifest::StageKind,
-    inputs: &[(&str, &Path)],
-    given: &Value,
-) -> Result<()> {
+fn heals(bench: &Bench, kind: &erw::runner::kind::StageKind, inputs: &[(&str, &Path)], given: &Value) -> Result<()> {
     let calm = bench.run("whole", kind, inputs, given.clone())?;
     let ear = Ear { stop_at_checkpoint: true, ..Ear::default() };
     bench.attempt("damaged", kind, inputs, given, &ear).unwrap_err();
@@ -404,8 +398,8 @@ fn latents_go_on_between_shards() -> Result<()> {
     let [images, vae, _] = made_here(&bench)?;
     let inputs = [("images", images.as_path()), ("vae", vae.as_path())];
     let given = json!({"rows_per_shard": 90, "batch": 32});
-    goes_on(&bench, &stages::latents::KIND, &inputs, &given)?;
-    heals(&bench, &stages::latents::KIND, &inputs, &given)
+    goes_on(&bench, &stages::data::latents::KIND, &inputs, &given)?;
+    heals(&bench, &stages::data::latents::KIND, &inputs, &given)
 }
 
 /// Shards of features are large, so the tokens have to be many.
@@ -414,7 +408,7 @@ fn features_go_on_between_shards() -> Result<()> {
     let bench = Bench::new();
     let source = std::env::current_dir().unwrap().join("pipelines/data/digits");
     let given = json!({"source": source, "resolution": 32, "transform": "resize-bicubic", "limit": 52});
-    let images = bench.run("images", &stages::images::KIND, &[], given)?;
+    let images = bench.run("images", &stages::data::images::KIND, &[], given)?;
     let vit = json!({"image_size": 32, "patch_size": 2, "dim": 128, "depth": 1, "heads": 1, "mlp_dim": 8,
         "class_token": false, "layer_scale": false, "exact_gelu": true, "final_norm": true, "eps": 1e-6});
     let (params, vb) = ParamSet::init(3, DType::F32, &CPU);
@@ -424,9 +418,9 @@ fn features_go_on_between_shards() -> Result<()> {
         &encoder.join("config.json"),
         json!({"vit": vit, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}).to_string(),
     );
-    weights::save(&params.tensors(), &encoder.join("encoder.safetensors"))?;
+    params::save(&params.tensors(), &encoder.join("encoder.safetensors"))?;
     let inputs = [("images", images.as_path()), ("encoder", encoder.as_path())];
-    goes_on(&bench, &stages::features::KIND, &inputs, &json!({}))
+    goes_on(&bench, &stages::data::features::KIND, &inputs, &json!({}))
 }
 
 #[test]
@@ -434,8 +428,8 @@ fn imports_go_on_between_shards() -> Result<()> {
     let bench = Bench::new();
     let (images, latents) = five(&bench);
     let given = json!({"source": latents, "images": images, "rows_per_shard": 2, "batch": 1});
-    goes_on(&bench, &stages::import_latents::KIND, &[], &given)?;
-    heals(&bench, &stages::import_latents::KIND, &[], &given)
+    goes_on(&bench, &stages::data::import_latents::KIND, &[], &given)?;
+    heals(&bench, &stages::data::import_latents::KIND, &[], &given)
 }
 
 proptest! {

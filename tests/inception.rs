@@ -1,11 +1,14 @@
 //! FID's Inception equals its port in pytorch-fid, refuses what is not its weights, and makes a `fid`.
 
 use candle_core::{DType, Device, Result, Tensor};
-use erw::ml::data::picture::write_npz;
-use erw::ml::models::features::{FeatureNetwork, Outputs, open_feature_network};
-use erw::ml::models::inception::{self, Inception};
-use erw::ml::models::mode::Mode;
-use erw::ml::weights::{self, Tensors};
+use erw::ml::models::feature_network::mode::Mode;
+use erw::ml::models::feature_network::open::open_feature_network;
+use erw::ml::models::feature_network::{FeatureNetwork, Outputs};
+use erw::ml::models::inception;
+use erw::ml::models::inception::Inception;
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
+use erw::ml::viz::picture::write_npz;
 use erw::stages;
 use serde_json::{Value, json};
 use std::fs;
@@ -21,7 +24,7 @@ const CPU: Device = Device::Cpu;
 pub fn recipe() -> &'static Tensors {
     static TENSORS: OnceLock<Tensors> = OnceLock::new();
     TENSORS.get_or_init(|| {
-        let (_, shapes) = weights::census(|vb| Inception::new(Mode::Adm, vb)).unwrap();
+        let (_, shapes) = params::census(|vb| Inception::new(Mode::Adm, vb)).unwrap();
         let tensor = |(name, shape): (String, candle_core::Shape)| {
             let u = Tensor::from_vec(hashed(&name, shape.elem_count()), shape.clone(), &CPU)?;
             let fan_in: usize = shape.dims()[1..].iter().product();
@@ -153,7 +156,7 @@ fn artifact(bench: &Bench, config: &Value) -> Result<std::path::PathBuf> {
     let dir = bench.path("inception");
     fs::create_dir_all(&dir)?;
     fs::write(dir.join("config.json"), config.to_string())?;
-    weights::save(recipe(), &dir.join(inception::WEIGHTS_FILE))?;
+    params::save(recipe(), &dir.join(inception::WEIGHTS_FILE))?;
     Ok(dir)
 }
 
@@ -174,7 +177,7 @@ fn a_distance_by_inception_is_called_fid_and_says_how_images_were_prepared() -> 
     let (samples, reference) = (images(&bench, "samples", 2)?, images(&bench, "reference", 3)?);
     let inputs = [("samples", samples.as_path()), ("reference", &reference), ("network", &network)];
     let given = json!({"mode": "pytorch-fid", "metrics": ["fid", "sfid", "is"]});
-    let out = bench.run("fid", &stages::fid::KIND, &inputs, given).unwrap();
+    let out = bench.run("fid", &stages::evaluation::fid::KIND, &inputs, given).unwrap();
     let metrics: Value = serde_json::from_str(&fs::read_to_string(out.join("metrics.json")).unwrap()).unwrap();
     assert_eq!((&metrics["metric"], &metrics["dim"]), (&json!("fid"), &json!(2048)));
     assert!(metrics["preparation"].as_str().unwrap().starts_with("pytorch-fid"), "{metrics}");

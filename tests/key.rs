@@ -1,11 +1,12 @@
 //! The table of `runner::key`, one test per row, in both directions.
 
 use crate::support::space::Space;
-use erw::runner::digest::Digest;
-use erw::runner::graph::{Pipeline, Stage};
-use erw::runner::key::{Key, action};
-use erw::runner::layers::Overrides;
-use erw::runner::manifest::{Registry, StageKind, no_facts};
+use erw::runner::cache::key::Key;
+use erw::runner::files::digest::Digest;
+use erw::runner::kind::{Registry, StageKind, no_facts};
+use erw::runner::pipeline::graph::{Pipeline, Stage};
+use erw::runner::pipeline::layers::Overrides;
+use erw::runner::plan::action::action;
 use std::collections::BTreeMap;
 
 /// The toy's manifest at a revision.
@@ -100,7 +101,7 @@ fn lists_of_inputs_by_contents_and_order() {
     let sources = (0..12).map(|i| format!("[stages.a{i}]\nkind = \"first\"\nparams.seed = {i}\n")).collect::<String>();
     let made = |many: &str| {
         let stage = stage(&format!("{sources}{PLAIN}inputs = {{ many = {many} }}\n"), KINDS);
-        let digest = |edge: &erw::runner::graph::Edge| Digest::of_bytes(edge.from.0.to_string().as_bytes());
+        let digest = |edge: &erw::runner::pipeline::graph::Edge| Digest::of_bytes(edge.from.0.to_string().as_bytes());
         let inputs = stage.inputs.iter().map(|(slot, edge)| (slot.clone(), digest(edge))).collect();
         let order: Vec<usize> = stage.connected("many").iter().map(|(_, edge)| edge.from.0).collect();
         (action(&stage, &inputs, &BTreeMap::new()).key, order)

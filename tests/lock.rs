@@ -2,15 +2,14 @@
 
 use crate::support::space::{Space, spoil};
 use crate::support::toys::TOYS;
-use erw::runner::actions::{Output, Record};
-use erw::runner::agree::Agreement;
-use erw::runner::digest::{Digest, Measured};
+use erw::runner::cache::action_cache::{Output, Record};
+use erw::runner::cache::store::Store;
 use erw::runner::event::Measure;
-use erw::runner::graph::{Pipeline, StageId};
-use erw::runner::key;
-use erw::runner::layers::Overrides;
-use erw::runner::lock::Lock;
-use erw::runner::store::Store;
+use erw::runner::files::digest::{Digest, Measured};
+use erw::runner::pipeline::graph::{Pipeline, StageId};
+use erw::runner::pipeline::layers::Overrides;
+use erw::runner::repro::compare::Agreement;
+use erw::runner::repro::lockfile::Lock;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -150,7 +149,7 @@ fn results_of_another_class_are_compared_within_the_tolerance() {
             (name.clone(), Output { ty: ty.clone(), measured: Measured { digest, bytes: 1, files: 1 } })
         };
         Record {
-            key_text: key::action(stage, &inputs, &sources).text,
+            key_text: erw::runner::plan::action::action(stage, &inputs, &sources).text,
             pipeline: "p".into(),
             stage: stage.name.clone(),
             kind: stage.kind.name.into(),

@@ -1,8 +1,9 @@
 //! The contrastive losses and the normalisation of features are their formulas, and their gradients are slopes.
 
 use candle_core::{DType, Device, Tensor, Var};
-use erw::ml::loss;
-use erw::ml::rng::{self, Purpose};
+use erw::ml::diffusion::loss;
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
 use std::slice::from_ref;
 
 const CPU: Device = Device::Cpu;

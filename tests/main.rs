@@ -18,6 +18,7 @@ mod conv;
 mod curves;
 mod data;
 mod data_stages;
+mod docs;
 mod elsewhere;
 mod embeddings;
 mod encoders;

@@ -1,7 +1,7 @@
 //! The shipped stage kinds and pipelines hold together: manifests, their files, the registry, the recipes.
 
 use crate::support::space::Space;
-use erw::runner::manifest::Manifest;
+use erw::runner::kind::manifest::Manifest;
 use erw::stages::KINDS;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

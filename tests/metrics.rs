@@ -4,7 +4,8 @@ use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::metrics::frechet::{between, between_gaussians, frechet_distance};
 use erw::ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL};
 use erw::ml::metrics::stats::Stats;
-use erw::ml::weights::{self, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
 use faer::{Mat, MatRef};
 use std::path::Path;
 
@@ -15,7 +16,7 @@ use crate::support::golden::hashed;
 const CPU: Device = Device::Cpu;
 
 fn golden(name: &str) -> Result<Tensors> {
-    weights::load(&Path::new("tests/golden").join(name), &CPU)
+    params::load(&Path::new("tests/golden").join(name), &CPU)
 }
 
 fn number(t: &Tensor) -> Result<f64> {

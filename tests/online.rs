@@ -8,13 +8,18 @@ use candle_core::{Device, Tensor};
 use erw::error::{Error, ErrorKind};
 use erw::ml::data::packed::PackedWriter;
 use erw::ml::models::sit::SiTConfig;
-use erw::ml::rng::{self, Purpose};
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
 use erw::ml::train::batch_indices;
-use erw::ml::weights::{self, Tensors};
-use erw::runner::graph::Pipeline;
-use erw::runner::layers::Overrides;
-use erw::runner::manifest::StageKind;
-use erw::stages::{KINDS, cknna, features, train, train_encoder, warmup};
+use erw::runner::kind::StageKind;
+use erw::runner::pipeline::graph::Pipeline;
+use erw::runner::pipeline::layers::Overrides;
+use erw::stages::KINDS;
+use erw::stages::data::features;
+use erw::stages::evaluation::cknna;
+use erw::stages::training::{train, train_encoder, warmup};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -119,7 +124,7 @@ pub fn pack(dir: &Path, stem: &str, rows: &[(&str, Tensor)], meta: &Value) {
 }
 
 fn weights_of(artifact: &Path) -> Tensors {
-    weights::load(&artifact.join("model.safetensors"), &CPU).unwrap()
+    params::load(&artifact.join("model.safetensors"), &CPU).unwrap()
 }
 
 #[track_caller]
@@ -241,7 +246,7 @@ fn features_without_weight_are_not_looked_at() {
     let stop = json!({"alignment": "stop-at", "alignment_steps": 2, "steps": 3});
     let whole = lab.run("whole", &train::KIND, &lab.stored(&["one"]), stop.clone());
     // What only the third step would read is spoilt: a NaN spreads even at weight 0.
-    let sound = weights::load(&lab.path("one-features/out/features/features-00000.safetensors"), &CPU).unwrap();
+    let sound = params::load(&lab.path("one-features/out/features/features-00000.safetensors"), &CPU).unwrap();
     let mut tokens = numbers(&sound["tokens"]);
     let row = tokens.len() / ROWS as usize;
     for id in batch_indices(0, 2, 0, 1, 4, ROWS as usize) {

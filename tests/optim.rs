@@ -4,14 +4,15 @@ use crate::sit::{classes, targets, trainable, without_key_bias};
 use crate::support::golden::{self, Golden};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Init;
-use erw::ml::backprop::Gradients;
-use erw::ml::ema::Ema;
-use erw::ml::loss;
+use erw::ml::diffusion::interpolant::Path;
+use erw::ml::diffusion::loss;
+use erw::ml::kernels::autograd::Gradients;
 use erw::ml::models::sit::SiT;
-use erw::ml::optim::{AdamW, AdamWConfig, Decay, clip_factor, grad_norm};
-use erw::ml::path::Path;
-use erw::ml::rng::{self, Purpose};
-use erw::ml::weights::ParamSet;
+use erw::ml::nn::params::ParamSet;
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
+use erw::ml::train::adamw::{AdamW, AdamWConfig, Decay, clip_factor, grad_norm};
+use erw::ml::train::ema::Ema;
 
 const CPU: Device = Device::Cpu;
 
@@ -39,7 +40,7 @@ fn losses(g: &Golden, model: &SiT, k: usize) -> (Tensor, Tensor) {
 }
 
 fn backward(params: &ParamSet, loss: &Tensor) -> Gradients {
-    let mut grads = Gradients::new(params);
+    let mut grads = Gradients::new(params.vars());
     grads.backward(loss).unwrap();
     grads
 }
@@ -97,7 +98,7 @@ fn small() -> (ParamSet, Gradients) {
         let grad = rng::normal_rows(2, Purpose::Probe, 0, &[id], var.dims(), &CPU).unwrap().get(0).unwrap();
         (name, grad)
     });
-    let grads = Gradients::from_tensors(&params, &given.collect()).unwrap();
+    let grads = Gradients::from_tensors(params.vars(), &given.collect()).unwrap();
     (params, grads)
 }
 

@@ -8,10 +8,15 @@ use erw::ml::data::images::ImageSet;
 use erw::ml::data::packed::PackedWriter;
 use erw::ml::models::sit::SiTConfig;
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
-use erw::ml::rng::{self, Purpose};
-use erw::ml::weights::{self, ParamSet, Tensors};
-use erw::runner::manifest::{Manifest, StageKind};
-use erw::stages::{self, sample, train, warmup};
+use erw::ml::nn::params;
+use erw::ml::nn::params::{ParamSet, Tensors};
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
+use erw::runner::kind::StageKind;
+use erw::runner::kind::manifest::Manifest;
+use erw::stages;
+use erw::stages::sampling::sample;
+use erw::stages::training::{train, warmup};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -45,7 +50,7 @@ impl Lab {
         AutoencoderKl::new(&config, vb).unwrap();
         let vae = bench.path("vae");
         std::fs::create_dir_all(&vae).unwrap();
-        weights::save(&params.tensors(), &vae.join("vae.safetensors")).unwrap();
+        params::save(&params.tensors(), &vae.join("vae.safetensors")).unwrap();
         std::fs::write(vae.join("config.json"), serde_json::to_string(&config).unwrap()).unwrap();
         Self { bench }
     }
@@ -123,8 +128,8 @@ fn warmup_hands_its_blocks_to_training() {
     let mut inputs = lab.data();
     inputs.push(("init", warmed.clone()));
     lab.run(&train::KIND, "train", json!({"steps": 0}), &inputs, &ear).unwrap();
-    let before = weights::load(&warmed.join("model.safetensors"), &CPU).unwrap();
-    let after = weights::load(&lab.artifact("train", "sit").join("model.safetensors"), &CPU).unwrap();
+    let before = params::load(&warmed.join("model.safetensors"), &CPU).unwrap();
+    let after = params::load(&lab.artifact("train", "sit").join("model.safetensors"), &CPU).unwrap();
     for (name, t) in &before {
         assert_eq!(numbers(t), numbers(&after[name]), "{name}");
     }
@@ -155,7 +160,7 @@ fn a_hand_over_that_loads_nothing_or_does_not_fit_fails() {
     let foreign = lab.path("foreign");
     std::fs::create_dir_all(&foreign).unwrap();
     let other = Tensors::from([("encoder.weight".to_string(), Tensor::zeros(3, DType::F32, &CPU).unwrap())]);
-    weights::save(&other, &foreign.join("model.safetensors")).unwrap();
+    params::save(&other, &foreign.join("model.safetensors")).unwrap();
     let mut inputs = lab.data();
     inputs.push(("init", foreign));
     let error = lab.run(&train::KIND, "a", json!({}), &inputs, &Ear::default()).unwrap_err();
@@ -190,7 +195,7 @@ fn an_imported_sit_is_as_good_as_one_trained_here() {
     let trained = lab.trained();
     let given = json!({"as": "sit", "source": trained.join("ema.safetensors"), "config": trained.join("config.json"),
         "preset": null, "url": null, "sha256": null});
-    lab.run(&stages::weights::KIND, "import", given, &[], &Ear::default()).unwrap();
+    lab.run(&stages::data::weights::KIND, "import", given, &[], &Ear::default()).unwrap();
     let imported = lab.artifact("import", "weights");
     assert_eq!(files(&imported), ["config.json", "ema.safetensors", "model.safetensors"]);
 
@@ -227,10 +232,10 @@ fn a_model_that_diverged_gives_an_error_and_no_black_pictures() {
     let lab = Lab::new();
     lab.run(&train::KIND, "train", json!({}), &lab.data(), &Ear::default()).unwrap();
     let sit = lab.artifact("train", "sit");
-    let mut tensors = weights::load(&sit.join("ema.safetensors"), &CPU).unwrap();
+    let mut tensors = params::load(&sit.join("ema.safetensors"), &CPU).unwrap();
     let bias = tensors.get_mut("final_layer.linear.bias").unwrap();
     *bias = (bias.zeros_like().unwrap() + f64::NAN).unwrap();
-    weights::save(&tensors, &sit.join("ema.safetensors")).unwrap();
+    params::save(&tensors, &sit.join("ema.safetensors")).unwrap();
     let inputs = [("sit", sit), ("vae", lab.path("vae"))];
     let changes = json!({"count": 2, "steps": 2});
     let error = lab.run(&sample::KIND, "sample", changes, &inputs, &Ear::default()).unwrap_err();
@@ -283,7 +288,7 @@ fn training_without_alignment_needs_no_features_and_with_it_does() {
     let error = lab.run(&train::KIND, "a", json!({}), &latents, &Ear::default()).unwrap_err();
     assert!(error.message.contains("input `features` is not connected"), "{error}");
     lab.run(&train::KIND, "b", json!({"alignment": "none"}), &latents, &Ear::default()).unwrap();
-    let tensors = weights::load(&lab.artifact("b", "sit").join("ema.safetensors"), &CPU).unwrap();
+    let tensors = params::load(&lab.artifact("b", "sit").join("ema.safetensors"), &CPU).unwrap();
     assert!(!tensors.keys().any(|name| name.starts_with("projectors")));
     // HASTE: the projector rests after the stop.
     let stop = json!({"alignment": "stop-at", "alignment_steps": 2});

@@ -4,14 +4,19 @@ use crate::sit::{scramble, tiny};
 use crate::training::{Stopper, Toy, bits, config};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::Module;
-use erw::ml::backprop::gradients;
-use erw::ml::loss;
+use erw::ml::diffusion::loss;
+use erw::ml::kernels::autograd::gradients;
 use erw::ml::models::sit::SiT;
-use erw::ml::nn::{self, plain};
-use erw::ml::precision::Precision;
-use erw::ml::rng::{self, Purpose};
-use erw::ml::train::{Fit, FitConfig, StepLoss, Trained, Watch, fit};
-use erw::ml::weights::{self, ParamSet, Tensors};
+use erw::ml::nn;
+use erw::ml::nn::params;
+use erw::ml::nn::params::{ParamSet, Tensors};
+use erw::ml::nn::plain;
+use erw::ml::nn::precision::Precision;
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
+use erw::ml::train::config::{FitConfig, StepLoss};
+use erw::ml::train::trained::{Fit, Trained};
+use erw::ml::train::{Hooks, fit};
 use tempfile::TempDir;
 
 const CPU: Device = Device::Cpu;
@@ -44,7 +49,7 @@ pub fn results(precision: Precision, device: &Device) -> Tensors {
     let (t, y) = (Tensor::new(&[0.1f32, 0.5, 0.9], device).unwrap(), Tensor::new(&[0u32, 3, 5], device).unwrap());
     let (velocity, z) = model.forward(&x, &t, &y).unwrap();
     let loss = (loss::velocity(&velocity, &x).unwrap() + loss::alignment(&[features], &z).unwrap()).unwrap();
-    let grads = gradients(&params, &loss).unwrap();
+    let grads = gradients(params.vars(), &loss).unwrap();
     let mut all = Tensors::from([("velocity".into(), velocity), ("projection".into(), z[0].clone())]);
     for (name, _) in params.vars() {
         let grad = grads.get(&name).unwrap_or_else(|| panic!("no gradient reaches {name}"));
@@ -166,7 +171,7 @@ fn scaling(dir: &TempDir, steps: u64) -> FitConfig {
 fn train(cfg: &FitConfig, overflows: &[u64], stopper: &Stopper) -> Result<Option<Trained>> {
     let toy = toy(Precision::F16);
     let cfg = FitConfig { accumulate: 2, ..cfg.clone() };
-    let fit = fit(&toy.params, &cfg, stopper, &mut Watch::default(), &mut |step, micro| {
+    let fit = fit(&toy.params, &cfg, stopper, &mut Hooks::default(), &mut |step, micro| {
         let out = toy.loss(step, micro)?;
         Ok(if overflows.contains(&step) { StepLoss { loss: (out.loss * f64::INFINITY)?, ..out } } else { out })
     })?;
@@ -219,8 +224,7 @@ fn a_skipped_step_touches_neither_weights_nor_moments_nor_averages() {
     let stopper = stop_at(3);
     assert!(train(&scaling(&two, 9), &[2], &stopper).unwrap().is_none());
     let checkpoint = |dir: &TempDir, step: u64| {
-        let mut all =
-            weights::load(&dir.path().join(format!("checkpoints/step-{step:012}.safetensors")), &CPU).unwrap();
+        let mut all = params::load(&dir.path().join(format!("checkpoints/step-{step:012}.safetensors")), &CPU).unwrap();
         all.remove("check");
         all.into_iter().map(|(k, t)| (k, t.flatten_all().unwrap().to_dtype(DType::F64).unwrap())).collect::<Tensors>()
     };

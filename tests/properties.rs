@@ -2,10 +2,11 @@
 //! and is hardly meant is told.
 
 use crate::support::space::Space;
-use erw::runner::graph::Pipeline;
-use erw::runner::layers::Overrides;
-use erw::runner::manifest::{Manifest, Params};
-use erw::runner::properties::expression::{Expression, Term};
+use erw::runner::kind::expression::{Expression, Term};
+use erw::runner::kind::field::Params;
+use erw::runner::kind::manifest::Manifest;
+use erw::runner::pipeline::graph::Pipeline;
+use erw::runner::pipeline::layers::Overrides;
 use erw::stages::KINDS;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,7 +73,7 @@ fn both_places_and_the_way_between_them_are_told() {
         ),
         "{said}"
     );
-    assert!(said.contains("hint: the network is looked into at the size that it was trained on"), "{said}");
+    assert!(said.contains("hint: the network is measured at the size that it was trained on"), "{said}");
     // A run says the same and starts nothing.
     assert_eq!(space.erw(&["run", "p.toml"]).expect(2).stderr, said);
 }
@@ -238,9 +239,10 @@ fn manifests_speak_of_what_there_is() {
 
 fn facts_of_shipped_pipelines() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     let mut given: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    let mut take = |kind: &'static str, facts: fn(&Params) -> Vec<erw::runner::properties::Fact>, params: &Params| {
-        given.entry(kind).or_default().extend(facts(params).into_iter().map(|fact| fact.name));
-    };
+    let mut take =
+        |kind: &'static str, facts: fn(&Params) -> Vec<erw::runner::kind::property::Fact>, params: &Params| {
+            given.entry(kind).or_default().extend(facts(params).into_iter().map(|fact| fact.name));
+        };
     for file in ["digits", "sit-xl", "sit-xl-online"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("pipelines/{file}.toml"));
         for stage in Pipeline::load(&path, KINDS, &Overrides::default()).unwrap().stages {

@@ -4,9 +4,10 @@ use crate::support::golden::Golden;
 use candle_core::{DType, Device, Tensor};
 use erw::ml::models::encoder::Encoder;
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
-use erw::ml::weights::{self, Tensors};
-use erw::runner::graph::{Pipeline, Stage};
-use erw::runner::layers::Overrides;
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
+use erw::runner::pipeline::graph::{Pipeline, Stage};
+use erw::runner::pipeline::layers::Overrides;
 use erw::runner::sweep::SweepPlan;
 use erw::stages::KINDS;
 use serde_json::{Value, json};
@@ -290,7 +291,7 @@ fn golden_vae() -> (Tensors, Value) {
 fn a_vae_is_imported_whole_or_not_at_all() {
     let place = Place::new();
     let (tensors, config) = golden_vae();
-    weights::save(&tensors, &place.path("vae.safetensors")).unwrap();
+    params::save(&tensors, &place.path("vae.safetensors")).unwrap();
     fs::write(place.path("config.json"), config.to_string()).unwrap();
     let mut params = json!({"as": "vae", "source": "vae.safetensors", "config": "config.json"});
     AutoencoderKl::load(&place.import(&params).unwrap(), &CPU).unwrap();
@@ -329,7 +330,7 @@ fn dinov2_is_taken_under_its_official_names() {
     fs::write(place.path("config.json"), config.to_string()).unwrap();
     let params = json!({"as": "encoder", "source": "model.safetensors", "config": "config.json"});
     let import = |tensors: &Tensors| {
-        weights::save(tensors, &place.path("model.safetensors")).unwrap();
+        params::save(tensors, &place.path("model.safetensors")).unwrap();
         place.import(&params)
     };
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &CPU).unwrap();

@@ -1,20 +1,22 @@
 //! Measures of representations against the functions that published them, and what must not change them.
 
 use candle_core::{DType, Device, Result, Tensor};
-use erw::ml::metrics::alignment::{Measure, Protocol, alignment};
+use erw::ml::metrics::alignment::{AlignmentMetric, Protocol, alignment};
 use erw::ml::metrics::cknna::Estimator;
 use erw::ml::metrics::knn;
 use erw::ml::metrics::linear_probe::{Fitting, LinearProbe};
 use erw::ml::metrics::unit_rows::{Clamp, Over};
-use erw::ml::rng::{self, Purpose};
-use erw::ml::weights::{self, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
 
 use crate::support::golden::dir;
 
 const CPU: Device = Device::Cpu;
 
 fn golden(name: &str) -> Result<Tensors> {
-    weights::load(&dir().join(name), &CPU)
+    params::load(&dir().join(name), &CPU)
 }
 
 fn number(t: &Tensor) -> Result<f64> {
@@ -30,7 +32,7 @@ fn message<T: std::fmt::Debug>(result: Result<T>) -> String {
     result.unwrap_err().to_string().lines().next().unwrap_or_default().to_string()
 }
 
-fn protocol(measures: &[Measure], k: usize) -> Protocol {
+fn protocol(measures: &[AlignmentMetric], k: usize) -> Protocol {
     Protocol { measures: measures.to_vec(), k, clamp: Clamp::NONE, estimator: Estimator::Unbiased }
 }
 
@@ -39,7 +41,7 @@ fn cknna_equals_the_dense_definition() -> Result<()> {
     let g = golden("cknna.safetensors")?;
     for tag in ["a", "b"] {
         let k = g[&format!("in/{tag}_k")].to_scalar::<i64>()? as usize;
-        let how = protocol(&[Measure::Cknna], k);
+        let how = protocol(&[AlignmentMetric::Cknna], k);
         let got = alignment(&g[&format!("in/{tag}_x")], &g[&format!("in/{tag}_y")], &how)?[0];
         let want = number(&g[&format!("out/{tag}_unbiased")])?;
         assert!((got - want).abs() < 1e-5, "{tag}: {got} {want}");
@@ -55,10 +57,10 @@ fn alignment_equals_the_original() -> Result<()> {
         for (over, name) in [(None, "none"), (Some(Over::Set), "set"), (Some(Over::Sample), "sample")] {
             let clamp = over.map_or(Clamp::NONE, |over| Clamp { quantile: 0.95, over });
             for (estimator, ending) in [(Estimator::Unbiased, "_unbiased"), (Estimator::Biased, "_biased")] {
-                let how = Protocol { measures: Measure::ALL.to_vec(), k, clamp, estimator };
+                let how = Protocol { measures: AlignmentMetric::ALL.to_vec(), k, clamp, estimator };
                 let got = alignment(&g[&format!("in/{tag}_x")], &g[&format!("in/{tag}_y")], &how)?;
-                for (measure, got) in Measure::ALL.into_iter().zip(got) {
-                    let ending = if measure == Measure::MutualKnn { "" } else { ending };
+                for (measure, got) in AlignmentMetric::ALL.into_iter().zip(got) {
+                    let ending = if measure == AlignmentMetric::MutualKnn { "" } else { ending };
                     let name = format!("out/{tag}_{name}_{}{ending}", measure.name());
                     let want = number(&g[&name])?;
                     // The original averages mutual neighbours in f32.
@@ -73,14 +75,14 @@ fn alignment_equals_the_original() -> Result<()> {
 #[test]
 fn equal_representations_agree_and_unrelated_ones_do_not() -> Result<()> {
     let (a, b) = (normals(1, 600, 32)?, normals(2, 600, 32)?);
-    let how = protocol(&Measure::ALL, 10);
+    let how = protocol(&AlignmentMetric::ALL, 10);
     let of = |a: &Tensor, b: &Tensor| alignment(a, b, &how);
-    for (measure, equal) in Measure::ALL.iter().zip(of(&a, &(&a * 3.0)?)?) {
+    for (measure, equal) in AlignmentMetric::ALL.iter().zip(of(&a, &(&a * 3.0)?)?) {
         // The original adds 1e-6 to the denominator, which is small for few neighbours.
         assert!((equal - 1.0).abs() < 1e-3, "{measure:?} {equal}");
     }
     let (unrelated, mixed) = (of(&a, &b)?, of(&a, &(&a + &b)?)?);
-    for ((measure, unrelated), mixed) in Measure::ALL.iter().zip(unrelated).zip(mixed) {
+    for ((measure, unrelated), mixed) in AlignmentMetric::ALL.iter().zip(unrelated).zip(mixed) {
         assert!(unrelated.abs() < 0.05, "{measure:?} {unrelated}");
         assert!(unrelated + 0.05 < mixed && mixed < 0.8, "{measure:?} {unrelated} {mixed}");
     }
@@ -96,7 +98,7 @@ fn the_order_of_samples_and_the_number_of_threads_change_nothing() -> Result<()>
     let order = Tensor::new(order, &CPU)?;
     let (c, d) = (a.index_select(&order, 0)?, b.index_select(&order, 0)?);
     for estimator in [Estimator::Unbiased, Estimator::Biased] {
-        let how = Protocol { estimator, ..protocol(&Measure::ALL, 10) };
+        let how = Protocol { estimator, ..protocol(&AlignmentMetric::ALL, 10) };
         let how = Protocol { clamp: Clamp { quantile: 0.95, over: Over::Set }, ..how };
         let with = |threads: usize, a: &Tensor, b: &Tensor| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -115,7 +117,7 @@ fn the_order_of_samples_and_the_number_of_threads_change_nothing() -> Result<()>
 fn tokens_are_averaged() -> Result<()> {
     let (a, b) = (normals(1, 40, 24)?, normals(2, 40, 6)?);
     let tokens = a.reshape((40, 4, 6))?;
-    let how = protocol(&[Measure::Cknna], 3);
+    let how = protocol(&[AlignmentMetric::Cknna], 3);
     assert_eq!(alignment(&tokens, &b, &how)?, alignment(&tokens.mean(1)?, &b, &how)?);
     Ok(())
 }
@@ -123,7 +125,7 @@ fn tokens_are_averaged() -> Result<()> {
 #[test]
 fn what_cannot_be_compared_is_said() -> Result<()> {
     let a = normals(1, 20, 4)?;
-    let how = |k| protocol(&Measure::ALL, k);
+    let how = |k| protocol(&AlignmentMetric::ALL, k);
     let error = |a: &Tensor, b: &Tensor, k| message(alignment(a, b, &how(k)));
     assert_eq!(error(&a, &a.narrow(0, 0, 19)?, 3), "representations of 20 and 19 samples cannot be compared");
     assert_eq!(error(&a, &a, 20), "20 samples and 20 neighbours of each: there must be more samples than neighbours");
@@ -148,7 +150,7 @@ fn a_representation_in_which_all_samples_are_the_same_agrees_with_none() -> Resu
     let (a, constant) = (normals(1, 20, 4)?, Tensor::full(0.3f32, (20, 5), &CPU)?);
     let zero = constant.zeros_like()?;
     for estimator in [Estimator::Unbiased, Estimator::Biased] {
-        let how = Protocol { estimator, ..protocol(&Measure::ALL, 3) };
+        let how = Protocol { estimator, ..protocol(&AlignmentMetric::ALL, 3) };
         for (x, y) in [(&a, &constant), (&constant, &a), (&zero, &a), (&constant, &constant)] {
             assert_eq!(alignment(x, y, &how)?, [0.0; 3]);
         }

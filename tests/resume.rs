@@ -182,7 +182,7 @@ fn what_several_machines_made_is_owed_to_nobody() {
     space.run(&[]).expect(1);
     let work = std::fs::read_dir(space.path("cache/v1/work")).unwrap().next().unwrap().unwrap().path();
     let noted = std::fs::read_to_string(work.join("machines.txt")).unwrap();
-    assert_eq!(noted, format!("{}\n", erw::runner::machine::class()));
+    assert_eq!(noted, format!("{}\n", erw::runner::host::class()));
     // As if the first attempt had been made elsewhere.
     std::fs::write(work.join("machines.txt"), "a class of its own\n").unwrap();
     space.run(&["--lock"]).expect(0);

@@ -7,9 +7,10 @@
 
 use crate::support::experiment::{Experiment, ended};
 use erw::ml::models::vit::Vit;
-use erw::ml::weights::{self, ParamSet};
-use erw::runner::machine::class;
-use erw::runner::manifest::Manifest;
+use erw::ml::nn::params;
+use erw::ml::nn::params::ParamSet;
+use erw::runner::host::class;
+use erw::runner::kind::manifest::Manifest;
 use erw::stages::KINDS;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -50,7 +51,7 @@ fn blessing() -> bool {
 }
 
 fn current() -> BTreeMap<String, u32> {
-    let revision = |k: &erw::runner::manifest::StageKind| Manifest::parse(k.name, k.manifest).expect("sound").revision;
+    let revision = |k: &erw::runner::kind::StageKind| Manifest::parse(k.name, k.manifest).expect("sound").revision;
     KINDS.iter().map(|k| (k.name.to_string(), revision(k))).collect()
 }
 
@@ -64,17 +65,17 @@ fn observe() -> BTreeMap<String, Made> {
     });
     let (params, vb) = ParamSet::init(3, candle_core::DType::F32, &candle_core::Device::Cpu);
     Vit::new(&serde_json::from_value(vit.clone()).expect("a configuration"), vb).expect("a network");
-    weights::save(&params.tensors(), &x.path("released.safetensors")).expect("written");
+    params::save(&params.tensors(), &x.path("released.safetensors")).expect("written");
     x.write("released.json", &json!({"vit": vit, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}).to_string());
     let zeros =
         |shape: &[usize], dtype| candle_core::Tensor::zeros(shape, dtype, &candle_core::Device::Cpu).expect("zeros");
-    let shard = weights::Tensors::from([
+    let shard = params::Tensors::from([
         ("latents".into(), zeros(&[3, 4, 2, 2], candle_core::DType::F32)),
         ("labels".into(), zeros(&[3], candle_core::DType::I64)),
         ("encoder_0_features".into(), zeros(&[3, 1, 5], candle_core::DType::F32)),
     ]);
     std::fs::create_dir(x.path("ready")).expect("a folder");
-    weights::save(&shard, &x.path("ready/latents_shard00_of_01.safetensors")).expect("written");
+    params::save(&shard, &x.path("ready/latents_shard00_of_01.safetensors")).expect("written");
 
     let text = |v: &serde_json::Value| v.as_str().expect("text").to_string();
     let made = |end: &serde_json::Value| {

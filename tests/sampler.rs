@@ -2,8 +2,9 @@
 
 use crate::support::golden::Golden;
 use candle_core::{DType, Device, Result, Tensor};
-use erw::ml::path::Path;
-use erw::ml::sample::{self, Labels, Method, SamplerConfig};
+use erw::ml::diffusion::interpolant::Path;
+use erw::ml::diffusion::sampler;
+use erw::ml::diffusion::sampler::{Labels, Method, SamplerConfig};
 
 const CPU: Device = Device::Cpu;
 
@@ -20,7 +21,7 @@ fn run(g: &Golden, cfg: &SamplerConfig) -> Tensor {
     let y = g.get("in/y").to_dtype(DType::U32).unwrap();
     let null = Tensor::full(1000u32, 2, &CPU).unwrap();
     let eps = g.get("in/eps");
-    sample::sample(cfg, &g.get("in/z"), &y, &null, &mut |step| eps.get(step as usize), &mut toy).unwrap()
+    sampler::sample(cfg, &g.get("in/z"), &y, &null, &mut |step| eps.get(step as usize), &mut toy).unwrap()
 }
 
 #[test]
@@ -66,11 +67,11 @@ fn a_sample_does_not_depend_on_its_batch() {
     let images = |ids: &[u64]| {
         let shape = [2, 3, 3];
         let y: Vec<u32> = ids.iter().map(|i| Labels::Random.of(4, *i, 10)).collect();
-        let start = sample::start_noise(4, ids, &shape, &CPU).unwrap();
+        let start = sampler::start_noise(4, ids, &shape, &CPU).unwrap();
         let null = Tensor::full(10u32, ids.len(), &CPU).unwrap();
-        let mut noise = |step| sample::step_noise(4, step, ids, &shape, &CPU);
+        let mut noise = |step| sampler::step_noise(4, step, ids, &shape, &CPU);
         let y = Tensor::new(y, &CPU).unwrap();
-        let out = sample::sample(&cfg, &start, &y, &null, &mut noise, &mut toy).unwrap();
+        let out = sampler::sample(&cfg, &start, &y, &null, &mut noise, &mut toy).unwrap();
         out.flatten_from(1).unwrap().to_vec2::<f64>().unwrap()
     };
     let whole = images(&[0, 1, 2, 3, 4]);

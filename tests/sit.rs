@@ -3,15 +3,17 @@
 
 use crate::support::golden::{self, Golden};
 use candle_core::{DType, Device, Tensor};
-use erw::ml::backprop::{Gradients, gradients};
-use erw::ml::loss;
+use erw::ml::diffusion::interpolant::Path;
+use erw::ml::diffusion::loss;
+use erw::ml::kernels::autograd::{Gradients, gradients};
 use erw::ml::models::projector::ProjectorKind;
-use erw::ml::models::sit::{self, MlpKind, SiT, SiTConfig, drop_labels};
+use erw::ml::models::sit;
+use erw::ml::models::sit::{MlpKind, SiT, SiTConfig, drop_labels};
+use erw::ml::nn::params::{Frozen, ParamSet};
 use erw::ml::nn::plain;
-use erw::ml::path::Path;
-use erw::ml::rng::{self, Purpose};
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
 use erw::ml::train::check_reached;
-use erw::ml::weights::{Frozen, ParamSet};
 
 const CPU: Device = Device::Cpu;
 
@@ -101,7 +103,7 @@ fn forward_losses_and_gradients_are_the_originals() {
         }
         let loss = golden_loss(&g, &model);
         g.assert_close("loss", &loss, &g.get("out/loss"), "loss");
-        let mut collected = Gradients::new(&params);
+        let mut collected = Gradients::new(params.vars());
         collected.backward(&loss).unwrap();
         check_reached(&collected).unwrap();
         let grads = collected.tensors().unwrap();
@@ -202,7 +204,7 @@ fn a_gradient_that_is_not_zero_reaches_every_parameter() {
             let (v, z) = model.forward(&x, &t, &y).unwrap();
             (loss::velocity(&v, &x).unwrap() + loss::alignment(&[features], &z).unwrap()).unwrap()
         };
-        let grads = gradients(&params, &loss).unwrap();
+        let grads = gradients(params.vars(), &loss).unwrap();
         for (name, _) in params.vars() {
             let grad = grads.get(&name).unwrap_or_else(|| panic!("no gradient reaches {name}"));
             let size = grad.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();

@@ -2,12 +2,13 @@
 //! reads it, and what is damaged or hostile is named.
 
 use candle_core::{Device, Result, Tensor};
-use erw::ml::data::decode::{Orientation, decode};
-use erw::ml::data::picture::Rgb;
+use erw::ml::data::decode::decode;
+use erw::ml::data::decode::orientation::Orientation;
+use erw::ml::data::rgb::Rgb;
 use erw::ml::data::source::classes::parse_list;
 use erw::ml::data::source::{Preparation, Source, Split};
 use erw::ml::data::transform::Transform;
-use erw::ml::weights;
+use erw::ml::nn::params;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
@@ -390,7 +391,7 @@ fn off(image: &Rgb, pixels: &Tensor) -> Result<Option<u8>> {
 /// Files and what Pillow makes of them: tests/golden/images/make.py.
 #[test]
 fn every_format_is_read_as_pillow_reads_it() -> Result<()> {
-    let golden = weights::load(&fixtures().join("pillow.safetensors"), &Device::Cpu)?;
+    let golden = params::load(&fixtures().join("pillow.safetensors"), &Device::Cpu)?;
     for (name, pixels) in &golden {
         let (file, orientation) = match name.strip_prefix("upright/") {
             Some(file) => (file, Orientation::Apply),
@@ -405,7 +406,7 @@ fn every_format_is_read_as_pillow_reads_it() -> Result<()> {
 
 /// The files in `odd.safetensors` (tests/golden/images/odd.py) whose names begin with `prefix`, which they lose.
 fn odd_files(prefix: &str) -> Vec<(String, Vec<u8>)> {
-    let all = weights::load(&fixtures().join("odd.safetensors"), &Device::Cpu).unwrap();
+    let all = params::load(&fixtures().join("odd.safetensors"), &Device::Cpu).unwrap();
     let named = all.into_iter().filter_map(|(name, bytes)| Some((name.strip_prefix(prefix)?.to_string(), bytes)));
     let whole = named.filter(|(name, _)| !name.contains('/'));
     let mut files: Vec<_> = whole.map(|(name, bytes)| (name, bytes.to_vec1::<u8>().unwrap())).collect();
@@ -415,7 +416,7 @@ fn odd_files(prefix: &str) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn what_encoders_vary_is_read_as_pillow_reads_it() -> Result<()> {
-    let golden = weights::load(&fixtures().join("odd.safetensors"), &Device::Cpu)?;
+    let golden = params::load(&fixtures().join("odd.safetensors"), &Device::Cpu)?;
     let (mut beyond, files) = (vec![], odd_files(""));
     for (name, bytes) in &files {
         let read = decode(bytes, Orientation::Ignore);

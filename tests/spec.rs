@@ -4,9 +4,10 @@
 use crate::support::space::Space;
 use crate::support::toys::{BASE, TOYS, names, overrides, stage};
 use erw::cli::{explain, graph, schema, stages};
-use erw::runner::graph::{Pipeline, StageId};
-use erw::runner::manifest::{Exact, Manifest};
-use erw::runner::select::select;
+use erw::runner::kind::field::Exact;
+use erw::runner::kind::manifest::Manifest;
+use erw::runner::pipeline::graph::{Pipeline, StageId};
+use erw::runner::pipeline::targets::select;
 use erw::runner::sweep::SweepPlan;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -135,8 +136,9 @@ fn a_slot_takes_a_list_from_any_layer() {
     let given = "[stages.pair]\nkind = \"pair\"\n[stages.join]\nkind = \"join\"\ninputs = { parts = [\"pair.right\", \"codec\"] }\n";
     let parts = |space: &Space, set: &[&str], env: &[(&str, &str)]| {
         let pipeline = space.load_with(set, env).unwrap();
-        let name =
-            |(_, e): (String, &erw::runner::graph::Edge)| format!("{}.{}", pipeline.stage(e.from).name, e.output);
+        let name = |(_, e): (String, &erw::runner::pipeline::graph::Edge)| {
+            format!("{}.{}", pipeline.stage(e.from).name, e.output)
+        };
         stage(&pipeline, "join").connected("parts").into_iter().map(name).collect::<Vec<_>>()
     };
     let space = extended(given);

@@ -6,15 +6,18 @@ use crate::support::bench::Ear;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Init;
 use erw::error::ErrorKind;
-use erw::ml::backprop::{Gradients, gradients};
-use erw::ml::ema::Ema;
-use erw::ml::loss;
+use erw::ml::diffusion::loss;
+use erw::ml::kernels::autograd::{Gradients, gradients};
 use erw::ml::models::projector::ProjectorKind;
 use erw::ml::models::sit::{Also, MlpKind, SiT, SiTConfig};
-use erw::ml::optim::{AdamW, AdamWConfig, Decay};
-use erw::ml::rng::{self, Purpose};
-use erw::ml::weights::{self, ParamSet};
-use erw::stages::{sample, train, warmup};
+use erw::ml::nn::params;
+use erw::ml::nn::params::ParamSet;
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
+use erw::ml::train::adamw::{AdamW, AdamWConfig, Decay};
+use erw::ml::train::ema::Ema;
+use erw::stages::sampling::sample;
+use erw::stages::training::{train, warmup};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -37,7 +40,7 @@ fn model(config: &SiTConfig) -> (SiT, ParamSet) {
 
 /// Names of the parameters whose gradient is absent or zero.
 fn unreached(params: &ParamSet, loss: &Tensor) -> Vec<String> {
-    let grads = gradients(params, loss).unwrap();
+    let grads = gradients(params.vars(), loss).unwrap();
     let size = |g: &Tensor| g.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
     let names = params.vars().into_iter().map(|(name, _)| name);
     names.filter(|name| grads.get(name).is_none_or(|g| size(g) == 0.0)).collect()
@@ -176,7 +179,7 @@ fn resting() -> (ParamSet, Gradients) {
         vb.get_with_hints(shape, name, one).unwrap();
     }
     let zeros = params.vars().into_iter().map(|(name, var)| (name, var.zeros_like().unwrap())).collect();
-    let grads = Gradients::from_tensors(&params, &zeros).unwrap();
+    let grads = Gradients::from_tensors(params.vars(), &zeros).unwrap();
     (params, grads)
 }
 
@@ -208,7 +211,7 @@ fn further_averages_are_those_of_trainings_with_their_decay() {
         let mut emas: Vec<Ema> = decays.iter().map(|d| Ema::new(&params, *d).unwrap()).collect();
         for step in 0..3 {
             let grad = rng::normal_rows(2, Purpose::Probe, step, &[0], &shape, &CPU).unwrap().get(0).unwrap();
-            let grads = Gradients::from_tensors(&params, &[("a".to_string(), grad)].into()).unwrap();
+            let grads = Gradients::from_tensors(params.vars(), &[("a".to_string(), grad)].into()).unwrap();
             optimizer.step(&grads, 1.0, &mut emas).unwrap();
         }
         emas.iter().map(|e| numbers(&e.tensors()["a"])).collect()
@@ -304,7 +307,7 @@ fn dropped_labels_train_the_null_class_and_no_other() {
     let lab = Lab::new();
     let rows = |work: &str, dropout: f64, steps: u64| {
         let sit = train_with(&lab, work, json!({"class_dropout": dropout, "steps": steps}));
-        let all = weights::load(&sit.join("model.safetensors"), &CPU).unwrap();
+        let all = params::load(&sit.join("model.safetensors"), &CPU).unwrap();
         all["y_embedder.embedding_table.weight"].to_vec2::<f32>().unwrap()
     };
     let (before, after) = (rows("before", 1.0, 0), rows("after", 1.0, 3));

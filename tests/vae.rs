@@ -2,11 +2,15 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::models::vae::{AutoencoderKl, Posterior, Reconstruction, VaeConfig, VaeLoss, posterior_noise};
-use erw::ml::optim::{AdamWConfig, Decay};
+use erw::ml::nn::params;
+use erw::ml::nn::params::{Frozen, ParamSet, Tensors};
 use erw::ml::rng::{Purpose, normal_rows};
+use erw::ml::train::adamw::{AdamWConfig, Decay};
+use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::{Fit, FitConfig, Keep, Observer, Silent, StepLoss, Trained, Watch, batch_indices, fit};
-use erw::ml::weights::{self, Frozen, ParamSet, Tensors};
+use erw::ml::train::observer::{Observer, Silent};
+use erw::ml::train::trained::{Fit, Trained};
+use erw::ml::train::{CheckpointRetention, Hooks, batch_indices, fit};
 use std::path::Path;
 
 use crate::support::golden::Golden;
@@ -52,7 +56,7 @@ fn old_and_foreign_files() -> Result<()> {
     let query = tensors["encoder.mid_block.attentions.0.query.weight"].reshape((24, 24, 1, 1))?;
     tensors.insert("encoder.mid_block.attentions.0.query.weight".into(), query);
     let file = dir.path().join("diffusion_pytorch_model.safetensors");
-    weights::save(&tensors, &file)?;
+    params::save(&tensors, &file)?;
     let config = r#"{"_class_name": "AutoencoderKL", "act_fn": "silu", "block_out_channels": [8, 16, 24, 24],
         "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
         "in_channels": 3, "latent_channels": 4, "layers_per_block": 2, "norm_num_groups": 4, "out_channels": 3,
@@ -144,11 +148,11 @@ fn train(dir: &Path, obs: &dyn Observer) -> Result<Fit> {
         checkpoint_every: 0,
         log_every: 10,
         checkpoint_dir: dir.to_path_buf(),
-        keep: Keep::default(),
+        keep: CheckpointRetention::default(),
         samples: 8,
         loss_scaling: false,
     };
-    fit(&params, &cfg, obs, &mut Watch::default(), &mut |step, micro| {
+    fit(&params, &cfg, obs, &mut Hooks::default(), &mut |step, micro| {
         let samples = batch_indices(7, step, micro, 1, 8, 24);
         let index = Tensor::from_vec(samples.iter().map(|s| *s as u32).collect::<Vec<_>>(), 8, &Device::Cpu)?;
         let noise = posterior_noise(7, step, &samples, &[4, 8, 8], &Device::Cpu)?;

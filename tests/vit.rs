@@ -3,7 +3,7 @@
 use crate::support::golden::Golden;
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::models::vit::{Mlp, Vit, VitConfig, patchify};
-use erw::ml::weights::{Frozen, ParamSet};
+use erw::ml::nn::params::{Frozen, ParamSet};
 use serde_json::json;
 
 const CPU: Device = Device::Cpu;

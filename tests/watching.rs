@@ -7,10 +7,12 @@ use crate::support::space::Space;
 use candle_core::{Device, Tensor};
 use erw::error::ErrorKind;
 use erw::ml::models::sit::SiTConfig;
-use erw::ml::rng::{self, Purpose};
+use erw::ml::nn::params;
+use erw::ml::rng;
+use erw::ml::rng::Purpose;
 use erw::ml::train::saved_weights;
-use erw::ml::weights;
-use erw::stages::{self, train, warmup};
+use erw::stages;
+use erw::stages::training::{train, warmup};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -173,11 +175,11 @@ fn a_training_that_diverged_says_how_to_go_on_and_that_works() {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let given = json!({"as": "sit", "source": file, "config": dir.join("config.json"), "preset": null, "url": null,
         "sha256": null});
-    lab.run(&stages::weights::KIND, "import", given, &[], &Ear::default()).unwrap();
+    lab.run(&stages::data::weights::KIND, "import", given, &[], &Ear::default()).unwrap();
     let mut inputs = lab.data();
     inputs.push(("init", lab.artifact("import", "weights")));
     lab.run(&train::KIND, "on", json!({"steps": 0}), &inputs, &Ear::default()).unwrap();
-    let begun = weights::load(&lab.artifact("on", "sit").join("model.safetensors"), &CPU).unwrap();
+    let begun = params::load(&lab.artifact("on", "sit").join("model.safetensors"), &CPU).unwrap();
     let config: SiTConfig = serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
     assert_eq!(config.depth, 2);
     for (name, t) in &saved.model {

@@ -4,11 +4,13 @@ use crate::support::golden::{self, Golden};
 use crate::support::http::{Server, unconfigured};
 use crate::support::space::{Said, Space};
 use candle_core::{DType, Device, Tensor};
-use erw::ml::formats::{Format, WeightsFile};
+use erw::ml::formats::WeightsFile;
+use erw::ml::formats::format::Format;
 use erw::ml::models::projector::ProjectorKind;
 use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
-use erw::ml::weights::{self, Frozen, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::{Frozen, Tensors};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -34,7 +36,7 @@ fn assert_same(got: &Tensors, want: &Tensors) {
 }
 
 fn load(path: &Path) -> Tensors {
-    weights::load(path, &CPU).unwrap()
+    params::load(path, &CPU).unwrap()
 }
 
 /// The network of `checkpoint.pt`: 2 blocks of width 16 with rotary embedding.
@@ -116,7 +118,7 @@ fn wrapped_names_missing_tables_and_halves_are_understood() {
     let whole = golden.group("w");
     let bare = whole.iter().filter(|(name, _)| !name.starts_with("feat_rope."));
     let halves = bare.map(|(k, t)| (format!("module.{k}"), t.to_dtype(DType::F16).unwrap())).collect();
-    weights::save(&halves, &space.path("w.bin")).unwrap();
+    params::save(&halves, &space.path("w.bin")).unwrap();
     let said = erw(&space, &["weights", "import", "w.bin", "--as", "sit", "--config", "config.json", "--out", "sit"])
         .expect(0);
     assert!(said.stdout.contains("0 missing, 0 unexpected") && said.stdout.contains("<- module."), "{}", said.stdout);
@@ -182,7 +184,7 @@ fn an_autoencoder_of_the_original_code_is_the_same_network() {
     assert!(file.contains_key("first_stage_model.decoder.up.3.block.0.norm1.weight"));
     file.insert("model.diffusion_model.out.0.weight".into(), Tensor::zeros(3, DType::F32, &CPU).unwrap());
     file.insert("first_stage_model.loss.logvar".into(), Tensor::zeros((), DType::F32, &CPU).unwrap());
-    weights::save(&file, &space.path("v1-5.safetensors")).unwrap();
+    params::save(&file, &space.path("v1-5.safetensors")).unwrap();
     let args = ["weights", "import", "v1-5.safetensors", "--as", "vae", "--config", "config.json", "--out", "vae"];
     let said = erw(&space, &args).expect(0);
     assert!(said.stdout.contains("2 dropped, 0 missing, 0 unexpected"), "{}", said.stdout);
@@ -195,7 +197,7 @@ fn what_does_not_fit_is_reported_and_nothing_is_written() {
     let (mut tensors, config) = vae();
     let space = Space::of(&[("config.json", &serde_json::to_string(&config).unwrap())]);
     let import = |tensors: &Tensors, what: &[&str]| {
-        weights::save(tensors, &space.path("w.safetensors")).unwrap();
+        params::save(tensors, &space.path("w.safetensors")).unwrap();
         let said = erw(&space, &[&["weights", "import", "w.safetensors", "--out", "out", "--as"], what].concat());
         assert!(!space.path("out").exists());
         let left = fs::read_dir(space.path("")).unwrap().flatten().map(|e| e.file_name().into_string().unwrap());
@@ -259,7 +261,7 @@ fn published_statistics_are_looked_at() {
 fn published(server: &Server, more: &str) -> Space {
     let (tensors, _) = vae();
     let space = Space::of(&[]);
-    weights::save(&tensors, &space.path("vae.safetensors")).unwrap();
+    params::save(&tensors, &space.path("vae.safetensors")).unwrap();
     let bytes = fs::read(space.path("vae.safetensors")).unwrap();
     server.put("/vae.safetensors", &bytes);
     registry(&space, server, &format!("sha256 = \"{}\"\n{more}", sum(&bytes)));

@@ -1,7 +1,7 @@
 //! `erw completions SHELL`: a completion script on standard output.
 
 use super::common::print;
-use crate::error::Result;
+use erw_base::error::Result;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -1,13 +1,14 @@
 //! `erw explain PIPELINE STAGE`: what a stage is, what it takes, and every value with who stated it.
 
-use super::common::{PipelineArgs, columns, print};
-use super::why::one;
-use crate::error::Result;
-use crate::runner::environment::{self, Given, Setting};
-use crate::runner::graph::{Edge, Origin, Pipeline, Stage};
-use crate::runner::manifest::{Field, Params, Registry, Slot};
-use crate::runner::pool::Limits;
-use crate::runner::{command, value};
+use super::common::pipeline_args::{PipelineArgs, one};
+use super::common::{columns, print};
+use erw_base::error::Result;
+use erw_runner::exec::environment::{self, Requested, Variable};
+use erw_runner::exec::resources::Limits;
+use erw_runner::kind::field::{Field, Params, Slot};
+use erw_runner::kind::{Registry, value};
+use erw_runner::pipeline::command;
+use erw_runner::pipeline::graph::{Edge, Origin, Pipeline, Stage};
 use std::path::Path;
 
 #[derive(Debug, clap::Args)]
@@ -93,10 +94,10 @@ fn fields(stage: &Stage, part: &str, fields: &[Field], values: &Params) -> Vec<V
 /// What erw sets for it, and why.
 fn environment(stage: &Stage) -> Vec<Vec<String>> {
     let user = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let given = Given::by(&stage.resources);
+    let given = Requested::by(&stage.resources);
     let limits = Limits::of_machine();
     let threads = stage.resources.threads.unwrap_or(usize::MAX).min(limits.threads);
-    let row = |s: Setting| {
+    let row = |s: Variable| {
         let value = match s.value {
             // Which ones is known when it starts.
             Some(_) if s.name == environment::GPUS && given.gpus => {

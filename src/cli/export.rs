@@ -1,18 +1,16 @@
 //! `erw export PIPELINE STAGE[.OUTPUT] DIR`: an artifact as a folder for others.
 
-use super::common::{PipelineArgs, print};
-use super::remote::{RemoteArgs, warn};
-use super::why::one;
-use crate::error::{Error, Result};
-use crate::report::{bytes, count};
-use crate::runner::actions::Record;
-use crate::runner::export::{How, Item, export, spare};
-use crate::runner::graph::{Pipeline, StageId};
-use crate::runner::manifest::Registry;
-use crate::runner::plan::{Verdict, verdict};
-use crate::runner::select::named;
-use crate::runner::store::Store;
-use crate::runner::suggest;
+use super::common::pipeline_args::{PipelineArgs, stage_and_output};
+use super::common::print;
+use super::common::remote_args::{RemoteArgs, warn};
+use crate::report::text::{bytes, count};
+use erw_base::error::{Error, Result};
+use erw_runner::cache::action_cache::Record;
+use erw_runner::cache::export::{ExportMode, Item, export, spare};
+use erw_runner::cache::store::Store;
+use erw_runner::kind::Registry;
+use erw_runner::pipeline::graph::{Pipeline, StageId};
+use erw_runner::plan::{Verdict, verdict};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -39,32 +37,18 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let dir = args.dir.as_deref().unwrap_or(Path::new(""));
     let pipeline = args.pipeline.load_for([&args.what], registry, cache)?;
     let (id, output) = stage_and_output(&pipeline, &args.what)?;
-    let store = args.remote.store(cache)?;
+    let store = args.remote.cache(cache)?;
     let record = record(&pipeline, &store, id);
-    warn(store.remote());
+    warn(store.remote.as_ref());
     let record = record?;
     let chosen = record.outputs.iter().filter(|(name, _)| output.as_ref().is_none_or(|o| o == *name));
     let items: Vec<Item> = chosen.map(|(name, o)| Item { name: name.clone(), measured: o.measured }).collect();
-    let how = if args.link { How::Link } else { How::Copy };
+    let how = if args.link { ExportMode::Link } else { ExportMode::Copy };
     spare(&store, &pipeline.file, dir)?;
     export(&store, &items, dir, how, args.force)?;
     let (files, total) = items.iter().fold((0, 0), |(f, b), i| (f + i.measured.files, b + i.measured.bytes));
     let note = if args.link { ", as read-only links into the cache: copy a file before changing it" } else { "" };
     print(&format!("{}: {}, {}{note}\n", dir.display(), count(files as usize, "file"), bytes(total)))
-}
-
-/// The longest stage name that fits, then an output of it.
-pub fn stage_and_output(pipeline: &Pipeline, what: &str) -> Result<(StageId, Option<String>)> {
-    let is_stage = |name: &str| !named(pipeline, name).is_empty();
-    let split = what.rsplit_once('.').filter(|(stage, _)| !is_stage(what) && is_stage(stage));
-    let Some((stage, output)) = split else { return Ok((one(pipeline, what)?, None)) };
-    let id = one(pipeline, stage)?;
-    let stage = pipeline.stage(id);
-    if !stage.outputs.contains_key(output) {
-        let hint = suggest::hint(output, stage.outputs.keys().map(String::as_str), "the outputs are");
-        return Err(Error::usage(format!("stage `{}` has no output `{output}`", stage.name)).maybe_hint(hint));
-    }
-    Ok((id, Some(output.into())))
 }
 
 /// The record of a stage that is up to date.

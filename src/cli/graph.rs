@@ -1,11 +1,12 @@
 //! `erw graph PIPELINE`: the stages and what flows between them, as text, for Graphviz, or for Mermaid.
 
-use super::common::{PipelineArgs, columns, print};
-use crate::error::Result;
-use crate::report::count;
-use crate::runner::graph::{Pipeline, StageId};
-use crate::runner::manifest::Registry;
-use crate::runner::select::select;
+use super::common::pipeline_args::PipelineArgs;
+use super::common::{columns, print};
+use crate::report::text::count;
+use erw_base::error::Result;
+use erw_runner::kind::Registry;
+use erw_runner::pipeline::graph::{Pipeline, StageId};
+use erw_runner::pipeline::targets::select;
 use std::path::Path;
 
 #[derive(Debug, clap::Args)]

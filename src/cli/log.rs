@@ -1,10 +1,10 @@
 //! `erw log`: the runs of this cache, the latest first; `erw log RUN`: the stages of one.
 
-use super::common::{columns, print};
-use crate::error::{Error, Result};
-use crate::report::{duration, instant, number};
-use crate::runner::history::{Ended, Run, RunState, runs, with_events};
-use crate::runner::store::Store;
+use super::common::{columns, json, print};
+use crate::report::text::{duration, instant, number};
+use erw_base::error::{Error, Result};
+use erw_runner::cache::store::Store;
+use erw_runner::journal::read::{Ended, Run, RunState, runs, with_events};
 use std::path::Path;
 
 #[derive(Debug, clap::Args)]
@@ -30,12 +30,6 @@ pub fn run(args: &Args, cache: &Path) -> Result<()> {
     let folder = store.runs().join(&run.id);
     with_events(&mut run, &folder);
     if args.json { print(&json(&run)?) } else { print(&detail(&run)) }
-}
-
-/// Any value, for programs.
-pub fn json(value: &impl serde::Serialize) -> Result<String> {
-    let text = serde_json::to_string_pretty(value);
-    text.map(|t| t + "\n").map_err(|e| Error::internal("a value cannot be written as JSON").because(e))
 }
 
 fn find(all: Vec<Run>, id: &str) -> Result<Run> {

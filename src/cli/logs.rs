@@ -1,21 +1,22 @@
 //! `erw logs PIPELINE STAGE`: what the last attempt at a stage wrote, and where the pictures are that it drew; `-f`
 //! follows it.
 
-use super::common::{PipelineArgs, print};
-use super::why::one;
-use crate::error::{Error, Result};
+use super::common::pipeline_args::{PipelineArgs, one};
+use super::common::print;
 use crate::report::table::near;
-use crate::runner::attempt::PICTURES;
-use crate::runner::digest::Digest;
-use crate::runner::disk::list;
-use crate::runner::graph::{Pipeline, StageId};
-use crate::runner::key::Key;
-use crate::runner::log_text::{Lines, cut, last_lines};
-use crate::runner::manifest::Registry;
-use crate::runner::plan::{Judge, Verdict, inputs, plan};
-use crate::runner::select::select;
-use crate::runner::store::Store;
-use crate::runner::{actions::Record, history};
+use erw_base::error::{Error, Result};
+use erw_runner::cache::action_cache::Record;
+use erw_runner::cache::key::Key;
+use erw_runner::cache::store::Store;
+use erw_runner::files::digest::Digest;
+use erw_runner::files::disk::list;
+use erw_runner::journal::read;
+use erw_runner::kind::Registry;
+use erw_runner::kind::attempt::PICTURES;
+use erw_runner::pipeline::graph::{Pipeline, StageId};
+use erw_runner::pipeline::targets::select;
+use erw_runner::plan::{CacheChecker, Verdict, inputs, plan};
+use erw_runner::text::log_lines::{Lines, cut, last_lines};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
@@ -62,10 +63,10 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 
 /// The key of the stage, if its inputs are known.
 pub fn key(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Option<Key>> {
-    let judge = Judge::new(pipeline, store, BTreeSet::new());
+    let checker = CacheChecker::new(pipeline, store, BTreeSet::new());
     let stage = pipeline.stage(id);
     let mut verdicts: BTreeMap<StageId, Verdict> =
-        plan(&judge, &select(pipeline, std::slice::from_ref(&stage.name))?)?.into_iter().collect();
+        plan(&checker, &select(pipeline, std::slice::from_ref(&stage.name))?)?.into_iter().collect();
     let record = |id: &StageId, verdicts: &BTreeMap<StageId, Verdict>| -> Option<Record> {
         match verdicts.get(id) {
             Some(Verdict::Cached(record)) => Some((**record).clone()),
@@ -77,7 +78,7 @@ pub fn key(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Option<Key
         Some(Verdict::Run(_)) => {
             let records: BTreeMap<StageId, Record> =
                 verdicts.keys().filter_map(|id| Some((*id, record(id, &verdicts)?))).collect();
-            Ok(Some(judge.key(stage, &inputs(stage, |from| records.get(&from))?)?.action.key))
+            Ok(Some(checker.key(stage, &inputs(stage, |from| records.get(&from))?)?.action.key))
         }
         _ => Ok(None),
     }
@@ -95,7 +96,7 @@ fn latest(store: &Store, key: &Key) -> Option<PathBuf> {
 
 /// The log of the last attempt that a journal tells of, wherever it lies by now.
 fn earlier(store: &Store, pipeline: &str, stage: &str) -> Result<Option<(Key, PathBuf)>> {
-    let Some((key, log)) = history::last_attempt(store, pipeline, stage)? else { return Ok(None) };
+    let Some((key, log)) = read::last_attempt(store, pipeline, stage)? else { return Ok(None) };
     let Ok(key) = key.parse::<Digest>().map(Key::from) else { return Ok(None) };
     let there = if log.exists() { Some(log) } else { latest(store, &key) };
     Ok(there.map(|log| (key, log)))

@@ -1,15 +1,16 @@
 //! `erw plot`: the results of a sweep as curves, in an SVG. Runs nothing.
 
-use super::common::{PipelineArgs, print};
+use super::common::pipeline_args::PipelineArgs;
+use super::common::print;
 use super::sweep;
-use super::trials::TableArgs;
-use crate::error::{Error, Result};
+use super::sweep::table_options::TableArgs;
 use crate::report::chart::{Chart, Line, Panel, Point};
-use crate::report::count;
 use crate::report::sheet::{Cell, Column, Format, Sheet, spread};
-use crate::runner::manifest::Registry;
-use crate::runner::suggest;
-use crate::runner::sweep::SweepPlan;
+use crate::report::text::count;
+use erw_base::error::{Error, Result};
+use erw_runner::kind::Registry;
+use erw_runner::sweep::SweepPlan;
+use erw_runner::text::suggest;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -43,8 +44,8 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     }
     let plan = args.pipeline.sweep(registry)?;
     let (over, filter) = (args.over.clone(), args.filter.clone());
-    let wishes = TableArgs { over, each: false, sort: None, filter, format: Format::Text };
-    let sheet = sweep::cached_sheet(&plan, cache, &wishes)?;
+    let options = TableArgs { over, each: false, sort: None, filter, format: Format::Text };
+    let sheet = sweep::cached_sheet(&plan, cache, &options)?;
     let abscissa = args.x.as_ref().map(|name| Abscissa::find(&plan, &sheet, name)).transpose()?;
     let panel = |y: &String| panel(&sheet, y, abscissa.as_ref());
     let panels = args.y.iter().map(panel).collect::<Result<Vec<Panel>>>()?;
@@ -90,8 +91,7 @@ impl Abscissa {
             let names = plan.axes.iter().map(|a| a.name.as_str());
             Error::usage(format!("`--x {name}`: no such axis")).maybe_hint(suggest::hint(name, names, "the axes are"))
         };
-        let called =
-            |axis: &&crate::runner::sweep::axes::Axis| axis.name == name || axis.keys.iter().any(|k| k == name);
+        let called = |axis: &&erw_runner::sweep::axis::Axis| axis.name == name || axis.keys.iter().any(|k| k == name);
         let axis = plan.axes.iter().find(called).ok_or_else(unknown)?;
         let key = axis.keys.iter().find(|k| *k == name).or_else(|| axis.keys.first()).ok_or_else(unknown)?;
         let column = sheet.columns.iter().position(|c| c.group == SETTINGS && c.title == *key);

@@ -2,12 +2,14 @@
 //! and check while one types. It is as strict as a single file allows: what a parent may have stated is not required.
 
 use super::common::print;
-use crate::error::{Error, Result};
-use crate::fetch::registry;
-use crate::runner::command;
-use crate::runner::manifest::{Field, FieldType, Manifest, Registry};
-use crate::runner::properties::Rule;
-use crate::runner::properties::expression::Term;
+use erw_base::error::{Error, Result};
+use erw_fetch::registry;
+use erw_runner::kind::Registry;
+use erw_runner::kind::expression::Term;
+use erw_runner::kind::field::{Field, FieldType};
+use erw_runner::kind::manifest::Manifest;
+use erw_runner::kind::property::Rule;
+use erw_runner::pipeline::command;
 use serde_json::{Map, Value, json};
 
 #[derive(Debug, clap::Args)]

@@ -1,9 +1,10 @@
 //! One way to name a stage, in every command: `PIPELINE STAGE` and `PIPELINE:STAGE` mean the same, and so does a stage
 //! with the pipeline in front of it once more. Done before a command begins, so that none has to think of it.
 
-use super::common::{PipelineArgs, file_and_stage};
-use super::{Command, cache, weights};
-use crate::error::{Error, Result};
+use super::command::Command;
+use super::common::pipeline_args::{PipelineArgs, file_and_stage};
+use super::{cache, weights};
+use erw_base::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// Puts each stage where its command looks for it.

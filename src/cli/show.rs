@@ -1,18 +1,18 @@
 //! `erw show ARTIFACT`: what an artifact is, who made it, and what of, down to the files that it all began with.
 
-use super::common::{PipelineArgs, SetArgs, file_and_stage, print};
-use super::export::stage_and_output;
-use super::log::json;
-use crate::error::{Error, Result};
+use super::common::pipeline_args::{PipelineArgs, SetArgs, file_and_stage, stage_and_output};
+use super::common::{json, print};
 use crate::report::table::near;
-use crate::report::{bytes, count, duration, instant, number};
-use crate::runner::actions::{self, Record};
-use crate::runner::digest::Digest;
-use crate::runner::lineage::{Lineage, Maker, find, trace};
-use crate::runner::manifest::Registry;
-use crate::runner::plan::{Verdict, verdict};
-use crate::runner::store::Store;
-use crate::runner::{command, numbers};
+use crate::report::text::{bytes, count, duration, instant, number};
+use erw_base::error::{Error, Result};
+use erw_runner::cache::action_cache::{self, Record};
+use erw_runner::cache::store::Store;
+use erw_runner::exec::metrics_json;
+use erw_runner::files::digest::Digest;
+use erw_runner::journal::lineage::{Lineage, Maker, find, trace};
+use erw_runner::kind::Registry;
+use erw_runner::pipeline::command;
+use erw_runner::plan::{Verdict, verdict};
 use std::path::Path;
 
 /// A value longer than this is cut.
@@ -38,7 +38,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 
 /// What is printed about an artifact.
 pub fn shown(artifact: &str, set: &SetArgs, as_json: bool, store: &Store, registry: Registry) -> Result<String> {
-    let records = actions::all(store)?.0;
+    let records = action_cache::all(store)?.0;
     let traced = match file_and_stage(artifact) {
         Some((file, stage)) => of_stage(store, &records, &set.on(file), stage, registry)?,
         None => trace(store, &records, digest(store, &records, artifact)?, None),
@@ -108,8 +108,11 @@ fn text(lineage: &Lineage) -> String {
             for result in &maker.results {
                 text.push_str(&format!("  {} {}\n", result.name, number(result.value)));
             }
-            if lineage.present && maker.kind == command::NAME && lineage.ty.as_deref() == Some(numbers::TYPE) {
-                let told = numbers::of_output(&lineage.path).told(&maker.output);
+            if lineage.present
+                && maker.kind == command::NAME
+                && lineage.ty.as_deref() == Some(erw_runner::kind::field::TYPE)
+            {
+                let told = metrics_json::of_output(&lineage.path).told(&maker.output);
                 text.extend(told.map(|told| format!("  {told}\n")));
             }
             text.push('\n');

@@ -1,9 +1,12 @@
 //! `erw stages`: the kinds of stages; `erw stages KIND`: a kind's manifest as it is.
 
 use super::common::{columns, print};
-use crate::error::{Error, Result};
-use crate::runner::manifest::{Manifest, Registry, Slot};
-use crate::runner::{command, suggest};
+use erw_base::error::{Error, Result};
+use erw_runner::kind::Registry;
+use erw_runner::kind::field::Slot;
+use erw_runner::kind::manifest::Manifest;
+use erw_runner::pipeline::command;
+use erw_runner::text::suggest;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

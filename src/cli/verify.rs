@@ -1,21 +1,23 @@
 //! `erw verify PIPELINE [STAGES]`: runs stages again beside the cache and says whether they make the same.
 
-use super::common::{PipelineArgs, columns, print};
-use super::log::json;
-use super::run::Flags;
-use super::signals::stop;
-use crate::error::{Error, ErrorKind, Result};
-use crate::report::{self, Style, duration, number};
-use crate::runner::actions::Record;
-use crate::runner::agree::{Agreement, Pair};
-use crate::runner::event::{Event, Listener, State, What};
-use crate::runner::graph::{Pipeline, StageId};
-use crate::runner::launch::Launcher;
-use crate::runner::manifest::Registry;
-use crate::runner::plan::{Judge, Verdict, plan};
-use crate::runner::select::{named, select};
-use crate::runner::store::Store;
-use crate::runner::verify::{Bench, Verified};
+use super::common::pipeline_args::PipelineArgs;
+use super::common::signals::stop;
+use super::common::{columns, json, print};
+use super::run::flags::Flags;
+use super::run::lock::says;
+use crate::report::text::duration;
+use crate::report::{self, Style};
+use erw_base::error::{Error, ErrorKind, Result};
+use erw_runner::cache::action_cache::Record;
+use erw_runner::cache::store::Store;
+use erw_runner::event::{Event, EventKind, Listener, State};
+use erw_runner::exec::spawn::Launcher;
+use erw_runner::kind::Registry;
+use erw_runner::pipeline::graph::{Pipeline, StageId};
+use erw_runner::pipeline::targets::{named, select};
+use erw_runner::plan::{CacheChecker, Verdict, plan};
+use erw_runner::repro::compare::Agreement;
+use erw_runner::repro::verify::{Bench, Verified};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
@@ -67,7 +69,7 @@ struct Unruffled(Box<dyn Listener>);
 
 impl Listener for Unruffled {
     fn event(&mut self, event: &Event) {
-        if !matches!(&event.what, What::Ended(end) if end.state == State::Cached) {
+        if !matches!(&event.what, EventKind::Ended(end) if end.state == State::Cached) {
             self.0.event(event);
         }
     }
@@ -75,9 +77,9 @@ impl Listener for Unruffled {
 
 /// Of the stages and all that they need. What is stale has nothing to be compared with.
 fn records(pipeline: &Pipeline, store: &Store, needed: &[StageId]) -> Result<BTreeMap<StageId, Record>> {
-    let judge = Judge::new(pipeline, store, BTreeSet::new());
+    let checker = CacheChecker::new(pipeline, store, BTreeSet::new());
     let mut records = BTreeMap::new();
-    for (id, verdict) in plan(&judge, needed)? {
+    for (id, verdict) in plan(&checker, needed)? {
         let Verdict::Cached(record) = verdict else {
             let (name, file) = (&pipeline.stage(id).name, pipeline.file.display());
             let error = Error::usage(format!("stage `{name}` is stale: there is nothing to verify"));
@@ -96,20 +98,6 @@ fn text(all: &[(String, Verified)]) -> String {
         rows.extend(says.map(|more| vec![String::new(), String::new(), more]));
     }
     columns(&rows, "")
-}
-
-/// An agreement in words, by line.
-pub fn says(agreement: &Agreement) -> Vec<String> {
-    match agreement {
-        Agreement::Exact => vec!["the same, byte for byte".into()],
-        Agreement::Near { tolerance, results } => {
-            let pair = |p: &Pair| format!("{} {} -> {}", p.name, number(Some(p.old)), number(Some(p.new)));
-            let pairs: Vec<String> = results.iter().map(pair).collect();
-            vec![format!("results within {tolerance}, as not made on one class of machine: {}", pairs.join(", "))]
-        }
-        Agreement::Unknown => vec!["other bytes, not made on one class of machine, and no results to compare".into()],
-        Agreement::Differs { what } => what.iter().map(|w| format!("DIFFERS: {w}")).collect(),
-    }
 }
 
 fn objects(all: &[(String, Verified)]) -> Result<String> {

@@ -1,15 +1,14 @@
 //! `erw why PIPELINE STAGE`: why a stage runs, waits, or is what it is.
 
-use super::common::{PipelineArgs, print};
-use crate::error::{Error, Result};
-use crate::report::{duration, instant};
-use crate::runner::graph::{Pipeline, StageId};
-use crate::runner::manifest::Registry;
-use crate::runner::name;
-use crate::runner::plan::Judge;
-use crate::runner::store::Store;
-use crate::runner::why::{Change, Fact, State, Upstream, Why, why};
-use crate::runner::{select, suggest};
+use super::common::pipeline_args::{PipelineArgs, one};
+use super::common::print;
+use crate::report::text::{duration, instant};
+use erw_base::error::{Error, Result};
+use erw_runner::cache::store::Store;
+use erw_runner::journal::explain::{Change, Fact, State, Upstream, Why, why};
+use erw_runner::kind::Registry;
+use erw_runner::plan::CacheChecker;
+use erw_runner::text::path_text;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -31,30 +30,13 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let pipeline = args.pipeline.load_for(&args.stage, registry, cache)?;
     let id = one(&pipeline, args.stage.as_deref().unwrap_or_default())?;
     let store = Store::open(cache)?;
-    let judge = Judge::new(&pipeline, &store, BTreeSet::new());
-    let why = why(&judge, id)?;
+    let checker = CacheChecker::new(&pipeline, &store, BTreeSet::new());
+    let why = why(&checker, id)?;
     if args.json {
         let text = serde_json::to_string_pretty(&why).map_err(|e| Error::internal("no JSON").because(e))?;
         return print(&(text + "\n"));
     }
     print(&text(&why))
-}
-
-/// The stage of this name.
-pub fn one(pipeline: &Pipeline, name: &str) -> Result<StageId> {
-    match select::named(pipeline, name).as_slice() {
-        [one] => Ok(*one),
-        [] => {
-            let names = pipeline.stages.iter().map(|s| s.name.as_str());
-            let error = Error::usage(format!("no stage `{name}` in `{}`", pipeline.file.display()));
-            Err(error.maybe_hint(suggest::hint(name, names, "the stages are")))
-        }
-        several => {
-            let names = several.iter().map(|id| pipeline.stage(*id).name.as_str());
-            let error = Error::usage(format!("`{name}` is a stage of {} trials", several.len()));
-            Err(error.hint(format!("name one: {}", suggest::ticked(names))))
-        }
-    }
 }
 
 fn text(why: &Why) -> String {
@@ -138,7 +120,7 @@ impl Text {
     fn change(&mut self, depth: usize, change: &Change) {
         self.line(depth, &change.text);
         for file in change.files.iter().take(FILES) {
-            self.line(depth + 1, format!("{} {}", file.how, name::text(&file.path)));
+            self.line(depth + 1, format!("{} {}", file.how, path_text::text(&file.path)));
         }
         if change.files.len() > FILES {
             self.line(depth + 1, format!("and {} more files", change.files.len() - FILES));
@@ -149,7 +131,7 @@ impl Text {
     }
 
     fn upstream(&mut self, depth: usize, upstream: &Upstream) {
-        let digest = |d: Option<crate::runner::digest::Digest>| d.map_or("nothing".into(), |d| d.short());
+        let digest = |d: Option<erw_runner::files::digest::Digest>| d.map_or("nothing".into(), |d| d.short());
         let Upstream { stage, old, new, .. } = upstream;
         let when = upstream.created.as_ref().map_or(String::new(), |c| format!(", made {}", instant(c)));
         self.line(depth, format!("from `{stage}`: {} -> {}{when}", digest(*old), digest(*new)));

@@ -5,9 +5,9 @@
 //! and begins anew if it is not. When all is there and has the right size and SHA-256, the part becomes the file.
 //! `.FILE.lock` is held meanwhile, so two processes never write one part.
 
-use super::Watch;
-use super::http::{Answer, Client, Failure, Validator, page};
-use crate::error::{Error, ErrorKind, Result};
+use crate::FetchObserver;
+use crate::http::{Answer, Client, Failure, Validator, page};
+use erw_base::error::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{File, TryLockError};
@@ -20,7 +20,7 @@ const CHUNK: usize = 256 * 1024;
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// What to fetch.
-pub struct Order<'a> {
+pub struct DownloadRequest<'a> {
     pub url: &'a str,
     /// Sent to the host of `url` only.
     pub token: Option<&'a str>,
@@ -50,7 +50,7 @@ impl Default for Persistence {
 
 /// Why a file was not fetched.
 #[derive(Debug)]
-pub enum Fault {
+pub enum DownloadError {
     /// This address does not give it; another may.
     Address(Error),
     /// No other address will help: a full disk, a stop, a file that is not what it should be.
@@ -69,21 +69,21 @@ struct Begun {
 /// Fetches and returns the SHA-256 of the file, or of another that is at its place and is not to be replaced.
 pub fn download(
     client: &Client,
-    order: &Order,
+    order: &DownloadRequest,
     how: Persistence,
-    watch: &dyn Watch,
-) -> std::result::Result<String, Fault> {
+    watch: &dyn FetchObserver,
+) -> std::result::Result<String, DownloadError> {
     let folder = order.to.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(|e| Fault::Final(Error::io("create", folder, e)))?;
-    let _lock = lock(order.to, watch).map_err(Fault::Final)?;
+    std::fs::create_dir_all(folder).map_err(|e| DownloadError::Final(Error::io("create", folder, e)))?;
+    let _lock = lock(order.to, watch).map_err(DownloadError::Final)?;
     if order.to.exists() {
-        let found = sha256(order.to, watch).map_err(Fault::Final)?;
+        let found = sha256(order.to, watch).map_err(DownloadError::Final)?;
         // Another process was faster.
         if !order.replace || order.sha256.is_none_or(|want| want == found) {
             return Ok(found);
         }
     }
-    let mut part = Part::open(order, watch).map_err(Fault::Final)?;
+    let mut part = Part::open(order, watch).map_err(DownloadError::Final)?;
     let mut fruitless = 0;
     loop {
         let before = part.bytes;
@@ -92,20 +92,20 @@ pub fn download(
             Err(Trouble::Passing(error, wait)) => (error, wait),
             Err(Trouble::Address(error)) => {
                 part.leave();
-                return Err(Fault::Address(error));
+                return Err(DownloadError::Address(error));
             }
-            Err(Trouble::Final(error)) => return Err(Fault::Final(error)),
+            Err(Trouble::Final(error)) => return Err(DownloadError::Final(error)),
         };
         fruitless = if part.bytes > before { 1 } else { fruitless + 1 };
         // Where nobody answers at all there is mostly no network, and waiting does not make one.
         let attempts = if is_unreached(&error) { how.attempts.min(UNREACHED) } else { how.attempts };
         if fruitless >= attempts {
             part.leave();
-            return Err(Fault::Address(error.hint(part.kept())));
+            return Err(DownloadError::Address(error.hint(part.kept())));
         }
         let pause = wait.unwrap_or(how.pause * 2u32.pow(fruitless - 1)).min(Duration::from_secs(120));
         watch.log(&format!("{error}; trying again"));
-        sleep(pause, watch).map_err(Fault::Final)?;
+        sleep(pause, watch).map_err(DownloadError::Final)?;
     }
 }
 
@@ -113,7 +113,7 @@ pub fn download(
 const UNREACHED: u32 = 2;
 
 fn is_unreached(error: &Error) -> bool {
-    error.message.ends_with(super::http::UNREACHED)
+    error.message.ends_with(crate::http::UNREACHED)
 }
 
 /// How an attempt ended before its end.
@@ -144,7 +144,7 @@ struct Part {
 
 impl Part {
     /// What an earlier attempt left is read once, to go on with its sum.
-    fn open(order: &Order, watch: &dyn Watch) -> Result<Self> {
+    fn open(order: &DownloadRequest, watch: &dyn FetchObserver) -> Result<Self> {
         let path = beside(order.to, "", ".part");
         let note = beside(order.to, "", ".part.json");
         let failed = |e| Error::io("write", &path, e);
@@ -191,7 +191,12 @@ impl Part {
     }
 
     /// Asks for what is lacking, until all is here.
-    fn attempt(&mut self, client: &Client, order: &Order, watch: &dyn Watch) -> std::result::Result<(), Trouble> {
+    fn attempt(
+        &mut self,
+        client: &Client,
+        order: &DownloadRequest,
+        watch: &dyn FetchObserver,
+    ) -> std::result::Result<(), Trouble> {
         if watch.should_stop() {
             return Err(Trouble::Final(Error::suspended()));
         }
@@ -235,7 +240,12 @@ impl Part {
         std::fs::write(&self.note, text).map_err(|e| Error::io("write", &self.note, e))
     }
 
-    fn receive(&mut self, body: &mut dyn Read, order: &Order, watch: &dyn Watch) -> std::result::Result<(), Trouble> {
+    fn receive(
+        &mut self,
+        body: &mut dyn Read,
+        order: &DownloadRequest,
+        watch: &dyn FetchObserver,
+    ) -> std::result::Result<(), Trouble> {
         let total = self.begun.total.or(order.size);
         let mut buffer = vec![0; CHUNK];
         loop {
@@ -269,7 +279,7 @@ impl Part {
     }
 
     /// All bytes are here: are they the right ones?
-    fn finish(self, order: &Order) -> std::result::Result<String, Fault> {
+    fn finish(self, order: &DownloadRequest) -> std::result::Result<String, DownloadError> {
         let sum = hex(self.sum.clone());
         let mut wrong = vec![];
         if let Some(want) = order.size.filter(|want| *want != self.bytes) {
@@ -281,13 +291,13 @@ impl Part {
         if !wrong.is_empty() {
             self.remove();
             let error = Error::stage(format!("{} is not the file that was asked for", order.url));
-            return Err(Fault::Final(wrong.into_iter().fold(error, Error::because)));
+            return Err(DownloadError::Final(wrong.into_iter().fold(error, Error::because)));
         }
         let publish = || {
             self.file.sync_all()?;
             std::fs::rename(&self.path, order.to)
         };
-        publish().map_err(|e| Fault::Final(self.failed(e)))?;
+        publish().map_err(|e| DownloadError::Final(self.failed(e)))?;
         let _ = std::fs::remove_file(&self.note);
         Ok(sum)
     }
@@ -322,7 +332,7 @@ pub fn begun(to: &Path) -> Option<u64> {
     std::fs::metadata(beside(to, "", ".part")).ok().map(|m| m.len())
 }
 
-fn lock(to: &Path, watch: &dyn Watch) -> Result<File> {
+fn lock(to: &Path, watch: &dyn FetchObserver) -> Result<File> {
     let path = beside(to, ".", ".lock");
     let file = File::options().write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(|e| Error::io("write", &path, e))?;
@@ -341,7 +351,7 @@ fn lock(to: &Path, watch: &dyn Watch) -> Result<File> {
     }
 }
 
-fn sleep(time: Duration, watch: &dyn Watch) -> Result<()> {
+fn sleep(time: Duration, watch: &dyn FetchObserver) -> Result<()> {
     let end = std::time::Instant::now() + time;
     loop {
         if watch.should_stop() {
@@ -356,12 +366,12 @@ fn sleep(time: Duration, watch: &dyn Watch) -> Result<()> {
 }
 
 /// SHA-256 of a file in hexadecimal.
-pub fn sha256(path: &Path, watch: &dyn Watch) -> Result<String> {
+pub fn sha256(path: &Path, watch: &dyn FetchObserver) -> Result<String> {
     let mut file = File::open(path).map_err(|e| Error::io("read", path, e))?;
     summed(&mut file, path, watch).map(|(_, sum)| hex(sum))
 }
 
-fn summed(file: &mut File, path: &Path, watch: &dyn Watch) -> Result<(u64, Sha256)> {
+fn summed(file: &mut File, path: &Path, watch: &dyn FetchObserver) -> Result<(u64, Sha256)> {
     let (mut sum, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 4 * CHUNK]);
     loop {
         let n = file.read(&mut buffer).map_err(|e| Error::io("read", path, e))?;

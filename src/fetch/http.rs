@@ -3,8 +3,8 @@
 //! from the environment: ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, the first that names one, for every host but those of
 //! NO_PROXY.
 
-use crate::error::{Error, innermost};
-use crate::limits;
+use erw_base::error::{Error, innermost};
+use erw_base::limits;
 use reqwest::blocking::Response;
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;

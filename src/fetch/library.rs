@@ -5,13 +5,13 @@
 //! others use, it lies beside it in `NAME/SHA256/FILE`. What is replaced, because the registry or the first use says
 //! that it is wrong, is there until the right one is.
 
-use super::Watch;
-use super::download::{Fault, Order, Persistence, begun, download, sha256};
-use super::http::Client;
-use super::hub::Hub;
-use super::pins::Pins;
-use super::registry::{Address, Entry, Location, is_sha256};
-use crate::error::{Error, ErrorKind, Result};
+use crate::FetchObserver;
+use crate::download::{DownloadError, DownloadRequest, Persistence, begun, download, sha256};
+use crate::http::Client;
+use crate::hub::Hub;
+use crate::pins::Pins;
+use crate::registry::{Address, Location, RegistryEntry, is_sha256};
+use erw_base::error::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
 pub struct Library {
@@ -24,7 +24,7 @@ pub struct Library {
 
 /// A published file that is here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Copy {
+pub struct LocalCopy {
     pub path: PathBuf,
     pub sha256: String,
     /// Where it is published.
@@ -64,12 +64,12 @@ impl Library {
         Self { root: root.into(), hub, client: Client::default(), how, pins: Pins::of(root) }
     }
 
-    fn path(&self, entry: &Entry, location: &Location) -> PathBuf {
+    fn path(&self, entry: &RegistryEntry, location: &Location) -> PathBuf {
         self.root.join(&entry.name).join(location.file_name())
     }
 
     /// Where a file of this hash lies if the place is taken.
-    fn aside(&self, entry: &Entry, location: &Location, sha256: &str) -> PathBuf {
+    fn aside(&self, entry: &RegistryEntry, location: &Location, sha256: &str) -> PathBuf {
         self.root.join(&entry.name).join(sha256).join(location.file_name())
     }
 
@@ -81,7 +81,7 @@ impl Library {
     }
 
     /// Is it here? Looks at names only, and at what was pinned: a file that is known to be another than `sha256` is not.
-    pub fn look(&self, entry: &Entry, sha256: Option<&str>) -> Presence {
+    pub fn look(&self, entry: &RegistryEntry, sha256: Option<&str>) -> Presence {
         let all = &entry.locations;
         let another = |l: &Location| {
             let known = self.wanted(l, None).ok().flatten();
@@ -97,7 +97,7 @@ impl Library {
 
     /// The file of an entry, verified: from this folder, from the cache of Hugging Face's programs, or fetched from the
     /// first address that gives it. `sha256` is what the caller holds it to, besides the registry.
-    pub fn obtain(&self, entry: &Entry, sha256: Option<&str>, watch: &dyn Watch) -> Result<Copy> {
+    pub fn obtain(&self, entry: &RegistryEntry, sha256: Option<&str>, watch: &dyn FetchObserver) -> Result<LocalCopy> {
         let fits = |l: &&Location| sha256.is_none_or(|want| l.sha256.as_deref().is_none_or(|known| known == want));
         let locations: Vec<&Location> = entry.locations.iter().filter(fits).collect();
         if locations.is_empty() {
@@ -112,8 +112,8 @@ impl Library {
         for location in locations {
             match self.fetch(entry, location, sha256, watch) {
                 Ok(copy) => return Ok(copy),
-                Err(Fault::Final(error)) => return Err(error),
-                Err(Fault::Address(error)) => {
+                Err(DownloadError::Final(error)) => return Err(error),
+                Err(DownloadError::Address(error)) => {
                     watch.log(&error.to_string());
                     faults.push(error);
                 }
@@ -123,13 +123,19 @@ impl Library {
     }
 
     /// A copy that is here already, whole, and what the caller wants.
-    fn here(&self, entry: &Entry, location: &Location, want: Option<&str>, watch: &dyn Watch) -> Result<Option<Copy>> {
+    fn here(
+        &self,
+        entry: &RegistryEntry,
+        location: &Location,
+        want: Option<&str>,
+        watch: &dyn FetchObserver,
+    ) -> Result<Option<LocalCopy>> {
         let (path, origin) = (self.path(entry, location), location.origin());
         let aside = want.map(|want| self.aside(entry, location, want));
         for path in [Some(path), aside].into_iter().flatten().filter(|path| path.is_file()) {
             let found = sha256(&path, watch)?;
             match self.wanted(location, want)? {
-                Some(wanted) if wanted == found => return Ok(Some(Copy { path, sha256: found, origin })),
+                Some(wanted) if wanted == found => return Ok(Some(LocalCopy { path, sha256: found, origin })),
                 Some(_) if want.is_some() && location.sha256.is_none() => {
                     watch.log(&format!("`{}` is another file than the one that is asked for", path.display()));
                 }
@@ -148,24 +154,26 @@ impl Library {
 
     fn fetch(
         &self,
-        entry: &Entry,
+        entry: &RegistryEntry,
         location: &Location,
         want: Option<&str>,
-        watch: &dyn Watch,
-    ) -> std::result::Result<Copy, Fault> {
+        watch: &dyn FetchObserver,
+    ) -> std::result::Result<LocalCopy, DownloadError> {
         let origin = location.origin();
         let url = match location.address() {
             Address::Web(url) => url.to_string(),
             Address::Hub { repository, revision, file } => self.hub.url(repository, revision, file),
         };
-        let wanted = self.wanted(location, want).map_err(Fault::Final)?;
+        let wanted = self.wanted(location, want).map_err(DownloadError::Final)?;
         let pinned = wanted.is_some() && want.is_none() && location.sha256.is_none();
         watch.log(&format!("fetching {url}"));
         let order = |to: &Path, replace: bool| {
             let (token, size, sha256) = (self.hub.token_for(&url), location.size, wanted.as_deref());
-            let order = Order { url: &url, token, origin: &origin, to, size, sha256, replace };
+            let order = DownloadRequest { url: &url, token, origin: &origin, to, size, sha256, replace };
             download(&self.client, &order, self.how, watch).map_err(|fault| match fault {
-                Fault::Final(e) if pinned && e.kind == ErrorKind::Stage => Fault::Final(e.hint(self.remembers())),
+                DownloadError::Final(e) if pinned && e.kind == ErrorKind::Stage => {
+                    DownloadError::Final(e.hint(self.remembers()))
+                }
                 fault => fault,
             })
         };
@@ -177,7 +185,7 @@ impl Library {
             to = aside;
             found = order(&to, true)?;
         }
-        self.trusted(to, found, origin.clone(), location, want, watch).map_err(Fault::Final)
+        self.trusted(to, found, origin.clone(), location, want, watch).map_err(DownloadError::Final)
     }
 
     fn remembers(&self) -> String {
@@ -200,10 +208,10 @@ impl Library {
         origin: String,
         location: &Location,
         want: Option<&str>,
-        watch: &dyn Watch,
-    ) -> Result<Copy> {
+        watch: &dyn FetchObserver,
+    ) -> Result<LocalCopy> {
         if want.is_some() || location.sha256.is_some() {
-            return Ok(Copy { path, sha256, origin });
+            return Ok(LocalCopy { path, sha256, origin });
         }
         let (known, pinned) = match self.pins.get(&origin)? {
             Some(pinned) => (true, pinned),
@@ -219,11 +227,11 @@ impl Library {
                 "no hash of {origin} is known, so this file is trusted from now on; to hold others to it, write `sha256 = \"{sha256}\"` among the stage's params"
             ));
         }
-        Ok(Copy { path, sha256, origin })
+        Ok(LocalCopy { path, sha256, origin })
     }
 
     /// Files beside those that the registry or the first use means, with the hashes that they are to have.
-    fn all_aside(&self, entry: &Entry) -> Vec<(PathBuf, String)> {
+    fn all_aside(&self, entry: &RegistryEntry) -> Vec<(PathBuf, String)> {
         let folders = std::fs::read_dir(self.root.join(&entry.name)).into_iter().flatten().flatten();
         let sums = folders.filter_map(|e| e.file_name().into_string().ok()).filter(|name| is_sha256(name));
         let mut all: Vec<(PathBuf, String)> = sums
@@ -236,7 +244,7 @@ impl Library {
     }
 
     /// Reads the files of an entry that are here.
-    pub fn verify(&self, entry: &Entry, watch: &dyn Watch) -> Result<Vec<(PathBuf, Check)>> {
+    pub fn verify(&self, entry: &RegistryEntry, watch: &dyn FetchObserver) -> Result<Vec<(PathBuf, Check)>> {
         let mut checks = vec![];
         for location in &entry.locations {
             let path = self.path(entry, location);
@@ -260,7 +268,7 @@ impl Library {
     }
 }
 
-fn unobtainable(entry: &Entry, sha256: Option<&str>) -> Error {
+fn unobtainable(entry: &RegistryEntry, sha256: Option<&str>) -> Error {
     let name = &entry.name;
     match sha256 {
         Some(sum) if !entry.locations.is_empty() => {
@@ -272,7 +280,7 @@ fn unobtainable(entry: &Entry, sha256: Option<&str>) -> Error {
 }
 
 /// Every address with what it said.
-fn nowhere(entry: &Entry, faults: Vec<Error>) -> Error {
+fn nowhere(entry: &RegistryEntry, faults: Vec<Error>) -> Error {
     let mut hints: Vec<String> = vec![];
     let mut error = Error::stage(format!("`{}` could not be fetched", entry.name));
     for fault in faults {

@@ -1,7 +1,7 @@
 //! What was trusted on first use: `pins.json` in the folder of downloads, the SHA-256 of each file that no registry has a
 //! hash of, by its address.
 
-use crate::error::{Error, Result};
+use erw_base::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -52,7 +52,7 @@ impl Pins {
 
     fn read(&self) -> Result<BTreeMap<String, String>> {
         let path = self.path();
-        match crate::text::read(&path) {
+        match erw_base::text::read(&path) {
             Ok(text) => serde_json::from_str(&text).map_err(|e| {
                 // Starting anew would trust whatever is there today.
                 Error::usage(format!("`{}` cannot be understood", path.display()))

@@ -2,7 +2,7 @@
 //! embedded; a file of the same form, named by ERW_REGISTRY, comes before it. Knows nothing of networks: `as` and
 //! `preset` are words to it.
 
-use crate::error::{Error, Result};
+use erw_base::error::{Error, Result};
 use serde::Deserialize;
 use std::sync::OnceLock;
 
@@ -12,7 +12,7 @@ const EXTRA: &str = "ERW_REGISTRY";
 /// A published file, or the same weights in several files.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
+pub struct RegistryEntry {
     pub name: String,
     pub what: String,
     /// The type of artifact it becomes.
@@ -118,7 +118,7 @@ pub fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-impl Entry {
+impl RegistryEntry {
     /// What identifies the published file in the key of a stage, as JSON: its hash, or its address where no hash is
     /// known, and what is made of it. Mirrors, sizes and remarks are not in it.
     pub fn identity(&self) -> String {
@@ -158,11 +158,11 @@ impl Entry {
 #[serde(deny_unknown_fields)]
 struct Text {
     #[serde(default)]
-    entry: Vec<Entry>,
+    entry: Vec<RegistryEntry>,
 }
 
 /// Reads a registry. The error says which entry is at fault.
-pub fn parse(text: &str) -> Result<Vec<Entry>> {
+pub fn parse(text: &str) -> Result<Vec<RegistryEntry>> {
     let text: Text = toml::from_str(text).map_err(|e| Error::usage(e.to_string().trim_end()))?;
     for (i, entry) in text.entry.iter().enumerate() {
         let fail = |why: &str| Error::usage(format!("entry `{}`: {why}", entry.name));
@@ -175,23 +175,23 @@ pub fn parse(text: &str) -> Result<Vec<Entry>> {
 }
 
 /// All entries, those of ERW_REGISTRY first. Read once.
-pub fn entries() -> Result<&'static [Entry]> {
-    static ENTRIES: OnceLock<Result<Vec<Entry>>> = OnceLock::new();
+pub fn entries() -> Result<&'static [RegistryEntry]> {
+    static ENTRIES: OnceLock<Result<Vec<RegistryEntry>>> = OnceLock::new();
     ENTRIES.get_or_init(load).as_deref().map_err(Clone::clone)
 }
 
 /// The entries that come with the program.
-pub fn shipped() -> Result<Vec<Entry>> {
+pub fn shipped() -> Result<Vec<RegistryEntry>> {
     parse(SHIPPED).map_err(|e| Error::internal("the registry of published files is broken").because(e))
 }
 
-fn load() -> Result<Vec<Entry>> {
+fn load() -> Result<Vec<RegistryEntry>> {
     let shipped = shipped()?;
     let Some(path) = std::env::var_os(EXTRA).filter(|p| !p.is_empty()).map(std::path::PathBuf::from) else {
         return Ok(shipped);
     };
     let text =
-        crate::text::read(&path).map_err(|e| Error::io("read", &path, e).hint(format!("it is named by {EXTRA}")))?;
+        erw_base::text::read(&path).map_err(|e| Error::io("read", &path, e).hint(format!("it is named by {EXTRA}")))?;
     let mut all = parse(&text)
         .map_err(|e| e.context(format!("`{}`, named by {EXTRA}, is no registry of published files", path.display())))?;
     for entry in shipped {
@@ -203,7 +203,7 @@ fn load() -> Result<Vec<Entry>> {
 }
 
 /// The entry of this name.
-pub fn find(name: &str) -> Result<Option<&'static Entry>> {
+pub fn find(name: &str) -> Result<Option<&'static RegistryEntry>> {
     Ok(entries()?.iter().find(|e| e.name == name))
 }
 

@@ -1,9 +1,9 @@
 //! Bars on a terminal: one for the run, one per running stage; finished stages scroll by above them.
 
 use super::plain::sentence;
-use super::{duration, number};
-use crate::limits;
-use crate::runner::event::{Event, Listener, State, What};
+use super::text::{duration, number};
+use erw_base::limits;
+use erw_runner::event::{Event, EventKind, Listener, State};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -114,10 +114,10 @@ impl Bars {
 impl Listener for Bars {
     fn event(&mut self, event: &Event) {
         match &event.what {
-            What::RunStarted { pipeline, stages, .. } => self.start_run(pipeline, *stages),
-            What::Progress { stage, done, total } => self.progress(event.at, stage, *done, *total),
-            What::Metric { stage, name, value, .. } => self.metric(stage, name, *value),
-            What::State { stage, state } if *state != State::Running => {
+            EventKind::RunStarted { pipeline, stages, .. } => self.start_run(pipeline, *stages),
+            EventKind::Progress { stage, done, total } => self.progress(event.at, stage, *done, *total),
+            EventKind::Metric { stage, name, value, .. } => self.metric(stage, name, *value),
+            EventKind::State { stage, state } if *state != State::Running => {
                 if let Some(bar) = self.stages.remove(stage) {
                     bar.bar.finish_and_clear();
                 }
@@ -125,13 +125,13 @@ impl Listener for Bars {
                     run.inc(1);
                 }
             }
-            What::Started { stage, .. } => self.start_stage(stage),
-            What::RunFinished { .. } => {
+            EventKind::Started { stage, .. } => self.start_stage(stage),
+            EventKind::RunFinished { .. } => {
                 self.stages.drain().for_each(|(_, bar)| bar.bar.finish_and_clear());
                 self.run.take().into_iter().for_each(|run| run.finish_and_clear());
             }
             // Every few steps; the bar shows progress well enough.
-            What::Checkpoint { .. } => return,
+            EventKind::Checkpoint { .. } => return,
             _ => {}
         }
         if let Some(text) = sentence(&event.what) {

@@ -2,8 +2,8 @@
 //! background, so that one file serves light pages and dark ones. Knows nothing of what the numbers mean.
 
 use super::chart_scale::Scale;
-use super::number;
-use crate::svg::Svg;
+use super::text::number;
+use erw_base::svg::Svg;
 
 /// Panels that share their x axis and their lines.
 pub struct Chart {

@@ -9,9 +9,9 @@
 //! hint: did you mean `warmup_steps`?
 //! ```
 
-use crate::error::{Error, ErrorKind};
-use crate::runner::log_text::shown;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use erw_base::error::{Error, ErrorKind};
+use erw_runner::text::log_lines::shown;
 use std::io::{IsTerminal, Write};
 
 /// The error as text, with a newline at the end; `color` adds terminal escapes.
@@ -64,7 +64,7 @@ pub fn print(error: &Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Place, Text};
+    use erw_base::error::{Place, Text};
 
     fn error(text: &str, span: std::ops::Range<usize>) -> Error {
         Error::usage("bad").at(Place::new(&Text::new("p.toml".as_ref(), text), span))

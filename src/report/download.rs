@@ -1,7 +1,7 @@
 //! How fetching a file looks: a bar on a terminal, a line now and then elsewhere, on standard error.
 
-use super::bytes;
-use crate::fetch::Watch;
+use super::text::bytes;
+use erw_fetch::FetchObserver;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
@@ -38,7 +38,7 @@ impl Download {
     }
 }
 
-impl Watch for Download {
+impl FetchObserver for Download {
     fn progress(&self, done: u64, total: u64) {
         if let Some(bar) = &self.bar {
             bar.set_length(total.max(done));

@@ -1,22 +1,22 @@
 //! Events as JSON lines on standard output, for programs.
 
-use crate::runner::event::{Event, Listener};
+use erw_runner::event::{Event, Listener};
 use std::io::Write;
 
 #[derive(Debug, Default)]
 pub struct Json {
     /// The reader went away; the run goes on.
-    deaf: bool,
+    write_failed: bool,
 }
 
 impl Listener for Json {
     fn event(&mut self, event: &Event) {
-        if self.deaf {
+        if self.write_failed {
             return;
         }
         let Ok(mut line) = serde_json::to_vec(event) else { return };
         line.push(b'\n');
         let mut out = std::io::stdout().lock();
-        self.deaf = out.write_all(&line).and_then(|()| out.flush()).is_err();
+        self.write_failed = out.write_all(&line).and_then(|()| out.flush()).is_err();
     }
 }

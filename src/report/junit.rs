@@ -3,10 +3,10 @@
 //! A stage that is cached or ran has passed; one that was skipped or put down counts as skipped, with the reason.
 
 use super::plain::when_run_again;
-use crate::error::{Error, Result};
-use crate::runner::event::{Event, Failure, Listener, StageEnd, State, What};
-use crate::runner::log_text::shown;
-use crate::runner::record::{host, utc_now};
+use erw_base::error::{Error, Result};
+use erw_runner::event::{Event, EventKind, Failure, Listener, StageEnd, State};
+use erw_runner::host::{host, utc_now};
+use erw_runner::text::log_lines::shown;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -89,13 +89,13 @@ fn clean(text: &str) -> String {
 impl Listener for Junit {
     fn event(&mut self, event: &Event) {
         match &event.what {
-            What::RunStarted { pipeline, .. } => self.pipeline.clone_from(pipeline),
-            What::Ended(end) => {
+            EventKind::RunStarted { pipeline, .. } => self.pipeline.clone_from(pipeline),
+            EventKind::Ended(end) => {
                 // A stage whose output was found damaged ends twice; the last time counts.
                 self.ends.retain(|e| e.stage != end.stage);
                 self.ends.push((**end).clone());
             }
-            What::RunFinished { seconds, .. } => {
+            EventKind::RunFinished { seconds, .. } => {
                 let xml = self.report(*seconds).to_string().map_err(std::io::Error::other);
                 if let Err(e) = xml.and_then(|xml| std::fs::write(&self.file, xml)) {
                     // The run is worth more than its report.

@@ -1,8 +1,8 @@
 //! A line per event on standard error, for pipes, logs and CI. Progress is told now and then, not always.
 
-use super::{duration, number};
-use crate::runner::event::{Event, Listener, StageEnd, State, What};
-use crate::runner::log_text::shown;
+use super::text::{duration, number};
+use erw_runner::event::{Event, EventKind, Listener, StageEnd, State};
+use erw_runner::text::log_lines::shown;
 use std::collections::HashMap;
 use std::io::Write;
 
@@ -48,8 +48,8 @@ fn pace((began, from): (f64, u64), (at, done): (f64, u64), total: u64) -> Option
 impl Listener for Plain {
     fn event(&mut self, event: &Event) {
         let text = match &event.what {
-            What::Progress { stage, done, total } => self.progress(event.at, stage, *done, *total),
-            What::Metric { stage, name, value, .. } => {
+            EventKind::Progress { stage, done, total } => self.progress(event.at, stage, *done, *total),
+            EventKind::Metric { stage, name, value, .. } => {
                 let metrics = &mut self.running.entry(stage.clone()).or_default().metrics;
                 match metrics.iter_mut().find(|(n, _)| n == name) {
                     Some((_, old)) => *old = *value,
@@ -57,7 +57,7 @@ impl Listener for Plain {
                 }
                 None
             }
-            What::Started { stage, .. } => {
+            EventKind::Started { stage, .. } => {
                 self.running.insert(stage.clone(), Running { told: event.at, ..Running::default() });
                 sentence(&event.what)
             }
@@ -72,25 +72,25 @@ impl Listener for Plain {
 
 /// An event in words; `None` for those that are not told one by one. What a library or a name holds for the terminal itself is
 /// left out.
-pub fn sentence(what: &What) -> Option<String> {
+pub fn sentence(what: &EventKind) -> Option<String> {
     words(what).map(|text| shown(&text))
 }
 
-fn words(what: &What) -> Option<String> {
+fn words(what: &EventKind) -> Option<String> {
     Some(match what {
-        What::Locked { stage, .. } => format!("{stage}: another run is computing it; waiting for its result"),
-        What::Started { stage, reasons, attempt, .. } => {
+        EventKind::Locked { stage, .. } => format!("{stage}: another run is computing it; waiting for its result"),
+        EventKind::Started { stage, reasons, attempt, .. } => {
             let again = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
             format!("{stage}: started ({}){again}", reasons.join("; "))
         }
-        What::Log { stage, text } => format!("{stage}: {text}"),
-        What::Checkpoint { stage, step } => format!("{stage}: checkpoint at step {step}"),
-        What::Resumed { stage, step } => format!("{stage}: resumes from step {step}"),
-        What::Retry { stage, attempt, wait, failure } => {
+        EventKind::Log { stage, text } => format!("{stage}: {text}"),
+        EventKind::Checkpoint { stage, step } => format!("{stage}: checkpoint at step {step}"),
+        EventKind::Resumed { stage, step } => format!("{stage}: resumes from step {step}"),
+        EventKind::Retry { stage, attempt, wait, failure } => {
             format!("{stage}: failed: {}; attempt {attempt} in {}", failure.message, duration(*wait))
         }
-        What::Warning { text } => format!("warning: {text}"),
-        What::Ended(end) => ended(end)?,
+        EventKind::Warning { text } => format!("warning: {text}"),
+        EventKind::Ended(end) => ended(end)?,
         _ => return None,
     })
 }

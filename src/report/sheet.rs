@@ -1,8 +1,8 @@
 //! Tables of results in the formats that people and programs read. Texts show four digits; CSV and JSON have every
 //! value in full. Knows nothing of what the columns mean.
 
-use super::number;
 use super::table::{plain_table, trimmed};
+use super::text::number;
 use comfy_table::CellAlignment;
 use serde_json::{Map, Value as Json, json};
 

@@ -1,8 +1,8 @@
 //! Tables for people: the end of a run, and plain rows under a header.
 
-use super::{duration, number};
-use crate::runner::event::{LISTED, StageEnd, State};
+use super::text::{duration, number};
 use comfy_table::{LineStyle, Table, presets};
+use erw_runner::event::{LISTED, StageEnd, State};
 use std::path::Path;
 
 /// How a run went, stage by stage, and the pictures it made.

@@ -3,7 +3,7 @@
 use super::{SIDE, pixels};
 use crate::support::experiment::{Running, digests, ended, events, is, some_digits};
 use crate::support::space::{Said, Space};
-use erw::ml::data::picture::write_npz;
+use erw::ml::viz::picture::write_npz;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -7,7 +7,8 @@ use candle_core::{Device, Tensor};
 use erw::ml::formats::NpzFile;
 use erw::ml::metrics::gaussian::{POOLED, SPATIAL};
 use erw::ml::metrics::stats::Stats;
-use erw::ml::weights::{self, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
 use erw::stages;
 use serde_json::{Value, json};
 use std::fs;
@@ -32,7 +33,7 @@ fn of_inception(bench: &Bench, name: &str, changes: Value) -> PathBuf {
         npz.numbers(covariance, &[dim, dim], (0..dim * dim).map(|i| sigma[(i / dim, i % dim)])).unwrap();
     }
     npz.finish().unwrap();
-    weights::save(&Tensors::from([("pool".into(), pool)]), &dir.join("features.safetensors")).unwrap();
+    params::save(&Tensors::from([("pool".into(), pool)]), &dir.join("features.safetensors")).unwrap();
     let note = json!({"format": 1, "network": "fid-inception", "mode": "adm", "preparation": "adm", "dim": 6,
         "weights": "0".repeat(64), "count": 50_000, "features": 40, "sampler": null, "images": null, "caution": null,
         "inception_score": {"mean": 3.5, "std": 0.25, "parts": [3.25, 3.75]}});
@@ -43,7 +44,7 @@ fn of_inception(bench: &Bench, name: &str, changes: Value) -> PathBuf {
 
 fn fid(bench: &Bench, samples: &Path, reference: &Path, given: Value) -> Result<Value, erw::error::Error> {
     let inputs = [("samples", samples), ("reference", reference)];
-    Ok(metrics(&bench.run("fid", &stages::fid::KIND, &inputs, given)?))
+    Ok(metrics(&bench.run("fid", &stages::evaluation::fid::KIND, &inputs, given)?))
 }
 
 #[test]
@@ -142,20 +143,20 @@ fn images_beside_published_statistics_are_looked_at() {
     let bench = Bench::new();
     let (net, a, b) = (network(&bench, "net", 1), samples(&bench, "a", 20), samples(&bench, "b", 25));
     let inputs = [("images", b.as_path()), ("network", &net)];
-    let whole = bench.run("whole", &stages::stats::KIND, &inputs, json!({"arr_0": 25})).unwrap();
+    let whole = bench.run("whole", &stages::evaluation::stats::KIND, &inputs, json!({"arr_0": 25})).unwrap();
     let published = bench.path("published");
     fs::create_dir_all(&published).unwrap();
     fs::copy(whole.join("stats.npz"), published.join("stats.npz")).unwrap();
     let values = |name: &str, reference: &Path| {
         let inputs = [("samples", a.as_path()), ("reference", reference), ("network", &net)];
-        let found = metrics(&bench.run(name, &stages::fid::KIND, &inputs, super::everything()).unwrap());
+        let found = metrics(&bench.run(name, &stages::evaluation::fid::KIND, &inputs, super::everything()).unwrap());
         (found["values"].clone(), found["n_reference"].clone(), found["n_reference_features"].clone())
     };
     let (images, by_stats) = (values("images", &b), values("stats", &published));
     assert_eq!((&images.0, &images.2), (&by_stats.0, &by_stats.2));
     assert_eq!((images.1, by_stats.1), (json!(25), Value::Null));
     let without = [("samples", whole.as_path()), ("reference", published.as_path())];
-    let error = bench.run("w", &stages::fid::KIND, &without, json!({"metrics": ["recall"]})).unwrap_err();
+    let error = bench.run("w", &stages::evaluation::fid::KIND, &without, json!({"metrics": ["recall"]})).unwrap_err();
     assert_eq!(
         error.message,
         "`metrics`: `recall` needs features of the images in `reference`, but input `network` is not connected"
@@ -172,7 +173,7 @@ fn what_is_no_statistics_is_not_imported() {
             npz.numbers(name, shape, vec![*value; shape.iter().product()]).unwrap();
         }
         npz.finish().unwrap();
-        bench.run("w", &stages::weights::KIND, &[], json!({"as": "stats", "source": file}))
+        bench.run("w", &stages::data::weights::KIND, &[], json!({"as": "stats", "source": file}))
     };
     let refused = |arrays: &[(&str, &[usize], f64)]| {
         let error = import(arrays).unwrap_err();

@@ -4,14 +4,14 @@ use super::{SIDE, everything, metrics, network, samples};
 use crate::support::arrays::write_arrays;
 use crate::support::bench::Bench;
 use erw::error::Error;
-use erw::ml::data::picture::write_npz;
+use erw::ml::viz::picture::write_npz;
 use erw::stages;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 fn fid(bench: &Bench, inputs: &[(&str, &Path)], given: Value) -> Result<PathBuf, Error> {
-    bench.run("fid", &stages::fid::KIND, inputs, given)
+    bench.run("fid", &stages::evaluation::fid::KIND, inputs, given)
 }
 
 /// Message and hints of what must fail.
@@ -85,7 +85,7 @@ fn statistics_of_other_networks_do_not_compare() {
     let bench = Bench::new();
     let (net, other, a) = (network(&bench, "net", 1), network(&bench, "other", 2), samples(&bench, "a", 12));
     let stats = |name: &str, net: &Path| {
-        bench.run(name, &stages::stats::KIND, &[("images", &a), ("network", net)], json!({})).unwrap()
+        bench.run(name, &stages::evaluation::stats::KIND, &[("images", &a), ("network", net)], json!({})).unwrap()
     };
     let (ours, theirs) = (stats("ours", &net), stats("theirs", &other));
     let error = fid(&bench, &[("samples", &ours), ("reference", &theirs)], json!({})).unwrap_err();
@@ -161,7 +161,7 @@ fn statistics_are_of_images_or_of_a_source() {
     let bench = Bench::new();
     let (net, a) = (network(&bench, "net", 1), samples(&bench, "a", 3));
     let run = |inputs: &[(&str, &Path)], given: Value| {
-        bench.run("s", &stages::stats::KIND, inputs, given).unwrap_err().message
+        bench.run("s", &stages::evaluation::stats::KIND, inputs, given).unwrap_err().message
     };
     assert_eq!(run(&[("network", &net)], json!({})), "neither `source` is given nor input `images` connected");
     let both = run(&[("network", &net), ("images", &a)], json!({"source": a}));

@@ -4,10 +4,11 @@ use super::{CPU, SIDE, metrics, network, pixels, samples};
 use crate::support::bench::Bench;
 use candle_core::{DType, Tensor};
 use erw::error::Error;
-use erw::ml::data::picture::{write_npz, write_png};
+use erw::ml::data::rgb::write_png;
 use erw::ml::formats::NpzFile;
 use erw::ml::metrics::gaussian::{Gaussian, POOLED};
-use erw::ml::models::features::open_feature_network;
+use erw::ml::models::feature_network::open::open_feature_network;
+use erw::ml::viz::picture::write_npz;
 use erw::stages;
 use serde_json::{Value, json};
 use std::fs;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 fn stats(bench: &Bench, name: &str, source: &Path, more: Value) -> Result<PathBuf, Error> {
     let net = network(bench, "net", 1);
     let given = super::with(json!({"source": source}), more);
-    bench.run(name, &stages::stats::KIND, &[("network", net.as_path())], given)
+    bench.run(name, &stages::evaluation::stats::KIND, &[("network", net.as_path())], given)
 }
 
 /// Writes images as PNG files `00.png`, … into a folder.
@@ -162,7 +163,8 @@ fn images_beside_statistics_are_told_from_the_whole_set() {
     let other = samples(&bench, "b", 15);
     let net = network(&bench, "net", 1);
     let inputs = [("samples", other.as_path()), ("reference", &second), ("network", &net)];
-    let warnings = metrics(&bench.run("fid", &stages::fid::KIND, &inputs, json!({})).unwrap())["warnings"].clone();
+    let warnings =
+        metrics(&bench.run("fid", &stages::evaluation::fid::KIND, &inputs, json!({})).unwrap())["warnings"].clone();
     let said = "the images in `source` lie beside statistics (`mu`, `sigma`) of the whole set that they are taken from; \
                 distances to these images alone are not FID to that set. A `weights` stage with `as = \"stats\"` takes the \
                 statistics";

@@ -1,8 +1,10 @@
 //! Single stages, run in this process as a worker runs them, in a directory of its own.
 
 use erw::error::Result;
-use erw::runner::attempt::{Attempt, Job};
-use erw::runner::manifest::{Field, Manifest, Params, StageKind};
+use erw::runner::kind::StageKind;
+use erw::runner::kind::attempt::{Attempt, Job};
+use erw::runner::kind::field::{Field, Params};
+use erw::runner::kind::manifest::Manifest;
 use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::BTreeMap;

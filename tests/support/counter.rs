@@ -2,18 +2,20 @@
 
 use super::space::Space;
 use erw::error::{Error, Result};
-use erw::runner::attempt::Attempt;
+use erw::runner::cache::store::Store;
 use erw::runner::event::{Event, Listener};
-use erw::runner::graph::{Patience, Pipeline, StageId};
-use erw::runner::launch::Launcher;
-use erw::runner::layers::Overrides;
-use erw::runner::manifest::{Manifest, Registry, StageKind, no_facts};
-use erw::runner::plan::{Judge, plan};
-use erw::runner::pool::Limits;
-use erw::runner::schedule::{self, Options, Outcome, Stop};
-use erw::runner::select::select;
-use erw::runner::store::Store;
-use erw::runner::worker;
+use erw::runner::exec::resources::Limits;
+use erw::runner::exec::scheduler;
+use erw::runner::exec::scheduler::{Options, Outcome, StopToken};
+use erw::runner::exec::spawn::Launcher;
+use erw::runner::exec::worker;
+use erw::runner::kind::attempt::Attempt;
+use erw::runner::kind::manifest::Manifest;
+use erw::runner::kind::{Registry, StageKind, no_facts};
+use erw::runner::pipeline::graph::{Pipeline, RetryPolicy, StageId};
+use erw::runner::pipeline::layers::Overrides;
+use erw::runner::pipeline::targets::select;
+use erw::runner::plan::{CacheChecker, plan};
 use serde::Deserialize;
 
 /// Ten steps with a checkpoint after each. `fate`: the step after which it kills itself, -1 to suspend, -2 to panic.
@@ -74,7 +76,7 @@ fn count_up(attempt: &Attempt) -> Result<()> {
 /// The worker's end of the trick: serves the job when the engine started this process.
 #[test]
 fn worker_entry() {
-    if std::env::var_os(worker::ATTACHED).is_some() {
+    if std::env::var_os(erw::runner::exec::watchdog::ATTACHED).is_some() {
         let job = std::env::args().next_back().unwrap();
         std::process::exit(worker::serve(job.as_ref(), COUNTER).unwrap());
     }
@@ -99,9 +101,9 @@ pub fn count(fate: i64) -> (Space, Outcome) {
 pub fn left(space: &Space) -> String {
     let pipeline = Pipeline::load(&space.path("p.toml"), COUNTER, &Overrides::default()).unwrap();
     let store = Store::open(&space.path("cache")).unwrap();
-    let judge = Judge::new(&pipeline, &store, Default::default());
-    plan(&judge, &select(&pipeline, &[]).unwrap()).unwrap();
-    judge.left(StageId(0)).map(|left| left.to_string()).unwrap_or_default()
+    let checker = CacheChecker::new(&pipeline, &store, Default::default());
+    plan(&checker, &select(&pipeline, &[]).unwrap()).unwrap();
+    checker.left(StageId(0)).map(|left| left.to_string()).unwrap_or_default()
 }
 
 pub fn count_in(space: &Space, fate: i64) -> Outcome {
@@ -115,7 +117,8 @@ pub fn count_in(space: &Space, fate: i64) -> Outcome {
         forced: Default::default(),
         keep_going: false,
         limits: Limits::of_machine(),
-        patience: Patience::default(),
+        retry: RetryPolicy::default(),
     };
-    schedule::run(&pipeline, &store, &Launcher { program, args }, options, &Stop::default(), &mut Deaf).unwrap()
+    scheduler::run(&pipeline, (&store).into(), &Launcher { program, args }, options, &StopToken::default(), &mut Deaf)
+        .unwrap()
 }

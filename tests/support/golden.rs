@@ -4,8 +4,9 @@
 //! `manifest.json` says for each file how the networks were configured and how far results may be off.
 
 use candle_core::{DType, Device, Tensor};
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
 use erw::ml::rng;
-use erw::ml::weights::{self, Tensors};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -63,7 +64,7 @@ impl Golden {
     /// When the file or its manifest entry is not there.
     pub fn open(name: &str) -> Self {
         let file = format!("{name}.safetensors");
-        let tensors = weights::load(&dir().join(&file), &Device::Cpu).expect("a golden file");
+        let tensors = params::load(&dir().join(&file), &Device::Cpu).expect("a golden file");
         let about = manifest()["files"][&file].clone();
         assert!(about.is_object(), "the golden manifest has no entry {file}");
         Self { name: name.to_string(), tensors, about }

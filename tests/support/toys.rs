@@ -3,10 +3,11 @@
 use super::space::Space;
 use erw::error::{Error, Result};
 use erw::report::diagnostic;
-use erw::runner::attempt::Attempt;
-use erw::runner::graph::{Pipeline, Stage};
-use erw::runner::layers::Overrides;
-use erw::runner::manifest::{Params, Registry, StageKind, no_facts};
+use erw::runner::kind::attempt::Attempt;
+use erw::runner::kind::field::Params;
+use erw::runner::kind::{Registry, StageKind, no_facts};
+use erw::runner::pipeline::graph::{Pipeline, Stage};
+use erw::runner::pipeline::layers::Overrides;
 
 const IMAGES: &str = r#"
 summary = "read images"

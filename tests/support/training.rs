@@ -4,7 +4,8 @@ use super::experiment::{ended, events, is};
 use super::space::Space;
 use crate::imports::{moments_name, normals, npy_f32};
 use candle_core::{Device, Tensor};
-use erw::ml::weights::{self, Tensors};
+use erw::ml::nn::params;
+use erw::ml::nn::params::Tensors;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -63,7 +64,7 @@ pub fn space(more: &str) -> Space {
         ("encoder_0_features".into(), normals(ROWS as u64, 3, &[16, 10])),
     ]);
     std::fs::create_dir_all(space.path("shards")).unwrap();
-    weights::save(&shard, &space.path("shards/latents_shard00_of_01.safetensors")).unwrap();
+    params::save(&shard, &space.path("shards/latents_shard00_of_01.safetensors")).unwrap();
     space
 }
 

@@ -1,19 +1,20 @@
 //! `erw cache gc`: which records are in use, what goes by the rules, and what is said about it.
 
-use crate::cli::common::{SetArgs, columns, print};
-use crate::error::Result;
-use crate::report::{bytes, count, duration};
-use crate::runner::gc::{self, Keep, Rules, Sweep, Why};
-use crate::runner::graph::Pipeline;
-use crate::runner::key::Key;
-use crate::runner::layers::Overrides;
-use crate::runner::lock::Lock;
-use crate::runner::manifest::Registry;
-use crate::runner::plan::{Judge, Verdict, plan};
-use crate::runner::quantity;
-use crate::runner::select::select;
-use crate::runner::store::Store;
-use crate::runner::sweep::SweepPlan;
+use crate::cli::common::pipeline_args::SetArgs;
+use crate::cli::common::{columns, print};
+use crate::report::text::{bytes, count, duration};
+use erw_base::error::Result;
+use erw_runner::cache::gc::{self, InUse, RemovalReason, Rules, Sweep};
+use erw_runner::cache::key::Key;
+use erw_runner::cache::store::Store;
+use erw_runner::kind::Registry;
+use erw_runner::pipeline::graph::Pipeline;
+use erw_runner::pipeline::layers::Overrides;
+use erw_runner::pipeline::targets::select;
+use erw_runner::plan::{CacheChecker, Verdict, plan};
+use erw_runner::repro::lockfile::Lock;
+use erw_runner::sweep::SweepPlan;
+use erw_runner::text::units;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,13 +47,12 @@ pub struct Args {
 }
 
 fn time(text: &str) -> Result<Duration, String> {
-    quantity::duration(text).ok_or_else(|| "a time is a number with s, m, h, d or w".into())
+    units::duration(text).ok_or_else(|| "a time is a number with s, m, h, d or w".into())
 }
 
 fn amount(text: &str) -> Result<u64, String> {
-    let number =
-        text.trim().bytes().all(|b| b.is_ascii_digit()).then(|| quantity::bytes(&format!("{text}B"))).flatten();
-    number.or_else(|| quantity::bytes(text)).ok_or_else(|| "a size is 100GiB, 500MB, or a number of bytes".into())
+    let number = text.trim().bytes().all(|b| b.is_ascii_digit()).then(|| units::bytes(&format!("{text}B"))).flatten();
+    number.or_else(|| units::bytes(text)).ok_or_else(|| "a size is 100GiB, 500MB, or a number of bytes".into())
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
@@ -95,36 +95,38 @@ fn text(args: &Args, sweep: &Sweep) -> String {
 }
 
 fn by_reason(args: &Args, sweep: &Sweep) -> Vec<Vec<String>> {
-    let mut sums: BTreeMap<Why, (usize, usize, u64)> = BTreeMap::new();
+    let mut sums: BTreeMap<RemovalReason, (usize, usize, u64)> = BTreeMap::new();
     sweep.records.iter().for_each(|g| sums.entry(g.why).or_default().0 += 1);
     if !sweep.damaged.is_empty() {
-        sums.entry(Why::Damaged).or_default().0 = sweep.damaged.len();
+        sums.entry(RemovalReason::Damaged).or_default().0 = sweep.damaged.len();
     }
     for (_, bytes, why) in &sweep.artifacts {
         let sum = sums.entry(*why).or_default();
         (sum.1, sum.2) = (sum.1 + 1, sum.2 + bytes);
     }
-    let row = |(why, (records, artifacts, n)): (Why, (usize, usize, u64))| {
+    let row = |(why, (records, artifacts, n)): (RemovalReason, (usize, usize, u64))| {
         vec![words(args, why), count(records, "record"), count(artifacts, "artifact"), bytes(n)]
     };
     sums.into_iter().map(row).collect()
 }
 
-fn words(args: &Args, why: Why) -> String {
+fn words(args: &Args, why: RemovalReason) -> String {
     match why {
-        Why::Unused => "not used by what is to be kept".into(),
-        Why::Old => format!("not used for {}", args.older_than.map_or_else(String::new, |d| duration(d.as_secs_f64()))),
-        Why::TooMuch => format!("beyond {}", args.max_size.map_or_else(String::new, bytes)),
-        Why::Damaged => "damaged".into(),
-        Why::Unnamed => "named by no record".into(),
+        RemovalReason::Unused => "not used by what is to be kept".into(),
+        RemovalReason::Old => {
+            format!("not used for {}", args.older_than.map_or_else(String::new, |d| duration(d.as_secs_f64())))
+        }
+        RemovalReason::TooMuch => format!("beyond {}", args.max_size.map_or_else(String::new, bytes)),
+        RemovalReason::Damaged => "damaged".into(),
+        RemovalReason::Unnamed => "named by no record".into(),
     }
 }
 
-fn keep(args: &Args, store: &Store, registry: Registry) -> Result<Option<Keep>> {
+fn keep(args: &Args, store: &Store, registry: Registry) -> Result<Option<InUse>> {
     if args.keep_pipelines.is_empty() && args.keep_locks.is_empty() {
         return Ok(None);
     }
-    let mut keep = Keep::default();
+    let mut keep = InUse::default();
     for file in &args.keep_pipelines {
         let overrides = Overrides::default();
         let mut pipelines = vec![Pipeline::load(file, registry, &overrides)?];
@@ -146,9 +148,9 @@ fn keep(args: &Args, store: &Store, registry: Registry) -> Result<Option<Keep>> 
     Ok(Some(keep))
 }
 
-fn used_by(pipeline: &Pipeline, store: &Store, keep: &mut Keep) -> Result<()> {
-    let judge = Judge::new(pipeline, store, BTreeSet::new());
-    for (id, verdict) in plan(&judge, &select(pipeline, &[])?)? {
+fn used_by(pipeline: &Pipeline, store: &Store, keep: &mut InUse) -> Result<()> {
+    let checker = CacheChecker::new(pipeline, store, BTreeSet::new());
+    for (id, verdict) in plan(&checker, &select(pipeline, &[])?)? {
         match verdict {
             Verdict::Cached(record) => drop(keep.keys.insert(record.key())),
             Verdict::Waiting(_) | Verdict::Missing(_) => drop(keep.stages.insert(pipeline.stage(id).name.clone())),
@@ -167,8 +169,8 @@ mod tests {
         assert_eq!(time("30d"), Ok(Duration::from_secs(30 * 86_400)));
         assert_eq!(time("1.5 h"), Ok(Duration::from_secs(5400)));
         assert!(["30", "d", "-1d", "1y", "1e300w"].iter().all(|t| time(t).is_err()));
-        assert_eq!(time("3000000000000000w"), Ok(quantity::LONGEST));
-        assert_eq!(amount("99999999999999999999999"), Ok(quantity::LARGEST));
+        assert_eq!(time("3000000000000000w"), Ok(units::LONGEST));
+        assert_eq!(amount("99999999999999999999999"), Ok(units::LARGEST));
         assert!(["", " ", "B"].iter().all(|t| amount(t).is_err()));
         assert_eq!([amount("12"), amount("1KiB"), amount("1.5 GB")], [Ok(12), Ok(1024), Ok(1_500_000_000)]);
         assert!(amount("much").is_err());

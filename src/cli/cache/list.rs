@@ -1,12 +1,12 @@
 //! `erw cache ls` and `erw cache du`: what is stored, who made it, and what takes the room.
 
 use crate::cli::common::{columns, print};
-use crate::error::{Error, Result};
 use crate::report::table::near;
-use crate::report::{bytes, count};
-use crate::runner::digest::{Links, walk};
-use crate::runner::inventory::{Artifact, Maker, artifacts};
-use crate::runner::store::Store;
+use crate::report::text::{bytes, count};
+use erw_base::error::{Error, Result};
+use erw_runner::cache::inventory::{Artifact, Maker, artifacts};
+use erw_runner::cache::store::Store;
+use erw_runner::files::digest::{Links, walk};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 

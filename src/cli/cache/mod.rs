@@ -6,13 +6,13 @@ mod share;
 mod tag;
 
 use super::common::print;
-use super::remote::RemoteArgs;
+use super::common::remote_args::RemoteArgs;
 use super::show;
-use crate::error::{Error, ErrorKind, Result};
-use crate::report::{bytes, count};
-use crate::runner::inventory;
-use crate::runner::manifest::Registry;
-use crate::runner::store::Store;
+use crate::report::text::{bytes, count};
+use erw_base::error::{Error, ErrorKind, Result};
+use erw_runner::cache::inventory;
+use erw_runner::cache::store::Store;
+use erw_runner::kind::Registry;
 use std::path::Path;
 
 #[derive(Debug, clap::Args)]

@@ -2,16 +2,18 @@
 //! user asks for, so its being out of order is an error.
 
 use super::tag;
-use crate::cli::common::{PipelineArgs, SetArgs, columns, print};
-use crate::cli::remote::{RemoteArgs, warn};
-use crate::error::{Error, ErrorKind, Result};
-use crate::report::{bytes, count};
-use crate::runner::actions::{self, Record};
-use crate::runner::manifest::Registry;
-use crate::runner::plan::{Judge, Verdict, plan};
-use crate::runner::remote::{Mode, Remote, Sent};
-use crate::runner::select::select;
-use crate::runner::store::{Presence, Store};
+use crate::cli::common::pipeline_args::{PipelineArgs, SetArgs};
+use crate::cli::common::remote_args::{RemoteArgs, warn};
+use crate::cli::common::{columns, print};
+use crate::report::text::{bytes, count};
+use erw_base::error::{Error, ErrorKind, Result};
+use erw_runner::cache::CacheRef;
+use erw_runner::cache::action_cache::{self, Record};
+use erw_runner::cache::remote::{Mode, Sent};
+use erw_runner::cache::store::{Presence, Store};
+use erw_runner::kind::Registry;
+use erw_runner::pipeline::targets::select;
+use erw_runner::plan::{CacheChecker, Verdict, plan};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -56,7 +58,7 @@ pub fn push(args: &PushArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
     }
     if args.targets.is_empty() {
         let whole = |r: &Record| r.outputs.values().all(|o| store.look(&o.measured) == Presence::Whole);
-        records = actions::all(&store)?.0.into_iter().filter(whole).collect();
+        records = action_cache::all(&store)?.0.into_iter().filter(whole).collect();
     }
     let mut sent = Sent::default();
     for record in &records {
@@ -75,12 +77,12 @@ pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
     let selected = select(&pipeline, &args.targets)?;
     let here = Store::open_to_write(cache)?;
     // What is here before, so that it can be told from what comes.
-    let before: BTreeSet<String> = actions::all(&here)?.0.iter().map(|r| r.key().to_string()).collect();
-    let store = here.with_remote(Some(remote.required(cache)?));
-    let judge = Judge::new(&pipeline, &store, BTreeSet::new());
-    let verdicts = plan(&judge, &selected);
-    check(&store)?;
-    warn(store.remote());
+    let before: BTreeSet<String> = action_cache::all(&here)?.0.iter().map(|r| r.key().to_string()).collect();
+    let remote = remote.required(cache)?;
+    let checker = CacheChecker::new(&pipeline, CacheRef { store: &here, remote: Some(&remote) }, BTreeSet::new());
+    let verdicts = plan(&checker, &selected);
+    remote.check()?;
+    warn(Some(&remote));
     let verdicts = verdicts?;
     let mut rows = vec![];
     let mut lacking = 0;
@@ -108,9 +110,9 @@ pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
 pub fn status(args: &StatusArgs, remote: &RemoteArgs, cache: &Path, registry: Registry) -> Result<()> {
     let pipeline = args.pipeline.load_for(&args.targets, registry, cache)?;
     let selected = select(&pipeline, &args.targets)?;
-    let store = Store::open(cache)?.with_remote(Some(remote.required(cache)?.records_only()));
-    let judge = Judge::new(&pipeline, &store, BTreeSet::new());
-    let verdicts = plan(&judge, &selected)?;
+    let (store, remote) = (Store::open(cache)?, remote.required(cache)?.records_only());
+    let checker = CacheChecker::new(&pipeline, CacheRef { store: &store, remote: Some(&remote) }, BTreeSet::new());
+    let verdicts = plan(&checker, &selected)?;
     let mut rows = vec![];
     let (mut here_bytes, mut there_bytes) = (0, 0);
     for (id, verdict) in &verdicts {
@@ -119,8 +121,8 @@ pub fn status(args: &StatusArgs, remote: &RemoteArgs, cache: &Path, registry: Re
             rows.push(vec![name, "none".into()]);
             continue;
         };
-        let here = !judge.is_afar(verdict);
-        let there = store.remote().is_some_and(|r: &Remote| r.record(&record.key()).is_some());
+        let here = !checker.is_afar(verdict);
+        let there = remote.record(&record.key()).is_some();
         let n = size(record);
         here_bytes += if here { n } else { 0 };
         there_bytes += if there { n } else { 0 };
@@ -131,13 +133,9 @@ pub fn status(args: &StatusArgs, remote: &RemoteArgs, cache: &Path, registry: Re
         };
         rows.push(vec![name, place.into(), bytes(n)]);
     }
-    check(&store)?;
-    warn(store.remote());
+    remote.check()?;
+    warn(Some(&remote));
     print(&format!("{}{} here, {} in the remote\n", columns(&rows, ""), bytes(here_bytes), bytes(there_bytes)))
-}
-
-fn check(store: &Store) -> Result<()> {
-    store.remote().map_or(Ok(()), Remote::check)
 }
 
 fn size(record: &Record) -> u64 {

@@ -1,16 +1,17 @@
 //! `erw cache tag` and `untag`: names that keep what they stand for from being thrown away.
 
-use crate::cli::common::{SetArgs, columns, file_and_stage, print};
-use crate::error::{Error, Result};
-use crate::report::count;
-use crate::runner::actions::Record;
-use crate::runner::digest::Digest;
-use crate::runner::inventory::{find, looks_like_digest, records_of};
-use crate::runner::manifest::Registry;
-use crate::runner::plan::{Judge, Verdict, plan};
-use crate::runner::select::select;
-use crate::runner::store::Store;
-use crate::runner::tags::{self, Tag};
+use crate::cli::common::pipeline_args::{SetArgs, file_and_stage};
+use crate::cli::common::{columns, print};
+use crate::report::text::count;
+use erw_base::error::{Error, Result};
+use erw_runner::cache::action_cache::Record;
+use erw_runner::cache::inventory::{find, looks_like_digest, records_of};
+use erw_runner::cache::store::Store;
+use erw_runner::cache::tags::{self, Tag};
+use erw_runner::files::digest::Digest;
+use erw_runner::kind::Registry;
+use erw_runner::pipeline::targets::select;
+use erw_runner::plan::{CacheChecker, Verdict, plan};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -77,9 +78,9 @@ pub fn records(target: &str, set: &SetArgs, store: &Store, registry: Registry) -
     };
     let pipeline = set.on(file).load_for(&stage, registry, store.root())?;
     let targets: Vec<String> = stage.iter().cloned().collect();
-    let judge = Judge::new(&pipeline, store, BTreeSet::new());
+    let checker = CacheChecker::new(&pipeline, store, BTreeSet::new());
     let mut records = vec![];
-    for (id, verdict) in plan(&judge, &select(&pipeline, &targets)?)? {
+    for (id, verdict) in plan(&checker, &select(&pipeline, &targets)?)? {
         let name = &pipeline.stage(id).name;
         match verdict {
             // What a stage needs may go when only the stage is meant.

@@ -1,14 +1,12 @@
 //! What an evaluation came to, as a table for people or an object for programs; and errors in the words of the command
 //! line. Knows the shape of `metrics.json` and computes nothing.
 
-use super::Ran;
-use super::pipeline::{METRICS, NETWORK, REFERENCE, SAMPLES};
-use crate::cli::common::columns;
-use crate::cli::log::json;
-use crate::error::{Error, Result};
-use crate::ml::data::source::left_out::LeftOut;
+use super::pipeline::{METRICS, NETWORK, REFERENCE, Ran, SAMPLES};
+use crate::cli::common::{columns, json};
 use crate::report::table::grid;
-use crate::runner::event::{Measure, State};
+use erw_base::error::{Error, Result};
+use erw_ml::data::source::left_out::LeftOut;
+use erw_runner::event::{Measure, State};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -18,7 +16,7 @@ const DIGITS: i32 = 6;
 const WIDTH: usize = 80;
 
 /// What is shown of an evaluation.
-struct Answer {
+struct Summary {
     results: Vec<Measure>,
     /// A word and what is said under it, in order.
     facts: Vec<(&'static str, String)>,
@@ -26,7 +24,7 @@ struct Answer {
     cached: bool,
 }
 
-impl Answer {
+impl Summary {
     fn text(&self) -> String {
         let row = |r: &Measure| vec![r.name.clone(), digits(r.value)];
         let mut text = grid(&["metric", "value"].map(String::from), &self.results.iter().map(row).collect::<Vec<_>>());
@@ -121,7 +119,7 @@ pub fn of_images(ran: &Ran, detail: &Value, said: &[(&str, &str)], told: Vec<Str
     }
     let text = |key: &str| detail[key].as_str().unwrap_or_default();
     facts.push(("network", format!("{}: {}", text("network"), text("preparation"))));
-    Ok(Answer { facts, ..answer }.text())
+    Ok(Summary { facts, ..answer }.text())
 }
 
 /// `photos: 6 .avif, 2 hidden`: what lay beside the images.
@@ -151,7 +149,7 @@ pub fn of_features(ran: &Ran, [a, b]: [&str; 2], as_json: bool) -> Result<String
     });
     settings.push(format!("{} estimator", text_of(&detail["estimator"])));
     let facts = vec![("a", rows(a, "dim_a")), ("b", rows(b, "dim_b")), ("settings", settings.join(", "))];
-    Ok(Answer { facts, ..answer }.text())
+    Ok(Summary { facts, ..answer }.text())
 }
 
 /// Of statistics that were written to `to`.
@@ -187,11 +185,11 @@ fn text_of(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-fn answer(ran: &Ran, detail: &Value, stage: &str) -> Result<Answer> {
+fn answer(ran: &Ran, detail: &Value, stage: &str) -> Result<Summary> {
     let warnings = detail["warnings"].as_array().into_iter().flatten();
     let warnings = warnings.filter_map(Value::as_str).map(String::from).collect();
     let cached = ran.ends.iter().all(|end| end.state == State::Cached);
-    Ok(Answer { results: ran.end(stage)?.results.clone(), facts: vec![], warnings, cached })
+    Ok(Summary { results: ran.end(stage)?.results.clone(), facts: vec![], warnings, cached })
 }
 
 fn read(path: &Path) -> Result<Value> {

@@ -2,13 +2,13 @@
 //! at once, not after an hour. Computes nothing.
 
 use super::given::Side;
-use crate::error::{Error, Result};
-use crate::ml::metrics::bounds::How;
-use crate::ml::metrics::inception_score::Parts;
-use crate::ml::metrics::kid::Subsets;
-use crate::ml::metrics::precision_recall::K;
-use crate::ml::models::mode::Mode;
-use crate::stages::inception_score_parts;
+use erw_base::error::{Error, Result};
+use erw_ml::metrics::bounds::Requirements;
+use erw_ml::metrics::inception_score::Parts;
+use erw_ml::metrics::kid::Subsets;
+use erw_ml::metrics::precision_recall::K;
+use erw_ml::models::feature_network::mode::Mode;
+use erw_stages::inception_score_parts;
 
 /// What decides how many images metrics need.
 pub struct Counts {
@@ -26,7 +26,9 @@ impl Counts {
         let parts = inception_score_parts(Some(self.mode));
         let k = self.k.map_or(K, |k| k as usize);
         let size = self.kid_subset_size.map_or(Subsets::TORCH_FIDELITY.size, |size| size as usize);
-        let Some(bounds) = (How { k, subset_size: size, parts, ..How::PLAIN }).of(metric) else { return Ok(()) };
+        let Some(bounds) = (Requirements { k, subset_size: size, parts, ..Requirements::PLAIN }).of(metric) else {
+            return Ok(());
+        };
         let least = bounds.least as u64;
         let (sides, what, hint) = match (metric, parts) {
             ("kid", _) => (

@@ -1,9 +1,11 @@
 //! Agreement of two representations that lie in files.
 
+use super::answer;
+use super::execute::{OutputOptions, each_once, run_pipeline};
 use super::pipeline::{METRICS, Stages, text};
-use super::{How, Place, answer, each_once, run_pipeline};
+use super::place::Workspace;
 use crate::cli::common::print;
-use crate::error::{Error, Result};
+use erw_base::error::{Error, Result};
 use serde_json::json;
 use std::fs::File;
 use std::io::Read;
@@ -36,7 +38,7 @@ pub struct Args {
     #[arg(long)]
     biased: bool,
     #[command(flatten)]
-    how: How,
+    how: OutputOptions,
 }
 
 fn quantile(text: &str) -> Result<f64, String> {
@@ -55,7 +57,7 @@ impl Args {
     }
 }
 
-pub fn run(metric: &str, args: &Args, place: Place<'_>) -> Result<()> {
+pub fn run(metric: &str, args: &Args, place: Workspace<'_>) -> Result<()> {
     for path in [&args.a, &args.b] {
         exists(path)?;
     }

@@ -1,17 +1,16 @@
 //! What an argument of `erw eval` denotes: a folder, an archive, statistics, an artifact. Looks at names and headers only;
 //! whether the images in it can be read is found out by the stage that reads them.
 
-use super::Place;
-use crate::cli::common::PipelineArgs;
-use crate::cli::export::stage_and_output;
-use crate::error::{Error, Result};
-use crate::ml::formats::Npz;
-use crate::ml::metrics::gaussian::{POOLED, SPATIAL, STATS_FILE};
-use crate::runner::actions;
-use crate::runner::lineage::find;
-use crate::runner::plan::{Verdict, verdict};
-use crate::runner::store::Store;
-use crate::stages::{count_images, is_npz};
+use super::place::Workspace;
+use crate::cli::common::pipeline_args::{PipelineArgs, stage_and_output};
+use erw_base::error::{Error, Result};
+use erw_ml::formats::Npz;
+use erw_ml::metrics::gaussian::{POOLED, SPATIAL, STATS_FILE};
+use erw_runner::cache::action_cache;
+use erw_runner::cache::store::Store;
+use erw_runner::journal::lineage::find;
+use erw_runner::plan::{Verdict, verdict};
+use erw_stages::{count_images, is_npz};
 use std::path::{Path, PathBuf};
 
 /// Types of artifacts that hold images.
@@ -24,7 +23,7 @@ const LEAST_DIGITS: usize = 4;
 
 /// One side of a comparison.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Given {
+pub enum EvalInput {
     /// Images that a stage reads from here.
     Images(PathBuf),
     /// Published statistics.
@@ -40,12 +39,12 @@ pub struct Holds {
     pub images: bool,
 }
 
-impl Given {
+impl EvalInput {
     /// Tells what `text` denotes.
     ///
     /// # Errors
     /// When it is none of what the help of `erw eval` lists.
-    pub fn of(text: &str, place: Place<'_>) -> Result<Self> {
+    pub fn of(text: &str, place: Workspace<'_>) -> Result<Self> {
         let path = Path::new(text);
         if path.is_dir() {
             return folder(path);
@@ -74,14 +73,14 @@ pub struct Side<'a> {
     pub place: &'static str,
     /// What was given there.
     pub said: &'a str,
-    pub given: Given,
+    pub given: EvalInput,
     /// Images that can be compared one by one. Listing them takes a while, so it is done once.
     images: Result<u64>,
 }
 
 impl<'a> Side<'a> {
-    pub fn new(place: &'static str, said: &'a str, given: Given) -> Self {
-        let (Given::Images(path) | Given::Statistics(path, _) | Given::Stage(_, _, path)) = &given;
+    pub fn new(place: &'static str, said: &'a str, given: EvalInput) -> Self {
+        let (EvalInput::Images(path) | EvalInput::Statistics(path, _) | EvalInput::Stage(_, _, path)) = &given;
         let images = count_images(path);
         Self { place, said, given, images }
     }
@@ -94,7 +93,7 @@ impl<'a> Side<'a> {
     /// Refuses what no stage could read images from. A network of many megabytes need not be fetched to tell that.
     pub fn check(&self) -> Result<()> {
         match (&self.given, &self.images) {
-            (Given::Images(_), Err(e)) => Err(e.clone()),
+            (EvalInput::Images(_), Err(e)) => Err(e.clone()),
             _ => Ok(()),
         }
     }
@@ -107,27 +106,27 @@ pub fn nothing_at(text: &str) -> Error {
 }
 
 /// A folder of images, or an artifact.
-fn folder(dir: &Path) -> Result<Given> {
+fn folder(dir: &Path) -> Result<EvalInput> {
     // Of a folder of images the stage tells what is wrong with it.
     let statistics = dir.join(STATS_FILE);
-    if statistics.is_file() { npz(&statistics) } else { Ok(Given::Images(dir.to_path_buf())) }
+    if statistics.is_file() { npz(&statistics) } else { Ok(EvalInput::Images(dir.to_path_buf())) }
 }
 
-fn file(path: &Path) -> Result<Given> {
+fn file(path: &Path) -> Result<EvalInput> {
     // Of what is neither images nor statistics the stage tells what it is.
-    if is_npz(path) { npz(path) } else { Ok(Given::Images(path.to_path_buf())) }
+    if is_npz(path) { npz(path) } else { Ok(EvalInput::Images(path.to_path_buf())) }
 }
 
-fn npz(path: &Path) -> Result<Given> {
+fn npz(path: &Path) -> Result<EvalInput> {
     let names = Npz::open(path)?.names();
     let has = |name: &str| names.iter().any(|n| n == name);
     if POOLED.iter().all(|name| has(name)) {
         let holds = Holds { spatial: SPATIAL.iter().all(|name| has(name)), images: has(ARRAY) };
-        return Ok(Given::Statistics(path.to_path_buf(), holds));
+        return Ok(EvalInput::Statistics(path.to_path_buf(), holds));
     }
     // Without that name there is one array, or nobody knows which.
     if has(ARRAY) || names.len() == 1 {
-        return Ok(Given::Images(path.to_path_buf()));
+        return Ok(EvalInput::Images(path.to_path_buf()));
     }
     let text = format!("`{}` holds neither images (`arr_0`) nor statistics (`mu` and `sigma`)", path.display());
     Err(Error::usage(text).hint(format!("its arrays are {}", ticked(&names))))
@@ -143,7 +142,7 @@ fn ticked(names: &[String]) -> String {
 }
 
 /// `FILE.toml:STAGE[.OUTPUT]`, which must be there: an evaluation trains nothing.
-pub fn stage(text: &str, types: &[&str], place: Place<'_>) -> Result<Given> {
+pub fn stage(text: &str, types: &[&str], place: Workspace<'_>) -> Result<EvalInput> {
     let (stem, what) = text.split_once(".toml:").unwrap_or((text, ""));
     let file = format!("{stem}.toml");
     let pipeline = PipelineArgs::of(&file).load(place.registry)?;
@@ -162,7 +161,7 @@ pub fn stage(text: &str, types: &[&str], place: Place<'_>) -> Result<Given> {
             let made = record.outputs.iter().find(|(output, _)| *output == name).map(|(_, made)| made.measured.digest);
             made.map_or(Ok(()), |digest| store.check(&digest))?;
             let path = made.map(|digest| store.object(&digest)).unwrap_or_default();
-            Ok(Given::Stage(format!("{file}:{}.{name}", stage.name), ty.clone(), path))
+            Ok(EvalInput::Stage(format!("{file}:{}.{name}", stage.name), ty.clone(), path))
         }
         _ => {
             let error = Error::usage(format!("stage `{}` of `{file}` is not up to date", stage.name));
@@ -172,12 +171,12 @@ pub fn stage(text: &str, types: &[&str], place: Place<'_>) -> Result<Given> {
 }
 
 /// Where the artifact with these first digits lies; `None` if the text is no such thing.
-fn artifact(text: &str, place: Place<'_>) -> Result<Option<PathBuf>> {
+fn artifact(text: &str, place: Workspace<'_>) -> Result<Option<PathBuf>> {
     if text.len() < LEAST_DIGITS || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(None);
     }
     let store = Store::open(place.cache)?;
-    let digest = find(&store, &actions::all(&store)?.0, &text.to_lowercase())?;
+    let digest = find(&store, &action_cache::all(&store)?.0, &text.to_lowercase())?;
     let path = store.object(&digest);
     if path.exists() {
         store.check(&digest)?;

@@ -1,17 +1,19 @@
 //! Metrics of sets of images: which are asked for, and the pipeline that computes them.
 
 use super::enough::Counts;
-use super::given::{Given, Holds, STATS, Side};
+use super::execute::{OutputOptions, each_once, run_pipeline};
+use super::given::{EvalInput, Holds, STATS, Side};
 use super::network::{self, Network};
 use super::pipeline::{Extraction, METRICS, NETWORK, REFERENCE, SAMPLES, Stages};
-use super::{How, Place, answer, each_once, run_pipeline, statistics};
+use super::place::Workspace;
+use super::{answer, statistics};
 use crate::cli::common::print;
-use crate::error::{Error, Result};
-use crate::ml::models::mode::Mode;
-use crate::runner::pool::Limits;
-use crate::stages::Metric;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
+use erw_base::error::{Error, Result};
+use erw_ml::models::feature_network::mode::Mode;
+use erw_runner::exec::resources::Limits;
+use erw_stages::Metric;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -49,19 +51,23 @@ pub struct StatsArgs {
     settings: Settings,
 }
 
-impl ValueEnum for Mode {
+/// [`Mode`] as an argument.
+#[derive(Debug, Clone, Copy)]
+struct ModeArg(Mode);
+
+impl ValueEnum for ModeArg {
     fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
+        &[Self(Mode::Adm), Self(Mode::PytorchFid), Self(Mode::CleanFid), Self(Mode::TorchFidelity)]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
-        let help = match self {
-            Self::Adm => "The ADM suite, whose numbers papers report",
-            Self::PytorchFid => "pytorch-fid",
-            Self::CleanFid => "clean-fid, mode \"clean\"",
-            Self::TorchFidelity => "torch-fidelity",
+        let help = match self.0 {
+            Mode::Adm => "The ADM suite, whose numbers papers report",
+            Mode::PytorchFid => "pytorch-fid",
+            Mode::CleanFid => "clean-fid, mode \"clean\"",
+            Mode::TorchFidelity => "torch-fidelity",
         };
-        Some(PossibleValue::new(self.name()).help(help))
+        Some(PossibleValue::new(self.0.name()).help(help))
     }
 }
 
@@ -72,7 +78,7 @@ struct Settings {
     metrics: Vec<String>,
     /// The tool whose numbers are to be reproduced: how it prepares images, and its conventions
     #[arg(long, value_enum, value_name = "MODE")]
-    mode: Option<Mode>,
+    mode: Option<ModeArg>,
     /// What makes the features: a published network by name (`erw weights list`), a file of its weights, NAME=FILE for those of
     /// another than the usual one, a folder that `erw export` wrote, or FILE.toml:STAGE
     #[arg(long, value_name = "NAME|FILE")]
@@ -96,12 +102,12 @@ struct Settings {
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: String,
     #[command(flatten)]
-    how: How,
+    how: OutputOptions,
 }
 
 /// What the subcommand asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum MetricSet {
     Fid,
     Sfid,
     PrecisionRecall,
@@ -111,7 +117,7 @@ pub enum Wanted {
     All,
 }
 
-impl Wanted {
+impl MetricSet {
     fn default_network(self) -> &'static str {
         match self {
             Self::Fd => network::DINOV2,
@@ -148,13 +154,13 @@ impl Settings {
     fn extraction(&self) -> Result<(Extraction, Option<usize>)> {
         let gpu = self.gpu()?;
         let number = |n: u32| n as usize;
-        let mode = self.mode.map(Mode::name);
+        let mode = self.mode.map(|m| m.0.name());
         let (limit, batch) = (self.limit.map(number), self.batch.map(number));
         Ok((Extraction { mode, limit, batch, arr_0: None, gpu: gpu.is_some() }, gpu))
     }
 
     fn counts(&self) -> Counts {
-        let mode = self.mode.unwrap_or(Mode::Adm);
+        let mode = self.mode.map_or(Mode::Adm, |m| m.0);
         Counts { k: self.k, kid_subset_size: self.kid_subset_size, mode, limit: self.limit }
     }
 
@@ -178,10 +184,10 @@ impl Settings {
         Err(Error::usage(format!("no device `{}`", self.device)).because(seen))
     }
 
-    fn network(&self, default: &str, place: Place<'_>) -> Result<Network> {
+    fn network(&self, default: &str, place: Workspace<'_>) -> Result<Network> {
         let network = Network::of(self.network.as_deref(), default, place)?;
         match self.mode {
-            Some(mode) if !network.is_inception() => {
+            Some(ModeArg(mode)) if !network.is_inception() => {
                 let text = format!("`--mode {}` is about Inception, and the network is another", mode.name());
                 Err(Error::usage(text))
             }
@@ -191,22 +197,22 @@ impl Settings {
 }
 
 /// Compares two sets.
-pub fn run(wanted: Wanted, args: &Args, place: Place<'_>) -> Result<()> {
+pub fn run(wanted: MetricSet, args: &Args, place: Workspace<'_>) -> Result<()> {
     let settings = &args.settings;
-    let samples = Given::of(&args.samples, place)?;
-    if let Given::Statistics(path, _) = &samples {
+    let samples = EvalInput::of(&args.samples, place)?;
+    if let EvalInput::Statistics(path, _) = &samples {
         let error = Error::usage(format!("`{}` holds published statistics, not samples", path.display()));
         return Err(error.hint("the order is SAMPLES REFERENCE"));
     }
-    let reference = Given::of(&args.reference, place)?;
+    let reference = EvalInput::of(&args.reference, place)?;
     let network = settings.network(wanted.default_network(), place)?;
-    let holds = if let Given::Statistics(_, holds) = &reference { Some(*holds) } else { None };
-    let mode = settings.mode.unwrap_or(Mode::Adm);
+    let holds = if let EvalInput::Statistics(_, holds) = &reference { Some(*holds) } else { None };
+    let mode = settings.mode.map_or(Mode::Adm, |m| m.0);
     let mut told = vec![];
-    if let Given::Statistics(path, _) = &reference
+    if let EvalInput::Statistics(path, _) = &reference
         && let Some(note) = statistics::note(path)
     {
-        note.check(&args.reference, &network, settings.mode)?;
+        note.check(&args.reference, &network, settings.mode.map(|m| m.0))?;
     }
     let mut metrics: Vec<&str> = settings.metrics.iter().map(String::as_str).collect();
     let sides = [Side::new(SAMPLES, &args.samples, samples), Side::new(REFERENCE, &args.reference, reference)];
@@ -214,7 +220,7 @@ pub fn run(wanted: Wanted, args: &Args, place: Place<'_>) -> Result<()> {
         check(metric, &network, holds.map(|holds| (args.reference.as_str(), holds)))?;
         settings.counts().check(metric, &sides)
     };
-    if wanted != Wanted::All || metrics.is_empty() {
+    if wanted != MetricSet::All || metrics.is_empty() {
         let mut usual = wanted.metrics(mode, network.is_inception());
         if wanted.is_bundle() {
             usual.retain(|metric| check(metric).map_err(|e| told.push(format!("no {metric}: {e}"))).is_ok());
@@ -248,13 +254,13 @@ fn check(metric: &str, network: &Network, statistics: Option<(&str, Holds)>) -> 
 ///
 /// # Errors
 /// What is a comparison would be of the set with itself, and look like a perfect result.
-pub fn run_alone(args: &Alone, place: Place<'_>) -> Result<()> {
+pub fn run_alone(args: &Alone, place: Workspace<'_>) -> Result<()> {
     if let Some(metric) = args.settings.metrics.iter().find(|metric| *metric != "is") {
         let text = format!("`{metric}` compares with a reference, and `erw eval is` has none");
         return Err(Error::usage(text).hint("`erw eval fid SAMPLES REFERENCE --metrics is` gives both"));
     }
-    let samples = Given::of(&args.samples, place)?;
-    if samples.is_statistics() && !matches!(samples, Given::Stage(..)) {
+    let samples = EvalInput::of(&args.samples, place)?;
+    if samples.is_statistics() && !matches!(samples, EvalInput::Stage(..)) {
         return Err(Error::usage(format!("`{}` holds published statistics, not samples", args.samples)));
     }
     let network = args.settings.network(network::INCEPTION, place)?;
@@ -270,14 +276,14 @@ fn measure(
     network: &Network,
     settings: &Settings,
     told: Vec<String>,
-    place: Place<'_>,
+    place: Workspace<'_>,
 ) -> Result<()> {
     let (extraction, gpu) = settings.extraction()?;
     let mut stages = Stages::of(sides.iter().map(|side| side.said));
     let from = network.reference();
     let mut inputs = json!({});
     // Two sets of features that are known need no network, so none is fetched.
-    if sides.iter().any(|side| !matches!(&side.given, Given::Stage(_, ty, _) if ty == STATS)) {
+    if sides.iter().any(|side| !matches!(&side.given, EvalInput::Stage(_, ty, _) if ty == STATS)) {
         network.add(&mut stages)?;
         inputs["network"] = json!(from);
     }
@@ -299,7 +305,7 @@ fn measure(
     for side in sides {
         side.check().map_err(|e| answer::of_place(e, side.place, &said))?;
     }
-    let unlike = |e: Error| match sides.iter().find(|side| matches!(side.given, Given::Statistics(..))) {
+    let unlike = |e: Error| match sides.iter().find(|side| matches!(side.given, EvalInput::Statistics(..))) {
         Some(side) if e.message.contains("are features of other networks") => {
             statistics::of_another(side.said, e.causes)
         }
@@ -309,7 +315,7 @@ fn measure(
     let ran = ran.map_err(|e| unlike(network.missing(e)))?;
     let detail = answer::detail(&ran)?;
     for side in sides {
-        if let Given::Statistics(path, _) = &side.given
+        if let EvalInput::Statistics(path, _) = &side.given
             && let Some(note) = statistics::note(path)
         {
             note.confirm(side.said, &detail)?;
@@ -319,13 +325,13 @@ fn measure(
 }
 
 /// Writes the statistics of a set in the published layout.
-pub fn run_stats(args: &StatsArgs, place: Place<'_>) -> Result<()> {
+pub fn run_stats(args: &StatsArgs, place: Workspace<'_>) -> Result<()> {
     let settings = &args.settings;
     if !settings.metrics.is_empty() {
         return Err(Error::usage("`--metrics` is about comparisons, and statistics are compared with nothing"));
     }
     check_output(&args.output)?;
-    let images = Given::of(&args.images, place)?;
+    let images = EvalInput::of(&args.images, place)?;
     if images.is_statistics() {
         return Err(Error::usage(format!("`{}` holds statistics already", args.images)));
     }

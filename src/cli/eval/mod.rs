@@ -7,21 +7,19 @@
 
 mod answer;
 mod enough;
+pub mod execute;
 mod features;
 mod given;
 mod images;
 mod network;
 mod pipeline;
+pub mod place;
 mod statistics;
 
-use super::remote::RemoteArgs;
-use super::run::{Flags, execute, print_log};
-use crate::error::{Error, Result};
-use crate::runner::event::StageEnd;
-use crate::runner::graph::Pipeline;
-use crate::runner::manifest::Registry;
-use crate::runner::select::select;
-use std::path::{Path, PathBuf};
+use erw_base::error::Result;
+use erw_runner::kind::Registry;
+use place::Workspace;
+use std::path::Path;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP, subcommand_help_heading = "Metrics", subcommand_value_name = "METRIC")]
@@ -91,93 +89,21 @@ enum Command {
     MutualKnn(features::Args),
 }
 
-/// How it is run and told.
-#[derive(Debug, clap::Args)]
-struct How {
-    /// Print one object, for programs; see below for its keys
-    #[arg(long)]
-    json: bool,
-    /// Print lines instead of bars
-    #[arg(long)]
-    plain: bool,
-    /// Threads; results do not depend on them
-    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
-    threads: Option<u32>,
-    #[command(flatten)]
-    remote: RemoteArgs,
-}
-
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    use images::Wanted;
-    let place = Place { cache, registry };
+    use images::MetricSet;
+    let place = Workspace { cache, registry };
     match &args.command {
-        Command::Fid(args) => images::run(Wanted::Fid, args, place),
-        Command::Sfid(args) => images::run(Wanted::Sfid, args, place),
+        Command::Fid(args) => images::run(MetricSet::Fid, args, place),
+        Command::Sfid(args) => images::run(MetricSet::Sfid, args, place),
         Command::Is(args) => images::run_alone(args, place),
-        Command::Pr(args) => images::run(Wanted::PrecisionRecall, args, place),
-        Command::Kid(args) => images::run(Wanted::Kid, args, place),
-        Command::Fd(args) => images::run(Wanted::Fd, args, place),
-        Command::Cmmd(args) => images::run(Wanted::Cmmd, args, place),
-        Command::All(args) => images::run(Wanted::All, args, place),
+        Command::Pr(args) => images::run(MetricSet::PrecisionRecall, args, place),
+        Command::Kid(args) => images::run(MetricSet::Kid, args, place),
+        Command::Fd(args) => images::run(MetricSet::Fd, args, place),
+        Command::Cmmd(args) => images::run(MetricSet::Cmmd, args, place),
+        Command::All(args) => images::run(MetricSet::All, args, place),
         Command::Stats(args) => images::run_stats(args, place),
         Command::Cknna(args) => features::run("cknna", args, place),
         Command::Cka(args) => features::run("cka", args, place),
         Command::MutualKnn(args) => features::run("mutual-knn", args, place),
     }
-}
-
-/// Each name where it stands first.
-fn each_once<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut once = vec![];
-    for name in names {
-        if !once.contains(&name) {
-            once.push(name);
-        }
-    }
-    once
-}
-
-/// Where things are kept and what stages can be of.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    cache: &'a Path,
-    registry: Registry,
-}
-
-/// What a run of a written pipeline came to.
-struct Ran {
-    ends: Vec<StageEnd>,
-}
-
-impl Ran {
-    /// How this stage ended.
-    fn end(&self, stage: &str) -> Result<&StageEnd> {
-        let end = self.ends.iter().find(|end| end.stage == stage);
-        end.ok_or_else(|| Error::internal(format!("stage `{stage}` did not end")))
-    }
-
-    /// The folder of the one output of this stage.
-    fn output(&self, stage: &str) -> Result<PathBuf> {
-        let output = self.end(stage)?.outputs.first();
-        output.map(|o| o.path.clone()).ok_or_else(|| Error::internal(format!("stage `{stage}` has no output")))
-    }
-}
-
-/// Runs a written pipeline. Errors speak of what was given on the command line: stages have the names of its places, and
-/// `said` tells what was given there. `gpu` is the one to use, if any.
-fn run_pipeline(text: String, said: &[(&str, &str)], gpu: Option<usize>, how: &How, place: Place<'_>) -> Result<Ran> {
-    let in_words = |e: Error| answer::in_words_of_the_command_line(e, said);
-    let pipeline = Pipeline::of_text(pipeline::FILE, text, place.registry).map_err(in_words)?;
-    let flags = Flags { plain: how.plain, threads: how.threads, remote: how.remote.clone(), gpu, ..Flags::default() };
-    let selected = select(&pipeline, &[])?;
-    let outcome = execute(&pipeline, selected, &flags, place.cache, vec![]).map_err(in_words)?;
-    let outcome = outcome.ok_or_else(|| Error::internal("an evaluation ran dry"))?;
-    if let Some(error) = outcome.error {
-        // What was tried to fetch a file stands in the error.
-        if !error.message.contains("could not be fetched") {
-            print_log(&outcome.ends);
-        }
-        return Err(in_words(error));
-    }
-    Ok(Ran { ends: outcome.ends })
 }

@@ -1,11 +1,11 @@
 //! The network that makes features, as `--network` names it. Knows names, files and types, nothing of what networks do.
 
-use super::Place;
-use super::given::{self, Given};
+use super::given::{self, EvalInput};
 use super::pipeline::{NETWORK, Stages, text, weights};
-use crate::error::{Error, Result};
-use crate::fetch::registry::{self, Entry};
-use crate::runner::suggest;
+use super::place::Workspace;
+use erw_base::error::{Error, Result};
+use erw_fetch::registry::{self, RegistryEntry};
+use erw_runner::text::suggest;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -21,9 +21,9 @@ const TYPES: [&str; 3] = ["inception", "encoder", "classifier"];
 #[derive(Debug)]
 pub enum Network {
     /// Fetched, once.
-    Published(&'static Entry),
+    Published(&'static RegistryEntry),
     /// A file of the weights of a published network.
-    File(PathBuf, &'static Entry),
+    File(PathBuf, &'static RegistryEntry),
     /// A folder that `erw export` wrote: the weights in it and their type.
     Exported(PathBuf, &'static str),
     /// A stage of a pipeline, and the type of what it makes.
@@ -33,7 +33,7 @@ pub enum Network {
 impl Network {
     /// What `named` denotes, `default` where nothing is named: a published network, a file of the weights of `default`,
     /// `NAME=FILE` for those of another, an exported folder, or a stage.
-    pub fn of(named: Option<&str>, default: &str, place: Place<'_>) -> Result<Self> {
+    pub fn of(named: Option<&str>, default: &str, place: Workspace<'_>) -> Result<Self> {
         let Some(named) = named else { return Ok(Self::Published(entry(default)?)) };
         let path = Path::new(named);
         if path.is_dir() {
@@ -44,7 +44,7 @@ impl Network {
         }
         if named.contains(".toml:") {
             return match given::stage(named, &TYPES, place)? {
-                Given::Stage(stage, ty, _) => Ok(Self::Stage(stage, ty)),
+                EvalInput::Stage(stage, ty, _) => Ok(Self::Stage(stage, ty)),
                 _ => Err(Error::internal("a stage that is none")),
             };
         }
@@ -115,7 +115,7 @@ impl Network {
 }
 
 /// A published network that makes features.
-fn entry(name: &str) -> Result<&'static Entry> {
+fn entry(name: &str) -> Result<&'static RegistryEntry> {
     let known = registry::entries()?.iter().filter(|e| TYPES.contains(&e.artifact.as_str()));
     known.clone().find(|e| e.name == name).ok_or_else(|| {
         let error = Error::usage(format!("`--network {name}`: neither a file nor the name of a published network"));

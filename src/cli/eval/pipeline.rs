@@ -1,10 +1,11 @@
 //! The pipeline behind an evaluation, as text. Stages are named after the places of the command line, so that whatever is
 //! said of them is understood.
 
-use super::given::{Given, STATS};
-use crate::error::{Error, Result};
+use super::given::{EvalInput, STATS};
+use erw_base::error::{Error, Result};
+use erw_runner::event::StageEnd;
 use serde_json::{Map, Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where the values of such pipelines come from, as reasons say it.
 pub const FILE: &str = "command line";
@@ -64,12 +65,12 @@ const FEATURES: usize = 50_000;
 
 impl Extraction {
     /// Adds the stage `name` that brings a side in, its images seen by `network`. Returns what inputs name.
-    pub fn add(&self, stages: &mut Stages, name: &str, given: &Given, network: &str) -> Result<String> {
+    pub fn add(&self, stages: &mut Stages, name: &str, given: &EvalInput, network: &str) -> Result<String> {
         let stage = match given {
-            Given::Stage(stage, ty, _) if ty == STATS => return Ok(stage.clone()),
-            Given::Statistics(path, _) => weights(STATS, json!({ "source": text(path)? })),
-            Given::Images(path) => self.stats(&json!(text(path)?), &Value::Null, network),
-            Given::Stage(stage, ..) => self.stats(&Value::Null, &json!(stage), network),
+            EvalInput::Stage(stage, ty, _) if ty == STATS => return Ok(stage.clone()),
+            EvalInput::Statistics(path, _) => weights(STATS, json!({ "source": text(path)? })),
+            EvalInput::Images(path) => self.stats(&json!(text(path)?), &Value::Null, network),
+            EvalInput::Stage(stage, ..) => self.stats(&Value::Null, &json!(stage), network),
         };
         stages.add(name, stage);
         Ok(name.into())
@@ -104,4 +105,23 @@ pub fn weights(artifact: &str, mut params: Value) -> Value {
 pub fn text(path: &Path) -> Result<&str> {
     let cannot = || Error::usage(format!("the name of `{}` is not UTF-8", path.display()));
     path.to_str().ok_or_else(cannot)
+}
+
+/// What a run of a written pipeline came to.
+pub(crate) struct Ran {
+    pub(crate) ends: Vec<StageEnd>,
+}
+
+impl Ran {
+    /// How this stage ended.
+    pub(crate) fn end(&self, stage: &str) -> Result<&StageEnd> {
+        let end = self.ends.iter().find(|end| end.stage == stage);
+        end.ok_or_else(|| Error::internal(format!("stage `{stage}` did not end")))
+    }
+
+    /// The folder of the one output of this stage.
+    pub(crate) fn output(&self, stage: &str) -> Result<PathBuf> {
+        let output = self.end(stage)?.outputs.first();
+        output.map(|o| o.path.clone()).ok_or_else(|| Error::internal(format!("stage `{stage}` has no output")))
+    }
 }

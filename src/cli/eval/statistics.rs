@@ -2,10 +2,10 @@
 //! goes with them, as a member of the archive that other tools do not look at. Computes nothing.
 
 use super::network::Network;
-use crate::error::{Error, Result};
-use crate::ml::metrics::gaussian::STATS_FILE;
-use crate::ml::models::mode::Mode;
-use crate::stages::NOTE_FILE;
+use erw_base::error::{Error, Result};
+use erw_ml::metrics::gaussian::STATS_FILE;
+use erw_ml::models::feature_network::mode::Mode;
+use erw_stages::NOTE_FILE;
 use serde::Deserialize;
 use serde_json::Value;
 use std::fs::{self, File};

@@ -1,16 +1,16 @@
 //! What a change since a git revision makes stale. The cache is asked for costs only.
 
-use super::{Line, Planned};
-use crate::error::Result;
+use super::line::{Line, Planned};
 use crate::report::table::near;
-use crate::runner::graph::{Pipeline, StageId};
-use crate::runner::key::params_digest;
-use crate::runner::layers::Overrides;
-use crate::runner::manifest::Registry;
-use crate::runner::past::Past;
-use crate::runner::properties::{Properties, doubts};
-use crate::runner::since::{Change, since};
-use crate::runner::store::Store;
+use erw_base::error::Result;
+use erw_runner::cache::store::Store;
+use erw_runner::kind::Registry;
+use erw_runner::pipeline::graph::{Pipeline, StageId};
+use erw_runner::pipeline::layers::Overrides;
+use erw_runner::pipeline::properties::{Properties, doubts};
+use erw_runner::plan::action::params_digest;
+use erw_runner::plan::record_index::RecordIndex;
+use erw_runner::repro::changed_since::{Change, since};
 
 /// The verdict on each selected stage.
 pub fn planned(
@@ -22,7 +22,7 @@ pub fn planned(
 ) -> Result<Planned> {
     let since = since(pipeline, selected, revision, known, store)?;
     let stale = since.stages.iter().any(|(_, change)| *change != Change::Unchanged);
-    let past = if stale { Some(Past::read(store)?) } else { None };
+    let record_index = if stale { Some(RecordIndex::read(store)?) } else { None };
     let properties = Properties::of(pipeline);
     let line = |(id, change): &(StageId, Change)| {
         let stage = pipeline.stage(*id);
@@ -45,10 +45,10 @@ pub fn planned(
             verdict,
             says,
             stale,
-            past_seconds: past
+            past_seconds: record_index
                 .as_ref()
                 .filter(|_| stale)
-                .and_then(|past| past.took(&pipeline.name, stage, &properties.given(stage))),
+                .and_then(|record_index| record_index.took(&pipeline.name, stage, &properties.given(stage))),
             left: None,
         }
     };

@@ -1,21 +1,21 @@
 //! `erw weights import` and `export`: foreign files to an artifact's folder and a SiT to the released code.
 
-use crate::cli::common::{PipelineArgs, SetArgs, columns, print};
-use crate::cli::why;
-use crate::error::{Error, Result};
-use crate::ml::formats::torch_write;
-use crate::ml::models::sit::convention::Convention;
-use crate::ml::models::sit::{SiTConfig, release};
-use crate::ml::train::saved_weights;
-use crate::ml::weights::{self, Tensors};
+use crate::cli::common::pipeline_args::{PipelineArgs, SetArgs};
+use crate::cli::common::{columns, print};
 use crate::report::table::near;
-use crate::runner::manifest::Registry;
-use crate::runner::plan::{Judge, Verdict, plan};
-use crate::runner::select::select;
-use crate::runner::store::Store;
-use crate::stages::CONFIG_FILE;
-use crate::stages::weights::{Artifact, Converted, Network, Request, Set, convert, statistics};
 use candle_core::Device;
+use erw_base::error::{Error, Result};
+use erw_ml::formats::torch_write;
+use erw_ml::models::sit::convention::Convention;
+use erw_ml::models::sit::{SiTConfig, release};
+use erw_ml::nn::params::{self, Tensors};
+use erw_ml::train::saved_weights;
+use erw_runner::cache::store::Store;
+use erw_runner::kind::Registry;
+use erw_runner::pipeline::targets::select;
+use erw_runner::plan::{CacheChecker, Verdict, plan};
+use erw_stages::CONFIG_FILE;
+use erw_stages::data::weights::{AdoptedDict, Artifact, Converted, Network, Request, convert, statistics};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -114,7 +114,7 @@ fn meant(what: &str, config: Option<&PathBuf>) -> Result<(Artifact, Network)> {
                 let types = Artifact::ALL.into_iter().map(Artifact::name);
                 let all: Vec<&str> =
                     types.chain(Artifact::ALL.into_iter().flat_map(|a| a.presets().iter().copied())).collect();
-                let hint = crate::runner::suggest::hint(what, all, "there are");
+                let hint = erw_runner::text::suggest::hint(what, all, "there are");
                 Err(Error::usage(format!("weights cannot become `{what}`")).maybe_hint(hint))
             }
         },
@@ -175,7 +175,7 @@ fn report(converted: &Converted, all: bool) -> String {
     text
 }
 
-fn one(set: &Set, all: bool) -> String {
+fn one(set: &AdoptedDict, all: bool) -> String {
     let (adopted, report) = (&set.adopted, &set.report);
     let name = if set.name.is_empty() { "the file".into() } else { format!("`{}`", set.name) };
     let mut text = format!(
@@ -216,7 +216,7 @@ pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()>
             .hint("the ending says the format"));
     }
     let from_dir = |dir: &Path| -> Result<(SiTConfig, Tensors)> {
-        let tensors = weights::load(&dir.join(format!("{}.safetensors", args.weights())), &Device::Cpu)?;
+        let tensors = params::load(&dir.join(format!("{}.safetensors", args.weights())), &Device::Cpu)?;
         Ok((read_config(dir)?, tensors))
     };
     let (config, tensors) = match &args.stage {
@@ -230,7 +230,7 @@ pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()>
     };
     let dict = release::state_dict(&config, tensors)?;
     match ending {
-        "safetensors" => weights::save(&dict, &args.out)?,
+        "safetensors" => params::save(&dict, &args.out)?,
         _ => torch_write::save(&args.out, &[("", &dict)])?,
     }
     let switches = [(config.rope, "--use_rope"), (config.qk_norm, "--qk-norm")];
@@ -248,7 +248,7 @@ pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()>
 
 fn read_config(dir: &Path) -> Result<SiTConfig> {
     let path = dir.join(CONFIG_FILE);
-    let text = crate::text::read(&path).map_err(|e| Error::io("read", &path, e))?;
+    let text = erw_base::text::read(&path).map_err(|e| Error::io("read", &path, e))?;
     serde_json::from_str(&text)
         .map_err(|e| Error::usage(format!("`{}` does not describe a SiT", path.display())).because(e))
 }
@@ -265,11 +265,11 @@ fn of_checkpoint(file: &Path, set: &str) -> Result<(SiTConfig, Tensors)> {
 /// Where the artifact of a finished stage lies.
 fn made_by(args: &PipelineArgs, stage: &str, cache: &Path, registry: Registry) -> Result<PathBuf> {
     let pipeline = args.load_for([&stage.to_string()], registry, cache)?;
-    why::one(&pipeline, stage)?;
+    crate::cli::common::pipeline_args::one(&pipeline, stage)?;
     let store = Store::open(cache)?;
-    let judge = Judge::new(&pipeline, &store, BTreeSet::new());
+    let checker = CacheChecker::new(&pipeline, &store, BTreeSet::new());
     let selected = select(&pipeline, &[stage.to_string()])?;
-    let verdicts = plan(&judge, &selected)?;
+    let verdicts = plan(&checker, &selected)?;
     let (_, verdict) = verdicts
         .iter()
         .rfind(|(id, _)| pipeline.stage(*id).name == stage)

@@ -3,15 +3,16 @@
 
 mod convert;
 
-use super::common::{SetArgs, columns, print};
-use crate::error::{Error, ErrorKind, Result};
-use crate::fetch::library::{Check, Library, Presence};
-use crate::fetch::registry::{self, Entry};
+use super::common::pipeline_args::SetArgs;
+use super::common::{columns, megabytes, print};
 use crate::report::download::Download;
 use crate::report::table::{grid, near};
-use crate::runner::manifest::Registry;
-use crate::runner::suggest;
-use crate::stages::weights::{KIND, published};
+use erw_base::error::{Error, ErrorKind, Result};
+use erw_fetch::library::{Check, Library, Presence};
+use erw_fetch::registry::{self, RegistryEntry};
+use erw_runner::kind::Registry;
+use erw_runner::text::suggest;
+use erw_stages::data::weights::{KIND, published};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -98,7 +99,7 @@ fn list(library: &Library) -> Result<()> {
 }
 
 fn list_json(library: &Library) -> Result<()> {
-    let object = |entry: &Entry| {
+    let object = |entry: &RegistryEntry| {
         let (state, path) = match library.look(entry, None) {
             Presence::Here(path) => ("here", Some(path)),
             Presence::InHubCache(path) => ("hub-cache", Some(path)),
@@ -118,16 +119,7 @@ fn list_json(library: &Library) -> Result<()> {
     print(&(text + "\n"))
 }
 
-/// As publishers tell sizes: powers of ten.
-pub fn megabytes(n: u64) -> String {
-    match n as f64 / 1e6 {
-        m if m < 0.95 => format!("{n} B"),
-        m if m < 999.5 => format!("{m:.0} MB"),
-        m => format!("{:.2} GB", m / 1000.0),
-    }
-}
-
-fn named(name: &str) -> Result<&'static Entry> {
+fn named(name: &str) -> Result<&'static RegistryEntry> {
     registry::find(name)?.ok_or_else(|| {
         let all = registry::entries().unwrap_or_default();
         let hint = suggest::hint(name, all.iter().map(|e| e.name.as_str()), "there are");
@@ -136,7 +128,7 @@ fn named(name: &str) -> Result<&'static Entry> {
 }
 
 fn fetch(args: &FetchArgs, library: &Library, registry: Registry) -> Result<()> {
-    let wanted: Vec<(&Entry, Option<String>)> = match &args.pipeline {
+    let wanted: Vec<(&RegistryEntry, Option<String>)> = match &args.pipeline {
         None => args.names.iter().map(|name| Ok((named(name)?, None))).collect::<Result<_>>()?,
         Some(file) => {
             let pipeline = args.set.on(file).load_or_sweep(false, registry)?;
@@ -157,7 +149,7 @@ fn fetch(args: &FetchArgs, library: &Library, registry: Registry) -> Result<()> 
     for (entry, sha256) in wanted {
         let watch = Download::of(&entry.name);
         if let Some(why) = &entry.restricted {
-            crate::fetch::Watch::log(&watch, &format!("licence {}: {why}", entry.licence));
+            erw_fetch::FetchObserver::log(&watch, &format!("licence {}: {why}", entry.licence));
         }
         let copy = library.obtain(entry, sha256.as_deref(), &watch)?;
         rows.push(vec![entry.name.clone(), near(&copy.path), format!("sha256 {}", copy.sha256)]);
@@ -166,7 +158,7 @@ fn fetch(args: &FetchArgs, library: &Library, registry: Registry) -> Result<()> 
 }
 
 fn verify(names: &[String], library: &Library) -> Result<()> {
-    let entries: Vec<&Entry> = match names {
+    let entries: Vec<&RegistryEntry> = match names {
         [] => registry::entries()?.iter().collect(),
         names => names.iter().map(|name| named(name)).collect::<Result<_>>()?,
     };

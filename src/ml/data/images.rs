@@ -5,7 +5,7 @@
 //! stored images all have one size.
 
 use super::packed::Packed;
-use crate::ml::formats::{Npz, PixelArray};
+use crate::formats::{Npz, PixelArray};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::path::Path;
 
@@ -32,7 +32,7 @@ impl ImageSet {
         let npz = dir.join("samples.npz");
         if npz.exists() {
             let mut set = Self::open_npz(&npz)?;
-            if let Ok(text) = crate::text::read(dir.join("meta.json"))
+            if let Ok(text) = erw_base::text::read(dir.join("meta.json"))
                 && let Ok(meta) = serde_json::from_str::<serde_json::Value>(&text)
             {
                 set.classes = class_names(&meta);

@@ -6,7 +6,7 @@
 //! width, but what is published was made with rows first. A float resize differs in about one pixel of twenty. Evaluation tools that give
 //! Pillow each channel as floats get another path of it, without rounding: [`resize_planes`].
 
-use super::picture::Rgb;
+use super::rgb::Rgb;
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 

@@ -1,8 +1,8 @@
 //! How an image comes to `size` x `size`.
 
-use super::decode::MAX_PIXELS;
-use super::picture::Rgb;
+use super::decode::limits::MAX_PIXELS;
 use super::resize::{Filter, center_crop, resize};
+use super::rgb::Rgb;
 use candle_core::{Result, bail};
 use serde::Deserialize;
 

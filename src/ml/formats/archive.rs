@@ -5,7 +5,7 @@
 //! bounded twice: a reader refuses an entry above its limit before a byte is inflated, and entries that overlap, by
 //! which a small archive repeats the same bytes in thousands of them, are refused when the archive is opened.
 
-use super::Parsed;
+use super::parsed::Parsed;
 use flate2::bufread::DeflateDecoder;
 use memmap2::Mmap;
 use std::borrow::Cow;
@@ -17,11 +17,11 @@ use zip::CompressionMethod;
 #[derive(Debug)]
 pub(super) struct Archive {
     map: Mmap,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, Member>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Member {
     /// Place of the (perhaps deflated) bytes in the map.
     data: Range<usize>,
     /// Size once inflated, as the directory of the archive says.
@@ -64,7 +64,7 @@ impl Archive {
             };
             let deflated = method == CompressionMethod::Deflated;
             let data = start as usize..end as usize;
-            entries.insert(name, Entry { data, size: file.size(), crc: file.crc32(), deflated, refused });
+            entries.insert(name, Member { data, size: file.size(), crc: file.crc32(), deflated, refused });
         }
         drop(zip);
         Ok(Self { map, entries })
@@ -79,7 +79,7 @@ impl Archive {
         self.entries.contains_key(name)
     }
 
-    fn entry(&self, name: &str) -> Parsed<&Entry> {
+    fn entry(&self, name: &str) -> Parsed<&Member> {
         let entry = self.entries.get(name).ok_or_else(|| format!("the archive has no entry `{name}`"))?;
         match &entry.refused {
             Some(why) => Err(format!("entry `{name}` {why}")),

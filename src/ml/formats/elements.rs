@@ -4,7 +4,7 @@
 //! Types that candle lacks are widened without loss: bool to u8 (0 or 1), i8 to i16, u16 to i32, u64 to i64 where the
 //! values fit. Knows no file format.
 
-use super::Parsed;
+use super::parsed::Parsed;
 use candle_core::{DType, Device, Tensor};
 use std::borrow::Cow;
 

@@ -14,8 +14,10 @@
 
 mod archive;
 mod elements;
+pub mod format;
 mod npy;
 mod npz_write;
+pub mod parsed;
 mod pickle;
 mod pixels;
 mod safetensors;
@@ -27,54 +29,23 @@ pub mod torch_write;
 mod unique;
 mod values;
 
+use crate::nn::params::Tensors;
+use archive::Archive;
+use candle_core::{Result, Tensor, bail};
+use format::Format;
+use memmap2::Mmap;
+use parsed::{Named, Parsed, listed, map};
+use safetensors::Safetensors;
+use shards::{Files, Model};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use torch::Checkpoint;
+
 pub use npy::{Npz, read_npy};
 pub use npz_write::NpzFile;
 pub use pixels::PixelArray;
 pub use shards::is_part;
 pub use sniff::{describe, format_of};
-
-use crate::ml::weights::Tensors;
-use archive::Archive;
-use candle_core::{Result, Tensor, bail};
-use memmap2::Mmap;
-use safetensors::Safetensors;
-use shards::{Files, Model};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::path::{Path, PathBuf};
-use torch::Checkpoint;
-
-/// Inside this module errors are texts that say what is wrong; the file is named once, where they leave it.
-type Parsed<T> = std::result::Result<T, String>;
-
-/// A format that is read here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    Safetensors,
-    TorchZip,
-    TorchLegacy,
-    TorchScript,
-    Npz,
-    Npy,
-    /// A model in so many files.
-    SafetensorsFiles(usize),
-    TorchFiles(usize),
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Safetensors => "a safetensors file",
-            Self::TorchZip => "a PyTorch checkpoint (zip)",
-            Self::TorchLegacy => "a PyTorch checkpoint (before 1.6)",
-            Self::TorchScript => "a TorchScript archive",
-            Self::Npz => "an npz archive of NumPy",
-            Self::Npy => "a NumPy array",
-            Self::SafetensorsFiles(n) => return write!(f, "a model in {n} safetensors files"),
-            Self::TorchFiles(n) => return write!(f, "a model in {n} PyTorch checkpoints"),
-        })
-    }
-}
 
 /// An opened file of weights. Cheap to keep: holds a mapping, no tensors.
 #[derive(Debug)]
@@ -99,9 +70,6 @@ pub struct Listing {
     pub set: String,
     pub tensors: Vec<Named>,
 }
-
-/// A name, and a shape if it is known.
-pub type Named = (String, Option<Vec<usize>>);
 
 /// What could be had of a set.
 #[derive(Debug, Default)]
@@ -371,28 +339,4 @@ impl Contents {
             Ok(Self::Npz(archive))
         }
     }
-}
-
-/// Maps a file into memory.
-fn map(path: &Path) -> Parsed<Mmap> {
-    if path.is_dir() {
-        return Err("it is a folder; give the weights file in it".into());
-    }
-    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
-    // Weights files are written once and then only read, which is what a mapping needs; of one that is cut short while
-    // it is read, `mapped` says which.
-    #[expect(unsafe_code, reason = "mapping a file that nothing writes to any more")]
-    let map = unsafe { Mmap::map(&file) };
-    map.map_err(|e| e.to_string())
-}
-
-/// The first names of a list that may be long.
-fn listed(names: &[String]) -> String {
-    const NAMED: usize = 12;
-    if names.is_empty() {
-        return "none".into();
-    }
-    let first = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-    let more = names.len().saturating_sub(NAMED);
-    if more > 0 { format!("{first} and {more} more") } else { first }
 }

@@ -2,10 +2,10 @@
 //! orders, header versions 1 to 3, booleans, integers and floats. Arrays of Python objects are refused: they are
 //! pickles.
 
-use super::Parsed;
 use super::archive::Archive;
 use super::elements::{self, Element, View};
-use crate::ml::weights::Tensors;
+use super::parsed::Parsed;
+use crate::nn::params::Tensors;
 use candle_core::{Result, Tensor, bail};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ const UNNAMED: &str = "arr_0";
 /// Reads a `.npy` file: the array in its own shape, contiguous, on the CPU, in its own type or the one that
 /// [holds it](super#types).
 pub fn read_npy(path: &Path) -> Result<Tensor> {
-    match super::map(path).and_then(|map| read(&map)) {
+    match super::parsed::map(path).and_then(|map| read(&map)) {
         Ok(tensor) => Ok(tensor),
         Err(e) => bail!("cannot read {}: {e}", path.display()),
     }
@@ -43,7 +43,7 @@ pub struct Npz {
 impl Npz {
     /// Reads the directory of the archive, and no array.
     pub fn open(path: &Path) -> Result<Self> {
-        match super::map(path).and_then(Archive::open) {
+        match super::parsed::map(path).and_then(Archive::open) {
             Ok(archive) => Ok(Self { path: path.to_path_buf(), archive }),
             Err(e) => bail!("cannot read {}: {e}", path.display()),
         }
@@ -75,7 +75,7 @@ pub(super) fn names(archive: &Archive) -> Vec<String> {
 pub(super) fn read_entry(archive: &Archive, name: &str) -> Parsed<Tensor> {
     let entry = format!("{name}.npy");
     if !archive.contains(&entry) {
-        return Err(format!("the archive holds {}", super::listed(&names(archive))));
+        return Err(format!("the archive holds {}", super::parsed::listed(&names(archive))));
     }
     // The header says how much the rest may inflate to.
     let header = Header::parse(&archive.prefix(&entry, MOST_HEADER)?)?;

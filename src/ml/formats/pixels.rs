@@ -8,7 +8,7 @@
 use super::archive::Archive;
 use super::elements::{Element, contiguous};
 use super::npy::{self, Header, MOST_HEADER};
-use super::{Parsed, listed};
+use super::parsed::{Parsed, listed};
 use candle_core::{Result, bail};
 use flate2::read::DeflateDecoder;
 use memmap2::Mmap;
@@ -31,11 +31,11 @@ pub struct PixelArray {
     channels: usize,
     /// From one image, row, column and channel to the next, in bytes.
     strides: [usize; 4],
-    store: Store,
+    store: Storage,
 }
 
 #[derive(Debug)]
-enum Store {
+enum Storage {
     Npy(Mmap, Range<usize>),
     Npz(Archive, Range<usize>),
     Deflated(Mutex<Inflating>),
@@ -44,7 +44,7 @@ enum Store {
 impl PixelArray {
     /// The `arr_0` of an archive, or its only array.
     pub fn of_npz(path: &Path) -> Result<Self> {
-        match super::map(path).and_then(Archive::open).and_then(Self::in_archive) {
+        match super::parsed::map(path).and_then(Archive::open).and_then(Self::in_archive) {
             Ok(this) => Ok(this),
             Err(e) => bail!("{}: {e}", path.display()),
         }
@@ -57,10 +57,10 @@ impl PixelArray {
             let data = header.data..map.len();
             Self::new(&header, |size| match data.len() < size {
                 true => Err(format!("is truncated: it has {} of {size} bytes", data.len())),
-                false => Ok(Store::Npy(map, data)),
+                false => Ok(Storage::Npy(map, data)),
             })
         };
-        match super::map(path).and_then(open) {
+        match super::parsed::map(path).and_then(open) {
             Ok(this) => Ok(this),
             Err(e) => bail!("{} {e}", path.display()),
         }
@@ -83,17 +83,17 @@ impl PixelArray {
                 _ if header.data as u64 + size as u64 > whole => {
                     Err(format!("of shape {:?} is longer than its entry", header.shape))
                 }
-                Some(at) => Ok(Store::Npz(archive, at.start + header.data..at.end)),
+                Some(at) => Ok(Storage::Npz(archive, at.start + header.data..at.end)),
                 None if header.fortran => {
                     Err("is compressed and in Fortran order; `numpy.ascontiguousarray` undoes that".into())
                 }
-                None => Ok(Store::Deflated(Mutex::new(Inflating::new(archive, &entry, header.data as u64)?))),
+                None => Ok(Storage::Deflated(Mutex::new(Inflating::new(archive, &entry, header.data as u64)?))),
             })
         };
         open().map_err(|e| format!("array `{name}` {e}"))
     }
 
-    fn new(header: &Header, store: impl FnOnce(usize) -> Parsed<Store>) -> Parsed<Self> {
+    fn new(header: &Header, store: impl FnOnce(usize) -> Parsed<Storage>) -> Parsed<Self> {
         if header.element != Element::U8 {
             return Err(format!("is of type {}, not u1", header.descr.trim_start_matches(['<', '>', '|', '='])));
         }
@@ -128,9 +128,9 @@ impl PixelArray {
         }
         let start = index as usize * self.strides[0];
         match &self.store {
-            Store::Npy(map, data) => self.gather(&map[data.start + start..data.end], to),
-            Store::Npz(archive, data) => self.gather(archive.bytes(data.start + start..data.end), to),
-            Store::Deflated(stream) => {
+            Storage::Npy(map, data) => self.gather(&map[data.start + start..data.end], to),
+            Storage::Npz(archive, data) => self.gather(archive.bytes(data.start + start..data.end), to),
+            Storage::Deflated(stream) => {
                 let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
                 let size = self.height * self.width * self.channels;
                 match stream.read(start as u64, size, index + 1 == self.count) {

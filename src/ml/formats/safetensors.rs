@@ -3,8 +3,8 @@
 //! The header is parsed here rather than by the `safetensors` crate so that an error can name the tensor, and because
 //! that crate adds offsets which a hostile header may choose so that the sum overflows.
 
-use super::Parsed;
 use super::elements::{self, Element, View};
+use super::parsed::Parsed;
 use super::unique::Unique;
 use candle_core::Tensor;
 use memmap2::Mmap;
@@ -18,11 +18,11 @@ const MOST_HEADER: u64 = 100_000_000;
 #[derive(Debug)]
 pub(super) struct Safetensors {
     map: Mmap,
-    tensors: BTreeMap<String, Place>,
+    tensors: BTreeMap<String, TensorSpan>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct TensorSpan {
     /// Or why it cannot be read: a type that is not known hinders only who wants this tensor.
     element: Parsed<Element>,
     shape: Vec<usize>,
@@ -89,7 +89,7 @@ impl Safetensors {
     }
 }
 
-fn place(value: serde_json::Value, start: usize, room: usize) -> Parsed<Place> {
+fn place(value: serde_json::Value, start: usize, room: usize) -> Parsed<TensorSpan> {
     let info: Info = serde_json::from_value(value).map_err(|e| e.to_string())?;
     let element = match info.dtype.as_str() {
         "BOOL" => Ok(Element::Bool),
@@ -116,5 +116,5 @@ fn place(value: serde_json::Value, start: usize, room: usize) -> Parsed<Place> {
     if element.as_ref().is_ok_and(|element| size(element) != Some(to - from)) {
         return Err(format!("has shape {:?} in {} but {} bytes", info.shape, info.dtype, to - from));
     }
-    Ok(Place { element, shape: info.shape, bytes: start + from..start + to })
+    Ok(TensorSpan { element, shape: info.shape, bytes: start + from..start + to })
 }

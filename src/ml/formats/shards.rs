@@ -3,7 +3,7 @@
 //! their folder, by the index or by one of the files. Only looks for files and reads the index; what is in the files is
 //! for those who open them.
 
-use super::Parsed;
+use super::parsed::Parsed;
 use super::unique::Unique;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -150,7 +150,7 @@ fn whole(dir: &Path, names: Vec<String>, places: BTreeMap<String, String>, index
     if absent.is_empty() {
         return Ok(Model::Files(Files { dir: dir.to_path_buf(), names, places, index }));
     }
-    let (n, of, listed) = (absent.len(), names.len(), super::listed(&absent));
+    let (n, of, listed) = (absent.len(), names.len(), super::parsed::listed(&absent));
     Err(format!("{n} of the {of} files of the model {} not there: {listed}", if n == 1 { "is" } else { "are" }))
 }
 
@@ -193,7 +193,7 @@ fn one_of(dir: &Path, names: &[String], endings: &[&str]) -> Option<Parsed<Model
     match models.into_values().collect::<Vec<_>>().as_slice() {
         [] => None,
         [only] => Some(find(&dir.join(only))),
-        _ => Some(Err(format!("it is a folder with several models: {}; name one", super::listed(&listed)))),
+        _ => Some(Err(format!("it is a folder with several models: {}; name one", super::parsed::listed(&listed)))),
     }
 }
 

@@ -2,9 +2,10 @@
 //! cannot be read are not damaged but something else.
 
 use super::archive::Archive;
+use super::format::Format;
+use super::npy;
 use super::safetensors::Safetensors;
 use super::torch::Checkpoint;
-use super::{Format, npy};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -66,7 +67,7 @@ pub fn format_of(path: &Path) -> Option<Format> {
     } else if Checkpoint::is_legacy(&head) {
         Some(Format::TorchLegacy)
     } else if head.starts_with(b"PK") {
-        let zip = super::map(path).and_then(Archive::open).ok()?;
+        let zip = super::parsed::map(path).and_then(Archive::open).ok()?;
         match Checkpoint::folder(&zip) {
             Some(_) => Some(Format::TorchZip),
             None => (!npy::names(&zip).is_empty()).then_some(Format::Npz),

@@ -1,9 +1,9 @@
 //! Writes a zip checkpoint that `torch.load(..., weights_only=True)` reads: state dicts of contiguous tensors, for people
 //! who go on in PyTorch.
 
-use super::Parsed;
 use super::elements::contiguous;
-use crate::ml::weights::Tensors;
+use super::parsed::Parsed;
+use crate::nn::params::Tensors;
 use candle_core::{DType, Result, Tensor, bail};
 use safetensors::View as _;
 use std::fs::File;

@@ -1,7 +1,8 @@
 //! Plain values of a pickle: keys and items by path, sizes, and whole values as JSON, such as the arguments of a run that
 //! lie beside its weights. Bounded in depth and number, since values may hold themselves.
 
-use super::pickle::{Id, Node, Object, Pickle};
+use super::pickle::Pickle;
+use super::pickle::node::{Id, Node, Object};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 

@@ -5,9 +5,8 @@
 //! over the scores (Dao and others, "FlashAttention", 2022, section 3.1, without its tiling of columns).
 
 use super::matmul::{Mat, MatMut, Threads, matmul, matmul_into};
-use super::scratch;
 use super::simd::{self, exp, simd};
-use super::{slice, tensor, with_slices};
+use super::{scratch, slice, tensor, with_slices};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};

@@ -1,10 +1,11 @@
 //! y = x W^T + b with the bias added inside the product, and gradients without transposed copies, that of the weight
 //! straight into the buffer of its parameter.
 
+use super::autograd::{self, collect_captured};
 use super::matmul::{Mat, Threads, matmul};
 use super::scratch::{self, Scratch};
-use super::{few, gradient_of, rows, slice, tensor, with_slices};
-use crate::ml::backprop;
+use super::{gradient_of, rows, slice, small_batch, tensor, with_slices};
+use crate::kernels;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
@@ -129,7 +130,7 @@ impl CustomOp3 for Linear {
         let mut y = vec![0f32; x.len() / n_in * n_out];
         // One row for each sample, or one for each token: a rule that the size of a batch does not change.
         if x_layout.dims().len() == 2 {
-            few::forward(x, weight, bias, n_in, &mut y);
+            small_batch::forward(x, weight, bias, n_in, &mut y);
         } else {
             forward(x, weight, Some(bias), n_in, &mut y);
         }
@@ -148,7 +149,7 @@ impl CustomOp3 for Linear {
         let grad = grad.contiguous()?;
         with_slices([x, weight, &grad], |[xs, ws, gs]| {
             // Straight into the buffer of a parameter where there is one.
-            let collected = backprop::collect(weight, |dw, keep| backward_weight(xs, gs, n_in, dw, keep));
+            let collected = autograd::collect(weight, |dw, keep| backward_weight(xs, gs, n_in, dw, keep));
             let dw = || {
                 let mut dw = vec![0f32; n_out * n_in];
                 backward_weight(xs, gs, n_in, &mut dw, false);
@@ -166,4 +167,16 @@ impl CustomOp3 for Linear {
             ))
         })?
     }
+}
+
+/// For a fused linear layer running backward: the gradient of its weight `[out, in]` from x `[rows, in]` and that of y.
+pub(crate) fn collect_weight(weight: &Tensor, x: &[f32], grad: &[f32], n_in: usize) -> Result<()> {
+    collect_captured(weight, |dw, keep| kernels::linear::backward_weight(x, grad, n_in, dw, keep))
+}
+
+/// Weight `[out, in]` and bias `[out]` of a linear layer.
+#[derive(Debug, Clone)]
+pub struct Affine {
+    pub weight: Tensor,
+    pub bias: Tensor,
 }

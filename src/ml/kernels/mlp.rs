@@ -3,12 +3,12 @@
 //! Kept for the backward pass are the rows before each activation; the activations themselves are computed anew.
 
 use super::activation::silu_and_slope;
-use super::block::Affine;
-use super::rows::{each_row, each_row_summing, each_row2};
+use super::autograd::collect_bias;
+use super::linear::{self, Affine, collect_weight};
+use super::rows::{self, each_row, each_row_summing, each_row2};
 use super::scratch::{self, Scratch};
 use super::simd::simd;
-use super::{gradient_of, linear, rows, slice, suits, tensor, with_all, with_slices};
-use crate::ml::backprop::{collect_bias, collect_weight};
+use super::{gradient_of, slice, suits, tensor, with_all, with_slices};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Mutex, PoisonError};
 

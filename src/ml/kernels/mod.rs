@@ -2,7 +2,7 @@
 //!
 //! candle's elementwise operations walk memory once each and several of them run on one thread; a
 //! transformer step spends more time there than in its matrix products. Each file here replaces one such
-//! chain. The wrappers in [`super::nn`] choose between these and a plain-candle twin, which also runs on
+//! chain. The wrappers in [`crate::nn`] choose between these and a plain-candle twin, which also runs on
 //! other devices and in other dtypes. Nothing here draws random numbers or knows a model.
 //!
 //! Results do not depend on the number of threads: sums are cut into pieces whose size follows from the
@@ -11,22 +11,23 @@
 pub mod activation;
 pub mod adamw;
 pub mod attention;
+pub mod autograd;
+pub mod avg_pool;
 pub mod block;
 pub mod conv;
-pub mod few;
-pub mod gated;
+pub mod gated_residual;
 pub mod group_norm;
 pub mod linear;
 pub mod loss;
 pub mod matmul;
 pub mod mlp;
 pub mod norm;
-pub mod pool;
-pub mod qk;
+pub mod qk_norm_rope;
 pub mod rope;
 pub mod rows;
 pub mod scratch;
 pub mod simd;
+pub mod small_batch;
 pub mod swiglu;
 pub mod upsample;
 

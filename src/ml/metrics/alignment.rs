@@ -2,7 +2,7 @@
 //! them: each representation once, then compared with any number of others. Where features come from is the caller's
 //! business.
 
-use super::bounds::How;
+use super::bounds::Requirements;
 use super::cka::{Gram, cka};
 use super::cknna::{Estimator, Neighbours, cknna};
 use super::mutual_knn::{Circles, mutual_knn};
@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 /// A measure of alignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Measure {
+pub enum AlignmentMetric {
     Cknna,
     Cka,
     MutualKnn,
 }
 
-impl Measure {
+impl AlignmentMetric {
     pub const ALL: [Self; 3] = [Self::Cknna, Self::Cka, Self::MutualKnn];
 
     /// As in parameters and results.
@@ -33,10 +33,10 @@ impl Measure {
     }
 }
 
-/// How representations are compared.
+/// Requirements representations are compared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Protocol {
-    pub measures: Vec<Measure>,
+    pub measures: Vec<AlignmentMetric>,
     /// Neighbours; CKA has none.
     pub k: usize,
     pub clamp: Clamp,
@@ -46,13 +46,13 @@ pub struct Protocol {
 
 impl Protocol {
     /// What its numbers can be, of features of length `dim`.
-    pub fn bounds(&self, dim: usize) -> How {
-        How { k: self.k, estimator: self.estimator, dim, ..How::PLAIN }
+    pub fn bounds(&self, dim: usize) -> Requirements {
+        Requirements { k: self.k, estimator: self.estimator, dim, ..Requirements::PLAIN }
     }
 
     /// Whether any measure asks for neighbours.
     pub fn has_neighbours(&self) -> bool {
-        self.measures.iter().any(|m| *m != Measure::Cka)
+        self.measures.iter().any(|m| *m != AlignmentMetric::Cka)
     }
 }
 
@@ -74,14 +74,14 @@ impl Representation {
         let (mut near, mut circles) = (None, None);
         if protocol.has_neighbours() {
             let nearest = within(&rows, protocol.k)?;
-            if wants(Measure::Cknna) {
+            if wants(AlignmentMetric::Cknna) {
                 near = Some(Neighbours::new(&nearest, protocol.k, protocol.estimator)?);
             }
-            if wants(Measure::MutualKnn) {
+            if wants(AlignmentMetric::MutualKnn) {
                 circles = Some(Circles::new(&nearest, protocol.k));
             }
         }
-        let gram = if wants(Measure::Cka) { Some(Gram::new(rows, protocol.estimator)?) } else { None };
+        let gram = if wants(AlignmentMetric::Cka) { Some(Gram::new(rows, protocol.estimator)?) } else { None };
         Ok(Self { constant, near, circles, gram })
     }
 
@@ -91,11 +91,13 @@ impl Representation {
     }
 
     /// The measure of this and another representation, both prepared for it.
-    pub fn score(&self, other: &Self, measure: Measure) -> Result<f64> {
+    pub fn score(&self, other: &Self, measure: AlignmentMetric) -> Result<f64> {
         match (measure, self, other) {
-            (Measure::Cknna, Self { near: Some(a), .. }, Self { near: Some(b), .. }) => cknna(a, b),
-            (Measure::Cka, Self { gram: Some(a), .. }, Self { gram: Some(b), .. }) => cka(a, b),
-            (Measure::MutualKnn, Self { circles: Some(a), .. }, Self { circles: Some(b), .. }) => mutual_knn(a, b),
+            (AlignmentMetric::Cknna, Self { near: Some(a), .. }, Self { near: Some(b), .. }) => cknna(a, b),
+            (AlignmentMetric::Cka, Self { gram: Some(a), .. }, Self { gram: Some(b), .. }) => cka(a, b),
+            (AlignmentMetric::MutualKnn, Self { circles: Some(a), .. }, Self { circles: Some(b), .. }) => {
+                mutual_knn(a, b)
+            }
             _ => bail!("a representation is not prepared for {}", measure.name()),
         }
     }

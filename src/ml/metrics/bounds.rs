@@ -6,7 +6,7 @@ use super::inception_score::Parts;
 
 /// What decides how many samples a metric needs.
 #[derive(Debug, Clone, Copy)]
-pub struct How {
+pub struct Requirements {
     /// Neighbours.
     pub k: usize,
     /// Samples in a subset of KID.
@@ -30,12 +30,12 @@ pub struct Bounds {
     pub range: [f64; 2],
 }
 
-/// How far rounding may carry a value beyond its range.
+/// Requirements far rounding may carry a value beyond its range.
 const ROUNDING: f64 = 1e-6;
 /// Below so many a share moves by a hundredth and more with each sample.
 const SHARES: usize = 100;
 
-impl How {
+impl Requirements {
     /// Of no neighbours, subsets or parts.
     pub const PLAIN: Self = Self { k: 0, subset_size: 0, parts: Parts::ADM, estimator: Estimator::Unbiased, dim: 0 };
 
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn every_metric_has_its_bounds() {
-        let protocol = How { k: 10, subset_size: 1000, dim: 64, ..How::PLAIN };
+        let protocol = Requirements { k: 10, subset_size: 1000, dim: 64, ..Requirements::PLAIN };
         for metric in ALL {
             let bounds = protocol.of(metric).unwrap_or_else(|| panic!("{metric}"));
             assert!(bounds.least >= 1 && bounds.worth >= bounds.least && bounds.range[0] < bounds.range[1], "{metric}");
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn poor_and_impossible_numbers_are_told() {
-        let ten = How { k: 10, ..How::PLAIN };
+        let ten = Requirements { k: 10, ..Requirements::PLAIN };
         assert_eq!(
             ten.poor("cknna", 12).unwrap(),
             "cknna of 12 samples, fewer than 100: with 10 neighbours unrelated representations score far above 0, and the unbiased \

@@ -4,7 +4,7 @@
 //! features, `mu_s` and `sigma_s` of spatial ones. Such a file does not say which network it is of, how images were
 //! prepared or how many there were; only the dimension can be held against the network in use.
 
-use crate::ml::formats::Npz;
+use crate::formats::Npz;
 use candle_core::{DType, Result, Tensor, bail};
 use faer::Mat;
 use std::path::Path;

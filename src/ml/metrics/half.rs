@@ -5,7 +5,7 @@
 //! over it become wide.
 
 use super::pairs::Vectors;
-use crate::ml::kernels::simd::simd;
+use crate::kernels::simd::simd;
 use rayon::prelude::*;
 
 /// Largest finite half.

@@ -4,7 +4,7 @@
 //! `LogisticRegression(C = 1 / (n l2))`. All of the set in every step, sums in f64: nothing is random.
 
 use super::lbfgs::minimise;
-use crate::ml::kernels::with_slices;
+use crate::kernels::with_slices;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};

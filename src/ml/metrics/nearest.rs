@@ -154,8 +154,8 @@ fn order(a: &Candidate, b: &Candidate) -> Ordering {
 
 #[cfg(test)]
 mod tests {
-    use super::super::unit_rows::Clamp;
     use super::*;
+    use crate::metrics::unit_rows::Clamp;
     use candle_core::{Device, Tensor};
 
     /// Rows that repeat, so that there are ties, over more than two blocks.

@@ -5,7 +5,7 @@
 //! with zeros to one shape, so that the matrix product sums each pair alike. Hence equal vectors are exactly as long
 //! as their product says, and counts and (nearly) sums do not depend on the order of samples nor on threads.
 
-use crate::ml::kernels::matmul::{Mat, Threads, matmul};
+use crate::kernels::matmul::{Mat, Threads, matmul};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 

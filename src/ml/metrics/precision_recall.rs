@@ -57,17 +57,17 @@ pub fn precision_recall(
     }
     if distances == Distances::Half {
         let rounded = [&samples, &reference].map(|v| v.clone().map(to_half));
-        let [s, r] = rounded.map(|v| Set { norms: half::squared_norms(&v), vectors: v, rounds: true });
+        let [s, r] = rounded.map(|v| FeatureSet { norms: half::squared_norms(&v), vectors: v, rounds: true });
         if is_finite(&r, &s) {
             return Ok(compare(&s, &r, k));
         }
     }
-    let [s, r] = [samples, reference].map(|v| Set { norms: v.squared_norms(), vectors: v, rounds: false });
+    let [s, r] = [samples, reference].map(|v| FeatureSet { norms: v.squared_norms(), vectors: v, rounds: false });
     Ok(compare(&s, &r, k))
 }
 
 /// Feature vectors with what distances between them need.
-struct Set {
+struct FeatureSet {
     vectors: Vectors,
     /// Squared lengths.
     norms: Vec<f32>,
@@ -75,9 +75,9 @@ struct Set {
     rounds: bool,
 }
 
-impl Set {
+impl FeatureSet {
     /// Squared distances of `self[i]` to each of `others[column..]` from their inner products.
-    fn distances(&self, i: usize, others: &Set, column: usize, products: &[f32], out: &mut [f32]) {
+    fn distances(&self, i: usize, others: &FeatureSet, column: usize, products: &[f32], out: &mut [f32]) {
         let norms = &others.norms[column..column + products.len()];
         let out = &mut out[..products.len()];
         if self.rounds {
@@ -88,7 +88,7 @@ impl Set {
     }
 
     /// The same towards `self[i]`: half precision rounds in the order of the operands.
-    fn distances_from(&self, i: usize, others: &Set, column: usize, products: &[f32], out: &mut [f32]) {
+    fn distances_from(&self, i: usize, others: &FeatureSet, column: usize, products: &[f32], out: &mut [f32]) {
         let norms = &others.norms[column..column + products.len()];
         let out = &mut out[..products.len()];
         if self.rounds {
@@ -107,23 +107,25 @@ fn distances(norm: f32, norms: &[f32], products: &[f32], out: &mut [f32]) {
 }
 
 /// Whether half precision holds every distance, after what is negative, and be it infinite, has become 0. Norms up to a quarter of its range settle that for all pairs.
-fn is_finite(a: &Set, b: &Set) -> bool {
+fn is_finite(a: &FeatureSet, b: &FeatureSet) -> bool {
     let largest = a.norms.iter().chain(&b.norms).fold(0f32, |m, n| m.max(*n));
     largest < half::LARGEST / 4.0 || {
-        let finite = |x: &Set, y: &Set, t: &Tile| {
+        let finite = |x: &FeatureSet, y: &FeatureSet, t: &Tile| {
             let mut d = [0f32; TILE];
             (0..t.rows).all(|i| {
                 x.distances(t.row + i, y, t.column, t.products(i), &mut d);
                 d[..t.columns].iter().all(|d| d.is_finite())
             })
         };
-        let all = |x: &Set, y: &Set| pairs::all(&x.vectors, &y.vectors, |t| finite(x, y, t)).into_iter().all(|f| f);
+        let all = |x: &FeatureSet, y: &FeatureSet| {
+            pairs::all(&x.vectors, &y.vectors, |t| finite(x, y, t)).into_iter().all(|f| f)
+        };
         all(a, a) && all(b, b) && all(a, b)
     }
 }
 
 /// How far the `k`-th neighbour of each vector is, squared.
-fn radii(set: &Set, k: usize) -> Vec<f32> {
+fn radii(set: &FeatureSet, k: usize) -> Vec<f32> {
     // A vector is its own nearest neighbour, at distance 0.
     let nearest: Vec<_> = (0..set.vectors.len().div_ceil(TILE)).map(|_| Mutex::new(Nearest::new(k + 1))).collect();
     // Of all distances the k + 1 smallest are kept, so the order in which tiles come does not matter.
@@ -198,7 +200,7 @@ impl Nearest {
 }
 
 /// What one tile of reference (rows) by samples (columns) says.
-struct Found {
+struct TileCounts {
     row: usize,
     column: usize,
     /// Whether a reference image is in the ball of a sample, and whether it has a sample in its own ball.
@@ -210,10 +212,10 @@ struct Found {
     inside: u64,
 }
 
-fn compare(samples: &Set, reference: &Set, k: usize) -> PrecisionRecall {
+fn compare(samples: &FeatureSet, reference: &FeatureSet, k: usize) -> PrecisionRecall {
     let (of_samples, of_reference) = (radii(samples, k), radii(reference, k));
     let tiles = pairs::all(&reference.vectors, &samples.vectors, |t| {
-        let mut found = Found {
+        let mut found = TileCounts {
             row: t.row,
             column: t.column,
             recalled: vec![false; t.rows],
@@ -246,7 +248,7 @@ fn compare(samples: &Set, reference: &Set, k: usize) -> PrecisionRecall {
     }
 }
 
-impl Found {
+impl TileCounts {
     fn note(&mut self, i: usize, radius: f32, radii: &[f32], distances: &[f32]) {
         let (mut recalled, mut inside) = (false, 0);
         for ((d, sample), precise) in distances.iter().zip(radii).zip(&mut self.precise) {

@@ -1,5 +1,5 @@
 //! The part of `numpy.random.RandomState` that tools draw subsets and permutations with: published numbers name its
-//! seed, so they repeat only with its very stream. Nothing of ours is random by it; that is [`crate::ml::rng`].
+//! seed, so they repeat only with its very stream. Nothing of ours is random by it; that is [`crate::rng`].
 //!
 //! MT19937 of Matsumoto and Nishimura (1998), seeded by one 32-bit number; numpy has frozen this stream (NEP 19).
 

@@ -2,7 +2,7 @@
 //! 2024; `prepare_features` and `compute_score` in their `measure_alignment.py`). One copy in f32, made row by row; what
 //! the numbers mean is not its business.
 
-use crate::ml::kernels::with_slices;
+use crate::kernels::with_slices;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};

@@ -2,11 +2,11 @@
 //! they show their class, and its pooled activations are the features of a Fréchet distance where Inception's mean
 //! nothing (digits are not photographs).
 
-use super::features::{FeatureNetwork, Outputs, pixels_to_unit};
-use crate::ml::kernels::conv::{Conv2d, Padding};
-use crate::ml::kernels::group_norm::{Activation, GroupNorm};
-use crate::ml::nn::{Linear, linear};
-use crate::ml::weights::{self, Frozen};
+use super::feature_network::{FeatureNetwork, Outputs, pixels_to_unit};
+use crate::kernels::conv::{Conv2d, Padding};
+use crate::kernels::group_norm::{Activation, GroupNorm};
+use crate::nn::params::{self, Frozen};
+use crate::nn::{Linear, linear};
 use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
@@ -93,9 +93,9 @@ impl Classifier {
         let (config, file) = (dir.join("config.json"), dir.join("classifier.safetensors"));
         let within = |what: String| move |e: &dyn std::fmt::Display| candle_core::Error::Msg(format!("{what}: {e}"));
         let config_error = within(format!("{} does not describe a classifier", config.display()));
-        let text = crate::text::read(&config).map_err(|e| config_error(&e))?;
+        let text = erw_base::text::read(&config).map_err(|e| config_error(&e))?;
         let cfg: ClassifierConfig = serde_json::from_str(&text).map_err(|e| config_error(&e))?;
-        let frozen = Frozen::new(weights::load(&file, device)?);
+        let frozen = Frozen::new(params::load(&file, device)?);
         let net =
             Self::new(&cfg, frozen.builder(DType::F32, device)).map_err(|e| within(file.display().to_string())(&e))?;
         match frozen.unused().first() {

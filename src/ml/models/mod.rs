@@ -3,10 +3,10 @@
 
 pub mod classifier;
 pub mod encoder;
-pub mod features;
+pub mod feature_network;
 pub mod inception;
-pub mod mode;
 pub mod projector;
 pub mod sit;
+pub mod state_dict;
 pub mod vae;
 pub mod vit;

@@ -8,9 +8,9 @@
 //! The convolution sees a token's neighbours, which is where iREPA finds what is worth aligning. Names are those of the
 //! released checkpoints of either work; the numbers are positions in the original's sequence, in which activations count.
 
-use crate::ml::kernels::conv::{Conv2d, Padding};
-use crate::ml::kernels::mlp::Mlp;
-use crate::ml::nn::{self, Linear};
+use crate::kernels::conv::{Conv2d, Padding};
+use crate::kernels::mlp::Mlp;
+use crate::nn::{self, Linear};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
 use serde::{Deserialize, Serialize};

@@ -4,8 +4,8 @@
 //! Every layer is differentiable. Takes normalised images of its own size; what an encoder does to pixels before, other
 //! sizes and the names in foreign files are in `models/encoder`.
 
-use crate::ml::nn::{self, LayerNorm, Linear};
-use crate::ml::weights::xavier_uniform;
+use crate::nn::params::xavier_uniform;
+use crate::nn::{self, LayerNorm, Linear};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Init, Module, VarBuilder};
 use serde::{Deserialize, Serialize};

@@ -3,39 +3,15 @@
 //! disk too. A digest of everything else in the file tells bit rot, which would end in a wrong result that looks like any
 //! other.
 
-use super::super::weights::{self, Tensors};
-use super::Observer;
+use super::config::CheckpointRetention;
+use super::observer::Observer;
+use crate::nn::params::{self, Tensors};
 use candle_core::{Device, Result, Tensor, bail};
 use safetensors::View;
 use std::path::{Path, PathBuf};
 
 /// Name of the tensor that holds the digest, u8 `[32]`.
 const CHECK: &str = "check";
-
-/// Which checkpoints stay when a new one is written. Changes no result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keep {
-    /// So many of the newest, the new one among them, which always stays.
-    pub last: u64,
-    /// And those whose steps are a multiple of this; 0 for none.
-    pub every: u64,
-}
-
-impl Default for Keep {
-    fn default() -> Self {
-        Self { last: 1, every: 0 }
-    }
-}
-
-impl Keep {
-    /// Of steps in ascending order, up to `newest`, those that go. What lies beyond it was passed over as damaged.
-    fn gone(self, steps: &[u64], newest: u64) -> Vec<u64> {
-        let recent = steps.iter().filter(|s| **s <= newest).rev().take(self.last.max(1) as usize).min().copied();
-        let stays =
-            |s: u64| s <= newest && (recent.is_some_and(|r| s >= r) || self.every > 0 && s.is_multiple_of(self.every));
-        steps.iter().copied().filter(|s| !stays(*s)).collect()
-    }
-}
 
 /// Where the checkpoint after so many steps lies.
 pub(super) fn path(dir: &Path, step: u64) -> PathBuf {
@@ -131,7 +107,7 @@ impl Checkpoint {
     }
 
     /// Writes it, and removes what need not stay. On an error all that was there still is.
-    pub fn save(&self, dir: &Path, keep: Keep) -> Result<()> {
+    pub fn save(&self, dir: &Path, keep: CheckpointRetention) -> Result<()> {
         std::fs::create_dir_all(dir)?;
         let mut all = Tensors::new();
         let groups = [
@@ -161,7 +137,7 @@ pub(super) fn write_sealed(tensors: Tensors, path: &Path) -> Result<()> {
     let on_cpu = |(name, t): (String, Tensor)| Ok((name, t.to_device(&Device::Cpu)?.contiguous()?));
     let mut all = tensors.into_iter().map(on_cpu).collect::<Result<Tensors>>()?;
     all.insert(CHECK.into(), Tensor::new(digest(&all).as_slice(), &Device::Cpu)?);
-    weights::save(&all, path)?;
+    params::save(&all, path)?;
     match path.parent() {
         Some(dir) => Ok(std::fs::File::open(dir)?.sync_all()?),
         None => Ok(()),
@@ -170,7 +146,7 @@ pub(super) fn write_sealed(tensors: Tensors, path: &Path) -> Result<()> {
 
 /// What [`write_sealed`] wrote.
 pub(super) fn read_sealed(path: &Path) -> Result<Tensors> {
-    let mut all = weights::load(path, &Device::Cpu)?;
+    let mut all = params::load(path, &Device::Cpu)?;
     let stored = all.remove(CHECK).map(|t| t.to_vec1::<u8>()).transpose()?;
     if stored.as_deref() != Some(digest(&all).as_slice()) {
         bail!("{} does not hold what was written", path.display());
@@ -215,7 +191,7 @@ mod tests {
 
     #[test]
     fn the_newest_and_the_multiples_stay() {
-        let gone = |last, every, steps: &[u64], newest| Keep { last, every }.gone(steps, newest);
+        let gone = |last, every, steps: &[u64], newest| CheckpointRetention { last, every }.gone(steps, newest);
         assert_eq!(gone(1, 0, &[2, 4, 6], 6), [2, 4]);
         assert_eq!(gone(2, 0, &[2, 4, 6], 6), [2]);
         assert_eq!(gone(1, 4, &[2, 4, 6, 8, 10], 10), [2, 6]);

@@ -3,7 +3,7 @@
 //! It is part of an artifact, so which steps it shows follows from the number of steps alone, never from how often
 //! the program logs; and it is saved as binary f64, so that a resumed curve is equal to the last digit.
 
-use super::super::weights::Tensors;
+use crate::nn::params::Tensors;
 use candle_core::{Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

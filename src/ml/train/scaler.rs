@@ -7,8 +7,8 @@
 //! counted and its samples are gone, as in a loop around GradScaler, so that data, times and noise remain functions of the
 //! step. The state is part of a checkpoint.
 
-use super::super::weights::Tensors;
-use super::StepLoss;
+use super::config::StepLoss;
+use crate::nn::params::Tensors;
 use candle_core::{Device, Result, Tensor, bail};
 
 const START: f64 = 65536.0;

@@ -5,8 +5,8 @@
 //! checkpoint of that step, so whoever goes on from a checkpoint finds all before it; those after it are written again,
 //! with the same bytes. Knows nothing of what becomes of them.
 
-use super::super::weights::Tensors;
 use super::checkpoint;
+use crate::nn::params::Tensors;
 use candle_core::{Result, bail};
 use std::path::PathBuf;
 

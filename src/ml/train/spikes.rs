@@ -92,7 +92,7 @@ impl fmt::Display for Spike {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ml::rng::{Purpose, stream};
+    use crate::rng::{Purpose, stream};
 
     fn point(step: u64, loss: f64) -> CurvePoint {
         CurvePoint { step: step + 1, loss, parts: [].into(), grad_norm: 2.5, lr: 0.1 }

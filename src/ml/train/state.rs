@@ -1,16 +1,18 @@
 //! What a training carries from step to step, how a checkpoint holds it, and what is looked at between two steps. Which
 //! of these happens when is the loop's business.
 
+use super::adamw::{AdamW, clip_factor, grad_norm};
 use super::checkpoint::{self, Checkpoint};
+use super::config::FitConfig;
 use super::curve::{Curve, CurvePoint};
-use super::guard::{self, Divergence};
+use super::divergence::{self, Divergence};
+use super::ema::Ema;
+use super::hooks::{self, Hooks, ValidationPoint};
+use super::observer::Observer;
 use super::scaler::Scaler;
-use super::watch::{self, ValidationPoint, Watch};
-use super::{Fit, FitConfig, Observer, Sums, Trained};
-use crate::ml::backprop::Gradients;
-use crate::ml::ema::Ema;
-use crate::ml::optim::{AdamW, clip_factor, grad_norm};
-use crate::ml::weights::{ParamSet, Tensors};
+use super::trained::{Fit, Trained};
+use crate::kernels::autograd::Gradients;
+use crate::nn::params::{ParamSet, Tensors};
 use candle_core::{Result, bail};
 
 /// All that changes from step to step besides the parameters themselves.
@@ -53,7 +55,7 @@ impl State {
             optimizer: AdamW::from_tensors(params, cfg.optimizer, updates, &mut saved.first, &mut saved.second)?,
             emas: emas_from(params, &cfg.ema_decays, &mut saved)?,
             curve: Curve::from_tensors(cfg.steps, &saved.curve)?,
-            validation: watch::from_tensors(&saved.validation)?,
+            validation: hooks::from_tensors(&saved.validation)?,
             scaler,
             saved: Some(saved.step),
         })
@@ -113,7 +115,7 @@ impl State {
         for (i, (_, tensors)) in others.into_iter().enumerate() {
             further.extend(tensors.into_iter().map(|(name, t)| (format!("{i}/{name}"), t)));
         }
-        let (curve, validation) = (self.curve.to_tensors()?, watch::to_tensors(&self.validation)?);
+        let (curve, validation) = (self.curve.to_tensors()?, hooks::to_tensors(&self.validation)?);
         let scaler = self.scaler.as_ref().map_or_else(|| Ok(Tensors::new()), Scaler::to_tensors)?;
         Ok(Checkpoint {
             step: self.step,
@@ -150,7 +152,7 @@ impl State {
     /// Writes a checkpoint, unless the state is not fit for one: then it says why.
     pub fn save(&mut self, params: &ParamSet, cfg: &FitConfig) -> Result<Option<String>> {
         let snapshot = self.snapshot(params)?;
-        if let Some(what) = guard::of_state(&snapshot)? {
+        if let Some(what) = divergence::of_state(&snapshot)? {
             return Ok(Some(what));
         }
         snapshot.save(&cfg.checkpoint_dir, cfg.keep).map_err(|e| {
@@ -172,10 +174,10 @@ impl State {
         params: &ParamSet,
         cfg: &FitConfig,
         obs: &dyn Observer,
-        watch: &mut Watch,
+        watch: &mut Hooks,
     ) -> Result<()> {
         let Some((every, validate)) = &mut watch.validate else { return Ok(()) };
-        if !watch::is_due(*every, self.step, cfg.steps) {
+        if !hooks::is_due(*every, self.step, cfg.steps) {
             return Ok(());
         }
         let model = params.tensors().into_iter().map(|(name, t)| (name, t.detach())).collect();
@@ -191,14 +193,14 @@ impl State {
     }
 
     /// Keeps the first average if that of this step is wanted. A full disk is an error: it is part of the result.
-    pub fn keep_average(&self, watch: &Watch) -> Result<()> {
+    pub fn keep_average(&self, watch: &Hooks) -> Result<()> {
         let average = || Ok(self.first_average()?.0.tensors());
         watch.snapshots.as_ref().map_or(Ok(()), |s| s.keep(self.step, average))
     }
 
-    pub fn show(&self, cfg: &FitConfig, watch: &mut Watch) -> Result<()> {
+    pub fn show(&self, cfg: &FitConfig, watch: &mut Hooks) -> Result<()> {
         match &mut watch.show {
-            Some((every, show)) if watch::is_due(*every, self.step, cfg.steps) => {
+            Some((every, show)) if hooks::is_due(*every, self.step, cfg.steps) => {
                 show(self.step, &self.first_average()?.0.tensors());
                 Ok(())
             }
@@ -217,4 +219,10 @@ fn emas_from(params: &ParamSet, decays: &[f64], saved: &mut Checkpoint) -> Resul
         Ema::from_tensors(params, *decay, &mut own.collect())
     };
     decays.iter().enumerate().map(average).collect()
+}
+
+/// Sums over the micro-batches of a step.
+pub(crate) struct Sums {
+    pub(crate) loss: f64,
+    pub(crate) parts: Vec<(&'static str, f64)>,
 }

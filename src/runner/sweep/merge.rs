@@ -1,8 +1,8 @@
 //! The stages of all trials, equal ones once, and their names. Knows nothing of where trials come from.
 
-use super::Trial;
-use super::axes::Axis;
-use crate::runner::graph::{Edge, Pipeline, Stage, StageId};
+use super::axis::Axis;
+use super::trial::Trial;
+use crate::pipeline::graph::{Edge, Pipeline, Stage, StageId};
 use std::collections::{BTreeMap, HashMap};
 
 #[derive(Default)]

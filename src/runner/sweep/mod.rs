@@ -5,28 +5,27 @@
 //! become one node (`merge`), so that what two trials share is computed once even without a cache. [`stop`] gives
 //! trials up by their [`rule`]s while a sweep runs. Knows nothing of running.
 
-mod arguments;
 pub mod axes;
+pub mod axis;
+mod axis_argument;
 mod merge;
+pub mod pruner;
+pub mod pruning_rule;
 mod random;
-pub mod rule;
-pub mod stop;
+pub mod trial;
 
-use super::graph::{Pipeline, StageId};
-use super::layers::{Overrides, Setting, target};
-use super::manifest::Registry;
-use super::spec::Spec;
-use super::suggest;
-use crate::error::{Error, Result};
-use axes::{Axis, Point, axes};
+use crate::kind::Registry;
+use crate::pipeline::file::Spec;
+use crate::pipeline::graph::Pipeline;
+use crate::pipeline::layers::{Overrides, Setting, target};
+use crate::text::suggest;
+use axes::axes;
+use axis::{Axis, MOST_TRIALS, Point};
+use erw_base::error::{Error, Result};
 use merge::Merge;
-use rule::Rule;
-use serde_json::Value as Json;
-use std::collections::BTreeMap;
+use pruning_rule::Rule;
 use std::path::Path;
-
-/// More trials than anybody can read; a slip such as `0..1e9` must not fill the memory.
-const MOST_TRIALS: usize = 10_000;
+use trial::Trial;
 
 /// All trials of a sweep in one pipeline.
 pub struct SweepPlan {
@@ -36,18 +35,6 @@ pub struct SweepPlan {
     pub pipeline: Pipeline,
     /// What `sweep.stop` says.
     pub rules: Vec<Rule>,
-}
-
-/// One point of the grid.
-pub struct Trial {
-    /// `seed=1`, `sit`, `sit,seed=1`.
-    pub name: String,
-    /// The parts of its name, one for each axis.
-    pub labels: Vec<String>,
-    /// What it sets, by `STAGE.NAME`.
-    pub settings: Vec<(String, Json)>,
-    /// By base stage name.
-    pub stages: BTreeMap<String, StageId>,
 }
 
 impl SweepPlan {
@@ -111,7 +98,7 @@ fn expand(spec: &Spec, overrides: &Overrides, given: &[String]) -> Result<SweepP
         stages: merge.named(&axes, &grid, &trials),
         warnings: spec.warnings.clone(),
     };
-    Ok(SweepPlan { axes, trials, pipeline, rules: rule::stated(spec)? })
+    Ok(SweepPlan { axes, trials, pipeline, rules: pruning_rule::stated(spec)? })
 }
 
 /// What is set from outside is stronger than a trial: an axis of the same value would give every trial that one, under
@@ -136,7 +123,7 @@ fn refuse_both(spec: &Spec, overrides: &Overrides, axes: &[Axis]) -> Result<()> 
 /// Everything about the `[sweep]` of a pipeline that can be wrong without expanding it.
 pub(super) fn check(spec: &Spec) -> Result<()> {
     axes(spec, &[])?;
-    rule::stated(spec).map(drop)
+    pruning_rule::stated(spec).map(drop)
 }
 
 /// Every combination of points, the last dimension fastest.

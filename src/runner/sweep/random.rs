@@ -3,11 +3,11 @@
 //! Point `i` depends on the seed, `i` and the name of the parameter only: a larger budget keeps the earlier points, and
 //! another parameter does not move those that were there. Values are short decimals, which print as they are.
 
-use super::axes::{Point, setting};
-use crate::error::{Error, Result};
-use crate::runner::located::{Entry, Node, Toml};
-use crate::runner::spec::Spec;
-use crate::runner::suggest;
+use super::axis::{Point, setting};
+use crate::pipeline::file::Spec;
+use crate::text::spanned::{Entry, Node, Toml};
+use crate::text::suggest;
+use erw_base::error::{Error, Result};
 use std::path::Path;
 
 const BUDGET: i64 = 20;
@@ -51,7 +51,7 @@ pub(super) fn points(spec: &Spec, table: &Node, base: &Path) -> Result<Vec<Point
 fn count(table: &Node, name: &str, default: i64, least: i64) -> Result<i64> {
     let Some(node) = table.get(name) else { return Ok(default) };
     match node.value {
-        Toml::Int(n) if (least..=super::MOST_TRIALS as i64).contains(&n) || (least == 0 && n >= 0) => Ok(n),
+        Toml::Int(n) if (least..=super::axis::MOST_TRIALS as i64).contains(&n) || (least == 0 && n >= 0) => Ok(n),
         _ => {
             let wanted = if least == 0 { "a whole number from 0 on" } else { "a whole number from 1 to 10000" };
             Err(Error::usage(format!("`sweep.random.{name}` must be {wanted}")).at(node.place.clone()))
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     fn entry(text: &str) -> Entry {
-        let root = crate::runner::located::parse(Path::new("t"), text).unwrap();
+        let root = crate::text::spanned::parse(Path::new("t"), text).unwrap();
         root.table("t").unwrap()[0].clone()
     }
 

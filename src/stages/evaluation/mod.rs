@@ -1,14 +1,13 @@
-//! What the kinds that measure images by a network's features share: images of any origin, one pass over them, the
-//! statistics that they become, and what two sides can be compared by.
+//! Kinds that measure: images against references ([`fid`], [`stats`]), representations ([`cknna`], [`probe`],
+//! [`agreement`]), classifiers ([`accuracy`]).
 
-pub mod comparison;
-pub mod extract;
-pub mod given;
-pub mod measured;
-pub mod metric;
-pub mod note;
-pub mod pictures;
-pub mod rows;
-pub mod score;
-pub mod values;
-pub mod warnings;
+pub mod accuracy;
+pub mod agreement;
+pub mod block_features;
+pub mod block_scores;
+pub mod cknna;
+pub mod confusion;
+pub mod fid;
+pub mod images;
+pub mod probe;
+pub mod stats;

@@ -1,8 +1,8 @@
 //! GIF: the first image, on the screen that it lies on. Where it leaves the screen bare, that shows the colour that
 //! is to be transparent, else the first, as Pillow fills it.
 
-use super::{MAX_MEMORY, sides};
-use crate::ml::data::picture::Rgb;
+use super::limits::{MAX_MEMORY, sides};
+use crate::data::rgb::Rgb;
 use candle_core::{Result, bail};
 use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 use std::num::NonZeroU64;

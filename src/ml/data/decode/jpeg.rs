@@ -4,8 +4,10 @@
 //! An image is cut short when the decoder asks for bytes beyond the file's end. On damage within, libjpeg warns and goes
 //! on, as it does for Pillow; warnings are counted.
 
-use super::{Orientation, Turn, of_cmyk, sides, turned};
-use crate::ml::data::picture::Rgb;
+use super::limits::{of_cmyk, sides};
+use super::orientation::Turn;
+use super::orientation::{Orientation, turned};
+use crate::data::rgb::Rgb;
 use candle_core::{Result, bail};
 use mozjpeg::{ColorSpace, Decompress, Marker};
 use mozjpeg_sys::{jpeg_common_struct, jpeg_error_mgr};

@@ -7,33 +7,22 @@
 
 mod gif;
 mod jpeg;
+pub mod limits;
+pub mod orientation;
 mod pnm;
 mod tiff;
 
-use super::picture::Rgb;
+use super::rgb::Rgb;
 use candle_core::{Result, bail};
-use image::metadata::Orientation as Turn;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
-use serde::Deserialize;
+use limits::{MAX_MEMORY, sides};
+use orientation::Turn;
+use orientation::{Orientation, turned};
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The most pixels of an image: where Pillow, too, takes a file for a decompression bomb.
-pub const MAX_PIXELS: u64 = 178_956_970;
 /// The most bytes of an image file.
 pub const MAX_BYTES: u64 = 1 << 30;
-/// The most bytes that a decoder may keep: the samples of the largest image, and as much again for what lies beside.
-const MAX_MEMORY: u64 = 2 * 8 * MAX_PIXELS;
-
-/// What becomes of the orientation that a camera wrote into the file (EXIF).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Orientation {
-    /// Pixels as they are stored, which is how ADM, EDM2 and REPA prepare ImageNet. (But TIFF, which Pillow always turns.)
-    Ignore,
-    /// The image upright.
-    Apply,
-}
 
 /// Decodes an image file of any supported format. What is no image, is cut short or claims to be larger than
 /// [`MAX_PIXELS`] is an error, the latter before anything of that size is allocated. With the image comes the number of
@@ -101,42 +90,6 @@ fn cut_bits(image: &mut RgbImage, file: &[u8]) {
             *sample = (bits * 255 / most) as u8;
         }
     }
-}
-
-/// Grey of 16 bits, scaled to 8.
-fn scaled(grey: u16) -> u8 {
-    ((u32::from(grey) + 128) / 257) as u8
-}
-
-/// Ink to light as Pillow has it.
-fn of_cmyk([c, m, y, k]: [u8; 4]) -> [u8; 3] {
-    let white = 255 - u32::from(k);
-    [c, m, y].map(|ink| {
-        let product = u32::from(ink) * white + 128;
-        white.saturating_sub(((product >> 8) + product) >> 8) as u8
-    })
-}
-
-/// Width and height as a file declares them, before anything of that size is allocated.
-fn sides(width: u64, height: u64) -> Result<(usize, usize)> {
-    match width.saturating_mul(height) {
-        0 => bail!("an image without pixels ({width} x {height})"),
-        n if n > MAX_PIXELS => bail!("{width} x {height} pixels are more than {MAX_PIXELS}, the most that is read"),
-        _ => Ok((width as usize, height as usize)),
-    }
-}
-
-fn turned(image: Rgb, turn: Turn) -> Result<Rgb> {
-    if turn == Turn::NoTransforms {
-        return Ok(image);
-    }
-    let Some(pixels) = RgbImage::from_raw(image.width as u32, image.height as u32, image.data) else {
-        bail!("pixels do not fill {} x {}", image.width, image.height)
-    };
-    let mut image = DynamicImage::from(pixels);
-    image.apply_orientation(turn);
-    let image = image.into_rgb8();
-    Ok(Rgb { height: image.height() as usize, width: image.width() as usize, data: image.into_raw() })
 }
 
 fn unreadable(e: ImageError) -> candle_core::Error {

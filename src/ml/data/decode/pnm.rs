@@ -1,7 +1,7 @@
 //! PBM, PGM and PPM, in text and in bytes. Samples are scaled from the largest value that the header states.
 
-use super::sides;
-use crate::ml::data::picture::Rgb;
+use super::limits::sides;
+use crate::data::rgb::Rgb;
 use candle_core::{Result, bail};
 
 /// What a file may hold after its header.

@@ -4,8 +4,10 @@
 //! The library undoes packing and predictors; what samples mean is decided here. So it is told that they are plain grey,
 //! which it passes on untouched, while it refuses palettes and changes ink in ways of its own.
 
-use super::{MAX_MEMORY, Turn, of_cmyk, scaled, sides, turned};
-use crate::ml::data::picture::Rgb;
+use super::limits::{MAX_MEMORY, of_cmyk, scaled, sides};
+use super::orientation::Turn;
+use super::orientation::turned;
+use crate::data::rgb::Rgb;
 use candle_core::{Result, bail};
 use std::io::Cursor;
 use tiff::TiffError;

@@ -166,7 +166,7 @@ fn shard_name(stem: &str, index: usize) -> String {
 
 fn read_meta(dir: &Path) -> Result<Value> {
     let path = dir.join(META);
-    let text = match crate::text::read(&path) {
+    let text = match erw_base::text::read(&path) {
         Ok(t) => t,
         Err(e) => bail!("cannot read {}: {e}", path.display()),
     };

@@ -1,7 +1,7 @@
 //! Writing of packed arrays, shard by shard.
 
 use super::{FORMAT, META, open_shard, shard_name};
-use crate::ml::weights::{self, Tensors};
+use crate::nn::params::{self, Tensors};
 use candle_core::{Result, Tensor, bail};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -97,7 +97,7 @@ impl PackedWriter {
             parts.push(part);
         }
         let columns = parts.first().into_iter().flat_map(Tensors::keys).map(|k| (k.clone(), Column::of(k, &parts, n)));
-        weights::save_views(columns.collect::<Vec<_>>(), &self.shard_path(self.shards))?;
+        params::save_views(columns.collect::<Vec<_>>(), &self.shard_path(self.shards))?;
         self.shards += 1;
         self.written += n as u64;
         self.pending_rows -= n;

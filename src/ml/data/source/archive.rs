@@ -5,9 +5,10 @@
 //! with an entry alone is told by whoever reads it, since nobody may want to.
 
 use super::names::normal;
-use crate::ml::data::decode::MAX_BYTES;
+use crate::data::decode::MAX_BYTES;
 use candle_core::{Result, bail};
-use flate2::{Crc, read::DeflateDecoder};
+use flate2::Crc;
+use flate2::read::DeflateDecoder;
 use memmap2::Mmap;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -22,11 +23,11 @@ pub struct Archive {
     map: Mmap,
     /// The folder in it that is the set; empty if all of it is.
     part: PathBuf,
-    entries: Vec<Entry>,
+    entries: Vec<Member>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Member {
     /// Without that of the part.
     name: PathBuf,
     /// Where its bytes lie in the file, as stored.
@@ -43,7 +44,7 @@ impl Archive {
     /// Lists the files of an archive; reads none of them.
     pub fn open(path: &Path) -> Result<Self> {
         let shown = path.display();
-        let map = super::map(path)?;
+        let map = super::tree::map(path)?;
         let mut zip = match ZipArchive::new(Cursor::new(&map[..])) {
             Ok(z) => z,
             Err(e) => bail!("{shown}: truncated or not a ZIP file ({e})"),
@@ -94,7 +95,7 @@ impl Archive {
             let at = start as usize..end as usize;
             let deflated = entry.compression() == CompressionMethod::Deflated;
             let name = PathBuf::from(name);
-            entries.push(Entry { name, at, deflated, size: entry.size(), crc: entry.crc32(), refused });
+            entries.push(Member { name, at, deflated, size: entry.size(), crc: entry.crc32(), refused });
         }
         drop(zip);
         Ok(Self { path: path.to_path_buf(), map, part: PathBuf::new(), entries })

@@ -128,7 +128,7 @@ pub fn by_list(shown: &str, names: &[&Path], list: List) -> Result<Labelled> {
 /// Name to label in a `dataset.json`: `{"labels": [["00000/img00000000.png", 5], …]}`, or an object of the same.
 /// `None` when it says `null`, as for a set without classes.
 pub fn parse_list(text: &[u8]) -> Result<Option<BTreeMap<String, i64>>> {
-    let text = match crate::text::of_bytes(text) {
+    let text = match erw_base::text::of_bytes(text) {
         Ok(text) => text,
         Err(e) => bail!("not JSON: {e}"),
     };

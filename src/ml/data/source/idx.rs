@@ -3,7 +3,7 @@
 //!
 //! A plain file is mapped, a gzipped one is held in memory (47 MB for 60,000 images of 28 x 28).
 
-use crate::ml::data::picture::Rgb;
+use crate::data::rgb::Rgb;
 use candle_core::{Result, bail};
 use flate2::read::MultiGzDecoder;
 use memmap2::Mmap;
@@ -145,7 +145,7 @@ impl<const N: usize> Deref for Array<N> {
 impl<const N: usize> Array<N> {
     fn open(path: &Path, magic: [u8; 4]) -> Result<Self> {
         let shown = path.display();
-        let mut bytes = Bytes::Mapped(super::map(path)?);
+        let mut bytes = Bytes::Mapped(super::tree::map(path)?);
         if bytes.starts_with(&GZIP) {
             let mut inflated = Vec::new();
             if let Err(e) = inflate::<N>(&bytes, magic, &mut inflated) {

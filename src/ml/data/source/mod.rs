@@ -13,10 +13,11 @@ pub mod left_out;
 mod names;
 pub mod tree;
 
-use super::decode::{MAX_BYTES, Orientation, decode};
-use super::picture::Rgb;
+use super::decode::orientation::Orientation;
+use super::decode::{MAX_BYTES, decode};
+use super::rgb::Rgb;
 use super::transform::Transform;
-use crate::ml::formats::describe;
+use crate::formats::describe;
 use archive::Archive;
 use belongs::{EXTENSIONS, hidden_part, is_image};
 use candle_core::{Result, bail};
@@ -24,7 +25,6 @@ use classes::{LIST, Labelled, List};
 use idx::Idx;
 use layout::{Classes, Doubt, doubt};
 use left_out::LeftOut;
-use memmap2::Mmap;
 use serde::Deserialize;
 use std::collections::HashSet;
 use std::fs::File;
@@ -44,11 +44,11 @@ pub struct Source {
     left_out: LeftOut,
     /// What to know of the set before it is used, a sentence each.
     notes: Vec<String>,
-    store: Store,
+    store: Storage,
 }
 
 #[derive(Debug)]
-enum Store {
+enum Storage {
     /// A folder and the names in it.
     Folder(PathBuf, Vec<PathBuf>),
     Archive(Archive),
@@ -97,14 +97,14 @@ impl Source {
         };
         let shown = root.display();
         match (&source.store, part, labels) {
-            (Store::Folder(..), Some(_), _) => {
+            (Storage::Folder(..), Some(_), _) => {
                 bail!("{shown} is {}, which has no `part`; name the folder in it", source.what)
             }
-            (Store::Idx(_), Some(_), _) if root.is_file() => bail!("{shown} is a file, which has no `part`"),
-            (Store::Folder(..) | Store::Archive(_), _, Some(_)) => {
+            (Storage::Idx(_), Some(_), _) if root.is_file() => bail!("{shown} is a file, which has no `part`"),
+            (Storage::Folder(..) | Storage::Archive(_), _, Some(_)) => {
                 bail!("{shown} is {}, whose labels are in itself; `labels` is for an IDX file", source.what)
             }
-            (Store::Idx(_), _, Some(_)) if root.is_dir() => {
+            (Storage::Idx(_), _, Some(_)) if root.is_dir() => {
                 bail!("{shown} is a folder, whose labels are found by name")
             }
             _ => Ok(source),
@@ -154,9 +154,9 @@ impl Source {
             false
         });
         let what = if list.is_some() { "a ZIP with dataset.json" } else { "a ZIP of folders" };
-        let set = Set { shown: archive.shown(), place, list, left_out, bare: vec![], archive: true, root };
+        let set = FoundFiles { shown: archive.shown(), place, list, left_out, bare: vec![], archive: true, root };
         let (labelled, left_out, notes) = set.label(&archive.names(), classes, &|name| lists.contains(name))?;
-        let store = Store::Archive(archive);
+        let store = Storage::Archive(archive);
         Ok(Self { what, classes: labelled.classes, images: labelled.files, left_out, notes, store })
     }
 
@@ -183,9 +183,9 @@ impl Source {
         let what = if list.is_some() { "a folder with dataset.json" } else { "a tree of folders" };
         let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
         let place = root.join(LIST).display().to_string();
-        let set = Set { shown: shown.to_string(), place, list, left_out, bare, archive: false, root };
+        let set = FoundFiles { shown: shown.to_string(), place, list, left_out, bare, archive: false, root };
         let (labelled, left_out, notes) = set.label(&paths, classes, &|name| root.join(name).is_file())?;
-        let store = Store::Folder(root.to_path_buf(), files);
+        let store = Storage::Folder(root.to_path_buf(), files);
         Ok(Self { what, classes: labelled.classes, images: labelled.files, left_out, notes, store })
     }
 
@@ -203,7 +203,7 @@ impl Source {
             images: labelled.files,
             left_out: LeftOut::default(),
             notes: vec![],
-            store: Store::Idx(idx),
+            store: Storage::Idx(idx),
         }
     }
 
@@ -262,9 +262,9 @@ impl Source {
     /// Name of a file in the set, without the set's own; `None` in an IDX pair.
     pub fn name(&self, index: usize) -> Option<&Path> {
         match &self.store {
-            Store::Folder(_, names) => Some(&names[self.images[index].0]),
-            Store::Archive(archive) => Some(archive.name(self.images[index].0)),
-            Store::Idx(_) => None,
+            Storage::Folder(_, names) => Some(&names[self.images[index].0]),
+            Storage::Archive(archive) => Some(archive.name(self.images[index].0)),
+            Storage::Idx(_) => None,
         }
     }
 
@@ -272,9 +272,9 @@ impl Source {
     pub fn place(&self, index: usize) -> String {
         let at = self.images[index].0;
         match &self.store {
-            Store::Folder(root, names) => root.join(&names[at]).display().to_string(),
-            Store::Archive(archive) => archive.place(at),
-            Store::Idx(idx) => idx.place(at),
+            Storage::Folder(root, names) => root.join(&names[at]).display().to_string(),
+            Storage::Archive(archive) => archive.place(at),
+            Storage::Idx(idx) => idx.place(at),
         }
     }
 
@@ -297,9 +297,9 @@ impl Source {
 
     fn image(&self, at: usize, orientation: Orientation) -> Result<(Rgb, u32)> {
         match &self.store {
-            Store::Folder(root, names) => decode(&read(&root.join(&names[at]))?, orientation),
-            Store::Archive(archive) => decode(&archive.read(at)?, orientation),
-            Store::Idx(idx) => Ok((idx.image(at), 0)),
+            Storage::Folder(root, names) => decode(&read(&root.join(&names[at]))?, orientation),
+            Storage::Archive(archive) => decode(&archive.read(at)?, orientation),
+            Storage::Idx(idx) => Ok((idx.image(at), 0)),
         }
     }
 }
@@ -316,7 +316,7 @@ impl std::fmt::Display for Source {
 }
 
 /// Files that were found, on their way to labels.
-struct Set<'a> {
+struct FoundFiles<'a> {
     root: &'a Path,
     /// For messages: the set, and its list.
     shown: String,
@@ -328,7 +328,7 @@ struct Set<'a> {
     archive: bool,
 }
 
-impl Set<'_> {
+impl FoundFiles<'_> {
     /// Labels images by their list, or by their folders where there is none. `is_there` tells of other files in the set.
     fn label(
         mut self,
@@ -426,18 +426,5 @@ fn read(path: &Path) -> Result<Vec<u8>> {
             Ok(to) if !path.exists() => bail!("a link to `{}`, where nothing is", to.display()),
             _ => bail!("cannot be read: {e}"),
         },
-    }
-}
-
-/// Maps a file of the user's. One who cuts it short while it is read ends this process; `mapped` says of which file.
-fn map(path: &Path) -> Result<Mmap> {
-    let file = match File::open(path) {
-        Ok(f) => f,
-        Err(e) => bail!("cannot open {}: {e}", path.display()),
-    };
-    #[expect(unsafe_code, reason = "mapping a file that is read once and whose contents are only ever taken as bytes")]
-    match unsafe { Mmap::map(&file) } {
-        Ok(m) => Ok(m),
-        Err(e) => bail!("cannot map {}: {e}", path.display()),
     }
 }

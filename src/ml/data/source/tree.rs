@@ -5,7 +5,9 @@ use super::belongs::hidden_part;
 use super::classes::LIST;
 use super::left_out::LeftOut;
 use candle_core::{Result, bail};
+use memmap2::Mmap;
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
@@ -70,4 +72,17 @@ pub fn list(root: &Path, wanted: &dyn Fn(&Path) -> bool, listed: &dyn Fn(&Path) 
 fn leads_nowhere(path: &Path, e: &walkdir::Error) -> bool {
     let is_link = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink());
     is_link && e.io_error().is_some_and(|e| e.kind() != ErrorKind::PermissionDenied)
+}
+
+/// Maps a file of the user's. One who cuts it short while it is read ends this process; `mapped` says of which file.
+pub(crate) fn map(path: &Path) -> Result<Mmap> {
+    let file = match File::open(path) {
+        Ok(f) => f,
+        Err(e) => bail!("cannot open {}: {e}", path.display()),
+    };
+    #[expect(unsafe_code, reason = "mapping a file that is read once and whose contents are only ever taken as bytes")]
+    match unsafe { Mmap::map(&file) } {
+        Ok(m) => Ok(m),
+        Err(e) => bail!("cannot map {}: {e}", path.display()),
+    }
 }

@@ -1,8 +1,8 @@
 //! The stack machine that a pickle is a program for. Every instruction takes at least a byte of the file and makes at most
 //! one node or moves what is there; the few that copy are charged to a budget.
 
-use super::{Id, Node, Object};
-use crate::ml::formats::Parsed;
+use super::node::{Id, Node, Object};
+use crate::formats::parsed::Parsed;
 use std::collections::HashMap;
 
 /// Instructions, and elements copied. The largest checkpoints take some hundred thousand; each may cost some 60 bytes.

@@ -1,10 +1,11 @@
 //! What a pickle says about a tensor: which calls stand for one, and their arguments as storage, offset, shape and
 //! strides.
 
-use crate::ml::formats::Parsed;
-use crate::ml::formats::elements::Element;
-use crate::ml::formats::pickle::{Id, Node, Object, Pickle};
-use crate::ml::formats::values;
+use crate::formats::elements::Element;
+use crate::formats::parsed::Parsed;
+use crate::formats::pickle::Pickle;
+use crate::formats::pickle::node::{Id, Node, Object};
+use crate::formats::values;
 
 /// Parameters within parameters.
 const WRAPPED: usize = 4;

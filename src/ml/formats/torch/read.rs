@@ -1,9 +1,9 @@
 //! From a description to a tensor: finds the bytes of its storage and holds the description against them.
 
 use super::describe::Description;
-use crate::ml::formats::Parsed;
-use crate::ml::formats::archive::Archive;
-use crate::ml::formats::elements::View;
+use crate::formats::archive::Archive;
+use crate::formats::elements::View;
+use crate::formats::parsed::Parsed;
 use candle_core::Tensor;
 use memmap2::Mmap;
 use std::borrow::Cow;

@@ -2,9 +2,10 @@
 //! hold themselves, so the walk is bounded in depth and in number.
 
 use super::describe::{foreign_name, is_tensor};
-use crate::ml::formats::Parsed;
-use crate::ml::formats::pickle::{Id, Node, Object, Pickle};
-use crate::ml::formats::values;
+use crate::formats::parsed::Parsed;
+use crate::formats::pickle::Pickle;
+use crate::formats::pickle::node::{Id, Node, Object};
+use crate::formats::values;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
@@ -17,15 +18,15 @@ const BARE: &str = "tensor";
 
 /// What a pickle holds.
 #[derive(Debug, Default)]
-pub struct Found {
-    pub sets: Vec<Set>,
+pub struct Contents {
+    pub sets: Vec<TensorDict>,
     /// Classes and functions, beside the sets, that only Python could run.
     pub foreign: BTreeSet<String>,
 }
 
 /// Tensors found under one path.
 #[derive(Debug)]
-pub struct Set {
+pub struct TensorDict {
     pub path: String,
     /// All that may be tensors, by name.
     pub values: Vec<(String, Id)>,
@@ -34,8 +35,8 @@ pub struct Set {
 }
 
 /// Finds the sets in the order of the file.
-pub fn search(pickle: &Pickle) -> Parsed<Found> {
-    let mut search = Search { pickle, spent: 0, above: vec![], found: Found::default() };
+pub fn search(pickle: &Pickle) -> Parsed<Contents> {
+    let mut search = Search { pickle, spent: 0, above: vec![], found: Contents::default() };
     search.look(pickle.root, "")?;
     Ok(search.found)
 }
@@ -47,7 +48,7 @@ struct Search<'a> {
     spent: usize,
     /// The containers that the present one lies in.
     above: Vec<Id>,
-    found: Found,
+    found: Contents,
 }
 
 impl<'a> Search<'a> {
@@ -114,7 +115,7 @@ impl<'a> Search<'a> {
     fn keep(&mut self, path: &str, values: Vec<(String, Id)>) {
         let count = values.iter().filter(|(_, id)| is_tensor(self.pickle, *id)).count();
         if count > 0 {
-            self.found.sets.push(Set { path: path.to_string(), values, count });
+            self.found.sets.push(TensorDict { path: path.to_string(), values, count });
         }
     }
 

@@ -1,17 +1,19 @@
 //! The backward pass of a block: the forward pass read from its end. Gradients of weights go to their buffers, those of
 //! the input and the modulation are returned.
 
-use super::super::activation::gelu_tanh_and_slope;
-use super::super::attention;
-use super::super::linear;
-use super::super::mlp::times_slope;
-use super::super::norm;
-use super::super::rows::{column_sums, each_row_summing, each_row2, each_row2_summing};
-use super::super::scratch::{self, Scratch};
-use super::super::simd::simd;
 use super::forward::{middle, modulated, prepared};
-use super::*;
-use crate::ml::backprop::{collect_bias, collect_weight};
+use super::layout::*;
+use crate::kernels::activation::gelu_tanh_and_slope;
+use crate::kernels::attention;
+use crate::kernels::autograd::collect_bias;
+use crate::kernels::linear;
+use crate::kernels::linear::collect_weight;
+use crate::kernels::mlp::times_slope;
+use crate::kernels::norm;
+use crate::kernels::rows::{column_sums, each_row_summing, each_row2, each_row2_summing};
+use crate::kernels::scratch::{self, Scratch};
+use crate::kernels::simd::simd;
+use candle_core::Result;
 
 simd! {
     /// Of gate (y + bias): the gradient of y from that of the product. `sums` is `[gate gradient | bias gradient]`.

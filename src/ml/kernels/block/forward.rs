@@ -1,13 +1,11 @@
 //! The forward pass of a block.
 
-use super::super::activation::gelu_tanh;
-use super::super::attention;
-use super::super::linear;
-use super::super::norm;
-use super::super::rows::{each_row, each_row2};
-use super::super::scratch::{self, Scratch};
-use super::super::simd::simd;
-use super::*;
+use super::layout::*;
+use crate::kernels::activation::gelu_tanh;
+use crate::kernels::rows::{each_row, each_row2};
+use crate::kernels::scratch::{self, Scratch};
+use crate::kernels::simd::simd;
+use crate::kernels::{attention, linear, norm};
 
 simd! {
     /// x + gate (y + bias)

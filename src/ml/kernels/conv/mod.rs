@@ -5,17 +5,18 @@
 //! (see `tiled`, and `winograd` for wide 3x3 kernels) and plain candle operations ([`plain`]) elsewhere. Knows nothing of groups or dilation: no
 //! network here uses them.
 
+mod finish;
 mod geometry;
 mod tiled;
 mod winograd;
 
-pub use geometry::Padding;
-
-use super::simd::simd;
 use super::{gradient_of, slice, suits, tensor, with_slices};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Module, Result, Shape, Tensor};
 use candle_nn::{Init, VarBuilder};
+use finish::Finish;
 use geometry::Geometry;
+
+pub use geometry::Padding;
 
 /// Convolution of `x` `[n, ci, h, w]` with `weight` `[co, ci, kh, kw]` and an optional `bias` `[co]`:
 /// `[n, co, (h + top + bottom - kh) / stride.0 + 1, (w + left + right - kw) / stride.1 + 1]`.
@@ -94,35 +95,6 @@ fn sum_of_taps(x: &Tensor, weight: &Tensor, g: &Geometry) -> Result<Tensor> {
     match sum {
         Some(s) => s.reshape(g.out_shape()),
         None => candle_core::bail!("a convolution with an empty kernel"),
-    }
-}
-
-/// What is done to a sum on its way into the result.
-#[derive(Clone, Copy)]
-struct Finish<'a> {
-    bias: Option<&'a [f32]>,
-    relu: bool,
-}
-
-impl Finish<'_> {
-    /// Copies a run of pixels of channel `c`.
-    fn copy(&self, c: usize, source: &[f32], target: &mut [f32]) {
-        let bias = self.bias.map_or(0.0, |b| b[c]);
-        match (self.relu, self.bias) {
-            (false, None) => target.copy_from_slice(source),
-            (false, Some(_)) => target.iter_mut().zip(source).for_each(|(t, s)| *t = *s + bias),
-            (true, _) => rectified(source, bias, target),
-        }
-    }
-}
-
-simd! {
-    /// max(0, source + bias). Not-a-number stays what it is, as `max` would not have it.
-    fn rectified(source: &[f32], bias: f32, target: &mut [f32]) {
-        for (t, s) in target.iter_mut().zip(source) {
-            let v = *s + bias;
-            *t = if v < 0.0 { 0.0 } else { v };
-        }
     }
 }
 

@@ -4,9 +4,9 @@
 //! which makes a 3x3 convolution as fast as the matrix product of the same size. Tiles depend on the shapes only, and
 //! sums over tiles run in a fixed order, so results have the same bits for any number of threads.
 
-use super::super::matmul::{Mat, Threads, matmul};
-use super::Finish;
+use super::finish::Finish;
 use super::geometry::Geometry;
+use crate::kernels::matmul::{Mat, Threads, matmul};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;

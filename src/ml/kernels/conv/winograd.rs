@@ -9,10 +9,10 @@
 //! It pays for wide layers on large images; [`suits`] says which, by the sizes of one image only, so that an image has
 //! the same bits in any batch. Work is cut into blocks of tiles, which bounds memory; each product runs on one thread.
 
-use super::super::matmul::{Mat, Threads, matmul};
-use super::super::simd::simd;
-use super::Finish;
+use super::finish::Finish;
 use super::geometry::Geometry;
+use crate::kernels::matmul::{Mat, Threads, matmul};
+use crate::kernels::simd::simd;
 use rayon::prelude::*;
 
 /// Output pixels along a side of a tile.

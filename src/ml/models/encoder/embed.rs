@@ -5,51 +5,20 @@
 //! through a norm and the projection; CMMD brings embeddings to length one itself. Both resize with Pillow to 8 bits,
 //! unlike the alignment of REPA, which wants patch tokens of larger images. Knows no metric.
 
-use super::{Encoder, EncoderConfig, NAMES, resample_positions, resample_positions_dinov2};
-use crate::ml::data::picture::Rgb;
-use crate::ml::data::resize::{Filter, center_square, resize};
-use crate::ml::models::features::{FeatureNetwork, Outputs};
-use crate::ml::models::vit::VitConfig;
-use crate::ml::nn::{LayerNorm, Linear};
-use crate::ml::weights::Tensors;
+use super::config::EncoderConfig;
+use super::head::has_head;
+use super::{Encoder, NAMES, resample_positions, resample_positions_dinov2};
+use crate::data::resize::{Filter, center_square, resize};
+use crate::data::rgb::Rgb;
+use crate::models::feature_network::{FeatureNetwork, Outputs};
+use crate::models::vit::VitConfig;
 use candle_core::{DType, Device, Result, Tensor, bail};
-use candle_nn::{Module, VarBuilder};
+use candle_nn::Module;
 use rayon::prelude::*;
 use std::path::Path;
 
-/// Names of a [`Head`]'s tensors.
-pub(super) const HEAD: [&str; 3] = ["norm_post.weight", "norm_post.bias", "head.weight"];
-
 /// The side at which dgm-eval shows images to DINOv2, whose position tables are larger.
 const DINOV2_SIDE: usize = 224;
-
-/// CLIP's norm of the class token and its projection `[width, D]` into the space that images and texts share.
-#[derive(Debug)]
-pub(super) struct Head {
-    norm: LayerNorm,
-    projection: Linear,
-    width: usize,
-}
-
-impl Head {
-    pub(super) fn new(vit: &VitConfig, width: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = vb.get((width, vit.dim), HEAD[2])?;
-        let bias = Tensor::zeros(width, weight.dtype(), weight.device())?;
-        let norm = LayerNorm::new(vit.dim, vit.eps, true, vb.pp("norm_post"))?;
-        Ok(Self { norm, projection: Linear::new(weight, bias), width })
-    }
-}
-
-/// Whether files of this transformer come with a [`Head`]: CLIP's do.
-pub(super) fn has_head(vit: &VitConfig) -> bool {
-    vit.pre_norm && !vit.final_norm
-}
-
-/// Length of the embedding that the head among `tensors` makes, if it is there and whole.
-pub(super) fn head_width(vit: &VitConfig, tensors: &Tensors) -> Option<usize> {
-    let whole = has_head(vit) && HEAD.iter().all(|name| tensors.contains_key(*name));
-    whole.then(|| tensors[HEAD[2]].dims().first().copied()).flatten()
-}
 
 /// An encoder that gives one vector for an image.
 pub struct Embedder {

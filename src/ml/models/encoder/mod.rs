@@ -11,105 +11,29 @@
 //!
 //! What makes CLIP's embedding of its class token is kept beside the transformer, for evaluation ([`Embedder`]).
 
+pub mod config;
 mod embed;
+pub mod head;
 mod names;
 mod presets;
 mod resample;
+
+use super::vit::{Vit, VitConfig};
+use crate::nn::params::{self, Frozen, LoadReport, Tensors};
+use candle_core::{DType, Device, Result, Tensor, bail};
+use config::EncoderConfig;
+use head::Head;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 pub use embed::Embedder;
 pub use names::{LANDMARKS, adopt};
 pub use presets::NAMES;
 pub use resample::{Kernel, resample, resample_positions, resample_positions_dinov2};
 
-use super::vit::{Vit, VitConfig, is_default};
-use crate::ml::weights::{self, Frozen, LoadReport, Tensors};
-use candle_core::{DType, Device, Result, Tensor, bail};
-use embed::Head;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-
 pub const WEIGHTS_FILE: &str = "encoder.safetensors";
 pub const CONFIG_FILE: &str = "config.json";
-
-/// How the position table came about. A fixed one can be made anew when a file does without.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Positions {
-    #[default]
-    Learned,
-    /// Sines and cosines of the column in the first half of the channels, of the row in the second (MAE, I-JEPA).
-    Sincos,
-    /// The row first (MoCo v3).
-    SincosRows,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EncoderConfig {
-    pub vit: VitConfig,
-    /// Mean and standard deviation of each channel, of pixels in [0, 1].
-    pub mean: [f64; 3],
-    pub std: [f64; 3],
-    /// Side of the square of image pixels that becomes one token, after resizing to whole patches. Without it every
-    /// image is resized to `vit.image_size`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pixels_per_token: Option<usize>,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub positions: Positions,
-}
-
-impl EncoderConfig {
-    /// An encoder of one image size with learned positions.
-    pub fn fixed(vit: VitConfig, mean: [f64; 3], std: [f64; 3]) -> Self {
-        Self { vit, mean, std, pixels_per_token: None, positions: Positions::Learned }
-    }
-
-    pub fn check(&self) -> Result<()> {
-        self.vit.check()?;
-        if self.pixels_per_token == Some(0) {
-            bail!("a token of 0 pixels");
-        }
-        if !self.mean.iter().chain(&self.std).all(|v| v.is_finite()) || self.std.iter().any(|v| *v <= 0.0) {
-            bail!("pixels cannot be normalised with mean {:?} and deviation {:?}", self.mean, self.std);
-        }
-        Ok(())
-    }
-
-    /// Side of what the transformer takes for images of `side` pixels.
-    ///
-    /// # Errors
-    /// When an encoder that follows the image would have to cut a token.
-    pub fn input_side(&self, side: usize) -> Result<usize> {
-        match self.pixels_per_token {
-            None => Ok(self.vit.image_size),
-            Some(p) if side > 0 && side.is_multiple_of(p) => Ok(side / p * self.vit.patch_size),
-            Some(p) => {
-                bail!("the encoder makes a token of every {p} x {p} pixels, which images of {side} are no multiple of")
-            }
-        }
-    }
-
-    /// u8 images `[n, 3, H, W]` to what the transformer takes. Only encoders of one size take images that are not
-    /// square.
-    pub fn prepare(&self, images: &Tensor) -> Result<Tensor> {
-        let (_, _, h, w) = images.dims4()?;
-        if h != w && self.pixels_per_token.is_some() {
-            bail!("the encoder takes square images, not {h} x {w}");
-        }
-        let side = self.input_side(h)?;
-        let normal = self.normalise(images)?;
-        if (h, w) == (side, side) { Ok(normal) } else { resample(&normal, side, side, Kernel::Torch) }
-    }
-
-    /// u8 images `[n, 3, H, W]` to f32 of the same size, about zero.
-    fn normalise(&self, images: &Tensor) -> Result<Tensor> {
-        let channels = |v: [f64; 3]| Tensor::new(&v, images.device())?.to_dtype(DType::F32)?.reshape((1, 3, 1, 1));
-        let unit = (images.to_dtype(DType::F32)? / 255.0)?;
-        unit.broadcast_sub(&channels(self.mean)?)?.broadcast_div(&channels(self.std)?)
-    }
-}
 
 #[derive(Debug)]
 pub struct Encoder {
@@ -124,7 +48,7 @@ impl Encoder {
     pub fn open(dir: &Path, device: &Device) -> Result<Self> {
         let config = read_config(&dir.join(CONFIG_FILE))?;
         let path = dir.join(WEIGHTS_FILE);
-        Self::new(&config, weights::load(&path, device)?, device)
+        Self::new(&config, params::load(&path, device)?, device)
             .map_err(|e| e.context(format!("cannot use {} as an encoder", path.display())))
     }
 
@@ -138,7 +62,7 @@ impl Encoder {
         if !faults.is_empty() {
             bail!("not the configured transformer: {}", faults.join("; "));
         }
-        let width = embed::head_width(&vit, &tensors);
+        let width = head::head_width(&vit, &tensors);
         let frozen = Frozen::new(tensors);
         let vb = frozen.builder(DType::F32, device);
         let head = width.map(|width| Head::new(&vit, width, vb.clone())).transpose()?;
@@ -182,11 +106,11 @@ pub fn fit(config: &EncoderConfig, tensors: Tensors) -> Result<LoadReport> {
 }
 
 fn report(vit: &VitConfig, tensors: &Tensors) -> Result<LoadReport> {
-    let (_, mut shapes) = weights::census(|vb| Vit::new(vit, vb))?;
-    if let Some(width) = embed::head_width(vit, tensors) {
-        shapes.extend(weights::census(|vb| Head::new(vit, width, vb))?.1);
+    let (_, mut shapes) = params::census(|vb| Vit::new(vit, vb))?;
+    if let Some(width) = head::head_width(vit, tensors) {
+        shapes.extend(params::census(|vb| Head::new(vit, width, vb))?.1);
     }
-    Ok(weights::compare(&shapes, tensors))
+    Ok(params::compare(&shapes, tensors))
 }
 
 /// The transformer and its tensors, brought to one grid: an encoder that follows the image has the grid of its table, and
@@ -210,7 +134,7 @@ fn fitted(config: &EncoderConfig, mut tensors: Tensors) -> Result<(VitConfig, Te
 
 /// Reads and checks a `config.json`.
 pub fn read_config(path: &Path) -> Result<EncoderConfig> {
-    let text = match crate::text::read(path) {
+    let text = match erw_base::text::read(path) {
         Ok(t) => t,
         Err(e) => bail!("cannot read {}: {e}", path.display()),
     };

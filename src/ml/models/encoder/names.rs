@@ -4,12 +4,13 @@
 //! queries, keys and values are one matrix, and in what else is in the file. A name that no table here knows goes through
 //! unchanged, to be reported as one that the network does not have.
 
-use super::embed::{self, HEAD};
-use super::{EncoderConfig, Positions, resample::table_grid};
-use crate::ml::copies::{self, Inside};
-use crate::ml::models::sit::sincos_2d;
-use crate::ml::models::vit::{Mlp, VitConfig};
-use crate::ml::weights::{Adopted, Tensors};
+use super::config::{EncoderConfig, Positions};
+use super::head::HEAD;
+use super::resample::table_grid;
+use crate::models::sit::sincos_2d;
+use crate::models::state_dict::{self, Inside};
+use crate::models::vit::{Mlp, VitConfig};
+use crate::nn::params::{Adopted, Tensors};
 use candle_core::{DType, Result, Tensor, bail};
 use std::collections::BTreeMap;
 
@@ -129,7 +130,7 @@ const PARTS: &[(&str, &[&str])] =
     &[("attn.qkv", &["attn.q", "attn.k", "attn.v"]), ("mlp.w12", &["mlp.gate", "mlp.up"])];
 
 /// A tensor and what the file calls it.
-struct Found {
+struct NamedTensor {
     theirs: String,
     tensor: Tensor,
 }
@@ -144,7 +145,7 @@ pub fn adopt(config: &EncoderConfig, file: Tensors) -> Result<Adopted> {
     let (mut found, dropped) = translated(&config.vit, file)?;
     join_parts(&mut found)?;
     let mut adopted = Adopted { dropped, ..Adopted::default() };
-    for (ours, Found { theirs, tensor }) in found {
+    for (ours, NamedTensor { theirs, tensor }) in found {
         let (tensor, theirs) = match ours.as_str() {
             "pos_embed" => with_class_position(&config.vit, batched(tensor)?, theirs)?,
             "cls_token" | "register_tokens" => (batched(tensor)?, theirs),
@@ -166,28 +167,28 @@ pub fn adopt(config: &EncoderConfig, file: Tensors) -> Result<Adopted> {
 
 /// Tensors by our names, and the names of those left out. CLIP's head is whole or not at all: a file without the
 /// projection, or with a classifier in its place, which timm gives a bias that is not zero, has no embedding.
-fn translated(vit: &VitConfig, file: Tensors) -> Result<(BTreeMap<String, Found>, Vec<String>)> {
-    let Inside { prefix, tensors, beside } = copies::network(file, LANDMARKS)?;
-    let (mut found, mut dropped) = (BTreeMap::<String, Found>::new(), Vec::new());
+fn translated(vit: &VitConfig, file: Tensors) -> Result<(BTreeMap<String, NamedTensor>, Vec<String>)> {
+    let Inside { prefix, tensors, beside } = state_dict::network(file, LANDMARKS)?;
+    let (mut found, mut dropped) = (BTreeMap::<String, NamedTensor>::new(), Vec::new());
     let classifies = tensors.get("head.bias").is_some_and(|(_, bias)| !is_zero(bias));
     let mut keep = |ours: String, theirs: String, tensor: Tensor| {
         if let Some(first) = found.get(&ours) {
             bail!("both {} and {theirs} of the file are {ours} here", first.theirs);
         }
         let tensor = tensor.to_dtype(DType::F32).map_err(|e| e.context(theirs.clone()))?;
-        found.insert(ours, Found { theirs, tensor });
+        found.insert(ours, NamedTensor { theirs, tensor });
         Ok(())
     };
     for (inner, (theirs, tensor)) in tensors {
-        let head = embed::has_head(vit).then(|| head_name(&inner)).flatten();
+        let head = super::head::has_head(vit).then(|| head_name(&inner)).flatten();
         match head.unwrap_or_else(|| our_name(&inner, vit.mlp)) {
-            ours if HEAD.contains(&ours.as_str()) && embed::has_head(vit) => keep(ours, theirs, tensor)?,
+            ours if HEAD.contains(&ours.as_str()) && super::head::has_head(vit) => keep(ours, theirs, tensor)?,
             ours if is_unused(&ours, vit) => dropped.push(theirs),
             ours => keep(ours, theirs, tensor)?,
         }
     }
     for (theirs, tensor) in beside {
-        match projects(&prefix, &theirs).filter(|_| embed::has_head(vit)) {
+        match projects(&prefix, &theirs).filter(|_| super::head::has_head(vit)) {
             Some(ours) => keep(ours, theirs, tensor)?,
             None => dropped.push(theirs),
         }
@@ -204,7 +205,7 @@ fn head_name(name: &str) -> Option<String> {
 
 /// Is this the projection that transformers' CLIP has beside the transformer of `prefix`? Under which of our names?
 fn projects(prefix: &str, theirs: &str) -> Option<String> {
-    let beside = prefix.ends_with("vision_model.") && copies::is_projection(theirs, copies::around(prefix));
+    let beside = prefix.ends_with("vision_model.") && state_dict::is_projection(theirs, state_dict::around(prefix));
     beside.then(|| HEAD[2].to_string())
 }
 
@@ -257,7 +258,7 @@ fn look_up(table: &[(&str, &str)], name: &str) -> String {
 }
 
 /// Puts layers together that the file has in parts. Parts that are not complete go back to the file's names.
-fn join_parts(found: &mut BTreeMap<String, Found>) -> Result<()> {
+fn join_parts(found: &mut BTreeMap<String, NamedTensor>) -> Result<()> {
     for (whole, parts) in PARTS {
         let pieces: Vec<String> = found.keys().filter(|n| parts.iter().any(|p| holds(n, p))).cloned().collect();
         for first in pieces.iter().filter(|n| holds(n, parts[0])) {
@@ -265,13 +266,13 @@ fn join_parts(found: &mut BTreeMap<String, Found>) -> Result<()> {
             if !names.iter().all(|n| found.contains_key(n)) {
                 continue;
             }
-            let parts_found: Vec<Found> = names.iter().filter_map(|n| found.remove(n)).collect();
+            let parts_found: Vec<NamedTensor> = names.iter().filter_map(|n| found.remove(n)).collect();
             let ours = first.replacen(parts[0], whole, 1);
             let theirs: Vec<&str> = parts_found.iter().map(|f| f.theirs.as_str()).collect();
             let theirs = theirs.join(" + ");
             let tensors: Vec<&Tensor> = parts_found.iter().map(|f| &f.tensor).collect();
             let tensor = Tensor::cat(&tensors, 0).map_err(|e| e.context(format!("joining {theirs}")))?;
-            if found.insert(ours.clone(), Found { theirs, tensor }).is_some() {
+            if found.insert(ours.clone(), NamedTensor { theirs, tensor }).is_some() {
                 bail!("the file holds {ours} both whole and in parts");
             }
         }

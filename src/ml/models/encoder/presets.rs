@@ -1,7 +1,7 @@
 //! The published encoders by the names of REPA's `--enc-type` and one more, with the sizes of their original code.
 
-use super::{EncoderConfig, Positions};
-use crate::ml::models::vit::{Mlp, VitConfig};
+use super::config::{EncoderConfig, Positions};
+use crate::models::vit::{Mlp, VitConfig};
 
 /// What [`EncoderConfig::named`] knows.
 pub const NAMES: &[&str] = &[
@@ -82,8 +82,8 @@ fn clip(vit: VitConfig) -> VitConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ml::models::vit::Vit;
-    use crate::ml::weights::census;
+    use crate::models::vit::Vit;
+    use crate::nn::params::census;
 
     /// Parameters of the originals as timm 1.0.31 counts them, at the side of their position table: without head, and
     /// without the last norm where its output is not used.

@@ -1,7 +1,7 @@
 //! Building blocks of Inception-v3 (Szegedy et al., 2016), named as in torchvision.
 
-use crate::ml::kernels::conv::{Padding, conv2d_relu};
-use crate::ml::kernels::pool::{Pool, pool3x3};
+use crate::kernels::avg_pool::{Pool, pool3x3};
+use crate::kernels::conv::{Padding, conv2d_relu};
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 

@@ -1,7 +1,7 @@
 //! How images come to 299 x 299 pixels and to numbers about zero. Tools differ, and FID with them.
 
-use crate::ml::data::resize::{Filter, resize_planes};
-use crate::ml::models::mode::Mode;
+use crate::data::resize::{Filter, resize_planes};
+use crate::models::feature_network::mode::Mode;
 use candle_core::{DType, Result, Tensor, bail};
 
 /// Side of the images that the network takes.
@@ -32,7 +32,7 @@ pub fn prepare(mode: Mode, images: &Tensor) -> Result<Tensor> {
 }
 
 /// Where an output pixel looks, given source pixels per output pixel; in f32, as both tools compute it.
-type Place = fn(usize, f32) -> f32;
+type PixelOrigin = fn(usize, f32) -> f32;
 
 /// TensorFlow 1 without corner alignment, which shifts the image by up to half a pixel. This is inside the graph of the
 /// ADM suite.
@@ -46,11 +46,11 @@ fn centre(i: usize, scale: f32) -> f32 {
 }
 
 /// Interpolates linearly between the two nearest pixels, without antialiasing, and keeps fractions.
-fn bilinear(x: &Tensor, place: Place) -> Result<Tensor> {
+fn bilinear(x: &Tensor, place: PixelOrigin) -> Result<Tensor> {
     along(&along(x, 3, place)?, 2, place)
 }
 
-fn along(x: &Tensor, axis: usize, place: Place) -> Result<Tensor> {
+fn along(x: &Tensor, axis: usize, place: PixelOrigin) -> Result<Tensor> {
     let from = x.dim(axis)?;
     let scale = from as f32 / SIDE as f32;
     let place = |i: usize| {

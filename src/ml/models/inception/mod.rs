@@ -10,12 +10,12 @@ mod input;
 
 pub use input::{SIDE, prepare};
 
-use super::features::{FeatureNetwork, Outputs};
-use super::mode::Mode;
-use crate::ml::copies;
-use crate::ml::kernels::pool::{Pool, pool3x3};
-use crate::ml::nn::Linear;
-use crate::ml::weights::{self, Adopted, Frozen, Tensors};
+use super::feature_network::mode::Mode;
+use super::feature_network::{FeatureNetwork, Outputs};
+use super::state_dict;
+use crate::kernels::avg_pool::{Pool, pool3x3};
+use crate::nn::Linear;
+use crate::nn::params::{self, Adopted, Frozen, Tensors};
 use blocks::{Mixed, POINT, Unit, mixed_a, mixed_b, mixed_c, mixed_d, mixed_e, same, valid};
 use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -115,9 +115,9 @@ impl Inception {
         let of_config = |e: &dyn std::fmt::Display| {
             candle_core::Error::Msg(format!("{} does not describe Inception: {e}", config.display()))
         };
-        let text = crate::text::read(&config).map_err(|e| of_config(&e))?;
+        let text = erw_base::text::read(&config).map_err(|e| of_config(&e))?;
         let cfg: InceptionConfig = serde_json::from_str(&text).map_err(|e| of_config(&e))?;
-        Self::from_tensors(mode.unwrap_or(cfg.mode), weights::load(&file, device)?, device)
+        Self::from_tensors(mode.unwrap_or(cfg.mode), params::load(&file, device)?, device)
             .map_err(|e| candle_core::Error::Msg(format!("{}: {e}", file.display())))
     }
 
@@ -200,7 +200,7 @@ pub const LANDMARKS: &[&str] = &["Conv2d_1a_3x3.conv.weight"];
 /// The tensors of a file in the layout of pytorch-fid. Counters of training batches and torchvision's auxiliary classifier
 /// are of no use here.
 pub fn adopt(file: Tensors) -> Result<Adopted> {
-    let inside = copies::network(file, LANDMARKS)?;
+    let inside = state_dict::network(file, LANDMARKS)?;
     let mut adopted = Adopted { dropped: inside.beside.into_keys().collect(), ..Adopted::default() };
     for (name, (theirs, tensor)) in inside.tensors {
         if name.ends_with(".num_batches_tracked") || name.starts_with("AuxLogits.") {

@@ -1,9 +1,10 @@
 //! The transformer block of a SiT: attention and an MLP, whose norms and residuals the condition modulates (adaLN-Zero).
 
-use super::{MlpKind, NORM_EPS, SiTConfig, ZERO};
-use crate::ml::backprop::checkpointed;
-use crate::ml::kernels;
-use crate::ml::nn::{self, LayerNorm, Linear};
+use super::config::{NORM_EPS, ZERO};
+use super::{MlpKind, SiTConfig};
+use crate::kernels;
+use crate::kernels::autograd::checkpointed;
+use crate::nn::{self, LayerNorm, Linear};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
 
@@ -11,7 +12,7 @@ const QK_NORM_EPS: f64 = 1e-5;
 
 /// What a block keeps for its backward pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Keep {
+pub enum SavedActivations {
     /// What it would have to compute anew.
     #[default]
     Everything,
@@ -97,18 +98,25 @@ impl Block {
     }
 
     /// `c` is the activated condition `[B, D]`.
-    pub fn forward(&self, x: &Tensor, c: &Tensor, rope: Option<&(Tensor, Tensor)>, keep: Keep) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        c: &Tensor,
+        rope: Option<&(Tensor, Tensor)>,
+        keep: SavedActivations,
+    ) -> Result<Tensor> {
         let modulation = self.modulation.forward(c)?;
         if let Some(weights) = self.fused(rope)
             && weights.suits(&[x, &modulation])
         {
-            let op = kernels::block::Block::new(weights, self.attn.heads, NORM_EPS as f32, keep == Keep::Inputs);
+            let op =
+                kernels::block::Block::new(weights, self.attn.heads, NORM_EPS as f32, keep == SavedActivations::Inputs);
             return x.contiguous()?.apply_op2(&modulation.contiguous()?, op);
         }
         match keep {
             // A view of its own: what comes back to x from here is added up before anything else is, as below.
-            Keep::Everything => self.plain(&x.reshape(x.dims())?, &modulation, rope),
-            Keep::Inputs => {
+            SavedActivations::Everything => self.plain(&x.reshape(x.dims())?, &modulation, rope),
+            SavedActivations::Inputs => {
                 let (block, rope) = (self.clone(), rope.cloned());
                 checkpointed(x, &modulation, move |x, modulation| block.plain(x, modulation, rope.as_ref()))
             }

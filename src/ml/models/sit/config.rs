@@ -1,8 +1,9 @@
 //! Sizes and switches of a SiT, as stored in `config.json` beside the weights.
 
-use crate::ml::models::projector::ProjectorKind;
-use crate::ml::one_or_many::OneOrMany;
+use crate::models::projector::ProjectorKind;
+use crate::one_or_many::OneOrMany;
 use candle_core::{Result, bail};
+use candle_nn::Init;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The published names: four sizes in three patch sizes.
@@ -169,6 +170,12 @@ impl SiTConfig {
         self.num_classes as u32
     }
 }
+
+pub(crate) const NORM_EPS: f64 = 1e-6;
+
+pub(crate) const ZERO: Init = Init::Const(0.0);
+
+pub(crate) const TABLE: Init = Init::Randn { mean: 0.0, stdev: 0.02 };
 
 #[cfg(test)]
 mod tests {

@@ -20,7 +20,7 @@
 //! half. DiT itself predicts noise at one of 1000 steps and is no flow: its weights are refused where the file shows them.
 //! A bare dictionary of DiT cannot be told from one of SiT.
 
-use crate::ml::weights::Tensors;
+use crate::nn::params::Tensors;
 use candle_core::{DType, Result, Tensor, bail};
 use serde::Deserialize;
 use serde_json::Value;
@@ -203,10 +203,10 @@ fn text<'a>(value: &'a Value, name: &str, depth: usize) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ml::models::projector::ProjectorKind;
-    use crate::ml::models::sit::{MlpKind, SiT, SiTConfig};
-    use crate::ml::rng::{Purpose, normal_rows};
-    use crate::ml::weights::{Frozen, census};
+    use crate::models::projector::ProjectorKind;
+    use crate::models::sit::{MlpKind, SiT, SiTConfig};
+    use crate::nn::params::{Frozen, census};
+    use crate::rng::{Purpose, normal_rows};
     use candle_core::Device;
     use serde_json::json;
 

@@ -1,10 +1,11 @@
 //! What a SiT's first block is given: tokens of patches, and the time as a vector.
 
+use super::SiTConfig;
+use super::config::{TABLE, ZERO};
 use super::tables::timestep_sinusoid;
-use super::{SiTConfig, TABLE, ZERO};
-use crate::ml::nn::{self, Linear};
-use crate::ml::precision::Precision;
-use crate::ml::weights::xavier_uniform;
+use crate::nn::params::xavier_uniform;
+use crate::nn::precision::Precision;
+use crate::nn::{self, Linear};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
 

@@ -1,9 +1,9 @@
 //! Released checkpoints of SiT, REPA and ERW: whose dictionary is what, which network it is of, and back again.
 
 use super::{MlpKind, SiT, SiTConfig};
-use crate::ml::copies;
-use crate::ml::models::projector::ProjectorKind;
-use crate::ml::weights::{self, Adopted, LoadReport, Tensors};
+use crate::models::projector::ProjectorKind;
+use crate::models::state_dict;
+use crate::nn::params::{self, Adopted, LoadReport, Tensors};
 use candle_core::{DType, Result, bail};
 
 /// Dictionaries of a checkpoint: the averaged weights, which are sampled from, and those that training goes on with.
@@ -18,7 +18,7 @@ pub const TABLES: &[&str] = &["pos_embed", "feat_rope.freqs_cos", "feat_rope.fre
 
 /// The tensors of a dictionary in f32, without the names that wrappers and trainers added.
 pub fn adopt(file: Tensors) -> Result<Adopted> {
-    let inside = copies::network(file, LANDMARKS)?;
+    let inside = state_dict::network(file, LANDMARKS)?;
     let mut adopted = Adopted { dropped: inside.beside.into_keys().collect(), ..Adopted::default() };
     for (ours, (theirs, tensor)) in inside.tensors {
         adopted.tensors.insert(ours.clone(), tensor.to_dtype(DType::F32)?.contiguous()?);
@@ -32,10 +32,10 @@ pub fn adopt(file: Tensors) -> Result<Adopted> {
 /// What stands for and against using adopted tensors in this network. Fixed tables may be left out, as REPA's files do
 /// with those of the rotary embedding; a table of a switch that is off may not be there.
 pub fn fit(config: &SiTConfig, tensors: &Tensors) -> Result<LoadReport> {
-    let (model, mut shapes) = weights::census(|vb| SiT::new(config, vb))?;
+    let (model, mut shapes) = params::census(|vb| SiT::new(config, vb))?;
     let tables = model.buffers().into_iter().filter(|(name, _)| tensors.contains_key(name));
     shapes.extend(tables.map(|(name, t)| (name, t.shape().clone())));
-    Ok(weights::compare(&shapes, tensors))
+    Ok(params::compare(&shapes, tensors))
 }
 
 /// The state dict of the released code, for `load_state_dict(strict=True)`: `tensors` and the fixed tables.
@@ -44,7 +44,7 @@ pub fn state_dict(config: &SiTConfig, mut tensors: Tensors) -> Result<Tensors> {
     if !report.is_exact() {
         bail!("the weights are not those of config.json: {}", report.faults().join("; "));
     }
-    let (model, _) = weights::census(|vb| SiT::new(config, vb))?;
+    let (model, _) = params::census(|vb| SiT::new(config, vb))?;
     for (name, table) in model.buffers() {
         tensors.entry(name).or_insert(table);
     }
@@ -146,7 +146,7 @@ mod tests {
             SiTConfig { rope: true, qk_norm: true, encoder_depth: vec![4], warmup_depth: Some(4), ..plain.clone() };
         let later = SiTConfig { mlp: MlpKind::SwiGlu, projector: ProjectorKind::Conv3, ..plain.clone() };
         for config in [plain, warmed, later] {
-            let (model, shapes) = weights::census(|vb| SiT::new(&config, vb)).unwrap();
+            let (model, shapes) = params::census(|vb| SiT::new(&config, vb)).unwrap();
             let mut file: Tensors = shapes.into_iter().map(|(name, s)| (name, zeros(s))).collect();
             file.extend(model.buffers());
             assert_eq!(SiTConfig::of_release(Some("SiT-S/8"), &file).unwrap(), config);

@@ -1,10 +1,10 @@
 //! Building blocks of the autoencoder, named as in diffusers.
 
 use super::config::VaeConfig;
-use crate::ml::kernels::conv::{Conv2d, Padding};
-use crate::ml::kernels::group_norm::{Activation, GroupNorm};
-use crate::ml::kernels::upsample::upsample2x;
-use crate::ml::nn::{Linear, attention, linear_with};
+use crate::kernels::conv::{Conv2d, Padding};
+use crate::kernels::group_norm::{Activation, GroupNorm};
+use crate::kernels::upsample::upsample2x;
+use crate::nn::{Linear, attention, linear_with};
 use candle_core::{D, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
@@ -195,8 +195,8 @@ impl Module for Level {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ml::rng::{Purpose, normal_rows};
-    use crate::ml::weights::ParamSet;
+    use crate::nn::params::ParamSet;
+    use crate::rng::{Purpose, normal_rows};
     use candle_core::{DType, Device};
 
     /// Both ways of [`Attention`]: of a map on one side of [`MANY_PIXELS`], and of the same pixels on the other side.

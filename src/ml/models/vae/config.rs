@@ -77,7 +77,7 @@ impl VaeConfig {
     }
 
     pub fn read(path: &Path) -> Result<Self> {
-        let text = crate::text::read(path)
+        let text = erw_base::text::read(path)
             .map_err(|e| candle_core::Error::Msg(format!("cannot read {}: {e}", path.display())))?;
         let config: Self = serde_json::from_str(&text)
             .map_err(|e| candle_core::Error::Msg(format!("{} does not describe a VAE: {e}", path.display())))?;

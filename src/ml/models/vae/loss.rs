@@ -1,7 +1,7 @@
 //! What an autoencoder is trained on, and how its reconstructions are measured.
 
 use super::{AutoencoderKl, Posterior};
-use crate::ml::rng::{self, Purpose};
+use crate::rng::{self, Purpose};
 use candle_core::{Device, Result, Tensor};
 
 /// Distance of a reconstruction from its image, mean over all numbers.

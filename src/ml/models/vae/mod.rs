@@ -13,9 +13,9 @@ pub use config::VaeConfig;
 pub use loss::{Reconstruction, VaeLoss, posterior_noise, psnr};
 pub use names::{LANDMARKS, adopt};
 
-use crate::ml::kernels::conv::Conv2d;
-use crate::ml::kernels::group_norm::GroupNorm;
-use crate::ml::weights::{self, Frozen};
+use crate::kernels::conv::Conv2d;
+use crate::kernels::group_norm::GroupNorm;
+use crate::nn::params::{self, Frozen};
 use blocks::{Level, Middle, conv1x1, conv3x3, norm_silu};
 use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -154,7 +154,7 @@ impl AutoencoderKl {
             bail!("{} holds neither {} nor {}", dir.display(), FILES[0], FILES[1])
         };
         let within = |e: candle_core::Error| candle_core::Error::Msg(format!("{}: {e}", file.display()));
-        let frozen = Frozen::new(adopt(&config, weights::load(&file, device)?).map_err(within)?.tensors);
+        let frozen = Frozen::new(adopt(&config, params::load(&file, device)?).map_err(within)?.tensors);
         let vae = Self::new(&config, frozen.builder(DType::F32, device)).map_err(within)?;
         let unused = frozen.unused();
         if let Some(first) = unused.first() {

@@ -2,8 +2,8 @@
 //! code of latent diffusion (CompVis), alone or inside a whole Stable Diffusion.
 
 use super::VaeConfig;
-use crate::ml::copies;
-use crate::ml::weights::{Adopted, Tensors};
+use crate::models::state_dict;
+use crate::nn::params::{Adopted, Tensors};
 use candle_core::{DType, Result, bail};
 
 /// The decoder's first layer, which all call alike.
@@ -17,7 +17,7 @@ const UNUSED: &[&str] =
 /// The tensors of a file under the names of diffusers. What the autoencoder was trained with, and what surrounds it in a
 /// whole Stable Diffusion, is of no use here.
 pub fn adopt(config: &VaeConfig, file: Tensors) -> Result<Adopted> {
-    let inside = copies::network(file, LANDMARKS)?;
+    let inside = state_dict::network(file, LANDMARKS)?;
     let mut adopted = Adopted { dropped: inside.beside.into_keys().collect(), ..Adopted::default() };
     for (name, (theirs, tensor)) in inside.tensors {
         if UNUSED.iter().any(|unused| name.starts_with(unused)) {

@@ -1,0 +1,80 @@
+//! Where the cache is: what is typed, else what ERW_CACHE_DIR says, else the folder `cache`. The last two, where they are
+//! relative, are meant from the top of a project, and people stand in its folders: so the nearest one that is there
+//! counts, here or above. A repository ends where its `.git` is, anything else at the home of its user; and what lies
+//! in the cache of another program, as tests of one do, is in no project.
+
+use crate::report::table::near;
+use erw_runner::cache::store::Store;
+use std::io::Write;
+use std::path::{Component, Path, PathBuf};
+
+const VARIABLE: &str = "ERW_CACHE_DIR";
+const NAME: &str = "cache";
+
+/// The cache folder; one above the current folder is told of.
+pub fn cache_dir(typed: Option<&Path>) -> PathBuf {
+    if let Some(typed) = typed {
+        return typed.into();
+    }
+    let named = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()).map_or_else(|| NAME.into(), PathBuf::from);
+    let Ok(here) = std::env::current_dir() else { return named };
+    let home = std::env::var_os("HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let Some(above) = above(&here, &named, home.as_deref()) else { return named };
+    let note = format!("note: the cache is `{}`; `--cache-dir` names another\n", near(&above));
+    let _ = std::io::stderr().lock().write_all(note.as_bytes());
+    above
+}
+
+/// The nearest cache of this name above `here`, unless there is one here.
+fn above(here: &Path, named: &Path, home: Option<&Path>) -> Option<PathBuf> {
+    let is_below = named.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if !is_below || Store::is_at(&here.join(named)) {
+        return None;
+    }
+    let ends = |folder: &Path| folder.join(".git").exists() || Store::is_tagged(folder);
+    let mut folder = here;
+    while !ends(folder) {
+        folder = folder.parent().filter(|above| home != Some(*above))?;
+        let cache = folder.join(named);
+        if !Store::is_tagged(folder) && Store::is_at(&cache) {
+            return Some(cache);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_cache_of_the_project_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().canonicalize().unwrap();
+        let path = |name: &str| top.join(name);
+        for folder in ["project/sub/deep", "project/inner/.git", "project/inner/sub", "project/target/tmp", "other/sub"]
+        {
+            std::fs::create_dir_all(path(folder)).unwrap();
+        }
+        let tag = |folder: &str| {
+            std::fs::create_dir_all(path(folder)).unwrap();
+            std::fs::write(path(folder).join("CACHEDIR.TAG"), "Signature: 8a477f597d28d172789f06886806bc55\n").unwrap();
+        };
+        drop(Store::open(&path("project/cache")).unwrap());
+        tag("project/target");
+        tag("other/cache");
+        let find = |here: &str, named: &str| above(&path(here), Path::new(named), Some(&top));
+        let project = Some(path("project/cache"));
+        assert_eq!([find("project/sub", NAME), find("project/sub/deep", "./cache")], [project.clone(), project]);
+        assert_eq!(find("project", NAME), None, "it is here");
+        assert_eq!(find("project/inner/sub", NAME), None, "a repository is a project of its own");
+        assert_eq!(find("project/target/tmp", NAME), None, "what lies in the cache of another program is in none");
+        assert_eq!(find("other/sub", NAME), None, "the cache of another program is none");
+        assert_eq!([find("project/sub", "/cache"), find("project/sub", "../cache")], [None, None]);
+        assert_eq!(
+            above(&path("project/sub"), Path::new(NAME), Some(&path("project"))),
+            None,
+            "nobody's home is a project"
+        );
+    }
+}

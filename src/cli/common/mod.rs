@@ -1,0 +1,55 @@
+//! What several subcommands share: the pipeline argument with its overrides, and printing.
+
+pub mod cache_dir;
+pub mod pipeline_args;
+pub mod remote_args;
+pub mod signals;
+
+use erw_base::error::{Error, Result};
+use std::io::Write;
+
+/// Writes to standard output. A reader that went away (`erw stages | head`) is no error.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::usage("cannot write to standard output").because(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Rows in columns, two spaces apart; the last column is as long as it wants.
+pub fn columns(rows: &[Vec<String>], indent: &str) -> String {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| rows.iter().filter(|r| r.len() > c + 1).map(|r| r[c].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = indent.to_string();
+        for (c, cell) in row.iter().enumerate() {
+            line.push_str(cell);
+            if c + 1 < row.len() {
+                line.extend(std::iter::repeat_n(' ', widths[c].saturating_sub(cell.chars().count()) + 2));
+            }
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Any value, for programs.
+pub fn json(value: &impl serde::Serialize) -> Result<String> {
+    let text = serde_json::to_string_pretty(value);
+    text.map(|t| t + "\n").map_err(|e| Error::internal("a value cannot be written as JSON").because(e))
+}
+
+/// As publishers tell sizes: powers of ten.
+pub fn megabytes(n: u64) -> String {
+    match n as f64 / 1e6 {
+        m if m < 0.95 => format!("{n} B"),
+        m if m < 999.5 => format!("{m:.0} MB"),
+        m => format!("{:.2} GB", m / 1000.0),
+    }
+}

@@ -1,0 +1,226 @@
+//! Arguments that name a pipeline, stages and trials of it, and values to set.
+
+use crate::report::table::near;
+use erw_base::error::{Error, Result};
+use erw_runner::cache::store::Store;
+use erw_runner::journal::read;
+use erw_runner::kind::Registry;
+use erw_runner::pipeline::graph::{Pipeline, StageId};
+use erw_runner::pipeline::layers::Overrides;
+use erw_runner::pipeline::targets::{self, named};
+use erw_runner::sweep::SweepPlan;
+use erw_runner::text::suggest;
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// A pipeline and what is set from outside.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PipelineArgs {
+    /// The pipeline file
+    #[arg(value_name = "PIPELINE", value_hint = clap::ValueHint::FilePath)]
+    pub pipeline: PathBuf,
+    /// Set a value: STAGE.NAME=VALUE, STAGE.inputs.SLOT=STAGE (or `[STAGE,STAGE]`), or NAME=VALUE for a key of `[params]`
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+    /// Add an axis to the `[sweep]`, or replace the one of this name: `train.seed=0..5`, `train.lr=1e-4,2e-4`
+    #[arg(long, value_name = "NAME=VALUES")]
+    pub axis: Vec<String>,
+}
+
+/// `--set`, for commands that name pipelines in another way.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct SetArgs {
+    /// Set a value of the pipeline: STAGE.NAME=VALUE, STAGE.inputs.SLOT=STAGE, or NAME=VALUE for a key of `[params]`
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+    /// Add an axis to its `[sweep]`, or replace the one of this name: `train.seed=0..5`
+    #[arg(long, value_name = "NAME=VALUES")]
+    pub axis: Vec<String>,
+}
+
+impl SetArgs {
+    pub fn on(&self, file: impl Into<PathBuf>) -> PipelineArgs {
+        PipelineArgs { pipeline: file.into(), set: self.set.clone(), axis: self.axis.clone() }
+    }
+}
+
+impl PipelineArgs {
+    /// A pipeline as it stands, without `--set`.
+    pub fn of(file: impl Into<PathBuf>) -> Self {
+        SetArgs::default().on(file)
+    }
+
+    /// `--set` and the variables `ERW_SET__…` of this process, in the order of their names.
+    pub fn overrides(&self) -> Overrides {
+        let text =
+            |(k, v): (std::ffi::OsString, std::ffi::OsString)| Some((k.into_string().ok()?, v.into_string().ok()?));
+        let mut env: Vec<_> =
+            std::env::vars_os().filter_map(text).filter(|(k, _)| k.starts_with("ERW_SET__")).collect();
+        env.sort();
+        Overrides { set: self.set.clone(), env }
+    }
+
+    pub fn load(&self, registry: Registry) -> Result<Pipeline> {
+        Pipeline::load(&self.pipeline, registry, &self.overrides())
+    }
+
+    /// The pipeline; with the trials of its `[sweep]` if one of these stages is of a trial, as `train@seed=1` is.
+    pub fn load_for<'s>(
+        &self,
+        stages: impl IntoIterator<Item = &'s String>,
+        registry: Registry,
+        cache: &Path,
+    ) -> Result<Pipeline> {
+        let of_trials: Vec<&String> = stages.into_iter().filter(|name| name.contains('@')).collect();
+        if of_trials.is_empty() && self.axis.is_empty() {
+            return self.load(registry);
+        }
+        let has_all = |plan: &SweepPlan| of_trials.iter().all(|name| is_of(&plan.pipeline, name));
+        let title = of_trials.first().map_or("", |name| name.as_str());
+        Ok(self.sweep_with(title, &has_all, registry, cache)?.pipeline)
+    }
+
+    /// The pipeline, or all trials of its `[sweep]` as one.
+    pub fn load_or_sweep(&self, sweep: bool, registry: Registry) -> Result<Pipeline> {
+        if sweep || !self.axis.is_empty() { Ok(self.sweep(registry)?.pipeline) } else { self.load(registry) }
+    }
+
+    /// The trials of its `[sweep]` and of the axes of the command line.
+    pub fn sweep(&self, registry: Registry) -> Result<SweepPlan> {
+        SweepPlan::load_with(&self.pipeline, registry, &self.overrides(), &self.axis)
+    }
+
+    /// The trials among which `name` is. One that only an `--axis` of an earlier run made is found by the journal of that
+    /// run: whoever asks for its log need not know how it was called.
+    pub fn sweep_with(
+        &self,
+        name: &str,
+        has: &dyn Fn(&SweepPlan) -> bool,
+        registry: Registry,
+        cache: &Path,
+    ) -> Result<SweepPlan> {
+        let stated = self.sweep(registry);
+        if !self.axis.is_empty() || stated.as_ref().is_ok_and(has) {
+            return stated;
+        }
+        for (run, axis) in self.earlier_axes(registry, cache) {
+            let words = axis.iter().map(|axis| format!("--axis {axis}")).collect::<Vec<_>>().join(" ");
+            match (Self { axis, ..self.clone() }).sweep(registry) {
+                Ok(plan) if has(&plan) => {
+                    let note = format!("note: `{name}` is of `{words}`, as run {run} had it\n");
+                    let _ = std::io::stderr().lock().write_all(note.as_bytes());
+                    return Ok(plan);
+                }
+                _ => {}
+            }
+        }
+        stated
+    }
+
+    /// The axes of command lines of earlier runs of this pipeline with the names of the runs, the latest first.
+    fn earlier_axes(&self, registry: Registry, cache: &Path) -> Vec<(String, Vec<String>)> {
+        let Some(name) = self.load(registry).ok().map(|p| p.name).filter(|_| Store::is_at(cache)) else {
+            return vec![];
+        };
+        let runs = Store::open(cache).and_then(|store| read::runs(&store)).unwrap_or_default();
+        let mut all: Vec<(String, Vec<String>)> = vec![];
+        for run in runs.into_iter().filter(|run| run.pipeline == name) {
+            let axes = axes(&run.command);
+            if !axes.is_empty() && all.iter().all(|(_, known)| *known != axes) {
+                all.push((run.id, axes));
+            }
+        }
+        all
+    }
+}
+
+/// What a command line says with `--axis`.
+pub(crate) fn axes(command: &[String]) -> Vec<String> {
+    let mut words = command.iter();
+    let mut axes = vec![];
+    while let Some(word) = words.next() {
+        match word.strip_prefix("--axis") {
+            Some("") => axes.extend(words.next().cloned()),
+            Some(rest) => axes.extend(rest.strip_prefix('=').map(String::from)),
+            None => {}
+        }
+    }
+    axes
+}
+
+/// Is this a stage of the pipeline, or an output of one?
+pub(crate) fn is_of(pipeline: &Pipeline, what: &str) -> bool {
+    let is_stage = |name: &str| !named(pipeline, name).is_empty();
+    is_stage(what) || what.match_indices('.').any(|(at, _)| is_stage(&what[..at]))
+}
+
+/// Says what looks like a slip of the hand in a pipeline.
+pub fn warn_of(pipeline: &Pipeline) {
+    let mut err = std::io::stderr().lock();
+    pipeline.warnings.iter().for_each(|text| drop(writeln!(err, "warning: {text}")));
+}
+
+/// Says where relative paths start if the pipeline is a link into another folder: beside the link, as it was named, for
+/// a pipeline may be lent to another folder to run on the data there. Who meant the other place can name that.
+pub fn tell_of_link(pipeline: &Path) {
+    let folder =
+        |path: &Path| path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")).canonicalize().ok();
+    let Some(target) = std::fs::read_link(pipeline).ok().and(pipeline.canonicalize().ok()) else { return };
+    if folder(pipeline) != folder(&target) {
+        let (link, target) = (pipeline.display(), near(&target));
+        let note = format!("note: `{link}` is a link to `{target}`; relative paths in it start beside the link\n");
+        let _ = std::io::stderr().lock().write_all(note.as_bytes());
+    }
+}
+
+/// `PIPELINE:STAGE`, of which either may hold a colon: the pipeline is there.
+pub fn file_and_stage(text: &str) -> Option<(&str, &str)> {
+    let mut splits = text.match_indices(':').map(|(at, _)| (&text[..at], &text[at + 1..]));
+    splits.find(|(file, _)| Path::new(file).is_file()).or_else(|| text.rsplit_once(':'))
+}
+
+/// The longest stage name that fits, then an output of it.
+pub fn stage_and_output(pipeline: &Pipeline, what: &str) -> Result<(StageId, Option<String>)> {
+    let is_stage = |name: &str| !named(pipeline, name).is_empty();
+    let split = what.rsplit_once('.').filter(|(stage, _)| !is_stage(what) && is_stage(stage));
+    let Some((stage, output)) = split else { return Ok((one(pipeline, what)?, None)) };
+    let id = one(pipeline, stage)?;
+    let stage = pipeline.stage(id);
+    if !stage.outputs.contains_key(output) {
+        let hint = suggest::hint(output, stage.outputs.keys().map(String::as_str), "the outputs are");
+        return Err(Error::usage(format!("stage `{}` has no output `{output}`", stage.name)).maybe_hint(hint));
+    }
+    Ok((id, Some(output.into())))
+}
+
+/// The stages named by `--force`.
+pub fn forced(pipeline: &Pipeline, names: &[String]) -> Result<BTreeSet<StageId>> {
+    let mut forced = BTreeSet::new();
+    for name in names {
+        let found = named(pipeline, name);
+        if found.is_empty() {
+            let hint = suggest::hint(name, pipeline.stages.iter().map(|s| s.name.as_str()), "the stages are");
+            return Err(Error::usage(format!("no stage `{name}` to force")).maybe_hint(hint));
+        }
+        forced.extend(found);
+    }
+    Ok(forced)
+}
+
+/// The stage of this name.
+pub fn one(pipeline: &Pipeline, name: &str) -> Result<StageId> {
+    match targets::named(pipeline, name).as_slice() {
+        [one] => Ok(*one),
+        [] => {
+            let names = pipeline.stages.iter().map(|s| s.name.as_str());
+            let error = Error::usage(format!("no stage `{name}` in `{}`", pipeline.file.display()));
+            Err(error.maybe_hint(suggest::hint(name, names, "the stages are")))
+        }
+        several => {
+            let names = several.iter().map(|id| pipeline.stage(*id).name.as_str());
+            let error = Error::usage(format!("`{name}` is a stage of {} trials", several.len()));
+            Err(error.hint(format!("name one: {}", suggest::ticked(names))))
+        }
+    }
+}

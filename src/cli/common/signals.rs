@@ -1,0 +1,74 @@
+//! What signals from outside mean to a run: Ctrl-C, SIGTERM and a closed terminal are wishes to stop, Ctrl-Z stops
+//! everything for a while, and the end of a child may leave somebody to bury.
+//!
+//! A signal that was ignored when this program began stays ignored, as `nohup` has it. Shells without job control ignore SIGINT
+//! for what they start in the background, so that Ctrl-C does not reach it; one that somebody sends on purpose, with `kill`
+//! or `timeout`, is heeded all the same.
+
+use erw_base::error::{Error, Result};
+use erw_base::limits;
+use erw_runner::exec::scheduler::StopToken;
+use erw_runner::exec::spawn;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::raw::WithRawSiginfo;
+use std::sync::Once;
+use std::time::Instant;
+
+/// Where wishes are noted, for the scheduler to put the work down in order.
+pub fn stop() -> Result<&'static StopToken> {
+    static STOP: StopToken = StopToken::new();
+    static LISTENING: Once = Once::new();
+    let mut failed = None;
+    LISTENING.call_once(|| failed = listen(&STOP).err());
+    failed.map_or(Ok(&STOP), Err)
+}
+
+fn listen(stop: &'static StopToken) -> Result<()> {
+    let cannot = |e| Error::usage("cannot listen for signals").caused(e);
+    let ignored = ignored();
+    let stays = move |signal: i32| (ignored >> (signal - 1)) & 1 == 1;
+    let quitting = [libc::SIGTERM, libc::SIGHUP, libc::SIGTSTP].into_iter().filter(|signal| !stays(*signal));
+    let heard = quitting.chain([libc::SIGINT, libc::SIGCHLD]);
+    let mut signals = SignalsInfo::<WithRawSiginfo>::new(heard).map_err(cannot)?;
+    let hear = move || {
+        for signal in signals.forever() {
+            match signal.si_signo {
+                libc::SIGCHLD => spawn::bury_orphans(),
+                libc::SIGTSTP => pause(stop),
+                libc::SIGINT if stays(libc::SIGINT) && signal.si_code == libc::SI_KERNEL => {}
+                // Something does not heed signals, such as reading a large source: everything is safe to leave as it is.
+                number if stop.ask(number, Instant::now()) > 2 => std::process::exit(128 + number),
+                _ => {}
+            }
+        }
+    };
+    limits::spawn("signals", hear).map(drop).map_err(cannot)
+}
+
+/// A bit for each signal that is ignored.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.unwrap_or(0)
+}
+
+/// Stops everything under way and then this process, until `fg` or somebody else lets it go on.
+fn pause(stop: &StopToken) {
+    stop.pause();
+    spawn::pause();
+    let usual = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    #[expect(
+        unsafe_code,
+        reason = "the usual action of a signal, and then the one that was there before, need no code of ours"
+    )]
+    // Only the usual action knows whether there is a shell that could let this process go on: without one it stops nothing.
+    let before = unsafe { sigaction(Signal::SIGTSTP, &usual) };
+    let _ = raise(Signal::SIGTSTP);
+    if let Ok(before) = before {
+        #[expect(unsafe_code, reason = "as above")]
+        let _ = unsafe { sigaction(Signal::SIGTSTP, &before) };
+    }
+    spawn::resume();
+    stop.resume();
+}

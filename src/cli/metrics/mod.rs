@@ -1,0 +1,121 @@
+//! `erw metrics`: the results that are recorded for a pipeline as it is now. Runs nothing.
+
+pub mod steps;
+
+use super::common::pipeline_args::PipelineArgs;
+use super::common::print;
+use super::sweep;
+use super::sweep::table_options::TableArgs;
+use crate::report::sheet::{Cell, Column, Format, Sheet};
+use erw_base::error::Result;
+use erw_runner::cache::action_cache::Record;
+use erw_runner::cache::store::Store;
+use erw_runner::exec::metrics_json;
+use erw_runner::kind::Registry;
+use erw_runner::pipeline::command;
+use erw_runner::pipeline::graph::{Pipeline, StageId};
+use erw_runner::pipeline::targets::{named, select};
+use erw_runner::plan::reason::Reason;
+use erw_runner::plan::{CacheChecker, Verdict, plan};
+use erw_runner::text::suggest;
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Only these stages
+    pub stages: Vec<String>,
+    /// How the results are printed
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+    /// Show the trials of the `[sweep]` by their results; `erw sweep --table` can also sort and filter
+    #[arg(long, conflicts_with = "stages")]
+    pub sweep: bool,
+    /// Show what the stages measured step by step, finished or not, instead of their results
+    #[arg(long, conflicts_with = "sweep")]
+    pub steps: bool,
+}
+
+pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
+    if args.sweep {
+        let plan = args.pipeline.sweep(registry)?;
+        let plain = TableArgs { over: vec![], each: false, sort: None, filter: vec![], format: args.format };
+        return sweep::print_cached(&plan, cache, &plain);
+    }
+    let pipeline = args.pipeline.load_for(&args.stages, registry, cache)?;
+    if args.steps {
+        let sheet = steps::sheet(&pipeline, &Store::open(cache)?, &args.stages)?;
+        return print(&sheet.render(args.format));
+    }
+    let (sheet, notes) = sheet(&pipeline, &Store::open(cache)?, &args.stages)?;
+    match (args.format, sheet.rows.is_empty()) {
+        (Format::Text, true) => print("every stage is cached, and none has results\n")?,
+        (format, _) => print(&sheet.render(format))?,
+    }
+    // Beside the table, which programs read.
+    let mut err = std::io::stderr().lock();
+    notes.iter().for_each(|note| drop(writeln!(err, "note: {note}")));
+    Ok(())
+}
+
+/// Why a program's outputs of type `metrics` give no results, or not all that one would expect.
+pub fn remarks(store: &Store, record: &Record) -> Vec<String> {
+    let metrics =
+        record.outputs.iter().filter(|(_, o)| o.ty == erw_runner::kind::field::TYPE && record.kind == command::NAME);
+    let paths = metrics.map(|(name, o)| (name, store.object(&o.measured.digest))).filter(|(_, path)| path.exists());
+    paths.filter_map(|(name, path)| metrics_json::of_output(&path).told(name)).collect()
+}
+
+/// A row for each result, and for each stage that has none and why; and what else there is to say.
+fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<(Sheet, Vec<String>)> {
+    let selected = select(pipeline, names)?;
+    let asked: BTreeSet<StageId> = names.iter().flat_map(|n| named(pipeline, n)).collect();
+    let (mut rows, mut notes) = (vec![], vec![]);
+    for (id, verdict) in plan(&CacheChecker::new(pipeline, store, BTreeSet::new()), &selected)? {
+        if !asked.is_empty() && !asked.contains(&id) {
+            continue;
+        }
+        let name = &pipeline.stage(id).name;
+        if let Verdict::Cached(record) = &verdict {
+            notes.extend(remarks(store, record).into_iter().map(|text| format!("stage `{name}`: {text}")));
+        }
+        let stage = Cell::Text(name.clone());
+        let results = match &verdict {
+            Verdict::Cached(record) => record.results.as_slice(),
+            _ => &[],
+        };
+        let says = Cell::Text(standing(pipeline, &verdict));
+        // A stage that measures nothing is told of only if it was asked for.
+        if results.is_empty() && (!matches!(verdict, Verdict::Cached(_)) || asked.contains(&id)) {
+            rows.push(vec![stage.clone(), Cell::None, Cell::None, says.clone()]);
+        }
+        let row = |r: &erw_runner::event::Measure| {
+            vec![stage.clone(), Cell::Text(r.name.clone()), Cell::Number(r.value), says.clone()]
+        };
+        rows.extend(results.iter().map(row));
+    }
+    let columns = ["stage", "metric", "value", "status"].map(Column::new).to_vec();
+    Ok((Sheet { columns, rows, grouped: true }, notes))
+}
+
+/// How a stage stands towards its pipeline, in a few words.
+pub fn standing(pipeline: &Pipeline, verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Cached(_) => "cached".into(),
+        Verdict::Run(reasons) if reasons == &[Reason::NeverRan] => "never ran".into(),
+        Verdict::Run(reasons) => {
+            format!("stale: {}", reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        }
+        Verdict::Waiting(on) => {
+            let names = on.iter().map(|id| pipeline.stage(*id).name.as_str());
+            format!("waits for {}", suggest::ticked(names))
+        }
+        Verdict::Missing(missing) => {
+            let params = missing.iter().map(|m| m.param.as_str());
+            format!("missing: {}", suggest::ticked(params))
+        }
+    }
+}

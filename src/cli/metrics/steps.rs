@@ -1,0 +1,68 @@
+//! `erw metrics --steps`: what stages measured step by step, from the metrics files of their last attempts. Those of a
+//! stage lie in its work folder until it ends, then with its logs.
+
+use crate::cli::logs::key;
+use crate::report::sheet::{Cell, Column, Sheet};
+use erw_base::error::{Error, Result};
+use erw_runner::cache::store::Store;
+use erw_runner::kind::step_log::{self, METRICS, Row, TIMES, step_of};
+use erw_runner::pipeline::graph::{Pipeline, StageId};
+use erw_runner::pipeline::targets::{named, select};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A row for each step that a stage logged; a column for each number that any of them has.
+pub fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<Sheet> {
+    let mut found = vec![];
+    for id in chosen(pipeline, names)? {
+        let rows = rows(pipeline, store, id)?;
+        let name = &pipeline.stage(id).name;
+        if rows.is_empty() && !names.is_empty() {
+            let error = Error::usage(format!("stage `{name}` has measured nothing step by step"));
+            return Err(error.hint("a training does, every `log_every` steps; a run with other values has its own"));
+        }
+        found.extend(rows.into_iter().map(|row| (name, row)));
+    }
+    let mut titles: Vec<&String> = vec![];
+    for name in found.iter().flat_map(|(_, row)| row.keys()).filter(|name| *name != "step") {
+        if !titles.contains(&name) {
+            titles.push(name);
+        }
+    }
+    let cells = |(stage, row): &(&String, Row)| {
+        let step = step_of(row).unwrap_or_default();
+        let first = [Cell::Text((*stage).clone()), Cell::Value(step.into(), step.to_string())];
+        let cell = |name: &&String| row.get(*name).map_or(Cell::None, |value| Cell::Number(value.as_f64()));
+        first.into_iter().chain(titles.iter().map(cell)).collect()
+    };
+    let rows = found.iter().map(cells).collect();
+    let columns = ["stage", "step"].map(Column::new).into_iter();
+    let columns = columns.chain(titles.iter().map(|name| Column::new(name.as_str()))).collect();
+    Ok(Sheet { columns, rows, grouped: true })
+}
+
+/// The stages of these names, else all.
+fn chosen(pipeline: &Pipeline, names: &[String]) -> Result<Vec<StageId>> {
+    // Finds the name that was meant where there is none.
+    let all = select(pipeline, names)?;
+    Ok(if names.is_empty() { all } else { names.iter().flat_map(|n| named(pipeline, n)).collect() })
+}
+
+/// Metrics and times of the last attempt, by step.
+fn rows(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Vec<Row>> {
+    let Some(key) = key(pipeline, store, id)? else { return Ok(vec![]) };
+    let folders = [store.work_dir(&key), store.log_dir(&key)];
+    let Some(dir) = folders.iter().find(|dir| dir.join(METRICS).exists()) else { return Ok(vec![]) };
+    let mut times: BTreeMap<u64, Row> =
+        read(&dir.join(TIMES))?.into_iter().filter_map(|row| Some((step_of(&row)?, row))).collect();
+    let mut rows = read(&dir.join(METRICS))?;
+    for row in &mut rows {
+        let more = step_of(row).and_then(|step| times.remove(&step)).unwrap_or_default();
+        row.extend(more);
+    }
+    Ok(rows)
+}
+
+fn read(path: &Path) -> Result<Vec<Row>> {
+    step_log::read(path).map_err(|e| Error::io("read", path, e))
+}

@@ -1,0 +1,127 @@
+//! One line of a plan, and the plan as a whole.
+
+use crate::cli::common::columns;
+use crate::report::markdown;
+use crate::report::text::duration;
+use erw_runner::event::progress::PartialProgress;
+use serde::Serialize;
+use serde_json::json;
+
+/// A plan as it is shown.
+pub struct Planned {
+    pub pipeline: String,
+    /// The commit that it is compared with.
+    pub since: Option<String>,
+    pub stages: Vec<Line>,
+    /// What would work and is hardly meant.
+    pub warnings: Vec<String>,
+    /// What is told below the table.
+    pub notes: String,
+    /// The last line.
+    pub sum: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Line {
+    pub stage: String,
+    pub kind: &'static str,
+    /// Digest of the parameters.
+    pub params: String,
+    /// `cached`, `run`, `waits`, `blocked`, `missing`; or `unchanged`, `new`, `stale`.
+    pub verdict: &'static str,
+    pub says: Vec<String>,
+    pub stale: bool,
+    /// What the same work took before, for a stale stage.
+    pub past_seconds: Option<f64>,
+    /// What an attempt left that did not end.
+    pub left: Option<PartialProgress>,
+}
+
+impl Planned {
+    /// Seconds that the stale stages took before, and how many of them nobody knows of.
+    fn cost(&self) -> (f64, usize) {
+        let stale = || self.stages.iter().filter(|l| l.stale);
+        (stale().filter_map(|l| l.past_seconds).sum(), stale().filter(|l| l.past_seconds.is_none()).count())
+    }
+
+    fn knows_costs(&self) -> bool {
+        self.stages.iter().any(|l| l.past_seconds.is_some())
+    }
+
+    /// The last line with the cost of it all, unless nothing of it is known.
+    fn sum(&self) -> String {
+        if !self.knows_costs() {
+            return self.sum.clone();
+        }
+        let (seconds, unknown) = self.cost();
+        match unknown {
+            0 => format!("{}; by earlier runs {}", self.sum, duration(seconds)),
+            n => format!(
+                "{}; by earlier runs at least {}, and {} of unknown cost",
+                self.sum,
+                duration(seconds),
+                count(n, "stage", "stages")
+            ),
+        }
+    }
+
+    /// Columns: stage, kind, digest of the parameters, what it took before if any is known, verdict.
+    pub fn text(&self) -> String {
+        let costs = self.knows_costs();
+        let mut rows = vec![];
+        for line in &self.stages {
+            let mut head = vec![line.stage.clone(), line.kind.into(), line.params.clone()];
+            head.extend(costs.then(|| past(line)));
+            let width = head.len();
+            let mut says = line.says.iter();
+            rows.push(head.into_iter().chain(says.next().cloned()).collect());
+            // Further reasons below the first.
+            let below = |more: &String| {
+                let mut row = vec![String::new(); width];
+                row.push(format!("     {more}"));
+                row
+            };
+            rows.extend(says.map(below));
+        }
+        columns(&rows, "") + &self.notes() + &self.sum() + "\n"
+    }
+
+    fn notes(&self) -> String {
+        self.warnings.iter().map(|text| format!("warning: {text}\n")).collect::<String>() + &self.notes
+    }
+
+    pub(crate) fn markdown(&self) -> String {
+        let row = |l: &Line| vec![format!("`{}`", l.stage), l.kind.to_string(), l.says.join("\n"), past(l)];
+        let rows: Vec<Vec<String>> = self.stages.iter().map(row).collect();
+        let table = markdown::table(&["stage", "kind", "verdict", "took before"], &rows);
+        let notes = self.notes();
+        let notes = if notes.is_empty() { notes } else { format!("```text\n{}\n```\n\n", notes.trim()) };
+        format!("### Plan of `{}`\n\n{table}\n{notes}{}\n", self.pipeline, self.sum())
+    }
+
+    pub(crate) fn json(&self) -> String {
+        let (seconds, unknown) = self.cost();
+        let plan = json!({
+            "pipeline": self.pipeline,
+            "since": self.since,
+            "stages": self.stages,
+            "stale": self.stages.iter().filter(|l| l.stale).count(),
+            "past_seconds": seconds,
+            "unknown_cost": unknown,
+            "warnings": self.warnings,
+        });
+        format!("{plan:#}\n")
+    }
+}
+
+pub(crate) fn past(line: &Line) -> String {
+    match (line.stale, line.past_seconds) {
+        (false, _) => String::new(),
+        (true, None) => "unknown".into(),
+        (true, Some(seconds)) => format!("~{}", duration(seconds)),
+    }
+}
+
+pub(crate) fn count(n: usize, one: &str, several: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { several })
+}

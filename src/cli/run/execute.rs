@@ -1,0 +1,107 @@
+//! One run: what is asked for, or the answer of the run before when nothing has changed.
+
+use super::flags::{Args, Flags};
+use super::lock;
+use crate::cli::common::pipeline_args::{forced, tell_of_link, warn_of};
+use crate::cli::common::print;
+use crate::cli::common::remote_args::warn;
+use crate::cli::common::signals::stop;
+use crate::report::table;
+use erw_base::error::Result;
+use erw_runner::cache::store::Store;
+use erw_runner::event::{Listener, StageEnd};
+use erw_runner::exec::scheduler::{self, Options, Outcome};
+use erw_runner::exec::spawn::Launcher;
+use erw_runner::exec::up_to_date::{self, Query, Report};
+use erw_runner::kind::Registry;
+use erw_runner::pipeline::graph::{Pipeline, RetryPolicy, StageId};
+use erw_runner::pipeline::properties::doubts;
+use erw_runner::pipeline::targets::select;
+use std::io::Write;
+use std::path::Path;
+
+/// One run.
+pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
+    let file = &args.pipeline.pipeline;
+    tell_of_link(file);
+    // The others want to know more than that all is cached.
+    let is_plain = args.flags.force.is_empty() && !args.flags.dry_run && args.flags.junit.is_none();
+    let is_plain = is_plain && !args.lock && !args.locked && args.flags.resource.is_empty();
+    // Which trials there are, other things than the pipeline may say.
+    let is_plain = is_plain && args.pipeline.axis.is_empty() && !args.targets.iter().any(|name| name.contains('@'));
+    let ask = || Query::new(file, registry, &args.pipeline.overrides(), &args.targets);
+    let question = is_plain.then(ask).flatten();
+    if let Some(question) = question {
+        let here = args.flags.remote.cache(cache)?;
+        if let Some(recalled) = up_to_date::recall(&here, question) {
+            let (limits, flags) = (args.flags.limits(), &args.flags);
+            return match recalled.tell(&here, &limits, flags.json, &mut flags.listener((&here).into(), vec![])?) {
+                Report::Listed(ends) => show(&ends, flags),
+                Report::Counted(stages) => print(&table::all_cached(stages)),
+            };
+        }
+    }
+    let pipeline = args.pipeline.load_for(&args.targets, registry, cache)?;
+    let selected = select(&pipeline, &args.targets)?;
+    let locked = args.locked.then(|| lock::before(&pipeline, &selected, cache)).transpose()?;
+    let Some(outcome) = execute(&pipeline, selected, &args.flags, cache, vec![])? else { return Ok(()) };
+    // A warning is told again each time. What it rests on may have changed meanwhile, and which of the two was read nobody knows.
+    let question = question.filter(|asked| pipeline.warnings.is_empty() && ask() == Some(*asked));
+    if let (Some(question), None) = (question, &outcome.error) {
+        up_to_date::keep(&Store::open(cache)?, question, &pipeline, &outcome.records);
+    }
+    show(&outcome.ends, &args.flags)?;
+    outcome.error.map_or(Ok(()), Err)?;
+    let json = args.flags.json;
+    if args.lock {
+        lock::write(&pipeline, &outcome.ends, cache, json)?;
+    }
+    locked.map_or(Ok(()), |locked| lock::after(&locked, &pipeline, &outcome.ends, cache, json))
+}
+
+pub(crate) fn show(ends: &[StageEnd], flags: &Flags) -> Result<()> {
+    if !flags.json {
+        print(&table::summary(ends))?;
+        print_log(ends);
+    }
+    Ok(())
+}
+
+/// Runs the selected stages, shown as the flags say and told to `listeners`; `None` after a dry run.
+pub fn execute(
+    pipeline: &Pipeline,
+    selected: Vec<StageId>,
+    flags: &Flags,
+    cache: &Path,
+    listeners: Vec<Box<dyn Listener + '_>>,
+) -> Result<Option<Outcome>> {
+    let forced = forced(pipeline, &flags.force)?;
+    warn_of(pipeline);
+    if flags.dry_run {
+        let cache = flags.remote.cache_for_plans(cache)?;
+        print(&crate::cli::plan::planned(pipeline, (&cache).into(), &selected, forced)?.text())?;
+        warn(cache.remote.as_ref());
+        return Ok(None);
+    }
+    for text in doubts(pipeline, &selected) {
+        let _ = writeln!(std::io::stderr().lock(), "warning: {text}");
+    }
+    let cache = flags.remote.cache(cache)?;
+    let stop = stop()?;
+    let retry = RetryPolicy { timeout: flags.timeout, retries: flags.retries, backoff: None };
+    let options = Options { selected, forced, keep_going: flags.keep_going, limits: flags.limits(), retry };
+    let launcher = Launcher::this_program()?;
+    let mut listener = flags.listener((&cache).into(), listeners)?;
+    scheduler::run(pipeline, (&cache).into(), &launcher, options, stop, &mut listener).map(Some)
+}
+
+/// What the first failed stage wrote last, so that its error, printed next, stands below its context.
+pub fn print_log(ends: &[StageEnd]) {
+    let failed = ends.iter().filter_map(|e| Some((e, e.error.as_ref()?))).find(|(_, f)| !f.tail.is_empty());
+    let Some((end, failure)) = failed else { return };
+    let mut err = std::io::stderr().lock();
+    let _ = writeln!(err, "the log of `{}` ends:", end.stage);
+    for line in &failure.tail {
+        let _ = writeln!(err, "  | {line}");
+    }
+}

@@ -1,0 +1,151 @@
+//! Arguments of everything that runs stages.
+
+use crate::cli::common::pipeline_args::PipelineArgs;
+use crate::cli::common::remote_args::RemoteArgs;
+use crate::report::junit::Junit;
+use crate::report::{self, Style};
+use erw_base::error::Result;
+use erw_runner::cache::CacheRef;
+use erw_runner::event::{Fan, Listener};
+use erw_runner::exec::resources::Limits;
+use erw_runner::journal::Journal;
+use erw_runner::journal::record_use::Uses;
+use erw_runner::text::units::{bytes, duration};
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Only these stages and what they need
+    pub targets: Vec<String>,
+    /// Run again whenever a file of the pipeline or one that its stages read changes
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Write what every stage made to the lock file beside the pipeline, to be committed
+    #[arg(long, conflicts_with_all = ["targets", "dry_run"])]
+    pub lock: bool,
+    /// Fail unless every stage is, and makes, what the lock file says
+    #[arg(long, conflicts_with_all = ["lock", "dry_run"])]
+    pub locked: bool,
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// What `run` and `sweep` share.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Flags {
+    /// Run this stage even if it is cached
+    #[arg(long, value_name = "STAGE")]
+    pub force: Vec<String>,
+    /// After a failure, go on with what does not depend on it
+    #[arg(short, long)]
+    pub keep_going: bool,
+    /// Say what would run and why, and run nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Stages at a time
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub jobs: Option<u32>,
+    /// Threads of all stages together; a stage that does not say how many it wants takes all
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub threads: Option<u32>,
+    /// Memory of all stages together, as in 16GiB; without it, what the machine has
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub mem: Option<u64>,
+    /// GPUs to use, at most; 0 runs stages that ask for GPUs on the CPU
+    #[arg(long)]
+    pub gpus: Option<usize>,
+    /// Of these only the one at this place, for commands that take a device.
+    #[arg(skip)]
+    pub gpu: Option<usize>,
+    /// So much of a resource that stages name in `resources`; without it, those who name it take turns
+    #[arg(long, value_name = "NAME=N", value_parser = resource)]
+    pub resource: Vec<(String, u64)>,
+    /// Start nothing more beside what runs while the load of the machine is above
+    #[arg(short = 'l', long, value_name = "LOAD", value_parser = load)]
+    pub max_load: Option<f64>,
+    /// Try a failed stage again so often, unless it says itself how often
+    #[arg(long, value_name = "N")]
+    pub retries: Option<u32>,
+    /// Stop a stage that takes longer, as in 2h or 30min, unless it has a timeout of its own
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub timeout: Option<Duration>,
+    /// Print events as JSON lines on standard output
+    #[arg(long, conflicts_with = "plain")]
+    pub json: bool,
+    /// Print lines instead of bars
+    #[arg(long)]
+    pub plain: bool,
+    /// Also write how it went to this file, as JUnit XML
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, conflicts_with = "dry_run")]
+    pub junit: Option<PathBuf>,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+}
+
+impl Flags {
+    fn style(&self) -> Style {
+        match (self.json, self.plain) {
+            (true, _) => Style::Json,
+            (_, true) => Style::Plain,
+            _ => Style::Auto,
+        }
+    }
+
+    /// Whoever hears the events of a run: its display, its journal, a report that was asked for, and `others`.
+    pub(crate) fn listener<'a>(&self, cache: CacheRef<'a>, others: Vec<Box<dyn Listener + 'a>>) -> Result<Fan<'a>> {
+        let mut all: Vec<Box<dyn Listener + 'a>> =
+            vec![report::listener(self.style()), Box::new(Journal::start(cache.store)), Box::new(Uses::of(cache))];
+        if let Some(file) = &self.junit {
+            all.push(Box::new(Junit::new(file)?));
+        }
+        all.extend(others);
+        Ok(Fan(all))
+    }
+
+    pub fn limits(&self) -> Limits {
+        let mut limits = Limits::of_machine();
+        if let Some(jobs) = self.jobs {
+            limits.jobs = jobs as usize;
+        }
+        if let Some(threads) = self.threads {
+            limits.threads = threads as usize;
+        }
+        limits.mem = self.mem.unwrap_or(limits.mem);
+        limits.named = self.resource.iter().cloned().collect();
+        limits.max_load = self.max_load;
+        if let Some(gpus) = self.gpus {
+            limits.gpus.truncate(gpus);
+            limits.without_gpus = gpus == 0;
+        }
+        if let Some(only) = self.gpu {
+            limits.gpus = limits.gpus.get(only).cloned().into_iter().collect();
+        }
+        limits
+    }
+}
+
+/// `licence=2`.
+pub(crate) fn resource(text: &str) -> Result<(String, u64), String> {
+    match text.split_once('=') {
+        Some((name @ ("threads" | "gpus" | "mem"), _)) => Err(format!("that is `--{name}`")),
+        Some((name, units)) if !name.is_empty() && units.parse::<u64>().is_ok() => {
+            Ok((name.to_string(), units.parse().unwrap_or_default()))
+        }
+        _ => Err("write NAME=N, as in licence=2".into()),
+    }
+}
+
+pub(crate) fn load(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|load: &f64| *load >= 0.0).ok_or_else(|| "write a number from 0 on, as in 7.5".into())
+}
+
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    bytes(text).filter(|bytes| *bytes > 0).ok_or_else(|| "write a size, as in 16GiB or 500MB".into())
+}
+
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
+    duration(text).filter(|d| !d.is_zero()).ok_or_else(|| "write a time, as in 2h, 30min or 90s".into())
+}

@@ -1,0 +1,67 @@
+//! One row of a sweep's table: a trial, its state and its metrics.
+
+use erw_runner::event::Measure;
+use serde_json::Value as Json;
+use std::collections::BTreeMap;
+
+/// How a trial stands, the worst last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    Cached,
+    Ran,
+    /// Some of its stages are not cached.
+    Unfinished,
+    Skipped,
+    /// Given up as hopeless.
+    Stopped,
+    Suspended,
+    Failed,
+}
+
+impl Status {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cached => "cached",
+            Self::Ran => "ran",
+            Self::Unfinished => "unfinished",
+            Self::Skipped => "skipped",
+            Self::Stopped => "stopped",
+            Self::Suspended => "suspended",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What is known of a stage.
+pub struct StageStatus {
+    pub status: Status,
+    pub results: Vec<Measure>,
+}
+
+/// A trial, or several under one name.
+pub struct Row {
+    pub name: String,
+    pub(crate) trials: Vec<usize>,
+    pub settings: Vec<(String, Json)>,
+    pub status: BTreeMap<Status, usize>,
+    /// By base stage and name, in the order in which stages run and name them: the first is a stage's key metric.
+    pub(crate) results: Vec<(Metric, Vec<Option<f64>>)>,
+}
+
+/// Base stage and name.
+pub type Metric = (String, String);
+
+impl Row {
+    pub fn values(&self, metric: &Metric) -> Option<&Vec<Option<f64>>> {
+        self.results.iter().find(|(m, _)| m == metric).map(|(_, values)| values)
+    }
+
+    /// The worst status, with how many of the trials have it.
+    pub(crate) fn status(&self) -> String {
+        let Some((worst, count)) = self.status.last_key_value() else { return String::new() };
+        match self.trials.len() {
+            n if n == *count => worst.word().into(),
+            n => format!("{} {count} of {n}", worst.word()),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What a table of trials is asked for: which rows, which columns, which order.
+
+use super::filter::{Filter, Names};
+use super::row::Metric;
+use crate::report::sheet::Format;
+use erw_base::error::{Error, Result};
+use erw_runner::sweep::SweepPlan;
+use erw_runner::sweep::axis::Axis;
+use erw_runner::text::suggest;
+use std::io::Write;
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct TableArgs {
+    /// Take mean and standard deviation over this axis instead of over those called `seed`
+    #[arg(long, value_name = "AXIS", conflicts_with = "each")]
+    pub over: Vec<String>,
+    /// Show every trial alone
+    #[arg(long)]
+    pub each: bool,
+    /// Sort by a metric or a setting; `-METRIC` puts the greatest first
+    #[arg(long, value_name = "METRIC", allow_hyphen_values = true)]
+    pub sort: Option<String>,
+    /// Show only rows where this holds: `fd<0.3`, `train.lr>=1e-4`, `status=failed`; settings and status are those of each trial
+    #[arg(long, value_name = "CONDITION")]
+    pub filter: Vec<String>,
+    /// How the table is printed
+    #[arg(long, value_enum, default_value = "text", conflicts_with = "json")]
+    pub format: Format,
+}
+
+/// How the table is wanted, checked as far as can be before there are results.
+pub struct TableOptions {
+    /// Axes to take means over, by number.
+    pub(crate) over: Vec<usize>,
+    pub(crate) sort: Option<(String, bool)>,
+    pub(crate) filters: Vec<Filter>,
+}
+
+impl TableOptions {
+    pub fn read(args: &TableArgs, plan: &SweepPlan) -> Result<Self> {
+        let filters = args.filter.iter().map(|text| Filter::parse(text)).collect::<Result<_>>()?;
+        let sort = args.sort.as_ref().map(|text| match text.strip_prefix('-') {
+            Some(name) => (name.to_string(), true),
+            None => (text.clone(), false),
+        });
+        Ok(Self { over: over(args, &plan.axes)?, sort, filters })
+    }
+}
+
+/// What a stage may call its results.
+pub enum MayGive {
+    /// Nobody knows before it has run.
+    Anything,
+    /// `validation_*` stands for all that begin so.
+    These(Vec<String>),
+}
+
+impl TableOptions {
+    /// Nothing is sorted and nothing filtered.
+    pub fn are_plain(&self) -> bool {
+        self.sort.is_none() && self.filters.is_empty()
+    }
+
+    /// Refuses a name that no result and no setting can have, before days of work. Where a program may give anything, a
+    /// name that nothing known has is told.
+    pub fn foresee(&self, plan: &SweepPlan, results: &[(String, MayGive)]) -> Result<()> {
+        let sorts = self.sort.iter().map(|(name, _)| (name.as_str(), format!("--sort {name}")));
+        let filters = self.filters.iter().map(|f| (f.name.as_str(), format!("--filter {}", f.text)));
+        let named = |base: &String, pattern: &String, name: &str| {
+            let is = |name: &str| match pattern.strip_suffix('*') {
+                Some(head) => name.starts_with(head),
+                None => name == pattern,
+            };
+            is(name) || name.strip_prefix(base.as_str()).and_then(|rest| rest.strip_prefix('.')).is_some_and(is)
+        };
+        let these = || {
+            results.iter().flat_map(|(base, may)| match may {
+                MayGive::These(names) => names.iter().map(|name| (base, name)).collect::<Vec<_>>(),
+                MayGive::Anything => vec![],
+            })
+        };
+        let is_open = results.iter().any(|(_, may)| matches!(may, MayGive::Anything));
+        let metrics: Vec<(String, Metric)> =
+            these().map(|(base, name)| (name.clone(), (base.clone(), name.clone()))).collect();
+        for (name, argument) in sorts.chain(filters) {
+            let mut names = Names { plan, metrics: &metrics, error: None };
+            let known =
+                these().any(|(base, pattern)| named(base, pattern, name)) || names.find(name, &argument).is_some();
+            match names.error.filter(|_| !known) {
+                Some(error) if !is_open => return Err(error),
+                Some(error) => {
+                    let told = error.hints.first().map_or_else(String::new, |hint| format!("; {hint}"));
+                    let text = format!("warning: {} is known before the stages have run{told}\n", error.message);
+                    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn over(args: &TableArgs, axes: &[Axis]) -> Result<Vec<usize>> {
+    let called = |axis: &Axis, name: &str| axis.name == name || axis.keys.iter().any(|k| k == name);
+    if args.over.is_empty() {
+        let is_seed = |axis: &Axis| axis.name.rsplit('.').next() == Some("seed");
+        return Ok((0..axes.len()).filter(|i| !args.each && is_seed(&axes[*i])).collect());
+    }
+    let find = |name: &String| {
+        axes.iter().position(|a| called(a, name)).ok_or_else(|| {
+            let names = axes.iter().map(|a| a.name.as_str());
+            Error::usage(format!("`--over {name}`: no such axis")).maybe_hint(suggest::hint(
+                name,
+                names,
+                "the axes are",
+            ))
+        })
+    };
+    args.over.iter().map(find).collect()
+}

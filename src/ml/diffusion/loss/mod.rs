@@ -1,0 +1,103 @@
+//! The losses of representation-aligned training: velocity, alignment in its two forms, and dispersion.
+
+mod contrastive;
+mod dispersive;
+
+pub use contrastive::nt_xent;
+pub use dispersive::dispersive;
+
+use crate::kernels;
+use candle_core::{D, DType, Result, Tensor, bail};
+
+/// Mean squared error of a predicted velocity, over everything.
+pub fn velocity(predicted: &Tensor, target: &Tensor) -> Result<Tensor> {
+    if kernels::suits(&[predicted, target]) {
+        return predicted.contiguous()?.apply_op2(&target.contiguous()?, kernels::loss::MeanSquaredError);
+    }
+    (predicted - target)?.sqr()?.mean_all()
+}
+
+/// Mean over encoders, samples and tokens of the negative cosine similarity of features and projected tokens, each
+/// `[B, N, Z]`. In f32 whatever comes in: in half precision the norms overflow.
+///
+/// (The release's warmup counts only the last sample of a batch; the paper means all, and so does this.)
+pub fn alignment(features: &[Tensor], projections: &[Tensor]) -> Result<Tensor> {
+    check_pairs(features, projections)?;
+    let mut total = None;
+    for (f, p) in features.iter().zip(projections) {
+        let cosine = mean_cosine(f, p)?;
+        total = Some(match total {
+            None => cosine,
+            Some(so_far) => (so_far + cosine)?,
+        });
+    }
+    let Some(total) = total else { bail!("alignment without features") };
+    total / -(features.len() as f64)
+}
+
+/// Mean over all rows of the cosine of two tensors of one shape, `[.., D]`.
+pub fn mean_cosine(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if kernels::suits(&[a, b]) {
+        return a.contiguous()?.apply_op2(&b.contiguous()?, kernels::loss::MeanCosine);
+    }
+    plain_mean_cosine(a, b)
+}
+
+/// The same in candle's own operations, for any device and dtype.
+pub fn plain_mean_cosine(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    (unit(a)? * unit(b)?)?.sum(D::Minus1)?.mean_all()
+}
+
+/// Is there a projection of the same shape for every set of features?
+fn check_pairs(features: &[Tensor], projections: &[Tensor]) -> Result<()> {
+    if features.is_empty() || features.len() != projections.len() {
+        bail!("{} sets of features for {} projections", features.len(), projections.len());
+    }
+    match features.iter().zip(projections).find(|(f, p)| f.dims() != p.dims()) {
+        Some((f, p)) => bail!("features {:?} do not match projections {:?}", f.dims(), p.dims()),
+        None => Ok(()),
+    }
+}
+
+/// What iREPA (arXiv 2512.10794) does to an encoder's features `[B, T, D]`: (x - alpha mean) / (std + 1e-6), mean and
+/// standard deviation over the tokens of an image, a channel at a time. Less of what all tokens share leaves more of how
+/// they differ. The deviation is that of a sample, n - 1, as in its code.
+pub fn spatial_zscore(features: &Tensor, alpha: f64) -> Result<Tensor> {
+    let x = features.to_dtype(DType::F32)?;
+    let tokens = x.dim(1)?;
+    if tokens < 2 {
+        bail!("a deviation over tokens needs at least two of them");
+    }
+    let mean = x.mean_keepdim(1)?;
+    let centred = x.broadcast_sub(&mean)?;
+    let std = ((centred.sqr()?.sum_keepdim(1)? / (tokens - 1) as f64)?.sqrt()? + 1e-6)?;
+    x.broadcast_sub(&(mean * alpha)?)?.broadcast_div(&std)
+}
+
+/// x / |x| along the last axis. The 1e-24 under the root does what a floor of 1e-12 on |x| does, and keeps the
+/// gradient of a zero vector finite.
+fn unit(x: &Tensor) -> Result<Tensor> {
+    let x = x.to_dtype(DType::F32)?;
+    let norm = (x.sqr()?.sum_keepdim(D::Minus1)? + 1e-24)?.sqrt()?;
+    x.broadcast_div(&norm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn alignment_is_a_mean_over_everything_and_safe_at_zero() {
+        let f = Tensor::new(&[[[1f32, 0.0], [0.0, 2.0]], [[3.0, 4.0], [1.0, 0.0]]], &Device::Cpu).unwrap();
+        let p = Tensor::new(&[[[2f32, 0.0], [0.0, -1.0]], [[6.0, 8.0], [0.0, 0.0]]], &Device::Cpu).unwrap();
+        let p = Var::from_tensor(&p).unwrap();
+        // Cosines 1, -1, 1 and, for the zero vector, 0.
+        let loss = alignment(std::slice::from_ref(&f), &[p.as_tensor().clone()]).unwrap();
+        assert!((loss.to_scalar::<f32>().unwrap() + 0.25).abs() < 1e-6);
+        let grads = loss.backward().unwrap();
+        let sum = grads.get(&p).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(sum.is_finite());
+        assert!(alignment(&[f], &[]).is_err());
+    }
+}

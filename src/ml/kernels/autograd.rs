@@ -1,0 +1,287 @@
+//! Backward passes whose gradients stay where they are: one buffer per parameter, for the whole training.
+//!
+//! candle adds every gradient to a fresh tensor of zeros, three passes over memory for each, and an operation may
+//! have three inputs at most. So the fused operations of [`crate::kernels`] add the gradients of their weights straight
+//! to the buffers here, by a product that accumulates, and give candle only those of their inputs. Everything else
+//! (other devices and types, operations of candle) arrives by candle's own store and is added afterwards.
+//!
+//! An operation that captured a trained weight refuses to run backward when nobody collects: no gradient is lost
+//! without a word.
+
+use crate::kernels;
+use candle_core::backend::BackendStorage;
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Storage, Tensor, TensorId, Var, bail};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+/// A gradient in main memory, f32, or a tensor elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub enum Gradient<'a> {
+    Host(&'a [f32]),
+    Tensor(&'a Tensor),
+}
+
+impl Gradient<'_> {
+    /// As a tensor like its parameter.
+    pub fn to_tensor(self, like: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Host(buffer) => Tensor::from_slice(buffer, like.shape(), like.device()),
+            Self::Tensor(t) => Ok(t.clone()),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Value {
+    /// Reused from step to step: what it holds counts only when the slot was reached.
+    Host(Vec<f32>),
+    Tensor(Option<Tensor>),
+}
+
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    var: Var,
+    value: Value,
+    reached: bool,
+}
+
+impl Slot {
+    /// Lets `write` set the buffer, or add to it when told to keep what is there. False where there is no buffer.
+    fn write(&mut self, write: impl FnOnce(&mut [f32], bool)) -> bool {
+        let Value::Host(buffer) = &mut self.value else { return false };
+        buffer.resize(self.var.elem_count(), 0.0);
+        write(buffer, self.reached);
+        self.reached = true;
+        true
+    }
+
+    fn add(&mut self, grad: &Tensor) -> Result<()> {
+        let grad = grad.contiguous()?;
+        if let Value::Tensor(total) = &mut self.value {
+            *total = Some(match total.take() {
+                Some(so_far) => (so_far + grad)?,
+                None => grad,
+            });
+            self.reached = true;
+            return Ok(());
+        }
+        kernels::with_slices([&grad], |[grad]| {
+            self.write(|buffer, keep| {
+                if keep {
+                    kernels::rows::add_to(buffer, grad);
+                } else {
+                    buffer.copy_from_slice(grad);
+                }
+            });
+        })
+    }
+}
+
+/// The gradients of a set of parameters, summed over backward passes since [`clear`](Self::clear).
+#[derive(Debug)]
+pub struct Gradients {
+    /// Sorted by name.
+    slots: Vec<Slot>,
+    by_id: HashMap<TensorId, usize>,
+}
+
+thread_local! {
+    /// What the backward pass on this thread collects into.
+    static COLLECTOR: RefCell<Option<Gradients>> = const { RefCell::new(None) };
+}
+
+impl Gradients {
+    /// Of named variables.
+    pub fn new(vars: impl IntoIterator<Item = (String, Var)>) -> Self {
+        let slot = |(name, var): (String, Var)| {
+            let value = if kernels::suits(&[&var]) { Value::Host(vec![]) } else { Value::Tensor(None) };
+            Slot { name, var, value, reached: false }
+        };
+        let mut slots: Vec<Slot> = vars.into_iter().map(slot).collect();
+        slots.sort_by(|a, b| a.name.cmp(&b.name));
+        let by_id = slots.iter().enumerate().map(|(i, s)| (s.var.id(), i)).collect();
+        Self { slots, by_id }
+    }
+
+    /// Given ones. Names that are no parameters are left out.
+    pub fn from_tensors(
+        vars: impl IntoIterator<Item = (String, Var)>,
+        given: &BTreeMap<String, Tensor>,
+    ) -> Result<Self> {
+        let mut all = Self::new(vars);
+        all.add(given)?;
+        Ok(all)
+    }
+
+    /// Adds given ones.
+    pub fn add(&mut self, given: &BTreeMap<String, Tensor>) -> Result<()> {
+        for slot in &mut self.slots {
+            if let Some(grad) = given.get(&slot.name) {
+                slot.add(grad)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets all gradients and keeps the memory.
+    pub fn clear(&mut self) {
+        for slot in &mut self.slots {
+            slot.reached = false;
+            if let Value::Tensor(t) = &mut slot.value {
+                *t = None;
+            }
+        }
+    }
+
+    /// Adds the gradients of a scalar.
+    ///
+    /// # Errors
+    /// Those of the operations that the scalar was made by.
+    pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
+        let empty = Self { slots: vec![], by_id: HashMap::new() };
+        COLLECTOR.set(Some(std::mem::replace(self, empty)));
+        let store = loss.backward();
+        if let Some(collected) = COLLECTOR.take() {
+            *self = collected;
+        }
+        self.take_from(&mut store?)
+    }
+
+    fn take_from(&mut self, store: &mut GradStore) -> Result<()> {
+        for slot in &mut self.slots {
+            if let Some(grad) = store.remove(&slot.var) {
+                slot.add(&grad)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Name, variable and gradient of every parameter that one reached, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Var, Gradient<'_>)> {
+        self.slots.iter().filter(|s| s.reached).filter_map(|s| {
+            let gradient = match &s.value {
+                Value::Host(buffer) => Gradient::Host(buffer),
+                Value::Tensor(t) => Gradient::Tensor(t.as_ref()?),
+            };
+            Some((s.name.as_str(), &s.var, gradient))
+        })
+    }
+
+    /// Names of the parameters that no gradient reached.
+    pub fn unreached(&self) -> Vec<&str> {
+        self.slots.iter().filter(|s| !s.reached).map(|s| s.name.as_str()).collect()
+    }
+
+    /// Copies, as tensors of the shapes of their parameters.
+    pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        let tensor = |(name, var, gradient): (&str, &Var, Gradient)| Ok((name.to_string(), gradient.to_tensor(var)?));
+        self.iter().map(tensor).collect()
+    }
+}
+
+/// Gradients of a scalar by the parameters, by name: [`Gradients`] for a single pass.
+pub fn gradients(vars: impl IntoIterator<Item = (String, Var)>, loss: &Tensor) -> Result<BTreeMap<String, Tensor>> {
+    let mut all = Gradients::new(vars);
+    all.backward(loss)?;
+    all.tensors()
+}
+
+/// `f(a, b)`, of which only `a` and `b` are kept for the backward pass; this runs `f` again (Chen and others, "Training
+/// deep nets with sublinear memory cost", 2016). The same gradients, on any device.
+pub fn checkpointed(
+    a: &Tensor,
+    b: &Tensor,
+    f: impl Fn(&Tensor, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
+) -> Result<Tensor> {
+    // A copy, so that the storage holds this tensor alone.
+    let out = f(&a.detach(), &b.detach())?.detach().contiguous()?.copy()?;
+    a.apply_op2(b, Checkpointed { out: Mutex::new(Some(out)), f: Box::new(f) })
+}
+
+type Function = dyn Fn(&Tensor, &Tensor) -> Result<Tensor> + Send + Sync;
+
+struct Checkpointed {
+    /// Made beforehand and handed out by the forward pass.
+    out: Mutex<Option<Tensor>>,
+    f: Box<Function>,
+}
+
+impl Checkpointed {
+    fn take(&self) -> Result<Tensor> {
+        match self.out.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(out) => Ok(out),
+            None => bail!("a checkpointed function runs forward once"),
+        }
+    }
+}
+
+impl CustomOp2 for Checkpointed {
+    fn name(&self) -> &'static str {
+        "checkpointed"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out = self.take()?;
+        match &*out.storage_and_layout().0 {
+            Storage::Cpu(storage) => Ok((storage.clone(), out.shape().clone())),
+            _ => bail!("a function on the CPU has made a tensor elsewhere"),
+        }
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        let out = self.take()?;
+        let (storage, layout) = out.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, out.shape().clone())),
+            _ => bail!("a function on CUDA has made a tensor elsewhere"),
+        }
+    }
+
+    fn bwd(&self, a: &Tensor, b: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (a, b) = (Var::from_tensor(&a.detach())?, Var::from_tensor(&b.detach())?);
+        let out = (self.f)(&a, &b)?;
+        let mut store = (out * grad)?.sum_all()?.backward()?;
+        let gradients = (store.remove(&a), store.remove(&b));
+        COLLECTOR.with_borrow_mut(|collector| match collector {
+            Some(all) => all.take_from(&mut store),
+            None => bail!("a checkpointed function has nobody to collect its gradients: use `Gradients::backward`"),
+        })?;
+        Ok(gradients)
+    }
+}
+
+/// For a fused operation running backward: lets `write(buffer, keep)` set the gradient of `weight`, or add to it where
+/// `keep`. False when the gradient has to go another way: the weight is no parameter of a running [`Gradients::backward`].
+pub(crate) fn collect(weight: &Tensor, write: impl FnOnce(&mut [f32], bool)) -> bool {
+    COLLECTOR.with_borrow_mut(|collector| {
+        let Some(gradients) = collector else { return false };
+        gradients.by_id.get(&weight.id()).is_some_and(|slot| gradients.slots[*slot].write(write))
+    })
+}
+
+/// [`collect`] for an operation that has no other way.
+///
+/// # Errors
+/// A trained weight whose gradient nobody collects.
+pub(crate) fn collect_captured(weight: &Tensor, write: impl FnOnce(&mut [f32], bool)) -> Result<()> {
+    if !weight.is_variable() || collect(weight, write) {
+        return Ok(());
+    }
+    bail!("the gradient of a captured weight {:?} has nobody to collect it: use `Gradients::backward`", weight.dims())
+}
+
+/// Of sums per group, `width` numbers each, those from `first`, added over the groups.
+pub(crate) fn collect_bias(bias: &Tensor, sums: &[f32], width: usize, first: usize) -> Result<()> {
+    collect_captured(bias, |db, keep| {
+        if !keep {
+            db.fill(0.0);
+        }
+        for group in sums.chunks(width) {
+            let len = db.len();
+            kernels::rows::add_to(db, &group[first..][..len]);
+        }
+    })
+}

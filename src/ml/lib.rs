@@ -1,0 +1,14 @@
+//! A small candle library for training and measuring diffusion transformers. Knows nothing of pipelines,
+//! stages or caches.
+
+pub mod data;
+pub mod diffusion;
+pub mod formats;
+pub mod kernels;
+pub mod metrics;
+pub mod models;
+pub mod nn;
+pub mod one_or_many;
+pub mod rng;
+pub mod train;
+pub mod viz;

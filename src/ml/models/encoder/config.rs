@@ -1,0 +1,84 @@
+//! An encoder's configuration, and how images become its input.
+
+use super::resample::{Kernel, resample};
+use crate::models::vit::{VitConfig, is_default};
+use candle_core::{DType, Result, Tensor, bail};
+use serde::{Deserialize, Serialize};
+
+/// How the position table came about. A fixed one can be made anew when a file does without.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Positions {
+    #[default]
+    Learned,
+    /// Sines and cosines of the column in the first half of the channels, of the row in the second (MAE, I-JEPA).
+    Sincos,
+    /// The row first (MoCo v3).
+    SincosRows,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderConfig {
+    pub vit: VitConfig,
+    /// Mean and standard deviation of each channel, of pixels in [0, 1].
+    pub mean: [f64; 3],
+    pub std: [f64; 3],
+    /// Side of the square of image pixels that becomes one token, after resizing to whole patches. Without it every
+    /// image is resized to `vit.image_size`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pixels_per_token: Option<usize>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub positions: Positions,
+}
+
+impl EncoderConfig {
+    /// An encoder of one image size with learned positions.
+    pub fn fixed(vit: VitConfig, mean: [f64; 3], std: [f64; 3]) -> Self {
+        Self { vit, mean, std, pixels_per_token: None, positions: Positions::Learned }
+    }
+
+    pub fn check(&self) -> Result<()> {
+        self.vit.check()?;
+        if self.pixels_per_token == Some(0) {
+            bail!("a token of 0 pixels");
+        }
+        if !self.mean.iter().chain(&self.std).all(|v| v.is_finite()) || self.std.iter().any(|v| *v <= 0.0) {
+            bail!("pixels cannot be normalised with mean {:?} and deviation {:?}", self.mean, self.std);
+        }
+        Ok(())
+    }
+
+    /// Side of what the transformer takes for images of `side` pixels.
+    ///
+    /// # Errors
+    /// When an encoder that follows the image would have to cut a token.
+    pub fn input_side(&self, side: usize) -> Result<usize> {
+        match self.pixels_per_token {
+            None => Ok(self.vit.image_size),
+            Some(p) if side > 0 && side.is_multiple_of(p) => Ok(side / p * self.vit.patch_size),
+            Some(p) => {
+                bail!("the encoder makes a token of every {p} x {p} pixels, which images of {side} are no multiple of")
+            }
+        }
+    }
+
+    /// u8 images `[n, 3, H, W]` to what the transformer takes. Only encoders of one size take images that are not
+    /// square.
+    pub fn prepare(&self, images: &Tensor) -> Result<Tensor> {
+        let (_, _, h, w) = images.dims4()?;
+        if h != w && self.pixels_per_token.is_some() {
+            bail!("the encoder takes square images, not {h} x {w}");
+        }
+        let side = self.input_side(h)?;
+        let normal = self.normalise(images)?;
+        if (h, w) == (side, side) { Ok(normal) } else { resample(&normal, side, side, Kernel::Torch) }
+    }
+
+    /// u8 images `[n, 3, H, W]` to f32 of the same size, about zero.
+    pub(crate) fn normalise(&self, images: &Tensor) -> Result<Tensor> {
+        let channels = |v: [f64; 3]| Tensor::new(&v, images.device())?.to_dtype(DType::F32)?.reshape((1, 3, 1, 1));
+        let unit = (images.to_dtype(DType::F32)? / 255.0)?;
+        unit.broadcast_sub(&channels(self.mean)?)?.broadcast_div(&channels(self.std)?)
+    }
+}

@@ -1,0 +1,99 @@
+//! The same functions in candle's own operations, for any device and dtype.
+
+use super::precision::widened;
+use candle_core::{D, Result, Tensor, bail};
+
+pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let (n_out, n_in) = weight.dims2()?;
+    let mut dims = x.dims().to_vec();
+    match dims.last_mut() {
+        Some(last) if *last == n_in => *last = n_out,
+        _ => bail!("linear layer of {n_in} inputs given a tensor {:?}", x.dims()),
+    }
+    x.reshape(((), n_in))?.matmul(&weight.t()?)?.broadcast_add(bias)?.reshape(dims)
+}
+
+/// [`linear`] of one half type. The bias is a product too, with a column of ones: GPUs add those up in f32, and the
+/// gradient of a broadcast in the half type.
+pub fn half_linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let (n_out, n_in) = weight.dims2()?;
+    let mut dims = x.dims().to_vec();
+    match dims.last_mut() {
+        Some(last) if *last == n_in => *last = n_out,
+        _ => bail!("linear layer of {n_in} inputs given a tensor {:?}", x.dims()),
+    }
+    let rows = x.reshape(((), n_in))?;
+    let ones = Tensor::ones((rows.dim(0)?, 1), x.dtype(), x.device())?;
+    (rows.matmul(&weight.t()?)? + ones.matmul(&bias.unsqueeze(0)?)?)?.reshape(dims)
+}
+
+/// Shift and scale `[D]`, or `[B, D]` for x `[B, .., D]`.
+pub fn norm_affine(x: &Tensor, shift: &Tensor, scale: &Tensor, offset: f64, eps: f64) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let rms = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    let per_sample = |t: &Tensor| {
+        let mut dims = vec![1; x.rank()];
+        dims[x.rank() - 1] = t.dim(D::Minus1)?;
+        if t.rank() == 2 {
+            dims[0] = t.dim(0)?;
+        }
+        t.reshape(dims)
+    };
+    let gain = (per_sample(scale)? + offset)?;
+    centred.broadcast_div(&rms)?.broadcast_mul(&gain)?.broadcast_add(&per_sample(shift)?)
+}
+
+pub fn gated_residual(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
+    x + y.broadcast_mul(&gate.unsqueeze(1)?)?
+}
+
+pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+    x / ((x * -1.702)?.exp()? + 1.0)?
+}
+
+pub fn swiglu(x: &Tensor) -> Result<Tensor> {
+    let half = x.dim(D::Minus1)? / 2;
+    x.narrow(D::Minus1, 0, half)?.silu()? * x.narrow(D::Minus1, half, half)?
+}
+
+/// [`attention`] of a half type: products in it, scores scaled before they could leave its range, softmax in f32.
+pub fn half_attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+    let (b, n, width) = qkv.dims3()?;
+    let d = width / 3 / heads;
+    let parts = qkv.reshape((b, n, 3, heads, d))?.permute((2, 0, 3, 1, 4))?;
+    let part = |i: usize| parts.get(i)?.contiguous();
+    let queries = (part(0)? * (1.0 / (d as f64).sqrt()))?;
+    let scores = queries.matmul(&part(1)?.transpose(2, 3)?.contiguous()?)?;
+    let shares = widened(&scores, softmax)?;
+    shares.matmul(&part(2)?)?.transpose(1, 2)?.reshape((b, n, heads * d))
+}
+
+pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+    let (b, n, width) = qkv.dims3()?;
+    let d = width / 3 / heads;
+    let parts = qkv.reshape((b, n, 3, heads, d))?.permute((2, 0, 3, 1, 4))?;
+    let part = |i: usize| parts.get(i)?.contiguous();
+    let scores = (part(0)?.matmul(&part(1)?.transpose(2, 3)?.contiguous()?)? * (1.0 / (d as f64).sqrt()))?;
+    let mixed = softmax(&scores)?.matmul(&part(2)?)?;
+    mixed.transpose(1, 2)?.reshape((b, n, heads * d))
+}
+
+/// Over the last axis. The largest score is subtracted as a constant: what it adds to the gradient is 0, at the price of
+/// six passes over all scores.
+fn softmax(scores: &Tensor) -> Result<Tensor> {
+    let shares = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    shares.broadcast_div(&shares.sum_keepdim(D::Minus1)?)
+}
+
+pub fn rope(qkv: &Tensor, heads: usize, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let (b, n, width) = qkv.dims3()?;
+    let d = width / 3 / heads;
+    let parts = qkv.reshape((b, n, 3 * heads, d))?;
+    let (qk, v) = (parts.narrow(2, 0, 2 * heads)?, parts.narrow(2, 2 * heads, heads)?);
+    let pairs = qk.contiguous()?.reshape((b, n, 2 * heads, d / 2, 2))?;
+    let (even, odd) = (pairs.narrow(4, 0, 1)?, pairs.narrow(4, 1, 1)?);
+    let turned = Tensor::cat(&[odd.neg()?, even], 4)?.reshape((b, n, 2 * heads, d))?;
+    let table = |t: &Tensor| t.reshape((1, n, 1, d));
+    let qk = (qk.broadcast_mul(&table(cos)?)? + turned.broadcast_mul(&table(sin)?)?)?;
+    Tensor::cat(&[qk, v], 2)?.reshape((b, n, width))
+}

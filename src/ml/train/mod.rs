@@ -1,0 +1,181 @@
+//! The one training loop, for every network of the program.
+//!
+//! Everything that happens at step k is a function of k (data order, noise, learning rate), so a checkpoint is
+//! weights, averages, moments and the curve so far, and a killed run ends with the same bits as an
+//! undisturbed one. The loop knows neither the model nor the data: a closure gives the loss of a
+//! micro-batch, an [`Observer`] hears what goes on, a [`Hooks`] looks at the weights on the way.
+
+pub mod adamw;
+mod checkpoint;
+pub mod config;
+mod curve;
+mod divergence;
+pub mod ema;
+mod hooks;
+pub mod lr;
+pub mod observer;
+pub mod pretrain;
+mod scaler;
+mod snapshots;
+mod spikes;
+mod state;
+mod throughput;
+pub mod trained;
+
+use crate::kernels::autograd::Gradients;
+use crate::nn::params::ParamSet;
+use crate::rng;
+use candle_core::{DType, Result, bail};
+pub use checkpoint::{SavedWeights, saved_weights};
+pub use config::CheckpointRetention;
+use config::{FitConfig, StepLoss};
+use observer::Observer;
+use scaler::{Scaler, scaled};
+use spikes::Spikes;
+use state::{State, Sums};
+use std::sync::{Arc, Mutex, PoisonError};
+use throughput::Rate;
+use trained::Fit;
+
+pub use curve::CurvePoint;
+pub use divergence::Divergence;
+pub use hooks::{Hooks, Losses, Preview, Validate, ValidationPoint};
+pub use snapshots::Snapshots;
+
+/// Trains `params`, which the model behind `loss` was built from, and resumes from `checkpoint_dir`, bit for bit.
+///
+/// `watch` is looked into on the way; `loss` is called with the step, from 0, and the micro-batch within it.
+///
+/// # Errors
+/// A parameter that no gradient reaches at the first step; whatever `loss` returns; a checkpoint of another model, or
+/// that cannot be written.
+pub fn fit(
+    params: &ParamSet,
+    cfg: &FitConfig,
+    obs: &dyn Observer,
+    watch: &mut Hooks,
+    loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
+) -> Result<Fit> {
+    let mut state = State::open(params, cfg, obs)?;
+    watch.snapshots.as_ref().map_or(Ok(()), |s| s.check(state.step))?;
+    let mut grads = Gradients::new(params.vars());
+    let (mut spikes, rate) = (Spikes::default(), Rate::new(state.step, cfg.samples));
+    while state.step < cfg.steps {
+        let sums = gradients(&mut grads, cfg, state.step, &mut scaled(state.loss_scale(), loss))?;
+        if state.step == 0 {
+            check_reached(&grads)?;
+        }
+        let point = state.point(cfg, &grads, sums)?;
+        let skipped = state.skips(&point, obs)?;
+        if !skipped {
+            if let Some(what) = divergence::of_step(&point, &grads)? {
+                return Ok(state.diverged(what, cfg));
+            }
+            state.update(cfg, &grads, &point)?;
+            if let Some(spike) = spikes.look(&point) {
+                obs.log(&spike.to_string());
+            }
+        }
+        let done = state.step;
+        state.validate(params, cfg, obs, watch)?;
+        state.keep_average(watch)?;
+        obs.progress(done, cfg.steps);
+        if !skipped && (done % cfg.log_every.max(1) == 0 || done == cfg.steps) {
+            report(obs, &point);
+            state.scaler.iter().for_each(|s| obs.metric(done, "loss_scale", s.scale()));
+        }
+        let due = cfg.checkpoint_every > 0 && done % cfg.checkpoint_every == 0 && done < cfg.steps;
+        let stop = done < cfg.steps && obs.should_stop();
+        if due || stop {
+            obs.checkpointing();
+            if let Some(what) = state.save(params, cfg)? {
+                return Ok(state.diverged(what, cfg));
+            }
+            obs.checkpointed(done);
+        }
+        if stop {
+            return Ok(Fit::Stopped);
+        }
+        state.show(cfg, watch)?;
+    }
+    if let Some(what) = divergence::of_state(&state.snapshot(params)?)? {
+        return Ok(state.diverged(what, cfg));
+    }
+    if let Some(skipped) = state.scaler.as_ref().map(Scaler::skipped).filter(|n| *n > 0) {
+        obs.log(&format!("{skipped} of {} steps skipped, whose gradients overflowed in f16", cfg.steps));
+    }
+    rate.summary(state.step).iter().for_each(|text| obs.log(text));
+    Ok(Fit::Done(state.finish(params)?))
+}
+
+/// Leaves the summed gradients of the micro-batches of one step in `grads`, and returns their losses.
+fn gradients(
+    grads: &mut Gradients,
+    cfg: &FitConfig,
+    step: u64,
+    loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
+) -> Result<Sums> {
+    grads.clear();
+    let mut sums = Sums { loss: 0.0, parts: vec![] };
+    for micro in 0..cfg.accumulate.max(1) {
+        let out = loss(step, micro)?;
+        sums.loss += f64::from(out.loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+        if micro == 0 {
+            sums.parts = out.parts;
+        } else {
+            for (sum, (_, value)) in sums.parts.iter_mut().zip(out.parts) {
+                sum.1 += value;
+            }
+        }
+        grads.backward(&out.loss)?;
+    }
+    Ok(sums)
+}
+
+/// An error naming every parameter that has no gradient: a layer was left out, or an operation cuts the gradient.
+pub fn check_reached(grads: &Gradients) -> Result<()> {
+    let cut = grads.unreached();
+    if !cut.is_empty() {
+        bail!("no gradient reaches {}", cut.join(", "));
+    }
+    Ok(())
+}
+
+fn report(obs: &dyn Observer, point: &CurvePoint) {
+    obs.metric(point.step, "loss", point.loss);
+    for (name, value) in &point.parts {
+        obs.metric(point.step, name, *value);
+    }
+    obs.metric(point.step, "grad_norm", point.grad_norm);
+    obs.metric(point.step, "lr", point.lr);
+}
+
+/// Sample indices of a micro-batch: its share of the `batch` samples of a step, `accumulate` shares in all.
+///
+/// Epochs are permutations of 0..n; the last incomplete batch of one flows into the next.
+pub fn batch_indices(seed: u64, step: u64, micro: usize, accumulate: usize, batch: usize, n: usize) -> Vec<u64> {
+    type Order = ((u64, u64, usize), Arc<Vec<u32>>);
+    /// The permutation used last, with its seed, epoch and length: making one costs more than a small step.
+    static LAST: Mutex<Option<Order>> = Mutex::new(None);
+    let order = |epoch: u64| {
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((key, order)) if *key == (seed, epoch, n) => order.clone(),
+            _ => {
+                let order = Arc::new(rng::permutation(seed, epoch, n));
+                *last = Some(((seed, epoch, n), order.clone()));
+                order
+            }
+        }
+    };
+    if n == 0 {
+        return vec![];
+    }
+    let share = |i: usize| batch * i / accumulate.max(1);
+    (share(micro)..share(micro + 1))
+        .map(|i| {
+            let position = step * batch as u64 + i as u64;
+            u64::from(order(position / n as u64)[(position % n as u64) as usize])
+        })
+        .collect()
+}

@@ -1,0 +1,28 @@
+//! Who hears of a training while it runs, and may stop it.
+
+/// What a loop tells the outside.
+pub trait Observer {
+    fn progress(&self, done: u64, total: u64);
+    fn metric(&self, step: u64, name: &str, value: f64);
+    /// A checkpoint is about to be written: whatever is to be as far as it must be on disk.
+    fn checkpointing(&self) {}
+    fn checkpointed(&self, step: u64);
+    fn resumed(&self, step: u64);
+    fn log(&self, text: &str);
+    /// Asked after every step: whether to write a checkpoint and return.
+    fn should_stop(&self) -> bool;
+}
+
+/// An observer that hears nothing and never stops.
+pub struct Silent;
+
+impl Observer for Silent {
+    fn progress(&self, _: u64, _: u64) {}
+    fn metric(&self, _: u64, _: &str, _: f64) {}
+    fn checkpointed(&self, _: u64) {}
+    fn resumed(&self, _: u64) {}
+    fn log(&self, _: &str) {}
+    fn should_stop(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,136 @@
+//! Takes an artifact out of the cache, as a folder for others. It is read whole first, and appears whole or not at all.
+
+use super::store::Store;
+use crate::files::digest::Measured;
+use crate::files::disk::{self, copy_all, unique};
+use crate::files::lexical::place;
+use erw_base::error::{Error, Result};
+use std::fs::FileType;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// How bytes get out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExportMode {
+    /// Files of their own, which may be changed. Their blocks are shared where the file system can.
+    Copy,
+    /// Other names for the files of the store: read-only, and on the same file system.
+    Link,
+}
+
+/// An output and what it is called outside.
+#[derive(Debug, Clone)]
+pub struct Item {
+    pub name: String,
+    pub measured: Measured,
+}
+
+/// Writes one artifact as the folder `to` (a file is put into it under its name), several as folders in it. `force`:
+/// in place of what is there.
+pub fn export(store: &Store, items: &[Item], to: &Path, how: ExportMode, force: bool) -> Result<()> {
+    let occupied = std::fs::symlink_metadata(to).is_ok() && !is_empty_folder(to);
+    if occupied && !force {
+        let error = Error::usage(format!("`{}` is there already", to.display()));
+        return Err(error.hint("name another folder, or replace it with `--force`"));
+    }
+    items.iter().try_for_each(|item| store.check(&item.measured.digest))?;
+    let parent = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).map_err(|e| Error::io("make", parent, e))?;
+    let beside = parent.join(unique());
+    let written = write(store, items, &beside, how).and_then(|()| put_in_place(&beside, to));
+    if written.is_err() {
+        let _ = disk::remove(&beside);
+    }
+    written
+}
+
+/// `--force` takes away what is there. That must be neither the cache nor what holds it, nor the folder one stands in, nor
+/// that of the pipeline.
+///
+/// # Errors
+/// When it is.
+pub fn spare(store: &Store, pipeline: &Path, to: &Path) -> Result<()> {
+    let (to, cache) = (place(to), place(store.root()));
+    let why = if to.starts_with(&cache) {
+        "it is inside of the cache folder"
+    } else if cache.starts_with(&to) {
+        "it holds the cache folder"
+    } else if std::env::current_dir().is_ok_and(|here| place(&here).starts_with(&to)) {
+        "it is or holds the current folder"
+    } else if place(pipeline).starts_with(&to) {
+        "it holds the pipeline"
+    } else {
+        return Ok(());
+    };
+    let error = Error::usage(format!("cannot export to `{}`", to.display())).because(why);
+    Err(error.hint("name a folder that need not be there yet"))
+}
+
+fn is_empty_folder(path: &Path) -> bool {
+    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn write(store: &Store, items: &[Item], folder: &Path, how: ExportMode) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, e))?;
+    for item in items {
+        let from = store.object(&item.measured.digest);
+        let alone = items.len() == 1 && from.is_dir();
+        let place = if alone { folder.to_path_buf() } else { folder.join(&item.name) };
+        match how {
+            ExportMode::Copy => {
+                copy_all(&from, &place).and_then(|()| make_writable(&place)).map_err(|e| Error::io("copy", &from, e))?
+            }
+            ExportMode::Link => link_all(&from, &place)?,
+        }
+    }
+    Ok(())
+}
+
+fn files(root: &Path) -> Result<Vec<(PathBuf, FileType)>> {
+    let entry = |e: walkdir::Result<walkdir::DirEntry>| e.map(|e| (e.path().to_path_buf(), e.file_type()));
+    let all = walkdir::WalkDir::new(root).into_iter().map(entry).collect::<walkdir::Result<Vec<_>>>();
+    all.map_err(|e| Error::io("read", root, e.into()))
+}
+
+fn make_writable(root: &Path) -> std::io::Result<()> {
+    for entry in walkdir::WalkDir::new(root) {
+        let entry = entry?;
+        if entry.file_type().is_symlink() {
+            continue;
+        }
+        let mode = entry.metadata()?.permissions().mode();
+        std::fs::set_permissions(entry.path(), std::fs::Permissions::from_mode(mode | 0o200))?;
+    }
+    Ok(())
+}
+
+fn link_all(from: &Path, to: &Path) -> Result<()> {
+    for (path, kind) in files(from)? {
+        let place = crate::files::digest::join(to, path.strip_prefix(from).unwrap_or(Path::new("")));
+        let made = if kind.is_dir() {
+            std::fs::create_dir_all(&place)
+        } else if kind.is_symlink() {
+            std::fs::read_link(&path).and_then(|to| std::os::unix::fs::symlink(to, &place))
+        } else {
+            std::fs::hard_link(&path, &place)
+        };
+        made.map_err(|e| match e.kind() {
+            std::io::ErrorKind::CrossesDevices => Error::usage(format!("cannot link to `{}`", place.display()))
+                .because("it is on another file system than the cache")
+                .hint("without `--link` it is copied"),
+            _ => Error::io("link to", &place, e),
+        })?;
+    }
+    Ok(())
+}
+
+/// What is there steps aside first and goes last.
+fn put_in_place(beside: &Path, to: &Path) -> Result<()> {
+    let old = to.with_file_name(unique());
+    let stepped = std::fs::rename(to, &old);
+    if let Err(e) = std::fs::rename(beside, to) {
+        let _ = stepped.and_then(|()| std::fs::rename(&old, to));
+        return Err(Error::io("write", to, e));
+    }
+    disk::remove(&old).map_err(|e| Error::io("remove", &old, e))
+}

@@ -1,0 +1,217 @@
+//! From a remote into the store. Files come several at a time into `v1/pulls/<digest>`, each under a name of its own until
+//! its digest is right; the whole enters the store by rename. A file that is there is not fetched again, so a pull that
+//! was cut goes on where it was.
+
+use super::client::{Client, RemoteRecord, blob_name, record_name, tree_name};
+use super::error::{self, RemoteError};
+use super::tree::{Tree, alone};
+use crate::cache::action_cache::{self, Lookup};
+use crate::cache::key::Key;
+use crate::cache::store::{Presence, Store};
+use crate::files::digest::{Digest, Kind, Measured, TreeEntry, join};
+use crate::files::disk::{self, Durability, unique, write_atomic};
+use erw_base::error::Error;
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::ObjectStoreExt;
+use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::runtime::Handle;
+
+/// Files of one artifact asked for at a time.
+const FILES: usize = 8;
+/// A list of files or a record beyond this is none.
+const SMALL: u64 = 256 << 20;
+
+/// Brings every output of a record, then the record. A failure is noted and means: no.
+pub fn outputs(threads: &Handle, link: &Client, store: &Store, found: &RemoteRecord) -> bool {
+    let key = found.record.key();
+    let fetch = || -> Result<(), RemoteError> {
+        for output in found.record.outputs.values() {
+            artifact(threads, link, store, &output.measured)?;
+        }
+        let path = store.action_file(&key);
+        write_atomic(&path, &found.bytes).map_err(|e| Error::io("write", &path, e).into())
+    };
+    let Err(fault) = fetch() else { return true };
+    link.failed(&fault);
+    if matches!(fault, RemoteError::Bad { .. } | RemoteError::Absent(_) | RemoteError::Denied(_)) {
+        // It names what cannot be had: whoever computes the result anew replaces it.
+        link.said().bad.insert(record_name(&key));
+    }
+    false
+}
+
+/// Brings one artifact. Others that want it meanwhile, here or on other hosts, wait and find it.
+fn artifact(threads: &Handle, link: &Client, store: &Store, wanted: &Measured) -> Result<(), RemoteError> {
+    if store.look(wanted) == Presence::Whole {
+        return Ok(());
+    }
+    let _lock = store.lock(&Key::from(wanted.digest))?;
+    if store.look(wanted) == Presence::Whole {
+        return Ok(());
+    }
+    let folder = store.v1("pulls").join(wanted.digest.to_string());
+    std::fs::create_dir_all(&folder).map_err(|e| Error::io("make", &folder, e))?;
+    let whole = folder.join("whole");
+    let pulled = threads.block_on(link.unless_stopped(link.files(wanted, &folder, &whole)));
+    pulled.unwrap_or(Err(RemoteError::Stopped))?;
+    store.publish(&whole, wanted, Durability::Now)?;
+    let _ = disk::remove(&folder);
+    Ok(())
+}
+
+impl Client {
+    pub(super) async fn record(&self, key: &Key) -> Option<RemoteRecord> {
+        let name = record_name(key);
+        let bytes = match self.unless_stopped(self.small(&name)).await? {
+            Ok(bytes) => bytes,
+            Err(fault) => {
+                let _ = self.absent(fault).map_err(|fault| self.failed(&fault));
+                return None;
+            }
+        };
+        match action_cache::read(&bytes, key) {
+            Lookup::Hit(record) => Some(RemoteRecord { record: *record, bytes }),
+            Lookup::Miss => None,
+            Lookup::Damaged => {
+                self.is_bad(&name, "it is not what was written");
+                None
+            }
+        }
+    }
+
+    /// An object that fits into memory.
+    async fn small(&self, name: &str) -> Result<Vec<u8>, RemoteError> {
+        let failed = |e| error::of(name, &e);
+        let answer = self.client.get(&self.at(name)).await.map_err(failed)?;
+        if answer.meta.size > SMALL {
+            return Err(RemoteError::Bad { name: name.into(), why: "it is too large".into() });
+        }
+        Ok(answer.bytes().await.map_err(failed)?.to_vec())
+    }
+
+    /// Puts the artifact at `whole`. `folder` is for what is not finished.
+    async fn files(&self, wanted: &Measured, folder: &Path, whole: &Path) -> Result<(), RemoteError> {
+        // One file may be an artifact by itself or alone in a folder; which it is, only the remote knows.
+        if wanted.files == 1 {
+            match self.file(&alone(wanted), &[whole.to_path_buf()], folder).await {
+                Err(fault) => self.absent(fault)?,
+                Ok(()) => return Ok(()),
+            }
+        }
+        let tree = self.tree(wanted).await?;
+        // Equal files are fetched once.
+        let mut places: BTreeMap<Digest, Vec<&TreeEntry>> = BTreeMap::new();
+        for file in tree.entries.iter().filter(|e| e.kind.is_file()) {
+            places.entry(file.digest).or_default().push(file);
+        }
+        // After a fault nothing new is begun; what is under way comes to its end, so that it need not come again.
+        let broken = AtomicBool::new(false);
+        let fetch = |files: Vec<&TreeEntry>| {
+            let (first, broken) = (files[0].clone(), &broken);
+            let paths: Vec<PathBuf> = files.iter().map(|f| join(whole, &f.path)).collect();
+            async move {
+                if broken.load(Ordering::SeqCst) {
+                    return Err(RemoteError::Stopped);
+                }
+                let fetched = self.file(&first, &paths, folder).await;
+                broken.fetch_or(fetched.is_err(), Ordering::SeqCst);
+                fetched
+            }
+        };
+        let work: Vec<_> = places.into_values().map(fetch).collect();
+        let results: Vec<Result<(), RemoteError>> =
+            futures_util::stream::iter(work).buffer_unordered(FILES).collect().await;
+        // The first to come back is the one that said why.
+        results.into_iter().collect::<Result<(), RemoteError>>()?;
+        Ok(finish(&tree, whole).map_err(|e| Error::io("write", whole, e))?)
+    }
+
+    async fn tree(&self, wanted: &Measured) -> Result<Tree, RemoteError> {
+        let name = tree_name(&wanted.digest);
+        let bytes = self.small(&name).await?;
+        Tree::parse(&bytes, wanted).map_err(|why| RemoteError::Bad { name, why: why.into() })
+    }
+
+    /// One file to all the places where it belongs, unless it is there.
+    async fn file(&self, file: &TreeEntry, places: &[PathBuf], folder: &Path) -> Result<(), RemoteError> {
+        let lacking: Vec<&PathBuf> = places.iter().filter(|p| !holds(p, &file.digest)).collect();
+        if lacking.len() == places.len() {
+            let _slot = self.slots.acquire().await;
+            let temporary = folder.join(unique());
+            let fetched = self.blob(file, &temporary).await.and_then(|()| Ok(place(&temporary, &places[0])?));
+            if fetched.is_err() {
+                let _ = disk::remove(&temporary);
+            }
+            fetched?;
+        }
+        let here = places.iter().find(|p| !lacking.contains(p)).unwrap_or(&places[0]);
+        lacking.into_iter().filter(|p| *p != here).try_for_each(|path| copy(here, path, folder))
+    }
+
+    async fn blob(&self, file: &TreeEntry, to: &Path) -> Result<(), RemoteError> {
+        let name = blob_name(&file.digest);
+        let failed = |e| error::of(&name, &e);
+        let local = |e| Error::io("write", to, e);
+        let answer = self.client.get(&self.at(&name)).await.map_err(failed)?;
+        let mut stream = answer.into_stream();
+        let mut out = std::fs::File::create(to).map_err(local)?;
+        let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
+        while let Some(chunk) = stream.try_next().await.map_err(failed)? {
+            bytes += chunk.len() as u64;
+            if bytes > file.bytes {
+                break;
+            }
+            hasher.update(&chunk);
+            out.write_all(&chunk).map_err(local)?;
+        }
+        let why = match bytes {
+            n if n < file.bytes => format!("it holds {n} of {} bytes", file.bytes),
+            n if n > file.bytes => format!("it holds more than {} bytes", file.bytes),
+            _ if hasher.finalize().to_hex().as_str() == file.digest.to_string() => return Ok(()),
+            _ => "its digest is another".into(),
+        };
+        Err(RemoteError::Bad { name, why })
+    }
+}
+
+/// Puts there what is no file, and says which files may be executed. Equal ones were fetched as one.
+fn finish(tree: &Tree, whole: &Path) -> std::io::Result<()> {
+    if tree.is_dir {
+        std::fs::create_dir_all(whole)?;
+    }
+    for entry in &tree.entries {
+        let path = join(whole, &entry.path);
+        match &entry.kind {
+            Kind::File => std::fs::set_permissions(&path, Permissions::from_mode(0o644))?,
+            Kind::Program => std::fs::set_permissions(&path, Permissions::from_mode(0o755))?,
+            Kind::Folder => std::fs::create_dir_all(&path)?,
+            Kind::Link(to) => {
+                // There if the pull was cut before.
+                disk::remove(&path)?;
+                std::fs::create_dir_all(path.parent().unwrap_or(whole))?;
+                std::os::unix::fs::symlink(to, &path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn holds(path: &Path, digest: &Digest) -> bool {
+    path.is_file() && Digest::of_file(path).is_ok_and(|d| d == *digest)
+}
+
+fn copy(from: &Path, to: &Path, folder: &Path) -> Result<(), RemoteError> {
+    let temporary = folder.join(unique());
+    std::fs::copy(from, &temporary).map_err(|e| Error::io("copy", from, e))?;
+    Ok(place(&temporary, to)?)
+}
+
+fn place(from: &Path, to: &Path) -> Result<(), Error> {
+    let moved = std::fs::create_dir_all(to.parent().unwrap_or(to)).and_then(|()| std::fs::rename(from, to));
+    moved.map_err(|e| Error::io("write", to, e))
+}

@@ -1,0 +1,170 @@
+//! From the store to a remote: blobs, then the tree that names them, then the record. What is there with the right
+//! size stays, unless this process found it bad.
+
+use super::client::{Client, blob_name, record_name, tree_name};
+use super::error::{self, RemoteError};
+use super::tree::Tree;
+use crate::cache::action_cache::{self, Lookup, Record};
+use crate::cache::key::Key;
+use crate::cache::store::{Presence, Store, damaged};
+use crate::files::digest::{Measured, TreeEntry, join};
+use erw_base::error::Error;
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Files of one artifact sent at a time.
+const FILES: usize = 4;
+/// Up to this a file is sent in one piece, and beyond it in pieces of at least this size.
+const PIECE: u64 = 5 << 20;
+/// Services take ten thousand pieces of a file.
+const PIECES: u64 = 9000;
+/// Pieces of one file on their way at a time.
+const WINDOW: usize = 4;
+
+/// A record ready to be sent: nothing of the store is needed any more but its files.
+pub struct Parcel {
+    key: Key,
+    record: Vec<u8>,
+    artifacts: Vec<(PathBuf, Measured)>,
+}
+
+/// What was sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Files, lists and records.
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Sent {
+    fn add_assign(&mut self, other: Self) {
+        self.objects += other.objects;
+        self.bytes += other.bytes;
+    }
+}
+
+impl Parcel {
+    /// `None` if the record or something it names is not in the store.
+    pub fn of(store: &Store, record: &Record) -> Option<Self> {
+        let key = record.key();
+        let bytes = std::fs::read(store.action_file(&key)).ok()?;
+        let artifact = |m: &Measured| (store.look(m) == Presence::Whole).then(|| (store.object(&m.digest), *m));
+        let artifacts = record.outputs.values().map(|o| artifact(&o.measured)).collect::<Option<Vec<_>>>()?;
+        Some(Self { key, record: bytes, artifacts })
+    }
+}
+
+impl Client {
+    pub(super) async fn send(&self, parcel: &Parcel, again: bool) -> Result<Sent, RemoteError> {
+        let mut sent = Sent::default();
+        for (path, measured) in &parcel.artifacts {
+            sent += self.artifact(path, measured, again).await?;
+        }
+        let name = record_name(&parcel.key);
+        if again || self.wants_record(&name, &parcel.key).await? {
+            sent += self.put(&name, parcel.record.clone()).await?;
+        }
+        Ok(sent)
+    }
+
+    /// A record that can be believed stays, even if it names another result: others build upon it.
+    async fn wants_record(&self, name: &str, key: &Key) -> Result<bool, RemoteError> {
+        if self.said().bad.contains(name) {
+            return Ok(true);
+        }
+        let failed = |e| error::of(name, &e);
+        let there = match self.client.get(&self.at(name)).await.map_err(failed) {
+            Ok(there) => there.bytes().await.map_err(failed)?,
+            Err(fault) => return self.absent(fault).map(|()| true),
+        };
+        Ok(matches!(action_cache::read(&there, key), Lookup::Damaged))
+    }
+
+    async fn artifact(&self, path: &Path, measured: &Measured, again: bool) -> Result<Sent, RemoteError> {
+        let (root, expected) = (path.to_path_buf(), *measured);
+        let read = tokio::task::spawn_blocking(move || Tree::of(&root, &expected));
+        let tree = read.await.map_err(|_| RemoteError::Stopped)??;
+        let send = |file: TreeEntry| async move { self.file_out(&join(path, &file.path), &file, again).await };
+        let work: Vec<_> = tree.entries.iter().filter(|e| e.kind.is_file()).cloned().map(send).collect();
+        let files: Vec<Sent> = futures_util::stream::iter(work).buffer_unordered(FILES).try_collect().await?;
+        let mut sent = Sent::default();
+        files.into_iter().for_each(|f| sent += f);
+        let name = tree_name(&measured.digest);
+        let Some(bytes) = tree.to_bytes() else { return Ok(sent) };
+        if again || !self.has(&name, bytes.len() as u64).await? {
+            sent += self.put(&name, bytes).await?;
+        }
+        Ok(sent)
+    }
+
+    async fn file_out(&self, path: &Path, file: &TreeEntry, again: bool) -> Result<Sent, RemoteError> {
+        let name = blob_name(&file.digest);
+        if !again && self.has(&name, file.bytes).await? {
+            return Ok(Sent::default());
+        }
+        let _slot = self.slots.acquire().await;
+        if file.bytes <= PIECE {
+            let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+            if blake3::hash(&bytes).to_hex().as_str() != file.digest.to_string() {
+                return Err(damaged(&file.digest).into());
+            }
+            return self.put(&name, bytes).await;
+        }
+        self.pieces(&name, path, file).await
+    }
+
+    /// Is it there, of this size, and not known to be bad?
+    async fn has(&self, name: &str, bytes: u64) -> Result<bool, RemoteError> {
+        if self.said().bad.contains(name) {
+            return Ok(false);
+        }
+        match self.client.head(&self.at(name)).await.map_err(|e| error::of(name, &e)) {
+            Ok(meta) => Ok(meta.size == bytes),
+            Err(fault) => self.absent(fault).map(|()| false),
+        }
+    }
+
+    async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<Sent, RemoteError> {
+        let sent = Sent { objects: 1, bytes: bytes.len() as u64 };
+        self.client.put(&self.at(name), PutPayload::from(bytes)).await.map_err(|e| error::of(name, &e))?;
+        self.said().bad.remove(name);
+        Ok(sent)
+    }
+
+    /// A large file in pieces, none of which is visible before all are there. It is digested on the way.
+    async fn pieces(&self, name: &str, path: &Path, file: &TreeEntry) -> Result<Sent, RemoteError> {
+        let failed = |e| error::of(name, &e);
+        let upload = self.client.put_multipart(&self.at(name)).await.map_err(failed)?;
+        let piece = PIECE.max(file.bytes.div_ceil(PIECES));
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, piece as usize);
+        let read = self.feed(&mut upload, path, file).await;
+        if let Err(fault) = read {
+            let _ = upload.abort().await;
+            return Err(fault);
+        }
+        upload.finish().await.map_err(failed)?;
+        self.said().bad.remove(name);
+        Ok(Sent { objects: 1, bytes: file.bytes })
+    }
+
+    async fn feed(&self, upload: &mut WriteMultipart, path: &Path, file: &TreeEntry) -> Result<(), RemoteError> {
+        let local = |e| Error::io("read", path, e);
+        let mut source = std::fs::File::open(path).map_err(local)?;
+        let (mut buffer, mut hasher) = (vec![0; 1 << 20], blake3::Hasher::new());
+        loop {
+            let n = source.read(&mut buffer).map_err(local)?;
+            if n == 0 {
+                break;
+            }
+            hasher.update(&buffer[..n]);
+            upload.wait_for_capacity(WINDOW).await.map_err(|e| error::of(&blob_name(&file.digest), &e))?;
+            upload.write(&buffer[..n]);
+        }
+        match hasher.finalize().to_hex().as_str() == file.digest.to_string() {
+            true => Ok(()),
+            false => Err(damaged(&file.digest).into()),
+        }
+    }
+}

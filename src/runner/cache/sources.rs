@@ -1,0 +1,355 @@
+//! Digests of outside files, remembered: a file is read once and then recognised by path, size, times and
+//! inode number.
+//!
+//! The memory is a text file per root folder, `v1/files/<id>.txt`:
+//! ```text
+//! erw files 1
+//! <digest> <bytes> <mtime ns> <ctime ns> <inode> <path relative to the root, as a JSON string>
+//! …
+//! check <digest of everything above>
+//! ```
+//! A memory that is torn, foreign or fails its check is as good as none: the files are read again.
+//!
+//! *Racily clean*: a file changed within the same tick of the clock in which it was read looks unchanged
+//! afterwards. So a file touched less than `SETTLED` before it was read is used but not remembered.
+//! The change time is compared besides the modification time because programs such as rsync set the latter back.
+//!
+//! This module does not know what the files are for.
+
+use super::store::Store;
+use crate::files::digest::{
+    Digest, Kind, Links, Measured, TreeEntry, WalkEntry, combine, is_file, join, walk, walk_some,
+};
+use crate::files::disk::{Durability, write_file};
+use crate::files::watched::{Rule, Watched};
+use crate::pipeline::graph::Source;
+use erw_base::error::{Error, Result};
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+const HEADER: &str = "erw files 1";
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// Folders above this many files have no listing kept with the records that used them.
+const LISTED: usize = 200_000;
+
+/// What tells an unchanged file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    bytes: u64,
+    mtime: i128,
+    ctime: i128,
+    inode: u64,
+}
+
+impl Stamp {
+    fn of(m: &Metadata) -> Self {
+        let ns = |s: i64, n: i64| i128::from(s) * 1_000_000_000 + i128::from(n);
+        Self {
+            bytes: m.len(),
+            mtime: ns(m.mtime(), m.mtime_nsec()),
+            ctime: ns(m.ctime(), m.ctime_nsec()),
+            inode: m.ino(),
+        }
+    }
+    /// Last touched long enough before `now` (ns since the epoch) that another change would show.
+    fn is_settled(&self, now: i128) -> bool {
+        self.mtime.max(self.ctime) + (SETTLED.as_nanos() as i128) < now
+    }
+}
+
+type Memory = HashMap<PathBuf, (Stamp, Digest)>;
+
+/// An outside file or folder, digested.
+#[derive(Debug)]
+pub struct Outside {
+    pub measured: Measured,
+    /// Sorted by path.
+    pub entries: Vec<TreeEntry>,
+}
+
+/// Filled by whoever asks first; the others wait for it.
+type Slot = Arc<OnceLock<Result<Arc<Outside>>>>;
+
+/// The outside files of one run: each root is walked once however many stages read it.
+#[derive(Debug, Default)]
+pub struct Files {
+    known: Mutex<HashMap<(PathBuf, Option<Rule>), Slot>>,
+}
+
+impl Files {
+    /// The digest of a source as it was when first asked for in this run.
+    pub fn digest(&self, store: &Store, source: &Source) -> Result<Arc<Outside>> {
+        self.digest_at(store, &source.path, source.watched.as_ref())
+    }
+
+    /// That of a file or folder, of which what a rule leaves out does not count.
+    pub fn digest_at(&self, store: &Store, path: &Path, watched: Option<&Watched>) -> Result<Arc<Outside>> {
+        let cell = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(known.entry((path.to_path_buf(), watched.map(|w| w.rule().clone()))).or_default())
+        };
+        cell.get_or_init(|| digest_at(store, path, watched).map(Arc::new)).clone()
+    }
+}
+
+/// The digest of a source as it is now; unchanged files are not read.
+pub fn digest_now(store: &Store, source: &Source) -> Result<Outside> {
+    digest_at(store, &source.path, source.watched.as_ref())
+}
+
+/// Every file below `root`, or of those what a rule says.
+pub fn walk_outside(root: &Path, watched: Option<&Watched>) -> Result<Vec<WalkEntry>> {
+    let Some(watched) = watched else { return walk(root, Links::FollowIfThere) };
+    let found = walk_some(root, Links::Follow, &|path, is_dir| watched.leaves_out(root, path, is_dir));
+    let hint = || "a file that is of no concern is left out by `ignore = [\"NAME\"]` beside `watch`".to_string();
+    let mut found = found.map_err(|e| e.hint(hint()))?;
+    found.retain(|f| watched.means(&f.path));
+    Ok(found)
+}
+
+fn digest_at(store: &Store, path: &Path, watched: Option<&Watched>) -> Result<Outside> {
+    let root = path.canonicalize().map_err(|e| Error::io("read", path, e))?;
+    let file = memory_file(store, &root, watched);
+    let old = recall(&file);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i128);
+    let found = walk_outside(&root, watched)?;
+    let is_dir = !is_file(&found);
+    let read: Vec<(TreeEntry, Stamp, bool)> =
+        found.into_par_iter().map(|f| digest_one(&root, f, &old)).collect::<Result<_>>()?;
+
+    let fresh = read.iter().any(|(_, stamp, known)| !known && stamp.is_settled(now));
+    let gone = old.len() > read.iter().filter(|(entry, _, known)| *known && entry.kind.is_file()).count();
+    if fresh || gone {
+        // Not remembering costs time later, nothing else; a full or read-only disk is told by the store.
+        let _ = write_file(&file, remember(&read, now).as_bytes(), Durability::Later);
+    }
+    let mut entries: Vec<TreeEntry> = read.into_iter().map(|(entry, ..)| entry).collect();
+    let measured = combine(&mut entries, is_dir);
+    Ok(Outside { measured, entries })
+}
+
+/// The third value tells whether the digest was remembered rather than read.
+fn digest_one(root: &Path, found: WalkEntry, old: &Memory) -> Result<(TreeEntry, Stamp, bool)> {
+    let stamp = Stamp::of(&found.metadata);
+    if let Kind::Link(to) = &found.kind {
+        let digest = Digest::of_link(to);
+        return Ok((TreeEntry { path: found.path, kind: found.kind, bytes: stamp.bytes, digest }, stamp, true));
+    }
+    if let Some((known, digest)) = old.get(&found.path)
+        && *known == stamp
+    {
+        return Ok((TreeEntry::file(found.path, stamp.bytes, *digest), stamp, true));
+    }
+    let path = join(root, &found.path);
+    let failed = |e| Error::io("read", &path, e);
+    if stamp.bytes == 0 && !is_empty(&path).map_err(failed)? {
+        return Err(Error::usage(format!("`{}` holds more than its length says", path.display()))
+            .because("the system makes it up when it is read, so it is another each time")
+            .hint("name ordinary files and folders"));
+    }
+    let digest = Digest::of_file(&path).map_err(failed)?;
+    if Stamp::of(&path.metadata().map_err(failed)?) != stamp {
+        return Err(Error::usage(format!("`{}` changes while it is being read", path.display()))
+            .hint("run again when nothing writes to it"));
+    }
+    Ok((TreeEntry::file(found.path, stamp.bytes, digest), stamp, false))
+}
+
+/// Files as in `/proc` say that they are empty and are not; to read some of them whole would be to wait for ever.
+fn is_empty(path: &Path) -> std::io::Result<bool> {
+    let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    match file.read(&mut [0]) {
+        Ok(read) => Ok(read == 0),
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// One for each root, and for each further rule about it, so that two of them do not forget each other's files.
+fn memory_file(store: &Store, root: &Path, watched: Option<&Watched>) -> PathBuf {
+    let mut of = root.as_os_str().as_bytes().to_vec();
+    if let Some(rule) = watched.map(Watched::rule).filter(|rule| **rule != Rule::default()) {
+        of.push(0);
+        of.extend(serde_json::to_vec(rule).unwrap_or_default());
+    }
+    store.v1("files").join(format!("{}.txt", Digest::of_bytes(&of)))
+}
+
+fn remember(read: &[(TreeEntry, Stamp, bool)], now: i128) -> String {
+    let mut text = format!("{HEADER}\n");
+    // A remembered file was settled when it was read; its stamp has not moved since.
+    let is_kept =
+        |(entry, stamp, known): &&(TreeEntry, Stamp, bool)| entry.kind.is_file() && (*known || stamp.is_settled(now));
+    for (entry, stamp, _) in read.iter().filter(is_kept) {
+        let Stamp { bytes, mtime, ctime, inode } = stamp;
+        text.push_str(&format!("{} {bytes} {mtime} {ctime} {inode} {}\n", entry.digest, quote(&entry.path)));
+    }
+    let check = Digest::of_bytes(text.as_bytes());
+    text + &format!("check {check}\n")
+}
+
+fn recall(file: &Path) -> Memory {
+    let Ok(text) = std::fs::read_to_string(file) else { return Memory::new() };
+    parse(&text).unwrap_or_default()
+}
+
+fn parse(text: &str) -> Option<Memory> {
+    let (body, check) = text.strip_suffix('\n')?.rsplit_once('\n')?;
+    let body = &text[..body.len() + 1];
+    let check: Digest = check.strip_prefix("check ")?.parse().ok()?;
+    if Digest::of_bytes(body.as_bytes()) != check {
+        return None;
+    }
+    let mut lines = body.lines();
+    (lines.next()? == HEADER).then_some(())?;
+    lines.map(parse_line).collect()
+}
+
+fn parse_line(line: &str) -> Option<(PathBuf, (Stamp, Digest))> {
+    let mut parts = line.splitn(6, ' ');
+    let digest = parts.next()?.parse().ok()?;
+    let bytes = parts.next()?.parse().ok()?;
+    let mtime = parts.next()?.parse().ok()?;
+    let ctime = parts.next()?.parse().ok()?;
+    let inode = parts.next()?.parse().ok()?;
+    Some((unquote(parts.next()?)?, (Stamp { bytes, mtime, ctime, inode }, digest)))
+}
+
+/// A path on one line. Names that are not UTF-8 become a list of bytes.
+fn quote(path: &Path) -> String {
+    match path.to_str() {
+        Some(text) => serde_json::Value::from(text).to_string(),
+        None => serde_json::Value::from(path.as_os_str().as_bytes().to_vec()).to_string(),
+    }
+}
+
+fn unquote(text: &str) -> Option<PathBuf> {
+    if text.starts_with('[') {
+        let bytes: Vec<u8> = serde_json::from_str(text).ok()?;
+        return Some(std::ffi::OsString::from_vec(bytes).into());
+    }
+    serde_json::from_str::<String>(text).ok().map(PathBuf::from)
+}
+
+/// Keeps what an outside folder holds, so that a later reason can name the file that changed.
+pub fn keep_listing(store: &Store, outside: &Outside) {
+    let path = store.tree_file(&outside.measured.digest);
+    if outside.entries.len() > LISTED || path.exists() {
+        return;
+    }
+    let lines = outside.entries.iter().map(|e| format!("{} {}\n", e.digest, quote(&e.path)));
+    // For explanations only: losing it loses nothing else.
+    let _ = write_file(&path, lines.collect::<String>().as_bytes(), Durability::Later);
+}
+
+/// What a folder held under this digest, if it was kept.
+pub fn listing(store: &Store, digest: &Digest) -> Option<BTreeMap<PathBuf, Digest>> {
+    let text = std::fs::read_to_string(store.tree_file(digest)).ok()?;
+    let line = |l: &str| l.split_once(' ').and_then(|(d, p)| Some((unquote(p)?, d.parse().ok()?)));
+    text.lines().map(line).collect()
+}
+
+/// Paths that differ between two looks at a source, in their order.
+pub fn differences(before: &Outside, now: &Outside) -> Vec<PathBuf> {
+    let of = |outside: &Outside| -> BTreeMap<PathBuf, Digest> {
+        outside.entries.iter().map(|e| (e.path.clone(), e.digest)).collect()
+    };
+    let (before, now) = (of(before), of(now));
+    let names: BTreeSet<&PathBuf> = before.keys().chain(now.keys()).collect();
+    names.into_iter().filter(|name| before.get(*name) != now.get(*name)).cloned().collect()
+}
+
+/// The first path in which the folder now differs from what it held under digest `old`.
+pub fn first_difference(store: &Store, old: &Digest, now: &Outside) -> Option<PathBuf> {
+    let mut before = listing(store, old)?;
+    let changed = now.entries.iter().find(|e| before.remove(&e.path) != Some(e.digest));
+    changed.map(|e| e.path.clone()).or_else(|| before.into_keys().next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn age(path: &Path) {
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(100)).unwrap();
+    }
+
+    fn stamp(ns: i128) -> Stamp {
+        Stamp { bytes: 1, mtime: ns, ctime: ns, inode: 7 }
+    }
+
+    #[test]
+    fn a_file_just_touched_is_not_remembered() {
+        let now = 10_000_000_000;
+        assert!(stamp(now - 2_000_000_001).is_settled(now));
+        assert!(!stamp(now - 2_000_000_000).is_settled(now));
+        assert!(!stamp(now + 1).is_settled(now));
+        let entry = |p: &str| TreeEntry::file(p.into(), 1, Digest::of_bytes(p.as_bytes()));
+        let text = remember(&[(entry("old"), stamp(0), false), (entry("new"), stamp(now), false)], now);
+        let memory = parse(&text).unwrap();
+        assert_eq!(memory.keys().collect::<Vec<_>>(), [Path::new("old")]);
+    }
+
+    #[test]
+    fn odd_names_survive_and_damage_is_noticed() {
+        let odd = PathBuf::from(std::ffi::OsString::from_vec(b"a\xff".to_vec()));
+        let names = [PathBuf::from("a b\n\"c\""), odd];
+        let read = names.clone().map(|path| (TreeEntry::file(path, 1, Digest::of_bytes(b"")), stamp(0), true));
+        let text = remember(&read, i128::MAX);
+        let memory = parse(&text).unwrap();
+        assert!(names.iter().all(|n| memory.contains_key(n)));
+        assert!(parse(&text.replacen('7', "8", 1)).is_none());
+        assert!(parse(&text[..text.len() - 1]).is_none());
+        assert!(parse("").is_none());
+    }
+
+    #[test]
+    fn same_bytes_same_digest_however_they_were_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("cache")).unwrap();
+        let root = dir.path().join("data");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("a"), "one").unwrap();
+        fs::write(root.join("b"), "two").unwrap();
+        let first = digest_at(&store, &root, None).unwrap();
+        age(&root.join("a"));
+        fs::write(root.join("b"), "two").unwrap();
+        assert_eq!(digest_at(&store, &root, None).unwrap().measured, first.measured);
+        fs::write(root.join("b"), "twO").unwrap();
+        assert_ne!(digest_at(&store, &root, None).unwrap().measured.digest, first.measured.digest);
+        // Same length, and the modification time set back to what it was.
+        fs::write(root.join("a"), "eno").unwrap();
+        age(&root.join("a"));
+        fs::write(root.join("b"), "two").unwrap();
+        assert_ne!(digest_at(&store, &root, None).unwrap().measured.digest, first.measured.digest);
+    }
+
+    #[test]
+    fn the_file_that_changed_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("cache")).unwrap();
+        let root = dir.path().join("data");
+        fs::create_dir(&root).unwrap();
+        for name in ["a", "b", "c"] {
+            fs::write(root.join(name), name).unwrap();
+        }
+        let old = digest_at(&store, &root, None).unwrap();
+        keep_listing(&store, &old);
+        let difference = || first_difference(&store, &old.measured.digest, &digest_at(&store, &root, None).unwrap());
+        assert_eq!(difference(), None);
+        fs::remove_file(root.join("c")).unwrap();
+        assert_eq!(difference(), Some("c".into()));
+        fs::write(root.join("b"), "other").unwrap();
+        assert_eq!(difference(), Some("b".into()));
+    }
+}

@@ -1,0 +1,549 @@
+//! The cache folder: where everything lies, how it gets there whole, and who may touch it.
+//!
+//! ```text
+//! cache/
+//!   CACHEDIR.TAG .gitignore         tell backup programs and git to pass by
+//!   v1/lock                         shared by runs, exclusive for gc
+//!   v1/store/ab/<digest>            an artifact, file or folder, named by its contents; files are 0444 or 0555, folders 0555
+//!   v1/actions/ab/<key>.json        "done": what the action with this key made; written last, see `actions`
+//!   v1/work/<key>/                  an action under way or put down:
+//!       job.json attempt-N.log checkpoints/ out/NAME
+//!   v1/logs/<key>/attempt-N.log     what the attempts at a finished action wrote; empty ones are not kept
+//!   v1/logs/<key>/{metrics,times}.jsonl   what they measured step by step
+//!   v1/locks/<key>                  held by whoever works on this key, workers included
+//!   v1/files/<id>.txt               remembered digests of outside files, see `files`
+//!   v1/trees/<digest>.txt           what an outside folder held when an action used it, to name what changed
+//!   v1/memos/<id>.memo              answers to runs in which all was cached, see `memo`
+//!   v1/quarantine/                  what was found damaged
+//!   v1/verify/<any>/                a cache folder for the time of one second run, see `verify`
+//!   v1/pulls/<digest>/              an artifact on its way here, see `remote`
+//!   v1/tags/<name>.json             names that people gave, see `tags`
+//!   runs/<id>/                      journals of runs, see `record`
+//!   downloads/<name>/<file>         published files, see `fetch::library`; gc leaves them alone
+//! ```
+//!
+//! Everything appears by rename, so a kill at any instant leaves either nothing or the whole thing; what took long is
+//! on disk before it appears, the rest soon after (see [`Durability`]). The version is in the folder name: another layout will live beside this one.
+//!
+//! # Several hosts, one folder
+//!
+//! Runs on several hosts may share a cache folder on a network file system. What is relied on:
+//!
+//! - `flock` that reaches across hosts. It does on NFSv4 and NFSv3 with its lock daemon (where Linux makes it a byte-range
+//!   lock, hence every lock file is opened for writing), on Lustre mounted with `-o flock`, on CephFS and GFS2. It
+//!   does not on NFS mounted with `nolock` or `local_lock=flock` or `all`, on Lustre with `-o localflock`, on CIFS with
+//!   `nobrl` and on most FUSE file systems (sshfs, s3fs, …): there every host needs a cache of its own, and a remote can
+//!   join them. A file system that knows no locks is refused when the folder is opened.
+//! - Rename within the folder is atomic, and a rename over an artifact that is there fails or puts equal bytes in its place.
+//! - Names under way are random, never made of process numbers, which repeat on other hosts.
+//! - A folder listed or a name looked up may be a while old (NFS keeps what it saw for some seconds): then something is
+//!   computed twice, and equal bytes meet under one name. Nothing is taken for done before it is.
+//! - The lock of a key belongs to the open file, and processes that inherit it, on one host. A host that dies loses its
+//!   locks when the server notices (NFSv4: after its lease, 90 s as a rule); until then other hosts wait.
+//!
+//! # To be read
+//!
+//! A cache that may only be read, being another user's or on a read-only disk, answers whatever needs no writing: plans,
+//! lists, exports, and runs that find everything cached. What would be written for later is left out; a stage that must
+//! run is refused with the reason. Users of one group share a cache whose folders are made with umask 002.
+//!
+//! Records say which host made them. Clocks of hosts are compared only by `gc`, in days.
+//! This module does not know what an action is made of.
+
+use super::key::Key;
+use crate::files::digest::{Digest, Kind, Links, Measured, TreeEntry, WalkEntry, entries, measure, named, walk};
+use crate::files::disk::{
+    self, Durability, list, relocate, relocate_sealed, seal, seal_folders, sync_dir, unique, write_atomic,
+};
+use crate::files::watched::is_dropping;
+use erw_base::error::{Error, ErrorKind, Result};
+use nix::sys::stat::futimens;
+use nix::sys::time::TimeSpec;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+const TAG: &str =
+    "Signature: 8a477f597d28d172789f06886806bc55\n# Artifacts and records of erw. See `erw cache --help`.\n";
+
+const TAG_FILE: &str = "CACHEDIR.TAG";
+/// Bytes of the tag that all programs share.
+const SIGNATURE: usize = 43;
+
+/// Names of work folders that wait for their next use begin so.
+pub const SPARE: &str = ".spare-";
+
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    /// Asked for what is not here.
+    /// Why nothing can be written here, if so.
+    refused: Option<Box<Error>>,
+    /// Held for the life of the value, so gc cannot take away what a run has just put here. There may be none in a cache
+    /// that can only be read.
+    _lock: Option<File>,
+}
+
+/// Proof that this process, and the workers it starts with it, are alone on a key. Released on drop, unless a
+/// worker that inherited it still lives.
+#[derive(Debug)]
+pub struct KeyLock {
+    file: File,
+}
+
+impl KeyLock {
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// What a look at an artifact without reading it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    Whole,
+    Absent,
+    /// Another size or number of files than recorded.
+    Damaged,
+}
+
+impl Store {
+    /// Is there a cache of this program?
+    pub fn is_at(dir: &Path) -> bool {
+        Self::is_tagged(dir) && dir.join("v1").is_dir()
+    }
+
+    /// Does a program, this one or another, keep there what it can make again?
+    pub fn is_tagged(dir: &Path) -> bool {
+        fs::read(dir.join(TAG_FILE)).is_ok_and(|text| text.starts_with(&TAG.as_bytes()[..SIGNATURE]))
+    }
+
+    /// Opens the cache folder, making it if need be. One that may only be read is opened for that.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let root = root(dir)?;
+        let (lock, refused) = match prepare(&root) {
+            Ok(lock) => (Some(lock), None),
+            Err((path, e)) if is_refusal(&e) => {
+                let refused = unusable(dir, &path, e);
+                (lock_to_read(dir, &root, &refused)?, Some(Box::new(refused)))
+            }
+            Err((path, e)) => return Err(unusable(dir, &path, e)),
+        };
+        if let Some(lock) = &lock {
+            lock.lock_shared().map_err(|e| no_locks(dir, &root.join(LOCK), e))?;
+        }
+        Ok(Self { root, refused, _lock: lock })
+    }
+
+    /// For what is about the cache and changes it: one that may only be read is refused at once.
+    pub fn open_to_write(dir: &Path) -> Result<Self> {
+        let store = Self::open(dir)?;
+        store.writable().map(|()| store)
+    }
+
+    /// For gc: nobody else may have it open.
+    pub fn open_alone(dir: &Path) -> Result<Self> {
+        let root = root(dir)?;
+        let lock = prepare(&root).map_err(|(path, e)| unusable(dir, &path, e))?;
+        lock.try_lock().map_err(|e| match e {
+            TryLockError::WouldBlock => Error::usage(format!("a run is using the cache folder `{}`", dir.display()))
+                .hint("wait until it has ended"),
+            TryLockError::Error(e) => no_locks(dir, &root.join(LOCK), e),
+        })?;
+        Ok(Self { root, refused: None, _lock: Some(lock) })
+    }
+
+    /// # Errors
+    /// When this cache may only be read, with the reason.
+    pub fn writable(&self) -> Result<()> {
+        self.refused.as_ref().map_or(Ok(()), |why| Err((**why).clone()))
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+    pub fn v1(&self, sub: &str) -> PathBuf {
+        self.root.join("v1").join(sub)
+    }
+    pub fn downloads(&self) -> PathBuf {
+        self.root.join("downloads")
+    }
+    pub fn runs(&self) -> PathBuf {
+        self.root.join("runs")
+    }
+    /// Where the artifact with this digest lies, if it is there.
+    pub fn object(&self, digest: &Digest) -> PathBuf {
+        let name = digest.to_string();
+        self.v1("store").join(&name[..2]).join(&name)
+    }
+    pub fn action_file(&self, key: &Key) -> PathBuf {
+        let name = key.to_string();
+        self.v1("actions").join(&name[..2]).join(format!("{name}.json"))
+    }
+    pub fn work_dir(&self, key: &Key) -> PathBuf {
+        self.v1("work").join(key.to_string())
+    }
+    /// Logs of the attempts at a finished action: `attempt-N.log`, and the files of [`crate::kind::step_log`]. Those of an unfinished one are in its work folder.
+    pub fn log_dir(&self, key: &Key) -> PathBuf {
+        self.v1("logs").join(key.to_string())
+    }
+    pub fn tree_file(&self, digest: &Digest) -> PathBuf {
+        self.v1("trees").join(format!("{digest}.txt"))
+    }
+
+    /// `None`: somebody else works on this key.
+    pub fn try_lock(&self, key: &Key) -> Result<Option<KeyLock>> {
+        let (path, file) = self.lock_file(key)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(KeyLock { file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(Error::io("lock", &path, e)),
+        }
+    }
+
+    /// Waits until nobody else has it. Only for what ends soon by itself.
+    pub fn lock(&self, key: &Key) -> Result<KeyLock> {
+        let (path, file) = self.lock_file(key)?;
+        file.lock().map_err(|e| Error::io("lock", &path, e))?;
+        Ok(KeyLock { file })
+    }
+
+    fn lock_file(&self, key: &Key) -> Result<(PathBuf, File)> {
+        let path = self.v1("locks").join(key.to_string());
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(|e| Error::io("open the lock", &path, e))?;
+        Ok((path, file))
+    }
+
+    /// Notes that a record was of use: the time of its file says when last, to the day. Gc asks; a file that belongs to
+    /// somebody else may stay as it is.
+    pub fn used(&self, key: &Key) {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let path = self.action_file(key);
+        let changed = fs::metadata(&path).and_then(|m| m.modified());
+        let fresh = changed.is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|age| age < DAY));
+        if !fresh && let Ok(file) = File::open(&path) {
+            // Both now, by the kernel's clock: any other times may be set by the owner alone, and not by others of the group.
+            let _ = futimens(&file, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW);
+        }
+    }
+
+    /// Is the artifact there, with the recorded size? Reads names and sizes only.
+    pub fn look(&self, expected: &Measured) -> Presence {
+        let path = self.object(&expected.digest);
+        let Ok(metadata) = fs::symlink_metadata(&path) else { return Presence::Absent };
+        if metadata.is_file() {
+            let whole = metadata.len() == expected.bytes && expected.files == 1;
+            return if whole { Presence::Whole } else { Presence::Damaged };
+        }
+        let Ok(found) = walk(&path, Links::Keep) else { return Presence::Damaged };
+        let counts = |f: &&WalkEntry| f.kind != Kind::Folder;
+        let is_it = |found: &mut dyn Iterator<Item = &WalkEntry>| {
+            let (files, bytes) = found.filter(counts).fold((0, 0), |(n, b), f| (n + 1, b + f.metadata.len()));
+            bytes == expected.bytes && files == expected.files
+        };
+        // What other programs dropped there is no damage; it goes before the artifact is used.
+        let whole = is_it(&mut found.iter()) || is_it(&mut found.iter().filter(|f| !is_dropping(&f.path)));
+        if whole { Presence::Whole } else { Presence::Damaged }
+    }
+
+    /// Moves a finished output into the store. If its contents are there already, they stay and `path` is left alone.
+    pub fn publish(&self, path: &Path, measured: &Measured, keep: Durability) -> Result<()> {
+        let failed = |e: io::Error| {
+            let store = self.v1("store");
+            let hint = format!("`{}` must be writable and have space left; then run again", store.display());
+            Error::io("store", path, e).hint(hint)
+        };
+        let object = self.object(&measured.digest);
+        // As it is taken today: what an earlier version put there may be executable where this one is not.
+        let same = || measure(&object).is_ok_and(|m| m == *measured);
+        match self.look(measured) {
+            // Read, not trusted for its size: this is the moment when a rotten artifact can be replaced by a good one.
+            Presence::Whole if same() => return Ok(()),
+            Presence::Whole | Presence::Damaged => self.quarantine(&measured.digest)?,
+            Presence::Absent => {}
+        }
+        seal(path, keep).map_err(failed)?;
+        let parent = object.parent().unwrap_or(&self.root);
+        let moved = match relocate(path, &object, keep) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(parent).and_then(|()| relocate(path, &object, keep))
+            }
+            other => other,
+        };
+        match moved {
+            // Another run with equal bytes was faster.
+            Err(_) if same() => Ok(()),
+            other => other
+                .and_then(|()| seal_folders(&object))
+                .and_then(|()| if keep == Durability::Now { sync_dir(parent) } else { Ok(()) })
+                .map_err(failed),
+        }
+    }
+
+    /// Forces everything to disk that was put here with [`Durability::Later`].
+    pub fn sync(&self) -> Result<()> {
+        let flush = || nix::unistd::syncfs(File::open(&self.root)?).map_err(io::Error::from);
+        flush().map_err(|e| Error::io("flush", &self.root, e))
+    }
+
+    /// What an artifact holds that is what its name says. Reads all of it. What other programs dropped into it, such as
+    /// Python its `__pycache__`, is removed if the rest is whole.
+    pub fn examine(&self, digest: &Digest) -> Option<(Measured, Vec<TreeEntry>)> {
+        let object = self.object(digest);
+        let all = entries(&object).ok()?;
+        if let Some(whole) = named(all.clone(), digest) {
+            return Some(whole);
+        }
+        let (dropped, rest): (Vec<TreeEntry>, Vec<TreeEntry>) = all.into_iter().partition(|e| is_dropping(&e.path));
+        let whole = named(rest, digest).filter(|_| !dropped.is_empty())?;
+        let paths: Vec<PathBuf> = dropped.into_iter().map(|e| e.path).collect();
+        let kept: Vec<PathBuf> = whole.1.iter().map(|e| e.path.clone()).collect();
+        disk::remove_added(&object, &paths, &kept).ok()?;
+        named(entries(&object).ok()?, digest)
+    }
+
+    /// Takes out of an artifact what was put into it. Is the rest whole?
+    pub fn clear(&self, change: &Tampering) -> bool {
+        let object = self.object(&change.digest);
+        change.altered.is_empty()
+            && disk::remove_added(&object, &change.added, &change.kept).is_ok()
+            && self.examine(&change.digest).is_some()
+    }
+
+    /// Reads the artifact. What is not what its name says is set aside, whoever finds it, so that the next run makes it
+    /// anew. For all who are about to give an artifact to somebody.
+    ///
+    /// # Errors
+    /// When it is damaged, gone, or may not be read.
+    pub fn check(&self, digest: &Digest) -> Result<()> {
+        let path = self.object(digest);
+        if self.examine(digest).is_some() {
+            return Ok(());
+        }
+        if fs::symlink_metadata(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            let error = Error::usage(format!("artifact `{}` is no longer in the store", digest.short()));
+            return Err(error.hint("`erw run` makes it anew"));
+        }
+        match self.set_aside(digest) {
+            Ok(()) => Err(damaged(digest).hint("it is set aside, and `erw run` makes it anew")),
+            Err(e) if refuse_unreadable(&path).is_err() => Err(e),
+            Err(e) => Err(damaged(digest).because(e).hint("`erw run` makes it anew where the cache can be written to")),
+        }
+    }
+
+    /// Takes an artifact that was found damaged out of the store.
+    ///
+    /// # Errors
+    /// When it is no damage but a file that this user may not read, or it cannot be moved.
+    pub fn set_aside(&self, digest: &Digest) -> Result<()> {
+        refuse_unreadable(&self.object(digest))?;
+        self.writable()?;
+        self.quarantine(digest)
+    }
+
+    /// Takes a damaged artifact out of the store, keeping it for whoever wants to know what happened.
+    pub fn quarantine(&self, digest: &Digest) -> Result<()> {
+        self.quarantine_path(&self.object(digest))
+    }
+
+    pub fn quarantine_path(&self, path: &Path) -> Result<()> {
+        let folder = self.v1("quarantine");
+        fs::create_dir_all(&folder).map_err(|e| Error::io("make", &folder, e))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let to = folder.join(format!("{name}{}", unique().replace(".tmp-", ".")));
+        match relocate_sealed(path, &to) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(|e| Error::io("quarantine", path, e)),
+        }
+    }
+
+    /// Full names of everything in a two-level bucket (`store`, `actions`).
+    pub fn bucket(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let mut all = Vec::new();
+        for sub in list(&self.v1(name))? {
+            if sub.is_dir() {
+                all.extend(list(&sub)?);
+            }
+        }
+        Ok(all)
+    }
+}
+
+const LOCK: &str = "v1/lock";
+
+fn root(dir: &Path) -> Result<PathBuf> {
+    std::path::absolute(dir).map_err(|e| unusable(dir, dir, e))
+}
+
+fn unusable(dir: &Path, path: &Path, e: io::Error) -> Error {
+    // Relative paths start nowhere then.
+    let gone = path.is_relative() && std::env::current_dir().is_err();
+    let why = if gone { "the current folder is no longer there".into() } else { format!("`{}`: {e}", path.display()) };
+    Error::usage(format!("cannot use the cache folder `{}`", dir.display()))
+        .because(why)
+        .hint("name another with `--cache-dir` or ERW_CACHE_DIR")
+}
+
+fn no_locks(dir: &Path, path: &Path, e: io::Error) -> Error {
+    let none = matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::ENOLCK));
+    let hint = "its file system has no locks; ask for them (Lustre: `-o flock`) or use another one";
+    unusable(dir, path, e).maybe_hint(none.then(|| hint.into()))
+}
+
+/// Makes what is lacking of a cache folder and opens its lock. An error comes with what it is about.
+fn prepare(root: &Path) -> Result<File, (PathBuf, io::Error)> {
+    // A folder that was there may hold more than a cache.
+    let is_ours = !root.exists();
+    for sub in ["v1/store", "v1/actions", "v1/work", "v1/locks", "v1/files", "v1/trees", "runs"] {
+        let folder = root.join(sub);
+        fs::create_dir_all(&folder).map_err(|e| (folder, e))?;
+    }
+    let tag = root.join("CACHEDIR.TAG");
+    if !tag.exists() {
+        let ignore = root.join(".gitignore");
+        if is_ours {
+            write_atomic(&ignore, b"*\n").map_err(|e| (ignore, e))?;
+        }
+        write_atomic(&tag, TAG.as_bytes()).map_err(|e| (tag, e))?;
+    }
+    let path = root.join(LOCK);
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    file.map_err(|e| (path, e))
+}
+
+/// Is writing not allowed here, though reading may be?
+fn is_refusal(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+/// The lock of a cache that may only be read, if there is one.
+fn lock_to_read(dir: &Path, root: &Path, refused: &Error) -> Result<Option<File>> {
+    for sub in ["v1/store", "v1/actions"] {
+        let folder = root.join(sub);
+        fs::read_dir(&folder).map_err(|e| match is_refusal(&e) {
+            true => unusable(dir, &folder, e),
+            // No cache at all.
+            false => refused.clone(),
+        })?;
+    }
+    let path = root.join(LOCK);
+    match File::open(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some).map_err(|e| unusable(dir, &path, e)),
+    }
+}
+
+/// # Errors
+/// When there is a file or folder at or below `path` that this user may not read.
+pub fn refuse_unreadable(path: &Path) -> Result<()> {
+    let refused = |path: &Path, e: io::Error| match e.kind() {
+        io::ErrorKind::PermissionDenied => Err(Error::io("read", path, e)),
+        _ => Ok(()),
+    };
+    for entry in walkdir::WalkDir::new(path) {
+        match entry {
+            Err(e) => {
+                let below = e.path().unwrap_or(path).to_path_buf();
+                e.into_io_error().map_or(Ok(()), |e| refused(&below, e))?;
+            }
+            Ok(entry) if entry.file_type().is_file() => {
+                File::open(entry.path()).map(drop).or_else(|e| refused(entry.path(), e))?;
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// An artifact that is not what its name says.
+pub fn damaged(digest: &Digest) -> Error {
+    Error::new(ErrorKind::Damaged, format!("artifact `{}` is damaged", digest.short()))
+}
+
+/// What was done to an artifact.
+#[derive(Debug)]
+pub struct Tampering {
+    pub digest: Digest,
+    /// Entries that are other ones now, or gone; without a name where the artifact is one file or cannot be read.
+    pub altered: Vec<PathBuf>,
+    pub added: Vec<PathBuf>,
+    /// The entries that there were.
+    pub kept: Vec<PathBuf>,
+}
+
+/// In a work folder, what an attempt made that was not believed.
+pub const KEPT: &str = "kept";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("cache")).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn publishing_moves_seals_and_is_idempotent() {
+        let (dir, store) = store();
+        let out = dir.path().join("out");
+        for _ in 0..2 {
+            fs::create_dir_all(out.join("sub")).unwrap();
+            fs::write(out.join("sub/a"), "x").unwrap();
+            let measured = measure(&out).unwrap();
+            store.publish(&out, &measured, Durability::Later).unwrap();
+            let object = store.object(&measured.digest);
+            assert_eq!(measure(&object).unwrap(), measured);
+            assert!(fs::metadata(object.join("sub/a")).unwrap().permissions().readonly());
+            assert_eq!(store.look(&measured), Presence::Whole);
+        }
+    }
+
+    #[test]
+    fn a_truncated_artifact_is_seen_and_replaced() {
+        let (dir, store) = store();
+        let out = dir.path().join("out");
+        fs::write(&out, "hello").unwrap();
+        let measured = measure(&out).unwrap();
+        store.publish(&out, &measured, Durability::Later).unwrap();
+        let object = store.object(&measured.digest);
+        fs::remove_file(&object).unwrap();
+        fs::write(&object, "hel").unwrap();
+        assert_eq!(store.look(&measured), Presence::Damaged);
+        fs::write(&out, "hello").unwrap();
+        store.publish(&out, &measured, Durability::Later).unwrap();
+        assert_eq!(fs::read(object).unwrap(), b"hello");
+        assert_eq!(list(&store.v1("quarantine")).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn rot_that_keeps_the_size_is_replaced_when_the_contents_come_again() {
+        let (dir, store) = store();
+        let out = dir.path().join("out");
+        fs::write(&out, "hello").unwrap();
+        let measured = measure(&out).unwrap();
+        store.publish(&out, &measured, Durability::Later).unwrap();
+        let object = store.object(&measured.digest);
+        fs::remove_file(&object).unwrap();
+        fs::write(&object, "hellO").unwrap();
+        fs::write(&out, "hello").unwrap();
+        store.publish(&out, &measured, Durability::Later).unwrap();
+        assert_eq!(fs::read(object).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn a_key_is_locked_once_and_gc_waits_for_runs() {
+        let (dir, store) = store();
+        let key: Key = Digest::of_bytes(b"k").into();
+        let held = store.try_lock(&key).unwrap();
+        assert!(held.is_some());
+        assert!(store.try_lock(&key).unwrap().is_none());
+        drop(held);
+        assert!(store.try_lock(&key).unwrap().is_some());
+        assert!(Store::open_alone(&dir.path().join("cache")).unwrap_err().message.contains("a run is using"));
+        drop(store);
+        assert!(Store::open_alone(&dir.path().join("cache")).is_ok());
+    }
+}

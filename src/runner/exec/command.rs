@@ -1,0 +1,243 @@
+//! `kind = "command"`: any program as a stage, started by the runner itself: a worker between them would do nothing but
+//! wait, and cost more than a short program takes.
+//!
+//! Placeholders in its arguments: `{inputs.SLOT}`, `{outputs.NAME}`, `{params.NAME}`, `{threads}`, and
+//! `{checkpoints}`, a folder kept until the stage succeeds. Other braces are left alone, as shells use them.
+//! The program runs in the folder of the pipeline file; what it prints goes to the attempt's log, byte for byte. It must
+//! make a file or a folder at the path of each output. An output of type `metrics` that is a JSON object, or a folder
+//! with such a `metrics.json`, gives the stage its results: every number at its top level. This module does not know
+//! what the program does.
+
+use super::launch::{AttemptEnd, AttemptReport, AttemptSite};
+use super::process_exit::{ATTEMPT_VAR, adopt_orphans, end_own_orphans};
+use super::spawn::{Program, has_ended};
+use super::{metrics_json, unstartable};
+use crate::cache::key::canonical;
+use crate::event::{Measure, WorkerEvent};
+use crate::kind::attempt::Job;
+use erw_base::error::{Error, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs::File;
+use std::io::{PipeReader, Read, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long a program may be silent before it is looked whether it has ended and left somebody who holds its pipe.
+const SILENCE: Duration = Duration::from_millis(50);
+/// What is in a pipe when nobody who writes to it lives any more.
+const LEFT_IN_PIPE: usize = 1 << 20;
+
+/// Runs the program to its end. Asked to stop, it gets a SIGTERM with all its children.
+pub fn run(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<AttemptReport> {
+    let run = job.command.as_deref().unwrap_or_default();
+    let words = run.iter().map(|word| fill(word, job)).collect::<Result<Vec<_>>>()?;
+    let Some(name) = words.first() else {
+        return Err(Error::usage("the command is empty"));
+    };
+    let mut log = Log { file: site.open_log()?, lost: None };
+    // A pipe, and not the log itself: whoever opens /dev/stdout anew to write to it cuts a file short.
+    let (from, to) = std::io::pipe().map_err(|e| Error::stage("cannot make a pipe").caused(e))?;
+    // Another run, with another cache, may be at the same action.
+    let mark = format!("{}.{}", job.key, std::process::id());
+    adopt_orphans();
+    let mut environment = site.environment(job);
+    environment.push((ATTEMPT_VAR, mark.clone()));
+    let program = Program {
+        words: &words,
+        folder: &job.pipeline_dir,
+        environment: &environment,
+        output: to.as_fd(),
+        held: site.lock.as_fd(),
+    };
+    let pid = site.start_program(&program, &mark).map_err(|e| unstartable::error(&program, e))?;
+    drop(to);
+    log.take_from(&from, pid);
+    let ended = site.wait(pid)?;
+    end_own_orphans(&mark);
+    log.take_what_is_left(&from);
+    if let Some(e) = log.lost {
+        tell(WorkerEvent::Log { text: format!("a part of its log is lost: {e}") });
+    }
+    let finish = if site.workers.is_stopping(site.ticket) {
+        // A program may catch SIGTERM, tidy up and call that success: its outputs cannot be trusted to be whole.
+        AttemptEnd::Suspended
+    } else if ended.status.success() {
+        AttemptEnd::Done
+    } else {
+        let mut failure = site.failure(&format!("`{name}`"), ended);
+        failure.hints.extend(read_by_a_shell(job));
+        failure.hints.extend(unstartable::found_no_interpreter(name, &job.pipeline_dir, ended.status));
+        AttemptEnd::Failed(failure)
+    };
+    let (results, remarks) = results(job);
+    Ok(AttemptReport { finish, results, remarks, shown: vec![], resumed: None, peak: ended.peak })
+}
+
+/// The log that a program's pipe leads to.
+struct Log {
+    file: File,
+    /// Why not all of it could be written. The program is not held up for it.
+    lost: Option<std::io::Error>,
+}
+
+impl Log {
+    /// Takes what comes until the pipe closes, or until the program has ended though another holds the pipe open.
+    fn take_from(&mut self, mut from: &PipeReader, pid: i32) {
+        let mut looked = Instant::now();
+        loop {
+            if has_word(from, SILENCE) {
+                match self.take(&mut from) {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) if looked.elapsed() < SILENCE => continue,
+                    Ok(_) => {}
+                }
+            }
+            if has_ended(pid) {
+                return;
+            }
+            looked = Instant::now();
+        }
+    }
+
+    fn take_what_is_left(&mut self, mut from: &PipeReader) {
+        let mut taken = 0;
+        while taken < LEFT_IN_PIPE && has_word(from, Duration::ZERO) {
+            match self.take(&mut from) {
+                Ok(0) | Err(_) => return,
+                Ok(bytes) => taken += bytes,
+            }
+        }
+    }
+
+    fn take(&mut self, from: &mut &PipeReader) -> std::io::Result<usize> {
+        let mut block = [0; 1 << 14];
+        let bytes = loop {
+            match from.read(&mut block) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
+        if self.lost.is_none() {
+            self.lost = self.file.write_all(&block[..bytes]).err();
+        }
+        Ok(bytes)
+    }
+}
+
+/// Is there something to read, or the end, before so much time has passed?
+fn has_word(from: &PipeReader, retry: Duration) -> bool {
+    let mut asked = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
+    let retry = PollTimeout::try_from(retry).unwrap_or(PollTimeout::ZERO);
+    poll(&mut asked, retry).is_ok_and(|ready| ready > 0)
+}
+
+/// A line for `sh -c` has its places filled in as text: a path that a shell reads otherwise is a likely cause.
+fn read_by_a_shell(job: &Job) -> Option<String> {
+    let run = job.command.as_deref().unwrap_or_default();
+    let is_line = matches!(run, [shell, flag, _] if shell == "sh" && flag == "-c");
+    let special = |c: char| c.is_whitespace() || "'\"$`\\;&|<>()*?[]#~!{}".contains(c);
+    let mut paths = job.inputs.values().chain([&job.work_dir]).map(|path| path.display().to_string());
+    let odd = paths.find(|path| path.contains(special)).filter(|_| is_line)?;
+    let hint = format!("a shell does not take `{odd}` for one word");
+    Some(hint + ": quote the places in `run`, or write `run` as a list, which no shell reads")
+}
+
+/// Where an output is to be made.
+fn output(job: &Job, name: &str) -> PathBuf {
+    job.work_dir.join("out").join(name)
+}
+
+/// The numbers in outputs of type `metrics`, and what of them is no result. That is no failure: the type may mean something
+/// else to others.
+fn results(job: &Job) -> (Vec<Measure>, Vec<String>) {
+    let (mut results, mut remarks) = (vec![], vec![]);
+    for (name, _) in job.outputs.iter().filter(|(_, ty)| *ty == crate::kind::field::TYPE) {
+        let numbers = metrics_json::of_output(&output(job, name));
+        remarks.extend(numbers.told(name));
+        results.extend(numbers.results);
+    }
+    (results, remarks)
+}
+
+/// Fills the placeholders of one argument.
+fn fill(word: &str, job: &Job) -> Result<String> {
+    let mut filled = String::new();
+    let mut rest = word;
+    while let Some(open) = rest.find('{') {
+        filled.push_str(&rest[..open]);
+        rest = &rest[open..];
+        let value = match rest.find('}') {
+            Some(close) => value(&rest[1..close], job)?.map(|v| (v, close + 1)),
+            None => None,
+        };
+        let (text, used) = value.unwrap_or_else(|| ("{".into(), 1));
+        filled.push_str(&text);
+        rest = &rest[used..];
+    }
+    Ok(filled + rest)
+}
+
+/// `None`: not a placeholder.
+fn value(name: &str, job: &Job) -> Result<Option<String>> {
+    let unknown = || Error::usage(format!("nothing to fill in for `{{{name}}}`"));
+    if let Some(slot) = name.strip_prefix("inputs.") {
+        return job.inputs.get(slot).map(|p| Some(p.display().to_string())).ok_or_else(unknown);
+    }
+    if let Some(name) = name.strip_prefix("outputs.") {
+        let known = job.outputs.contains_key(name);
+        return known.then(|| Some(output(job, name).display().to_string())).ok_or_else(unknown);
+    }
+    if let Some(param) = name.strip_prefix("params.") {
+        let text = |v: &serde_json::Value| v.as_str().map_or_else(|| canonical(v), ToString::to_string);
+        return job.params.get(param).map(|v| Some(text(v))).ok_or_else(unknown);
+    }
+    Ok(match name {
+        "threads" => Some(job.threads.to_string()),
+        "checkpoints" => Some(job.work_dir.join("checkpoints").display().to_string()),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn job(work: &Path) -> Job {
+        let job = serde_json::json!({"stage": "s", "kind": "command", "key": "", "params": {"n": 3, "s": "a b"},
+            "operation": {}, "inputs": {"z": "/in/z"}, "outputs": {"o": "t", "m": "metrics"}, "work_dir": work,
+            "threads": 2, "device": "cpu"});
+        serde_json::from_value(job).unwrap()
+    }
+
+    #[test]
+    fn placeholders_are_filled_and_other_braces_left() {
+        let job = job(Path::new("/w"));
+        let fill = |word| fill(word, &job);
+        assert_eq!(fill("cp {inputs.z} {outputs.o}").unwrap(), "cp /in/z /w/out/o");
+        assert_eq!(fill("{params.n}{params.s} {threads}").unwrap(), "3a b 2");
+        assert_eq!(fill("f() { echo ${x}; } {").unwrap(), "f() { echo ${x}; } {");
+        assert_eq!(fill("{ cat {inputs.z}; }").unwrap(), "{ cat /in/z; }");
+        assert!(fill("{params.m}").is_err());
+        assert!(fill("{inputs.m}").is_err());
+    }
+
+    #[test]
+    fn numbers_of_a_metrics_file_are_results() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = job(dir.path());
+        assert_eq!(results(&job).0, []);
+        let told = || results(&job).0.into_iter().map(|m| (m.name, m.value)).collect::<Vec<_>>();
+        let wanted = vec![("fd".to_string(), Some(0.25)), ("n".to_string(), Some(3.0))];
+        std::fs::create_dir_all(dir.path().join("out/m")).unwrap();
+        std::fs::write(dir.path().join("out/m/metrics.json"), r#"{"fd": 0.25, "set": {"x": 1}, "n": 3, "t": "a"}"#)
+            .unwrap();
+        assert_eq!(told(), wanted);
+        std::fs::remove_dir_all(dir.path().join("out/m")).unwrap();
+        std::fs::write(dir.path().join("out/m"), r#"{"fd": 0.25, "n": 3}"#).unwrap();
+        assert_eq!(told(), wanted);
+        std::fs::write(dir.path().join("out/m"), "fd 0.25").unwrap();
+        assert_eq!(told(), []);
+    }
+}

@@ -1,0 +1,196 @@
+//! Starts worker processes and listens to them. Unaware of the graph, the store and keys.
+//!
+//! A worker leads a process group of its own, so that Ctrl-C on the terminal reaches the runner only, and so that
+//! everything a worker started can be ended with it. It inherits the open lock of its key: while any process of
+//! the group lives, no other run can start the same action.
+
+use super::environment::{self, Requested};
+use super::process_exit::{self, Ended, MemoryDeaths, describe};
+use super::processes::{Process, Workers};
+use super::spawn::{self, Launcher, Pause, Program};
+use super::watchdog::ATTACHED;
+use crate::event::{Failure, Measure, WorkerEvent};
+use crate::kind::attempt::Job;
+use crate::text::log_lines::tail;
+use erw_base::error::{Error, Result};
+use erw_base::limits;
+use erw_base::process::FOR_WORKERS;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::Signal;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+#[derive(Debug)]
+pub enum AttemptEnd {
+    Done,
+    Suspended,
+    Failed(Failure),
+}
+
+/// What came of an attempt.
+#[derive(Debug)]
+pub struct AttemptReport {
+    pub finish: AttemptEnd,
+    pub results: Vec<Measure>,
+    /// What is to be told of the results.
+    pub remarks: Vec<String>,
+    /// (output, file).
+    pub shown: Vec<(String, String)>,
+    pub resumed: Option<u64>,
+    /// Most memory in use at a time, in bytes.
+    pub peak: u64,
+}
+
+/// Where an attempt takes place.
+#[derive(Clone, Copy)]
+pub struct AttemptSite<'a> {
+    pub launcher: &'a Launcher,
+    pub workers: &'a Workers,
+    pub deaths: &'a MemoryDeaths,
+    /// The number under which `workers` knows it.
+    pub ticket: usize,
+    pub log: &'a Path,
+    pub lock: &'a File,
+    /// Ids of the GPUs that it was given.
+    pub gpus: &'a [String],
+    /// What its stage asks for by name.
+    pub stated: Requested,
+}
+
+impl AttemptSite<'_> {
+    pub(crate) fn open_log(&self) -> Result<File> {
+        let file = File::options().create(true).append(true).open(self.log);
+        file.map_err(|e| Error::io("write", self.log, e))
+    }
+
+    /// Starts a worker as the leader of a group that holds the lock, with the attempt's share of the machine.
+    fn start_worker(&self, command: &mut Command, job: &Job) -> io::Result<Child> {
+        command.envs(self.environment(job)).process_group(0);
+        let inherit = |flag| fcntl(self.lock, FcntlArg::F_SETFD(flag)).map(drop).map_err(io::Error::from);
+        let mut child = None;
+        let pid = spawn::start(Pause::Stops, || {
+            inherit(FdFlag::empty())?;
+            let spawned = command.spawn();
+            inherit(FdFlag::FD_CLOEXEC)?;
+            Ok(child.insert(spawned?).id() as i32)
+        })?;
+        self.workers.add(self.ticket, Process { pid, mark: None });
+        child.ok_or_else(|| io::ErrorKind::Other.into())
+    }
+
+    /// Starts a program likewise, known by its mark.
+    pub(crate) fn start_program(&self, program: &Program<'_>, mark: &str) -> io::Result<i32> {
+        self.workers.expect(mark, self.launcher);
+        let pid = spawn::start(Pause::Stops, || program.spawn()).inspect_err(|_| self.workers.forget(mark))?;
+        self.workers.add(self.ticket, Process { pid, mark: Some(mark.into()) });
+        Ok(pid)
+    }
+
+    /// What is set for a process on top of what this one has.
+    pub(crate) fn environment(&self, job: &Job) -> Vec<(&'static str, String)> {
+        let given = Requested { threads: self.stated.threads, gpus: self.stated.gpus };
+        let user = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let settings = environment::settings(given, job.threads, self.gpus, &user);
+        settings.into_iter().filter_map(|s| Some((s.name, s.value?))).collect()
+    }
+
+    /// Waits for the end of what [`Self::start`] started.
+    pub(crate) fn wait(&self, pid: i32) -> Result<Ended> {
+        process_exit::wait(pid, || self.workers.remove(self.ticket))
+    }
+
+    /// The failure of a process called `who` that ended like this.
+    pub(crate) fn failure(&self, who: &str, ended: Ended) -> Failure {
+        let tail = tail(self.log);
+        let hints = disk_is_full(self.log).into_iter().chain(limits::hint_of_words(&tail)).collect();
+        let failure = Failure { hints, log: Some(self.log.into()), tail, ..Failure::default() };
+        if !self.deaths.explain(ended.status) {
+            return Failure { message: format!("{who} {}", describe(ended.status)), ..failure };
+        }
+        let hint = "state what it needs, as in `resources = { mem = \"8GiB\" }`, so that less runs beside it";
+        let message = format!("{who} was killed by the kernel: out of memory");
+        let peak = format!("its peak was {:.1} MiB", ended.peak as f64 / f64::from(1 << 20));
+        Failure { message, causes: vec![peak], hints: vec![hint.into()], ..failure }
+    }
+}
+
+/// Where a job is written down for its worker.
+pub fn job_file(job: &Job) -> PathBuf {
+    job.work_dir.join("job.json")
+}
+
+/// Runs the job, which lies in its [`job_file`], in a worker and listens to it until it ends.
+pub fn launch(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<AttemptReport> {
+    let mut log = site.open_log()?;
+    let to_log = log.try_clone().map_err(|e| Error::stage("cannot use the log").because(e))?;
+    let mut command = Command::new(&site.launcher.program);
+    command
+        .args(&site.launcher.args)
+        .arg(job_file(job))
+        .env(ATTACHED, "1")
+        .envs(FOR_WORKERS.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(to_log);
+    let started = site.start_worker(&mut command, job);
+    let mut child = started.map_err(|e| Error::stage("cannot start a worker").caused(e))?;
+    let mut report = AttemptReport {
+        finish: AttemptEnd::Suspended,
+        results: vec![],
+        remarks: vec![],
+        shown: vec![],
+        resumed: None,
+        peak: 0,
+    };
+    let mut last = None;
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).split(b'\n').map_while(|l| l.ok()) {
+            let text = String::from_utf8_lossy(&line);
+            // Whatever a library prints is not an event, but someone may want to read it.
+            let event = serde_json::from_str(&text).unwrap_or_else(|_| WorkerEvent::Log { text: text.into() });
+            match &event {
+                // What is read later is one file, not a file and a journal.
+                WorkerEvent::Log { text } => drop(writeln!(log, "{text}")),
+                WorkerEvent::Result { name, value } => {
+                    report.results.push(Measure { name: name.clone(), value: *value });
+                }
+                WorkerEvent::Show { output, file } => report.shown.push((output.clone(), file.clone())),
+                WorkerEvent::Resumed { step } => report.resumed = Some(*step),
+                WorkerEvent::Done | WorkerEvent::Suspended | WorkerEvent::Failed { .. } => last = Some(event.clone()),
+                _ => {}
+            }
+            tell(event);
+        }
+    }
+    let ended = site.wait(child.id() as i32)?;
+    report.peak = ended.peak;
+    report.finish = match last {
+        Some(WorkerEvent::Done) if ended.status.success() => AttemptEnd::Done,
+        Some(WorkerEvent::Suspended) => AttemptEnd::Suspended,
+        Some(WorkerEvent::Failed { message, causes, hints }) => AttemptEnd::Failed(Failure {
+            message,
+            causes,
+            hints,
+            log: Some(site.log.into()),
+            tail: tail(site.log),
+            ..Failure::default()
+        }),
+        // Asked to stop before it could listen: nothing was begun.
+        _ if site.workers.is_stopping(site.ticket) && ended.status.signal() == Some(Signal::SIGTERM as i32) => {
+            AttemptEnd::Suspended
+        }
+        _ => AttemptEnd::Failed(site.failure("the worker", ended)),
+    };
+    Ok(report)
+}
+
+/// Said where a process failed for whatever reason: what it had to say may have found no room in the log.
+fn disk_is_full(file: &Path) -> Option<String> {
+    const LITTLE: u64 = 1 << 20;
+    let disk = nix::sys::statvfs::statvfs(file.parent()?).ok()?;
+    let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
+    (free < LITTLE).then(|| format!("the disk of the cache is full: {free} bytes are left"))
+}

@@ -1,0 +1,353 @@
+//! The numbers that a program writes as JSON, and what in its file is none, in words: a file that gives no results is no
+//! failure, but whoever waits for them must not wait for ever. Python writes `NaN` and `Infinity`, which are no JSON: a
+//! training that diverged must not lose its results for it, least of all where a rule waits for just that. Does not know
+//! what they mean.
+
+use crate::event::Measure;
+use crate::text::suggest::ticked;
+use erw_base::text;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+use std::path::Path;
+
+/// The file of numbers in an output that is a folder.
+const FILE: &str = "metrics.json";
+/// Of more bytes than this no file of numbers is.
+const LARGEST: u64 = 64 << 20;
+/// Stands in front of what is written as a number and is none of JSON.
+const MARK: char = '\u{f8ff}';
+
+/// What an output of type `metrics` says.
+#[derive(Debug, Default, PartialEq)]
+pub struct Numbers {
+    /// Every number at the top of the object, in its order; not finite ones and `null` are `None`.
+    pub results: Vec<Measure>,
+    /// What is no result, and why.
+    pub left_out: Vec<String>,
+}
+
+impl Numbers {
+    /// What is to be told about the output of this name.
+    pub fn told(&self, output: &str) -> Option<String> {
+        let what = match (self.results.is_empty(), self.left_out.is_empty()) {
+            (_, true) => return None,
+            (true, _) => "gives no results",
+            (false, _) => "gives results, but not of all that is in it",
+        };
+        Some(format!("output `{output}` {what}: {}", self.left_out.join("; ")))
+    }
+}
+
+/// Of a file, or of a folder with a `metrics.json`.
+pub fn of_output(path: &Path) -> Numbers {
+    let file = if path.is_dir() { path.join(FILE) } else { path.to_path_buf() };
+    if path.is_dir() && !file.is_file() {
+        return no(format!("it is a folder without a file `{FILE}`"));
+    }
+    match std::fs::metadata(&file) {
+        Ok(about) if about.len() > LARGEST => no(format!("it is larger than {} MiB", LARGEST >> 20)),
+        _ => text::read(&file).map_or_else(|e| no(e.to_string()), |text| of_text(&text)),
+    }
+}
+
+fn no(why: impl Into<String>) -> Numbers {
+    Numbers { results: vec![], left_out: vec![why.into()] }
+}
+
+fn of_text(text: &str) -> Numbers {
+    if text.trim().is_empty() {
+        return no("it is empty");
+    }
+    match serde_json::from_str(&marked(text)) {
+        Ok(Top::Object(pairs)) => of_pairs(pairs),
+        Ok(Top::Other(what)) => no(format!("it is {what}, and not an object of numbers by name")),
+        Err(e) => {
+            let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+            let is_value = |line: &&str| serde_json::from_str::<IgnoredAny>(&padded(line)).is_ok();
+            if lines.len() > 1 && lines.iter().all(is_value) {
+                return no(format!("it holds {} JSON values, one a line, and not one object", lines.len()));
+            }
+            let fault = serde_json::from_str::<Value>(&padded(text)).err();
+            no(format!("it is not JSON: {}", fault.unwrap_or(e)))
+        }
+    }
+}
+
+fn of_pairs(pairs: Vec<(String, Value)>) -> Numbers {
+    let mut numbers = Numbers::default();
+    let (mut twice, mut unnamed, mut null, mut infinite) = (vec![], 0, vec![], vec![]);
+    // By what they are, of one and of several.
+    let mut others: Vec<([&str; 2], Vec<String>)> = vec![];
+    for (name, value) in pairs {
+        let word = value.as_str().and_then(|text| text.strip_prefix(MARK)).map(String::from);
+        let number = match (&value, &word) {
+            (Value::Number(n), _) => n.as_f64(),
+            (Value::Null, _) | (_, Some(_)) => None,
+            (other, _) => {
+                let what = kind(other);
+                match others.iter_mut().find(|(known, _)| *known == what) {
+                    Some((_, names)) => names.push(name),
+                    None => others.push((what, vec![name])),
+                }
+                continue;
+            }
+        };
+        if name.is_empty() || name.contains(char::is_control) {
+            unnamed += 1;
+            continue;
+        }
+        null.extend((value == Value::Null).then(|| name.clone()));
+        infinite.extend(word.map(|word| format!("`{name}` is {word}, which is no finite number")));
+        match numbers.results.iter_mut().find(|known| known.name == name) {
+            Some(known) => {
+                known.value = number;
+                twice.push(name);
+            }
+            None => numbers.results.push(Measure { name, value: number }),
+        }
+    }
+    let names = |names: &[String]| ticked(names.iter().map(String::as_str));
+    let left_out = &mut numbers.left_out;
+    let is_empty = numbers.results.is_empty();
+    for ([one, several], all) in &others {
+        let is = if all.len() == 1 { format!("is {one}") } else { format!("are {several}") };
+        let hint = if matches!(*one, "an object" | "a list") { ": only numbers at the top are results" } else { "" };
+        left_out.push(format!("{} {is}{hint}", names(all)));
+    }
+    if !twice.is_empty() {
+        left_out.push(format!("{} is stated more than once, of which the last counts", names(&twice)));
+    }
+    if unnamed > 0 {
+        left_out.push("a name that is empty or holds control characters names no result".into());
+    }
+    left_out.extend(infinite);
+    if !null.is_empty() {
+        left_out.push(format!("{} is null", names(&null)));
+    }
+    if is_empty && left_out.is_empty() {
+        left_out.push("the object in it is empty".into());
+    }
+    numbers
+}
+
+fn kind(value: &Value) -> [&'static str; 2] {
+    match value {
+        Value::Bool(_) => ["a boolean", "booleans"],
+        Value::String(_) => ["a text", "texts"],
+        Value::Array(_) => ["a list", "lists"],
+        Value::Object(_) => ["an object", "objects"],
+        Value::Number(_) | Value::Null => ["a number", "numbers"],
+    }
+}
+
+/// What a file holds, with names that are stated twice.
+enum Top {
+    Object(Vec<(String, Value)>),
+    Other(&'static str),
+}
+
+impl<'de> Deserialize<'de> for Top {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(TopVisitor)
+    }
+}
+
+struct TopVisitor;
+
+impl<'de> Visitor<'de> for TopVisitor {
+    type Value = Top;
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a value")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Top, A::Error> {
+        let mut pairs = vec![];
+        while let Some(pair) = map.next_entry()? {
+            pairs.push(pair);
+        }
+        Ok(Top::Object(pairs))
+    }
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut all: A) -> Result<Top, A::Error> {
+        while all.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Top::Other("a list"))
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Top, E> {
+        Ok(Top::Other(if text.starts_with(MARK) { "a number" } else { "a text" }))
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<Top, E> {
+        Ok(Top::Other("a boolean"))
+    }
+    fn visit_unit<E>(self) -> Result<Top, E> {
+        Ok(Top::Other("null"))
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<Top, E> {
+        Ok(Top::Other("a number"))
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<Top, E> {
+        Ok(Top::Other("a number"))
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<Top, E> {
+        Ok(Top::Other("a number"))
+    }
+}
+
+/// With a marked text in place of what JSON has no number for, outside of strings: `NaN`, `Infinity` and numbers beyond
+/// the greatest.
+fn marked(text: &str) -> String {
+    replaced(text, |word| format!("\"{MARK}{word}\""))
+}
+
+/// With as many letters in place of it, so that a fault is told where it is.
+fn padded(text: &str) -> String {
+    replaced(text, |word| format!("{:<1$}", "0", word.chars().count()))
+}
+
+fn replaced(text: &str, put: impl Fn(&str) -> String) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(next) = rest.chars().next() {
+        let word = match next {
+            '"' => end_of_string(rest),
+            '-' | '+' | '.' => word_end(rest),
+            c if c.is_alphanumeric() => word_end(rest),
+            c => c.len_utf8(),
+        };
+        let (taken, left) = rest.split_at(word);
+        match is_no_number_of_json(taken) {
+            true => plain.push_str(&put(taken)),
+            false => plain.push_str(taken),
+        }
+        rest = left;
+    }
+    plain
+}
+
+fn word_end(text: &str) -> usize {
+    text.find(|c: char| !(c.is_alphanumeric() || "+-._".contains(c))).unwrap_or(text.len())
+}
+
+fn is_no_number_of_json(word: &str) -> bool {
+    let is_digits = word.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit());
+    matches!(word, "NaN" | "-NaN" | "Infinity" | "-Infinity")
+        || (is_digits && word.parse::<f64>().is_ok_and(f64::is_infinite))
+}
+
+/// Where the string that `text` begins with is over.
+fn end_of_string(text: &str) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(text: &str) -> (Vec<(String, Option<f64>)>, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("m");
+        std::fs::write(&file, text).unwrap();
+        let Numbers { results, left_out } = of_output(&file);
+        (results.into_iter().map(|m| (m.name, m.value)).collect(), left_out)
+    }
+
+    fn why(text: &str) -> String {
+        let (results, left_out) = numbers(text);
+        assert_eq!(results, [], "{text}");
+        left_out.join("; ")
+    }
+
+    #[test]
+    fn what_python_writes_of_a_diverged_training_is_read() {
+        let text =
+            r#"{"loss": NaN, "a": -Infinity, "b": Infinity, "NaN \" NaN": 1, "none": null, "far": 1e400, "-": -1e999}"#;
+        let none = |name: &str| (name.to_string(), None);
+        let (results, left_out) = numbers(text);
+        let one = ("NaN \" NaN".to_string(), Some(1.0));
+        assert_eq!(results, [none("loss"), none("a"), none("b"), one, none("none"), none("far"), none("-")]);
+        assert_eq!(left_out.len(), 6);
+        assert_eq!(left_out[0], "`loss` is NaN, which is no finite number");
+        assert_eq!(
+            left_out[3..],
+            ["`far` is 1e400, which is no finite number", "`-` is -1e999, which is no finite number", "`none` is null",]
+        );
+    }
+
+    #[test]
+    fn numbers_are_read_whatever_system_wrote_them() {
+        for text in ["{\"acc\": 1, \"z\": -0.5e-3}", "\u{feff}{\r\n\"acc\": 1,\r\n\"z\": -5e-4}\r\n"] {
+            let (results, left_out) = numbers(text);
+            assert_eq!(results, [("acc".into(), Some(1.0)), ("z".into(), Some(-0.0005))]);
+            assert_eq!(left_out, [""; 0]);
+        }
+        assert_eq!(
+            numbers(r#"{"n": 12345678901234567890123}"#).0,
+            [("n".to_string(), Some(12345678901234567890123.0))]
+        );
+    }
+
+    #[test]
+    fn what_gives_no_results_says_why() {
+        assert_eq!(why(""), "it is empty");
+        assert_eq!(why(" \r\n"), "it is empty");
+        assert_eq!(why("{}"), "the object in it is empty");
+        assert_eq!(why("[1, 2]"), "it is a list, and not an object of numbers by name");
+        assert_eq!(why("NaN"), "it is a number, and not an object of numbers by name");
+        assert_eq!(why("\"0.5\""), "it is a text, and not an object of numbers by name");
+        assert_eq!(why("null"), "it is null, and not an object of numbers by name");
+        assert_eq!(why("{\"acc\": 1,}"), "it is not JSON: trailing comma at line 1 column 11");
+        assert_eq!(why("{'acc': 1}"), "it is not JSON: key must be a string at line 1 column 2");
+        assert_eq!(why("acc: 0.5\n"), "it is not JSON: expected value at line 1 column 1");
+        assert_eq!(
+            why("{\"loss\": NaN,\n \"a\": 1 \"b\": 2}"),
+            "it is not JSON: expected `,` or `}` at line 2 column 9"
+        );
+        assert_eq!(why("{\"acc\": 1}\n{\"acc\": NaN}\n"), "it holds 2 JSON values, one a line, and not one object");
+        assert_eq!(why("{\"loss\": nan}"), "it is not JSON: expected ident at line 1 column 11");
+        let nested = why(r#"{"a": true, "b": "0.5", "c": [1], "d": {"x": 1}, "f": {}}"#);
+        assert_eq!(
+            nested,
+            "`a` is a boolean; `b` is a text; `c` is a list: only numbers at the top are results; \
+             `d`, `f` are objects: only numbers at the top are results"
+        );
+        assert_eq!(
+            why(r#"{"": 2, "x\ny": 3, "\u001b[31m": 4}"#),
+            "a name that is empty or holds control characters names no result"
+        );
+    }
+
+    #[test]
+    fn what_is_beside_numbers_is_told_too() {
+        let (results, left_out) = numbers(r#"{"acc": 1, "b": 2, "acc": 3, "set": {"x": 1}}"#);
+        assert_eq!(results, [("acc".into(), Some(3.0)), ("b".into(), Some(2.0))]);
+        assert_eq!(
+            left_out,
+            [
+                "`set` is an object: only numbers at the top are results",
+                "`acc` is stated more than once, of which the last counts",
+            ]
+        );
+    }
+
+    #[test]
+    fn files_that_are_no_text_and_folders() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("m");
+        let why = || of_output(&file).told("m").unwrap();
+        std::fs::write(&file, b"\xff\xfe{\0}\0").unwrap();
+        assert_eq!(why(), "output `m` gives no results: it is written in UTF-16; save it as UTF-8");
+        std::fs::write(&file, b"{\"n\":\xff1}").unwrap();
+        assert!(why().contains("line 1 is no UTF-8: it holds the byte 0xFF"));
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert_eq!(why(), "output `m` gives no results: it is a folder without a file `metrics.json`");
+        std::fs::write(file.join(FILE), "{\"a\": 1}").unwrap();
+        assert_eq!((of_output(&file).results.len(), of_output(&file).told("m")), (1, None));
+    }
+}

@@ -1,0 +1,503 @@
+//! Decides what runs when. One thread owns all state; helpers judge stages (keys, hits, locks) and carry out
+//! actions, and report back through a channel.
+//!
+//! States:
+//! ```text
+//! Unknown -> Waiting -> Ready -> Cached                      known, nothing to do
+//!               ^         |----> Running -> Done | Failed | Suspended
+//!               |         |         |
+//!               '---------'---------'   an input turned out damaged: its maker and this stage start over
+//!                         '-- Running   an attempt failed and another is due: wait, then start again
+//! any of Waiting, Ready, Running -> Skipped                  something failed, a stop was asked for, or it became pointless
+//! ```
+//! Every transition passes through `Scheduler::set` (`transitions`), which also counts for each stage how many of the stages it needs
+//! are not known yet; so a run of many thousand stages looks at each edge once. A stage is judged as soon as its inputs
+//! are known and not before: keys hold contents, so an upstream stage that ran and made equal bytes leaves the rest cached.
+//!
+//! A miss is judged again under the lock of its key. If another run holds the lock, the stage is judged again from time to
+//! time, without a share of the machine, and normally finds the other's result. Whoever holds a lock
+//! waits only for a share of the machine or for its next attempt, never for another lock, so two runs cannot block each other.
+
+mod check;
+pub mod message;
+mod performing;
+mod ready_queue;
+mod retry;
+mod sum;
+mod telling;
+mod transitions;
+
+use super::executor::{Executor, ReadyAction};
+use super::process_exit::MemoryDeaths;
+use super::processes::Workers;
+use super::resources::{Limits, ResourcePool};
+use super::spawn::Launcher;
+pub use super::stop_token::StopToken;
+use super::tamper::IntegrityCheck;
+use crate::cache::CacheRef;
+use crate::cache::action_cache::Record;
+use crate::cache::key::Key;
+use crate::event::{Event, EventKind, Failure, Listener, StageEnd, State};
+use crate::pipeline::graph::{Pipeline, RetryPolicy, Stage, StageId};
+use crate::plan::reason::Reason;
+use crate::plan::{self, CacheChecker, Missing};
+use check::check_all;
+use erw_base::error::{Error, Result};
+use erw_base::limits;
+use message::{CheckRequest, CheckResult, Early, Later, Message};
+use performing::{Allocated, execute_all};
+use ready_queue::{Priority, ReadyQueue, priority};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::Scope;
+use std::time::{Duration, Instant};
+use sum::sum;
+
+/// Stages judged at a time; each may be reading sources.
+const CHECKERS: usize = 8;
+/// How often a lock held by another run is tried.
+const LOCK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a stop, a time limit and the load are looked for while nothing happens.
+const TICK: Duration = Duration::from_millis(50);
+/// How often what was stored without waiting for the disk is forced to it.
+const SYNC_INTERVAL: Duration = Duration::from_secs(5);
+
+pub struct Options {
+    /// In topological order, with everything they need.
+    pub selected: Vec<StageId>,
+    /// Run even if cached.
+    pub forced: BTreeSet<StageId>,
+    /// After a failure, go on with what does not depend on it.
+    pub keep_going: bool,
+    pub limits: Limits,
+    /// For stages that say nothing themselves.
+    pub retry: RetryPolicy,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcome {
+    pub ends: Vec<StageEnd>,
+    /// Of the stages that are cached or done.
+    pub records: Vec<(StageId, Record)>,
+    pub error: Option<Error>,
+}
+
+/// Runs the selected stages. An `Err` means that nothing was started.
+pub fn run(
+    pipeline: &Pipeline,
+    cache: CacheRef<'_>,
+    launcher: &Launcher,
+    options: Options,
+    stop: &StopToken,
+    listener: &mut dyn Listener,
+) -> Result<Outcome> {
+    let pool = check(pipeline, &options)?;
+    let checker = CacheChecker::new(pipeline, cache, options.forced.clone());
+    let (workers, deaths) = (Workers::default(), MemoryDeaths::default());
+    let unsynced = AtomicBool::new(false);
+    let executor = Executor {
+        checker: &checker,
+        launcher,
+        workers: &workers,
+        deaths: &deaths,
+        unsynced,
+        sound: IntegrityCheck::default(),
+        spares: Mutex::default(),
+    };
+    let (tell, told) = channel();
+    let (ask, asked) = channel();
+    let asked = Mutex::new(asked);
+    let (ready, ready_actions) = channel();
+    let ready_actions = Mutex::new(ready_actions);
+    let scheduler = Scheduler::new(pipeline, &executor, stop, pool, options, listener, tell.clone(), ask, ready);
+    std::thread::scope(|scope| {
+        for n in 0..limits::helpers(CHECKERS.min(scheduler.selected.len())) {
+            let (executor, asked, tell) = (&executor, &asked, tell.clone());
+            match limits::spawn_scoped(scope, "judge", move || check_all(executor, asked, &tell)) {
+                Err(e) if n == 0 => return Err(Error::usage("cannot start a thread").caused(e)),
+                Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+        Ok(scheduler.run(scope, &told, &ready_actions))
+    })
+}
+
+/// What can be known to fail before days of work is refused now.
+fn check(pipeline: &Pipeline, options: &Options) -> Result<ResourcePool> {
+    let stages = || options.selected.iter().map(|id| &pipeline.stages[id.0]);
+    let pool = ResourcePool::new(options.limits.clone(), stages().map(|s| (s.name.as_str(), &s.resources)));
+    let missing: Vec<Missing> = stages().flat_map(plan::missing).collect();
+    match plan::missing_error(&missing).filter(|_| !options.keep_going) {
+        // Who is to fetch files should know that this machine would not do anyway.
+        Some(error) => Err(error.maybe_hint(pool.err().map(|e| [vec![e.message], e.hints].concat().join("; ")))),
+        None => pool,
+    }
+}
+
+/// What is known of a stage.
+#[derive(Default)]
+struct Progress {
+    /// `Unknown`: not selected.
+    state: State,
+    /// Of a cached or done stage.
+    record: Option<Record>,
+    key: Option<Key>,
+    reasons: Vec<Reason>,
+    failure: Option<Failure>,
+    /// How many of the stages it needs are not known.
+    lacks: usize,
+    /// The selected stages that need it, each once.
+    needed_by: Vec<StageId>,
+    /// Attempts that failed in this run.
+    failed: u32,
+    /// Why the attempt under way was asked to stop before its end.
+    ended_early: Option<Early>,
+    /// When the attempt under way runs out of time; after that, when it is ended by force.
+    deadline: Option<Instant>,
+}
+
+struct Scheduler<'a> {
+    pipeline: &'a Pipeline,
+    executor: &'a Executor<'a>,
+    stop: &'a StopToken,
+    stops_heeded: usize,
+    pool: ResourcePool,
+    keep_going: bool,
+    limits: Limits,
+    retry: RetryPolicy,
+    selected: Vec<StageId>,
+    /// By id.
+    stages: Vec<Progress>,
+    by_name: HashMap<&'a str, StageId>,
+    /// Waiting stages that lack nothing.
+    judgeable: BTreeSet<StageId>,
+    queue: ReadyQueue,
+    locked: BTreeMap<StageId, Later<Box<CheckRequest>>>,
+    retries: BTreeMap<StageId, Later<Box<ReadyAction>>>,
+    running: BTreeSet<StageId>,
+    /// Stages being judged, and since when.
+    checking: BTreeMap<StageId, Instant>,
+    has_failed: bool,
+    began: Instant,
+    synced: Instant,
+    listener: &'a mut dyn Listener,
+    tell: Sender<Message>,
+    ask: Sender<CheckRequest>,
+    ready: Sender<Allocated>,
+    /// Threads that carry out orders.
+    hands: usize,
+}
+
+impl<'a> Scheduler<'a> {
+    #[expect(clippy::too_many_arguments, reason = "called once, by `run`, which owns all of it")]
+    fn new(
+        pipeline: &'a Pipeline,
+        executor: &'a Executor<'a>,
+        stop: &'a StopToken,
+        pool: ResourcePool,
+        options: Options,
+        listener: &'a mut dyn Listener,
+        tell: Sender<Message>,
+        ask: Sender<CheckRequest>,
+        ready: Sender<Allocated>,
+    ) -> Self {
+        let mut stages: Vec<Progress> = pipeline.stages.iter().map(|_| Progress::default()).collect();
+        for &id in &options.selected {
+            let needs: BTreeSet<StageId> = pipeline.stages[id.0].inputs.values().map(|edge| edge.from).collect();
+            stages[id.0].lacks = needs.len();
+            needs.into_iter().for_each(|from| stages[from.0].needed_by.push(id));
+        }
+        let by_name = options.selected.iter().map(|id| (pipeline.stages[id.0].name.as_str(), *id)).collect();
+        let now = Instant::now();
+        Self {
+            pipeline,
+            executor,
+            stop,
+            stops_heeded: 0,
+            pool,
+            keep_going: options.keep_going,
+            limits: options.limits,
+            retry: options.retry,
+            selected: options.selected,
+            stages,
+            by_name,
+            judgeable: BTreeSet::new(),
+            queue: ReadyQueue::default(),
+            locked: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            running: BTreeSet::new(),
+            checking: BTreeMap::new(),
+            has_failed: false,
+            began: now,
+            synced: now,
+            listener,
+            tell,
+            ask,
+            ready,
+            hands: 0,
+        }
+    }
+
+    /// The main loop. Start whatever can start; if then nothing is under way, all is settled; else wait for word or
+    /// for the next time limit, hear all there is, and begin again.
+    fn run<'scope>(
+        mut self,
+        scope: &'scope Scope<'scope, '_>,
+        told: &Receiver<Message>,
+        ready_actions: &'scope Mutex<Receiver<Allocated>>,
+    ) -> Outcome
+    where
+        'a: 'scope,
+    {
+        self.say(EventKind::RunStarted {
+            pipeline: self.pipeline.name.clone(),
+            stages: self.selected.len(),
+            jobs: self.limits.jobs,
+            threads: self.limits.threads,
+        });
+        for i in 0..self.selected.len() {
+            self.set(self.selected[i], State::Waiting);
+        }
+        loop {
+            self.handle_stop();
+            self.cancel_pruned();
+            self.handle_time_limits();
+            self.requeue_due();
+            self.check_ready();
+            self.start_ready(scope, ready_actions);
+            self.sync_to_disk(scope);
+            let idle = self.checking.is_empty() && self.running.is_empty();
+            let idle = idle && self.locked.is_empty() && self.retries.is_empty() && self.queue.is_empty();
+            self.attend_remote(idle);
+            if idle {
+                break;
+            }
+            match told.recv_timeout(TICK) {
+                Ok(message) => self.handle(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            while let Ok(message) = told.try_recv() {
+                self.handle(message);
+            }
+        }
+        self.finish()
+    }
+
+    fn stage(&self, id: StageId) -> &'a Stage {
+        &self.pipeline.stages[id.0]
+    }
+
+    fn state(&self, id: StageId) -> State {
+        self.stages[id.0].state
+    }
+
+    fn say(&mut self, what: EventKind) {
+        self.listener.event(&Event { at: self.began.elapsed().as_secs_f64(), what });
+    }
+
+    /// Nothing new is to start.
+    fn is_closing(&self) -> bool {
+        self.stops_heeded > 0 || (!self.keep_going && self.has_failed)
+    }
+
+    fn handle_stop(&mut self) {
+        let asked = self.stop.count();
+        if asked > self.stops_heeded {
+            if asked >= 2 {
+                self.executor.workers.kill();
+            } else {
+                self.executor.workers.stop();
+            }
+            self.stops_heeded = asked;
+        }
+        if self.is_closing() {
+            // Dropping the orders releases their locks.
+            self.queue.clear();
+            self.locked.clear();
+            for (id, _) in std::mem::take(&mut self.retries) {
+                self.settle_failed(id);
+            }
+        }
+    }
+
+    fn check_ready(&mut self) {
+        while self.checking.len() < 2 * CHECKERS && !self.is_closing() {
+            let Some(id) = self.judgeable.pop_first() else { return };
+            let inputs = plan::inputs(self.stage(id), |from| self.stages[from.0].record.as_ref());
+            self.set(id, State::Ready);
+            match inputs {
+                Err(e) => self.fail(id, e.into()),
+                Ok(inputs) => self.ask(CheckRequest { id, inputs, keyed: None }),
+            }
+        }
+    }
+
+    fn ask(&mut self, question: CheckRequest) {
+        self.checking.insert(question.id, Instant::now());
+        let _ = self.ask.send(question);
+    }
+
+    /// The urgency of the most urgent stage that is just being judged: less urgent ones do not take its place. One whose
+    /// judge takes long, because it reads sources, holds up nobody.
+    fn next_priority(&self) -> Option<Priority> {
+        let fresh = self.checking.iter().filter(|(_, since)| since.elapsed() < TICK);
+        fresh.map(|(id, _)| self.queue.priority(*id)).max()
+    }
+
+    fn start_ready<'scope>(
+        &mut self,
+        scope: &'scope Scope<'scope, '_>,
+        ready_actions: &'scope Mutex<Receiver<Allocated>>,
+    ) where
+        'a: 'scope,
+    {
+        while !self.queue.is_empty() {
+            if !self.running.is_empty() && self.limits.is_overloaded() {
+                return;
+            }
+            let (pipeline, at_least) = (self.pipeline, self.next_priority());
+            let need = |id: StageId| &pipeline.stages[id.0].resources;
+            let Some((ready, allocation)) = self.queue.next(&mut self.pool, at_least, need) else { return };
+            let id = ready.id;
+            if self.hands <= self.running.len() {
+                let (executor, tell) = (self.executor, self.tell.clone());
+                match limits::spawn_scoped(scope, "attempt", move || execute_all(executor, ready_actions, &tell)) {
+                    Ok(_) => self.hands += 1,
+                    Err(e) if self.hands == 0 => {
+                        self.pool.give_back(allocation);
+                        self.fail(id, Error::stage("cannot start a thread").caused(e).into());
+                        continue;
+                    }
+                    // One of those at work will take it.
+                    Err(_) => {}
+                }
+            }
+            self.running.insert(id);
+            let progress = &mut self.stages[id.0];
+            (progress.ended_early, progress.deadline) = (None, None);
+            self.set(id, State::Running);
+            let _ = self.ready.send((ready, allocation));
+        }
+    }
+
+    /// What was stored without waiting for the disk gets there soon, on a helper's time.
+    fn sync_to_disk<'scope>(&mut self, scope: &'scope Scope<'scope, '_>)
+    where
+        'a: 'scope,
+    {
+        if self.synced.elapsed() >= SYNC_INTERVAL && self.executor.unsynced.swap(false, Ordering::Relaxed) {
+            self.synced = Instant::now();
+            let store = self.executor.checker.store;
+            if limits::spawn_scoped(scope, "sync", move || store.sync()).is_err() {
+                // It is done at the end, then.
+                self.executor.unsynced.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Passes on what a remote has to say; when all else is done, waits until it has sent what it was given.
+    fn attend_remote(&mut self, idle: bool) {
+        let Some(remote) = self.executor.checker.remote else { return };
+        let stop = self.stop;
+        let words = remote.attend(idle, &|| stop.count() > 0);
+        words.into_iter().for_each(|text| self.say(EventKind::Warning { text }));
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Checked(id, checked) => {
+                self.checking.remove(&id);
+                // Given up meanwhile.
+                if !self.state(id).is_settled() {
+                    self.checked(id, checked);
+                }
+            }
+            Message::Starting(id, start, allocation) => {
+                self.limit_time(id);
+                self.report_start(id, start, &allocation);
+            }
+            Message::Worker(id, event) => self.forward_event(id, event),
+            Message::Ended(ready, allocation, end) => {
+                self.running.remove(&ready.id);
+                self.pool.give_back(allocation);
+                self.stages[ready.id.0].deadline = None;
+                self.ended(ready, end);
+            }
+        }
+    }
+
+    fn checked(&mut self, id: StageId, checked: Result<CheckResult>) {
+        match checked {
+            Err(e) => self.fail(id, e.into()),
+            Ok(CheckResult::Locked(question)) => {
+                let first = self.stages[id.0].key.is_none();
+                let key = question.keyed.as_ref().map(|k| k.action.key);
+                self.stages[id.0].key = key;
+                if let Some(key) = key.filter(|_| first) {
+                    self.say(EventKind::Locked { stage: self.stage(id).name.clone(), key: key.to_string() });
+                }
+                self.locked.insert(id, Later { due: Instant::now() + LOCK_INTERVAL, what: question });
+            }
+            Ok(CheckResult::Cached(key, record)) => {
+                let progress = &mut self.stages[id.0];
+                progress.key = Some(key);
+                progress.record = Some(*record);
+                self.set(id, State::Cached);
+            }
+            Ok(CheckResult::Stale(ready, reasons)) => {
+                for reason in reasons.iter().filter(|r| matches!(r, Reason::Damaged { .. })) {
+                    let text = format!("stage `{}`: {reason}; it runs again", self.stage(id).name);
+                    self.say(EventKind::Warning { text });
+                }
+                let progress = &mut self.stages[id.0];
+                progress.key = Some(ready.keyed.action.key);
+                progress.reasons = reasons;
+                self.queue.insert(ready);
+                if !self.queue.is_ranked() {
+                    self.queue.rank(self.priority());
+                }
+            }
+        }
+    }
+
+    /// By what each stage took when it last ran; a second where nobody knows.
+    fn priority(&self) -> Vec<Priority> {
+        let record_index = self.executor.checker.record_index().ok();
+        priority(self.pipeline, |id| match self.state(id) {
+            State::Unknown | State::Cached | State::Done => 0.0,
+            _ => record_index
+                .and_then(|record_index| record_index.seconds(&self.pipeline.name, self.stage(id)))
+                .unwrap_or(1.0),
+        })
+    }
+
+    /// Settles what never started and draws the sum.
+    fn finish(mut self) -> Outcome {
+        let signal = self.stop.signal();
+        for i in 0..self.selected.len() {
+            let id = self.selected[i];
+            if !self.state(id).is_settled() {
+                let why = if signal.is_some() { "the run was stopped" } else { "another stage failed" };
+                self.set_skipped(id, why.into());
+            }
+        }
+        self.executor.clean_up();
+        if self.executor.unsynced.load(Ordering::Relaxed)
+            && let Err(e) = self.executor.checker.store.sync()
+        {
+            self.say(EventKind::Warning { text: e.to_string() });
+        }
+        let ends: Vec<StageEnd> = self.selected.iter().map(|&id| self.end(id)).collect();
+        let error = sum(&ends, signal);
+        let exit = error.as_ref().map_or(0, Error::exit_code);
+        self.say(EventKind::RunFinished { seconds: self.began.elapsed().as_secs_f64(), exit });
+        let mut record = |id: &StageId| Some((*id, self.stages[id.0].record.take()?));
+        let records = self.selected.iter().filter_map(&mut record).collect();
+        Outcome { ends, records, error }
+    }
+}

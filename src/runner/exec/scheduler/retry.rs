@@ -1,0 +1,153 @@
+//! How attempts end, in time or not, and what follows: the next attempt, or none.
+
+use super::Scheduler;
+use super::message::{Early, Later};
+use crate::event::{EventKind, Failure, State};
+use crate::exec::executor::{ActionEnd, ReadyAction};
+use crate::pipeline::graph::StageId;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Between an attempt that was asked to stop and its end by force.
+const GRACE: Duration = Duration::from_secs(10);
+/// Wait before a second attempt where nothing is said, and the longest wait that doubling leads to.
+const BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+
+impl Scheduler<'_> {
+    /// Skips what a listener has given up, and stops it if it runs.
+    pub(super) fn cancel_pruned(&mut self) {
+        for (name, why) in self.listener.pointless() {
+            let Some(&id) = self.by_name.get(name.as_str()) else { continue };
+            if self.running.contains(&id) {
+                self.executor.workers.stop_one(id.0);
+                self.stages[id.0].ended_early = Some(Early::Pruned(why));
+                self.stages[id.0].deadline = Some(Instant::now() + GRACE);
+            } else if !self.state(id).is_settled() {
+                self.queue.remove(id);
+                self.locked.remove(&id);
+                self.retries.remove(&id);
+                self.skip(id, why);
+            }
+        }
+    }
+
+    /// The time of an attempt begins to run.
+    pub(super) fn limit_time(&mut self, id: StageId) {
+        let timeout = self.stage(id).retry.timeout.or(self.retry.timeout);
+        let progress = &mut self.stages[id.0];
+        if progress.ended_early.is_none() {
+            progress.deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        }
+    }
+
+    /// Stops attempts that take too long; ends those that do not heed it. While all is stopped no time passes.
+    pub(super) fn handle_time_limits(&mut self) {
+        let now = Instant::now();
+        let Some(lost) = self.stop.time_lost() else { return };
+        if !lost.is_zero() {
+            self.stages.iter_mut().filter_map(|s| s.deadline.as_mut()).for_each(|deadline| *deadline += lost);
+        }
+        let late = |id: &StageId| self.stages[id.0].deadline.is_some_and(|deadline| deadline <= now);
+        for id in self.running.iter().copied().filter(late).collect::<Vec<_>>() {
+            let progress = &mut self.stages[id.0];
+            progress.deadline = Some(now + GRACE);
+            match &progress.ended_early {
+                None => {
+                    progress.ended_early = Some(Early::OutOfTime);
+                    self.executor.workers.stop_one(id.0);
+                }
+                Some(_) => self.executor.workers.kill_one(id.0),
+            }
+        }
+    }
+
+    /// Locks to try again, and further attempts.
+    pub(super) fn requeue_due(&mut self) {
+        let now = Instant::now();
+        for question in take_due(&mut self.locked, now) {
+            self.ask(*question);
+        }
+        for ready in take_due(&mut self.retries, now) {
+            self.queue.insert(ready);
+        }
+    }
+
+    pub(super) fn ended(&mut self, ready: Box<ReadyAction>, end: ActionEnd) {
+        let id = ready.id;
+        let early = self.stages[id.0].ended_early.take();
+        match (end, early) {
+            (ActionEnd::Done(record), _) => {
+                let progress = &mut self.stages[id.0];
+                progress.record = Some(*record);
+                // Of an earlier attempt.
+                progress.failure = None;
+                self.set(id, State::Done);
+            }
+            (ActionEnd::Damaged(makers), _) => {
+                drop(ready);
+                for maker in makers {
+                    // One that runs again already will be waited for.
+                    if matches!(self.state(maker), State::Cached | State::Done) {
+                        self.set(maker, State::Waiting);
+                    }
+                }
+                self.set(id, State::Waiting);
+            }
+            (_, Some(Early::Pruned(why))) => self.skip(id, why),
+            (ActionEnd::Suspended, None) => self.set(id, State::Suspended),
+            // Ended by the second Ctrl-C: its checkpoints are as good as those of a suspended one.
+            (ActionEnd::Failed { .. } | ActionEnd::Suspended, _) if self.stops_heeded > 1 => {
+                self.set(id, State::Suspended)
+            }
+            (ActionEnd::Failed { .. } | ActionEnd::Suspended, Some(Early::OutOfTime)) => {
+                let limit = self.stage(id).retry.timeout.or(self.retry.timeout).unwrap_or_default();
+                let message = format!("it took longer than its timeout of {} s", limit.as_secs_f64());
+                self.attempt_failed(ready, Failure { message, ..Failure::default() });
+            }
+            (ActionEnd::Failed { failure, again: true }, None) => self.attempt_failed(ready, failure),
+            (ActionEnd::Failed { failure, again: false }, None) => self.fail(id, failure),
+        }
+    }
+
+    /// Another attempt, if there is one left. The order keeps the lock meanwhile.
+    pub(super) fn attempt_failed(&mut self, ready: Box<ReadyAction>, failure: Failure) {
+        let id = ready.id;
+        let retry = self.stage(id).retry;
+        let retries = retry.retries.or(self.retry.retries).unwrap_or(0);
+        let failed = self.stages[id.0].failed + 1;
+        self.stages[id.0].failed = failed;
+        if failed > retries || self.is_closing() {
+            return self.fail(id, failure);
+        }
+        let first = retry.backoff.or(self.retry.backoff).unwrap_or(BACKOFF);
+        let wait = first.saturating_mul(1 << (failed - 1).min(20)).min(LONGEST_BACKOFF.max(first));
+        let stage = self.stage(id).name.clone();
+        self.stages[id.0].failure = Some(failure.clone());
+        self.set(id, State::Ready);
+        self.say(EventKind::Retry { stage, attempt: failed + 1, wait: wait.as_secs_f64(), failure });
+        self.retries.insert(id, Later { due: Instant::now() + wait, what: ready });
+    }
+
+    pub(super) fn fail(&mut self, id: StageId, failure: Failure) {
+        self.stages[id.0].failure = Some(failure);
+        self.settle_failed(id);
+    }
+
+    /// The failure is on record.
+    pub(super) fn settle_failed(&mut self, id: StageId) {
+        let failed = self.stages[id.0].failed;
+        if failed > 1
+            && let Some(failure) = &mut self.stages[id.0].failure
+        {
+            failure.hints.push(format!("it was tried {failed} times"));
+        }
+        self.set(id, State::Failed);
+    }
+}
+
+/// Takes out what is due.
+fn take_due<T>(waiting: &mut BTreeMap<StageId, Later<T>>, now: Instant) -> Vec<T> {
+    let due: Vec<StageId> = waiting.iter().filter(|(_, later)| later.due <= now).map(|(id, _)| *id).collect();
+    due.iter().filter_map(|id| waiting.remove(id)).map(|later| later.what).collect()
+}

@@ -1,0 +1,66 @@
+//! From one state of a stage to the next, and what that means for the stages that need it. Decides nothing.
+
+use super::Scheduler;
+use crate::event::{EventKind, Failure, State};
+use crate::pipeline::graph::StageId;
+
+impl Scheduler<'_> {
+    /// The one door for transitions.
+    pub(super) fn set(&mut self, id: StageId, state: State) {
+        let is_known = |state| matches!(state, State::Cached | State::Done);
+        let before = std::mem::replace(&mut self.stages[id.0].state, state);
+        if is_known(before) != is_known(state) {
+            for i in 0..self.stages[id.0].needed_by.len() {
+                let dependent = self.stages[id.0].needed_by[i];
+                let lacks = &mut self.stages[dependent.0].lacks;
+                *lacks = if is_known(state) { *lacks - 1 } else { *lacks + 1 };
+                self.note_checkable(dependent);
+            }
+        }
+        self.note_checkable(id);
+        self.say(EventKind::State { stage: self.stage(id).name.clone(), state });
+        if state.is_settled() {
+            let end = self.end(id);
+            self.say(EventKind::Ended(Box::new(end)));
+        }
+        self.has_failed |= state == State::Failed;
+        if matches!(state, State::Failed | State::Suspended) {
+            self.skip_dependents(id);
+        }
+    }
+
+    pub(super) fn note_checkable(&mut self, id: StageId) {
+        let progress = &self.stages[id.0];
+        if progress.state == State::Waiting && progress.lacks == 0 {
+            self.judgeable.insert(id);
+        } else {
+            self.judgeable.remove(&id);
+        }
+    }
+
+    /// Skips all that needs `id`. With a stack of its own: a chain may be many thousand stages long.
+    pub(super) fn skip_dependents(&mut self, id: StageId) {
+        let mut blocked = vec![id];
+        while let Some(id) = blocked.pop() {
+            for i in 0..self.stages[id.0].needed_by.len() {
+                let dependent = self.stages[id.0].needed_by[i];
+                // One that needs several of the skipped is told once.
+                if self.state(dependent) == State::Waiting {
+                    self.set_skipped(dependent, format!("needs `{}`", self.stage(id).name));
+                    blocked.push(dependent);
+                }
+            }
+        }
+    }
+
+    /// Skips a stage and all that needs it.
+    pub(super) fn skip(&mut self, id: StageId, message: String) {
+        self.set_skipped(id, message);
+        self.skip_dependents(id);
+    }
+
+    pub(super) fn set_skipped(&mut self, id: StageId, message: String) {
+        self.stages[id.0].failure = Some(Failure { message, ..Failure::default() });
+        self.set(id, State::Skipped);
+    }
+}

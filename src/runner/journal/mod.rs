@@ -1,0 +1,139 @@
+//! The journal of a run: `runs/<id>/events.jsonl`, every event as it happened, and `summary.json`, who began it and,
+//! once it has ended, how. A run without an `exit` in its summary was cut off, unless the lock on its events says that it
+//! is under way. For people and programs that look back (`history`); nothing that runs a stage reads it, and failing to
+//! write it must not break a run: the first failure is remembered, the rest is silence.
+
+pub mod explain;
+pub mod lineage;
+pub mod read;
+pub mod record_use;
+
+use crate::cache::store::Store;
+use crate::event::{Event, EventKind, Listener, StageEnd, State};
+use crate::files::disk::{Durability, unique, write_file};
+use crate::host::{host, user, utc_now};
+use serde::Serialize;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+pub struct Journal {
+    folder: PathBuf,
+    events: io::Result<File>,
+    summary: Summary,
+}
+
+#[derive(Debug, Serialize)]
+struct Summary {
+    format: u32,
+    pipeline: String,
+    /// The command line.
+    command: Vec<String>,
+    began: String,
+    user: String,
+    host: String,
+    program: &'static str,
+    seconds: f64,
+    exit: Option<i32>,
+    /// Cached stages that are too many to be listed below.
+    cached: usize,
+    stages: Vec<StageEnd>,
+}
+
+impl Journal {
+    /// Starts a journal in a folder named by the time; its name is the run's id.
+    pub fn start(store: &Store) -> Self {
+        let began = utc_now();
+        let id = began.replace([':', '-'], "").replace('T', "-").replace(['.', 'Z'], "");
+        // Two hosts may begin a run at the same moment.
+        let folder = store.runs().join(format!("{id}{}", unique().replace(".tmp", "").get(..5).unwrap_or_default()));
+        let events = std::fs::create_dir_all(&folder).and_then(|()| File::create(folder.join("events.jsonl")));
+        // Nobody else writes this file; where locks are not to be had a run under way looks cut off, and that is all.
+        let _ = events.as_ref().map(File::try_lock);
+        let summary = Summary {
+            format: 1,
+            pipeline: String::new(),
+            command: std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect(),
+            began,
+            user: user(),
+            host: host(),
+            program: env!("CARGO_PKG_VERSION"),
+            seconds: 0.0,
+            exit: None,
+            cached: 0,
+            stages: vec![],
+        };
+        Self { folder, events, summary }
+    }
+
+    /// What most stages of a large pipeline do most of the time, waiting and being cached, would only bury the rest.
+    fn is_worth_noting(what: &EventKind) -> bool {
+        match what {
+            EventKind::State { state, .. } => !matches!(state, State::Waiting | State::Ready | State::Cached),
+            EventKind::Ended(end) => end.state != State::Cached,
+            _ => true,
+        }
+    }
+
+    fn summarize(&self) {
+        if let Ok(text) = serde_json::to_vec(&self.summary) {
+            let _ = write_file(&self.folder.join("summary.json"), &text, Durability::Later);
+        }
+    }
+
+    fn note(&mut self, event: &Event) {
+        if let Ok(file) = &mut self.events {
+            let line = serde_json::to_vec(event).map_err(io::Error::from);
+            let written = line.and_then(|mut line| {
+                line.push(b'\n');
+                file.write_all(&line)
+            });
+            if let Err(e) = written {
+                self.events = Err(e);
+            }
+        }
+    }
+}
+
+impl Listener for Journal {
+    fn event(&mut self, event: &Event) {
+        if Self::is_worth_noting(&event.what) {
+            self.note(event);
+        }
+        match &event.what {
+            EventKind::RunStarted { pipeline, .. } => {
+                self.summary.pipeline.clone_from(pipeline);
+                self.summarize();
+            }
+            // Where the outputs of a cached stage lie is told by its record.
+            EventKind::Ended(end) if end.state == State::Cached => {
+                let bare = StageEnd { outputs: vec![], shown: vec![], ..(**end).clone() };
+                self.summary.stages.push(bare);
+            }
+            EventKind::Ended(end) => self.summary.stages.push((**end).clone()),
+            EventKind::AllCached { stages } => self.summary.cached = *stages,
+            EventKind::RunFinished { seconds, exit } => {
+                self.summary.seconds = *seconds;
+                self.summary.exit = Some(*exit);
+                self.summarize();
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_that_cannot_be_written_breaks_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        std::fs::remove_dir_all(store.runs()).unwrap();
+        std::fs::write(store.runs(), "in the way").unwrap();
+        let mut journal = Journal::start(&store);
+        journal.event(&Event { at: 0.0, what: EventKind::RunFinished { seconds: 1.0, exit: 0 } });
+        assert!(journal.events.is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! Journals of earlier runs, read: who ran what, when, and how it went. `record` writes them.
+//!
+//! A journal may be of another version or torn: what is not there is left out, never an error. Of a run that is under way its
+//! journal is locked; a run that is over and does not say how it ended was cut off.
+
+use crate::cache::store::Store;
+use crate::event::Measure;
+use crate::files::disk::list;
+use erw_base::error::Result;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs::{File, TryLockError};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Run {
+    pub id: String,
+    pub state: RunState,
+    pub pipeline: String,
+    pub command: Vec<String>,
+    /// UTC.
+    pub began: String,
+    pub user: String,
+    pub host: String,
+    pub program: String,
+    pub seconds: f64,
+    pub exit: Option<i32>,
+    /// Cached stages that were too many to be listed.
+    pub cached: usize,
+    pub stages: Vec<Ended>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    Ended,
+    Running,
+    /// Killed, or its machine went down.
+    #[default]
+    CutOff,
+}
+
+/// How a stage ended in a run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ended {
+    pub stage: String,
+    pub kind: String,
+    /// `cached`, `done`, `failed`, …; `running` and `cut_off` for what had begun and not ended.
+    pub state: String,
+    pub key: Option<String>,
+    pub seconds: f64,
+    pub results: Vec<Measure>,
+    pub error: Option<Message>,
+    /// Why it ran.
+    pub reasons: Vec<String>,
+    /// Where its log was while it ran.
+    pub log: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Message {
+    pub message: String,
+}
+
+/// Every run, the latest first.
+pub fn runs(store: &Store) -> Result<Vec<Run>> {
+    let mut folders = list(&store.runs())?;
+    folders.retain(|f| f.is_dir());
+    // Their names begin with the time.
+    folders.reverse();
+    // Without a pipeline: refused before anything began.
+    Ok(folders.iter().map(|f| read(f)).filter(|run| !run.pipeline.is_empty()).collect())
+}
+
+/// A run from its folder. Stages of an ended run are told without reasons and logs; [`with_events`] adds them.
+pub fn read(folder: &Path) -> Run {
+    let summary = std::fs::read(folder.join("summary.json")).ok();
+    let mut run: Run = summary.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    run.id = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if run.exit.is_some() {
+        run.state = RunState::Ended;
+        return run;
+    }
+    run.state = if is_locked(&folder.join("events.jsonl")) { RunState::Running } else { RunState::CutOff };
+    with_events(&mut run, folder);
+    run
+}
+
+/// Held by the run that writes it.
+fn is_locked(journal: &Path) -> bool {
+    File::open(journal).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+/// Adds what only the events of a run tell.
+pub fn with_events(run: &mut Run, folder: &Path) {
+    let over = run.state == RunState::Ended;
+    for event in events(folder) {
+        if !over {
+            run.seconds = event["at"].as_f64().unwrap_or(run.seconds);
+        }
+        match event["event"].as_str() {
+            Some("run_started") if !over => run.pipeline = text(&event["pipeline"]),
+            Some("started") => {
+                let reasons = event["reasons"].as_array().map_or(vec![], |all| all.iter().map(text).collect());
+                let log = event["log"].as_str().map(PathBuf::from);
+                let entry = entry(run, &text(&event["stage"]));
+                (entry.reasons, entry.log) = (reasons, log);
+                if !over {
+                    entry.kind = text(&event["kind"]);
+                    entry.key = event["key"].as_str().map(String::from);
+                    entry.state = "running".into();
+                }
+            }
+            Some("ended") if !over => {
+                let Ok(end) = serde_json::from_value::<Ended>(event) else { continue };
+                let entry = entry(run, &end.stage);
+                *entry = Ended { reasons: entry.reasons.clone(), log: entry.log.clone(), ..end };
+            }
+            _ => {}
+        }
+    }
+    if run.state == RunState::CutOff {
+        run.stages.iter_mut().filter(|s| s.state == "running").for_each(|s| s.state = "cut_off".into());
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_string()
+}
+
+fn entry<'r>(run: &'r mut Run, stage: &str) -> &'r mut Ended {
+    let found = run.stages.iter().position(|s| s.stage == stage);
+    let at = found.unwrap_or_else(|| {
+        run.stages.push(Ended { stage: stage.into(), ..Ended::default() });
+        run.stages.len() - 1
+    });
+    &mut run.stages[at]
+}
+
+/// The events of a run as they were written; a torn last line is left out.
+fn events(folder: &Path) -> impl Iterator<Item = Value> {
+    let file = File::open(folder.join("events.jsonl")).ok();
+    let lines = file.into_iter().flat_map(|f| BufReader::new(f).lines().map_while(|l| l.ok()));
+    lines.filter_map(|line| serde_json::from_str(&line).ok())
+}
+
+/// The key and the log of the last attempt at a stage that any run of the pipeline began.
+pub fn last_attempt(store: &Store, pipeline: &str, stage: &str) -> Result<Option<(String, PathBuf)>> {
+    for mut run in runs(store)?.into_iter().filter(|r| r.pipeline == pipeline) {
+        let folder = store.runs().join(&run.id);
+        with_events(&mut run, &folder);
+        let found = run.stages.into_iter().find(|s| s.stage == stage);
+        if let Some((key, log)) = found.and_then(|s| Some((s.key?, s.log?))) {
+            return Ok(Some((key, log)));
+        }
+    }
+    Ok(None)
+}

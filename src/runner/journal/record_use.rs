@@ -1,0 +1,34 @@
+//! What a run means for the records it meets: a hit is a use, which gc heeds; a new one is offered to the remote.
+
+use crate::cache::CacheRef;
+use crate::cache::action_cache::{self, Lookup};
+use crate::event::{Event, EventKind, Listener, State};
+
+/// Hears of every stage that ends.
+pub struct Uses<'a> {
+    cache: CacheRef<'a>,
+}
+
+impl<'a> Uses<'a> {
+    pub fn of(cache: CacheRef<'a>) -> Self {
+        Self { cache }
+    }
+}
+
+impl Listener for Uses<'_> {
+    fn event(&mut self, event: &Event) {
+        let EventKind::Ended(end) = &event.what else { return };
+        let key = end.key.as_ref().and_then(|k| k.parse::<crate::files::digest::Digest>().ok());
+        let Some(key) = key.map(crate::cache::key::Key::from) else { return };
+        match end.state {
+            State::Cached => self.cache.store.used(&key),
+            State::Done => {
+                let Some(remote) = self.cache.remote else { return };
+                if let Ok(Lookup::Hit(record)) = action_cache::lookup(self.cache.store, &key) {
+                    remote.offer(self.cache.store, &record);
+                }
+            }
+            _ => {}
+        }
+    }
+}

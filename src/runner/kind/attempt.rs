@@ -1,0 +1,300 @@
+//! What a stage sees while it runs: parameters, input paths, output directories, a checkpoint
+//! directory that outlives the attempt, and ways to report. It does not know the graph, the plan, the
+//! store, or which stage of a pipeline it is.
+
+use super::field::{Params, element};
+use super::step_log::{METRICS, StepLog, TIMES};
+use crate::event::WorkerEvent;
+use crate::event::progress::{self, Reached};
+use erw_base::error::{Error, Result};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Progress is told at most this often: a bar cannot show more and the journal keeps every line.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Pictures of the work under way, in a work folder and later beside the logs.
+pub const PICTURES: &str = "pictures";
+
+/// Everything a worker process needs, written as JSON to `work/<key>/job.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    /// Stage name, for messages only.
+    pub stage: String,
+    pub kind: String,
+    /// Key of the action, for messages and logs.
+    pub key: String,
+    /// Path parameters hold the resolved, absolute path.
+    pub params: Params,
+    pub operation: Params,
+    /// Slot to artifact path in the store; the elements of a list slot by their names ([`element`]).
+    pub inputs: BTreeMap<String, PathBuf>,
+    /// Output name to artifact type.
+    pub outputs: BTreeMap<String, String>,
+    /// `work/<key>`: `out/NAME` and `checkpoints/` lie below it.
+    pub work_dir: PathBuf,
+    /// Threads this attempt may use.
+    pub threads: usize,
+    /// `cpu`, `cuda:0`, …
+    pub device: String,
+    /// Program and arguments of a `kind = "command"` stage, with placeholders not filled yet.
+    #[serde(default)]
+    pub command: Option<Vec<String>>,
+    /// Directory of the pipeline file, where a command runs.
+    #[serde(default)]
+    pub pipeline_dir: PathBuf,
+    /// Where published files are kept once they were fetched.
+    #[serde(default)]
+    pub downloads: PathBuf,
+}
+
+/// One try at one stage.
+pub struct Attempt {
+    job: Job,
+    stop: Arc<AtomicBool>,
+    events: Mutex<EventWriter>,
+}
+
+struct EventWriter {
+    out: Box<dyn Write + Send>,
+    last_progress: Option<Instant>,
+    metrics: StepLog,
+    times: StepLog,
+    /// Units of work in all, once that was told.
+    total: Option<u64>,
+    /// A metrics file that cannot be written is told of once and fails nothing: the numbers are in the journal too.
+    write_failed: bool,
+}
+
+impl Attempt {
+    /// `out` receives one JSON [`WorkerEvent`] a line; `stop` is raised by whoever wants the attempt put down.
+    pub fn new(job: Job, out: Box<dyn Write + Send>, stop: Arc<AtomicBool>) -> Self {
+        let log = |name| StepLog::new(job.work_dir.join(name));
+        let (metrics, times) = (log(METRICS), log(TIMES));
+        Self {
+            job,
+            stop,
+            events: Mutex::new(EventWriter {
+                out,
+                last_progress: None,
+                metrics,
+                times,
+                total: None,
+                write_failed: false,
+            }),
+        }
+    }
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+    /// Parameters as the kind's own struct (`deny_unknown_fields`, no `Default`).
+    pub fn params<T: DeserializeOwned>(&self) -> Result<T> {
+        extract(&self.job.params)
+    }
+    /// Operation values as the kind's own struct.
+    pub fn operation<T: DeserializeOwned>(&self) -> Result<T> {
+        extract(&self.job.operation)
+    }
+    /// Path of the artifact in a required slot.
+    pub fn input(&self, slot: &str) -> Result<&Path> {
+        self.optional_input(slot).ok_or_else(|| Error::stage(format!("input `{slot}` is not connected")))
+    }
+    /// Path of the artifact in an optional slot.
+    pub fn optional_input(&self, slot: &str) -> Option<&Path> {
+        self.job.inputs.get(slot).map(PathBuf::as_path)
+    }
+    /// Paths of the artifacts in a slot that takes several, in the order in which the pipeline names them.
+    pub fn inputs(&self, slot: &str) -> Vec<&Path> {
+        (0..).map_while(|i| self.optional_input(&element(slot, i))).collect()
+    }
+    /// Directory for an output, created empty at the start of each attempt.
+    pub fn output(&self, name: &str) -> PathBuf {
+        self.job.work_dir.join("out").join(name)
+    }
+    /// Directory that is kept until the stage succeeds, whatever kills the attempt.
+    pub fn checkpoint_dir(&self) -> PathBuf {
+        self.job.work_dir.join("checkpoints")
+    }
+    /// Directory for pictures of the work under way. Not part of any output; moves to the logs when the stage succeeds.
+    pub fn pictures_dir(&self) -> PathBuf {
+        self.job.work_dir.join(PICTURES)
+    }
+    /// Directory of published files, shared by all stages and outliving all of them.
+    pub fn downloads(&self) -> &Path {
+        &self.job.downloads
+    }
+    pub fn device(&self) -> &str {
+        &self.job.device
+    }
+    /// `done` of `total` units (steps, images); may be called often, is throttled.
+    pub fn progress(&self, done: u64, total: u64) {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = events.last_progress.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL);
+        if due || done >= total {
+            events.last_progress = Some(Instant::now());
+            events.say(&WorkerEvent::Progress { done, total });
+        }
+        events.total = Some(total);
+        events.note(|metrics, times| metrics.reach(done).and_then(|()| times.reach(done)));
+    }
+    /// A value of a running curve, for the metrics file and bars. The same numbers each time: what depends on the clock
+    /// is a [`time`](Self::time).
+    pub fn metric(&self, step: u64, name: &str, value: f64) {
+        let value = finite(value);
+        self.say(&WorkerEvent::Metric { step, name: name.into(), value });
+        self.note(|metrics, _| metrics.add(step, name, value));
+    }
+    /// A rate or a duration that belongs to a step, such as steps per second.
+    pub fn time(&self, step: u64, name: &str, value: f64) {
+        let value = finite(value);
+        self.say(&WorkerEvent::Metric { step, name: name.into(), value });
+        self.note(|_, times| times.add(step, name, value));
+    }
+    /// A result of the stage, kept in the action record; the first one is the stage's key metric in tables.
+    pub fn result(&self, name: &str, value: f64) {
+        self.say(&WorkerEvent::Result { name: name.into(), value: finite(value) });
+    }
+    /// A file inside output `output` worth showing to the user at the end of the run (a picture).
+    pub fn show(&self, output: &str, file: &str) {
+        self.say(&WorkerEvent::Show { output: output.into(), file: file.into() });
+    }
+    pub fn log(&self, text: &str) {
+        self.say(&WorkerEvent::Log { text: text.into() });
+    }
+    /// A checkpoint is about to be written: the metrics file must not fall behind it, whatever happens next.
+    pub fn checkpointing(&self) {
+        self.note(|metrics, times| metrics.sync().and_then(|()| times.flush()));
+    }
+    /// A checkpoint was written at this step.
+    pub fn checkpointed(&self, step: u64) {
+        let of = self.events.lock().unwrap_or_else(PoisonError::into_inner).total;
+        progress::note(&self.job.work_dir, Reached { step, of });
+        self.say(&WorkerEvent::Checkpoint { step });
+    }
+    /// The attempt continues from a checkpoint of an earlier attempt.
+    pub fn resumed(&self, step: u64) {
+        self.say(&WorkerEvent::Resumed { step });
+        self.note(|metrics, times| metrics.resume(step).and_then(|()| times.resume(step)));
+    }
+    /// A stop was asked for (Ctrl-C, SIGTERM): write a checkpoint and return [`Error::suspended`].
+    pub fn should_stop(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+    pub(crate) fn say(&self, event: &WorkerEvent) {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).say(event);
+    }
+    fn note(&self, write: impl FnOnce(&mut StepLog, &mut StepLog) -> std::io::Result<()>) {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).note(write);
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.note(|metrics, times| metrics.flush().and_then(|()| times.flush()));
+    }
+}
+
+impl EventWriter {
+    fn note(&mut self, write: impl FnOnce(&mut StepLog, &mut StepLog) -> std::io::Result<()>) {
+        if self.write_failed {
+            return;
+        }
+        if let Err(e) = write(&mut self.metrics, &mut self.times) {
+            self.write_failed = true;
+            self.say(&WorkerEvent::Log { text: format!("cannot write the metrics file: {e}") });
+        }
+    }
+    /// A runner that no longer listens is not the stage's concern: the worker is told to end by other means.
+    fn say(&mut self, event: &WorkerEvent) {
+        let Ok(mut line) = serde_json::to_vec(event) else { return };
+        line.push(b'\n');
+        let _ = self.out.write_all(&line).and_then(|()| self.out.flush());
+    }
+}
+
+/// JSON has no NaN and no infinity; they travel as null.
+fn finite(value: f64) -> Option<f64> {
+    value.is_finite().then_some(value)
+}
+
+fn extract<T: DeserializeOwned>(values: &Params) -> Result<T> {
+    let map = values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    serde_json::from_value(serde_json::Value::Object(map)).map_err(|e| Error::usage(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(buf);
+            Ok(buf.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn events(tell: impl Fn(&Attempt)) -> Vec<WorkerEvent> {
+        let said = Shared::default();
+        let job = serde_json::json!({"stage": "s", "kind": "k", "key": "", "params": {}, "operation": {}, "inputs": {},
+            "outputs": {}, "work_dir": "/w", "threads": 1, "device": "cpu"});
+        let job = serde_json::from_value(job).unwrap();
+        tell(&Attempt::new(job, Box::new(said.clone()), Arc::default()));
+        let text = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+
+    #[test]
+    fn numbers_reach_the_worker_to_the_last_bit() {
+        let job = serde_json::json!({"stage": "s", "kind": "k", "key": "", "params": {}, "operation": {}, "inputs": {},
+            "outputs": {}, "work_dir": "/w", "threads": 1, "device": "cpu"});
+        let mut job: Job = serde_json::from_value(job).unwrap();
+        // Seventeen digits and far exponents are where a fast reader of decimals errs.
+        let mut bits = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut numbers = vec![0.1, 1e-30, 5e-324, f64::MAX, 0.1 + 0.2, 2.0];
+        for _ in 0..1000 {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            numbers.extend(Some(f64::from_bits(bits)).filter(|x| x.is_finite()));
+        }
+        job.params.insert("many".into(), serde_json::json!(numbers));
+        job.params.insert("one".into(), serde_json::json!(0.123_456_789_012_345_68));
+        job.params.insert("whole".into(), serde_json::json!(7));
+        job.operation.insert("word".into(), serde_json::json!("f64"));
+        let back: Job = serde_json::from_slice(&serde_json::to_vec(&job).unwrap()).unwrap();
+        assert_eq!((&back.params, &back.operation), (&job.params, &job.operation));
+    }
+
+    #[test]
+    fn progress_is_throttled_but_the_end_is_always_told() {
+        let told = events(|a| (0..=10_000).for_each(|i| a.progress(i, 10_000)));
+        assert!(told.len() < 1000, "{} events", told.len());
+        assert_eq!(told.first(), Some(&WorkerEvent::Progress { done: 0, total: 10_000 }));
+        assert_eq!(told.last(), Some(&WorkerEvent::Progress { done: 10_000, total: 10_000 }));
+    }
+
+    #[test]
+    fn a_metrics_file_that_cannot_be_written_is_told_of_once() {
+        let told = events(|a| (1..4).for_each(|step| a.metric(step, "loss", 1.0)));
+        let logs: Vec<_> = told.iter().filter(|e| matches!(e, WorkerEvent::Log { .. })).collect();
+        let text = "cannot write the metrics file: No such file or directory (os error 2)".to_string();
+        assert_eq!(logs, [&WorkerEvent::Log { text }]);
+        assert_eq!(told.len(), 4, "the events are told all the same");
+    }
+
+    #[test]
+    fn a_value_that_is_not_a_number_survives_as_null() {
+        let told = events(|a| a.result("fid", f64::NAN));
+        assert_eq!(told, [WorkerEvent::Result { name: "fid".into(), value: None }]);
+    }
+}

@@ -1,0 +1,228 @@
+//! What a manifest declares: parameters with their types and limits, input slots, outputs.
+
+use crate::text::spanned::{Node, Toml};
+use erw_base::error::Result;
+use std::collections::BTreeMap;
+
+/// Resolved parameter values by name, typed as the manifest says (ints stay ints, floats are floats).
+pub type Params = BTreeMap<String, serde_json::Value>;
+
+/// Where a kind makes the same bytes of the same inputs. Says how results are compared and is in no key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exact {
+    Everywhere,
+    /// On one class of machine, see [`crate::host`]. What a manifest does not say is this.
+    Machine,
+}
+
+impl Exact {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Everywhere => "everywhere",
+            Self::Machine => "machine",
+        }
+    }
+}
+
+/// `latents = "latents"`, `init = "warmed|sit?"`, `features = "features*"`.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    pub name: String,
+    /// Accepted artifact types; [`ANY`] accepts all.
+    pub types: Vec<String>,
+    /// `?`: one or none.
+    pub optional: bool,
+    /// `*`: none or more, in order; also `optional`.
+    pub many: bool,
+    pub doc: String,
+}
+
+/// `sit = "sit"`; a type written `{param}` is the value of that string parameter.
+#[derive(Debug, Clone)]
+pub struct Output {
+    pub name: String,
+    pub ty: String,
+    pub doc: String,
+}
+
+/// One parameter: `lr = 1e-4  # comment`, or an inline table
+/// `{ type = "path", default = .., one_of = [..], optional = true, min = .., max = .., missing = "how to get it" }`;
+/// `cost = "proportional"` marks what the duration is proportional to, `cost = "none"` what does not touch it.
+/// `missing` may be a list of lines, and a line may say `{url}` for the value of the parameter `url`.
+/// Types are `bool`, `int`, `float`, `string`, `path`, `published`, lists as `[int]`, and `int | [int]` for one number or
+/// a list of them; without `type` the default tells it.
+#[derive(Debug, Clone)]
+pub struct Field {
+    pub name: String,
+    pub ty: FieldType,
+    /// `None` and not `optional`: the pipeline must give it.
+    pub default: Option<serde_json::Value>,
+    /// An optional parameter without a default is `null` when not given.
+    pub optional: bool,
+    pub one_of: Vec<serde_json::Value>,
+    pub min: Option<f64>,
+    pub max: Option<f64>,
+    pub cost: Cost,
+    /// For `path`: what to tell a user whose file is absent, by line. `{name}` stands for the value of that parameter; a
+    /// line about a value that is not given is not told.
+    pub missing: Vec<String>,
+    pub doc: String,
+}
+
+/// What a parameter is to the duration of a stage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Cost {
+    /// Nobody says.
+    #[default]
+    Unknown,
+    /// Twice as much takes twice as long.
+    Proportional,
+    /// Another value takes as long.
+    None,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FieldType {
+    Bool,
+    Int,
+    Float,
+    /// Whole or not, kept as it was written: a free value of a command, which is an integer until somebody halves it.
+    Number,
+    String,
+    /// A file or folder outside the cache; its contents enter the key, its name does not.
+    Path,
+    /// The name of a published file, see [`erw_fetch::registry`]; what identifies the file enters the key.
+    Published,
+    List(Box<FieldType>),
+    /// A single value or a list of such, kept as it was written.
+    OneOrMany(Box<FieldType>),
+}
+
+/// The slot type that accepts an artifact of every type.
+pub const ANY: &str = "any";
+
+impl Slot {
+    pub fn accepts(&self, ty: &str) -> bool {
+        self.types.iter().any(|t| t == ty || t == ANY)
+    }
+    /// `a or b`, for messages.
+    pub fn wanted(&self) -> String {
+        self.types.join(" or ")
+    }
+    /// `latents`, `warmed|sit?`: the type as a manifest writes it.
+    pub fn text(&self) -> String {
+        let mark = match (self.many, self.optional) {
+            (true, _) => "*",
+            (false, true) => "?",
+            (false, false) => "",
+        };
+        self.types.join("|") + mark
+    }
+}
+
+/// The name under which element `index` of a list slot stands in graphs, keys and jobs: the slot's own for the first, so
+/// that a list of one is the same as that one; `SLOT.1` for the second.
+pub fn element(slot: &str, index: usize) -> String {
+    if index == 0 { slot.to_string() } else { format!("{slot}.{index}") }
+}
+
+impl FieldType {
+    /// The type with its article, for messages.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Bool => "a boolean".into(),
+            Self::Int => "an integer".into(),
+            Self::Float | Self::Number => "a number".into(),
+            Self::String => "a string".into(),
+            Self::Path => "a path".into(),
+            Self::Published => "the name of a published file".into(),
+            Self::List(of) => format!("a list of {}", of.plural()),
+            Self::OneOrMany(of) => format!("{} or a list of {}", of.describe(), of.plural()),
+        }
+    }
+
+    fn plural(&self) -> String {
+        match self {
+            Self::Bool => "booleans".into(),
+            Self::Int => "integers".into(),
+            Self::Float | Self::Number => "numbers".into(),
+            Self::String => "strings".into(),
+            Self::Path => "paths".into(),
+            Self::Published => "names of published files".into(),
+            Self::List(of) | Self::OneOrMany(of) => format!("lists of {}", of.plural()),
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        if let Some((one, many)) = text.split_once('|') {
+            let (one, many) = (Self::parse(one.trim())?, Self::parse(many.trim())?);
+            // Paths are looked for in values and in lists; a third place would be one to forget.
+            let plain = matches!(one, Self::Bool | Self::Int | Self::Float | Self::String);
+            return (plain && many == Self::List(Box::new(one.clone()))).then(|| Self::OneOrMany(Box::new(one)));
+        }
+        Some(match text {
+            "bool" => Self::Bool,
+            "int" => Self::Int,
+            "float" => Self::Float,
+            "string" => Self::String,
+            "path" => Self::Path,
+            "published" => Self::Published,
+            _ => Self::List(Box::new(Self::parse(text.strip_prefix('[')?.strip_suffix(']')?.trim())?)),
+        })
+    }
+
+    /// The type that a value shows. Nothing for tables, dates and empty lists, which show none.
+    pub fn of(node: &Node) -> Option<Self> {
+        Some(match &node.value {
+            Toml::Bool(_) => Self::Bool,
+            Toml::Int(_) => Self::Int,
+            Toml::Float(_) => Self::Float,
+            Toml::String(_) => Self::String,
+            Toml::List(nodes) => {
+                let mut types = nodes.iter().map(Self::of);
+                let first = types.next()??;
+                // `[0, 0.5]` is a list of numbers.
+                let of = types.try_fold(first, |acc, ty| match (acc, ty?) {
+                    (a, b) if a == b => Some(a),
+                    (Self::Int, Self::Float) | (Self::Float, Self::Int) => Some(Self::Float),
+                    _ => None,
+                })?;
+                Self::List(Box::new(of))
+            }
+            Toml::Table(_) | Toml::Date => return None,
+        })
+    }
+
+    /// With any number where an integer was the example.
+    pub fn with_any_number(self) -> Self {
+        match self {
+            Self::Int => Self::Number,
+            Self::List(of) => Self::List(Box::new(of.with_any_number())),
+            other => other,
+        }
+    }
+}
+
+impl Output {
+    /// The parameter whose value is the type, for `{param}`.
+    pub fn param(&self) -> Option<&str> {
+        self.ty.strip_prefix('{')?.strip_suffix('}')
+    }
+}
+
+pub(crate) fn exact(root: &Node) -> Result<Exact> {
+    let Some(node) = root.get("exact") else { return Ok(Exact::Machine) };
+    let known = [Exact::Everywhere, Exact::Machine].into_iter().find(|e| node.string("`exact`").ok() == Some(e.name()));
+    known.ok_or_else(|| node.mismatch("`exact`", "`everywhere` or `machine`"))
+}
+
+pub(crate) fn tolerance(root: &Node) -> Result<f64> {
+    let Some(node) = root.get("tolerance") else { return Ok(0.0) };
+    match node.value {
+        Toml::Float(x) if (0.0..1.0).contains(&x) => Ok(x),
+        _ => Err(node.mismatch("`tolerance`", "a float from 0.0 up to 1.0")),
+    }
+}
+
+/// The type of outputs that hold numbers.
+pub const TYPE: &str = "metrics";

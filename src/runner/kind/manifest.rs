@@ -1,0 +1,386 @@
+//! Stage kinds and their manifests: what a kind takes, makes and can be told.
+//!
+//! A manifest is the commented TOML in `stages/KIND.toml`, embedded in the binary; it is the only home
+//! of defaults. This module reads the text; it does not know which kinds exist (the registry is an
+//! argument of the runner) nor what a kind computes.
+
+use super::expression::{Expression, Term};
+use super::field::{Cost, Exact, Field, FieldType, Output, Slot, exact, tolerance};
+use super::property::Rule;
+use super::value;
+use crate::text::spanned::{self, Entry, Node, Toml, flatten};
+use crate::text::suggest;
+use erw_base::error::{Error, ErrorKind, Result};
+use std::path::Path;
+
+/// A manifest, parsed.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    pub kind: String,
+    pub summary: String,
+    /// Raised by hand when the code computes something else; voids this kind's cache.
+    pub revision: u32,
+    pub exact: Exact,
+    /// How far results may lie from those made on another class of machine, relative to the larger of the two.
+    pub tolerance: f64,
+    /// What its results may be called; those of a program nobody knows before it has run.
+    pub results: Vec<String>,
+    pub inputs: Vec<Slot>,
+    pub outputs: Vec<Output>,
+    /// In the key.
+    pub params: Vec<Field>,
+    /// Not in the key: changes cost, never results.
+    pub operation: Vec<Field>,
+    /// `[properties]`: of an output, what is known of it before it is made.
+    pub properties: Vec<(String, String, Expression)>,
+    /// `[agree]`: what must be so for the stage to work.
+    pub agree: Vec<Rule>,
+    /// `[doubt]`: what is hardly meant if it is not so.
+    pub doubt: Vec<Rule>,
+}
+
+impl Manifest {
+    /// Reads the text of `stages/KIND.toml`. Since the text is part of the program, every error is an
+    /// internal one; it still has its place.
+    pub fn parse(kind: &str, text: &str) -> Result<Self> {
+        let read = || -> Result<Self> {
+            let root = spanned::parse(Path::new(&format!("stages/{kind}.toml")), text)?;
+            Self::read(kind, &root)
+        };
+        read().map_err(|mut e| {
+            e.kind = ErrorKind::Internal;
+            e.context(format!("the manifest of kind `{kind}` is broken"))
+        })
+    }
+
+    /// The parameter or operation value of this name.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        self.params.iter().chain(&self.operation).find(|f| f.name == name)
+    }
+
+    fn read(kind: &str, root: &Node) -> Result<Self> {
+        const KEYS: [&str; 12] = [
+            "summary",
+            "revision",
+            "exact",
+            "tolerance",
+            "results",
+            "inputs",
+            "outputs",
+            "params",
+            "operation",
+            "properties",
+            "agree",
+            "doubt",
+        ];
+        for entry in root.table("a manifest")? {
+            if !KEYS.contains(&entry.key.as_str()) {
+                let error = Error::usage(format!("unknown key `{}`", entry.key)).at(entry.key_place.clone());
+                return Err(error.maybe_hint(suggest::hint(&entry.key, KEYS, "a manifest has")));
+            }
+        }
+        let required =
+            |key: &str| root.get(key).ok_or_else(|| Error::usage(format!("`{key}` is missing")).at(root.place.clone()));
+        let revision = required("revision")?;
+        let manifest = Self {
+            kind: kind.to_string(),
+            summary: required("summary")?.string("`summary`")?.to_string(),
+            revision: match revision.value {
+                Toml::Int(n) if n >= 1 => u32::try_from(n).unwrap_or(u32::MAX),
+                _ => return Err(revision.mismatch("`revision`", "an integer from 1 on")),
+            },
+            exact: exact(root)?,
+            tolerance: tolerance(root)?,
+            results: results(root)?,
+            inputs: section(root, "inputs", slot)?,
+            outputs: section(root, "outputs", output)?,
+            params: section(root, "params", field)?,
+            operation: section(root, "operation", field)?,
+            properties: properties(root)?,
+            agree: rules(root, "agree")?,
+            doubt: rules(root, "doubt")?,
+        };
+        manifest.check(root)?;
+        Ok(manifest)
+    }
+
+    /// What no single line can show: names told apart, output types that exist.
+    fn check(&self, root: &Node) -> Result<()> {
+        if let Some(twice) = self.operation.iter().find(|o| self.params.iter().any(|p| p.name == o.name)) {
+            let text = format!("`{}` is both in [params] and in [operation]", twice.name);
+            return Err(Error::usage(text).at(root.place.clone()));
+        }
+        for field in &self.params {
+            let unknown = |name: &String| !name.is_empty() && self.field(name).is_none();
+            if let Some(name) = field.missing.iter().flat_map(|line| holes(line)).find(unknown) {
+                let text = format!("`missing` of `{}` speaks of `{name}`, which is no parameter", field.name);
+                return Err(Error::usage(text).at(root.place.clone()));
+            }
+        }
+        for output in &self.outputs {
+            let Some(name) = output.param() else { continue };
+            if !self.params.iter().any(|p| p.name == name && p.ty == FieldType::String) {
+                let text = format!("output `{}` has the type of `{name}`, which is no string parameter", output.name);
+                return Err(Error::usage(text).at(root.place.clone()));
+            }
+        }
+        self.check_properties().map_err(|text| Error::usage(text).at(root.place.clone()))
+    }
+
+    /// Do properties and rules speak of slots, parameters and outputs that are there?
+    fn check_properties(&self) -> Result<(), String> {
+        if let Some((output, ..)) = self.properties.iter().find(|(o, ..)| !self.outputs.iter().any(|x| x.name == *o)) {
+            return Err(format!("properties are told of `{output}`, which is no output"));
+        }
+        let rules = self.agree.iter().chain(&self.doubt).flat_map(|rule| [&rule.left, &rule.right]);
+        let all = self.properties.iter().map(|(_, _, expression)| expression).chain(rules);
+        let unknown = |term: &&Term| match term {
+            Term::Param(name) => !self.params.iter().any(|p| p.name == *name),
+            Term::Fact(_) => false,
+            Term::Input { slot, .. } => !self.inputs.iter().any(|s| s.name == *slot),
+            Term::Inputs { slot, .. } => !self.inputs.iter().any(|s| s.name == *slot && s.many),
+        };
+        match all.flat_map(Expression::terms).find(unknown) {
+            Some(term) => Err(format!("a property speaks of `{term}`, which is neither a parameter nor of an input")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The names in `{...}`.
+fn holes(line: &str) -> impl Iterator<Item = String> {
+    line.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name.to_string())
+}
+
+/// Names that a stage's results may have; `validation_*` stands for all that begin so.
+fn results(root: &Node) -> Result<Vec<String>> {
+    let Some(node) = root.get("results") else { return Ok(vec![]) };
+    node.list("`results`")?.iter().map(|n| Ok(n.string("a result")?.to_string())).collect()
+}
+
+fn section<T>(root: &Node, name: &str, read: fn(&Entry) -> Result<T>) -> Result<Vec<T>> {
+    match root.get(name) {
+        Some(node) => node.table(format_args!("`{name}`"))?.iter().map(read).collect(),
+        None => Ok(vec![]),
+    }
+}
+
+/// `[properties]`: `OUTPUT.NAME = "EXPRESSION"`.
+fn properties(root: &Node) -> Result<Vec<(String, String, Expression)>> {
+    let read = |entry: &Entry| {
+        let named = entry.key.split_once('.').filter(|(_, name)| !name.contains('.'));
+        let text = entry.node.string(format_args!("property `{}`", entry.key))?;
+        let made = named.and_then(|(output, name)| Some((output.into(), name.into(), Expression::parse(text)?)));
+        made.ok_or_else(|| {
+            let wanted = "`OUTPUT.NAME = \"EXPRESSION\"`, as `latents.side = \"images.resolution / vae.downsampling\"`";
+            Error::usage(format!("a property is {wanted}")).at(entry.node.place.clone())
+        })
+    };
+    flat(root, "properties")?.iter().map(read).collect()
+}
+
+/// `[agree]` and `[doubt]`: `"EXPRESSION" = "EXPRESSION"`, `"EXPRESSION" = "multiple of EXPRESSION"`.
+fn rules(root: &Node, part: &str) -> Result<Vec<Rule>> {
+    let read = |entry: &Entry| {
+        let text = entry.node.string(format_args!("the rule on `{}`", entry.key))?;
+        let made = Expression::parse(&entry.key).zip(Expression::parse_relation(text));
+        let (left, (relation, right)) = made.ok_or_else(|| {
+            let wanted = "`EXPRESSION = \"EXPRESSION\"`, as `sit.channels = \"vae.channels\"`";
+            Error::usage(format!("a rule is {wanted}")).at(entry.node.place.clone())
+        })?;
+        Ok(Rule { left, relation, right, doc: entry.doc.clone() })
+    };
+    flat(root, part)?.iter().map(read).collect()
+}
+
+fn flat(root: &Node, part: &str) -> Result<Vec<Entry>> {
+    Ok(match root.get(part) {
+        Some(node) => flatten(node.table(format_args!("`{part}`"))?),
+        None => vec![],
+    })
+}
+
+fn slot(entry: &Entry) -> Result<Slot> {
+    let text = entry.node.string(format_args!("the type of input `{}`", entry.key))?;
+    let (types, optional, many) = match (text.strip_suffix('?'), text.strip_suffix('*')) {
+        (Some(types), _) => (types, true, false),
+        (None, Some(types)) => (types, true, true),
+        (None, None) => (text, false, false),
+    };
+    let types = types.split('|').map(|t| t.trim().to_string()).collect();
+    Ok(Slot { name: entry.key.clone(), types, optional, many, doc: entry.doc.clone() })
+}
+
+fn output(entry: &Entry) -> Result<Output> {
+    let ty = entry.node.string(format_args!("the type of output `{}`", entry.key))?.to_string();
+    Ok(Output { name: entry.key.clone(), ty, doc: entry.doc.clone() })
+}
+
+fn field(entry: &Entry) -> Result<Field> {
+    let mut field = Field {
+        name: entry.key.clone(),
+        ty: FieldType::Bool,
+        default: None,
+        optional: false,
+        one_of: vec![],
+        min: None,
+        max: None,
+        cost: Cost::Unknown,
+        missing: vec![],
+        doc: entry.doc.clone(),
+    };
+    let what = format!("`{}`", entry.key);
+    let untyped =
+        |node: &Node| Error::usage(format!("{what} shows no type; write `type = ...`")).at(node.place.clone());
+    let Toml::Table(options) = &entry.node.value else {
+        field.ty = FieldType::of(&entry.node).ok_or_else(|| untyped(&entry.node))?;
+        field.default = Some(value::check(&field, &value::from_node(&entry.node)).map_err(|e| e.at(&entry.node))?);
+        return Ok(field);
+    };
+    let get = |key: &str| options.iter().find(|o| o.key == key).map(|o| &o.node);
+    field.ty = match (get("type"), get("default")) {
+        (Some(ty), _) => FieldType::parse(ty.string("`type`")?).ok_or_else(|| {
+            ty.mismatch("`type`", "one of `bool`, `int`, `float`, `string`, `path`, `published` or a list as `[int]`")
+        })?,
+        (None, Some(default)) => FieldType::of(default).ok_or_else(|| untyped(default))?,
+        (None, None) => return Err(untyped(&entry.node)),
+    };
+    for option in options {
+        field_option(&mut field, option)?;
+    }
+    // The default last: it must pass the limits.
+    if let Some(default) = get("default") {
+        field.default = Some(value::check(&field, &value::from_node(default)).map_err(|e| e.at(default))?);
+    }
+    Ok(field)
+}
+
+fn field_option(field: &mut Field, option: &Entry) -> Result<()> {
+    const OPTIONS: [&str; 8] = ["type", "default", "one_of", "optional", "min", "max", "cost", "missing"];
+    let node = &option.node;
+    let number = |what: &str| match node.value {
+        Toml::Int(n) => Ok(Some(n as f64)),
+        Toml::Float(x) => Ok(Some(x)),
+        _ => Err(node.mismatch(what, "a number")),
+    };
+    match option.key.as_str() {
+        "type" | "default" => {}
+        "one_of" => {
+            let plain = Field { one_of: vec![], ..field.clone() };
+            let values = node.list("`one_of`")?.iter();
+            field.one_of = values
+                .map(|v| value::check(&plain, &value::from_node(v)).map_err(|e| e.at(v)))
+                .collect::<Result<_>>()?;
+        }
+        "optional" => match node.value {
+            Toml::Bool(b) => field.optional = b,
+            _ => return Err(node.mismatch("`optional`", "a boolean")),
+        },
+        "cost" => {
+            field.cost = match node.string("`cost`")? {
+                "proportional" => Cost::Proportional,
+                "none" => Cost::None,
+                _ => return Err(node.mismatch("`cost`", "`proportional` or `none`")),
+            }
+        }
+        "min" => field.min = number("`min`")?,
+        "max" => field.max = number("`max`")?,
+        "missing" => {
+            let lines = match node.value {
+                Toml::List(_) => node.list("`missing`")?.iter().collect(),
+                _ => vec![node],
+            };
+            let text = |line: &Node| line.string("`missing`").map(str::to_string);
+            field.missing = lines.into_iter().map(text).collect::<Result<_>>()?;
+        }
+        key => {
+            let error = Error::usage(format!("unknown key `{key}`")).at(option.key_place.clone());
+            return Err(error.maybe_hint(suggest::hint(key, OPTIONS, "a parameter has")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const TEXT: &str = r#"
+summary = "train a network"
+revision = 3
+[inputs]
+latents = "latents"       # posterior moments
+init = "warmed | sit?"
+features = "features*"
+[outputs]
+out = "{path}"
+[params]
+steps = 300_000           # optimizer steps
+                          # (micro-batches do not count)
+# Peak learning rate.
+lr = 1e-4
+path = { default = "linear", one_of = ["linear", "cosine"] }
+source = { type = "path", missing = ["run get.sh", "or from {label}"] }
+scale = { type = "float", default = 1, min = 0 }
+blocks = { type = "[int]", default = [] }
+decay = { type = "float | [float]", default = 1 }
+label = { type = "string", optional = true }
+[operation]
+log_every = 10
+"#;
+
+    #[test]
+    fn reads_types_defaults_limits_and_docs() {
+        let m = Manifest::parse("train", TEXT).unwrap();
+        assert_eq!((m.summary.as_str(), m.revision), ("train a network", 3));
+        assert_eq!(m.inputs[0].doc, "posterior moments");
+        assert!(m.inputs[1].optional && m.inputs[1].accepts("sit") && !m.inputs[1].accepts("latents"));
+        assert!(!m.inputs[1].many && m.inputs[2].many && m.inputs[2].optional);
+        assert_eq!(m.inputs.iter().map(Slot::text).collect::<Vec<_>>(), ["latents", "warmed|sit?", "features*"]);
+        assert_eq!(m.outputs[0].param(), Some("path"));
+        let steps = m.field("steps").unwrap();
+        assert_eq!(steps.doc, "optimizer steps (micro-batches do not count)");
+        assert_eq!((&steps.ty, &steps.default), (&FieldType::Int, &Some(json!(300_000))));
+        assert_eq!(m.field("lr").unwrap().doc, "Peak learning rate.");
+        assert_eq!(m.field("scale").unwrap().default, Some(json!(1.0)), "an int default of a float is a float");
+        assert_eq!(m.field("blocks").unwrap().ty, FieldType::List(Box::new(FieldType::Int)));
+        let decay = m.field("decay").unwrap();
+        assert_eq!((&decay.ty, &decay.default), (&FieldType::OneOrMany(Box::new(FieldType::Float)), &Some(json!(1.0))));
+        for odd in ["path | [path]", "int | [float]", "int | int", "[int] | [[int]]"] {
+            assert_eq!(FieldType::parse(odd), None, "{odd}");
+        }
+        let source = m.field("source").unwrap();
+        assert!(source.default.is_none());
+        assert_eq!(source.missing, ["run get.sh", "or from {label}"]);
+        assert_eq!(m.operation[0].name, "log_every");
+    }
+
+    #[test]
+    fn broken_manifests_are_internal_errors_with_a_place() {
+        let head = "summary = \"s\"\nrevision = 1\n";
+        let broken = [
+            ("revision = 1".to_string(), "`summary` is missing"),
+            ("summary = \"s\"\nrevision = 0".to_string(), "`revision` must be"),
+            (format!("{head}[param]\n"), "unknown key `param`"),
+            (format!("{head}exact = \"mostly\"\n"), "`exact` must be `everywhere` or `machine`"),
+            (format!("{head}tolerance = -0.5\n"), "`tolerance` must be"),
+            (format!("{head}[params]\na = []\n"), "shows no type"),
+            (format!("{head}[params]\na = {{ default = 3, min = 4 }}\n"), "at least 4"),
+            (format!("{head}[params]\na = 1\n[operation]\na = 2\n"), "both in"),
+            (format!("{head}[params]\na = {{ type = \"path\", missing = \"{{b}}\" }}\n"), "speaks of `b`"),
+            (format!("{head}[outputs]\na = \"{{b}}\"\n"), "no string parameter"),
+            (format!("{head}[properties]\na.b = \"params.c\"\n"), "which is no output"),
+            (format!("{head}[outputs]\na = \"x\"\n[properties]\na.b = \"c\"\n"), "a property is"),
+            (format!("{head}[outputs]\na = \"x\"\n[properties]\na.b = \"c.d\"\n"), "speaks of `c.d`"),
+            (format!("{head}[params]\np = 1\n[agree]\nparams.p = \"params.q\"\n"), "speaks of `q`"),
+            (format!("{head}[params]\np = 1\n[doubt]\nparams.p = \"twice params.p\"\n"), "a rule is"),
+        ];
+        for (text, expected) in broken {
+            let e = Manifest::parse("k", &text).unwrap_err();
+            assert_eq!(e.kind, ErrorKind::Internal);
+            assert!(e.to_string().contains(expected), "{e}");
+            assert!(e.place.is_some(), "{e}");
+        }
+    }
+}

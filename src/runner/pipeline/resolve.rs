@@ -1,0 +1,87 @@
+//! From a [`Spec`] to a [`Pipeline`]: every value checked against its manifest; `edges` then connects the stages.
+//! Nothing runs, and no file but the pipelines is read.
+
+use super::draft::Draft;
+use super::edges::{arrange, connect, order};
+use super::file::Spec;
+use super::graph::{Origin, Pipeline, Stage, StageId};
+use super::layers::{Layers, Overrides, Setting};
+use super::stage::draft;
+use super::{external, properties};
+use crate::files::digest::Digest;
+use crate::kind::Registry;
+use erw_base::error::{Place, Result};
+use std::path::{Path, PathBuf};
+
+impl Pipeline {
+    /// A pipeline that stands in no file. Nothing is set from outside, relative paths start at the current folder, and
+    /// `by` is who is said to have stated its values.
+    pub fn of_text(by: &'static str, text: String, registry: Registry) -> Result<Self> {
+        let mut pipeline = Self::of(Spec::of_text(by, text, registry)?, &Overrides::default())?;
+        // A line of a text that nobody can open is of no help.
+        for origin in pipeline.stages.iter_mut().flat_map(|stage| stage.origins.iter_mut().map(|(_, o)| o)) {
+            if origin.place.as_ref().is_some_and(|place| place.source.file == Path::new(by)) {
+                *origin = Origin { layer: by.into(), place: None };
+            }
+        }
+        Ok(pipeline)
+    }
+
+    pub(crate) fn of(mut spec: Spec, overrides: &Overrides) -> Result<Self> {
+        let drafts = spec.drafts(overrides, &[])?;
+        // What was said is known by now, and is as large as what it means.
+        spec.forget_statements();
+        spec.pipeline(drafts)
+    }
+
+    pub fn stage(&self, id: StageId) -> &Stage {
+        &self.stages[id.0]
+    }
+}
+
+impl Spec {
+    /// Puts values and edges in place and checks them. `trial` are the settings of one trial of a sweep.
+    pub(crate) fn resolve(&self, overrides: &Overrides, trial: &[Setting]) -> Result<Pipeline> {
+        self.pipeline(self.drafts(overrides, trial)?)
+    }
+
+    /// Every stage with its values, those from outside of the pipeline included, and the pipeline files behind them.
+    pub(crate) fn drafts(&self, overrides: &Overrides, trial: &[Setting]) -> Result<(Vec<Draft>, Files)> {
+        let layers = Layers::new(self, overrides, trial)?;
+        let mut drafts = Vec::with_capacity(self.stages.len());
+        for (index, spec) in self.stages.iter().enumerate() {
+            drafts.push(draft(spec, layers.values(index)?)?);
+        }
+        let mut files = self.digests();
+        files.extend(external::fetch(self, &mut drafts)?);
+        Ok((drafts, files))
+    }
+
+    fn pipeline(&self, (drafts, mut files): (Vec<Draft>, Files)) -> Result<Pipeline> {
+        let edges = connect(&self.removed, &drafts)?;
+        let order = order(&drafts, &edges)?;
+        let places: Vec<Place> = order.iter().map(|from| drafts[*from].place.clone()).collect();
+        let stages = arrange(drafts, edges, &order);
+        for (stage, place) in stages.iter().zip(&places) {
+            check_kind(place, stage)?;
+        }
+        properties::check(&stages)?;
+        files.dedup();
+        let warnings = self.warnings.clone();
+        Ok(Pipeline { name: self.name.clone(), file: self.file.clone(), files, stages, warnings })
+    }
+}
+
+/// Pipeline files with the digests of what was read.
+type Files = Vec<(PathBuf, Digest)>;
+
+/// The kind's own check. Its error is placed at the parameter or input it names, or at the stage.
+fn check_kind(place: &Place, stage: &Stage) -> Result<()> {
+    let inputs: Vec<&str> = stage.inputs.keys().map(String::as_str).collect();
+    (stage.kind.check)(&stage.params, &stage.operation, &inputs).map_err(|e| {
+        let named = e.message.split('`').skip(1).step_by(2);
+        let parts = named.flat_map(|n| ["params", "operation", "inputs"].map(|part| format!("{part}.{n}")));
+        let stated = parts.filter_map(|p| stage.origins.get(&p)).find_map(|o| o.place.clone());
+        e.at(stated.unwrap_or_else(|| place.clone())).within(&format!("stage `{}`", stage.name))
+    })
+}

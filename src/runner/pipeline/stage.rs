@@ -1,0 +1,321 @@
+//! One stage of a pipeline file as a [`Draft`]: every value checked against its field, every outside path named.
+
+use super::command;
+use super::draft::{Draft, External, InputRef, SEPARATOR, stated_by};
+use super::file::{RESOURCES, StageSpec};
+use super::graph::{Command, Origin, Resources, RetryPolicy, Source, Stage};
+use super::layers::{Values, Winner};
+use crate::files::watched::Watched;
+use crate::kind::field::{Field, FieldType, Params, Slot, element};
+use crate::kind::value::{self, Value};
+use crate::small_map::{SmallMap, small_map};
+use crate::text::units;
+use erw_base::error::{Error, Result};
+use erw_fetch::registry;
+use serde_json::Value as Json;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+/// A stage with these values.
+pub(crate) fn draft(spec: &StageSpec, values: Values<'_>) -> Result<Draft> {
+    Resolver { spec, values, origins: BTreeMap::new() }.draft()
+}
+
+/// Resolves one stage's values.
+pub(crate) struct Resolver<'a> {
+    spec: &'a StageSpec,
+    values: Values<'a>,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl<'a> Resolver<'a> {
+    fn draft(mut self) -> Result<Draft> {
+        let manifest = self.spec.manifest.clone();
+        let mut sources = BTreeMap::new();
+        let params = self.fields("params", &manifest.params, &mut sources)?;
+        let operation = self.fields("operation", &manifest.operation, &mut BTreeMap::new())?;
+        for source in sources.values_mut() {
+            source.missing = source.missing.iter().filter_map(|line| filled(line, &[&params, &operation])).collect();
+        }
+        self.watch(&mut sources)?;
+        let published = published(&manifest.params, &params)?;
+        let resources = self.resources()?;
+        let retry = self.retry()?;
+        let input_refs = self.input_refs()?;
+        let outputs = manifest.outputs.iter().map(|o| {
+            let ty = o.param().and_then(|p| params.get(p)).and_then(Json::as_str).unwrap_or(&o.ty);
+            (o.name.clone(), ty.to_string())
+        });
+        let outputs = small_map(outputs.collect());
+        let command = (self.spec.kind.name == command::NAME).then(|| Command { run: words(&params) });
+        let stage = Stage {
+            name: self.spec.name.clone(),
+            kind: self.spec.kind,
+            manifest,
+            inputs: SmallMap::new(),
+            outputs,
+            params,
+            operation,
+            sources: small_map(sources),
+            published,
+            resources,
+            retry,
+            turn: 0,
+            origins: small_map(self.origins),
+            command,
+        };
+        Ok(Draft { stage, input_refs, place: self.spec.place.clone() })
+    }
+
+    fn get<'s>(&'s self, part: &'static str, name: &'s str) -> Option<&'s Winner<'a>> {
+        self.values.get(&(part, name))
+    }
+
+    /// An error about a value that was stated: at its place, or with the name of who stated it.
+    fn at(&self, error: Error, origin: &Origin) -> Error {
+        stated_by(error.within(&format!("stage `{}`", self.spec.name)), origin)
+    }
+
+    fn fields(
+        &mut self,
+        part: &'static str,
+        fields: &[Field],
+        sources: &mut BTreeMap<String, Source>,
+    ) -> Result<Params> {
+        let mut params = Params::new();
+        for field in fields {
+            let (json, origin) = match self.get(part, &field.name) {
+                Some(stated) => {
+                    let json = self.field(field, stated)?;
+                    paths(field, &json, stated.base, sources);
+                    (json, stated.origin())
+                }
+                None if field.optional => (Json::Null, Origin { layer: "manifest".into(), place: None }),
+                None => return Err(self.required(part, field)),
+            };
+            self.origins.insert(format!("{part}.{}", field.name), origin);
+            params.insert(field.name.clone(), json);
+        }
+        Ok(params)
+    }
+
+    fn field(&self, field: &Field, stated: &Winner<'_>) -> Result<Json> {
+        value::check(field, &stated.value).map_err(|mismatch| {
+            let origin = mismatch.index.map_or_else(|| stated.origin(), |index| stated.element_origin(index));
+            self.at(mismatch.error(origin.place), &stated.origin())
+        })
+    }
+
+    fn required(&self, part: &str, field: &Field) -> Error {
+        let about = if field.doc.is_empty() { String::new() } else { format!(" ({})", field.doc) };
+        let noun = if part == "params" { "parameter" } else { "operation value" };
+        Error::usage(format!("stage `{}`: {noun} `{}` is not given", self.spec.name, field.name))
+            .at(self.spec.place.clone())
+            .hint(format!("it has no default; write `{part}.{} = ...`{about}", field.name))
+    }
+
+    fn watch(&self, sources: &mut BTreeMap<String, Source>) -> Result<()> {
+        let ignore = self.texts("ignore", "patterns")?;
+        let patterns: Vec<String> = ignore.iter().map(|(text, ..)| text.to_string()).collect();
+        // Each alone, so that the error is about the one that is none.
+        for (text, base, origin) in &ignore {
+            let one = [text.to_string()];
+            Watched::of("", base, &one)
+                .map_err(|e| self.at(Error::usage("`ignore` holds no pattern").because(e), origin))?;
+        }
+        for (i, (text, base, origin)) in self.texts("watch", "files and folders")?.into_iter().enumerate() {
+            let watched = Watched::of(text, base, &patterns);
+            let unfit = |e| self.at(Error::usage("`watch` holds neither a path nor a pattern").because(e), &origin);
+            let (path, watched) = watched.map_err(unfit)?;
+            let missing = literal(text).into_iter().collect();
+            sources.insert(format!("watch.{i}"), Source { path, missing, watched: Some(watched), place: origin.place });
+        }
+        Ok(())
+    }
+
+    /// The texts of a list, with the folder where they start and who stated them.
+    fn texts<'s>(&'s self, name: &'static str, what: &str) -> Result<Vec<(&'s str, &'s Path, Origin)>> {
+        let Some(stated) = self.get("stage", name) else { return Ok(vec![]) };
+        let Value::List(values) = &stated.value else { return Ok(vec![]) };
+        let mut found = Vec::with_capacity(values.len());
+        for (i, value) in values.iter().enumerate() {
+            let origin = stated.element_origin(i);
+            match value.as_str() {
+                Some(text) => found.push((text, stated.base, origin)),
+                None => return Err(self.at(Error::usage(format!("`{name}` must be a list of {what}")), &origin)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// What `read` makes of a value; without one the error is `what`.
+    fn read<T>(
+        &self,
+        (part, name): (&'static str, &str),
+        read: impl Fn(&Value) -> Option<T>,
+        what: impl Fn() -> Error,
+    ) -> Result<Option<T>> {
+        let Some(stated) = self.get(part, name) else { return Ok(None) };
+        read(&stated.value).map(Some).ok_or_else(|| self.at(what(), &stated.origin()))
+    }
+
+    fn resources(&self) -> Result<Resources> {
+        let count = |name: &str, min: i64| {
+            let read = |value: &Value| value.as_int().filter(|n| *n >= min).and_then(|n| usize::try_from(n).ok());
+            let what = || Error::usage(format!("`{name}` must be a whole number from {min} on"));
+            self.read(("resources", name), read, what)
+        };
+        let bytes = |value: &Value| match value {
+            Value::String(text) => units::bytes(text),
+            other => other.as_int().and_then(|n| u64::try_from(n).ok()).map(|n| n.min(units::LARGEST)),
+        };
+        let no_amount = || Error::usage("`mem` must be an amount of memory").hint("write `mem = \"8GiB\"`, or bytes");
+        let mem = self.read(("resources", "mem"), bytes, no_amount)?;
+        let mut named = BTreeMap::new();
+        let all = self.values.keys().filter(|(part, name)| *part == "resources" && !RESOURCES.contains(name));
+        for (_, name) in all {
+            named.insert(name.to_string(), count(name, 0)?.unwrap_or(0) as u64);
+        }
+        Ok(Resources { threads: count("threads", 1)?, mem, gpus: count("gpus", 0)?.unwrap_or(0), named })
+    }
+
+    fn retry(&self) -> Result<RetryPolicy> {
+        let time = |name: &str| {
+            let read = |value: &Value| value.as_str().and_then(units::duration).filter(|d: &Duration| !d.is_zero());
+            let what = || {
+                Error::usage(format!("`{name}` must be a time"))
+                    .hint(format!("write `{name} = \"2h\"`, `\"10min\"` or `\"30s\"`"))
+            };
+            self.read(("stage", name), read, what)
+        };
+        let retries = |value: &Value| value.as_int().and_then(|n| u32::try_from(n).ok());
+        let what = || Error::usage("`retries` must be a whole number from 0 on");
+        let retries = self.read(("stage", "retries"), retries, what)?;
+        Ok(RetryPolicy { timeout: time("timeout")?, retries, backoff: time("backoff")? })
+    }
+
+    fn input_refs(&mut self) -> Result<Vec<InputRef>> {
+        let elsewhere = |text: &str, base: &Path| {
+            text.contains(SEPARATOR).then(|| Box::new(External { base: base.to_path_buf(), from: None }))
+        };
+        let mut input_refs = Vec::with_capacity(self.spec.manifest.inputs.len());
+        let mut origins = vec![];
+        for (number, slot) in self.spec.manifest.inputs.iter().enumerate() {
+            let Some(stated) = self.get("inputs", &slot.name) else { continue };
+            let origin = stated.origin();
+            // The first element of a list has the name of the slot, too.
+            origins.push((slot.name.clone(), origin.clone()));
+            match &stated.value {
+                Value::String(text) => {
+                    let elsewhere = elsewhere(text, stated.base);
+                    input_refs.push(InputRef { slot: number, index: 0, text: text.clone(), origin, elsewhere });
+                }
+                // Takes back what a parent connected.
+                Value::Bool(false) => {}
+                Value::List(values) if slot.many => {
+                    for (index, v) in values.iter().enumerate() {
+                        let Some(text) = v.as_str() else {
+                            return Err(no_stage(&self.spec.name, slot, Some(index), stated));
+                        };
+                        let origin = stated.element_origin(index);
+                        origins.push((element(&slot.name, index), origin.clone()));
+                        let elsewhere = elsewhere(text, stated.base);
+                        input_refs.push(InputRef { slot: number, index, text: text.to_string(), origin, elsewhere });
+                    }
+                }
+                _ => return Err(no_stage(&self.spec.name, slot, None, stated)),
+            }
+        }
+        self.origins.extend(origins.into_iter().map(|(name, origin)| (format!("inputs.{name}"), origin)));
+        Ok(input_refs)
+    }
+}
+
+/// A connection, or element `index` of a list of them, that is no name of a stage.
+pub(crate) fn no_stage(stage: &str, slot: &Slot, index: Option<usize>, stated: &Winner<'_>) -> Error {
+    let origin = index.map_or_else(|| stated.origin(), |index| stated.element_origin(index));
+    let message = match (&stated.value, index) {
+        (Value::List(..), None) => format!("input `{}` takes one stage, not a list", slot.name),
+        (_, Some(index)) => format!("element {} of input `{}` must name a stage", index + 1, slot.name),
+        (_, None) => format!("input `{}` must name a stage", slot.name),
+    };
+    let hint = match slot.many {
+        true => "write `\"stage\"`, `\"stage.output\"`, or a list of such; `false` leaves the input open",
+        false => "write `\"stage\"` or `\"stage.output\"`; `false` leaves an optional input open",
+    };
+    stated_by(Error::usage(message).hint(hint).within(&format!("stage `{stage}`")), &origin)
+}
+
+/// Outside files behind a parameter of type `path`, or a list of them.
+pub(crate) fn paths(field: &Field, json: &Json, base: &Path, sources: &mut BTreeMap<String, Source>) {
+    let source = |text: &str| Source {
+        path: base.join(text),
+        missing: field.missing.iter().cloned().chain(literal(text)).collect(),
+        watched: None,
+        place: None,
+    };
+    match (&field.ty, json) {
+        (FieldType::Path, Json::String(text)) => {
+            sources.insert(field.name.clone(), source(text));
+        }
+        (FieldType::List(of), Json::Array(list)) if **of == FieldType::Path => {
+            for (i, text) in list.iter().filter_map(Json::as_str).enumerate() {
+                sources.insert(format!("{}.{i}", field.name), source(text));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What to tell of a path that a shell would read otherwise.
+pub(crate) fn literal(text: &str) -> Option<String> {
+    let expands = text.starts_with('~') || text.contains('$');
+    expands.then(|| "`~` and `$` stand for themselves in a path, which starts at the file that states it".into())
+}
+
+/// What the registry says of the files that parameters name.
+pub(crate) fn published(fields: &[Field], params: &Params) -> Result<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    for field in fields.iter().filter(|f| f.ty == FieldType::Published) {
+        let name = params.get(&field.name).and_then(Json::as_str);
+        if let Some(entry) = name.map(registry::find).transpose()?.flatten() {
+            all.insert(field.name.clone(), entry.identity());
+        }
+    }
+    Ok(all)
+}
+
+/// A line with the value of parameter `name` for `{name}`; nothing if there is none.
+pub(crate) fn filled(line: &str, values: &[&Params]) -> Option<String> {
+    let (mut text, mut rest) = (String::new(), line);
+    while let Some((before, (name, after))) = rest.split_once('{').and_then(|(b, r)| Some((b, r.split_once('}')?))) {
+        let value = values.iter().find_map(|v| v.get(name)).filter(|v| !v.is_null())?;
+        text.push_str(before);
+        text.push_str(&value.as_str().map_or_else(|| value.to_string(), str::to_string));
+        rest = after;
+    }
+    Some(text + rest)
+}
+
+/// The template of a command, from its parameter.
+pub(crate) fn words(params: &Params) -> Vec<String> {
+    let words = params.get(command::RUN).and_then(Json::as_array);
+    words.into_iter().flatten().filter_map(Json::as_str).map(str::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_filled_or_dropped() {
+        let values: Params = [("url", "https://x".into()), ("sum", Json::Null), ("n", 3.into())]
+            .map(|(k, v): (&str, Json)| (k.to_string(), v))
+            .into();
+        let filled = |line| filled(line, &[&Params::new(), &values]);
+        assert_eq!(filled("from {url}, {n} files").as_deref(), Some("from https://x, 3 files"));
+        assert_eq!(filled("no holes").as_deref(), Some("no holes"));
+        assert_eq!(filled("sum {sum}"), None);
+    }
+}

@@ -1,0 +1,217 @@
+//! Why a stage runs: the difference between the text of its key and that of an earlier action.
+//!
+//! Reasons are data; the one way they look in words is their `Display`. This module does not decide whether a
+//! stage runs.
+
+use crate::cache::action_cache::Record;
+use crate::cache::key::{ingredients, lines};
+use crate::files::digest::Digest;
+use crate::pipeline::graph::{Origin, Stage};
+use crate::small_map::SmallMap;
+use crate::text::path_text;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+
+/// More differences than this from a namesake-less record, and it is another action altogether.
+const RELATED: usize = 3;
+/// A value longer than this many characters is shortened for display.
+const SHOWN: usize = 60;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Reason {
+    NeverRan,
+    /// Also for a command's program (`run`) and for declared outputs.
+    ParamChanged {
+        /// `params.steps`.
+        name: String,
+        old: String,
+        new: String,
+        /// `pipelines/sit-xl.toml:41`, `--set`, …
+        place: Option<String>,
+    },
+    InputChanged {
+        slot: String,
+    },
+    SourceChanged {
+        name: String,
+        /// A file in it that changed, came or went.
+        #[serde(serialize_with = "path_text::serialize_optional")]
+        example: Option<PathBuf>,
+    },
+    RevisionChanged {
+        old: String,
+        new: String,
+    },
+    /// Its outputs are no longer in the store.
+    OutputLost {
+        output: String,
+    },
+    /// Its outputs or its record are not what was written.
+    Damaged {
+        what: String,
+    },
+    Forced,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NeverRan => write!(f, "never ran"),
+            Self::ParamChanged { name, old, new, place } => {
+                let same = shared(old, new);
+                write!(f, "{name} {} -> {}", clip(old, same), clip(new, same))?;
+                place.iter().try_for_each(|p| write!(f, " ({p})"))
+            }
+            Self::InputChanged { slot } => write!(f, "input `{slot}` changed"),
+            Self::SourceChanged { name, example } => {
+                write!(f, "source `{name}` changed")?;
+                example
+                    .iter()
+                    .filter(|e| !e.as_os_str().is_empty())
+                    .try_for_each(|e| write!(f, " ({})", path_text::text(e)))
+            }
+            Self::RevisionChanged { old, new } => write!(f, "revision {old} -> {new}"),
+            Self::OutputLost { output } => write!(f, "output `{output}` is no longer in the store"),
+            Self::Damaged { what } => write!(f, "{what} is damaged"),
+            Self::Forced => write!(f, "forced"),
+        }
+    }
+}
+
+/// How many characters two texts begin with in common.
+fn shared(a: &str, b: &str) -> usize {
+    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count()
+}
+
+/// A long text from shortly before its character `from`, where it begins to say something new.
+fn clip(text: &str, from: usize) -> String {
+    let length = text.chars().count();
+    if length <= SHOWN {
+        return text.to_string();
+    }
+    let start = if from < SHOWN / 2 { 0 } else { (from - SHOWN / 4).min(length - SHOWN) };
+    let shown: String = text.chars().skip(start).take(SHOWN).collect();
+    format!("{}{shown}{}", if start > 0 { "…" } else { "" }, if start + SHOWN < length { "…" } else { "" })
+}
+
+/// The earlier action to compare with: the one of the same stage in the same pipeline with the fewest differences, else
+/// one of the same kind, if those are few. Of several that are as near, the last.
+pub fn nearest<'a>(
+    history: impl Iterator<Item = &'a Record> + Clone,
+    pipeline: &str,
+    stage: &Stage,
+    text: &str,
+) -> Option<&'a Record> {
+    let kin = || history.clone().filter(|r| r.kind == stage.kind.name && r.key_text != text);
+    let distant = |r: &'a Record| (changed(&r.key_text, text).len(), r);
+    let later = |(n, r): &(usize, &'a Record)| (*n, std::cmp::Reverse(r.created.as_str()));
+    let own = kin().filter(|r| r.stage == stage.name && r.pipeline == pipeline).map(distant);
+    own.min_by(|a, b| later(a).cmp(&later(b))).map(|(_, r)| r).or_else(|| {
+        // Two commands are related by what they run, not by being commands.
+        let related = |r: &&Record| stage.command.is_none() || program(&r.key_text) == program(text);
+        let near = kin().filter(related).map(distant);
+        let best = near.min_by(|a, b| later(a).cmp(&later(b)));
+        best.filter(|(n, _)| *n <= RELATED).map(|(_, r)| r)
+    })
+}
+
+/// What a command runs; nothing for other kinds.
+pub fn program(text: &str) -> Option<&str> {
+    lines(text).find(|(name, _)| *name == ("command", "run")).map(|(_, run)| run)
+}
+
+type Change<'a> = ((&'a str, &'a str), Option<&'a str>, Option<&'a str>);
+
+fn changed<'a>(old: &'a str, new: &'a str) -> Vec<Change<'a>> {
+    let (old, new) = (ingredients(old), ingredients(new));
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).copied().collect();
+    let pairs = names.into_iter().map(|n| (n, old.get(&n).copied(), new.get(&n).copied()));
+    pairs.filter(|(_, old, new)| old != new).collect()
+}
+
+/// Every difference from `old` to `new`, revisions first, inputs last. `example` finds a changed file given the
+/// source's name and its earlier digest.
+pub fn compare(
+    old: &str,
+    new: &str,
+    origins: &SmallMap<Origin>,
+    example: &dyn Fn(&str, &Digest) -> Option<PathBuf>,
+) -> Vec<Reason> {
+    let mut reasons: Vec<(u8, Reason)> = Vec::new();
+    let changes = changed(old, new);
+    for &((section, name), old, new) in &changes {
+        // The change of its name says it already.
+        if section == "published" && changes.iter().any(|((s, n), ..)| (*s, *n) == ("param", name)) {
+            continue;
+        }
+        let text = |v: Option<&str>| v.unwrap_or("none").to_string();
+        let param = |name: String| {
+            let origin = origins.get(&name).or_else(|| origins.get(&format!("params.{name}")));
+            let place = origin.map(|o| o.place.as_ref().map_or(o.layer.to_string(), ToString::to_string));
+            Reason::ParamChanged { name, old: text(old), new: text(new), place }
+        };
+        reasons.push(match section {
+            "revision" => (0, Reason::RevisionChanged { old: text(old), new: text(new) }),
+            "param" => (1, param(format!("params.{name}"))),
+            "published" => (1, param(format!("the published file of params.{name}"))),
+            "command" => (1, param(name.to_string())),
+            "output" => (1, param(format!("outputs.{name}"))),
+            "source" => {
+                let example = old.and_then(|d| d.parse().ok()).and_then(|d| example(name, &d));
+                (2, Reason::SourceChanged { name: name.into(), example })
+            }
+            "input" => (3, Reason::InputChanged { slot: name.into() }),
+            other => (0, Reason::RevisionChanged { old: format!("{other} {}", text(old)), new: text(new) }),
+        });
+    }
+    reasons.sort_by_key(|(order, _)| *order);
+    reasons.into_iter().map(|(_, reason)| reason).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use erw_base::error::{Place, Text};
+
+    const OLD: &str =
+        "erw key 1\nkind train\nrevision 1\nparam lr 0.1\nparam steps 300000\nsource data aa\ninput z bb\n";
+
+    fn reasons(new: &str) -> Vec<String> {
+        let place = Place::new(&Text::new("p.toml".as_ref(), "a\nb\n"), 2..3);
+        let origin = |layer: &'static str, place| Origin { layer: layer.into(), place };
+        let origins = [
+            ("params.steps".to_string(), origin("stage params", Some(place))),
+            ("params.lr".to_string(), origin("--set", None)),
+        ];
+        compare(OLD, new, &origins.into_iter().collect(), &|_, _| None).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn every_kind_of_difference_has_its_words() {
+        assert_eq!(reasons(OLD), Vec::<String>::new());
+        assert_eq!(reasons(&OLD.replace("300000", "400000")), ["params.steps 300000 -> 400000 (p.toml:2)"]);
+        assert_eq!(reasons(&OLD.replace("lr 0.1", "lr 0.2")), ["params.lr 0.1 -> 0.2 (--set)"]);
+        assert_eq!(reasons(&OLD.replace("revision 1", "revision 2")), ["revision 1 -> 2"]);
+        assert_eq!(reasons(&OLD.replace("aa", "ab")), ["source `data` changed"]);
+        assert_eq!(reasons(&OLD.replace("bb", "ab")), ["input `z` changed"]);
+        assert_eq!(reasons(&OLD.replace("param lr 0.1\n", "")), ["params.lr 0.1 -> none (--set)"]);
+    }
+
+    #[test]
+    fn long_values_are_cut_around_what_differs() {
+        let long = |tail: &str| format!("{}{tail}", "x".repeat(100));
+        let (old, new) = (long("old"), long("new"));
+        let reason = Reason::ParamChanged { name: "params.a".into(), old, new, place: None };
+        let shown = |tail: &str| format!("…{}{tail}", "x".repeat(SHOWN - 3));
+        assert_eq!(reason.to_string(), format!("params.a {} -> {}", shown("old"), shown("new")));
+        assert_eq!(clip(&long(""), 0), "x".repeat(SHOWN) + "…");
+    }
+
+    #[test]
+    fn several_differences_are_all_told_in_order() {
+        let new = OLD.replace("bb", "cc").replace("revision 1", "revision 2").replace("0.1", "0.3");
+        assert_eq!(reasons(&new), ["revision 1 -> 2", "params.lr 0.1 -> 0.3 (--set)", "input `z` changed"]);
+    }
+}

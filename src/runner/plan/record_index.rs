@@ -1,0 +1,166 @@
+//! The records of a cache, found by what they are of. A run of many thousand stages asks for each of them what came
+//! before; to go through all records each time would cost the square of their number. Does not judge what it finds.
+
+use super::reason::program;
+use crate::cache::action_cache::{self, Record};
+use crate::cache::key::{canonical, ingredients};
+use crate::cache::store::Store;
+use crate::kind::field::Cost;
+use crate::kind::property::InputProperties;
+use crate::pipeline::graph::Stage;
+use erw_base::error::Result;
+use std::collections::HashMap;
+
+/// So many of the latest records of a kind, or of a program, stand for all of them.
+const KIN: usize = 50;
+
+/// Every readable record, as of one moment.
+pub struct RecordIndex {
+    records: Vec<Record>,
+    /// By pipeline and stage.
+    own: HashMap<(String, String), Vec<usize>>,
+    /// By kind, and by program for commands, the latest last.
+    kin: HashMap<(String, Option<String>), Vec<usize>>,
+}
+
+impl RecordIndex {
+    /// Damaged records are the business of whoever asks for their keys.
+    pub fn read(store: &Store) -> Result<Self> {
+        let mut records = action_cache::all(store)?.0;
+        records.sort_by(|a, b| a.created.cmp(&b.created));
+        let mut past = Self { records, own: HashMap::new(), kin: HashMap::new() };
+        for (i, record) in past.records.iter().enumerate() {
+            past.own.entry((record.pipeline.clone(), record.stage.clone())).or_default().push(i);
+            let program = program(&record.key_text).map(str::to_string);
+            past.kin.entry((record.kind.clone(), program)).or_default().push(i);
+        }
+        Ok(past)
+    }
+
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Those worth comparing with: of the same stage; without any, the latest of the same kind, or of the same program.
+    pub fn comparable(&self, pipeline: &str, stage: &Stage) -> Vec<&Record> {
+        let own = self.own.get(&(pipeline.to_string(), stage.name.clone())).map_or(&[][..], Vec::as_slice);
+        let own = own.iter().map(|i| &self.records[*i]).filter(|r| r.kind == stage.kind.name);
+        let own: Vec<&Record> = own.collect();
+        if !own.is_empty() {
+            return own;
+        }
+        self.kin(stage)
+    }
+
+    fn kin(&self, stage: &Stage) -> Vec<&Record> {
+        let program = stage.command.as_ref().map(|c| canonical(&c.run.clone().into()));
+        let kin = self.kin.get(&(stage.kind.name.to_string(), program)).map_or(&[][..], Vec::as_slice);
+        kin.iter().rev().take(KIN).map(|i| &self.records[*i]).collect()
+    }
+}
+
+/// How much more work a stage is than an earlier one with this key; `None` where they differ in something whose cost nobody
+/// knows.
+fn scale(stage: &Stage, key_text: &str) -> Option<f64> {
+    let then = ingredients(key_text);
+    let mut scale = 1.0;
+    for field in &stage.manifest.params {
+        let value = stage.params.get(&field.name)?;
+        let old = then.get(&("param", field.name.as_str())).copied();
+        // Paths and the program of a command are told otherwise.
+        let Some(old) = old else { continue };
+        match field.cost {
+            Cost::None => {}
+            _ if canonical(value) == old => {}
+            Cost::Proportional => {
+                let (now, then) = (value.as_f64()?, old.parse::<f64>().ok().filter(|n| *n > 0.0)?);
+                scale *= now / then;
+            }
+            Cost::Unknown => return None,
+        }
+    }
+    Some(scale)
+}
+
+impl RecordIndex {
+    /// Seconds that the stage will take, by a record of the same work on inputs of the same properties, scaled by what its
+    /// duration is proportional to. `None` where there is no such record; a resumed attempt tells only what was left to do.
+    /// What a record of another stage was of must be known whole: without outside files, and with inputs that are known.
+    pub fn took(&self, pipeline: &str, stage: &Stage, given: &InputProperties) -> Option<f64> {
+        let is_own = |r: &Record| r.pipeline == pipeline && r.stage == stage.name;
+        let is_told = stage.sources.is_empty() && (stage.inputs.is_empty() || !given.is_empty());
+        let fits = |r: &&Record| r.resumed.is_none() && (is_own(r) || is_told) && r.given == *given;
+        let own = self.comparable(pipeline, stage);
+        let kin = self.kin(stage);
+        let scaled = |r: &Record| Some((is_own(r), r.created.clone(), r.seconds * scale(stage, &r.key_text)?));
+        let found = own.into_iter().chain(kin).filter(fits).filter_map(scaled);
+        found.max_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1))).map(|(.., seconds)| seconds)
+    }
+
+    /// Seconds that the last attempt of this stage took, else the last of its kin: a guess for who goes first, not to be
+    /// shown. A resumed attempt tells only what was left to do, so it counts where there is no other.
+    pub fn seconds(&self, pipeline: &str, stage: &Stage) -> Option<f64> {
+        let latest = self.comparable(pipeline, stage).into_iter().max_by_key(|r| (r.resumed.is_none(), &r.created));
+        latest.map(|r| r.seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::action_cache;
+    use crate::files::disk::Durability;
+    use crate::kind::{Registry, StageKind, no_facts};
+    use crate::pipeline::graph::{Pipeline, StageId};
+    use serde_json::json;
+    use std::collections::BTreeMap;
+
+    const TOY: &str = r#"
+summary = "work"
+revision = 1
+[outputs]
+out = "text"
+[params]
+steps = { default = 10, cost = "proportional" }
+seed = { default = 0, cost = "none" }
+width = 4
+"#;
+    const KINDS: Registry =
+        &[StageKind { name: "work", manifest: TOY, check: |_, _, _| Ok(()), facts: no_facts, run: |_| Ok(()) }];
+
+    fn work(name: &str, params: &str) -> Pipeline {
+        let text = format!("name = \"p\"\n[stages.{name}]\nkind = \"work\"\nparams = {{ {params} }}\n");
+        Pipeline::of_text("a test", text, KINDS).unwrap()
+    }
+
+    fn record(pipeline: &Pipeline, seconds: f64) -> Record {
+        let stage = pipeline.stage(StageId(0));
+        let text = json!({
+            "key_text": crate::plan::action::action(stage, &BTreeMap::new(), &BTreeMap::new()).text, "pipeline": pipeline.name,
+            "stage": stage.name, "kind": "work", "outputs": {}, "results": [], "shown": [], "seconds": seconds,
+            "attempts": 1, "resumed": null, "created": "2026-01-31T12:00:00.000Z", "host": "h", "program": "0",
+            "device": "cpu",
+        });
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn only_the_same_work_is_told_of_scaled_by_its_amount() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        action_cache::write(&store, &record(&work("a", "steps = 60"), 9.0), Durability::Later).unwrap();
+        let past = RecordIndex::read(&store).unwrap();
+        let took = |name: &str, params: &str, given: &InputProperties| {
+            past.took("p", work(name, params).stage(StageId(0)), given)
+        };
+        let none = InputProperties::new();
+        assert_eq!(took("a", "steps = 60", &none), Some(9.0));
+        assert_eq!(took("a", "steps = 120, seed = 3", &none), Some(18.0));
+        assert_eq!(took("b", "steps = 30", &none), Some(4.5), "another stage that does the same");
+        assert_eq!(took("a", "steps = 60, width = 8", &none), None);
+        assert_eq!(took("a", "steps = 0", &none), Some(0.0));
+        let other = InputProperties::from([("x".to_string(), BTreeMap::from([("side".to_string(), json!(8))]))]);
+        assert_eq!(took("a", "steps = 60", &other), None, "inputs of other sizes");
+        assert!(past.seconds("p", work("a", "width = 8").stage(StageId(0))).is_some(), "a guess, for who goes first");
+    }
+}

@@ -1,0 +1,245 @@
+//! What has changed in a pipeline since a revision of git: each stage's description then is compared with that of now.
+//!
+//! A description is the text of a key in which an input stands for the description of the stage that makes it, so no cache
+//! is asked and nothing has to have run. Files of the repository enter by what they hold, then and now, whichever links lead
+//! to them, and submodules by their commits; files that git does not know, and those outside of the repository, count as
+//! unchanged. Names of stages do not matter to what a stage
+//! computes, so a renamed stage is an unchanged one. Kinds are those of this program, then and now.
+
+use super::git::{Checkout, Module, Tracked};
+use crate::cache::sources::{Files, walk_outside};
+use crate::cache::store::Store;
+use crate::files::digest::{Digest, Kind, WalkEntry, join};
+use crate::files::lexical::{logical, place};
+use crate::files::watched::{Rule, Watched};
+use crate::kind::Registry;
+use crate::pipeline::graph::{Pipeline, Source, Stage, StageId};
+use crate::pipeline::layers::Overrides;
+use crate::plan::reason::{Reason, compare};
+use erw_base::error::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// A pipeline against what it was.
+pub struct Since {
+    /// The full name of the commit.
+    pub commit: String,
+    /// The pipeline file then: under another name if it was renamed, nothing if it was not there.
+    pub file: Option<PathBuf>,
+    /// Each selected stage in topological order.
+    pub stages: Vec<(StageId, Change)>,
+    /// Names of stages that are no more, and are not just called otherwise.
+    pub gone: Vec<String>,
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Change {
+    Unchanged,
+    /// No stage of its name and kind was there.
+    New,
+    Stale(Vec<Cause>),
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Cause {
+    Own(Reason),
+    /// This stage, which an input comes from, is stale.
+    Upstream(String),
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Own(reason) => reason.fmt(f),
+            Self::Upstream(stage) => write!(f, "upstream `{stage}`"),
+        }
+    }
+}
+
+/// Compares `now` with the same file at `revision`, loaded with the same overrides.
+pub fn since(
+    now: &Pipeline,
+    selected: &[StageId],
+    revision: &str,
+    (registry, overrides): (Registry, &Overrides),
+    store: &Store,
+) -> Result<Since> {
+    let checkout = Checkout::of(&now.file, revision)?;
+    let commit = checkout.commit.clone();
+    let there = |path: &Path| checkout.path(path).filter(|p| p.exists());
+    let was = if there(&now.file).is_some() { None } else { checkout.renamed(&now.file)? };
+    let Some(file) = there(was.as_ref().unwrap_or(&now.file)) else {
+        let stages = selected.iter().map(|id| (*id, Change::New)).collect();
+        return Ok(Since { commit, file: None, stages, gone: vec![] });
+    };
+    let then = Pipeline::load(&file, registry, overrides).map_err(|mut e| {
+        // The place is in a folder that is gone by the time anybody reads of it.
+        e.hints.extend(e.place.take().map(|p| format!("it was at {}", checkout.origin(&p.source.file).display())));
+        e.context(format!("`{}` as of `{revision}` cannot be read", now.file.display()))
+    })?;
+    let modules = checkout.modules()?;
+    let tracked = checkout.tracked()?;
+    let files = Files::default();
+    let mut sources = Sources { checkout: &checkout, modules, tracked, store, files, known: BTreeMap::new() };
+    let old = describe(&then, |source| sources.then(source))?;
+    let new = describe(now, |source| sources.now(source))?;
+    let stages = selected.iter().map(|&id| (id, change(now, id, &new, &then, &old, &sources)));
+    let stages: Vec<(StageId, Change)> = stages.collect();
+    let gone = |(stage, text): (&Stage, &String)| {
+        let there = now.stages.iter().any(|s| s.name == stage.name) || new.contains(text);
+        (!there).then(|| stage.name.clone())
+    };
+    let gone = then.stages.iter().zip(&old).filter_map(gone).collect();
+    Ok(Since { commit, file: Some(was.unwrap_or_else(|| now.file.clone())), stages, gone })
+}
+
+fn change(
+    now: &Pipeline,
+    id: StageId,
+    new: &[String],
+    then: &Pipeline,
+    old: &[String],
+    sources: &Sources<'_>,
+) -> Change {
+    let (stage, text) = (now.stage(id), &new[id.0]);
+    if old.contains(text) {
+        return Change::Unchanged;
+    }
+    let namesake = then.stages.iter().position(|s| s.name == stage.name && s.kind.name == stage.kind.name);
+    let Some(before) = namesake else { return Change::New };
+    let example = |name: &str, _: &Digest| sources.example(stage.sources.get(name)?);
+    let reasons = compare(&old[before], text, &stage.origins, &example);
+    let cause = |reason: Reason| match &reason {
+        Reason::InputChanged { slot } => match stage.inputs.get(slot) {
+            // Connected to another stage, of which nothing changed: that is this stage's own change.
+            Some(edge) if !old.contains(&new[edge.from.0]) => Cause::Upstream(now.stage(edge.from).name.clone()),
+            _ => Cause::Own(reason),
+        },
+        _ => Cause::Own(reason),
+    };
+    let mut causes: Vec<Cause> = vec![];
+    for cause in reasons.into_iter().map(cause) {
+        if !causes.contains(&cause) {
+            causes.push(cause);
+        }
+    }
+    Change::Stale(causes)
+}
+
+/// The description of every stage, by its id.
+fn describe(pipeline: &Pipeline, mut source: impl FnMut(&Source) -> Result<Digest>) -> Result<Vec<String>> {
+    let mut texts: Vec<String> = vec![];
+    for stage in &pipeline.stages {
+        let inputs = stage.inputs.iter().map(|(slot, edge)| {
+            let made = format!("{}output {}\n", texts[edge.from.0], edge.output);
+            (slot.clone(), Digest::of_bytes(made.as_bytes()))
+        });
+        let inputs = inputs.collect();
+        let within = |e: Error, name: &str| e.context(format!("stage `{}`: source `{name}`", stage.name));
+        let digests = stage.sources.iter();
+        let digests = digests.map(|(name, s)| Ok((name.clone(), source(s).map_err(|e| within(e, name))?)));
+        let digests = digests.collect::<Result<_>>()?;
+        texts.push(crate::plan::action::action(stage, &inputs, &digests).text);
+    }
+    Ok(texts)
+}
+
+type Listing = BTreeMap<PathBuf, Digest>;
+
+/// A source, by how it is called in the work tree, and what of it counts.
+type Asked = (PathBuf, Option<Rule>);
+
+/// Sources then and now.
+struct Sources<'a> {
+    checkout: &'a Checkout,
+    modules: Vec<Module>,
+    tracked: Tracked,
+    store: &'a Store,
+    files: Files,
+    /// By place and by what of it counts. Nothing for a source that git did not know.
+    known: BTreeMap<Asked, Option<(Listing, Listing)>>,
+}
+
+impl Sources<'_> {
+    fn then(&mut self, source: &Source) -> Result<Digest> {
+        let name = logical(&self.checkout.origin(&source.path));
+        Ok(identity(&name, self.pair(&name, source.watched.as_ref())?.as_ref().map(|(then, _)| then)))
+    }
+
+    fn now(&mut self, source: &Source) -> Result<Digest> {
+        let name = logical(&source.path);
+        Ok(identity(&name, self.pair(&name, source.watched.as_ref())?.as_ref().map(|(_, now)| now)))
+    }
+
+    /// A file that changed, came or went.
+    fn example(&self, source: &Source) -> Option<PathBuf> {
+        let rule = source.watched.as_ref().map(|w| w.rule().clone());
+        let (then, now) = self.known.get(&(logical(&source.path), rule))?.as_ref()?;
+        let names: BTreeSet<&PathBuf> = then.keys().chain(now.keys()).collect();
+        names.into_iter().find(|n| then.get(*n) != now.get(*n)).cloned()
+    }
+
+    fn pair(&mut self, name: &Path, watched: Option<&Watched>) -> Result<&Option<(Listing, Listing)>> {
+        let asked = (name.to_path_buf(), watched.map(|w| w.rule().clone()));
+        if !self.known.contains_key(&asked) {
+            let pair = self.compared(name, watched)?;
+            self.known.insert(asked.clone(), pair);
+        }
+        Ok(&self.known[&asked])
+    }
+
+    fn compared(&self, name: &Path, watched: Option<&Watched>) -> Result<Option<(Listing, Listing)>> {
+        let then = self.checkout.path(name);
+        let there = then.as_ref().filter(|then| then.exists());
+        // A link that led nowhere is as good as not known.
+        let old = there.and_then(|then| list(then, watched).ok());
+        let new = self.list_now(name, watched)?;
+        let mut pair = match (old, new) {
+            (None, new) if new.is_empty() || there.is_some() => None,
+            (old, new) => Some((old.unwrap_or_default(), new)),
+        };
+        // A source inside of a submodule changes with all of it.
+        let was = then.map(|then| self.checkout.place_then(&then));
+        for (is_then, place) in [(true, was), (false, Some(place(name)))] {
+            let Some(place) = place else { continue };
+            for module in self.modules.iter().filter(|m| m.place.starts_with(&place) || place.starts_with(&m.place)) {
+                let (then, now) = pair.get_or_insert_default();
+                let name = module.place.strip_prefix(&place).unwrap_or(Path::new("")).to_path_buf();
+                let commit = |commit: &String| (name.clone(), Digest::of_bytes(commit.as_bytes()));
+                match is_then {
+                    true => then.extend(module.then.as_ref().map(commit)),
+                    false => now.extend(module.now.as_ref().map(commit)),
+                }
+            }
+        }
+        Ok(pair)
+    }
+
+    fn list_now(&self, name: &Path, watched: Option<&Watched>) -> Result<Listing> {
+        let Some(inside) = self.checkout.inside(name).filter(|_| name.exists()) else { return Ok(Listing::new()) };
+        let outside = self.files.digest_at(self.store, name, watched)?;
+        let entries = outside.entries.iter().filter(|e| self.tracked.has(&join(&inside, &e.path)));
+        Ok(entries.map(|e| (e.path.clone(), e.digest)).collect())
+    }
+}
+
+fn list(root: &Path, watched: Option<&Watched>) -> Result<Listing> {
+    let digest = |found: WalkEntry| {
+        let file = join(root, &found.path);
+        let digest = match &found.kind {
+            Kind::Link(to) => Ok(Digest::of_link(to)),
+            _ => Digest::of_file(&file),
+        };
+        Ok((found.path, digest.map_err(|e| Error::io("read", &file, e))?))
+    };
+    walk_outside(root, watched)?.into_iter().map(digest).collect()
+}
+
+/// Of what is listed, as in a key; of a source that git did not know, of its name, equal then and now.
+fn identity(name: &Path, listing: Option<&Listing>) -> Digest {
+    let text = match listing {
+        Some(listing) => format!("{listing:?}"),
+        None => format!("{name:?}"),
+    };
+    Digest::of_bytes(text.as_bytes())
+}

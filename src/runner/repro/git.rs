@@ -1,0 +1,276 @@
+//! Files as they were at a revision of git: a whole revision, put into a temporary folder. Uses the `git` program with
+//! an index of its own, so that neither the user's index nor the work tree is touched. Links of the revision lead to what
+//! they led to then: those that would leave the temporary folder are made anew. Knows nothing of pipelines.
+
+use crate::files::digest::join;
+use crate::files::lexical::{logical, place, plain};
+use erw_base::error::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// More links than the system follows.
+const LINKS: usize = 40;
+
+/// A revision on disk, for as long as the value lives.
+#[derive(Debug)]
+pub struct Checkout {
+    dir: tempfile::TempDir,
+    /// Of the repository that the file belongs to.
+    top: PathBuf,
+    /// The full name of the commit.
+    pub commit: String,
+}
+
+impl Checkout {
+    /// The revision of the repository that holds `file`.
+    ///
+    /// # Errors
+    /// When the file lies in no repository, git is absent, or it knows no such revision.
+    pub fn of(file: &Path, revision: &str) -> Result<Self> {
+        let file = std::path::absolute(file).map_err(|e| Error::io("find", file, e))?;
+        let parent = file.parent().unwrap_or(Path::new("/"));
+        let top = PathBuf::from(git(parent, &["rev-parse", "--show-toplevel"], &[])?);
+        let commit = git(&top, &["rev-parse", "--verify", "--end-of-options", &format!("{revision}^{{commit}}")], &[])
+            .map_err(|e| e.context(format!("git knows no revision `{revision}`")))?;
+        let dir = tempfile::tempdir().map_err(|e| Error::io("make", &std::env::temp_dir(), e))?;
+        let index = dir.path().join("index");
+        let env = [("GIT_INDEX_FILE", index.as_path())];
+        git(&top, &["read-tree", &commit], &env)?;
+        let prefix = format!("--prefix={}/", dir.path().join("tree").display());
+        git(&top, &["checkout-index", "--all", "--force", &prefix], &env)?;
+        let checkout = Self { dir, top, commit };
+        checkout.mend_links()?;
+        Ok(checkout)
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.dir.path().join("tree")
+    }
+
+    /// An absolute link into the repository led to the revision's own files, and one out of the repository to where it
+    /// leads from the work tree.
+    fn mend_links(&self) -> Result<()> {
+        let (top, tree) = (place(&self.top), self.tree());
+        for line in git(&self.top, &["ls-tree", "-r", "-z", &self.commit], &[])?.split('\0') {
+            let Some((_, name)) = line.strip_prefix("120000 ").and_then(|l| l.split_once('\t')) else { continue };
+            let link = tree.join(name);
+            let Ok(to) = std::fs::read_link(&link) else { continue };
+            let there = plain(&top.join(name).parent().unwrap_or(&top).join(&to));
+            let wanted = match (self.inside(&there), to.is_absolute()) {
+                (Some(_), false) => continue,
+                (Some(inside), true) => tree.join(inside),
+                (None, _) => there,
+            };
+            let relinked = std::fs::remove_file(&link).and_then(|()| std::os::unix::fs::symlink(wanted, &link));
+            relinked.map_err(|e| Error::io("write", &link, e))?;
+        }
+        Ok(())
+    }
+
+    /// Where the file or folder `now` stands in this revision; `None` if it is outside of the repository.
+    pub fn path(&self, now: &Path) -> Option<PathBuf> {
+        Some(self.tree().join(self.inside(now)?))
+    }
+
+    /// A path as it is called from the top of the repository. Links within the repository stay in it, for they may have led
+    /// elsewhere then.
+    pub fn inside(&self, now: &Path) -> Option<PathBuf> {
+        let (mut now, top, tree) = (logical(now), place(&self.top), self.tree());
+        // A link that was not there then is followed as it leads now; each leads on, or there is none left.
+        for _ in 0..LINKS {
+            let above = now.ancestors().filter(|above| place(above) == top).last();
+            let Some(stated) = above.and_then(|above| now.strip_prefix(above).ok()) else { break };
+            let is_new = |name: &&Path| top.join(name).is_symlink() && tree.join(name).symlink_metadata().is_err();
+            let Some(link) = stated.ancestors().filter(is_new).last() else { return Some(stated.to_path_buf()) };
+            now = join(&place(&top.join(link)), stated.strip_prefix(link).unwrap_or(Path::new("")));
+        }
+        place(&now).strip_prefix(&top).ok().map(Path::to_path_buf)
+    }
+
+    /// Where a path of this revision stands in the work tree; a path that was stated as absolute is what it was.
+    pub fn origin(&self, then: &Path) -> PathBuf {
+        match then.strip_prefix(self.tree()) {
+            Ok(inside) => plain(&self.top.join(inside)),
+            Err(_) => plain(then),
+        }
+    }
+
+    /// The place in the work tree of what `then` led to in this revision.
+    pub fn place_then(&self, then: &Path) -> PathBuf {
+        let real = place(then);
+        real.strip_prefix(place(&self.tree())).map_or_else(|_| real.clone(), |inside| place(&self.top).join(inside))
+    }
+
+    /// What the file that is now called `now` was called in this revision, as far as git can tell.
+    ///
+    /// # Errors
+    /// When git cannot be asked.
+    pub fn renamed(&self, now: &Path) -> Result<Option<PathBuf>> {
+        let text = git(
+            &self.top,
+            &["diff", "--no-ext-diff", "-z", "--name-status", "--diff-filter=R", "-M", &self.commit],
+            &[],
+        )?;
+        let mut words = text.split('\0');
+        while let (Some(_), Some(old), Some(new)) = (words.next(), words.next(), words.next()) {
+            if place(&self.top.join(new)) == place(now) {
+                return Ok(Some(self.top.join(old)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Submodules: their places in the work tree with the commits then and now, which stand for their files. One that
+    /// is changed and not committed has a commit that no other has.
+    ///
+    /// # Errors
+    /// When git cannot be asked.
+    pub fn modules(&self) -> Result<Vec<Module>> {
+        let mut all: BTreeMap<PathBuf, Module> = BTreeMap::new();
+        let top = place(&self.top);
+        let module = |name: &str| Module { place: top.join(name), then: None, now: None };
+        // `160000 commit HASH<tab>NAME`, and `160000 HASH 0<tab>NAME`.
+        for line in git(&top, &["ls-tree", "-r", "-z", &self.commit], &[])?.split('\0') {
+            let Some((head, name)) = line.strip_prefix("160000 commit ").and_then(|l| l.split_once('\t')) else {
+                continue;
+            };
+            all.entry(name.into()).or_insert_with(|| module(name)).then = Some(head.into());
+        }
+        for line in git(&top, &["ls-files", "-s", "-z"], &[])?.split('\0') {
+            let Some((head, name)) = line.strip_prefix("160000 ").and_then(|l| l.split_once('\t')) else { continue };
+            let now = checked_out(&top.join(name))?;
+            let indexed = || head.split(' ').next().unwrap_or_default().to_string();
+            all.entry(name.into()).or_insert_with(|| module(name)).now = Some(now.unwrap_or_else(indexed));
+        }
+        Ok(all.into_values().collect())
+    }
+
+    /// What git knows of the work tree.
+    ///
+    /// # Errors
+    /// When git cannot be asked.
+    pub fn tracked(&self) -> Result<Tracked> {
+        let text = git(&self.top, &["ls-files", "-z"], &[])?;
+        let names = text.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect();
+        Ok(Tracked { top: place(&self.top), names })
+    }
+}
+
+/// Files and links that git knows, from the top of the repository.
+#[derive(Debug)]
+pub struct Tracked {
+    top: PathBuf,
+    names: BTreeSet<PathBuf>,
+}
+
+impl Tracked {
+    /// Does git know the file with this name from the top? Behind a link, git must know the link, and the file too where it
+    /// is in the repository.
+    pub fn has(&self, name: &Path) -> bool {
+        let known = name.ancestors().find(|above| self.names.contains(*above));
+        match known {
+            None => false,
+            Some(known) if known == name && !self.top.join(name).is_symlink() => true,
+            Some(_) => match place(&self.top.join(name)).strip_prefix(&self.top) {
+                Ok(real) => self.names.contains(real),
+                Err(_) => true,
+            },
+        }
+    }
+}
+
+/// A repository inside of another.
+#[derive(Debug)]
+pub struct Module {
+    pub place: PathBuf,
+    pub then: Option<String>,
+    pub now: Option<String>,
+}
+
+/// The commit of a submodule, marked if files of it are changed; `None` where it was not fetched.
+fn checked_out(dir: &Path) -> Result<Option<String>> {
+    if !dir.join(".git").exists() {
+        return Ok(None);
+    }
+    let head = git(dir, &["rev-parse", "HEAD"], &[])?;
+    let is_clean = git(dir, &["status", "--porcelain", "--untracked-files=no"], &[])?.is_empty();
+    Ok(Some(if is_clean { head } else { format!("{head} changed") }))
+}
+
+/// By these a hook of git says of which repository it is, and its index: that of the folder asked about is another.
+const OF_A_HOOK: [&str; 12] = [
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_PREFIX",
+    "GIT_COMMON_DIR",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+    "GIT_SHALLOW_FILE",
+    "GIT_GRAFT_FILE",
+    "GIT_LITERAL_PATHSPECS",
+];
+
+/// Is `dir` in no repository but that of the variables? Then they are meant, as for a home folder whose repository lies
+/// elsewhere.
+fn needs_variables(dir: &Path) -> bool {
+    let bare = |command: &mut Command| {
+        for name in OF_A_HOOK {
+            command.env_remove(name);
+        }
+        command.output().is_ok_and(|out| out.status.success())
+    };
+    let asked = std::env::var_os("GIT_DIR").is_some();
+    asked && !bare(Command::new("git").arg("-C").arg(dir).args(["rev-parse", "--show-toplevel"]))
+}
+
+/// What git prints, without the last newline.
+fn git(dir: &Path, args: &[&str], env: &[(&str, &Path)]) -> Result<String> {
+    let mut command = Command::new("git");
+    if !needs_variables(dir) {
+        for name in OF_A_HOOK {
+            command.env_remove(name);
+        }
+    }
+    command.arg("-C").arg(dir).args(args).envs(env.iter().copied());
+    let out = command.output().map_err(|e| Error::usage("cannot run git").because(e))?;
+    if !out.status.success() {
+        let said = String::from_utf8_lossy(&out.stderr).trim().to_string();
+        return Err(Error::usage(format!("git {} failed in `{}`", args[0], dir.display())).because(said));
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).trim_end_matches('\n').to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_is_read_and_the_repository_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |args: &[&str]| git(dir.path(), args, &[]).unwrap();
+        run(&["init", "-q"]);
+        let file = dir.path().join("sub/p.toml");
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        std::fs::write(&file, "old").unwrap();
+        run(&["add", "."]);
+        run(&["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "one"]);
+        std::fs::write(&file, "new").unwrap();
+        let before = run(&["status", "--porcelain"]);
+        let checkout = Checkout::of(&file, "HEAD").unwrap();
+        assert_eq!(std::fs::read(checkout.path(&file).unwrap()).unwrap(), b"old");
+        assert_eq!(std::fs::read(&file).unwrap(), b"new");
+        assert_eq!(run(&["status", "--porcelain"]), before);
+        assert_eq!(checkout.path(Path::new("/etc/hostname")), None);
+        let then = checkout.path(&file).unwrap();
+        assert_eq!(checkout.origin(&then).canonicalize().unwrap(), file.canonicalize().unwrap());
+        std::fs::write(dir.path().join("sub/untracked"), "").unwrap();
+        let tracked = checkout.tracked().unwrap();
+        assert!(tracked.has(Path::new("sub/p.toml")) && !tracked.has(Path::new("sub/untracked")));
+        let unknown = Checkout::of(&file, "no-such").unwrap_err();
+        assert!(unknown.message.contains("no revision `no-such`"), "{unknown}");
+    }
+}

@@ -1,0 +1,238 @@
+//! The lock file of a pipeline, `NAME.lock` beside `NAME.toml`: what every stage made when somebody was content with it, to
+//! be committed and held against later runs. TOML, sorted, one value a line, so that git merges it.
+//!
+//! A stage's key is held against the lock before anything runs, computed with the inputs that the lock states; outputs are
+//! held against it afterwards. So an output that may differ, because another class of machine made it, does not void
+//! the keys of all that is made of it. Nothing here prints.
+
+use super::compare::{self, Agreement, Listing};
+use crate::cache::action_cache::{self, Lookup, Record};
+use crate::cache::key::Key;
+use crate::cache::store::Store;
+use crate::files::digest::Digest;
+use crate::files::disk::write_atomic;
+use crate::files::watched::LOCK_HEAD;
+use crate::host;
+use crate::pipeline::graph::{Pipeline, Stage, StageId};
+use crate::plan::reason::compare;
+use crate::plan::{CacheChecker, missing};
+use erw_base::error::{Error, Place, Result, Text};
+use erw_base::text;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+const FORMAT: u32 = 1;
+
+/// Folders of more files are locked as a whole.
+const LISTED: usize = 64;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    pub format: u32,
+    /// Version of the program that wrote it.
+    pub program: String,
+    /// The class of machine it was written on.
+    pub class: String,
+    #[serde(default)]
+    pub stages: BTreeMap<String, Locked>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Locked {
+    pub key: Digest,
+    /// The machine that made it (`Record::machine`), if it is not of the class of the file: results may come from another's
+    /// cache, from a GPU, or from several machines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub results: BTreeMap<String, f64>,
+    #[serde(default)]
+    pub outputs: BTreeMap<String, Output>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    pub digest: Digest,
+    /// Of a folder that is not too large.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: Listing,
+}
+
+/// A stage that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch {
+    pub stage: String,
+    pub what: Vec<String>,
+}
+
+/// How the outputs of a run compare.
+#[derive(Debug, Default)]
+pub struct Compared {
+    pub faults: Vec<Mismatch>,
+    pub exact: Vec<String>,
+    /// Stages compared by their results, or by nothing, with how it went.
+    pub others: Vec<(String, Agreement)>,
+    /// Not compared, since something they are made of is at fault.
+    pub dependent: Vec<String>,
+}
+
+/// Where the lock of a pipeline lies.
+pub fn path(pipeline: &Path) -> PathBuf {
+    pipeline.with_extension("lock")
+}
+
+impl Lock {
+    /// # Errors
+    /// When the file is absent or is no lock of this format.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = text::read(path)
+            .map_err(|e| Error::io("read the lock", path, e).hint("`erw run PIPELINE --lock` writes it"))?;
+        let lock: Self = toml::from_str(&text).map_err(|e| {
+            let place = e.span().map(|span| Place::new(&Text::new(path, text.as_str()), span));
+            let error = Error::usage(format!("`{}` is no lock: {}", path.display(), e.message().trim()));
+            error.maybe_at(place).hint("after a merge gone wrong, `erw run PIPELINE --lock` writes it anew")
+        })?;
+        if lock.format != FORMAT {
+            let text = format!("`{}` has format {}, this program reads {FORMAT}", path.display(), lock.format);
+            return Err(Error::usage(text).hint("use the version of erw that wrote it, or write it anew with `--lock`"));
+        }
+        Ok(lock)
+    }
+
+    /// What these records made.
+    pub fn of(store: &Store, pipeline: &Pipeline, records: &BTreeMap<StageId, Record>) -> Result<Self> {
+        let class = host::class();
+        let locked = |record: &Record| -> Result<Locked> {
+            let outputs = record.outputs.iter().map(|(name, output)| {
+                let digest = output.measured.digest;
+                let listed = output.measured.files as usize <= LISTED;
+                let files = if listed { compare::list(&store.object(&digest))? } else { Listing::new() };
+                Ok((name.clone(), Output { digest, files }))
+            });
+            Ok(Locked {
+                key: record.key().into(),
+                class: Some(record.machine()).filter(|c| c != class),
+                results: compare::results(&record.results),
+                outputs: outputs.collect::<Result<_>>()?,
+            })
+        };
+        let stages = records.iter().map(|(id, record)| Ok((pipeline.stage(*id).name.clone(), locked(record)?)));
+        let program = env!("CARGO_PKG_VERSION").into();
+        Ok(Self { format: FORMAT, program, class: class.into(), stages: stages.collect::<Result<_>>()? })
+    }
+
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let body = toml::to_string_pretty(self);
+        let body = body.map_err(|e| Error::internal("a lock cannot be written as TOML").because(e))?;
+        let whole = std::path::absolute(path);
+        let written = whole.and_then(|whole| write_atomic(&whole, format!("{LOCK_HEAD}{body}").as_bytes()));
+        written.map_err(|e| Error::io("write", path, e))
+    }
+
+    /// What can be said before a run: stages that are not locked, are locked and gone, or have another key.
+    pub fn keys(&self, checker: &CacheChecker<'_>, selected: &[StageId]) -> Result<Vec<Mismatch>> {
+        let pipeline = checker.pipeline;
+        let mut faults = vec![];
+        let mut fault = |stage: &str, what| faults.push(Mismatch { stage: stage.into(), what });
+        for stage in selected.iter().map(|id| pipeline.stage(*id)) {
+            let Some(locked) = self.stages.get(&stage.name) else {
+                fault(&stage.name, vec!["it is not in the lock".into()]);
+                continue;
+            };
+            // The run itself says what is missing; an input that is not locked was told with its stage.
+            let Some(inputs) = self.inputs(pipeline, stage).filter(|_| missing(stage).is_empty()) else { continue };
+            let action = checker.key(stage, &inputs)?.action;
+            if action.key != Key::from(locked.key) {
+                let before = action_cache::lookup(checker.store, &Key::from(locked.key))?;
+                let mut what = match before {
+                    Lookup::Hit(r) => compare(&r.key_text, &action.text, &stage.origins, &|_, _| None),
+                    Lookup::Miss | Lookup::Damaged => vec![],
+                }
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>();
+                if what.is_empty() {
+                    what = vec![format!("its key is {}, not {}", action.key.short(), locked.key.short())];
+                }
+                fault(&stage.name, what);
+            }
+        }
+        if selected.len() == pipeline.stages.len() {
+            let names: BTreeSet<&String> = pipeline.stages.iter().map(|s| &s.name).collect();
+            for gone in self.stages.keys().filter(|name| !names.contains(name)) {
+                fault(gone, vec!["it is in the lock and no stage of the pipeline".into()]);
+            }
+        }
+        Ok(faults)
+    }
+
+    /// Digests by slot, as the lock has them.
+    fn inputs(&self, pipeline: &Pipeline, stage: &Stage) -> Option<BTreeMap<String, Digest>> {
+        let locked = |(slot, edge): (&String, &crate::pipeline::graph::Edge)| {
+            Some((slot.clone(), self.stages.get(&pipeline.stage(edge.from).name)?.outputs.get(&edge.output)?.digest))
+        };
+        stage.inputs.iter().map(locked).collect()
+    }
+
+    /// Holds what the selected stages made against the lock, in topological order. Their keys were compared before.
+    pub fn compare(&self, store: &Store, pipeline: &Pipeline, records: &BTreeMap<StageId, Record>) -> Result<Compared> {
+        let mut compared = Compared::default();
+        let mut bad = BTreeSet::new();
+        for (&id, record) in records {
+            let stage = pipeline.stage(id);
+            let Some(locked) = self.stages.get(&stage.name) else { continue };
+            if stage.inputs.values().any(|edge| bad.contains(&edge.from)) {
+                bad.insert(id);
+                compared.dependent.push(stage.name.clone());
+                continue;
+            }
+            match self.one(store, pipeline, stage, record, locked)? {
+                Agreement::Exact => compared.exact.push(stage.name.clone()),
+                Agreement::Differs { what } => {
+                    bad.insert(id);
+                    compared.faults.push(Mismatch { stage: stage.name.clone(), what });
+                }
+                other => compared.others.push((stage.name.clone(), other)),
+            }
+        }
+        Ok(compared)
+    }
+
+    fn one(
+        &self,
+        store: &Store,
+        pipeline: &Pipeline,
+        stage: &Stage,
+        record: &Record,
+        locked: &Locked,
+    ) -> Result<Agreement> {
+        let made: BTreeMap<&String, Digest> = record.outputs.iter().map(|(n, o)| (n, o.measured.digest)).collect();
+        let wanted: BTreeMap<&String, Digest> = locked.outputs.iter().map(|(n, o)| (n, o.digest)).collect();
+        if made == wanted {
+            return Ok(Agreement::Exact);
+        }
+        // With the locked inputs the key is the locked one, so another key means other inputs, which were found near.
+        let same_inputs = self.inputs(pipeline, stage).is_some() && record.key() == Key::from(locked.key);
+        let class = locked.class.as_deref().unwrap_or(&self.class);
+        if !same_inputs || !compare::is_owed(&stage.manifest, class, &record.machine()) {
+            return Ok(compare::near(&locked.results, &compare::results(&record.results), stage.manifest.tolerance));
+        }
+        let mut what = vec![];
+        for (name, output) in &locked.outputs {
+            match made.get(name) {
+                Some(digest) if *digest == output.digest => {}
+                Some(digest) => {
+                    what.extend(compare::files(name, &output.files, &compare::list(&store.object(digest))?))
+                }
+                None => what.push(format!("output `{name}` is missing")),
+            }
+        }
+        Ok(Agreement::Differs { what })
+    }
+}

@@ -1,0 +1,71 @@
+//! `features`: patch tokens of an encoder for every image, packed. Continues after the last whole shard.
+
+use super::pack::Pack;
+use crate::support::pairing::labels_digest;
+use crate::support::params::{Walk, check_walk, device};
+use candle_core::DType;
+use erw_base::error::Result;
+use erw_ml::data::images::ImageSet;
+use erw_ml::models::encoder::Encoder;
+use erw_ml::nn::params::Tensors;
+use erw_runner::kind::attempt::Attempt;
+use erw_runner::kind::{StageKind, no_facts};
+use serde::Deserialize;
+use serde_json::json;
+
+pub const KIND: StageKind = StageKind {
+    name: "features",
+    manifest: include_str!("../../../stages/features.toml"),
+    check: check_walk::<Params>,
+    facts: no_facts,
+    run,
+};
+
+/// Bytes of tokens in a shard: about what is lost when an attempt is killed.
+pub(crate) const SHARD_BYTES: usize = 64 << 20;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    dtype: Stored,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Stored {
+    F32,
+    F16,
+}
+
+impl Stored {
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+        }
+    }
+
+    /// In `meta.json`.
+    pub(crate) fn name(self) -> &'static str {
+        self.dtype().as_str()
+    }
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let stored = attempt.params::<Params>()?.dtype;
+    let dtype = stored.dtype();
+    let batch = attempt.operation::<Walk>()?.batch;
+    let device = device(attempt.device())?;
+    let images = ImageSet::open(attempt.input("images")?)?;
+    let encoder = Encoder::open(attempt.input("encoder")?, &device)?;
+    let (tokens, dim) = encoder.shape(images.height())?;
+    let rows = (SHARD_BYTES / (tokens * dim * dtype.size_in_bytes())).max(1);
+
+    let labels = labels_digest(&images.labels());
+    let meta = json!({"tokens": tokens, "dim": dim, "dtype": stored.name(), "labels": labels});
+    let pack = Pack { output: "features", rows_per_shard: rows, total: images.len(), batch };
+    pack.fill(attempt, &meta, |ids| {
+        let x = encoder.tokens(&images.batch(&ids.collect::<Vec<_>>(), &device)?)?.to_dtype(dtype)?;
+        Ok(Tensors::from([("tokens".into(), x)]))
+    })
+}

@@ -1,0 +1,176 @@
+//! `images`: a set of images, as people have them, to a packed one at one size. Read on all cores, written in listed
+//! order.
+
+use crate::support::facts;
+use crate::support::params::{of_set, parse};
+use candle_core::{Device, Tensor};
+use erw_base::error::{Error, Result};
+use erw_ml::data::decode::orientation::Orientation;
+use erw_ml::data::packed::PackedWriter;
+use erw_ml::data::rgb::Rgb;
+use erw_ml::data::source::layout::Classes;
+use erw_ml::data::source::{Preparation, Source, Split};
+use erw_ml::data::transform::Transform;
+use erw_ml::nn::params::Tensors;
+use erw_runner::kind::StageKind;
+use erw_runner::kind::attempt::Attempt;
+use erw_runner::kind::field::Params as Values;
+use rayon::prelude::*;
+use serde::Deserialize;
+use serde_json::json;
+use std::path::PathBuf;
+
+pub const KIND: StageKind = StageKind {
+    name: "images",
+    manifest: include_str!("../../../stages/images.toml"),
+    check,
+    facts: facts::images,
+    run,
+};
+
+/// Bytes of pixels in a shard.
+const SHARD_BYTES: usize = 256 << 20;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    source: PathBuf,
+    part: Option<String>,
+    labels: Option<PathBuf>,
+    classes: Classes,
+    resolution: usize,
+    transform: Transform,
+    orientation: Orientation,
+    split: Split,
+    holdout_every: usize,
+    limit: Option<usize>,
+    on_error: OnError,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    origin: Option<String>,
+}
+
+#[derive(Deserialize, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+enum OnError {
+    Fail,
+    Skip,
+}
+
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
+    parse::<Operation>(operation)?;
+    parse::<Params>(params).map(|_| ())
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let (p, op): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    if let Some(origin) = &op.origin {
+        attempt.log(&format!("images of {}: {origin}", p.source.display()));
+    }
+    let source = open(&p)?;
+    attempt.log(&format!("{} is {source}", p.source.display()));
+    source.notes().iter().for_each(|note| attempt.log(&format!("warning: {note}")));
+    let (source, size) = (choose(source, &p)?, p.resolution);
+    let out = attempt.output("images");
+    let mut writer = PackedWriter::create(&out, "images", (SHARD_BYTES / (size * size * 3)).max(1))?;
+    let Read { skipped, damaged } = pack(attempt, &source, &p, &mut writer)?;
+    if skipped as usize == source.len() {
+        let text = format!("none of the {} images in {} can be read", source.len(), p.source.display());
+        return Err(Error::stage(text));
+    }
+    // Files that have nothing to do with the set are no part of the result: what a file manager leaves in a folder would void
+    // all that was made of the images.
+    let mut left_out = source.left_out().images();
+    let mut meta = json!({"height": size, "width": size, "classes": source.classes(), "skipped": skipped});
+    if !left_out.is_empty() {
+        meta["left_out"] = json!(left_out);
+    }
+    let count = writer.finish(&meta)?;
+    attempt.result("images", count as f64);
+    attempt.result("classes", source.classes().len() as f64);
+    if damaged > 0 {
+        attempt.result("damaged", damaged as f64);
+    }
+    left_out.unreadable(skipped);
+    if !left_out.is_empty() {
+        attempt.log(&format!("warning: not in the set though they may be images: {left_out}"));
+        attempt.result("left_out", left_out.count() as f64);
+    }
+    Ok(())
+}
+
+/// How many files were not read, and how many with warnings of their decoder.
+#[derive(Default)]
+struct Read {
+    skipped: u64,
+    damaged: u64,
+}
+
+/// Reads every image, a portion at a time on all cores, and writes them in their order.
+fn pack(attempt: &Attempt, source: &Source, p: &Params, writer: &mut PackedWriter) -> Result<Read> {
+    let size = p.resolution;
+    let how = Preparation { orientation: p.orientation, transform: p.transform, size };
+    let (total, mut done, mut read) = (source.len(), 0, Read::default());
+    let portion = 16 * rayon::current_num_threads();
+    while done < total {
+        if attempt.should_stop() {
+            return Err(Error::suspended());
+        }
+        let ids = done..(done + portion).min(total);
+        let images: Vec<_> = ids.clone().into_par_iter().map(|i| source.load(i, &how)).collect();
+        let (mut pixels, mut labels) = (Vec::with_capacity(ids.len() * size * size * 3), vec![]);
+        for (i, image) in ids.clone().zip(images) {
+            match image {
+                Ok((Rgb { data, .. }, warnings)) => {
+                    if warnings > 0 {
+                        let text = "its decoder warns of damaged or odd data; read as Pillow reads it";
+                        attempt.log(&format!("warning: {}: {text}", source.place(i)));
+                        read.damaged += 1;
+                    }
+                    pixels.extend(data);
+                    labels.push(source.label(i));
+                }
+                Err(e) if p.on_error == OnError::Skip => {
+                    attempt.log(&format!("skipped {e}"));
+                    read.skipped += 1;
+                }
+                Err(e) => return Err(Error::from(e).hint("set `on_error = \"skip\"` to leave unreadable images out")),
+            }
+        }
+        let n = labels.len();
+        if n > 0 {
+            let images = Tensor::from_vec(pixels, (n, size, size, 3), &Device::Cpu)?;
+            let labels = Tensor::from_vec(labels, n, &Device::Cpu)?;
+            writer.push(&Tensors::from([("images".into(), images), ("labels".into(), labels)]))?;
+        }
+        done = ids.end;
+        attempt.progress(done as u64, total as u64);
+    }
+    Ok(read)
+}
+
+fn open(p: &Params) -> Result<Source> {
+    let hint = "`source` is a folder of images with a folder per class in it, a ZIP of that, a folder or ZIP with \
+                dataset.json (EDM2, REPA), or a folder of IDX files (MNIST)";
+    let source = Source::open_as(&p.source, p.part.as_deref(), p.labels.as_deref(), p.classes);
+    source.map_err(|e| {
+        let error = of_set(e);
+        if error.hints.is_empty() { error.hint(hint) } else { error }
+    })
+}
+
+/// The part of the set that is asked for.
+fn choose(source: Source, p: &Params) -> Result<Source> {
+    let mut source = source.split(p.split, p.holdout_every);
+    if source.is_empty() {
+        let text = format!("no class in {} has {} images, so none is held out", p.source.display(), p.holdout_every);
+        return Err(Error::stage(text).hint("lower `holdout_every`"));
+    }
+    if let Some(most) = p.limit {
+        source = source.limit(most);
+    }
+    Ok(source)
+}

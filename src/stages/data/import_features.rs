@@ -1,0 +1,48 @@
+//! `import-features`: the tokens of an encoder that the release's extraction stored with its latents, as the artifact
+//! that `features` makes. They belong to the latents that `import-latents` makes of the same shards, row by row.
+
+use super::features::{SHARD_BYTES, Stored};
+use super::pack::Pack;
+use crate::support::pairing::labels_digest;
+use crate::support::params::{Walk, check_walk};
+use erw_base::error::{Error, Result};
+use erw_ml::data::released::shards::Shards;
+use erw_ml::nn::params::Tensors;
+use erw_runner::kind::attempt::Attempt;
+use erw_runner::kind::{StageKind, no_facts};
+use serde::Deserialize;
+use serde_json::json;
+use std::path::PathBuf;
+
+pub const KIND: StageKind = StageKind {
+    name: "import-features",
+    manifest: include_str!("../../../stages/import-features.toml"),
+    check: check_walk::<Params>,
+    facts: no_facts,
+    run,
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    source: PathBuf,
+    encoder: usize,
+    dtype: Stored,
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let (p, op): (Params, Walk) = (attempt.params()?, attempt.operation()?);
+    let files = Shards::find(&p.source)?;
+    if files.is_empty() {
+        return Err(Error::stage(format!("{} holds no shards latents_*.safetensors", p.source.display())));
+    }
+    let shards = Shards::open(&files)?;
+    let (tokens, dim) = shards.feature_shape(p.encoder)?;
+    let dtype = p.dtype.dtype();
+    let rows_per_shard = (SHARD_BYTES / (tokens * dim * dtype.size_in_bytes())).max(1);
+    let meta = json!({"tokens": tokens, "dim": dim, "dtype": p.dtype.name(), "labels": labels_digest(shards.labels())});
+    let pack = Pack { output: "features", rows_per_shard, total: shards.len(), batch: op.batch };
+    pack.fill(attempt, &meta, |rows| {
+        Ok(Tensors::from([("tokens".into(), shards.features(p.encoder, rows)?.to_dtype(dtype)?)]))
+    })
+}

@@ -1,0 +1,81 @@
+//! `latents`: encodes images once, so that training reads posteriors instead of running the encoder.
+//!
+//! Means and standard deviations are stored, not samples: every step draws its own noise. A mirrored image has no mirrored
+//! latent, so those of mirrored images are encoded of their own.
+
+use super::pack::Pack;
+use crate::support::params::{Walk, check_walk, device};
+use crate::support::sit_artifact::MIRRORED;
+use candle_core::{Device, Tensor};
+use erw_base::error::{Error, Result};
+use erw_ml::data::augment::mirror;
+use erw_ml::data::images::{ImageSet, to_unit};
+use erw_ml::models::vae::AutoencoderKl;
+use erw_ml::nn::params::Tensors;
+use erw_runner::kind::attempt::Attempt;
+use erw_runner::kind::{StageKind, no_facts};
+use serde::Deserialize;
+use serde_json::json;
+
+pub const KIND: StageKind = StageKind {
+    name: "latents",
+    manifest: include_str!("../../../stages/latents.toml"),
+    check: check_walk::<Params>,
+    facts: no_facts,
+    run,
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    rows_per_shard: usize,
+    /// Store the latents of the mirrored images as well.
+    flip: bool,
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let (p, o): (Params, Walk) = (attempt.params()?, attempt.operation()?);
+    let device = device(attempt.device())?;
+    let images = ImageSet::open(attempt.input("images")?)?;
+    let vae = AutoencoderKl::load(attempt.input("vae")?, &device)?;
+    let (total, labels) = (images.len(), images.labels());
+    if labels.len() as u64 != total {
+        return Err(Error::stage(format!("{} labels were given with {total} images", labels.len())));
+    }
+    let pack = Pack { output: "latents", rows_per_shard: p.rows_per_shard, total, batch: o.batch };
+    pack.fill(attempt, &meta(&vae, &images), |rows| {
+        let rows: Vec<u64> = rows.collect();
+        let pixels = images.batch(&rows, &device)?;
+        let mut tensors = encode(&vae, &pixels, "")?;
+        if p.flip {
+            tensors.extend(encode(&vae, &mirror(&pixels, &vec![true; rows.len()])?, MIRRORED)?);
+        }
+        let labels: Vec<i64> = rows.iter().map(|i| labels[*i as usize]).collect();
+        tensors.insert("labels".to_string(), Tensor::new(labels, &Device::Cpu)?);
+        Ok(tensors)
+    })
+}
+
+/// Mean and standard deviation of the latents of u8 images, the names with this ending.
+fn encode(vae: &AutoencoderKl, pixels: &Tensor, ending: &str) -> Result<Tensors> {
+    let posterior = vae.encode(&to_unit(pixels)?)?;
+    let cpu = Device::Cpu;
+    Ok([
+        (format!("mean{ending}"), posterior.mean.to_device(&cpu)?),
+        (format!("std{ending}"), posterior.std.to_device(&cpu)?),
+    ]
+    .into())
+}
+
+fn meta(vae: &AutoencoderKl, images: &ImageSet) -> serde_json::Value {
+    let config = vae.config();
+    let f = config.downsampling();
+    json!({
+        "channels": config.latent_channels,
+        "height": images.height() / f,
+        "width": images.width() / f,
+        "scaling_factor": config.scaling_factor,
+        "shift_factor": config.shift_factor.unwrap_or(0.0),
+        "classes": images.classes(),
+    })
+}

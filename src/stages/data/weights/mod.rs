@@ -1,0 +1,267 @@
+//! `weights`: weights that others trained become an artifact, from a published file that the registry knows by name or
+//! from a local one of any format.
+
+mod artifact;
+mod choice;
+mod convert;
+
+use crate::support::facts::{network, text};
+use crate::support::params::parse;
+use erw_base::error::{Error, ErrorKind, Result};
+use erw_fetch::FetchObserver;
+use erw_fetch::download::sha256;
+use erw_fetch::library::Library;
+use erw_fetch::registry::{self, RegistryEntry, is_sha256};
+use erw_ml::formats::is_part;
+use erw_ml::models::encoder::config::EncoderConfig;
+use erw_ml::models::sit::convention::Convention;
+use erw_ml::models::vae::VaeConfig;
+use erw_ml::nn::params::Tensors;
+use erw_runner::kind::StageKind;
+use erw_runner::kind::attempt::Attempt;
+use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::property::Fact;
+use serde::Deserialize;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+pub use artifact::Artifact;
+pub use convert::{AdoptedDict, Converted, Network, Request, convert, statistics};
+
+pub const KIND: StageKind =
+    StageKind { name: "weights", manifest: include_str!("../../../../stages/weights.toml"), check, facts, run };
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    #[serde(rename = "as")]
+    artifact: Artifact,
+    name: Option<String>,
+    source: Option<PathBuf>,
+    preset: Option<String>,
+    config: Option<PathBuf>,
+    set: Option<String>,
+    convention: Option<Convention>,
+    sha256: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    url: Option<String>,
+}
+
+impl Params {
+    fn entry(&self) -> Result<Option<&'static RegistryEntry>> {
+        self.name.as_deref().map(registry::find).transpose().map(Option::flatten)
+    }
+
+    fn sum(&self) -> Option<String> {
+        self.sha256.as_ref().map(|sum| sum.to_ascii_lowercase())
+    }
+
+    fn network(&self) -> Result<Network> {
+        match (&self.preset, &self.config) {
+            (Some(_), Some(_)) => Err(Error::usage("give either `preset` or `config`")),
+            (Some(name), None) => self.artifact.check_preset(name).map(|()| Network::Preset(name.clone())),
+            (None, Some(path)) => Ok(Network::Config(path.clone())),
+            (None, None) => match self.entry()?.and_then(|e| e.preset.as_ref()) {
+                Some(name) => Ok(Network::Preset(name.clone())),
+                None if matches!(self.artifact, Artifact::Sit | Artifact::Stats) => Ok(Network::Shown),
+                None => Err(Error::usage("give either `preset` or `config`")
+                    .hint("the weights do not say what network they are of")),
+            },
+        }
+    }
+}
+
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
+    parse::<Operation>(operation)?;
+    let p: Params = parse(params)?;
+    if let Some(sum) = p.sum().filter(|sum| !is_sha256(sum)) {
+        return Err(Error::usage(format!("`sha256` is not 64 hexadecimal digits: `{sum}`")));
+    }
+    if p.artifact == Artifact::Stats && (p.preset.is_some() || p.config.is_some() || p.set.is_some()) {
+        return Err(Error::usage("statistics are of no network: `preset`, `config` and `set` say nothing about them"));
+    }
+    if p.convention.is_some() && p.artifact != Artifact::Sit {
+        return Err(Error::usage("`convention` is of a `sit` and says nothing about others"));
+    }
+    if let Some(part) = p.source.as_ref().filter(|source| is_part(source)) {
+        return Err(Error::usage(format!("`source`: `{}` is a part of a model in several files", part.display()))
+            .hint("name their folder, so that the key holds the contents of all of them"));
+    }
+    match (p.entry()?, &p.source) {
+        (None, None) => {
+            return Err(Error::usage("give the `name` of a published file, or a `source`")
+                .hint("`erw weights list` shows what is known by name"));
+        }
+        (Some(entry), _) if entry.artifact != p.artifact.name() => {
+            let (name, is) = (&entry.name, &entry.artifact);
+            return Err(Error::usage(format!("`as`: `{name}` is of type `{is}`, not `{}`", p.artifact.name()))
+                .hint(format!("write `as = \"{is}\"`")));
+        }
+        (Some(entry), None) if entry.locations.is_empty() => {
+            return Err(Error::usage(format!("`name`: `{}` cannot be fetched by a program", entry.name))
+                .maybe_hint(entry.manual.clone()));
+        }
+        _ => {}
+    }
+    p.network().map(drop)
+}
+
+/// The published file that a stage with these parameters fetches, and the hash it holds it to.
+pub fn published(params: &Values) -> Option<(&'static RegistryEntry, Option<String>)> {
+    let p: Params = parse(params).ok()?;
+    let entry = p.entry().ok()??;
+    p.source.is_none().then(|| (entry, p.sum()))
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let (p, op): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    import(attempt, &p).map_err(|e| match &op.url {
+        Some(url) if e.kind != ErrorKind::Suspended => e.hint(format!("the file comes from {url}")),
+        _ => e,
+    })
+}
+
+fn import(attempt: &Attempt, p: &Params) -> Result<()> {
+    let entry = p.entry()?;
+    if let Some((entry, why)) = entry.and_then(|e| Some((e, e.restricted.as_ref()?))) {
+        attempt.log(&format!("`{}` is under the licence {}: {why}", entry.name, entry.licence));
+    }
+    let (file, sum) = match (&p.source, entry) {
+        (Some(source), _) if source.is_dir() => (source.clone(), unhashed(p, source)?),
+        (Some(source), _) => (source.clone(), Some(local(attempt, p, source, entry)?)),
+        (None, Some(entry)) => {
+            let copy = Library::at(attempt.downloads()).obtain(entry, p.sum().as_deref(), &Waiting(attempt))?;
+            (copy.path, Some(copy.sha256))
+        }
+        (None, None) => return Err(Error::usage("give the `name` of a published file, or a `source`")),
+    };
+    let out = attempt.output("weights");
+    if p.artifact == Artifact::Stats {
+        let features = statistics(&file, &out)?;
+        attempt.log(&format!("mean and covariance of {features} features, sha256 {}", sum.unwrap_or_default()));
+        return Ok(());
+    }
+    let request = Request {
+        file: &file,
+        artifact: p.artifact,
+        network: p.network()?,
+        set: p.set.as_deref(),
+        convention: p.convention,
+        // What lies beside the source is not in the key.
+        siblings: false,
+    };
+    let converted = convert(&request)?;
+    converted.check(&request)?;
+    converted.write(&request, &out)?;
+    for set in &converted.sets {
+        attempt.log(&format!("{}all {} tensors of the network, and no others", within(set), set.report.loaded.len()));
+    }
+    converted.told.iter().for_each(|line| attempt.log(line));
+    for set in &converted.sets {
+        for (name, why) in &set.unread {
+            attempt.log(&format!("{}left out: `{name}` {why}", within(set)));
+        }
+    }
+    attempt.log(&match sum {
+        Some(sum) => format!("{}, sha256 {sum}", converted.format),
+        None => converted.format.to_string(),
+    });
+    attempt.result("tensors", converted.tensors() as f64);
+    Ok(())
+}
+
+fn within(set: &AdoptedDict) -> String {
+    if set.name.is_empty() { String::new() } else { format!("`{}`: ", set.name) }
+}
+
+/// A folder, which has no hash of a file, so that none may be asked for.
+fn unhashed(p: &Params, source: &Path) -> Result<Option<String>> {
+    match (&p.sha256, p.artifact) {
+        (Some(_), _) => Err(Error::usage(format!("`sha256` is of one file, and `{}` is a folder", source.display()))),
+        (None, Artifact::Stats) => {
+            Err(Error::usage(format!("`{}` is a folder", source.display())).hint("give the file of statistics in it"))
+        }
+        (None, _) => Ok(None),
+    }
+}
+
+/// The hash of a local file, which must be the one that was asked for, or one that the registry knows.
+fn local(attempt: &Attempt, p: &Params, source: &Path, entry: Option<&RegistryEntry>) -> Result<String> {
+    let sum = sha256(source, &Waiting(attempt))?;
+    let known: Vec<&str> = match (&p.sha256, entry) {
+        (Some(_), _) => vec![],
+        (None, Some(entry)) => {
+            let name = source.file_name().unwrap_or_default().to_string_lossy();
+            let namesakes = entry.locations.iter().filter(|l| l.file_name() == name);
+            let all: Vec<_> =
+                if namesakes.clone().count() > 0 { namesakes.collect() } else { entry.locations.iter().collect() };
+            let sums: Vec<&str> = all.iter().filter_map(|l| l.sha256.as_deref()).collect();
+            // It may be one that nobody has published a hash of.
+            if sums.len() < all.len() { vec![] } else { sums }
+        }
+        (None, None) => vec![],
+    };
+    let wanted = p.sum();
+    let wanted: Vec<&str> = wanted.as_deref().into_iter().chain(known).collect();
+    if wanted.is_empty() || wanted.contains(&sum.as_str()) {
+        return Ok(sum);
+    }
+    let error = Error::stage(format!("`{}` is not the file that was asked for", source.display()));
+    let error = error.because(format!("its sha256 is {sum}\nand should be  {}", wanted.join(" or ")));
+    Err(error.hint("the download is damaged or of another version"))
+}
+
+/// An attempt that waits for a file.
+struct Waiting<'a>(&'a Attempt);
+
+impl FetchObserver for Waiting<'_> {
+    fn progress(&self, done: u64, total: u64) {
+        if total > 0 {
+            self.0.progress(done, total);
+        }
+    }
+    fn log(&self, text: &str) {
+        self.0.log(text);
+    }
+    fn should_stop(&self) -> bool {
+        self.0.should_stop()
+    }
+}
+
+/// The sizes of a published network.
+fn facts(params: &Values) -> Vec<Fact> {
+    let entry = text(params, "name").and_then(|name| registry::find(name).ok().flatten());
+    let named = text(params, "preset").map(|preset| (preset, &["preset"][..]));
+    // A configuration of the user's own says otherwise than the registry.
+    let published = entry.and_then(|e| e.preset.as_deref()).filter(|_| text(params, "config").is_none());
+    let Some((preset, of)) = named.or_else(|| published.map(|preset| (preset, &["name"][..]))) else { return vec![] };
+    match text(params, "as") {
+        Some("encoder") => match EncoderConfig::named(preset) {
+            Some(config) => {
+                let pixels = config.pixels_per_token.map(|n| Fact::new("pixels_per_token", n, of));
+                std::iter::once(Fact::new("dim", config.vit.dim, of)).chain(pixels).collect()
+            }
+            None => vec![],
+        },
+        Some("vae") => {
+            let config = Artifact::Vae.config(Some(preset), &Tensors::new()).ok();
+            match config.and_then(|config| serde_json::from_value::<VaeConfig>(config).ok()) {
+                Some(config) => vec![
+                    Fact::new("channels", config.latent_channels, of),
+                    Fact::new("downsampling", config.downsampling(), of),
+                    Fact::new("scaling", config.scaling_factor, of),
+                ],
+                None => vec![],
+            }
+        }
+        Some("sit") => {
+            let sizes = Values::from([("model".to_string(), json!(preset))]);
+            network(&sizes).into_iter().map(|fact| Fact { of, ..fact }).collect()
+        }
+        _ => vec![],
+    }
+}

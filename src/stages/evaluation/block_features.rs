@@ -1,0 +1,217 @@
+//! What the blocks of a SiT hold of a set of images: hidden tokens averaged over patches, at chosen timesteps. REPA's
+//! protocol (arXiv 2410.06940): no projector, EMA weights, a posterior sample with noise, the null class. And the same
+//! average of an encoder's features. Knows nothing of what is measured on them.
+
+use crate::support::params::device;
+use crate::support::scale::Scale;
+use crate::support::sit_artifact::TrainingNote;
+use candle_core::{DType, Device, Tensor};
+use erw_base::error::{Error, Result};
+use erw_ml::data::packed::Packed;
+use erw_ml::diffusion::interpolant::Path as NoisePath;
+use erw_ml::models::sit::{SiT, SiTConfig};
+use erw_ml::nn::params::{self, Frozen};
+use erw_ml::rng::{Purpose, normal_rows};
+use erw_runner::kind::attempt::Attempt;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// How images are shown to a SiT: parameters that several manifests have alike.
+#[derive(Deserialize, Clone, Copy)]
+pub struct Look {
+    pub seed: u64,
+    pub path: NoisePath,
+    pub label: Label,
+}
+
+#[derive(Deserialize, Serialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Label {
+    Null,
+    Own,
+}
+
+/// Images to look at: latents of some rows. Sets of one stage have noise of their own, or an image of one would be near
+/// the image of the other that happens to have its number.
+pub struct Shown<'a> {
+    pub latents: &'a Packed,
+    pub ids: &'a [u64],
+    /// Number of the set.
+    pub set: u64,
+}
+
+/// A SiT that is looked into.
+pub struct Observer {
+    sit: SiT,
+    look: Look,
+    batch: usize,
+    device: Device,
+}
+
+/// Are all timesteps between data and noise, and is there one?
+pub fn check_timesteps(timesteps: &[f64]) -> Result<()> {
+    if timesteps.is_empty() {
+        return Err(Error::usage("`timesteps` is empty"));
+    }
+    match timesteps.iter().find(|t| !(0.0..=1.0).contains(*t)) {
+        Some(t) => Err(Error::usage(format!("timestep {t} is not between 0 (data) and 1 (noise)"))),
+        None => Ok(()),
+    }
+}
+
+impl Observer {
+    /// Of the SiT in input `sit`, `batch` images at a time.
+    pub fn open(attempt: &Attempt, look: Look, batch: usize) -> Result<Self> {
+        let device = device(attempt.device())?;
+        let dir = attempt.input("sit")?;
+        let sit = open_sit(dir, &device)?;
+        same_path(dir, look.path)?;
+        if look.label == Label::Null && sit.config().class_dropout == 0.0 {
+            let text = "the SiT was trained without class dropout and has no null class";
+            return Err(Error::stage(text).hint("set `label = \"own\"`"));
+        }
+        Ok(Self { sit, look, batch: batch.max(1), device })
+    }
+
+    pub fn blocks(&self) -> usize {
+        self.sit.config().blocks()
+    }
+
+    /// Are the latents of input `input` such as the SiT was trained on?
+    pub fn check(&self, latents: &Packed, input: &str) -> Result<()> {
+        let config = self.sit.config();
+        let (ours, shape) = ([config.in_channels, config.input_size, config.input_size], latents.shape("mean")?);
+        if shape == ours {
+            return Ok(());
+        }
+        let text = format!("input `{input}` is latents {shape:?}, but the SiT was trained on {ours:?}");
+        let hint =
+            "make both with one autoencoder, of images of one `resolution`; the numbers are channels, height, width";
+        Err(Error::stage(text).hint(hint))
+    }
+
+    /// Mean token of each image behind every block at timestep `t`, `[n, D]` f32 each, the first block first. `seen` is
+    /// told how many images it was, batch by batch, and may end the work.
+    pub fn means(&self, shown: &Shown, t: f64, seen: &mut dyn FnMut(usize) -> Result<()>) -> Result<Vec<Tensor>> {
+        let width = self.sit.config().hidden;
+        let empty = || Vec::with_capacity(shown.ids.len() * width);
+        let mut blocks: Vec<Vec<f32>> = (0..self.blocks()).map(|_| empty()).collect();
+        for ids in shown.ids.chunks(self.batch) {
+            let times = vec![t as f32; ids.len()];
+            let x = self.noisy(shown, ids, &times)?;
+            let times = Tensor::new(times, &self.device)?;
+            let outputs = self.sit.block_outputs(&x, &times, &self.labels(shown, ids)?)?;
+            for (i, (block, tokens)) in blocks.iter_mut().zip(outputs).enumerate() {
+                let rows = tokens.mean(1)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                if let Some(at) = rows.iter().position(|x| !x.is_finite()) {
+                    let (block, image) = (i + 1, ids[at / width]);
+                    let text =
+                        format!("block {block} at timestep {t} gives values that are not finite for image {image}");
+                    return Err(Error::stage(text).hint("the training has diverged, or the latents are damaged"));
+                }
+                block.extend(rows);
+            }
+            seen(ids.len())?;
+        }
+        // In main memory, where everything is measured.
+        let tensor = |rows: Vec<f32>| Tensor::from_vec(rows, (shown.ids.len(), width), &Device::Cpu);
+        Ok(blocks.into_iter().map(tensor).collect::<candle_core::Result<_>>()?)
+    }
+
+    /// Scaled posterior samples, each at its time; an image has the same noise at every time.
+    fn noisy(&self, shown: &Shown, ids: &[u64], times: &[f32]) -> Result<Tensor> {
+        let (latents, device) = (shown.latents, &self.device);
+        let shape = latents.shape("mean")?;
+        let draw = |purpose| normal_rows(self.look.seed, purpose, shown.set, ids, &shape, device);
+        let rows = |name: &str| latents.rows(name, ids, device);
+        let posterior = (rows("mean")? + (rows("std")? * draw(Purpose::Posterior)?)?)?;
+        let x = Scale::of(latents).apply(&posterior)?;
+        Ok(self.look.path.point_and_velocity(&x, &draw(Purpose::Noise)?, times)?.0)
+    }
+
+    fn labels(&self, shown: &Shown, ids: &[u64]) -> Result<Tensor> {
+        let null = self.sit.config().null_class();
+        if self.look.label == Label::Null {
+            return Ok(Tensor::full(null, ids.len(), &self.device)?);
+        }
+        let labels = shown.latents.rows("labels", ids, &Device::Cpu)?.to_vec1::<i64>()?;
+        if let Some(bad) = labels.iter().find(|l| **l < 0 || **l >= i64::from(null)) {
+            return Err(Error::stage(format!("label {bad} is not one of the SiT's {null} classes")));
+        }
+        Ok(Tensor::from_vec(labels.iter().map(|l| *l as u32).collect(), ids.len(), &self.device)?)
+    }
+}
+
+/// Noise is added as in the training, where the artifact says how that was. A warmup sees none.
+fn same_path(dir: &Path, ours: NoisePath) -> Result<()> {
+    let Ok(text) = std::fs::read(dir.join("training.json")) else { return Ok(()) };
+    let note = serde_json::from_slice::<TrainingNote>(&text).ok();
+    let is_warmup = serde_json::from_slice::<SiTConfig>(&std::fs::read(dir.join("config.json")).unwrap_or_default())
+        .is_ok_and(|config| config.warmup_depth.is_some());
+    match note.filter(|note| note.path != ours && !is_warmup) {
+        Some(note) => Err(Error::stage(format!("`path` is {ours:?}, but the SiT was trained on {:?}", note.path))
+            .hint("give this stage the `path` of the training")),
+        None => Ok(()),
+    }
+}
+
+fn open_sit(dir: &Path, device: &Device) -> Result<SiT> {
+    let path = dir.join("config.json");
+    let text = erw_base::text::read(&path).map_err(|e| Error::io("read", &path, e))?;
+    let bad =
+        |e: &dyn std::fmt::Display| Error::stage(format!("`{}` does not describe a SiT", path.display())).because(e);
+    let config: SiTConfig = serde_json::from_str(&text).map_err(|e| bad(&e))?;
+    config.check().map_err(|e| bad(&e))?;
+    let frozen = Frozen::new(params::load(&dir.join("ema.safetensors"), device)?);
+    Ok(SiT::new(&config, frozen.builder(DType::F32, device))?)
+}
+
+/// Mean token of each image, `[n, D]` f32, of the features in input `input`.
+pub fn mean_features(features: &Packed, input: &str, ids: &[u64], batch: usize) -> Result<Tensor> {
+    let mut means = vec![];
+    for ids in ids.chunks(batch.max(1)) {
+        let rows = features.rows("tokens", ids, &Device::Cpu)?.to_dtype(DType::F32)?.mean(1)?.to_vec2::<f32>()?;
+        if let Some(at) = rows.iter().position(|row| row.iter().any(|x| !x.is_finite())) {
+            return Err(Error::stage(format!("input `{input}` has values that are not finite for image {}", ids[at])));
+        }
+        means.extend(rows.into_iter().flatten());
+    }
+    Ok(Tensor::from_vec(means, (ids.len(), features.shape("tokens")?[1]), &Device::Cpu)?)
+}
+
+/// What `make` measures at each of `count` timesteps. Measured ones are kept until the stage ends, each as soon as it is
+/// there, so another attempt goes on with the next. `images` are looked at for each.
+pub fn each_timestep<T: Serialize + DeserializeOwned>(
+    attempt: &Attempt,
+    count: usize,
+    images: usize,
+    mut make: impl FnMut(usize, &mut dyn FnMut(usize) -> Result<()>) -> Result<T>,
+) -> Result<Vec<T>> {
+    let total = (count * images) as u64;
+    let file = |i: usize| attempt.checkpoint_dir().join(format!("timestep-{i}.json"));
+    let kept = |i: usize| serde_json::from_slice(&std::fs::read(file(i)).ok()?).ok();
+    let mut all: Vec<T> = (0..count).map_while(kept).collect();
+    if !all.is_empty() {
+        attempt.resumed((all.len() * images) as u64);
+    }
+    for i in all.len()..count {
+        let mut done = (i * images) as u64;
+        let made = make(i, &mut |seen| {
+            done += seen as u64;
+            attempt.progress(done, total);
+            if attempt.should_stop() { Err(Error::suspended()) } else { Ok(()) }
+        })?;
+        keep(&file(i), &made)?;
+        attempt.checkpointed(((i + 1) * images) as u64);
+        all.push(made);
+    }
+    Ok(all)
+}
+
+/// Whole or not at all.
+fn keep(path: &Path, value: &impl Serialize) -> Result<()> {
+    let part = path.with_extension("part");
+    crate::support::files::write_json(&part, value)?;
+    std::fs::rename(&part, path).map_err(|e| Error::io("move", &part, e))
+}

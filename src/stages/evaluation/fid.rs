@@ -1,0 +1,136 @@
+//! `fid`: samples held against reference images by the features of a network: Fréchet distance, sFID, Inception Score,
+//! precision and recall, KID, CMMD, all from one pass over the images of each side.
+//!
+//! Features of a network trained here give distances that are good for comparing runs and are called `fd` and `kd`; only
+//! Inception's are comparable with published FID and KID.
+
+use super::images::comparison::{Comparison, REFERENCE, SAMPLES};
+use super::images::compute::{Settings, values};
+use super::images::extract::Pass;
+use super::images::measured::{Measured, images, kept_references};
+use super::images::metric::{self, Metric, Needs};
+use super::images::provenance::Extractor;
+use super::images::warnings;
+use crate::support::files::{create_dir, write_json};
+use crate::support::params::{Walk, device, parse};
+use candle_core::Device;
+use erw_base::error::Result;
+use erw_ml::data::source::left_out::LeftOut;
+use erw_ml::models::feature_network::mode::Mode;
+use erw_runner::kind::attempt::Attempt;
+use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::{StageKind, no_facts};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+pub const KIND: StageKind =
+    StageKind { name: "fid", manifest: include_str!("../../../stages/fid.toml"), check, facts: no_facts, run };
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    metrics: Vec<String>,
+    mode: Option<Mode>,
+    k: usize,
+    kid_subsets: usize,
+    kid_subset_size: usize,
+}
+
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
+    parse::<Walk>(operation)?;
+    metric::parse(&parse::<Params>(params)?.metrics).map(drop)
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let p: Params = attempt.params()?;
+    let metrics = metric::parse(&p.metrics)?;
+    let device = device(attempt.device())?;
+    let comparison = Comparison::open(attempt, p.mode, &metrics, &device)?;
+    let settings = Settings {
+        mode: comparison.seen.as_ref().and_then(|seen| seen.mode),
+        inception: comparison.is_inception(),
+        k: p.k,
+        subsets: p.kid_subsets,
+        subset_size: p.kid_subset_size,
+    };
+    comparison.check_counts(&metrics, &settings.bounds())?;
+    let (samples, reference) = measure(attempt, &comparison, &metrics, &device)?;
+    let values = values(&metrics, &settings, &samples, &reference)?;
+    let mut warnings = warnings::of(&comparison, &metrics, &samples, &reference);
+    warnings.extend(warnings::of_values(&metrics, &settings, &values, &samples, &reference));
+    warnings.iter().for_each(|w| attempt.log(w));
+
+    let report = report(&comparison, &samples, &reference, &values, &settings.told(&metrics, &reference), &warnings);
+    let out = attempt.output("metrics");
+    create_dir(&out)?;
+    write_json(&out.join("metrics.json"), &report)?;
+    values.iter().for_each(|(name, value)| attempt.result(name, *value));
+    Ok(())
+}
+
+/// Both sides, one after the other.
+fn measure(
+    attempt: &Attempt,
+    comparison: &Comparison,
+    metrics: &[Metric],
+    device: &Device,
+) -> Result<(Measured, Measured)> {
+    let batch = attempt.operation::<Walk>()?.batch;
+    let (ours, theirs) = (Needs::of(metrics), Needs::of_reference(metrics));
+    let (before, after) = (images(&comparison.samples, ours)?, images(&comparison.reference, theirs)?);
+    let pass = |before: u64, total: u64| {
+        comparison.network.as_deref().map(|network| Pass { attempt, network, device, batch, total, before })
+    };
+    let total = before + after;
+    let samples = Measured::of(pass(0, total).as_ref(), SAMPLES, &comparison.samples, ours, None)?;
+    // Inception Score is of the samples alone.
+    if !theirs.any() {
+        return Ok((samples, Measured { count: comparison.reference.count(), ..Measured::default() }));
+    }
+    let most = kept_references(comparison.seen.as_ref().and_then(|seen| seen.mode), metrics);
+    let reference = Measured::of(pass(before, total).as_ref(), REFERENCE, &comparison.reference, theirs, most)?;
+    Ok((samples, reference))
+}
+
+/// `metrics.json`.
+fn report(
+    comparison: &Comparison,
+    samples: &Measured,
+    reference: &Measured,
+    values: &[(String, f64)],
+    settings: &Value,
+    warnings: &[String],
+) -> Value {
+    let first = values.first();
+    let seen = comparison.seen.as_ref();
+    let text = |of: fn(&Extractor) -> &String| seen.map(of);
+    let kept = |side: &Measured| side.vectors.as_ref().map(|v| v.dims()[0]);
+    let mut report = json!({
+        "metric": first.map(|(name, _)| name),
+        "value": first.map(|(_, value)| value),
+        "values": values.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<serde_json::Map<_, _>>(),
+        "settings": settings,
+        "network": text(|s| &s.network),
+        "mode": seen.and_then(|s| s.mode),
+        "preparation": text(|s| &s.preparation),
+        "dim": comparison.dim,
+        "weights": text(|s| &s.weights),
+        "n_samples": samples.count,
+        // Published statistics do not say.
+        "n_reference": reference.count,
+        // Images whose features were compared one by one.
+        "n_samples_features": kept(samples),
+        "n_reference_features": kept(reference),
+        "sampler": comparison.samples.sampler(),
+        "samples": comparison.samples.digest(),
+        "reference": comparison.reference.digest(),
+        "warnings": warnings,
+    });
+    let sides = [(SAMPLES, &comparison.samples), (REFERENCE, &comparison.reference)].map(|(n, s)| (n, s.left_out()));
+    let left_out: BTreeMap<&str, LeftOut> = sides.into_iter().filter(|(_, left_out)| !left_out.is_empty()).collect();
+    if !left_out.is_empty() {
+        report["left_out"] = json!(left_out);
+    }
+    report
+}

@@ -1,0 +1,202 @@
+//! Two sides of a comparison, held against each other before any image is looked at: what cannot be had of them is
+//! refused at once, not after an hour.
+
+use super::metric::{Metric, Needs};
+use super::provenance::Extractor;
+use super::side::{Side, Statistics};
+use candle_core::Device;
+use erw_base::error::{Error, Result};
+use erw_ml::metrics::bounds::Requirements;
+use erw_ml::metrics::gaussian::{POOLED, SPATIAL};
+use erw_ml::models::feature_network::FeatureNetwork;
+use erw_ml::models::feature_network::mode::Mode;
+use erw_ml::models::feature_network::open::open_feature_network;
+use erw_runner::kind::attempt::Attempt;
+
+/// Features that published statistics are of, if they are of as many.
+const INCEPTION_DIM: usize = 2048;
+
+/// What the names of CLIP's networks begin with.
+const CLIP: &str = "clip";
+
+/// The slots.
+pub const SAMPLES: &str = "samples";
+pub const REFERENCE: &str = "reference";
+const NETWORK: &str = "network";
+
+pub struct Comparison {
+    pub samples: Side,
+    pub reference: Side,
+    /// `None`: nothing must be looked at.
+    pub network: Option<Box<dyn FeatureNetwork>>,
+    /// `None`: both sides are published, and nobody says what they are of.
+    pub seen: Option<Extractor>,
+    /// Length of pooled features.
+    pub dim: usize,
+}
+
+impl Comparison {
+    /// Opens both sides and the network.
+    ///
+    /// # Errors
+    /// Sides that do not compare, and metrics that they do not allow.
+    pub fn open(attempt: &Attempt, mode: Option<Mode>, metrics: &[Metric], device: &Device) -> Result<Self> {
+        let given = |slot: &str| Side::open(attempt.input(slot)?).map_err(|e| e.context(format!("input `{slot}`")));
+        let (samples, reference) = (given(SAMPLES)?, given(REFERENCE)?);
+        let dir = attempt.optional_input(NETWORK);
+        let network = dir.map(|dir| open_feature_network(dir, mode, device)).transpose()?;
+        let seen = match (&network, dir) {
+            (Some(network), Some(dir)) => Some(Extractor::by(&**network, dir)?),
+            _ => [&samples, &reference].into_iter().find_map(|side| Some(side.note()?.seen.clone())),
+        };
+        let dim = match (&seen, &samples) {
+            (Some(seen), _) => seen.dim,
+            (None, Side::Stats(stats)) => stats.pool()?.dim(),
+            (None, Side::Images { .. }) => 0,
+        };
+        let this = Self { samples, reference, network, seen, dim };
+        this.check_network(mode)?;
+        this.check_metrics(metrics)?;
+        Ok(this)
+    }
+
+    fn sides(&self) -> [(&'static str, &Side); 2] {
+        [(SAMPLES, &self.samples), (REFERENCE, &self.reference)]
+    }
+
+    /// Is everything of one network?
+    fn check_network(&self, mode: Option<Mode>) -> Result<()> {
+        for (slot, given) in self.sides() {
+            match given {
+                Side::Images { .. } if self.network.is_none() => {
+                    let text = format!("input `{slot}` is images, but input `{NETWORK}` is not connected");
+                    return Err(Error::stage(text).hint("it is optional between statistics only"));
+                }
+                Side::Images { pictures, .. } => {
+                    let trained = self.network.as_ref().and_then(|network| network.size());
+                    pictures.check_size(trained).map_err(|e| e.within(&format!("input `{slot}`")))?;
+                }
+                Side::Stats(stats) => self.check_statistics(slot, stats)?,
+            }
+        }
+        match (mode, self.seen.as_ref().and_then(|seen| seen.mode)) {
+            (Some(asked), is) if is != Some(asked) => {
+                let is = is.map_or("no tool", Mode::name);
+                let text = format!("`mode` is \"{}\", but the statistics were made as {is}", asked.name());
+                Err(Error::stage(text).hint("leave `mode` out, or make them anew"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_statistics(&self, slot: &str, stats: &Statistics) -> Result<()> {
+        match (stats.note(), &self.seen) {
+            (Some(note), Some(seen)) => {
+                let ours = if self.network.is_some() { "input `network`" } else { "input `samples`" };
+                seen.agrees(&note.seen, [ours, &format!("input `{slot}`")])
+            }
+            _ => {
+                let theirs = stats.pool()?.dim();
+                if theirs == self.dim {
+                    return Ok(());
+                }
+                let text = format!("input `{slot}` is of {theirs} features, the other side of {}", self.dim);
+                let text = match &self.seen {
+                    Some(_) => format!("input `{slot}` is of {theirs} features, the network makes {}", self.dim),
+                    None => text,
+                };
+                Err(Error::stage(text).hint("published statistics are of Inception's 2048 pooled features"))
+            }
+        }
+    }
+
+    /// Are the features Inception's? Published statistics are believed to be, if their number fits.
+    pub fn is_inception(&self) -> bool {
+        self.seen.as_ref().map_or(self.dim == INCEPTION_DIM, Extractor::is_inception)
+    }
+
+    fn network_name(&self) -> &str {
+        self.seen.as_ref().map_or("unknown", |seen| &seen.network)
+    }
+
+    fn check_metrics(&self, metrics: &[Metric]) -> Result<()> {
+        let inception = self.is_inception();
+        for &metric in metrics {
+            let name = metric.name();
+            if metric.of_inception_only() && !inception {
+                let text = format!("`metrics`: `{name}` is of Inception, and the network is `{}`", self.network_name());
+                return Err(Error::stage(text).hint("connect an `inception` to input `network`"));
+            }
+            if metric == Metric::Cmmd && !self.network_name().starts_with(CLIP) {
+                let text = format!(
+                    "`metrics`: `{name}` is of CLIP's embeddings, and the network is `{}`",
+                    self.network_name()
+                );
+                return Err(Error::stage(text).hint("connect the `encoder` of clip-vit-L-336 to input `network`"));
+            }
+            for (slot, given) in self.sides() {
+                let one = [metric];
+                let needs = if slot == SAMPLES { Needs::of(&one) } else { Needs::of_reference(&one) };
+                if let Side::Stats(stats) = given {
+                    self.check_held(name, slot, stats, needs)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Are there images enough for a number at all?
+    pub fn check_counts(&self, metrics: &[Metric], bounds: &Requirements) -> Result<()> {
+        for metric in metrics {
+            let least = bounds.of(metric.name()).map_or(0, |b| b.least as u64);
+            for (slot, given) in self.sides() {
+                let one = [*metric];
+                let needs = if slot == SAMPLES { Needs::of(&one) } else { Needs::of_reference(&one) };
+                let Some(n) = given.available(needs)?.filter(|n| needs.any() && *n < least) else { continue };
+                let text = format!(
+                    "`metrics`: `{}` needs {least} images of each side, and input `{slot}` has {n}",
+                    metric.name()
+                );
+                return Err(Error::stage(text).maybe_hint(match metric {
+                    Metric::Kid => Some(format!("`kid_subset_size` is {least}; numbers of other sizes do not compare")),
+                    _ if needs.vectors => Some(format!("`k` is {}; numbers of another do not compare", bounds.k)),
+                    _ => None,
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Do statistics hold what a metric needs?
+    fn check_held(&self, metric: &str, slot: &str, stats: &Statistics, needs: Needs) -> Result<()> {
+        let refused = |what: &str| Error::stage(format!("`metrics`: `{metric}` needs {what}"));
+        if needs.spatial && !stats.has_spatial() {
+            let [mu, sigma] = SPATIAL;
+            let what = format!("`{mu}` and `{sigma}`, which input `{slot}` does not hold");
+            return Err(refused(&what).hint("connect images, or statistics that were made with Inception"));
+        }
+        // Our own lack it for one reason only.
+        if let Some(note) = stats.note().filter(|note| needs.score && note.inception_score.is_none()) {
+            let what = format!("an image in every part, and input `{slot}` is statistics of {}", note.count);
+            return Err(
+                refused(&what).hint("torch-fidelity's has 10 parts, that of mode adm is over parts of 5,000 images")
+            );
+        }
+        if needs.score && stats.note().is_none() {
+            let what = format!("class scores of single images, and input `{slot}` is statistics that others made");
+            return Err(refused(&what).hint("connect images, or statistics of a `stats` stage"));
+        }
+        if needs.vectors && !stats.has_features() {
+            let [mu, sigma] = POOLED;
+            if !stats.has_images() {
+                let what = format!("features of single images, and input `{slot}` holds only `{mu}` and `{sigma}`");
+                return Err(refused(&what).hint("connect images, or statistics that hold features or `arr_0`"));
+            }
+            if self.network.is_none() {
+                let what = format!("features of the images in `{slot}`, but input `{NETWORK}` is not connected");
+                return Err(refused(&what));
+            }
+        }
+        Ok(())
+    }
+}

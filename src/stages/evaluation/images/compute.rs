@@ -1,0 +1,163 @@
+//! From what is known of two sides to named values, with the settings that a tool's number depends on.
+
+use super::inception_score;
+use super::measured::{Measured, references};
+use super::metric::{Metric, Needs};
+use crate::support::batches::spread;
+use candle_core::Tensor;
+use erw_base::error::{Error, Result};
+use erw_ml::metrics::bounds::Requirements;
+use erw_ml::metrics::cmmd::cmmd;
+use erw_ml::metrics::frechet;
+use erw_ml::metrics::gaussian::Gaussian;
+use erw_ml::metrics::inception_score::Parts;
+use erw_ml::metrics::kid::{self, Subsets};
+use erw_ml::metrics::precision_recall::{Distances, PrecisionRecall, precision_recall};
+use erw_ml::models::feature_network::mode::Mode;
+use serde_json::{Map, Value, json};
+
+/// What metrics are taken with.
+pub struct Settings {
+    pub mode: Option<Mode>,
+    /// Whether the features are Inception's, which decides names.
+    pub inception: bool,
+    /// Neighbours of precision and recall.
+    pub k: usize,
+    pub subsets: usize,
+    pub subset_size: usize,
+}
+
+/// Values by name, in the order of `metrics`.
+pub fn values(
+    metrics: &[Metric],
+    settings: &Settings,
+    samples: &Measured,
+    reference: &Measured,
+) -> Result<Vec<(String, f64)>> {
+    let mut values = vec![];
+    let mut neighbours = None;
+    for &metric in metrics {
+        let name = metric.called(settings.inception).to_string();
+        match metric {
+            Metric::Fid => values.push((name, distance(&samples.pool, &reference.pool)?)),
+            Metric::Sfid => values.push((name, distance(&samples.spatial, &reference.spatial)?)),
+            Metric::Is => {
+                let score = samples.score.as_ref().ok_or_else(unmeasured)?;
+                values.extend([(name.clone(), score.mean), (format!("{name}_std"), score.std)]);
+            }
+            Metric::Kid => {
+                let (a, b) = vectors(samples, reference)?;
+                let found = kid::kid(a, b, &settings.kid()).map_err(settings.too_few())?;
+                values.extend([(name.clone(), found.mean), (format!("{name}_std"), found.std)]);
+            }
+            Metric::Cmmd => {
+                let (a, b) = vectors(samples, reference)?;
+                values.push((name, cmmd(a, b)?));
+            }
+            Metric::Precision | Metric::Recall | Metric::Density | Metric::Coverage => {
+                if neighbours.is_none() {
+                    let (a, b) = vectors(samples, reference)?;
+                    let b = settings.references(b)?;
+                    neighbours = Some(precision_recall(a, &b, settings.k, settings.distances())?);
+                }
+                values.extend(neighbours.map(|found| (name, share(metric, &found))));
+            }
+        }
+    }
+    Ok(values)
+}
+
+fn share(metric: Metric, found: &PrecisionRecall) -> f64 {
+    match metric {
+        Metric::Recall => found.recall,
+        Metric::Density => found.density,
+        Metric::Coverage => found.coverage,
+        _ => found.precision,
+    }
+}
+
+fn distance(a: &Option<Gaussian>, b: &Option<Gaussian>) -> Result<f64> {
+    let (Some(a), Some(b)) = (a, b) else { return Err(unmeasured()) };
+    Ok(frechet::between_gaussians(a, b)?)
+}
+
+fn vectors<'a>(samples: &'a Measured, reference: &'a Measured) -> Result<(&'a Tensor, &'a Tensor)> {
+    samples.vectors.as_ref().zip(reference.vectors.as_ref()).ok_or_else(unmeasured)
+}
+
+/// A comparison refuses before this is asked.
+fn unmeasured() -> Error {
+    Error::stage("a side of the comparison lacks what a metric needs")
+}
+
+impl Settings {
+    /// What numbers can be.
+    pub fn bounds(&self) -> Requirements {
+        Requirements {
+            k: self.k,
+            subset_size: self.subset_size,
+            parts: inception_score::parts(self.mode),
+            ..Requirements::PLAIN
+        }
+    }
+
+    fn kid(&self) -> Subsets {
+        Subsets { count: self.subsets, size: self.subset_size, ..Subsets::TORCH_FIDELITY }
+    }
+
+    /// Only the ADM suite rounds distances to half precision.
+    fn distances(&self) -> Distances {
+        match self.mode {
+            Some(Mode::Adm) => Distances::Half,
+            _ => Distances::Single,
+        }
+    }
+
+    /// Features of the reference that precision and recall are taken with, spread over all that are there.
+    fn references(&self, all: &Tensor) -> candle_core::Result<Tensor> {
+        let n = all.dim(0)? as u64;
+        match references(self.mode) {
+            Some(most) if n > most => {
+                let chosen: Vec<u32> = spread(n, most).into_iter().map(|i| i as u32).collect();
+                all.index_select(&Tensor::new(chosen, all.device())?, 0)
+            }
+            _ => Ok(all.clone()),
+        }
+    }
+
+    fn too_few(&self) -> impl Fn(candle_core::Error) -> Error {
+        let size = self.subset_size;
+        move |e| Error::from(e).hint(format!("`kid_subset_size` is {size}; numbers of different sizes do not compare"))
+    }
+
+    /// In `metrics.json`: what the numbers of these metrics depend on.
+    pub fn told(&self, metrics: &[Metric], reference: &Measured) -> Value {
+        let mut told = Map::new();
+        if metrics.contains(&Metric::Is) {
+            told.insert(
+                "inception_score".into(),
+                match inception_score::parts(self.mode) {
+                    Parts::Size(size) => json!({"parts_of": size, "order": "as the samples"}),
+                    Parts::Shuffled { count, seed } => json!({"parts": count, "order": "shuffled", "seed": seed}),
+                },
+            );
+        }
+        let is_share = |m: &Metric| !matches!(m, Metric::Kid | Metric::Cmmd) && Needs::of(&[*m]).vectors;
+        if metrics.iter().any(is_share) {
+            let distances = match self.distances() {
+                Distances::Half => "squared, in half precision",
+                Distances::Single => "in single precision",
+            };
+            let all = reference.vectors.as_ref().map(|v| v.dims()[0] as u64);
+            let references = all.map(|n| n.min(references(self.mode).unwrap_or(n)));
+            let settings = json!({"k": self.k, "distances": distances, "references": references});
+            told.insert("precision_recall".into(), settings);
+        }
+        if metrics.contains(&Metric::Kid) {
+            let Subsets { count, size, seed } = self.kid();
+            let name = Metric::Kid.called(self.inception);
+            told.insert(name.into(), json!({"subsets": count, "subset_size": size, "seed": seed}));
+        }
+        Value::Object(told)
+    }
+}

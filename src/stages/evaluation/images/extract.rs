@@ -1,0 +1,247 @@
+//! One pass of a network over a set of images, which keeps what the wanted metrics need of every image.
+//!
+//! Images are decoded ahead of the network. Rows are stored per block, so that an attempt that was killed goes on after
+//! the last whole one; batches are cut within blocks, so that it is given the same batches, too. 8 KB an image for
+//! Inception's pooled features, 20 KB with everything, gone when the stage has succeeded.
+
+use super::image_source::{Group, ImageSource};
+use super::row_file::{Growing, Rows};
+use crate::support::batches::batches;
+use crate::support::files::create_dir;
+use candle_core::{DType, Device, Tensor};
+use erw_base::error::{Error, Result};
+use erw_ml::data::prefetch::{MicroBatch, prefetching};
+use erw_ml::metrics::gaussian::Gaussian;
+use erw_ml::metrics::stats::Stats;
+use erw_ml::models::feature_network::{FeatureNetwork, Outputs};
+use erw_runner::kind::attempt::Attempt;
+use std::ops::Range;
+
+/// Images between two checkpoints.
+const BLOCK: usize = 256;
+/// Rows that join the moments together. A fixed number: the rounding of sums depends on it.
+const SUMMED: usize = 512;
+
+/// What is kept of an image beside its pooled features.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExtraOutputs {
+    pub spatial: bool,
+    pub logits: bool,
+}
+
+/// Where an extraction happens and how.
+pub struct Pass<'a> {
+    pub attempt: &'a Attempt,
+    pub network: &'a dyn FeatureNetwork,
+    pub device: &'a Device,
+    /// Images at a time.
+    pub batch: usize,
+    /// Images of all passes of the stage, and those of the passes before this one.
+    pub total: u64,
+    pub before: u64,
+}
+
+/// Rows of all images, in their order.
+#[derive(Debug)]
+pub struct Features {
+    pub pool: Rows,
+    pub spatial: Option<Rows>,
+    pub logits: Option<Rows>,
+}
+
+/// Mean and covariance of rows.
+pub fn moments(rows: &Rows, attempt: &Attempt) -> Result<Gaussian> {
+    let mut stats: Option<Stats> = None;
+    for range in batches(rows.len(), SUMMED) {
+        if attempt.should_stop() {
+            return Err(Error::suspended());
+        }
+        let part = rows.range(range)?;
+        stats.get_or_insert(Stats::new(part.dim(1)?)).push(&part)?;
+    }
+    match stats {
+        Some(stats) if stats.count() >= 2 => Ok(stats.gaussian()?),
+        _ => Err(Error::stage("one image has no covariance; statistics need 2 images at least")),
+    }
+}
+
+impl Pass<'_> {
+    /// Looks at the images that an earlier attempt has not looked at. `name` tells passes of a stage apart.
+    pub fn extract(&self, name: &str, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<Features> {
+        let mut files = self.open(name, pictures, wanted)?;
+        let done = files.begin()?;
+        if done > 0 {
+            self.attempt.resumed(self.before + done);
+        }
+        let plan: Vec<Range<u64>> = self.plan(done, pictures.len());
+        let make = |(i, _): MicroBatch| pictures.groups(plan[i as usize].clone());
+        let following = |(i, _): MicroBatch| (i + 1 < plan.len() as u64).then_some((i + 1, 0));
+        prefetching(&make, &following, |batches| {
+            for (i, range) in plan.iter().enumerate() {
+                if self.attempt.should_stop() {
+                    return Ok(Err(Error::suspended()));
+                }
+                let groups = batches.take((i as u64, 0))?;
+                if let Err(e) = self.look(&mut files, pictures, range, groups) {
+                    return Ok(Err(e));
+                }
+            }
+            Ok(Ok(()))
+        })??;
+        files.finish()
+    }
+
+    /// Batches within blocks, from image `done` on.
+    fn plan(&self, done: u64, total: u64) -> Vec<Range<u64>> {
+        let blocks = batches(total, BLOCK).filter(|block| block.start >= done);
+        let cut = |block: Range<u64>| {
+            batches(block.end - block.start, self.batch).map(move |b| block.start + b.start..block.start + b.end)
+        };
+        blocks.flat_map(cut).collect()
+    }
+
+    /// A batch through the network and, at the end of a block, onto the disk.
+    fn look(&self, files: &mut Files, pictures: &ImageSource, range: &Range<u64>, groups: Vec<Group>) -> Result<()> {
+        let mut rows = Batch::default();
+        for group in &groups {
+            let Outputs { pool, spatial, logits } = self.network.outputs(&group.images.to_device(self.device)?)?;
+            rows.pool.put(&pool, &group.places)?;
+            rows.spatial.put_some(files.spatial.is_some(), spatial, &group.places)?;
+            rows.logits.put_some(files.logits.is_some(), logits, &group.places)?;
+        }
+        if let Some(place) = rows.not_finite() {
+            let image = pictures.place(range.start + place as u64);
+            return Err(Error::stage(format!("{image}: the network gives features that are not finite")));
+        }
+        files.pending.extend(rows);
+        if range.end == pictures.len() || range.end.is_multiple_of(BLOCK as u64) {
+            files.flush()?;
+            self.attempt.checkpointed(self.before + range.end);
+        }
+        self.attempt.progress(self.before + range.end, self.total);
+        Ok(())
+    }
+
+    /// The files of a pass. The first image tells how long rows are, and what the network has to say at all.
+    fn open(&self, name: &str, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<Files> {
+        let dir = self.attempt.checkpoint_dir().join(name);
+        create_dir(&dir)?;
+        let mut first = None;
+        for Group { images, .. } in pictures.groups(0..1)? {
+            first = Some(self.network.outputs(&images.to_device(self.device)?)?);
+        }
+        let Some(first) = first else { return Err(Error::stage("there are no images")) };
+        let file = |what: &str, rows: Option<&Tensor>| match rows {
+            Some(rows) => Growing::open(dir.join(format!("{what}.f32")), rows.dim(1)?),
+            None => Err(Error::stage(format!("the network `{}` gives no {what}", self.network.name()))),
+        };
+        let optional = |wanted: bool, what: &str, rows: &Option<Tensor>| match wanted {
+            true => file(what, rows.as_ref()).map(Some),
+            false => Ok(None),
+        };
+        Ok(Files {
+            pool: file("pooled features", Some(&first.pool))?,
+            spatial: optional(wanted.spatial, "spatial features", &first.spatial)?,
+            logits: optional(wanted.logits, "class scores", &first.logits)?,
+            pending: Batch::default(),
+        })
+    }
+}
+
+/// Rows of a batch, or of several.
+#[derive(Default)]
+struct Batch {
+    pool: Column,
+    spatial: Column,
+    logits: Column,
+}
+
+impl Batch {
+    fn columns(&self) -> [&Column; 3] {
+        [&self.pool, &self.spatial, &self.logits]
+    }
+
+    fn extend(&mut self, other: Self) {
+        self.pool.extend(other.pool);
+        self.spatial.extend(other.spatial);
+        self.logits.extend(other.logits);
+    }
+
+    /// Place of the first row with a number that is not finite.
+    fn not_finite(&self) -> Option<usize> {
+        self.columns().into_iter().flat_map(|c| c.rows.iter().position(|row| row.iter().any(|x| !x.is_finite()))).min()
+    }
+}
+
+#[derive(Default)]
+struct Column {
+    rows: Vec<Vec<f32>>,
+}
+
+impl Column {
+    fn put(&mut self, rows: &Tensor, places: &[usize]) -> Result<()> {
+        for (row, place) in rows.to_dtype(DType::F32)?.to_vec2::<f32>()?.into_iter().zip(places) {
+            if self.rows.len() <= *place {
+                self.rows.resize(place + 1, vec![]);
+            }
+            self.rows[*place] = row;
+        }
+        Ok(())
+    }
+
+    fn put_some(&mut self, wanted: bool, rows: Option<Tensor>, places: &[usize]) -> Result<()> {
+        match rows {
+            Some(rows) if wanted => self.put(&rows, places),
+            _ => Ok(()),
+        }
+    }
+
+    fn extend(&mut self, other: Self) {
+        self.rows.extend(other.rows);
+    }
+}
+
+/// The files of a pass, and rows that are not in them yet.
+struct Files {
+    pool: Growing,
+    spatial: Option<Growing>,
+    logits: Option<Growing>,
+    pending: Batch,
+}
+
+impl Files {
+    fn all(&self) -> impl Iterator<Item = &Growing> {
+        [Some(&self.pool), self.spatial.as_ref(), self.logits.as_ref()].into_iter().flatten()
+    }
+
+    /// Leaves whole blocks that are in all files, and tells how many images they are of. A short last block is done
+    /// again.
+    fn begin(&self) -> Result<u64> {
+        let mut done = u64::MAX;
+        for file in self.all() {
+            done = done.min(file.len()?);
+        }
+        done -= done % BLOCK as u64;
+        self.all().try_for_each(|file| file.cut(done))?;
+        Ok(done)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let rows = std::mem::take(&mut self.pending);
+        self.pool.append(&rows.pool.rows.concat())?;
+        for (file, column) in [(&mut self.spatial, rows.spatial), (&mut self.logits, rows.logits)] {
+            if let Some(file) = file {
+                file.append(&column.rows.concat())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Features> {
+        Ok(Features {
+            pool: self.pool.finish()?,
+            spatial: self.spatial.map(Growing::finish).transpose()?,
+            logits: self.logits.map(Growing::finish).transpose()?,
+        })
+    }
+}

@@ -1,0 +1,37 @@
+//! Inception Score of stored class scores, parted as the imitated tool does it.
+
+use super::provenance::Score;
+use super::row_file::Rows;
+use crate::support::batches::batches;
+use erw_base::error::Result;
+use erw_ml::metrics::inception_score::{InceptionScore, Parts};
+use erw_ml::models::feature_network::mode::Mode;
+
+/// Rows at a time; does not show in the score.
+const ROWS: usize = 1024;
+
+/// pytorch-fid and clean-fid have no Inception Score; the ADM suite's is what papers report.
+pub fn parts(mode: Option<Mode>) -> Parts {
+    match mode {
+        Some(Mode::TorchFidelity) => Parts::TORCH_FIDELITY,
+        _ => Parts::ADM,
+    }
+}
+
+/// Whether there are images enough for one in every part.
+pub fn is_possible(images: u64, mode: Option<Mode>) -> bool {
+    match parts(mode) {
+        Parts::Size(_) => images > 0,
+        Parts::Shuffled { count, .. } => images >= count as u64,
+    }
+}
+
+/// Of class scores, a row an image.
+pub fn inception_score(rows: &Rows, mode: Option<Mode>) -> Result<Score> {
+    let mut sums = InceptionScore::new(rows.len() as usize, rows.dim(), parts(mode))?;
+    for range in batches(rows.len(), ROWS) {
+        sums.push(&rows.range(range)?)?;
+    }
+    let score = sums.score()?;
+    Ok(Score { mean: score.mean, std: score.std, parts: score.parts })
+}

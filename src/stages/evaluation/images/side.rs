@@ -1,0 +1,169 @@
+//! One side of a comparison as it is given: images to look at, or statistics of images that somebody looked at before.
+
+use super::image_source::ImageSource;
+use super::metric::Needs;
+use super::provenance::{self, FEATURES_FILE, POOL, Provenance};
+use crate::support::files::NOTE_FILE;
+use candle_core::{Device, Tensor};
+use erw_base::error::{Error, Result};
+use erw_ml::data::source::left_out::LeftOut;
+use erw_ml::formats::Npz;
+use erw_ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
+use erw_ml::nn::params;
+use std::path::{Path, PathBuf};
+
+/// The images of an npz of statistics.
+const IMAGES: &str = "arr_0";
+
+/// A side of a comparison.
+pub enum Side {
+    Images { pictures: ImageSource, sampler: Option<String>, digest: Option<String> },
+    Stats(Statistics),
+}
+
+/// An artifact of type `stats`.
+pub struct Statistics {
+    dir: PathBuf,
+    /// `None`: others published them.
+    note: Option<Provenance>,
+    /// Names in the npz.
+    arrays: Vec<String>,
+}
+
+impl Side {
+    /// An artifact of type `images`, `samples` or `stats`.
+    pub fn open(dir: &Path) -> Result<Self> {
+        if dir.join(STATS_FILE).is_file() {
+            return Ok(Self::Stats(Statistics::open(dir)?));
+        }
+        let (pictures, digest) = (ImageSource::of_artifact(dir)?, provenance::artifact_digest(dir));
+        Ok(Self::Images { pictures, sampler: provenance::sampler(dir), digest })
+    }
+
+    /// The network that was used, where that is over.
+    pub fn note(&self) -> Option<&Provenance> {
+        match self {
+            Self::Images { .. } => None,
+            Self::Stats(stats) => stats.note.as_ref(),
+        }
+    }
+
+    /// How its images were made, if anybody says.
+    pub fn sampler(&self) -> Option<&str> {
+        match self {
+            Self::Images { sampler, .. } => sampler.as_deref(),
+            Self::Stats(stats) => stats.note.as_ref()?.sampler.as_deref(),
+        }
+    }
+
+    /// What lay beside the images and was none of them, as far as anybody says.
+    pub fn left_out(&self) -> LeftOut {
+        match self {
+            Self::Images { pictures, .. } => pictures.left_out().clone(),
+            Self::Stats(stats) => stats.note.as_ref().map(|note| note.left_out.clone()).unwrap_or_default(),
+        }
+    }
+
+    pub fn digest(&self) -> Option<String> {
+        match self {
+            Self::Images { digest, .. } => digest.clone(),
+            Self::Stats(stats) => provenance::artifact_digest(&stats.dir),
+        }
+    }
+
+    /// Images that a metric of these needs can be taken of, where that is known.
+    pub fn available(&self, needs: Needs) -> Result<Option<u64>> {
+        match self {
+            Self::Images { pictures, .. } => Ok(Some(pictures.len())),
+            Self::Stats(stats) if needs.vectors => Statistics::kept(&stats.dir),
+            Self::Stats(_) => Ok(self.count()),
+        }
+    }
+
+    /// Height and width of the images, where they are known to have one.
+    pub fn size(&self) -> Option<(usize, usize)> {
+        match self {
+            Self::Images { pictures, .. } => pictures.size(),
+            Self::Stats(_) => None,
+        }
+    }
+
+    /// Images of which the moments are. Published statistics do not say.
+    pub fn count(&self) -> Option<u64> {
+        match self {
+            Self::Images { pictures, .. } => Some(pictures.len()),
+            Self::Stats(stats) => Some(stats.note.as_ref()?.count),
+        }
+    }
+}
+
+impl Statistics {
+    pub fn open(dir: &Path) -> Result<Self> {
+        let arrays = Npz::open(&dir.join(STATS_FILE))?.names();
+        Ok(Self { dir: dir.to_path_buf(), note: Provenance::read(dir)?, arrays })
+    }
+
+    /// Who made them, if that was here.
+    pub fn note(&self) -> Option<&Provenance> {
+        self.note.as_ref()
+    }
+
+    fn has(&self, array: &str) -> bool {
+        self.arrays.iter().any(|a| a == array)
+    }
+
+    /// Mean and covariance of pooled features.
+    pub fn pool(&self) -> Result<Gaussian> {
+        Ok(Gaussian::read(&self.dir.join(STATS_FILE), POOLED)?)
+    }
+
+    pub fn has_spatial(&self) -> bool {
+        SPATIAL.iter().all(|name| self.has(name))
+    }
+
+    /// Mean and covariance of spatial features.
+    pub fn spatial(&self) -> Result<Gaussian> {
+        Ok(Gaussian::read(&self.dir.join(STATS_FILE), SPATIAL)?)
+    }
+
+    /// Features of single images were kept.
+    pub fn has_features(&self) -> bool {
+        self.dir.join(FEATURES_FILE).is_file()
+    }
+
+    /// Of how many images features can be had from the artifact in `dir`; `None` if it is no statistics.
+    pub fn kept(dir: &Path) -> Result<Option<u64>> {
+        if !dir.join(STATS_FILE).is_file() {
+            return Ok(None);
+        }
+        let this = Self::open(dir)?;
+        Ok(Some(match &this.note {
+            Some(note) if this.has_features() => note.features,
+            _ if this.has_images() => this.images()?.len(),
+            _ => 0,
+        }))
+    }
+
+    /// Kept features `[n, dim]`, f32.
+    pub fn features(&self) -> Result<Tensor> {
+        let path = self.dir.join(FEATURES_FILE);
+        let mut file = params::load(&path, &Device::Cpu)?;
+        let dim = self.note.as_ref().map(|n| n.seen.dim);
+        match file.remove(POOL) {
+            Some(pool) if pool.dims().len() == 2 && dim == pool.dims().last().copied() => Ok(pool),
+            _ => Err(Error::stage(format!(
+                "`{}` holds no `{POOL}` of the features that {NOTE_FILE} tells",
+                path.display()
+            ))),
+        }
+    }
+
+    pub fn has_images(&self) -> bool {
+        self.has(IMAGES)
+    }
+
+    /// The images that lie beside the statistics.
+    pub fn images(&self) -> Result<ImageSource> {
+        ImageSource::of_npz(&self.dir.join(STATS_FILE))
+    }
+}

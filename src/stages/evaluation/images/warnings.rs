@@ -1,0 +1,144 @@
+//! What a reader of a number must know before comparing it with another.
+
+use super::comparison::Comparison;
+use super::compute::Settings;
+use super::measured::{Measured, references};
+use super::metric::{Metric, Needs};
+use super::side::Side;
+use erw_ml::data::source::left_out::LeftOut;
+use erw_ml::models::feature_network::mode::Mode;
+
+/// Samples behind the numbers of papers.
+const USUAL: u64 = 50_000;
+/// Images beside the statistics of the ADM suite, which are of over a million.
+const BESIDE_ADM: u64 = 10_000;
+
+/// All that is to be said of a comparison.
+pub fn of(comparison: &Comparison, metrics: &[Metric], samples: &Measured, reference: &Measured) -> Vec<String> {
+    let moments = metrics.iter().any(|m| matches!(m, Metric::Fid | Metric::Sfid));
+    let fid = comparison.is_inception() && moments;
+    let counts = [samples.count, reference.count].into_iter().flatten().min();
+    let singular = if moments { counts.and_then(|n| singular(n, comparison.dim)) } else { None };
+    let cautions = [&comparison.samples, &comparison.reference];
+    let cautions = cautions.into_iter().filter_map(|side| side.note()?.caution.clone());
+    let sides = [("samples", &comparison.samples), ("reference", &comparison.reference)];
+    let lacking = sides.into_iter().filter_map(|(name, side)| lacking(name, &side.left_out()));
+    [
+        sizes(comparison.samples.size(), comparison.reference.size()),
+        singular,
+        published(comparison),
+        samples.count.filter(|n| fid && *n != USUAL).map(unusual),
+        reference.count.filter(|n| fid && *n == BESIDE_ADM).map(|_| few_references()),
+        partial("samples", samples, metrics, |_| None),
+        partial("reference images", reference, metrics, |metric| match metric {
+            Metric::Kid | Metric::Cmmd => None,
+            _ => references(comparison.seen.as_ref().and_then(|seen| seen.mode)),
+        }),
+    ]
+    .into_iter()
+    .flatten()
+    .chain(cautions)
+    .chain(lacking)
+    .collect()
+}
+
+/// Of a side that is not measured whole.
+pub fn lacking(side: &str, left_out: &LeftOut) -> Option<String> {
+    let images = left_out.images();
+    (!images.is_empty()).then(|| format!("{side}: {images} not looked at, though they may be images"))
+}
+
+/// Of numbers that say little or cannot be.
+pub fn of_values(
+    metrics: &[Metric],
+    settings: &Settings,
+    values: &[(String, f64)],
+    samples: &Measured,
+    reference: &Measured,
+) -> Vec<String> {
+    let bounds = settings.bounds();
+    let of = |metric: &Metric| {
+        let one = [*metric];
+        let counted = |side: &Measured, needs: Needs| match needs.vectors {
+            true => side.vectors.as_ref().map(|v| v.dims()[0] as u64),
+            false if needs.any() => side.count,
+            false => None,
+        };
+        let counts = [counted(samples, Needs::of(&one)), counted(reference, Needs::of_reference(&one))];
+        let poor = counts.into_iter().flatten().min().and_then(|n| bounds.poor(metric.name(), n));
+        let called = metric.called(settings.inception);
+        let value = values.iter().find(|(name, _)| name == called);
+        poor.into_iter().chain(value.and_then(|(_, value)| bounds.impossible(metric.name(), *value)))
+    };
+    metrics.iter().flat_map(of).collect()
+}
+
+/// What brings images to the size of a network smooths those of the larger size more.
+fn sizes(samples: Option<(usize, usize)>, reference: Option<(usize, usize)>) -> Option<String> {
+    let ((h, w), (rh, rw)) = samples.zip(reference).filter(|(a, b)| a != b)?;
+    Some(format!(
+        "samples have {h} x {w} pixels, reference images {rh} x {rw}: the network is shown both at one size, and the distance \
+         tells of that too"
+    ))
+}
+
+/// Of statistics that others made, which do not tell of which network and mode they are. The ADM suite's are known by their
+/// spatial features, which no other tool writes.
+fn published(comparison: &Comparison) -> Option<String> {
+    let Side::Stats(stats) = &comparison.reference else { return None };
+    if stats.note().is_some() {
+        return None;
+    }
+    if !comparison.is_inception() {
+        let text = "the reference does not say of which network it is; only the number of features was compared";
+        return Some(text.into());
+    }
+    let mode = comparison.seen.as_ref()?.mode?;
+    let tool = mode.name();
+    (mode != Mode::Adm || !stats.has_spatial()).then(|| {
+        format!(
+            "the reference does not say how its images were prepared: if it is not of {tool}, the mode must name its tool"
+        )
+    })
+}
+
+/// The distance falls with the number of samples, so numbers compare only at equal counts; below `dim` samples the
+/// covariance has no full rank either.
+fn singular(images: u64, dim: usize) -> Option<String> {
+    (images <= dim as u64)
+        .then(|| format!("{images} images for features of dimension {dim}: the covariance is singular, the bias large"))
+}
+
+/// `FID-10K`, the name of a distance by its number of samples.
+pub fn fid_of(samples: u64) -> String {
+    match samples % 1000 {
+        0 => format!("FID-{}K", samples / 1000),
+        _ => format!("FID-{samples}"),
+    }
+}
+
+fn unusual(samples: u64) -> String {
+    let name = fid_of(samples);
+    format!("this is {name}: papers report {}, and it does not compare with that", fid_of(USUAL))
+}
+
+fn few_references() -> String {
+    format!(
+        "the reference is {BESIDE_ADM} images; papers compare with statistics of the whole training set, and the images \
+         that lie beside these are for precision and recall only"
+    )
+}
+
+/// Kept features are of some of the images, of fewer than a metric takes; `most` is how many it takes, if not all.
+fn partial(
+    side: &str,
+    measured: &Measured,
+    metrics: &[Metric],
+    most: impl Fn(Metric) -> Option<u64>,
+) -> Option<String> {
+    let (kept, count) = (measured.vectors.as_ref()?.dims()[0] as u64, measured.count?);
+    let is_short = |m: &Metric| Needs::of(&[*m]).vectors && kept < most(*m).map_or(count, |most| most.min(count));
+    let metrics: Vec<&str> = metrics.iter().filter(|m| is_short(m)).map(|m| m.name()).collect();
+    let all = metrics.join(", ");
+    (!metrics.is_empty()).then(|| format!("{all}: of the features of {kept} of the {count} {side}, all that were kept"))
+}

@@ -1,0 +1,222 @@
+//! `probe`: how well the blocks of a SiT, at several times, tell the classes of images apart: by weighted nearest
+//! neighbours as DINO's evaluation has it, and by a linear classifier on frozen features. An encoder's features of the
+//! same images can be probed beside it.
+
+use super::block_features::{Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
+use super::block_scores::{Scores, by_block, report};
+use crate::support::batches::spread;
+use crate::support::facts;
+use crate::support::pairing::{check_pairs, stated_labels};
+use crate::support::params::{Walk, check_list, parse};
+use candle_core::{Device, Tensor};
+use erw_base::error::{Error, Result};
+use erw_ml::data::packed::Packed;
+use erw_ml::metrics::bounds::Requirements;
+use erw_ml::metrics::knn;
+use erw_ml::metrics::linear_probe::{Fitting, LinearProbe};
+use erw_runner::kind::StageKind;
+use erw_runner::kind::attempt::Attempt;
+use erw_runner::kind::field::Params as Values;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+pub const KIND: StageKind =
+    StageKind { name: "probe", manifest: include_str!("../../../stages/probe.toml"), check, facts: facts::look, run };
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    #[serde(flatten)]
+    look: Look,
+    timesteps: Vec<f64>,
+    probes: Vec<Kind>,
+    k: usize,
+    l2: f64,
+    tolerance: f64,
+    max_steps: usize,
+    images: u64,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    Linear,
+    Knn,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Knn => "knn",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Linear => "accuracy of a linear probe",
+            Self::Knn => "accuracy of nearest neighbours",
+        }
+    }
+}
+
+fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
+    parse::<Walk>(operation)?;
+    let p: Params = parse(params)?;
+    check_timesteps(&p.timesteps)?;
+    let names: Vec<&str> = p.probes.iter().map(|probe| probe.name()).collect();
+    check_list("probes", &names, "`linear` and `knn`")?;
+    let has = |slot| inputs.contains(&slot);
+    match (has("features"), has("heldout_features")) {
+        (true, false) => Err(Error::usage("`features` is connected, but `heldout_features` is not")),
+        (false, true) => Err(Error::usage("`heldout_features` is connected, but `features` is not")),
+        _ => Ok(()),
+    }
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let p: Params = attempt.params()?;
+    let batch = attempt.operation::<Walk>()?.batch.max(1);
+    let observer = Observer::open(attempt, p.look, batch)?;
+    let (bank, heldout) =
+        (LabelledImages::open(attempt, "latents", &p)?, LabelledImages::open(attempt, "heldout", &p)?);
+    observer.check(&bank.latents, "latents")?;
+    observer.check(&heldout.latents, "heldout")?;
+    let prober = Prober { p: &p, bank: &bank.labels, heldout: &heldout.labels };
+    let encoder = match (attempt.optional_input("features"), attempt.optional_input("heldout_features")) {
+        (Some(_), Some(_)) => {
+            let features = bank.features(attempt, "features", batch)?;
+            let theirs = heldout.features(attempt, "heldout_features", batch)?;
+            let [ours, theirs_dim] = [&features, &theirs].map(|f| f.dims()[1]);
+            if ours != theirs_dim {
+                let text = format!("`features` have {ours} numbers a token, `heldout_features` {theirs_dim}");
+                return Err(Error::stage(text).hint("make both with the same encoder"));
+            }
+            Some(prober.answers(&features, &theirs)?)
+        }
+        _ => None,
+    };
+    let images = bank.ids.len() + heldout.ids.len();
+    let columns = each_timestep(attempt, p.timesteps.len(), images, |i, seen| {
+        let learn = observer.means(&bank.shown(0), p.timesteps[i], seen)?;
+        let test = observer.means(&heldout.shown(1), p.timesteps[i], seen)?;
+        learn.iter().zip(&test).map(|(learn, test)| prober.answers(learn, test)).collect::<Result<Vec<Answers>>>()
+    })?;
+    let mut warnings = vec![];
+    for probe in &p.probes {
+        warnings.extend(Requirements::PLAIN.poor(probe.name(), heldout.ids.len() as u64));
+        if *probe == Kind::Knn && p.k >= bank.ids.len() {
+            let text = format!("knn: {} neighbours of {} images, so that all of them vote", p.k, bank.ids.len());
+            warnings.push(text);
+        }
+    }
+    warnings.iter().for_each(|text| attempt.log(text));
+    warn(attempt, &p, &columns);
+    let of_probe = |(i, kind): (usize, &Kind)| {
+        let columns: Vec<Vec<f64>> = columns.iter().map(|c| c.iter().map(|a| a.accuracies[i]).collect()).collect();
+        Scores { measure: kind.name(), title: kind.title(), values: by_block(&columns) }
+    };
+    let scores: Vec<Scores> = p.probes.iter().enumerate().map(of_probe).collect();
+    let about = json!({
+        "warnings": warnings,
+        "k": p.k,
+        "temperature": knn::TEMPERATURE,
+        "l2": p.l2,
+        "tolerance": p.tolerance,
+        "converged": columns.iter().flatten().chain(&encoder).all(|a| a.converged),
+        "label": p.look.label,
+        "images": bank.ids.len(),
+        "heldout": heldout.ids.len(),
+        "classes": prober.classes(),
+        "encoder": encoder.map(|a| by_name(&p, &a)),
+    });
+    report(attempt, &p.timesteps, &scores, about)
+}
+
+fn by_name(p: &Params, answers: &Answers) -> Value {
+    let named = p.probes.iter().zip(&answers.accuracies).map(|(kind, a)| (kind.name().to_string(), json!(a)));
+    Value::Object(named.collect())
+}
+
+fn warn(attempt: &Attempt, p: &Params, columns: &[Vec<Answers>]) {
+    let loose = columns.iter().flatten().filter(|a| !a.converged).count();
+    if loose > 0 {
+        let text = format!(
+            "{loose} of {} linear probes did not come to a gradient of {} in {} steps",
+            columns.iter().flatten().count(),
+            p.tolerance,
+            p.max_steps
+        );
+        attempt.log(&text);
+    }
+}
+
+/// Labelled images.
+struct LabelledImages {
+    latents: Packed,
+    ids: Vec<u64>,
+    labels: Vec<i64>,
+}
+
+impl LabelledImages {
+    fn open(attempt: &Attempt, input: &str, p: &Params) -> Result<Self> {
+        let latents = Packed::open(attempt.input(input)?)?;
+        let ids = spread(latents.len(), p.images);
+        let labels = latents.rows("labels", &ids, &Device::Cpu)?.to_vec1::<i64>()?;
+        if labels.is_empty() {
+            return Err(Error::stage(format!("input `{input}` has no images")));
+        }
+        if let Some(at) = labels.iter().position(|l| *l < 0) {
+            let (label, id) = (labels[at], ids[at]);
+            return Err(Error::stage(format!("image {id} of input `{input}` has label {label}, which is no class")));
+        }
+        Ok(Self { latents, ids, labels })
+    }
+
+    fn shown(&self, set: u64) -> Shown<'_> {
+        Shown { latents: &self.latents, ids: &self.ids, set }
+    }
+
+    /// Mean tokens of an encoder.
+    fn features(&self, attempt: &Attempt, input: &str, batch: usize) -> Result<Tensor> {
+        let features = Packed::open(attempt.input(input)?)?;
+        check_pairs(&self.latents, input, features.len(), stated_labels(&features))?;
+        mean_features(&features, input, &self.ids, batch)
+    }
+}
+
+/// Accuracies of all probes on one representation.
+#[derive(Serialize, Deserialize)]
+struct Answers {
+    accuracies: Vec<f64>,
+    converged: bool,
+}
+
+struct Prober<'a> {
+    p: &'a Params,
+    bank: &'a [i64],
+    heldout: &'a [i64],
+}
+
+impl Prober<'_> {
+    /// Classes that can be learned.
+    fn classes(&self) -> usize {
+        self.bank.iter().max().map_or(0, |l| *l as usize + 1)
+    }
+
+    fn answers(&self, learn: &Tensor, test: &Tensor) -> Result<Answers> {
+        let mut answers = Answers { accuracies: vec![], converged: true };
+        for kind in &self.p.probes {
+            answers.accuracies.push(match kind {
+                Kind::Knn => knn::accuracy(learn, self.bank, test, self.heldout, self.p.k)?,
+                Kind::Linear => {
+                    let how = Fitting { l2: self.p.l2, tolerance: self.p.tolerance, max_steps: self.p.max_steps };
+                    let probe = LinearProbe::fit(learn, self.bank, self.classes(), &how)?;
+                    answers.converged &= probe.converged;
+                    probe.accuracy(test, self.heldout)?
+                }
+            });
+        }
+        Ok(answers)
+    }
+}

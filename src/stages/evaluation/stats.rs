@@ -1,0 +1,178 @@
+//! `stats`: what a feature network says of a set of images, in the layout that others publish: mean and covariance of
+//! pooled and spatial features, some of the images; and beside that features of single images and the Inception Score,
+//! so that every metric of a `fid` stage can be taken from it again without the images.
+
+use super::images::extract::{ExtraOutputs, Pass};
+use super::images::image_source::{ImageSource, caution, unlike};
+use super::images::inception_score::is_possible;
+use super::images::measured::Measured;
+use super::images::metric::Needs;
+use super::images::provenance::{self, Extractor, FEATURES_FILE, FORMAT, POOL, Provenance};
+use super::images::warnings::lacking;
+use crate::support::batches::spread;
+use crate::support::files::{NOTE_FILE, create_dir, write_json};
+use crate::support::params::{Walk, device, parse};
+use erw_base::error::{Error, Result};
+use erw_ml::formats::NpzFile;
+use erw_ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
+use erw_ml::models::feature_network::mode::Mode;
+use erw_ml::models::feature_network::open::open_feature_network;
+use erw_ml::nn::params::{self, Tensors};
+use erw_runner::kind::attempt::Attempt;
+use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::{StageKind, no_facts};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+pub const KIND: StageKind =
+    StageKind { name: "stats", manifest: include_str!("../../../stages/stats.toml"), check, facts: no_facts, run };
+
+const IMAGES: &str = "images";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    source: Option<PathBuf>,
+    mode: Option<Mode>,
+    limit: Option<u64>,
+    features: u64,
+    arr_0: u64,
+}
+
+fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
+    parse::<Walk>(operation)?;
+    let p: Params = parse(params)?;
+    match (p.source.is_some(), inputs.contains(&IMAGES)) {
+        (true, true) => {
+            Err(Error::usage("`source` is given, and input `images` is connected").hint("take one of them"))
+        }
+        (false, false) => {
+            Err(Error::usage("neither `source` is given nor input `images` connected").hint("take one of them"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let (p, o): (Params, Walk) = (attempt.params()?, attempt.operation()?);
+    let device = device(attempt.device())?;
+    let mut origin = Origin::open(attempt, p.source.as_deref(), p.limit)?;
+    let left_out = origin.pictures.left_out().clone();
+    if !left_out.is_empty() {
+        attempt.log(&format!("left out: {left_out}"));
+    }
+    lacking(IMAGES, &left_out).iter().for_each(|text| attempt.log(&format!("warning: {text}")));
+    let dir = attempt.input("network")?;
+    let network = open_feature_network(dir, p.mode, &device)?;
+    match p.source {
+        None => origin.pictures.check_size(network.size()).map_err(|e| e.within("input `images`"))?,
+        // Of others' images only a number is known until they are looked at: the first stands for all.
+        Some(_) if network.size().is_some() => {
+            let (_, size) = origin.pictures.bytes(0)?;
+            let other = network.size().filter(|trained| *trained != size);
+            origin.caution = origin.caution.or(other.map(|trained| unlike(size, trained)));
+        }
+        Some(_) => {}
+    }
+    origin.caution.iter().for_each(|text| attempt.log(text));
+    let seen = Extractor::by(&*network, dir)?;
+    let inception = seen.is_inception();
+    let total = origin.pictures.len();
+    let pass = Pass { attempt, network: &*network, device: &device, batch: o.batch, total, before: 0 };
+    let features = pass.extract(IMAGES, &origin.pictures, ExtraOutputs { spatial: inception, logits: inception })?;
+    let score = inception && is_possible(total, network.mode());
+    let needs = Needs { pool: true, spatial: inception, score, vectors: false };
+    let measured = Measured::of_features(attempt, &features, needs, network.mode())?;
+
+    let out = attempt.output("stats");
+    create_dir(&out)?;
+    write_npz(attempt, &out.join(STATS_FILE), &measured, &origin.pictures, p.arr_0)?;
+    let kept = spread(total, p.features);
+    if !kept.is_empty() {
+        let pool = Tensors::from([(POOL.to_string(), features.pool.chosen(&kept)?)]);
+        params::save(&pool, &out.join(FEATURES_FILE))?;
+    }
+    let note = Provenance {
+        format: FORMAT,
+        seen,
+        count: total,
+        features: kept.len() as u64,
+        inception_score: measured.score.clone(),
+        sampler: origin.sampler,
+        images: origin.digest,
+        caution: origin.caution,
+        left_out,
+    };
+    write_json(&out.join(NOTE_FILE), &note)?;
+    attempt.result("images", total as f64);
+    if let Some(score) = &measured.score {
+        attempt.result("inception_score", score.mean);
+    }
+    Ok(())
+}
+
+/// Where the images come from.
+struct Origin {
+    pictures: ImageSource,
+    sampler: Option<String>,
+    digest: Option<String>,
+    caution: Option<String>,
+}
+
+impl Origin {
+    fn open(attempt: &Attempt, source: Option<&Path>, limit: Option<u64>) -> Result<Self> {
+        Ok(match source {
+            Some(path) => {
+                let pictures = ImageSource::of_path(path)?.limited(limit);
+                let notes = Some(pictures.notes().join("; ")).filter(|notes| !notes.is_empty());
+                Self { pictures, sampler: provenance::sampler(path), digest: None, caution: caution(path).or(notes) }
+            }
+            None => {
+                let dir = attempt.input(IMAGES)?;
+                let (sampler, digest) = (provenance::sampler(dir), provenance::artifact_digest(dir));
+                let pictures = ImageSource::of_artifact(dir)?.limited(limit);
+                Self { pictures, sampler, digest, caution: None }
+            }
+        })
+    }
+}
+
+/// The published layout.
+fn write_npz(attempt: &Attempt, path: &Path, measured: &Measured, pictures: &ImageSource, images: u64) -> Result<()> {
+    let mut npz = NpzFile::create(path)?;
+    for (names, gaussian) in [(POOLED, &measured.pool), (SPATIAL, &measured.spatial)] {
+        if let Some(gaussian) = gaussian {
+            write_gaussian(&mut npz, names, gaussian)?;
+        }
+    }
+    write_images(attempt, &mut npz, pictures, &spread(pictures.len(), images))?;
+    Ok(npz.finish()?)
+}
+
+fn write_gaussian(npz: &mut NpzFile, [mean, covariance]: [&str; 2], gaussian: &Gaussian) -> Result<()> {
+    let (dim, sigma) = (gaussian.dim(), gaussian.covariance());
+    npz.numbers(mean, &[dim], gaussian.mean().iter().copied())?;
+    let entries = (0..dim).flat_map(|i| (0..dim).map(move |j| sigma[(i, j)]));
+    Ok(npz.numbers(covariance, &[dim, dim], entries)?)
+}
+
+/// One array holds images of one size.
+fn write_images(attempt: &Attempt, npz: &mut NpzFile, pictures: &ImageSource, chosen: &[u64]) -> Result<()> {
+    let mut size = None;
+    for &i in chosen {
+        if attempt.should_stop() {
+            return Err(Error::suspended());
+        }
+        let (bytes, (height, width)) = pictures.bytes(i)?;
+        if size.is_none() {
+            npz.begin("arr_0", "|u1", 1, &[chosen.len(), height, width, 3])?;
+        }
+        let (h, w) = *size.get_or_insert((height, width));
+        if (h, w) != (height, width) {
+            let text = format!("{} has {height} x {width} pixels, others have {h} x {w}", pictures.place(i));
+            return Err(Error::stage(text).hint("set `arr_0 = 0`: one array holds images of one size"));
+        }
+        npz.write(&bytes)?;
+    }
+    Ok(())
+}

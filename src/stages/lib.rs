@@ -1,0 +1,45 @@
+//! The joint: stage kinds, thin glue between the runner's attempts and `ml`. One file per kind.
+
+pub mod data;
+pub mod evaluation;
+pub mod sampling;
+mod support;
+pub mod training;
+
+pub use evaluation::images::image_source::is_npz;
+pub use evaluation::images::inception_score::parts as inception_score_parts;
+pub use evaluation::images::metric::Metric;
+pub use support::files::NOTE_FILE;
+pub use training::trainer::CONFIG_FILE;
+
+/// How many images lie at a path that an evaluation can read; of statistics that were made here, of how many features are kept.
+pub fn count_images(path: &std::path::Path) -> erw_base::error::Result<u64> {
+    match evaluation::images::side::Statistics::kept(path)? {
+        Some(kept) => Ok(kept),
+        None => Ok(evaluation::images::image_source::ImageSource::of_path(path)?.len()),
+    }
+}
+
+use erw_runner::kind::Registry;
+
+/// All of them.
+pub const KINDS: Registry = &[
+    evaluation::accuracy::KIND,
+    evaluation::agreement::KIND,
+    evaluation::cknna::KIND,
+    data::features::KIND,
+    evaluation::fid::KIND,
+    data::images::KIND,
+    data::import_features::KIND,
+    data::import_latents::KIND,
+    data::latents::KIND,
+    evaluation::probe::KIND,
+    sampling::sample::KIND,
+    evaluation::stats::KIND,
+    training::train::KIND,
+    training::train_classifier::KIND,
+    training::train_encoder::KIND,
+    training::train_vae::KIND,
+    training::warmup::KIND,
+    data::weights::KIND,
+];

@@ -1,0 +1,3 @@
+//! Kinds that sample.
+
+pub mod sample;

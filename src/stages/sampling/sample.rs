@@ -1,0 +1,265 @@
+//! `sample`: images from a trained SiT, decoded. Resumes batch by batch: finished images wait in the checkpoint directory.
+
+use crate::support::files::{create_dir, write_json};
+use crate::support::params::{device, parse};
+use crate::support::sit_artifact::TrainingNote;
+use crate::support::{ema_files, facts};
+use candle_core::{DType, Device, Tensor};
+use erw_base::error::{Error, Result};
+use erw_ml::data::rgb::write_png;
+use erw_ml::diffusion::interpolant::Path as NoisePath;
+use erw_ml::diffusion::sampler::{Labels, Method, SamplerConfig, sample, start_noise, step_noise};
+use erw_ml::models::sit::{SiT, SiTConfig};
+use erw_ml::models::vae::AutoencoderKl;
+use erw_ml::nn::params::Frozen;
+use erw_ml::nn::precision::Precision;
+use erw_ml::viz::picture::{NpzWriter, contact_sheet, to_u8};
+use erw_runner::kind::StageKind;
+use erw_runner::kind::attempt::Attempt;
+use erw_runner::kind::field::Params as Values;
+use serde::Deserialize;
+use serde_json::json;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+
+pub const KIND: StageKind = StageKind {
+    name: "sample",
+    manifest: include_str!("../../../stages/sample.toml"),
+    check,
+    facts: facts::sample,
+    run,
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    seed: u64,
+    weights: String,
+    sampler: Method,
+    steps: usize,
+    cfg_scale: f64,
+    guidance_low: f64,
+    guidance_high: f64,
+    path: Option<NoisePath>,
+    count: u64,
+    labels: Labels,
+    precision: Precision,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    batch: u64,
+}
+
+fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
+    parse::<Operation>(operation)?;
+    let p: Params = parse(params)?;
+    ema_files::check("weights", &p.weights)?;
+    if p.guidance_low > p.guidance_high {
+        let text = format!("`guidance_low` {} is above `guidance_high` {}", p.guidance_low, p.guidance_high);
+        return Err(Error::usage(text));
+    }
+    Ok(())
+}
+
+fn run(attempt: &Attempt) -> Result<()> {
+    let (p, op): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    let generator = Generator::open(attempt, &p)?;
+    let (height, width) = generator.picture_size();
+    let mut store = ImageFile::open(&attempt.checkpoint_dir(), height * width * 3)?;
+    if store.images > 0 {
+        attempt.resumed(store.images);
+    }
+    while store.images < p.count {
+        if attempt.should_stop() {
+            return Err(Error::suspended());
+        }
+        let ids: Vec<u64> = (store.images..(store.images + op.batch.max(1)).min(p.count)).collect();
+        store.append(&generator.images(&p, &ids)?)?;
+        attempt.checkpointed(store.images);
+        attempt.progress(store.images, p.count);
+    }
+    let out = attempt.output("samples");
+    create_dir(&out)?;
+    let labels: Vec<i64> = (0..p.count).map(|i| i64::from(generator.label(&p, i))).collect();
+    store.write_pictures(&out, p.count, (height, width), &labels)?;
+    store.write_grid(&out.join("grid.png"), (height, width), &labels)?;
+    let meta = json!({
+        "format": 1,
+        "count": p.count,
+        "height": height,
+        "width": width,
+        "classes": generator.classes,
+        "sampler": generator.sampler,
+        "weights": p.weights,
+        "labels": p.labels,
+        "seed": p.seed,
+    });
+    write_json(&out.join("meta.json"), &meta)?;
+    attempt.result("images", p.count as f64);
+    attempt.show("samples", "grid.png");
+    Ok(())
+}
+
+/// The networks and settings of a sampling.
+struct Generator {
+    sit: SiT,
+    vae: AutoencoderKl,
+    sampler: SamplerConfig,
+    classes: Vec<String>,
+    device: Device,
+}
+
+impl Generator {
+    fn open(attempt: &Attempt, p: &Params) -> Result<Self> {
+        let device = device(attempt.device())?;
+        let dir = attempt.input("sit")?;
+        let config: SiTConfig = read_json(&dir.join("config.json"))?;
+        let frozen = Frozen::new(ema_files::load(dir, "sit", &p.weights, &device)?);
+        let sit = SiT::new(&config, frozen.builder(DType::F32, &device))?.with_precision(p.precision);
+        p.precision.caveat(&device).into_iter().for_each(|text| attempt.log(text));
+        if p.cfg_scale > 1.0 && config.class_dropout <= 0.0 {
+            let text = "the model was trained without class dropout and has no null class to guide with";
+            return Err(Error::stage(text).hint("set `cfg_scale = 1.0`, or train with `class_dropout` above 0"));
+        }
+        let note = dir.join("training.json");
+        let note: Option<TrainingNote> = if note.exists() { Some(read_json(&note)?) } else { None };
+        let path = match (&note, p.path) {
+            (Some(n), Some(path)) if n.path != path => {
+                let text = format!("`path` is {path:?}, but the model was trained on {:?}", n.path);
+                return Err(Error::stage(text).hint("leave `path` out"));
+            }
+            (Some(n), _) => n.path,
+            (None, path) => path.unwrap_or(NoisePath::Linear),
+        };
+        let names = note.map(|n| n.classes).filter(|c| c.len() == config.num_classes);
+        let sampler = SamplerConfig {
+            method: p.sampler,
+            steps: p.steps,
+            cfg_scale: p.cfg_scale,
+            guidance_low: p.guidance_low,
+            guidance_high: p.guidance_high,
+            path,
+        };
+        let vae = AutoencoderKl::load(attempt.input("vae")?, &device)?;
+        if vae.config().latent_channels != config.in_channels {
+            let (a, b) = (vae.config().latent_channels, config.in_channels);
+            return Err(Error::stage(format!("the autoencoder has latents of {a} channels, the model of {b}")));
+        }
+        let classes = names.unwrap_or_else(|| (0..config.num_classes).map(|c| c.to_string()).collect());
+        Ok(Self { sit, vae, sampler, classes, device })
+    }
+
+    fn picture_size(&self) -> (usize, usize) {
+        let side = self.sit.config().input_size * self.vae.config().downsampling();
+        (side, side)
+    }
+
+    fn label(&self, p: &Params, sample: u64) -> u32 {
+        p.labels.of(p.seed, sample, self.sit.config().num_classes as u64)
+    }
+
+    /// Bytes `[n, H, W, 3]` of these samples.
+    fn images(&self, p: &Params, ids: &[u64]) -> Result<Vec<u8>> {
+        let config = self.sit.config();
+        let shape = [config.in_channels, config.input_size, config.input_size];
+        let labels: Vec<u32> = ids.iter().map(|i| self.label(p, *i)).collect();
+        let classes = Tensor::new(labels, &self.device)?;
+        let null = Tensor::full(config.null_class(), ids.len(), &self.device)?;
+        let start = start_noise(p.seed, ids, &shape, &self.device)?;
+        let mut noise = |step| step_noise(p.seed, step, ids, &shape, &self.device);
+        let mut velocity = |x: &Tensor, t: &Tensor, y: &Tensor| self.sit.velocity(x, t, y);
+        let latents = sample(&self.sampler, &start, &classes, &null, &mut noise, &mut velocity)?;
+        // As bytes they would be a black picture like any other.
+        if !latents.sum_all()?.to_scalar::<f64>()?.is_finite() {
+            let (first, last) = (ids.first().unwrap_or(&0), ids.last().unwrap_or(&0));
+            return Err(Error::stage(format!(
+                "the model gives values that are not finite for samples {first} to {last}"
+            ))
+            .hint("the training has diverged, or `cfg_scale` is too large"));
+        }
+        let latents = self.vae.config().unscale(&latents)?;
+        let images = self.vae.decode(&latents.to_dtype(DType::F32)?)?;
+        Ok(to_u8(&images)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+    }
+}
+
+/// Finished images, one after the other in a file. A torn tail is a batch not finished.
+struct ImageFile {
+    file: File,
+    image_bytes: usize,
+    /// Whole images in the file.
+    images: u64,
+}
+
+impl ImageFile {
+    fn open(dir: &Path, image_bytes: usize) -> Result<Self> {
+        create_dir(dir)?;
+        let path = dir.join("images.u8");
+        let open = || -> std::io::Result<Self> {
+            let file = File::options().read(true).append(true).create(true).open(&path)?;
+            let images = file.metadata()?.len() / image_bytes as u64;
+            file.set_len(images * image_bytes as u64)?;
+            Ok(Self { file, image_bytes, images })
+        };
+        open().map_err(|e| Error::io("open", &path, e))
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file
+            .write_all(bytes)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|e| Error::stage("cannot store generated images").because(e))?;
+        self.images += (bytes.len() / self.image_bytes) as u64;
+        Ok(())
+    }
+
+    fn image(&self, index: u64) -> Result<Vec<u8>> {
+        use std::os::unix::fs::FileExt;
+        let mut bytes = vec![0; self.image_bytes];
+        self.file
+            .read_exact_at(&mut bytes, index * self.image_bytes as u64)
+            .map_err(|e| Error::stage("cannot read back generated images").because(e))?;
+        Ok(bytes)
+    }
+
+    /// `samples.npz` and `png/NNNNNN.png`.
+    fn write_pictures(&self, out: &Path, count: u64, (height, width): (usize, usize), labels: &[i64]) -> Result<()> {
+        create_dir(&out.join("png"))?;
+        let mut npz = NpzWriter::create(&out.join("samples.npz"), count as usize, height, width)?;
+        for i in 0..count {
+            let image = self.image(i)?;
+            npz.push(&image)?;
+            write_png(&out.join(format!("png/{i:06}.png")), &image, height, width)?;
+        }
+        Ok(npz.finish(labels)?)
+    }
+
+    /// A row per class with its first samples, up to ten rows of ten; without an image of every class shown, the first
+    /// images as they come.
+    fn write_grid(&self, path: &Path, (height, width): (usize, usize), labels: &[i64]) -> Result<()> {
+        let classes = labels.iter().max().map_or(0, |m| m + 1).min(10);
+        let of = |class: i64| (0..labels.len()).filter(move |i| labels[*i] == class);
+        let columns = (0..classes).map(|c| of(c).count()).min().unwrap_or(0).min(10);
+        let (chosen, columns): (Vec<usize>, usize) = if columns > 0 {
+            ((0..classes).flat_map(|c| of(c).take(columns)).collect(), columns)
+        } else {
+            let side = (labels.len() as f64).sqrt().floor().min(10.0) as usize;
+            ((0..side * side).collect(), side)
+        };
+        let mut pixels = vec![];
+        for i in chosen {
+            pixels.extend(self.image(i as u64)?);
+        }
+        let scale = (64 / height.max(1)).max(1);
+        Ok(contact_sheet(&pixels, height, width, columns, scale).save(path)?)
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let mut text = String::new();
+    File::open(path).and_then(|mut f| f.read_to_string(&mut text)).map_err(|e| Error::io("read", path, e))?;
+    serde_json::from_str(&text).map_err(|e| Error::stage(format!("cannot read `{}`", path.display())).because(e))
+}

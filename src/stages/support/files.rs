@@ -1,0 +1,43 @@
+//! Files of artifacts: JSON, lines of JSON, folders.
+
+use erw_base::error::{Error, Result};
+use std::io::Write;
+use std::path::Path;
+
+/// Pretty JSON with a final newline.
+pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::stage(format!("cannot write `{}`", path.display())).because(e))?;
+    std::fs::write(path, text + "\n").map_err(|e| Error::io("write", path, e))
+}
+
+/// JSON lines, one a value.
+pub fn write_lines<T: serde::Serialize>(path: &Path, values: &[T]) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut out = std::io::BufWriter::new(std::fs::File::create(path)?);
+        for value in values {
+            serde_json::to_writer(&mut out, value)?;
+            out.write_all(b"\n")?;
+        }
+        out.flush()
+    };
+    write().map_err(|e| Error::io("write", path, e))
+}
+
+pub fn create_dir(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))
+}
+
+/// Moves every file of `from` into `to`, which is made if need be, on the same file system.
+pub fn move_files(from: &Path, to: &Path) -> Result<()> {
+    create_dir(to)?;
+    for entry in std::fs::read_dir(from).map_err(|e| Error::io("list", from, e))? {
+        let path = entry.map_err(|e| Error::io("list", from, e))?.path();
+        let target = to.join(path.file_name().unwrap_or_default());
+        std::fs::rename(&path, &target).map_err(|e| Error::io("move", &path, e))?;
+    }
+    Ok(())
+}
+
+/// Of a `stats` artifact that was made here, beside its [`STATS_FILE`].
+pub const NOTE_FILE: &str = "stats.json";

@@ -1,0 +1,57 @@
+//! What a trained SiT is as an artifact: files of weights, averages and snapshots, a note of its training.
+
+use super::ema_files::{file_of_decay, file_of_step};
+use super::files::{create_dir, write_json, write_lines};
+use erw_base::error::Result;
+use erw_ml::diffusion::interpolant::Path as NoisePath;
+use erw_ml::models::sit::SiT;
+use erw_ml::nn::params::{self, Tensors};
+use erw_ml::train::Snapshots;
+use erw_ml::train::trained::Trained;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// `model = "custom"` takes its sizes from parameters of their own.
+pub const CUSTOM: &str = "custom";
+
+/// Ending of the names of tensors that belong to the mirrored image.
+pub const MIRRORED: &str = "_flip";
+
+/// What a sampler has to know of a training, in `training.json` beside the weights.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TrainingNote {
+    pub format: u32,
+    pub path: NoisePath,
+    /// Class names by label.
+    pub classes: Vec<String>,
+    /// Values of parameters that were left out and follow from the network's size and the method.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resolved: BTreeMap<String, serde_json::Value>,
+}
+
+/// Writes the averages that a training kept on its way into its artifact.
+pub fn write_snapshots(dir: &Path, model: &SiT, snapshots: &Snapshots) -> Result<()> {
+    let one = |step: &u64| save(model, snapshots.load(*step)?, &dir.join(file_of_step(*step)));
+    Ok(snapshots.steps.iter().try_for_each(one)?)
+}
+
+/// Weights with the fixed tables.
+pub(crate) fn save(model: &SiT, mut tensors: Tensors, path: &Path) -> candle_core::Result<()> {
+    tensors.extend(model.buffers());
+    params::save(&tensors, path)
+}
+
+/// Writes the artifact of a trained SiT: all sets of weights with the fixed tables, the configuration, the curve.
+pub fn write_artifact(dir: &Path, model: &SiT, trained: &Trained, note: &TrainingNote) -> Result<()> {
+    create_dir(dir)?;
+    let save = |file: &str, tensors: &Tensors| save(model, tensors.clone(), &dir.join(file));
+    save("model.safetensors", &trained.model)?;
+    save("ema.safetensors", &trained.ema)?;
+    for (decay, tensors) in &trained.further {
+        save(&file_of_decay(*decay), tensors)?;
+    }
+    write_json(&dir.join("config.json"), model.config())?;
+    write_json(&dir.join("training.json"), note)?;
+    write_lines(&dir.join("curve.jsonl"), &trained.curve)
+}

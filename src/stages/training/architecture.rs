@@ -1,0 +1,97 @@
+//! The network that parameters describe, with the options of the papers.
+
+use crate::support::sit_artifact::CUSTOM;
+use erw_base::error::{Error, Result};
+use erw_ml::models::projector::ProjectorKind;
+use erw_ml::models::sit::{MlpKind, SiTConfig};
+use serde::Deserialize;
+
+/// The parameters that choose a network, as the manifests of both phases name them. Flattened into theirs.
+#[derive(Debug, Deserialize)]
+pub struct Architecture {
+    model: String,
+    hidden: Option<usize>,
+    blocks: Option<usize>,
+    heads: Option<usize>,
+    patch_size: Option<usize>,
+    rope: bool,
+    qk_norm: bool,
+    mlp: MlpKind,
+    class_dropout: f64,
+    projector: ProjectorKind,
+    projector_dim: usize,
+}
+
+/// Where a phase reads its projections, and where it ends.
+#[derive(Debug, Clone)]
+pub struct Depths {
+    /// Block, from 1, behind which the projector of each encoder sits; a single one stands for all.
+    pub encoder: Vec<usize>,
+    /// Blocks of a warmup; `None` for the full network.
+    pub warmup: Option<usize>,
+}
+
+impl Architecture {
+    /// The published name, or [`CUSTOM`].
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Hidden width, blocks, heads, patch size.
+    pub fn sizes(&self) -> Result<(usize, usize, usize, usize)> {
+        let own =
+            [("hidden", self.hidden), ("blocks", self.blocks), ("heads", self.heads), ("patch_size", self.patch_size)];
+        if self.model != CUSTOM {
+            if let Some((name, _)) = own.iter().find(|(_, value)| value.is_some()) {
+                return Err(Error::usage(format!("`{name}` is given, but `model = \"{}\"` has its own", self.model))
+                    .hint("sizes are for `model = \"custom\"`"));
+            }
+            return SiTConfig::sizes(&self.model).map_err(|e| Error::usage(e.to_string()));
+        }
+        let needed = |i: usize| {
+            let (name, value) = own[i];
+            value.ok_or_else(|| Error::usage(format!("`model = \"custom\"` needs `{name}`")))
+        };
+        Ok((needed(0)?, needed(1)?, needed(2)?, needed(3)?))
+    }
+
+    /// The network for latents `[channels, side, side]` of so many classes and encoders of these dimensions.
+    pub(crate) fn network(
+        &self,
+        depths: Depths,
+        channels: usize,
+        side: usize,
+        num_classes: usize,
+        z_dims: Vec<usize>,
+    ) -> Result<SiTConfig> {
+        let (hidden, depth, heads, patch_size) = self.sizes()?;
+        let config = SiTConfig {
+            input_size: side,
+            in_channels: channels,
+            patch_size,
+            hidden,
+            depth,
+            heads,
+            mlp_ratio: 4.0,
+            mlp: self.mlp,
+            num_classes,
+            class_dropout: self.class_dropout,
+            z_dims,
+            projector: self.projector,
+            projector_dim: self.projector_dim,
+            encoder_depth: depths.encoder,
+            rope: self.rope,
+            qk_norm: self.qk_norm,
+            warmup_depth: depths.warmup,
+        };
+        config.check().map_err(|e| Error::usage(e.to_string()))?;
+        Ok(config)
+    }
+
+    /// Checks what does not depend on the inputs, by trying latents that every patch size divides.
+    pub fn check(&self, depths: Depths) -> Result<()> {
+        let patch = self.sizes()?.3.max(1);
+        let encoders = vec![1; depths.encoder.len()];
+        self.network(depths, 4, 8 * patch, 1, encoders).map(drop)
+    }
+}
