@@ -47,15 +47,6 @@ pub fn between_gaussians(a: &Gaussian, b: &Gaussian) -> Result<f64> {
     frechet_distance(a.mean(), a.covariance().as_ref(), b.mean(), b.covariance().as_ref())
 }
 
-/// What to say beside a distance of `samples` samples (the smaller set) in `dim` dimensions, if they are few. The
-/// distance falls with the number of samples, so numbers compare only at equal counts; up to `dim` samples the covariance
-/// has no full rank either.
-pub fn few_samples(samples: u64, dim: usize) -> Option<String> {
-    (samples <= dim as u64).then(|| {
-        format!("{samples} images for features of dimension {dim}: the covariance is singular, the bias large")
-    })
-}
-
 /// Into how many parts faer cuts its work, whatever the number of threads: the parts decide in which order sums are taken,
 /// and so the last bits. More threads than parts would find nothing to do; the reduction to two diagonals waits for memory
 /// anyway (2048 x 2048 on two cores: 1.5 s in one part, 1.1 s in two to eight).

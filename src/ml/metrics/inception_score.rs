@@ -79,11 +79,6 @@ impl InceptionScore {
         Ok(Self { part, seen: 0, sums: vec![empty; count] })
     }
 
-    /// Samples seen.
-    pub fn seen(&self) -> usize {
-        self.seen
-    }
-
     /// Adds the next samples by their class scores before the softmax, `[b, classes]` of any float type. How they are cut
     /// into batches does not matter, to the bit.
     pub fn push(&mut self, logits: &Tensor) -> Result<()> {

@@ -6,8 +6,6 @@ use super::unit_rows::{Clamp, UnitRows};
 use candle_core::{Result, Tensor, bail};
 use std::cmp::Ordering;
 
-/// Neighbours asked, as in DINO.
-pub const K: usize = 20;
 /// Of the weights, as in DINO.
 pub const TEMPERATURE: f64 = 0.07;
 

@@ -25,13 +25,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub const MAX_BYTES: u64 = 1 << 30;
 
 /// Decodes an image file of any supported format. What is no image, is cut short or claims to be larger than
-/// [`MAX_PIXELS`] is an error, the latter before anything of that size is allocated.
-pub fn decode(bytes: &[u8], orientation: Orientation) -> Result<Rgb> {
-    decode_counting(bytes, orientation).map(|(image, _)| image)
-}
-
-/// The same, with the number of warnings of a decoder that reads damaged data: as Pillow reads them, but it says nothing.
-pub fn decode_counting(bytes: &[u8], orientation: Orientation) -> Result<(Rgb, u32)> {
+/// [`MAX_PIXELS`] is an error, the latter before anything of that size is allocated. With the image comes the number of
+/// warnings of a decoder that reads damaged data: as Pillow reads them, but it says nothing.
+pub fn decode(bytes: &[u8], orientation: Orientation) -> Result<(Rgb, u32)> {
     let format = match image::guess_format(bytes) {
         Ok(format) => format,
         // BigTIFF, which is not known there in every order of bytes.

@@ -109,11 +109,6 @@ impl Packed {
         &self.meta
     }
 
-    /// Directory that was opened, for messages.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// Names of the tensors, sorted.
     pub fn tensors(&self) -> impl Iterator<Item = &str> {
         self.fields.keys().map(String::as_str)

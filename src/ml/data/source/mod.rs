@@ -14,7 +14,7 @@ mod names;
 pub mod tree;
 
 use super::decode::orientation::Orientation;
-use super::decode::{MAX_BYTES, decode_counting};
+use super::decode::{MAX_BYTES, decode};
 use super::rgb::Rgb;
 use super::transform::Transform;
 use crate::formats::describe;
@@ -278,13 +278,8 @@ impl Source {
         }
     }
 
-    /// Reads an image and prepares it. Errors name it.
-    pub fn load(&self, index: usize, how: &Preparation) -> Result<Rgb> {
-        self.load_counting(index, how).map(|(image, _)| image)
-    }
-
-    /// The same, with the number of warnings that came with damaged data.
-    pub fn load_counting(&self, index: usize, how: &Preparation) -> Result<(Rgb, u32)> {
+    /// Reads an image and prepares it, with the number of warnings that came with damaged data. Errors name it.
+    pub fn load(&self, index: usize, how: &Preparation) -> Result<(Rgb, u32)> {
         let read = self.image(self.images[index].0, how.orientation);
         match read.and_then(|(image, warnings)| Ok((how.transform.apply(&image, how.size)?, warnings))) {
             Ok(ready) => Ok(ready),
@@ -302,8 +297,8 @@ impl Source {
 
     fn image(&self, at: usize, orientation: Orientation) -> Result<(Rgb, u32)> {
         match &self.store {
-            Storage::Folder(root, names) => decode_counting(&read(&root.join(&names[at]))?, orientation),
-            Storage::Archive(archive) => decode_counting(&archive.read(at)?, orientation),
+            Storage::Folder(root, names) => decode(&read(&root.join(&names[at]))?, orientation),
+            Storage::Archive(archive) => decode(&archive.read(at)?, orientation),
             Storage::Idx(idx) => Ok((idx.image(at), 0)),
         }
     }

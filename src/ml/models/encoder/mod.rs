@@ -70,10 +70,6 @@ impl Encoder {
         Ok(Self { config: config.clone(), vit, head, tables: Mutex::default() })
     }
 
-    pub fn config(&self) -> &EncoderConfig {
-        &self.config
-    }
-
     /// Tokens of an image of `side` pixels and their dimension.
     ///
     /// # Errors

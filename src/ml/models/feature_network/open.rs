@@ -11,13 +11,9 @@ use std::path::Path;
 /// What `arch` in `config.json` may say.
 pub(crate) const KNOWN: [&str; 2] = [Classifier::ARCH, Inception::ARCH];
 
-/// Opens the network in `dir` by what its `config.json` calls `arch`; one without is an encoder's.
-pub fn open_feature_network(dir: &Path, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
-    open_feature_network_with(dir, None, device)
-}
-
-/// The same, with images prepared as `mode` says instead of the network's own. Only Inception has several ways.
-pub fn open_feature_network_with(dir: &Path, mode: Option<Mode>, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
+/// Opens the network in `dir` by what its `config.json` calls `arch`; one without is an encoder's. `mode` says how images
+/// are prepared, in place of the network's own way; only Inception has several.
+pub fn open_feature_network(dir: &Path, mode: Option<Mode>, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
     let path = dir.join("config.json");
     let text = erw_base::text::read(&path)
         .map_err(|e| candle_core::Error::Msg(format!("cannot read {}: {e}", path.display())))?;

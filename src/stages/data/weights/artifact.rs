@@ -158,7 +158,7 @@ impl Artifact {
         match self {
             Self::Vae => AutoencoderKl::load(dir, &Device::Cpu).map(drop),
             Self::Encoder => Encoder::open(dir, &Device::Cpu).map(drop),
-            Self::Inception | Self::Classifier => open_feature_network(dir, &Device::Cpu).map(drop),
+            Self::Inception | Self::Classifier => open_feature_network(dir, None, &Device::Cpu).map(drop),
             // Every name and shape was compared, and there is nothing else to it.
             Self::Sit | Self::Stats => Ok(()),
         }
