@@ -219,7 +219,9 @@ fn train(config: &SiTConfig, batch: usize, steps: u64, how: &How, watch: &Watch)
         samples: batch,
         loss_scaling: false,
     };
-    let Fit::Done(_) = fit(&params, &fit_config, watch, &mut step)? else { panic!("the training ended early") };
+    let Fit::Done(_) = fit(&params, &fit_config, watch, &mut erw::ml::train::Hooks::default(), &mut step)? else {
+        panic!("the training ended early")
+    };
     Ok(())
 }
 

@@ -70,7 +70,7 @@ type Meant<'a> = (&'a [&'a str], &'a str, Vec<(u8, i64)>);
 
 /// Greys and labels, in order.
 fn images(source: &Source) -> Vec<(u8, i64)> {
-    (0..source.len()).map(|i| (source.load(i, &AS_IS).unwrap().data[0], source.label(i))).collect()
+    (0..source.len()).map(|i| (source.load(i, &AS_IS).unwrap().0.data[0], source.label(i))).collect()
 }
 
 fn open(root: &Path) -> Result<Source> {

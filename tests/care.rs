@@ -12,7 +12,7 @@ use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
 use erw::ml::train::observer::Observer;
 use erw::ml::train::trained::{Fit, Trained};
-use erw::ml::train::{CheckpointRetention, Divergence, Hooks, Snapshots, fit_watched};
+use erw::ml::train::{CheckpointRetention, Divergence, Hooks, Snapshots, fit};
 use std::cell::RefCell;
 use std::path::Path;
 use std::process::Command;
@@ -95,7 +95,7 @@ impl Toy {
     }
 
     fn fit(&self, obs: &Notes, watch: &mut Hooks, factor: impl Fn(u64) -> f64) -> Result<Fit> {
-        fit_watched(&self.params, &self.cfg, obs, watch, &mut |step, _| self.square(factor(step)))
+        fit(&self.params, &self.cfg, obs, watch, &mut |step, _| self.square(factor(step)))
     }
 
     fn finish(&self) -> Trained {
@@ -129,7 +129,7 @@ fn numbers(trained: &Trained) -> Vec<Vec<f32>> {
 #[test]
 fn a_gradient_that_is_not_finite_is_named_though_the_loss_is_fine() {
     let toy = Toy::new(9);
-    let ended = fit_watched(&toy.params, &toy.cfg, &Notes::default(), &mut Hooks::default(), &mut |step, _| {
+    let ended = fit(&toy.params, &toy.cfg, &Notes::default(), &mut Hooks::default(), &mut |step, _| {
         if step < 5 {
             return toy.square(1.0);
         }

@@ -562,20 +562,29 @@ fn proxies_and_endpoint_come_from_the_environment() {
     let server = Server::start();
     server.put("/org/net/resolve/v1/w.bin", b"some bytes");
     let space = space_with("hub = \"org/net\"\nrevision = \"v1\"\nfile = \"w.bin\"");
-    let fetch = |name: &str, value: &str| {
+    let command = |settings: &[(&str, &str)]| {
         let _ = fs::remove_dir_all(space.path("cache/downloads"));
         let mut command = unconfigured(&space, &["weights", "fetch", "net"]);
-        command.env("HF_TOKEN", "secret").env(name, value);
-        if name != "HF_ENDPOINT" {
-            command.env("HF_ENDPOINT", "http://hub.invalid");
-        }
-        Said::from(command.output().unwrap()).expect(0);
-        assert_eq!(fs::read(space.path("cache/downloads/net/w.bin")).unwrap(), b"some bytes");
-        assert_eq!(server.log().last().unwrap().header("authorization"), Some("Bearer secret"));
+        command.env("HF_TOKEN", "secret").envs(settings.iter().copied());
+        Said::from(command.output().unwrap())
     };
-    fetch("HF_ENDPOINT", &server.url(""));
-    fetch("ALL_PROXY", &server.url(""));
-    fetch("https_proxy", &server.url(""));
-    assert!(server.tunnels().iter().all(|t| t.starts_with("hub.invalid")), "{:?}", server.tunnels());
-    assert_eq!(server.log().len(), 3);
+    let fetch = |settings: &[(&str, &str)]| {
+        command(settings).expect(0);
+        assert_eq!(fs::read(space.path("cache/downloads/net/w.bin")).unwrap(), b"some bytes");
+        let asked = server.log().pop().unwrap();
+        assert_eq!(asked.header("authorization"), Some("Bearer secret"));
+        asked.header("host").unwrap().to_string()
+    };
+    let (here, plain, gone) = (server.url(""), "http://hub.invalid", "http://127.0.0.1:9");
+    assert!(here.ends_with(&fetch(&[("HF_ENDPOINT", &here)])));
+    assert_eq!(fetch(&[("HF_ENDPOINT", plain), ("ALL_PROXY", &here)]), "hub.invalid");
+    assert_eq!(fetch(&[("HF_ENDPOINT", plain), ("https_proxy", &here), ("HTTP_PROXY", gone)]), "hub.invalid");
+    assert!(here.ends_with(&fetch(&[("HF_ENDPOINT", &here), ("ALL_PROXY", gone), ("NO_PROXY", "127.0.0.1")])));
+    assert_eq!(server.log().len(), 4);
+    // What is encrypted goes through a tunnel, at whose end this server understands nothing.
+    let said = command(&[("HF_ENDPOINT", "https://hub.invalid"), ("ALL_PROXY", &here)]).expect(1).stderr;
+    assert!(said.contains("the proxy of ALL_PROXY was asked"), "{said}");
+    let tunnels = server.tunnels();
+    assert!(!tunnels.is_empty() && tunnels.iter().all(|t| t == "hub.invalid:443"), "{tunnels:?}");
+    assert_eq!(server.log().len(), 4);
 }

@@ -1,7 +1,7 @@
 //! Metrics against SciPy and against their definitions.
 
 use candle_core::{DType, Device, Result, Tensor};
-use erw::ml::metrics::frechet::{between, between_gaussians, few_samples, frechet_distance};
+use erw::ml::metrics::frechet::{between, between_gaussians, frechet_distance};
 use erw::ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL};
 use erw::ml::metrics::stats::Stats;
 use erw::ml::nn::params;
@@ -126,11 +126,6 @@ fn frechet_distance_of_few_samples_equals_that_without_covariances() -> Result<(
     let want = between_means + a.squared_norm_l2() + b.squared_norm_l2() - 2.0 * nuclear;
     let got = between(&stats_of(x, 40)?, &stats_of(y, 40)?)?;
     assert!((got / want - 1.0).abs() < 1e-11, "{got} {want}");
-    assert_eq!(
-        few_samples(40, 40).unwrap(),
-        "40 images for features of dimension 40: the covariance is singular, the bias large"
-    );
-    assert_eq!(few_samples(41, 40), None);
     Ok(())
 }
 
@@ -168,18 +163,12 @@ fn frechet_distance_does_not_depend_on_order_batches_or_threads() -> Result<()> 
 }
 
 #[test]
-fn statistics_are_stored_and_continued() -> Result<()> {
+fn statistics_of_batches_are_those_of_numpy() -> Result<()> {
     let x = normals(3, 20, 5)?;
-    let (mut whole, mut first) = (Stats::new(5), Stats::new(5));
+    let mut whole = Stats::new(5);
     whole.push(&x.narrow(0, 0, 12)?)?;
-    first.push(&x.narrow(0, 0, 12)?)?;
-    let stored = first.tensors()?;
-    let mut continued = Stats::from_tensors(&stored)?;
-    for stats in [&mut whole, &mut continued] {
-        stats.push(&x.narrow(0, 12, 8)?)?;
-    }
-    assert_eq!((continued.count(), continued.mean()), (20, whole.mean()));
-    assert_eq!(continued.covariance()?, whole.covariance()?);
+    whole.push(&x.narrow(0, 12, 8)?)?;
+    assert_eq!(whole.count(), 20);
     // As numpy.cov: over n - 1.
     let covariance = whole.covariance()?;
     let centred = x.to_dtype(DType::F64)?.broadcast_sub(&x.to_dtype(DType::F64)?.mean_keepdim(0)?)?;
@@ -187,10 +176,6 @@ fn statistics_are_stored_and_continued() -> Result<()> {
     for (i, j) in (0..5).flat_map(|i| (0..5).map(move |j| (i, j))) {
         assert!((covariance[(i, j)] - want[i][j]).abs() < 1e-14, "({i}, {j})");
     }
-    let mut broken = stored;
-    broken.remove("mean");
-    let error = Stats::from_tensors(&broken).unwrap_err().to_string();
-    assert!(error.contains("the statistics have no tensor `mean`"), "{error}");
     Ok(())
 }
 

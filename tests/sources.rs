@@ -99,7 +99,7 @@ fn open(root: &Path) -> Result<Source> {
 /// Number and label of every image, in order.
 fn contents(source: &Source) -> Vec<(u8, i64)> {
     let number = |i: usize| {
-        let image = source.load(i, &AS_IS).unwrap();
+        let image = source.load(i, &AS_IS).unwrap().0;
         assert_eq!(image, picture(image.data[0]));
         image.data[0]
     };
@@ -293,7 +293,7 @@ fn idx_pairs_are_found_by_name_and_padded() -> Result<()> {
     let check = |source: Source| -> Result<()> {
         assert_eq!(source.classes(), ["0", "1", "2"]);
         assert_eq!((0..3).map(|i| source.label(i)).collect::<Vec<_>>(), [2, 0, 1]);
-        let image = source.load(1, &how)?;
+        let image = source.load(1, &how)?.0;
         let grey: Vec<u8> = image
             .data
             .chunks(3)
@@ -371,7 +371,7 @@ fn a_part_and_the_first_of_each_class_can_be_taken() -> Result<()> {
     let taken = |split: Split, limit: usize| -> Result<Vec<u8>> {
         let source = open(dir.path())?.split(split, 5).limit(limit);
         let how = Preparation { size: 1, ..AS_IS };
-        (0..source.len()).map(|i| Ok(source.load(i, &how)?.data[0])).collect()
+        (0..source.len()).map(|i| Ok(source.load(i, &how)?.0.data[0])).collect()
     };
     assert_eq!(taken(Split::Holdout, 9)?, [8, 9, 18, 19]);
     assert_eq!(taken(Split::Train, 5)?, [0, 1, 2, 3, 4, 5, 6, 7, 10, 11]);
@@ -397,7 +397,7 @@ fn every_format_is_read_as_pillow_reads_it() -> Result<()> {
             Some(file) => (file, Orientation::Apply),
             None => (name.as_str(), Orientation::Ignore),
         };
-        let image = decode(&fs::read(fixtures().join(file))?, orientation)?;
+        let image = decode(&fs::read(fixtures().join(file))?, orientation)?.0;
         assert_eq!(off(&image, pixels)?, Some(0), "{name}");
     }
     assert_eq!(golden.len(), 39);
@@ -420,7 +420,7 @@ fn what_encoders_vary_is_read_as_pillow_reads_it() -> Result<()> {
     let (mut beyond, files) = (vec![], odd_files(""));
     for (name, bytes) in &files {
         let read = decode(bytes, Orientation::Ignore);
-        match read.map(|image| off(&image, &golden[&format!("pixels/{name}")])) {
+        match read.map(|(image, _)| off(&image, &golden[&format!("pixels/{name}")])) {
             Ok(Ok(Some(0))) => {}
             other => beyond.push(format!("{name}: {other:?}")),
         }
@@ -450,7 +450,7 @@ fn names_do_not_matter_and_deep_grey_is_scaled() -> Result<()> {
     let mut deep = Cursor::new(vec![]);
     let grey = Grey16::from_pixel(2, 2, image::Luma([0x8080]));
     grey.write_to(&mut deep, image::ImageFormat::Png).map_err(candle_core::Error::wrap)?;
-    assert_eq!(decode(deep.get_ref(), Orientation::Ignore)?, Rgb::filled(2, 2, [0x80; 3]));
+    assert_eq!(decode(deep.get_ref(), Orientation::Ignore)?.0, Rgb::filled(2, 2, [0x80; 3]));
     Ok(())
 }
 
@@ -556,7 +556,7 @@ fn image_files() -> Vec<Vec<u8>> {
 proptest! {
     #[test]
     fn no_image_file_breaks_the_program(bytes in mutated(image_files())) {
-        if let Ok(image) = decode(&bytes, Orientation::Apply) {
+        if let Ok((image, _)) = decode(&bytes, Orientation::Apply) {
             prop_assert_eq!(image.data.len(), image.height * image.width * 3);
         }
     }

@@ -10,7 +10,7 @@ use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
 use erw::ml::train::observer::{Observer, Silent};
 use erw::ml::train::trained::{Fit, Trained};
-use erw::ml::train::{CheckpointRetention, batch_indices, fit};
+use erw::ml::train::{CheckpointRetention, Hooks, batch_indices, fit};
 use std::path::Path;
 
 use crate::support::golden::Golden;
@@ -152,7 +152,7 @@ fn train(dir: &Path, obs: &dyn Observer) -> Result<Fit> {
         samples: 8,
         loss_scaling: false,
     };
-    fit(&params, &cfg, obs, &mut |step, micro| {
+    fit(&params, &cfg, obs, &mut Hooks::default(), &mut |step, micro| {
         let samples = batch_indices(7, step, micro, 1, 8, 24);
         let index = Tensor::from_vec(samples.iter().map(|s| *s as u32).collect::<Vec<_>>(), 8, &Device::Cpu)?;
         let noise = posterior_noise(7, step, &samples, &[4, 8, 8], &Device::Cpu)?;

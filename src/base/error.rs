@@ -221,6 +221,15 @@ impl From<candle_core::Error> for Error {
     }
 }
 
+/// What stands behind the error of a library says most: a connection refused, a name unknown, a status, a timeout.
+pub fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
 /// A text without the backtraces in it, which candle writes where RUST_BACKTRACE asks for one, also where its error has
 /// become part of another: a message about a truncated file would be fifty lines.
 fn without_backtrace(text: String) -> String {

@@ -1,14 +1,21 @@
 //! One request for a file, or for what is still lacking of it, and what its answer means for whoever wants the file.
-//! Redirects are followed, but none from https to http; a token goes no further than the server it is for. Proxies come from the environment, as
-//! `ureq` reads it: ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, the first that is set, for every host but those of NO_PROXY.
+//! Redirects are followed, but none from https to http; a token goes no further than the server it is for. Proxies come
+//! from the environment: ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, the first that names one, for every host but those of
+//! NO_PROXY.
 
-use erw_base::error::Error;
-use std::io::Read;
+use erw_base::error::{Error, innermost};
+use erw_base::limits;
+use reqwest::blocking::Response;
+use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::redirect::Policy;
+use reqwest::{NoProxy, Proxy, StatusCode};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use ureq::http::{HeaderMap, Response, StatusCode, header};
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use url::{Origin, Url};
 
 const CONNECT: Duration = Duration::from_secs(20);
@@ -19,6 +26,10 @@ const REDIRECTS: usize = 10;
 pub const UNREACHED: &str = "cannot be reached";
 /// Names a file of certificates, as for OpenSSL: of a network that looks into what passes it, or of a mirror of one's own.
 const ROOTS: &str = "SSL_CERT_FILE";
+/// Name a proxy.
+const PROXIES: [&str; 6] = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
+/// The client starts one for itself, and one to look up the names of hosts.
+const THREADS: usize = 2;
 /// More than this a server may not ask us to wait.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -60,41 +71,60 @@ pub enum Failure {
 /// Made ready by the first request: whoever only looks what is here pays nothing.
 #[derive(Debug, Default)]
 pub struct Client {
-    agent: OnceLock<Result<ureq::Agent, Error>>,
+    client: OnceLock<Result<reqwest::blocking::Client, Error>>,
 }
 
-fn agent() -> Result<ureq::Agent, Error> {
-    let config = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_connect(Some(CONNECT))
-        .timeout_recv_response(Some(SILENCE))
-        .timeout_per_read(Some(SILENCE))
-        // Followed here: `ureq` takes every port of a host for the same server.
-        .max_redirects(0)
-        .max_redirects_will_error(false)
+fn client() -> Result<reqwest::blocking::Client, Error> {
+    let failed = |e: &dyn std::fmt::Display| Error::usage("cannot start a client for downloads").because(e);
+    // The library panics where it gets no thread.
+    limits::probe(THREADS).map_err(|e| Error::usage("cannot start the threads of a download").caused(e))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let tls = tls.map_err(|e| failed(&e))?.with_root_certificates(roots()?).with_no_client_auth();
+    let builder = reqwest::blocking::Client::builder()
+        .connect_timeout(CONNECT)
+        // Of an answer, and of each part of it.
+        .timeout(SILENCE)
+        // Followed here: a library takes every port of a host for the same server.
+        .redirect(Policy::none())
         .user_agent(concat!("erw/", env!("CARGO_PKG_VERSION")))
-        .accept_encoding("identity")
-        .tls_config(TlsConfig::builder().root_certs(roots()?).build())
-        .build();
-    Ok(config.into())
+        .default_headers(HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))]))
+        // One file at a time: there is nothing to share a connection for.
+        .http1_only()
+        .tls_backend_preconfigured(tls);
+    let builder = match proxy() {
+        Some(proxy) => builder.proxy(proxy),
+        None => builder.no_proxy(),
+    };
+    builder.build().map_err(|e| failed(&innermost(&e)))
+}
+
+fn proxy() -> Option<Proxy> {
+    let named = |name: &&str| Proxy::all(std::env::var(name).ok().filter(|v| !v.is_empty())?).ok();
+    Some(PROXIES.iter().find_map(named)?.no_proxy(NoProxy::from_env()))
 }
 
 /// Whom to trust: Mozilla's list, or what the user's network needs instead.
-fn roots() -> Result<RootCerts, Error> {
+fn roots() -> Result<RootCertStore, Error> {
     let Some(path) = std::env::var_os(ROOTS).filter(|p| !p.is_empty()).map(PathBuf::from) else {
-        return Ok(RootCerts::WebPki);
+        return Ok(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
     };
     let pem = std::fs::read(&path).map_err(|e| Error::io("read", &path, e).context(format!("{ROOTS} is of no use")))?;
-    let certificates: Vec<_> = parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
+    if roots.is_empty() {
         return Err(Error::usage(format!("`{}`, named by {ROOTS}, holds no certificates", path.display())));
     }
-    Ok(certificates.into())
+    Ok(roots)
+}
+
+/// The bytes of an answer.
+struct Body(Response);
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|e| io::Error::new(e.kind(), innermost(&e)))
+    }
 }
 
 impl Client {
@@ -108,12 +138,11 @@ impl Client {
                 refuse_page(url, &headers)?;
                 let total = text(&headers, header::CONTENT_LENGTH).and_then(|n| n.parse().ok());
                 let validator = Validator::of(&headers);
-                Ok(Answer::Body { from: 0, total, validator, body: Box::new(response.into_body().into_reader()) })
+                Ok(Answer::Body { from: 0, total, validator, body: Box::new(Body(response)) })
             }
             StatusCode::PARTIAL_CONTENT => match range(&headers) {
                 Some((start, total)) if rest.is_some() && start == from => {
-                    let body = Box::new(response.into_body().into_reader());
-                    Ok(Answer::Body { from, total, validator: Validator::of(&headers), body })
+                    Ok(Answer::Body { from, total, validator: Validator::of(&headers), body: Box::new(Body(response)) })
                 }
                 _ => Err(Failure::Lasting(Error::stage(format!("{url} answered with another part than asked for")))),
             },
@@ -123,23 +152,18 @@ impl Client {
     }
 
     /// The answer at the end of all redirects.
-    fn follow(
-        &self,
-        url: &str,
-        token: Option<&str>,
-        rest: Option<(u64, &str)>,
-    ) -> Result<Response<ureq::Body>, Failure> {
-        let agent = self.agent.get_or_init(agent).as_ref().map_err(|e| Failure::Lasting(e.clone()))?;
+    fn follow(&self, url: &str, token: Option<&str>, rest: Option<(u64, &str)>) -> Result<Response, Failure> {
+        let client = self.client.get_or_init(client).as_ref().map_err(|e| Failure::Lasting(e.clone()))?;
         let mut at = url.to_string();
         for _ in 0..=REDIRECTS {
-            let mut request = agent.get(&at);
+            let mut request = client.get(&at);
             if let Some(token) = token.filter(|_| server(&at) == server(url)) {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }
             if let Some((from, same)) = rest {
                 request = request.header(header::RANGE, format!("bytes={from}-")).header(header::IF_RANGE, same);
             }
-            let response = request.call().map_err(|e| no_answer(&at, e))?;
+            let response = request.send().map_err(|e| no_answer(&at, &e))?;
             let moved = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
             match text(response.headers(), header::LOCATION).filter(|_| moved) {
                 Some(to) => at = joined(&at, &to).map_err(Failure::Lasting)?,
@@ -226,16 +250,14 @@ fn seconds(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(text.parse().ok()?).min(PATIENCE))
 }
 
-fn no_answer(url: &str, error: ureq::Error) -> Failure {
-    use ureq::Error as E;
-    let passing = matches!(error, E::Io(_) | E::Timeout(_) | E::HostNotFound | E::ConnectionFailed | E::Protocol(_));
-    let told = Error::stage(format!("{url} {UNREACHED}")).because(error);
-    let proxies = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
-    let told = match proxies.iter().find(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty())) {
+fn no_answer(url: &str, error: &reqwest::Error) -> Failure {
+    let told = Error::stage(format!("{url} {UNREACHED}")).because(innermost(error));
+    let told = match PROXIES.iter().find(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty())) {
         Some(name) => told.hint(format!("the proxy of {name} was asked")),
         None => told,
     };
-    if passing { Failure::Passing(told, None) } else { Failure::Lasting(told) }
+    // An address of which no request can be made is one tomorrow no more than today.
+    if error.is_builder() { Failure::Lasting(told) } else { Failure::Passing(told, None) }
 }
 
 #[cfg(test)]

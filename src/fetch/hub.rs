@@ -30,10 +30,6 @@ impl Hub {
         Self { endpoint: endpoint.trim().trim_end_matches('/').to_string(), token, cache }
     }
 
-    pub fn endpoint(&self) -> &str {
-        &self.endpoint
-    }
-
     /// Where to ask for a file.
     pub fn url(&self, repository: &str, revision: &str, file: &str) -> String {
         format!("{}/{repository}/resolve/{revision}/{file}", self.endpoint)

@@ -8,8 +8,8 @@
 //! Knows nothing of stages.
 
 use crate::files::disk::{self, Durability, write_file};
+use nix::unistd::{Uid, User};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -70,13 +70,11 @@ pub fn class() -> &'static str {
     })
 }
 
-/// Who runs this program: the name of its user id, else what the environment says.
+/// Who runs this program: the name of its user id as the system's name service has it, else what the environment says.
 pub fn user() -> String {
-    let id = std::fs::metadata("/proc/self").map(|m| m.uid().to_string()).unwrap_or_default();
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let mut entries = passwd.lines().map(|l| l.split(':').collect::<Vec<_>>());
-    let named = entries.find(|e| e.get(2) == Some(&id.as_str())).map(|e| e[0].to_string());
-    named.or_else(|| std::env::var("USER").ok()).unwrap_or(id)
+    let id = Uid::effective();
+    let named = User::from_uid(id).ok().flatten().map(|user| user.name);
+    named.or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| id.to_string())
 }
 
 /// The name of this machine. Asked for once: every record has it.
@@ -106,28 +104,18 @@ pub(crate) fn read_model(gpu: bool) -> Option<String> {
 
 /// Now, as `2026-01-31T12:00:00.000Z`: texts in this form sort by time.
 pub fn utc_now() -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    utc(since.as_secs(), since.subsec_millis())
+    utc(SystemTime::now())
 }
 
-/// Seconds since 1970 in the Gregorian calendar. Years are counted from March, so that the leap day is a year's last.
-pub(crate) fn utc(seconds: u64, millis: u32) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days since 0000-03-01, in eras of 400 years.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let date = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = (year + era * 400 + u64::from(month >= 10), if month < 10 { month + 3 } else { month - 9 });
-    let (h, m, s) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{date:02}T{h:02}:{m:02}:{s:02}.{millis:03}Z")
+/// A clock that was never set may stand before 1970, of which humantime has no text.
+fn utc(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time.max(UNIX_EPOCH)).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn an_attempt_knows_the_machines_that_it_goes_on_from() {
@@ -153,11 +141,11 @@ mod tests {
     }
 
     #[test]
-    fn calendar() {
-        assert_eq!(utc(0, 0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(utc(951_782_399, 7), "2000-02-28T23:59:59.007Z");
-        assert_eq!(utc(951_782_400, 0), "2000-02-29T00:00:00.000Z");
-        assert_eq!(utc(1_798_761_599, 0), "2026-12-31T23:59:59.000Z");
-        assert_eq!(utc(4_107_542_400, 0), "2100-03-01T00:00:00.000Z");
+    fn times_have_one_form() {
+        let at = |millis: u64| utc(UNIX_EPOCH + Duration::from_millis(millis));
+        assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(at(951_782_399_007), "2000-02-28T23:59:59.007Z");
+        assert_eq!(at(951_782_400_000), "2000-02-29T00:00:00.000Z");
+        assert_eq!(utc(UNIX_EPOCH - Duration::from_secs(1)), at(0));
     }
 }

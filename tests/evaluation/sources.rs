@@ -72,7 +72,7 @@ fn images_of_different_sizes_are_seen_at_their_own() {
     let bench = Bench::new();
     let mixed = bench.path("mixed");
     fs::create_dir_all(&mixed).unwrap();
-    let net = open_feature_network(&network(&bench, "net", 1), &CPU).unwrap();
+    let net = open_feature_network(&network(&bench, "net", 1), None, &CPU).unwrap();
     let mut rows = vec![];
     for (i, (height, width)) in [(8, 8), (6, 9), (8, 8), (6, 9), (12, 4)].into_iter().enumerate() {
         let bytes: Vec<u8> = pixels(&format!("image {i}"), 1, 12)[..height * width * 3].to_vec();

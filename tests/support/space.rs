@@ -159,11 +159,14 @@ impl Drop for Space {
     }
 }
 
+/// Without recursion: some tests make folders as deep as a path may be long.
 fn open(path: &Path) {
-    if path.symlink_metadata().is_ok_and(|m| m.is_dir()) {
-        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755));
-        let inside = std::fs::read_dir(path).into_iter().flatten().flatten();
-        inside.for_each(|entry| open(&entry.path()));
+    let mut folders = vec![path.to_path_buf()];
+    while let Some(path) = folders.pop() {
+        if path.symlink_metadata().is_ok_and(|m| m.is_dir()) {
+            let _ = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755));
+            folders.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+        }
     }
 }
 

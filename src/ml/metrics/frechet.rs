@@ -51,15 +51,6 @@ pub fn between_gaussians(a: &Gaussian, b: &Gaussian) -> Result<f64> {
     frechet_distance(a.mean(), a.covariance().as_ref(), b.mean(), b.covariance().as_ref())
 }
 
-/// A warning if `samples` samples (the smaller set) are few for `dim` dimensions. The distance
-/// falls with the number of samples, so values are comparable only at equal counts; up to `dim`
-/// samples the covariance also lacks full rank.
-pub fn few_samples(samples: u64, dim: usize) -> Option<String> {
-    (samples <= dim as u64).then(|| {
-        format!("{samples} images for features of dimension {dim}: the covariance is singular, the bias large")
-    })
-}
-
 /// The number of parts into which faer splits its work, whatever the number of threads: the parts
 /// decide the order of sums, and so the last bits. Further threads would find nothing to do; the
 /// reduction to bidiagonal form is limited by memory anyway (2048 x 2048 on two cores: 1.5 s in one

@@ -85,11 +85,6 @@ impl InceptionScore {
         Ok(Self { part, seen: 0, sums: vec![empty; count] })
     }
 
-    /// Number of samples added.
-    pub fn seen(&self) -> usize {
-        self.seen
-    }
-
     /// Adds the next samples by their logits, `[b, classes]` of any float type. The bits do not
     /// depend on how samples are split into batches.
     pub fn push(&mut self, logits: &Tensor) -> Result<()> {

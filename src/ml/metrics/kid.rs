@@ -58,19 +58,6 @@ pub fn kid(samples: &Tensor, reference: &Tensor, subsets: &Subsets) -> Result<Ki
     Ok(Kid { mean, std: variance.sqrt() })
 }
 
-/// KID of all samples and all reference images: what the mean over subsets estimates, without its
-/// noise. Independent of the order of samples (up to rounding).
-pub fn kid_of_all(samples: &Tensor, reference: &Tensor) -> Result<f64> {
-    let (a, b) = (Vectors::of(samples, "the samples")?, Vectors::of(reference, "the reference")?);
-    same_dim(a.dim(), b.dim(), "KID")?;
-    for (set, what) in [(&a, "samples"), (&b, "reference images")] {
-        if set.len() < 2 {
-            bail!("KID needs at least 2 {what}, got {}", set.len());
-        }
-    }
-    Ok(unbiased(&a, &b))
-}
-
 fn unbiased(a: &Vectors, b: &Vectors) -> f64 {
     let scale = 1.0 / a.dim() as f64;
     let kernel = |_, _, product: f32| {

@@ -7,8 +7,6 @@ use super::unit_rows::{Clamp, UnitRows};
 use candle_core::{Result, Tensor, bail};
 use std::cmp::Ordering;
 
-/// Number of neighbours, as in DINO.
-pub const K: usize = 20;
 /// Temperature of the weights, as in DINO.
 pub const TEMPERATURE: f64 = 0.07;
 

@@ -5,8 +5,7 @@
 //! the number of threads. Memory is dim^2 values, whatever the number of samples.
 
 use super::gaussian::Gaussian;
-use crate::nn::params::Tensors;
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use faer::linalg::matmul::matmul;
 use faer::prelude::ReborrowMut;
 use faer::{Accum, Mat, MatRef, Par};
@@ -23,9 +22,6 @@ pub struct Stats {
     /// The lower triangle with the diagonal; the upper triangle is its mirror image and not stored.
     scatter: Mat<f64>,
 }
-
-/// Names of the tensors of [`Stats::tensors`].
-const PARTS: [&str; 3] = ["count", "mean", "scatter"];
 
 impl Stats {
     pub fn new(dim: usize) -> Self {
@@ -102,36 +98,6 @@ impl Stats {
         }
         let scale = 1.0 / (self.count - 1) as f64;
         Ok(Mat::from_fn(self.dim(), self.dim(), |i, j| scale * self.scatter[(i.max(j), i.min(j))]))
-    }
-
-    /// The whole state, for storing and continuing: the count, the mean `[d]`, and the scatter
-    /// matrix `[d, d]`, f64.
-    pub fn tensors(&self) -> Result<Tensors> {
-        let (dim, cpu) = (self.dim(), &Device::Cpu);
-        let scatter: Vec<f64> = self.scatter.col_iter().flat_map(|c| c.iter()).copied().collect();
-        let count = Tensor::new(i64::try_from(self.count).map_err(candle_core::Error::wrap)?, cpu)?;
-        let parts = [count, Tensor::new(&self.mean[..], cpu)?, Tensor::from_vec(scatter, (dim, dim), cpu)?];
-        Ok(PARTS.map(str::to_string).into_iter().zip(parts).collect())
-    }
-
-    /// Restores the stored state exactly. Other tensors are ignored.
-    pub fn from_tensors(tensors: &Tensors) -> Result<Self> {
-        let part = |name: &str| match tensors.get(name) {
-            Some(tensor) => Ok(tensor),
-            None => bail!("the statistics have no tensor `{name}`"),
-        };
-        let [count, mean, scatter] = PARTS.map(part);
-        let (count, mean) = (count?.to_scalar::<i64>()?, mean?.to_vec1::<f64>()?);
-        let (scatter, dim) = (scatter?, mean.len());
-        if scatter.dims() != [dim, dim] || count < 0 {
-            bail!(
-                "statistics of {count} samples have a mean of dimension {dim}, but a scatter matrix {:?}",
-                scatter.dims()
-            );
-        }
-        let scatter = scatter.flatten_all()?.to_vec1::<f64>()?;
-        let scatter = Mat::from_fn(dim, dim, |i, j| scatter[j * dim + i]);
-        Ok(Self { count: count.unsigned_abs(), mean, scatter })
     }
 
     /// The mean and covariance, as a Fréchet distance needs them.

@@ -34,14 +34,6 @@ impl Linear {
     pub fn new(weight: Tensor, bias: Tensor) -> Self {
         Self { weight, bias }
     }
-
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
-    }
-
-    pub fn bias(&self) -> &Tensor {
-        &self.bias
-    }
 }
 
 impl From<&Linear> for Affine {

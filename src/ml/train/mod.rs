@@ -44,22 +44,12 @@ pub use snapshots::Snapshots;
 
 /// Trains `params`, which the model behind `loss` was built from, and resumes from `checkpoint_dir`, bit for bit.
 ///
-/// `loss` is called with the step, from 0, and the micro-batch within it.
+/// `watch` is looked into on the way; `loss` is called with the step, from 0, and the micro-batch within it.
 ///
 /// # Errors
 /// A parameter that no gradient reaches at the first step; whatever `loss` returns; a checkpoint of another model, or
 /// that cannot be written.
 pub fn fit(
-    params: &ParamSet,
-    cfg: &FitConfig,
-    obs: &dyn Observer,
-    loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
-) -> Result<Fit> {
-    fit_watched(params, cfg, obs, &mut Hooks::default(), loss)
-}
-
-/// [`fit`], watched.
-pub fn fit_watched(
     params: &ParamSet,
     cfg: &FitConfig,
     obs: &dyn Observer,

@@ -4,7 +4,7 @@
 
 use super::glyphs;
 use crate::data::rgb::Rgb;
-use std::fmt::Write;
+use erw_base::svg::Svg;
 
 /// A table of values with labels.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ const MARGIN: usize = 12;
 const TOP: usize = 66;
 const BELOW: usize = 64;
 const BAR: usize = 16;
+/// Font size of the SVG.
+const FONT: u32 = 17;
 /// Rectangles in the colour bar.
 const SHADES: usize = 48;
 
@@ -94,31 +96,24 @@ impl HeatMap {
     /// The heat map as SVG text, ending with a newline.
     pub fn svg(&self) -> String {
         let layout = self.layout();
-        let (width, height) = (layout.width, layout.height);
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
-             height=\"{height}\" font-family=\"sans-serif\" font-size=\"17\">\n"
-        );
+        let mut svg = Svg::new(layout.width, layout.height, FONT, None);
         for shape in &layout.shapes {
-            let _ = match shape {
-                Shape::Rectangle { left, top, width, height, colour } => writeln!(
-                    svg,
+            match shape {
+                Shape::Rectangle { left, top, width, height, colour } => svg.draw(format_args!(
                     "<rect x=\"{left}\" y=\"{top}\" width=\"{width}\" height=\"{height}\" fill=\"{}\"/>",
                     hex(*colour)
-                ),
+                )),
                 Shape::Words { at, top, anchor, words, colour } => {
                     let anchor = match anchor {
                         Anchor::Start => "start",
                         Anchor::Middle => "middle",
                         Anchor::End => "end",
                     };
-                    let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-                    let (y, fill) = (top + glyphs::LETTER - 1, hex(colour.unwrap_or(ON_ANY)));
-                    writeln!(svg, "<text x=\"{at}\" y=\"{y}\" text-anchor=\"{anchor}\" fill=\"{fill}\">{words}</text>")
+                    svg.text(at, top + glyphs::LETTER - 1, anchor, Some(&hex(colour.unwrap_or(ON_ANY))), words);
                 }
-            };
+            }
         }
-        svg + "</svg>\n"
+        svg.finish()
     }
 
     fn layout(&self) -> Layout {

@@ -287,11 +287,6 @@ impl Store {
         flush().map_err(|e| Error::io("flush", &self.root, e))
     }
 
-    /// Does the artifact hold what its name says? Reads all of it.
-    pub fn holds(&self, expected: &Measured) -> bool {
-        self.examine(&expected.digest).is_some_and(|(m, _)| m == *expected)
-    }
-
     /// What an artifact holds that is what its name says. Reads all of it. What other programs dropped into it, such as
     /// Python its `__pycache__`, is removed if the rest is whole.
     pub fn examine(&self, digest: &Digest) -> Option<(Measured, Vec<TreeEntry>)> {

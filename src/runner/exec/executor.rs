@@ -7,10 +7,10 @@
 use super::command;
 use super::environment::Requested;
 use super::launch::{AttemptEnd, AttemptReport, AttemptSite, job_file, launch};
+use super::launcher::Launcher;
 use super::process_exit::MemoryDeaths;
 use super::processes::Workers;
 use super::resources::Allocation;
-use super::spawn::Launcher;
 use super::tamper::{InputSnapshot, IntegrityCheck};
 use crate::cache::action_cache::{self, Output, Record, Shown};
 use crate::cache::sources::{differences, digest_now, keep_listing};

@@ -5,9 +5,10 @@
 //! the group lives, no other run can start the same action.
 
 use super::environment::{self, Requested};
+use super::launcher::Launcher;
 use super::process_exit::{self, Ended, MemoryDeaths, describe};
 use super::processes::{Process, Workers};
-use super::spawn::{self, Launcher, Pause, Program};
+use super::spawn::{self, Pause, Program};
 use super::watchdog::ATTACHED;
 use crate::event::{Failure, Measure, WorkerEvent};
 use crate::kind::attempt::Job;

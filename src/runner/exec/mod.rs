@@ -11,6 +11,7 @@ pub mod command;
 pub mod environment;
 pub mod executor;
 pub mod launch;
+pub mod launcher;
 pub mod metrics_json;
 pub mod process_exit;
 pub mod processes;

@@ -7,7 +7,7 @@
 //! before the program is started: what a kill of the runner leaves running has not been executed yet, a matter of
 //! microseconds. It holds the lock of its key, so that nothing worse follows than a wait.
 
-use super::spawn::Launcher;
+use super::launcher::Launcher;
 use super::watchdog::Watchdog;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;

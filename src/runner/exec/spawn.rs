@@ -10,7 +10,7 @@
 //!
 //! Knows no stages.
 
-use erw_base::error::{Error, Result};
+use erw_base::error::Result;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
@@ -22,7 +22,7 @@ use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Does a process stop with the runner, when Ctrl-Z stops that?
@@ -254,20 +254,5 @@ impl Drop for Attributes {
         unsafe {
             libc::posix_spawnattr_destroy(&mut self.0);
         }
-    }
-}
-
-/// How to start a worker; the path of the job file is appended.
-#[derive(Debug, Clone)]
-pub struct Launcher {
-    pub program: PathBuf,
-    pub args: Vec<OsString>,
-}
-
-impl Launcher {
-    /// This very program, as `erw worker JOB`.
-    pub fn this_program() -> Result<Self> {
-        let program = std::env::current_exe().map_err(|e| Error::usage("cannot find this program").because(e))?;
-        Ok(Self { program, args: vec!["worker".into()] })
     }
 }

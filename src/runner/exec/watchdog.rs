@@ -1,8 +1,9 @@
 //! A second process that ends what a run started when the run itself is killed. It is told of every worker before it
 //! starts, and acts when its input closes. Knows processes by id and by mark, nothing of stages.
 
+use super::launcher::Launcher;
 use super::process_exit::{self, end_orphans};
-use super::spawn::{self, Launcher, Pause};
+use super::spawn::{self, Pause};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;

@@ -90,10 +90,6 @@ impl Attempt {
             }),
         }
     }
-    /// An attempt nobody listens to, for tests of stages.
-    pub fn quiet(job: Job) -> Self {
-        Self::new(job, Box::new(std::io::sink()), Arc::default())
-    }
     pub fn job(&self) -> &Job {
         &self.job
     }
@@ -132,9 +128,6 @@ impl Attempt {
     /// Directory of published files, shared by all stages and outliving all of them.
     pub fn downloads(&self) -> &Path {
         &self.job.downloads
-    }
-    pub fn threads(&self) -> usize {
-        self.job.threads
     }
     pub fn device(&self) -> &str {
         &self.job.device

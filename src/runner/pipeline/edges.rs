@@ -139,8 +139,8 @@ impl EdgeResolver<'_> {
     }
 }
 
-/// Indices of drafts such that what a stage takes comes before it; otherwise as stated. A depth-first walk
-/// of our own, because petgraph's `toposort` names one stage of a cycle and a user needs the whole cycle.
+/// Indices of drafts such that what a stage takes comes before it; otherwise as stated. A depth-first walk, whose stack is
+/// the cycle when there is one.
 pub(crate) fn order(drafts: &[Draft], edges: &Edges) -> Result<Vec<usize>> {
     const OPEN: u8 = 1;
     const DONE: u8 = 2;

@@ -120,7 +120,7 @@ fn pack(attempt: &Attempt, source: &Source, p: &Params, writer: &mut PackedWrite
             return Err(Error::suspended());
         }
         let ids = done..(done + portion).min(total);
-        let images: Vec<_> = ids.clone().into_par_iter().map(|i| source.load_counting(i, &how)).collect();
+        let images: Vec<_> = ids.clone().into_par_iter().map(|i| source.load(i, &how)).collect();
         let (mut pixels, mut labels) = (Vec::with_capacity(ids.len() * size * size * 3), vec![]);
         for (i, image) in ids.clone().zip(images) {
             match image {

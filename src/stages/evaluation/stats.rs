@@ -17,7 +17,7 @@ use erw_base::error::{Error, Result};
 use erw_ml::formats::NpzFile;
 use erw_ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
 use erw_ml::models::feature_network::mode::Mode;
-use erw_ml::models::feature_network::open::open_feature_network_with;
+use erw_ml::models::feature_network::open::open_feature_network;
 use erw_ml::nn::params::{self, Tensors};
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::Params as Values;
@@ -62,7 +62,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     }
     lacking(IMAGES, &left_out).iter().for_each(|text| attempt.log(&format!("warning: {text}")));
     let dir = attempt.input("network")?;
-    let network = open_feature_network_with(dir, p.mode, &device)?;
+    let network = open_feature_network(dir, p.mode, &device)?;
     match p.source {
         None => origin.pictures.check_size(network.size()).map_err(|e| e.within("input `images`"))?,
         // The size of a user's images is unknown until they are read: check the first.

@@ -7,7 +7,7 @@ use erw_ml::models::sit::SiTConfig;
 use erw_ml::nn::params::ParamSet;
 use erw_ml::train::config::{FitConfig, StepLoss};
 use erw_ml::train::trained::{Fit, Trained};
-use erw_ml::train::{Divergence, Hooks, fit_watched};
+use erw_ml::train::{Divergence, Hooks, fit};
 use erw_runner::kind::attempt::Attempt;
 
 /// Lies beside the checkpoints of a SiT, so that they can be exported.
@@ -29,7 +29,7 @@ pub fn train<B: Send>(
     let reporter = Reporter::new(attempt, cfg.samples)?;
     let outcome = prefetching(make, &following(cfg.steps, cfg.accumulate), |batches| {
         let mut step_loss = |step, micro| loss(step, reporter.waiting(|| batches.take((step, micro)))?);
-        fit_watched(params, cfg, &reporter, watch, &mut step_loss)
+        fit(params, cfg, &reporter, watch, &mut step_loss)
     });
     match outcome? {
         Fit::Done(trained) => Ok(trained),

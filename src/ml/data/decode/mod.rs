@@ -25,18 +25,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// The maximum size of an image file in bytes.
 pub const MAX_BYTES: u64 = 1 << 30;
 
-/// Decodes an image file of any supported format.
+/// Decodes an image file of any supported format. Also returns the number of decoder warnings about
+/// damaged data, which Pillow ignores.
 ///
 /// # Errors
 /// When the bytes are not an image, are truncated, or declare more than [`MAX_PIXELS`] pixels; the
 /// latter before anything of that size is allocated.
-pub fn decode(bytes: &[u8], orientation: Orientation) -> Result<Rgb> {
-    decode_counting(bytes, orientation).map(|(image, _)| image)
-}
-
-/// Like [`decode`], but also returns the number of decoder warnings about damaged data, which
-/// Pillow ignores.
-pub fn decode_counting(bytes: &[u8], orientation: Orientation) -> Result<(Rgb, u32)> {
+pub fn decode(bytes: &[u8], orientation: Orientation) -> Result<(Rgb, u32)> {
     let format = match image::guess_format(bytes) {
         Ok(format) => format,
         // The image crate does not detect BigTIFF in every byte order.

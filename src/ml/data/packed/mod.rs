@@ -111,11 +111,6 @@ impl Packed {
         &self.meta
     }
 
-    /// The directory that was opened, for messages.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// Names of the tensors, sorted.
     pub fn tensors(&self) -> impl Iterator<Item = &str> {
         self.fields.keys().map(String::as_str)

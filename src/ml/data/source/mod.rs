@@ -15,7 +15,7 @@ mod names;
 pub mod tree;
 
 use super::decode::orientation::Orientation;
-use super::decode::{MAX_BYTES, decode_counting};
+use super::decode::{MAX_BYTES, decode};
 use super::rgb::Rgb;
 use super::transform::Transform;
 use crate::formats::describe;
@@ -280,14 +280,9 @@ impl Source {
         }
     }
 
-    /// Reads and prepares an image. Errors name the image.
-    pub fn load(&self, index: usize, how: &Preparation) -> Result<Rgb> {
-        self.load_counting(index, how).map(|(image, _)| image)
-    }
-
-    /// Like [`load`](Self::load), but also returns the number of decoder warnings about damaged
-    /// data.
-    pub fn load_counting(&self, index: usize, how: &Preparation) -> Result<(Rgb, u32)> {
+    /// Reads and prepares an image. Also returns the number of decoder warnings about damaged data.
+    /// Errors name the image.
+    pub fn load(&self, index: usize, how: &Preparation) -> Result<(Rgb, u32)> {
         let read = self.image(self.images[index].0, how.orientation);
         match read.and_then(|(image, warnings)| Ok((how.transform.apply(&image, how.size)?, warnings))) {
             Ok(ready) => Ok(ready),
@@ -305,8 +300,8 @@ impl Source {
 
     fn image(&self, at: usize, orientation: Orientation) -> Result<(Rgb, u32)> {
         match &self.store {
-            Storage::Folder(root, names) => decode_counting(&read(&root.join(&names[at]))?, orientation),
-            Storage::Archive(archive) => decode_counting(&archive.read(at)?, orientation),
+            Storage::Folder(root, names) => decode(&read(&root.join(&names[at]))?, orientation),
+            Storage::Archive(archive) => decode(&archive.read(at)?, orientation),
             Storage::Idx(idx) => Ok((idx.image(at), 0)),
         }
     }

@@ -213,11 +213,6 @@ impl Conv2d {
         let bias = vb.get_with_hints(channels_out, "bias", init)?;
         Ok(Self { weight, bias: Some(bias), stride: (stride, stride), padding })
     }
-
-    /// From given tensors.
-    pub fn from_parts(weight: Tensor, bias: Option<Tensor>, stride: (usize, usize), padding: Padding) -> Self {
-        Self { weight, bias, stride, padding }
-    }
 }
 
 impl Module for Conv2d {

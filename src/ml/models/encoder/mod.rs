@@ -74,10 +74,6 @@ impl Encoder {
         Ok(Self { config: config.clone(), vit, head, tables: Mutex::default() })
     }
 
-    pub fn config(&self) -> &EncoderConfig {
-        &self.config
-    }
-
     /// Number of tokens for an image of side `side`, and their dimension.
     ///
     /// # Errors

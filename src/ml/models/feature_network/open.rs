@@ -12,13 +12,8 @@ use std::path::Path;
 pub(crate) const KNOWN: [&str; 2] = [Classifier::ARCH, Inception::ARCH];
 
 /// Opens the network in `dir` by the `arch` in its `config.json`; a configuration without `arch` is
-/// an encoder's.
-pub fn open_feature_network(dir: &Path, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
-    open_feature_network_with(dir, None, device)
-}
-
-/// The same, but images are prepared as in `mode`. Only Inception has several modes.
-pub fn open_feature_network_with(dir: &Path, mode: Option<Mode>, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
+/// an encoder's. `mode` overrides how images are prepared; only Inception has several modes.
+pub fn open_feature_network(dir: &Path, mode: Option<Mode>, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
     let path = dir.join("config.json");
     let text = erw_base::text::read(&path)
         .map_err(|e| candle_core::Error::Msg(format!("cannot read {}: {e}", path.display())))?;

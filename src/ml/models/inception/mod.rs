@@ -67,8 +67,7 @@ pub struct Inception {
     spatial: Unit,
     /// `Mixed_7a` to `Mixed_7c`.
     late: Vec<Mixed>,
-    head: Linear,
-    /// `head` without its bias.
+    /// Without the bias, which the Inception Score leaves out.
     scores: Linear,
 }
 
@@ -109,8 +108,7 @@ impl Inception {
                 // Apparently a mistake, but all published values depend on it.
                 mixed_e(2048, Pool::Max, mixed("7c"))?,
             ],
-            scores: Linear::new(weight.clone(), bias.zeros_like()?),
-            head: Linear::new(weight, bias),
+            scores: Linear::new(weight, bias.zeros_like()?),
         })
     }
 
@@ -156,11 +154,6 @@ impl Inception {
         let pool = x.flatten_from(2)?.mean(D::Minus1)?;
         let logits = self.scores.forward(&pool)?;
         Ok(Outputs { pool, spatial: Some(spatial), logits: Some(logits) })
-    }
-
-    /// Logits with the bias `[n, 1008]`, from pooled features `[n, 2048]`.
-    pub fn biased_logits(&self, pool: &Tensor) -> Result<Tensor> {
-        self.head.forward(pool)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What goes wrong with a remote, in words that a person can use and in which no secret stands.
 
-use erw_base::error::Error;
+use erw_base::error::{Error, innermost};
 use object_store::Error as E;
 
 /// Longer causes are pages of a server.
@@ -52,17 +52,8 @@ pub fn of(name: &str, error: &E) -> RemoteError {
             let code = code.map_or_else(String::new, |code| format!(" ({})", clean(code)));
             RemoteError::Remote(format!("it refuses access{code}"))
         }
-        _ => RemoteError::Remote(root(error)),
+        _ => RemoteError::Remote(clean(&innermost(error))),
     }
-}
-
-/// The innermost cause says most: a connection refused, a status, a timeout.
-fn root(error: &E) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    clean(&cause.to_string())
 }
 
 /// The first line, cut, without passwords and tokens.

@@ -28,10 +28,10 @@ mod telling;
 mod transitions;
 
 use super::executor::{Executor, ReadyAction};
+use super::launcher::Launcher;
 use super::process_exit::MemoryDeaths;
 use super::processes::Workers;
 use super::resources::{Limits, ResourcePool};
-use super::spawn::Launcher;
 pub use super::stop_token::StopToken;
 use super::tamper::IntegrityCheck;
 use crate::cache::CacheRef;
@@ -116,7 +116,7 @@ pub fn run(
     std::thread::scope(|scope| {
         for n in 0..limits::helpers(CHECKERS.min(scheduler.selected.len())) {
             let (executor, asked, tell) = (&executor, &asked, tell.clone());
-            match limits::spawn_scoped(scope, "judge", move || check_all(executor, asked, &tell)) {
+            match limits::spawn_scoped(scope, "check", move || check_all(executor, asked, &tell)) {
                 Err(e) if n == 0 => return Err(Error::usage("cannot start a thread").caused(e)),
                 Err(_) => break,
                 Ok(_) => {}

@@ -161,7 +161,7 @@ impl Artifact {
         match self {
             Self::Vae => AutoencoderKl::load(dir, &Device::Cpu).map(drop),
             Self::Encoder => Encoder::open(dir, &Device::Cpu).map(drop),
-            Self::Inception | Self::Classifier => open_feature_network(dir, &Device::Cpu).map(drop),
+            Self::Inception | Self::Classifier => open_feature_network(dir, None, &Device::Cpu).map(drop),
             // `adopt` has compared every name and shape; nothing else can fail.
             Self::Sit | Self::Stats => Ok(()),
         }

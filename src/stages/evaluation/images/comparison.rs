@@ -10,7 +10,7 @@ use erw_ml::metrics::bounds::Requirements;
 use erw_ml::metrics::gaussian::{POOLED, SPATIAL};
 use erw_ml::models::feature_network::FeatureNetwork;
 use erw_ml::models::feature_network::mode::Mode;
-use erw_ml::models::feature_network::open::open_feature_network_with;
+use erw_ml::models::feature_network::open::open_feature_network;
 use erw_runner::kind::attempt::Attempt;
 
 /// Features that published statistics are of, if they are of as many.
@@ -44,7 +44,7 @@ impl Comparison {
         let given = |slot: &str| Side::open(attempt.input(slot)?).map_err(|e| e.context(format!("input `{slot}`")));
         let (samples, reference) = (given(SAMPLES)?, given(REFERENCE)?);
         let dir = attempt.optional_input(NETWORK);
-        let network = dir.map(|dir| open_feature_network_with(dir, mode, device)).transpose()?;
+        let network = dir.map(|dir| open_feature_network(dir, mode, device)).transpose()?;
         let seen = match (&network, dir) {
             (Some(network), Some(dir)) => Some(Extractor::by(&**network, dir)?),
             _ => [&samples, &reference].into_iter().find_map(|side| Some(side.note()?.seen.clone())),
