@@ -129,7 +129,7 @@ fn a_name_that_was_given_is_taken() {
     assert_eq!((images(&part), part.classes().len()), (vec![(0, 0), (1, 1)], 2));
     assert!(part.place(1).ends_with("x.zip!.data/dog/1.png"));
     let said = error(Source::open(&zip, Some("b"), None)).message;
-    assert!(said.ends_with("x.zip holds no folder `b`; at the top are .data, a"), "{said}");
+    assert!(said.ends_with("x.zip holds no folder `b`; its top-level folders are .data, a"), "{said}");
 }
 
 /// Somebody wrote each of its names down.
