@@ -1,4 +1,4 @@
-//! Which stages a target needs. Knows nothing of what is cached.
+//! Selects the stages that a target needs. Does not know what is cached.
 
 use super::graph::{Pipeline, StageId};
 use crate::text::suggest;
@@ -7,7 +7,8 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::{Dfs, Reversed};
 
 impl Pipeline {
-    /// The stages as a graph, edges from producer to consumer; node weights and node indices are the [`StageId`]s.
+    /// The stages as a graph, edges from producer to consumer; node weights and node indices are
+    /// the [`StageId`]s.
     pub fn graph(&self) -> DiGraph<StageId, ()> {
         let mut graph = DiGraph::with_capacity(self.stages.len(), self.stages.len());
         for id in 0..self.stages.len() {
@@ -22,8 +23,8 @@ impl Pipeline {
     }
 }
 
-/// The targets and all that they need, in topological order; everything when there are no targets. A target is a stage,
-/// or in a sweep a base name that stands for the stage in every trial.
+/// The targets and everything they need, in topological order; all stages if there are no targets.
+/// A target is a stage, or in a sweep a base name that means the stage in every trial.
 pub fn select(pipeline: &Pipeline, targets: &[String]) -> Result<Vec<StageId>> {
     if targets.is_empty() {
         return Ok((0..pipeline.stages.len()).map(StageId).collect());
@@ -48,7 +49,7 @@ pub fn select(pipeline: &Pipeline, targets: &[String]) -> Result<Vec<StageId>> {
     Ok(wanted.iter().enumerate().filter(|(_, w)| **w).map(|(i, _)| StageId(i)).collect())
 }
 
-/// The stages called `target`, or, if none is, those with that base name.
+/// The stages called `target`, or else those with that base name.
 pub fn named(pipeline: &Pipeline, target: &str) -> Vec<StageId> {
     let all = || pipeline.stages.iter().enumerate();
     let exact: Vec<StageId> = all().filter(|(_, s)| s.name == target).map(|(i, _)| StageId(i)).collect();
