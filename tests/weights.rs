@@ -302,11 +302,7 @@ fn a_stage_fetches_what_it_names_and_its_key_says_what_not_where() {
     };
     // Another size than published: not fetched, and the stage says why.
     let said = erw(&space, &["run", "p.toml", "--plain"]).expect(1);
-    assert!(
-        said.stderr.contains(&format!("has {bytes} bytes, and the file that was asked for has 1")),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.contains(&format!("has {bytes} bytes; expected 1")), "{}", said.stderr);
     let asked = server.log().len();
 
     registry(&space, &server, &format!("{known}about = 909000"));

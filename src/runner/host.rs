@@ -1,11 +1,13 @@
-//! The class of this machine: what decides in which order sums are taken and with which instructions. On machines of one
-//! class a stage makes the same bytes; between classes only kinds that their manifest calls exact everywhere do.
+//! The machine class: whatever determines the order and the instructions of floating-point sums. On
+//! machines of one class a stage produces the same bytes; across classes only kinds do that their
+//! manifest declares exact everywhere.
 //!
-//! A GPU counts besides. An attempt goes on from what earlier ones left in `checkpoints/`, so each notes its machine in the
-//! work folder, and a record names those of all attempts that its result comes from. Bytes are owed to nobody if there are
-//! several: they depend on the step at which one took over.
+//! A GPU is part of it. An attempt resumes from the `checkpoints/` of earlier ones, so each attempt
+//! notes its machine in the work folder, and a record names the machines of all attempts that
+//! contributed. With several machines the bytes are not reproducible: they depend on the steps at
+//! which the machine changed.
 //!
-//! Knows nothing of stages.
+//! Does not know stages.
 
 use crate::files::disk::{self, Durability, write_file};
 use nix::unistd::{Uid, User};
@@ -15,14 +17,15 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What is said of a result that several machines had a part in.
+/// The machine of a result to which several contributed.
 pub const SEVERAL: &str = "several machines";
-/// Of a checkpoint that was left by a version which did not note where.
+/// The machine of a checkpoint from a version that did not record it.
 const UNKNOWN: &str = "an unknown machine";
-/// In a work folder: the machines of the attempts, one a line.
+/// In a work folder: the machines of the attempts, one per line.
 const MACHINES: &str = "machines.txt";
 
-/// What bytes depend on: the class, and the GPU where one was used. Nothing if nobody noted the class.
+/// What the bytes depend on: the class, and the GPU if one was used. Empty if the class is not
+/// recorded.
 pub fn of(class: &str, device: &str) -> String {
     match device.starts_with("cuda") && !class.is_empty() {
         true => format!("{class} with {device}"),
@@ -30,7 +33,8 @@ pub fn of(class: &str, device: &str) -> String {
     }
 }
 
-/// Notes in its work folder that an attempt begins on `machine`. Returns the other machines whose checkpoints it finds.
+/// Notes in the work folder that an attempt starts on `machine`. Returns the other machines whose
+/// checkpoints it finds.
 pub fn begin(work: &Path, machine: &str) -> io::Result<Vec<String>> {
     let file = work.join(MACHINES);
     let goes_on = disk::list(&work.join("checkpoints")).is_ok_and(|left| !left.is_empty());
@@ -47,7 +51,8 @@ pub fn begin(work: &Path, machine: &str) -> io::Result<Vec<String>> {
     Ok(all)
 }
 
-/// Instruction sets, cache sizes (kernels cut their blocks by them), and the C library, whose functions round their own way.
+/// Instruction sets, cache sizes (kernels choose their block sizes by them), and the C library,
+/// whose functions round differently.
 pub fn class() -> &'static str {
     static CLASS: OnceLock<String> = OnceLock::new();
     CLASS.get_or_init(|| {
@@ -70,21 +75,23 @@ pub fn class() -> &'static str {
     })
 }
 
-/// Who runs this program: the name of its user id as the system's name service has it, else what the environment says.
+/// The current user: the name of the user id in the system's name service, or else what the
+/// environment says.
 pub fn user() -> String {
     let id = Uid::effective();
     let named = User::from_uid(id).ok().flatten().map(|user| user.name);
     named.or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| id.to_string())
 }
 
-/// The name of this machine. Asked for once: every record has it.
+/// The name of this host. Read once, because every record has it.
 pub fn host() -> String {
     static HOST: OnceLock<String> = OnceLock::new();
     let read = || std::fs::read_to_string("/proc/sys/kernel/hostname");
     HOST.get_or_init(|| read().map_or_else(|_| "unknown".into(), |h| h.trim().into())).clone()
 }
 
-/// The model of the processor, or of the first GPU, as the kernel tells it. Recorded, not in any key.
+/// The model of the processor, or of the first GPU, as the kernel reports it. Recorded, not in any
+/// key.
 pub fn model(gpu: bool) -> Option<String> {
     static MODELS: [OnceLock<Option<String>>; 2] = [OnceLock::new(), OnceLock::new()];
     MODELS[usize::from(gpu)].get_or_init(|| read_model(gpu)).clone()
@@ -102,12 +109,12 @@ pub(crate) fn read_model(gpu: bool) -> Option<String> {
     field(std::fs::read_to_string(first.path().join("information")).ok()?, "Model")
 }
 
-/// Now, as `2026-01-31T12:00:00.000Z`: texts in this form sort by time.
+/// The current time as `2026-01-31T12:00:00.000Z`; such strings sort by time.
 pub fn utc_now() -> String {
     utc(SystemTime::now())
 }
 
-/// A clock that was never set may stand before 1970, of which humantime has no text.
+/// humantime formats no time before 1970, where a clock that was never set may stand.
 fn utc(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time.max(UNIX_EPOCH)).to_string()
 }

@@ -1,11 +1,11 @@
-//! Which stages a target needs. Knows nothing of what is cached.
+//! Selects the stages that a target needs. Does not know what is cached.
 
 use super::graph::{Pipeline, StageId};
 use crate::text::suggest;
 use erw_base::error::{Error, Result};
 
-/// The targets and all that they need, in topological order; everything when there are no targets. A target is a stage,
-/// or in a sweep a base name that stands for the stage in every trial.
+/// The targets and everything they need, in topological order; all stages if there are no targets.
+/// A target is a stage, or in a sweep a base name that means the stage in every trial.
 pub fn select(pipeline: &Pipeline, targets: &[String]) -> Result<Vec<StageId>> {
     if targets.is_empty() {
         return Ok((0..pipeline.stages.len()).map(StageId).collect());
@@ -29,7 +29,7 @@ pub fn select(pipeline: &Pipeline, targets: &[String]) -> Result<Vec<StageId>> {
     Ok(wanted.iter().enumerate().filter(|(_, w)| **w).map(|(i, _)| StageId(i)).collect())
 }
 
-/// The stages called `target`, or, if none is, those with that base name.
+/// The stages called `target`, or else those with that base name.
 pub fn named(pipeline: &Pipeline, target: &str) -> Vec<StageId> {
     let all = || pipeline.stages.iter().enumerate();
     let exact: Vec<StageId> = all().filter(|(_, s)| s.name == target).map(|(i, _)| StageId(i)).collect();
