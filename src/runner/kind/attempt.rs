@@ -2,7 +2,7 @@
 //! directory that outlives the attempt, and ways to report. It does not know the graph, the plan, the
 //! store, or which stage of a pipeline it is.
 
-use super::field::{Params, element};
+use super::field::{Params, element, parse};
 use super::step_log::{METRICS, StepLog, TIMES};
 use crate::event::WorkerEvent;
 use crate::event::progress::{self, Reached};
@@ -97,13 +97,13 @@ impl Attempt {
     pub fn job(&self) -> &Job {
         &self.job
     }
-    /// Parameters as the kind's own struct (`deny_unknown_fields`, no `Default`).
+    /// Parameters as the kind's own struct.
     pub fn params<T: DeserializeOwned>(&self) -> Result<T> {
-        extract(&self.job.params)
+        parse(&self.job.params)
     }
     /// Operation values as the kind's own struct.
     pub fn operation<T: DeserializeOwned>(&self) -> Result<T> {
-        extract(&self.job.operation)
+        parse(&self.job.operation)
     }
     /// Path of the artifact in a required slot.
     pub fn input(&self, slot: &str) -> Result<&Path> {
@@ -228,11 +228,6 @@ impl EventWriter {
 /// JSON has no NaN and no infinity; they travel as null.
 fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
-}
-
-fn extract<T: DeserializeOwned>(values: &Params) -> Result<T> {
-    let map = values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-    serde_json::from_value(serde_json::Value::Object(map)).map_err(|e| Error::usage(e.to_string()))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::block_scores::{Scores, by_block, report};
 use crate::support::batches::spread;
 use crate::support::facts;
 use crate::support::pairing::{check_pairs, stated_labels};
-use crate::support::params::{Walk, check_list, parse};
+use crate::support::params::{Walk, check_list};
 use erw_base::error::{Error, Result};
 use erw_ml::data::packed::Packed;
 use erw_ml::metrics::alignment::{AlignmentMetric, Protocol, Representation};
@@ -14,7 +14,7 @@ use erw_ml::metrics::cknna::Estimator;
 use erw_ml::metrics::unit_rows::{Clamp, Over};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use serde::Deserialize;
 use serde_json::json;
 

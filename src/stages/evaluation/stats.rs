@@ -11,7 +11,7 @@ use super::images::provenance::{self, Extractor, FEATURES_FILE, FORMAT, POOL, Pr
 use super::images::warnings::lacking;
 use crate::support::batches::spread;
 use crate::support::files::{NOTE_FILE, create_dir, write_json};
-use crate::support::params::{Walk, device, parse};
+use crate::support::params::{Walk, device};
 use erw_base::error::{Error, Result};
 use erw_ml::formats::NpzFile;
 use erw_ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
@@ -19,7 +19,7 @@ use erw_ml::models::feature_network::mode::Mode;
 use erw_ml::models::feature_network::open::open_feature_network_with;
 use erw_ml::nn::params::{self, Tensors};
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};

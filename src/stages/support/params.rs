@@ -1,16 +1,10 @@
-//! Parameters of kinds: into a struct, lists, devices, and errors that are the user's.
+//! Parameters of kinds: lists, devices, and errors that are the user's.
 
 use candle_core::Device;
 use erw_base::error::{Error, Result};
-use erw_runner::kind::field::Params;
+use erw_runner::kind::field::{Params, parse};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-
-/// Values as a kind's own struct.
-pub fn parse<T: DeserializeOwned>(values: &Params) -> Result<T> {
-    let map = values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-    serde_json::from_value(serde_json::Value::Object(map)).map_err(|e| Error::usage(e.to_string()))
-}
 
 /// The operation values of a stage that walks over a set.
 #[derive(Deserialize)]

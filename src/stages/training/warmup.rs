@@ -9,7 +9,7 @@ use super::sit::{SitTraining, Start};
 use super::trainer;
 use super::validation::{self, Validation};
 use crate::support::facts;
-use crate::support::params::{device, parse};
+use crate::support::params::device;
 use crate::support::sit_artifact::write_artifact;
 use candle_core::{DType, Tensor};
 use erw_base::error::Result;
@@ -19,7 +19,7 @@ use erw_ml::train::Hooks;
 use erw_ml::train::config::StepLoss;
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use serde::Deserialize;
 
 pub const KIND: StageKind = StageKind {
