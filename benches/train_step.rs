@@ -27,7 +27,7 @@ use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::observer::{Observer, Silent};
+use erw::ml::observer::{Observer, Silent};
 use erw::ml::train::trained::Fit;
 use erw::ml::train::{CheckpointRetention, fit};
 use serde_json::Value;

@@ -10,7 +10,7 @@ use erw::ml::nn::params::ParamSet;
 use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::observer::Observer;
+use erw::ml::observer::Observer;
 use erw::ml::train::trained::{Fit, Trained};
 use erw::ml::train::{CheckpointRetention, Divergence, Hooks, Snapshots, fit_watched};
 use std::cell::RefCell;

@@ -11,7 +11,7 @@ use erw::ml::rng::Purpose;
 use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::observer::{Observer, Silent};
+use erw::ml::observer::{Observer, Silent};
 use erw::ml::train::trained::{Fit, Trained};
 use erw::ml::train::{CheckpointRetention, batch_indices, fit};
 use std::cell::{Cell, RefCell};

@@ -8,6 +8,7 @@ pub mod kernels;
 pub mod metrics;
 pub mod models;
 pub mod nn;
+pub mod observer;
 pub mod one_or_many;
 pub mod rng;
 pub mod train;

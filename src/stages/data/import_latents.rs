@@ -3,9 +3,9 @@
 
 use super::pack::Pack;
 use crate::support::params::of_set;
-use crate::support::sit_artifact::MIRRORED;
 use candle_core::Tensor;
 use erw_base::error::{Error, Result};
+use erw_ml::data::latents::MIRRORED;
 use erw_ml::data::released::ReadyLatents;
 use erw_ml::data::source::Source;
 use erw_runner::kind::attempt::Attempt;

@@ -15,9 +15,6 @@ use std::path::Path;
 /// `model = "custom"` takes its sizes from parameters of their own.
 pub const CUSTOM: &str = "custom";
 
-/// Ending of the names of tensors that belong to the mirrored image.
-pub const MIRRORED: &str = "_flip";
-
 /// What a sampler has to know of a training, in `training.json` beside the weights.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TrainingNote {

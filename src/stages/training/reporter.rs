@@ -4,7 +4,7 @@
 use super::settings::LoopSettings;
 use erw_base::error::{Error, Result};
 use erw_ml::formats::tfevents::EventFile;
-use erw_ml::train::observer::Observer;
+use erw_ml::observer::Observer;
 use erw_runner::kind::attempt::Attempt;
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub struct Reporter<'a> {
     board: RefCell<Option<EventFile>>,
     /// In a step; 0 where they are not counted.
     samples: usize,
-    /// Time spent in [`waiting`](Self::waiting).
+    /// Time spent waiting for batches.
     waited: Cell<Duration>,
     /// Where the loop began, then the step that was reported last.
     last: Cell<Mark>,
@@ -54,14 +54,6 @@ impl<'a> Reporter<'a> {
             last: Cell::new(Mark::new(0)),
             now: Cell::new(Mark::new(0)),
         })
-    }
-
-    /// Gets a batch; the time it takes is what the loop waits for data.
-    pub fn waiting<T>(&self, get: impl FnOnce() -> T) -> T {
-        let began = Instant::now();
-        let got = get();
-        self.waited.set(self.waited.get() + began.elapsed());
-        got
     }
 
     /// Steps and samples per second since the step that was reported last, and the share of that time spent waiting for data. What is
@@ -128,6 +120,9 @@ impl Observer for Reporter<'_> {
         self.last.set(Mark::new(step));
         self.attempt.resumed(step);
         self.draw(|board| board.resume(step));
+    }
+    fn waited(&self, time: Duration) {
+        self.waited.set(self.waited.get() + time);
     }
     fn log(&self, text: &str) {
         self.attempt.log(text);

@@ -3,12 +3,12 @@
 use super::settings::{LoopSettings, Optimization};
 use super::trainer;
 use crate::evaluation::confusion::Confusion;
-use crate::support::batches::batches;
 use crate::support::files::{create_dir, write_json};
 use crate::support::params::{device, usage};
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::augment;
+use erw_ml::data::batches::batches;
 use erw_ml::data::images::ImageSet;
 use erw_ml::data::prefetch::MicroBatch;
 use erw_ml::models::classifier::{Classifier, ClassifierConfig, cross_entropy};

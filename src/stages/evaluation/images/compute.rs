@@ -3,9 +3,9 @@
 use super::inception_score;
 use super::measured::{Measured, references};
 use super::metric::{Metric, Needs};
-use crate::support::batches::spread;
 use candle_core::Tensor;
 use erw_base::error::{Error, Result};
+use erw_ml::data::batches::spread;
 use erw_ml::metrics::bounds::Requirements;
 use erw_ml::metrics::cmmd::cmmd;
 use erw_ml::metrics::frechet;

@@ -6,10 +6,10 @@
 
 use super::image_source::{Group, ImageSource};
 use super::row_file::{Growing, Rows};
-use crate::support::batches::batches;
 use crate::support::files::create_dir;
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
+use erw_ml::data::batches::batches;
 use erw_ml::data::prefetch::{MicroBatch, prefetching};
 use erw_ml::metrics::gaussian::Gaussian;
 use erw_ml::metrics::stats::Stats;

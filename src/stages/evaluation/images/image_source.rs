@@ -4,10 +4,10 @@
 //! different sizes are allowed: those of one batch that are equally large go through the network together.
 //! Knows neither networks nor metrics.
 
-use crate::support::batches::spread;
 use crate::support::params::of_set;
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
+use erw_ml::data::batches::spread;
 use erw_ml::data::decode::orientation::Orientation;
 use erw_ml::data::images::ImageSet;
 use erw_ml::data::rgb::Rgb;

@@ -2,8 +2,8 @@
 
 use super::provenance::Score;
 use super::row_file::Rows;
-use crate::support::batches::batches;
 use erw_base::error::Result;
+use erw_ml::data::batches::batches;
 use erw_ml::metrics::inception_score::{InceptionScore, Parts};
 use erw_ml::models::feature_network::mode::Mode;
 

@@ -1,4 +1,6 @@
-//! Who hears of a training while it runs, and may stop it.
+//! Who hears of long work while it goes on, a training or a pass over images, and may stop it.
+
+use std::time::Duration;
 
 /// What a loop tells the outside.
 pub trait Observer {
@@ -8,6 +10,8 @@ pub trait Observer {
     fn checkpointing(&self) {}
     fn checkpointed(&self, step: u64);
     fn resumed(&self, step: u64);
+    /// The loop waited so long for a batch.
+    fn waited(&self, _: Duration) {}
     fn log(&self, text: &str);
     /// Asked after every step: whether to write a checkpoint and return.
     fn should_stop(&self) -> bool;
