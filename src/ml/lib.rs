@@ -3,6 +3,7 @@
 
 pub mod data;
 pub mod diffusion;
+pub mod evaluation;
 pub mod formats;
 pub mod kernels;
 pub mod metrics;

@@ -3,6 +3,7 @@
 pub mod ema_files;
 pub mod facts;
 pub mod files;
+pub mod observer;
 pub mod pairing;
 pub mod params;
 pub mod sit_artifact;

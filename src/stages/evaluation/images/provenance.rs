@@ -6,6 +6,7 @@ use erw_base::error::{Error, Result};
 use erw_ml::data::source::left_out::LeftOut;
 use erw_ml::diffusion::sampler::{Labels, SamplerConfig};
 use erw_ml::metrics::gaussian::STATS_FILE;
+use erw_ml::metrics::inception_score::Score;
 use erw_ml::models::feature_network::FeatureNetwork;
 use erw_ml::models::feature_network::mode::Mode;
 use erw_ml::models::inception::Inception;
@@ -115,15 +116,6 @@ pub fn sampler(dir: &Path) -> Option<String> {
     };
     let (steps, scale) = (sampler.steps, sampler.cfg_scale);
     Some(format!("{method}, {steps} steps, cfg {scale}{interval}, labels {labels}, weights {weights}"))
-}
-
-/// Inception Score, as it is kept with statistics.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Score {
-    pub mean: f64,
-    pub std: f64,
-    /// Of each part of the images.
-    pub parts: Vec<f64>,
 }
 
 /// [`NOTE_FILE`].

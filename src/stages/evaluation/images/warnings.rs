@@ -1,11 +1,11 @@
 //! What a reader of a number must know before comparing it with another.
 
 use super::comparison::Comparison;
-use super::compute::Settings;
-use super::measured::{Measured, references};
-use super::metric::{Metric, Needs};
 use super::side::Side;
 use erw_ml::data::source::left_out::LeftOut;
+use erw_ml::evaluation::measured::{Measured, references};
+use erw_ml::evaluation::metric::{Metric, Needs};
+use erw_ml::evaluation::values::Settings;
 use erw_ml::models::feature_network::mode::Mode;
 
 /// Samples behind the numbers of papers.
