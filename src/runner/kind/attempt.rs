@@ -9,6 +9,7 @@ use crate::event::progress::{self, Reached};
 use erw_base::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,9 @@ use std::time::{Duration, Instant};
 
 /// Progress is told at most this often: a bar cannot show more and the journal keeps every line.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The results of an attempt, in its work folder: an object of numbers, as programs write theirs.
+pub const RESULTS: &str = "metrics.json";
 
 /// Pictures of the work under way, in a work folder and later beside the logs.
 pub const PICTURES: &str = "pictures";
@@ -59,6 +63,7 @@ pub struct Attempt {
     job: Job,
     stop: Arc<AtomicBool>,
     events: Mutex<EventWriter>,
+    results: Mutex<Map<String, Value>>,
 }
 
 struct EventWriter {
@@ -80,6 +85,7 @@ impl Attempt {
         Self {
             job,
             stop,
+            results: Mutex::default(),
             events: Mutex::new(EventWriter {
                 out,
                 last_progress: None,
@@ -163,9 +169,17 @@ impl Attempt {
         self.say(&WorkerEvent::Metric { step, name: name.into(), value });
         self.note(|_, times| times.add(step, name, value));
     }
-    /// A result of the stage, kept in the action record; the first one is the stage's key metric in tables.
+    /// A result of the stage; the first one is the stage's key metric in tables.
     pub fn result(&self, name: &str, value: f64) {
-        self.say(&WorkerEvent::Result { name: name.into(), value: finite(value) });
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.insert(name.into(), finite(value).into());
+    }
+    /// Writes the results to [`RESULTS`], where the runner reads them when the attempt has succeeded.
+    pub fn write_results(&self) -> Result<()> {
+        let path = self.job.work_dir.join(RESULTS);
+        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let write = || std::fs::write(&path, serde_json::to_vec_pretty(&*results)?);
+        write().map_err(|e| Error::io("write", &path, e))
     }
     /// A file inside output `output` worth showing to the user at the end of the run (a picture).
     pub fn show(&self, output: &str, file: &str) {
@@ -296,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_value_that_is_not_a_number_survives_as_null() {
-        let told = events(|a| a.result("fid", f64::NAN));
-        assert_eq!(told, [WorkerEvent::Result { name: "fid".into(), value: None }]);
+        let told = events(|a| a.metric(1, "loss", f64::NAN));
+        assert_eq!(told[0], WorkerEvent::Metric { step: 1, name: "loss".into(), value: None });
     }
 }

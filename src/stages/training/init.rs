@@ -28,9 +28,9 @@ pub fn init_from(attempt: &Attempt, which: &str, params: &ParamSet, model: &SiT)
         return Err(Error::stage(text).because(first).hint(hint));
     }
     let unused: Vec<&String> = report.unexpected.iter().filter(|n| !model.buffers().contains_key(*n)).collect();
-    for (names, fate) in [(&report.loaded, "loaded"), (&report.missing, "fresh")] {
+    for (from, names, fate) in [("from", &report.loaded, "loaded"), ("not in", &report.missing, "start fresh")] {
         if !names.is_empty() {
-            attempt.log(&format!("hand-over from `init`: {} tensors {fate} ({})", names.len(), layers(names)));
+            attempt.log(&format!("{from} `init`: {} tensors {fate} ({})", names.len(), layers(names)));
         }
     }
     if !unused.is_empty() {
