@@ -9,8 +9,9 @@ pub fn batches(n: u64, batch: usize) -> impl Iterator<Item = Range<u64>> {
     (0..n.div_ceil(batch)).map(move |i| i * batch..(i * batch + batch).min(n))
 }
 
-/// `count` indices spread evenly over 0..n, all of them when there are no more: one out of each of `count` equal parts, drawn
-/// by its number. Every fifth of images whose class is their number modulo 10 would be of two classes.
+/// `count` indices spread evenly over 0..n, all of them when there are no more: one out of each of
+/// `count` equal parts, drawn by its number. Every fifth of images whose class is their number
+/// modulo 10 would be of two classes.
 pub fn spread(n: u64, count: u64) -> Vec<u64> {
     let count = count.min(n);
     let begin = |i: u64| (u128::from(i) * u128::from(n) / u128::from(count)) as u64;

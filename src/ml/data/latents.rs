@@ -80,9 +80,9 @@ impl Latents {
         rows.iter().map(|row| self.labels[*row as usize]).collect()
     }
 
-    /// Scaled samples of the posteriors of these rows, of the mirrored images where `flipped` says so:
-    /// mean plus deviation times `noise`, which is of their shape and on the device that they are
-    /// wanted on.
+    /// Scaled samples of the posteriors of these rows, of the mirrored images where `flipped` says
+    /// so: mean plus deviation times `noise`, which is of their shape and on the device that they
+    /// are wanted on.
     pub fn draw(&self, rows: &[u64], flipped: &[bool], noise: &Tensor) -> Result<Tensor> {
         let moments = |tensor: &str| self.moments(tensor, rows, flipped, noise.device())?.to_dtype(DType::F32);
         let (mean, std) = (moments("mean")?, moments("std")?);

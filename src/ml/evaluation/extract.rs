@@ -1,8 +1,10 @@
-//! One pass of a network over a set of images, which keeps what the wanted metrics need of every image.
+//! One pass of a network over a set of images, which keeps what the wanted metrics need of every
+//! image.
 //!
-//! Images are decoded ahead of the network. Rows are stored per block, so that a pass that was killed goes on after
-//! the last whole one; batches are cut within blocks, so that it is given the same batches, too. 8 KB an image for
-//! Inception's pooled features, 20 KB with everything, gone when the stage has succeeded.
+//! Images are decoded ahead of the network. Rows are stored per block, so that a pass that was
+//! killed goes on after the last whole one; batches are cut within blocks, so that it is given the
+//! same batches, too. 8 KB an image for Inception's pooled features, 20 KB with everything, gone
+//! when the stage has succeeded.
 
 use super::image_source::{Group, ImageSource};
 use super::rows::{Growing, Rows};
@@ -67,7 +69,8 @@ pub fn moments(rows: &Rows, obs: &dyn Observer) -> Result<Option<Gaussian>> {
 }
 
 impl Pass<'_> {
-    /// Looks at the images that an earlier pass of this name has not looked at. `None` where the observer asked to stop.
+    /// Looks at the images that an earlier pass of this name has not looked at. `None` where the
+    /// observer asked to stop.
     pub fn extract(&self, name: &str, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<Option<Features>> {
         let mut files = self.open(name, pictures, wanted)?;
         let done = files.begin()?;
@@ -121,7 +124,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The files of a pass. The first image tells how long rows are, and what the network has to say at all.
+    /// The files of a pass. The first image tells how long rows are, and what the network has to
+    /// say at all.
     fn open(&self, name: &str, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<Files> {
         let dir = self.dir.join(name);
         std::fs::create_dir_all(&dir)?;
@@ -213,8 +217,8 @@ impl Files {
         [Some(&self.pool), self.spatial.as_ref(), self.logits.as_ref()].into_iter().flatten()
     }
 
-    /// Leaves whole blocks that are in all files, and tells how many images they are of. A short last block is done
-    /// again.
+    /// Leaves whole blocks that are in all files, and tells how many images they are of. A short
+    /// last block is done again.
     fn begin(&self) -> Result<u64> {
         let mut done = u64::MAX;
         for file in self.all() {

@@ -1,8 +1,8 @@
 //! The images that an evaluation looks at, by index: stored ones of one size, or files of any.
 //!
-//! Images keep their own size, because bringing them to the network's is part of a metric's definition. Files of
-//! different sizes are allowed: those of one batch that are equally large go through the network together.
-//! Knows neither networks nor metrics.
+//! Images keep their own size, because bringing them to the network's is part of a metric's
+//! definition. Files of different sizes are allowed: those of one batch that are equally large go
+//! through the network together. Knows neither networks nor metrics.
 
 use crate::data::batches::spread;
 use crate::data::decode::orientation::Orientation;

@@ -11,7 +11,8 @@ use crate::models::feature_network::mode::Mode;
 use crate::observer::Observer;
 use candle_core::{Result, Tensor};
 
-/// Images of the reference whose features the ADM suite holds samples against, for precision and recall.
+/// Images of the reference whose features the ADM suite holds samples against, for precision and
+/// recall.
 const ADM_REFERENCES: u64 = 10_000;
 
 /// Of a side, what its metrics need.
@@ -27,8 +28,8 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Looks at images in a pass `name`. `most` is of images whose features are kept one by one. `None` where the
-    /// observer asked to stop.
+    /// Looks at images in a pass `name`. `most` is of images whose features are kept one by one.
+    /// `None` where the observer asked to stop.
     pub fn of_images(
         pass: &Pass,
         name: &str,

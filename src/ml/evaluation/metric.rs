@@ -1,4 +1,5 @@
-//! The metrics of a comparison by their names: what each needs of either side, and what it may be called.
+//! The metrics of a comparison by their names: what each needs of either side, and what it may be
+//! called.
 
 /// A metric, as `metrics` of a `fid` stage names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +65,8 @@ impl Metric {
         }
     }
 
-    /// What its value is called among results. FID and KID are of Inception's features; the same distances of others' are
-    /// `fd` and `kd`.
+    /// What its value is called among results. FID and KID are of Inception's features; the same
+    /// distances of others' are `fd` and `kd`.
     pub fn called(self, inception: bool) -> &'static str {
         match self {
             Self::Fid if !inception => "fd",

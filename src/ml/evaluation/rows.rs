@@ -1,7 +1,8 @@
-//! Vectors of single images in a file that grows while a network looks at them, and is what an interrupted attempt goes
-//! on from: whole rows are believed, a torn last one is cut off.
+//! Vectors of single images in a file that grows while a network looks at them, and is what an
+//! interrupted attempt goes on from: whole rows are believed, a torn last one is cut off.
 //!
-//! Metrics are taken from the finished file, so nothing of a result can depend on where an attempt was interrupted.
+//! Metrics are taken from the finished file, so nothing of a result can depend on where an attempt
+//! was interrupted.
 
 use candle_core::{DType, Device, Error, Result, Tensor};
 use memmap2::Mmap;

@@ -1,4 +1,5 @@
-//! From what is known of two sides to named values, with the settings that a tool's number depends on.
+//! From what is known of two sides to named values, with the settings that a tool's number depends
+//! on.
 
 use super::inception_score;
 use super::measured::{Measured, references};
@@ -111,7 +112,8 @@ impl Settings {
         }
     }
 
-    /// Features of the reference that precision and recall are taken with, spread over all that are there.
+    /// Features of the reference that precision and recall are taken with, spread over all that are
+    /// there.
     fn references(&self, all: &Tensor) -> Result<Tensor> {
         let n = all.dim(0)? as u64;
         match references(self.mode) {

@@ -10,8 +10,8 @@ use crate::observer::Observer;
 use candle_core::Result;
 use std::time::Instant;
 
-/// [`fit_watched`] with the loss of a batch that `make` makes on another thread while the network is
-/// busy with the one before. The observer hears how long the loop waits for each.
+/// [`fit_watched`] with the loss of a batch that `make` makes on another thread while the network
+/// is busy with the one before. The observer hears how long the loop waits for each.
 pub fn fit_batches<B: Send>(
     params: &ParamSet,
     cfg: &FitConfig,

@@ -5,7 +5,6 @@
 //! the group lives, no other run can start the same action.
 
 use super::environment::{self, Requested};
-use super::metrics_json;
 use super::process_exit::{self, Ended, MemoryDeaths, describe};
 use super::processes::{Process, Workers};
 use super::spawn::{self, Launcher, Pause, Program};
@@ -168,7 +167,8 @@ pub fn launch(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEven
     report.finish = match last {
         Some(WorkerEvent::Done) if ended.status.success() => {
             let results = job.work_dir.join(RESULTS);
-            report.results = metrics_json::of_file(&results).map_err(|e| Error::io("read", &results, e))?.results;
+            report.results =
+                super::metrics_json::of_file(&results).map_err(|e| Error::io("read", &results, e))?.results;
             AttemptEnd::Done
         }
         Some(WorkerEvent::Suspended) => AttemptEnd::Suspended,

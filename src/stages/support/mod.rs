@@ -1,4 +1,5 @@
-//! What several stages share: reading parameters and devices, writing and moving files, counting answers.
+//! What several stages share: reading parameters and devices, writing and moving files, counting
+//! answers.
 
 pub mod ema_files;
 pub mod facts;

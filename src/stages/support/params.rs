@@ -20,7 +20,8 @@ pub fn check_walk<P: DeserializeOwned>(params: &Params, operation: &Params, _: &
     parse::<P>(params).map(drop)
 }
 
-/// Checks a parameter that lists what is wanted: not nothing, and nothing twice. `known` is all that there is, in words.
+/// Checks a parameter that lists what is wanted: not nothing, and nothing twice. `known` is all
+/// that there is, in words.
 pub fn check_list(parameter: &str, names: &[&str], known: &str) -> Result<()> {
     if names.is_empty() {
         return Err(Error::usage(format!("`{parameter}` is empty")).hint(format!("there are {known}")));
@@ -31,7 +32,8 @@ pub fn check_list(parameter: &str, names: &[&str], known: &str) -> Result<()> {
     }
 }
 
-/// A set of images that cannot be taken as it is. What its error is about and what helps come apart.
+/// A set of images that cannot be taken as it is. What its error is about and what helps come
+/// apart.
 pub fn of_set(e: candle_core::Error) -> Error {
     let mut error = Error::from(e);
     let help = std::mem::take(&mut error.causes);

@@ -10,8 +10,8 @@ pub fn check(alignment: &Alignment, batch: usize, accumulate: usize) -> Result<(
     }
 }
 
-/// A loss over pairs of images must see all pairs of a batch: micro-batches have fewer, so that `accumulate`, which is to
-/// save memory and nothing else, would change what is trained.
+/// A loss over pairs of images must see all pairs of a batch: micro-batches have fewer, so that
+/// `accumulate`, which is to save memory and nothing else, would change what is trained.
 pub fn check_pairs_of_batch(what: &str, batch: usize, accumulate: usize) -> Result<()> {
     if accumulate > 1 {
         let text = format!("`{what}` compares all images of a batch, which `accumulate` {accumulate} would part");

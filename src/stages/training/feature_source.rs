@@ -35,8 +35,8 @@ impl Mode {
         }
     }
 
-    /// Are the slots connected that this takes, and those open that the other takes? An input of no use would still be
-    /// made first and stand in the key.
+    /// Are the slots connected that this takes, and those open that the other takes? An input of no
+    /// use would still be made first and stand in the key.
     pub fn check(self, inputs: &[&str]) -> Result<()> {
         let connected = |slot: &&&str| inputs.contains(*slot);
         let (name, takes, leaves) = match self {

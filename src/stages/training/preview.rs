@@ -1,5 +1,5 @@
-//! Where the pictures of a training go: a sheet beside the logs, and a line in the log. Whatever goes
-//! wrong with them is a line in the log, too.
+//! Where the pictures of a training go: a sheet beside the logs, and a line in the log. Whatever
+//! goes wrong with them is a line in the log, too.
 
 use crate::support::files::create_dir;
 use candle_core::Device;

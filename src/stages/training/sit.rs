@@ -1,5 +1,5 @@
-//! What the two phases, `warmup` and `train`, have in common: the parameters that both manifests name, and the network that
-//! they start from. Losses are theirs.
+//! What the two phases, `warmup` and `train`, have in common: the parameters that both manifests
+//! name, and the network that they start from. Losses are theirs.
 
 use super::dataset::check_batch;
 use super::feature_source::Mode;
@@ -18,8 +18,9 @@ use erw_ml::train::sit::batch::BatchConfig;
 use erw_runner::kind::attempt::Attempt;
 use serde::Deserialize;
 
-/// Flattened into the parameters of both kinds, beside [`Architecture`](super::architecture::Architecture) and others that are
-/// flattened too: serde cannot nest these and refuse unknown names.
+/// Flattened into the parameters of both kinds, beside
+/// [`Architecture`](super::architecture::Architecture) and others that are flattened too: serde
+/// cannot nest these and refuse unknown names.
 #[derive(Debug, Deserialize)]
 pub struct SitTraining {
     pub seed: u64,
@@ -60,7 +61,8 @@ impl SitTraining {
         self.batch / self.accumulate.max(1)
     }
 
-    /// Makes the network, with what `init` has of it, and leaves its configuration beside the checkpoints.
+    /// Makes the network, with what `init` has of it, and leaves its configuration beside the
+    /// checkpoints.
     pub fn start(&self, attempt: &Attempt, config: &SiTConfig, device: &Device) -> Result<Start> {
         let (params, vb) = ParamSet::init(self.seed, DType::F32, device);
         let keep = attempt.operation::<LoopSettings>()?.keep();

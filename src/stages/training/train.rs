@@ -1,5 +1,6 @@
-//! `train`: full training of a SiT, velocity loss plus a scheduled alignment loss; phase 2 of ERW when it starts from
-//! warmed-up blocks, REPA when it starts fresh with a constant coefficient, SiT with none.
+//! `train`: full training of a SiT, velocity loss plus a scheduled alignment loss; phase 2 of ERW
+//! when it starts from warmed-up blocks, REPA when it starts fresh with a constant coefficient, SiT
+//! with none.
 
 use super::alignment::{self, check_pairs_of_batch};
 use super::architecture::{Architecture, Depths};
@@ -121,7 +122,8 @@ impl Params {
 fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     parse::<LoopSettings>(operation)?;
     let p: Params = parse(params)?;
-    // Without alignment, features may be connected or not: trials with and without share their inputs.
+    // Without alignment, features may be connected or not: trials with and without share their
+    // inputs.
     let (phase, batch) = (&p.phase, p.phase.batch);
     if p.schedule()? != Schedule::None {
         phase.features.check(inputs).map_err(|e| e.hint("or set `alignment = \"none\"`, which takes none"))?;

@@ -1,7 +1,7 @@
 //! Validation of the two phases: its parameters, its slot, and what it leaves in the artifact.
 //!
-//! It is part of the result, and its settings are parameters: a series that is compared between trials
-//! must not vanish with a log, nor depend on how a training was watched.
+//! It is part of the result, and its settings are parameters: a series that is compared between
+//! trials must not vanish with a log, nor depend on how a training was watched.
 
 use crate::support::files::write_lines;
 use erw_base::error::{Error, Result};
@@ -34,8 +34,8 @@ impl Settings {
     }
 }
 
-/// On latents of slot `validation`; on those that are trained on where none is connected. `None` where
-/// there is no validation.
+/// On latents of slot `validation`; on those that are trained on where none is connected. `None`
+/// where there is no validation.
 pub fn open(
     attempt: &Attempt,
     settings: &Settings,

@@ -1,5 +1,6 @@
-//! `warmup`: phase 1 of ERW. The first `depth` blocks of a SiT learn to put an encoder's features into clean latents:
-//! t = 0, alignment loss only, weight 1. What follows trains the whole network from these blocks.
+//! `warmup`: phase 1 of ERW. The first `depth` blocks of a SiT learn to put an encoder's features
+//! into clean latents: t = 0, alignment loss only, weight 1. What follows trains the whole network
+//! from these blocks.
 
 use super::architecture::{Architecture, Depths};
 use super::settings::{LoopSettings, Optimization};
@@ -73,7 +74,8 @@ fn run(attempt: &Attempt) -> Result<()> {
     let mut watch = Hooks::default();
     if let Some(v) = validation::open(attempt, &p.validation, &examples, phase.seed, phase.micro_batch())? {
         let features = |rows: &[u64]| examples.features.tokens(rows, &[], &device);
-        let losses = |weights: &Tensors| v.alignment(&config, weights, &p.alignment, features);
+        let (config, alignment) = (&config, &p.alignment);
+        let losses = move |weights: &Tensors| v.alignment(config, weights, alignment, features);
         watch.validate = Some((p.validation.validate_every, Box::new(losses)));
     }
     let (make, loss) = (|place| warmup.batch(place), |_, batch| warmup.loss(&batch));

@@ -45,8 +45,8 @@ pub struct Examples {
 }
 
 impl Examples {
-    /// The micro-batch of a step for this network, with its stored features if it is `aligned`: a pure
-    /// function of its arguments and the files.
+    /// The micro-batch of a step for this network, with its stored features if it is `aligned`: a
+    /// pure function of its arguments and the files.
     pub fn batch(
         &self,
         cfg: &BatchConfig,
@@ -71,8 +71,8 @@ impl Examples {
     }
 
     /// What the micro-batch is aligned with, `[n, N, Z]` per encoder, on the device. Apart from
-    /// [`batch`](Self::batch), since a step whose alignment has no weight need not pay for it, and since
-    /// encoders want the device themselves.
+    /// [`batch`](Self::batch), since a step whose alignment has no weight need not pay for it, and
+    /// since encoders want the device themselves.
     pub fn features(&self, batch: &Batch) -> Result<Vec<Tensor>> {
         match &batch.features {
             Some(stored) => stored.iter().map(|t| t.to_device(&self.device)).collect(),

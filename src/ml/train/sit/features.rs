@@ -1,6 +1,6 @@
-//! Where a training has its features from: stored beside the latents, or computed by frozen encoders
-//! from the images of each micro-batch while the training goes on. Both give the same numbers; one
-//! costs disk, the other time at every step.
+//! Where a training has its features from: stored beside the latents, or computed by frozen
+//! encoders from the images of each micro-batch while the training goes on. Both give the same
+//! numbers; one costs disk, the other time at every step.
 //!
 //! It knows latents only as what the features must pair with, and nothing of steps or losses.
 
@@ -80,8 +80,8 @@ impl Features {
         }
     }
 
-    /// Features f32 `[n, T, D]` of the images of these rows, one tensor per encoder. No gradient leads
-    /// into them. Those of mirrored images are only to be had by computing them.
+    /// Features f32 `[n, T, D]` of the images of these rows, one tensor per encoder. No gradient
+    /// leads into them. Those of mirrored images are only to be had by computing them.
     pub fn tokens(&self, rows: &[u64], flipped: &[bool], device: &Device) -> Result<Vec<Tensor>> {
         match self {
             Self::Stored(_) if flipped.contains(&true) => bail!("stored features are not of mirrored images"),

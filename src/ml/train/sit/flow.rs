@@ -1,5 +1,5 @@
-//! The loss of a full training: the velocity between data and noise, plus a scheduled alignment with
-//! features and, where it is asked for, dispersion.
+//! The loss of a full training: the velocity between data and noise, plus a scheduled alignment
+//! with features and, where it is asked for, dispersion.
 
 use super::batch::{Batch, BatchConfig, Examples};
 use crate::data::prefetch::MicroBatch;
@@ -59,7 +59,8 @@ impl FlowMatching<'_> {
         let classes = here(&noised.batch.classes)?;
         let number = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
         let weight = self.schedule.at(step);
-        // Without weight neither encoders nor projectors are run; the moments and weights of these rest.
+        // Without weight neither encoders nor projectors are run; the moments and weights of these
+        // rest.
         let also = Also { projections: weight != 0.0, hidden: self.dispersion.map(|d| d.block) };
         let out = self.model.forward_with(&point, &t, &classes, &also)?;
         let velocity = loss::velocity(&out.velocity, &target)?;

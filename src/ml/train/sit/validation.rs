@@ -1,6 +1,6 @@
-//! Losses at fixed points, for trainings of a SiT: the same latents, noise and times at every look, so
-//! that two losses differ by what was learned and by nothing else. (A training loss moves by several
-//! per cent from batch to batch.) It knows nothing of the order of training.
+//! Losses at fixed points, for trainings of a SiT: the same latents, noise and times at every look,
+//! so that two losses differ by what was learned and by nothing else. (A training loss moves by
+//! several per cent from batch to batch.) It knows nothing of the order of training.
 
 use crate::data::latents::Latents;
 use crate::diffusion::alignment::Alignment;

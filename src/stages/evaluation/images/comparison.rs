@@ -1,5 +1,5 @@
-//! Two sides of a comparison, held against each other before any image is looked at: what cannot be had of them is
-//! refused at once, not after an hour.
+//! Two sides of a comparison, held against each other before any image is looked at: what cannot be
+//! had of them is refused at once, not after an hour.
 
 use super::image_source::check_size;
 use super::provenance::Extractor;

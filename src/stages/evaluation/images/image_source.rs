@@ -38,8 +38,8 @@ fn of_array(path: &Path, array: candle_core::Result<PixelArray>) -> Result<Image
     not_empty(ImageSet::open_array(array).into(), path)
 }
 
-/// Whatever lies at `path`: a folder of images, in folders or directly; a ZIP of that; an npz or npy; a folder that holds
-/// an artifact.
+/// Whatever lies at `path`: a folder of images, in folders or directly; a ZIP of that; an npz or
+/// npy; a folder that holds an artifact.
 pub fn of_path(path: &Path) -> Result<ImageSource> {
     if path.join("samples.npz").is_file() || path.join("images-00000.safetensors").is_file() {
         return of_artifact(path);

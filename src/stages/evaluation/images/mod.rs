@@ -1,5 +1,5 @@
-//! What the kinds that measure images by a network's features share: images and statistics as they are
-//! given, what two sides can be compared by, and what is noted beside the numbers, which
+//! What the kinds that measure images by a network's features share: images and statistics as they
+//! are given, what two sides can be compared by, and what is noted beside the numbers, which
 //! `ml::evaluation` computes.
 
 pub mod comparison;

@@ -1,5 +1,5 @@
-//! What stands beside numbers that a network gave: which network, how images came to it, who made the images. Two sets
-//! of numbers compare only where the first two are the same.
+//! What stands beside numbers that a network gave: which network, how images came to it, who made
+//! the images. Two sets of numbers compare only where the first two are the same.
 
 use crate::support::files::NOTE_FILE;
 use erw_base::error::{Error, Result};
@@ -103,7 +103,8 @@ struct Made {
     labels: Labels,
 }
 
-/// How samples were made, in a line: `sde, 250 steps, cfg 1, labels random, weights ema`. `None` of other images.
+/// How samples were made, in a line: `sde, 250 steps, cfg 1, labels random, weights ema`. `None` of
+/// other images.
 pub fn sampler(dir: &Path) -> Option<String> {
     let text = erw_base::text::read(dir.join("meta.json")).ok()?;
     let Made { sampler, weights, labels } = serde_json::from_str(&text).ok()?;

@@ -1,4 +1,5 @@
-//! One side of a comparison as it is given: images to look at, or statistics of images that somebody looked at before.
+//! One side of a comparison as it is given: images to look at, or statistics of images that
+//! somebody looked at before.
 
 use super::image_source;
 use super::provenance::{self, FEATURES_FILE, POOL, Provenance};
@@ -132,7 +133,8 @@ impl Statistics {
         self.dir.join(FEATURES_FILE).is_file()
     }
 
-    /// Of how many images features can be had from the artifact in `dir`; `None` if it is no statistics.
+    /// Of how many images features can be had from the artifact in `dir`; `None` if it is no
+    /// statistics.
     pub fn kept(dir: &Path) -> Result<Option<u64>> {
         if !dir.join(STATS_FILE).is_file() {
             return Ok(None);
