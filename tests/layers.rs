@@ -37,7 +37,7 @@ const MAP: [(&str, &[&[&str]]); 6] = [
     (
         "ml",
         &[
-            &["train"],
+            &["train", "evaluation"],
             &["models", "metrics"],
             &["diffusion"],
             &["viz"],
@@ -45,7 +45,7 @@ const MAP: [(&str, &[&[&str]]); 6] = [
             &["formats"],
             &["nn"],
             &["kernels"],
-            &["rng", "one_or_many"],
+            &["rng", "one_or_many", "observer"],
         ],
     ),
     ("fetch", &[&["library"], &["download", "hub", "pins"], &["http", "registry"]]),

@@ -137,7 +137,7 @@ fn warmup_hands_its_blocks_to_training() {
     assert!(before.contains_key("pos_embed") && before.contains_key("feat_rope.freqs_cos"));
     let said = ear.text();
     assert!(
-        said.contains("hand-over") && said.contains("tensors loaded (blocks.0, projectors.0, t_embedder"),
+        said.contains("from `init`: ") && said.contains("tensors loaded (blocks.0, projectors.0, t_embedder"),
         "{said}"
     );
 }

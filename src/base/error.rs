@@ -216,6 +216,10 @@ impl From<candle_core::Error> for Error {
         match e {
             E::WithBacktrace { inner, .. } => Self::from(*inner),
             E::Context { inner, context } => Self::from(*inner).context(context.to_string()),
+            E::Io(source) => {
+                let limit = limits::hint(&source);
+                Self::stage(source.to_string()).maybe_hint(limit)
+            }
             E::WithPath { inner, path } => Self::from(*inner).context(format!("cannot use `{}`", path.display())),
             other => Self::stage(other.to_string()),
         }

@@ -3,11 +3,13 @@
 
 pub mod data;
 pub mod diffusion;
+pub mod evaluation;
 pub mod formats;
 pub mod kernels;
 pub mod metrics;
 pub mod models;
 pub mod nn;
+pub mod observer;
 pub mod one_or_many;
 pub mod rng;
 pub mod train;

@@ -2,9 +2,12 @@
 //! augmentation are the trainer's.
 
 pub mod augment;
+pub mod batches;
 pub mod decode;
 pub mod images;
+pub mod latents;
 pub mod packed;
+pub mod pairing;
 pub mod prefetch;
 pub mod released;
 pub mod resize;

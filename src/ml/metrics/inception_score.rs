@@ -66,7 +66,7 @@ struct Sums {
 }
 
 /// The score over parts.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     pub mean: f64,
     /// Population standard deviation over the parts.

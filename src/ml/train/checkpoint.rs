@@ -5,8 +5,8 @@
 //! unnoticed.
 
 use super::config::CheckpointRetention;
-use super::observer::Observer;
 use crate::nn::params::{self, Tensors};
+use crate::observer::Observer;
 use candle_core::{Device, Result, Tensor, bail};
 use safetensors::View;
 use std::path::{Path, PathBuf};

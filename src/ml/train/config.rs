@@ -1,9 +1,9 @@
 //! The settings of a training: steps, batch, optimizer, averages, checkpoints.
 
-use super::adamw::AdamWConfig;
+use super::adamw::{AdamWConfig, Decay};
 use super::lr::LrSchedule;
 use candle_core::Tensor;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Settings of the training loop.
 #[derive(Debug, Clone)]
@@ -30,6 +30,28 @@ pub struct FitConfig {
     pub samples: usize,
     /// For losses computed in f16: scale them, and skip steps with gradient overflow.
     pub loss_scaling: bool,
+}
+
+impl FitConfig {
+    /// AdamW as SiT is trained with it, at a constant rate, its gradients clipped; one average; no checkpoint unless
+    /// it is stopped.
+    pub fn new(steps: u64, lr: f64, checkpoint_dir: &Path) -> Self {
+        let decay = Decay::All;
+        Self {
+            steps,
+            optimizer: AdamWConfig { lr, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, decay },
+            lr: LrSchedule::default(),
+            max_grad_norm: 1.0,
+            ema_decays: vec![0.9999],
+            accumulate: 1,
+            checkpoint_every: 0,
+            log_every: 100,
+            checkpoint_dir: checkpoint_dir.into(),
+            keep: CheckpointRetention::default(),
+            samples: 0,
+            loss_scaling: false,
+        }
+    }
 }
 
 /// The loss of one micro-batch.

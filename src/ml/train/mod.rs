@@ -13,9 +13,10 @@ mod divergence;
 pub mod ema;
 mod hooks;
 pub mod lr;
-pub mod observer;
+mod prefetched;
 pub mod pretrain;
 mod scaler;
+pub mod sit;
 mod snapshots;
 mod spikes;
 mod state;
@@ -24,12 +25,12 @@ pub mod trained;
 
 use crate::kernels::autograd::Gradients;
 use crate::nn::params::ParamSet;
+use crate::observer::Observer;
 use crate::rng;
 use candle_core::{DType, Result, bail};
 pub use checkpoint::{SavedWeights, saved_weights};
 pub use config::CheckpointRetention;
 use config::{FitConfig, StepLoss};
-use observer::Observer;
 use scaler::{Scaler, scaled};
 use spikes::Spikes;
 use state::{State, Sums};
@@ -40,6 +41,7 @@ use trained::Fit;
 pub use curve::CurvePoint;
 pub use divergence::Divergence;
 pub use hooks::{Hooks, Losses, Preview, Validate, ValidationPoint};
+pub use prefetched::fit_batches;
 pub use snapshots::Snapshots;
 
 /// Trains `params`, which the model behind `loss` was built from, and resumes from `checkpoint_dir`, bit for bit.

@@ -8,11 +8,11 @@ use super::curve::{Curve, CurvePoint};
 use super::divergence::{self, Divergence};
 use super::ema::Ema;
 use super::hooks::{self, Hooks, ValidationPoint};
-use super::observer::Observer;
 use super::scaler::Scaler;
 use super::trained::{Fit, Trained};
 use crate::kernels::autograd::Gradients;
 use crate::nn::params::{ParamSet, Tensors};
+use crate::observer::Observer;
 use candle_core::{Result, bail};
 
 /// Everything that changes from step to step, except the parameters.

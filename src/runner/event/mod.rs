@@ -24,10 +24,6 @@ pub enum WorkerEvent {
         name: String,
         value: Option<f64>,
     },
-    Result {
-        name: String,
-        value: Option<f64>,
-    },
     /// A file inside an output that is worth showing.
     Show {
         output: String,

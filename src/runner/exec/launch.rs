@@ -11,7 +11,7 @@ use super::processes::{Process, Workers};
 use super::spawn::{self, Pause, Program};
 use super::watchdog::ATTACHED;
 use crate::event::{Failure, Measure, WorkerEvent};
-use crate::kind::attempt::Job;
+use crate::kind::attempt::{Job, RESULTS};
 use crate::text::log_lines::tail;
 use erw_base::error::{Error, Result};
 use erw_base::limits;
@@ -156,9 +156,6 @@ pub fn launch(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEven
             match &event {
                 // Logged too, so that a reader needs one file, not a log and a journal.
                 WorkerEvent::Log { text } => drop(writeln!(log, "{text}")),
-                WorkerEvent::Result { name, value } => {
-                    report.results.push(Measure { name: name.clone(), value: *value });
-                }
                 WorkerEvent::Show { output, file } => report.shown.push((output.clone(), file.clone())),
                 WorkerEvent::Resumed { step } => report.resumed = Some(*step),
                 WorkerEvent::Done | WorkerEvent::Suspended | WorkerEvent::Failed { .. } => last = Some(event.clone()),
@@ -170,7 +167,12 @@ pub fn launch(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEven
     let ended = site.wait(child.id() as i32)?;
     report.peak = ended.peak;
     report.finish = match last {
-        Some(WorkerEvent::Done) if ended.status.success() => AttemptEnd::Done,
+        Some(WorkerEvent::Done) if ended.status.success() => {
+            let results = job.work_dir.join(RESULTS);
+            report.results =
+                super::metrics_json::of_file(&results).map_err(|e| Error::io("read", &results, e))?.results;
+            AttemptEnd::Done
+        }
         Some(WorkerEvent::Suspended) => AttemptEnd::Suspended,
         Some(WorkerEvent::Failed { message, causes, hints }) => AttemptEnd::Failed(Failure {
             message,

@@ -1,7 +1,8 @@
-//! Reads the numbers that a program writes as JSON, and describes the entries that are not numbers:
-//! a file without results is not an error, but the user must learn why there are none. Python
-//! writes `NaN` and `Infinity`, which are not JSON; they are accepted, so that a diverged training
-//! keeps its results, and a pruning rule sees them. Does not know what the numbers mean.
+//! The results of a stage as it leaves them: the numbers of a JSON object, and a description of the
+//! entries that are not numbers. A file without results is not an error, but the user must learn
+//! why there are none. Python writes `NaN` and `Infinity`, which are not JSON; they are accepted, so
+//! that a diverged training keeps its results, and a pruning rule sees them. Does not know what the
+//! numbers mean.
 
 use crate::event::Measure;
 use crate::text::suggest::ticked;
@@ -46,8 +47,12 @@ pub fn of_output(path: &Path) -> Numbers {
     }
     match std::fs::metadata(&file) {
         Ok(about) if about.len() > LARGEST => no(format!("it is larger than {} MiB", LARGEST >> 20)),
-        _ => text::read(&file).map_or_else(|e| no(e.to_string()), |text| of_text(&text)),
+        _ => of_file(&file).unwrap_or_else(|e| no(e.to_string())),
     }
+}
+
+pub fn of_file(path: &Path) -> std::io::Result<Numbers> {
+    text::read(path).map(|text| of_text(&text))
 }
 
 fn no(why: impl Into<String>) -> Numbers {
@@ -247,6 +252,7 @@ fn end_of_string(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kind::attempt::{Attempt, RESULTS};
 
     fn numbers(text: &str) -> (Vec<(String, Option<f64>)>, Vec<String>) {
         let dir = tempfile::tempdir().unwrap();
@@ -289,6 +295,22 @@ mod tests {
             numbers(r#"{"n": 12345678901234567890123}"#).0,
             [("n".to_string(), Some(12345678901234567890123.0))]
         );
+    }
+
+    #[test]
+    fn an_attempt_leaves_its_results_in_order_and_to_the_last_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = serde_json::json!({"stage": "s", "kind": "k", "key": "", "params": {}, "operation": {}, "inputs": {},
+            "outputs": {}, "work_dir": dir.path(), "threads": 1, "device": "cpu"});
+        let attempt =
+            Attempt::new(serde_json::from_value(job).unwrap(), Box::new(std::io::sink()), std::sync::Arc::default());
+        let given = [("z", 0.1 + 0.2), ("a", 5e-324), ("images", 50_000.0), ("far", -1e300), ("b", f64::NAN)];
+        given.iter().for_each(|(name, value)| attempt.result(name, *value));
+        attempt.write_results().unwrap();
+        let read = of_file(&dir.path().join(RESULTS)).unwrap().results;
+        let wanted =
+            given.map(|(name, value)| Measure { name: name.into(), value: value.is_finite().then_some(value) });
+        assert_eq!(read, wanted);
     }
 
     #[test]

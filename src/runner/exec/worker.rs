@@ -53,7 +53,8 @@ fn run(attempt: &Attempt, registry: Registry) -> Result<()> {
     let job = attempt.job();
     let kind = registry.iter().find(|k| k.name == job.kind);
     let kind = kind.ok_or_else(|| Error::usage(format!("this program has no stage kind `{}`", job.kind)))?;
-    (kind.run)(attempt)
+    (kind.run)(attempt)?;
+    attempt.write_results()
 }
 
 /// The location is in the log: the panic hook wrote it there.

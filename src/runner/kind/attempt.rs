@@ -2,13 +2,14 @@
 //! that outlives the attempt, and ways to report. It does not know the graph, the plan, the store,
 //! or which stage of a pipeline it is.
 
-use super::field::{Params, element};
+use super::field::{Params, element, parse};
 use super::step_log::{METRICS, StepLog, TIMES};
 use crate::event::WorkerEvent;
 use crate::event::progress::{self, Reached};
 use erw_base::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,9 @@ use std::time::{Duration, Instant};
 /// Minimum interval between progress events: a bar cannot show more, and the journal keeps every
 /// line.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The results of an attempt, in its work folder: an object of numbers, as programs write theirs.
+pub const RESULTS: &str = "metrics.json";
 
 /// Pictures of work in progress, in a work folder and later beside the logs.
 pub const PICTURES: &str = "pictures";
@@ -60,6 +64,7 @@ pub struct Attempt {
     job: Job,
     stop: Arc<AtomicBool>,
     events: Mutex<EventWriter>,
+    results: Mutex<Map<String, Value>>,
 }
 
 struct EventWriter {
@@ -83,6 +88,7 @@ impl Attempt {
         Self {
             job,
             stop,
+            results: Mutex::default(),
             events: Mutex::new(EventWriter {
                 out,
                 last_progress: None,
@@ -96,13 +102,13 @@ impl Attempt {
     pub fn job(&self) -> &Job {
         &self.job
     }
-    /// Parameters as the kind's own struct (`deny_unknown_fields`, no `Default`).
+    /// Parameters as the kind's own struct.
     pub fn params<T: DeserializeOwned>(&self) -> Result<T> {
-        extract(&self.job.params)
+        parse(&self.job.params)
     }
     /// Operation values as the kind's own struct.
     pub fn operation<T: DeserializeOwned>(&self) -> Result<T> {
-        extract(&self.job.operation)
+        parse(&self.job.operation)
     }
     /// Path of the artifact in a required slot.
     pub fn input(&self, slot: &str) -> Result<&Path> {
@@ -160,10 +166,17 @@ impl Attempt {
         self.say(&WorkerEvent::Metric { step, name: name.into(), value });
         self.note(|_, times| times.add(step, name, value));
     }
-    /// Reports a result of the stage, kept in the action record; the first one is the key metric in
-    /// tables.
+    /// Reports a result of the stage; the first one is the key metric in tables.
     pub fn result(&self, name: &str, value: f64) {
-        self.say(&WorkerEvent::Result { name: name.into(), value: finite(value) });
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.insert(name.into(), finite(value).into());
+    }
+    /// Writes the results to [`RESULTS`], where the runner reads them when the attempt has succeeded.
+    pub fn write_results(&self) -> Result<()> {
+        let path = self.job.work_dir.join(RESULTS);
+        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let write = || std::fs::write(&path, serde_json::to_vec_pretty(&*results)?);
+        write().map_err(|e| Error::io("write", &path, e))
     }
     /// Names a file inside output `output` to show to the user at the end of the run (a picture).
     pub fn show(&self, output: &str, file: &str) {
@@ -226,11 +239,6 @@ impl EventWriter {
 /// JSON has no NaN and no infinity; they are written as null.
 fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
-}
-
-fn extract<T: DeserializeOwned>(values: &Params) -> Result<T> {
-    let map = values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-    serde_json::from_value(serde_json::Value::Object(map)).map_err(|e| Error::usage(e.to_string()))
 }
 
 #[cfg(test)]
@@ -299,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_value_that_is_not_a_number_survives_as_null() {
-        let told = events(|a| a.result("fid", f64::NAN));
-        assert_eq!(told, [WorkerEvent::Result { name: "fid".into(), value: None }]);
+        let told = events(|a| a.metric(1, "loss", f64::NAN));
+        assert_eq!(told[0], WorkerEvent::Metric { step: 1, name: "loss".into(), value: None });
     }
 }

@@ -2,11 +2,18 @@
 //! know the text of manifests.
 
 use crate::text::spanned::{Node, Toml};
-use erw_base::error::Result;
+use erw_base::error::{Error, Result};
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 
 /// Resolved parameter values by name, typed as declared (ints stay ints, floats are floats).
 pub type Params = BTreeMap<String, serde_json::Value>;
+
+/// Values as a kind's own struct (`deny_unknown_fields`, no `Default`).
+pub fn parse<T: DeserializeOwned>(values: &Params) -> Result<T> {
+    let map = values.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    serde_json::from_value(serde_json::Value::Object(map)).map_err(|e| Error::usage(e.to_string()))
+}
 
 /// Where a kind produces the same bytes from the same inputs. Decides how results are compared; not
 /// in any key.

@@ -2,11 +2,11 @@
 //! stage resumes after the last complete shard.
 
 use super::pack::Pack;
-use crate::support::pairing::labels_digest;
 use crate::support::params::{Walk, check_walk, device};
 use candle_core::DType;
 use erw_base::error::Result;
 use erw_ml::data::images::ImageSet;
+use erw_ml::data::pairing::labels_digest;
 use erw_ml::models::encoder::Encoder;
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::attempt::Attempt;

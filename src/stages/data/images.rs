@@ -2,7 +2,7 @@
 //! Images are decoded on all cores and written in their listed order.
 
 use crate::support::facts;
-use crate::support::params::{of_set, parse};
+use crate::support::params::of_set;
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::decode::orientation::Orientation;
@@ -14,7 +14,7 @@ use erw_ml::data::transform::Transform;
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::json;

@@ -4,9 +4,9 @@
 
 use super::features::{SHARD_BYTES, Stored};
 use super::pack::Pack;
-use crate::support::pairing::labels_digest;
 use crate::support::params::{Walk, check_walk};
 use erw_base::error::{Error, Result};
+use erw_ml::data::pairing::labels_digest;
 use erw_ml::data::released::shards::Shards;
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::attempt::Attempt;

@@ -2,14 +2,14 @@
 //! authors' code, and writes the artifact that `latents` makes.
 
 use super::pack::Pack;
-use crate::support::params::{of_set, parse};
-use crate::support::sit_artifact::MIRRORED;
+use crate::support::params::of_set;
 use candle_core::Tensor;
 use erw_base::error::{Error, Result};
+use erw_ml::data::latents::MIRRORED;
 use erw_ml::data::released::ReadyLatents;
 use erw_ml::data::source::Source;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
 use serde_json::json;

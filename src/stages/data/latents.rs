@@ -6,11 +6,11 @@
 
 use super::pack::Pack;
 use crate::support::params::{Walk, check_walk, device};
-use crate::support::sit_artifact::MIRRORED;
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::augment::mirror;
 use erw_ml::data::images::{ImageSet, to_unit};
+use erw_ml::data::latents::MIRRORED;
 use erw_ml::models::vae::AutoencoderKl;
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::attempt::Attempt;

@@ -2,11 +2,11 @@
 //! generated for.
 
 use super::confusion::Confusion;
-use crate::support::batches::batches;
 use crate::support::files::{create_dir, write_json};
 use crate::support::params::{Walk, check_walk, device};
 use candle_core::Device;
 use erw_base::error::{Error, Result};
+use erw_ml::data::batches::batches;
 use erw_ml::data::images::ImageSet;
 use erw_ml::metrics::bounds::Requirements;
 use erw_ml::models::classifier::Classifier;

@@ -4,10 +4,10 @@
 //! not know what is measured.
 
 use crate::support::params::device;
-use crate::support::scale::Scale;
 use crate::support::sit_artifact::TrainingNote;
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
+use erw_ml::data::latents::Scale;
 use erw_ml::data::packed::Packed;
 use erw_ml::diffusion::interpolant::Path as NoisePath;
 use erw_ml::models::sit::{SiT, SiTConfig};

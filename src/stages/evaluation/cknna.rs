@@ -4,18 +4,19 @@
 
 use super::block_features::{Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
 use super::block_scores::{Scores, by_block, report};
-use crate::support::batches::spread;
 use crate::support::facts;
-use crate::support::pairing::{check_pairs, stated_labels};
-use crate::support::params::{Walk, check_list, parse};
+use crate::support::pairing::check_pairs;
+use crate::support::params::{Walk, check_list};
 use erw_base::error::{Error, Result};
+use erw_ml::data::batches::spread;
 use erw_ml::data::packed::Packed;
+use erw_ml::data::pairing::stated_labels;
 use erw_ml::metrics::alignment::{AlignmentMetric, Protocol, Representation};
 use erw_ml::metrics::cknna::Estimator;
 use erw_ml::metrics::unit_rows::{Clamp, Over};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use serde::Deserialize;
 use serde_json::json;
 

@@ -4,19 +4,20 @@
 
 use super::block_features::{Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
 use super::block_scores::{Scores, by_block, report};
-use crate::support::batches::spread;
 use crate::support::facts;
-use crate::support::pairing::{check_pairs, stated_labels};
-use crate::support::params::{Walk, check_list, parse};
+use crate::support::pairing::check_pairs;
+use crate::support::params::{Walk, check_list};
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
+use erw_ml::data::batches::spread;
 use erw_ml::data::packed::Packed;
+use erw_ml::data::pairing::stated_labels;
 use erw_ml::metrics::bounds::Requirements;
 use erw_ml::metrics::knn;
 use erw_ml::metrics::linear_probe::{Fitting, LinearProbe};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 

@@ -3,24 +3,26 @@
 //! features of single images and the Inception Score, so that a `fid` stage can compute every
 //! metric from the file without the images.
 
-use super::images::extract::{ExtraOutputs, Pass};
-use super::images::image_source::{ImageSource, caution, unlike};
-use super::images::inception_score::is_possible;
-use super::images::measured::Measured;
-use super::images::metric::Needs;
+use super::images::image_source::{self, caution, check_size, unlike};
 use super::images::provenance::{self, Extractor, FEATURES_FILE, FORMAT, POOL, Provenance};
 use super::images::warnings::lacking;
-use crate::support::batches::spread;
 use crate::support::files::{NOTE_FILE, create_dir, write_json};
-use crate::support::params::{Walk, device, parse};
+use crate::support::observer::AttemptObserver;
+use crate::support::params::{Walk, device};
 use erw_base::error::{Error, Result};
+use erw_ml::data::batches::spread;
+use erw_ml::evaluation::extract::{ExtraOutputs, Pass};
+use erw_ml::evaluation::image_source::ImageSource;
+use erw_ml::evaluation::inception_score::is_possible;
+use erw_ml::evaluation::measured::Measured;
+use erw_ml::evaluation::metric::Needs;
 use erw_ml::formats::NpzFile;
 use erw_ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
 use erw_ml::models::feature_network::mode::Mode;
 use erw_ml::models::feature_network::open::open_feature_network;
 use erw_ml::nn::params::{self, Tensors};
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -64,7 +66,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let dir = attempt.input("network")?;
     let network = open_feature_network(dir, p.mode, &device)?;
     match p.source {
-        None => origin.pictures.check_size(network.size()).map_err(|e| e.within("input `images`"))?,
+        None => check_size(&origin.pictures, network.size()).map_err(|e| e.within("input `images`"))?,
         // The size of a user's images is unknown until they are read: check the first.
         Some(_) if network.size().is_some() => {
             let (_, size) = origin.pictures.bytes(0)?;
@@ -77,11 +79,13 @@ fn run(attempt: &Attempt) -> Result<()> {
     let seen = Extractor::by(&*network, dir)?;
     let inception = seen.is_inception();
     let total = origin.pictures.len();
-    let pass = Pass { attempt, network: &*network, device: &device, batch: o.batch, total, before: 0 };
-    let features = pass.extract(IMAGES, &origin.pictures, ExtraOutputs { spatial: inception, logits: inception })?;
+    let (obs, work) = (&AttemptObserver(attempt), &attempt.checkpoint_dir());
+    let pass = Pass { obs, dir: work, network: &*network, device: &device, batch: o.batch, total, before: 0 };
+    let wanted = ExtraOutputs { spatial: inception, logits: inception };
+    let features = pass.extract(IMAGES, &origin.pictures, wanted)?.ok_or_else(Error::suspended)?;
     let score = inception && is_possible(total, network.mode());
     let needs = Needs { pool: true, spatial: inception, score, vectors: false };
-    let measured = Measured::of_features(attempt, &features, needs, network.mode())?;
+    let measured = Measured::of_features(obs, &features, needs, network.mode())?.ok_or_else(Error::suspended)?;
 
     let out = attempt.output("stats");
     create_dir(&out)?;
@@ -122,14 +126,14 @@ impl Origin {
     fn open(attempt: &Attempt, source: Option<&Path>, limit: Option<u64>) -> Result<Self> {
         Ok(match source {
             Some(path) => {
-                let pictures = ImageSource::of_path(path)?.limited(limit);
+                let pictures = image_source::of_path(path)?.limited(limit);
                 let notes = Some(pictures.notes().join("; ")).filter(|notes| !notes.is_empty());
                 Self { pictures, sampler: provenance::sampler(path), digest: None, caution: caution(path).or(notes) }
             }
             None => {
                 let dir = attempt.input(IMAGES)?;
                 let (sampler, digest) = (provenance::sampler(dir), provenance::artifact_digest(dir));
-                let pictures = ImageSource::of_artifact(dir)?.limited(limit);
+                let pictures = image_source::of_artifact(dir)?.limited(limit);
                 Self { pictures, sampler, digest, caution: None }
             }
         })

@@ -2,7 +2,7 @@
 //! images are kept in the checkpoint directory.
 
 use crate::support::files::{create_dir, write_json};
-use crate::support::params::{device, parse};
+use crate::support::params::device;
 use crate::support::sit_artifact::TrainingNote;
 use crate::support::{ema_files, facts};
 use candle_core::{DType, Device, Tensor};
@@ -17,7 +17,7 @@ use erw_ml::nn::precision::Precision;
 use erw_ml::viz::picture::{NpzWriter, contact_sheet, to_u8};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use serde::Deserialize;
 use serde_json::json;
 use std::fs::File;

@@ -5,7 +5,7 @@
 use super::settings::LoopSettings;
 use erw_base::error::{Error, Result};
 use erw_ml::formats::tfevents::EventFile;
-use erw_ml::train::observer::Observer;
+use erw_ml::observer::Observer;
 use erw_runner::kind::attempt::Attempt;
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ pub struct Reporter<'a> {
     board: RefCell<Option<EventFile>>,
     /// Samples per step; 0 if they are not counted.
     samples: usize,
-    /// Time spent in [`waiting`](Self::waiting).
+    /// Time spent waiting for batches.
     waited: Cell<Duration>,
     /// The step at which the loop began, then the step reported last.
     last: Cell<Mark>,
@@ -56,14 +56,6 @@ impl<'a> Reporter<'a> {
             last: Cell::new(Mark::new(0)),
             now: Cell::new(Mark::new(0)),
         })
-    }
-
-    /// Gets a batch and counts the time as waiting for data.
-    pub fn waiting<T>(&self, get: impl FnOnce() -> T) -> T {
-        let began = Instant::now();
-        let got = get();
-        self.waited.set(self.waited.get() + began.elapsed());
-        got
     }
 
     /// Reports steps and samples per second since the last report, and the share of that time spent
@@ -131,6 +123,9 @@ impl Observer for Reporter<'_> {
         self.last.set(Mark::new(step));
         self.attempt.resumed(step);
         self.draw(|board| board.resume(step));
+    }
+    fn waited(&self, time: Duration) {
+        self.waited.set(self.waited.get() + time);
     }
     fn log(&self, text: &str) {
         self.attempt.log(text);

@@ -4,12 +4,12 @@
 use super::settings::{LoopSettings, Optimization};
 use super::trainer;
 use crate::evaluation::confusion::Confusion;
-use crate::support::batches::batches;
 use crate::support::files::{create_dir, write_json};
-use crate::support::params::{device, parse, usage};
+use crate::support::params::{device, usage};
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::augment;
+use erw_ml::data::batches::batches;
 use erw_ml::data::images::ImageSet;
 use erw_ml::data::prefetch::MicroBatch;
 use erw_ml::models::classifier::{Classifier, ClassifierConfig, cross_entropy};
@@ -19,7 +19,7 @@ use erw_ml::train::config::StepLoss;
 use erw_ml::train::trained::Trained;
 use erw_ml::train::{Hooks, batch_indices};
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
 

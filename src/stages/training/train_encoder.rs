@@ -5,7 +5,7 @@
 use super::settings::{LoopSettings, Optimization};
 use super::trainer;
 use crate::support::files::{create_dir, write_json};
-use crate::support::params::{device, parse};
+use crate::support::params::device;
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::images::ImageSet;
@@ -20,7 +20,7 @@ use erw_ml::train::pretrain::{self, Learner, Objective};
 use erw_ml::train::trained::Trained;
 use erw_ml::train::{Hooks, batch_indices};
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
 

@@ -2,12 +2,12 @@
 
 use super::settings::{LoopSettings, Optimization};
 use super::trainer;
-use crate::support::batches::batches;
 use crate::support::facts;
 use crate::support::files::{create_dir, write_json};
-use crate::support::params::{device, parse, usage};
+use crate::support::params::{device, usage};
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
+use erw_ml::data::batches::batches;
 use erw_ml::data::images::{ImageSet, to_unit};
 use erw_ml::data::prefetch::MicroBatch;
 use erw_ml::models::vae::{self, AutoencoderKl, Reconstruction, VaeConfig, VaeLoss, posterior_noise, psnr};
@@ -18,7 +18,7 @@ use erw_ml::train::{Hooks, batch_indices};
 use erw_ml::viz::picture::{contact_sheet, to_u8};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use serde::Deserialize;
 use std::path::Path;
 

@@ -2,12 +2,12 @@
 
 use super::reporter::Reporter;
 use erw_base::error::{Error, Result};
-use erw_ml::data::prefetch::{MicroBatch, following, prefetching};
+use erw_ml::data::prefetch::MicroBatch;
 use erw_ml::models::sit::SiTConfig;
 use erw_ml::nn::params::ParamSet;
 use erw_ml::train::config::{FitConfig, StepLoss};
 use erw_ml::train::trained::{Fit, Trained};
-use erw_ml::train::{Divergence, Hooks, fit};
+use erw_ml::train::{Divergence, Hooks, fit_batches};
 use erw_runner::kind::attempt::Attempt;
 
 /// Lies beside the checkpoints of a SiT, so that they can be exported.
@@ -27,11 +27,7 @@ pub fn train<B: Send>(
     loss: &dyn Fn(u64, B) -> candle_core::Result<StepLoss>,
 ) -> Result<Trained> {
     let reporter = Reporter::new(attempt, cfg.samples)?;
-    let outcome = prefetching(make, &following(cfg.steps, cfg.accumulate), |batches| {
-        let mut step_loss = |step, micro| loss(step, reporter.waiting(|| batches.take((step, micro)))?);
-        fit(params, cfg, &reporter, watch, &mut step_loss)
-    });
-    match outcome? {
+    match fit_batches(params, cfg, &reporter, watch, make, loss)? {
         Fit::Done(trained) => Ok(trained),
         Fit::Stopped => Err(Error::suspended()),
         Fit::Diverged(divergence) => Err(diverged(&divergence, cfg)),

@@ -73,6 +73,37 @@ fn read_depths<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<us
 }
 
 impl SiTConfig {
+    /// The network of a published name, as SiT and REPA have it, for latents of these channels and this side, with a
+    /// projector behind block `encoder_depth` for each feature dimension in `z_dims`.
+    pub fn published(
+        name: &str,
+        [in_channels, input_size]: [usize; 2],
+        num_classes: usize,
+        z_dims: Vec<usize>,
+        encoder_depth: usize,
+    ) -> Result<Self> {
+        let (hidden, depth, heads, patch_size) = Self::sizes(name)?;
+        Ok(Self {
+            input_size,
+            in_channels,
+            patch_size,
+            hidden,
+            depth,
+            heads,
+            mlp_ratio: 4.0,
+            mlp: MlpKind::Gelu,
+            num_classes,
+            class_dropout: 0.1,
+            z_dims,
+            projector: ProjectorKind::Mlp,
+            projector_dim: 2048,
+            encoder_depth: vec![encoder_depth],
+            rope: false,
+            qk_norm: false,
+            warmup_depth: None,
+        })
+    }
+
     /// Hidden width, depth, heads and patch size of a published name such as `SiT-XL/2`.
     pub fn sizes(name: &str) -> Result<(usize, usize, usize, usize)> {
         let parts = name.strip_prefix("SiT-").and_then(|n| n.split_once('/'));

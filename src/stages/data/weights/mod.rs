@@ -6,7 +6,6 @@ mod choice;
 mod convert;
 
 use crate::support::facts::{network, text};
-use crate::support::params::parse;
 use erw_base::error::{Error, ErrorKind, Result};
 use erw_fetch::FetchObserver;
 use erw_fetch::download::sha256;
@@ -19,7 +18,7 @@ use erw_ml::models::vae::VaeConfig;
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::property::Fact;
 use serde::Deserialize;
 use serde_json::json;

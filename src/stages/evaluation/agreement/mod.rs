@@ -5,13 +5,13 @@
 mod rows;
 
 use crate::support::files::{create_dir, write_json};
-use crate::support::params::{check_list, parse};
+use crate::support::params::check_list;
 use erw_base::error::{Error, Result};
 use erw_ml::metrics::alignment::{AlignmentMetric, Protocol, Representation};
 use erw_ml::metrics::cknna::Estimator;
 use erw_ml::metrics::unit_rows::{Clamp, Over};
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
 use serde_json::{Map, json};

@@ -1,11 +1,12 @@
-//! Two sides of a comparison, held against each other before any image is looked at: what cannot be had of them is
-//! refused at once, not after an hour.
+//! Two sides of a comparison, held against each other before any image is looked at: what cannot be
+//! had of them is refused at once, not after an hour.
 
-use super::metric::{Metric, Needs};
+use super::image_source::check_size;
 use super::provenance::Extractor;
 use super::side::{Side, Statistics};
 use candle_core::Device;
 use erw_base::error::{Error, Result};
+use erw_ml::evaluation::metric::{Metric, Needs};
 use erw_ml::metrics::bounds::Requirements;
 use erw_ml::metrics::gaussian::{POOLED, SPATIAL};
 use erw_ml::models::feature_network::FeatureNetwork;
@@ -74,7 +75,7 @@ impl Comparison {
                 }
                 Side::Images { pictures, .. } => {
                     let trained = self.network.as_ref().and_then(|network| network.size());
-                    pictures.check_size(trained).map_err(|e| e.within(&format!("input `{slot}`")))?;
+                    check_size(pictures, trained).map_err(|e| e.within(&format!("input `{slot}`")))?;
                 }
                 Side::Stats(stats) => self.check_statistics(slot, stats)?,
             }

@@ -1,4 +1,6 @@
-//! Receives the reports of a running training, and may stop it.
+//! Receives the reports of long work, a training or a pass over images, and may stop it.
+
+use std::time::Duration;
 
 /// The reports of a training loop.
 pub trait Observer {
@@ -9,6 +11,8 @@ pub trait Observer {
     fn checkpointing(&self) {}
     fn checkpointed(&self, step: u64);
     fn resumed(&self, step: u64);
+    /// The loop waited so long for a batch.
+    fn waited(&self, _: Duration) {}
     fn log(&self, text: &str);
     /// Asked after every step: whether to write a checkpoint and return.
     fn should_stop(&self) -> bool;
