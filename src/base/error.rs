@@ -226,8 +226,8 @@ impl From<candle_core::Error> for Error {
     }
 }
 
-/// The innermost cause of a library's error, which says most: a refused connection, an unknown host,
-/// a status, a timeout.
+/// The innermost cause of a library's error, which says most: a refused connection, an unknown
+/// host, a status, a timeout.
 pub fn innermost(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {

@@ -1,5 +1,6 @@
 //! The base of every erw crate: errors with places and hints ([`error`]), text files as editors
-//! write them ([`text`]), resource limits ([`limits`]), process setup ([`process`]) and SVG ([`svg`]).
+//! write them ([`text`]), resource limits ([`limits`]), process setup ([`process`]) and SVG
+//! ([`svg`]).
 
 pub mod error;
 pub mod limits;

@@ -1,5 +1,5 @@
-//! SVG as text, an element a line, on no background: one file serves light pages and dark ones. Knows nothing of what is
-//! drawn.
+//! SVG as text, an element a line, on no background: one file serves light pages and dark ones.
+//! Knows nothing of what is drawn.
 
 use std::fmt::{Arguments, Display, Write};
 

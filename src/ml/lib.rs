@@ -1,5 +1,5 @@
-//! A small candle library for training and measuring diffusion transformers. Knows nothing of pipelines,
-//! stages or caches.
+//! A small candle library for training and measuring diffusion transformers. Knows nothing of
+//! pipelines, stages or caches.
 
 pub mod data;
 pub mod diffusion;

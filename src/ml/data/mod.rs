@@ -1,5 +1,5 @@
-//! Data sets: images and ready latents from where people have them, packed arrays on disk, images out. Order, noise and
-//! augmentation are the trainer's.
+//! Data sets: images and ready latents from where people have them, packed arrays on disk, images
+//! out. Order, noise and augmentation are the trainer's.
 
 pub mod augment;
 pub mod batches;

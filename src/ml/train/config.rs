@@ -33,8 +33,8 @@ pub struct FitConfig {
 }
 
 impl FitConfig {
-    /// AdamW as SiT is trained with it, at a constant rate, its gradients clipped; one average; no checkpoint unless
-    /// it is stopped.
+    /// AdamW as SiT is trained with it, at a constant rate, its gradients clipped; one average; no
+    /// checkpoint unless it is stopped.
     pub fn new(steps: u64, lr: f64, checkpoint_dir: &Path) -> Self {
         let decay = Decay::All;
         Self {

@@ -1,5 +1,6 @@
-//! How workers are started: the program and its arguments, before the path of the job file. Another way to start them
-//! (`srun`, a container, another machine) is another [`Launcher`]; what happens to the process then is `launch`'s.
+//! How workers are started: the program and its arguments, before the path of the job file. Another
+//! way to start them (`srun`, a container, another machine) is another [`Launcher`]; what happens
+//! to the process then is `launch`'s.
 
 use erw_base::error::{Error, Result};
 use std::ffi::OsString;

@@ -1,8 +1,8 @@
 //! The results of a stage as it leaves them: the numbers of a JSON object, and a description of the
 //! entries that are not numbers. A file without results is not an error, but the user must learn
-//! why there are none. Python writes `NaN` and `Infinity`, which are not JSON; they are accepted, so
-//! that a diverged training keeps its results, and a pruning rule sees them. Does not know what the
-//! numbers mean.
+//! why there are none. Python writes `NaN` and `Infinity`, which are not JSON; they are accepted,
+//! so that a diverged training keeps its results, and a pruning rule sees them. Does not know what
+//! the numbers mean.
 
 use crate::event::Measure;
 use crate::text::suggest::ticked;

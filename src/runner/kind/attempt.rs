@@ -171,7 +171,8 @@ impl Attempt {
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         results.insert(name.into(), finite(value).into());
     }
-    /// Writes the results to [`RESULTS`], where the runner reads them when the attempt has succeeded.
+    /// Writes the results to [`RESULTS`], where the runner reads them when the attempt has
+    /// succeeded.
     pub fn write_results(&self) -> Result<()> {
         let path = self.job.work_dir.join(RESULTS);
         let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);

@@ -139,8 +139,8 @@ impl EdgeResolver<'_> {
     }
 }
 
-/// Draft indices in topological order, otherwise as in the file. A depth-first search, whose stack is
-/// the cycle when there is one: the user needs all of it.
+/// Draft indices in topological order, otherwise as in the file. A depth-first search, whose stack
+/// is the cycle when there is one: the user needs all of it.
 pub(crate) fn order(drafts: &[Draft], edges: &Edges) -> Result<Vec<usize>> {
     const OPEN: u8 = 1;
     const DONE: u8 = 2;

@@ -1,7 +1,6 @@
 //! `accuracy`: measures how often a classifier recognises in a sample the class that it was
 //! generated for.
 
-use super::confusion::Confusion;
 use crate::support::files::{create_dir, write_json};
 use crate::support::params::{Walk, check_walk, device};
 use candle_core::Device;
@@ -9,6 +8,7 @@ use erw_base::error::{Error, Result};
 use erw_ml::data::batches::batches;
 use erw_ml::data::images::ImageSet;
 use erw_ml::metrics::bounds::Requirements;
+use erw_ml::metrics::confusion::Confusion;
 use erw_ml::models::classifier::Classifier;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::{StageKind, no_facts};

@@ -3,7 +3,6 @@
 
 use super::settings::{LoopSettings, Optimization};
 use super::trainer;
-use crate::evaluation::confusion::Confusion;
 use crate::support::files::{create_dir, write_json};
 use crate::support::params::{device, usage};
 use candle_core::{DType, Device, Tensor};
@@ -12,6 +11,7 @@ use erw_ml::data::augment;
 use erw_ml::data::batches::batches;
 use erw_ml::data::images::ImageSet;
 use erw_ml::data::prefetch::MicroBatch;
+use erw_ml::metrics::confusion::Confusion;
 use erw_ml::models::classifier::{Classifier, ClassifierConfig, cross_entropy};
 use erw_ml::models::feature_network::pixels_to_unit;
 use erw_ml::nn::params::{self, ParamSet};

@@ -73,8 +73,9 @@ fn read_depths<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<us
 }
 
 impl SiTConfig {
-    /// The network of a published name, as SiT and REPA have it, for latents of these channels and this side, with a
-    /// projector behind block `encoder_depth` for each feature dimension in `z_dims`.
+    /// The network of a published name, as SiT and REPA have it, for latents of these channels and
+    /// this side, with a projector behind block `encoder_depth` for each feature dimension in
+    /// `z_dims`.
     pub fn published(
         name: &str,
         [in_channels, input_size]: [usize; 2],

@@ -1,8 +1,7 @@
-//! Confusion matrix of a classifier.
+//! The confusion matrix of a classifier. Does not know where the images come from.
 
-use candle_core::Tensor;
-use erw_base::error::{Error, Result};
-use erw_ml::models::classifier::Classifier;
+use crate::models::classifier::Classifier;
+use candle_core::{Error, Result, Tensor};
 
 /// Counts of each predicted label for each true label.
 pub struct Confusion {
@@ -20,7 +19,7 @@ impl Confusion {
         let classes = self.counts.len();
         for (answer, label) in net.classify(images)?.into_iter().zip(labels) {
             let row = usize::try_from(*label).ok().and_then(|l| self.counts.get_mut(l)).ok_or_else(|| {
-                Error::stage(format!("an image has label {label}, but the classifier knows {classes} classes"))
+                Error::Msg(format!("an image has label {label}, but the classifier knows {classes} classes"))
             })?;
             row[answer] += 1;
         }
