@@ -98,7 +98,7 @@ fn a_missing_source_is_told_before_anything_runs() {
     assert!(said.stderr.contains("stage `a`: `watch.0` is missing: nothing at"), "{}", said.stderr);
     assert!(space.ran().is_empty());
     assert!(space.plan(&[]).contains("missing: `watch.0`: nothing at src"));
-    assert!(space.plan(&[]).contains("1 file or folder; 1 stage runs without"), "{}", space.plan(&[]));
+    assert!(space.plan(&[]).contains("1 file or folder is missing; 1 stage does not need them"), "{}", space.plan(&[]));
     // What does not need it can be had.
     space.run(&["--keep-going"]).expect(1);
     assert_eq!(space.ran(), ["d"]);
@@ -113,7 +113,7 @@ fn forcing_runs_one_stage_again_and_nothing_else() {
     let said = space.run(&["--force", "b"]).expect(0);
     assert_eq!(space.ran(), ["b"]);
     assert!(said.stderr.contains("b: started (forced)"), "{}", said.stderr);
-    assert!(space.run(&["--force", "bb"]).expect(2).stderr.contains("no stage `bb` to force"));
+    assert!(space.run(&["--force", "bb"]).expect(2).stderr.contains("`--force bb`: no such stage"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How an [`Error`] looks: the message, the place with its line and a caret, the causes, the hints.
+//! Renders an [`Error`]: the message, the place with its line and a caret, the causes, the hints.
 //!
 //! ```text
 //! error: stage `train`: unknown parameter `warm_steps`
@@ -18,7 +18,7 @@ use std::io::{IsTerminal, Write};
 pub fn render(error: &Error, color: bool) -> String {
     let renderer = if color { Renderer::styled() } else { Renderer::plain() };
     let message = match error.kind {
-        ErrorKind::Internal => format!("{} (a mistake in erw itself)", error.message),
+        ErrorKind::Internal => format!("{} (a bug in erw)", error.message),
         _ => error.message.clone(),
     };
     let message = shown(&message);
@@ -41,7 +41,7 @@ pub fn render(error: &Error, color: bool) -> String {
     }
     text.push('\n');
     let (bold, cyan, plain) = if color { ("\x1b[1m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
-    // Further lines below the first.
+    // Aligns further lines with the first.
     let indented = |text: &str, label: &str| text.replace('\n', &format!("\n{}", " ".repeat(label.len() + 2)));
     for cause in &error.causes {
         text.push_str(&format!("{bold}cause{plain}: {}\n", indented(&shown(cause), "cause")));
@@ -57,7 +57,7 @@ pub fn print(error: &Error) {
     let stderr = std::io::stderr();
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
     let text = render(error, stderr.is_terminal() && !no_color);
-    // Nobody is left to tell when standard error itself is gone.
+    // If standard error itself is closed, the failure cannot be reported.
     let _ = stderr.lock().write_all(text.as_bytes());
 }
 

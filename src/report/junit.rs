@@ -1,8 +1,10 @@
-//! A run as JUnit XML, which CI services show: a test case per stage, written when the run has ended.
+//! A run as JUnit XML, which CI services show: a test case for each stage, written when the run has
+//! ended.
 //!
-//! A stage that is cached or ran has passed; one that was skipped or put down counts as skipped, with the reason.
+//! A stage that is cached or ran has passed; one that was skipped or suspended counts as skipped,
+//! with the reason.
 
-use super::plain::when_run_again;
+use super::plain::next_run;
 use erw_base::error::{Error, Result};
 use erw_runner::event::{Event, EventKind, Failure, Listener, StageEnd, State};
 use erw_runner::host::{host, utc_now};
@@ -21,7 +23,7 @@ pub struct Junit {
 
 impl Junit {
     /// # Errors
-    /// When the file cannot be written; better known before a run than after it.
+    /// If the file cannot be written, which is better known before a run than after it.
     pub fn new(file: &Path) -> Result<Self> {
         std::fs::write(file, "").map_err(|e| Error::io("write", file, e))?;
         Ok(Self { file: file.into(), pipeline: String::new(), began: utc_now(), ends: vec![] })
@@ -39,7 +41,7 @@ impl Junit {
         suites.write_inner_content(|xml| {
             let suite = xml.create_element("testsuite").with_attribute(("name", &*clean(&self.pipeline)));
             let suite = suite.with_attributes(counts).with_attribute(("time", &*time));
-            // Without a fraction and a zone, as the schema has it.
+            // Without fraction and zone, as the schema requires.
             let began = self.began.split('.').next().unwrap_or_default();
             let suite = suite.with_attributes([("timestamp", began), ("hostname", &*clean(&host()))]);
             suite.write_inner_content(|xml| self.ends.iter().try_for_each(|end| self.case(xml, end)))?;
@@ -51,7 +53,7 @@ impl Junit {
     }
 
     fn case(&self, xml: &mut Writer<Vec<u8>>, end: &StageEnd) -> std::io::Result<()> {
-        // What a cached stage took, it took in another run.
+        // The time of a cached stage was spent in another run.
         let time = if end.state == State::Cached { 0.0 } else { end.seconds };
         let (name, class, time) = (clean(&end.stage), clean(&self.pipeline), format!("{time:.3}"));
         let case = [("name", &*name), ("classname", &*class), ("time", &*time)];
@@ -66,7 +68,7 @@ impl Junit {
             })?,
             State::Skipped | State::Suspended => case.write_inner_content(|xml| {
                 let why = match end.state {
-                    State::Suspended => format!("put down before its end; {}", when_run_again(end)),
+                    State::Suspended => format!("suspended; {}", next_run(end)),
                     _ => message.to_string(),
                 };
                 xml.create_element("skipped").with_attribute(("message", &*why)).write_empty()?;
@@ -90,13 +92,13 @@ fn details(failure: &Failure) -> String {
     let message = std::iter::once(failure.message.clone());
     let mut lines: Vec<String> = message.chain(place).chain(causes).chain(hints).collect();
     if !failure.tail.is_empty() {
-        lines.push("the log ends:".into());
+        lines.push("end of the log:".into());
         lines.extend(failure.tail.iter().map(|l| format!("  {l}")));
     }
     lines.join("\n")
 }
 
-/// Without what is for a terminal only, so without the characters that XML cannot hold even in escapes.
+/// Removes control sequences, and with them the characters that XML cannot express.
 fn clean(text: &str) -> String {
     shown(text)
 }
@@ -106,13 +108,13 @@ impl Listener for Junit {
         match &event.what {
             EventKind::RunStarted { pipeline, .. } => self.pipeline.clone_from(pipeline),
             EventKind::Ended(end) => {
-                // A stage whose output was found damaged ends twice; the last time counts.
+                // A stage whose output was found damaged ends twice; its last end counts.
                 self.ends.retain(|e| e.stage != end.stage);
                 self.ends.push((**end).clone());
             }
             EventKind::RunFinished { seconds, .. } => {
                 if let Err(e) = self.xml(*seconds).and_then(|xml| std::fs::write(&self.file, xml)) {
-                    // The run is worth more than its report.
+                    // A missing report does not fail the run.
                     let text = format!("warning: cannot write `{}`: {e}\n", self.file.display());
                     let _ = std::io::stderr().write_all(text.as_bytes());
                 }
