@@ -4,6 +4,7 @@
 use super::pipeline::{METRICS, NETWORK, REFERENCE, Ran, SAMPLES};
 use crate::cli::common::{columns, json};
 use crate::report::table::grid;
+use crate::report::text::wrapped;
 use erw_base::error::{Error, Result};
 use erw_ml::data::source::left_out::LeftOut;
 use erw_runner::event::{Measure, State};
@@ -32,7 +33,7 @@ impl Summary {
         let warnings = self.warnings.iter().map(|w| ("warning", w));
         let facts = self.facts.iter().map(|(word, said)| (*word, said));
         for (word, said) in facts.chain(warnings) {
-            let lines = textwrapped(said, WIDTH - 11);
+            let lines = wrapped(said, WIDTH - 11);
             rows.extend(
                 lines
                     .into_iter()
@@ -51,23 +52,6 @@ impl Summary {
     fn values(&self) -> Map<String, Value> {
         self.results.iter().map(|r| (r.name.clone(), json!(r.value))).collect()
     }
-}
-
-/// Wraps text at this width; longer words get a line of their own.
-fn textwrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = vec![String::new()];
-    for word in text.split(' ') {
-        let line = lines.last_mut().map_or(0, |l| l.chars().count());
-        match lines.last_mut() {
-            Some(last) if line == 0 => last.push_str(word),
-            Some(last) if line + 1 + word.chars().count() <= width => {
-                last.push(' ');
-                last.push_str(word);
-            }
-            _ => lines.push(word.into()),
-        }
-    }
-    lines
 }
 
 /// A number with six digits; `nan` if it is not finite.

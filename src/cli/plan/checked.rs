@@ -88,8 +88,7 @@ fn sum(lines: &[Line], missing: &[&Missing], blocked: usize) -> String {
     };
     if !missing.is_empty() && blocked + cached < all {
         let free = all - cached - blocked;
-        let free = count(free, "stage does", "stages do");
-        sum.push_str(&format!("; {free} not need them and can run with --keep-going or by name"));
+        sum.push_str(&format!("; with --keep-going, {} would run", count(free, "stage", "stages")));
     }
     sum
 }

@@ -37,7 +37,7 @@ Environment:
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// List the published files that pipelines can name, and which are downloaded
+    /// List the published files that pipelines can name, and which of them are downloaded
     List {
         /// Print a JSON list
         #[arg(long)]
