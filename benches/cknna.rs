@@ -1,11 +1,12 @@
-//! How fast two representations of 10,000 images are compared, and in how much memory; benches/pytorch/cknna.py is the
-//! same in PyTorch.
+//! Time and memory of comparing two representations of 10,000 images; benches/pytorch/cknna.py does
+//! the same in PyTorch.
 //!
 //!     cargo bench --bench cknna                # all
 //!     cargo bench --bench cknna -- cknna       # some
 //!
-//! Features are random, `[10000, 768]` f32 each, unclamped; the peak memory has them in it. The rate counts a product of
-//! all pairs of samples for each representation, though the program does half of it.
+//! Features are random, `[10000, 768]` f32 each, unclamped; the peak memory includes them. The rate
+//! counts a product of all pairs of samples for each representation, although the program computes
+//! only half of it.
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 mod support;

@@ -1,12 +1,12 @@
-//! How fast features become numbers on this machine, and in how much memory; benches/pytorch/distances.py is the same with
-//! SciPy, PyTorch and torch-fidelity.
+//! Time and memory of computing metrics from features; benches/pytorch/distances.py does the same
+//! with SciPy, PyTorch and torch-fidelity.
 //!
 //!     cargo bench --bench distances               # all
 //!     cargo bench --bench distances -- frechet    # some
 //!
-//! Features are as wide as Inception's, 2048 (CMMD: as CLIP's, 768), and random. Every case runs in a process of its own.
-//! Operations are those of products of all pairs, or, for the Fréchet distance, of a product, two factors and a
-//! reduction to two diagonals, in f64.
+//! Features are random, with the width of Inception's, 2048 (CMMD: of CLIP's, 768). Every case runs
+//! in a process of its own. The operations counted are those of the products of all pairs or, for
+//! the Fréchet distance, of a product, two factors and a reduction to two diagonals, in f64.
 
 mod support;
 

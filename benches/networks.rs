@@ -1,12 +1,12 @@
-//! How fast the published networks run on this machine, and in how much memory; benches/pytorch/networks.py is the same
-//! in PyTorch.
+//! Time and memory of the published networks; benches/pytorch/networks.py does the same in PyTorch.
 //!
 //!     cargo bench --bench networks                      # all
 //!     cargo bench --bench networks -- vae-encode images # some
 //!
-//! Every case runs in a process of its own, so that its peak memory (VmHWM) is its own. Weights are random: time does
-//! not depend on them. The last column relates a network's rate to that of a 2048^3 f32 matrix product in the same
-//! process; it counts operations by definition, so a convolution that needs fewer may pass 1.
+//! Every case runs in a process of its own, so that its peak memory (VmHWM) is its own. Weights are
+//! random, because the time does not depend on them. The last column is the rate of the network
+//! relative to that of a 2048^3 f32 matrix product in the same process. Operations are counted by
+//! definition, so a convolution that needs fewer may exceed 1.
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 mod support;
@@ -73,7 +73,8 @@ fn measure(case: &str) -> Result<Value> {
     support::rated(seconds, gflop, None)
 }
 
-/// The work of the `images` stage on files as ImageNet's: decoding and ADM's centre crop to 256 pixels, on all cores.
+/// The work of the `images` stage on files as ImageNet's: decoding and ADM's centre crop to 256
+/// pixels, on all cores.
 fn images() -> Result<Value> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench-images");
     let files = image_files(&dir);
@@ -83,7 +84,8 @@ fn images() -> Result<Value> {
     Ok(json!({"seconds": seconds, "per_s": files.len() as f64 / seconds, "peak_mib": peak_mib()}))
 }
 
-/// 192 JPEG and 64 PNG files of 500 x 375 pixels, made when they are not there: waves, and noise as of film grain.
+/// 192 JPEG and 64 PNG files of 500 x 375 pixels, made when they are not there: waves, and noise as
+/// of film grain.
 fn image_files(dir: &Path) -> Vec<PathBuf> {
     std::fs::create_dir_all(dir).unwrap();
     let paths: Vec<PathBuf> =
@@ -119,7 +121,8 @@ fn normal(shape: &[usize]) -> Result<Tensor> {
     normal_rows(0, Purpose::Probe, 0, &[0], shape, &CPU)
 }
 
-/// Weights that keep numbers in a sane range: normal by fan-in, vectors (scales, shifts, variances) all 0.5.
+/// Weights that keep numbers in a sane range: normal by fan-in, vectors (scales, shifts, variances)
+/// all 0.5.
 fn random(shapes: BTreeMap<String, Shape>) -> Result<Tensors> {
     let tensor = |(name, shape): (String, Shape)| {
         let tensor = match shape.dims() {

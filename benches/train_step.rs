@@ -1,16 +1,18 @@
-//! One step of training, of warmup and of sampling a SiT at 32 x 32 x 4, in f32; benches/pytorch/train_step.py is the same
-//! in PyTorch. `checkpointed-xl/2` is the largest network at batch 1, in 14 GiB. With `--features cuda` there are training
-//! steps on a GPU too, in f32 (`gpu-`) and with products in bf16 (`bf16-`), of 64 samples.
+//! One step of training, of warmup and of sampling a SiT at 32 x 32 x 4, in f32;
+//! benches/pytorch/train_step.py does the same in PyTorch. `checkpointed-xl/2` is the largest
+//! network at batch 1, in 14 GiB. With `--features cuda` there are also training steps of 64
+//! samples on a GPU, in f32 (`gpu-`) and with products in bf16 (`bf16-`).
 //!
 //!     cargo bench --bench train_step                      # all
 //!     cargo bench --bench train_step -- sit-s/2 sit-b/2   # some
-//!     cargo bench --bench train_step -- memory            # peak memory along 500 steps of a small network
+//!     cargo bench --bench train_step -- memory            # peak memory over 500 steps
 //!
-//! A training step is the forward and backward pass of velocity and alignment loss (one projector, 2048 wide, to 768
-//! features, behind block 4), clipping, AdamW and the moving average, as the program's own loop does them, on data in
-//! memory. Seconds are those of the fastest of some steps after a first. Operations are the matrix products of the
-//! forward pass, twice as many backward, and once more where activations are computed anew; attention's own
-//! recomputation of scores is not counted.
+//! A training step is the forward and backward pass of velocity and alignment loss (one projector
+//! of width 2048 to 768 features, after block 4), clipping, AdamW and the moving average, as in the
+//! program's own loop, on data in memory. Seconds are those of the fastest of several steps after
+//! the first. Operations are the matrix products of the forward pass, twice as many for the
+//! backward pass, and once more if activations are recomputed; the recomputation of scores in
+//! attention is not counted.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and fails by panicking")]
 
 mod support;

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs examples on a copy, with an empty cache. Usage: examples/run.sh [EXAMPLE ...]
-# Without names it runs all of them and prints only what fails; of those that are named it prints
-# everything. ERW names the program; else it is target/release/erw, target/debug/erw or the installed
+# Without names it runs all examples and prints only what fails; with names it prints everything. The
+# program is the one that ERW names, otherwise target/release/erw, target/debug/erw or the installed
 # one.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -15,7 +15,7 @@ trap 'chmod -R u+w "$place"; rm -rf "$place"' EXIT
 trap 'exit 1' INT TERM
 cp -r "$here" "$place/examples"
 cp -r "$here/../pipelines" "$place/pipelines"
-# Whoever sets these means other caches and other weights.
+# These variables name other caches and other weights.
 unset ERW_REMOTE ERW_REMOTE_MODE ERW_REGISTRY
 export ERW ERW_CACHE_DIR="$place/cache"
 

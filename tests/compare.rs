@@ -44,7 +44,7 @@ fn metrics_are_those_of_cached_stages() {
 fn a_pipeline_without_results_says_so() {
     let space = Space::new("[stages.s]\nkind = \"command\"\nrun = \"echo > {outputs.o}\"\noutputs = { o = \"t\" }\n");
     space.run(&[]).expect(0);
-    assert_eq!(space.erw(&["metrics", "p.toml"]).expect(0).stdout, "every stage is cached, and none has results\n");
+    assert_eq!(space.erw(&["metrics", "p.toml"]).expect(0).stdout, "all stages are cached, and none has results\n");
     assert_eq!(space.erw(&["metrics", "p.toml", "--format", "json"]).expect(0).stdout, "[]\n");
 }
 
@@ -59,7 +59,7 @@ fn two_pipelines_side_by_side() {
     insta::assert_snapshot!("pipelines", redact(&compare(&space, &["p.toml", "q.toml"])));
     let all = compare(&space, &["p.toml", "q.toml", "--all", "--format", "markdown"]);
     insta::assert_snapshot!("pipelines_all", redact(&all));
-    assert_eq!(compare(&space, &["p.toml", "p.toml"]), "nothing differs\n");
+    assert_eq!(compare(&space, &["p.toml", "p.toml"]), "no differences\n");
     let csv = compare(&space, &["p.toml", "q.toml", "--format", "csv"]);
     assert!(csv.lines().nth(3).unwrap().starts_with("score,outputs.o,"), "equal parameters, another artifact: {csv}");
     assert_eq!(causes(&csv), "stage,what,a,b,difference,relative\npack,params.limit,1,3,,\npack,images,2,6,4,2\n");
@@ -82,7 +82,7 @@ fn stages_that_only_one_has_are_named() {
 fn a_trial_of_a_sweep() {
     let space = two();
     insta::assert_snapshot!("trial", compare(&space, &["p.toml@limit=1", "p.toml@limit=2"]));
-    assert_eq!(compare(&space, &["p.toml", "p.toml@limit=1"]), "nothing differs\n", "stages go by their own names");
+    assert_eq!(compare(&space, &["p.toml", "p.toml@limit=1"]), "no differences\n", "stages go by their own names");
     let said = space.erw(&["compare", "p.toml", "p.toml@limit=7"]).expect(2).stderr;
     assert!(said.contains("error: no trial `limit=7`\nhint: did you mean `limit="), "{said}");
     let said = space.erw(&["compare", "p.toml", "pp.toml@limit=1"]).expect(2).stderr;
@@ -108,7 +108,7 @@ fn a_revision_of_git() {
     );
     assert!(compare(&space, &["HEAD:p.toml@limit=1", "p.toml", "--format", "csv"]).contains("pack,images,2,6,4,2\n"));
     let bad = |a: &str| space.erw(&["compare", a, "p.toml"]).expect(2).stderr;
-    assert!(bad("HEAD:z.toml").contains("there is no `z.toml` at revision `HEAD`"));
+    assert!(bad("HEAD:z.toml").contains("no file `z.toml` at revision `HEAD`"));
     assert!(bad("nosuch:p.toml").contains("git knows no revision `nosuch`"));
 }
 
@@ -128,15 +128,18 @@ fn a_past_run() {
         expected,
         "what a record cannot tell is no difference"
     );
-    assert_eq!(compare(&space, &["q.toml", &q]), "nothing differs\n");
+    assert_eq!(compare(&space, &["q.toml", &q]), "no differences\n");
     let said = space.erw(&["compare", &format!("p.toml@{q}"), "p.toml"]).expect(2).stderr;
-    assert!(said.contains("was of the pipeline `q`, not `scored`"), "{said}");
+    assert!(said.contains("ran the pipeline `q`, not `scored`"), "{said}");
     let said = space.erw(&["compare", "run:none", "p.toml"]).expect(2).stderr;
     assert!(said.contains(&format!("error: no run `none`\nhint: the last run is `{}`", runs[1])), "{said}");
     let summary = space.path(&format!("cache/runs/{}/summary.json", runs[1]));
     std::fs::write(&summary, "{\"pipeline\": \"q\", \"exit\": 0, \"stages\": []}").unwrap();
     let said = space.erw(&["compare", &q, "p.toml"]).expect(2).stderr;
-    assert!(said.contains(&format!("error: run `{}` tells of no stage\nhint: a run that found", runs[1])), "{said}");
+    assert!(
+        said.contains(&format!("error: run `{}` has recorded no stages\nhint: a run that finds", runs[1])),
+        "{said}"
+    );
     // One that was killed tells what had ended by then.
     std::fs::remove_file(summary).unwrap();
     assert_eq!(causes(&compare(&space, &["p.toml", &q, "--format", "csv"])), expected);
@@ -170,7 +173,7 @@ fn sources_that_differ_are_named() {
     );
     assert_ne!(lines[0][2], lines[0][3]);
     // A past run against the pipeline as it is, and against itself.
-    assert_eq!(compare(&space, &[&second, "p.toml"]), "nothing differs\n");
+    assert_eq!(compare(&space, &[&second, "p.toml"]), "no differences\n");
     assert!(compare(&space, &[&first, "p.toml"]).contains("files of watch.0"));
-    assert_eq!(compare(&space, &[&first, &first]), "nothing differs\n");
+    assert_eq!(compare(&space, &[&first, &first]), "no differences\n");
 }

@@ -83,8 +83,8 @@ fn metrics_by_step_are_a_table() {
     let said = table(&["train"], 2).stderr;
     assert_eq!(
         said,
-        "error: stage `train` has measured nothing step by step\n\
-         hint: a training does, every `log_every` steps; a run with other values has its own\n"
+        "error: stage `train` has no metrics by step\n\
+         hint: trainings log them every `log_every` steps, separately for each set of values\n"
     );
     assert_eq!(table(&["--format", "csv"], 0).stdout, "stage,step\n");
 

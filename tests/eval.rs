@@ -199,12 +199,10 @@ fn statistics_are_written_and_compared_with() {
     let all = object(by_classifier(&space, &["all", "gen", "ref-stats.npz", "--json"]));
     assert_eq!(all["metrics"].as_object().unwrap().keys().collect::<Vec<_>>(), ["fd"]);
     let told: Vec<&str> = all["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-    let no = |metric: &str| {
-        format!("no {metric}: `ref-stats.npz` holds no images (`arr_0`), which `{metric}` compares with")
-    };
+    let no = |metric: &str| format!("no {metric}: `ref-stats.npz` holds no images (`arr_0`), which `{metric}` needs");
     assert_eq!(told[told.len() - 3..], ["precision", "recall", "kid"].map(no));
     let said = by_classifier(&space, &["pr", "gen", "ref-stats.npz"]).expect(2);
-    let text = "error: `ref-stats.npz` holds no images (`arr_0`), which `precision` compares with";
+    let text = "error: `ref-stats.npz` holds no images (`arr_0`), which `precision` needs";
     assert_eq!(error(&space, &said), text);
     let said = by_classifier(&space, &["fid", "ref-stats.npz", "ref"]).expect(2);
     let text = "error: `ref-stats.npz` holds published statistics, not samples\nhint: the order is SAMPLES REFERENCE";
@@ -234,7 +232,7 @@ fn few_images_have_no_kid_unless_it_is_asked_for() {
     }
     let said = by_classifier(&space, &["kid", "gen", "ref"]).expect(2);
     let text = "error: `gen` has 24 images, and a subset of `kid` 1000\n\
-                hint: `--kid-subset-size` sets another, whose numbers do not compare";
+                hint: `--kid-subset-size` sets another size; its values are not comparable";
     assert_eq!(error(&space, &said), text);
 }
 
@@ -259,11 +257,11 @@ fn sides_that_are_too_small_are_known_before_anything_is_computed() {
     let all = object(by_classifier(&space, &["all", "three.npz", "ref", "--json"]));
     assert_eq!(all["metrics"].as_object().unwrap().keys().collect::<Vec<_>>(), ["fd"]);
     let told: Vec<&str> = all["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-    let no = |metric: &str| format!("no {metric}: `three.npz` has 3 images, and `{metric}` to neighbour 3 needs 4");
+    let no = |metric: &str| format!("no {metric}: `three.npz` has 3 images, but `{metric}` with 3 neighbours needs 4");
     assert_eq!(told[1..3], ["precision", "recall"].map(no));
     let said = by_classifier(&space, &["pr", "gen", "ref", "-k", "24"]).expect(2);
-    let text = "error: `gen` has 24 images, and `precision` to neighbour 24 needs 25\n\
-                hint: `-k` sets another, whose numbers do not compare";
+    let text = "error: `gen` has 24 images, but `precision` with 24 neighbours needs 25\n\
+                hint: `-k` sets another number of neighbours; its values are not comparable";
     assert_eq!(error(&space, &said), text);
     // Images beside statistics are few, too, and `--limit` is not about them.
     npz("many.npz", 1000);
@@ -279,8 +277,8 @@ fn sides_that_are_too_small_are_known_before_anything_is_computed() {
 fn a_set_alone_is_not_compared_with_itself() {
     let space = space();
     let said = by_classifier(&space, &["is", "gen", "--metrics", "fid"]).expect(2);
-    let text = "error: `fid` compares with a reference, and `erw eval is` has none\n\
-                hint: `erw eval fid SAMPLES REFERENCE --metrics is` gives both";
+    let text = "error: `fid` needs a reference, but `erw eval is` takes none\n\
+                hint: `erw eval fid SAMPLES REFERENCE --metrics is` computes both";
     assert_eq!(error(&space, &said), text);
 }
 
@@ -300,12 +298,12 @@ fn statistics_are_held_against_the_network_that_made_them() {
         by_classifier(&space, &["fid", "gen", given]).expect(0);
         let said = eval(&space, &["fid", "gen", given, "--network", "q.toml:classifier"]).expect(1);
         let text =
-            format!("error: `{given}` and the images were seen by other networks, so that no number says anything");
+            format!("error: `{given}` and the images have features of different networks, which cannot be compared");
         assert!(error(&space, &said).starts_with(&text), "{}", said.stderr);
         let said = eval(&space, &["fid", "gen", given]).expect(2);
         let text = format!(
-            "error: `{given}` is of the network `classifier`, and the images would be seen by another\n\
-             hint: name it by `--network`"
+            "error: `{given}` has features of the network `classifier`, but the images would have others\n\
+             hint: give this network with `--network`"
         );
         assert_eq!(error(&space, &said), text);
     }
@@ -316,8 +314,8 @@ fn statistics_are_held_against_the_network_that_made_them() {
     };
     note("pytorch-fid");
     let said = eval(&space, &["fid", "gen", "exported"]).expect(2);
-    let text = "error: `exported` is of mode pytorch-fid, and the images would be prepared as in adm\n\
-                hint: `--mode pytorch-fid` compares with it";
+    let text = "error: `exported` was made in mode pytorch-fid, but the images would be prepared for adm\n\
+                hint: use `--mode pytorch-fid`";
     assert_eq!(error(&space, &said), text);
     // Those of others say nothing, and that is said.
     let mu = Tensor::zeros(8, DType::F64, &CPU).unwrap();
@@ -337,8 +335,8 @@ fn what_cannot_be_written_or_compared_is_known_before() {
     };
     refused(&["stats", "gen", "-o", "no/out.npz"], "error: no folder `no` for `-o no/out.npz`");
     refused(&["stats", "gen", "-o", "ref"], "error: `ref` is a folder\nhint: give a file for `-o`");
-    let text = "error: `cmmd` is of CLIP's embeddings, and the network is another\n\
-                hint: name a CLIP by `--network`, or none";
+    let text = "error: `cmmd` needs the embeddings of CLIP, but the network is another\n\
+                hint: give a CLIP network with `--network`, or leave it out";
     refused(&["cmmd", "gen", "ref"], text);
 }
 
@@ -421,8 +419,8 @@ fn errors_are_about_the_command_line() {
     refused(
         &["is", "gen"],
         2,
-        "error: `is` is of Inception, and the network is of type `classifier`\n\
-         hint: name an Inception by `--network`, or none",
+        "error: `is` needs Inception, but the network is of type `classifier`\n\
+         hint: give an Inception network with `--network`, or leave it out",
     );
     refused(
         &["fid", "gen", "ref", "--device", "tpu"],
@@ -436,7 +434,7 @@ fn errors_are_about_the_command_line() {
     refused(
         &["fid", "gen", "ref"],
         2,
-        "error: stage `classifier` of `p.toml` is not up to date\nhint: `erw run p.toml classifier` makes it",
+        "error: stage `classifier` of `p.toml` is not up to date\nhint: run `erw run p.toml classifier` first",
     );
 }
 
@@ -631,7 +629,7 @@ fn features_that_cannot_be_compared_are_refused() {
     refused(
         &["cka", "nothing.npy", "a.safetensors"],
         2,
-        "error: nothing at `nothing.npy`\nhint: give a file of features, or a folder that `erw export` wrote of them",
+        "error: nothing at `nothing.npy`\nhint: give a file of features, or a folder of features that `erw export` wrote",
     );
 }
 

@@ -113,20 +113,17 @@ fn a_plan_tells_what_stages_took_and_whether_there_is_work() {
     space.write("src/y", "y\nz\n");
     let plan = redact(&space.plan(&[]).replace(" ~", " ~ "));
     let line = |stage: &str| plan.lines().find(|l| l.starts_with(stage)).unwrap().to_string();
-    assert!(line("a").ends_with("~ 0.0 s   run: source `watch.0` changed (y)"), "{plan}");
-    assert!(line("c").ends_with("~ 0.0 s   waits: stale because `b` will run"), "{plan}");
-    assert!(line("d").ends_with("unknown  run: never ran"), "{plan}");
-    let sum = "4 of 4 stages would run; by earlier runs at least 0.0 s, and 1 stage of unknown cost";
+    assert!(line("a").ends_with("~ 0.0 s    run: source `watch.0` changed (y)"), "{plan}");
+    assert!(line("c").ends_with("~ 0.0 s    waits: stale because `b` will run"), "{plan}");
+    assert!(line("d").ends_with("unknown   run: never ran"), "{plan}");
+    let sum = "4 of 4 stages would run; estimated time at least 0.0 s, unknown for 1 stage";
     assert_eq!(plan.lines().last(), Some(sum));
     let json = space.erw(&["plan", "p.toml", "--format", "json"]).expect(0).stdout;
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["stale"], &json["unknown_cost"]), (&4.into(), &1.into()));
     assert!(json["past_seconds"].as_f64().unwrap() > 0.0);
     let markdown = space.erw(&["plan", "p.toml", "--format", "markdown"]).expect(0).stdout;
-    assert!(
-        markdown.starts_with("### Plan of `chain`\n\n| stage | kind | verdict | took before |\n|---|"),
-        "{markdown}"
-    );
+    assert!(markdown.starts_with("### Plan of `chain`\n\n| stage | kind | verdict | estimate |\n|---|"), "{markdown}");
     assert!(markdown.contains("| `d` | command | run: never ran | unknown |\n"), "{markdown}");
 }
 
@@ -283,7 +280,7 @@ fn a_renamed_pipeline_is_compared_with_what_it_was() {
     space.write("pipes/new.toml", &space.read("pipes/q.toml"));
     let (lines, text) = since(&space, "pipes/new.toml", "HEAD");
     assert!(lines.iter().all(|l| l.ends_with(" new")), "{lines:?}");
-    assert!(text.contains("\n`pipes/new.toml` was not there\n"), "{text}");
+    assert!(text.contains("\n`pipes/new.toml` did not exist\n"), "{text}");
 }
 
 /// Two stages a layer, each of which needs both of the layer before: paths double with every layer.
@@ -317,7 +314,7 @@ fn each_change_is_followed_once_and_not_without_end() {
     let said = why(&space, "a10");
     assert!(said.contains("echo one a > {outputs.o}") && !said.contains("and so on"), "{said}");
     let shown = redact(&space.erw(&["show", "p.toml:a39"]).expect(0).stdout);
-    assert!(shown.contains(", made of more: `erw show #` goes on\n"), "{shown}");
+    assert!(shown.contains(", continued in `erw show #`\n"), "{shown}");
     let json = space.erw(&["show", "p.toml:a39", "--json"]).expect(0).stdout;
     serde_json::from_str::<Value>(&json).unwrap();
 }

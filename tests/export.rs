@@ -105,7 +105,7 @@ fn nothing_is_run_and_nothing_damaged_gets_out() {
     space.write("p.toml", &TWO.replace("echo 3", "echo 4"));
     let said = export(&space, &["second", "out"]).expect(2);
     assert!(said.stderr.starts_with("error: stage `second` is not up to date\ncause: "), "{}", said.stderr);
-    assert!(said.stderr.ends_with("hint: `erw run p.toml second` makes it\n"), "{}", said.stderr);
+    assert!(said.stderr.ends_with("hint: run `erw run p.toml second` first\n"), "{}", said.stderr);
     space.write("p.toml", &TWO.replace("echo 1", "echo 5"));
     let said = export(&space, &["second", "out"]).expect(2);
     assert!(said.stderr.contains("\ncause: `first` must run first\n"), "{}", said.stderr);

@@ -95,7 +95,7 @@ fn the_least_recently_used_goes_until_the_rest_fits() {
     age(&space, "c", 1);
     assert!(gc(&space, &["--max-size", "4000"]).starts_with("removed 0 records, 0 artifacts,"));
     let said = gc(&space, &["--max-size", "3999"]);
-    assert!(said.contains("  beyond 3.9 KiB  1 record  1 artifact  1000 B\n"), "{said}");
+    assert!(said.contains("  over 3.9 KiB  1 record  1 artifact  1000 B\n"), "{said}");
     assert_eq!(recorded(&space), ["a", "c"]);
     gc(&space, &["--max-size", "2kB"]);
     assert_eq!(recorded(&space), ["c"]);
@@ -134,7 +134,7 @@ fn tags_keep_what_they_name() {
     let object = space.bucket("store").into_iter().find(|p| p.to_string_lossy().contains(&digits)).unwrap();
     std::fs::rename(&object, space.path("away")).unwrap();
     let listed = space.erw(&["cache", "tag"]).expect(0).stdout;
-    assert!(listed.lines().any(|l| l.starts_with("b ") && l.contains("1 artifact, 1 not here")), "{listed}");
+    assert!(listed.lines().any(|l| l.starts_with("b ") && l.contains("1 artifact, 1 not in the store")), "{listed}");
     std::fs::rename(space.path("away"), object).unwrap();
     space.erw(&["cache", "untag", "b"]).expect(0);
     gc(&space, &["--max-size", "0"]);
@@ -161,7 +161,7 @@ fn locks_keep_what_they_name() {
     let key = record(&space, "b").file_stem().unwrap().to_str().unwrap().to_string();
     space.write("p.lock", &format!("format = 1\nprogram = \"\"\nclass = \"\"\n[stages.bee]\nkey = \"{key}\"\n"));
     let said = gc(&space, &["--keep-locks", "p.lock"]);
-    assert!(said.contains("  not used by what is to be kept  2 records  2 artifacts  2.9 KiB\n"), "{said}");
+    assert!(said.contains("  not in use  2 records  2 artifacts  2.9 KiB\n"), "{said}");
     assert_eq!(recorded(&space), ["b"]);
     space.write("bad.lock", "format = 1\nprogram = \"\"\nclass = \"\"\n[stages.bee]\nkey = \"12\"\n");
     let said = space.erw(&["cache", "gc", "--keep-locks", "bad.lock"]).expect(2);
@@ -218,14 +218,14 @@ fn lists_say_who_made_what_and_what_takes_the_room() {
     assert!(ls(&[]).ends_with("5 artifacts, 4.9 KiB\n"), "{}", ls(&[]));
     assert!(ls(&["--pipeline", "other"]).ends_with(" text  1000 B  other/b\n1 artifact, 1000 B\n"));
     assert!(ls(&["--kind", "command"]).ends_with("4 artifacts, 4.9 KiB\n"));
-    assert_eq!(ls(&["--unused"]), "abababababab  -  1 B  nothing recorded\n1 artifact, 1 B\n");
+    assert_eq!(ls(&["--unused"]), "abababababab  -  1 B  no record\n1 artifact, 1 B\n");
     let json: serde_json::Value = serde_json::from_str(&ls(&["--json", "--pipeline", "other"])).unwrap();
     assert_eq!(json[0]["made_by"][0]["stage"], "b");
     assert_eq!(json[0]["bytes"], 1000);
     assert_eq!(
         space.erw(&["cache", "du"]).expect(0).stdout,
-        "by kind\n  command             4.9 KiB  4 artifacts\n  (nothing recorded)  1 B      1 artifact\n\
-         by pipeline\n  three               3.9 KiB  3 artifacts\n  other               1000 B   1 artifact\n  (nothing recorded)  1 B      1 artifact\n\
+        "by kind\n  command      4.9 KiB  4 artifacts\n  (no record)  1 B      1 artifact\n\
+         by pipeline\n  three        3.9 KiB  3 artifacts\n  other        1000 B   1 artifact\n  (no record)  1 B      1 artifact\n\
          5 artifacts, 4.9 KiB\n"
     );
     let said = space.erw(&["cache", "tag", "x", "ffffffff"]).expect(2);

@@ -35,14 +35,14 @@ fn space() -> Space {
 fn an_artifact_is_traced_to_the_files_it_began_with() {
     let space = space();
     let said = space.erw(&["show", "p.toml:c"]).expect(2).stderr;
-    assert!(said.contains("stage `c` is stale: it has no artifact"), "{said}");
+    assert!(said.contains("stage `c` is stale, so it has no artifact"), "{said}");
     space.run(&[]).expect(0);
     let shown = space.erw(&["show", "p.toml:c"]).expect(0).stdout;
     let path = shown.lines().nth(2).unwrap().trim().to_string();
-    let (before, rest) = shown.split_once(", at most ").expect("the peak of memory");
-    let (peak, after) = rest.split_once(" in use").expect("the peak of memory");
+    let (before, rest) = shown.split_once(", peak memory ").expect("the peak of memory");
+    let (peak, after) = rest.split_once('\n').expect("the peak of memory");
     assert!(peak.ends_with("iB"), "{peak}");
-    let shown_anywhere = format!("{before}, at most SIZE in use{after}").replace(&path, "PATH");
+    let shown_anywhere = format!("{before}, peak memory SIZE\n{after}").replace(&path, "PATH");
     insta::assert_snapshot!("show", redact(&shown_anywhere));
     // The same by its path and by the first digits of its digest.
     assert_eq!(space.erw(&["show", &path]).expect(0).stdout, shown);
@@ -54,7 +54,7 @@ fn an_artifact_is_traced_to_the_files_it_began_with() {
     let said = space.erw(&["show", "p.toml:b"]).expect(2).stderr;
     assert!(said.ends_with("hint: `p.toml:b.left` or `p.toml:b.right`\n"), "{said}");
     assert!(space.erw(&["show", "ffffffffffff"]).expect(2).stderr.contains("no artifact `ffffffffffff`"));
-    assert!(space.erw(&["show", "what"]).expect(2).stderr.contains("`what` names no artifact"));
+    assert!(space.erw(&["show", "what"]).expect(2).stderr.contains("`what` is not an artifact"));
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn runs_are_listed_with_who_ran_them_and_how_they_went() {
     assert!(detail.lines().any(|l| l.starts_with("b  done") && l.ends_with("(forced)")), "{detail}");
     let json: Value = serde_json::from_str(&space.erw(&["log", "--json"]).expect(0).stdout).unwrap();
     assert_eq!((&json[0]["exit"], &json[0]["stages"][0]["state"]), (&1.into(), &"failed".into()));
-    assert!(space.erw(&["log", "20"]).expect(2).stderr.contains("3 runs begin with `20`"));
+    assert!(space.erw(&["log", "20"]).expect(2).stderr.contains("3 runs start with `20`"));
     assert!(space.erw(&["log", "x"]).expect(2).stderr.contains("no run `x`"));
 }
 
@@ -96,7 +96,7 @@ fn a_run_under_way_and_one_cut_off_are_told_apart() {
     assert!(list.contains("  1 cut off  ") && list.ends_with("cut off\n"), "{list}");
     let detail = space.erw(&["log", list.split(' ').next().unwrap()]).expect(0).stdout;
     assert!(
-        detail.contains("ended     cut off: it was killed, or its machine went down; run again to resume\n"),
+        detail.contains("ended     cut off: the run was killed, or the machine went down; rerun to resume\n"),
         "{detail}"
     );
     // A journal without a summary, as of a version that wrote it last, is of a run that was cut off.
@@ -110,7 +110,7 @@ fn a_run_under_way_and_one_cut_off_are_told_apart() {
 fn logs_are_found_under_way_finished_and_when_the_key_is_unknown() {
     let space = space();
     let said = space.erw(&["logs", "p.toml", "a"]).expect(2).stderr;
-    assert!(said.contains("no attempt at stage `a` has left a log"), "{said}");
+    assert!(said.contains("stage `a` has no log"), "{said}");
     space.run(&[]).expect(0);
     assert_eq!(space.erw(&["logs", "p.toml", "a"]).expect(0).stdout, "from a\n");
     space.write("p.toml", &PIPELINE.replace("cat {inputs.x}", "echo from b; exit 3; cat {inputs.x}"));

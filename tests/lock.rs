@@ -30,7 +30,7 @@ outputs = { o = "folder" }
 fn locked() -> Space {
     let space = Space::new(PIPELINE);
     let said = space.run(&["--lock"]).expect(0);
-    assert!(said.stdout.ends_with("p.lock locks 2 stages\n"), "{}", said.stdout);
+    assert!(said.stdout.ends_with("locked 2 stages in p.lock\n"), "{}", said.stdout);
     space.ran();
     space
 }
@@ -40,7 +40,7 @@ fn a_lock_holds_what_it_was_made_of() {
     let space = locked();
     let first = space.read("p.lock");
     let said = space.run(&["--locked"]).expect(0);
-    assert!(said.stdout.ends_with("2 stages as locked in p.lock, byte for byte\n"), "{}", said.stdout);
+    assert!(said.stdout.ends_with("2 stages match p.lock byte for byte\n"), "{}", said.stdout);
     space.run(&["--lock"]).expect(0);
     assert_eq!(space.read("p.lock"), first, "the same results give the same file");
     assert!(first.contains("[stages.steady.outputs.o.files]\nb = \""), "{first}");
@@ -48,7 +48,7 @@ fn a_lock_holds_what_it_was_made_of() {
     assert!(first.lines().all(|l| l.matches(" = ").count() <= 1), "{first}");
     // Of one target only what it needs is compared.
     let said = space.run(&["--locked", "steady"]).expect(0);
-    assert!(said.stdout.ends_with("1 stage as locked in p.lock, byte for byte\n"), "{}", said.stdout);
+    assert!(said.stdout.ends_with("1 stage matches p.lock byte for byte\n"), "{}", said.stdout);
     assert!(space.run(&["--lock", "steady"]).expect(2).stderr.contains("cannot be used with"));
 }
 
@@ -83,10 +83,10 @@ fn another_key_is_refused_before_anything_runs() {
     let said = space.run(&["--locked", "--set", "steady.n=2"]).expect(1);
     assert_eq!(
         said.stderr,
-        "error: stage `steady` is not the one that is locked in `p.lock`\n\
+        "error: stage `steady` differs from `p.lock`\n\
          cause: steady: params.n 1 -> 2 (--set steady.n)\n\
-         hint: `erw why p.toml steady` tells what the cache knows of it\n\
-         hint: if it is meant: `erw run p.toml --lock` writes the lock anew\n"
+         hint: `erw why p.toml steady` explains what changed\n\
+         hint: if the change is intended, `erw run p.toml --lock` updates the lock file\n"
     );
     let more = "[stages.more]\nkind = \"command\"\nrun = \"true\"\noutputs = { o = \"x\" }\n";
     space.write("p.toml", &(PIPELINE.to_string() + more));
@@ -101,16 +101,16 @@ fn another_key_is_refused_before_anything_runs() {
 fn another_output_is_named_with_its_file() {
     let space = locked();
     let said = space.run(&["--locked", "--force", "chance"]).expect(1);
-    assert!(said.stdout.ends_with("1 of 2 stages as locked in p.lock, byte for byte\n"), "{}", said.stdout);
-    let text = "error: stage `chance` made something else than is locked in `p.lock`\n\
+    assert!(said.stdout.ends_with("1 of 2 stages match p.lock byte for byte\n"), "{}", said.stdout);
+    let text = "error: the outputs of stage `chance` differ from `p.lock`\n\
                 cause: chance: output `o`: file `other` differs\n";
     assert!(said.stderr.contains(text), "{}", said.stderr);
     // What another class of machine made need not be equal; a program that gives no results cannot be compared at all.
     let other = space.read("p.lock").replacen("class = \"", "class = \"other ", 1);
     space.write("p.lock", &other);
     let said = space.run(&["--locked"]).expect(0);
-    let text = "1 of 2 stages as locked in p.lock, byte for byte\n  \
-                chance  other bytes, not made on one class of machine, and no results to compare\n";
+    let text = "1 of 2 stages match p.lock byte for byte\n  \
+                chance  bytes differ (different classes of machine), and there are no results to compare\n";
     assert!(said.stdout.ends_with(text), "{}", said.stdout);
 }
 
@@ -208,16 +208,20 @@ fn cache(space: &Space) -> Vec<(String, Vec<u8>)> {
 fn verifying_runs_again_beside_the_cache() {
     let space = Space::new(PIPELINE);
     let said = space.erw(&["verify", "p.toml"]).expect(2).stderr;
-    assert!(said.contains("stage `steady` is stale: there is nothing to verify"), "{said}");
+    assert!(said.contains("stage `steady` is stale, so there is nothing to verify"), "{said}");
     space.run(&[]).expect(0);
     space.ran();
     let before = cache(&space);
     let said = space.erw(&["verify", "p.toml", "steady"]).expect(0);
-    assert!(said.stdout.ends_with("the same, byte for byte\n"), "{}", said.stdout);
+    assert!(said.stdout.ends_with("identical, byte for byte\n"), "{}", said.stdout);
     assert_eq!(space.ran(), ["steady"]);
     let said = space.erw(&["verify", "p.toml"]).expect(1);
     assert!(said.stdout.ends_with("DIFFERS: output `o`: file `other` differs\n"), "{}", said.stdout);
-    assert!(said.stderr.contains("error: stage `chance` made something else than is stored"), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("error: the new outputs of stage `chance` differ from the cached ones"),
+        "{}",
+        said.stderr
+    );
     assert_eq!(space.ran(), ["steady", "chance"]);
     assert!(cache(&space) == before, "the cache is as it was");
     assert_eq!(std::fs::read_dir(space.path("cache/v1/verify")).unwrap().count(), 0);
@@ -234,5 +238,5 @@ fn a_program_that_fails_when_run_again_is_a_difference() {
     space.write("stop", "");
     let said = space.erw(&["verify", "p.toml", "steady"]).expect(1);
     assert!(said.stdout.contains("DIFFERS: it failed when rerun: "), "{}", said.stdout);
-    assert!(said.stderr.contains("the log of `steady` ends:\n  | alas\n"), "{}", said.stderr);
+    assert!(said.stderr.contains("end of the log of `steady`:\n  | alas\n"), "{}", said.stderr);
 }

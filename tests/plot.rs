@@ -40,7 +40,7 @@ fn done(sweep: &str) -> Space {
 fn stages_with_numbers_are_curves_of_means_over_seeds() {
     let space = Space::new(&format!("{STAGES}{SEEDS}"));
     let said = plot(&space, &["--y", "fd-*"], 2).stderr;
-    assert_eq!(said, "error: no trial of the sweep has a result to draw\nhint: `erw sweep p.toml` runs it\n");
+    assert_eq!(said, "error: no trial of the sweep has a result to plot\nhint: run `erw sweep p.toml` first\n");
     space.erw(&["sweep", "p.toml", "--plain"]).expect(0);
     let said = plot(&space, &["--y", "fd-*", "--y", "fd-*.other", "--x-title", "steps", "-o", "c.svg"], 0).stdout;
     assert_eq!(said, "c.svg: 2 panels, 8 points\n");
@@ -72,16 +72,16 @@ fn an_axis_with_numbers_is_x() {
 fn what_cannot_be_drawn_is_told() {
     let space = done(SEEDS);
     for (args, error) in [
-        (&["--y", "fd-*", "-o", "c.png"][..], "`c.png` does not end in `.svg`\nhint: a plot is an SVG\n"),
+        (&["--y", "fd-*", "-o", "c.png"][..], "`c.png` does not end in `.svg`\nhint: plots are written as SVG\n"),
         (
             &["--y", "fd-10.fd"],
-            "`--y fd-10.fd`: nothing says what x is\nhint: either the metric has a `*`, as `fd-*`, or `--x` names an axis\n",
+            "`--y fd-10.fd`: x is not defined\nhint: use a `*` in the metric, such as `fd-*`, or name an axis with `--x`\n",
         ),
         (
             &["--y", "fd-*", "--x", "trials"],
-            "`--y fd-*`: `*` and `--x` both say what x is\nhint: either the metric has a `*`, as `fd-*`, or `--x` names an axis\n",
+            "`--y fd-*`: `*` and `--x` both define x\nhint: use a `*` in the metric, such as `fd-*`, or name an axis with `--x`\n",
         ),
-        (&["--y", "fd-10.fd", "--x", "seed"], "`--x seed`: the mean is taken over this axis\n"),
+        (&["--y", "fd-10.fd", "--x", "seed"], "`--x seed`: results are averaged over this axis\n"),
         (&["--y", "fd-10.fd", "--x", "sed"], "`--x sed`: no such axis\nhint: did you mean `seed`?\n"),
         (
             &["--y", "fx-*"],
@@ -92,5 +92,5 @@ fn what_cannot_be_drawn_is_told() {
     }
     let space = done("\"base.tag\" = [\"one\", \"two\"]\n");
     let said = plot(&space, &["--y", "fd-10.fd", "--x", "tag"], 2).stderr;
-    assert_eq!(said, "error: `--x`: `one` is no number and does not end in one after an `@`\n");
+    assert_eq!(said, "error: `--x`: `one` is not a number and does not end in `@NUMBER`\n");
 }

@@ -127,7 +127,11 @@ fn signals_that_come_together_are_one_wish() {
         let said = end(child);
         // Of several that wait it is the kernel who says which was first.
         assert!(matches!(said.status, 129 | 130 | 143), "{}", said.stderr);
-        assert!(said.stderr.contains("s: suspended; run again, it resumes from its checkpoints"), "{}", said.stderr);
+        assert!(
+            said.stderr.contains("s: suspended; in the next run it resumes from its checkpoints"),
+            "{}",
+            said.stderr
+        );
         resumes(&space);
     }
     // To the whole group, and to the runner.
@@ -410,7 +414,7 @@ fn the_environment_of_a_program_is_what_the_stage_asks_for_else_the_users() {
     let space = Space::new(&text);
     let mut command = space.command(&["explain", "p.toml", "s1"]);
     let said = Said::from(command.env("CUDA_VISIBLE_DEVICES", "3").env("OMP_NUM_THREADS", "7").output().unwrap());
-    let told: Vec<&str> = said.stdout.split("set in its environment\n").nth(1).unwrap().lines().collect();
+    let told: Vec<&str> = said.stdout.split("environment variables\n").nth(1).unwrap().lines().collect();
     assert_eq!(
         told[0].split_whitespace().collect::<Vec<_>>()[..4],
         ["OMP_NUM_THREADS", "=", "1", "`resources.threads`"]

@@ -79,20 +79,12 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Digests of parameters change with every parameter added; that they are there is enough.
-fn without_digests(plan: &str) -> String {
-    let is_digest = |w: &&str| w.len() == 8 && w.bytes().all(|b| b.is_ascii_hexdigit());
-    let digest = |line: &str| line.split_whitespace().nth(2).filter(is_digest).map(str::to_string);
-    let masked = plan.lines().map(|l| digest(l).map_or(l.to_string(), |d| l.replacen(&d, "DIGEST--", 1)));
-    masked.collect::<Vec<_>>().join("\n") + "\n"
-}
-
 #[test]
 fn a_recipe_without_its_data_says_what_to_get_and_from_where() {
     let place = Place::with_pipelines();
     let plan = place.erw(&["plan", "pipelines/sit-xl.toml"]);
     assert!(plan.status.success(), "{}", text(&plan.stderr));
-    insta::assert_snapshot!("plan_sit_xl", without_digests(&text(&plan.stdout)));
+    insta::assert_snapshot!("plan_sit_xl", text(&plan.stdout));
 
     // Running it tells all of that at once and starts nothing.
     let run = place.erw(&["run", "pipelines/sit-xl.toml"]);

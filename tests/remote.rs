@@ -137,25 +137,27 @@ fn pushing_pulling_and_what_is_where() {
     let alone = |person: &Person| person.command(&["run", "p.toml", "file"]).env_remove("ERW_REMOTE").output().unwrap();
     assert!(alone(&ann).status.success());
     let status = |person: &Person| person.erw(&["cache", "status", "p.toml"]).expect(0).stdout;
-    assert_eq!(status(&ann), "file    local  9 B\nfolder  none\nboth    none\n9 B here, 0 B in the remote\n");
-    assert_eq!(status(&bob), "file    none\nfolder  none\nboth    none\n0 B here, 0 B in the remote\n");
+    assert_eq!(status(&ann), "file    local  9 B\nfolder  none\nboth    none\n9 B local, 0 B in the remote\n");
+    assert_eq!(status(&bob), "file    none\nfolder  none\nboth    none\n0 B local, 0 B in the remote\n");
     let said = bob.erw(&["cache", "pull", "p.toml"]).expect(1);
-    assert!(said.stderr.starts_with("error: 3 of 3 stages not in the remote\n"), "{}", said.stderr);
+    assert!(said.stderr.starts_with("error: 3 of 3 stages are not in the remote\n"), "{}", said.stderr);
     let said = ann.erw(&["cache", "push"]).expect(0).stdout;
-    assert!(said.starts_with("s3://where/pre/fix: 1 record, sent 2 objects of "), "{said}");
-    assert_eq!(ann.erw(&["cache", "push"]).expect(0).stdout, "s3://where/pre/fix: 1 record, all there\n");
+    assert!(said.starts_with("s3://where/pre/fix: 1 record, sent 2 objects ("), "{said}");
+    assert_eq!(ann.erw(&["cache", "push"]).expect(0).stdout, "s3://where/pre/fix: 1 record, nothing to send\n");
     assert!(ann.erw(&["cache", "push", "--again"]).expect(0).stdout.contains("sent 2 objects"));
-    assert_eq!(status(&ann), "file    both  9 B\nfolder  none\nboth    none\n9 B here, 9 B in the remote\n");
-    assert_eq!(status(&bob), "file    remote  9 B\nfolder  none\nboth    none\n0 B here, 9 B in the remote\n");
+    assert_eq!(status(&ann), "file    both  9 B\nfolder  none\nboth    none\n9 B local, 9 B in the remote\n");
+    assert_eq!(status(&bob), "file    remote  9 B\nfolder  none\nboth    none\n0 B local, 9 B in the remote\n");
     assert_eq!(bob.erw(&["cache", "pull", "p.toml", "file"]).expect(0).stdout, "file  fetched 9 B\n");
-    assert_eq!(bob.erw(&["cache", "pull", "p.toml", "file"]).expect(0).stdout, "file  here\n");
+    assert_eq!(bob.erw(&["cache", "pull", "p.toml", "file"]).expect(0).stdout, "file  local\n");
     // By stage, and by the digits of a digest.
     ann.run();
-    assert!(ann.erw(&["cache", "push", "p.toml:both", "p.toml"]).expect(0).stdout.contains("4 records, all there"));
+    assert!(
+        ann.erw(&["cache", "push", "p.toml:both", "p.toml"]).expect(0).stdout.contains("4 records, nothing to send")
+    );
     let digits = &ann.artifacts()[0][..10];
-    assert!(ann.erw(&["cache", "push", digits]).expect(0).stdout.contains("1 record, all there"));
+    assert!(ann.erw(&["cache", "push", digits]).expect(0).stdout.contains("1 record, nothing to send"));
     let said = Said::from(ann.command(&["cache", "push"]).env_remove("ERW_REMOTE").output().unwrap()).expect(2);
-    assert_eq!(said.stderr, "error: no remote is named\nhint: with `--remote URL`, or ERW_REMOTE\n");
+    assert_eq!(said.stderr, "error: no remote is given\nhint: use `--remote URL`, or set ERW_REMOTE\n");
 }
 
 #[test]
@@ -377,7 +379,7 @@ fn a_folder_is_a_remote() {
     read(&["run", "p.toml", "--force", "file"]).expect(0);
     assert_eq!(files(), before);
     let said = read(&["cache", "push"]).expect(2);
-    assert!(said.stderr.starts_with(&format!("error: the remote `{url}` is only read\n")), "{}", said.stderr);
+    assert!(said.stderr.starts_with(&format!("error: the remote `{url}` is read-only\n")), "{}", said.stderr);
 }
 
 #[test]
@@ -415,7 +417,7 @@ fn a_web_server_is_a_remote_to_read() {
     let bob = Person::at(&server.url("/team"), dead_port());
     assert!(bob.ran().is_empty());
     let said = bob.erw(&["cache", "push"]).expect(2);
-    assert!(said.stderr.contains(" is only read\n"), "{}", said.stderr);
+    assert!(said.stderr.contains(" is read-only\n"), "{}", said.stderr);
     let said = Said::from(bob.command(&["run", "p.toml"]).env("ERW_REMOTE_MODE", "write").output().unwrap()).expect(2);
     assert!(said.stderr.contains("cause: a web server is read-only\n"), "{}", said.stderr);
 }
@@ -444,7 +446,7 @@ fn addresses_that_nobody_understands_are_errors() {
     let said = Said::from(
         ann.command(&["plan", "p.toml", "--remote", "s3://x"]).env("ERW_REMOTE_MODE", "rw").output().unwrap(),
     );
-    assert_eq!(said.expect(2).stderr, "error: ERW_REMOTE_MODE is `rw`\nhint: it is `read` or `write`\n");
+    assert_eq!(said.expect(2).stderr, "error: ERW_REMOTE_MODE is `rw`\nhint: it must be `read` or `write`\n");
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn signals_put_the_work_down_and_the_next_run_takes_it_up() {
         let out = child.wait_with_output().unwrap();
         let stderr = String::from_utf8(out.stderr).unwrap();
         assert_eq!(out.status.code(), Some(code), "{stderr}");
-        assert!(stderr.contains("s: suspended; run again, it resumes from its checkpoints"), "{stderr}");
+        assert!(stderr.contains("s: suspended; in the next run it resumes from its checkpoints"), "{stderr}");
         assert!(stderr.contains("t: skipped"), "{stderr}");
         space.write("go", "");
         space.run(&[]).expect(0);
@@ -187,7 +187,10 @@ fn what_several_machines_made_is_owed_to_nobody() {
     std::fs::write(work.join("machines.txt"), "a class of its own\n").unwrap();
     space.run(&["--lock"]).expect(0);
     let shown = space.erw(&["show", "p.toml:t"]).expect(0).stdout;
-    assert!(shown.contains("begun elsewhere, so its bytes are owed to nobody: a class of its own\n"), "{shown}");
+    assert!(
+        shown.contains("started on another machine, so equal bytes are not promised: a class of its own\n"),
+        "{shown}"
+    );
     assert!(space.read("p.lock").contains("class = \"several machines\""), "{}", space.read("p.lock"));
     // Made again, on one machine: other bytes, and no fault.
     space.run(&["--force", "t"]).expect(1);
@@ -199,5 +202,5 @@ fn what_several_machines_made_is_owed_to_nobody() {
     space.run(&["--lock"]).expect(0);
     space.run(&["--force", "t"]).expect(1);
     let said = space.run(&["--locked", "--force", "t"]).expect(1).stderr;
-    assert!(said.contains("stage `t` made something else than is locked"), "{said}");
+    assert!(said.contains("the outputs of stage `t` differ from"), "{said}");
 }

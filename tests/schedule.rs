@@ -45,11 +45,11 @@ fn a_named_resource_is_shared_out_by_units() {
     let said = space.run(&["--resource", "x=1"]).expect(2);
     assert_eq!(said.stderr, "error: no stage requests the resource `x`\nhint: they request `licence`\n");
     for (flags, why) in [
-        (["--resource", "=1"], "write NAME=N, as in licence=2"),
-        (["--resource", "threads=1"], "that is `--threads`"),
-        (["--resource", "mem=1GiB"], "that is `--mem`"),
-        (["--mem", "much"], "write a size, as in 16GiB or 500MB"),
-        (["--max-load", "nan"], "write a number from 0 on, as in 7.5"),
+        (["--resource", "=1"], "expected NAME=N, such as licence=2"),
+        (["--resource", "threads=1"], "use `--threads`"),
+        (["--resource", "mem=1GiB"], "use `--mem`"),
+        (["--mem", "much"], "expected a size, such as 16GiB or 500MB"),
+        (["--max-load", "nan"], "expected a number of at least 0, such as 7.5"),
     ] {
         let said = space.run(&flags).expect(2).stderr;
         assert!(said.contains(why), "{said}");

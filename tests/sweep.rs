@@ -92,7 +92,7 @@ fn a_stage_of_a_trial_is_looked_at_like_any_other() {
         ok(&["export", "p.toml", &format!("{good}.o"), "again"]).replace("again", "best")
     );
     assert_eq!(ok(&["cache", "tag", "best", &format!("p.toml:{good}")]), "best: 1 artifact\n");
-    assert!(ok(&["verify", "p.toml", good]).ends_with("the same, byte for byte\n"));
+    assert!(ok(&["verify", "p.toml", good]).ends_with("identical, byte for byte\n"));
     assert!(ok(&["plan", "p.toml", good]).ends_with("all 2 stages are cached\n"));
     assert!(ok(&["run", "p.toml", good, "--plain"]).contains(good));
     // What it wrote is empty, but it was found.
@@ -119,7 +119,9 @@ fn what_is_varied_cannot_be_set_as_well() {
 fn a_sweep_has_no_lock() {
     for flag in ["--lock", "--locked"] {
         let said = sweep(&scored(GRID), &[flag]).expect(2).stderr;
-        let first = format!("error: a sweep has no lock file, so it takes no `{flag}`\nhint: `erw run p.toml {flag}` ");
+        let first = format!(
+            "error: `{flag}` does not apply to a sweep, which has no lock file\nhint: `erw run p.toml {flag}` "
+        );
         assert!(said.starts_with(&first), "{said}");
     }
 }
@@ -317,7 +319,7 @@ fn a_budget_takes_the_next_trials() {
     space.ran();
     let said = sweep(&space, &["--budget-trials", "2", "--each", "--format", "csv"]).expect(0);
     assert_eq!(said.stdout, "trial,score.seed,status\nseed=0,0,ran\nseed=1,1,cached\nseed=2,2,ran\n");
-    assert!(said.stderr.contains("2 of 5 trials are left; run again to go on\n"), "{}", said.stderr);
+    assert!(said.stderr.contains("2 of 5 trials are left; rerun to continue\n"), "{}", said.stderr);
     assert_eq!(sorted(space.ran()), ["score 0", "score 2"]);
     let said = sweep(&space, &["--budget-trials", "2"]).expect(0);
     assert!(!said.stderr.contains("left"), "{}", said.stderr);

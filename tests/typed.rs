@@ -227,7 +227,7 @@ fn a_stage_is_named_in_one_way() {
         let said = space.erw(&[command, "p.toml"]).expect(2).stderr;
         assert!(said.contains(&format!("`erw {command} p.toml:STAGE`")), "{said}");
         let said = space.erw(&[command, "p.toml:a", "b"]).expect(2).stderr;
-        assert!(said.contains("two stages are named, `a` and `b`"), "{said}");
+        assert!(said.contains("two stages are given, `a` and `b`"), "{said}");
         let said = space.erw(&[command, "p.toml:aa"]).expect(2).stderr;
         assert!(said.contains("no stage `aa` in `p.toml`"), "{said}");
     }
@@ -269,7 +269,11 @@ fn trials_of_axes_of_the_command_line_can_be_named_afterwards() {
     space.erw(&["sweep", "p.toml", "--axis", "a.n=1,2", "--plain"]).expect(0);
     for command in ["logs", "why", "explain", "metrics", "show", "plan", "verify", "run"] {
         let said = space.erw(&[command, "p.toml", "a@n=2"]).expect(0);
-        assert!(said.stderr.contains("note: `a@n=2` is of `--axis a.n=1,2`, as run "), "{command}: {}", said.stderr);
+        assert!(
+            said.stderr.contains("note: found `a@n=2` with `--axis a.n=1,2`, taken from run "),
+            "{command}: {}",
+            said.stderr
+        );
         let said = space.erw(&[command, "p.toml", "a@n=2", "--axis", "a.n=1,2"]).expect(0);
         assert!(!said.stderr.contains("note:"), "{}", said.stderr);
     }
@@ -293,7 +297,8 @@ fn the_cache_of_a_project_is_found_from_its_folders() {
     };
     let said = Said::from(from("sub/deep", &["plan", "../../p.toml", "--exit-code"]).output().unwrap()).expect(0);
     assert!(
-        said.stderr.contains("note: the cache is `") && said.stderr.contains("/cache`; `--cache-dir` names another"),
+        said.stderr.contains("note: using the cache `")
+            && said.stderr.contains("/cache`; `--cache-dir` selects another"),
         "{}",
         said.stderr
     );
@@ -336,7 +341,7 @@ fn a_linked_pipeline_says_where_its_paths_start() {
     for command in ["run", "plan", "run"] {
         let said = space.erw(&[command, "other/p.toml"]).expect(0).stderr;
         assert!(
-            said.contains("note: `other/p.toml` is a link to `") && said.contains("start beside the link"),
+            said.contains("note: `other/p.toml` is a link to `") && said.contains("start in the folder of the link"),
             "{said}"
         );
     }
@@ -376,7 +381,7 @@ fn artifacts_that_differ_though_parameters_are_equal_are_named() {
     space.erw(&["sweep", "p.toml", "--axis", "a.n=1,2", "--plain"]).expect(0);
     let said = space.erw(&["compare", "p.toml@n=1", "p.toml@n=2"]).expect(0).stdout;
     assert!(said.contains("outputs.o"), "{said}");
-    assert_eq!(space.erw(&["compare", "p.toml", "p.toml"]).expect(0).stdout, "nothing differs\n");
+    assert_eq!(space.erw(&["compare", "p.toml", "p.toml"]).expect(0).stdout, "no differences\n");
 }
 
 #[test]
@@ -434,5 +439,5 @@ fn amounts_beyond_all_are_as_much_as_there_is() {
     space.erw(&["run", "q.toml", "--plain"]).expect(0);
     space.erw(&["cache", "gc", "-n", "--older-than", huge]).expect(0);
     space.erw(&["cache", "gc", "-n", "--max-size", "99999999999999999999999"]).expect(0);
-    assert!(space.erw(&["run", "p.toml", "--timeout", "never"]).expect(2).stderr.contains("write a time"));
+    assert!(space.erw(&["run", "p.toml", "--timeout", "never"]).expect(2).stderr.contains("expected a time"));
 }

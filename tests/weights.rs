@@ -95,7 +95,7 @@ fn a_released_checkpoint_becomes_a_sit_and_goes_back() {
     let said = erw(&space, &[&import[..], &["--out", "none", "--set", "emma"]].concat()).expect(2);
     assert!(said.stderr.contains("no `set` called `emma`") && said.stderr.contains("`ema`"), "{}", said.stderr);
     let said = erw(&space, &[&import[..], &["--out", "sit"]].concat()).expect(2);
-    assert!(said.stderr.contains("`sit` is there already"), "{}", said.stderr);
+    assert!(said.stderr.contains("`sit` already exists"), "{}", said.stderr);
 
     // The state dict of the released code, tables and all.
     let said = erw(&space, &["weights", "export", "sit", "--out", "release.safetensors"]).expect(0);
@@ -306,7 +306,7 @@ fn a_stage_fetches_what_it_names_and_its_key_says_what_not_where() {
     let asked = server.log().len();
 
     registry(&space, &server, &format!("{known}about = 909000"));
-    plan("to be fetched: 909000 B from 127.0.0.1:");
+    plan("downloads 909000 B from 127.0.0.1:");
     assert_eq!(server.log().len(), asked, "a plan fetches nothing");
     let said = erw(&space, &["run", "p.toml", "--plain"]).expect(0);
     assert_eq!(said.stderr.matches("non-commercial use only").count(), 1, "{}", said.stderr);
@@ -358,7 +358,7 @@ fn files_are_fetched_verified_and_listed() {
         "[stages.vae]\nkind = \"weights\"\nparams = { as = \"vae\", name = \"small-vae\", preset = \"sd-vae\" }\n",
     );
     let said = erw(&space, &["weights", "verify"]).expect(0);
-    assert_eq!(said.stdout, "no published file is here\n");
+    assert_eq!(said.stdout, "no published file is downloaded\n");
     let said = erw(&space, &["weights", "fetch", "--pipeline", "p.toml"]).expect(0);
     assert!(
         said.stdout.starts_with("small-vae  cache/downloads/small-vae/vae.safetensors  sha256 "),
@@ -378,7 +378,7 @@ fn files_are_fetched_verified_and_listed() {
     bytes[5000] ^= 1;
     fs::write(&file, bytes).unwrap();
     let said = erw(&space, &["weights", "verify"]).expect(1);
-    assert!(said.stdout.contains("DAMAGED") && said.stderr.contains("should be"), "{}", said.stderr);
+    assert!(said.stdout.contains("DAMAGED") && said.stderr.contains("       expected "), "{}", said.stderr);
     erw(&space, &["weights", "fetch", "small-vae"]).expect(0);
     erw(&space, &["weights", "verify"]).expect(0);
 }

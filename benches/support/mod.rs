@@ -1,4 +1,5 @@
-//! What the benchmarks of networks share: a process per case, the table, and the machine's own matmul rate to relate to.
+//! Shared by the benchmarks: a process for each case, the table, and the machine's rate of matrix
+//! products for comparison.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and fails by panicking")]
 
 use candle_core::Result;
@@ -11,7 +12,8 @@ use std::time::Instant;
 /// Asks a child for one case.
 const CHILD: &str = "--child";
 
-/// Makes this process like one that trains: begins it anew where it lacks the variables that such a one has.
+/// Makes this process like one that trains: begins it anew where it lacks the variables that such a
+/// one has.
 pub fn as_a_worker() {
     let lacking = erw::process::FOR_WORKERS.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
     let lacking: Vec<_> = lacking.collect();
@@ -23,8 +25,8 @@ pub fn as_a_worker() {
     erw::process::build_pool(true).expect("a pool of threads");
 }
 
-/// The `main` of a benchmark: prints a line for every case that the command line names, or for all, each measured in a
-/// process of its own, so that its peak memory is its own.
+/// The `main` of a benchmark: prints a line for every case that the command line names, or for all,
+/// each measured in a process of its own, so that its peak memory is its own.
 pub fn table(cases: &[&str], unit: &str, measure: impl Fn(&str) -> Result<Value>) {
     as_a_worker();
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -62,8 +64,8 @@ pub fn table(cases: &[&str], unit: &str, measure: impl Fn(&str) -> Result<Value>
     }
 }
 
-/// A line of the table for something that took `seconds` for `gflop` 10^9 operations. Takes the peak memory now and
-/// measures the matmul rate after it.
+/// A line of the table for something that took `seconds` for `gflop` 10^9 operations. Takes the
+/// peak memory now and measures the matmul rate after it.
 pub fn rated(seconds: f64, gflop: f64, per_s: Option<f64>) -> Result<Value> {
     let (rate, peak) = (gflop / seconds, peak_mib());
     let matmul = matmul_gflops()?;

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Metrics of files that any tool made. The network is the classifier that ../images trained; leave
-# --network out for DINOv2, or take `erw eval fid` for FID, whose networks are downloaded.
+# Metrics of files from any tool. The network is the classifier that ../images trains. Leave --network
+# out for DINOv2, or use `erw eval fid` for FID; those networks are downloaded.
 set -eu
 cd "$(dirname "$0")"
 erw=${ERW:-erw}

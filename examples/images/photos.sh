@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes made-up photos: two classes of pictures of 24 x 20 pixels, as PPM files. Usage: photos.sh FOLDER
+# Generates photos: two classes of pictures of 24 x 20 pixels, as PPM files.
+# Usage: photos.sh FOLDER
 set -eu
 for part in train val; do
     for class in stripes dots; do

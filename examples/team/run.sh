@@ -1,6 +1,6 @@
 #!/bin/sh
-# A cache that a team shares: one computes, the other takes the results. Here it is a folder; an
-# address such as s3://BUCKET/PREFIX works in the same way.
+# A shared cache: Alice computes, Bob takes the results. Here it is a folder; an address such as
+# s3://BUCKET/PREFIX works in the same way.
 set -eu
 cd "$(dirname "$0")"
 erw=${ERW:-erw}
@@ -12,5 +12,5 @@ $erw plan ../tour/tour.toml --cache-dir bob               # cached (remote)
 $erw run ../tour/tour.toml --plain --cache-dir bob        # takes
 $erw cache status ../tour/tour.toml --cache-dir bob
 $erw cache tag paper-1.0 ../tour/tour.toml --cache-dir bob
-$erw cache gc --older-than 1d -n --cache-dir bob          # what would go
+$erw cache gc --older-than 1d -n --cache-dir bob          # what would be removed
 $erw cache du --cache-dir bob

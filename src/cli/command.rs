@@ -8,60 +8,62 @@ use super::{
 
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
-  0    done
-  1    a stage failed, or a result is not the locked or the stored one
-  2    bad pipeline or usage, or this machine allows too little: threads, processes, open files
-  3    suspended: put down before its end, goes on when run again
+  0    success
+  1    a stage failed, or a result differs from the lock file or the cache
+  2    bad pipeline or arguments, or a limit of this machine is too low
+       (threads, processes, open files)
+  3    suspended at a checkpoint; rerun to resume
   4    the cache is damaged
-  5    with `erw plan --exit-code`: there is work to do
+  5    `erw plan --exit-code`: there is work to do
   70   a bug in erw
-  130  interrupted (Ctrl-C); 143 terminated (SIGTERM); 129 the terminal was closed (SIGHUP)";
+  130  interrupted (Ctrl-C); 143: terminated (SIGTERM); 129: terminal closed
+       (SIGHUP); rerun to resume";
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Run what is stale, reuse the rest
+    /// Run stale stages and take the rest from the cache
     #[command(after_help = EXIT_CODES)]
     Run(run::flags::Args),
-    /// Say what would run and why, and run nothing
+    /// Show what would run and why, without running it
     Plan(plan::Args),
-    /// Say why a stage would run, or what set it apart from the record before it
+    /// Explain why a stage is stale, or what changed since its previous result
     Why(why::Args),
-    /// Show every value of a stage and where it came from
+    /// Show every value of a stage and where it is set
     Explain(explain::Args),
-    /// Show the stages and what flows between them
+    /// Show the stages and their connections
     Graph(graph::Args),
     /// List stage kinds, or print the manifest of one
     Stages(stages::Args),
     /// Print a JSON Schema of pipeline files, for editors
     Schema(schema::Args),
-    /// Run every trial of a pipeline's [sweep] and compare their results
+    /// Run all trials of a sweep and compare their results
     #[command(after_help = EXIT_CODES)]
     Sweep(sweep::Args),
-    /// Print the results of cached stages, and run nothing
+    /// Print the results of cached stages, without running anything
     Metrics(metrics::Args),
-    /// Measure images or features that any tool made: FID and its kin, CKNNA
+    /// Evaluate images or features from any tool: FID and related metrics, CKNNA
     Eval(eval::Args),
-    /// Draw the results of a pipeline's [sweep] as curves
+    /// Plot the results of a sweep as curves
     Plot(plot::Args),
-    /// Show what differs between two pipelines, trials, revisions or runs: parameters and results
+    /// Show how two pipelines, trials, revisions or runs differ in parameters and results
     Compare(compare::Args),
-    /// Run stages again beside the cache and compare what they make
+    /// Run cached stages again and compare their outputs with the cache
     #[command(after_help = EXIT_CODES)]
     Verify(verify::Args),
-    /// List the runs of this cache, or the stages of one
+    /// List past runs, or the stages of one run
     Log(log::Args),
-    /// Print what the last attempt at a stage wrote
+    /// Print the log of a stage's last attempt
     Logs(logs::Args),
-    /// Say what an artifact was made of, down to the files it all began with
+    /// Show what an artifact was made from, back to the original files
     Show(show::Args),
-    /// Look after the cache folder, and share it
+    /// Inspect, clean up and share the cache
     #[command(after_help = remote_args::HELP)]
     Cache(cache::Args),
-    /// Take an artifact out of the cache, as a folder for others
+    /// Copy an artifact from the cache to a folder
     Export(export::Args),
-    /// Fetch published weights, convert foreign ones, give ours to the released code
+    /// Fetch published weights, import and export weight files
     Weights(weights::Args),
-    /// Print a completion script for a shell
+    /// Print a shell completion script
     Completions(completions::Args),
     /// Run one attempt; started by `erw run`
     #[command(hide = true)]

@@ -5,11 +5,11 @@ use erw_base::error::Result;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The shell to complete for
+    /// Shell to generate the script for
     pub shell: clap_complete::Shell,
 }
 
-/// `command` is the whole command line, as clap has it.
+/// Prints the script; `command` is clap's definition of the command line.
 pub fn run(args: &Args, command: &mut clap::Command) -> Result<()> {
     let mut script = vec![];
     let name = command.get_name().to_string();

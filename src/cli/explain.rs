@@ -1,4 +1,5 @@
-//! `erw explain PIPELINE STAGE`: what a stage is, what it takes, and every value with who stated it.
+//! `erw explain PIPELINE STAGE`: a stage's kind, inputs, outputs and values, each with the place
+//! where it is set.
 
 use super::common::pipeline_args::{PipelineArgs, one};
 use super::common::{columns, print};
@@ -15,7 +16,7 @@ use std::path::Path;
 pub struct Args {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// The stage to explain; all stages without it
+    /// Stage to explain; default: all stages
     pub stage: Option<String>,
 }
 
@@ -23,13 +24,13 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let pipeline = args.pipeline.load_for(&args.stage, registry, cache)?;
     let here = |stage: &Stage| {
         let mut text = describe(&pipeline, stage);
-        section(&mut text, "set in its environment", environment(stage));
+        section(&mut text, "environment variables", environment(stage));
         text
     };
     print(&of_each(&pipeline, args.stage.as_deref(), here)?)
 }
 
-/// What is printed, but for what this machine and its user's environment add.
+/// The printed text without the part that depends on the machine and the environment.
 pub fn text(pipeline: &Pipeline, stage: Option<&str>) -> Result<String> {
     of_each(pipeline, stage, |stage| describe(pipeline, stage))
 }
@@ -69,12 +70,12 @@ fn inputs(pipeline: &Pipeline, stage: &Stage) -> Vec<Vec<String>> {
     let rows = |slot: &Slot| -> Vec<Vec<String>> {
         let connected = stage.connected(&slot.name);
         if connected.is_empty() {
-            let takes = format!("open (takes {})", slot.wanted());
+            let takes = format!("not connected (takes {})", slot.wanted());
             return vec![vec![slot.name.clone(), takes, String::new(), note(&slot.doc)]];
         }
         let row = |(name, edge): (String, &Edge)| {
             let from = format!("<- {}.{} ({})", pipeline.stage(edge.from).name, edge.output, edge.ty);
-            // The elements of a list share one description, told with the first.
+            // The elements of a list share one description, shown with the first.
             let doc = if name == slot.name { note(&slot.doc) } else { String::new() };
             vec![name.clone(), from, stated(stage, "inputs", &name), doc]
         };
@@ -83,15 +84,23 @@ fn inputs(pipeline: &Pipeline, stage: &Stage) -> Vec<Vec<String>> {
     stage.manifest.inputs.iter().flat_map(rows).collect()
 }
 
+/// A longer value gets a line of its own, so that it does not widen the column.
+const WIDEST: usize = 40;
+
 fn fields(stage: &Stage, part: &str, fields: &[Field], values: &Params) -> Vec<Vec<String>> {
-    let row = |field: &Field| {
+    let rows = |field: &Field| -> Vec<Vec<String>> {
         let shown = values.get(&field.name).map(value::show).unwrap_or_default();
-        vec![field.name.clone(), format!("= {shown}"), stated(stage, part, &field.name), note(&field.doc)]
+        let value = vec![field.name.clone(), format!("= {shown}")];
+        let about = [stated(stage, part, &field.name), note(&field.doc)];
+        match shown.chars().count() {
+            ..=WIDEST => vec![value.into_iter().chain(about).collect()],
+            _ => vec![value, [String::new(), String::new()].into_iter().chain(about).collect()],
+        }
     };
-    fields.iter().map(row).collect()
+    fields.iter().flat_map(rows).collect()
 }
 
-/// What erw sets for it, and why.
+/// The environment variables that erw sets for the stage, with the reasons.
 fn environment(stage: &Stage) -> Vec<Vec<String>> {
     let user = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let given = Requested::by(&stage.resources);
@@ -99,7 +108,7 @@ fn environment(stage: &Stage) -> Vec<Vec<String>> {
     let threads = stage.resources.threads.unwrap_or(usize::MAX).min(limits.threads);
     let row = |s: Variable| {
         let value = match s.value {
-            // Which ones is known when it starts.
+            // Which GPUs is known only when the stage starts.
             Some(_) if s.name == environment::GPUS && given.gpus => {
                 format!("{} of {}", stage.resources.gpus, limits.gpus.join(","))
             }
@@ -112,7 +121,7 @@ fn environment(stage: &Stage) -> Vec<Vec<String>> {
     environment::settings(given, threads, &[], &|name| user(name).is_some()).into_iter().map(row).collect()
 }
 
-/// Who stated a value: a file with its line, or the layer.
+/// Where a value is set: a file with its line, or the layer.
 fn stated(stage: &Stage, part: &str, name: &str) -> String {
     match stage.origins.get(&format!("{part}.{name}")) {
         Some(Origin { place: Some(place), .. }) => place.to_string(),

@@ -1,4 +1,4 @@
-//! `erw export PIPELINE STAGE[.OUTPUT] DIR`: an artifact as a folder for others.
+//! `erw export PIPELINE STAGE[.OUTPUT] DIR`: copies an artifact to a folder.
 
 use super::common::pipeline_args::{PipelineArgs, stage_and_output};
 use super::common::print;
@@ -17,16 +17,17 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// The stage, or one of its outputs: STAGE or STAGE.OUTPUT; may also stand behind the pipeline, as PIPELINE:STAGE
+    /// Stage, or one of its outputs; PIPELINE:STAGE[.OUTPUT] works too
     #[arg(value_name = "STAGE[.OUTPUT]")]
     pub what: String,
-    /// The folder to write
+    /// Folder to write
     #[arg(value_hint = clap::ValueHint::DirPath)]
     pub dir: Option<PathBuf>,
-    /// Replace what is there
+    /// Replace an existing folder
     #[arg(short, long)]
     pub force: bool,
-    /// Make hard links to the files of the cache: no space is taken, and the files are read-only
+    /// Hard-link the files of the cache instead of copying them; they are read-only and take no
+    /// space
     #[arg(long)]
     pub link: bool,
     #[command(flatten)]
@@ -67,5 +68,5 @@ fn record(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Record> {
     };
     let file = pipeline.file.display();
     let error = Error::usage(format!("stage `{name}` is not up to date")).because(why);
-    Err(error.hint(format!("`erw run {file} {name}` makes it")))
+    Err(error.hint(format!("run `erw run {file} {name}` first")))
 }

@@ -1,4 +1,4 @@
-//! `erw graph PIPELINE`: the stages and what flows between them, as text, for Graphviz, or for Mermaid.
+//! `erw graph PIPELINE`: the stages and their connections as text, for Graphviz, or for Mermaid.
 
 use super::common::pipeline_args::PipelineArgs;
 use super::common::{columns, print};
@@ -13,22 +13,23 @@ use std::path::Path;
 pub struct Args {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// Only these stages and what they need
+    /// Only these stages and their dependencies
     pub targets: Vec<String>,
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
-    /// Show the stages of all trials of the `[sweep]`
+    /// Show the stages of all trials of the sweep
     #[arg(long)]
     pub sweep: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// A table in the order in which stages can run
+    /// Table in execution order
     Text,
-    /// For Graphviz: `erw graph P --format dot | dot -Tsvg`
+    /// Graphviz: `erw graph P --format dot | dot -Tsvg`
     Dot,
-    /// For a Markdown page
+    /// Mermaid diagram, for Markdown pages
     Mermaid,
 }
 
@@ -41,7 +42,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     print(&text(&pipeline, &shown, args.format))
 }
 
-/// What is printed.
+/// The graph in this format.
 pub fn text(pipeline: &Pipeline, shown: &[StageId], format: Format) -> String {
     match format {
         Format::Text => table(pipeline, shown),
@@ -50,7 +51,7 @@ pub fn text(pipeline: &Pipeline, shown: &[StageId], format: Format) -> String {
     }
 }
 
-/// One line per stage; stages of one level wait for nothing on that level or below.
+/// One line per stage. Stages of one level do not depend on each other or on later levels.
 fn table(pipeline: &Pipeline, shown: &[StageId]) -> String {
     let mut level = vec![0usize; pipeline.stages.len()];
     let mut order: Vec<(usize, StageId)> = vec![];
@@ -60,7 +61,7 @@ fn table(pipeline: &Pipeline, shown: &[StageId]) -> String {
         order.push((below + 1, *id));
     }
     order.sort();
-    let mut rows = vec![];
+    let mut rows = vec![["level", "stage", "kind", "inputs"].map(String::from).to_vec()];
     let mut last = 0;
     for (level, id) in order {
         let stage = pipeline.stage(id);
@@ -69,8 +70,7 @@ fn table(pipeline: &Pipeline, shown: &[StageId]) -> String {
         let mut takes: Vec<&str> = stage.inputs.values().map(|e| pipeline.stage(e.from).name.as_str()).collect();
         takes.sort_unstable();
         takes.dedup();
-        let takes = if takes.is_empty() { String::new() } else { format!("<- {}", takes.join(", ")) };
-        rows.push(vec![mark, stage.name.clone(), stage.kind.name.to_string(), takes]);
+        rows.push(vec![mark, stage.name.clone(), stage.kind.name.to_string(), takes.join(", ")]);
     }
     let count = count(shown.len(), "stage");
     format!("{}: {count}\n{}", pipeline.name, columns(&rows, "  "))

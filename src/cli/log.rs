@@ -1,4 +1,4 @@
-//! `erw log`: the runs of this cache, the latest first; `erw log RUN`: the stages of one.
+//! `erw log`: the runs of this cache, the latest first; `erw log RUN`: the stages of one run.
 
 use super::common::{columns, json, print};
 use crate::report::text::{duration, instant, number};
@@ -9,12 +9,12 @@ use std::path::Path;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The stages of this run; the first digits of its id are enough
+    /// Show the stages of this run; a prefix of its id is enough
     pub run: Option<String>,
-    /// Runs to list
+    /// Number of runs to list
     #[arg(short = 'n', default_value_t = 20)]
     pub number: usize,
-    /// Print a list of objects, or one, for programs
+    /// Print JSON: a list of runs, or one run
     #[arg(long)]
     pub json: bool,
 }
@@ -36,8 +36,10 @@ fn find(all: Vec<Run>, id: &str) -> Result<Run> {
     let mut found = all.into_iter().filter(|run| run.id.starts_with(id));
     match (found.next(), found.count()) {
         (Some(run), 0) => Ok(run),
-        (Some(_), more) => Err(Error::usage(format!("{} runs begin with `{id}`", more + 1)).hint("give more of it")),
-        (None, _) => Err(Error::usage(format!("no run `{id}`")).hint("`erw log` lists them")),
+        (Some(_), more) => {
+            Err(Error::usage(format!("{} runs start with `{id}`", more + 1)).hint("give more of the id"))
+        }
+        (None, _) => Err(Error::usage(format!("no run `{id}`")).hint("`erw log` lists the runs")),
     }
 }
 
@@ -101,7 +103,7 @@ fn detail(run: &Run) -> String {
         vec!["ended".into(), end(run)],
     ];
     if run.state == RunState::CutOff {
-        head[6][1] = "cut off: it was killed, or its machine went down; run again to resume".into();
+        head[6][1] = "cut off: the run was killed, or the machine went down; rerun to resume".into();
     }
     let row = |s: &Ended| {
         let key = s.key.as_deref().map_or("", |k| k.get(..12).unwrap_or(k)).to_string();
@@ -115,7 +117,7 @@ fn detail(run: &Run) -> String {
     columns(&head, "") + "\n" + &columns(&run.stages.iter().map(row).collect::<Vec<_>>(), "")
 }
 
-/// Why it failed, else what came of it, and why it ran.
+/// The error or the results of a stage, and why it ran.
 fn remark(stage: &Ended) -> String {
     let mut parts: Vec<String> = stage.error.iter().map(|e| e.message.clone()).collect();
     parts.extend(stage.results.iter().map(|r| format!("{} {}", r.name, number(r.value))));

@@ -1,5 +1,5 @@
-//! `erw logs PIPELINE STAGE`: what the last attempt at a stage wrote, and where the pictures are that it drew; `-f`
-//! follows it.
+//! `erw logs PIPELINE STAGE`: the log of a stage's last attempt, and the folder of its pictures;
+//! `-f` follows it.
 
 use super::common::pipeline_args::{PipelineArgs, one};
 use super::common::print;
@@ -23,19 +23,19 @@ use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How often a log that is followed is looked at.
+/// How often a followed log is read.
 const INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// The stage whose log to print
+    /// Stage whose log to print
     pub stage: Option<String>,
-    /// Only so many lines, the last ones
+    /// Print only the last N lines
     #[arg(short = 'n', long, value_name = "N")]
     pub lines: Option<usize>,
-    /// Go on until the stage ends
+    /// Follow the log until the stage ends
     #[arg(short, long)]
     pub follow: bool,
 }
@@ -49,14 +49,14 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         Some(key) => latest(&store, &key).map(|log| (key, log)),
         None => None,
     };
-    // With these values nothing was tried: the last run may have had others.
+    // If no attempt had these values, the log of the last run's attempt is shown.
     let found = match known {
         Some(found) => Some(found),
         None => earlier(&store, &pipeline.name, name)?,
     };
     let Some((key, log)) = found else {
-        let error = Error::usage(format!("no attempt at stage `{name}` has left a log"));
-        return Err(error.hint("a stage that ends well and says nothing leaves none; `erw log` lists the runs"));
+        let error = Error::usage(format!("stage `{name}` has no log"));
+        return Err(error.hint("a stage that succeeds without output leaves none; `erw log` lists the runs"));
     };
     show(&store, &key, &log, args)
 }
@@ -84,7 +84,7 @@ pub fn key(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Option<Key
     }
 }
 
-/// The log of the last attempt at an action, under way or finished.
+/// The log of the last attempt at an action, running or finished.
 fn latest(store: &Store, key: &Key) -> Option<PathBuf> {
     let number = |p: &PathBuf| {
         let name = p.file_name()?.to_str()?;
@@ -94,7 +94,7 @@ fn latest(store: &Store, key: &Key) -> Option<PathBuf> {
     folders.iter().find_map(|dir| list(dir).ok()?.into_iter().filter(|p| number(p).is_some()).max_by_key(number))
 }
 
-/// The log of the last attempt that a journal tells of, wherever it lies by now.
+/// The log of the last attempt in the journals, wherever it is now.
 fn earlier(store: &Store, pipeline: &str, stage: &str) -> Result<Option<(Key, PathBuf)>> {
     let Some((key, log)) = read::last_attempt(store, pipeline, stage)? else { return Ok(None) };
     let Ok(key) = key.parse::<Digest>().map(Key::from) else { return Ok(None) };
@@ -102,21 +102,21 @@ fn earlier(store: &Store, pipeline: &str, stage: &str) -> Result<Option<(Key, Pa
     Ok(there.map(|log| (key, log)))
 }
 
-/// The folder of pictures that the work on an action has drawn.
+/// The folder of pictures of an action.
 fn pictures(store: &Store, key: &Key) -> Option<PathBuf> {
     [store.work_dir(key), store.log_dir(key)].map(|dir| dir.join(PICTURES)).into_iter().find(|dir| dir.is_dir())
 }
 
 fn show(store: &Store, key: &Key, log: &Path, args: &Args) -> Result<()> {
     let failed = |e| Error::io("read", log, e);
-    // It moves when the stage ends; what is open stays.
+    // The file moves when the stage ends; the open handle stays valid.
     let mut file = File::open(log).map_err(failed)?;
     let start = args.lines.map_or(Ok(0), |lines| last_lines(&mut file, lines)).map_err(failed)?;
     file.seek(SeekFrom::Start(start)).map_err(failed)?;
     let mut out = Out::default();
     let mut block = vec![0; 1 << 16];
     loop {
-        // Looked at before reading: what was written until then is read.
+        // Checked before reading, so that everything written until the end is read.
         let over = !args.follow || store.try_lock(key)?.is_some();
         loop {
             let bytes = file.read(&mut block).map_err(failed)?;
@@ -139,19 +139,20 @@ fn show(store: &Store, key: &Key, log: &Path, args: &Args) -> Result<()> {
     }
 }
 
-/// Standard output: every byte as it is to a file or a program; to a terminal, lines as they look in the end.
+/// Standard output. Files and programs get every byte; terminals get finished lines, without what
+/// was overwritten.
 #[derive(Default)]
 struct Out {
     lines: Lines,
-    /// The line without an end that is on the terminal for now.
+    /// The unfinished line that is on the terminal.
     unfinished: String,
 }
 
-/// Back to the start of the line, and away with it.
+/// Clears the line.
 const WIPE: &str = "\r\x1b[K";
 
 impl Out {
-    /// False: nobody reads any more.
+    /// Returns false if the reader is gone.
     fn write(&mut self, bytes: &[u8]) -> Result<bool> {
         if !std::io::stdout().is_terminal() {
             return put(bytes);
@@ -160,7 +161,7 @@ impl Out {
         if text.is_empty() { Ok(true) } else { self.replace(&text) }
     }
 
-    /// Nothing comes for a while: shows what is there of a line, such as a bar that moves.
+    /// Shows the unfinished line, such as a progress bar, while nothing else comes.
     fn pause(&mut self) -> Result<bool> {
         let room = terminal_size::terminal_size_of(std::io::stdout()).map_or(80, |(w, _)| usize::from(w.0));
         let text = cut(&self.lines.unfinished(), room.saturating_sub(2));
@@ -183,7 +184,7 @@ impl Out {
     }
 }
 
-/// False: nobody reads any more, which is no error.
+/// Returns false if the reader is gone, which is no error.
 fn put(bytes: &[u8]) -> Result<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {

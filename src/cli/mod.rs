@@ -33,15 +33,15 @@ use erw_base::process;
 use erw_runner::kind::Registry;
 use std::path::PathBuf;
 
-/// Runs pipelines of cached, resumable stages: from images to FID and CKNNA.
+/// Run pipelines of cached, resumable stages, from images to FID and CKNNA
 #[derive(Debug, Parser)]
 #[command(name = "erw", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
 struct Cli {
-    /// Where artifacts, records and work under way are kept; without it ERW_CACHE_DIR, or the nearest `cache` that is
-    /// here or above in the project
+    /// Folder for artifacts, records and unfinished work; default: ERW_CACHE_DIR, otherwise the
+    /// nearest `cache` in this folder or its parents
     #[arg(long, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     cache_dir: Option<PathBuf>,
-    /// Told to every subcommand; those that have a use for it state it too.
+    /// Accepted by every subcommand; those that use it declare it again.
     #[command(flatten)]
     _remote: common::remote_args::RemoteArgs,
     #[command(subcommand)]
@@ -53,17 +53,17 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Whether this process is to do the work of a stage. To be known before the command line is read in full.
+/// Whether this process is a worker. This is needed before the command line is parsed.
 pub fn trains() -> bool {
     std::env::args_os().nth(1).is_some_and(|first| first == "worker")
 }
 
-/// Does what the command line says with these stage kinds. The number is the exit code.
+/// Runs the command line with these stage kinds and returns the exit code.
 pub fn main(registry: Registry) -> Result<i32> {
     let mut cli = Cli::parse();
     settle::settle(&mut cli.command)?;
     let cache = &match &cli.command {
-        // These have no use for it.
+        // These do not use the cache.
         Command::Stages(_) | Command::Schema(_) | Command::Completions(_) | Command::Worker(_) => PathBuf::new(),
         _ => common::cache_dir::cache_dir(cli.cache_dir.as_deref()),
     };

@@ -1,4 +1,4 @@
-//! `erw plot`: the results of a sweep as curves, in an SVG. Runs nothing.
+//! `erw plot`: the results of a sweep as curves in an SVG. Runs nothing.
 
 use super::common::pipeline_args::PipelineArgs;
 use super::common::print;
@@ -17,30 +17,33 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// A result to draw, named as in `erw sweep --table`; a panel for each. `*` stands for a number, which is x: `fd-*`
-    /// takes the results of the stages `fd-100`, `fd-200`, ...
+    /// Result to plot, named as in `erw sweep --table`; each gets a panel. `*` stands for a number,
+    /// which becomes x: `fd-*` takes the results of the stages `fd-100`, `fd-200`, ...
     #[arg(long, value_name = "METRIC", required = true)]
     pub y: Vec<String>,
-    /// What x is, where `--y` has no `*`: an axis of the sweep with numbers, or texts that end in `@NUMBER`
+    /// Axis of the sweep to use as x if `--y` has no `*`; its values must be numbers, or texts that
+    /// end in `@NUMBER`
     #[arg(long, value_name = "AXIS")]
     pub x: Option<String>,
-    /// What is written below the x axis
+    /// Title of the x axis
     #[arg(long, value_name = "TEXT")]
     pub x_title: Option<String>,
-    /// Take mean and standard deviation over this axis instead of over those called `seed`
+    /// Average over this axis instead of over the axes called `seed`
     #[arg(long, value_name = "AXIS")]
     pub over: Vec<String>,
-    /// Draw only the trials where this holds: `train.lr>=1e-4`
+    /// Plot only trials that satisfy this condition: `train.lr>=1e-4`
     #[arg(long, value_name = "CONDITION")]
     pub filter: Vec<String>,
-    /// The SVG file to write; without it the SVG is printed
+    /// SVG file to write; default: standard output
     #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub output: Option<PathBuf>,
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     if let Some(file) = args.output.as_ref().filter(|f| f.extension().is_none_or(|e| e != "svg")) {
-        return Err(Error::usage(format!("`{}` does not end in `.svg`", file.display())).hint("a plot is an SVG"));
+        return Err(
+            Error::usage(format!("`{}` does not end in `.svg`", file.display())).hint("plots are written as SVG")
+        );
     }
     let plan = args.pipeline.sweep(registry)?;
     let (over, filter) = (args.over.clone(), args.filter.clone());
@@ -50,8 +53,8 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let panel = |y: &String| panel(&sheet, y, abscissa.as_ref());
     let panels = args.y.iter().map(panel).collect::<Result<Vec<Panel>>>()?;
     if panels.iter().all(|p| p.lines.is_empty()) {
-        let hint = format!("`erw sweep {}` runs it", args.pipeline.pipeline.display());
-        return Err(Error::usage("no trial of the sweep has a result to draw").hint(hint));
+        let hint = format!("run `erw sweep {}` first", args.pipeline.pipeline.display());
+        return Err(Error::usage("no trial of the sweep has a result to plot").hint(hint));
     }
     let chart = Chart { x_title: x_title(args), note: note(&sheet), panels };
     let Some(file) = &args.output else { return print(&chart.svg()) };
@@ -64,7 +67,7 @@ fn x_title(args: &Args) -> String {
     args.x_title.clone().or_else(|| args.x.clone()).unwrap_or_default()
 }
 
-/// How many trials a point is the mean of.
+/// States over how many trials a point is averaged.
 fn note(sheet: &Sheet) -> String {
     let counts =
         || sheet.rows.iter().flatten().filter_map(|c| if let Cell::Spread(v) = c { Some(v.len()) } else { None });
@@ -77,11 +80,11 @@ fn note(sheet: &Sheet) -> String {
     }
 }
 
-/// The axis that x is on.
+/// The sweep axis that is x.
 struct Abscissa {
     /// The column with its values.
     column: usize,
-    /// What the names of trials begin the axis' part with.
+    /// The start of the axis's part of a trial's name, such as `lr=`.
     label: String,
 }
 
@@ -95,7 +98,8 @@ impl Abscissa {
         let axis = plan.axes.iter().find(called).ok_or_else(unknown)?;
         let key = axis.keys.iter().find(|k| *k == name).or_else(|| axis.keys.first()).ok_or_else(unknown)?;
         let column = sheet.columns.iter().position(|c| c.group == SETTINGS && c.title == *key);
-        let column = column.ok_or_else(|| Error::usage(format!("`--x {name}`: the mean is taken over this axis")))?;
+        let column =
+            column.ok_or_else(|| Error::usage(format!("`--x {name}`: results are averaged over this axis")))?;
         Ok(Self { column, label: format!("{}=", axis.name) })
     }
 
@@ -104,11 +108,11 @@ impl Abscissa {
             return Err(Error::usage("`--x`: some trials do not set it"));
         };
         let after = || value.as_str()?.rsplit_once('@')?.1.parse().ok();
-        let text = || Error::usage(format!("`--x`: `{shown}` is no number and does not end in one after an `@`"));
+        let text = || Error::usage(format!("`--x`: `{shown}` is not a number and does not end in `@NUMBER`"));
         value.as_f64().or_else(after).ok_or_else(text)
     }
 
-    /// What a trial is called besides.
+    /// The name of a trial without this axis.
     fn name(&self, trial: &str) -> String {
         let parts: Vec<&str> = trial.split(',').filter(|part| !part.starts_with(&self.label)).collect();
         if parts.is_empty() { "all".into() } else { parts.join(",") }
@@ -118,7 +122,7 @@ impl Abscissa {
 const SETTINGS: &str = "settings";
 const RESULTS: &str = "results";
 
-/// A line for each trial, or for all that differ in x only.
+/// A line for each trial, or for all trials that differ in x only.
 fn panel(sheet: &Sheet, y: &str, abscissa: Option<&Abscissa>) -> Result<Panel> {
     let columns = columns(sheet, y, abscissa.is_some())?;
     let mut lines: Vec<Line> = vec![];
@@ -140,7 +144,7 @@ fn panel(sheet: &Sheet, y: &str, abscissa: Option<&Abscissa>) -> Result<Panel> {
     Ok(Panel { title, lines })
 }
 
-/// Mean and standard deviation; nothing where there is none, or where a seed's value is not finite.
+/// Mean and standard deviation; `None` without a value, or if a seed's value is not finite.
 fn value(cell: &Cell) -> Option<(f64, f64)> {
     match cell {
         Cell::Number(value) => Some(((*value)?, 0.0)),
@@ -156,8 +160,8 @@ fn value(cell: &Cell) -> Option<(f64, f64)> {
 fn columns(sheet: &Sheet, y: &str, has_x: bool) -> Result<Vec<(usize, f64)>> {
     let results = || sheet.columns.iter().enumerate().filter(|(_, c)| c.group == RESULTS);
     if y.contains('*') == has_x {
-        let text = if has_x { "`*` and `--x` both say what x is" } else { "nothing says what x is" };
-        let hint = "either the metric has a `*`, as `fd-*`, or `--x` names an axis";
+        let text = if has_x { "`*` and `--x` both define x" } else { "x is not defined" };
+        let hint = "use a `*` in the metric, such as `fd-*`, or name an axis with `--x`";
         return Err(Error::usage(format!("`--y {y}`: {text}")).hint(hint));
     }
     let number = |c: &Column| if has_x { (c.title == y).then_some(0.0) } else { number_at(&c.title, y) };
@@ -176,7 +180,8 @@ fn columns(sheet: &Sheet, y: &str, has_x: bool) -> Result<Vec<(usize, f64)>> {
     Ok(found)
 }
 
-/// The number that `title` has where `pattern` has its `*`. A pattern of a stage's name fits each of its results.
+/// The number in `title` at the `*` of `pattern`. A pattern of a stage's name matches each of its
+/// results.
 fn number_at(title: &str, pattern: &str) -> Option<f64> {
     let (before, after) = pattern.split_once('*')?;
     let rest = title.strip_prefix(before)?;

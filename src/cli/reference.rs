@@ -1,5 +1,5 @@
 //! The generated pages of the book: commands from the definition of the command line, stage kinds
-//! from their manifests. `tests/docs.rs` compares them with `docs/` and writes them anew.
+//! from their manifests. `tests/docs.rs` compares them with `docs/` and renews them.
 
 use erw_base::error::Result;
 use erw_runner::kind::Registry;
@@ -37,9 +37,9 @@ fn help(command: &mut clap::Command, name: &str, level: usize, text: &mut String
 pub fn kinds(registry: Registry) -> Result<String> {
     let mut text = String::from(
         "# Stage kinds\n\n\
-         This page is generated from the manifests in `stages/`. A type with `?` is an optional input; with `*` it is\n\
-         none, one or a list; `a|b` is either type. A parameter without a default must be given, unless it is optional.\n\
-         Parameters are in the key; operation values are not.\n\n\
+         This page is generated from the manifests in `stages/`. An input whose type ends in `?` is optional. One whose\n\
+         type ends in `*` takes no stage, one stage or a list. `a|b` accepts either type. Parameters are part of the\n\
+         cache key; operation values are not.\n\n\
          | kind | inputs | output | what it does |\n|---|---|---|---|\n",
     );
     let manifests = registry.iter().map(|kind| Manifest::parse(kind.name, kind.manifest));
@@ -69,9 +69,9 @@ fn section(text: &mut String, manifest: &str, m: &Manifest) {
     table(text, ["operation value", "type", "default", "meaning"], m.operation.iter().map(field));
     let results: Vec<String> = m.results.iter().map(|r| code(r)).collect();
     let bytes = match m.exact {
-        Exact::Everywhere => "Its bytes are the same on every machine.".to_string(),
+        Exact::Everywhere => "Outputs have the same bytes on every machine.".to_string(),
         Exact::Machine => format!(
-            "Its bytes are the same on one class of machine; elsewhere its results agree within {}.",
+            "Outputs have the same bytes on one class of machine; between classes, results agree within {}.",
             m.tolerance
         ),
     };
@@ -102,7 +102,7 @@ fn field(field: &Field) -> [String; 4] {
     [code(&field.name), values(field), default, plain(&field.doc)]
 }
 
-/// The type of a field, or the values that it may have.
+/// The type of a field, or its allowed values.
 fn values(field: &Field) -> String {
     if !field.one_of.is_empty() {
         return field.one_of.iter().map(|v| code(&v.to_string())).collect::<Vec<_>>().join(", ");
@@ -117,12 +117,12 @@ fn values(field: &Field) -> String {
     }
 }
 
-/// In a cell of a table `|` would end the cell, also within code.
+/// Code for the cell of a table, where `|` would end the cell even within code.
 fn code(text: &str) -> String {
     format!("`{}`", text.replace('|', "\\|"))
 }
 
-/// A sentence of a manifest outside of code: `<` and `*` mean themselves there.
+/// Text of a manifest, with `<`, `*` and `|` escaped outside of code.
 fn plain(text: &str) -> String {
     let escaped = text.split('`').enumerate().map(|(i, part)| match i % 2 {
         0 => part.replace('<', "&lt;").replace('*', "\\*").replace('|', "\\|"),

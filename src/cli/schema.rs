@@ -1,5 +1,6 @@
-//! `erw schema`: a JSON Schema (draft 2020-12) of pipeline files, made from the manifests, so that editors complete
-//! and check while one types. It is as strict as a single file allows: what a parent may have stated is not required.
+//! `erw schema`: a JSON Schema (draft 2020-12) of pipeline files, made from the manifests, with
+//! which editors complete and check. It is as strict as a single file allows: what a parent may
+//! state is not required.
 
 use super::common::print;
 use erw_base::error::{Error, Result};
@@ -41,7 +42,7 @@ pub fn schema(registry: Registry) -> Result<Value> {
     choices.push(inherited());
     let mut shared = Map::new();
     for field in manifests.iter().flat_map(|m| m.params.iter().chain(&m.operation)) {
-        // Kinds may differ in defaults and limits; here only the name and its meaning count.
+        // Kinds may differ in defaults and limits, so only the name and the meaning are taken.
         shared.entry(&field.name).or_insert_with(|| json!({ "description": field.doc }));
     }
     Ok(json!({
@@ -50,7 +51,7 @@ pub fn schema(registry: Registry) -> Result<Value> {
         "type": "object",
         "additionalProperties": false,
         "properties": {
-            "name": { "type": "string", "description": "shown to people; without it, the file's name" },
+            "name": { "type": "string", "description": "display name; default: the name of the file" },
             "extends": { "type": "string", "description": "a pipeline to inherit from, relative to this file" },
             "params": {
                 "type": "object",
@@ -96,21 +97,21 @@ fn stage(manifest: &Manifest) -> Value {
             "params": fields(&manifest.params),
             "operation": fields(&manifest.operation),
             "resources": { "$ref": "#/$defs/resources" },
-            "timeout": { "$ref": "#/$defs/time", "description": "an attempt that takes longer is stopped and has failed" },
-            "retries": { "type": "integer", "minimum": 0, "description": "further attempts after a failed one" },
-            "backoff": { "$ref": "#/$defs/time", "description": "wait before the first of them, twice as long before each next one" },
+            "timeout": { "$ref": "#/$defs/time", "description": TIMEOUT },
+            "retries": { "type": "integer", "minimum": 0, "description": RETRIES },
+            "backoff": { "$ref": "#/$defs/time", "description": BACKOFF },
         },
     })
 }
 
-/// What must be so of a slot: `; channels = vae.channels, side multiple of patch_size`.
+/// The rules for a slot: `; must satisfy channels = vae.channels, side multiple of patch_size`.
 fn held_to(manifest: &Manifest, slot: &str) -> String {
     let of = |rule: &&Rule| {
         let mut terms = rule.left.terms();
         terms.any(|term| matches!(term, Term::Input { slot: of, .. } if of == slot))
     };
     let rules: Vec<String> = manifest.agree.iter().filter(of).map(Rule::to_string).collect();
-    if rules.is_empty() { String::new() } else { format!("; it must be that {}", rules.join(", ")) }
+    if rules.is_empty() { String::new() } else { format!("; must satisfy {}", rules.join(", ")) }
 }
 
 fn connection(about: &str, optional: bool, many: bool) -> Value {
@@ -133,7 +134,7 @@ fn field(field: &Field) -> Value {
     let required = field.default.is_none() && !field.optional;
     let about = if required { format!("{} (required)", field.doc) } else { field.doc.clone() };
     schema.insert("description".into(), about.trim_start().into());
-    // Limits and choices of a list hold for its elements.
+    // Limits and choices of a list apply to its elements.
     let mut value = Map::new();
     let ty = match &field.ty {
         FieldType::List(of) | FieldType::OneOrMany(of) => of,
@@ -186,7 +187,7 @@ fn command_stage() -> Value {
         "properties": {
             "kind": { "const": command::NAME },
             "run": {
-                "description": "a program and its arguments, or a line for sh -c; {inputs.SLOT}, {outputs.NAME}, {params.NAME} and {threads} are filled in",
+                "description": "a program and its arguments, or a line for sh -c; placeholders: {inputs.SLOT}, {outputs.NAME}, {params.NAME}, {threads}, {checkpoints}",
                 "anyOf": [words, { "type": "string" }],
             },
             "inputs": { "type": "object", "additionalProperties": connection("a stage, or stage.output", false, false) },
@@ -196,17 +197,21 @@ fn command_stage() -> Value {
                 "additionalProperties": { "type": "string", "description": "the artifact's type" },
             },
             "params": { "type": "object", "description": "free values, in the key" },
-            "watch": { "type": "array", "items": { "type": "string" }, "description": "files and folders whose contents are in the key, and patterns such as src/**/*.py" },
-            "ignore": { "type": "array", "items": { "type": "string" }, "description": "patterns, as in a .gitignore, of what is not watched" },
-            "exact": { "enum": ["everywhere", "machine"], "description": "where its bytes are the same: on every machine, or on one class of them" },
-            "tolerance": { "type": "number", "minimum": 0, "maximum": 1, "description": "by which its results may differ between classes of machines" },
+            "watch": { "type": "array", "items": { "type": "string" }, "description": "files, folders and patterns (src/**/*.py) whose contents are in the key" },
+            "ignore": { "type": "array", "items": { "type": "string" }, "description": "patterns, as in a .gitignore, of files that are not watched" },
+            "exact": { "enum": ["everywhere", "machine"], "description": "where outputs have the same bytes: on every machine, or on one class of machine" },
+            "tolerance": { "type": "number", "minimum": 0, "maximum": 1, "description": "relative difference of results that is accepted between classes of machine" },
             "resources": { "$ref": "#/$defs/resources" },
-            "timeout": { "$ref": "#/$defs/time", "description": "an attempt that takes longer is stopped and has failed" },
-            "retries": { "type": "integer", "minimum": 0, "description": "further attempts after a failed one" },
-            "backoff": { "$ref": "#/$defs/time", "description": "wait before the first of them, twice as long before each next one" },
+            "timeout": { "$ref": "#/$defs/time", "description": TIMEOUT },
+            "retries": { "type": "integer", "minimum": 0, "description": RETRIES },
+            "backoff": { "$ref": "#/$defs/time", "description": BACKOFF },
         },
     })
 }
+
+const TIMEOUT: &str = "an attempt that takes longer is stopped and fails";
+const RETRIES: &str = "number of further attempts after a failure";
+const BACKOFF: &str = "wait before the first retry; doubles with each further one";
 
 /// A stage whose kind a parent states.
 fn inherited() -> Value {
@@ -217,14 +222,14 @@ fn inherited() -> Value {
         "not": { "required": ["kind"] },
         "additionalProperties": false,
         "properties": {
-            "remove": { "const": true, "description": "leave this stage of the parent out" },
+            "remove": { "const": true, "description": "remove this stage of the parent" },
             "inputs": { "type": "object" },
             "params": { "type": "object" },
             "operation": { "type": "object" },
             "resources": { "$ref": "#/$defs/resources" },
-            "timeout": { "$ref": "#/$defs/time", "description": "an attempt that takes longer is stopped and has failed" },
-            "retries": { "type": "integer", "minimum": 0, "description": "further attempts after a failed one" },
-            "backoff": { "$ref": "#/$defs/time", "description": "wait before the first of them, twice as long before each next one" },
+            "timeout": { "$ref": "#/$defs/time", "description": TIMEOUT },
+            "retries": { "type": "integer", "minimum": 0, "description": RETRIES },
+            "backoff": { "$ref": "#/$defs/time", "description": BACKOFF },
             "run": {},
             "outputs": { "type": "object" },
             "watch": { "type": "array" },
@@ -238,7 +243,7 @@ fn inherited() -> Value {
 fn resources() -> Value {
     json!({
         "type": "object",
-        "description": "what a stage may use; never in the key. Besides threads, mem and gpus any name, of which a run has as many units as --resource says",
+        "description": "what a stage requests; not in the key. Besides threads, mem and gpus any name; --resource NAME=N states how many units a run has",
         "additionalProperties": { "type": "integer", "minimum": 0 },
         "properties": {
             "threads": { "type": "integer", "minimum": 1 },
@@ -273,7 +278,7 @@ fn sweep() -> Value {
                 "type": "object",
                 "description": "points drawn at random, by \"STAGE.NAME\" = { a distribution }",
                 "properties": {
-                    "budget": { "type": "integer", "minimum": 1, "maximum": 10000, "default": 20, "description": "how many points" },
+                    "budget": { "type": "integer", "minimum": 1, "maximum": 10000, "default": 20, "description": "number of points" },
                     "seed": { "type": "integer", "minimum": 0, "default": 0 },
                 },
                 // A dotted name makes tables of tables.
@@ -281,7 +286,7 @@ fn sweep() -> Value {
             },
             "stop": {
                 "type": "array",
-                "description": "rules by which a trial is given up",
+                "description": "rules that stop a trial early",
                 "items": { "type": "string", "examples": ["train.loss > 2 @500", "fd > 1.5*best"] },
             },
         },

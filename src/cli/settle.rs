@@ -1,5 +1,5 @@
-//! One way to name a stage, in every command: `PIPELINE STAGE` and `PIPELINE:STAGE` mean the same, and so does a stage
-//! with the pipeline in front of it once more. Done before a command begins, so that none has to think of it.
+//! Makes every command accept `PIPELINE STAGE` and `PIPELINE:STAGE`, and a stage that repeats the
+//! pipeline in front of it. This is done before a command starts, so that no command has to.
 
 use super::command::Command;
 use super::common::pipeline_args::{PipelineArgs, file_and_stage};
@@ -7,7 +7,7 @@ use super::{cache, weights};
 use erw_base::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// Puts each stage where its command looks for it.
+/// Moves each stage to the argument in which its command expects it.
 pub fn settle(command: &mut Command) -> Result<()> {
     match command {
         Command::Run(a) => many(&mut a.pipeline, &mut a.targets),
@@ -38,11 +38,11 @@ pub fn settle(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Takes the stage away from `PIPELINE:STAGE`.
+/// Splits `PIPELINE:STAGE`: leaves the pipeline and returns the stage.
 fn parted(pipeline: &mut PathBuf) -> Option<String> {
     let text = pipeline.to_str().filter(|_| !pipeline.exists())?;
     let (file, stage) = file_and_stage(text)?;
-    // A pipeline that is not there has a name that says what it is.
+    // The file may be missing; then the extension shows that a pipeline is meant.
     let is_pipeline = Path::new(file).is_file() || file.ends_with(".toml");
     let (file, stage) = (PathBuf::from(file), stage.to_string());
     (is_pipeline && !stage.is_empty()).then(|| {
@@ -51,7 +51,7 @@ fn parted(pipeline: &mut PathBuf) -> Option<String> {
     })
 }
 
-/// A stage without the pipeline that stands in front of it, if it is this one.
+/// A stage without the pipeline in front of it, if it is this pipeline.
 fn bare(pipeline: &Path, stage: &str) -> String {
     match file_and_stage(stage) {
         Some((file, stage)) if Path::new(file) == pipeline && !stage.is_empty() => stage.into(),
@@ -69,7 +69,7 @@ fn many(args: &mut PipelineArgs, stages: &mut Vec<String>) {
 fn one_or_none(args: &mut PipelineArgs, stage: &mut Option<String>) -> Result<()> {
     match (parted(&mut args.pipeline), stage.as_deref()) {
         (Some(first), Some(second)) => {
-            Err(Error::usage(format!("two stages are named, `{first}` and `{second}`")).hint("this command takes one"))
+            Err(Error::usage(format!("two stages are given, `{first}` and `{second}`")).hint("this command takes one"))
         }
         (Some(first), None) => {
             *stage = Some(first);
@@ -89,7 +89,7 @@ fn one(args: &mut PipelineArgs, stage: &mut Option<String>, command: &str) -> Re
     }
     let file = args.pipeline.display();
     let hint = format!("`erw {command} {file} STAGE`, or `erw {command} {file}:STAGE`");
-    Err(Error::usage(format!("`erw {command}` is about a stage, and none is named")).hint(hint))
+    Err(Error::usage(format!("`erw {command}` needs a stage")).hint(hint))
 }
 
 /// `P STAGE DIR` or `P:STAGE DIR`.
@@ -97,19 +97,19 @@ fn to_a_folder(args: &mut PipelineArgs, what: &mut String, dir: &mut Option<Path
     match (parted(&mut args.pipeline), dir.is_some()) {
         (Some(stage), false) => *dir = Some(std::mem::replace(what, stage).into()),
         (Some(stage), true) => {
-            return Err(Error::usage(format!("two stages are named, `{stage}` and `{what}`"))
+            return Err(Error::usage(format!("two stages are given, `{stage}` and `{what}`"))
                 .hint("`erw export PIPELINE STAGE DIR`, or `erw export PIPELINE:STAGE DIR`"));
         }
         (None, true) => *what = bare(&args.pipeline, what),
         (None, false) => {
             let hint = "`erw export PIPELINE STAGE[.OUTPUT] DIR`, or `erw export PIPELINE:STAGE[.OUTPUT] DIR`";
-            return Err(Error::usage("a pipeline, a stage and a folder are needed").hint(hint));
+            return Err(Error::usage("`erw export` needs a pipeline, a stage and a folder").hint(hint));
         }
     }
     Ok(())
 }
 
-/// `P STAGE` as `P:STAGE`, for what may also be a digest or a path.
+/// Joins `P STAGE` to `P:STAGE`, for arguments that may also be a digest or a path.
 fn joined(artifact: &mut String, stage: Option<String>) {
     if let Some(stage) = stage {
         let stage = bare(Path::new(artifact.as_str()), &stage);

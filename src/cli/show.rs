@@ -1,4 +1,5 @@
-//! `erw show ARTIFACT`: what an artifact is, who made it, and what of, down to the files that it all began with.
+//! `erw show ARTIFACT`: what an artifact is, how it was made, and from what, back to the original
+//! files.
 
 use super::common::pipeline_args::{PipelineArgs, SetArgs, file_and_stage, stage_and_output};
 use super::common::{json, print};
@@ -15,19 +16,19 @@ use erw_runner::pipeline::command;
 use erw_runner::plan::{Verdict, verdict};
 use std::path::Path;
 
-/// A value longer than this is cut.
+/// Longer values are cut to this many characters.
 const SHOWN: usize = 100;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The first digits of a digest, a path into the store, or PIPELINE:STAGE[.OUTPUT]
+    /// First digits of a digest, a path in the store, a pipeline, or PIPELINE:STAGE[.OUTPUT]
     pub artifact: String,
-    /// A stage, or one of its outputs, if the first is a pipeline
+    /// Stage, or one of its outputs, if ARTIFACT is a pipeline
     #[arg(value_name = "STAGE[.OUTPUT]")]
     pub stage: Option<String>,
     #[command(flatten)]
     pub set: SetArgs,
-    /// Print an object, for programs
+    /// Print a JSON object
     #[arg(long)]
     pub json: bool,
 }
@@ -36,7 +37,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     print(&shown(&args.artifact, &args.set, args.json, &Store::open(cache)?, registry)?)
 }
 
-/// What is printed about an artifact.
+/// The description of an artifact, as text or JSON.
 pub fn shown(artifact: &str, set: &SetArgs, as_json: bool, store: &Store, registry: Registry) -> Result<String> {
     let records = action_cache::all(store)?.0;
     let traced = match file_and_stage(artifact) {
@@ -52,8 +53,8 @@ fn digest(store: &Store, records: &[Record], text: &str) -> Result<Digest> {
         return Ok(found);
     }
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        let error = Error::usage(format!("`{text}` names no artifact"));
-        return Err(error.hint("it takes digits of a digest, a path into the store, or PIPELINE:STAGE[.OUTPUT]"));
+        let error = Error::usage(format!("`{text}` is not an artifact"));
+        return Err(error.hint("give the first digits of a digest, a path in the store, or PIPELINE:STAGE[.OUTPUT]"));
     }
     find(store, records, &text.to_lowercase())
 }
@@ -65,8 +66,8 @@ fn of_stage(store: &Store, records: &[Record], args: &PipelineArgs, name: &str, 
     let record = match verdict(&pipeline, store, id)? {
         Verdict::Cached(record) => record,
         _ => {
-            let error = Error::usage(format!("stage `{name}` is stale: it has no artifact"));
-            return Err(error.hint(format!("`erw run {file} {name}` makes it; `erw why {file} {name}` tells why")));
+            let error = Error::usage(format!("stage `{name}` is stale, so it has no artifact"));
+            return Err(error.hint(format!("run `erw run {file} {name}` first; `erw why {file} {name}` explains why")));
         }
     };
     let names = || record.outputs.keys().map(String::as_str);
@@ -83,7 +84,7 @@ fn of_stage(store: &Store, records: &[Record], args: &PipelineArgs, name: &str, 
     Ok(trace(store, records, found.measured.digest, Some(&record)))
 }
 
-/// The artifact in full, what it was made of as a tree.
+/// The artifact in full, with its origins as a tree.
 fn text(lineage: &Lineage) -> String {
     let kind = lineage.ty.as_deref().unwrap_or("artifact");
     let mut text = format!("{kind} {}\n", lineage.digest);
@@ -96,12 +97,12 @@ fn text(lineage: &Lineage) -> String {
         Some(maker) => {
             let fact = &maker.fact;
             let (stage, when, took) = (title(maker), instant(&fact.created), duration(fact.seconds));
-            let peak = fact.peak.map_or_else(String::new, |peak| format!(", at most {} in use", bytes(peak)));
+            let peak = fact.peak.map_or_else(String::new, |peak| format!(", peak memory {}", bytes(peak)));
             text.push_str(&format!("  made by {stage} on {when} in {took}{peak}\n"));
             text.push_str(&format!("  on {}, {}, by erw {}\n", fact.host, fact.device, fact.program));
             if !fact.earlier.is_empty() {
                 text.push_str(&format!(
-                    "  begun elsewhere, so its bytes are owed to nobody: {}\n",
+                    "  started on another machine, so equal bytes are not promised: {}\n",
                     fact.earlier.join("; ")
                 ));
             }
@@ -118,7 +119,7 @@ fn text(lineage: &Lineage) -> String {
             text.push('\n');
             tree(&mut text, maker, "");
         }
-        None => text.push_str("  nothing recorded made it\n"),
+        None => text.push_str("  origin not recorded\n"),
     }
     text
 }
@@ -127,7 +128,7 @@ fn title(maker: &Maker) -> String {
     format!("{}/{} (kind {}, revision {})", maker.fact.pipeline, maker.fact.stage, maker.kind, maker.revision)
 }
 
-/// Parameters, files and inputs, the inputs with theirs below them.
+/// Parameters, files and inputs, each input followed by its own.
 fn tree(text: &mut String, maker: &Maker, indent: &str) {
     let (last, before) = match maker.inputs.split_last() {
         Some((last, before)) => (Some(last), before),
@@ -155,8 +156,8 @@ fn line(input: &Lineage) -> String {
     match &input.made_by {
         Some(maker) => format!("{head}, {}, {}", title(maker), instant(&maker.fact.created)),
         None if input.repeated => format!("{head}, see above"),
-        None if input.cut => format!("{head}, made of more: `erw show {}` goes on", input.digest.short()),
-        None => format!("{head}, nothing recorded made it"),
+        None if input.cut => format!("{head}, continued in `erw show {}`", input.digest.short()),
+        None => format!("{head}, origin not recorded"),
     }
 }
 

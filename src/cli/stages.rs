@@ -1,4 +1,4 @@
-//! `erw stages`: the kinds of stages; `erw stages KIND`: a kind's manifest as it is.
+//! `erw stages`: the stage kinds; `erw stages KIND`: the manifest of a kind.
 
 use super::common::{columns, print};
 use erw_base::error::{Error, Result};
@@ -18,7 +18,7 @@ pub fn run(args: &Args, registry: Registry) -> Result<()> {
     print(&text(args.kind.as_deref(), registry)?)
 }
 
-/// What is printed.
+/// The list of kinds, or the manifest of one.
 pub fn text(kind: Option<&str>, registry: Registry) -> Result<String> {
     match kind {
         Some(command::NAME) => Ok(command::HELP.to_string()),
@@ -44,21 +44,18 @@ fn table(registry: Registry) -> Result<String> {
         let inputs = manifest.inputs.iter().map(Slot::text).collect::<Vec<_>>().join(", ");
         let outputs = manifest.outputs.iter().map(|o| o.ty.as_str()).collect::<Vec<_>>().join(", ");
         let arrow = if inputs.is_empty() { format!("-> {outputs}") } else { format!("{inputs} -> {outputs}") };
-        rows.push(vec![kind.name.to_string(), arrow, exact(&manifest), manifest.summary]);
+        rows.push(vec![kind.name.to_string(), manifest.summary.clone()]);
+        rows.push(vec![String::new(), format!("{arrow} ({})", exact(&manifest))]);
     }
-    rows.push(vec![
-        command::NAME.into(),
-        "any -> any".into(),
-        "exact: machine".into(),
-        "run a program with declared inputs and outputs".into(),
-    ]);
+    rows.push(vec![command::NAME.into(), "run a program with declared inputs and outputs".into()]);
+    rows.push(vec![String::new(), "any -> any (exact: machine)".into()]);
     Ok(columns(&rows, ""))
 }
 
-/// Where its bytes are the same, and how far its results may lie apart elsewhere.
+/// Where outputs have the same bytes, and the tolerance for results elsewhere.
 fn exact(manifest: &Manifest) -> String {
     match manifest.tolerance {
         0.0 => format!("exact: {}", manifest.exact.name()),
-        tolerance => format!("exact: {}, else within {tolerance}", manifest.exact.name()),
+        tolerance => format!("exact: {}, tolerance {tolerance}", manifest.exact.name()),
     }
 }

@@ -1,4 +1,5 @@
-//! `erw verify PIPELINE [STAGES]`: runs stages again beside the cache and says whether they make the same.
+//! `erw verify PIPELINE [STAGES]`: runs cached stages again, outside of the cache, and compares
+//! their outputs.
 
 use super::common::pipeline_args::PipelineArgs;
 use super::common::signals::stop;
@@ -26,15 +27,15 @@ use std::path::Path;
 pub struct Args {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// Only these stages; without any, all
+    /// Only these stages; default: all
     pub stages: Vec<String>,
     /// Threads of a stage; results do not depend on them
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
     pub threads: Option<u32>,
-    /// GPUs to use, at most; 0 runs stages that ask for GPUs on the CPU
+    /// Maximum number of GPUs; 0 runs stages that request GPUs on the CPU
     #[arg(long)]
     pub gpus: Option<usize>,
-    /// Print a list of objects, for programs
+    /// Print a JSON list
     #[arg(long)]
     pub json: bool,
 }
@@ -57,17 +58,18 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let bench = Bench { pipeline: &pipeline, store: &store, launcher: &launcher, limits: flags.limits(), stop };
     let mut all = vec![];
     for id in chosen {
-        let mut listener = Unruffled(report::listener(Style::Auto));
+        let mut listener = WithoutCached(report::listener(Style::Auto));
         all.push((pipeline.stage(id).name.clone(), bench.verify(id, &records, &mut listener)?));
     }
     print(&if args.json { objects(&all)? } else { text(&all) })?;
     verdict(&all)
 }
 
-/// Passes on all but what is cached: for each stage that is verified, that is all it needs.
-struct Unruffled(Box<dyn Listener>);
+/// Passes on all events except those of cached stages: of a verified stage, all dependencies are
+/// cached.
+struct WithoutCached(Box<dyn Listener>);
 
-impl Listener for Unruffled {
+impl Listener for WithoutCached {
     fn event(&mut self, event: &Event) {
         if !matches!(&event.what, EventKind::Ended(end) if end.state == State::Cached) {
             self.0.event(event);
@@ -75,15 +77,16 @@ impl Listener for Unruffled {
     }
 }
 
-/// Of the stages and all that they need. What is stale has nothing to be compared with.
+/// The records of the stages and their dependencies. A stale stage is an error, because there is
+/// nothing to compare with.
 fn records(pipeline: &Pipeline, store: &Store, needed: &[StageId]) -> Result<BTreeMap<StageId, Record>> {
     let checker = CacheChecker::new(pipeline, store, BTreeSet::new());
     let mut records = BTreeMap::new();
     for (id, verdict) in plan(&checker, needed)? {
         let Verdict::Cached(record) = verdict else {
             let (name, file) = (&pipeline.stage(id).name, pipeline.file.display());
-            let error = Error::usage(format!("stage `{name}` is stale: there is nothing to verify"));
-            return Err(error.hint(format!("`erw run {file}` first; `erw why {file} {name}` tells why it is stale")));
+            let error = Error::usage(format!("stage `{name}` is stale, so there is nothing to verify"));
+            return Err(error.hint(format!("run `erw run {file}` first; `erw why {file} {name}` explains why")));
         };
         records.insert(id, *record);
     }
@@ -110,7 +113,7 @@ fn verdict(all: &[(String, Verified)]) -> Result<()> {
     let differ: Vec<&(String, Verified)> = differ.collect();
     let mut err = std::io::stderr().lock();
     for (stage, verified) in differ.iter().filter(|(_, v)| !v.tail.is_empty()) {
-        let _ = writeln!(err, "the log of `{stage}` ends:");
+        let _ = writeln!(err, "end of the log of `{stage}`:");
         verified.tail.iter().for_each(|line| drop(writeln!(err, "  | {line}")));
     }
     let names: Vec<String> = differ.iter().map(|(stage, _)| format!("`{stage}`")).collect();
@@ -118,8 +121,8 @@ fn verdict(all: &[(String, Verified)]) -> Result<()> {
         0 => Ok(()),
         n => {
             let stages = if n == 1 { "stage" } else { "stages" };
-            let text = format!("{stages} {} made something else than is stored", names.join(", "));
-            Err(Error::new(ErrorKind::Stage, text).hint("the cache is as it was"))
+            let text = format!("the new outputs of {stages} {} differ from the cached ones", names.join(", "));
+            Err(Error::new(ErrorKind::Stage, text).hint("the cache was not changed"))
         }
     }
 }

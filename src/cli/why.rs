@@ -1,4 +1,4 @@
-//! `erw why PIPELINE STAGE`: why a stage runs, waits, or is what it is.
+//! `erw why PIPELINE STAGE`: why a stage is stale, or what changed since its previous record.
 
 use super::common::pipeline_args::{PipelineArgs, one};
 use super::common::print;
@@ -12,16 +12,16 @@ use erw_runner::text::path_text;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Files of a source that are told one by one.
+/// Files of a source that are listed one by one.
 const FILES: usize = 10;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// The stage to ask about
+    /// Stage to explain
     pub stage: Option<String>,
-    /// Print an object, for programs
+    /// Print a JSON object
     #[arg(long)]
     pub json: bool,
 }
@@ -45,7 +45,7 @@ fn text(why: &Why) -> String {
     text.0
 }
 
-/// Lines, each as deep as what it explains.
+/// Indented lines.
 #[derive(Default)]
 struct Text(String);
 
@@ -61,7 +61,7 @@ impl Text {
             State::Missing => self.line(0, format!("{} cannot run: a file is missing", why.stage)),
             State::Waits => {
                 let on: Vec<String> = why.upstream.iter().map(|w| format!("`{}`", w.stage)).collect();
-                self.line(0, format!("{} is stale because it needs {}", why.stage, on.join(", ")));
+                self.line(0, format!("{} is stale because it depends on {}", why.stage, on.join(", ")));
             }
         }
         why.missing.iter().for_each(|m| self.line(1, format!("nothing at {m}")));
@@ -95,16 +95,17 @@ impl Text {
         self.line(1, format!("made by {} on {} in {took}{attempts}", brief(made), made.host));
         self.line(1, format!("with erw {} on {}", made.program, made.device));
         if !made.earlier.is_empty() {
-            self.line(1, format!("begun elsewhere, so its bytes are owed to nobody: {}", made.earlier.join("; ")));
+            let earlier = made.earlier.join("; ");
+            self.line(1, format!("started on another machine, so equal bytes are not promised: {earlier}"));
         }
     }
 
-    /// What set a cached stage apart from the record before it.
+    /// How a cached stage differs from the record before it.
     fn before(&mut self, why: &Why) {
         match &why.before {
-            None => self.line(1, "no earlier record is like it"),
+            None => self.line(1, "no comparable earlier record"),
             Some(before) => {
-                self.line(1, format!("before it there was {}; since then:", brief(before)));
+                self.line(1, format!("changes since {}:", brief(before)));
                 why.changes.iter().for_each(|c| self.change(2, c));
                 self.recorded(1, why);
             }
@@ -113,7 +114,7 @@ impl Text {
 
     fn recorded(&mut self, depth: usize, why: &Why) {
         for (name, old, new) in &why.recorded {
-            self.line(depth, format!("{name}, recorded but in no key: {old} -> {new}"));
+            self.line(depth, format!("{name} (recorded, not in the key): {old} -> {new}"));
         }
     }
 

@@ -1,4 +1,5 @@
-//! Bars on a terminal: one for the run, one per running stage; finished stages scroll by above them.
+//! Progress bars on a terminal: one for the run, one for each running stage; finished stages scroll
+//! by above them.
 
 use super::plain::sentence;
 use super::text::{duration, number};
@@ -9,13 +10,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How often bars move while no event comes, so that a stuck terminal can be told from a busy stage.
+/// How often bars move without an event, so that a stuck terminal can be distinguished from a busy
+/// stage.
 const TICK: Duration = Duration::from_millis(200);
 
 #[derive(Default)]
 pub struct Bars {
     all: MultiProgress,
-    /// Those that move by themselves; once these are gone, the thread that moves them ends.
+    /// The bars that move without events. When this is dropped, the thread that moves them ends.
     moving: Arc<Mutex<Vec<ProgressBar>>>,
     run: Option<ProgressBar>,
     stages: HashMap<String, Bar>,
@@ -23,14 +25,14 @@ pub struct Bars {
 
 struct Bar {
     bar: ProgressBar,
-    /// Time and position of the first progress of this attempt, wherever it resumed: rates count from here.
+    /// Time and position of the first progress of this attempt, from which rates are computed.
     first: Option<(f64, u64)>,
     rate: String,
     metrics: Vec<(String, Option<f64>)>,
 }
 
 impl Bar {
-    /// The time left first, then metrics, as many as fit: half a number at the edge would be read as another one.
+    /// The time left, then as many metrics as fit: a number cut at the edge would be misread.
     fn message(&self) -> String {
         let total = self.bar.length().unwrap_or(0);
         // Before the message: name, bar, `done/total`, and the blanks between.
@@ -57,8 +59,8 @@ impl Bars {
         self.run = Some(bar);
     }
 
-    /// One thread moves all bars: each would start its own otherwise, and panic where it gets none. Without it they move when
-    /// there is something to say.
+    /// Moves this bar without events. One thread moves all bars; otherwise each would start a
+    /// thread of its own and panic if it gets none. Without the thread, bars move at events only.
     fn move_steadily(&mut self, bar: &ProgressBar) {
         let mut moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         moving.retain(|bar| !bar.is_finished());
@@ -130,7 +132,7 @@ impl Listener for Bars {
                 self.stages.drain().for_each(|(_, bar)| bar.bar.finish_and_clear());
                 self.run.take().into_iter().for_each(|run| run.finish_and_clear());
             }
-            // Every few steps; the bar shows progress well enough.
+            // Checkpoints are frequent, and the bar shows progress.
             EventKind::Checkpoint { .. } => return,
             _ => {}
         }

@@ -1,5 +1,6 @@
-//! Line charts as SVG: panels side by side, lines with a band of a standard deviation. Grey and mid-toned colours on no
-//! background, so that one file serves light pages and dark ones. Knows nothing of what the numbers mean.
+//! Line charts as SVG: panels side by side, lines with a band of one standard deviation. Grey and
+//! mid-toned colours without a background, so that one file suits light and dark pages. Knows
+//! nothing of what the numbers mean.
 
 use super::chart_scale::Scale;
 use super::text::number;
@@ -9,7 +10,7 @@ use erw_base::svg::Svg;
 pub struct Chart {
     pub x_title: String,
     pub panels: Vec<Panel>,
-    /// Below everything.
+    /// A line of text below the chart.
     pub note: String,
 }
 
@@ -20,7 +21,7 @@ pub struct Panel {
 
 pub struct Line {
     pub name: String,
-    /// In the order of x.
+    /// Sorted by x.
     pub points: Vec<Point>,
 }
 
@@ -33,21 +34,21 @@ pub struct Point {
 }
 
 const GREY: &str = "#808890";
-/// Told apart with the common colour blindnesses, and in between black and white.
+/// Distinguishable with the common forms of colour blindness, and visible on black and on white.
 const COLOURS: [&str; 6] = ["#3b82d0", "#dd7a2a", "#2f9e6e", "#b05fc0", "#b8971f", "#d0505f"];
-/// Of a panel with its labels, in pixels.
+/// The width of a panel with its labels, in pixels.
 const WIDTH: f64 = 400.0;
 const LEFT: f64 = 56.0;
 const RIGHT: f64 = 16.0;
-/// Where the frame of a panel begins and ends.
+/// Top and bottom of a panel's frame.
 const TOP: f64 = 62.0;
 const BOTTOM: f64 = 272.0;
 const HEIGHT: f64 = 336.0;
-/// Of a character, about.
+/// The approximate width of a character.
 const CHARACTER: f64 = 6.8;
 
 impl Chart {
-    /// The picture, with a newline at the end.
+    /// The chart as SVG, with a newline at the end.
     pub fn svg(&self) -> String {
         let width = WIDTH * self.panels.len().max(1) as f64;
         let mut svg = Svg::new(width, HEIGHT, 12, Some(GREY));

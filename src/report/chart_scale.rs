@@ -1,6 +1,6 @@
-//! From numbers to pixels along an axis of a chart, and the round numbers to label it with.
+//! Maps numbers to pixels along an axis of a chart, and chooses round numbers as its labels.
 
-/// An axis from the least of its numbers to the greatest.
+/// An axis from its least to its greatest number.
 pub struct Scale {
     low: f64,
     high: f64,
@@ -10,16 +10,16 @@ pub struct Scale {
     log: bool,
 }
 
-/// A logarithmic scale is taken where the greatest number is more than this times the least, and the least is positive:
-/// on a linear one all but the first points of a curve that falls so far would look alike.
+/// The scale is logarithmic if the greatest number is more than this times the least, and the least
+/// is positive: on a linear scale all but the first points of such a curve would look alike.
 const LOG_FROM: f64 = 10.0;
-/// Labels along an axis, about.
+/// The approximate number of labels.
 const LABELS: f64 = 5.0;
 
 impl Scale {
     pub fn linear(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
-        // Of one number, or none, something must be made that can be divided by.
+        // One number, or none, must still give a range to divide by.
         let (low, high) = match high - low {
             span if span > 0.0 => (low, high),
             _ if low.is_finite() => (low - 0.5, low + 0.5),
@@ -28,7 +28,7 @@ impl Scale {
         Self { low, high, from, to, log: false }
     }
 
-    /// Linear, or logarithmic where numbers are far apart.
+    /// Linear, or logarithmic if the numbers are far apart.
     pub fn fitting(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
         let scale = Self::linear(values, from, to);
         let log = scale.low > 0.0 && scale.high > LOG_FROM * scale.low;
@@ -49,8 +49,8 @@ impl Scale {
         self.from + share * (self.to - self.from)
     }
 
-    /// Round numbers on the axis, ascending: multiples of 1, 2 or 5 times a power of ten; on a logarithmic scale these
-    /// themselves.
+    /// Round numbers on the axis in ascending order: multiples of a step of 1, 2 or 5 times a power
+    /// of ten; on a logarithmic scale these steps themselves.
     pub fn ticks(&self) -> Vec<f64> {
         let power = |x: f64| 10f64.powi(x.log10().floor() as i32);
         if self.log {
@@ -62,7 +62,7 @@ impl Scale {
         let about = (self.high - self.low) / LABELS;
         let unit = power(about);
         let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * unit).into_iter().find(|s| *s >= about).unwrap_or(about);
-        // A hair of room, for sums of tenths that are not quite round.
+        // Tolerance for rounding errors in multiples of tenths.
         let (first, last) = ((self.low / step - 1e-9).ceil() as i64, (self.high / step + 1e-9).floor() as i64);
         (first..=last).map(|i| i as f64 * step).collect()
     }

@@ -1,4 +1,4 @@
-//! How an [`Error`] looks: the message, the place with its line and a caret, the causes, the hints.
+//! Renders an [`Error`]: the message, the place with its line and a caret, the causes, the hints.
 //!
 //! ```text
 //! error: stage `train`: unknown parameter `warm_steps`
@@ -9,6 +9,7 @@
 //! hint: did you mean `warmup_steps`?
 //! ```
 
+use super::text::wrapped;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use erw_base::error::{Error, ErrorKind};
 use erw_runner::text::log_lines::shown;
@@ -16,9 +17,14 @@ use std::io::{IsTerminal, Write};
 
 /// The error as text, with a newline at the end; `color` adds terminal escapes.
 pub fn render(error: &Error, color: bool) -> String {
+    rendered(error, color, usize::MAX)
+}
+
+/// The same with causes and hints wrapped at this width.
+fn rendered(error: &Error, color: bool, width: usize) -> String {
     let renderer = if color { Renderer::styled() } else { Renderer::plain() };
     let message = match error.kind {
-        ErrorKind::Internal => format!("{} (a mistake in erw itself)", error.message),
+        ErrorKind::Internal => format!("{} (a bug in erw)", error.message),
         _ => error.message.clone(),
     };
     let message = shown(&message);
@@ -41,8 +47,13 @@ pub fn render(error: &Error, color: bool) -> String {
     }
     text.push('\n');
     let (bold, cyan, plain) = if color { ("\x1b[1m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
-    // Further lines below the first.
-    let indented = |text: &str, label: &str| text.replace('\n', &format!("\n{}", " ".repeat(label.len() + 2)));
+    // Aligns further lines with the first.
+    let indented = |text: &str, label: &str| {
+        let indent = label.len() + 2;
+        let lines: Vec<String> =
+            text.split('\n').flat_map(|line| wrapped(line, width.saturating_sub(indent))).collect();
+        lines.join(&format!("\n{}", " ".repeat(indent)))
+    };
     for cause in &error.causes {
         text.push_str(&format!("{bold}cause{plain}: {}\n", indented(&shown(cause), "cause")));
     }
@@ -56,8 +67,9 @@ pub fn render(error: &Error, color: bool) -> String {
 pub fn print(error: &Error) {
     let stderr = std::io::stderr();
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-    let text = render(error, stderr.is_terminal() && !no_color);
-    // Nobody is left to tell when standard error itself is gone.
+    let width = terminal_size::terminal_size_of(&stderr).map_or(usize::MAX, |(width, _)| width.0.into());
+    let text = rendered(error, stderr.is_terminal() && !no_color, width);
+    // If standard error itself is closed, the failure cannot be reported.
     let _ = stderr.lock().write_all(text.as_bytes());
 }
 
@@ -79,6 +91,13 @@ mod tests {
             shown,
             "error: bad\n --> p.toml:2:5\n  |\n2 | b = 2\n  |     ^\ncause: two\n       three\nhint: try 3\n"
         );
+    }
+
+    #[test]
+    fn hints_are_wrapped_at_the_width_of_the_terminal() {
+        let error = Error::usage("bad").hint("one two three\nfour");
+        assert_eq!(rendered(&error, false, 13), "error: bad\nhint: one two\n      three\n      four\n");
+        assert_eq!(rendered(&error, false, 0), "error: bad\nhint: one\n      two\n      three\n      four\n");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How fetching a file looks: a bar on a terminal, a line now and then elsewhere, on standard error.
+//! Progress of a download on standard error: a bar on a terminal, otherwise a line now and then.
 
 use super::text::bytes;
 use erw_fetch::FetchObserver;
@@ -7,10 +7,10 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Between two lines about one file.
+/// Time between two lines about one file.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// Shows one file.
+/// The display of one download.
 pub struct Download {
     name: String,
     bar: Option<ProgressBar>,

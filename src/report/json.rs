@@ -1,11 +1,11 @@
-//! Events as JSON lines on standard output, for programs.
+//! Events as JSON lines on standard output.
 
 use erw_runner::event::{Event, Listener};
 use std::io::Write;
 
 #[derive(Debug, Default)]
 pub struct Json {
-    /// The reader went away; the run goes on.
+    /// The reader is gone; the run continues.
     write_failed: bool,
 }
 

@@ -1,8 +1,10 @@
-//! A run as JUnit XML, which CI services show: a test case per stage, written when the run has ended.
+//! A run as JUnit XML, which CI services show: a test case for each stage, written when the run has
+//! ended.
 //!
-//! A stage that is cached or ran has passed; one that was skipped or put down counts as skipped, with the reason.
+//! A stage that is cached or ran has passed; one that was skipped or suspended counts as skipped,
+//! with the reason.
 
-use super::plain::when_run_again;
+use super::plain::next_run;
 use erw_base::error::{Error, Result};
 use erw_runner::event::{Event, EventKind, Failure, Listener, StageEnd, State};
 use erw_runner::host::{host, utc_now};
@@ -21,7 +23,7 @@ pub struct Junit {
 
 impl Junit {
     /// # Errors
-    /// When the file cannot be written; better known before a run than after it.
+    /// If the file cannot be written, which is better known before a run than after it.
     pub fn new(file: &Path) -> Result<Self> {
         std::fs::write(file, "").map_err(|e| Error::io("write", file, e))?;
         Ok(Self { file: file.into(), pipeline: String::new(), began: utc_now(), ends: vec![] })
@@ -48,12 +50,12 @@ impl Junit {
         match end.state {
             State::Failed => status.set_message(message).set_description(clean(&details(&failure))),
             State::Skipped => status.set_message(message),
-            State::Suspended => status.set_message(format!("put down before its end; {}", when_run_again(end))),
+            State::Suspended => status.set_message(format!("suspended; {}", next_run(end))),
             _ => &mut status,
         };
         let mut case = TestCase::new(clean(&end.stage), status);
         case.set_classname(clean(&self.pipeline));
-        // What a cached stage took, it took in another run.
+        // The time of a cached stage was spent in another run.
         if end.state == State::Cached {
             case.set_time(Duration::ZERO).set_system_out("cached");
         } else {
@@ -75,13 +77,13 @@ fn details(failure: &Failure) -> String {
     let message = std::iter::once(failure.message.clone());
     let mut lines: Vec<String> = message.chain(place).chain(causes).chain(hints).collect();
     if !failure.tail.is_empty() {
-        lines.push("the log ends:".into());
+        lines.push("end of the log:".into());
         lines.extend(failure.tail.iter().map(|l| format!("  {l}")));
     }
     lines.join("\n")
 }
 
-/// Without what is for a terminal only, so without the characters that XML cannot hold even in escapes.
+/// Removes control sequences, and with them the characters that XML cannot express.
 fn clean(text: &str) -> String {
     shown(text)
 }
@@ -91,14 +93,14 @@ impl Listener for Junit {
         match &event.what {
             EventKind::RunStarted { pipeline, .. } => self.pipeline.clone_from(pipeline),
             EventKind::Ended(end) => {
-                // A stage whose output was found damaged ends twice; the last time counts.
+                // A stage whose output was found damaged ends twice; its last end counts.
                 self.ends.retain(|e| e.stage != end.stage);
                 self.ends.push((**end).clone());
             }
             EventKind::RunFinished { seconds, .. } => {
                 let xml = self.report(*seconds).to_string().map_err(std::io::Error::other);
                 if let Err(e) = xml.and_then(|xml| std::fs::write(&self.file, xml)) {
-                    // The run is worth more than its report.
+                    // A missing report does not fail the run.
                     let text = format!("warning: cannot write `{}`: {e}\n", self.file.display());
                     let _ = std::io::stderr().write_all(text.as_bytes());
                 }

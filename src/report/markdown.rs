@@ -1,6 +1,6 @@
-//! Tables for Markdown pages, such as the summary of a CI job. Knows nothing of what they hold.
+//! Tables for Markdown pages, such as the summary of a CI job. Knows nothing of their contents.
 
-/// Rows under a header.
+/// A table with a header.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     let head = header.iter().map(ToString::to_string).collect();
@@ -9,7 +9,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     line(head) + &rule + &rows.collect::<String>()
 }
 
-/// Text that stays in its cell and is no markup.
+/// Escapes text so that it stays in its cell and is not markup.
 fn cell_of(text: &str) -> String {
     let mut out = String::new();
     let mut code = false;

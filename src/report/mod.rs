@@ -1,4 +1,5 @@
-//! How things look. With `cli` the only code that prints. Everything about a run is rendered from its events.
+//! Output for people and programs: progress, tables, charts, errors. Only this module and `cli`
+//! print. The progress of a run is rendered from its events.
 
 pub mod bars;
 pub mod chart;
@@ -16,10 +17,10 @@ pub mod text;
 use erw_runner::event::Listener;
 use std::io::IsTerminal;
 
-/// How a run is shown while it lasts.
+/// How the progress of a run is displayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// Bars on a terminal, lines elsewhere.
+    /// Bars on a terminal, otherwise lines.
     Auto,
     /// A line per event on standard error.
     Plain,

@@ -1,4 +1,5 @@
-//! A line per event on standard error, for pipes, logs and CI. Progress is told now and then, not always.
+//! A line per event on standard error, for pipes, logs and CI. Progress gets a line every few
+//! seconds.
 
 use super::text::{duration, number};
 use erw_runner::event::{Event, EventKind, Listener, StageEnd, State};
@@ -17,7 +18,7 @@ pub struct Plain {
 #[derive(Debug, Default)]
 struct Running {
     told: f64,
-    /// Time and position of the first progress of this attempt, wherever it resumed: rates count from here.
+    /// Time and position of the first progress of this attempt, from which rates are computed.
     first: Option<(f64, u64)>,
     metrics: Vec<(String, Option<f64>)>,
 }
@@ -36,7 +37,7 @@ impl Plain {
     }
 }
 
-/// Units a second from one time and position to another, and the time left at that pace.
+/// Steps per second between two positions, and the time left at this rate.
 fn pace((began, from): (f64, u64), (at, done): (f64, u64), total: u64) -> Option<String> {
     if done <= from || at <= began {
         return None;
@@ -64,14 +65,13 @@ impl Listener for Plain {
             what => sentence(what),
         };
         if let Some(text) = text {
-            // In one piece: standard error keeps nothing back.
+            // In one write, because standard error is not buffered.
             let _ = std::io::stderr().lock().write_all((text + "\n").as_bytes());
         }
     }
 }
 
-/// An event in words; `None` for those that are not told one by one. What a library or a name holds for the terminal itself is
-/// left out.
+/// An event as text, without control sequences; `None` for events that get no line.
 pub fn sentence(what: &EventKind) -> Option<String> {
     words(what).map(|text| shown(&text))
 }
@@ -95,11 +95,11 @@ fn words(what: &EventKind) -> Option<String> {
     })
 }
 
-/// What comes of a suspended stage. One that was never begun left nothing.
-pub fn when_run_again(end: &StageEnd) -> String {
+/// What the next run does with a suspended stage. One that never started left nothing.
+pub fn next_run(end: &StageEnd) -> String {
     match &end.left {
-        Some(left) => format!("run again, it {left}"),
-        None => "run again, it starts".into(),
+        Some(left) => format!("in the next run it {left}"),
+        None => "in the next run it starts".into(),
     }
 }
 
@@ -114,7 +114,7 @@ fn ended(end: &StageEnd) -> Option<String> {
         }
         State::Failed => format!("{stage}: failed: {}", why()),
         State::Skipped => format!("{stage}: skipped, {}", why()),
-        State::Suspended => format!("{stage}: suspended; {}", when_run_again(end)),
+        State::Suspended => format!("{stage}: suspended; {}", next_run(end)),
         _ => return None,
     })
 }

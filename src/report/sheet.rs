@@ -1,5 +1,5 @@
-//! Tables of results in the formats that people and programs read. Texts show four digits; CSV and JSON have every
-//! value in full. Knows nothing of what the columns mean.
+//! Tables of results as text, Markdown, CSV or JSON. Text and Markdown show four digits; CSV and
+//! JSON have every value in full. Knows nothing of what the columns mean.
 
 use super::table::{plain_table, trimmed};
 use super::text::number;
@@ -8,13 +8,13 @@ use serde_json::{Map, Value as Json, json};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For the eye, four digits
+    /// Table with four significant digits
     Text,
-    /// Comma-separated, numbers in full
+    /// Comma-separated values, numbers in full
     Csv,
-    /// A list of objects, numbers in full
+    /// JSON list of objects, numbers in full
     Json,
-    /// A table for a Markdown page, four digits
+    /// Markdown table with four significant digits
     Markdown,
 }
 
@@ -27,9 +27,9 @@ impl Format {
 #[derive(Debug, Clone)]
 pub struct Column {
     pub title: String,
-    /// In JSON the column stands in an object of this name, unless it is empty.
+    /// In JSON the column is in an object of this name, unless it is empty.
     pub group: &'static str,
-    /// Only CSV and JSON have it.
+    /// The column is in CSV and JSON only.
     pub in_full_only: bool,
 }
 
@@ -51,13 +51,13 @@ impl Column {
 pub enum Cell {
     None,
     Text(String),
-    /// A setting or a count, with the text for people.
+    /// A setting or a count, with its text.
     Value(Json, String),
     /// `None`: not a finite number.
     Number(Option<f64>),
     /// One value for each seed.
     Spread(Vec<Option<f64>>),
-    /// A part of the whole, as a percentage.
+    /// A fraction, printed as a percentage.
     Relative(f64),
 }
 
@@ -66,11 +66,12 @@ pub enum Cell {
 pub struct Sheet {
     pub columns: Vec<Column>,
     pub rows: Vec<Vec<Cell>>,
-    /// Texts say the first column once for all rows that share it.
+    /// In text, repeated values of the first column are left blank.
     pub grouped: bool,
 }
 
-/// Mean, standard deviation (with n - 1) and count; no mean if a value is not finite, no deviation of a single value.
+/// Mean, standard deviation (n - 1) and count. There is no mean if a value is not finite, and no
+/// deviation of a single value.
 pub fn spread(values: &[Option<f64>]) -> (Option<f64>, Option<f64>, usize) {
     let n = values.len();
     let finite: Option<Vec<f64>> = values.iter().copied().collect();
@@ -189,7 +190,7 @@ impl Sheet {
                         _ => continue,
                     },
                 };
-                // A stage that gave no such result has no such member; one that is not a number is null.
+                // A missing result has no member; one that is not a finite number is null.
                 if *cell != Cell::None || column.group.is_empty() {
                     below.insert(column.title.clone(), cell.json());
                 }
@@ -200,7 +201,7 @@ impl Sheet {
         serde_json::to_string_pretty(&all).unwrap_or_default() + "\n"
     }
 
-    /// As in RFC 4180. A spread takes three columns.
+    /// CSV as in RFC 4180. A spread takes three columns.
     fn csv(&self) -> String {
         let spreads = |c: usize| self.rows.iter().any(|row| matches!(row[c], Cell::Spread(_)));
         let wide: Vec<bool> = (0..self.columns.len()).map(spreads).collect();

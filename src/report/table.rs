@@ -1,11 +1,11 @@
-//! Tables for people: the end of a run, and plain rows under a header.
+//! Text tables: the summary of a run, and plain rows with a header.
 
 use super::text::{duration, number};
 use comfy_table::{LineStyle, Table, presets};
 use erw_runner::event::{LISTED, StageEnd, State};
 use std::path::Path;
 
-/// How a run went, stage by stage, and the pictures it made.
+/// The summary of a run, stage by stage, and its pictures.
 pub fn summary(ends: &[StageEnd]) -> String {
     let mut table = plain_table();
     table.set_header(["stage", "status", "time", "result", "artifact"]);
@@ -15,7 +15,7 @@ pub fn summary(ends: &[StageEnd]) -> String {
         let result = end.results.first().map_or_else(String::new, |r| format!("{} {}", r.name, number(r.value)));
         let time = match end.state {
             _ if end.seconds <= 0.0 => String::new(),
-            // What it took when it ran.
+            // The time that it took when it ran.
             State::Cached => format!("({})", duration(end.seconds)),
             _ => duration(end.seconds),
         };
@@ -38,7 +38,7 @@ pub fn summary(ends: &[StageEnd]) -> String {
     text
 }
 
-/// The sum of a run that found nothing to do.
+/// The last line of a run that found nothing to do.
 pub fn all_cached(stages: usize) -> String {
     if stages == 1 { "the stage is cached\n".into() } else { format!("all {stages} stages are cached\n") }
 }
@@ -68,7 +68,8 @@ fn artifacts(end: &StageEnd) -> String {
     }
 }
 
-/// A path whose last part, a digest, is cut to a pattern that a shell completes: 64 digits would fill the terminal.
+/// A path whose last part, a digest, is shortened to a pattern that a shell expands: 64 digits
+/// would fill the terminal.
 fn abbreviated(path: &Path) -> String {
     const DIGITS: usize = 10;
     let near = near(path);
@@ -80,13 +81,13 @@ fn abbreviated(path: &Path) -> String {
     }
 }
 
-/// A path as short as it can be said from here.
+/// A path relative to the current folder, if it is inside.
 pub fn near(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(&here).unwrap_or(path).display().to_string()
 }
 
-/// Rows under a header, as text.
+/// A table with a header, as text.
 pub fn grid(header: &[String], rows: &[Vec<String>]) -> String {
     let mut table = plain_table();
     table.set_header(header);

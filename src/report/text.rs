@@ -1,4 +1,4 @@
-//! Numbers, durations, sizes, counts and instants as people read them.
+//! Numbers, durations, sizes, counts and times as text.
 
 /// `1.2 s`, `3 min 20 s`, `5 h 07 min`, `2 d 03 h`.
 pub fn duration(seconds: f64) -> String {
@@ -12,7 +12,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// A time as records have it (`2026-01-31T12:00:00.000Z`), to the second: `2026-01-31 12:00:00Z`.
+/// A time of a record (`2026-01-31T12:00:00.000Z`) to the second: `2026-01-31 12:00:00Z`.
 pub fn instant(utc: &str) -> String {
     let plain = utc.replacen('T', " ", 1);
     match plain.split_once('.') {
@@ -36,7 +36,7 @@ pub fn bytes(n: u64) -> String {
     }
 }
 
-/// A number with four significant digits; `nan` for what was not a finite number.
+/// A number with four significant digits; `nan` if it is not finite.
 pub fn number(value: Option<f64>) -> String {
     let Some(value) = value else { return "nan".into() };
     if value == 0.0 {
@@ -48,6 +48,26 @@ pub fn number(value: Option<f64>) -> String {
     }
     let text = format!("{value:.*}", (3 - digits).max(0) as usize);
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
+}
+
+/// Wraps a line of text at this width; longer words get a line of their own.
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    if text.chars().count() <= width {
+        return vec![text.into()];
+    }
+    let mut lines: Vec<String> = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().map_or(0, |l| l.chars().count());
+        match lines.last_mut() {
+            Some(last) if line == 0 => last.push_str(word),
+            Some(last) if line + 1 + word.chars().count() <= width => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            _ => lines.push(word.into()),
+        }
+    }
+    lines
 }
 
 #[cfg(test)]

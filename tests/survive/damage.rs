@@ -36,7 +36,7 @@ fn spoil_each(space: &Space, cache: &Path) {
             let kept = ["v1/store", "v1/actions"].iter().any(|f| name.starts_with(f));
             assert_eq!(verified.status, if kept { 4 } else { 0 }, "{name:?} {how}: {}", verified.stderr);
             if kept {
-                let hint = "moved to quarantine; `erw run` makes what it needs anew";
+                let hint = "moved to quarantine; `erw run` makes what it needs again";
                 assert!(verified.stderr.contains(hint), "{}", verified.stderr);
             }
             assert_eq!(digests(space), good, "{name:?} {how}");

@@ -1,4 +1,4 @@
-//! `erw cache gc`: which records are in use, what goes by the rules, and what is said about it.
+//! `erw cache gc`: finds the records in use, applies the rules, and reports.
 
 use crate::cli::common::pipeline_args::SetArgs;
 use crate::cli::common::{columns, print};
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Keep what these pipelines, as they are now, use
+    /// Keep what these pipelines use as they are now
     #[arg(long, value_name = "PIPELINE", num_args = 1..)]
     pub keep_pipelines: Vec<PathBuf>,
     #[command(flatten)]
@@ -29,30 +29,32 @@ pub struct Args {
     /// Keep what these lock files name
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub keep_locks: Vec<PathBuf>,
-    /// Remove records that no run has used for so long: 30d, 12h, 2w
+    /// Remove records that no run has used for this long: 30d, 12h, 2w
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub older_than: Option<Duration>,
-    /// Remove the least recently used records until the artifacts of the rest fit: 100GiB
+    /// Remove the least recently used records until the remaining artifacts fit: 100GiB
     #[arg(long, value_name = "SIZE", value_parser = amount)]
     pub max_size: Option<u64>,
     /// Also remove checkpoints of unfinished stages
     #[arg(long)]
     pub checkpoints: bool,
-    /// Say what would go, and remove nothing
+    /// Show what would be removed, without removing it
     #[arg(short = 'n', long)]
     pub dry_run: bool,
-    /// Name every record
+    /// List every record
     #[arg(short, long)]
     pub verbose: bool,
 }
 
 fn time(text: &str) -> Result<Duration, String> {
-    units::duration(text).ok_or_else(|| "a time is a number with s, m, h, d or w".into())
+    units::duration(text).ok_or_else(|| "expected a number with s, m, h, d or w, such as 30d".into())
 }
 
 fn amount(text: &str) -> Result<u64, String> {
     let number = text.trim().bytes().all(|b| b.is_ascii_digit()).then(|| units::bytes(&format!("{text}B"))).flatten();
-    number.or_else(|| units::bytes(text)).ok_or_else(|| "a size is 100GiB, 500MB, or a number of bytes".into())
+    number
+        .or_else(|| units::bytes(text))
+        .ok_or_else(|| "expected a size, such as 100GiB or 500MB, or a number of bytes".into())
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
@@ -112,13 +114,13 @@ fn by_reason(args: &Args, sweep: &Sweep) -> Vec<Vec<String>> {
 
 fn words(args: &Args, why: RemovalReason) -> String {
     match why {
-        RemovalReason::Unused => "not used by what is to be kept".into(),
+        RemovalReason::Unused => "not in use".into(),
         RemovalReason::Old => {
             format!("not used for {}", args.older_than.map_or_else(String::new, |d| duration(d.as_secs_f64())))
         }
-        RemovalReason::TooMuch => format!("beyond {}", args.max_size.map_or_else(String::new, bytes)),
+        RemovalReason::TooMuch => format!("over {}", args.max_size.map_or_else(String::new, bytes)),
         RemovalReason::Damaged => "damaged".into(),
-        RemovalReason::Unnamed => "named by no record".into(),
+        RemovalReason::Unnamed => "without a record".into(),
     }
 }
 
@@ -134,7 +136,7 @@ fn keep(args: &Args, store: &Store, registry: Registry) -> Result<Option<InUse>>
         if !set.set.is_empty() {
             pipelines.push(set.load(registry)?);
         }
-        // A pipeline without a [sweep] is the rule; a broken one was refused by `load`.
+        // Most pipelines have no [sweep]; an invalid pipeline was refused by `load`.
         pipelines.extend(SweepPlan::load(file, registry, &overrides).ok().map(|p| p.pipeline));
         if !set.axis.is_empty() || !set.set.is_empty() {
             let given = set.sweep(registry);

@@ -1,4 +1,4 @@
-//! `erw cache ls` and `erw cache du`: what is stored, who made it, and what takes the room.
+//! `erw cache ls` and `erw cache du`: what is stored, who made it, and how much space it takes.
 
 use crate::cli::common::{columns, print};
 use crate::report::table::near;
@@ -12,16 +12,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only what stages of this kind made
+    /// Only artifacts made by stages of this kind
     #[arg(long)]
     pub kind: Option<String>,
-    /// Only what stages of the pipeline of this name made
+    /// Only artifacts made by the pipeline of this name
     #[arg(long, value_name = "NAME")]
     pub pipeline: Option<String>,
-    /// Only what no record names: what `gc` removes in any case
+    /// Only artifacts without a record, which `gc` always removes
     #[arg(long, conflicts_with_all = ["kind", "pipeline"])]
     pub unused: bool,
-    /// Print a JSON array
+    /// Print a JSON list
     #[arg(long)]
     pub json: bool,
 }
@@ -47,7 +47,7 @@ pub fn ls(args: &Args, store: &Store) -> Result<()> {
     let total: u64 = shown.iter().map(|a| a.bytes).sum();
     let row = |a: &Artifact| {
         let makers: Vec<String> = a.makers.iter().map(ToString::to_string).collect();
-        let made_by = if makers.is_empty() { "nothing recorded".into() } else { makers.join(", ") };
+        let made_by = if makers.is_empty() { "no record".into() } else { makers.join(", ") };
         vec![a.digest.short(), a.ty.clone().unwrap_or_else(|| "-".into()), bytes(a.bytes), made_by]
     };
     let rows: Vec<Vec<String>> = shown.iter().map(row).collect();
@@ -74,14 +74,14 @@ fn as_json(shown: &[Artifact], store: &Store) -> Result<String> {
     Ok(text + "\n")
 }
 
-/// Fetched files are no artifacts, but take room too.
+/// The space that downloaded files take, which are no artifacts.
 fn downloads(store: &Store) -> Result<String> {
     let folder = store.downloads();
     if !folder.is_dir() {
         return Ok(String::new());
     }
     let total: u64 = walk(&folder, Links::Keep)?.iter().map(|f| f.metadata.len()).sum();
-    Ok(format!("published files in {}: {}; `erw weights list`\n", near(&folder), bytes(total)))
+    Ok(format!("published files in {}: {} (see `erw weights list`)\n", near(&folder), bytes(total)))
 }
 
 pub fn du(store: &Store) -> Result<()> {
@@ -93,14 +93,15 @@ pub fn du(store: &Store) -> Result<()> {
     print(&format!("{text}{}, {}\n{}", count(all.len(), "artifact"), bytes(total), downloads(store)?))
 }
 
-/// Every artifact counts once: what several share has a line of its own, so the lines add up.
+/// Every artifact counts once: those that several share have a line of their own, so the lines add
+/// up.
 fn sums<'a>(all: &'a [Artifact], what: &str, by: impl Fn(&'a Maker) -> &'a String) -> Vec<Vec<String>> {
     let mut lines: BTreeMap<String, (u64, usize)> = BTreeMap::new();
     for artifact in all {
         let names: BTreeSet<&String> = artifact.makers.iter().map(&by).collect();
         let line = match (names.len(), names.first()) {
             (1, Some(name)) => (*name).clone(),
-            (0, _) => "(nothing recorded)".into(),
+            (0, _) => "(no record)".into(),
             _ => format!("(several {what})"),
         };
         let sum = lines.entry(line).or_default();

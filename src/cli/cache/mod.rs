@@ -1,4 +1,4 @@
-//! `erw cache`: what the cache folder holds, whether it is whole, what may go, and what others have.
+//! `erw cache`: lists, verifies and cleans the cache folder, and shares it through a remote.
 
 mod gc;
 mod list;
@@ -27,27 +27,28 @@ pub struct Args {
 pub enum Command {
     /// List artifacts, largest first
     Ls(list::Args),
-    /// Say what an artifact was made of, as `erw show` does
+    /// Show what an artifact was made from, as `erw show` does
     Show(show::Args),
-    /// Say what takes the room, by kind and by pipeline
+    /// Show disk usage by kind and by pipeline
     Du,
-    /// Read every artifact, record and tag; what is damaged is named and put into quarantine (exit code 4)
+    /// Read every artifact, record and tag; report damage and move it to quarantine (exit code 4)
     Verify,
-    /// Remove what no action record needs, and records by age, size or reach
+    /// Remove artifacts without a record, and records by age, size or use
     ///
-    /// Artifacts that no record names go in any case. With `--keep-pipelines` or `--keep-locks` alone every record goes that
-    /// they do not use; with an age or a size, what they use stays and others go only by those. What a tag names stays, and
-    /// so do checkpoints of unfinished stages. The remote is left alone.
+    /// Artifacts without a record are always removed. `--keep-pipelines` and `--keep-locks` alone
+    /// remove every record that they do not use. With `--older-than` or `--max-size`, what they use
+    /// is kept and other records are removed by age or size only. Tagged results and the
+    /// checkpoints of unfinished stages are kept. The remote is not changed.
     Gc(gc::Args),
-    /// Name what must stay; without arguments, list the names
+    /// Name results that gc must keep; without arguments, list the names
     Tag(tag::Args),
-    /// Take a name away
+    /// Remove a name
     Untag(tag::UntagArgs),
-    /// Send records and what they name to the remote
+    /// Send records and their artifacts to the remote
     Push(share::PushArgs),
     /// Fetch what a pipeline uses from the remote
     Pull(share::PullArgs),
-    /// Say where the results of a pipeline are: here, in the remote, in both
+    /// Show where the results of a pipeline are: local, remote or both
     Status(share::StatusArgs),
 }
 
@@ -70,16 +71,16 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 fn verify(store: &Store) -> Result<()> {
     let verified = inventory::verify(store)?;
     let (artifacts, records) = (count(verified.artifacts, "artifact"), count(verified.records, "record"));
-    let mut text = format!("{artifacts}, {} read and whole; {records}\n", bytes(verified.bytes));
+    let mut text = format!("verified {artifacts} ({}) and {records}\n", bytes(verified.bytes));
     if !verified.incomplete.is_empty() {
-        text.push_str(&format!("no longer in the store, so they run again: {}\n", verified.incomplete.join(", ")));
+        text.push_str(&format!("no longer in the store, will run again: {}\n", verified.incomplete.join(", ")));
     }
     print(&text)?;
     if verified.damaged.is_empty() {
         return Ok(());
     }
-    let found = count(verified.damaged.len(), "thing");
-    let error = Error::new(ErrorKind::Damaged, format!("{found} in the cache is not what was written"));
+    let found = count(verified.damaged.len(), "damaged item");
+    let error = Error::new(ErrorKind::Damaged, format!("the cache has {found}"));
     let error = verified.damaged.iter().fold(error, |e, d| e.because(d));
-    Err(error.hint("moved to quarantine; `erw run` makes what it needs anew"))
+    Err(error.hint("moved to quarantine; `erw run` makes what it needs again"))
 }

@@ -1,5 +1,5 @@
-//! `erw cache push`, `pull` and `status`: between this cache and the one that others share. Here the remote is what the
-//! user asks for, so its being out of order is an error.
+//! `erw cache push`, `pull` and `status`: between this cache and the remote. These commands are
+//! about the remote, so its failure is an error here.
 
 use super::tag;
 use crate::cli::common::pipeline_args::{PipelineArgs, SetArgs};
@@ -19,12 +19,12 @@ use std::path::Path;
 
 #[derive(Debug, clap::Args)]
 pub struct PushArgs {
-    /// Pipelines, stages as PIPELINE:STAGE, or first digits of digests; everything that is recorded without them
+    /// Pipelines, stages as PIPELINE:STAGE, or first digits of digests; default: all records
     #[arg(value_name = "PIPELINE[:STAGE]|DIGEST")]
     pub targets: Vec<String>,
     #[command(flatten)]
     pub set: SetArgs,
-    /// Send even what is there
+    /// Send even what the remote already has
     #[arg(long)]
     pub again: bool,
 }
@@ -33,7 +33,7 @@ pub struct PushArgs {
 pub struct PullArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// Only these stages and what they need
+    /// Only these stages and their dependencies
     pub targets: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ pub struct PullArgs {
 pub struct StatusArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// Only these stages and what they need
+    /// Only these stages and their dependencies
     pub targets: Vec<String>,
 }
 
@@ -49,8 +49,8 @@ pub fn push(args: &PushArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
     let store = Store::open(cache)?;
     let remote = remote.required(cache)?;
     if remote.mode() == Mode::Read {
-        let error = Error::usage(format!("the remote `{}` is only read", remote.name()));
-        return Err(error.hint("ERW_REMOTE_MODE=write, and an address that is no web server's"));
+        let error = Error::usage(format!("the remote `{}` is read-only", remote.name()));
+        return Err(error.hint("unset ERW_REMOTE_MODE, and use an address other than http(s)"));
     }
     let mut records = vec![];
     for target in &args.targets {
@@ -67,8 +67,8 @@ pub fn push(args: &PushArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
     warn(Some(&remote));
     let (n, total) = (count(records.len(), "record"), bytes(sent.bytes));
     print(&match sent.objects {
-        0 => format!("{}: {n}, all there\n", remote.name()),
-        objects => format!("{}: {n}, sent {} of {total}\n", remote.name(), count(objects as usize, "object")),
+        0 => format!("{}: {n}, nothing to send\n", remote.name()),
+        objects => format!("{}: {n}, sent {} ({total})\n", remote.name(), count(objects as usize, "object")),
     })
 }
 
@@ -76,7 +76,7 @@ pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
     let pipeline = args.pipeline.load_for(&args.targets, registry, cache)?;
     let selected = select(&pipeline, &args.targets)?;
     let here = Store::open_to_write(cache)?;
-    // What is here before, so that it can be told from what comes.
+    // What was here before, to distinguish it from what is fetched.
     let before: BTreeSet<String> = action_cache::all(&here)?.0.iter().map(|r| r.key().to_string()).collect();
     let remote = remote.required(cache)?;
     let checker = CacheChecker::new(&pipeline, CacheRef { store: &here, remote: Some(&remote) }, BTreeSet::new());
@@ -88,11 +88,11 @@ pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
     let mut lacking = 0;
     for (id, verdict) in &verdicts {
         let says = match verdict {
-            Verdict::Cached(record) if before.contains(&record.key().to_string()) => "here".into(),
+            Verdict::Cached(record) if before.contains(&record.key().to_string()) => "local".into(),
             Verdict::Cached(record) => format!("fetched {}", bytes(size(record))),
             _ => {
                 lacking += 1;
-                "not there".into()
+                "not in the remote".into()
             }
         };
         rows.push(vec![pipeline.stage(*id).name.clone(), says]);
@@ -101,7 +101,9 @@ pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
     match lacking {
         0 => Ok(()),
         n => {
-            Err(Error::new(ErrorKind::Stage, format!("{} of {} not in the remote", n, count(verdicts.len(), "stage")))
+            let all = count(verdicts.len(), "stage");
+            let verb = if n == 1 { "is" } else { "are" };
+            Err(Error::new(ErrorKind::Stage, format!("{n} of {all} {verb} not in the remote"))
                 .hint("`erw run` computes them"))
         }
     }
@@ -135,7 +137,7 @@ pub fn status(args: &StatusArgs, remote: &RemoteArgs, cache: &Path, registry: Re
     }
     remote.check()?;
     warn(Some(&remote));
-    print(&format!("{}{} here, {} in the remote\n", columns(&rows, ""), bytes(here_bytes), bytes(there_bytes)))
+    print(&format!("{}{} local, {} in the remote\n", columns(&rows, ""), bytes(here_bytes), bytes(there_bytes)))
 }
 
 fn size(record: &Record) -> u64 {

@@ -1,4 +1,4 @@
-//! `erw cache tag` and `untag`: names that keep what they stand for from being thrown away.
+//! `erw cache tag` and `untag`: names that protect results from gc.
 
 use crate::cli::common::pipeline_args::{SetArgs, file_and_stage};
 use crate::cli::common::{columns, print};
@@ -17,13 +17,14 @@ use std::path::Path;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The name to give
+    /// Name to give
     #[arg(requires = "target")]
     pub name: Option<String>,
-    /// What gets it: a pipeline file, one of its stages as PIPELINE:STAGE, or the first digits of an artifact's digest
+    /// What to name: a pipeline, one of its stages as PIPELINE:STAGE, or the first digits of an
+    /// artifact's digest
     #[arg(value_name = "PIPELINE[:STAGE]|DIGEST")]
     pub target: Option<String>,
-    /// A stage, if a pipeline is named
+    /// Stage, if a pipeline is given
     pub stage: Option<String>,
     #[command(flatten)]
     pub set: SetArgs,
@@ -31,6 +32,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Args)]
 pub struct UntagArgs {
+    /// Name to remove
     pub name: String,
 }
 
@@ -55,7 +57,7 @@ pub fn untag(args: &UntagArgs, store: &Store) -> Result<()> {
 fn list(store: &Store) -> Result<()> {
     let row = |(name, tag): (String, Tag)| {
         let lost = tag.artifacts.iter().filter(|digest| !store.object(digest).exists()).count();
-        let lost = if lost == 0 { String::new() } else { format!(", {lost} not here") };
+        let lost = if lost == 0 { String::new() } else { format!(", {lost} not in the store") };
         vec![
             name,
             count(tag.artifacts.len(), "artifact") + &lost,
@@ -67,7 +69,7 @@ fn list(store: &Store) -> Result<()> {
     print(&if rows.is_empty() { "no tags\n".into() } else { columns(&rows, "") })
 }
 
-/// The records that a target means.
+/// The records of a target.
 pub fn records(target: &str, set: &SetArgs, store: &Store, registry: Registry) -> Result<Vec<Record>> {
     if looks_like_digest(target) {
         return records_of(store, &find(store, target)?);
@@ -83,11 +85,11 @@ pub fn records(target: &str, set: &SetArgs, store: &Store, registry: Registry) -
     for (id, verdict) in plan(&checker, &select(&pipeline, &targets)?)? {
         let name = &pipeline.stage(id).name;
         match verdict {
-            // What a stage needs may go when only the stage is meant.
+            // If a stage is named, its dependencies are not kept.
             _ if stage.as_ref().is_some_and(|s| s != name) => {}
             Verdict::Cached(record) => records.push(*record),
             _ => {
-                let hint = format!("`erw run {file}` makes it");
+                let hint = format!("run `erw run {file}` first");
                 return Err(Error::usage(format!("stage `{name}` is not up to date")).hint(hint));
             }
         }

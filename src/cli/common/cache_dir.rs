@@ -1,7 +1,8 @@
-//! Where the cache is: what is typed, else what ERW_CACHE_DIR says, else the folder `cache`. The last two, where they are
-//! relative, are meant from the top of a project, and people stand in its folders: so the nearest one that is there
-//! counts, here or above. A repository ends where its `.git` is, anything else at the home of its user; and what lies
-//! in the cache of another program, as tests of one do, is in no project.
+//! Finds the cache folder: `--cache-dir`, otherwise ERW_CACHE_DIR, otherwise `cache`. The last two,
+//! if relative, are looked for in the current folder and its parents, because users also call erw
+//! from the folders inside a project. The search ends at the top of the repository (`.git`) or
+//! below the user's home. A folder that another program tagged as its cache (CACHEDIR.TAG) ends it
+//! too: what lies in there, such as a test's folder in `target`, belongs to no project.
 
 use crate::report::table::near;
 use erw_runner::cache::store::Store;
@@ -11,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 const VARIABLE: &str = "ERW_CACHE_DIR";
 const NAME: &str = "cache";
 
-/// The cache folder; one above the current folder is told of.
+/// The cache folder. A note names one that is found above the current folder.
 pub fn cache_dir(typed: Option<&Path>) -> PathBuf {
     if let Some(typed) = typed {
         return typed.into();
@@ -20,12 +21,12 @@ pub fn cache_dir(typed: Option<&Path>) -> PathBuf {
     let Ok(here) = std::env::current_dir() else { return named };
     let home = std::env::var_os("HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
     let Some(above) = above(&here, &named, home.as_deref()) else { return named };
-    let note = format!("note: the cache is `{}`; `--cache-dir` names another\n", near(&above));
+    let note = format!("note: using the cache `{}`; `--cache-dir` selects another\n", near(&above));
     let _ = std::io::stderr().lock().write_all(note.as_bytes());
     above
 }
 
-/// The nearest cache of this name above `here`, unless there is one here.
+/// The nearest cache of this name above `here`, unless `here` has one.
 fn above(here: &Path, named: &Path, home: Option<&Path>) -> Option<PathBuf> {
     let is_below = named.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if !is_below || Store::is_at(&here.join(named)) {

@@ -1,4 +1,5 @@
-//! What several subcommands share: the pipeline argument with its overrides, and printing.
+//! Shared by the subcommands: arguments for pipelines and remotes, the cache folder, signals, and
+//! printing.
 
 pub mod cache_dir;
 pub mod pipeline_args;
@@ -8,7 +9,7 @@ pub mod signals;
 use erw_base::error::{Error, Result};
 use std::io::Write;
 
-/// Writes to standard output. A reader that went away (`erw stages | head`) is no error.
+/// Writes to standard output. A closed pipe (`erw stages | head`) is no error.
 pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -19,7 +20,7 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Rows in columns, two spaces apart; the last column is as long as it wants.
+/// Rows in columns, two spaces apart. The last column is not padded.
 pub fn columns(rows: &[Vec<String>], indent: &str) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| rows.iter().filter(|r| r.len() > c + 1).map(|r| r[c].chars().count()).max().unwrap_or(0);
@@ -39,13 +40,13 @@ pub fn columns(rows: &[Vec<String>], indent: &str) -> String {
     text
 }
 
-/// Any value, for programs.
+/// A value as indented JSON, with a newline at the end.
 pub fn json(value: &impl serde::Serialize) -> Result<String> {
     let text = serde_json::to_string_pretty(value);
     text.map(|t| t + "\n").map_err(|e| Error::internal("a value cannot be written as JSON").because(e))
 }
 
-/// As publishers tell sizes: powers of ten.
+/// A size in powers of ten, as publishers state sizes.
 pub fn megabytes(n: u64) -> String {
     match n as f64 / 1e6 {
         m if m < 0.95 => format!("{n} B"),

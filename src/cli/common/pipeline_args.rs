@@ -1,4 +1,4 @@
-//! Arguments that name a pipeline, stages and trials of it, and values to set.
+//! Arguments that name a pipeline, its stages and trials, and the values that override it.
 
 use crate::report::table::near;
 use erw_base::error::{Error, Result};
@@ -14,27 +14,29 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// A pipeline and what is set from outside.
+/// A pipeline file and the values that override it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct PipelineArgs {
-    /// The pipeline file
+    /// Pipeline file
     #[arg(value_name = "PIPELINE", value_hint = clap::ValueHint::FilePath)]
     pub pipeline: PathBuf,
-    /// Set a value: STAGE.NAME=VALUE, STAGE.inputs.SLOT=STAGE (or `[STAGE,STAGE]`), or NAME=VALUE for a key of `[params]`
+    /// Override a value: STAGE.NAME=VALUE, STAGE.inputs.SLOT=STAGE (or `[STAGE,STAGE]`), or
+    /// NAME=VALUE for a key of `[params]`
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub set: Vec<String>,
-    /// Add an axis to the `[sweep]`, or replace the one of this name: `train.seed=0..5`, `train.lr=1e-4,2e-4`
+    /// Add a sweep axis, or replace the one of this name: `train.seed=0..5`, `train.lr=1e-4,2e-4`
     #[arg(long, value_name = "NAME=VALUES")]
     pub axis: Vec<String>,
 }
 
-/// `--set`, for commands that name pipelines in another way.
+/// `--set` and `--axis`, for commands that name pipelines in another way.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct SetArgs {
-    /// Set a value of the pipeline: STAGE.NAME=VALUE, STAGE.inputs.SLOT=STAGE, or NAME=VALUE for a key of `[params]`
+    /// Override a value of the pipeline: STAGE.NAME=VALUE, STAGE.inputs.SLOT=STAGE, or NAME=VALUE
+    /// for a key of `[params]`
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub set: Vec<String>,
-    /// Add an axis to its `[sweep]`, or replace the one of this name: `train.seed=0..5`
+    /// Add a sweep axis, or replace the one of this name: `train.seed=0..5`
     #[arg(long, value_name = "NAME=VALUES")]
     pub axis: Vec<String>,
 }
@@ -46,12 +48,12 @@ impl SetArgs {
 }
 
 impl PipelineArgs {
-    /// A pipeline as it stands, without `--set`.
+    /// A pipeline file without overrides.
     pub fn of(file: impl Into<PathBuf>) -> Self {
         SetArgs::default().on(file)
     }
 
-    /// `--set` and the variables `ERW_SET__…` of this process, in the order of their names.
+    /// `--set`, and the environment variables `ERW_SET__…` sorted by name.
     pub fn overrides(&self) -> Overrides {
         let text =
             |(k, v): (std::ffi::OsString, std::ffi::OsString)| Some((k.into_string().ok()?, v.into_string().ok()?));
@@ -65,7 +67,8 @@ impl PipelineArgs {
         Pipeline::load(&self.pipeline, registry, &self.overrides())
     }
 
-    /// The pipeline; with the trials of its `[sweep]` if one of these stages is of a trial, as `train@seed=1` is.
+    /// The pipeline; with all trials of its sweep if one of the stages belongs to a trial, as
+    /// `train@seed=1` does.
     pub fn load_for<'s>(
         &self,
         stages: impl IntoIterator<Item = &'s String>,
@@ -81,18 +84,19 @@ impl PipelineArgs {
         Ok(self.sweep_with(title, &has_all, registry, cache)?.pipeline)
     }
 
-    /// The pipeline, or all trials of its `[sweep]` as one.
+    /// The pipeline, or all trials of its sweep merged into one.
     pub fn load_or_sweep(&self, sweep: bool, registry: Registry) -> Result<Pipeline> {
         if sweep || !self.axis.is_empty() { Ok(self.sweep(registry)?.pipeline) } else { self.load(registry) }
     }
 
-    /// The trials of its `[sweep]` and of the axes of the command line.
+    /// The trials of its `[sweep]` and of the axes on the command line.
     pub fn sweep(&self, registry: Registry) -> Result<SweepPlan> {
         SweepPlan::load_with(&self.pipeline, registry, &self.overrides(), &self.axis)
     }
 
-    /// The trials among which `name` is. One that only an `--axis` of an earlier run made is found by the journal of that
-    /// run: whoever asks for its log need not know how it was called.
+    /// A sweep that has the trial or stage `name`. If only the `--axis` of an earlier run made it,
+    /// that axis is taken from the run's journal, so that `erw logs P train@seed=7` works without
+    /// repeating it.
     pub fn sweep_with(
         &self,
         name: &str,
@@ -108,7 +112,7 @@ impl PipelineArgs {
             let words = axis.iter().map(|axis| format!("--axis {axis}")).collect::<Vec<_>>().join(" ");
             match (Self { axis, ..self.clone() }).sweep(registry) {
                 Ok(plan) if has(&plan) => {
-                    let note = format!("note: `{name}` is of `{words}`, as run {run} had it\n");
+                    let note = format!("note: found `{name}` with `{words}`, taken from run {run}\n");
                     let _ = std::io::stderr().lock().write_all(note.as_bytes());
                     return Ok(plan);
                 }
@@ -118,7 +122,8 @@ impl PipelineArgs {
         stated
     }
 
-    /// The axes of command lines of earlier runs of this pipeline with the names of the runs, the latest first.
+    /// The `--axis` values of earlier runs of this pipeline, with the ids of the runs, the latest
+    /// first.
     fn earlier_axes(&self, registry: Registry, cache: &Path) -> Vec<(String, Vec<String>)> {
         let Some(name) = self.load(registry).ok().map(|p| p.name).filter(|_| Store::is_at(cache)) else {
             return vec![];
@@ -135,7 +140,7 @@ impl PipelineArgs {
     }
 }
 
-/// What a command line says with `--axis`.
+/// The values of `--axis` on a command line.
 pub(crate) fn axes(command: &[String]) -> Vec<String> {
     let mut words = command.iter();
     let mut axes = vec![];
@@ -155,32 +160,34 @@ pub(crate) fn is_of(pipeline: &Pipeline, what: &str) -> bool {
     is_stage(what) || what.match_indices('.').any(|(at, _)| is_stage(&what[..at]))
 }
 
-/// Says what looks like a slip of the hand in a pipeline.
+/// Prints the warnings about a pipeline.
 pub fn warn_of(pipeline: &Pipeline) {
     let mut err = std::io::stderr().lock();
     pipeline.warnings.iter().for_each(|text| drop(writeln!(err, "warning: {text}")));
 }
 
-/// Says where relative paths start if the pipeline is a link into another folder: beside the link, as it was named, for
-/// a pipeline may be lent to another folder to run on the data there. Who meant the other place can name that.
+/// Notes where relative paths start if the pipeline is a link into another folder: in the folder of
+/// the link, so that a pipeline can be linked into a folder of data and run on it.
 pub fn tell_of_link(pipeline: &Path) {
     let folder =
         |path: &Path| path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")).canonicalize().ok();
     let Some(target) = std::fs::read_link(pipeline).ok().and(pipeline.canonicalize().ok()) else { return };
     if folder(pipeline) != folder(&target) {
         let (link, target) = (pipeline.display(), near(&target));
-        let note = format!("note: `{link}` is a link to `{target}`; relative paths in it start beside the link\n");
+        let note =
+            format!("note: `{link}` is a link to `{target}`; its relative paths start in the folder of the link\n");
         let _ = std::io::stderr().lock().write_all(note.as_bytes());
     }
 }
 
-/// `PIPELINE:STAGE`, of which either may hold a colon: the pipeline is there.
+/// Splits `PIPELINE:STAGE`. Both may contain a colon, so the first split whose pipeline exists is
+/// taken.
 pub fn file_and_stage(text: &str) -> Option<(&str, &str)> {
     let mut splits = text.match_indices(':').map(|(at, _)| (&text[..at], &text[at + 1..]));
     splits.find(|(file, _)| Path::new(file).is_file()).or_else(|| text.rsplit_once(':'))
 }
 
-/// The longest stage name that fits, then an output of it.
+/// Splits `STAGE[.OUTPUT]`: the longest name of a stage that fits, then one of its outputs.
 pub fn stage_and_output(pipeline: &Pipeline, what: &str) -> Result<(StageId, Option<String>)> {
     let is_stage = |name: &str| !named(pipeline, name).is_empty();
     let split = what.rsplit_once('.').filter(|(stage, _)| !is_stage(what) && is_stage(stage));
@@ -194,14 +201,14 @@ pub fn stage_and_output(pipeline: &Pipeline, what: &str) -> Result<(StageId, Opt
     Ok((id, Some(output.into())))
 }
 
-/// The stages named by `--force`.
+/// The stages that `--force` names.
 pub fn forced(pipeline: &Pipeline, names: &[String]) -> Result<BTreeSet<StageId>> {
     let mut forced = BTreeSet::new();
     for name in names {
         let found = named(pipeline, name);
         if found.is_empty() {
             let hint = suggest::hint(name, pipeline.stages.iter().map(|s| s.name.as_str()), "the stages are");
-            return Err(Error::usage(format!("no stage `{name}` to force")).maybe_hint(hint));
+            return Err(Error::usage(format!("`--force {name}`: no such stage")).maybe_hint(hint));
         }
         forced.extend(found);
     }
@@ -220,7 +227,7 @@ pub fn one(pipeline: &Pipeline, name: &str) -> Result<StageId> {
         several => {
             let names = several.iter().map(|id| pipeline.stage(*id).name.as_str());
             let error = Error::usage(format!("`{name}` is a stage of {} trials", several.len()));
-            Err(error.hint(format!("name one: {}", suggest::ticked(names))))
+            Err(error.hint(format!("name one of {}", suggest::ticked(names))))
         }
     }
 }

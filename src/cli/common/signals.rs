@@ -1,9 +1,9 @@
-//! What signals from outside mean to a run: Ctrl-C, SIGTERM and a closed terminal are wishes to stop, Ctrl-Z stops
-//! everything for a while, and the end of a child may leave somebody to bury.
+//! Handles signals during a run. Ctrl-C, SIGTERM and a closed terminal request a stop, Ctrl-Z
+//! pauses everything, and SIGCHLD reaps orphans.
 //!
-//! A signal that was ignored when this program began stays ignored, as `nohup` has it. Shells without job control ignore SIGINT
-//! for what they start in the background, so that Ctrl-C does not reach it; one that somebody sends on purpose, with `kill`
-//! or `timeout`, is heeded all the same.
+//! A signal that was ignored when this program started stays ignored, as `nohup` wants it. Shells
+//! without job control ignore SIGINT for background jobs, so that Ctrl-C does not reach them; a
+//! SIGINT that is sent on purpose, by `kill` or `timeout`, is handled all the same.
 
 use erw_base::error::{Error, Result};
 use erw_base::limits;
@@ -15,7 +15,7 @@ use signal_hook::iterator::exfiltrator::raw::WithRawSiginfo;
 use std::sync::Once;
 use std::time::Instant;
 
-/// Where wishes are noted, for the scheduler to put the work down in order.
+/// The token on which the scheduler sees a request to stop.
 pub fn stop() -> Result<&'static StopToken> {
     static STOP: StopToken = StopToken::new();
     static LISTENING: Once = Once::new();
@@ -37,7 +37,8 @@ fn listen(stop: &'static StopToken) -> Result<()> {
                 libc::SIGCHLD => spawn::bury_orphans(),
                 libc::SIGTSTP => pause(stop),
                 libc::SIGINT if stays(libc::SIGINT) && signal.si_code == libc::SI_KERNEL => {}
-                // Something does not heed signals, such as reading a large source: everything is safe to leave as it is.
+                // Something does not react, such as the reading of a large source. Ending here
+                // loses nothing that is stored.
                 number if stop.ask(number, Instant::now()) > 2 => std::process::exit(128 + number),
                 _ => {}
             }
@@ -46,23 +47,24 @@ fn listen(stop: &'static StopToken) -> Result<()> {
     limits::spawn("signals", hear).map(drop).map_err(cannot)
 }
 
-/// A bit for each signal that is ignored.
+/// The mask of ignored signals, one bit each.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
     mask.unwrap_or(0)
 }
 
-/// Stops everything under way and then this process, until `fg` or somebody else lets it go on.
+/// Stops all running processes and then this one, until SIGCONT (`fg`).
 fn pause(stop: &StopToken) {
     stop.pause();
     spawn::pause();
     let usual = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     #[expect(
         unsafe_code,
-        reason = "the usual action of a signal, and then the one that was there before, need no code of ours"
+        reason = "restores the default action of a signal and afterwards the previous one; no handler of ours runs"
     )]
-    // Only the usual action knows whether there is a shell that could let this process go on: without one it stops nothing.
+    // Only the default action knows whether a shell could continue this process; without one it
+    // does not stop.
     let before = unsafe { sigaction(Signal::SIGTSTP, &usual) };
     let _ = raise(Signal::SIGTSTP);
     if let Ok(before) = before {

@@ -1,4 +1,5 @@
-//! `erw compare A B`: parameters, outside files and results that differ, side by side. Runs nothing.
+//! `erw compare A B`: the parameters, outside files and results that differ, side by side. Runs
+//! nothing.
 
 pub mod side;
 
@@ -15,23 +16,24 @@ use side::{Side, StageSummary};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// A value longer than this many characters is shortened in texts.
+/// Longer values are shortened to this many characters in text.
 const SHOWN: usize = 50;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A pipeline file, or PIPELINE@TRIAL of its sweep, REVISION:PIPELINE of git, run:ID of a past run
+    /// Pipeline file, PIPELINE@TRIAL of its sweep, REVISION:PIPELINE in git, or run:ID of a past
+    /// run
     #[arg(value_name = "A")]
     pub a: String,
-    /// What to compare it with
+    /// The same, to compare with
     #[arg(value_name = "B")]
     pub b: String,
     #[command(flatten)]
     pub set: SetArgs,
-    /// Show what is equal too
+    /// Also show what is equal
     #[arg(long)]
     pub all: bool,
-    /// How the table is printed
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
 }
@@ -42,9 +44,9 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let (rows, equal) = rows(&a, &b, args.all, &Store::open(cache)?);
     let short = matches!(args.format, Format::Text | Format::Markdown);
     if rows.is_empty() && args.format == Format::Text {
-        return print("nothing differs\n");
+        return print("no differences\n");
     }
-    // Programs want to know the columns beforehand.
+    // Programs need fixed column names.
     let titles = if short { [args.a.as_str(), args.b.as_str()] } else { ["a", "b"] };
     let titles = ["stage", "what", titles[0], titles[1], "difference", "relative"];
     let text = Sheet { columns: titles.map(Column::new).to_vec(), rows, grouped: true }.render(args.format);
@@ -56,7 +58,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     print(&(text + if args.format == Format::Text && !args.all { &sum } else { "" }))
 }
 
-/// The rows of all stages that differ, and how many do not.
+/// The rows of all stages that differ, and the number of stages that do not.
 fn rows(a: &Side, b: &Side, all: bool, store: &Store) -> (Vec<Vec<Cell>>, usize) {
     let past = a.past || b.past;
     let mut names: Vec<&String> = a.stages.iter().map(|(name, _)| name).collect();
@@ -75,7 +77,7 @@ fn rows(a: &Side, b: &Side, all: bool, store: &Store) -> (Vec<Vec<Cell>>, usize)
     (rows, equal)
 }
 
-/// One thing that two stages may differ in.
+/// A property in which two stages may differ.
 struct Line {
     what: String,
     a: Cell,
@@ -94,7 +96,7 @@ fn lines(a: Option<&StageSummary>, b: Option<&StageSummary>, past: bool, store: 
     if let (Some(a), Some(b)) = (a, b) {
         let values = values(a, b, past);
         let sources = sources(a, b, store);
-        // Where parameters or files differ, it goes without saying.
+        // If parameters or files differ, different outputs are expected and not listed.
         let told = values.iter().chain(&sources).any(|line| line.differs);
         let made = if told { vec![] } else { artifacts(a, b) };
         lines.extend(values);
@@ -110,7 +112,7 @@ fn values(a: &StageSummary, b: &StageSummary, past: bool) -> Vec<Line> {
     let mut names: Vec<&String> = left.keys().chain(right.keys()).collect();
     names.sort();
     names.dedup();
-    // What a record cannot tell is no difference.
+    // A past run does not know inputs and paths, so these are not compared.
     let untold =
         |name: &String| past && (name.starts_with("inputs.") || a.paths.contains(name) || b.paths.contains(name));
     let cell = |value: Option<&Json>| value.map_or(Cell::None, |v| Cell::Value(v.clone(), clipped(&value::show(v))));
@@ -121,7 +123,7 @@ fn values(a: &StageSummary, b: &StageSummary, past: bool) -> Vec<Line> {
     names.into_iter().filter(|n| !untold(n)).map(line).collect()
 }
 
-/// What both made of equal parameters.
+/// Outputs that differ although parameters and files are equal.
 fn artifacts(a: &StageSummary, b: &StageSummary) -> Vec<Line> {
     let line = |(name, left): (&String, &Digest)| {
         let right = b.artifacts.get(name)?;
@@ -132,8 +134,8 @@ fn artifacts(a: &StageSummary, b: &StageSummary) -> Vec<Line> {
     a.artifacts.iter().filter_map(line).collect()
 }
 
-/// Outside files that hold something else, by the first digits of their digests, with a file that differs where the
-/// listings of both are kept.
+/// Outside files with different contents, by the first digits of their digests, and the first file
+/// that differs if the listings of both are kept.
 fn sources(a: &StageSummary, b: &StageSummary, store: &Store) -> Vec<Line> {
     if a.values.is_none() || b.values.is_none() {
         return vec![];
@@ -148,7 +150,7 @@ fn sources(a: &StageSummary, b: &StageSummary, store: &Store) -> Vec<Line> {
     names.into_iter().filter(|name| a.sources.get(*name) != b.sources.get(*name)).map(line).collect()
 }
 
-/// The first file that differs, and how many others do.
+/// The first file that differs, and the number of others.
 fn differing(store: &Store, old: &Digest, new: &Digest) -> Cell {
     let (Some(old), Some(new)) = (listing(store, old), listing(store, new)) else { return Cell::None };
     let names: BTreeSet<&PathBuf> = old.keys().chain(new.keys()).collect();
@@ -170,7 +172,7 @@ fn results(a: &StageSummary, b: &StageSummary) -> Vec<Line> {
     names.extend(b.results.iter().map(|r| r.name.as_str()).filter(|n| a.result(n).is_none()));
     let cell = |facts: &StageSummary, name: &str| match facts.result(name) {
         Some(result) => Cell::Number(result.value),
-        // `erw plan` tells why.
+        // Without the reason, which `erw plan` shows.
         None => Cell::Value(Json::Null, facts.standing.split(':').next().unwrap_or_default().into()),
     };
     let line = |name: &str| {

@@ -1,5 +1,5 @@
-//! What `erw compare` can compare: a pipeline as it is, one at a revision of git, a trial of a sweep, a past run. Each
-//! becomes stages with parameters and results. Knows nothing of differences.
+//! The sides of `erw compare`: a pipeline, a pipeline at a git revision, a trial of a sweep, or a
+//! past run. Each becomes stages with parameters and results. Knows nothing of differences.
 
 use crate::cli::common::pipeline_args::SetArgs;
 use crate::cli::metrics::standing;
@@ -22,26 +22,26 @@ use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// One of two things that are compared.
+/// One side of a comparison.
 pub struct Side {
-    /// In their order of running.
+    /// In execution order.
     pub stages: Vec<(String, StageSummary)>,
-    /// A past run knows digests, not what was connected and which paths were given.
+    /// A past run, which knows digests but neither connections nor paths.
     pub past: bool,
 }
 
-/// What is known of a stage.
+/// The values and results of a stage.
 #[derive(Default)]
 pub struct StageSummary {
     pub kind: String,
-    /// `revision`, `run`, `params.NAME`, `inputs.SLOT`; `None` if no record tells.
+    /// `revision`, `run`, `params.NAME`, `inputs.SLOT`; `None` without a record.
     pub values: Option<BTreeMap<String, Json>>,
-    /// Those among them that are paths: their contents are in keys, their names are not.
+    /// The values that are paths: their contents are in keys, their names are not.
     pub paths: BTreeSet<String>,
-    /// Digests of what its outside files and folders hold, by the names that keys have for them.
+    /// Digests of outside files and folders, by their names in keys.
     pub sources: BTreeMap<String, Digest>,
     pub results: Vec<Measure>,
-    /// Digests of its outputs, if a record tells.
+    /// Digests of its outputs, if there is a record.
     pub artifacts: BTreeMap<String, Digest>,
     /// `cached`, or why there are no results.
     pub standing: String,
@@ -81,7 +81,7 @@ impl Side {
     }
 }
 
-/// `FILE@TRIAL`, where both may hold an `@`: the file is there.
+/// Splits `FILE@TRIAL`. Both may contain an `@`, so the first split whose file exists is taken.
 fn at(text: &str, there: impl Fn(&Path) -> bool) -> Option<(&str, &str)> {
     let mut splits = text.match_indices('@').map(|(i, _)| (&text[..i], &text[i + 1..]));
     splits.find(|(file, _)| there(Path::new(file)))
@@ -110,7 +110,7 @@ impl Reader<'_> {
         self.stages(&sweep.pipeline, stages)
     }
 
-    /// The stages by the names that they are to have.
+    /// Summaries of the stages, under the given names.
     fn stages(&self, pipeline: &Pipeline, stages: Vec<(String, StageId)>) -> Result<Side> {
         let base: BTreeMap<StageId, &str> = stages.iter().map(|(name, id)| (*id, name.as_str())).collect();
         let selected: Vec<StageId> = select(pipeline, &[])?.into_iter().filter(|id| base.contains_key(id)).collect();
@@ -134,7 +134,7 @@ impl Reader<'_> {
 
     fn revision(&self, revision: &str, file: &str) -> Result<Side> {
         let named = file.split('@').next().unwrap_or(file);
-        // The folder may be gone since; then the repository is that of the current one.
+        // The folder may have been removed since; then the current folder's repository is used.
         let beside = |p: &Path| p.parent().is_some_and(|dir| dir.as_os_str().is_empty() || dir.exists());
         let anchor = Path::new(named);
         let checkout = Checkout::of(if beside(anchor) { anchor } else { Path::new("pipeline") }, revision)?;
@@ -145,33 +145,33 @@ impl Reader<'_> {
             _ => (file, None),
         };
         let Some(path) = then(Path::new(name)) else {
-            return Err(Error::usage(format!("there is no `{name}` at revision `{revision}`")));
+            return Err(Error::usage(format!("no file `{name}` at revision `{revision}`")));
         };
         self.pipeline(&path, trial, Some(&checkout))
     }
 
-    /// A run by its id or the beginning of it; of a pipeline of this name.
+    /// A run by a prefix of its id; it must be of the pipeline of this name, if one is given.
     fn past(&self, id: &str, pipeline: Option<String>) -> Result<Side> {
         let (folder, id) = self.run_folder(id)?;
         let summary = read::read(&folder);
         if let Some(wanted) = pipeline.filter(|name| *name != summary.pipeline) {
-            let error = Error::usage(format!("run `{id}` was of the pipeline `{}`, not `{wanted}`", summary.pipeline));
-            return Err(error.hint(format!("`run:{id}` alone names it, whatever it was of")));
+            let error = Error::usage(format!("run `{id}` ran the pipeline `{}`, not `{wanted}`", summary.pipeline));
+            return Err(error.hint(format!("use `run:{id}`")));
         }
         if summary.stages.is_empty() {
             let hint = match summary.state {
                 RunState::Ended => {
-                    "a run that found everything cached may only have counted it; compare with the pipeline"
+                    "a run that finds everything cached may record only the number of stages; compare with the pipeline"
                 }
-                RunState::Running => "it has begun no stage yet",
-                RunState::CutOff => "it was cut off before it began one",
+                RunState::Running => "it has not started a stage yet",
+                RunState::CutOff => "it was cut off before it started a stage",
             };
-            return Err(Error::usage(format!("run `{id}` tells of no stage")).hint(hint));
+            return Err(Error::usage(format!("run `{id}` has recorded no stages")).hint(hint));
         }
         let mut stages: Vec<(String, StageSummary)> = vec![];
         for past in summary.stages {
             let facts = self.facts(&past)?;
-            // One that ran again, because something was damaged, counts as it ended last.
+            // A stage that ran again after damage counts by its last end.
             stages.retain(|(name, _)| *name != past.stage);
             stages.push((past.stage, facts));
         }
@@ -191,7 +191,7 @@ impl Reader<'_> {
             }
             several => {
                 let names = suggest::ticked(several.iter().map(|s| s.as_str()));
-                Err(Error::usage(format!("several runs begin with `{id}`")).hint(format!("they are {names}")))
+                Err(Error::usage(format!("several runs start with `{id}`")).hint(format!("they are {names}")))
             }
         }
     }
@@ -219,7 +219,7 @@ fn artifacts(record: &Record) -> BTreeMap<String, Digest> {
     record.outputs.iter().map(|(name, output)| (name.clone(), output.measured.digest)).collect()
 }
 
-/// What the outside files of a stage hold, of those that are there.
+/// Digests of the outside files of a stage that exist.
 fn sources(checker: &CacheChecker<'_>, stage: &Stage) -> Result<BTreeMap<String, Digest>> {
     let there = stage.sources.iter().filter(|(_, source)| source.path.exists());
     let digest = |(name, source): (&String, &Source)| {
@@ -228,7 +228,7 @@ fn sources(checker: &CacheChecker<'_>, stage: &Stage) -> Result<BTreeMap<String,
     there.map(digest).collect()
 }
 
-/// Data that git does not keep is taken from where it lies now.
+/// Takes data that git does not hold from the work tree.
 fn put_sources_right(pipeline: &mut Pipeline, checkout: Option<&Checkout>) {
     let Some(checkout) = checkout else { return };
     for source in pipeline
@@ -269,7 +269,7 @@ fn recorded(key_text: &str) -> BTreeMap<String, Json> {
         _ => None,
     };
     let mut values: BTreeMap<String, Json> = ingredients(key_text).into_iter().filter_map(value).collect();
-    // The revision of a command is none of its own.
+    // A command has no revision of its own.
     if values.contains_key("run") {
         values.remove("revision");
     }

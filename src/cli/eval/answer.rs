@@ -1,24 +1,25 @@
-//! What an evaluation came to, as a table for people or an object for programs; and errors in the words of the command
-//! line. Knows the shape of `metrics.json` and computes nothing.
+//! The results of an evaluation as a table or a JSON object, and errors in the words of the command
+//! line. Knows the layout of `metrics.json` and computes nothing.
 
 use super::pipeline::{METRICS, NETWORK, REFERENCE, Ran, SAMPLES};
 use crate::cli::common::{columns, json};
 use crate::report::table::grid;
+use crate::report::text::wrapped;
 use erw_base::error::{Error, Result};
 use erw_ml::data::source::left_out::LeftOut;
 use erw_runner::event::{Measure, State};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// Of every number that is shown; papers give two decimals, `--json` gives all.
+/// Significant digits in the table; papers give two decimals, `--json` gives all digits.
 const DIGITS: i32 = 6;
 /// Columns of a small terminal.
 const WIDTH: usize = 80;
 
-/// What is shown of an evaluation.
+/// The printed results of an evaluation.
 struct Summary {
     results: Vec<Measure>,
-    /// A word and what is said under it, in order.
+    /// Labels with their texts, in order.
     facts: Vec<(&'static str, String)>,
     warnings: Vec<String>,
     cached: bool,
@@ -32,7 +33,7 @@ impl Summary {
         let warnings = self.warnings.iter().map(|w| ("warning", w));
         let facts = self.facts.iter().map(|(word, said)| (*word, said));
         for (word, said) in facts.chain(warnings) {
-            let lines = textwrapped(said, WIDTH - 11);
+            let lines = wrapped(said, WIDTH - 11);
             rows.extend(
                 lines
                     .into_iter()
@@ -47,30 +48,13 @@ impl Summary {
         text
     }
 
-    /// Numbers by name; JSON has none that are not finite.
+    /// The values by name; null if not finite, which JSON cannot express.
     fn values(&self) -> Map<String, Value> {
         self.results.iter().map(|r| (r.name.clone(), json!(r.value))).collect()
     }
 }
 
-/// Words in lines of so many columns, longer words alone.
-fn textwrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = vec![String::new()];
-    for word in text.split(' ') {
-        let line = lines.last_mut().map_or(0, |l| l.chars().count());
-        match lines.last_mut() {
-            Some(last) if line == 0 => last.push_str(word),
-            Some(last) if line + 1 + word.chars().count() <= width => {
-                last.push(' ');
-                last.push_str(word);
-            }
-            _ => lines.push(word.into()),
-        }
-    }
-    lines
-}
-
-/// A number for people; `nan` for what was not finite.
+/// A number with six digits; `nan` if it is not finite.
 fn digits(value: Option<f64>) -> String {
     let Some(value) = value else { return "nan".into() };
     let before = if value == 0.0 { 1 } else { value.abs().log10().floor() as i32 + 1 };
@@ -80,13 +64,13 @@ fn digits(value: Option<f64>) -> String {
     }
 }
 
-/// All that is recorded with a result.
+/// Everything that is recorded with a result.
 pub fn detail(ran: &Ran) -> Result<Value> {
     read(&ran.output(METRICS)?.join("metrics.json"))
 }
 
-/// Of a comparison of images, or of one set. `told` is what to say besides: of what was given, and of metrics of a bundle
-/// that are not there.
+/// The answer of a comparison of images, or about one set. `said` are the arguments, `told` further
+/// warnings, such as metrics of a bundle that are left out.
 pub fn of_images(ran: &Ran, detail: &Value, said: &[(&str, &str)], told: Vec<String>, as_json: bool) -> Result<String> {
     let mut answer = answer(ran, detail, METRICS)?;
     answer.warnings.extend(told);
@@ -122,13 +106,13 @@ pub fn of_images(ran: &Ran, detail: &Value, said: &[(&str, &str)], told: Vec<Str
     Ok(Summary { facts, ..answer }.text())
 }
 
-/// `photos: 6 .avif, 2 hidden`: what lay beside the images.
+/// The files of a side that are left out: `photos: 6 .avif, 2 hidden`.
 fn beside(given: &str, counts: &Value) -> String {
     let left_out: LeftOut = serde_json::from_value(counts.clone()).unwrap_or_default();
     format!("{given}: {left_out}")
 }
 
-/// Of two files of features.
+/// The answer of a comparison of two files of features.
 pub fn of_features(ran: &Ran, [a, b]: [&str; 2], as_json: bool) -> Result<String> {
     let detail = detail(ran)?;
     let answer = answer(ran, &detail, METRICS)?;
@@ -152,7 +136,7 @@ pub fn of_features(ran: &Ran, [a, b]: [&str; 2], as_json: bool) -> Result<String
     Ok(Summary { facts, ..answer }.text())
 }
 
-/// Of statistics that were written to `to`.
+/// The answer about statistics that were written to `to`.
 pub fn of_stats(ran: &Ran, said: &[(&str, &str)], to: &Path, as_json: bool) -> Result<String> {
     let detail = read(&ran.output(SAMPLES)?.join("stats.json"))?;
     let answer = answer(ran, &detail, SAMPLES)?;
@@ -204,8 +188,9 @@ fn thousands(n: u64) -> String {
     grouped.collect::<Vec<_>>().join(",")
 }
 
-/// An error of the pipeline as one of the command line: stages are named after its places, files as they were given, and
-/// what lies in the text of the pipeline is of no use. `said` are places and what was given there.
+/// Translates an error of the written pipeline to the command line: stages are named after
+/// arguments, files as they were given, and the place in the pipeline's text is dropped. `said` are
+/// the names of arguments and their values.
 pub fn in_words_of_the_command_line(mut error: Error, said: &[(&str, &str)]) -> Error {
     error.place = None;
     let files: Vec<(String, &str)> = said.iter().filter_map(|(_, given)| Some((absolute(given)?, *given))).collect();
@@ -228,25 +213,29 @@ pub fn in_words_of_the_command_line(mut error: Error, said: &[(&str, &str)]) -> 
     error
 }
 
-/// An error about what was given at a place, as if the stage of its name had told it.
+/// An error about an argument, worded like an error of the stage of its name.
 pub fn of_place(mut error: Error, place: &str, said: &[(&str, &str)]) -> Error {
     error.message = format!("stage `{place}`: {}", error.message);
     in_words_of_the_command_line(error, said)
 }
 
-/// What stages say of their parameters and inputs, and what the command line says of the same.
+/// Phrases of stages about their parameters and inputs, and their translation to the command line.
 const WORDS: [(&str, &str); 8] = [
     ("set `arr_0 = 0`", "leave `--arr-0` out"),
     ("`kid_subset_size` is", "`--kid-subset-size` is"),
     ("make both with one `mode`", "make both with one `--mode`"),
     ("leave `mode` out", "leave `--mode` out"),
-    ("connect an `inception` to input `network`", "name an Inception by `--network`, or none"),
-    ("connect the `encoder` of clip-vit-L-336 to input `network`", "name a CLIP by `--network`, or none"),
+    ("connect an `inception` to input `network`", NAME_AN_INCEPTION),
+    ("connect the `encoder` of clip-vit-L-336 to input `network`", NAME_A_CLIP),
     ("connect images", "give images"),
     ("as `source` of the stage, beside its `name`", "as `--network NAME=FILE`"),
 ];
 
-/// How stages name a file that was given relative to the current folder; `None` if they name it as it was given.
+pub const NAME_AN_INCEPTION: &str = "give an Inception network with `--network`, or leave it out";
+pub const NAME_A_CLIP: &str = "give a CLIP network with `--network`, or leave it out";
+
+/// The absolute path by which stages name a file that was given relative to the current folder;
+/// `None` if they name it as it was given.
 fn absolute(given: &str) -> Option<String> {
     let path = std::path::absolute(given).ok()?;
     path.to_str().filter(|path| *path != given && Path::new(given).exists()).map(str::to_string)

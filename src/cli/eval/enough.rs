@@ -1,5 +1,6 @@
-//! Whether sides hold images enough for a metric, as far as can be told from outside: what cannot be had of them is refused
-//! at once, not after an hour. Computes nothing.
+//! Checks whether the sides have enough images for a metric, as far as can be known without reading
+//! them, so that a metric that cannot be computed is refused at once and not after an hour.
+//! Computes nothing.
 
 use super::given::Side;
 use erw_base::error::{Error, Result};
@@ -10,18 +11,18 @@ use erw_ml::metrics::kid::Subsets;
 use erw_ml::metrics::precision_recall::K;
 use erw_ml::models::feature_network::mode::Mode;
 
-/// What decides how many images metrics need.
+/// The settings that decide how many images metrics need.
 pub struct Counts {
     pub k: Option<u32>,
     pub kid_subset_size: Option<u32>,
     pub mode: Mode,
-    /// Images of each side that are looked at, at most.
+    /// The `--limit` on images of each side.
     pub limit: Option<u32>,
 }
 
 impl Counts {
     /// # Errors
-    /// Where a side is known to be too small.
+    /// If a side is known to be too small.
     pub fn check(&self, metric: &str, sides: &[Side<'_>]) -> Result<()> {
         let parts = inception_score::parts(Some(self.mode));
         let k = self.k.map_or(K, |k| k as usize);
@@ -33,18 +34,18 @@ impl Counts {
         let (sides, what, hint) = match (metric, parts) {
             ("kid", _) => (
                 sides,
-                format!("a subset of `kid` {least}"),
-                "`--kid-subset-size` sets another, whose numbers do not compare",
+                format!("a subset of `kid` needs {least}"),
+                "`--kid-subset-size` sets another size; its values are not comparable",
             ),
             ("precision" | "recall" | "density" | "coverage", _) => (
                 sides,
-                format!("`{metric}` to neighbour {k} needs {least}"),
-                "`-k` sets another, whose numbers do not compare",
+                format!("`{metric}` with {k} neighbours needs {least}"),
+                "`-k` sets another number of neighbours; its values are not comparable",
             ),
             ("is", Parts::Shuffled { count, .. }) => (
                 &sides[..1],
-                format!("torch-fidelity's Inception Score has {count} parts"),
-                "that of mode adm is over parts of 5,000 images",
+                format!("torch-fidelity's Inception Score needs {count}, one for each part"),
+                "`--mode adm` computes it over parts of 5,000 images",
             ),
             _ => return Ok(()),
         };
@@ -52,7 +53,7 @@ impl Counts {
             let most = self.limit.filter(|_| !side.given.is_statistics()).map_or(u64::MAX, u64::from);
             if let Some(n) = side.images().map(|n| n.min(most)).filter(|n| *n < least) {
                 let images = if n == 1 { "image" } else { "images" };
-                return Err(Error::usage(format!("`{}` has {n} {images}, and {what}", side.said)).hint(hint));
+                return Err(Error::usage(format!("`{}` has {n} {images}, but {what}", side.said)).hint(hint));
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Runs the pipeline that an evaluation is, and tells its errors in the words of the command line.
+//! Runs the pipeline of an evaluation and translates its errors to the command line.
 
 use super::answer;
 use super::pipeline::{self, Ran};
@@ -10,23 +10,23 @@ use erw_base::error::{Error, Result};
 use erw_runner::pipeline::graph::Pipeline;
 use erw_runner::pipeline::targets::select;
 
-/// How it is run and told.
+/// How the evaluation is run and printed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct OutputOptions {
-    /// Print one object, for programs; see below for its keys
+    /// Print one JSON object; `erw eval --help` lists its keys
     #[arg(long)]
     pub(crate) json: bool,
-    /// Print lines instead of bars
+    /// Print lines instead of progress bars
     #[arg(long)]
     plain: bool,
-    /// Threads; results do not depend on them
+    /// Number of threads; results do not depend on it
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
     threads: Option<u32>,
     #[command(flatten)]
     remote: RemoteArgs,
 }
 
-/// Each name where it stands first.
+/// The names without repetitions.
 pub(crate) fn each_once<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let mut once = vec![];
     for name in names {
@@ -37,8 +37,8 @@ pub(crate) fn each_once<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<&'a
     once
 }
 
-/// Runs a written pipeline. Errors speak of what was given on the command line: stages have the names of its places, and
-/// `said` tells what was given there. `gpu` is the one to use, if any.
+/// Runs a written pipeline. Errors are translated to the command line: stages have the names of its
+/// arguments, and `said` has their values. `gpu` is the index of the GPU to use, if any.
 pub(crate) fn run_pipeline(
     text: String,
     said: &[(&str, &str)],
@@ -53,7 +53,7 @@ pub(crate) fn run_pipeline(
     let outcome = execute(&pipeline, selected, &flags, place.cache, vec![]).map_err(in_words)?;
     let outcome = outcome.ok_or_else(|| Error::internal("an evaluation ran dry"))?;
     if let Some(error) = outcome.error {
-        // What was tried to fetch a file stands in the error.
+        // The error of a download already says what was tried.
         if !error.message.contains("could not be fetched") {
             print_log(&outcome.ends);
         }

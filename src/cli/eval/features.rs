@@ -1,4 +1,4 @@
-//! Agreement of two representations that lie in files.
+//! Agreement of two representations in files.
 
 use super::answer;
 use super::execute::{OutputOptions, each_once, run_pipeline};
@@ -13,25 +13,27 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Features are [n, d], or [n, tokens, d], which are averaged over tokens. Row i of both is of the same sample.
-Formats: safetensors, npy, npz, PyTorch files of any age; nothing in them is executed.")]
+Features have the shape [n, d] or [n, tokens, d]; tokens are averaged. Row i of
+both files belongs to the same sample.
+Formats: safetensors, npy, npz, PyTorch files; nothing in them is executed.")]
 pub struct Args {
-    /// Features of the samples
+    /// File of features
     #[arg(value_hint = clap::ValueHint::FilePath)]
     a: PathBuf,
-    /// Other features of the same samples, in the same order
+    /// File of other features of the same samples, in the same order
     #[arg(value_hint = clap::ValueHint::FilePath)]
     b: PathBuf,
-    /// Which tensor, where a file holds several; twice for A and for B. One npy has no names
+    /// Tensor to read from files that hold several; once for both files, or once each for A and B.
+    /// An npy has no names
     #[arg(long, value_name = "NAME")]
     key: Vec<String>,
-    /// These metrics besides
+    /// Further metrics to compute
     #[arg(long, value_delimiter = ',', value_name = "METRIC,…", value_parser = ["cknna", "cka", "mutual-knn"])]
     metrics: Vec<String>,
-    /// Neighbours; REPA, ERW: 10
+    /// Number of neighbours; REPA and ERW use 10
     #[arg(short, value_name = "K", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
     k: u32,
-    /// Clamp features to this quantile of their absolute values; 1: not
+    /// Clamp features to this quantile of their absolute values; 1 does not clamp
     #[arg(long, value_name = "Q", default_value = "0.95", value_parser = quantile)]
     clamp: f64,
     /// Use the biased estimator of HSIC
@@ -42,17 +44,19 @@ pub struct Args {
 }
 
 fn quantile(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|q| (0.0..=1.0).contains(q)).ok_or_else(|| "write a number from 0 to 1".into())
+    text.parse().ok().filter(|q| (0.0..=1.0).contains(q)).ok_or_else(|| "expected a number from 0 to 1".into())
 }
 
 impl Args {
-    /// One name is looked for in both files, but in one that has no names.
+    /// The tensor names of both files. A single name applies to both, except to an npy, which has
+    /// no names.
     fn keys(&self) -> Result<[Option<&str>; 2]> {
         match self.key.as_slice() {
             [] => Ok([None, None]),
             [both] => Ok([&self.a, &self.b].map(|path| (!is_npy(path)).then_some(both.as_str()))),
             [a, b] => Ok([Some(a), Some(b)]),
-            _ => Err(Error::usage("`--key` is given more than twice").hint("once for both files, or for A and for B")),
+            _ => Err(Error::usage("`--key` is given more than twice")
+                .hint("give it once for both files, or once each for A and B")),
         }
     }
 }
@@ -74,7 +78,7 @@ pub fn run(metric: &str, args: &Args, place: Workspace<'_>) -> Result<()> {
     print(&answer::of_features(&ran, [a, b], args.how.json)?)
 }
 
-/// Is it one array of NumPy, which has no name?
+/// Whether the file is an npy, whose array has no name.
 fn is_npy(path: &Path) -> bool {
     const MAGIC: [u8; 6] = *b"\x93NUMPY";
     let mut start = [0; MAGIC.len()];
@@ -86,5 +90,5 @@ fn exists(path: &Path) -> Result<()> {
         return Ok(());
     }
     let error = Error::usage(format!("nothing at `{}`", path.display()));
-    Err(error.hint("give a file of features, or a folder that `erw export` wrote of them"))
+    Err(error.hint("give a file of features, or a folder of features that `erw export` wrote"))
 }

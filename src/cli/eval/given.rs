@@ -1,5 +1,6 @@
-//! What an argument of `erw eval` denotes: a folder, an archive, statistics, an artifact. Looks at names and headers only;
-//! whether the images in it can be read is found out by the stage that reads them.
+//! Recognises the arguments of `erw eval`: a folder, an archive, statistics, an artifact, a stage.
+//! Looks at names and headers only; the stage that reads the images finds out whether they are
+//! readable.
 
 use super::place::Workspace;
 use crate::cli::common::pipeline_args::{PipelineArgs, stage_and_output};
@@ -16,23 +17,23 @@ use std::path::{Path, PathBuf};
 /// Types of artifacts that hold images.
 const IMAGES: [&str; 2] = ["images", "samples"];
 pub const STATS: &str = "stats";
-/// What the names of images in an npz are, as the ADM suite has them.
+/// The name of the images in an npz, as in the ADM suite.
 const ARRAY: &str = "arr_0";
-/// Fewer digits of a digest are taken for a misspelt path.
+/// A text with fewer digits is taken for a misspelt path, not for a digest.
 const LEAST_DIGITS: usize = 4;
 
 /// One side of a comparison.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EvalInput {
-    /// Images that a stage reads from here.
+    /// Images to read from this path.
     Images(PathBuf),
     /// Published statistics.
     Statistics(PathBuf, Holds),
-    /// The output of a stage, as an input names it, its type, and where it lies.
+    /// The output of a stage: its name as an input, its type, and its path.
     Stage(String, String, PathBuf),
 }
 
-/// What published statistics hold beside mean and covariance of pooled features.
+/// The contents of published statistics beside mean and covariance of pooled features.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Holds {
     pub spatial: bool,
@@ -40,10 +41,10 @@ pub struct Holds {
 }
 
 impl EvalInput {
-    /// Tells what `text` denotes.
+    /// Recognises an argument.
     ///
     /// # Errors
-    /// When it is none of what the help of `erw eval` lists.
+    /// If it is none of what the help of `erw eval` lists.
     pub fn of(text: &str, place: Workspace<'_>) -> Result<Self> {
         let path = Path::new(text);
         if path.is_dir() {
@@ -61,7 +62,7 @@ impl EvalInput {
         }
     }
 
-    /// Statistics made by whomever.
+    /// Whether these are statistics, published or from a stage.
     pub fn is_statistics(&self) -> bool {
         matches!(self, Self::Statistics(..)) || matches!(self, Self::Stage(_, ty, _) if ty == STATS)
     }
@@ -69,12 +70,12 @@ impl EvalInput {
 
 /// A side of a comparison.
 pub struct Side<'a> {
-    /// Its place on the command line.
+    /// The name of the argument.
     pub place: &'static str,
-    /// What was given there.
+    /// The value of the argument.
     pub said: &'a str,
     pub given: EvalInput,
-    /// Images that can be compared one by one. Listing them takes a while, so it is done once.
+    /// The number of images. Listing them takes a while, so it is done once.
     images: Result<u64>,
 }
 
@@ -85,12 +86,12 @@ impl<'a> Side<'a> {
         Self { place, said, given, images }
     }
 
-    /// `None` where there are none, or where whoever reads them tells what is wrong.
+    /// The number of images; `None` if there are none or they cannot be listed.
     pub fn images(&self) -> Option<u64> {
         self.images.as_ref().ok().copied()
     }
 
-    /// Refuses what no stage could read images from. A network of many megabytes need not be fetched to tell that.
+    /// Refuses a side from which no stage could read images, before a network is downloaded.
     pub fn check(&self) -> Result<()> {
         match (&self.given, &self.images) {
             (EvalInput::Images(_), Err(e)) => Err(e.clone()),
@@ -99,7 +100,7 @@ impl<'a> Side<'a> {
     }
 }
 
-/// The error about an argument that denotes nothing.
+/// The error about an argument that is not recognised.
 pub fn nothing_at(text: &str) -> Error {
     Error::usage(format!("nothing at `{text}`"))
         .hint("give a folder, a ZIP, an npz or npy, digits of an artifact's digest, or FILE.toml:STAGE")
@@ -107,13 +108,13 @@ pub fn nothing_at(text: &str) -> Error {
 
 /// A folder of images, or an artifact.
 fn folder(dir: &Path) -> Result<EvalInput> {
-    // Of a folder of images the stage tells what is wrong with it.
+    // If it is a bad folder of images, the stage says why.
     let statistics = dir.join(STATS_FILE);
     if statistics.is_file() { npz(&statistics) } else { Ok(EvalInput::Images(dir.to_path_buf())) }
 }
 
 fn file(path: &Path) -> Result<EvalInput> {
-    // Of what is neither images nor statistics the stage tells what it is.
+    // If it is neither images nor statistics, the stage says what it is.
     if is_npz(path) { npz(path) } else { Ok(EvalInput::Images(path.to_path_buf())) }
 }
 
@@ -124,7 +125,7 @@ fn npz(path: &Path) -> Result<EvalInput> {
         let holds = Holds { spatial: SPATIAL.iter().all(|name| has(name)), images: has(ARRAY) };
         return Ok(EvalInput::Statistics(path.to_path_buf(), holds));
     }
-    // Without that name there is one array, or nobody knows which.
+    // An array of another name is taken only if it is the only one.
     if has(ARRAY) || names.len() == 1 {
         return Ok(EvalInput::Images(path.to_path_buf()));
     }
@@ -141,7 +142,7 @@ fn ticked(names: &[String]) -> String {
     }
 }
 
-/// `FILE.toml:STAGE[.OUTPUT]`, which must be there: an evaluation trains nothing.
+/// `FILE.toml:STAGE[.OUTPUT]`, which must be cached: an evaluation trains nothing.
 pub fn stage(text: &str, types: &[&str], place: Workspace<'_>) -> Result<EvalInput> {
     let (stem, what) = text.split_once(".toml:").unwrap_or((text, ""));
     let file = format!("{stem}.toml");
@@ -153,7 +154,7 @@ pub fn stage(text: &str, types: &[&str], place: Workspace<'_>) -> Result<EvalInp
     let Some((name, ty)) = stage.outputs.iter().find(fits) else {
         let made: Vec<String> = stage.outputs.values().map(|ty| format!("`{ty}`")).collect();
         let error = Error::usage(format!("`{text}` is of type {}", made.join(" and ")));
-        return Err(error.hint(format!("wanted is {}", types.join(", "))));
+        return Err(error.hint(format!("expected one of {}", types.join(", "))));
     };
     let store = Store::open(place.cache)?;
     match verdict(&pipeline, &store, id)? {
@@ -165,12 +166,12 @@ pub fn stage(text: &str, types: &[&str], place: Workspace<'_>) -> Result<EvalInp
         }
         _ => {
             let error = Error::usage(format!("stage `{}` of `{file}` is not up to date", stage.name));
-            Err(error.hint(format!("`erw run {file} {}` makes it", stage.name)))
+            Err(error.hint(format!("run `erw run {file} {}` first", stage.name)))
         }
     }
 }
 
-/// Where the artifact with these first digits lies; `None` if the text is no such thing.
+/// The path of the artifact with these first digits; `None` if the text is not a digest.
 fn artifact(text: &str, place: Workspace<'_>) -> Result<Option<PathBuf>> {
     if text.len() < LEAST_DIGITS || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(None);

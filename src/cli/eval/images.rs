@@ -1,4 +1,4 @@
-//! Metrics of sets of images: which are asked for, and the pipeline that computes them.
+//! Metrics of sets of images: the arguments, and the pipeline that computes them.
 
 use super::enough::Counts;
 use super::execute::{OutputOptions, each_once, run_pipeline};
@@ -18,18 +18,18 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "`erw eval --help` says what SAMPLES and REFERENCE can be, and what --json prints.")]
+#[command(after_help = "`erw eval --help` describes SAMPLES, REFERENCE and the output of --json.")]
 pub struct Args {
     /// Generated images
     samples: String,
-    /// What they should come close to
+    /// Reference images or their statistics
     reference: String,
     #[command(flatten)]
     settings: Settings,
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "`erw eval --help` says what SAMPLES can be, and what --json prints.")]
+#[command(after_help = "`erw eval --help` describes SAMPLES and the output of --json.")]
 pub struct Alone {
     /// Generated images
     samples: String,
@@ -39,12 +39,13 @@ pub struct Alone {
 
 #[derive(Debug, clap::Args)]
 pub struct StatsArgs {
-    /// The images
+    /// Images to measure
     images: String,
-    /// The file to write
+    /// File to write
     #[arg(short, long, value_name = "OUT.npz", value_hint = clap::ValueHint::FilePath)]
     output: PathBuf,
-    /// Write back so many of the images, spread evenly, for precision, recall and KID; the ADM suite: 10000
+    /// Also store N of the images, spread evenly, for precision, recall and KID; the ADM suite
+    /// stores 10000
     #[arg(long = "arr-0", value_name = "N")]
     arr_0: Option<u32>,
     #[command(flatten)]
@@ -62,7 +63,7 @@ impl ValueEnum for ModeArg {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let help = match self.0 {
-            Mode::Adm => "The ADM suite, whose numbers papers report",
+            Mode::Adm => "ADM suite, whose values papers report (default)",
             Mode::PytorchFid => "pytorch-fid",
             Mode::CleanFid => "clean-fid, mode \"clean\"",
             Mode::TorchFidelity => "torch-fidelity",
@@ -73,39 +74,41 @@ impl ValueEnum for ModeArg {
 
 #[derive(Debug, clap::Args)]
 struct Settings {
-    /// Which metrics, of one pass over the images: of `all` only these, else these besides
+    /// Metrics to compute in one pass over the images: for `all` only these, otherwise these in
+    /// addition
     #[arg(long, value_delimiter = ',', value_name = "METRIC,…", value_parser = Metric::ALL.map(Metric::name))]
     metrics: Vec<String>,
-    /// The tool whose numbers are to be reproduced: how it prepares images, and its conventions
+    /// Tool whose values to reproduce: its preparation of images and its conventions
     #[arg(long, value_enum, value_name = "MODE")]
     mode: Option<ModeArg>,
-    /// What makes the features: a published network by name (`erw weights list`), a file of its weights, NAME=FILE for those of
-    /// another than the usual one, a folder that `erw export` wrote, or FILE.toml:STAGE
+    /// Feature network: a published name (`erw weights list`), a weight file of the default
+    /// network, NAME=FILE for a file of another network, a folder from `erw export`, or
+    /// FILE.toml:STAGE
     #[arg(long, value_name = "NAME|FILE")]
     network: Option<String>,
-    /// At most so many images of each side, spread evenly
+    /// Use at most N images of each side, spread evenly
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// Neighbours of precision, recall, density and coverage [default: 3]
+    /// Number of neighbours for precision, recall, density and coverage [default: 3]
     #[arg(short, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     k: Option<u32>,
-    /// Subsets that KID is the mean over [default: 100]
+    /// Number of subsets over which KID is averaged [default: 100]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     kid_subsets: Option<u32>,
-    /// Images in each of them [default: 1000]
+    /// Number of images in each subset of KID [default: 1000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     kid_subset_size: Option<u32>,
-    /// Images at a time; results do not depend on it
+    /// Batch size; results do not depend on it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
-    /// `cpu`, `cuda` or `cuda:N`
+    /// Device: `cpu`, `cuda` or `cuda:N`
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: String,
     #[command(flatten)]
     how: OutputOptions,
 }
 
-/// What the subcommand asks for.
+/// The metrics of a subcommand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricSet {
     Fid,
@@ -126,7 +129,7 @@ impl MetricSet {
         }
     }
 
-    /// The metrics that a user of this mode's tool expects.
+    /// The metrics that the tool of this mode computes.
     fn metrics(self, mode: Mode, inception: bool) -> Vec<&'static str> {
         let all: &[&str] = match (self, mode) {
             (Self::Sfid, _) => &["sfid"],
@@ -144,7 +147,8 @@ impl MetricSet {
         all.to_vec()
     }
 
-    /// Whether it is a bundle: what a set cannot give is left out of it, and refused where it is asked for by name.
+    /// Whether it is a bundle. Metrics of a bundle that cannot be computed are left out; those
+    /// given by name are refused.
     fn is_bundle(self) -> bool {
         matches!(self, Self::Fid | Self::All)
     }
@@ -164,7 +168,7 @@ impl Settings {
         Counts { k: self.k, kid_subset_size: self.kid_subset_size, mode, limit: self.limit }
     }
 
-    /// Which of the visible GPUs is asked for.
+    /// The index of the requested GPU among the visible ones.
     fn gpu(&self) -> Result<Option<usize>> {
         let number = match self.device.split_once(':') {
             None if self.device == "cpu" => return Ok(None),
@@ -180,7 +184,7 @@ impl Settings {
         if number < visible {
             return Ok(Some(number));
         }
-        let seen = if visible == 0 { "no GPU is seen".into() } else { format!("the GPUs are 0 to {}", visible - 1) };
+        let seen = if visible == 0 { "no GPU is visible".into() } else { format!("the GPUs are 0 to {}", visible - 1) };
         Err(Error::usage(format!("no device `{}`", self.device)).because(seen))
     }
 
@@ -188,7 +192,7 @@ impl Settings {
         let network = Network::of(self.network.as_deref(), default, place)?;
         match self.mode {
             Some(ModeArg(mode)) if !network.is_inception() => {
-                let text = format!("`--mode {}` is about Inception, and the network is another", mode.name());
+                let text = format!("`--mode {}` applies to Inception only, and the network is another", mode.name());
                 Err(Error::usage(text))
             }
             _ => Ok(network),
@@ -231,15 +235,16 @@ pub fn run(wanted: MetricSet, args: &Args, place: Workspace<'_>) -> Result<()> {
     measure(&metrics, &sides, &network, settings, told, place)
 }
 
-/// What would be found out after hours, once features are there, is said before.
+/// Refuses, before features are extracted, a metric that the network or the statistics do not
+/// support.
 fn check(metric: &str, network: &Network, statistics: Option<(&str, Holds)>) -> Result<()> {
     if ["sfid", "is"].contains(&metric) && !network.is_inception() {
-        let text = format!("`{metric}` is of Inception, and the network is of type `{}`", network.ty());
-        return Err(Error::usage(text).hint("name an Inception by `--network`, or none"));
+        let text = format!("`{metric}` needs Inception, but the network is of type `{}`", network.ty());
+        return Err(Error::usage(text).hint(answer::NAME_AN_INCEPTION));
     }
     if metric == "cmmd" && !network.may_be_clip() {
-        let text = "`cmmd` is of CLIP's embeddings, and the network is another";
-        return Err(Error::usage(text).hint("name a CLIP by `--network`, or none"));
+        let text = "`cmmd` needs the embeddings of CLIP, but the network is another";
+        return Err(Error::usage(text).hint(answer::NAME_A_CLIP));
     }
     let Some((given, holds)) = statistics else { return Ok(()) };
     let lacks = match metric {
@@ -247,17 +252,17 @@ fn check(metric: &str, network: &Network, statistics: Option<(&str, Holds)>) -> 
         "precision" | "recall" | "density" | "coverage" | "kid" | "cmmd" if !holds.images => "images (`arr_0`)",
         _ => return Ok(()),
     };
-    Err(Error::usage(format!("`{given}` holds no {lacks}, which `{metric}` compares with")))
+    Err(Error::usage(format!("`{given}` holds no {lacks}, which `{metric}` needs")))
 }
 
-/// Measures a set by itself: nothing is compared, so the set stands for its reference.
+/// Measures a single set, which is also passed as its own reference.
 ///
 /// # Errors
-/// What is a comparison would be of the set with itself, and look like a perfect result.
+/// If a metric compares with a reference: the set would be compared with itself and look perfect.
 pub fn run_alone(args: &Alone, place: Workspace<'_>) -> Result<()> {
     if let Some(metric) = args.settings.metrics.iter().find(|metric| *metric != "is") {
-        let text = format!("`{metric}` compares with a reference, and `erw eval is` has none");
-        return Err(Error::usage(text).hint("`erw eval fid SAMPLES REFERENCE --metrics is` gives both"));
+        let text = format!("`{metric}` needs a reference, but `erw eval is` takes none");
+        return Err(Error::usage(text).hint("`erw eval fid SAMPLES REFERENCE --metrics is` computes both"));
     }
     let samples = EvalInput::of(&args.samples, place)?;
     if samples.is_statistics() && !matches!(samples, EvalInput::Stage(..)) {
@@ -282,7 +287,7 @@ fn measure(
     let mut stages = Stages::of(sides.iter().map(|side| side.said));
     let from = network.reference();
     let mut inputs = json!({});
-    // Two sets of features that are known need no network, so none is fetched.
+    // If both sides are cached statistics, no network is needed.
     if sides.iter().any(|side| !matches!(&side.given, EvalInput::Stage(_, ty, _) if ty == STATS)) {
         network.add(&mut stages)?;
         inputs["network"] = json!(from);
@@ -328,12 +333,12 @@ fn measure(
 pub fn run_stats(args: &StatsArgs, place: Workspace<'_>) -> Result<()> {
     let settings = &args.settings;
     if !settings.metrics.is_empty() {
-        return Err(Error::usage("`--metrics` is about comparisons, and statistics are compared with nothing"));
+        return Err(Error::usage("`erw eval stats` computes no metrics").hint("leave `--metrics` out"));
     }
     check_output(&args.output)?;
     let images = EvalInput::of(&args.images, place)?;
     if images.is_statistics() {
-        return Err(Error::usage(format!("`{}` holds statistics already", args.images)));
+        return Err(Error::usage(format!("`{}` already holds statistics", args.images)));
     }
     let network = settings.network(network::INCEPTION, place)?;
     let (extraction, gpu) = settings.extraction()?;
@@ -350,7 +355,7 @@ pub fn run_stats(args: &StatsArgs, place: Workspace<'_>) -> Result<()> {
     print(&answer::of_stats(&ran, &said, &args.output, settings.how.json)?)
 }
 
-/// Is there a place for the file? It is written after everything else.
+/// Checks that the output file can be created, because it is written last.
 fn check_output(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Err(Error::usage(format!("`{}` is a folder", path.display())).hint("give a file for `-o`"));

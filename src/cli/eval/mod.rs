@@ -1,9 +1,10 @@
-//! `erw eval`: metrics of files that any tool made, without a pipeline file. It writes the pipeline that says what is to
-//! be computed, of the kinds that pipelines use, and runs it through the same runner and cache. So results are cached,
-//! an interrupted extraction of features resumes, and another metric reuses the statistics of both sides.
+//! `erw eval`: metrics of files from any tool, without a pipeline file. It writes a pipeline of the
+//! ordinary stage kinds and runs it with the same runner and cache. So results are cached, an
+//! interrupted extraction of features resumes, and another metric reuses the statistics of both
+//! sides.
 //!
-//! What is given on the command line is told apart in `given`, the pipeline is written in `pipeline`, the answer in
-//! `answer`. None of them computes anything.
+//! `given` recognises the arguments, `pipeline` writes the pipeline, `answer` prints the results.
+//! None of them computes anything.
 
 mod answer;
 mod enough;
@@ -38,34 +39,33 @@ Examples:
   erw eval cknna sit.safetensors dinov2.npy --key block8
   erw eval stats photos/ -o photos-stats.npz
 
-SAMPLES and REFERENCE:
-  a folder or a ZIP of images, with or without folders in it; what lies in
-  it and is no image, or of a format that is not read, is counted and told
-  an npz with images, `arr_0` u8 [N,H,W,3], as the ADM suite takes it, or an
-  npy; compressed, channels first and grey are read, other types refused
-  as REFERENCE also an npz with published statistics, `mu` and `sigma`
-  a folder that `erw export` wrote, the first digits of an artifact's digest,
-  or FILE.toml:STAGE for what a stage of a pipeline made
+SAMPLES and REFERENCE can be:
+  - a folder or a ZIP of images, with or without subfolders; files that are not
+    images, or of an unsupported format, are counted and reported
+  - an npz with images (`arr_0`, u8, [N,H,W,3]) as for the ADM suite, or an npy;
+    compressed, channels-first and grey arrays work, floating point does not
+  - for REFERENCE also an npz with published statistics (`mu` and `sigma`)
+  - a folder from `erw export`, the first digits of an artifact's digest, or
+    FILE.toml:STAGE for the output of a stage
 
-Keys of --json (one object):
-  metrics     a number for each metric, by name; null if it is not finite
-  samples     given, images; for samples of ours also how they were drawn;
-              left_out, counts by reason, where anything was
-  reference   given, images; null where published statistics do not say;
-              left_out likewise
+Keys of the JSON object:
+  metrics     the value of each metric by name; null if it is not finite
+  samples     given: the argument; images: their number; sampler: how erw drew
+              them, if it did; left_out: numbers of skipped files by reason
+  reference   the same; images is null for published statistics
   network, preparation, mode
-              what made the features, and how images came to its size
-  warnings    what to know before the number is compared with others
-  cached      whether everything was known before
-  detail      all that is recorded with the result: settings, digests
-Of cknna, cka and mutual-knn `samples` is a number, and `a` and `b` have
-given and dim; of stats there are output and images, and no metrics.";
+              the feature network, and how images were prepared for it
+  warnings    what to know before comparing the values
+  cached      whether all results came from the cache
+  detail      everything recorded with the result: settings, digests
+For cknna, cka and mutual-knn, `samples` is a number, and `a` and `b` have the
+keys given and dim. For stats, there are output and images, and no metrics.";
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Fréchet inception distance; in mode adm also sFID, which costs nothing more
+    /// Fréchet inception distance; in mode adm also sFID, at no extra cost
     Fid(images::Args),
-    /// Fréchet distance of spatial Inception features, as the ADM suite has it
+    /// Fréchet distance of spatial Inception features, as in the ADM suite
     Sfid(images::Args),
     /// Inception Score
     Is(images::Alone),
@@ -73,17 +73,18 @@ enum Command {
     Pr(images::Args),
     /// Kernel inception distance
     Kid(images::Args),
-    /// FD-DINOv2: Fréchet distance of DINOv2 features, or those of another --network
+    /// FD-DINOv2: Fréchet distance of the features of DINOv2, or of another --network
     Fd(images::Args),
     /// CMMD: maximum mean discrepancy of CLIP embeddings
     Cmmd(images::Args),
-    /// All that the tool of the mode prints: in mode adm FID, sFID, Inception Score, precision and recall, and KID
+    /// All metrics of the mode's tool: in mode adm FID, sFID, Inception Score, precision and
+    /// recall, and KID
     All(images::Args),
-    /// Mean and covariance of a set's features, written as an npz that other tools read
+    /// Write mean and covariance of the features of a set of images as an npz for other tools
     Stats(images::StatsArgs),
-    /// How far two representations agree about which samples are near each other (Huh et al. 2024)
+    /// CKNNA: agreement of two representations about nearest neighbours (Huh et al. 2024)
     Cknna(features::Args),
-    /// Centred kernel alignment of two representations, linear
+    /// Linear centred kernel alignment (CKA) of two representations
     Cka(features::Args),
     /// Share of nearest neighbours that two representations have in common
     MutualKnn(features::Args),

@@ -1,4 +1,4 @@
-//! The network that makes features, as `--network` names it. Knows names, files and types, nothing of what networks do.
+//! The feature network of `--network`. Knows names, files and types, nothing of what networks do.
 
 use super::given::{self, EvalInput};
 use super::pipeline::{NETWORK, Stages, text, weights};
@@ -9,7 +9,7 @@ use erw_runner::text::suggest;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// Those that metrics are defined by, by their names in the registry.
+/// The networks by which metrics are defined, by their names in the registry.
 pub const INCEPTION: &str = "fid-inception";
 pub const DINOV2: &str = "dinov2-vit-l";
 pub const CLIP: &str = "clip-vit-L-336";
@@ -20,19 +20,20 @@ const TYPES: [&str; 3] = ["inception", "encoder", "classifier"];
 /// Where a network comes from.
 #[derive(Debug)]
 pub enum Network {
-    /// Fetched, once.
+    /// A published network, downloaded once.
     Published(&'static RegistryEntry),
-    /// A file of the weights of a published network.
+    /// A weight file of a published network.
     File(PathBuf, &'static RegistryEntry),
-    /// A folder that `erw export` wrote: the weights in it and their type.
+    /// A folder that `erw export` wrote, and the type of the weights.
     Exported(PathBuf, &'static str),
-    /// A stage of a pipeline, and the type of what it makes.
+    /// A stage of a pipeline, and the type of its output.
     Stage(String, String),
 }
 
 impl Network {
-    /// What `named` denotes, `default` where nothing is named: a published network, a file of the weights of `default`,
-    /// `NAME=FILE` for those of another, an exported folder, or a stage.
+    /// The network that `named` gives: a published network, a weight file of `default`, `NAME=FILE`
+    /// for a file of another network, an exported folder, or a stage. Without `named` it is
+    /// `default`.
     pub fn of(named: Option<&str>, default: &str, place: Workspace<'_>) -> Result<Self> {
         let Some(named) = named else { return Ok(Self::Published(entry(default)?)) };
         let path = Path::new(named);
@@ -55,7 +56,7 @@ impl Network {
         }
     }
 
-    /// The type of artifact that it is.
+    /// The type of its artifact.
     pub fn ty(&self) -> &str {
         match self {
             Self::Published(entry) | Self::File(_, entry) => &entry.artifact,
@@ -68,12 +69,13 @@ impl Network {
         self.ty() == "inception"
     }
 
-    /// Whether it is one that is known by name, which says nothing of a mode; others may have one of their own.
+    /// Whether it is a published network, which implies no mode. The configuration of others may
+    /// state one.
     pub fn is_published(&self) -> bool {
         matches!(self, Self::Published(_) | Self::File(..))
     }
 
-    /// Whether nothing that is known of it says that it is not CLIP.
+    /// Whether it may be CLIP, as far as is known.
     pub fn may_be_clip(&self) -> bool {
         match self {
             Self::Published(entry) | Self::File(_, entry) => entry.name.starts_with("clip"),
@@ -81,7 +83,7 @@ impl Network {
         }
     }
 
-    /// An error, with what identifies the network's file where it could not be fetched.
+    /// Adds the hash of the network's file to an error about its download.
     pub fn missing(&self, error: Error) -> Error {
         let Self::Published(entry) = self else { return error };
         if !error.message.contains("could not be fetched") {
@@ -93,12 +95,12 @@ impl Network {
         error
     }
 
-    /// What inputs name.
+    /// The name by which inputs refer to it.
     pub fn reference(&self) -> &str {
         if let Self::Stage(stage, _) = self { stage } else { NETWORK }
     }
 
-    /// Adds the stage that brings it in, unless it is one of a pipeline.
+    /// Adds the stage that loads it, unless it is a stage of a pipeline.
     pub fn add(&self, stages: &mut Stages) -> Result<()> {
         let params = match self {
             Self::Stage(..) => return Ok(()),
@@ -114,19 +116,19 @@ impl Network {
     }
 }
 
-/// A published network that makes features.
+/// A published feature network.
 fn entry(name: &str) -> Result<&'static RegistryEntry> {
     let known = registry::entries()?.iter().filter(|e| TYPES.contains(&e.artifact.as_str()));
     known.clone().find(|e| e.name == name).ok_or_else(|| {
         let error = Error::usage(format!("`--network {name}`: neither a file nor the name of a published network"));
-        error.maybe_hint(suggest::hint(name, known.map(|e| e.name.as_str()), "known by name are"))
+        error.maybe_hint(suggest::hint(name, known.map(|e| e.name.as_str()), "the names are"))
     })
 }
 
 fn exported(dir: &Path) -> Result<Network> {
     match TYPES.into_iter().find(|ty| dir.join(format!("{ty}.safetensors")).is_file()) {
         Some(ty) => Ok(Network::Exported(dir.into(), ty)),
-        None => Err(Error::usage(format!("`{}` is no exported network", dir.display()))
-            .hint("it holds inception.safetensors, encoder.safetensors or classifier.safetensors, with config.json")),
+        None => Err(Error::usage(format!("`{}` is not an exported network", dir.display()))
+            .hint("such a folder holds inception, encoder or classifier.safetensors, and config.json")),
     }
 }

@@ -1,5 +1,5 @@
-//! The pipeline behind an evaluation, as text. Stages are named after the places of the command line, so that whatever is
-//! said of them is understood.
+//! The pipeline of an evaluation, as text. Stages are named after the arguments of the command
+//! line, so that messages about them are understood.
 
 use super::given::{EvalInput, STATS};
 use erw_base::error::{Error, Result};
@@ -7,7 +7,7 @@ use erw_runner::event::StageEnd;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
-/// Where the values of such pipelines come from, as reasons say it.
+/// The file name of such pipelines in reasons.
 pub const FILE: &str = "command line";
 pub const SAMPLES: &str = "samples";
 pub const REFERENCE: &str = "reference";
@@ -16,20 +16,21 @@ pub const METRICS: &str = "metrics";
 
 /// The stages of a pipeline, in the order they are added.
 pub struct Stages {
-    /// As in `erw log`. Reasons to run are told since the last pipeline of the name, so it is of the files.
+    /// As in `erw log`. Reasons to run compare with the last pipeline of this name, so it contains
+    /// the names of the files.
     name: String,
     stages: Map<String, Value>,
 }
 
 impl Stages {
-    /// None yet, of a pipeline that is about these files.
+    /// A pipeline about these files, without stages.
     pub fn of<'a>(files: impl IntoIterator<Item = &'a str>) -> Self {
         let last = |file: &'a str| file.trim_end_matches('/').rsplit('/').next().unwrap_or(file);
         let name = std::iter::once("eval").chain(files.into_iter().map(last)).collect::<Vec<_>>().join(" ");
         Self { name, stages: Map::new() }
     }
 
-    /// A stage. Entries without a value (null) are left out.
+    /// Adds a stage. Entries without a value (null) are left out.
     pub fn add(&mut self, name: &str, mut stage: Value) {
         without_nulls(&mut stage);
         self.stages.insert(name.into(), stage);
@@ -48,23 +49,24 @@ fn without_nulls(value: &mut Value) {
     }
 }
 
-/// How features are made of images.
+/// How features are extracted from images.
 pub struct Extraction {
     pub mode: Option<&'static str>,
     pub limit: Option<usize>,
     pub batch: Option<usize>,
-    /// Images to write back beside statistics.
+    /// Images to store beside the statistics.
     pub arr_0: Option<u32>,
-    /// Whether a GPU makes them.
+    /// Whether to use a GPU.
     pub gpu: bool,
 }
 
-/// Rows of features that are kept of each side for precision, recall and KID: all of the usual 50,000 samples. The same
-/// for every metric, so that all share what was extracted.
+/// Rows of features that are kept of each side for precision, recall and KID: all of the usual
+/// 50,000 samples. It is the same for every metric, so that all share the extraction.
 const FEATURES: usize = 50_000;
 
 impl Extraction {
-    /// Adds the stage `name` that brings a side in, its images seen by `network`. Returns what inputs name.
+    /// Adds the stage `name` that loads a side or extracts its features with `network`. Returns the
+    /// name for inputs.
     pub fn add(&self, stages: &mut Stages, name: &str, given: &EvalInput, network: &str) -> Result<String> {
         let stage = match given {
             EvalInput::Stage(stage, ty, _) if ty == STATS => return Ok(stage.clone()),
@@ -86,7 +88,7 @@ impl Extraction {
         stage
     }
 
-    /// How a stage that has images to walk over does it.
+    /// Sets batch size and device of a stage that reads images.
     pub fn operate(&self, stage: &mut Value) {
         stage["operation"] = json!({ "batch": self.batch });
         if self.gpu {
@@ -95,19 +97,19 @@ impl Extraction {
     }
 }
 
-/// A stage that brings in weights, or statistics.
+/// A stage that loads weights or statistics.
 pub fn weights(artifact: &str, mut params: Value) -> Value {
     params["as"] = json!(artifact);
     json!({ "kind": "weights", "params": params })
 }
 
-/// A path as TOML can say it.
+/// A path as text, which TOML requires.
 pub fn text(path: &Path) -> Result<&str> {
     let cannot = || Error::usage(format!("the name of `{}` is not UTF-8", path.display()));
     path.to_str().ok_or_else(cannot)
 }
 
-/// What a run of a written pipeline came to.
+/// The end of a run of a written pipeline.
 pub(crate) struct Ran {
     pub(crate) ends: Vec<StageEnd>,
 }
@@ -119,7 +121,7 @@ impl Ran {
         end.ok_or_else(|| Error::internal(format!("stage `{stage}` did not end")))
     }
 
-    /// The folder of the one output of this stage.
+    /// The folder of the only output of this stage.
     pub(crate) fn output(&self, stage: &str) -> Result<PathBuf> {
         let output = self.end(stage)?.outputs.first();
         output.map(|o| o.path.clone()).ok_or_else(|| Error::internal(format!("stage `{stage}` has no output")))

@@ -1,9 +1,9 @@
-//! Where an evaluation stands: the cache folder and the kinds.
+//! The surroundings of an evaluation: the cache folder and the stage kinds.
 
 use erw_runner::kind::Registry;
 use std::path::Path;
 
-/// Where things are kept and what stages can be of.
+/// The cache folder and the stage kinds.
 #[derive(Clone, Copy)]
 pub(crate) struct Workspace<'a> {
     pub(crate) cache: &'a Path,

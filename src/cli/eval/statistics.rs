@@ -1,5 +1,5 @@
-//! Statistics in a file of the user's: the published layout does not say of which network and mode they are, so what says it
-//! goes with them, as a member of the archive that other tools do not look at. Computes nothing.
+//! Statistics in a file of the user. The published layout does not state network and mode, so a
+//! note about them is added as a member of the archive, which other tools ignore. Computes nothing.
 
 use super::network::Network;
 use erw_base::error::{Error, Result};
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use zip::write::SimpleFileOptions;
 use zip::{DateTime, ZipArchive, ZipWriter};
 
-/// A copy of the statistics in `dir` that is the user's, whole or not at all.
+/// Copies the statistics in `dir` to a file of the user, atomically.
 pub fn write(dir: &Path, to: &Path) -> Result<()> {
     let failed = |e| Error::io("write", to, e);
     let mut beside = to.as_os_str().to_owned();
@@ -36,7 +36,7 @@ fn append(npz: &Path, note: &[u8]) -> std::io::Result<()> {
     zip.finish()?.sync_all()
 }
 
-/// What is told of statistics that were made here.
+/// The note about statistics that erw made.
 #[derive(Debug, Deserialize)]
 pub struct Note {
     network: String,
@@ -45,7 +45,8 @@ pub struct Note {
     weights: String,
 }
 
-/// What stands in the npz, or beside it in the folder of an artifact; `None` if others made it.
+/// The note in the npz, or beside it in the folder of an artifact; `None` if another tool made the
+/// statistics.
 pub fn note(npz: &Path) -> Option<Note> {
     let beside = npz.with_file_name(NOTE_FILE);
     if npz.ends_with(STATS_FILE) && beside.is_file() {
@@ -56,33 +57,33 @@ pub fn note(npz: &Path) -> Option<Note> {
     serde_json::from_str(&text).ok()
 }
 
-/// Of statistics and images of two networks.
+/// The error about statistics of another network than the images'.
 pub fn of_another(given: &str, causes: Vec<String>) -> Error {
-    let text = format!("`{given}` and the images were seen by other networks, so that no number says anything");
+    let text = format!("`{given}` and the images have features of different networks, which cannot be compared");
     Error { causes, ..Error::stage(text) }
 }
 
 impl Note {
-    /// Refuses statistics of another network than images will be seen by, or of another mode, as far as that is known
-    /// before. `given` is what stands on the command line for them.
+    /// Refuses statistics of another network or mode than the images will have, as far as that is
+    /// known beforehand. `given` is the argument.
     pub fn check(&self, given: &str, network: &Network, mode: Option<Mode>) -> Result<()> {
-        // Of Inception's features a mode is always told, of others' none.
+        // Notes about Inception always state a mode, others never.
         if self.mode.is_some() != network.is_inception() {
             let text =
-                format!("`{given}` is of the network `{}`, and the images would be seen by another", self.network);
-            return Err(Error::usage(text).hint("name it by `--network`"));
+                format!("`{given}` has features of the network `{}`, but the images would have others", self.network);
+            return Err(Error::usage(text).hint("give this network with `--network`"));
         }
         match (&self.mode, mode.or_else(|| network.is_published().then_some(Mode::Adm))) {
             (Some(theirs), Some(ours)) if theirs != ours.name() => {
                 let ours = ours.name();
-                let text = format!("`{given}` is of mode {theirs}, and the images would be prepared as in {ours}");
-                Err(Error::usage(text).hint(format!("`--mode {theirs}` compares with it")))
+                let text = format!("`{given}` was made in mode {theirs}, but the images would be prepared for {ours}");
+                Err(Error::usage(text).hint(format!("use `--mode {theirs}`")))
             }
             _ => Ok(()),
         }
     }
 
-    /// Refuses a result, told in `detail`, that holds them against features of another network.
+    /// Refuses a result (`detail`) that compares these statistics with features of another network.
     pub fn confirm(&self, given: &str, detail: &Value) -> Result<()> {
         let (network, preparation) = (&self.network, &self.preparation);
         let ours = [&detail["network"], &detail["preparation"], &detail["weights"]];

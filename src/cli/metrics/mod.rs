@@ -1,4 +1,4 @@
-//! `erw metrics`: the results that are recorded for a pipeline as it is now. Runs nothing.
+//! `erw metrics`: the recorded results of a pipeline with its current values. Runs nothing.
 
 pub mod steps;
 
@@ -28,13 +28,13 @@ pub struct Args {
     pub pipeline: PipelineArgs,
     /// Only these stages
     pub stages: Vec<String>,
-    /// How the results are printed
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
-    /// Show the trials of the `[sweep]` by their results; `erw sweep --table` can also sort and filter
+    /// Show the results of the sweep's trials; `erw sweep --table` can also sort and filter
     #[arg(long, conflicts_with = "stages")]
     pub sweep: bool,
-    /// Show what the stages measured step by step, finished or not, instead of their results
+    /// Show metrics by training step, also of unfinished stages, instead of results
     #[arg(long, conflicts_with = "sweep")]
     pub steps: bool,
 }
@@ -52,16 +52,16 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     }
     let (sheet, notes) = sheet(&pipeline, &Store::open(cache)?, &args.stages)?;
     match (args.format, sheet.rows.is_empty()) {
-        (Format::Text, true) => print("every stage is cached, and none has results\n")?,
+        (Format::Text, true) => print("all stages are cached, and none has results\n")?,
         (format, _) => print(&sheet.render(format))?,
     }
-    // Beside the table, which programs read.
+    // Not to standard output, which programs read.
     let mut err = std::io::stderr().lock();
     notes.iter().for_each(|note| drop(writeln!(err, "note: {note}")));
     Ok(())
 }
 
-/// Why a program's outputs of type `metrics` give no results, or not all that one would expect.
+/// Why a program's outputs of type `metrics` give no results, or fewer than expected.
 pub fn remarks(store: &Store, record: &Record) -> Vec<String> {
     let metrics =
         record.outputs.iter().filter(|(_, o)| o.ty == erw_runner::kind::field::TYPE && record.kind == command::NAME);
@@ -69,7 +69,7 @@ pub fn remarks(store: &Store, record: &Record) -> Vec<String> {
     paths.filter_map(|(name, path)| metrics_json::of_output(&path).told(name)).collect()
 }
 
-/// A row for each result, and for each stage that has none and why; and what else there is to say.
+/// A row for each result and for each stage without results, and notes.
 fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<(Sheet, Vec<String>)> {
     let selected = select(pipeline, names)?;
     let asked: BTreeSet<StageId> = names.iter().flat_map(|n| named(pipeline, n)).collect();
@@ -88,7 +88,7 @@ fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<(Sheet,
             _ => &[],
         };
         let says = Cell::Text(standing(pipeline, &verdict));
-        // A stage that measures nothing is told of only if it was asked for.
+        // A cached stage without results is listed only if it was named.
         if results.is_empty() && (!matches!(verdict, Verdict::Cached(_)) || asked.contains(&id)) {
             rows.push(vec![stage.clone(), Cell::None, Cell::None, says.clone()]);
         }
@@ -101,7 +101,7 @@ fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<(Sheet,
     Ok((Sheet { columns, rows, grouped: true }, notes))
 }
 
-/// How a stage stands towards its pipeline, in a few words.
+/// The status of a stage, in a few words.
 pub fn standing(pipeline: &Pipeline, verdict: &Verdict) -> String {
     match verdict {
         Verdict::Cached(_) => "cached".into(),

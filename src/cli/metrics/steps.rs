@@ -1,5 +1,5 @@
-//! `erw metrics --steps`: what stages measured step by step, from the metrics files of their last attempts. Those of a
-//! stage lie in its work folder until it ends, then with its logs.
+//! `erw metrics --steps`: metrics by training step, from the files of the last attempts. These are
+//! in the work folder of a stage until it ends, then with its logs.
 
 use crate::cli::logs::key;
 use crate::report::sheet::{Cell, Column, Sheet};
@@ -18,8 +18,8 @@ pub fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<She
         let rows = rows(pipeline, store, id)?;
         let name = &pipeline.stage(id).name;
         if rows.is_empty() && !names.is_empty() {
-            let error = Error::usage(format!("stage `{name}` has measured nothing step by step"));
-            return Err(error.hint("a training does, every `log_every` steps; a run with other values has its own"));
+            let error = Error::usage(format!("stage `{name}` has no metrics by step"));
+            return Err(error.hint("trainings log them every `log_every` steps, separately for each set of values"));
         }
         found.extend(rows.into_iter().map(|row| (name, row)));
     }
@@ -43,7 +43,7 @@ pub fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<She
 
 /// The stages of these names, else all.
 fn chosen(pipeline: &Pipeline, names: &[String]) -> Result<Vec<StageId>> {
-    // Finds the name that was meant where there is none.
+    // Fails for unknown names, with suggestions.
     let all = select(pipeline, names)?;
     Ok(if names.is_empty() { all } else { names.iter().flat_map(|n| named(pipeline, n)).collect() })
 }

@@ -1,4 +1,4 @@
-//! What a change since a git revision makes stale. The cache is asked for costs only.
+//! What a change since a git revision makes stale. The cache is used for durations only.
 
 use super::line::{Line, Planned};
 use crate::report::table::near;
@@ -60,9 +60,9 @@ pub fn planned(
         n => format!("{n} of {} stages {} stale since {named}", stages.len(), if n == 1 { "is" } else { "are" }),
     };
     let gone: Vec<String> = since.gone.iter().map(|name| format!("`{name}`")).collect();
-    let mut notes = if gone.is_empty() { String::new() } else { format!("no longer there: {}\n", gone.join(", ")) };
+    let mut notes = if gone.is_empty() { String::new() } else { format!("removed stages: {}\n", gone.join(", ")) };
     match &since.file {
-        None => notes += &format!("`{}` was not there\n", pipeline.file.display()),
+        None => notes += &format!("`{}` did not exist\n", pipeline.file.display()),
         Some(then) if *then != pipeline.file => notes += &format!("the file was called `{}`\n", near(then)),
         Some(_) => {}
     }

@@ -1,4 +1,4 @@
-//! What would run and why, stage by stage, as the cache stands.
+//! What would run and why, stage by stage, with the cache as it is.
 
 use super::line::{Line, Planned, count};
 use crate::cli::common::megabytes;
@@ -24,7 +24,7 @@ pub fn planned(
     let checker = CacheChecker::new(pipeline, cache, forced);
     let verdicts = plan(&checker, selected)?;
     let stale = verdicts.iter().any(|(_, v)| !matches!(v, Verdict::Cached(_)));
-    // Reading the history is not free, and a plan that finds nothing to do has no use for it.
+    // Reading all records takes time, and is not needed if everything is cached.
     let record_index = if stale { Some(checker.record_index()?) } else { None };
     let blocked = blocked(pipeline, &verdicts);
     let library = Library::at(&cache.store.downloads());
@@ -59,16 +59,17 @@ pub fn planned(
     let lines: Vec<Line> = verdicts.iter().map(line).collect();
     let missing: Vec<&Missing> = verdicts.iter().flat_map(|(_, v)| absent(v)).collect();
     let sum = sum(&lines, &missing, blocked.len());
-    let (warnings, notes) = (doubts(pipeline, selected), shopping_list(&missing));
+    let (warnings, notes) = (doubts(pipeline, selected), missing_list(&missing));
     Ok(Planned { pipeline: pipeline.name.clone(), since: None, stages: lines, warnings, notes, sum })
 }
 
-/// From where an attempt would go on that was begun.
+/// Where an interrupted attempt would resume.
 fn left(checker: &CacheChecker<'_>, id: StageId, verdict: &Verdict) -> Option<String> {
     checker.left(id).filter(|_| matches!(verdict, Verdict::Run(_))).map(|left| left.to_string())
 }
 
-/// Does it read other files than before? How many they are is not known. A program's are its own text, mostly.
+/// Whether the stage reads other files than before. Their number is unknown, so the earlier
+/// duration says nothing. Sources of a program are mostly its own code.
 fn resourced(stage: &Stage, verdict: &Verdict) -> bool {
     let Verdict::Run(reasons) = verdict else { return false };
     stage.command.is_none() && reasons.iter().any(|r| matches!(r, Reason::SourceChanged { .. }))
@@ -81,14 +82,13 @@ fn sum(lines: &[Line], missing: &[&Missing], blocked: usize) -> String {
         0 if cached == 1 => "the stage is cached".into(),
         0 => format!("all {cached} stages are cached"),
         stale if missing.is_empty() => format!("{stale} of {all} stages would run"),
-        _ => format!(
-            "nothing runs before these are there: {}",
-            count(missing.len(), "file or folder", "files and folders")
-        ),
+        _ => {
+            format!("nothing would run: {} missing", count(missing.len(), "file or folder is", "files and folders are"))
+        }
     };
     if !missing.is_empty() && blocked + cached < all {
         let free = all - cached - blocked;
-        sum.push_str(&format!("; {} without them (--keep-going, or by name)", count(free, "stage runs", "stages run")));
+        sum.push_str(&format!("; with --keep-going, {} would run", count(free, "stage", "stages")));
     }
     sum
 }
@@ -100,10 +100,10 @@ fn absent(verdict: &Verdict) -> &[Missing] {
     }
 }
 
-/// Stages that cannot run because a file is absent, theirs or that of a stage they need.
+/// Stages that cannot run because a file is missing, their own or that of a dependency.
 fn blocked(pipeline: &Pipeline, verdicts: &[(StageId, Verdict)]) -> BTreeSet<StageId> {
     let mut blocked = BTreeSet::new();
-    // Topological order: what a stage needs was looked at before.
+    // In topological order, so dependencies come first.
     for (id, verdict) in verdicts {
         let needs = |from| matches!(verdict, Verdict::Waiting(_)) && blocked.contains(&from);
         if !absent(verdict).is_empty() || pipeline.stage(*id).inputs.values().any(|edge| needs(edge.from)) {
@@ -113,24 +113,24 @@ fn blocked(pipeline: &Pipeline, verdicts: &[(StageId, Verdict)]) -> BTreeSet<Sta
     blocked
 }
 
-/// Each absent file with the place where it is looked for and how to get it.
-fn shopping_list(missing: &[&Missing]) -> String {
+/// Each missing file with its expected place and how to get it.
+fn missing_list(missing: &[&Missing]) -> String {
     let mut text = String::new();
     for m in missing {
-        text.push_str(&format!("\n{}: `{}` goes to {}\n", m.stage, m.param, near(&m.path)));
+        text.push_str(&format!("\n{}: `{}` is expected at {}\n", m.stage, m.param, near(&m.path)));
         m.how.iter().for_each(|line| text.push_str(&format!("    {line}\n")));
     }
     text + if missing.is_empty() { "" } else { "\n" }
 }
 
-/// What such a stage would fetch, and from where.
+/// What a `weights` stage would download, and from where.
 fn to_fetch(stage: &Stage, library: &Library) -> Option<String> {
     let (entry, sha256) = published(&stage.params).filter(|_| stage.kind.name == KIND.name)?;
     if matches!(library.look(entry, sha256.as_deref()), Presence::Here(_) | Presence::InHubCache(_)) {
         return None;
     }
     let size = entry.bytes().map_or(String::new(), |n| format!("{} ", megabytes(n)));
-    Some(format!("to be fetched: {size}from {}", entry.locations.first()?.site()))
+    Some(format!("downloads {size}from {}", entry.locations.first()?.site()))
 }
 
 fn words(

@@ -7,15 +7,15 @@ use erw_runner::event::progress::PartialProgress;
 use serde::Serialize;
 use serde_json::json;
 
-/// A plan as it is shown.
+/// A plan, ready to print.
 pub struct Planned {
     pub pipeline: String,
     /// The commit that it is compared with.
     pub since: Option<String>,
     pub stages: Vec<Line>,
-    /// What would work and is hardly meant.
+    /// What is possible but hardly intended.
     pub warnings: Vec<String>,
-    /// What is told below the table.
+    /// Text below the table.
     pub notes: String,
     /// The last line.
     pub sum: String,
@@ -25,7 +25,7 @@ pub struct Planned {
 pub struct Line {
     pub stage: String,
     pub kind: &'static str,
-    /// Digest of the parameters.
+    /// Digest of the parameters, for programs that compare plans.
     pub params: String,
     /// `cached`, `run`, `waits`, `blocked`, `missing`; or `unchanged`, `new`, `stale`.
     pub verdict: &'static str,
@@ -33,12 +33,13 @@ pub struct Line {
     pub stale: bool,
     /// What the same work took before, for a stale stage.
     pub past_seconds: Option<f64>,
-    /// What an attempt left that did not end.
+    /// What an interrupted attempt left.
     pub left: Option<PartialProgress>,
 }
 
 impl Planned {
-    /// Seconds that the stale stages took before, and how many of them nobody knows of.
+    /// Seconds that the stale stages took before, and the number of stages for which that is
+    /// unknown.
     fn cost(&self) -> (f64, usize) {
         let stale = || self.stages.iter().filter(|l| l.stale);
         (stale().filter_map(|l| l.past_seconds).sum(), stale().filter(|l| l.past_seconds.is_none()).count())
@@ -48,16 +49,16 @@ impl Planned {
         self.stages.iter().any(|l| l.past_seconds.is_some())
     }
 
-    /// The last line with the cost of it all, unless nothing of it is known.
+    /// The last line, with the estimated total time if anything is known of it.
     fn sum(&self) -> String {
         if !self.knows_costs() {
             return self.sum.clone();
         }
         let (seconds, unknown) = self.cost();
         match unknown {
-            0 => format!("{}; by earlier runs {}", self.sum, duration(seconds)),
+            0 => format!("{}; estimated time {}", self.sum, duration(seconds)),
             n => format!(
-                "{}; by earlier runs at least {}, and {} of unknown cost",
+                "{}; estimated time at least {}, unknown for {}",
                 self.sum,
                 duration(seconds),
                 count(n, "stage", "stages")
@@ -65,16 +66,20 @@ impl Planned {
         }
     }
 
-    /// Columns: stage, kind, digest of the parameters, what it took before if any is known, verdict.
+    /// The plan as a table. The column of estimates is left out if none is known.
     pub fn text(&self) -> String {
         let costs = self.knows_costs();
-        let mut rows = vec![];
+        let row = |stage: &str, kind: &str, estimate: String| -> Vec<String> {
+            [stage, kind].map(String::from).into_iter().chain(costs.then_some(estimate)).collect()
+        };
+        let mut header = row("stage", "kind", "estimate".into());
+        let width = header.len();
+        header.push("verdict".into());
+        let mut rows = vec![header];
         for line in &self.stages {
-            let mut head = vec![line.stage.clone(), line.kind.into(), line.params.clone()];
-            head.extend(costs.then(|| past(line)));
-            let width = head.len();
             let mut says = line.says.iter();
-            rows.push(head.into_iter().chain(says.next().cloned()).collect());
+            let cells = row(&line.stage, line.kind, past(line));
+            rows.push(cells.into_iter().chain(says.next().cloned()).collect());
             // Further reasons below the first.
             let below = |more: &String| {
                 let mut row = vec![String::new(); width];
@@ -93,7 +98,7 @@ impl Planned {
     pub(crate) fn markdown(&self) -> String {
         let row = |l: &Line| vec![format!("`{}`", l.stage), l.kind.to_string(), l.says.join("\n"), past(l)];
         let rows: Vec<Vec<String>> = self.stages.iter().map(row).collect();
-        let table = markdown::table(&["stage", "kind", "verdict", "took before"], &rows);
+        let table = markdown::table(&["stage", "kind", "verdict", "estimate"], &rows);
         let notes = self.notes();
         let notes = if notes.is_empty() { notes } else { format!("```text\n{}\n```\n\n", notes.trim()) };
         format!("### Plan of `{}`\n\n{table}\n{notes}{}\n", self.pipeline, self.sum())

@@ -1,4 +1,5 @@
-//! `erw plan`: what would run, why, and for how long, by what it took before; or what changed since a git revision.
+//! `erw plan`: what would run, why, and how long it will take by earlier runs; or what changed
+//! since a git revision.
 
 mod changed;
 mod checked;
@@ -22,20 +23,21 @@ const WORK: i32 = 5;
 pub struct Args {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// Only these stages and what they need
+    /// Only these stages and their dependencies
     pub targets: Vec<String>,
-    /// Judge this stage as if it were to run even if cached
+    /// Plan this stage as if it were not cached
     #[arg(long, value_name = "STAGE")]
     pub force: Vec<String>,
-    /// Compare with the pipeline and its files as of this git revision instead of asking the cache
+    /// Compare with the pipeline and its files at this git revision instead of with the cache
     #[arg(long, value_name = "REVISION", conflicts_with = "force")]
     pub since: Option<String>,
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
-    /// Judge the stages of all trials of the `[sweep]`
+    /// Plan the stages of all trials of the sweep
     #[arg(long, conflicts_with = "since")]
     pub sweep: bool,
-    /// Exit with 5 if there is work to do, with 0 if there is none, with 2 if a file or folder is missing, as a run would
+    /// Exit with 5 if there is work to do, 0 if there is none, and 2 if a file or folder is missing
     #[arg(long)]
     pub exit_code: bool,
     #[command(flatten)]
@@ -44,15 +46,17 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
+    /// Table for terminals
     Text,
-    /// One object, for programs
+    /// One JSON object
     Json,
-    /// A table, for the summary of a CI job
+    /// Markdown table, for the summary of a CI job
     Markdown,
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
-    // The process ends when the plan is told: a large pipeline is not taken apart piece by piece before.
+    // The process ends after printing, so the memory of a large pipeline is not freed piece by
+    // piece.
     let pipeline = ManuallyDrop::new(match args.sweep {
         true => args.pipeline.load_or_sweep(true, registry)?,
         false => args.pipeline.load_for(&args.targets, registry, cache)?,
@@ -78,7 +82,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
     let work = planned.stages.iter().any(|line| line.stale);
     let lacking = planned.stages.iter().any(|line| line.verdict == "missing");
     Ok(match args.exit_code {
-        // As a run of it would end.
+        // The exit code that a run would have.
         true if lacking => ErrorKind::Usage.exit_code(),
         true if work => WORK,
         _ => 0,

@@ -1,4 +1,5 @@
-//! One run: what is asked for, or the answer of the run before when nothing has changed.
+//! One run of a pipeline. If nothing changed since the last run, the up-to-date check answers
+//! without loading it.
 
 use super::flags::{Args, Flags};
 use super::lock;
@@ -24,10 +25,10 @@ use std::path::Path;
 pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let file = &args.pipeline.pipeline;
     tell_of_link(file);
-    // The others want to know more than that all is cached.
+    // Other options need more than the answer that everything is cached.
     let is_plain = args.flags.force.is_empty() && !args.flags.dry_run && args.flags.junit.is_none();
     let is_plain = is_plain && !args.lock && !args.locked && args.flags.resource.is_empty();
-    // Which trials there are, other things than the pipeline may say.
+    // Trials may come from outside of the pipeline file.
     let is_plain = is_plain && args.pipeline.axis.is_empty() && !args.targets.iter().any(|name| name.contains('@'));
     let ask = || Query::new(file, registry, &args.pipeline.overrides(), &args.targets);
     let question = is_plain.then(ask).flatten();
@@ -45,7 +46,8 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let selected = select(&pipeline, &args.targets)?;
     let locked = args.locked.then(|| lock::before(&pipeline, &selected, cache)).transpose()?;
     let Some(outcome) = execute(&pipeline, selected, &args.flags, cache, vec![])? else { return Ok(()) };
-    // A warning is told again each time. What it rests on may have changed meanwhile, and which of the two was read nobody knows.
+    // Warnings are printed in every run, so such a run is not remembered. Neither is one whose
+    // files changed meanwhile: it is unknown which version was read.
     let question = question.filter(|asked| pipeline.warnings.is_empty() && ask() == Some(*asked));
     if let (Some(question), None) = (question, &outcome.error) {
         up_to_date::keep(&Store::open(cache)?, question, &pipeline, &outcome.records);
@@ -67,7 +69,8 @@ pub(crate) fn show(ends: &[StageEnd], flags: &Flags) -> Result<()> {
     Ok(())
 }
 
-/// Runs the selected stages, shown as the flags say and told to `listeners`; `None` after a dry run.
+/// Runs the selected stages, displayed as the flags say, and sends events to `listeners`; `None`
+/// after a dry run.
 pub fn execute(
     pipeline: &Pipeline,
     selected: Vec<StageId>,
@@ -95,12 +98,13 @@ pub fn execute(
     scheduler::run(pipeline, (&cache).into(), &launcher, options, stop, &mut listener).map(Some)
 }
 
-/// What the first failed stage wrote last, so that its error, printed next, stands below its context.
+/// Prints the end of the first failed stage's log, so that it precedes the error, which is printed
+/// next.
 pub fn print_log(ends: &[StageEnd]) {
     let failed = ends.iter().filter_map(|e| Some((e, e.error.as_ref()?))).find(|(_, f)| !f.tail.is_empty());
     let Some((end, failure)) = failed else { return };
     let mut err = std::io::stderr().lock();
-    let _ = writeln!(err, "the log of `{}` ends:", end.stage);
+    let _ = writeln!(err, "end of the log of `{}`:", end.stage);
     for line in &failure.tail {
         let _ = writeln!(err, "  | {line}");
     }

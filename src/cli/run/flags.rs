@@ -1,4 +1,4 @@
-//! Arguments of everything that runs stages.
+//! Arguments of the commands that run stages.
 
 use crate::cli::common::pipeline_args::PipelineArgs;
 use crate::cli::common::remote_args::RemoteArgs;
@@ -18,67 +18,68 @@ use std::time::Duration;
 pub struct Args {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// Only these stages and what they need
+    /// Only these stages and their dependencies
     pub targets: Vec<String>,
-    /// Run again whenever a file of the pipeline or one that its stages read changes
+    /// Run again whenever a file of the pipeline, or one that its stages read, changes
     #[arg(short, long)]
     pub watch: bool,
-    /// Write what every stage made to the lock file beside the pipeline, to be committed
+    /// Write the lock file beside the pipeline: keys, outputs and results of all stages
     #[arg(long, conflicts_with_all = ["targets", "dry_run"])]
     pub lock: bool,
-    /// Fail unless every stage is, and makes, what the lock file says
+    /// Fail if any stage or output differs from the lock file
     #[arg(long, conflicts_with_all = ["lock", "dry_run"])]
     pub locked: bool,
     #[command(flatten)]
     pub flags: Flags,
 }
 
-/// What `run` and `sweep` share.
+/// Shared by `run` and `sweep`.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Flags {
     /// Run this stage even if it is cached
     #[arg(long, value_name = "STAGE")]
     pub force: Vec<String>,
-    /// After a failure, go on with what does not depend on it
+    /// After a failure, continue with the stages that do not depend on it
     #[arg(short, long)]
     pub keep_going: bool,
-    /// Say what would run and why, and run nothing
+    /// Show what would run and why, without running it
     #[arg(short = 'n', long)]
     pub dry_run: bool,
-    /// Stages at a time
+    /// Maximum number of stages at a time
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
     pub jobs: Option<u32>,
-    /// Threads of all stages together; a stage that does not say how many it wants takes all
+    /// Threads of all stages together; a stage that requests no number takes all
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
     pub threads: Option<u32>,
-    /// Memory of all stages together, as in 16GiB; without it, what the machine has
+    /// Memory of all stages together, such as 16GiB; default: the memory of the machine
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub mem: Option<u64>,
-    /// GPUs to use, at most; 0 runs stages that ask for GPUs on the CPU
+    /// Maximum number of GPUs; 0 runs stages that request GPUs on the CPU
     #[arg(long)]
     pub gpus: Option<usize>,
-    /// Of these only the one at this place, for commands that take a device.
+    /// Only the GPU at this index, for commands that take a device.
     #[arg(skip)]
     pub gpu: Option<usize>,
-    /// So much of a resource that stages name in `resources`; without it, those who name it take turns
+    /// Units of a named resource that stages request in `resources`; default: stages that request
+    /// it run one at a time
     #[arg(long, value_name = "NAME=N", value_parser = resource)]
     pub resource: Vec<(String, u64)>,
-    /// Start nothing more beside what runs while the load of the machine is above
+    /// Start no further stage while the load average of the machine is above LOAD
     #[arg(short = 'l', long, value_name = "LOAD", value_parser = load)]
     pub max_load: Option<f64>,
-    /// Try a failed stage again so often, unless it says itself how often
+    /// Retry a failed stage up to N times, unless the stage sets `retries`
     #[arg(long, value_name = "N")]
     pub retries: Option<u32>,
-    /// Stop a stage that takes longer, as in 2h or 30min, unless it has a timeout of its own
+    /// Stop a stage that takes longer, such as 2h or 30min, unless the stage sets `timeout`
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub timeout: Option<Duration>,
     /// Print events as JSON lines on standard output
     #[arg(long, conflicts_with = "plain")]
     pub json: bool,
-    /// Print lines instead of bars
+    /// Print lines instead of progress bars
     #[arg(long)]
     pub plain: bool,
-    /// Also write how it went to this file, as JUnit XML
+    /// Also write a JUnit XML report to this file
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, conflicts_with = "dry_run")]
     pub junit: Option<PathBuf>,
     #[command(flatten)]
@@ -94,7 +95,8 @@ impl Flags {
         }
     }
 
-    /// Whoever hears the events of a run: its display, its journal, a report that was asked for, and `others`.
+    /// The listeners of a run: its display, its journal, the JUnit report if requested, and
+    /// `others`.
     pub(crate) fn listener<'a>(&self, cache: CacheRef<'a>, others: Vec<Box<dyn Listener + 'a>>) -> Result<Fan<'a>> {
         let mut all: Vec<Box<dyn Listener + 'a>> =
             vec![report::listener(self.style()), Box::new(Journal::start(cache.store)), Box::new(Uses::of(cache))];
@@ -130,22 +132,25 @@ impl Flags {
 /// `licence=2`.
 pub(crate) fn resource(text: &str) -> Result<(String, u64), String> {
     match text.split_once('=') {
-        Some((name @ ("threads" | "gpus" | "mem"), _)) => Err(format!("that is `--{name}`")),
+        Some((name @ ("threads" | "gpus" | "mem"), _)) => Err(format!("use `--{name}`")),
         Some((name, units)) if !name.is_empty() && units.parse::<u64>().is_ok() => {
             Ok((name.to_string(), units.parse().unwrap_or_default()))
         }
-        _ => Err("write NAME=N, as in licence=2".into()),
+        _ => Err("expected NAME=N, such as licence=2".into()),
     }
 }
 
 pub(crate) fn load(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|load: &f64| *load >= 0.0).ok_or_else(|| "write a number from 0 on, as in 7.5".into())
+    text.parse()
+        .ok()
+        .filter(|load: &f64| *load >= 0.0)
+        .ok_or_else(|| "expected a number of at least 0, such as 7.5".into())
 }
 
 pub(crate) fn size(text: &str) -> Result<u64, String> {
-    bytes(text).filter(|bytes| *bytes > 0).ok_or_else(|| "write a size, as in 16GiB or 500MB".into())
+    bytes(text).filter(|bytes| *bytes > 0).ok_or_else(|| "expected a size, such as 16GiB or 500MB".into())
 }
 
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
-    duration(text).filter(|d| !d.is_zero()).ok_or_else(|| "write a time, as in 2h, 30min or 90s".into())
+    duration(text).filter(|d| !d.is_zero()).ok_or_else(|| "expected a time, such as 2h, 30min or 90s".into())
 }

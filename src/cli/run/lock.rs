@@ -1,4 +1,5 @@
-//! `erw run --lock` and `--locked`: what is said about the lock file of a pipeline.
+//! `erw run --lock` and `--locked`: writes the lock file of a pipeline, or compares with it and
+//! reports.
 
 use crate::cli::common::{columns, print};
 use crate::report::table::near;
@@ -17,36 +18,36 @@ use erw_runner::repro::lockfile::{Compared, Lock, Mismatch, path};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Reads the lock and holds the keys of the selected stages against it, before anything runs.
+/// Reads the lock file and compares the keys of the selected stages with it, before anything runs.
 pub fn before(pipeline: &Pipeline, selected: &[StageId], cache: &Path) -> Result<Lock> {
     let lock = Lock::read(&path(&pipeline.file))?;
     let store = Store::open(cache)?;
     let checker = CacheChecker::new(pipeline, &store, BTreeSet::new());
     let faults = lock.keys(&checker, selected)?;
-    if faults.is_empty() { Ok(lock) } else { Err(error(pipeline, &faults, "is not the one that is locked")) }
+    if faults.is_empty() { Ok(lock) } else { Err(error(pipeline, &faults, false)) }
 }
 
-/// Holds what was made against the lock; `quiet` leaves standard output to others.
+/// Compares outputs and results with the lock file; `quiet` leaves standard output to the events.
 pub fn after(lock: &Lock, pipeline: &Pipeline, ends: &[StageEnd], cache: &Path, quiet: bool) -> Result<()> {
     let store = Store::open(cache)?;
     let compared = lock.compare(&store, pipeline, &records(pipeline, ends, &store)?)?;
     if !quiet {
         print(&text(&compared, &near(&path(&pipeline.file))))?;
     }
-    let made = "made something else than is locked";
-    if compared.faults.is_empty() { Ok(()) } else { Err(error(pipeline, &compared.faults, made)) }
+    if compared.faults.is_empty() { Ok(()) } else { Err(error(pipeline, &compared.faults, true)) }
 }
 
-/// Writes the lock of a run that made everything.
+/// Writes the lock file after a run in which every stage succeeded.
 pub fn write(pipeline: &Pipeline, ends: &[StageEnd], cache: &Path, quiet: bool) -> Result<()> {
     let store = Store::open(cache)?;
     let records = records(pipeline, ends, &store)?;
     let file = path(&pipeline.file);
     Lock::of(&store, pipeline, &records)?.write(&file)?;
-    if quiet { Ok(()) } else { print(&format!("{} locks {}\n", near(&file), count(records.len(), "stage"))) }
+    if quiet { Ok(()) } else { print(&format!("locked {} in {}\n", count(records.len(), "stage"), near(&file))) }
 }
 
-/// Read whole: what nobody used in this run was looked at by its size only, and a lock is about every byte.
+/// The records of all stages, after reading their artifacts. A run checks unused artifacts by size
+/// only, but a lock file states every byte.
 fn records(pipeline: &Pipeline, ends: &[StageEnd], store: &Store) -> Result<BTreeMap<StageId, Record>> {
     let mut records = BTreeMap::new();
     for end in ends {
@@ -60,47 +61,53 @@ fn records(pipeline: &Pipeline, ends: &[StageEnd], store: &Store) -> Result<BTre
     Ok(records)
 }
 
-fn error(pipeline: &Pipeline, faults: &[Mismatch], what: &str) -> Error {
+/// The error about stages that differ from the lock file, before they run or in their outputs.
+fn error(pipeline: &Pipeline, faults: &[Mismatch], outputs: bool) -> Error {
     let file = pipeline.file.display();
     let names: Vec<String> = faults.iter().map(|f| format!("`{}`", f.stage)).collect();
-    let (noun, what) = match names.len() {
-        1 => ("stage", what.to_string()),
-        _ => ("stages", what.replace("is not the one that is locked", "are not those that are locked")),
-    };
-    let error = Error::stage(format!("{noun} {} {what} in `{}`", names.join(", "), near(&path(&pipeline.file))));
+    let (noun, verb) = if names.len() == 1 { ("stage", "differs") } else { ("stages", "differ") };
+    let names = names.join(", ");
+    let subject =
+        if outputs { format!("the outputs of {noun} {names} differ") } else { format!("{noun} {names} {verb}") };
+    let error = Error::stage(format!("{subject} from `{}`", near(&path(&pipeline.file))));
     let error = faults.iter().fold(error, |e, f| e.because(format!("{}: {}", f.stage, f.what.join("\n"))));
     let stage = &faults[0].stage;
     error
-        .hint(format!("`erw why {file} {stage}` tells what the cache knows of it"))
-        .hint(format!("if it is meant: `erw run {file} --lock` writes the lock anew"))
+        .hint(format!("`erw why {file} {stage}` explains what changed"))
+        .hint(format!("if the change is intended, `erw run {file} --lock` updates the lock file"))
 }
 
-/// What was compared how.
+/// How many stages match, and how the others were compared.
 fn text(compared: &Compared, lock: &str) -> String {
     let mut rows: Vec<Vec<String>> = vec![];
     for (stage, agreement) in &compared.others {
         rows.extend(says(agreement).into_iter().map(|line| vec![stage.clone(), line]));
     }
-    rows.extend(compared.dependent.iter().map(|s| vec![s.clone(), "not compared: made of what differs".into()]));
+    rows.extend(
+        compared.dependent.iter().map(|s| vec![s.clone(), "not compared: depends on an output that differs".into()]),
+    );
     let exact = compared.exact.len();
     let all = exact + compared.others.len() + compared.dependent.len() + compared.faults.len();
     let sum = match exact == all {
-        true => format!("{} as locked in {lock}, byte for byte\n", count(all, "stage")),
-        false => format!("{exact} of {} as locked in {lock}, byte for byte\n", count(all, "stage")),
+        true if all == 1 => format!("1 stage matches {lock} byte for byte\n"),
+        true => format!("{all} stages match {lock} byte for byte\n"),
+        false => format!("{exact} of {} match {lock} byte for byte\n", count(all, "stage")),
     };
     sum + &columns(&rows, "  ")
 }
 
-/// An agreement in words, by line.
+/// An agreement as lines of text.
 pub fn says(agreement: &Agreement) -> Vec<String> {
     match agreement {
-        Agreement::Exact => vec!["the same, byte for byte".into()],
+        Agreement::Exact => vec!["identical, byte for byte".into()],
         Agreement::Near { tolerance, results } => {
             let pair = |p: &Pair| format!("{} {} -> {}", p.name, number(Some(p.old)), number(Some(p.new)));
             let pairs: Vec<String> = results.iter().map(pair).collect();
-            vec![format!("results within {tolerance}, as not made on one class of machine: {}", pairs.join(", "))]
+            vec![format!("results agree within {tolerance} (different classes of machine): {}", pairs.join(", "))]
         }
-        Agreement::Unknown => vec!["other bytes, not made on one class of machine, and no results to compare".into()],
+        Agreement::Unknown => {
+            vec!["bytes differ (different classes of machine), and there are no results to compare".into()]
+        }
         Agreement::Differs { what } => what.iter().map(|w| format!("DIFFERS: {w}")).collect(),
     }
 }

@@ -1,4 +1,4 @@
-//! `erw run`: brings a pipeline up to date.
+//! `erw run`: runs what is stale in a pipeline.
 
 pub mod execute;
 pub mod flags;

@@ -1,5 +1,6 @@
-//! `erw run --watch`: brings a pipeline up to date, again whenever one of its files or of the files its stages read
-//! changes, until it is stopped. Errors are shown and do not end it: the next change may mend them.
+//! `erw run --watch`: runs a pipeline, and again whenever one of its files or a file that its
+//! stages read changes, until it is stopped. Errors are shown and do not end it: the next change
+//! may fix them.
 
 use super::execute::once;
 use super::flags::Args;
@@ -18,7 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-/// Editors and version control change several files, or one several times: this long nothing must happen.
+/// A run starts after this much time without a change: editors and version control change several
+/// files, or one file several times.
 const QUIET: Duration = Duration::from_millis(200);
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
@@ -28,7 +30,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         // Watched before the run reads them, so that no change falls between.
         match args.pipeline.load_for(&args.targets, registry, cache) {
             Ok(pipeline) => watched = files(&pipeline, &args.targets),
-            // Perhaps a file that it extends, of which nobody knew before.
+            // The error may be in a file that the pipeline extends and that is not watched yet.
             Err(e) => watched.extend(e.place.map(|place| WatchedPath::file(place.source.file.clone()))),
         }
         let watch = Watch::over(&watched, cache)?;
@@ -37,7 +39,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
             Err(e) => diagnostic::print(&e),
             Ok(()) => {}
         }
-        say("waiting for changes; Ctrl-C ends");
+        say("waiting for changes; press Ctrl-C to stop");
         let changed = loop {
             if let Some(signal) = stop.signal() {
                 return Err(Error::new(ErrorKind::Signal(signal), "interrupted"));
@@ -54,7 +56,7 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// The pipeline's files and the sources of what the targets need.
+/// The pipeline's files, and the sources of the selected stages.
 fn files(pipeline: &Pipeline, targets: &[String]) -> Vec<WatchedPath> {
     let selected = select(pipeline, targets).unwrap_or_default();
     let sources = selected.iter().flat_map(|id| pipeline.stage(*id).sources.values());
@@ -64,7 +66,7 @@ fn files(pipeline: &Pipeline, targets: &[String]) -> Vec<WatchedPath> {
     all
 }
 
-/// A file or folder, and what of it counts.
+/// A file or folder, and which of its files count.
 #[derive(Clone)]
 struct WatchedPath {
     path: PathBuf,
@@ -81,7 +83,7 @@ impl WatchedPath {
     }
 }
 
-/// Told by the kernel of changes.
+/// A subscription to file changes.
 struct Watch {
     told: Receiver<PathBuf>,
     _watcher: RecommendedWatcher,
@@ -93,7 +95,7 @@ impl Watch {
         let whole = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_default();
         let wanted: Vec<WatchedPath> =
             paths.iter().map(|w| WatchedPath { path: whole(&w.path), watched: w.watched.clone() }).collect();
-        // A run writes there, and what it writes is nobody's change.
+        // The run itself writes there.
         let cache = whole(cache);
         let (tell, told) = channel();
         let of_interest = wanted.clone();
@@ -104,7 +106,7 @@ impl Watch {
                 let _ = tell.send(path.clone());
             }
         };
-        // It starts a thread, and says nothing where it gets none.
+        // notify starts a thread and does not report a failure to do so.
         erw_base::limits::probe(1).map_err(|e| Error::usage("cannot watch files").caused(e))?;
         let mut watcher = notify::recommended_watcher(hear).map_err(failed)?;
         let mut folders = BTreeSet::new();
@@ -112,7 +114,7 @@ impl Watch {
             if path.is_dir() {
                 watcher.watch(path, RecursiveMode::Recursive).map_err(failed)?;
             }
-            // Many programs write a file by putting another in its place: what stays is its folder.
+            // Many programs replace a file instead of writing to it, so its folder is watched.
             folders.extend(path.parent().filter(|folder| folder.is_dir()).map(Path::to_path_buf));
         }
         for folder in
@@ -123,7 +125,8 @@ impl Watch {
         Ok(Self { told, _watcher: watcher })
     }
 
-    /// What changed first, when all is quiet again; `None` if nothing did for a while.
+    /// The first file that changed, once changes have ceased; `None` if nothing changed for a
+    /// while.
     fn next(&self) -> Option<PathBuf> {
         let first = self.told.recv_timeout(QUIET).ok()?;
         while !matches!(self.told.recv_timeout(QUIET), Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected))

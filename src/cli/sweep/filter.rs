@@ -1,5 +1,5 @@
-//! What trials are filtered and sorted by: conditions such as `fd<0.3`, and what the names in them mean. Knows nothing of
-//! how a table is made of trials.
+//! Filters and sorting of trials: conditions such as `fd<0.3`, and what the names in them mean.
+//! Knows nothing of how the table is built.
 
 use super::row::{Metric, Row};
 use crate::report::sheet::{Cell, spread};
@@ -21,8 +21,9 @@ impl Filter {
     /// Reads one `--filter`.
     pub fn parse(text: &str) -> Result<Self> {
         let malformed = || {
-            Error::usage(format!("`--filter {text}` is no condition"))
-                .hint("write a metric, a setting or `status`, one of < <= > >= = !=, and a value: `fd<0.3`")
+            Error::usage(format!("`--filter {text}` is not a condition")).hint(
+                "a condition is a metric, a setting or `status`, then one of < <= > >= = !=, then a value: `fd<0.3`",
+            )
         };
         let at = text.find(['<', '>', '=', '!']).ok_or_else(malformed)?;
         let sign = ["<=", ">=", "!=", "==", "<", ">", "="].into_iter().find(|s| text[at..].starts_with(s));
@@ -34,7 +35,8 @@ impl Filter {
         Ok(Self { text: text.into(), name: name.into(), sign, value: value.into() })
     }
 
-    /// Numbers are compared as numbers, all else as text; what is not there fulfils nothing.
+    /// Compares numbers as numbers and everything else as text. A missing value satisfies no
+    /// condition.
     pub fn holds(&self, cell: &Cell) -> bool {
         let order = match (number(cell), self.value.parse::<f64>()) {
             (Some(x), Ok(y)) => x.partial_cmp(&y),
@@ -68,7 +70,7 @@ fn words(cell: &Cell) -> Option<String> {
     }
 }
 
-/// What a word in a condition means.
+/// The meaning of a name in a condition.
 pub enum Name {
     Trial,
     Status,
@@ -92,11 +94,11 @@ pub fn setting(row: &Row, key: &str) -> Cell {
     found.map_or(Cell::None, |(_, v)| Cell::Value(v.clone(), value::show(v)))
 }
 
-/// The words that mean something for the trials of a sweep.
+/// The names that conditions on the trials of a sweep may use.
 pub struct Names<'a> {
     pub plan: &'a SweepPlan,
     pub metrics: &'a [(String, Metric)],
-    /// The first name that means nothing.
+    /// The error about the first unknown name.
     pub error: Option<Error>,
 }
 
@@ -126,7 +128,7 @@ impl Names<'_> {
     }
 }
 
-/// What is not there comes last, whichever way is sorted.
+/// The order of two cells. Missing values come last in both directions.
 pub fn compare(a: &Cell, b: &Cell, down: bool) -> Ordering {
     let turned = |o: Ordering| if down { o.reverse() } else { o };
     match (number(a), number(b)) {

@@ -1,4 +1,4 @@
-//! `erw sweep`: every trial of a pipeline's `[sweep]` in one run, and a table of their results.
+//! `erw sweep`: all trials of a pipeline's sweep in one run, and a table of their results.
 
 pub mod filter;
 pub mod row;
@@ -31,24 +31,24 @@ use table_options::{MayGive, TableArgs, TableOptions};
 pub struct Args {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// Only these stages, in every trial, and what they need
+    /// Only these stages and their dependencies, in every trial
     pub targets: Vec<String>,
     /// Only this trial
     #[arg(long, value_name = "TRIAL")]
     pub trial: Vec<String>,
-    /// Run at most so many of the trials that are not complete yet, in order
+    /// Run the next N trials that are not complete
     #[arg(long, value_name = "N", conflicts_with = "table")]
     pub budget_trials: Option<usize>,
-    /// Give up trials that are hopeless: `train.loss>2 @500`, `fd > 1.5*best`
+    /// Stop trials early by a rule: `train.loss>2 @500`, `fd > 1.5*best`
     #[arg(long, value_name = "RULE")]
     pub stop: Vec<String>,
-    /// Start nothing new once a stage has failed
+    /// Start no further stages once one has failed
     #[arg(long, conflicts_with = "keep_going")]
     pub fail_fast: bool,
-    /// Print the table of what is cached, and run nothing
+    /// Print the table of cached results, without running anything
     #[arg(long, conflicts_with_all = ["json", "dry_run", "force"])]
     pub table: bool,
-    /// Those of `run`, so that the answer is no guess at a misspelling.
+    /// Accepted only to explain that a sweep has no lock file.
     #[arg(long, hide = true)]
     lock: bool,
     #[arg(long, hide = true)]
@@ -77,7 +77,8 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         options.foresee(&plan, &sweep.results(&known))?;
     }
     let mut left = 0;
-    // Rules must know what is complete, which is not given up, and what there is to compare with.
+    // Rules need the cached results: complete trials are not stopped, and `best` compares with
+    // them.
     if args.budget_trials.is_some() || sweep.watch.has_rules() {
         let known = sweep.cached(&Store::open(cache)?, forced(&plan.pipeline, &args.flags.force)?)?;
         left = args.budget_trials.map_or(0, |most| sweep.keep_within(most, &known));
@@ -93,14 +94,15 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         result = print_table(sweep.table(&seen(&plan, &outcome.ends), &options), args.options.format);
         if left > 0 {
             let total = plan.trials.len();
-            let _ = writeln!(std::io::stderr().lock(), "{left} of {total} trials are left; run again to go on");
+            let _ = writeln!(std::io::stderr().lock(), "{left} of {total} trials are left; rerun to continue");
         }
         print_log(&outcome.ends);
     }
     outcome.error.map_or(result, Err)
 }
 
-/// A lock holds one pipeline. The points of a sweep come and go with every axis of the command line.
+/// Refuses `--lock` and `--locked`. A lock file describes one pipeline; the trials of a sweep
+/// change with the command line.
 fn refuse_locks(args: &Args) -> Result<()> {
     let flag = match (args.lock, args.locked) {
         (true, _) => "--lock",
@@ -108,16 +110,18 @@ fn refuse_locks(args: &Args) -> Result<()> {
         _ => return Ok(()),
     };
     let file = args.pipeline.pipeline.display();
-    Err(Error::usage(format!("a sweep has no lock file, so it takes no `{flag}`"))
-        .hint(format!("`erw run {file} {flag}` is about the pipeline without its `[sweep]`; for a trial, give it a pipeline of its own with `extends`")))
+    let hint = format!("`erw run {file} {flag}` applies to the pipeline without its `[sweep]`");
+    Err(Error::usage(format!("`{flag}` does not apply to a sweep, which has no lock file"))
+        .hint(hint)
+        .hint("to lock a trial, write a pipeline for it that uses `extends`"))
 }
 
-/// Prints the table of what is cached of all trials, and runs nothing.
+/// Prints the table of the cached results of all trials.
 pub fn print_cached(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Result<()> {
     print_table(cached(plan, cache, options)?, options.format)
 }
 
-/// The table of what is cached of all trials.
+/// The table of the cached results of all trials.
 pub fn cached_sheet(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Result<Sheet> {
     let (sheet, error) = cached(plan, cache, options)?;
     error.map_or(Ok(sheet), Err)
@@ -131,7 +135,7 @@ fn cached(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Result<(Sheet,
     Ok(sweep.table(&known, &TableOptions::read(options, plan)?))
 }
 
-/// The table, though a wish could not be met.
+/// Prints the table even if an option was wrong, then returns the error.
 fn print_table((sheet, error): (Sheet, Option<Error>), format: Format) -> Result<()> {
     print(&sheet.render(format))?;
     error.map_or(Ok(()), Err)
@@ -144,7 +148,7 @@ fn chosen(plan: &SweepPlan, names: &[String]) -> Result<Vec<usize>> {
     }
 }
 
-/// Those of the file and those of the command line.
+/// The rules of the file and of the command line.
 fn rules(plan: &SweepPlan, stop: &[String]) -> Result<Vec<Rule>> {
     let stages: Vec<&str> = plan.base_names().collect();
     let mut rules = plan.rules.clone();
@@ -154,27 +158,27 @@ fn rules(plan: &SweepPlan, stop: &[String]) -> Result<Vec<Rule>> {
     Ok(rules)
 }
 
-/// What a stage is known to have ended with.
+/// The status and results of the stages.
 type Known = BTreeMap<StageId, (Status, Vec<Measure>)>;
 
-/// A sweep, and what is wanted of it.
+/// A sweep with the selected trials and stages.
 struct Sweep<'a> {
     plan: &'a SweepPlan,
     trials: Vec<usize>,
-    /// What the targets need, in all trials.
+    /// The targets and their dependencies, in all trials.
     wanted: Vec<StageId>,
     watch: Pruner,
 }
 
 impl Sweep<'_> {
-    /// The wanted stages of the wanted trials.
+    /// The selected stages of the selected trials.
     fn selected(&self) -> Vec<StageId> {
         let needed: BTreeSet<StageId> =
             self.trials.iter().flat_map(|&i| self.plan.trials[i].stages.values().copied()).collect();
         self.wanted.iter().copied().filter(|id| needed.contains(id)).collect()
     }
 
-    /// What the cache knows of the wanted stages. The watch hears of it.
+    /// The cached results of the selected stages, which are also passed to the pruner.
     fn cached(&mut self, store: &Store, forced: BTreeSet<StageId>) -> Result<Known> {
         let checker = CacheChecker::new(&self.plan.pipeline, store, forced);
         let mut known = Known::new();
@@ -190,7 +194,7 @@ impl Sweep<'_> {
         Ok(known)
     }
 
-    /// Keeps the trials that are complete and the first `most` of the others; says how many are left.
+    /// Keeps complete trials and the first `most` of the others; returns how many are left out.
     fn keep_within(&mut self, most: usize, known: &Known) -> usize {
         let done = |id: &StageId| known.get(id).is_none_or(|(status, _)| *status == Status::Cached);
         let (mut started, mut left) = (0, 0);
@@ -206,7 +210,8 @@ impl Sweep<'_> {
         left
     }
 
-    /// A sweep goes on after failures, but what is known to be absent is told before days of work.
+    /// Fails for missing files before anything runs. A sweep continues after failures, but these
+    /// are known beforehand.
     fn refuse_missing(&self, args: &Args) -> Result<()> {
         if args.flags.keep_going || args.flags.dry_run {
             return Ok(());
@@ -216,7 +221,8 @@ impl Sweep<'_> {
         plan::missing_error(&missing).map_or(Ok(()), Err)
     }
 
-    /// What the stages may call their results: those that are cached as they did, kinds as they say.
+    /// The names that results of the stages may have: of cached stages the recorded ones, otherwise
+    /// those of the kind.
     fn results(&self, known: &Known) -> Vec<(String, MayGive)> {
         let result = |id: StageId| {
             let stage = self.plan.pipeline.stage(id);

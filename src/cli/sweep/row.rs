@@ -4,7 +4,7 @@ use erw_runner::event::Measure;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 
-/// How a trial stands, the worst last.
+/// The status of a trial, the worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     Cached,
@@ -12,7 +12,7 @@ pub enum Status {
     /// Some of its stages are not cached.
     Unfinished,
     Skipped,
-    /// Given up as hopeless.
+    /// Stopped early by a rule.
     Stopped,
     Suspended,
     Failed,
@@ -32,19 +32,20 @@ impl Status {
     }
 }
 
-/// What is known of a stage.
+/// The status and results of a stage.
 pub struct StageStatus {
     pub status: Status,
     pub results: Vec<Measure>,
 }
 
-/// A trial, or several under one name.
+/// A trial, or a group of trials that are averaged.
 pub struct Row {
     pub name: String,
     pub(crate) trials: Vec<usize>,
     pub settings: Vec<(String, Json)>,
     pub status: BTreeMap<Status, usize>,
-    /// By base stage and name, in the order in which stages run and name them: the first is a stage's key metric.
+    /// By base stage and name, in the order of stages and of their results: the first is a stage's
+    /// key metric.
     pub(crate) results: Vec<(Metric, Vec<Option<f64>>)>,
 }
 
@@ -56,7 +57,7 @@ impl Row {
         self.results.iter().find(|(m, _)| m == metric).map(|(_, values)| values)
     }
 
-    /// The worst status, with how many of the trials have it.
+    /// The worst status, and how many of the trials have it.
     pub(crate) fn status(&self) -> String {
         let Some((worst, count)) = self.status.last_key_value() else { return String::new() };
         match self.trials.len() {

@@ -1,4 +1,5 @@
-//! The table of a sweep: trials, or groups of trials that differ by their seed only, by settings and results. Knows nothing of where the results come from.
+//! The table of a sweep: trials, or groups of trials that differ in their seed only, with settings
+//! and results. Knows nothing of where the results come from.
 
 use super::filter::{Name, Names, compare, setting};
 use super::row::{Metric, Row, StageStatus, Status};
@@ -11,7 +12,8 @@ use erw_runner::sweep::axis::RANDOM;
 use erw_runner::sweep::trial::Trial;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The table, and what was wrong with the wishes: a table of days of work is not withheld for a wrong name.
+/// The table, and the error about a wrong name in the options. A wrong name does not withhold the
+/// table of a long run.
 pub fn table(
     plan: &SweepPlan,
     trials: &[usize],
@@ -19,7 +21,7 @@ pub fn table(
     seen: &dyn Fn(StageId) -> Option<StageStatus>,
     stopped: &dyn Fn(usize) -> bool,
 ) -> (Sheet, Option<Error>) {
-    // What all trials share says nothing about them.
+    // Results of stages that all trials share do not distinguish them.
     let first = trials.first().map(|&i| &plan.trials[i].stages);
     let is_shared = |base: &&String| {
         trials.len() > 1 && trials.iter().all(|&i| plan.trials[i].stages.get(*base) == first.and_then(|f| f.get(*base)))
@@ -78,7 +80,7 @@ fn row(
     }
 }
 
-/// One row for the trials that agree on all axes but those in `over`.
+/// One row for all trials that differ only in the axes in `over`.
 fn group(plan: &SweepPlan, rows: Vec<Row>, over: &[usize]) -> Vec<Row> {
     if over.is_empty() {
         return rows;
@@ -108,8 +110,8 @@ fn group(plan: &SweepPlan, rows: Vec<Row>, over: &[usize]) -> Vec<Row> {
     groups
 }
 
-/// Every result with its title: its name, or `stage.name` if two stages have one of that name. In the order in which
-/// the rows show them.
+/// Every result with its title: its name, or `stage.name` if two stages have a result of that name.
+/// In the order of the rows.
 pub(crate) fn metrics(rows: &[Row]) -> Vec<(String, Metric)> {
     let mut all: Vec<&Metric> = vec![];
     for (metric, _) in rows.iter().flat_map(|r| &r.results) {
@@ -131,7 +133,8 @@ fn sheet(plan: &SweepPlan, rows: &[Row], metrics: &[(String, Metric)], grouped: 
             settings.push(key);
         }
     }
-    // The name of a trial says what an axis sets, and stands for what a named trial sets; `r7` says nothing.
+    // A trial's name shows the values of its axes, or stands for a named trial; a random point such
+    // as `r7` shows nothing.
     let drawn = |key: &str| plan.axes.iter().any(|a| a.name == RANDOM && a.keys.iter().any(|k| k == key));
     let mut columns = vec![Column::new("trial")];
     columns.extend(settings.iter().map(|k| Column::new(*k).within("settings").in_full_only(!drawn(k))));

@@ -1,4 +1,4 @@
-//! What a table of trials is asked for: which rows, which columns, which order.
+//! The options of the table of trials: rows, columns, order.
 
 use super::filter::{Filter, Names};
 use super::row::Metric;
@@ -11,26 +11,27 @@ use std::io::Write;
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct TableArgs {
-    /// Take mean and standard deviation over this axis instead of over those called `seed`
+    /// Average over this axis instead of over the axes called `seed`
     #[arg(long, value_name = "AXIS", conflicts_with = "each")]
     pub over: Vec<String>,
-    /// Show every trial alone
+    /// Show every trial instead of averages
     #[arg(long)]
     pub each: bool,
-    /// Sort by a metric or a setting; `-METRIC` puts the greatest first
+    /// Sort by a metric or a setting; `-METRIC` sorts in descending order
     #[arg(long, value_name = "METRIC", allow_hyphen_values = true)]
     pub sort: Option<String>,
-    /// Show only rows where this holds: `fd<0.3`, `train.lr>=1e-4`, `status=failed`; settings and status are those of each trial
+    /// Show only rows that satisfy this condition: `fd<0.3`, `train.lr>=1e-4`, `status=failed`;
+    /// conditions on settings and status select trials before averaging
     #[arg(long, value_name = "CONDITION")]
     pub filter: Vec<String>,
-    /// How the table is printed
+    /// Output format of the table
     #[arg(long, value_enum, default_value = "text", conflicts_with = "json")]
     pub format: Format,
 }
 
-/// How the table is wanted, checked as far as can be before there are results.
+/// The options of the table, checked as far as possible before there are results.
 pub struct TableOptions {
-    /// Axes to take means over, by number.
+    /// Axes to average over, by number.
     pub(crate) over: Vec<usize>,
     pub(crate) sort: Option<(String, bool)>,
     pub(crate) filters: Vec<Filter>,
@@ -47,22 +48,22 @@ impl TableOptions {
     }
 }
 
-/// What a stage may call its results.
+/// The names that a stage's results may have.
 pub enum MayGive {
-    /// Nobody knows before it has run.
+    /// Unknown before it has run.
     Anything,
-    /// `validation_*` stands for all that begin so.
+    /// These; `validation_*` stands for all names with this prefix.
     These(Vec<String>),
 }
 
 impl TableOptions {
-    /// Nothing is sorted and nothing filtered.
+    /// Whether the table is neither sorted nor filtered.
     pub fn are_plain(&self) -> bool {
         self.sort.is_none() && self.filters.is_empty()
     }
 
-    /// Refuses a name that no result and no setting can have, before days of work. Where a program may give anything, a
-    /// name that nothing known has is told.
+    /// Refuses, before anything runs, a name that no result and no setting can have. If a program
+    /// may produce any result, an unknown name is only a warning.
     pub fn foresee(&self, plan: &SweepPlan, results: &[(String, MayGive)]) -> Result<()> {
         let sorts = self.sort.iter().map(|(name, _)| (name.as_str(), format!("--sort {name}")));
         let filters = self.filters.iter().map(|f| (f.name.as_str(), format!("--filter {}", f.text)));

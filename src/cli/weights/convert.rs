@@ -1,4 +1,5 @@
-//! `erw weights import` and `export`: foreign files to an artifact's folder and a SiT to the released code.
+//! `erw weights import` and `export`: weight files to the folder of an artifact, and a SiT to a
+//! state dict for the published PyTorch code.
 
 use crate::cli::common::pipeline_args::{PipelineArgs, SetArgs};
 use crate::cli::common::{columns, print};
@@ -19,67 +20,69 @@ use erw_stages::data::weights::{AdoptedDict, Artifact, Converted, Network, Reque
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Names told of each kind, without `--all`.
+/// Names listed of each kind without `--all`.
 const SHOWN: usize = 8;
 
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
-    /// safetensors, a PyTorch checkpoint, a TorchScript archive, npz; for a model in several files their folder, index or one
+    /// Weight file: safetensors, PyTorch checkpoint, TorchScript archive or npz; for a model in
+    /// several files their folder, their index or one of them
     #[arg(value_hint = clap::ValueHint::AnyPath)]
     file: PathBuf,
-    /// What it becomes: vae, encoder, inception, sit, stats, or a network such as dinov2-vit-b or SiT-XL/2
+    /// Artifact type (vae, encoder, classifier, inception, sit, stats), or a network such as
+    /// dinov2-vit-b or SiT-XL/2
     #[arg(long = "as", value_name = "WHAT")]
     what: String,
-    /// Dictionary inside a checkpoint, or a copy in one, such as ema; for a SiT in place of its average and its model
+    /// State dict of a checkpoint to read, such as ema; default for a SiT: both the average and the
+    /// model
     #[arg(long)]
     set: Option<String>,
-    /// Whose time a SiT was trained in: repa, where t = 1 is noise, or sit, where t = 1 is data; without it what the file
-    /// shows, else repa
+    /// Direction of time that a SiT was trained with: repa (t = 1 is noise) or sit (t = 1 is data);
+    /// default: as the file shows, otherwise repa
     #[arg(long, value_parser = Convention::NAMES)]
     convention: Option<String>,
-    /// Configuration of the network, where no name says it
+    /// Configuration of the network, if `--as` names none
     #[arg(long, value_hint = clap::ValueHint::FilePath)]
     config: Option<PathBuf>,
-    /// Folder to write, which must not be there yet
+    /// Folder to write; must not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Name all tensors in the report
+    /// List all tensors in the report
     #[arg(long)]
     all: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// Folder of a SiT (`erw weights import`, `train`), a checkpoint of a training, or a pipeline
+    /// Folder of a SiT (from `erw weights import` or a `train` stage), a training checkpoint, or a
+    /// pipeline
     #[arg(value_name = "DIR|CHECKPOINT|PIPELINE", value_hint = clap::ValueHint::AnyPath)]
     pub from: PathBuf,
-    /// The stage of the pipeline that made it
+    /// Stage of the pipeline that made the SiT
     pub stage: Option<String>,
-    /// Averaged weights or those that training goes on with: `ema`, which is the rule, or `model`; with a `=` in it, a value of
-    /// the pipeline, as everywhere
+    /// Weights to export: `ema` (the average, default) or `model`; NAME=VALUE overrides a value of
+    /// the pipeline
     #[arg(long, value_name = "ema|model|NAME=VALUE", value_parser = weights_or_value)]
     set: Vec<String>,
-    /// Add an axis to the pipeline's `[sweep]`, or replace the one of this name
+    /// Add a sweep axis, or replace the one of this name
     #[arg(long, value_name = "NAME=VALUES")]
     axis: Vec<String>,
-    /// File to write, ending in .safetensors or in .pt
+    /// File to write, ending in .safetensors or .pt
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     out: PathBuf,
 }
 
-/// What a `--set` of an export may be.
+/// Parses `--set` of an export.
 fn weights_or_value(text: &str) -> Result<String, String> {
     match text {
         release::EMA | release::MODEL => Ok(text.into()),
         _ if text.contains('=') => Ok(text.into()),
-        _ => {
-            Err(format!("there are {} and {}, or NAME=VALUE for a value of the pipeline", release::EMA, release::MODEL))
-        }
+        _ => Err(format!("expected {}, {}, or NAME=VALUE for a value of the pipeline", release::EMA, release::MODEL)),
     }
 }
 
 impl ExportArgs {
-    /// Which of the weights.
+    /// Which weights to export.
     fn weights(&self) -> &str {
         self.set.iter().rfind(|text| !text.contains('=')).map_or(release::EMA, String::as_str)
     }
@@ -90,32 +93,32 @@ impl ExportArgs {
     }
 }
 
-/// `--as`: a type of artifact, or a network that says its type too.
+/// Parses `--as`: a type of artifact, or a network, which implies its type.
 fn meant(what: &str, config: Option<&PathBuf>) -> Result<(Artifact, Network)> {
     let preset = |name: &str| Network::Preset(name.into());
     let network = Artifact::ALL.into_iter().find(|a| a.presets().contains(&what)).map(|a| (a, preset(what)));
     let ty = || Artifact::ALL.into_iter().find(|a| a.name() == what);
     match (network, config) {
-        (Some(_), Some(_)) => Err(Error::usage(format!("`--as {what}` says the network, and so does `--config`"))
-            .hint("leave one of them out")),
+        (Some(_), Some(_)) => Err(Error::usage(format!("both `--as {what}` and `--config` define the network"))
+            .hint("for `--config`, give a type of artifact as `--as`")),
         (Some(found), None) => Ok(found),
         (None, config) => match (ty(), config) {
             (Some(artifact), Some(file)) => Ok((artifact, Network::Config(file.clone()))),
-            // Of which there is one only.
+            // There is only one network of these types.
             (Some(artifact @ (Artifact::Vae | Artifact::Inception)), None) => {
                 Ok((artifact, preset(artifact.presets()[0])))
             }
             (Some(artifact @ (Artifact::Sit | Artifact::Stats)), None) => Ok((artifact, Network::Shown)),
-            (Some(Artifact::Encoder), None) => Err(Error::usage("`--as encoder` does not say which network")
-                .hint(format!("name it: {}; or give `--config`", Artifact::Encoder.presets().join(", ")))),
-            (Some(Artifact::Classifier), None) => Err(Error::usage("`--as classifier` does not say which network")
-                .hint("give its `config.json` by `--config`")),
+            (Some(Artifact::Encoder), None) => Err(Error::usage("`--as encoder` does not define the network")
+                .hint(format!("give a name ({}) or `--config`", Artifact::Encoder.presets().join(", ")))),
+            (Some(Artifact::Classifier), None) => Err(Error::usage("`--as classifier` does not define the network")
+                .hint("give its `config.json` with `--config`")),
             (None, _) => {
                 let types = Artifact::ALL.into_iter().map(Artifact::name);
                 let all: Vec<&str> =
                     types.chain(Artifact::ALL.into_iter().flat_map(|a| a.presets().iter().copied())).collect();
                 let hint = erw_runner::text::suggest::hint(what, all, "there are");
-                Err(Error::usage(format!("weights cannot become `{what}`")).maybe_hint(hint))
+                Err(Error::usage(format!("`--as {what}`: no such type or network")).maybe_hint(hint))
             }
         },
     }
@@ -124,13 +127,13 @@ fn meant(what: &str, config: Option<&PathBuf>) -> Result<(Artifact, Network)> {
 pub fn import(args: &ImportArgs) -> Result<()> {
     let (artifact, network) = meant(&args.what, args.config.as_ref())?;
     if std::fs::symlink_metadata(&args.out).is_ok() {
-        return Err(Error::usage(format!("`{}` is there already", args.out.display())).hint("name a new folder"));
+        return Err(Error::usage(format!("`{}` already exists", args.out.display())).hint("give a new folder"));
     }
     let parent = match args.out.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    // Written beside its place, so that a kill leaves nothing that looks finished.
+    // Written beside the target and renamed, so that a kill leaves no folder that looks finished.
     let work = tempfile::Builder::new().prefix(".erw-import-").tempdir_in(parent);
     let work = work.map_err(|e| Error::io("write to", parent, e))?;
     if artifact == Artifact::Stats {
@@ -140,7 +143,7 @@ pub fn import(args: &ImportArgs) -> Result<()> {
     }
     let convention = args.convention.as_deref().and_then(Convention::named);
     if convention.is_some() && artifact != Artifact::Sit {
-        return Err(Error::usage("`--convention` is of a SiT and says nothing about others"));
+        return Err(Error::usage("`--convention` applies to a SiT only"));
     }
     let set = args.set.as_deref();
     let request = Request { file: &args.file, artifact, network, set, convention, siblings: true };
@@ -162,7 +165,7 @@ fn publish(work: tempfile::TempDir, out: &Path) -> Result<()> {
     })
 }
 
-/// What became of each tensor.
+/// The report on each tensor.
 fn report(converted: &Converted, all: bool) -> String {
     let mut text = format!("read as {}\n", converted.format);
     for line in &converted.remarks {
@@ -179,7 +182,7 @@ fn one(set: &AdoptedDict, all: bool) -> String {
     let (adopted, report) = (&set.adopted, &set.report);
     let name = if set.name.is_empty() { "the file".into() } else { format!("`{}`", set.name) };
     let mut text = format!(
-        "{name} -> {}: {} mapped, {} of them renamed, {} dropped, {} missing, {} unexpected, {} of another shape\n",
+        "{name} -> {}: {} mapped ({} renamed), {} dropped, {} missing, {} unexpected, {} of another shape\n",
         set.files.join(", "),
         report.loaded.len(),
         adopted.renamed.len(),
@@ -202,7 +205,7 @@ fn one(set: &AdoptedDict, all: bool) -> String {
         let most = if all { names.len() } else { SHOWN };
         let mut rows: Vec<Vec<String>> = names.iter().take(most).map(|n| vec![what.into(), n.clone()]).collect();
         if names.len() > most {
-            rows.push(vec![String::new(), format!("and {} more; `--all` names them", names.len() - most)]);
+            rows.push(vec![String::new(), format!("and {} more; `--all` lists them", names.len() - most)]);
         }
         text.push_str(&columns(&rows, "  "));
     }
@@ -213,7 +216,7 @@ pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()>
     let ending = args.out.extension().and_then(|e| e.to_str()).unwrap_or_default();
     if !["safetensors", "pt", "pth"].contains(&ending) {
         return Err(Error::usage(format!("`{}` ends neither in .safetensors nor in .pt", args.out.display()))
-            .hint("the ending says the format"));
+            .hint("the extension selects the format"));
     }
     let from_dir = |dir: &Path| -> Result<(SiTConfig, Tensors)> {
         let tensors = params::load(&dir.join(format!("{}.safetensors", args.weights())), &Device::Cpu)?;
@@ -224,8 +227,11 @@ pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()>
         None if args.from.is_dir() => from_dir(&args.from)?,
         None if args.from.extension().is_some_and(|e| e == "safetensors") => of_checkpoint(&args.from, args.weights())?,
         None => {
-            return Err(Error::usage(format!("`{}` is no folder of weights and no checkpoint", args.from.display()))
-                .hint("name the stage too if it is a pipeline: `erw weights export PIPELINE STAGE`"));
+            return Err(Error::usage(format!(
+                "`{}` is neither a folder of weights nor a checkpoint",
+                args.from.display()
+            ))
+            .hint("for a pipeline, name the stage too: `erw weights export PIPELINE STAGE`"));
         }
     };
     let dict = release::state_dict(&config, tensors)?;
@@ -238,11 +244,11 @@ pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()>
     let of = if config.warmup_depth.is_some() { "the warmup" } else { "a model" };
     let (blocks, width) = (config.blocks(), config.hidden);
     print(&format!(
-        "{} tensors of `{}` written to {}\nthe released code loads them with `load_state_dict` into {of} of {blocks} blocks of width {width}{}\n",
+        "{} tensors of `{}` written to {}\nthe published PyTorch code loads them with `load_state_dict` into {of} of {blocks} blocks of width {width}{}\n",
         dict.len(),
         args.weights(),
         near(&args.out),
-        if switches.is_empty() { String::new() } else { format!(", made with{switches}") },
+        if switches.is_empty() { String::new() } else { format!(", built with{switches}") },
     ))
 }
 
@@ -253,16 +259,19 @@ fn read_config(dir: &Path) -> Result<SiTConfig> {
         .map_err(|e| Error::usage(format!("`{}` does not describe a SiT", path.display())).because(e))
 }
 
-/// The weights of a training under way, or of one that failed. Its network is described beside the checkpoint.
+/// The weights in a checkpoint of a running or failed training. The network's configuration is
+/// beside it.
 fn of_checkpoint(file: &Path, set: &str) -> Result<(SiTConfig, Tensors)> {
     let saved = saved_weights(file)?;
     let config = read_config(file.parent().unwrap_or(Path::new("."))).map_err(|e| {
-        e.hint("checkpoints of `warmup` and `train` can be exported; a copied one needs its `config.json` beside it")
+        e.hint(
+            "checkpoints of `warmup` and `train` can be exported; copy the `config.json` beside a checkpoint with it",
+        )
     })?;
     Ok((config, if set == release::EMA { saved.ema } else { saved.model }))
 }
 
-/// Where the artifact of a finished stage lies.
+/// The path of a cached stage's artifact.
 fn made_by(args: &PipelineArgs, stage: &str, cache: &Path, registry: Registry) -> Result<PathBuf> {
     let pipeline = args.load_for([&stage.to_string()], registry, cache)?;
     crate::cli::common::pipeline_args::one(&pipeline, stage)?;
@@ -273,13 +282,14 @@ fn made_by(args: &PipelineArgs, stage: &str, cache: &Path, registry: Registry) -
     let (_, verdict) = verdicts
         .iter()
         .rfind(|(id, _)| pipeline.stage(*id).name == stage)
-        .ok_or_else(|| Error::usage(format!("`{stage}` is several stages; name one")))?;
+        .ok_or_else(|| Error::usage(format!("`{stage}` matches several stages; name one")))?;
     let Verdict::Cached(record) = verdict else {
-        return Err(Error::usage(format!("stage `{stage}` has not run as `{}` describes it", args.pipeline.display()))
-            .hint("`erw plan` says why; `erw run` runs it"));
+        let file = args.pipeline.display();
+        return Err(Error::usage(format!("stage `{stage}` of `{file}` is not up to date"))
+            .hint(format!("run `erw run {file} {stage}` first; `erw why {file} {stage}` explains why")));
     };
     let output = record.outputs.values().find(|o| ["sit", "warmed"].contains(&o.ty.as_str()));
-    let output = output.ok_or_else(|| Error::usage(format!("stage `{stage}` makes no SiT")))?;
+    let output = output.ok_or_else(|| Error::usage(format!("stage `{stage}` does not make a SiT")))?;
     store.check(&output.measured.digest)?;
     Ok(store.object(&output.measured.digest))
 }

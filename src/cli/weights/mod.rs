@@ -1,5 +1,5 @@
-//! `erw weights`: published files and what is made of weights. Fetching, verifying and listing here; conversion in
-//! `convert`.
+//! `erw weights`: lists, fetches and verifies published files; `convert` imports and exports
+//! weights.
 
 mod convert;
 
@@ -26,41 +26,42 @@ pub struct Args {
 const ENVIRONMENT: &str = "\
 Environment:
   HF_ENDPOINT             a mirror of Hugging Face
-  HF_TOKEN                opens files behind a licence; sent to Hugging Face only
-  HF_HUB_CACHE, HF_HOME   what Hugging Face's programs fetched; looked in first
+  HF_TOKEN                token for gated files; sent to Hugging Face only
+  HF_HUB_CACHE, HF_HOME   cache of Hugging Face's tools, which is searched first
   ALL_PROXY, HTTPS_PROXY, HTTP_PROXY
-                          the proxy, the first that is set
-  NO_PROXY                hosts that are reached without it
-  SSL_CERT_FILE           certificates to trust, in place of Mozilla's list
-  ERW_REGISTRY            further published files, as in weights/registry.toml";
+                          proxy; the first that is set is used
+  NO_PROXY                hosts to reach without the proxy
+  SSL_CERT_FILE           certificates to trust instead of Mozilla's list
+  ERW_REGISTRY            a further registry, in the format of
+                          weights/registry.toml";
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// List the published files that pipelines can name, and which of them are here
+    /// List the published files that pipelines can name, and which of them are downloaded
     List {
-        /// Print an array of JSON objects
+        /// Print a JSON list
         #[arg(long)]
         json: bool,
     },
-    /// Fetch published files; a download that was cut goes on where it stopped
+    /// Download published files; an interrupted download resumes
     Fetch(FetchArgs),
-    /// Read fetched files and compare them with their hashes (exit code 1 if one is damaged)
+    /// Compare downloaded files with their hashes (exit code 1 if one is damaged)
     Verify {
-        /// Only these; all that are here without one
+        /// Only these; default: all that are downloaded
         names: Vec<String>,
     },
-    /// Turn a file of weights into an artifact's files, and say what became of each tensor
+    /// Convert a weight file to the folder of an artifact, with a report on each tensor
     Import(convert::ImportArgs),
-    /// Write a SiT as the released code's state dict
+    /// Write a SiT as a state dict for the published PyTorch code
     Export(convert::ExportArgs),
 }
 
 #[derive(Debug, clap::Args)]
 pub struct FetchArgs {
-    /// Names as `erw weights list` shows them
+    /// Names from `erw weights list`
     #[arg(required_unless_present = "pipeline")]
     names: Vec<String>,
-    /// All that the stages of this pipeline name
+    /// Fetch all files that the stages of this pipeline name
     #[arg(long, value_name = "PIPELINE", value_hint = clap::ValueHint::FilePath, conflicts_with = "names")]
     pipeline: Option<PathBuf>,
     #[command(flatten)]
@@ -80,14 +81,14 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 }
 
 fn list(library: &Library) -> Result<()> {
-    let header = ["name", "becomes", "size", "licence", "here"].map(String::from);
+    let header = ["name", "type", "size", "licence", "downloaded"].map(String::from);
     let mut notes = vec![];
     let mut rows = vec![];
     for entry in registry::entries()? {
         let here = match library.look(entry, None) {
             Presence::Here(_) => "yes".into(),
-            Presence::InHubCache(_) => "in the hub's cache".into(),
-            Presence::Part(bytes) => format!("{} of it", megabytes(bytes)),
+            Presence::InHubCache(_) => "in the Hugging Face cache".into(),
+            Presence::Part(bytes) => format!("{} so far", megabytes(bytes)),
             Presence::Absent => String::new(),
         };
         let mark = if entry.restricted.is_some() { " *" } else { "" };
@@ -166,26 +167,26 @@ fn verify(names: &[String], library: &Library) -> Result<()> {
     for entry in entries {
         let checks = library.verify(entry, &Download::of(&entry.name))?;
         if checks.is_empty() && !names.is_empty() {
-            rows.push(vec![entry.name.clone(), "not here".into()]);
+            rows.push(vec![entry.name.clone(), "not downloaded".into()]);
         }
         for (path, check) in checks {
             let says = match &check {
-                Check::Whole => "whole",
-                Check::Unknown => "no hash is known",
+                Check::Whole => "ok",
+                Check::Unknown => "no known hash",
                 Check::Damaged { .. } => "DAMAGED",
             };
             rows.push(vec![entry.name.clone(), says.into(), near(&path)]);
             if let Check::Damaged { found, wanted } = check {
-                damaged.push(format!("`{}`: its sha256 is {found}\nand should be  {wanted}", near(&path)));
+                damaged.push(format!("`{}`\nsha256   {found}\nexpected {wanted}", near(&path)));
             }
         }
     }
-    let text = if rows.is_empty() { "no published file is here\n".into() } else { columns(&rows, "") };
+    let text = if rows.is_empty() { "no published file is downloaded\n".into() } else { columns(&rows, "") };
     print(&text)?;
     if damaged.is_empty() {
         return Ok(());
     }
     let count = if damaged.len() == 1 { "1 file is".into() } else { format!("{} files are", damaged.len()) };
-    let error = Error::new(ErrorKind::Stage, format!("{count} not what was fetched"));
-    Err(damaged.iter().fold(error, Error::because).hint("`erw weights fetch` fetches them anew, and so does a run"))
+    let error = Error::new(ErrorKind::Stage, format!("{count} damaged"));
+    Err(damaged.iter().fold(error, Error::because).hint("`erw weights fetch` downloads them again, and so does a run"))
 }

@@ -1,10 +1,11 @@
-//! What happens when a file that is mapped into memory cannot be read any more: somebody cut it short, or its disk failed.
-//! The kernel sends SIGBUS to whoever touches what is gone. Here that ends this process in words that name the file: a
-//! worker tells its runner, so that one stage fails and no other; a command tells its user. Large files of users (archives
-//! of images, checkpoints) are mapped in workers and in commands that only look at them. A runner maps nothing, since all
-//! that it runs would end with it; digests are taken by reading.
+//! Handles SIGBUS. The kernel sends it when a memory-mapped file can no longer be read, because it
+//! was truncated or its disk failed. The handler ends this process with an error that names the
+//! file: a worker sends it to its runner, so that only one stage fails; a command prints it. Large
+//! files of users (image archives, checkpoints) are mapped in workers and in commands that only
+//! read them. A runner maps nothing, since all that it runs would end with it; digests are computed
+//! by reading.
 //!
-//! Knows nothing of stages. The file is found by the address in `/proc/self/maps`.
+//! Knows nothing of stages. The file is found by its address in `/proc/self/maps`.
 
 use crate::report::diagnostic;
 use erw_base::error::Error;
@@ -14,7 +15,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 
-/// Ends this process in words from now on. `works`: it is a worker, which speaks to its runner.
+/// Installs the handler; `works` for a worker, which reports to its runner.
 pub fn name_files_cut_short(works: bool) {
     let handler = if works { SigHandler::SigAction(end_worker) } else { SigHandler::SigAction(end_command) };
     let action = SigAction::new(handler, SaFlags::SA_SIGINFO, SigSet::empty());
@@ -26,7 +27,7 @@ extern "C" fn end_worker(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_voi
     let Some(Error { message, hints, .. }) = error(info) else { return die() };
     let event = WorkerEvent::Failed { message, causes: vec![], hints };
     let line = serde_json::to_string(&event).unwrap_or_default() + "\n";
-    // Past the buffer of standard output, whose lock another thread may hold.
+    // Bypasses the buffer of standard output, whose lock another thread may hold.
     let out = std::io::stdout().as_fd().try_clone_to_owned().map(File::from);
     let _ = out.and_then(|mut out| out.write_all(line.as_bytes()));
     end(1);
@@ -38,7 +39,8 @@ extern "C" fn end_command(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_vo
     end(error.exit_code());
 }
 
-/// No file is at fault: the instruction is tried again, and the process dies of it as any would.
+/// No file is the cause: restores the default action, so that the instruction is retried and the
+/// signal ends the process.
 fn die() {
     let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     #[expect(unsafe_code, reason = "puts back what was there before")]
@@ -46,23 +48,24 @@ fn die() {
 }
 
 fn end(status: i32) -> ! {
-    #[expect(unsafe_code, reason = "nothing is to be cleaned up by a thread that cannot go on")]
+    #[expect(unsafe_code, reason = "a thread that cannot continue has nothing to clean up")]
     unsafe {
         libc::_exit(status)
     }
 }
 
-/// `None` where no file is at fault.
+/// The error about the file; `None` if no file is the cause.
 fn error(info: *mut libc::siginfo_t) -> Option<Error> {
     #[expect(unsafe_code, reason = "the kernel gives the address that was touched with this signal")]
     let address = unsafe { info.as_ref()?.si_addr() } as usize;
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let file = maps.lines().find_map(|line| file_at(line, address))?;
-    let error = Error::usage(format!("`{file}` was cut short while it was read, or its disk failed"));
-    Some(error.hint("run again when nothing writes to it"))
+    let error = Error::usage(format!("`{file}` was truncated while it was read, or its disk failed"));
+    Some(error.hint("rerun when nothing writes to it"))
 }
 
-/// The file of a line of maps, `7f00-7f10 r--p 00000000 08:01 42   /a b`, if the address is in it.
+/// The file of a line of `/proc/self/maps` (`7f00-7f10 r--p 00000000 08:01 42   /a b`), if the
+/// address is in its range.
 fn file_at(line: &str, address: usize) -> Option<&str> {
     let (start, rest) = line.split_once('-')?;
     let (end, rest) = rest.split_once(' ')?;

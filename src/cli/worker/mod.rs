@@ -1,4 +1,4 @@
-//! `erw worker JOB.json`: one attempt, in this process. See `runner::worker`.
+//! `erw worker JOB.json`: one attempt in this process. See `runner::exec::worker`.
 
 pub mod mapped_files;
 
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The job file
+    /// Job file
     pub job: PathBuf,
 }
 
