@@ -1,8 +1,9 @@
 //! `erw`: the whole experiment of Embedded Representation Warmup as a cached, resumable pipeline.
 //!
-//! Two wings and a joint, a crate each: [`runner`] (pipelines, keys, cache, scheduling) knows nothing of machine
-//! learning, [`ml`] (models, training, sampling, metrics) nothing of pipelines, and [`stages`] puts them together.
-//! [`fetch`] brings published files here and knows neither. [`report`] and [`cli`] are the only code that prints.
+//! Two halves and the glue between them, a crate each: [`runner`] (pipelines, keys, cache,
+//! scheduling) knows nothing of machine learning, [`ml`] (models, training, sampling, metrics)
+//! nothing of pipelines, and [`stages`] connects them. [`fetch`] downloads published files and knows
+//! neither half. Only [`report`] and [`cli`] print.
 //! ARCHITECTURE.md has the map.
 
 pub mod cli;

@@ -1,4 +1,4 @@
-//! The program: reads the command line, does what it says, prints the error if there is one, exits with its code.
+//! The program: runs the command line, prints an error if there is one, and exits with its code.
 
 fn main() {
     erw::process::tune(erw::cli::trains());
