@@ -142,7 +142,9 @@ impl Client {
     pub fn upload_failed(&self, fault: &RemoteError) {
         let cause = match fault {
             RemoteError::Stopped => return,
-            RemoteError::Local(error) => return self.notices().warnings.push(format!("not sent to the remote: {error}")),
+            RemoteError::Local(error) => {
+                return self.notices().warnings.push(format!("not sent to the remote: {error}"));
+            }
             RemoteError::Remote(cause) => cause.clone(),
             RemoteError::Bad { name, why } => format!("`{name}`: {why}"),
             RemoteError::Absent(name) => format!("the destination of `{name}` does not exist"),
