@@ -95,7 +95,7 @@ fn a_missing_source_is_told_before_anything_runs() {
     let space = chain();
     std::fs::remove_file(space.path("src")).unwrap();
     let said = space.run(&[]).expect(2);
-    assert!(said.stderr.contains("stage `a`: `watch.0` is missing: nothing at"), "{}", said.stderr);
+    assert!(said.stderr.contains("stage `a`: `watch.0` is missing: no file or folder at"), "{}", said.stderr);
     assert!(space.ran().is_empty());
     assert!(space.plan(&[]).contains("missing: `watch.0`: nothing at src"));
     assert!(

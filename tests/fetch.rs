@@ -151,7 +151,7 @@ fn a_later_process_goes_on_and_a_changed_file_begins_anew() {
     let kept = stop(&lab);
     assert!((600_000..2_000_000).contains(&kept));
     let (got, said) = lab.obtain(&entry).unwrap();
-    assert!(got == data && said.contains("going on"), "{said}");
+    assert!(got == data && said.contains("resuming"), "{said}");
     assert_eq!(lab.traffic()[1], (206, 2_000_000 - kept));
 
     // Another file under the same address meanwhile.
@@ -162,7 +162,7 @@ fn a_later_process_goes_on_and_a_changed_file_begins_anew() {
     let content = |bytes: &[u8], etag| Content { bytes: bytes.into(), etag, content_type: "x/y", faults: vec![] };
     lab.server.put_content("/w", content(&other, Some("\"two\"")));
     let (got, said) = lab.obtain(&entry).unwrap();
-    assert!(got == other && said.contains("beginning anew"), "{said}");
+    assert!(got == other && said.contains("starting over"), "{said}");
     assert_eq!(lab.traffic().last(), Some(&(200, 2_000_000)));
 
     // Without a word of the server on which file it is, no rest is asked for.
@@ -491,7 +491,7 @@ fn a_full_disk_is_told_and_leaves_what_came() {
     let mut command = std::process::Command::new("sh");
     command.args(["-c", &limited]).current_dir(space.path("")).env("ERW_REGISTRY", space.path("registry.toml"));
     let said = Said::from(command.output().unwrap()).expect(2);
-    assert!(said.stderr.contains("w.bin.part") && said.stderr.contains("make room"), "{}", said.stderr);
+    assert!(said.stderr.contains("w.bin.part") && said.stderr.contains("free some space"), "{}", said.stderr);
     let kept = fs::metadata(space.path("cache/downloads/net/w.bin.part")).unwrap().len() as usize;
     assert!(kept > 0 && kept < data.len());
     Said::from(unconfigured(&space, &["weights", "fetch", "net"]).output().unwrap()).expect(0);
@@ -541,7 +541,7 @@ fn a_killed_fetch_goes_on() {
     let said = Said::from(unconfigured(&space, &["weights", "fetch", "net"]).output().unwrap()).expect(0);
     assert!(fs::read(space.path("cache/downloads/net/w.bin")).unwrap() == data);
     assert_eq!(server.log().last().map(|a| (a.status, a.sent)), Some((206, data.len() - kept)));
-    assert!(said.stderr.contains("going on"), "{}", said.stderr);
+    assert!(said.stderr.contains("resuming"), "{}", said.stderr);
     Said::from(unconfigured(&space, &["weights", "verify", "net"]).output().unwrap()).expect(0);
 }
 

@@ -118,7 +118,7 @@ fn another_output_is_named_with_its_file() {
 fn a_lock_that_is_absent_or_torn_is_told_with_its_place() {
     let space = Space::new(PIPELINE);
     let said = space.run(&["--locked"]).expect(2).stderr;
-    assert!(said.contains("cannot read the lock `p.lock`") && said.contains("--lock` writes it"), "{said}");
+    assert!(said.contains("cannot read the lock file `p.lock`") && said.contains("--lock` writes it"), "{said}");
     space.write("p.lock", "format = 1\nprogram = \"0\"\nclass = \"c\"\n<<<<<<< HEAD\n");
     let said = space.run(&["--locked"]).expect(2).stderr;
     assert!(said.contains("`p.lock` is not a valid lock file:") && said.contains(" --> p.lock:4:9"), "{said}");

@@ -336,7 +336,7 @@ fn a_program_that_cannot_be_started_says_why() {
         (r#"["./crlf.sh"]"#, r"`./crlf.sh` has Windows line endings, so its interpreter is `/bin/sh\r`"),
         (r#"["./crlf.py"]"#, r"so its interpreter is `python3\r`"),
         (r#"["./noexec.sh"]"#, "`./noexec.sh` is not executable: its mode is 644\nhint: `chmod +x ./noexec.sh`"),
-        (r#"["./noshebang.sh", "{outputs.o}"]"#, "its first line does not begin with `#!`"),
+        (r#"["./noshebang.sh", "{outputs.o}"]"#, "its first line does not start with `#!`"),
         (r#"["./bom.sh"]"#, "`./bom.sh` has a byte order mark before its `#!`"),
         (r#"["./lost.py"]"#, "the interpreter `/opt/none/bin/python3` of `./lost.py` does not exist"),
         (r#"["./empty"]"#, "`./empty` is empty"),
@@ -347,7 +347,7 @@ fn a_program_that_cannot_be_started_says_why() {
         (r#"["./circle"]"#, "cannot access `./circle`: Too many levels of symbolic links"),
         (r#"["./here/x"]"#, "cannot access `./here/x`: Not a directory"),
         (r#"["{params.none}", "x"]"#, "the program name is empty"),
-        (r#"["sort", "a\u0000b"]"#, "argument 1 holds a zero byte"),
+        (r#"["sort", "a\u0000b"]"#, "argument 1 contains a NUL byte"),
         (r#"["sort", "{params.long}"]"#, "argument 1 has 146.5 KiB, the limit is 128.0 KiB"),
     ] {
         let long = "x".repeat(150_000);

@@ -178,8 +178,8 @@ fn published_networks_have_the_sizes_of_their_names() {
         &["online.model=SiT-B/4", "online.encoder_depth=4"],
         "stage `online`: `images.resolution / encoder.pixels_per_token` is 16, but `latents.side / patch_size` is 8\n",
     );
-    begins(&["images.resolution=252"], "stage `latents`: `images.resolution` is 252, which is no multiple of");
-    begins(&["images.resolution=264"], "stage `features`: `images.resolution` is 264, which is no multiple of");
+    begins(&["images.resolution=252"], "stage `latents`: `images.resolution` is 252, which is not a multiple of");
+    begins(&["images.resolution=264"], "stage `features`: `images.resolution` is 264, which is not a multiple of");
 }
 
 #[test]

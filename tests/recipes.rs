@@ -92,7 +92,7 @@ fn a_recipe_without_its_data_says_what_to_get_and_from_where() {
     let said = text(&run.stderr);
     for file in ["imagenet/train", "imagenet/val"] {
         let looked = format!(
-            "nothing at `{}",
+            "no file or folder at `{}",
             place.path("pipelines/data").canonicalize().unwrap_or(place.path("pipelines/data")).display()
         );
         assert!(said.contains(&looked) && said.contains(file), "{file}: {said}");

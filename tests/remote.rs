@@ -313,7 +313,7 @@ fn refused_objects_count_as_absent() {
     let [one] = warnings(&said)[..] else { panic!("{}", said.stderr) };
     assert!(one.starts_with("warning: the remote `s3://closed` denies access to `v1/actions/"), "{one}");
     assert!(
-        one.contains("`: what it refuses counts as absent (S3 refuses absent objects to accounts that may not list"),
+        one.contains("; denied objects count as absent (S3 denies absent objects to accounts that may not list"),
         "{one}"
     );
 }

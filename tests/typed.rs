@@ -157,7 +157,7 @@ fn a_free_number_may_be_halved_from_every_layer() {
     space.erw(&["plan", "p.toml", "--set", "a.list=[0.5, 1]"]).expect(0);
     let said = space.erw(&["plan", "p.toml", "--set", "a.n=auto"]).expect(2).stderr;
     assert!(
-        said.contains("`n` must be a number, not the string \"auto\"") && said.contains("its stage states a number"),
+        said.contains("`n` must be a number, not the string \"auto\"") && said.contains("the stage declares a number"),
         "{said}"
     );
     space.write("text.toml", "extends = \"p.toml\"\n[sweep]\n\"a.text\" = [0.5]\n");

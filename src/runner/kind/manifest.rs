@@ -376,7 +376,7 @@ log_every = 10
             (format!("{head}tolerance = -0.5\n"), "`tolerance` must be"),
             (format!("{head}[params]\na = []\n"), "is unknown; write `type"),
             (format!("{head}[params]\na = {{ default = 3, min = 4 }}\n"), "at least 4"),
-            (format!("{head}[params]\na = 1\n[operation]\na = 2\n"), "both in"),
+            (format!("{head}[params]\na = 1\n[operation]\na = 2\n"), "in both [params]"),
             (format!("{head}[params]\na = {{ type = \"path\", missing = \"{{b}}\" }}\n"), "refers to `b`"),
             (format!("{head}[outputs]\na = \"{{b}}\"\n"), "not a string parameter"),
             (format!("{head}[properties]\na.b = \"params.c\"\n"), "which is not an output"),
