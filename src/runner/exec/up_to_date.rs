@@ -2,7 +2,7 @@
 //! rests on, it is given without reading the pipeline. What a run of 10,000 stages checks is then little more than that
 //! their files are still there, which is what a build tool does too.
 //!
-//! What the answer rests on, and nothing else. `tests/memo.rs` changes each line alone and compares with a plan.
+//! What the answer rests on, and nothing else. `tests/runner/up_to_date.rs` changes each line alone and compares with a plan.
 //!
 //! | it rests on | held as | taken when |
 //! |---|---|---|
