@@ -23,11 +23,11 @@ use erw::ml::models::sit;
 use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
 use erw::ml::nn::params::{Frozen, ParamSet};
 use erw::ml::nn::precision::Precision;
+use erw::ml::observer::{Observer, Silent};
 use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::observer::{Observer, Silent};
 use erw::ml::train::trained::Fit;
 use erw::ml::train::{CheckpointRetention, fit};
 use serde_json::Value;
@@ -219,7 +219,9 @@ fn train(config: &SiTConfig, batch: usize, steps: u64, how: &How, watch: &Watch)
         samples: batch,
         loss_scaling: false,
     };
-    let Fit::Done(_) = fit(&params, &fit_config, watch, &mut step)? else { panic!("the training ended early") };
+    let Fit::Done(_) = fit(&params, &fit_config, watch, &mut erw::ml::train::Hooks::default(), &mut step)? else {
+        panic!("the training ended early")
+    };
     Ok(())
 }
 

@@ -8,5 +8,5 @@
 pub mod cli;
 pub mod report;
 
-pub use erw_base::{error, limits, process, text};
+pub use erw_base::{error, limits, process, svg, text};
 pub use {erw_fetch as fetch, erw_ml as ml, erw_runner as runner, erw_stages as stages};

@@ -1,8 +1,8 @@
-//! The one error type of the runner, the stages and the command line.
+//! The error type of the runner, the stages and the command line.
 //!
-//! An [`Error`] carries what a user needs in the order they read it: cause, place (file:line with the
-//! source excerpt), the chain of underlying causes, hints. Nothing else in the program formats errors;
-//! `ml` has candle's own error type, which the stages convert at the joint.
+//! An [`Error`] carries what a user needs, in reading order: message, place (file:line with a
+//! source excerpt), the chain of causes, hints. Formatting happens in `report` alone. `ml` uses
+//! candle's error type, which the stages convert.
 
 use crate::limits;
 use std::fmt;
@@ -12,20 +12,21 @@ use std::sync::Arc;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong in the terms of the exit code.
+/// The category of an error. It decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// A stage failed while running. Exit code 1.
     Stage,
     /// A bad pipeline, a bad argument, an unusable environment. Exit code 2.
     Usage,
-    /// The work was put down before its end (a stop was asked for) and will resume. Exit code 3.
+    /// The work was suspended because a stop was requested; a rerun resumes it. Exit code 3.
     Suspended,
     /// Stored artifacts or records are damaged. Exit code 4.
     Damaged,
     /// Stopped by SIGINT (130) or SIGTERM (143).
     Signal(i32),
-    /// A mistake in the program itself, such as a manifest that does not parse. Exit code 70, as in sysexits.h.
+    /// A bug in the program itself, such as a manifest that does not parse. Exit code 70, as in
+    /// sysexits.h.
     Internal,
 }
 
@@ -42,13 +43,13 @@ impl ErrorKind {
     }
 }
 
-/// A text file as it was read. Every value of a pipeline points at it.
+/// The text of a file as it was read. Every value of a pipeline points into it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Text {
     /// As the user named it.
     pub file: PathBuf,
     pub text: String,
-    /// Where lines start.
+    /// Byte offsets of the line starts.
     starts: Vec<usize>,
 }
 
@@ -59,23 +60,23 @@ impl Text {
         Arc::new(Self { file: file.into(), text, starts })
     }
 
-    /// The line, counted from 0, in which this byte lies.
+    /// The 0-based line that contains this byte.
     pub fn line_at(&self, byte: usize) -> usize {
         self.starts.partition_point(|start| *start <= byte).saturating_sub(1)
     }
 
-    /// The bytes of line `number`, counted from 0, without its end.
+    /// The byte range of the 0-based line `number`, without its line ending.
     pub fn line(&self, number: usize) -> Option<Range<usize>> {
         let start = *self.starts.get(number)?;
         Some(start..self.starts.get(number + 1).map_or(self.text.len(), |next| next - 1))
     }
 }
 
-/// A span of a text file, for the excerpt under an error. Small, for a large pipeline has many.
+/// A span of a text file, for the excerpt below an error. Kept small: a large pipeline has many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub source: Arc<Text>,
-    /// Bytes of the text. One of 4 GiB is no pipeline.
+    /// Byte offsets. `u32` is enough: no pipeline has 4 GiB.
     start: u32,
     end: u32,
 }
@@ -86,7 +87,7 @@ impl Place {
         Self { source: source.clone(), start: byte(span.start), end: byte(span.end) }
     }
 
-    /// At a file whose text is of no interest.
+    /// A file as a whole, without an excerpt.
     pub fn of_file(file: &Path) -> Self {
         Self::new(&Text::new(file, ""), 0..0)
     }
@@ -138,7 +139,7 @@ impl Error {
         Self::new(ErrorKind::Internal, message)
     }
     pub fn suspended() -> Self {
-        Self::new(ErrorKind::Suspended, "stopped before the end; run again to resume")
+        Self::new(ErrorKind::Suspended, "suspended; rerun to resume")
     }
     #[must_use]
     pub fn at(mut self, place: Place) -> Self {
@@ -150,13 +151,13 @@ impl Error {
         self.hints.push(hint.into());
         self
     }
-    /// [`Error::hint`], when there is one.
+    /// [`Error::hint`] if there is one.
     #[must_use]
     pub fn maybe_hint(mut self, hint: Option<String>) -> Self {
         self.hints.extend(hint);
         self
     }
-    /// [`Error::at`], when the place is known.
+    /// [`Error::at`] if the place is known.
     #[must_use]
     pub fn maybe_at(self, place: Option<Place>) -> Self {
         match place {
@@ -164,24 +165,24 @@ impl Error {
             None => self,
         }
     }
-    /// Says in front of the message where it belongs: "`what`: message".
+    /// Prefixes the message with the thing it concerns: "`what`: message".
     #[must_use]
     pub fn within(mut self, what: &str) -> Self {
         self.message = format!("{what}: {}", self.message);
         self
     }
-    /// Puts `message` in front; what was the message becomes the first cause.
+    /// Puts `message` in front. The old message becomes the first cause.
     #[must_use]
     pub fn context(mut self, message: impl Into<String>) -> Self {
         let old = std::mem::replace(&mut self.message, message.into());
         self.causes.insert(0, old);
         self
     }
-    /// An I/O error with what was being done and to which file.
+    /// An I/O error: the operation and the file.
     pub fn io(doing: &str, path: &Path, source: std::io::Error) -> Self {
         Self::usage(format!("cannot {doing} `{}`", path.display())).caused(source)
     }
-    /// What the system said; where a limit stands behind it, the limit too.
+    /// Adds the system's message as a cause and, where a resource limit explains it, that limit.
     #[must_use]
     pub fn caused(self, source: std::io::Error) -> Self {
         let limit = limits::hint(&source);
@@ -208,21 +209,36 @@ impl std::error::Error for Error {}
 
 #[cfg(feature = "candle")]
 impl From<candle_core::Error> for Error {
-    /// Without the backtraces that candle writes into its texts; contexts and paths come first, what they are about is
-    /// the cause.
+    /// Drops the backtraces that candle writes into its messages. Contexts and paths come first,
+    /// the root error becomes the cause.
     fn from(e: candle_core::Error) -> Self {
         use candle_core::Error as E;
         match e {
             E::WithBacktrace { inner, .. } => Self::from(*inner),
             E::Context { inner, context } => Self::from(*inner).context(context.to_string()),
+            E::Io(source) => {
+                let limit = limits::hint(&source);
+                Self::stage(source.to_string()).maybe_hint(limit)
+            }
             E::WithPath { inner, path } => Self::from(*inner).context(format!("cannot use `{}`", path.display())),
             other => Self::stage(other.to_string()),
         }
     }
 }
 
-/// A text without the backtraces in it, which candle writes where RUST_BACKTRACE asks for one, also where its error has
-/// become part of another: a message about a truncated file would be fifty lines.
+/// The innermost cause of a library's error, which says most: a refused connection, an unknown
+/// host, a status, a timeout.
+pub fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// Removes the backtrace that candle puts into an error's text when RUST_BACKTRACE is set, also
+/// where that text is part of another error. Otherwise a message about a truncated file has fifty
+/// lines.
 fn without_backtrace(text: String) -> String {
     let is_frame = |line: &str| {
         let line = line.trim_start();

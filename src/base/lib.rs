@@ -1,7 +1,9 @@
-//! What every crate of erw stands on: errors with their places and hints ([`error`]), texts as people's editors write them
-//! ([`text`]), what the process may use ([`limits`]) and how it is set up ([`process`]).
+//! The base of every erw crate: errors with places and hints ([`error`]), text files as editors
+//! write them ([`text`]), resource limits ([`limits`]), process setup ([`process`]) and SVG
+//! ([`svg`]).
 
 pub mod error;
 pub mod limits;
 pub mod process;
+pub mod svg;
 pub mod text;

@@ -1,7 +1,8 @@
-//! How much this process is allowed to have: processes and threads, open files, address space. Threads are started here,
-//! so that one that cannot be had is an error that names the limit; `std::thread::spawn` panics.
+//! The resource limits of this process: processes and threads, open files, address space. Threads
+//! are started here, so that a thread that cannot be started is an error that names the limit;
+//! `std::thread::spawn` panics.
 //!
-//! Knows nothing of what threads and files are for.
+//! Does not know what the threads and files are used for.
 
 use std::io;
 use std::path::Path;
@@ -9,16 +10,16 @@ use std::sync::OnceLock;
 use std::sync::mpsc::channel;
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
-/// Of what is allowed in all, helpers of one sort take no more than this part: the rest is for others of ours and for what
-/// they start.
+/// Helper threads of one kind take at most this fraction of the limit. The rest is for other
+/// helpers and for child processes.
 const SHARE: u64 = 16;
 
-/// Starts a thread.
+/// Starts a named thread.
 pub fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
     Builder::new().name(name.into()).spawn(work)
 }
 
-/// Starts a thread that ends before its scope does.
+/// Starts a named thread that is joined at the end of its scope.
 pub fn spawn_scoped<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     name: &str,
@@ -27,8 +28,8 @@ pub fn spawn_scoped<'scope, T: Send + 'scope>(
     Builder::new().name(name.into()).spawn_scoped(scope, work)
 }
 
-/// Could so many threads be started? To be asked before a library starts its own, which panics, or says nothing, where it
-/// gets none.
+/// Checks that this many threads can be started. Ask before a library starts its own threads:
+/// libraries panic, or fail silently, when they get none.
 pub fn probe(threads: usize) -> io::Result<()> {
     let (hold, held) = channel::<()>();
     let held = std::sync::Arc::new(std::sync::Mutex::new(held));
@@ -42,33 +43,34 @@ pub fn probe(threads: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// So many of the helpers that are wanted, fewer where few processes are allowed; at least one.
+/// The number of helper threads to start: `wanted`, or fewer where the process limit is low, but at
+/// least one.
 pub fn helpers(wanted: usize) -> usize {
     let allowed = [processes(), group()].into_iter().flatten().min().map_or(usize::MAX, |n| (n / SHARE) as usize);
     wanted.min(allowed).max(1)
 }
 
-/// The limit that stands behind an error, in words.
+/// The resource limit behind an error, in words.
 pub fn hint(error: &io::Error) -> Option<String> {
     let count = |n: Option<u64>, of: &str| n.map(|n| format!("{n} {of}"));
     let space =
         || limit("Max address space").map(|n| format!("{} MiB of address space (RLIMIT_AS, `ulimit -v`)", n >> 20));
     let allowed: Vec<Option<String>> = match error.raw_os_error()? {
-        libc::EMFILE => vec![count(limit("Max open files"), "open files to a process (RLIMIT_NOFILE, `ulimit -n`)")],
-        libc::ENFILE => vec![Some("fewer open files on this machine than there would be (`fs.file-max`)".into())],
+        libc::EMFILE => vec![count(limit("Max open files"), "open files per process (RLIMIT_NOFILE, `ulimit -n`)")],
+        libc::ENFILE => vec![Some("the machine's open files (`fs.file-max`)".into())],
         libc::EAGAIN => vec![
-            count(processes(), "processes and threads to a user (RLIMIT_NPROC, `ulimit -u`)"),
-            count(group(), "processes and threads to this control group (`pids.max`)"),
+            count(processes(), "processes and threads per user (RLIMIT_NPROC, `ulimit -u`)"),
+            count(group(), "processes and threads in this control group (`pids.max`)"),
             space(),
         ],
         libc::ENOMEM => vec![space()],
         _ => return None,
     };
     let allowed: Vec<String> = allowed.into_iter().flatten().collect();
-    (!allowed.is_empty()).then(|| format!("allowed here: {}", allowed.join(", ")))
+    (!allowed.is_empty()).then(|| format!("limits here: {}", allowed.join(", ")))
 }
 
-/// The same for a program that failed, by the last words that it said.
+/// The resource limit behind the failure of another program, judged by the last lines of its log.
 pub fn hint_of_words(words: &[String]) -> Option<String> {
     let said = |text: &str| words.iter().any(|line| line.contains(text));
     let code = if said("Resource temporarily unavailable") || said("annot fork") {
@@ -85,15 +87,15 @@ fn processes() -> Option<u64> {
     limit("Max processes")
 }
 
-/// A line of the table of limits; `None` where there is none. The table is read when the first thread is started: without
-/// a file to be had it could not be read any more.
+/// A row of the limits table, `None` if it is not there. The table is read when the first thread
+/// starts, because it cannot be read any more once no file can be opened.
 fn limit(name: &str) -> Option<u64> {
     static TABLE: OnceLock<String> = OnceLock::new();
     let table = TABLE.get_or_init(|| std::fs::read_to_string("/proc/self/limits").unwrap_or_default());
     table.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
-/// The least that a control group of either version, or one above it, may have of processes and threads.
+/// The tightest `pids.max` of this control group and its ancestors, cgroup v1 or v2.
 fn group() -> Option<u64> {
     least_pids(Path::new("/sys/fs/cgroup"), &std::fs::read_to_string("/proc/self/cgroup").ok()?)
 }
@@ -140,7 +142,7 @@ mod tests {
     #[test]
     fn a_refusal_for_a_limit_names_it() {
         let said = |code| hint(&io::Error::from_raw_os_error(code));
-        assert!(said(libc::EMFILE).unwrap().contains("open files to a process (RLIMIT_NOFILE, `ulimit -n`)"));
+        assert!(said(libc::EMFILE).unwrap().contains("open files per process (RLIMIT_NOFILE, `ulimit -n`)"));
         assert_eq!(said(libc::ENOENT), None);
         let words = |line: &str| hint_of_words(&["first".into(), line.into()]);
         assert_eq!(words("OSError: [Errno 24] Too many open files: 'x'"), said(libc::EMFILE));

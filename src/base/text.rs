@@ -1,14 +1,14 @@
-//! Text files as people write them, on whatever system: a byte order mark says nothing, and a line ends by LF or CR LF.
-//! What is read is the same for all of them, so places in it are those that an editor shows. Other encodings are
-//! refused by name. Does not know what a text means.
+//! Text files from any system: a byte order mark is skipped and CR LF reads as LF, so positions
+//! match those in an editor. Encodings other than UTF-8 are refused by name. Does not know what a
+//! text means.
 
 use std::io::{Error, ErrorKind, Result};
 use std::path::Path;
 
-/// As [`std::fs::read_to_string`].
+/// Like [`std::fs::read_to_string`].
 ///
 /// # Errors
-/// When there is no such file, or it is no text in UTF-8; which is then said.
+/// When the file cannot be read or is not UTF-8; the message says which.
 pub fn read(path: impl AsRef<Path>) -> Result<String> {
     of_bytes(&std::fs::read(path)?)
 }
@@ -16,11 +16,11 @@ pub fn read(path: impl AsRef<Path>) -> Result<String> {
 /// The text in these bytes.
 ///
 /// # Errors
-/// When they are no text in UTF-8.
+/// When they are not UTF-8.
 pub fn of_bytes(bytes: &[u8]) -> Result<String> {
     let odd = |why: String| Err(Error::new(ErrorKind::InvalidData, why));
     if let Some(name) = wide(bytes) {
-        return odd(format!("it is written in {name}; save it as UTF-8"));
+        return odd(format!("it is encoded as {name}; save it as UTF-8"));
     }
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n")),
@@ -28,13 +28,13 @@ pub fn of_bytes(bytes: &[u8]) -> Result<String> {
             let before = &bytes[..e.valid_up_to()];
             let line = 1 + before.iter().filter(|b| **b == b'\n').count();
             let byte = bytes.get(e.valid_up_to()).copied().unwrap_or_default();
-            odd(format!("line {line} is no UTF-8: it holds the byte 0x{byte:02X}; save it as UTF-8"))
+            odd(format!("line {line} is not UTF-8: it contains the byte 0x{byte:02X}; save it as UTF-8"))
         }
     }
 }
 
-/// The encoding, if it takes two or four bytes a letter: by its mark, or because every other byte of what must be
-/// plain letters is zero.
+/// The name of a two- or four-byte encoding, recognised by its byte order mark or by a zero in
+/// every other byte of what must be ASCII.
 fn wide(bytes: &[u8]) -> Option<&'static str> {
     let utf32 = bytes.starts_with(&[0xff, 0xfe, 0, 0]) || bytes.starts_with(&[0, 0, 0xfe, 0xff]);
     let utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
@@ -64,10 +64,10 @@ mod tests {
         let big = |text: &str| units(text).iter().flat_map(|u| u.to_be_bytes()).collect::<Vec<_>>();
         for text in ["\u{feff}[stages.a]", "name = 1"] {
             for bytes in [little(text), big(text)] {
-                assert_eq!(said(&bytes), "it is written in UTF-16; save it as UTF-8");
+                assert_eq!(said(&bytes), "it is encoded as UTF-16; save it as UTF-8");
             }
         }
         assert!(said(&[0xff, 0xfe, 0, 0, b'a', 0, 0, 0]).contains("UTF-32"));
-        assert_eq!(said(b"a\nb\nh\xe9"), "line 3 is no UTF-8: it holds the byte 0xE9; save it as UTF-8");
+        assert_eq!(said(b"a\nb\nh\xe9"), "line 3 is not UTF-8: it contains the byte 0xE9; save it as UTF-8");
     }
 }

@@ -11,7 +11,7 @@ use erw_base::error::{Error, ErrorKind, Result};
 use erw_runner::cache::action_cache::Record;
 use erw_runner::cache::store::Store;
 use erw_runner::event::{Event, EventKind, Listener, State};
-use erw_runner::exec::spawn::Launcher;
+use erw_runner::exec::launcher::Launcher;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::{Pipeline, StageId};
 use erw_runner::pipeline::targets::{named, select};

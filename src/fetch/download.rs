@@ -1,9 +1,11 @@
-//! One file from one address to one place on disk, whole or not at all, through cut connections and killed processes.
+//! Downloads one file from one URL to one path, whole or not at all, across broken connections and
+//! killed processes.
 //!
-//! Bytes gather in `FILE.part`; `FILE.part.json` beside it says of which file on which server they are. The next
-//! attempt, of this process or a later one, asks for the rest on the condition that the file there is still the same,
-//! and begins anew if it is not. When all is there and has the right size and SHA-256, the part becomes the file.
-//! `.FILE.lock` is held meanwhile, so two processes never write one part.
+//! Bytes are collected in `FILE.part`; `FILE.part.json` beside it says which file of which server
+//! they belong to. The next attempt, in this process or a later one, requests the rest on the
+//! condition that the file has not changed, and starts over if it has. A complete part with the
+//! right size and SHA-256 becomes the file. `.FILE.lock` is held meanwhile, so two processes never
+//! write to the same part.
 
 use crate::FetchObserver;
 use crate::http::{Answer, Client, Failure, Validator, page};
@@ -16,29 +18,30 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const CHUNK: usize = 256 * 1024;
-/// How often a stop is looked for while waiting.
+/// How often a wait checks for a stop request.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// What to fetch.
+/// A file to fetch.
 pub struct DownloadRequest<'a> {
     pub url: &'a str,
-    /// Sent to the host of `url` only.
+    /// Sent only to the server of `url`.
     pub token: Option<&'a str>,
-    /// The address without the mirror: a part is continued through any of them.
+    /// The address independent of mirrors: a part can be resumed from any mirror.
     pub origin: &'a str,
     pub to: &'a Path,
     pub size: Option<u64>,
     pub sha256: Option<&'a str>,
-    /// What is at `to` goes if it has another hash, once the right file is here. Without it, it stays.
+    /// Replace a file at `to` that has another hash, once the right one has arrived. Otherwise that
+    /// file stays.
     pub replace: bool,
 }
 
-/// How long to go on when nothing comes.
+/// The retry policy for attempts that bring no bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Persistence {
-    /// Attempts in a row that bring nothing.
+    /// Attempts in a row without a byte before giving up.
     pub attempts: u32,
-    /// Before the second attempt; doubles with each further one.
+    /// The wait before the second attempt; it doubles with each further one.
     pub pause: Duration,
 }
 
@@ -51,13 +54,13 @@ impl Default for Persistence {
 /// Why a file was not fetched.
 #[derive(Debug)]
 pub enum DownloadError {
-    /// This address does not give it; another may.
+    /// This address failed; another may work.
     Address(Error),
-    /// No other address will help: a full disk, a stop, a file that is not what it should be.
+    /// No other address will help: a full disk, a stop request, a file with the wrong contents.
     Final(Error),
 }
 
-/// Beside a part.
+/// The contents of `FILE.part.json`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Begun {
     origin: String,
@@ -66,7 +69,8 @@ struct Begun {
     total: Option<u64>,
 }
 
-/// Fetches and returns the SHA-256 of the file, or of another that is at its place and is not to be replaced.
+/// Downloads the file and returns its SHA-256, or that of a different file already at its path if
+/// that must not be replaced.
 pub fn download(
     client: &Client,
     order: &DownloadRequest,
@@ -78,7 +82,7 @@ pub fn download(
     let _lock = lock(order.to, watch).map_err(DownloadError::Final)?;
     if order.to.exists() {
         let found = sha256(order.to, watch).map_err(DownloadError::Final)?;
-        // Another process was faster.
+        // Another process fetched it meanwhile.
         if !order.replace || order.sha256.is_none_or(|want| want == found) {
             return Ok(found);
         }
@@ -97,26 +101,26 @@ pub fn download(
             Err(Trouble::Final(error)) => return Err(DownloadError::Final(error)),
         };
         fruitless = if part.bytes > before { 1 } else { fruitless + 1 };
-        // Where nobody answers at all there is mostly no network, and waiting does not make one.
+        // If no server can be reached there is usually no network, and waiting does not help.
         let attempts = if is_unreached(&error) { how.attempts.min(UNREACHED) } else { how.attempts };
         if fruitless >= attempts {
             part.leave();
             return Err(DownloadError::Address(error.hint(part.kept())));
         }
         let pause = wait.unwrap_or(how.pause * 2u32.pow(fruitless - 1)).min(Duration::from_secs(120));
-        watch.log(&format!("{error}; trying again"));
+        watch.log(&format!("{error}; retrying"));
         sleep(pause, watch).map_err(DownloadError::Final)?;
     }
 }
 
-/// So often an address is tried that cannot be reached.
+/// Attempts for an address that cannot be reached.
 const UNREACHED: u32 = 2;
 
 fn is_unreached(error: &Error) -> bool {
     error.message.ends_with(crate::http::UNREACHED)
 }
 
-/// How an attempt ended before its end.
+/// Why an attempt ended early.
 enum Trouble {
     Passing(Error, Option<Duration>),
     Address(Error),
@@ -132,7 +136,7 @@ impl From<Failure> for Trouble {
     }
 }
 
-/// The bytes that are here.
+/// The bytes received so far.
 struct Part {
     path: PathBuf,
     note: PathBuf,
@@ -143,7 +147,7 @@ struct Part {
 }
 
 impl Part {
-    /// What an earlier attempt left is read once, to go on with its sum.
+    /// Reads what an earlier attempt left, once, to continue its hash.
     fn open(order: &DownloadRequest, watch: &dyn FetchObserver) -> Result<Self> {
         let path = beside(order.to, "", ".part");
         let note = beside(order.to, "", ".part.json");
@@ -156,7 +160,7 @@ impl Part {
                 (part.bytes, part.sum) = summed(&mut part.file, &part.path, watch)?;
                 part.begun = begun;
                 if part.bytes > 0 {
-                    watch.log(&format!("going on with {}", order.origin));
+                    watch.log(&format!("resuming {}", order.origin));
                 }
             }
             _ => part.clear()?,
@@ -167,13 +171,13 @@ impl Part {
     fn failed(&self, e: std::io::Error) -> Error {
         let full = matches!(e.kind(), Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge);
         let error = Error::io("write", &self.path, e);
-        if full { error.hint("make room and run again: it goes on where it stopped") } else { error }
+        if full { error.hint("free some space and rerun: the download resumes where it stopped") } else { error }
     }
 
     fn kept(&self) -> String {
         match self.bytes {
-            0 => "nothing of it is here yet".into(),
-            n => format!("the first {n} bytes are kept; run again to go on with them"),
+            0 => "nothing was received yet".into(),
+            n => format!("the first {n} bytes are kept; rerun to resume"),
         }
     }
 
@@ -184,13 +188,13 @@ impl Part {
         Ok(())
     }
 
-    /// Makes the part end where it was last known to be good.
+    /// Truncates the part to its last known good length.
     fn rewind(&mut self) -> Result<()> {
         let cut = self.file.set_len(self.bytes).and_then(|()| self.file.seek(SeekFrom::Start(self.bytes)));
         cut.map(drop).map_err(|e| self.failed(e))
     }
 
-    /// Asks for what is lacking, until all is here.
+    /// Requests the missing bytes until the file is complete.
     fn attempt(
         &mut self,
         client: &Client,
@@ -204,14 +208,17 @@ impl Part {
         let mut body = match client.get(order.url, order.token, self.bytes, &self.begun.validator)? {
             Answer::Beyond(total) if total == Some(self.bytes) => return Ok(()),
             Answer::Beyond(_) => {
-                // The file there has become shorter than what is here.
+                // The file on the server is now shorter than the part.
                 self.clear().map_err(Trouble::Final)?;
                 self.begun = Begun::default();
-                return Err(Trouble::Passing(Error::stage(format!("{} is another file now", order.url)), None));
+                return Err(Trouble::Passing(
+                    Error::stage(format!("{} has changed since the download began", order.url)),
+                    None,
+                ));
             }
             Answer::Body { from: 0, total, validator, body } => {
                 if self.bytes > 0 {
-                    watch.log(&format!("{} is not continued by its server; beginning anew", order.origin));
+                    watch.log(&format!("the server cannot resume {}; starting over", order.origin));
                 }
                 self.clear().map_err(Trouble::Final)?;
                 self.begin(Begun { origin: order.origin.into(), validator, total }).map_err(Trouble::Final)?;
@@ -226,10 +233,7 @@ impl Part {
             && want != total
         {
             self.remove();
-            return Err(Trouble::Address(Error::stage(format!(
-                "{} has {total} bytes, and the file that was asked for has {want}",
-                order.url
-            ))));
+            return Err(Trouble::Address(Error::stage(format!("{} has {total} bytes; expected {want}", order.url))));
         }
         self.receive(&mut *body, order, watch)
     }
@@ -262,7 +266,7 @@ impl Part {
             if n == 0 {
                 return match total {
                     Some(total) if self.bytes < total => {
-                        Err(Trouble::Passing(cut(&format!("{} of {total} bytes came", self.bytes)), None))
+                        Err(Trouble::Passing(cut(&format!("received {} of {total} bytes", self.bytes)), None))
                     }
                     _ => Ok(()),
                 };
@@ -278,19 +282,19 @@ impl Part {
         }
     }
 
-    /// All bytes are here: are they the right ones?
+    /// Checks size and hash of the complete file.
     fn finish(self, order: &DownloadRequest) -> std::result::Result<String, DownloadError> {
         let sum = hex(self.sum.clone());
         let mut wrong = vec![];
         if let Some(want) = order.size.filter(|want| *want != self.bytes) {
-            wrong.push(format!("it has {} bytes\nand should have {want}", self.bytes));
+            wrong.push(format!("size     {} bytes\nexpected {want} bytes", self.bytes));
         }
         if let Some(want) = order.sha256.filter(|want| *want != sum) {
-            wrong.push(format!("its sha256 is {sum}\nand should be  {want}"));
+            wrong.push(format!("sha256   {sum}\nexpected {want}"));
         }
         if !wrong.is_empty() {
             self.remove();
-            let error = Error::stage(format!("{} is not the file that was asked for", order.url));
+            let error = Error::stage(format!("{} is not the expected file", order.url));
             return Err(DownloadError::Final(wrong.into_iter().fold(error, Error::because)));
         }
         let publish = || {
@@ -302,14 +306,14 @@ impl Part {
         Ok(sum)
     }
 
-    /// A part without bytes is nothing to come back to.
+    /// A part without bytes is not worth keeping.
     fn leave(&self) {
         if self.bytes == 0 {
             self.remove();
         }
     }
 
-    /// For bytes that are of no use to anybody.
+    /// Discards bytes that are useless.
     fn remove(&self) {
         let _ = std::fs::remove_file(&self.note);
         let _ = std::fs::remove_file(&self.path);
@@ -321,13 +325,13 @@ fn is_page(head: &[u8]) -> bool {
     text.starts_with("<!doctype html") || text.starts_with("<html")
 }
 
-/// `FILE` as `before FILE after`, in the same folder.
+/// `FILE` as `<before>FILE<after>` in the same folder.
 fn beside(file: &Path, before: &str, after: &str) -> PathBuf {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     file.with_file_name(format!("{before}{name}{after}"))
 }
 
-/// Bytes of a part that is under way or was put down.
+/// The size of a part that is in progress or suspended.
 pub fn begun(to: &Path) -> Option<u64> {
     std::fs::metadata(beside(to, "", ".part")).ok().map(|m| m.len())
 }

@@ -1,5 +1,6 @@
-//! Hugging Face's hub as its users set it up: HF_ENDPOINT for a mirror, HF_TOKEN for files behind a licence, and the cache
-//! that its own programs share, which is looked in first and never written to.
+//! The Hugging Face Hub as its users configure it: HF_ENDPOINT for a mirror, HF_TOKEN for gated
+//! files, and the local cache of Hugging Face's own tools, which is read first and never written
+//! to.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// As the environment says.
+    /// Configured from the environment.
     pub fn from_env() -> Self {
         let text = |name: &str| std::env::var(name).ok().filter(|v| !v.trim().is_empty());
         let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
@@ -30,27 +31,23 @@ impl Hub {
         Self { endpoint: endpoint.trim().trim_end_matches('/').to_string(), token, cache }
     }
 
-    pub fn endpoint(&self) -> &str {
-        &self.endpoint
-    }
-
-    /// Where to ask for a file.
+    /// The download URL of a file.
     pub fn url(&self, repository: &str, revision: &str, file: &str) -> String {
         format!("{}/{repository}/resolve/{revision}/{file}", self.endpoint)
     }
 
-    /// The token, for addresses of the endpoint only.
+    /// The token, only for URLs of the endpoint.
     pub fn token_for(&self, url: &str) -> Option<&str> {
         let rest = url.strip_prefix(&self.endpoint)?;
-        // `https://huggingface.co.example` begins like the endpoint too.
+        // `https://huggingface.co.example` has the endpoint as a prefix too.
         rest.starts_with('/').then_some(self.token.as_deref()).flatten()
     }
 
-    /// The file in the cache of Hugging Face's programs.
+    /// The file in the local cache of Hugging Face's tools.
     pub fn cached(&self, repository: &str, revision: &str, file: &str) -> Option<PathBuf> {
         let folder = self.cache.as_ref()?.join(format!("models--{}", repository.replace('/', "--")));
         let snapshot = |commit: &str| Some(folder.join("snapshots").join(commit).join(file)).filter(|p| p.is_file());
-        // A branch is a file that names its commit.
+        // A branch is a file that contains a commit hash.
         snapshot(revision).or_else(|| snapshot(&branch(&folder, revision)?))
     }
 }

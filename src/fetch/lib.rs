@@ -1,8 +1,10 @@
-//! Getting published files: what is published where ([`registry`]), and how it comes here whole ([`library`]).
+//! Fetching published files: what is published where ([`registry`]), and how to get a complete
+//! local copy ([`library`]).
 //!
-//! Fetching is plain HTTPS. A download resumes where it was cut ([`download`]); one request and its answer are [`http`];
-//! Hugging Face's settings and cache are [`hub`]; what nobody has a hash of is trusted on first use ([`pins`]).
-//! Nothing here knows what is in the files, nor of stages and pipelines.
+//! Fetching is plain HTTPS. An interrupted download resumes ([`download`]); [`http`] is one request
+//! and its answer; [`hub`] has Hugging Face's settings and cache; files without a known hash are
+//! trusted on first use ([`pins`]). Nothing here knows the contents of the files, stages or
+//! pipelines.
 
 pub mod download;
 pub mod http;
@@ -11,16 +13,17 @@ pub mod library;
 pub mod pins;
 pub mod registry;
 
-/// Whoever waits for a file.
+/// Receives progress and decides when a fetch stops.
 pub trait FetchObserver {
-    /// Bytes that are here, of so many; 0 when nobody knows of how many.
+    /// Bytes received so far and in total; the total is 0 if unknown.
     fn progress(&self, _done: u64, _total: u64) {}
     fn log(&self, _text: &str) {}
-    /// Asked often; the work then ends with [`erw_base::error::Error::suspended`] and can be continued.
+    /// Polled often. A fetch that stops ends with [`erw_base::error::Error::suspended`] and can be
+    /// resumed.
     fn should_stop(&self) -> bool {
         false
     }
 }
 
-/// Nobody watches.
+/// Ignores progress and never stops.
 impl FetchObserver for () {}

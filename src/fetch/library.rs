@@ -1,9 +1,10 @@
-//! The folder of downloads, `<cache>/downloads/NAME/FILE`: what is in it, and how what is not comes there. Shared by
-//! pipelines and `erw weights`; no artifacts: `erw cache gc` leaves it alone.
+//! The downloads folder, `<cache>/downloads/NAME/FILE`: its contents, and how missing files get
+//! there. Pipelines and `erw weights` share it. Downloads are not artifacts: `erw cache gc` leaves
+//! them alone.
 //!
-//! A caller may hold a file to a hash of its own. Another hash is another file: where the place is taken by one that
-//! others use, it lies beside it in `NAME/SHA256/FILE`. What is replaced, because the registry or the first use says
-//! that it is wrong, is there until the right one is.
+//! A caller may require a hash of its own. If the usual path already holds a file with another hash
+//! that other callers use, the required one goes to `NAME/SHA256/FILE`. A file that contradicts the
+//! registry or its pinned hash is replaced only once the right one has arrived.
 
 use crate::FetchObserver;
 use crate::download::{DownloadError, DownloadRequest, Persistence, begun, download, sha256};
@@ -22,31 +23,31 @@ pub struct Library {
     pins: Pins,
 }
 
-/// A published file that is here.
+/// The local copy of a published file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalCopy {
     pub path: PathBuf,
     pub sha256: String,
-    /// Where it is published.
+    /// Its published address.
     pub origin: String,
 }
 
-/// What a look without reading finds.
+/// Result of a quick check that reads no contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presence {
     Here(PathBuf),
-    /// In the cache of Hugging Face's programs.
+    /// In the cache of Hugging Face's tools.
     InHubCache(PathBuf),
-    /// So many bytes of it.
+    /// Partly downloaded: this many bytes.
     Part(u64),
     Absent,
 }
 
-/// What reading a file that is here says.
+/// Result of reading and hashing a local file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
     Whole,
-    /// There is no hash to hold it to.
+    /// No hash is known to compare with.
     Unknown,
     Damaged {
         found: String,
@@ -55,7 +56,7 @@ pub enum Check {
 }
 
 impl Library {
-    /// The downloads in this folder, with the hub as the environment says.
+    /// The downloads in this folder; the hub is configured from the environment.
     pub fn at(root: &Path) -> Self {
         Self::new(root, Hub::from_env(), Persistence::default())
     }
@@ -68,7 +69,7 @@ impl Library {
         self.root.join(&entry.name).join(location.file_name())
     }
 
-    /// Where a file of this hash lies if the place is taken.
+    /// The path for a file with this hash if the usual path is taken.
     fn aside(&self, entry: &RegistryEntry, location: &Location, sha256: &str) -> PathBuf {
         self.root.join(&entry.name).join(sha256).join(location.file_name())
     }
@@ -80,7 +81,8 @@ impl Library {
         }
     }
 
-    /// Is it here? Looks at names only, and at what was pinned: a file that is known to be another than `sha256` is not.
+    /// Whether the file is here. Looks only at names and pins; a file pinned to a hash other than
+    /// `sha256` counts as missing.
     pub fn look(&self, entry: &RegistryEntry, sha256: Option<&str>) -> Presence {
         let all = &entry.locations;
         let another = |l: &Location| {
@@ -95,8 +97,9 @@ impl Library {
         here.map(Presence::Here).or_else(cached).or_else(part).unwrap_or(Presence::Absent)
     }
 
-    /// The file of an entry, verified: from this folder, from the cache of Hugging Face's programs, or fetched from the
-    /// first address that gives it. `sha256` is what the caller holds it to, besides the registry.
+    /// The verified file of an entry: from this folder, from the cache of Hugging Face's tools, or
+    /// downloaded from the first address that works. `sha256` is the hash that the caller requires,
+    /// in addition to the registry's.
     pub fn obtain(&self, entry: &RegistryEntry, sha256: Option<&str>, watch: &dyn FetchObserver) -> Result<LocalCopy> {
         let fits = |l: &&Location| sha256.is_none_or(|want| l.sha256.as_deref().is_none_or(|known| known == want));
         let locations: Vec<&Location> = entry.locations.iter().filter(fits).collect();
@@ -122,7 +125,7 @@ impl Library {
         Err(nowhere(entry, faults))
     }
 
-    /// A copy that is here already, whole, and what the caller wants.
+    /// A complete local copy with the right hash, if there is one.
     fn here(
         &self,
         entry: &RegistryEntry,
@@ -137,16 +140,16 @@ impl Library {
             match self.wanted(location, want)? {
                 Some(wanted) if wanted == found => return Ok(Some(LocalCopy { path, sha256: found, origin })),
                 Some(_) if want.is_some() && location.sha256.is_none() => {
-                    watch.log(&format!("`{}` is another file than the one that is asked for", path.display()));
+                    watch.log(&format!("`{}` has a different sha256 than requested", path.display()));
                 }
-                Some(_) => watch.log(&format!("`{}` is damaged, so it is fetched again", path.display())),
+                Some(_) => watch.log(&format!("`{}` is damaged; fetching it again", path.display())),
                 None => return self.trusted(path, found, origin, location, want, watch).map(Some),
             }
         }
         let Some(path) = self.in_hub_cache(location) else { return Ok(None) };
         let found = sha256(&path, watch)?;
         if self.wanted(location, want)?.is_some_and(|wanted| wanted != found) {
-            watch.log(&format!("`{}` is not the file that is asked for; leaving it alone", path.display()));
+            watch.log(&format!("`{}` has a different sha256 than expected; ignoring it", path.display()));
             return Ok(None);
         }
         self.trusted(path, found, origin, location, want, watch).map(Some)
@@ -172,13 +175,13 @@ impl Library {
             let order = DownloadRequest { url: &url, token, origin: &origin, to, size, sha256, replace };
             download(&self.client, &order, self.how, watch).map_err(|fault| match fault {
                 DownloadError::Final(e) if pinned && e.kind == ErrorKind::Stage => {
-                    DownloadError::Final(e.hint(self.remembers()))
+                    DownloadError::Final(e.hint(self.pinned_hint()))
                 }
                 fault => fault,
             })
         };
         let mut to = self.path(entry, location);
-        // A file that only the caller wants does not take the place of one that others use.
+        // A file that only this caller requires must not replace one that others use.
         let aside = want.filter(|_| location.sha256.is_none()).map(|want| self.aside(entry, location, want));
         let mut found = order(&to, aside.is_none())?;
         if let Some(aside) = aside.filter(|_| wanted.as_ref().is_some_and(|wanted| *wanted != found)) {
@@ -188,11 +191,14 @@ impl Library {
         self.trusted(to, found, origin.clone(), location, want, watch).map_err(DownloadError::Final)
     }
 
-    fn remembers(&self) -> String {
-        format!("it was another file when it was first fetched; `{}` remembers", self.pins.path().display())
+    fn pinned_hint(&self) -> String {
+        format!(
+            "the file has changed since it was first fetched; `{}` has its sha256 from then",
+            self.pins.path().display()
+        )
     }
 
-    /// What a file is held to: the caller's word, the registry's, or that of its first use.
+    /// The expected hash: the caller's, the registry's, or the pinned one.
     fn wanted(&self, location: &Location, want: Option<&str>) -> Result<Option<String>> {
         match want.or(location.sha256.as_deref()) {
             Some(sum) => Ok(Some(sum.to_string())),
@@ -200,7 +206,8 @@ impl Library {
         }
     }
 
-    /// Remembers a file that nobody has a hash of, and says so; one that another process has trusted meanwhile stays.
+    /// Pins the hash of a file that nobody has a hash of, and logs it. A pin that another process
+    /// made meanwhile wins.
     fn trusted(
         &self,
         path: PathBuf,
@@ -218,19 +225,19 @@ impl Library {
             None => (false, self.pins.trust(&origin, &sha256)?),
         };
         if pinned != sha256 {
-            let error = Error::stage(format!("`{}` is not the file that was asked for", path.display()));
-            let error = error.because(format!("its sha256 is {sha256}\nand should be  {pinned}"));
-            return Err(error.hint(self.remembers()));
+            let error = Error::stage(format!("`{}` is not the expected file", path.display()));
+            let error = error.because(format!("sha256   {sha256}\nexpected {pinned}"));
+            return Err(error.hint(self.pinned_hint()));
         }
         if !known {
             watch.log(&format!(
-                "no hash of {origin} is known, so this file is trusted from now on; to hold others to it, write `sha256 = \"{sha256}\"` among the stage's params"
+                "no hash of {origin} is known, so this file is trusted from now on; to require it elsewhere, add `sha256 = \"{sha256}\"` to the stage's params"
             ));
         }
         Ok(LocalCopy { path, sha256, origin })
     }
 
-    /// Files beside those that the registry or the first use means, with the hashes that they are to have.
+    /// Files stored under a hash of their own, with that hash.
     fn all_aside(&self, entry: &RegistryEntry) -> Vec<(PathBuf, String)> {
         let folders = std::fs::read_dir(self.root.join(&entry.name)).into_iter().flatten().flatten();
         let sums = folders.filter_map(|e| e.file_name().into_string().ok()).filter(|name| is_sha256(name));
@@ -243,7 +250,7 @@ impl Library {
         all
     }
 
-    /// Reads the files of an entry that are here.
+    /// Reads and hashes the local files of an entry.
     pub fn verify(&self, entry: &RegistryEntry, watch: &dyn FetchObserver) -> Result<Vec<(PathBuf, Check)>> {
         let mut checks = vec![];
         for location in &entry.locations {
@@ -273,13 +280,13 @@ fn unobtainable(entry: &RegistryEntry, sha256: Option<&str>) -> Error {
     match sha256 {
         Some(sum) if !entry.locations.is_empty() => {
             Error::usage(format!("no published file of `{name}` has the sha256 {sum}"))
-                .hint("take the line out to get the one that the registry knows, or give yours as `source`")
+                .hint("remove `sha256` to get the file in the registry, or give your own file as `source`")
         }
-        _ => Error::usage(format!("`{name}` cannot be fetched by a program")).maybe_hint(entry.manual.clone()),
+        _ => Error::usage(format!("`{name}` cannot be fetched automatically")).maybe_hint(entry.manual.clone()),
     }
 }
 
-/// Every address with what it said.
+/// An error that lists every address with its failure.
 fn nowhere(entry: &RegistryEntry, faults: Vec<Error>) -> Error {
     let mut hints: Vec<String> = vec![];
     let mut error = Error::stage(format!("`{}` could not be fetched", entry.name));
@@ -288,7 +295,7 @@ fn nowhere(entry: &RegistryEntry, faults: Vec<Error>) -> Error {
         hints.extend(fault.hints);
     }
     hints.extend(entry.manual.clone());
-    hints.push("a file that you have can be given as `source` of the stage, beside its `name`".into());
+    hints.push("if you have the file, give it as `source` of the stage, beside `name`".into());
     let mut told = std::collections::BTreeSet::new();
     hints.into_iter().filter(|h| told.insert(h.clone())).fold(error, Error::hint)
 }

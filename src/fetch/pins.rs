@@ -1,5 +1,5 @@
-//! What was trusted on first use: `pins.json` in the folder of downloads, the SHA-256 of each file that no registry has a
-//! hash of, by its address.
+//! Trust on first use: `pins.json` in the downloads folder maps the address of each file without a
+//! registry hash to the SHA-256 of its first download. Does not know how files are fetched.
 
 use erw_base::error::{Error, Result};
 use std::collections::BTreeMap;
@@ -23,12 +23,13 @@ impl Pins {
         self.folder.join(FILE)
     }
 
-    /// The hash that the file at this address had when it was first fetched.
+    /// The hash of the file at this address when it was first fetched.
     pub fn get(&self, origin: &str) -> Result<Option<String>> {
         Ok(self.read()?.remove(origin))
     }
 
-    /// Trusts `sha256` for `origin`, unless another process has trusted a file meanwhile: then that one is returned.
+    /// Pins `sha256` for `origin`, unless another process has pinned a hash meanwhile; returns the
+    /// pinned hash.
     pub fn trust(&self, origin: &str, sha256: &str) -> Result<String> {
         let path = self.path();
         let failed = |e| Error::io("write", &path, e);
@@ -54,10 +55,10 @@ impl Pins {
         let path = self.path();
         match erw_base::text::read(&path) {
             Ok(text) => serde_json::from_str(&text).map_err(|e| {
-                // Starting anew would trust whatever is there today.
-                Error::usage(format!("`{}` cannot be understood", path.display()))
+                // Starting over would trust whatever the server has today.
+                Error::usage(format!("cannot parse `{}`", path.display()))
                     .because(e)
-                    .hint("mend it, or delete it to trust the files anew")
+                    .hint("fix it, or delete it to trust the files again on their next download")
             }),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
             Err(e) => Err(Error::io("read", &path, e)),

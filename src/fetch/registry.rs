@@ -1,6 +1,6 @@
-//! The registry of published files: names, addresses, sizes, hashes, licences. The text is `weights/registry.toml`,
-//! embedded; a file of the same form, named by ERW_REGISTRY, comes before it. Knows nothing of networks: `as` and
-//! `preset` are words to it.
+//! The registry of published files: names, addresses, sizes, hashes, licences. It is
+//! `weights/registry.toml`, embedded; entries of a file named by ERW_REGISTRY take precedence. Does
+//! not know networks: `as` and `preset` are plain strings here.
 
 use erw_base::error::{Error, Result};
 use serde::Deserialize;
@@ -9,29 +9,29 @@ use std::sync::OnceLock;
 const SHIPPED: &str = include_str!("../../weights/registry.toml");
 const EXTRA: &str = "ERW_REGISTRY";
 
-/// A published file, or the same weights in several files.
+/// A published file, or one set of weights published in several files.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegistryEntry {
     pub name: String,
     pub what: String,
-    /// The type of artifact it becomes.
+    /// The artifact type of the resulting output.
     #[serde(rename = "as")]
     pub artifact: String,
-    /// The network, for types that have several.
+    /// The architecture, for types that have several.
     pub preset: Option<String>,
     pub licence: String,
-    /// Why not everybody may use it for everything.
+    /// Restrictions on use.
     pub restricted: Option<String>,
     pub note: Option<String>,
-    /// How to get it by hand.
+    /// How to get the file by hand.
     pub manual: Option<String>,
-    /// Tried in order. The first one identifies the file.
+    /// Tried in order. The first identifies the file.
     #[serde(default, rename = "from")]
     pub locations: Vec<Location>,
 }
 
-/// Where a file lies: an address, or a place in a repository of Hugging Face.
+/// The location of a file: a URL, or a path in a Hugging Face repository.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Location {
@@ -39,15 +39,15 @@ pub struct Location {
     pub hub: Option<String>,
     pub revision: Option<String>,
     pub file: Option<String>,
-    /// Bytes, if known for certain.
+    /// Bytes, if known exactly.
     pub size: Option<u64>,
-    /// Bytes, about.
+    /// Bytes, approximately.
     pub about: Option<u64>,
     /// Hexadecimal, lower case.
     pub sha256: Option<String>,
 }
 
-/// [`Location`] without what may be absent.
+/// [`Location`] after validation, without optional fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Address<'a> {
     Web(&'a str),
@@ -62,7 +62,7 @@ impl Location {
         }
     }
 
-    /// The address as it is written in keys and pins: the same through every mirror of the hub.
+    /// The address in keys and pins; independent of mirrors.
     pub fn origin(&self) -> String {
         match self.address() {
             Address::Web(url) => url.to_string(),
@@ -70,7 +70,7 @@ impl Location {
         }
     }
 
-    /// Whom it comes from, for people: the host, or the repository.
+    /// The publisher to show: the host, or the repository.
     pub fn site(&self) -> String {
         match self.address() {
             Address::Web(url) => {
@@ -81,7 +81,7 @@ impl Location {
         }
     }
 
-    /// The last part of the address, without a query.
+    /// The last part of the address, without the query.
     pub fn file_name(&self) -> &str {
         let path = match self.address() {
             Address::Web(url) => url.split(['?', '#']).next().unwrap_or_default(),
@@ -90,7 +90,7 @@ impl Location {
         path.rsplit('/').next().unwrap_or_default()
     }
 
-    /// Bytes, as far as known.
+    /// Bytes, exactly or approximately.
     pub fn bytes(&self) -> Option<u64> {
         self.size.or(self.about)
     }
@@ -104,7 +104,7 @@ impl Location {
         }
         let name = self.file_name();
         if name.is_empty() || name.starts_with('.') {
-            return Err("an address must end in the name of a file");
+            return Err("an address must end in a file name");
         }
         match &self.sha256 {
             Some(sum) if !is_sha256(sum) => Err("`sha256` must be 64 hexadecimal digits in lower case"),
@@ -119,8 +119,8 @@ pub fn is_sha256(text: &str) -> bool {
 }
 
 impl RegistryEntry {
-    /// What identifies the published file in the key of a stage, as JSON: its hash, or its address where no hash is
-    /// known, and what is made of it. Mirrors, sizes and remarks are not in it.
+    /// The identity of the published file in a stage's key, as JSON: its hash, or its address if no
+    /// hash is known, and the resulting artifact. Excludes mirrors, sizes and notes.
     pub fn identity(&self) -> String {
         let first = self.locations.first();
         let file = match first.and_then(|l| l.sha256.as_deref()) {
@@ -130,7 +130,7 @@ impl RegistryEntry {
         serde_json::json!({"as": self.artifact, "file": file, "preset": self.preset}).to_string()
     }
 
-    /// Bytes of the file that would be fetched first, as far as known.
+    /// Bytes of the first location.
     pub fn bytes(&self) -> Option<u64> {
         self.locations.first().and_then(Location::bytes)
     }
@@ -138,17 +138,17 @@ impl RegistryEntry {
     fn check(&self) -> std::result::Result<(), &'static str> {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if self.name.is_empty() || !self.name.chars().all(plain) {
-            return Err("a name has letters, digits, `-` and `_` only");
+            return Err("a name may contain only letters, digits, `-` and `_`");
         }
         if self.locations.is_empty() && self.manual.is_none() {
-            return Err("there is neither an address nor a word on how to get it");
+            return Err("it has neither an address (`from`) nor instructions (`manual`)");
         }
         self.locations.iter().try_for_each(Location::check)?;
         let same = |a: &Location, b: &Location| a.sha256.is_some() && a.sha256 == b.sha256;
         let twins = |a: &Location, b: &Location| a.file_name() == b.file_name() && !same(a, b);
         let all = &self.locations;
         match all.iter().enumerate().any(|(i, a)| all[..i].iter().any(|b| twins(a, b))) {
-            true => Err("two different files have one name"),
+            true => Err("two different files have the same name"),
             false => Ok(()),
         }
     }
@@ -161,14 +161,14 @@ struct Text {
     entry: Vec<RegistryEntry>,
 }
 
-/// Reads a registry. The error says which entry is at fault.
+/// Parses a registry. Errors name the entry.
 pub fn parse(text: &str) -> Result<Vec<RegistryEntry>> {
     let text: Text = toml::from_str(text).map_err(|e| Error::usage(e.to_string().trim_end()))?;
     for (i, entry) in text.entry.iter().enumerate() {
         let fail = |why: &str| Error::usage(format!("entry `{}`: {why}", entry.name));
         entry.check().map_err(fail)?;
         if text.entry[..i].iter().any(|e| e.name == entry.name) {
-            return Err(fail("there is another of this name"));
+            return Err(fail("duplicate name"));
         }
     }
     Ok(text.entry)
@@ -180,9 +180,9 @@ pub fn entries() -> Result<&'static [RegistryEntry]> {
     ENTRIES.get_or_init(load).as_deref().map_err(Clone::clone)
 }
 
-/// The entries that come with the program.
+/// The entries embedded in the program.
 pub fn shipped() -> Result<Vec<RegistryEntry>> {
-    parse(SHIPPED).map_err(|e| Error::internal("the registry of published files is broken").because(e))
+    parse(SHIPPED).map_err(|e| Error::internal("the embedded registry of published files is invalid").because(e))
 }
 
 fn load() -> Result<Vec<RegistryEntry>> {
@@ -190,10 +190,10 @@ fn load() -> Result<Vec<RegistryEntry>> {
     let Some(path) = std::env::var_os(EXTRA).filter(|p| !p.is_empty()).map(std::path::PathBuf::from) else {
         return Ok(shipped);
     };
-    let text =
-        erw_base::text::read(&path).map_err(|e| Error::io("read", &path, e).hint(format!("it is named by {EXTRA}")))?;
+    let text = erw_base::text::read(&path)
+        .map_err(|e| Error::io("read", &path, e).hint(format!("the path comes from {EXTRA}")))?;
     let mut all = parse(&text)
-        .map_err(|e| e.context(format!("`{}`, named by {EXTRA}, is no registry of published files", path.display())))?;
+        .map_err(|e| e.context(format!("`{}` (from {EXTRA}) is not a registry of published files", path.display())))?;
     for entry in shipped {
         if !all.iter().any(|e| e.name == entry.name) {
             all.push(entry);
@@ -202,7 +202,7 @@ fn load() -> Result<Vec<RegistryEntry>> {
     Ok(all)
 }
 
-/// The entry of this name.
+/// The entry with this name.
 pub fn find(name: &str) -> Result<Option<&'static RegistryEntry>> {
     Ok(entries()?.iter().find(|e| e.name == name))
 }
@@ -212,10 +212,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shipped_registry_is_sound() {
+    fn the_embedded_registry_is_valid() {
         let all = parse(SHIPPED).unwrap();
         let find = |name: &str| all.iter().find(|e| e.name == name).unwrap();
-        // The few that are known for certain: sizes and hashes as several projects state them.
+        // Sizes and hashes known for certain, because several projects state them.
         assert_eq!(find("sd-vae-ft-mse").locations[0].size, Some(334_643_276));
         assert!(find("fid-inception").identity().contains("sha256:6726825d0af5f729"));
         assert!(find("sd-vae-ft-ema").identity().contains("hf://stabilityai/sd-vae-ft-ema@8937891f91ef"));
@@ -241,13 +241,13 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_registry_says_what_is_wrong() {
+    fn errors_of_a_registry_name_the_entry() {
         let entry =
             |more: &str| format!("[[entry]]\nname = \"n\"\nwhat = \"w\"\nas = \"vae\"\nlicence = \"MIT\"\n{more}");
         let said = |text: &str| parse(text).unwrap_err().message;
-        assert!(said(&entry("")).contains("entry `n`: there is neither an address"));
+        assert!(said(&entry("")).contains("entry `n`: it has neither an address"));
         assert!(said(&entry("[[entry.from]]\nurl = \"ftp://x/y\"")).contains("either `url`"));
-        assert!(said(&entry("[[entry.from]]\nurl = \"https://x/\"")).contains("name of a file"));
+        assert!(said(&entry("[[entry.from]]\nurl = \"https://x/\"")).contains("file name"));
         assert!(said(&entry("[[entry.from]]\nurl = \"https://x/y\"\nsha256 = \"AB\"")).contains("64 hexadecimal"));
         assert!(said(&entry("colour = 1")).contains("colour"));
         assert!(

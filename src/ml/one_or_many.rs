@@ -1,7 +1,9 @@
-//! A setting that is one value or a list of them, as configurations and parameters write it: `14`, `[8, 14]`.
+//! A setting that is a single value or a list, as in configurations and parameters: `14`,
+//! `[8, 14]`.
 
 use serde::Deserialize;
 
+/// A value or a list of values.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(untagged)]
 pub enum OneOrMany<T> {
@@ -10,6 +12,7 @@ pub enum OneOrMany<T> {
 }
 
 impl<T: Clone> OneOrMany<T> {
+    /// The values as a list.
     pub fn to_vec(&self) -> Vec<T> {
         match self {
             Self::One(one) => vec![one.clone()],

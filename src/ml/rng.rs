@@ -1,14 +1,14 @@
-//! All randomness: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011)
-//! as a function of (seed, purpose, step, sample).
+//! All randomness: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC
+//! 2011) as a function of (seed, purpose, step, sample).
 //!
 //! A counter-based generator has no state to save: the noise of sample 17 at step 4000 is the same
-//! whatever ran before, on any number of threads or ranks, so a resumed run needs only its step number.
-//! candle's own CPU generator cannot be seeded.
+//! whatever ran before, on any number of threads or ranks, so a resumed run needs only its step
+//! number. candle's CPU generator cannot be seeded.
 
 use candle_core::{Device, Result, Shape, Tensor};
 
-/// What numbers are for; keeps streams of one seed apart. The discriminants are part of every result: never
-/// renumber, only append.
+/// What random numbers are used for; keeps the streams of one seed apart. The discriminants affect
+/// every result: never renumber, only append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Purpose {
@@ -31,13 +31,13 @@ pub enum Purpose {
     SampleLabel = 9,
     /// Image augmentation.
     Augment = 10,
-    /// Anything a test or a probe draws.
+    /// Draws of tests and probes.
     Probe = 11,
-    /// Which images a training sees mirrored.
+    /// Which images a training mirrors.
     Flip = 12,
-    /// Posteriors and noise of a validation.
+    /// Posteriors and noise of validation.
     Validation = 13,
-    /// Which of many images stand for all.
+    /// Which images are chosen to represent a set.
     Subset = 14,
 }
 
@@ -55,11 +55,11 @@ fn philox(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
     c
 }
 
-/// An addressable stream of numbers.
+/// An addressable stream of random numbers.
 #[derive(Debug, Clone)]
 pub struct Stream {
     key: [u32; 2],
-    /// Sample and step; the low word of the counter is the position in the stream.
+    /// Sample and step. The low word of the counter is the position in the stream.
     sample: u32,
     step: u32,
     extra: u32,
@@ -70,16 +70,17 @@ pub struct Stream {
 
 /// The stream of (seed, purpose, step, sample).
 ///
-/// `step` and `sample` keep 40 and 48 bits, more than a training has.
+/// `step` and `sample` keep 40 and 48 bits, more than any training needs.
 pub fn stream(seed: u64, purpose: Purpose, step: u64, sample: u64) -> Stream {
-    // The purpose and the high bits are mixed into the key by one block, so that neighbouring seeds
-    // and purposes give unrelated keys.
+    // One block mixes the purpose and the high bits into the key, so that neighbouring seeds and
+    // purposes give unrelated keys.
     let high = ((step >> 32) as u32 & 0xff) << 16 | ((sample >> 32) as u32 & 0xffff);
     let k = philox([seed as u32, (seed >> 32) as u32, purpose as u32, high], [0x4552_5731, 0]);
     Stream { key: [k[0], k[1]], sample: sample as u32, step: step as u32, extra: k[2], block: 0, buf: [0; 4], used: 4 }
 }
 
 impl Stream {
+    /// The next 32 random bits.
     pub fn next_u32(&mut self) -> u32 {
         if self.used == 4 {
             self.buf = philox([self.block, self.step, self.sample, self.extra], self.key);
@@ -90,6 +91,7 @@ impl Stream {
         self.buf[self.used - 1]
     }
 
+    /// The next 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
         u64::from(self.next_u32()) << 32 | u64::from(self.next_u32())
     }
@@ -110,7 +112,8 @@ impl Stream {
         }
     }
 
-    /// Two standard normals by Box and Muller: a fixed number of words each, so the stream stays addressable.
+    /// Two standard normals by Box and Muller. They take a fixed number of words, so the stream
+    /// stays addressable.
     fn normal_pair(&mut self) -> (f64, f64) {
         let u = (f64::from(self.next_u32()) + 1.0) * (1.0 / 4_294_967_296.0);
         let v = f64::from(self.next_u32()) * (1.0 / 4_294_967_296.0);
@@ -130,12 +133,13 @@ impl Stream {
         }
     }
 
+    /// A standard normal.
     pub fn normal(&mut self) -> f32 {
         self.normal_pair().0 as f32
     }
 }
 
-/// Standard normals `[samples.len(), ..shape]`, row i drawn from the stream of `samples[i]`, so that a
+/// Standard normals `[samples.len(), ..shape]`. Row i comes from the stream of `samples[i]`, so a
 /// batch can be split or reordered without changing any sample's noise.
 pub fn normal_rows(
     seed: u64,
@@ -154,7 +158,7 @@ pub fn normal_rows(
     Tensor::from_vec(data, Shape::from(dims), device)
 }
 
-/// A random order of 0..n, the same for the same (seed, epoch): position i of epoch e is a pure function.
+/// A random order of 0..n, as a function of (seed, epoch).
 pub fn permutation(seed: u64, epoch: u64, n: usize) -> Vec<u32> {
     let mut order: Vec<u32> = (0..n as u32).collect();
     let mut s = stream(seed, Purpose::Order, epoch, 0);
@@ -164,7 +168,7 @@ pub fn permutation(seed: u64, epoch: u64, n: usize) -> Vec<u32> {
     order
 }
 
-/// A stable 64-bit number of a name (FNV-1a), to give each named tensor its own stream.
+/// A stable 64-bit hash of a name (FNV-1a), which gives each named tensor its own stream.
 pub fn name_id(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }

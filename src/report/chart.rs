@@ -3,7 +3,7 @@
 
 use super::chart_scale::Scale;
 use super::text::number;
-use std::fmt::Write;
+use erw_base::svg::Svg;
 
 /// Panels that share their x axis and their lines.
 pub struct Chart {
@@ -50,17 +50,14 @@ impl Chart {
     /// The picture, with a newline at the end.
     pub fn svg(&self) -> String {
         let width = WIDTH * self.panels.len().max(1) as f64;
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {HEIGHT}\" width=\"{width}\" \
-             height=\"{HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\" fill=\"{GREY}\">\n"
-        );
-        svg += &self.legend(width);
+        let mut svg = Svg::new(width, HEIGHT, 12, Some(GREY));
+        self.legend(&mut svg, width);
         for (i, panel) in self.panels.iter().enumerate() {
-            svg += &self.panel(panel, WIDTH * i as f64);
+            self.panel(&mut svg, panel, WIDTH * i as f64);
         }
-        svg += &text(width / 2.0, BOTTOM + 36.0, "middle", &self.x_title);
-        svg += &text(width / 2.0, BOTTOM + 56.0, "middle", &self.note);
-        svg + "</svg>\n"
+        label(&mut svg, width / 2.0, BOTTOM + 36.0, "middle", &self.x_title);
+        label(&mut svg, width / 2.0, BOTTOM + 56.0, "middle", &self.note);
+        svg.finish()
     }
 
     /// The names of all lines, once each; a line has one colour in all panels.
@@ -79,72 +76,63 @@ impl Chart {
         COLOURS[at % COLOURS.len()]
     }
 
-    fn legend(&self, width: f64) -> String {
+    fn legend(&self, svg: &mut Svg, width: f64) {
         let names = self.names();
         let wide = |name: &str| 44.0 + CHARACTER * name.chars().count() as f64;
         let mut x = (width - names.iter().map(|n| wide(n)).sum::<f64>()).max(0.0) / 2.0;
-        let mut svg = String::new();
         for name in names {
             let colour = self.colour(name);
-            let _ = writeln!(
-                svg,
+            svg.draw(format_args!(
                 "<path d=\"M{x:.1} 14h20\" stroke=\"{colour}\" stroke-width=\"2\"/><circle cx=\"{:.1}\" cy=\"14\" r=\"3\" fill=\"{colour}\"/>",
                 x + 10.0
-            );
-            svg += &text(x + 26.0, 18.0, "start", name);
+            ));
+            label(svg, x + 26.0, 18.0, "start", name);
             x += wide(name);
         }
-        svg
     }
 
-    fn panel(&self, panel: &Panel, offset: f64) -> String {
+    fn panel(&self, svg: &mut Svg, panel: &Panel, offset: f64) {
         let all = || panel.lines.iter().flat_map(|l| &l.points);
         let (left, right) = (offset + LEFT, offset + WIDTH - RIGHT);
         let x = Scale::linear(all().map(|p| p.x), left + 8.0, right - 8.0);
         let y = Scale::fitting(all().flat_map(|p| [p.mean - p.sd, p.mean, p.mean + p.sd]), BOTTOM - 6.0, TOP + 6.0);
         let title = if y.is_log() { format!("{} (log scale)", panel.title) } else { panel.title.clone() };
-        let mut svg = text(f64::midpoint(left, right), TOP - 14.0, "middle", &title);
+        label(svg, f64::midpoint(left, right), TOP - 14.0, "middle", &title);
         for tick in y.ticks() {
             let at = y.at(tick);
-            let _ = writeln!(svg, "<path d=\"M{left:.1} {at:.1}H{right:.1}\" stroke=\"{GREY}\" opacity=\"0.25\"/>");
-            svg += &text(left - 6.0, at + 4.0, "end", &number(Some(tick)));
+            svg.draw(format_args!("<path d=\"M{left:.1} {at:.1}H{right:.1}\" stroke=\"{GREY}\" opacity=\"0.25\"/>"));
+            label(svg, left - 6.0, at + 4.0, "end", &number(Some(tick)));
         }
         for tick in x.ticks() {
             let at = x.at(tick);
-            let _ = writeln!(svg, "<path d=\"M{at:.1} {BOTTOM}v4\" stroke=\"{GREY}\"/>");
-            svg += &text(at, BOTTOM + 18.0, "middle", &number(Some(tick)));
+            svg.draw(format_args!("<path d=\"M{at:.1} {BOTTOM}v4\" stroke=\"{GREY}\"/>"));
+            label(svg, at, BOTTOM + 18.0, "middle", &number(Some(tick)));
         }
-        let _ = writeln!(svg, "<path d=\"M{left:.1} {TOP}V{BOTTOM}H{right:.1}\" fill=\"none\" stroke=\"{GREY}\"/>");
-        let lines = panel.lines.iter().map(|line| curve(line, self.colour(&line.name), &x, &y));
-        svg + &lines.collect::<String>()
+        svg.draw(format_args!("<path d=\"M{left:.1} {TOP}V{BOTTOM}H{right:.1}\" fill=\"none\" stroke=\"{GREY}\"/>"));
+        panel.lines.iter().for_each(|line| curve(svg, line, self.colour(&line.name), &x, &y));
     }
 }
 
 /// Band, line and dots.
-fn curve(line: &Line, colour: &str, x: &Scale, y: &Scale) -> String {
+fn curve(svg: &mut Svg, line: &Line, colour: &str, x: &Scale, y: &Scale) {
     let place = |p: &Point, value: f64| format!("{:.1},{:.1}", x.at(p.x), y.at(value));
     let joined = |places: Vec<String>| places.join(" ");
-    let mut svg = String::new();
     if line.points.iter().any(|p| p.sd > 0.0) {
         let upper = line.points.iter().map(|p| place(p, p.mean + p.sd));
         let lower = line.points.iter().rev().map(|p| place(p, p.mean - p.sd));
         let band = joined(upper.chain(lower).collect());
-        let _ = writeln!(svg, "<polygon points=\"{band}\" fill=\"{colour}\" opacity=\"0.18\"/>");
+        svg.draw(format_args!("<polygon points=\"{band}\" fill=\"{colour}\" opacity=\"0.18\"/>"));
     }
     let means = joined(line.points.iter().map(|p| place(p, p.mean)).collect());
-    let _ = writeln!(svg, "<polyline points=\"{means}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>");
+    svg.draw(format_args!("<polyline points=\"{means}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>"));
     for p in &line.points {
-        let _ = writeln!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"{colour}\"/>", x.at(p.x), y.at(p.mean));
+        let (x, y) = (x.at(p.x), y.at(p.mean));
+        svg.draw(format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>"));
     }
-    svg
 }
 
-fn text(x: f64, y: f64, anchor: &str, words: &str) -> String {
-    let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    match words.as_str() {
-        "" => words,
-        _ => format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>\n"),
-    }
+fn label(svg: &mut Svg, x: f64, y: f64, anchor: &str, words: &str) {
+    svg.text(format_args!("{x:.1}"), format_args!("{y:.1}"), anchor, None, words);
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use erw_base::error::{Error, Result};
 use erw_runner::event::{Event, EventKind, Failure, Listener, StageEnd, State};
 use erw_runner::host::{host, utc_now};
 use erw_runner::text::log_lines::shown;
-use quick_xml::Writer;
-use quick_xml::events::{BytesDecl, BytesText, Event as Xml};
+use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub struct Junit {
     file: PathBuf,
@@ -27,59 +27,44 @@ impl Junit {
         Ok(Self { file: file.into(), pipeline: String::new(), began: utc_now(), ends: vec![] })
     }
 
-    fn xml(&self, seconds: f64) -> std::io::Result<Vec<u8>> {
-        let mut xml = Writer::new_with_indent(Vec::new(), b' ', 2);
-        xml.write_event(Xml::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
-        let count = |states: &[State]| self.ends.iter().filter(|e| states.contains(&e.state)).count().to_string();
-        let (tests, failures) = (self.ends.len().to_string(), count(&[State::Failed]));
-        let skipped = count(&[State::Skipped, State::Suspended]);
-        let time = format!("{seconds:.3}");
-        let counts = [("tests", &*tests), ("failures", &*failures), ("errors", "0"), ("skipped", &*skipped)];
-        let suites = xml.create_element("testsuites").with_attributes(counts).with_attribute(("time", &*time));
-        suites.write_inner_content(|xml| {
-            let suite = xml.create_element("testsuite").with_attribute(("name", &*clean(&self.pipeline)));
-            let suite = suite.with_attributes(counts).with_attribute(("time", &*time));
-            // Without a fraction and a zone, as the schema has it.
-            let began = self.began.split('.').next().unwrap_or_default();
-            let suite = suite.with_attributes([("timestamp", began), ("hostname", &*clean(&host()))]);
-            suite.write_inner_content(|xml| self.ends.iter().try_for_each(|end| self.case(xml, end)))?;
-            Ok(())
-        })?;
-        let mut bytes = xml.into_inner();
-        bytes.push(b'\n');
-        Ok(bytes)
+    fn report(&self, seconds: f64) -> Report {
+        let mut suite = TestSuite::new(clean(&self.pipeline));
+        suite.set_time(time(seconds)).add_test_cases(self.ends.iter().map(|end| self.case(end)));
+        suite.timestamp = self.began.parse().ok();
+        suite.extra.insert("hostname".into(), clean(&host()).into());
+        let mut report = Report::unnamed();
+        report.set_time(time(seconds)).add_test_suite(suite);
+        report
     }
 
-    fn case(&self, xml: &mut Writer<Vec<u8>>, end: &StageEnd) -> std::io::Result<()> {
-        // What a cached stage took, it took in another run.
-        let time = if end.state == State::Cached { 0.0 } else { end.seconds };
-        let (name, class, time) = (clean(&end.stage), clean(&self.pipeline), format!("{time:.3}"));
-        let case = [("name", &*name), ("classname", &*class), ("time", &*time)];
-        let case = xml.create_element("testcase").with_attributes(case);
+    fn case(&self, end: &StageEnd) -> TestCase {
         let failure = end.error.clone().unwrap_or_default();
         let message = clean(&failure.message);
-        match end.state {
-            State::Failed => case.write_inner_content(|xml| {
-                let element = xml.create_element("failure").with_attribute(("message", &*message));
-                element.write_text_content(BytesText::new(&clean(&details(&failure))))?;
-                Ok(())
-            })?,
-            State::Skipped | State::Suspended => case.write_inner_content(|xml| {
-                let why = match end.state {
-                    State::Suspended => format!("put down before its end; {}", when_run_again(end)),
-                    _ => message.to_string(),
-                };
-                xml.create_element("skipped").with_attribute(("message", &*why)).write_empty()?;
-                Ok(())
-            })?,
-            State::Cached => case.write_inner_content(|xml| {
-                xml.create_element("system-out").write_text_content(BytesText::new("cached"))?;
-                Ok(())
-            })?,
-            _ => case.write_empty()?,
+        let mut status = match end.state {
+            State::Failed => TestCaseStatus::non_success(NonSuccessKind::Failure),
+            State::Skipped | State::Suspended => TestCaseStatus::skipped(),
+            _ => TestCaseStatus::success(),
         };
-        Ok(())
+        match end.state {
+            State::Failed => status.set_message(message).set_description(clean(&details(&failure))),
+            State::Skipped => status.set_message(message),
+            State::Suspended => status.set_message(format!("put down before its end; {}", when_run_again(end))),
+            _ => &mut status,
+        };
+        let mut case = TestCase::new(clean(&end.stage), status);
+        case.set_classname(clean(&self.pipeline));
+        // What a cached stage took, it took in another run.
+        if end.state == State::Cached {
+            case.set_time(Duration::ZERO).set_system_out("cached");
+        } else {
+            case.set_time(time(end.seconds));
+        }
+        case
     }
+}
+
+fn time(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
 /// Causes, hints and the end of the log.
@@ -111,7 +96,8 @@ impl Listener for Junit {
                 self.ends.push((**end).clone());
             }
             EventKind::RunFinished { seconds, .. } => {
-                if let Err(e) = self.xml(*seconds).and_then(|xml| std::fs::write(&self.file, xml)) {
+                let xml = self.report(*seconds).to_string().map_err(std::io::Error::other);
+                if let Err(e) = xml.and_then(|xml| std::fs::write(&self.file, xml)) {
                     // The run is worth more than its report.
                     let text = format!("warning: cannot write `{}`: {e}\n", self.file.display());
                     let _ = std::io::stderr().write_all(text.as_bytes());

@@ -1,28 +1,31 @@
-//! The class of this machine: what decides in which order sums are taken and with which instructions. On machines of one
-//! class a stage makes the same bytes; between classes only kinds that their manifest calls exact everywhere do.
+//! The machine class: whatever determines the order and the instructions of floating-point sums. On
+//! machines of one class a stage produces the same bytes; across classes only kinds do that their
+//! manifest declares exact everywhere.
 //!
-//! A GPU counts besides. An attempt goes on from what earlier ones left in `checkpoints/`, so each notes its machine in the
-//! work folder, and a record names those of all attempts that its result comes from. Bytes are owed to nobody if there are
-//! several: they depend on the step at which one took over.
+//! A GPU is part of it. An attempt resumes from the `checkpoints/` of earlier ones, so each attempt
+//! notes its machine in the work folder, and a record names the machines of all attempts that
+//! contributed. With several machines the bytes are not reproducible: they depend on the steps at
+//! which the machine changed.
 //!
-//! Knows nothing of stages.
+//! Does not know stages.
 
 use crate::files::disk::{self, Durability, write_file};
+use nix::unistd::{Uid, User};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What is said of a result that several machines had a part in.
+/// The machine of a result to which several contributed.
 pub const SEVERAL: &str = "several machines";
-/// Of a checkpoint that was left by a version which did not note where.
+/// The machine of a checkpoint from a version that did not record it.
 const UNKNOWN: &str = "an unknown machine";
-/// In a work folder: the machines of the attempts, one a line.
+/// In a work folder: the machines of the attempts, one per line.
 const MACHINES: &str = "machines.txt";
 
-/// What bytes depend on: the class, and the GPU where one was used. Nothing if nobody noted the class.
+/// What the bytes depend on: the class, and the GPU if one was used. Empty if the class is not
+/// recorded.
 pub fn of(class: &str, device: &str) -> String {
     match device.starts_with("cuda") && !class.is_empty() {
         true => format!("{class} with {device}"),
@@ -30,7 +33,8 @@ pub fn of(class: &str, device: &str) -> String {
     }
 }
 
-/// Notes in its work folder that an attempt begins on `machine`. Returns the other machines whose checkpoints it finds.
+/// Notes in the work folder that an attempt starts on `machine`. Returns the other machines whose
+/// checkpoints it finds.
 pub fn begin(work: &Path, machine: &str) -> io::Result<Vec<String>> {
     let file = work.join(MACHINES);
     let goes_on = disk::list(&work.join("checkpoints")).is_ok_and(|left| !left.is_empty());
@@ -47,7 +51,8 @@ pub fn begin(work: &Path, machine: &str) -> io::Result<Vec<String>> {
     Ok(all)
 }
 
-/// Instruction sets, cache sizes (kernels cut their blocks by them), and the C library, whose functions round their own way.
+/// Instruction sets, cache sizes (kernels choose their block sizes by them), and the C library,
+/// whose functions round differently.
 pub fn class() -> &'static str {
     static CLASS: OnceLock<String> = OnceLock::new();
     CLASS.get_or_init(|| {
@@ -70,23 +75,23 @@ pub fn class() -> &'static str {
     })
 }
 
-/// Who runs this program: the name of its user id, else what the environment says.
+/// The current user: the name of the user id in the system's name service, or else what the
+/// environment says.
 pub fn user() -> String {
-    let id = std::fs::metadata("/proc/self").map(|m| m.uid().to_string()).unwrap_or_default();
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let mut entries = passwd.lines().map(|l| l.split(':').collect::<Vec<_>>());
-    let named = entries.find(|e| e.get(2) == Some(&id.as_str())).map(|e| e[0].to_string());
-    named.or_else(|| std::env::var("USER").ok()).unwrap_or(id)
+    let id = Uid::effective();
+    let named = User::from_uid(id).ok().flatten().map(|user| user.name);
+    named.or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| id.to_string())
 }
 
-/// The name of this machine. Asked for once: every record has it.
+/// The name of this host. Read once, because every record has it.
 pub fn host() -> String {
     static HOST: OnceLock<String> = OnceLock::new();
     let read = || std::fs::read_to_string("/proc/sys/kernel/hostname");
     HOST.get_or_init(|| read().map_or_else(|_| "unknown".into(), |h| h.trim().into())).clone()
 }
 
-/// The model of the processor, or of the first GPU, as the kernel tells it. Recorded, not in any key.
+/// The model of the processor, or of the first GPU, as the kernel reports it. Recorded, not in any
+/// key.
 pub fn model(gpu: bool) -> Option<String> {
     static MODELS: [OnceLock<Option<String>>; 2] = [OnceLock::new(), OnceLock::new()];
     MODELS[usize::from(gpu)].get_or_init(|| read_model(gpu)).clone()
@@ -104,30 +109,20 @@ pub(crate) fn read_model(gpu: bool) -> Option<String> {
     field(std::fs::read_to_string(first.path().join("information")).ok()?, "Model")
 }
 
-/// Now, as `2026-01-31T12:00:00.000Z`: texts in this form sort by time.
+/// The current time as `2026-01-31T12:00:00.000Z`; such strings sort by time.
 pub fn utc_now() -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    utc(since.as_secs(), since.subsec_millis())
+    utc(SystemTime::now())
 }
 
-/// Seconds since 1970 in the Gregorian calendar. Years are counted from March, so that the leap day is a year's last.
-pub(crate) fn utc(seconds: u64, millis: u32) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days since 0000-03-01, in eras of 400 years.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let date = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = (year + era * 400 + u64::from(month >= 10), if month < 10 { month + 3 } else { month - 9 });
-    let (h, m, s) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{date:02}T{h:02}:{m:02}:{s:02}.{millis:03}Z")
+/// humantime formats no time before 1970, where a clock that was never set may stand.
+fn utc(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time.max(UNIX_EPOCH)).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn an_attempt_knows_the_machines_that_it_goes_on_from() {
@@ -153,11 +148,11 @@ mod tests {
     }
 
     #[test]
-    fn calendar() {
-        assert_eq!(utc(0, 0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(utc(951_782_399, 7), "2000-02-28T23:59:59.007Z");
-        assert_eq!(utc(951_782_400, 0), "2000-02-29T00:00:00.000Z");
-        assert_eq!(utc(1_798_761_599, 0), "2026-12-31T23:59:59.000Z");
-        assert_eq!(utc(4_107_542_400, 0), "2100-03-01T00:00:00.000Z");
+    fn times_have_one_form() {
+        let at = |millis: u64| utc(UNIX_EPOCH + Duration::from_millis(millis));
+        assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(at(951_782_399_007), "2000-02-28T23:59:59.007Z");
+        assert_eq!(at(951_782_400_000), "2000-02-29T00:00:00.000Z");
+        assert_eq!(utc(UNIX_EPOCH - Duration::from_secs(1)), at(0));
     }
 }

@@ -1,20 +1,22 @@
 //! Pipelines, keys, cache, scheduling. Knows nothing of machine learning.
 //!
-//! The rooms, from the ground up; none imports one above it (`tests/layers.rs`):
+//! The modules, from the bottom up; none imports one above it (`tests/layers.rs`):
 //!
-//! - [`text`] and [`files`]: TOML with places, digests, durable writes. [`host`] is this machine, [`event`] what a run
-//!   tells.
-//! - [`kind`]: what a stage kind is. Manifests, parameters, what a running kind sees.
-//! - [`pipeline`]: from files to a graph in which every name, type, edge and value has been checked.
+//! - [`text`] and [`files`]: TOML with places, digests, durable writes. [`host`] describes this
+//!   machine,
+//!   [`event`] has the events of a run.
+//! - [`kind`]: stage kinds: manifests, parameters, the interface of a running stage.
+//! - [`pipeline`]: from files to a graph in which every name, type, edge and value has been
+//!   checked.
 //! - [`sweep`]: one pipeline, many trials, one graph. `load` reads a file as either.
-//! - [`cache`]: artifacts, the records of the actions that made them, and a remote behind both.
-//! - [`plan`]: what a key is made of, which stages are cached, and why the others are not.
-//! - [`exec`]: runs what is stale.
-//! - [`journal`]: what runs did: written, read, explained.
-//! - [`repro`]: whether results are still what they were.
+//! - [`cache`]: artifacts, the records of the actions that made them, and an optional remote.
+//! - [`plan`]: the ingredients of a key, which stages are cached, and why the others are not.
+//! - [`exec`]: runs stale stages.
+//! - [`journal`]: the history of runs: writing, reading, explaining it.
+//! - [`repro`]: compares results with earlier ones.
 //!
-//! `kind`, `pipeline` and `sweep` read; nothing runs there. `cache` to `exec` do; `journal` and `repro` look back, and nothing
-//! else needs them.
+//! `kind`, `pipeline` and `sweep` only read and check. `cache` to `exec` run things; `journal` and
+//! `repro` look back, and nothing else needs them.
 
 pub mod cache;
 pub mod event;

@@ -1,4 +1,4 @@
-//! From a file to a [`Pipeline`]: the one call that knows of both pipelines and sweeps.
+//! Loads a file as a [`Pipeline`]: the only place that knows both pipelines and sweeps.
 
 use crate::kind::Registry;
 use crate::pipeline::file::Spec;
@@ -9,7 +9,7 @@ use erw_base::error::Result;
 use std::path::Path;
 
 impl Pipeline {
-    /// Reads, resolves and checks a pipeline file. A `[sweep]` is checked too, but not expanded.
+    /// Reads, resolves and checks a pipeline file. A `[sweep]` is checked but not expanded.
     pub fn load(path: &Path, registry: Registry, overrides: &Overrides) -> Result<Self> {
         let spec = Spec::read(path, registry)?;
         sweep::check(&spec)?;

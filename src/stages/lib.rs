@@ -7,16 +7,15 @@ mod support;
 pub mod training;
 
 pub use evaluation::images::image_source::is_npz;
-pub use evaluation::images::inception_score::parts as inception_score_parts;
-pub use evaluation::images::metric::Metric;
 pub use support::files::NOTE_FILE;
 pub use training::trainer::CONFIG_FILE;
 
-/// How many images lie at a path that an evaluation can read; of statistics that were made here, of how many features are kept.
+/// How many images lie at a path that an evaluation can read; of statistics that were made here, of
+/// how many features are kept.
 pub fn count_images(path: &std::path::Path) -> erw_base::error::Result<u64> {
     match evaluation::images::side::Statistics::kept(path)? {
         Some(kept) => Ok(kept),
-        None => Ok(evaluation::images::image_source::ImageSource::of_path(path)?.len()),
+        None => Ok(evaluation::images::image_source::of_path(path)?.len()),
     }
 }
 

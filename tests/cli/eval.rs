@@ -618,7 +618,7 @@ fn features_that_cannot_be_compared_are_refused() {
     refused(
         &["cknna", "few.safetensors", "few.safetensors"],
         1,
-        "error: few.safetensors has 7 rows, too few for 10 neighbours of each\n\
+        "error: few.safetensors has 7 rows, too few for 10 neighbours per row\n\
          hint: there must be more samples than neighbours",
     );
     let bytes = Tensor::zeros((20, 3), DType::U8, &CPU).unwrap();
@@ -626,8 +626,8 @@ fn features_that_cannot_be_compared_are_refused() {
     refused(
         &["cka", "bytes.safetensors", "a.safetensors"],
         1,
-        "error: bytes.safetensors: `x` is u8 [20, 3], which are no features\n\
-         hint: features are floating-point numbers [n, d], or [n, tokens, d], which are averaged",
+        "error: bytes.safetensors: `x` is u8 [20, 3], not features\n\
+         hint: features are floating-point tensors [n, d], or [n, tokens, d], which are averaged over tokens",
     );
     refused(
         &["cka", "nothing.npy", "a.safetensors"],
@@ -788,11 +788,11 @@ fn files_of_other_types_are_named_by_type() {
     let files: [(&str, &[u8], &str); 9] = [
         ("a.tar", &tar, "it is a tar archive; unpack it first"),
         ("a.tar.gz", b"\x1f\x8b\x08\0", "it is a gzip file; unpack it first"),
-        ("a.png", &picture, "it is a picture"),
+        ("a.png", &picture, "it is an image"),
         ("a.csv", b"a,b\n1,2\n", "it is a text file"),
-        ("a.pkl", b"\x80\x04K\x01.", "it is a pickle of Python"),
-        ("a.parquet", b"PAR1....PAR1", "it is a table in Parquet"),
-        ("a.json", b"{}", "it is a text in JSON"),
+        ("a.pkl", b"\x80\x04K\x01.", "it is a Python pickle"),
+        ("a.parquet", b"PAR1....PAR1", "it is a Parquet table"),
+        ("a.json", b"{}", "it is JSON text"),
         ("empty.zip", b"", "it is empty"),
         ("a.bin", b"\0\x01\x02\x03", "it is of an unknown format"),
     ];
@@ -812,11 +812,11 @@ fn files_of_other_types_are_named_by_type() {
         ("f4.npy", "<f4", &[4, 8, 8, 3], "f4.npy is of type f4, not u1"),
         ("i8.npy", "<i8", &[1, 8, 8, 3], "i8.npy is of type i8, not u1"),
         ("bool.npy", "|b1", &[4, 8, 8, 3], "bool.npy is of type b1, not u1"),
-        ("object.npy", "|O", &[], "object.npy is an array of Python objects, which only Python can read"),
-        ("one.npy", "|u1", &[8, 8, 3], "has shape [8, 8, 3], not [N, H, W, 3]: it is one image"),
+        ("object.npy", "|O", &[], "object.npy is an array of Python objects, which is not supported"),
+        ("one.npy", "|u1", &[8, 8, 3], "has shape [8, 8, 3], not [N, H, W, 3]: it could be one image"),
         ("rgba.npy", "|u1", &[2, 8, 8, 4], "drops it"),
         ("rows.npy", "|u1", &[4, 192], "rows.npy has shape [4, 192], not [N, H, W, 3]"),
-        ("flat.npy", "|u1", &[4, 0, 8, 3], "images have pixels"),
+        ("flat.npy", "|u1", &[4, 0, 8, 3], "it has no pixels"),
     ];
     for (name, descr, shape, expected) in arrays {
         refused(name, &array(descr, false, shape, &zeros), expected);

@@ -49,7 +49,10 @@ fn an_existing_folder_is_replaced_only_with_force() {
     let space = two();
     space.write("out/mine", "precious");
     let said = export(&space, &["first", "out"]).expect(2);
-    assert_eq!(said.stderr, "error: `out` is there already\nhint: name another folder, or replace it with `--force`\n");
+    assert_eq!(
+        said.stderr,
+        "error: `out` already exists\nhint: choose another folder, or pass `--force` to replace it\n"
+    );
     assert_eq!(space.read("out/mine"), "precious");
     export(&space, &["first", "out", "--force"]).expect(0);
     assert!(!space.path("out/mine").exists() && space.read("out/a") == "1\n");
@@ -65,11 +68,11 @@ fn the_cache_and_the_current_folder_are_never_replaced() {
     let space = two();
     let here = space.path("");
     let cases = [
-        ("cache/v1/store", "it is inside of the cache folder"),
-        ("cache/new", "it is inside of the cache folder"),
-        ("cache", "it is inside of the cache folder"),
-        (here.to_str().unwrap(), "it holds the cache folder"),
-        ("new/../..", "it holds the cache folder"),
+        ("cache/v1/store", "it is inside the cache folder"),
+        ("cache/new", "it is inside the cache folder"),
+        ("cache", "it is inside the cache folder"),
+        (here.to_str().unwrap(), "it contains the cache folder"),
+        ("new/../..", "it contains the cache folder"),
     ];
     for (to, why) in cases {
         let said = export(&space, &["first", to, "--force"]).expect(2).stderr;
@@ -81,10 +84,10 @@ fn the_cache_and_the_current_folder_are_never_replaced() {
     let mut command =
         space.command(&["export", "p.toml", "first", "../work", "--force", "--cache-dir", "../elsewhere"]);
     let said = Said::from(command.current_dir(space.path("work")).finish()).expect(2).stderr;
-    assert!(said.contains("\ncause: it is or holds the current folder\n"), "{said}");
+    assert!(said.contains("\ncause: it is or contains the current folder\n"), "{said}");
     let said =
         space.erw(&["export", "work/p.toml", "first", "work", "--force", "--cache-dir", "elsewhere"]).expect(2).stderr;
-    assert!(said.contains("\ncause: it holds the pipeline\n"), "{said}");
+    assert!(said.contains("\ncause: it contains the pipeline\n"), "{said}");
     assert_eq!(space.read("work/p.toml"), TWO);
 }
 

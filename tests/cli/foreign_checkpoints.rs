@@ -186,7 +186,7 @@ fn averages_are_found_under_the_names_of_all_trainers() {
         assert_eq!(said.status, 0, "{what}: {}{}", said.stdout, said.stderr);
         assert_eq!((import.holds("ema"), import.holds("model")), (2.0, 1.0), "{what}: {}", said.stdout);
         assert!(
-            said.stdout.contains("is taken for ema.safetensors") && said.stdout.contains(" (averaged, "),
+            said.stdout.contains("average: ema.safetensors from ") && said.stdout.contains(" (averaged, "),
             "{what}: {}",
             said.stdout
         );
@@ -220,7 +220,7 @@ fn ambiguous_sets_are_listed_and_can_be_chosen() {
         (beside(vec![("slow", plain(&ema))]), "do not say which is the average", "slow", 2.0),
         (beside(vec![("ema", plain(&ema)), ("best", plain(&other))]), "do not say which is the average", "best", 3.0),
         (beside(vec![("net", plain(&ema))]), "several times", "net", 2.0),
-        (beside(shadow(list(&backwards))), "cannot be read as this network", "model", 1.0),
+        (beside(shadow(list(&backwards))), "cannot be read as a copy of this network", "model", 1.0),
         (
             dict([("model", plain(&sorted)), ("ema", dict([("shadow_params", list(&ema))]))]),
             "cannot be read",
@@ -237,7 +237,7 @@ fn ambiguous_sets_are_listed_and_can_be_chosen() {
     ] {
         let said = import.pickled(&value, &[]).expect(2);
         assert!(said.stderr.contains(words) && said.stderr.contains("it holds `"), "{words}: {}", said.stderr);
-        assert!(said.stderr.contains("hint: name the one to take for both"), "{}", said.stderr);
+        assert!(said.stderr.contains("hint: name the one to use for both"), "{}", said.stderr);
         assert!(!import.space.path("out").exists());
         if set == "state_dict" {
             // What is taken is named, but the other half of the dictionary has no place.
@@ -245,7 +245,7 @@ fn ambiguous_sets_are_listed_and_can_be_chosen() {
         }
         let said = import.pickled(&value, &["--set", set]).expect(0);
         assert_eq!((import.holds("ema"), import.holds("model")), (holds, holds), "{set}: {}", said.stdout);
-        assert!(said.stdout.contains(&format!("`{set}` is taken for both")), "{}", said.stdout);
+        assert!(said.stdout.contains(&format!("`{set}` is used for both")), "{}", said.stdout);
     }
     // A list alone has no names.
     let said = import.pickled(&dict([("ema", dict([("shadow_params", list(&ema))]))]), &[]).expect(2);
@@ -263,7 +263,7 @@ fn a_file_without_an_average_is_reported() {
     };
     told(dict([("model", plain(&model))]), "NO AVERAGE in the file: ema.safetensors holds `model` as it is");
     told(dict(named("net.", &model)), "NO AVERAGE in the file: ema.safetensors holds `net` as it is");
-    told(plain(&model), "average: nothing says whether the top level is averaged");
+    told(plain(&model), "average: the file does not say whether the top level is averaged");
     told(dict([("ema", plain(&model))]), "average: `ema` is the only copy");
     // The decay of an average and what an optimizer keeps are no networks.
     told(
@@ -347,7 +347,7 @@ fn prefixes_of_wrappers_are_removed_for_every_network() {
     params::save(&twice, &import.space.path("f.safetensors")).unwrap();
     let said = import.of("f.safetensors", &[]).expect(1);
     assert!(
-        said.stderr.contains("two tensors of the file are pos_embed: module.pos_embed and pos_embed"),
+        said.stderr.contains("two tensors of the file map to pos_embed: module.pos_embed and pos_embed"),
         "{}",
         said.stderr
     );
@@ -481,7 +481,7 @@ fn a_model_in_several_files_is_read_by_any_of_them() {
     let said = import.of("one", &[]).expect(1);
     assert!(said.stderr.contains("several models: `a.safetensors`, `b.safetensors`; name one"), "{}", said.stderr);
     fs::create_dir(import.space.path("none")).unwrap();
-    assert!(import.of("none", &[]).expect(1).stderr.contains("a folder without a file of weights"));
+    assert!(import.of("none", &[]).expect(1).stderr.contains("a folder without weights files"));
 }
 
 #[test]
@@ -500,17 +500,17 @@ fn missing_or_wrong_shards_are_named_before_reading() {
         import.space.write("m/model.safetensors.index.json", &index.to_string());
     };
     with(&|index| index["weight_map"]["pos_embed"] = json!("model-00003-of-00002.safetensors"));
-    refused("m", &["1 of the 3 files of the model is not there: `model-00003-of-00002.safetensors`"]);
+    refused("m", &["1 of the 3 files of the model is missing: `model-00003-of-00002.safetensors`"]);
     with(&|index| index["weight_map"]["no_such"] = json!("model-00001-of-00002.safetensors"));
-    refused("m", &["places tensor `no_such` in `model-00001-of-00002.safetensors`, which does not hold it"]);
+    refused("m", &["says that tensor `no_such` is in `model-00001-of-00002.safetensors`, but it is not"]);
     for bad in ["../f.safetensors", "/etc/passwd", "", "a/../../b", "..\\\\x"] {
         with(&|index| index["weight_map"]["pos_embed"] = json!(bad));
-        refused("m", &["places tensor `pos_embed` at", "which is no file beside it"]);
+        refused("m", &["says that tensor `pos_embed` is in", "which is not a file beside it"]);
     }
     with(&|index| index["weight_map"] = json!({}));
-    refused("m", &["names no tensors"]);
+    refused("m", &["is a JSON index without tensors"]);
     with(&|index| index["weight_map"] = json!([1]));
-    refused("m", &["is no index of a model in several files"]);
+    refused("m", &["is not a valid index of a model in several files"]);
     import.space.write("m/model.safetensors.index.json", "{\"weight_map\": {\"a\": \"x\", \"a\": \"y\"}}");
     refused("m", &["holds `a` twice"]);
     fs::remove_file(import.space.path("m/model.safetensors.index.json")).unwrap();
@@ -528,7 +528,7 @@ fn missing_or_wrong_shards_are_named_before_reading() {
     refused("m", &["`model-00002-of-00002.safetensors`: a truncated safetensors file"]);
     fs::remove_file(&second).unwrap();
     for file in ["m", "m/model-00001-of-00002.safetensors"] {
-        refused(file, &["1 of the 2 files of the model is not there: `model-00002-of-00002.safetensors`"]);
+        refused(file, &["1 of the 2 files of the model is missing: `model-00002-of-00002.safetensors`"]);
     }
 }
 
@@ -546,7 +546,8 @@ fn a_stage_takes_the_folder_of_a_model_in_several_files() {
         space.write("p.toml", &stage(&format!("source = \"{part}\"")));
         let said = space.erw(&["plan", "p.toml"]).expect(2);
         assert!(
-            said.stderr.contains("is a part of a model in several files") && said.stderr.contains("name their folder"),
+            said.stderr.contains("is one file of a model in several files")
+                && said.stderr.contains("name their folder"),
             "{}",
             said.stderr
         );
@@ -567,7 +568,7 @@ fn a_stage_takes_the_folder_of_a_model_in_several_files() {
     params::save(&twice, &second).unwrap();
     assert!(!space.plan(&[]).contains("the stage is cached"), "{}", space.plan(&[]));
     space.write("p.toml", &stage(&format!("source = \"m\", sha256 = \"{}\"", "0".repeat(64))));
-    assert!(space.run(&[]).expect(1).stderr.contains("is of one file"));
+    assert!(space.run(&[]).expect(1).stderr.contains("`sha256` needs a single file"));
 }
 
 #[test]
@@ -579,7 +580,7 @@ fn a_stage_logs_which_tensors_it_took() {
     let said = space.run(&[]).expect(0).stderr;
     for words in [
         "`f.pt` holds `model` (32 tensors), `model_ema` (averaged, 32 tensors)",
-        "average: `model_ema` is taken for ema.safetensors, `model` for model.safetensors",
+        "average: ema.safetensors from `model_ema`, model.safetensors from `model`",
         "time: that of REPA, where t = 1 is noise (assumed",
     ] {
         assert!(said.contains(words), "{words}: {said}");
@@ -589,7 +590,7 @@ fn a_stage_logs_which_tensors_it_took() {
     space.write("p.toml", &stage("source = \"f.pt\", convention = \"dit\""));
     assert!(space.erw(&["plan", "p.toml"]).expect(2).stderr.contains("`repa`"));
     space.write("p.toml", "[stages.w]\nkind = \"weights\"\nparams = { as = \"vae\", preset = \"sd-vae\", source = \"f.pt\", convention = \"sit\" }\n");
-    assert!(space.erw(&["plan", "p.toml"]).expect(2).stderr.contains("`convention` is of a `sit`"));
+    assert!(space.erw(&["plan", "p.toml"]).expect(2).stderr.contains("`convention` applies to `as = \"sit\"` only"));
 }
 
 #[test]
@@ -605,7 +606,7 @@ fn unreadable_entries_matter_only_if_they_are_needed() {
     ];
     let said = import.pickled(&with(more), &[]).expect(0);
     assert!(
-        said.stdout.contains("left out  freqs_cis: is of `torch.ComplexFloatStorage`, which is not read here"),
+        said.stdout.contains("left out  freqs_cis: is of `torch.ComplexFloatStorage`, which is not supported"),
         "{}",
         said.stdout
     );
@@ -641,7 +642,7 @@ fn unreadable_entries_matter_only_if_they_are_needed() {
     fs::write(&path, parts.concat()).unwrap();
     let said = import.of("f.safetensors", &[]).expect(0);
     assert!(
-        said.stdout.contains("left out  scale_F8_E5M2: has type F8_E5M2, which is not read here"),
+        said.stdout.contains("left out  scale_F8_E5M2: has type F8_E5M2, which is not supported"),
         "{}",
         said.stdout
     );
@@ -666,7 +667,7 @@ fn the_time_convention_of_a_sit_is_reported_and_converted() {
     let sit = [("model", "SiT-XL/2"), ("path_type", "Linear"), ("prediction", "velocity")];
     let said = import.pickled(&with(&sit), &[]).expect(0);
     assert!(
-        said.stdout.contains("time: that of the original SiT, where t = 1 is data; turned into ours"),
+        said.stdout.contains("time: that of the original SiT, where t = 1 is data; converted to ours"),
         "{}",
         said.stdout
     );
@@ -698,7 +699,7 @@ fn the_time_convention_of_a_sit_is_reported_and_converted() {
     let said = import.pickled(&plain(&doubled), &[]).expect(1);
     assert!(said.stderr.contains("(learn_sigma)") && said.stderr.contains("--convention sit"), "{}", said.stderr);
     let said = import.pickled(&plain(&doubled), &["--convention", "sit"]).expect(0);
-    assert!(said.stdout.contains("outputs: the first half of the channels"), "{}", said.stdout);
+    assert!(said.stdout.contains("outputs: only the first half of the channels"), "{}", said.stdout);
     taken(&turned);
     assert!(
         import

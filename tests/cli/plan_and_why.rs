@@ -128,9 +128,9 @@ fn a_plan_says_whether_a_failed_stage_resumes() {
     space.run(&["--keep-going"]).expect(1);
     let plan = space.plan(&[]);
     let below = |stage: &str| plan.lines().skip_while(|l| !l.starts_with(stage)).nth(1).unwrap_or_default().trim();
-    assert_eq!(below("keeps"), "goes on from what it kept", "{plan}");
-    assert_eq!(below("loses"), "starts again: no checkpoint yet", "{plan}");
-    assert_eq!(why(&space, "loses"), "loses would run\n  never ran\n  starts again: no checkpoint yet\n");
+    assert_eq!(below("keeps"), "resumes from its checkpoints", "{plan}");
+    assert_eq!(below("loses"), "starts over: no checkpoint yet", "{plan}");
+    assert_eq!(why(&space, "loses"), "loses would run\n  never ran\n  starts over: no checkpoint yet\n");
     let json = space.erw(&["plan", "p.toml", "--format", "json"]).expect(0).stdout;
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["stages"][0]["left"]["unnoted"], &json["stages"][2]["left"]), (&true.into(), &Value::Null));
@@ -289,8 +289,8 @@ fn why_reports_each_change_once() {
     space.run(&[]).expect(0);
     let said = why(&space, "a39");
     assert!(said.lines().count() < 300, "{}", said.lines().count());
-    assert!(said.contains("  as told above\n"), "{said}");
-    assert!(said.contains("and so on: `erw why` of that stage tells more"), "{said}");
+    assert!(said.contains("  as above\n"), "{said}");
+    assert!(said.contains("run `erw why` on that stage to go further"), "{said}");
     let json = space.erw(&["why", "p.toml", "a39", "--json"]).expect(0).stdout;
     serde_json::from_str::<Value>(&json).unwrap();
     // Less deep, down to what was changed.

@@ -94,7 +94,7 @@ fn metrics_by_step_are_a_table() {
     let done = command(&space, "cache", &[&short[..], &["--set", "train.tensorboard=curves"]].concat()).finish();
     assert!(done.status.success());
     let told = String::from_utf8(done.stdout).unwrap();
-    let log = format!("to look on: tensorboard --logdir {}", space.path("curves").display());
+    let log = format!("to watch: tensorboard --logdir {}", space.path("curves").display());
     assert!(told.lines().any(|l| serde_json::from_str::<Value>(l).unwrap()["text"] == log.as_str()), "{told}");
     let csv = table(&["train", "--format", "csv"], 0).stdout;
     let rows: Vec<Vec<&str>> = csv.lines().map(|l| l.split(',').collect()).collect();

@@ -126,7 +126,7 @@ fn other_encodings_are_named() {
     }
     fs::write(space.path("p.toml"), b"name = \"p\"\n# caf\xe9\n").unwrap();
     let said = space.plan_fails();
-    assert!(said.contains("line 2 is no UTF-8: it holds the byte 0xE9"), "{said}");
+    assert!(said.contains("line 2 is not UTF-8: it contains the byte 0xE9"), "{said}");
 }
 
 #[test]
@@ -171,9 +171,9 @@ fn an_output_without_results_says_why() {
     let cases = [
         ("", "it is empty"),
         ("{\"acc\": 1,}", "it is not JSON: trailing comma at line 1 column 11"),
-        ("{\"d\": {\"x\": 1}}", "`d` is an object: only numbers at the top are results"),
-        ("[1, 2]", "it is a list, and not an object of numbers by name"),
-        ("{\"a\": 1}\n{\"a\": 2}\n", "it holds 2 JSON values, one a line, and not one object"),
+        ("{\"d\": {\"x\": 1}}", "`d` is an object: only top-level numbers are results"),
+        ("[1, 2]", "it is a list, not an object of named numbers"),
+        ("{\"a\": 1}\n{\"a\": 2}\n", "it has 2 JSON values, one per line, instead of one object"),
     ];
     for (text, why) in cases {
         let space = measured(text);
@@ -190,8 +190,8 @@ fn an_output_without_results_says_why() {
     }
     let space = measured("\u{feff}{\r\n\"acc\": 1, \"loss\": NaN, \"far\": 1e400, \"acc\": 2}");
     let said = space.run(&[]).expect(0).stderr;
-    let what = "output `m` gives results, but not of all that is in it: `acc` is stated more than once, of which the last \
-                counts; `loss` is NaN, which is no finite number; `far` is 1e400, which is no finite number";
+    let what = "output `m` has entries that are not results: duplicate `acc`: the last one counts; `loss` is NaN, \
+                which is not finite; `far` is 1e400, which is not finite";
     assert!(said.contains(what), "{said}");
     assert!(space.erw(&["metrics", "p.toml", "--format", "csv"]).expect(0).stdout.contains("a,acc,2,cached\n"));
 }
@@ -323,7 +323,7 @@ fn a_deleted_current_folder_is_an_error() {
         [format!("plan {}", file.display()), format!("plan {} --cache-dir cache", file.display()), "plan p.toml".into()]
     {
         let said = from_nowhere(&args).expect(2).stderr;
-        assert!(said.contains("the current folder is no longer there"), "{said}");
+        assert!(said.contains("the current folder no longer exists"), "{said}");
     }
     from_nowhere(&format!("plan {} --cache-dir {}", file.display(), space.path("cache").display())).expect(0);
 }

@@ -8,7 +8,7 @@ use erw::ml::models::encoder::config::EncoderConfig;
 use erw::ml::models::encoder::{Embedder, Encoder, adopt};
 use erw::ml::models::feature_network::FeatureNetwork;
 use erw::ml::models::feature_network::mode::Mode;
-use erw::ml::models::feature_network::open::{open_feature_network, open_feature_network_with};
+use erw::ml::models::feature_network::open::open_feature_network;
 use erw::ml::models::vit::VitConfig;
 use erw::ml::nn::params;
 use erw::ml::nn::params::{ParamSet, Tensors};
@@ -103,7 +103,7 @@ fn clip_projection_is_kept_whole_or_dropped() -> Result<()> {
     let error = told(Embedder::new(Encoder::new(&config, without.tensors, &CPU)?));
     assert_eq!(
         error,
-        "CLIP without `ln_post` and `proj`, which make the embedding; make the encoder anew from a file with both"
+        "this CLIP lacks `ln_post` and `proj`, which compute the embedding; import the encoder from a file that has both"
     );
 
     let mut wide = adopted.tensors;
@@ -131,18 +131,18 @@ fn any_encoder_is_a_feature_network() -> Result<()> {
     let mean = artifact("mean", VitConfig { class_token: false, ..vit })?;
     let images = Tensor::arange(0u8, 192, &CPU)?.reshape((1, 3, 8, 8))?;
     for (dir, vector) in [(&class, "class token after the last norm"), (&mean, "mean of patch tokens")] {
-        let net = open_feature_network(dir, &CPU)?;
+        let net = open_feature_network(dir, None, &CPU)?;
         assert_eq!((net.name(), net.dim()), ("encoder", 12));
         assert_eq!(net.preparation(), format!("antialiased bicubic to 16 as Pillow in 8 bits; {vector}"));
         assert_eq!(net.features(&images)?.dims(), [1, 12]);
     }
-    let error = told(open_feature_network_with(&class, Some(Mode::CleanFid), &CPU));
-    let wanted = "is an encoder, which takes images in one way; only Inception has modes";
+    let error = told(open_feature_network(&class, Some(Mode::CleanFid), &CPU));
+    let wanted = "is an encoder, which prepares images in one way; only Inception has modes";
     assert_eq!(error, format!("{} {wanted}", class.display()));
-    let net = open_feature_network(&class, &CPU)?;
+    let net = open_feature_network(&class, None, &CPU)?;
     for shape in [&[0, 3, 8, 8][..], &[1, 3, 0, 8], &[1, 1, 8, 8], &[3, 8, 8]] {
         let error = told(net.features(&Tensor::zeros(shape, DType::U8, &CPU)?));
-        assert!(error.starts_with("an encoder takes u8 images [n, 3, H, W], got"), "{error}");
+        assert!(error.starts_with("an encoder needs u8 images [n, 3, H, W], got"), "{error}");
     }
     Ok(())
 }

@@ -306,7 +306,7 @@ fn the_position_table_of_the_file_is_kept() -> Result<()> {
     // What is not a table is told.
     file.insert("pos_embed".into(), zeros(&[1, 12, 48]));
     let text = Encoder::new(&config, file, &CPU).unwrap_err().to_string();
-    assert!(text.contains("of another shape: pos_embed [1, 12, 48]"), "{text}");
+    assert!(text.contains("of another shape: pos_embed is [1, 12, 48]"), "{text}");
     Ok(())
 }
 
@@ -322,7 +322,10 @@ fn encoders_refuse_weights_of_another_model() -> Result<()> {
     let text = error(VitConfig { depth: 1, ..whole.vit.clone() }, own.clone());
     assert!(text.contains("14 not in the network: blocks.1.attn.proj.bias"), "{text}");
     let text = error(VitConfig { dim: 96, heads: 6, ..whole.vit.clone() }, own.clone());
-    assert!(text.contains("of another shape: blocks.0.attn.proj.bias [48], network [96]"), "{text}");
+    assert!(
+        text.contains("of another shape: blocks.0.attn.proj.bias is [48] in the file, [96] in the network"),
+        "{text}"
+    );
     let text = error(VitConfig { mlp: Mlp::SwiGlu, ..whole.vit.clone() }, own.clone());
     assert!(text.contains("not in the file: blocks.0.mlp.w12.bias") && text.contains("not in the network"), "{text}");
     // Artifacts of earlier versions: the table of another grid, and the token of DINOv2's own
@@ -345,7 +348,7 @@ fn non_finite_numbers_are_named_with_their_tensor() -> Result<()> {
         let gamma = Tensor::full(value, shape.as_slice(), &CPU)?.to_dtype(dtype)?;
         tensors.insert("blocks.1.ls1.gamma".into(), gamma);
         let text = params::check_finite(&tensors).unwrap_err().to_string();
-        assert!(text.contains("tensor blocks.1.ls1.gamma: 48 of its 48 numbers are NaN or infinite"), "{text}");
+        assert!(text.contains("tensor blocks.1.ls1.gamma: 48 of its 48 values are NaN or infinite"), "{text}");
     }
     Ok(())
 }

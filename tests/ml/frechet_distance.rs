@@ -1,7 +1,7 @@
 //! The Fréchet distance and its statistics, against SciPy and the definition.
 
 use candle_core::{DType, Device, Result, Tensor};
-use erw::ml::metrics::frechet::{between, between_gaussians, few_samples, frechet_distance};
+use erw::ml::metrics::frechet::{between, between_gaussians, frechet_distance};
 use erw::ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL};
 use erw::ml::metrics::stats::Stats;
 use erw::ml::nn::params;
@@ -128,11 +128,6 @@ fn frechet_distance_of_few_samples_equals_that_without_covariances() -> Result<(
     let want = between_means + a.squared_norm_l2() + b.squared_norm_l2() - 2.0 * nuclear;
     let got = between(&stats_of(x, 40)?, &stats_of(y, 40)?)?;
     assert!((got / want - 1.0).abs() < 1e-11, "{got} {want}");
-    assert_eq!(
-        few_samples(40, 40).unwrap(),
-        "40 images for features of dimension 40: the covariance is singular, the bias large"
-    );
-    assert_eq!(few_samples(41, 40), None);
     Ok(())
 }
 
@@ -170,18 +165,12 @@ fn frechet_distance_does_not_depend_on_order_batches_or_threads() -> Result<()> 
 }
 
 #[test]
-fn statistics_are_stored_and_continued() -> Result<()> {
+fn statistics_of_batches_equal_numpy() -> Result<()> {
     let x = normals(3, 20, 5)?;
-    let (mut whole, mut first) = (Stats::new(5), Stats::new(5));
+    let mut whole = Stats::new(5);
     whole.push(&x.narrow(0, 0, 12)?)?;
-    first.push(&x.narrow(0, 0, 12)?)?;
-    let stored = first.tensors()?;
-    let mut continued = Stats::from_tensors(&stored)?;
-    for stats in [&mut whole, &mut continued] {
-        stats.push(&x.narrow(0, 12, 8)?)?;
-    }
-    assert_eq!((continued.count(), continued.mean()), (20, whole.mean()));
-    assert_eq!(continued.covariance()?, whole.covariance()?);
+    whole.push(&x.narrow(0, 12, 8)?)?;
+    assert_eq!(whole.count(), 20);
     // As numpy.cov: over n - 1.
     let covariance = whole.covariance()?;
     let centred = x.to_dtype(DType::F64)?.broadcast_sub(&x.to_dtype(DType::F64)?.mean_keepdim(0)?)?;
@@ -189,10 +178,6 @@ fn statistics_are_stored_and_continued() -> Result<()> {
     for (i, j) in (0..5).flat_map(|i| (0..5).map(move |j| (i, j))) {
         assert!((covariance[(i, j)] - want[i][j]).abs() < 1e-14, "({i}, {j})");
     }
-    let mut broken = stored;
-    broken.remove("mean");
-    let error = Stats::from_tensors(&broken).unwrap_err().to_string();
-    assert!(error.contains("statistics without `mean`"), "{error}");
     Ok(())
 }
 
@@ -210,7 +195,7 @@ fn statistics_refuse_invalid_features() -> Result<()> {
     let mut one = Stats::new(2);
     one.push(&Tensor::new(&[[0f32, 1.0]], &CPU)?)?;
     let text = between(&one, &s).unwrap_err().to_string();
-    assert!(text.starts_with("a covariance needs 2 samples, there are 1"), "{text}");
+    assert!(text.starts_with("a covariance needs at least 2 samples, got 1"), "{text}");
     Ok(())
 }
 
@@ -222,7 +207,7 @@ fn a_covariance_with_negative_eigenvalues_is_refused() -> Result<()> {
     let bad = gaussian([1.0, 2.0, 2.0, 1.0])?;
     for (a, b, which) in [(&bad, &good, "first"), (&good, &bad, "second")] {
         let text = between_gaussians(a, b).unwrap_err().to_string();
-        let expected = format!("the covariance of the {which} set has negative eigenvalues, so it is none");
+        let expected = format!("the covariance of the {which} set has negative eigenvalues, so it is not a covariance");
         assert_eq!(text.lines().next(), Some(expected.as_str()));
     }
     // Sums in f32 leave a little below 0.
@@ -245,15 +230,15 @@ fn published_statistics_are_checked() -> Result<()> {
         (mu.clone(), (vec![2, 2], vec![2.0, 1.0, 1.5, 3.0]), "not symmetric: entries (0, 1) and (1, 0)"),
         (mu.clone(), (vec![2, 2], vec![2.0, 1.0, f64::NAN, 3.0]), "entry (1, 0) of the covariance is not finite"),
         (mu.clone(), (vec![2, 2], vec![-2.0, 1.0, 1.0, 3.0]), "feature 0 a negative variance"),
-        (mu.clone(), (vec![2, 1], vec![2.0, 1.0]), "`mu` has 2 numbers, `sigma` 2 x 1"),
-        (mu.clone(), (vec![4], vec![0.0; 4]), "have shapes [2] and [4], not [d] and [d, d]"),
+        (mu.clone(), (vec![2, 1], vec![2.0, 1.0]), "`mu` has dimension 2, but `sigma` is 2 x 1"),
+        (mu.clone(), (vec![4], vec![0.0; 4]), "must have shapes [d] and [d, d], not [2] and [4]"),
         ((vec![2], vec![f64::INFINITY, 0.0]), (vec![2, 2], vec![0.0; 4]), "entry 0 of the mean is not finite"),
-        ((vec![0], vec![]), (vec![0, 0], vec![]), "do not belong together"),
+        ((vec![0], vec![]), (vec![0, 0], vec![]), "does not match a covariance of"),
     ] {
         let error = read(mu, sigma).unwrap_err().to_string();
         assert!(error.contains(expected) && error.contains("stats.npz"), "{error}");
     }
     let error = Gaussian::read(&path, SPATIAL).unwrap_err().to_string();
-    assert!(error.contains("no array `mu_s`, but mu, sigma"), "{error}");
+    assert!(error.contains("it has no array `mu_s`, but mu, sigma"), "{error}");
     Ok(())
 }

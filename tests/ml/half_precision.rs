@@ -15,8 +15,8 @@ use erw::ml::nn::precision::Precision;
 use erw::ml::rng;
 use erw::ml::rng::Purpose;
 use erw::ml::train::config::{FitConfig, StepLoss};
-use erw::ml::train::fit;
 use erw::ml::train::trained::{Fit, Trained};
+use erw::ml::train::{Hooks, fit};
 use tempfile::TempDir;
 
 const CPU: Device = Device::Cpu;
@@ -173,7 +173,7 @@ fn scaling(dir: &TempDir, steps: u64) -> FitConfig {
 fn train(cfg: &FitConfig, overflows: &[u64], stopper: &Stopper) -> Result<Option<Trained>> {
     let toy = toy(Precision::F16);
     let cfg = FitConfig { accumulate: 2, ..cfg.clone() };
-    let fit = fit(&toy.params, &cfg, stopper, &mut |step, micro| {
+    let fit = fit(&toy.params, &cfg, stopper, &mut Hooks::default(), &mut |step, micro| {
         let out = toy.loss(step, micro)?;
         Ok(if overflows.contains(&step) { StepLoss { loss: (out.loss * f64::INFINITY)?, ..out } } else { out })
     })?;
@@ -242,7 +242,7 @@ fn a_skipped_step_touches_neither_weights_nor_moments_nor_averages() {
             _ => assert_eq!(numbers(t), numbers(&after[name]), "{name}"),
         }
     }
-    let said = "step 2 is skipped: gradients overflow in f16; loss scale 65536 to 32768";
+    let said = "skipped step 2: gradients overflow in f16; loss scale 65536 to 32768";
     assert!(stopper.heard.borrow().iter().any(|h| h == said), "{:?}", stopper.heard);
 }
 

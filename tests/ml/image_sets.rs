@@ -72,7 +72,7 @@ type Meant<'a> = (&'a [&'a str], &'a str, Vec<(u8, i64)>);
 
 /// Greys and labels, in order.
 fn images(source: &Source) -> Vec<(u8, i64)> {
-    (0..source.len()).map(|i| (source.load(i, &AS_IS).unwrap().data[0], source.label(i))).collect()
+    (0..source.len()).map(|i| (source.load(i, &AS_IS).unwrap().0.data[0], source.label(i))).collect()
 }
 
 fn open(root: &Path) -> Result<Source> {
@@ -131,7 +131,7 @@ fn a_hidden_folder_is_read_when_named() {
     assert_eq!((images(&part), part.classes().len()), (vec![(0, 0), (1, 1)], 2));
     assert!(part.place(1).ends_with("x.zip!.data/dog/1.png"));
     let said = error(Source::open(&zip, Some("b"), None)).message;
-    assert!(said.ends_with("x.zip holds no folder `b`; at the top are .data, a"), "{said}");
+    assert!(said.ends_with("x.zip holds no folder `b`; its top-level folders are .data, a"), "{said}");
 }
 
 /// Somebody wrote each of its names down.
@@ -235,9 +235,9 @@ fn a_layout_that_loses_labels_is_refused_with_a_suggestion() {
         assert_eq!(Source::pictures(&zip).unwrap().len(), Source::pictures(&root).unwrap().len());
     }
     let said = error(open(&folder(&dir.path().join("n"), &["00000/img00000001.png", "00001/img00001000.png"])));
-    assert!(said.message.contains("look like pieces of a numbered set") && said.causes[0].contains("dataset.json"));
+    assert!(said.message.contains("look like chunks of a numbered set") && said.causes[0].contains("dataset.json"));
     let said = error(open(&folder(&dir.path().join("w"), &[r"cat\0.png", r"dog\1.png"])));
-    assert!(said.message.contains(r"`cat\0.png` is a file with a backslash in its name"), "{said:?}");
+    assert!(said.message.contains(r"the file name `cat\0.png` contains a backslash"), "{said:?}");
     let notes = Source::pictures(&dir.path().join("5")).unwrap().notes().join("");
     assert!(notes.ends_with("look like parts of a data set, not like classes; all of them are taken"), "{notes}");
 }
@@ -307,24 +307,24 @@ fn a_folder_without_images_says_what_it_holds() {
     };
     assert_eq!(instead(&["a/0.avif", "a/1.avif", "b.txt", ".x"]), ", but 2 .avif, 1 .txt, 1 hidden");
     let said = instead(&["shard-000000.tar"]);
-    assert_eq!(said, ", but 1 .tar; a tar archive, as WebDataset has them, is to be unpacked first");
+    assert_eq!(said, ", but 1 .tar; unpack tar archives (WebDataset) first");
     let said = instead(&["data/train-00000-of-00001.parquet"]);
-    assert!(said.contains("as data sets of Hugging Face have them"), "{said}");
+    assert!(said.contains("export tables (Hugging Face data sets) to image files first"), "{said}");
     let said = instead(&["a/00000000", "a/00000001"]);
-    assert_eq!(said, ", but 2 without extension; a file is told to be an image by what its name ends with");
+    assert_eq!(said, ", but 2 without extension; images are recognised by their file extensions");
     let picture = png(0);
     let files: [(&str, &[u8], &str); 6] = [
         ("a.tar.gz", b"\x1f\x8b\x08", "it is a gzip file; unpack it first"),
-        ("a.parquet", b"PAR1....", "it is a table in Parquet"),
-        ("a.png", &picture, "it is a picture"),
+        ("a.parquet", b"PAR1....", "it is a Parquet table"),
+        ("a.png", &picture, "it is an image"),
         ("a.csv", b"a,b\n1,2\n", "it is a text file"),
-        ("a.pkl", b"\x80\x04K\x01.", "it is a pickle of Python"),
+        ("a.pkl", b"\x80\x04K\x01.", "it is a Python pickle"),
         ("a.bin", &[0, 1, 2, 0xff], "it is of an unknown format"),
     ];
     for (name, bytes, expected) in files {
         write(&dir.path().join(name), bytes);
         let said = error(open(&dir.path().join(name))).message;
-        assert!(said.contains("neither a folder nor a ZIP") && said.ends_with(expected), "{name}: {said}");
+        assert!(said.contains("not a folder, a ZIP file or an IDX") && said.ends_with(expected), "{name}: {said}");
     }
 }
 
@@ -360,16 +360,13 @@ fn the_images_stage_suggests_a_folder_that_it_then_takes() {
         bench.run(name, &stages::data::images::KIND, &[], given)
     };
     let said = run("auto", &source, json!({})).unwrap_err();
-    let text = "its folder `pets` is around what look like the classes, `cat`, `dog`";
+    let text = "its folder `pets` contains what look like the classes, `cat`, `dog`";
     assert_eq!(said.message, format!("{}: {text}", source.display()));
-    assert_eq!(
-        said.hints[0],
-        format!("`source = \"{}\"` takes the images in that folder", source.join("pets").display())
-    );
-    assert!(said.hints[1].starts_with("`classes = \"one\"` takes all images as one class"), "{said:?}");
+    assert_eq!(said.hints[0], format!("set `source = \"{}\"` to use that folder", source.join("pets").display()));
+    assert!(said.hints[1].starts_with("set `classes = \"one\"` to put all images in one class"), "{said:?}");
     let classes = |out: PathBuf| Packed::open(&out).unwrap().meta()["classes"].clone();
     assert_eq!(classes(run("meant", &source.join("pets"), json!({})).unwrap()), json!(["cat", "dog"]));
-    assert!(bench.said("meant").contains("no class of `bird`, where there are no images"), "{}", bench.said("meant"));
+    assert!(bench.said("meant").contains("`bird` hold no images, so they are not classes"), "{}", bench.said("meant"));
     assert_eq!(classes(run("folders", &source, json!({"classes": "folders"})).unwrap()), json!(["pets"]));
     assert_eq!(classes(run("one", &source, json!({"classes": "one"})).unwrap()), json!([""]));
 }

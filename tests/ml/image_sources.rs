@@ -99,7 +99,7 @@ fn open(root: &Path) -> Result<Source> {
 /// Number and label of every image, in order.
 fn contents(source: &Source) -> Vec<(u8, i64)> {
     let number = |i: usize| {
-        let image = source.load(i, &AS_IS).unwrap();
+        let image = source.load(i, &AS_IS).unwrap().0;
         assert_eq!(image, picture(image.data[0]));
         image.data[0]
     };
@@ -158,7 +158,7 @@ fn sources_that_are_not_image_sets_are_errors() -> Result<()> {
     assert!(error(open(root)).contains("holds no images"));
     fs::write(root.join("readme.md"), "x")?;
     assert!(error(open(root)).contains("but 1 .md"));
-    assert!(error(open(&root.join("readme.md"))).contains("neither a folder nor a ZIP"));
+    assert!(error(open(&root.join("readme.md"))).contains("not a folder, a ZIP file or an IDX"));
     assert!(error(open(&root.join("nowhere"))).contains("nowhere"));
     let both = folder(&dir, &[("cats/0.png", png(0)), ("0.png", png(1))]);
     assert!(error(open(&both)).contains("both directly and in folders"));
@@ -196,8 +196,8 @@ fn a_label_list_that_does_not_fit_its_files_is_refused() -> Result<()> {
     let mut absent = list();
     absent[0][0] = json!("00000/img00000009.png");
     let cases = [
-        (absent, "names 1 file that are not there: 00000/img00000009.png"),
-        (json!([["00000/img00000000.png", 5]]), "gives no label to 2 files: 00000/img00000001.png, 00001/img"),
+        (absent, "lists missing files (1 file): 00000/img00000009.png"),
+        (json!([["00000/img00000000.png", 5]]), "has no label for 2 files: 00000/img00000001.png, 00001/img"),
         (label(json!(-1)), "label -1 of `00000/img00000000.png`"),
         (label(json!(1.5)), "label 1.5 of"),
         (label(json!("x")), "label \"x\" of"),
@@ -206,7 +206,7 @@ fn a_label_list_that_does_not_fit_its_files_is_refused() -> Result<()> {
         (json!([["a.png", 1], ["a.png", 1]]), "`a.png` is listed twice"),
         (json!([["../a.png", 1]]), "`../a.png` leads out"),
         (json!([["/etc/a.png", 1]]), "`/etc/a.png` leads out"),
-        (json!([["a.png"]]), "`[\"a.png\"]` is no pair"),
+        (json!([["a.png"]]), "`[\"a.png\"]` is not a pair"),
         (json!(7), "no list `labels`"),
     ];
     for (labels, expected) in cases {
@@ -293,7 +293,7 @@ fn idx_pairs_are_found_by_name_and_padded() -> Result<()> {
     let check = |source: Source| -> Result<()> {
         assert_eq!(source.classes(), ["0", "1", "2"]);
         assert_eq!((0..3).map(|i| source.label(i)).collect::<Vec<_>>(), [2, 0, 1]);
-        let image = source.load(1, &how)?;
+        let image = source.load(1, &how)?.0;
         let grey: Vec<u8> = image
             .data
             .chunks(3)
@@ -310,14 +310,14 @@ fn idx_pairs_are_found_by_name_and_padded() -> Result<()> {
     // The file itself, its labels named because nothing else is looked at.
     let (file, its) = (root.join("train-images-idx3-ubyte"), root.join("train-labels-idx1-ubyte.gz"));
     check(Source::open(&file, None, Some(&its))?)?;
-    assert!(error(open(&file)).contains("without labels"));
-    assert!(error(Source::open(root, Some("t10k"), None)).contains("no IDX files of the part `t10k`; parts: train"));
+    assert!(error(open(&file)).contains("give its label file"));
+    assert!(error(Source::open(root, Some("t10k"), None)).contains("no IDX files of part `t10k`; its parts are train"));
     assert!(error(Source::open(&file, Some("train"), Some(&its))).contains("no `part`"));
 
     fs::write(root.join("t10k-images-idx3-ubyte.gz"), gzipped(&images))?;
-    assert!(error(Source::open(root, Some("t10k"), None)).contains("t10k-labels-idx1-ubyte[.gz], are not there"));
+    assert!(error(Source::open(root, Some("t10k"), None)).contains("t10k-labels-idx1-ubyte[.gz] is missing"));
     fs::write(root.join("t10k-labels-idx1-ubyte"), &labels)?;
-    assert!(error(open(root)).contains("say which with `part`: t10k, train"));
+    assert!(error(open(root)).contains("choose one with `part`: t10k, train"));
     check(Source::open(root, Some("t10k"), None)?)?;
     let tree = folder(&dir, &tree());
     assert!(error(Source::open(&tree, Some("train"), None)).contains("which has no `part`"));
@@ -331,8 +331,8 @@ fn damaged_idx_files_are_named() -> Result<()> {
     let [images, labels] = three();
     let huge = [idx(&[u32::MAX, u32::MAX, u32::MAX], &[1, 2]), labels.clone()];
     let cases: Vec<([Vec<u8>; 2], &str)> = vec![
-        ([images[..20].to_vec(), labels.clone()], "cut short: 4 of 18 bytes"),
-        ([[&images[..], &[0]].concat(), labels.clone()], "19 bytes of data do not fit"),
+        ([images[..20].to_vec(), labels.clone()], "truncated: it has 4 of the 18 bytes"),
+        ([[&images[..], &[0]].concat(), labels.clone()], "19 bytes do not match"),
         ([images[..10].to_vec(), labels.clone()], "not an IDX file of images"),
         ([labels.clone(), labels.clone()], "not an IDX file of images"),
         ([images.clone(), images.clone()], "not an IDX file of labels"),
@@ -358,7 +358,7 @@ fn damaged_idx_files_are_named() -> Result<()> {
     let gz = gzipped(&images);
     fs::write(root.join("train-images-idx3-ubyte.gz"), &gz[..gz.len() - 12])?;
     fs::write(root.join("train-labels-idx1-ubyte"), &labels)?;
-    assert!(error(open(&root)).contains("train-images-idx3-ubyte.gz: cut short"));
+    assert!(error(open(&root)).contains("train-images-idx3-ubyte.gz: truncated"));
     Ok(())
 }
 
@@ -371,7 +371,7 @@ fn a_part_and_the_first_of_each_class_can_be_taken() -> Result<()> {
     let taken = |split: Split, limit: usize| -> Result<Vec<u8>> {
         let source = open(dir.path())?.split(split, 5).limit(limit);
         let how = Preparation { size: 1, ..AS_IS };
-        (0..source.len()).map(|i| Ok(source.load(i, &how)?.data[0])).collect()
+        (0..source.len()).map(|i| Ok(source.load(i, &how)?.0.data[0])).collect()
     };
     assert_eq!(taken(Split::Holdout, 9)?, [8, 9, 18, 19]);
     assert_eq!(taken(Split::Train, 5)?, [0, 1, 2, 3, 4, 5, 6, 7, 10, 11]);
@@ -398,7 +398,7 @@ fn every_format_is_read_as_pillow_reads_it() -> Result<()> {
             Some(file) => (file, Orientation::Apply),
             None => (name.as_str(), Orientation::Ignore),
         };
-        let image = decode(&fs::read(fixtures().join(file))?, orientation)?;
+        let image = decode(&fs::read(fixtures().join(file))?, orientation)?.0;
         assert_eq!(off(&image, pixels)?, Some(0), "{name}");
     }
     assert_eq!(golden.len(), 39);
@@ -422,7 +422,7 @@ fn unusual_files_are_read_as_pillow_reads_them() -> Result<()> {
     let (mut beyond, files) = (vec![], odd_files(""));
     for (name, bytes) in &files {
         let read = decode(bytes, Orientation::Ignore);
-        match read.map(|image| off(&image, &golden[&format!("pixels/{name}")])) {
+        match read.map(|(image, _)| off(&image, &golden[&format!("pixels/{name}")])) {
             Ok(Ok(Some(0))) => {}
             other => beyond.push(format!("{name}: {other:?}")),
         }
@@ -453,7 +453,7 @@ fn formats_are_detected_by_contents_and_16_bit_grey_is_scaled() -> Result<()> {
     let mut deep = Cursor::new(vec![]);
     let grey = Grey16::from_pixel(2, 2, image::Luma([0x8080]));
     grey.write_to(&mut deep, image::ImageFormat::Png).map_err(candle_core::Error::wrap)?;
-    assert_eq!(decode(deep.get_ref(), Orientation::Ignore)?, Rgb::filled(2, 2, [0x80; 3]));
+    assert_eq!(decode(deep.get_ref(), Orientation::Ignore)?.0, Rgb::filled(2, 2, [0x80; 3]));
     Ok(())
 }
 
@@ -524,7 +524,7 @@ fn images_without_pixels_or_with_too_many_are_refused_by_their_headers() -> Resu
         assert!(text.contains("more than") || text.contains("imit") || text.contains("too large"), "{text}");
     }
     let thin = Rgb::filled(1, 100_000, [0; 3]);
-    assert!(error(Transform::CenterCropDhariwal.apply(&thin, 256)).contains("too long and thin"));
+    assert!(error(Transform::CenterCropDhariwal.apply(&thin, 256)).contains("too elongated"));
     assert!(error(Transform::Pad.apply(&thin, 256)).contains("do not fit"));
     Ok(())
 }
@@ -560,7 +560,7 @@ fn image_files() -> Vec<Vec<u8>> {
 proptest! {
     #[test]
     fn random_image_files_do_not_panic(bytes in mutated(image_files())) {
-        if let Ok(image) = decode(&bytes, Orientation::Apply) {
+        if let Ok((image, _)) = decode(&bytes, Orientation::Apply) {
             prop_assert_eq!(image.data.len(), image.height * image.width * 3);
         }
     }

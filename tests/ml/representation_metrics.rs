@@ -127,10 +127,16 @@ fn representations_that_cannot_be_compared_are_refused() -> Result<()> {
     let a = normals(1, 20, 4)?;
     let how = |k| protocol(&AlignmentMetric::ALL, k);
     let error = |a: &Tensor, b: &Tensor, k| message(alignment(a, b, &how(k)));
-    assert_eq!(error(&a, &a.narrow(0, 0, 19)?, 3), "representations of 20 and 19 samples cannot be compared");
-    assert_eq!(error(&a, &a, 20), "20 samples and 20 neighbours of each: there must be more samples than neighbours");
+    assert_eq!(error(&a, &a.narrow(0, 0, 19)?, 3), "cannot compare representations of 20 and 19 samples");
+    assert_eq!(
+        error(&a, &a, 20),
+        "20 samples are too few for 20 neighbours each: there must be more samples than neighbours"
+    );
     let one = a.narrow(0, 0, 1)?;
-    assert_eq!(error(&one, &one, 1), "1 samples and 1 neighbours of each: there must be more samples than neighbours");
+    assert_eq!(
+        error(&one, &one, 1),
+        "1 samples are too few for 1 neighbours each: there must be more samples than neighbours"
+    );
     let three = a.narrow(0, 0, 3)?;
     assert_eq!(error(&three, &three, 1), "CKNNA of 3 samples: needs 4");
     let bad = Tensor::cat(&[&a.narrow(0, 0, 7)?, &Tensor::new(&[[0f32, 1.0, f32::NAN, 0.0]], &CPU)?], 0)?;
@@ -210,13 +216,13 @@ fn a_linear_probe_refuses_bad_inputs() -> Result<()> {
     let x = normals(1, 10, 3)?;
     let how = Fitting { l2: 1e-3, tolerance: 1e-6, max_steps: 100 };
     let error = |x: &Tensor, labels: &[i64]| message(LinearProbe::fit(x, labels, 2, &how));
-    assert_eq!(error(&x, &[0; 9]), "a linear probe of 10 samples with 9 labels");
+    assert_eq!(error(&x, &[0; 9]), "a linear probe needs one label per sample, got 10 samples and 9 labels");
     assert_eq!(error(&x, &[0, 1, 2, 0, 0, 0, 0, 0, 0, 0]), "label 2 is not one of 2 classes");
     assert_eq!(error(&(&x / 0.0)?, &[0; 10]), "feature 0 of sample 0 is not finite");
     let probe = LinearProbe::fit(&x, &[0, 1, 0, 1, 0, 1, 0, 1, 0, 1], 2, &how)?;
     assert_eq!(
         message(probe.accuracy(&x.narrow(1, 0, 2)?, &[0; 10])),
-        "10 samples of 2 features with 10 labels given to a probe of 3 features"
+        "10 samples of dimension 2 with 10 labels do not match a probe of dimension 3"
     );
     // One class, and features that never change: nothing to learn, nothing that fails.
     let flat = Tensor::full(0.7f32, (10, 3), &CPU)?;

@@ -7,14 +7,14 @@ use erw::ml::diffusion::interpolant::{Path, TimeDistribution};
 use erw::ml::diffusion::loss;
 use erw::ml::models::sit::{SiT, SiTConfig};
 use erw::ml::nn::params::{ParamSet, Tensors};
+use erw::ml::observer::{Observer, Silent};
 use erw::ml::rng;
 use erw::ml::rng::Purpose;
 use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::observer::{Observer, Silent};
 use erw::ml::train::trained::{Fit, Trained};
-use erw::ml::train::{CheckpointRetention, batch_indices, fit};
+use erw::ml::train::{CheckpointRetention, Hooks, batch_indices, fit};
 use std::cell::{Cell, RefCell};
 use tempfile::TempDir;
 
@@ -82,7 +82,7 @@ impl Toy {
 
     pub fn fit(&self, cfg: &FitConfig, obs: &dyn Observer) -> Result<Fit> {
         let cfg = FitConfig { accumulate: self.accumulate, ..cfg.clone() };
-        fit(&self.params, &cfg, obs, &mut |step, micro| self.loss(step, micro))
+        fit(&self.params, &cfg, obs, &mut Hooks::default(), &mut |step, micro| self.loss(step, micro))
     }
 
     pub fn finish(&self, cfg: &FitConfig) -> Trained {
@@ -156,7 +156,7 @@ fn a_killed_run_repeats_the_steps_after_its_checkpoint() {
     let whole = Toy::new(4, 1).finish(&config(&one, 7));
     let toy = Toy::new(4, 1);
     let cfg = FitConfig { checkpoint_every: 2, ..config(&two, 7) };
-    let died = fit(&toy.params, &cfg, &Silent, &mut |step, micro| {
+    let died = fit(&toy.params, &cfg, &Silent, &mut Hooks::default(), &mut |step, micro| {
         if step == 5 { candle_core::bail!("killed") } else { toy.loss(step, micro) }
     });
     assert!(died.is_err());
@@ -192,7 +192,7 @@ fn a_flipped_bit_in_a_checkpoint_is_noticed() {
     std::fs::write(&path, bytes).unwrap();
     let stopper = Stopper { at: 99, ..Stopper::default() };
     let Fit::Done(again) = Toy::new(2, 1).fit(&cfg, &stopper).unwrap() else { panic!("stopped") };
-    assert!(stopper.heard.borrow()[0].contains("does not hold what was written"), "{:?}", stopper.heard.borrow());
+    assert!(stopper.heard.borrow()[0].contains("contents do not match their digest"), "{:?}", stopper.heard.borrow());
     assert_eq!(bits(&whole), bits(&again));
 }
 
@@ -203,7 +203,8 @@ fn a_checkpoint_of_another_model_is_refused() {
     Toy::new(2, 1).fit(&config(&dir, 3), &stopper).unwrap();
     let (params, vb) = ParamSet::init(1, DType::F32, &CPU);
     SiT::new(&tiny(None), vb).unwrap();
-    let error = fit(&params, &config(&dir, 3), &Silent, &mut |_, _| candle_core::bail!("not reached")).err().unwrap();
+    let mut loss = |_, _| candle_core::bail!("not reached");
+    let error = fit(&params, &config(&dir, 3), &Silent, &mut Hooks::default(), &mut loss).err().unwrap();
     assert!(error.to_string().contains("another model"), "{error}");
 }
 
@@ -259,7 +260,7 @@ fn a_nan_loss_stops_the_run_and_keeps_the_checkpoint() {
     let dir = TempDir::new().unwrap();
     let toy = Toy::new(2, 1);
     let cfg = FitConfig { checkpoint_every: 2, ..config(&dir, 9) };
-    let ended = fit(&toy.params, &cfg, &Silent, &mut |step, micro| {
+    let ended = fit(&toy.params, &cfg, &Silent, &mut Hooks::default(), &mut |step, micro| {
         let out = toy.loss(step, micro)?;
         Ok(if step == 3 { StepLoss { loss: (out.loss * f64::NAN)?, ..out } } else { out })
     });
@@ -274,7 +275,7 @@ fn a_nan_loss_stops_the_run_and_keeps_the_checkpoint() {
 fn a_parameter_without_a_gradient_is_named() {
     let dir = TempDir::new().unwrap();
     let toy = Toy::new(2, 1);
-    let error = fit(&toy.params, &config(&dir, 2), &Silent, &mut |_, _| {
+    let error = fit(&toy.params, &config(&dir, 2), &Silent, &mut Hooks::default(), &mut |_, _| {
         let x = Tensor::zeros((1, 4, 4, 4), DType::F32, &CPU)?;
         let z = toy.model.projections(&x, &Tensor::new(&[0f32], &CPU)?, &Tensor::new(&[0u32], &CPU)?)?;
         Ok(StepLoss { loss: z[0].sqr()?.mean_all()?, parts: vec![] })

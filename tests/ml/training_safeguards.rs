@@ -8,12 +8,12 @@ use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::Init;
 use erw::ml::nn::params;
 use erw::ml::nn::params::ParamSet;
+use erw::ml::observer::Observer;
 use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::observer::Observer;
 use erw::ml::train::trained::{Fit, Trained};
-use erw::ml::train::{CheckpointRetention, Divergence, Hooks, Snapshots, fit_watched};
+use erw::ml::train::{CheckpointRetention, Divergence, Hooks, Snapshots, fit};
 use std::cell::RefCell;
 use std::path::Path;
 use std::process::Command;
@@ -96,7 +96,7 @@ impl Toy {
     }
 
     fn fit(&self, obs: &Notes, watch: &mut Hooks, factor: impl Fn(u64) -> f64) -> Result<Fit> {
-        fit_watched(&self.params, &self.cfg, obs, watch, &mut |step, _| self.square(factor(step)))
+        fit(&self.params, &self.cfg, obs, watch, &mut |step, _| self.square(factor(step)))
     }
 
     fn finish(&self) -> Trained {
@@ -130,7 +130,7 @@ fn numbers(trained: &Trained) -> Vec<Vec<f32>> {
 #[test]
 fn a_non_finite_gradient_is_named_though_the_loss_is_finite() {
     let toy = Toy::new(9);
-    let ended = fit_watched(&toy.params, &toy.cfg, &Notes::default(), &mut Hooks::default(), &mut |step, _| {
+    let ended = fit(&toy.params, &toy.cfg, &Notes::default(), &mut Hooks::default(), &mut |step, _| {
         if step < 5 {
             return toy.square(1.0);
         }
@@ -166,7 +166,7 @@ fn a_non_finite_parameter_reaches_no_checkpoint_and_no_result() {
 fn a_gradient_too_large_to_be_squared_is_reported_by_its_size() {
     let toy = Toy::new(3);
     let d = diverged(toy.fit(&Notes::default(), &mut Hooks::default(), |_| 2e30).unwrap());
-    let text = "the norm of the gradient is inf at step 0 (counted from 0), the largest number 1e30 in that of `w`";
+    let text = "the norm of the gradient is inf at step 0 (counted from 0); its largest value is 1e30, in that of `w`";
     assert_eq!(d.what, text);
 }
 
@@ -196,7 +196,7 @@ fn older_checkpoints_are_kept_and_used_when_the_newest_is_damaged() {
     let toy = toy.again();
     let notes = Notes::default();
     let trained = done(toy.fit(&notes, &mut Hooks::default(), |_| 1.0).unwrap());
-    assert!(notes.said.borrow()[0].starts_with("passing over a damaged checkpoint: "), "{:?}", notes.said.borrow());
+    assert!(notes.said.borrow()[0].starts_with("skipping a damaged checkpoint: "), "{:?}", notes.said.borrow());
     assert_eq!(notes.said.borrow()[1], "resumed 8");
     assert_eq!((numbers(&trained), trained.curve), (numbers(&whole), whole.curve));
 }
@@ -228,7 +228,7 @@ fn a_full_disk_is_an_error_for_snapshots() {
     let mut watch = Hooks { snapshots: Some(snapshots.clone()), ..Hooks::default() };
     disk.fill();
     let error = erw::error::Error::from(toy.fit(&Notes::default(), &mut watch, |_| 1.0).err().unwrap());
-    assert_eq!(error.message, "the averages of step 3 cannot be kept");
+    assert_eq!(error.message, "the averages of step 3 cannot be saved");
     assert!(error.causes[0].contains("No space left on device"), "{error}");
     std::fs::remove_file(toy.dir.path().join("disk/filler")).unwrap();
     let toy = toy.again();
@@ -296,5 +296,5 @@ fn a_file_that_is_not_a_checkpoint_cannot_be_exported() {
     assert!(said.contains("a copied one needs its `config.json` beside it"), "{said}");
     let other = toy.dir.path().join("other.safetensors");
     std::fs::copy(&kept, &other).unwrap();
-    assert!(erw(&other).contains("is not called step-N.safetensors, as checkpoints are"));
+    assert!(erw(&other).contains("is not a checkpoint: its name is not of the form step-N.safetensors"));
 }

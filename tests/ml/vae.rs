@@ -4,13 +4,13 @@ use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::models::vae::{AutoencoderKl, Posterior, Reconstruction, VaeConfig, VaeLoss, posterior_noise};
 use erw::ml::nn::params;
 use erw::ml::nn::params::{Frozen, ParamSet, Tensors};
+use erw::ml::observer::{Observer, Silent};
 use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::observer::{Observer, Silent};
 use erw::ml::train::trained::{Fit, Trained};
-use erw::ml::train::{CheckpointRetention, batch_indices, fit};
+use erw::ml::train::{CheckpointRetention, Hooks, batch_indices, fit};
 use std::path::Path;
 
 use crate::support::golden::Golden;
@@ -153,7 +153,7 @@ fn train(dir: &Path, obs: &dyn Observer) -> Result<Fit> {
         samples: 8,
         loss_scaling: false,
     };
-    fit(&params, &cfg, obs, &mut |step, micro| {
+    fit(&params, &cfg, obs, &mut Hooks::default(), &mut |step, micro| {
         let samples = batch_indices(7, step, micro, 1, 8, 24);
         let index = Tensor::from_vec(samples.iter().map(|s| *s as u32).collect::<Vec<_>>(), 8, &Device::Cpu)?;
         let noise = posterior_noise(7, step, &samples, &[4, 8, 8], &Device::Cpu)?;

@@ -185,11 +185,11 @@ fn links_that_lead_out_are_refused() {
         ("echo 1 > {outputs.o}x; ln -s ox {outputs.o}", "is a symbolic link"),
         (
             "mkdir {outputs.o}; ln -s /etc/hostname {outputs.o}/host",
-            "output `o`: the link `host` leads to `/etc/hostname`, out of the output",
+            "output `o`: the link `host` leads to `/etc/hostname`, outside the output",
         ),
         (
             "mkdir -p {outputs.o}/d; ln -s ../../x {outputs.o}/d/l",
-            "output `o`: the link `d/l` leads to `../../x`, out of the output",
+            "output `o`: the link `d/l` leads to `../../x`, outside the output",
         ),
         (
             "mkdir -p {outputs.o}; ln -s . {outputs.o}/d; ln -s d/../x {outputs.o}/l",

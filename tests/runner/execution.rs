@@ -172,7 +172,7 @@ fn declared_outputs_must_be_made() {
         "[stages.s]\nkind = \"command\"\nrun = \"echo > {outputs.a}; echo > {outputs.a}x\"\noutputs = { a = \"t\", b = \"t\" }\n",
     );
     let said = space.run(&[]).expect(1);
-    assert!(said.stderr.contains("the stage ended without making its output `b`"), "{}", said.stderr);
+    assert!(said.stderr.contains("the stage ended without creating its output `b`"), "{}", said.stderr);
     assert!(said.stderr.contains("found instead: ax"), "{}", said.stderr);
     assert!(!space.path("cache/v1/actions").read_dir().unwrap().any(|_| true), "nothing is recorded");
 }

@@ -128,9 +128,9 @@ fn training_starts_from_a_released_file() {
     let pipeline = train("weights:0100000.pt", FIRST, "");
     space.write("p.toml", &pipeline);
     let said = space.run(&[]).expect(0).stderr;
-    let told = "train: hand-over from `init`: 17 tensors loaded (blocks.0, t_embedder, x_embedder, y_embedder)";
+    let told = "train: from `init`: 17 tensors loaded (blocks.0, t_embedder, x_embedder, y_embedder)";
     assert!(said.contains(told), "{said}");
-    assert!(said.contains("train: hand-over from `init`: 4 tensors fresh (final_layer)"), "{said}");
+    assert!(said.contains("train: not in `init`: 4 tensors start fresh (final_layer)"), "{said}");
     assert!(said.contains("in `init` but not in this model: [\"projectors.0.0.bias\""), "{said}");
     let ours = trained(&space);
     let both: Vec<&String> = theirs.keys().filter(|k| ours.contains_key(*k)).collect();
@@ -207,7 +207,7 @@ fn a_warmup_starts_from_imported_weights() {
         ),
     );
     let said = space.run(&[]).expect(0).stderr;
-    assert!(said.contains("hand-over from `init`: 23 tensors loaded ("), "{said}");
+    assert!(said.contains("from `init`: 23 tensors loaded ("), "{said}");
     let ours = trained(&space);
     assert!(theirs.iter().all(|(k, t)| same(t, &ours[k])));
 }

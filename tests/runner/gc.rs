@@ -145,7 +145,7 @@ fn tags_keep_what_they_name() {
     let said = space.erw(&["cache", "tag", "../x", "p.toml"]).expect(2);
     assert!(said.stderr.starts_with("error: stage `b` is not up to date\n"), "{}", said.stderr);
     let said = space.erw(&["cache", "tag", "../x", "p.toml:a"]).expect(2);
-    assert!(said.stderr.starts_with("error: `../x` is no name for a tag\n"), "{}", said.stderr);
+    assert!(said.stderr.starts_with("error: `../x` is not a valid tag name\n"), "{}", said.stderr);
     // What cannot be read may name anything: nothing goes.
     space.write("cache/v1/tags/paper-1.0.json", "{");
     let said = space.erw(&["cache", "gc", "--max-size", "0"]).expect(2);
@@ -166,7 +166,11 @@ fn locks_keep_what_they_name() {
     assert_eq!(recorded(&space), ["b"]);
     space.write("bad.lock", "format = 1\nprogram = \"\"\nclass = \"\"\n[stages.bee]\nkey = \"12\"\n");
     let said = space.erw(&["cache", "gc", "--keep-locks", "bad.lock"]).expect(2);
-    assert!(said.stderr.starts_with("error: `bad.lock` is no lock: `12` is not a digest"), "{}", said.stderr);
+    assert!(
+        said.stderr.starts_with("error: `bad.lock` is not a valid lock file: `12` is not a digest"),
+        "{}",
+        said.stderr
+    );
     // Of another version, it may name what to keep in another way.
     space.write("new.lock", &space.read("p.lock").replace("format = 1", "format = 2"));
     let said = space.erw(&["cache", "gc", "--keep-locks", "new.lock"]).expect(2);

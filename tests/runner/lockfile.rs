@@ -67,7 +67,7 @@ fn damage_to_an_unread_output_is_found() {
             said.contains("error: output `o` of stage `chance`: artifact `") && said.contains("` is damaged\n"),
             "{said}"
         );
-        assert!(said.ends_with("hint: it is set aside, and `erw run` makes it anew\n"), "{said}");
+        assert!(said.ends_with("hint: it was moved to quarantine; `erw run` recreates it\n"), "{said}");
         assert_eq!(space.read("p.lock"), before);
         space.erw(&["cache", "verify"]).expect(0);
         space.ran();
@@ -93,7 +93,7 @@ fn another_key_is_refused_before_anything_runs() {
     assert!(space.run(&["--locked"]).expect(1).stderr.contains("cause: more: it is not in the lock"));
     space.write("p.toml", PIPELINE.split("[stages.chance]").next().unwrap());
     let said = space.run(&["--locked"]).expect(1).stderr;
-    assert!(said.contains("cause: chance: it is in the lock and no stage of the pipeline"), "{said}");
+    assert!(said.contains("cause: chance: it is in the lock file but not in the pipeline"), "{said}");
     assert!(space.ran().is_empty());
 }
 
@@ -122,7 +122,7 @@ fn a_missing_or_invalid_lock_file_is_an_error() {
     assert!(said.contains("cannot read the lock `p.lock`") && said.contains("--lock` writes it"), "{said}");
     space.write("p.lock", "format = 1\nprogram = \"0\"\nclass = \"c\"\n<<<<<<< HEAD\n");
     let said = space.run(&["--locked"]).expect(2).stderr;
-    assert!(said.contains("`p.lock` is no lock:") && said.contains(" --> p.lock:4:9"), "{said}");
+    assert!(said.contains("`p.lock` is not a valid lock file:") && said.contains(" --> p.lock:4:9"), "{said}");
     space.write("p.lock", "format = 9\nprogram = \"0\"\nclass = \"c\"\n");
     let said = space.run(&["--locked"]).expect(2).stderr;
     assert!(said.contains("`p.lock` has format 9, this program reads 1"), "{said}");
@@ -234,6 +234,6 @@ fn a_program_that_fails_when_run_again_is_a_difference() {
     space.run(&[]).expect(0);
     space.write("stop", "");
     let said = space.erw(&["verify", "p.toml", "steady"]).expect(1);
-    assert!(said.stdout.contains("DIFFERS: it fails when run again: "), "{}", said.stdout);
+    assert!(said.stdout.contains("DIFFERS: it failed when rerun: "), "{}", said.stdout);
     assert!(said.stderr.contains("the log of `steady` ends:\n  | alas\n"), "{}", said.stderr);
 }

@@ -267,7 +267,7 @@ fn set_values_apply_to_every_trial() {
     assert!(plan.trials.iter().all(|t| plan.pipeline.stage(t.stages["train"]).params["lr"] == json!(0.5)));
     // Trials that were called `seed=0` and `seed=1` would both be of seed 9.
     let refused = SweepPlan::load(&space.path("p.toml"), TOYS, &overrides(&["train.seed=9"], &[])).err().unwrap();
-    assert_eq!(refused.message, "`--set train.seed` sets what the sweep varies");
+    assert_eq!(refused.message, "`--set train.seed` sets a parameter that the sweep varies");
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn a_command_can_declare_its_exactness() {
     assert_eq!(stage(&pipeline, "c").manifest.exact, Exact::Machine);
     for (more, message) in [
         ("exact = \"mostly\"", "`exact` must be `everywhere` or `machine`"),
-        ("tolerance = 7.0", "`tolerance` must be a float from 0.0 up to 1.0"),
+        ("tolerance = 7.0", "`tolerance` must be a float from 0.0 to 1.0"),
     ] {
         let error = command(more).load().err().unwrap();
         assert!(error.message.contains(message) && error.place.is_some(), "{error}");

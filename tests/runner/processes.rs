@@ -131,7 +131,7 @@ fn signals_that_come_together_count_once() {
         let said = end(child);
         // Of several that wait it is the kernel who says which was first.
         assert!(matches!(said.status, 129 | 130 | 143), "{}", said.stderr);
-        assert!(said.stderr.contains("s: suspended; run again, it goes on from what it kept"), "{}", said.stderr);
+        assert!(said.stderr.contains("s: suspended; run again, it resumes from its checkpoints"), "{}", said.stderr);
         resumes(&space);
     }
     // To the whole group, and to the runner.
@@ -328,27 +328,27 @@ fn a_program_that_cannot_be_started_says_why() {
     std::os::unix::fs::symlink("nowhere", space.path("link")).unwrap();
     std::os::unix::fs::symlink("circle", space.path("circle")).unwrap();
     for (run, why) in [
-        (r#"["nosuchprogram", "x"]"#, "no folder of PATH has a program of this name"),
+        (r#"["nosuchprogram", "x"]"#, "no folder in PATH contains a program of this name"),
         (r#"["sort --version"]"#, "a list is a program and its arguments"),
         (r#"["sotr", "x"]"#, "hint: did you mean `sort`?"),
-        (r#"["here"]"#, "the one beside the pipeline is `./here`"),
+        (r#"["here"]"#, "write `./here` for the one beside the pipeline"),
         (r#"["./hre"]"#, "there is no file `./hre`\nhint: did you mean `here`?"),
-        (r#"["./crlf.sh"]"#, r"lines of `./crlf.sh` end as on Windows, so it asks for the interpreter `/bin/sh\r`"),
-        (r#"["./crlf.py"]"#, r"so it asks for the interpreter `python3\r`"),
-        (r#"["./noexec.sh"]"#, "`./noexec.sh` may not be executed: its mode is 644\nhint: `chmod +x ./noexec.sh`"),
+        (r#"["./crlf.sh"]"#, r"`./crlf.sh` has Windows line endings, so its interpreter is `/bin/sh\r`"),
+        (r#"["./crlf.py"]"#, r"so its interpreter is `python3\r`"),
+        (r#"["./noexec.sh"]"#, "`./noexec.sh` is not executable: its mode is 644\nhint: `chmod +x ./noexec.sh`"),
         (r#"["./noshebang.sh", "{outputs.o}"]"#, "its first line does not begin with `#!`"),
-        (r#"["./bom.sh"]"#, "a byte order mark stands before the `#!` of `./bom.sh`"),
-        (r#"["./lost.py"]"#, "asks for the interpreter `/opt/none/bin/python3`, which is not there"),
+        (r#"["./bom.sh"]"#, "`./bom.sh` has a byte order mark before its `#!`"),
+        (r#"["./lost.py"]"#, "the interpreter `/opt/none/bin/python3` of `./lost.py` does not exist"),
         (r#"["./empty"]"#, "`./empty` is empty"),
-        (r#"["./win.exe"]"#, "`./win.exe` is a program for Windows"),
+        (r#"["./win.exe"]"#, "`./win.exe` is a Windows program"),
         (r#"["./elf"]"#, "`./elf` was built for another processor"),
         (r#"["./folder"]"#, "`./folder` is a folder"),
-        (r#"["./link"]"#, "`./link` is a link to nowhere"),
-        (r#"["./circle"]"#, "`./circle` cannot be reached: Too many levels of symbolic links"),
-        (r#"["./here/x"]"#, "`./here/x` cannot be reached: Not a directory"),
-        (r#"["{params.none}", "x"]"#, "the name of the program is empty"),
+        (r#"["./link"]"#, "`./link` is a broken link"),
+        (r#"["./circle"]"#, "cannot access `./circle`: Too many levels of symbolic links"),
+        (r#"["./here/x"]"#, "cannot access `./here/x`: Not a directory"),
+        (r#"["{params.none}", "x"]"#, "the program name is empty"),
         (r#"["sort", "a\u0000b"]"#, "argument 1 holds a zero byte"),
-        (r#"["sort", "{params.long}"]"#, "argument 1 alone has 146.5 KiB, and 128.0 KiB is the most"),
+        (r#"["sort", "{params.long}"]"#, "argument 1 has 146.5 KiB, the limit is 128.0 KiB"),
     ] {
         let long = "x".repeat(150_000);
         space.write(
@@ -429,7 +429,7 @@ fn resources_of_a_stage_override_the_environment() {
     );
     let mut command = space.command(&["run", "p.toml", "s2"]);
     let said = Said::from(command.env("CUDA_VISIBLE_DEVICES", "").finish()).expect(2).stderr;
-    assert!(said.contains("hint: your environment has CUDA_VISIBLE_DEVICES=\"\""), "{said}");
+    assert!(said.contains("hint: CUDA_VISIBLE_DEVICES=\"\" is set in your environment"), "{said}");
 }
 
 #[test]
@@ -460,7 +460,7 @@ fn a_full_disk_for_logs_does_not_block_the_stage() {
     let space = Space::new(&stage("head -c 5000000 /dev/zero; echo whole > done; exit 3; echo {outputs.o}", ""));
     let said = space.erw(&["run", "p.toml", "--plain", "--cache-dir", cache.to_str().unwrap()]).expect(1).stderr;
     assert_eq!(space.read("done"), "whole\n");
-    assert!(said.contains("s: a part of its log is lost: No space left on device"), "{said}");
+    assert!(said.contains("s: part of the log was lost: No space left on device"), "{said}");
     drop(disk);
 }
 

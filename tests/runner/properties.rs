@@ -63,13 +63,13 @@ fn errors_name_both_stages_and_the_path_between_them() {
     );
     assert!(
         said.contains(
-            "cause: `latents.side` is 8 from `resolution = 32` of `held-out` (p.toml:4), by way of `held-out-latents`\n"
+            "cause: `latents.side` is 8 from `resolution = 32` of `held-out` (p.toml:4), via `held-out-latents`\n"
         ),
         "{said}"
     );
     assert!(
         said.contains(
-            "cause: `sit.side` is 16 from `resolution = 64` of `images` (p.toml:3), by way of `latents`, `train`\n"
+            "cause: `sit.side` is 16 from `resolution = 64` of `images` (p.toml:3), via `latents`, `train`\n"
         ),
         "{said}"
     );
@@ -102,13 +102,13 @@ fn incompatible_stages_are_refused_before_a_run() {
             "warmup",
             "`features.grid` is 4, but `latents.side / patch_size` is 8",
         ),
-        (&["warmup.patch_size=3"], "warmup", "`latents.side` is 16, which is no multiple of `patch_size`, 3"),
+        (&["warmup.patch_size=3"], "warmup", "`latents.side` is 16, which is not a multiple of `patch_size`, 3"),
         (
             &["vae.block_out_channels=[8,8,8,8,8,8,8,8]"],
             "vae",
-            "`images.resolution` is 64, which is no multiple of `downsampling`, 128",
+            "`images.resolution` is 64, which is not a multiple of `downsampling`, 128",
         ),
-        (&["encoder.patch_size=9"], "encoder", "`images.resolution` is 64, which is no multiple of `patch_size`, 9"),
+        (&["encoder.patch_size=9"], "encoder", "`images.resolution` is 64, which is not a multiple of `patch_size`, 9"),
         (&["held-out.resolution=32"], "classifier", "`holdout.resolution` is 32, but `images.resolution` is 64"),
         (
             &["train.flip=0.5", "train.alignment=none", "train.inputs.init=false"],

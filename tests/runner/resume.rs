@@ -49,7 +49,7 @@ fn a_signal_suspends_a_run_and_the_next_run_resumes_it() {
         let out = child.wait_with_output().unwrap();
         let stderr = String::from_utf8(out.stderr).unwrap();
         assert_eq!(out.status.code(), Some(code), "{stderr}");
-        assert!(stderr.contains("s: suspended; run again, it goes on from what it kept"), "{stderr}");
+        assert!(stderr.contains("s: suspended; run again, it resumes from its checkpoints"), "{stderr}");
         assert!(stderr.contains("t: skipped"), "{stderr}");
         space.write("go", "");
         space.run(&[]).expect(0);
@@ -148,7 +148,7 @@ fn a_stage_killed_at_any_step_ends_bit_identical() {
     assert_eq!(outcome.ends[0].left.as_ref().unwrap().to_string(), "resumes at 1");
     let outcome = counter::count_in(&space, -1);
     assert_eq!(outcome.ends[0].left.as_ref().unwrap().to_string(), "resumes at 2");
-    assert_eq!(outcome.error.unwrap().message, "stage `n`: stopped before the end; run again, it resumes at 2");
+    assert_eq!(outcome.error.unwrap().message, "stage `n`: suspended; a rerun resumes at 2");
     counter::count_in(&space, 5);
     assert_eq!(counter::left(&space), "resumes at 5 of 10");
     // A cached stage tells the results it had.

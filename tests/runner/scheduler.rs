@@ -39,11 +39,11 @@ fn a_named_resource_is_shared_out_by_units() {
     assert_eq!(most_at_once(space.ran()), 2);
     let space = Space::new(&stages(3));
     let said = space.run(&["--resource", "licence=2"]).expect(2);
-    assert!(said.stderr.contains("stage `a` asks for 3 of `licence`, this run has 2"), "{}", said.stderr);
+    assert!(said.stderr.contains("stage `a` requests 3 of `licence`, this run has 2"), "{}", said.stderr);
     let said = space.run(&["--resource", "license=2"]).expect(2);
     assert!(said.stderr.contains("did you mean `licence`?"), "{}", said.stderr);
     let said = space.run(&["--resource", "x=1"]).expect(2);
-    assert_eq!(said.stderr, "error: no stage asks for the resource `x`\nhint: they ask for `licence`\n");
+    assert_eq!(said.stderr, "error: no stage requests the resource `x`\nhint: they request `licence`\n");
     for (flags, why) in [
         (["--resource", "=1"], "write NAME=N, as in licence=2"),
         (["--resource", "threads=1"], "that is `--threads`"),
@@ -94,16 +94,12 @@ fn a_stage_that_times_out_is_stopped_and_resumes() {
     };
     let space = Space::new(&text(""));
     let said = space.run(&[]).expect(1);
-    assert!(said.stderr.contains("error: stage `s`: it took longer than its timeout of 0.3 s"), "{}", said.stderr);
+    assert!(said.stderr.contains("error: stage `s`: it exceeded its timeout of 0.3 s"), "{}", said.stderr);
     space.run(&[]).expect(0);
     assert_eq!(space.outputs()["s"], "saved\n");
     let space = Space::new(&text("retries = 1\nbackoff = \"10ms\""));
     let said = space.run(&[]).expect(0);
-    assert!(
-        said.stderr.contains("s: failed: it took longer than its timeout of 0.3 s; attempt 2 in"),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.contains("s: failed: it exceeded its timeout of 0.3 s; attempt 2 in"), "{}", said.stderr);
     assert_eq!(space.outputs()["s"], "saved\n");
     // A stage says nothing: the command line may.
     let slow = Space::new("[stages.s]\nkind = \"command\"\nrun = [\"sleep\", \"60\"]\noutputs = { o = \"t\" }\n");
@@ -125,7 +121,7 @@ fn a_failed_attempt_is_retried() {
     assert!(!said.stderr.contains("the log of"), "what went well in the end has no failure: {}", said.stderr);
     let space = Space::new(&text("retries = 1"));
     let said = space.run(&[]).expect(1);
-    assert!(said.stderr.contains("hint: it was tried 2 times"), "{}", said.stderr);
+    assert!(said.stderr.contains("hint: it failed 2 times"), "{}", said.stderr);
     let space = Space::new(&text(""));
     space.run(&["--retries", "1"]).expect(1);
     assert_eq!(space.ran().len(), 2);
@@ -141,11 +137,11 @@ fn retry_options_are_not_in_the_key_and_are_checked() {
     space.write("p.toml", &noted("a", "timeout = \"2h\"\nbackoff = \"3s\"\nresources = { licence = 1 }"));
     assert!(space.plan(&[]).contains("cached"));
     for (fault, message) in [
-        ("timeout = 3", "stage `a`: `timeout` must be a time"),
+        ("timeout = 3", "stage `a`: `timeout` must be a duration"),
         ("timeout = \"soon\"", "hint: write `timeout = \"2h\"`"),
-        ("retries = -1", "stage `a`: `retries` must be a whole number from 0 on"),
+        ("retries = -1", "stage `a`: `retries` must be an integer of at least 0"),
         ("resources = { \"a b\" = 1 }", "stage `a`: `a b` cannot name a resource"),
-        ("resources = { licence = \"x\" }", "stage `a`: `licence` must be a whole number from 0 on"),
+        ("resources = { licence = \"x\" }", "stage `a`: `licence` must be an integer of at least 0"),
     ] {
         space.write("p.toml", &noted("a", fault));
         let said = space.erw(&["plan", "p.toml"]).expect(2);
@@ -195,7 +191,11 @@ fn an_out_of_memory_kill_is_reported_as_such() {
     let said = space.run(&[]).expect(1);
     let _ = std::fs::remove_dir(&group);
     assert!(said.stderr.contains("stage `s`: `sh` was killed by the kernel: out of memory"), "{}", said.stderr);
-    assert!(said.stderr.contains("its peak was") && said.stderr.contains("resources = { mem ="), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("its peak memory was") && said.stderr.contains("resources = { mem ="),
+        "{}",
+        said.stderr
+    );
 }
 
 #[test]

@@ -108,11 +108,11 @@ fn stages_of_trials_work_with_all_commands() {
 fn an_axis_parameter_cannot_be_set() {
     let space = scored(GRID);
     let said = sweep(&space, &["--set", "pack.limit=4"]).expect(2).stderr;
-    let hint = "hint: `--axis pack.limit=VALUE` replaces an axis; leave the value to one of the two\n";
-    assert_eq!(said, format!("error: `--set pack.limit` sets what the sweep varies\n{hint}"));
+    let hint = "hint: `--axis pack.limit=VALUE` replaces an axis; set the parameter in only one of the two\n";
+    assert_eq!(said, format!("error: `--set pack.limit` sets a parameter that the sweep varies\n{hint}"));
     let mut command = space.command(&["sweep", "p.toml", "--table"]);
     let said = Said::from(command.env("ERW_SET__pack__limit", "4").finish()).expect(2).stderr;
-    assert_eq!(said, format!("error: `ERW_SET__pack__limit` sets what the sweep varies\n{hint}"));
+    assert_eq!(said, format!("error: `ERW_SET__pack__limit` sets a parameter that the sweep varies\n{hint}"));
     assert_eq!(names(&table(&space, &["--axis", "pack.limit=4", "--set", "pack.resolution=3"])), ["limit=4"]);
 }
 
@@ -352,7 +352,7 @@ fn prune_rules_stop_trials() {
         "{}",
         said.stdout
     );
-    let why = "score@limit=3,seed=1: skipped, trial `limit=3,seed=1` is hopeless: pack.images 6 > 5";
+    let why = "score@limit=3,seed=1: skipped, trial `limit=3,seed=1` was pruned: pack.images 6 > 5";
     assert!(said.stderr.contains(why), "{}", said.stderr);
     assert_eq!(space.ran().len(), 4);
     assert!(table(&space, &[]).contains("limit=3,3,2,stopped,"), "what is cached tells as much");
@@ -390,7 +390,7 @@ fn a_prune_rule_on_a_curve_skips_later_stages() {
     space.write("p.toml", CURVE);
     let said = sweep(&space, &["--format", "csv"]).expect(0);
     assert!(said.stdout.contains("all,2,stopped"), "{}", said.stdout);
-    assert!(said.stderr.contains("after@seed=0: skipped, trial `seed=0` is hopeless: net.loss "), "{}", said.stderr);
+    assert!(said.stderr.contains("after@seed=0: skipped, trial `seed=0` was pruned: net.loss "), "{}", said.stderr);
     assert!(space.ran().is_empty());
     space.write("p.toml", &CURVE.replace("@10", "@100"));
     sweep(&space, &[]).expect(0);
@@ -404,7 +404,7 @@ fn a_running_stage_of_a_pruned_trial_is_stopped() {
     space.write("p.toml", &CURVE.replace("steps = 20", "steps = 100000000"));
     let said = sweep(&space, &["--format", "csv"]).expect(0);
     assert_eq!(said.stdout, "trial,n,status\nall,2,stopped\n");
-    let why = "net@seed=0: skipped, trial `seed=0` is hopeless: net.loss ";
+    let why = "net@seed=0: skipped, trial `seed=0` was pruned: net.loss ";
     assert!(said.stderr.contains(why), "{}", said.stderr);
     assert!(space.ran().is_empty());
 }

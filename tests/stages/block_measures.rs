@@ -123,12 +123,12 @@ fn a_probe_refuses_bad_inputs() -> Result<()> {
     let ear = Ear::default();
     let given = json!({"timesteps": [0.5], "max_steps": 1, "probes": ["linear"]});
     bench.attempt("loose", &probe::KIND, &slots(&paths), &given, &ear)?;
-    let text = "2 of 2 linear probes did not come to a gradient of 0.0001 in 1 steps";
+    let text = "2 of 2 linear probes did not reach a gradient below 0.0001 in 1 steps";
     assert!(ear.text().contains(text), "{}", ear.text());
     assert_eq!(read(&bench.path("loose/out/metrics"))["converged"], json!(false));
     labelled(&paths[2], 40, 2, Some(17))?;
     let hint = Some("the training has diverged, or the latents are damaged".to_string());
-    let text = "block 1 at timestep 0.5 gives values that are not finite for image 17".to_string();
+    let text = "the output of block 1 at timestep 0.5 is not finite for image 17".to_string();
     assert_eq!(told(run(json!({"timesteps": [0.5]}))), (text, hint));
     Ok(())
 }
@@ -194,7 +194,7 @@ fn cknna_refuses_bad_inputs() -> Result<()> {
     features(&paths[2], &normals(9, 1, &[1, 4])?)?;
     let inputs = [("sit", paths[0].as_path()), ("latents", &paths[1]), ("features", &paths[2])];
     let run = |given: Value| told(bench.run("cknna", &cknna::KIND, &inputs, given));
-    let hint = Some("set `k` below 9, or measure on more images".to_string());
+    let hint = Some("set `k` below 9, or use more images".to_string());
     assert_eq!(run(json!({})), ("9 images have no 10 neighbours each".into(), hint));
     let hint = Some("there are `cknna`, `cka` and `mutual-knn`".to_string());
     assert_eq!(run(json!({"metrics": []})), ("`metrics` is empty".into(), hint));
@@ -210,7 +210,7 @@ fn cknna_refuses_bad_inputs() -> Result<()> {
         w.finish(&json!({"scaling_factor": 1.0, "shift_factor": 0.0}))?;
         let inputs = [("sit", paths[0].as_path()), ("latents", &other), ("features", &paths[2])];
         let said = told(bench.run("cknna", &cknna::KIND, &inputs, json!({"k": 3})));
-        let text = format!("input `latents` is latents {shape:?}, but the SiT was trained on [4, 4, 4]");
+        let text = format!("input `latents` has latents of shape {shape:?}, but the SiT was trained on [4, 4, 4]");
         assert_eq!(said.0, text);
     }
     let broken = Tensor::cat(&[&normals(5, 1, &[1, 4])?, &Tensor::full(f32::NAN, (4, 1, 4), &CPU)?], 0)?;

@@ -127,11 +127,11 @@ fn a_classifier_learns_and_measures_accuracy() -> Result<()> {
     assert_eq!(metrics["confusion"], json!([[12, 0], [0, 12]]));
     assert_eq!(metrics["per_class"], json!([1.0, 1.0]));
 
-    let net = open_feature_network(&dir, &Device::Cpu)?;
+    let net = open_feature_network(&dir, None, &Device::Cpu)?;
     let image = Tensor::zeros((3, 3, 8, 8), DType::U8, &Device::Cpu)?;
     assert_eq!((net.name(), net.dim(), net.features(&image)?.dims()), ("classifier", 12, &[3usize, 12][..]));
     std::fs::write(dir.join("config.json"), r#"{"arch": "resnet"}"#)?;
-    let error = open_feature_network(&dir, &Device::Cpu).err().expect("an error").to_string();
+    let error = open_feature_network(&dir, None, &Device::Cpu).err().expect("an error").to_string();
     assert!(error.contains("`resnet`") && error.contains("classifier"), "{error}");
     Ok(())
 }

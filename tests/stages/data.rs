@@ -269,7 +269,7 @@ fn the_fd_of_a_set_to_itself_is_zero_and_grows_with_damage() -> Result<()> {
     assert_eq!(fd_by(7, "w", &bench.path("veiled"), &train)?, veiled, "the batch shows in the result");
 
     // Statistics in the place of the images that they are of.
-    let net = open_feature_network(&network, &CPU)?;
+    let net = open_feature_network(&network, None, &CPU)?;
     let images = ImageSet::open(&train)?;
     let mut stats = Stats::new(net.dim());
     stats.push(&net.features(&images.batch(&(0..images.len()).collect::<Vec<_>>(), &CPU)?)?)?;
@@ -288,7 +288,7 @@ fn the_fd_of_a_set_to_itself_is_zero_and_grows_with_damage() -> Result<()> {
     assert!(error.message.contains("of 2 features, the network makes"), "{}", error.message);
     let inputs = [("samples", train.as_path()), ("reference", &train), ("network", &network)];
     let error = bench.run("resized", &stages::evaluation::fid::KIND, &inputs, json!({"mode": "adm"})).unwrap_err();
-    assert!(error.message.contains("only Inception resizes"), "{}", error.message);
+    assert!(error.message.contains("only Inception has modes"), "{}", error.message);
     Ok(())
 }
 

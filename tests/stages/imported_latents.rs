@@ -174,11 +174,11 @@ fn latents_and_images_are_paired_by_number() -> Result<()> {
     let bytes = fs::read(&second).unwrap();
     fs::remove_file(&second).unwrap();
     let text = failure(&bench, given());
-    assert!(text.contains("no latent of 1 file: ") && text.contains("later00000001.png"), "{text}");
+    assert!(text.contains("latents are missing for 1 file: ") && text.contains("later00000001.png"), "{text}");
     write(&second, &bytes);
     write(&latents.join(moments_name(7)), &bytes);
     let text = failure(&bench, given());
-    assert!(text.contains("1 file of no image: 00000/img-mean-std-00000007.npy"), "{text}");
+    assert!(text.contains("1 file without an image: 00000/img-mean-std-00000007.npy"), "{text}");
     fs::remove_file(latents.join(moments_name(7))).unwrap();
     write(&latents.join("00001/x00000001.npy"), &bytes);
     assert!(failure(&bench, given()).contains("have the same number"));
@@ -186,7 +186,7 @@ fn latents_and_images_are_paired_by_number() -> Result<()> {
     assert!(failure(&bench, given()).contains("mean.npy: the name does not end with a number"));
     // What its own list says is checked without images too.
     write(&latents.join("dataset.json"), list);
-    assert!(failure(&bench, json!({"source": latents})).contains("gives no label to 1 file: mean.npy"));
+    assert!(failure(&bench, json!({"source": latents})).contains("has no label for 1 file: mean.npy"));
     assert!(failure(&bench, json!({"source": bench.path("prepared")})).contains("in its folder `vae-sd`"));
     Ok(())
 }
@@ -203,16 +203,16 @@ fn invalid_latents_are_named() {
     };
     let whole = with(0, 0.0);
     let cases: Vec<(Vec<u8>, &str)> = vec![
-        (with(1, f32::NAN), "the mean has the value NaN (element 1)"),
-        (with(7, f32::INFINITY), "the mean has the value inf"),
-        (with(8, -0.1), "the deviation has the value -0.1 (element 0)"),
-        (with(15, f32::NAN), "the deviation has the value NaN"),
-        (npy_f32(&[4, 1, 2], &[0.5; 8]), "a latent of shape [2, 1, 2]"),
-        (npy_f32(&[3, 2, 2], &[0.5; 12]), "not a mean and a deviation"),
-        (npy_f32(&[16], &[0.5; 16]), "shape [16], not a mean and a deviation [2C, h, w]"),
-        (npy_f32(&[4, 0, 2], &[]), "not a mean and a deviation"),
+        (with(1, f32::NAN), "the mean is NaN at element 1"),
+        (with(7, f32::INFINITY), "the mean is inf"),
+        (with(8, -0.1), "the standard deviation is -0.1 at element 0"),
+        (with(15, f32::NAN), "the standard deviation is NaN"),
+        (npy_f32(&[4, 1, 2], &[0.5; 8]), "the latent has shape [2, 1, 2]"),
+        (npy_f32(&[3, 2, 2], &[0.5; 12]), "with a mean and a standard deviation"),
+        (npy_f32(&[16], &[0.5; 16]), "shape [16], not [2C, h, w] with a mean and a standard deviation"),
+        (npy_f32(&[4, 0, 2], &[]), "with a mean and a standard deviation"),
         (npy("<f4", &[4, usize::MAX, usize::MAX], &[0; 64]), "cannot read"),
-        (npy("<i8", &[4, 2, 2], &[0; 128]), "an array of i64, not of f32"),
+        (npy("<i8", &[4, 2, 2], &[0; 128]), "an array of type i64, not f32"),
         (npy("|O", &[4, 2, 2], &[0; 128]), third.as_str()),
         (whole[..whole.len() - 3].to_vec(), "cannot read"),
         (whole[..20].to_vec(), "a truncated NumPy array"),
@@ -309,12 +309,12 @@ fn damaged_shards_are_named() -> Result<()> {
     let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &CPU);
     let with_nan = Tensor::cat(&[ones(&[3, 4, 4, 4])?, (ones(&[1, 4, 4, 4])? * f64::NAN)?], 0)?;
     for (tensors, expected) in [
-        (vec![("latents", with_nan)], "01_of_02.safetensors: `latents`, row 3: the value NaN"),
-        (vec![("latents", ones(&[4, 4, 2, 2])?)], "01_of_02.safetensors: latents of shape [4, 2, 2]"),
+        (vec![("latents", with_nan)], "01_of_02.safetensors: `latents` has the value NaN in row 3"),
+        (vec![("latents", ones(&[4, 4, 2, 2])?)], "01_of_02.safetensors: latents have shape [4, 2, 2]"),
         (vec![("latents", ones(&[4, 4])?)], "not [C, h, w]"),
-        (vec![("labels", Tensor::new(&[0i64, 1, -1, 2], &CPU)?)], "01_of_02.safetensors: label -1"),
+        (vec![("labels", Tensor::new(&[0i64, 1, -1, 2], &CPU)?)], "01_of_02.safetensors: invalid label -1"),
         (vec![("labels", Tensor::new(&[0i64, 1], &CPU)?)], "2"),
-        (vec![("labels", ones(&[4, 2])?)], "not one number"),
+        (vec![("labels", ones(&[4, 2])?)], "not single numbers"),
     ] {
         let text = refused(&tensors)?;
         assert!(text.contains(expected) && text.contains("01_of_02"), "{text}");

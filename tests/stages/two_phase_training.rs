@@ -134,7 +134,7 @@ fn warmup_initialises_the_blocks_of_training() {
     assert!(before.contains_key("pos_embed") && before.contains_key("feat_rope.freqs_cos"));
     let said = ear.text();
     assert!(
-        said.contains("hand-over") && said.contains("tensors loaded (blocks.0, projectors.0, t_embedder"),
+        said.contains("from `init`: ") && said.contains("tensors loaded (blocks.0, projectors.0, t_embedder"),
         "{said}"
     );
 }
@@ -357,7 +357,7 @@ fn every_sampler_makes_images_and_a_wrong_path_is_refused() {
 #[test]
 fn every_phase_runs_in_half_precision() {
     let lab = Lab::new();
-    let caveat = "half precision is slower than f32 on the CPU, which rounds where a GPU would compute in it";
+    let caveat = "half precision is slower than f32 on the CPU, which computes in f32 and rounds";
     let model = |work: &str, output: &str| std::fs::read(lab.artifact(work, output).join("model.safetensors")).unwrap();
     for (kind, output) in [(&warmup::KIND, "warmed"), (&train::KIND, "sit")] {
         for precision in ["f32", "bf16", "f16"] {

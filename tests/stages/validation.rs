@@ -159,9 +159,10 @@ fn a_diverged_training_gives_hints_that_work() {
     assert_eq!(kept.len(), 1, "{error}");
     let checkpoint = dir.join(&kept[0]);
     let saved = saved_weights(&checkpoint).unwrap();
-    let cause = format!("the last good checkpoint is of step {}: `{}`", saved.step, checkpoint.display());
+    let cause = format!("the last good checkpoint is at step {}: `{}`", saved.step, checkpoint.display());
     assert_eq!(error.causes, [cause]);
-    let first = "the same parameters end here again; try a lower `lr`, `max_grad_norm = 1.0`, or `qk_norm = true`";
+    let first =
+        "a rerun with the same parameters diverges again; try a lower `lr`, `max_grad_norm = 1.0`, or `qk_norm = true`";
     let second = format!(
         "to start from its weights with other parameters: `erw weights export {} --set model --out FILE`, then `init` \
          from a stage of kind `weights` with `as = \"sit\"`, `source = \"FILE\"` and `config = \"{}\"`",

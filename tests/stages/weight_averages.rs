@@ -79,12 +79,12 @@ fn a_resume_without_its_kept_averages_is_an_error() {
     let mut damaged = std::fs::read(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
     let error = lab.run(&train::KIND, "gone", six(), &lab.data(), &Ear::default()).unwrap_err();
-    assert_eq!(error.message, "the training cannot go on from step 3 without what it kept of step 2");
-    assert_eq!(error.causes, [format!("the averages of step 2 are not in {}", dir.display())]);
+    assert_eq!(error.message, "the training cannot resume from step 3 without the averages of step 2");
+    assert_eq!(error.causes, [format!("the averages of step 2 are missing in {}", dir.display())]);
     *damaged.last_mut().unwrap() ^= 1;
     std::fs::write(&file, damaged).unwrap();
     let error = lab.run(&train::KIND, "gone", six(), &lab.data(), &Ear::default()).unwrap_err();
-    assert_eq!(error.causes, [format!("{} does not hold what was written", file.display())]);
+    assert_eq!(error.causes, [format!("{} is damaged: its contents do not match their digest", file.display())]);
 }
 
 #[test]

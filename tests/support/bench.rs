@@ -2,7 +2,7 @@
 
 use erw::error::Result;
 use erw::runner::kind::StageKind;
-use erw::runner::kind::attempt::{Attempt, Job};
+use erw::runner::kind::attempt::{Attempt, Job, RESULTS};
 use erw::runner::kind::field::{Field, Params};
 use erw::runner::kind::manifest::Manifest;
 use serde_json::Value;
@@ -104,7 +104,9 @@ impl Bench {
             pipeline_dir: self.dir.path().into(),
             downloads: self.dir.path().join("downloads"),
         };
-        (kind.run)(&Attempt::new(job, Box::new(ear.clone()), ear.stop.clone()))
+        let attempt = Attempt::new(job, Box::new(ear.clone()), ear.stop.clone());
+        (kind.run)(&attempt)?;
+        attempt.write_results()
     }
 
     /// [`Bench::attempt`], not disturbed. Returns the folder of the first output.
@@ -121,10 +123,9 @@ impl Bench {
         self.ears.borrow().get(name).map(Ear::text).unwrap_or_default()
     }
 
-    /// The last result of this name that [`Bench::run`] heard in folder `name`.
+    /// The result of this name that a stage in folder `name` ended with.
     pub fn result(&self, name: &str, result: &str) -> Option<f64> {
-        let text = self.ears.borrow().get(name)?.text();
-        let mut events = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
-        events.rfind(|e| e["event"] == "result" && e["name"] == result)?["value"].as_f64()
+        let text = std::fs::read(self.path(name).join(RESULTS)).ok()?;
+        serde_json::from_slice::<Value>(&text).unwrap()[result].as_f64()
     }
 }

@@ -163,14 +163,13 @@ impl Drop for Space {
     }
 }
 
-/// Without recursion: a folder may be deeper than the stack of a test.
+/// Without recursion: some tests make folders as deep as a path may be long.
 fn open(path: &Path) {
-    let mut left = vec![path.to_path_buf()];
-    while let Some(path) = left.pop() {
+    let mut folders = vec![path.to_path_buf()];
+    while let Some(path) = folders.pop() {
         if path.symlink_metadata().is_ok_and(|m| m.is_dir()) {
             let _ = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755));
-            let inside = std::fs::read_dir(path).into_iter().flatten().flatten();
-            left.extend(inside.map(|entry| entry.path()));
+            folders.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
         }
     }
 }

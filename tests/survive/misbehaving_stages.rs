@@ -62,7 +62,7 @@ fn a_stage_that_adds_to_its_input_fails_and_the_input_stays() {
         let said = space.run(&[]).expect(1);
         let error = format!("stage `b`: the stage wrote to its input `x`: {named}\n");
         assert!(said.stderr.contains(&error), "{}", said.stderr);
-        assert!(said.stderr.contains("what it made is kept in `"), "{}", said.stderr);
+        assert!(said.stderr.contains("its outputs are kept in `"), "{}", said.stderr);
         space.write("p.toml", &space.read("p.toml").replace(run, "true"));
         space.run(&[]).expect(0);
         assert_eq!(space.read("ran"), "a\n", "{run}");

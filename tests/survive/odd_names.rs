@@ -131,7 +131,7 @@ fn names_of_outputs_are_file_names() {
         let said = named(astray).run(&[]).expect(2);
         let error = format!("error: stage `s`: `{astray}` cannot name an output\n --> p.toml:4:13\n");
         assert!(said.stderr.starts_with(&error), "{}", said.stderr);
-        assert!(said.stderr.ends_with("hint: an output is named as a file is, without `/`\n"), "{}", said.stderr);
+        assert!(said.stderr.ends_with("hint: an output name is a file name, without `/`\n"), "{}", said.stderr);
     }
 }
 
@@ -140,7 +140,7 @@ fn a_shell_line_with_an_odd_path_has_a_hint() {
     let line = "[stages.a]\nkind = \"command\"\nrun = \"echo x > {outputs.o} && [ -e {outputs.o} ]\"\noutputs = { o = \"t\" }\n";
     let space = Space::new(line);
     let said = space.run(&["--cache-dir", "a cache; $x"]).expect(1);
-    assert!(said.stderr.contains("hint: a shell does not take `"), "{}", said.stderr);
+    assert!(said.stderr.contains("hint: the shell splits or expands `"), "{}", said.stderr);
     // A list has no such trouble.
     space.write(
         "p.toml",

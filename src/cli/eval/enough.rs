@@ -3,12 +3,12 @@
 
 use super::given::Side;
 use erw_base::error::{Error, Result};
+use erw_ml::evaluation::inception_score;
 use erw_ml::metrics::bounds::Requirements;
 use erw_ml::metrics::inception_score::Parts;
 use erw_ml::metrics::kid::Subsets;
 use erw_ml::metrics::precision_recall::K;
 use erw_ml::models::feature_network::mode::Mode;
-use erw_stages::inception_score_parts;
 
 /// What decides how many images metrics need.
 pub struct Counts {
@@ -23,7 +23,7 @@ impl Counts {
     /// # Errors
     /// Where a side is known to be too small.
     pub fn check(&self, metric: &str, sides: &[Side<'_>]) -> Result<()> {
-        let parts = inception_score_parts(Some(self.mode));
+        let parts = inception_score::parts(Some(self.mode));
         let k = self.k.map_or(K, |k| k as usize);
         let size = self.kid_subset_size.map_or(Subsets::TORCH_FIDELITY.size, |size| size as usize);
         let Some(bounds) = (Requirements { k, subset_size: size, parts, ..Requirements::PLAIN }).of(metric) else {

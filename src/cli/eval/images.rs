@@ -11,9 +11,9 @@ use crate::cli::common::print;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use erw_base::error::{Error, Result};
+use erw_ml::evaluation::metric::Metric;
 use erw_ml::models::feature_network::mode::Mode;
 use erw_runner::exec::resources::Limits;
-use erw_stages::Metric;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 

@@ -165,7 +165,7 @@ fn publish(work: tempfile::TempDir, out: &Path) -> Result<()> {
 /// What became of each tensor.
 fn report(converted: &Converted, all: bool) -> String {
     let mut text = format!("read as {}\n", converted.format);
-    for line in &converted.told {
+    for line in &converted.remarks {
         text.push_str(line);
         text.push('\n');
     }

@@ -1,10 +1,11 @@
-//! Light augmentation of training images, a function of (seed, step, sample) like all randomness.
+//! Light augmentation of training images, as a function of (seed, step, sample) like all
+//! randomness.
 
 use crate::rng::{self, Purpose};
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
-/// Mirrors the u8 images `[n, 3, H, W]` for which `flipped` says so, left to right.
+/// Mirrors, left to right, the u8 images `[n, 3, H, W]` whose entry of `flipped` is true.
 pub fn mirror(images: &Tensor, flipped: &[bool]) -> Result<Tensor> {
     let (n, c, h, w) = images.dims4()?;
     let mut pixels = images.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<u8>()?;
@@ -15,14 +16,15 @@ pub fn mirror(images: &Tensor, flipped: &[bool]) -> Result<Tensor> {
     Tensor::from_vec(pixels, (n, c, h, w), images.device())
 }
 
-/// Which samples of a step are mirrored, each with this probability, by their slots in the batch.
+/// Which samples of a step are mirrored, each with this probability. `slots` are the samples'
+/// positions in the batch.
 pub fn flips(probability: f64, seed: u64, step: u64, slots: &[u64]) -> Vec<bool> {
     let drawn = |slot: &u64| f64::from(rng::stream(seed, Purpose::Flip, step, *slot).uniform());
     slots.iter().map(|slot| drawn(slot) < probability).collect()
 }
 
-/// Moves each u8 image `[n, 3, H, W]` by up to `reach` pixels in every direction; what comes in from outside
-/// continues the edge.
+/// Shifts each u8 image `[n, 3, H, W]` by up to `reach` pixels in each direction. The edge pixels
+/// are repeated outwards.
 pub fn shift(images: &Tensor, reach: usize, seed: u64, step: u64, samples: &[u64]) -> Result<Tensor> {
     if reach == 0 {
         return Ok(images.clone());

@@ -1,8 +1,7 @@
-//! Images by index, whether they come from an `images` artifact or were generated (`samples`).
+//! Images by index, from an `images` artifact or generated `samples`.
 //!
-//! Both are mapped: opening reads headers and labels, a batch copies its own pixels. An npz or npy that others made may be
-//! deflated; it is inflated as it is read. Knows nothing of resizing;
-//! stored images all have one size.
+//! Both are mapped: opening reads headers and labels, and a batch copies its own pixels. A deflated
+//! npz is inflated as it is read. All images have one size; this file does not resize.
 
 use super::packed::Packed;
 use crate::formats::{Npz, PixelArray};
@@ -49,8 +48,8 @@ impl ImageSet {
         Ok(Self { count: packed.len(), pixels: Pixels::Packed(packed), height, width, labels, classes })
     }
 
-    /// Opens an npz of `arr_0` u8 `[N,H,W,3]` and, if there are labels, `arr_1` i64 `[N]`; the format of the ADM
-    /// evaluation suite.
+    /// Opens an npz with `arr_0` u8 `[N,H,W,3]` and optionally labels `arr_1` i64 `[N]`, the format
+    /// of the ADM evaluation suite.
     pub fn open_npz(path: &Path) -> Result<Self> {
         let shown = path.display();
         let mut set = Self::open_array(PixelArray::of_npz(path)?);
@@ -67,7 +66,7 @@ impl ImageSet {
         Ok(set)
     }
 
-    /// The images of an array without labels, whatever lies beside it.
+    /// Opens the images of an array without labels.
     pub fn open_array(pixels: PixelArray) -> Self {
         let (count, height, width) = (pixels.len(), pixels.height(), pixels.width());
         Self { pixels: Pixels::Array(pixels), count, height, width, labels: vec![], classes: vec![] }
@@ -89,12 +88,12 @@ impl ImageSet {
         self.width
     }
 
-    /// Names of the classes, by label. Empty when nobody said.
+    /// Class names by label. Empty if the set does not name them.
     pub fn classes(&self) -> &[String] {
         &self.classes
     }
 
-    /// A label per image; empty for samples without labels.
+    /// One label per image; empty if the samples have no labels.
     pub fn labels(&self) -> Vec<i64> {
         self.labels.clone()
     }
@@ -113,7 +112,7 @@ impl ImageSet {
     }
 }
 
-/// u8 pixels to f32 in [-1, 1]: x / 127.5 - 1.
+/// u8 pixels to f32 in [-1, 1]: 0 becomes -1 and 255 becomes 1.
 pub fn to_unit(images: &Tensor) -> Result<Tensor> {
     images.to_dtype(DType::F32)?.affine(1.0 / 127.5, -1.0)
 }

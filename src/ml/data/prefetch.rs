@@ -1,33 +1,34 @@
-//! What the next micro-batch needs is made on a thread of its own while the network is busy with this one.
+//! Prepares the next micro-batch on another thread while the network works on the current one.
 //!
-//! A batch is a function of its place (step and micro-batch), so who makes it and when changes no bit. The thread is asked
-//! for one place ahead and sleeps when that is made: memory holds two batches at most, and no processor spins. Heavy parts
-//! draw on the one pool of threads like everything else, so the thread adds no competition of its own.
+//! A batch is a function of its step and micro-batch, so it has the same bits whoever makes it and
+//! when. The thread works one micro-batch ahead and then sleeps: memory holds two batches at most,
+//! and no core spins. Parallel work uses the shared thread pool, so the thread adds no contention.
 //!
-//! Knows neither what a batch is nor the loop that takes it.
+//! It knows neither the contents of a batch nor the loop.
 
 use candle_core::{Error, Result, bail};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Builder;
 
-/// A step, from 0, and a micro-batch within it.
+/// A step, counted from 0, and a micro-batch within it.
 pub type MicroBatch = (u64, usize);
 
-/// The batches of a loop, in the order of their places or any other.
+/// The batches of a loop, in any order; the usual order is prefetched.
 pub struct Batches<'a, T> {
     ask: Sender<MicroBatch>,
     give: Receiver<Result<T>>,
-    /// Asked for and not taken yet.
+    /// Requested and not taken yet.
     ahead: Option<MicroBatch>,
     next: &'a dyn Fn(MicroBatch) -> Option<MicroBatch>,
 }
 
 impl<T> Batches<'_, T> {
-    /// What was made for this place, or the error of making it; the next one is begun.
+    /// The batch of this micro-batch, or the error from making it. Requests the next one.
     pub fn take(&mut self, place: MicroBatch) -> Result<T> {
         match self.ahead.take() {
             Some(ahead) if ahead == place => {}
-            // After a resume, and wherever a loop does not go on as expected: what was made is of no use.
+            // After a resume, or when the loop jumps, the prefetched batch is not the requested
+            // one.
             Some(_) => {
                 self.receive()?.ok();
                 self.ask(place)?;
@@ -35,7 +36,7 @@ impl<T> Batches<'_, T> {
             None => self.ask(place)?,
         }
         let batch = self.receive()?;
-        // Asked for only now: it is made while the caller works with this one, and there is no third.
+        // Requested only now, so that at most two batches exist: the caller's and the next.
         if batch.is_ok()
             && let Some(next) = (self.next)(place)
         {
@@ -54,16 +55,16 @@ impl<T> Batches<'_, T> {
     }
 }
 
-/// Only a panic ends the thread while somebody asks it.
+/// The thread only ends early by a panic.
 fn ended(_: impl std::error::Error) -> Error {
     Error::Msg("the thread that prepares batches has ended".into())
 }
 
-/// Runs `body` with batches that `make` makes ahead on another thread, which ends with it. `next` says which place
-/// follows; `None` after the last.
+/// Runs `body` with batches that `make` prepares on another thread. The thread ends with `body`.
+/// `next` gives the following micro-batch, or `None` after the last.
 ///
 /// # Errors
-/// What `body` returns, and a thread that cannot be started.
+/// What `body` returns, or a thread that cannot be started.
 pub fn prefetching<T: Send, R>(
     make: &(dyn Fn(MicroBatch) -> Result<T> + Sync),
     next: &dyn Fn(MicroBatch) -> Option<MicroBatch>,
@@ -80,13 +81,14 @@ pub fn prefetching<T: Send, R>(
             }
         };
         if let Err(e) = Builder::new().name("prefetch".into()).spawn_scoped(scope, work) {
-            bail!("cannot start a thread to prepare batches: {e}");
+            bail!("cannot start the thread that prepares batches: {e}");
         }
         body(&mut Batches { ask, give, ahead: None, next })
     })
 }
 
-/// The place after this one in a training of so many steps with so many micro-batches each.
+/// The micro-batch after this one in a training of `steps` steps with `accumulate` micro-batches
+/// each.
 pub fn following(steps: u64, accumulate: usize) -> impl Fn(MicroBatch) -> Option<MicroBatch> {
     move |(step, micro)| {
         let next = if micro + 1 < accumulate { (step, micro + 1) } else { (step + 1, 0) };
@@ -113,7 +115,7 @@ mod tests {
         let got: Vec<u64> = got.unwrap();
         assert_eq!(got, [0, 1, 10, 11, 20, 21]);
         assert_eq!(*made.lock().unwrap(), SIX, "each once, none behind the last");
-        // A jump: what was made ahead is thrown away.
+        // After a jump, the prefetched batch is dropped.
         let got = prefetching(&make, &following(9, 1), |batches| {
             [(5, 0), (6, 0), (2, 0), (3, 0)].iter().map(|p| batches.take(*p)).collect()
         });
@@ -121,7 +123,8 @@ mod tests {
         assert_eq!(got, [50, 60, 20, 30]);
     }
 
-    /// The second batch is made while the caller still holds the first, and no third before it asks again.
+    /// The second batch is made while the caller holds the first, and no third before the caller
+    /// asks again.
     #[test]
     fn the_next_batch_is_made_meanwhile_and_no_more() {
         let (tell, told) = sync_channel(8);

@@ -1,21 +1,23 @@
-//! Resizing of 8-bit RGB exactly as Pillow does it, byte for byte.
+//! Resizes 8-bit RGB exactly as Pillow does, to the byte.
 //!
-//! Published results depend on the pixels: the ImageNet preparation of ADM, EDM2 and REPA goes through Pillow's
-//! antialiased filters. Pillow (libImaging/Resample.c) filters rows, rounds to 8 bits, then filters columns, with
-//! weights in 22-bit fixed point; since version 13 it filters columns first where the height shrinks much more than the
-//! width, but what is published was made with rows first. A float resize differs in about one pixel of twenty. Evaluation tools that give
-//! Pillow each channel as floats get another path of it, without rounding: [`resize_planes`].
+//! Published results depend on the pixels: ADM, EDM2 and REPA prepare ImageNet with Pillow's
+//! antialiased filters. Pillow (libImaging/Resample.c) filters rows, rounds to 8 bits, then filters
+//! columns, with weights in 22-bit fixed point. Since version 13 it filters columns first where the
+//! height shrinks much more than the width; published data was made with rows first. A float resize
+//! differs in about one pixel of twenty. Evaluation tools pass Pillow each channel as floats, which
+//! takes another code path without rounding: [`resize_planes`].
 
 use super::rgb::Rgb;
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-/// Fraction bits of a weight: 32 less 8 for the pixel and 2 for filters that overshoot.
+/// Fraction bits of a weight: 32, minus 8 for the pixel and 2 for filters that overshoot.
 const BITS: u32 = 22;
 
+/// A resampling filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filter {
-    /// Plain mean.
+    /// Mean.
     Box,
     /// Cubic with a = -0.5 (torch's non-antialiased bicubic has -0.75).
     Bicubic,
@@ -48,7 +50,7 @@ impl Filter {
     }
 }
 
-/// Weights of one output position: the first source position and a weight for each from there.
+/// Weights of one output position, for consecutive source positions from the first.
 struct Tap<T> {
     start: usize,
     weights: Vec<T>,
@@ -56,7 +58,7 @@ struct Tap<T> {
 
 fn taps(from: usize, to: usize, filter: Filter) -> Vec<Tap<f64>> {
     let scale = from as f64 / to as f64;
-    // When shrinking, the filter is stretched over the source pixels; that is the antialiasing.
+    // When shrinking, the filter is stretched over the source pixels; this is the antialiasing.
     let stretch = scale.max(1.0);
     let support = filter.support() * stretch;
     let tap = |i: usize| {
@@ -74,7 +76,7 @@ fn taps(from: usize, to: usize, filter: Filter) -> Vec<Tap<f64>> {
 fn fixed_taps(from: usize, to: usize, filter: Filter) -> Vec<Tap<i32>> {
     let fixed = |w: &f64| {
         let w = w * f64::from(1 << BITS);
-        // Away from zero, as a C cast after adding a half with the sign.
+        // Round half away from zero, as a C cast after adding a signed half does.
         (w + 0.5f64.copysign(w)) as i32
     };
     let tap = |tap: Tap<f64>| Tap { start: tap.start, weights: tap.weights.iter().map(fixed).collect() };
@@ -87,7 +89,7 @@ pub fn resize(image: &Rgb, height: usize, width: usize, filter: Filter) -> Rgb {
     if height == image.height { wide } else { resize_columns(&wide, height, filter) }
 }
 
-/// Rounds a fixed-point sum that was started at one half.
+/// Rounds a fixed-point sum that started at one half.
 fn to_byte(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
@@ -123,9 +125,9 @@ fn resize_columns(image: &Rgb, height: usize, filter: Filter) -> Rgb {
     Rgb { height, width: image.width, data }
 }
 
-/// Resizes f32 images `[n, c, H, W]` with values in [0, 255] to `[n, c, height, width]` as Pillow does images of its
-/// mode `F`: weights and sums in f64, rounded to f32 after the rows and after the columns. What a filter overshoots is
-/// clipped, as clean-fid and dgm-eval do.
+/// Resizes f32 images `[n, c, H, W]` with values in [0, 255] to `[n, c, height, width]` like
+/// Pillow's mode `F`: weights and sums in f64, rounded to f32 after rows and after columns.
+/// Overshoot is clipped, as in clean-fid and dgm-eval.
 pub fn resize_planes(images: &Tensor, height: usize, width: usize, filter: Filter) -> Result<Tensor> {
     let (n, c, from_height, from_width) = images.dims4()?;
     let data = images.flatten_all()?.to_vec1::<f32>()?;
@@ -165,8 +167,8 @@ fn float_columns(plane: &[f32], width: usize, taps: Option<&Vec<Tap<f64>>>, out:
     }
 }
 
-/// The centre crop of ADM (Dhariwal and Nichol 2021): halve with a box filter while the shorter side is at least
-/// twice `size`, scale the shorter side to `size` with bicubic, cut the middle out.
+/// The centre crop of ADM (Dhariwal and Nichol 2021): halve with a box filter while the shorter
+/// side is at least twice `size`, scale the shorter side to `size` with bicubic, crop the centre.
 pub fn center_crop(image: &Rgb, size: usize) -> Rgb {
     let mut image = std::borrow::Cow::Borrowed(image);
     while image.height.min(image.width) >= 2 * size {
@@ -179,12 +181,12 @@ pub fn center_crop(image: &Rgb, size: usize) -> Rgb {
     middle(&image, size)
 }
 
-/// The largest square in the middle.
+/// The largest centred square.
 pub fn center_square(image: &Rgb) -> Rgb {
     middle(image, image.height.min(image.width))
 }
 
-/// The square of `size` in the middle, which must fit.
+/// The centred square of side `size`, which must fit.
 fn middle(image: &Rgb, size: usize) -> Rgb {
     let (top, left) = ((image.height - size) / 2, (image.width - size) / 2);
     let mut data = Vec::with_capacity(size * size * 3);

@@ -1,9 +1,9 @@
-//! An RGB image, and its PNG.
+//! An RGB image in memory, and writing it as PNG.
 
 use candle_core::{Result, bail};
 use std::path::Path;
 
-/// An RGB picture, rows from the top.
+/// An RGB image, rows from the top.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rgb {
     pub height: usize,
@@ -13,12 +13,12 @@ pub struct Rgb {
 }
 
 impl Rgb {
-    /// A picture of one colour.
+    /// An image of one colour.
     pub fn filled(height: usize, width: usize, colour: [u8; 3]) -> Self {
         Self { height, width, data: colour.repeat(height * width) }
     }
 
-    /// Copies `image` with its pixels enlarged `scale` times to (top, left). Must fit.
+    /// Copies `image` to (top, left), each pixel enlarged `scale` times. It must fit.
     pub fn paste(&mut self, image: &[u8], height: usize, width: usize, scale: usize, top: usize, left: usize) {
         for y in 0..height * scale {
             for x in 0..width * scale {
@@ -29,7 +29,7 @@ impl Rgb {
         }
     }
 
-    /// Paints a rectangle, or what of it lies within.
+    /// Fills a rectangle, clipped to the image.
     pub fn fill(&mut self, top: usize, left: usize, height: usize, width: usize, colour: [u8; 3]) {
         let right = (left + width).min(self.width);
         for y in top..(top + height).min(self.height) {
@@ -37,15 +37,16 @@ impl Rgb {
         }
     }
 
+    /// Writes the image as PNG.
     pub fn save(&self, path: &Path) -> Result<()> {
         write_png(path, &self.data, self.height, self.width)
     }
 }
 
-/// Writes an RGB picture (`[height, width, 3]` bytes) as PNG.
+/// Writes an RGB image (`[height, width, 3]` bytes) as PNG.
 pub fn write_png(path: &Path, rgb: &[u8], height: usize, width: usize) -> Result<()> {
     if rgb.len() != height * width * 3 {
-        bail!("{}: {} bytes for a picture of {height} x {width} x 3", path.display(), rgb.len());
+        bail!("{}: {} bytes do not make an image of {height} x {width} x 3", path.display(), rgb.len());
     }
     match image::save_buffer(path, rgb, width as u32, height as u32, image::ExtendedColorType::Rgb8) {
         Ok(()) => Ok(()),

@@ -1,40 +1,47 @@
-//! The coefficient of the alignment loss as a function of the step: what tells SiT, REPA, HASTE and ERW apart.
+//! The coefficient of the alignment loss as a function of the step: this is the difference between
+//! SiT, REPA, HASTE and ERW.
 
 use candle_core::{Result, bail};
 
+/// A schedule of the alignment coefficient; k is the step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Schedule {
     /// No alignment (SiT).
     None,
-    /// c0 for ever (REPA).
+    /// Constant c0 (REPA).
     Constant { c0: f64 },
-    /// c0 2^(-k / half_life) (ERW, the release's formula).
+    /// c0 2^(-k / half_life) (ERW, the formula of its authors' code).
     HalfLife { c0: f64, half_life: f64 },
-    /// c0 e^(-k / tau) (ERW, the paper's formula).
+    /// c0 e^(-k / tau) (ERW, the formula of the paper).
     Exponential { c0: f64, tau: f64 },
-    /// c0 before step `stop`, 0 from then on (HASTE).
+    /// c0 before step `stop`, then 0 (HASTE).
     StopAt { c0: f64, stop: u64 },
 }
 
 impl Schedule {
-    /// Names that [`Schedule::new`] takes.
+    /// The names that [`Schedule::new`] accepts.
     pub const NAMES: [&'static str; 5] = ["none", "constant", "half-life", "exponential", "stop-at"];
 
-    /// `length` is the half-life, the decay constant or the stopping step, in steps, where the schedule has one.
+    /// `length` is the half-life, the decay constant or the stopping step, in steps, for the
+    /// schedules that have one.
+    ///
+    /// # Errors
+    /// An unknown name, or a decay without a length.
     pub fn new(name: &str, c0: f64, length: u64) -> Result<Self> {
         if matches!(name, "half-life" | "exponential") && length == 0 {
-            bail!("alignment schedule {name} needs a length above 0");
+            bail!("alignment schedule `{name}` needs a length above 0");
         }
         let steps = length as f64;
         Ok(match name {
             "none" => Self::None,
-            // Never any weight: without this the network would carry projectors that no gradient reaches.
+            // A coefficient that is always 0: with `None`, the network has no projectors that never
+            // get a gradient.
             name if Self::NAMES.contains(&name) && (c0 == 0.0 || (name == "stop-at" && length == 0)) => Self::None,
             "constant" => Self::Constant { c0 },
             "half-life" => Self::HalfLife { c0, half_life: steps },
             "exponential" => Self::Exponential { c0, tau: steps },
             "stop-at" => Self::StopAt { c0, stop: length },
-            _ => bail!("unknown alignment schedule {name}; there are {}", Self::NAMES.join(", ")),
+            _ => bail!("unknown alignment schedule `{name}`; known: {}", Self::NAMES.join(", ")),
         })
     }
 

@@ -1,13 +1,14 @@
 //! The path x_t = alpha(t) x + sigma(t) noise from data to noise, and how training draws t.
 //!
-//! The time convention of the whole program is fixed here: t = 0 is data, t = 1 is noise. (SiT's own code runs the
-//! other way; REPA's and ERW's run this way.)
+//! This file fixes the time convention of the program: t = 0 is data, t = 1 is noise, as in REPA
+//! and ERW. The original code of SiT runs the other way.
 
 use crate::rng::{self, Purpose};
 use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::{FRAC_2_PI, FRAC_PI_2};
 
+/// The path between data and noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Path {
@@ -17,7 +18,7 @@ pub enum Path {
     Cosine,
 }
 
-/// alpha, sigma and their derivatives by t.
+/// alpha, sigma and their derivatives with respect to t.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Coefficients {
     pub alpha: f64,
@@ -27,6 +28,7 @@ pub struct Coefficients {
 }
 
 impl Path {
+    /// The coefficients at time t, from 0 (data) to 1 (noise).
     pub fn at(self, t: f64) -> Coefficients {
         match self {
             Self::Linear => Coefficients { alpha: 1.0 - t, sigma: t, d_alpha: -1.0, d_sigma: 1.0 },
@@ -37,7 +39,8 @@ impl Path {
         }
     }
 
-    /// The point x_t and the velocity dx_t/dt of a batch, x and noise `[B, ..]`, one t per sample.
+    /// The point x_t and the velocity dx_t/dt of a batch. x and noise are `[B, ..]`, with one t per
+    /// sample.
     pub fn point_and_velocity(self, x: &Tensor, noise: &Tensor, t: &[f32]) -> Result<(Tensor, Tensor)> {
         if x.dim(0)? != t.len() {
             bail!("{} times for a batch {:?}", t.len(), x.dims());
@@ -53,18 +56,19 @@ impl Path {
     }
 }
 
-/// How t is drawn in training.
+/// How training draws t.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TimeDistribution {
     /// Uniform in [0, 1).
     Uniform,
-    /// The ratio sigma / alpha is e^z with z standard normal, as in EDM: on the linear path t = 1 / (1 + e^-z).
+    /// The ratio sigma / alpha is e^z with z standard normal, as in EDM: on the linear path t = 1 /
+    /// (1 + e^-z).
     Lognormal,
 }
 
 impl TimeDistribution {
-    /// One t per slot of the batch of a step.
+    /// One t per sample of the batch of a step.
     pub fn draw(self, path: Path, seed: u64, step: u64, slots: &[u64]) -> Vec<f32> {
         slots
             .iter()

@@ -1,6 +1,7 @@
-//! Flow matching: the path between noise and data ([`interpolant`]), losses, the schedule of the alignment, the samplers.
-//! Knows no network.
+//! Flow matching: the path between noise and data ([`interpolant`]), losses, the schedule of the
+//! alignment, the samplers. Knows no network.
 
+pub mod alignment;
 pub mod alignment_schedule;
 pub mod interpolant;
 pub mod loss;

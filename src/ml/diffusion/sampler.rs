@@ -1,13 +1,16 @@
-//! Samplers: Euler, Heun and Euler–Maruyama from noise (t = 1) to data (t = 0), with classifier-free guidance.
+//! Samplers from noise (t = 1) to data (t = 0): Euler, Heun and Euler–Maruyama, with
+//! classifier-free guidance.
 //!
-//! They follow REPA's samplers to the step: the state is f64, the network sees f32, the stochastic sampler walks to t =
-//! 0.04 and takes one last noiseless step. The network is a closure; pictures are another module's matter.
+//! They match REPA's samplers step by step: the state is f64, the network gets f32, and the
+//! stochastic sampler runs to t = 0.04 and takes one last step without noise. The network is a
+//! closure; decoding to images happens elsewhere.
 
 use super::interpolant::Path;
 use crate::rng::{self, Purpose};
 use candle_core::{DType, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
+/// The integration method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
@@ -17,31 +20,34 @@ pub enum Method {
     Sde,
 }
 
-/// Where the last, noiseless step of the stochastic sampler starts.
+/// Where the last step of the stochastic sampler, without noise, starts.
 const LAST_STEP: f64 = 0.04;
 
+/// Settings of a sampler.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SamplerConfig {
     pub method: Method,
-    /// Steps in time; Heun evaluates the network twice in all but the last.
+    /// Time steps. Heun evaluates the network twice in all but the last.
     pub steps: usize,
-    /// Guidance scale; 1 and below is no guidance.
+    /// Guidance scale; 1 and below means no guidance.
     pub cfg_scale: f64,
-    /// Guidance acts where `low <= t <= high`.
+    /// Guidance is active where `low <= t <= high`.
     pub guidance_low: f64,
     pub guidance_high: f64,
-    /// The path the network was trained on; only the stochastic sampler depends on it.
+    /// The path the network was trained on; only the stochastic sampler needs it.
     pub path: Path,
 }
 
-/// The network: velocity at f32 points `[B, ..]`, one time for all, f32 times `[B]` and classes `[B]`.
+/// The network: velocity at points `[B, ..]`, times `[B]` (all equal) and classes `[B]`. Points and
+/// times are f32.
 pub type Velocity<'a> = dyn FnMut(&Tensor, &Tensor, &Tensor) -> Result<Tensor> + 'a;
 
-/// Standard normals, f64, of the shape of the state, for a step.
+/// Standard normal noise for a step, f64, in the shape of the state.
 pub type Noise<'a> = dyn FnMut(u64) -> Result<Tensor> + 'a;
 
-/// Walks `start` (noise at t = 1, `[B, ..]`) to data. `null` are the classes for the unguided half. Returns f64.
+/// Integrates from `start` (noise at t = 1, `[B, ..]`) to data. `null` are the class indices for
+/// the unconditional half of guidance. Returns f64.
 pub fn sample(
     cfg: &SamplerConfig,
     start: &Tensor,
@@ -67,7 +73,7 @@ fn ode(field: &mut Field, mut x: Tensor, heun: bool) -> Result<Tensor> {
         let slope = field.velocity(&x, t0, guided)?;
         let mut next = (&x + (&slope * (t1 - t0))?)?;
         if heun && i + 1 < field.cfg.steps {
-            // Guidance of both slopes is decided at t0.
+            // Whether guidance is active is decided at t0 for both slopes.
             let second = field.velocity(&next, t1, guided)?;
             next = (&x + ((slope * 0.5)? + (second * 0.5)?)? * (t1 - t0))?;
         }
@@ -101,13 +107,14 @@ impl Field<'_, '_> {
         self.cfg.cfg_scale > 1.0 && self.cfg.guidance_low <= t && t <= self.cfg.guidance_high
     }
 
-    /// Velocity for the classes, or both velocities in one batch, mixed.
+    /// Velocity for the classes; with guidance both velocities are evaluated in one batch and
+    /// mixed.
     fn velocity(&mut self, x: &Tensor, t: f64, guided: bool) -> Result<Tensor> {
         self.mixed(x, t, guided, &|v, _| Ok(v))
     }
 
-    /// Drift of the reverse SDE with g² = 2t, from the velocity through the score:
-    /// v - t s, s = ((alpha/alpha') v - x) / (sigma² - (alpha/alpha') sigma' sigma).
+    /// Drift of the reverse SDE with g² = 2t, from the velocity through the score: v - t s, with s
+    /// = ((alpha/alpha') v - x) / (sigma² - (alpha/alpha') sigma' sigma).
     fn drift(&mut self, x: &Tensor, t: f64) -> Result<Tensor> {
         let c = self.cfg.path.at(t);
         let ratio = c.alpha / c.d_alpha;
@@ -119,7 +126,7 @@ impl Field<'_, '_> {
         })
     }
 
-    /// null + scale (class - null) of what `slope` makes of each velocity.
+    /// null + scale (class - null), applied to `slope` of each velocity.
     fn mixed(
         &mut self,
         x: &Tensor,
@@ -146,7 +153,7 @@ impl Field<'_, '_> {
     }
 }
 
-/// `count` numbers from `first` to `last`, counted from the nearer end as PyTorch does.
+/// `count` values from `first` to `last`. As in PyTorch, each is computed from the nearer end.
 fn linspace(first: f64, last: f64, count: usize) -> Vec<f64> {
     let step = (last - first) / (count.max(2) - 1) as f64;
     (0..count)
@@ -154,12 +161,12 @@ fn linspace(first: f64, last: f64, count: usize) -> Vec<f64> {
         .collect()
 }
 
-/// Starting noise of samples, a function of (seed, sample): the batch a sample falls into does not change it.
+/// Starting noise of samples, as a function of (seed, sample): it does not depend on the batch.
 pub fn start_noise(seed: u64, samples: &[u64], shape: &[usize], device: &candle_core::Device) -> Result<Tensor> {
     rng::normal_rows(seed, Purpose::SampleStart, 0, samples, shape, device)
 }
 
-/// Noise of a step of the stochastic sampler, a function of (seed, step, sample).
+/// Noise for a step of the stochastic sampler, as a function of (seed, step, sample).
 pub fn step_noise(
     seed: u64,
     step: u64,
@@ -181,6 +188,7 @@ pub enum Labels {
 }
 
 impl Labels {
+    /// The class of a sample, from 0 up to `classes`.
     pub fn of(self, seed: u64, sample: u64, classes: u64) -> u32 {
         match self {
             Self::Balanced => (sample % classes.max(1)) as u32,

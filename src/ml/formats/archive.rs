@@ -1,9 +1,10 @@
-//! A ZIP archive mapped into memory: entries by name, stored ones as slices, deflated ones inflated up to a limit that
-//! the reader sets from what it needs.
+//! A ZIP archive mapped into memory: entries by name. Stored entries are slices; deflated ones are
+//! inflated up to a limit that the reader sets from what it needs.
 //!
-//! Nothing is ever written under an entry's name, so a name like `../x` is a name that no reader asks for. Bombs are
-//! bounded twice: a reader refuses an entry above its limit before a byte is inflated, and entries that overlap, by
-//! which a small archive repeats the same bytes in thousands of them, are refused when the archive is opened.
+//! Nothing is written under an entry's name, so a name like `../x` is harmless. There are two
+//! protections against ZIP bombs: an entry above the reader's limit is refused before it is
+//! inflated, and an archive with overlapping entries, which can repeat the same bytes thousands of
+//! times, is refused when it is opened.
 
 use super::parsed::Parsed;
 use flate2::bufread::DeflateDecoder;
@@ -22,18 +23,18 @@ pub(super) struct Archive {
 
 #[derive(Debug)]
 struct Member {
-    /// Place of the (perhaps deflated) bytes in the map.
+    /// Position of the (perhaps deflated) bytes in the map.
     data: Range<usize>,
-    /// Size once inflated, as the directory of the archive says.
+    /// Uncompressed size, as the central directory states it.
     size: u64,
     crc: u32,
     deflated: bool,
-    /// Why it cannot be read, if so.
+    /// Why it cannot be read, if it cannot.
     refused: Option<String>,
 }
 
 impl Archive {
-    /// Reads the directory of the archive, and no entry.
+    /// Reads the central directory, but no entry.
     pub fn open(map: Mmap) -> Parsed<Self> {
         let damaged = |e: zip::result::ZipError| format!("a truncated or damaged ZIP archive ({e})");
         let mut zip = zip::ZipArchive::new(Cursor::new(&map[..])).map_err(damaged)?;
@@ -56,9 +57,9 @@ impl Archive {
             let refused = if file.encrypted() {
                 Some("is encrypted".to_string())
             } else if ![CompressionMethod::Stored, CompressionMethod::Deflated].contains(&method) {
-                Some(format!("is compressed by {method}, which is not read here"))
+                Some(format!("is compressed with {method}, which is not supported"))
             } else if method == CompressionMethod::Stored && packed != file.size() {
-                Some(format!("is stored in {packed} bytes but should have {}", file.size()))
+                Some(format!("is stored in {packed} bytes, but should have {}", file.size()))
             } else {
                 None
             };
@@ -87,18 +88,18 @@ impl Archive {
         }
     }
 
-    /// Size of an entry once inflated, as the archive says; [`read`](Self::read) holds it to that.
+    /// Declared uncompressed size of an entry; [`read`](Self::read) enforces it.
     pub fn size(&self, name: &str) -> Parsed<u64> {
         Ok(self.entry(name)?.size)
     }
 
-    /// Where an entry lies in the file; `None` if it is deflated.
+    /// Position of an entry in the file; `None` if it is deflated.
     pub fn stored(&self, name: &str) -> Parsed<Option<Range<usize>>> {
         let entry = self.entry(name)?;
         Ok((!entry.deflated).then(|| entry.data.clone()))
     }
 
-    /// Where the bytes of an entry lie in the file, as they are packed.
+    /// Position of an entry's stored bytes in the file.
     pub fn packed(&self, name: &str) -> Parsed<Range<usize>> {
         Ok(self.entry(name)?.data.clone())
     }
@@ -108,7 +109,7 @@ impl Archive {
         &self.map[at]
     }
 
-    /// The first bytes of an entry, `most` or all it has.
+    /// The first `most` bytes of an entry, or all if it is shorter.
     pub fn prefix(&self, name: &str, most: usize) -> Parsed<Cow<'_, [u8]>> {
         let entry = self.entry(name)?;
         let data = &self.map[entry.data.clone()];
@@ -122,19 +123,20 @@ impl Archive {
     pub fn read(&self, name: &str, most: u64) -> Parsed<Cow<'_, [u8]>> {
         let entry = self.entry(name)?;
         if entry.size > most {
-            return Err(format!("entry `{name}` has {} bytes where at most {most} make sense", entry.size));
+            return Err(format!("entry `{name}` has {} bytes, more than the limit of {most}", entry.size));
         }
         let data = &self.map[entry.data.clone()];
         if !entry.deflated {
             return Ok(Cow::Borrowed(data));
         }
-        // One byte more than it should have shows that it has more.
+        // One extra byte reveals an entry that is larger than it declares.
         let bytes = inflate(data, entry.size.saturating_add(1))
             .map_err(|e| format!("entry `{name}` cannot be inflated: {e}"))?;
         if bytes.len() as u64 != entry.size {
             return Err(format!("entry `{name}` does not inflate to the {} bytes it should have", entry.size));
         }
-        // What is stored is compared by `check`: PyTorch can be told to leave the checksums of its files out.
+        // Stored entries are compared by `check`, on request: PyTorch can omit the checksums of its
+        // files.
         compare(name, &bytes, entry.crc)?;
         Ok(Cow::Owned(bytes))
     }
@@ -144,7 +146,7 @@ impl Archive {
         compare(name, bytes, self.entry(name)?.crc)
     }
 
-    /// The same by the checksum of what was read.
+    /// The same, given the checksum of the bytes read.
     pub fn check_sum(&self, name: &str, sum: u32) -> Parsed<()> {
         equal(name, sum, self.entry(name)?.crc)
     }
@@ -160,7 +162,7 @@ fn equal(name: &str, sum: u32, expected: u32) -> Parsed<()> {
     if sum == expected { Ok(()) } else { Err(format!("entry `{name}` is damaged: its checksum differs")) }
 }
 
-/// Memory grows with what really comes out, not with what an archive promises.
+/// Memory grows with the actual output, not with the declared size.
 fn inflate(data: &[u8], most: u64) -> std::io::Result<Vec<u8>> {
     let mut out = Vec::new();
     DeflateDecoder::new(data).take(most).read_to_end(&mut out)?;

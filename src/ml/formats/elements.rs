@@ -1,14 +1,14 @@
-//! Numbers as files hold them, and the one way from there to a tensor: a strided view of bytes, checked against what
-//! is really there, becomes a contiguous tensor on the CPU.
+//! Number types in files, and the conversion of a strided view of bytes to a contiguous tensor on
+//! the CPU. The view is checked against the bytes that exist.
 //!
-//! Types that candle lacks are widened without loss: bool to u8 (0 or 1), i8 to i16, u16 to i32, u64 to i64 where the
-//! values fit. Knows no file format.
+//! Types that candle lacks are widened without loss: bool to u8 (0 or 1), i8 to i16, u16 to i32,
+//! u64 to i64 if the values fit. It does not know file formats.
 
 use super::parsed::Parsed;
 use candle_core::{DType, Device, Tensor};
 use std::borrow::Cow;
 
-/// More axes than any tensor has (PyTorch stops at 64).
+/// A limit above any real tensor (PyTorch stops at 64).
 const MOST_AXES: usize = 64;
 
 /// The type of one number in a file.
@@ -31,7 +31,7 @@ pub(super) enum Element {
 }
 
 impl Element {
-    /// Bytes of one number.
+    /// Bytes per number.
     pub fn size(self) -> usize {
         match self {
             Self::Bool | Self::U8 | Self::I8 | Self::F8E4M3 => 1,
@@ -42,16 +42,17 @@ impl Element {
     }
 }
 
-/// Number of elements of a shape, if it can be counted.
+/// Number of elements of a shape; `None` on overflow.
 pub(super) fn count(shape: &[usize]) -> Option<usize> {
-    // A zero makes the tensor empty whatever the others are.
+    // With a zero the tensor is empty, whatever the other sizes.
     if shape.contains(&0) {
         return Some(0);
     }
     shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d))
 }
 
-/// Strides, in elements, of a contiguous tensor: the last axis runs fastest (C), or the first (Fortran).
+/// Strides of a contiguous tensor in elements. The last axis varies fastest (C order), or the first
+/// (Fortran order).
 pub(super) fn contiguous(shape: &[usize], fortran: bool) -> Vec<usize> {
     let mut strides = vec![0; shape.len()];
     let mut step = 1usize;
@@ -67,7 +68,7 @@ pub(super) fn contiguous(shape: &[usize], fortran: bool) -> Vec<usize> {
     strides
 }
 
-/// A tensor within bytes. Offset and strides are in elements.
+/// A tensor inside bytes. Offset and strides are in elements.
 #[derive(Debug)]
 pub(super) struct View<'a> {
     pub bytes: &'a [u8],
@@ -79,12 +80,12 @@ pub(super) struct View<'a> {
 }
 
 impl View<'_> {
-    /// Bytes that the view takes once it is contiguous. Broadcast axes (stride 0) make that more than what lies in the
-    /// file, so a caller limits it before it asks for the tensor.
+    /// Bytes of the view once it is contiguous. With broadcast axes (stride 0) this exceeds the
+    /// bytes in the file, so callers limit it before they ask for the tensor.
     pub fn size(&self) -> Parsed<usize> {
         match count(self.shape).and_then(|n| n.checked_mul(self.element.size())) {
             Some(n) if self.shape.len() <= MOST_AXES => Ok(n),
-            _ => Err(format!("its shape has {} axes and more elements than there can be", self.shape.len())),
+            _ => Err(format!("its shape has {} axes, or more elements than can be addressed", self.shape.len())),
         }
     }
 
@@ -114,7 +115,7 @@ impl View<'_> {
     fn out_of_range(&self) -> String {
         let (element, had) = (self.element.size(), self.bytes.len());
         format!(
-            "shape {:?} with strides {:?} from element {} on reaches beyond its {} elements",
+            "shape {:?} with strides {:?} and offset {} extends beyond its {} elements",
             self.shape,
             self.strides,
             self.offset,
@@ -143,7 +144,7 @@ impl View<'_> {
                 let at = (row + i * step) * element;
                 out.extend_from_slice(&self.bytes[at..at + element]);
             }
-            // The next row: count up the outer axes as an odometer does.
+            // Next row: increment the outer axes like an odometer.
             let mut axis = self.shape.len() - 1;
             loop {
                 if axis == 0 {
@@ -171,7 +172,7 @@ fn swapped(bytes: Cow<'_, [u8]>, element: Element, big_endian: bool) -> Cow<'_, 
     Cow::Owned(bytes)
 }
 
-/// `bytes` hold exactly the elements of `shape`, little endian.
+/// `bytes` hold exactly the elements of `shape`, little-endian.
 fn into_tensor(bytes: Cow<'_, [u8]>, element: Element, shape: &[usize]) -> Parsed<Tensor> {
     let cpu = &Device::Cpu;
     let plain = |dtype| Tensor::from_raw_buffer(&bytes, dtype, shape, cpu);
@@ -196,7 +197,7 @@ fn into_tensor(bytes: Cow<'_, [u8]>, element: Element, shape: &[usize]) -> Parse
         }
         Element::U64 => {
             if bytes.chunks_exact(8).any(|c| c[7] >= 0x80) {
-                return Err("it has u64 values that no i64 can hold".into());
+                return Err("it has u64 values that do not fit into i64".into());
             }
             plain(DType::I64)
         }

@@ -1,8 +1,8 @@
-//! The formats of files of tensors, by name.
+//! Names of the file formats for tensors.
 
 use std::fmt;
 
-/// A format that is read here.
+/// A supported format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Safetensors,
@@ -11,7 +11,7 @@ pub enum Format {
     TorchScript,
     Npz,
     Npy,
-    /// A model in so many files.
+    /// A model in this many files.
     SafetensorsFiles(usize),
     TorchFiles(usize),
 }

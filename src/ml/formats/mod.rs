@@ -1,16 +1,16 @@
-//! Weights and arrays from the files that people have: safetensors, PyTorch checkpoints, NumPy arrays.
+//! Reads weights and arrays from common files: safetensors, PyTorch checkpoints, NumPy arrays.
 //!
-//! A model may lie in several files (`shards.rs`), which then are as one.
+//! A file is mapped into memory. Opening it reads only its headers (or its pickle); tensors are
+//! copied when a set of them is asked for. Nothing in a file is executed: a pickle is read as data,
+//! and a function it would call is only a name in a message. Every size that a file declares is
+//! checked against the bytes that exist before memory is allocated. A model in several files
+//! (`shards.rs`) is read as one.
 //!
-//! A file is mapped into memory and only its headers (or its pickle) are read when it is opened; tensors are copied
-//! when a set of them is asked for. Nothing in a file is ever run: a pickle is read as inert data, and what
-//! it would have called is at most a name in a message. Every size that a file declares is held against the bytes that
-//! are there before memory is taken for it. Knows no network: what the names mean is told by the `adopt` functions of
-//! the models.
+//! It does not know networks: the `adopt` functions of the models interpret the names.
 //!
 //! # Types
-//! Tensors keep their type where candle has it: u8, u32, i16, i32, i64, f16, bf16, f32, f64, f8e4m3. Others are
-//! widened: bool to u8, i8 to i16, u16 to i32, and u64 to i64 if the values fit.
+//! Tensors keep their type where candle has it: u8, u32, i16, i32, i64, f16, bf16, f32, f64,
+//! f8e4m3. Others are widened: bool to u8, i8 to i16, u16 to i32, and u64 to i64 if the values fit.
 
 mod archive;
 mod elements;
@@ -47,7 +47,7 @@ pub use pixels::PixelArray;
 pub use shards::is_part;
 pub use sniff::{describe, format_of};
 
-/// An opened file of weights. Cheap to keep: holds a mapping, no tensors.
+/// An open weights file. It holds a mapping, not tensors, so it is cheap to keep.
 #[derive(Debug)]
 pub struct WeightsFile {
     path: PathBuf,
@@ -60,37 +60,39 @@ enum Contents {
     Torch(Checkpoint),
     Npz(Archive),
     Npy(Mmap),
-    /// By name.
+    /// The files of one model, by name.
     Parts(Vec<(String, Contents)>),
 }
 
-/// What is in a set.
+/// The contents of a set.
 #[derive(Debug)]
 pub struct Listing {
     pub set: String,
     pub tensors: Vec<Named>,
 }
 
-/// What could be had of a set.
+/// The tensors of a set that could be read.
 #[derive(Debug, Default)]
 pub struct Readable {
     pub tensors: Tensors,
-    /// Names of the others, and why each is of no kind that is read.
+    /// Names of the others, with the reason why each cannot be read.
     pub unread: BTreeMap<String, String>,
 }
 
 impl WeightsFile {
-    /// Tells the format from the contents and reads headers, no tensors. A folder stands for the one model in it, which
-    /// may be in several files. A file that is none of the formats is called what it is.
+    /// Detects the format from the contents and reads headers, but no tensors. A folder stands for
+    /// the one model in it, which may be in several files.
     ///
     /// # Errors
-    /// When the file cannot be opened, is of another format, truncated or damaged, or only a part of a model: what lies
-    /// beside `path` is not read, since who names it may go by its contents alone. The error names the file.
+    /// When the file cannot be opened, has an unsupported format, is truncated or damaged, or is
+    /// only one file of a model in several. Files beside `path` are not read, because a caller may
+    /// identify `path` by its own contents. The error names the file, and says what it seems to be.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_as(path, false)
     }
 
-    /// [`Self::open`]; the index of a model in several files, or one of these, stands for all.
+    /// Like [`Self::open`], but the index or one file of a model in several files stands for the
+    /// whole model.
     pub fn open_with_siblings(path: &Path) -> Result<Self> {
         Self::open_as(path, true)
     }
@@ -102,7 +104,7 @@ impl WeightsFile {
                 false => format!("`{}`: {e}", file.file_name().unwrap_or_default().display()),
             }),
             Model::Files(files) if !siblings && !path.is_dir() => Err(format!(
-                "it is a part of a model in {} files; name their folder, so that all of them count",
+                "it is one of the {} files of a model; name their folder to read all of them",
                 files.names.len()
             )),
             Model::Files(files) => Contents::open_parts(&files),
@@ -128,24 +130,26 @@ impl WeightsFile {
         }
     }
 
-    /// The dictionaries that hold tensors directly, by dotted path (`model`, `ema`, `opt.state.0`; empty for the top
-    /// level), with the number of tensors in each. A list is a dictionary by position; a module, of TorchScript or
-    /// pickled whole, is one by the names of its state dict; arrays of NumPy in a pickle do not count.
+    /// The dictionaries that directly hold tensors, by dotted path (`model`, `ema`, `opt.state.0`;
+    /// empty for the top level), with the number of tensors in each. A list is a dictionary with
+    /// positions as names. A module, of TorchScript or pickled whole, has the names of its state
+    /// dict. NumPy arrays in a pickle do not count.
     pub fn sets(&self) -> Vec<(String, usize)> {
         self.contents.sets()
     }
 
-    /// All [sets](Self::sets) with the names and shapes of what is in them, in the order of the file where it has one; no
-    /// shape where telling it takes more than headers.
+    /// All [sets](Self::sets) with the names and shapes of their tensors, in the order of the file
+    /// if it has one. The shape is absent where headers do not give it.
     pub fn listing(&self) -> Vec<Listing> {
         self.contents.listing()
     }
 
-    /// The tensors of one set, contiguous, on the CPU, in their own [types](self#types). Other values beside them, such
-    /// as a step count, are left out.
+    /// The tensors of one set, contiguous, on the CPU, in their own [types](self#types). Other
+    /// values, such as a step count, are omitted.
     ///
     /// # Errors
-    /// When there is no such set, or a tensor in it cannot be read. The error names file and tensor.
+    /// When there is no such set, or a tensor in it cannot be read. The error names file and
+    /// tensor.
     pub fn tensors(&self, set: &str) -> Result<Tensors> {
         let Readable { tensors, unread } = self.readable(set, &|_| true)?;
         match unread.into_iter().next() {
@@ -154,7 +158,7 @@ impl WeightsFile {
         }
     }
 
-    /// Those of the wanted tensors of a set that are of a kind that is read, and why the others are not.
+    /// The wanted tensors of a set that can be read, and why the others cannot.
     ///
     /// # Errors
     /// When there is no such set, or the file is damaged.
@@ -168,7 +172,7 @@ impl WeightsFile {
             let mut names = BTreeSet::new();
             for (name, tensor) in all {
                 if !names.insert(name.clone()) {
-                    return Err(format!("two tensors are called `{name}`"));
+                    return Err(format!("two tensors have the name `{name}`"));
                 }
                 match tensor {
                     Ok(tensor) => drop(readable.tensors.insert(name, tensor)),
@@ -183,10 +187,10 @@ impl WeightsFile {
         }
     }
 
-    /// Which set to read: the first of `preferred` that is there, or else the only one.
+    /// The set to read: the first of `preferred` that exists, or else the only set.
     ///
     /// # Errors
-    /// When neither decides; the error lists the sets.
+    /// When neither rule gives a set; the error lists the sets.
     pub fn only_set(&self, preferred: &[&str]) -> Result<String> {
         let sets = self.sets();
         if let Some(set) = preferred.iter().find(|p| sets.iter().any(|(name, _)| name == *p)) {
@@ -195,33 +199,38 @@ impl WeightsFile {
         match sets.as_slice() {
             [(only, _)] => Ok(only.clone()),
             [] => {
-                bail!("{} is {} without a dictionary of tensors{}", self.path.display(), self.format(), self.beside())
+                bail!(
+                    "{} is {}, but holds no dictionary of tensors{}",
+                    self.path.display(),
+                    self.format(),
+                    self.beside()
+                )
             }
             _ => {
                 let sets = listed(&self.described_sets());
-                bail!("{} holds several sets of tensors: {sets}; say which with `set`", self.path.display())
+                bail!("{} holds several sets of tensors: {sets}; choose one with `set`", self.path.display())
             }
         }
     }
 
-    /// Plain values that lie beside the tensors of a PyTorch file, by dotted path, as JSON: numbers, texts, lists,
-    /// dictionaries, and the attributes of objects such as an `argparse.Namespace`. None if nothing is there, or if it
-    /// is too large to be of use.
+    /// Plain values beside the tensors of a PyTorch file, by dotted path, as JSON: numbers,
+    /// strings, lists, dictionaries, and the attributes of objects such as an `argparse.Namespace`.
+    /// `None` if the path does not exist, or if the value is too large to be useful.
     pub fn data(&self, path: &str) -> Option<serde_json::Value> {
         if let Contents::Torch(file) = &self.contents { file.data(path) } else { None }
     }
 
-    /// What a PyTorch file holds instead of tensors.
+    /// What a PyTorch file holds instead of tensors, for messages.
     fn beside(&self) -> String {
         match &self.contents {
             Contents::Torch(file) if !file.foreign().is_empty() => {
-                format!("; what {} would make is never made here", listed(&file.foreign()))
+                format!("; objects of {} are not created", listed(&file.foreign()))
             }
             _ => String::new(),
         }
     }
 
-    /// Largest first, because an optimizer makes a set for each parameter.
+    /// Largest first, because an optimizer has a set for each parameter.
     fn described_sets(&self) -> Vec<String> {
         let mut sets = self.sets();
         sets.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
@@ -231,14 +240,14 @@ impl WeightsFile {
 
     fn no_set(&self, set: &str) -> String {
         let sets = listed(&self.described_sets());
-        format!("no set `{set}` of tensors is in it; it has {sets}{}", self.beside())
+        format!("it has no set `{set}` of tensors; it has {sets}{}", self.beside())
     }
 }
 
 impl Contents {
     fn open(map: Mmap) -> Parsed<Self> {
         let head = &map[..map.len().min(sniff::HEAD)];
-        // First, because the length that such a file begins with may look like any of the others.
+        // First, because the length at the beginning of such a file may look like another format.
         if Safetensors::is(head) {
             Ok(Self::Safetensors(Safetensors::open(map)?))
         } else if head.starts_with(b"PK") {
@@ -248,20 +257,20 @@ impl Contents {
         } else if Checkpoint::is_legacy(head) {
             Ok(Self::Torch(Checkpoint::open_legacy(map)?))
         } else if head.starts_with(&[0x80]) {
-            Err("it is a pickle of Python that PyTorch did not write".into())
+            Err("it is a Python pickle that PyTorch did not write".into())
         } else {
             Err(format!("it is {}", sniff::foreign(head).unwrap_or("of an unknown format")))
         }
     }
 
-    /// The files of one model, each with a dictionary of its own tensors at its top.
+    /// The files of one model, each with a dictionary of its own tensors at the top level.
     fn open_parts(files: &Files) -> Parsed<Self> {
         let mut parts: Vec<(String, Self)> = vec![];
         let mut places: BTreeMap<String, &String> = BTreeMap::new();
         for name in &files.names {
             let part = map(&files.dir.join(name)).and_then(Self::open).map_err(|e| format!("`{name}`: {e}"))?;
             if !matches!(part.sets().as_slice(), [(set, _)] if set.is_empty()) {
-                return Err(format!("`{name}` is no part of a model: it is not one dictionary of tensors"));
+                return Err(format!("`{name}` is not part of a model: it is not a single dictionary of tensors"));
             }
             for (tensor, _) in part.listing().into_iter().flat_map(|set| set.tensors) {
                 if let Some(first) = places.insert(tensor.clone(), name) {
@@ -273,7 +282,7 @@ impl Contents {
         for (tensor, file) in &files.places {
             if places.get(tensor).is_none_or(|found| *found != file) {
                 let index = files.index.as_deref().unwrap_or_default();
-                return Err(format!("`{index}` places tensor `{tensor}` in `{file}`, which does not hold it"));
+                return Err(format!("`{index}` says that tensor `{tensor}` is in `{file}`, but it is not"));
             }
         }
         Ok(Self::Parts(parts))
@@ -334,7 +343,7 @@ impl Contents {
         if let Some(folder) = Checkpoint::folder(&archive) {
             Ok(Self::Torch(Checkpoint::open_zip(archive, folder)?))
         } else if npy::names(&archive).is_empty() {
-            Err("it is a ZIP archive with neither a pickle of PyTorch nor arrays of NumPy".into())
+            Err("it is a ZIP archive without a PyTorch pickle or NumPy arrays".into())
         } else {
             Ok(Self::Npz(archive))
         }

@@ -1,6 +1,6 @@
-//! NumPy's files: one array (`.npy`) and archives of them (`.npz`, stored or deflated). C and Fortran order, both byte
-//! orders, header versions 1 to 3, booleans, integers and floats. Arrays of Python objects are refused: they are
-//! pickles.
+//! NumPy files: single arrays (`.npy`) and archives of arrays (`.npz`, stored or deflated).
+//! Supported are C and Fortran order, both byte orders, header versions 1 to 3, booleans, integers
+//! and floats. Arrays of Python objects are refused, because they are pickles.
 
 use super::archive::Archive;
 use super::elements::{self, Element, View};
@@ -10,13 +10,13 @@ use candle_core::{Result, Tensor, bail};
 use std::path::{Path, PathBuf};
 
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
-/// Magic, version and a header of 64 KiB, which is six times what NumPy itself reads.
+/// Magic number, version, and a header of 64 KiB, six times what NumPy itself reads.
 pub(super) const MOST_HEADER: usize = 12 + (64 << 10);
-/// What NumPy calls an array that has no name.
+/// NumPy's name for an unnamed array.
 const UNNAMED: &str = "arr_0";
 
-/// Reads a `.npy` file: the array in its own shape, contiguous, on the CPU, in its own type or the one that
-/// [holds it](super#types).
+/// Reads a `.npy` file: the array in its own shape, contiguous, on the CPU, in its own type or the
+/// one that [holds it](super#types).
 pub fn read_npy(path: &Path) -> Result<Tensor> {
     match super::parsed::map(path).and_then(|map| read(&map)) {
         Ok(tensor) => Ok(tensor),
@@ -24,7 +24,7 @@ pub fn read_npy(path: &Path) -> Result<Tensor> {
     }
 }
 
-/// The set of the one array in a `.npy` file.
+/// The one array of a `.npy` file, as a set.
 pub(super) fn tensors(bytes: &[u8]) -> Parsed<Tensors> {
     Ok(Tensors::from([(UNNAMED.to_string(), read(bytes)?)]))
 }
@@ -33,7 +33,7 @@ fn read(bytes: &[u8]) -> Parsed<Tensor> {
     Header::parse(bytes)?.tensor(bytes)
 }
 
-/// An opened `.npz` archive.
+/// An open `.npz` archive.
 #[derive(Debug)]
 pub struct Npz {
     path: PathBuf,
@@ -41,7 +41,7 @@ pub struct Npz {
 }
 
 impl Npz {
-    /// Reads the directory of the archive, and no array.
+    /// Reads the central directory, but no array.
     pub fn open(path: &Path) -> Result<Self> {
         match super::parsed::map(path).and_then(Archive::open) {
             Ok(archive) => Ok(Self { path: path.to_path_buf(), archive }),
@@ -54,7 +54,7 @@ impl Npz {
         names(&self.archive)
     }
 
-    /// Names of the entries that are no arrays.
+    /// Names of the entries that are not arrays.
     pub fn others(&self) -> Vec<&Path> {
         self.archive.names().filter(|name| !name.ends_with(".npy")).map(Path::new).collect()
     }
@@ -77,7 +77,7 @@ pub(super) fn read_entry(archive: &Archive, name: &str) -> Parsed<Tensor> {
     if !archive.contains(&entry) {
         return Err(format!("the archive holds {}", super::parsed::listed(&names(archive))));
     }
-    // The header says how much the rest may inflate to.
+    // The header gives the size to which the rest may inflate.
     let header = Header::parse(&archive.prefix(&entry, MOST_HEADER)?)?;
     let most = header.data as u64 + header.size()? as u64;
     let bytes = archive.read(&entry, most)?;
@@ -85,16 +85,16 @@ pub(super) fn read_entry(archive: &Archive, name: &str) -> Parsed<Tensor> {
     header.tensor(&bytes)
 }
 
-/// What comes before the numbers.
+/// The header of an array.
 #[derive(Debug, PartialEq)]
 pub(super) struct Header {
     pub element: Element,
     big_endian: bool,
     pub fortran: bool,
     pub shape: Vec<usize>,
-    /// Where the numbers begin.
+    /// Offset of the numbers.
     pub data: usize,
-    /// The type as NumPy writes it, `<f4`.
+    /// The type in NumPy's notation, such as `<f4`.
     pub descr: String,
 }
 
@@ -105,7 +105,7 @@ impl Header {
         let (length, start) = match rest.first() {
             Some(1) => (rest.get(2..4).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]]))), 10),
             Some(2 | 3) => (rest.get(2..6).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])), 12),
-            Some(v) => return Err(format!("a NumPy array of version {v}; versions 1 to 3 are read here")),
+            Some(v) => return Err(format!("a NumPy array of version {v}; supported are versions 1 to 3")),
             None => return Err(cut()),
         };
         let data = start + length.ok_or_else(cut)? as usize;
@@ -115,7 +115,7 @@ impl Header {
         let text = String::from_utf8_lossy(bytes.get(start..data).ok_or_else(cut)?).into_owned();
         let mut literal = Literal(&text);
         let (descr, fortran, shape) =
-            literal.header().ok_or_else(|| format!("a NumPy array with a header that is not understood: {text}"))?;
+            literal.header().ok_or_else(|| format!("a NumPy array with an invalid header: {text}"))?;
         let (element, big_endian) = element(&descr)?;
         Ok(Self { element, big_endian, fortran, shape, data, descr })
     }
@@ -132,13 +132,14 @@ impl Header {
         let bytes = &bytes[self.data.min(bytes.len())..];
         let size = self.size()?;
         if bytes.len() < size {
-            return Err(format!("truncated: shape {:?} takes {size} bytes, {} are there", self.shape, bytes.len()));
+            return Err(format!("truncated: shape {:?} takes {size} bytes, but there are {}", self.shape, bytes.len()));
         }
         self.view(bytes, &elements::contiguous(&self.shape, self.fortran)).tensor()
     }
 }
 
-/// A type such as `<f4`: byte order, kind, bytes.
+/// Parses a type such as `<f4`: byte order, kind, bytes. Returns the type and whether it is
+/// big-endian.
 fn element(descr: &str) -> Parsed<(Element, bool)> {
     let (order, kind) = descr.split_at_checked(1).unwrap_or_default();
     let element = match kind {
@@ -154,18 +155,19 @@ fn element(descr: &str) -> Parsed<(Element, bool)> {
         "f2" => Element::F16,
         "f4" => Element::F32,
         "f8" => Element::F64,
-        _ if kind.starts_with('O') => return Err("an array of Python objects, which only Python can read".into()),
-        _ => return Err(format!("an array of NumPy's type `{descr}`, which is not read here")),
+        _ if kind.starts_with('O') => return Err("an array of Python objects, which is not supported".into()),
+        _ => return Err(format!("an array of NumPy type `{descr}`, which is not supported")),
     };
     match order {
         "<" | "|" | "=" => Ok((element, false)),
         ">" => Ok((element, true)),
-        _ => Err(format!("an array of NumPy's type `{descr}`, which is not read here")),
+        _ => Err(format!("an array of NumPy type `{descr}`, which is not supported")),
     }
 }
 
-/// As much of Python's literals as a header has: `{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }`.
-/// Without recursion, so that no nesting can exhaust the stack.
+/// A parser for the Python literals in a header:
+/// `{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }`. It does not recurse, so nesting
+/// cannot exhaust the stack.
 struct Literal<'a>(&'a str);
 
 impl Literal<'_> {
@@ -177,7 +179,7 @@ impl Literal<'_> {
             let key = self.string()?;
             self.eat(':').then_some(())?;
             match key.as_str() {
-                // Fields of a record are a list.
+                // The type of a record is a list of its fields.
                 "descr" if self.peek() == Some('[') => return Some(("record".into(), false, vec![])),
                 "descr" => descr = Some(self.string()?),
                 "fortran_order" => fortran = Some(self.word()? == "True"),
@@ -221,7 +223,7 @@ impl Literal<'_> {
         let mut items = Vec::new();
         self.eat('(').then_some(())?;
         while !self.eat(')') {
-            // Python 2 wrote long numbers as `3L`.
+            // Python 2 wrote long integers as `3L`.
             items.push(self.word()?.trim_end_matches('L').parse().ok()?);
             self.eat(',');
         }

@@ -1,7 +1,6 @@
-//! Writing of npz archives: arrays one after the other, stored without compression so that they can be mapped and read
-//! by index, and without times, so that equal arrays give equal bytes.
-//!
-//! Knows nothing of what the arrays mean.
+//! Writes npz archives: one array after another, uncompressed so that they can be mapped and
+//! indexed, and without timestamps so that equal arrays give equal bytes. It does not know what the
+//! arrays mean.
 
 use candle_core::{Result, bail};
 use std::fs::File;
@@ -16,11 +15,12 @@ pub struct NpzFile {
     zip: ZipWriter<BufWriter<File>>,
     /// For messages.
     name: String,
-    /// Bytes of the array begun last that are still to come.
+    /// Bytes of the current array that are still missing.
     missing: usize,
 }
 
 impl NpzFile {
+    /// Creates the file. An existing one is overwritten.
     pub fn create(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         match File::create(path) {
@@ -29,8 +29,8 @@ impl NpzFile {
         }
     }
 
-    /// Begins an array of elements of type `descr` (`|u1`, `<f8`, …), `bytes` each, in C order. Its shape comes first
-    /// because it stands in the header.
+    /// Begins an array of elements of type `descr` (`|u1`, `<f8`, …), `bytes` each, in C order. The
+    /// shape is needed first because it is in the header.
     pub fn begin(&mut self, array: &str, descr: &str, bytes: usize, shape: &[usize]) -> Result<()> {
         self.check_whole()?;
         self.zip.start_file(format!("{array}.npy"), entry_options()).map_err(candle_core::Error::wrap)?;
@@ -39,7 +39,7 @@ impl NpzFile {
         Ok(())
     }
 
-    /// Appends to the array begun last.
+    /// Appends to the current array.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match self.missing.checked_sub(bytes.len()) {
             Some(rest) => self.missing = rest,
@@ -48,13 +48,13 @@ impl NpzFile {
         Ok(self.zip.write_all(bytes)?)
     }
 
-    /// A whole array of f64.
+    /// Writes a whole f64 array.
     pub fn numbers(&mut self, array: &str, shape: &[usize], values: impl IntoIterator<Item = f64>) -> Result<()> {
         self.begin(array, "<f8", 8, shape)?;
         values.into_iter().try_for_each(|x| self.write(&x.to_le_bytes()))
     }
 
-    /// Closes the archive; it is on disk then.
+    /// Closes the archive and syncs it to disk.
     pub fn finish(self) -> Result<()> {
         self.check_whole()?;
         let mut file = self.zip.finish().map_err(candle_core::Error::wrap)?;

@@ -1,12 +1,13 @@
-//! What reading a file of tensors gives, or the words of what is wrong with it.
+//! The result type of the readers, and helpers that they share.
 
 use memmap2::Mmap;
 use std::path::Path;
 
-/// Inside this module errors are texts that say what is wrong; the file is named once, where they leave it.
+/// Errors inside this module are strings that describe the fault. The file is named once, where
+/// they leave the module.
 pub(crate) type Parsed<T> = std::result::Result<T, String>;
 
-/// A name, and a shape if it is known.
+/// A tensor name, and its shape if known.
 pub type Named = (String, Option<Vec<usize>>);
 
 /// Maps a file into memory.
@@ -15,14 +16,14 @@ pub(crate) fn map(path: &Path) -> Parsed<Mmap> {
         return Err("it is a folder; give the weights file in it".into());
     }
     let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
-    // Weights files are written once and then only read, which is what a mapping needs; of one that is cut short while
-    // it is read, `mapped` says which.
+    // A mapping needs a file that does not change: weights files are written once and then only
+    // read. If one is truncated during reading, `mapped` reports which.
     #[expect(unsafe_code, reason = "mapping a file that nothing writes to any more")]
     let map = unsafe { Mmap::map(&file) };
     map.map_err(|e| e.to_string())
 }
 
-/// The first names of a list that may be long.
+/// The first names of a list.
 pub(crate) fn listed(names: &[String]) -> String {
     const NAMED: usize = 12;
     if names.is_empty() {

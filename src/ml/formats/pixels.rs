@@ -1,9 +1,9 @@
-//! Images in an array of NumPy, by index: u8 `[N, H, W, 3]`, and what means the same without a doubt: channels first, grey,
-//! Fortran order, deflated.
+//! Images in a NumPy array, by index: u8 `[N, H, W, 3]`, or an unambiguous equivalent: channels
+//! first, grey, Fortran order, deflated.
 //!
-//! A stored array is mapped. A deflated one is inflated as it is read, image by image, and from the beginning when an earlier
-//! image is asked for: whoever goes through it in order reads it once and holds one image. Numbers of other types are
-//! refused: which of the ways to round them was meant is known to their maker alone.
+//! A stored array is mapped. A deflated one is inflated image by image as it is read, and again
+//! from the beginning when an earlier image is asked for. Reading in order inflates the file once
+//! and holds one image. Other number types are refused, because how to round them is unknown.
 
 use super::archive::Archive;
 use super::elements::{Element, contiguous};
@@ -18,18 +18,18 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The name of images that nobody named.
+/// NumPy's name for an unnamed array.
 const ARRAY: &str = "arr_0";
 
-/// An opened array of images of one size.
+/// An open array of images of one size.
 #[derive(Debug)]
 pub struct PixelArray {
     count: u64,
     height: usize,
     width: usize,
-    /// In the file; grey has one.
+    /// Channels in the file: 1 for grey.
     channels: usize,
-    /// From one image, row, column and channel to the next, in bytes.
+    /// Distance from one image, row, column and channel to the next, in bytes.
     strides: [usize; 4],
     store: Storage,
 }
@@ -42,7 +42,7 @@ enum Storage {
 }
 
 impl PixelArray {
-    /// The `arr_0` of an archive, or its only array.
+    /// The array `arr_0` of an archive, or its only array.
     pub fn of_npz(path: &Path) -> Result<Self> {
         match super::parsed::map(path).and_then(Archive::open).and_then(Self::in_archive) {
             Ok(this) => Ok(this),
@@ -56,7 +56,7 @@ impl PixelArray {
             let header = Header::parse(&map).map_err(|e| format!("is {e}"))?;
             let data = header.data..map.len();
             Self::new(&header, |size| match data.len() < size {
-                true => Err(format!("is truncated: it has {} of {size} bytes", data.len())),
+                true => Err(format!("is truncated: it has {} of its {size} bytes", data.len())),
                 false => Ok(Storage::Npy(map, data)),
             })
         };
@@ -71,7 +71,7 @@ impl PixelArray {
         let name = match names.as_slice() {
             _ if names.iter().any(|name| name == ARRAY) => ARRAY.to_string(),
             [only] => only.clone(),
-            _ => return Err(format!("no array `{ARRAY}`, but {}", listed(&names))),
+            _ => return Err(format!("it has no array `{ARRAY}`, but {}", listed(&names))),
         };
         let entry = format!("{name}.npy");
         let open = || {
@@ -81,11 +81,11 @@ impl PixelArray {
             let (whole, stored) = (archive.size(&entry)?, archive.stored(&entry)?);
             Self::new(&header, |size| match stored {
                 _ if header.data as u64 + size as u64 > whole => {
-                    Err(format!("of shape {:?} is longer than its entry", header.shape))
+                    Err(format!("has shape {:?}, which is larger than its entry", header.shape))
                 }
                 Some(at) => Ok(Storage::Npz(archive, at.start + header.data..at.end)),
                 None if header.fortran => {
-                    Err("is compressed and in Fortran order; `numpy.ascontiguousarray` undoes that".into())
+                    Err("is compressed and in Fortran order; save `numpy.ascontiguousarray` of it instead".into())
                 }
                 None => Ok(Storage::Deflated(Mutex::new(Inflating::new(archive, &entry, header.data as u64)?))),
             })
@@ -124,7 +124,7 @@ impl PixelArray {
     /// Appends image `index` as RGB, `[H, W, 3]`.
     pub fn append(&self, index: u64, to: &mut Vec<u8>) -> Result<()> {
         if index >= self.count {
-            bail!("image {index} of {}", self.count);
+            bail!("image {index} is out of range; there are {}", self.count);
         }
         let start = index as usize * self.strides[0];
         match &self.store {
@@ -142,7 +142,7 @@ impl PixelArray {
         Ok(())
     }
 
-    /// Pixels of an image that begins with these bytes.
+    /// Appends the pixels of an image, whose bytes begin here, as RGB.
     fn gather(&self, bytes: &[u8], to: &mut Vec<u8>) {
         let [_, row, column, channel] = self.strides;
         if (self.channels, channel, column, row) == (3, 1, 3, 3 * self.width) {
@@ -156,18 +156,19 @@ impl PixelArray {
     }
 }
 
-/// Which axis of an array is which.
+/// The meaning of the axes of an array.
 #[derive(Debug, PartialEq)]
 struct Axes {
-    /// Of images, rows and columns.
+    /// Axes of images, rows and columns.
     places: [usize; 3],
-    /// Of channels, where there is one.
+    /// Axis of channels, if there is one.
     channel: Option<usize>,
     channels: usize,
 }
 
 impl Axes {
-    /// Sizes of 1, 3 and 4 at an end may be of channels: where two axes could be, none is taken.
+    /// A size of 1, 3 or 4 at either end may be channels. If both axes qualify, the shape is
+    /// refused.
     fn of(shape: &[usize]) -> Parsed<Self> {
         let is_channels = |n: usize| [1, 3, 4].contains(&n);
         let unfit = |why: &str| Err(format!("has shape {shape:?}, not [N, H, W, 3]{why}"));
@@ -176,30 +177,30 @@ impl Axes {
             Ok(Self { places, channel, channels })
         };
         if let Some(0) = shape.iter().skip(1).min() {
-            return unfit(", and images have pixels");
+            return unfit(": it has no pixels");
         }
         match *shape {
             [_, _, _, 3] => axes([0, 1, 2], Some(3)),
             [_, 3 | 1, _, w] if !is_channels(w) => axes([0, 2, 3], Some(1)),
             [_, h, _, 1] if !is_channels(h) => axes([0, 1, 2], Some(3)),
             [_, h, _, 4] if !is_channels(h) => {
-                unfit(": what the fourth channel is nobody says; `images[..., :3]` drops it")
+                unfit(": the meaning of a fourth channel is unknown; `images[..., :3]` drops it")
             }
-            [_, _, 3] => unfit(": it is one image, or many in grey; `images[None]` makes it one of several"),
+            [_, _, 3] => unfit(": it could be one image or several in grey; for one image, save `images[None]`"),
             [n, h, w] if ![n, h, w].into_iter().any(is_channels) => axes([0, 1, 2], None),
             _ => unfit(""),
         }
     }
 }
 
-/// A deflated entry of an archive, read from the beginning on.
+/// A deflated entry of an archive, read from its beginning.
 struct Inflating {
     archive: Arc<Archive>,
     entry: String,
     /// Bytes before the first image.
     header: u64,
     stream: DeflateDecoder<Slice>,
-    /// Where the stream is, and the checksum so far.
+    /// Position in the stream, and checksum so far.
     at: u64,
     crc: flate2::Crc,
     buffer: Vec<u8>,
@@ -212,7 +213,7 @@ impl Inflating {
         Ok(Self { archive, entry: entry.into(), header, stream, at: 0, crc: flate2::Crc::new(), buffer: vec![] })
     }
 
-    /// Bytes from `start` of the array on; those of the `last` image end it.
+    /// Bytes of the array from `start`. `last` says that they end it.
     fn read(&mut self, start: u64, size: usize, last: bool) -> Parsed<&[u8]> {
         let start = self.header + start;
         if start < self.at {
@@ -235,7 +236,7 @@ impl Inflating {
         Ok(&self.buffer)
     }
 
-    /// The next bytes, into the buffer.
+    /// Reads the next bytes into the buffer.
     fn fill(&mut self, size: usize) -> Parsed<()> {
         self.buffer.clear();
         let read = self.stream.by_ref().take(size as u64).read_to_end(&mut self.buffer);
@@ -255,7 +256,7 @@ impl std::fmt::Debug for Inflating {
     }
 }
 
-/// Bytes of a file that are read one after the other.
+/// Sequentially read bytes of a mapped file.
 struct Slice {
     archive: Arc<Archive>,
     at: Range<usize>,

@@ -1,7 +1,8 @@
-//! safetensors files by mapping: the header is read and checked against the file, tensors are copied when asked for.
+//! Mapped safetensors files: the header is read and checked against the file; tensors are copied
+//! when asked for.
 //!
-//! The header is parsed here rather than by the `safetensors` crate so that an error can name the tensor, and because
-//! that crate adds offsets which a hostile header may choose so that the sum overflows.
+//! The header is parsed here and not by the `safetensors` crate, so that an error can name the
+//! tensor, and because that crate adds offsets that a hostile header can make overflow.
 
 use super::elements::{self, Element, View};
 use super::parsed::Parsed;
@@ -12,7 +13,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// The limit of the format itself.
+/// The limit of the format.
 const MOST_HEADER: u64 = 100_000_000;
 
 #[derive(Debug)]
@@ -23,7 +24,8 @@ pub(super) struct Safetensors {
 
 #[derive(Debug)]
 struct TensorSpan {
-    /// Or why it cannot be read: a type that is not known hinders only who wants this tensor.
+    /// The type, or why the tensor cannot be read: an unknown type is an error only for whoever
+    /// wants this tensor.
     element: Parsed<Element>,
     shape: Vec<usize>,
     bytes: Range<usize>,
@@ -33,12 +35,13 @@ struct TensorSpan {
 struct Info {
     dtype: String,
     shape: Vec<usize>,
-    /// Counted from the end of the header.
+    /// Relative to the end of the header.
     data_offsets: (usize, usize),
 }
 
 impl Safetensors {
-    /// Does a file that begins with `head` look like one? Eight bytes of a plausible length, then JSON.
+    /// Whether a file that begins with `head` looks like safetensors: eight bytes with a plausible
+    /// length, then JSON.
     pub fn is(head: &[u8]) -> bool {
         let length = head.first_chunk::<8>().map(|b| u64::from_le_bytes(*b));
         length.is_some_and(|n| n <= MOST_HEADER) && head.get(8) == Some(&b'{')
@@ -59,7 +62,7 @@ impl Safetensors {
                 tensors.insert(name, place);
             }
         }
-        // Tensors that share bytes would let a small file fill any memory.
+        // Tensors that share bytes would let a small file fill any amount of memory.
         let mut places: Vec<_> = tensors.iter().map(|(name, p)| (&p.bytes, name)).collect();
         places.sort_by_key(|(bytes, _)| (bytes.start, bytes.end));
         for pair in places.windows(2) {
@@ -79,9 +82,9 @@ impl Safetensors {
         self.tensors.iter().map(|(name, place)| (name, &place.shape[..]))
     }
 
-    /// A tensor that is there.
+    /// A tensor by name.
     pub fn tensor(&self, name: &str) -> Parsed<Tensor> {
-        let place = self.tensors.get(name).ok_or("is not there")?;
+        let place = self.tensors.get(name).ok_or("does not exist")?;
         let strides = elements::contiguous(&place.shape, false);
         let bytes = &self.map[place.bytes.clone()];
         let (shape, strides) = (&place.shape[..], &strides[..]);
@@ -106,15 +109,15 @@ fn place(value: serde_json::Value, start: usize, room: usize) -> Parsed<TensorSp
         "F32" => Ok(Element::F32),
         "F64" => Ok(Element::F64),
         "F8_E4M3" => Ok(Element::F8E4M3),
-        other => Err(format!("has type {other}, which is not read here")),
+        other => Err(format!("has type {other}, which is not supported")),
     };
     let (from, to) = info.data_offsets;
     if from > to || to > room {
-        return Err(format!("lies at bytes {from} to {to} of {room}; the file may be truncated"));
+        return Err(format!("is at bytes {from} to {to} of {room}; the file may be truncated"));
     }
     let size = |element: &Element| elements::count(&info.shape).and_then(|n| n.checked_mul(element.size()));
     if element.as_ref().is_ok_and(|element| size(element) != Some(to - from)) {
-        return Err(format!("has shape {:?} in {} but {} bytes", info.shape, info.dtype, to - from));
+        return Err(format!("has shape {:?} of type {}, but {} bytes", info.shape, info.dtype, to - from));
     }
     Ok(TensorSpan { element, shape: info.shape, bytes: start + from..start + to })
 }

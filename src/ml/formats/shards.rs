@@ -1,7 +1,7 @@
-//! A model in several files, as Hugging Face writes large ones: `NAME-00001-of-00003.safetensors` and so on, and beside
-//! them `NAME.safetensors.index.json`, which says what tensor is in which file; the same with `.bin` of PyTorch. Found by
-//! their folder, by the index or by one of the files. Only looks for files and reads the index; what is in the files is
-//! for those who open them.
+//! A model in several files, as Hugging Face writes large ones: `NAME-00001-of-00003.safetensors`
+//! and so on, with `NAME.safetensors.index.json`, which maps tensors to files; the same with
+//! PyTorch's `.bin`. A model is found by its folder, its index or one of its files. This file only
+//! looks for files and reads the index.
 
 use super::parsed::Parsed;
 use super::unique::Unique;
@@ -9,11 +9,12 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
-/// An index of a million tensors is smaller.
+/// Maximum size of an index; one of a million tensors is smaller.
 const MOST_INDEX: u64 = 256 << 20;
-/// More files than any model has, so that a name cannot ask for looking for millions.
+/// Maximum number of files, so that a name cannot make us look for millions.
 const MOST_FILES: usize = 100_000;
-/// Endings of the files that a folder is searched for; the first kind that is there counts, as in transformers.
+/// Extensions of weights files in a folder. The first group with a file is used, as in
+/// transformers.
 const KINDS: [&[&str]; 2] = [&["safetensors"], &["bin", "pt", "pth", "ckpt", "npz"]];
 
 /// What a path stands for.
@@ -24,15 +25,15 @@ pub(super) enum Model {
     Files(Files),
 }
 
-/// The files of one model, all of which are there.
+/// The files of one model, all of which exist.
 #[derive(Debug)]
 pub(super) struct Files {
     pub dir: PathBuf,
-    /// Within the folder, sorted.
+    /// Relative to the folder, sorted.
     pub names: Vec<String>,
-    /// Where an index says that a tensor is; empty without an index.
+    /// File of each tensor according to the index; empty without an index.
     pub places: BTreeMap<String, String>,
-    /// The index.
+    /// Name of the index.
     pub index: Option<String>,
 }
 
@@ -57,13 +58,13 @@ pub(super) fn find(path: &Path) -> Parsed<Model> {
     }
 }
 
-/// Is this, by its name alone, the index of a model in several files, or one of the files?
+/// Whether the name is that of the index, or of one of the files, of a model in several files.
 pub fn is_part(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     is_index(&name) || Numbered::of(&name).is_some_and(|one| one.of > 1)
 }
 
-/// `NAME-00001-of-00003.ENDING`
+/// A name of the form `NAME-00001-of-00003.EXTENSION`.
 struct Numbered<'a> {
     stem: &'a str,
     number: &'a str,
@@ -82,7 +83,7 @@ impl<'a> Numbered<'a> {
         Some(Self { stem, number, count, of, ending })
     }
 
-    /// All of them, by the index where there is one.
+    /// All files of the model, by its index if there is one.
     fn all(&self, dir: &Path) -> Parsed<Model> {
         let name = self.name(self.number);
         let index_name = format!("{}.{}.index.json", self.stem, self.ending);
@@ -93,7 +94,7 @@ impl<'a> Numbered<'a> {
             return of_index(dir, &index_name, index);
         }
         if self.of > MOST_FILES || !(1..=self.of).contains(&self.number.parse().unwrap_or(0)) {
-            return Err(format!("`{name}` is said to be number {} of {} files", self.number, self.count));
+            return Err(format!("`{name}` claims to be number {} of {} files", self.number, self.count));
         }
         let width = self.number.len();
         let names = (1..=self.of).map(|i| self.name(&format!("{i:0width$}"))).collect();
@@ -105,7 +106,7 @@ impl<'a> Numbered<'a> {
     }
 }
 
-/// None if this is no index.
+/// Reads an index; `None` if the file is not one.
 fn read_index(path: &Path) -> Parsed<Option<Index>> {
     use std::io::Read;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -118,7 +119,7 @@ fn read_index(path: &Path) -> Parsed<Option<Index>> {
     let text = std::fs::read(path).map_err(|e| e.to_string())?;
     match serde_json::from_slice::<Index>(&text) {
         Ok(index) => Ok(Some(index)),
-        Err(e) if is_index(&name) => Err(format!("`{name}` is no index of a model in several files: {e}")),
+        Err(e) if is_index(&name) => Err(format!("`{name}` is not a valid index of a model in several files: {e}")),
         Err(_) => Ok(None),
     }
 }
@@ -134,24 +135,24 @@ fn of_index(dir: &Path, name: &str, index: Index) -> Parsed<Model> {
         let mut parts = Path::new(file).components();
         let plain = !file.is_empty() && parts.all(|c| matches!(c, Component::Normal(_))) && !file.contains('\\');
         if !plain {
-            return Err(format!("`{name}` places tensor `{tensor}` at `{file}`, which is no file beside it"));
+            return Err(format!("`{name}` says that tensor `{tensor}` is in `{file}`, which is not a file beside it"));
         }
     }
     let names: BTreeSet<String> = places.values().cloned().collect();
     if names.is_empty() {
-        return Err(format!("`{name}` is an index in JSON that names no tensors"));
+        return Err(format!("`{name}` is a JSON index without tensors"));
     }
     whole(dir, names.into_iter().collect(), places, Some(name.to_string()))
 }
 
-/// Looks for every file before anything is read.
+/// Checks that every file exists before anything is read.
 fn whole(dir: &Path, names: Vec<String>, places: BTreeMap<String, String>, index: Option<String>) -> Parsed<Model> {
     let absent: Vec<String> = names.iter().filter(|n| !dir.join(n).is_file()).map(|n| format!("`{n}`")).collect();
     if absent.is_empty() {
         return Ok(Model::Files(Files { dir: dir.to_path_buf(), names, places, index }));
     }
     let (n, of, listed) = (absent.len(), names.len(), super::parsed::listed(&absent));
-    Err(format!("{n} of the {of} files of the model {} not there: {listed}", if n == 1 { "is" } else { "are" }))
+    Err(format!("{n} of the {of} files of the model {} missing: {listed}", if n == 1 { "is" } else { "are" }))
 }
 
 fn in_folder(dir: &Path) -> Parsed<Model> {
@@ -167,10 +168,10 @@ fn in_folder(dir: &Path) -> Parsed<Model> {
     KINDS
         .iter()
         .find_map(|endings| one_of(dir, &names, endings))
-        .unwrap_or_else(|| Err("it is a folder without a file of weights in it".into()))
+        .unwrap_or_else(|| Err("it is a folder without weights files".into()))
 }
 
-/// The one model among files with these endings; None without any.
+/// The one model among files with these extensions; `None` if there is none.
 fn one_of(dir: &Path, names: &[String], endings: &[&str]) -> Option<Parsed<Model>> {
     let ends = |name: &str| name.rsplit_once('.').is_some_and(|(_, end)| endings.contains(&end));
     let indexes: Vec<&String> =
@@ -178,7 +179,7 @@ fn one_of(dir: &Path, names: &[String], endings: &[&str]) -> Option<Parsed<Model
     let mut models: BTreeMap<String, &String> = BTreeMap::new();
     for name in names.iter().filter(|n| ends(n)) {
         match Numbered::of(name) {
-            // Those of an index are told by the index.
+            // Files listed in an index are found through the index.
             Some(_) if !indexes.is_empty() => {}
             Some(one) => {
                 models.entry(format!("{}-*-of-{}.{}", one.stem, one.count, one.ending)).or_insert(name);

@@ -1,5 +1,5 @@
-//! What a file is, told from its first bytes and never from its name, so that a message can say it: most files that
-//! cannot be read are not damaged but something else.
+//! Detects the format of a file from its first bytes, never from its name. Most files that cannot
+//! be read are not damaged but of another format, and the message should say which.
 
 use super::archive::Archive;
 use super::format::Format;
@@ -10,12 +10,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// How many bytes [`foreign`] wants to see.
+/// How many bytes [`foreign`] needs.
 pub(super) const HEAD: usize = 512;
 
-/// Formats that are told by how a file begins.
+/// Formats recognised by their first bytes.
 const BEGINNINGS: [(&[u8], &str); 13] = [
-    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"),
     (b"\x89HDF", "an HDF5 file"),
     (b"GGUF", "a GGUF file"),
     (b"\x1f\x8b", "a gzip file; unpack it first"),
@@ -23,14 +23,14 @@ const BEGINNINGS: [(&[u8], &str); 13] = [
     (b"\xfd7zXZ\0", "an xz file; unpack it first"),
     (b"BZh", "a bzip2 file; unpack it first"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
-    (b"PAR1", "a table in Parquet"),
-    (b"ARROW1", "a table in Arrow"),
-    (b"SQLite format 3", "a database of SQLite"),
+    (b"PAR1", "a Parquet table"),
+    (b"ARROW1", "an Arrow table"),
+    (b"SQLite format 3", "an SQLite database"),
     (b"Rar!", "a RAR archive; unpack it first"),
     (b"%PDF", "a PDF"),
 ];
 
-/// What a file that begins with `head` is, when it is none of the formats read here.
+/// Name of an unsupported format, from the first bytes of a file.
 pub(super) fn foreign(head: &[u8]) -> Option<&'static str> {
     if head.is_empty() {
         return Some("empty");
@@ -39,12 +39,12 @@ pub(super) fn foreign(head: &[u8]) -> Option<&'static str> {
         return Some(words);
     }
     match String::from_utf8_lossy(head).trim_start().as_bytes() {
-        [b'<', ..] => Some("a web page, perhaps of a failed download"),
+        [b'<', ..] => Some("a web page, perhaps from a failed download"),
         [b'{' | b'[', ..] => {
-            Some("a text in JSON, perhaps the index of a model in several files or the answer to a failed download")
+            Some("JSON text, perhaps the index of a model in several files or the response to a failed download")
         }
         _ if head.get(257..262) == Some(b"ustar") => Some("a tar archive; unpack it first"),
-        _ if is_picture(head) => Some("a picture"),
+        _ if is_picture(head) => Some("an image"),
         _ => None,
     }
 }
@@ -57,7 +57,7 @@ fn is_picture(head: &[u8]) -> bool {
     STARTS.iter().any(|start| head.starts_with(start)) || is_pnm || is_in_box || is_webp
 }
 
-/// Of which of the formats read here a file is, by its beginning; of a ZIP by its names.
+/// The supported format of a file, by its first bytes; for a ZIP by the names in it.
 pub fn format_of(path: &Path) -> Option<Format> {
     let head = head(path).ok()?;
     if Safetensors::is(&head) {
@@ -77,7 +77,7 @@ pub fn format_of(path: &Path) -> Option<Format> {
     }
 }
 
-/// What a file is, in words that follow "it is", whether it is read here or not.
+/// What a file is, as text that follows "it is", whether supported or not.
 pub fn describe(path: &Path) -> String {
     let head = match head(path) {
         Ok(head) => head,
@@ -87,7 +87,7 @@ pub fn describe(path: &Path) -> String {
         (Some(format), _) => format.to_string(),
         (None, Some(words)) => words.into(),
         _ if head.starts_with(b"PK") => "a ZIP archive".into(),
-        _ if head.starts_with(&[0x80]) => "a pickle of Python".into(),
+        _ if head.starts_with(&[0x80]) => "a Python pickle".into(),
         _ if is_text(&head) => "a text file".into(),
         _ => "of an unknown format".into(),
     }
@@ -96,8 +96,8 @@ pub fn describe(path: &Path) -> String {
 fn head(path: &Path) -> Result<Vec<u8>, String> {
     match std::fs::metadata(path) {
         Ok(m) if m.is_dir() => return Err("a folder".into()),
-        // A pipe would keep its reader waiting.
-        Ok(m) if !m.is_file() => return Err("no regular file".into()),
+        // Reading a pipe would block.
+        Ok(m) if !m.is_file() => return Err("not a regular file".into()),
         _ => {}
     }
     let mut head = vec![];

@@ -1,11 +1,14 @@
-//! Event files of TensorBoard, as far as scalars need: TFRecord frames that hold `Event` messages.
+//! TensorBoard event files, limited to scalars: TFRecord frames that hold `Event` messages.
 //!
-//! The format is that of `tensorflow/core/lib/io/record_writer.cc` (frame: length u64, masked crc of it, data, masked crc of
-//! it, all little-endian) and `tensorflow/core/util/event.proto` (`wall_time` = 1, `step` = 2, `file_version` = 3, `summary` = 5; a summary's
-//! `value` = 1 has `tag` = 1 and `simple_value` = 2). Six fields do not need a protocol compiler.
+//! The format is that of `tensorflow/core/lib/io/record_writer.cc` (frame: length u64, masked CRC
+//! of the length, data, masked CRC of the data, all little-endian) and
+//! `tensorflow/core/util/event.proto` (`wall_time` = 1, `step` = 2, `file_version` = 3, `summary` =
+//! 5; a summary's `value` = 1 has `tag` = 1 and `simple_value` = 2). Six fields do not justify a
+//! protocol compiler.
 //!
-//! A resumed file is cut behind the step it goes on from, like a metrics file, so no reader sees a step twice. Since an event
-//! takes as many bytes each time, one that has read beyond the cut finds its place again.
+//! A resumed file is truncated after the step it continues from, like a metrics file, so no reader
+//! sees a step twice. An event always takes the same number of bytes, so a reader that was already
+//! beyond the cut finds its place again.
 
 use crc_fast::{CrcAlgorithm, checksum};
 use std::fs::File;
@@ -13,7 +16,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// TensorBoard takes every file with `tfevents` in its name. A fixed one: attempts go on in it.
+/// TensorBoard reads every file with `tfevents` in its name. The name is fixed, so that attempts
+/// continue the same file.
 pub const FILE: &str = "events.out.tfevents.erw";
 
 const VERSION: &[u8] = b"brain.Event:2";
@@ -26,14 +30,15 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// [`FILE`] in a folder, which is made if need be. The first scalar begins it anew, unless it was
-    /// [resumed](Self::resume).
+    /// Opens [`FILE`] in a folder, which is created if needed. The first scalar starts it anew,
+    /// unless it was [resumed](Self::resume).
     pub fn create(dir: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         Ok(Self { path: dir.join(FILE), file: None })
     }
 
-    /// Goes on behind the events of the steps up to this one; later, torn and damaged ones are cut off.
+    /// Continues after the events up to this step. Later, incomplete and damaged events are cut
+    /// off.
     pub fn resume(&mut self, step: u64) -> io::Result<()> {
         let mut file = File::options().create(true).truncate(false).read(true).write(true).open(&self.path)?;
         let mut bytes = vec![];
@@ -49,6 +54,7 @@ impl EventFile {
         Ok(())
     }
 
+    /// Appends a scalar.
     pub fn scalar(&mut self, step: u64, tag: &str, value: f32) -> io::Result<()> {
         let mut file = match self.file.take() {
             Some(file) => file,
@@ -114,12 +120,13 @@ fn frame(data: &[u8]) -> Vec<u8> {
     [&length, &masked(&length).to_le_bytes()[..], data, &masked(data).to_le_bytes()].concat()
 }
 
-/// The masked CRC-32C of `tensorflow/core/lib/hash/crc32c.h`: data that holds checksums has poor ones otherwise.
+/// The masked CRC-32C of `tensorflow/core/lib/hash/crc32c.h`. It is masked because checksums of
+/// data that contains checksums are weak.
 fn masked(data: &[u8]) -> u32 {
     (checksum(CrcAlgorithm::Crc32Iscsi, data) as u32).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// The data of each whole frame, and where the frame ends; up to the first that is damaged.
+/// The data of each complete frame and the position of its end, up to the first damaged frame.
 fn frames(file: &[u8]) -> impl Iterator<Item = (&[u8], usize)> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -137,7 +144,7 @@ fn frames(file: &[u8]) -> impl Iterator<Item = (&[u8], usize)> {
     })
 }
 
-/// The step of an event; 0 where it states none.
+/// The step of an event; 0 if it states none.
 fn step_of(event: &[u8]) -> Option<u64> {
     let mut rest = event;
     while !rest.is_empty() {
@@ -185,8 +192,8 @@ mod tests {
         assert_eq!(masked(b"foo"), 0xfebe_8a61);
     }
 
-    /// `Event(wall_time=1.5, step=300, summary=Summary(value=[Value(tag="loss", simple_value=0.25)]))` as written by the
-    /// `tensorboard` package, 2.21.
+    /// `Event(wall_time=1.5, step=300, summary=Summary(value=[Value(tag="loss",
+    /// simple_value=0.25)]))` as written by the `tensorboard` package, 2.21.
     #[test]
     fn an_event_has_the_bytes_of_tensorboards_own() {
         let expected = EXPECTED.split(' ').map(|b| u8::from_str_radix(b, 16).unwrap()).collect::<Vec<_>>();
@@ -220,7 +227,7 @@ mod tests {
             assert_eq!(steps(&again), (0..=200).collect::<Vec<_>>());
             assert_eq!(again.len(), whole.len());
         }
-        // A flipped bit ends what is believed.
+        // A flipped bit ends the part that is trusted.
         let mut damaged = whole.clone();
         damaged[ends[3] + 14] ^= 1;
         assert_eq!(steps(&damaged), [0, 1, 2, 3]);

@@ -1,5 +1,5 @@
-//! Writes a zip checkpoint that `torch.load(..., weights_only=True)` reads: state dicts of contiguous tensors, for people
-//! who go on in PyTorch.
+//! Writes a zip checkpoint that `torch.load(..., weights_only=True)` reads: state dicts of
+//! contiguous tensors, for use in PyTorch.
 
 use super::elements::contiguous;
 use super::parsed::Parsed;
@@ -12,22 +12,23 @@ use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-/// Storages begin at multiples of this, as in files of PyTorch, so that they can be mapped.
+/// Alignment of storages as in PyTorch's files, so that they can be mapped.
 const ALIGNMENT: u16 = 64;
-/// Folder of all entries; any name will do.
+/// Folder of all entries; any name works.
 const FOLDER: &str = "archive";
 
-/// Writes the sets as a dictionary of state dicts by name, or a single set without a name as the state dict itself. The
-/// file appears whole or not at all.
+/// Writes the sets as a dictionary of state dicts by name, or a single unnamed set as the state
+/// dict itself. The file is written atomically.
 ///
 /// # Errors
-/// When a tensor has a type that PyTorch lacks, or the file cannot be written. The error names the file.
+/// When a tensor has a type that PyTorch lacks, or the file cannot be written. The error names the
+/// file.
 pub fn save(path: &Path, sets: &[(&str, &Tensors)]) -> Result<()> {
     let tmp = path.with_extension("tmp");
     match pickle(sets).and_then(|pickle| write(&tmp, &pickle, sets)).and_then(|()| text(std::fs::rename(&tmp, path))) {
         Ok(()) => Ok(()),
         Err(e) => {
-            // A full disk needs the room more than anyone needs half a file.
+            // Remove the partial file: a full disk needs the space.
             let _ = std::fs::remove_file(&tmp);
             bail!("cannot write {}: {e}", path.display())
         }
@@ -90,7 +91,8 @@ impl Pickle {
         Ok(())
     }
 
-    /// A call of `_rebuild_tensor_v2` with storage, offset, shape, strides, no gradient and no hooks.
+    /// A call of `_rebuild_tensor_v2` with storage, offset, shape, strides, no gradient and no
+    /// hooks.
     fn tensor(&mut self, tensor: &Tensor, key: usize) -> Parsed<()> {
         let class = match tensor.dtype() {
             DType::U8 => "Byte",
@@ -101,7 +103,7 @@ impl Pickle {
             DType::BF16 => "BFloat16",
             DType::F32 => "Float",
             DType::F64 => "Double",
-            other => return Err(format!("has type {other:?}, which has no storage in PyTorch")),
+            other => return Err(format!("has type {other:?}, which PyTorch does not have")),
         };
         self.0.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
         self.str("storage");
@@ -122,7 +124,7 @@ impl Pickle {
         self.0.push(b't');
     }
 
-    /// As eight bytes with a sign, which hold any size.
+    /// As a signed eight-byte integer, which holds any size.
     fn int(&mut self, n: usize) {
         self.0.extend([0x8a, 8]);
         self.0.extend((n as u64).to_le_bytes());

@@ -1,4 +1,5 @@
-//! A dictionary of JSON in which no name may come twice: a reader that keeps the last of two hides the first.
+//! A JSON dictionary in which no name may occur twice: a reader that keeps the last of two hides
+//! the first.
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
-//! Plain values of a pickle: keys and items by path, sizes, and whole values as JSON, such as the arguments of a run that
-//! lie beside its weights. Bounded in depth and number, since values may hold themselves.
+//! Plain values in a pickle: entries by path, sizes, and whole values as JSON, such as the
+//! arguments of a run that a checkpoint stores. Bounded in depth and number, because values may be
+//! cyclic.
 
 use super::pickle::Pickle;
 use super::pickle::node::{Id, Node, Object};
@@ -7,15 +8,15 @@ use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 
 const DEPTH: usize = 32;
-/// A long text counts as several.
+/// Maximum number of values; a long string counts as several.
 const MOST_VALUES: usize = 100_000;
 
-/// Path of a value within the one at `path`.
+/// Path of an entry of the value at `path`.
 pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_string() } else { format!("{path}.{key}") }
 }
 
-/// Keys and values of a dictionary with keys of text or integers, or positions and items of a list.
+/// Keys and values of a dictionary with string or integer keys, or positions and items of a list.
 pub(super) fn entries(pickle: &Pickle, id: Id) -> Vec<(Cow<'_, str>, Id)> {
     match pickle.node(id) {
         Node::Dict(pairs) => {
@@ -32,7 +33,7 @@ pub(super) fn entries(pickle: &Pickle, id: Id) -> Vec<(Cow<'_, str>, Id)> {
     }
 }
 
-/// Number of values in a dictionary or list.
+/// Number of entries of a dictionary or list.
 pub(super) fn len(pickle: &Pickle, id: Id) -> usize {
     match pickle.node(id) {
         Node::Dict(pairs) => pairs.len(),
@@ -41,7 +42,7 @@ pub(super) fn len(pickle: &Pickle, id: Id) -> usize {
     }
 }
 
-/// The value at a dotted path; keys may hold dots themselves.
+/// The value at a dotted path; keys may contain dots.
 pub(super) fn find(pickle: &Pickle, path: &str) -> Option<Id> {
     let mut id = pickle.root;
     let mut rest = path;
@@ -52,7 +53,7 @@ pub(super) fn find(pickle: &Pickle, path: &str) -> Option<Id> {
             .max_by_key(|(key, _)| key.len())?;
         rest = rest[key.len()..].trim_start_matches('.');
         id = value;
-        // An empty key could be followed for ever.
+        // An empty key could be followed forever.
         if key.is_empty() {
             return None;
         }
@@ -60,7 +61,7 @@ pub(super) fn find(pickle: &Pickle, path: &str) -> Option<Id> {
     Some(id)
 }
 
-/// Numbers that are sizes, strides or positions: a tuple, a list or a `torch.Size`.
+/// Sizes, strides or positions: a tuple, a list or a `torch.Size`.
 pub(super) fn sizes(pickle: &Pickle, id: Id) -> Option<Vec<usize>> {
     let mut id = id;
     if let Some(object) = pickle.object(id) {
@@ -70,7 +71,7 @@ pub(super) fn sizes(pickle: &Pickle, id: Id) -> Option<Vec<usize>> {
     pickle.items(id)?.iter().map(|n| usize::try_from(pickle.int(*n)?).ok()).collect()
 }
 
-/// Is what this class or function makes known to be no tensor?
+/// Whether this class or function is known not to create a tensor.
 pub(super) fn is_plain(name: &str) -> bool {
     const MODULES: [&str; 6] = ["datetime.", "pathlib.", "decimal.", "fractions.", "uuid.", "collections."];
     const NAMES: [&str; 5] = ["torch.Size", "torch.device", "_codecs.encode", "numpy.dtype", "argparse.Namespace"];
@@ -80,15 +81,16 @@ pub(super) fn is_plain(name: &str) -> bool {
         || is_numpy(name, "_reconstruct")
 }
 
-/// A function of NumPy under its old or its new address.
+/// A NumPy function under its old or new module name.
 fn is_numpy(name: &str, function: &str) -> bool {
     ["numpy.core.multiarray.", "numpy._core.multiarray."]
         .iter()
         .any(|module| name.strip_prefix(module) == Some(function))
 }
 
-/// A value as JSON: objects with attributes become objects of these, other objects `{"NAME": [arguments]}`, tensors and
-/// bytes a word that says so. None if it is too large or holds itself.
+/// A value as JSON: objects with attributes become objects of them, other objects
+/// `{"NAME": [arguments]}`, tensors and bytes a placeholder string. `None` if it is too large or
+/// cyclic.
 pub(super) fn json(pickle: &Pickle, id: Id) -> Option<Value> {
     Json { pickle, left: MOST_VALUES }.value(id, 0)
 }
@@ -109,7 +111,7 @@ impl Json<'_> {
             Node::Bool(b) => json!(b),
             Node::Int(n) => json!(n),
             Node::Big(bytes) => json!(format!("an integer of {} bytes", bytes.len())),
-            // JSON has no name for what is not finite.
+            // JSON cannot represent non-finite numbers.
             Node::Float(x) => {
                 if x.is_finite() {
                     json!(x)
@@ -156,7 +158,7 @@ impl Json<'_> {
         }
     }
 
-    /// `scalar(dtype('f8', ...), bytes)`, the byte order in the state of the type.
+    /// `scalar(dtype('f8', ...), bytes)`; the byte order is in the state of the dtype.
     fn numpy_scalar(&self, object: &Object) -> Option<Value> {
         let pickle = self.pickle;
         is_numpy(pickle.global(object.callable)?, "scalar").then_some(())?;
@@ -185,7 +187,7 @@ impl Json<'_> {
         })
     }
 
-    /// Bytes, or what protocol 2 writes in their place: `_codecs.encode(text, 'latin1')`.
+    /// Bytes, or protocol 2's replacement for them: `_codecs.encode(text, 'latin1')`.
     fn bytes(&self, id: Id) -> Option<Vec<u8>> {
         if let Node::Bytes(bytes) = self.pickle.node(id) {
             return (bytes.len() <= 8 && !bytes.is_empty()).then(|| bytes.to_vec());

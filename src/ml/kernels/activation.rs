@@ -1,7 +1,8 @@
-//! Activations: GELU, x Φ(x), in its exact and its two approximate forms, and SiLU.
+//! Activation functions: GELU, x Φ(x), in its exact form and two approximations, and SiLU.
 //!
-//! The approximate ones are x sigmoid(s): s = 2 sqrt(2/pi) (x + 0.044715 x^3) for the tanh form, s = 1.702 x for
-//! CLIP's; SiLU is s = x. The exact one is max(x, 0) - |x| Φ(-|x|), which keeps its relative accuracy where Φ is small.
+//! The approximations are x sigmoid(s), with s = 2 sqrt(2/pi) (x + 0.044715 x^3) for the tanh form
+//! and s = 1.702 x for CLIP's. SiLU has s = x. The exact form is computed as max(x, 0) - |x|
+//! Φ(-|x|), which keeps its relative accuracy where Φ is small.
 
 use super::simd::{exp, simd};
 use super::{slice, tensor, with_slices};
@@ -75,8 +76,8 @@ simd! {
 
 /// e^(-a²/2) and Φ(-a) for a >= 0.
 ///
-/// Φ(-a) e^(a²/2) falls smoothly from 1/2 like 1/a; the polynomial in 1 / (1 + 0.28 a) is a minimax fit of it to
-/// 1.7e-7 of its value.
+/// Φ(-a) e^(a²/2) decreases smoothly from 1/2, like 1/a for large a. The polynomial in 1 / (1 +
+/// 0.28 a) is a minimax fit with relative error 1.7e-7.
 #[inline(always)]
 fn tail(a: f32) -> (f32, f32) {
     let t = 1.0 / (1.0 + 0.28 * a);
@@ -112,6 +113,7 @@ simd! {
     }
 }
 
+/// An activation function.
 #[derive(Debug, Clone, Copy)]
 pub enum Activation {
     GeluTanh,
@@ -170,7 +172,7 @@ impl CustomOp1 for Activation {
 mod tests {
     use super::*;
 
-    /// Values of x Φ(x) by SciPy 1.17 (`scipy.special.ndtr`).
+    /// Values of x Φ(x) from SciPy 1.17 (`scipy.special.ndtr`).
     #[test]
     fn the_exact_form_keeps_its_relative_accuracy() {
         let known = [

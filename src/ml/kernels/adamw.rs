@@ -1,4 +1,4 @@
-//! One pass over memory for clipping, AdamW and the moving averages of the weights.
+//! Gradient clipping, AdamW and the moving averages of the weights in one pass over memory.
 
 use super::simd::{simd, sum};
 use super::with_all_mut;
@@ -7,7 +7,8 @@ use rayon::prelude::*;
 
 const CHUNK: usize = 32 * 1024;
 
-/// old <- keep old + add new. The two weights are rounded to f32 separately: 1 - 0.9999 taken in f32 is off by 2e-4.
+/// old <- keep old + add new. Both weights are rounded to f32 separately: 1 - 0.9999 computed in
+/// f32 is off by 2e-4.
 #[derive(Debug, Clone, Copy)]
 pub struct Mix {
     pub keep: f32,
@@ -21,10 +22,10 @@ impl Mix {
     }
 }
 
-/// The numbers of one update, all that does not differ from element to element.
+/// The numbers of one update that are the same for all elements.
 #[derive(Debug, Clone, Copy)]
 pub struct Coefficients {
-    /// Factor on the gradient: clipping and the mean over micro-batches.
+    /// Factor for the gradient: clipping and the mean over micro-batches.
     pub grad_scale: f32,
     pub first: Mix,
     pub second: Mix,
@@ -71,7 +72,7 @@ pub fn sum_of_squares(x: &[f32]) -> f64 {
     parts.into_iter().sum()
 }
 
-/// Averages of `n` numbers, all of the first chunk first.
+/// The chunks of averages of `n` elements: first the first chunk of each average, and so on.
 fn chunks_of_all<'a>(averages: &'a mut [(Mix, &mut [f32])], n: usize) -> Vec<Vec<(Mix, &'a mut [f32])>> {
     let mut all: Vec<Vec<_>> = (0..n.div_ceil(CHUNK)).map(|_| vec![]).collect();
     for (mix, average) in averages {
@@ -82,8 +83,8 @@ fn chunks_of_all<'a>(averages: &'a mut [(Mix, &mut [f32])], n: usize) -> Vec<Vec
     all
 }
 
-/// One update of a parameter, its two moments, its average, and averages with other decays: all of the parameter's
-/// shape, changed in place.
+/// Updates a parameter, its two moments, its average, and averages with other decays, all in place
+/// and of the parameter's shape.
 pub fn step(
     param: &Tensor,
     grad: &[f32],
@@ -96,12 +97,12 @@ pub fn step(
     with_all_mut(&tensors, |numbers| {
         let n = grad.len();
         if numbers.iter().any(|x| x.len() != n) {
-            bail!("adamw given a gradient or a state of another length than the parameter");
+            bail!("AdamW: the gradient or the state has another length than the parameter");
         }
         let mut numbers = numbers.into_iter();
         let (Some(p), Some(m), Some(v), Some(e)) = (numbers.next(), numbers.next(), numbers.next(), numbers.next())
         else {
-            bail!("adamw without a state")
+            bail!("AdamW: there is no state")
         };
         let mut further: Vec<(Mix, &mut [f32])> = further.iter().map(|(mix, _)| *mix).zip(numbers).collect();
         p.par_chunks_mut(CHUNK)

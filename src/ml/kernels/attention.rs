@@ -1,8 +1,9 @@
 //! Softmax attention on a packed qkv tensor, in tiles of rows of one head.
 //!
-//! A tile of rows sees all columns at once, so its softmax is exact. Nothing N x N is ever kept: the forward pass leaves
-//! the logarithm of each row's sum of exponentials, from which the backward pass has the probabilities anew in one pass
-//! over the scores (Dao and others, "FlashAttention", 2022, section 3.1, without its tiling of columns).
+//! A tile of rows sees all columns at once, so its softmax is exact. No N x N matrix is kept: the
+//! forward pass saves the log-sum-exp of each row, from which the backward pass recomputes the
+//! probabilities in one pass over the scores (Dao et al., "FlashAttention", 2022, section 3.1,
+//! without tiling of columns).
 
 use super::matmul::{Mat, MatMut, Threads, matmul, matmul_into};
 use super::simd::{self, exp, simd};
@@ -34,7 +35,7 @@ simd! {
 }
 
 simd! {
-    /// Probabilities in place of scores.
+    /// Replaces scores by probabilities.
     fn probabilities(row: &mut [f32], log_sum: f32) {
         for v in row {
             *v = exp(*v - log_sum);
@@ -43,8 +44,8 @@ simd! {
 }
 
 simd! {
-    /// Gradient of the scores, in place of that of the probabilities. The sum of p dp over a row is that of the output
-    /// times its gradient.
+    /// Gradient of the scores, in place of that of the probabilities. The sum of p dp over a row
+    /// equals that of the output times its gradient.
     fn softmax_backward(p: &[f32], dp: &mut [f32], out: &[f32], grad: &[f32], scale: f32) {
         let mean = simd::dot(out, grad);
         for (d, p) in dp.iter_mut().zip(p) {
@@ -63,26 +64,26 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Of qkv `[B, N, 3 H D]`.
+    /// For qkv `[B, N, 3 H D]`.
     pub fn new(dims: (usize, usize, usize), heads: usize) -> Result<Self> {
         let (batch, tokens, width) = dims;
         if heads == 0 || width == 0 || !width.is_multiple_of(3 * heads) {
-            bail!("attention of {heads} heads over rows of {width} numbers");
+            bail!("attention: rows of {width} elements do not divide into {heads} heads");
         }
         Ok(Self { batch, tokens, heads, dim: width / 3 / heads })
     }
 
-    /// Numbers of the log-sums that [`forward`] leaves.
+    /// Number of log-sums that [`forward`] saves.
     pub fn rows_of_scores(self) -> usize {
         self.batch * self.heads * self.tokens
     }
 
-    /// Numbers in one token of qkv.
+    /// Elements of one token of qkv.
     fn stride(self) -> usize {
         3 * self.heads * self.dim
     }
 
-    /// Numbers in one token of the output.
+    /// Elements of one token of the output.
     fn width(self) -> usize {
         self.heads * self.dim
     }
@@ -91,19 +92,20 @@ impl Sizes {
         1.0 / (self.dim as f32).sqrt()
     }
 
-    /// `count` rows from `first` of part 0 (q), 1 (k) or 2 (v) of a head, heads counted over all samples.
+    /// `count` rows from `first` of part 0 (q), 1 (k) or 2 (v) of a head. Heads are counted over
+    /// all samples.
     fn rows(self, qkv: &[f32], head: usize, part: usize, first: usize, count: usize) -> Mat<'_> {
         let (sample, head) = (head / self.heads, head % self.heads);
         let start = (sample * self.tokens + first) * self.stride() + (part * self.heads + head) * self.dim;
         Mat::with_stride(&qkv[start..], count, self.dim, self.stride())
     }
 
-    /// Where the numbers of a head begin in the output.
+    /// Offset of a head's elements in the output.
     fn start(self, head: usize, token: usize) -> usize {
         (head / self.heads * self.tokens + token) * self.width() + head % self.heads * self.dim
     }
 
-    /// Scores of a tile of rows, into `s`.
+    /// Writes the scores of a tile of rows to `s`.
     fn scores(self, qkv: &[f32], head: usize, first: usize, count: usize, s: &mut [f32]) {
         let (q, k) = (self.rows(qkv, head, 0, first, count), self.rows(qkv, head, 1, 0, self.tokens));
         matmul(s, false, self.scale(), q, k.t(), Threads::One);
@@ -118,9 +120,9 @@ impl Sizes {
     }
 }
 
-/// Output `[B, N, H D]` and the log-sums `[B, H, N]` of qkv `[B, N, 3 H D]`, itself in the order (3, H, D).
+/// Output `[B, N, H D]` and log-sums `[B, H, N]` for qkv `[B, N, 3 H D]` in the order (3, H, D).
 pub fn forward(qkv: &[f32], s: Sizes, out: &mut [f32], log_sums: &mut [f32]) {
-    // A task is a tile, so that a single head keeps all threads busy too.
+    // One task per tile, so that even a single head keeps all threads busy.
     let mut tasks = vec![];
     for (sample, out) in out.chunks_mut((s.tokens * s.width()).max(1)).enumerate() {
         for (tile, out) in out.chunks_mut(TILE * s.width()).enumerate() {
@@ -161,7 +163,7 @@ pub fn forward(qkv: &[f32], s: Sizes, out: &mut [f32], log_sums: &mut [f32]) {
     );
 }
 
-/// Gradient of qkv, into `dqkv`, from that of the output. `out` and `log_sums` are what [`forward`] left.
+/// Gradient of qkv from that of the output. `out` and `log_sums` are the results of [`forward`].
 pub fn backward(qkv: &[f32], out: &[f32], log_sums: &[f32], grad: &[f32], s: Sizes, dqkv: &mut [f32]) {
     let mut tasks = vec![];
     for (sample, d) in dqkv.chunks_mut((s.tokens * s.stride()).max(1)).enumerate() {
@@ -203,7 +205,7 @@ pub fn backward(qkv: &[f32], out: &[f32], log_sums: &[f32], grad: &[f32], s: Siz
 /// Input qkv `[B, N, 3 H D]` in the order (3, H, D), output `[B, N, H D]`.
 pub struct Attention {
     heads: usize,
-    /// Left by the forward pass for the backward one.
+    /// Saved by the forward pass for the backward pass.
     log_sums: Mutex<Vec<f32>>,
 }
 

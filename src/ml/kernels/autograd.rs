@@ -1,12 +1,14 @@
-//! Backward passes whose gradients stay where they are: one buffer per parameter, for the whole training.
+//! Backward passes that accumulate gradients in place: one buffer per parameter, for the whole
+//! training.
 //!
-//! candle adds every gradient to a fresh tensor of zeros, three passes over memory for each, and an operation may
-//! have three inputs at most. So the fused operations of [`crate::kernels`] add the gradients of their weights straight
-//! to the buffers here, by a product that accumulates, and give candle only those of their inputs. Everything else
-//! (other devices and types, operations of candle) arrives by candle's own store and is added afterwards.
+//! candle adds every gradient to a fresh zero tensor, three passes over memory each, and an
+//! operation may have at most three inputs. So the fused operations of [`crate::kernels`] add the
+//! gradients of their weights directly to the buffers here, with an accumulating matrix product,
+//! and give candle only those of their inputs. All others (other devices and types, candle's own
+//! operations) come from candle's gradient store and are added afterwards.
 //!
-//! An operation that captured a trained weight refuses to run backward when nobody collects: no gradient is lost
-//! without a word.
+//! An operation that captured a trained weight refuses to run backward without a collector, so that
+//! no gradient is lost silently.
 
 use crate::kernels;
 use candle_core::backend::BackendStorage;
@@ -16,7 +18,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-/// A gradient in main memory, f32, or a tensor elsewhere.
+/// A gradient: f32 values in main memory, or a tensor on another device.
 #[derive(Debug, Clone, Copy)]
 pub enum Gradient<'a> {
     Host(&'a [f32]),
@@ -24,7 +26,7 @@ pub enum Gradient<'a> {
 }
 
 impl Gradient<'_> {
-    /// As a tensor like its parameter.
+    /// As a tensor with the shape of its parameter.
     pub fn to_tensor(self, like: &Tensor) -> Result<Tensor> {
         match self {
             Self::Host(buffer) => Tensor::from_slice(buffer, like.shape(), like.device()),
@@ -35,7 +37,7 @@ impl Gradient<'_> {
 
 #[derive(Debug)]
 enum Value {
-    /// Reused from step to step: what it holds counts only when the slot was reached.
+    /// Reused from step to step. The contents are valid only if the slot was reached in this step.
     Host(Vec<f32>),
     Tensor(Option<Tensor>),
 }
@@ -49,7 +51,8 @@ struct Slot {
 }
 
 impl Slot {
-    /// Lets `write` set the buffer, or add to it when told to keep what is there. False where there is no buffer.
+    /// Lets `write` set the buffer, or add to it if its second argument is true. False if there is
+    /// no buffer.
     fn write(&mut self, write: impl FnOnce(&mut [f32], bool)) -> bool {
         let Value::Host(buffer) = &mut self.value else { return false };
         buffer.resize(self.var.elem_count(), 0.0);
@@ -94,7 +97,7 @@ thread_local! {
 }
 
 impl Gradients {
-    /// Of named variables.
+    /// For named variables.
     pub fn new(vars: impl IntoIterator<Item = (String, Var)>) -> Self {
         let slot = |(name, var): (String, Var)| {
             let value = if kernels::suits(&[&var]) { Value::Host(vec![]) } else { Value::Tensor(None) };
@@ -106,7 +109,7 @@ impl Gradients {
         Self { slots, by_id }
     }
 
-    /// Given ones. Names that are no parameters are left out.
+    /// From given gradients. Names that are not parameters are ignored.
     pub fn from_tensors(
         vars: impl IntoIterator<Item = (String, Var)>,
         given: &BTreeMap<String, Tensor>,
@@ -116,7 +119,7 @@ impl Gradients {
         Ok(all)
     }
 
-    /// Adds given ones.
+    /// Adds given gradients.
     pub fn add(&mut self, given: &BTreeMap<String, Tensor>) -> Result<()> {
         for slot in &mut self.slots {
             if let Some(grad) = given.get(&slot.name) {
@@ -126,7 +129,7 @@ impl Gradients {
         Ok(())
     }
 
-    /// Forgets all gradients and keeps the memory.
+    /// Forgets all gradients but keeps the memory.
     pub fn clear(&mut self) {
         for slot in &mut self.slots {
             slot.reached = false;
@@ -139,7 +142,7 @@ impl Gradients {
     /// Adds the gradients of a scalar.
     ///
     /// # Errors
-    /// Those of the operations that the scalar was made by.
+    /// The errors of the operations behind the scalar.
     pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
         let empty = Self { slots: vec![], by_id: HashMap::new() };
         COLLECTOR.set(Some(std::mem::replace(self, empty)));
@@ -159,7 +162,7 @@ impl Gradients {
         Ok(())
     }
 
-    /// Name, variable and gradient of every parameter that one reached, sorted by name.
+    /// Name, variable and gradient of every parameter that a gradient reached, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Var, Gradient<'_>)> {
         self.slots.iter().filter(|s| s.reached).filter_map(|s| {
             let gradient = match &s.value {
@@ -175,28 +178,29 @@ impl Gradients {
         self.slots.iter().filter(|s| !s.reached).map(|s| s.name.as_str()).collect()
     }
 
-    /// Copies, as tensors of the shapes of their parameters.
+    /// Copies of the gradients, as tensors of the parameters' shapes.
     pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
         let tensor = |(name, var, gradient): (&str, &Var, Gradient)| Ok((name.to_string(), gradient.to_tensor(var)?));
         self.iter().map(tensor).collect()
     }
 }
 
-/// Gradients of a scalar by the parameters, by name: [`Gradients`] for a single pass.
+/// Gradients of a scalar with respect to the parameters, by name: [`Gradients`] for a single pass.
 pub fn gradients(vars: impl IntoIterator<Item = (String, Var)>, loss: &Tensor) -> Result<BTreeMap<String, Tensor>> {
     let mut all = Gradients::new(vars);
     all.backward(loss)?;
     all.tensors()
 }
 
-/// `f(a, b)`, of which only `a` and `b` are kept for the backward pass; this runs `f` again (Chen and others, "Training
-/// deep nets with sublinear memory cost", 2016). The same gradients, on any device.
+/// `f(a, b)` with activation checkpointing: only `a` and `b` are kept for the backward pass, which
+/// runs `f` again (Chen et al., "Training deep nets with sublinear memory cost", 2016). The
+/// gradients are the same, on any device.
 pub fn checkpointed(
     a: &Tensor,
     b: &Tensor,
     f: impl Fn(&Tensor, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
 ) -> Result<Tensor> {
-    // A copy, so that the storage holds this tensor alone.
+    // A copy, so that the storage holds only this tensor.
     let out = f(&a.detach(), &b.detach())?.detach().contiguous()?.copy()?;
     a.apply_op2(b, Checkpointed { out: Mutex::new(Some(out)), f: Box::new(f) })
 }
@@ -204,7 +208,7 @@ pub fn checkpointed(
 type Function = dyn Fn(&Tensor, &Tensor) -> Result<Tensor> + Send + Sync;
 
 struct Checkpointed {
-    /// Made beforehand and handed out by the forward pass.
+    /// The result, computed beforehand; the forward pass takes it.
     out: Mutex<Option<Tensor>>,
     f: Box<Function>,
 }
@@ -213,7 +217,7 @@ impl Checkpointed {
     fn take(&self) -> Result<Tensor> {
         match self.out.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(out) => Ok(out),
-            None => bail!("a checkpointed function runs forward once"),
+            None => bail!("a checkpointed function can run forward only once"),
         }
     }
 }
@@ -227,7 +231,7 @@ impl CustomOp2 for Checkpointed {
         let out = self.take()?;
         match &*out.storage_and_layout().0 {
             Storage::Cpu(storage) => Ok((storage.clone(), out.shape().clone())),
-            _ => bail!("a function on the CPU has made a tensor elsewhere"),
+            _ => bail!("a checkpointed function on the CPU returned a tensor on another device"),
         }
     }
 
@@ -236,7 +240,7 @@ impl CustomOp2 for Checkpointed {
         let (storage, layout) = out.storage_and_layout();
         match &*storage {
             Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, out.shape().clone())),
-            _ => bail!("a function on CUDA has made a tensor elsewhere"),
+            _ => bail!("a checkpointed function on CUDA returned a tensor on another device"),
         }
     }
 
@@ -247,14 +251,15 @@ impl CustomOp2 for Checkpointed {
         let gradients = (store.remove(&a), store.remove(&b));
         COLLECTOR.with_borrow_mut(|collector| match collector {
             Some(all) => all.take_from(&mut store),
-            None => bail!("a checkpointed function has nobody to collect its gradients: use `Gradients::backward`"),
+            None => bail!("nothing collects the gradients of a checkpointed function: use `Gradients::backward`"),
         })?;
         Ok(gradients)
     }
 }
 
-/// For a fused operation running backward: lets `write(buffer, keep)` set the gradient of `weight`, or add to it where
-/// `keep`. False when the gradient has to go another way: the weight is no parameter of a running [`Gradients::backward`].
+/// For the backward pass of a fused operation: lets `write(buffer, keep)` set the gradient of
+/// `weight`, or add to it if `keep`. False if `weight` is not a parameter of a running
+/// [`Gradients::backward`]; its gradient must then be returned to candle.
 pub(crate) fn collect(weight: &Tensor, write: impl FnOnce(&mut [f32], bool)) -> bool {
     COLLECTOR.with_borrow_mut(|collector| {
         let Some(gradients) = collector else { return false };
@@ -262,18 +267,19 @@ pub(crate) fn collect(weight: &Tensor, write: impl FnOnce(&mut [f32], bool)) -> 
     })
 }
 
-/// [`collect`] for an operation that has no other way.
+/// [`collect`] for an operation that cannot return the gradient to candle.
 ///
 /// # Errors
-/// A trained weight whose gradient nobody collects.
+/// A trained weight whose gradient nothing collects.
 pub(crate) fn collect_captured(weight: &Tensor, write: impl FnOnce(&mut [f32], bool)) -> Result<()> {
     if !weight.is_variable() || collect(weight, write) {
         return Ok(());
     }
-    bail!("the gradient of a captured weight {:?} has nobody to collect it: use `Gradients::backward`", weight.dims())
+    bail!("nothing collects the gradient of a captured weight {:?}: use `Gradients::backward`", weight.dims())
 }
 
-/// Of sums per group, `width` numbers each, those from `first`, added over the groups.
+/// Collects the gradient of a bias from sums per group, `width` values each: those from `first`,
+/// added over the groups.
 pub(crate) fn collect_bias(bias: &Tensor, sums: &[f32], width: usize, first: usize) -> Result<()> {
     collect_captured(bias, |db, keep| {
         if !keep {

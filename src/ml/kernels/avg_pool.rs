@@ -1,26 +1,27 @@
-//! Pooling over 3x3 windows, forward only: what Inception needs and candle lacks (its pools know no padding).
+//! Pooling over 3x3 windows, forward only: Inception needs it, and candle's pooling has no padding.
 //!
-//! Every window is clipped to the image: the maximum ignores what lies outside, and the average divides by the pixels
-//! inside (`count_include_pad=False` in PyTorch, the only average that TensorFlow has).
+//! Every window is clipped to the image: the maximum ignores what lies outside, and the average
+//! divides by the number of pixels inside (`count_include_pad=False` in PyTorch, TensorFlow's only
+//! average).
 
 use super::simd::simd;
 use super::{slice, suits};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-/// Which pool; the size that each gives is in `Pool::side`.
+/// The kind of pooling. `Pool::side` gives the output size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pool {
     /// Mean around every pixel.
     Average,
     /// Maximum around every pixel.
     Max,
-    /// Maximum of every other window that lies whole in the image.
+    /// Maximum of every second window that lies entirely inside the image.
     MaxHalving,
 }
 
 impl Pool {
-    /// Pixels along a side of the output.
+    /// Pixels per side of the output.
     fn side(self, n: usize) -> usize {
         match self {
             Self::MaxHalving => n.saturating_sub(1) / 2,
@@ -29,16 +30,16 @@ impl Pool {
     }
 }
 
-/// `[n, c, h, w]` to `[n, c, h', w']`. Has no backward.
+/// `[n, c, h, w]` to `[n, c, h', w']`. It has no backward pass.
 pub fn pool3x3(x: &Tensor, pool: Pool) -> Result<Tensor> {
     if suits(&[x]) { x.contiguous()?.apply_op1_no_bwd(&Op(pool)) } else { plain(x, pool) }
 }
 
-/// The same by plain candle operations.
+/// The same with plain candle operations.
 pub fn plain(x: &Tensor, pool: Pool) -> Result<Tensor> {
     match pool {
         Pool::MaxHalving => x.max_pool2d_with_stride(3, 2),
-        // Repeating the border adds nothing to a maximum.
+        // Repeating the border does not change a maximum.
         Pool::Max => x.pad_with_same(2, 1, 1)?.pad_with_same(3, 1, 1)?.max_pool2d_with_stride(3, 1),
         Pool::Average => {
             let sum = |t: &Tensor| t.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?.avg_pool2d_with_stride(3, 1);
@@ -69,7 +70,7 @@ impl CustomOp1 for Op {
     }
 }
 
-/// One channel: windows are first folded downwards into `column`, then sideways.
+/// One channel: windows are reduced vertically into `column`, then horizontally.
 fn plane(pool: Pool, x: &[f32], w: usize, y: &mut [f32], ow: usize, column: &mut [f32]) {
     let h = x.len() / w;
     for (i, out) in y.chunks_exact_mut(ow).enumerate() {

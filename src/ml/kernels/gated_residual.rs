@@ -40,7 +40,12 @@ impl CustomOp3 for GatedResidual {
     ) -> Result<(CpuStorage, Shape)> {
         let (b, n, d) = x_layout.shape().dims3()?;
         if gate_layout.dims() != [b, d] || y_layout.dims() != [b, n, d] {
-            bail!("gated residual of {:?}, gate {:?}, {:?}", x_layout.dims(), gate_layout.dims(), y_layout.dims());
+            bail!(
+                "a gated residual needs [B, N, D], gate [B, D] and [B, N, D], got {:?}, {:?} and {:?}",
+                x_layout.dims(),
+                gate_layout.dims(),
+                y_layout.dims()
+            );
         }
         let (x, gate, y) = (slice(x, x_layout)?, slice(gate, gate_layout)?, slice(y, y_layout)?);
         let mut out = vec![0f32; x.len()];

@@ -1,7 +1,8 @@
 //! Group normalisation (Wu and He, 2018), optionally followed by SiLU, differentiable.
 //!
-//! In candle this is a dozen passes over memory; here it is one operation with a hand-written backward for f32 on the
-//! CPU, which recomputes the statistics instead of keeping them, and plain candle operations elsewhere.
+//! In candle this takes a dozen passes over memory. Here it is one operation for f32 on the CPU,
+//! with a hand-written backward pass that recomputes the statistics instead of saving them, and
+//! plain candle operations elsewhere.
 
 use super::simd::{self, simd};
 use super::{gradient_of, slice, suits, tensor, with_slices};
@@ -9,15 +10,15 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Module, Result, Shape, Tenso
 use candle_nn::{Init, VarBuilder};
 use rayon::prelude::*;
 
-/// What follows the normalisation.
+/// The activation after the normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     None,
     Silu,
 }
 
-/// Normalises `x` `[n, c, ..]` over each of `groups` groups of channels, scales and shifts by `weight` and `bias`
-/// `[c]`, then applies the activation.
+/// Normalises `x` `[n, c, ..]` over each of `groups` groups of channels, scales and shifts by
+/// `weight` and `bias` `[c]`, then applies the activation.
 pub fn group_norm(
     x: &Tensor,
     weight: &Tensor,
@@ -34,7 +35,7 @@ pub fn group_norm(
     plain(x, weight, bias, groups, eps, activation)
 }
 
-/// The same by plain candle operations.
+/// The same with plain candle operations.
 pub fn plain(
     x: &Tensor,
     weight: &Tensor,
@@ -83,7 +84,7 @@ impl Op {
             bail!("{c} channels do not divide into {} groups", self.groups);
         }
         if weight != [c] || bias != [c] {
-            bail!("group normalisation of {c} channels was given parameters of shape {weight:?} and {bias:?}");
+            bail!("group normalisation of {c} channels got parameters of shape {weight:?} and {bias:?}");
         }
         Ok(Sizes { channels: c / self.groups, pixels: rest.iter().product() })
     }
@@ -142,7 +143,8 @@ impl Op {
         sums: &mut [[f64; 2]],
     ) {
         let (mean, rstd) = moments(x, self.eps);
-        // With u = (x - mean) rstd and e = dy through the activation: the bias takes sum e, the weight sum e u.
+        // With u = (x - mean) rstd and e = dy through the activation: the gradient of the bias is
+        // sum e, that of the weight sum e u.
         let (mut sum_g, mut sum_gu) = (0f64, 0f64);
         for (c, sums) in sums.iter_mut().enumerate() {
             let run = c * s.pixels..(c + 1) * s.pixels;
@@ -163,14 +165,14 @@ impl Op {
         let n = s.group() as f64;
         let (mean_g, mean_gu) = ((sum_g / n) as f32, (sum_gu / n) as f32);
         for ((dx, x), w) in dx.chunks_mut(s.pixels).zip(x.chunks(s.pixels)).zip(weight) {
-            // rstd (e w - mean_g - u mean_gu) as a sum of multiples of e, x and 1
+            // rstd (e w - mean_g - u mean_gu), as a linear combination of e, x and 1
             let slope = -rstd * rstd * mean_gu;
             combine(dx, x, rstd * w, slope, -rstd * mean_g - slope * mean);
         }
     }
 }
 
-/// Sums over short blocks in f32 and over blocks in f64, in a fixed order.
+/// Sums over short blocks in f32, and over blocks in f64, in a fixed order.
 fn blocks(a: &[f32], b: &[f32], sum: impl Fn(&[f32], &[f32]) -> f32) -> f64 {
     a.chunks(1024).zip(b.chunks(1024)).map(|(a, b)| f64::from(sum(a, b))).sum()
 }
@@ -223,7 +225,7 @@ simd! {
 }
 
 simd! {
-    /// dy times the slope of SiLU at x scale + shift
+    /// dy times the derivative of SiLU at x scale + shift
     fn silu_backward(e: &mut [f32], x: &[f32], dy: &[f32], scale: f32, shift: f32) {
         e.iter_mut().zip(x).zip(dy).for_each(|((e, x), dy)| {
             let v = x * scale + shift;
@@ -275,7 +277,7 @@ impl CustomOp3 for Op {
     }
 }
 
-/// A layer with parameters `weight` (ones at first) and `bias` (zeros).
+/// A layer with parameters `weight` (initially ones) and `bias` (zeros).
 #[derive(Debug, Clone)]
 pub struct GroupNorm {
     weight: Tensor,

@@ -1,5 +1,5 @@
-//! y = x W^T + b with the bias added inside the product, and gradients without transposed copies, that of the weight
-//! straight into the buffer of its parameter.
+//! y = x W^T + b with the bias added inside the product. Its gradients need no transposed copies,
+//! and that of the weight goes directly to the buffer of its parameter.
 
 use super::autograd::{self, collect_captured};
 use super::matmul::{Mat, Threads, matmul};
@@ -9,9 +9,10 @@ use crate::kernels;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-/// Rows that the product is given at least, the rest being zeros. For few rows, gemm sums in another order (a dot product
-/// for results of up to 256 numbers, matrix times vector for one row, other blocks below 65 rows and columns), and the
-/// bits of a sample would depend on how many others are in its batch.
+/// Minimum number of rows given to the product, padded with zeros. For few rows gemm sums in
+/// another order (a dot product for results of up to 256 values, matrix times vector for one row,
+/// other blocks below 65 rows and columns), and the bits of a sample would depend on the size of
+/// its batch.
 fn rows_given(count: usize, n_out: usize) -> usize {
     count.max(65).max(256 / n_out.max(1) + 1)
 }
@@ -43,14 +44,14 @@ fn product(x: &[f32], weight: &[f32], bias: Option<&[f32]>, [rows, n_in, n_out]:
     }
 }
 
-/// Rows of so many numbers are a multiple of 4 KiB apart: what gemm gathers from 64 of them falls into one set of the
-/// first cache and drives itself out (measured with AVX-512: 1024 x 3072 by 3072 x 768 at 0.71 of the rate of other
-/// shapes, at 0.95 with a transposed copy).
+/// Row lengths that are a multiple of this make rows a multiple of 4 KiB apart. The 64 rows that
+/// gemm gathers then map to one set of the L1 cache and evict each other (measured with AVX-512:
+/// 1024 x 3072 by 3072 x 768 at 0.71 of the speed of other shapes, at 0.95 with a transposed copy).
 const CONFLICT: usize = 1024;
 
 /// W^T `[in, out]` of W `[out, in]`.
 fn transposed(weight: &[f32], n_in: usize) -> Scratch {
-    /// Rows that are read side by side, fewer than a cache has places for lines of one set.
+    /// Rows that are read side by side: fewer than the cache has ways.
     const SIDE: usize = 8;
     const COLUMNS: usize = 64;
     let n_out = weight.len() / n_in;
@@ -68,14 +69,14 @@ fn transposed(weight: &[f32], n_in: usize) -> Scratch {
     turned
 }
 
-/// Gradient of x, `[rows, in]`, from that of y, `[rows, out]`.
+/// Gradient of x `[rows, in]` from that of y `[rows, out]`.
 pub fn backward_input(grad: &[f32], weight: &[f32], n_in: usize, dx: &mut [f32]) {
     let n_out = weight.len() / n_in.max(1);
     let rows = grad.len() / n_out.max(1);
     matmul(dx, false, 1.0, Mat::new(grad, rows, n_out), Mat::new(weight, n_out, n_in), Threads::Pool);
 }
 
-/// Gradient of W, added to what is there where `keep`.
+/// Gradient of W, added to the existing values if `keep`.
 pub fn backward_weight(x: &[f32], grad: &[f32], n_in: usize, dw: &mut [f32], keep: bool) {
     let n_out = dw.len() / n_in.max(1);
     let count = x.len() / n_in.max(1);
@@ -94,10 +95,11 @@ pub fn backward_weight(x: &[f32], grad: &[f32], n_in: usize, dw: &mut [f32], kee
     shares.into_par_iter().for_each(|(grad, dw)| matmul(dw, keep, 1.0, grad.t(), x, Threads::One));
 }
 
-/// Narrower gradients of weights are shared out by us (measured on two cores with AVX2, 2048 x 384 by 2048 x 1152: 243 GFLOP/s
-/// instead of 222; 768 wide there is no difference).
+/// Narrower weight gradients are split across threads here instead of in gemm (measured on two
+/// cores with AVX2, 2048 x 384 by 2048 x 1152: 243 GFLOP/s instead of 222; at width 768 there is no
+/// difference).
 const WIDE: usize = 512;
-/// With as many rows gemm sums in the order in which it does with all of them.
+/// From this number of rows on, gemm sums in the same order as with all rows.
 const SAME_ORDER: usize = 65;
 
 /// Inputs x `[.., in]`, weight `[out, in]`, bias `[out]`.
@@ -121,14 +123,14 @@ impl CustomOp3 for Linear {
         let mut dims = x_layout.dims().to_vec();
         match dims.last_mut() {
             Some(last) if *last == n_in => *last = n_out,
-            _ => bail!("linear layer of {n_in} inputs given a tensor {:?}", x_layout.dims()),
+            _ => bail!("a linear layer of {n_in} inputs got a tensor {:?}", x_layout.dims()),
         }
         let (x, weight, bias) = (slice(x, x_layout)?, slice(weight, weight_layout)?, slice(bias, bias_layout)?);
         if bias.len() != n_out {
-            bail!("linear layer of {n_out} outputs given {} biases", bias.len());
+            bail!("a linear layer of {n_out} outputs got {} biases", bias.len());
         }
         let mut y = vec![0f32; x.len() / n_in * n_out];
-        // One row for each sample, or one for each token: a rule that the size of a batch does not change.
+        // One row per sample, or one per token. The rule does not depend on the size of the batch.
         if x_layout.dims().len() == 2 {
             small_batch::forward(x, weight, bias, n_in, &mut y);
         } else {
@@ -148,7 +150,7 @@ impl CustomOp3 for Linear {
         let (n_out, n_in) = weight.dims2()?;
         let grad = grad.contiguous()?;
         with_slices([x, weight, &grad], |[xs, ws, gs]| {
-            // Straight into the buffer of a parameter where there is one.
+            // Directly into the buffer of the parameter, if there is one.
             let collected = autograd::collect(weight, |dw, keep| backward_weight(xs, gs, n_in, dw, keep));
             let dw = || {
                 let mut dw = vec![0f32; n_out * n_in];
@@ -169,7 +171,8 @@ impl CustomOp3 for Linear {
     }
 }
 
-/// For a fused linear layer running backward: the gradient of its weight `[out, in]` from x `[rows, in]` and that of y.
+/// For the backward pass of a fused linear layer: collects the gradient of its weight `[out, in]`
+/// from x `[rows, in]` and the gradient of y.
 pub(crate) fn collect_weight(weight: &Tensor, x: &[f32], grad: &[f32], n_in: usize) -> Result<()> {
     collect_captured(weight, |dw, keep| kernels::linear::backward_weight(x, grad, n_in, dw, keep))
 }

@@ -1,5 +1,5 @@
-//! The two losses of a training step, each one pass forward and one backward. Sums over fixed shares of rows, in f64
-//! above these, so that they do not depend on the number of threads.
+//! The two losses of a training step, each with one pass forward and one backward. Sums run over
+//! fixed groups of rows, in f64 across groups, so that they do not depend on the number of threads.
 
 use super::simd::{dot, simd, sum3};
 use super::{gradient_of, slice, tensor, with_slices};
@@ -7,9 +7,10 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 const CHUNK: usize = 16 * 1024;
-/// Rows that one task handles.
+/// Rows per task.
 const ROWS: usize = 64;
-/// Added to squared lengths: what a floor of 1e-12 on the length does, with a finite gradient at zero.
+/// Added to squared lengths: acts like a lower bound of 1e-12 on the length, with a finite gradient
+/// at zero.
 const TINY: f32 = 1e-24;
 
 simd! {
@@ -33,7 +34,7 @@ simd! {
 }
 
 simd! {
-    /// Gradient of the cosine by a, times `scale`.
+    /// Gradient of the cosine with respect to a, times `scale`.
     fn cosine_backward(a: &[f32], b: &[f32], scale: f32, d: &mut [f32]) {
         let (aa, bb) = (dot(a, a) + TINY, dot(b, b) + TINY);
         let by_b = scale / (aa.sqrt() * bb.sqrt());
@@ -47,7 +48,7 @@ simd! {
 /// Mean squared difference of two tensors of one shape, a scalar.
 pub struct MeanSquaredError;
 
-/// Mean over all rows of the cosine of two tensors of one shape, `[.., D]`, a scalar.
+/// Mean over all rows of the cosine similarity of two tensors of one shape, `[.., D]`, a scalar.
 pub struct MeanCosine;
 
 fn scalar(value: f64) -> (CpuStorage, Shape) {
@@ -56,7 +57,7 @@ fn scalar(value: f64) -> (CpuStorage, Shape) {
 
 fn same_shape(a: &[usize], b: &[usize]) -> Result<()> {
     if a != b || a.iter().product::<usize>() == 0 {
-        bail!("a loss of tensors {a:?} and {b:?}");
+        bail!("a loss needs tensors of one shape, got {a:?} and {b:?}");
     }
     Ok(())
 }

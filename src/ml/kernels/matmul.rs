@@ -1,7 +1,7 @@
-//! Matrix products on strided views, a checked wrapper around the `gemm` crate.
+//! Matrix products on strided views: a checked wrapper around the `gemm` crate.
 //!
-//! Views let attention multiply slices of a packed qkv tensor, and backward passes multiply transposes,
-//! without copying. The result is always a dense row-major block.
+//! With views, attention multiplies slices of a packed qkv tensor and backward passes multiply
+//! transposes without copying. The result is always a dense row-major block.
 
 use gemm::Parallelism;
 use std::marker::PhantomData;
@@ -17,12 +17,12 @@ pub struct Mat<'a> {
 }
 
 impl<'a> Mat<'a> {
-    /// Dense rows.
+    /// A dense matrix.
     pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         Self::with_stride(data, rows, cols, cols)
     }
 
-    /// Rows `row_stride` apart, of neighbouring columns.
+    /// Rows that begin `row_stride` apart.
     pub fn with_stride(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         Self { data, rows, cols, row_stride, col_stride: 1 }
     }
@@ -30,12 +30,12 @@ impl<'a> Mat<'a> {
     /// `count` columns from `first`.
     pub fn columns(self, first: usize, count: usize) -> Self {
         assert!(first + count <= self.cols, "columns past the end of a matrix");
-        // Of no rows, there is nothing to skip.
+        // A matrix without rows has nothing to skip.
         let skipped = (first * self.col_stride).min(self.data.len());
         Self { data: &self.data[skipped..], cols: count, ..self }
     }
 
-    /// The transpose, without moving anything.
+    /// The transpose, without a copy.
     pub fn t(self) -> Self {
         Self {
             data: self.data,
@@ -53,8 +53,9 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// Where a product goes: a block of neighbouring columns of a row-major matrix, its rows `stride` apart. Blocks of
-/// one matrix can be written from several threads, since none reaches into another.
+/// The destination of a product: a block of adjacent columns of a row-major matrix whose rows are
+/// `stride` apart. Blocks of one matrix can be written from several threads, because they do not
+/// overlap.
 #[derive(Debug)]
 pub struct MatMut<'a> {
     data: *mut f32,
@@ -64,19 +65,23 @@ pub struct MatMut<'a> {
     life: PhantomData<&'a mut [f32]>,
 }
 
-#[expect(unsafe_code, reason = "a block is the only way to its numbers, as a `&mut [f32]` would be")]
+#[expect(unsafe_code, reason = "a block has exclusive access to its elements, like a `&mut [f32]`")]
 unsafe impl Send for MatMut<'_> {}
 
 impl<'a> MatMut<'a> {
-    /// Dense rows.
+    /// A dense matrix.
     pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
-        assert!(data.len() == rows * cols, "a matrix of {rows} x {cols} in {} numbers", data.len());
+        assert!(data.len() == rows * cols, "a matrix of {rows} x {cols} in {} elements", data.len());
         Self { data: data.as_mut_ptr(), rows, cols, stride: cols, life: PhantomData }
     }
 
-    /// Cuts rows of `stride` numbers into blocks of `cols` columns, the last of which may be narrower.
+    /// Splits rows of `stride` elements into blocks of `cols` columns. The last block may be
+    /// narrower.
     pub fn columns(data: &'a mut [f32], stride: usize, cols: usize) -> Vec<Self> {
-        assert!(cols > 0 && stride > 0 && data.len().is_multiple_of(stride), "blocks of columns do not fit");
+        assert!(
+            cols > 0 && stride > 0 && data.len().is_multiple_of(stride),
+            "rows do not divide into blocks of columns"
+        );
         let (rows, data) = (data.len() / stride, data.as_mut_ptr());
         (0..stride)
             .step_by(cols)
@@ -90,7 +95,7 @@ impl<'a> MatMut<'a> {
             .collect()
     }
 
-    /// `count` rows from `first`, for a while.
+    /// Borrows `count` rows from `first`.
     pub fn rows(&mut self, first: usize, count: usize) -> MatMut<'_> {
         assert!(first + count <= self.rows, "rows past the end of a matrix");
         MatMut { data: self.data.wrapping_add(first * self.stride), rows: count, life: PhantomData, ..*self }
@@ -106,7 +111,7 @@ impl<'a> MatMut<'a> {
     }
 }
 
-/// Whether a product may use the thread pool; inside a parallel loop it should not.
+/// Whether a product may use the thread pool. Inside a parallel loop it should not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Threads {
     One,
@@ -116,7 +121,7 @@ pub enum Threads {
 /// `out = keep * out + scale * a b`, with `keep` 1 or 0 and `out` dense `[a.rows, b.cols]`.
 ///
 /// # Panics
-/// When the shapes do not fit together or a view reaches outside its slice: a bug of the caller.
+/// When the shapes do not match or a view extends outside its slice: a bug in the caller.
 pub fn matmul(out: &mut [f32], keep: bool, scale: f32, a: Mat, b: Mat, threads: Threads) {
     matmul_into(MatMut::new(out, a.rows, b.cols), keep, scale, a, b, threads);
 }
@@ -126,8 +131,11 @@ pub fn matmul(out: &mut [f32], keep: bool, scale: f32, a: Mat, b: Mat, threads: 
 /// # Panics
 /// As `matmul`.
 pub fn matmul_into(out: MatMut, keep: bool, scale: f32, a: Mat, b: Mat, threads: Threads) {
-    assert!(a.cols == b.rows && out.rows == a.rows && out.cols == b.cols, "shapes of a matrix product do not fit");
-    assert!(a.is_inside() && b.is_inside(), "a matrix view reaches outside its slice");
+    assert!(
+        a.cols == b.rows && out.rows == a.rows && out.cols == b.cols,
+        "the shapes of a matrix product do not match"
+    );
+    assert!(a.is_inside() && b.is_inside(), "a matrix view extends outside its slice");
     if out.rows == 0 || out.cols == 0 {
         return;
     }

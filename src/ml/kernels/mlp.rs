@@ -1,6 +1,7 @@
-//! Linear layers with an activation between them as one operation: the projectors of representation alignment.
+//! Linear layers with an activation between them as one operation: the projectors of representation
+//! alignment.
 //!
-//! Kept for the backward pass are the rows before each activation; the activations themselves are computed anew.
+//! The rows before each activation are saved for the backward pass; the activations are recomputed.
 
 use super::activation::silu_and_slope;
 use super::autograd::collect_bias;
@@ -21,7 +22,7 @@ simd! {
 }
 
 simd! {
-    /// SiLU of x + bias, and its slope in place of x.
+    /// SiLU of x + bias; x is replaced by the derivative.
     fn silu_backward(x: &mut [f32], bias: &[f32], y: &mut [f32]) {
         for ((y, x), b) in y.iter_mut().zip(x).zip(bias) {
             (*y, *x) = silu_and_slope(*x + b);
@@ -30,7 +31,7 @@ simd! {
 }
 
 simd! {
-    /// d slope in place of d, and its sums.
+    /// Multiplies d by `slope` in place, and adds the results to `sums`.
     pub fn times_slope(d: &mut [f32], slope: &[f32], sums: &mut [f32]) {
         for ((d, slope), sum) in d.iter_mut().zip(slope).zip(sums) {
             *d *= slope;
@@ -42,7 +43,7 @@ simd! {
 /// Input `[.., in]` of the first layer, output `[.., out]` of the last, with SiLU between layers.
 pub struct Mlp {
     layers: Vec<Affine>,
-    /// What every layer but the last gave, without its bias.
+    /// Output of every layer but the last, without its bias.
     saved: Mutex<Option<Vec<Scratch>>>,
 }
 
@@ -51,7 +52,7 @@ impl Mlp {
         Self { layers, saved: Mutex::default() }
     }
 
-    /// Whether these weights and this input can be taken: all f32 in main memory, dense.
+    /// Whether these weights and this input are supported: all f32, in main memory, contiguous.
     pub fn suits(&self, x: &Tensor) -> bool {
         let all = self.all();
         suits(&[x]) && suits(&all) && all.iter().all(|t| t.is_contiguous()) && !self.layers.is_empty()
@@ -61,13 +62,13 @@ impl Mlp {
         self.layers.iter().flat_map(|l| [&l.weight, &l.bias]).collect()
     }
 
-    /// Widths before, between and after the layers.
+    /// Input width, hidden widths and output width.
     fn widths(&self, given: &[usize]) -> Result<Vec<usize>> {
         let mut widths = vec![given.last().copied().unwrap_or(0)];
         for layer in &self.layers {
             let (n_out, n_in) = layer.weight.dims2()?;
             if widths.last() != Some(&n_in) || n_in == 0 || layer.bias.dims() != [n_out] {
-                bail!("the layers of an MLP do not fit an input {given:?}");
+                bail!("the layers of an MLP do not match an input {given:?}");
             }
             widths.push(n_out);
         }

@@ -1,7 +1,8 @@
-//! LayerNorm over the last axis followed by a scale and a shift: the affine LayerNorm of a vision transformer
-//! and the adaptive modulation of a diffusion transformer are the same loop.
+//! LayerNorm over the last axis followed by a scale and a shift. The affine LayerNorm of a vision
+//! transformer and the adaptive modulation of a diffusion transformer are the same loop.
 //!
-//! y = x̂ (offset + scale) + shift with x̂ = (x - mean) / sqrt(var + eps); scale and shift belong to a group of rows.
+//! y = x̂ (offset + scale) + shift with x̂ = (x - mean) / sqrt(var + eps). Scale and shift belong
+//! to a group of rows.
 
 use super::simd::{simd, sum, sum3};
 use super::{gradient_of, rows, slice, tensor, with_slices};
@@ -25,7 +26,7 @@ simd! {
     }
 }
 
-/// The backward pass of one row: what its numbers have in common.
+/// The backward pass of one row: the values that its elements share.
 pub struct Backward {
     mean: f32,
     rstd: f32,
@@ -35,7 +36,7 @@ pub struct Backward {
 }
 
 impl Backward {
-    /// Of a row x, the gradient of the output and the scale.
+    /// For a row x, the gradient of the output and the scale.
     #[inline(always)]
     pub fn new(x: &[f32], grad: &[f32], scale: &[f32], offset: f32, eps: f32) -> Self {
         let n = x.len() as f32;
@@ -45,7 +46,7 @@ impl Backward {
         Self { mean, rstd, offset, mean_g, mean_gx }
     }
 
-    /// x̂ and the gradient of x, of one number.
+    /// x̂ and the gradient of x for one element.
     #[inline(always)]
     pub fn at(&self, x: f32, grad: f32, scale: f32) -> (f32, f32) {
         let normal = (x - self.mean) * self.rstd;
@@ -69,7 +70,8 @@ simd! {
     }
 }
 
-/// Inputs x `[.., D]`, shift and scale `[G, D]` or `[D]`; consecutive equal shares of the rows use one group each.
+/// Inputs x `[.., D]`, shift and scale `[G, D]` or `[D]`. Rows are split into G equal consecutive
+/// groups.
 pub struct NormAffine {
     /// Added to the scale: 1 for adaLN modulation, 0 for LayerNorm weights.
     pub offset: f32,
@@ -132,7 +134,7 @@ impl CustomOp3 for NormAffine {
 
 fn rows_per_group(x: usize, shift: usize, scale: usize, d: usize) -> Result<usize> {
     if d == 0 || x == 0 || shift == 0 || shift != scale || !shift.is_multiple_of(d) || !x.is_multiple_of(shift) {
-        bail!("layer norm of {x} numbers in rows of {d} with {shift} shifts and {scale} scales");
+        bail!("a layer norm of {x} elements in rows of {d} got {shift} shifts and {scale} scales");
     }
     Ok(x / shift)
 }

@@ -1,12 +1,12 @@
-//! What happens to queries and keys between their layer and attention: LayerNorm of every head (QK-norm), then the rotary
-//! embedding, in place on the packed qkv rows. Values pass through.
+//! Prepares queries and keys for attention: LayerNorm per head (QK-norm), then the rotary
+//! embedding, in place on the packed qkv rows. Values are unchanged.
 
 use super::norm::{Backward, moments};
 use super::rope::turn_row;
 use super::rows;
 use super::simd::simd;
 
-/// LayerNorm weights of one head: of queries and of keys.
+/// LayerNorm weights of one head, for queries and for keys.
 #[derive(Debug, Clone, Copy)]
 pub struct Norms<'a> {
     /// Scale and shift.
@@ -15,17 +15,17 @@ pub struct Norms<'a> {
     pub eps: f32,
 }
 
-/// Cosines and sines `[N, head dim]`, neighbouring pairs equal.
+/// Cosines and sines `[N, head dim]`; neighbouring pairs are equal.
 #[derive(Debug, Clone, Copy)]
 pub struct Tables<'a> {
     pub cos: &'a [f32],
     pub sin: &'a [f32],
 }
 
-/// What is done; nothing when both are absent.
+/// The steps to apply; none if both are absent.
 #[derive(Debug, Clone, Copy)]
 pub struct Qk<'a> {
-    /// Numbers in a head.
+    /// Elements per head.
     pub dim: usize,
     pub tokens: usize,
     pub norms: Option<Norms<'a>>,
@@ -40,7 +40,8 @@ fn normalise(x: &mut [f32], scale: &[f32], shift: &[f32], eps: f32) {
     }
 }
 
-/// `d` holds the gradient of the output and gets that of the input; `sums` is `[scale gradient | shift gradient]`.
+/// `d` holds the gradient of the output and is replaced by that of the input; `sums` is
+/// `[scale gradient | shift gradient]`.
 #[inline(always)]
 fn normalise_backward(x: &[f32], scale: &[f32], eps: f32, d: &mut [f32], sums: &mut [f32]) {
     let row = Backward::new(x, d, scale, 0.0, eps);
@@ -72,8 +73,9 @@ impl<'a> Qk<'a> {
         }
     }
 
-    /// From the gradient of what [`forward`](Self::forward) made, in place, to that of what it was given, `before`. Returns
-    /// the gradients of the norms: scale and shift of queries, scale and shift of keys, one after the other.
+    /// In place, from the gradient of the output of [`forward`](Self::forward) to that of its
+    /// input, `before`. Returns the gradients of the norms: scale and shift of queries, then of
+    /// keys.
     pub fn backward(&self, before: &[f32], grad: &mut [f32], width: usize) -> Vec<f32> {
         if self.does_nothing() {
             return vec![];

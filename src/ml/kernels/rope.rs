@@ -1,14 +1,14 @@
-//! Rotary embedding of queries and keys inside a packed qkv tensor; the values pass through.
+//! Rotary embedding of queries and keys in a packed qkv tensor; the values are unchanged.
 //!
-//! Neighbouring channels (2i, 2i + 1) form a plane that turns by the angle of the token's position. The
-//! backward pass turns the gradient back.
+//! Neighbouring channels (2i, 2i + 1) form a plane that is rotated by an angle that depends on the
+//! token's position. The backward pass rotates the gradient back.
 
 use super::simd::simd;
 use super::{rows, slice, tensor, with_slices};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-/// Turns the queries and keys of one token's qkv in place, forward with `direction` 1, back with -1. The tables are those
-/// of its position.
+/// Rotates the queries and keys of one token's qkv in place, forward with `direction` 1, back with
+/// -1. The tables are those of its position.
 #[inline(always)]
 pub fn turn_row(row: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
     let d = cos.len();
@@ -28,7 +28,7 @@ simd! {
     }
 }
 
-/// Turns qkv `[B, N, 3 H D]` by tables `[N, D]` whose neighbouring pairs are equal.
+/// Rotates qkv `[B, N, 3 H D]` by tables `[N, D]` whose neighbouring pairs are equal.
 pub struct Rope {
     pub heads: usize,
     pub cos: Tensor,
@@ -36,12 +36,12 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// `direction` 1 turns forward, -1 back.
+    /// `direction` 1 rotates forward, -1 back.
     fn turn(&self, x: &[f32], dims: (usize, usize, usize), direction: f32) -> Result<Vec<f32>> {
         let (_, n, width) = dims;
         let d = width / 3 / self.heads;
         if self.cos.dims() != [n, d] || self.sin.dims() != [n, d] {
-            bail!("rotary tables {:?} for {n} tokens of head dimension {d}", self.cos.dims());
+            bail!("rotary tables {:?} do not match {n} tokens with head dimension {d}", self.cos.dims());
         }
         with_slices([&self.cos, &self.sin], |[cos, sin]| {
             let mut out = vec![0f32; x.len()];

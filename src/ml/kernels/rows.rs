@@ -1,12 +1,12 @@
-//! Loops over the rows of `[groups, rows, dim]`, where parameters belong to a group (the modulation of one sample)
-//! or to all rows (the weights of a LayerNorm: one group).
+//! Loops over the rows of `[groups, rows, dim]`, where parameters belong to a group (the modulation
+//! of one sample) or to all rows (the weights of a LayerNorm: one group).
 
 use rayon::prelude::*;
 
-/// Rows that one task handles. Part of the result: partial sums are formed per task.
+/// Rows per task. It affects the result: partial sums are formed per task.
 const ROWS_PER_TASK: usize = 64;
 
-/// What can be cut into rows: a matrix, or two of equal shape side by side.
+/// Data that can be split into rows: one matrix, or two of equal shape.
 trait Matrix: Send + Sized {
     fn tasks(self, len: usize) -> impl IndexedParallelIterator<Item = Self>;
     fn rows(self, dim: usize) -> impl Iterator<Item = Self>;
@@ -72,8 +72,9 @@ pub fn each_row2(a: &mut [f32], b: &mut [f32], dim: usize, f: impl Fn(usize, &mu
     each((a, b), dim, |row, (a, b)| f(row, a, b));
 }
 
-/// Calls `f(row index, row of out, partial sums)` for every row and adds the partial sums, `width` numbers, over
-/// the rows of each group. Returns `[groups, width]`, the same for any number of threads.
+/// Calls `f(row index, row of out, partial sums)` for every row, and adds the partial sums, `width`
+/// values, over the rows of each group. Returns `[groups, width]`, the same for any number of
+/// threads.
 pub fn each_row_summing(
     out: &mut [f32],
     dim: usize,

@@ -1,5 +1,5 @@
-//! Memory for intermediate results, used again and again: a training step wants the same sizes every time, and fresh
-//! memory costs a pass of zeros and, at first touch, a page fault for every 4 KiB.
+//! Reused memory for intermediate results. A training step needs the same sizes every time, and
+//! fresh memory costs a pass of zeros and a page fault for every 4 KiB.
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -8,11 +8,11 @@ use std::sync::{Mutex, PoisonError};
 /// Free buffers by length.
 static POOL: Mutex<Option<HashMap<usize, Vec<Vec<f32>>>>> = Mutex::new(None);
 
-/// A buffer that goes back when dropped.
+/// A buffer that returns to the pool when dropped.
 #[derive(Debug)]
 pub struct Scratch(Vec<f32>);
 
-/// A buffer of `len` numbers. What they are is not said: to be written before read.
+/// A buffer of `len` values with unspecified contents: write before reading.
 pub fn take(len: usize) -> Scratch {
     let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
     let free = pool.get_or_insert_default().get_mut(&len).and_then(Vec::pop);

@@ -1,13 +1,14 @@
-//! Loops that the compiler turns into 512-bit code where the processor has AVX-512, into 256-bit code where it has AVX2,
-//! found out at run time.
+//! Loops that the compiler vectorises to 512-bit code on processors with AVX-512 and to 256-bit
+//! code on those with AVX2, chosen at run time.
 //!
-//! No fused multiply-add is written anywhere: wide and portable code then give the same bits, so one test covers
-//! all and a machine without either is slower but not different.
+//! Fused multiply-add is never used, so wide and portable code give the same bits: one test covers
+//! all, and a machine without either is slower but computes the same.
 
 /// Number of partial sums kept side by side.
 pub const LANES: usize = 16;
 
-/// Defines a function whose body is compiled three times, for AVX-512, AVX2 and any processor, and chooses at run time.
+/// Defines a function whose body is compiled for AVX-512, AVX2 and any processor, and chosen at run
+/// time.
 macro_rules! simd {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -25,13 +26,13 @@ macro_rules! simd {
                     body($($arg),*)
                 }
                 if std::arch::is_x86_feature_detected!("avx512f") {
-                    #[expect(unsafe_code, reason = "the line above has found AVX-512, all that `widest` asks for")]
+                    #[expect(unsafe_code, reason = "the line above has detected AVX-512, which `widest` requires")]
                     unsafe {
                         return widest($($arg),*);
                     }
                 }
                 if std::arch::is_x86_feature_detected!("avx2") {
-                    #[expect(unsafe_code, reason = "the line above has found AVX2, all that `wide` asks for")]
+                    #[expect(unsafe_code, reason = "the line above has detected AVX2, which `wide` requires")]
                     unsafe {
                         return wide($($arg),*);
                     }
@@ -43,9 +44,11 @@ macro_rules! simd {
 }
 pub(crate) use simd;
 
-/// e^x to about 1 ulp for x in [-87, 88], clamped outside, NaN kept; branch-free, so loops over it become wide.
+/// e^x to about 1 ulp for x in [-87, 88], clamped outside, NaN kept. Branch-free, so that loops
+/// over it vectorise.
 ///
-/// The usual split x = n ln 2 + r with a degree-5 polynomial for e^r (coefficients of Cephes `expf`).
+/// The usual split x = n ln 2 + r, with a degree-5 polynomial for e^r (coefficients of Cephes
+/// `expf`).
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     /// Adding 1.5 * 2^23 rounds to an integer, which then sits in the low bits.
@@ -81,7 +84,7 @@ pub fn sum3(a: &[f32], b: &[f32], c: &[f32], f: impl Fn(f32, f32, f32) -> f32) -
     add_lanes(acc) + tail
 }
 
-/// The sum of partial sums, always taken in the same order.
+/// The sum of partial sums, always in the same order.
 #[inline(always)]
 pub fn add_lanes(mut acc: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
@@ -106,7 +109,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     sum3(a, b, b, |x, y, _| x * y)
 }
 
-/// Largest element; NaN elements are passed over (they reach the result through the exponentials).
+/// Largest element. NaN elements are ignored; they reach the result through the exponentials.
 #[inline(always)]
 pub fn max(a: &[f32]) -> f32 {
     let mut acc = [f32::NEG_INFINITY; LANES];

@@ -1,7 +1,9 @@
-//! y = x W^T + b for few rows of x: one for each sample of a batch, as the layers that turn a condition into modulations have
-//! them. The weights are read once, from memory, so that a general product gains nothing and loses by packing them.
+//! y = x W^T + b for few rows of x, one per sample of a batch, as in the layers that compute
+//! modulations from the condition. The weights are read from memory once, so packing them, as a
+//! general product does, only costs time.
 //!
-//! Every number is summed in the same order however many rows there are: the bits of a sample do not depend on its batch.
+//! Every element is summed in the same order for any number of rows: the bits of a sample do not
+//! depend on its batch.
 
 use super::matmul::MatMut;
 use super::simd::{LANES, add_lanes, simd};
@@ -9,7 +11,7 @@ use rayon::prelude::*;
 
 /// Rows of x that share one pass over a row of weights.
 const ROWS: usize = 4;
-/// Outputs that one task computes.
+/// Outputs per task.
 const OUTPUTS: usize = 32;
 
 simd! {
@@ -47,7 +49,7 @@ pub fn forward(x: &[f32], weight: &[f32], bias: &[f32], n_in: usize, y: &mut [f3
         for j in first..n_out.min(first + OUTPUTS) {
             let w = &weight[j * n_in..][..n_in];
             for (group, rows) in rows.chunks(ROWS).enumerate() {
-                // Fewer rows than a pass takes: the last one again.
+                // With fewer rows than a pass takes, repeat the last one.
                 let sums = dots(std::array::from_fn(|i| rows[i.min(rows.len() - 1)]), w);
                 for (i, sum) in sums.into_iter().take(rows.len()).enumerate() {
                     y.row(group * ROWS + i)[j - first] = sum + bias[j];

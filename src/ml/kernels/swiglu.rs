@@ -25,7 +25,7 @@ simd! {
 /// Input `[.., 2 H]`, output `[.., H]`.
 pub struct SwiGlu;
 
-/// The shape of the output and the length H of its rows.
+/// The output shape, and the length H of its rows.
 fn halved(shape: &Shape) -> Result<(Shape, usize)> {
     let mut dims = shape.dims().to_vec();
     let half = match dims.last_mut() {
@@ -33,7 +33,7 @@ fn halved(shape: &Shape) -> Result<(Shape, usize)> {
             *last /= 2;
             *last
         }
-        _ => bail!("SwiGLU of {shape:?}: the last axis is not two halves"),
+        _ => bail!("SwiGLU needs an even last axis, got {shape:?}"),
     };
     Ok((dims.into(), half))
 }

@@ -9,7 +9,7 @@ pub fn upsample2x(x: &Tensor) -> Result<Tensor> {
     if suits(&[x]) { x.contiguous()?.apply_op1(Op) } else { plain(x) }
 }
 
-/// The same by plain candle operations.
+/// The same with plain candle operations.
 pub fn plain(x: &Tensor) -> Result<Tensor> {
     let (n, c, h, w) = x.dims4()?;
     x.reshape((n * c, h, 1, w, 1))?.broadcast_as((n * c, h, 2, w, 2))?.reshape((n, c, 2 * h, 2 * w))

@@ -1,6 +1,6 @@
-//! Alignment of two representations of the same samples by the measures of Huh et al. 2024, prepared as they prepare
-//! them: each representation once, then compared with any number of others. Where features come from is the caller's
-//! business.
+//! Alignment of two representations of the same samples by the measures of Huh et al. 2024, with
+//! their preparation: each representation is prepared once, then compared with any number of
+//! others. It does not know where features come from.
 
 use super::bounds::Requirements;
 use super::cka::{Gram, cka};
@@ -23,7 +23,7 @@ pub enum AlignmentMetric {
 impl AlignmentMetric {
     pub const ALL: [Self; 3] = [Self::Cknna, Self::Cka, Self::MutualKnn];
 
-    /// As in parameters and results.
+    /// The name in parameters and results.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cknna => "cknna",
@@ -33,24 +33,24 @@ impl AlignmentMetric {
     }
 }
 
-/// Requirements representations are compared.
+/// How representations are compared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Protocol {
     pub measures: Vec<AlignmentMetric>,
-    /// Neighbours; CKA has none.
+    /// Number of neighbours; CKA has none.
     pub k: usize,
     pub clamp: Clamp,
-    /// Of CKNNA and CKA.
+    /// Estimator of CKNNA and CKA.
     pub estimator: Estimator,
 }
 
 impl Protocol {
-    /// What its numbers can be, of features of length `dim`.
+    /// The ranges and requirements of its measures, for features of length `dim`.
     pub fn bounds(&self, dim: usize) -> Requirements {
         Requirements { k: self.k, estimator: self.estimator, dim, ..Requirements::PLAIN }
     }
 
-    /// Whether any measure asks for neighbours.
+    /// Whether any measure needs neighbours.
     pub fn has_neighbours(&self) -> bool {
         self.measures.iter().any(|m| *m != AlignmentMetric::Cka)
     }
@@ -66,7 +66,7 @@ pub struct Representation {
 }
 
 impl Representation {
-    /// Of features `[n, d]`, or `[n, t, d]` whose t tokens are averaged, of any float type.
+    /// Prepares features `[n, d]`, or `[n, t, d]` averaged over t tokens, of any float type.
     pub fn of(features: &Tensor, protocol: &Protocol) -> Result<Self> {
         let rows = UnitRows::of(features, protocol.clamp)?;
         let wants = |measure| protocol.measures.contains(&measure);
@@ -85,12 +85,12 @@ impl Representation {
         Ok(Self { constant, near, circles, gram })
     }
 
-    /// Are all samples the same in it? Then every measure is 0, whatever it is compared with.
+    /// Whether all samples are the same. Then every measure is 0, whatever it is compared with.
     pub fn is_constant(&self) -> bool {
         self.constant
     }
 
-    /// The measure of this and another representation, both prepared for it.
+    /// A measure of this and another representation, both prepared for it.
     pub fn score(&self, other: &Self, measure: AlignmentMetric) -> Result<f64> {
         match (measure, self, other) {
             (AlignmentMetric::Cknna, Self { near: Some(a), .. }, Self { near: Some(b), .. }) => cknna(a, b),
@@ -103,14 +103,14 @@ impl Representation {
     }
 }
 
-/// Every measure of the protocol, in its order, between two representations of the same samples in the same order:
-/// `[n, d]` each (d may differ), or `[n, t, d]` whose t tokens are averaged.
+/// Every measure of the protocol, in order, between two representations of the same samples in the
+/// same order: `[n, d]` each (d may differ), or `[n, t, d]` averaged over t tokens.
 pub fn alignment(a: &Tensor, b: &Tensor, protocol: &Protocol) -> Result<Vec<f64>> {
     let (rows, others) = (a.dim(0)?, b.dim(0)?);
     if rows != others {
-        bail!("representations of {rows} and {others} samples cannot be compared");
+        bail!("cannot compare representations of {rows} and {others} samples");
     }
-    // One after the other: the copy that neighbours are looked for in is as large as the features.
+    // One after the other: the search for neighbours needs a copy as large as the features.
     let (a, b) = (Representation::of(a, protocol)?, Representation::of(b, protocol)?);
     protocol.measures.iter().map(|m| a.score(&b, *m)).collect()
 }

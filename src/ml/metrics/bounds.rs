@@ -1,45 +1,46 @@
-//! What the number of a metric can be and what it takes: the fewest samples it is defined for, the fewest that make it worth
-//! something, and its range. One table for all metrics, whoever takes them.
+//! Requirements and ranges of all metrics in one table: the minimum number of samples, the number
+//! below which a value says little, and the range of values.
 
 use super::cknna::Estimator;
 use super::inception_score::Parts;
 
-/// What decides how many samples a metric needs.
+/// The settings on which the required number of samples depends.
 #[derive(Debug, Clone, Copy)]
 pub struct Requirements {
-    /// Neighbours.
+    /// Number of neighbours.
     pub k: usize,
     /// Samples in a subset of KID.
     pub subset_size: usize,
-    /// Of the Inception Score.
+    /// Parts of the Inception Score.
     pub parts: Parts,
-    /// Of CKNNA and CKA.
+    /// Estimator of CKNNA and CKA.
     pub estimator: Estimator,
-    /// Length of a feature vector, where that counts.
+    /// Length of a feature vector, where it matters.
     pub dim: usize,
 }
 
+/// The requirements and the range of one metric.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bounds {
-    /// Of fewer samples there is no number.
+    /// With fewer samples the metric is undefined.
     pub least: usize,
-    /// Of fewer samples there is one, and it says little; why.
+    /// With fewer samples a value says little, for the reason `poor`.
     pub worth: usize,
     pub poor: String,
-    /// No value lies beyond.
+    /// The range of values.
     pub range: [f64; 2],
 }
 
-/// Requirements far rounding may carry a value beyond its range.
+/// How far rounding may carry a value out of its range.
 const ROUNDING: f64 = 1e-6;
-/// Below so many a share moves by a hundredth and more with each sample.
+/// With fewer samples, a share moves by a hundredth or more with each sample.
 const SHARES: usize = 100;
 
 impl Requirements {
-    /// Of no neighbours, subsets or parts.
+    /// No neighbours, no subsets, the usual parts.
     pub const PLAIN: Self = Self { k: 0, subset_size: 0, parts: Parts::ADM, estimator: Estimator::Unbiased, dim: 0 };
 
-    /// THE table. `None` of a metric that is none.
+    /// The table. `None` for an unknown metric.
     pub fn of(&self, metric: &str) -> Option<Bounds> {
         let (k, unit) = (self.k, [0.0, 1.0]);
         let bounds = |least, worth, poor: &str, range| Some(Bounds { least, worth, poor: poor.into(), range });
@@ -48,7 +49,8 @@ impl Requirements {
         };
         let any = [f64::NEG_INFINITY, f64::INFINITY];
         match metric {
-            // Unrelated normal vectors have 0.9 at n = k + 2, 0.3 at 3 k, 0.07 at 10 k; values above 1 end at 3 k.
+            // Unrelated normal vectors score 0.9 at n = k + 2, 0.3 at 3 k, 0.07 at 10 k; values
+            // above 1 stop at 3 k.
             "cknna" => {
                 let poor = match self.estimator {
                     Estimator::Unbiased => {
@@ -102,14 +104,14 @@ impl Requirements {
         }
     }
 
-    /// What to say beside a number of `count` samples, those of the smaller side, if it says little.
+    /// A warning if a value from `count` samples (those of the smaller side) says little.
     pub fn poor(&self, metric: &str, count: u64) -> Option<String> {
         let bounds = self.of(metric)?;
         let few = (count as usize) < bounds.worth && !bounds.poor.is_empty();
         few.then(|| format!("{metric} of {count} samples, fewer than {}: {}", bounds.worth, bounds.poor))
     }
 
-    /// What to say beside a value that cannot be.
+    /// A warning if a value is impossible.
     pub fn impossible(&self, metric: &str, value: f64) -> Option<String> {
         let [low, high] = self.of(metric)?.range;
         if value.is_nan() {

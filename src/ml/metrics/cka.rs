@@ -1,10 +1,11 @@
-//! Linear CKA: how alike two representations are in which samples they set apart (Kornblith et al. 2019; with the
-//! unbiased estimator Nguyen et al. 2021), as `cka` and `unbiased_cka` of Huh et al. 2024 (their `metrics.py`):
-//! `HSIC(K, L) / (sqrt(HSIC(K, K) HSIC(L, L)) + 1e-6)` of the Gram matrices K and L.
+//! Linear CKA (Kornblith et al. 2019; unbiased estimator: Nguyen et al. 2021), a similarity of two
+//! representations of the same samples, as `cka` and `unbiased_cka` of Huh et al. 2024 (their
+//! `metrics.py`): `HSIC(K, L) / (sqrt(HSIC(K, K) HSIC(L, L)) + 1e-6)` of the Gram matrices K and L.
 //!
-//! The n x n matrices are never made. With centred features A and B, `tr(K H L H) = |A^T B|^2`, d x d; and the unbiased
-//! estimate, which centring does not change (it only adds what depends on one index), then needs the diagonals alone,
-//! because all rows of a centred Gram matrix sum to 0. Sums are in f64.
+//! The n x n matrices are never built. With centred features A and B, `tr(K H L H) = |A^T B|^2`,
+//! which is d x d. Centring does not change the unbiased estimate (it only adds terms that depend
+//! on one index), which then needs only the diagonals, because all rows of a centred Gram matrix
+//! sum to 0. Sums are in f64.
 
 use super::cknna::{EPS, Estimator};
 use super::unit_rows::UnitRows;
@@ -13,11 +14,11 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 use rayon::prelude::*;
 
-/// Samples at a time, and columns of the product per thread.
+/// Samples per block, and columns of the product per thread.
 const ROWS: usize = 1024;
 const COLUMNS: usize = 128;
 
-/// Samples, with what every comparison needs.
+/// A prepared representation.
 #[derive(Debug)]
 pub struct Gram {
     rows: UnitRows,
@@ -41,25 +42,26 @@ impl Gram {
         let square = |i| rows.row(i).iter().zip(&mean).map(|(x, m)| (f64::from(*x) - m).powi(2)).sum();
         let squares = (0..n).into_par_iter().map(square).collect();
         let mut gram = Self { rows, mean, squares, estimator, own: 0.0 };
-        // Rounding of the mean would be all there is.
+        // With equal samples, centring would leave only the rounding of the mean.
         if !gram.rows.are_equal() {
             gram.own = hsic(&gram, &gram);
         }
         Ok(gram)
     }
 
-    /// `count` centred samples from `first`, `[count, d]` in rows.
+    /// `count` centred samples from `first`, `[count, d]` row by row.
     fn centred(&self, first: usize, count: usize) -> Vec<f64> {
         let row = |i: usize| self.rows.row(i).iter().zip(&self.mean).map(|(x, m)| f64::from(*x) - m);
         (first..first + count).flat_map(row).collect()
     }
 }
 
-/// CKA of two representations of the same samples: 1 for equal ones and for rotated ones, about 0 for unrelated ones (of
-/// the biased estimate: only where there are many more samples than features), 0 where all samples are the same in one.
+/// CKA of two representations of the same samples. It is 1 for equal and for rotated
+/// representations, about 0 for unrelated ones (the biased estimate only with many more samples
+/// than features), and 0 if all samples are the same in one of them.
 pub fn cka(a: &Gram, b: &Gram) -> Result<f64> {
     if a.rows.len() != b.rows.len() || a.estimator != b.estimator {
-        bail!("CKA of {} samples and {}", a.rows.len(), b.rows.len());
+        bail!("CKA needs equally many samples, got {} and {}", a.rows.len(), b.rows.len());
     }
     if a.rows.are_equal() || b.rows.are_equal() {
         return Ok(0.0);
@@ -86,7 +88,8 @@ fn cross_square(a: &Gram, b: &Gram) -> f64 {
         let count = ROWS.min(n - first);
         let (x, y) = (a.centred(first, count), b.centred(first, count));
         let (x, y) = (MatRef::from_row_major_slice(&x, count, p), MatRef::from_row_major_slice(&y, count, q));
-        // Each block of columns on one thread, so that the sums do not depend on the number of threads.
+        // Each block of columns is computed on one thread, so that sums do not depend on the number
+        // of threads.
         let columns = cross.par_col_chunks_mut(COLUMNS).zip(y.par_col_chunks(COLUMNS));
         columns.for_each(|(out, part)| matmul(out, Accum::Add, x.transpose(), part, 1.0, Par::Seq));
     }

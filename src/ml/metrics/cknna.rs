@@ -1,11 +1,11 @@
-//! CKNNA: how far two representations agree about which samples are near each other (Huh et al. 2024, "The Platonic
-//! Representation Hypothesis", appendix A; its `metrics.py`).
+//! CKNNA: how well two representations agree on which samples are near each other (Huh et al. 2024,
+//! "The Platonic Representation Hypothesis", appendix A; its `metrics.py`).
 //!
-//! A kernel alignment restricted to mutual nearest neighbours: with K and L the cosine similarities of the two
-//! representations and masks of k neighbours per row,
-//! `HSIC(K·(mK·mL), L·(mK·mL)) / sqrt(HSIC(K·mK, K·mK) HSIC(L·mL, L·mL))`.
-//! Each normaliser has its own mask: with the common mask in all three, as some scripts have it, unrelated
-//! representations score near 1. Masked matrices are sparse (k per row) and never built, so memory is n k.
+//! A kernel alignment restricted to mutual nearest neighbours. With K and L the cosine similarities
+//! of the two representations, and masks of k neighbours per row, it is `HSIC(K·(mK·mL), L·(mK·mL))
+//! / sqrt(HSIC(K·mK, K·mK) HSIC(L·mL, L·mL))`. Each normaliser has its own mask: with the common
+//! mask in all three, as in some scripts, unrelated representations score near 1. The masked
+//! matrices are sparse (k per row) and never built, so memory is n k.
 
 use super::nearest::Nearest;
 use candle_core::{Result, bail};
@@ -14,18 +14,19 @@ use serde::{Deserialize, Serialize};
 /// Added to the denominator, as in the original.
 pub(super) const EPS: f64 = 1e-6;
 
-/// Which estimate of the Hilbert-Schmidt independence criterion.
+/// Estimator of the Hilbert-Schmidt independence criterion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Estimator {
-    /// Song et al. 2012, without the diagonals; a sample is not its own neighbour. The original's default.
+    /// Song et al. 2012, without the diagonals. A sample is not its own neighbour. The default of
+    /// the original.
     Unbiased,
-    /// `tr(K H L H)`; a sample may be its own neighbour, as it is in the original.
+    /// `tr(K H L H)`. A sample may be its own neighbour, as in the original.
     Biased,
 }
 
 impl Estimator {
-    /// Fewest samples that it can do with: the unbiased one divides by n - 3.
+    /// The minimum number of samples: the unbiased estimator divides by n - 3.
     pub fn least(self) -> usize {
         match self {
             Self::Unbiased => 4,
@@ -39,7 +40,7 @@ impl Estimator {
 pub struct Neighbours {
     k: usize,
     estimator: Estimator,
-    /// Neighbours of sample i in `i*k..(i+1)*k`, by index. Nothing where all samples are the same.
+    /// Indices of the neighbours of sample i in `i*k..(i+1)*k`. Empty if all samples are the same.
     index: Vec<u32>,
     value: Vec<f64>,
     len: usize,
@@ -48,8 +49,8 @@ pub struct Neighbours {
 }
 
 impl Neighbours {
-    /// From the `k` nearest others of every sample. Where all samples are the same nobody is near anybody: such a
-    /// representation has CKNNA 0 with any other and with itself.
+    /// From the `k` nearest other samples of every sample. If all samples are the same, there are
+    /// no neighbours: such a representation has CKNNA 0 with any other and with itself.
     pub fn new(nearest: &[Nearest], k: usize, estimator: Estimator) -> Result<Self> {
         let n = nearest.len();
         if n < estimator.least() {
@@ -59,7 +60,7 @@ impl Neighbours {
         for (i, row) in nearest.iter().enumerate() {
             let mut found = row.found.clone();
             if estimator == Estimator::Biased && !found.is_empty() {
-                // Itself among the others, where its similarity and index put it.
+                // Insert the sample itself where its similarity and index place it.
                 let at = found.partition_point(|(v, j)| *v > row.own || (*v == row.own && (*j as usize) < i));
                 found.insert(at, (row.own, i as u32));
                 found.truncate(k);
@@ -91,25 +92,32 @@ impl Neighbours {
         if self.index.is_empty() { 0..0 } else { i * self.k..(i + 1) * self.k }
     }
 
-    /// The similarity of i to j if j is a neighbour of i.
+    /// The similarity of i and j if j is a neighbour of i.
     fn get(&self, i: usize, j: u32) -> Option<f64> {
         let range = self.range(i);
         self.index[range.clone()].binary_search(&j).ok().map(|at| self.value[range.start + at])
     }
 }
 
-/// CKNNA of two representations of the same samples. 1 for equal ones, about 0 for unrelated ones (the unbiased
-/// estimate may be slightly negative). The original's 1e-6 in the denominator keeps equal ones from 1 where neighbours
-/// are hardly alike: 10,000 normal vectors of 768 numbers have 0.926 with themselves, here and there.
+/// CKNNA of two representations of the same samples: 1 for equal ones, about 0 for unrelated ones
+/// (the unbiased estimate may be slightly negative). Because of the original's 1e-6 in the
+/// denominator, equal representations score below 1 if neighbours are hardly similar: 10,000 normal
+/// vectors of length 768 score 0.926 with themselves, in the original and here.
 pub fn cknna(a: &Neighbours, b: &Neighbours) -> Result<f64> {
     if a.len() != b.len() || a.k != b.k || a.estimator != b.estimator {
-        bail!("CKNNA of {} samples with {} neighbours and {} with {}", a.len(), a.k, b.len(), b.k);
+        bail!(
+            "CKNNA needs equally many samples and neighbours, got {} samples with {} neighbours and {} with {}",
+            a.len(),
+            a.k,
+            b.len(),
+            b.k
+        );
     }
     Ok(hsic(a, b) / ((a.own * b.own).max(0.0).sqrt() + EPS))
 }
 
-/// HSIC of K and L, both masked by the common neighbours of `a` and `b`. The masked matrices are not symmetric, so the
-/// transposition in the first term matters.
+/// HSIC of K and L, both masked by the common neighbours of `a` and `b`. The masked matrices are
+/// not symmetric, so the transposition in the first term matters.
 fn hsic(a: &Neighbours, b: &Neighbours) -> f64 {
     let n = a.len();
     let common = |i: usize| a.row(i).filter_map(move |(j, k)| b.get(i, j).map(|l| (j, k, l)));
@@ -121,7 +129,7 @@ fn hsic(a: &Neighbours, b: &Neighbours) -> f64 {
             cols_a[j as usize] += k;
             rows_b[i] += l;
             cols_b[j as usize] += l;
-            // K_ij L_ji, where (j, i) is in the common mask too.
+            // K_ij L_ji, if (j, i) is in the common mask, too.
             if let (Some(_), Some(back)) = (a.get(j as usize, i as u32), b.get(j as usize, i as u32)) {
                 both += k * back;
             }
@@ -135,7 +143,7 @@ fn hsic(a: &Neighbours, b: &Neighbours) -> f64 {
             let crossed = dot(&cols_a, &rows_b);
             (both + sums / ((m - 1.0) * (m - 2.0)) - 2.0 * crossed / (m - 2.0)) / (m * (m - 3.0))
         }
-        // tr(KHLH) with H = 1 - J/n, multiplied out.
+        // tr(KHLH) with H = 1 - J/n, expanded.
         Estimator::Biased => both - (dot(&cols_a, &rows_b) + dot(&cols_b, &rows_a)) / m + sums / (m * m),
     }
 }

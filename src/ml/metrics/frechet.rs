@@ -1,12 +1,14 @@
-//! Fréchet distance of two Gaussians (Dowson and Landau 1982); of Inception features it is the FID of Heusel et al.
-//! (2017).
+//! Fréchet distance of two Gaussians (Dowson and Landau 1982). With Inception features it is the
+//! FID of Heusel et al. (2017).
 //!
-//! The trace of sqrt(S1 S2) is the sum of the singular values of L1^T L2 for any factors S = L L^T: the eigenvalues of
-//! S1 S2 = L1 L1^T L2 L2^T are those of (L1^T L2)(L1^T L2)^T. The factors are pivoted Cholesky ones, which end at the
-//! rank, so fewer samples than dimensions cost less time and no digits. Singular values are right to the rounding of
-//! the largest one; through eigenvalues of a product, whose roots are taken, only half of the digits of a covariance
-//! without full rank are (measured at 2048 dimensions of rank 682 and 1024, in units of the traces: 2e-17 here, 1e-9 by
-//! two eigenproblems). The general square root used elsewhere turns complex there.
+//! The trace of sqrt(S1 S2) is the sum of the singular values of L1^T L2 for any factors S = L L^T,
+//! because the eigenvalues of S1 S2 = L1 L1^T L2 L2^T are those of (L1^T L2)(L1^T L2)^T. The
+//! factors come from pivoted Cholesky decompositions, which stop at the rank, so fewer samples than
+//! dimensions take less time and lose no precision. Singular values are accurate to the rounding of
+//! the largest. Eigenvalues of a product, whose roots are taken, keep only half of the digits for a
+//! covariance without full rank (measured at 2048 dimensions with rank 682 and 1024, relative to
+//! the traces: 2e-17 here, 1e-9 with two eigenproblems). The general matrix square root used
+//! elsewhere becomes complex there.
 
 use super::gaussian::Gaussian;
 use super::stats::Stats;
@@ -18,21 +20,23 @@ use faer::linalg::matmul::matmul;
 use faer::linalg::svd::{self, ComputeSvdVectors};
 use faer::{Accum, Mat, MatRef, Par};
 
-/// |m1 - m2|^2 + tr S1 + tr S2 - 2 tr sqrt(S1 S2), for covariances `[d, d]` without negative variances.
+/// `|m1 - m2|^2 + tr S1 + tr S2 - 2 tr sqrt(S1 S2)`, for covariances `[d, d]` without negative
+/// variances.
 ///
-/// Never negative: what comes out below 0, by rounding (of about 1e-15 of the traces), is 0. The bits do not depend on the
-/// number of threads; of singular covariances, variances below 1e-13 of the largest count as none.
+/// Never negative: results below 0 come from rounding (about 1e-15 of the traces) and are set to 0.
+/// The bits do not depend on the number of threads. In singular covariances, variances below 1e-13
+/// of the largest count as zero.
 pub fn frechet_distance(m1: &[f64], s1: MatRef<'_, f64>, m2: &[f64], s2: MatRef<'_, f64>) -> Result<f64> {
     let dim = m1.len();
     let shapes = [s1.nrows(), s1.ncols(), m2.len(), s2.nrows(), s2.ncols()];
     if shapes.iter().any(|d| *d != dim) {
-        bail!("Fréchet distance of statistics of different dimensions: {dim} and {shapes:?}");
+        bail!("the Fréchet distance needs statistics of one dimension, got {dim} and {shapes:?}");
     }
     let between: f64 = m1.iter().zip(m2).map(|(a, b)| (a - b) * (a - b)).sum();
     let traces: f64 = (0..dim).map(|i| s1[(i, i)] + s2[(i, i)]).sum();
     let distance = between + traces - 2.0 * trace_sqrt_product(s1, s2)?;
     if !distance.is_finite() {
-        bail!("the Fréchet distance is not finite: some feature is not");
+        bail!("the Fréchet distance is not finite, because some feature is not");
     }
     Ok(distance.max(0.0))
 }
@@ -47,22 +51,14 @@ pub fn between_gaussians(a: &Gaussian, b: &Gaussian) -> Result<f64> {
     frechet_distance(a.mean(), a.covariance().as_ref(), b.mean(), b.covariance().as_ref())
 }
 
-/// What to say beside a distance of `samples` samples (the smaller set) in `dim` dimensions, if they are few. The
-/// distance falls with the number of samples, so numbers compare only at equal counts; up to `dim` samples the covariance
-/// has no full rank either.
-pub fn few_samples(samples: u64, dim: usize) -> Option<String> {
-    (samples <= dim as u64).then(|| {
-        format!("{samples} images for features of dimension {dim}: the covariance is singular, the bias large")
-    })
-}
-
-/// Into how many parts faer cuts its work, whatever the number of threads: the parts decide in which order sums are taken,
-/// and so the last bits. More threads than parts would find nothing to do; the reduction to two diagonals waits for memory
-/// anyway (2048 x 2048 on two cores: 1.5 s in one part, 1.1 s in two to eight).
+/// The number of parts into which faer splits its work, whatever the number of threads: the parts
+/// decide the order of sums, and so the last bits. Further threads would find nothing to do; the
+/// reduction to bidiagonal form is limited by memory anyway (2048 x 2048 on two cores: 1.5 s in one
+/// part, 1.1 s in two to eight).
 const PARTS: usize = 8;
 
-/// What may be left of a variance, in units of the largest: published files hold sums in f32, whose eigenvalues are a little
-/// below 0.
+/// Tolerance for negative variances relative to the largest: published files hold f32 sums, whose
+/// eigenvalues can be slightly below 0.
 const ROUNDING: f64 = 1e-3;
 
 fn trace_sqrt_product(s1: MatRef<'_, f64>, s2: MatRef<'_, f64>) -> Result<f64> {
@@ -73,10 +69,11 @@ fn trace_sqrt_product(s1: MatRef<'_, f64>, s2: MatRef<'_, f64>) -> Result<f64> {
     sum_of_singular_values(product.as_ref())
 }
 
-/// L `[d, rank]` with L L^T = S, the covariance of the set `which`. Mirrored entries of S are averaged: published files hold sums in f32.
+/// L `[d, rank]` with L L^T = S, the covariance of the set `which`. Mirrored entries of S are
+/// averaged, because published files hold f32 sums.
 fn factor(s: MatRef<'_, f64>, which: &str) -> Result<Mat<f64>> {
     let n = s.nrows();
-    // The factorisation divides by the first pivot unseen.
+    // The factorisation divides by the first pivot without a check.
     if (0..n).all(|i| s[(i, i)] == 0.0) {
         return Ok(Mat::zeros(n, 0));
     }
@@ -97,8 +94,9 @@ fn factor(s: MatRef<'_, f64>, which: &str) -> Result<Mat<f64>> {
     Ok(factor)
 }
 
-/// Refuses what has negative eigenvalues and is no covariance: the factorisation ends where no positive pivot is left, so
-/// that all behind it would count for nothing. Of a covariance, rounding is left of the variances there.
+/// Refuses a matrix with negative eigenvalues, which is not a covariance: the factorisation stops
+/// when no positive pivot is left and would ignore the rest. For a covariance only rounding errors
+/// are left.
 fn check_rest(s: MatRef<'_, f64>, factor: MatRef<'_, f64>, which: &str) -> Result<()> {
     let n = s.nrows();
     let largest = (0..n).fold(0f64, |m, i| m.max(s[(i, i)]));
@@ -107,7 +105,7 @@ fn check_rest(s: MatRef<'_, f64>, factor: MatRef<'_, f64>, which: &str) -> Resul
         rest.iter_mut().zip(column.iter()).for_each(|(rest, x)| *rest -= x * x);
     }
     match rest.iter().any(|rest| *rest < -ROUNDING * largest) {
-        true => bail!("the covariance of the {which} set has negative eigenvalues, so it is none"),
+        true => bail!("the covariance of the {which} set has negative eigenvalues, so it is not a covariance"),
         false => Ok(()),
     }
 }

@@ -1,23 +1,25 @@
-//! Mean and covariance of features, computed here or as others published them.
+//! Mean and covariance of features, computed here or published.
 //!
-//! The ADM suite and its followers give statistics of whole training sets as npz files: `mu` and `sigma` of pooled
-//! features, `mu_s` and `sigma_s` of spatial ones. Such a file does not say which network it is of, how images were
-//! prepared or how many there were; only the dimension can be held against the network in use.
+//! The ADM suite and its followers publish statistics of whole training sets as npz files: `mu` and
+//! `sigma` of pooled features, `mu_s` and `sigma_s` of spatial ones. Such a file does not state its
+//! network, how images were prepared, or how many there were. Only the dimension can be compared
+//! with the network in use.
 
 use crate::formats::Npz;
 use candle_core::{DType, Result, Tensor, bail};
 use faer::Mat;
 use std::path::Path;
 
-/// The one file of an artifact of type `stats`.
+/// The only file in an artifact of type `stats`.
 pub const STATS_FILE: &str = "stats.npz";
 
 /// Names of mean and covariance in a published file.
 pub const POOLED: [&str; 2] = ["mu", "sigma"];
-/// The same of the spatial features that sFID compares.
+/// The same for the spatial features that sFID compares.
 pub const SPATIAL: [&str; 2] = ["mu_s", "sigma_s"];
 
-/// How far apart mirrored entries of a covariance may be, in units of its largest entry: files hold f32 sums too.
+/// Tolerated difference of mirrored entries of a covariance, relative to its largest entry: files
+/// may hold f32 sums.
 const ASYMMETRY: f64 = 1e-5;
 
 /// A normal distribution over features.
@@ -28,12 +30,12 @@ pub struct Gaussian {
 }
 
 impl Gaussian {
-    /// Refuses what is not a mean and a covariance of one dimension.
+    /// Checks that they are a mean and a covariance of one dimension.
     pub fn new(mean: Vec<f64>, covariance: Mat<f64>) -> Result<Self> {
         let dim = mean.len();
         if (covariance.nrows(), covariance.ncols()) != (dim, dim) || dim == 0 {
             let (rows, columns) = (covariance.nrows(), covariance.ncols());
-            bail!("a mean of {dim} numbers and a covariance of {rows} x {columns} do not belong together");
+            bail!("a mean of dimension {dim} does not match a covariance of {rows} x {columns}");
         }
         if let Some(i) = mean.iter().position(|x| !x.is_finite()) {
             bail!("entry {i} of the mean is not finite");
@@ -59,13 +61,13 @@ impl Gaussian {
         Ok(Self { mean, covariance })
     }
 
-    /// From the arrays `[mean, covariance]` of an npz file, see [`POOLED`].
+    /// From the arrays `[mean, covariance]` of an npz file; see [`POOLED`].
     pub fn read(path: &Path, [mean, covariance]: [&str; 2]) -> Result<Self> {
         let mut file = Npz::open(path)?;
         let names = file.names();
         let mut array = |name: &str| -> Result<Tensor> {
             if !names.iter().any(|n| n == name) {
-                bail!("{}: no array `{name}`, but {}", path.display(), names.join(", "));
+                bail!("{}: it has no array `{name}`, but {}", path.display(), names.join(", "));
             }
             file.read(name)?.to_dtype(DType::F64)
         };
@@ -73,10 +75,13 @@ impl Gaussian {
         let (mu, sigma) = (array(mean)?, array(covariance)?);
         let (&[dim], &[rows, columns]) = (mu.dims(), sigma.dims()) else {
             let (a, b) = (mu.dims(), sigma.dims());
-            bail!("{}: `{mean}` and `{covariance}` have shapes {a:?} and {b:?}, not [d] and [d, d]", path.display())
+            bail!(
+                "{}: `{mean}` and `{covariance}` must have shapes [d] and [d, d], not {a:?} and {b:?}",
+                path.display()
+            )
         };
         if (rows, columns) != (dim, dim) {
-            bail!("{}: `{mean}` has {dim} numbers, `{covariance}` {rows} x {columns}", path.display());
+            bail!("{}: `{mean}` has dimension {dim}, but `{covariance}` is {rows} x {columns}", path.display());
         }
         let sigma = sigma.flatten_all()?.to_vec1::<f64>()?;
         Self::new(mu.to_vec1()?, Mat::from_fn(dim, dim, |i, j| sigma[i * dim + j])).map_err(of_file)

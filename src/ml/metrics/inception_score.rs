@@ -1,33 +1,39 @@
-//! Inception Score (Salimans et al. 2016): how sure a classifier is about each image and how evenly it uses its classes,
-//! exp(E KL(p(y|x) | p(y))), over parts of the samples, whose mean is reported.
+//! Inception Score (Salimans et al. 2016): exp(E KL(p(y|x) | p(y))), high if a classifier is sure
+//! about each image and the classes are used evenly. It is computed over parts of the samples, and
+//! their mean is reported.
 //!
-//! The mean of KL(p | q) with q the mean of p is mean of sum p log p - sum q log q, so samples are seen once and a part
-//! holds one sum per class. Probabilities and sums are f64; tools that use f32 agree to about 1e-5.
+//! With q the mean of p, the mean of KL(p | q) is the mean of sum p log p, minus sum q log q. So
+//! samples are read once, and a part needs one sum per class. Probabilities and sums are f64; tools
+//! that use f32 agree to about 1e-5.
 
 use super::random_state::RandomState;
 use candle_core::{DType, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
-/// How samples are parted.
+/// How samples are split into parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parts {
-    /// Of so many samples in the order they come, the last one having what is left: the evaluator of the ADM suite.
+    /// Parts of this many samples in order; the last has the rest. As in the evaluator of the ADM
+    /// suite.
     Size(usize),
-    /// So many of (nearly) equal size after a permutation by numpy's `RandomState(seed)`: torch-fidelity.
+    /// `count` parts of (nearly) equal size after a permutation by numpy's `RandomState(seed)`. As
+    /// in torch-fidelity.
     Shuffled { count: usize, seed: u32 },
 }
 
 impl Parts {
+    /// The parts of the ADM suite's evaluator.
     pub const ADM: Self = Self::Size(5000);
+    /// The parts of torch-fidelity.
     pub const TORCH_FIDELITY: Self = Self::Shuffled { count: 10, seed: 2020 };
 
-    /// The part that each of `n` samples is in, and how many parts there are.
+    /// The part of each of `n` samples, and the number of parts.
     fn assign(self, n: usize) -> Result<(Vec<u32>, usize)> {
         match self {
             Self::Size(size) if size > 0 => Ok(((0..n).map(|i| (i / size) as u32).collect(), n.div_ceil(size))),
             Self::Shuffled { count, seed } if count > 0 => {
                 if n < count {
-                    bail!("an Inception Score over {count} parts needs as many samples, there are {n}");
+                    bail!("an Inception Score over {count} parts needs at least {count} samples, got {n}");
                 }
                 let order = RandomState::new(seed).permutation(n as u32);
                 let mut part = vec![0; n];
@@ -36,12 +42,12 @@ impl Parts {
                 }
                 Ok((part, count))
             }
-            _ => bail!("an Inception Score over no parts"),
+            _ => bail!("an Inception Score needs at least one part"),
         }
     }
 }
 
-/// Sums over the samples so far. Can be stored and continued.
+/// Sums over the samples so far. They can be stored and continued.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct InceptionScore {
     /// The part of each sample.
@@ -53,14 +59,14 @@ pub struct InceptionScore {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Sums {
     count: u64,
-    /// Of p log p over samples and classes.
+    /// Sum of p log p over samples and classes.
     negentropy: f64,
-    /// Of p, by class.
+    /// Sum of p by class.
     probability: Vec<f64>,
 }
 
 /// The score over parts.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     pub mean: f64,
     /// Population standard deviation over the parts.
@@ -72,32 +78,27 @@ impl InceptionScore {
     /// For `n` samples of `classes` classes.
     pub fn new(n: usize, classes: usize, parts: Parts) -> Result<Self> {
         if n == 0 || classes == 0 {
-            bail!("an Inception Score of {n} samples with {classes} classes");
+            bail!("an Inception Score needs samples and classes, got {n} samples of {classes} classes");
         }
         let (part, count) = parts.assign(n)?;
         let empty = Sums { count: 0, negentropy: 0.0, probability: vec![0.0; classes] };
         Ok(Self { part, seen: 0, sums: vec![empty; count] })
     }
 
-    /// Samples seen.
-    pub fn seen(&self) -> usize {
-        self.seen
-    }
-
-    /// Adds the next samples by their class scores before the softmax, `[b, classes]` of any float type. How they are cut
-    /// into batches does not matter, to the bit.
+    /// Adds the next samples by their logits, `[b, classes]` of any float type. The bits do not
+    /// depend on how samples are split into batches.
     pub fn push(&mut self, logits: &Tensor) -> Result<()> {
         let (count, classes) = logits.dims2()?;
         let wanted = self.sums[0].probability.len();
         if classes != wanted {
-            bail!("class scores of {classes} classes added to an Inception Score of {wanted}");
+            bail!("logits of {classes} classes were added to an Inception Score of {wanted} classes");
         }
         if self.seen + count > self.part.len() {
-            bail!("an Inception Score of {} samples is given {}", self.part.len(), self.seen + count);
+            bail!("an Inception Score of {} samples was given {}", self.part.len(), self.seen + count);
         }
         let rows = logits.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
         if let Some(at) = rows.iter().position(|x| !x.is_finite()) {
-            bail!("class score {} of sample {} is not finite", at % classes, self.seen + at / classes);
+            bail!("logit {} of sample {} is not finite", at % classes, self.seen + at / classes);
         }
         for row in rows.chunks_exact(classes) {
             self.sums[self.part[self.seen] as usize].add(row);
@@ -109,7 +110,7 @@ impl InceptionScore {
     /// The score of all samples.
     pub fn score(&self) -> Result<Score> {
         if self.seen != self.part.len() {
-            bail!("an Inception Score of {} samples has seen {}", self.part.len(), self.seen);
+            bail!("an Inception Score of {} samples has only {}", self.part.len(), self.seen);
         }
         let parts: Vec<f64> = self.sums.iter().map(Sums::score).collect();
         let mean = parts.iter().sum::<f64>() / parts.len() as f64;
@@ -135,7 +136,7 @@ impl Sums {
     fn score(&self) -> f64 {
         let n = self.count as f64;
         let mean = self.probability.iter().map(|s| s / n);
-        // A class of probability 0 adds nothing.
+        // A class of probability 0 contributes nothing.
         let negentropy: f64 = mean.filter(|q| *q > 0.0).map(|q| q * q.ln()).sum();
         (self.negentropy / n - negentropy).exp()
     }

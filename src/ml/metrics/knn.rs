@@ -1,21 +1,24 @@
-//! Weighted nearest-neighbour classification, the quickest test of a representation (Wu et al. 2018; the settings of
-//! DINO, Caron et al. 2021, `eval_knn.py`): cosine similarity, k votes weighted by exp(similarity / 0.07).
+//! Weighted nearest-neighbour classification, a quick test of a representation (Wu et al. 2018;
+//! settings of DINO, Caron et al. 2021, `eval_knn.py`): cosine similarity, k votes weighted by
+//! exp(similarity / 0.07).
 
 use super::nearest::{Nearest, among};
 use super::unit_rows::{Clamp, UnitRows};
 use candle_core::{Result, Tensor, bail};
 use std::cmp::Ordering;
 
-/// Neighbours asked, as in DINO.
-pub const K: usize = 20;
-/// Of the weights, as in DINO.
+/// Temperature of the weights, as in DINO.
 pub const TEMPERATURE: f64 = 0.07;
 
-/// Share of `queries` (`[m, d]`) whose label the `k` nearest of `bank` (`[n, d]`) tell.
+/// Share of `queries` (`[m, d]`) whose label the `k` nearest of `bank` (`[n, d]`) predict.
 pub fn accuracy(bank: &Tensor, labels: &[i64], queries: &Tensor, truth: &[i64], k: usize) -> Result<f64> {
     let (n, m) = (bank.dim(0)?, queries.dim(0)?);
     if n == 0 || m == 0 || n != labels.len() || m != truth.len() {
-        bail!("nearest neighbours of {m} queries ({} labels) among {n} samples ({} labels)", truth.len(), labels.len());
+        bail!(
+            "nearest neighbours need one label per sample: {m} queries have {} labels, {n} samples have {}",
+            truth.len(),
+            labels.len()
+        );
     }
     let (bank, queries) = (UnitRows::of(bank, Clamp::NONE)?, UnitRows::of(queries, Clamp::NONE)?);
     let nearest = among(&bank, &queries, k)?;

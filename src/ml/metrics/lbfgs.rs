@@ -1,16 +1,16 @@
-//! L-BFGS (Nocedal and Wright 2006, algorithms 7.4 and 7.5) for smooth convex functions, with a backtracking line search.
-//! Deterministic, all in f64. Knows nothing of what is minimised.
+//! L-BFGS (Nocedal and Wright 2006, algorithms 7.4 and 7.5) for smooth convex functions, with a
+//! backtracking line search. Deterministic, in f64. It does not know what is minimised.
 
 use std::collections::VecDeque;
 
-/// Steps remembered, as SciPy's default.
+/// Remembered steps; SciPy's default.
 const MEMORY: usize = 10;
-/// Of the decrease that the slope promises, this share must come (Armijo).
+/// Share of the decrease predicted by the slope that a step must reach (Armijo).
 const ENOUGH: f64 = 1e-4;
 /// Halvings of a step before the function counts as flat in floating point.
 const HALVINGS: usize = 30;
 
-/// Where a minimisation ended.
+/// The end of a minimisation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Minimum {
     pub at: Vec<f64>,
@@ -21,8 +21,8 @@ pub struct Minimum {
     pub converged: bool,
 }
 
-/// From `start` until no entry of the gradient is above `tolerance`, or `max_steps` have been taken, or no step decreases
-/// the function any more. `f` gives the value and writes the gradient.
+/// Minimises from `start` until no entry of the gradient is above `tolerance`, `max_steps` are
+/// taken, or no step decreases the function. `f` returns the value and writes the gradient.
 pub fn minimise(
     start: Vec<f64>,
     tolerance: f64,
@@ -44,7 +44,7 @@ pub fn minimise(
             history.pop_front();
         }
         let curvature = dot(&s, &y);
-        // Positive for a strictly convex function, but for rounding.
+        // Positive for a strictly convex function, except for rounding.
         if curvature > f64::EPSILON * dot(&y, &y) {
             history.push_back(Step { s, y, curvature });
         }
@@ -55,7 +55,7 @@ pub fn minimise(
     Minimum { at, value, gradient, steps, converged: gradient <= tolerance }
 }
 
-/// A change of place and gradient, and their product.
+/// A change of position and gradient, and their product.
 struct Step {
     s: Vec<f64>,
     y: Vec<f64>,
@@ -68,7 +68,7 @@ struct Point {
     gradient: Vec<f64>,
 }
 
-/// Minus the inverse Hessian, as the history knows it, times the gradient.
+/// Minus the approximate inverse Hessian from the history, times the gradient.
 fn direction(gradient: &[f64], history: &VecDeque<Step>) -> Vec<f64> {
     let mut q: Vec<f64> = gradient.iter().map(|g| -g).collect();
     let mut alphas = vec![];
@@ -88,7 +88,8 @@ fn direction(gradient: &[f64], history: &VecDeque<Step>) -> Vec<f64> {
     q
 }
 
-/// The first of `first`, a half of it, a quarter... along the direction that decreases the function enough.
+/// Tries `first`, a half of it, a quarter and so on along the direction, until the function
+/// decreases enough.
 fn search(
     at: &[f64],
     value: f64,
@@ -128,7 +129,7 @@ fn largest(x: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
-    /// A narrow valley that bends: log cosh along one axis, steep along a slanted one.
+    /// A narrow curved valley: log cosh along one axis, steep along a slanted one.
     fn valley(x: &[f64], g: &mut [f64]) -> f64 {
         let (u, v) = (x[0] - 3.0, 10.0 * (x[1] + x[0]));
         g[0] = u.tanh() + 10.0 * v;

@@ -1,7 +1,8 @@
-//! Linear probe: multinomial logistic regression on frozen features, the common test of what a representation holds
-//! (Alain and Bengio 2017). Features are standardised by the mean and deviation of the training set; the weights, not the
-//! biases, carry an L2 penalty, so the optimum is one point whatever the start, and it is that of scikit-learn's
-//! `LogisticRegression(C = 1 / (n l2))`. All of the set in every step, sums in f64: nothing is random.
+//! Linear probe: multinomial logistic regression on frozen features, a common test of a
+//! representation (Alain and Bengio 2017). Features are standardised by the mean and standard
+//! deviation of the training set. The weights, not the biases, have an L2 penalty, so the optimum
+//! is unique, and equal to that of scikit-learn's `LogisticRegression(C = 1 / (n l2))`. Every step
+//! uses the whole set, with sums in f64: nothing is random.
 
 use super::lbfgs::minimise;
 use crate::kernels::with_slices;
@@ -10,7 +11,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-/// Samples at a time; of these, samples per thread; and features of the gradient per thread.
+/// Samples per block; of these, samples per thread; and features of the gradient per thread.
 const ROWS: usize = 1024;
 const PART: usize = 128;
 const COLUMNS: usize = 64;
@@ -18,11 +19,11 @@ const COLUMNS: usize = 64;
 /// How a probe is fitted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fitting {
-    /// Factor of half the squared weights, beside the mean of the cross entropy.
+    /// Factor of half the squared weights, added to the mean cross-entropy.
     pub l2: f64,
-    /// No entry of the gradient is above it at the end.
+    /// The fit ends when no entry of the gradient is above this.
     pub tolerance: f64,
-    /// Steps after which the fit ends without that.
+    /// Maximum number of steps.
     pub max_steps: usize,
 }
 
@@ -33,16 +34,16 @@ pub struct LinearProbe {
     classes: usize,
     /// Weights `[dim][classes]`, then biases `[classes]`.
     theta: Vec<f64>,
-    /// Mean cross entropy plus penalty on the training set.
+    /// Mean cross-entropy plus penalty on the training set.
     pub loss: f64,
     /// Steps taken.
     pub steps: usize,
-    /// Whether the gradient came down to the tolerance.
+    /// Whether the gradient reached the tolerance.
     pub converged: bool,
 }
 
 impl LinearProbe {
-    /// On `features` `[n, d]` with labels from 0 up to `classes`.
+    /// Fits to `features` `[n, d]` with labels from 0 up to `classes`.
     pub fn fit(features: &Tensor, labels: &[i64], classes: usize, how: &Fitting) -> Result<Self> {
         let (n, dim) = features.dims2()?;
         check(n, labels, classes)?;
@@ -61,12 +62,16 @@ impl LinearProbe {
         })?
     }
 
-    /// Share of samples `[m, d]` whose label has the largest logit; a label that the probe does not know is a miss.
+    /// Share of samples `[m, d]` whose label has the largest logit. A label that the probe does not
+    /// know counts as wrong.
     pub fn accuracy(&self, features: &Tensor, labels: &[i64]) -> Result<f64> {
         let (m, dim) = features.dims2()?;
         if m == 0 || m != labels.len() || dim != self.scaling.mean.len() {
             let trained = self.scaling.mean.len();
-            bail!("{m} samples of {dim} features with {} labels given to a probe of {trained} features", labels.len());
+            bail!(
+                "{m} samples of dimension {dim} with {} labels do not match a probe of dimension {trained}",
+                labels.len()
+            );
         }
         let features = in_memory(features)?;
         with_slices([&features], |[rows]| {
@@ -83,10 +88,10 @@ impl LinearProbe {
 
 fn check(n: usize, labels: &[i64], classes: usize) -> Result<()> {
     if n == 0 || n != labels.len() || classes == 0 {
-        bail!("a linear probe of {n} samples with {} labels", labels.len());
+        bail!("a linear probe needs one label per sample, got {n} samples and {} labels", labels.len());
     }
     match labels.iter().find(|l| **l < 0 || **l >= classes as i64) {
-        Some(label) => bail!("label {label} is not one of {classes} classes"),
+        Some(label) => bail!("label {label} is outside the {classes} classes"),
         None => Ok(()),
     }
 }
@@ -95,7 +100,8 @@ fn in_memory(features: &Tensor) -> Result<Tensor> {
     features.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()
 }
 
-/// Mean and inverse deviation (with the divisor n) of every feature; a feature that never changes keeps its size.
+/// Mean and inverse standard deviation (divisor n) of every feature. A constant feature is not
+/// scaled.
 #[derive(Debug)]
 struct Scaling {
     mean: Vec<f64>,
@@ -113,7 +119,7 @@ impl Scaling {
         };
         let mean = mean_of(&|_, x| f64::from(x));
         let variance = mean_of(&|j, x| (f64::from(x) - mean[j]).powi(2));
-        // Below it is the rounding of a constant.
+        // A smaller variance is the rounding error of a constant.
         let constant = |j: usize| variance[j] <= (f64::from(f32::EPSILON) * mean[j]).powi(2);
         let inverse = (0..dim).map(|j| if constant(j) { 1.0 } else { 1.0 / variance[j].sqrt() }).collect();
         Self { mean, inverse }
@@ -131,7 +137,7 @@ impl Scaling {
     }
 }
 
-/// Mean cross entropy and penalty, with their gradient.
+/// Mean cross-entropy plus penalty, with the gradient.
 fn objective(
     scaling: &Scaling,
     rows: &[f32],
@@ -148,7 +154,7 @@ fn objective(
     for (rows, labels) in rows.chunks(ROWS * dim).zip(labels.chunks(ROWS)) {
         let x = scaling.apply(rows);
         let mut residual = logits(&x, dim, classes, theta);
-        // In the order of samples, whatever thread had them.
+        // In the order of samples, whatever thread computed them.
         let losses: Vec<f64> = residual
             .par_chunks_mut(classes)
             .zip(labels)
@@ -169,7 +175,7 @@ fn objective(
     loss / n + l2 / 2.0 * theta[..weights].iter().map(|w| w * w).sum::<f64>()
 }
 
-/// `[rows, classes]` of standardised rows `x`.
+/// Logits `[rows, classes]` of standardised rows `x`.
 fn logits(x: &[f64], dim: usize, classes: usize, theta: &[f64]) -> Vec<f64> {
     let (weights, biases) = theta.split_at(dim * classes);
     let weights = MatRef::from_column_major_slice(weights, classes, dim);
@@ -184,7 +190,8 @@ fn logits(x: &[f64], dim: usize, classes: usize, theta: &[f64]) -> Vec<f64> {
     out
 }
 
-/// Of one sample; its logits become probabilities less the truth.
+/// Cross-entropy of one sample. Replaces its logits by the gradient: probabilities minus the
+/// one-hot label.
 fn cross_entropy(row: &mut [f64], label: usize) -> f64 {
     let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let right = row[label] - top;

@@ -1,11 +1,12 @@
-//! Measures of images and of representations, over tensors of features. Which network made the features is the
-//! caller's business, and so is what the number may be called.
+//! Measures of images and of representations, over tensors of features. Which network made the
+//! features is the caller's business, and so is what the number may be called.
 
 pub mod alignment;
 pub mod bounds;
 pub mod cka;
 pub mod cknna;
 pub mod cmmd;
+pub mod confusion;
 pub mod frechet;
 pub mod gaussian;
 mod half;

@@ -1,6 +1,6 @@
-//! The k nearest rows by cosine similarity, in memory for k per row: similarities are made a block at a time and
-//! forgotten. Which rows are found depends on neither the number of threads nor the order of blocks, because candidates
-//! are in one total order: the larger similarity first, of equal ones the lower index.
+//! The k nearest rows by cosine similarity, with memory for k per row: similarities are computed
+//! block by block and dropped. The result depends neither on the number of threads nor on the order
+//! of blocks, because candidates are totally ordered: larger similarity first, then lower index.
 
 use super::unit_rows::{BLOCK, UnitRows};
 use candle_core::{Result, bail};
@@ -13,23 +13,24 @@ use std::sync::{Mutex, PoisonError};
 /// Similarity and index of a candidate.
 type Candidate = (f32, u32);
 
-/// So many values are looked through at a time for one that is large enough.
+/// Values scanned at a time for one that is large enough.
 const LANES: usize = 16;
 
-/// What was found for one row.
+/// The neighbours of one row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Nearest {
-    /// The nearest first.
+    /// Nearest first.
     pub found: Vec<Candidate>,
-    /// Similarity to itself, 1 up to rounding (0 of a row of zeros); 0 for queries, which are not in the bank.
+    /// Similarity to itself: 1 up to rounding, 0 for a row of zeros; 0 for queries, which are not
+    /// in the bank.
     pub own: f32,
 }
 
-/// The `k` nearest of every row among the others. Each similarity is computed once, for both of its rows. Where all rows
-/// are the same, none is nearer than another, and nothing is found.
+/// The `k` nearest other rows of every row. Each similarity is computed once, for both rows. If all
+/// rows are the same, none is nearer than another, and nothing is found.
 pub fn within(rows: &UnitRows, k: usize) -> Result<Vec<Nearest>> {
     if k == 0 || k >= rows.len() {
-        bail!("{} samples and {k} neighbours of each: there must be more samples than neighbours", rows.len());
+        bail!("{} samples are too few for {k} neighbours each: there must be more samples than neighbours", rows.len());
     }
     if rows.are_equal() {
         return Ok(vec![Nearest { found: vec![], own: 1.0 }; rows.len()]);
@@ -44,7 +45,7 @@ pub fn within(rows: &UnitRows, k: usize) -> Result<Vec<Nearest>> {
         if i == j {
             let mut best = lock(*i);
             for r in 0..height {
-                // Larger than nothing: a row is not its own neighbour.
+                // NaN is never larger, so a row is not its own neighbour.
                 best.own[r] = std::mem::replace(&mut tile[r * BLOCK + r], f32::NAN);
             }
             return best.take_rows(tile, width, j * BLOCK);
@@ -55,10 +56,15 @@ pub fn within(rows: &UnitRows, k: usize) -> Result<Vec<Nearest>> {
     Ok(best.into_iter().flat_map(|b| b.into_inner().unwrap_or_else(PoisonError::into_inner).finish()).collect())
 }
 
-/// The `k` nearest of `bank` for every row of `queries`; all of it when there are no more.
+/// The `k` nearest rows of `bank` for every row of `queries`, or all of `bank` if it has fewer.
 pub fn among(bank: &UnitRows, queries: &UnitRows, k: usize) -> Result<Vec<Nearest>> {
     if bank.dim() != queries.dim() || k == 0 {
-        bail!("{k} neighbours of queries of {} features among samples of {}", queries.dim(), bank.dim());
+        bail!(
+            "nearest neighbours need k >= 1 and one dimension, \
+             got k = {k}, queries of dimension {} and samples of dimension {}",
+            queries.dim(),
+            bank.dim()
+        );
     }
     let of_block = |q: usize| {
         let (mut tile, mut best) = (vec![], Best::new(queries.rows_in(q), k));
@@ -79,12 +85,12 @@ fn similarities(tile: &mut Vec<f32>, a: &[f32], b: &[f32], dim: usize) {
     matmul(out, Accum::Replace, rows(a), rows(b).transpose(), 1.0, Par::Seq);
 }
 
-/// The best candidates so far of the rows of a block.
+/// The best candidates so far for the rows of a block.
 struct Best {
     k: usize,
-    /// A candidate below it is not among the `k` best of its row.
+    /// A candidate below this is not among the `k` best of its row.
     least: Vec<f32>,
-    /// At least the `k` best of each row; cut down to them when full.
+    /// At least the `k` best of each row; reduced to them when full.
     kept: Vec<Vec<Candidate>>,
     own: Vec<f32>,
 }
@@ -95,7 +101,7 @@ impl Best {
         Self { k, least: vec![f32::NEG_INFINITY; rows], kept, own: vec![0.0; rows] }
     }
 
-    /// Candidates `first..` for every row, from the first `width` columns of a tile.
+    /// Offers candidates `first..` to every row, from the first `width` columns of a tile.
     fn take_rows(&mut self, tile: &[f32], width: usize, first: usize) {
         for row in 0..self.kept.len() {
             for (c, values) in tile[row * BLOCK..][..width].chunks(LANES).enumerate() {
@@ -107,7 +113,7 @@ impl Best {
         }
     }
 
-    /// Candidates `first..` for every column, from the first `height` rows of a tile.
+    /// Offers candidates `first..` to every column, from the first `height` rows of a tile.
     fn take_columns(&mut self, tile: &[f32], height: usize, first: usize) {
         let width = self.kept.len();
         for r in 0..height {
@@ -177,12 +183,13 @@ mod tests {
         for i in (0..1100).step_by(37) {
             let mut all: Vec<Candidate> = (0..1100).filter(|j| *j != i).map(|j| (dot(i, j), j as u32)).collect();
             all.sort_unstable_by(order);
-            // Other roundings than those of blocks: compare values, and indices among the found.
+            // Rounding differs from that of blocks: compare values, and check that indices were
+            // found.
             for ((value, index), want) in found[i].found.iter().zip(&all) {
                 assert!((value - want.0).abs() < 1e-6 && (dot(i, *index as usize) - value).abs() < 1e-6);
             }
             assert!((found[i].own - 1.0).abs() < 1e-6);
-            // Its twin 700 rows away is as near as itself.
+            // Its twin 700 rows away is as near as the row itself.
             let twin = if i < 400 { i + 700 } else { i - 700 * usize::from(i >= 700) };
             if twin != i {
                 assert_eq!(found[i].found[0].1, twin as u32);
@@ -191,7 +198,8 @@ mod tests {
         }
     }
 
-    /// Where a row stands in its block, and which of a pair comes first, does not reach a bit of their similarity.
+    /// The position of a row in its block, and the order of a pair, change no bit of the
+    /// similarity.
     #[test]
     fn places_change_nothing() {
         let (n, dim) = (700, 300);

@@ -1,47 +1,50 @@
-//! Improved precision and recall (Kynkäänniemi et al. 2019), and density and coverage (Naeem et al. 2020): a set of
-//! images is taken for the union of balls around its features, each as wide as the k-th nearest neighbour of its centre
-//! is far. Precision is the share of samples inside the balls of the reference, recall that of the reference inside the
-//! balls of the samples.
+//! Improved precision and recall (Kynkäänniemi et al. 2019), and density and coverage (Naeem et al.
+//! 2020). A set of images is modelled by the union of balls around its features, each with the
+//! distance of the k-th nearest neighbour as radius. Precision is the share of samples inside the
+//! balls of the reference; recall is the share of the reference inside the balls of the samples.
 //!
-//! Which number comes out depends on how distances are rounded, hence [`Distances`]. All pairs are looked at tile by
-//! tile, those within one set once; memory is that of the features.
+//! The values depend on how distances are rounded, hence [`Distances`]. All pairs are processed
+//! tile by tile, those within one set once. Memory is that of the features.
 
 use super::half::{self, to_half};
 use super::pairs::{self, TILE, Tile, Vectors, same_dim};
 use candle_core::{Result, Tensor, bail};
 use std::sync::{Mutex, PoisonError};
 
-/// Neighbours in all published numbers; the sample itself does not count.
+/// The number of neighbours in published values. A sample is not its own neighbour.
 pub const K: usize = 3;
 
-/// How two features are compared.
+/// How distances are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Distances {
-    /// As the evaluator of the ADM suite: squared distances in half precision, or in single precision where one of them
-    /// is not finite. Features of about 400 in squared length are then told apart in steps of 1/4, so many distances are
-    /// equal. Norms are summed as TensorFlow does on a CPU. The evaluator falls back for each block of 10,000 by
-    /// 10,000, we for all at once; Inception's features never do.
+    /// As in the evaluator of the ADM suite: squared distances in half precision, or in single
+    /// precision if one of them is not finite. Features with a squared length of about 400 are then
+    /// resolved in steps of 1/4, so many distances are equal. Norms are summed as TensorFlow does
+    /// on a CPU. The evaluator falls back separately for each block of 10,000 by 10,000; here all
+    /// fall back together. With Inception's features neither happens.
     Half,
-    /// As torch-fidelity: in single precision. Its sums differ from ours in the last bits.
+    /// As in torch-fidelity: single precision. Its sums differ in the last bits.
     Single,
 }
 
-/// Shares, each from 0 to 1 but for the density.
+/// Shares from 0 to 1, except for the density.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PrecisionRecall {
     pub precision: f64,
     pub recall: f64,
-    /// Balls of the reference that a sample is inside of, on average, over k; 1 for two sets of one distribution.
-    /// Being on the surface does not count, as in the authors' code.
+    /// Mean number of reference balls that a sample lies in, divided by k; 1 for two sets of one
+    /// distribution. A sample on the surface does not count, as in the authors' code.
     pub density: f64,
-    /// Share of the reference's balls with a sample inside.
+    /// Share of the reference's balls that contain a sample.
     pub coverage: f64,
 }
 
-/// Of `samples` `[n, d]` held against `reference` `[m, d]`, with the balls reaching to the `k`-th neighbour.
-/// Does not depend on the order of samples.
+/// Compares `samples` `[n, d]` with `reference` `[m, d]`. Balls extend to the `k`-th neighbour. The
+/// result does not depend on the order of samples.
 ///
-/// Errors: not more samples than `k` in a set, dimensions that differ, a feature that is not finite (by sample).
+/// # Errors
+/// A set with no more than `k` samples, different dimensions, or a feature that is not finite (the
+/// error names the sample).
 pub fn precision_recall(
     samples: &Tensor,
     reference: &Tensor,
@@ -52,7 +55,7 @@ pub fn precision_recall(
     same_dim(samples.dim(), reference.dim(), "precision and recall")?;
     for (set, what) in [(&samples, "samples"), (&reference, "reference images")] {
         if k == 0 || set.len() <= k {
-            bail!("precision and recall to neighbour {k} of {} {what}: needs more of them, and a neighbour", set.len());
+            bail!("precision and recall need k >= 1 and more than k {what}, got k = {k} and {}", set.len());
         }
     }
     if distances == Distances::Half {
@@ -66,7 +69,7 @@ pub fn precision_recall(
     Ok(compare(&s, &r, k))
 }
 
-/// Feature vectors with what distances between them need.
+/// Feature vectors, with data for distances.
 struct FeatureSet {
     vectors: Vectors,
     /// Squared lengths.
@@ -76,7 +79,7 @@ struct FeatureSet {
 }
 
 impl FeatureSet {
-    /// Squared distances of `self[i]` to each of `others[column..]` from their inner products.
+    /// Squared distances of `self[i]` to each of `others[column..]`, from their inner products.
     fn distances(&self, i: usize, others: &FeatureSet, column: usize, products: &[f32], out: &mut [f32]) {
         let norms = &others.norms[column..column + products.len()];
         let out = &mut out[..products.len()];
@@ -87,7 +90,7 @@ impl FeatureSet {
         }
     }
 
-    /// The same towards `self[i]`: half precision rounds in the order of the operands.
+    /// The same in the other direction: half precision rounds in the order of the operands.
     fn distances_from(&self, i: usize, others: &FeatureSet, column: usize, products: &[f32], out: &mut [f32]) {
         let norms = &others.norms[column..column + products.len()];
         let out = &mut out[..products.len()];
@@ -99,14 +102,16 @@ impl FeatureSet {
     }
 }
 
-/// The sum of the norms comes first, so that equal vectors are at distance 0 and a pair's order does not matter.
+/// The norms are added first, so that equal vectors have distance 0 and the order of a pair does
+/// not matter.
 fn distances(norm: f32, norms: &[f32], products: &[f32], out: &mut [f32]) {
     for ((out, n), p) in out.iter_mut().zip(norms).zip(products) {
         *out = ((norm + n) - 2.0 * p).max(0.0);
     }
 }
 
-/// Whether half precision holds every distance, after what is negative, and be it infinite, has become 0. Norms up to a quarter of its range settle that for all pairs.
+/// Whether all distances are finite in half precision, after negative ones (even minus infinity)
+/// have become 0. Norms up to a quarter of its range guarantee it for all pairs.
 fn is_finite(a: &FeatureSet, b: &FeatureSet) -> bool {
     let largest = a.norms.iter().chain(&b.norms).fold(0f32, |m, n| m.max(*n));
     largest < half::LARGEST / 4.0 || {
@@ -124,11 +129,11 @@ fn is_finite(a: &FeatureSet, b: &FeatureSet) -> bool {
     }
 }
 
-/// How far the `k`-th neighbour of each vector is, squared.
+/// Squared distance to the `k`-th neighbour of each vector.
 fn radii(set: &FeatureSet, k: usize) -> Vec<f32> {
     // A vector is its own nearest neighbour, at distance 0.
     let nearest: Vec<_> = (0..set.vectors.len().div_ceil(TILE)).map(|_| Mutex::new(Nearest::new(k + 1))).collect();
-    // Of all distances the k + 1 smallest are kept, so the order in which tiles come does not matter.
+    // The k + 1 smallest distances are kept, so the order of tiles does not matter.
     let note = |t: &Tile| {
         let mut rows = Nearest::new(k + 1);
         let mut columns = Nearest::new(k + 1);
@@ -150,7 +155,7 @@ fn radii(set: &FeatureSet, k: usize) -> Vec<f32> {
     far.take(set.vectors.len()).collect()
 }
 
-/// The smallest distances seen for each vector of one panel, ascending.
+/// The smallest distances so far for each vector of one panel, ascending.
 struct Nearest {
     kept: usize,
     values: Vec<f32>,
@@ -174,14 +179,14 @@ impl Nearest {
         values[place] = distance;
     }
 
-    /// Distances from vector `i`.
+    /// Adds distances from vector `i`.
     fn note_row(&mut self, i: usize, distances: &[f32]) {
         for d in distances {
             self.note(i, *d);
         }
     }
 
-    /// One distance from each vector.
+    /// Adds one distance from each vector.
     fn note_column(&mut self, distances: &[f32]) {
         for (i, d) in distances.iter().enumerate() {
             self.note(i, *d);
@@ -199,16 +204,17 @@ impl Nearest {
     }
 }
 
-/// What one tile of reference (rows) by samples (columns) says.
+/// The counts from one tile of reference (rows) by samples (columns).
 struct TileCounts {
     row: usize,
     column: usize,
-    /// Whether a reference image is in the ball of a sample, and whether it has a sample in its own ball.
+    /// Whether a reference image lies in the ball of a sample, and whether its own ball contains a
+    /// sample.
     recalled: Vec<bool>,
     covered: Vec<bool>,
-    /// Whether a sample is in the ball of a reference image.
+    /// Whether a sample lies in the ball of a reference image.
     precise: Vec<bool>,
-    /// Pairs of a ball of the reference and a sample inside.
+    /// Number of pairs of a reference ball and a sample inside.
     inside: u64,
 }
 

@@ -1,12 +1,14 @@
-//! The part of `numpy.random.RandomState` that tools draw subsets and permutations with: published numbers name its
-//! seed, so they repeat only with its very stream. Nothing of ours is random by it; that is [`crate::rng`].
+//! The part of `numpy.random.RandomState` that tools use to draw subsets and permutations:
+//! published values name its seed, so reproducing them needs the same stream. It is used for
+//! nothing else; see [`crate::rng`].
 //!
-//! MT19937 of Matsumoto and Nishimura (1998), seeded by one 32-bit number; numpy has frozen this stream (NEP 19).
+//! MT19937 of Matsumoto and Nishimura (1998), seeded by one 32-bit number. numpy has frozen this
+//! stream (NEP 19).
 
 const SIZE: usize = 624;
 const SHIFT: usize = 397;
 
-/// A generator in the state after so many draws.
+/// The state of the generator.
 #[derive(Debug, Clone)]
 pub struct RandomState {
     state: [u32; SIZE],
@@ -14,7 +16,7 @@ pub struct RandomState {
 }
 
 impl RandomState {
-    /// As `numpy.random.RandomState(seed)`.
+    /// Like `numpy.random.RandomState(seed)`.
     pub fn new(seed: u32) -> Self {
         let mut state = [seed; SIZE];
         for i in 1..SIZE {
@@ -45,7 +47,7 @@ impl RandomState {
         self.position = 0;
     }
 
-    /// Uniform in `0..=largest`, by rejection under the smallest mask of ones that covers it.
+    /// Uniform in `0..=largest`, by rejection under the smallest bit mask that covers it.
     fn up_to(&mut self, largest: u32) -> u32 {
         let mask = u32::MAX.checked_shr(largest.leading_zeros()).unwrap_or(0);
         loop {
@@ -56,7 +58,7 @@ impl RandomState {
         }
     }
 
-    /// As `permutation(n)`: `0..n` in random order.
+    /// Like `permutation(n)`: `0..n` in random order.
     pub fn permutation(&mut self, n: u32) -> Vec<u32> {
         let mut order: Vec<u32> = (0..n).collect();
         for i in (1..n).rev() {
@@ -65,7 +67,7 @@ impl RandomState {
         order
     }
 
-    /// As `choice(n, size, replace=False)`: the beginning of a permutation. At most `n`.
+    /// Like `choice(n, size, replace=False)`: the beginning of a permutation. At most `n` values.
     pub fn choice(&mut self, n: u32, size: usize) -> Vec<u32> {
         let mut order = self.permutation(n);
         order.truncate(size);

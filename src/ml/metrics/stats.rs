@@ -1,18 +1,17 @@
 //! Mean and covariance of a stream of feature vectors, in f64, batch by batch.
 //!
-//! Batches are merged by the pairwise update of Chan, Golub and LeVeque (1983), which does not subtract large sums
-//! from each other. The last digits depend on how the stream is cut into batches, not on the number of threads. Holds
-//! dim^2 numbers, whatever the number of samples.
+//! Batches are merged by the pairwise update of Chan, Golub and LeVeque (1983), which does not
+//! subtract large sums from each other. The last digits depend on the split into batches, not on
+//! the number of threads. Memory is dim^2 values, whatever the number of samples.
 
 use super::gaussian::Gaussian;
-use crate::nn::params::Tensors;
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use faer::linalg::matmul::matmul;
 use faer::prelude::ReborrowMut;
 use faer::{Accum, Mat, MatRef, Par};
 use rayon::prelude::*;
 
-/// Columns of a covariance computed at a time.
+/// Columns of a covariance per task.
 const COLUMNS: usize = 128;
 
 /// Count, mean and sum of squared deviations so far.
@@ -20,12 +19,9 @@ const COLUMNS: usize = 128;
 pub struct Stats {
     count: u64,
     mean: Vec<f64>,
-    /// On and below the diagonal; what is above is its mirror image and not kept.
+    /// The lower triangle with the diagonal; the upper triangle is its mirror image and not stored.
     scatter: Mat<f64>,
 }
-
-/// Names of what [`Stats::tensors`] gives.
-const PARTS: [&str; 3] = ["count", "mean", "scatter"];
 
 impl Stats {
     pub fn new(dim: usize) -> Self {
@@ -44,11 +40,12 @@ impl Stats {
         &self.mean
     }
 
-    /// Adds the rows of `features`, `[n, dim]` of any float type. Not-a-number is an error: it would spoil everything.
+    /// Adds the rows of `features`, `[n, dim]` of any float type. A value that is not finite is an
+    /// error.
     pub fn push(&mut self, features: &Tensor) -> Result<()> {
         let (n, dim) = features.dims2()?;
         if dim != self.dim() {
-            bail!("features of dimension {dim} added to statistics of dimension {}", self.dim());
+            bail!("features of dimension {dim} were added to statistics of dimension {}", self.dim());
         }
         if n == 0 {
             return Ok(());
@@ -61,7 +58,8 @@ impl Stats {
         let mean: Vec<f64> = rows.col_iter().map(|c| c.iter().sum::<f64>() / n as f64).collect();
         let centred = Mat::from_fn(n, dim, |i, j| rows[(i, j)] - mean[j]);
         let mut batch = Self { count: n as u64, mean, scatter: Mat::zeros(dim, dim) };
-        // Each column block on one thread, so that the sums do not depend on the number of threads.
+        // Each block of columns is computed on one thread, so that sums do not depend on the number
+        // of threads.
         let columns = batch.scatter.par_col_chunks_mut(COLUMNS).zip(centred.par_col_chunks(COLUMNS));
         columns.enumerate().for_each(|(block, (mut out, part))| {
             let first = block * COLUMNS;
@@ -71,7 +69,7 @@ impl Stats {
         self.merge(&batch)
     }
 
-    /// Adds the samples that `other` has seen.
+    /// Adds the samples of `other`.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         if other.dim() != self.dim() {
             bail!("statistics of dimensions {} and {} cannot be merged", self.dim(), other.dim());
@@ -93,42 +91,16 @@ impl Stats {
         Ok(())
     }
 
-    /// Covariance with the divisor n - 1, as `numpy.cov`.
+    /// Covariance with divisor n - 1, as in `numpy.cov`.
     pub fn covariance(&self) -> Result<Mat<f64>> {
         if self.count < 2 {
-            bail!("a covariance needs 2 samples, there are {}", self.count);
+            bail!("a covariance needs at least 2 samples, got {}", self.count);
         }
         let scale = 1.0 / (self.count - 1) as f64;
         Ok(Mat::from_fn(self.dim(), self.dim(), |i, j| scale * self.scatter[(i.max(j), i.min(j))]))
     }
 
-    /// All there is, to be stored and continued: a count, the mean `[d]`, and the deviations `[d, d]`, f64.
-    pub fn tensors(&self) -> Result<Tensors> {
-        let (dim, cpu) = (self.dim(), &Device::Cpu);
-        let scatter: Vec<f64> = self.scatter.col_iter().flat_map(|c| c.iter()).copied().collect();
-        let count = Tensor::new(i64::try_from(self.count).map_err(candle_core::Error::wrap)?, cpu)?;
-        let parts = [count, Tensor::new(&self.mean[..], cpu)?, Tensor::from_vec(scatter, (dim, dim), cpu)?];
-        Ok(PARTS.map(str::to_string).into_iter().zip(parts).collect())
-    }
-
-    /// What was stored, to the bit. Other tensors are left alone.
-    pub fn from_tensors(tensors: &Tensors) -> Result<Self> {
-        let part = |name: &str| match tensors.get(name) {
-            Some(tensor) => Ok(tensor),
-            None => bail!("statistics without `{name}`"),
-        };
-        let [count, mean, scatter] = PARTS.map(part);
-        let (count, mean) = (count?.to_scalar::<i64>()?, mean?.to_vec1::<f64>()?);
-        let (scatter, dim) = (scatter?, mean.len());
-        if scatter.dims() != [dim, dim] || count < 0 {
-            bail!("statistics of {count} samples with a mean of {dim} numbers and deviations {:?}", scatter.dims());
-        }
-        let scatter = scatter.flatten_all()?.to_vec1::<f64>()?;
-        let scatter = Mat::from_fn(dim, dim, |i, j| scatter[j * dim + i]);
-        Ok(Self { count: count.unsigned_abs(), mean, scatter })
-    }
-
-    /// What a Fréchet distance compares.
+    /// The mean and covariance, as a Fréchet distance needs them.
     pub fn gaussian(&self) -> Result<Gaussian> {
         Gaussian::new(self.mean.clone(), self.covariance()?)
     }

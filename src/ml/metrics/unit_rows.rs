@@ -1,37 +1,40 @@
-//! Features as the measures of representations take them: cut off at a quantile, then scaled to length 1 (Huh et al.
-//! 2024; `prepare_features` and `compute_score` in their `measure_alignment.py`). One copy in f32, made row by row; what
-//! the numbers mean is not its business.
+//! Features in the form that measures of representations need: clipped at a quantile, then scaled
+//! to length 1 (Huh et al. 2024; `prepare_features` and `compute_score` in their
+//! `measure_alignment.py`). One f32 copy, made row by row. It does not know what the values mean.
 
 use crate::kernels::with_slices;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Rows are padded with zeros to a multiple of this, so that every product of two blocks has one shape and with it one
-/// order of sums: a similarity has the same bits wherever its two samples stand.
+/// Rows are padded with zeros to a multiple of this. Then every product of two blocks has one shape
+/// and one order of sums, and a similarity has the same bits wherever its two samples are.
 pub const BLOCK: usize = 512;
-/// As in `torch.nn.functional.normalize`; a row of zeros stays.
+/// As in `torch.nn.functional.normalize`. A row of zeros stays zero.
 const EPS: f64 = 1e-12;
 
-/// What a quantile of features is taken over.
+/// Over which values the quantile is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Over {
-    /// All numbers at once; the one at position `floor(q n)` of the sorted ones (the original with `--precise`).
+    /// Over all values of the set: the one at position `floor(q n)` of the sorted values (the
+    /// original with `--precise`).
     Set,
-    /// Each sample's numbers, interpolated, and then the mean over samples (the original without it).
+    /// Over each sample's values, interpolated, then averaged over samples (the original without
+    /// `--precise`).
     Sample,
 }
 
-/// Where features are cut off: a few large activations would otherwise decide every similarity.
+/// Where features are clipped. Otherwise a few large activations would dominate every similarity.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Clamp {
-    /// Quantile of absolute values, from 0 to 1; 1 cuts nothing off.
+    /// Quantile of absolute values, from 0 to 1; 1 clips nothing.
     pub quantile: f64,
     pub over: Over,
 }
 
 impl Clamp {
+    /// No clipping.
     pub const NONE: Self = Self { quantile: 1.0, over: Over::Set };
 }
 
@@ -40,13 +43,13 @@ impl Clamp {
 pub struct UnitRows {
     len: usize,
     dim: usize,
-    /// `[len rounded up to BLOCK, dim]`, zeros behind the last sample.
+    /// `[len rounded up to BLOCK, dim]`, zeros after the last sample.
     data: Vec<f32>,
 }
 
 impl UnitRows {
-    /// Of `features` `[n, d]`, or `[n, t, d]` whose t tokens are averaged. An error names the sample that holds a number
-    /// that is not finite.
+    /// From `features` `[n, d]`, or `[n, t, d]` averaged over t tokens. An error names the sample
+    /// with a value that is not finite.
     pub fn of(features: &Tensor, clamp: Clamp) -> Result<Self> {
         if !(0.0..=1.0).contains(&clamp.quantile) {
             bail!("quantile {} is not between 0 and 1", clamp.quantile);
@@ -59,7 +62,7 @@ impl UnitRows {
         };
         let (len, dim) = features.dims2()?;
         if len == 0 || dim == 0 {
-            bail!("{len} samples of {dim} features");
+            bail!("features need samples and a dimension above 0, got {len} samples of dimension {dim}");
         }
         let features = features.to_device(&Device::Cpu)?.contiguous()?;
         with_slices([&features], |[rows]| {
@@ -88,7 +91,7 @@ impl UnitRows {
         self.len.div_ceil(BLOCK)
     }
 
-    /// `[BLOCK, dim]`, with rows of zeros behind the last sample.
+    /// `[BLOCK, dim]`, with rows of zeros after the last sample.
     pub fn block(&self, i: usize) -> &[f32] {
         &self.data[i * BLOCK * self.dim..][..BLOCK * self.dim]
     }
@@ -102,7 +105,7 @@ impl UnitRows {
         &self.data[i * self.dim..][..self.dim]
     }
 
-    /// Is every sample the same? Then none is near another, and nothing agrees with it.
+    /// Whether all samples are the same. Then none is near another, and nothing agrees with them.
     pub fn are_equal(&self) -> bool {
         (1..self.len).all(|i| self.row(i) == self.row(0))
     }
@@ -129,8 +132,9 @@ fn quantile(rows: &[f32], dim: usize, clamp: Clamp) -> f32 {
     }
 }
 
-/// The absolute value at position `at` in ascending order, without a sorted copy: bits of absolute values are in their
-/// order, so counting by the upper half and then by the lower finds it. Positions past the end mean the largest.
+/// The absolute value at position `at` in ascending order, without sorting. The bit patterns of
+/// absolute values are in their order, so counting by the upper and then by the lower half finds
+/// it. Positions past the end give the largest.
 fn selected(values: &[f32], at: usize) -> f32 {
     const HALF: usize = 1 << 16;
     let magnitude = |x: &f32| x.abs().to_bits();
@@ -154,7 +158,7 @@ fn selected(values: &[f32], at: usize) -> f32 {
     f32::from_bits((upper << 16 | lower) as u32)
 }
 
-/// `torch.quantile` of absolute values: between the two nearest positions, linearly.
+/// `torch.quantile` of absolute values: linear between the two nearest positions.
 fn interpolated(row: &[f32], q: f64) -> f64 {
     let mut sorted: Vec<f32> = row.iter().map(|x| x.abs()).collect();
     sorted.sort_unstable_by(f32::total_cmp);

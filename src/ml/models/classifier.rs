@@ -1,6 +1,6 @@
-//! A small convolutional classifier, trained on the experiment's own images: its accuracy on samples says whether
-//! they show their class, and its pooled activations are the features of a Fréchet distance where Inception's mean
-//! nothing (digits are not photographs).
+//! A small convolutional classifier, trained on the experiment's own images. Its accuracy on
+//! samples says whether they show their class. Its pooled activations are the features of a Fréchet
+//! distance for images on which Inception's features are meaningless (digits are not photographs).
 
 use super::feature_network::{FeatureNetwork, Outputs, pixels_to_unit};
 use crate::kernels::conv::{Conv2d, Padding};
@@ -18,26 +18,27 @@ const EPS: f32 = 1e-5;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifierConfig {
-    /// Always [`Classifier::ARCH`]; tells feature networks apart.
+    /// Always [`Classifier::ARCH`]; distinguishes feature networks.
     pub arch: String,
-    /// Widths of the stages before the last; the first keeps the size, each further one halves it.
+    /// Widths of all stages but the last. The first keeps the image size; each further stage halves
+    /// it.
     pub channels: Vec<usize>,
     /// Width of the last stage and length of the feature vector.
     pub features: usize,
     pub norm_num_groups: usize,
     /// Names by label.
     pub classes: Vec<String>,
-    /// Of the images it was trained on, pixels.
+    /// Size of the training images in pixels.
     pub height: usize,
     pub width: usize,
 }
 
 impl ClassifierConfig {
-    /// Refuses sizes that cannot be built.
+    /// Checks that the sizes can be built.
     pub fn check(&self) -> Result<()> {
         let g = self.norm_num_groups;
         if self.channels.is_empty() || self.features == 0 {
-            bail!("a classifier needs at least one entry in `channels` and one feature");
+            bail!("a classifier needs at least one entry in `channels`, and `features` above 0");
         }
         if g == 0 || self.channels.iter().chain([&self.features]).any(|c| c % g != 0) {
             let (c, f) = (&self.channels, self.features);
@@ -67,7 +68,7 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// In `config.json`.
+    /// The `arch` in `config.json`.
     pub const ARCH: &'static str = "classifier";
 
     pub fn new(cfg: &ClassifierConfig, vb: VarBuilder) -> Result<Self> {
@@ -100,7 +101,7 @@ impl Classifier {
             Self::new(&cfg, frozen.builder(DType::F32, device)).map_err(|e| within(file.display().to_string())(&e))?;
         match frozen.unused().first() {
             None => Ok(net),
-            Some(name) => bail!("{}: tensor {name} is not part of the classifier in config.json", file.display()),
+            Some(name) => bail!("{}: tensor {name} does not belong to the classifier in config.json", file.display()),
         }
     }
 
@@ -108,7 +109,7 @@ impl Classifier {
         &self.config
     }
 
-    /// Refuses images of another size than it was trained on: it would answer, and mean nothing.
+    /// Refuses images of a size other than in training: the answers would be meaningless.
     pub fn check_size(&self, height: usize, width: usize) -> Result<()> {
         let (h, w) = (self.config.height, self.config.width);
         match (height, width) == (h, w) {
@@ -123,12 +124,12 @@ impl Classifier {
         x.flatten_from(2)?.mean(D::Minus1)
     }
 
-    /// Images `[n, 3, H, W]` in [-1, 1] to scores `[n, classes]`.
+    /// Images `[n, 3, H, W]` in [-1, 1] to logits `[n, classes]`.
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
         self.head.forward(&self.features(x)?)
     }
 
-    /// The likeliest label of each u8 image `[n, 3, H, W]`.
+    /// The most likely label of each u8 image `[n, 3, H, W]`.
     pub fn classify(&self, images_u8: &Tensor) -> Result<Vec<usize>> {
         let labels = self.logits(&pixels_to_unit(images_u8)?)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
         Ok(labels.into_iter().map(|l| l as usize).collect())
@@ -159,7 +160,8 @@ impl FeatureNetwork for Classifier {
     }
 }
 
-/// Mean cross-entropy of `logits` `[n, classes]` against `labels` `[n]`, and the number of right answers.
+/// Mean cross-entropy of `logits` `[n, classes]` with `labels` `[n]`, and the number of correct
+/// predictions.
 pub fn cross_entropy(logits: &Tensor, labels: &[i64]) -> Result<(Tensor, usize)> {
     let n = labels.len();
     let target = Tensor::from_slice(labels, n, logits.device())?;

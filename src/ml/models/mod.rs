@@ -1,5 +1,5 @@
-//! Networks, one file or folder each, with the parameter names of their published checkpoints. Models never see data
-//! sets.
+//! Networks, one file or folder each, with the parameter names of their published checkpoints. They
+//! do not know data sets.
 
 pub mod classifier;
 pub mod encoder;

@@ -1,12 +1,13 @@
-//! The head between SiT tokens and an encoder's features.
+//! The projector from SiT tokens to an encoder's features.
 //!
 //! ```text
 //! mlp    Linear-SiLU-Linear-SiLU-Linear on every token (REPA, arXiv 2410.06940, section 3.2): 0, 2, 4
 //! conv3  a 3x3 convolution on the grid of tokens (iREPA, arXiv 2512.10794): projection_layer
 //! ```
 //!
-//! The convolution sees a token's neighbours, which is where iREPA finds what is worth aligning. Names are those of the
-//! released checkpoints of either work; the numbers are positions in the original's sequence, in which activations count.
+//! The convolution also sees neighbouring tokens: iREPA aligns spatial structure. Parameter names
+//! are those of the published checkpoints. The numbers are positions in a sequence that includes
+//! the activations.
 
 use crate::kernels::conv::{Conv2d, Padding};
 use crate::kernels::mlp::Mlp;
@@ -15,7 +16,7 @@ use candle_core::{Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
 use serde::{Deserialize, Serialize};
 
-/// Which head.
+/// The kind of projector.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProjectorKind {
@@ -24,13 +25,15 @@ pub enum ProjectorKind {
     Conv3,
 }
 
+/// A projector with its parameters.
 pub enum Projector {
     Mlp([Linear; 3]),
     Conv3(Conv2d),
 }
 
 impl Projector {
-    /// From tokens of `hidden` numbers to features of `features`; `width` is that of the MLP between.
+    /// From tokens of dimension `hidden` to features of dimension `features`; `width` is that of
+    /// the hidden MLP layers.
     pub fn new(kind: ProjectorKind, hidden: usize, width: usize, features: usize, vb: VarBuilder) -> Result<Self> {
         Ok(match kind {
             ProjectorKind::Mlp => Self::Mlp([
@@ -38,7 +41,7 @@ impl Projector {
                 nn::linear(width, width, vb.pp("2"))?,
                 nn::linear(width, features, vb.pp("4"))?,
             ]),
-            // PyTorch's initial values of a convolution, which iREPA leaves as they are.
+            // PyTorch's default initialisation of a convolution, which iREPA keeps.
             ProjectorKind::Conv3 => {
                 let padding = Padding::symmetric(1, 1);
                 Self::Conv3(Conv2d::new(hidden, features, 3, 1, padding, vb.pp("projection_layer"))?)
@@ -48,7 +51,8 @@ impl Projector {
 }
 
 impl Module for Projector {
-    /// `[B, N, hidden]` to `[B, N, features]`; for a convolution, N is that of a square grid, row by row.
+    /// `[B, N, hidden]` to `[B, N, features]`. For a convolution the N tokens form a square grid,
+    /// row by row.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Mlp(layers) => {
@@ -64,7 +68,7 @@ impl Module for Projector {
                 let (b, n, d) = x.dims3()?;
                 let side = n.isqrt();
                 if side * side != n {
-                    bail!("{n} tokens are no square grid");
+                    bail!("{n} tokens do not form a square grid");
                 }
                 let grid = x.transpose(1, 2)?.contiguous()?.reshape((b, d, side, side))?;
                 conv.forward(&grid)?.flatten_from(2)?.transpose(1, 2)?.contiguous()

@@ -1,16 +1,17 @@
-//! Where a network lies in a file: the prefix of its names, and what copies of a file are to each other. Trainers put names
-//! in front of a network's (`model.`, `state.model.`, `first_stage_model.`), wrappers of PyTorch put theirs anywhere
-//! (`blocks.0._orig_mod.attn`), and many files hold several copies, such as a model and its average. A network is found
-//! by a landmark, a tensor that every copy of it has once, so no list of prefixes is needed.
+//! Finds networks in a file by their tensor names. Trainers put prefixes before a network's names
+//! (`model.`, `state.model.`, `first_stage_model.`), PyTorch's wrappers insert parts anywhere
+//! (`blocks.0._orig_mod.attn`), and many files hold several copies, such as a model and its
+//! average. A network is found by a landmark, a tensor that every copy has exactly once, so no list
+//! of prefixes is needed.
 //!
-//! Knows names alone. What a landmark is, is told by the `names` of each model.
+//! It knows names only. Each model defines its landmarks.
 
 use crate::nn::params::Tensors;
 use candle_core::{Result, bail};
 use std::collections::BTreeMap;
 
-/// What wrappers put into names: data parallelism and averaged models; `torch.compile`; FSDP, new and old; activation
-/// checkpoints; Lightning Fabric; Opacus.
+/// Name parts that wrappers insert: data parallelism and averaged models; `torch.compile`; FSDP,
+/// new and old; activation checkpointing; Lightning Fabric; Opacus.
 const WRAPPERS: [&str; 9] = [
     "module",
     "_orig_mod",
@@ -23,21 +24,21 @@ const WRAPPERS: [&str; 9] = [
     "_module",
 ];
 
-/// Copies that are told apart. No trainer leaves as many, and comparing any number could take for ever.
+/// Maximum number of copies. No trainer saves as many, and comparing more could take forever.
 const MOST: usize = 64;
 
-/// A name without what wrappers put into it.
+/// A name without the parts that wrappers inserted.
 pub fn plain(name: &str) -> String {
     name.split('.').filter(|part| !WRAPPERS.contains(part)).collect::<Vec<_>>().join(".")
 }
 
-/// What stands before a landmark in the plain name of one.
+/// The prefix before the landmark in a plain name.
 fn before<'a>(plain: &'a str, landmark: &str) -> Option<&'a str> {
     plain.strip_suffix(landmark).filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
 }
 
-/// The plain prefixes of the copies among these names, empty or with a dot at their end, in the order of the names. Of
-/// several landmarks, the first that occurs counts.
+/// The plain prefixes of the copies among these names, empty or with a dot at their end, in the
+/// order of the names. The first landmark that occurs is used.
 pub fn prefixes<'a>(names: impl Iterator<Item = &'a str> + Clone, landmarks: &[&str]) -> Vec<String> {
     let of = |landmark: &&str| {
         let mut found: Vec<String> = vec![];
@@ -54,7 +55,7 @@ pub fn prefixes<'a>(names: impl Iterator<Item = &'a str> + Clone, landmarks: &[&
     landmarks.iter().map(of).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
-/// Does a name belong to the copy at `prefix`, and not to one inside of it?
+/// Whether a name belongs to the copy at `prefix`, and not to a copy nested in it.
 pub fn belongs(name: &str, prefix: &str, all: &[String]) -> bool {
     let name = plain(name);
     let within =
@@ -62,39 +63,40 @@ pub fn belongs(name: &str, prefix: &str, all: &[String]) -> bool {
     name.starts_with(prefix) && !all.iter().any(|other| within(&other))
 }
 
-/// What stands before a prefix's last part: `model.` of `model.vision_model.`.
+/// The prefix without its last part: `model.` of `model.vision_model.`.
 pub fn around(prefix: &str) -> &str {
     let rest = prefix.strip_suffix('.').unwrap_or(prefix);
     rest.rfind('.').map_or("", |at| &prefix[..=at])
 }
 
-/// Is this the projection that transformers' CLIP keeps beside its transformer, and what features may need?
+/// Whether this is the projection that transformers' CLIP stores beside its transformer, which
+/// embeddings need.
 pub fn is_projection(name: &str, around: &str) -> bool {
     plain(name).strip_prefix(around) == Some("visual_projection.weight")
 }
 
-/// One copy, taken out of what it lay in.
+/// One copy, extracted from its surroundings.
 #[derive(Debug, Default)]
 pub struct Inside {
     pub prefix: String,
-    /// By plain names behind the prefix: what the file calls it, and the tensor.
+    /// By plain names after the prefix: the name in the file, and the tensor.
     pub tensors: BTreeMap<String, (String, candle_core::Tensor)>,
-    /// What is not of the copy, by the names of the file; and counters, masks and single numbers, which
-    /// are in it but are no weights.
+    /// Tensors outside the copy, by their names in the file; also counters, masks and scalars in
+    /// it, which are not weights.
     pub beside: Tensors,
 }
 
-/// The network in a file.
+/// Extracts the network from a file.
 ///
 /// # Errors
-/// When there are several and none is [preferred], or two tensors have one plain name.
+/// When there are several copies and none is [preferred], or two tensors have one plain name.
 pub fn network(file: Tensors, landmarks: &[&str]) -> Result<Inside> {
     let all = prefixes(file.keys().map(String::as_str), landmarks);
     let labels: Vec<String> = all.iter().map(|p| p.trim_end_matches('.').to_string()).collect();
     let prefix = match (all.as_slice(), preferred(&labels)) {
         ([], _) => String::new(),
         (_, Some(one)) => all[one].clone(),
-        (_, None) => bail!("the network is in the file several times: {}", labels.join(", ")),
+        (_, None) => bail!("the file holds the network several times: {}", labels.join(", ")),
     };
     let mut inside = Inside { prefix, ..Inside::default() };
     for (theirs, tensor) in file {
@@ -104,24 +106,24 @@ pub fn network(file: Tensors, landmarks: &[&str]) -> Result<Inside> {
         }
         let ours = plain(&theirs)[inside.prefix.len()..].to_string();
         if let Some((first, _)) = inside.tensors.insert(ours.clone(), (theirs.clone(), tensor)) {
-            bail!("two tensors of the file are {ours}: {first} and {theirs}");
+            bail!("two tensors of the file map to {ours}: {first} and {theirs}");
         }
     }
     Ok(inside)
 }
 
-/// What a copy is.
+/// The role of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Averaged over the steps of a training.
     Average,
-    /// What the optimizer steps.
+    /// The weights that the optimizer updates.
     Model,
-    /// Nothing in its name says it.
+    /// Its name does not say.
     Unknown,
 }
 
-/// Words that say nothing but "a network".
+/// Words that only mean "a network".
 const NETWORK: &[&str] = &[
     "model",
     "net",
@@ -170,7 +172,7 @@ const NETWORK: &[&str] = &[
     "checkpoint",
     "ckpt",
 ];
-/// Words of averages.
+/// Words that mean an average.
 const AVERAGE: &[&str] = &[
     "ema",
     "emas",
@@ -188,10 +190,10 @@ const AVERAGE: &[&str] = &[
     "lookahead",
 ];
 
-/// What the name of a copy, or of the dictionary that it is in, says of it.
+/// The role of a copy by its name, or by that of its dictionary.
 pub fn role(label: &str) -> Role {
     let words = words(label);
-    // Beside an average inside of one dictionary: `ema.online_model`.
+    // A model stored beside its average in one dictionary: `ema.online_model`.
     if words.iter().any(|w| w == "online") {
         return Role::Model;
     }
@@ -208,7 +210,8 @@ pub fn role(label: &str) -> Role {
     }
 }
 
-/// Words of a name in small letters, without digits: `netG_ema.0.stateDict` is net, g, ema, state, dict.
+/// The words of a name in lower case, without digits: `netG_ema.0.stateDict` is net, g, ema, state,
+/// dict.
 fn words(label: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut small = false;
@@ -225,8 +228,8 @@ fn words(label: &str) -> Vec<String> {
     words
 }
 
-/// Parts of names of copies of which the first is passed by where the second is there: in self-distillation and contrastive
-/// training, published features are those of the second.
+/// Pairs of name parts of copies: the first is ignored if the second exists. In self-distillation
+/// and contrastive training, published features are those of the second.
 const PASSED_BY: [(&str, &str); 4] = [
     ("student", "teacher"),
     ("momentum_encoder", "base_encoder"),
@@ -234,8 +237,8 @@ const PASSED_BY: [(&str, &str); 4] = [
     ("online_model", "ema_model"),
 ];
 
-/// Which of several copies stands for the network: the only one, but for those that are known to be passed by; or the
-/// only average, which released numbers are of, beside the model that it is of.
+/// The index of the copy to use: the only one after the pairs above; or the only average beside its
+/// model, because published values come from averages.
 pub fn preferred(labels: &[String]) -> Option<usize> {
     let has = |label: &str, part: &str| label.split('.').any(|p| p == part);
     let passed = |label: &str| {
@@ -349,7 +352,7 @@ mod tests {
         assert_eq!((inside.prefix.as_str(), inside.tensors["x.w"].0.as_str()), ("m.", "m.module.x.w"));
         assert_eq!(inside.beside.into_keys().collect::<Vec<_>>(), ["z"]);
         let error = of(&["module.x.w", "x.w"], DType::F32).unwrap_err().to_string();
-        assert!(error.contains("two tensors of the file are x.w: module.x.w and x.w"), "{error}");
+        assert!(error.contains("two tensors of the file map to x.w: module.x.w and x.w"), "{error}");
         assert_eq!(of(&["x.w"], DType::I64).unwrap().beside.len(), 1);
     }
 }

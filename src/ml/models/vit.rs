@@ -1,8 +1,8 @@
-//! The vision transformer (Dosovitskiy et al. 2021), one core with switches for every published encoder and for those
-//! trained here, with DINOv2's hub names.
+//! The vision transformer (Dosovitskiy et al. 2021): one implementation with options for every
+//! published encoder and for those trained here, with the parameter names of DINOv2's hub.
 //!
-//! Every layer is differentiable. Takes normalised images of its own size; what an encoder does to pixels before, other
-//! sizes and the names in foreign files are in `models/encoder`.
+//! Every layer is differentiable. It takes normalised images of its own size. Image preprocessing,
+//! other sizes and foreign tensor names are in `models/encoder`.
 
 use crate::nn::params::xavier_uniform;
 use crate::nn::{self, LayerNorm, Linear};
@@ -10,25 +10,25 @@ use candle_core::{Result, Tensor, bail};
 use candle_nn::{Init, Module, VarBuilder};
 use serde::{Deserialize, Serialize};
 
-/// What stands between the two linear layers of the MLP.
+/// The activation between the two linear layers of the MLP.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mlp {
-    /// GELU, of the form that `exact_gelu` says.
+    /// GELU; `exact_gelu` chooses the form.
     #[default]
     Gelu,
-    /// x sigmoid(1.702 x), of CLIP.
+    /// x sigmoid(1.702 x), used by CLIP.
     QuickGelu,
-    /// SiLU of one half of the hidden channels times the other half (Shazeer 2020), of DINOv2-g; its layers are called
-    /// `w12` and `w3`.
+    /// SiLU of one half of the hidden channels times the other half (Shazeer 2020), used by
+    /// DINOv2-g. Its layers are called `w12` and `w3`.
     SwiGlu,
 }
 
-/// Fields with a default came later; they are left out of files where they have it.
+/// Fields with a default were added later, and are written only if they differ from it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VitConfig {
-    /// Side in pixels of the square images that the position table is for, a multiple of `patch_size`.
+    /// Side in pixels of the square images of the position table, a multiple of `patch_size`.
     pub image_size: usize,
     pub patch_size: usize,
     pub dim: usize,
@@ -37,24 +37,24 @@ pub struct VitConfig {
     /// Width of the hidden layer of the MLP, usually 4 `dim`.
     pub mlp_dim: usize,
     pub class_token: bool,
-    /// Learned tokens without a position behind the class token (Darcet et al. 2024).
+    /// Learned tokens without positions after the class token (Darcet et al. 2024).
     #[serde(default, skip_serializing_if = "is_default")]
     pub registers: usize,
     /// A learned factor per channel after attention and MLP.
     pub layer_scale: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     pub mlp: Mlp,
-    /// GELU by the error function; otherwise its tanh form.
+    /// GELU by the error function; otherwise its tanh approximation.
     pub exact_gelu: bool,
-    /// Whether the patches' convolution adds nothing (CLIP's).
+    /// Whether the patch convolution has no bias (CLIP).
     #[serde(default, skip_serializing_if = "is_default")]
     pub no_patch_bias: bool,
-    /// Whether tokens pass a LayerNorm before the first block (CLIP's do), called `norm_pre` as in timm.
+    /// Whether tokens pass a LayerNorm before the first block (CLIP), called `norm_pre` as in timm.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pre_norm: bool,
-    /// Whether tokens pass the last LayerNorm (the features of MAE and CLIP do not).
+    /// Whether tokens pass the last LayerNorm (not for the features of MAE and CLIP).
     pub final_norm: bool,
-    /// Of every LayerNorm.
+    /// The eps of every LayerNorm.
     pub eps: f64,
 }
 
@@ -62,11 +62,13 @@ pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// No published transformer comes near; a configuration beyond is refused before anything is computed with it.
+/// Above any published transformer; a larger configuration is refused before anything is computed
+/// with it.
 const LARGEST: usize = 1 << 16;
 
 impl VitConfig {
-    /// The original transformer: class token, exact GELU with a hidden layer of 4 `dim`, final norm.
+    /// The original transformer: class token, exact GELU with a hidden layer of 4 `dim`, final
+    /// norm.
     pub fn new(image_size: usize, patch_size: usize, dim: usize, depth: usize, heads: usize) -> Self {
         Self {
             image_size,
@@ -87,17 +89,17 @@ impl VitConfig {
         }
     }
 
-    /// Patches along a side.
+    /// Patches per side.
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size.max(1)
     }
 
-    /// Patch tokens of an image.
+    /// Patch tokens per image.
     pub fn tokens(&self) -> usize {
         self.grid() * self.grid()
     }
 
-    /// Tokens before those of the patches.
+    /// Tokens before the patch tokens.
     pub fn prefix(&self) -> usize {
         usize::from(self.class_token) + self.registers
     }
@@ -112,7 +114,7 @@ impl VitConfig {
             bail!("a size of the vision transformer is above {LARGEST}: {self:?}");
         }
         if image_size % patch_size != 0 {
-            bail!("images of {image_size} pixels are not a multiple of the patch size {patch_size}");
+            bail!("the image size {image_size} is not a multiple of the patch size {patch_size}");
         }
         if dim % heads != 0 {
             bail!("width {dim} is not a multiple of the number of heads {heads}");
@@ -159,33 +161,39 @@ impl Vit {
         &self.config
     }
 
-    /// Positions `[1, class + T, D]` of its own grid.
+    /// Positions `[1, class + T, D]` for its own grid.
     pub fn positions(&self) -> &Tensor {
         &self.pos_embed
     }
 
-    /// Images `[n, 3, S, S]` to patch embeddings `[n, T, D]`, before positions. S is a multiple of the patch size.
+    /// Images `[n, 3, S, S]` to patch embeddings `[n, T, D]` without positions. S must be a
+    /// multiple of the patch size.
     pub fn embed(&self, images: &Tensor) -> Result<Tensor> {
         let p = self.config.patch_size;
         match *images.dims() {
             [_, 3, h, w] if h > 0 && w > 0 && h % p == 0 && w % p == 0 => {
                 self.patch_embed.forward(&patchify(images, p)?)
             }
-            _ => bail!("the encoder takes images [n, 3, H, W] in patches of {p} pixels, got {:?}", images.dims()),
+            _ => bail!(
+                "the encoder needs images [n, 3, H, W] with sides that are multiples of {p}, got {:?}",
+                images.dims()
+            ),
         }
     }
 
-    /// Patch embeddings `[n, T, D]` to all tokens `[n, prefix + T, D]`: class token and registers first.
+    /// Patch embeddings `[n, T, D]` to all tokens `[n, prefix + T, D]`: class token and registers
+    /// first.
     pub fn encode(&self, patches: &Tensor) -> Result<Tensor> {
         self.encode_at(patches, &self.pos_embed)
     }
 
-    /// As [`encode`](Self::encode) with other positions `[1, class + T, D]`, for images of another size.
+    /// Like [`encode`](Self::encode) with other positions `[1, class + T, D]`, for images of
+    /// another size.
     pub fn encode_at(&self, patches: &Tensor, positions: &Tensor) -> Result<Tensor> {
         let (n, count, dim) = patches.dims3()?;
         let class = usize::from(self.config.class_token);
         if positions.dims() != [1, class + count, dim] {
-            bail!("{count} patches of width {dim} do not go with positions {:?}", positions.dims());
+            bail!("{count} patches of width {dim} do not match positions {:?}", positions.dims());
         }
         let patches = patches.broadcast_add(&positions.narrow(1, class, count)?)?;
         let mut parts = Vec::new();
@@ -218,21 +226,22 @@ impl Vit {
         self.patches_of(&self.encode(&self.embed(images)?)?)
     }
 
-    /// Drops class token and registers of what [`encode`](Self::encode) returns.
+    /// Removes class token and registers from the result of [`encode`](Self::encode).
     pub fn patches_of(&self, tokens: &Tensor) -> Result<Tensor> {
         let prefix = self.config.prefix();
         tokens.narrow(1, prefix, tokens.dim(1)?.saturating_sub(prefix))?.contiguous()
     }
 }
 
-/// Cuts `[n, C, H, W]` into `[n, T, C p p]`, patches row by row, each patch (channel, row, column).
+/// Splits `[n, C, H, W]` into `[n, T, C p p]`: patches row by row, each in the order (channel, row,
+/// column).
 pub fn patchify(images: &Tensor, p: usize) -> Result<Tensor> {
     let (n, c, h, w) = images.dims4()?;
     let x = images.reshape(&[n, c, h / p, p, w / p, p][..])?;
     x.permute(vec![0, 2, 4, 1, 3, 5])?.contiguous()?.reshape((n, (h / p) * (w / p), c * p * p))
 }
 
-/// The convolution with stride = kernel = patch, as a linear layer over flattened patches.
+/// The convolution with stride = kernel = patch size, as a linear layer over flattened patches.
 fn patch_embed(config: &VitConfig, vb: VarBuilder) -> Result<Linear> {
     let (p, dim) = (config.patch_size, config.dim);
     let fan_in = 3 * p * p;

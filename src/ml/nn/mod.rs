@@ -1,8 +1,10 @@
-//! Differentiable layers: thin wrappers that choose between a fused CPU kernel and a plain-candle twin.
+//! Differentiable layers: thin wrappers that choose between a fused CPU kernel and plain candle
+//! operations.
 //!
-//! The twins run on other devices and in other dtypes, and in tests hold the kernels to candle's own
-//! gradients. candle-nn's fused LayerNorm, softmax and rotary functions have no backward and cut the
-//! gradient silently, so nothing here calls them. Models know shapes; this file does not know models.
+//! The plain versions run on other devices and in other dtypes, and are the reference for the
+//! kernels' gradients in tests. candle-nn's fused LayerNorm, softmax and rotary functions have no
+//! backward pass and silently cut the gradient, so nothing here calls them. This file does not know
+//! models.
 
 pub mod params;
 pub mod plain;
@@ -31,14 +33,6 @@ impl Linear {
     /// Weight `[out, in]`, bias `[out]`.
     pub fn new(weight: Tensor, bias: Tensor) -> Self {
         Self { weight, bias }
-    }
-
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
-    }
-
-    pub fn bias(&self) -> &Tensor {
-        &self.bias
     }
 }
 
@@ -69,7 +63,7 @@ pub fn linear(n_in: usize, n_out: usize, vb: VarBuilder) -> Result<Linear> {
     linear_with(n_in, n_out, xavier_uniform(n_in, n_out), Init::Const(0.0), vb)
 }
 
-/// A linear layer with chosen initial values.
+/// A linear layer with given initial values.
 pub fn linear_with(n_in: usize, n_out: usize, weight: Init, bias: Init, vb: VarBuilder) -> Result<Linear> {
     Ok(Linear::new(vb.get_with_hints((n_out, n_in), "weight", weight)?, vb.get_with_hints(n_out, "bias", bias)?))
 }
@@ -83,7 +77,7 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// With `affine`, parameters `weight` (ones) and `bias` (zeros) of `dim` numbers.
+    /// With `affine`, it has parameters `weight` (ones) and `bias` (zeros) of `dim` values.
     pub fn new(dim: usize, eps: f64, affine: bool, vb: VarBuilder) -> Result<Self> {
         let (weight, bias) = if affine {
             (vb.get_with_hints(dim, "weight", Init::Const(1.0))?, vb.get_with_hints(dim, "bias", Init::Const(0.0))?)
@@ -109,8 +103,9 @@ impl Module for LayerNorm {
     }
 }
 
-/// adaLN: LayerNorm of x `[B, N, D]` without weights, then x̂ (1 + scale) + shift with shift and scale `[B, D]`. Of a half
-/// shift and scale, computed in f32 and rounded to their type.
+/// adaLN: LayerNorm of x `[B, N, D]` without weights, then x̂ (1 + scale) + shift with shift and
+/// scale `[B, D]`. With half-precision shift and scale it is computed in f32 and rounded to their
+/// type.
 pub fn modulated_norm(x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor> {
     if is_half(shift) {
         return norm_affine(x, &wide(shift)?, &wide(scale)?, 1.0, eps)?.to_dtype(shift.dtype());
@@ -140,13 +135,14 @@ pub fn gated_residual(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
 
 /// x + gamma * y with x and y `[B, N, D]` and gamma `[D]`: a residual with LayerScale.
 pub fn scaled_residual(x: &Tensor, gamma: &Tensor, y: &Tensor) -> Result<Tensor> {
-    // One sample of B N tokens, whose gate is gamma.
+    // One sample of B N tokens with gamma as gate.
     let (b, n, d) = x.dims3()?;
     let all = |t: &Tensor| t.reshape((1, b * n, d));
     gated_residual(&all(x)?, &gamma.reshape((1, d))?, &all(y)?)?.reshape((b, n, d))
 }
 
-/// Softmax attention: qkv `[B, N, 3 H D]` in the order (3, H, D) to `[B, N, H D]`, scores scaled by 1 / sqrt(D).
+/// Softmax attention: qkv `[B, N, 3 H D]` in the order (3, H, D) to `[B, N, H D]`, scores scaled by
+/// 1 / sqrt(D).
 pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     if is_half(qkv) {
         return half_attention(qkv, heads);
@@ -158,7 +154,8 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     }
 }
 
-/// Turns the queries and keys of qkv `[B, N, 3 H D]` by tables `[N, D]`; neighbouring channels form a plane.
+/// Rotates the queries and keys of qkv `[B, N, 3 H D]` by tables `[N, D]`. Neighbouring channels
+/// form a plane.
 pub fn rope(qkv: &Tensor, heads: usize, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     if is_half(qkv) {
         widened(qkv, |qkv| rope(qkv, heads, cos, sin))
@@ -180,7 +177,7 @@ pub fn qk_norm(qkv: &Tensor, heads: usize, q_norm: &LayerNorm, k_norm: &LayerNor
 
 /// GELU, tanh form.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    // candle's derivative cubes x: in f16 it is NaN from 40 on.
+    // candle's derivative cubes x: in f16 it is NaN from x = 40 on.
     if is_half(x) {
         return widened(x, gelu_tanh);
     }
@@ -210,8 +207,8 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     if kernels::suits(&[x]) { x.contiguous()?.apply_op1(Activation::Silu) } else { x.silu() }
 }
 
-/// x W^T + b in the type of x, for a weight and a bias in f32. candle has no bf16 products on the CPU: f32 products of
-/// rounded numbers, rounded, are what a GPU computes.
+/// x W^T + b in the type of x, for an f32 weight and bias. candle has no bf16 products on the CPU.
+/// An f32 product of rounded values, rounded, is what a GPU computes.
 fn half_linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let (weight, bias) = (weight.to_dtype(x.dtype())?, bias.to_dtype(x.dtype())?);
     match x.device() {
@@ -220,7 +217,7 @@ fn half_linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// [`attention`] of half queries, keys and values.
+/// [`attention`] for half-precision queries, keys and values.
 fn half_attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     match qkv.device() {
         Device::Cpu => widened(qkv, |qkv| attention(qkv, heads)),

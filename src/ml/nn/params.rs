@@ -1,8 +1,8 @@
-//! Named tensors: making trainable parameters, reading and writing safetensors, and saying what did not match.
+//! Named tensors: trainable parameters, reading and writing safetensors, and reporting mismatches.
 //!
-//! Parameters live in a sorted map, never in candle's `VarMap`: its hash order differs from process to
-//! process, which would change the order of sums and the layout of files. Initial values are functions of
-//! (seed, parameter name), so adding a layer does not change the values of the others.
+//! Parameters are stored in a sorted map, not in candle's `VarMap`: its hash order differs between
+//! processes, which would change the order of sums and the layout of files. Initial values are
+//! functions of (seed, parameter name), so adding a layer does not change the others.
 
 use crate::kernels;
 use crate::rng::{self, Purpose};
@@ -23,8 +23,8 @@ pub struct ParamSet {
 }
 
 impl ParamSet {
-    /// An empty set and the builder that fills it: every tensor a model asks for becomes a variable, initialised as
-    /// the model says from (seed, name).
+    /// An empty set and the builder that fills it: every tensor that a model requests becomes a
+    /// variable, initialised from (seed, name) as the model says.
     pub fn init(seed: u64, dtype: DType, device: &Device) -> (Self, VarBuilder<'static>) {
         let set = Self::default();
         let backend = Initialiser { set: set.clone(), seed };
@@ -52,17 +52,18 @@ impl ParamSet {
         self.len() == 0
     }
 
-    /// Number of trainable numbers.
+    /// Number of trainable values.
     pub fn count(&self) -> usize {
         self.lock().values().map(|v| v.elem_count()).sum()
     }
 
-    /// Current values (sharing storage with the variables: copy before training on).
+    /// Current values. They share storage with the variables: copy them before further training.
     pub fn tensors(&self) -> Tensors {
         self.lock().iter().map(|(k, v)| (k.clone(), v.as_tensor().clone())).collect()
     }
 
-    /// Copies every tensor of `from` whose name and shape match into its variable and reports the rest.
+    /// Copies every tensor of `from` whose name and shape match into its variable, and reports the
+    /// rest.
     pub fn assign(&self, from: &Tensors) -> Result<LoadReport> {
         let mut report = LoadReport::default();
         let vars = self.lock();
@@ -70,7 +71,11 @@ impl ParamSet {
             match from.get(name) {
                 None => report.missing.push(name.clone()),
                 Some(t) if t.dims() != var.dims() => {
-                    report.mismatched.push(format!("{name}: file {:?}, model {:?}", t.dims(), var.dims()));
+                    report.mismatched.push(format!(
+                        "{name} is {:?} in the file, {:?} in the model",
+                        t.dims(),
+                        var.dims()
+                    ));
                 }
                 Some(t) => {
                     var.set(&t.to_dtype(var.dtype())?.to_device(var.device())?)?;
@@ -83,17 +88,17 @@ impl ParamSet {
     }
 }
 
-/// The tensors of a foreign file under the names that our networks use.
+/// The tensors of a foreign file under the names of our networks.
 #[derive(Debug, Default, Clone)]
 pub struct Adopted {
     pub tensors: Tensors,
-    /// Our name to what the file calls it, where the two differ; several parts are joined by ` + `.
+    /// Our name to the name in the file, where they differ; several parts are joined by ` + `.
     pub renamed: BTreeMap<String, String>,
-    /// Names in the file that are known to be of no use here, as the `mask_token` of DINOv2.
+    /// Names in the file that are known to be unnecessary, such as the `mask_token` of DINOv2.
     pub dropped: Vec<String>,
 }
 
-/// What a transfer of weights did.
+/// The result of a transfer of weights.
 #[derive(Debug, Default, Clone)]
 pub struct LoadReport {
     pub loaded: Vec<String>,
@@ -118,12 +123,12 @@ impl std::fmt::Display for LoadReport {
 }
 
 impl LoadReport {
-    /// Every tensor of the file has its place in the model, and every place its tensor.
+    /// Whether every tensor of the file has its place in the model, and every place its tensor.
     pub fn is_exact(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
     }
 
-    /// What stands against an exact fit, a line for each kind of fault, the first names of each.
+    /// The mismatches: a line for each kind, with the first names.
     pub fn faults(&self) -> Vec<String> {
         const NAMED: usize = 3;
         let tell = |what: &str, names: &[String]| {
@@ -143,7 +148,7 @@ impl LoadReport {
     }
 }
 
-/// The names and shapes that a model asks for, and the model made of zeros that take no memory.
+/// The names and shapes that a model requests, and the model with zeros that take no memory.
 pub fn census<T>(build: impl FnOnce(VarBuilder) -> Result<T>) -> Result<(T, BTreeMap<String, Shape>)> {
     let asked = Census::default();
     let model = build(VarBuilder::from_backend(Box::new(asked.clone()), DType::F32, Device::Cpu))?;
@@ -151,7 +156,7 @@ pub fn census<T>(build: impl FnOnce(VarBuilder) -> Result<T>) -> Result<(T, BTre
     Ok((model, shapes))
 }
 
-/// What loading tensors into a model of these names and shapes comes to.
+/// Compares tensors with the names and shapes of a model.
 pub fn compare(model: &BTreeMap<String, Shape>, file: &Tensors) -> LoadReport {
     let mut report = LoadReport::default();
     for (name, shape) in model {
@@ -159,7 +164,11 @@ pub fn compare(model: &BTreeMap<String, Shape>, file: &Tensors) -> LoadReport {
             None => report.missing.push(name.clone()),
             Some(t) if t.shape() == shape => report.loaded.push(name.clone()),
             Some(t) => {
-                report.mismatched.push(format!("{name} {:?}, network {:?}", t.dims(), shape.dims()));
+                report.mismatched.push(format!(
+                    "{name} is {:?} in the file, {:?} in the network",
+                    t.dims(),
+                    shape.dims()
+                ));
             }
         }
     }
@@ -167,7 +176,7 @@ pub fn compare(model: &BTreeMap<String, Shape>, file: &Tensors) -> LoadReport {
     report
 }
 
-/// Notes what is asked for.
+/// Records the requested names and shapes.
 #[derive(Clone, Default)]
 struct Census {
     shapes: Arc<Mutex<BTreeMap<String, Shape>>>,
@@ -181,7 +190,7 @@ impl SimpleBackend for Census {
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
-        bail!("parameter {name} is asked for without a shape")
+        bail!("parameter {name} is requested without a shape")
     }
 
     fn contains_tensor(&self, _: &str) -> bool {
@@ -198,7 +207,7 @@ impl SimpleBackend for Initialiser {
     fn get(&self, shape: Shape, name: &str, init: Init, dtype: DType, device: &Device) -> Result<Tensor> {
         if let Some(var) = self.set.lock().get(name) {
             if var.shape() != &shape {
-                bail!("parameter {name} is asked for as {shape:?} and as {:?}", var.shape());
+                bail!("parameter {name} is requested with shapes {shape:?} and {:?}", var.shape());
             }
             return Ok(var.as_tensor().clone());
         }
@@ -210,7 +219,7 @@ impl SimpleBackend for Initialiser {
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
-        bail!("parameter {name} is asked for without a shape")
+        bail!("parameter {name} is requested without a shape")
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
@@ -252,7 +261,8 @@ pub fn xavier_uniform(fan_in: usize, fan_out: usize) -> Init {
     Init::Uniform { lo: -b, up: b }
 }
 
-/// A builder over loaded tensors that remembers which were used. Missing names and wrong shapes are errors.
+/// A builder over loaded tensors that records which were used. Missing names and wrong shapes are
+/// errors.
 #[derive(Clone)]
 pub struct Frozen {
     tensors: Arc<Tensors>,
@@ -264,11 +274,12 @@ impl Frozen {
         Self { tensors: Arc::new(tensors), used: Arc::default() }
     }
 
+    /// A builder for a model that uses these tensors.
     pub fn builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone())
     }
 
-    /// Names in the file that no model asked for so far.
+    /// Names in the file that no model has requested so far.
     pub fn unused(&self) -> Vec<String> {
         let used = self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.tensors.keys().filter(|k| !used.contains(*k)).cloned().collect()
@@ -279,7 +290,7 @@ impl SimpleBackend for Frozen {
     fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
         let t = self.get_unchecked(name, dtype, device)?;
         if t.shape() != &shape {
-            bail!("tensor {name} has shape {:?} in the file, the model needs {shape:?}", t.shape());
+            bail!("tensor {name} has shape {:?} in the file, but the model needs {shape:?}", t.shape());
         }
         Ok(t)
     }
@@ -295,28 +306,28 @@ impl SimpleBackend for Frozen {
     }
 }
 
-/// Refuses tensors with numbers that are not finite, and names the first.
+/// Refuses tensors with NaN or infinite values, and names the first such tensor.
 pub fn check_finite(tensors: &Tensors) -> Result<()> {
     for (name, t) in tensors {
         let bad = not_finite(t)?;
         if bad > 0 {
-            bail!("tensor {name}: {bad} of its {} numbers are NaN or infinite", t.elem_count());
+            bail!("tensor {name}: {bad} of its {} values are NaN or infinite", t.elem_count());
         }
     }
     Ok(())
 }
 
-/// How many numbers of a tensor are NaN or infinite.
+/// The number of NaN or infinite values in a tensor.
 pub fn not_finite(t: &Tensor) -> Result<usize> {
     use rayon::prelude::*;
-    /// Numbers that are worth a task.
+    /// Values per task.
     const CHUNK: usize = 1 << 16;
     let numbers = t.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
     let count = |x: &[f32]| x.iter().filter(|v| !v.is_finite()).count();
     kernels::with_slices([&numbers], |[x]| x.par_chunks(CHUNK).map(count).sum())
 }
 
-/// Reads a safetensors file whole. The error names the file.
+/// Reads a whole safetensors file. The error names the file.
 pub fn load(path: &Path, device: &Device) -> Result<Tensors> {
     match candle_core::safetensors::load(path, device) {
         Ok(map) => Ok(map.into_iter().collect()),
@@ -324,14 +335,15 @@ pub fn load(path: &Path, device: &Device) -> Result<Tensors> {
     }
 }
 
-/// Writes a safetensors file by way of a temporary name and a sync, so that a reader never sees half of one.
+/// Writes a safetensors file to a temporary name, syncs and renames it, so that a reader never sees
+/// a partial file.
 pub fn save(tensors: &Tensors, path: &Path) -> Result<()> {
     let map: HashMap<String, Tensor> =
         tensors.iter().map(|(k, v)| Ok((k.clone(), v.contiguous()?))).collect::<Result<_>>()?;
     save_views(map, path)
 }
 
-/// [`save`] of tensors whose bytes are made when their turn comes.
+/// [`save`] for tensors whose bytes are produced one after another.
 pub fn save_views<V: safetensors::View>(tensors: impl IntoIterator<Item = (String, V)>, path: &Path) -> Result<()> {
     let tmp = path.with_extension("tmp");
     let write = || -> Result<()> {
@@ -342,7 +354,7 @@ pub fn save_views<V: safetensors::View>(tensors: impl IntoIterator<Item = (Strin
     match write() {
         Ok(()) => Ok(()),
         Err(e) => {
-            // A full disk needs the room more than anyone needs half a file.
+            // Remove the partial file: a full disk needs the space.
             let _ = std::fs::remove_file(&tmp);
             bail!("cannot write {}: {e}", path.display())
         }

@@ -1,33 +1,34 @@
-//! The same functions in candle's own operations, for any device and dtype.
+//! The functions of [`crate::nn`] in candle's own operations, for any device and dtype.
 
 use super::precision::widened;
 use candle_core::{D, Result, Tensor, bail};
 
+/// x W^T + b for x `[.., in]`, W `[out, in]`, b `[out]`.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let (n_out, n_in) = weight.dims2()?;
     let mut dims = x.dims().to_vec();
     match dims.last_mut() {
         Some(last) if *last == n_in => *last = n_out,
-        _ => bail!("linear layer of {n_in} inputs given a tensor {:?}", x.dims()),
+        _ => bail!("a linear layer of {n_in} inputs got a tensor {:?}", x.dims()),
     }
     x.reshape(((), n_in))?.matmul(&weight.t()?)?.broadcast_add(bias)?.reshape(dims)
 }
 
-/// [`linear`] of one half type. The bias is a product too, with a column of ones: GPUs add those up in f32, and the
-/// gradient of a broadcast in the half type.
+/// [`linear`] in a half type. The bias is computed as a product with a column of ones: GPUs sum its
+/// gradient in f32, while that of a broadcast is summed in the half type.
 pub fn half_linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let (n_out, n_in) = weight.dims2()?;
     let mut dims = x.dims().to_vec();
     match dims.last_mut() {
         Some(last) if *last == n_in => *last = n_out,
-        _ => bail!("linear layer of {n_in} inputs given a tensor {:?}", x.dims()),
+        _ => bail!("a linear layer of {n_in} inputs got a tensor {:?}", x.dims()),
     }
     let rows = x.reshape(((), n_in))?;
     let ones = Tensor::ones((rows.dim(0)?, 1), x.dtype(), x.device())?;
     (rows.matmul(&weight.t()?)? + ones.matmul(&bias.unsqueeze(0)?)?)?.reshape(dims)
 }
 
-/// Shift and scale `[D]`, or `[B, D]` for x `[B, .., D]`.
+/// Shift and scale are `[D]`, or `[B, D]` for x `[B, .., D]`.
 pub fn norm_affine(x: &Tensor, shift: &Tensor, scale: &Tensor, offset: f64, eps: f64) -> Result<Tensor> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let rms = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
@@ -43,20 +44,24 @@ pub fn norm_affine(x: &Tensor, shift: &Tensor, scale: &Tensor, offset: f64, eps:
     centred.broadcast_div(&rms)?.broadcast_mul(&gain)?.broadcast_add(&per_sample(shift)?)
 }
 
+/// x + gate * y with x and y `[B, N, D]` and gate `[B, D]`.
 pub fn gated_residual(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
     x + y.broadcast_mul(&gate.unsqueeze(1)?)?
 }
 
+/// x sigmoid(1.702 x)
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     x / ((x * -1.702)?.exp()? + 1.0)?
 }
 
+/// SiLU of the first half of the channels times the second half, `[.., 2 H]` to `[.., H]`.
 pub fn swiglu(x: &Tensor) -> Result<Tensor> {
     let half = x.dim(D::Minus1)? / 2;
     x.narrow(D::Minus1, 0, half)?.silu()? * x.narrow(D::Minus1, half, half)?
 }
 
-/// [`attention`] of a half type: products in it, scores scaled before they could leave its range, softmax in f32.
+/// [`attention`] in a half type: products in that type, scores scaled before they could overflow,
+/// softmax in f32.
 pub fn half_attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     let (b, n, width) = qkv.dims3()?;
     let d = width / 3 / heads;
@@ -68,6 +73,7 @@ pub fn half_attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     shares.matmul(&part(2)?)?.transpose(1, 2)?.reshape((b, n, heads * d))
 }
 
+/// Softmax attention: qkv `[B, N, 3 H D]` in the order (3, H, D) to `[B, N, H D]`.
 pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     let (b, n, width) = qkv.dims3()?;
     let d = width / 3 / heads;
@@ -78,13 +84,14 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     mixed.transpose(1, 2)?.reshape((b, n, heads * d))
 }
 
-/// Over the last axis. The largest score is subtracted as a constant: what it adds to the gradient is 0, at the price of
-/// six passes over all scores.
+/// Softmax over the last axis. The largest score is subtracted as a constant, because its
+/// contribution to the gradient is 0 and would cost six passes over all scores.
 fn softmax(scores: &Tensor) -> Result<Tensor> {
     let shares = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
     shares.broadcast_div(&shares.sum_keepdim(D::Minus1)?)
 }
 
+/// Rotates the queries and keys of qkv `[B, N, 3 H D]` by tables `[N, D]`.
 pub fn rope(qkv: &Tensor, heads: usize, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let (b, n, width) = qkv.dims3()?;
     let d = width / 3 / heads;

@@ -1,8 +1,8 @@
-//! AdamW (Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019) with moments by parameter
-//! name, global-norm clipping, and the updates of the averages in the same pass.
+//! AdamW (Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019) with moments
+//! by parameter name, global-norm clipping, and the update of the averages in the same pass.
 //!
-//! The arithmetic follows PyTorch: decay first, bias corrections of both moments, eps outside the root.
-//! candle-nn's optimiser keeps its moments private, which makes an exact resume impossible.
+//! The arithmetic is PyTorch's: decay first, bias corrections of both moments, eps outside the
+//! root. candle-nn's optimizer keeps its moments private, which makes an exact resume impossible.
 
 use super::ema::{Ema, state_of};
 use crate::kernels::adamw::{self, Mix};
@@ -11,6 +11,7 @@ use crate::nn::params::{ParamSet, Tensors};
 use candle_core::{DType, Result, Tensor, Var, bail};
 use serde::{Deserialize, Serialize};
 
+/// Settings of the optimizer.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdamWConfig {
@@ -18,7 +19,7 @@ pub struct AdamWConfig {
     pub beta1: f64,
     pub beta2: f64,
     pub eps: f64,
-    /// Decoupled: p <- p (1 - lr weight_decay), for the parameters that `decay` takes.
+    /// Decoupled: p <- p (1 - lr weight_decay), for the parameters that `decay` selects.
     pub weight_decay: f64,
     pub decay: Decay,
 }
@@ -29,23 +30,24 @@ pub struct AdamWConfig {
 pub enum Decay {
     #[default]
     All,
-    /// Weights of linear and convolutional layers. Biases, norms and everything else of one dimension stay, and so do
-    /// tables that are looked up or added, not multiplied by: what PyTorch trainers since BERT and GPT-2 exempt.
+    /// Weights of linear and convolutional layers. Biases, norms and other one-dimensional
+    /// parameters do not decay, nor do tables that are looked up or added instead of multiplied.
+    /// PyTorch trainers since BERT and GPT-2 use the same rule.
     Matrices,
 }
 
-/// Ends of the names of tables, by network: SiT and ViT.
+/// Suffixes of the names of tables in SiT and ViT.
 const TABLES: [&str; 5] =
     ["embedding_table.weight", "pos_embed", "cls_token", "register_tokens", "position_embedding.weight"];
 
 impl Decay {
-    /// Does a parameter of this name and rank decay?
+    /// Whether a parameter with this name and rank decays.
     pub fn takes(self, name: &str, rank: usize) -> bool {
         self == Self::All || (rank >= 2 && !TABLES.iter().any(|table| name.ends_with(table)))
     }
 }
 
-/// The optimiser and its state.
+/// The optimizer and its state.
 #[derive(Debug, Clone)]
 pub struct AdamW {
     pub config: AdamWConfig,
@@ -53,24 +55,25 @@ pub struct AdamW {
     step: u64,
     first: Tensors,
     second: Tensors,
-    /// Not candle's own operations where there are others.
+    /// Whether to use the fused update where it is supported.
     fused: bool,
 }
 
 impl AdamW {
-    /// Zero moments for every parameter.
+    /// Starts with zero moments for every parameter.
     pub fn new(params: &ParamSet, config: AdamWConfig) -> Result<Self> {
         let zeros =
             || params.vars().into_iter().map(|(name, var)| Ok((name, var.zeros_like()?))).collect::<Result<_>>();
         Ok(Self { config, step: 0, first: zeros()?, second: zeros()?, fused: true })
     }
 
-    /// Like [`AdamW::new`], but with the plain-candle update everywhere.
+    /// Like [`AdamW::new`], but always with plain candle operations.
     pub fn new_plain(params: &ParamSet, config: AdamWConfig) -> Result<Self> {
         Ok(Self { fused: false, ..Self::new(params, config)? })
     }
 
-    /// Continues after `step` updates from saved moments, which it takes out; every parameter must be there.
+    /// Continues after `step` updates from saved moments, which are removed from the arguments.
+    /// Every parameter must be there.
     pub fn from_tensors(
         params: &ParamSet,
         config: AdamWConfig,
@@ -82,19 +85,20 @@ impl AdamW {
         Ok(Self { config, step, first, second, fused: true })
     }
 
-    /// First and second moments by parameter name. They share memory with those that are updated.
+    /// First and second moments by parameter name. They share memory with the state.
     pub fn moments(&self) -> (Tensors, Tensors) {
         (self.first.clone(), self.second.clone())
     }
 
-    /// One update of every parameter with gradients multiplied by `grad_scale`, then of the averages, at least one.
+    /// Updates every parameter, with gradients multiplied by `grad_scale`, then the averages. There
+    /// must be at least one average.
     pub fn step(&mut self, grads: &Gradients, grad_scale: f64, emas: &mut [Ema]) -> Result<()> {
-        let Some(ema) = emas.first() else { bail!("the optimiser keeps at least one average") };
+        let Some(ema) = emas.first() else { bail!("the optimizer needs at least one average") };
         self.step += 1;
         let coefficients = self.coefficients(grad_scale, ema.decay);
         for (name, var, grad) in grads.iter() {
             let (Some(m), Some(v)) = (self.first.get_mut(name), self.second.get_mut(name)) else {
-                bail!("parameter {name} joined after the optimiser was made")
+                bail!("parameter {name} was added after the optimizer was created")
             };
             let mut averages = averages_of(emas, name)?;
             let mut c = coefficients;
@@ -147,7 +151,7 @@ fn plain_mix(old: &Tensor, new: &Tensor, m: Mix) -> Result<Tensor> {
     (old * f64::from(m.keep))? + (new * f64::from(m.add))?
 }
 
-/// The fused update in candle's own operations; `moments` are the first and the second.
+/// The fused update with plain candle operations. `moments` are the first and the second.
 fn plain_update(var: &Var, grad: &Tensor, moments: [&mut Tensor; 2], c: adamw::Coefficients) -> Result<()> {
     let [first, second] = moments;
     let grad = (grad.to_dtype(var.dtype())? * f64::from(c.grad_scale))?;
@@ -159,7 +163,8 @@ fn plain_update(var: &Var, grad: &Tensor, moments: [&mut Tensor; 2], c: adamw::C
     var.set(&value)
 }
 
-/// Euclidean norm over all gradients, summed in f64 in the order of the names. Waits for a device once, not per tensor.
+/// Euclidean norm over all gradients, summed in f64 in the order of the names. Synchronises with a
+/// device once, not per tensor.
 pub fn grad_norm(grads: &Gradients) -> Result<f64> {
     let mut total = 0.0;
     let mut elsewhere = vec![];
@@ -175,8 +180,8 @@ pub fn grad_norm(grads: &Gradients) -> Result<f64> {
     Ok(total.sqrt())
 }
 
-/// The factor that brings a norm down to `max_norm`, as `torch.nn.utils.clip_grad_norm_`; 1 when `max_norm` is 0
-/// or less, which switches clipping off.
+/// The factor that reduces a norm to `max_norm`, as `torch.nn.utils.clip_grad_norm_`. It is 1 if
+/// `max_norm` is 0 or less, which disables clipping.
 pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
     if max_norm <= 0.0 { 1.0 } else { (max_norm / (norm + 1e-6)).min(1.0) }
 }

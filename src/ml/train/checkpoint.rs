@@ -1,11 +1,12 @@
-//! Checkpoints: one safetensors file each, `step-000000000100.safetensors`, written beside the old ones, synced and renamed, after
-//! which those go that need not stay. A reader never sees half a checkpoint, and there is always a whole one, on a full
-//! disk too. A digest of everything else in the file tells bit rot, which would end in a wrong result that looks like any
-//! other.
+//! Checkpoints: one safetensors file each, `step-000000000100.safetensors`. A new one is written
+//! beside the old ones, synced and renamed; then those that are no longer needed are removed. A
+//! reader never sees a partial checkpoint, and even on a full disk a complete one remains. A digest
+//! of the other tensors in the file detects bit rot, which would otherwise produce a wrong result
+//! unnoticed.
 
 use super::config::CheckpointRetention;
-use super::observer::Observer;
 use crate::nn::params::{self, Tensors};
+use crate::observer::Observer;
 use candle_core::{Device, Result, Tensor, bail};
 use safetensors::View;
 use std::path::{Path, PathBuf};
@@ -13,12 +14,12 @@ use std::path::{Path, PathBuf};
 /// Name of the tensor that holds the digest, u8 `[32]`.
 const CHECK: &str = "check";
 
-/// Where the checkpoint after so many steps lies.
+/// The path of the checkpoint after `step` steps.
 pub(super) fn path(dir: &Path, step: u64) -> PathBuf {
     dir.join(format!("step-{step:012}.safetensors"))
 }
 
-/// Weights out of a checkpoint file, for others than the training that it is of.
+/// The weights in a checkpoint file, for uses other than resuming its training.
 #[derive(Debug)]
 pub struct SavedWeights {
     /// Steps done.
@@ -30,10 +31,10 @@ pub struct SavedWeights {
 /// Reads the weights of a checkpoint.
 ///
 /// # Errors
-/// A file that is no checkpoint, or does not hold what was written.
+/// A file that is not a checkpoint, or whose contents are damaged.
 pub fn saved_weights(path: &Path) -> Result<SavedWeights> {
     let Some(step) = step_of(path) else {
-        bail!("{} is not called step-N.safetensors, as checkpoints are", path.display())
+        bail!("{} is not a checkpoint: its name is not of the form step-N.safetensors", path.display())
     };
     let Checkpoint { step, model, ema, .. } = Checkpoint::read(step, path)?;
     Ok(SavedWeights { step, model, ema })
@@ -45,7 +46,7 @@ pub(super) struct Checkpoint {
     pub step: u64,
     pub model: Tensors,
     pub ema: Tensors,
-    /// The averages with other decays, as `INDEX/NAME`.
+    /// The averages with further decays, as `INDEX/NAME`.
     pub further: Tensors,
     /// First and second moments.
     pub first: Tensors,
@@ -57,12 +58,12 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The newest readable checkpoint. Unreadable ones are reported and passed over: repeating steps is always right.
-    /// What a kill left of one that was being written goes.
+    /// The newest readable checkpoint. Unreadable ones are reported and skipped: repeating steps is
+    /// always correct. Partial files of a killed process are removed.
     pub fn latest(dir: &Path, obs: &dyn Observer) -> Result<Option<Self>> {
         for entry in entries(dir)? {
             let name = entry.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-            // `safetensors` writes to the former, then it is ours.
+            // The `safetensors` crate writes to `.tmp` names; `step-*.tmp` are ours.
             if name.starts_with(".tmp") || name.starts_with("step-") && name.ends_with(".tmp") {
                 std::fs::remove_file(&entry)?;
             }
@@ -70,7 +71,7 @@ impl Checkpoint {
         for (step, path) in files(dir)?.into_iter().rev() {
             match Self::read(step, &path) {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
-                Err(e) => obs.log(&format!("passing over a damaged checkpoint: {e}")),
+                Err(e) => obs.log(&format!("skipping a damaged checkpoint: {e}")),
             }
         }
         Ok(None)
@@ -89,7 +90,9 @@ impl Checkpoint {
             scaler: Tensors::new(),
         };
         for (name, tensor) in read_sealed(path)? {
-            let Some((group, name)) = name.split_once('/') else { bail!("{}: odd name {name}", path.display()) };
+            let Some((group, name)) = name.split_once('/') else {
+                bail!("{}: unexpected tensor {name}", path.display())
+            };
             let group = match group {
                 "model" => &mut c.model,
                 "ema" => &mut c.ema,
@@ -99,14 +102,15 @@ impl Checkpoint {
                 "curve" => &mut c.curve,
                 "validation" => &mut c.validation,
                 "scaler" => &mut c.scaler,
-                _ => bail!("{}: odd name {group}/{name}", path.display()),
+                _ => bail!("{}: unexpected tensor {group}/{name}", path.display()),
             };
             group.insert(name.to_string(), tensor);
         }
         Ok(c)
     }
 
-    /// Writes it, and removes what need not stay. On an error all that was there still is.
+    /// Writes the checkpoint and removes those that are no longer needed. On an error all earlier
+    /// ones remain.
     pub fn save(&self, dir: &Path, keep: CheckpointRetention) -> Result<()> {
         std::fs::create_dir_all(dir)?;
         let mut all = Tensors::new();
@@ -132,7 +136,8 @@ impl Checkpoint {
     }
 }
 
-/// Writes tensors with a digest of them, to the disk and under a name that is never of half a file.
+/// Writes tensors with a digest of them, synced to disk, under a name that never denotes a partial
+/// file.
 pub(super) fn write_sealed(tensors: Tensors, path: &Path) -> Result<()> {
     let on_cpu = |(name, t): (String, Tensor)| Ok((name, t.to_device(&Device::Cpu)?.contiguous()?));
     let mut all = tensors.into_iter().map(on_cpu).collect::<Result<Tensors>>()?;
@@ -144,17 +149,17 @@ pub(super) fn write_sealed(tensors: Tensors, path: &Path) -> Result<()> {
     }
 }
 
-/// What [`write_sealed`] wrote.
+/// Reads and verifies the tensors of [`write_sealed`].
 pub(super) fn read_sealed(path: &Path) -> Result<Tensors> {
     let mut all = params::load(path, &Device::Cpu)?;
     let stored = all.remove(CHECK).map(|t| t.to_vec1::<u8>()).transpose()?;
     if stored.as_deref() != Some(digest(&all).as_slice()) {
-        bail!("{} does not hold what was written", path.display());
+        bail!("{} is damaged: its contents do not match their digest", path.display());
     }
     Ok(all)
 }
 
-/// blake3 of names, types, shapes and numbers.
+/// blake3 of names, types, shapes and values.
 fn digest(tensors: &Tensors) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     for (name, tensor) in tensors {
@@ -164,7 +169,7 @@ fn digest(tensors: &Tensors) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// Step and path of the checkpoints in a directory, oldest first. An absent directory holds none.
+/// Step and path of the checkpoints in a directory, oldest first. A missing directory holds none.
 fn files(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found: Vec<(u64, PathBuf)> =
         entries(dir)?.into_iter().filter_map(|path| Some((step_of(&path)?, path))).collect();
@@ -172,7 +177,7 @@ fn files(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// An absent directory has none.
+/// Paths in a directory. A missing directory holds none.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     match std::fs::read_dir(dir) {
         Ok(entries) => Ok(entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?),
@@ -197,7 +202,7 @@ mod tests {
         assert_eq!(gone(1, 4, &[2, 4, 6, 8, 10], 10), [2, 6]);
         assert_eq!(gone(0, 0, &[2, 4], 4), [2], "the new one always stays");
         assert_eq!(gone(9, 0, &[2, 4], 4), [0; 0]);
-        // 6 and 8 were damaged, training went on from 2.
+        // Steps 6 and 8 were damaged, so training continued from step 2.
         assert_eq!(gone(2, 4, &[2, 4, 6, 8], 4), [6, 8]);
     }
 }

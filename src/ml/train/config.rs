@@ -1,49 +1,73 @@
-//! What a training is told: steps, batch, optimizer, averages, what to keep.
+//! The settings of a training: steps, batch, optimizer, averages, checkpoints.
 
-use super::adamw::AdamWConfig;
+use super::adamw::{AdamWConfig, Decay};
 use super::lr::LrSchedule;
 use candle_core::Tensor;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+/// Settings of the training loop.
 #[derive(Debug, Clone)]
 pub struct FitConfig {
-    /// Optimiser updates in all, those before a resume included. 0 hands the initial values back.
+    /// Total optimizer updates, including those before a resume. 0 returns the initial values.
     pub steps: u64,
     /// Its learning rate is the peak of the schedule.
     pub optimizer: AdamWConfig,
     pub lr: LrSchedule,
-    /// Global norm to clip to; 0 switches clipping off.
+    /// Global norm to clip to; 0 disables clipping.
     pub max_grad_norm: f64,
-    /// Decays of the averages to keep, at least one. The first is the result; the others are there to choose from.
+    /// Decays of the averages, at least one. The first average is the result; the others are
+    /// alternatives.
     pub ema_decays: Vec<f64>,
     /// Micro-batches per step; their gradients are averaged.
     pub accumulate: usize,
-    /// Steps between checkpoints; 0 for none but on a stop.
+    /// Steps between checkpoints; with 0 only a stop writes one.
     pub checkpoint_every: u64,
-    /// Steps between reports to the observer. Changes no result.
+    /// Steps between reports to the observer. Does not affect results.
     pub log_every: u64,
     pub checkpoint_dir: PathBuf,
     pub keep: CheckpointRetention,
-    /// Samples per step, for telling the rate; 0 where they are not counted.
+    /// Samples per step, for reporting the rate; 0 if they are not counted.
     pub samples: usize,
-    /// For losses computed in f16: scale them, and skip steps whose gradients overflow.
+    /// For losses computed in f16: scale them, and skip steps with gradient overflow.
     pub loss_scaling: bool,
+}
+
+impl FitConfig {
+    /// AdamW as SiT is trained with it, at a constant rate, its gradients clipped; one average; no
+    /// checkpoint unless it is stopped.
+    pub fn new(steps: u64, lr: f64, checkpoint_dir: &Path) -> Self {
+        let decay = Decay::All;
+        Self {
+            steps,
+            optimizer: AdamWConfig { lr, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, decay },
+            lr: LrSchedule::default(),
+            max_grad_norm: 1.0,
+            ema_decays: vec![0.9999],
+            accumulate: 1,
+            checkpoint_every: 0,
+            log_every: 100,
+            checkpoint_dir: checkpoint_dir.into(),
+            keep: CheckpointRetention::default(),
+            samples: 0,
+            loss_scaling: false,
+        }
+    }
 }
 
 /// The loss of one micro-batch.
 pub struct StepLoss {
     /// Scalar, the mean over the micro-batch.
     pub loss: Tensor,
-    /// Named summands for the curve, the same names at every step.
+    /// Named terms of the loss for the curve, with the same names at every step.
     pub parts: Vec<(&'static str, f64)>,
 }
 
-/// Which checkpoints stay when a new one is written. Changes no result.
+/// Which checkpoints to keep when a new one is written. Does not affect results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointRetention {
-    /// So many of the newest, the new one among them, which always stays.
+    /// This many of the newest, including the new one, which is always kept.
     pub last: u64,
-    /// And those whose steps are a multiple of this; 0 for none.
+    /// Also those whose steps are a multiple of this; 0 for none.
     pub every: u64,
 }
 
@@ -54,7 +78,8 @@ impl Default for CheckpointRetention {
 }
 
 impl CheckpointRetention {
-    /// Of steps in ascending order, up to `newest`, those that go. What lies beyond it was passed over as damaged.
+    /// Which of the ascending `steps` up to `newest` to remove. Later ones were skipped as damaged,
+    /// and are removed too.
     pub(crate) fn gone(self, steps: &[u64], newest: u64) -> Vec<u64> {
         let recent = steps.iter().filter(|s| **s <= newest).rev().take(self.last.max(1) as usize).min().copied();
         let stays =

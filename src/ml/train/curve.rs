@@ -1,14 +1,15 @@
-//! The running curve of a training.
+//! The learning curve of a training.
 //!
-//! It is part of an artifact, so which steps it shows follows from the number of steps alone, never from how often
-//! the program logs; and it is saved as binary f64, so that a resumed curve is equal to the last digit.
+//! It is part of an artifact. So the steps it shows depend only on the total number of steps, not
+//! on how often the program logs, and it is saved as binary f64, so that a resumed curve is equal
+//! to the last digit.
 
 use crate::nn::params::Tensors;
 use candle_core::{Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Points that a long training keeps, about.
+/// Approximate number of points of a long training.
 const POINTS: u64 = 1000;
 
 /// The mean over the steps since the previous point.
@@ -17,7 +18,7 @@ pub struct CurvePoint {
     /// Steps done.
     pub step: u64,
     pub loss: f64,
-    /// Summands of the loss and whatever else the loop reports, by name.
+    /// Terms of the loss and other values that the loop reports, by name.
     pub parts: BTreeMap<String, f64>,
     /// Before clipping.
     pub grad_norm: f64,
@@ -26,7 +27,7 @@ pub struct CurvePoint {
 
 pub(super) struct Curve {
     pub points: Vec<CurvePoint>,
-    /// Sums since the last point, and over how many steps.
+    /// Sums since the last point, and the number of steps.
     pending: Option<(CurvePoint, u64)>,
     every: u64,
     steps: u64,
@@ -37,13 +38,13 @@ impl Curve {
         Self { points: vec![], pending: None, every: steps.div_ceil(POINTS).max(1), steps }
     }
 
-    /// Takes the values of one step.
+    /// Adds the values of one step.
     pub fn push(&mut self, step: &CurvePoint) -> Result<()> {
         let (sum, count) = match self.pending.take() {
             None => (step.clone(), 1),
             Some((mut sum, count)) => {
                 if !sum.parts.keys().eq(step.parts.keys()) {
-                    bail!("the loss has other parts at step {} than before", step.step);
+                    bail!("the parts of the loss at step {} differ from those of earlier steps", step.step);
                 }
                 sum.step = step.step;
                 sum.loss += step.loss;
@@ -59,14 +60,14 @@ impl Curve {
         Ok(())
     }
 
-    /// Takes note of a step without values. The point that is due at it is the mean over the others.
+    /// Counts a step without values. A point due at it is the mean over the other steps.
     pub fn pass(&mut self, step: u64) {
         if let Some((sum, count)) = self.pending.take() {
             self.close(step, CurvePoint { step, ..sum }, count);
         }
     }
 
-    /// Makes a point of sums over `count` steps up to `step` if one is due there.
+    /// Adds a point from sums over `count` steps up to `step`, if one is due there.
     fn close(&mut self, step: u64, mut sum: CurvePoint, count: u64) {
         if step.is_multiple_of(self.every) || step == self.steps {
             let n = count as f64;
@@ -79,7 +80,8 @@ impl Curve {
         }
     }
 
-    /// One f64 tensor per column; the sums of an unfinished point follow as a last row, `count` tells of it.
+    /// One f64 tensor per column. The sums of an unfinished point are the last row; `count` is its
+    /// number of steps, 0 without one.
     pub fn to_tensors(&self) -> Result<Tensors> {
         let rows: Vec<&CurvePoint> = self.points.iter().chain(self.pending.iter().map(|(p, _)| p)).collect();
         let column = |value: &dyn Fn(&CurvePoint) -> f64| {
@@ -101,7 +103,7 @@ impl Curve {
     pub fn from_tensors(steps: u64, columns: &Tensors) -> Result<Self> {
         let column = |name: &str| match columns.get(name) {
             Some(t) => t.to_vec1::<f64>(),
-            None => bail!("the checkpoint's curve has no column {name}"),
+            None => bail!("the curve in the checkpoint has no column {name}"),
         };
         let (step, loss, norm, lr) = (column("step")?, column("loss")?, column("grad_norm")?, column("lr")?);
         let parts: Vec<(&str, Vec<f64>)> = columns
@@ -119,7 +121,7 @@ impl Curve {
             .collect();
         let count = match columns.get("count") {
             Some(t) => t.to_vec1::<i64>()?.first().copied().unwrap_or(0) as u64,
-            None => bail!("the checkpoint's curve has no column count"),
+            None => bail!("the curve in the checkpoint has no column count"),
         };
         let pending = if count > 0 { points.pop().map(|sum| (sum, count)) } else { None };
         Ok(Self { points, pending, ..Self::new(steps) })
@@ -162,6 +164,6 @@ mod tests {
         assert_eq!(curve.points, [CurvePoint { step: 2, ..value(1) }]);
         curve.pass(3);
         curve.pass(4);
-        assert_eq!(curve.points.len(), 1, "there is nothing to make a point of");
+        assert_eq!(curve.points.len(), 1, "no point is made without values");
     }
 }

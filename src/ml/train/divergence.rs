@@ -1,10 +1,10 @@
-//! What is not a finite number ends a training, and is named: the loss or a part of it, the gradient of a parameter, or
-//! what an update left behind. It knows values, not why they went wrong.
+//! Detects values that are not finite, which end a training, and names them: the loss or a part of
+//! it, the gradient of a parameter, or the state after an update. It does not know the cause.
 //!
-//! Every step looks at the loss and at the norm of the gradient, which are NaN or infinite if anything below them is; the
-//! search for a name starts only then. Parameters, averages and moments are looked at before a checkpoint is written and
-//! at the end: an update can overflow though its gradient is finite, and a second moment of infinity would stop its
-//! parameter from learning without a word.
+//! Every step checks the loss and the norm of the gradient, which are NaN or infinite if any value
+//! behind them is; only then are tensors searched. Parameters, averages and moments are checked
+//! before a checkpoint is written and at the end: an update can overflow although its gradient is
+//! finite, and an infinite second moment would silently stop its parameter from learning.
 
 use super::checkpoint::Checkpoint;
 use super::curve::CurvePoint;
@@ -14,16 +14,17 @@ use crate::nn::params::{self, Tensors};
 use candle_core::{DType, Device, Result};
 use std::path::PathBuf;
 
-/// Why a training cannot go on.
+/// Why a training cannot continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Divergence {
     /// What is not finite, and at which step.
     pub what: String,
-    /// The newest checkpoint, from before it happened, and its steps done.
+    /// The steps and path of the newest checkpoint from before.
     pub checkpoint: Option<(u64, PathBuf)>,
 }
 
-/// What is wrong with a step that is about to update the parameters with these gradients.
+/// The fault of a step that is about to update the parameters with these gradients, if there is
+/// one.
 pub(super) fn of_step(point: &CurvePoint, grads: &Gradients) -> Result<Option<String>> {
     let at = format!("at step {} (counted from 0)", point.step - 1);
     let parts: Vec<String> =
@@ -33,7 +34,7 @@ pub(super) fn of_step(point: &CurvePoint, grads: &Gradients) -> Result<Option<St
         return Ok(Some(format!("the loss is {} {at}{parts}", point.loss)));
     }
     if !parts.is_empty() {
-        return Ok(Some(format!("of the loss {} {at}", parts.join(", "))));
+        return Ok(Some(format!("the loss has {} {at}", parts.join(", "))));
     }
     if point.grad_norm.is_finite() {
         return Ok(None);
@@ -43,20 +44,20 @@ pub(super) fn of_step(point: &CurvePoint, grads: &Gradients) -> Result<Option<St
     Ok(Some(match bad.first() {
         Some((name, numbers)) => {
             let (some, all, size) = (bad.len(), grads.len(), grads[*name].elem_count());
-            let first = format!("first that of `{name}` ({numbers} of its {size} numbers)");
+            let first = format!("first that of `{name}` ({numbers} of its {size} values)");
             format!("the gradients of {some} of {all} parameters are NaN or infinite {at}, {first}")
         }
         None => {
             let (name, size) = largest(grads)?;
             format!(
-                "the norm of the gradient is {} {at}, the largest number {size:e} in that of `{name}`",
+                "the norm of the gradient is {} {at}; its largest value is {size:e}, in that of `{name}`",
                 point.grad_norm
             )
         }
     }))
 }
 
-/// What is wrong with the state that would be kept.
+/// The fault of the state that is about to be saved, if there is one.
 pub(super) fn of_state(state: &Checkpoint) -> Result<Option<String>> {
     let groups = [
         ("parameter", &state.model),
@@ -69,14 +70,14 @@ pub(super) fn of_state(state: &Checkpoint) -> Result<Option<String>> {
         if let Some((name, numbers)) = bad_tensors(tensors)?.first() {
             let size = tensors[*name].elem_count();
             let after = if state.step == 1 { "1 step".into() } else { format!("{} steps", state.step) };
-            let count = format!("{numbers} of its {size} numbers");
+            let count = format!("{numbers} of its {size} values");
             return Ok(Some(format!("{what} `{name}` is NaN or infinite after {after} ({count})")));
         }
     }
     Ok(None)
 }
 
-/// Names of tensors with numbers that are not finite, and how many, in the order of the network.
+/// Names of tensors with non-finite values and the number of these, in the order of the network.
 fn bad_tensors(tensors: &Tensors) -> Result<Vec<(&String, usize)>> {
     let mut bad = vec![];
     for (name, t) in tensors {
@@ -89,12 +90,12 @@ fn bad_tensors(tensors: &Tensors) -> Result<Vec<(&String, usize)>> {
     Ok(bad)
 }
 
-/// Numbers in a name count as numbers: block 2 comes before block 10.
+/// A sort key in which numbers count as numbers: block 2 comes before block 10.
 fn place(name: &str) -> Vec<(Option<u64>, String)> {
     name.split('.').map(|part| (part.parse().ok(), part.to_string())).collect()
 }
 
-/// The tensor with the number of the largest size. Zero of an empty set.
+/// The name of the tensor with the largest absolute value, and the value. 0 for an empty set.
 fn largest(tensors: &Tensors) -> Result<(&str, f32)> {
     let mut found = ("", 0.0);
     for (name, t) in tensors {
@@ -130,25 +131,27 @@ mod tests {
             all.add(grads).unwrap();
             of_step(point, &all).unwrap()
         };
-        assert_eq!(said(&point(1.0, 1.0, 2.0), &grads), None, "a finite norm is believed");
+        assert_eq!(said(&point(1.0, 1.0, 2.0), &grads), None, "with a finite norm nothing is searched");
         let text = |s: &str| Some(s.to_string());
         assert_eq!(
             said(&point(1.0, 1.0, f64::NAN), &grads),
             text(
                 "the gradients of 2 of 3 parameters are NaN or infinite at step 7 (counted from 0), first that of \
-                 `blocks.2.w` (2 of its 3 numbers)"
+                 `blocks.2.w` (2 of its 3 values)"
             )
         );
         assert_eq!(
             said(&point(f64::NAN, f64::INFINITY, 1.0), &grads),
             text("the loss is NaN at step 7 (counted from 0), part `velocity` inf")
         );
-        let part = "of the loss part `velocity` NaN at step 7 (counted from 0)";
+        let part = "the loss has part `velocity` NaN at step 7 (counted from 0)";
         assert_eq!(said(&point(1.0, f64::NAN, 1.0), &grads), text(part));
         let large = tensors(&[("a", &[1e30, 1.0]), ("b", &[-2e30])]);
         assert_eq!(
             said(&point(1.0, 1.0, f64::INFINITY), &large),
-            text("the norm of the gradient is inf at step 7 (counted from 0), the largest number 2e30 in that of `b`")
+            text(
+                "the norm of the gradient is inf at step 7 (counted from 0); its largest value is 2e30, in that of `b`"
+            )
         );
     }
 
@@ -168,6 +171,6 @@ mod tests {
         };
         assert_eq!(of_state(&state(good())).unwrap(), None);
         let told = of_state(&state(tensors(&[("w", &[1.0, f32::INFINITY])]))).unwrap().unwrap();
-        assert_eq!(told, "the second moment of `w` is NaN or infinite after 5 steps (1 of its 2 numbers)");
+        assert_eq!(told, "the second moment of `w` is NaN or infinite after 5 steps (1 of its 2 values)");
     }
 }

@@ -1,9 +1,10 @@
-//! What looks at a training while it goes on: validation losses and averages to keep, which are part of its result, and
-//! pictures, which are not.
+//! Hooks into a running training: validation losses and snapshots of averages, which are part of
+//! its result, and previews, which are not.
 //!
-//! Losses and pictures are given weights by name, to build a network of their own from. Nothing of the training is touched,
-//! so it goes on with the same bits; and weights that are no variables leave no graph behind, so a pass costs the memory of
-//! a sampler's and not of a step. They share memory with those of the training, so they are of use only at once.
+//! Validation and previews get weights by name, and build their own network from them. They do not
+//! touch the training, so its bits do not change. The weights are not variables, so no graph is
+//! kept and a pass needs the memory of sampling, not of a training step. They share memory with
+//! those of the training, so they are valid only during the call.
 
 use super::snapshots::Snapshots;
 use crate::nn::params::Tensors;
@@ -11,30 +12,30 @@ use candle_core::{Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Losses by name, the one to show first.
+/// Losses by name, the most important first.
 pub type Losses = Vec<(String, f64)>;
 
-/// Losses of these weights, a function of nothing else.
+/// Computes losses of these weights, and depends on nothing else.
 pub type Validate<'a> = Box<dyn FnMut(&Tensors) -> Result<Losses> + 'a>;
 
-/// Draws what the averages give after so many steps. What goes wrong with it is its own matter.
+/// Renders a preview from the averages after so many steps. It handles its own errors.
 pub type Preview<'a> = Box<dyn FnMut(u64, &Tensors) + 'a>;
 
-/// By default nothing looks.
+/// No hooks by default.
 #[derive(Default)]
 pub struct Hooks<'a> {
-    /// Steps between two validations, and the validation. The last step has one in any case.
+    /// Steps between two validations, and the validation. The last step is always validated.
     pub validate: Option<(u64, Validate<'a>)>,
     pub show: Option<(u64, Preview<'a>)>,
     pub snapshots: Option<Snapshots>,
 }
 
-/// Whether one that comes every so many steps is due.
+/// Whether a hook that runs every `every` steps is due.
 pub(super) fn is_due(every: u64, done: u64, steps: u64) -> bool {
     every > 0 && (done.is_multiple_of(every) || done == steps)
 }
 
-/// A validation.
+/// The result of a validation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ValidationPoint {
     /// Steps done.
@@ -54,7 +55,9 @@ pub(super) fn to_tensors(points: &[ValidationPoint]) -> Result<Tensors> {
     for (set, names) in [("model", &first.model), ("ema", &first.ema)] {
         for name in names.keys() {
             let value = |p: &ValidationPoint| if set == "model" { p.model.get(name) } else { p.ema.get(name) }.copied();
-            let Some(values) = points.iter().map(value).collect() else { bail!("a validation has other losses") };
+            let Some(values) = points.iter().map(value).collect() else {
+                bail!("the losses of a validation differ from those of the first")
+            };
             columns.insert(format!("{set}.{name}"), column(values)?);
         }
     }

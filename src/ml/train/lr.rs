@@ -7,28 +7,28 @@ use std::f64::consts::PI;
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
-    /// The peak for ever.
+    /// Constant at the peak.
     #[default]
     Constant,
-    /// Half a cosine from the peak down to the minimum (SGDR without restarts, arXiv 1608.03983, eq. 5).
+    /// Half a cosine from the peak to the minimum (SGDR without restarts, arXiv 1608.03983, eq. 5).
     Cosine,
 }
 
-/// A linear rise, then a [`Shape`].
+/// A linear warmup, followed by a [`Shape`].
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub struct LrSchedule {
     pub shape: Shape,
-    /// Steps of the rise; the last of them has the peak. 0 starts there.
+    /// Warmup steps; the last of them has the peak. With 0 there is no warmup.
     pub warmup: u64,
-    /// Where the cosine ends.
+    /// Final value of the cosine.
     pub min: f64,
 }
 
 impl LrSchedule {
-    /// The learning rate of a step, counted from 0, of a training of `steps` with this peak.
+    /// The learning rate at a step, counted from 0, of a training of `steps` steps with this peak.
     ///
-    /// The rise is `peak (step + 1) / warmup`: its 0 lies before the first step, which would else change nothing. The
-    /// cosine reaches the minimum at `steps`, one behind the last step.
+    /// The warmup is `peak (step + 1) / warmup`: with 0 at the first step, that step would change
+    /// nothing. The cosine reaches the minimum at `steps`, one after the last step.
     pub fn at(&self, step: u64, steps: u64, peak: f64) -> f64 {
         if step < self.warmup {
             return peak * ((step + 1) as f64 / self.warmup as f64);
@@ -58,7 +58,7 @@ mod tests {
         assert_eq!((rates[0], rates[1], rates[3]), (2.0, 2.0, 1.0));
         assert!((rates[2] - 1.5).abs() < 1e-12, "{rates:?}");
         assert!((5..12).all(|k| cosine.at(k, 12, 2.0) < cosine.at(k - 1, 12, 2.0)));
-        // A warmup as long as the training never gets to the cosine.
+        // A warmup as long as the training never reaches the cosine.
         assert_eq!(LrSchedule { warmup: 12, ..cosine }.at(11, 12, 2.0), 2.0);
     }
 }

@@ -1,9 +1,10 @@
 //! The one training loop, for every network of the program.
 //!
-//! Everything that happens at step k is a function of k (data order, noise, learning rate), so a checkpoint is
-//! weights, averages, moments and the curve so far, and a killed run ends with the same bits as an
-//! undisturbed one. The loop knows neither the model nor the data: a closure gives the loss of a
-//! micro-batch, an [`Observer`] hears what goes on, a [`Hooks`] looks at the weights on the way.
+//! Everything that happens at step k is a function of k (data order, noise, learning rate), so a
+//! checkpoint is weights, averages, moments and the curve so far, and a killed run ends with the
+//! same bits as an undisturbed one. The loop knows neither the model nor the data: a closure gives
+//! the loss of a micro-batch, an [`Observer`] hears what goes on, a [`Hooks`] looks at the weights
+//! on the way.
 
 pub mod adamw;
 mod checkpoint;
@@ -13,9 +14,10 @@ mod divergence;
 pub mod ema;
 mod hooks;
 pub mod lr;
-pub mod observer;
+mod prefetched;
 pub mod pretrain;
 mod scaler;
+pub mod sit;
 mod snapshots;
 mod spikes;
 mod state;
@@ -24,12 +26,12 @@ pub mod trained;
 
 use crate::kernels::autograd::Gradients;
 use crate::nn::params::ParamSet;
+use crate::observer::Observer;
 use crate::rng;
 use candle_core::{DType, Result, bail};
 pub use checkpoint::{SavedWeights, saved_weights};
 pub use config::CheckpointRetention;
 use config::{FitConfig, StepLoss};
-use observer::Observer;
 use scaler::{Scaler, scaled};
 use spikes::Spikes;
 use state::{State, Sums};
@@ -40,26 +42,19 @@ use trained::Fit;
 pub use curve::CurvePoint;
 pub use divergence::Divergence;
 pub use hooks::{Hooks, Losses, Preview, Validate, ValidationPoint};
+pub use prefetched::fit_batches;
 pub use snapshots::Snapshots;
 
-/// Trains `params`, which the model behind `loss` was built from, and resumes from `checkpoint_dir`, bit for bit.
+/// Trains `params`, which the model behind `loss` was built from, and resumes from
+/// `checkpoint_dir`, bit for bit.
 ///
-/// `loss` is called with the step, from 0, and the micro-batch within it.
+/// `watch` is looked into on the way; `loss` is called with the step, from 0, and the micro-batch
+/// within it.
 ///
 /// # Errors
-/// A parameter that no gradient reaches at the first step; whatever `loss` returns; a checkpoint of another model, or
-/// that cannot be written.
+/// A parameter that no gradient reaches at the first step; whatever `loss` returns; a checkpoint of
+/// another model, or that cannot be written.
 pub fn fit(
-    params: &ParamSet,
-    cfg: &FitConfig,
-    obs: &dyn Observer,
-    loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
-) -> Result<Fit> {
-    fit_watched(params, cfg, obs, &mut Hooks::default(), loss)
-}
-
-/// [`fit`], watched.
-pub fn fit_watched(
     params: &ParamSet,
     cfg: &FitConfig,
     obs: &dyn Observer,
@@ -118,7 +113,8 @@ pub fn fit_watched(
     Ok(Fit::Done(state.finish(params)?))
 }
 
-/// Leaves the summed gradients of the micro-batches of one step in `grads`, and returns their losses.
+/// Leaves the summed gradients of the micro-batches of one step in `grads`, and returns their
+/// losses.
 fn gradients(
     grads: &mut Gradients,
     cfg: &FitConfig,
@@ -142,7 +138,8 @@ fn gradients(
     Ok(sums)
 }
 
-/// An error naming every parameter that has no gradient: a layer was left out, or an operation cuts the gradient.
+/// An error naming every parameter that has no gradient: a layer was left out, or an operation cuts
+/// the gradient.
 pub fn check_reached(grads: &Gradients) -> Result<()> {
     let cut = grads.unreached();
     if !cut.is_empty() {
@@ -160,12 +157,14 @@ fn report(obs: &dyn Observer, point: &CurvePoint) {
     obs.metric(point.step, "lr", point.lr);
 }
 
-/// Sample indices of a micro-batch: its share of the `batch` samples of a step, `accumulate` shares in all.
+/// Sample indices of a micro-batch: its share of the `batch` samples of a step, `accumulate` shares
+/// in all.
 ///
 /// Epochs are permutations of 0..n; the last incomplete batch of one flows into the next.
 pub fn batch_indices(seed: u64, step: u64, micro: usize, accumulate: usize, batch: usize, n: usize) -> Vec<u64> {
     type Order = ((u64, u64, usize), Arc<Vec<u32>>);
-    /// The permutation used last, with its seed, epoch and length: making one costs more than a small step.
+    /// The permutation used last, with its seed, epoch and length: making one costs more than a
+    /// small step.
     static LAST: Mutex<Option<Order>> = Mutex::new(None);
     let order = |epoch: u64| {
         let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,9 +1,10 @@
-//! Losses that make an encoder out of images, for data sets that no released encoder suits.
+//! Losses for training an encoder on images, for data sets that no published encoder suits.
 //!
-//! `SelfSupervised` is SimMIM (Xie et al. 2022): some patch embeddings are replaced by a learned token, and one linear
-//! layer on the final tokens predicts the missing pixels, by the mean absolute error over masked patches. It was chosen
-//! for having no second network, no negatives and no batch statistics. `Supervised` is cross-entropy of a linear head
-//! on the mean patch token. Only the transformer is kept; mask token and heads are thrown away.
+//! `SelfSupervised` is SimMIM (Xie et al. 2022): some patch embeddings are replaced by a learned
+//! token, and one linear layer on the final tokens predicts the missing pixels, with the mean
+//! absolute error over masked patches. It needs no second network, no negatives and no batch
+//! statistics. `Supervised` is the cross-entropy of a linear head on the mean patch token. Only the
+//! transformer is kept; mask token and heads are dropped.
 
 use crate::models::vit::{Vit, VitConfig, patchify};
 use crate::nn::params::{ParamSet, Tensors};
@@ -13,6 +14,7 @@ use candle_core::{D, DType, Device, Result, Tensor, bail};
 use candle_nn::{Init, Module};
 use serde::Deserialize;
 
+/// The training objective of an encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Objective {
@@ -20,10 +22,10 @@ pub enum Objective {
     Supervised,
 }
 
-/// Prefix of the parameters that are not the transformer's.
+/// Prefix of parameters outside the transformer.
 const HEAD: &str = "pretrain";
 
-/// A transformer in training and the head that its objective needs.
+/// A transformer in training, and the head of its objective.
 pub struct Learner {
     pub params: ParamSet,
     pub vit: Vit,
@@ -35,7 +37,8 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// `classes` is used by the supervised objective, `mask_ratio` (0 to 1, share of patches) by the other.
+    /// `classes` is used by the supervised objective, `mask_ratio` (share of patches, 0 to 1) by
+    /// the other.
     pub fn new(
         config: &VitConfig,
         objective: Objective,
@@ -48,12 +51,17 @@ impl Learner {
         let vit = Vit::new(config, vb.clone())?;
         let (vb, dim) = (vb.pp(HEAD), config.dim);
         let (head, mask_token, masked) = match objective {
-            Objective::Supervised if classes < 2 => bail!("a supervised encoder needs 2 classes, there are {classes}"),
+            Objective::Supervised if classes < 2 => {
+                bail!("a supervised encoder needs at least 2 classes, got {classes}")
+            }
             Objective::Supervised => (nn::linear(dim, classes, vb.pp("classes"))?, None, 0),
             Objective::SelfSupervised => {
                 let masked = (mask_ratio * config.tokens() as f64).round() as usize;
                 if masked == 0 || masked >= config.tokens() {
-                    bail!("mask ratio {mask_ratio} masks {masked} of {} patches: some, not all", config.tokens());
+                    bail!(
+                        "mask ratio {mask_ratio} masks {masked} of {} patches; it must mask some, but not all",
+                        config.tokens()
+                    );
                 }
                 let pixels = nn::linear(dim, 3 * config.patch_size * config.patch_size, vb.pp("pixels"))?;
                 let token = vb.get_with_hints((1, 1, dim), "mask_token", Init::Randn { mean: 0.0, stdev: 0.02 })?;
@@ -63,8 +71,8 @@ impl Learner {
         Ok(Self { params, vit, head, mask_token, masked, seed })
     }
 
-    /// Loss of normalised images `[n, 3, S, S]` with labels i64 `[n]`. `samples` numbers the images, so that the masks
-    /// of (step, sample) are the same in any batch.
+    /// Loss of normalised images `[n, 3, S, S]` with labels i64 `[n]`. `samples` numbers the
+    /// images, so that the masks of (step, sample) are the same in any batch.
     pub fn loss(&self, images: &Tensor, labels: &Tensor, step: u64, samples: &[u64]) -> Result<Tensor> {
         match &self.mask_token {
             None => {
@@ -89,7 +97,7 @@ impl Learner {
         error.sum_all()? / count as f64
     }
 
-    /// 1 for the masked patches of an image, the same number in each.
+    /// 1 for the masked patches of an image, the same number in each image.
     fn mask(&self, step: u64, sample: u64, tokens: usize) -> Vec<f32> {
         let mut stream = rng::stream(self.seed, Purpose::Augment, step, sample);
         let mut order: Vec<usize> = (0..tokens).collect();
@@ -102,7 +110,7 @@ impl Learner {
     }
 }
 
-/// The transformer's tensors among those of a learner, copied.
+/// Copies of the transformer's tensors from those of a learner.
 pub fn transformer_only(tensors: &Tensors) -> Result<Tensors> {
     let own = tensors.iter().filter(|(name, _)| !name.starts_with(HEAD));
     own.map(|(name, t)| Ok((name.clone(), t.copy()?))).collect()
@@ -127,7 +135,7 @@ mod tests {
         Ok(())
     }
 
-    /// What is masked must not be seen: the loss may depend on the masked pixels only through the target.
+    /// Masked pixels must not be visible: the loss may depend on them only through the target.
     #[test]
     fn masked_pixels_do_not_reach_the_prediction() -> Result<()> {
         let l = learner(Objective::SelfSupervised)?;

@@ -1,11 +1,12 @@
-//! Dynamic loss scaling for f16 (Micikevicius et al., "Mixed precision training", ICLR 2018), with the numbers of
-//! PyTorch's GradScaler: gradients are those of a multiple of the loss, so that small ones stay above 6e-8, the smallest
-//! f16; the factor is halved whenever one overflows, and doubled after 2000 steps without.
+//! Dynamic loss scaling for f16 (Micikevicius et al., "Mixed precision training", ICLR 2018), with
+//! the constants of PyTorch's GradScaler. Gradients are those of a multiple of the loss, so that
+//! small ones stay above 6e-8, the smallest f16. The factor is halved when a gradient overflows,
+//! and doubled after 2000 steps without overflow.
 //!
-//! A step whose gradients overflow is skipped: weights, moments, averages and the count of updates behind the moments'
-//! bias corrections stay (GradScaler does not call the optimiser; the averages are left to the caller there). The step is
-//! counted and its samples are gone, as in a loop around GradScaler, so that data, times and noise remain functions of the
-//! step. The state is part of a checkpoint.
+//! A step with overflow is skipped: weights, moments, averages and the update count for the bias
+//! corrections stay (GradScaler does not call the optimizer and leaves the averages to the caller).
+//! The step is counted and its samples are used up, as in a loop with GradScaler, so that data,
+//! times and noise remain functions of the step. The state is part of a checkpoint.
 
 use super::config::StepLoss;
 use crate::nn::params::Tensors;
@@ -14,11 +15,11 @@ use candle_core::{Device, Result, Tensor, bail};
 const START: f64 = 65536.0;
 const GROWTH_INTERVAL: u64 = 2000;
 
-/// Powers of two all along, so that nothing is rounded on the way there and back.
+/// The scale is always a power of two, so scaling and unscaling do not round.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Scaler {
     scale: f64,
-    /// Steps since the factor last changed.
+    /// Steps since the scale last changed.
     good: u64,
     /// Steps skipped so far.
     skipped: u64,
@@ -37,7 +38,7 @@ impl Scaler {
         self.skipped
     }
 
-    /// After a step that was taken.
+    /// Called after a step that was not skipped.
     pub fn grow(&mut self) {
         self.good += 1;
         if self.good == GROWTH_INTERVAL {
@@ -45,11 +46,12 @@ impl Scaler {
         }
     }
 
-    /// After step `step`, from 0, whose gradients are not finite. Returns what to log.
+    /// Called after step `step`, counted from 0, whose gradients are not finite. Returns a line to
+    /// log.
     ///
     /// # Errors
-    /// The loss is not magnified any more, so that it is not the scaling that makes the numbers too large. From the start
-    /// that takes 17 such steps in a row, each of other samples.
+    /// The scale is already 1, so scaling is not the cause. From the initial scale this takes 17
+    /// such steps in a row, each with other samples.
     pub fn back_off(&mut self, step: u64) -> Result<String> {
         if self.scale <= 1.0 {
             bail!(
@@ -60,7 +62,7 @@ impl Scaler {
         }
         let before = self.scale;
         (self.scale, self.good, self.skipped) = (before / 2.0, 0, self.skipped + 1);
-        Ok(format!("step {step} is skipped: gradients overflow in f16; loss scale {before} to {}", self.scale))
+        Ok(format!("skipped step {step}: gradients overflow in f16; loss scale {before} to {}", self.scale))
     }
 
     /// For a checkpoint.
@@ -73,13 +75,13 @@ impl Scaler {
     pub fn from_tensors(saved: &Tensors) -> Result<Self> {
         let number = |name: &str| match saved.get(name) {
             Some(t) => t.squeeze(0)?.to_scalar::<f64>(),
-            None => bail!("the checkpoint's loss scaling has no {name}"),
+            None => bail!("the loss scaling in the checkpoint has no {name}"),
         };
         Ok(Self { scale: number("scale")?, good: number("good")? as u64, skipped: number("skipped")? as u64 })
     }
 }
 
-/// The loss times `scale`; its named parts stay. With 1 the same computation as without.
+/// Multiplies the loss by `scale`; its named parts stay. With 1 the computation does not change.
 pub(super) fn scaled<'a>(
     scale: f64,
     loss: &'a mut dyn FnMut(u64, usize) -> Result<StepLoss>,
@@ -97,7 +99,7 @@ mod tests {
     #[test]
     fn the_scale_halves_on_overflow_and_doubles_after_two_thousand_good_steps() {
         let mut s = Scaler::new();
-        assert_eq!(s.back_off(7).unwrap(), "step 7 is skipped: gradients overflow in f16; loss scale 65536 to 32768");
+        assert_eq!(s.back_off(7).unwrap(), "skipped step 7: gradients overflow in f16; loss scale 65536 to 32768");
         (0..1999).for_each(|_| s.grow());
         assert_eq!(s.scale(), 32768.0);
         s = Scaler::from_tensors(&s.to_tensors().unwrap()).unwrap();

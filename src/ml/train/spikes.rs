@@ -1,14 +1,16 @@
-//! Losses that stand out from those before, so that the step, and with it the batch, can be looked at.
+//! Detects loss spikes, so that the step, and with it the batch, can be inspected.
 //!
-//! The rule: above the median by more than six robust deviations (1.4826 times the median distance from the median, which
-//! is the standard deviation of a Gaussian) over the last 200 steps, of which there must be 50. Mean and standard
-//! deviation would be the poorer rule: one spike of a hundredfold widens the deviation so much that the next ones hide
-//! behind it, while half of the window must be bad before the median moves. Of a Gaussian loss one step in 10⁹ is taken
-//! for a spike. A steadily falling loss lies below its median, so it gives none; and after a jump to a new level the
-//! window follows within 100 steps. Only the first of consecutive spikes is told: a run that diverges would tell of every
-//! step.
+//! The rule: more than six robust standard deviations above the median of the last 200 steps, with
+//! at least 50 of them. A robust standard deviation is 1.4826 times the median distance from the
+//! median, the standard deviation for a Gaussian. Mean and standard deviation would be worse: one
+//! spike of a hundredfold widens the deviation so much that the next ones go unnoticed, while the
+//! median moves only when half of the window is bad. For a Gaussian loss, one step in 10⁹ counts as
+//! a spike. A steadily falling loss is below its median and gives none. After a jump to a new level
+//! the window adapts within 100 steps. Only the first of consecutive spikes is reported; a
+//! diverging run would report every step.
 //!
-//! The detector changes no result and is in no checkpoint: after a resume it has to see 50 steps anew.
+//! The detector affects no result and is not in checkpoints: after a resume it first needs 50
+//! steps.
 
 use super::curve::CurvePoint;
 use std::collections::VecDeque;
@@ -17,22 +19,23 @@ use std::fmt;
 const WINDOW: usize = 200;
 const FEWEST: usize = 50;
 const DEVIATIONS: f64 = 6.0;
-/// To a Gaussian's standard deviation.
+/// From median distance to a Gaussian's standard deviation.
 const ROBUST: f64 = 1.4826;
-/// The least deviation, as a share of the median: a loss that hardly moves makes no spikes of its last digits.
+/// Minimum deviation as a share of the median, so that a loss that hardly moves gives no spikes
+/// from its last digits.
 const LEAST: f64 = 1e-3;
 
 #[derive(Default)]
 pub(super) struct Spikes {
     window: VecDeque<f64>,
-    /// The step before was one.
+    /// Whether the previous step was a spike.
     inside: bool,
 }
 
-/// A loss that stands out.
+/// A loss spike.
 #[derive(Debug, PartialEq)]
 pub(super) struct Spike {
-    /// Counted from 0, as whatever is drawn for it.
+    /// Counted from 0, like everything that is drawn for it.
     step: u64,
     loss: f64,
     median: f64,
@@ -42,15 +45,15 @@ pub(super) struct Spike {
 }
 
 impl Spikes {
-    /// Takes a step, whose loss must be finite.
+    /// Adds a step with a finite loss. Returns a spike if a new one begins.
     pub fn look(&mut self, point: &CurvePoint) -> Option<Spike> {
         let spike = self.judge(point);
         if self.window.len() == WINDOW {
             self.window.pop_front();
         }
         self.window.push_back(point.loss);
-        let told = !std::mem::replace(&mut self.inside, spike.is_some());
-        spike.filter(|_| told)
+        let begins = !std::mem::replace(&mut self.inside, spike.is_some());
+        spike.filter(|_| begins)
     }
 
     fn judge(&self, point: &CurvePoint) -> Option<Spike> {
@@ -98,7 +101,7 @@ mod tests {
         CurvePoint { step: step + 1, loss, parts: [].into(), grad_norm: 2.5, lr: 0.1 }
     }
 
-    /// The steps at which spikes are told.
+    /// The steps at which spikes are reported.
     fn spikes(steps: u64, loss: impl Fn(u64) -> f64) -> Vec<u64> {
         let mut detector = Spikes::default();
         (0..steps).filter_map(|s| Some(detector.look(&point(s, loss(s)))?.step)).collect()
@@ -112,16 +115,16 @@ mod tests {
     fn noise_and_progress_are_none() {
         assert_eq!(spikes(5000, |s| 1.0 + 0.05 * noise(s)), [0; 0]);
         assert_eq!(spikes(5000, |s| 3.0 * (-(s as f64) / 300.0).exp() + 0.02 * noise(s)), [0; 0]);
-        // Without any noise: the last digits are none either.
+        // Without noise: the last digits give no spikes.
         assert_eq!(spikes(1000, |s| 1.0 + if s % 7 == 0 { 1e-4 } else { 0.0 }), [0; 0]);
-        assert_eq!(spikes(49, |s| s as f64 * s as f64), [0; 0], "too few steps to tell");
+        assert_eq!(spikes(49, |s| s as f64 * s as f64), [0; 0], "too few steps");
     }
 
     #[test]
-    fn what_stands_out_is_told_once_and_hides_nothing_after_it() {
+    fn a_spike_is_reported_once_and_hides_nothing_after_it() {
         let at = |s: u64| 1.0 + 0.05 * noise(s) + if (300..303).contains(&s) { 100.0 } else { 0.0 };
         assert_eq!(spikes(400, |s| at(s) + if s == 310 { 1.0 } else { 0.0 }), [300, 310]);
-        // To a new level: told, and then it is the level.
+        // A jump to a new level is reported once, and then is the level.
         assert_eq!(spikes(2000, |s| 1.0 + 0.05 * noise(s) + if s >= 1000 { 2.0 } else { 0.0 }), [1000]);
     }
 

@@ -1,5 +1,5 @@
-//! What a training carries from step to step, how a checkpoint holds it, and what is looked at between two steps. Which
-//! of these happens when is the loop's business.
+//! The state of a training from step to step, how a checkpoint stores it, and the hooks between two
+//! steps. The loop decides when each of these happens.
 
 use super::adamw::{AdamW, clip_factor, grad_norm};
 use super::checkpoint::{self, Checkpoint};
@@ -8,25 +8,25 @@ use super::curve::{Curve, CurvePoint};
 use super::divergence::{self, Divergence};
 use super::ema::Ema;
 use super::hooks::{self, Hooks, ValidationPoint};
-use super::observer::Observer;
 use super::scaler::Scaler;
 use super::trained::{Fit, Trained};
 use crate::kernels::autograd::Gradients;
 use crate::nn::params::{ParamSet, Tensors};
+use crate::observer::Observer;
 use candle_core::{Result, bail};
 
-/// All that changes from step to step besides the parameters themselves.
+/// Everything that changes from step to step, except the parameters.
 pub(super) struct State {
     /// Steps done.
     pub step: u64,
     optimizer: AdamW,
-    /// One a decay.
+    /// One per decay.
     emas: Vec<Ema>,
     pub curve: Curve,
     pub validation: Vec<ValidationPoint>,
-    /// With loss scaling.
+    /// Present with loss scaling.
     pub scaler: Option<Scaler>,
-    /// Steps of the newest checkpoint that is whole.
+    /// Steps of the newest complete checkpoint.
     saved: Option<u64>,
 }
 
@@ -45,7 +45,7 @@ impl State {
         };
         let report = params.assign(&std::mem::take(&mut saved.model))?;
         if report.loaded.len() != params.len() {
-            bail!("the checkpoint in {} is of another model: {report}", cfg.checkpoint_dir.display());
+            bail!("the checkpoint in {} belongs to another model: {report}", cfg.checkpoint_dir.display());
         }
         obs.resumed(saved.step);
         let scaler = if cfg.loss_scaling { Some(Scaler::from_tensors(&saved.scaler)?) } else { None };
@@ -65,12 +65,13 @@ impl State {
         self.scaler.as_ref().map_or(1.0, Scaler::scale)
     }
 
-    /// What brings gradients, summed over micro-batches of a scaled loss, to those of their mean.
+    /// The factor from gradients, summed over micro-batches of a scaled loss, to those of the mean
+    /// loss.
     fn unscaled(&self, cfg: &FitConfig) -> f64 {
         1.0 / cfg.accumulate.max(1) as f64 / self.loss_scale()
     }
 
-    /// The step that these gradients are of, alone.
+    /// The curve point of this step alone, with these gradients.
     pub fn point(&self, cfg: &FitConfig, grads: &Gradients, sums: Sums) -> Result<CurvePoint> {
         let (mean, unscaled) = (1.0 / cfg.accumulate.max(1) as f64, self.unscaled(cfg));
         let parts = sums.parts.into_iter().map(|(name, v)| (name.to_string(), v * mean)).collect();
@@ -84,7 +85,7 @@ impl State {
         })
     }
 
-    /// Passes over a step whose gradients overflowed in f16, and says so. It counts as a step.
+    /// Skips a step with overflow in f16, and reports it. It counts as a step.
     pub fn skips(&mut self, point: &CurvePoint, obs: &dyn Observer) -> Result<bool> {
         let Some(scaler) = &mut self.scaler else { return Ok(false) };
         if point.grad_norm.is_finite() {
@@ -96,7 +97,7 @@ impl State {
         Ok(true)
     }
 
-    /// Clips, updates parameters and averages, and extends the curve.
+    /// Clips gradients, updates parameters and averages, and extends the curve.
     pub fn update(&mut self, cfg: &FitConfig, grads: &Gradients, point: &CurvePoint) -> Result<()> {
         let scale = self.unscaled(cfg) * clip_factor(point.grad_norm, cfg.max_grad_norm);
         if let Some(scaler) = &mut self.scaler {
@@ -145,18 +146,19 @@ impl State {
     fn first_average(&self) -> Result<(&Ema, &[Ema])> {
         match self.emas.split_first() {
             Some(averages) => Ok(averages),
-            None => bail!("a training keeps at least one average"),
+            None => bail!("a training needs at least one average"),
         }
     }
 
-    /// Writes a checkpoint, unless the state is not fit for one: then it says why.
+    /// Writes a checkpoint, unless the state is not finite: then it returns the fault.
     pub fn save(&mut self, params: &ParamSet, cfg: &FitConfig) -> Result<Option<String>> {
         let snapshot = self.snapshot(params)?;
         if let Some(what) = divergence::of_state(&snapshot)? {
             return Ok(Some(what));
         }
         snapshot.save(&cfg.checkpoint_dir, cfg.keep).map_err(|e| {
-            let stays = self.saved.map_or_else(|| "there is none yet".into(), |s| format!("that of step {s} stays"));
+            let stays =
+                self.saved.map_or_else(|| "there is no earlier one".into(), |s| format!("that of step {s} is kept"));
             e.context(format!("the checkpoint of step {} cannot be written; {stays}", self.step))
         })?;
         self.saved = Some(self.step);
@@ -168,7 +170,7 @@ impl State {
         Fit::Diverged(Divergence { what, checkpoint })
     }
 
-    /// Validates if it is time to, and tells the first loss of both sets of weights.
+    /// Validates if due, and reports the first loss of both sets of weights.
     pub fn validate(
         &mut self,
         params: &ParamSet,
@@ -192,7 +194,8 @@ impl State {
         Ok(())
     }
 
-    /// Keeps the first average if that of this step is wanted. A full disk is an error: it is part of the result.
+    /// Saves the first average if a snapshot of this step is wanted. A full disk is an error,
+    /// because snapshots are part of the result.
     pub fn keep_average(&self, watch: &Hooks) -> Result<()> {
         let average = || Ok(self.first_average()?.0.tensors());
         watch.snapshots.as_ref().map_or(Ok(()), |s| s.keep(self.step, average))
@@ -209,7 +212,7 @@ impl State {
     }
 }
 
-/// The averages of a checkpoint, in the order of the decays, taken out of it.
+/// The averages in a checkpoint, in the order of the decays, removed from it.
 fn emas_from(params: &ParamSet, decays: &[f64], saved: &mut Checkpoint) -> Result<Vec<Ema>> {
     let average = |(i, decay): (usize, &f64)| {
         let Some(i) = i.checked_sub(1) else { return Ema::from_tensors(params, *decay, &mut saved.ema) };

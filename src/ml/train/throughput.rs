@@ -1,12 +1,12 @@
-//! How fast a training goes, in steps and samples a second. Only this process's steps count, not those before a resume;
-//! everything between two steps does, checkpoints and validations too.
+//! The speed of a training, in steps and samples per second. Only steps of this process count, not
+//! those before a resume. All time counts, including checkpoints and validations.
 
 use std::time::Instant;
 
 pub(super) struct Rate {
     /// When this process began, and after how many steps.
     began: (Instant, u64),
-    /// Samples per step; 0 where nobody said.
+    /// Samples per step; 0 if unknown.
     samples: usize,
 }
 
@@ -15,7 +15,7 @@ impl Rate {
         Self { began: (Instant::now(), step), samples }
     }
 
-    /// The whole way in words, for the end. `None` if this process took no step.
+    /// A summary as text, for the end. `None` if this process took no step.
     pub fn summary(&self, step: u64) -> Option<String> {
         let (began, from) = self.began;
         words(step - from, from, began.elapsed().as_secs_f64(), self.samples)
@@ -27,11 +27,11 @@ fn per_second(steps: u64, seconds: f64, samples: usize) -> Vec<(&'static str, f6
         return vec![];
     }
     let rate = steps as f64 / seconds;
-    let mut told = vec![("steps_per_s", rate)];
+    let mut rates = vec![("steps_per_s", rate)];
     if samples > 0 {
-        told.push(("samples_per_s", rate * samples as f64));
+        rates.push(("samples_per_s", rate * samples as f64));
     }
-    told
+    rates
 }
 
 fn words(steps: u64, resumed: u64, seconds: f64, samples: usize) -> Option<String> {

@@ -1,25 +1,27 @@
-//! What comes of a training: its end, the final weights and averages.
+//! The outcome of a training.
 
 use super::curve::CurvePoint;
 use super::divergence::Divergence;
 use super::hooks::ValidationPoint;
 use crate::nn::params::Tensors;
 
+/// How a training ended.
 pub enum Fit {
     Done(Trained),
-    /// The observer asked to stop; a checkpoint lies in the checkpoint directory.
+    /// The observer asked to stop. The state is in the checkpoint directory.
     Stopped,
-    /// Something is no finite number any more. Checkpoints from before stay.
+    /// A value is no longer finite. Earlier checkpoints remain.
     Diverged(Divergence),
 }
 
+/// The results of a finished training.
 pub struct Trained {
     /// Final values, sharing memory with the variables.
     pub model: Tensors,
     pub ema: Tensors,
-    /// Averages with the other decays.
+    /// Averages with further decays, each with its decay.
     pub further: Vec<(f64, Tensors)>,
-    /// At most about a thousand points, each the mean over the steps since the one before.
+    /// About a thousand points at most, each the mean over the steps since the previous one.
     pub curve: Vec<CurvePoint>,
     /// In the order of steps; empty without validation.
     pub validation: Vec<ValidationPoint>,

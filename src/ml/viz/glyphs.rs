@@ -1,16 +1,16 @@
-//! Words in pictures: capitals, digits and a few signs of five by seven dots, enough to label an axis. Small letters are
-//! drawn as capitals, what there is no glyph for as a box.
+//! Bitmap text for images: capitals, digits and a few signs of five by seven dots, enough to label
+//! axes. Small letters are drawn as capitals, unknown characters as a box.
 
 use crate::data::rgb::Rgb;
 
-/// Dots of a glyph; a row of dots is a number of five bits, the leftmost the highest.
+/// Dots of a glyph. A row of dots is a five-bit number whose highest bit is the leftmost dot.
 const HEIGHT: usize = 7;
 const WIDTH: usize = 5;
-/// Picture pixels of a dot, each way.
+/// Pixels per dot, in each direction.
 const DOT: usize = 2;
-/// From one letter to the next, in picture pixels.
+/// Distance from one letter to the next in pixels.
 pub const ADVANCE: usize = (WIDTH + 1) * DOT;
-/// Of a letter, in picture pixels.
+/// Height of a letter in pixels.
 pub const LETTER: usize = HEIGHT * DOT;
 
 const UNKNOWN: [u8; HEIGHT] = [31, 17, 17, 17, 17, 17, 31];
@@ -35,12 +35,12 @@ const GLYPHS: [(char, [u8; HEIGHT]); 44] = [
     ('Y', [17, 17, 10, 4, 4, 4, 4]), ('Z', [31, 1, 2, 4, 8, 16, 31]),
 ];
 
-/// Pixels that words take.
+/// Width of a text in pixels.
 pub fn width(words: &str) -> usize {
     words.chars().count() * ADVANCE
 }
 
-/// Writes words with their upper left corner at (top, left). What does not fit is cut off.
+/// Draws text with its upper left corner at (top, left), clipped to the image.
 pub fn write(picture: &mut Rgb, words: &str, top: usize, left: usize, colour: [u8; 3]) {
     for (i, letter) in words.chars().enumerate() {
         let letter = letter.to_ascii_uppercase();

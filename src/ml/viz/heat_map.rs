@@ -1,38 +1,41 @@
-//! A table of numbers as colours, with its axes, the numbers themselves and a colour bar: as PNG, and as SVG without a
-//! background, for light pages and dark ones. Both are drawn from one list of rectangles and words. Knows nothing of what
-//! the numbers mean.
+//! Heat maps with axes, the values themselves and a colour bar: as PNG, and as SVG without
+//! background, for light and dark pages. Both are drawn from one list of rectangles and texts. It
+//! does not know what the values mean.
 
 use super::glyphs;
 use crate::data::rgb::Rgb;
-use std::fmt::Write;
+use erw_base::svg::Svg;
 
+/// A table of values with labels.
 #[derive(Debug, Clone)]
 pub struct HeatMap {
     pub title: String,
     pub x_title: String,
     pub y_title: String,
-    /// Labels.
+    /// Labels of the axes.
     pub columns: Vec<String>,
     pub rows: Vec<String>,
-    /// `[row][column]`, the first row on top.
+    /// `[row][column]`, the first row at the top.
     pub values: Vec<Vec<f64>>,
 }
 
-/// Pixels.
+/// Sizes in pixels.
 const CELL: [usize; 2] = [80, 30];
 const MARGIN: usize = 12;
 const TOP: usize = 66;
 const BELOW: usize = 64;
 const BAR: usize = 16;
-/// Rectangles that make up the colour bar.
+/// Font size of the SVG.
+const FONT: u32 = 17;
+/// Rectangles in the colour bar.
 const SHADES: usize = 48;
 
-/// Of labels: on white, and where it must be read on a light page and on a dark one.
+/// Label colours: on white, and readable on both light and dark pages.
 const ON_WHITE: [u8; 3] = [0x50, 0x58, 0x60];
 const ON_ANY: [u8; 3] = [0x80, 0x88, 0x90];
 const WHITE: [u8; 3] = [255; 3];
 const BLACK: [u8; 3] = [0; 3];
-/// Of a number that is none.
+/// Cell colour for a value that is not finite.
 const NONE: [u8; 3] = [0xb0; 3];
 
 enum Shape {
@@ -60,7 +63,7 @@ enum Anchor {
     End,
 }
 
-/// What is where.
+/// The shapes and the size of the picture.
 struct Layout {
     left: usize,
     width: usize,
@@ -69,7 +72,7 @@ struct Layout {
 }
 
 impl HeatMap {
-    /// The picture, on white.
+    /// The heat map as an image on white.
     pub fn picture(&self) -> Rgb {
         let layout = self.layout();
         let mut picture = Rgb::filled(layout.height, layout.width, WHITE);
@@ -90,34 +93,27 @@ impl HeatMap {
         picture
     }
 
-    /// The picture as text, with a newline at the end.
+    /// The heat map as SVG text, ending with a newline.
     pub fn svg(&self) -> String {
         let layout = self.layout();
-        let (width, height) = (layout.width, layout.height);
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
-             height=\"{height}\" font-family=\"sans-serif\" font-size=\"17\">\n"
-        );
+        let mut svg = Svg::new(layout.width, layout.height, FONT, None);
         for shape in &layout.shapes {
-            let _ = match shape {
-                Shape::Rectangle { left, top, width, height, colour } => writeln!(
-                    svg,
+            match shape {
+                Shape::Rectangle { left, top, width, height, colour } => svg.draw(format_args!(
                     "<rect x=\"{left}\" y=\"{top}\" width=\"{width}\" height=\"{height}\" fill=\"{}\"/>",
                     hex(*colour)
-                ),
+                )),
                 Shape::Words { at, top, anchor, words, colour } => {
                     let anchor = match anchor {
                         Anchor::Start => "start",
                         Anchor::Middle => "middle",
                         Anchor::End => "end",
                     };
-                    let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-                    let (y, fill) = (top + glyphs::LETTER - 1, hex(colour.unwrap_or(ON_ANY)));
-                    writeln!(svg, "<text x=\"{at}\" y=\"{y}\" text-anchor=\"{anchor}\" fill=\"{fill}\">{words}</text>")
+                    svg.text(at, top + glyphs::LETTER - 1, anchor, Some(&hex(colour.unwrap_or(ON_ANY))), words);
                 }
-            };
+            }
         }
-        svg + "</svg>\n"
+        svg.finish()
     }
 
     fn layout(&self) -> Layout {
@@ -131,7 +127,7 @@ impl HeatMap {
         let (low, high) = self.range();
         layout.words(width / 2, MARGIN, Anchor::Middle, &self.title, None);
         layout.words(left - 8, TOP - 22, Anchor::End, &self.y_title, None);
-        // Under the middle of the map, or of the picture where it is longer.
+        // Centred under the map, or in the picture if the text is wider.
         let half = glyphs::width(&self.x_title) / 2 + MARGIN;
         let middle = usize::midpoint(left, right).clamp(half, (width - half).max(half));
         layout.words(middle, bottom + 38, Anchor::Middle, &self.x_title, None);
@@ -147,7 +143,7 @@ impl HeatMap {
         layout
     }
 
-    /// Least and largest number.
+    /// Smallest and largest finite value.
     fn range(&self) -> (f64, f64) {
         let finite = self.values.iter().flatten().filter(|v| v.is_finite());
         let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
@@ -198,7 +194,7 @@ fn shade(value: f64, (low, high): (f64, f64)) -> [u8; 3] {
     colour(if high > low { (value - low) / (high - low) } else { 0.5 })
 }
 
-/// From dark violet over teal to yellow, even in brightness, for 0 to 1.
+/// From dark violet over teal to yellow for 0 to 1, with uniformly increasing brightness.
 fn colour(value: f64) -> [u8; 3] {
     const STOPS: [[f64; 3]; 5] =
         [[68., 1., 84.], [59., 82., 139.], [33., 145., 140.], [94., 201., 98.], [253., 231., 37.]];
@@ -208,7 +204,7 @@ fn colour(value: f64) -> [u8; 3] {
     [mix(0) as u8, mix(1) as u8, mix(2) as u8]
 }
 
-/// Black or white, by the brightness that the eye gives the colours.
+/// Black or white, by the perceived brightness of the colour.
 fn readable_on(colour: [u8; 3]) -> [u8; 3] {
     let [r, g, b] = colour.map(f64::from);
     if 0.299 * r + 0.587 * g + 0.114 * b > 120.0 { BLACK } else { WHITE }
@@ -262,7 +258,7 @@ mod tests {
             let picture = map(vec![vec![value]]).picture();
             assert!(picture.data.iter().any(|x| *x != 255));
         }
-        // Letters are darker than the paper, in the title's place only.
+        // Letters are darker than the background, only where the title is.
         let picture = map(vec![vec![0.5; 6]]).picture();
         let inked = |top: usize| picture.data[top * picture.width * 3..][..picture.width * 3].iter().any(|x| *x < 200);
         assert!(inked(MARGIN + 4) && !inked(MARGIN + glyphs::LETTER + 2) && !inked(2));

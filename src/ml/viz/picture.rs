@@ -1,5 +1,4 @@
-//! Pictures out: PNG files, contact sheets, and the `samples.npz` that evaluation tools read.
-//!
+//! Writes images: PNG files, contact sheets, and the `samples.npz` that evaluation tools read.
 //! Equal samples give equal bytes.
 
 use crate::data::rgb::Rgb;
@@ -7,14 +6,15 @@ use crate::formats::NpzFile;
 use candle_core::{DType, Result, Tensor};
 use std::path::Path;
 
-/// Images `[n,3,H,W]` in [-1, 1] to u8 `[n,H,W,3]`: 127.5 x + 128, clamped, then cut. This rounds to nearest; SiT and
-/// DiT save so, while `255 (x+1)/2` cut to u8 darkens every pixel by half a level.
+/// Images `[n,3,H,W]` in [-1, 1] to u8 `[n,H,W,3]`: 127.5 x + 128, clamped and truncated, which
+/// rounds to nearest. SiT and DiT do the same; truncating `255 (x+1)/2` would darken every pixel by
+/// half a level.
 pub fn to_u8(images: &Tensor) -> Result<Tensor> {
     let x = images.to_dtype(DType::F32)?.affine(127.5, 128.0)?.clamp(0f32, 255f32)?;
     x.to_dtype(DType::U8)?.permute((0, 2, 3, 1))?.contiguous()
 }
 
-/// Lays images (`[n, height, width, 3]` bytes, one after the other) out in rows of `columns`, each enlarged `scale`
+/// Arranges images (`[n, height, width, 3]` bytes) in rows of `columns`, each enlarged `scale`
 /// times, on white with gaps of two pixels.
 pub fn contact_sheet(images: &[u8], height: usize, width: usize, columns: usize, scale: usize) -> Rgb {
     const GAP: usize = 2;
@@ -38,7 +38,7 @@ pub struct NpzWriter {
 }
 
 impl NpzWriter {
-    /// The number of images comes first because it stands in the header.
+    /// The number of images is needed first, because it is in the header.
     pub fn create(path: &Path, count: usize, height: usize, width: usize) -> Result<Self> {
         let mut file = NpzFile::create(path)?;
         file.begin("arr_0", "|u1", 1, &[count, height, width, 3])?;
@@ -58,7 +58,7 @@ impl NpzWriter {
     }
 }
 
-/// Writes `samples.npz` at once from `images`, `[n,H,W,3]` bytes with n labels.
+/// Writes a whole `samples.npz` from `images`, `[n,H,W,3]` bytes with n labels.
 pub fn write_npz(path: &Path, images: &[u8], height: usize, width: usize, labels: &[i64]) -> Result<()> {
     let mut npz = NpzWriter::create(path, labels.len(), height, width)?;
     npz.push(images)?;

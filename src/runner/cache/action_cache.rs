@@ -1,10 +1,10 @@
-//! The action cache: key to what the action made. A record is small and says "done"; it is written last, so
-//! what it names was on disk before.
+//! The action cache: maps a key to the record of the action that ran under it. A record is small
+//! and marks completion; it is written last, so everything it names was on disk before.
 //!
-//! On disk a record is `{"format":1,"check":"<digest of the record's text>","record":{…}}`. The check makes bit
-//! rot in a record a miss rather than a wrong number in a table. Format 1 is read by this version only; another
-//! format is treated as no record, never as damage, so two versions may share a cache.
-//! This module does not know when a record counts as a hit (`plan`).
+//! On disk a record is `{"format":1,"check":"<digest of the record's text>","record":{…}}`. The
+//! check turns bit rot in a record into a miss instead of a wrong number in a table. A record of
+//! another format counts as missing, not as damaged, so two versions can share a cache. This module
+//! does not know when a record counts as a hit (`plan`).
 
 use super::key::{Key, lines};
 use super::store::Store;
@@ -23,53 +23,57 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-/// Raised when [`Record`] changes shape.
+/// Increment when [`Record`] changes shape.
 const PREFIX: &str = "{\"format\":1,\"check\":\"";
 const MIDDLE: &str = "\",\"record\":";
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// The text whose blake3 is the key.
+    /// The text whose blake3 hash is the key.
     pub key_text: String,
-    /// Who asked for it first; not part of its identity.
+    /// The pipeline and stage that ran first; not part of the identity.
     pub pipeline: String,
     pub stage: String,
     pub kind: String,
     pub outputs: SmallMap<Output>,
-    /// In the order the stage gave them; the first is the key metric.
+    /// In the order the stage reported them; the first is the key metric.
     pub results: Vec<Measure>,
     pub shown: Vec<Shown>,
-    /// Seconds of the attempt that finished it.
+    /// Seconds of the attempt that completed.
     pub seconds: f64,
     pub attempts: u32,
-    /// The step that attempt continued from.
+    /// The step at which that attempt resumed.
     pub resumed: Option<u64>,
-    /// Most memory its process had in use at a time, in bytes; of a small one, what the runner had. Older records do not tell.
+    /// Peak memory of its process in bytes; for a small stage, that of the runner. Missing in older
+    /// records.
     #[serde(default)]
     pub peak: Option<u64>,
     /// UTC, `2026-01-31T12:00:00.000Z`.
     pub created: String,
     pub host: String,
-    /// Version of this program.
+    /// Version of erw.
     pub program: String,
-    /// `cpu`, `cuda:0`, … and what the machine calls it.
+    /// `cpu`, `cuda:0`, … and the name of the device.
     pub device: String,
-    /// Of the machine, see `machine`; empty in records of versions that did not note it.
+    /// Machine class, see `machine`; empty in records of versions that did not store it.
     #[serde(default)]
     pub class: String,
-    /// What was known of its inputs: what it took is said of another stage only if that is given the like.
+    /// Properties of its inputs. Resource use is compared only with stages whose inputs have
+    /// similar properties.
     #[serde(default, skip_serializing_if = "InputProperties::is_empty")]
     pub given: InputProperties,
-    /// Other machines that made a part of it, see `machine`: those of attempts from whose checkpoints it went on.
+    /// Other machine classes that contributed to it, see `machine`: those of attempts whose
+    /// checkpoints it resumed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<String>,
-    /// Of the file that this was read from or written to, taken while it was open; nothing for one from elsewhere.
+    /// Stamp of the file this record was read from or written to, taken while it was open; none for
+    /// a record from elsewhere.
     #[serde(skip)]
     pub stamp: Option<Stamp>,
 }
 
-/// Size, time of change in seconds and nanoseconds, and inode: a record is replaced by rename and never written to, so
-/// another one has another stamp.
+/// Size, mtime in seconds and nanoseconds, and inode. A record is replaced by rename and never
+/// rewritten in place, so a different record has a different stamp.
 pub type Stamp = [i64; 4];
 
 fn stamp(file: &Metadata) -> Stamp {
@@ -84,7 +88,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// With its name, and where it lies.
+    /// The output with its name and path.
     pub fn stored(&self, store: &Store, name: &str) -> StoredOutput {
         let Measured { digest, bytes, .. } = self.measured;
         StoredOutput { name: name.into(), digest: digest.to_string(), bytes, path: store.object(&digest) }
@@ -102,32 +106,33 @@ impl Record {
     pub fn key(&self) -> Key {
         Key::of(&self.key_text)
     }
-    /// What the bytes depend on: the one machine that made it, [`host::SEVERAL`], or nothing if that was not noted.
+    /// The machine class that the bytes depend on: a single one, [`host::SEVERAL`], or empty if it
+    /// was not recorded.
     pub fn machine(&self) -> String {
         if self.earlier.is_empty() { host::of(&self.class, &self.device) } else { host::SEVERAL.into() }
     }
-    /// Digests of the outside files that went into the key, by name.
+    /// Digests of the source files that went into the key, by name.
     pub fn sources(&self) -> BTreeMap<String, Digest> {
         let sources = lines(&self.key_text).filter(|((section, _), _)| *section == "source");
         sources.filter_map(|((_, name), digest)| Some((name.to_string(), digest.parse().ok()?))).collect()
     }
-    /// What is known of each output without its name.
+    /// Size and digest of each output, without names.
     pub fn measured(&self) -> Vec<Measured> {
         self.outputs.values().map(|output| output.measured).collect()
     }
-    /// Paths of the files worth showing.
+    /// Paths of the files to show.
     pub fn shown_paths(&self, store: &Store) -> Vec<PathBuf> {
         let path = |s: &Shown| Some(store.object(&self.outputs.get(&s.output)?.measured.digest).join(&s.file));
         self.shown.iter().filter_map(path).collect()
     }
 }
 
-/// What lies under a key.
+/// The result of looking up a key.
 #[derive(Debug)]
 pub enum Lookup {
     Hit(Box<Record>),
     Miss,
-    /// There is a file, and it is not what was written.
+    /// The file exists but is corrupt.
     Damaged,
 }
 
@@ -152,7 +157,7 @@ pub fn lookup(store: &Store, key: &Key) -> Result<Lookup> {
     })
 }
 
-/// What the bytes of a record say about this key.
+/// Parses the bytes of a record for this key.
 pub fn read(bytes: &[u8], key: &Key) -> Lookup {
     match parse(bytes) {
         Parsed::Record(record) if record.key() == *key => Lookup::Hit(record),
@@ -163,7 +168,7 @@ pub fn read(bytes: &[u8], key: &Key) -> Lookup {
 
 enum Parsed {
     Record(Box<Record>),
-    /// Another format.
+    /// A different format.
     Foreign,
     Damaged,
 }
@@ -186,7 +191,8 @@ fn is_foreign(text: &str) -> bool {
     value.and_then(|v| v.get("format")?.as_u64()).is_some_and(|format| format != 1)
 }
 
-/// Writes a record. Everything it names must be in the store by now. Returns the stamp of its file.
+/// Writes a record and returns the stamp of its file. Everything the record names must be in the
+/// store already.
 pub fn write(store: &Store, record: &Record, keep: Durability) -> Result<Stamp> {
     let path = store.action_file(&record.key());
     let failed = |e: std::io::Error| Error::io("write", &path, e);
@@ -196,7 +202,7 @@ pub fn write(store: &Store, record: &Record, keep: Durability) -> Result<Stamp> 
     write_noted(&path, text.as_bytes(), keep).map(|file| stamp(&file)).map_err(failed)
 }
 
-/// Every readable record, in the order of keys, and the files that are damaged.
+/// Every readable record in key order, and the damaged files.
 pub fn all(store: &Store) -> Result<(Vec<Record>, Vec<PathBuf>)> {
     let paths = store.bucket("actions")?;
     let is_record = |p: &PathBuf| p.extension().is_some_and(|e| e == "json");
@@ -205,7 +211,7 @@ pub fn all(store: &Store) -> Result<(Vec<Record>, Vec<PathBuf>)> {
         .filter(is_record)
         .map(|path| {
             let parsed = match std::fs::read(&path) {
-                // Another user's: not ours to judge.
+                // A record of another user that we may not read is not damaged.
                 Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Parsed::Foreign,
                 read => read.map_or(Parsed::Damaged, |bytes| parse(&bytes)),
             };
@@ -227,10 +233,11 @@ pub fn all(store: &Store) -> Result<(Vec<Record>, Vec<PathBuf>)> {
     Ok((records, damaged))
 }
 
-/// Reads what a record names: a record agrees with another, and what is stored has rotted meanwhile.
+/// Reads every output a record names, because a stored artifact may have rotted since the record
+/// was written.
 ///
 /// # Errors
-/// When it is not, or no longer, what was stored.
+/// When an output is missing or differs from its digest.
 pub fn check_whole(store: &Store, record: &Record) -> Result<()> {
     for (name, output) in record.outputs.iter() {
         let what = || format!("output `{name}` of stage `{}`", record.stage);

@@ -1,4 +1,5 @@
-//! Takes an artifact out of the cache, as a folder for others. It is read whole first, and appears whole or not at all.
+//! Copies artifacts out of the cache into a folder. An artifact is read in full and verified first,
+//! and appears whole or not at all. Does not know which artifacts a user means.
 
 use super::store::Store;
 use crate::files::digest::Measured;
@@ -9,33 +10,33 @@ use std::fs::FileType;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// How bytes get out.
+/// How files are exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportMode {
-    /// Files of their own, which may be changed. Their blocks are shared where the file system can.
+    /// Writable copies. Blocks are shared where the file system supports it.
     Copy,
-    /// Other names for the files of the store: read-only, and on the same file system.
+    /// Hard links to the files in the store: read-only, and on the same file system only.
     Link,
 }
 
-/// An output and what it is called outside.
+/// An artifact and its name in the export.
 #[derive(Debug, Clone)]
 pub struct Item {
     pub name: String,
     pub measured: Measured,
 }
 
-/// Writes one artifact as the folder `to` (a file is put into it under its name), several as folders in it. `force`:
-/// in place of what is there.
+/// Exports one artifact as the folder `to` (a single file is put into it under its name), or
+/// several as subfolders of it. `force`: replace what is there.
 pub fn export(store: &Store, items: &[Item], to: &Path, how: ExportMode, force: bool) -> Result<()> {
     let occupied = std::fs::symlink_metadata(to).is_ok() && !is_empty_folder(to);
     if occupied && !force {
-        let error = Error::usage(format!("`{}` is there already", to.display()));
-        return Err(error.hint("name another folder, or replace it with `--force`"));
+        let error = Error::usage(format!("`{}` already exists", to.display()));
+        return Err(error.hint("choose another folder, or pass `--force` to replace it"));
     }
     items.iter().try_for_each(|item| store.check(&item.measured.digest))?;
     let parent = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).map_err(|e| Error::io("make", parent, e))?;
+    std::fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
     let beside = parent.join(unique());
     let written = write(store, items, &beside, how).and_then(|()| put_in_place(&beside, to));
     if written.is_err() {
@@ -44,26 +45,26 @@ pub fn export(store: &Store, items: &[Item], to: &Path, how: ExportMode, force: 
     written
 }
 
-/// `--force` takes away what is there. That must be neither the cache nor what holds it, nor the folder one stands in, nor
-/// that of the pipeline.
+/// Checks that `--force` does not delete the cache, the pipeline, the current folder or a parent of
+/// any of them.
 ///
 /// # Errors
-/// When it is.
+/// When it would.
 pub fn spare(store: &Store, pipeline: &Path, to: &Path) -> Result<()> {
     let (to, cache) = (place(to), place(store.root()));
     let why = if to.starts_with(&cache) {
-        "it is inside of the cache folder"
+        "it is inside the cache folder"
     } else if cache.starts_with(&to) {
-        "it holds the cache folder"
+        "it contains the cache folder"
     } else if std::env::current_dir().is_ok_and(|here| place(&here).starts_with(&to)) {
-        "it is or holds the current folder"
+        "it is or contains the current folder"
     } else if place(pipeline).starts_with(&to) {
-        "it holds the pipeline"
+        "it contains the pipeline"
     } else {
         return Ok(());
     };
     let error = Error::usage(format!("cannot export to `{}`", to.display())).because(why);
-    Err(error.hint("name a folder that need not be there yet"))
+    Err(error.hint("choose another folder; it is created if it does not exist"))
 }
 
 fn is_empty_folder(path: &Path) -> bool {
@@ -71,7 +72,7 @@ fn is_empty_folder(path: &Path) -> bool {
 }
 
 fn write(store: &Store, items: &[Item], folder: &Path, how: ExportMode) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, e))?;
+    std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
     for item in items {
         let from = store.object(&item.measured.digest);
         let alone = items.len() == 1 && from.is_dir();
@@ -116,15 +117,15 @@ fn link_all(from: &Path, to: &Path) -> Result<()> {
         };
         made.map_err(|e| match e.kind() {
             std::io::ErrorKind::CrossesDevices => Error::usage(format!("cannot link to `{}`", place.display()))
-                .because("it is on another file system than the cache")
-                .hint("without `--link` it is copied"),
+                .because("it is on a different file system than the cache")
+                .hint("omit `--link` to copy instead"),
             _ => Error::io("link to", &place, e),
         })?;
     }
     Ok(())
 }
 
-/// What is there steps aside first and goes last.
+/// Moves the old folder aside first and deletes it last.
 fn put_in_place(beside: &Path, to: &Path) -> Result<()> {
     let old = to.with_file_name(unique());
     let stepped = std::fs::rename(to, &old);

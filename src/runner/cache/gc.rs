@@ -1,8 +1,9 @@
-//! Makes room in the cache folder. What goes is decided on action records: an artifact that a record or a tag names
-//! stays, any other goes. Which records go is a matter of rules: out of reach, unused for long, too much altogether.
+//! Garbage collection of the cache folder. Decisions are made about action records: an artifact
+//! that a record or a tag names stays, any other is removed. Rules decide which records go:
+//! unreachable, unused for long, or beyond the size limit.
 //!
-//! A sweep is planned first and carried out then, so a dry run says exactly what a wet one does. Nobody else may have
-//! the store open: what a running stage uses cannot go.
+//! A collection is planned first and then carried out, so a dry run reports exactly what a real one
+//! removes. The store must be open exclusively: nothing that a running stage uses may be removed.
 
 use super::action_cache::{self, Record};
 use super::inventory::{objects, size};
@@ -16,68 +17,70 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// Which records may go.
+/// Which records may be removed.
 #[derive(Debug, Default)]
 pub struct Rules {
-    /// These stay. Alone, every other record goes; with an age or a size, others go only by those.
+    /// Records to keep. Given alone, every other record is removed; with an age or a size, others
+    /// are removed only by those.
     pub keep: Option<InUse>,
-    /// Not used for so long.
+    /// Remove records not used for this long.
     pub older_than: Option<Duration>,
-    /// Bytes of artifacts that may stay; what was used least recently goes first.
+    /// Bytes of artifacts to keep; the least recently used are removed first.
     pub max_size: Option<u64>,
-    /// Checkpoints of unfinished actions go too, and results that were not believed.
+    /// Also remove checkpoints of unfinished actions and rejected results.
     pub checkpoints: bool,
 }
 
-/// What is in use.
+/// The records that pipelines use.
 #[derive(Debug, Default)]
 pub struct InUse {
     pub keys: BTreeSet<Key>,
-    /// Of stages whose keys cannot be told today (an input is not cached, a source is not there) nothing is thrown away.
+    /// Stages whose keys cannot be computed now (an input is not cached, a source is missing).
+    /// Nothing of theirs is removed.
     pub stages: BTreeSet<String>,
 }
 
-/// Why something goes.
+/// Why something is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RemovalReason {
-    /// Nothing that is to be kept uses it.
+    /// Nothing in use refers to it.
     Unused,
     Old,
     TooMuch,
-    /// A record that is not what was written.
+    /// A corrupt record.
     Damaged,
     /// An artifact that no record names.
     Unnamed,
 }
 
-/// A record that goes.
+/// A record to be removed.
 #[derive(Debug)]
 pub struct Gone {
     pub key: Key,
     /// `pipeline/stage`.
     pub of: String,
-    /// Since its last use.
+    /// Time since its last use.
     pub age: Duration,
     pub why: RemovalReason,
 }
 
-/// What a sweep removes.
+/// The plan of a collection: everything it removes.
 #[derive(Debug, Default)]
 pub struct Sweep {
     pub records: Vec<Gone>,
     pub damaged: Vec<PathBuf>,
-    /// With their bytes.
+    /// With their sizes in bytes.
     pub artifacts: Vec<(PathBuf, u64, RemovalReason)>,
     pub work_dirs: Vec<PathBuf>,
-    /// Logs, locks, listings, leftovers, what is in quarantine.
+    /// Logs, locks, listings, temporary files, quarantine.
     rest: Vec<PathBuf>,
-    /// Of everything.
+    /// Total size.
     pub bytes: u64,
-    /// Work folders that hold checkpoints of unfinished actions and therefore stay.
+    /// Work folders that are kept because they have checkpoints of unfinished actions.
     pub resumable: Vec<PathBuf>,
 }
 
-/// A record and what the rules ask about it.
+/// A record with the facts that the rules need.
 struct Candidate {
     record: Record,
     key: Key,
@@ -92,7 +95,7 @@ impl Candidate {
     }
 }
 
-/// What would go by these rules. `store` must have been opened alone.
+/// The plan under these rules. `store` must be open exclusively.
 pub fn plan(store: &Store, rules: &Rules) -> Result<Sweep> {
     let (records, damaged) = action_cache::all(store)?;
     let tags = tags::all(store)?;
@@ -110,7 +113,7 @@ pub fn plan(store: &Store, rules: &Rules) -> Result<Sweep> {
         .map(|(path, digest)| (size(&path).0, path, digest))
         .map(|(n, p, d)| (p, d, n))
         .collect();
-    judge(rules, &mut candidates, &objects, &tagged);
+    select(rules, &mut candidates, &objects, &tagged);
 
     let mut sweep = Sweep { damaged, ..Sweep::default() };
     let mut named = tagged;
@@ -141,13 +144,15 @@ pub fn plan(store: &Store, rules: &Rules) -> Result<Sweep> {
     Ok(sweep)
 }
 
-/// Records go before what they name, so a kill leaves no record without its outputs.
+/// Removes records before the artifacts they name, so that no record outlives its outputs if the
+/// process is killed.
 pub fn carry_out(store: &Store, sweep: &Sweep) -> Result<()> {
     let records = sweep.records.iter().map(|g| store.action_file(&g.key)).chain(sweep.damaged.iter().cloned());
     let artifacts = sweep.artifacts.iter().map(|(path, ..)| path.clone());
-    // Memos rest on records, and a run writes its own anew; they are no loss worth telling of.
-    let memos = vec![store.v1("memos")];
-    let all = memos
+    // Up-to-date checks depend on records and are recreated by a run; their loss is not worth
+    // reporting.
+    let checks = vec![store.v1("memos")];
+    let all = checks
         .into_iter()
         .chain(records)
         .chain(artifacts)
@@ -160,12 +165,12 @@ pub fn carry_out(store: &Store, sweep: &Sweep) -> Result<()> {
 fn candidate(store: &Store, record: Record) -> Candidate {
     let key = record.key();
     let used = std::fs::metadata(store.action_file(&key)).and_then(|m| m.modified());
-    // A time in the future is a clock put right since: just used.
+    // A time in the future means the clock was set back since: just used.
     let age = used.ok().and_then(|t| SystemTime::now().duration_since(t).ok()).unwrap_or_default();
     Candidate { record, key, age, fate: None, safe: false }
 }
 
-fn judge(rules: &Rules, all: &mut [Candidate], objects: &[(PathBuf, Option<Digest>, u64)], tagged: &BTreeSet<Digest>) {
+fn select(rules: &Rules, all: &mut [Candidate], objects: &[(PathBuf, Option<Digest>, u64)], tagged: &BTreeSet<Digest>) {
     let by_reach_alone = rules.keep.is_some() && rules.older_than.is_none() && rules.max_size.is_none();
     for c in all.iter_mut().filter(|c| !c.safe) {
         c.fate = match rules.older_than {
@@ -180,7 +185,7 @@ fn judge(rules: &Rules, all: &mut [Candidate], objects: &[(PathBuf, Option<Diges
     }
 }
 
-/// Gives up the least recently used until the rest fits.
+/// Removes the least recently used records until the rest fits.
 fn fit(limit: u64, all: &mut [Candidate], bytes: &BTreeMap<Digest, u64>, tagged: &BTreeSet<Digest>) {
     let mut users: BTreeMap<Digest, usize> = tagged.iter().map(|d| (*d, 1)).collect();
     for c in all.iter().filter(|c| c.fate.is_none()) {
@@ -203,7 +208,7 @@ fn fit(limit: u64, all: &mut [Candidate], bytes: &BTreeMap<Digest, u64>, tagged:
         all[i].fate = Some(RemovalReason::TooMuch);
         given_up.push(i);
     }
-    // Whose artifacts all stay, for others, frees nothing by going.
+    // Removing a record frees nothing if others keep all its artifacts.
     for i in given_up {
         if all[i].names().all(|d| users.get(&d).is_some_and(|n| *n > 0)) {
             all[i].fate = None;
@@ -211,7 +216,8 @@ fn fit(limit: u64, all: &mut [Candidate], bytes: &BTreeMap<Digest, u64>, tagged:
     }
 }
 
-/// Work folders of finished actions and empty ones go; those with checkpoints only if asked; those under way never.
+/// Removes work folders that are empty or of finished actions, those with checkpoints only if
+/// requested, those in use never.
 fn work_dirs(store: &Store, kept: &[&Record], checkpoints: bool, sweep: &mut Sweep) -> Result<()> {
     let done: BTreeSet<String> = kept.iter().map(|r| r.key().to_string()).collect();
     for path in disk::list(&store.v1("work"))? {
@@ -231,7 +237,7 @@ fn work_dirs(store: &Store, kept: &[&Record], checkpoints: bool, sweep: &mut Swe
     Ok(())
 }
 
-/// What goes with the records, and what killed processes left.
+/// Files that belong to removed records, and leftovers of killed processes.
 fn rest(store: &Store, kept: &[&Record]) -> Result<Vec<PathBuf>> {
     let keys: BTreeSet<String> = kept.iter().map(|r| r.key().to_string()).collect();
     let sources: BTreeSet<PathBuf> = kept.iter().flat_map(|r| sources(store, r)).collect();
@@ -252,17 +258,18 @@ fn rest(store: &Store, kept: &[&Record]) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-/// Half-written by a killed process.
+/// Left half-written by a killed process.
 fn is_temporary(path: &Path) -> bool {
     path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(".tmp-"))
 }
 
-/// Listings of the outside folders that a record's action read.
+/// Listings of the source folders that a record's action read.
 fn sources(store: &Store, record: &Record) -> Vec<PathBuf> {
     record.sources().values().map(|digest| store.tree_file(digest)).collect()
 }
 
-/// Locks that nobody holds. No run is there to open one meanwhile: the store is open to us alone.
+/// Lock files that nobody holds. No run can open one meanwhile, because the store is open
+/// exclusively.
 fn idle_locks(store: &Store) -> Result<Vec<PathBuf>> {
     let mut idle = Vec::new();
     for path in disk::list(&store.v1("locks"))? {

@@ -1,5 +1,5 @@
-//! What lies in the cache folder, who made it, and is it whole. Nothing here removes anything but damage, which goes to
-//! quarantine.
+//! Lists and verifies the contents of the cache folder: which artifacts, who made them, are they
+//! intact. Removes nothing; damaged files are moved to quarantine.
 
 use super::action_cache::{self, Record};
 use super::store::{Presence, Store, refuse_unreadable};
@@ -9,11 +9,11 @@ use erw_base::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// An artifact of the store.
+/// An artifact in the store.
 #[derive(Debug)]
 pub struct Artifact {
     pub digest: Digest,
-    /// `None`: no record names it.
+    /// `None` if no record names it.
     pub ty: Option<String>,
     pub bytes: u64,
     pub files: u64,
@@ -40,7 +40,7 @@ impl std::fmt::Display for Maker {
     }
 }
 
-/// Everything in the store, largest first.
+/// All artifacts, largest first.
 pub fn artifacts(store: &Store) -> Result<Vec<Artifact>> {
     let (records, _) = action_cache::all(store)?;
     let mut makers: BTreeMap<Digest, (String, BTreeSet<Maker>)> = BTreeMap::new();
@@ -61,7 +61,7 @@ pub fn artifacts(store: &Store) -> Result<Vec<Artifact>> {
     Ok(all)
 }
 
-/// Paths in the store and the digests they are named by; `None` for what does not belong there.
+/// Paths in the store with the digest in their name; `None` for files that do not belong there.
 pub fn objects(store: &Store) -> Result<Vec<(PathBuf, Option<Digest>)>> {
     let named = |path: PathBuf| {
         let digest = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
@@ -70,29 +70,29 @@ pub fn objects(store: &Store) -> Result<Vec<(PathBuf, Option<Digest>)>> {
     Ok(store.bucket("store")?.into_iter().map(named).collect())
 }
 
-/// Bytes and files below a path, as far as can be read.
+/// Bytes and files below a path, as far as they can be read.
 pub fn size(path: &Path) -> (u64, u64) {
     let found = walk(path, Links::Keep).unwrap_or_default();
     (found.iter().map(|f| f.metadata.len()).sum(), found.len() as u64)
 }
 
-/// Shorter than this the beginning of a digest is taken for a name.
+/// A shorter prefix of a digest is taken for a name.
 const SHORTEST: usize = 6;
 
-/// Could this be the beginning of a digest?
+/// Whether this could be the prefix of a digest.
 pub fn looks_like_digest(text: &str) -> bool {
     (SHORTEST..=64).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The stored artifact whose digest begins so.
+/// The stored artifact whose digest has this prefix.
 pub fn find(store: &Store, prefix: &str) -> Result<Digest> {
     the_one(objects(store)?.into_iter().filter_map(|(_, digest)| digest), prefix)
 }
 
-/// The digest that begins so.
+/// The only digest with this prefix.
 ///
 /// # Errors
-/// When there is none, or more than one.
+/// When there is none or more than one.
 pub fn the_one(all: impl Iterator<Item = Digest>, prefix: &str) -> Result<Digest> {
     let found: BTreeSet<Digest> = all.filter(|d| d.to_string().starts_with(prefix)).collect();
     let found: Vec<Digest> = found.into_iter().collect();
@@ -113,21 +113,21 @@ pub fn records_of(store: &Store, digest: &Digest) -> Result<Vec<Record>> {
     Ok(action_cache::all(store)?.0.into_iter().filter(names).collect())
 }
 
-/// What a full reading of the cache found.
+/// Result of reading the whole cache.
 #[derive(Debug, Default)]
 pub struct Verified {
     pub artifacts: usize,
     pub bytes: u64,
     pub records: usize,
-    /// What was damaged and is now in quarantine, in words.
+    /// Descriptions of the damaged files, which are now in quarantine.
     pub damaged: Vec<String>,
-    /// Stages whose records name what is not here: no damage, but they run again.
+    /// Stages whose record names a missing artifact: not damage, but they run again.
     pub incomplete: Vec<String>,
 }
 
-/// Reads every artifact, record and tag; what is not what its name says goes to quarantine.
+/// Reads every artifact, record and tag; moves what does not match its name to quarantine.
 pub fn verify(store: &Store) -> Result<Verified> {
-    // What this user may not read is neither whole nor damaged.
+    // Files that this user may not read are neither intact nor damaged.
     ["actions", "tags", "store"].iter().try_for_each(|folder| refuse_unreadable(&store.v1(folder)))?;
     let (records, damaged) = action_cache::all(store)?;
     let mut verified = Verified { records: records.len(), ..Verified::default() };
@@ -146,7 +146,7 @@ pub fn verify(store: &Store) -> Result<Verified> {
             verified.bytes += found.bytes;
             continue;
         }
-        // Gone meanwhile is not damage.
+        // Removed meanwhile: not damage.
         if std::fs::symlink_metadata(&path).is_err() {
             continue;
         }

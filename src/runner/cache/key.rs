@@ -1,27 +1,28 @@
-//! The key of an action: blake3 of a text that lists everything a result depends on, one ingredient a line.
-//! The text is kept in the action record, so "why does this run?" is the difference of two texts (`reason`).
+//! The key of an action: the blake3 hash of a text that lists everything a result depends on, one
+//! ingredient per line. The text is kept in the action record, so "why does this run?" is answered
+//! by comparing two texts (`reason`).
 //!
 //! | ingredient | in key? | why |
 //! |---|---|---|
-//! | key format version, kind, manifest revision | yes | code changes are declared; hashing the binary would void weeks of work |
+//! | format version, kind, manifest revision | yes | declared code changes; hashing the binary is too strict |
 //! | params after defaults, canonical; seed; dtype | yes | they change results |
 //! | a command's program and arguments, placeholders unfilled | yes | they are its code |
-//! | names and types of outputs | yes | another set of outputs is another result |
-//! | digest of the artifact in each slot | yes | contents, not upstream keys: an upstream rerun with equal bytes stops there |
-//! | digest of each outside file or folder | yes | contents, not its name or its times |
-//! | hash of each published file, or its address where none is known | yes | mirrors and the folder it is fetched to are not |
-//! | operation values, resources, threads, device | no | they change cost |
-//! | names of pipeline and stage, paths, mtimes, host, time, environment | no | renaming or moving must reuse |
-//! | device model, program version | no, recorded | `revision` is the lever |
+//! | names and types of outputs | yes | other outputs are another result |
+//! | digest of the artifact in each slot | yes | equal bytes after a rerun change nothing |
+//! | digest of each source file or folder | yes | its contents; its path and times do not matter |
+//! | hash of each published file, else its address | yes | mirrors do not matter |
+//! | operation values, resources, threads, device | no | they change cost, not results |
+//! | names, paths, mtimes, host, time, environment | no | renaming or moving must reuse |
+//! | device model, program version | no, recorded | code changes bump `revision` |
 //!
-//! It does not know where the values come from, nor what a stage computes.
+//! Does not know where the values come from, nor what a stage computes.
 
 use crate::files::digest::Digest;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
-/// What identifies an action.
+/// The identity of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Digest);
 
@@ -53,7 +54,7 @@ impl Key {
     }
 }
 
-/// As JSON does. Most texts have nothing to escape.
+/// Escapes as JSON does. Most texts have nothing to escape.
 pub(crate) fn write_string(out: &mut String, text: &str) {
     if text.bytes().any(|b| b < b' ' || b == b'"' || b == b'\\') {
         out.push_str(&Value::from(text).to_string());
@@ -91,19 +92,20 @@ pub(crate) fn write_canonical(out: &mut String, value: &Value) {
             out.push('}');
         }
         Value::String(text) => write_string(out, text),
-        // A negative zero computes the same as zero almost everywhere, yet not quite: it stays what it is.
+        // Negative zero stays itself: it computes the same as zero almost everywhere, but not
+        // everywhere.
         scalar => {
             let _ = write!(out, "{scalar}");
         }
     }
 }
 
-/// The lines of a text by (section, name); `kind`, `revision` and the format line have no name.
+/// The lines of a key text by (section, name). `kind`, `revision` and the format line have no name.
 pub fn ingredients(text: &str) -> BTreeMap<(&str, &str), &str> {
     lines(text).collect()
 }
 
-/// The lines in their order.
+/// The lines in order.
 pub fn lines(text: &str) -> impl Iterator<Item = ((&str, &str), &str)> {
     let named = |l| match split(l) {
         (section @ ("param" | "published" | "source" | "input" | "output" | "command"), rest) => {
@@ -119,7 +121,7 @@ fn split(line: &str) -> (&str, &str) {
     line.split_once(' ').unwrap_or((line, ""))
 }
 
-/// The end of a quoted name is its first quote that is not escaped.
+/// A quoted name ends at its first unescaped quote.
 fn split_name(rest: &str) -> (&str, &str) {
     if !rest.starts_with('"') {
         return split(rest);

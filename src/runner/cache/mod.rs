@@ -1,10 +1,11 @@
-//! The cache: a folder with artifacts, the records of the actions that made them, and the files that were digested before.
-//! A [`Store`] is the folder; a [`Cache`] is the folder with the remote behind it, where one is named.
+//! The cache: a folder with artifacts, the records of the actions that made them, and the digests
+//! of source files. A [`Store`] is the folder; a [`Cache`] is a store with its remote, if there is
+//! one.
 //!
-//! [`key`] is what a record is found by, [`action_cache`] keeps the records, [`sources`] digests outside files and
-//! remembers them by their stamps. [`remote`] shares records and artifacts with others. [`inventory`] lists what is
-//! here and reads it for damage, [`gc`] makes room, [`tags`] are names, [`export`] takes artifacts out. What a key is
-//! made of is decided above, in `plan`.
+//! [`key`] identifies an action, [`action_cache`] holds the records, [`sources`] digests source
+//! files and remembers them by their stamps. [`remote`] shares records and artifacts. [`inventory`]
+//! lists and verifies the contents, [`gc`] frees space, [`tags`] name artifacts, [`export`] copies
+//! them out. The ingredients of a key are listed above, in `plan`.
 
 pub mod action_cache;
 pub mod export;
@@ -20,7 +21,7 @@ use remote::Remote;
 use std::ops::Deref;
 use store::Store;
 
-/// A cache folder, and the remote behind it.
+/// A cache folder and its remote, if any.
 pub struct Cache {
     pub store: Store,
     pub remote: Option<Remote>,
@@ -34,7 +35,7 @@ impl Deref for Cache {
     }
 }
 
-/// A [`Cache`] lent, or a store that has no remote.
+/// A borrowed [`Cache`], or a store without a remote.
 #[derive(Clone, Copy)]
 pub struct CacheRef<'a> {
     pub store: &'a Store,

@@ -1,18 +1,18 @@
-//! Digests of outside files, remembered: a file is read once and then recognised by path, size, times and
-//! inode number.
+//! Digests of source files, remembered: a file is read once and afterwards recognised by path,
+//! size, times and inode number.
 //!
-//! The memory is a text file per root folder, `v1/files/<id>.txt`:
+//! They are remembered in a text file per root folder, `v1/files/<id>.txt`:
 //! ```text
 //! erw files 1
 //! <digest> <bytes> <mtime ns> <ctime ns> <inode> <path relative to the root, as a JSON string>
 //! …
 //! check <digest of everything above>
 //! ```
-//! A memory that is torn, foreign or fails its check is as good as none: the files are read again.
+//! A truncated, unknown or damaged file is ignored: the sources are read again.
 //!
-//! *Racily clean*: a file changed within the same tick of the clock in which it was read looks unchanged
-//! afterwards. So a file touched less than `SETTLED` before it was read is used but not remembered.
-//! The change time is compared besides the modification time because programs such as rsync set the latter back.
+//! *Racily clean*: a file changed within the same clock tick in which it was read looks unchanged
+//! afterwards. So a file changed less than `SETTLED` before it was read is used but not remembered.
+//! The change time is compared too, because programs such as rsync reset the modification time.
 //!
 //! This module does not know what the files are for.
 
@@ -37,10 +37,10 @@ use std::time::{Duration, SystemTime};
 const HEADER: &str = "erw files 1";
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// Folders above this many files have no listing kept with the records that used them.
+/// Listings of larger folders are not kept with the records that used them.
 const LISTED: usize = 200_000;
 
-/// What tells an unchanged file.
+/// Identifies an unchanged file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     bytes: u64,
@@ -59,7 +59,7 @@ impl Stamp {
             inode: m.ino(),
         }
     }
-    /// Last touched long enough before `now` (ns since the epoch) that another change would show.
+    /// Last changed long enough before `now` (ns since the epoch) that a further change would show.
     fn is_settled(&self, now: i128) -> bool {
         self.mtime.max(self.ctime) + (SETTLED.as_nanos() as i128) < now
     }
@@ -67,31 +67,31 @@ impl Stamp {
 
 type Memory = HashMap<PathBuf, (Stamp, Digest)>;
 
-/// An outside file or folder, digested.
+/// A source file or folder with its digest.
 #[derive(Debug)]
-pub struct Outside {
+pub struct DigestedSource {
     pub measured: Measured,
     /// Sorted by path.
     pub entries: Vec<TreeEntry>,
 }
 
-/// Filled by whoever asks first; the others wait for it.
-type Slot = Arc<OnceLock<Result<Arc<Outside>>>>;
+/// Filled by the first caller; the others wait for it.
+type Slot = Arc<OnceLock<Result<Arc<DigestedSource>>>>;
 
-/// The outside files of one run: each root is walked once however many stages read it.
+/// The source files of one run: each root is walked once, however many stages read it.
 #[derive(Debug, Default)]
 pub struct Files {
     known: Mutex<HashMap<(PathBuf, Option<Rule>), Slot>>,
 }
 
 impl Files {
-    /// The digest of a source as it was when first asked for in this run.
-    pub fn digest(&self, store: &Store, source: &Source) -> Result<Arc<Outside>> {
+    /// The digest of a source as of its first use in this run.
+    pub fn digest(&self, store: &Store, source: &Source) -> Result<Arc<DigestedSource>> {
         self.digest_at(store, &source.path, source.watched.as_ref())
     }
 
-    /// That of a file or folder, of which what a rule leaves out does not count.
-    pub fn digest_at(&self, store: &Store, path: &Path, watched: Option<&Watched>) -> Result<Arc<Outside>> {
+    /// The digest of a file or folder, without what `watched` excludes.
+    pub fn digest_at(&self, store: &Store, path: &Path, watched: Option<&Watched>) -> Result<Arc<DigestedSource>> {
         let cell = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(known.entry((path.to_path_buf(), watched.map(|w| w.rule().clone()))).or_default())
@@ -101,26 +101,26 @@ impl Files {
 }
 
 /// The digest of a source as it is now; unchanged files are not read.
-pub fn digest_now(store: &Store, source: &Source) -> Result<Outside> {
+pub fn digest_now(store: &Store, source: &Source) -> Result<DigestedSource> {
     digest_at(store, &source.path, source.watched.as_ref())
 }
 
-/// Every file below `root`, or of those what a rule says.
-pub fn walk_outside(root: &Path, watched: Option<&Watched>) -> Result<Vec<WalkEntry>> {
+/// Every file below `root`, or those that `watched` selects.
+pub fn walk_source(root: &Path, watched: Option<&Watched>) -> Result<Vec<WalkEntry>> {
     let Some(watched) = watched else { return walk(root, Links::FollowIfThere) };
     let found = walk_some(root, Links::Follow, &|path, is_dir| watched.leaves_out(root, path, is_dir));
-    let hint = || "a file that is of no concern is left out by `ignore = [\"NAME\"]` beside `watch`".to_string();
+    let hint = || "exclude a file that does not matter with `ignore = [\"NAME\"]` beside `watch`".to_string();
     let mut found = found.map_err(|e| e.hint(hint()))?;
     found.retain(|f| watched.means(&f.path));
     Ok(found)
 }
 
-fn digest_at(store: &Store, path: &Path, watched: Option<&Watched>) -> Result<Outside> {
+fn digest_at(store: &Store, path: &Path, watched: Option<&Watched>) -> Result<DigestedSource> {
     let root = path.canonicalize().map_err(|e| Error::io("read", path, e))?;
     let file = memory_file(store, &root, watched);
     let old = recall(&file);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i128);
-    let found = walk_outside(&root, watched)?;
+    let found = walk_source(&root, watched)?;
     let is_dir = !is_file(&found);
     let read: Vec<(TreeEntry, Stamp, bool)> =
         found.into_par_iter().map(|f| digest_one(&root, f, &old)).collect::<Result<_>>()?;
@@ -128,15 +128,16 @@ fn digest_at(store: &Store, path: &Path, watched: Option<&Watched>) -> Result<Ou
     let fresh = read.iter().any(|(_, stamp, known)| !known && stamp.is_settled(now));
     let gone = old.len() > read.iter().filter(|(entry, _, known)| *known && entry.kind.is_file()).count();
     if fresh || gone {
-        // Not remembering costs time later, nothing else; a full or read-only disk is told by the store.
+        // Failing to remember costs time later, nothing else; the store reports a full or read-only
+        // disk.
         let _ = write_file(&file, remember(&read, now).as_bytes(), Durability::Later);
     }
     let mut entries: Vec<TreeEntry> = read.into_iter().map(|(entry, ..)| entry).collect();
     let measured = combine(&mut entries, is_dir);
-    Ok(Outside { measured, entries })
+    Ok(DigestedSource { measured, entries })
 }
 
-/// The third value tells whether the digest was remembered rather than read.
+/// The third value: the digest was remembered, not read.
 fn digest_one(root: &Path, found: WalkEntry, old: &Memory) -> Result<(TreeEntry, Stamp, bool)> {
     let stamp = Stamp::of(&found.metadata);
     if let Kind::Link(to) = &found.kind {
@@ -151,19 +152,19 @@ fn digest_one(root: &Path, found: WalkEntry, old: &Memory) -> Result<(TreeEntry,
     let path = join(root, &found.path);
     let failed = |e| Error::io("read", &path, e);
     if stamp.bytes == 0 && !is_empty(&path).map_err(failed)? {
-        return Err(Error::usage(format!("`{}` holds more than its length says", path.display()))
-            .because("the system makes it up when it is read, so it is another each time")
-            .hint("name ordinary files and folders"));
+        return Err(Error::usage(format!("`{}` contains more bytes than its size says", path.display()))
+            .because("the system generates it on each read, so its contents vary")
+            .hint("use regular files and folders"));
     }
     let digest = Digest::of_file(&path).map_err(failed)?;
     if Stamp::of(&path.metadata().map_err(failed)?) != stamp {
-        return Err(Error::usage(format!("`{}` changes while it is being read", path.display()))
-            .hint("run again when nothing writes to it"));
+        return Err(Error::usage(format!("`{}` changed while it was being read", path.display()))
+            .hint("rerun when nothing writes to it"));
     }
     Ok((TreeEntry::file(found.path, stamp.bytes, digest), stamp, false))
 }
 
-/// Files as in `/proc` say that they are empty and are not; to read some of them whole would be to wait for ever.
+/// Files in `/proc` have size 0 but are not empty, and reading some of them never ends.
 fn is_empty(path: &Path) -> std::io::Result<bool> {
     let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     match file.read(&mut [0]) {
@@ -173,7 +174,7 @@ fn is_empty(path: &Path) -> std::io::Result<bool> {
     }
 }
 
-/// One for each root, and for each further rule about it, so that two of them do not forget each other's files.
+/// One file per root and `watched` rule, so that two rules do not overwrite each other's entries.
 fn memory_file(store: &Store, root: &Path, watched: Option<&Watched>) -> PathBuf {
     let mut of = root.as_os_str().as_bytes().to_vec();
     if let Some(rule) = watched.map(Watched::rule).filter(|rule| **rule != Rule::default()) {
@@ -185,7 +186,7 @@ fn memory_file(store: &Store, root: &Path, watched: Option<&Watched>) -> PathBuf
 
 fn remember(read: &[(TreeEntry, Stamp, bool)], now: i128) -> String {
     let mut text = format!("{HEADER}\n");
-    // A remembered file was settled when it was read; its stamp has not moved since.
+    // A remembered file was settled when it was read, and its stamp has not changed since.
     let is_kept =
         |(entry, stamp, known): &&(TreeEntry, Stamp, bool)| entry.kind.is_file() && (*known || stamp.is_settled(now));
     for (entry, stamp, _) in read.iter().filter(is_kept) {
@@ -239,27 +240,27 @@ fn unquote(text: &str) -> Option<PathBuf> {
     serde_json::from_str::<String>(text).ok().map(PathBuf::from)
 }
 
-/// Keeps what an outside folder holds, so that a later reason can name the file that changed.
-pub fn keep_listing(store: &Store, outside: &Outside) {
+/// Saves the listing of a source folder, so that a later reason can name the file that changed.
+pub fn keep_listing(store: &Store, outside: &DigestedSource) {
     let path = store.tree_file(&outside.measured.digest);
     if outside.entries.len() > LISTED || path.exists() {
         return;
     }
     let lines = outside.entries.iter().map(|e| format!("{} {}\n", e.digest, quote(&e.path)));
-    // For explanations only: losing it loses nothing else.
+    // Only explanations need it, so a failure is ignored.
     let _ = write_file(&path, lines.collect::<String>().as_bytes(), Durability::Later);
 }
 
-/// What a folder held under this digest, if it was kept.
+/// The saved listing of a folder with this digest.
 pub fn listing(store: &Store, digest: &Digest) -> Option<BTreeMap<PathBuf, Digest>> {
     let text = std::fs::read_to_string(store.tree_file(digest)).ok()?;
     let line = |l: &str| l.split_once(' ').and_then(|(d, p)| Some((unquote(p)?, d.parse().ok()?)));
     text.lines().map(line).collect()
 }
 
-/// Paths that differ between two looks at a source, in their order.
-pub fn differences(before: &Outside, now: &Outside) -> Vec<PathBuf> {
-    let of = |outside: &Outside| -> BTreeMap<PathBuf, Digest> {
+/// Paths that differ between two versions of a source, in order.
+pub fn differences(before: &DigestedSource, now: &DigestedSource) -> Vec<PathBuf> {
+    let of = |outside: &DigestedSource| -> BTreeMap<PathBuf, Digest> {
         outside.entries.iter().map(|e| (e.path.clone(), e.digest)).collect()
     };
     let (before, now) = (of(before), of(now));
@@ -267,8 +268,8 @@ pub fn differences(before: &Outside, now: &Outside) -> Vec<PathBuf> {
     names.into_iter().filter(|name| before.get(*name) != now.get(*name)).cloned().collect()
 }
 
-/// The first path in which the folder now differs from what it held under digest `old`.
-pub fn first_difference(store: &Store, old: &Digest, now: &Outside) -> Option<PathBuf> {
+/// The first path in which the folder differs from its version with digest `old`.
+pub fn first_difference(store: &Store, old: &Digest, now: &DigestedSource) -> Option<PathBuf> {
     let mut before = listing(store, old)?;
     let changed = now.entries.iter().find(|e| before.remove(&e.path) != Some(e.digest));
     changed.map(|e| e.path.clone()).or_else(|| before.into_keys().next())
@@ -327,7 +328,7 @@ mod tests {
         assert_eq!(digest_at(&store, &root, None).unwrap().measured, first.measured);
         fs::write(root.join("b"), "twO").unwrap();
         assert_ne!(digest_at(&store, &root, None).unwrap().measured.digest, first.measured.digest);
-        // Same length, and the modification time set back to what it was.
+        // Same length, and the modification time reset.
         fs::write(root.join("a"), "eno").unwrap();
         age(&root.join("a"));
         fs::write(root.join("b"), "two").unwrap();

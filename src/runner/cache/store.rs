@@ -1,54 +1,64 @@
-//! The cache folder: where everything lies, how it gets there whole, and who may touch it.
+//! The cache folder: its layout, atomic writes into it, and its locks.
 //!
 //! ```text
 //! cache/
-//!   CACHEDIR.TAG .gitignore         tell backup programs and git to pass by
+//!   CACHEDIR.TAG .gitignore         exclude it from backups and from git
 //!   v1/lock                         shared by runs, exclusive for gc
-//!   v1/store/ab/<digest>            an artifact, file or folder, named by its contents; files are 0444 or 0555, folders 0555
-//!   v1/actions/ab/<key>.json        "done": what the action with this key made; written last, see `actions`
-//!   v1/work/<key>/                  an action under way or put down:
+//!   v1/store/ab/<digest>            an artifact, file or folder, named by its contents;
+//!                                   files are 0444 or 0555, folders 0555
+//!   v1/actions/ab/<key>.json        the record of a finished action, written last; see `action_cache`
+//!   v1/work/<key>/                  an unfinished action, running or suspended:
 //!       job.json attempt-N.log checkpoints/ out/NAME
-//!   v1/logs/<key>/attempt-N.log     what the attempts at a finished action wrote; empty ones are not kept
-//!   v1/logs/<key>/{metrics,times}.jsonl   what they measured step by step
-//!   v1/locks/<key>                  held by whoever works on this key, workers included
-//!   v1/files/<id>.txt               remembered digests of outside files, see `files`
-//!   v1/trees/<digest>.txt           what an outside folder held when an action used it, to name what changed
-//!   v1/memos/<id>.memo              answers to runs in which all was cached, see `memo`
-//!   v1/quarantine/                  what was found damaged
-//!   v1/verify/<any>/                a cache folder for the time of one second run, see `verify`
-//!   v1/pulls/<digest>/              an artifact on its way here, see `remote`
-//!   v1/tags/<name>.json             names that people gave, see `tags`
-//!   runs/<id>/                      journals of runs, see `record`
+//!   v1/logs/<key>/attempt-N.log     logs of a finished action; empty ones are not kept
+//!   v1/logs/<key>/{metrics,times}.jsonl   its curves, see `step_log`
+//!   v1/locks/<key>                  held by the process that runs this key, workers included
+//!   v1/files/<id>.txt               remembered digests of source files, see `sources`
+//!   v1/trees/<digest>.txt           listing of a source folder, to name later what changed
+//!   v1/memos/<id>.memo              stored up-to-date checks, see `up_to_date`
+//!   v1/quarantine/                  damaged files
+//!   v1/verify/<any>/                a temporary cache folder for one rerun, see `verify`
+//!   v1/pulls/<digest>/              an artifact being fetched, see `remote`
+//!   v1/tags/<name>.json             names that users gave, see `tags`
+//!   runs/<id>/                      journals of runs, see `journal`
 //!   downloads/<name>/<file>         published files, see `fetch::library`; gc leaves them alone
 //! ```
 //!
-//! Everything appears by rename, so a kill at any instant leaves either nothing or the whole thing; what took long is
-//! on disk before it appears, the rest soon after (see [`Durability`]). The version is in the folder name: another layout will live beside this one.
+//! Everything appears by rename, so a kill at any instant leaves either nothing or the whole thing.
+//! Results that took long are forced to disk before they appear, the rest soon after (see
+//! [`Durability`]). The version is in the folder name: another layout can live beside this one.
 //!
 //! # Several hosts, one folder
 //!
-//! Runs on several hosts may share a cache folder on a network file system. What is relied on:
+//! Runs on several hosts may share a cache folder on a network file system. This relies on:
 //!
-//! - `flock` that reaches across hosts. It does on NFSv4 and NFSv3 with its lock daemon (where Linux makes it a byte-range
-//!   lock, hence every lock file is opened for writing), on Lustre mounted with `-o flock`, on CephFS and GFS2. It
-//!   does not on NFS mounted with `nolock` or `local_lock=flock` or `all`, on Lustre with `-o localflock`, on CIFS with
-//!   `nobrl` and on most FUSE file systems (sshfs, s3fs, …): there every host needs a cache of its own, and a remote can
-//!   join them. A file system that knows no locks is refused when the folder is opened.
-//! - Rename within the folder is atomic, and a rename over an artifact that is there fails or puts equal bytes in its place.
-//! - Names under way are random, never made of process numbers, which repeat on other hosts.
-//! - A folder listed or a name looked up may be a while old (NFS keeps what it saw for some seconds): then something is
-//!   computed twice, and equal bytes meet under one name. Nothing is taken for done before it is.
-//! - The lock of a key belongs to the open file, and processes that inherit it, on one host. A host that dies loses its
-//!   locks when the server notices (NFSv4: after its lease, 90 s as a rule); until then other hosts wait.
+//! - `flock` that works across hosts. It does on NFSv4 and NFSv3 with its lock daemon (where Linux
+//!   turns it into a byte-range lock, hence every lock file is opened for writing), on Lustre
+//!   mounted
+//!   with `-o flock`, on CephFS and GFS2. It does not on NFS mounted with `nolock` or
+//!   `local_lock=flock` or `all`, on Lustre with `-o localflock`, on CIFS with `nobrl` and on most
+//!   FUSE file systems (sshfs, s3fs, …): there every host needs its own cache, and a remote can
+//!   connect them. A file system without locks is refused when the folder is opened.
+//! - Atomic rename within the folder; a rename onto an existing artifact fails or replaces it by
+//!   equal
+//!   bytes.
+//! - Random temporary names; process numbers would repeat on other hosts.
+//! - Listings and lookups may be a few seconds old (NFS caches them): then something is computed
+//!   twice, and equal bytes meet under one name. Nothing unfinished is ever taken for finished.
+//! - The lock of a key belongs to the open file, and to processes that inherit it, on one host. A
+//!   host
+//!   that dies loses its locks when the server notices (NFSv4: after its lease, usually 90 s);
+//!   until
+//!   then other hosts wait.
 //!
-//! # To be read
+//! # Read-only caches
 //!
-//! A cache that may only be read, being another user's or on a read-only disk, answers whatever needs no writing: plans,
-//! lists, exports, and runs that find everything cached. What would be written for later is left out; a stage that must
-//! run is refused with the reason. Users of one group share a cache whose folders are made with umask 002.
+//! A read-only cache (another user's, or on a read-only disk) serves everything that needs no
+//! writing: plans, lists, exports, and runs in which everything is cached. Optional writes are
+//! skipped; a stage that must run is refused with the reason. Users of one group share a cache
+//! whose folders are created with umask 002.
 //!
-//! Records say which host made them. Clocks of hosts are compared only by `gc`, in days.
-//! This module does not know what an action is made of.
+//! Records name their host. Clocks of hosts are compared only by `gc`, in days. This module does
+//! not know the ingredients of an action.
 
 use super::key::Key;
 use crate::files::digest::{Digest, Kind, Links, Measured, TreeEntry, WalkEntry, entries, measure, named, walk};
@@ -68,25 +78,24 @@ const TAG: &str =
     "Signature: 8a477f597d28d172789f06886806bc55\n# Artifacts and records of erw. See `erw cache --help`.\n";
 
 const TAG_FILE: &str = "CACHEDIR.TAG";
-/// Bytes of the tag that all programs share.
+/// Bytes of the tag that are the same for all programs.
 const SIGNATURE: usize = 43;
 
-/// Names of work folders that wait for their next use begin so.
+/// Prefix of empty work folders that wait for reuse.
 pub const SPARE: &str = ".spare-";
 
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
-    /// Asked for what is not here.
-    /// Why nothing can be written here, if so.
+    /// Why the store is not writable, if so.
     refused: Option<Box<Error>>,
-    /// Held for the life of the value, so gc cannot take away what a run has just put here. There may be none in a cache
-    /// that can only be read.
+    /// Held for the life of the value, so that gc cannot remove what a run has just stored. A
+    /// read-only cache may have no lock.
     _lock: Option<File>,
 }
 
-/// Proof that this process, and the workers it starts with it, are alone on a key. Released on drop, unless a
-/// worker that inherited it still lives.
+/// Exclusive use of a key by this process and the workers that inherit the lock. Released on drop,
+/// unless such a worker still lives.
 #[derive(Debug)]
 pub struct KeyLock {
     file: File,
@@ -98,27 +107,28 @@ impl KeyLock {
     }
 }
 
-/// What a look at an artifact without reading it says.
+/// Result of a check that does not read the artifact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     Whole,
     Absent,
-    /// Another size or number of files than recorded.
+    /// The size or number of files differs from the record.
     Damaged,
 }
 
 impl Store {
-    /// Is there a cache of this program?
+    /// Whether the folder is a cache of erw.
     pub fn is_at(dir: &Path) -> bool {
         Self::is_tagged(dir) && dir.join("v1").is_dir()
     }
 
-    /// Does a program, this one or another, keep there what it can make again?
+    /// Whether the folder is tagged as a cache, by this or another program.
     pub fn is_tagged(dir: &Path) -> bool {
         fs::read(dir.join(TAG_FILE)).is_ok_and(|text| text.starts_with(&TAG.as_bytes()[..SIGNATURE]))
     }
 
-    /// Opens the cache folder, making it if need be. One that may only be read is opened for that.
+    /// Opens the cache folder, creating it if necessary. A folder that is not writable is opened
+    /// read-only.
     pub fn open(dir: &Path) -> Result<Self> {
         let root = root(dir)?;
         let (lock, refused) = match prepare(&root) {
@@ -135,26 +145,27 @@ impl Store {
         Ok(Self { root, refused, _lock: lock })
     }
 
-    /// For what is about the cache and changes it: one that may only be read is refused at once.
+    /// For commands that change the cache: a read-only one is refused at once.
     pub fn open_to_write(dir: &Path) -> Result<Self> {
         let store = Self::open(dir)?;
         store.writable().map(|()| store)
     }
 
-    /// For gc: nobody else may have it open.
+    /// For gc: exclusive access.
     pub fn open_alone(dir: &Path) -> Result<Self> {
         let root = root(dir)?;
         let lock = prepare(&root).map_err(|(path, e)| unusable(dir, &path, e))?;
         lock.try_lock().map_err(|e| match e {
-            TryLockError::WouldBlock => Error::usage(format!("a run is using the cache folder `{}`", dir.display()))
-                .hint("wait until it has ended"),
+            TryLockError::WouldBlock => {
+                Error::usage(format!("a run is using the cache folder `{}`", dir.display())).hint("wait until it ends")
+            }
             TryLockError::Error(e) => no_locks(dir, &root.join(LOCK), e),
         })?;
         Ok(Self { root, refused: None, _lock: Some(lock) })
     }
 
     /// # Errors
-    /// When this cache may only be read, with the reason.
+    /// When this cache is read-only, with the reason.
     pub fn writable(&self) -> Result<()> {
         self.refused.as_ref().map_or(Ok(()), |why| Err((**why).clone()))
     }
@@ -171,7 +182,7 @@ impl Store {
     pub fn runs(&self) -> PathBuf {
         self.root.join("runs")
     }
-    /// Where the artifact with this digest lies, if it is there.
+    /// The path of the artifact with this digest, whether it exists or not.
     pub fn object(&self, digest: &Digest) -> PathBuf {
         let name = digest.to_string();
         self.v1("store").join(&name[..2]).join(&name)
@@ -183,7 +194,8 @@ impl Store {
     pub fn work_dir(&self, key: &Key) -> PathBuf {
         self.v1("work").join(key.to_string())
     }
-    /// Logs of the attempts at a finished action: `attempt-N.log`, and the files of [`crate::kind::step_log`]. Those of an unfinished one are in its work folder.
+    /// Logs of a finished action: `attempt-N.log` and the files of [`crate::kind::step_log`]. Those
+    /// of an unfinished one are in its work folder.
     pub fn log_dir(&self, key: &Key) -> PathBuf {
         self.v1("logs").join(key.to_string())
     }
@@ -191,7 +203,7 @@ impl Store {
         self.v1("trees").join(format!("{digest}.txt"))
     }
 
-    /// `None`: somebody else works on this key.
+    /// `None`: another process holds the lock of this key.
     pub fn try_lock(&self, key: &Key) -> Result<Option<KeyLock>> {
         let (path, file) = self.lock_file(key)?;
         match file.try_lock() {
@@ -201,7 +213,7 @@ impl Store {
         }
     }
 
-    /// Waits until nobody else has it. Only for what ends soon by itself.
+    /// Waits for the lock of this key. Only where it is held briefly.
     pub fn lock(&self, key: &Key) -> Result<KeyLock> {
         let (path, file) = self.lock_file(key)?;
         file.lock().map_err(|e| Error::io("lock", &path, e))?;
@@ -215,20 +227,21 @@ impl Store {
         Ok((path, file))
     }
 
-    /// Notes that a record was of use: the time of its file says when last, to the day. Gc asks; a file that belongs to
-    /// somebody else may stay as it is.
+    /// Marks a record as used: the mtime of its file is the last use, to the day, for gc. A file of
+    /// another user may keep its time.
     pub fn used(&self, key: &Key) {
         const DAY: Duration = Duration::from_secs(86_400);
         let path = self.action_file(key);
         let changed = fs::metadata(&path).and_then(|m| m.modified());
         let fresh = changed.is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|age| age < DAY));
         if !fresh && let Ok(file) = File::open(&path) {
-            // Both now, by the kernel's clock: any other times may be set by the owner alone, and not by others of the group.
+            // The kernel's current time: only the owner may set any other, not the rest of the
+            // group.
             let _ = futimens(&file, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW);
         }
     }
 
-    /// Is the artifact there, with the recorded size? Reads names and sizes only.
+    /// Whether the artifact exists with the recorded size. Reads names and sizes only.
     pub fn look(&self, expected: &Measured) -> Presence {
         let path = self.object(&expected.digest);
         let Ok(metadata) = fs::symlink_metadata(&path) else { return Presence::Absent };
@@ -242,23 +255,27 @@ impl Store {
             let (files, bytes) = found.filter(counts).fold((0, 0), |(n, b), f| (n + 1, b + f.metadata.len()));
             bytes == expected.bytes && files == expected.files
         };
-        // What other programs dropped there is no damage; it goes before the artifact is used.
+        // Files that other programs dropped there are not damage; they are removed before the
+        // artifact is used.
         let whole = is_it(&mut found.iter()) || is_it(&mut found.iter().filter(|f| !is_dropping(&f.path)));
         if whole { Presence::Whole } else { Presence::Damaged }
     }
 
-    /// Moves a finished output into the store. If its contents are there already, they stay and `path` is left alone.
+    /// Moves a finished output into the store. If the store has these contents already, `path` is
+    /// left where it is.
     pub fn publish(&self, path: &Path, measured: &Measured, keep: Durability) -> Result<()> {
         let failed = |e: io::Error| {
             let store = self.v1("store");
-            let hint = format!("`{}` must be writable and have space left; then run again", store.display());
+            let hint = format!("`{}` must be writable and have free space; then rerun", store.display());
             Error::io("store", path, e).hint(hint)
         };
         let object = self.object(&measured.digest);
-        // As it is taken today: what an earlier version put there may be executable where this one is not.
+        // Uses today's definition: an earlier version may have stored it executable where this one
+        // is not.
         let same = || measure(&object).is_ok_and(|m| m == *measured);
         match self.look(measured) {
-            // Read, not trusted for its size: this is the moment when a rotten artifact can be replaced by a good one.
+            // Read in full, not only by size: this is the moment when a rotten artifact can be
+            // replaced.
             Presence::Whole if same() => return Ok(()),
             Presence::Whole | Presence::Damaged => self.quarantine(&measured.digest)?,
             Presence::Absent => {}
@@ -272,7 +289,7 @@ impl Store {
             other => other,
         };
         match moved {
-            // Another run with equal bytes was faster.
+            // Another run stored equal bytes first.
             Err(_) if same() => Ok(()),
             other => other
                 .and_then(|()| seal_folders(&object))
@@ -281,19 +298,14 @@ impl Store {
         }
     }
 
-    /// Forces everything to disk that was put here with [`Durability::Later`].
+    /// Forces everything stored with [`Durability::Later`] to disk.
     pub fn sync(&self) -> Result<()> {
         let flush = || nix::unistd::syncfs(File::open(&self.root)?).map_err(io::Error::from);
         flush().map_err(|e| Error::io("flush", &self.root, e))
     }
 
-    /// Does the artifact hold what its name says? Reads all of it.
-    pub fn holds(&self, expected: &Measured) -> bool {
-        self.examine(&expected.digest).is_some_and(|(m, _)| m == *expected)
-    }
-
-    /// What an artifact holds that is what its name says. Reads all of it. What other programs dropped into it, such as
-    /// Python its `__pycache__`, is removed if the rest is whole.
+    /// The contents of an artifact that matches its digest. Reads all of it. Files that other
+    /// programs dropped into it, such as Python's `__pycache__`, are removed if the rest is intact.
     pub fn examine(&self, digest: &Digest) -> Option<(Measured, Vec<TreeEntry>)> {
         let object = self.object(digest);
         let all = entries(&object).ok()?;
@@ -308,7 +320,7 @@ impl Store {
         named(entries(&object).ok()?, digest)
     }
 
-    /// Takes out of an artifact what was put into it. Is the rest whole?
+    /// Removes added files from an artifact. Returns whether the rest is intact.
     pub fn clear(&self, change: &Tampering) -> bool {
         let object = self.object(&change.digest);
         change.altered.is_empty()
@@ -316,11 +328,11 @@ impl Store {
             && self.examine(&change.digest).is_some()
     }
 
-    /// Reads the artifact. What is not what its name says is set aside, whoever finds it, so that the next run makes it
-    /// anew. For all who are about to give an artifact to somebody.
+    /// Reads the artifact before it is handed out. One that does not match its digest is moved to
+    /// quarantine, so that the next run recreates it.
     ///
     /// # Errors
-    /// When it is damaged, gone, or may not be read.
+    /// When it is damaged, missing, or unreadable.
     pub fn check(&self, digest: &Digest) -> Result<()> {
         let path = self.object(digest);
         if self.examine(digest).is_some() {
@@ -328,33 +340,33 @@ impl Store {
         }
         if fs::symlink_metadata(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
             let error = Error::usage(format!("artifact `{}` is no longer in the store", digest.short()));
-            return Err(error.hint("`erw run` makes it anew"));
+            return Err(error.hint("`erw run` recreates it"));
         }
         match self.set_aside(digest) {
-            Ok(()) => Err(damaged(digest).hint("it is set aside, and `erw run` makes it anew")),
+            Ok(()) => Err(damaged(digest).hint("it was moved to quarantine; `erw run` recreates it")),
             Err(e) if refuse_unreadable(&path).is_err() => Err(e),
-            Err(e) => Err(damaged(digest).because(e).hint("`erw run` makes it anew where the cache can be written to")),
+            Err(e) => Err(damaged(digest).because(e).hint("`erw run` recreates it once the cache is writable")),
         }
     }
 
-    /// Takes an artifact that was found damaged out of the store.
+    /// Moves an artifact that was found damaged to quarantine.
     ///
     /// # Errors
-    /// When it is no damage but a file that this user may not read, or it cannot be moved.
+    /// When it is not damaged but unreadable for this user, or cannot be moved.
     pub fn set_aside(&self, digest: &Digest) -> Result<()> {
         refuse_unreadable(&self.object(digest))?;
         self.writable()?;
         self.quarantine(digest)
     }
 
-    /// Takes a damaged artifact out of the store, keeping it for whoever wants to know what happened.
+    /// Moves a damaged artifact to quarantine, for later inspection.
     pub fn quarantine(&self, digest: &Digest) -> Result<()> {
         self.quarantine_path(&self.object(digest))
     }
 
     pub fn quarantine_path(&self, path: &Path) -> Result<()> {
         let folder = self.v1("quarantine");
-        fs::create_dir_all(&folder).map_err(|e| Error::io("make", &folder, e))?;
+        fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let to = folder.join(format!("{name}{}", unique().replace(".tmp-", ".")));
         match relocate_sealed(path, &to) {
@@ -363,7 +375,7 @@ impl Store {
         }
     }
 
-    /// Full names of everything in a two-level bucket (`store`, `actions`).
+    /// Paths of everything in a two-level bucket (`store`, `actions`).
     pub fn bucket(&self, name: &str) -> Result<Vec<PathBuf>> {
         let mut all = Vec::new();
         for sub in list(&self.v1(name))? {
@@ -382,23 +394,23 @@ fn root(dir: &Path) -> Result<PathBuf> {
 }
 
 fn unusable(dir: &Path, path: &Path, e: io::Error) -> Error {
-    // Relative paths start nowhere then.
+    // Relative paths cannot be resolved then.
     let gone = path.is_relative() && std::env::current_dir().is_err();
-    let why = if gone { "the current folder is no longer there".into() } else { format!("`{}`: {e}", path.display()) };
+    let why = if gone { "the current folder no longer exists".into() } else { format!("`{}`: {e}", path.display()) };
     Error::usage(format!("cannot use the cache folder `{}`", dir.display()))
         .because(why)
-        .hint("name another with `--cache-dir` or ERW_CACHE_DIR")
+        .hint("choose another with `--cache-dir` or ERW_CACHE_DIR")
 }
 
 fn no_locks(dir: &Path, path: &Path, e: io::Error) -> Error {
     let none = matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::ENOLCK));
-    let hint = "its file system has no locks; ask for them (Lustre: `-o flock`) or use another one";
+    let hint = "its file system does not support locks; enable them (Lustre: `-o flock`) or use another file system";
     unusable(dir, path, e).maybe_hint(none.then(|| hint.into()))
 }
 
-/// Makes what is lacking of a cache folder and opens its lock. An error comes with what it is about.
+/// Creates what a cache folder lacks and opens its lock. An error comes with the path concerned.
 fn prepare(root: &Path) -> Result<File, (PathBuf, io::Error)> {
-    // A folder that was there may hold more than a cache.
+    // An existing folder may contain more than a cache.
     let is_ours = !root.exists();
     for sub in ["v1/store", "v1/actions", "v1/work", "v1/locks", "v1/files", "v1/trees", "runs"] {
         let folder = root.join(sub);
@@ -417,18 +429,18 @@ fn prepare(root: &Path) -> Result<File, (PathBuf, io::Error)> {
     file.map_err(|e| (path, e))
 }
 
-/// Is writing not allowed here, though reading may be?
+/// Whether the error means that writing is not permitted, though reading may be.
 fn is_refusal(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
-/// The lock of a cache that may only be read, if there is one.
+/// The lock of a read-only cache, if there is one.
 fn lock_to_read(dir: &Path, root: &Path, refused: &Error) -> Result<Option<File>> {
     for sub in ["v1/store", "v1/actions"] {
         let folder = root.join(sub);
         fs::read_dir(&folder).map_err(|e| match is_refusal(&e) {
             true => unusable(dir, &folder, e),
-            // No cache at all.
+            // Not a cache at all.
             false => refused.clone(),
         })?;
     }
@@ -440,7 +452,7 @@ fn lock_to_read(dir: &Path, root: &Path, refused: &Error) -> Result<Option<File>
 }
 
 /// # Errors
-/// When there is a file or folder at or below `path` that this user may not read.
+/// When this user may not read a file or folder at or below `path`.
 pub fn refuse_unreadable(path: &Path) -> Result<()> {
     let refused = |path: &Path, e: io::Error| match e.kind() {
         io::ErrorKind::PermissionDenied => Err(Error::io("read", path, e)),
@@ -461,23 +473,24 @@ pub fn refuse_unreadable(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// An artifact that is not what its name says.
+/// The error for an artifact that does not match its digest.
 pub fn damaged(digest: &Digest) -> Error {
     Error::new(ErrorKind::Damaged, format!("artifact `{}` is damaged", digest.short()))
 }
 
-/// What was done to an artifact.
+/// How an artifact was changed.
 #[derive(Debug)]
 pub struct Tampering {
     pub digest: Digest,
-    /// Entries that are other ones now, or gone; without a name where the artifact is one file or cannot be read.
+    /// Entries that were changed or removed; empty if the artifact is a single file or cannot be
+    /// read.
     pub altered: Vec<PathBuf>,
     pub added: Vec<PathBuf>,
-    /// The entries that there were.
+    /// Entries that were added.
     pub kept: Vec<PathBuf>,
 }
 
-/// In a work folder, what an attempt made that was not believed.
+/// In a work folder: rejected outputs of an attempt.
 pub const KEPT: &str = "kept";
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Names for what must stay: `v1/tags/NAME.json` holds the keys and artifacts that a name stands for. Gc keeps them.
+//! Names for artifacts to keep: `v1/tags/NAME.json` holds the keys and artifacts that a name stands
+//! for. Gc keeps them. Does not know what the artifacts are.
 
 use super::store::Store;
 use crate::files::digest::Digest;
@@ -16,7 +17,7 @@ pub struct Tag {
     /// Keys of records.
     pub keys: BTreeSet<Digest>,
     pub artifacts: BTreeSet<Digest>,
-    /// What was asked to be tagged.
+    /// What the user asked to tag.
     pub of: String,
     /// UTC.
     pub created: String,
@@ -28,7 +29,7 @@ impl Tag {
     }
 }
 
-/// Gives `tag` a name, in place of what had it.
+/// Writes `tag` under a name, replacing an earlier tag of that name.
 pub fn write(store: &Store, name: &str, tag: &Tag) -> Result<()> {
     let path = file(store, name)?;
     let written = serde_json::to_vec_pretty(tag).map_err(Into::into).and_then(|text| write_atomic(&path, &text));
@@ -47,20 +48,20 @@ pub fn remove(store: &Store, name: &str) -> Result<()> {
     })
 }
 
-/// Every tag, by name. One that cannot be read is an error: what it kept would be thrown away.
+/// Every tag, by name. An unreadable one is an error, because gc would remove what it keeps.
 pub fn all(store: &Store) -> Result<Vec<(String, Tag)>> {
     let read = |path: PathBuf| {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let tag = parse(&path).ok_or_else(|| {
             Error::usage(format!("the tag `{name}` cannot be read"))
-                .hint(format!("`erw cache untag {name}` removes it; then tag anew"))
+                .hint(format!("remove it with `erw cache untag {name}`, then tag again"))
         })?;
         Ok((name, tag))
     };
     files(store)?.into_iter().map(read).collect()
 }
 
-/// Files of tags that cannot be read.
+/// Tag files that cannot be read.
 pub fn damaged(store: &Store) -> Result<Vec<PathBuf>> {
     Ok(files(store)?.into_iter().filter(|path| parse(path).is_none()).collect())
 }
@@ -78,8 +79,8 @@ fn file(store: &Store, name: &str) -> Result<PathBuf> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let begins_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     if !begins_well || name.len() > LONGEST || !name.chars().all(good) {
-        return Err(Error::usage(format!("`{name}` is no name for a tag"))
-            .hint("letters, digits, `.`, `_` and `-`, beginning with a letter or digit, 100 at most"));
+        return Err(Error::usage(format!("`{name}` is not a valid tag name"))
+            .hint("use letters, digits, `.`, `_` and `-`, starting with a letter or digit, at most 100 characters"));
     }
     Ok(store.v1("tags").join(format!("{name}.json")))
 }

@@ -1,5 +1,5 @@
-//! What happens in a run, as data. Everything a person sees is rendered from these events, the journal
-//! is these events written down, and a worker process speaks them on its standard output.
+//! The events of a run, as data. Everything a person sees is rendered from these events, the
+//! journal stores them, and a worker process writes them to its standard output.
 //!
 //! Events carry names and numbers only: no graph, no store, no styling.
 
@@ -10,7 +10,7 @@ use progress::PartialProgress;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// What a worker process says, one JSON object a line.
+/// What a worker process reports, one JSON object per line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum WorkerEvent {
@@ -18,13 +18,9 @@ pub enum WorkerEvent {
         done: u64,
         total: u64,
     },
-    /// `None`: the value was not a finite number (JSON has no NaN).
+    /// `None`: not a finite number (JSON has no NaN).
     Metric {
         step: u64,
-        name: String,
-        value: Option<f64>,
-    },
-    Result {
         name: String,
         value: Option<f64>,
     },
@@ -42,11 +38,11 @@ pub enum WorkerEvent {
     Resumed {
         step: u64,
     },
-    /// The last word of a worker that succeeded.
+    /// The last event of a worker that succeeded.
     Done,
-    /// The last word of a worker that put its work down.
+    /// The last event of a worker that suspended its work.
     Suspended,
-    /// The last word of a worker that failed.
+    /// The last event of a worker that failed.
     Failed {
         message: String,
         causes: Vec<String>,
@@ -54,16 +50,16 @@ pub enum WorkerEvent {
     },
 }
 
-/// Where a stage stands in a run.
+/// The state of a stage in a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Not looked at, or not selected.
+    /// Not selected, or not looked at yet.
     #[default]
     Unknown,
     /// An input is not known yet.
     Waiting,
-    /// Every input is known; being judged, or queued for threads, memory and GPUs.
+    /// Every input is known; being checked, or queued for threads, memory and GPUs.
     Ready,
     Running,
     /// The key is known and its outputs are in the store.
@@ -73,7 +69,7 @@ pub enum State {
     Failed,
     /// Not run because something else failed or the run was stopped.
     Skipped,
-    /// Put down before its end; resumes when run again.
+    /// Stopped early; a rerun resumes it.
     Suspended,
 }
 
@@ -84,13 +80,13 @@ impl State {
     }
 }
 
-/// Cached stages of a run of more stages than this are counted, not listed.
+/// Above this many stages, cached ones are counted, not listed.
 pub const LISTED: usize = 200;
 
 /// One event of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Event {
-    /// Seconds since the run began.
+    /// Seconds since the run started.
     pub at: f64,
     /// Flattened for writing only: these lines are never read back into this type.
     #[serde(flatten)]
@@ -111,7 +107,7 @@ pub enum EventKind {
         stage: String,
         state: State,
     },
-    /// Another run is computing this very action; its result will be taken.
+    /// Another run is executing the same action; its result will be used.
     Locked {
         stage: String,
         key: String,
@@ -150,22 +146,22 @@ pub enum EventKind {
         stage: String,
         step: u64,
     },
-    /// An attempt failed, and there will be another.
+    /// An attempt failed and another one follows.
     Retry {
         stage: String,
-        /// The number of the attempt that is to come.
+        /// The number of the next attempt.
         attempt: u32,
         /// Seconds until then.
         wait: f64,
         failure: Failure,
     },
-    /// Something that had to be put right and was: damage found, a record that could not be read.
+    /// A problem that was handled: damage found, an unreadable record.
     Warning {
         text: String,
     },
-    /// The end of a stage's story in this run.
+    /// The final state of a stage in this run.
     Ended(Box<StageEnd>),
-    /// So many stages, all that the run looked at, are cached; stands for the end of each.
+    /// This many stages, all that the run looked at, are cached. Replaces the final event of each.
     AllCached {
         stages: usize,
     },
@@ -176,28 +172,28 @@ pub enum EventKind {
     },
 }
 
-/// How one stage ended.
+/// The final state of one stage.
 #[derive(Debug, Clone, Serialize)]
 pub struct StageEnd {
     pub stage: String,
     pub kind: String,
     pub state: State,
     pub key: Option<String>,
-    /// Seconds the attempt took; for a cached stage, the attempt that made it.
+    /// Seconds the attempt took; for a cached stage, the attempt that produced it.
     pub seconds: f64,
-    /// The step this run's attempt continued from.
+    /// The step at which this run's attempt resumed.
     pub resumed: Option<u64>,
-    /// For a suspended stage: from where the next attempt goes on.
+    /// For a suspended stage: where the next attempt resumes.
     pub left: Option<PartialProgress>,
     pub results: Vec<Measure>,
     pub outputs: Vec<StoredOutput>,
     /// Files worth showing, as paths into the store.
     pub shown: Vec<PathBuf>,
-    /// For a failed or skipped stage: why.
+    /// Why a stage failed or was skipped.
     pub error: Option<Failure>,
 }
 
-/// A named number a stage ends with.
+/// A named number among the results of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measure {
     pub name: String,
@@ -205,7 +201,7 @@ pub struct Measure {
     pub value: Option<f64>,
 }
 
-/// An output and where it lies.
+/// An output with its path.
 #[derive(Debug, Clone, Serialize)]
 pub struct StoredOutput {
     pub name: String,
@@ -214,7 +210,7 @@ pub struct StoredOutput {
     pub path: PathBuf,
 }
 
-/// An error made of text, and what the worker wrote last.
+/// An error as text, with the last lines of the worker's log.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Failure {
     pub message: String,
@@ -223,7 +219,7 @@ pub struct Failure {
     pub log: Option<PathBuf>,
     /// The last lines of the log.
     pub tail: Vec<String>,
-    /// What the pipeline says about it.
+    /// The place in the pipeline file.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "named")]
     pub place: Option<Box<Place>>,
 }
@@ -239,17 +235,17 @@ impl From<Error> for Failure {
     }
 }
 
-/// Whoever wants to know. Called from the scheduler's thread only.
+/// Receives events, on the scheduler's thread only.
 pub trait Listener {
     fn event(&mut self, event: &Event);
-    /// Asked after every event: stages that what was heard has made pointless, and why. They are skipped, or stopped if
-    /// they run, and so is what needs them.
+    /// Called after every event: stages that the events so far have made pointless, each with the
+    /// reason. They and their dependents are skipped, or stopped if running.
     fn pointless(&mut self) -> Vec<(String, String)> {
         vec![]
     }
 }
 
-/// Hands every event to several listeners.
+/// Passes every event to several listeners.
 pub struct Fan<'a>(pub Vec<Box<dyn Listener + 'a>>);
 
 impl Listener for Fan<'_> {

@@ -1,5 +1,5 @@
-//! What an attempt left behind that did not come to its end: from where the next one goes on. A worker notes each of its
-//! checkpoints beside them; what lies in a checkpoint is the business of kinds and programs.
+//! What an unfinished attempt left behind, and where the next one resumes. A worker notes each
+//! checkpoint beside the checkpoints; their contents are up to kinds and programs.
 
 use crate::files::disk;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ const FILE: &str = "reached.json";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reached {
     pub step: u64,
-    /// Of so many, where the work was told by then.
+    /// The total, if it was known by then.
     pub of: Option<u64>,
 }
 
@@ -22,12 +22,12 @@ pub struct PartialProgress {
     /// Attempts so far.
     pub attempts: usize,
     pub checkpoint: Option<Reached>,
-    /// Files lie among the checkpoints of which nobody noted how far they go: a program's, mostly.
+    /// There are files among the checkpoints without a noted step, mostly of a program.
     pub unnoted: bool,
 }
 
 impl PartialProgress {
-    /// Of the work folder of an action; `None` where nothing was begun.
+    /// Reads the work folder of an action; `None` if nothing was started.
     pub fn in_folder(work: &Path) -> Option<Self> {
         let begun = disk::list(work).ok()?;
         let is_log = |name: &str| name.starts_with("attempt-") && name.ends_with(".log");
@@ -36,7 +36,7 @@ impl PartialProgress {
             return None;
         }
         let kept = disk::list(&work.join("checkpoints")).unwrap_or_default();
-        // Settings that lie beside are no work.
+        // Settings beside the checkpoints are not checkpoints.
         let is_work = |path: &&std::path::PathBuf| path.extension().is_none_or(|e| e != "json" || path.is_dir());
         let note = std::fs::read(work.join(FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let checkpoint = note.filter(|_| !kept.is_empty());
@@ -49,7 +49,7 @@ fn is_empty(path: &Path) -> bool {
     path.is_dir() && disk::list(path).is_ok_and(|all| all.is_empty())
 }
 
-/// Notes a checkpoint, whole or not at all. One that is not noted is found by the next attempt all the same.
+/// Notes a checkpoint atomically. The next attempt finds a checkpoint even if it was not noted.
 pub fn note(work: &Path, reached: Reached) {
     let part = work.join("reached.part");
     let Ok(text) = serde_json::to_vec(&reached) else { return };
@@ -61,8 +61,8 @@ impl fmt::Display for PartialProgress {
         match (self.checkpoint, self.unnoted) {
             (Some(Reached { step, of: Some(of) }), _) => write!(f, "resumes at {step} of {of}"),
             (Some(Reached { step, of: None }), _) => write!(f, "resumes at {step}"),
-            (None, true) => f.write_str("goes on from what it kept"),
-            (None, false) => f.write_str("starts again: no checkpoint yet"),
+            (None, true) => f.write_str("resumes from its checkpoints"),
+            (None, false) => f.write_str("starts over: no checkpoint yet"),
         }
     }
 }
@@ -81,16 +81,16 @@ mod tests {
         std::fs::write(work.join("attempt-1.log"), "").unwrap();
         std::fs::create_dir(work.join("checkpoints")).unwrap();
         std::fs::write(work.join("checkpoints/config.json"), "{}").unwrap();
-        assert_eq!(told().unwrap(), "starts again: no checkpoint yet");
+        assert_eq!(told().unwrap(), "starts over: no checkpoint yet");
         std::fs::create_dir(work.join("checkpoints/latents")).unwrap();
-        assert_eq!(told().unwrap(), "starts again: no checkpoint yet");
+        assert_eq!(told().unwrap(), "starts over: no checkpoint yet");
         std::fs::write(work.join("checkpoints/state"), "x").unwrap();
-        assert_eq!(told().unwrap(), "goes on from what it kept");
+        assert_eq!(told().unwrap(), "resumes from its checkpoints");
         note(work, Reached { step: 59, of: Some(150) });
         assert_eq!(told().unwrap(), "resumes at 59 of 150");
         note(work, Reached { step: 64, of: None });
         assert_eq!(told().unwrap(), "resumes at 64");
         std::fs::remove_dir_all(work.join("checkpoints")).unwrap();
-        assert_eq!(told().unwrap(), "starts again: no checkpoint yet", "a note alone is no checkpoint");
+        assert_eq!(told().unwrap(), "starts over: no checkpoint yet", "a note alone is no checkpoint");
     }
 }

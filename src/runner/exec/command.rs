@@ -1,12 +1,13 @@
-//! `kind = "command"`: any program as a stage, started by the runner itself: a worker between them would do nothing but
-//! wait, and cost more than a short program takes.
+//! `kind = "command"`: any program as a stage. The runner starts it directly: a worker in between
+//! would only wait, and cost more than a short program takes.
 //!
-//! Placeholders in its arguments: `{inputs.SLOT}`, `{outputs.NAME}`, `{params.NAME}`, `{threads}`, and
-//! `{checkpoints}`, a folder kept until the stage succeeds. Other braces are left alone, as shells use them.
-//! The program runs in the folder of the pipeline file; what it prints goes to the attempt's log, byte for byte. It must
-//! make a file or a folder at the path of each output. An output of type `metrics` that is a JSON object, or a folder
-//! with such a `metrics.json`, gives the stage its results: every number at its top level. This module does not know
-//! what the program does.
+//! Placeholders in its arguments are `{inputs.SLOT}`, `{outputs.NAME}`, `{params.NAME}`,
+//! `{threads}`, and `{checkpoints}`, a folder that is kept until the stage succeeds. Other braces
+//! are left alone, because shells use them. The program runs in the folder of the pipeline file;
+//! its output goes to the attempt's log, byte for byte. It must create a file or folder at the path
+//! of each output. An output of type `metrics` that is a JSON object, or a folder with such a
+//! `metrics.json`, gives the stage its results: every top-level number. Does not know what the
+//! program does.
 
 use super::launch::{AttemptEnd, AttemptReport, AttemptSite};
 use super::process_exit::{ATTEMPT_VAR, adopt_orphans, end_own_orphans};
@@ -23,12 +24,13 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long a program may be silent before it is looked whether it has ended and left somebody who holds its pipe.
+/// After this long without output, checks whether the program has ended and left another process
+/// holding its pipe.
 const SILENCE: Duration = Duration::from_millis(50);
-/// What is in a pipe when nobody who writes to it lives any more.
+/// The most that can remain in a pipe without a living writer.
 const LEFT_IN_PIPE: usize = 1 << 20;
 
-/// Runs the program to its end. Asked to stop, it gets a SIGTERM with all its children.
+/// Runs the program to its end. When asked to stop, it and all its children get SIGTERM.
 pub fn run(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<AttemptReport> {
     let run = job.command.as_deref().unwrap_or_default();
     let words = run.iter().map(|word| fill(word, job)).collect::<Result<Vec<_>>>()?;
@@ -36,9 +38,10 @@ pub fn run(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent))
         return Err(Error::usage("the command is empty"));
     };
     let mut log = Log { file: site.open_log()?, lost: None };
-    // A pipe, and not the log itself: whoever opens /dev/stdout anew to write to it cuts a file short.
-    let (from, to) = std::io::pipe().map_err(|e| Error::stage("cannot make a pipe").caused(e))?;
-    // Another run, with another cache, may be at the same action.
+    // A pipe instead of the log itself: a program that reopens /dev/stdout for writing would
+    // truncate a file.
+    let (from, to) = std::io::pipe().map_err(|e| Error::stage("cannot create a pipe").caused(e))?;
+    // Another run, with another cache, may be executing the same action.
     let mark = format!("{}.{}", job.key, std::process::id());
     adopt_orphans();
     let mut environment = site.environment(job);
@@ -57,10 +60,10 @@ pub fn run(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent))
     end_own_orphans(&mark);
     log.take_what_is_left(&from);
     if let Some(e) = log.lost {
-        tell(WorkerEvent::Log { text: format!("a part of its log is lost: {e}") });
+        tell(WorkerEvent::Log { text: format!("part of the log was lost: {e}") });
     }
     let finish = if site.workers.is_stopping(site.ticket) {
-        // A program may catch SIGTERM, tidy up and call that success: its outputs cannot be trusted to be whole.
+        // A program may catch SIGTERM, clean up and exit with 0: its outputs may be incomplete.
         AttemptEnd::Suspended
     } else if ended.status.success() {
         AttemptEnd::Done
@@ -74,15 +77,16 @@ pub fn run(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent))
     Ok(AttemptReport { finish, results, remarks, shown: vec![], resumed: None, peak: ended.peak })
 }
 
-/// The log that a program's pipe leads to.
+/// The log that receives a program's output.
 struct Log {
     file: File,
-    /// Why not all of it could be written. The program is not held up for it.
+    /// Why some of it could not be written. The program continues regardless.
     lost: Option<std::io::Error>,
 }
 
 impl Log {
-    /// Takes what comes until the pipe closes, or until the program has ended though another holds the pipe open.
+    /// Reads until the pipe closes, or until the program has ended though another process holds the
+    /// pipe open.
     fn take_from(&mut self, mut from: &PipeReader, pid: i32) {
         let mut looked = Instant::now();
         loop {
@@ -125,31 +129,32 @@ impl Log {
     }
 }
 
-/// Is there something to read, or the end, before so much time has passed?
+/// Waits until there is something to read or the end of the pipe, or the time is over.
 fn has_word(from: &PipeReader, retry: Duration) -> bool {
     let mut asked = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
     let retry = PollTimeout::try_from(retry).unwrap_or(PollTimeout::ZERO);
     poll(&mut asked, retry).is_ok_and(|ready| ready > 0)
 }
 
-/// A line for `sh -c` has its places filled in as text: a path that a shell reads otherwise is a likely cause.
+/// In a command line for `sh -c`, placeholders are filled in as text: a path with special
+/// characters is a likely cause of failure.
 fn read_by_a_shell(job: &Job) -> Option<String> {
     let run = job.command.as_deref().unwrap_or_default();
     let is_line = matches!(run, [shell, flag, _] if shell == "sh" && flag == "-c");
     let special = |c: char| c.is_whitespace() || "'\"$`\\;&|<>()*?[]#~!{}".contains(c);
     let mut paths = job.inputs.values().chain([&job.work_dir]).map(|path| path.display().to_string());
     let odd = paths.find(|path| path.contains(special)).filter(|_| is_line)?;
-    let hint = format!("a shell does not take `{odd}` for one word");
-    Some(hint + ": quote the places in `run`, or write `run` as a list, which no shell reads")
+    let hint = format!("the shell splits or expands `{odd}`");
+    Some(hint + ": quote the placeholders in `run`, or write `run` as a list to bypass the shell")
 }
 
-/// Where an output is to be made.
+/// The path at which an output is created.
 fn output(job: &Job, name: &str) -> PathBuf {
     job.work_dir.join("out").join(name)
 }
 
-/// The numbers in outputs of type `metrics`, and what of them is no result. That is no failure: the type may mean something
-/// else to others.
+/// The numbers in outputs of type `metrics`, and warnings about other contents. Those are not an
+/// error: the type may mean something else to others.
 fn results(job: &Job) -> (Vec<Measure>, Vec<String>) {
     let (mut results, mut remarks) = (vec![], vec![]);
     for (name, _) in job.outputs.iter().filter(|(_, ty)| *ty == crate::kind::field::TYPE) {
@@ -180,7 +185,7 @@ fn fill(word: &str, job: &Job) -> Result<String> {
 
 /// `None`: not a placeholder.
 fn value(name: &str, job: &Job) -> Result<Option<String>> {
-    let unknown = || Error::usage(format!("nothing to fill in for `{{{name}}}`"));
+    let unknown = || Error::usage(format!("unknown placeholder `{{{name}}}`"));
     if let Some(slot) = name.strip_prefix("inputs.") {
         return job.inputs.get(slot).map(|p| Some(p.display().to_string())).ok_or_else(unknown);
     }

@@ -1,17 +1,18 @@
-//! What is set in the environment of a worker or a program, beside what this process has: the one place for it.
+//! The environment variables of a worker or program beyond those of this process.
 //!
-//! By rank: what the stage asks for, else what the user has set, else the share that it happens to get. So a variable of the
-//! user's is never overwritten by a guess. GPUs are handed out and not guessed: a stage that asks for none sees those
-//! that the user names, and where he names none it sees none, since they were promised to others.
+//! In order of precedence: what the stage requests, what the user has set, the stage's share of the
+//! run. A default never overwrites a variable of the user. GPUs are allocated, not defaulted: a
+//! stage that requests none sees those in the user's CUDA_VISIBLE_DEVICES, or none if that is not
+//! set, because they are allocated to others. Does not know how shares are allocated (`resources`).
 
 use crate::pipeline::graph::Resources;
 
 /// Variables that set how many threads a program starts.
 const THREADS: [&str; 2] = ["OMP_NUM_THREADS", "RAYON_NUM_THREADS"];
-/// The variable that says which GPUs a program sees, by number, UUID or MIG instance.
+/// The variable that selects visible GPUs by number, UUID or MIG instance.
 pub const GPUS: &str = "CUDA_VISIBLE_DEVICES";
 
-/// Does the stage itself ask for threads, for GPUs?
+/// Whether the stage itself requests threads or GPUs.
 #[derive(Debug, Clone, Copy)]
 pub struct Requested {
     pub threads: bool,
@@ -24,16 +25,17 @@ impl Requested {
     }
 }
 
-/// A variable, and why it is what it is.
+/// A variable with its value and the reason for it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Variable {
     pub name: &'static str,
-    /// `None`: left as the user has it.
+    /// `None`: left as the user has set it.
     pub value: Option<String>,
     pub why: &'static str,
 }
 
-/// What is set for a stage with these shares. `user`: does the user's environment have a variable?
+/// The variables for a stage with these shares. `user`: whether the user's environment has a
+/// variable.
 pub fn settings(given: Requested, threads: usize, gpus: &[String], user: &dyn Fn(&str) -> bool) -> Vec<Variable> {
     let of_threads = |name| match (given.threads, user(name)) {
         (true, _) => Variable { name, value: Some(threads.to_string()), why: "`resources.threads`" },
@@ -41,12 +43,12 @@ pub fn settings(given: Requested, threads: usize, gpus: &[String], user: &dyn Fn
         (false, false) => Variable { name, value: Some(threads.to_string()), why: "all threads of the run" },
     };
     let gpus = match (given.gpus, user(GPUS)) {
-        (true, _) => Variable { name: GPUS, value: Some(gpus.join(",")), why: "its share, by `resources.gpus`" },
+        (true, _) => Variable { name: GPUS, value: Some(gpus.join(",")), why: "allocated by `resources.gpus`" },
         (false, true) => Variable { name: GPUS, value: None, why: "set by you" },
         (false, false) => Variable {
             name: GPUS,
             value: Some(String::new()),
-            why: "no GPU: the stage asks for none; `resources = { gpus = 1 }` does",
+            why: "no GPU: the stage requests none with `resources = { gpus = 1 }`",
         },
     };
     THREADS.map(of_threads).into_iter().chain([gpus]).collect()

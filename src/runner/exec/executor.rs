@@ -1,16 +1,17 @@
-//! Carries out one action under its lock: inputs verified, worker run, outputs checked, digested and published,
-//! record written last, work folder removed.
+//! Executes one action under its lock: verifies inputs, runs the worker, checks, digests and
+//! publishes outputs, writes the record last, removes the work folder.
 //!
-//! It knows one stage and the store; which stage comes next is the scheduler's business. A kill at any point
-//! leaves the work folder, from which the next attempt resumes, and never a record of something unfinished.
+//! It knows one stage and the store; the scheduler decides which stage is next. A kill at any point
+//! leaves the work folder, from which the next attempt resumes, and never the record of an
+//! unfinished action.
 
 use super::command;
 use super::environment::Requested;
 use super::launch::{AttemptEnd, AttemptReport, AttemptSite, job_file, launch};
+use super::launcher::Launcher;
 use super::process_exit::MemoryDeaths;
 use super::processes::Workers;
 use super::resources::Allocation;
-use super::spawn::Launcher;
 use super::tamper::{InputSnapshot, IntegrityCheck};
 use crate::cache::action_cache::{self, Output, Record, Shown};
 use crate::cache::sources::{differences, digest_now, keep_listing};
@@ -33,25 +34,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What took less than this is not forced to disk by itself.
+/// Actions shorter than this are not forced to disk one by one.
 const QUICK: Duration = Duration::from_secs(1);
-/// More work folders than this are never under way at a time.
+/// Spare work folders kept at most.
 const SPARES: usize = 64;
 
-/// What every action of a run shares.
+/// State shared by all actions of a run.
 pub struct Executor<'a> {
     pub checker: &'a CacheChecker<'a>,
     pub launcher: &'a Launcher,
     pub workers: &'a Workers,
     pub deaths: &'a MemoryDeaths,
-    /// Empty work folders, to be used again.
+    /// Empty work folders for reuse.
     pub spares: Mutex<Vec<PathBuf>>,
-    /// Something was stored that has not been forced to disk.
+    /// Something was stored but not yet forced to disk.
     pub unsynced: AtomicBool,
-    pub sound: IntegrityCheck,
+    pub integrity: IntegrityCheck,
 }
 
-/// An action ready to be carried out.
+/// An action ready to be executed.
 pub struct ReadyAction {
     pub id: StageId,
     pub keyed: Keyed,
@@ -62,16 +63,16 @@ pub struct ReadyAction {
 pub enum ActionEnd {
     Done(Box<Record>),
     Suspended,
-    /// `again`: the attempt itself failed, so that another may do better.
+    /// `again`: the attempt itself failed, so a retry may succeed.
     Failed {
         failure: Failure,
         again: bool,
     },
-    /// These stages must run again: what they made is damaged and out of the store.
+    /// These stages must run again: their outputs are damaged and were removed from the store.
     Damaged(Vec<StageId>),
 }
 
-/// Told when the worker is about to start: attempt number and log.
+/// Reported when the worker is about to start: attempt number and log.
 pub struct ActionStart {
     pub attempt: u32,
     pub log: PathBuf,
@@ -107,8 +108,8 @@ impl Executor<'_> {
         let log = work.join(format!("attempt-{attempt}.log"));
         starting(ActionStart { attempt, log: log.clone() });
         let began = Instant::now();
-        // The program's own kinds only read their inputs.
-        let watch = stage.command.as_ref().map(|_| self.sound.watch(ready.inputs.values()));
+        // Only a user's program can write to its inputs; kinds read them.
+        let watch = stage.command.as_ref().map(|_| self.integrity.watch(ready.inputs.values()));
         let report = self.attempt(ready, allocation, &work, &log, tell)?;
         let done = matches!(report.finish, AttemptEnd::Done);
         let unbelieved = |e: Error| if done { aside(&work, e) } else { e };
@@ -124,12 +125,14 @@ impl Executor<'_> {
         let outputs = self.collect(stage, &work.join("out"), keep)?;
         let extra = undeclared(stage, &work.join("out"));
         if !extra.is_empty() {
-            tell(WorkerEvent::Log { text: format!("not declared as outputs, so not kept: {}", extra.join(", ")) });
+            tell(WorkerEvent::Log {
+                text: format!("discarded, because not declared as outputs: {}", extra.join(", ")),
+            });
         }
         let mut record = self.record(ready, allocation, report, outputs, (attempt, earlier), began);
         record.stamp = Some(action_cache::write(self.store(), &record, keep)?);
         self.unsynced.fetch_or(keep == Durability::Later, Ordering::Relaxed);
-        // From here on the action is done; what is left of its work folder is only space.
+        // From here on the action is done; the rest of its work folder only takes space.
         let left = disk::list(&work).unwrap_or_default();
         keep_logs(&left, &self.store().log_dir(&ready.keyed.action.key));
         self.leave(&work, &left);
@@ -145,7 +148,7 @@ impl Executor<'_> {
         disk::remove(&out).map_err(|e| Error::io("empty", &out, e))?;
         let mut folders = vec![out.clone()];
         match &stage.command {
-            // A command makes its outputs itself, as files or folders.
+            // A command creates its outputs itself, as files or folders.
             Some(command) => folders.extend(keeps_checkpoints(command).then(|| work.join("checkpoints"))),
             None => {
                 folders.push(work.join("checkpoints"));
@@ -153,23 +156,23 @@ impl Executor<'_> {
             }
         }
         for folder in folders {
-            std::fs::create_dir_all(&folder).map_err(|e| Error::io("make", &folder, e))?;
+            std::fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
         }
         let number =
             |p: &PathBuf| p.file_name()?.to_str()?.strip_prefix("attempt-")?.strip_suffix(".log")?.parse().ok();
         Ok(disk::list(work)?.iter().filter_map(number).max().unwrap_or(0u32) + 1)
     }
 
-    /// A spare folder as the work folder, unless there is one from an earlier attempt.
+    /// Renames a spare folder to the work folder, unless an earlier attempt left one.
     fn take_spare(&self, work: &Path) -> bool {
         let is_new = std::fs::symlink_metadata(work).is_err();
         let spare = if is_new { self.spares().pop() } else { None };
         spare.is_some_and(|spare| std::fs::rename(spare, work).is_ok())
     }
 
-    /// Keeps a work folder with an empty `out/` and no log that says something for the next command, and removes any other:
-    /// to make and remove three inodes takes as long as to run a short program. `left`: what is in it, or was before
-    /// the logs were kept.
+    /// Keeps a work folder with an empty `out/` and an empty log for the next command, and removes
+    /// any other: creating and removing three inodes takes as long as a short program. `left`: the
+    /// contents of the folder before its logs were moved.
     fn leave(&self, work: &Path, left: &[PathBuf]) {
         let is_bare = [work.join("attempt-1.log"), work.join("out")] == *left
             && disk::list(&left[1]).is_ok_and(|left| left.is_empty());
@@ -186,12 +189,12 @@ impl Executor<'_> {
         self.spares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To be called when no more actions come.
+    /// Call when no more actions follow.
     pub fn clean_up(&self) {
         self.spares().drain(..).for_each(|spare| drop(disk::remove(&spare)));
     }
 
-    /// Starts what does the work and waits for it: a command's program, or a worker.
+    /// Starts the command's program or a worker, and waits for it.
     fn attempt(
         &self,
         ready: &ReadyAction,
@@ -229,11 +232,12 @@ impl Executor<'_> {
         &self.checker.pipeline.stages[ready.id.0]
     }
 
-    /// Reads every input that this run has not read yet. Returns the makers of damaged ones.
+    /// Reads every input that this run has not read yet. Returns the stages whose outputs are
+    /// damaged.
     fn verify(&self, ready: &ReadyAction) -> Result<Vec<StageId>> {
         let mut makers = Vec::new();
         for (slot, digest) in &ready.inputs {
-            if self.sound.is_sound(self.store(), digest) {
+            if self.integrity.is_sound(self.store(), digest) {
                 continue;
             }
             self.store().set_aside(digest)?;
@@ -270,8 +274,9 @@ impl Executor<'_> {
         }
     }
 
-    /// An artifact that a program wrote to is no longer what its digest says: out of the store with it. What was only put into
-    /// it goes out, and the artifact stays; of what programs drop anywhere that is the end of the matter.
+    /// An artifact whose files a program changed no longer matches its digest and leaves the store.
+    /// Files that were only added to it are removed and the artifact stays; if they are what
+    /// programs drop anywhere, that is not an error.
     fn inputs_unchanged(
         &self,
         ready: &ReadyAction,
@@ -284,7 +289,8 @@ impl Executor<'_> {
             let of: Vec<String> = of.map(|(slot, _)| format!("`{slot}`")).collect();
             let is_whole = self.store().clear(&change);
             if is_whole && change.added.iter().all(|path| is_dropping(path)) {
-                let text = format!("removed what was put into input {}: {}", of.join(", "), some(&change.added));
+                let text =
+                    format!("removed files that the stage added to input {}: {}", of.join(", "), some(&change.added));
                 tell(WorkerEvent::Log { text });
                 continue;
             }
@@ -301,12 +307,12 @@ impl Executor<'_> {
         paths.retain(|path| !path.as_os_str().is_empty());
         let which = if paths.is_empty() { String::new() } else { format!(": {}", some(&paths)) };
         Err(Error::stage(format!("the stage wrote to its input {}{which}", slots.join(", "))).hint(match lost {
-            true => "copy an input before changing it; what made it runs again next time",
-            false => "copy an input before putting anything into it; the input is as it was",
+            true => "copy an input before changing it; the stage that made the input runs again next time",
+            false => "copy an input before adding files to it; the input was restored",
         }))
     }
 
-    /// A source that changed under the worker would give its result a key it does not deserve.
+    /// If a source changed while the worker ran, the key would not describe the result.
     fn sources_unchanged(&self, ready: &ReadyAction) -> Result<()> {
         for (name, source) in &self.stage(ready).sources {
             let changed = format!("source `{name}` changed while the stage was running");
@@ -317,13 +323,13 @@ impl Executor<'_> {
             let paths: Vec<PathBuf> = paths.iter().map(|path| join(&source.path, path)).collect();
             return Err(Error::stage(format!("{changed}: {}", some(&paths)))
                 .maybe_at(source.place.clone())
-                .hint("nobody can tell which contents the result is of; run again when nothing writes there"));
+                .hint("it is unknown which contents the result is based on; rerun when nothing writes there"));
         }
         ready.keyed.sources.values().for_each(|outside| keep_listing(self.store(), outside));
         Ok(())
     }
 
-    /// Checks that every declared output is there, then digests and publishes each.
+    /// Checks that every declared output exists, then digests and publishes each.
     fn collect(&self, stage: &Stage, out: &Path, keep: Durability) -> Result<SmallMap<Output>> {
         let mut measured: Vec<(&String, &String, Measured)> = Vec::new();
         for (name, ty) in &stage.outputs {
@@ -331,9 +337,11 @@ impl Executor<'_> {
             if std::fs::symlink_metadata(&path).is_err() {
                 return Err(self.lacking(stage, name, &path, out));
             }
-            disk::own(&path).map_err(|e| Error::io("take over", &path, e).within(&format!("output `{name}`")))?;
+            disk::own(&path)
+                .map_err(|e| Error::io("take ownership of", &path, e).within(&format!("output `{name}`")))?;
             let found = measure(&path).map_err(|e| e.within(&format!("output `{name}`")))?;
-            // A program makes its folder itself, empty or not; one of ours found it made.
+            // A program creates its output folders itself, empty or not; for our kinds they were
+            // created before.
             if found.files == 0 && stage.command.is_none() {
                 return Err(self.lacking(stage, name, &path, out));
             }
@@ -342,7 +350,7 @@ impl Executor<'_> {
         let mut outputs = SmallMap::with_capacity(measured.len());
         for (name, ty, measured) in measured {
             self.store().publish(&out.join(name), &measured, keep)?;
-            self.sound.note(self.store(), &measured.digest);
+            self.integrity.note(self.store(), &measured.digest);
             outputs.insert(name.clone(), Output { ty: ty.clone(), measured });
         }
         Ok(outputs)
@@ -350,8 +358,8 @@ impl Executor<'_> {
 
     fn lacking(&self, stage: &Stage, name: &str, path: &Path, out: &Path) -> Error {
         let undeclared = undeclared(stage, out);
-        let error = Error::stage(format!("the stage ended without making its output `{name}`"))
-            .hint(format!("it was to be at `{}`", path.display()));
+        let error = Error::stage(format!("the stage ended without creating its output `{name}`"))
+            .hint(format!("expected at `{}`", path.display()));
         if undeclared.is_empty() { error } else { error.hint(format!("found instead: {}", undeclared.join(", "))) }
     }
 
@@ -389,22 +397,22 @@ impl Executor<'_> {
     }
 }
 
-/// What is made and cannot be believed may have taken days: it is kept for whoever can judge it.
+/// Rejected outputs may have taken days to compute: they are kept for inspection.
 fn aside(work: &Path, error: Error) -> Error {
     let (out, kept) = (work.join("out"), work.join(KEPT));
     let resumable = disk::list(&work.join("checkpoints")).is_ok_and(|c| !c.is_empty());
     let error = match resumable {
-        true => error.hint("with everything as it was before, it goes on from its last checkpoint"),
+        true => error.hint("undo the change, and it resumes from its last checkpoint"),
         false => error,
     };
     let made = disk::list(&out).is_ok_and(|made| !made.is_empty());
     if !made || disk::remove(&kept).and_then(|()| std::fs::rename(&out, &kept)).is_err() {
         return error;
     }
-    error.hint(format!("what it made is kept in `{}`; `erw cache gc --checkpoints` removes it", kept.display()))
+    error.hint(format!("its outputs are kept in `{}`; `erw cache gc --checkpoints` removes them", kept.display()))
 }
 
-/// A few of the paths.
+/// The first few paths.
 fn some(paths: &[PathBuf]) -> String {
     const SHOWN: usize = 3;
     let shown: Vec<String> = paths.iter().take(SHOWN).map(|path| format!("`{}`", path_text::text(path))).collect();
@@ -414,7 +422,7 @@ fn some(paths: &[PathBuf]) -> String {
     }
 }
 
-/// The device and what this machine calls it.
+/// The device and its model.
 fn device(allocation: &Allocation) -> String {
     match model(!allocation.gpus.is_empty()) {
         Some(model) => format!("{}, {model}", allocation.device()),
@@ -426,7 +434,7 @@ fn keeps_checkpoints(command: &Command) -> bool {
     command.run.iter().any(|word| word.contains("{checkpoints}"))
 }
 
-/// Other machines from whose checkpoints an attempt goes on.
+/// Other machine classes whose checkpoints this attempt resumes.
 fn earlier_machines(work: &Path, stage: &Stage, allocation: &Allocation) -> Result<Vec<String>> {
     if stage.command.as_ref().is_some_and(|c| !keeps_checkpoints(c)) {
         return Ok(vec![]);
@@ -434,14 +442,15 @@ fn earlier_machines(work: &Path, stage: &Stage, allocation: &Allocation) -> Resu
     host::begin(work, &host::of(host::class(), &device(allocation))).map_err(|e| Error::io("write to", work, e))
 }
 
-/// Names in `out` that no output has, and which publishing left there.
+/// Names in `out` that belong to no output and were not published.
 fn undeclared(stage: &Stage, out: &Path) -> Vec<String> {
     let paths = disk::list(out).unwrap_or_default();
     let names = paths.iter().filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
     names.filter(|n| !stage.outputs.contains_key(n)).collect()
 }
 
-/// The value a source was stated by: parameter `data`, or item `data.1` of a list of paths. Watched files have none.
+/// The parameter that named a source: `data`, or item `data.1` of a list of paths. Watched files
+/// have none.
 fn param_of<'p>(params: &'p mut Params, source: &str) -> Option<&'p mut serde_json::Value> {
     if params.contains_key(source) {
         return params.get_mut(source);
@@ -450,15 +459,15 @@ fn param_of<'p>(params: &'p mut Params, source: &str) -> Option<&'p mut serde_js
     params.get_mut(name)?.as_array_mut()?.get_mut(index.parse::<usize>().ok()?)
 }
 
-/// Moves the logs that say something, what was measured step by step, and pictures, to where they stay. Nobody needs them to reuse the action: failing is
-/// no failure.
+/// Moves non-empty logs, step logs and pictures to their final folder. Reuse of the action does not
+/// need them, so errors are ignored.
 fn keep_logs(left: &[PathBuf], kept: &Path) {
     let pictures = kept.join(PICTURES);
     let says_something = |p: &&PathBuf| {
         let is_log = p.extension().is_some_and(|e| e == "log" || e == "jsonl");
         p.file_name() == pictures.file_name() || is_log && std::fs::metadata(p).is_ok_and(|m| m.len() > 0)
     };
-    // Those of an earlier maker of the same action would be in the way.
+    // Logs of an earlier run of the same action would be in the way.
     if left.iter().any(|p| p.file_name() == pictures.file_name()) {
         let _ = disk::remove(&pictures);
     }

@@ -1,7 +1,8 @@
-//! The numbers that a program writes as JSON, and what in its file is none, in words: a file that gives no results is no
-//! failure, but whoever waits for them must not wait for ever. Python writes `NaN` and `Infinity`, which are no JSON: a
-//! training that diverged must not lose its results for it, least of all where a rule waits for just that. Does not know
-//! what they mean.
+//! The results of a stage as it leaves them: the numbers of a JSON object, and a description of the
+//! entries that are not numbers. A file without results is not an error, but the user must learn
+//! why there are none. Python writes `NaN` and `Infinity`, which are not JSON; they are accepted,
+//! so that a diverged training keeps its results, and a pruning rule sees them. Does not know what
+//! the numbers mean.
 
 use crate::event::Measure;
 use crate::text::suggest::ticked;
@@ -10,44 +11,48 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use std::path::Path;
 
-/// The file of numbers in an output that is a folder.
+/// The metrics file in an output that is a folder.
 const FILE: &str = "metrics.json";
-/// Of more bytes than this no file of numbers is.
+/// A larger file is not a metrics file.
 const LARGEST: u64 = 64 << 20;
-/// Stands in front of what is written as a number and is none of JSON.
+/// Prefix of numbers that JSON cannot express.
 const MARK: char = '\u{f8ff}';
 
-/// What an output of type `metrics` says.
+/// The contents of an output of type `metrics`.
 #[derive(Debug, Default, PartialEq)]
 pub struct Numbers {
-    /// Every number at the top of the object, in its order; not finite ones and `null` are `None`.
+    /// Every top-level number, in order; `None` for `null` and numbers that are not finite.
     pub results: Vec<Measure>,
-    /// What is no result, and why.
+    /// The entries that are not results, with the reason.
     pub left_out: Vec<String>,
 }
 
 impl Numbers {
-    /// What is to be told about the output of this name.
+    /// The warning about the output of this name, if any.
     pub fn told(&self, output: &str) -> Option<String> {
         let what = match (self.results.is_empty(), self.left_out.is_empty()) {
             (_, true) => return None,
             (true, _) => "gives no results",
-            (false, _) => "gives results, but not of all that is in it",
+            (false, _) => "has entries that are not results",
         };
         Some(format!("output `{output}` {what}: {}", self.left_out.join("; ")))
     }
 }
 
-/// Of a file, or of a folder with a `metrics.json`.
+/// Reads a file, or the `metrics.json` of a folder.
 pub fn of_output(path: &Path) -> Numbers {
     let file = if path.is_dir() { path.join(FILE) } else { path.to_path_buf() };
     if path.is_dir() && !file.is_file() {
-        return no(format!("it is a folder without a file `{FILE}`"));
+        return no(format!("it is a folder without `{FILE}`"));
     }
     match std::fs::metadata(&file) {
         Ok(about) if about.len() > LARGEST => no(format!("it is larger than {} MiB", LARGEST >> 20)),
-        _ => text::read(&file).map_or_else(|e| no(e.to_string()), |text| of_text(&text)),
+        _ => of_file(&file).unwrap_or_else(|e| no(e.to_string())),
     }
+}
+
+pub fn of_file(path: &Path) -> std::io::Result<Numbers> {
+    text::read(path).map(|text| of_text(&text))
 }
 
 fn no(why: impl Into<String>) -> Numbers {
@@ -60,12 +65,12 @@ fn of_text(text: &str) -> Numbers {
     }
     match serde_json::from_str(&marked(text)) {
         Ok(Top::Object(pairs)) => of_pairs(pairs),
-        Ok(Top::Other(what)) => no(format!("it is {what}, and not an object of numbers by name")),
+        Ok(Top::Other(what)) => no(format!("it is {what}, not an object of named numbers")),
         Err(e) => {
             let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
             let is_value = |line: &&str| serde_json::from_str::<IgnoredAny>(&padded(line)).is_ok();
             if lines.len() > 1 && lines.iter().all(is_value) {
-                return no(format!("it holds {} JSON values, one a line, and not one object", lines.len()));
+                return no(format!("it has {} JSON values, one per line, instead of one object", lines.len()));
             }
             let fault = serde_json::from_str::<Value>(&padded(text)).err();
             no(format!("it is not JSON: {}", fault.unwrap_or(e)))
@@ -76,7 +81,7 @@ fn of_text(text: &str) -> Numbers {
 fn of_pairs(pairs: Vec<(String, Value)>) -> Numbers {
     let mut numbers = Numbers::default();
     let (mut twice, mut unnamed, mut null, mut infinite) = (vec![], 0, vec![], vec![]);
-    // By what they are, of one and of several.
+    // By type, in singular and plural.
     let mut others: Vec<([&str; 2], Vec<String>)> = vec![];
     for (name, value) in pairs {
         let word = value.as_str().and_then(|text| text.strip_prefix(MARK)).map(String::from);
@@ -97,7 +102,7 @@ fn of_pairs(pairs: Vec<(String, Value)>) -> Numbers {
             continue;
         }
         null.extend((value == Value::Null).then(|| name.clone()));
-        infinite.extend(word.map(|word| format!("`{name}` is {word}, which is no finite number")));
+        infinite.extend(word.map(|word| format!("`{name}` is {word}, which is not finite")));
         match numbers.results.iter_mut().find(|known| known.name == name) {
             Some(known) => {
                 known.value = number;
@@ -111,21 +116,21 @@ fn of_pairs(pairs: Vec<(String, Value)>) -> Numbers {
     let is_empty = numbers.results.is_empty();
     for ([one, several], all) in &others {
         let is = if all.len() == 1 { format!("is {one}") } else { format!("are {several}") };
-        let hint = if matches!(*one, "an object" | "a list") { ": only numbers at the top are results" } else { "" };
+        let hint = if matches!(*one, "an object" | "a list") { ": only top-level numbers are results" } else { "" };
         left_out.push(format!("{} {is}{hint}", names(all)));
     }
     if !twice.is_empty() {
-        left_out.push(format!("{} is stated more than once, of which the last counts", names(&twice)));
+        left_out.push(format!("duplicate {}: the last one counts", names(&twice)));
     }
     if unnamed > 0 {
-        left_out.push("a name that is empty or holds control characters names no result".into());
+        left_out.push("names that are empty or contain control characters are ignored".into());
     }
     left_out.extend(infinite);
     if !null.is_empty() {
         left_out.push(format!("{} is null", names(&null)));
     }
     if is_empty && left_out.is_empty() {
-        left_out.push("the object in it is empty".into());
+        left_out.push("its object is empty".into());
     }
     numbers
 }
@@ -133,14 +138,14 @@ fn of_pairs(pairs: Vec<(String, Value)>) -> Numbers {
 fn kind(value: &Value) -> [&'static str; 2] {
     match value {
         Value::Bool(_) => ["a boolean", "booleans"],
-        Value::String(_) => ["a text", "texts"],
+        Value::String(_) => ["a string", "strings"],
         Value::Array(_) => ["a list", "lists"],
         Value::Object(_) => ["an object", "objects"],
         Value::Number(_) | Value::Null => ["a number", "numbers"],
     }
 }
 
-/// What a file holds, with names that are stated twice.
+/// The top-level value of a file. Duplicate names are kept.
 enum Top {
     Object(Vec<(String, Value)>),
     Other(&'static str),
@@ -171,7 +176,7 @@ impl<'de> Visitor<'de> for TopVisitor {
         Ok(Top::Other("a list"))
     }
     fn visit_str<E>(self, text: &str) -> Result<Top, E> {
-        Ok(Top::Other(if text.starts_with(MARK) { "a number" } else { "a text" }))
+        Ok(Top::Other(if text.starts_with(MARK) { "a number" } else { "a string" }))
     }
     fn visit_bool<E>(self, _: bool) -> Result<Top, E> {
         Ok(Top::Other("a boolean"))
@@ -190,13 +195,12 @@ impl<'de> Visitor<'de> for TopVisitor {
     }
 }
 
-/// With a marked text in place of what JSON has no number for, outside of strings: `NaN`, `Infinity` and numbers beyond
-/// the greatest.
+/// Replaces `NaN`, `Infinity` and numbers out of range, outside of strings, by marked strings.
 fn marked(text: &str) -> String {
     replaced(text, |word| format!("\"{MARK}{word}\""))
 }
 
-/// With as many letters in place of it, so that a fault is told where it is.
+/// Replaces them by a `0` of the same length, so that errors have the right position.
 fn padded(text: &str) -> String {
     replaced(text, |word| format!("{:<1$}", "0", word.chars().count()))
 }
@@ -231,7 +235,7 @@ fn is_no_number_of_json(word: &str) -> bool {
         || (is_digits && word.parse::<f64>().is_ok_and(f64::is_infinite))
 }
 
-/// Where the string that `text` begins with is over.
+/// The end of the string that `text` starts with.
 fn end_of_string(text: &str) -> usize {
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {
@@ -248,6 +252,7 @@ fn end_of_string(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kind::attempt::{Attempt, RESULTS};
 
     fn numbers(text: &str) -> (Vec<(String, Option<f64>)>, Vec<String>) {
         let dir = tempfile::tempdir().unwrap();
@@ -272,10 +277,10 @@ mod tests {
         let one = ("NaN \" NaN".to_string(), Some(1.0));
         assert_eq!(results, [none("loss"), none("a"), none("b"), one, none("none"), none("far"), none("-")]);
         assert_eq!(left_out.len(), 6);
-        assert_eq!(left_out[0], "`loss` is NaN, which is no finite number");
+        assert_eq!(left_out[0], "`loss` is NaN, which is not finite");
         assert_eq!(
             left_out[3..],
-            ["`far` is 1e400, which is no finite number", "`-` is -1e999, which is no finite number", "`none` is null",]
+            ["`far` is 1e400, which is not finite", "`-` is -1e999, which is not finite", "`none` is null",]
         );
     }
 
@@ -293,14 +298,30 @@ mod tests {
     }
 
     #[test]
-    fn what_gives_no_results_says_why() {
+    fn an_attempt_leaves_its_results_in_order_and_to_the_last_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = serde_json::json!({"stage": "s", "kind": "k", "key": "", "params": {}, "operation": {}, "inputs": {},
+            "outputs": {}, "work_dir": dir.path(), "threads": 1, "device": "cpu"});
+        let attempt =
+            Attempt::new(serde_json::from_value(job).unwrap(), Box::new(std::io::sink()), std::sync::Arc::default());
+        let given = [("z", 0.1 + 0.2), ("a", 5e-324), ("images", 50_000.0), ("far", -1e300), ("b", f64::NAN)];
+        given.iter().for_each(|(name, value)| attempt.result(name, *value));
+        attempt.write_results().unwrap();
+        let read = of_file(&dir.path().join(RESULTS)).unwrap().results;
+        let wanted =
+            given.map(|(name, value)| Measure { name: name.into(), value: value.is_finite().then_some(value) });
+        assert_eq!(read, wanted);
+    }
+
+    #[test]
+    fn files_without_results_say_why() {
         assert_eq!(why(""), "it is empty");
         assert_eq!(why(" \r\n"), "it is empty");
-        assert_eq!(why("{}"), "the object in it is empty");
-        assert_eq!(why("[1, 2]"), "it is a list, and not an object of numbers by name");
-        assert_eq!(why("NaN"), "it is a number, and not an object of numbers by name");
-        assert_eq!(why("\"0.5\""), "it is a text, and not an object of numbers by name");
-        assert_eq!(why("null"), "it is null, and not an object of numbers by name");
+        assert_eq!(why("{}"), "its object is empty");
+        assert_eq!(why("[1, 2]"), "it is a list, not an object of named numbers");
+        assert_eq!(why("NaN"), "it is a number, not an object of named numbers");
+        assert_eq!(why("\"0.5\""), "it is a string, not an object of named numbers");
+        assert_eq!(why("null"), "it is null, not an object of named numbers");
         assert_eq!(why("{\"acc\": 1,}"), "it is not JSON: trailing comma at line 1 column 11");
         assert_eq!(why("{'acc': 1}"), "it is not JSON: key must be a string at line 1 column 2");
         assert_eq!(why("acc: 0.5\n"), "it is not JSON: expected value at line 1 column 1");
@@ -308,30 +329,27 @@ mod tests {
             why("{\"loss\": NaN,\n \"a\": 1 \"b\": 2}"),
             "it is not JSON: expected `,` or `}` at line 2 column 9"
         );
-        assert_eq!(why("{\"acc\": 1}\n{\"acc\": NaN}\n"), "it holds 2 JSON values, one a line, and not one object");
+        assert_eq!(why("{\"acc\": 1}\n{\"acc\": NaN}\n"), "it has 2 JSON values, one per line, instead of one object");
         assert_eq!(why("{\"loss\": nan}"), "it is not JSON: expected ident at line 1 column 11");
         let nested = why(r#"{"a": true, "b": "0.5", "c": [1], "d": {"x": 1}, "f": {}}"#);
         assert_eq!(
             nested,
-            "`a` is a boolean; `b` is a text; `c` is a list: only numbers at the top are results; \
-             `d`, `f` are objects: only numbers at the top are results"
+            "`a` is a boolean; `b` is a string; `c` is a list: only top-level numbers are results; \
+             `d`, `f` are objects: only top-level numbers are results"
         );
         assert_eq!(
             why(r#"{"": 2, "x\ny": 3, "\u001b[31m": 4}"#),
-            "a name that is empty or holds control characters names no result"
+            "names that are empty or contain control characters are ignored"
         );
     }
 
     #[test]
-    fn what_is_beside_numbers_is_told_too() {
+    fn entries_that_are_not_numbers_are_reported() {
         let (results, left_out) = numbers(r#"{"acc": 1, "b": 2, "acc": 3, "set": {"x": 1}}"#);
         assert_eq!(results, [("acc".into(), Some(3.0)), ("b".into(), Some(2.0))]);
         assert_eq!(
             left_out,
-            [
-                "`set` is an object: only numbers at the top are results",
-                "`acc` is stated more than once, of which the last counts",
-            ]
+            ["`set` is an object: only top-level numbers are results", "duplicate `acc`: the last one counts",]
         );
     }
 
@@ -341,12 +359,12 @@ mod tests {
         let file = dir.path().join("m");
         let why = || of_output(&file).told("m").unwrap();
         std::fs::write(&file, b"\xff\xfe{\0}\0").unwrap();
-        assert_eq!(why(), "output `m` gives no results: it is written in UTF-16; save it as UTF-8");
+        assert_eq!(why(), "output `m` gives no results: it is encoded as UTF-16; save it as UTF-8");
         std::fs::write(&file, b"{\"n\":\xff1}").unwrap();
-        assert!(why().contains("line 1 is no UTF-8: it holds the byte 0xFF"));
+        assert!(why().contains("line 1 is not UTF-8: it contains the byte 0xFF"));
         std::fs::remove_file(&file).unwrap();
         std::fs::create_dir(&file).unwrap();
-        assert_eq!(why(), "output `m` gives no results: it is a folder without a file `metrics.json`");
+        assert_eq!(why(), "output `m` gives no results: it is a folder without `metrics.json`");
         std::fs::write(file.join(FILE), "{\"a\": 1}").unwrap();
         assert_eq!((of_output(&file).results.len(), of_output(&file).told("m")), (1, None));
     }

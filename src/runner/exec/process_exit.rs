@@ -1,5 +1,5 @@
-//! How processes end: waiting with a bill of resources, the end in words, whether the kernel ran out of memory, and
-//! what a program left behind. Unaware of stages.
+//! How processes end: waiting with resource usage, the exit in words, out-of-memory kills, and the
+//! orphans of a program. Does not know stages.
 
 use super::spawn::{self, adopted, pids, read};
 use erw_base::error::{Error, Result};
@@ -11,17 +11,18 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// An ended process.
+/// A process that has ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Ended {
     pub status: ExitStatus,
-    /// Most memory that it, or one of its children that it waited for, had in use at a time, in bytes. The kernel counts what
-    /// this process held when it started the other, so of a small program it is a bound from above.
+    /// Peak memory in bytes, of the process or of a child that it waited for. The kernel includes
+    /// what this process held when it started the child, so for a small program it is an upper
+    /// bound.
     pub peak: u64,
 }
 
-/// Waits until the process has ended, calls `while_zombie` (its number cannot have gone to another yet), and reaps it.
-/// The caller must not wait for it in another way.
+/// Waits until the process has ended, calls `while_zombie` (its pid cannot be reused yet), and
+/// reaps it. The caller must not wait for it in another way.
 pub fn wait(pid: i32, while_zombie: impl FnOnce()) -> Result<Ended> {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
     while waitid(Id::Pid(Pid::from_raw(pid)), flags) == Err(Errno::EINTR) {}
@@ -36,7 +37,7 @@ pub fn wait(pid: i32, while_zombie: impl FnOnce()) -> Result<Ended> {
     Ok(Ended { status: ExitStatus::from_raw(status), peak: usage.ru_maxrss as u64 * 1024 })
 }
 
-/// How a process ended, behind its name: `exited with status 1`.
+/// How a process ended, to follow its name: `exited with status 1`.
 pub fn describe(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
         (Some(signal), _) => {
@@ -48,10 +49,10 @@ pub fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Tells deaths for lack of memory from others, by the kernel's own count of them.
+/// Recognises out-of-memory kills by the kernel's counter.
 #[derive(Debug)]
 pub struct MemoryDeaths {
-    /// Those from before the run, and those explained since.
+    /// Kills from before the run, and those already attributed.
     count: AtomicU64,
 }
 
@@ -62,13 +63,13 @@ impl Default for MemoryDeaths {
 }
 
 impl MemoryDeaths {
-    /// Was this process, or a child whose death it reports as shells do, killed for lack of memory? The kernel counts all
-    /// of its victims, in control groups too; a victim outside of this run may be mistaken for ours only if ours was
-    /// killed by hand after it.
+    /// Whether this process, or a child whose death it reports as shells do, was killed for lack of
+    /// memory. The kernel counts all victims, in control groups too. A victim outside this run is
+    /// mistaken for ours only if ours was killed by hand after it.
     pub fn explain(&self, status: ExitStatus) -> bool {
         let killed = status.signal() == Some(libc::SIGKILL) || status.code() == Some(128 + libc::SIGKILL);
         let one_more = |count: u64| (count < deaths()).then_some(count + 1);
-        // One death explains one end: several may have been killed at once.
+        // One kill explains one exit: several may have been killed at once.
         killed && self.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
     }
 }
@@ -79,31 +80,34 @@ fn deaths() -> u64 {
     count.unwrap_or(0)
 }
 
-/// The environment variable by which what a program leaves behind is known. Its value must be of one attempt only.
+/// The environment variable that identifies the orphans of a program. Its value must be unique to
+/// one attempt.
 pub const ATTEMPT_VAR: &str = "ERW_ATTEMPT";
 /// A killed process is gone at once unless it hangs in the kernel.
 const ROUNDS: u32 = 2000;
 const ROUND: std::time::Duration = std::time::Duration::from_millis(1);
 
-/// Makes this process the parent of whatever its programs leave behind, so that [`end_own_orphans`] finds it.
+/// Makes this process the parent of its programs' orphans, so that [`end_own_orphans`] finds them.
 pub fn adopt_orphans() {
     let _ = nix::sys::prctl::set_child_subreaper(true);
 }
 
-/// Ends what an ended program left behind, outside of its process group too: a daemon that goes on writing must not hold
-/// an artifact open. Found are adopted processes whose environment has the mark; one that wipes its environment is not.
+/// Ends the orphans of an ended program, also outside its process group: a daemon that goes on
+/// writing must not hold an artifact open. Finds adopted processes whose environment has the mark;
+/// one that clears its environment is missed.
 pub fn end_own_orphans(mark: &str) {
     end_marked(mark, || adopted(getpid()));
 }
 
-/// The same for a runner that was killed: nobody has adopted what it left, so all processes are looked at.
+/// The same for a runner that was killed: nobody adopted its orphans, so all processes are
+/// searched.
 pub fn end_orphans(mark: &str) {
     end_marked(mark, all);
 }
 
 fn end_marked(mark: &str, among: fn() -> Vec<Pid>) {
     let mark = format!("{ATTEMPT_VAR}={mark}");
-    // Ending one makes its children ours: look until nothing is found, or what is found does not end.
+    // Ending a process makes its children ours: repeat until none is found, or none of them ends.
     for _ in 0..ROUNDS {
         let marked = spawn::while_none_is_buried(|| {
             let marked: Vec<Pid> = among().into_iter().filter(|pid| has_variable(*pid, &mark)).collect();
@@ -113,7 +117,7 @@ fn end_marked(mark: &str, among: fn() -> Vec<Pid>) {
             marked
         });
         for pid in &marked {
-            // Not our child, if it was not adopted; or buried meanwhile.
+            // Not our child if it was not adopted, or already reaped.
             let _ = waitpid(*pid, None);
         }
         if marked.is_empty() {
@@ -129,7 +133,7 @@ fn all() -> Vec<Pid> {
     pids(&names.collect::<Vec<_>>().join(" "))
 }
 
-/// The dead have no environment.
+/// Zombies have no environment.
 fn has_variable(pid: Pid, variable: &str) -> bool {
     let environment = read(&format!("/proc/{pid}/environ"));
     environment.split(|b| *b == 0).any(|v| v == variable.as_bytes())
@@ -149,7 +153,7 @@ mod tests {
     fn a_kill_is_for_lack_of_memory_only_when_the_kernel_counted_one() {
         let killed = ExitStatus::from_raw(libc::SIGKILL);
         assert!(!MemoryDeaths::default().explain(killed));
-        // As if the kernel had counted one since the run began.
+        // As if the kernel had counted one kill since the run began.
         let one_less = || MemoryDeaths { count: AtomicU64::new(deaths().wrapping_sub(1)) };
         if deaths() > 0 {
             assert!(one_less().explain(killed));

@@ -1,20 +1,22 @@
-//! What a run has going: the processes of its stages, so that a stop reaches one or all of them, and a guardian that
+//! The running processes of a run, so that a stop reaches one or all of them, and a watchdog that
 //! ends them if the runner is killed.
 //!
-//! A worker ends by itself when its runner is gone, because it watches its standard input. A program does not, so its
-//! mark and its process group are told to the guardian: a small process (this program, `erw worker guardian`) that reads
-//! from a pipe what is under way and kills what is left of it when the pipe closes, whatever closed it. The mark is told
-//! before the program is started: what a kill of the runner leaves running has not been executed yet, a matter of
-//! microseconds. It holds the lock of its key, so that nothing worse follows than a wait.
+//! A worker ends by itself when its runner is gone, because it watches its standard input. A
+//! program does not, so its mark and its process group are sent to the watchdog: a small process
+//! (this program, run as `erw worker watchdog`) that reads a list of running programs from a pipe
+//! and kills what is left of them when the pipe closes, however it was closed. The mark is sent
+//! before the program starts: if the runner is killed in between, what survives has not executed
+//! anything yet (a matter of microseconds). It holds the lock of its key, so the worst consequence
+//! is a wait. Does not know stages.
 
-use super::spawn::Launcher;
+use super::launcher::Launcher;
 use super::watchdog::Watchdog;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The processes of a run, by a number of the caller's.
+/// The processes of a run, by a number that the caller chooses.
 #[derive(Debug, Default)]
 pub struct Workers(Mutex<Going>);
 
@@ -22,17 +24,18 @@ pub struct Workers(Mutex<Going>);
 struct Going {
     processes: BTreeMap<usize, Process>,
     stopping: bool,
-    /// Those asked to stop alone.
+    /// Those asked to stop individually.
     stopped: BTreeSet<usize>,
-    guardian: Option<Watchdog>,
+    watchdog: Option<Watchdog>,
 }
 
 /// The leader of a process group.
 #[derive(Debug)]
 pub struct Process {
     pub pid: i32,
-    /// Of a program: the mark by which its strays are known ([`super::process_exit::ATTEMPT_VAR`]). It is asked to stop together with
-    /// its children; a worker, which has none, knows what to do with its own.
+    /// For a program: the mark that identifies its orphans ([`super::process_exit::ATTEMPT_VAR`]).
+    /// It is asked to stop together with its children; a worker, which has no mark, handles its
+    /// own.
     pub mark: Option<String>,
 }
 
@@ -50,18 +53,18 @@ impl Workers {
     fn going(&self) -> MutexGuard<'_, Going> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// Asks every process, and every later one, to put its work down.
+    /// Asks every running and every later process to suspend its work.
     pub fn stop(&self) {
         let mut going = self.going();
         going.stopping = true;
         going.processes.values().for_each(|p| p.ask_to_stop());
     }
-    /// Was this one asked to stop, alone or with all?
+    /// Whether this one was asked to stop, alone or with all.
     pub fn is_stopping(&self, ticket: usize) -> bool {
         let going = self.going();
         going.stopping || going.stopped.contains(&ticket)
     }
-    /// Ends every process and what it started, now.
+    /// Kills every process and everything it started.
     pub fn kill(&self) {
         self.going().processes.values().for_each(|p| p.end());
     }
@@ -75,11 +78,11 @@ impl Workers {
     pub fn kill_one(&self, ticket: usize) {
         self.going().processes.get(&ticket).iter().for_each(|p| p.end());
     }
-    /// A program with this mark is about to be started.
+    /// Announces a program with this mark before it is started.
     pub(crate) fn expect(&self, mark: &str, launcher: &Launcher) {
-        self.going().guardian.get_or_insert_with(|| Watchdog::start(launcher)).tell(&format!("+{mark}"));
+        self.going().watchdog.get_or_insert_with(|| Watchdog::start(launcher)).tell(&format!("+{mark}"));
     }
-    /// It was not started.
+    /// Withdraws the announcement: the program was not started.
     pub(crate) fn forget(&self, mark: &str) {
         self.going().tell(&format!("-{mark}"));
     }
@@ -94,7 +97,8 @@ impl Workers {
         }
         going.processes.insert(ticket, process);
     }
-    /// Called while the process is a zombie: its number cannot have gone to another yet. What is left of its group ends.
+    /// Call while the process is a zombie, because its pid cannot be reused yet. Ends the rest of
+    /// its group.
     pub(crate) fn remove(&self, ticket: usize) {
         let mut going = self.going();
         let Some(process) = going.processes.remove(&ticket) else { return };
@@ -107,8 +111,8 @@ impl Workers {
 
 impl Going {
     fn tell(&mut self, word: &str) {
-        if let Some(guardian) = &mut self.guardian {
-            guardian.tell(word);
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.tell(word);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The share of the machine that a run may use: jobs, threads, memory, GPUs, and whatever else stages name. Grants
-//! and takes back; it does not know to whom.
+//! The resources that a run may use: jobs, threads, memory, GPUs, and named ones. Allocates and
+//! takes back; does not know which stage gets what.
 
 use super::environment::GPUS;
 use crate::pipeline::graph::Resources;
@@ -9,27 +9,27 @@ use erw_base::limits;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// What a run may use in all.
+/// The limits of a run.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Stages at a time.
+    /// Concurrent stages.
     pub jobs: usize,
     pub threads: usize,
     /// Bytes.
     pub mem: u64,
-    /// Ids as `CUDA_VISIBLE_DEVICES` takes them.
+    /// Ids as in `CUDA_VISIBLE_DEVICES`.
     pub gpus: Vec<String>,
-    /// Stages that ask for GPUs run on the CPU.
+    /// Stages that request GPUs run on the CPU.
     pub without_gpus: bool,
-    /// Units by name. A name that only stages know has as many as the most demanding of them asks for: without a word
-    /// about licences, those who need one take turns.
+    /// Units by name. A name without a limit gets as many units as its most demanding stage
+    /// requests: without a limit for licences, stages that need one take turns.
     pub named: BTreeMap<String, u64>,
-    /// Nothing more starts beside what runs while the load of the machine is above.
+    /// While the load average is higher, nothing starts beside running stages.
     pub max_load: Option<f64>,
 }
 
 impl Limits {
-    /// The whole machine, as the kernel tells it.
+    /// The whole machine.
     pub fn of_machine() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
@@ -43,14 +43,14 @@ impl Limits {
         }
     }
 
-    /// Is the machine so busy that only a run that does nothing may start something?
+    /// Whether the load is so high that only an idle run may start something.
     pub fn is_overloaded(&self) -> bool {
         let load = || std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse::<f64>().ok();
         self.max_load.is_some_and(|max| load().is_some_and(|load| load >= max))
     }
 }
 
-/// Of the machine, or of the container or batch job that we are in.
+/// Memory of the machine, the container or the batch job.
 fn memory() -> u64 {
     let total =
         |text: String| text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
@@ -59,7 +59,7 @@ fn memory() -> u64 {
     total.min(allowed(Path::new("/sys/fs/cgroup"), &group))
 }
 
-/// The least that a control group (version 2) or one above it may take.
+/// The tightest `memory.max` of this control group (version 2) and its ancestors.
 fn allowed(root: &Path, group: &str) -> u64 {
     let own = group.lines().find_map(|line| line.strip_prefix("0::/")).map_or(root.to_path_buf(), |own| root.join(own));
     let groups = own.ancestors().take_while(|folder| folder.starts_with(root));
@@ -76,8 +76,8 @@ fn gpus() -> Vec<String> {
     (0..count).map(|n| n.to_string()).collect()
 }
 
-/// As CUDA reads it: numbers, in the order that CUDA_DEVICE_ORDER gives them, UUIDs of GPUs or of their MIG instances. What
-/// stands behind something that is none of these, such as `-1`, is hidden with it. One named twice is one.
+/// Parsed as CUDA does: numbers, ordered by CUDA_DEVICE_ORDER, or UUIDs of GPUs or their MIG
+/// instances. An invalid entry, such as `-1`, hides everything after it. Duplicates count once.
 fn visible(text: &str) -> Vec<String> {
     let is_number = |id: &str| id.bytes().all(|b| b.is_ascii_digit());
     let names_one = |id: &&str| !id.is_empty() && (is_number(id) || id.starts_with("GPU-") || id.starts_with("MIG-"));
@@ -97,17 +97,18 @@ pub struct ResourcePool {
 }
 
 impl ResourcePool {
-    /// `asking` are the stages that may ask, by name.
+    /// `asking` are the stages that may request resources, by name.
     ///
     /// # Errors
-    /// When no state of the pool could ever satisfy a stage, or a limit is of something that none asks for.
+    /// When a stage requests more than the limit, or a limit names a resource that no stage
+    /// requests.
     pub fn new<'s>(mut limits: Limits, asking: impl Iterator<Item = (&'s str, &'s Resources)> + Clone) -> Result<Self> {
         let known = |name: &String| asking.clone().any(|(_, need)| need.named.contains_key(name));
         if let Some(unknown) = limits.named.keys().find(|name| !known(name)) {
             let names: BTreeSet<&str> = asking.flat_map(|(_, need)| need.named.keys().map(String::as_str)).collect();
-            let none = || "a stage asks by `resources = { NAME = 1 }`".to_string();
-            let hint = suggest::hint(unknown, names, "they ask for").unwrap_or_else(none);
-            return Err(Error::usage(format!("no stage asks for the resource `{unknown}`")).hint(hint));
+            let none = || "a stage requests it with `resources = { NAME = 1 }`".to_string();
+            let hint = suggest::hint(unknown, names, "they request").unwrap_or_else(none);
+            return Err(Error::usage(format!("no stage requests the resource `{unknown}`")).hint(hint));
         }
         let stated = limits.named.clone();
         for (stage, need) in asking {
@@ -120,12 +121,13 @@ impl ResourcePool {
         Ok(Self { free: limits.clone(), limits })
     }
 
-    /// Could a stage that asks for little get it?
+    /// Whether a stage with small requests could start.
     pub fn has_room(&self) -> bool {
         self.free.jobs > 0 && self.free.threads > 0
     }
 
-    /// Takes a share if there is one. More threads or memory than there are at all is asking for all of them.
+    /// Allocates what a stage needs, if available. A request for more threads or memory than the
+    /// limit means all of it.
     pub fn take(&mut self, need: &Resources) -> Option<Allocation> {
         let threads = need.threads.unwrap_or(usize::MAX).clamp(1, self.limits.threads);
         let mem = need.mem.unwrap_or(0).min(self.limits.mem);
@@ -155,7 +157,7 @@ impl ResourcePool {
         self.free.threads += allocation.threads;
         self.free.mem += allocation.mem;
         self.free.gpus.extend(allocation.gpus);
-        // In the order in which the user named them.
+        // In the order in which the user listed them.
         let place = |id: &String| self.limits.gpus.iter().position(|known| known == id);
         self.free.gpus.sort_by_key(place);
         for (name, units) in allocation.named {
@@ -168,20 +170,20 @@ impl ResourcePool {
 fn check(limits: &Limits, stated: &BTreeMap<String, u64>, stage: &str, need: &Resources) -> Result<()> {
     let have = limits.gpus.len();
     if !limits.without_gpus && need.gpus > have {
-        let error = Error::usage(format!("stage `{stage}` asks for {} GPU(s), this run has {have}", need.gpus));
-        let user = std::env::var(GPUS).ok().map(|ids| format!("your environment has {GPUS}=\"{ids}\""));
-        return Err(error.maybe_hint(user).hint("`--gpus 0` runs such stages on the CPU"));
+        let error = Error::usage(format!("stage `{stage}` requests {} GPU(s), this run has {have}", need.gpus));
+        let user = std::env::var(GPUS).ok().map(|ids| format!("{GPUS}=\"{ids}\" is set in your environment"));
+        return Err(error.maybe_hint(user).hint("`--gpus 0` runs GPU stages on the CPU"));
     }
     for (name, units) in &need.named {
         if let Some(have) = stated.get(name).filter(|have| *have < units) {
-            return Err(Error::usage(format!("stage `{stage}` asks for {units} of `{name}`, this run has {have}"))
-                .hint(format!("`--resource {name}={units}`, or more")));
+            return Err(Error::usage(format!("stage `{stage}` requests {units} of `{name}`, this run has {have}"))
+                .hint(format!("raise the limit with `--resource {name}={units}`")));
         }
     }
     Ok(())
 }
 
-/// The share of the machine an attempt gets.
+/// The resources allocated to an attempt.
 #[derive(Debug, Clone, Default)]
 pub struct Allocation {
     pub threads: usize,
@@ -193,7 +195,7 @@ pub struct Allocation {
 }
 
 impl Allocation {
-    /// GPUs are renumbered by `CUDA_VISIBLE_DEVICES`: the first one seen is always 0.
+    /// `CUDA_VISIBLE_DEVICES` renumbers GPUs: the first visible one is always 0.
     pub fn device(&self) -> String {
         if self.gpus.is_empty() { "cpu".into() } else { "cuda:0".into() }
     }
@@ -266,11 +268,11 @@ mod tests {
         assert!(pool.take(&one).is_some() && pool.take(&one).is_some());
         let stated = |units| Limits { named: [("licence".to_string(), units)].into(), ..limits(false) };
         let refused = ResourcePool::new(stated(1), asking()).unwrap_err();
-        assert!(refused.message.contains("stage `b` asks for 2 of `licence`, this run has 1"), "{refused}");
+        assert!(refused.message.contains("stage `b` requests 2 of `licence`, this run has 1"), "{refused}");
         let mut pool = ResourcePool::new(stated(3), asking()).unwrap();
         assert!(pool.take(&two).is_some() && pool.take(&one).is_some() && pool.take(&one).is_none());
         let refused = ResourcePool::new(stated(1), std::iter::empty()).unwrap_err();
-        assert!(refused.message.contains("no stage asks for the resource `licence`"), "{refused}");
+        assert!(refused.message.contains("no stage requests the resource `licence`"), "{refused}");
     }
 
     #[test]

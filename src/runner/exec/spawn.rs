@@ -1,16 +1,17 @@
-//! The processes that this one has started and not buried yet: programs, workers, the guardian.
+//! The processes that this one has started and not reaped yet: programs, workers, the watchdog.
 //!
-//! A program gets a session of its own. It has no controlling terminal then: whoever opens /dev/tty in it to ask for a
-//! password gets an error, where the terminal would stop a process in the background for ever. It leads its process
-//! group too. `posix_spawn` starts it, since a fork of a runner with many stages takes ten times as long as a short program;
-//! the standard library does the same, but has no word for sessions.
+//! A program gets its own session, hence no controlling terminal: opening /dev/tty to ask for a
+//! password fails, where a background process would be stopped forever. It leads its process group,
+//! too. It is started by `posix_spawn`, because forking a runner with many stages takes ten times
+//! as long as a short program; the standard library uses it too, but cannot create sessions.
 //!
-//! As this process adopts what programs leave behind, it must bury it too: [`bury_orphans`] does so whenever a child has
-//! ended. What is nobody else's to wait for is known by two things: it is not listed here, and it is in another session.
+//! Since this process adopts the orphans of programs, it must reap them: [`bury_orphans`] does so
+//! whenever a child has ended. It reaps only processes that are not listed here and are in another
+//! session.
 //!
 //! Knows no stages.
 
-use erw_base::error::{Error, Result};
+use erw_base::error::Result;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
@@ -22,20 +23,20 @@ use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Does a process stop with the runner, when Ctrl-Z stops that?
+/// Whether a process stops with the runner on Ctrl-Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pause {
     Stops,
-    /// It watches.
+    /// The watchdog.
     GoesOn,
 }
 
 #[derive(Default)]
 struct Children {
-    /// By number.
+    /// By pid.
     living: BTreeMap<i32, Pause>,
     paused: bool,
 }
@@ -46,8 +47,8 @@ fn children() -> MutexGuard<'static, Children> {
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a process that leads a group of its own. One at a time: while one is started that shall inherit an open file, no
-/// other may pick it up. Whoever calls this has it buried by [`bury`].
+/// Starts a process that leads its own group. One at a time: while a process is started that
+/// inherits an open file, no other may inherit it too. The caller must reap it with [`bury`].
 pub fn start(pause: Pause, start: impl FnOnce() -> io::Result<i32>) -> io::Result<i32> {
     let mut children = children();
     let pid = start()?;
@@ -58,7 +59,7 @@ pub fn start(pause: Pause, start: impl FnOnce() -> io::Result<i32>) -> io::Resul
     Ok(pid)
 }
 
-/// Buries a child that has ended by `wait`.
+/// Reaps a child that has ended, by calling `wait`.
 pub fn bury<T>(pid: i32, wait: impl FnOnce() -> T) -> T {
     let mut children = children();
     let waited = wait();
@@ -66,12 +67,12 @@ pub fn bury<T>(pid: i32, wait: impl FnOnce() -> T) -> T {
     waited
 }
 
-/// Stops everything under way, and what is started from now on.
+/// Stops all processes, and those started from now on.
 pub fn pause() {
     send(true, Signal::SIGSTOP);
 }
 
-/// Lets it go on.
+/// Continues them.
 pub fn resume() {
     send(false, Signal::SIGCONT);
 }
@@ -84,19 +85,19 @@ fn send(paused: bool, signal: Signal) {
     }
 }
 
-/// Has this child ended? It is not buried by the question.
+/// Whether this child has ended. Does not reap it.
 pub fn has_ended(pid: i32) -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
     !matches!(waitid(Id::Pid(Pid::from_raw(pid)), flags), Ok(WaitStatus::StillAlive) | Err(Errno::EINTR))
 }
 
-/// Buries what programs left behind and has ended by now.
+/// Reaps orphans of programs that have ended.
 pub fn bury_orphans() {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
     if matches!(waitid(Id::All, flags), Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD)) {
         return;
     }
-    // Nothing may be started between the look at the list and the burial.
+    // Nothing may be started between reading the list and reaping.
     let children = children();
     let (me, session) = (getpid(), getsid(None));
     for pid in adopted(me).into_iter().filter(|pid| !children.living.contains_key(&pid.as_raw())) {
@@ -106,13 +107,14 @@ pub fn bury_orphans() {
     }
 }
 
-/// Does something with the numbers of processes, none of which can go to another meanwhile.
+/// Runs `work` while no pid can be reused.
 pub fn while_none_is_buried<T>(work: impl FnOnce() -> T) -> T {
     let _children = children();
     work()
 }
 
-/// The children of the oldest thread, to which the kernel gives orphans; this program starts processes from others.
+/// The children of the oldest thread, to which the kernel reparents orphans; this program starts
+/// processes from other threads.
 pub fn adopted(me: Pid) -> Vec<Pid> {
     pids(&String::from_utf8_lossy(&read(&format!("/proc/{me}/task/{me}/children"))))
 }
@@ -121,29 +123,29 @@ pub fn pids(text: &str) -> Vec<Pid> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
 }
 
-/// A file that does not say how long it is, with few reads.
+/// Reads a file of unknown length in few reads.
 pub fn read(path: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(1 << 13);
     let _ = File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
     bytes
 }
 
-/// A program to be started.
+/// The program, looked up in PATH unless it contains a `/`, and its arguments.
 pub struct Program<'a> {
-    /// The program, looked for in PATH unless it holds a `/`, and its arguments.
+    /// The working folder.
     pub words: &'a [String],
-    /// Where it runs.
+    /// Variables set on top of this process's environment.
     pub folder: &'a Path,
-    /// Set for it, on top of what this process has.
+    /// Receives standard output and standard error.
     pub environment: &'a [(&'a str, String)],
-    /// Takes both what it says and its errors.
+    /// An open file that the program inherits.
     pub output: BorrowedFd<'a>,
-    /// Stays open in it.
+    /// An open file that the program inherits.
     pub held: BorrowedFd<'a>,
 }
 
 impl Program<'_> {
-    /// The whole environment, as it is handed over: `NAME=VALUE`.
+    /// The complete environment as passed to the program: `NAME=VALUE`.
     pub fn whole_environment(&self) -> Vec<OsString> {
         let mut all: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
         all.extend(self.environment.iter().map(|(name, value)| (name.into(), value.into())));
@@ -155,7 +157,7 @@ impl Program<'_> {
         all.into_iter().map(joined).collect()
     }
 
-    /// Starts it as the leader of a session, with nothing to read. The number is that of its process.
+    /// Starts it as leader of a session, without standard input. Returns its pid.
     pub fn spawn(&self) -> io::Result<i32> {
         let words = self.words.iter().map(|word| CString::new(word.as_bytes())).collect::<Result<Vec<_>, _>>()?;
         let folder = CString::new(self.folder.as_os_str().as_bytes())?;
@@ -167,7 +169,8 @@ impl Program<'_> {
         let attributes = Attributes::new()?;
         let mut pid = 0;
         #[expect(unsafe_code, reason = "nix's posix_spawn cannot say where a program runs")]
-        // Every pointer is to something above that lives until the end of this function; the lists end with a null.
+        // Every pointer refers to something above that lives until the end of this function; the
+        // lists end with a null.
         let failed = unsafe {
             libc::posix_spawnp(
                 &mut pid,
@@ -182,7 +185,7 @@ impl Program<'_> {
     }
 }
 
-/// The form in which lists of texts are handed to C.
+/// A list of strings as C expects it.
 fn pointers(texts: &[CString]) -> Vec<*mut libc::c_char> {
     texts.iter().map(|text| text.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect()
 }
@@ -191,7 +194,7 @@ fn done(failed: libc::c_int) -> io::Result<()> {
     if failed == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(failed)) }
 }
 
-/// What the new process does before it becomes the program.
+/// What the new process does before it executes the program.
 struct Actions(libc::posix_spawn_file_actions_t);
 
 #[expect(unsafe_code, reason = "an object of C's, used only if its maker says that it made one; texts are copied")]
@@ -208,7 +211,7 @@ impl Actions {
         let (output, held) = (program.output.as_raw_fd(), program.held.as_raw_fd());
         unsafe {
             done(libc::posix_spawn_file_actions_addopen(&mut self.0, 0, c"/dev/null".as_ptr(), libc::O_RDONLY, 0))?;
-            // A file put in its own place is one that the program inherits.
+            // Duplicating a file onto its own number makes the program inherit it.
             for (from, to) in [(output, 1), (output, 2), (held, held)] {
                 done(libc::posix_spawn_file_actions_adddup2(&mut self.0, from, to))?;
             }
@@ -226,7 +229,8 @@ impl Drop for Actions {
     }
 }
 
-/// A session of its own, no signal blocked, and SIGPIPE, which this program ignores, as programs expect it.
+/// A session of its own, no blocked signals, and default handling of SIGPIPE, which this program
+/// ignores but programs expect.
 struct Attributes(libc::posix_spawnattr_t);
 
 #[expect(unsafe_code, reason = "objects of C's, used only if their makers say that they made them")]
@@ -254,20 +258,5 @@ impl Drop for Attributes {
         unsafe {
             libc::posix_spawnattr_destroy(&mut self.0);
         }
-    }
-}
-
-/// How to start a worker; the path of the job file is appended.
-#[derive(Debug, Clone)]
-pub struct Launcher {
-    pub program: PathBuf,
-    pub args: Vec<OsString>,
-}
-
-impl Launcher {
-    /// This very program, as `erw worker JOB`.
-    pub fn this_program() -> Result<Self> {
-        let program = std::env::current_exe().map_err(|e| Error::usage("cannot find this program").because(e))?;
-        Ok(Self { program, args: vec!["worker".into()] })
     }
 }

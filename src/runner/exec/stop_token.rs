@@ -1,25 +1,26 @@
-//! Where a stop and a pause asked for from outside are left for the scheduler.
+//! Holds stop and pause requests from outside until the scheduler sees them. Does not know what is
+//! stopped.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Signals that come this soon after a wish belong to it: `timeout` sends two, to the process and to its group, and a terminal
-/// and a wrapper may each send one.
+/// Signals this soon after a request belong to it: `timeout` sends two, to the process and to its
+/// group, and a terminal and a wrapper may each send one.
 const SAME: Duration = Duration::from_secs(1);
 
-/// Where signals are left for the scheduler.
+/// The pending stop and pause requests.
 #[derive(Debug, Default)]
 pub struct StopToken(Mutex<StopState>);
 
 #[derive(Debug, Default)]
 struct StopState {
-    /// The signal of the first wish to stop.
+    /// The signal of the first stop request.
     signal: i32,
     count: usize,
     latest: Option<Instant>,
-    /// Since when everything is stopped for a while.
+    /// Start of the current pause.
     paused: Option<Instant>,
-    /// Of earlier pauses, what nobody has asked for yet.
+    /// Duration of earlier pauses that was not collected yet.
     lost: Duration,
 }
 
@@ -30,7 +31,7 @@ impl StopToken {
     fn state(&self) -> MutexGuard<'_, StopState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// First wish: put the work down. Second: end it now. Returns how many there were.
+    /// First request: suspend the work. Second: kill it. Returns the number of requests so far.
     pub fn ask(&self, signal: i32, now: Instant) -> usize {
         let mut state = self.state();
         if state.latest.is_some_and(|latest| now.saturating_duration_since(latest) < SAME) {
@@ -50,17 +51,17 @@ impl StopToken {
         let state = self.state();
         (state.count > 0).then_some(state.signal)
     }
-    /// Everything is about to be stopped for a while, this process included.
+    /// Everything, including this process, is about to be paused.
     pub fn pause(&self) {
         self.state().paused = Some(Instant::now());
     }
-    /// It goes on.
+    /// The pause is over.
     pub fn resume(&self) {
         let mut state = self.state();
         let lost = state.paused.take().map_or(Duration::ZERO, |since| since.elapsed());
         state.lost += lost;
     }
-    /// How long everything was stopped since the last call; `None` while it is.
+    /// How long everything was paused since the last call; `None` during a pause.
     pub(crate) fn time_lost(&self) -> Option<Duration> {
         let mut state = self.state();
         state.paused.is_none().then(|| std::mem::take(&mut state.lost))

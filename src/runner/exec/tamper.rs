@@ -1,8 +1,9 @@
-//! Notices when a program writes to artifacts. They are read-only, which stops most writers but not root, nor one
-//! that replaces a file; and other stages of the run take an artifact that was read once as sound.
+//! Detects programs that write to artifacts. Artifacts are read-only, which stops most writers but
+//! not root, nor a program that replaces a file; and other stages of the run trust an artifact that
+//! was verified once.
 //!
-//! Sizes, times and inode numbers are compared, not contents, so it costs nothing worth saving. It does
-//! not know what the artifacts are.
+//! Compares sizes, times and inode numbers, not contents, so it costs almost nothing. Does not know
+//! what the artifacts are.
 
 use crate::cache::store::{Store, Tampering};
 use crate::files::digest::{Digest, Kind, Links, walk};
@@ -11,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-/// How the files of an artifact look, sorted by path.
+/// The stats of an artifact's files, sorted by path.
 type FileStats = Vec<FileStat>;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,7 +22,7 @@ struct FileStat {
     bytes: u64,
     modified: (i64, i64),
     inode: u64,
-    /// Not so after a further hard link, which is no writing; but nobody can set it back.
+    /// A further hard link changes it too, which is not a write; but nobody can set it back.
     changed: (i64, i64),
 }
 
@@ -32,12 +33,12 @@ impl FileStat {
     }
 }
 
-/// How the inputs of an action looked before it ran.
+/// The stats of an action's inputs before it ran.
 #[derive(Debug)]
 pub struct InputSnapshot(BTreeMap<Digest, FileStats>);
 
 impl InputSnapshot {
-    /// Those that were written to.
+    /// The inputs that were written to.
     pub fn changed(&self, store: &Store) -> Vec<Tampering> {
         let change = |(digest, before): (&Digest, &FileStats)| {
             let Some(now) = looks(store, digest) else {
@@ -46,7 +47,7 @@ impl InputSnapshot {
             let by_path =
                 |looks: &'_ FileStats| looks.iter().map(|l| (l.path.clone(), l.clone())).collect::<BTreeMap<_, _>>();
             let (old, new) = (by_path(before), by_path(&now));
-            // A folder that was empty is still there when something is put into it.
+            // A folder that was empty still exists when something is added to it.
             let is_gone = |l: &&FileStat| match new.get(&l.path) {
                 Some(now) => now.is_written(l),
                 None => l.kind != Kind::Folder || !store.object(digest).join(&l.path).is_dir(),
@@ -60,15 +61,15 @@ impl InputSnapshot {
     }
 }
 
-/// Artifacts that were read and found whole, or made, in this run, and how they looked then.
+/// Artifacts that were verified or created in this run, with their stats at that time.
 #[derive(Debug, Default)]
 pub struct IntegrityCheck(Mutex<HashMap<Digest, FileStats>>);
 
 impl IntegrityCheck {
-    /// Is the artifact what its name says? It is read only if it was not yet, or looks otherwise than then. Unreadable is
-    /// as bad as altered: what cannot be read cannot be used.
+    /// Whether the artifact matches its digest. It is read only if it was not yet, or if its stats
+    /// changed. Unreadable counts as damaged, since it cannot be used.
     pub fn is_sound(&self, store: &Store, digest: &Digest) -> bool {
-        // Twice where reading it removed what others had dropped into it.
+        // Twice, if reading it removed files that others had dropped into it.
         for _ in 0..2 {
             let now = looks(store, digest);
             if now.is_some() && self.known().get(digest) == now.as_ref() {
@@ -82,13 +83,13 @@ impl IntegrityCheck {
         true
     }
 
-    /// Watches artifacts that were just found sound, from how they looked then.
+    /// Takes a snapshot of artifacts that were just verified.
     pub fn watch<'d>(&self, artifacts: impl Iterator<Item = &'d Digest>) -> InputSnapshot {
         let known = self.known();
         InputSnapshot(artifacts.filter_map(|digest| Some((*digest, known.get(digest)?.clone()))).collect())
     }
 
-    /// Just published with this digest.
+    /// Records an artifact that was just published with this digest.
     pub fn note(&self, store: &Store, digest: &Digest) {
         if let Some(now) = looks(store, digest) {
             self.known().insert(*digest, now);
@@ -100,11 +101,11 @@ impl IntegrityCheck {
     }
 }
 
-/// `None` for what cannot be listed.
+/// `None` if it cannot be listed.
 fn looks(store: &Store, digest: &Digest) -> Option<FileStats> {
     let found = walk(&store.object(digest), Links::Keep).ok()?;
     let look = |f: crate::files::digest::WalkEntry| match f.kind {
-        // A folder is written to by whoever puts something into it and takes it away.
+        // A folder's stats change even when a file is added and removed again.
         Kind::Folder => FileStat { path: f.path, kind: f.kind, bytes: 0, modified: (0, 0), inode: 0, changed: (0, 0) },
         kind => FileStat {
             kind,

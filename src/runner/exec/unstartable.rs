@@ -1,5 +1,6 @@
-//! Why a program could not be started, in words: the kernel has one number for many causes, and names another file's absence
-//! as if it were the program's. Looks at what is there; changes nothing.
+//! Explains why a program could not be started: the kernel has one error number for many causes,
+//! and reports a missing interpreter as if the program were missing. Inspects files; changes
+//! nothing.
 
 use super::spawn::Program;
 use crate::text::suggest;
@@ -12,10 +13,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
-/// The most bytes of one argument or variable, and of all together where the stack is as large as usual.
+/// The largest single argument or variable, and the limit of all together with the usual stack
+/// size.
 const LONGEST_WORD: usize = 128 << 10;
 
-/// The error of a start that failed.
+/// The error for a failed start.
 pub fn error(program: &Program<'_>, refused: io::Error) -> Error {
     let name = program.words.first().map_or("", String::as_str);
     let error = Error::stage(format!("cannot start `{name}`"));
@@ -27,17 +29,17 @@ pub fn error(program: &Program<'_>, refused: io::Error) -> Error {
 
 type Why = (String, Option<String>);
 
-/// The cause and what helps; `None` where the system's own words are as good.
+/// The cause and a hint; `None` if the system's message is as good.
 fn why(program: &Program<'_>, name: &str, refused: &io::Error) -> Option<Why> {
     if name.is_empty() {
-        return Some(("the name of the program is empty".into(), None));
+        return Some(("the program name is empty".into(), None));
     }
     if let Some(nth) = program.words.iter().position(|word| word.contains('\0')) {
         let which = if nth == 0 { "its name".into() } else { format!("argument {nth}") };
-        return Some((format!("{which} holds a zero byte, which no program can be given"), None));
+        return Some((format!("{which} contains a NUL byte"), None));
     }
     if !program.folder.is_dir() {
-        return Some((format!("the folder `{}`, where it is to run, is not there", program.folder.display()), None));
+        return Some((format!("its working folder `{}` does not exist", program.folder.display()), None));
     }
     match refused.raw_os_error()? {
         libc::E2BIG => Some(too_long(program)),
@@ -48,20 +50,21 @@ fn why(program: &Program<'_>, name: &str, refused: &io::Error) -> Option<Why> {
             }
         }
         libc::ETXTBSY => {
-            let hint = "it runs once whoever writes it has closed it".to_string();
-            Some(("somebody has it open to write to it".into(), Some(hint)))
+            let hint = "close it in the program that is writing it".to_string();
+            Some(("another program has it open for writing".into(), Some(hint)))
         }
         _ => None,
     }
 }
 
 enum Lookup {
-    /// The one that was tried.
+    /// The file that was tried.
     File(PathBuf),
     Nowhere,
 }
 
-/// As the system looks for it: a name with a `/` is a path, any other is looked for in PATH.
+/// Looks a program up as the system does: a name with a `/` is a path, any other is searched in
+/// PATH.
 fn find(folder: &Path, name: &str) -> Lookup {
     if name.contains('/') {
         return Lookup::File(folder.join(name));
@@ -80,15 +83,15 @@ fn search_path() -> Vec<PathBuf> {
 fn nowhere(folder: &Path, name: &str) -> Why {
     let folders = search_path();
     if folders.is_empty() {
-        return ("it is looked for in the folders of PATH, which is empty".into(), None);
+        return ("PATH is empty".into(), None);
     }
-    let cause = "no folder of PATH has a program of this name".to_string();
+    let cause = "no folder in PATH contains a program of this name".to_string();
     if folder.join(name).is_file() {
-        let hint = format!("the one beside the pipeline is `./{name}`: the folder of the pipeline is not searched");
+        let hint = format!("write `./{name}` for the one beside the pipeline; that folder is not searched");
         return (cause, Some(hint));
     }
     if name.contains(char::is_whitespace) {
-        let hint = "a list is a program and its arguments, each a word; a line for a shell is written without a list";
+        let hint = "a list is a program and its arguments, one word each; write a shell command line as a string";
         return (cause, Some(hint.into()));
     }
     let entries = folders.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
@@ -116,10 +119,10 @@ fn of_file(path: &Path, name: &str, refused: &io::Error) -> Option<Why> {
             Some((interpreter, _)) => {
                 format!("`chmod +x {shown}`, or write `run = [\"{}\", \"{shown}\", …]`", last(&interpreter))
             }
-            None => format!("`chmod +x {shown}`, or name what is to run it in front of it"),
+            None => format!("`chmod +x {shown}`, or put its interpreter in front of it"),
         };
         return Some((
-            format!("`{shown}` may not be executed: its mode is {:o}", metadata.permissions().mode() & 0o777),
+            format!("`{shown}` is not executable: its mode is {:o}", metadata.permissions().mode() & 0o777),
             Some(hint),
         ));
     }
@@ -129,22 +132,22 @@ fn of_file(path: &Path, name: &str, refused: &io::Error) -> Option<Why> {
     match refused.raw_os_error()? {
         libc::ENOEXEC => Some(no_program(&shown, &head)),
         libc::ENOENT if head.starts_with(b"\x7fELF") => {
-            let hint = format!("it was built for another system; `file {shown}` says for which");
-            Some((format!("`{shown}` needs a loader that is not here"), Some(hint)))
+            let hint = format!("it was built for another system; `file {shown}` shows which");
+            Some((format!("the loader of `{shown}` is missing"), Some(hint)))
         }
         libc::EACCES if is_noexec(path) => {
-            let hint = "name its interpreter in front of it, or keep it elsewhere".to_string();
-            Some((format!("`{shown}` lies on a file system that is mounted `noexec`"), Some(hint)))
+            let hint = "put its interpreter in front of it, or move it elsewhere".to_string();
+            Some((format!("`{shown}` is on a file system mounted `noexec`"), Some(hint)))
         }
         libc::EACCES => Some((format!("this user may not execute `{shown}`"), None)),
         _ => None,
     }
 }
 
-/// What a path says that leads to no file.
+/// The cause for a path that leads to no file.
 fn out_of_reach(path: &Path, shown: &str, error: &io::Error) -> Why {
     match error.raw_os_error() {
-        Some(libc::ENOENT) if path.symlink_metadata().is_ok() => (format!("`{shown}` is a link to nowhere"), None),
+        Some(libc::ENOENT) if path.symlink_metadata().is_ok() => (format!("`{shown}` is a broken link"), None),
         Some(libc::ENOENT) => {
             let folder = path.parent().unwrap_or(Path::new("/"));
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -153,7 +156,7 @@ fn out_of_reach(path: &Path, shown: &str, error: &io::Error) -> Why {
             let near = suggest::nearest(&name, names.iter().map(String::as_str));
             (format!("there is no file `{shown}`"), near.map(|near| format!("did you mean `{near}`?")))
         }
-        _ => (format!("`{shown}` cannot be reached: {error}"), None),
+        _ => (format!("cannot access `{shown}`: {error}"), None),
     }
 }
 
@@ -162,81 +165,75 @@ fn of_interpreter(script: &str, interpreter: &str) -> Option<Why> {
         return Some(windows_lines(script, interpreter));
     }
     if interpreter.is_empty() {
-        return Some((format!("the first line of `{script}` names no interpreter behind `#!`"), None));
+        return Some((format!("the first line of `{script}` names no interpreter after `#!`"), None));
     }
     let path = Path::new(interpreter);
     match path.metadata() {
         Err(_) => {
-            let cause = format!("`{script}` asks for the interpreter `{interpreter}`, which is not there");
+            let cause = format!("the interpreter `{interpreter}` of `{script}` does not exist");
             let hint = format!("`#!/usr/bin/env {}` looks for it in PATH", last(interpreter));
             Some((cause, (last(interpreter) != "env").then_some(hint)))
         }
         Ok(m) if m.is_dir() || m.permissions().mode() & 0o111 == 0 => {
-            Some((format!("`{script}` asks for the interpreter `{interpreter}`, which may not be executed"), None))
+            Some((format!("the interpreter `{interpreter}` of `{script}` is not executable"), None))
         }
         Ok(_) => None,
     }
 }
 
 fn windows_lines(script: &str, interpreter: &str) -> Why {
-    let cause = format!(
-        "the lines of `{script}` end as on Windows, so it asks for the interpreter `{}\\r`",
-        interpreter.trim_end()
-    );
+    let cause = format!("`{script}` has Windows line endings, so its interpreter is `{}\\r`", interpreter.trim_end());
     (cause, Some(format!("`sed -i 's/\\r$//' {script}`")))
 }
 
-/// What the system takes for no program at all.
+/// The cause for a file that the system does not recognise as a program.
 fn no_program(shown: &str, head: &[u8]) -> Why {
     if head.is_empty() {
         return (format!("`{shown}` is empty"), None);
     }
     if head.starts_with(b"\x7fELF") {
-        return (format!("`{shown}` was built for another processor"), Some(format!("`file {shown}` says for which")));
+        return (format!("`{shown}` was built for another processor"), Some(format!("`file {shown}` shows which")));
     }
     if head.starts_with(b"MZ") {
-        return (format!("`{shown}` is a program for Windows"), None);
+        return (format!("`{shown}` is a Windows program"), None);
     }
     if head.contains(&0) {
-        return (format!("`{shown}` is no program that this system knows"), None);
+        return (format!("`{shown}` is not a program this system can run"), None);
     }
     let marked = head.strip_prefix(b"\xef\xbb\xbf").is_some_and(|rest| rest.starts_with(b"#!"));
     let cause = match marked {
-        true => format!("a byte order mark stands before the `#!` of `{shown}`"),
-        false => format!("`{shown}` does not say what runs it: its first line does not begin with `#!`"),
+        true => format!("`{shown}` has a byte order mark before its `#!`"),
+        false => format!("`{shown}` names no interpreter: its first line does not start with `#!`"),
     };
-    (cause, Some(format!("begin it with `#!/bin/sh`, or write `run = [\"sh\", \"{shown}\", …]`")))
+    (cause, Some(format!("start it with `#!/bin/sh`, or write `run = [\"sh\", \"{shown}\", …]`")))
 }
 
-/// What is more than the system hands to a program.
+/// The cause for arguments and variables beyond the system's limit.
 fn too_long(program: &Program<'_>) -> Why {
     let size = |bytes: usize| format!("{:.1} KiB", bytes as f64 / 1024.0);
     let arguments: usize = program.words.iter().map(|word| word.len() + 1).sum();
     let variables = program.whole_environment();
     let environment: usize = variables.iter().map(|v| v.len() + 1).sum();
     let cause = format!(
-        "arguments of {} and an environment of {} are too long for the system",
+        "the arguments ({}) and the environment ({}) are too long for the system",
         size(arguments),
         size(environment)
     );
     let longest = variables.iter().max_by_key(|v| v.len());
     if let Some(longest) = longest.filter(|v| v.len() >= LONGEST_WORD || environment > arguments) {
         let name = String::from_utf8_lossy(longest.as_bytes().split(|b| *b == b'=').next().unwrap_or_default());
-        return (cause, Some(format!("the largest variable is `{name}`, of {}", size(longest.len()))));
+        return (cause, Some(format!("the largest variable is `{name}` ({})", size(longest.len()))));
     }
     let (nth, word) = program.words.iter().map(String::len).enumerate().max_by_key(|(_, word)| *word).unwrap_or((0, 0));
     let hint = match word >= LONGEST_WORD {
-        true => format!(
-            "argument {nth} alone has {}, and {} is the most; hand it over in a file",
-            size(word),
-            size(LONGEST_WORD)
-        ),
-        false => "hand over long lists in a file".to_string(),
+        true => format!("argument {nth} has {}, the limit is {}; pass it in a file", size(word), size(LONGEST_WORD)),
+        false => "pass long lists in a file".to_string(),
     };
     (cause, Some(hint))
 }
 
-/// Of a script that was started and ended as `env` ends without the interpreter: its lines may end as on Windows.
+/// For a script that was started and exited as `env` does without the interpreter: it may have
+/// Windows line endings.
 pub fn found_no_interpreter(name: &str, folder: &Path, status: ExitStatus) -> Option<String> {
     if status.code() != Some(127) {
         return None;
@@ -257,7 +254,7 @@ fn head(path: &Path) -> Vec<u8> {
     bytes
 }
 
-/// What stands behind `#!`: the interpreter, and what else is on its line.
+/// The `#!` line: the interpreter and the rest of the line.
 fn interpreter(head: &[u8]) -> Option<(String, String)> {
     let line = head.strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;
     let line = String::from_utf8_lossy(line);

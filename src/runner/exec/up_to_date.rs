@@ -1,28 +1,30 @@
-//! The answer to a run in which all was cached, kept: asked the same again, and finding nothing changed that the answer
-//! rests on, it is given without reading the pipeline. What a run of 10,000 stages checks is then little more than that
-//! their files are still there, which is what a build tool does too.
+//! The up-to-date check: the stored answer to a run in which everything was cached. If the same run
+//! is requested again and nothing that the answer depends on has changed, it is given without
+//! reading the pipeline. A run of 10,000 stages then checks little more than that their files still
+//! exist, as a build tool does.
 //!
-//! What the answer rests on, and nothing else. `tests/runner/up_to_date.rs` changes each line alone and compares with a plan.
+//! The answer depends on the following and nothing else. `tests/runner/up_to_date.rs` changes
+//! each line separately and compares with a plan.
 //!
-//! | it rests on | held as | taken when |
+//! | depends on | stored as | taken when |
 //! |---|---|---|
-//! | the pipeline file, by its path and by where links lead | question | it is asked, and again before it is kept |
-//! | the current folder: relative paths of settings start there | question | likewise |
-//! | `--set`, `ERW_SET__…`, targets | question | likewise |
-//! | manifests of kinds, the file of ERW_REGISTRY | question | likewise |
-//! | this very program: size, times, inode | question | likewise |
-//! | files of the pipeline: itself, parents, those that inputs come from | digest, and where links lead | it was read |
-//! | watched files and those that parameters name | digest, by the rules of `files` (size, times, inode) | they were digested for the keys |
-//! | the record of each stage | size, time, inode | its file was open to be read or written |
-//! | the artifacts of each stage | presence and size | they are asked for |
+//! | path of the pipeline file, and its links | query | at the request, and before storing |
+//! | the current folder: relative paths of settings | query | likewise |
+//! | `--set`, `ERW_SET__…`, targets | query | likewise |
+//! | manifests of kinds, the file of ERW_REGISTRY | query | likewise |
+//! | this program: size, times, inode | query | likewise |
+//! | pipeline files: itself, parents, `from` | digest, link targets | read |
+//! | watched files and source files | digest, by the rules of `sources` | digested for the keys |
+//! | the record of each stage | size, time, inode | its file was open for reading or writing |
+//! | the artifacts of each stage | presence, size | requested |
 //!
-//! The cache folder is where the memo lies. Other variables of the environment, PATH among them, are in no key and so in
-//! no answer. If one line differs, or the memo is damaged, the run takes the long way, which is right whatever a memo
-//! says. It knows nothing of graphs.
+//! The check is stored in the cache folder. Other environment variables, PATH among them, are in no
+//! key and so in no answer. If one line differs, or the stored check is damaged, the run is planned
+//! normally, which is always right. Does not know the graph.
 //!
-//! On disk: a line with the format; the digest of all that follows; a line of JSON, `Head`; for each stage what is to be
-//! checked, as bytes; a line of JSON for each stage, how it ended. The last part is as long as all the others together
-//! and is not read where the stages are too many to be listed.
+//! On disk: a format line; the digest of all that follows; a line of JSON, `Head`; for each stage
+//! what must be checked, as bytes; for each stage a line of JSON with its final state. The last
+//! part is as long as all others together and is not read if there are too many stages to list.
 
 use super::resources::Limits;
 use crate::cache::action_cache::{Output, Record, Shown, Stamp};
@@ -46,20 +48,20 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// After so long the long way is taken once, which notes that the records are still in use.
+/// After this long the run is planned normally once, which marks the records as used.
 const GOOD_FOR: Duration = Duration::from_secs(24 * 3600);
 const FORMAT: &[u8] = b"erw memo 2\n";
 
-/// What is asked, as one digest.
+/// The digest of everything that identifies the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Query(Digest);
 
 impl Query {
-    /// `None`: it cannot be told whether the same is asked again.
+    /// `None` if it cannot be determined whether two requests are the same.
     pub fn new(pipeline: &Path, registry: Registry, overrides: &Overrides, targets: &[String]) -> Option<Self> {
         let manifests: Vec<(&str, &str)> = registry.iter().map(|kind| (kind.name, kind.manifest)).collect();
         let published = std::env::var_os("ERW_REGISTRY").map(std::fs::read).transpose().ok()?;
-        // The one that runs, whatever lies under its name by now.
+        // The running program, whatever is at its path by now.
         let program = std::fs::metadata("/proc/self/exe").ok()?;
         let times = [program.mtime(), program.mtime_nsec(), program.ctime(), program.ctime_nsec()];
         let program = (program.len(), times, program.dev(), program.ino());
@@ -75,20 +77,20 @@ impl Query {
     }
 }
 
-/// What the answer rests on, but for the stages.
+/// What the answer depends on, apart from the stages.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
     pipeline: String,
-    /// Pipeline files, where links led, and the digests of what was read.
+    /// Pipeline files, their link targets, and the digests of their contents.
     files: Vec<(PathBuf, PathBuf, Digest)>,
-    /// Outside files and folders, what of them counts, and their digests in the keys.
+    /// Source files and folders, their watch rules, and their digests in the keys.
     sources: Vec<(PathBuf, Option<Rule>, Digest)>,
     stages: usize,
-    /// Bytes of what is to be checked of the stages.
+    /// Length in bytes of the checks of all stages.
     checks: usize,
 }
 
-/// How a stage ended when it ran.
+/// The final state of a stage when it ran.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stage {
     name: String,
@@ -100,24 +102,25 @@ struct Stage {
     shown: Vec<Shown>,
 }
 
-/// The answer.
-pub struct Memo {
+/// A stored answer that still holds.
+pub struct StoredAnswer {
     head: Head,
     /// A line of JSON for each [`Stage`].
     stages: Vec<u8>,
 }
 
-/// What is said of the stages.
+/// What to report about the stages.
 pub enum Report {
     Listed(Vec<StageEnd>),
-    /// So many are cached.
+    /// This many are cached.
     Counted(usize),
 }
 
-/// Keeps the answer to a run whose every stage has a record now. Failing to is no failure: the next run takes longer.
-pub fn keep(store: &Store, question: Query, pipeline: &Pipeline, records: &[(StageId, Record)]) {
+/// Stores the answer to a run in which every stage has a record now. A failure is ignored: the next
+/// run only takes longer.
+pub fn keep(store: &Store, query: Query, pipeline: &Pipeline, records: &[(StageId, Record)]) {
     if let Some(bytes) = encode(pipeline, records) {
-        let _ = write_file(&question.file(store), &bytes, Durability::Later);
+        let _ = write_file(&query.file(store), &bytes, Durability::Later);
     }
 }
 
@@ -164,9 +167,9 @@ fn encode(pipeline: &Pipeline, records: &[(StageId, Record)]) -> Option<Vec<u8>>
     Some([FORMAT, digest.hex().as_bytes(), b"\n", &head, b"\n", &checks, &ends].concat())
 }
 
-/// The answer, if it still holds.
-pub fn recall(store: &Store, question: Query) -> Option<Memo> {
-    let file = question.file(store);
+/// The stored answer, if it still holds.
+pub fn recall(store: &Store, query: Query) -> Option<StoredAnswer> {
+    let file = query.file(store);
     let age = file.metadata().ok()?.modified().ok()?.elapsed().ok()?;
     let bytes = std::fs::read(&file).ok().filter(|_| age < GOOD_FOR)?;
     let (check, body) = line(bytes.strip_prefix(FORMAT)?)?;
@@ -178,7 +181,7 @@ pub fn recall(store: &Store, question: Query) -> Option<Memo> {
     let (checks, stages) = rest.split_at_checked(head.checks)?;
     let checks = Check::read_all(checks)?;
     let holds = checks.len() == head.stages && head.holds(store) && all_in_place(store, &checks);
-    holds.then(|| Memo { head, stages: stages.to_vec() })
+    holds.then(|| StoredAnswer { head, stages: stages.to_vec() })
 }
 
 fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -204,7 +207,7 @@ impl Head {
     }
 }
 
-/// What must be found of a stage.
+/// What must be present for a stage.
 struct Check {
     key: Digest,
     record: Stamp,
@@ -247,7 +250,8 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
-/// Looks at files by names relative to their buckets: the way to the cache folder is walked once, not 20,000 times.
+/// Looks files up relative to their buckets, so that the path to the cache folder is resolved once,
+/// not 20,000 times.
 fn all_in_place(store: &Store, checks: &[Check]) -> bool {
     let (Ok(records), Ok(objects)) = (File::open(store.v1("actions")), File::open(store.v1("store"))) else {
         return false;
@@ -278,8 +282,9 @@ fn all_in_place(store: &Store, checks: &[Check]) -> bool {
     checks.par_iter().with_min_len(64).all(in_place)
 }
 
-impl Memo {
-    /// Tells the run that needs nothing, as events and as its end. `all`: list the stages however many they are.
+impl StoredAnswer {
+    /// Reports a run in which nothing needs to run, as events and result. `all`: list the stages
+    /// however many there are.
     pub fn tell(&self, store: &Store, limits: &Limits, all: bool, listener: &mut dyn Listener) -> Report {
         let began = Instant::now();
         let mut say = |what| listener.event(&Event { at: began.elapsed().as_secs_f64(), what });

@@ -1,8 +1,10 @@
-//! A second process that ends what a run started when the run itself is killed. It is told of every worker before it
-//! starts, and acts when its input closes. Knows processes by id and by mark, nothing of stages.
+//! A second process that ends the programs of a run when the run itself is killed. It is told of
+//! every program before that starts, and acts when its input closes. Knows processes by pid and
+//! mark; does not know stages.
 
+use super::launcher::Launcher;
 use super::process_exit::{self, end_orphans};
-use super::spawn::{self, Launcher, Pause};
+use super::spawn::{self, Pause};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
@@ -10,16 +12,17 @@ use std::io::{BufRead, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{ChildStdin, Command, Stdio};
 
-/// Set by the runner for the workers it starts; without it (a cluster job, a person) standard input is not watched.
+/// Set by the runner for its workers. Without it (a cluster job, a person) standard input is not
+/// watched.
 pub const ATTACHED: &str = "ERW_WORKER_ATTACHED";
 
-/// What `erw worker` is told instead of a job to become a guardian.
-pub const WATCHDOG: &str = "guardian";
+/// The argument of `erw worker` that starts a watchdog instead of a job.
+pub const WATCHDOG: &str = "watchdog";
 
-/// The runner's end of the guardian.
+/// The runner's end of the pipe to the watchdog.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
-    /// `None`: it could not be started, and a killed runner leaves its programs to themselves.
+    /// `None`: it could not be started, so programs survive if the runner is killed.
     process: Option<(i32, ChildStdin)>,
 }
 
@@ -58,8 +61,9 @@ impl Drop for Watchdog {
     }
 }
 
-/// The inside of the guardian: keeps the list of programs, by their marks, until its standard input closes, then ends those
-/// still on it and their strays. Lines are `+MARK`, `=MARK PID` and `-MARK`.
+/// The main loop of the watchdog: keeps a list of running programs by their marks until standard
+/// input closes, then ends those still on it and their orphans. Lines are `+MARK`, `=MARK PID` and
+/// `-MARK`.
 pub fn guard(input: impl BufRead) {
     let mut programs: BTreeMap<String, Option<i32>> = BTreeMap::new();
     for line in input.lines().map_while(Result::ok) {
@@ -87,8 +91,8 @@ mod tests {
     use std::process::{Child, Command};
 
     #[test]
-    fn a_guardian_ends_what_is_under_way_and_nothing_else() {
-        // A mark that no other run of this test has.
+    fn the_watchdog_ends_running_programs_only() {
+        // Unique to this run of the test.
         let mark = |name: &str| format!("{name}.{}", std::process::id());
         let sleep =
             |name: &str| Command::new("sleep").arg("60").env(ATTEMPT_VAR, mark(name)).process_group(0).spawn().unwrap();
@@ -96,7 +100,7 @@ mod tests {
         let [a, b, c] = ["a", "b", "c"].map(mark);
         let told = format!("+{a}\n={a} {}\n+{c}\n+{b}\n={c} {}\n-{c}\n", under_way.id(), finished.id());
         guard(told.as_bytes());
-        // An error: it was waited for already.
+        // Fails, because it was already waited for.
         let ended = |child: &mut Child| child.wait().map_or(true, |status| status.signal() == Some(libc::SIGKILL));
         assert!(ended(&mut under_way));
         assert!(ended(&mut starting), "only its mark was known");

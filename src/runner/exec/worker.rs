@@ -1,8 +1,8 @@
-//! The inside of a worker process: `erw worker JOB.json` runs one attempt and says so on its standard output.
-//! Unaware of pipelines, graph and store; the job file is all it knows.
+//! The main function of a worker process: `erw worker JOB.json` runs one attempt and reports events
+//! on standard output. Knows only the job file, not the pipeline, graph or store.
 //!
-//! Ends at once when its standard input closes, which is how it learns that the runner is gone, whatever
-//! killed that: nobody would take its result, and a new runner must get the key's lock (inherited here).
+//! Exits at once when its standard input closes, because then the runner is gone, however it died:
+//! nobody would use the result, and a new runner must get the key's lock (inherited here).
 
 use super::watchdog::{ATTACHED, WATCHDOG, guard};
 use crate::event::WorkerEvent;
@@ -19,8 +19,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// Runs the job in the file and returns the exit status: 0 done, 1 failed, 3 suspended. Instead of a job, the word
-/// [`WATCHDOG`] makes this process the one that ends a killed run's programs.
+/// Runs the job in the file and returns the exit status: 0 done, 1 failed, 3 suspended. With
+/// [`WATCHDOG`] instead of a job, runs the watchdog.
 pub fn serve(job_file: &Path, registry: Registry) -> Result<i32> {
     if job_file == Path::new(WATCHDOG) {
         guard(std::io::stdin().lock());
@@ -32,7 +32,7 @@ pub fn serve(job_file: &Path, registry: Registry) -> Result<i32> {
             .map_err(|e| Error::stage("cannot listen for signals").caused(e))?;
     }
     let text = std::fs::read(job_file).map_err(|e| Error::io("read", job_file, e))?;
-    let job: Job = serde_json::from_slice(&text).map_err(|e| Error::io("understand", job_file, e.into()))?;
+    let job: Job = serde_json::from_slice(&text).map_err(|e| Error::io("parse", job_file, e.into()))?;
     let attempt = Attempt::new(job, Box::new(std::io::stdout()), stop);
     let ran = catch_unwind(AssertUnwindSafe(|| run(&attempt, registry)));
     let (last, status) = match ran.unwrap_or_else(|payload| Err(panicked(payload.as_ref()))) {
@@ -53,19 +53,20 @@ fn run(attempt: &Attempt, registry: Registry) -> Result<()> {
     let job = attempt.job();
     let kind = registry.iter().find(|k| k.name == job.kind);
     let kind = kind.ok_or_else(|| Error::usage(format!("this program has no stage kind `{}`", job.kind)))?;
-    (kind.run)(attempt)
+    (kind.run)(attempt)?;
+    attempt.write_results()
 }
 
-/// Where it happened is in the log: the panic hook has written it there.
+/// The location is in the log: the panic hook wrote it there.
 fn panicked(payload: &(dyn Any + Send)) -> Error {
     let words = payload.downcast_ref::<&str>().map(ToString::to_string);
     let words = words.or_else(|| payload.downcast_ref::<String>().cloned());
-    Error::stage(format!("the stage panicked: {}", words.unwrap_or_else(|| "without words".into())))
+    Error::stage(format!("the stage panicked: {}", words.unwrap_or_else(|| "no message".into())))
 }
 
 fn end_with_the_runner() {
     let mut byte = [0];
-    // Nothing is ever written to it: whatever read returns, the other end is closed.
+    // Nothing is ever written to it: whatever `read` returns, the other end is closed.
     while matches!(std::io::stdin().read(&mut byte), Ok(1..)) {}
     if getpgrp() == getpid() {
         let _ = killpg(getpgrp(), Signal::SIGKILL);

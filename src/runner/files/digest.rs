@@ -1,20 +1,25 @@
-//! Digests: blake3 of contents. Of a file, of its bytes; of a folder, of its sorted list of entries.
+//! Digests: blake3 of contents. For a file, of its bytes; for a folder, of its sorted list of
+//! entries.
 //!
-//! What an artifact is, here and everywhere else (store, remote, export, lock, verify):
-//! - files, by their names and bytes;
-//! - which of them their owner may execute; no other permission, no time, no owner;
-//! - symbolic links that are relative and stay inside, by their text, whether something is there or not;
-//! - folders that hold nothing. Any other folder is there by what it holds.
+//! The contents of an artifact, here and everywhere else (store, remote, export, lock file,
+//! verify), are:
+//! - files, by name and bytes;
+//! - which of them are executable by their owner; no other permission, no time, no owner;
+//! - symbolic links that are relative and stay inside, by their text, whether the target exists or
+//!   not;
+//! - empty folders. Any other folder is implied by its contents.
 //!
-//! A list of files alone is digested as ever (version 1). One in which something else occurs is digested with the kind of
-//! each entry (version 2), and so is a single file that may be executed, as a list of one entry without a name.
+//! A list of plain files is digested as in version 1. A list with any other entry, or a single
+//! executable file (a list of one entry without a name), includes the kind of each entry (version
+//! 2).
 //!
-//! Outside data counts by the names and bytes of its files, links followed: it lies on file systems that know no
-//! permissions, and comes out of git, which keeps no empty folders.
+//! Source data counts by the names and bytes of its files, following links: it may be on file
+//! systems without permissions, or come from git, which has no empty folders.
 //!
-//! Files are read and never mapped: of a mapped one that somebody cuts short, the kernel kills whoever reads on.
+//! Files are read, never memory-mapped: if another process truncates a mapped file, the kernel
+//! kills the reader.
 //!
-//! It does not know what is digested, nor does it remember anything (`files` does).
+//! Does not know what is digested, and remembers nothing (`sources` does).
 
 use super::links;
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
@@ -29,13 +34,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::{fmt, io};
 
-/// Separates folder digests from file digests: no file can be written whose digest is that of a folder.
+/// Separates folder digests from file digests: no file can have the digest of a folder.
 const TREE_CONTEXT: &str = "erw 2025 digest of a tree, version 1";
-/// Of lists in which not every entry is a plain file.
+/// For lists with an entry that is not a plain file.
 const KINDS_CONTEXT: &str = "erw 2026 digest of a tree, version 2";
 
-/// Above this size one file is hashed by all threads, each taking pieces of this size, which stay in the cache of its core;
-/// below, files are spread over the threads.
+/// A larger file is hashed by all threads in pieces of this size, which fit into a core's cache;
+/// smaller files are distributed over the threads.
 const LARGE: u64 = 1 << 20;
 
 /// 32 bytes of blake3, shown as 64 hexadecimal digits.
@@ -43,15 +48,15 @@ const LARGE: u64 = 1 << 20;
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// Digest of bytes in memory, equal to that of a file holding them.
+    /// The digest of bytes in memory, equal to that of a file with these bytes.
     pub fn of_bytes(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }
-    /// Digest of a symbolic link: of its text.
+    /// The digest of a symbolic link: of its text.
     pub fn of_link(to: &Path) -> Self {
         Self::of_bytes(to.as_os_str().as_bytes())
     }
-    /// Digest of the bytes of one file.
+    /// The digest of the bytes of one file.
     pub fn of_file(path: &Path) -> std::io::Result<Self> {
         let file = File::open(path)?;
         let bytes = file.metadata()?.len();
@@ -70,7 +75,7 @@ impl Digest {
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
-    /// The 64 digits without an allocation.
+    /// The 64 digits, without an allocation.
     pub fn hex(&self) -> impl std::ops::Deref<Target = str> {
         let mut hex = [0; 64];
         for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
@@ -78,20 +83,20 @@ impl Digest {
         }
         Hex(hex)
     }
-    /// The first 12 digits, for people.
+    /// The first 12 digits, for display.
     pub fn short(&self) -> String {
         self.to_string()[..12].to_string()
     }
 }
 
-/// The two halves of a part of a file, as blake3 cuts it, digested beside each other.
+/// Digests the two halves of a part of a file in parallel, split as blake3 splits it.
 fn halves(file: &File, at: u64, bytes: u64) -> io::Result<(ChainingValue, ChainingValue)> {
     let left = left_subtree_len(bytes);
     let (left, right) = rayon::join(|| part(file, at, left), || part(file, at + left, bytes - left));
     Ok((left?, right?))
 }
 
-/// A part of a file that is a subtree of its digest.
+/// Digests a part of a file that is a subtree of its blake3 tree.
 fn part(file: &File, at: u64, bytes: u64) -> io::Result<ChainingValue> {
     thread_local! {
         static PIECE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -111,14 +116,14 @@ fn part(file: &File, at: u64, bytes: u64) -> io::Result<ChainingValue> {
 
 fn cut_short(e: io::Error) -> io::Error {
     match e.kind() {
-        io::ErrorKind::UnexpectedEof => io::Error::new(e.kind(), "it was cut short while it was read"),
+        io::ErrorKind::UnexpectedEof => io::Error::new(e.kind(), "it was truncated while it was being read"),
         _ => e,
     }
 }
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// The digits of a digest, which stand in every path of a cache.
+/// The digits of a digest; every path in a cache has them.
 struct Hex([u8; 64]);
 
 impl std::ops::Deref for Hex {
@@ -143,7 +148,7 @@ impl fmt::Debug for Digest {
 impl FromStr for Digest {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
-        // Only lower case is written; accepting more would give one object two names.
+        // Only lower case is accepted, since a digest must have one name.
         let value = |digit: u8| match digit {
             b'0'..=b'9' => Some(digit - b'0'),
             b'a'..=b'f' => Some(digit - b'a' + 10),
@@ -173,20 +178,20 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// What an entry of a tree is.
+/// The kind of a tree entry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     File,
-    /// A file that its owner may execute.
+    /// A file that is executable by its owner.
     Program,
-    /// That holds nothing.
+    /// An empty folder.
     Folder,
     /// With its text.
     Link(PathBuf),
 }
 
 impl Kind {
-    /// Of a regular file: whether its owner may execute it, as in git.
+    /// The kind of a regular file: executable by its owner or not, as in git.
     pub fn of_file(metadata: &std::fs::Metadata) -> Self {
         if metadata.permissions().mode() & 0o100 == 0 { Self::File } else { Self::Program }
     }
@@ -206,22 +211,22 @@ impl Kind {
 /// One entry of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TreeEntry {
-    /// Relative to the root; empty when the root itself is a file.
+    /// Relative to the root; empty if the root itself is a file.
     pub path: PathBuf,
     pub kind: Kind,
-    /// Length of a file or of the text of a link.
+    /// Length of the file, or of the text of the link.
     pub bytes: u64,
-    /// Of the bytes of a file or the text of a link.
+    /// Digest of the file's bytes, or of the link's text.
     pub digest: Digest,
 }
 
 impl TreeEntry {
-    /// A file that may not be executed, or of which that does not count.
+    /// A plain file, or one whose executable bit does not matter.
     pub fn file(path: PathBuf, bytes: u64, digest: Digest) -> Self {
         Self { path, kind: Kind::File, bytes, digest }
     }
 
-    /// What the entry is, whatever it is called: that of a plain file is the digest of its bytes.
+    /// The digest of an entry independent of its path; for a plain file, the digest of its bytes.
     pub fn identity(&self) -> Digest {
         match self.kind {
             Kind::File => self.digest,
@@ -230,17 +235,18 @@ impl TreeEntry {
     }
 }
 
-/// A digest and the cheap facts that go with it.
+/// A digest with size and count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measured {
     pub digest: Digest,
-    /// Sum over the entries.
+    /// Total of the entries.
     pub bytes: u64,
-    /// And links; empty folders do not count.
+    /// Including links; empty folders do not count.
     pub files: u64,
 }
 
-/// The digest of a file or folder from its list of entries. `is_dir` tells a folder of one file from the file.
+/// The digest of a file or folder from its entries. `is_dir` distinguishes a folder with one file
+/// from the file.
 pub fn combine(entries: &mut [TreeEntry], is_dir: bool) -> Measured {
     entries.sort_unstable_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
     let bytes = entries.iter().map(|e| e.bytes).sum();
@@ -252,7 +258,7 @@ pub fn combine(entries: &mut [TreeEntry], is_dir: bool) -> Measured {
     Measured { digest, bytes, files }
 }
 
-/// Every field has a fixed width or a length in front, so two lists never give the same stream.
+/// Every field has a fixed width or a length prefix, so that two lists never give the same stream.
 fn list_digest(sorted: &[TreeEntry]) -> Digest {
     let plain = sorted.iter().all(|entry| entry.kind == Kind::File);
     let mut hasher = blake3::Hasher::new_derive_key(if plain { TREE_CONTEXT } else { KINDS_CONTEXT });
@@ -268,45 +274,47 @@ fn list_digest(sorted: &[TreeEntry]) -> Digest {
     Digest(*hasher.finalize().as_bytes())
 }
 
-/// As versions took it that knew files alone, executable or not, and passed by empty folders. Nothing where they would have
-/// refused.
+/// The entries as versions without kinds saw them: plain files only, executable or not, without
+/// empty folders. `None` if they would have refused.
 fn before_kinds(entries: &[TreeEntry]) -> Option<Vec<TreeEntry>> {
     let files = entries.iter().filter(|e| e.kind != Kind::Folder);
     files.map(|e| e.kind.is_file().then(|| TreeEntry { kind: Kind::File, ..e.clone() })).collect()
 }
 
-/// Something met on a walk.
+/// An entry found by a walk.
 #[derive(Debug, Clone)]
 pub struct WalkEntry {
     /// Relative to the root.
     pub path: PathBuf,
     pub kind: Kind,
-    /// Not of what a link leads to, if links are kept.
+    /// Metadata of the link itself, if links are kept.
     pub metadata: std::fs::Metadata,
 }
 
-/// What to do with symbolic links met on the way.
+/// How to treat symbolic links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Links {
-    /// Outside data is often a farm of links: what counts is what they lead to.
+    /// For source data, which often consists of links: their targets count.
     Follow,
-    /// The same, but one that leads nowhere is what it says: whoever reads the data finds out whether it was needed.
+    /// The same, but a broken link counts by its text: whoever reads the data finds out whether it
+    /// matters.
     FollowIfThere,
-    /// An artifact holds links as it holds files.
+    /// For artifacts, which may contain links.
     Keep,
 }
 
-/// Everything that counts under `root` (or `root` itself) in no particular order: of an artifact, its entries; of outside data,
-/// its files. A pipe or a socket is an error that names it, and so are, where links are followed, one that leads nowhere and a
-/// loop of them.
+/// Everything that counts under `root` (or `root` itself), in no particular order: the entries of
+/// an artifact, or the files of source data. A pipe or socket is an error that names it, and so is,
+/// where links are followed, a broken link or a loop.
 pub fn walk(root: &Path, links: Links) -> Result<Vec<WalkEntry>> {
     walk_some(root, links, &|_, _| false)
 }
 
-/// The same without what `left_out` says of a path below the root and of whether it is a folder.
+/// The same, without the paths that `left_out` excludes; it gets the path below the root and
+/// whether it is a folder.
 pub fn walk_some(root: &Path, links: Links, left_out: &dyn Fn(&Path, bool) -> bool) -> Result<Vec<WalkEntry>> {
     let follow = links != Links::Keep;
-    // Most artifacts are one file, and there are many of them.
+    // Fast path: most artifacts are a single file, and there are many.
     let metadata = if follow { std::fs::metadata(root) } else { std::fs::symlink_metadata(root) };
     if let Some(metadata) = metadata.ok().filter(std::fs::Metadata::is_file) {
         let kind = if follow { Kind::File } else { Kind::of_file(&metadata) };
@@ -314,7 +322,7 @@ pub fn walk_some(root: &Path, links: Links, left_out: &dyn Fn(&Path, bool) -> bo
     }
     let relative = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_path_buf();
     let mut found = Vec::new();
-    // A folder of which it is not known yet whether it holds anything.
+    // A folder that may turn out to be empty.
     let mut open: Option<walkdir::DirEntry> = None;
     let mut entries = walkdir::WalkDir::new(root).follow_links(follow).follow_root_links(follow).into_iter();
     loop {
@@ -328,7 +336,7 @@ pub fn walk_some(root: &Path, links: Links, left_out: &dyn Fn(&Path, bool) -> bo
         let entry = match entry {
             Ok(entry) => entry,
             Err(e) if e.path().is_some_and(|path| path != root && left_out(path, false)) => continue,
-            Err(e) => match vain_link(root, &e).filter(|_| links == Links::FollowIfThere) {
+            Err(e) => match broken_link(root, &e).filter(|_| links == Links::FollowIfThere) {
                 Some(vain) => {
                     found.push(vain);
                     continue;
@@ -368,8 +376,8 @@ fn depth(entry: &walkdir::Result<walkdir::DirEntry>) -> usize {
     entry.as_ref().map_or_else(walkdir::Error::depth, walkdir::DirEntry::depth)
 }
 
-/// The link below `root` that leads nowhere, if that is what a walk ran into.
-fn vain_link(root: &Path, e: &walkdir::Error) -> Option<WalkEntry> {
+/// The broken link below `root`, if that is what a walk ran into.
+fn broken_link(root: &Path, e: &walkdir::Error) -> Option<WalkEntry> {
     let path = e.path().filter(|path| *path != root && e.loop_ancestor().is_none())?;
     e.io_error().filter(|e| e.kind() != std::io::ErrorKind::PermissionDenied)?;
     let metadata = std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_symlink)?;
@@ -377,7 +385,7 @@ fn vain_link(root: &Path, e: &walkdir::Error) -> Option<WalkEntry> {
     Some(WalkEntry { path: path.strip_prefix(root).ok()?.to_path_buf(), kind, metadata })
 }
 
-/// Whether what was walked is a file, not a folder.
+/// Whether the walk found a single file, not a folder.
 pub fn is_file(found: &[WalkEntry]) -> bool {
     matches!(found, [only] if only.path.as_os_str().is_empty())
 }
@@ -386,27 +394,27 @@ fn walk_error(root: &Path, e: &walkdir::Error) -> Error {
     let path = e.path().unwrap_or(root);
     if let Some(up) = e.loop_ancestor() {
         let (path, up) = (path.display(), up.display());
-        return Error::usage(format!("`{path}` is a link back to `{up}`: the folder has no end"));
+        return Error::usage(format!("`{path}` is a link back to `{up}`, which contains it"));
     }
     if let (Ok(to), false) = (std::fs::read_link(path), path.exists()) {
         let (path, to) = (path.display(), to.display());
-        return Error::usage(format!("`{path}` is a link to `{to}`, where nothing is"));
+        return Error::usage(format!("`{path}` is a broken link to `{to}`"));
     }
     let cause = e.io_error().map_or_else(|| e.to_string(), ToString::to_string);
     Error::usage(format!("cannot read `{}`", path.display())).because(cause)
 }
 
-/// The entries of an artifact: every byte is read. A link that leads out of it is an error.
+/// The entries of an artifact; reads every byte. A link that leads out of it is an error.
 pub fn entries(root: &Path) -> Result<Vec<TreeEntry>> {
     let found = walk(root, Links::Keep)?;
     let links = found.iter().filter_map(|f| if let Kind::Link(to) = &f.kind { Some((&*f.path, &**to)) } else { None });
-    if let Some((link, to)) = links::astray(links) {
+    if let Some((link, to)) = links::first_escaping(links) {
         return Err(Error::stage(format!(
-            "the link `{}` leads to `{}`, out of the output",
+            "the link `{}` leads to `{}`, outside the output",
             link.display(),
             to.display()
         ))
-        .hint("a link to something in the same output is kept if it is relative; of anything else put a copy there"));
+        .hint("relative links within the output are kept; copy anything else into it"));
     }
     let entry = |f: WalkEntry| {
         let path = join(root, &f.path);
@@ -428,20 +436,20 @@ pub fn entries(root: &Path) -> Result<Vec<TreeEntry>> {
     }
 }
 
-/// Whether these entries are of a folder, which has none that lacks a name.
+/// Whether these entries are those of a folder, in which every entry has a name.
 pub fn is_folder(entries: &[TreeEntry]) -> bool {
     !matches!(entries, [only] if only.path.as_os_str().is_empty())
 }
 
-/// Digest of an artifact: every byte is read.
+/// The digest of an artifact; reads every byte.
 pub fn measure(root: &Path) -> Result<Measured> {
     let mut entries = entries(root)?;
     let is_dir = is_folder(&entries);
     Ok(combine(&mut entries, is_dir))
 }
 
-/// The artifact with these entries, if this is its digest: one given by this version, or by one that knew files alone, which
-/// then are its entries.
+/// The artifact with these entries, if `digest` is theirs, computed by this version or by one
+/// without kinds (then with the entries as that version saw them).
 pub fn named(mut entries: Vec<TreeEntry>, digest: &Digest) -> Option<(Measured, Vec<TreeEntry>)> {
     let is_dir = is_folder(&entries);
     let now = combine(&mut entries, is_dir);
@@ -526,15 +534,15 @@ mod tests {
         let plain = measure(dir.path()).unwrap();
         assert_eq!((plain.files, plain.bytes), (2, 2));
         symlink("nowhere", dir.path().join("vain")).unwrap();
-        assert!(walk(dir.path(), Links::Follow).unwrap_err().message.contains("where nothing is"));
+        assert!(walk(dir.path(), Links::Follow).unwrap_err().message.contains("is a broken link to"));
         let found = walk(dir.path(), Links::FollowIfThere).unwrap();
         assert_eq!((found.len(), found.iter().filter(|f| !f.kind.is_file()).count()), (3, 1));
         symlink(".", dir.path().join("loop")).unwrap();
-        assert!(walk(dir.path(), Links::FollowIfThere).unwrap_err().message.contains("has no end"));
+        assert!(walk(dir.path(), Links::FollowIfThere).unwrap_err().message.contains("is a link back to"));
         assert_ne!(plain.digest, measure(dir.path()).unwrap().digest);
     }
 
-    /// The layout of version 1 put together with the blake3 package of Python.
+    /// Values computed for version 1 with the Python package blake3.
     #[test]
     fn trees_of_plain_files_keep_their_digests() {
         let dir = dir();
@@ -546,7 +554,7 @@ mod tests {
         assert_eq!(digest(), "f58f53b380913396926b2878ad2769a13f52286357d4fbeae092c215f1a76531");
     }
 
-    /// Every two of these differ, and none is what versions before took for the digest of another.
+    /// All of these differ from each other and from the digests of earlier versions.
     #[test]
     fn kinds_of_entries_are_told_apart() {
         let make = |how: &dyn Fn(&Path)| {
@@ -577,7 +585,7 @@ mod tests {
             within(&|o| fs::create_dir_all(o.join("n/n")).unwrap()),
         ];
         assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), all.len(), "{all:?}");
-        // Nothing but the owner's right to execute counts.
+        // Only the owner's executable bit counts.
         assert_eq!(all[0], make(&|o| file(o, "x", 0o4600)));
         assert_eq!(all[1], make(&|o| file(o, "x", 0o500)));
     }

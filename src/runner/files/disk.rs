@@ -1,4 +1,5 @@
-//! Files on disk: written so that nobody sees them half made, moved, copied, sealed, removed. Unaware of what they hold.
+//! Files on disk: atomic writes, moves, copies, read-only sealing, removal. Does not know their
+//! contents.
 
 use super::digest::Kind;
 use erw_base::error::{Error, Result};
@@ -9,21 +10,22 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::SystemTime;
 
-/// With more files than this one flush of the file system is cheaper than one per file.
+/// Above this many files, one flush of the file system is cheaper than one per file.
 const FLUSH_EACH: usize = 32;
 
-/// When something new must have reached the disk.
+/// When a new file must be on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// Before it is named: what took long to make must outlast a power failure.
+    /// Before it is named: results that took long must survive a power failure.
     Now,
-    /// With the next [`crate::cache::store::Store::sync`]. A power failure before it costs what the action cost, which was less than forcing its
-    /// files to disk one by one (8 ms each where it was measured); it cannot give a wrong result: a record proves itself by
-    /// its check, and an artifact is compared with its digest before it is used.
+    /// With the next [`crate::cache::store::Store::sync`]. A power failure before that costs a
+    /// rerun of the action, which took less time than forcing its files to disk one by one
+    /// (measured: 8 ms each). It cannot cause a wrong result: records have a check, and an artifact
+    /// is compared with its digest before it is used.
     Later,
 }
 
-/// Sorted children of a folder; none if it does not exist.
+/// The sorted entries of a folder; empty if it does not exist.
 pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     let failed = |e| Error::io("list", dir, e);
     let entries = match fs::read_dir(dir) {
@@ -35,7 +37,8 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Moves a file or folder. Onto another file system it is copied beside its place first, so that it too appears whole.
+/// Moves a file or folder. Onto another file system, it is first copied next to the target, so that
+/// it appears atomically there too.
 pub(crate) fn relocate(from: &Path, to: &Path, keep: Durability) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {}
@@ -49,7 +52,8 @@ pub(crate) fn relocate(from: &Path, to: &Path, keep: Durability) -> io::Result<(
     moved.and_then(|()| remove(from))
 }
 
-/// Moves a folder that may be sealed: it must be writable for that, since its parent is written in it.
+/// Moves a folder that may be sealed: it must be writable meanwhile, because moving changes its
+/// `..` entry.
 pub(crate) fn relocate_sealed(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied && from.is_dir() => {
@@ -60,8 +64,8 @@ pub(crate) fn relocate_sealed(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// A file or folder, with the permissions of files, and links as they are. On one file system that can, the copy shares its
-/// blocks with the original: `fs::copy` asks the kernel to copy.
+/// Copies a file or folder with the permissions of files and with links as links. Where the file
+/// system can, the copy shares blocks with the original: `fs::copy` asks the kernel to copy.
 pub fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
     for entry in walkdir::WalkDir::new(from) {
         let entry = entry?;
@@ -78,7 +82,7 @@ pub fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A name for what is not finished. No other process on any host has it; gc knows it by its beginning.
+/// A name for an unfinished file, unique across hosts. Gc recognises its prefix.
 pub fn unique() -> String {
     let random = getrandom::u64().unwrap_or_else(|_| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -87,18 +91,19 @@ pub fn unique() -> String {
     format!(".tmp-{random:016x}")
 }
 
-/// Writes a file so that at every instant, a power failure included, either the old or the new one is there, whole.
+/// Writes a file atomically and durably: at every instant, even after a power failure, the old or
+/// the new one is complete.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_file(path, bytes, Durability::Now)
 }
 
-/// Writes a file so that no process sees it half written. With [`Durability::Later`] a power failure may leave less: for what
-/// proves itself when it is read.
+/// Writes a file atomically for other processes. With [`Durability::Later`] a power failure may
+/// leave it incomplete: only for files that are verified when read.
 pub fn write_file(path: &Path, bytes: &[u8], keep: Durability) -> io::Result<()> {
     write_noted(path, bytes, keep).map(drop)
 }
 
-/// The same, and what the file looked like while it was this process's alone.
+/// The same; also returns the metadata from before the file became visible.
 pub fn write_noted(path: &Path, bytes: &[u8], keep: Durability) -> io::Result<fs::Metadata> {
     let parent = path.parent().unwrap_or(Path::new("."));
     let temporary = parent.join(unique());
@@ -127,26 +132,25 @@ pub fn write_noted(path: &Path, bytes: &[u8], keep: Durability) -> io::Result<fs
     Ok(looks)
 }
 
-/// A rename is on disk only once its folder is.
+/// A rename is durable only once its folder is.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// What a program left behind made fit to be read, sealed, moved and removed by this user: folders are opened, files are
-/// readable. A file that has another name besides, or belongs to somebody else, is copied, so that nothing is done to what
-/// that name stands for.
+/// Makes the outputs of a program readable, sealable and removable for this user. A file that has
+/// other hard links or another owner is replaced by a copy, so that the original stays untouched.
 pub(crate) fn own(path: &Path) -> io::Result<()> {
     let metadata = fs::symlink_metadata(path)?;
     if metadata.is_dir() {
         open_folder(path)?;
-        // Listed first: copies come and go beside what is listed.
+        // Listed first, because copies are created and removed in the listed folders.
         let inside = fs::read_dir(path)?.map(|e| Ok(e?.path())).collect::<io::Result<Vec<_>>>()?;
         return inside.iter().try_for_each(|path| own(path));
     }
     if !metadata.is_file() {
         return Ok(());
     }
-    // Root may do as it likes with the files of others.
+    // Root may do anything with other users' files.
     static ME: LazyLock<Option<u32>> = LazyLock::new(|| fs::metadata("/proc/self").ok().map(|m| m.uid()));
     let is_mine = ME.is_none_or(|me| me == 0 || metadata.uid() == me);
     if metadata.nlink() > 1 || !is_mine {
@@ -159,14 +163,14 @@ pub(crate) fn own(path: &Path) -> io::Result<()> {
     if mode & 0o400 == 0 { fs::set_permissions(path, fs::Permissions::from_mode(mode | 0o400)) } else { Ok(()) }
 }
 
-/// Lets its owner list, enter and change a folder.
+/// Gives the owner full access to a folder.
 fn open_folder(path: &Path) -> io::Result<()> {
     let mode = fs::symlink_metadata(path)?.permissions().mode();
     if mode & 0o700 == 0o700 { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(mode | 0o700)) }
 }
 
-/// Makes every file read-only and, if it is to be kept now, forces everything to disk. Folders are closed by
-/// [`seal_folders`], once they have been moved.
+/// Makes every file read-only and, with [`Durability::Now`], forces everything to disk.
+/// [`seal_folders`] closes the folders after they were moved.
 pub(crate) fn seal(path: &Path, keep: Durability) -> io::Result<()> {
     let mut files = 0;
     let mut dirs = Vec::new();
@@ -198,7 +202,7 @@ pub(crate) fn seal(path: &Path, keep: Durability) -> io::Result<()> {
     dirs.iter().try_for_each(|d| sync_dir(d))
 }
 
-/// Closes the folders of an artifact: nobody is to put anything into them.
+/// Makes the folders of an artifact read-only, so that nothing can be added.
 pub(crate) fn seal_folders(path: &Path) -> io::Result<()> {
     for entry in walkdir::WalkDir::new(path).contents_first(true) {
         let entry = entry?;
@@ -209,7 +213,7 @@ pub(crate) fn seal_folders(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a file or a whole folder, closed folders in it included; absent is fine.
+/// Removes a file or folder, including read-only folders in it; a missing one is fine.
 pub fn remove(path: &Path) -> io::Result<()> {
     let gone = match fs::symlink_metadata(path) {
         Ok(m) if m.is_dir() => fs::remove_dir_all(path).or_else(|e| match e.kind() {
@@ -225,7 +229,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Opens a folder and all below it.
+/// Gives the owner full access to a folder and all folders below.
 pub(crate) fn open_folders(path: &Path) -> io::Result<()> {
     open_folder(path)?;
     for entry in fs::read_dir(path)? {
@@ -237,8 +241,8 @@ pub(crate) fn open_folders(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes out of an artifact what was put into it: the files at these paths, and the folders that hold nothing then and lead to
-/// nothing that is `kept`.
+/// Removes the files that were added to an artifact, and then folders that are empty and not
+/// parents of anything in `kept`.
 pub(crate) fn remove_added(root: &Path, added: &[PathBuf], kept: &[PathBuf]) -> io::Result<()> {
     open_folders(root)?;
     for path in added {

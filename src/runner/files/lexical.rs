@@ -1,10 +1,10 @@
-//! Names of places: two paths lead to one place if these say the same of both, also where nothing is (yet, or any more).
-//! Does not know what is there.
+//! Canonical names of paths: two paths with equal names lead to the same place, even if nothing is
+//! there (yet, or any more). Does not know what is there.
 
 use super::digest::join;
 use std::path::{Component, Path, PathBuf};
 
-/// One name for a place, whether something is there or not.
+/// The canonical name of a path, which need not exist.
 pub fn place(path: &Path) -> PathBuf {
     let absolute = || std::path::absolute(path).map_or_else(|_| path.to_path_buf(), |p| plain(&p));
     path.canonicalize().unwrap_or_else(|_| {
@@ -17,7 +17,8 @@ pub fn place(path: &Path) -> PathBuf {
     })
 }
 
-/// An absolute name that keeps its links; `..` behind a link is where that leads, as for the system.
+/// An absolute path that keeps its links; `..` after a link is resolved through the link, as the
+/// system does.
 pub fn logical(path: &Path) -> PathBuf {
     let mut logical = PathBuf::new();
     for part in std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()).components() {
@@ -35,7 +36,7 @@ pub fn logical(path: &Path) -> PathBuf {
     logical
 }
 
-/// `..` is taken back by name: what it leads to need not exist any more.
+/// Resolves `..` by name only: what it leads to may not exist any more.
 pub fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {

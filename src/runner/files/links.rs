@@ -1,17 +1,18 @@
-//! Do the links of a tree stay inside of it? Told from the tree's own list, so that it is the same question for a folder on
-//! disk and for a list that others wrote. A link is resolved as the kernel would, through the other links of the tree.
-//! What is not there counts as a folder: a link to nowhere stays inside if its text does.
+//! Checks that the links of a tree stay inside it. Works on the list of entries, so that the same
+//! check serves a folder on disk and a list that others wrote. A link is resolved as the kernel
+//! would, through the other links of the tree. A missing entry counts as a folder: a broken link
+//! stays inside if its text does.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
-/// Of a loop of links the kernel tires sooner. It leads nowhere, and so not out.
+/// The kernel gives up on a loop of links earlier. A loop leads nowhere, so not outside.
 const STEPS: usize = 10_000;
 
-/// The first of the links, given by where it lies and what it says, that leads out of the tree: up beyond its root or by an
-/// absolute path.
-pub fn astray<'a>(links: impl Iterator<Item = (&'a Path, &'a Path)>) -> Option<(&'a Path, &'a Path)> {
+/// The first link (path and text) that leads out of the tree: above its root, or by an absolute
+/// path.
+pub fn first_escaping<'a>(links: impl Iterator<Item = (&'a Path, &'a Path)>) -> Option<(&'a Path, &'a Path)> {
     let links: BTreeMap<&Path, &Path> = links.collect();
     links.iter().find(|(from, to)| !stays(from, to, &links)).map(|(from, to)| (*from, *to))
 }
@@ -43,11 +44,11 @@ mod tests {
 
     fn first(links: &[(&'static str, &'static str)]) -> Option<&'static str> {
         let pairs = links.iter().map(|(from, to)| (Path::new(*from), Path::new(*to)));
-        astray(pairs).and_then(|(from, _)| from.to_str())
+        first_escaping(pairs).and_then(|(from, _)| from.to_str())
     }
 
     #[test]
-    fn what_leads_out_is_found_and_nothing_else() {
+    fn only_escaping_links_are_found() {
         for (from, to) in [
             ("l", "f"),
             ("l", "./a/../f"),
@@ -68,8 +69,8 @@ mod tests {
     }
 
     #[test]
-    fn links_lead_on_through_links() {
-        // By its text `l` stays inside; by way of `d` it is one folder higher.
+    fn links_are_resolved_through_links() {
+        // By its text `l` stays inside; through `d` it is one level higher.
         assert_eq!(first(&[("d", "."), ("l", "d/../x")]), Some("l"));
         assert_eq!(first(&[("d", "a/b"), ("l", "d/../x")]), None);
         assert_eq!(first(&[("a", "b"), ("b", "a"), ("l", "a/x")]), None);

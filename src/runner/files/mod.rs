@@ -1,5 +1,6 @@
-//! Files and folders: their digests ([`digest`]), durable writes ([`disk`]), what of a folder is watched ([`watched`]), paths
-//! that may be gone ([`lexical`]), links that lead out of a folder ([`links`]). Knows nothing of stores.
+//! Files and folders: digests ([`digest`]), durable writes ([`disk`]), the files of a folder that
+//! are watched ([`watched`]), canonical path names ([`lexical`]), links that lead out of a folder
+//! ([`links`]). Does not know stores.
 
 pub mod digest;
 pub mod disk;

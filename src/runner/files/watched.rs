@@ -1,10 +1,12 @@
-//! What a watched folder holds: the one rule for keys, plans, `--since`, `run --watch` and locks. Not what programs write
-//! there beside what people do: caches, editors' files, version control, and what the pipeline's `ignore` names. Nor the caches of
-//! erw and of others, which say so by a `CACHEDIR.TAG`, so `watch = ["."]` is of use.
+//! Which files of a watched folder count: one rule for keys, plans, `--since`, `run --watch` and
+//! lock files. Excluded are files that programs leave behind (caches, editor files, version
+//! control), whatever the pipeline's `ignore` names, and cache folders of any program, marked by a
+//! `CACHEDIR.TAG`, so that `watch = ["."]` is useful.
 //!
-//! The names are patterns as in `.gitignore`, and so are those of `ignore`, which come after and so may take one back
-//! (`"!*.pyc"`). An entry of `watch` may be a pattern too: it stands for the files that it matches and for all in the folders
-//! that it matches. Sources of other kinds hold whatever is there. Knows nothing of digests.
+//! The names are patterns as in `.gitignore`, and so are those of `ignore`, which come later and
+//! can re-include a file (`"!*.pyc"`). An entry of `watch` may be a pattern too: it selects the
+//! matching files and everything in matching folders. Source files and folders that are not watched
+//! are not filtered. Does not know digests.
 
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
@@ -14,7 +16,7 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-/// Dropped anywhere by programs that were asked for something else.
+/// Left behind anywhere by programs as a side effect.
 const DROPPINGS: [&str; 12] = [
     "__pycache__/",
     "*.py[co]",
@@ -30,7 +32,7 @@ const DROPPINGS: [&str; 12] = [
     "@eaDir/",
 ];
 
-/// Version control, editors, and files that systems keep for themselves.
+/// Version control, editors, and operating systems.
 const OTHERS: [&str; 32] = [
     ".git",
     ".hg/",
@@ -56,7 +58,7 @@ const OTHERS: [&str; 32] = [
     ".goutputstream-*",
     ".vscode/",
     ".idea/",
-    // Removed while open, on NFS and FUSE; thrown away; indexed.
+    // Files removed while open, on NFS and FUSE; trash; search indexes.
     ".nfs[0-9a-f]*",
     ".fuse_hidden*",
     ".Trash",
@@ -68,22 +70,22 @@ const OTHERS: [&str; 32] = [
     "lost+found/",
 ];
 
-/// Begins a file that says that its folder is a cache: <https://bford.info/cachedir/>.
+/// Start of a file that marks its folder as a cache: <https://bford.info/cachedir/>.
 const CACHE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
 static DROPPED: LazyLock<Gitignore> = LazyLock::new(|| matcher(&DROPPINGS));
 
-/// Is this something that a program dropped into an artifact of others, by its name or that of a folder it is in?
+/// Whether a file is a side effect of a program, by its name or that of a folder above it.
 pub fn is_dropping(path: &Path) -> bool {
     path.ancestors().filter(|p| !p.as_os_str().is_empty()).any(|p| DROPPED.matched(p, true).is_ignore())
 }
 
-/// Patterns of this program, which are known to be some.
+/// Compiles built-in patterns, which are valid.
 fn matcher(patterns: &[&str]) -> Gitignore {
     compile(patterns.iter().copied()).unwrap_or_else(|_| Gitignore::empty())
 }
 
-/// The error says which pattern is none, and why.
+/// The error names the invalid pattern and the reason.
 fn compile<'p>(patterns: impl Iterator<Item = &'p str>) -> Result<Gitignore, String> {
     let mut builder = GitignoreBuilder::new("");
     for pattern in patterns {
@@ -92,17 +94,18 @@ fn compile<'p>(patterns: impl Iterator<Item = &'p str>) -> Result<Gitignore, Str
     builder.build().map_err(|e| e.to_string())
 }
 
-/// What is asked of a watched file or folder.
+/// The rule for one watched file or folder.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Rule {
-    /// Where the folder lies from where the patterns of `ignore` start; empty if it is elsewhere or nothing is ignored.
+    /// Path of the folder relative to where the `ignore` patterns start; empty if it is elsewhere
+    /// or nothing is ignored.
     at: PathBuf,
-    /// Which of its files are meant, if not all.
+    /// The files that are selected, if not all.
     glob: Option<String>,
     ignore: Vec<String>,
 }
 
-/// A rule ready to be used.
+/// A compiled rule.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "Rule", into = "Rule")]
 pub struct Watched(Arc<Compiled>);
@@ -123,7 +126,7 @@ impl From<Watched> for Rule {
 impl TryFrom<Rule> for Watched {
     type Error = String;
     fn try_from(rule: Rule) -> Result<Self, String> {
-        // Of a rule without patterns of its own, which most are, there is one.
+        // Rules without patterns, which most are, share one instance.
         static PLAIN: LazyLock<Option<Watched>> = LazyLock::new(|| Watched::compiled(Rule::default()).ok());
         match &*PLAIN {
             Some(plain) if rule == Rule::default() => Ok(plain.clone()),
@@ -133,8 +136,9 @@ impl TryFrom<Rule> for Watched {
 }
 
 impl Watched {
-    /// The rule for `text` of a list `watch` in the folder `base`, with the patterns of its `ignore`. Returns where to look besides. A
-    /// pattern that is also the name of something is that name.
+    /// The rule for the entry `text` of a list `watch` in the folder `base`, with the patterns of
+    /// its `ignore`. Also returns the path to watch. If a file with the name of the pattern exists,
+    /// the entry means that file.
     pub fn of(text: &str, base: &Path, ignore: &[String]) -> Result<(PathBuf, Self), String> {
         let is_glob = text.contains(['*', '?', '[', '{']) && std::fs::symlink_metadata(base.join(text)).is_err();
         let (folder, glob) = if is_glob { split(text)? } else { (PathBuf::from(text), None) };
@@ -158,7 +162,8 @@ impl Watched {
         self.0.rule.glob.as_deref()
     }
 
-    /// Is what lies at `path` below the watched folder `root` no part of it? Nothing is asked of folders above.
+    /// Whether the rule excludes `path` below the watched folder `root`. Does not check the folders
+    /// above it.
     pub fn leaves_out(&self, root: &Path, path: &Path, is_dir: bool) -> bool {
         let relative = path.strip_prefix(root).unwrap_or(path);
         match self.0.ignore.matched(self.0.rule.at.join(relative), is_dir) {
@@ -172,14 +177,14 @@ impl Watched {
         }
     }
 
-    /// Is this file meant? Everything is where there is no pattern.
+    /// Whether the pattern selects this file; without a pattern it selects every file.
     pub fn means(&self, relative: &Path) -> bool {
         let Some(glob) = &self.0.glob else { return true };
         let mut folders = relative.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty());
         glob.matched(relative, false).is_ignore() || folders.any(|p| glob.matched(p, true).is_ignore())
     }
 
-    /// Does a path below the folder belong to it, now or before it was removed?
+    /// Whether a path below the folder counts, or counted before it was removed.
     pub fn concerns(&self, root: &Path, path: &Path) -> bool {
         let Ok(relative) = path.strip_prefix(root) else { return false };
         let out = |p: &Path| self.leaves_out(root, &root.join(p), p != relative || path.is_dir());
@@ -187,26 +192,26 @@ impl Watched {
         !parts.into_iter().any(out) && (path.is_dir() || self.means(relative))
     }
 
-    /// Is there any file that the pattern means?
+    /// Whether the pattern selects any existing file.
     pub fn finds_any(&self, root: &Path) -> bool {
         let walk = walkdir::WalkDir::new(root).follow_links(true).into_iter();
         let mut left =
             walk.filter_entry(|e| e.depth() == 0 || !self.leaves_out(root, e.path(), e.file_type().is_dir()));
         left.any(|e| {
-            // What cannot be looked at is told when it is read.
+            // Unreadable folders are reported when they are read.
             let Ok(entry) = e else { return true };
             !entry.file_type().is_dir() && self.means(entry.path().strip_prefix(root).unwrap_or(entry.path()))
         })
     }
 }
 
-/// The folder that a pattern is about, and the rest of it.
+/// Splits a pattern into its folder and the rest.
 fn split(text: &str) -> Result<(PathBuf, Option<String>), String> {
     let parts: Vec<&str> = text.split('/').collect();
     let first = parts.iter().position(|part| part.contains(['*', '?', '[', '{'])).unwrap_or(parts.len());
     let pattern = &parts[first..];
     if pattern.contains(&"..") || pattern.contains(&".") {
-        return Err(format!("`{text}` goes on with `.` or `..` after a pattern"));
+        return Err(format!("`{text}` has `.` or `..` after a wildcard"));
     }
     let folder = match parts[..first].join("/") {
         empty if empty.is_empty() && first > 0 => "/".into(),
@@ -215,7 +220,7 @@ fn split(text: &str) -> Result<(PathBuf, Option<String>), String> {
     Ok((folder.into(), Some(pattern.join("/"))))
 }
 
-/// Where a path lies below `base`; nothing if it lies elsewhere.
+/// The path relative to `base`; empty if it is elsewhere.
 fn within(path: &Path, base: &Path) -> PathBuf {
     let absolute = std::path::absolute(base).unwrap_or_default();
     let path = if path.is_absolute() { path.strip_prefix(absolute).unwrap_or(Path::new("..")) } else { path };
@@ -235,12 +240,12 @@ fn is_cache(folder: &Path) -> bool {
     begins(&folder.join("CACHEDIR.TAG"), CACHE)
 }
 
-/// vi tries by an empty file of this name whether it can write to a folder.
+/// vi creates an empty file of this name to test whether it can write to a folder.
 fn is_probe(path: &Path) -> bool {
     path.file_name() == Some(OsStr::new("4913")) && path.metadata().is_ok_and(|m| m.len() == 0)
 }
 
-/// A lock file tells the digest of the folder that it is in.
+/// A lock file contains the digest of the folder that it is in.
 fn is_lock(path: &Path) -> bool {
     path.extension() == Some(OsStr::new("lock")) && begins(path, LOCK_HEAD.as_bytes())
 }

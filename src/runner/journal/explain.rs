@@ -1,7 +1,8 @@
-//! Why a stage runs, waits or does not, as far as the cache can tell: the difference to the nearest earlier record, named
-//! down to parameters and files, and followed upstream where an input is what changed.
+//! Explains why a stage runs, waits or is cached: the differences to the nearest earlier record,
+//! down to parameters and files, followed upstream where an input changed.
 //!
-//! `reason` says what differs between two texts of keys; this module looks behind it. It decides nothing and prints nothing.
+//! `reason` compares two key texts; this module looks behind them. It decides nothing and prints
+//! nothing.
 
 use crate::cache::action_cache::Record;
 use crate::cache::key::ingredients;
@@ -28,18 +29,19 @@ pub struct Why {
     pub key: Option<String>,
     /// The record of a cached stage.
     pub made: Option<Fact>,
-    /// The pipeline, if no record is of this stage in it: then `before` is of another.
+    /// This pipeline, if no record belongs to this stage in it: then `before` is from another
+    /// pipeline.
     pub new_in: Option<String>,
-    /// The record that `changes` are the difference to.
+    /// The record that `changes` are relative to.
     pub before: Option<Fact>,
     pub changes: Vec<Change>,
-    /// What is in no key and differs from `before`: name, then, now.
+    /// Differences to `before` that are in no key: name, then, now.
     pub recorded: Vec<(String, String, String)>,
-    /// For a stage that waits: what it needs that runs or lacks a file, upstream first.
+    /// For a waiting stage: the stages it needs that run or lack a file, upstream first.
     pub upstream: Vec<Why>,
-    /// Outside files that are not there, as `parameter: path`.
+    /// Missing source files, as `parameter: path`.
     pub missing: Vec<String>,
-    /// What an attempt left that did not end, for a stage that would run.
+    /// What an unfinished attempt left behind, for a stage that would run.
     pub left: Option<PartialProgress>,
 }
 
@@ -49,13 +51,13 @@ pub enum State {
     Cached,
     /// It would run now.
     Runs,
-    /// It is stale, because something it needs is.
+    /// Stale, because something it needs is.
     Waits,
-    /// An outside file is not there.
+    /// A source file is missing.
     Missing,
 }
 
-/// Who made a record.
+/// The origin of a record.
 #[derive(Debug, Clone, Serialize)]
 pub struct Fact {
     pub pipeline: String,
@@ -64,13 +66,13 @@ pub struct Fact {
     pub created: String,
     pub seconds: f64,
     pub attempts: u32,
-    /// Most memory in use at a time, in bytes.
+    /// Peak memory, in bytes.
     pub peak: Option<u64>,
     pub host: String,
     pub program: String,
     pub device: String,
     pub class: String,
-    /// Other machines that made a part of it.
+    /// Other machines that contributed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<String>,
 }
@@ -99,9 +101,9 @@ pub struct Change {
     /// The reason in words.
     pub text: String,
     pub reason: Reason,
-    /// For a changed source: what differs in it.
+    /// For a changed source: the files that differ.
     pub files: Vec<FileChange>,
-    /// For a changed input: where it comes from.
+    /// For a changed input: the action that made it.
     pub upstream: Option<Upstream>,
 }
 
@@ -113,7 +115,7 @@ pub struct FileChange {
     pub how: &'static str,
 }
 
-/// What was behind an input, and what is now.
+/// The artifact of an input, before and now.
 #[derive(Debug, Serialize)]
 pub struct Upstream {
     pub stage: String,
@@ -122,28 +124,29 @@ pub struct Upstream {
     pub new: Option<Digest>,
     /// When the new one was made.
     pub created: Option<String>,
-    /// Why the new one was made; empty if `note` says why that is not known.
+    /// Why the new one was made; empty if `note` says why that is unknown.
     pub changes: Vec<Change>,
     pub note: Option<&'static str>,
 }
 
-/// A change is followed upstream through so many stages.
+/// A change is followed upstream through this many stages.
 const DEPTH: usize = 24;
 
-/// Explains one stage of the judge's pipeline.
+/// Explains one stage of the checker's pipeline.
 pub fn why(checker: &CacheChecker<'_>, id: StageId) -> Result<Why> {
     let needed = targets::select(checker.pipeline, &[checker.pipeline.stage(id).name.clone()])?;
     let verdicts: BTreeMap<StageId, Verdict> = plan(checker, &needed)?.into_iter().collect();
     let history = checker.record_index()?.records();
-    Explainer { checker, history, verdicts, told: RefCell::default() }.why(id)
+    Explainer { checker, history, verdicts, followed: RefCell::default() }.why(id)
 }
 
 struct Explainer<'a> {
     checker: &'a CacheChecker<'a>,
     history: &'a [Record],
     verdicts: BTreeMap<StageId, Verdict>,
-    /// Changes of inputs that were followed upstream. Without it a graph in which paths part and meet is told once a path.
-    told: RefCell<BTreeSet<(Digest, Digest)>>,
+    /// Changed inputs already followed upstream. Without it, a graph with converging paths is
+    /// explained once per path.
+    followed: RefCell<BTreeSet<(Digest, Digest)>>,
 }
 
 impl Explainer<'_> {
@@ -204,7 +207,7 @@ impl Explainer<'_> {
     fn runs(&self, stage: &Stage, reasons: &[Reason], blank: Why) -> Result<Why> {
         let keyed = self.checker.key(stage, &inputs(stage, |from| self.record(from))?)?;
         let text = &keyed.action.text;
-        // A record that is lost, damaged or put aside by force has the very key: there is nothing to compare.
+        // A lost, damaged or forced record has the same key: there is nothing to compare.
         let own = reasons.iter().any(|r| !is_difference(r));
         let before = nearest(self.history.iter(), &self.checker.pipeline.name, stage, text).filter(|_| !own);
         let plain = |r: &Reason| Change { text: r.to_string(), reason: r.clone(), files: vec![], upstream: None };
@@ -245,7 +248,8 @@ impl Explainer<'_> {
         Ok(why)
     }
 
-    /// From one text to another; `now` has the sources of the later one, if they are those of today.
+    /// Differences between two key texts; `now` has the sources of the later one, if they are
+    /// today's.
     fn changes(&self, stage: &Stage, old: &str, new: &str, now: Option<&Keyed>, depth: usize) -> Vec<Change> {
         let (before, after) = (ingredients(old), ingredients(new));
         let digest = |all: &BTreeMap<(&str, &str), &str>, section: &str, name: &str| -> Option<Digest> {
@@ -310,18 +314,18 @@ impl Explainer<'_> {
             self.history.iter().filter(makes).max_by_key(|r| (namesake(r), &r.created))
         };
         let before = makers(old);
-        // The record that is behind the slot today, unless it is an earlier input that is asked about.
+        // Today's record of the slot, unless the question is about an earlier input.
         let current = self.record(edge.from).filter(|r| r.outputs.values().any(|o| Some(o.measured.digest) == new));
         let after = current.or_else(|| makers(new));
         let mut changes = vec![];
         let note = match (old, before, after) {
-            (None, ..) => Some("nothing was connected before"),
-            (_, None, _) => Some("what made the earlier one is no longer recorded"),
-            (_, _, None) => Some("what made it is no longer recorded"),
-            (_, Some(b), Some(a)) if b.kind != a.kind => Some("it comes from a stage of another kind"),
+            (None, ..) => Some("the input was not connected before"),
+            (_, None, _) => Some("the stage that made the earlier one is no longer recorded"),
+            (_, _, None) => Some("the stage that made it is no longer recorded"),
+            (_, Some(b), Some(a)) if b.kind != a.kind => Some("it comes from a stage of a different kind"),
             (_, Some(b), Some(a)) if b.key_text == a.key_text => Some("two outputs of the same action"),
-            _ if depth >= DEPTH => Some("and so on: `erw why` of that stage tells more"),
-            _ if old.zip(new).is_some_and(|pair| !self.told.borrow_mut().insert(pair)) => Some("as told above"),
+            _ if depth >= DEPTH => Some("run `erw why` on that stage to go further"),
+            _ if old.zip(new).is_some_and(|pair| !self.followed.borrow_mut().insert(pair)) => Some("as above"),
             (_, Some(b), Some(a)) => {
                 changes = self.changes(from, &b.key_text, &a.key_text, None, depth + 1);
                 None
@@ -332,12 +336,12 @@ impl Explainer<'_> {
     }
 }
 
-/// Does this reason come of comparing two keys?
+/// Whether this reason results from comparing two keys.
 fn is_difference(reason: &Reason) -> bool {
     !matches!(reason, Reason::Forced | Reason::OutputLost { .. } | Reason::Damaged { .. } | Reason::NeverRan)
 }
 
-/// Recorded facts that are in no key; `device` is not known of what has not run.
+/// Recorded facts that are in no key; `device` is unknown for a stage that has not run.
 fn differ(before: &Record, program: &str, device: Option<&str>, class: &str) -> Vec<(String, String, String)> {
     let facts = [
         ("program", before.program.as_str(), program),

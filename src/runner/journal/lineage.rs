@@ -1,5 +1,6 @@
-//! What an artifact was made of: the action behind it, the actions behind its inputs, and so on down to outside files. Read from
-//! action records alone, so an artifact may be traced whose pipeline is long gone. Prints nothing.
+//! The lineage of an artifact: the action that made it, the actions that made its inputs, and so on
+//! down to source files. Read from action records alone, so an artifact can be traced whose
+//! pipeline no longer exists. Prints nothing.
 
 use super::explain::Fact;
 use crate::cache::action_cache::Record;
@@ -13,22 +14,22 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-/// An artifact and what it comes from.
+/// An artifact with its origin.
 #[derive(Debug, Serialize)]
 pub struct Lineage {
     pub digest: Digest,
-    /// Nothing if no record names it.
+    /// `None` if no record names it.
     #[serde(rename = "type")]
     pub ty: Option<String>,
     pub bytes: Option<u64>,
     pub files: Option<u64>,
     pub path: PathBuf,
-    /// Is it in the store?
+    /// Whether it is in the store.
     pub present: bool,
     pub made_by: Option<Maker>,
-    /// It was told of before, and is not told again.
+    /// It occurred before and is not expanded again.
     pub repeated: bool,
-    /// It stands so deep that what it was made of is left out.
+    /// It is nested too deeply to be expanded.
     pub cut: bool,
 }
 
@@ -43,16 +44,16 @@ pub struct Maker {
     /// Name and value as in the key: parameters, published files, and a command's `run`.
     pub params: Vec<(String, String)>,
     pub results: Vec<Measure>,
-    /// Parameter and digest of outside files.
+    /// Parameter and digest of each source.
     pub sources: Vec<(String, String)>,
     pub inputs: Vec<(String, Lineage)>,
 }
 
-/// So many artifacts stand below each other: readers of JSON give up at some 128 levels, of which each takes four, and
-/// people before that.
+/// The deepest nesting of artifacts: JSON readers give up at some 128 levels, of which each
+/// artifact takes four, and people earlier.
 const DEPTH: usize = 24;
 
-/// Traces `digest`, made by `record` if that is given, else by the earliest that made it.
+/// Traces `digest`, made by `record` if given, else by the earliest record with this output.
 pub fn trace(store: &Store, records: &[Record], digest: Digest, record: Option<&Record>) -> Lineage {
     Tracer { store, records, seen: BTreeSet::new() }.trace(digest, record, 0)
 }
@@ -70,7 +71,7 @@ impl Tracer<'_> {
         let output = record.and_then(|r| r.outputs.iter().find(|(_, o)| o.measured.digest == digest));
         let path = self.store.object(&digest);
         let cut = depth >= DEPTH && record.is_some();
-        // What is cut here may be told in full where it stands less deep.
+        // What is cut here may be expanded where it occurs less deeply.
         let repeated = !cut && !self.seen.insert(digest);
         let made_by = match (record, output) {
             (Some(record), Some((name, _))) if !repeated && !cut => Some(self.maker(record, name, depth)),
@@ -111,7 +112,8 @@ impl Tracer<'_> {
     }
 }
 
-/// The earliest record with this output. One that also takes it, such as a copy, only if there is no other.
+/// The earliest record with this output. A record that also has it as an input, such as a copy, is
+/// used only if there is no other.
 fn maker<'r>(records: &'r [Record], digest: &Digest) -> Option<&'r Record> {
     let text = digest.to_string();
     let takes = |r: &Record| ingredients(&r.key_text).iter().any(|((s, _), d)| *s == "input" && *d == text);
@@ -119,10 +121,10 @@ fn maker<'r>(records: &'r [Record], digest: &Digest) -> Option<&'r Record> {
     records.iter().filter(makes).min_by_key(|r| (takes(r), r.created.clone()))
 }
 
-/// The artifact whose digest begins with these digits, among those recorded or stored.
+/// The recorded or stored artifact whose digest starts with `prefix`.
 ///
 /// # Errors
-/// When there is none, or more than one.
+/// When there is none or more than one.
 pub fn find(store: &Store, records: &[Record], prefix: &str) -> Result<Digest> {
     let recorded = records.iter().flat_map(|r| r.outputs.values().map(|o| o.measured.digest));
     let stored = objects(store)?.into_iter().filter_map(|(_, digest)| digest);

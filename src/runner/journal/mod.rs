@@ -1,7 +1,8 @@
-//! The journal of a run: `runs/<id>/events.jsonl`, every event as it happened, and `summary.json`, who began it and,
-//! once it has ended, how. A run without an `exit` in its summary was cut off, unless the lock on its events says that it
-//! is under way. For people and programs that look back (`history`); nothing that runs a stage reads it, and failing to
-//! write it must not break a run: the first failure is remembered, the rest is silence.
+//! The journal of a run: `runs/<id>/events.jsonl` has every event, `summary.json` who started the
+//! run and, once it has ended, its result. A run without an `exit` in its summary was interrupted,
+//! unless the lock on its events shows that it is still running. It is for people and programs that
+//! look back (`read`); nothing that runs a stage reads it. Failing to write it must not break a
+//! run: the first failure is remembered and writing stops.
 
 pub mod explain;
 pub mod lineage;
@@ -35,20 +36,21 @@ struct Summary {
     program: &'static str,
     seconds: f64,
     exit: Option<i32>,
-    /// Cached stages that are too many to be listed below.
+    /// Number of cached stages, if too many to list below.
     cached: usize,
     stages: Vec<StageEnd>,
 }
 
 impl Journal {
-    /// Starts a journal in a folder named by the time; its name is the run's id.
+    /// Starts a journal in a folder named by the time; the name is the run's id.
     pub fn start(store: &Store) -> Self {
         let began = utc_now();
         let id = began.replace([':', '-'], "").replace('T', "-").replace(['.', 'Z'], "");
-        // Two hosts may begin a run at the same moment.
+        // Two hosts may start a run at the same moment.
         let folder = store.runs().join(format!("{id}{}", unique().replace(".tmp", "").get(..5).unwrap_or_default()));
         let events = std::fs::create_dir_all(&folder).and_then(|()| File::create(folder.join("events.jsonl")));
-        // Nobody else writes this file; where locks are not to be had a run under way looks cut off, and that is all.
+        // Nobody else writes this file. Where locks are unavailable, a running run looks
+        // interrupted, nothing worse.
         let _ = events.as_ref().map(File::try_lock);
         let summary = Summary {
             format: 1,
@@ -66,7 +68,8 @@ impl Journal {
         Self { folder, events, summary }
     }
 
-    /// What most stages of a large pipeline do most of the time, waiting and being cached, would only bury the rest.
+    /// Skips what most stages of a large pipeline report most of the time, waiting and being
+    /// cached: it would bury the rest.
     fn is_worth_noting(what: &EventKind) -> bool {
         match what {
             EventKind::State { state, .. } => !matches!(state, State::Waiting | State::Ready | State::Cached),
@@ -105,7 +108,7 @@ impl Listener for Journal {
                 self.summary.pipeline.clone_from(pipeline);
                 self.summarize();
             }
-            // Where the outputs of a cached stage lie is told by its record.
+            // Its record says where the outputs of a cached stage are.
             EventKind::Ended(end) if end.state == State::Cached => {
                 let bare = StageEnd { outputs: vec![], shown: vec![], ..(**end).clone() };
                 self.summary.stages.push(bare);

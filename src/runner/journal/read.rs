@@ -1,7 +1,8 @@
-//! Journals of earlier runs, read: who ran what, when, and how it went. `record` writes them.
+//! Reads the journals of earlier runs: who ran what, when, and with which result. Does not write
+//! them (the parent module does).
 //!
-//! A journal may be of another version or torn: what is not there is left out, never an error. Of a run that is under way its
-//! journal is locked; a run that is over and does not say how it ended was cut off.
+//! A journal may be of another version or truncated: what is missing is left out, never an error.
+//! The journal of a running run is locked; an ended run without a result was interrupted.
 
 use crate::cache::store::Store;
 use crate::event::Measure;
@@ -27,7 +28,7 @@ pub struct Run {
     pub program: String,
     pub seconds: f64,
     pub exit: Option<i32>,
-    /// Cached stages that were too many to be listed.
+    /// Number of cached stages, if too many to list.
     pub cached: usize,
     pub stages: Vec<Ended>,
 }
@@ -42,13 +43,14 @@ pub enum RunState {
     CutOff,
 }
 
-/// How a stage ended in a run.
+/// The final state of a stage in a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ended {
     pub stage: String,
     pub kind: String,
-    /// `cached`, `done`, `failed`, …; `running` and `cut_off` for what had begun and not ended.
+    /// `cached`, `done`, `failed`, …; `running` and `cut_off` for a stage that started and did not
+    /// end.
     pub state: String,
     pub key: Option<String>,
     pub seconds: f64,
@@ -70,13 +72,14 @@ pub struct Message {
 pub fn runs(store: &Store) -> Result<Vec<Run>> {
     let mut folders = list(&store.runs())?;
     folders.retain(|f| f.is_dir());
-    // Their names begin with the time.
+    // Their names start with the time.
     folders.reverse();
-    // Without a pipeline: refused before anything began.
+    // Without a pipeline: refused before anything started.
     Ok(folders.iter().map(|f| read(f)).filter(|run| !run.pipeline.is_empty()).collect())
 }
 
-/// A run from its folder. Stages of an ended run are told without reasons and logs; [`with_events`] adds them.
+/// A run from its folder. The stages of an ended run have no reasons and logs; [`with_events`] adds
+/// them.
 pub fn read(folder: &Path) -> Run {
     let summary = std::fs::read(folder.join("summary.json")).ok();
     let mut run: Run = summary.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
@@ -90,12 +93,12 @@ pub fn read(folder: &Path) -> Run {
     run
 }
 
-/// Held by the run that writes it.
+/// The lock is held by the run that writes it.
 fn is_locked(journal: &Path) -> bool {
     File::open(journal).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
-/// Adds what only the events of a run tell.
+/// Adds what only the events contain.
 pub fn with_events(run: &mut Run, folder: &Path) {
     let over = run.state == RunState::Ended;
     for event in events(folder) {
@@ -141,14 +144,14 @@ fn entry<'r>(run: &'r mut Run, stage: &str) -> &'r mut Ended {
     &mut run.stages[at]
 }
 
-/// The events of a run as they were written; a torn last line is left out.
+/// The events of a run in order; a truncated last line is left out.
 fn events(folder: &Path) -> impl Iterator<Item = Value> {
     let file = File::open(folder.join("events.jsonl")).ok();
     let lines = file.into_iter().flat_map(|f| BufReader::new(f).lines().map_while(|l| l.ok()));
     lines.filter_map(|line| serde_json::from_str(&line).ok())
 }
 
-/// The key and the log of the last attempt at a stage that any run of the pipeline began.
+/// The key and the log of the last attempt of a stage in any run of the pipeline.
 pub fn last_attempt(store: &Store, pipeline: &str, stage: &str) -> Result<Option<(String, PathBuf)>> {
     for mut run in runs(store)?.into_iter().filter(|r| r.pipeline == pipeline) {
         let folder = store.runs().join(&run.id);

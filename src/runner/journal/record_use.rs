@@ -1,10 +1,11 @@
-//! What a run means for the records it meets: a hit is a use, which gc heeds; a new one is offered to the remote.
+//! What a run does with the records it meets: a hit marks the record as used, for gc; a new record
+//! is offered to the remote. Does not know how stages run.
 
 use crate::cache::CacheRef;
 use crate::cache::action_cache::{self, Lookup};
 use crate::event::{Event, EventKind, Listener, State};
 
-/// Hears of every stage that ends.
+/// Listens for stages that end.
 pub struct Uses<'a> {
     cache: CacheRef<'a>,
 }

@@ -1,14 +1,15 @@
-//! What a stage sees while it runs: parameters, input paths, output directories, a checkpoint
-//! directory that outlives the attempt, and ways to report. It does not know the graph, the plan, the
-//! store, or which stage of a pipeline it is.
+//! The interface of a running stage: parameters, input paths, output folders, a checkpoint folder
+//! that outlives the attempt, and ways to report. It does not know the graph, the plan, the store,
+//! or which stage of a pipeline it is.
 
-use super::field::{Params, element};
+use super::field::{Params, element, parse};
 use super::step_log::{METRICS, StepLog, TIMES};
 use crate::event::WorkerEvent;
 use crate::event::progress::{self, Reached};
 use erw_base::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,10 +17,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Progress is told at most this often: a bar cannot show more and the journal keeps every line.
+/// Minimum interval between progress events: a bar cannot show more, and the journal keeps every
+/// line.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Pictures of the work under way, in a work folder and later beside the logs.
+/// The results of an attempt, in its work folder: an object of numbers, as programs write theirs.
+pub const RESULTS: &str = "metrics.json";
+
+/// Pictures of work in progress, in a work folder and later beside the logs.
 pub const PICTURES: &str = "pictures";
 
 /// Everything a worker process needs, written as JSON to `work/<key>/job.json`.
@@ -33,7 +38,7 @@ pub struct Job {
     /// Path parameters hold the resolved, absolute path.
     pub params: Params,
     pub operation: Params,
-    /// Slot to artifact path in the store; the elements of a list slot by their names ([`element`]).
+    /// Slot to artifact path in the store; elements of a list slot by their names ([`element`]).
     pub inputs: BTreeMap<String, PathBuf>,
     /// Output name to artifact type.
     pub outputs: BTreeMap<String, String>,
@@ -49,16 +54,17 @@ pub struct Job {
     /// Directory of the pipeline file, where a command runs.
     #[serde(default)]
     pub pipeline_dir: PathBuf,
-    /// Where published files are kept once they were fetched.
+    /// The downloads folder.
     #[serde(default)]
     pub downloads: PathBuf,
 }
 
-/// One try at one stage.
+/// One attempt at one stage.
 pub struct Attempt {
     job: Job,
     stop: Arc<AtomicBool>,
     events: Mutex<EventWriter>,
+    results: Mutex<Map<String, Value>>,
 }
 
 struct EventWriter {
@@ -66,20 +72,23 @@ struct EventWriter {
     last_progress: Option<Instant>,
     metrics: StepLog,
     times: StepLog,
-    /// Units of work in all, once that was told.
+    /// Total units of work, once known.
     total: Option<u64>,
-    /// A metrics file that cannot be written is told of once and fails nothing: the numbers are in the journal too.
+    /// The step log could not be written. Reported once, and nothing fails: the journal has the
+    /// numbers too.
     write_failed: bool,
 }
 
 impl Attempt {
-    /// `out` receives one JSON [`WorkerEvent`] a line; `stop` is raised by whoever wants the attempt put down.
+    /// `out` receives one JSON [`WorkerEvent`] per line; `stop` is set to have the attempt
+    /// suspended.
     pub fn new(job: Job, out: Box<dyn Write + Send>, stop: Arc<AtomicBool>) -> Self {
         let log = |name| StepLog::new(job.work_dir.join(name));
         let (metrics, times) = (log(METRICS), log(TIMES));
         Self {
             job,
             stop,
+            results: Mutex::default(),
             events: Mutex::new(EventWriter {
                 out,
                 last_progress: None,
@@ -90,20 +99,16 @@ impl Attempt {
             }),
         }
     }
-    /// An attempt nobody listens to, for tests of stages.
-    pub fn quiet(job: Job) -> Self {
-        Self::new(job, Box::new(std::io::sink()), Arc::default())
-    }
     pub fn job(&self) -> &Job {
         &self.job
     }
-    /// Parameters as the kind's own struct (`deny_unknown_fields`, no `Default`).
+    /// Parameters as the kind's own struct.
     pub fn params<T: DeserializeOwned>(&self) -> Result<T> {
-        extract(&self.job.params)
+        parse(&self.job.params)
     }
     /// Operation values as the kind's own struct.
     pub fn operation<T: DeserializeOwned>(&self) -> Result<T> {
-        extract(&self.job.operation)
+        parse(&self.job.operation)
     }
     /// Path of the artifact in a required slot.
     pub fn input(&self, slot: &str) -> Result<&Path> {
@@ -113,33 +118,31 @@ impl Attempt {
     pub fn optional_input(&self, slot: &str) -> Option<&Path> {
         self.job.inputs.get(slot).map(PathBuf::as_path)
     }
-    /// Paths of the artifacts in a slot that takes several, in the order in which the pipeline names them.
+    /// Paths of the artifacts in a list slot, in the order of the pipeline.
     pub fn inputs(&self, slot: &str) -> Vec<&Path> {
         (0..).map_while(|i| self.optional_input(&element(slot, i))).collect()
     }
-    /// Directory for an output, created empty at the start of each attempt.
+    /// The folder of an output, created empty at the start of each attempt.
     pub fn output(&self, name: &str) -> PathBuf {
         self.job.work_dir.join("out").join(name)
     }
-    /// Directory that is kept until the stage succeeds, whatever kills the attempt.
+    /// A folder that is kept until the stage succeeds, whatever kills the attempt.
     pub fn checkpoint_dir(&self) -> PathBuf {
         self.job.work_dir.join("checkpoints")
     }
-    /// Directory for pictures of the work under way. Not part of any output; moves to the logs when the stage succeeds.
+    /// The folder for pictures of work in progress. Not part of any output; moved to the logs when
+    /// the stage succeeds.
     pub fn pictures_dir(&self) -> PathBuf {
         self.job.work_dir.join(PICTURES)
     }
-    /// Directory of published files, shared by all stages and outliving all of them.
+    /// The folder of published files, shared by all stages and never removed.
     pub fn downloads(&self) -> &Path {
         &self.job.downloads
-    }
-    pub fn threads(&self) -> usize {
-        self.job.threads
     }
     pub fn device(&self) -> &str {
         &self.job.device
     }
-    /// `done` of `total` units (steps, images); may be called often, is throttled.
+    /// Reports `done` of `total` units (steps, images). May be called often; events are throttled.
     pub fn progress(&self, done: u64, total: u64) {
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let due = events.last_progress.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL);
@@ -150,46 +153,55 @@ impl Attempt {
         events.total = Some(total);
         events.note(|metrics, times| metrics.reach(done).and_then(|()| times.reach(done)));
     }
-    /// A value of a running curve, for the metrics file and bars. The same numbers each time: what depends on the clock
-    /// is a [`time`](Self::time).
+    /// Logs a value of a curve, for the step log and bars. It must be reproducible: anything that
+    /// depends on the clock is a [`time`](Self::time).
     pub fn metric(&self, step: u64, name: &str, value: f64) {
         let value = finite(value);
         self.say(&WorkerEvent::Metric { step, name: name.into(), value });
         self.note(|metrics, _| metrics.add(step, name, value));
     }
-    /// A rate or a duration that belongs to a step, such as steps per second.
+    /// Logs a rate or a duration of a step, such as steps per second.
     pub fn time(&self, step: u64, name: &str, value: f64) {
         let value = finite(value);
         self.say(&WorkerEvent::Metric { step, name: name.into(), value });
         self.note(|_, times| times.add(step, name, value));
     }
-    /// A result of the stage, kept in the action record; the first one is the stage's key metric in tables.
+    /// Reports a result of the stage; the first one is the key metric in tables.
     pub fn result(&self, name: &str, value: f64) {
-        self.say(&WorkerEvent::Result { name: name.into(), value: finite(value) });
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.insert(name.into(), finite(value).into());
     }
-    /// A file inside output `output` worth showing to the user at the end of the run (a picture).
+    /// Writes the results to [`RESULTS`], where the runner reads them when the attempt has
+    /// succeeded.
+    pub fn write_results(&self) -> Result<()> {
+        let path = self.job.work_dir.join(RESULTS);
+        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let write = || std::fs::write(&path, serde_json::to_vec_pretty(&*results)?);
+        write().map_err(|e| Error::io("write", &path, e))
+    }
+    /// Names a file inside output `output` to show to the user at the end of the run (a picture).
     pub fn show(&self, output: &str, file: &str) {
         self.say(&WorkerEvent::Show { output: output.into(), file: file.into() });
     }
     pub fn log(&self, text: &str) {
         self.say(&WorkerEvent::Log { text: text.into() });
     }
-    /// A checkpoint is about to be written: the metrics file must not fall behind it, whatever happens next.
+    /// Call before writing a checkpoint: the step log must never fall behind it.
     pub fn checkpointing(&self) {
         self.note(|metrics, times| metrics.sync().and_then(|()| times.flush()));
     }
-    /// A checkpoint was written at this step.
+    /// Reports a checkpoint written at this step.
     pub fn checkpointed(&self, step: u64) {
         let of = self.events.lock().unwrap_or_else(PoisonError::into_inner).total;
         progress::note(&self.job.work_dir, Reached { step, of });
         self.say(&WorkerEvent::Checkpoint { step });
     }
-    /// The attempt continues from a checkpoint of an earlier attempt.
+    /// Reports that the attempt resumed from a checkpoint of an earlier attempt.
     pub fn resumed(&self, step: u64) {
         self.say(&WorkerEvent::Resumed { step });
         self.note(|metrics, times| metrics.resume(step).and_then(|()| times.resume(step)));
     }
-    /// A stop was asked for (Ctrl-C, SIGTERM): write a checkpoint and return [`Error::suspended`].
+    /// A stop was requested (Ctrl-C, SIGTERM): write a checkpoint and return [`Error::suspended`].
     pub fn should_stop(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
@@ -217,7 +229,7 @@ impl EventWriter {
             self.say(&WorkerEvent::Log { text: format!("cannot write the metrics file: {e}") });
         }
     }
-    /// A runner that no longer listens is not the stage's concern: the worker is told to end by other means.
+    /// Ignores a runner that no longer listens: the worker ends by other means.
     fn say(&mut self, event: &WorkerEvent) {
         let Ok(mut line) = serde_json::to_vec(event) else { return };
         line.push(b'\n');
@@ -225,14 +237,9 @@ impl EventWriter {
     }
 }
 
-/// JSON has no NaN and no infinity; they travel as null.
+/// JSON has no NaN and no infinity; they are written as null.
 fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
-}
-
-fn extract<T: DeserializeOwned>(values: &Params) -> Result<T> {
-    let map = values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-    serde_json::from_value(serde_json::Value::Object(map)).map_err(|e| Error::usage(e.to_string()))
 }
 
 #[cfg(test)]
@@ -267,7 +274,7 @@ mod tests {
         let job = serde_json::json!({"stage": "s", "kind": "k", "key": "", "params": {}, "operation": {}, "inputs": {},
             "outputs": {}, "work_dir": "/w", "threads": 1, "device": "cpu"});
         let mut job: Job = serde_json::from_value(job).unwrap();
-        // Seventeen digits and far exponents are where a fast reader of decimals errs.
+        // Seventeen digits and large exponents are where fast decimal parsers fail.
         let mut bits = 0x9e37_79b9_7f4a_7c15_u64;
         let mut numbers = vec![0.1, 1e-30, 5e-324, f64::MAX, 0.1 + 0.2, 2.0];
         for _ in 0..1000 {
@@ -301,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_value_that_is_not_a_number_survives_as_null() {
-        let told = events(|a| a.result("fid", f64::NAN));
-        assert_eq!(told, [WorkerEvent::Result { name: "fid".into(), value: None }]);
+        let told = events(|a| a.metric(1, "loss", f64::NAN));
+        assert_eq!(told[0], WorkerEvent::Metric { step: 1, name: "loss".into(), value: None });
     }
 }

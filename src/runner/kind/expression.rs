@@ -1,17 +1,19 @@
-//! What a manifest says about properties, as text: `"params.resolution"`, `"images.resolution / vae.downsampling"`,
-//! `"multiple of kind.patch_size"`, `"features.dim when kind.aligned"`. Knows neither stages nor values.
+//! Expressions about properties in a manifest: `"params.resolution"`, `"images.resolution /
+//! vae.downsampling"`, `"multiple of kind.patch_size"`, `"features.dim when kind.aligned"`. Knows
+//! neither stages nor values.
 
 use std::fmt;
 
-/// Values that may be the property, the first known one counts: `encoder.grid | images.resolution / params.patch_size`.
+/// Alternatives for the property; the first known one counts: `encoder.grid | images.resolution /
+/// params.patch_size`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expression {
     pub alternatives: Vec<Product>,
-    /// Nothing is known unless this is.
+    /// The value is unknown unless this is known.
     pub when: Option<Term>,
 }
 
-/// `a * b / c`, from left to right. A single term may be of any type, factors are whole numbers.
+/// `a * b / c`, from left to right. A single term may be of any type, factors are integers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Product {
     pub first: Term,
@@ -28,21 +30,21 @@ pub enum Operation {
 pub enum Term {
     /// `params.NAME`: the value of a parameter.
     Param(String),
-    /// `kind.NAME`: what the kind's code makes of the parameters.
+    /// `kind.NAME`: computed from the parameters by the kind's code.
     Fact(String),
-    /// `SLOT.NAME`: a property of what is connected; of a slot that takes several, of each in turn.
+    /// `SLOT.NAME`: a property of the connected artifact; for a list slot, of each in turn.
     Input { slot: String, property: String },
-    /// `SLOT*.NAME`: the list of those of all that is connected.
+    /// `SLOT*.NAME`: the list of this property of all connected artifacts.
     Inputs { slot: String, property: String },
 }
 
-/// How the two sides of a rule must stand to each other.
+/// How the two sides of a rule must relate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
     Equal,
-    /// `multiple of B`: whole times.
+    /// `multiple of B`: an integer multiple.
     Multiple,
-    /// `one of B`: of a list.
+    /// `one of B`: an element of a list.
     OneOf,
 }
 
@@ -56,7 +58,7 @@ impl Expression {
         Some(Self { alternatives, when })
     }
 
-    /// `multiple of images.resolution`, or without the words an expression that must be equal.
+    /// `multiple of images.resolution`, or, without a relation, an expression that must be equal.
     pub fn parse_relation(text: &str) -> Option<(Relation, Self)> {
         let words = [("multiple of ", Relation::Multiple), ("one of ", Relation::OneOf)];
         let found = words.into_iter().find_map(|(words, relation)| Some((relation, text.strip_prefix(words)?)));
@@ -106,7 +108,7 @@ impl Term {
     }
 }
 
-/// As people read it: what is of the stage itself bears its name alone.
+/// For display: terms of the stage itself appear by their name alone.
 impl fmt::Display for Term {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

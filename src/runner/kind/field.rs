@@ -1,17 +1,26 @@
-//! What a manifest declares: parameters with their types and limits, input slots, outputs.
+//! The declarations of a manifest: parameters with types and limits, input slots, outputs. Does not
+//! know the text of manifests.
 
 use crate::text::spanned::{Node, Toml};
-use erw_base::error::Result;
+use erw_base::error::{Error, Result};
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 
-/// Resolved parameter values by name, typed as the manifest says (ints stay ints, floats are floats).
+/// Resolved parameter values by name, typed as declared (ints stay ints, floats are floats).
 pub type Params = BTreeMap<String, serde_json::Value>;
 
-/// Where a kind makes the same bytes of the same inputs. Says how results are compared and is in no key.
+/// Values as a kind's own struct (`deny_unknown_fields`, no `Default`).
+pub fn parse<T: DeserializeOwned>(values: &Params) -> Result<T> {
+    let map = values.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    serde_json::from_value(serde_json::Value::Object(map)).map_err(|e| Error::usage(e.to_string()))
+}
+
+/// Where a kind produces the same bytes from the same inputs. Decides how results are compared; not
+/// in any key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exact {
     Everywhere,
-    /// On one class of machine, see [`crate::host`]. What a manifest does not say is this.
+    /// On one machine class, see [`crate::host`]. The default.
     Machine,
 }
 
@@ -32,7 +41,7 @@ pub struct Slot {
     pub types: Vec<String>,
     /// `?`: one or none.
     pub optional: bool,
-    /// `*`: none or more, in order; also `optional`.
+    /// `*`: zero or more, in order; also `optional`.
     pub many: bool,
     pub doc: String,
 }
@@ -46,38 +55,40 @@ pub struct Output {
 }
 
 /// One parameter: `lr = 1e-4  # comment`, or an inline table
-/// `{ type = "path", default = .., one_of = [..], optional = true, min = .., max = .., missing = "how to get it" }`;
-/// `cost = "proportional"` marks what the duration is proportional to, `cost = "none"` what does not touch it.
-/// `missing` may be a list of lines, and a line may say `{url}` for the value of the parameter `url`.
-/// Types are `bool`, `int`, `float`, `string`, `path`, `published`, lists as `[int]`, and `int | [int]` for one number or
-/// a list of them; without `type` the default tells it.
+/// `{ type = "path", default = .., one_of = [..], optional = true, min = .., max = .., missing =
+/// "how to get it" }`.
+/// `cost = "proportional"` marks what the duration is proportional to, `cost = "none"` what does
+/// not affect it. `missing` may be a list of lines, and a line may contain `{url}` for the value of
+/// the parameter `url`. Types are `bool`, `int`, `float`, `string`, `path`, `published`, lists such
+/// as `[int]`, and `int | [int]` for one integer or a list of them; without `type`, the default
+/// implies it.
 #[derive(Debug, Clone)]
 pub struct Field {
     pub name: String,
     pub ty: FieldType,
-    /// `None` and not `optional`: the pipeline must give it.
+    /// `None` and not `optional`: the pipeline must set it.
     pub default: Option<serde_json::Value>,
-    /// An optional parameter without a default is `null` when not given.
+    /// An optional parameter without a default is `null` if not set.
     pub optional: bool,
     pub one_of: Vec<serde_json::Value>,
     pub min: Option<f64>,
     pub max: Option<f64>,
     pub cost: Cost,
-    /// For `path`: what to tell a user whose file is absent, by line. `{name}` stands for the value of that parameter; a
-    /// line about a value that is not given is not told.
+    /// For `path`: the hint for a missing file, by line. `{name}` stands for the value of that
+    /// parameter; a line with a value that is not set is omitted.
     pub missing: Vec<String>,
     pub doc: String,
 }
 
-/// What a parameter is to the duration of a stage.
+/// How a parameter affects the duration of a stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Cost {
-    /// Nobody says.
+    /// Not declared.
     #[default]
     Unknown,
-    /// Twice as much takes twice as long.
+    /// The duration is proportional to it.
     Proportional,
-    /// Another value takes as long.
+    /// It does not affect the duration.
     None,
 }
 
@@ -86,19 +97,21 @@ pub enum FieldType {
     Bool,
     Int,
     Float,
-    /// Whole or not, kept as it was written: a free value of a command, which is an integer until somebody halves it.
+    /// An integer or a float, kept as written: a free value of a command, which is an integer until
+    /// somebody halves it.
     Number,
     String,
     /// A file or folder outside the cache; its contents enter the key, its name does not.
     Path,
-    /// The name of a published file, see [`erw_fetch::registry`]; what identifies the file enters the key.
+    /// The name of a published file, see [`erw_fetch::registry`]; the file's identity enters the
+    /// key.
     Published,
     List(Box<FieldType>),
-    /// A single value or a list of such, kept as it was written.
+    /// A single value or a list, kept as written.
     OneOrMany(Box<FieldType>),
 }
 
-/// The slot type that accepts an artifact of every type.
+/// The slot type that accepts artifacts of every type.
 pub const ANY: &str = "any";
 
 impl Slot {
@@ -109,7 +122,7 @@ impl Slot {
     pub fn wanted(&self) -> String {
         self.types.join(" or ")
     }
-    /// `latents`, `warmed|sit?`: the type as a manifest writes it.
+    /// The type as in a manifest: `latents`, `warmed|sit?`.
     pub fn text(&self) -> String {
         let mark = match (self.many, self.optional) {
             (true, _) => "*",
@@ -120,8 +133,8 @@ impl Slot {
     }
 }
 
-/// The name under which element `index` of a list slot stands in graphs, keys and jobs: the slot's own for the first, so
-/// that a list of one is the same as that one; `SLOT.1` for the second.
+/// The name of element `index` of a list slot in graphs, keys and jobs: `SLOT` for the first, so
+/// that a list of one equals a single input; `SLOT.1` for the second.
 pub fn element(slot: &str, index: usize) -> String {
     if index == 0 { slot.to_string() } else { format!("{slot}.{index}") }
 }
@@ -156,7 +169,7 @@ impl FieldType {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         if let Some((one, many)) = text.split_once('|') {
             let (one, many) = (Self::parse(one.trim())?, Self::parse(many.trim())?);
-            // Paths are looked for in values and in lists; a third place would be one to forget.
+            // Other code looks for paths in values and lists only.
             let plain = matches!(one, Self::Bool | Self::Int | Self::Float | Self::String);
             return (plain && many == Self::List(Box::new(one.clone()))).then(|| Self::OneOrMany(Box::new(one)));
         }
@@ -171,7 +184,7 @@ impl FieldType {
         })
     }
 
-    /// The type that a value shows. Nothing for tables, dates and empty lists, which show none.
+    /// The type implied by a value. `None` for tables, dates and empty lists.
     pub fn of(node: &Node) -> Option<Self> {
         Some(match &node.value {
             Toml::Bool(_) => Self::Bool,
@@ -193,7 +206,7 @@ impl FieldType {
         })
     }
 
-    /// With any number where an integer was the example.
+    /// The same type with any number in place of an integer.
     pub fn with_any_number(self) -> Self {
         match self {
             Self::Int => Self::Number,
@@ -220,9 +233,9 @@ pub(crate) fn tolerance(root: &Node) -> Result<f64> {
     let Some(node) = root.get("tolerance") else { return Ok(0.0) };
     match node.value {
         Toml::Float(x) if (0.0..1.0).contains(&x) => Ok(x),
-        _ => Err(node.mismatch("`tolerance`", "a float from 0.0 up to 1.0")),
+        _ => Err(node.mismatch("`tolerance`", "a float from 0.0 to 1.0")),
     }
 }
 
-/// The type of outputs that hold numbers.
+/// The type of outputs that contain results.
 pub const TYPE: &str = "metrics";

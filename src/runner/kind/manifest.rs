@@ -1,8 +1,8 @@
-//! Stage kinds and their manifests: what a kind takes, makes and can be told.
+//! Stage kinds and their manifests: the inputs, outputs and parameters of a kind.
 //!
-//! A manifest is the commented TOML in `stages/KIND.toml`, embedded in the binary; it is the only home
-//! of defaults. This module reads the text; it does not know which kinds exist (the registry is an
-//! argument of the runner) nor what a kind computes.
+//! A manifest is the commented TOML in `stages/KIND.toml`, embedded in the binary; defaults exist
+//! nowhere else. This module parses the text; it does not know which kinds exist (the registry is
+//! an argument of the runner) nor what a kind computes.
 
 use super::expression::{Expression, Term};
 use super::field::{Cost, Exact, Field, FieldType, Output, Slot, exact, tolerance};
@@ -13,34 +13,35 @@ use crate::text::suggest;
 use erw_base::error::{Error, ErrorKind, Result};
 use std::path::Path;
 
-/// A manifest, parsed.
+/// A parsed manifest.
 #[derive(Debug, Clone)]
 pub struct Manifest {
     pub kind: String,
     pub summary: String,
-    /// Raised by hand when the code computes something else; voids this kind's cache.
+    /// Incremented by hand when the code computes something else; invalidates this kind's cached
+    /// results.
     pub revision: u32,
     pub exact: Exact,
-    /// How far results may lie from those made on another class of machine, relative to the larger of the two.
+    /// The largest relative difference between results of different machine classes.
     pub tolerance: f64,
-    /// What its results may be called; those of a program nobody knows before it has run.
+    /// Possible names of its results; those of a program are unknown before it has run.
     pub results: Vec<String>,
     pub inputs: Vec<Slot>,
     pub outputs: Vec<Output>,
-    /// In the key.
+    /// Part of the key.
     pub params: Vec<Field>,
-    /// Not in the key: changes cost, never results.
+    /// Not part of the key: these change cost, never results.
     pub operation: Vec<Field>,
-    /// `[properties]`: of an output, what is known of it before it is made.
+    /// `[properties]`: the known properties of an output before it exists.
     pub properties: Vec<(String, String, Expression)>,
-    /// `[agree]`: what must be so for the stage to work.
+    /// `[agree]`: conditions for the stage to work.
     pub agree: Vec<Rule>,
-    /// `[doubt]`: what is hardly meant if it is not so.
+    /// `[doubt]`: conditions whose violation is probably a mistake.
     pub doubt: Vec<Rule>,
 }
 
 impl Manifest {
-    /// Reads the text of `stages/KIND.toml`. Since the text is part of the program, every error is an
+    /// Parses the text of `stages/KIND.toml`. The text is part of the program, so every error is an
     /// internal one; it still has its place.
     pub fn parse(kind: &str, text: &str) -> Result<Self> {
         let read = || -> Result<Self> {
@@ -49,11 +50,11 @@ impl Manifest {
         };
         read().map_err(|mut e| {
             e.kind = ErrorKind::Internal;
-            e.context(format!("the manifest of kind `{kind}` is broken"))
+            e.context(format!("the manifest of kind `{kind}` is invalid"))
         })
     }
 
-    /// The parameter or operation value of this name.
+    /// The parameter or operation value with this name.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.params.iter().chain(&self.operation).find(|f| f.name == name)
     }
@@ -87,7 +88,7 @@ impl Manifest {
             summary: required("summary")?.string("`summary`")?.to_string(),
             revision: match revision.value {
                 Toml::Int(n) if n >= 1 => u32::try_from(n).unwrap_or(u32::MAX),
-                _ => return Err(revision.mismatch("`revision`", "an integer from 1 on")),
+                _ => return Err(revision.mismatch("`revision`", "an integer of at least 1")),
             },
             exact: exact(root)?,
             tolerance: tolerance(root)?,
@@ -104,33 +105,34 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// What no single line can show: names told apart, output types that exist.
+    /// Checks across lines: unique names, existing parameters for output types.
     fn check(&self, root: &Node) -> Result<()> {
         if let Some(twice) = self.operation.iter().find(|o| self.params.iter().any(|p| p.name == o.name)) {
-            let text = format!("`{}` is both in [params] and in [operation]", twice.name);
+            let text = format!("`{}` is in both [params] and [operation]", twice.name);
             return Err(Error::usage(text).at(root.place.clone()));
         }
         for field in &self.params {
             let unknown = |name: &String| !name.is_empty() && self.field(name).is_none();
             if let Some(name) = field.missing.iter().flat_map(|line| holes(line)).find(unknown) {
-                let text = format!("`missing` of `{}` speaks of `{name}`, which is no parameter", field.name);
+                let text = format!("`missing` of `{}` refers to `{name}`, which is not a parameter", field.name);
                 return Err(Error::usage(text).at(root.place.clone()));
             }
         }
         for output in &self.outputs {
             let Some(name) = output.param() else { continue };
             if !self.params.iter().any(|p| p.name == name && p.ty == FieldType::String) {
-                let text = format!("output `{}` has the type of `{name}`, which is no string parameter", output.name);
+                let text =
+                    format!("output `{}` takes its type from `{name}`, which is not a string parameter", output.name);
                 return Err(Error::usage(text).at(root.place.clone()));
             }
         }
         self.check_properties().map_err(|text| Error::usage(text).at(root.place.clone()))
     }
 
-    /// Do properties and rules speak of slots, parameters and outputs that are there?
+    /// Checks that properties and rules refer to existing slots, parameters and outputs.
     fn check_properties(&self) -> Result<(), String> {
         if let Some((output, ..)) = self.properties.iter().find(|(o, ..)| !self.outputs.iter().any(|x| x.name == *o)) {
-            return Err(format!("properties are told of `{output}`, which is no output"));
+            return Err(format!("[properties] names `{output}`, which is not an output"));
         }
         let rules = self.agree.iter().chain(&self.doubt).flat_map(|rule| [&rule.left, &rule.right]);
         let all = self.properties.iter().map(|(_, _, expression)| expression).chain(rules);
@@ -141,7 +143,9 @@ impl Manifest {
             Term::Inputs { slot, .. } => !self.inputs.iter().any(|s| s.name == *slot && s.many),
         };
         match all.flat_map(Expression::terms).find(unknown) {
-            Some(term) => Err(format!("a property speaks of `{term}`, which is neither a parameter nor of an input")),
+            Some(term) => {
+                Err(format!("a property refers to `{term}`, which is neither a parameter nor a property of an input"))
+            }
             None => Ok(()),
         }
     }
@@ -152,7 +156,7 @@ fn holes(line: &str) -> impl Iterator<Item = String> {
     line.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name.to_string())
 }
 
-/// Names that a stage's results may have; `validation_*` stands for all that begin so.
+/// Possible names of results; `validation_*` stands for all with that prefix.
 fn results(root: &Node) -> Result<Vec<String>> {
     let Some(node) = root.get("results") else { return Ok(vec![]) };
     node.list("`results`")?.iter().map(|n| Ok(n.string("a result")?.to_string())).collect()
@@ -172,21 +176,23 @@ fn properties(root: &Node) -> Result<Vec<(String, String, Expression)>> {
         let text = entry.node.string(format_args!("property `{}`", entry.key))?;
         let made = named.and_then(|(output, name)| Some((output.into(), name.into(), Expression::parse(text)?)));
         made.ok_or_else(|| {
-            let wanted = "`OUTPUT.NAME = \"EXPRESSION\"`, as `latents.side = \"images.resolution / vae.downsampling\"`";
-            Error::usage(format!("a property is {wanted}")).at(entry.node.place.clone())
+            let wanted =
+                "`OUTPUT.NAME = \"EXPRESSION\"`, such as `latents.side = \"images.resolution / vae.downsampling\"`";
+            Error::usage(format!("a property has the form {wanted}")).at(entry.node.place.clone())
         })
     };
     flat(root, "properties")?.iter().map(read).collect()
 }
 
-/// `[agree]` and `[doubt]`: `"EXPRESSION" = "EXPRESSION"`, `"EXPRESSION" = "multiple of EXPRESSION"`.
+/// `[agree]` and `[doubt]`: `"EXPRESSION" = "EXPRESSION"`, `"EXPRESSION" = "multiple of
+/// EXPRESSION"`.
 fn rules(root: &Node, part: &str) -> Result<Vec<Rule>> {
     let read = |entry: &Entry| {
         let text = entry.node.string(format_args!("the rule on `{}`", entry.key))?;
         let made = Expression::parse(&entry.key).zip(Expression::parse_relation(text));
         let (left, (relation, right)) = made.ok_or_else(|| {
-            let wanted = "`EXPRESSION = \"EXPRESSION\"`, as `sit.channels = \"vae.channels\"`";
-            Error::usage(format!("a rule is {wanted}")).at(entry.node.place.clone())
+            let wanted = "`EXPRESSION = \"EXPRESSION\"`, such as `sit.channels = \"vae.channels\"`";
+            Error::usage(format!("a rule has the form {wanted}")).at(entry.node.place.clone())
         })?;
         Ok(Rule { left, relation, right, doc: entry.doc.clone() })
     };
@@ -231,7 +237,7 @@ fn field(entry: &Entry) -> Result<Field> {
     };
     let what = format!("`{}`", entry.key);
     let untyped =
-        |node: &Node| Error::usage(format!("{what} shows no type; write `type = ...`")).at(node.place.clone());
+        |node: &Node| Error::usage(format!("the type of {what} is unknown; write `type = ...`")).at(node.place.clone());
     let Toml::Table(options) = &entry.node.value else {
         field.ty = FieldType::of(&entry.node).ok_or_else(|| untyped(&entry.node))?;
         field.default = Some(value::check(&field, &value::from_node(&entry.node)).map_err(|e| e.at(&entry.node))?);
@@ -240,7 +246,10 @@ fn field(entry: &Entry) -> Result<Field> {
     let get = |key: &str| options.iter().find(|o| o.key == key).map(|o| &o.node);
     field.ty = match (get("type"), get("default")) {
         (Some(ty), _) => FieldType::parse(ty.string("`type`")?).ok_or_else(|| {
-            ty.mismatch("`type`", "one of `bool`, `int`, `float`, `string`, `path`, `published` or a list as `[int]`")
+            ty.mismatch(
+                "`type`",
+                "one of `bool`, `int`, `float`, `string`, `path`, `published` or a list such as `[int]`",
+            )
         })?,
         (None, Some(default)) => FieldType::of(default).ok_or_else(|| untyped(default))?,
         (None, None) => return Err(untyped(&entry.node)),
@@ -248,7 +257,7 @@ fn field(entry: &Entry) -> Result<Field> {
     for option in options {
         field_option(&mut field, option)?;
     }
-    // The default last: it must pass the limits.
+    // The default comes last, because it must be within the limits.
     if let Some(default) = get("default") {
         field.default = Some(value::check(&field, &value::from_node(default)).map_err(|e| e.at(default))?);
     }
@@ -365,16 +374,16 @@ log_every = 10
             (format!("{head}[param]\n"), "unknown key `param`"),
             (format!("{head}exact = \"mostly\"\n"), "`exact` must be `everywhere` or `machine`"),
             (format!("{head}tolerance = -0.5\n"), "`tolerance` must be"),
-            (format!("{head}[params]\na = []\n"), "shows no type"),
+            (format!("{head}[params]\na = []\n"), "is unknown; write `type"),
             (format!("{head}[params]\na = {{ default = 3, min = 4 }}\n"), "at least 4"),
             (format!("{head}[params]\na = 1\n[operation]\na = 2\n"), "both in"),
-            (format!("{head}[params]\na = {{ type = \"path\", missing = \"{{b}}\" }}\n"), "speaks of `b`"),
-            (format!("{head}[outputs]\na = \"{{b}}\"\n"), "no string parameter"),
-            (format!("{head}[properties]\na.b = \"params.c\"\n"), "which is no output"),
-            (format!("{head}[outputs]\na = \"x\"\n[properties]\na.b = \"c\"\n"), "a property is"),
-            (format!("{head}[outputs]\na = \"x\"\n[properties]\na.b = \"c.d\"\n"), "speaks of `c.d`"),
-            (format!("{head}[params]\np = 1\n[agree]\nparams.p = \"params.q\"\n"), "speaks of `q`"),
-            (format!("{head}[params]\np = 1\n[doubt]\nparams.p = \"twice params.p\"\n"), "a rule is"),
+            (format!("{head}[params]\na = {{ type = \"path\", missing = \"{{b}}\" }}\n"), "refers to `b`"),
+            (format!("{head}[outputs]\na = \"{{b}}\"\n"), "not a string parameter"),
+            (format!("{head}[properties]\na.b = \"params.c\"\n"), "which is not an output"),
+            (format!("{head}[outputs]\na = \"x\"\n[properties]\na.b = \"c\"\n"), "a property has the form"),
+            (format!("{head}[outputs]\na = \"x\"\n[properties]\na.b = \"c.d\"\n"), "refers to `c.d`"),
+            (format!("{head}[params]\np = 1\n[agree]\nparams.p = \"params.q\"\n"), "refers to `q`"),
+            (format!("{head}[params]\np = 1\n[doubt]\nparams.p = \"twice params.p\"\n"), "a rule has the form"),
         ];
         for (text, expected) in broken {
             let e = Manifest::parse("k", &text).unwrap_err();

@@ -1,8 +1,9 @@
-//! What a stage kind is: a manifest, which says what it takes and makes, and functions that check and run it.
+//! The definition of a stage kind: a manifest with its inputs, outputs and parameters, and
+//! functions that check and run it.
 //!
-//! [`manifest`] reads `stages/NAME.toml` into [`field`]s, whose values [`value`] checks. [`property`] and [`expression`] are
-//! what a kind promises of its artifacts. A running kind sees an [`attempt`], whose numbers by step go into a [`step_log`].
-//! Knows nothing of pipelines.
+//! [`manifest`] parses `stages/NAME.toml` into [`field`]s, whose values [`value`] checks.
+//! [`property`] and [`expression`] are what a kind declares about its artifacts. A running kind
+//! gets an [`attempt`], whose curves go into a [`step_log`]. Does not know pipelines.
 
 pub mod attempt;
 pub mod expression;
@@ -17,28 +18,29 @@ use erw_base::error::Result;
 use field::Params;
 use property::Fact;
 
-/// A stage kind: the manifest's text and the code behind it.
+/// A stage kind: the text of its manifest and its code.
 #[derive(Clone, Copy)]
 pub struct StageKind {
-    /// The name in `kind = "..."`, equal to the manifest's file name.
+    /// The name in `kind = "..."`, equal to the file name of the manifest.
     pub name: &'static str,
     /// Text of `stages/NAME.toml`.
     pub manifest: &'static str,
-    /// Deserialises `params` and `operation` into the kind's own structs and checks what types cannot say. `inputs`
-    /// names the slots that are connected, for kinds whose parameters decide what they take. Runs before anything else
-    /// runs.
+    /// Deserialises `params` and `operation` into the kind's own structs and checks what types
+    /// cannot express. `inputs` are the connected slots, for kinds whose parameters decide which
+    /// inputs they need. Runs before any stage.
     pub check: fn(params: &Params, operation: &Params, inputs: &[&str]) -> Result<()>,
-    /// What its properties ([`crate::pipeline::properties`]) may be made of beside parameters, as far as the parameters tell:
-    /// `kind.NAME` in the manifest. Parameters were not checked before.
+    /// The values of `kind.NAME` in the manifest, from which properties
+    /// ([`crate::pipeline::properties`]) are computed, as far as the parameters determine them. The
+    /// parameters are not checked yet.
     pub facts: fn(params: &Params) -> Vec<Fact>,
-    /// Does the work. Called in a worker process.
+    /// Runs the stage. Called in a worker process.
     pub run: fn(&Attempt) -> Result<()>,
 }
 
-/// Of a kind whose parameters tell all there is.
+/// For a kind whose properties depend on plain parameters only.
 pub fn no_facts(_: &Params) -> Vec<Fact> {
     vec![]
 }
 
-/// All kinds a program knows.
+/// All kinds that the program has.
 pub type Registry = &'static [StageKind];

@@ -1,17 +1,17 @@
-//! Properties of artifacts as manifests state them: facts of a kind, and rules that inputs must keep. Whether the stages of
-//! a pipeline keep them is checked in `pipeline::properties`.
+//! Properties of artifacts as manifests declare them: facts of a kind, and rules for its inputs.
+//! Does not know pipelines: `pipeline::properties` checks whether their stages satisfy the rules.
 
 use super::expression::{Expression, Relation};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What a kind's code makes of parameters, for properties that are no parameter themselves.
+/// A value that a kind's code computes from parameters, for properties that are not parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fact {
     pub name: &'static str,
     pub value: Value,
-    /// The parameters that it follows from.
+    /// The parameters that it depends on.
     pub of: &'static [&'static str],
 }
 
@@ -21,13 +21,13 @@ impl Fact {
     }
 }
 
-/// What must or ought to be so, as a manifest says it.
+/// A condition of a manifest, under `[agree]` or `[doubt]`.
 #[derive(Debug, Clone)]
 pub struct Rule {
     pub left: Expression,
     pub relation: Relation,
     pub right: Expression,
-    /// Why.
+    /// The reason for the rule.
     pub doc: String,
 }
 
@@ -43,5 +43,5 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Properties by slot; slots of which nothing is known are left out.
+/// Properties by slot; slots without known properties are left out.
 pub type InputProperties = BTreeMap<String, BTreeMap<String, Value>>;

@@ -1,30 +1,31 @@
-//! Numbers by step in a file, a JSON object a line: what a long attempt measures as it goes on.
+//! Curves of a running stage: numbers by step in a file, one JSON object per line.
 //!
-//! An attempt that resumes at a step goes on in the file of the one before, cut behind that step. So after any number of kills
-//! the file is that of an undisturbed attempt, byte for byte, as far as its numbers are; times have a file of their own for
-//! that reason. It is no part of an artifact: how often a stage logs must not change what it makes.
+//! An attempt that resumes at a step truncates the file after that step and appends to it. So after
+//! any number of kills, the file is byte for byte that of an uninterrupted attempt; this is why
+//! times have a file of their own. It is not part of an artifact: how often a stage logs must not
+//! change its result.
 //!
-//! Knows neither what the numbers mean nor whether anybody reads them.
+//! Knows neither the meaning of the numbers nor who reads them.
 
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// What a stage measured: a function of its parameters and inputs.
+/// Reproducible values: a function of parameters and inputs.
 pub const METRICS: &str = "metrics.jsonl";
-/// How fast it was: different each time.
+/// Speeds and durations: different each time.
 pub const TIMES: &str = "times.jsonl";
 
-/// `step`, then values by name; null for one that is not a finite number.
+/// `step`, then values by name; null for a value that is not finite.
 pub type Row = Map<String, Value>;
 
-/// A file of [`Row`]s in the order of their steps.
+/// A file of [`Row`]s in the order of steps.
 pub struct StepLog {
     path: PathBuf,
-    /// Opened by the first line: a stage that measures nothing leaves no file.
+    /// Opened by the first line: a stage without curves leaves no file.
     file: Option<File>,
-    /// The row of this step is still growing.
+    /// The step and row that are not complete yet.
     pending: Option<(u64, Row)>,
 }
 
@@ -33,8 +34,8 @@ impl StepLog {
         Self { path, file: None, pending: None }
     }
 
-    /// Goes on behind the rows of the steps up to this one; later and torn lines are cut off. Without it the file begins
-    /// anew.
+    /// Continues after the row of this step; later and incomplete lines are cut off. Without this
+    /// call the file starts empty.
     pub fn resume(&mut self, step: u64) -> io::Result<()> {
         let mut file = File::options().create(true).truncate(false).read(true).write(true).open(&self.path)?;
         let mut bytes = vec![];
@@ -47,7 +48,8 @@ impl StepLog {
         Ok(())
     }
 
-    /// A value of this step. Its line is written when a later step is heard of, or by [`flush`](Self::flush).
+    /// Adds a value of this step. The row is written when a later step starts, or by
+    /// [`flush`](Self::flush).
     pub fn add(&mut self, step: u64, name: &str, value: Option<f64>) -> io::Result<()> {
         self.reach(step)?;
         let (_, row) = self.pending.get_or_insert_with(|| (step, Row::from_iter([("step".into(), step.into())])));
@@ -55,12 +57,12 @@ impl StepLog {
         Ok(())
     }
 
-    /// The attempt is at this step: a row of an earlier one is complete.
+    /// The attempt has reached this step, so rows of earlier steps are complete.
     pub fn reach(&mut self, step: u64) -> io::Result<()> {
         if self.pending.as_ref().is_some_and(|(pending, _)| *pending != step) { self.flush() } else { Ok(()) }
     }
 
-    /// Writes what is there, in one piece.
+    /// Writes the pending rows in one call.
     pub fn flush(&mut self) -> io::Result<()> {
         let Some((_, row)) = self.pending.take() else { return Ok(()) };
         let mut line = serde_json::to_vec(&row)?;
@@ -74,14 +76,14 @@ impl StepLog {
         Ok(())
     }
 
-    /// Everything up to now outlasts a power failure.
+    /// Forces everything so far to disk.
     pub fn sync(&mut self) -> io::Result<()> {
         self.flush()?;
         self.file.as_ref().map_or(Ok(()), File::sync_data)
     }
 }
 
-/// The rows of such a file; none if there is no file. A line that is being written is left out.
+/// The rows of such a file; none if it does not exist. An incomplete last line is left out.
 pub fn read(path: &Path) -> io::Result<Vec<Row>> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(rows(&bytes).map(|(row, _)| row).collect()),
@@ -94,7 +96,7 @@ pub fn step_of(row: &Row) -> Option<u64> {
     row.get("step")?.as_u64()
 }
 
-/// Whole rows up to the first line that is none, and where each ends.
+/// Complete rows up to the first invalid line, and where each ends.
 fn rows(bytes: &[u8]) -> impl Iterator<Item = (Row, usize)> + '_ {
     let lines = bytes.split_inclusive(|b| *b == b'\n').scan(0, |end, line| {
         *end += line.len();
@@ -125,7 +127,7 @@ mod tests {
             b"{\"step\":1,\"loss\":1.0,\"spread\":0.30000000000000004}\n{\"step\":2,\"loss\":0.5,\"spread\":null}\n"
         ));
         assert_eq!(read(&path).unwrap().len(), 4);
-        // A checkpoint of step 2, and a kill at any byte behind its line.
+        // A checkpoint of step 2, and a kill at any byte after its line.
         let two = whole.iter().enumerate().filter(|(_, b)| **b == b'\n').nth(1).unwrap().0 + 1;
         for cut in two..=whole.len() {
             std::fs::write(&path, &whole[..cut]).unwrap();
@@ -135,7 +137,7 @@ mod tests {
             write(&mut log, 3..=4);
             assert_eq!(std::fs::read(&path).unwrap(), whole, "cut at byte {cut}");
         }
-        // An attempt without a checkpoint begins anew.
+        // An attempt without a checkpoint starts over.
         write(&mut StepLog::new(path.clone()), 1..=4);
         assert_eq!(std::fs::read(&path).unwrap(), whole);
     }

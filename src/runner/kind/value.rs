@@ -1,5 +1,6 @@
-//! Values against the manifest: a value from a file, a variable or the command line becomes the canonical
-//! JSON of its field's type, or an error that says what it should have been. Does not know where it is asked from.
+//! Checks values against the manifest: a value from a file, a variable or the command line becomes
+//! the canonical JSON of its field's type, or an error that says what is allowed. Does not know
+//! where a value comes from.
 
 use super::field::{Field, FieldType};
 use crate::text::spanned::{Node, Toml};
@@ -8,7 +9,7 @@ use erw_base::error::{Error, Place};
 use erw_fetch::registry;
 use serde_json::Value as Json;
 
-/// A value that was stated, before anybody asked for its type.
+/// A value as written, before its type is checked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     Bool(bool),
@@ -16,7 +17,7 @@ pub enum Value {
     Float(f64),
     String(String),
     List(Vec<Value>),
-    /// No field takes one, so what is in it does not matter. Nor does it of a date.
+    /// Contents are dropped, since no field accepts a table. Likewise for dates.
     Table,
     Date,
 }
@@ -53,12 +54,12 @@ impl<T: Into<Value>> FromIterator<T> for Value {
 pub struct Mismatch {
     pub message: String,
     pub hint: Option<String>,
-    /// Position in a list, if the fault lies there.
+    /// Index in a list, if one element is wrong.
     pub index: Option<usize>,
 }
 
 impl Mismatch {
-    /// The error at a node (at its element, if one is at fault).
+    /// The error, placed at a node or at its wrong element.
     pub fn at(self, node: &Node) -> Error {
         let place = match (&node.value, self.index) {
             (Toml::List(nodes), Some(index)) => nodes.get(index).map(|n| n.place.clone()),
@@ -72,7 +73,7 @@ impl Mismatch {
     }
 }
 
-/// The canonical value of `field`: integers stay integers, numbers of a float field are floats.
+/// The canonical value of `field`: integers stay integers, numbers of a float field become floats.
 pub fn check(field: &Field, value: &Value) -> Result<Json, Mismatch> {
     let json = typed(&field.ty, value).map_err(|(index, found)| {
         let what = match index {
@@ -86,14 +87,14 @@ pub fn check(field: &Field, value: &Value) -> Result<Json, Mismatch> {
         let hint = match (&field.ty, value) {
             // `1e5` is a float to TOML.
             (FieldType::Int, Value::Float(x)) if x.fract() == 0.0 && x.abs() < 1e15 => {
-                Some(format!("write `{}`, without point and exponent", *x as i64))
+                Some(format!("write `{}`, without decimal point or exponent", *x as i64))
             }
-            // A free value of a command, of which nothing more is known than how its stage states it.
+            // A free value of a command; its type is only known from how the stage declares it.
             (FieldType::String, Value::Int(_) | Value::Float(_) | Value::Bool(_)) if about(field).is_empty() => {
-                Some(format!("its stage states a text: write `\"{}\"`", show(&to_json(value))))
+                Some(format!("the stage declares a string: write `\"{}\"`", show(&to_json(value))))
             }
             (FieldType::Number | FieldType::Float, Value::String(_)) if about(field).is_empty() => {
-                Some("its stage states a number; for both, state it as text there".into())
+                Some("the stage declares a number; to allow both, declare a string there".into())
             }
             _ => Some(about(field)).filter(|h| !h.is_empty()),
         };
@@ -106,13 +107,13 @@ pub fn check(field: &Field, value: &Value) -> Result<Json, Mismatch> {
     Ok(json)
 }
 
-/// A name that the registry knows.
+/// Checks that the registry has this name.
 fn published(field: &Field, name: &str) -> Result<(), Mismatch> {
     let fail = |message, hint| Err(Mismatch { message, hint, index: None });
     match registry::entries() {
         Ok(all) if all.iter().any(|e| e.name == name) => Ok(()),
         Ok(all) => {
-            let hint = suggest::hint(name, all.iter().map(|e| e.name.as_str()), "there are");
+            let hint = suggest::hint(name, all.iter().map(|e| e.name.as_str()), "the published files are");
             fail(format!("`{}`: no published file is called `{name}`", field.name), hint)
         }
         Err(e) => fail(e.to_string(), e.hints.first().cloned()),
@@ -132,7 +133,7 @@ fn about(field: &Field) -> String {
 
 fn limits(field: &Field, json: &Json) -> Result<(), Mismatch> {
     let fail = |index, message, hint| Err(Mismatch { message, hint, index });
-    // Limits of a list hold for its elements.
+    // The limits of a list apply to its elements.
     let (values, is_list): (&[Json], bool) = match json {
         Json::Array(list) => (list, true),
         one => (std::slice::from_ref(one), false),
@@ -165,7 +166,7 @@ fn list(names: &[String]) -> String {
     suggest::ticked(names.iter().map(String::as_str))
 }
 
-/// The value as the type wants it, or the position in a list and what was found there.
+/// The value converted to the type, or the index and a description of the wrong value.
 fn typed(ty: &FieldType, value: &Value) -> Result<Json, (Option<usize>, String)> {
     let wrong = || Err((None, describe(value)));
     match (ty, value) {
@@ -183,7 +184,7 @@ fn typed(ty: &FieldType, value: &Value) -> Result<Json, (Option<usize>, String)>
     }
 }
 
-/// Only finite numbers: JSON and equality know no others. `-0.0` and `0.0` are one value.
+/// Finite numbers only, since JSON has no others. `-0.0` and `0.0` are one value.
 fn float(x: f64) -> Option<Json> {
     serde_json::Number::from_f64(x + 0.0).map(Json::Number)
 }
@@ -200,7 +201,7 @@ fn describe(value: &Value) -> String {
     }
 }
 
-/// A value as a file states it.
+/// A value from a file.
 pub fn from_node(node: &Node) -> Value {
     match &node.value {
         Toml::Bool(b) => Value::Bool(*b),
@@ -213,7 +214,7 @@ pub fn from_node(node: &Node) -> Value {
     }
 }
 
-/// A manifest's default. Nothing for `null`, which no layer can state.
+/// A manifest's default. `None` for `null`, which a file cannot contain.
 pub fn from_json(json: &Json) -> Option<Value> {
     Some(match json {
         Json::Null => return None,
@@ -228,7 +229,7 @@ pub fn from_json(json: &Json) -> Option<Value> {
     })
 }
 
-/// A value as it is shown before its type is known.
+/// A value for display before its type is known.
 pub fn to_json(value: &Value) -> Json {
     match value {
         Value::Bool(b) => Json::from(*b),
@@ -240,8 +241,9 @@ pub fn to_json(value: &Value) -> Json {
     }
 }
 
-/// A value written on the command line or in the environment. For strings and paths the text itself,
-/// quotes optional; else read as TOML, and what is no TOML is a string, for [`check`] to refuse.
+/// A value from the command line or the environment. For strings and paths it is the text itself,
+/// with optional quotes; otherwise it is parsed as TOML. What is not TOML becomes a string, which
+/// [`check`] refuses.
 pub fn from_text(ty: &FieldType, text: &str) -> Value {
     let parsed = crate::text::spanned::parse(std::path::Path::new("--set"), format!("value = {text}")).ok();
     let node = parsed.as_ref().and_then(|root| root.get("value"));
@@ -254,7 +256,7 @@ pub fn from_text(ty: &FieldType, text: &str) -> Value {
     }
 }
 
-/// A value as it is shown to people: strings bare, large and small floats short.
+/// A value for display: strings without quotes, large and small floats in short form.
 pub fn show(json: &Json) -> String {
     match json {
         Json::String(s) => s.clone(),

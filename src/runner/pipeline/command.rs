@@ -1,10 +1,10 @@
-//! `kind = "command"`: any program as a stage. Its statements in the pipeline take the place of a manifest:
-//! `outputs` and `inputs` name what it makes and takes, `params` holds free values, `run` is the program.
+//! `kind = "command"`: any program as a stage. Its entries in the pipeline replace a manifest:
+//! `inputs` and `outputs` declare names and types, `params` has free values, `run` is the program.
 //! The template of `run` is the parameter `run`, and so part of the key; watched files are sources.
 //!
-//! `run = ["python3", "x.py", "{outputs.report}"]` is a program and its arguments, started as they are.
-//! `run = "sort < {inputs.a} > {outputs.b}"` goes to `sh -c`, so that pipes and quotes mean what a shell
-//! says they mean; there is no second, almost equal, splitter to learn. Knows nothing of how programs are started.
+//! `run = ["python3", "x.py", "{outputs.report}"]` is a program and its arguments, started
+//! directly. `run = "sort < {inputs.a} > {outputs.b}"` goes to `sh -c`, so that pipes and quotes
+//! work as in a shell. Does not know how programs are started.
 
 use crate::kind::attempt::Attempt;
 use crate::kind::field::{ANY, Cost, Exact, Field, FieldType, Output, Params, Slot};
@@ -20,10 +20,10 @@ use std::path::{Component, Path};
 pub const NAME: &str = "command";
 /// The parameter that holds the template.
 pub const RUN: &str = "run";
-/// Keys that only a command's stage has.
+/// Keys that only the stage of a command has.
 pub(crate) const KEYS: [&str; 6] = ["run", "outputs", "watch", "ignore", "exact", "tolerance"];
 
-/// The kind of every command. The worker starts the program itself and never calls `run`.
+/// The kind of every command. The runner starts the program itself and never calls `run`.
 pub const KIND: StageKind = StageKind { name: NAME, manifest: "", check, facts: no_facts, run };
 
 fn check(_: &Params, _: &Params, _: &[&str]) -> Result<()> {
@@ -34,10 +34,10 @@ fn run(_: &Attempt) -> Result<()> {
     Err(Error::internal("a command is started by the worker, not called"))
 }
 
-/// A manifest made of what the files say about the stage, parents first.
+/// The manifest derived from the stage's entries in all files, parents first.
 pub(crate) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
     let merged = |part: &str| merged(stage, stated, part);
-    // There is a manifest for every command, so none holds more than it needs.
+    // Every command has its own manifest, so it must stay small.
     let stated_outputs = merged("outputs")?;
     let mut outputs = Vec::with_capacity(stated_outputs.len());
     for entry in stated_outputs {
@@ -49,7 +49,7 @@ pub(crate) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
     if outputs.is_empty() {
         return Err(Error::usage(format!("stage `{stage}`: a command needs `outputs`"))
             .at(last.key_place.clone())
-            .hint("`outputs = { report = \"report\" }`: names and types of what the command writes"));
+            .hint("write `outputs = { report = \"report\" }`, the names and types of its outputs"));
     }
     let inputs = merged("inputs")?.into_iter().map(|e| Slot {
         name: e.key.clone(),
@@ -75,7 +75,7 @@ pub(crate) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
         kind: NAME.into(),
         summary: "run a program".into(),
         revision: 1,
-        // Nobody knows what a program computes; the careful guess, unless the user knows more.
+        // What a program computes is unknown: the safe default, unless the user says otherwise.
         exact: stating("exact").map_or(Ok(Exact::Machine), |e| crate::kind::field::exact(&e.node))?,
         tolerance: stating("tolerance").map_or(Ok(0.0), |e| crate::kind::field::tolerance(&e.node))?,
         results: vec![],
@@ -91,10 +91,11 @@ pub(crate) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// The entries of one table of the stage over all files; the last file that states a key has it.
+/// The entries of one table of the stage over all files; for each key, that of the last file
+/// counts.
 pub(crate) fn merged<'a>(stage: &str, stated: &[&'a Entry], part: &str) -> Result<Vec<&'a Entry>> {
     let mut all: Vec<&Entry> = vec![];
-    // By name: a stage may join thousands.
+    // Indexed by name: a stage may have thousands of inputs.
     let mut places: HashMap<&str, usize> = HashMap::new();
     for entry in stated {
         let Some(node) = entry.node.get(part) else { continue };
@@ -109,7 +110,7 @@ pub(crate) fn merged<'a>(stage: &str, stated: &[&'a Entry], part: &str) -> Resul
     Ok(all)
 }
 
-/// The types that stages of any kind make or take by name.
+/// The artifact types that stages of any kind name as input or output.
 pub(crate) fn types(registry: Registry) -> Result<BTreeSet<String>> {
     let mut all = BTreeSet::from([crate::kind::field::TYPE.to_string()]);
     for kind in registry.iter().filter(|kind| kind.name != NAME) {
@@ -120,8 +121,8 @@ pub(crate) fn types(registry: Registry) -> Result<BTreeSet<String>> {
     Ok(all)
 }
 
-/// An output lies under its name in the folder of outputs. A name that leads elsewhere would have a folder of somebody else
-/// moved into the store.
+/// An output is a path below the folder of outputs. A name that leads elsewhere would move a
+/// foreign folder into the store.
 fn check_output(stage: &str, entry: &Entry) -> Result<()> {
     let mut parts = Path::new(&entry.key).components();
     let is_plain =
@@ -131,7 +132,7 @@ fn check_output(stage: &str, entry: &Entry) -> Result<()> {
     }
     Err(Error::usage(format!("stage `{stage}`: `{}` cannot name an output", entry.key))
         .at(entry.key_place.clone())
-        .hint("an output is named as a file is, without `/`"))
+        .hint("an output name is a file name, without `/`"))
 }
 
 fn run_field() -> Field {
@@ -145,7 +146,7 @@ fn run_field() -> Field {
         max: None,
         cost: Cost::Unknown,
         missing: vec![],
-        doc: "program and arguments, before places are filled in".into(),
+        doc: "program and arguments, with placeholders".into(),
     }
 }
 
@@ -153,7 +154,7 @@ fn free_field(stage: &str, entry: &Entry) -> Result<Field> {
     if entry.key == RUN {
         return Err(Error::usage(format!("stage `{stage}`: a parameter of a command cannot be called `{RUN}`"))
             .at(entry.key_place.clone())
-            .hint("the program itself takes that name in the key"));
+            .hint("the key already uses `run` for the program itself"));
     }
     let ty = match (&entry.node.value, FieldType::of(&entry.node)) {
         (_, Some(ty)) => ty.with_any_number(),
@@ -167,7 +168,7 @@ fn free_field(stage: &str, entry: &Entry) -> Result<Field> {
     Ok(Field { name: entry.key.clone(), ty, doc: entry.doc.clone(), ..run_field() })
 }
 
-/// `run` as the list that is started.
+/// `run` as a list of words.
 pub(crate) fn template(stage: &str, node: &Node) -> Result<Value> {
     let words: Vec<&str> = match &node.value {
         Toml::String(text) => vec!["sh", "-c", text],
@@ -176,7 +177,9 @@ pub(crate) fn template(stage: &str, node: &Node) -> Result<Value> {
             words.iter().map(word).collect::<Result<_>>()?
         }
         _ => {
-            return Err(node.mismatch(format_args!("stage `{stage}`: `run`"), "a list of words, or a line for `sh -c`"));
+            return Err(
+                node.mismatch(format_args!("stage `{stage}`: `run`"), "a list of words, or a command line for `sh -c`")
+            );
         }
     };
     if words.iter().all(|w| w.trim().is_empty()) {
@@ -185,7 +188,8 @@ pub(crate) fn template(stage: &str, node: &Node) -> Result<Value> {
     Ok(words.into_iter().collect())
 }
 
-/// Every `{inputs.X}`, `{outputs.X}` and `{params.X}` must be there. Other braces are left to the program.
+/// Checks that every `{inputs.X}`, `{outputs.X}` and `{params.X}` exists. Other braces are left to
+/// the program.
 fn check_template(stage: &str, run: &Node, manifest: &Manifest) -> Result<()> {
     template(stage, run)?;
     let names = |part: &str| -> Option<Vec<&str>> {
@@ -208,8 +212,8 @@ fn check_template(stage: &str, run: &Node, manifest: &Manifest) -> Result<()> {
             let known = known.entry(part).or_insert_with(|| names(part).map(HashSet::from_iter));
             if known.as_ref().is_some_and(|k| !k.contains(name)) {
                 let hint = suggest::hint(name, names(part).unwrap_or_default(), &format!("its {part} are"))
-                    .unwrap_or_else(|| format!("the stage states no {part}"));
-                return Err(Error::usage(format!("stage `{stage}`: `{{{hole}}}` is none of its {part}"))
+                    .unwrap_or_else(|| format!("the stage declares no {part}"));
+                return Err(Error::usage(format!("stage `{stage}`: `{{{hole}}}` is not one of its {part}"))
                     .at(word.place.clone())
                     .hint(hint));
             }
@@ -218,43 +222,44 @@ fn check_template(stage: &str, run: &Node, manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-/// What stands between braces.
+/// The texts between braces.
 fn holes(text: &str) -> impl Iterator<Item = &str> {
     text.split('{').skip(1).filter_map(|rest| rest.split_once('}').map(|(hole, _)| hole))
 }
 
-/// What `erw stages command` prints: a command has no manifest, so an example stands for it.
-pub const HELP: &str = r#"# Any program as a stage, with the same graph and cache. Its statements in the pipeline are its manifest:
+/// Printed by `erw stages command`: an example, since a command has no manifest.
+pub const HELP: &str = r#"# Any program as a stage, with the same graph and cache. Its entries in the pipeline are its manifest:
 
 [stages.report]
 kind = "command"
 run = ["python3", "report.py", "{inputs.metrics}", "{outputs.page}", "{params.title}"]
                                        # a program and its arguments; a string goes to `sh -c`
 inputs = { metrics = "fid" }           # any names, artifacts of any type
-outputs = { page = "report" }          # names and types; the program makes a file or folder at each path
+outputs = { page = "report" }          # names and types; the program creates a file or folder at each path
 params = { title = "First try" }       # free values; they and `run` are in the key
-watch = ["report.py", "lib/**/*.py"]   # files and folders whose contents are in the key, and patterns; see below
-ignore = ["*.log", "/lib/old/"]        # what in them does not count, as in a .gitignore beside the pipeline
-exact = "everywhere"                   # the same bytes on every machine; "machine", the rule, on one class of them
-tolerance = 0.01                       # by which its results may differ between classes of machines
+watch = ["report.py", "lib/**/*.py"]   # files, folders and patterns whose contents are in the key; see below
+ignore = ["*.log", "/lib/old/"]        # files in them that do not count, as in a .gitignore beside the pipeline
+exact = "everywhere"                   # same bytes on every machine; "machine" (default): on one machine class
+tolerance = 0.01                       # how far results may differ between machine classes
 
-# Filled in inside `run`: {inputs.SLOT}, {outputs.NAME}, {params.NAME}, {threads}, and {checkpoints}, a folder that
-# is kept until the stage succeeds. The program runs in the folder of the pipeline, in a session of its own: it has no
-# terminal, and nothing to read on standard input. What it writes to standard output and error is its log.
-# Its environment is yours, and none of it is in the key. Set in it, as `erw explain` tells for each stage:
-#   OMP_NUM_THREADS, RAYON_NUM_THREADS  its share of threads: what `resources.threads` asks for; without that, what you have
-#                                       set yourself, and else all threads of the run
-#   CUDA_VISIBLE_DEVICES                its share of GPUs, if `resources = { gpus = 1 }` asks for some. One that asks for none
-#                                       sees those that you have named yourself, and none where you have named none. Yours
-#                                       are the GPUs that the run hands out: numbers, UUIDs or MIG instances, as CUDA reads
-#                                       them; "" and -1 mean none. CUDA_DEVICE_ORDER is left as it is
-#   ERW_ATTEMPT                         a mark by which what the program leaves running is found and ended
-# Of what is watched count the names and contents of files, links followed: not who may read or execute them, and not empty
-# folders, which git would not keep. Left out are folders with a CACHEDIR.TAG, such as caches of erw, __pycache__, *.pyc, notebooks'
-# checkpoints, version control, files that editors and systems put beside one's own, and lock files of pipelines;
-# `ignore = ["!*.pyc"]` takes one back.
-# An output is a file, or a folder of files, empty folders and links. Kept are their bytes, which of the files may be executed, and the
-# text of links, which must be relative and stay inside. Inputs and what is in them are read-only: copy one before changing it.
-# Numbers at the top level of an output of type `metrics`, a JSON file or a folder with a metrics.json, are results of the stage;
-# what gives none is no failure, and told. A value that is a number may be any number from every layer (`--set`, a sweep, a child).
+# Placeholders in `run`: {inputs.SLOT}, {outputs.NAME}, {params.NAME}, {threads}, and {checkpoints}, a folder that is
+# kept until the stage succeeds. The program runs in the folder of the pipeline, in its own session: it has no
+# terminal and no standard input. Standard output and standard error are its log.
+# It inherits your environment, which is not in the key, plus the following (`erw explain` shows them for each stage):
+#   OMP_NUM_THREADS, RAYON_NUM_THREADS  its threads: `resources.threads`; without that, your own setting, or else all
+#                                       threads of the run
+#   CUDA_VISIBLE_DEVICES                its GPUs, if it requests any, as in `resources = { gpus = 1 }`. Otherwise it
+#                                       sees the GPUs in your own CUDA_VISIBLE_DEVICES, or none if that is not set.
+#                                       The run allocates the GPUs in yours: numbers, UUIDs or MIG instances, as CUDA
+#                                       reads them; "" and -1 mean none. CUDA_DEVICE_ORDER is left as it is
+#   ERW_ATTEMPT                         a mark that identifies leftover processes of the program, to end them
+# Watched files count by name and contents, links followed; permissions and empty folders, which git would not keep,
+# do not count. Excluded are folders with a CACHEDIR.TAG (such as caches of erw), __pycache__, *.pyc, notebook
+# checkpoints, version control, files of editors and operating systems, and lock files of pipelines;
+# `ignore = ["!*.pyc"]` includes one again.
+# An output is a file, or a folder of files, empty folders and links. Kept are the bytes of files, their executable
+# bits, and the text of links, which must be relative and stay inside. Inputs are read-only: copy before changing.
+# Top-level numbers of an output of type `metrics` (a JSON file, or a folder with a metrics.json) are results of the
+# stage; other contents are reported and are not an error. A parameter that is a number may be set to any number by
+# every layer (`--set`, a sweep, a child).
 "#;

@@ -1,31 +1,32 @@
-//! A stage while its pipeline is being read: its values are in place, its inputs are still words.
+//! A stage while its pipeline is being read: its values are resolved, its inputs are still text.
+//! Does not know other stages.
 
 use super::graph::{Origin, Stage};
 use erw_base::error::{Error, Place};
 use std::path::PathBuf;
 
-/// A stage before its edges are drawn.
+/// A stage before its edges are resolved.
 pub(crate) struct Draft {
     pub stage: Stage,
-    /// What each slot's statement says.
+    /// The inputs as written.
     pub input_refs: Vec<InputRef>,
-    /// Where it is stated.
+    /// The place of its definition.
     pub place: Place,
 }
 
-/// `slot = "stage.output"` as stated, or an element of `slot = ["stage", "stage.output"]`.
+/// `slot = "stage.output"` as written, or an element of `slot = ["stage", "stage.output"]`.
 pub(crate) struct InputRef {
     pub slot: usize,
-    /// Position in the list.
+    /// Index in the list.
     pub index: usize,
     pub text: String,
     pub origin: Origin,
-    /// For an input from outside of the pipeline.
+    /// For an input from outside the pipeline.
     pub elsewhere: Option<Box<External>>,
 }
 
 impl InputRef {
-    /// The stage, and its output where it is stated.
+    /// The stage, and the output if one is named.
     pub(crate) fn ends(&self) -> (&str, Option<&str>) {
         match self.elsewhere.as_ref().and_then(|e| e.from.as_ref()) {
             Some((stage, output)) => (stage, output.as_deref()),
@@ -37,7 +38,7 @@ impl InputRef {
     }
 }
 
-/// Adds the place of a faulty value, or who set it.
+/// Adds the place of a wrong value, or the layer that set it.
 pub(crate) fn stated_by(mut error: Error, origin: &Origin) -> Error {
     if let Some(place) = &origin.place {
         return error.at(place.clone());
@@ -50,13 +51,13 @@ pub(crate) fn stated_by(mut error: Error, origin: &Origin) -> Error {
     error
 }
 
-/// Between a kind or a pipeline and what is taken of it. No name of a stage holds one.
+/// Separates a kind or a pipeline from the path or stage. Stage names cannot contain it.
 pub(crate) const SEPARATOR: char = ':';
 
-/// What an input from elsewhere leads to.
+/// The origin of an input from outside the pipeline.
 pub(crate) struct External {
-    /// Where a relative path starts.
+    /// The base of relative paths.
     pub base: PathBuf,
-    /// The stage that brings it in and its output, once there is one.
+    /// The stage that provides it and its output, once added.
     pub from: Option<(String, Option<String>)>,
 }

@@ -1,5 +1,5 @@
-//! Edges: which output stands behind `slot = "stage"`, whether its type fits, and an order of the stages in which
-//! whatever is taken comes first. Knows nothing of where values come from.
+//! Edges: finds the output that `slot = "stage"` refers to, checks its type, and sorts the stages
+//! topologically. Does not know where values come from.
 
 use super::draft::{Draft, InputRef, stated_by};
 use super::graph::{Edge, Stage, StageId};
@@ -9,7 +9,7 @@ use crate::text::suggest;
 use erw_base::error::{Error, Place, Result};
 use std::collections::{BTreeMap, HashMap};
 
-/// By stage, by slot: the producing draft's index and its output.
+/// By stage, by slot: the index of the producing draft and its output.
 pub(crate) type Edges = Vec<SmallMap<(usize, String, String)>>;
 
 pub(crate) fn connect(removed: &HashMap<String, Place>, drafts: &[Draft]) -> Result<Edges> {
@@ -22,9 +22,9 @@ pub(crate) fn connect(removed: &HashMap<String, Place>, drafts: &[Draft]) -> Res
             let slot = &manifest.inputs[input_ref.slot];
             let resolver = EdgeResolver { consumer: &draft.stage, slot, input_ref, drafts, removed };
             let found = resolver.find(&index)?;
-            // An artifact that counts twice is a slip of the hand.
+            // The same artifact twice in a list is a mistake.
             if let Some(before) = (0..input_ref.index).find(|i| inputs.get(&element(&slot.name, *i)) == Some(&found)) {
-                return Err(resolver.error(format!("`{}` is element {} already", input_ref.text, before + 1)));
+                return Err(resolver.error(format!("`{}` is already element {}", input_ref.text, before + 1)));
             }
             inputs.insert(element(&slot.name, input_ref.index), found);
         }
@@ -35,7 +35,7 @@ pub(crate) fn connect(removed: &HashMap<String, Place>, drafts: &[Draft]) -> Res
                 Some(fit) => format!("it takes {}; write `inputs.{} = \"{fit}\"`", open.wanted(), open.name),
                 None => format!("it takes {}, which no other stage of this pipeline makes", open.wanted()),
             };
-            // It may have been connected by a parent, and taken back.
+            // A parent may have connected it, and the child disconnected it.
             let taken = draft.stage.origins.get(&format!("inputs.{}", open.name)).and_then(|o| o.place.clone());
             return Err(error.at(taken.unwrap_or_else(|| draft.place.clone())).hint(hint));
         }
@@ -44,7 +44,7 @@ pub(crate) fn connect(removed: &HashMap<String, Place>, drafts: &[Draft]) -> Res
     Ok(edges)
 }
 
-/// The outputs that a slot could take, shortest spelling.
+/// The outputs that a slot accepts, in their shortest spelling.
 fn fitting(drafts: &[Draft], slot: &Slot, except: &str) -> Vec<String> {
     let mut fits = vec![];
     for stage in drafts.iter().map(|d| &d.stage).filter(|s| s.name != except) {
@@ -57,7 +57,7 @@ fn fitting(drafts: &[Draft], slot: &Slot, except: &str) -> Vec<String> {
     fits
 }
 
-/// One statement `slot = "stage.output"` on its way to an edge.
+/// Resolves one `slot = "stage.output"` to an edge.
 struct EdgeResolver<'a> {
     consumer: &'a Stage,
     slot: &'a Slot,
@@ -90,12 +90,12 @@ impl EdgeResolver<'_> {
         };
         if !self.slot.accepts(ty) {
             let text = format!("`{}` is of type {ty}, but the input takes {}", self.input_ref.text, self.slot.wanted());
-            return Err(self.what_fits(self.error(text)));
+            return Err(self.with_fitting(self.error(text)));
         }
         Ok((from, output.clone(), ty.clone()))
     }
 
-    /// Is this a choice of the parameter of the slot's name?
+    /// Whether the text is a value of the parameter with the slot's name.
     fn is_value(&self, text: &str) -> bool {
         let param = self.consumer.manifest.field(&self.slot.name);
         param.is_some_and(|p| p.one_of.iter().any(|choice| choice == text))
@@ -115,17 +115,17 @@ impl EdgeResolver<'_> {
                 let made: Vec<String> = all.iter().map(|(n, ty)| format!("`{n}` ({ty})")).collect();
                 let text =
                     format!("stage `{stage}` makes {}, but the input takes {}", made.join(", "), self.slot.wanted());
-                Err(self.what_fits(self.error(text)))
+                Err(self.with_fitting(self.error(text)))
             }
             several => {
                 let names: Vec<String> = several.iter().map(|(n, _)| format!("`{stage}.{n}`")).collect();
-                let text = format!("stage `{stage}` makes {} outputs that fit", several.len());
+                let text = format!("stage `{stage}` makes {} matching outputs", several.len());
                 Err(self.error(text).hint(format!("write one of {}", names.join(", "))))
             }
         }
     }
 
-    fn what_fits(&self, error: Error) -> Error {
+    fn with_fitting(&self, error: Error) -> Error {
         let fits = fitting(self.drafts, self.slot, &self.consumer.name);
         match fits.is_empty() {
             true => error.hint(format!("no other stage of this pipeline makes {}", self.slot.wanted())),
@@ -139,14 +139,14 @@ impl EdgeResolver<'_> {
     }
 }
 
-/// Indices of drafts such that what a stage takes comes before it; otherwise as stated. A depth-first walk
-/// of our own, because petgraph's `toposort` names one stage of a cycle and a user needs the whole cycle.
+/// Draft indices in topological order, otherwise as in the file. A depth-first search, whose stack
+/// is the cycle when there is one: the user needs all of it.
 pub(crate) fn order(drafts: &[Draft], edges: &Edges) -> Result<Vec<usize>> {
     const OPEN: u8 = 1;
     const DONE: u8 = 2;
     let mut state = vec![0u8; edges.len()];
     let mut order = Vec::with_capacity(edges.len());
-    // Its own stack: a chain of many thousand stages must not exhaust the thread's.
+    // Uses its own stack: a chain of many thousand stages must not exhaust the thread's.
     let needs: Vec<Vec<usize>> = edges.iter().map(|e| e.values().map(|(from, ..)| *from).collect()).collect();
     for root in 0..edges.len() {
         let mut stack: Vec<(usize, usize)> = vec![];
@@ -178,9 +178,9 @@ pub(crate) fn order(drafts: &[Draft], edges: &Edges) -> Result<Vec<usize>> {
     Ok(order)
 }
 
-/// `path`: each stage takes something from the next, the last from the first.
+/// `path`: each stage has an input from the next, the last from the first.
 fn cycle(drafts: &[Draft], edges: &Edges, path: &[usize]) -> Error {
-    // Shown in the direction of the data, from the stage stated first.
+    // Shown in the direction of the data, from the stage that the file names first.
     let mut flow: Vec<usize> = path.iter().rev().copied().collect();
     let first = flow.iter().enumerate().min_by_key(|(_, s)| **s).map_or(0, |(i, _)| i);
     flow.rotate_left(first);

@@ -1,10 +1,11 @@
-//! Inputs from outside of a pipeline. `slot = "KIND:PATH"` is short for a stage of that kind with `source = PATH`, as
-//! `init = "weights:0100000.pt"`; `slot = "FILE.toml:STAGE"` takes a stage of another pipeline, with all that this one
-//! needs. Both become stages of the graph like any other, named as the input is written. So keys, cache, plans and locks
-//! know nothing of them, and what the other pipeline has made is in the cache, since no key holds the name of a pipeline.
+//! Inputs from outside a pipeline. `slot = "KIND:PATH"` is short for a stage of that kind with
+//! `source = PATH`, such as `init = "weights:0100000.pt"`; `slot = "FILE.toml:STAGE"` is a stage of
+//! another pipeline, with everything it needs. Both become ordinary stages of the graph, named as
+//! the input is written, so keys, cache, plans and lock files do not know the difference. Results
+//! of the other pipeline are reused from the cache, since no key contains the name of a pipeline.
 //!
-//! Which kinds can be written so follows from their manifests: those with a parameter `source` of type path that need no
-//! input beside it.
+//! The manifests decide which kinds can be written this way: those with a parameter `source` of
+//! type path that need no other input.
 
 use super::draft::{Draft, External, InputRef, SEPARATOR, stated_by};
 use super::edges::{Edges, connect};
@@ -23,11 +24,11 @@ use std::sync::Arc;
 
 const SOURCE: &str = "source";
 
-/// Pipeline files that were read, with the digests of what was read.
+/// Pipeline files that were read, with digests of their contents.
 type Read = Vec<(PathBuf, Digest)>;
 
-/// Adds the stages that the drafts' inputs from elsewhere need, and connects these to them. Returns which further pipeline
-/// files that rests on.
+/// Adds the stages for inputs from outside and connects the inputs to them. Returns the other
+/// pipeline files that were read.
 pub(crate) fn fetch(spec: &Spec, drafts: &mut Vec<Draft>) -> Result<Read> {
     let mut added = Added { spec, drafts: vec![], known: HashMap::new(), read: vec![] };
     for draft in drafts.iter_mut().filter(|d| d.input_refs.iter().any(|w| w.elsewhere.is_some())) {
@@ -44,7 +45,7 @@ pub(crate) fn fetch(spec: &Spec, drafts: &mut Vec<Draft>) -> Result<Read> {
     Ok(added.read)
 }
 
-/// An input from elsewhere and who wants it.
+/// An input from outside and the slot it is for.
 struct ExternalRef<'a> {
     stage: &'a str,
     slot: &'a Slot,
@@ -57,7 +58,7 @@ impl ExternalRef<'_> {
         stated_by(error, &self.input_ref.origin)
     }
 
-    /// A path that the input names, from where it starts.
+    /// A path in the input, relative to the file that contains it.
     fn path(&self, path: &str) -> PathBuf {
         self.input_ref.elsewhere.as_ref().map_or_else(|| path.into(), |e| e.base.join(path))
     }
@@ -66,13 +67,13 @@ impl ExternalRef<'_> {
 struct Added<'a> {
     spec: &'a Spec,
     drafts: Vec<Draft>,
-    /// The file behind each name, or part of a name, that stages were added under.
+    /// The file behind each name, or prefix of a name, of added stages.
     known: HashMap<String, PathBuf>,
     read: Read,
 }
 
 impl Added<'_> {
-    /// The stage to connect to, and its output where it is stated.
+    /// The stage to connect to, and the output if one is named.
     fn find(&mut self, wanted: &ExternalRef<'_>) -> Result<(String, Option<String>)> {
         let text = &wanted.input_ref.text;
         if let Some((file, of)) = text.split_once(".toml:") {
@@ -83,11 +84,11 @@ impl Added<'_> {
         let (kind, path) = text.split_once(SEPARATOR).unwrap_or((text, ""));
         let known = sources(self.spec.registry)?;
         let Some((kind, manifest)) = known.iter().find(|(k, _)| k.name == kind) else {
-            let error = wanted.error(format!("`{kind}` is neither a pipeline nor a kind that brings files in"));
+            let error = wanted.error(format!("`{kind}` is neither a pipeline nor a kind that imports files"));
             let names = known.iter().map(|(k, _)| k.name);
             return Err(error.maybe_hint(suggest::nearest(kind, names.clone()).map(|n| format!("did you mean `{n}`?"))).hint(
                 format!(
-                    "write `FILE.toml:STAGE` for a stage of another pipeline, or `KIND:PATH` for a file, where the kinds are {}",
+                    "write `FILE.toml:STAGE` for a stage of another pipeline, or `KIND:PATH` for a file; these kinds are {}",
                     suggest::ticked(names)
                 ),
             ));
@@ -96,7 +97,7 @@ impl Added<'_> {
         Ok((text.clone(), None))
     }
 
-    /// Whether stages of this name are there already, which must be of the same file.
+    /// Whether stages with this name were added already; they must be from the same file.
     fn seen(&mut self, wanted: &ExternalRef<'_>, name: &str, path: &Path) -> Result<bool> {
         let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         match self.known.get(name) {
@@ -104,7 +105,7 @@ impl Added<'_> {
                 let text = format!("`{name}` is `{}` here and `{}` elsewhere", path.display(), before.display());
                 Err(wanted
                     .error(text)
-                    .hint("paths start at the file that states them; write one of the two in another way"))
+                    .hint("paths are relative to the file that contains them; write one of the two differently"))
             }
             Some(_) => Ok(true),
             None => {
@@ -114,7 +115,7 @@ impl Added<'_> {
         }
     }
 
-    /// Adds the stage that brings in a file.
+    /// Adds the stage that imports a file.
     fn file(&mut self, wanted: &ExternalRef<'_>, kind: StageKind, manifest: &Arc<Manifest>, path: &str) -> Result<()> {
         let name = &wanted.input_ref.text;
         if path.is_empty() {
@@ -138,15 +139,15 @@ impl Added<'_> {
         let mut draft = draft(&spec, layers::of_settings(&spec, &settings, base))?;
         for (_, source) in draft.stage.sources.iter_mut() {
             let (stage, slot) = (wanted.stage, &wanted.slot.name);
-            source
-                .missing
-                .push(format!("it is input `{slot}` of stage `{stage}`; a path starts at the file that states it"));
+            source.missing.push(format!(
+                "it is input `{slot}` of stage `{stage}`; paths are relative to the file that contains them"
+            ));
         }
         self.drafts.push(draft);
         Ok(())
     }
 
-    /// Adds a stage of another pipeline and all that it needs. Returns its name here.
+    /// Adds a stage of another pipeline and everything it needs. Returns its name here.
     fn pipeline(&mut self, wanted: &ExternalRef<'_>, file: &str, stage: &str) -> Result<String> {
         let path = wanted.path(file);
         self.seen(wanted, file, &path)?;
@@ -168,7 +169,7 @@ impl Added<'_> {
         let there: HashSet<String> = self.drafts.iter().map(|d| d.stage.name.clone()).collect();
         for (i, draft) in drafts.into_iter().enumerate().filter(|(i, _)| needed.contains(i)) {
             if draft.stage.command.is_some() && folder(&path) != folder(&self.spec.file) {
-                let text = format!("`{}` runs a program, in the folder of its pipeline", names[i]);
+                let text = format!("`{}` runs a program in the folder of its pipeline", names[i]);
                 return Err(wanted.error(text).hint("move the two pipelines into one folder"));
             }
             if !there.contains(&names[i]) {
@@ -178,13 +179,13 @@ impl Added<'_> {
         Ok(here(stage))
     }
 
-    /// The other pipeline, as written.
+    /// Reads the other pipeline.
     fn foreign(&self, wanted: &ExternalRef<'_>, path: &Path) -> Result<Spec> {
         let identity = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         let mut taking = self.spec.taking.clone();
         taking.push(identity(&self.spec.file));
         if taking.contains(&identity(path)) {
-            return Err(wanted.error(format!("`{}` takes inputs from this pipeline itself", path.display())));
+            return Err(wanted.error(format!("`{}` itself takes inputs from this pipeline", path.display())));
         }
         let mut foreign = Spec::read(path, self.spec.registry).map_err(|e| match e.place {
             Some(_) => e,
@@ -201,7 +202,7 @@ fn folder(file: &Path) -> PathBuf {
     folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf())
 }
 
-/// A stage of another pipeline under its name here.
+/// A stage of another pipeline with its name here.
 fn moved(mut draft: Draft, index: usize, edges: &Edges, names: &[String]) -> Draft {
     let manifest = draft.stage.manifest.clone();
     for input_ref in &mut draft.input_refs {
@@ -213,7 +214,7 @@ fn moved(mut draft: Draft, index: usize, edges: &Edges, names: &[String]) -> Dra
     draft
 }
 
-/// A stage and all that it needs.
+/// A stage and everything it needs.
 fn needed(edges: &Edges, target: usize) -> HashSet<usize> {
     let (mut all, mut next) = (HashSet::from([target]), vec![target]);
     while let Some(stage) = next.pop() {
@@ -222,7 +223,7 @@ fn needed(edges: &Edges, target: usize) -> HashSet<usize> {
     all
 }
 
-/// The kinds that bring in a file or a folder and need nothing else.
+/// The kinds that import a file or folder and need no other input.
 fn sources(registry: Registry) -> Result<Vec<(StageKind, Arc<Manifest>)>> {
     let mut all = vec![];
     for kind in registry {
@@ -235,14 +236,14 @@ fn sources(registry: Registry) -> Result<Vec<(StageKind, Arc<Manifest>)>> {
     Ok(all)
 }
 
-/// The parameters that say of which type an output is, as the slot wants it.
+/// The parameters that set the type of an output to one that the slot accepts.
 fn types(wanted: &ExternalRef<'_>, manifest: &Manifest) -> Result<Vec<(String, String)>> {
     let mut given = vec![];
     for field in manifest.outputs.iter().filter_map(|o| manifest.field(o.param()?)) {
         let choices = field.one_of.iter().filter_map(|c| c.as_str());
         let fit: Vec<&str> = choices.filter(|c| wanted.slot.types.iter().any(|t| t == c)).collect();
         let [one] = fit[..] else {
-            let text = format!("`{}` makes none of {} for sure", manifest.kind, wanted.slot.wanted());
+            let text = format!("`{}` does not guarantee an output of type {}", manifest.kind, wanted.slot.wanted());
             return Err(wanted.error(text).hint(format!("write a stage of kind `{}`", manifest.kind)));
         };
         given.push((field.name.clone(), one.to_string()));

@@ -1,6 +1,6 @@
-//! Pipeline files: reading a file and the parents it extends, and everything about them that needs no
-//! values: unknown keys, unknown kinds, stages that come and go. The values themselves are
-//! put on top of each other by `layers` and checked by `resolve`. Knows nothing of edges, keys or running.
+//! Pipeline files: reads a file and the parents it extends, and checks everything that does not
+//! need values: unknown keys, unknown kinds, added and removed stages. `layers` merges the values,
+//! `resolve` checks them. Does not know edges, keys or running.
 
 use super::command::{self, NAME, merged, types};
 use crate::files::digest::Digest;
@@ -14,16 +14,16 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A pipeline as written: the file and its parents, with every name checked.
+/// A pipeline as written: the file and its parents, with all names checked.
 pub struct Spec {
     pub name: String,
     /// As the user named it.
     pub file: PathBuf,
     /// The root of the `extends` chain first, the named file last.
     pub(crate) files: Vec<File>,
-    /// In the order in which the files first state them, parents first.
+    /// In the order of their first definition, parents first.
     pub(crate) stages: Vec<StageSpec>,
-    /// Inherited stages that are gone, with the place of their removal.
+    /// Removed inherited stages, with the place of the removal.
     pub(crate) removed: HashMap<String, Place>,
     pub(crate) registry: Registry,
     pub(crate) warnings: Vec<String>,
@@ -31,45 +31,45 @@ pub struct Spec {
     pub(crate) taking: Vec<PathBuf>,
 }
 
-/// One stage before its values are known.
+/// A stage before its values are resolved.
 pub(crate) struct StageSpec {
     pub name: String,
     pub kind: StageKind,
     pub manifest: Arc<Manifest>,
-    /// The stage's name where it is stated last.
+    /// The place of the stage's name in the last file that has it.
     pub place: Place,
-    /// Files before this one do not count: the stage was removed there.
+    /// Earlier files do not count, because the stage was removed there.
     pub since: usize,
 }
 
 /// One pipeline file.
 pub(crate) struct File {
     pub path: PathBuf,
-    /// Of its text.
+    /// Digest of its text.
     pub digest: Digest,
     pub name: Option<String>,
     pub extends: Option<(String, Place)>,
     pub params: Vec<Entry>,
     pub stages: Vec<Entry>,
-    /// Position in `stages` by name.
+    /// Index in `stages` by name.
     pub index: HashMap<String, usize>,
     /// `"train.seed" = [0, 1]`, dotted names flattened.
     pub axes: Vec<Entry>,
     pub trials: Option<Vec<Node>>,
     /// `[sweep.random]`.
     pub random: Option<Node>,
-    /// Rules, as text.
+    /// Pruning rules, as text.
     pub stop: Option<Vec<Node>>,
 }
 
 impl Spec {
-    /// Reads `path` and its parents. Nothing but pipeline files is read.
+    /// Reads `path` and its parents. Only pipeline files are read.
     pub fn read(path: &Path, registry: Registry) -> Result<Self> {
         Self::of(chain(path)?, path, registry)
     }
 
-    /// A pipeline that stands in no file but in `text`, and extends none; errors call it `name`. Relative paths in it
-    /// start at the current folder.
+    /// A pipeline from `text` instead of a file, without parents; errors call it `name`. Relative
+    /// paths start at the current folder.
     pub(crate) fn of_text(name: &str, text: String, registry: Registry) -> Result<Self> {
         let path = Path::new(name);
         Self::of(vec![File::of_text(path, text)?], path, registry)
@@ -104,17 +104,17 @@ impl Spec {
 
     /// The file that the user named.
     pub(crate) fn leaf(&self) -> &File {
-        self.files.last().expect("a chain holds at least the named file")
+        self.files.last().expect("a chain has at least the named file")
     }
 
-    /// Lets go of everything that stages say, which is most of it.
+    /// Frees the contents of all stages, which is most of the memory.
     pub(crate) fn forget_statements(&mut self) {
         for file in &mut self.files {
             (file.stages, file.params, file.index) = (vec![], vec![], HashMap::new());
         }
     }
 
-    /// Its files as they were read.
+    /// Its files, with the digests of what was read.
     pub(crate) fn digests(&self) -> Vec<(PathBuf, Digest)> {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         self.files.iter().map(|file| (absolute(&file.path), file.digest)).collect()
@@ -124,7 +124,8 @@ impl Spec {
         self.stages.iter().position(|s| s.name == name)
     }
 
-    /// Every key of every `[params]` must mean something to some stage, even if a child removed that stage.
+    /// Every key of every `[params]` must be declared by some stage, even if a child removed that
+    /// stage.
     fn check_shared(&self, registry: Registry) -> Result<()> {
         let stated = self.files.iter().flat_map(|f| &f.stages);
         let kinds = stated.filter_map(|e| e.node.get("kind")).filter_map(|n| n.string("kind").ok());
@@ -154,13 +155,13 @@ impl Spec {
     }
 }
 
-/// Whether `[params]` reaches stages of this kind. The values of a command are its own business.
+/// Whether `[params]` applies to stages of this kind. Values of a command are its own.
 pub(crate) fn declares(manifest: &Manifest, name: &str) -> bool {
     manifest.field(name).is_some() && !(manifest.kind == command::NAME && name == command::RUN)
 }
 
 impl StageSpec {
-    /// What the files say about this stage, parents first.
+    /// The entries of this stage in all files, parents first.
     pub(crate) fn statements<'a>(&self, files: &'a [File]) -> impl Iterator<Item = &'a Entry> {
         statements(files, &self.name, self.since)
     }
@@ -170,7 +171,7 @@ fn statements<'a>(files: &'a [File], name: &str, since: usize) -> impl Iterator<
     files[since..].iter().filter_map(move |f| f.stage(name))
 }
 
-/// The file and its parents, the last parent first.
+/// The file and its parents, the root first.
 fn chain(path: &Path) -> Result<Vec<File>> {
     let mut files = vec![File::read(path, None)?];
     let mut seen = vec![identity(path)];
@@ -188,7 +189,7 @@ fn chain(path: &Path) -> Result<Vec<File>> {
     Ok(files)
 }
 
-/// A pipeline whose name is near to that of a missing one, beside it or in `pipelines`.
+/// A pipeline with a name similar to a missing one, beside it or in `pipelines`.
 fn near(path: &Path) -> Option<PathBuf> {
     if path.exists() {
         return None;
@@ -205,7 +206,7 @@ fn near(path: &Path) -> Option<PathBuf> {
     })
 }
 
-/// One name per file, however it is written.
+/// The same name for a file, however it is written.
 fn identity(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }
@@ -215,14 +216,14 @@ impl File {
     fn read(path: &Path, place: Option<Place>) -> Result<Self> {
         let read = || {
             let bytes = std::fs::read(path)?;
-            // Of what is on disk: whoever remembers it compares it with the file.
+            // Digest of the bytes on disk, because it is compared with the file later.
             Ok((Digest::of_bytes(&bytes), text::of_bytes(&bytes)?))
         };
         let (digest, text) = read().map_err(|e| {
             let near = near(path).map(|p| format!("did you mean `{}`?", p.display()));
             let gone = path.is_relative() && std::env::current_dir().is_err();
-            let gone = gone.then(|| "the current folder is no longer there".to_string());
-            let rule = place.is_some().then(|| "`extends` is relative to the file that states it".to_string());
+            let gone = gone.then(|| "the current folder no longer exists".to_string());
+            let rule = place.is_some().then(|| "`extends` is relative to the file that contains it".to_string());
             Error::io("read pipeline", path, e).maybe_at(place).maybe_hint(gone.or(near).or(rule))
         })?;
         Self::parse(path, text, digest)
@@ -289,18 +290,18 @@ impl File {
         Ok(())
     }
 
-    /// What it says about the stage of this name.
+    /// The entry of the stage with this name.
     pub fn stage(&self, name: &str) -> Option<&Entry> {
         self.index.get(name).map(|at| &self.stages[*at])
     }
 
-    /// Where relative paths in this file start.
+    /// The base of relative paths in this file.
     pub fn dir(&self) -> PathBuf {
         self.path.parent().map(Path::to_path_buf).unwrap_or_default()
     }
 }
 
-/// The stages that are left when the last file has spoken.
+/// The stages that remain after the last file.
 fn stages(files: &[File], alive: &[(String, usize)], registry: Registry) -> Result<Vec<StageSpec>> {
     if alive.is_empty() {
         let place = files.last().map(|f| Place::of_file(&f.path));
@@ -312,7 +313,7 @@ fn stages(files: &[File], alive: &[(String, usize)], registry: Registry) -> Resu
     let mut stages = Vec::with_capacity(alive.len());
     for (name, since) in alive {
         let stated: Vec<&Entry> = statements(files, name, *since).collect();
-        let last = stated.last().expect("an alive stage is stated somewhere");
+        let last = stated.last().expect("a remaining stage is defined somewhere");
         let kind = kind_of(name, &stated, alive, registry)?;
         let manifest = if kind.name == command::NAME {
             Arc::new(command::manifest(name, &stated)?)
@@ -327,9 +328,9 @@ fn stages(files: &[File], alive: &[(String, usize)], registry: Registry) -> Resu
     Ok(stages)
 }
 
-/// What is left of the stages of all files.
+/// The remaining stages of all files.
 struct Alive {
-    /// Names in order of first statement, with the file from which on their statements count.
+    /// Names in order of first definition, with the first file whose entries count.
     stages: Vec<(String, usize)>,
     removed: HashMap<String, Place>,
 }
@@ -373,7 +374,7 @@ fn check_name(entry: &Entry) -> Result<()> {
         .hint("stage names are made of letters, digits, `-` and `_`"))
 }
 
-/// `remove = true`, which stands alone.
+/// `remove = true`, which must be the only key.
 fn removes(entry: &Entry) -> Result<bool> {
     let Some(node) = entry.node.get("remove") else { return Ok(false) };
     let Toml::Bool(remove) = node.value else {
@@ -381,15 +382,15 @@ fn removes(entry: &Entry) -> Result<bool> {
     };
     let others = entry.node.table("a stage")?.iter().find(|e| e.key != "remove");
     match others {
-        Some(other) if remove => Err(Error::usage(format!("stage `{}` is removed and described at once", entry.key))
+        Some(other) if remove => Err(Error::usage(format!("stage `{}` is both removed and defined", entry.key))
             .at(other.key_place.clone())
-            .hint("leave `remove = true` alone, or give the new stage another name")),
+            .hint("write `remove = true` on its own, or give the new stage another name")),
         _ => Ok(remove),
     }
 }
 
 fn kind_of(name: &str, stated: &[&Entry], alive: &[(String, usize)], registry: Registry) -> Result<StageKind> {
-    let last = stated.last().expect("an alive stage is stated somewhere");
+    let last = stated.last().expect("a remaining stage is defined somewhere");
     let Some(node) = stated.iter().rev().find_map(|e| e.node.get("kind")) else {
         let others = alive.iter().map(|(n, _)| n.as_str()).filter(|n| *n != name);
         let near = suggest::nearest(name, others).map(|n| format!("did you mean the stage `{n}`?"));
@@ -411,7 +412,7 @@ fn kind_of(name: &str, stated: &[&Entry], alive: &[(String, usize)], registry: R
     })
 }
 
-/// The names inside one statement of a stage.
+/// Checks the names in one entry of a stage.
 fn check_stage(stage: &StageSpec, entry: &Entry) -> Result<()> {
     const COMMON: [&str; 9] =
         ["kind", "inputs", "params", "operation", "resources", "timeout", "retries", "backoff", "remove"];
@@ -479,7 +480,7 @@ fn check_field(stage: &StageSpec, part: &str, entry: &Entry) -> Result<()> {
     Err(error.at(entry.key_place.clone()).maybe_hint(hint))
 }
 
-/// Resources with a meaning of their own; any other name is something of which a run has so many units.
+/// Resources with a built-in meaning; any other name is a countable resource of the run.
 pub(crate) const RESOURCES: [&str; 3] = ["threads", "mem", "gpus"];
 
 fn check_resource(stage: &str, entry: &Entry) -> Result<()> {
@@ -492,7 +493,7 @@ fn check_resource(stage: &str, entry: &Entry) -> Result<()> {
     Err(error.hint(format!("did you mean `{near}`?")))
 }
 
-/// A name that `--resource NAME=N` can say.
+/// A name that fits into `--resource NAME=N`.
 fn check_resource_name(stage: &str, entry: &Entry) -> Result<()> {
     let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if !entry.key.is_empty() && entry.key.chars().all(fine) {
@@ -503,8 +504,8 @@ fn check_resource_name(stage: &str, entry: &Entry) -> Result<()> {
         .hint("names of resources are made of letters, digits, `-` and `_`"))
 }
 
-/// Types of outputs that no kind knows and that are nearly such as some do: a program whose output is of type `metrcs`
-/// would have no results, and nobody would know why.
+/// Warns about output types that are unknown but similar to known ones: a program with an output of
+/// type `metrcs` would have no results, for no visible reason.
 pub(crate) fn warnings(spec: &Spec, registry: Registry) -> Result<Vec<String>> {
     let mut known: Option<BTreeSet<String>> = None;
     let mut warnings = vec![];

@@ -1,5 +1,5 @@
-//! A resolved pipeline: a DAG of stages whose every name, type, edge and parameter has been checked.
-//! Knows nothing of keys, caches or running.
+//! A resolved pipeline: a DAG of stages in which every name, type, edge and parameter has been
+//! checked. Does not know keys, caches or running.
 
 use crate::files::digest::Digest;
 use crate::files::watched::Watched;
@@ -21,11 +21,11 @@ pub struct StageId(pub usize);
 pub struct Pipeline {
     pub name: String,
     pub file: PathBuf,
-    /// It and its parents, absolute, with the digests of what was read.
+    /// The file and its parents, absolute, with digests of what was read.
     pub files: Vec<(PathBuf, Digest)>,
-    /// In topological order: a stage's inputs come before it.
+    /// In topological order: inputs come before the stage.
     pub stages: Vec<Stage>,
-    /// What looks like a slip of the hand and is none that can be refused, with its place.
+    /// Probable mistakes that cannot be refused, with their place.
     pub warnings: Vec<String>,
 }
 
@@ -34,30 +34,30 @@ pub struct Stage {
     pub name: String,
     pub kind: StageKind,
     pub manifest: Arc<Manifest>,
-    /// By slot; in a slot that takes several, by the name of the `manifest::element`.
+    /// By slot; for a list slot, by the name of the element (`field::element`).
     pub inputs: SmallMap<Edge>,
     /// Output name to artifact type.
     pub outputs: SmallMap<String>,
-    /// Every parameter of the manifest, defaults filled in. Parameters of type `path` hold the path as given;
-    /// the file behind it is in `sources`.
+    /// Every parameter of the manifest, with defaults. Parameters of type `path` have the path as
+    /// written; the file is in `sources`.
     pub params: Params,
     pub operation: Params,
-    /// Outside files by parameter name (`watch.N` for the watched files of a command).
+    /// Source files by parameter name (`watch.N` for the watched files of a command).
     pub sources: SmallMap<Source>,
-    /// What identifies published files, by the parameter that names one.
+    /// Identities of published files, by parameter name.
     pub published: BTreeMap<String, String>,
     pub resources: Resources,
     pub retry: RetryPolicy,
-    /// In a sweep, the number of the first trial that needs it.
+    /// In a sweep, the index of the first trial that needs it.
     pub turn: usize,
-    /// Where a value was stated, by `params.NAME`, `operation.NAME`, `inputs.SLOT`.
+    /// Where each value was set, by `params.NAME`, `operation.NAME`, `inputs.SLOT`.
     pub origins: SmallMap<Origin>,
     /// For `kind = "command"`.
     pub command: Option<Command>,
 }
 
 impl Stage {
-    /// What is connected to a slot, with the name of each element, in order.
+    /// The connected artifacts of a slot, with the name of each element, in order.
     pub fn connected(&self, slot: &str) -> Vec<(String, &Edge)> {
         let found = |i| {
             let name = element(slot, i);
@@ -75,13 +75,13 @@ pub struct Edge {
 
 /// A file or folder outside the cache.
 pub struct Source {
-    /// Resolved against the directory of the file that states it.
+    /// Resolved against the folder of the file that contains it.
     pub path: PathBuf,
-    /// What to tell a user when it is absent, by line.
+    /// Instructions for the user if it is missing, by line.
     pub missing: Vec<String>,
-    /// What of it counts, if it is watched; else all.
+    /// The rule for which files count, if it is watched; otherwise all.
     pub watched: Option<Watched>,
-    /// Where it is stated, if a file does.
+    /// Where it is set, if in a file.
     pub place: Option<Place>,
 }
 
@@ -91,7 +91,7 @@ impl Source {
         self.path.exists() && pattern.is_none_or(|w| w.finds_any(&self.path))
     }
 
-    /// As a user would name it: a pattern with its folder.
+    /// The path to show: for a pattern, including its folder.
     pub fn named(&self) -> PathBuf {
         let pattern = self.watched.as_ref().and_then(Watched::glob);
         pattern.map_or_else(|| self.path.clone(), |pattern| self.path.join(pattern))
@@ -100,37 +100,38 @@ impl Source {
 
 #[derive(Debug, Clone, Default)]
 pub struct Resources {
-    /// Threads; `None`: as many as the run has.
+    /// Threads; `None`: all threads of the run.
     pub threads: Option<usize>,
     /// Bytes.
     pub mem: Option<u64>,
     pub gpus: usize,
-    /// Units of anything else of which there is only so much, by name.
+    /// Units of named resources.
     pub named: BTreeMap<String, u64>,
 }
 
-/// How long and how often a stage is tried. Not in the key.
+/// Timeout and retries of a stage. Not in the key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// An attempt that takes longer is stopped, and has failed.
+    /// An attempt that takes longer is stopped and counts as failed.
     pub timeout: Option<Duration>,
-    /// Further attempts after a failed one; `None`: as many as the run says.
+    /// Further attempts after a failure; `None`: the default of the run.
     pub retries: Option<u32>,
-    /// Before the first of them; twice as long before each next one.
+    /// Wait before the first retry; doubled for each further one.
     pub backoff: Option<Duration>,
 }
 
-/// Who set a value.
+/// The layer and place that set a value.
 #[derive(Debug, Clone)]
 pub struct Origin {
     /// `manifest`, `pipeline [params]`, `stage params`, `trial`, `environment ERW_SET__…`, `--set`.
     pub layer: Cow<'static, str>,
-    /// For values stated in a file.
+    /// For values from a file.
     pub place: Option<Place>,
 }
 
 /// A program with declared inputs, outputs and watched files.
 pub struct Command {
-    /// Program and arguments; `{inputs.SLOT}`, `{outputs.NAME}`, `{params.NAME}`, `{threads}` are filled in.
+    /// Program and arguments; `{inputs.SLOT}`, `{outputs.NAME}`, `{params.NAME}`, `{threads}` are
+    /// filled in.
     pub run: Vec<String>,
 }

@@ -1,9 +1,9 @@
-//! The values of a pipeline, layer on layer, and who stated each.
+//! Merges the layers of values of a pipeline, and tracks where each value comes from.
 //!
-//! Weakest first: manifest defaults; then for every file of the `extends` chain, the root first, its
-//! `[params]` and its stages; the trial of a sweep; the environment; the command line. Stages are asked for one at a time,
-//! so that a large pipeline does not stand in memory once more for each layer. Knows nothing of types: `resolve` checks the
-//! winners.
+//! Weakest first: manifest defaults; then, for every file of the `extends` chain, root first, its
+//! `[params]` and its stages; the trial of a sweep; the environment; the command line. Stages are
+//! resolved one at a time, so that a large pipeline is not in memory once per layer. Does not know
+//! types: `resolve` checks the result.
 
 use super::command;
 use super::file::{File, Spec, StageSpec, declares};
@@ -19,13 +19,14 @@ use std::path::{Path, PathBuf};
 /// Values from outside the files, as text.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
-    /// `STAGE.NAME=VALUE`, `STAGE.inputs.SLOT=STAGE` or `=[STAGE,STAGE]`, or `NAME=VALUE` for a key of `[params]`.
+    /// `STAGE.NAME=VALUE`, `STAGE.inputs.SLOT=STAGE` or `=[STAGE,STAGE]`, or `NAME=VALUE` for a key
+    /// of `[params]`.
     pub set: Vec<String>,
-    /// Variables `ERW_SET__STAGE__NAME` with their values. Others are passed over.
+    /// Variables `ERW_SET__STAGE__NAME` with their values. Others are ignored.
     pub env: Vec<(String, String)>,
 }
 
-/// What a setting sets.
+/// The target of a setting.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Target {
     /// A key of `[params]`.
@@ -34,17 +35,17 @@ pub(crate) enum Target {
     Stage { stage: usize, part: &'static str, name: String },
 }
 
-/// One value from outside a stage's own statement.
+/// One value from outside the files, or of a trial.
 #[derive(Clone)]
 pub(crate) struct Setting {
     pub target: Target,
     pub value: RawValue,
     pub origin: Origin,
-    /// Where a relative path starts.
+    /// The base of a relative path.
     pub base: PathBuf,
 }
 
-/// A value as it was given: TOML, or text whose type the field decides.
+/// A raw value: TOML, or text whose type the field decides.
 #[derive(Clone)]
 pub(crate) enum RawValue {
     Node(Node),
@@ -70,15 +71,15 @@ impl RawValue {
     }
 }
 
-/// A word of a list, with or without the quotes that shells eat.
+/// A word of a list, with or without the quotes that shells remove.
 fn bare(word: &str) -> &str {
     word.trim().trim_matches(['"', '\''])
 }
 
-/// Everything that is said about the stages of a pipeline, in the order of its weight.
+/// All values for the stages of a pipeline, in order of precedence.
 pub(crate) struct Layers<'a> {
     spec: &'a Spec,
-    /// Where relative paths of each file start.
+    /// The base of relative paths of each file.
     dirs: Vec<PathBuf>,
     /// Keys of `[params]` set from outside.
     shared: Vec<Setting>,
@@ -87,13 +88,14 @@ pub(crate) struct Layers<'a> {
     own: Vec<Setting>,
 }
 
-/// The winning statements about a stage by part (`params`, `operation`, `inputs`, `resources`, `stage`) and name.
+/// The effective values of a stage by part (`params`, `operation`, `inputs`, `resources`, `stage`)
+/// and name.
 pub(crate) type Values<'a> = BTreeMap<(&'static str, &'a str), Winner<'a>>;
 
-/// A value and who stated it.
+/// A value and its origin.
 pub(crate) struct Winner<'a> {
     pub value: Value,
-    /// The directory from which a relative path starts.
+    /// The base of a relative path.
     pub base: &'a Path,
     by: By<'a>,
 }
@@ -113,7 +115,7 @@ impl Winner<'_> {
         }
     }
 
-    /// Who stated an element of a list, which has a place of its own if a file states it.
+    /// The origin of a list element, which has its own place if it is from a file.
     pub fn element_origin(&self, index: usize) -> Origin {
         match self.by {
             By::File { layer, node: Node { value: Toml::List(nodes), .. } } if index < nodes.len() => {
@@ -132,16 +134,16 @@ impl<'a> Layers<'a> {
         Ok(Self { spec, dirs, shared, trial, own })
     }
 
-    /// The winners among all that is said about stage number `index`.
+    /// The effective values of stage number `index`.
     pub fn values(&'a self, index: usize) -> Result<Values<'a>> {
         let stage = &self.spec.stages[index];
         let mut values = Values::new();
-        // A default path starts where the pipeline is.
+        // Default paths are relative to the pipeline.
         defaults(&mut values, stage, self.dirs.last().map_or(Path::new(""), PathBuf::as_path));
         for (i, (file, dir)) in self.spec.files.iter().zip(&self.dirs).enumerate() {
             shared_params(&mut values, stage, &file.params, dir);
             if i + 1 == self.spec.files.len() {
-                // A key of [params] set from outside stays what it is: weaker than a stage's own statement.
+                // A key of [params] set from outside is still weaker than a stage's own value.
                 settings(&mut values, stage, index, &self.shared);
             }
             if let Some(entry) = file.stage(&stage.name).filter(|_| stage.since <= i) {
@@ -154,7 +156,7 @@ impl<'a> Layers<'a> {
     }
 }
 
-/// The winning statements about a stage that no file states: these settings over the defaults.
+/// The effective values of a stage that is in no file: these settings over the defaults.
 pub(crate) fn of_settings<'a>(stage: &'a StageSpec, given: &'a [Setting], base: &'a Path) -> Values<'a> {
     let mut values = Values::new();
     defaults(&mut values, stage, base);
@@ -172,7 +174,7 @@ fn defaults<'a>(values: &mut Values<'a>, stage: &'a StageSpec, base: &'a Path) {
     }
 }
 
-/// The field of this name, with the part of a stage where its kind keeps it.
+/// The field with this name, and the part of the stage that has it.
 fn field<'a>(stage: &'a StageSpec, name: &str) -> Option<(&'static str, &'a Field)> {
     let find = |part, fields: &'a [Field]| Some((part, fields.iter().find(|f| f.name == name)?));
     find("params", &stage.manifest.params).or_else(|| find("operation", &stage.manifest.operation))
@@ -187,7 +189,7 @@ fn shared_params<'a>(values: &mut Values<'a>, stage: &'a StageSpec, params: &'a 
     }
 }
 
-/// What a file says about a stage.
+/// The values of a stage in a file.
 fn statement<'a>(values: &mut Values<'a>, stage: &'a Entry, base: &'a Path) -> Result<()> {
     let mut put = |part, name, value, layer, node| {
         values.insert((part, name), Winner { value, base, by: By::File { layer, node } });
@@ -215,7 +217,7 @@ fn statement<'a>(values: &mut Values<'a>, stage: &'a Entry, base: &'a Path) -> R
     Ok(())
 }
 
-/// Those of the settings that reach stage number `index`, the last the strongest.
+/// The settings for stage number `index`; later ones take precedence.
 fn settings<'a>(values: &mut Values<'a>, stage: &'a StageSpec, index: usize, settings: &'a [Setting]) {
     for setting in settings {
         let (part, name) = match &setting.target {
@@ -239,7 +241,8 @@ fn environment(spec: &Spec, overrides: &Overrides) -> Result<Vec<Setting>> {
     for (variable, text) in &overrides.env {
         let Some(rest) = variable.strip_prefix("ERW_SET__") else { continue };
         let mut parts: Vec<&str> = rest.split("__").collect();
-        // Shells allow no `-` in names of variables: `train_vae` means the stage `train-vae` if there is no other.
+        // Variable names cannot contain `-`: `train_vae` means the stage `train-vae` if there is no
+        // other.
         let dashed = spec.stages.iter().find(|s| s.name.replace('-', "_") == parts[0]);
         if let (None, Some(stage), true) = (spec.stage(parts[0]), dashed, parts.len() > 1) {
             parts[0] = &stage.name;
@@ -269,7 +272,7 @@ fn outside(target: Target, text: &str, layer: String) -> Setting {
     Setting { target, value: RawValue::Text(text.to_string()), origin, base: PathBuf::new() }
 }
 
-/// What `train.steps`, `train.inputs.init` or `steps` means in this pipeline.
+/// What `train.steps`, `train.inputs.init` or `steps` refers to in this pipeline.
 pub(crate) fn target(spec: &Spec, key: &str) -> Result<Target> {
     let Some((stage, rest)) = key.split_once('.') else { return shared_target(spec, key) };
     let names = || spec.stages.iter().map(|s| s.name.as_str());

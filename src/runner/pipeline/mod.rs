@@ -1,15 +1,17 @@
 //! From pipeline files to a graph in which every name, type, edge and value has been checked.
 //!
-//! 1. [`file`] follows `extends`, drops removed stages, finds each stage's kind and refuses unknown names. A stage of
-//!    `kind = "command"` gets a manifest made of its own statements ([`command`]).
-//! 2. [`layers`] puts values on top of each other, weakest first: manifest, parents, `[params]`, the stage's own, the trial,
-//!    `ERW_SET__…`, `--set`. Each winner knows who stated it, and where.
-//! 3. [`resolve`] makes a `draft` of every `stage`; `external` adds the stages behind inputs from files and from other
-//!    pipelines; `edges` finds the output behind every `slot = "stage"`, compares types, orders the stages and shows a
-//!    cycle whole. Last come each kind's own check and the [`properties`] of artifacts.
-//! 4. [`targets`] finds what a target needs in the [`graph`].
 //!
-//! Errors are about the first fault in this order.
+//! 1. [`file`] follows `extends`, drops removed stages, finds each stage's kind and refuses unknown
+//!    names. A stage of `kind = "command"` gets a manifest from its own entries ([`command`]).
+//! 2. [`layers`] merges values, weakest first: manifest, parents, `[params]`, the stage's own, the
+//!    trial, `ERW_SET__…`, `--set`. Each value keeps its origin.
+//! 3. [`resolve`] makes a `draft` of every `stage`; `external` adds the stages behind inputs from
+//!    files and from other pipelines; `edges` finds the output for every `slot = "stage"`, checks
+//!    types, sorts the stages and reports cycles. Last come each kind's own check and the
+//!    [`properties`] of artifacts.
+//! 4. [`targets`] selects what a target needs in the [`graph`].
+//!
+//! Errors report the first problem in this order. Does not know keys, caches or running.
 
 pub mod command;
 pub mod draft;

@@ -1,12 +1,14 @@
-//! Properties of artifacts that are known before anything has run, and whether stages agree about them.
+//! Properties of artifacts that are known before anything runs, and whether stages agree about
+//! them.
 //!
-//! A manifest says under `[properties]` what an output has, of parameters and of what is connected, and under `[agree]` and
-//! `[doubt]` what must be so for the stage to work, or ought to be. Properties have names and values; what they mean is the
-//! business of kinds. What data decide is unknown here, and so is whatever follows from it: then a rule says nothing, and
-//! the kind finds out when it runs.
+//! Under `[properties]`, a manifest defines the properties of an output from parameters and inputs;
+//! under `[agree]` and `[doubt]`, rules that must or should hold for the stage. Properties are
+//! names and values; their meaning is up to the kinds. Values that depend on data are unknown here,
+//! and so is everything derived from them: such a rule is skipped, and the kind checks it when it
+//! runs.
 //!
-//! A known value remembers the parameters that it follows from and the stages that it came by, so that a fault shows both of
-//! its places.
+//! A known value remembers the parameters it depends on and the stages it passed through, so that
+//! an error shows both of its places.
 
 use super::graph::{Edge, Origin, Pipeline, Stage, StageId};
 use crate::kind::expression::{Expression, Operation, Product, Relation, Term};
@@ -17,19 +19,19 @@ use erw_base::error::{Error, Place, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// A known value and where it comes from.
+/// A known value and its origin.
 #[derive(Debug, Clone)]
 struct Known {
     value: Value,
     leaves: Vec<Leaf>,
 }
 
-/// A parameter that decides a value.
+/// A parameter that determines a value.
 #[derive(Debug, Clone)]
 struct Leaf {
     stage: StageId,
     param: String,
-    /// Stages that the value was handed on by, the first one first.
+    /// The stages that passed the value on, in order.
     by: Vec<StageId>,
 }
 
@@ -39,17 +41,17 @@ impl PartialEq for Leaf {
     }
 }
 
-/// Of the outputs of a stage, by output and property.
+/// The properties of a stage's outputs, by output and property.
 type Outputs = BTreeMap<String, BTreeMap<String, Known>>;
 
-/// Two sides that are known and do not agree.
+/// Two sides of a rule that are known and violate it.
 struct Violation<'a> {
     stage: &'a Stage,
     rule: &'a Rule,
     sides: [(String, Known); 2],
 }
 
-/// Refuses a pipeline in which a stage could not work.
+/// Refuses a pipeline in which a stage cannot work.
 pub fn check(stages: &[Stage]) -> Result<()> {
     match faults(stages, |manifest| &manifest.agree).first() {
         Some(fault) => Err(fault.error(stages)),
@@ -57,7 +59,7 @@ pub fn check(stages: &[Stage]) -> Result<()> {
     }
 }
 
-/// What works and is hardly meant, of these stages.
+/// Warnings about these stages: rules that should hold but do not.
 pub fn doubts(pipeline: &Pipeline, selected: &[StageId]) -> Vec<String> {
     let stages = &pipeline.stages;
     let is_selected = |fault: &Violation| selected.iter().any(|id| std::ptr::eq(pipeline.stage(*id), fault.stage));
@@ -65,7 +67,7 @@ pub fn doubts(pipeline: &Pipeline, selected: &[StageId]) -> Vec<String> {
     faults.iter().filter(|fault| is_selected(fault)).map(|fault| fault.warning(stages)).collect()
 }
 
-/// What is known of all artifacts of a pipeline.
+/// The known properties of all artifacts of a pipeline.
 pub struct Properties(Vec<Outputs>);
 
 impl Properties {
@@ -73,7 +75,7 @@ impl Properties {
         Self(known(&pipeline.stages))
     }
 
-    /// Of what is connected to a stage.
+    /// The known properties of a stage's inputs.
     pub fn given(&self, stage: &Stage) -> InputProperties {
         let of = |edge: &Edge| -> BTreeMap<String, Value> {
             let all = self.0[edge.from.0].get(&edge.output).into_iter().flatten();
@@ -84,14 +86,14 @@ impl Properties {
     }
 }
 
-/// Of all stages, which come after what they take.
+/// Computes all properties; stages come after their inputs.
 fn known(stages: &[Stage]) -> Vec<Outputs> {
     let mut all: Vec<Outputs> = Vec::with_capacity(stages.len());
     for (i, stage) in stages.iter().enumerate() {
         let properties = &stage.manifest.properties;
         let mut outputs = Outputs::new();
         if !properties.is_empty() {
-            let eyes = Eyes::of(StageId(i), stage, &all);
+            let eyes = View::of(StageId(i), stage, &all);
             for (output, name, expression) in properties {
                 if let Some(known) = eyes.value(expression, None) {
                     outputs.entry(output.clone()).or_default().insert(name.clone(), known);
@@ -114,24 +116,24 @@ fn faults<'a>(stages: &'a [Stage], rules: impl Fn(&'a Manifest) -> &'a Vec<Rule>
         if rules.is_empty() {
             continue;
         }
-        let eyes = Eyes::of(StageId(i), stage, &known);
+        let eyes = View::of(StageId(i), stage, &known);
         faults.extend(rules.iter().flat_map(|rule| eyes.faults(rule)));
     }
     faults
 }
 
-/// What one stage can see.
-struct Eyes<'a, 'k> {
+/// The view of one stage.
+struct View<'a, 'k> {
     id: StageId,
     stage: &'a Stage,
     facts: Vec<Fact>,
     known: &'k [Outputs],
 }
 
-/// The element of a slot that takes several, which a rule is about.
+/// The element of a list slot that a rule is evaluated for.
 type About<'a> = Option<(&'a str, usize)>;
 
-impl<'a, 'k> Eyes<'a, 'k> {
+impl<'a, 'k> View<'a, 'k> {
     fn of(id: StageId, stage: &'a Stage, known: &'k [Outputs]) -> Self {
         Self { id, stage, facts: (stage.kind.facts)(&stage.params), known }
     }
@@ -142,7 +144,7 @@ impl<'a, 'k> Eyes<'a, 'k> {
             Term::Input { slot, .. } if several(slot) => Some(slot.as_str()),
             _ => None,
         });
-        // A rule with alternatives is about whichever of two slots is connected.
+        // A rule with alternatives applies to whichever of two slots is connected.
         let mut abouts: Vec<About> = vec![];
         let mut slots: Vec<&str> = slots.collect();
         slots.dedup();
@@ -164,7 +166,7 @@ impl<'a, 'k> Eyes<'a, 'k> {
         Some(Violation { stage: self.stage, rule, sides: [(named(&rule.left), left), (named(&rule.right), right)] })
     }
 
-    /// The alternative that counted, with the element's own name.
+    /// The alternative that was used, with the name of the list element.
     fn named(&self, expression: &Expression, about: About) -> String {
         let product = expression.alternatives.iter().find(|p| self.product(p, about).is_some());
         let text = product.unwrap_or(&expression.alternatives[0]).to_string();
@@ -181,7 +183,7 @@ impl<'a, 'k> Eyes<'a, 'k> {
         expression.alternatives.iter().find_map(|product| self.product(product, about))
     }
 
-    /// A division that leaves a rest is unknown: that it must not is a rule of its own.
+    /// A division with a remainder is unknown; a rule of its own requires divisibility.
     fn product(&self, product: &Product, about: About) -> Option<Known> {
         let mut known = self.term(&product.first, about)?;
         for (operation, term) in &product.more {
@@ -259,7 +261,7 @@ fn holds(relation: Relation, left: &Value, right: &Value) -> bool {
     }
 }
 
-/// Lists agree as far as both go.
+/// Lists are compared up to the shorter length.
 fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Array(a), Value::Array(b)) => a.iter().zip(b).all(|(a, b)| same(a, b)),
@@ -274,12 +276,13 @@ impl Violation<'_> {
         let (a, b) = (shown(&a.value), shown(&b.value));
         match self.rule.relation {
             Relation::Equal => format!("`{left}` is {a}, but `{right}` is {b}"),
-            Relation::Multiple => format!("`{left}` is {a}, which is no multiple of `{right}`, {b}"),
+            Relation::Multiple => format!("`{left}` is {a}, which is not a multiple of `{right}`, {b}"),
             Relation::OneOf => format!("`{left}` is {a}, but `{right}` has only {b}"),
         }
     }
 
-    /// Of each side the parameters that the other does not follow from, or all if there is no such.
+    /// For each side, the parameters that the other side does not depend on, or all if there are
+    /// none.
     fn deciding(&self) -> [Vec<&Leaf>; 2] {
         let [(_, a), (_, b)] = &self.sides;
         let own = |these: &'_ Known, others: &Known| -> Vec<usize> {
@@ -322,7 +325,7 @@ impl Leaf {
         self.origin(stages)?.place.clone()
     }
 
-    /// `resolution = 64` of `images` (p.toml:5), by way of `latents`.
+    /// `resolution = 64` of `images` (p.toml:5), via `latents`.
     fn text(&self, stages: &[Stage]) -> String {
         let stage = &stages[self.stage.0];
         let value = stage.params.get(&self.param).map_or_else(String::new, shown);
@@ -330,15 +333,15 @@ impl Leaf {
             Some(Origin { place: Some(place), .. }) => place.to_string(),
             Some(Origin { layer, .. }) if layer == "manifest" => "its default".into(),
             Some(Origin { layer, .. }) => format!("set by `{layer}`"),
-            None => "unstated".into(),
+            None => "not set".into(),
         };
         let by: Vec<String> = self.by.iter().map(|id| format!("`{}`", stages[id.0].name)).collect();
-        let by = if by.is_empty() { String::new() } else { format!(", by way of {}", by.join(", ")) };
+        let by = if by.is_empty() { String::new() } else { format!(", via {}", by.join(", ")) };
         format!("`{} = {value}` of `{}` ({stated}){by}", self.param, stage.name)
     }
 }
 
-/// As a pipeline says it; lists with commas.
+/// Formatted as in a pipeline.
 fn shown(value: &Value) -> String {
     match value {
         Value::Array(all) => format!("[{}]", all.iter().map(shown).collect::<Vec<_>>().join(", ")),

@@ -1,5 +1,5 @@
-//! From a [`Spec`] to a [`Pipeline`]: every value checked against its manifest; `edges` then connects the stages.
-//! Nothing runs, and no file but the pipelines is read.
+//! From a [`Spec`] to a [`Pipeline`]: checks every value against its manifest, then connects the
+//! stages (`edges`). Runs nothing, and reads only pipeline files.
 
 use super::draft::Draft;
 use super::edges::{arrange, connect, order};
@@ -14,11 +14,11 @@ use erw_base::error::{Place, Result};
 use std::path::{Path, PathBuf};
 
 impl Pipeline {
-    /// A pipeline that stands in no file. Nothing is set from outside, relative paths start at the current folder, and
-    /// `by` is who is said to have stated its values.
+    /// A pipeline without a file. Nothing is set from outside, relative paths start at the current
+    /// folder, and `by` appears as the origin of its values.
     pub fn of_text(by: &'static str, text: String, registry: Registry) -> Result<Self> {
         let mut pipeline = Self::of(Spec::of_text(by, text, registry)?, &Overrides::default())?;
-        // A line of a text that nobody can open is of no help.
+        // A line number is useless in a text that nobody can open.
         for origin in pipeline.stages.iter_mut().flat_map(|stage| stage.origins.iter_mut().map(|(_, o)| o)) {
             if origin.place.as_ref().is_some_and(|place| place.source.file == Path::new(by)) {
                 *origin = Origin { layer: by.into(), place: None };
@@ -29,7 +29,7 @@ impl Pipeline {
 
     pub(crate) fn of(mut spec: Spec, overrides: &Overrides) -> Result<Self> {
         let drafts = spec.drafts(overrides, &[])?;
-        // What was said is known by now, and is as large as what it means.
+        // Everything in the files has been resolved by now, and takes as much memory as the result.
         spec.forget_statements();
         spec.pipeline(drafts)
     }
@@ -40,12 +40,13 @@ impl Pipeline {
 }
 
 impl Spec {
-    /// Puts values and edges in place and checks them. `trial` are the settings of one trial of a sweep.
+    /// Resolves and checks values and edges. `trial` has the settings of one trial of a sweep.
     pub(crate) fn resolve(&self, overrides: &Overrides, trial: &[Setting]) -> Result<Pipeline> {
         self.pipeline(self.drafts(overrides, trial)?)
     }
 
-    /// Every stage with its values, those from outside of the pipeline included, and the pipeline files behind them.
+    /// Every stage with its values, including those from outside the pipeline, and the pipeline
+    /// files read for them.
     pub(crate) fn drafts(&self, overrides: &Overrides, trial: &[Setting]) -> Result<(Vec<Draft>, Files)> {
         let layers = Layers::new(self, overrides, trial)?;
         let mut drafts = Vec::with_capacity(self.stages.len());
@@ -72,10 +73,11 @@ impl Spec {
     }
 }
 
-/// Pipeline files with the digests of what was read.
+/// Pipeline files with digests of what was read.
 type Files = Vec<(PathBuf, Digest)>;
 
-/// The kind's own check. Its error is placed at the parameter or input it names, or at the stage.
+/// Runs the kind's own check. An error is placed at the parameter or input it names, or at the
+/// stage.
 fn check_kind(place: &Place, stage: &Stage) -> Result<()> {
     let inputs: Vec<&str> = stage.inputs.keys().map(String::as_str).collect();
     (stage.kind.check)(&stage.params, &stage.operation, &inputs).map_err(|e| {

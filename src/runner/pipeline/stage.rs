@@ -1,4 +1,5 @@
-//! One stage of a pipeline file as a [`Draft`]: every value checked against its field, every outside path named.
+//! One stage of a pipeline file as a [`Draft`]: every value checked against its field, every source
+//! path resolved. Does not know other stages.
 
 use super::command;
 use super::draft::{Draft, External, InputRef, SEPARATOR, stated_by};
@@ -72,7 +73,7 @@ impl<'a> Resolver<'a> {
         self.values.get(&(part, name))
     }
 
-    /// An error about a value that was stated: at its place, or with the name of who stated it.
+    /// Adds to an error the place of the value, or the layer that set it.
     fn at(&self, error: Error, origin: &Origin) -> Error {
         stated_by(error.within(&format!("stage `{}`", self.spec.name)), origin)
     }
@@ -110,7 +111,7 @@ impl<'a> Resolver<'a> {
     fn required(&self, part: &str, field: &Field) -> Error {
         let about = if field.doc.is_empty() { String::new() } else { format!(" ({})", field.doc) };
         let noun = if part == "params" { "parameter" } else { "operation value" };
-        Error::usage(format!("stage `{}`: {noun} `{}` is not given", self.spec.name, field.name))
+        Error::usage(format!("stage `{}`: {noun} `{}` is not set", self.spec.name, field.name))
             .at(self.spec.place.clone())
             .hint(format!("it has no default; write `{part}.{} = ...`{about}", field.name))
     }
@@ -118,15 +119,15 @@ impl<'a> Resolver<'a> {
     fn watch(&self, sources: &mut BTreeMap<String, Source>) -> Result<()> {
         let ignore = self.texts("ignore", "patterns")?;
         let patterns: Vec<String> = ignore.iter().map(|(text, ..)| text.to_string()).collect();
-        // Each alone, so that the error is about the one that is none.
+        // One at a time, so that the error is about the invalid one.
         for (text, base, origin) in &ignore {
             let one = [text.to_string()];
             Watched::of("", base, &one)
-                .map_err(|e| self.at(Error::usage("`ignore` holds no pattern").because(e), origin))?;
+                .map_err(|e| self.at(Error::usage("`ignore` has an invalid pattern").because(e), origin))?;
         }
         for (i, (text, base, origin)) in self.texts("watch", "files and folders")?.into_iter().enumerate() {
             let watched = Watched::of(text, base, &patterns);
-            let unfit = |e| self.at(Error::usage("`watch` holds neither a path nor a pattern").because(e), &origin);
+            let unfit = |e| self.at(Error::usage("`watch` has an invalid path or pattern").because(e), &origin);
             let (path, watched) = watched.map_err(unfit)?;
             let missing = literal(text).into_iter().collect();
             sources.insert(format!("watch.{i}"), Source { path, missing, watched: Some(watched), place: origin.place });
@@ -134,7 +135,7 @@ impl<'a> Resolver<'a> {
         Ok(())
     }
 
-    /// The texts of a list, with the folder where they start and who stated them.
+    /// The strings of a list, with their base folder and origin.
     fn texts<'s>(&'s self, name: &'static str, what: &str) -> Result<Vec<(&'s str, &'s Path, Origin)>> {
         let Some(stated) = self.get("stage", name) else { return Ok(vec![]) };
         let Value::List(values) = &stated.value else { return Ok(vec![]) };
@@ -149,7 +150,7 @@ impl<'a> Resolver<'a> {
         Ok(found)
     }
 
-    /// What `read` makes of a value; without one the error is `what`.
+    /// A value converted by `read`; the error is `what` if that returns `None`.
     fn read<T>(
         &self,
         (part, name): (&'static str, &str),
@@ -163,7 +164,7 @@ impl<'a> Resolver<'a> {
     fn resources(&self) -> Result<Resources> {
         let count = |name: &str, min: i64| {
             let read = |value: &Value| value.as_int().filter(|n| *n >= min).and_then(|n| usize::try_from(n).ok());
-            let what = || Error::usage(format!("`{name}` must be a whole number from {min} on"));
+            let what = || Error::usage(format!("`{name}` must be an integer of at least {min}"));
             self.read(("resources", name), read, what)
         };
         let bytes = |value: &Value| match value {
@@ -184,13 +185,13 @@ impl<'a> Resolver<'a> {
         let time = |name: &str| {
             let read = |value: &Value| value.as_str().and_then(units::duration).filter(|d: &Duration| !d.is_zero());
             let what = || {
-                Error::usage(format!("`{name}` must be a time"))
+                Error::usage(format!("`{name}` must be a duration"))
                     .hint(format!("write `{name} = \"2h\"`, `\"10min\"` or `\"30s\"`"))
             };
             self.read(("stage", name), read, what)
         };
         let retries = |value: &Value| value.as_int().and_then(|n| u32::try_from(n).ok());
-        let what = || Error::usage("`retries` must be a whole number from 0 on");
+        let what = || Error::usage("`retries` must be an integer of at least 0");
         let retries = self.read(("stage", "retries"), retries, what)?;
         Ok(RetryPolicy { timeout: time("timeout")?, retries, backoff: time("backoff")? })
     }
@@ -204,14 +205,14 @@ impl<'a> Resolver<'a> {
         for (number, slot) in self.spec.manifest.inputs.iter().enumerate() {
             let Some(stated) = self.get("inputs", &slot.name) else { continue };
             let origin = stated.origin();
-            // The first element of a list has the name of the slot, too.
+            // The first element of a list also has the name of the slot.
             origins.push((slot.name.clone(), origin.clone()));
             match &stated.value {
                 Value::String(text) => {
                     let elsewhere = elsewhere(text, stated.base);
                     input_refs.push(InputRef { slot: number, index: 0, text: text.clone(), origin, elsewhere });
                 }
-                // Takes back what a parent connected.
+                // Disconnects what a parent connected.
                 Value::Bool(false) => {}
                 Value::List(values) if slot.many => {
                     for (index, v) in values.iter().enumerate() {
@@ -232,7 +233,7 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// A connection, or element `index` of a list of them, that is no name of a stage.
+/// The error for an input, or element `index` of a list, that is not a stage name.
 pub(crate) fn no_stage(stage: &str, slot: &Slot, index: Option<usize>, stated: &Winner<'_>) -> Error {
     let origin = index.map_or_else(|| stated.origin(), |index| stated.element_origin(index));
     let message = match (&stated.value, index) {
@@ -241,13 +242,13 @@ pub(crate) fn no_stage(stage: &str, slot: &Slot, index: Option<usize>, stated: &
         (_, None) => format!("input `{}` must name a stage", slot.name),
     };
     let hint = match slot.many {
-        true => "write `\"stage\"`, `\"stage.output\"`, or a list of such; `false` leaves the input open",
-        false => "write `\"stage\"` or `\"stage.output\"`; `false` leaves an optional input open",
+        true => "write `\"stage\"`, `\"stage.output\"`, or a list of these; `false` leaves the input unconnected",
+        false => "write `\"stage\"` or `\"stage.output\"`; `false` leaves an optional input unconnected",
     };
     stated_by(Error::usage(message).hint(hint).within(&format!("stage `{stage}`")), &origin)
 }
 
-/// Outside files behind a parameter of type `path`, or a list of them.
+/// The sources for a parameter of type `path` or a list of paths.
 pub(crate) fn paths(field: &Field, json: &Json, base: &Path, sources: &mut BTreeMap<String, Source>) {
     let source = |text: &str| Source {
         path: base.join(text),
@@ -268,13 +269,13 @@ pub(crate) fn paths(field: &Field, json: &Json, base: &Path, sources: &mut BTree
     }
 }
 
-/// What to tell of a path that a shell would read otherwise.
+/// A hint about paths that a shell would expand.
 pub(crate) fn literal(text: &str) -> Option<String> {
     let expands = text.starts_with('~') || text.contains('$');
-    expands.then(|| "`~` and `$` stand for themselves in a path, which starts at the file that states it".into())
+    expands.then(|| "`~` and `$` are not expanded in paths; paths are relative to the file that contains them".into())
 }
 
-/// What the registry says of the files that parameters name.
+/// The registry's identities of the files that parameters name.
 pub(crate) fn published(fields: &[Field], params: &Params) -> Result<BTreeMap<String, String>> {
     let mut all = BTreeMap::new();
     for field in fields.iter().filter(|f| f.ty == FieldType::Published) {
@@ -286,7 +287,7 @@ pub(crate) fn published(fields: &[Field], params: &Params) -> Result<BTreeMap<St
     Ok(all)
 }
 
-/// A line with the value of parameter `name` for `{name}`; nothing if there is none.
+/// Replaces `{name}` in a line by the value of that parameter; `None` if one has no value.
 pub(crate) fn filled(line: &str, values: &[&Params]) -> Option<String> {
     let (mut text, mut rest) = (String::new(), line);
     while let Some((before, (name, after))) = rest.split_once('{').and_then(|(b, r)| Some((b, r.split_once('}')?))) {

@@ -1,34 +1,15 @@
-//! Which stages a target needs. Knows nothing of what is cached.
+//! Selects the stages that a target needs. Does not know what is cached.
 
 use super::graph::{Pipeline, StageId};
 use crate::text::suggest;
 use erw_base::error::{Error, Result};
-use petgraph::graph::{DiGraph, NodeIndex};
-use petgraph::visit::{Dfs, Reversed};
 
-impl Pipeline {
-    /// The stages as a graph, edges from producer to consumer; node weights and node indices are the [`StageId`]s.
-    pub fn graph(&self) -> DiGraph<StageId, ()> {
-        let mut graph = DiGraph::with_capacity(self.stages.len(), self.stages.len());
-        for id in 0..self.stages.len() {
-            graph.add_node(StageId(id));
-        }
-        for (to, stage) in self.stages.iter().enumerate() {
-            for edge in stage.inputs.values() {
-                graph.update_edge(NodeIndex::new(edge.from.0), NodeIndex::new(to), ());
-            }
-        }
-        graph
-    }
-}
-
-/// The targets and all that they need, in topological order; everything when there are no targets. A target is a stage,
-/// or in a sweep a base name that stands for the stage in every trial.
+/// The targets and everything they need, in topological order; all stages if there are no targets.
+/// A target is a stage, or in a sweep a base name that means the stage in every trial.
 pub fn select(pipeline: &Pipeline, targets: &[String]) -> Result<Vec<StageId>> {
     if targets.is_empty() {
         return Ok((0..pipeline.stages.len()).map(StageId).collect());
     }
-    let graph = pipeline.graph();
     let mut wanted = vec![false; pipeline.stages.len()];
     for target in targets {
         let found = named(pipeline, target);
@@ -37,18 +18,18 @@ pub fn select(pipeline: &Pipeline, targets: &[String]) -> Result<Vec<StageId>> {
             let error = Error::usage(format!("no stage `{target}` in `{}`", pipeline.file.display()));
             return Err(error.maybe_hint(suggest::hint(target, names, "the stages are")));
         }
-        for id in found {
-            let upstream = Reversed(&graph);
-            let mut walk = Dfs::new(upstream, NodeIndex::new(id.0));
-            while let Some(node) = walk.next(upstream) {
-                wanted[node.index()] = true;
-            }
+        found.iter().for_each(|id| wanted[id.0] = true);
+    }
+    // Whoever needs a stage comes after it, so one way back meets all that is needed.
+    for (id, stage) in pipeline.stages.iter().enumerate().rev() {
+        if wanted[id] {
+            stage.inputs.values().for_each(|edge| wanted[edge.from.0] = true);
         }
     }
     Ok(wanted.iter().enumerate().filter(|(_, w)| **w).map(|(i, _)| StageId(i)).collect())
 }
 
-/// The stages called `target`, or, if none is, those with that base name.
+/// The stages called `target`, or else those with that base name.
 pub fn named(pipeline: &Pipeline, target: &str) -> Vec<StageId> {
     let all = || pipeline.stages.iter().enumerate();
     let exact: Vec<StageId> = all().filter(|(_, s)| s.name == target).map(|(i, _)| StageId(i)).collect();

@@ -1,5 +1,6 @@
-//! THE list of what a key is made of: kind and revision, command, parameters, inputs by digest, outside files by digest.
-//! What is not written into [`Action::text`] here changes no key.
+//! THE list of the ingredients of a key: kind and revision, command, parameters, inputs by digest,
+//! sources by digest. Only what is written into [`Action::text`] here affects a key. Does not know
+//! where the values come from.
 
 use crate::cache::key::{Key, write_canonical, write_string};
 use crate::files::digest::Digest;
@@ -7,7 +8,8 @@ use crate::kind::field::FieldType;
 use crate::pipeline::graph::Stage;
 use std::collections::BTreeMap;
 
-/// First line of every text. Raised when this file changes what it writes; voids every cache.
+/// The first line of every text. Increment when this file changes what it writes; that invalidates
+/// every cache.
 pub(crate) const FORMAT: &str = "erw key 1";
 
 /// A stage with everything resolved.
@@ -29,9 +31,10 @@ pub fn action(stage: &Stage, inputs: &BTreeMap<String, Digest>, sources: &BTreeM
         text.push_str("]\n");
     }
     for (name, value) in &stage.params {
-        // A command's program is told above; some readers of pipelines also list it as a parameter.
-        let told = stage.command.is_some() && name == "run";
-        if !told && !is_path(stage, name) {
+        // A command's program is written above; some readers of pipelines also list it as a
+        // parameter.
+        let is_written = stage.command.is_some() && name == "run";
+        if !is_written && !is_path(stage, name) {
             line(&mut text, "param", name, |text| write_canonical(text, value));
         }
     }
@@ -50,7 +53,7 @@ pub fn action(stage: &Stage, inputs: &BTreeMap<String, Digest>, sources: &BTreeM
     Action { key: Key::of(&text), text }
 }
 
-/// The parameters alone, for a short digest in listings.
+/// A digest of the parameters alone, for listings.
 pub fn params_digest(stage: &Stage) -> Digest {
     let mut text = String::new();
     for (name, value) in &stage.params {
@@ -68,7 +71,7 @@ pub(crate) fn line(text: &mut String, section: &str, name: &str, value: impl FnO
     text.push('\n');
 }
 
-/// A path parameter enters by the contents behind it.
+/// A path parameter enters the key by the contents of its files.
 pub(crate) fn is_path(stage: &Stage, param: &str) -> bool {
     let path = |ty: &FieldType| match ty {
         FieldType::List(inner) | FieldType::OneOrMany(inner) => **inner == FieldType::Path,
@@ -77,7 +80,8 @@ pub(crate) fn is_path(stage: &Stage, param: &str) -> bool {
     stage.sources.contains_key(param) || stage.manifest.params.iter().any(|f| f.name == param && path(&f.ty))
 }
 
-/// A name as it is if it is a plain word, else quoted, so that no name can imitate another line.
+/// Writes a plain word as it is and quotes any other name, so that no name can look like another
+/// line.
 pub(crate) fn write_bare(out: &mut String, name: &str) {
     let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
     if plain { out.push_str(name) } else { write_string(out, name) }

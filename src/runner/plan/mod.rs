@@ -1,7 +1,8 @@
-//! The dry verdict on each stage: cached, to be run and why, waiting on what will run, or lacking a source.
-//! The scheduler asks the same questions of the same functions, so a plan and a run cannot disagree.
+//! The verdict on each stage without running it: cached, to be run and why, waiting for stages that
+//! will run, or missing a source. The scheduler calls the same functions, so a plan and a run
+//! cannot disagree.
 //!
-//! It starts nothing and writes nothing but the memory of outside files.
+//! Starts nothing, and writes nothing but remembered digests of source files.
 
 pub mod action;
 pub mod reason;
@@ -11,7 +12,7 @@ use crate::cache::CacheRef;
 use crate::cache::action_cache::{self, Lookup, Record};
 use crate::cache::key::Key;
 use crate::cache::remote::Remote;
-use crate::cache::sources::{Files, Outside, first_difference};
+use crate::cache::sources::{DigestedSource, Files, first_difference};
 use crate::cache::store::{Presence, Store};
 use crate::event::progress::PartialProgress;
 use crate::files::digest::Digest;
@@ -30,12 +31,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 pub enum Verdict {
     Cached(Box<Record>),
     Run(Vec<Reason>),
-    /// Cannot be judged before these stages have run.
+    /// Unknown until these stages have run.
     Waiting(Vec<StageId>),
     Missing(Vec<Missing>),
 }
 
-/// An outside file that is not there.
+/// A missing source file.
 #[derive(Debug, Clone)]
 pub struct Missing {
     pub stage: String,
@@ -52,11 +53,12 @@ impl Missing {
 
     fn text(&self) -> String {
         let Self { stage, param, path, .. } = self;
-        format!("stage `{stage}`: `{param}` is missing: nothing at `{}`", path.display())
+        format!("stage `{stage}`: `{param}` is missing: no file or folder at `{}`", path.display())
     }
 }
 
-/// All of them in one error, each with how to get it, so that nobody fetches file after file.
+/// One error for all missing sources, each with instructions, so that the user can get them all at
+/// once.
 pub fn missing_error(missing: &[Missing]) -> Option<Error> {
     match missing {
         [] => None,
@@ -69,25 +71,25 @@ pub fn missing_error(missing: &[Missing]) -> Option<Error> {
     }
 }
 
-/// A key and the sources that went into it.
+/// A key with the sources that went into it.
 pub struct Keyed {
     pub action: Action,
-    pub sources: BTreeMap<String, Arc<Outside>>,
+    pub sources: BTreeMap<String, Arc<DigestedSource>>,
 }
 
-/// Judges the stages of one pipeline against one cache.
+/// Checks the stages of one pipeline against one cache.
 pub struct CacheChecker<'a> {
     pub pipeline: &'a Pipeline,
     pub store: &'a Store,
-    /// Asked where the store has no record.
+    /// Queried if the store has no record.
     pub remote: Option<&'a Remote>,
     pub files: Files,
     pub forced: BTreeSet<StageId>,
     /// Artifacts found damaged in this run.
     pub damaged: Mutex<BTreeSet<Digest>>,
-    /// Hits that only the remote has; empty where a hit brings the artifacts.
+    /// Hits that only the remote has; empty if a hit fetches the artifacts.
     afar: Mutex<BTreeSet<Key>>,
-    /// Of stages that were judged to run.
+    /// Keys of stages that will run.
     keys: Mutex<BTreeMap<StageId, Key>>,
     record_index: OnceLock<RecordIndex>,
     properties: OnceLock<Properties>,
@@ -124,7 +126,7 @@ impl<'a> CacheChecker<'a> {
         Ok(Keyed { action: action::action(stage, inputs, &digests), sources })
     }
 
-    /// The record of the action, if its outputs are there and it is not told to run anyway.
+    /// The record of the action, if its outputs exist and it is not forced to run.
     pub fn cached(&self, id: StageId, keyed: &Keyed) -> Result<Option<Box<Record>>> {
         let stage = &self.pipeline.stages[id.0];
         if self.forced.contains(&id) {
@@ -136,7 +138,7 @@ impl<'a> CacheChecker<'a> {
         })
     }
 
-    /// Is the action done, and if not, why does it run?
+    /// Whether the action is done, and if not, why it runs.
     pub fn verdict(&self, id: StageId, keyed: &Keyed) -> Result<Verdict> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(id, keyed.action.key);
         let stage = &self.pipeline.stages[id.0];
@@ -158,7 +160,7 @@ impl<'a> CacheChecker<'a> {
         Ok(Verdict::Run(unusable.map_or_else(|| self.reasons(stage, keyed), |reason| Ok(vec![reason]))?))
     }
 
-    /// What others made, brought here; in a plan, only looked for.
+    /// A record from the remote, with its artifacts fetched; in a plan, only looked up.
     fn fetched(&self, stage: &Stage, keyed: &Keyed) -> Option<Box<Record>> {
         let remote = self.remote?;
         let found = remote.record(&keyed.action.key)?;
@@ -172,24 +174,24 @@ impl<'a> CacheChecker<'a> {
         Some(Box::new(found.record))
     }
 
-    /// Is this verdict a hit whose artifacts only the remote has?
+    /// Whether this verdict is a hit whose artifacts only the remote has.
     pub fn is_afar(&self, verdict: &Verdict) -> bool {
         let afar = self.afar.lock().unwrap_or_else(PoisonError::into_inner);
         matches!(verdict, Verdict::Cached(record) if afar.contains(&record.key()))
     }
 
-    /// What an attempt at a stage left that was judged before; none where its inputs are not known.
+    /// What earlier attempts at a checked stage left behind; `None` if its inputs are not known.
     pub fn left(&self, id: StageId) -> Option<PartialProgress> {
         let key = self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied()?;
         PartialProgress::in_folder(&self.store.work_dir(&key))
     }
 
-    /// What is known of all artifacts before they are made.
+    /// The known properties of all artifacts.
     pub fn properties(&self) -> &Properties {
         self.properties.get_or_init(|| Properties::of(self.pipeline))
     }
 
-    /// What stands against taking the outputs of a record.
+    /// Why the outputs of a record cannot be used.
     fn unusable(&self, stage: &Stage, record: &Record) -> Option<Reason> {
         stage.outputs.keys().find_map(|name| {
             let lost = || Reason::OutputLost { output: name.clone() };
@@ -206,7 +208,7 @@ impl<'a> CacheChecker<'a> {
         })
     }
 
-    /// Every readable record there was when this was first asked.
+    /// Every readable record as of the first call.
     pub fn record_index(&self) -> Result<&RecordIndex> {
         if let Some(record_index) = self.record_index.get() {
             return Ok(record_index);
@@ -223,7 +225,7 @@ impl<'a> CacheChecker<'a> {
         };
         let example = |name: &str, old: &Digest| {
             let inside = first_difference(self.store, old, keyed.sources.get(name).map(Arc::as_ref)?)?;
-            // Of a source that is one file, the file.
+            // For a source that is a single file, the file itself.
             let file = || stage.sources.get(name).and_then(|s| s.path.file_name()).map(PathBuf::from);
             if inside.as_os_str().is_empty() { file() } else { Some(inside) }
         };
@@ -232,7 +234,7 @@ impl<'a> CacheChecker<'a> {
     }
 }
 
-/// Sources that are not there.
+/// The missing sources of a stage.
 pub fn missing(stage: &Stage) -> Vec<Missing> {
     let absent = stage.sources.iter().filter(|(_, s)| !s.is_there());
     let tell = |(param, source): (&String, &Source)| Missing {
@@ -247,7 +249,7 @@ pub fn missing(stage: &Stage) -> Vec<Missing> {
 /// The verdict on every selected stage, in topological order.
 pub fn plan(checker: &CacheChecker<'_>, selected: &[StageId]) -> Result<Vec<(StageId, Verdict)>> {
     let mut verdicts: Vec<(StageId, Verdict)> = Vec::with_capacity(selected.len());
-    // Where the verdict on each stage stands.
+    // Index of the verdict on each stage.
     let mut places: Vec<Option<usize>> = vec![None; checker.pipeline.stages.len()];
     for &id in selected {
         let stage = &checker.pipeline.stages[id.0];
@@ -277,7 +279,7 @@ pub fn verdict<'a>(pipeline: &'a Pipeline, cache: impl Into<CacheRef<'a>>, id: S
     let selected = select(pipeline, std::slice::from_ref(&pipeline.stage(id).name))?;
     let verdicts = plan(&CacheChecker::new(pipeline, cache, BTreeSet::new()), &selected)?;
     let own = verdicts.into_iter().find(|(of, _)| *of == id).map(|(_, verdict)| verdict);
-    own.ok_or_else(|| Error::internal("a stage was planned and not judged"))
+    own.ok_or_else(|| Error::internal("a stage was planned but not checked"))
 }
 
 /// Digests by slot, from the records of the stages that feed it.
@@ -285,7 +287,7 @@ pub fn inputs<'r>(stage: &Stage, record: impl Fn(StageId) -> Option<&'r Record>)
     let digest = |(slot, edge): (&String, &crate::pipeline::graph::Edge)| {
         let output = record(edge.from).and_then(|r| r.outputs.get(&edge.output));
         let output = output.ok_or_else(|| {
-            Error::stage(format!("stage `{}`: nothing in slot `{slot}`: no output `{}`", stage.name, edge.output))
+            Error::stage(format!("stage `{}`: input `{slot}`: its record has no output `{}`", stage.name, edge.output))
         })?;
         Ok((slot.clone(), output.measured.digest))
     };

@@ -1,7 +1,7 @@
-//! Why a stage runs: the difference between the text of its key and that of an earlier action.
+//! Why a stage runs: the differences between its key text and that of an earlier action.
 //!
-//! Reasons are data; the one way they look in words is their `Display`. This module does not decide whether a
-//! stage runs.
+//! Reasons are data; `Display` is their only rendering as text. This module does not decide whether
+//! a stage runs.
 
 use crate::cache::action_cache::Record;
 use crate::cache::key::{ingredients, lines};
@@ -14,9 +14,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
-/// More differences than this from a namesake-less record, and it is another action altogether.
+/// With more differences, a record of another stage is an unrelated action.
 const RELATED: usize = 3;
-/// A value longer than this many characters is shortened for display.
+/// Longer values are shortened for display.
 const SHOWN: usize = 60;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -36,7 +36,7 @@ pub enum Reason {
     },
     SourceChanged {
         name: String,
-        /// A file in it that changed, came or went.
+        /// A file in it that was changed, added or removed.
         #[serde(serialize_with = "path_text::serialize_optional")]
         example: Option<PathBuf>,
     },
@@ -44,11 +44,11 @@ pub enum Reason {
         old: String,
         new: String,
     },
-    /// Its outputs are no longer in the store.
+    /// The output is no longer in the store.
     OutputLost {
         output: String,
     },
-    /// Its outputs or its record are not what was written.
+    /// An output or the record is corrupt.
     Damaged {
         what: String,
     },
@@ -80,12 +80,12 @@ impl fmt::Display for Reason {
     }
 }
 
-/// How many characters two texts begin with in common.
+/// Length of the common prefix, in characters.
 fn shared(a: &str, b: &str) -> usize {
     a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count()
 }
 
-/// A long text from shortly before its character `from`, where it begins to say something new.
+/// A long text, cut so that it starts shortly before character `from`, where it differs.
 fn clip(text: &str, from: usize) -> String {
     let length = text.chars().count();
     if length <= SHOWN {
@@ -96,28 +96,28 @@ fn clip(text: &str, from: usize) -> String {
     format!("{}{shown}{}", if start > 0 { "…" } else { "" }, if start + SHOWN < length { "…" } else { "" })
 }
 
-/// The earlier action to compare with: the one of the same stage in the same pipeline with the fewest differences, else
-/// one of the same kind, if those are few. Of several that are as near, the last.
+/// The earlier action to compare with: the one of the same stage in the same pipeline with the
+/// fewest differences, else one of the same kind if they are few. Of equally near ones, the latest.
 pub fn nearest<'a>(
     history: impl Iterator<Item = &'a Record> + Clone,
     pipeline: &str,
     stage: &Stage,
     text: &str,
 ) -> Option<&'a Record> {
-    let kin = || history.clone().filter(|r| r.kind == stage.kind.name && r.key_text != text);
+    let same_kind = || history.clone().filter(|r| r.kind == stage.kind.name && r.key_text != text);
     let distant = |r: &'a Record| (changed(&r.key_text, text).len(), r);
     let later = |(n, r): &(usize, &'a Record)| (*n, std::cmp::Reverse(r.created.as_str()));
-    let own = kin().filter(|r| r.stage == stage.name && r.pipeline == pipeline).map(distant);
+    let own = same_kind().filter(|r| r.stage == stage.name && r.pipeline == pipeline).map(distant);
     own.min_by(|a, b| later(a).cmp(&later(b))).map(|(_, r)| r).or_else(|| {
-        // Two commands are related by what they run, not by being commands.
+        // Commands are related by their program, not by being commands.
         let related = |r: &&Record| stage.command.is_none() || program(&r.key_text) == program(text);
-        let near = kin().filter(related).map(distant);
+        let near = same_kind().filter(related).map(distant);
         let best = near.min_by(|a, b| later(a).cmp(&later(b)));
         best.filter(|(n, _)| *n <= RELATED).map(|(_, r)| r)
     })
 }
 
-/// What a command runs; nothing for other kinds.
+/// The program of a command; `None` for other kinds.
 pub fn program(text: &str) -> Option<&str> {
     lines(text).find(|(name, _)| *name == ("command", "run")).map(|(_, run)| run)
 }
@@ -131,8 +131,8 @@ fn changed<'a>(old: &'a str, new: &'a str) -> Vec<Change<'a>> {
     pairs.filter(|(_, old, new)| old != new).collect()
 }
 
-/// Every difference from `old` to `new`, revisions first, inputs last. `example` finds a changed file given the
-/// source's name and its earlier digest.
+/// Every difference from `old` to `new`, revisions first, inputs last. `example` finds a changed
+/// file, given the name of the source and its earlier digest.
 pub fn compare(
     old: &str,
     new: &str,
@@ -142,7 +142,7 @@ pub fn compare(
     let mut reasons: Vec<(u8, Reason)> = Vec::new();
     let changes = changed(old, new);
     for &((section, name), old, new) in &changes {
-        // The change of its name says it already.
+        // The change of its name is reported already.
         if section == "published" && changes.iter().any(|((s, n), ..)| (*s, *n) == ("param", name)) {
             continue;
         }

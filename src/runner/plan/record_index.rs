@@ -1,5 +1,6 @@
-//! The records of a cache, found by what they are of. A run of many thousand stages asks for each of them what came
-//! before; to go through all records each time would cost the square of their number. Does not judge what it finds.
+//! An index of the records of a cache. A run of many thousand stages asks for the history of each;
+//! searching all records each time would take quadratic time. Does not decide what the records
+//! mean.
 
 use super::reason::program;
 use crate::cache::action_cache::{self, Record};
@@ -11,28 +12,28 @@ use crate::pipeline::graph::Stage;
 use erw_base::error::Result;
 use std::collections::HashMap;
 
-/// So many of the latest records of a kind, or of a program, stand for all of them.
-const KIN: usize = 50;
+/// This many of the latest records of a kind or program stand for all of them.
+const RELATED: usize = 50;
 
 /// Every readable record, as of one moment.
 pub struct RecordIndex {
     records: Vec<Record>,
     /// By pipeline and stage.
     own: HashMap<(String, String), Vec<usize>>,
-    /// By kind, and by program for commands, the latest last.
-    kin: HashMap<(String, Option<String>), Vec<usize>>,
+    /// By kind, or by program for commands, the latest last.
+    related: HashMap<(String, Option<String>), Vec<usize>>,
 }
 
 impl RecordIndex {
-    /// Damaged records are the business of whoever asks for their keys.
+    /// Ignores damaged records: they are reported when their keys are looked up.
     pub fn read(store: &Store) -> Result<Self> {
         let mut records = action_cache::all(store)?.0;
         records.sort_by(|a, b| a.created.cmp(&b.created));
-        let mut past = Self { records, own: HashMap::new(), kin: HashMap::new() };
+        let mut past = Self { records, own: HashMap::new(), related: HashMap::new() };
         for (i, record) in past.records.iter().enumerate() {
             past.own.entry((record.pipeline.clone(), record.stage.clone())).or_default().push(i);
             let program = program(&record.key_text).map(str::to_string);
-            past.kin.entry((record.kind.clone(), program)).or_default().push(i);
+            past.related.entry((record.kind.clone(), program)).or_default().push(i);
         }
         Ok(past)
     }
@@ -41,7 +42,7 @@ impl RecordIndex {
         &self.records
     }
 
-    /// Those worth comparing with: of the same stage; without any, the latest of the same kind, or of the same program.
+    /// Records to compare with: of the same stage, or else the latest of the same kind or program.
     pub fn comparable(&self, pipeline: &str, stage: &Stage) -> Vec<&Record> {
         let own = self.own.get(&(pipeline.to_string(), stage.name.clone())).map_or(&[][..], Vec::as_slice);
         let own = own.iter().map(|i| &self.records[*i]).filter(|r| r.kind == stage.kind.name);
@@ -49,25 +50,25 @@ impl RecordIndex {
         if !own.is_empty() {
             return own;
         }
-        self.kin(stage)
+        self.related(stage)
     }
 
-    fn kin(&self, stage: &Stage) -> Vec<&Record> {
+    fn related(&self, stage: &Stage) -> Vec<&Record> {
         let program = stage.command.as_ref().map(|c| canonical(&c.run.clone().into()));
-        let kin = self.kin.get(&(stage.kind.name.to_string(), program)).map_or(&[][..], Vec::as_slice);
-        kin.iter().rev().take(KIN).map(|i| &self.records[*i]).collect()
+        let related = self.related.get(&(stage.kind.name.to_string(), program)).map_or(&[][..], Vec::as_slice);
+        related.iter().rev().take(RELATED).map(|i| &self.records[*i]).collect()
     }
 }
 
-/// How much more work a stage is than an earlier one with this key; `None` where they differ in something whose cost nobody
-/// knows.
+/// How much more work a stage is than an earlier one with this key; `None` if they differ in a
+/// parameter of unknown cost.
 fn scale(stage: &Stage, key_text: &str) -> Option<f64> {
     let then = ingredients(key_text);
     let mut scale = 1.0;
     for field in &stage.manifest.params {
         let value = stage.params.get(&field.name)?;
         let old = then.get(&("param", field.name.as_str())).copied();
-        // Paths and the program of a command are told otherwise.
+        // Paths and the program of a command are compared elsewhere.
         let Some(old) = old else { continue };
         match field.cost {
             Cost::None => {}
@@ -83,22 +84,23 @@ fn scale(stage: &Stage, key_text: &str) -> Option<f64> {
 }
 
 impl RecordIndex {
-    /// Seconds that the stage will take, by a record of the same work on inputs of the same properties, scaled by what its
-    /// duration is proportional to. `None` where there is no such record; a resumed attempt tells only what was left to do.
-    /// What a record of another stage was of must be known whole: without outside files, and with inputs that are known.
+    /// The estimated duration in seconds: that of a record of the same work on inputs with the same
+    /// properties, scaled by the parameters it is proportional to. `None` if there is no such
+    /// record; a resumed attempt does not count. The record of another stage counts only if it is
+    /// fully comparable: without sources, and with known input properties.
     pub fn took(&self, pipeline: &str, stage: &Stage, given: &InputProperties) -> Option<f64> {
         let is_own = |r: &Record| r.pipeline == pipeline && r.stage == stage.name;
         let is_told = stage.sources.is_empty() && (stage.inputs.is_empty() || !given.is_empty());
         let fits = |r: &&Record| r.resumed.is_none() && (is_own(r) || is_told) && r.given == *given;
         let own = self.comparable(pipeline, stage);
-        let kin = self.kin(stage);
+        let related = self.related(stage);
         let scaled = |r: &Record| Some((is_own(r), r.created.clone(), r.seconds * scale(stage, &r.key_text)?));
-        let found = own.into_iter().chain(kin).filter(fits).filter_map(scaled);
+        let found = own.into_iter().chain(related).filter(fits).filter_map(scaled);
         found.max_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1))).map(|(.., seconds)| seconds)
     }
 
-    /// Seconds that the last attempt of this stage took, else the last of its kin: a guess for who goes first, not to be
-    /// shown. A resumed attempt tells only what was left to do, so it counts where there is no other.
+    /// Seconds of the last attempt of this stage, or else of a related one: an estimate for
+    /// priorities, not for display. A resumed attempt counts only if there is no other.
     pub fn seconds(&self, pipeline: &str, stage: &Stage) -> Option<f64> {
         let latest = self.comparable(pipeline, stage).into_iter().max_by_key(|r| (r.resumed.is_none(), &r.created));
         latest.map(|r| r.seconds)

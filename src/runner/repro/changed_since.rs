@@ -1,13 +1,14 @@
-//! What has changed in a pipeline since a revision of git: each stage's description then is compared with that of now.
+//! Which stages of a pipeline have changed since a git revision: compares each stage's description
+//! then and now.
 //!
-//! A description is the text of a key in which an input stands for the description of the stage that makes it, so no cache
-//! is asked and nothing has to have run. Files of the repository enter by what they hold, then and now, whichever links lead
-//! to them, and submodules by their commits; files that git does not know, and those outside of the repository, count as
-//! unchanged. Names of stages do not matter to what a stage
-//! computes, so a renamed stage is an unchanged one. Kinds are those of this program, then and now.
+//! A description is a key text in which an input is replaced by the description of its producing
+//! stage, so that it needs no cache and nothing has to have run. Files of the repository enter by
+//! their contents then and now, through links, and submodules by their commits; files that git does
+//! not track, or outside the repository, count as unchanged. A renamed stage is unchanged, because
+//! names do not matter. Both sides use the kinds of this program.
 
 use super::git::{Checkout, Module, Tracked};
-use crate::cache::sources::{Files, walk_outside};
+use crate::cache::sources::{Files, walk_source};
 use crate::cache::store::Store;
 use crate::files::digest::{Digest, Kind, WalkEntry, join};
 use crate::files::lexical::{logical, place};
@@ -20,22 +21,23 @@ use erw_base::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// A pipeline against what it was.
+/// A pipeline compared with an earlier revision.
 pub struct Since {
-    /// The full name of the commit.
+    /// The full hash of the commit.
     pub commit: String,
-    /// The pipeline file then: under another name if it was renamed, nothing if it was not there.
+    /// The pipeline file at that revision: under another name if it was renamed, `None` if it did
+    /// not exist.
     pub file: Option<PathBuf>,
-    /// Each selected stage in topological order.
+    /// Each selected stage, in topological order.
     pub stages: Vec<(StageId, Change)>,
-    /// Names of stages that are no more, and are not just called otherwise.
+    /// Names of removed (not renamed) stages.
     pub gone: Vec<String>,
 }
 
 #[derive(Debug, PartialEq)]
 pub enum Change {
     Unchanged,
-    /// No stage of its name and kind was there.
+    /// There was no stage with its name and kind.
     New,
     Stale(Vec<Cause>),
 }
@@ -43,7 +45,7 @@ pub enum Change {
 #[derive(Debug, PartialEq)]
 pub enum Cause {
     Own(Reason),
-    /// This stage, which an input comes from, is stale.
+    /// This stage, which an input comes from, changed.
     Upstream(String),
 }
 
@@ -73,9 +75,11 @@ pub fn since(
         return Ok(Since { commit, file: None, stages, gone: vec![] });
     };
     let then = Pipeline::load(&file, registry, overrides).map_err(|mut e| {
-        // The place is in a folder that is gone by the time anybody reads of it.
-        e.hints.extend(e.place.take().map(|p| format!("it was at {}", checkout.origin(&p.source.file).display())));
-        e.context(format!("`{}` as of `{revision}` cannot be read", now.file.display()))
+        // The place is in a temporary folder that is deleted before anybody reads the message.
+        e.hints.extend(
+            e.place.take().map(|p| format!("at that revision it is {}", checkout.origin(&p.source.file).display())),
+        );
+        e.context(format!("cannot read `{}` at revision `{revision}`", now.file.display()))
     })?;
     let modules = checkout.modules()?;
     let tracked = checkout.tracked()?;
@@ -111,7 +115,7 @@ fn change(
     let reasons = compare(&old[before], text, &stage.origins, &example);
     let cause = |reason: Reason| match &reason {
         Reason::InputChanged { slot } => match stage.inputs.get(slot) {
-            // Connected to another stage, of which nothing changed: that is this stage's own change.
+            // Connected to another, unchanged stage: this is a change of the stage itself.
             Some(edge) if !old.contains(&new[edge.from.0]) => Cause::Upstream(now.stage(edge.from).name.clone()),
             _ => Cause::Own(reason),
         },
@@ -146,7 +150,7 @@ fn describe(pipeline: &Pipeline, mut source: impl FnMut(&Source) -> Result<Diges
 
 type Listing = BTreeMap<PathBuf, Digest>;
 
-/// A source, by how it is called in the work tree, and what of it counts.
+/// A source by its name in the work tree, with its watch rule.
 type Asked = (PathBuf, Option<Rule>);
 
 /// Sources then and now.
@@ -156,7 +160,7 @@ struct Sources<'a> {
     tracked: Tracked,
     store: &'a Store,
     files: Files,
-    /// By place and by what of it counts. Nothing for a source that git did not know.
+    /// By name and watch rule. `None` for a source that git did not track.
     known: BTreeMap<Asked, Option<(Listing, Listing)>>,
 }
 
@@ -171,7 +175,7 @@ impl Sources<'_> {
         Ok(identity(&name, self.pair(&name, source.watched.as_ref())?.as_ref().map(|(_, now)| now)))
     }
 
-    /// A file that changed, came or went.
+    /// A file that was changed, added or removed.
     fn example(&self, source: &Source) -> Option<PathBuf> {
         let rule = source.watched.as_ref().map(|w| w.rule().clone());
         let (then, now) = self.known.get(&(logical(&source.path), rule))?.as_ref()?;
@@ -191,14 +195,14 @@ impl Sources<'_> {
     fn compared(&self, name: &Path, watched: Option<&Watched>) -> Result<Option<(Listing, Listing)>> {
         let then = self.checkout.path(name);
         let there = then.as_ref().filter(|then| then.exists());
-        // A link that led nowhere is as good as not known.
+        // A broken link counts as untracked.
         let old = there.and_then(|then| list(then, watched).ok());
         let new = self.list_now(name, watched)?;
         let mut pair = match (old, new) {
             (None, new) if new.is_empty() || there.is_some() => None,
             (old, new) => Some((old.unwrap_or_default(), new)),
         };
-        // A source inside of a submodule changes with all of it.
+        // A source inside a submodule changes with the whole submodule.
         let was = then.map(|then| self.checkout.place_then(&then));
         for (is_then, place) in [(true, was), (false, Some(place(name)))] {
             let Some(place) = place else { continue };
@@ -232,10 +236,11 @@ fn list(root: &Path, watched: Option<&Watched>) -> Result<Listing> {
         };
         Ok((found.path, digest.map_err(|e| Error::io("read", &file, e))?))
     };
-    walk_outside(root, watched)?.into_iter().map(digest).collect()
+    walk_source(root, watched)?.into_iter().map(digest).collect()
 }
 
-/// Of what is listed, as in a key; of a source that git did not know, of its name, equal then and now.
+/// The digest of a listing, as in a key; of an untracked source, that of its name, equal then and
+/// now.
 fn identity(name: &Path, listing: Option<&Listing>) -> Digest {
     let text = match listing {
         Some(listing) => format!("{listing:?}"),

@@ -1,7 +1,8 @@
-//! Do two makings of one action agree? Byte for byte where their kind promises it, else by their results within the kind's
-//! tolerance: sums taken in another order round otherwise, and a training spreads that through every weight.
+//! Compares two results of one action. Byte for byte if the kind guarantees that, otherwise by
+//! results within the kind's tolerance: sums in a different order round differently, and training
+//! spreads that to every weight.
 //!
-//! Knows nothing of where the two come from.
+//! Does not know where the two come from.
 
 use crate::event::Measure;
 use crate::files::digest::{Digest, entries};
@@ -14,26 +15,26 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What the entries of a folder are, by their names ([`path_text::text`]); of a single file none.
+/// The digests of a folder's entries by name ([`path_text::text`]); empty for a single file.
 pub type Listing = BTreeMap<String, Digest>;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "agreement", rename_all = "snake_case")]
 pub enum Agreement {
     Exact,
-    /// Other bytes, results within the tolerance.
+    /// Different bytes, results within the tolerance.
     Near {
         tolerance: f64,
         results: Vec<Pair>,
     },
-    /// Other bytes from another class of machine, or from several, and no results to compare.
+    /// Different bytes from another machine class, or several, and no results to compare.
     Unknown,
     Differs {
         what: Vec<String>,
     },
 }
 
-/// A result by its name, as it was and as it is.
+/// A result, before and now.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pair {
     pub name: String,
@@ -41,18 +42,19 @@ pub struct Pair {
     pub new: f64,
 }
 
-/// Results by name; what was no finite number is NaN.
+/// Results by name; NaN for a value that was not finite.
 pub fn results(all: &[Measure]) -> BTreeMap<String, f64> {
     all.iter().map(|m| (m.name.clone(), m.value.unwrap_or(f64::NAN))).collect()
 }
 
-/// Is every bit owed, given the machines on which the two were made ([`Record::machine`])? Nobody's machine is another
-/// one, and so are several: where one took over from the other is in no record.
+/// Whether equal bytes are required, given the machines of both ([`Record::machine`]). An unknown
+/// machine counts as a different one, and so do several, since no record says when the machine
+/// changed.
 pub fn is_owed(manifest: &Manifest, old: &str, new: &str) -> bool {
     manifest.exact == Exact::Everywhere || (old == new && !old.is_empty() && old != SEVERAL)
 }
 
-/// Agreement by results alone.
+/// Compares by results alone.
 pub fn near(old: &BTreeMap<String, f64>, new: &BTreeMap<String, f64>, tolerance: f64) -> Agreement {
     if old.is_empty() && new.is_empty() {
         return Agreement::Unknown;
@@ -75,7 +77,7 @@ fn is_near(old: f64, new: f64, tolerance: f64) -> bool {
     (old.is_nan() && new.is_nan()) || (old - new).abs() <= tolerance * old.abs().max(new.abs())
 }
 
-/// What differs in an output, in words.
+/// The differences of an output, in words.
 pub fn files(output: &str, old: &Listing, new: &Listing) -> Vec<String> {
     let changed = old.iter().filter_map(|(name, digest)| match new.get(name) {
         None => Some(format!("output `{output}`: file `{name}` is missing")),
@@ -88,7 +90,7 @@ pub fn files(output: &str, old: &Listing, new: &Listing) -> Vec<String> {
     if found.is_empty() || old.is_empty() { vec![format!("output `{output}` differs")] } else { found }
 }
 
-/// What an artifact holds.
+/// The entries of an artifact.
 ///
 /// # Errors
 /// When it cannot be read.

@@ -1,6 +1,7 @@
-//! Files as they were at a revision of git: a whole revision, put into a temporary folder. Uses the `git` program with
-//! an index of its own, so that neither the user's index nor the work tree is touched. Links of the revision lead to what
-//! they led to then: those that would leave the temporary folder are made anew. Knows nothing of pipelines.
+//! Files at a git revision: checks out the whole revision into a temporary folder. Uses the `git`
+//! program with its own index, so that neither the user's index nor the work tree is touched. Links
+//! lead to what they led to at that revision: those that would leave the temporary folder are
+//! recreated. Does not know pipelines.
 
 use crate::files::digest::join;
 use crate::files::lexical::{logical, place, plain};
@@ -12,35 +13,35 @@ use std::process::Command;
 /// More links than the system follows.
 const LINKS: usize = 40;
 
-/// A revision on disk, for as long as the value lives.
+/// A checked-out revision, deleted with the value.
 #[derive(Debug)]
 pub struct Checkout {
     dir: tempfile::TempDir,
-    /// Of the repository that the file belongs to.
+    /// The top folder of the repository.
     top: PathBuf,
-    /// The full name of the commit.
+    /// The full hash of the commit.
     pub commit: String,
 }
 
 impl Checkout {
-    /// The revision of the repository that holds `file`.
+    /// Checks out a revision of the repository that contains `file`.
     ///
     /// # Errors
-    /// When the file lies in no repository, git is absent, or it knows no such revision.
+    /// When the file is in no repository, git is not installed, or the revision does not exist.
     pub fn of(file: &Path, revision: &str) -> Result<Self> {
         let file = std::path::absolute(file).map_err(|e| Error::io("find", file, e))?;
         let parent = file.parent().unwrap_or(Path::new("/"));
         let top = PathBuf::from(git(parent, &["rev-parse", "--show-toplevel"], &[])?);
         let commit = git(&top, &["rev-parse", "--verify", "--end-of-options", &format!("{revision}^{{commit}}")], &[])
             .map_err(|e| e.context(format!("git knows no revision `{revision}`")))?;
-        let dir = tempfile::tempdir().map_err(|e| Error::io("make", &std::env::temp_dir(), e))?;
+        let dir = tempfile::tempdir().map_err(|e| Error::io("create a folder in", &std::env::temp_dir(), e))?;
         let index = dir.path().join("index");
         let env = [("GIT_INDEX_FILE", index.as_path())];
         git(&top, &["read-tree", &commit], &env)?;
         let prefix = format!("--prefix={}/", dir.path().join("tree").display());
         git(&top, &["checkout-index", "--all", "--force", &prefix], &env)?;
         let checkout = Self { dir, top, commit };
-        checkout.mend_links()?;
+        checkout.redirect_links()?;
         Ok(checkout)
     }
 
@@ -48,9 +49,9 @@ impl Checkout {
         self.dir.path().join("tree")
     }
 
-    /// An absolute link into the repository led to the revision's own files, and one out of the repository to where it
-    /// leads from the work tree.
-    fn mend_links(&self) -> Result<()> {
+    /// Redirects absolute links: one into the repository to the files of this revision, one out of
+    /// the repository to its target in the work tree.
+    fn redirect_links(&self) -> Result<()> {
         let (top, tree) = (place(&self.top), self.tree());
         for line in git(&self.top, &["ls-tree", "-r", "-z", &self.commit], &[])?.split('\0') {
             let Some((_, name)) = line.strip_prefix("120000 ").and_then(|l| l.split_once('\t')) else { continue };
@@ -68,16 +69,17 @@ impl Checkout {
         Ok(())
     }
 
-    /// Where the file or folder `now` stands in this revision; `None` if it is outside of the repository.
+    /// The path of the file or folder `now` in this revision; `None` if it is outside the
+    /// repository.
     pub fn path(&self, now: &Path) -> Option<PathBuf> {
         Some(self.tree().join(self.inside(now)?))
     }
 
-    /// A path as it is called from the top of the repository. Links within the repository stay in it, for they may have led
-    /// elsewhere then.
+    /// A path relative to the top of the repository. Links within the repository are not resolved,
+    /// because they may have led elsewhere at the revision.
     pub fn inside(&self, now: &Path) -> Option<PathBuf> {
         let (mut now, top, tree) = (logical(now), place(&self.top), self.tree());
-        // A link that was not there then is followed as it leads now; each leads on, or there is none left.
+        // A link that did not exist then is followed as it is now; each step follows one link.
         for _ in 0..LINKS {
             let above = now.ancestors().filter(|above| place(above) == top).last();
             let Some(stated) = above.and_then(|above| now.strip_prefix(above).ok()) else { break };
@@ -88,7 +90,8 @@ impl Checkout {
         place(&now).strip_prefix(&top).ok().map(Path::to_path_buf)
     }
 
-    /// Where a path of this revision stands in the work tree; a path that was stated as absolute is what it was.
+    /// The path in the work tree of a path in this revision; an absolute path outside stays as it
+    /// is.
     pub fn origin(&self, then: &Path) -> PathBuf {
         match then.strip_prefix(self.tree()) {
             Ok(inside) => plain(&self.top.join(inside)),
@@ -96,16 +99,16 @@ impl Checkout {
         }
     }
 
-    /// The place in the work tree of what `then` led to in this revision.
+    /// The path in the work tree of what `then` led to in this revision.
     pub fn place_then(&self, then: &Path) -> PathBuf {
         let real = place(then);
         real.strip_prefix(place(&self.tree())).map_or_else(|_| real.clone(), |inside| place(&self.top).join(inside))
     }
 
-    /// What the file that is now called `now` was called in this revision, as far as git can tell.
+    /// The earlier name, at this revision, of the file now called `now`, as far as git can tell.
     ///
     /// # Errors
-    /// When git cannot be asked.
+    /// When git fails.
     pub fn renamed(&self, now: &Path) -> Result<Option<PathBuf>> {
         let text = git(
             &self.top,
@@ -121,11 +124,11 @@ impl Checkout {
         Ok(None)
     }
 
-    /// Submodules: their places in the work tree with the commits then and now, which stand for their files. One that
-    /// is changed and not committed has a commit that no other has.
+    /// Submodules: their paths in the work tree with their commits then and now, which stand for
+    /// their files. A submodule with uncommitted changes gets a unique commit.
     ///
     /// # Errors
-    /// When git cannot be asked.
+    /// When git fails.
     pub fn modules(&self) -> Result<Vec<Module>> {
         let mut all: BTreeMap<PathBuf, Module> = BTreeMap::new();
         let top = place(&self.top);
@@ -146,10 +149,10 @@ impl Checkout {
         Ok(all.into_values().collect())
     }
 
-    /// What git knows of the work tree.
+    /// The tracked files of the work tree.
     ///
     /// # Errors
-    /// When git cannot be asked.
+    /// When git fails.
     pub fn tracked(&self) -> Result<Tracked> {
         let text = git(&self.top, &["ls-files", "-z"], &[])?;
         let names = text.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect();
@@ -157,7 +160,7 @@ impl Checkout {
     }
 }
 
-/// Files and links that git knows, from the top of the repository.
+/// Tracked files and links, relative to the top of the repository.
 #[derive(Debug)]
 pub struct Tracked {
     top: PathBuf,
@@ -165,8 +168,8 @@ pub struct Tracked {
 }
 
 impl Tracked {
-    /// Does git know the file with this name from the top? Behind a link, git must know the link, and the file too where it
-    /// is in the repository.
+    /// Whether git tracks this file, relative to the top. Behind a link, git must track the link,
+    /// and also the file if it is in the repository.
     pub fn has(&self, name: &Path) -> bool {
         let known = name.ancestors().find(|above| self.names.contains(*above));
         match known {
@@ -180,7 +183,7 @@ impl Tracked {
     }
 }
 
-/// A repository inside of another.
+/// A submodule.
 #[derive(Debug)]
 pub struct Module {
     pub place: PathBuf,
@@ -188,7 +191,7 @@ pub struct Module {
     pub now: Option<String>,
 }
 
-/// The commit of a submodule, marked if files of it are changed; `None` where it was not fetched.
+/// The commit of a submodule, marked if it has uncommitted changes; `None` if it was not fetched.
 fn checked_out(dir: &Path) -> Result<Option<String>> {
     if !dir.join(".git").exists() {
         return Ok(None);
@@ -198,7 +201,8 @@ fn checked_out(dir: &Path) -> Result<Option<String>> {
     Ok(Some(if is_clean { head } else { format!("{head} changed") }))
 }
 
-/// By these a hook of git says of which repository it is, and its index: that of the folder asked about is another.
+/// A git hook sets these to its own repository and index, which is not that of the folder in
+/// question.
 const OF_A_HOOK: [&str; 12] = [
     "GIT_DIR",
     "GIT_WORK_TREE",
@@ -214,8 +218,8 @@ const OF_A_HOOK: [&str; 12] = [
     "GIT_LITERAL_PATHSPECS",
 ];
 
-/// Is `dir` in no repository but that of the variables? Then they are meant, as for a home folder whose repository lies
-/// elsewhere.
+/// Whether `dir` is only in the repository given by the variables, as for a home folder whose
+/// repository is elsewhere. Then they must be kept.
 fn needs_variables(dir: &Path) -> bool {
     let bare = |command: &mut Command| {
         for name in OF_A_HOOK {
@@ -227,7 +231,7 @@ fn needs_variables(dir: &Path) -> bool {
     asked && !bare(Command::new("git").arg("-C").arg(dir).args(["rev-parse", "--show-toplevel"]))
 }
 
-/// What git prints, without the last newline.
+/// Git's output, without the last newline.
 fn git(dir: &Path, args: &[&str], env: &[(&str, &Path)]) -> Result<String> {
     let mut command = Command::new("git");
     if !needs_variables(dir) {

@@ -1,9 +1,10 @@
-//! The lock file of a pipeline, `NAME.lock` beside `NAME.toml`: what every stage made when somebody was content with it, to
-//! be committed and held against later runs. TOML, sorted, one value a line, so that git merges it.
+//! The lock file of a pipeline, `NAME.lock` beside `NAME.toml`: the approved results of every
+//! stage, to be committed and compared with later runs. TOML, sorted, one value per line, so that
+//! git can merge it.
 //!
-//! A stage's key is held against the lock before anything runs, computed with the inputs that the lock states; outputs are
-//! held against it afterwards. So an output that may differ, because another class of machine made it, does not void
-//! the keys of all that is made of it. Nothing here prints.
+//! Keys are compared before anything runs, computed with the inputs in the lock file; outputs are
+//! compared afterwards. So an output that may differ, because another machine class made it, does
+//! not invalidate the keys of everything downstream. Prints nothing.
 
 use super::compare::{self, Agreement, Listing};
 use crate::cache::action_cache::{self, Lookup, Record};
@@ -24,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 const FORMAT: u32 = 1;
 
-/// Folders of more files are locked as a whole.
+/// Larger folders are locked by a single digest.
 const LISTED: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,7 +34,7 @@ pub struct Lock {
     pub format: u32,
     /// Version of the program that wrote it.
     pub program: String,
-    /// The class of machine it was written on.
+    /// The machine class on which it was written.
     pub class: String,
     #[serde(default)]
     pub stages: BTreeMap<String, Locked>,
@@ -43,8 +44,8 @@ pub struct Lock {
 #[serde(deny_unknown_fields)]
 pub struct Locked {
     pub key: Digest,
-    /// The machine that made it (`Record::machine`), if it is not of the class of the file: results may come from another's
-    /// cache, from a GPU, or from several machines.
+    /// The machine of the result (`Record::machine`), if it is not of the file's class: results may
+    /// come from another's cache, from a GPU, or from several machines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -57,53 +58,53 @@ pub struct Locked {
 #[serde(deny_unknown_fields)]
 pub struct Output {
     pub digest: Digest,
-    /// Of a folder that is not too large.
+    /// The entries of a folder that is not too large.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: Listing,
 }
 
-/// A stage that does not hold.
+/// A stage that differs from the lock file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
     pub stage: String,
     pub what: Vec<String>,
 }
 
-/// How the outputs of a run compare.
+/// The comparison of a run's outputs with the lock file.
 #[derive(Debug, Default)]
 pub struct Compared {
     pub faults: Vec<Mismatch>,
     pub exact: Vec<String>,
-    /// Stages compared by their results, or by nothing, with how it went.
+    /// Stages that were compared by results only, or not at all, with the outcome.
     pub others: Vec<(String, Agreement)>,
-    /// Not compared, since something they are made of is at fault.
+    /// Not compared, because one of their inputs differs.
     pub dependent: Vec<String>,
 }
 
-/// Where the lock of a pipeline lies.
+/// The path of a pipeline's lock file.
 pub fn path(pipeline: &Path) -> PathBuf {
     pipeline.with_extension("lock")
 }
 
 impl Lock {
     /// # Errors
-    /// When the file is absent or is no lock of this format.
+    /// When the file does not exist or is not a lock file of this format.
     pub fn read(path: &Path) -> Result<Self> {
         let text = text::read(path)
-            .map_err(|e| Error::io("read the lock", path, e).hint("`erw run PIPELINE --lock` writes it"))?;
+            .map_err(|e| Error::io("read the lock file", path, e).hint("`erw run PIPELINE --lock` writes it"))?;
         let lock: Self = toml::from_str(&text).map_err(|e| {
             let place = e.span().map(|span| Place::new(&Text::new(path, text.as_str()), span));
-            let error = Error::usage(format!("`{}` is no lock: {}", path.display(), e.message().trim()));
-            error.maybe_at(place).hint("after a merge gone wrong, `erw run PIPELINE --lock` writes it anew")
+            let error = Error::usage(format!("`{}` is not a valid lock file: {}", path.display(), e.message().trim()));
+            error.maybe_at(place).hint("`erw run PIPELINE --lock` rewrites it, for instance after a bad merge")
         })?;
         if lock.format != FORMAT {
             let text = format!("`{}` has format {}, this program reads {FORMAT}", path.display(), lock.format);
-            return Err(Error::usage(text).hint("use the version of erw that wrote it, or write it anew with `--lock`"));
+            return Err(Error::usage(text).hint("use the version of erw that wrote it, or rewrite it with `--lock`"));
         }
         Ok(lock)
     }
 
-    /// What these records made.
+    /// The lock of these records.
     pub fn of(store: &Store, pipeline: &Pipeline, records: &BTreeMap<StageId, Record>) -> Result<Self> {
         let class = host::class();
         let locked = |record: &Record| -> Result<Locked> {
@@ -135,17 +136,18 @@ impl Lock {
         written.map_err(|e| Error::io("write", path, e))
     }
 
-    /// What can be said before a run: stages that are not locked, are locked and gone, or have another key.
+    /// Compares before a run: stages that are not locked, are locked but gone, or have a different
+    /// key.
     pub fn keys(&self, checker: &CacheChecker<'_>, selected: &[StageId]) -> Result<Vec<Mismatch>> {
         let pipeline = checker.pipeline;
         let mut faults = vec![];
         let mut fault = |stage: &str, what| faults.push(Mismatch { stage: stage.into(), what });
         for stage in selected.iter().map(|id| pipeline.stage(*id)) {
             let Some(locked) = self.stages.get(&stage.name) else {
-                fault(&stage.name, vec!["it is not in the lock".into()]);
+                fault(&stage.name, vec!["it is not in the lock file".into()]);
                 continue;
             };
-            // The run itself says what is missing; an input that is not locked was told with its stage.
+            // The run itself reports missing sources; an unlocked input is reported with its stage.
             let Some(inputs) = self.inputs(pipeline, stage).filter(|_| missing(stage).is_empty()) else { continue };
             let action = checker.key(stage, &inputs)?.action;
             if action.key != Key::from(locked.key) {
@@ -166,13 +168,13 @@ impl Lock {
         if selected.len() == pipeline.stages.len() {
             let names: BTreeSet<&String> = pipeline.stages.iter().map(|s| &s.name).collect();
             for gone in self.stages.keys().filter(|name| !names.contains(name)) {
-                fault(gone, vec!["it is in the lock and no stage of the pipeline".into()]);
+                fault(gone, vec!["it is in the lock file but not in the pipeline".into()]);
             }
         }
         Ok(faults)
     }
 
-    /// Digests by slot, as the lock has them.
+    /// Digests by slot, from the lock file.
     fn inputs(&self, pipeline: &Pipeline, stage: &Stage) -> Option<BTreeMap<String, Digest>> {
         let locked = |(slot, edge): (&String, &crate::pipeline::graph::Edge)| {
             Some((slot.clone(), self.stages.get(&pipeline.stage(edge.from).name)?.outputs.get(&edge.output)?.digest))
@@ -180,7 +182,8 @@ impl Lock {
         stage.inputs.iter().map(locked).collect()
     }
 
-    /// Holds what the selected stages made against the lock, in topological order. Their keys were compared before.
+    /// Compares the outputs of the selected stages with the lock file, in topological order. Their
+    /// keys were compared before.
     pub fn compare(&self, store: &Store, pipeline: &Pipeline, records: &BTreeMap<StageId, Record>) -> Result<Compared> {
         let mut compared = Compared::default();
         let mut bad = BTreeSet::new();
@@ -217,7 +220,8 @@ impl Lock {
         if made == wanted {
             return Ok(Agreement::Exact);
         }
-        // With the locked inputs the key is the locked one, so another key means other inputs, which were found near.
+        // With the locked inputs the key equals the locked one. A different key means different
+        // inputs, which were found to be close enough.
         let same_inputs = self.inputs(pipeline, stage).is_some() && record.key() == Key::from(locked.key);
         let class = locked.class.as_deref().unwrap_or(&self.class);
         if !same_inputs || !compare::is_owed(&stage.manifest, class, &record.machine()) {

@@ -1,5 +1,6 @@
-//! Whether results are still what they were: [`lockfile`] holds them against a committed file, [`verify`] against another
-//! attempt, [`compare`] says how two differ. [`changed_since`] tells what changed since a revision of [`git`].
+//! Reproducibility: [`lockfile`] compares results with a committed file, [`verify`] with a rerun;
+//! [`compare`] describes how two results differ. [`changed_since`] finds the stages that changed
+//! since a revision of [`git`].
 
 pub mod changed_since;
 pub mod compare;

@@ -1,17 +1,18 @@
-//! Runs a stage again where it disturbs nothing, and compares what it makes with what is stored.
+//! Reruns a stage in isolation and compares the result with the stored one.
 //!
-//! Each stage gets a cache folder of its own, `v1/verify/<any>`, which holds what the stage needs and not what it made. The
-//! stored artifacts are given as further names of the same files; programs of the user get copies, for they might write
-//! to them. Every stage starts from the stored inputs, so one that differs does not make others differ.
+//! Each stage gets its own cache folder, `v1/verify/<any>`, with the stage's inputs but not its
+//! outputs. Stored artifacts are hard-linked; users' programs get copies, because they might write
+//! to them. Every stage starts from the stored inputs, so one that differs does not make others
+//! differ. Does not know how stages run.
 
 use super::compare::{self, Agreement};
 use crate::cache::action_cache::{self, Lookup, Record};
 use crate::cache::sources::{digest_now, first_difference};
 use crate::cache::store::Store;
 use crate::event::{Listener, State};
+use crate::exec::launcher::Launcher;
 use crate::exec::resources::Limits;
 use crate::exec::scheduler::{self, Options, StopToken};
-use crate::exec::spawn::Launcher;
 use crate::files::digest::{Digest, Kind, Links, join, walk};
 use crate::files::disk::{self, Durability};
 use crate::pipeline::graph::{Pipeline, RetryPolicy, Source, Stage, StageId};
@@ -22,10 +23,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-/// A folder made longer ago than this is open by now, or nobody's.
+/// A folder older than this is locked by now, or abandoned.
 const SETTLED: Duration = Duration::from_secs(60);
 
-/// What a second run of stages shares.
+/// Shared by all reruns.
 pub struct Bench<'a> {
     pub pipeline: &'a Pipeline,
     pub store: &'a Store,
@@ -34,20 +35,20 @@ pub struct Bench<'a> {
     pub stop: &'a StopToken,
 }
 
-/// How a second run compares with the stored one.
+/// A rerun compared with the stored result.
 #[derive(Debug)]
 pub struct Verified {
     pub agreement: Agreement,
     pub seconds: f64,
-    /// The last lines of the log of a stage that failed.
+    /// The last lines of the log of a failed rerun.
     pub tail: Vec<String>,
 }
 
 impl Bench<'_> {
-    /// Runs stage `id` again. `records` are those of the stage and of all that it needs.
+    /// Reruns stage `id`. `records` has the records of the stage and everything it needs.
     ///
     /// # Errors
-    /// When it cannot be tried or was stopped; that it fails is told as a difference.
+    /// When it cannot be tried or was stopped; a failing rerun counts as a difference.
     pub fn verify(
         &self,
         id: StageId,
@@ -79,21 +80,21 @@ impl Bench<'_> {
         let other = outcome.ends.iter().find(|e| e.stage != stage.name && e.state != State::Cached);
         if let Some(other) = other {
             let made = records.iter().find(|(id, _)| self.pipeline.stage(**id).name == other.stage);
-            // Sets it aside here too: it was found in the folder of the second run.
+            // Moves it to quarantine here too: it was found through the folder of the rerun.
             let found = made.map_or(Ok(()), |(_, record)| crate::cache::action_cache::check_whole(self.store, record));
-            let text = format!("stage `{}` cannot be verified: what `{}` made is damaged", stage.name, other.stage);
+            let text = format!("stage `{}` cannot be verified: an output of `{}` is damaged", stage.name, other.stage);
             let error = match found {
                 Err(e) => e.context(text),
                 Ok(()) => Error::stage(text),
             };
-            return Err(error.hint("`erw cache verify` tells what else is"));
+            return Err(error.hint("`erw cache verify` checks the whole cache"));
         }
         let stored = records.get(&id).ok_or_else(|| Error::internal("a stage is verified without a record"))?;
         let Some(end) = outcome.ends.iter().find(|e| e.stage == stage.name) else {
             return Err(Error::internal("a stage was verified and did not end"));
         };
         if let Some(failure) = end.error.as_ref().filter(|_| end.state == State::Failed) {
-            let what = vec![format!("it fails when run again: {}", failure.message)];
+            let what = vec![format!("it failed when rerun: {}", failure.message)];
             let tail = failure.tail.clone();
             return Ok(Verified { agreement: Agreement::Differs { what }, seconds: end.seconds, tail });
         }
@@ -103,8 +104,8 @@ impl Bench<'_> {
         let Lookup::Hit(made) = action_cache::lookup(&scratch.store, &stored.key())? else {
             let which: Vec<String> = changed(self.store, stage, stored);
             let which = if which.is_empty() { String::new() } else { format!(": {}", which.join(", ")) };
-            let text = format!("stage `{}` changed while it was verified{which}", stage.name);
-            return Err(Error::stage(text).hint("run again when nothing writes to its sources"));
+            let text = format!("the sources of stage `{}` changed while it was verified{which}", stage.name);
+            return Err(Error::stage(text).hint("rerun when nothing writes to its sources"));
         };
         Ok(Verified {
             agreement: self.compare(id, stored, &made, &scratch.store)?,
@@ -141,7 +142,7 @@ impl Bench<'_> {
     }
 }
 
-/// The sources that are not what the record was made of, with a file that differs.
+/// The sources that differ from those of the record, with one changed file each.
 fn changed(store: &Store, stage: &Stage, stored: &Record) -> Vec<String> {
     let before = stored.sources();
     let differs = |(name, source): (&String, &Source)| {
@@ -153,13 +154,13 @@ fn changed(store: &Store, stage: &Stage, stored: &Record) -> Vec<String> {
     stage.sources.iter().filter_map(differs).collect()
 }
 
-/// A cache folder for one stage, gone with the value.
+/// A cache folder for one stage, deleted with the value.
 struct Scratch {
     store: Store,
     dir: tempfile::TempDir,
 }
 
-/// Folders of artifacts are closed.
+/// Folders of artifacts are read-only.
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = disk::open_folders(self.dir.path());
@@ -169,9 +170,9 @@ impl Drop for Scratch {
 impl Scratch {
     fn new(of: &Store) -> Result<Self> {
         let parent = of.v1("verify");
-        let failed = |e| Error::io("make", &parent, e);
+        let failed = |e| Error::io("create", &parent, e);
         std::fs::create_dir_all(&parent).map_err(failed)?;
-        // Left behind by a process that was killed: nobody has it open, and it is not about to be opened.
+        // Left behind by a killed process: nobody has it open, and it is too old to be opened now.
         for old in disk::list(&parent)? {
             let age = old.metadata().and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok());
             if age.is_some_and(|age| age > SETTLED) && Store::open_alone(&old).is_ok() {
@@ -180,7 +181,7 @@ impl Scratch {
         }
         let dir = tempfile::tempdir_in(&parent).map_err(failed)?;
         std::fs::create_dir_all(dir.path().join("v1")).map_err(failed)?;
-        // Published files and the digests of outside files are no artifacts: what is known of them stays known.
+        // Downloads and remembered digests are not artifacts and are shared.
         for (name, to) in [("downloads", of.downloads()), ("v1/files", of.v1("files"))] {
             std::os::unix::fs::symlink(to, dir.path().join(name)).map_err(failed)?;
         }
@@ -195,7 +196,7 @@ fn bring(from: &Store, to: &Store, digest: &Digest, copy: bool) -> Result<()> {
         return Ok(());
     }
     if source.is_dir() {
-        std::fs::create_dir_all(&target).map_err(|e| Error::io("make", &target, e))?;
+        std::fs::create_dir_all(&target).map_err(|e| Error::io("create", &target, e))?;
     }
     for found in walk(&source, Links::Keep)? {
         let (source, target) = (join(&source, &found.path), join(&target, &found.path));
@@ -204,7 +205,7 @@ fn bring(from: &Store, to: &Store, digest: &Digest, copy: bool) -> Result<()> {
         match found.kind {
             Kind::Folder => std::fs::create_dir_all(&target),
             Kind::Link(to) => std::os::unix::fs::symlink(to, &target),
-            // Where hard links are not to be had, copies do.
+            // Copies where hard links are not supported.
             Kind::File | Kind::Program if !copy && std::fs::hard_link(&source, &target).is_ok() => Ok(()),
             Kind::File | Kind::Program => std::fs::copy(&source, &target).map(drop),
         }

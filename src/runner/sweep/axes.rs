@@ -1,5 +1,5 @@
-//! The dimensions of a sweep: the axes of `[sweep]` and of the command line, `[[sweep.trials]]`, `[sweep.random]`.
-//! Every name in them is checked here. Knows nothing of trials.
+//! The dimensions of a sweep: the axes of `[sweep]` and of the command line, `[[sweep.trials]]`,
+//! `[sweep.random]`. Checks all their names. Does not know trials.
 
 use super::axis::{Axis, Point, RANDOM, Stated, TRIALS, distinct, last, last_part, setting};
 use super::{axis_argument, random};
@@ -8,7 +8,8 @@ use crate::text::spanned::{Entry, Node, flatten};
 use erw_base::error::{Error, Result};
 use std::path::Path;
 
-/// The dimensions of the sweep, the slowest first; `given` are those of the command line. Empty without a `[sweep]`.
+/// The dimensions of the sweep, the slowest first; `given` are those of the command line. Empty
+/// without a `[sweep]`.
 pub(super) fn axes(spec: &Spec, given: &[String]) -> Result<Vec<Axis>> {
     let mut axes = vec![];
     if let Some((trials, file)) = last(spec, |f| f.trials.as_ref()) {
@@ -20,7 +21,7 @@ pub(super) fn axes(spec: &Spec, given: &[String]) -> Result<Vec<Axis>> {
     let points = axes.len();
     let stated = stated(spec, given)?;
     for one in &stated {
-        // `seed` alone, unless two axes are called so.
+        // The short name `seed`, unless two axes share it.
         let short = last_part(one.first());
         let twice = stated.iter().filter(|other| last_part(other.first()) == short).count() > 1;
         axes.push(one.axis(if twice { one.first() } else { short })?);
@@ -29,7 +30,8 @@ pub(super) fn axes(spec: &Spec, given: &[String]) -> Result<Vec<Axis>> {
     Ok(axes)
 }
 
-/// The axes of all files and of the command line; who speaks later takes the place of an earlier axis of that name.
+/// The axes of all files and of the command line; a later one replaces an earlier one with the same
+/// name.
 fn stated(spec: &Spec, given: &[String]) -> Result<Vec<Stated>> {
     let mut entries: Vec<(&Entry, &File)> = vec![];
     for file in &spec.files {
@@ -52,18 +54,19 @@ fn stated(spec: &Spec, given: &[String]) -> Result<Vec<Stated>> {
     Ok(all)
 }
 
-/// One dimension would silently undo another: the first `points` are named trials and random points, axes follow.
+/// Refuses dimensions that set the same parameter: one would silently override the other. The first
+/// `points` are named trials and random points, then come axes.
 fn check_overlap(axes: &[Axis], points: usize) -> Result<()> {
     for (i, axis) in axes.iter().enumerate() {
         for (key, _, setting) in axis.points.iter().flat_map(|p| &p.settings) {
             let Some(other) = axes[i + 1..].iter().find(|a| a.keys.contains(key)) else { continue };
             let (message, hint) = match (axis.name.as_str(), other.name.as_str()) {
-                (TRIALS, RANDOM) => ("a trial sets `{}`, which is drawn at random", "leave it to one of the two"),
-                _ if i >= points => ("`{}` is on two axes", "leave it to one of the two"),
-                (RANDOM, _) => ("`{}` is drawn at random and is an axis", "leave it to one of the two"),
+                (TRIALS, RANDOM) => ("a trial sets `{}`, which is drawn at random", "set it in only one of the two"),
+                _ if i >= points => ("`{}` is on two axes", "set it in only one of the two"),
+                (RANDOM, _) => ("`{}` is both drawn at random and an axis", "set it in only one of the two"),
                 _ => (
                     "a trial sets `{}`, which is an axis",
-                    "give the axis's values to the trials, or leave it to the axis",
+                    "move the values of the axis into the trials, or remove it from them",
                 ),
             };
             let error = Error::usage(message.replace("{}", key)).maybe_at(setting.origin.place.clone());

@@ -1,4 +1,5 @@
-//! One axis of a sweep: its name, its points and what each sets.
+//! One axis of a sweep: its name, its points and the settings of each. Does not know the other
+//! axes.
 
 use crate::kind::value;
 use crate::pipeline::file::{File, Spec};
@@ -13,24 +14,25 @@ use std::path::Path;
 pub struct Axis {
     /// `seed`, or `train.seed` where `seed` would be ambiguous; `trials`; `random`.
     pub name: String,
-    /// What its points set.
+    /// The parameters that its points set.
     pub keys: Vec<String>,
     pub(crate) points: Vec<Point>,
 }
 
 pub(crate) struct Point {
-    /// `seed=1` or the trial's name.
+    /// `seed=1`, or the name of the trial.
     pub label: String,
     pub settings: Vec<(String, Json, Setting)>,
 }
 
-/// An axis as it was stated, before it has a short name.
+/// An axis as written, before it has a short name.
 pub(crate) struct Stated {
-    /// What it sets; an axis of several, as `"train.seed,warmup.seed"`, gives them all the same value.
+    /// The parameters it sets; an axis of several, such as `"train.seed,warmup.seed"`, sets them
+    /// all to the same value.
     pub keys: Vec<String>,
     /// For messages: "axis `train.seed`".
     pub what: String,
-    /// A setting for each key.
+    /// One setting per key.
     pub values: Vec<(Json, Vec<Setting>)>,
 }
 
@@ -38,12 +40,12 @@ pub const TRIALS: &str = "trials";
 
 pub const RANDOM: &str = "random";
 
-/// What the last file that speaks of it says, with that file.
+/// The value in the last file that has one, with that file.
 pub(crate) fn last<'a, T>(spec: &'a Spec, part: impl Fn(&'a File) -> Option<T>) -> Option<(T, &'a File)> {
     spec.files.iter().rev().find_map(|f| Some((part(f)?, f)))
 }
 
-/// The parameters that an axis of this name sets.
+/// The parameters that an axis with this name sets.
 pub(crate) fn keys_of(name: &str) -> Vec<String> {
     name.split(',').map(|key| key.trim().to_string()).collect()
 }
@@ -69,7 +71,7 @@ impl Stated {
         Ok(Self { keys, what, values })
     }
 
-    /// The parameter that it is called by.
+    /// The parameter that names it.
     pub(crate) fn first(&self) -> &str {
         self.keys.first().map_or("", String::as_str)
     }

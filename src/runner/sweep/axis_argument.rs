@@ -1,4 +1,4 @@
-//! Axes from the command line: `train.seed=0..5`, `train.lr=1e-4,2e-4`. Knows nothing of files.
+//! Axes from the command line: `train.seed=0..5`, `train.lr=1e-4,2e-4`. Does not know files.
 
 use super::axis::{MOST_TRIALS, Stated, keys_of};
 use crate::kind::value;
@@ -10,7 +10,7 @@ use erw_base::error::{Error, Result};
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
 
-/// Reads one `--axis`.
+/// Parses one `--axis`.
 pub(super) fn axis(spec: &Spec, text: &str) -> Result<Stated> {
     let what = format!("`--axis {text}`");
     let Some((key, values)) = text.split_once('=') else {
@@ -42,7 +42,7 @@ pub(super) fn axis(spec: &Spec, text: &str) -> Result<Stated> {
     Ok(Stated { keys, what, values: values.into_iter().map(value).collect() })
 }
 
-/// `0..5` and `0..=5` as in Rust; `None` for what is no range.
+/// `0..5` and `0..=5` as in Rust; `None` if the text is not a range.
 fn range(text: &str) -> Option<Result<Vec<String>, String>> {
     let (from, to) = text.split_once("..")?;
     let (to, inclusive) = to.strip_prefix('=').map_or((to, false), |to| (to, true));
@@ -56,7 +56,7 @@ fn range(text: &str) -> Option<Result<Vec<String>, String>> {
     })
 }
 
-/// Split at commas outside of brackets and quotes.
+/// Splits at commas outside brackets and quotes.
 fn words(text: &str) -> Vec<String> {
     let (mut words, mut depth, mut quote) = (vec![String::new()], 0i32, None);
     for c in text.chars() {
@@ -79,7 +79,7 @@ fn words(text: &str) -> Vec<String> {
     words.iter().map(|w| w.trim().to_string()).collect()
 }
 
-/// The value for people and tables: as TOML reads it, else the text.
+/// The value for display and tables: as TOML reads it, or else the text.
 fn shown(text: &str) -> Json {
     let parsed = spanned::parse(Path::new("--axis"), format!("value = {text}")).ok();
     let node = parsed.as_ref().and_then(|root| root.get("value"));

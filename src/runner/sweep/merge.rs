@@ -1,4 +1,5 @@
-//! The stages of all trials, equal ones once, and their names. Knows nothing of where trials come from.
+//! Merges the stages of all trials, equal ones into one, and names them. Does not know where trials
+//! come from.
 
 use super::axis::Axis;
 use super::trial::Trial;
@@ -14,13 +15,13 @@ pub(super) struct Merge {
 }
 
 impl Merge {
-    /// Takes the stages of one trial; says which node each became.
+    /// Adds the stages of one trial; returns the node of each.
     pub fn add(&mut self, trial: Pipeline) -> BTreeMap<String, StageId> {
         let mut ids: Vec<StageId> = vec![];
         let mut by_name = BTreeMap::new();
         for mut stage in trial.stages {
             for edge in stage.inputs.iter_mut().map(|(_, edge)| edge) {
-                // Topological order: what it takes is already a node.
+                // Topological order: its inputs are nodes already.
                 edge.from = ids[edge.from.0];
             }
             let id = *self.known.entry(description(&stage)).or_insert(StageId(self.stages.len()));
@@ -34,16 +35,18 @@ impl Merge {
         by_name
     }
 
-    /// Names each node after the dimensions that reach it: those where one step to a neighbour on the grid changes the
-    /// node. The grid is full, so the points on these dimensions determine the node, and names are unique.
+    /// Names each node after the dimensions it depends on: those where a step to a neighbour on the
+    /// grid changes the node. The grid is full, so the points on these dimensions determine the
+    /// node, and names are unique.
     pub fn named(mut self, axes: &[Axis], grid: &[Vec<usize>], trials: &[Trial]) -> Vec<Stage> {
-        // How far apart neighbours on each dimension are in the list of trials.
+        // Distance of neighbours on each dimension in the list of trials.
         let stride = |dim: usize| axes[dim + 1..].iter().map(|a| a.points.len()).product::<usize>();
         let strides: Vec<usize> = (0..axes.len()).map(stride).collect();
         let bases: Vec<&String> = trials.first().map(|t| t.stages.keys().collect()).unwrap_or_default();
         let mut names: HashMap<StageId, String> = HashMap::new();
         for base in bases {
-            // A stage from outside of the pipeline may be in some trials only. It is the same in all of them.
+            // A stage from outside the pipeline may be in some trials only. It is the same in all
+            // of them.
             let Some(nodes) = trials.iter().map(|t| t.stages.get(base).copied()).collect::<Option<Vec<StageId>>>()
             else {
                 continue;
@@ -65,8 +68,8 @@ impl Merge {
     }
 }
 
-/// Everything that decides what a stage computes. Two base stages that are equal by description stay two nodes:
-/// their names are promises to the user, and the cache will see that they are the same.
+/// Everything that decides what a stage computes. Two base stages with equal descriptions stay two
+/// nodes: users rely on their names, and the cache recognises that they are the same.
 fn description(stage: &Stage) -> String {
     let edge = |e: &Edge| serde_json::json!([e.from.0, e.output]);
     let inputs: BTreeMap<&String, serde_json::Value> = stage.inputs.iter().map(|(k, e)| (k, edge(e))).collect();

@@ -1,9 +1,10 @@
 //! Sweeps: one pipeline, many trials, one graph.
 //!
-//! The axes of `[sweep]` span a grid ([`axes`]); `[[sweep.trials]]` and `[sweep.random]` (`random`) name points on one
-//! more dimension each. Each trial is resolved like a pipeline of its own. Then stages whose whole description is equal
-//! become one node (`merge`), so that what two trials share is computed once even without a cache. [`stop`] gives
-//! trials up by their [`rule`]s while a sweep runs. Knows nothing of running.
+//! The axes of `[sweep]` span a grid ([`axes`]); `[[sweep.trials]]` and `[sweep.random]` (`random`)
+//! name points on one more dimension each. Each trial is resolved like a pipeline of its own.
+//! Stages with equal descriptions then become one node (`merge`), so that stages shared by trials
+//! run once even without a cache. [`pruner`] stops trials by their [`pruning_rule`]s while a sweep
+//! runs. Does not know how stages run.
 
 pub mod axes;
 pub mod axis;
@@ -33,7 +34,7 @@ pub struct SweepPlan {
     pub axes: Vec<Axis>,
     pub trials: Vec<Trial>,
     pub pipeline: Pipeline,
-    /// What `sweep.stop` says.
+    /// The rules of `sweep.stop`.
     pub rules: Vec<Rule>,
 }
 
@@ -43,12 +44,12 @@ impl SweepPlan {
         Self::load_with(path, registry, overrides, &[])
     }
 
-    /// With axes as the command line gives them, which come on top of those of the file.
+    /// With axes from the command line in addition to those of the file.
     pub fn load_with(path: &Path, registry: Registry, overrides: &Overrides, given: &[String]) -> Result<Self> {
         expand(&Spec::read(path, registry)?, overrides, given)
     }
 
-    /// The trial of this name; who types it need not know the order of the axes.
+    /// The trial with this name; its parts may be in any order.
     pub fn trial(&self, name: &str) -> Result<usize> {
         let parts = |name: &str| {
             let mut parts: Vec<String> = name.split(',').map(|part| part.trim().to_string()).collect();
@@ -101,26 +102,26 @@ fn expand(spec: &Spec, overrides: &Overrides, given: &[String]) -> Result<SweepP
     Ok(SweepPlan { axes, trials, pipeline, rules: pruning_rule::stated(spec)? })
 }
 
-/// What is set from outside is stronger than a trial: an axis of the same value would give every trial that one, under
-/// names that say otherwise.
+/// Settings from outside take precedence over a trial: an axis of the same parameter would have one
+/// value in all trials, under names that say otherwise.
 fn refuse_both(spec: &Spec, overrides: &Overrides, axes: &[Axis]) -> Result<()> {
     let set = overrides.set.iter().filter_map(|text| text.split_once('='));
     let set = set.map(|(key, _)| (key.trim().to_string(), format!("--set {}", key.trim())));
     let env = overrides.env.iter().filter_map(|(name, _)| Some((name.strip_prefix("ERW_SET__")?, name)));
     let env = env.map(|(key, name)| (key.replace("__", "."), name.clone()));
     for (key, outside) in set.chain(env) {
-        // Whether the name means anything is told when trials are resolved.
+        // Unknown names are reported when trials are resolved.
         let Ok(target) = target(spec, &key) else { continue };
         let points = axes.iter().flat_map(|axis| &axis.points);
         if points.flat_map(|point| &point.settings).any(|(_, _, setting)| setting.target == target) {
-            return Err(Error::usage(format!("`{outside}` sets what the sweep varies"))
-                .hint(format!("`--axis {key}=VALUE` replaces an axis; leave the value to one of the two")));
+            return Err(Error::usage(format!("`{outside}` sets a parameter that the sweep varies"))
+                .hint(format!("`--axis {key}=VALUE` replaces an axis; set the parameter in only one of the two")));
         }
     }
     Ok(())
 }
 
-/// Everything about the `[sweep]` of a pipeline that can be wrong without expanding it.
+/// Checks the `[sweep]` of a pipeline as far as possible without expanding it.
 pub(super) fn check(spec: &Spec) -> Result<()> {
     axes(spec, &[])?;
     pruning_rule::stated(spec).map(drop)

@@ -1,16 +1,16 @@
-//! Giving up hopeless trials: listens to a sweep and applies its rules. A stage is given up when no living trial needs
-//! it. Knows nothing of how stages are stopped.
+//! Prunes trials: listens to a sweep and applies its rules. A stage is given up when no remaining
+//! trial needs it. Does not know how stages are stopped.
 
 use super::SweepPlan;
 use super::pruning_rule::{Rule, Threshold};
 use crate::event::{Event, EventKind, Listener, State};
 use std::collections::{BTreeMap, HashMap};
 
-/// Listens to a sweep and gives up what its rules condemn.
+/// Listens to a sweep and prunes trials by its rules.
 pub struct Pruner {
     rules: Vec<Rule>,
     nodes: HashMap<String, Node>,
-    /// Names of nodes, those that need others first: each is then told its own reason.
+    /// Names of nodes, dependents first, so that each gets its own reason.
     order: Vec<String>,
     trials: BTreeMap<usize, PrunedTrial>,
     /// Final results by base stage and name, by trial.
@@ -21,33 +21,38 @@ struct Node {
     base: String,
     trials: Vec<usize>,
     state: State,
-    /// Costs nothing, so there is nothing to give up.
+    /// Cached, so there is nothing to give up.
     cached: bool,
-    /// A running stage is told once.
-    told: bool,
+    /// A running stage is reported once.
+    reported: bool,
 }
 
 struct PrunedTrial {
     name: String,
-    /// Why it is hopeless.
-    doom: Option<String>,
+    /// Why it was pruned.
+    reason: Option<String>,
 }
 
 impl Pruner {
-    /// Watches these trials of a sweep.
+    /// Observes these trials of a sweep.
     pub fn new(plan: &SweepPlan, trials: &[usize], rules: Vec<Rule>) -> Self {
         let mut nodes: HashMap<String, Node> = HashMap::new();
         for &trial in trials {
             for (base, id) in &plan.trials[trial].stages {
                 let name = plan.pipeline.stage(*id).name.clone();
-                let new =
-                    || Node { base: base.clone(), trials: vec![], state: State::Unknown, cached: false, told: false };
+                let new = || Node {
+                    base: base.clone(),
+                    trials: vec![],
+                    state: State::Unknown,
+                    cached: false,
+                    reported: false,
+                };
                 nodes.entry(name).or_insert_with(new).trials.push(trial);
             }
         }
         let order = plan.pipeline.stages.iter().rev().map(|s| s.name.clone()).filter(|n| nodes.contains_key(n));
         let order = order.collect();
-        let watched = |&i: &usize| (i, PrunedTrial { name: plan.trials[i].name.clone(), doom: None });
+        let watched = |&i: &usize| (i, PrunedTrial { name: plan.trials[i].name.clone(), reason: None });
         Self { rules, nodes, order, trials: trials.iter().map(watched).collect(), results: BTreeMap::new() }
     }
 
@@ -55,12 +60,12 @@ impl Pruner {
         !self.rules.is_empty()
     }
 
-    /// Why a trial is hopeless, if it is.
+    /// Why a trial was pruned, if it was.
     pub fn doom(&self, trial: usize) -> Option<&str> {
-        self.trials.get(&trial)?.doom.as_deref()
+        self.trials.get(&trial)?.reason.as_deref()
     }
 
-    /// What a stage ended with in an earlier run, for which it is cached.
+    /// The results of a stage that is cached from an earlier run.
     pub fn cached<'a>(&mut self, stage: &str, results: impl IntoIterator<Item = (&'a str, Option<f64>)>) {
         if let Some(node) = self.nodes.get_mut(stage) {
             node.cached = true;
@@ -68,7 +73,7 @@ impl Pruner {
         self.ended(stage, results);
     }
 
-    /// What a stage ended with.
+    /// The final results of a stage.
     fn ended<'a>(&mut self, stage: &str, results: impl IntoIterator<Item = (&'a str, Option<f64>)>) {
         let Some(node) = self.nodes.get(stage).filter(|_| !self.rules.is_empty()) else { return };
         let (base, trials) = (node.base.clone(), node.trials.clone());
@@ -76,29 +81,29 @@ impl Pruner {
             let all = self.results.entry((base.clone(), name.to_string())).or_default();
             all.extend(trials.iter().map(|&trial| (trial, value)));
         }
-        // A new best may condemn what was good enough before.
+        // A new best may rule out trials that were good enough before.
         let results = self.results.clone();
         for ((base, metric), values) in &results {
             for (&trial, &value) in values {
-                self.judge(base, metric, value, None, &[trial]);
+                self.apply(base, metric, value, None, &[trial]);
             }
         }
     }
 
-    fn judge(&mut self, base: &str, metric: &str, value: Option<f64>, step: Option<u64>, trials: &[usize]) {
+    fn apply(&mut self, base: &str, metric: &str, value: Option<f64>, step: Option<u64>, trials: &[usize]) {
         for &trial in trials.iter().filter(|t| self.doom(**t).is_none()).collect::<Vec<_>>() {
             let rules = self.rules.iter().filter(|r| r.is_about(base, metric) && r.counts(step));
-            let doom = rules.into_iter().find_map(|rule| {
+            let reason = rules.into_iter().find_map(|rule| {
                 let threshold = self.threshold(rule, base, trial)?;
                 rule.is_beyond(value, threshold).then(|| rule.words(value, threshold, step))
             });
-            if let (Some(doom), Some(watched)) = (doom, self.trials.get_mut(&trial)) {
-                watched.doom = Some(doom);
+            if let (Some(reason), Some(watched)) = (reason, self.trials.get_mut(&trial)) {
+                watched.reason = Some(reason);
             }
         }
     }
 
-    /// The number to compare with; `None` before another trial has a result.
+    /// The threshold to compare with; `None` until another trial has a result.
     fn threshold(&self, rule: &Rule, base: &str, trial: usize) -> Option<f64> {
         let factor = match rule.threshold {
             Threshold::Value(value) => return Some(value),
@@ -122,7 +127,7 @@ impl Listener for &mut Pruner {
             EventKind::Metric { stage, step, name, value } => {
                 let Some(node) = self.nodes.get(stage) else { return };
                 let (base, trials) = (node.base.clone(), node.trials.clone());
-                self.judge(&base, name, *value, Some(*step), &trials);
+                self.apply(&base, name, *value, Some(*step), &trials);
             }
             EventKind::Ended(end) => {
                 Pruner::ended(self, &end.stage, end.results.iter().map(|r| (r.name.as_str(), r.value)))
@@ -131,21 +136,22 @@ impl Listener for &mut Pruner {
         }
     }
 
-    /// A stage that is being judged hears nothing, so it is named again until it is settled.
+    /// A stage that is being checked cannot be stopped, so it is reported again until it is
+    /// settled.
     fn pointless(&mut self) -> Vec<(String, String)> {
         let trials = &self.trials;
         let mut given_up = vec![];
-        for name in self.order.iter().filter(|_| trials.values().any(|t| t.doom.is_some())) {
+        for name in self.order.iter().filter(|_| trials.values().any(|t| t.reason.is_some())) {
             let Some(node) = self.nodes.get_mut(name) else { continue };
-            let dooms: Option<Vec<(&str, &str)>> =
-                node.trials.iter().map(|t| Some((trials[t].name.as_str(), trials[t].doom.as_deref()?))).collect();
-            let Some((trial, doom)) = dooms.as_ref().and_then(|d| d.first()) else { continue };
+            let reasons: Option<Vec<(&str, &str)>> =
+                node.trials.iter().map(|t| Some((trials[t].name.as_str(), trials[t].reason.as_deref()?))).collect();
+            let Some((trial, reason)) = reasons.as_ref().and_then(|d| d.first()) else { continue };
             let running = node.state == State::Running;
-            if node.cached || node.state.is_settled() || (running && node.told) {
+            if node.cached || node.state.is_settled() || (running && node.reported) {
                 continue;
             }
-            node.told = running;
-            given_up.push((name.clone(), format!("trial `{trial}` is hopeless: {doom}")));
+            node.reported = running;
+            given_up.push((name.clone(), format!("trial `{trial}` was pruned: {reason}")));
         }
         given_up
     }
@@ -214,12 +220,12 @@ mod tests {
         assert!(tell(&mut w, loss(1, 500, Some(2.0))).is_empty());
         tell(&mut w, state(State::Running));
         let told = tell(&mut w, loss(1, 500, Some(2.3111)));
-        let why = "trial `seed=1` is hopeless: train.loss 2.311 > 2 at step 500".to_string();
-        // What both trials need goes on.
+        let why = "trial `seed=1` was pruned: train.loss 2.311 > 2 at step 500".to_string();
+        // What both trials need continues.
         assert_eq!(told, [("fd@seed=1".to_string(), why.clone()), ("train@seed=1".to_string(), why.clone())]);
         assert_eq!(tell(&mut w, loss(1, 501, None)), [("fd@seed=1".to_string(), why)], "a running stage is told once");
         assert_eq!(w.doom(0), None);
-        // With the last living trial all is over.
+        // With the last trial, everything is given up.
         let told = tell(&mut w, loss(0, 600, None));
         assert_eq!(
             told.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),

@@ -1,8 +1,9 @@
-//! Rules by which a trial is hopeless: `train.loss > 2 @500`, `fd > 1.5*best`.
+//! Pruning rules: `train.loss > 2 @500`, `fd > 1.5*best`.
 //!
-//! A rule speaks of a metric of a stage: of its values while it runs, and of what it ends with. With `@STEP` it speaks
-//! only of values at or after that step. `best` is the best final result of another trial: the least where more is
-//! worse, else the greatest. A value that is no finite number is beyond every threshold. Knows nothing of trials.
+//! A rule applies to a metric of a stage: its values while the stage runs, and its final result.
+//! With `@STEP` it applies only to values at or after that step. `best` is the best final result of
+//! another trial: the smallest if more is worse, else the greatest. A value that is not finite
+//! violates every rule. Does not know trials.
 
 use super::axis::last;
 use crate::kind::value;
@@ -11,15 +12,15 @@ use crate::text::spanned::Node;
 use crate::text::suggest;
 use erw_base::error::{Error, Result};
 
-/// When a trial is hopeless.
+/// When to prune a trial.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
-    /// Only of this stage.
+    /// Only for this stage.
     stage: Option<String>,
     pub(super) metric: String,
     /// More is worse.
     pub(super) above: bool,
-    /// The threshold itself is too much.
+    /// The threshold itself is a violation.
     inclusive: bool,
     pub(super) threshold: Threshold,
     from: Option<u64>,
@@ -28,7 +29,7 @@ pub struct Rule {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Threshold {
     Value(f64),
-    /// This many times the best.
+    /// A multiple of the best.
     Best(f64),
 }
 
@@ -44,10 +45,10 @@ pub(super) fn stated(spec: &Spec) -> Result<Vec<Rule>> {
 }
 
 impl Rule {
-    /// Reads `STAGE.METRIC > NUMBER @STEP`; `stages` are the pipeline's.
+    /// Parses `STAGE.METRIC > NUMBER @STEP`; `stages` are the pipeline's.
     pub fn parse(text: &str, stages: &[&str]) -> Result<Self> {
         let malformed = || {
-            Error::usage(format!("`{text}` is no rule for stopping"))
+            Error::usage(format!("`{text}` is not a pruning rule"))
                 .hint("write `train.loss > 2`, `train.loss > 2 @500` or `fd > 1.5*best`; `<` where less is worse")
         };
         let at = text.find(['<', '>']).ok_or_else(malformed)?;
@@ -76,7 +77,8 @@ impl Rule {
         self.metric == metric && self.stage.as_ref().is_none_or(|s| s == stage)
     }
 
-    /// Running values count from a step on; a final result has none.
+    /// Whether a value counts: running values from a step on, final results (without a step) if the
+    /// rule has no step.
     pub(super) fn counts(&self, step: Option<u64>) -> bool {
         self.from.is_none_or(|from| step.is_some_and(|step| step >= from))
     }
@@ -142,7 +144,7 @@ mod tests {
             (Threshold::Value(0.2), Some(1000), true, false)
         );
         for bad in ["fd", "> 2", "fd > ", "fd > much", "fd > 2 @ten", "fd > 2*beast", "fd > nan"] {
-            assert!(Rule::parse(bad, &[]).unwrap_err().message.contains("is no rule for stopping"), "{bad}");
+            assert!(Rule::parse(bad, &[]).unwrap_err().message.contains("is not a pruning rule"), "{bad}");
         }
         assert_eq!(Rule::parse("trian.loss > 2", &["train"]).unwrap_err().hints, ["did you mean `train`?"]);
     }

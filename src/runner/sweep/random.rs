@@ -1,7 +1,8 @@
 //! Random search: `[sweep.random]` names distributions and how many points to draw.
 //!
-//! Point `i` depends on the seed, `i` and the name of the parameter only: a larger budget keeps the earlier points, and
-//! another parameter does not move those that were there. Values are short decimals, which print as they are.
+//! Point `i` depends only on the seed, `i` and the name of the parameter: a larger budget keeps the
+//! earlier points, and another parameter does not change existing ones. Values are short decimals,
+//! which print as they are. Does not know trials.
 
 use super::axis::{Point, setting};
 use crate::pipeline::file::Spec;
@@ -23,7 +24,7 @@ enum Distribution<'a> {
     Choice(&'a [Node]),
 }
 
-/// The points that `[sweep.random]` asks for: `r0`, `r1`, …
+/// The points of `[sweep.random]`: `r0`, `r1`, …
 pub(super) fn points(spec: &Spec, table: &Node, base: &Path) -> Result<Vec<Point>> {
     let entries = table.table("`sweep.random`")?;
     let budget = count(table, "budget", BUDGET, 1)?;
@@ -33,7 +34,7 @@ pub(super) fn points(spec: &Spec, table: &Node, base: &Path) -> Result<Vec<Point
         find(entry, entry.key.clone(), &mut parameters)?;
     }
     if parameters.is_empty() {
-        let error = Error::usage("`sweep.random` draws no parameter").at(table.place.clone());
+        let error = Error::usage("`sweep.random` has no parameters").at(table.place.clone());
         return Err(error.hint(HINT));
     }
     let point = |i: i64| {
@@ -53,13 +54,14 @@ fn count(table: &Node, name: &str, default: i64, least: i64) -> Result<i64> {
     match node.value {
         Toml::Int(n) if (least..=super::axis::MOST_TRIALS as i64).contains(&n) || (least == 0 && n >= 0) => Ok(n),
         _ => {
-            let wanted = if least == 0 { "a whole number from 0 on" } else { "a whole number from 1 to 10000" };
+            let wanted = if least == 0 { "an integer of at least 0" } else { "an integer from 1 to 10000" };
             Err(Error::usage(format!("`sweep.random.{name}` must be {wanted}")).at(node.place.clone()))
         }
     }
 }
 
-/// `"train.lr" = { uniform = … }` and `train.lr = { uniform = … }`: the name ends where a distribution begins.
+/// `"train.lr" = { uniform = … }` and `train.lr = { uniform = … }`: the name ends where a
+/// distribution starts.
 fn find<'a>(entry: &'a Entry, key: String, found: &mut Vec<(Entry, Distribution<'a>)>) -> Result<()> {
     let named = Entry { key: key.clone(), ..entry.clone() };
     match &entry.node.value {
@@ -76,7 +78,7 @@ fn find<'a>(entry: &'a Entry, key: String, found: &mut Vec<(Entry, Distribution<
         }
         _ => {
             let near = suggest::nearest(&entry.key, KINDS).map(|k| format!("did you mean `{k}`?"));
-            let error = Error::usage(format!("random `{key}` is no distribution")).at(entry.key_place.clone());
+            let error = Error::usage(format!("random `{key}` is not a distribution")).at(entry.key_place.clone());
             Err(error.hint(near.unwrap_or_else(|| HINT.into())))
         }
     }
@@ -109,9 +111,9 @@ impl<'a> Distribution<'a> {
         }
     }
 
-    /// The value at a number that is uniform over all of `u64`, with the place of the distribution.
+    /// The value for a number that is uniform over `u64`, with the place of the distribution.
     fn at(&self, number: u64, entry: &Entry) -> Node {
-        // 53 bits are what a float holds.
+        // A float holds 53 bits.
         let part = (number >> 11) as f64 / (1u64 << 53) as f64;
         let below = |n: u128| (u128::from(number) * n) >> 64;
         let value = match self {
@@ -131,7 +133,7 @@ impl<'a> Distribution<'a> {
     }
 }
 
-/// What is drawn for one parameter of one point, before it is given a distribution.
+/// The random number of one parameter of one point, before a distribution is applied.
 fn number(seed: i64, point: i64, name: &str) -> u64 {
     let hash = blake3::hash(format!("erw random\n{seed}\n{point}\n{name}").as_bytes());
     let mut bytes = [0; 8];
@@ -139,7 +141,7 @@ fn number(seed: i64, point: i64, name: &str) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// `x` with as few decimals as tell apart a thousandth of `scale`.
+/// Rounds `x` to the fewest decimals that resolve a thousandth of `scale`.
 fn decimal(x: f64, scale: f64) -> f64 {
     let step = (scale * 1e-3).log10().floor();
     let digits = x.abs().max(f64::MIN_POSITIVE).log10().floor() - step;
@@ -197,7 +199,7 @@ mod tests {
         assert_ne!(number(0, 3, "train.lr"), number(1, 3, "train.lr"));
         assert_ne!(number(0, 3, "train.lr"), number(0, 4, "train.lr"));
         assert_ne!(number(0, 3, "train.lr"), number(0, 3, "train.wd"));
-        // Points that have run must not move with another version.
+        // Points must not change with the version, because they may have run.
         assert_eq!(number(0, 0, "train.lr"), 2_097_221_721_190_592_227);
     }
 }

@@ -1,4 +1,5 @@
-//! One trial of a sweep: what it sets, and its stages among those of all trials.
+//! One trial of a sweep: its settings, and its stages among those of all trials. Does not know the
+//! axes.
 
 use crate::pipeline::graph::StageId;
 use serde_json::Value as Json;
@@ -8,9 +9,9 @@ use std::collections::BTreeMap;
 pub struct Trial {
     /// `seed=1`, `sit`, `sit,seed=1`.
     pub name: String,
-    /// The parts of its name, one for each axis.
+    /// The parts of its name, one per axis.
     pub labels: Vec<String>,
-    /// What it sets, by `STAGE.NAME`.
+    /// Its settings, by `STAGE.NAME`.
     pub settings: Vec<(String, Json)>,
     /// By base stage name.
     pub stages: BTreeMap<String, StageId>,

@@ -1,23 +1,25 @@
-//! What programs write, made fit to be shown: as a terminal would show each line in the end, and nothing that would move
-//! its cursor, colour it or rename its window. A bar that draws itself anew by carriage returns is its last state.
+//! Program output made safe to show: each line as a terminal would show it in the end, without
+//! anything that moves the cursor, sets colours or renames the window. A progress bar redrawn by
+//! carriage returns is shown in its last state.
 //!
-//! Logs keep every byte; this is how they are read. However long a log is, little of it is held at a time.
+//! Logs keep every byte; this is only how they are read. However long a log is, little of it is in
+//! memory. Does not know what programs write.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::iter::Peekable;
 use std::path::Path;
 
-/// Lines of a log shown when a stage fails, the characters of each, and how far from its end they are looked for: bars
-/// take many bytes to say little.
+/// Lines of a log shown when a stage fails, the characters of each, and how far from the end to
+/// search: progress bars write many bytes per line.
 const TAIL_LINES: usize = 20;
 const WIDTH: usize = 500;
 const TAIL_BYTES: u64 = 1 << 18;
-/// A line is held whole up to so many bytes.
+/// A line is kept whole up to this many bytes.
 const LONGEST: usize = 1 << 16;
 const BLOCK: usize = 1 << 16;
 
-/// The text as it looks in the end, line by line.
+/// The final appearance of the text, line by line.
 pub fn shown(text: &str) -> String {
     text.split('\n').map(shown_line).collect::<Vec<_>>().join("\n")
 }
@@ -25,7 +27,7 @@ pub fn shown(text: &str) -> String {
 fn shown_line(line: &str) -> String {
     let mut out = String::new();
     let mut chars = line.chars().peekable();
-    // After a carriage return what comes stands in the place of what was there.
+    // After a carriage return, new text overwrites the old.
     let mut returned = false;
     while let Some(c) = chars.next() {
         match c {
@@ -47,13 +49,13 @@ fn shown_line(line: &str) -> String {
     out
 }
 
-/// Controls, marks that turn the direction of writing, and what no text may hold.
+/// Control characters, marks that change the writing direction, and noncharacters.
 fn is_hidden(c: char) -> bool {
     c.is_control() && c != '\t'
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}')
 }
 
-/// What follows ESC.
+/// Skips an escape sequence after ESC.
 fn skip_escape(chars: &mut Peekable<impl Iterator<Item = char>>) {
     match chars.peek() {
         Some('[') => {
@@ -71,13 +73,13 @@ fn skip_escape(chars: &mut Peekable<impl Iterator<Item = char>>) {
     }
 }
 
-/// A control sequence: parameters, and the letter that ends it.
+/// Skips a control sequence: parameters and the final letter.
 fn skip_control(chars: &mut Peekable<impl Iterator<Item = char>>) {
     while chars.next_if(|c| matches!(c, ' '..='?')).is_some() {}
     chars.next_if(|c| matches!(c, '@'..='~'));
 }
 
-/// A text for the terminal itself, up to BEL or a string terminator.
+/// Skips a string for the terminal itself, up to BEL or a string terminator.
 fn skip_text(chars: &mut Peekable<impl Iterator<Item = char>>) {
     while let Some(c) = chars.next() {
         match c {
@@ -91,7 +93,7 @@ fn skip_text(chars: &mut Peekable<impl Iterator<Item = char>>) {
     }
 }
 
-/// The last lines of a log; none of one that cannot be read.
+/// The last lines of a log; empty if it cannot be read.
 pub fn tail(log: &Path) -> Vec<String> {
     let read = || {
         let mut file = File::open(log)?;
@@ -99,7 +101,7 @@ pub fn tail(log: &Path) -> Vec<String> {
         file.seek(SeekFrom::Start(start))?;
         let mut bytes = Vec::new();
         file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
-        // What is left of a line that begins before is told only if there is nothing else.
+        // A line that starts before the searched part is shown only if there is no other.
         let whole = bytes.iter().position(|b| *b == b'\n').filter(|at| start > 0 && at + 1 < bytes.len());
         io::Result::Ok(bytes.split_off(whole.map_or(0, |at| at + 1)))
     };
@@ -120,7 +122,7 @@ pub fn cut(line: &str, width: usize) -> String {
     }
 }
 
-/// Where the last `lines` lines of a file begin.
+/// The offset of the last `lines` lines of a file.
 pub fn last_lines(file: &mut File, lines: usize) -> io::Result<u64> {
     let end = file.metadata()?.len();
     if lines == 0 {
@@ -133,7 +135,7 @@ pub fn last_lines(file: &mut File, lines: usize) -> io::Result<u64> {
         file.seek(SeekFrom::Start(start))?;
         file.read_exact(block)?;
         for (i, _) in block.iter().enumerate().rev().filter(|(_, b)| **b == b'\n') {
-            // The end of the last line has no line behind it.
+            // The newline that ends the last line does not start another.
             if start + i as u64 + 1 == end {
                 continue;
             }
@@ -147,14 +149,14 @@ pub fn last_lines(file: &mut File, lines: usize) -> io::Result<u64> {
     Ok(0)
 }
 
-/// Bytes that come in pieces, as lines to be shown.
+/// Turns bytes that arrive in pieces into lines to show.
 #[derive(Debug, Default)]
 pub struct Lines {
     rest: Vec<u8>,
 }
 
 impl Lines {
-    /// The lines that are complete with these bytes.
+    /// Adds bytes and returns the lines they complete.
     pub fn push(&mut self, bytes: &[u8]) -> String {
         let before = self.rest.len();
         self.rest.extend_from_slice(bytes);
@@ -164,7 +166,7 @@ impl Lines {
         if self.rest.len() <= LONGEST {
             return text;
         }
-        // Only the last state of a line that draws itself anew will be seen; one that is long is cut in pieces.
+        // Only the last state of a redrawn line is visible; a long line is cut into pieces.
         match self.rest.iter().rposition(|b| *b == b'\r').filter(|at| *at > 0) {
             Some(at) => {
                 self.rest.drain(..at);
@@ -173,11 +175,11 @@ impl Lines {
             None => text + &self.end(),
         }
     }
-    /// The line that has no end yet, as it looks now.
+    /// The current appearance of the unfinished line.
     pub fn unfinished(&self) -> String {
         shown(&String::from_utf8_lossy(&self.rest))
     }
-    /// The same, for the last time.
+    /// The same, at the end of the output.
     pub fn end(&mut self) -> String {
         let text = self.unfinished();
         self.rest.clear();
@@ -228,7 +230,7 @@ mod tests {
         let many: String = (0..100).map(|i| format!("line {i}\n")).collect();
         let told_of_many = told(many.as_bytes());
         assert_eq!((told_of_many.len(), &*told_of_many[0], &*told_of_many[19]), (20, "line 80", "line 99"));
-        // An error, then a bar that takes many bytes.
+        // An error, then a progress bar of many bytes.
         let bar: String = (0..3000).map(|i| format!("\r{i:5} of 3000 |##########          |")).collect();
         assert_eq!(
             told(format!("the error\n{bar}\n").as_bytes()),

@@ -1,5 +1,6 @@
-//! Texts: TOML with its places ([`spanned`]), sizes and durations ([`units`]), names that were meant ([`suggest`]), paths as
-//! text ([`path_text`]), lines of logs ([`log_lines`]).
+//! Text: TOML with places ([`spanned`]), sizes and durations ([`units`]), suggestions for misspelt
+//! names ([`suggest`]), paths as text ([`path_text`]), lines of logs ([`log_lines`]). Knows nothing
+//! of pipelines.
 
 pub mod log_lines;
 pub mod path_text;

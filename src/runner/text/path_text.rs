@@ -1,5 +1,6 @@
-//! File names as text, in lists that are JSON or TOML. A name is any bytes but `/` and 0: what is no UTF-8 is written `\xNN`, and
-//! `\` is written `\\`, so no two names are written alike and each can be read back.
+//! File names as text in JSON and TOML lists. A name can have any bytes but `/` and 0: bytes that
+//! are not UTF-8 are written `\xNN`, and `\` is written `\\`, so that different names have
+//! different texts and each can be read back. Does not know what the lists are for.
 
 use serde::{Serialize, Serializer};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -14,7 +15,7 @@ pub fn text(path: &Path) -> String {
     text
 }
 
-/// The path that is written so, if one is.
+/// The path with this text, if it is valid.
 pub fn path(text: &str) -> Option<PathBuf> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -33,7 +34,7 @@ pub fn path(text: &str) -> Option<PathBuf> {
     }
     bytes.extend(rest.as_bytes());
     let path = PathBuf::from(std::ffi::OsString::from_vec(bytes));
-    // Nothing is read that would not be written so: one name has one text.
+    // Accepts only the form that is written, so that a name has one text.
     (self::text(&path) == text).then_some(path)
 }
 
@@ -42,7 +43,7 @@ pub fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&text(path))
 }
 
-/// For the same where there may be none.
+/// The same for an optional path.
 pub fn serialize_optional<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
     path.as_deref().map(text).serialize(to)
 }

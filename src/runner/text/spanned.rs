@@ -1,5 +1,5 @@
-//! TOML that remembers where it stood: every key and value carries its [`Place`], every key its comment.
-//! Both manifests and pipeline files are read through it. It does not know what either of them means.
+//! TOML with positions: every key and value carries its [`Place`], every key its comment. Manifests
+//! and pipeline files are parsed with it. Does not know what they mean.
 
 use erw_base::error::{Error, ErrorKind, Place, Result, Text};
 use std::fmt::Display;
@@ -9,14 +9,14 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// A value and its place.
+/// A value with its place.
 #[derive(Debug, Clone)]
 pub struct Node {
     pub value: Toml,
     pub place: Place,
 }
 
-/// The values that TOML knows. A date is kept only to be refused by name.
+/// The types of TOML. A date is kept only to be refused by name.
 #[derive(Debug, Clone)]
 pub enum Toml {
     Bool(bool),
@@ -29,19 +29,20 @@ pub enum Toml {
     Date,
 }
 
-/// `key = value`, or a `[header]` with what is below it.
+/// `key = value`, or a `[header]` with its contents.
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub key: String,
     /// The last part of a dotted key or header.
     pub key_place: Place,
-    /// The comment behind the value and its continuation lines; without one, the comment lines above the key.
+    /// The comment after the value with its continuation lines, or else the comment lines above the
+    /// key.
     pub doc: String,
     pub node: Node,
 }
 
 impl Node {
-    /// What the value is, with its article, for messages.
+    /// The type of the value with its article, for messages.
     pub fn describe(&self) -> &'static str {
         match self.value {
             Toml::Bool(_) => "a boolean",
@@ -53,14 +54,15 @@ impl Node {
             Toml::Date => "a date",
         }
     }
-    /// The entries of a table. `what` names the thing in the error, as in "`params` must be a table".
+    /// The entries of a table. `what` names the thing in the error, as in "`params` must be a
+    /// table".
     pub fn table(&self, what: impl Display) -> Result<&[Entry]> {
         match &self.value {
             Toml::Table(entries) => Ok(entries),
             _ => Err(self.mismatch(what, "a table")),
         }
     }
-    /// As [`Node::table`], for who keeps them: a large pipeline is not copied.
+    /// Like [`Node::table`], by value: a large pipeline should not be copied.
     pub fn into_table(self, what: impl Display) -> Result<Vec<Entry>> {
         match self.value {
             Toml::Table(entries) => Ok(entries),
@@ -83,7 +85,7 @@ impl Node {
     pub fn mismatch(&self, what: impl Display, wanted: &str) -> Error {
         Error::usage(format!("{what} must be {wanted}, not {}", self.describe())).at(self.place.clone())
     }
-    /// The value below `key`, when this is a table that has it.
+    /// The value of `key`, if this is a table that has it.
     pub fn get(&self, key: &str) -> Option<&Node> {
         match &self.value {
             Toml::Table(entries) => entries.iter().find(|e| e.key == key).map(|e| &e.node),
@@ -92,7 +94,7 @@ impl Node {
     }
 }
 
-/// Reads a text. `file` is its name in messages.
+/// Parses a text. `file` is its name in messages.
 pub fn parse(file: &Path, text: impl Into<String>) -> Result<Node> {
     let source = Source(Text::new(file, text));
     let document = DeTable::parse(&source.0.text).map_err(|e| source.malformed(e.message(), e.span()))?;
@@ -112,7 +114,7 @@ impl Source {
         let rest: Vec<&str> = lines.collect();
         let key = span.clone().and_then(|span| self.0.text.get(span)).unwrap_or_default();
         let message = match first.as_str() {
-            "duplicate key" => format!("`{key}` is stated twice"),
+            "duplicate key" => format!("`{key}` is defined twice"),
             _ => format!("malformed TOML: {first}"),
         };
         let mut error = Error::new(ErrorKind::Usage, message);
@@ -123,7 +125,7 @@ impl Source {
     }
 
     fn table(&self, table: DeTable<'_>) -> Result<Toml> {
-        // Entries are large and most tables small: a vector that grows as it is filled takes twice the memory.
+        // Entries are large and most tables small: a growing vector takes twice the memory.
         let mut entries = Vec::with_capacity(table.len());
         for (key, value) in table {
             let node = self.node(value)?;
@@ -161,13 +163,14 @@ impl Source {
         let row = self.0.line_at(end);
         let trailing = self.0.line(row).and_then(|line| comment(&text[end..line.end]));
         let parts: Vec<&str> = match trailing {
-            // Continuation lines are indented; a comment in the first column heads what follows it.
+            // Continuation lines are indented; a comment in the first column belongs to what
+            // follows.
             Some(first) => {
                 let below = (row + 1..).map_while(|row| self.line(row)).take_while(|l| l.starts_with([' ', '\t']));
                 std::iter::once(first).chain(below.map_while(comment)).collect()
             }
             None => {
-                // Lines with another indentation continue the comment of an earlier value.
+                // Lines with a different indentation continue the comment of an earlier value.
                 let row = self.0.line_at(key.start);
                 let indent = |l: &str| l.len() - l.trim_start().len();
                 let own = self.0.line(row).map_or(0, |line| indent(&text[line.start..key.start]));
@@ -185,7 +188,7 @@ impl Source {
     }
 }
 
-/// The text of a line that holds nothing but a comment.
+/// The text of a line that has only a comment.
 fn comment(line: &str) -> Option<&str> {
     line.trim().strip_prefix('#').map(str::trim)
 }

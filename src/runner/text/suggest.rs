@@ -1,6 +1,7 @@
-//! Words for messages: the nearest valid name, and lists of names.
+//! Suggestions for messages: the nearest valid name, and lists of names. Does not know what they
+//! name.
 
-/// The candidate nearest to `word`, if it is near enough to be what was meant.
+/// The candidate nearest to `word`, if it is similar enough.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_lowercase();
     candidates
@@ -11,7 +12,8 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, _, c)| c)
 }
 
-/// "did you mean `x`?", or else what there is: "there are `a`, `b`" behind `otherwise`.
+/// "did you mean `x`?", or else the list of candidates: "the stages are `a`, `b`" with `otherwise`
+/// in front.
 pub fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>, otherwise: &str) -> Option<String> {
     let candidates: Vec<&str> = candidates.into_iter().collect();
     if let Some(name) = nearest(word, candidates.iter().copied()) {

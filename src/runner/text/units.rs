@@ -1,16 +1,16 @@
-//! Amounts as people write them: `8GiB`, `1.5 GB`, `90s`, `2h`, `30d`. Knows nothing of what they limit.
+//! Amounts with units: `8GiB`, `1.5 GB`, `90s`, `2h`, `30d`. Does not know what they limit.
 //!
-//! More than anything could ever come to is as much as that: `--timeout 3000000000000000h` means never. So whoever adds
-//! such a time to a moment, or such an amount to another, stays within what the machine can count.
+//! Huge amounts are clamped: `--timeout 3000000000000000h` means never. So adding them to a time or
+//! another amount cannot overflow.
 
 use std::time::Duration;
 
-/// No wait is as long: a hundred years.
+/// The longest duration: a hundred years.
 pub const LONGEST: Duration = Duration::from_secs(36_525 * 86_400);
-/// No machine holds as much: an exbibyte.
+/// The largest size: an exbibyte.
 pub const LARGEST: u64 = 1 << 60;
 
-/// Number of bytes in `8GiB`, `1.5 GB`; a unit is needed.
+/// Bytes in `8GiB`, `1.5 GB`; a unit is required.
 pub fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = split(text)?;
     let scale: f64 = match unit {
@@ -25,11 +25,11 @@ pub fn bytes(text: &str) -> Option<u64> {
         "TiB" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
         _ => return None,
     };
-    // A float beyond what fits is the greatest that does.
+    // The cast saturates for floats that do not fit.
     Some(((number * scale) as u64).min(LARGEST))
 }
 
-/// `500ms`, `90s`, `10 min`, `2h`, `30d`, `2w`; a unit is needed.
+/// `500ms`, `90s`, `10 min`, `2h`, `30d`, `2w`; a unit is required.
 pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let seconds: f64 = match unit {
@@ -44,7 +44,7 @@ pub fn duration(text: &str) -> Option<Duration> {
     Some(Duration::try_from_secs_f64(number * seconds).map_or(LONGEST, |time| time.min(LONGEST)))
 }
 
-/// The number and the unit behind it.
+/// The number and its unit.
 fn split(text: &str) -> Option<(f64, &str)> {
     let text = text.trim();
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;

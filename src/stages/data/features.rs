@@ -1,11 +1,12 @@
-//! `features`: patch tokens of an encoder for every image, packed. Continues after the last whole shard.
+//! `features`: encodes every image and stores its patch tokens in a packed array. An interrupted
+//! stage resumes after the last complete shard.
 
 use super::pack::Pack;
-use crate::support::pairing::labels_digest;
 use crate::support::params::{Walk, check_walk, device};
 use candle_core::DType;
 use erw_base::error::Result;
 use erw_ml::data::images::ImageSet;
+use erw_ml::data::pairing::labels_digest;
 use erw_ml::models::encoder::Encoder;
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::attempt::Attempt;
@@ -21,7 +22,7 @@ pub const KIND: StageKind = StageKind {
     run,
 };
 
-/// Bytes of tokens in a shard: about what is lost when an attempt is killed.
+/// Bytes of tokens in a shard. A killed attempt loses at most about this much work.
 pub(crate) const SHARD_BYTES: usize = 64 << 20;
 
 #[derive(Deserialize)]
@@ -45,7 +46,7 @@ impl Stored {
         }
     }
 
-    /// In `meta.json`.
+    /// The name in `meta.json`.
     pub(crate) fn name(self) -> &'static str {
         self.dtype().as_str()
     }

@@ -1,8 +1,8 @@
-//! `images`: a set of images, as people have them, to a packed one at one size. Read on all cores, written in listed
-//! order.
+//! `images`: imports images from a folder, a ZIP file or IDX files into a packed array at one size.
+//! Images are decoded on all cores and written in their listed order.
 
 use crate::support::facts;
-use crate::support::params::{of_set, parse};
+use crate::support::params::of_set;
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::decode::orientation::Orientation;
@@ -14,7 +14,7 @@ use erw_ml::data::transform::Transform;
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::json;
@@ -81,8 +81,8 @@ fn run(attempt: &Attempt) -> Result<()> {
         let text = format!("none of the {} images in {} can be read", source.len(), p.source.display());
         return Err(Error::stage(text));
     }
-    // Files that have nothing to do with the set are no part of the result: what a file manager leaves in a folder would void
-    // all that was made of the images.
+    // Files that are not images do not enter the artifact. Otherwise a file that a file manager
+    // leaves in the folder would invalidate everything made from the images.
     let mut left_out = source.left_out().images();
     let mut meta = json!({"height": size, "width": size, "classes": source.classes(), "skipped": skipped});
     if !left_out.is_empty() {
@@ -102,14 +102,14 @@ fn run(attempt: &Attempt) -> Result<()> {
     Ok(())
 }
 
-/// How many files were not read, and how many with warnings of their decoder.
+/// How many files could not be read, and how many were read with decoder warnings.
 #[derive(Default)]
 struct Read {
     skipped: u64,
     damaged: u64,
 }
 
-/// Reads every image, a portion at a time on all cores, and writes them in their order.
+/// Reads every image and writes them in order. Images are decoded in portions, on all cores.
 fn pack(attempt: &Attempt, source: &Source, p: &Params, writer: &mut PackedWriter) -> Result<Read> {
     let size = p.resolution;
     let how = Preparation { orientation: p.orientation, transform: p.transform, size };
@@ -120,13 +120,13 @@ fn pack(attempt: &Attempt, source: &Source, p: &Params, writer: &mut PackedWrite
             return Err(Error::suspended());
         }
         let ids = done..(done + portion).min(total);
-        let images: Vec<_> = ids.clone().into_par_iter().map(|i| source.load_counting(i, &how)).collect();
+        let images: Vec<_> = ids.clone().into_par_iter().map(|i| source.load(i, &how)).collect();
         let (mut pixels, mut labels) = (Vec::with_capacity(ids.len() * size * size * 3), vec![]);
         for (i, image) in ids.clone().zip(images) {
             match image {
                 Ok((Rgb { data, .. }, warnings)) => {
                     if warnings > 0 {
-                        let text = "its decoder warns of damaged or odd data; read as Pillow reads it";
+                        let text = "the decoder reports damaged or unusual data; the image was read as Pillow reads it";
                         attempt.log(&format!("warning: {}: {text}", source.place(i)));
                         read.damaged += 1;
                     }
@@ -137,7 +137,7 @@ fn pack(attempt: &Attempt, source: &Source, p: &Params, writer: &mut PackedWrite
                     attempt.log(&format!("skipped {e}"));
                     read.skipped += 1;
                 }
-                Err(e) => return Err(Error::from(e).hint("set `on_error = \"skip\"` to leave unreadable images out")),
+                Err(e) => return Err(Error::from(e).hint("set `on_error = \"skip\"` to skip unreadable images")),
             }
         }
         let n = labels.len();
@@ -153,7 +153,7 @@ fn pack(attempt: &Attempt, source: &Source, p: &Params, writer: &mut PackedWrite
 }
 
 fn open(p: &Params) -> Result<Source> {
-    let hint = "`source` is a folder of images with a folder per class in it, a ZIP of that, a folder or ZIP with \
+    let hint = "`source` must be a folder with one folder of images per class, a ZIP of such a folder, a folder or ZIP with \
                 dataset.json (EDM2, REPA), or a folder of IDX files (MNIST)";
     let source = Source::open_as(&p.source, p.part.as_deref(), p.labels.as_deref(), p.classes);
     source.map_err(|e| {
@@ -162,11 +162,12 @@ fn open(p: &Params) -> Result<Source> {
     })
 }
 
-/// The part of the set that is asked for.
+/// The subset that the parameters select.
 fn choose(source: Source, p: &Params) -> Result<Source> {
     let mut source = source.split(p.split, p.holdout_every);
     if source.is_empty() {
-        let text = format!("no class in {} has {} images, so none is held out", p.source.display(), p.holdout_every);
+        let text =
+            format!("no class in {} has {} images, so the held-out set is empty", p.source.display(), p.holdout_every);
         return Err(Error::stage(text).hint("lower `holdout_every`"));
     }
     if let Some(most) = p.limit {

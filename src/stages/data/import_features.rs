@@ -1,11 +1,12 @@
-//! `import-features`: the tokens of an encoder that the release's extraction stored with its latents, as the artifact
-//! that `features` makes. They belong to the latents that `import-latents` makes of the same shards, row by row.
+//! `import-features`: imports encoder tokens that the ERW authors' code stored beside its latents,
+//! and writes the artifact that `features` makes. Row i belongs to row i of the latents that
+//! `import-latents` makes from the same shards.
 
 use super::features::{SHARD_BYTES, Stored};
 use super::pack::Pack;
-use crate::support::pairing::labels_digest;
 use crate::support::params::{Walk, check_walk};
 use erw_base::error::{Error, Result};
+use erw_ml::data::pairing::labels_digest;
 use erw_ml::data::released::shards::Shards;
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::attempt::Attempt;
@@ -34,7 +35,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let (p, op): (Params, Walk) = (attempt.params()?, attempt.operation()?);
     let files = Shards::find(&p.source)?;
     if files.is_empty() {
-        return Err(Error::stage(format!("{} holds no shards latents_*.safetensors", p.source.display())));
+        return Err(Error::stage(format!("{} holds no latents_*.safetensors shards", p.source.display())));
     }
     let shards = Shards::open(&files)?;
     let (tokens, dim) = shards.feature_shape(p.encoder)?;

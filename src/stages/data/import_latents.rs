@@ -1,15 +1,15 @@
-//! `import-latents`: latents that REPA's preparation or the release's extraction made, as the artifact that `latents`
-//! makes.
+//! `import-latents`: imports latents made by the preprocessing of REPA, LightningDiT or the ERW
+//! authors' code, and writes the artifact that `latents` makes.
 
 use super::pack::Pack;
-use crate::support::params::{of_set, parse};
-use crate::support::sit_artifact::MIRRORED;
+use crate::support::params::of_set;
 use candle_core::Tensor;
 use erw_base::error::{Error, Result};
+use erw_ml::data::latents::MIRRORED;
 use erw_ml::data::released::ReadyLatents;
 use erw_ml::data::source::Source;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
 use serde_json::json;
@@ -31,7 +31,7 @@ struct Params {
     scaling_factor: f64,
     shift_factor: f64,
     rows_per_shard: usize,
-    /// Take the latents of the mirrored images as well.
+    /// Also import the latents of the mirrored images.
     flip: bool,
 }
 
@@ -47,7 +47,7 @@ fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     let p: Params = parse(params)?;
     match p.scaling_factor > 0.0 {
         true => Ok(()),
-        false => Err(Error::usage(format!("`scaling_factor` is {}, not above zero", p.scaling_factor))),
+        false => Err(Error::usage(format!("`scaling_factor` is {}; it must be above 0", p.scaling_factor))),
     }
 }
 
@@ -64,16 +64,18 @@ fn run(attempt: &Attempt) -> Result<()> {
     attempt.log(&format!("{total} latents of {channels} x {height} x {width}, {} classes", latents.classes().len()));
     if frozen {
         attempt.log(
-            "they are samples, whose noise was drawn once: every step will see the same, with a deviation of zero",
+            "they are posterior samples: their noise was drawn once, every step sees the same latent, \
+             and the stored standard deviation is 0",
         );
     }
     if latents.scaled() {
-        attempt.log("the release stores them scaled, so `scaling_factor` is not applied again");
+        attempt.log("the ERW authors' code stores latents already scaled, so `scaling_factor` is not applied again");
     }
     let (mean, deviation) = moments(&latents.rows(0..total.min(64))?["mean"])?;
     let (mean, deviation) = ((mean - shift) * scale, deviation * scale);
     attempt.log(&format!(
-        "scaled, the first have mean {mean:.3} and deviation {deviation:.3}; training expects about 0 and 1"
+        "after scaling, the first latents have mean {mean:.3} and standard deviation {deviation:.3}; \
+         training expects about 0 and 1"
     ));
     let meta = json!({
         "channels": channels,
@@ -94,7 +96,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     })
 }
 
-/// Mean and deviation of all values.
+/// Mean and standard deviation over all values.
 fn moments(x: &Tensor) -> Result<(f64, f64)> {
     let mean = f64::from(x.mean_all()?.to_scalar::<f32>()?);
     let spread = f64::from(x.affine(1.0, -mean)?.sqr()?.mean_all()?.to_scalar::<f32>()?).sqrt();

@@ -1,15 +1,16 @@
-//! `latents`: encodes images once, so that training reads posteriors instead of running the encoder.
+//! `latents`: encodes images once, so that training reads posteriors instead of running the
+//! encoder.
 //!
-//! Means and standard deviations are stored, not samples: every step draws its own noise. A mirrored image has no mirrored
-//! latent, so those of mirrored images are encoded of their own.
+//! It stores means and standard deviations, not samples: every step draws its own noise. The latent
+//! of a mirrored image is not the mirrored latent, so mirrored images are encoded separately.
 
 use super::pack::Pack;
 use crate::support::params::{Walk, check_walk, device};
-use crate::support::sit_artifact::MIRRORED;
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::augment::mirror;
 use erw_ml::data::images::{ImageSet, to_unit};
+use erw_ml::data::latents::MIRRORED;
 use erw_ml::models::vae::AutoencoderKl;
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::attempt::Attempt;
@@ -29,7 +30,7 @@ pub const KIND: StageKind = StageKind {
 #[serde(deny_unknown_fields)]
 struct Params {
     rows_per_shard: usize,
-    /// Store the latents of the mirrored images as well.
+    /// Also store the latents of the mirrored images.
     flip: bool,
 }
 
@@ -40,7 +41,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let vae = AutoencoderKl::load(attempt.input("vae")?, &device)?;
     let (total, labels) = (images.len(), images.labels());
     if labels.len() as u64 != total {
-        return Err(Error::stage(format!("{} labels were given with {total} images", labels.len())));
+        return Err(Error::stage(format!("the image set has {total} images but {} labels", labels.len())));
     }
     let pack = Pack { output: "latents", rows_per_shard: p.rows_per_shard, total, batch: o.batch };
     pack.fill(attempt, &meta(&vae, &images), |rows| {
@@ -56,7 +57,8 @@ fn run(attempt: &Attempt) -> Result<()> {
     })
 }
 
-/// Mean and standard deviation of the latents of u8 images, the names with this ending.
+/// Mean and standard deviation of the latents of u8 images `[n, 3, H, W]`, as tensors `mean` and
+/// `std` with `ending` appended to their names.
 fn encode(vae: &AutoencoderKl, pixels: &Tensor, ending: &str) -> Result<Tensors> {
     let posterior = vae.encode(&to_unit(pixels)?)?;
     let cpu = Device::Cpu;

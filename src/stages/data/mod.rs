@@ -1,4 +1,4 @@
-//! Kinds that make or bring data: images, latents, features and weights.
+//! Kinds that make or import data: images, latents, features and weights.
 
 pub mod features;
 pub mod images;

@@ -1,5 +1,5 @@
-//! What the stages that fill a packed array share: they go on after the last whole shard that an earlier attempt left,
-//! and the result does not show where that was.
+//! Shared by the stages that fill a packed array: they resume after the last complete shard of an
+//! earlier attempt. The result does not depend on where that was.
 
 use crate::support::files::move_files;
 use erw_base::error::{Error, Result};
@@ -16,12 +16,13 @@ pub struct Pack<'a> {
     pub rows_per_shard: usize,
     /// Number of rows.
     pub total: u64,
-    /// Rows that are made at once.
+    /// Rows to make at once.
     pub batch: usize,
 }
 
 impl Pack<'_> {
-    /// Makes what is not there yet, batch by batch, and the output of it, with `meta` beside.
+    /// Makes the missing rows batch by batch, then completes the output and writes `meta` beside
+    /// it.
     pub fn fill(
         &self,
         attempt: &Attempt,

@@ -1,13 +1,14 @@
-//! `accuracy`: how often a classifier sees in a sample the class it was made for.
+//! `accuracy`: measures how often a classifier recognises in a sample the class that it was
+//! generated for.
 
-use super::confusion::Confusion;
-use crate::support::batches::batches;
 use crate::support::files::{create_dir, write_json};
 use crate::support::params::{Walk, check_walk, device};
 use candle_core::Device;
 use erw_base::error::{Error, Result};
+use erw_ml::data::batches::batches;
 use erw_ml::data::images::ImageSet;
 use erw_ml::metrics::bounds::Requirements;
+use erw_ml::metrics::confusion::Confusion;
 use erw_ml::models::classifier::Classifier;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::{StageKind, no_facts};
@@ -54,18 +55,18 @@ fn run(attempt: &Attempt) -> Result<()> {
     Ok(())
 }
 
-/// A label is the number of a class: it says the same to both only where the classes are the same. Sets may not name theirs.
+/// Checks that both sets number the same classes alike. Sets without class names pass.
 fn check_classes(ours: &[String], theirs: &[String]) -> Result<()> {
     let unnamed = |names: &[String]| names.iter().enumerate().all(|(i, name)| *name == i.to_string());
     if ours == theirs || unnamed(ours) || unnamed(theirs) {
         return Ok(());
     }
-    let told = |names: &[String]| match names {
+    let listed = |names: &[String]| match names {
         [a, b, c, _, ..] => format!("{a}, {b}, {c}, … ({} classes)", names.len()),
         few => few.join(", "),
     };
-    let text = format!("the samples are of the classes {}, the classifier knows {}", told(ours), told(theirs));
-    Err(Error::stage(text).hint("train the classifier on images of the classes that samples are made of"))
+    let text = format!("the samples have the classes {}, but the classifier knows {}", listed(ours), listed(theirs));
+    Err(Error::stage(text).hint("train the classifier on images of the same classes as the samples"))
 }
 
 fn classify(
@@ -77,7 +78,7 @@ fn classify(
 ) -> Result<Confusion> {
     let labels = samples.labels();
     if labels.is_empty() || labels.len() as u64 != samples.len() {
-        return Err(Error::stage("the samples have no labels to compare with"));
+        return Err(Error::stage("the samples have no labels"));
     }
     let mut answers = Confusion::new(net.config().classes.len());
     for range in batches(samples.len(), batch) {

@@ -1,12 +1,13 @@
-//! What the blocks of a SiT hold of a set of images: hidden tokens averaged over patches, at chosen timesteps. REPA's
-//! protocol (arXiv 2410.06940): no projector, EMA weights, a posterior sample with noise, the null class. And the same
-//! average of an encoder's features. Knows nothing of what is measured on them.
+//! What the blocks of a SiT compute for a set of images: hidden tokens averaged over patches, at
+//! chosen timesteps. This is REPA's protocol (arXiv 2410.06940): no projector, EMA weights, a
+//! noised posterior sample, the null class. It also averages the features of an encoder. It does
+//! not know what is measured.
 
 use crate::support::params::device;
-use crate::support::scale::Scale;
 use crate::support::sit_artifact::TrainingNote;
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
+use erw_ml::data::latents::Scale;
 use erw_ml::data::packed::Packed;
 use erw_ml::diffusion::interpolant::Path as NoisePath;
 use erw_ml::models::sit::{SiT, SiTConfig};
@@ -17,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// How images are shown to a SiT: parameters that several manifests have alike.
+/// How images are presented to a SiT: parameters that several manifests share.
 #[derive(Deserialize, Clone, Copy)]
 pub struct Look {
     pub seed: u64,
@@ -25,6 +26,7 @@ pub struct Look {
     pub label: Label,
 }
 
+/// Which class label the SiT gets: the null class, or the image's own.
 #[derive(Deserialize, Serialize, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Label {
@@ -32,8 +34,8 @@ pub enum Label {
     Own,
 }
 
-/// Images to look at: latents of some rows. Sets of one stage have noise of their own, or an image of one would be near
-/// the image of the other that happens to have its number.
+/// Images to look at: rows of latents. Each set of a stage has its own noise; otherwise an image
+/// would be close to the image with the same number in the other set.
 pub struct Shown<'a> {
     pub latents: &'a Packed,
     pub ids: &'a [u64],
@@ -41,7 +43,7 @@ pub struct Shown<'a> {
     pub set: u64,
 }
 
-/// A SiT that is looked into.
+/// A SiT whose hidden states are read.
 pub struct Observer {
     sit: SiT,
     look: Look,
@@ -49,7 +51,7 @@ pub struct Observer {
     device: Device,
 }
 
-/// Are all timesteps between data and noise, and is there one?
+/// Checks that there is a timestep and that all lie between data and noise.
 pub fn check_timesteps(timesteps: &[f64]) -> Result<()> {
     if timesteps.is_empty() {
         return Err(Error::usage("`timesteps` is empty"));
@@ -61,7 +63,7 @@ pub fn check_timesteps(timesteps: &[f64]) -> Result<()> {
 }
 
 impl Observer {
-    /// Of the SiT in input `sit`, `batch` images at a time.
+    /// Opens the SiT of input `sit`, to process `batch` images at a time.
     pub fn open(attempt: &Attempt, look: Look, batch: usize) -> Result<Self> {
         let device = device(attempt.device())?;
         let dir = attempt.input("sit")?;
@@ -78,21 +80,21 @@ impl Observer {
         self.sit.config().blocks()
     }
 
-    /// Are the latents of input `input` such as the SiT was trained on?
+    /// Checks that the latents of input `input` have the shape that the SiT was trained on.
     pub fn check(&self, latents: &Packed, input: &str) -> Result<()> {
         let config = self.sit.config();
         let (ours, shape) = ([config.in_channels, config.input_size, config.input_size], latents.shape("mean")?);
         if shape == ours {
             return Ok(());
         }
-        let text = format!("input `{input}` is latents {shape:?}, but the SiT was trained on {ours:?}");
-        let hint =
-            "make both with one autoencoder, of images of one `resolution`; the numbers are channels, height, width";
+        let text = format!("input `{input}` has latents of shape {shape:?}, but the SiT was trained on {ours:?}");
+        let hint = "make both with the same autoencoder from images of the same `resolution`; \
+                    shapes are [channels, height, width]";
         Err(Error::stage(text).hint(hint))
     }
 
-    /// Mean token of each image behind every block at timestep `t`, `[n, D]` f32 each, the first block first. `seen` is
-    /// told how many images it was, batch by batch, and may end the work.
+    /// Mean token of each image after every block at timestep `t`: `[n, D]` f32 for each block, in
+    /// order. `seen` is called with the size of each finished batch; its error ends the work.
     pub fn means(&self, shown: &Shown, t: f64, seen: &mut dyn FnMut(usize) -> Result<()>) -> Result<Vec<Tensor>> {
         let width = self.sit.config().hidden;
         let empty = || Vec::with_capacity(shown.ids.len() * width);
@@ -106,20 +108,20 @@ impl Observer {
                 let rows = tokens.mean(1)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
                 if let Some(at) = rows.iter().position(|x| !x.is_finite()) {
                     let (block, image) = (i + 1, ids[at / width]);
-                    let text =
-                        format!("block {block} at timestep {t} gives values that are not finite for image {image}");
+                    let text = format!("the output of block {block} at timestep {t} is not finite for image {image}");
                     return Err(Error::stage(text).hint("the training has diverged, or the latents are damaged"));
                 }
                 block.extend(rows);
             }
             seen(ids.len())?;
         }
-        // In main memory, where everything is measured.
+        // The measures run on the CPU.
         let tensor = |rows: Vec<f32>| Tensor::from_vec(rows, (shown.ids.len(), width), &Device::Cpu);
         Ok(blocks.into_iter().map(tensor).collect::<candle_core::Result<_>>()?)
     }
 
-    /// Scaled posterior samples, each at its time; an image has the same noise at every time.
+    /// Scaled posterior samples with noise added, each at its time. An image has the same noise at
+    /// all times.
     fn noisy(&self, shown: &Shown, ids: &[u64], times: &[f32]) -> Result<Tensor> {
         let (latents, device) = (shown.latents, &self.device);
         let shape = latents.shape("mean")?;
@@ -137,13 +139,14 @@ impl Observer {
         }
         let labels = shown.latents.rows("labels", ids, &Device::Cpu)?.to_vec1::<i64>()?;
         if let Some(bad) = labels.iter().find(|l| **l < 0 || **l >= i64::from(null)) {
-            return Err(Error::stage(format!("label {bad} is not one of the SiT's {null} classes")));
+            return Err(Error::stage(format!("label {bad} is outside the SiT's {null} classes")));
         }
         Ok(Tensor::from_vec(labels.iter().map(|l| *l as u32).collect(), ids.len(), &self.device)?)
     }
 }
 
-/// Noise is added as in the training, where the artifact says how that was. A warmup sees none.
+/// Checks that noise is added as in training, if the artifact records how that was. A warmup is
+/// trained without noise.
 fn same_path(dir: &Path, ours: NoisePath) -> Result<()> {
     let Ok(text) = std::fs::read(dir.join("training.json")) else { return Ok(()) };
     let note = serde_json::from_slice::<TrainingNote>(&text).ok();
@@ -151,7 +154,7 @@ fn same_path(dir: &Path, ours: NoisePath) -> Result<()> {
         .is_ok_and(|config| config.warmup_depth.is_some());
     match note.filter(|note| note.path != ours && !is_warmup) {
         Some(note) => Err(Error::stage(format!("`path` is {ours:?}, but the SiT was trained on {:?}", note.path))
-            .hint("give this stage the `path` of the training")),
+            .hint("set `path` as in training")),
         None => Ok(()),
     }
 }
@@ -167,7 +170,7 @@ fn open_sit(dir: &Path, device: &Device) -> Result<SiT> {
     Ok(SiT::new(&config, frozen.builder(DType::F32, device))?)
 }
 
-/// Mean token of each image, `[n, D]` f32, of the features in input `input`.
+/// Mean token of each image, `[n, D]` f32, from the features of input `input`.
 pub fn mean_features(features: &Packed, input: &str, ids: &[u64], batch: usize) -> Result<Tensor> {
     let mut means = vec![];
     for ids in ids.chunks(batch.max(1)) {
@@ -180,8 +183,8 @@ pub fn mean_features(features: &Packed, input: &str, ids: &[u64], batch: usize) 
     Ok(Tensor::from_vec(means, (ids.len(), features.shape("tokens")?[1]), &Device::Cpu)?)
 }
 
-/// What `make` measures at each of `count` timesteps. Measured ones are kept until the stage ends, each as soon as it is
-/// there, so another attempt goes on with the next. `images` are looked at for each.
+/// Calls `make` for each of `count` timesteps. Each result is saved as soon as it is there, so
+/// another attempt continues with the next timestep. Progress counts `images` for each timestep.
 pub fn each_timestep<T: Serialize + DeserializeOwned>(
     attempt: &Attempt,
     count: usize,
@@ -209,7 +212,7 @@ pub fn each_timestep<T: Serialize + DeserializeOwned>(
     Ok(all)
 }
 
-/// Whole or not at all.
+/// Writes a file atomically.
 fn keep(path: &Path, value: &impl Serialize) -> Result<()> {
     let part = path.with_extension("part");
     crate::support::files::write_json(&part, value)?;

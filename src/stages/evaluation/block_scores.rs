@@ -1,5 +1,5 @@
-//! Numbers for every block and timestep of a SiT, as a stage gives them out: metrics.json, a table, heat maps. Knows not
-//! what was measured.
+//! Writes the scores of every block and timestep of a SiT: metrics.json, a table, heat maps. It
+//! does not know what was measured.
 
 use crate::support::files::{create_dir, write_json};
 use erw_base::error::{Error, Result};
@@ -12,23 +12,23 @@ use std::path::Path;
 
 /// One measure.
 pub struct Scores {
-    /// As in parameters.
+    /// Its name in parameters and results.
     pub measure: &'static str,
-    /// As above a heat map.
+    /// The title of its heat map.
     pub title: &'static str,
     /// `[block][timestep]`
     pub values: Vec<Vec<f64>>,
 }
 
 impl Scores {
-    /// What to say of the value that lies farthest beyond what can be.
+    /// A warning about the value farthest outside the possible range, if there is one.
     pub fn impossible(&self, bounds: &Requirements) -> Option<String> {
         let all = || self.values.iter().flatten().copied();
         let extremes = [all().find(|v| v.is_nan()), all().reduce(f64::max), all().reduce(f64::min)];
         extremes.into_iter().flatten().find_map(|value| bounds.impossible(self.measure, value))
     }
 
-    /// The best block, from 1, at timestep number `column`, and its score.
+    /// The best block, counted from 1, at timestep number `column`, and its score.
     fn best(&self, column: usize) -> (usize, f64) {
         let scores = self.values.iter().map(|row| row[column]).enumerate();
         scores.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0))).map_or((0, f64::NAN), |(i, v)| (i + 1, v))
@@ -41,8 +41,8 @@ pub fn by_block(columns: &[Vec<f64>]) -> Vec<Vec<f64>> {
     (0..blocks).map(|b| columns.iter().map(|column| column[b]).collect()).collect()
 }
 
-/// Writes output `metrics`. The key metric is the first measure's best block at the middle timestep. `about` are the
-/// settings and what else belongs to the numbers.
+/// Writes output `metrics`. The key metric is the first measure at its best block at the middle
+/// timestep. `about` holds the settings and other fields of metrics.json.
 pub fn report(attempt: &Attempt, timesteps: &[f64], all: &[Scores], about: Value) -> Result<()> {
     let Some(first) = all.first() else { return Err(Error::stage("nothing was measured")) };
     let middle = timesteps.len() / 2;
@@ -85,7 +85,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).map_err(|e| Error::io("write", path, e))
 }
 
-/// A line for every number, as spreadsheets and data frames like it.
+/// One line per value, the long format that spreadsheets and data frames read.
 fn table(timesteps: &[f64], all: &[Scores]) -> String {
     let mut text = "measure,block,timestep,value\n".to_string();
     for scores in all {

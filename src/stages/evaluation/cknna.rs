@@ -1,20 +1,22 @@
-//! `cknna`: agreement of every block of a SiT, at several times, with an encoder's features of the same images. The
-//! protocol is REPA's: tokens averaged over patches, no projector, null class, 10 neighbours.
+//! `cknna`: measures how well each block of a SiT, at several timesteps, agrees with an encoder's
+//! features of the same images. The protocol is REPA's: tokens averaged over patches, no projector,
+//! null class, 10 neighbours.
 
 use super::block_features::{Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
 use super::block_scores::{Scores, by_block, report};
-use crate::support::batches::spread;
 use crate::support::facts;
-use crate::support::pairing::{check_pairs, stated_labels};
-use crate::support::params::{Walk, check_list, parse};
+use crate::support::pairing::check_pairs;
+use crate::support::params::{Walk, check_list};
 use erw_base::error::{Error, Result};
+use erw_ml::data::batches::spread;
 use erw_ml::data::packed::Packed;
+use erw_ml::data::pairing::stated_labels;
 use erw_ml::metrics::alignment::{AlignmentMetric, Protocol, Representation};
 use erw_ml::metrics::cknna::Estimator;
 use erw_ml::metrics::unit_rows::{Clamp, Over};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -94,13 +96,13 @@ fn run(attempt: &Attempt) -> Result<()> {
     report(attempt, &p.timesteps, &scores, about)
 }
 
-/// Whether it can be followed is known when images are counted, before any is looked at.
+/// The settings of the measures, checked against the number of images before any is processed.
 fn protocol(p: &Params, images: usize) -> Result<Protocol> {
     let clamp = Clamp { quantile: p.clamp, over: p.clamp_over };
     let protocol = Protocol { measures: p.metrics.clone(), k: p.k, clamp, estimator: p.estimator };
     if protocol.has_neighbours() && images <= p.k {
-        let text = format!("{images} images have no {} neighbours each", p.k);
-        return Err(Error::stage(text).hint(format!("set `k` below {images}, or measure on more images")));
+        let text = format!("{images} images are too few for {} neighbours each", p.k);
+        return Err(Error::stage(text).hint(format!("set `k` below {images}, or use more images")));
     }
     Ok(protocol)
 }

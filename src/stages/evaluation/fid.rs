@@ -1,24 +1,28 @@
-//! `fid`: samples held against reference images by the features of a network: Fréchet distance, sFID, Inception Score,
-//! precision and recall, KID, CMMD, all from one pass over the images of each side.
+//! `fid`: compares samples with reference images by the features of a network: Fréchet distance,
+//! sFID, Inception Score, precision and recall, KID and CMMD, from one pass over the images of each
+//! side.
 //!
-//! Features of a network trained here give distances that are good for comparing runs and are called `fd` and `kd`; only
-//! Inception's are comparable with published FID and KID.
+//! With features of a network trained here the distances are good for comparing runs and are called
+//! `fd` and `kd`. Only Inception's are comparable with published FID and KID.
 
 use super::images::comparison::{Comparison, REFERENCE, SAMPLES};
-use super::images::compute::{Settings, values};
-use super::images::extract::Pass;
-use super::images::measured::{Measured, images, kept_references};
-use super::images::metric::{self, Metric, Needs};
+use super::images::measured::{images, measure_side};
+use super::images::metric;
 use super::images::provenance::Extractor;
 use super::images::warnings;
 use crate::support::files::{create_dir, write_json};
-use crate::support::params::{Walk, device, parse};
+use crate::support::observer::AttemptObserver;
+use crate::support::params::{Walk, device};
 use candle_core::Device;
 use erw_base::error::Result;
 use erw_ml::data::source::left_out::LeftOut;
+use erw_ml::evaluation::extract::Pass;
+use erw_ml::evaluation::measured::{Measured, kept_references};
+use erw_ml::evaluation::metric::{Metric, Needs};
+use erw_ml::evaluation::values::{Settings, values};
 use erw_ml::models::feature_network::mode::Mode;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -69,7 +73,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     Ok(())
 }
 
-/// Both sides, one after the other.
+/// Measures both sides, one after the other.
 fn measure(
     attempt: &Attempt,
     comparison: &Comparison,
@@ -79,17 +83,18 @@ fn measure(
     let batch = attempt.operation::<Walk>()?.batch;
     let (ours, theirs) = (Needs::of(metrics), Needs::of_reference(metrics));
     let (before, after) = (images(&comparison.samples, ours)?, images(&comparison.reference, theirs)?);
+    let (obs, dir) = (&AttemptObserver(attempt), &attempt.checkpoint_dir());
     let pass = |before: u64, total: u64| {
-        comparison.network.as_deref().map(|network| Pass { attempt, network, device, batch, total, before })
+        comparison.network.as_deref().map(|network| Pass { obs, dir, network, device, batch, total, before })
     };
     let total = before + after;
-    let samples = Measured::of(pass(0, total).as_ref(), SAMPLES, &comparison.samples, ours, None)?;
-    // Inception Score is of the samples alone.
+    let samples = measure_side(pass(0, total).as_ref(), SAMPLES, &comparison.samples, ours, None)?;
+    // The Inception Score needs the samples alone.
     if !theirs.any() {
         return Ok((samples, Measured { count: comparison.reference.count(), ..Measured::default() }));
     }
     let most = kept_references(comparison.seen.as_ref().and_then(|seen| seen.mode), metrics);
-    let reference = Measured::of(pass(before, total).as_ref(), REFERENCE, &comparison.reference, theirs, most)?;
+    let reference = measure_side(pass(before, total).as_ref(), REFERENCE, &comparison.reference, theirs, most)?;
     Ok((samples, reference))
 }
 
@@ -117,9 +122,9 @@ fn report(
         "dim": comparison.dim,
         "weights": text(|s| &s.weights),
         "n_samples": samples.count,
-        // Published statistics do not say.
+        // Published statistics do not record it.
         "n_reference": reference.count,
-        // Images whose features were compared one by one.
+        // Images whose feature vectors were compared one by one.
         "n_samples_features": kept(samples),
         "n_reference_features": kept(reference),
         "sampler": comparison.samples.sampler(),

@@ -1,22 +1,23 @@
-//! `probe`: how well the blocks of a SiT, at several times, tell the classes of images apart: by weighted nearest
-//! neighbours as DINO's evaluation has it, and by a linear classifier on frozen features. An encoder's features of the
-//! same images can be probed beside it.
+//! `probe`: measures how well the blocks of a SiT, at several timesteps, separate the classes of
+//! images: by weighted nearest neighbours as in DINO's evaluation, and by a linear classifier on
+//! frozen features. An encoder's features of the same images can be probed for comparison.
 
 use super::block_features::{Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
 use super::block_scores::{Scores, by_block, report};
-use crate::support::batches::spread;
 use crate::support::facts;
-use crate::support::pairing::{check_pairs, stated_labels};
-use crate::support::params::{Walk, check_list, parse};
+use crate::support::pairing::check_pairs;
+use crate::support::params::{Walk, check_list};
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
+use erw_ml::data::batches::spread;
 use erw_ml::data::packed::Packed;
+use erw_ml::data::pairing::stated_labels;
 use erw_ml::metrics::bounds::Requirements;
 use erw_ml::metrics::knn;
 use erw_ml::metrics::linear_probe::{Fitting, LinearProbe};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -89,7 +90,7 @@ fn run(attempt: &Attempt) -> Result<()> {
             let theirs = heldout.features(attempt, "heldout_features", batch)?;
             let [ours, theirs_dim] = [&features, &theirs].map(|f| f.dims()[1]);
             if ours != theirs_dim {
-                let text = format!("`features` have {ours} numbers a token, `heldout_features` {theirs_dim}");
+                let text = format!("`features` have dimension {ours}, `heldout_features` have {theirs_dim}");
                 return Err(Error::stage(text).hint("make both with the same encoder"));
             }
             Some(prober.answers(&features, &theirs)?)
@@ -142,7 +143,7 @@ fn warn(attempt: &Attempt, p: &Params, columns: &[Vec<Answers>]) {
     let loose = columns.iter().flatten().filter(|a| !a.converged).count();
     if loose > 0 {
         let text = format!(
-            "{loose} of {} linear probes did not come to a gradient of {} in {} steps",
+            "{loose} of {} linear probes did not reach a gradient below {} in {} steps",
             columns.iter().flatten().count(),
             p.tolerance,
             p.max_steps
@@ -168,7 +169,7 @@ impl LabelledImages {
         }
         if let Some(at) = labels.iter().position(|l| *l < 0) {
             let (label, id) = (labels[at], ids[at]);
-            return Err(Error::stage(format!("image {id} of input `{input}` has label {label}, which is no class")));
+            return Err(Error::stage(format!("image {id} of input `{input}` has the invalid label {label}")));
         }
         Ok(Self { latents, ids, labels })
     }
@@ -177,7 +178,7 @@ impl LabelledImages {
         Shown { latents: &self.latents, ids: &self.ids, set }
     }
 
-    /// Mean tokens of an encoder.
+    /// Mean tokens of an encoder's features.
     fn features(&self, attempt: &Attempt, input: &str, batch: usize) -> Result<Tensor> {
         let features = Packed::open(attempt.input(input)?)?;
         check_pairs(&self.latents, input, features.len(), stated_labels(&features))?;
@@ -199,7 +200,7 @@ struct Prober<'a> {
 }
 
 impl Prober<'_> {
-    /// Classes that can be learned.
+    /// Number of classes.
     fn classes(&self) -> usize {
         self.bank.iter().max().map_or(0, |l| *l as usize + 1)
     }

@@ -1,25 +1,28 @@
-//! `stats`: what a feature network says of a set of images, in the layout that others publish: mean and covariance of
-//! pooled and spatial features, some of the images; and beside that features of single images and the Inception Score,
-//! so that every metric of a `fid` stage can be taken from it again without the images.
+//! `stats`: computes what a feature network says about a set of images, in the published layout:
+//! mean and covariance of pooled and spatial features, and some of the images. It also stores
+//! features of single images and the Inception Score, so that a `fid` stage can compute every
+//! metric from the file without the images.
 
-use super::images::extract::{ExtraOutputs, Pass};
-use super::images::image_source::{ImageSource, caution, unlike};
-use super::images::inception_score::is_possible;
-use super::images::measured::Measured;
-use super::images::metric::Needs;
+use super::images::image_source::{self, caution, check_size, unlike};
 use super::images::provenance::{self, Extractor, FEATURES_FILE, FORMAT, POOL, Provenance};
 use super::images::warnings::lacking;
-use crate::support::batches::spread;
 use crate::support::files::{NOTE_FILE, create_dir, write_json};
-use crate::support::params::{Walk, device, parse};
+use crate::support::observer::AttemptObserver;
+use crate::support::params::{Walk, device};
 use erw_base::error::{Error, Result};
+use erw_ml::data::batches::spread;
+use erw_ml::evaluation::extract::{ExtraOutputs, Pass};
+use erw_ml::evaluation::image_source::ImageSource;
+use erw_ml::evaluation::inception_score::is_possible;
+use erw_ml::evaluation::measured::Measured;
+use erw_ml::evaluation::metric::Needs;
 use erw_ml::formats::NpzFile;
 use erw_ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
 use erw_ml::models::feature_network::mode::Mode;
-use erw_ml::models::feature_network::open::open_feature_network_with;
+use erw_ml::models::feature_network::open::open_feature_network;
 use erw_ml::nn::params::{self, Tensors};
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -43,11 +46,9 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     parse::<Walk>(operation)?;
     let p: Params = parse(params)?;
     match (p.source.is_some(), inputs.contains(&IMAGES)) {
-        (true, true) => {
-            Err(Error::usage("`source` is given, and input `images` is connected").hint("take one of them"))
-        }
+        (true, true) => Err(Error::usage("`source` is given, and input `images` is connected").hint("use one of them")),
         (false, false) => {
-            Err(Error::usage("neither `source` is given nor input `images` connected").hint("take one of them"))
+            Err(Error::usage("neither `source` is given nor is input `images` connected").hint("use one of them"))
         }
         _ => Ok(()),
     }
@@ -63,10 +64,10 @@ fn run(attempt: &Attempt) -> Result<()> {
     }
     lacking(IMAGES, &left_out).iter().for_each(|text| attempt.log(&format!("warning: {text}")));
     let dir = attempt.input("network")?;
-    let network = open_feature_network_with(dir, p.mode, &device)?;
+    let network = open_feature_network(dir, p.mode, &device)?;
     match p.source {
-        None => origin.pictures.check_size(network.size()).map_err(|e| e.within("input `images`"))?,
-        // Of others' images only a number is known until they are looked at: the first stands for all.
+        None => check_size(&origin.pictures, network.size()).map_err(|e| e.within("input `images`"))?,
+        // The size of a user's images is unknown until they are read: check the first.
         Some(_) if network.size().is_some() => {
             let (_, size) = origin.pictures.bytes(0)?;
             let other = network.size().filter(|trained| *trained != size);
@@ -78,11 +79,13 @@ fn run(attempt: &Attempt) -> Result<()> {
     let seen = Extractor::by(&*network, dir)?;
     let inception = seen.is_inception();
     let total = origin.pictures.len();
-    let pass = Pass { attempt, network: &*network, device: &device, batch: o.batch, total, before: 0 };
-    let features = pass.extract(IMAGES, &origin.pictures, ExtraOutputs { spatial: inception, logits: inception })?;
+    let (obs, work) = (&AttemptObserver(attempt), &attempt.checkpoint_dir());
+    let pass = Pass { obs, dir: work, network: &*network, device: &device, batch: o.batch, total, before: 0 };
+    let wanted = ExtraOutputs { spatial: inception, logits: inception };
+    let features = pass.extract(IMAGES, &origin.pictures, wanted)?.ok_or_else(Error::suspended)?;
     let score = inception && is_possible(total, network.mode());
     let needs = Needs { pool: true, spatial: inception, score, vectors: false };
-    let measured = Measured::of_features(attempt, &features, needs, network.mode())?;
+    let measured = Measured::of_features(obs, &features, needs, network.mode())?.ok_or_else(Error::suspended)?;
 
     let out = attempt.output("stats");
     create_dir(&out)?;
@@ -123,21 +126,21 @@ impl Origin {
     fn open(attempt: &Attempt, source: Option<&Path>, limit: Option<u64>) -> Result<Self> {
         Ok(match source {
             Some(path) => {
-                let pictures = ImageSource::of_path(path)?.limited(limit);
+                let pictures = image_source::of_path(path)?.limited(limit);
                 let notes = Some(pictures.notes().join("; ")).filter(|notes| !notes.is_empty());
                 Self { pictures, sampler: provenance::sampler(path), digest: None, caution: caution(path).or(notes) }
             }
             None => {
                 let dir = attempt.input(IMAGES)?;
                 let (sampler, digest) = (provenance::sampler(dir), provenance::artifact_digest(dir));
-                let pictures = ImageSource::of_artifact(dir)?.limited(limit);
+                let pictures = image_source::of_artifact(dir)?.limited(limit);
                 Self { pictures, sampler, digest, caution: None }
             }
         })
     }
 }
 
-/// The published layout.
+/// Writes the published layout.
 fn write_npz(attempt: &Attempt, path: &Path, measured: &Measured, pictures: &ImageSource, images: u64) -> Result<()> {
     let mut npz = NpzFile::create(path)?;
     for (names, gaussian) in [(POOLED, &measured.pool), (SPATIAL, &measured.spatial)] {
@@ -156,7 +159,7 @@ fn write_gaussian(npz: &mut NpzFile, [mean, covariance]: [&str; 2], gaussian: &G
     Ok(npz.numbers(covariance, &[dim, dim], entries)?)
 }
 
-/// One array holds images of one size.
+/// Stores the chosen images; an array holds images of one size.
 fn write_images(attempt: &Attempt, npz: &mut NpzFile, pictures: &ImageSource, chosen: &[u64]) -> Result<()> {
     let mut size = None;
     for &i in chosen {
@@ -170,7 +173,9 @@ fn write_images(attempt: &Attempt, npz: &mut NpzFile, pictures: &ImageSource, ch
         let (h, w) = *size.get_or_insert((height, width));
         if (h, w) != (height, width) {
             let text = format!("{} has {height} x {width} pixels, others have {h} x {w}", pictures.place(i));
-            return Err(Error::stage(text).hint("set `arr_0 = 0`: one array holds images of one size"));
+            return Err(
+                Error::stage(text).hint("set `arr_0 = 0` to store no images: an array holds images of one size")
+            );
         }
         npz.write(&bytes)?;
     }

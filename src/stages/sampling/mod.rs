@@ -1,3 +1,3 @@
-//! Kinds that sample.
+//! Kinds that generate images.
 
 pub mod sample;

@@ -1,7 +1,8 @@
-//! `sample`: images from a trained SiT, decoded. Resumes batch by batch: finished images wait in the checkpoint directory.
+//! `sample`: generates and decodes images with a trained SiT. It resumes batch by batch: finished
+//! images are kept in the checkpoint directory.
 
 use crate::support::files::{create_dir, write_json};
-use crate::support::params::{device, parse};
+use crate::support::params::device;
 use crate::support::sit_artifact::TrainingNote;
 use crate::support::{ema_files, facts};
 use candle_core::{DType, Device, Tensor};
@@ -16,7 +17,7 @@ use erw_ml::nn::precision::Precision;
 use erw_ml::viz::picture::{NpzWriter, contact_sheet, to_u8};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use serde::Deserialize;
 use serde_json::json;
 use std::fs::File;
@@ -103,7 +104,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     Ok(())
 }
 
-/// The networks and settings of a sampling.
+/// The networks and settings for sampling.
 struct Generator {
     sit: SiT,
     vae: AutoencoderKl,
@@ -129,7 +130,7 @@ impl Generator {
         let path = match (&note, p.path) {
             (Some(n), Some(path)) if n.path != path => {
                 let text = format!("`path` is {path:?}, but the model was trained on {:?}", n.path);
-                return Err(Error::stage(text).hint("leave `path` out"));
+                return Err(Error::stage(text).hint("omit `path`"));
             }
             (Some(n), _) => n.path,
             (None, path) => path.unwrap_or(NoisePath::Linear),
@@ -146,7 +147,7 @@ impl Generator {
         let vae = AutoencoderKl::load(attempt.input("vae")?, &device)?;
         if vae.config().latent_channels != config.in_channels {
             let (a, b) = (vae.config().latent_channels, config.in_channels);
-            return Err(Error::stage(format!("the autoencoder has latents of {a} channels, the model of {b}")));
+            return Err(Error::stage(format!("the autoencoder's latents have {a} channels, the model's have {b}")));
         }
         let classes = names.unwrap_or_else(|| (0..config.num_classes).map(|c| c.to_string()).collect());
         Ok(Self { sit, vae, sampler, classes, device })
@@ -161,7 +162,7 @@ impl Generator {
         p.labels.of(p.seed, sample, self.sit.config().num_classes as u64)
     }
 
-    /// Bytes `[n, H, W, 3]` of these samples.
+    /// Images of these samples as bytes `[n, H, W, 3]`.
     fn images(&self, p: &Params, ids: &[u64]) -> Result<Vec<u8>> {
         let config = self.sit.config();
         let shape = [config.in_channels, config.input_size, config.input_size];
@@ -172,13 +173,11 @@ impl Generator {
         let mut noise = |step| step_noise(p.seed, step, ids, &shape, &self.device);
         let mut velocity = |x: &Tensor, t: &Tensor, y: &Tensor| self.sit.velocity(x, t, y);
         let latents = sample(&self.sampler, &start, &classes, &null, &mut noise, &mut velocity)?;
-        // As bytes they would be a black picture like any other.
+        // As bytes, NaN would be an ordinary black image.
         if !latents.sum_all()?.to_scalar::<f64>()?.is_finite() {
             let (first, last) = (ids.first().unwrap_or(&0), ids.last().unwrap_or(&0));
-            return Err(Error::stage(format!(
-                "the model gives values that are not finite for samples {first} to {last}"
-            ))
-            .hint("the training has diverged, or `cfg_scale` is too large"));
+            return Err(Error::stage(format!("the model's output is not finite for samples {first} to {last}"))
+                .hint("the training has diverged, or `cfg_scale` is too large"));
         }
         let latents = self.vae.config().unscale(&latents)?;
         let images = self.vae.decode(&latents.to_dtype(DType::F32)?)?;
@@ -186,11 +185,12 @@ impl Generator {
     }
 }
 
-/// Finished images, one after the other in a file. A torn tail is a batch not finished.
+/// Finished images, concatenated in a file. An incomplete image at the end belongs to an unfinished
+/// batch and is dropped.
 struct ImageFile {
     file: File,
     image_bytes: usize,
-    /// Whole images in the file.
+    /// Complete images in the file.
     images: u64,
 }
 
@@ -237,8 +237,8 @@ impl ImageFile {
         Ok(npz.finish(labels)?)
     }
 
-    /// A row per class with its first samples, up to ten rows of ten; without an image of every class shown, the first
-    /// images as they come.
+    /// One row per class with its first samples, up to ten rows of ten. If a shown class has no
+    /// image, the first images in order.
     fn write_grid(&self, path: &Path, (height, width): (usize, usize), labels: &[i64]) -> Result<()> {
         let classes = labels.iter().max().map_or(0, |m| m + 1).min(10);
         let of = |class: i64| (0..labels.len()).filter(move |i| labels[*i] == class);

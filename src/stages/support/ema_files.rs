@@ -1,5 +1,5 @@
-//! Which weights of a trained SiT a later stage takes: those that were trained, or one of their averages, at the end or
-//! on the way.
+//! Which weights of a trained SiT a later stage takes: those that were trained, or one of their
+//! averages, at the end or on the way.
 //!
 //! ```text
 //! model      model.safetensors      as the last step left them

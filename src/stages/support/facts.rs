@@ -1,7 +1,9 @@
-//! What parameters tell of artifacts before they are made, where it is no parameter by itself: the sizes behind a published
-//! name, what a list of widths comes to, what a setting asks of an input. Manifests call it `kind.NAME`.
+//! What parameters tell of artifacts before they are made, where it is no parameter by itself: the
+//! sizes behind a published name, what a list of widths comes to, what a setting asks of an input.
+//! Manifests call it `kind.NAME`.
 //!
-//! Parameters may be anything here, since whether they go together is checked elsewhere: what cannot be told is left out.
+//! Parameters may be anything here, since whether they go together is checked elsewhere: what
+//! cannot be told is left out.
 
 use super::sit_artifact::CUSTOM;
 use erw_ml::models::sit::SiTConfig;

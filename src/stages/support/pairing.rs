@@ -1,34 +1,14 @@
-//! Whether latents and features are of the same images: as many, with the same labels in the same order.
+//! Whether two inputs are of the same images, as an error of a pipeline.
 
-use candle_core::Device;
 use erw_base::error::{Error, Result};
 use erw_ml::data::packed::Packed;
+use erw_ml::data::pairing;
 
-/// What stands for the labels of an image set in the `meta.json` of features, so that pairing them with latents of other
-/// images, or of the same in another order, is noticed.
-pub fn labels_digest(labels: &[i64]) -> String {
-    let bytes: Vec<u8> = labels.iter().flat_map(|l| l.to_le_bytes()).collect();
-    blake3::hash(&bytes).to_hex().to_string()
-}
-
-/// Are the latents and another input of the same images, as far as their number and labels tell? Row i of one goes with
-/// row i of the other. `labels` is the other's [`labels_digest`], `None` where it does not say.
+/// [`pairing::check_pairs`] of latents and the input of this name.
 pub fn check_pairs(latents: &Packed, input: &str, count: u64, labels: Option<&str>) -> Result<()> {
-    let hint = "make both from the same `images` stage";
-    if latents.len() != count {
-        let text = format!("{} latents and {count} rows of input `{input}` are not of the same images", latents.len());
-        return Err(Error::stage(text).hint(hint));
-    }
-    let Some(theirs) = labels else { return Ok(()) };
-    let ours = labels_digest(&latents.all("labels", &Device::Cpu)?.to_vec1::<i64>()?);
-    if ours == theirs {
-        return Ok(());
-    }
-    let text = format!("latents and input `{input}` are of images with other labels, or in another order");
-    Err(Error::stage(text).hint(hint))
+    pairing::check_pairs(latents, &format!("input `{input}`"), count, labels).map_err(unpaired)
 }
 
-/// The [`labels_digest`] that features keep. Those that were not made here may not say.
-pub fn stated_labels(features: &Packed) -> Option<&str> {
-    features.meta().get("labels")?.as_str()
+pub fn unpaired(e: candle_core::Error) -> Error {
+    Error::from(e).hint("make both from the same `images` stage")
 }

@@ -1,16 +1,10 @@
-//! Parameters of kinds: into a struct, lists, devices, and errors that are the user's.
+//! Parameters of kinds: lists, devices, and errors that are the user's.
 
 use candle_core::Device;
 use erw_base::error::{Error, Result};
-use erw_runner::kind::field::Params;
+use erw_runner::kind::field::{Params, parse};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-
-/// Values as a kind's own struct.
-pub fn parse<T: DeserializeOwned>(values: &Params) -> Result<T> {
-    let map = values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-    serde_json::from_value(serde_json::Value::Object(map)).map_err(|e| Error::usage(e.to_string()))
-}
 
 /// The operation values of a stage that walks over a set.
 #[derive(Deserialize)]
@@ -26,7 +20,8 @@ pub fn check_walk<P: DeserializeOwned>(params: &Params, operation: &Params, _: &
     parse::<P>(params).map(drop)
 }
 
-/// Checks a parameter that lists what is wanted: not nothing, and nothing twice. `known` is all that there is, in words.
+/// Checks a parameter that lists what is wanted: not nothing, and nothing twice. `known` is all
+/// that there is, in words.
 pub fn check_list(parameter: &str, names: &[&str], known: &str) -> Result<()> {
     if names.is_empty() {
         return Err(Error::usage(format!("`{parameter}` is empty")).hint(format!("there are {known}")));
@@ -37,7 +32,8 @@ pub fn check_list(parameter: &str, names: &[&str], known: &str) -> Result<()> {
     }
 }
 
-/// A set of images that cannot be taken as it is. What its error is about and what helps come apart.
+/// A set of images that cannot be taken as it is. What its error is about and what helps come
+/// apart.
 pub fn of_set(e: candle_core::Error) -> Error {
     let mut error = Error::from(e);
     let help = std::mem::take(&mut error.causes);

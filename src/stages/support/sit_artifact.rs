@@ -1,4 +1,5 @@
-//! What a trained SiT is as an artifact: files of weights, averages and snapshots, a note of its training.
+//! What a trained SiT is as an artifact: files of weights, averages and snapshots, a note of its
+//! training.
 
 use super::ema_files::{file_of_decay, file_of_step};
 use super::files::{create_dir, write_json, write_lines};
@@ -14,9 +15,6 @@ use std::path::Path;
 
 /// `model = "custom"` takes its sizes from parameters of their own.
 pub const CUSTOM: &str = "custom";
-
-/// Ending of the names of tensors that belong to the mirrored image.
-pub const MIRRORED: &str = "_flip";
 
 /// What a sampler has to know of a training, in `training.json` beside the weights.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,7 +40,8 @@ pub(crate) fn save(model: &SiT, mut tensors: Tensors, path: &Path) -> candle_cor
     params::save(&tensors, path)
 }
 
-/// Writes the artifact of a trained SiT: all sets of weights with the fixed tables, the configuration, the curve.
+/// Writes the artifact of a trained SiT: all sets of weights with the fixed tables, the
+/// configuration, the curve.
 pub fn write_artifact(dir: &Path, model: &SiT, trained: &Trained, note: &TrainingNote) -> Result<()> {
     create_dir(dir)?;
     let save = |file: &str, tensors: &Tensors| save(model, tensors.clone(), &dir.join(file));

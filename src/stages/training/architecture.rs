@@ -6,7 +6,8 @@ use erw_ml::models::projector::ProjectorKind;
 use erw_ml::models::sit::{MlpKind, SiTConfig};
 use serde::Deserialize;
 
-/// The parameters that choose a network, as the manifests of both phases name them. Flattened into theirs.
+/// The parameters that choose a network, as the manifests of both phases name them. Flattened into
+/// theirs.
 #[derive(Debug, Deserialize)]
 pub struct Architecture {
     model: String,
@@ -55,7 +56,8 @@ impl Architecture {
         Ok((needed(0)?, needed(1)?, needed(2)?, needed(3)?))
     }
 
-    /// The network for latents `[channels, side, side]` of so many classes and encoders of these dimensions.
+    /// The network for latents `[channels, side, side]` of so many classes and encoders of these
+    /// dimensions.
     pub(crate) fn network(
         &self,
         depths: Depths,

@@ -1,15 +1,13 @@
-//! Where a training has its features from: `features` artifacts, or frozen encoders that run on the images of each
-//! micro-batch while the training goes on. Both give the same numbers; one costs disk, the other time at every step.
-//!
-//! It knows latents only as what the features must pair with, and nothing of steps or losses.
+//! The parameter `features` of both phases: from which inputs a training has its features.
 
-use crate::support::pairing::{check_pairs, labels_digest, stated_labels};
-use candle_core::{DType, Device, Tensor, bail};
+use crate::support::pairing::unpaired;
+use candle_core::Device;
 use erw_base::error::{Error, Result};
-use erw_ml::data::augment::mirror;
 use erw_ml::data::images::ImageSet;
+use erw_ml::data::latents::Latents;
 use erw_ml::data::packed::Packed;
 use erw_ml::models::encoder::Encoder;
+use erw_ml::train::sit::features::Features;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::element;
 use serde::Deserialize;
@@ -37,8 +35,8 @@ impl Mode {
         }
     }
 
-    /// Are the slots connected that this takes, and those open that the other takes? An input of no use would still be
-    /// made first and stand in the key.
+    /// Are the slots connected that this takes, and those open that the other takes? An input of no
+    /// use would still be made first and stand in the key.
     pub fn check(self, inputs: &[&str]) -> Result<()> {
         let connected = |slot: &&&str| inputs.contains(*slot);
         let (name, takes, leaves) = match self {
@@ -66,9 +64,7 @@ impl Mode {
         }
         Ok(())
     }
-}
 
-impl Mode {
     /// Can mirrored images be aligned?
     pub fn check_flip(self, flip: f64) -> Result<()> {
         match self {
@@ -81,92 +77,22 @@ impl Mode {
     }
 }
 
-/// Opened and checked against the latents.
-pub enum FeatureSource {
-    /// An artifact per encoder; none without alignment.
-    Stored(Vec<Packed>),
-    Online(Box<ImageSet>, Vec<Encoder>),
-}
-
-/// What one encoder gives for an image.
-pub struct Grid {
-    /// The input it comes from, for messages: `features`, `encoder.1`.
-    pub input: String,
-    pub tokens: usize,
-    pub dim: usize,
-}
-
-impl FeatureSource {
-    /// `None` opens nothing.
-    ///
-    /// # Errors
-    /// An artifact that is not what its type says, or whose images are not those of the latents.
-    pub fn open(attempt: &Attempt, mode: Option<Mode>, latents: &Packed, device: &Device) -> Result<Self> {
-        match mode {
-            None => Ok(Self::Stored(vec![])),
-            Some(Mode::Stored) => {
-                let all: Vec<Packed> =
-                    attempt.inputs(FEATURES).into_iter().map(Packed::open).collect::<candle_core::Result<_>>()?;
-                for (i, f) in all.iter().enumerate() {
-                    check_pairs(latents, &element(FEATURES, i), f.len(), stated_labels(f))?;
-                }
-                Ok(Self::Stored(all))
-            }
-            Some(Mode::Online) => {
-                let images = ImageSet::open(attempt.input(IMAGES)?)?;
-                check_pairs(latents, IMAGES, images.len(), Some(&labels_digest(&images.labels())))?;
-                let encoders = attempt.inputs(ENCODER).into_iter().map(|dir| Encoder::open(dir, device));
-                Ok(Self::Online(Box::new(images), encoders.collect::<candle_core::Result<_>>()?))
-            }
+/// Opens the inputs of this mode.
+///
+/// # Errors
+/// An artifact that is not what its type says, or whose images are not those of the latents.
+pub fn open(attempt: &Attempt, mode: Mode, latents: &Latents, device: &Device) -> Result<Features> {
+    match mode {
+        Mode::Stored => {
+            let one = |(i, dir)| Ok((format!("input `{}`", element(FEATURES, i)), Packed::open(dir)?));
+            let sets = attempt.inputs(FEATURES).into_iter().enumerate().map(one).collect::<candle_core::Result<_>>()?;
+            Features::stored(latents, sets).map_err(unpaired)
         }
-    }
-
-    /// One per encoder, in the order of the pipeline, which is that of the projectors.
-    pub fn grids(&self) -> Result<Vec<Grid>> {
-        match self {
-            Self::Stored(all) => {
-                let grid = |(i, f): (usize, &Packed)| match f.shape("tokens")?[..] {
-                    [tokens, dim] => Ok(Grid { input: element(FEATURES, i), tokens, dim }),
-                    ref other => {
-                        let text = format!("input `{}` has rows {other:?}, not [tokens, dim]", element(FEATURES, i));
-                        Err(Error::stage(text))
-                    }
-                };
-                all.iter().enumerate().map(grid).collect()
-            }
-            Self::Online(images, encoders) => {
-                let grid = |(i, e): (usize, &Encoder)| {
-                    let input = element(ENCODER, i);
-                    let shape = e.shape(images.height());
-                    let (tokens, dim) = shape.map_err(|e| Error::from(e).context(format!("input `{input}`")))?;
-                    Ok(Grid { input, tokens, dim })
-                };
-                encoders.iter().enumerate().map(grid).collect()
-            }
-        }
-    }
-
-    /// [`tokens`](Self::tokens) on the CPU where no encoder must run for them.
-    pub fn stored(&self, rows: &[u64], flipped: &[bool]) -> candle_core::Result<Option<Vec<Tensor>>> {
-        match self {
-            Self::Stored(_) => self.tokens(rows, flipped, &Device::Cpu).map(Some),
-            Self::Online(..) => Ok(None),
-        }
-    }
-
-    /// Features f32 `[n, T, D]` of the images of these rows, one tensor per encoder. No gradient leads into them. Those of
-    /// mirrored images are only to be had by computing them.
-    pub fn tokens(&self, rows: &[u64], flipped: &[bool], device: &Device) -> candle_core::Result<Vec<Tensor>> {
-        match self {
-            Self::Stored(_) if flipped.contains(&true) => bail!("stored features are not of mirrored images"),
-            Self::Stored(all) => all.iter().map(|f| f.rows("tokens", rows, device)?.to_dtype(DType::F32)).collect(),
-            Self::Online(images, encoders) => {
-                let mut pixels = images.batch(rows, device)?;
-                if flipped.contains(&true) {
-                    pixels = mirror(&pixels, flipped)?;
-                }
-                encoders.iter().map(|e| Ok(e.tokens(&pixels)?.detach())).collect()
-            }
+        Mode::Online => {
+            let images = ImageSet::open(attempt.input(IMAGES)?)?;
+            let encoders = attempt.inputs(ENCODER).into_iter().map(|dir| Encoder::open(dir, device));
+            let encoders = encoders.collect::<candle_core::Result<_>>()?;
+            Features::online(latents, &format!("input `{IMAGES}`"), images, encoders).map_err(unpaired)
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Starting a phase from weights that are there: those of the other phase, of another pipeline or of a released file.
-//! What fits by name and shape is taken over, and what was not is told.
+//! Starting a phase from weights that are there: those of the other phase, of another pipeline or
+//! of a released file. What fits by name and shape is taken over, and what was not is told.
 
 use crate::support::ema_files;
 use candle_core::Device;
@@ -10,8 +10,8 @@ use erw_runner::kind::attempt::Attempt;
 use serde_json::json;
 use std::path::Path;
 
-/// Copies what fits of the `init` artifact into the parameters, and tells what did and what did not. Returns how many
-/// tensors did; `None` without `init`.
+/// Copies what fits of the `init` artifact into the parameters, and tells what did and what did
+/// not. Returns how many tensors did; `None` without `init`.
 pub fn init_from(attempt: &Attempt, which: &str, params: &ParamSet, model: &SiT) -> Result<Option<usize>> {
     let Some(dir) = attempt.optional_input("init") else { return Ok(None) };
     same_blocks(dir, model.config())?;
@@ -28,9 +28,9 @@ pub fn init_from(attempt: &Attempt, which: &str, params: &ParamSet, model: &SiT)
         return Err(Error::stage(text).because(first).hint(hint));
     }
     let unused: Vec<&String> = report.unexpected.iter().filter(|n| !model.buffers().contains_key(*n)).collect();
-    for (names, fate) in [(&report.loaded, "loaded"), (&report.missing, "fresh")] {
+    for (from, names, fate) in [("from", &report.loaded, "loaded"), ("not in", &report.missing, "start fresh")] {
         if !names.is_empty() {
-            attempt.log(&format!("hand-over from `init`: {} tensors {fate} ({})", names.len(), layers(names)));
+            attempt.log(&format!("{from} `init`: {} tensors {fate} ({})", names.len(), layers(names)));
         }
     }
     if !unused.is_empty() {
@@ -67,9 +67,10 @@ fn layers(names: &[String]) -> String {
     text.collect::<Vec<_>>().join(", ")
 }
 
-/// Refuses to go on from blocks that computed in another way. A rotary embedding has no weights of its own, and heads share
-/// theirs: the names and shapes of tensors do not tell whether it was there, nor how many they were. Those of another MLP or projector have other names, and would
-/// be left out, fresh ones taking their places. The warmed-up blocks would be of little use.
+/// Refuses to go on from blocks that computed in another way. A rotary embedding has no weights of
+/// its own, and heads share theirs: the names and shapes of tensors do not tell whether it was
+/// there, nor how many they were. Those of another MLP or projector have other names, and would be
+/// left out, fresh ones taking their places. The warmed-up blocks would be of little use.
 fn same_blocks(dir: &Path, ours: &SiTConfig) -> Result<()> {
     // Weights from elsewhere may come without a configuration.
     let Ok(text) = std::fs::read_to_string(dir.join("config.json")) else { return Ok(()) };

@@ -1,5 +1,5 @@
-//! Kinds that train: SiT in two phases ([`warmup`], [`train`](mod@train)), and the networks it needs where none is published
-//! ([`train_vae`], [`train_encoder`], [`train_classifier`]).
+//! Kinds that train: SiT in two phases ([`warmup`], [`train`](mod@train)), and the networks it
+//! needs where none is published ([`train_vae`], [`train_encoder`], [`train_classifier`]).
 
 pub mod alignment;
 pub mod architecture;

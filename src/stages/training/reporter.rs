@@ -1,31 +1,33 @@
-//! What a training loop tells, passed on to the attempt, and to TensorBoard where its files are asked for. The pace between
-//! two reports is measured here, with the share of waiting for data, which the loop does not see.
+//! Passes the reports of a training loop on to the attempt, and to TensorBoard files if asked for.
+//! It measures the pace between two reports, and the share of time spent waiting for data, which
+//! the loop does not see.
 
 use super::settings::LoopSettings;
 use erw_base::error::{Error, Result};
 use erw_ml::formats::tfevents::EventFile;
-use erw_ml::train::observer::Observer;
+use erw_ml::observer::Observer;
 use erw_runner::kind::attempt::Attempt;
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Digits of a key that tell one training from another in a list of TensorBoard's.
+/// Digits of the key in the name of a TensorBoard run.
 const DIGITS: usize = 8;
 
+/// The observer of a training loop that runs in a stage.
 pub struct Reporter<'a> {
     attempt: &'a Attempt,
     board: RefCell<Option<EventFile>>,
-    /// In a step; 0 where they are not counted.
+    /// Samples per step; 0 if they are not counted.
     samples: usize,
-    /// Time spent in [`waiting`](Self::waiting).
+    /// Time spent waiting for batches.
     waited: Cell<Duration>,
-    /// Where the loop began, then the step that was reported last.
+    /// The step at which the loop began, then the step reported last.
     last: Cell<Mark>,
     now: Cell<Mark>,
 }
 
-/// A moment of the loop.
+/// A moment in the loop.
 #[derive(Clone, Copy)]
 struct Mark {
     /// Steps done.
@@ -42,7 +44,7 @@ impl Mark {
 
 impl<'a> Reporter<'a> {
     /// # Errors
-    /// A folder for TensorBoard that cannot be made.
+    /// When the TensorBoard folder cannot be created.
     pub fn new(attempt: &'a Attempt, samples: usize) -> Result<Self> {
         let LoopSettings { tensorboard, .. } = attempt.operation()?;
         let board = tensorboard.map(|dir| open(attempt, &attempt.job().pipeline_dir.join(dir))).transpose()?;
@@ -56,16 +58,8 @@ impl<'a> Reporter<'a> {
         })
     }
 
-    /// Gets a batch; the time it takes is what the loop waits for data.
-    pub fn waiting<T>(&self, get: impl FnOnce() -> T) -> T {
-        let began = Instant::now();
-        let got = get();
-        self.waited.set(self.waited.get() + began.elapsed());
-        got
-    }
-
-    /// Steps and samples per second since the step that was reported last, and the share of that time spent waiting for data. What is
-    /// done once at the start is in the first of them.
+    /// Reports steps and samples per second since the last report, and the share of that time spent
+    /// waiting for data. The first report includes the setup.
     fn pace(&self, step: u64) {
         let (last, now) = (self.last.get(), self.now.get());
         if now.step != step || last.step >= step {
@@ -88,23 +82,24 @@ impl<'a> Reporter<'a> {
         self.draw(|board| board.scalar(step, name, value as f32));
     }
 
-    /// A curve that cannot be drawn any more is no reason to lose a training.
+    /// Writes to TensorBoard. A write error must not end a training: it is logged once, and writing
+    /// stops.
     fn draw(&self, draw: impl FnOnce(&mut EventFile) -> std::io::Result<()>) {
         let mut board = self.board.borrow_mut();
         if let Some(Err(e)) = board.as_mut().map(draw) {
             *board = None;
-            self.attempt.log(&format!("cannot write for TensorBoard any more: {e}"));
+            self.attempt.log(&format!("stopped writing for TensorBoard: {e}"));
         }
     }
 }
 
-/// The event file of an action, in a folder that says which it is.
+/// Opens the event file of an action, in a folder named after the stage and its key.
 fn open(attempt: &Attempt, dir: &std::path::Path) -> Result<EventFile> {
     let job = attempt.job();
     let name = format!("{}-{}", job.stage, job.key.chars().take(DIGITS).collect::<String>());
     let folder: PathBuf = dir.join(name.replace('/', "_"));
     let file = EventFile::create(&folder).map_err(|e| Error::io("make", &folder, e))?;
-    attempt.log(&format!("to look on: tensorboard --logdir {}", dir.display()));
+    attempt.log(&format!("to watch: tensorboard --logdir {}", dir.display()));
     Ok(file)
 }
 
@@ -128,6 +123,9 @@ impl Observer for Reporter<'_> {
         self.last.set(Mark::new(step));
         self.attempt.resumed(step);
         self.draw(|board| board.resume(step));
+    }
+    fn waited(&self, time: Duration) {
+        self.waited.set(self.waited.get() + time);
     }
     fn log(&self, text: &str) {
         self.attempt.log(text);

@@ -1,4 +1,5 @@
-//! Parameters that every trainer has: the optimizer, its schedule, and when to report, validate and save.
+//! Parameters that every trainer has: the optimizer, its schedule, and the intervals of reports,
+//! validation and checkpoints.
 
 use erw_base::error::{Error, Result};
 use erw_ml::models::sit;
@@ -10,7 +11,8 @@ use erw_ml::train::lr::{LrSchedule, Shape};
 use erw_runner::kind::attempt::Attempt;
 use serde::Deserialize;
 
-/// Flattened into the parameters of a kind; those refuse what neither knows.
+/// Optimization parameters, flattened into the parameters of a kind. serde refuses names that
+/// neither struct has.
 #[derive(Debug, Deserialize)]
 pub struct Optimization {
     pub steps: u64,
@@ -35,17 +37,17 @@ pub struct LoopSettings {
     keep_last: u64,
     keep_every: u64,
     log_every: u64,
-    /// Folder of event files, from that of the pipeline.
+    /// Folder for TensorBoard event files, relative to the pipeline file.
     pub tensorboard: Option<String>,
-    /// Only kinds whose network samples have it.
+    /// Present only in kinds whose network generates samples.
     #[serde(default)]
     pub samples_every: u64,
-    /// Only kinds that train a SiT have it.
+    /// Present only in kinds that train a SiT.
     #[serde(default)]
     checkpointing: Checkpointing,
 }
 
-/// What is kept of a forward pass for the backward one.
+/// What to keep of a forward pass for the backward pass.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Checkpointing {
@@ -65,14 +67,14 @@ impl LoopSettings {
 }
 
 impl Optimization {
-    /// Checks what the limits of the manifest cannot say.
+    /// Checks what the limits in the manifest cannot express.
     pub fn check(&self) -> Result<()> {
         if self.lr_min > self.lr {
             return Err(Error::usage(format!("`lr_min` {} is above `lr` {}", self.lr_min, self.lr)));
         }
         let decays = self.ema_decay.to_vec();
         if decays.is_empty() {
-            return Err(Error::usage("`ema_decay` is an empty list").hint("one average is kept at least"));
+            return Err(Error::usage("`ema_decay` is an empty list").hint("give at least one decay"));
         }
         match decays.iter().enumerate().find(|(i, decay)| decays[..*i].contains(decay)) {
             Some((_, twice)) => Err(Error::usage(format!("`ema_decay` has {twice} twice"))),
@@ -80,7 +82,8 @@ impl Optimization {
         }
     }
 
-    /// The loop of this attempt, with so many samples per step in so many micro-batches.
+    /// The loop settings of this attempt, with `batch` samples per step in `accumulate`
+    /// micro-batches.
     pub fn fit(&self, attempt: &Attempt, batch: usize, accumulate: usize) -> Result<FitConfig> {
         let LoopSettings { checkpoint_every, keep_last, keep_every, log_every, .. } = attempt.operation()?;
         Ok(FitConfig {
@@ -112,7 +115,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// serde does not promise that `deny_unknown_fields` and `flatten` go together; the trainers count on it.
+    /// serde does not promise that `deny_unknown_fields` works with `flatten`; the trainers rely on
+    /// it.
     #[test]
     fn a_flattened_struct_takes_its_own_and_the_rest_is_refused() {
         #[derive(Deserialize)]

@@ -1,7 +1,7 @@
-//! What the two phases, `warmup` and `train`, have in common: the parameters that both manifests name, and the network that
-//! they start from. Losses are theirs.
+//! What the two phases, `warmup` and `train`, have in common: the parameters that both manifests
+//! name, and the network that they start from. Losses are theirs.
 
-use super::dataset::{Draw, check_batch};
+use super::dataset::check_batch;
 use super::feature_source::Mode;
 use super::init::init_from;
 use super::settings::{LoopSettings, Optimization};
@@ -14,11 +14,13 @@ use erw_ml::models::sit::{SiT, SiTConfig};
 use erw_ml::nn::params::ParamSet;
 use erw_ml::nn::precision::Precision;
 use erw_ml::train::config::FitConfig;
+use erw_ml::train::sit::batch::BatchConfig;
 use erw_runner::kind::attempt::Attempt;
 use serde::Deserialize;
 
-/// Flattened into the parameters of both kinds, beside [`Architecture`](super::architecture::Architecture) and others that are
-/// flattened too: serde cannot nest these and refuse unknown names.
+/// Flattened into the parameters of both kinds, beside
+/// [`Architecture`](super::architecture::Architecture) and others that are flattened too: serde
+/// cannot nest these and refuse unknown names.
 #[derive(Debug, Deserialize)]
 pub struct SitTraining {
     pub seed: u64,
@@ -50,8 +52,8 @@ impl SitTraining {
         Ok(FitConfig { loss_scaling: self.precision.needs_loss_scaling(), ..config })
     }
 
-    pub fn draw(&self) -> Draw {
-        Draw { seed: self.seed, batch: self.batch, accumulate: self.accumulate, flip: self.flip }
+    pub fn batches(&self) -> BatchConfig {
+        BatchConfig { seed: self.seed, batch: self.batch, accumulate: self.accumulate, flip: self.flip }
     }
 
     /// Samples in a micro-batch.
@@ -59,7 +61,8 @@ impl SitTraining {
         self.batch / self.accumulate.max(1)
     }
 
-    /// Makes the network, with what `init` has of it, and leaves its configuration beside the checkpoints.
+    /// Makes the network, with what `init` has of it, and leaves its configuration beside the
+    /// checkpoints.
     pub fn start(&self, attempt: &Attempt, config: &SiTConfig, device: &Device) -> Result<Start> {
         let (params, vb) = ParamSet::init(self.seed, DType::F32, device);
         let keep = attempt.operation::<LoopSettings>()?.keep();

@@ -1,12 +1,15 @@
-//! What `train` takes where a parameter is left out and its published value depends on the size of the network and on
-//! the method. A manifest has one default for all, and that of the largest would be wrong for the others without a word.
+//! Defaults of `train` whose published value depends on the size of the network and on the method.
+//! A manifest has one default for all sizes, and that of the largest would silently be wrong for
+//! the others.
 //!
-//! The values are no part of keys, which hold what the pipeline says and the kind's revision: whoever changes one raises
-//! the revision of `train`. What was taken stands in the log and in the artifact's `training.json`.
+//! The values are not part of keys, which hold the pipeline's values and the kind's revision:
+//! whoever changes one raises the revision of `train`. The values used are in the log and in the
+//! artifact's `training.json`.
 
 /// Coefficient of the alignment loss at step 0.
 ///
-/// ERW's release: 6 for XL, 3 for L, 1 else. REPA (arXiv 2410.06940) and HASTE (arXiv 2505.16792): 0.5 for all.
+/// ERW authors' code: 6 for XL, 3 for L, 1 otherwise. REPA (arXiv 2410.06940) and HASTE (arXiv
+/// 2505.16792): 0.5 for all.
 pub fn alignment_weight(model: &str, alignment: &str) -> f64 {
     match (is_erw(alignment), size(model)) {
         (true, "XL") => 6.0,
@@ -16,10 +19,11 @@ pub fn alignment_weight(model: &str, alignment: &str) -> f64 {
     }
 }
 
-/// Block whose output is projected; `None` for a network of no published size.
+/// Block, counted from 1, whose output is projected; `None` for a network of unpublished size.
 ///
-/// ERW: 14 for XL (the release's README), 8 else (its default). REPA: 4 for B, 8 for L and XL, as its authors corrected
-/// the paper; nothing is published for S, which has as many blocks as B.
+/// ERW authors' code: 14 for XL (its README), 8 otherwise (its default). REPA: 4 for B, 8 for L and
+/// XL, as its authors corrected the paper. Nothing is published for S, which has as many blocks as
+/// B.
 pub fn encoder_depth(model: &str, alignment: &str) -> Option<usize> {
     Some(match (is_erw(alignment), size(model)) {
         (_, "") => return None,
@@ -29,12 +33,12 @@ pub fn encoder_depth(model: &str, alignment: &str) -> Option<usize> {
     })
 }
 
-/// Schedules that decay are ERW's.
+/// Decaying schedules are ERW's.
 fn is_erw(alignment: &str) -> bool {
     matches!(alignment, "half-life" | "exponential")
 }
 
-/// `XL` of `SiT-XL/2`; nothing of other names.
+/// `XL` of `SiT-XL/2`; empty for other names.
 fn size(model: &str) -> &str {
     model.strip_prefix("SiT-").and_then(|rest| rest.split_once('/')).map_or("", |(size, _)| size)
 }

@@ -1,33 +1,29 @@
-//! `train`: full training of a SiT, velocity loss plus a scheduled alignment loss; phase 2 of ERW when it starts from
-//! warmed-up blocks, REPA when it starts fresh with a constant coefficient, SiT with none.
+//! `train`: full training of a SiT, velocity loss plus a scheduled alignment loss; phase 2 of ERW
+//! when it starts from warmed-up blocks, REPA when it starts fresh with a constant coefficient, SiT
+//! with none.
 
-use super::alignment::{Alignment, check_pairs_of_batch};
+use super::alignment::{self, check_pairs_of_batch};
 use super::architecture::{Architecture, Depths};
-use super::dataset::{Batch, Examples};
-use super::preview::Preview;
 use super::settings::{LoopSettings, Optimization};
 use super::sit::{SitTraining, Start};
-use super::validation::{self, Validation};
-use super::{size_defaults, trainer};
-use crate::support::params::{device, parse, usage};
+use super::{dataset, preview, size_defaults, trainer, validation};
+use crate::support::params::{device, usage};
 use crate::support::sit_artifact::{CUSTOM, TrainingNote, write_artifact, write_snapshots};
 use crate::support::{ema_files, facts};
-use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
-use erw_ml::data::prefetch::MicroBatch;
+use erw_ml::diffusion::alignment::Alignment;
 use erw_ml::diffusion::alignment_schedule::Schedule;
 use erw_ml::diffusion::interpolant::{Path as NoisePath, TimeDistribution};
-use erw_ml::diffusion::loss;
-use erw_ml::models::sit::{Also, SiT, SiTConfig};
+use erw_ml::models::sit::SiTConfig;
 use erw_ml::nn::params::Tensors;
 use erw_ml::one_or_many::OneOrMany;
-use erw_ml::rng::{self, Purpose};
-use erw_ml::train::config::StepLoss;
+use erw_ml::train::sit::batch::Examples;
+use erw_ml::train::sit::flow::{Dispersion, FlowMatching};
 use erw_ml::train::trained::Trained;
 use erw_ml::train::{Hooks, Snapshots};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -84,14 +80,14 @@ impl Params {
         Ok(Depths { encoder, warmup: None })
     }
 
-    /// Block, from 1, whose output is dispersed.
-    fn dispersed(&self) -> Result<Option<usize>> {
+    fn dispersion(&self) -> Result<Option<Dispersion>> {
         let blocks = self.architecture.sizes()?.1;
         let depth = self.dispersive_depth.unwrap_or((blocks / 4).max(1));
         if depth > blocks {
             return Err(Error::usage(format!("`dispersive_depth` {depth} is not one of the blocks 1 to {blocks}")));
         }
-        Ok((self.dispersive > 0.0).then_some(depth))
+        let (weight, temperature) = (self.dispersive, self.dispersive_temperature);
+        Ok((weight > 0.0).then_some(Dispersion { weight, block: depth, temperature }))
     }
 
     /// What was left out and is not the same for all networks, as it was taken.
@@ -104,8 +100,8 @@ impl Params {
         if aligned && self.encoder_depth.is_none() {
             values.insert("encoder_depth".to_string(), json!(self.depths()?.encoder[0]));
         }
-        if let (Some(depth), None) = (self.dispersed()?, self.dispersive_depth) {
-            values.insert("dispersive_depth".to_string(), json!(depth));
+        if let (Some(dispersion), None) = (self.dispersion()?, self.dispersive_depth) {
+            values.insert("dispersive_depth".to_string(), json!(dispersion.block));
         }
         Ok(values)
     }
@@ -126,15 +122,16 @@ impl Params {
 fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     parse::<LoopSettings>(operation)?;
     let p: Params = parse(params)?;
-    // Without alignment, features may be connected or not: trials with and without share their inputs.
+    // Without alignment, features may be connected or not: trials with and without share their
+    // inputs.
     let (phase, batch) = (&p.phase, p.phase.batch);
     if p.schedule()? != Schedule::None {
         phase.features.check(inputs).map_err(|e| e.hint("or set `alignment = \"none\"`, which takes none"))?;
         phase.features.check_flip(phase.flip)?;
         p.check_depths(inputs)?;
-        p.comparison.check(batch, phase.accumulate)?;
+        alignment::check(&p.comparison, batch, phase.accumulate)?;
     }
-    if p.dispersed()?.is_some() {
+    if p.dispersion()?.is_some() {
         check_pairs_of_batch("dispersive", batch, phase.accumulate)?;
     }
     ema_files::check_steps(&p.snapshots, p.optimization.steps)?;
@@ -146,110 +143,54 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
 
 fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
+    let (phase, schedule) = (&p.phase, p.schedule()?);
     let device = device(attempt.device())?;
-    let schedule = p.schedule()?;
-    let features = (schedule != Schedule::None).then_some(p.phase.features);
-    let examples = Examples::open(attempt, features, &device)?;
-    examples.check_flip(p.phase.flip)?;
-    let config = examples.network(&p.architecture, p.depths()?)?;
+    let mode = (schedule != Schedule::None).then_some(phase.features);
+    let examples = dataset::open(attempt, mode, phase.flip, &device)?;
+    let config = dataset::network(&examples, mode, &p.architecture, p.depths()?)?;
     let resolved = p.resolved()?;
     for (name, value) in &resolved {
         attempt.log(&format!("`{name}` is left out; for this network and method it is {value}"));
     }
-    let Start { params, model, loaded } = p.phase.start(attempt, &config, &device)?;
-    let dispersed = p.dispersed()?;
-    let training =
-        Training { p: &p, schedule, dispersed, examples: &examples, config: &config, model: &model, device: &device };
-    let cfg = p.phase.fit(attempt, &p.optimization)?;
-    let (make, step_loss) = (|place| training.prepare(place), |step, noised| training.loss(step, noised));
+    let Start { params, model, loaded } = phase.start(attempt, &config, &device)?;
+    let training = FlowMatching {
+        examples: &examples,
+        model: &model,
+        batches: phase.batches(),
+        path: p.path,
+        time: p.time,
+        schedule,
+        alignment: p.comparison,
+        dispersion: p.dispersion()?,
+    };
     let snapshots = Snapshots { dir: attempt.checkpoint_dir().join("snapshots"), steps: p.snapshots.clone() };
-    let mut watch = Hooks { snapshots: Some(snapshots.clone()), ..watch(attempt, &training)? };
-    let trained = trainer::train(attempt, &params, &cfg, &mut watch, &make, &step_loss)?;
+    let mut watch = Hooks { snapshots: Some(snapshots.clone()), ..watch(attempt, &p, &examples, &config)? };
+    let (make, loss) = (|place| training.batch(place), |step, noised| training.loss(step, &noised));
+    let cfg = phase.fit(attempt, &p.optimization)?;
+    let trained = trainer::train(attempt, &params, &cfg, &mut watch, &make, &loss)?;
     report(attempt, &trained, loaded);
     let out = attempt.output("sit");
-    let note = TrainingNote { resolved, ..examples.note(p.path) };
+    let note = TrainingNote { resolved, ..dataset::note(&examples, p.path) };
     write_artifact(&out, &model, &trained, &note)?;
     write_snapshots(&out, &model, &snapshots)?;
     validation::write(attempt, &out, &trained, "velocity")
 }
 
 /// What looks at this training.
-fn watch<'a>(attempt: &'a Attempt, training: &Training<'a>) -> Result<Hooks<'a>> {
-    let Training { p, config, device, examples, .. } = *training;
+fn watch<'a>(attempt: &'a Attempt, p: &'a Params, examples: &'a Examples, config: &'a SiTConfig) -> Result<Hooks<'a>> {
     let mut watch = Hooks::default();
     let phase = &p.phase;
-    if let Some(v) = Validation::open(attempt, &p.validation, examples, phase.seed, phase.micro_batch(), device)? {
+    if let Some(v) = validation::open(attempt, &p.validation, examples, phase.seed, phase.micro_batch())? {
         let losses = Box::new(move |weights: &Tensors| v.velocity(config, p.path, weights));
         watch.validate = Some((p.validation.validate_every, losses));
     }
     let LoopSettings { samples_every, .. } = attempt.operation()?;
     if samples_every > 0 {
-        let preview = Preview::open(attempt, config, p.path, phase.seed, device)?;
-        watch.show = Some((samples_every, Box::new(move |step, ema: &Tensors| preview.show(step, ema))));
+        let preview = preview::open(attempt, config, p.path, phase.seed, &examples.device)?;
+        watch.show =
+            Some((samples_every, Box::new(move |step, ema: &Tensors| preview::show(attempt, &preview, step, ema))));
     }
     Ok(watch)
-}
-
-/// The loss as a function of the step.
-struct Training<'a> {
-    p: &'a Params,
-    schedule: Schedule,
-    /// Block, from 1, whose output is dispersed.
-    dispersed: Option<usize>,
-    examples: &'a Examples,
-    config: &'a SiTConfig,
-    model: &'a SiT,
-    device: &'a Device,
-}
-
-/// A micro-batch on its way to noise, on the CPU.
-struct Noised {
-    batch: Batch,
-    t: Tensor,
-    point: Tensor,
-    /// Its velocity, which the network is to tell.
-    target: Tensor,
-}
-
-impl Training<'_> {
-    /// All that a step needs besides the network and what encoders compute online.
-    fn prepare(&self, place: MicroBatch) -> candle_core::Result<Noised> {
-        let (p, step) = (self.p, place.0);
-        let draw = p.phase.draw();
-        let batch = self.examples.batch(&draw, self.config, place, self.schedule.at(step) != 0.0)?;
-        let x = &batch.latents;
-        let noise = rng::normal_rows(draw.seed, Purpose::Noise, step, &batch.slots, &x.dims()[1..], &Device::Cpu)?;
-        let t = p.time.draw(p.path, draw.seed, step, &batch.slots);
-        let (point, target) = p.path.point_and_velocity(x, &noise, &t)?;
-        Ok(Noised { t: Tensor::new(t, &Device::Cpu)?, point, target, batch })
-    }
-
-    fn loss(&self, step: u64, noised: Noised) -> candle_core::Result<StepLoss> {
-        let batch = &noised.batch;
-        let here = |t: &Tensor| t.to_device(self.device);
-        let (t, point, target) = (here(&noised.t)?, here(&noised.point)?, here(&noised.target)?);
-        let classes = here(&batch.classes)?;
-        let number = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
-        let weight = self.schedule.at(step);
-        // Without weight neither encoders nor projectors are run; the moments and weights of these rest.
-        let also = Also { projections: weight != 0.0, hidden: self.dispersed };
-        let out = self.model.forward_with(&point, &t, &classes, &also)?;
-        let velocity = loss::velocity(&out.velocity, &target)?;
-        let mut parts = vec![("velocity", number(&velocity)?)];
-        let (mut loss, mut aligned) = (velocity, 0.0);
-        if weight != 0.0 {
-            let align = self.p.comparison.loss(self.examples.features(batch)?, &out.projections)?;
-            aligned = number(&align)?;
-            loss = (loss + (align * weight)?)?;
-        }
-        parts.extend([("alignment", aligned), ("alignment_weight", weight)]);
-        if let Some(hidden) = &out.hidden {
-            let spread = loss::dispersive(hidden, self.p.dispersive_temperature)?;
-            parts.push(("dispersive", number(&spread)?));
-            loss = (loss + (spread * self.p.dispersive)?)?;
-        }
-        Ok(StepLoss { loss, parts })
-    }
 }
 
 /// The key metric first.

@@ -1,16 +1,17 @@
-//! `train-classifier`: trains a small classifier on images, to judge samples by and to measure distances with.
+//! `train-classifier`: trains a small classifier on images. Its accuracy on samples evaluates them,
+//! and its features measure Fréchet distances.
 
 use super::settings::{LoopSettings, Optimization};
 use super::trainer;
-use crate::evaluation::confusion::Confusion;
-use crate::support::batches::batches;
 use crate::support::files::{create_dir, write_json};
-use crate::support::params::{device, parse, usage};
+use crate::support::params::{device, usage};
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::augment;
+use erw_ml::data::batches::batches;
 use erw_ml::data::images::ImageSet;
 use erw_ml::data::prefetch::MicroBatch;
+use erw_ml::metrics::confusion::Confusion;
 use erw_ml::models::classifier::{Classifier, ClassifierConfig, cross_entropy};
 use erw_ml::models::feature_network::pixels_to_unit;
 use erw_ml::nn::params::{self, ParamSet};
@@ -18,7 +19,7 @@ use erw_ml::train::config::StepLoss;
 use erw_ml::train::trained::Trained;
 use erw_ml::train::{Hooks, batch_indices};
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
 
@@ -87,21 +88,23 @@ fn run(attempt: &Attempt) -> Result<()> {
     Ok(())
 }
 
-/// What would be found out after the training.
+/// Checks the held-out set before training.
 fn check_holdout(config: &ClassifierConfig, holdout: &ImageSet) -> Result<()> {
     let (ours, theirs) = ((config.height, config.width), (holdout.height(), holdout.width()));
     if ours != theirs {
-        let text = format!("input `holdout` is of {theirs:?} pixels, input `images` of {ours:?}");
-        return Err(Error::stage(text).hint("give both the same `resolution`"));
+        let text = format!("input `holdout` has images of {theirs:?} pixels, input `images` of {ours:?}");
+        return Err(Error::stage(text).hint("use the same `resolution` for both"));
     }
     let known = config.classes.len();
     match holdout.labels().iter().find(|l| usize::try_from(**l).map_or(true, |l| l >= known)) {
-        Some(label) => Err(Error::stage(format!("input `holdout` has label {label}, input `images` {known} classes"))),
+        Some(label) => {
+            Err(Error::stage(format!("input `holdout` has label {label}, but input `images` has {known} classes")))
+        }
         None => Ok(()),
     }
 }
 
-/// Names by label; numbers where the set has none.
+/// Class names by label; numbers if the set has no names.
 fn class_names(images: &ImageSet) -> Result<Vec<String>> {
     let labels = images.labels();
     let (Some(low), Some(high)) = (labels.iter().min(), labels.iter().max()) else {

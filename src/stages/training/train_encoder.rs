@@ -1,10 +1,11 @@
-//! `train-encoder`: a small vision transformer trained on the images of the experiment, for alignment without a
-//! download. Judged by how well nearest neighbours of its mean patch tokens tell the class of held-out images.
+//! `train-encoder`: trains a small vision transformer on the images of the experiment, so that
+//! alignment works without a download. It is evaluated by nearest neighbours of its mean patch
+//! tokens on held-out images.
 
 use super::settings::{LoopSettings, Optimization};
 use super::trainer;
 use crate::support::files::{create_dir, write_json};
-use crate::support::params::{device, parse};
+use crate::support::params::device;
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::images::ImageSet;
@@ -19,7 +20,7 @@ use erw_ml::train::pretrain::{self, Learner, Objective};
 use erw_ml::train::trained::Trained;
 use erw_ml::train::{Hooks, batch_indices};
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
 
@@ -108,7 +109,8 @@ fn train(
     trainer::train(attempt, &learner.params, &cfg, &mut Hooks::default(), &make, &loss)
 }
 
-/// The key metric comes first: accuracy on held-out images if there are any, the last loss otherwise.
+/// The key metric comes first: accuracy on the held-out images if there are any, otherwise the
+/// final loss.
 fn report(attempt: &Attempt, p: &Params, trained: &Trained, images: &ImageSet, device: &Device) -> Result<()> {
     if let Some(dir) = attempt.optional_input("holdout") {
         let held_out = ImageSet::open(dir)?;

@@ -2,12 +2,12 @@
 
 use super::settings::{LoopSettings, Optimization};
 use super::trainer;
-use crate::support::batches::batches;
 use crate::support::facts;
 use crate::support::files::{create_dir, write_json};
-use crate::support::params::{device, parse, usage};
+use crate::support::params::{device, usage};
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
+use erw_ml::data::batches::batches;
 use erw_ml::data::images::{ImageSet, to_unit};
 use erw_ml::data::prefetch::MicroBatch;
 use erw_ml::models::vae::{self, AutoencoderKl, Reconstruction, VaeConfig, VaeLoss, posterior_noise, psnr};
@@ -18,7 +18,7 @@ use erw_ml::train::{Hooks, batch_indices};
 use erw_ml::viz::picture::{contact_sheet, to_u8};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use serde::Deserialize;
 use std::path::Path;
 
@@ -75,7 +75,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     }
     let f = p.network().downsampling();
     if !images.height().is_multiple_of(f) || !images.width().is_multiple_of(f) {
-        let text = format!("images of {} x {} pixels do not divide by {f}", images.height(), images.width());
+        let text = format!("images of {} x {} pixels are not a multiple of {f}", images.height(), images.width());
         return Err(Error::stage(text).hint("every level of `block_out_channels` but the last halves height and width"));
     }
     let trained = train(attempt, &p, &images, &device)?;
@@ -85,11 +85,11 @@ fn run(attempt: &Attempt) -> Result<()> {
     let mut config = p.network();
     write_json(&out.join("config.json"), &config)?;
 
-    // Read back as every later stage will, without gradients.
+    // Read it back as later stages will, without gradients.
     let vae = AutoencoderKl::load(&out, &device)?;
     let measured = measure(&vae, &images, &p, &device)?;
     config.scaling_factor = 1.0 / measured.latent_std;
-    config.check().map_err(|e| Error::stage("the latents cannot be scaled").because(e))?;
+    config.check().map_err(|e| Error::stage("the scale of the latents is invalid").because(e))?;
     write_json(&out.join("config.json"), &config)?;
     draw(&vae, &images, &device, &out.join("reconstructions.png"))?;
     attempt.result("psnr", measured.psnr);
@@ -121,11 +121,12 @@ fn train(attempt: &Attempt, p: &Params, images: &ImageSet, device: &Device) -> R
 
 struct Measured {
     psnr: f64,
-    /// Of posterior samples, over all channels and positions.
+    /// Standard deviation of posterior samples over all channels and positions.
     latent_std: f64,
 }
 
-/// Reconstruction error of posterior means and the spread of latents, over images spread evenly through the set.
+/// Reconstruction error of posterior means, and the spread of latents, over images spread evenly
+/// through the set.
 fn measure(vae: &AutoencoderKl, images: &ImageSet, p: &Params, device: &Device) -> Result<Measured> {
     let chosen = evenly(images.len(), p.measure_images);
     let (mut squared, mut pixels) = (0f64, 0f64);
@@ -139,13 +140,13 @@ fn measure(vae: &AutoencoderKl, images: &ImageSet, p: &Params, device: &Device) 
         latents += posterior.mean.elem_count() as f64;
         sums.iter_mut().zip(posterior.sums()?).for_each(|(total, part)| *total += part);
     }
-    // The variance of mean + std * noise: that of the means and the mean of the variances.
+    // Variance of mean + std * noise: the variance of the means plus the mean of the variances.
     let [mean, square, variance] = sums.map(|s| s / latents);
     Ok(Measured { psnr: psnr(squared / pixels), latent_std: (square - mean * mean + variance).sqrt() })
 }
 
-/// `count` of 0..n at equal distances, all of them when there are no more. Images lie class by class or as they came, so
-/// that nothing repeats with the distance.
+/// `count` of 0..n at equal distances, or all of them if there are no more. Images lie class by
+/// class or in arbitrary order, so nothing repeats with the distance.
 fn evenly(n: u64, count: u64) -> Vec<u64> {
     let count = count.min(n);
     (0..count).map(|i| (u128::from(i) * u128::from(n) / u128::from(count)) as u64).collect()

@@ -1,23 +1,23 @@
-//! What the stages that train a network have in common: the parameters of the loop, as their manifests name them, and how
-//! it is run and its end told.
+//! Shared by the stages that train a network: runs the training loop and reports its end.
 
 use super::reporter::Reporter;
 use erw_base::error::{Error, Result};
-use erw_ml::data::prefetch::{MicroBatch, following, prefetching};
+use erw_ml::data::prefetch::MicroBatch;
 use erw_ml::models::sit::SiTConfig;
 use erw_ml::nn::params::ParamSet;
 use erw_ml::train::config::{FitConfig, StepLoss};
 use erw_ml::train::trained::{Fit, Trained};
-use erw_ml::train::{Divergence, Hooks, fit_watched};
+use erw_ml::train::{Divergence, Hooks, fit_batches};
 use erw_runner::kind::attempt::Attempt;
 
-/// Beside the checkpoints of a SiT: with it they can be exported.
+/// Lies beside the checkpoints of a SiT, so that they can be exported.
 pub const CONFIG_FILE: &str = "config.json";
 
-/// Trains to the end on batches that `make` makes ahead of the loop, and reports to the attempt.
+/// Trains to the end, on batches that `make` prepares ahead of the loop, and reports to the
+/// attempt.
 ///
 /// # Errors
-/// [`Error::suspended`] when the attempt was asked to stop; a divergence, with what can be done about it.
+/// [`Error::suspended`] when the attempt was asked to stop; a divergence, with hints.
 pub fn train<B: Send>(
     attempt: &Attempt,
     params: &ParamSet,
@@ -27,11 +27,7 @@ pub fn train<B: Send>(
     loss: &dyn Fn(u64, B) -> candle_core::Result<StepLoss>,
 ) -> Result<Trained> {
     let reporter = Reporter::new(attempt, cfg.samples)?;
-    let outcome = prefetching(make, &following(cfg.steps, cfg.accumulate), |batches| {
-        let mut step_loss = |step, micro| loss(step, reporter.waiting(|| batches.take((step, micro)))?);
-        fit_watched(params, cfg, &reporter, watch, &mut step_loss)
-    });
-    match outcome? {
+    match fit_batches(params, cfg, &reporter, watch, make, loss)? {
         Fit::Done(trained) => Ok(trained),
         Fit::Stopped => Err(Error::suspended()),
         Fit::Diverged(divergence) => Err(diverged(&divergence, cfg)),
@@ -39,17 +35,17 @@ pub fn train<B: Send>(
 }
 
 fn diverged(divergence: &Divergence, cfg: &FitConfig) -> Error {
-    // Only a SiT has its configuration there.
+    // Only a SiT has a configuration there.
     let sit: Option<SiTConfig> =
         std::fs::read(cfg.checkpoint_dir.join(CONFIG_FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
     let clip = if cfg.max_grad_norm > 0.0 { "a smaller `max_grad_norm`" } else { "`max_grad_norm = 1.0`" };
     let norm = if sit.as_ref().is_some_and(|c| !c.qk_norm) { ", or `qk_norm = true`" } else { "" };
     let error = Error::stage(format!("the training diverged: {}", divergence.what))
-        .hint(format!("the same parameters end here again; try a lower `lr`, {clip}{norm}"));
+        .hint(format!("a rerun with the same parameters diverges again; try a lower `lr`, {clip}{norm}"));
     match &divergence.checkpoint {
-        None => error.because("there is no checkpoint from before"),
+        None => error.because("there is no earlier checkpoint"),
         Some((step, path)) => {
-            let error = error.because(format!("the last good checkpoint is of step {step}: `{}`", path.display()));
+            let error = error.because(format!("the last good checkpoint is at step {step}: `{}`", path.display()));
             let export = format!(
                 "to start from its weights with other parameters: `erw weights export {} --set model --out FILE`, then \
                  `init` from a stage of kind `weights` with `as = \"sit\"`, `source = \"FILE\"` and `config = \"{}\"`",

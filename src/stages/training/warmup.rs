@@ -1,25 +1,23 @@
-//! `warmup`: phase 1 of ERW. The first `depth` blocks of a SiT learn to put an encoder's features into clean latents:
-//! t = 0, alignment loss only, weight 1. What follows trains the whole network from these blocks.
+//! `warmup`: phase 1 of ERW. The first `depth` blocks of a SiT learn to put an encoder's features
+//! into clean latents: t = 0, alignment loss only, weight 1. What follows trains the whole network
+//! from these blocks.
 
-use super::alignment::Alignment;
 use super::architecture::{Architecture, Depths};
-use super::dataset::{Batch, Examples};
 use super::settings::{LoopSettings, Optimization};
 use super::sit::{SitTraining, Start};
-use super::trainer;
-use super::validation::{self, Validation};
+use super::{alignment, dataset, trainer, validation};
 use crate::support::facts;
-use crate::support::params::{device, parse};
+use crate::support::params::device;
 use crate::support::sit_artifact::write_artifact;
-use candle_core::{DType, Tensor};
 use erw_base::error::Result;
+use erw_ml::diffusion::alignment::Alignment;
 use erw_ml::diffusion::interpolant::Path;
 use erw_ml::nn::params::Tensors;
 use erw_ml::train::Hooks;
-use erw_ml::train::config::StepLoss;
+use erw_ml::train::sit::warmup::Warmup;
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use serde::Deserialize;
 
 pub const KIND: StageKind = StageKind {
@@ -57,7 +55,7 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     let p: Params = parse(params)?;
     p.phase.features.check(inputs)?;
     p.phase.features.check_flip(p.phase.flip)?;
-    p.alignment.check(p.phase.batch, p.phase.accumulate)?;
+    alignment::check(&p.alignment, p.phase.batch, p.phase.accumulate)?;
     p.phase.check()?;
     p.validation.check(inputs)?;
     p.optimization.check()?;
@@ -68,26 +66,20 @@ fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
     let phase = &p.phase;
     let device = device(attempt.device())?;
-    let examples = Examples::open(attempt, Some(phase.features), &device)?;
-    examples.check_flip(phase.flip)?;
-    let config = examples.network(&p.architecture, p.depths())?;
+    let mode = Some(phase.features);
+    let examples = dataset::open(attempt, mode, phase.flip, &device)?;
+    let config = dataset::network(&examples, mode, &p.architecture, p.depths())?;
     let Start { params, model, loaded } = phase.start(attempt, &config, &device)?;
-    let draw = phase.draw();
-    let align = |_, batch: Batch| {
-        let t = Tensor::zeros(batch.slots.len(), DType::F32, &device)?;
-        let features = examples.features(&batch)?;
-        let (latents, classes) = (batch.latents.to_device(&device)?, batch.classes.to_device(&device)?);
-        let projections = model.projections(&latents, &t, &classes)?;
-        Ok(StepLoss { loss: p.alignment.loss(features, &projections)?, parts: vec![] })
-    };
+    let warmup = Warmup { examples: &examples, model: &model, batches: phase.batches(), alignment: p.alignment };
     let mut watch = Hooks::default();
-    if let Some(v) = Validation::open(attempt, &p.validation, &examples, phase.seed, phase.micro_batch(), &device)? {
-        let (config, p, features) = (&config, &p, |rows: &[u64]| examples.features_of(rows));
-        let losses = move |weights: &Tensors| v.alignment(config, weights, &p.alignment, features);
+    if let Some(v) = validation::open(attempt, &p.validation, &examples, phase.seed, phase.micro_batch())? {
+        let features = |rows: &[u64]| examples.features.tokens(rows, &[], &device);
+        let (config, alignment) = (&config, &p.alignment);
+        let losses = move |weights: &Tensors| v.alignment(config, weights, alignment, features);
         watch.validate = Some((p.validation.validate_every, Box::new(losses)));
     }
-    let make = |place| examples.batch(&draw, &config, place, true);
-    let trained = trainer::train(attempt, &params, &phase.fit(attempt, &p.optimization)?, &mut watch, &make, &align)?;
+    let (make, loss) = (|place| warmup.batch(place), |_, batch| warmup.loss(&batch));
+    let trained = trainer::train(attempt, &params, &phase.fit(attempt, &p.optimization)?, &mut watch, &make, &loss)?;
     if let Some(last) = trained.curve.last() {
         attempt.result("alignment", last.loss);
     }
@@ -95,6 +87,6 @@ fn run(attempt: &Attempt) -> Result<()> {
         attempt.result("loaded_tensors", loaded as f64);
     }
     let out = attempt.output("warmed");
-    write_artifact(&out, &model, &trained, &examples.note(Path::Linear))?;
+    write_artifact(&out, &model, &trained, &dataset::note(&examples, Path::Linear))?;
     validation::write(attempt, &out, &trained, "alignment")
 }

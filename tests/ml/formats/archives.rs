@@ -50,7 +50,7 @@ fn files_of_other_types_are_named_by_their_type() {
         (b"\x89HDF\r\n\x1a\n\0\0\0\0", "HDF5"),
         (b"GGUF\x03\0\0\0\0\0\0\0", "GGUF"),
         (b"\x1f\x8b\x08\0\0\0\0\0\0\x03", "gzip"),
-        (b"\x80\x04\x95\x0b\0\0\0\0\0\0\0}\x94.", "pickle of Python that PyTorch did not write"),
+        (b"\x80\x04\x95\x0b\0\0\0\0\0\0\0}\x94.", "Python pickle that PyTorch did not write"),
         (b"PK\x03\x04 cut short", "truncated or damaged ZIP"),
         (b"not a format at all", "unknown format"),
         (b"\x93NUM", "unknown format"),
@@ -62,7 +62,7 @@ fn files_of_other_types_are_named_by_their_type() {
     }
     std::fs::create_dir(space.path("none")).unwrap();
     let e = WeightsFile::open(&space.path("none")).unwrap_err().to_string();
-    assert!(e.contains("a folder without a file of weights"), "{e}");
+    assert!(e.contains("a folder without weights files"), "{e}");
     let e = WeightsFile::open(&space.path("none.pt")).unwrap_err().to_string();
     assert!(e.contains("none.pt") && e.contains("No such file"), "{e}");
     let path = rezipped(&space, "run.pt", CompressionMethod::Stored, |_, b| b);
@@ -72,7 +72,7 @@ fn files_of_other_types_are_named_by_their_type() {
     zip.start_file("a.png", SimpleFileOptions::default()).unwrap();
     zip.finish().unwrap();
     let e = WeightsFile::open(&path).unwrap_err().to_string();
-    assert!(e.contains("neither a pickle of PyTorch nor arrays of NumPy"), "{e}");
+    assert!(e.contains("without a PyTorch pickle or NumPy arrays"), "{e}");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn a_storage_of_wrong_length_is_named_with_its_tensor() {
         );
         let e = WeightsFile::open(&path).unwrap().tensors("").unwrap_err().to_string();
         assert!(e.contains("changed-big_endian.pt") && e.contains("tensor `one`"), "{e}");
-        assert!(e.contains(&format!("storage `0` has {n} bytes, the pickle says 24")), "{e}");
+        assert!(e.contains(&format!("storage `0` has {n} bytes, but the pickle says 24")), "{e}");
     }
     let path = rezipped(&space, "big_endian.pt", CompressionMethod::Stored, |name, bytes| {
         if name.ends_with("byteorder") { b"middle".to_vec() } else { bytes }
@@ -128,7 +128,7 @@ fn an_array_does_not_inflate_beyond_its_header() {
     zip.write_all(&vec![0; 100 << 20]).unwrap();
     zip.finish().unwrap();
     let e = Npz::open(&path).unwrap().read("a").unwrap_err().to_string();
-    assert!(e.contains("bomb.npz") && e.contains("at most 84 make sense"), "{e}");
+    assert!(e.contains("bomb.npz") && e.contains("more than the limit of 84"), "{e}");
 }
 
 /// Both entries of the directory point to the same bytes.
@@ -198,10 +198,10 @@ fn headers_of_safetensors_are_checked_against_the_file() {
     };
     let one = |info: String| format!("{{\"weight\":{info}}}");
     let cases = [
-        (one(info("[2]", 0, 8)), 4, "tensor `weight`: lies at bytes 0 to 8 of 4; the file may be truncated"),
+        (one(info("[2]", 0, 8)), 4, "tensor `weight`: is at bytes 0 to 8 of 4; the file may be truncated"),
         (one(info("[3]", 0, 8)), 8, "has shape [3] in F32 but 8 bytes"),
         (one(info("[4611686018427387904]", 0, 0)), 0, "but 0 bytes"),
-        (one(info("[1]", u64::MAX - 3, u64::MAX)), 0, "lies at bytes"),
+        (one(info("[1]", u64::MAX - 3, u64::MAX)), 0, "is at bytes"),
         (format!("{{\"a\":{},\"b\":{}}}", info("[2]", 0, 8), info("[2]", 4, 12)), 12, "`a` and `b` overlap"),
         (format!("{{\"a\":{0},\"a\":{0}}}", info("[1]", 0, 4)), 4, "holds `a` twice"),
         (format!("{{\"a\":{}", "[".repeat(5000)), 0, "damaged safetensors"),
@@ -215,7 +215,7 @@ fn headers_of_safetensors_are_checked_against_the_file() {
     let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 8]].concat();
     std::fs::write(space.path("c"), bytes).unwrap();
     let e = WeightsFile::open(&space.path("c")).and_then(|file| file.tensors("")).unwrap_err().to_string();
-    assert!(e.contains("tensor `weight`: has type C64, which is not read here"), "{e}");
+    assert!(e.contains("tensor `weight`: has type C64, which is not supported"), "{e}");
 }
 
 /// The length of the header comes first: 0x4b50 looks like a ZIP archive and 0x80 like a pickle.
@@ -251,7 +251,7 @@ fn headers_of_arrays_are_checked_against_the_file() {
     let e = refused(&header("'<f4'", "(3,)"), 8);
     assert!(e.contains("takes 12 bytes, 8 are there"), "{e}");
     let e = refused(&header("'<f4'", "(4294967296, 4294967296, 8)"), 8);
-    assert!(e.contains("more elements than there can be"), "{e}");
+    assert!(e.contains("more elements than can be addressed"), "{e}");
     let e = refused(&header("'<f4'", "(4294967296, 1024)"), 8);
     assert!(e.contains("8 are there"), "{e}");
     let e = refused(&header("'<c8'", "(1,)"), 8);
@@ -260,7 +260,7 @@ fn headers_of_arrays_are_checked_against_the_file() {
     assert!(e.contains("record"), "{e}");
     for odd in ["", "{", "{'shape': ((((((", "{'descr': '<f4'}", "{'shape': (-1,)}", "{'other': 1}"] {
         let e = refused(odd, 8);
-        assert!(e.contains("not understood"), "{e}");
+        assert!(e.contains("invalid header"), "{e}");
     }
 }
 

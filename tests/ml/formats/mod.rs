@@ -139,7 +139,7 @@ fn a_set_of_tensors_is_chosen_by_preference_or_if_it_is_the_only_one() {
     assert_eq!(run.only_set(&["state_dict", "model"]).unwrap(), "model");
     let e = run.only_set(&["state_dict"]).unwrap_err().to_string();
     assert!(e.contains("run.pt") && e.contains("`model` (7), `ema` (7), `half` (6)"), "{e}");
-    assert!(e.contains("say which with `set`"), "{e}");
+    assert!(e.contains("choose one with `set`"), "{e}");
     assert_eq!(open("types_p2.pt").only_set(&["ema"]).unwrap(), "");
     let e = run.tensors("emma").unwrap_err().to_string();
     assert!(e.contains("run.pt") && e.contains("`emma`") && e.contains("`ema` (7)"), "{e}");

@@ -72,7 +72,7 @@ fn images_of_different_sizes_keep_their_size() {
     let bench = Bench::new();
     let mixed = bench.path("mixed");
     fs::create_dir_all(&mixed).unwrap();
-    let net = open_feature_network(&network(&bench, "net", 1), &CPU).unwrap();
+    let net = open_feature_network(&network(&bench, "net", 1), None, &CPU).unwrap();
     let mut rows = vec![];
     for (i, (height, width)) in [(8, 8), (6, 9), (8, 8), (6, 9), (12, 4)].into_iter().enumerate() {
         let bytes: Vec<u8> = pixels(&format!("image {i}"), 1, 12)[..height * width * 3].to_vec();
@@ -88,7 +88,7 @@ fn images_of_different_sizes_keep_their_size() {
 
     let error = stats(&bench, "t", &mixed, json!({"arr_0": 5})).unwrap_err();
     assert_eq!(error.message, format!("{} has 6 x 9 pixels, others have 8 x 8", mixed.join("1.png").display()));
-    assert_eq!(error.hints, ["set `arr_0 = 0`: one array holds images of one size"]);
+    assert_eq!(error.hints, ["set `arr_0 = 0` to store no images: an array holds images of one size"]);
 }
 
 /// Grey, 16 bits and alpha come to RGB as everywhere here.
@@ -125,7 +125,7 @@ fn a_source_without_images_is_an_error() {
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
     let error = stats(&bench, "b", &broken, json!({})).unwrap_err();
-    let said = format!("{}: not a readable image, or cut short", file.display());
+    let said = format!("{}: not a readable image, or truncated", file.display());
     assert!(error.message.starts_with(&said), "{error:?}");
 
     let npz = |name: &str, array: &str, shape: &[usize], value: f64| {

@@ -163,7 +163,7 @@ fn the_statistics_artifact_holds_images_features_and_moments() {
         assert!(quarter.any(|k| bytes(&set, &[k]) == one), "spread over the set: {i}");
     }
 
-    let features = open_feature_network(&net, &CPU).unwrap();
+    let features = open_feature_network(&net, None, &CPU).unwrap();
     let features = features.features(&set.batch(&(0..30).collect::<Vec<_>>(), &CPU).unwrap()).unwrap();
     let kept = params::load(&out.join("features.safetensors"), &CPU).unwrap().remove("pool").unwrap();
     let (kept, all) = (kept.to_vec2::<f32>().unwrap(), features.to_vec2::<f32>().unwrap());

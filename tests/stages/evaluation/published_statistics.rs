@@ -180,18 +180,18 @@ fn a_file_without_statistics_is_not_imported() {
     };
     let refused = |arrays: &[(&str, &[usize], f64)]| {
         let error = import(arrays).unwrap_err();
-        assert_eq!(error.message, format!("`{}` holds no statistics", file.display()));
+        assert_eq!(error.message, format!("`{}` does not hold valid statistics", file.display()));
         // Where backtraces are on, one follows.
         error.causes[0].lines().next().unwrap().replace(&file.display().to_string(), "FILE")
     };
-    assert_eq!(refused(&[("mu", &[3], 0.0)]), "FILE: no array `sigma`, but mu");
+    assert_eq!(refused(&[("mu", &[3], 0.0)]), "FILE: it has no array `sigma`, but mu");
     let flat = refused(&[("mu", &[3], 0.0), ("sigma", &[9], 0.0)]);
-    assert_eq!(flat, "FILE: `mu` and `sigma` have shapes [3] and [9], not [d] and [d, d]");
+    assert_eq!(flat, "FILE: `mu` and `sigma` must have shapes [d] and [d, d], not [3] and [9]");
     let other = refused(&[("mu", &[3], 0.0), ("sigma", &[2, 2], 0.0)]);
-    assert_eq!(other, "FILE: `mu` has 3 numbers, `sigma` 2 x 2");
+    assert_eq!(other, "FILE: `mu` has dimension 3, but `sigma` is 2 x 2");
     let nan = refused(&[("mu", &[3], f64::NAN), ("sigma", &[3, 3], 0.0)]);
     assert_eq!(nan, "FILE: entry 0 of the mean is not finite");
     let half = refused(&[("mu", &[3], 0.0), ("sigma", &[3, 3], 0.0), ("mu_s", &[2], 0.0)]);
-    assert_eq!(half, "FILE: no array `sigma_s`, but mu, mu_s, sigma");
+    assert_eq!(half, "FILE: it has no array `sigma_s`, but mu, mu_s, sigma");
     import(&[("mu", &[3], 0.0), ("sigma", &[3, 3], 0.0)]).unwrap();
 }

@@ -163,7 +163,7 @@ fn statistics_need_either_images_or_a_source() {
     let run = |inputs: &[(&str, &Path)], given: Value| {
         bench.run("s", &stages::evaluation::stats::KIND, inputs, given).unwrap_err().message
     };
-    assert_eq!(run(&[("network", &net)], json!({})), "neither `source` is given nor input `images` connected");
+    assert_eq!(run(&[("network", &net)], json!({})), "neither `source` is given nor is input `images` connected");
     let both = run(&[("network", &net), ("images", &a)], json!({"source": a}));
     assert_eq!(both, "`source` is given, and input `images` is connected");
 }

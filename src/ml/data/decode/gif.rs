@@ -1,5 +1,5 @@
-//! GIF: the first image, on the screen that it lies on. Where it leaves the screen bare, that shows the colour that
-//! is to be transparent, else the first, as Pillow fills it.
+//! GIF decoder: the first frame, placed on the GIF's screen. As in Pillow, uncovered screen pixels
+//! get the transparent colour, or the first palette colour if there is none.
 
 use super::limits::{MAX_MEMORY, sides};
 use crate::data::rgb::Rgb;
@@ -7,6 +7,7 @@ use candle_core::{Result, bail};
 use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 use std::num::NonZeroU64;
 
+/// Decodes the first frame.
 pub fn decode(bytes: &[u8]) -> Result<Rgb> {
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
@@ -25,7 +26,8 @@ pub fn decode(bytes: &[u8]) -> Result<Rgb> {
         decoder.read_into_buffer(&mut indices).map_err(unreadable)?;
     }
     let palettes = [local.as_deref(), decoder.global_palette()].map(|p| p.map(|p| p.as_chunks::<3>().0));
-    // Pillow takes a palette that only counts up for none, and so the screen's for an image that brings such.
+    // Pillow ignores a palette of consecutive greys, and uses the screen's palette for such a
+    // frame.
     let palette = palettes.into_iter().flatten().find(|palette| !counts_up(palette));
     let colour = |index: u8| match palette {
         Some(palette) => palette.get(usize::from(index)).copied().unwrap_or_default(),
@@ -37,11 +39,11 @@ pub fn decode(bytes: &[u8]) -> Result<Rgb> {
     Ok(image)
 }
 
-/// Whether the colour of every index is the grey of that number.
+/// Whether every palette index maps to the grey of the same value.
 fn counts_up(palette: &[[u8; 3]]) -> bool {
     (0..=u8::MAX).zip(palette).all(|(index, colour)| *colour == [index; 3])
 }
 
 fn unreadable(e: DecodingError) -> candle_core::Error {
-    candle_core::Error::msg(format!("not a readable image, or cut short: {e}"))
+    candle_core::Error::msg(format!("not a readable image, or truncated: {e}"))
 }

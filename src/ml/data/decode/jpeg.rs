@@ -1,8 +1,9 @@
-//! JPEG by libjpeg-turbo's decoder (in mozjpeg), which Pillow reads by too, with the same settings: the accurate integer
-//! transform, smooth upsampling, blocks of unfinished progressive files smoothed. So pixels are equal to the byte.
+//! JPEG decoder: libjpeg-turbo (in mozjpeg), which Pillow uses too, with the same settings: the
+//! accurate integer transform, smooth upsampling, block smoothing of incomplete progressive files.
+//! So pixels are equal to the byte.
 //!
-//! An image is cut short when the decoder asks for bytes beyond the file's end. On damage within, libjpeg warns and goes
-//! on, as it does for Pillow; warnings are counted.
+//! A file counts as truncated when the decoder asks for bytes beyond its end. On damage within,
+//! libjpeg warns and continues, as it does for Pillow; warnings are counted.
 
 use super::limits::{of_cmyk, sides};
 use super::orientation::Turn;
@@ -17,27 +18,27 @@ use std::io::{self, BufRead, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::null;
 
-/// What stands before the EXIF data in a segment.
+/// The prefix of EXIF data in a segment.
 const EXIF: &[u8] = b"Exif\0\0";
 
-/// Also returns how often libjpeg warned.
+/// Decodes the image. Also returns the number of libjpeg's warnings.
 pub fn decode(bytes: &[u8], orientation: Orientation) -> Result<(Rgb, u32)> {
     WARNINGS.set(0);
     match contained(bytes, orientation, Some(counting())) {
         Ok(image) => Ok((image, WARNINGS.get())),
-        // Again, for the words.
+        // Decode again with the default error manager, for its message.
         Err(_) => contained(bytes, orientation, None).map(|image| (image, 0)),
     }
 }
 
 fn contained(bytes: &[u8], orientation: Orientation, errors: Option<jpeg_error_mgr>) -> Result<Rgb> {
     let ended = Cell::new(false);
-    // libjpeg leaves by unwinding, with its message.
+    // libjpeg reports fatal errors by unwinding, with its message.
     match catch_unwind(AssertUnwindSafe(|| read(Whole { bytes, ended: &ended }, orientation, errors))) {
-        Err(_) if ended.get() => bail!("not a readable image: cut short, the file ends within the JPEG data"),
+        Err(_) if ended.get() => bail!("not a readable image: the file ends within the JPEG data"),
         Ok(read) => read,
         Err(payload) => {
-            let words = payload.downcast_ref::<String>().map_or("without words", String::as_str);
+            let words = payload.downcast_ref::<String>().map_or("no message", String::as_str);
             bail!("not a readable image: {}", words.trim_start_matches("libjpeg fatal error: "))
         }
     }
@@ -59,7 +60,7 @@ fn read(file: Whole, orientation: Orientation, errors: Option<jpeg_error_mgr>) -
             let ink = pixels(decoder, ended, ColorSpace::JCS_CMYK)?;
             ink.as_chunks::<4>().0.iter().flat_map(|inverted| of_cmyk(inverted.map(|i| 255 - i))).collect()
         }
-        n => bail!("a JPEG of {n} components; 1, 3 and 4 are read"),
+        n => bail!("a JPEG with {n} components; supported are 1, 3 and 4"),
     };
     turned(Rgb { height, width, data }, turn)
 }
@@ -67,31 +68,33 @@ fn read(file: Whole, orientation: Orientation, errors: Option<jpeg_error_mgr>) -
 fn pixels(decoder: Decompress<Whole>, ended: &Cell<bool>, colours: ColorSpace) -> Result<Vec<u8>> {
     let mut started = decoder.to_colorspace(colours)?;
     let pixels = started.read_scanlines()?;
-    // All is there: that the mark of the end is not, Pillow does not mind.
+    // All pixels are there. Like Pillow, ignore a missing end marker.
     match catch_unwind(AssertUnwindSafe(|| started.finish())) {
         Err(payload) if !ended.get() => resume_unwind(payload),
         _ => Ok(pixels),
     }
 }
 
-/// As EXIF has it, which may fill several segments. Only where segments were kept.
+/// The EXIF orientation, whose data may span several segments. Needs a decoder that saved its
+/// segments.
 fn orientation_in(decoder: &Decompress<Whole>) -> Turn {
     let exif: Vec<u8> = decoder.markers().filter_map(|m| m.data.strip_prefix(EXIF)).flatten().copied().collect();
     Turn::from_exif_chunk(&exif).unwrap_or(Turn::NoTransforms)
 }
 
 thread_local! {
-    /// Of the file that this thread reads.
+    /// The number of warnings of the file that this thread reads.
     static WARNINGS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Counts warnings, which the library's own manager of errors drops. Has no table of messages.
+/// An error manager that counts warnings, which the library's own discards. It has no table of
+/// messages.
 fn counting() -> jpeg_error_mgr {
     extern "C-unwind" fn leave(_: &mut jpeg_common_struct) {
         resume_unwind(Box::new(()));
     }
     extern "C-unwind" fn count(_: &mut jpeg_common_struct, level: c_int) {
-        // Higher levels trace.
+        // Levels of 0 and above are trace messages.
         if level < 0 {
             WARNINGS.set(WARNINGS.get() + 1);
         }
@@ -115,7 +118,7 @@ fn counting() -> jpeg_error_mgr {
     }
 }
 
-/// A file in memory, all of it at once. Notes when more is asked for.
+/// A file in memory, read in one piece. Records when more is asked for.
 struct Whole<'a> {
     bytes: &'a [u8],
     ended: &'a Cell<bool>,
@@ -125,8 +128,9 @@ impl BufRead for Whole<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.bytes.is_empty() {
             self.ended.set(true);
-            // Not an unexpected end, which the library would paper over with an end of its own.
-            return Err(io::Error::other("cut short"));
+            // Not an unexpected end of file, which the library would hide by inserting an end
+            // marker.
+            return Err(io::Error::other("truncated"));
         }
         Ok(self.bytes)
     }

@@ -1,9 +1,10 @@
-//! Bytes of an image file to RGB, as Pillow's `convert("RGB")` gives it, to the byte.
+//! Decodes image files to RGB, equal to the byte to Pillow's `convert("RGB")`.
 //!
-//! Grey is repeated, palettes are looked up, alpha is dropped (not composited), CMYK of JPEG is taken as inverted, which
-//! Adobe made the custom, of 16-bit colours the high byte is kept, of an animation or a file of several pages the first
-//! image is taken. One thing differs: 16-bit grey, which Pillow cuts at 255 and so makes white, is scaled. The format is
-//! told from the contents. Whatever a decoder does ends as an error here. Knows no files: callers add their names.
+//! Grey is repeated, palettes are looked up, alpha is dropped (not composited), CMYK in JPEG is
+//! read as inverted as Adobe writes it, 16-bit colours keep their high byte, and animations and
+//! multi-page files give their first image. One thing differs: Pillow clips 16-bit grey at 255,
+//! which makes it white; here it is scaled. The format is detected from the contents. A decoder
+//! that fails or panics gives an error. The functions do not know file names; callers add them.
 
 mod gif;
 mod jpeg;
@@ -21,22 +22,21 @@ use orientation::{Orientation, turned};
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The most bytes of an image file.
+/// The maximum size of an image file in bytes.
 pub const MAX_BYTES: u64 = 1 << 30;
 
-/// Decodes an image file of any supported format. What is no image, is cut short or claims to be larger than
-/// [`MAX_PIXELS`] is an error, the latter before anything of that size is allocated.
-pub fn decode(bytes: &[u8], orientation: Orientation) -> Result<Rgb> {
-    decode_counting(bytes, orientation).map(|(image, _)| image)
-}
-
-/// The same, with the number of warnings of a decoder that reads damaged data: as Pillow reads them, but it says nothing.
-pub fn decode_counting(bytes: &[u8], orientation: Orientation) -> Result<(Rgb, u32)> {
+/// Decodes an image file of any supported format. Also returns the number of decoder warnings about
+/// damaged data, which Pillow ignores.
+///
+/// # Errors
+/// When the bytes are not an image, are truncated, or declare more than [`MAX_PIXELS`] pixels; the
+/// latter before anything of that size is allocated.
+pub fn decode(bytes: &[u8], orientation: Orientation) -> Result<(Rgb, u32)> {
     let format = match image::guess_format(bytes) {
         Ok(format) => format,
-        // BigTIFF, which is not known there in every order of bytes.
+        // The image crate does not detect BigTIFF in every byte order.
         Err(_) if bytes.starts_with(b"II+\0") || bytes.starts_with(b"MM\0+") => ImageFormat::Tiff,
-        Err(_) => bail!("not a readable image: no known format begins so"),
+        Err(_) => bail!("not a readable image: its first bytes match no supported format"),
     };
     let sound = |image| (image, 0);
     contained(|| match format {
@@ -45,14 +45,14 @@ pub fn decode_counting(bytes: &[u8], orientation: Orientation) -> Result<(Rgb, u
         ImageFormat::Tiff => tiff::decode(bytes).map(sound),
         ImageFormat::Pnm => pnm::decode(bytes).map(sound),
         ImageFormat::Png | ImageFormat::WebP | ImageFormat::Bmp => common(bytes, format, orientation).map(sound),
-        other => bail!("{} files are not read", other.extensions_str()[0].to_uppercase()),
+        other => bail!("{} files are not supported", other.extensions_str()[0].to_uppercase()),
     })
 }
 
-/// Formats that one library reads.
+/// Formats that the image crate reads.
 fn common(bytes: &[u8], format: ImageFormat, orientation: Orientation) -> Result<Rgb> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    // Sides are checked below; this bounds what a decoder keeps beside the pixels.
+    // Width and height are checked below; this limits what a decoder allocates.
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_MEMORY);
     reader.limits(limits);
@@ -70,7 +70,7 @@ fn common(bytes: &[u8], format: ImageFormat, orientation: Orientation) -> Result
     turned(Rgb { height: image.height() as usize, width: image.width() as usize, data: image.into_raw() }, turn)
 }
 
-/// Colours of 16 bits cut to 8 as Pillow cuts them; scaling would round half of them up.
+/// Reduces 16-bit colours to their high byte, as Pillow does; scaling would round half of them up.
 fn high_bytes(image: DynamicImage) -> DynamicImage {
     if !matches!(image, DynamicImage::ImageRgb16(_) | DynamicImage::ImageRgba16(_) | DynamicImage::ImageLumaA16(_)) {
         return image;
@@ -80,12 +80,13 @@ fn high_bytes(image: DynamicImage) -> DynamicImage {
     RgbImage::from_raw(deep.width(), deep.height(), high).unwrap_or_default().into()
 }
 
-/// Samples of 5 and 6 bits in a BMP of 16 bits a pixel as Pillow widens them: cut, where the library rounds.
+/// Widens the 5- and 6-bit samples of a 16-bit BMP as Pillow does: truncated, while the library
+/// rounds.
 fn cut_bits(image: &mut RgbImage, file: &[u8]) {
     if file.get(28..30) != Some(&[16, 0]) {
         return;
     }
-    // The mask of green, where masks are stated.
+    // The mask of green, if masks are stated.
     let masks = file.get(30) == Some(&3);
     let green = if masks && file.get(58..62) == Some(&0x07e0u32.to_le_bytes()) { 63 } else { 31 };
     for pixel in image.pixels_mut() {
@@ -97,16 +98,16 @@ fn cut_bits(image: &mut RgbImage, file: &[u8]) {
 }
 
 fn unreadable(e: ImageError) -> candle_core::Error {
-    candle_core::Error::msg(format!("not a readable image, or cut short: {e}"))
+    candle_core::Error::msg(format!("not a readable image, or truncated: {e}"))
 }
 
-/// Runs a decoder. One that panics has found a file that its makers did not think of.
+/// Runs a decoder and turns its panic into an error.
 fn contained<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(read) => read,
         Err(payload) => {
             let words = payload.downcast_ref::<String>().map(String::as_str);
-            let words = words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without words");
+            let words = words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
             bail!("not a readable image: its decoder panicked ({words})")
         }
     }
@@ -117,7 +118,7 @@ mod tests {
     #[test]
     fn a_decoder_that_panics_is_an_error() {
         let error = super::contained::<()>(|| panic!("index {} out of bounds", 7)).unwrap_err().to_string();
-        // A backtrace follows where RUST_BACKTRACE asks for one.
+        // A backtrace follows if RUST_BACKTRACE is set.
         assert_eq!(error.lines().next(), Some("not a readable image: its decoder panicked (index 7 out of bounds)"));
     }
 }

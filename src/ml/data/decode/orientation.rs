@@ -1,4 +1,4 @@
-//! Turning an image as its EXIF tag says.
+//! Rotates an image by its EXIF orientation.
 
 use crate::data::rgb::Rgb;
 use candle_core::{Result, bail};
@@ -6,13 +6,14 @@ pub(super) use image::metadata::Orientation as Turn;
 use image::{DynamicImage, RgbImage};
 use serde::Deserialize;
 
-/// What becomes of the orientation that a camera wrote into the file (EXIF).
+/// How to treat the orientation that a camera stored in the file (EXIF).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Orientation {
-    /// Pixels as they are stored, which is how ADM, EDM2 and REPA prepare ImageNet. (But TIFF, which Pillow always turns.)
+    /// Keep the stored pixels, as ADM, EDM2 and REPA do for ImageNet. TIFF is the exception: Pillow
+    /// always rotates it.
     Ignore,
-    /// The image upright.
+    /// Rotate the image upright.
     Apply,
 }
 

@@ -1,10 +1,11 @@
-//! PBM, PGM and PPM, in text and in bytes. Samples are scaled from the largest value that the header states.
+//! PBM, PGM and PPM decoder, text and binary. Samples are scaled by the maximum value in the
+//! header.
 
 use super::limits::sides;
 use crate::data::rgb::Rgb;
 use candle_core::{Result, bail};
 
-/// What a file may hold after its header.
+/// The kind of samples after the header.
 #[derive(Clone, Copy, PartialEq)]
 enum Samples {
     /// Black or white.
@@ -13,6 +14,7 @@ enum Samples {
     Colours,
 }
 
+/// Decodes the image.
 pub fn decode(bytes: &[u8]) -> Result<Rgb> {
     let (samples, text) = match bytes.get(1) {
         Some(b'1') => (Samples::Bits, true),
@@ -21,13 +23,13 @@ pub fn decode(bytes: &[u8]) -> Result<Rgb> {
         Some(b'4') => (Samples::Bits, false),
         Some(b'5') => (Samples::Grey, false),
         Some(b'6') => (Samples::Colours, false),
-        _ => bail!("PAM files are not read; PBM, PGM and PPM are"),
+        _ => bail!("PAM files are not supported; PBM, PGM and PPM are"),
     };
     let mut rest = Rest { bytes, at: 2 };
     let (width, height) = sides(rest.number()?, rest.number()?)?;
     let most = if samples == Samples::Bits { 1 } else { rest.number()? };
     if !(1..=65535).contains(&most) {
-        bail!("the largest sample is to be {most}; 1 to 65535 are allowed");
+        bail!("the header states a maximum value of {most}; allowed are 1 to 65535");
     }
     let count = width * height * if samples == Samples::Colours { 3 } else { 1 };
     let values = match (samples, text) {
@@ -40,19 +42,19 @@ pub fn decode(bytes: &[u8]) -> Result<Rgb> {
     Ok(Rgb { height, width, data })
 }
 
-/// A sample of 0 to `most` in 0 to 255.
+/// Scales a sample from 0..=`most` to 0..=255.
 fn scaled(sample: u64, most: u64) -> u8 {
     (sample as f64 / most as f64 * 255.0).round_ties_even().min(255.0) as u8
 }
 
-/// What is still to be read.
+/// The bytes that are still unread.
 struct Rest<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Rest<'a> {
-    /// The next byte that is not in a comment, which reaches from `#` to the end of its line.
+    /// The next byte outside comments. A comment extends from `#` to the end of its line.
     fn next(&mut self) -> Option<u8> {
         loop {
             let byte = *self.bytes.get(self.at)?;
@@ -65,7 +67,7 @@ impl<'a> Rest<'a> {
         }
     }
 
-    /// A number and the white space that ends it.
+    /// Reads a number and the white space after it.
     fn number(&mut self) -> Result<u64> {
         let mut digits = String::new();
         while let Some(byte) = self.next() {
@@ -73,25 +75,25 @@ impl<'a> Rest<'a> {
                 b'\t'..=b'\r' | b' ' if digits.is_empty() => {}
                 b'\t'..=b'\r' | b' ' => break,
                 b'0'..=b'9' if digits.len() < 10 => digits.push(char::from(byte)),
-                other => bail!("not a readable image: byte {other} where a number is to be"),
+                other => bail!("not a readable image: byte {other} instead of a digit"),
             }
         }
         match digits.parse() {
             Ok(number) => Ok(number),
-            Err(_) => bail!("not a readable image: cut short"),
+            Err(_) => bail!("not a readable image: truncated"),
         }
     }
 
-    /// Samples in text.
+    /// Samples as text.
     fn numbers(&mut self, count: usize, most: u64) -> Result<Vec<u8>> {
         let sample = |_| match self.number()? {
-            sample if sample > most => bail!("not a readable image: a sample of {sample}, and {most} is the most"),
+            sample if sample > most => bail!("not a readable image: sample {sample} is above the maximum {most}"),
             sample => Ok(scaled(sample, most)),
         };
         (0..count).map(sample).collect()
     }
 
-    /// Black (1) or white (0) in text, with or without space between them.
+    /// Samples as text: 1 (black) or 0 (white), with or without space between them.
     fn digits(&mut self, count: usize) -> Result<Vec<u8>> {
         let mut values = vec![];
         while values.len() < count {
@@ -99,8 +101,8 @@ impl<'a> Rest<'a> {
                 Some(b'0') => values.push(255),
                 Some(b'1') => values.push(0),
                 Some(b'\t'..=b'\r' | b' ') => {}
-                Some(other) => bail!("not a readable image: byte {other} where 0 or 1 is to be"),
-                None => bail!("not a readable image: cut short"),
+                Some(other) => bail!("not a readable image: byte {other} instead of 0 or 1"),
+                None => bail!("not a readable image: truncated"),
             }
         }
         Ok(values)
@@ -109,11 +111,11 @@ impl<'a> Rest<'a> {
     fn take(&self, count: usize) -> Result<&'a [u8]> {
         match self.bytes.get(self.at..).and_then(|rest| rest.get(..count)) {
             Some(bytes) => Ok(bytes),
-            None => bail!("not a readable image: cut short"),
+            None => bail!("not a readable image: truncated"),
         }
     }
 
-    /// Rows of bits, each from a byte of its own.
+    /// Rows of bits; each row starts at a new byte.
     fn bits(&self, width: usize, height: usize) -> Result<Vec<u8>> {
         let row = width.div_ceil(8);
         let bytes = self.take(row * height)?;
@@ -121,7 +123,7 @@ impl<'a> Rest<'a> {
         Ok(bytes.chunks_exact(row).flat_map(|row| (0..width).map(move |x| bit(row, x))).collect())
     }
 
-    /// Samples in a byte each, or in two where one does not hold the largest.
+    /// Samples of one byte each, or of two if the maximum needs two.
     fn words(&self, count: usize, most: u64) -> Result<Vec<u8>> {
         if most < 256 {
             return Ok(self.take(count)?.iter().map(|b| scaled(u64::from(*b), most)).collect());

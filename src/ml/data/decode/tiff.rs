@@ -1,8 +1,10 @@
-//! TIFF: the first page, upright as Pillow turns it. Samples of 1, 2, 4, 8 and 16 bits that are grey, colours, places
-//! in a palette or ink; in strips or tiles, one plane or several; plain or packed by LZW, deflate or PackBits.
+//! TIFF decoder: the first page, rotated upright as Pillow does. Supported are 1-, 2-, 4-, 8- and
+//! 16-bit samples of grey, RGB, palettes and CMYK; strips or tiles; chunky or planar layout;
+//! uncompressed, LZW, deflate and PackBits.
 //!
-//! The library undoes packing and predictors; what samples mean is decided here. So it is told that they are plain grey,
-//! which it passes on untouched, while it refuses palettes and changes ink in ways of its own.
+//! The library undoes compression and predictors; this file interprets the samples. The tag is
+//! patched to grey first: the library passes grey through unchanged, but refuses palettes and
+//! converts CMYK in its own way.
 
 use super::limits::{MAX_MEMORY, of_cmyk, scaled, sides};
 use super::orientation::Turn;
@@ -20,12 +22,13 @@ const BLACK_IS_ZERO: u16 = 1;
 const RGB: u16 = 2;
 const PALETTE: u16 = 3;
 const CMYK: u16 = 5;
-/// Of the tag `ExtraSamples`: alpha by which colours have been multiplied.
+/// Value of the tag `ExtraSamples`: premultiplied alpha.
 const ASSOCIATED: u16 = 1;
 
+/// Decodes the first page.
 pub fn decode(bytes: &[u8]) -> Result<Rgb> {
     let mut plain = bytes.to_vec();
-    let meaning = call_grey(&mut plain)?;
+    let meaning = set_grey(&mut plain)?;
     let mut limits = Limits::unlimited();
     limits.decoding_buffer_size = MAX_MEMORY as usize;
     let mut decoder = Decoder::new(Cursor::new(plain)).map_err(unreadable)?.with_limits(limits);
@@ -39,7 +42,7 @@ pub fn decode(bytes: &[u8]) -> Result<Rgb> {
     let map = numbers(Tag::ColorMap)?;
     let turn = numbers(Tag::Orientation)?.first().and_then(|turn| Turn::from_exif(u8::try_from(*turn).ok()?));
     if numbers(Tag::FillOrder)?.first().is_some_and(|order| *order != 1) {
-        bail!("a TIFF with the bits of its bytes in reverse (FillOrder), which are not read");
+        bail!("a TIFF with reversed bit order (FillOrder), which is not supported");
     }
     let premultiplied = extra.first() == Some(&ASSOCIATED);
     let colour = match (meaning, bits, count) {
@@ -51,14 +54,14 @@ pub fn decode(bytes: &[u8]) -> Result<Rgb> {
         (PALETTE, 1 | 2 | 4 | 8, 1 | 2) if map.len() == 3 << bits => Colour::Palette(map),
         (CMYK, 8 | 16, 4..) => Colour::Cmyk,
         _ => bail!(
-            "a TIFF of {count} samples of {bits} bits with the interpretation {meaning}, which is not read; grey, RGB, \
-             palettes and CMYK are"
+            "a TIFF of {count} x {bits} bits per pixel with photometric interpretation {meaning}, which is not \
+             supported; grey, RGB, palettes and CMYK are"
         ),
     };
     let mut samples = DecodingResult::U8(vec![]);
     let layout = decoder.read_image_to_buffer(&mut samples).map_err(unreadable)?;
     if !matches!(samples, DecodingResult::U8(_) | DecodingResult::U16(_)) {
-        bail!("a TIFF of signed samples or of floats, which are not read");
+        bail!("a TIFF of signed or floating-point samples, which are not supported");
     }
     let pixels = Pixels::new(samples, &layout, bits.into(), count.into())?;
     let invert = if meaning == WHITE_IS_ZERO { 255 } else { 0 };
@@ -69,12 +72,12 @@ pub fn decode(bytes: &[u8]) -> Result<Rgb> {
     turned(Rgb { height, width, data }, turn.unwrap_or(Turn::NoTransforms))
 }
 
-/// What samples mean.
+/// How samples are interpreted.
 enum Colour {
     Grey,
     Rgb,
     Premultiplied,
-    /// All reds, all greens, all blues, of 16 bits.
+    /// All reds, then all greens, then all blues, 16 bits each.
     Palette(Vec<u16>),
     Cmyk,
 }
@@ -96,20 +99,20 @@ impl Colour {
     }
 }
 
-/// Decoded samples, by row, column and number.
+/// Decoded samples, addressed by row, column and sample number.
 struct Pixels {
     samples: DecodingResult,
     bits: usize,
-    /// Samples of a pixel that lie together: all, or one where each has a plane of its own.
+    /// Samples per pixel that are stored together: all, or one in a planar layout.
     together: usize,
-    /// Bytes.
+    /// Bytes per row.
     row: usize,
     plane: usize,
 }
 
 impl Pixels {
     fn new(samples: DecodingResult, layout: &BufferLayoutPreference, bits: usize, count: usize) -> Result<Self> {
-        let (Some(row), Some(plane)) = (layout.row_stride, layout.plane_stride) else { bail!("a TIFF of no rows") };
+        let (Some(row), Some(plane)) = (layout.row_stride, layout.plane_stride) else { bail!("a TIFF without rows") };
         let together = if layout.planes > 1 { 1 } else { count };
         Ok(Self { samples, bits, together, row: row.get(), plane: plane.get() })
     }
@@ -129,8 +132,8 @@ impl Pixels {
     }
 }
 
-/// Has a file say that its samples are grey. Returns what it said.
-fn call_grey(file: &mut [u8]) -> Result<u16> {
+/// Sets the photometric interpretation in the file to grey. Returns the original value.
+fn set_grey(file: &mut [u8]) -> Result<u16> {
     match interpretation(file) {
         Some((at, meaning)) => {
             let little = file[0] == b'I';
@@ -138,11 +141,12 @@ fn call_grey(file: &mut [u8]) -> Result<u16> {
             file[at..at + 2].copy_from_slice(&grey);
             Ok(meaning)
         }
-        None => bail!("not a readable image: a TIFF that does not say what its samples are, or is cut short"),
+        None => bail!("not a readable image: a TIFF without a photometric interpretation, or truncated"),
     }
 }
 
-/// Where the first directory of a file states what samples mean, and what it states. A BigTIFF has wider numbers.
+/// Position and value of the photometric interpretation in the first directory. BigTIFF has wider
+/// fields.
 fn interpretation(file: &[u8]) -> Option<(usize, u16)> {
     let number = |at: usize, bytes: usize| -> Option<u64> {
         let digits = file.get(at..at.checked_add(bytes)?)?;
@@ -167,5 +171,5 @@ fn interpretation(file: &[u8]) -> Option<(usize, u16)> {
 }
 
 fn unreadable(e: TiffError) -> candle_core::Error {
-    candle_core::Error::msg(format!("not a readable image, or cut short: {e}"))
+    candle_core::Error::msg(format!("not a readable image, or truncated: {e}"))
 }

@@ -1,8 +1,9 @@
-//! Packed arrays: rows of named tensors in numbered safetensors shards with a `meta.json` beside them.
+//! Packed arrays: rows of named tensors in numbered safetensors shards, with a `meta.json` beside
+//! them.
 //!
-//! One artifact is a handful of large files, not a file per sample: shards are mapped into memory, so opening costs a
-//! header each and a row costs one copy. Rows are addressed by their global index. This module does not know what the
-//! tensors mean.
+//! An artifact is a few large files instead of one file per sample. Shards are mapped into memory:
+//! opening reads one header per shard, and reading a row is one copy. Rows are addressed by their
+//! global index. This module does not know what the tensors mean.
 
 mod row_file;
 mod writer;
@@ -18,17 +19,17 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Version of the layout, in `meta.json` as `format`.
+/// Version of the layout, stored in `meta.json` as `format`.
 pub const FORMAT: u64 = 1;
 const META: &str = "meta.json";
 
-/// An opened packed array. Cheap to keep: holds mappings, no data.
+/// An open packed array. It holds mappings, not data, so it is cheap to keep.
 #[derive(Debug)]
 pub struct Packed {
     dir: PathBuf,
     meta: Value,
     shards: Vec<Shard>,
-    /// Global index of the first row of each shard, then the number of rows.
+    /// Global index of the first row of each shard, followed by the total number of rows.
     starts: Vec<u64>,
     fields: BTreeMap<String, Field>,
 }
@@ -55,7 +56,7 @@ struct Shard {
 }
 
 impl Shard {
-    /// Rows of a tensor that lie one after the other, within the shard.
+    /// Consecutive rows of a tensor within the shard.
     fn rows(&self, tensor: &str, field: &Field, rows: Range<u64>) -> &[u8] {
         let (start, size) = (self.offsets[tensor], field.bytes());
         &self.map[start + rows.start as usize * size..start + rows.end as usize * size]
@@ -63,7 +64,8 @@ impl Shard {
 }
 
 impl Packed {
-    /// Opens the artifact in `dir` and checks every shard's header against its length, the others, and `meta.json`.
+    /// Opens the artifact in `dir`. Checks each shard's header against its file length, the other
+    /// shards and `meta.json`.
     pub fn open(dir: &Path) -> Result<Self> {
         let meta = read_meta(dir)?;
         let stem = find_stem(dir)?;
@@ -77,7 +79,7 @@ impl Packed {
             if shards.is_empty() {
                 fields = shard_fields;
             } else if fields != shard_fields {
-                bail!("{}: holds other tensors than the shards before it", path.display());
+                bail!("{}: its tensors differ from those of the previous shards", path.display());
             }
             starts.push(starts[shards.len()] + shard.rows);
             shards.push(shard);
@@ -91,7 +93,7 @@ impl Packed {
                 this.shards.len(),
                 this.len()
             ),
-            None => bail!("{}: no number `count`", dir.join(META).display()),
+            None => bail!("{}: `count` is missing or not a number", dir.join(META).display()),
         }
     }
 
@@ -107,11 +109,6 @@ impl Packed {
     /// `meta.json`, a JSON object.
     pub fn meta(&self) -> &Value {
         &self.meta
-    }
-
-    /// Directory that was opened, for messages.
-    pub fn dir(&self) -> &Path {
-        &self.dir
     }
 
     /// Names of the tensors, sorted.
@@ -157,7 +154,7 @@ impl Packed {
 
     fn row(&self, tensor: &str, field: &Field, index: u64) -> Result<&[u8]> {
         if index >= self.len() {
-            bail!("{}: row {index} of {}", self.dir.display(), self.len());
+            bail!("{}: row {index} is out of range; it has {} rows", self.dir.display(), self.len());
         }
         let s = self.starts.partition_point(|start| *start <= index) - 1;
         let at = index - self.starts[s];
@@ -181,8 +178,8 @@ fn read_meta(dir: &Path) -> Result<Value> {
     };
     match meta.get("format").and_then(Value::as_u64) {
         Some(FORMAT) => Ok(meta),
-        Some(f) => bail!("{}: format {f}, this program reads format {FORMAT}", path.display()),
-        None => bail!("{}: no number `format`; not a packed array", path.display()),
+        Some(f) => bail!("{}: format {f} is not supported; this program reads format {FORMAT}", path.display()),
+        None => bail!("{}: not a packed array: `format` is missing or not a number", path.display()),
     }
 }
 
@@ -196,17 +193,18 @@ fn find_stem(dir: &Path) -> Result<String> {
     match stems.as_slice() {
         [stem] => Ok(stem.clone()),
         [] => bail!("{}: no shard `*{first}`", dir.display()),
-        _ => bail!("{}: shards of several arrays: {}", dir.display(), stems.join(", ")),
+        _ => bail!("{}: holds shards of several arrays: {}", dir.display(), stems.join(", ")),
     }
 }
 
-/// Maps a shard and reads its header, which safetensors checks against the file's length.
+/// Maps a shard and reads its header. safetensors checks the header against the file length.
 fn open_shard(path: &Path) -> Result<(Shard, BTreeMap<String, Field>)> {
     let file = match fs::File::open(path) {
         Ok(f) => f,
         Err(e) => bail!("cannot open {}: {e}", path.display()),
     };
-    // Artifacts are written once, by rename, and never changed in place, which is what a mapping needs.
+    // A mapping needs a file that does not change: artifacts are renamed into place once and never
+    // modified.
     #[expect(unsafe_code, reason = "mapping a file that nothing writes to any more")]
     let map = match unsafe { Mmap::map(&file) } {
         Ok(m) => m,
@@ -222,9 +220,9 @@ fn open_shard(path: &Path) -> Result<(Shard, BTreeMap<String, Field>)> {
             bail!("{}: tensor `{name}` has no sample axis", path.display())
         };
         if *rows.get_or_insert(n) != n {
-            bail!("{}: tensor `{name}` has {n} rows, others have {}", path.display(), rows.unwrap_or(0));
+            bail!("{}: tensor `{name}` has {n} rows, but others have {}", path.display(), rows.unwrap_or(0));
         }
-        // Eight bytes of header length come before the header.
+        // The header follows eight bytes with its length.
         offsets.insert(name.clone(), 8 + header + info.data_offsets.0);
         fields.insert(name, Field { dtype: DType::try_from(info.dtype)?, shape: shape.to_vec() });
     }

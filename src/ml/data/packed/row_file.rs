@@ -1,4 +1,4 @@
-//! Files of rows in a layout of somebody else's, read as shards are.
+//! safetensors files of rows in a foreign layout, read like shards.
 
 use super::{Field, Shard, open_shard};
 use candle_core::{Device, Result, Tensor, bail};
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// One mapped safetensors file whose tensors have equally many rows, in a layout of somebody else's.
+/// One mapped safetensors file whose tensors all have the same number of rows.
 #[derive(Debug)]
 pub struct RowFile {
     path: PathBuf,
@@ -46,7 +46,7 @@ impl RowFile {
     pub fn rows(&self, tensor: &str, rows: Range<u64>) -> Result<Tensor> {
         let field = self.field(tensor)?;
         if rows.end > self.len() || rows.start > rows.end {
-            bail!("{}: rows {rows:?} of {}", self.path.display(), self.len());
+            bail!("{}: rows {rows:?} are out of range; it has {} rows", self.path.display(), self.len());
         }
         let shape: Vec<usize> = [(rows.end - rows.start) as usize].into_iter().chain(field.shape.clone()).collect();
         Tensor::from_raw_buffer(self.shard.rows(tensor, field, rows), field.dtype, &shape, &Device::Cpu)

@@ -1,4 +1,4 @@
-//! Writing of packed arrays, shard by shard.
+//! Writes packed arrays, shard by shard.
 
 use super::{FORMAT, META, open_shard, shard_name};
 use crate::nn::params::{self, Tensors};
@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Writes a packed array shard by shard. Every shard appears whole or not at all, so a writer may
-/// [`resume`](Self::resume) what an earlier one left.
+/// Writes a packed array shard by shard. Each shard is written atomically, so a writer can
+/// [`resume`](Self::resume) after the shards of an earlier one.
 #[derive(Debug)]
 pub struct PackedWriter {
     dir: PathBuf,
@@ -23,7 +23,8 @@ pub struct PackedWriter {
 }
 
 impl PackedWriter {
-    /// Starts an empty array in `dir`, which is made if need be. Memory holds up to `rows_per_shard` rows and a batch.
+    /// Starts an empty array in `dir`, which is created if needed. Memory holds up to
+    /// `rows_per_shard` rows and one batch.
     pub fn create(dir: &Path, stem: &str, rows_per_shard: usize) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let rows_per_shard = rows_per_shard.max(1);
@@ -32,7 +33,8 @@ impl PackedWriter {
         Ok(Self { dir, stem, rows_per_shard, shards: 0, written: 0, pending: VecDeque::new(), pending_rows: 0 })
     }
 
-    /// Continues after the full shards that lie in `dir`. Shards after a damaged or short one are written again.
+    /// Continues after the complete shards in `dir`. Shards after a damaged or incomplete one are
+    /// written again.
     pub fn resume(dir: &Path, stem: &str, rows_per_shard: usize) -> Result<Self> {
         let mut this = Self::create(dir, stem, rows_per_shard)?;
         while let Ok((shard, _)) = open_shard(&this.shard_path(this.shards)) {
@@ -54,12 +56,12 @@ impl PackedWriter {
         self.dir.join(shard_name(&self.stem, index))
     }
 
-    /// Rows safely on disk: where a resumed writer continues.
+    /// Rows that are safely on disk; a resumed writer continues there.
     pub fn written(&self) -> u64 {
         self.written
     }
 
-    /// Appends rows: tensors of equal leading dimension, the same names each time.
+    /// Appends rows: tensors with the same leading dimension, and the same names in every call.
     pub fn push(&mut self, rows: &Tensors) -> Result<()> {
         let mut counts = rows.iter().map(|(k, t)| (k, t.dims().first().copied().unwrap_or(0)));
         let Some((first, n)) = counts.next() else { bail!("no tensors to write to {}", self.dir.display()) };
@@ -70,7 +72,7 @@ impl PackedWriter {
         if let Some(before) = self.pending.front()
             && !before.iter().map(|(k, t)| (k, kind(t))).eq(rows.iter().map(|(k, t)| (k, kind(t))))
         {
-            bail!("rows for {} come with other tensors than those before", self.dir.display());
+            bail!("rows for {} have other tensors than the previous rows", self.dir.display());
         }
         self.pending.push_back(rows.clone());
         self.pending_rows += n;
@@ -80,7 +82,7 @@ impl PackedWriter {
         Ok(())
     }
 
-    /// Writes the first `n` pending rows as the next shard and keeps the rest.
+    /// Writes the first `n` pending rows as the next shard.
     fn write_shard(&mut self, n: usize) -> Result<()> {
         let (mut parts, mut left) = (vec![], n);
         while left > 0
@@ -88,7 +90,7 @@ impl PackedWriter {
         {
             let rows = part.values().next().map_or(0, |t| t.dims()[0]);
             if rows > left {
-                // Copied, or the rest would keep the whole part in memory.
+                // Copied, because a view would keep the whole part in memory.
                 let rest = |t: &Tensor| t.narrow(0, left, rows - left)?.copy();
                 self.pending.push_front(each(&part, rest)?);
                 part = each(&part, |t| t.narrow(0, 0, left))?;
@@ -104,13 +106,13 @@ impl PackedWriter {
         Ok(())
     }
 
-    /// Writes the rest and `meta.json`: `meta` (an object) with `format` and `count` put in front. Returns the number
-    /// of rows.
+    /// Writes the remaining rows and `meta.json`: `format` and `count`, then the fields of the
+    /// object `meta`. Returns the number of rows.
     pub fn finish(mut self, meta: &Value) -> Result<u64> {
         if self.pending_rows > 0 {
             self.write_shard(self.pending_rows)?;
         }
-        let Value::Object(own) = meta else { bail!("meta of {} is not an object", self.dir.display()) };
+        let Value::Object(own) = meta else { bail!("`meta` for {} is not an object", self.dir.display()) };
         let mut all = serde_json::Map::new();
         all.insert("format".into(), FORMAT.into());
         all.insert("count".into(), self.written.into());
@@ -125,8 +127,8 @@ fn each(tensors: &Tensors, change: impl Fn(&Tensor) -> Result<Tensor>) -> Result
     tensors.iter().map(|(name, t)| Ok((name.clone(), change(t)?))).collect()
 }
 
-/// A tensor of a shard in the parts that were pushed. Joined only while it is written, so that a shard is in memory
-/// once, and its largest tensor once more.
+/// A tensor of a shard, in the parts that were pushed. The parts are joined only while the tensor
+/// is written, so memory holds the shard once plus its largest tensor.
 struct Column<'a> {
     parts: Vec<&'a Tensor>,
     shape: Vec<usize>,

@@ -1,12 +1,12 @@
-//! What every released set has: a shape, labels, names of classes.
+//! What every published latent set has: a shape, labels, class names.
 
-/// What is known of the latents before they are read.
+/// What is known about the latents before they are read.
 #[derive(Debug)]
 pub(crate) struct Index {
-    /// One a latent, in order.
+    /// One label per latent, in order.
     pub(crate) labels: Vec<i64>,
     pub(crate) classes: Vec<String>,
-    /// Of the mean: `[channels, height, width]`.
+    /// Shape of the mean: `[channels, height, width]`.
     pub(crate) shape: [usize; 3],
 }
 
@@ -16,16 +16,16 @@ impl Index {
     }
 }
 
-/// What is said of values that no posterior has.
+/// Describes a value that no posterior can have, if there is one.
 pub(crate) fn flaw(mean: &[f32], std: &[f32]) -> Option<String> {
     if let Some(at) = mean.iter().position(|x| !x.is_finite()) {
-        return Some(format!("the mean has the value {} (element {at})", mean[at]));
+        return Some(format!("the mean is {} at element {at}", mean[at]));
     }
     let at = std.iter().position(|s| !(s.is_finite() && *s >= 0.0))?;
-    Some(format!("the deviation has the value {} (element {at})", std[at]))
+    Some(format!("the standard deviation is {} at element {at}", std[at]))
 }
 
-/// Class names where labels are all that is known.
+/// Class names for labels without names: the numbers.
 pub(crate) fn numbered(labels: &[i64]) -> Vec<String> {
     let classes = labels.iter().max().map_or(0, |l| l + 1);
     (0..classes).map(|c| c.to_string()).collect()

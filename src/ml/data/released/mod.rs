@@ -1,7 +1,7 @@
-//! Latents that others have computed: REPA's folder of npy files, or the safetensors shards of ERW's and LightningDiT's
-//! extraction. Behind [`ReadyLatents`] they are the same: posteriors by index, with labels.
+//! Published latents: REPA's folder of npy files, or safetensors shards as the ERW authors' code
+//! and LightningDiT write them. [`ReadyLatents`] presents both as posteriors by index, with labels.
 //!
-//! Opening reads names, headers and labels; rows are read as they are asked for.
+//! Opening reads names, headers and labels; rows are read when asked for.
 
 pub mod index;
 mod moments;
@@ -16,6 +16,7 @@ use shards::Shards;
 use std::ops::Range;
 use std::path::Path;
 
+/// Published latents of either layout.
 #[derive(Debug)]
 pub enum ReadyLatents {
     Moments(Moments),
@@ -23,14 +24,18 @@ pub enum ReadyLatents {
 }
 
 impl ReadyLatents {
-    /// Opens a folder of either layout. `images` are what the latents were made of: then files are paired with them by
-    /// the numbers in their names, and order and classes are the images'. Shards keep no names, so they cannot be paired.
+    /// Opens a folder of either layout. `images` are the images that the latents were made from. If
+    /// given, files are paired with them by the numbers in their names, and order and classes are
+    /// the images'. Shards keep no names, so they cannot be paired.
     pub fn open(root: &Path, images: Option<&Source>) -> Result<Self> {
         let shards = Shards::find(root)?;
         match (shards.is_empty(), images) {
             (true, _) => Ok(Self::Moments(Moments::open(root, images)?)),
             (false, None) => Ok(Self::Shards(Shards::open(&shards)?)),
-            (false, Some(_)) => bail!("{}: shards are in an order of their own, which no images tell", root.display()),
+            (false, Some(_)) => bail!(
+                "{}: shards have no image names and are in shuffled order, so they cannot be paired with images",
+                root.display()
+            ),
         }
     }
 
@@ -63,13 +68,14 @@ impl ReadyLatents {
         &self.index().classes
     }
 
-    /// Whether the latents were multiplied by the autoencoder's factor before they were stored.
+    /// Whether the latents were multiplied by the autoencoder's scaling factor before they were
+    /// stored.
     pub fn scaled(&self) -> bool {
         matches!(self, Self::Shards(s) if s.scaled)
     }
 
-    /// `mean` and `std`, f32 `[n, C, h, w]`, and `labels` i64 `[n]`. What is not finite or has a negative deviation is
-    /// an error that names the file.
+    /// `mean` and `std`, f32 `[n, C, h, w]`, and `labels` i64 `[n]`. Values that are not finite, or
+    /// a negative standard deviation, are an error that names the file.
     pub fn rows(&self, rows: Range<u64>) -> Result<Tensors> {
         let labels = self.labels()[rows.start as usize..rows.end as usize].to_vec();
         let labels = Tensor::from_vec(labels, (rows.end - rows.start) as usize, &Device::Cpu)?;
@@ -80,11 +86,12 @@ impl ReadyLatents {
         Ok(Tensors::from([("mean".into(), mean), ("std".into(), std), ("labels".into(), labels)]))
     }
 
-    /// Mean and deviation of the mirrored images of these rows, which LightningDiT's shards have.
+    /// Mean and standard deviation for the mirrored images of these rows. LightningDiT's shards
+    /// have them.
     pub fn mirrored(&self, rows: Range<u64>) -> Result<[Tensor; 2]> {
         match self {
             Self::Shards(s) => s.mirrored(rows),
-            Self::Moments(_) => bail!("npy files have no latents of mirrored images"),
+            Self::Moments(_) => bail!("npy files hold no latents of mirrored images"),
         }
     }
 }

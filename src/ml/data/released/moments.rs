@@ -1,8 +1,9 @@
-//! REPA's `vae-sd`: a npy file per image, `00000/img-mean-std-00000000.npy`, f32 `[2C, h, w]`, the mean's channels
-//! before those of the deviation, and a `dataset.json` with the labels.
+//! REPA's `vae-sd` folder: one npy file per image, `00000/img-mean-std-00000000.npy`, f32
+//! `[2C, h, w]` with the mean's channels before those of the standard deviation, and a
+//! `dataset.json` with the labels.
 //!
-//! REPA's loader pairs the files with images by their positions in two sorted lists, so that one missing file shifts
-//! all that follow. Here the number in the name pairs them.
+//! REPA's loader pairs files and images by their positions in two sorted lists, so one missing file
+//! shifts all that follow. Here they are paired by the number in the name.
 
 use super::index::{Index, flaw, numbered};
 use crate::data::source::classes::{self, LIST, List, files_of, first};
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+/// An open folder of npy files.
 #[derive(Debug)]
 pub struct Moments {
     root: PathBuf,
@@ -28,10 +30,10 @@ impl Moments {
         let list = List::beside(root)?;
         let names = npy_files(root, list.as_ref())?;
         if !root.join(LIST).is_file() && root.join("vae-sd").is_dir() {
-            bail!("{shown} holds latents in its folder `vae-sd`; name that");
+            bail!("{shown} holds latents in its folder `vae-sd`; name that folder");
         }
         if names.is_empty() {
-            bail!("{shown} holds no latents: neither npy files nor latents*.safetensors");
+            bail!("{shown} holds no latents: it has neither npy files nor latents_*.safetensors shards");
         }
         let file = root.join(LIST);
         let paths: Vec<&Path> = names.iter().map(PathBuf::as_path).collect();
@@ -46,7 +48,7 @@ impl Moments {
                 (order, labels, list.classes)
             }
             (None, None) => {
-                bail!("{} is missing, and with it the labels; name the `images`, or take theirs", file.display())
+                bail!("{} is missing, so there are no labels; connect `images` to use their labels", file.display())
             }
         };
         let classes = if classes.is_empty() { numbered(&labels) } else { classes };
@@ -55,7 +57,7 @@ impl Moments {
         Ok(Self { root: root.to_path_buf(), names, index: Index { labels, classes, shape } })
     }
 
-    /// Mean and deviation, read on all cores.
+    /// Mean and standard deviation, read on all cores.
     pub fn rows(&self, rows: Range<u64>) -> Result<[Tensor; 2]> {
         let names = &self.names[rows.start as usize..rows.end as usize];
         let moments: Vec<Vec<f32>> = names.par_iter().map(|name| self.one(name)).collect::<Result<_>>()?;
@@ -72,7 +74,12 @@ impl Moments {
         let (shape, data) = read(&path)?;
         if shape != self.index.shape {
             let all = self.root.join(&self.names[0]);
-            bail!("{}: a latent of shape {shape:?}, {} is of {:?}", path.display(), all.display(), self.index.shape);
+            bail!(
+                "{}: the latent has shape {shape:?}, but {} has {:?}",
+                path.display(),
+                all.display(),
+                self.index.shape
+            );
         }
         let (mean, std) = data.split_at(data.len() / 2);
         match flaw(mean, std) {
@@ -82,7 +89,7 @@ impl Moments {
     }
 }
 
-/// Names of the npy files that belong to the set, sorted as text.
+/// Names of the npy files that belong to the set, in text order.
 fn npy_files(root: &Path, list: Option<&List>) -> Result<Vec<PathBuf>> {
     let is_npy = |name: &Path| name.extension().is_some_and(|x| x == "npy");
     let mut names = tree::list(root, &is_npy, &|name| list.is_some_and(|list| list.names(name)))?.files;
@@ -90,8 +97,8 @@ fn npy_files(root: &Path, list: Option<&List>) -> Result<Vec<PathBuf>> {
     Ok(names)
 }
 
-/// Puts latents into the order of their images and gives them the images' labels, with which those of the list must
-/// agree.
+/// Orders latents by their images and gives them the images' labels. Labels in the list must agree
+/// with these.
 fn paired(
     shown: &str,
     names: &[&Path],
@@ -101,7 +108,7 @@ fn paired(
     let mut by_number = BTreeMap::new();
     for (i, name) in names.iter().enumerate() {
         if let Some(before) = by_number.insert(number(name)?, i) {
-            bail!("{shown}: {} and {} have the same number", names[before].display(), name.display());
+            bail!("{shown}: the names {} and {} have the same number", names[before].display(), name.display());
         }
     }
     let listed: Option<BTreeMap<usize, i64>> = listed.map(|l| l.into_iter().collect());
@@ -116,22 +123,23 @@ fn paired(
             && *label != images.label(i)
         {
             let latent = names[at].display();
-            bail!("{shown}/{latent} has label {label}, its image {} has {}", images.place(i), images.label(i));
+            bail!("{shown}/{latent} has label {label}, but its image {} has {}", images.place(i), images.label(i));
         }
         order.push(at);
     }
     if !missing.is_empty() {
-        bail!("{shown}: no latent of {}: {}", files_of(missing.len()), first(missing));
+        bail!("{shown}: latents are missing for {}: {}", files_of(missing.len()), first(missing));
     }
     if !by_number.is_empty() {
         let extra = by_number.values().map(|i| names[*i].display());
-        bail!("{shown}: {} of no image: {}", files_of(by_number.len()), first(extra));
+        bail!("{shown}: {} without an image: {}", files_of(by_number.len()), first(extra));
     }
     let labels = (0..images.len()).map(|i| images.label(i)).collect();
     Ok((order, labels, images.classes().to_vec()))
 }
 
-/// The number that a name ends with: `00000012` of `00000/img-mean-std-00000012.npy` and `00000/img00000012.png`.
+/// The number at the end of a name: `00000012` of `00000/img-mean-std-00000012.npy` and
+/// `00000/img00000012.png`.
 fn number(name: &Path) -> Result<&str> {
     let stem = name.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
     let digits = stem.len() - stem.bytes().rev().take_while(u8::is_ascii_digit).count();
@@ -145,12 +153,15 @@ fn number(name: &Path) -> Result<&str> {
 fn read(path: &Path) -> Result<([usize; 3], Vec<f32>)> {
     let array = read_npy(path)?;
     if !array.dtype().is_float() {
-        bail!("{}: an array of {}, not of f32", path.display(), array.dtype().as_str());
+        bail!("{}: an array of type {}, not f32", path.display(), array.dtype().as_str());
     }
     match array.dims() {
         &[channels, h, w] if channels % 2 == 0 && array.elem_count() > 0 => {
             Ok(([channels / 2, h, w], array.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?))
         }
-        shape => bail!("{}: an array of shape {shape:?}, not a mean and a deviation [2C, h, w]", path.display()),
+        shape => bail!(
+            "{}: an array of shape {shape:?}, not [2C, h, w] with a mean and a standard deviation",
+            path.display()
+        ),
     }
 }

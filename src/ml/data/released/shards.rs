@@ -1,10 +1,13 @@
-//! The safetensors shards of latents that ERW's release (`latents_shard00_of_08.safetensors`) and LightningDiT
-//! (`latents_rank00_shard000.safetensors`) extract: `latents` `[n, C, h, w]`, `labels` `[n]`, in LightningDiT's those of
-//! the mirrored images, `latents_flip`, and in the release the tokens of its encoders, `encoder_0_features` `[n, T, D]`.
+//! The safetensors shards of latents that the ERW authors' code
+//! (`latents_shard00_of_08.safetensors`) and LightningDiT (`latents_rank00_shard000.safetensors`)
+//! write: `latents` `[n, C, h, w]` and `labels` `[n]`. LightningDiT's also hold the latents of the
+//! mirrored images, `latents_flip`; the ERW authors' code adds the tokens of its encoders,
+//! `encoder_0_features` `[n, T, D]`.
 //!
-//! Latents are samples of the posterior, drawn once: their noise is frozen, the deviation is gone. The release
-//! multiplies them by the autoencoder's factor before it stores them, LightningDiT does not. Rows come in the shuffled
-//! order of the extraction, without names, so other features than those of the same shards do not fit them.
+//! Latents are samples of the posterior, drawn once: their noise is fixed and the standard
+//! deviation is lost. The ERW authors' code multiplies them by the autoencoder's scaling factor
+//! before storing them; LightningDiT does not. Rows are in the shuffled order of the extraction,
+//! without names, so only features of the same shards match them.
 
 use super::index::{Index, numbered};
 use crate::data::packed::RowFile;
@@ -14,17 +17,19 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+/// Open shards.
 #[derive(Debug)]
 pub struct Shards {
     files: Vec<RowFile>,
-    /// Index of the first row of each file, then the number of rows.
+    /// Index of the first row of each file, followed by the total number of rows.
     starts: Vec<u64>,
     pub(super) index: Index,
     pub(super) scaled: bool,
 }
 
 impl Shards {
-    /// The shards in a folder in order, or the shard that `root` is itself. All that the names promise must be there.
+    /// The shards in a folder in order, or `root` itself if it is a shard. All files that the names
+    /// promise must be there.
     pub fn find(root: &Path) -> Result<Vec<PathBuf>> {
         if root.is_file() {
             return Ok(vec![root.to_path_buf()]);
@@ -50,7 +55,11 @@ impl Shards {
                 bail!("{}: `latents` has rows of shape {:?}, not [C, h, w]", path.display(), file.shape("latents")?)
             };
             if *shape.get_or_insert([*c, *h, *w]) != [*c, *h, *w] {
-                bail!("{}: latents of shape {:?}, those before have {shape:?}", path.display(), [c, h, w]);
+                bail!(
+                    "{}: latents have shape {:?}, but those of the previous shards {shape:?}",
+                    path.display(),
+                    [c, h, w]
+                );
             }
             labels.extend(read_labels(&file)?);
             starts.push(starts[files.len()] + file.len());
@@ -58,7 +67,7 @@ impl Shards {
         }
         let (Some(shape), Some(first)) = (shape, paths.first()) else { bail!("no shards of latents") };
         if labels.is_empty() {
-            bail!("{}: no latents in it", first.display());
+            bail!("{}: it holds no latents", first.display());
         }
         let scaled = paths.iter().all(|p| shard_of(p).is_some());
         let index = Index { classes: numbered(&labels), labels, shape };
@@ -77,12 +86,12 @@ impl Shards {
         &self.index.labels
     }
 
-    /// Latents as means, and deviations of zero.
+    /// Latents as means, with standard deviations of zero.
     pub fn rows(&self, rows: Range<u64>) -> Result<[Tensor; 2]> {
         self.samples("latents", rows)
     }
 
-    /// The same of the mirrored images.
+    /// The same for the mirrored images.
     pub fn mirrored(&self, rows: Range<u64>) -> Result<[Tensor; 2]> {
         self.samples("latents_flip", rows)
     }
@@ -90,13 +99,13 @@ impl Shards {
     fn samples(&self, tensor: &str, rows: Range<u64>) -> Result<[Tensor; 2]> {
         let mean = self.read(tensor, rows)?;
         if mean.dims()[1..] != self.index.shape {
-            bail!("`{tensor}` has rows of shape {:?}, the latents {:?}", &mean.dims()[1..], self.index.shape);
+            bail!("`{tensor}` has rows of shape {:?}, but the latents have {:?}", &mean.dims()[1..], self.index.shape);
         }
         let std = mean.zeros_like()?;
         Ok([mean, std])
     }
 
-    /// Tokens and dimension of the features of encoder `index`, the same in all shards.
+    /// Tokens and dimension of the features of encoder `index`, which all shards must agree on.
     pub fn feature_shape(&self, index: usize) -> Result<(usize, usize)> {
         let name = feature_name(index);
         let mut shapes = BTreeSet::new();
@@ -108,7 +117,7 @@ impl Shards {
         }
         match (shapes.pop_first(), shapes.is_empty()) {
             (Some(shape), true) => Ok(shape),
-            _ => bail!("`{name}` has another shape in some of the shards"),
+            _ => bail!("the shape of `{name}` differs between shards"),
         }
     }
 
@@ -129,7 +138,7 @@ impl Shards {
             let values = part.flatten_all()?.to_vec1::<f32>()?;
             if let Some(at) = values.iter().position(|x| !x.is_finite()) {
                 let row = from - start + (at / (values.len() / part.dim(0)?)) as u64;
-                bail!("{}: `{tensor}`, row {row}: the value {}", file.path().display(), values[at]);
+                bail!("{}: `{tensor}` has the value {} in row {row}", file.path().display(), values[at]);
             }
             parts.push(part);
         }
@@ -144,11 +153,11 @@ fn feature_name(index: usize) -> String {
 fn read_labels(file: &RowFile) -> Result<Vec<i64>> {
     let labels = file.rows("labels", 0..file.len())?;
     if labels.rank() != 1 {
-        bail!("{}: `labels` has rows of shape {:?}, not one number", file.path().display(), file.shape("labels")?);
+        bail!("{}: `labels` has rows of shape {:?}, not single numbers", file.path().display(), file.shape("labels")?);
     }
     let labels = labels.to_dtype(DType::I64)?.to_vec1::<i64>()?;
     match labels.iter().find(|l| !(0..MAX_CLASSES as i64).contains(*l)) {
-        Some(label) => bail!("{}: label {label}; labels are 0 to {}", file.path().display(), MAX_CLASSES - 1),
+        Some(label) => bail!("{}: invalid label {label}; labels are 0 to {}", file.path().display(), MAX_CLASSES - 1),
         None => Ok(labels),
     }
 }
@@ -160,7 +169,8 @@ fn shard_of(path: &Path) -> Option<(u32, u32)> {
     Some((number.parse().ok()?, count.parse().ok()?))
 }
 
-/// The release names how many shards there are: none may be missing or of another extraction.
+/// The names of the ERW authors' code state the number of shards: none may be missing or belong to
+/// another extraction.
 fn check_complete(root: &Path, files: &[PathBuf]) -> Result<()> {
     let numbered: Vec<(u32, u32)> = files.iter().filter_map(|f| shard_of(f)).collect();
     let Some(&(_, count)) = numbered.first() else { return Ok(()) };
@@ -170,7 +180,9 @@ fn check_complete(root: &Path, files: &[PathBuf]) -> Result<()> {
     let there: BTreeSet<u32> = numbered.iter().map(|n| n.0).collect();
     match (0..count).find(|n| !there.contains(n)) {
         Some(n) => bail!("{}: latents_shard{n:02}_of_{count:02}.safetensors is missing", root.display()),
-        None if there.len() != count as usize => bail!("{} holds more than {count} shards", root.display()),
+        None if there.len() != count as usize => {
+            bail!("{} holds more shards than the {count} that their names state", root.display())
+        }
         None => Ok(()),
     }
 }

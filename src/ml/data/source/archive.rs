@@ -1,8 +1,8 @@
-//! A ZIP of images, mapped: entries are slices of the file, so any number of threads read it at once.
+//! A ZIP of images, mapped: entries are slices of the file, so threads can read them concurrently.
 //!
-//! An archive is never unpacked, so no name in it can reach another place; names that try are refused all the same,
-//! because nobody writes them by accident. An entry may inflate to what it declares and not to a byte more. What is wrong
-//! with an entry alone is told by whoever reads it, since nobody may want to.
+//! Archives are never unpacked, so no entry can write outside. Names that try are refused anyway,
+//! because nobody writes them by accident. An entry may inflate to its declared size and not a byte
+//! more. A fault in one entry is reported when that entry is read, because it may never be used.
 
 use super::names::normal;
 use crate::data::decode::MAX_BYTES;
@@ -17,31 +17,32 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use zip::{CompressionMethod, System, ZipArchive};
 
+/// An open archive.
 #[derive(Debug)]
 pub struct Archive {
     path: PathBuf,
     map: Mmap,
-    /// The folder in it that is the set; empty if all of it is.
+    /// The folder in the archive that is the set; empty for the whole archive.
     part: PathBuf,
     entries: Vec<Member>,
 }
 
 #[derive(Debug)]
 struct Member {
-    /// Without that of the part.
+    /// Without the name of the part.
     name: PathBuf,
-    /// Where its bytes lie in the file, as stored.
+    /// Position of its stored bytes in the file.
     at: Range<usize>,
     deflated: bool,
-    /// Bytes when inflated, and their checksum.
+    /// Uncompressed size in bytes, and checksum.
     size: u64,
     crc: u32,
-    /// Why it cannot be read, if so.
+    /// Why it cannot be read, if it cannot.
     refused: Option<String>,
 }
 
 impl Archive {
-    /// Lists the files of an archive; reads none of them.
+    /// Lists the files of an archive without reading them.
     pub fn open(path: &Path) -> Result<Self> {
         let shown = path.display();
         let map = super::tree::map(path)?;
@@ -53,8 +54,9 @@ impl Archive {
             let name = listed_twice(&map, zip.central_directory_start() as usize);
             bail!("{shown}: two entries have the same name{}", name.map(|n| format!(": {n}")).unwrap_or_default());
         }
-        // The specification knows only `/`. Programs of Windows wrote `\` for long, and are known by their system, or where
-        // another program passed it on, by the absence of the other.
+        // The specification allows only `/`. Windows programs wrote `\` for a long time. They are
+        // recognised by the system field, or, if another program copied the entry, by the absence
+        // of `/`.
         let slashes = zip.file_names_raw().any(|name| name.contains(&b'/'));
         let mut entries = Vec::with_capacity(zip.len());
         let mut names = HashSet::with_capacity(zip.len());
@@ -72,7 +74,7 @@ impl Archive {
             let windows = matches!(entry.system(), System::Dos | System::WindowsNTFS | System::VFAT);
             let name = match normal(&name, windows || !slashes) {
                 Ok(name) => name,
-                Err(why) => bail!("{place}: the name {why}"),
+                Err(why) => bail!("{place}: its name {why}"),
             };
             if !names.insert(name.clone()) {
                 bail!("{shown}: two entries have the same name: {name}");
@@ -80,17 +82,17 @@ impl Archive {
             let refused = if entry.encrypted() {
                 Some("is encrypted".to_string())
             } else if entry.is_symlink() {
-                Some("is a link, and in an archive none is followed".into())
+                Some("is a symbolic link, which is not followed in an archive".into())
             } else {
                 match entry.compression() {
                     CompressionMethod::Stored | CompressionMethod::Deflated => None,
-                    other => Some(format!("is compressed by {other}; stored and deflated entries are read")),
+                    other => Some(format!("is compressed with {other}; supported are stored and deflated entries")),
                 }
             };
             let start = entry.data_start().unwrap_or(u64::MAX);
             let end = start.saturating_add(entry.compressed_size());
             if end > map.len() as u64 {
-                bail!("{place}: reaches beyond the end of the file; the archive is cut short");
+                bail!("{place}: extends beyond the end of the file; the archive is truncated");
             }
             let at = start as usize..end as usize;
             let deflated = entry.compression() == CompressionMethod::Deflated;
@@ -101,7 +103,7 @@ impl Archive {
         Ok(Self { path: path.to_path_buf(), map, part: PathBuf::new(), entries })
     }
 
-    /// Takes a folder in the archive for the set.
+    /// Restricts the set to a folder in the archive.
     pub fn enter(mut self, part: &str) -> Result<Self> {
         let shown = self.path.display();
         let part = match normal(part, false) {
@@ -120,7 +122,11 @@ impl Archive {
             _ => false,
         });
         if self.entries.is_empty() {
-            bail!("{shown} holds no folder `{}`; at the top are {}", part.display(), super::classes::first(folders));
+            bail!(
+                "{shown} holds no folder `{}`; its top-level folders are {}",
+                part.display(),
+                super::classes::first(folders)
+            );
         }
         Ok(Self { part, ..self })
     }
@@ -138,7 +144,7 @@ impl Archive {
         self.entries.iter().position(|e| e.name == name)
     }
 
-    /// Forgets the files whose names are not `wanted`.
+    /// Drops the files whose names are not `wanted`.
     pub fn keep(&mut self, mut wanted: impl FnMut(&Path) -> bool) {
         self.entries.retain(|e| wanted(&e.name));
     }
@@ -161,7 +167,7 @@ impl Archive {
         format!("{}!{}", self.path.display(), self.part.join(&self.entries[index].name).display())
     }
 
-    /// The bytes of a file, checked against their checksum. Errors do not say the name.
+    /// The bytes of a file, checked against its checksum. Errors do not include the name.
     pub fn read(&self, index: usize) -> Result<Cow<'_, [u8]>> {
         let entry = &self.entries[index];
         if let Some(why) = &entry.refused {
@@ -169,11 +175,11 @@ impl Archive {
         }
         let stored = &self.map[entry.at.clone()];
         if entry.size > MAX_BYTES {
-            bail!("inflates to {} bytes, more than the {MAX_BYTES} that are read", entry.size);
+            bail!("inflates to {} bytes, more than the limit of {MAX_BYTES}", entry.size);
         }
         let bytes = if entry.deflated {
             let mut bytes = Vec::new();
-            // One byte more than declared tells a liar.
+            // One extra byte reveals an entry that is larger than it declares.
             if let Err(e) = DeflateDecoder::new(stored).take(entry.size + 1).read_to_end(&mut bytes) {
                 bail!("cannot be inflated: {e}");
             }
@@ -197,7 +203,7 @@ impl Archive {
     }
 }
 
-/// A name that stands twice in the directory of an archive, which begins here.
+/// A name that occurs twice in the central directory at `at`.
 fn listed_twice(map: &[u8], mut at: usize) -> Option<String> {
     let mut names = HashSet::new();
     while map.get(at..)?.starts_with(b"PK\x01\x02") {

@@ -1,25 +1,28 @@
-//! What belongs to a set of images, told by names alone; one rule for folders, ZIPs and ready latents.
+//! Decides by name what belongs to a set of images; one rule for folders, ZIPs and published
+//! latents.
 //!
-//! Programs leave files of their own in people's folders: copies of notebooks, thumbnails, bins, resource forks. They are
-//! no images of the set even where they are pictures, and no classes. A name that a user wrote down is taken as it is: the
-//! rule is for names below the one that was given, and a `dataset.json` that names a file knows better.
+//! Programs leave their own files in users' folders: notebook checkpoints, thumbnails, trash,
+//! resource forks. Even where they are pictures, they are not images of the set, nor classes. The
+//! rule applies below the path that the user gave, not to that path itself, and a file that a
+//! `dataset.json` names always belongs.
 
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
-/// What the names of images end with, without regard to case. The format itself is told from the contents.
+/// Extensions of images, in any case. The format itself is detected from the contents.
 pub const EXTENSIONS: [&str; 14] =
     ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "tif", "tiff", "gif", "ppm", "pgm", "pnm", "pbm"];
 
-/// What the names of pictures end with whose formats are not read: who has them in a set means them as images.
+/// Extensions of pictures in formats that are not supported. A user who has them in a set means
+/// them as images.
 const UNREAD: [&str; 39] = [
     "apng", "arw", "avif", "avifs", "cr2", "cr3", "dcm", "dds", "dng", "exr", "fits", "hdr", "heic", "heif", "hif",
     "icns", "ico", "j2c", "j2k", "jp2", "jpc", "jpf", "jpx", "jxl", "jxr", "mpo", "nef", "nrw", "orf", "pam", "pcx",
     "pfm", "psd", "qoi", "raf", "rw2", "sgi", "svg", "tga",
 ];
 
-/// Names that systems and their servers give to what is theirs, without regard to case. What begins with a dot is hidden
-/// already.
+/// Names that operating systems and file servers give to their own files, in any case. Names that
+/// begin with a dot are hidden already.
 const SYSTEM: [&str; 20] = [
     "$RECYCLE.BIN",
     "#recycle",
@@ -43,13 +46,13 @@ const SYSTEM: [&str; 20] = [
     "Thumbs.db",
 ];
 
-/// Whether a file or folder of this name is hidden, or the system's.
+/// Whether a file or folder with this name is hidden or belongs to the system.
 pub fn is_hidden(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return name.as_encoded_bytes().starts_with(b".") };
     name.starts_with('.') || SYSTEM.iter().any(|system| name.eq_ignore_ascii_case(system))
 }
 
-/// The part of a name, from its beginning, that ends with the first hidden component; `None` if there is none.
+/// The beginning of a path up to its first hidden component; `None` if there is none.
 pub fn hidden_part(name: &Path) -> Option<PathBuf> {
     let mut part = PathBuf::new();
     for component in name.components() {
@@ -63,17 +66,17 @@ pub fn hidden_part(name: &Path) -> Option<PathBuf> {
     None
 }
 
-/// Whether a file is an image of a format that is read, by its name's end.
+/// Whether the extension is that of a supported image format.
 pub fn is_image(name: &Path) -> bool {
     extension(name).is_some_and(|ext| EXTENSIONS.contains(&ext.as_str()))
 }
 
-/// Whether it is a picture of a format that is not.
+/// Whether the extension is that of an unsupported image format.
 pub fn is_unread(extension: &str) -> bool {
     UNREAD.contains(&extension)
 }
 
-/// What a name ends with, in lower case. Digits alone, as in `picture.001`, are no format.
+/// The extension in lower case. Digits alone, as in `picture.001`, do not count.
 pub fn extension(name: &Path) -> Option<String> {
     let ext = name.extension()?.to_str()?.to_lowercase();
     (!ext.is_empty() && !ext.bytes().all(|b| b.is_ascii_digit())).then_some(ext)

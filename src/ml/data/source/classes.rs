@@ -1,4 +1,5 @@
-//! Which class each file of a set belongs to: told by its top-level folder, or by the `dataset.json` of EDM2 and REPA.
+//! Assigns a class to each file of a set, by its top-level folder or by the `dataset.json` of EDM2
+//! and REPA.
 
 use super::names::normal;
 use candle_core::{Result, bail};
@@ -7,34 +8,34 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Included, Unbounded};
 use std::path::Path;
 
-/// The list of labels in a prepared folder or archive.
+/// The file with the labels of a prepared folder or archive.
 pub const LIST: &str = "dataset.json";
-/// The most classes of a set. Known ones have up to 21,843; a label far above it is a mistake, not a class.
+/// The maximum number of classes. Known sets have up to 21,843; a label far above is a mistake.
 pub const MAX_CLASSES: u64 = 1 << 17;
 
 /// Files with labels, in the order of the set.
 #[derive(Debug, PartialEq)]
 pub struct Labelled {
-    /// Names by label. One empty name if nothing tells classes apart.
+    /// Names by label. A single empty name if there are no classes.
     pub classes: Vec<String>,
-    /// Place in the names that were given, and label.
+    /// Index in the given names, and label.
     pub files: Vec<(usize, i64)>,
 }
 
 impl Labelled {
-    /// Makes all of one class. The order stays.
+    /// Puts all images in one class. The order stays.
     pub fn forget(&mut self) {
         self.classes = vec![String::new()];
         self.files.iter_mut().for_each(|(_, label)| *label = 0);
     }
 }
 
-/// The list of a prepared set, as it was read.
+/// The label list of a prepared set, as read.
 #[derive(Debug)]
 pub struct List(Option<BTreeMap<String, i64>>);
 
 impl List {
-    /// The list in a folder, if there is one.
+    /// Reads the list in a folder, if there is one.
     pub fn beside(root: &Path) -> Result<Option<Self>> {
         let path = root.join(LIST);
         if !path.is_file() {
@@ -46,12 +47,12 @@ impl List {
         }
     }
 
-    /// `shown` is its place.
+    /// Parses the list; `shown` is its path in messages.
     pub fn parse(shown: &str, text: &[u8]) -> Result<Self> {
         parse_list(text).map(Self).map_err(|e| candle_core::Error::msg(format!("{shown}: {e}")))
     }
 
-    /// Whether it names this file, or one in this folder.
+    /// Whether it names this file, or a file in this folder.
     pub fn names(&self, name: &Path) -> bool {
         let (Some(labels), Some(name)) = (&self.0, name.to_str()) else { return false };
         let inside = format!("{name}/");
@@ -60,28 +61,28 @@ impl List {
     }
 }
 
-/// A class is a top-level folder, in sorted order; files are sorted by class and then by path.
+/// The class is the top-level folder. Classes are sorted by name, files by class and then by path.
 pub fn by_folder(shown: &str, names: &[&Path]) -> Result<Labelled> {
     let mut found = Vec::with_capacity(names.len());
     for (i, name) in names.iter().enumerate() {
         let class = folder(name).map_err(|e| candle_core::Error::msg(format!("{shown}: {e}")))?;
         found.push((class, *name, i));
     }
-    // By class name, then by whole path: walking order interleaves `a/`, `a-b/`.
+    // By class name, then by path: walking order would interleave `a/` and `a-b/`.
     found.sort();
     let mut classes: Vec<String> = found.iter().map(|(class, ..)| (*class).to_string()).collect();
     classes.dedup();
     if classes.len() > 1 && classes[0].is_empty() {
         let first = found[0].1.display();
         let text = format!("{shown} holds images both directly and in folders, so their classes are unclear: {first}");
-        return Err(candle_core::Error::msg("`classes = \"one\"` takes all images as one class").context(text));
+        return Err(candle_core::Error::msg("set `classes = \"one\"` to put all images in one class").context(text));
     }
     let label = |class: &str| classes.partition_point(|c| c.as_str() < class) as i64;
     let files = found.iter().map(|(class, _, i)| (*i, label(class))).collect();
     Ok(Labelled { classes, files })
 }
 
-/// All images are of one class, in the order of classes by folders.
+/// Puts all images in one class, in the order that classes by folder would give.
 pub fn all_as_one(names: &[&Path]) -> Labelled {
     let folder = |name: &Path| name.parent().and_then(|p| p.components().next()).map(|c| c.as_os_str().to_owned());
     let mut found: Vec<_> = names.iter().enumerate().map(|(i, name)| (folder(name), *name, i)).collect();
@@ -89,20 +90,20 @@ pub fn all_as_one(names: &[&Path]) -> Labelled {
     Labelled { classes: vec![String::new()], files: found.into_iter().map(|(.., i)| (i, 0)).collect() }
 }
 
-/// The top-level folder of a name; empty for a file in none.
+/// The top-level folder of a path; empty for a file in none.
 fn folder(name: &Path) -> Result<&str> {
     let mut parts = name.components();
     match (parts.next(), parts.next()) {
         (Some(folder), Some(_)) => match folder.as_os_str().to_str() {
             Some(text) => Ok(text),
-            None => bail!("the name of the folder {:?} is not UTF-8, so it cannot be a class", folder.as_os_str()),
+            None => bail!("the folder name {:?} is not UTF-8, so it cannot be a class", folder.as_os_str()),
         },
         _ => Ok(""),
     }
 }
 
-/// Labels by a list, which must name every file and no other; files are sorted by name. Without labels in the
-/// list there is one class.
+/// Labels from a list, which must name every file and no others. Files are sorted by name. Without
+/// labels in the list there is one class.
 pub fn by_list(shown: &str, names: &[&Path], list: List) -> Result<Labelled> {
     let mut files: Vec<(usize, i64)> = (0..names.len()).map(|i| (i, 0)).collect();
     let text = |i: usize| names[i].to_string_lossy();
@@ -116,17 +117,17 @@ pub fn by_list(shown: &str, names: &[&Path], list: List) -> Result<Labelled> {
         }
     }
     if !list.is_empty() {
-        bail!("{shown}: names {} that are not there: {}", files_of(list.len()), first(list.keys()));
+        bail!("{shown}: lists missing files ({}): {}", files_of(list.len()), first(list.keys()));
     }
     if !unlisted.is_empty() {
-        bail!("{shown}: gives no label to {}: {}", files_of(unlisted.len()), first(&unlisted));
+        bail!("{shown}: has no label for {}: {}", files_of(unlisted.len()), first(&unlisted));
     }
     let classes = files.iter().map(|f| f.1 + 1).max().unwrap_or(0);
     Ok(Labelled { classes: (0..classes).map(|c| c.to_string()).collect(), files })
 }
 
-/// Name to label in a `dataset.json`: `{"labels": [["00000/img00000000.png", 5], …]}`, or an object of the same.
-/// `None` when it says `null`, as for a set without classes.
+/// Labels by name in a `dataset.json`: `{"labels": [["00000/img00000000.png", 5], …]}`, or `labels`
+/// as an object. `None` if `labels` is `null`, as for a set without classes.
 pub fn parse_list(text: &[u8]) -> Result<Option<BTreeMap<String, i64>>> {
     let text = match erw_base::text::of_bytes(text) {
         Ok(text) => text,
@@ -145,7 +146,7 @@ pub fn parse_list(text: &[u8]) -> Result<Option<BTreeMap<String, i64>>> {
     let mut labels = BTreeMap::new();
     for (name, label) in pairs {
         let Some(class) = label.as_u64().filter(|l| *l < MAX_CLASSES) else {
-            bail!("label {label} of `{name}` is no whole number from 0 to {}", MAX_CLASSES - 1)
+            bail!("label {label} of `{name}` is not a whole number from 0 to {}", MAX_CLASSES - 1)
         };
         // Windows writes its own separator.
         let name = match normal(name, true) {
@@ -164,7 +165,7 @@ fn pair(entry: &Value) -> Result<(&str, &Value)> {
         Some([Value::String(name), label]) => Ok((name, label)),
         _ => {
             let text: String = entry.to_string().chars().take(80).collect();
-            bail!("`{text}` is no pair of name and label")
+            bail!("`{text}` is not a pair of name and label")
         }
     }
 }

@@ -1,7 +1,7 @@
-//! IDX, the format of MNIST and its kin: a magic number, sizes in big-endian, bytes. Images and labels are two files,
-//! paired by their names; either may be gzipped.
+//! IDX, the format of MNIST and similar sets: a magic number, big-endian sizes, bytes. Images and
+//! labels are two files, paired by their names; either may be gzipped.
 //!
-//! A plain file is mapped, a gzipped one is held in memory (47 MB for 60,000 images of 28 x 28).
+//! A plain file is mapped. A gzipped one is held in memory (47 MB for 60,000 images of 28 x 28).
 
 use crate::data::rgb::Rgb;
 use candle_core::{Result, bail};
@@ -13,14 +13,14 @@ use std::io::Read;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-/// Bytes of data that follow a type and a number of axes: u8 by image, row, column, and u8 by image.
+/// Magic numbers: unsigned bytes with axes (image, row, column), and with one axis (image).
 const IMAGES: [u8; 4] = [0, 0, 8, 3];
 const LABELS: [u8; 4] = [0, 0, 8, 1];
 const GZIP: [u8; 2] = [0x1f, 0x8b];
-/// The most bytes that a gzipped file may inflate to.
+/// The maximum inflated size of a gzipped file in bytes.
 const MAX_INFLATED: u64 = 4 << 30;
 
-/// A pair of files: grey images and a label for each.
+/// A pair of files: grey images, and a label for each.
 #[derive(Debug)]
 pub struct Idx {
     path: PathBuf,
@@ -29,7 +29,7 @@ pub struct Idx {
 }
 
 impl Idx {
-    /// Opens images and their labels.
+    /// Opens an image file and its label file.
     pub fn open(images: &Path, labels: &Path) -> Result<Self> {
         let this = Self {
             path: images.to_path_buf(),
@@ -38,7 +38,7 @@ impl Idx {
         };
         let ([n, height, width], [m]) = (this.images.shape, this.labels.shape);
         if n != m {
-            bail!("{} holds {n} images, {} {m} labels", images.display(), labels.display());
+            bail!("{} holds {n} images, but {} holds {m} labels", images.display(), labels.display());
         }
         if n == 0 || height == 0 || width == 0 {
             bail!("{} holds {n} images of {height} x {width} pixels", images.display());
@@ -56,7 +56,7 @@ impl Idx {
         format!("{}, image {index}", self.path.display())
     }
 
-    /// An image, grey repeated.
+    /// An image as RGB, grey repeated.
     pub fn image(&self, index: usize) -> Rgb {
         let [_, height, width] = self.images.shape;
         let grey = &self.images[index * height * width..][..height * width];
@@ -64,8 +64,8 @@ impl Idx {
     }
 }
 
-/// Files of images in a folder and the names of their labels, by what stands before `images` in theirs: `train`,
-/// `t10k`. Of a plain file and a gzipped one of the same name the plain one is taken.
+/// The image files in a folder and the names of their label files, by the prefix before `images`:
+/// `train`, `t10k`. If a file is there plain and gzipped, the plain one is used.
 pub fn pairs(folder: &Path) -> Result<BTreeMap<String, (PathBuf, String)>> {
     let mut pairs = BTreeMap::new();
     for entry in std::fs::read_dir(folder)? {
@@ -78,16 +78,17 @@ pub fn pairs(folder: &Path) -> Result<BTreeMap<String, (PathBuf, String)>> {
     Ok(pairs)
 }
 
-/// The labels of `images`, beside them under the name `labels`, gzipped or not.
+/// The label file of `images`, beside it under the name `labels`, gzipped or not.
 pub fn labels_of(images: &Path, labels: &str) -> Result<PathBuf> {
     let found = [labels.to_string(), format!("{labels}.gz")].map(|name| images.with_file_name(name));
     match found.iter().find(|p| p.exists()) {
         Some(path) => Ok(path.clone()),
-        None => bail!("{}: its labels, {}[.gz], are not there", images.display(), found[0].display()),
+        None => bail!("{}: its label file {}[.gz] is missing", images.display(), found[0].display()),
     }
 }
 
-/// `train-images-idx3-ubyte.gz` to `train` and `train-labels-idx1-ubyte`. Some copies have a dot before `idx`.
+/// Maps `train-images-idx3-ubyte.gz` to `train` and `train-labels-idx1-ubyte`. Some copies have a
+/// dot before `idx`.
 fn names(name: &str) -> Option<(String, String)> {
     let plain = name.strip_suffix(".gz").unwrap_or(name);
     let (part, rest) = plain.rsplit_once("images")?;
@@ -95,7 +96,7 @@ fn names(name: &str) -> Option<(String, String)> {
     Some((part.trim_end_matches(['-', '.', '_']).to_string(), format!("{part}labels{dash}idx1-ubyte")))
 }
 
-/// Whether a file begins as an IDX file of images does, or as a gzipped one.
+/// Whether a file begins like an IDX image file, plain or gzipped.
 pub fn is_images(path: &Path) -> bool {
     let mut start = [0; 4];
     let Ok(mut file) = File::open(path) else { return false };
@@ -133,7 +134,7 @@ impl Deref for Bytes {
     }
 }
 
-/// The data behind the header.
+/// The data after the header.
 impl<const N: usize> Deref for Array<N> {
     type Target = [u8];
 
@@ -149,7 +150,7 @@ impl<const N: usize> Array<N> {
         if bytes.starts_with(&GZIP) {
             let mut inflated = Vec::new();
             if let Err(e) = inflate::<N>(&bytes, magic, &mut inflated) {
-                bail!("{shown}: cut short or damaged: {e}");
+                bail!("{shown}: truncated or damaged: {e}");
             }
             bytes = Bytes::Inflated(inflated);
         }
@@ -164,27 +165,27 @@ impl<const N: usize> Array<N> {
         let here = bytes.len() - (4 + 4 * N);
         match data {
             Some(n) if n == here => Ok(Self { bytes, shape }),
-            Some(n) if n > here => bail!("{shown}: cut short: {here} of {n} bytes for the shape {shape:?}"),
-            _ => bail!("{shown}: {here} bytes of data do not fit the shape {shape:?}"),
+            Some(n) if n > here => bail!("{shown}: truncated: it has {here} of the {n} bytes of shape {shape:?}"),
+            _ => bail!("{shown}: {here} bytes do not match the shape {shape:?}"),
         }
     }
 }
 
-/// Inflates a gzipped array: its header, then as much as that promises and a byte more, which tells a liar.
+/// Inflates a gzipped array: its header, then the declared size plus one byte, which reveals excess
+/// data.
 fn inflate<const N: usize>(gzipped: &[u8], magic: [u8; 4], into: &mut Vec<u8>) -> std::io::Result<()> {
     let mut stream = MultiGzDecoder::new(gzipped);
     stream.by_ref().take((4 + 4 * N) as u64).read_to_end(into)?;
     let Some(shape) = shape::<N>(into, magic) else { return Ok(()) };
     let promised = shape.iter().fold(1u64, |n, s| n.saturating_mul(*s as u64));
     if promised > MAX_INFLATED {
-        let text =
-            format!("{promised} bytes for the shape {shape:?} are more than the {MAX_INFLATED} that are inflated");
+        let text = format!("shape {shape:?} takes {promised} bytes, more than the limit of {MAX_INFLATED}");
         return Err(std::io::Error::other(text));
     }
     stream.take(promised + 1).read_to_end(into).map(drop)
 }
 
-/// The sizes in the header, if it is one.
+/// The sizes in the header, if the magic number matches.
 fn shape<const N: usize>(bytes: &[u8], magic: [u8; 4]) -> Option<[usize; N]> {
     let mut shape = [0; N];
     let sizes = bytes.strip_prefix(&magic)?.get(..4 * N)?;

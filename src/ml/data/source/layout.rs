@@ -1,5 +1,5 @@
-//! What the folders of a set are: classes, or something that would lose the labels if it were taken for classes. Looks at
-//! names alone and decides nothing that a user has decided: whoever says what the folders are is not asked again.
+//! Decides whether the top-level folders of a set are classes, or something whose use as classes
+//! would lose the labels. It looks at names only, and does not question what the user has stated.
 
 use super::classes::first;
 use serde::Deserialize;
@@ -7,31 +7,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What tells the classes of images in folders apart.
+/// How the classes of images in folders are determined.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Classes {
-    /// The folders at the top, where they can be nothing else.
+    /// By the top-level folders, unless they look like something else.
     #[default]
     Auto,
-    /// The folders at the top, whatever they look like.
+    /// By the top-level folders in any case.
     Folders,
-    /// Nothing: all images are of one class.
+    /// All images are of one class.
     One,
 }
 
-/// What folders at the top seem to be instead of classes.
+/// What the top-level folders seem to be instead of classes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Doubt {
-    /// The classes are folders in this one.
+    /// One folder that contains the class folders.
     Wrapped { around: PathBuf, classes: Vec<String> },
-    /// Parts of a data set; the first is the one to train on.
+    /// Splits of a data set; the first is the training split.
     Parts { parts: Vec<PathBuf> },
-    /// Images beside pictures about them.
+    /// Images, beside folders with annotations or similar.
     Beside { images: PathBuf, others: Vec<String> },
-    /// A set in pieces of a thousand, of which the folders' names tell the number.
+    /// Folders of a thousand images each, named by number.
     Pieces { folders: Vec<String> },
-    /// Names of Windows that some program took for names of files.
+    /// Windows paths that a program stored as file names.
     Backslashes { file: String },
 }
 
@@ -51,7 +51,7 @@ impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Wrapped { around, classes } => {
-                write!(f, "its folder `{}` is around what look like the classes, {}", around.display(), ticked(classes))
+                write!(f, "its folder `{}` contains what look like the classes, {}", around.display(), ticked(classes))
             }
             Self::Parts { parts } => {
                 let parts: Vec<_> = parts.iter().map(|p| p.display().to_string()).collect();
@@ -62,10 +62,10 @@ impl fmt::Display for Doubt {
                 write!(f, "its folders {} lie beside `{images}` and look like no classes", ticked(others))
             }
             Self::Pieces { folders } => {
-                write!(f, "its folders {} look like pieces of a numbered set, not like classes", ticked(folders))
+                write!(f, "its folders {} look like chunks of a numbered set, not like classes", ticked(folders))
             }
             Self::Backslashes { file } => {
-                write!(f, "`{file}` is a file with a backslash in its name, where Windows meant a file in a folder")
+                write!(f, "the file name `{file}` contains a backslash, which is a path separator on Windows")
             }
         }
     }
@@ -75,7 +75,7 @@ fn ticked(names: &[String]) -> String {
     first(names.iter().map(|name| format!("`{name}`")))
 }
 
-/// What speaks against taking the folders at the top for the classes of these images.
+/// The reason not to use the top-level folders of these images as classes, if there is one.
 pub fn doubt(images: &[&Path]) -> Option<Doubt> {
     let mut folder = PathBuf::new();
     let mut level = Level::of(images, &folder);
@@ -107,7 +107,7 @@ pub fn doubt(images: &[&Path]) -> Option<Doubt> {
     Some(Doubt::Wrapped { around, classes })
 }
 
-/// What lies in a folder of the set.
+/// The contents of one level of folders.
 #[derive(Default)]
 struct Level {
     /// An image directly in it.
@@ -115,7 +115,7 @@ struct Level {
     folders: BTreeMap<String, Inside>,
 }
 
-/// What lies in one of its folders.
+/// The contents of one of its folders.
 #[derive(Default)]
 struct Inside {
     count: usize,
@@ -153,7 +153,7 @@ impl Level {
         this
     }
 
-    /// The one folder that holds folders, and most of the images, beside others that hold a few images.
+    /// The one folder that holds folders and most of the images, if the others hold only a few.
     fn around(&self) -> Option<&str> {
         let is_around = |inside: &Inside| !inside.direct && inside.folders.len() > 1;
         let is_flat = |inside: &Inside| inside.direct && inside.folders.is_empty();
@@ -163,8 +163,8 @@ impl Level {
     }
 }
 
-/// Those of the names that say which part of a data set they are, in the order of training; `None` unless they say it of
-/// two at least. Of one alone it is a class: there are trains.
+/// The names that denote splits, in the order training, validation, test. `None` unless there are
+/// at least two: a single one may be a class, such as trains.
 fn parts(names: &[String]) -> Option<Vec<&str>> {
     let mut found: Vec<(usize, &str)> = names.iter().filter_map(|name| Some((part(name)?, name.as_str()))).collect();
     found.sort();
@@ -172,7 +172,8 @@ fn parts(names: &[String]) -> Option<Vec<&str>> {
     (kinds.len() > 1).then(|| found.into_iter().map(|(_, name)| name).collect())
 }
 
-/// Training, validation or test, of `train`, `Val2017` or `test_images`.
+/// 0, 1 or 2 for training, validation or test, from names such as `train`, `Val2017` or
+/// `test_images`.
 fn part(name: &str) -> Option<usize> {
     const PARTS: [&[&str]; 3] = [
         &["train", "training", "trainset", "traina", "trainb"],
@@ -189,7 +190,7 @@ fn part(name: &str) -> Option<usize> {
     PARTS.iter().position(|words| words.contains(&word))
 }
 
-/// Images and what is no class beside them, if that is what the names say.
+/// The folder of images, and the folders beside it that are not classes, if the names say so.
 fn beside(names: &[String]) -> Option<(String, Vec<String>)> {
     const IMAGES: [&str; 6] = ["images", "image", "imgs", "img", "jpegimages", "pictures"];
     const OTHERS: [&str; 13] = [
@@ -218,7 +219,8 @@ fn beside(names: &[String]) -> Option<(String, Vec<String>)> {
     }
 }
 
-/// Whether the folders count their images by the thousand: `00012/img00012345.png` of EDM2, `12000/12345.png` of FFHQ.
+/// Whether folders hold their images by the thousand: `00012/img00012345.png` (EDM2),
+/// `12000/12345.png` (FFHQ).
 fn is_in_pieces(images: &[&Path], folder: &Path, names: &[String]) -> bool {
     let is_number = |text: &str| text.len() >= 5 && text.bytes().all(|b| b.is_ascii_digit());
     let fits = |image: &&Path| {

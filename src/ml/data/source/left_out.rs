@@ -1,5 +1,5 @@
-//! What lies in a set and is left out of it, counted by reason, so that it can be said: a number of 18 images of 24 is
-//! another number.
+//! Counts by reason what lies in a set of images but is not part of it, so that results can report
+//! it: a value from 18 of 24 images is a different value.
 
 use super::belongs::{extension, is_unread};
 use serde::{Deserialize, Serialize};
@@ -7,44 +7,41 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-/// Files and folders of programs and systems. A folder counts once, whatever is in it.
+/// Files and folders of programs and systems. A folder counts once.
 const HIDDEN: &str = "hidden";
-/// Links to nowhere that are no images by their names.
+/// Broken links whose names are not image names.
 const BROKEN: &str = "broken links";
-/// Links to a folder that they are in.
+/// Links to a folder that contains them.
 const CIRCULAR: &str = "circular links";
 /// Pipes and sockets.
 const SPECIAL: &str = "special files";
 const BARE: &str = "without extension";
-/// When there are endings of [`MOST`] kinds already: somebody numbers their files there.
+/// Further extensions, once [`MOST`] are listed: then the extensions are probably numbers.
 const OTHER: &str = "others";
 const MOST: usize = 40;
 /// Images that cannot be decoded.
 const UNREADABLE: &str = "unreadable";
 
-/// What data sets come in, by endings or reason, and what is to be done.
+/// Formats in which data sets are distributed, by extension or reason, with advice.
 const CONTAINERS: [(&[&str], &str); 9] = [
-    (&[".tar", ".tgz"], "a tar archive, as WebDataset has them, is to be unpacked first"),
-    (&[".parquet", ".arrow"], "a table, as data sets of Hugging Face have them, is to be saved as image files first"),
-    (&[".tfrecord", ".tfrecords"], "records of TensorFlow are to be saved as image files first"),
-    (&[".mdb"], "a database of LMDB is to be saved as image files first"),
-    (&[".zip"], "a ZIP in a folder is not looked into: name it"),
-    (&[".gz", ".xz", ".bz2", ".zst", ".7z", ".rar"], "what is compressed is to be unpacked first"),
-    (&[".npz", ".npy"], "`erw eval` and `stats` take one file of arrays, `images` takes none"),
-    (
-        &[".beton", ".rec", ".h5", ".hdf5", ".mat", ".pkl", ".pickle", ".pt", ".pth"],
-        "they are to be saved as image files first",
-    ),
-    (&[BARE], "a file is told to be an image by what its name ends with"),
+    (&[".tar", ".tgz"], "unpack tar archives (WebDataset) first"),
+    (&[".parquet", ".arrow"], "export tables (Hugging Face data sets) to image files first"),
+    (&[".tfrecord", ".tfrecords"], "export TensorFlow records to image files first"),
+    (&[".mdb"], "export the LMDB database to image files first"),
+    (&[".zip"], "ZIP files inside a folder are not read: name the ZIP itself"),
+    (&[".gz", ".xz", ".bz2", ".zst", ".7z", ".rar"], "unpack compressed files first"),
+    (&[".npz", ".npy"], "arrays are accepted by `erw eval` and `stats`, not by `images`"),
+    (&[".beton", ".rec", ".h5", ".hdf5", ".mat", ".pkl", ".pickle", ".pt", ".pth"], "export them to image files first"),
+    (&[BARE], "images are recognised by their file extensions"),
 ];
 
-/// Counts by reason: what names end with (`.avif`), or a word.
+/// Counts by reason: a file extension (`.avif`) or a word.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LeftOut(BTreeMap<String, u64>);
 
 impl LeftOut {
-    /// A file that is no image by its name.
+    /// Counts a file whose name is not an image name.
     pub fn file(&mut self, name: &Path) {
         let reason = extension(name).map_or_else(|| BARE.into(), |ext| format!(".{ext}"));
         let is_known = self.0.len() < MOST || self.0.contains_key(&reason);
@@ -85,7 +82,8 @@ impl LeftOut {
         self.0.values().sum()
     }
 
-    /// What is there instead of images, in words that follow "holds no images"; empty if nothing is there.
+    /// What is there instead of images, as text that follows "holds no images"; empty if nothing is
+    /// there.
     pub fn explained(&self) -> String {
         if self.is_empty() {
             return String::new();
@@ -95,8 +93,8 @@ impl LeftOut {
         format!(", but {self}{hints}")
     }
 
-    /// What people would have taken for images: of formats that are not read, or damaged. The rest is no concern of the
-    /// set, so what is made of it must not depend on how much there is.
+    /// The entries that users would regard as images: unsupported formats and damaged files.
+    /// Results must not depend on the other entries.
     #[must_use]
     pub fn images(&self) -> Self {
         let is_meant = |reason: &str| reason == UNREADABLE || reason.strip_prefix('.').is_some_and(is_unread);

@@ -1,8 +1,9 @@
-//! Where images come from: a folder tree, the prepared folder of EDM2 and REPA, a ZIP of either, or an IDX pair. Which
-//! of them it is shows in the contents; behind [`Source`] they are the same: images by index, with labels.
+//! Where images come from: a folder tree, the prepared folder of EDM2 and REPA, a ZIP of either, or
+//! a pair of IDX files. The contents show which. [`Source`] presents all as images by index, with
+//! labels.
 //!
-//! Listing reads names and labels only. Images are read one by one, by as many threads as like to: nothing is shared
-//! that needs a lock, and nothing is kept. The order depends on names and contents alone.
+//! Listing reads only names and labels. Images are read one by one, from any number of threads:
+//! nothing is locked and nothing is cached. The order depends only on names and contents.
 
 mod archive;
 pub mod belongs;
@@ -14,7 +15,7 @@ mod names;
 pub mod tree;
 
 use super::decode::orientation::Orientation;
-use super::decode::{MAX_BYTES, decode_counting};
+use super::decode::{MAX_BYTES, decode};
 use super::rgb::Rgb;
 use super::transform::Transform;
 use crate::formats::describe;
@@ -35,27 +36,27 @@ use tree::Tree;
 /// A listed set of images.
 #[derive(Debug)]
 pub struct Source {
-    /// What was found, for people.
+    /// What was found, for messages.
     what: &'static str,
     /// Class names by label.
     classes: Vec<String>,
-    /// Place in the store and label.
+    /// Index in the storage, and label.
     images: Vec<(usize, i64)>,
     left_out: LeftOut,
-    /// What to know of the set before it is used, a sentence each.
+    /// Remarks about the set, one sentence each.
     notes: Vec<String>,
     store: Storage,
 }
 
 #[derive(Debug)]
 enum Storage {
-    /// A folder and the names in it.
+    /// A folder and the file names in it.
     Folder(PathBuf, Vec<PathBuf>),
     Archive(Archive),
     Idx(Idx),
 }
 
-/// Which part of a set to take.
+/// Which part of a set to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Split {
@@ -64,32 +65,33 @@ pub enum Split {
     Holdout,
 }
 
-/// What an image goes through on its way in.
+/// How an image is prepared.
 #[derive(Debug, Clone, Copy)]
 pub struct Preparation {
     pub orientation: Orientation,
     pub transform: Transform,
-    /// Pixels on both sides.
+    /// Width and height of the result in pixels.
     pub size: usize,
 }
 
 impl Source {
-    /// Lists `root`. `part` chooses among the IDX pairs of a folder, by what their names begin with (`train`, `t10k`), and
-    /// is the folder in a ZIP that is the set; `labels` is the file of labels when `root` is an IDX file of images itself.
-    /// What the folders are shows in them.
+    /// Lists `root`. `part` selects one of the IDX pairs in a folder by the prefix of its names
+    /// (`train`, `t10k`), or the folder in a ZIP. `labels` is the label file if `root` is an IDX
+    /// image file. Whether folders are classes is detected.
     ///
     /// # Errors
-    /// What is no set of images, and what would lose its labels. What helps is the innermost error then.
+    /// When it is not a set of images, or its labels would be lost. The innermost error is the hint
+    /// then.
     pub fn open(root: &Path, part: Option<&str>, labels: Option<&Path>) -> Result<Self> {
         Self::open_as(root, part, labels, Classes::Auto)
     }
 
-    /// Lists `root` for somebody who asks for no classes: images directly in it and in folders are together.
+    /// Lists `root` for uses without classes: images at the top level and in folders together.
     pub fn pictures(root: &Path) -> Result<Self> {
         Self::open_as(root, None, None, Classes::One)
     }
 
-    /// Lists `root`, whose folders are what `classes` says.
+    /// Lists `root`; `classes` says what its folders are.
     pub fn open_as(root: &Path, part: Option<&str>, labels: Option<&Path>, classes: Classes) -> Result<Self> {
         let source = match root.is_dir() {
             true => Self::folder(root, part, classes)?,
@@ -98,14 +100,14 @@ impl Source {
         let shown = root.display();
         match (&source.store, part, labels) {
             (Storage::Folder(..), Some(_), _) => {
-                bail!("{shown} is {}, which has no `part`; name the folder in it", source.what)
+                bail!("{shown} is {}, which has no `part`; name the subfolder instead", source.what)
             }
-            (Storage::Idx(_), Some(_), _) if root.is_file() => bail!("{shown} is a file, which has no `part`"),
+            (Storage::Idx(_), Some(_), _) if root.is_file() => bail!("{shown} is a single file, which has no `part`"),
             (Storage::Folder(..) | Storage::Archive(_), _, Some(_)) => {
-                bail!("{shown} is {}, whose labels are in itself; `labels` is for an IDX file", source.what)
+                bail!("{shown} is {}, which contains its labels; `labels` is for an IDX file", source.what)
             }
             (Storage::Idx(_), _, Some(_)) if root.is_dir() => {
-                bail!("{shown} is a folder, whose labels are found by name")
+                bail!("{shown} is a folder, whose label files are found by name; omit `labels`")
             }
             _ => Ok(source),
         }
@@ -114,14 +116,14 @@ impl Source {
     fn file(root: &Path, part: Option<&str>, labels: Option<&Path>, classes: Classes) -> Result<Self> {
         let shown = root.display();
         if idx::is_images(root) {
-            let Some(labels) = labels else { bail!("{shown} is an IDX file of images without labels") };
+            let Some(labels) = labels else { bail!("{shown} is an IDX image file; give its label file as `labels`") };
             return Ok(Self::of_idx(Idx::open(root, labels)?, classes));
         }
         let mut archive = match File::open(root).map(starts_as_zip) {
             Ok(true) => Archive::open(root)?,
             Ok(false) => {
                 let is = describe(root);
-                bail!("{shown} is neither a folder nor a ZIP file nor an IDX file of images: it is {is}")
+                bail!("{shown} is not a folder, a ZIP file or an IDX image file: it is {is}")
             }
             Err(e) => bail!("cannot open {shown}: {e}"),
         };
@@ -168,10 +170,10 @@ impl Source {
             let (images, labels) = match part {
                 Some(name) => match pairs.remove(name) {
                     Some(pair) => pair,
-                    None => bail!("{shown} holds no IDX files of the part `{name}`; parts: {known}"),
+                    None => bail!("{shown} holds no IDX files of part `{name}`; its parts are {known}"),
                 },
                 None if pairs.len() > 1 => {
-                    bail!("{shown} holds IDX files of several parts; say which with `part`: {known}")
+                    bail!("{shown} holds IDX files of several parts; choose one with `part`: {known}")
                 }
                 None => pairs.pop_first().map(|(_, pair)| pair).unwrap_or_default(),
             };
@@ -207,7 +209,7 @@ impl Source {
         }
     }
 
-    /// The part that `split` names: every `every`-th image of each class is held out.
+    /// The part that `split` selects. Every `every`-th image of each class is held out.
     pub fn split(self, split: Split, every: usize) -> Self {
         self.keep(|nth| match split {
             Split::All => true,
@@ -221,7 +223,7 @@ impl Source {
         self.keep(|nth| nth <= most)
     }
 
-    /// Keeps an image by its number in its class, from 1.
+    /// Keeps images by their number within their class, counted from 1.
     fn keep(mut self, wanted: impl Fn(usize) -> bool) -> Self {
         let mut seen = vec![0usize; self.classes.len()];
         self.images.retain(|(_, label)| {
@@ -245,12 +247,12 @@ impl Source {
         &self.classes
     }
 
-    /// What lies in the set and is none of its images.
+    /// What lies in the set but is not part of it.
     pub fn left_out(&self) -> &LeftOut {
         &self.left_out
     }
 
-    /// What to know of the set before it is used, a sentence each.
+    /// Remarks about the set, one sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -259,7 +261,7 @@ impl Source {
         self.images[index].1
     }
 
-    /// Name of a file in the set, without the set's own; `None` in an IDX pair.
+    /// Name of a file, relative to the set; `None` in an IDX pair.
     pub fn name(&self, index: usize) -> Option<&Path> {
         match &self.store {
             Storage::Folder(_, names) => Some(&names[self.images[index].0]),
@@ -278,13 +280,9 @@ impl Source {
         }
     }
 
-    /// Reads an image and prepares it. Errors name it.
-    pub fn load(&self, index: usize, how: &Preparation) -> Result<Rgb> {
-        self.load_counting(index, how).map(|(image, _)| image)
-    }
-
-    /// The same, with the number of warnings that came with damaged data.
-    pub fn load_counting(&self, index: usize, how: &Preparation) -> Result<(Rgb, u32)> {
+    /// Reads and prepares an image. Also returns the number of decoder warnings about damaged data.
+    /// Errors name the image.
+    pub fn load(&self, index: usize, how: &Preparation) -> Result<(Rgb, u32)> {
         let read = self.image(self.images[index].0, how.orientation);
         match read.and_then(|(image, warnings)| Ok((how.transform.apply(&image, how.size)?, warnings))) {
             Ok(ready) => Ok(ready),
@@ -292,7 +290,7 @@ impl Source {
         }
     }
 
-    /// Reads an image at its own size. Errors name it.
+    /// Reads an image at its original size. Errors name the image.
     pub fn original(&self, index: usize, orientation: Orientation) -> Result<Rgb> {
         match self.image(self.images[index].0, orientation) {
             Ok((image, _)) => Ok(image),
@@ -302,8 +300,8 @@ impl Source {
 
     fn image(&self, at: usize, orientation: Orientation) -> Result<(Rgb, u32)> {
         match &self.store {
-            Storage::Folder(root, names) => decode_counting(&read(&root.join(&names[at]))?, orientation),
-            Storage::Archive(archive) => decode_counting(&archive.read(at)?, orientation),
+            Storage::Folder(root, names) => decode(&read(&root.join(&names[at]))?, orientation),
+            Storage::Archive(archive) => decode(&archive.read(at)?, orientation),
             Storage::Idx(idx) => Ok((idx.image(at), 0)),
         }
     }
@@ -320,21 +318,22 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// Files that were found, on their way to labels.
+/// Files that were found and are not labelled yet.
 struct FoundFiles<'a> {
     root: &'a Path,
-    /// For messages: the set, and its list.
+    /// Names of the set and of its list in messages.
     shown: String,
     place: String,
     list: Option<List>,
     left_out: LeftOut,
-    /// Folders at the top that hold no images.
+    /// Top-level folders without images.
     bare: Vec<String>,
     archive: bool,
 }
 
 impl FoundFiles<'_> {
-    /// Labels images by their list, or by their folders where there is none. `is_there` tells of other files in the set.
+    /// Labels images by their list, or by their folders if there is none. `is_there` says whether
+    /// another file exists in the set.
     fn label(
         mut self,
         names: &[&Path],
@@ -371,12 +370,12 @@ impl FoundFiles<'_> {
         };
         if classes != Classes::One && !self.bare.is_empty() {
             let folders = classes::first(self.bare.iter().map(|name| format!("`{name}`")));
-            notes.push(format!("{shown}: no class of {folders}, where there are no images"));
+            notes.push(format!("{shown}: {folders} hold no images, so they are not classes"));
         }
         Ok((labelled, self.left_out, notes))
     }
 
-    /// Refuses the folder around a prepared set, whose labels would be overlooked.
+    /// Refuses the parent folder of a prepared set, whose labels would be ignored.
     fn check_lists(&self, names: &[&Path], is_there: &dyn Fn(&Path) -> bool) -> Result<()> {
         let mut common = names[0].parent().unwrap_or(Path::new(""));
         while !names.iter().all(|name| name.starts_with(common)) {
@@ -385,8 +384,11 @@ impl FoundFiles<'_> {
         let around = common.ancestors().chain([Path::new("images")]).filter(|folder| !folder.as_os_str().is_empty());
         match around.into_iter().find(|folder| is_there(&folder.join(LIST))) {
             Some(folder) => {
-                let text =
-                    format!("{} holds a prepared set in its folder `{}`; name that", self.shown, folder.display());
+                let text = format!(
+                    "{} holds a prepared set in its folder `{}`; name that folder",
+                    self.shown,
+                    folder.display()
+                );
                 Err(candle_core::Error::msg(self.named(folder)).context(text))
             }
             None => Ok(()),
@@ -395,24 +397,27 @@ impl FoundFiles<'_> {
 
     fn doubtful(&self, doubt: &Doubt) -> candle_core::Error {
         let help = match doubt {
-            Doubt::Pieces { .. } => format!("the labels of a prepared set stand in its {LIST}, which is not here"),
-            Doubt::Backslashes { .. } => "give the ZIP itself, or unpack it with a program that reads its names".into(),
+            Doubt::Pieces { .. } => format!("the labels of a prepared set are in its {LIST}, which is missing"),
+            Doubt::Backslashes { .. } => {
+                "name the ZIP itself, or unpack it with a program that understands its paths".into()
+            }
             _ => doubt.meant().map(|folder| self.named(folder)).unwrap_or_default(),
         };
-        let more = "`classes = \"one\"` takes all images as one class, \"folders\" each folder at the top as a class";
+        let more = "set `classes = \"one\"` to put all images in one class, or `classes = \"folders\"` to make each \
+             top-level folder a class";
         candle_core::Error::msg(format!("{help}\n{more}")).context(format!("{}: {doubt}", self.shown))
     }
 
-    /// How to name a folder of the set instead of the set.
+    /// How to name a folder of the set as the source.
     fn named(&self, folder: &Path) -> String {
         match self.archive {
-            true => format!("`part = \"{}\"` takes the images in that folder of the archive", folder.display()),
-            false => format!("`source = \"{}\"` takes the images in that folder", self.root.join(folder).display()),
+            true => format!("set `part = \"{}\"` to use that folder of the archive", folder.display()),
+            false => format!("set `source = \"{}\"` to use that folder", self.root.join(folder).display()),
         }
     }
 }
 
-/// An archive begins with an entry, or with its end when it is empty.
+/// A ZIP begins with an entry, or with its end record if it is empty.
 fn starts_as_zip(mut file: File) -> bool {
     let mut start = [0; 2];
     file.read_exact(&mut start).is_ok() && start == *b"PK"
@@ -425,10 +430,10 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         Ok::<_, std::io::Error>(bytes)
     };
     match read() {
-        Ok(bytes) if bytes.len() as u64 > MAX_BYTES => bail!("more than the {MAX_BYTES} bytes that are read"),
+        Ok(bytes) if bytes.len() as u64 > MAX_BYTES => bail!("larger than the limit of {MAX_BYTES} bytes"),
         Ok(bytes) => Ok(bytes),
         Err(e) => match std::fs::read_link(path) {
-            Ok(to) if !path.exists() => bail!("a link to `{}`, where nothing is", to.display()),
+            Ok(to) if !path.exists() => bail!("a broken link to `{}`", to.display()),
             _ => bail!("cannot be read: {e}"),
         },
     }

@@ -1,20 +1,21 @@
-//! Names as archives and lists have them, in one form: `a/b.png`. Programs write `./a/b.png`, `a//b.png` or, on Windows,
-//! `a\b.png` for it. What would lead elsewhere is refused; nobody writes it by accident.
+//! Normalises names in archives and lists to the form `a/b.png`. Programs also write `./a/b.png`,
+//! `a//b.png` or, on Windows, `a\b.png`. Names that lead outside are refused; nobody writes them by
+//! accident.
 
-/// The plain form of a name, where `backslashes` tells whether they part it.
+/// The normal form of a name. `backslashes` says whether `\` is a separator.
 pub fn normal(name: &str, backslashes: bool) -> Result<String, &'static str> {
     let name = if backslashes { name.replace('\\', "/") } else { name.to_string() };
     if name.starts_with('/') {
-        return Err("leads out: it is absolute");
+        return Err("leads outside: it is absolute");
     }
     if matches!(name.as_bytes(), [drive, b':'] | [drive, b':', b'/' | b'\\', ..] if drive.is_ascii_alphabetic()) {
-        return Err("leads out: it names a drive");
+        return Err("leads outside: it names a drive");
     }
     let parts: Vec<&str> = name.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     if parts.contains(&"..") {
-        return Err("leads out: it has `..` in it");
+        return Err("leads outside: it contains `..`");
     }
-    if parts.is_empty() { Err("names nothing") } else { Ok(parts.join("/")) }
+    if parts.is_empty() { Err("is empty") } else { Ok(parts.join("/")) }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The files of a folder and all below it, as a set of images sees them. Links are followed, as data sets are often farms
-//! of them.
+//! Lists the files of a folder tree as a set of images sees them. Links are followed, because data
+//! sets are often made of links.
 
 use super::belongs::hidden_part;
 use super::classes::LIST;
@@ -12,18 +12,18 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
-/// What a folder holds.
+/// The contents of a folder.
 #[derive(Debug, Default)]
 pub struct Tree {
-    /// Files that are wanted, without the folder's own name, in the order of their names.
+    /// Wanted files, relative to the folder, sorted by name.
     pub files: Vec<PathBuf>,
     pub left_out: LeftOut,
-    /// Folders directly in it that hold none of the files.
+    /// Top-level folders that hold none of the files.
     pub bare: Vec<String>,
 }
 
-/// Lists the files that are `wanted` by their names, and those that are `listed`, hidden or not. A link that is wanted and
-/// leads nowhere is one of them: whoever reads it finds out.
+/// Lists the files whose names are `wanted`, and those that are `listed`, hidden or not. A wanted
+/// broken link is listed too, so that reading it reports the error.
 pub fn list(root: &Path, wanted: &dyn Fn(&Path) -> bool, listed: &dyn Fn(&Path) -> bool) -> Result<Tree> {
     let mut tree = Tree::default();
     let mut folders = BTreeSet::new();
@@ -45,10 +45,10 @@ pub fn list(root: &Path, wanted: &dyn Fn(&Path) -> bool, listed: &dyn Fn(&Path) 
             Ok(_) if is_folder => {
                 folders.extend(Some(name).filter(|name| name.components().count() == 1));
             }
-            // What is neither, a pipe perhaps, would keep its reader waiting.
+            // Reading a pipe would block.
             Ok(e) if !e.file_type().is_file() => tree.left_out.special(),
             Ok(_) if listed(&name) || wanted(&name) => tree.files.push(name),
-            // The list itself.
+            // The label list itself.
             Ok(_) if name == Path::new(LIST) => {}
             Ok(_) => tree.left_out.file(&name),
             Err(e) if e.loop_ancestor().is_some() => tree.left_out.circular_link(),
@@ -68,13 +68,14 @@ pub fn list(root: &Path, wanted: &dyn Fn(&Path) -> bool, listed: &dyn Fn(&Path) 
     Ok(tree)
 }
 
-/// Whether it is a link to nothing. One to itself, or to one that leads back, has no end and leads nowhere either.
+/// Whether it is a broken link. A link that leads back to itself is one, too.
 fn leads_nowhere(path: &Path, e: &walkdir::Error) -> bool {
     let is_link = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink());
     is_link && e.io_error().is_some_and(|e| e.kind() != ErrorKind::PermissionDenied)
 }
 
-/// Maps a file of the user's. One who cuts it short while it is read ends this process; `mapped` says of which file.
+/// Maps a user's file. If another process truncates it during reading, this process is killed by a
+/// signal; `mapped` reports which file it was.
 pub(crate) fn map(path: &Path) -> Result<Mmap> {
     let file = match File::open(path) {
         Ok(f) => f,

@@ -1,24 +1,26 @@
-//! Dispersive loss (arXiv 2506.09027): hidden states of the images of a batch are pushed apart, as a contrastive loss
-//! without positives does. The InfoNCE form with squared Euclidean distances, which the paper recommends.
+//! Dispersive loss (arXiv 2506.09027): pushes apart the hidden states of the images of a batch,
+//! like a contrastive loss without positives. This is the InfoNCE form with squared Euclidean
+//! distances, which the paper recommends.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// log mean_ij e^(-|z_i - z_j|^2 / (d tau)) over all pairs of a batch of hidden states `[B, ..]` of d numbers each, i = j
-/// among them as in the authors' code, which also has the mean over d. In f32 whatever comes in. 0 where all states
-/// are equal, -log B where they are far apart.
+/// log mean_ij e^(-|z_i - z_j|^2 / (d tau)) over all pairs of a batch of hidden states `[B, ..]` of
+/// d values each. As in the authors' code, pairs i = j count, and distances are averaged over d.
+/// Computed in f32. 0 if all states are equal, -log B if they are far apart.
 ///
-/// A batch of one has no pairs, and is an error.
+/// # Errors
+/// A batch of one, which has no pairs.
 pub fn dispersive(hidden: &Tensor, temperature: f64) -> Result<Tensor> {
     let batch = hidden.dim(0)?;
     if batch < 2 {
-        bail!("dispersion needs at least two images");
+        bail!("the dispersive loss needs at least two images");
     }
     let z = hidden.to_dtype(DType::F32)?.reshape((batch, ()))?;
-    // Distances do not change, and the products below lose fewer digits.
+    // Centring does not change distances, and the products below lose fewer digits.
     let z = z.broadcast_sub(&z.mean_keepdim(0)?)?;
     let products = z.matmul(&z.t()?)?;
     let norms = z.sqr()?.sum_keepdim(1)?;
-    // Rounding makes the distance from a state to itself, and between equal ones, a little more or less than 0.
+    // Rounding can make the distance between equal states slightly negative.
     let distances = (products * -2.0)?.broadcast_add(&norms)?.broadcast_add(&norms.t()?)?.relu()?;
     let distances = (distances * &apart(batch, z.device())?)?;
     (distances * (-1.0 / (z.dim(1)? as f64 * temperature)))?.exp()?.mean_all()?.log()

@@ -1,4 +1,4 @@
-//! The losses of representation-aligned training: velocity, alignment in its two forms, and dispersion.
+//! The losses of representation-aligned training: velocity, alignment in two forms, and dispersion.
 
 mod contrastive;
 mod dispersive;
@@ -9,7 +9,7 @@ pub use dispersive::dispersive;
 use crate::kernels;
 use candle_core::{D, DType, Result, Tensor, bail};
 
-/// Mean squared error of a predicted velocity, over everything.
+/// Mean squared error of a predicted velocity over all elements.
 pub fn velocity(predicted: &Tensor, target: &Tensor) -> Result<Tensor> {
     if kernels::suits(&[predicted, target]) {
         return predicted.contiguous()?.apply_op2(&target.contiguous()?, kernels::loss::MeanSquaredError);
@@ -17,10 +17,11 @@ pub fn velocity(predicted: &Tensor, target: &Tensor) -> Result<Tensor> {
     (predicted - target)?.sqr()?.mean_all()
 }
 
-/// Mean over encoders, samples and tokens of the negative cosine similarity of features and projected tokens, each
-/// `[B, N, Z]`. In f32 whatever comes in: in half precision the norms overflow.
+/// Mean over encoders, samples and tokens of the negative cosine similarity of features and
+/// projected tokens, each `[B, N, Z]`. Computed in f32: in half precision the norms overflow.
 ///
-/// (The release's warmup counts only the last sample of a batch; the paper means all, and so does this.)
+/// The warmup of the ERW authors' code counts only the last sample of a batch. The paper means all,
+/// as here.
 pub fn alignment(features: &[Tensor], projections: &[Tensor]) -> Result<Tensor> {
     check_pairs(features, projections)?;
     let mut total = None;
@@ -31,11 +32,11 @@ pub fn alignment(features: &[Tensor], projections: &[Tensor]) -> Result<Tensor> 
             Some(so_far) => (so_far + cosine)?,
         });
     }
-    let Some(total) = total else { bail!("alignment without features") };
+    let Some(total) = total else { bail!("an alignment loss without features") };
     total / -(features.len() as f64)
 }
 
-/// Mean over all rows of the cosine of two tensors of one shape, `[.., D]`.
+/// Mean over all rows of the cosine similarity of two tensors of one shape, `[.., D]`.
 pub fn mean_cosine(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if kernels::suits(&[a, b]) {
         return a.contiguous()?.apply_op2(&b.contiguous()?, kernels::loss::MeanCosine);
@@ -43,12 +44,12 @@ pub fn mean_cosine(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     plain_mean_cosine(a, b)
 }
 
-/// The same in candle's own operations, for any device and dtype.
+/// The same with candle's own operations, for any device and dtype.
 pub fn plain_mean_cosine(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     (unit(a)? * unit(b)?)?.sum(D::Minus1)?.mean_all()
 }
 
-/// Is there a projection of the same shape for every set of features?
+/// Checks that every set of features has a projection of the same shape.
 fn check_pairs(features: &[Tensor], projections: &[Tensor]) -> Result<()> {
     if features.is_empty() || features.len() != projections.len() {
         bail!("{} sets of features for {} projections", features.len(), projections.len());
@@ -59,14 +60,15 @@ fn check_pairs(features: &[Tensor], projections: &[Tensor]) -> Result<()> {
     }
 }
 
-/// What iREPA (arXiv 2512.10794) does to an encoder's features `[B, T, D]`: (x - alpha mean) / (std + 1e-6), mean and
-/// standard deviation over the tokens of an image, a channel at a time. Less of what all tokens share leaves more of how
-/// they differ. The deviation is that of a sample, n - 1, as in its code.
+/// The normalisation that iREPA (arXiv 2512.10794) applies to an encoder's features `[B, T, D]`:
+/// `(x - alpha mean) / (std + 1e-6)`, with mean and standard deviation over the tokens of an image,
+/// per channel. Removing what all tokens share emphasises their differences. As in iREPA's code,
+/// the standard deviation has the divisor n - 1.
 pub fn spatial_zscore(features: &Tensor, alpha: f64) -> Result<Tensor> {
     let x = features.to_dtype(DType::F32)?;
     let tokens = x.dim(1)?;
     if tokens < 2 {
-        bail!("a deviation over tokens needs at least two of them");
+        bail!("a standard deviation over tokens needs at least two tokens");
     }
     let mean = x.mean_keepdim(1)?;
     let centred = x.broadcast_sub(&mean)?;
@@ -74,8 +76,8 @@ pub fn spatial_zscore(features: &Tensor, alpha: f64) -> Result<Tensor> {
     x.broadcast_sub(&(mean * alpha)?)?.broadcast_div(&std)
 }
 
-/// x / |x| along the last axis. The 1e-24 under the root does what a floor of 1e-12 on |x| does, and keeps the
-/// gradient of a zero vector finite.
+/// x / |x| along the last axis. The 1e-24 under the root acts like a lower bound of 1e-12 on |x|,
+/// and keeps the gradient of a zero vector finite.
 fn unit(x: &Tensor) -> Result<Tensor> {
     let x = x.to_dtype(DType::F32)?;
     let norm = (x.sqr()?.sum_keepdim(D::Minus1)? + 1e-24)?.sqrt()?;

@@ -1,22 +1,24 @@
-//! The stack machine that a pickle is a program for. Every instruction takes at least a byte of the file and makes at most
-//! one node or moves what is there; the few that copy are charged to a budget.
+//! The stack machine that executes a pickle. Every instruction takes at least one byte of the file
+//! and adds at most one node or moves existing ones. The few that copy are charged to a budget.
 
 use super::node::{Id, Node, Object};
 use crate::formats::parsed::Parsed;
 use std::collections::HashMap;
 
-/// Instructions, and elements copied. The largest checkpoints take some hundred thousand; each may cost some 60 bytes.
+/// The maximum number of instructions and copied elements. The largest checkpoints need some
+/// hundred thousand; each may cost about 60 bytes.
 const BUDGET: usize = 8_000_000;
 
-/// Longer than the name of any class.
+/// The maximum length of a class name.
 const MOST_NAME: usize = 1024;
 
+/// The machine: the program, its stack and memo, and the nodes built so far.
 pub struct Machine<'a> {
     bytes: &'a [u8],
     pub at: usize,
     pub nodes: Vec<Node>,
     stack: Vec<Id>,
-    /// Heights of the stack at the marks.
+    /// Stack heights at the marks.
     marks: Vec<usize>,
     memo: HashMap<u64, Id>,
 }
@@ -26,7 +28,7 @@ impl<'a> Machine<'a> {
         Self { bytes, at: 0, nodes: vec![], stack: vec![], marks: vec![], memo: HashMap::new() }
     }
 
-    /// The value that the pickle stands for.
+    /// The value that the pickle represents.
     pub fn run(&mut self) -> Parsed<Id> {
         let mut spent = 0;
         loop {
@@ -54,17 +56,17 @@ impl<'a> Machine<'a> {
                 0x80 => {
                     let protocol = self.u8()?;
                     if protocol > 5 {
-                        return Err(format!("protocol {protocol}; 0 to 5 are read here"));
+                        return Err(format!("it has protocol {protocol}; supported are 0 to 5"));
                     }
                 }
-                // A frame only says how much could be read at once.
+                // A frame only says how much can be read at once.
                 0x95 => drop(self.take(8)?),
                 b'N' => self.push(Node::None),
                 0x88 => self.push(Node::Bool(true)),
                 0x89 => self.push(Node::Bool(false)),
                 b'I' | b'L' | b'J' | b'K' | b'M' | 0x8a | 0x8b => self.integer(op)?,
                 b'F' => {
-                    let number = self.line()?.parse().map_err(|_| "a float that is none")?;
+                    let number = self.line()?.parse().map_err(|_| "an invalid float")?;
                     self.push(Node::Float(number));
                 }
                 b'G' => {
@@ -81,7 +83,7 @@ impl<'a> Machine<'a> {
                     let bytes = self.counted(width)?.into();
                     self.push(Node::Bytes(bytes));
                 }
-                0x97 => return Err("it refers to buffers outside of it".into()),
+                0x97 => return Err("it refers to out-of-band buffers".into()),
                 0x98 => {}
                 b']' | 0x8f => self.push(Node::List(vec![])),
                 b')' => self.push(Node::Tuple(vec![])),
@@ -96,7 +98,7 @@ impl<'a> Machine<'a> {
                 }
                 0x85..=0x87 => {
                     let n = usize::from(op - 0x84);
-                    let from = self.stack.len().checked_sub(n).ok_or("it takes more from its stack than is there")?;
+                    let from = self.stack.len().checked_sub(n).ok_or("it pops from an empty stack")?;
                     let items = self.stack.split_off(from);
                     self.push(Node::Tuple(items));
                 }
@@ -122,7 +124,7 @@ impl<'a> Machine<'a> {
                 }
                 b'g' | b'h' | b'j' => {
                     let slot = self.slot(op == b'g', if op == b'h' { 1 } else { 4 })?;
-                    let id = *self.memo.get(&slot).ok_or("it recalls what it never stored")?;
+                    let id = *self.memo.get(&slot).ok_or("it reads a memo that was never stored")?;
                     self.stack.push(id);
                 }
                 b'p' | b'q' | b'r' | 0x94 => {
@@ -140,9 +142,9 @@ impl<'a> Machine<'a> {
                 0x93 => {
                     let (name, module) = (self.pop()?, self.pop()?);
                     let (Some(module), Some(name)) = (self.text(module), self.text(name)) else {
-                        return Err("a class whose name is no text".into());
+                        return Err("a class name that is not a string".into());
                     };
-                    // Copied from texts that may be stored once and used often.
+                    // The name is copied from strings that may be stored once and used often.
                     spent += (module.len() + name.len()) / 8;
                     let node = global(module, name)?;
                     self.push(node);
@@ -174,7 +176,8 @@ impl<'a> Machine<'a> {
                 }
                 b'b' => {
                     let (state, object) = (self.pop()?, self.top()?);
-                    // Attributes of plain containers, such as the `_metadata` of a state dict, are of no use here.
+                    // Attributes of plain containers, such as the `_metadata` of a state dict, are
+                    // ignored.
                     if let Node::Object(object) = &mut self.nodes[object.0 as usize] {
                         object.state = Some(state);
                     }
@@ -188,7 +191,7 @@ impl<'a> Machine<'a> {
                     let id = self.pop()?;
                     self.push(Node::Persistent(id));
                 }
-                _ => return Err(format!("no pickle has the instruction {op:#04x}")),
+                _ => return Err(format!("unknown instruction {op:#04x}")),
             }
         }
     }
@@ -204,12 +207,12 @@ impl<'a> Machine<'a> {
         Ok(self.take(1)?[0])
     }
 
-    /// An unsigned number of up to 8 bytes, little endian.
+    /// An unsigned number of up to 8 bytes, little-endian.
     fn number(&mut self, bytes: usize) -> Parsed<u64> {
         Ok(self.take(bytes)?.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
     }
 
-    /// Bytes behind their own length.
+    /// Bytes preceded by their length.
     fn counted(&mut self, width: usize) -> Parsed<&'a [u8]> {
         let n = self.number(width)?;
         self.take(usize::try_from(n).unwrap_or(usize::MAX))
@@ -225,7 +228,7 @@ impl<'a> Machine<'a> {
     }
 
     fn slot(&mut self, text: bool, width: usize) -> Parsed<u64> {
-        if text { Ok(self.line()?.parse().map_err(|_| "a memo without a number")?) } else { self.number(width) }
+        if text { Ok(self.line()?.parse().map_err(|_| "an invalid memo number")?) } else { self.number(width) }
     }
 
     fn add(&mut self, node: Node) -> Id {
@@ -239,7 +242,7 @@ impl<'a> Machine<'a> {
         self.stack.push(id);
     }
 
-    /// An instruction never takes what lies below the last mark.
+    /// An instruction never pops below the last mark.
     fn pop(&mut self) -> Parsed<Id> {
         let id = self.top()?;
         self.stack.pop();
@@ -250,12 +253,12 @@ impl<'a> Machine<'a> {
         let floor = self.marks.last().copied().unwrap_or(0);
         match self.stack.last() {
             Some(id) if self.stack.len() > floor => Ok(*id),
-            _ => Err("it takes more from its stack than is there".into()),
+            _ => Err("it pops from an empty stack".into()),
         }
     }
 
     fn pop_mark(&mut self) -> Parsed<Vec<Id>> {
-        let mark = self.marks.pop().ok_or("it looks for a mark that is not there")?;
+        let mark = self.marks.pop().ok_or("it pops a mark that was never set")?;
         Ok(self.stack.split_off(mark))
     }
 
@@ -271,7 +274,7 @@ impl<'a> Machine<'a> {
                 "00" if op == b'I' => Node::Bool(false),
                 "01" if op == b'I' => Node::Bool(true),
                 digits => {
-                    let number: i128 = digits.trim_end_matches('L').parse().map_err(|_| "an integer that is none")?;
+                    let number: i128 = digits.trim_end_matches('L').parse().map_err(|_| "an invalid integer")?;
                     long(&number.to_le_bytes())
                 }
             },
@@ -284,7 +287,7 @@ impl<'a> Machine<'a> {
         let text = match op {
             b'S' => unescape(self.line()?.trim_matches(['\'', '"'])),
             b'V' => unescape(&self.line()?),
-            // Python 2 wrote text in its own bytes.
+            // Python 2 wrote byte strings.
             b'U' => latin(self.counted(1)?),
             b'T' => latin(self.counted(4)?),
             0x8c => String::from_utf8_lossy(self.counted(1)?).into_owned(),
@@ -304,7 +307,7 @@ impl<'a> Machine<'a> {
         match &mut self.nodes[list.0 as usize] {
             Node::List(l) => l.extend(items),
             Node::Object(_) => {}
-            _ => return Err("it appends to what is no list".into()),
+            _ => return Err("it appends to something other than a list".into()),
         }
         Ok(())
     }
@@ -315,7 +318,7 @@ impl<'a> Machine<'a> {
         match &mut self.nodes[dict.0 as usize] {
             Node::Dict(d) => d.extend(pairs),
             Node::Object(_) => {}
-            _ => return Err("it stores into what is no dictionary".into()),
+            _ => return Err("it stores items into something other than a dictionary".into()),
         }
         Ok(())
     }
@@ -325,8 +328,8 @@ impl<'a> Machine<'a> {
         self.push(Node::Object(Box::new(object)));
     }
 
-    /// A call, kept as what would be called. Only containers of Python itself become what they stand for. Returns the
-    /// number of elements copied.
+    /// A call, kept as a description. Only Python's own containers are converted to values. Returns
+    /// the number of elements copied.
     fn reduce(&mut self) -> Parsed<usize> {
         let (args, callable) = (self.pop()?, self.pop()?);
         let given: Vec<Id> = match &self.nodes[args.0 as usize] {
@@ -342,7 +345,7 @@ impl<'a> Machine<'a> {
                 self.push(Node::Dict(vec![]));
             }
             ("collections.OrderedDict", [items]) => {
-                let pairs = self.listed_pairs(*items).ok_or("an OrderedDict of what are no pairs")?;
+                let pairs = self.listed_pairs(*items).ok_or("an OrderedDict of items that are not pairs")?;
                 let copied = pairs.len();
                 self.push(Node::Dict(pairs));
                 return Ok(copied);
@@ -350,7 +353,7 @@ impl<'a> Machine<'a> {
             ("builtins.set" | "__builtin__.set" | "builtins.frozenset" | "__builtin__.frozenset", [items]) => {
                 self.stack.push(*items);
             }
-            // How protocols 0 and 1 make an instance.
+            // How protocols 0 and 1 create an instance.
             ("copyreg._reconstructor" | "copy_reg._reconstructor", [class, ..]) => {
                 let args = self.add(Node::Tuple(vec![]));
                 self.make(*class, args, true);
@@ -373,7 +376,7 @@ impl<'a> Machine<'a> {
 fn global(module: &str, name: &str) -> Parsed<Node> {
     match module.len() + name.len() {
         0..MOST_NAME => Ok(Node::Global(format!("{module}.{name}"))),
-        n => Err(format!("a class whose name has {n} bytes")),
+        n => Err(format!("a class name of {n} bytes")),
     }
 }
 
@@ -384,7 +387,7 @@ fn pairs(items: &[Id]) -> Parsed<Vec<(Id, Id)>> {
     Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
-/// An integer of any number of bytes, two's complement, little endian.
+/// An integer of any number of bytes, two's complement, little-endian.
 fn long(bytes: &[u8]) -> Node {
     let fill = if bytes.last().is_some_and(|b| *b >= 0x80) { 0xff } else { 0 };
     let mut low = [fill; 8];
@@ -395,7 +398,7 @@ fn long(bytes: &[u8]) -> Node {
     if fits {
         return Node::Int(value);
     }
-    // Without the bytes that only carry the sign, so that equal numbers look equal.
+    // Drop redundant sign bytes, so that equal numbers have equal bytes.
     let mut end = bytes.len();
     while end > 1 && bytes[end - 1] == fill && (bytes[end - 2] >= 0x80) == (fill == 0xff) {
         end -= 1;
@@ -407,7 +410,7 @@ fn latin(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap_or_else(|_| bytes.iter().map(|b| char::from(*b)).collect())
 }
 
-/// The escapes of a Python literal, as far as names need them; others stay as they are.
+/// Decodes the escapes of a Python literal that names need; others are kept.
 fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,10 +1,11 @@
-//! Python's pickles as inert data.
+//! Python pickles as inert data.
 //!
-//! A pickle is a program for a small stack machine. This one builds nodes and runs nothing: where Python would import
-//! and call something, a node says what and with which arguments ([`Node::Object`]). Protocols 0 to 5 are read.
+//! A pickle is a program for a small stack machine. This machine builds nodes and executes nothing:
+//! where Python would import and call something, a node describes the call and its arguments
+//! ([`Node::Object`]). Protocols 0 to 5 are supported.
 //!
-//! Nodes lie in one vector and name each other by index, so lists that hold themselves, shared values and deep nesting
-//! cost no stack and no copies. Knows nothing of PyTorch.
+//! Nodes are stored in one vector and refer to each other by index, so cyclic lists, shared values
+//! and deep nesting use no recursion and no copies. It does not know PyTorch.
 
 mod machine;
 pub mod node;
@@ -18,12 +19,12 @@ use node::{Id, Node, Object};
 pub(super) struct Pickle {
     nodes: Vec<Node>,
     pub root: Id,
-    /// Bytes that it took.
+    /// Bytes that it occupies.
     pub length: usize,
 }
 
 impl Pickle {
-    /// Reads the pickle that `bytes` begin with.
+    /// Reads the pickle at the beginning of `bytes`.
     pub fn parse(bytes: &[u8]) -> Parsed<Self> {
         let mut machine = Machine::new(bytes);
         match machine.run() {
@@ -36,7 +37,7 @@ impl Pickle {
         &self.nodes[id.0 as usize]
     }
 
-    /// All places of values kept outside, in the order of the file.
+    /// All references to external values, in the order of the file.
     pub fn persistent(&self) -> impl Iterator<Item = Id> {
         let nodes = self.nodes.iter().enumerate();
         nodes.filter(|(_, node)| matches!(node, Node::Persistent(_))).map(|(i, _)| Id(i as u32))
@@ -54,7 +55,7 @@ impl Pickle {
         if let Node::Global(name) = self.node(id) { Some(name) } else { None }
     }
 
-    /// The items of a tuple or a list.
+    /// The items of a tuple or list.
     pub fn items(&self, id: Id) -> Option<&[Id]> {
         if let Node::Tuple(items) | Node::List(items) = self.node(id) { Some(items) } else { None }
     }
@@ -63,7 +64,7 @@ impl Pickle {
         if let Node::Object(object) = self.node(id) { Some(object) } else { None }
     }
 
-    /// The value under a key of a dictionary.
+    /// The value for a key of a dictionary.
     pub fn get(&self, dict: Id, key: &str) -> Option<Id> {
         let Node::Dict(pairs) = self.node(dict) else { return None };
         pairs.iter().rev().find(|(k, _)| self.str(*k) == Some(key)).map(|(_, v)| *v)

@@ -1,41 +1,43 @@
-//! What a pickle is made of, as a graph of nodes: objects refer to each other, and to themselves.
+//! The nodes of a pickle. They form a graph: objects refer to each other, and perhaps to
+//! themselves.
 
 /// Index of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Id(pub(crate) u32);
 
-/// A value. Containers hold indices, see [`Pickle::node`].
+/// A value. Containers hold indices; see [`Pickle::node`].
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Node {
     None,
     Bool(bool),
     Int(i64),
-    /// An integer that no i64 holds, two's complement, little endian.
+    /// An integer that does not fit into i64, two's complement, little-endian.
     Big(Box<[u8]>),
     Float(f64),
     Str(String),
     Bytes(Box<[u8]>),
-    /// Sets too: they are lists for our purposes.
+    /// A list; also a set.
     List(Vec<Id>),
     Tuple(Vec<Id>),
     Dict(Vec<(Id, Id)>),
-    /// A class or function, `module.name`. Never looked up.
+    /// A class or function, `module.name`. It is never looked up.
     Global(String),
     Object(Box<Object>),
-    /// What the writer keeps outside of the pickle, under this value.
+    /// An external value, identified by this node.
     Persistent(Id),
 }
 
-/// What Python would make by calling something. Items that it is then given, as a kind of list or dictionary, are left
-/// out: what it would do with them only its class knows.
+/// What Python would create by a call. Items that are then added to it are omitted, because only
+/// its class knows their effect.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Object {
     /// Usually a [`Node::Global`].
     pub callable: Id,
     /// A tuple.
     pub args: Id,
-    /// An instance of a class made without calling its constructor, or the result of a call?
+    /// Whether it is an instance made without calling the constructor, rather than the result of a
+    /// call.
     pub instance: bool,
-    /// What it is told to restore itself from, usually a dictionary of its attributes.
+    /// The state it is restored from, usually a dictionary of its attributes.
     pub state: Option<Id>,
 }

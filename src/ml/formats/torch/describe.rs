@@ -1,5 +1,5 @@
-//! What a pickle says about a tensor: which calls stand for one, and their arguments as storage, offset, shape and
-//! strides.
+//! Descriptions of tensors in a pickle: which calls create one, and their arguments as storage,
+//! offset, shape and strides.
 
 use crate::formats::elements::Element;
 use crate::formats::parsed::Parsed;
@@ -7,9 +7,9 @@ use crate::formats::pickle::Pickle;
 use crate::formats::pickle::node::{Id, Node, Object};
 use crate::formats::values;
 
-/// Parameters within parameters.
+/// Maximum nesting of parameters in parameters.
 const WRAPPED: usize = 4;
-/// Names of storages are short numbers; a long one used often would cost time.
+/// Maximum length of a storage name. They are short numbers; a long one used often would cost time.
 const MOST_KEY: usize = 256;
 
 /// A tensor as the pickle describes it.
@@ -24,17 +24,17 @@ pub struct Description {
     pub strides: Vec<usize>,
 }
 
-/// What the pickle says of a storage.
+/// A storage as the pickle describes it.
 pub struct StorageId {
     pub key: String,
-    /// None for a storage of bytes, whose tensors bring their own type.
+    /// `None` for untyped storage, whose tensors state their own type.
     pub element: Option<Element>,
     pub length: usize,
-    /// Where a legacy view begins in it.
+    /// Offset of a legacy view in it.
     pub offset: usize,
 }
 
-/// The function that would be called and its arguments, if this is a call; what wraps a tensor is looked through.
+/// The function and arguments of a call; wrappers around a tensor are removed.
 fn call(pickle: &Pickle, id: Id, depth: usize) -> Option<(&str, &[Id])> {
     let object = pickle.object(id)?;
     let mut function = pickle.global(object.callable)?;
@@ -56,7 +56,7 @@ pub fn is_tensor(pickle: &Pickle, id: Id) -> bool {
     call(pickle, id, 0).is_some_and(|(function, _)| rebuilds(function))
 }
 
-/// A call that may have made a tensor, for all that is known here.
+/// The name of an unknown call that may have created a tensor.
 pub fn unknown_call(pickle: &Pickle, id: Id) -> Option<String> {
     let object = pickle.object(id)?;
     if object.instance {
@@ -65,7 +65,7 @@ pub fn unknown_call(pickle: &Pickle, id: Id) -> Option<String> {
     foreign_name(pickle, object)
 }
 
-/// The name of what an object would be made by, unless that is known to be plain data.
+/// The name of the callable that would create an object, unless it is known to be plain data.
 pub fn foreign_name(pickle: &Pickle, object: &Object) -> Option<String> {
     match pickle.global(object.callable) {
         Some(name) if values::is_plain(name) => None,
@@ -74,7 +74,7 @@ pub fn foreign_name(pickle: &Pickle, object: &Object) -> Option<String> {
     }
 }
 
-/// None if this is no tensor.
+/// The description of a tensor; `None` if the node is not a tensor.
 pub fn describe(pickle: &Pickle, id: Id) -> Option<Parsed<Description>> {
     if !is_tensor(pickle, id) {
         return None;
@@ -84,21 +84,21 @@ pub fn describe(pickle: &Pickle, id: Id) -> Option<Parsed<Description>> {
 }
 
 fn describe_call(pickle: &Pickle, function: &str, args: &[Id]) -> Parsed<Description> {
-    let unusual = || format!("its description, a call of `{function}`, is not understood");
+    let unusual = || format!("its call of `{function}` has unexpected arguments");
     let [storage, offset, shape, strides, ..] = args else { return Err(unusual()) };
     let storage = storage_id(pickle, *storage)?;
-    // After flags and hooks come a type, in the third version only, and what is to be done to the numbers.
+    // After flags and hooks follow a dtype, in the third version only, and metadata.
     let v3 = function.ends_with("_v3");
     let flags = args.get(if v3 { 7 } else { 6 });
     if flags.is_some_and(|id| values::len(pickle, *id) > 0) {
-        return Err("is a negated or conjugated view, which is not read here".into());
+        return Err("is a negated or conjugated view, which is not supported".into());
     }
     let own = match args.get(6).and_then(|id| pickle.global(*id)).filter(|_| v3) {
-        Some(name) => Some(dtype(name).ok_or_else(|| format!("has type {name}, which is not read here"))?),
+        Some(name) => Some(dtype(name).ok_or_else(|| format!("has type {name}, which is not supported"))?),
         None => None,
     };
     let element = own.or(storage.element).ok_or_else(unusual)?;
-    // A storage of bytes counts bytes.
+    // Untyped storage counts bytes.
     let length = storage.length * storage.element.map_or(1, Element::size) / element.size();
     let offset = usize::try_from(pickle.int(*offset).ok_or_else(unusual)?).map_err(|_| unusual())?;
     let offset = offset.checked_add(storage.offset).ok_or_else(unusual)?;
@@ -113,9 +113,10 @@ fn describe_call(pickle: &Pickle, function: &str, args: &[Id]) -> Parsed<Descrip
     })
 }
 
-/// `('storage', type, key, device, elements)`, and in legacy files a view `(key, offset, elements)` or None.
+/// Parses `('storage', type, key, device, elements)`, followed in legacy files by a view
+/// `(key, offset, elements)` or None.
 pub fn storage_id(pickle: &Pickle, id: Id) -> Parsed<StorageId> {
-    let unusual = || "its storage is not understood".to_string();
+    let unusual = || "its storage is invalid".to_string();
     let Node::Persistent(inner) = pickle.node(id) else { return Err(unusual()) };
     let [kind, class, key, _device, length, rest @ ..] = pickle.items(*inner).ok_or_else(unusual)? else {
         return Err(unusual());
@@ -127,10 +128,10 @@ pub fn storage_id(pickle: &Pickle, id: Id) -> Parsed<StorageId> {
     let element = match class.rsplit_once('.') {
         Some(("torch" | "torch.cuda" | "torch.storage", "UntypedStorage" | "_UntypedStorage")) => None,
         Some(("torch" | "torch.cuda" | "torch.storage", name)) => {
-            let element = storage_class(name).ok_or_else(|| format!("is of `{class}`, which is not read here"))?;
+            let element = storage_class(name).ok_or_else(|| format!("is of `{class}`, which is not supported"))?;
             Some(element)
         }
-        _ => return Err(format!("lies in a `{class}`, which is no storage")),
+        _ => return Err(format!("lies in a `{class}`, which is not a storage")),
     };
     let length = pickle.int(*length).and_then(|n| usize::try_from(n).ok()).ok_or_else(unusual)?;
     if length > usize::MAX / 16 {
@@ -143,7 +144,8 @@ pub fn storage_id(pickle: &Pickle, id: Id) -> Parsed<StorageId> {
     Ok(StorageId { key: key_text(pickle, *key).ok_or_else(unusual)?, element, length, offset })
 }
 
-/// Key and bytes of an element of a storage whose type is not read: a legacy file must be read past it.
+/// Key and element size of a storage of an unsupported type, which a reader of a legacy file must
+/// skip.
 pub fn unread_storage(pickle: &Pickle, id: Id) -> Option<(String, usize)> {
     let Node::Persistent(inner) = pickle.node(id) else { return None };
     let [_, class, key, ..] = pickle.items(*inner)? else { return None };

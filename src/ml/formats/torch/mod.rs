@@ -1,9 +1,10 @@
-//! PyTorch's checkpoints: what a pickle says about tensors, and where their numbers lie.
+//! PyTorch checkpoints: what the pickle says about tensors, and where their values are.
 //!
-//! Three layouts share the pickle. A zip checkpoint (since 1.6) keeps each storage in an entry `data/KEY`; a legacy file
-//! is a row of pickles with the storages behind them; a TorchScript archive is a zip whose pickle holds an object for
-//! each module instead of a state dict. A tensor is a call of `torch._utils._rebuild_tensor_v2` on a storage, an offset,
-//! a shape and strides, and is read as that (`describe.rs`); any other call is never made.
+//! Three layouts share the pickle. A zip checkpoint (since 1.6) keeps each storage in an entry
+//! `data/KEY`. A legacy file is a sequence of pickles followed by the storages. A TorchScript
+//! archive is a zip whose pickle holds an object for each module instead of a state dict. A tensor
+//! is a call of `torch._utils._rebuild_tensor_v2` with a storage, an offset, a shape and strides;
+//! it is interpreted (`describe.rs`), and no call is ever made.
 
 mod describe;
 mod read;
@@ -22,12 +23,12 @@ use read::{Reader, Storages};
 use search::{Contents, TensorDict};
 use std::collections::HashMap;
 
-/// The pickle of a checkpoint, without its numbers.
+/// The maximum size of the pickle in a checkpoint, without tensor values.
 const MOST_PICKLE: u64 = 256 << 20;
 /// First value in a legacy file.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-/// An opened checkpoint: its pickle and the places of its storages.
+/// An open checkpoint: its pickle and the positions of its storages.
 #[derive(Debug)]
 pub(super) struct Checkpoint {
     pickle: Pickle,
@@ -37,10 +38,10 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The folder of the pickle in an archive that is a checkpoint.
+    /// The folder of the pickle, if the archive is a checkpoint.
     pub fn folder(archive: &Archive) -> Option<String> {
         let folders = archive.names().filter_map(|name| name.strip_suffix("data.pkl"));
-        // The outermost, should an archive hold others.
+        // The outermost one, if there are several.
         folders.filter(|f| f.is_empty() || f.ends_with('/')).min_by_key(|f| f.len()).map(str::to_string)
     }
 
@@ -60,7 +61,8 @@ impl Checkpoint {
         Self::new(pickle, Storages::Zip { archive, folder, big_endian }, script)
     }
 
-    /// Does a file that begins with `head` look like a legacy checkpoint? The first pickle is a number.
+    /// Whether a file that begins with `head` looks like a legacy checkpoint, whose first pickle is
+    /// a magic number.
     pub fn is_legacy(head: &[u8]) -> bool {
         let number = match Pickle::parse(head) {
             Ok(first) => first.node(first.root).clone(),
@@ -69,7 +71,8 @@ impl Checkpoint {
         matches!(number, Node::Big(bytes) if bytes[..] == MAGIC)
     }
 
-    /// Magic number, protocol version, about the system, the checkpoint, keys of storages, storages.
+    /// Reads magic number, protocol version, system information, checkpoint, storage keys,
+    /// storages.
     pub fn open_legacy(map: Mmap) -> Parsed<Self> {
         let mut at = 0usize;
         let mut next = || -> Parsed<Pickle> {
@@ -81,11 +84,11 @@ impl Checkpoint {
         next()?;
         let version = next()?;
         if version.int(version.root) != Some(1001) {
-            return Err("a legacy PyTorch file of another version than 1001".into());
+            return Err("a legacy PyTorch file with a version other than 1001".into());
         }
         let (_system, pickle, keys) = (next()?, next()?, next()?);
-        // Storages follow in the order of their keys, each behind its number of elements; how long an element is only
-        // the pickle knows.
+        // Storages follow in the order of their keys, each after its number of elements. Only the
+        // pickle knows the element size.
         let mut known = HashMap::new();
         for id in pickle.persistent() {
             let sized = match storage_id(&pickle, id) {
@@ -99,10 +102,10 @@ impl Checkpoint {
             }
         }
         let mut places = HashMap::new();
-        for key in keys.items(keys.root).ok_or("its list of storages is none")? {
-            let key = key_text(&keys, *key).ok_or("its list of storages has a key that is no text")?;
-            let size = known.get(&key).ok_or_else(|| format!("storage `{key}` is of no type that is read here"))?;
-            let truncated = || format!("truncated: storage `{key}` ends beyond the file");
+        for key in keys.items(keys.root).ok_or("its list of storages is not a list")? {
+            let key = key_text(&keys, *key).ok_or("its list of storages has a key that is not a string")?;
+            let size = known.get(&key).ok_or_else(|| format!("storage `{key}` has an unsupported type"))?;
+            let truncated = || format!("truncated: storage `{key}` extends beyond the end of the file");
             let count = map.get(at..).and_then(|rest| rest.first_chunk::<8>()).ok_or_else(truncated)?;
             let start = at + 8;
             let end = usize::try_from(u64::from_le_bytes(*count))
@@ -133,24 +136,25 @@ impl Checkpoint {
         self.found.sets.iter().map(|TensorDict { path, count, .. }| (path.clone(), *count)).collect()
     }
 
-    /// What stands where no dictionary of tensors could be found.
+    /// Names of the objects in the file, for a file without a dictionary of tensors.
     pub fn foreign(&self) -> Vec<String> {
         self.found.foreign.iter().map(|name| format!("`{name}`")).collect()
     }
 
-    /// Plain values at a path, see [`values::json`].
+    /// Plain values at a path; see [`values::json`].
     pub fn data(&self, path: &str) -> Option<serde_json::Value> {
         values::json(&self.pickle, values::find(&self.pickle, path)?)
     }
 
-    /// The sets with names and shapes of what is in them, in the order of the file; no shape where it is not understood.
+    /// The sets with names and shapes of their tensors, in the order of the file. A shape is absent
+    /// if it cannot be determined.
     pub fn listing(&self) -> Vec<(&str, Vec<Named>)> {
         let shape = |id| describe(&self.pickle, id)?.ok().map(|d| d.shape);
         let tensors = |set: &TensorDict| set.values.iter().map(|(name, id)| (name.clone(), shape(*id))).collect();
         self.found.sets.iter().map(|set| (&*set.path, tensors(set))).collect()
     }
 
-    /// The wanted tensors of a set, each with its values or why it is of no kind that is read.
+    /// The wanted tensors of a set, each with its values or the reason why it cannot be read.
     pub fn tensors(&self, set: &str, wanted: &dyn Fn(&str) -> bool) -> Parsed<Vec<(String, Parsed<Tensor>)>> {
         let mut found = self.found.sets.iter().filter(|s| s.path == set);
         let (Some(set), None) = (found.next(), found.next()) else {
@@ -161,12 +165,12 @@ impl Checkpoint {
         for (name, id) in set.values.iter().filter(|(name, _)| wanted(name)) {
             let tensor = match describe(&self.pickle, *id) {
                 Some(Ok(description)) => {
-                    // What is understood and cannot be read is damaged.
+                    // A valid description whose data cannot be read means a damaged file.
                     Ok(reader.read(description).map_err(|e| format!("tensor `{name}`: {e}"))?)
                 }
                 Some(Err(e)) => Err(e),
                 None => match unknown_call(&self.pickle, *id) {
-                    Some(call) => Err(format!("is what `{call}` would make, which is never called")),
+                    Some(call) => Err(format!("is the result of `{call}`, which is never called")),
                     None => continue,
                 },
             };

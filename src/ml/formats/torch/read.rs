@@ -1,4 +1,5 @@
-//! From a description to a tensor: finds the bytes of its storage and holds the description against them.
+//! Reads a described tensor: finds the bytes of its storage and checks the description against
+//! them.
 
 use super::describe::Description;
 use crate::formats::archive::Archive;
@@ -10,21 +11,21 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// What the tensors of a set may take, beyond four times the size of their storages.
+/// The maximum size in bytes of the tensors of a set, beyond four times the size of their storages.
 const SLACK: usize = 64 << 20;
 
-/// Where the numbers of a checkpoint lie.
+/// Where the values of a checkpoint are.
 #[derive(Debug)]
 pub enum Storages {
     Zip { archive: Archive, folder: String, big_endian: bool },
     Legacy { map: Mmap, places: HashMap<String, Range<usize>> },
 }
 
-/// Reads the tensors of one set. What was made once is shared: tensors that are one in the file are one in memory.
+/// Reads the tensors of one set. Tensors that are shared in the file are shared in memory.
 pub struct Reader<'a> {
     storages: &'a Storages,
     inflated: HashMap<String, Cow<'a, [u8]>>,
-    /// Bytes of the storages, and of the tensors made of them.
+    /// Bytes of the storages, and of the tensors made from them.
     stored: usize,
     taken: usize,
     views: HashMap<Description, Tensor>,
@@ -48,7 +49,7 @@ impl<'a> Reader<'a> {
         let big_endian = matches!(self.storages, Storages::Zip { big_endian: true, .. });
         let view =
             View { bytes, element: d.element, big_endian, offset: d.offset, shape: &d.shape, strides: &d.strides };
-        // Views that overlap or repeat could fill any memory from a small file.
+        // Overlapping or repeating views of a small file could fill any amount of memory.
         self.taken = self.taken.saturating_add(view.size()?);
         if self.taken > self.stored.saturating_mul(4).saturating_add(SLACK) {
             return Err(format!("shape {:?} repeats the {} bytes of its storage too often", d.shape, bytes.len()));
@@ -67,9 +68,9 @@ impl Storages {
             Self::Zip { archive, folder, .. } => {
                 let entry = format!("{folder}data/{}", d.storage);
                 let size = archive.size(&entry)?;
-                // A storage of bytes need not be a multiple of the element.
+                // The size of an untyped storage need not be a multiple of the element size.
                 if size < expected as u64 || size - expected as u64 >= d.element.size() as u64 {
-                    return Err(format!("storage `{}` has {size} bytes, the pickle says {expected}", d.storage));
+                    return Err(format!("storage `{}` has {size} bytes, but the pickle says {expected}", d.storage));
                 }
                 archive.read(&entry, size)
             }

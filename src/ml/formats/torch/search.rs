@@ -1,5 +1,5 @@
-//! Where the tensors are: walks a pickle for dictionaries, lists and modules that hold some. Values may be shared and may
-//! hold themselves, so the walk is bounded in depth and in number.
+//! Finds the tensors in a pickle: walks it for dictionaries, lists and modules that hold some.
+//! Values may be shared or cyclic, so the walk is bounded in depth and in number.
 
 use super::describe::{foreign_name, is_tensor};
 use crate::formats::parsed::Parsed;
@@ -9,18 +9,18 @@ use crate::formats::values;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-/// Dictionaries within dictionaries within modules; deeper ones are not looked into.
+/// Maximum depth of nested dictionaries and modules.
 const DEPTH: usize = 64;
-/// Values looked at: shared dictionaries could make paths without number.
+/// Maximum number of visited values: shared dictionaries can make exponentially many paths.
 const VISITS: usize = 2_000_000;
-/// Name of a tensor that is a whole file.
+/// Name for a tensor that is the whole file.
 const BARE: &str = "tensor";
 
-/// What a pickle holds.
+/// The contents of a pickle.
 #[derive(Debug, Default)]
 pub struct Contents {
     pub sets: Vec<TensorDict>,
-    /// Classes and functions, beside the sets, that only Python could run.
+    /// Classes and functions that would create other objects.
     pub foreign: BTreeSet<String>,
 }
 
@@ -28,9 +28,9 @@ pub struct Contents {
 #[derive(Debug)]
 pub struct TensorDict {
     pub path: String,
-    /// All that may be tensors, by name.
+    /// Candidates by name.
     pub values: Vec<(String, Id)>,
-    /// Those that are.
+    /// How many of them are tensors.
     pub count: usize,
 }
 
@@ -41,12 +41,11 @@ pub fn search(pickle: &Pickle) -> Parsed<Contents> {
     Ok(search.found)
 }
 
-/// Paths are followed, not values, so that a dictionary which is
-/// there under two names is found under both.
+/// Follows paths, not values, so that a dictionary with two names is found under both.
 struct Search<'a> {
     pickle: &'a Pickle,
     spent: usize,
-    /// The containers that the present one lies in.
+    /// The containers on the current path.
     above: Vec<Id>,
     found: Contents,
 }
@@ -57,7 +56,8 @@ impl<'a> Search<'a> {
             return Ok(());
         }
         if is_tensor(self.pickle, id) {
-            // The whole file is one: `torch.save(tensor, ...)`. Others are found by what they lie in.
+            // A tensor as the whole file: `torch.save(tensor, ...)`. Others are found through their
+            // containers.
             self.keep(path, vec![(BARE.to_string(), id)]);
             return Ok(());
         }
@@ -96,7 +96,8 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// What a container at `path` holds, paid for by number and by the names that will be made of it.
+    /// The entries of a container at `path`, charged by their number and by the length of the names
+    /// they will get.
     fn entries(&mut self, id: Id, path: &str) -> Parsed<Vec<(Cow<'a, str>, Id)>> {
         self.pay(1 + values::len(self.pickle, id))?;
         let entries = values::entries(self.pickle, id);
@@ -107,7 +108,7 @@ impl<'a> Search<'a> {
     fn pay(&mut self, n: usize) -> Parsed<()> {
         self.spent = self.spent.saturating_add(n);
         if self.spent > VISITS {
-            return Err("its dictionaries hold each other in more ways than can be looked at".into());
+            return Err("its dictionaries are nested in too many ways to search".into());
         }
         Ok(())
     }
@@ -119,8 +120,9 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The tensors of a module and the modules in it, by dotted names as in its state dict: a module of TorchScript
-    /// keeps all as attributes, one of Python in dictionaries for parameters, buffers and modules.
+    /// The tensors of a module and its submodules, by their dotted names in the state dict. A
+    /// TorchScript module keeps all as attributes; a Python module has dictionaries for parameters,
+    /// buffers and submodules.
     fn module(&mut self, object: &Object, prefix: &str, depth: usize, into: &mut Vec<(String, Id)>) -> Parsed<()> {
         let Some(state) = object.state.filter(|_| depth <= DEPTH) else { return Ok(()) };
         self.pay(1 + values::len(self.pickle, state))?;

@@ -1,5 +1,5 @@
-//! The backward pass of a block: the forward pass read from its end. Gradients of weights go to their buffers, those of
-//! the input and the modulation are returned.
+//! The backward pass of a block, from its output to its input. Gradients of weights go to their
+//! buffers; those of the input and the modulation are returned.
 
 use super::forward::{middle, modulated, prepared};
 use super::layout::*;
@@ -16,7 +16,8 @@ use crate::kernels::simd::simd;
 use candle_core::Result;
 
 simd! {
-    /// Of gate (y + bias): the gradient of y from that of the product. `sums` is `[gate gradient | bias gradient]`.
+    /// For gate (y + bias): the gradient of y from that of the product. `sums` is
+    /// `[gate gradient | bias gradient]`.
     fn gate_backward(gate: &[f32], y: &[f32], bias: &[f32], grad: &[f32], dy: &mut [f32], sums: &mut [f32]) {
         let (dgate, dbias) = sums.split_at_mut(gate.len());
         for ((((dy, gate), y), b), (g, (dgate, dbias))) in
@@ -30,7 +31,7 @@ simd! {
 }
 
 simd! {
-    /// GELU of x + bias, and its slope in place of x.
+    /// GELU of x + bias; x is replaced by the derivative.
     fn gelu(x: &mut [f32], bias: &[f32], y: &mut [f32]) {
         for ((y, x), b) in y.iter_mut().zip(x).zip(bias) {
             (*y, *x) = gelu_tanh_and_slope(*x + b);
@@ -39,8 +40,8 @@ simd! {
 }
 
 simd! {
-    /// Of a modulated norm of x: grad + the gradient of x from that of the norm's output, `d`, in place of x, which is
-    /// in `x`. `sums` is `[shift gradient | scale gradient]`.
+    /// For a modulated norm of x: `grad` plus the gradient of x from that of the norm's output,
+    /// `d`. The result replaces x. `sums` is `[shift gradient | scale gradient]`.
     fn norm_backward(x: &mut [f32], d: &[f32], scale: &[f32], grad: &[f32], eps: f32, sums: &mut [f32]) {
         let row = norm::Backward::new(x, d, scale, 1.0, eps);
         let (dshift, dscale) = sums.split_at_mut(x.len());
@@ -55,7 +56,7 @@ simd! {
     }
 }
 
-/// What one backward pass is given, and the gradient of the modulation that it puts together.
+/// The inputs of one backward pass, and the gradient of the modulation that it assembles.
 struct Pass<'a> {
     x: &'a [f32],
     modulation: &'a [f32],
@@ -89,8 +90,8 @@ impl Pass<'_> {
         part(self.modulation, row / self.s.tokens, self.s.dim, which)
     }
 
-    /// The MLP, the norm before it and the gate behind attention. Gradients of the rows between the two halves and of what
-    /// attention gave.
+    /// The MLP, the norm before it and the gate after attention. Returns the gradients of the rows
+    /// between the two halves and of the output of attention.
     fn mlp(&mut self, attended: Scratch, mut hidden: Scratch, output: Scratch) -> Result<(Scratch, Scratch)> {
         let (s, [_, proj, fc1, fc2]) = (self.s, self.n.layers);
         let (d, inner, grad) = (s.dim, s.inner, self.grad);
@@ -128,7 +129,7 @@ impl Pass<'_> {
         Ok((dbetween, dy))
     }
 
-    /// Attention and the norm before it. The gradient of x.
+    /// Attention and the norm before it. Returns the gradient of x.
     fn attention(
         &mut self,
         [before, mixed, log_sums]: [Scratch; 3],
@@ -170,14 +171,14 @@ impl Pass<'_> {
     }
 }
 
-/// The gradient of a modulation, put together vector by vector.
+/// The gradient of a modulation, assembled vector by vector.
 struct Parts {
     numbers: Vec<f32>,
     dim: usize,
 }
 
 impl Parts {
-    /// Takes the vector `at` of the `of` that stand side by side in each sample's sums.
+    /// Copies vector `at` of the `of` vectors that lie side by side in each sample's sums.
     fn set(&mut self, which: usize, sums: &[f32], of: usize, at: usize) {
         for (m, sums) in self.numbers.chunks_mut(6 * self.dim).zip(sums.chunks(of * self.dim)) {
             m[which * self.dim..][..self.dim].copy_from_slice(&sums[at * self.dim..][..self.dim]);

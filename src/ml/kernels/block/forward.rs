@@ -24,7 +24,7 @@ simd! {
     }
 }
 
-/// x normalised and modulated by the given two vectors.
+/// x normalised, then modulated by the two given vectors.
 pub fn modulated(x: &[f32], modulation: &[f32], [shift, scale]: [usize; 2], s: Shapes) -> Scratch {
     let d = s.dim;
     let mut y = scratch::take(x.len());
@@ -35,7 +35,7 @@ pub fn modulated(x: &[f32], modulation: &[f32], [shift, scale]: [usize; 2], s: S
     y
 }
 
-/// The rows between attention and MLP, and these normalised and modulated.
+/// The rows between attention and MLP, and the same rows normalised and modulated.
 pub fn middle(x: &[f32], modulation: &[f32], attended: &[f32], n: Numbers, s: Shapes) -> (Scratch, Scratch) {
     let (d, [_, bias]) = (s.dim, n.layers[1]);
     let (mut between, mut normal) = (scratch::take(x.len()), scratch::take(x.len()));
@@ -48,7 +48,7 @@ pub fn middle(x: &[f32], modulation: &[f32], attended: &[f32], n: Numbers, s: Sh
     (between, normal)
 }
 
-/// Queries, keys and values as attention takes them, from what was saved.
+/// Queries, keys and values after QK-norm and rotary embedding, from the saved ones.
 pub fn prepared(qkv: &[f32], n: Numbers, s: Shapes) -> Option<Scratch> {
     n.qk.norms?;
     let mut ready = scratch::take(qkv.len());
@@ -57,7 +57,7 @@ pub fn prepared(qkv: &[f32], n: Numbers, s: Shapes) -> Option<Scratch> {
     Some(ready)
 }
 
-/// Writes the output to `out`, where wanted, and returns what the backward pass needs.
+/// Writes the output to `out`, if given, and returns what the backward pass needs.
 pub fn forward(x: &[f32], modulation: &[f32], n: Numbers, s: Shapes, out: Option<&mut [f32]>) -> Saved {
     let (d, [qkv_layer, proj, fc1, fc2]) = (s.dim, n.layers);
     let mut qkv = scratch::take(s.rows * 3 * d);

@@ -1,5 +1,5 @@
-//! What both passes of a block share: its weights as numbers, the sizes of a call, what the forward pass keeps, and where in
-//! a modulation its six vectors lie.
+//! Shared by both passes of a block: its weights, the sizes of a call, what the forward pass saves,
+//! and the positions of the six vectors in a modulation.
 
 use crate::kernels::attention::Sizes;
 use crate::kernels::linear::Affine;
@@ -8,14 +8,14 @@ use crate::kernels::scratch::Scratch;
 use crate::kernels::suits;
 use candle_core::Tensor;
 
-/// Weights of a block of width D; `fc1` gives any number of rows, `fc2` takes them.
+/// Weights of a block of width D. `fc1` may have any number of outputs; `fc2` takes them.
 #[derive(Debug, Clone)]
 pub struct Weights {
     pub qkv: Affine,
     pub proj: Affine,
     pub fc1: Affine,
     pub fc2: Affine,
-    /// LayerNorms of queries and keys, scale as `weight` and shift as `bias`, and their eps.
+    /// LayerNorms of queries and keys, with scale as `weight` and shift as `bias`, and their eps.
     pub qk_norm: Option<([Affine; 2], f32)>,
     /// Cosines and sines `[N, D / heads]`.
     pub rope: Option<[Tensor; 2]>,
@@ -32,19 +32,20 @@ impl Weights {
         affine.chain(self.rope.iter().flatten()).collect()
     }
 
-    /// Whether the fused block can take these weights and inputs: all f32 in main memory, dense.
+    /// Whether the fused block supports these weights and inputs: all f32, in main memory,
+    /// contiguous.
     pub fn suits(&self, inputs: &[&Tensor]) -> bool {
         let all = self.all();
         suits(inputs) && suits(&all) && all.iter().all(|t| t.is_contiguous())
     }
 
-    /// Whether a backward pass may come.
+    /// Whether a backward pass may follow.
     pub(super) fn are_trained(&self) -> bool {
         self.all().iter().any(|t| t.is_variable())
     }
 }
 
-/// The numbers of [`Weights`].
+/// [`Weights`] as slices.
 #[derive(Clone, Copy)]
 pub(super) struct Numbers<'a> {
     /// Weight and bias of qkv, proj, fc1 and fc2.
@@ -59,7 +60,7 @@ pub(super) struct Shapes {
     /// Samples times tokens.
     pub(super) rows: usize,
     pub(super) dim: usize,
-    /// Width of the MLP's hidden rows.
+    /// Width of the MLP's hidden layer.
     pub(super) inner: usize,
     pub(super) attention: Sizes,
     pub(super) eps: f32,
@@ -67,7 +68,7 @@ pub(super) struct Shapes {
 
 /// What the backward pass needs besides the input.
 pub(super) struct Saved {
-    /// Before QK-norm; where there is none, after the rotary embedding.
+    /// Before QK-norm; without QK-norm, after the rotary embedding.
     pub(super) qkv: Scratch,
     /// Output of attention, and the log-sums of its rows.
     pub(super) mixed: Scratch,

@@ -1,12 +1,13 @@
 //! A whole adaLN-Zero transformer block as one operation.
 //!
-//! Between the products, each chain of elementwise steps is one pass over memory. What the backward pass needs is
-//! kept: the packed qkv, the outputs of attention, of its projection and of the MLP, and the MLP's hidden rows before
-//! their activation, 10 D numbers a token beside the input; norms, residuals and the activation are computed
-//! anew. With `recompute` only the input is kept, and the forward pass is run again (Chen and others, "Training deep nets
-//! with sublinear memory cost", 2016).
+//! Between matrix products, each chain of elementwise steps is one pass over memory. Biases are
+//! added by the pass that reads a product, not by the product.
 //!
-//! Biases are added by the pass that reads the product, not by the product.
+//! For the backward pass it saves the packed qkv, the outputs of attention, of its projection and
+//! of the MLP, and the MLP's hidden rows before the activation: 10 D values per token besides the
+//! input. Norms, residuals and the activation are recomputed. With `recompute` only the input is
+//! kept and the forward pass is run again (Chen et al., "Training deep nets with sublinear memory
+//! cost", 2016).
 
 mod backward;
 mod forward;
@@ -21,7 +22,8 @@ pub use layout::Weights;
 use layout::{Numbers, Saved, Shapes};
 use std::sync::{Mutex, PoisonError};
 
-/// Inputs x `[B, N, D]` and the modulation `[B, 6 D]`: shift, scale and gate of attention, then those of the MLP.
+/// Inputs x `[B, N, D]` and the modulation `[B, 6 D]`: shift, scale and gate of attention, then
+/// those of the MLP.
 pub struct Block {
     weights: Weights,
     heads: usize,
@@ -37,10 +39,10 @@ impl Block {
     }
 
     fn shapes(&self, x: &[usize], modulation: &[usize]) -> Result<Shapes> {
-        let &[batch, tokens, dim] = x else { bail!("a transformer block given {x:?}") };
+        let &[batch, tokens, dim] = x else { bail!("a transformer block needs an input [B, N, D], got {x:?}") };
         let attention = Sizes::new((batch, tokens, 3 * dim), self.heads)?;
         if modulation != [batch, 6 * dim] {
-            bail!("a transformer block of {x:?} modulated by {modulation:?}");
+            bail!("a transformer block of {x:?} needs a modulation [B, 6 D], got {modulation:?}");
         }
         let inner = self.weights.fc1.bias.elem_count();
         let fits =
@@ -51,14 +53,14 @@ impl Block {
             && fits(&w.fc1, inner, dim)
             && fits(&w.fc2, dim, inner))
         {
-            bail!("the layers of a transformer block do not fit rows of {dim}");
+            bail!("the layers of a transformer block do not match the width {dim}");
         }
         let head = dim / self.heads;
         if w.rope.iter().flatten().any(|t| t.dims() != [tokens, head]) {
-            bail!("rotary tables do not fit {tokens} tokens of head dimension {head}");
+            bail!("rotary tables do not match {tokens} tokens with head dimension {head}");
         }
         if w.qk_norm.iter().flat_map(|(norms, _)| norms).any(|n| n.weight.dims() != [head] || n.bias.dims() != [head]) {
-            bail!("QK-norm does not fit a head dimension of {head}");
+            bail!("QK-norm does not match the head dimension {head}");
         }
         Ok(Shapes { tokens, rows: batch * tokens, dim, inner, attention, eps: self.eps })
     }

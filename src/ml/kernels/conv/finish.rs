@@ -1,9 +1,9 @@
-//! What happens to the sums of a convolution on their way into its result: the bias, the ReLU. Both ways of computing them,
-//! tiled and Winograd, end here.
+//! The last step of a convolution: adding the bias and applying ReLU as sums are written to the
+//! result. Both algorithms, tiled and Winograd, use it.
 
 use crate::kernels::simd::simd;
 
-/// What is done to a sum on its way into the result.
+/// What to apply to a sum.
 #[derive(Clone, Copy)]
 pub(super) struct Finish<'a> {
     pub(super) bias: Option<&'a [f32]>,
@@ -23,7 +23,7 @@ impl Finish<'_> {
 }
 
 simd! {
-    /// max(0, source + bias). Not-a-number stays what it is, as `max` would not have it.
+    /// max(0, source + bias). NaN is kept, which `f32::max` would drop.
     fn rectified(source: &[f32], bias: f32, target: &mut [f32]) {
         for (t, s) in target.iter_mut().zip(source) {
             let v = *s + bias;

@@ -1,9 +1,10 @@
-//! Sizes of one convolution and the index arithmetic between input and output pixels.
+//! Sizes of a convolution, and the index arithmetic between input and output pixels.
 
 use candle_core::{Result, bail};
 use std::ops::Range;
 
-/// Zeros around an image, each side on its own (SD's VAE pads only right and bottom when it downsamples).
+/// Zeros around an image, per side (the VAE of Stable Diffusion pads only right and bottom when it
+/// downsamples).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Padding {
     pub top: usize,
@@ -13,6 +14,7 @@ pub struct Padding {
 }
 
 impl Padding {
+    /// No padding.
     pub const NONE: Self = Self { top: 0, bottom: 0, left: 0, right: 0 };
 
     /// The same on opposite sides.
@@ -21,7 +23,8 @@ impl Padding {
     }
 }
 
-/// All sizes of one convolution: input `[n, ci, h, w]`, weight `[co, ci, kh, kw]`, output `[n, co, oh, ow]`.
+/// The sizes of a convolution: input `[n, ci, h, w]`, weight `[co, ci, kh, kw]`, output
+/// `[n, co, oh, ow]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Geometry {
     pub n: usize,
@@ -53,7 +56,7 @@ impl Geometry {
         Ok(Self { n, ci, h, w, co, kh, kw, oh, ow, stride, padding })
     }
 
-    /// Numbers that one output pixel is computed from.
+    /// Values from which one output pixel is computed.
     pub fn taps(&self) -> usize {
         self.ci * self.kh * self.kw
     }
@@ -72,17 +75,18 @@ impl Geometry {
         (self.n, self.co, self.oh, self.ow)
     }
 
-    /// A product over channels per pixel: the input itself is the panel.
+    /// Whether it is a product over channels per pixel, so that the input itself is the panel.
     pub fn pointwise(&self) -> bool {
         self.kh == 1 && self.kw == 1 && self.stride == (1, 1) && self.padding == Padding::NONE
     }
 
-    /// Input row under kernel row `i` for output row `row`; `None` in the padding.
+    /// Input row for kernel row `i` and output row `row`; `None` in the padding.
     fn input_row(&self, row: usize, i: usize) -> Option<usize> {
         (row * self.stride.0 + i).checked_sub(self.padding.top).filter(|y| *y < self.h)
     }
 
-    /// Output columns whose input column under kernel column `j` lies in the image, and the first input column.
+    /// Output columns whose input column for kernel column `j` lies in the image, and the first
+    /// such input column.
     fn columns(&self, j: usize) -> (Range<usize>, usize) {
         let lo = self.padding.left.saturating_sub(j).div_ceil(self.stride.1).min(self.ow);
         let hi = (self.w + self.padding.left).saturating_sub(j).div_ceil(self.stride.1).clamp(lo, self.ow);
@@ -95,8 +99,8 @@ impl Geometry {
         channels.flat_map(move |c| (0..kh).flat_map(move |i| (0..kw).map(move |j| (c, i, j))))
     }
 
-    /// Lays out the input under the output rows `rows` of one image as a panel: line (c, i, j) begins at
-    /// `tap * stride` and holds the input number under that tap for every output pixel.
+    /// Lays out the input of the output rows `rows` of one image as a panel: the line of tap (c, i,
+    /// j) begins at `tap * stride` and holds the input value of that tap for every output pixel.
     pub fn im2col(&self, image: &[f32], rows: Range<usize>, panel: &mut [f32], stride: usize) {
         let width = rows.len() * self.ow;
         for ((c, i, j), line) in self.each_tap(0..self.ci).zip(panel.chunks_mut(stride)) {
@@ -119,8 +123,8 @@ impl Geometry {
         }
     }
 
-    /// The transpose of [`im2col`](Self::im2col) for some channels: adds a panel onto `planes`, which holds those
-    /// channels only.
+    /// The transpose of [`im2col`](Self::im2col) for some channels: adds a panel to `planes`, which
+    /// holds only those channels.
     pub fn col2im(&self, panel: &[f32], channels: Range<usize>, rows: Range<usize>, planes: &mut [f32]) {
         let width = rows.len() * self.ow;
         let base = channels.start;

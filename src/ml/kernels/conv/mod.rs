@@ -1,9 +1,10 @@
 //! Two-dimensional convolution with kernel, stride and padding per axis, differentiable.
 //!
-//! candle's own convolution takes one stride and one padding for both axes and runs at half to an eighth of the
-//! matrix-product rate on the CPU; this one is a custom operation with a hand-written backward for f32 on the CPU
-//! (see `tiled`, and `winograd` for wide 3x3 kernels) and plain candle operations ([`plain`]) elsewhere. Knows nothing of groups or dilation: no
-//! network here uses them.
+//! candle's convolution has one stride and one padding for both axes, and reaches an eighth to a
+//! half of the speed of a matrix product on the CPU. This one is a custom operation with a
+//! hand-written backward pass for f32 on the CPU (`tiled`, and `winograd` for wide 3x3 kernels),
+//! and uses plain candle operations ([`plain`]) elsewhere. Groups and dilation are not supported,
+//! because no network here uses them.
 
 mod finish;
 mod geometry;
@@ -18,8 +19,9 @@ use geometry::Geometry;
 
 pub use geometry::Padding;
 
-/// Convolution of `x` `[n, ci, h, w]` with `weight` `[co, ci, kh, kw]` and an optional `bias` `[co]`:
-/// `[n, co, (h + top + bottom - kh) / stride.0 + 1, (w + left + right - kw) / stride.1 + 1]`.
+/// Convolution of `x` `[n, ci, h, w]` with `weight` `[co, ci, kh, kw]` and an optional `bias`
+/// `[co]`: `[n, co, (h + top + bottom - kh) / stride.0 + 1, (w + left + right - kw) / stride.1 +
+/// 1]`.
 pub fn conv2d(
     x: &Tensor,
     weight: &Tensor,
@@ -38,7 +40,7 @@ pub fn conv2d(
     }
 }
 
-/// [`conv2d`] with a bias, then max(0, y), in one pass over the result.
+/// [`conv2d`] with a bias, followed by ReLU, in one pass over the result.
 pub fn conv2d_relu(
     x: &Tensor,
     weight: &Tensor,
@@ -53,7 +55,7 @@ pub fn conv2d_relu(
     x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
 }
 
-/// The same by plain candle operations: the path of other devices, and what the fused one is tested against.
+/// The same with plain candle operations: used on other devices, and as the reference in tests.
 pub fn plain(
     x: &Tensor,
     weight: &Tensor,
@@ -63,7 +65,8 @@ pub fn plain(
 ) -> Result<Tensor> {
     let g = Geometry::new(x.dims(), weight.dims(), stride, padding)?;
     let x = x.pad_with_zeros(2, padding.top, padding.bottom)?.pad_with_zeros(3, padding.left, padding.right)?;
-    // candle's backward fails when strides leave unlike rests on the two axes, so what no kernel covers is cut off.
+    // candle's backward pass fails when strides leave different remainders on the two axes, so
+    // pixels that no kernel covers are cut off.
     let covered = |count: usize, stride: usize, kernel: usize| (count - 1) * stride + kernel;
     let x = x.narrow(2, 0, covered(g.oh, stride.0, g.kh))?.narrow(3, 0, covered(g.ow, stride.1, g.kw))?.contiguous()?;
     let y = if stride.0 == stride.1 { x.conv2d(weight, 0, stride.0, 1, 1)? } else { sum_of_taps(&x, weight, &g)? };
@@ -73,7 +76,8 @@ pub fn plain(
     }
 }
 
-/// One product per kernel tap on the padded input: slow, but without candle's limit to one stride.
+/// One product per kernel tap on the padded input: slow, but without candle's restriction to one
+/// stride.
 fn sum_of_taps(x: &Tensor, weight: &Tensor, g: &Geometry) -> Result<Tensor> {
     let every = |start: usize, step: usize, count: usize| {
         let index: Vec<u32> = (0..count).map(|k| (start + k * step) as u32).collect();
@@ -109,7 +113,7 @@ impl Op {
         Geometry::new(x.dims(), weight.dims(), self.stride, self.padding)
     }
 
-    /// The result by the faster way for these sizes.
+    /// Computes the result with the faster algorithm for these sizes.
     fn forward(&self, g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> CpuStorage {
         let finish = Finish { bias, relu: self.relu };
         CpuStorage::F32(match winograd::suits(g) {
@@ -118,7 +122,8 @@ impl Op {
         })
     }
 
-    /// Gradients of input and weight; `None` for an input that no gradient reaches (the images of a batch).
+    /// Gradients of input and weight; `None` for an input without gradient, such as the images of a
+    /// batch.
     fn grads(&self, x: &Tensor, weight: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let g = self.geometry(x.shape(), weight.shape())?;
         let dx = gradient_of(x, || {
@@ -162,7 +167,7 @@ impl CustomOp3 for Op {
     ) -> Result<(CpuStorage, Shape)> {
         let g = self.geometry(lx.shape(), lw.shape())?;
         if lb.dims() != [g.co] {
-            candle_core::bail!("a convolution to {} channels was given a bias of shape {:?}", g.co, lb.dims());
+            candle_core::bail!("a convolution with {} output channels got a bias of shape {:?}", g.co, lb.dims());
         }
         Ok((self.forward(&g, slice(x, lx)?, slice(w, lw)?, Some(slice(b, lb)?)), g.out_shape().into()))
     }
@@ -183,7 +188,7 @@ impl CustomOp3 for Op {
     }
 }
 
-/// A convolution layer with its parameters `weight` and `bias`.
+/// A convolution layer with parameters `weight` and `bias`.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
     weight: Tensor,
@@ -193,7 +198,7 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// A square kernel and a bias; initialised as PyTorch does (uniform within 1 / sqrt(fan in), both).
+    /// A square kernel and a bias, initialised like PyTorch: both uniform within 1 / sqrt(fan in).
     pub fn new(
         channels_in: usize,
         channels_out: usize,
@@ -207,11 +212,6 @@ impl Conv2d {
         let weight = vb.get_with_hints((channels_out, channels_in, kernel, kernel), "weight", init)?;
         let bias = vb.get_with_hints(channels_out, "bias", init)?;
         Ok(Self { weight, bias: Some(bias), stride: (stride, stride), padding })
-    }
-
-    /// From given tensors.
-    pub fn from_parts(weight: Tensor, bias: Option<Tensor>, stride: (usize, usize), padding: Padding) -> Self {
-        Self { weight, bias, stride, padding }
     }
 }
 

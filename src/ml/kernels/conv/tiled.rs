@@ -1,8 +1,9 @@
-//! Convolution on the CPU as products over tiles of output pixels, forward and backward.
+//! Convolution on the CPU as matrix products over tiles of output pixels, forward and backward.
 //!
-//! A tile's panel (the input laid out per kernel tap) stays in cache between being written and being multiplied,
-//! which makes a 3x3 convolution as fast as the matrix product of the same size. Tiles depend on the shapes only, and
-//! sums over tiles run in a fixed order, so results have the same bits for any number of threads.
+//! A tile's panel (the input laid out per kernel tap) stays in cache between being written and
+//! being multiplied, which makes a 3x3 convolution as fast as a matrix product of the same size.
+//! Tiles depend only on the shapes, and sums over tiles run in a fixed order, so results have the
+//! same bits for any number of threads.
 
 use super::finish::Finish;
 use super::geometry::Geometry;
@@ -11,19 +12,20 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Output pixels per tile: a 3x3 panel of 32 channels then fills half of a 512 KiB second-level cache.
+/// Output pixels per tile: a 3x3 panel of 32 channels then fills half of a 512 KiB L2 cache.
 const TILE: usize = 256;
 /// Taps per panel of the input gradient.
 const TAP_BLOCK: usize = 256;
-/// Partial sums of the weight gradient: fixed, as their number decides the rounding.
+/// Partial sums of the weight gradient. Fixed, because their number decides the rounding.
 const PARTS: usize = 8;
 
 thread_local! {
-    /// Panel and product of the tile in hand; a tile never waits for another task, so the borrow is never shared.
+    /// Panel and product of the current tile. A tile never waits for another task, so the borrow is
+    /// never shared.
     static SCRATCH: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
-/// Runs `f` with two scratch buffers of at least these lengths, contents unspecified.
+/// Runs `f` with two scratch buffers of at least these lengths and unspecified contents.
 fn with_scratch<R>(a: usize, b: usize, f: impl FnOnce(&mut [f32], &mut [f32]) -> R) -> R {
     SCRATCH.with(|s| {
         let (x, y) = &mut *s.borrow_mut();
@@ -33,7 +35,7 @@ fn with_scratch<R>(a: usize, b: usize, f: impl FnOnce(&mut [f32], &mut [f32]) ->
     })
 }
 
-/// Output rows of some images: part of one image, or several whole small ones.
+/// Output rows of some images: part of one image, or several small whole images.
 struct Tile {
     images: Range<usize>,
     rows: Range<usize>,
@@ -47,7 +49,8 @@ impl Tile {
 
 /// Rows per tile and images per tile.
 fn tile_size(g: &Geometry) -> (usize, usize) {
-    // Of about equal height: a last tile of a row or two would read all weights for little.
+    // Rows of about equal number per tile: a last tile of one or two rows would read all weights
+    // for little work.
     let rows = g.oh.div_ceil(((g.out_plane() + TILE / 2) / TILE).max(1));
     let images = if g.pointwise() || rows < g.oh { 1 } else { (TILE / g.out_plane()).max(1) };
     (rows, images)
@@ -60,12 +63,12 @@ fn tiles(g: &Geometry, rows: usize, images: usize) -> Vec<Tile> {
     starts.flat_map(|i| (0..g.oh).step_by(rows).map(move |r| tile(i, r))).collect()
 }
 
-/// `out = a b`, or `out += a b`, on this thread: the tiles are what runs in parallel.
+/// `out = a b`, or `out += a b`, on this thread; tiles run in parallel.
 fn multiply(out: &mut [f32], add: bool, a: Mat, b: Mat) {
     matmul(out, add, 1.0, a, b, Threads::One);
 }
 
-/// `[n, co, oh, ow]` of `x` and `weight`.
+/// Output `[n, co, oh, ow]` of `x` and `weight`.
 pub fn forward(g: &Geometry, x: &[f32], weight: &[f32], finish: Finish) -> Vec<f32> {
     let mut out = vec![0f32; g.n * g.co * g.out_plane()];
     let (rows, images) = tile_size(g);
@@ -75,7 +78,7 @@ pub fn forward(g: &Geometry, x: &[f32], weight: &[f32], finish: Finish) -> Vec<f
     out
 }
 
-/// The parts of the output that each tile writes: for each of its images and channels one run of pixels.
+/// The parts of the output that each tile writes: one run of pixels per image and channel.
 fn split_output<'a>(
     g: &Geometry,
     out: &'a mut [f32],
@@ -93,8 +96,9 @@ fn split_output<'a>(
 }
 
 fn forward_tile(g: &Geometry, x: &[f32], weight: &[f32], finish: Finish, tile: &Tile, out: Vec<&mut [f32]>) {
-    // A panel may hold fewer images at the end of a batch. Below 65 columns gemm sums in other blocks, so it is given more,
-    // with whatever the scratch holds, and an image has the same bits in any batch.
+    // The last panel of a batch may hold fewer images. Below 65 columns gemm sums in other blocks,
+    // so the panel is widened with whatever the scratch buffer holds. An image then has the same
+    // bits in any batch.
     let width = if g.pointwise() { tile.pixels(g) } else { tile.pixels(g).max(65) };
     let (taps, run) = (g.taps(), tile.rows.len() * g.ow);
     let panel_len = if g.pointwise() { 0 } else { taps * width };
@@ -115,7 +119,7 @@ fn forward_tile(g: &Geometry, x: &[f32], weight: &[f32], finish: Finish, tile: &
     });
 }
 
-/// The input under a tile of one image for a 1x1 kernel, without a copy.
+/// The input of a tile of one image for a 1x1 kernel, without a copy.
 fn pointwise_panel<'a>(g: &Geometry, x: &'a [f32], tile: &Tile) -> Mat<'a> {
     let image = image_of(g, x, tile.images.start);
     Mat::with_stride(&image[tile.rows.start * g.ow..], g.ci, tile.rows.len() * g.ow, g.in_plane())
@@ -132,7 +136,8 @@ fn grad_of<'a>(g: &Geometry, dy: &'a [f32], image: usize, rows: &Range<usize>) -
     Mat::with_stride(&dy[image * g.co * plane + rows.start * g.ow..], g.co, rows.len() * g.ow, plane)
 }
 
-/// Gradient of the input: each task owns some channels of one image, so nothing is summed across tasks.
+/// Gradient of the input. Each task owns some channels of one image, so nothing is summed across
+/// tasks.
 pub fn grad_input(g: &Geometry, weight: &[f32], dy: &[f32]) -> Vec<f32> {
     let mut dx = vec![0f32; g.n * g.ci * g.in_plane()];
     let window = g.kh * g.kw;

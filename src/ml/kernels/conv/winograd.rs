@@ -1,13 +1,15 @@
-//! Forward convolution with a 3x3 kernel and stride 1 by Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, 2016):
-//! 36 products for 16 output pixels where the definition takes 144.
+//! Forward convolution with a 3x3 kernel and stride 1 by Winograd's minimal filtering F(4x4, 3x3)
+//! (Lavin and Gray, 2016): 36 products for 16 output pixels, instead of 144.
 //!
-//! A 6x6 square of input and the kernel are each turned into 36 numbers, values of polynomials at the points 0, +-1/sqrt 2,
-//! +-sqrt 2 and infinity (in two dimensions); channels are summed there by 36 matrix products, and a 4x4 square of
-//! output is turned back. With these points the largest error is a third of that with the usual 0, +-1, +-2: at 256
-//! channels 2e-6 of the largest output, where the direct way is off by 4e-7.
+//! A 6x6 square of input and the kernel are each transformed to 36 values, those of polynomials at
+//! the points 0, ±1/sqrt 2, ±sqrt 2 and infinity (in two dimensions). Channels are summed there by
+//! 36 matrix products, and the result is transformed back to a 4x4 square of output. With these
+//! points the largest error is a third of that with the usual 0, ±1, ±2: at 256 channels 2e-6 of
+//! the largest output, while direct convolution is off by 4e-7.
 //!
-//! It pays for wide layers on large images; [`suits`] says which, by the sizes of one image only, so that an image has
-//! the same bits in any batch. Work is cut into blocks of tiles, which bounds memory; each product runs on one thread.
+//! It pays for wide layers on large images. [`suits`] decides by the sizes of one image only, so
+//! that an image has the same bits in any batch. Work is split into blocks of tiles, which bounds
+//! memory; each product runs on one thread.
 
 use super::finish::Finish;
 use super::geometry::Geometry;
@@ -15,59 +17,60 @@ use crate::kernels::matmul::{Mat, Threads, matmul};
 use crate::kernels::simd::simd;
 use rayon::prelude::*;
 
-/// Output pixels along a side of a tile.
+/// Output pixels per side of a tile.
 const TILE: usize = 4;
-/// Input pixels along a side.
+/// Input pixels per side of a tile.
 const REACH: usize = TILE + 2;
 /// Products per tile.
 const POINTS: usize = REACH * REACH;
-/// Tiles in a block: fewer would read the transformed kernel too often, more would not stay in cache.
+/// Tiles in a block: with fewer, the transformed kernel is read too often; more do not stay in
+/// cache.
 const BLOCK: usize = 256;
-/// Between the channels of a block, numbers that are not used: without them all channels would compete for the same
-/// few lines of cache.
+/// Unused values between the channels of a block. Without them all channels would compete for the
+/// same few cache lines.
 const GAP: usize = 16;
 
-/// Narrower layers spend their time in turning to and fro, smaller images in turning the kernel.
+/// In narrower layers the transforms dominate; on smaller images the transform of the kernel does.
 const MIN_CHANNELS: usize = 64;
 const MIN_TILES: usize = 64;
-/// gemm splits longer sums, at a length that depends on how many columns it is given.
+/// gemm splits longer sums, at a length that depends on the number of columns.
 const MAX_CHANNELS: usize = 512;
 
-/// The positive finite points and their squares.
+/// The positive finite points, and their squares.
 const A: f32 = std::f32::consts::FRAC_1_SQRT_2;
 const B: f32 = std::f32::consts::SQRT_2;
 const A2: f32 = 0.5;
 const B2: f32 = 2.0;
 
-/// Whether this way is the faster one.
+/// Whether this algorithm is the faster one.
 pub fn suits(g: &Geometry) -> bool {
     let wide = g.co >= MIN_CHANNELS && (MIN_CHANNELS..=MAX_CHANNELS).contains(&g.ci);
     (g.kh, g.kw) == (3, 3) && g.stride == (1, 1) && wide && g.oh.div_ceil(TILE) * g.ow.div_ceil(TILE) >= MIN_TILES
 }
 
-/// `[n, co, oh, ow]` of `x` and `weight`.
+/// Output `[n, co, oh, ow]` of `x` and `weight`.
 pub fn forward(g: &Geometry, x: &[f32], weight: &[f32], finish: Finish) -> Vec<f32> {
     if g.n == 0 {
         return vec![];
     }
     let (down, across) = (g.oh.div_ceil(TILE), g.ow.div_ceil(TILE));
     let rows = BLOCK.div_ceil(across).min(g.n * down);
-    let kernel = turn_kernel(g, weight);
+    let kernel = transform_kernel(g, weight);
     let mut inputs = vec![0f32; g.ci * (POINTS * rows * across + GAP)];
     let mut sums = vec![0f32; POINTS * g.co * rows * across];
     let mut out = vec![0f32; g.n * g.co * g.out_plane()];
     for (block, runs) in split_output(g, &mut out, rows).into_iter().enumerate() {
-        // Rows of tiles, counted through all images.
+        // Rows of tiles, numbered through all images.
         let rows = block * rows..((block + 1) * rows).min(g.n * down);
         let width = rows.len() * across;
         let pitch = POINTS * width + GAP;
         let inputs = &mut inputs[..g.ci * pitch];
         inputs.par_chunks_exact_mut(pitch).enumerate().for_each_init(
             || Lines::new(across),
-            |lines, (c, turned)| {
+            |lines, (c, transformed)| {
                 for (row, at) in rows.clone().zip((0..width).step_by(across)) {
                     lines.gather(g, &x[(row / down * g.ci + c) * g.in_plane()..][..g.in_plane()], row % down);
-                    lines.turn_input(turned, width, at);
+                    lines.transform_input(transformed, width, at);
                 }
             },
         );
@@ -83,7 +86,7 @@ pub fn forward(g: &Geometry, x: &[f32], weight: &[f32], finish: Finish) -> Vec<f
             |lines, (c, runs)| {
                 let rows = runs.into_iter().flat_map(|run| run.chunks_mut(TILE * g.ow));
                 for (pixels, at) in rows.zip((0..width).step_by(across)) {
-                    lines.turn_output(|point| &sums[(point * g.co + c) * width + at..][..across]);
+                    lines.transform_output(|point| &sums[(point * g.co + c) * width + at..][..across]);
                     for (line, target) in lines.flat.chunks_exact(TILE * across).zip(pixels.chunks_exact_mut(g.ow)) {
                         finish.copy(c, &line[..g.ow], target);
                     }
@@ -94,7 +97,8 @@ pub fn forward(g: &Geometry, x: &[f32], weight: &[f32], finish: Finish) -> Vec<f
     out
 }
 
-/// The parts of the output that each block writes: by channel, a run of pixel rows for each of its images.
+/// The parts of the output that each block writes: per channel, a run of pixel rows for each of its
+/// images.
 fn split_output<'a>(g: &Geometry, out: &'a mut [f32], rows: usize) -> Vec<Vec<Vec<&'a mut [f32]>>> {
     let down = g.oh.div_ceil(TILE);
     let channels = || (0..g.co).map(|_| vec![]).collect();
@@ -111,12 +115,12 @@ fn split_output<'a>(g: &Geometry, out: &'a mut [f32], rows: usize) -> Vec<Vec<Ve
     blocks
 }
 
-/// `[co, 36, ci]` of the weight `[co, ci, 3, 3]`.
-fn turn_kernel(g: &Geometry, weight: &[f32]) -> Vec<f32> {
-    let mut turned = vec![0f32; g.co * POINTS * g.ci];
-    turned.par_chunks_exact_mut(POINTS * g.ci).zip(weight.par_chunks_exact(9 * g.ci)).for_each_init(
+/// Transforms the weight `[co, ci, 3, 3]` to `[co, 36, ci]`.
+fn transform_kernel(g: &Geometry, weight: &[f32]) -> Vec<f32> {
+    let mut transformed = vec![0f32; g.co * POINTS * g.ci];
+    transformed.par_chunks_exact_mut(POINTS * g.ci).zip(weight.par_chunks_exact(9 * g.ci)).for_each_init(
         || (vec![0f32; 9 * g.ci], vec![0f32; 3 * REACH * g.ci]),
-        |(taps, half), (turned, weight)| {
+        |(taps, half), (transformed, weight)| {
             for (tap, line) in taps.chunks_exact_mut(g.ci).enumerate() {
                 line.iter_mut().zip(weight[tap..].iter().step_by(9)).for_each(|(t, w)| *t = *w);
             }
@@ -125,17 +129,18 @@ fn turn_kernel(g: &Geometry, weight: &[f32]) -> Vec<f32> {
                 let [top, middle, bottom] = [0, 3, 6].map(|i| &taps[(i + j) * g.ci..][..g.ci]);
                 kernel_points(top, middle, bottom, half);
             }
-            for (i, turned) in turned.chunks_exact_mut(REACH * g.ci).enumerate() {
+            for (i, transformed) in transformed.chunks_exact_mut(REACH * g.ci).enumerate() {
                 let [left, middle, right] = [0, 1, 2].map(|j| &half[(j * REACH + i) * g.ci..][..g.ci]);
-                kernel_points(left, middle, right, turned);
+                kernel_points(left, middle, right, transformed);
             }
         },
     );
-    turned
+    transformed
 }
 
 simd! {
-    /// Values of g0 + g1 p + g2 p^2 at the six points, over the product of distances to the other points; six lines.
+    /// Values of g0 + g1 p + g2 p^2 at the six points, divided by the product of distances to the
+    /// other points; six lines.
     fn kernel_points(g0: &[f32], g1: &[f32], g2: &[f32], out: &mut [f32]) {
         let [p0, p1, p2, p3, p4, p5] = six(out, g0.len());
         let (g1, g2) = (&g1[..g0.len()], &g2[..g0.len()]);
@@ -153,7 +158,7 @@ simd! {
 }
 
 simd! {
-    /// Six numbers to six, along each line's positions.
+    /// Transforms six values to six, at each position of the lines.
     fn input_points(d: [&[f32]; REACH], out: &mut [f32], pitch: usize, len: usize) {
         let [p0, p1, p2, p3, p4, p5] = spread(out, pitch, len);
         let [d0, d1, d2, d3, d4, d5] = d.map(|d| &d[..len]);
@@ -171,7 +176,7 @@ simd! {
 }
 
 simd! {
-    /// Six numbers to four.
+    /// Transforms six values to four.
     fn output_points(m: [&[f32]; REACH], out: [&mut [f32]; TILE], len: usize) {
         let [m0, m1, m2, m3, m4, m5] = m.map(|m| &m[..len]);
         let [y0, y1, y2, y3] = out.map(|y| &mut y[..len]);
@@ -187,8 +192,8 @@ simd! {
 }
 
 simd! {
-    /// Every fourth number to a line of its own.
-    fn comb(line: &[f32], phases: [&mut [f32]; TILE]) {
+    /// Distributes every fourth value to a line of its own.
+    fn deinterleave(line: &[f32], phases: [&mut [f32]; TILE]) {
         let [p0, p1, p2, p3] = phases;
         for ((((quad, p0), p1), p2), p3) in line.as_chunks::<TILE>().0.iter().zip(p0).zip(p1).zip(p2).zip(p3) {
             [*p0, *p1, *p2, *p3] = *quad;
@@ -197,8 +202,8 @@ simd! {
 }
 
 simd! {
-    /// The inverse of [`comb`].
-    fn braid(phases: [&[f32]; TILE], line: &mut [f32]) {
+    /// The inverse of [`deinterleave`].
+    fn interleave(phases: [&[f32]; TILE], line: &mut [f32]) {
         let [p0, p1, p2, p3] = phases;
         for ((((quad, p0), p1), p2), p3) in line.as_chunks_mut::<TILE>().0.iter_mut().zip(p0).zip(p1).zip(p2).zip(p3) {
             *quad = [*p0, *p1, *p2, *p3];
@@ -211,7 +216,7 @@ fn six(lines: &mut [f32], len: usize) -> [&mut [f32]; REACH] {
     spread(lines, len, len)
 }
 
-/// The first `len` numbers of each of some lines that begin `pitch` apart.
+/// The first `len` values of each of `N` lines that begin `pitch` apart.
 #[inline(always)]
 fn spread<const N: usize>(mut lines: &mut [f32], pitch: usize, len: usize) -> [&mut [f32]; N] {
     std::array::from_fn(|i| {
@@ -222,14 +227,14 @@ fn spread<const N: usize>(mut lines: &mut [f32], pitch: usize, len: usize) -> [&
     })
 }
 
-/// What one task works in: a row of tiles of one channel.
+/// The working memory of a task: a row of tiles of one channel.
 struct Lines {
     across: usize,
     /// Six or four lines of pixels.
     flat: Vec<f32>,
-    /// Six lines, turned downwards.
-    turned: Vec<f32>,
-    /// A line by position in its tile.
+    /// Six lines, transformed vertically.
+    transformed: Vec<f32>,
+    /// One line per position in a tile.
     phases: Vec<f32>,
 }
 
@@ -237,15 +242,15 @@ impl Lines {
     fn new(across: usize) -> Self {
         let len = TILE * (across + 1);
         let lines = || vec![0f32; REACH * len];
-        Self { across, flat: lines(), turned: lines(), phases: lines() }
+        Self { across, flat: lines(), transformed: lines(), phases: lines() }
     }
 
-    /// Pixels of a line under a row of tiles, with what the last tile reaches beyond, to a whole tile.
+    /// Pixels of a line of input for a row of tiles, rounded up to a whole tile.
     fn len(&self) -> usize {
         TILE * (self.across + 1)
     }
 
-    /// The six lines of input under row `row` of tiles, with zeros around.
+    /// Copies the six lines of input for tile row `row`, with zeros around the image.
     fn gather(&mut self, g: &Geometry, image: &[f32], row: usize) {
         let len = self.len();
         for (i, line) in self.flat.chunks_exact_mut(len).enumerate() {
@@ -261,13 +266,13 @@ impl Lines {
         }
     }
 
-    /// The 36 numbers of each tile to `out[point * width + at..]`.
-    fn turn_input(&mut self, out: &mut [f32], width: usize, at: usize) {
+    /// Writes the 36 values of each tile to `out[point * width + at..]`.
+    fn transform_input(&mut self, out: &mut [f32], width: usize, at: usize) {
         let (len, across) = (self.len(), self.across);
         let lines = std::array::from_fn(|i| &self.flat[i * len..][..len]);
-        input_points(lines, &mut self.turned, len, len);
-        for (i, line) in self.turned.chunks_exact(len).enumerate() {
-            comb(line, spread(&mut self.phases, across + 1, across + 1));
+        input_points(lines, &mut self.transformed, len, len);
+        for (i, line) in self.transformed.chunks_exact(len).enumerate() {
+            deinterleave(line, spread(&mut self.phases, across + 1, across + 1));
             // Positions 4 and 5 of a tile are 0 and 1 of the next.
             let phase = |k: usize| &self.phases[k % TILE * (across + 1) + k / TILE..][..across];
             let out = &mut out[i * REACH * width + at..];
@@ -275,18 +280,19 @@ impl Lines {
         }
     }
 
-    /// Four lines of output in `flat`, from the sums of each point.
-    fn turn_output<'a>(&mut self, sums: impl Fn(usize) -> &'a [f32]) {
+    /// Computes four lines of output in `flat` from the sums of each point.
+    fn transform_output<'a>(&mut self, sums: impl Fn(usize) -> &'a [f32]) {
         let across = self.across;
-        for (i, turned) in self.turned.chunks_exact_mut(TILE * across).take(REACH).enumerate() {
-            output_points(std::array::from_fn(|j| sums(i * REACH + j)), spread(turned, across, across), across);
+        for (i, transformed) in self.transformed.chunks_exact_mut(TILE * across).take(REACH).enumerate() {
+            output_points(std::array::from_fn(|j| sums(i * REACH + j)), spread(transformed, across, across), across);
         }
-        // `turned` is [6, 4 positions across, tiles]; now downwards, to [4, 4 positions across, tiles].
+        // `transformed` is [6, 4 positions across, tiles]. Now vertically, to
+        // [4, 4 positions across, tiles].
         let line = TILE * across;
-        let lines = std::array::from_fn(|i| &self.turned[i * line..][..line]);
+        let lines = std::array::from_fn(|i| &self.transformed[i * line..][..line]);
         output_points(lines, spread(&mut self.phases, line, line), line);
         for (phases, flat) in self.phases.chunks_exact(line).zip(self.flat.chunks_exact_mut(line)).take(TILE) {
-            braid(std::array::from_fn(|k| &phases[k * across..][..across]), flat);
+            interleave(std::array::from_fn(|k| &phases[k * across..][..across]), flat);
         }
     }
 }

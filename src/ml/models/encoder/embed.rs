@@ -1,9 +1,10 @@
-//! Encoders as feature networks: one vector for an image, as published distances take it.
+//! Encoders as feature networks: one vector per image, as published distances use it.
 //!
-//! DINOv2 is that of FD-DINOv2 (Stein et al. 2023, dgm-eval): 224 pixels, the class token after the last norm. CLIP is
-//! that of CMMD (Jayasumana et al. 2024, cmmd-pytorch): the middle square at the network's own size, the class token
-//! through a norm and the projection; CMMD brings embeddings to length one itself. Both resize with Pillow to 8 bits,
-//! unlike the alignment of REPA, which wants patch tokens of larger images. Knows no metric.
+//! DINOv2 is as in FD-DINOv2 (Stein et al. 2023, dgm-eval): 224 pixels, the class token after the
+//! last norm. CLIP is as in CMMD (Jayasumana et al. 2024, cmmd-pytorch): the centre square at the
+//! network's own size, the class token through a norm and the projection; CMMD normalises the
+//! embeddings itself. Both resize with Pillow to 8 bits, unlike REPA's alignment, which uses patch
+//! tokens of larger images. It does not know metrics.
 
 use super::config::EncoderConfig;
 use super::head::has_head;
@@ -17,16 +18,16 @@ use candle_nn::Module;
 use rayon::prelude::*;
 use std::path::Path;
 
-/// The side at which dgm-eval shows images to DINOv2, whose position tables are larger.
+/// The image side at which dgm-eval runs DINOv2, whose position tables are larger.
 const DINOV2_SIDE: usize = 224;
 
-/// An encoder that gives one vector for an image.
+/// An encoder that gives one vector per image.
 pub struct Embedder {
     encoder: Encoder,
     name: &'static str,
     preparation: String,
     side: usize,
-    /// Of the grid of `side`.
+    /// For the grid of `side`.
     positions: Tensor,
 }
 
@@ -34,20 +35,22 @@ impl Embedder {
     /// Opens an `encoder` artifact.
     ///
     /// # Errors
-    /// When CLIP's projection was not kept.
+    /// When the artifact lacks CLIP's projection.
     pub fn open(dir: &Path, device: &Device) -> Result<Self> {
-        Self::new(Encoder::open(dir, device)?).map_err(|e| e.context(format!("cannot embed by {}", dir.display())))
+        Self::new(Encoder::open(dir, device)?)
+            .map_err(|e| e.context(format!("cannot use {} for embeddings", dir.display())))
     }
 
-    /// Of an encoder of any kind.
+    /// From an encoder of any kind.
     pub fn new(encoder: Encoder) -> Result<Self> {
         let vit = encoder.vit.config();
         if has_head(vit) && encoder.head.is_none() {
             bail!(
-                "CLIP without `ln_post` and `proj`, which make the embedding; make the encoder anew from a file with both"
+                "this CLIP lacks `ln_post` and `proj`, which compute the embedding; \
+                 import the encoder from a file that has both"
             );
         }
-        // Only DINOv2 has the factors of LayerScale.
+        // Only DINOv2 has LayerScale.
         let side = if vit.layer_scale { vit.image_size.min(DINOV2_SIDE) } else { vit.image_size };
         let grid = side / vit.patch_size;
         let table = encoder.vit.positions();
@@ -62,10 +65,10 @@ impl Embedder {
     /// u8 images `[n, 3, H, W]` to f32 `[n, 3, side, side]`, normalised.
     pub fn prepare(&self, images: &Tensor) -> Result<Tensor> {
         let [n, 3, height, width] = *images.dims() else {
-            bail!("an encoder takes u8 images [n, 3, H, W], got {:?}", images.dims())
+            bail!("an encoder needs u8 images [n, 3, H, W], got {:?}", images.dims())
         };
         if images.elem_count() == 0 || images.dtype() != DType::U8 {
-            bail!("an encoder takes u8 images [n, 3, H, W], got {:?} {:?}", images.dtype(), images.dims());
+            bail!("an encoder needs u8 images [n, 3, H, W], got {:?} {:?}", images.dtype(), images.dims());
         }
         let (side, square) = (self.side, has_head(self.encoder.vit.config()));
         let pixels = images.permute((0, 2, 3, 1))?.flatten_all()?.to_vec1::<u8>()?;
@@ -94,7 +97,8 @@ impl Embedder {
     }
 }
 
-/// What a vector is and how it came about, for people who compare numbers.
+/// Describes the vector and its computation, for comparing values. Part of result files: do not
+/// change.
 fn describe(vit: &VitConfig, side: usize) -> String {
     let vector = match (vit.class_token, has_head(vit)) {
         (_, true) => "projected embedding",
@@ -106,7 +110,7 @@ fn describe(vit: &VitConfig, side: usize) -> String {
     format!("{square}antialiased bicubic to {side} as Pillow in 8 bits; {vector}")
 }
 
-/// The preset that an encoder is, or what it is in general.
+/// The preset of the encoder, or a general name.
 fn name(config: &EncoderConfig) -> &'static str {
     let is = |name: &&&str| EncoderConfig::named(name).is_some_and(|preset| preset == *config);
     NAMES.iter().find(is).copied().unwrap_or("encoder")

@@ -1,4 +1,4 @@
-//! The projection behind the class token, as CLIP has it.
+//! CLIP's projection of the class token.
 
 use crate::models::vit::VitConfig;
 use crate::nn::params::Tensors;
@@ -9,7 +9,8 @@ use candle_nn::VarBuilder;
 /// Names of a [`Head`]'s tensors.
 pub(crate) const HEAD: [&str; 3] = ["norm_post.weight", "norm_post.bias", "head.weight"];
 
-/// CLIP's norm of the class token and its projection `[width, D]` into the space that images and texts share.
+/// CLIP's norm of the class token, and its projection `[width, D]` into the space shared by images
+/// and texts.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) norm: LayerNorm,
@@ -26,12 +27,12 @@ impl Head {
     }
 }
 
-/// Whether files of this transformer come with a [`Head`]: CLIP's do.
+/// Whether files of this transformer include a [`Head`], as CLIP's do.
 pub(crate) fn has_head(vit: &VitConfig) -> bool {
     vit.pre_norm && !vit.final_norm
 }
 
-/// Length of the embedding that the head among `tensors` makes, if it is there and whole.
+/// Dimension of the embedding by the head in `tensors`, if the head is complete.
 pub(crate) fn head_width(vit: &VitConfig, tensors: &Tensors) -> Option<usize> {
     let whole = has_head(vit) && HEAD.iter().all(|name| tensors.contains_key(*name));
     whole.then(|| tensors[HEAD[2]].dims().first().copied()).flatten()

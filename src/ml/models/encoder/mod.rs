@@ -1,15 +1,17 @@
-//! A frozen vision transformer together with what it does to pixels: u8 images in, patch tokens out.
+//! A frozen vision transformer with its image preprocessing: u8 images in, patch tokens out.
 //!
-//! An encoder artifact is `encoder.safetensors` (DINOv2's hub names) and `config.json` ([`EncoderConfig`]); files with
-//! other names become one by [`adopt`]. Pixels are prepared as by REPA's `preprocess_raw_image`: scaled to [0, 1],
-//! normalised, resized with torch's bicubic without antialiasing. Whether CLIP resizes before or after it normalises makes
-//! no difference, as bicubic weights add up to one.
+//! An encoder artifact is `encoder.safetensors` (DINOv2's hub names) and `config.json`
+//! ([`EncoderConfig`]); [`adopt`] renames the tensors of other files. Pixels are prepared like
+//! REPA's `preprocess_raw_image`: scaled to [0, 1], normalised, resized with torch's bicubic
+//! without antialiasing. Whether CLIP's images are resized before or after normalisation makes no
+//! difference, because bicubic weights sum to 1.
 //!
-//! Published encoders follow the image: a token for every 16 x 16 pixels, so that there are as many as a SiT has
-//! patches, with the position table of the file resampled to that grid as timm does. Encoders that were trained here know
-//! one size.
+//! Published encoders follow the image size: one token per 16 x 16 pixels, so that there are as
+//! many as a SiT has patches. The position table is resampled to that grid, as timm does. Encoders
+//! trained here have one image size.
 //!
-//! What makes CLIP's embedding of its class token is kept beside the transformer, for evaluation ([`Embedder`]).
+//! CLIP's projection of the class token is stored with the transformer, for evaluation
+//! ([`Embedder`]).
 
 pub mod config;
 mod embed;
@@ -35,12 +37,13 @@ pub use resample::{Kernel, resample, resample_positions, resample_positions_dino
 pub const WEIGHTS_FILE: &str = "encoder.safetensors";
 pub const CONFIG_FILE: &str = "config.json";
 
+/// A frozen encoder.
 #[derive(Debug)]
 pub struct Encoder {
     config: EncoderConfig,
     vit: Vit,
     head: Option<Head>,
-    /// Position tables of the grids met so far.
+    /// Position tables for the grids used so far.
     tables: Mutex<BTreeMap<usize, Tensor>>,
 }
 
@@ -52,15 +55,16 @@ impl Encoder {
             .map_err(|e| e.context(format!("cannot use {} as an encoder", path.display())))
     }
 
-    /// From loaded tensors under hub names.
+    /// From loaded tensors with hub names.
     ///
     /// # Errors
-    /// When the tensors are not those of the configured transformer, with the names that differ.
+    /// When the tensors do not match the configured transformer; the error lists the differing
+    /// names.
     pub fn new(config: &EncoderConfig, tensors: Tensors, device: &Device) -> Result<Self> {
         let (vit, tensors) = fitted(config, tensors)?;
         let faults = report(&vit, &tensors)?.faults();
         if !faults.is_empty() {
-            bail!("not the configured transformer: {}", faults.join("; "));
+            bail!("the tensors do not match the configured transformer: {}", faults.join("; "));
         }
         let width = head::head_width(&vit, &tensors);
         let frozen = Frozen::new(tensors);
@@ -70,11 +74,7 @@ impl Encoder {
         Ok(Self { config: config.clone(), vit, head, tables: Mutex::default() })
     }
 
-    pub fn config(&self) -> &EncoderConfig {
-        &self.config
-    }
-
-    /// Tokens of an image of `side` pixels and their dimension.
+    /// Number of tokens for an image of side `side`, and their dimension.
     ///
     /// # Errors
     /// See [`EncoderConfig::input_side`].
@@ -103,7 +103,7 @@ impl Encoder {
     }
 }
 
-/// What comes of using these tensors, under hub names, in the configured transformer.
+/// Reports how these tensors, with hub names, fit the configured transformer.
 pub fn fit(config: &EncoderConfig, tensors: Tensors) -> Result<LoadReport> {
     let (vit, tensors) = fitted(config, tensors)?;
     report(&vit, &tensors)
@@ -117,13 +117,13 @@ fn report(vit: &VitConfig, tensors: &Tensors) -> Result<LoadReport> {
     Ok(params::compare(&shapes, tensors))
 }
 
-/// The transformer and its tensors, brought to one grid: an encoder that follows the image has the grid of its table, and
-/// the table of another is resampled to its one grid.
+/// The transformer and its tensors, brought to one grid. An encoder that follows the image size has
+/// the grid of its table; for an encoder with one image size the table is resampled to its grid.
 fn fitted(config: &EncoderConfig, mut tensors: Tensors) -> Result<(VitConfig, Tensors)> {
     config.check()?;
     let mut vit = config.vit.clone();
     let class = usize::from(vit.class_token);
-    // Artifacts were once the file as it came.
+    // Older artifacts are unchanged copies of the published file.
     tensors.remove("mask_token");
     if let Some(table) = tensors.get_mut("pos_embed")
         && let Some(grid) = resample::table_grid(table, class)

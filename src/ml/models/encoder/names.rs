@@ -1,8 +1,8 @@
-//! The names of an encoder's tensors in the files that people have, and ours, which are those of DINOv2's hub.
+//! Translates the tensor names of published encoder files to ours, which are those of DINOv2's hub.
 //!
-//! Official checkpoints, Hugging Face transformers' files (old and current names) and timm's differ in names, in whether
-//! queries, keys and values are one matrix, and in what else is in the file. A name that no table here knows goes through
-//! unchanged, to be reported as one that the network does not have.
+//! Official checkpoints, files of Hugging Face transformers (old and current names) and timm's
+//! differ in names, in whether queries, keys and values are one matrix, and in what else is in the
+//! file. Unknown names are kept, and are then reported as not in the network.
 
 use super::config::{EncoderConfig, Positions};
 use super::head::HEAD;
@@ -14,8 +14,8 @@ use crate::nn::params::{Adopted, Tensors};
 use candle_core::{DType, Result, Tensor, bail};
 use std::collections::BTreeMap;
 
-/// The first layer under the names of transformers, of its CLIP, of official code and timm. OpenAI's CLIP calls it `conv1`, as
-/// many others do theirs, but has one class embedding.
+/// The first layer: in transformers, in its CLIP, and in official code and timm. OpenAI's CLIP
+/// calls it `conv1`, as many networks do, but it has one class embedding.
 pub const LANDMARKS: &[&str] = &[
     "embeddings.patch_embeddings.projection.weight",
     "embeddings.patch_embedding.weight",
@@ -23,8 +23,8 @@ pub const LANDMARKS: &[&str] = &[
     "class_embedding",
 ];
 
-/// What the features do not need, by name or by its beginning: heads (those of DINO's training among them), poolers,
-/// decoders, the token of masked patches, numbers of positions.
+/// Tensors that features do not need, by name or prefix: heads (including those of DINO's
+/// training), poolers, decoders, the mask token, position numbers.
 const UNUSED: &[&str] = &[
     "mask_token",
     "head.",
@@ -39,8 +39,8 @@ const UNUSED: &[&str] = &[
     "linear_head.",
 ];
 
-/// What makes CLIP's embedding of its class token: theirs, outside the wrapper or inside, and ours. `proj` is stored the
-/// other way round.
+/// CLIP's projection of the class token: their names, outside or inside the wrapper, and ours.
+/// `proj` is stored transposed.
 const CLIP_HEAD: &[(&str, &str)] = &[
     ("ln_post.weight", HEAD[0]),
     ("ln_post.bias", HEAD[1]),
@@ -53,7 +53,7 @@ const CLIP_HEAD: &[(&str, &str)] = &[
     ("head.weight", HEAD[2]),
 ];
 
-/// Outside of blocks: theirs, ours. `weight` and `bias` behind a name go along.
+/// Names outside of blocks: theirs, ours. A suffix `weight` or `bias` is kept.
 const WHOLE: &[(&str, &str)] = &[
     // timm.
     ("reg_token", "register_tokens"),
@@ -77,12 +77,12 @@ const WHOLE: &[(&str, &str)] = &[
     ("layernorm", "norm"),
 ];
 
-/// What stands before the number of a block.
+/// What precedes the number of a block.
 const BLOCKS: &[&str] = &["blocks.", "transformer.resblocks.", "encoder.layer.", "encoder.layers.", "layers."];
 
-/// Inside a block: theirs, ours or a [part](PARTS) of ours.
+/// Names inside a block: theirs, ours or a [part](PARTS) of ours.
 const INSIDE: &[(&str, &str)] = &[
-    // A slip in MoCo v3's ViT-L: the number of the block got into blocks 13 and 14.
+    // A mistake in MoCo v3's ViT-L: the number of the block got into names of blocks 13 and 14.
     ("norm13", "norm1"),
     ("norm14", "norm2"),
     ("mlp.fc13", "mlp.fc1"),
@@ -108,7 +108,7 @@ const INSIDE: &[(&str, &str)] = &[
     ("layer_scale2.lambda1", "ls2.gamma"),
     ("mlp.weights_in", "mlp.w12"),
     ("mlp.weights_out", "mlp.w3"),
-    // The same in transformers 5, as long as it does not translate on saving.
+    // The names inside transformers 5, if it does not translate them on saving.
     ("attention.q_proj", "attn.q"),
     ("attention.k_proj", "attn.k"),
     ("attention.v_proj", "attn.v"),
@@ -125,22 +125,22 @@ const INSIDE: &[(&str, &str)] = &[
     ("self_attn.out_proj", "attn.proj"),
 ];
 
-/// Layers that some files keep in parts: ours, and the parts from top to bottom.
+/// Layers that some files store in parts: our name, and the parts from top to bottom.
 const PARTS: &[(&str, &[&str])] =
     &[("attn.qkv", &["attn.q", "attn.k", "attn.v"]), ("mlp.w12", &["mlp.gate", "mlp.up"])];
 
-/// A tensor and what the file calls it.
+/// A tensor and its name in the file.
 struct NamedTensor {
     theirs: String,
     tensor: Tensor,
 }
 
-/// The tensors of a published file as the configured transformer takes them: under our names, in f32, parts joined,
-/// without what is known to be of no use. The position table keeps the grid of the file; a fixed table that the file
-/// leaves out is computed.
+/// Converts the tensors of a published file to those of the configured transformer: our names, f32,
+/// parts joined, unnecessary tensors removed. The position table keeps the grid of the file; a
+/// fixed table that the file omits is computed.
 ///
 /// # Errors
-/// When two tensors claim one name, or parts of one layer do not fit together.
+/// When two tensors map to one name, or parts of one layer do not match.
 pub fn adopt(config: &EncoderConfig, file: Tensors) -> Result<Adopted> {
     let (mut found, dropped) = translated(&config.vit, file)?;
     join_parts(&mut found)?;
@@ -165,15 +165,16 @@ pub fn adopt(config: &EncoderConfig, file: Tensors) -> Result<Adopted> {
     Ok(adopted)
 }
 
-/// Tensors by our names, and the names of those left out. CLIP's head is whole or not at all: a file without the
-/// projection, or with a classifier in its place, which timm gives a bias that is not zero, has no embedding.
+/// Tensors by our names, and the names of those omitted. CLIP's head is used whole or not at all: a
+/// file without the projection, or with a classifier in its place (timm's classifiers have a
+/// nonzero bias), has no embedding.
 fn translated(vit: &VitConfig, file: Tensors) -> Result<(BTreeMap<String, NamedTensor>, Vec<String>)> {
     let Inside { prefix, tensors, beside } = state_dict::network(file, LANDMARKS)?;
     let (mut found, mut dropped) = (BTreeMap::<String, NamedTensor>::new(), Vec::new());
     let classifies = tensors.get("head.bias").is_some_and(|(_, bias)| !is_zero(bias));
     let mut keep = |ours: String, theirs: String, tensor: Tensor| {
         if let Some(first) = found.get(&ours) {
-            bail!("both {} and {theirs} of the file are {ours} here", first.theirs);
+            bail!("both {} and {theirs} in the file map to {ours}", first.theirs);
         }
         let tensor = tensor.to_dtype(DType::F32).map_err(|e| e.context(theirs.clone()))?;
         found.insert(ours, NamedTensor { theirs, tensor });
@@ -203,7 +204,8 @@ fn head_name(name: &str) -> Option<String> {
     CLIP_HEAD.iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| ours.to_string())
 }
 
-/// Is this the projection that transformers' CLIP has beside the transformer of `prefix`? Under which of our names?
+/// Our name for the projection that transformers' CLIP stores beside the transformer of `prefix`;
+/// `None` for other tensors.
 fn projects(prefix: &str, theirs: &str) -> Option<String> {
     let beside = prefix.ends_with("vision_model.") && state_dict::is_projection(theirs, state_dict::around(prefix));
     beside.then(|| HEAD[2].to_string())
@@ -218,18 +220,18 @@ fn is_unused(ours: &str, vit: &VitConfig) -> bool {
     among(UNUSED, ours) || (!vit.final_norm && ours.starts_with("norm."))
 }
 
-/// Is `name` in a list of names and of beginnings, which end in a dot or an underscore?
+/// Whether `name` is in a list of names and prefixes; prefixes end in a dot or an underscore.
 fn among(list: &[&str], name: &str) -> bool {
     list.iter().any(|entry| if entry.ends_with(['.', '_']) { name.starts_with(entry) } else { name == *entry })
 }
 
-/// Our name of a tensor that the file, behind its prefix, calls `name`.
+/// Our name for a tensor that the file calls `name`, without the prefix.
 fn our_name(name: &str, mlp: Mlp) -> String {
     let Some((number, inside)) = BLOCKS.iter().find_map(|b| block_and_rest(name.strip_prefix(b)?)) else {
         return look_up(WHOLE, name);
     };
     let inside = look_up(INSIDE, inside);
-    // timm calls the layers of every MLP alike.
+    // timm uses the same layer names for every MLP.
     let inside = match mlp {
         Mlp::SwiGlu => inside.replacen("mlp.fc1.", "mlp.w12.", 1).replacen("mlp.fc2.", "mlp.w3.", 1),
         Mlp::Gelu | Mlp::QuickGelu => inside,
@@ -237,7 +239,8 @@ fn our_name(name: &str, mlp: Mlp) -> String {
     format!("blocks.{number}.{inside}")
 }
 
-/// DINOv2's training keeps its blocks in chunks, in which they are numbered through: `blocks.1.7.attn` is block 7.
+/// DINOv2's training code stores blocks in chunks but numbers them consecutively: `blocks.1.7.attn`
+/// is block 7.
 fn block_and_rest(name: &str) -> Option<(usize, &str)> {
     let number = |name: &str| name.split_once('.').and_then(|(number, _)| number.parse::<usize>().ok());
     let (outer, rest) = (number(name)?, name.split_once('.')?.1);
@@ -247,7 +250,8 @@ fn block_and_rest(name: &str) -> Option<(usize, &str)> {
     }
 }
 
-/// The whole name, or all of it but a final `weight` or `bias`, in a table; itself if it is not there.
+/// Looks up the whole name, or the name without a final `weight` or `bias`. Returns unknown names
+/// unchanged.
 fn look_up(table: &[(&str, &str)], name: &str) -> String {
     let ours = |name: &str| table.iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| *ours);
     match name.rsplit_once('.') {
@@ -257,7 +261,7 @@ fn look_up(table: &[(&str, &str)], name: &str) -> String {
     }
 }
 
-/// Puts layers together that the file has in parts. Parts that are not complete go back to the file's names.
+/// Joins layers that the file stores in parts. Incomplete parts get their names in the file back.
 fn join_parts(found: &mut BTreeMap<String, NamedTensor>) -> Result<()> {
     for (whole, parts) in PARTS {
         let pieces: Vec<String> = found.keys().filter(|n| parts.iter().any(|p| holds(n, p))).cloned().collect();
@@ -273,7 +277,7 @@ fn join_parts(found: &mut BTreeMap<String, NamedTensor>) -> Result<()> {
             let tensors: Vec<&Tensor> = parts_found.iter().map(|f| &f.tensor).collect();
             let tensor = Tensor::cat(&tensors, 0).map_err(|e| e.context(format!("joining {theirs}")))?;
             if found.insert(ours.clone(), NamedTensor { theirs, tensor }).is_some() {
-                bail!("the file holds {ours} both whole and in parts");
+                bail!("the file has {ours} both whole and in parts");
             }
         }
         for alone in pieces {
@@ -294,7 +298,8 @@ fn batched(tensor: Tensor) -> Result<Tensor> {
     (tensor.rank()..3).try_fold(tensor, |t, _| t.unsqueeze(0))
 }
 
-/// timm keeps no position for the class token of a network with registers, but adds it to the token: a row of zeros.
+/// timm has no position for the class token in networks with registers. A row of zeros has the same
+/// effect.
 fn with_class_position(vit: &VitConfig, table: Tensor, theirs: String) -> Result<(Tensor, String)> {
     if !vit.class_token || table_grid(&table, 1).is_some() || table_grid(&table, 0).is_none() {
         return Ok((table, theirs));
@@ -312,7 +317,7 @@ fn fixed_table(config: &EncoderConfig) -> Result<Option<Tensor>> {
         let half = dim / 2;
         table = Tensor::cat(&[table.narrow(2, half, half)?, table.narrow(2, 0, half)?], 2)?;
     }
-    // The class token is nowhere.
+    // The class token has a position of zero.
     if class_token { table.pad_with_zeros(1, 1, 0).map(Some) } else { Ok(Some(table)) }
 }
 

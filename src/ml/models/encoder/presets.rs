@@ -1,9 +1,10 @@
-//! The published encoders by the names of REPA's `--enc-type` and one more, with the sizes of their original code.
+//! Presets of published encoders, named as in REPA's `--enc-type` (and one more), with the sizes of
+//! their original code.
 
 use super::config::{EncoderConfig, Positions};
 use crate::models::vit::{Mlp, VitConfig};
 
-/// What [`EncoderConfig::named`] knows.
+/// The names that [`EncoderConfig::named`] knows.
 pub const NAMES: &[&str] = &[
     "dinov2-vit-s",
     "dinov2-vit-b",
@@ -22,13 +23,13 @@ pub const NAMES: &[&str] = &[
     "jepa-vit-h",
 ];
 
-/// ImageNet, as torchvision has it.
+/// Mean and standard deviation of ImageNet, as in torchvision.
 const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
 const CLIP: ([f64; 3], [f64; 3]) =
     ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]);
 
 impl EncoderConfig {
-    /// Presets by the names of REPA's `--enc-type`.
+    /// A preset by its name, as in REPA's `--enc-type`.
     pub fn named(name: &str) -> Option<Self> {
         let (family, size) = name.split_once("-vit-")?;
         // Width, depth and heads.
@@ -40,7 +41,7 @@ impl EncoderConfig {
             "g" => (1536, 40, 24),
             _ => return None,
         };
-        // The side of its position table, in pixels, is that of its last training images.
+        // The position table has the image size of the last training phase.
         let vit = |side, patch| VitConfig::new(side, patch, dim, depth, heads);
         let (vit, positions) = match (family, size) {
             ("dinov2" | "dinov2reg", "s" | "b" | "l" | "g") => {
@@ -51,7 +52,7 @@ impl EncoderConfig {
             ("mocov3", "b" | "l") => (vit(224, 16), Positions::SincosRows),
             ("mae", "l") => (VitConfig { final_norm: false, ..vit(224, 16) }, Positions::Sincos),
             ("clip", "L") => (clip(vit(224, 14)), Positions::Learned),
-            // Not one of REPA's: what CMMD is measured with.
+            // Not in REPA: CMMD uses it.
             ("clip", "L-336") => (clip(vit(336, 14)), Positions::Learned),
             ("jepa", "h") => (VitConfig { class_token: false, ..vit(224, 14) }, Positions::Sincos),
             _ => return None,
@@ -69,12 +70,13 @@ fn dinov2(vit: VitConfig, size: &str) -> VitConfig {
     }
 }
 
-/// Two thirds of 4 `dim`, so that three matrices weigh what two did, rounded up to a multiple of 8.
+/// Two thirds of 4 `dim`, rounded up to a multiple of 8, so that three matrices have as many
+/// weights as two had.
 fn swiglu_width(dim: usize) -> usize {
     (4 * dim * 2 / 3).next_multiple_of(8)
 }
 
-/// The tokens that CLIP's projection sees but for its own norm: the output of the last block.
+/// CLIP without its own last norm: features are the output of the last block.
 fn clip(vit: VitConfig) -> VitConfig {
     VitConfig { mlp: Mlp::QuickGelu, no_patch_bias: true, pre_norm: true, final_norm: false, eps: 1e-5, ..vit }
 }
@@ -85,8 +87,8 @@ mod tests {
     use crate::models::vit::Vit;
     use crate::nn::params::census;
 
-    /// Parameters of the originals as timm 1.0.31 counts them, at the side of their position table: without head, and
-    /// without the last norm where its output is not used.
+    /// Parameter counts of the originals by timm 1.0.31, at the image size of their position table:
+    /// without the head, and without the last norm where its output is not used.
     #[test]
     fn presets_have_as_many_parameters_as_the_originals() {
         for (name, count) in COUNTS {

@@ -1,22 +1,24 @@
-//! Bicubic resampling of images and of position tables, equal to PyTorch's and timm's.
+//! Bicubic resampling of images and position tables, equal to PyTorch's and timm's.
 
 use candle_core::{DType, Result, Tensor, bail};
 
-/// Side of the square grid that a position table `[1, class + g g, D]` is for; `class` is 1 with a class token.
+/// Side of the square grid of a position table `[1, class + g g, D]`; `class` is 1 with a class
+/// token, else 0.
 pub fn table_grid(table: &Tensor, class: usize) -> Option<usize> {
     let [1, rows, _] = *table.dims() else { return None };
     let grid = rows.checked_sub(class)?.isqrt();
     (grid > 0 && grid * grid + class == rows).then_some(grid)
 }
 
-/// Brings a position table `[1, class + g g, D]` to another grid as timm's `resample_abs_pos_embed` does; the position
-/// of the class token stays.
+/// Resamples a position table `[1, class + g g, D]` to another grid like timm's
+/// `resample_abs_pos_embed`. The position of the class token is kept.
 pub fn resample_positions(table: &Tensor, class: usize, grid: usize) -> Result<Tensor> {
     regrid(table, class, grid, |image| resample(image, grid, grid, Kernel::Antialiased))
 }
 
-/// As DINOv2's own code does it for networks without registers, with a class token: without antialiasing, and with a tenth
-/// added to the new grid before the two are divided, which was to keep a product from being rounded down.
+/// The same as in DINOv2's own code, for networks with a class token and without registers: without
+/// antialiasing, and with 0.1 added to the new grid size before the division, a workaround for
+/// rounding down.
 pub fn resample_positions_dinov2(table: &Tensor, grid: usize) -> Result<Tensor> {
     regrid(table, 1, grid, |image| {
         let scale = 1.0 / ((grid as f64 + 0.1) / image.dim(3)? as f64);
@@ -24,7 +26,7 @@ pub fn resample_positions_dinov2(table: &Tensor, grid: usize) -> Result<Tensor> 
     })
 }
 
-/// Takes the class position off a table, hands the rest `[1, D, g, g]` to `resample` and puts the two together again.
+/// Applies `resample` to a position table without its class position, as `[1, D, g, g]`.
 fn regrid(
     table: &Tensor,
     class: usize,
@@ -32,7 +34,7 @@ fn regrid(
     resample: impl FnOnce(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let Some(old) = table_grid(table, class) else {
-        bail!("a position table {:?} is not a square grid and {class} more", table.dims());
+        bail!("a position table {:?} is not a square grid plus {class} class positions", table.dims());
     };
     if old == grid {
         return Ok(table.clone());
@@ -45,10 +47,10 @@ fn regrid(
     Tensor::cat(&[&table.narrow(1, 0, class)?.to_dtype(DType::F32)?, &patches], 1)
 }
 
-/// Cubic kernels of `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`.
+/// The cubic kernels of `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
-    /// a = -0.75, four taps whatever the scale, edges repeated.
+    /// a = -0.75, four taps at any scale, edges repeated.
     Torch,
     /// `antialias=True`: a = -0.5, stretched when shrinking, weights beyond the edge dropped.
     Antialiased,
@@ -61,7 +63,7 @@ pub fn resample(x: &Tensor, height: usize, width: usize, kernel: Kernel) -> Resu
     resample_scaled(x, (height, scale(h, height)), (width, scale(w, width)), kernel)
 }
 
-/// The same with source pixels per pixel of the result given beside its height and its width.
+/// The same, given the source pixels per output pixel vertically and horizontally.
 fn resample_scaled(
     x: &Tensor,
     (height, down): (usize, f64),
@@ -84,7 +86,7 @@ fn cubic_matrix(from: usize, to: usize, scale: f64, kernel: Kernel) -> Vec<f32> 
     let reach = 2.0 * stretch;
     let mut matrix = vec![0f32; to * from];
     for (i, row) in matrix.chunks_exact_mut(from).enumerate() {
-        // torch computes positions in f32, which moves pixels by 6e-5 at the far edge of 256.
+        // torch computes positions in f32, which shifts pixels by 6e-5 at the far edge of 256.
         let centre = match kernel {
             Kernel::Torch => f64::from((i as f32 + 0.5) * scale as f32 - 0.5),
             Kernel::Antialiased => (i as f64 + 0.5) * scale - 0.5,

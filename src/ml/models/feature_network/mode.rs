@@ -1,5 +1,6 @@
-//! Whose evaluation is imitated. Tools differ in how images come to the network and in how metrics are taken from its
-//! features, and a number compares only with numbers of the same tool. Knows neither: networks and metrics ask for it.
+//! The tool whose evaluation is reproduced. Tools differ in how they prepare images and compute
+//! metrics, and values are comparable only within one tool. Networks and metrics look the mode up
+//! here.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,11 +8,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// The evaluation suite of ADM (Dhariwal and Nichol 2021, guided-diffusion), whose numbers papers on ImageNet report;
-    /// hence the default.
+    /// The evaluation suite of ADM (Dhariwal and Nichol 2021, guided-diffusion), which papers on
+    /// ImageNet use; hence the default.
     #[default]
     Adm,
-    /// pytorch-fid, and the script in ERW's release.
+    /// pytorch-fid, which the ERW authors' evaluation script uses too.
     PytorchFid,
     /// clean-fid (Parmar et al. 2022) in its mode `clean`.
     CleanFid,
@@ -22,7 +23,7 @@ pub enum Mode {
 impl Mode {
     pub const ALL: [Self; 4] = [Self::Adm, Self::PytorchFid, Self::CleanFid, Self::TorchFidelity];
 
-    /// As users write it.
+    /// The name in parameters.
     pub fn name(self) -> &'static str {
         match self {
             Self::Adm => "adm",

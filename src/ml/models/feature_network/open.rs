@@ -1,4 +1,4 @@
-//! Which feature network a folder of weights is.
+//! Opens the feature network in a folder.
 
 use super::FeatureNetwork;
 use super::mode::Mode;
@@ -8,16 +8,12 @@ use crate::models::inception::Inception;
 use candle_core::{Device, Result, bail};
 use std::path::Path;
 
-/// What `arch` in `config.json` may say.
+/// The values of `arch` in `config.json`.
 pub(crate) const KNOWN: [&str; 2] = [Classifier::ARCH, Inception::ARCH];
 
-/// Opens the network in `dir` by what its `config.json` calls `arch`; one without is an encoder's.
-pub fn open_feature_network(dir: &Path, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
-    open_feature_network_with(dir, None, device)
-}
-
-/// The same, with images prepared as `mode` says instead of the network's own. Only Inception has several ways.
-pub fn open_feature_network_with(dir: &Path, mode: Option<Mode>, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
+/// Opens the network in `dir` by the `arch` in its `config.json`; a configuration without `arch` is
+/// an encoder's. `mode` overrides how images are prepared; only Inception has several modes.
+pub fn open_feature_network(dir: &Path, mode: Option<Mode>, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
     let path = dir.join("config.json");
     let text = erw_base::text::read(&path)
         .map_err(|e| candle_core::Error::Msg(format!("cannot read {}: {e}", path.display())))?;
@@ -26,15 +22,15 @@ pub fn open_feature_network_with(dir: &Path, mode: Option<Mode>, device: &Device
     match config.get("arch").and_then(serde_json::Value::as_str) {
         Some(Inception::ARCH) => Ok(Box::new(Inception::load(dir, mode, device)?)),
         Some(Classifier::ARCH) if mode.is_some() => {
-            bail!("{} is a classifier, which takes images at their own size; only Inception resizes", dir.display())
+            bail!("{} is a classifier, which takes images at their own size; only Inception has modes", dir.display())
         }
         Some(Classifier::ARCH) => Ok(Box::new(Classifier::load(dir, device)?)),
         None if config.get("vit").is_some() && mode.is_some() => {
-            bail!("{} is an encoder, which takes images in one way; only Inception has modes", dir.display())
+            bail!("{} is an encoder, which prepares images in one way; only Inception has modes", dir.display())
         }
-        // The oldest of the configurations: it says what the transformer is instead.
+        // Encoder configurations are older than `arch`: they have `vit` instead.
         None if config.get("vit").is_some() => Ok(Box::new(Embedder::open(dir, device)?)),
         Some(other) => bail!("{}: unknown arch `{other}`; known: {}", path.display(), KNOWN.join(", ")),
-        None => bail!("{} does not say its `arch`; known: {}", path.display(), KNOWN.join(", ")),
+        None => bail!("{} has no `arch`; known: {}", path.display(), KNOWN.join(", ")),
     }
 }

@@ -5,10 +5,11 @@ use crate::kernels::conv::{Padding, conv2d_relu};
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
-/// Of every batch normalisation in the network.
+/// The eps of every batch normalisation in the network.
 const EPS: f64 = 1e-3;
 
-/// Size of one unit's kernel and its step. Kernels of odd sides keep the size of the image (`same`) or use only whole windows.
+/// Kernel size and stride of a unit. Kernels with odd sides keep the image size (`same`) or use
+/// only whole windows.
 #[derive(Clone, Copy)]
 pub struct Kernel {
     height: usize,
@@ -17,20 +18,20 @@ pub struct Kernel {
     padded: bool,
 }
 
-/// Keeps the image's size.
+/// Keeps the image size.
 pub const fn same(height: usize, width: usize) -> Kernel {
     Kernel { height, width, stride: 1, padded: true }
 }
 
-/// 3x3 over whole windows.
+/// 3x3, whole windows only.
 pub const fn valid(stride: usize) -> Kernel {
     Kernel { height: 3, width: 3, stride, padded: false }
 }
 
 pub const POINT: Kernel = same(1, 1);
 
-/// Convolution, batch normalisation of fixed statistics and ReLU: `BasicConv2d`. The normalisation is folded into the
-/// weights on loading, in f64, so that nothing is left of it but a bias.
+/// `BasicConv2d`: convolution, batch normalisation with fixed statistics, ReLU. The normalisation
+/// is folded into weight and bias on loading, in f64.
 pub struct Unit {
     weight: Tensor,
     bias: Tensor,
@@ -47,7 +48,7 @@ impl Unit {
         Ok(Self { weight: weight.to_dtype(DType::F32)?, bias: bias.to_dtype(DType::F32)?, kernel })
     }
 
-    /// Of `channels`, the first `count`.
+    /// The same unit with only the first `count` output channels.
     pub fn first_channels(&self, count: usize) -> Result<Self> {
         let part = |t: &Tensor| t.narrow(0, 0, count);
         Ok(Self { weight: part(&self.weight)?, bias: part(&self.bias)?, kernel: self.kernel })
@@ -62,7 +63,7 @@ impl Module for Unit {
     }
 }
 
-/// One way through a block: a pool if there is one, units in a row, then units side by side on what comes out.
+/// A path through a block: perhaps a pool, a chain of units, and units in parallel on its output.
 pub struct Branch {
     pool: Option<Pool>,
     chain: Vec<Unit>,
@@ -83,7 +84,7 @@ impl Branch {
     }
 }
 
-/// A `Mixed_` block: branches over one input, their channels joined in order.
+/// A `Mixed_` block: branches on one input, with concatenated channels.
 pub struct Mixed {
     pub branches: Vec<Branch>,
 }
@@ -98,7 +99,7 @@ impl Module for Mixed {
 /// Name, output channels and kernel of a unit.
 type Spec<'a> = (&'a str, usize, Kernel);
 
-/// Puts a block together from the names of its units.
+/// Builds a block from the names of its units.
 struct Builder<'a> {
     channels: usize,
     vb: VarBuilder<'a>,
@@ -157,7 +158,7 @@ pub fn mixed_b(channels: usize, vb: VarBuilder) -> Result<Mixed> {
         .build())
 }
 
-/// 17x17; `narrow` channels between the long kernels.
+/// 17x17; `narrow` is the number of channels between the long kernels.
 pub fn mixed_c(channels: usize, narrow: usize, vb: VarBuilder) -> Result<Mixed> {
     let (row, column) = (same(1, 7), same(7, 1));
     Ok(Builder::new(channels, vb)

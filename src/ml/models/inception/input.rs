@@ -1,13 +1,14 @@
-//! How images come to 299 x 299 pixels and to numbers about zero. Tools differ, and FID with them.
+//! Preparation of images: resizing to 299 x 299 pixels and normalisation. Tools differ here, and so
+//! does their FID.
 
 use crate::data::resize::{Filter, resize_planes};
 use crate::models::feature_network::mode::Mode;
 use candle_core::{DType, Result, Tensor, bail};
 
-/// Side of the images that the network takes.
+/// Side of the network's input in pixels.
 pub const SIDE: usize = 299;
 
-/// For people who compare numbers.
+/// Describes the preparation, for comparing values. Part of result files: do not change.
 pub fn describe(mode: Mode) -> &'static str {
     match mode {
         Mode::Adm => "adm: bilinear to 299 as TensorFlow 1, (x - 128) / 128",
@@ -21,7 +22,7 @@ pub fn describe(mode: Mode) -> &'static str {
 pub fn prepare(mode: Mode, images: &Tensor) -> Result<Tensor> {
     match *images.dims() {
         [_, 3, h, w] if h > 0 && w > 0 && images.dtype() == DType::U8 => {}
-        _ => bail!("Inception takes u8 images [n, 3, H, W], got {:?} {:?}", images.dtype(), images.dims()),
+        _ => bail!("Inception needs u8 images [n, 3, H, W], got {:?} {:?}", images.dtype(), images.dims()),
     }
     let x = images.to_dtype(DType::F32)?;
     match mode {
@@ -31,11 +32,12 @@ pub fn prepare(mode: Mode, images: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Where an output pixel looks, given source pixels per output pixel; in f32, as both tools compute it.
+/// The source position of an output pixel, given source pixels per output pixel; in f32, as in both
+/// tools.
 type PixelOrigin = fn(usize, f32) -> f32;
 
-/// TensorFlow 1 without corner alignment, which shifts the image by up to half a pixel. This is inside the graph of the
-/// ADM suite.
+/// TensorFlow 1 without corner alignment, which shifts the image by up to half a pixel. It is part
+/// of the graph of the ADM suite.
 fn corner(i: usize, scale: f32) -> f32 {
     i as f32 * scale
 }
@@ -45,7 +47,7 @@ fn centre(i: usize, scale: f32) -> f32 {
     ((i as f32 + 0.5) * scale - 0.5).max(0.0)
 }
 
-/// Interpolates linearly between the two nearest pixels, without antialiasing, and keeps fractions.
+/// Linear interpolation between the two nearest pixels, without antialiasing or rounding.
 fn bilinear(x: &Tensor, place: PixelOrigin) -> Result<Tensor> {
     along(&along(x, 3, place)?, 2, place)
 }

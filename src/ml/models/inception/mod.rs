@@ -1,9 +1,11 @@
-//! The Inception-v3 of FID: the network that Heusel et al. (2017) took from TensorFlow's release of 2015-12-05, with the
-//! parameter names of its port in pytorch-fid (`pt_inception-2015-12-05-6726825d.pth`).
+//! The Inception-v3 of FID: the network that Heusel et al. (2017) took from TensorFlow's release of
+//! 2015-12-05, with the parameter names of its port in pytorch-fid
+//! (`pt_inception-2015-12-05-6726825d.pth`).
 //!
-//! It is not torchvision's: averages leave the padding out, the last block takes a maximum where the paper has an
-//! average, there are 1008 classes, and the weights are others. Images of any size become 299 x 299 pixels by one of
-//! the conventions of [`Mode`]. Forward only; knows no metric.
+//! It is not torchvision's network: average pooling ignores the padding, the last block has max
+//! pooling where the paper has average pooling, there are 1008 classes, and the weights differ.
+//! Images of any size are resized to 299 x 299 pixels by one of the conventions of [`Mode`].
+//! Forward only. It does not know metrics.
 
 mod blocks;
 mod input;
@@ -25,15 +27,16 @@ use std::path::Path;
 
 /// Length of `pool_3`.
 pub const DIM: usize = 2048;
-/// ImageNet's thousand and eight that were never used.
+/// The 1000 classes of ImageNet, and 8 that were never used.
 pub const CLASSES: usize = 1008;
-/// Channels of `Mixed_6d.branch1x1` (the graph's `mixed_6/conv`) that sFID takes.
+/// Channels of `Mixed_6d.branch1x1` (`mixed_6/conv` in the graph) that sFID uses.
 const SPATIAL_CHANNELS: usize = 7;
 /// Position of `Mixed_6d`, counted from `Mixed_6b`.
 const MIXED_6D: usize = 2;
 
-/// Images that a thread takes through the network on its own: what it computes stays in its cache, and threads wait for
-/// each other once. On 2 cores an image takes 32 ms so, 37 ms with all threads on all images of a batch.
+/// Images that a thread passes through the network at a time: their data stays in its cache, and
+/// threads synchronise only once. On 2 cores an image takes 32 ms this way, and 37 ms with all
+/// threads on all images of a batch.
 const TOGETHER: usize = 4;
 
 pub const WEIGHTS_FILE: &str = "inception.safetensors";
@@ -44,7 +47,7 @@ pub const WEIGHTS_FILE: &str = "inception.safetensors";
 pub struct InceptionConfig {
     /// Always [`Inception::ARCH`].
     pub arch: String,
-    /// Whose preparation of images to use unless the measurement says so itself.
+    /// The default preparation of images; a measurement may choose another.
     #[serde(default)]
     pub mode: Mode,
 }
@@ -60,17 +63,16 @@ pub struct Inception {
     early: Vec<Mixed>,
     /// `Mixed_6b` to `Mixed_6e`.
     middle: Vec<Mixed>,
-    /// What sFID looks at beside the input of `Mixed_6d`.
+    /// The branch that sFID uses, on the input of `Mixed_6d`.
     spatial: Unit,
     /// `Mixed_7a` to `Mixed_7c`.
     late: Vec<Mixed>,
-    head: Linear,
-    /// `head` without its bias.
+    /// Without the bias, which the Inception Score leaves out.
     scores: Linear,
 }
 
 impl Inception {
-    /// In `config.json`.
+    /// The `arch` in `config.json`.
     pub const ARCH: &'static str = "fid-inception";
 
     pub fn new(mode: Mode, vb: VarBuilder) -> Result<Self> {
@@ -103,15 +105,14 @@ impl Inception {
             late: vec![
                 mixed_d(768, mixed("7a"))?,
                 mixed_e(1280, Pool::Average, mixed("7b"))?,
-                // By accident, it seems, but its numbers are what everyone compares with.
+                // Apparently a mistake, but all published values depend on it.
                 mixed_e(2048, Pool::Max, mixed("7c"))?,
             ],
-            scores: Linear::new(weight.clone(), bias.zeros_like()?),
-            head: Linear::new(weight, bias),
+            scores: Linear::new(weight, bias.zeros_like()?),
         })
     }
 
-    /// Reads an `inception` artifact; `mode`, if given, in place of what its configuration says.
+    /// Reads an `inception` artifact. `mode` overrides that of its configuration.
     pub fn load(dir: &Path, mode: Option<Mode>, device: &Device) -> Result<Self> {
         let (config, file) = (dir.join("config.json"), dir.join(WEIGHTS_FILE));
         let of_config = |e: &dyn std::fmt::Display| {
@@ -123,12 +124,12 @@ impl Inception {
             .map_err(|e| candle_core::Error::Msg(format!("{}: {e}", file.display())))
     }
 
-    /// From loaded tensors, which must be this network's, no more and no less, and finite.
+    /// From loaded tensors, which must be exactly those of this network, and finite.
     pub fn from_tensors(mode: Mode, tensors: Tensors, device: &Device) -> Result<Self> {
         for (name, tensor) in &tensors {
             let sum = tensor.to_dtype(DType::F64)?.abs()?.sum_all()?.to_scalar::<f64>()?;
             if !sum.is_finite() {
-                bail!("tensor {name} holds numbers that are not finite");
+                bail!("tensor {name} holds values that are not finite");
             }
         }
         let frozen = Frozen::new(tensors);
@@ -136,7 +137,7 @@ impl Inception {
         let unused = frozen.unused();
         match unused.first() {
             None => Ok(net),
-            Some(first) => bail!("{} tensors are not part of Inception, such as {first}", unused.len()),
+            Some(first) => bail!("{} tensors do not belong to Inception, such as {first}", unused.len()),
         }
     }
 
@@ -147,17 +148,12 @@ impl Inception {
         let x = pool3x3(&units(&self.stem, x)?, Pool::MaxHalving)?;
         let x = pool3x3(&units(&self.neck, &x)?, Pool::MaxHalving)?;
         let x = run(&self.middle[..MIXED_6D], run(&self.early, x)?)?;
-        // Height, width, channel is TensorFlow's order.
+        // Height, width, channel: TensorFlow's order.
         let spatial = self.spatial.forward(&x)?.permute((0, 2, 3, 1))?.contiguous()?.flatten_from(1)?;
         let x = run(&self.late, run(&self.middle[MIXED_6D..], x)?)?;
         let pool = x.flatten_from(2)?.mean(D::Minus1)?;
         let logits = self.scores.forward(&pool)?;
         Ok(Outputs { pool, spatial: Some(spatial), logits: Some(logits) })
-    }
-
-    /// Class scores with the bias `[n, 1008]`, from pooled features `[n, 2048]`.
-    pub fn biased_logits(&self, pool: &Tensor) -> Result<Tensor> {
-        self.head.forward(pool)
     }
 }
 
@@ -181,7 +177,7 @@ impl FeatureNetwork for Inception {
     fn outputs(&self, images_u8: &Tensor) -> Result<Outputs> {
         let count = images_u8.dim(0)?;
         if count == 0 {
-            bail!("no images to take features of");
+            bail!("cannot compute features of an empty batch");
         }
         let together = if images_u8.device().is_cpu() { TOGETHER } else { count };
         let starts: Vec<usize> = (0..count).step_by(together).collect();
@@ -204,8 +200,8 @@ fn joined(parts: &[Outputs]) -> Result<Outputs> {
 /// The first layer.
 pub const LANDMARKS: &[&str] = &["Conv2d_1a_3x3.conv.weight"];
 
-/// The tensors of a file in the layout of pytorch-fid. Counters of training batches and torchvision's auxiliary classifier
-/// are of no use here.
+/// The tensors of a file in the layout of pytorch-fid, without counters of training batches and
+/// torchvision's auxiliary classifier.
 pub fn adopt(file: Tensors) -> Result<Adopted> {
     let inside = state_dict::network(file, LANDMARKS)?;
     let mut adopted = Adopted { dropped: inside.beside.into_keys().collect(), ..Adopted::default() };

@@ -1,4 +1,5 @@
-//! The transformer block of a SiT: attention and an MLP, whose norms and residuals the condition modulates (adaLN-Zero).
+//! The transformer block of a SiT: attention and an MLP, whose norms and residuals are modulated by
+//! the condition (adaLN-Zero).
 
 use super::config::{NORM_EPS, ZERO};
 use super::{MlpKind, SiTConfig};
@@ -10,13 +11,13 @@ use candle_nn::{Module, VarBuilder};
 
 const QK_NORM_EPS: f64 = 1e-5;
 
-/// What a block keeps for its backward pass.
+/// What a block saves for its backward pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SavedActivations {
-    /// What it would have to compute anew.
+    /// All values that would otherwise be recomputed.
     #[default]
     Everything,
-    /// Its inputs alone: activation checkpointing.
+    /// Only its inputs: activation checkpointing.
     Inputs,
 }
 
@@ -97,7 +98,7 @@ impl Block {
         })
     }
 
-    /// `c` is the activated condition `[B, D]`.
+    /// `c` is the condition after its activation, `[B, D]`.
     pub fn forward(
         &self,
         x: &Tensor,
@@ -114,7 +115,8 @@ impl Block {
             return x.contiguous()?.apply_op2(&modulation.contiguous()?, op);
         }
         match keep {
-            // A view of its own: what comes back to x from here is added up before anything else is, as below.
+            // A view of x, so that the block's gradients are summed among themselves first, as in
+            // the fused block.
             SavedActivations::Everything => self.plain(&x.reshape(x.dims())?, &modulation, rope),
             SavedActivations::Inputs => {
                 let (block, rope) = (self.clone(), rope.cloned());
@@ -123,7 +125,7 @@ impl Block {
         }
     }
 
-    /// Operation by operation: on any device, in any type.
+    /// Operation by operation, on any device and in any type.
     fn plain(&self, x: &Tensor, modulation: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
         let [shift1, scale1, gate1, shift2, scale2, gate2] = chunks(modulation)?;
         let y = self.attn.forward(&nn::modulated_norm(x, &shift1, &scale1, NORM_EPS)?, rope)?;
@@ -132,7 +134,7 @@ impl Block {
         nn::gated_residual(&x, &gate2, &y)
     }
 
-    /// The weights as the fused block takes them: one with a GELU MLP.
+    /// The weights for the fused block, which needs a GELU MLP.
     fn fused(&self, rope: Option<&(Tensor, Tensor)>) -> Option<kernels::block::Weights> {
         let Mlp::Gelu { fc1, fc2 } = &self.mlp else { return None };
         Some(kernels::block::Weights {
@@ -150,6 +152,6 @@ impl Block {
 pub fn chunks<const N: usize>(x: &Tensor) -> Result<[Tensor; N]> {
     match x.chunk(N, 1)?.try_into() {
         Ok(parts) => Ok(parts),
-        Err(parts) => bail!("{} modulations where there should be {N}", parts.len()),
+        Err(parts) => bail!("expected {N} modulations, got {}", parts.len()),
     }
 }

@@ -1,4 +1,4 @@
-//! Sizes and switches of a SiT, as stored in `config.json` beside the weights.
+//! Sizes and options of a SiT, as stored in `config.json` beside the weights.
 
 use crate::models::projector::ProjectorKind;
 use crate::one_or_many::OneOrMany;
@@ -6,25 +6,25 @@ use candle_core::{Result, bail};
 use candle_nn::Init;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The published names: four sizes in three patch sizes.
+/// The published names: four sizes with three patch sizes.
 pub const NAMES: [&str; 12] = [
     "SiT-S/2", "SiT-S/4", "SiT-S/8", "SiT-B/2", "SiT-B/4", "SiT-B/8", "SiT-L/2", "SiT-L/4", "SiT-L/8", "SiT-XL/2",
     "SiT-XL/4", "SiT-XL/8",
 ];
 
-/// What follows attention in a block.
+/// The MLP of a block.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MlpKind {
-    /// Two layers with a GELU between (DiT, SiT).
+    /// Two layers with a GELU in between (DiT, SiT).
     #[default]
     Gelu,
-    /// A gated MLP of about as many parameters (LightningDiT, arXiv 2501.01423).
+    /// A gated MLP with about as many parameters (LightningDiT, arXiv 2501.01423).
     SwiGlu,
 }
 
-/// Switches that came later are only written where they are on: files from before read as they did, and a network
-/// without them is described in the same bytes.
+/// Options that were added later are written only when they differ from the default. So older files
+/// still read, and a network without the options is described in the same bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiTConfig {
@@ -39,16 +39,16 @@ pub struct SiTConfig {
     #[serde(default, skip_serializing_if = "is_default")]
     pub mlp: MlpKind,
     pub num_classes: usize,
-    /// Probability of training on the null class instead; 0 leaves the null class out of the table.
+    /// Probability of training on the null class instead; with 0 the class table has no null class.
     pub class_dropout: f64,
-    /// Feature dimension of each encoder aligned to.
+    /// Feature dimension of each aligned encoder.
     pub z_dims: Vec<usize>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub projector: ProjectorKind,
     /// Hidden width of the projectors.
     pub projector_dim: usize,
-    /// Block, from 1, behind which the projector of each encoder sits; a single one stands for all. In files a number
-    /// or a list.
+    /// Block, counted from 1, after which the projector of each encoder sits; a single value
+    /// applies to all. In files a number or a list.
     #[serde(serialize_with = "write_depths", deserialize_with = "read_depths")]
     pub encoder_depth: Vec<usize>,
     pub rope: bool,
@@ -73,6 +73,38 @@ fn read_depths<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<us
 }
 
 impl SiTConfig {
+    /// The network of a published name, as SiT and REPA have it, for latents of these channels and
+    /// this side, with a projector behind block `encoder_depth` for each feature dimension in
+    /// `z_dims`.
+    pub fn published(
+        name: &str,
+        [in_channels, input_size]: [usize; 2],
+        num_classes: usize,
+        z_dims: Vec<usize>,
+        encoder_depth: usize,
+    ) -> Result<Self> {
+        let (hidden, depth, heads, patch_size) = Self::sizes(name)?;
+        Ok(Self {
+            input_size,
+            in_channels,
+            patch_size,
+            hidden,
+            depth,
+            heads,
+            mlp_ratio: 4.0,
+            mlp: MlpKind::Gelu,
+            num_classes,
+            class_dropout: 0.1,
+            z_dims,
+            projector: ProjectorKind::Mlp,
+            projector_dim: 2048,
+            encoder_depth: vec![encoder_depth],
+            rope: false,
+            qk_norm: false,
+            warmup_depth: None,
+        })
+    }
+
     /// Hidden width, depth, heads and patch size of a published name such as `SiT-XL/2`.
     pub fn sizes(name: &str) -> Result<(usize, usize, usize, usize)> {
         let parts = name.strip_prefix("SiT-").and_then(|n| n.split_once('/'));
@@ -81,17 +113,17 @@ impl SiTConfig {
             Some("B") => (768, 12, 12),
             Some("L") => (1024, 24, 16),
             Some("XL") => (1152, 28, 16),
-            _ => bail!("unknown model {name}; there are {}", NAMES.join(", ")),
+            _ => bail!("unknown model `{name}`; known: {}", NAMES.join(", ")),
         };
         match parts.map(|(_, patch)| patch) {
             Some("2") => Ok((hidden, depth, heads, 2)),
             Some("4") => Ok((hidden, depth, heads, 4)),
             Some("8") => Ok((hidden, depth, heads, 8)),
-            _ => bail!("unknown model {name}; there are {}", NAMES.join(", ")),
+            _ => bail!("unknown model `{name}`; known: {}", NAMES.join(", ")),
         }
     }
 
-    /// Errors name the value and say what it should be.
+    /// Checks the values. Errors name the value and say what it should be.
     pub fn check(&self) -> Result<()> {
         let Self { hidden, heads, patch_size, input_size, .. } = *self;
         if heads == 0 || hidden == 0 || hidden % heads != 0 {
@@ -101,7 +133,7 @@ impl SiTConfig {
             bail!("hidden {hidden} is not a multiple of 4, which the position table needs");
         }
         if patch_size == 0 || input_size == 0 || input_size % patch_size != 0 {
-            bail!("latents of side {input_size} do not divide into patches of {patch_size}");
+            bail!("the side of latents, {input_size}, is not a multiple of the patch size {patch_size}");
         }
         if self.rope && !self.head_dim().is_multiple_of(4) {
             bail!("RoPE in two dimensions needs a head dimension that is a multiple of 4, not {}", self.head_dim());
@@ -110,7 +142,7 @@ impl SiTConfig {
             bail!("depth, in_channels, num_classes and mlp_ratio must be above 0");
         }
         if self.warmup_depth == Some(0) {
-            bail!("warmup depth must be above 0");
+            bail!("warmup_depth must be above 0");
         }
         if self.z_dims.is_empty() {
             return Ok(());
@@ -120,13 +152,13 @@ impl SiTConfig {
         }
         match (self.encoder_depth.len(), self.z_dims.len()) {
             (depths, encoders) if depths != 1 && depths != encoders => {
-                bail!("encoder_depth has {depths} blocks for {encoders} encoders")
+                bail!("encoder_depth has {depths} entries for {encoders} encoders")
             }
             _ => Ok(()),
         }
     }
 
-    /// Patches along a side.
+    /// Patches per side.
     pub fn grid(&self) -> usize {
         self.input_size / self.patch_size
     }
@@ -139,8 +171,8 @@ impl SiTConfig {
         self.hidden / self.heads
     }
 
-    /// Width between the layers of a block's MLP. Gated ones have 2/3 of it, cut to an integer as LightningDiT does:
-    /// three matrices for two.
+    /// Hidden width of a block's MLP. Gated MLPs have 2/3 of it, truncated as in LightningDiT,
+    /// because they have three matrices instead of two.
     pub fn mlp_width(&self) -> usize {
         let width = (self.hidden as f64 * self.mlp_ratio) as usize;
         match self.mlp {
@@ -149,12 +181,12 @@ impl SiTConfig {
         }
     }
 
-    /// Blocks that exist.
+    /// Number of blocks that exist.
     pub fn blocks(&self) -> usize {
         self.warmup_depth.map_or(self.depth, |w| w.min(self.depth))
     }
 
-    /// Block, from 1, whose output the projector of this encoder is given.
+    /// Block, counted from 1, whose output this encoder's projector gets.
     pub fn tap(&self, encoder: usize) -> usize {
         let depth = self.encoder_depth.get(encoder).or(self.encoder_depth.first());
         depth.map_or(self.blocks(), |d| (*d).min(self.blocks()))
@@ -165,7 +197,7 @@ impl SiTConfig {
         self.num_classes + usize::from(self.class_dropout > 0.0)
     }
 
-    /// The index that stands for "no class".
+    /// The index of the null class.
     pub fn null_class(&self) -> u32 {
         self.num_classes as u32
     }
@@ -202,12 +234,12 @@ mod tests {
 
         let said = |depths: &[usize]| {
             let error = SiTConfig { encoder_depth: depths.to_vec(), ..config.clone() }.check().unwrap_err();
-            // candle adds a backtrace where the environment asks for one.
+            // candle appends a backtrace if RUST_BACKTRACE is set.
             error.to_string().lines().next().unwrap_or_default().to_string()
         };
         assert_eq!(said(&[1, 4]), "encoder_depth 4 is not one of the blocks 1 to 3");
-        assert_eq!(said(&[1, 2, 3]), "encoder_depth has 3 blocks for 2 encoders");
-        assert_eq!(said(&[]), "encoder_depth has 0 blocks for 2 encoders");
+        assert_eq!(said(&[1, 2, 3]), "encoder_depth has 3 entries for 2 encoders");
+        assert_eq!(said(&[]), "encoder_depth has 0 entries for 2 encoders");
     }
 
     #[test]

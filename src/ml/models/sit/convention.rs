@@ -1,50 +1,55 @@
-//! Whose time a SiT was trained in. REPA and ERW go from data at t = 0 to noise at t = 1; the original code of SiT goes the
-//! other way, on the same paths, under the same names and in the same shapes:
+//! Time conventions of SiT models. REPA and ERW have data at t = 0 and noise at t = 1. The original
+//! code of SiT runs the other way, with the same paths, names and shapes:
 //!
 //! ```text
 //! repa   x(t) = (1 - t) data + t noise      v = noise - data
 //! sit    x(t) = t data + (1 - t) noise      v = data - noise     so   v_repa(x, t) = -v_sit(x, 1 - t)
 //! ```
 //!
-//! A network of SiT's time becomes one of ours without loss. The minus is one of the last layer. The time enters as
-//! cosines and sines of t w, and by the addition theorems those of (1 - t) w are a turn of these,
+//! A network with SiT's convention is converted exactly. The last layer absorbs the minus sign. The
+//! time enters as cosines and sines of t w, and by the addition theorems those of (1 - t) w are a
+//! rotation of these,
 //!
 //! ```text
 //! cos (1 - t) w = cos w cos tw + sin w sin tw
 //! sin (1 - t) w = sin w cos tw - cos w sin tw
 //! ```
 //!
-//! which the first layer of the time takes in. The same holds for SiT's GVP path, which is REPA's cosine path turned.
+//! which the first layer of the time embedding absorbs. The same holds for SiT's GVP path, which is
+//! REPA's cosine path reversed.
 //!
-//! The original code also gives twice as many channels as a latent has (`learn_sigma`), as DiT did, and uses the first
-//! half. DiT itself predicts noise at one of 1000 steps and is no flow: its weights are refused where the file shows them.
-//! A bare dictionary of DiT cannot be told from one of SiT.
+//! The original code also outputs twice as many channels as a latent has (`learn_sigma`), as DiT
+//! did, and uses the first half. DiT itself predicts noise at one of 1000 steps and is not a flow:
+//! its weights are refused if the file shows what they are. Bare DiT weights cannot be
+//! distinguished from SiT weights.
 
 use crate::nn::params::Tensors;
 use candle_core::{DType, Result, Tensor, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
+/// A time convention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Convention {
-    /// REPA's and ERW's, and ours.
+    /// The convention of REPA, ERW and this program.
     Repa,
-    /// That of the original SiT.
+    /// The convention of the original SiT.
     Sit,
 }
 
 impl Convention {
     pub const NAMES: [&str; 2] = ["repa", "sit"];
 
+    /// The convention with this name.
     pub fn named(name: &str) -> Option<Self> {
         [("repa", Self::Repa), ("sit", Self::Sit)].into_iter().find(|(n, _)| *n == name).map(|(_, c)| c)
     }
 
-    fn told(self) -> &'static str {
+    fn describe(self) -> &'static str {
         match self {
             Self::Repa => "that of REPA, where t = 1 is noise",
-            Self::Sit => "that of the original SiT, where t = 1 is data; turned into ours, where t = 1 is noise",
+            Self::Sit => "that of the original SiT, where t = 1 is data; converted to ours, where t = 1 is noise",
         }
     }
 }
@@ -52,11 +57,12 @@ impl Convention {
 const TIME: &str = "t_embedder.mlp.0.weight";
 const LAST: [&str; 2] = ["final_layer.linear.weight", "final_layer.linear.bias"];
 
-/// Brings an adopted dictionary to our time and our outputs. `args` are those of the run that wrote the file, if they are
-/// there; `asked` is what the user says. Returns what to tell.
+/// Converts an adopted dictionary to our time convention and outputs. `args` are the arguments of
+/// the run that wrote the file, if known; `asked` is the user's choice. Returns lines that describe
+/// the result.
 ///
 /// # Errors
-/// When the weights cannot be those of a flow, or when nothing says whose they are.
+/// When the weights do not belong to a flow, or the convention cannot be determined.
 pub fn settle(tensors: &mut Tensors, args: Option<&Value>, asked: Option<Convention>) -> Result<Vec<String>> {
     let args = args.map(Args::of).unwrap_or_default();
     args.refuse()?;
@@ -64,34 +70,34 @@ pub fn settle(tensors: &mut Tensors, args: Option<&Value>, asked: Option<Convent
     let projects = tensors.keys().any(|name| name.starts_with("projectors."));
     let shown = args.convention();
     let (convention, why) = match (asked, shown) {
-        (Some(asked), Some((shown, why))) if asked != shown => (asked, format!("as you say, although {why}")),
-        (Some(asked), _) => (asked, "as you say".to_string()),
+        (Some(asked), Some((shown, why))) if asked != shown => (asked, format!("as you chose, although {why}")),
+        (Some(asked), _) => (asked, "as you chose".to_string()),
         (None, Some((shown, why))) => (shown, why),
         (None, None) if doubled => bail!(
-            "its last layer gives twice the channels of a latent (learn_sigma), as that of DiT and of the original SiT: \
-             the time of a SiT runs the other way and can be turned (`convention = \"sit\"`, `--convention sit`); a DiT \
-             predicts noise at one of 1000 steps, is no flow and cannot be used"
+            "its last layer outputs twice the channels of a latent (learn_sigma), as in DiT and the original SiT: \
+             a SiT can be converted (`convention = \"sit\"`, `--convention sit`); a DiT \
+             predicts noise at one of 1000 steps, is not a flow and cannot be used"
         ),
         (None, None) if projects => (Convention::Repa, "the file has projectors, as REPA's code makes them".into()),
         (None, None) => (
             Convention::Repa,
-            "assumed, for nothing in the file says it; `convention = \"sit\"`, `--convention sit` if the original code of \
-             SiT trained it"
+            "assumed, because the file does not say; set `convention = \"sit\"` or `--convention sit` if the \
+             original code of SiT trained it"
                 .into(),
         ),
     };
-    let mut told = vec![format!("time: {} ({why})", convention.told())];
+    let mut remarks = vec![format!("time: {} ({why})", convention.describe())];
     if doubled {
         halve(tensors)?;
-        told.push("outputs: the first half of the channels, the velocity; the other half is never used".into());
+        remarks.push("outputs: only the first half of the channels, the velocity, is used".into());
     }
     if convention == Convention::Sit {
         turn(tensors)?;
     }
     if args.cosine() {
-        told.push("path: cosine, as its arguments say; samples of it need `path = \"cosine\"`".into());
+        remarks.push("path: cosine, as its arguments say; sample it with `path = \"cosine\"`".into());
     }
-    Ok(told)
+    Ok(remarks)
 }
 
 /// Rows of the last layer, and how many a latent needs.
@@ -100,7 +106,7 @@ fn outputs(tensors: &Tensors) -> Option<(usize, usize)> {
     Some((*tensors.get(LAST[0])?.dims().first()?, channels * p * q))
 }
 
-/// Keeps the first half of the channels. Rows are those of a patch, channels fastest.
+/// Keeps the first half of the output channels. Rows are those of a patch; channels vary fastest.
 fn halve(tensors: &mut Tensors) -> Result<()> {
     let channels = tensors.get("x_embedder.proj.weight").map_or(0, |w| w.dims().get(1).copied().unwrap_or(0));
     for name in LAST {
@@ -108,7 +114,7 @@ fn halve(tensors: &mut Tensors) -> Result<()> {
         let mut shape = tensor.dims().to_vec();
         let rows = shape.first().copied().unwrap_or(0);
         if channels == 0 || !rows.is_multiple_of(2 * channels) {
-            bail!("{name} has {rows} rows, which are no pixels of {} channels", 2 * channels);
+            bail!("{name} has {rows} rows, which is not a multiple of {} channels", 2 * channels);
         }
         let per_pixel: usize = shape[1..].iter().product();
         let split = tensor.reshape((rows / (2 * channels), 2 * channels, per_pixel))?;
@@ -118,16 +124,17 @@ fn halve(tensors: &mut Tensors) -> Result<()> {
     Ok(())
 }
 
-/// Turns the time of a network around, in place, and the sign of its velocity. Turning twice gives the first network.
+/// Reverses the time of a network and the sign of its velocity, in place. Reversing twice restores
+/// the network.
 pub fn turn(tensors: &mut Tensors) -> Result<()> {
-    let Some(weight) = tensors.get_mut(TIME) else { bail!("the file has no `{TIME}`, whose time could be turned") };
+    let Some(weight) = tensors.get_mut(TIME) else { bail!("the file has no `{TIME}`, so its time cannot be reversed") };
     let (rows, width) = weight.dims2()?;
     let half = width / 2;
     if width != 2 * half {
-        bail!("{TIME} has {width} columns, which are no cosines and sines");
+        bail!("{TIME} has {width} columns, which cannot be cosines and sines");
     }
     let (device, dtype) = (weight.device().clone(), weight.dtype());
-    // The angles of t = 1, which are the frequencies that the network is given.
+    // The angles at t = 1 are the frequencies of the embedding.
     let one = super::timestep_sinusoid(&Tensor::ones(1, DType::F32, &device)?, width)?.to_dtype(DType::F64)?;
     let exact = weight.to_dtype(DType::F64)?;
     let (cos, sin) = (one.narrow(1, 0, half)?, one.narrow(1, half, half)?);
@@ -143,7 +150,8 @@ pub fn turn(tensors: &mut Tensors) -> Result<()> {
     Ok(())
 }
 
-/// What the arguments of a run say of its time. Both codes name the same paths in other words.
+/// What the arguments of a run say about its time convention. The two codes have different names
+/// for the same paths.
 #[derive(Debug, Default)]
 struct Args {
     model: Option<String>,
@@ -163,13 +171,15 @@ impl Args {
 
     fn refuse(&self) -> Result<()> {
         if let Some(model) = self.model.as_deref().filter(|m| m.starts_with("DiT-")) {
-            bail!("its arguments say that it is `{model}`: a DiT predicts noise at one of 1000 steps and is no flow");
+            bail!(
+                "its arguments say that it is `{model}`: a DiT predicts noise at one of 1000 steps and is not a flow"
+            );
         }
         if let Some(prediction) = self.prediction.as_deref().filter(|p| !["v", "velocity"].contains(p)) {
-            bail!("its arguments say that it predicts `{prediction}`, and only velocities are sampled here");
+            bail!("its arguments say that it predicts `{prediction}`, but only velocity prediction is supported");
         }
         match self.path.as_deref().filter(|p| p.eq_ignore_ascii_case("vp")) {
-            Some(path) => bail!("its arguments say that it was trained on the path `{path}`, which is none of ours"),
+            Some(path) => bail!("its arguments say that it was trained on the path `{path}`, which is not supported"),
             None => Ok(()),
         }
     }
@@ -189,7 +199,7 @@ impl Args {
     }
 }
 
-/// The text under a name, at any depth of a configuration.
+/// The string under a name, at any depth of a configuration.
 fn text<'a>(value: &'a Value, name: &str, depth: usize) -> Option<&'a str> {
     const DEPTH: usize = 4;
     let Value::Object(map) = value else { return None };
@@ -234,7 +244,7 @@ mod tests {
         }
     }
 
-    /// A network whose every number counts, none of them zero as at the start of a training.
+    /// A network without zero weights, unlike one at the start of training.
     fn random() -> Tensors {
         let (_, shapes) = census(|vb| SiT::new(&config(), vb)).unwrap();
         let values = |(i, (name, shape)): (usize, (String, candle_core::Shape))| {
@@ -272,7 +282,8 @@ mod tests {
         close(&velocity(&ours, &times), velocity(&theirs, &times).into_iter());
     }
 
-    /// Twice the channels, as SiT's `learn_sigma` gives: the first half of each pixel is the velocity.
+    /// With doubled output channels, as by SiT's `learn_sigma`, the first half of each pixel is the
+    /// velocity.
     #[test]
     fn of_doubled_outputs_the_velocity_is_kept() {
         let single = random();
@@ -286,8 +297,8 @@ mod tests {
             doubled.insert(name.into(), both.reshape(shape).unwrap());
         }
         let mut kept = doubled.clone();
-        let told = settle(&mut kept, None, Some(Convention::Repa)).unwrap();
-        assert_eq!(told.len(), 2);
+        let remarks = settle(&mut kept, None, Some(Convention::Repa)).unwrap();
+        assert_eq!(remarks.len(), 2);
         for name in LAST {
             let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert_eq!((kept[name].dims(), values(&kept[name])), (single[name].dims(), values(&single[name])));
@@ -297,16 +308,16 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_shows_is_told() {
+    fn what_the_file_shows_is_reported() {
         let said = |args: Value, asked| {
             let mut tensors = random();
             match settle(&mut tensors, Some(&args), asked) {
-                Ok(told) => {
+                Ok(remarks) => {
                     assert_eq!(
                         tensors[LAST[0]].to_vec2::<f32>().unwrap() == random()[LAST[0]].to_vec2::<f32>().unwrap(),
-                        told[0].starts_with("time: that of REPA")
+                        remarks[0].starts_with("time: that of REPA")
                     );
-                    told.join("\n")
+                    remarks.join("\n")
                 }
                 Err(e) => e.to_string().lines().next().unwrap_or_default().to_string(),
             }
@@ -323,12 +334,12 @@ mod tests {
             (
                 json!({}),
                 Some(Convention::Sit),
-                "original SiT, where t = 1 is data; turned into ours, where t = 1 is noise (as you say)",
+                "original SiT, where t = 1 is data; converted to ours, where t = 1 is noise (as you chose)",
             ),
             (
                 json!({"path_type": "linear"}),
                 Some(Convention::Sit),
-                "as you say, although its arguments say path_type `linear`",
+                "as you chose, although its arguments say path_type `linear`",
             ),
             (json!({"model": "DiT-XL/2"}), Some(Convention::Sit), "a DiT predicts noise"),
             (json!({"model": "SiT-XL/2", "prediction": "noise"}), None, "predicts `noise`"),

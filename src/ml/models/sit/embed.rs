@@ -1,4 +1,4 @@
-//! What a SiT's first block is given: tokens of patches, and the time as a vector.
+//! The inputs of a SiT's first block: tokens from patches, and the time as a vector.
 
 use super::SiTConfig;
 use super::config::{TABLE, ZERO};
@@ -11,7 +11,8 @@ use candle_nn::{Module, VarBuilder};
 
 const SINUSOID: usize = 256;
 
-/// Patches `[B, C, H, W]` to tokens `[B, N, D]`: a convolution of stride p, done as a matrix product.
+/// Patches of `[B, C, H, W]` to tokens `[B, N, D]`: a convolution with stride p, computed as a
+/// matrix product.
 pub struct PatchEmbed {
     linear: Linear,
     patch: usize,
@@ -36,7 +37,7 @@ impl PatchEmbed {
     }
 }
 
-/// The time `[B]` to a vector `[B, D]`.
+/// Times `[B]` to vectors `[B, D]`.
 pub struct TimeEmbed {
     layers: [Linear; 2],
 }
@@ -51,7 +52,7 @@ impl TimeEmbed {
         })
     }
 
-    /// `t` in f32: a time in half precision would be one of few.
+    /// `t` is in f32, because half precision can represent only few times.
     pub fn forward(&self, t: &Tensor, precision: Precision) -> Result<Tensor> {
         let wave = precision.lower(&timestep_sinusoid(t, SINUSOID)?)?;
         self.layers[1].forward(&nn::silu(&self.layers[0].forward(&wave)?)?)

@@ -1,6 +1,8 @@
-//! SiT, the scalable interpolant transformer (arXiv 2401.08740), with REPA's projectors (arXiv 2410.06940).
+//! SiT, the scalable interpolant transformer (arXiv 2401.08740), with REPA's projectors (arXiv
+//! 2410.06940).
 //!
-//! Parameter names are those of the released REPA and ERW checkpoints, so weights load without a rename table:
+//! Parameter names are those of the published REPA and ERW checkpoints, so weights load without
+//! renaming:
 //!
 //! ```text
 //! x_embedder.proj             patch convolution, weight [D, C, p, p]
@@ -13,7 +15,7 @@
 //! final_layer.{linear,adaLN_modulation.1}   absent in the warmup variant
 //! ```
 //!
-//! The file knows nothing of paths, losses or sampling.
+//! This file does not know paths, losses or sampling.
 
 mod block;
 mod config;
@@ -57,6 +59,7 @@ impl FinalLayer {
     }
 }
 
+/// The network.
 pub struct SiT {
     config: SiTConfig,
     x_embedder: PatchEmbed,
@@ -72,7 +75,8 @@ pub struct SiT {
 }
 
 impl SiT {
-    /// Tables that are fixed come from the builder when it has them (a released file) and are computed otherwise.
+    /// Fixed tables come from the builder if it has them (a published file); otherwise they are
+    /// computed.
     pub fn new(config: &SiTConfig, vb: VarBuilder) -> Result<Self> {
         config.check()?;
         let (d, grid) = (config.hidden, config.grid());
@@ -112,13 +116,13 @@ impl SiT {
         })
     }
 
-    /// Chooses what blocks keep for the backward pass. The gradients are the same.
+    /// Chooses what blocks save for the backward pass. The gradients are the same.
     pub fn keeping(self, keep: SavedActivations) -> Self {
         Self { keep, ..self }
     }
 
-    /// The same network with its matrix products in another type. Weights, tokens between blocks and all results stay in
-    /// the type of the weights.
+    /// The same network with matrix products in another type. Weights, tokens between blocks and
+    /// all results keep the type of the weights.
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
@@ -137,19 +141,20 @@ impl SiT {
         all
     }
 
-    /// Velocity `[B, C, H, W]` at x `[B, C, H, W]`, times t `[B]` and classes y `[B]` (u32), without projectors.
+    /// Velocity `[B, C, H, W]` at x `[B, C, H, W]`, times t `[B]` and classes y `[B]` (u32),
+    /// without the projectors.
     pub fn velocity(&self, x: &Tensor, t: &Tensor, y: &Tensor) -> Result<Tensor> {
         let (tokens, c) = self.run(x, t, y, self.blocks.len(), &mut |_, _| Ok(()))?;
         self.finish(&tokens, &c)
     }
 
-    /// Velocity, and the projections `[B, N, Z]` of the tokens behind block `encoder_depth`, one per projector.
+    /// Velocity, and for each projector the projections `[B, N, Z]` of the tokens after its block.
     pub fn forward(&self, x: &Tensor, t: &Tensor, y: &Tensor) -> Result<(Tensor, Vec<Tensor>)> {
         let out = self.forward_with(x, t, y, &Also { projections: true, hidden: None })?;
         Ok((out.velocity, out.projections))
     }
 
-    /// Velocity, and on the way what else is asked for.
+    /// Velocity and the other outputs that `also` requests.
     pub fn forward_with(&self, x: &Tensor, t: &Tensor, y: &Tensor, also: &Also) -> Result<Forward> {
         let mut outputs = vec![];
         let (tokens, c) = self.run(x, t, y, self.blocks.len(), &mut |_, tokens| {
@@ -161,7 +166,7 @@ impl SiT {
         Ok(Forward { velocity: self.finish(&tokens, &c)?, projections, hidden })
     }
 
-    /// The projections alone; blocks behind the last of them are not run.
+    /// Only the projections; later blocks are not run.
     pub fn projections(&self, x: &Tensor, t: &Tensor, y: &Tensor) -> Result<Vec<Tensor>> {
         let depth = (0..self.projectors.len()).map(|k| self.config.tap(k)).max().unwrap_or(0);
         let mut outputs = vec![];
@@ -172,7 +177,7 @@ impl SiT {
         self.project(&outputs)
     }
 
-    /// Tokens `[B, N, D]` behind every block, for measuring what they hold.
+    /// Tokens `[B, N, D]` after every block, for measuring representations.
     pub fn block_outputs(&self, x: &Tensor, t: &Tensor, y: &Tensor) -> Result<Vec<Tensor>> {
         let mut all = vec![];
         self.run(x, t, y, self.blocks.len(), &mut |_, tokens| {
@@ -182,8 +187,8 @@ impl SiT {
         Ok(all)
     }
 
-    /// Runs the first `depth` blocks and shows each one's number, from 1, and output. Returns the last tokens and the
-    /// activated condition.
+    /// Runs the first `depth` blocks and calls `show` with each one's number, counted from 1, and
+    /// output. Returns the last tokens and the condition after its activation.
     fn run(
         &self,
         x: &Tensor,
@@ -204,16 +209,16 @@ impl SiT {
         Ok((tokens, c))
     }
 
-    /// Each projector's view of what the blocks gave, the first block's output first.
+    /// The output of each projector from the outputs of the blocks, in order.
     fn project(&self, outputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let project = |(k, projector): (usize, &Projector)| match outputs.get(self.config.tap(k).saturating_sub(1)) {
             Some(tokens) => self.wide(&projector.forward(&self.precision.lower(tokens)?)?),
-            None => bail!("projector {k} has no block"),
+            None => bail!("projector {k} is not connected to a block"),
         };
         self.projectors.iter().enumerate().map(project).collect()
     }
 
-    /// In the type of the weights.
+    /// Cast to the type of the weights.
     fn wide(&self, t: &Tensor) -> Result<Tensor> {
         t.to_dtype(self.pos_embed.dtype())
     }
@@ -228,20 +233,21 @@ impl SiT {
     }
 }
 
-/// What [`SiT::forward_with`] gives besides the velocity.
+/// What [`SiT::forward_with`] computes besides the velocity.
 #[derive(Debug, Clone, Copy)]
 pub struct Also {
     pub projections: bool,
-    /// Block, from 1, whose output to keep.
+    /// Block, counted from 1, whose output to return.
     pub hidden: Option<usize>,
 }
 
+/// The outputs of [`SiT::forward_with`].
 pub struct Forward {
     /// `[B, C, H, W]`
     pub velocity: Tensor,
-    /// `[B, N, Z]` per projector, where asked for.
+    /// `[B, N, Z]` per projector, if requested.
     pub projections: Vec<Tensor>,
-    /// Tokens `[B, N, D]`, where asked for.
+    /// Tokens `[B, N, D]`, if requested.
     pub hidden: Option<Tensor>,
 }
 
@@ -257,7 +263,7 @@ fn unpatchify(tokens: &Tensor, grid: usize, patch: usize) -> Result<Tensor> {
     ))
 }
 
-/// Class indices with the null class where `drop` says so, as the model takes them.
+/// Class indices for the model, replaced by the null class where `drop` is true.
 pub fn drop_labels(labels: &[u32], drop: &[bool], null: u32, device: &Device) -> Result<Tensor> {
     let y: Vec<u32> = labels.iter().zip(drop).map(|(y, d)| if *d { null } else { *y }).collect();
     Tensor::new(y, device)

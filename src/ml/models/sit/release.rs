@@ -1,4 +1,5 @@
-//! Released checkpoints of SiT, REPA and ERW: whose dictionary is what, which network it is of, and back again.
+//! Published checkpoints of SiT, REPA and ERW: their dictionaries, the configuration that they
+//! imply, and writing them back.
 
 use super::{MlpKind, SiT, SiTConfig};
 use crate::models::projector::ProjectorKind;
@@ -6,17 +7,18 @@ use crate::models::state_dict;
 use crate::nn::params::{self, Adopted, LoadReport, Tensors};
 use candle_core::{DType, Result, bail};
 
-/// Dictionaries of a checkpoint: the averaged weights, which are sampled from, and those that training goes on with.
+/// Dictionaries of a checkpoint: the averaged weights, for sampling, and the weights for further
+/// training.
 pub const EMA: &str = "ema";
 pub const MODEL: &str = "model";
 
 /// The first layer.
 pub const LANDMARKS: &[&str] = &["x_embedder.proj.weight"];
 
-/// Tables that are computed and not trained.
+/// Tables that are computed, not trained.
 pub const TABLES: &[&str] = &["pos_embed", "feat_rope.freqs_cos", "feat_rope.freqs_sin"];
 
-/// The tensors of a dictionary in f32, without the names that wrappers and trainers added.
+/// The tensors of a dictionary in f32, without name parts from wrappers and trainers.
 pub fn adopt(file: Tensors) -> Result<Adopted> {
     let inside = state_dict::network(file, LANDMARKS)?;
     let mut adopted = Adopted { dropped: inside.beside.into_keys().collect(), ..Adopted::default() };
@@ -29,8 +31,8 @@ pub fn adopt(file: Tensors) -> Result<Adopted> {
     Ok(adopted)
 }
 
-/// What stands for and against using adopted tensors in this network. Fixed tables may be left out, as REPA's files do
-/// with those of the rotary embedding; a table of a switch that is off may not be there.
+/// Reports how adopted tensors fit this network. Fixed tables may be absent (REPA's files omit
+/// those of the rotary embedding); a table of an option that is off must be.
 pub fn fit(config: &SiTConfig, tensors: &Tensors) -> Result<LoadReport> {
     let (model, mut shapes) = params::census(|vb| SiT::new(config, vb))?;
     let tables = model.buffers().into_iter().filter(|(name, _)| tensors.contains_key(name));
@@ -38,11 +40,12 @@ pub fn fit(config: &SiTConfig, tensors: &Tensors) -> Result<LoadReport> {
     Ok(params::compare(&shapes, tensors))
 }
 
-/// The state dict of the released code, for `load_state_dict(strict=True)`: `tensors` and the fixed tables.
+/// The state dict for `load_state_dict(strict=True)` in the published code: `tensors` and the fixed
+/// tables.
 pub fn state_dict(config: &SiTConfig, mut tensors: Tensors) -> Result<Tensors> {
     let report = fit(config, &tensors)?;
     if !report.is_exact() {
-        bail!("the weights are not those of config.json: {}", report.faults().join("; "));
+        bail!("the weights do not match config.json: {}", report.faults().join("; "));
     }
     let (model, _) = params::census(|vb| SiT::new(config, vb))?;
     for (name, table) in model.buffers() {
@@ -52,13 +55,14 @@ pub fn state_dict(config: &SiTConfig, mut tensors: Tensors) -> Result<Tensors> {
 }
 
 impl SiTConfig {
-    /// The network of a released dictionary, adopted. `name` gives the size, and without one the width does. What the name
-    /// leaves open, the tensors show; their table of classes has a row for the null class, as all released ones.
+    /// The configuration of an adopted published dictionary. The size comes from `name`, or else
+    /// from the width. The tensors give the rest. Their class table is assumed to have a row for
+    /// the null class, as in all published files.
     pub fn of_release(name: Option<&str>, file: &Tensors) -> Result<Self> {
         let size = |tensor: &str, dim: usize| file.get(tensor).and_then(|t| t.dims().get(dim).copied());
         let needed = |tensor: &str, dim: usize| match size(tensor, dim) {
             Some(n) => Ok(n),
-            None => bail!("the file has no `{tensor}`, so it is no SiT under the released names"),
+            None => bail!("the file has no `{tensor}`, so it is not a SiT with the published names"),
         };
         let (hidden, patch_size) = (needed("x_embedder.proj.weight", 0)?, needed("x_embedder.proj.weight", 2)?);
         let (hidden, depth, heads, patch_size) = match name {
@@ -92,7 +96,8 @@ impl SiTConfig {
             z_dims: (0..).map_while(|k| size(&format!("projectors.{k}.{last}.weight"), 0)).collect(),
             projector,
             projector_dim: size("projectors.0.0.weight", 0).unwrap_or(2048),
-            // The file does not tell where the projectors sat; REPA's place. Sampling does not use them.
+            // The file does not tell where the projectors were: assume REPA's place. Sampling does
+            // not use them.
             encoder_depth: vec![warmup_depth.unwrap_or(depth.min(8))],
             rope: file.contains_key("feat_rope.freqs_cos"),
             qk_norm: file.contains_key("blocks.0.attn.q_norm.weight"),
@@ -107,7 +112,7 @@ fn named(hidden: usize, patch: usize) -> Result<String> {
         768 => "B",
         1024 => "L",
         1152 => "XL",
-        _ => bail!("no published SiT has the width {hidden} of the file; give its config.json"),
+        _ => bail!("no published SiT has the width {hidden} of this file; give its config.json"),
     };
     Ok(format!("SiT-{size}/{patch}"))
 }
@@ -153,7 +158,7 @@ mod tests {
             assert_eq!(SiTConfig::of_release(None, &file).unwrap(), config);
             assert!(fit(&config, &file).unwrap().is_exact());
             assert_eq!(state_dict(&config, file.clone()).unwrap().len(), file.len());
-            // The tables may be left out, and are put back; a tensor may not.
+            // Tables may be absent, and are added; other tensors may not.
             file.remove("pos_embed");
             assert!(fit(&config, &file).unwrap().is_exact());
             assert!(state_dict(&config, file.clone()).unwrap().contains_key("pos_embed"));

@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Result, Tensor};
 
 const BASE: f64 = 10_000.0;
 
-/// Positions `[grid grid, dim]`; the first half of the channels encodes the column, the second the row, each as sines
-/// then cosines (MAE's table, which DiT took over).
+/// Positions `[grid grid, dim]`. The first half of the channels encodes the column, the second the
+/// row, each as sines then cosines (MAE's table, adopted by DiT).
 pub fn sincos_2d(dim: usize, grid: usize) -> Result<Tensor> {
     let quarter = dim / 4;
     let axis = |position: usize, channel: usize| {
@@ -22,8 +22,9 @@ pub fn sincos_2d(dim: usize, grid: usize) -> Result<Tensor> {
     Tensor::from_vec(table, (grid * grid, dim), &Device::Cpu)
 }
 
-/// Cosines and sines `[grid grid, head_dim]` of the axial rotary embedding (EVA-02, LightningDiT): the first half of the
-/// channels turns with the row, the second with the column; neighbouring channels share an angle.
+/// Cosines and sines `[grid grid, head_dim]` of the axial rotary embedding (EVA-02, LightningDiT).
+/// The first half of the channels rotates with the row, the second with the column; neighbouring
+/// channels share an angle.
 pub fn rotary_2d(head_dim: usize, grid: usize) -> Result<(Tensor, Tensor)> {
     let per_axis = head_dim / 2;
     let mut angles = Vec::with_capacity(grid * grid * head_dim);
@@ -31,7 +32,7 @@ pub fn rotary_2d(head_dim: usize, grid: usize) -> Result<(Tensor, Tensor)> {
         for col in 0..grid {
             for channel in 0..head_dim {
                 let (position, i) = if channel < per_axis { (row, channel) } else { (col, channel - per_axis) };
-                // f32 as in the released tables: their angles are products of rounded frequencies.
+                // f32 as in the published tables: their angles are products of rounded frequencies.
                 let frequency = 1.0 / (BASE as f32).powf((i / 2 * 2) as f32 / per_axis as f32);
                 angles.push(position as f32 * frequency);
             }
@@ -44,7 +45,8 @@ pub fn rotary_2d(head_dim: usize, grid: usize) -> Result<(Tensor, Tensor)> {
     Ok((table(f64::cos)?, table(f64::sin)?))
 }
 
-/// Times `[B]` to `[B, width]`: cosines, then sines, at geometric frequencies from 1 down to 1/10000.
+/// Times `[B]` to `[B, width]`: cosines, then sines, at geometric frequencies from 1 down to
+/// 1/10000.
 pub fn timestep_sinusoid(t: &Tensor, width: usize) -> Result<Tensor> {
     let half = width / 2;
     let frequencies: Vec<f32> = (0..half).map(|i| (-BASE.ln() as f32 * i as f32 / half as f32).exp()).collect();

@@ -8,7 +8,7 @@ use crate::nn::{Linear, attention, linear_with};
 use candle_core::{D, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-/// Of every group normalisation in the network.
+/// The eps of every group normalisation in the network.
 const EPS: f32 = 1e-6;
 
 /// Group normalisation followed by SiLU.
@@ -16,7 +16,7 @@ pub fn norm_silu(cfg: &VaeConfig, channels: usize, vb: VarBuilder) -> Result<Gro
     GroupNorm::new(cfg.norm_num_groups, channels, EPS, Activation::Silu, vb)
 }
 
-/// 3x3, size kept.
+/// 3x3, keeping the size.
 pub fn conv3x3(channels_in: usize, channels_out: usize, vb: VarBuilder) -> Result<Conv2d> {
     Conv2d::new(channels_in, channels_out, 3, 1, Padding::symmetric(1, 1), vb)
 }
@@ -26,7 +26,8 @@ pub fn conv1x1(channels_in: usize, channels_out: usize, vb: VarBuilder) -> Resul
     Conv2d::new(channels_in, channels_out, 1, 1, Padding::NONE, vb)
 }
 
-/// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`, with a 1x1 convolution on the shortcut when channels change.
+/// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`, with a 1x1 convolution on the shortcut if the
+/// number of channels changes.
 pub struct Resnet {
     norm1: GroupNorm,
     conv1: Conv2d,
@@ -63,8 +64,9 @@ impl Module for Resnet {
     }
 }
 
-/// From this number of pixels on, attention never holds the scores of all pairs: those of a 512 px image take 64 MiB. Smaller
-/// maps, on which autoencoders are trained here, keep the plain products and with them their bits.
+/// From this number of pixels on, attention does not hold the scores of all pairs, which take 64
+/// MiB for a 512 px image. Smaller maps, on which autoencoders are trained here, keep the plain
+/// products and with them their bits.
 const MANY_PIXELS: usize = 1024;
 
 /// Single-head self-attention over pixels, with a residual.
@@ -139,10 +141,10 @@ impl Module for Middle {
     }
 }
 
-/// What a level does to height and width after its resnets.
+/// The change of size after a level's resnets.
 enum Resize {
     Keep,
-    /// 3x3 with stride 2, padded on the right and at the bottom only.
+    /// 3x3 with stride 2, padded only on the right and at the bottom.
     Halve(Conv2d),
     /// Nearest neighbour, then 3x3.
     Double(Conv2d),
@@ -171,7 +173,7 @@ impl Level {
         Ok(Self { resnets: Self::resnets(cfg, cfg.layers_per_block, channels_in, width, &vb)?, resize })
     }
 
-    /// A level of the decoder, which has one resnet more.
+    /// A level of the decoder, which has one more resnet.
     pub fn up(cfg: &VaeConfig, channels_in: usize, width: usize, last: bool, vb: VarBuilder) -> Result<Self> {
         let resize = match last {
             true => Resize::Keep,
@@ -199,14 +201,15 @@ mod tests {
     use crate::rng::{Purpose, normal_rows};
     use candle_core::{DType, Device};
 
-    /// Both ways of [`Attention`]: of a map on one side of [`MANY_PIXELS`], and of the same pixels on the other side.
+    /// Both paths of [`Attention`] agree: a map below [`MANY_PIXELS`], and the same pixels repeated
+    /// above it.
     #[test]
     fn attention_is_the_same_over_few_pixels_and_over_many() -> Result<()> {
         let cfg = VaeConfig::rgb(&[8], 1, 4, 4, true);
         let (_, vb) = ParamSet::init(1, DType::F32, &Device::Cpu);
         let attention = Attention::new(&cfg, 8, vb)?;
         let few = normal_rows(0, Purpose::Probe, 0, &[0, 1], &[8, 24, 24], &Device::Cpu)?;
-        // Every pixel twice: statistics, and means over pixels with their weights, stay what they are.
+        // Every pixel twice: statistics, and weighted means over pixels, stay the same.
         let many = Tensor::cat(&[&few, &few], 2)?;
         let (few, many) = (attention.forward(&few)?, attention.forward(&many)?.narrow(2, 0, 24)?);
         let off = (few - many)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;

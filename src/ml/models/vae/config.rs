@@ -1,11 +1,13 @@
-//! Configuration of an autoencoder: the fields of diffusers' `config.json` that describe the network.
+//! Configuration of an autoencoder: the fields of diffusers' `config.json` that describe the
+//! network.
 
 use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// Sizes of an [`AutoencoderKl`](super::AutoencoderKl). Field names and defaults are those of diffusers, so that a
-/// downloaded `config.json` reads as it is; fields that do not describe the network are ignored.
+/// Configuration of an [`AutoencoderKl`](super::AutoencoderKl). Field names and defaults are those
+/// of diffusers, so a downloaded `config.json` can be read unchanged; fields that do not describe
+/// the network are ignored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VaeConfig {
     pub in_channels: usize,
@@ -15,8 +17,8 @@ pub struct VaeConfig {
     pub block_out_channels: Vec<usize>,
     pub layers_per_block: usize,
     pub norm_num_groups: usize,
-    /// Latents are multiplied by this after the posterior and divided before the decoder. Older files of Stable
-    /// Diffusion do not state theirs, 0.18215.
+    /// Latents are multiplied by this after encoding and divided by it before decoding. Older files
+    /// of Stable Diffusion do not state it; theirs is 0.18215.
     #[serde(default = "sd_scaling_factor")]
     pub scaling_factor: f64,
     /// Subtracted before scaling; absent means 0.
@@ -49,7 +51,7 @@ fn silu() -> String {
 }
 
 impl VaeConfig {
-    /// A network of the common kind on RGB images, latents not scaled yet.
+    /// The usual network for RGB images, with a scaling factor of 1.
     pub fn rgb(
         block_out_channels: &[usize],
         layers_per_block: usize,
@@ -87,7 +89,7 @@ impl VaeConfig {
         }
     }
 
-    /// Refuses what this implementation would compute differently from what the file means.
+    /// Refuses options that this implementation does not support.
     pub fn check(&self) -> Result<()> {
         if self.block_out_channels.is_empty() || self.latent_channels == 0 {
             bail!("a VAE needs at least one level and one latent channel");
@@ -109,7 +111,7 @@ impl VaeConfig {
         Ok(())
     }
 
-    /// Latents as the decoder takes them, of latents as diffusion models are trained on.
+    /// Converts latents of a diffusion model to the decoder's input.
     pub fn unscale(&self, latents: &Tensor) -> Result<Tensor> {
         latents.affine(1.0 / self.scaling_factor, self.shift_factor.unwrap_or(0.0))
     }

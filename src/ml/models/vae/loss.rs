@@ -1,10 +1,10 @@
-//! What an autoencoder is trained on, and how its reconstructions are measured.
+//! The loss of an autoencoder, and measures of its reconstructions.
 
 use super::{AutoencoderKl, Posterior};
 use crate::rng::{self, Purpose};
 use candle_core::{Device, Result, Tensor};
 
-/// Distance of a reconstruction from its image, mean over all numbers.
+/// Distance between a reconstruction and its image, averaged over all elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reconstruction {
@@ -30,7 +30,8 @@ pub struct VaeLoss {
     /// reconstruction + kl_weight * kl
     pub total: Tensor,
     pub reconstruction: Tensor,
-    /// Divergence in nats per latent number, so that its weight does not depend on the image size.
+    /// KL divergence in nats per latent element, so that its weight does not depend on the image
+    /// size.
     pub kl: Tensor,
 }
 
@@ -52,13 +53,14 @@ impl VaeLoss {
     }
 }
 
-/// The noise of the posterior samples of some images at a step, `[samples.len(), ..latent]`.
+/// The noise for the posterior samples of some images at a step, `[samples.len(), ..latent]`.
 pub fn posterior_noise(seed: u64, step: u64, samples: &[u64], latent: &[usize], device: &Device) -> Result<Tensor> {
     rng::normal_rows(seed, Purpose::Posterior, step, samples, latent, device)
 }
 
 impl Posterior {
-    /// Sum and sum of squares of means, plus the sum of variances: the parts of the latents' overall variance, f64.
+    /// Sum and sum of squares of the means, and sum of the variances, f64: the parts of the
+    /// latents' overall variance.
     pub fn sums(&self) -> Result<[f64; 3]> {
         let sum =
             |t: &Tensor| -> Result<f64> { Ok(t.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).sum()) };
@@ -66,7 +68,7 @@ impl Posterior {
     }
 }
 
-/// Peak signal-to-noise ratio in dB of pixels in [-1, 1] with this mean squared error.
+/// Peak signal-to-noise ratio in dB for pixels in [-1, 1], from the mean squared error.
 pub fn psnr(mean_squared_error: f64) -> f64 {
     10.0 * (4.0 / mean_squared_error.max(1e-12)).log10()
 }

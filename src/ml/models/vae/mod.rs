@@ -1,8 +1,9 @@
-//! The autoencoder with a Gaussian posterior of latent diffusion (Rombach et al., 2022), `AutoencoderKL` in diffusers:
-//! images to the mean and standard deviation of latents, and latents back to images.
+//! The autoencoder with a Gaussian posterior from latent diffusion (Rombach et al., 2022),
+//! `AutoencoderKL` in diffusers: images to the mean and standard deviation of latents, and latents
+//! back to images.
 //!
-//! Parameter names are those of diffusers, so its files load as they are and ours load there. Scaling of latents is
-//! the caller's: the network works on unscaled ones and only carries the factors in its configuration.
+//! Parameter names are those of diffusers, so files can be exchanged with it. Callers scale the
+//! latents: the network works on unscaled ones, and only stores the factors in its configuration.
 
 mod blocks;
 mod config;
@@ -99,7 +100,7 @@ pub struct Posterior {
 }
 
 impl Posterior {
-    /// From moments `[n, 2c, h, w]`: means, then logarithms of variances.
+    /// From moments `[n, 2c, h, w]`: means, then log-variances.
     pub fn from_moments(moments: &Tensor) -> Result<Self> {
         let halves = moments.chunk(2, 1)?;
         let [mean, logvar] = halves.as_slice() else { bail!("moments {:?} do not split in two", moments.dims()) };
@@ -113,7 +114,7 @@ impl Posterior {
         &self.mean + (&self.std * noise)?
     }
 
-    /// Kullback-Leibler divergence from the standard normal in nats, summed over each image's latents: `[n]`.
+    /// KL divergence from the standard normal in nats, summed over each image's latents: `[n]`.
     pub fn kl(&self) -> Result<Tensor> {
         let terms = ((self.mean.sqr()? + self.logvar.exp()?)? - &self.logvar)?;
         (terms.flatten_from(1)?.sum(D::Minus1)? - terms.elem_count() as f64 / terms.dim(0)?.max(1) as f64)? * 0.5
@@ -146,8 +147,9 @@ impl AutoencoderKl {
         })
     }
 
-    /// Reads `config.json` and the weights in `dir`, a `vae` artifact or a folder of diffusers. Tensors that the
-    /// configuration does not account for are an error: the two files then do not belong together.
+    /// Reads `config.json` and the weights in `dir`, a `vae` artifact or a diffusers folder.
+    /// Tensors that the configuration does not explain are an error, because the two files then do
+    /// not belong together.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
         let config = VaeConfig::read(&dir.join("config.json"))?;
         let Some(file) = FILES.iter().map(|f| dir.join(f)).find(|f| f.exists()) else {
@@ -159,7 +161,7 @@ impl AutoencoderKl {
         let unused = frozen.unused();
         if let Some(first) = unused.first() {
             let n = unused.len();
-            bail!("{}: {n} tensors are not part of the network in config.json, such as {first}", file.display());
+            bail!("{}: {n} tensors do not belong to the network in config.json, such as {first}", file.display());
         }
         Ok(vae)
     }
@@ -173,7 +175,7 @@ impl AutoencoderKl {
         let (_, _, h, w) = x.dims4()?;
         let f = self.config.downsampling();
         if h % f != 0 || w % f != 0 {
-            bail!("images of {h}x{w} do not divide by the VAE's downsampling of {f}");
+            bail!("images of {h}x{w} are not a multiple of the VAE's downsampling of {f}");
         }
         let moments = self.encoder.forward(x)?;
         Posterior::from_moments(&match &self.quant {
@@ -182,7 +184,8 @@ impl AutoencoderKl {
         })
     }
 
-    /// Unscaled latents `[n, c, h, w]` to images `[n, 3, f h, f w]`, about [-1, 1] but not clamped.
+    /// Unscaled latents `[n, c, h, w]` to images `[n, 3, f h, f w]`, roughly in [-1, 1] but not
+    /// clamped.
     pub fn decode(&self, z: &Tensor) -> Result<Tensor> {
         match &self.post_quant {
             Some(q) => self.decoder.forward(&q.forward(z)?),

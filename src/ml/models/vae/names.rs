@@ -1,21 +1,22 @@
-//! Names that autoencoders have in the files people have: diffusers of today, diffusers before 0.15, and the original
-//! code of latent diffusion (CompVis), alone or inside a whole Stable Diffusion.
+//! Translates the tensor names of published autoencoders to those of current diffusers: from
+//! diffusers before 0.15 and from the original code of latent diffusion (CompVis), alone or inside
+//! a whole Stable Diffusion model.
 
 use super::VaeConfig;
 use crate::models::state_dict;
 use crate::nn::params::{Adopted, Tensors};
 use candle_core::{DType, Result, bail};
 
-/// The decoder's first layer, which all call alike.
+/// The decoder's first layer, which has the same name everywhere.
 pub const LANDMARKS: &[&str] = &["decoder.conv_in.weight"];
 
-/// What autoencoders are trained with, by the beginnings of names: losses and their networks, the encoder that latents are
-/// aligned to (VA-VAE), and the number of steps that an average is of.
+/// Tensors that only training needs, by prefix: losses and their networks, the encoder to which
+/// latents are aligned (VA-VAE), and the step count of an average.
 const UNUSED: &[&str] =
     &["loss.", "discriminator.", "perceptual_loss.", "foundation_model.", "linear_proj.", "model_ema."];
 
-/// The tensors of a file under the names of diffusers. What the autoencoder was trained with, and what surrounds it in a
-/// whole Stable Diffusion, is of no use here.
+/// The tensors of a file with the names of diffusers, without those for training and the rest of a
+/// Stable Diffusion model.
 pub fn adopt(config: &VaeConfig, file: Tensors) -> Result<Adopted> {
     let inside = state_dict::network(file, LANDMARKS)?;
     let mut adopted = Adopted { dropped: inside.beside.into_keys().collect(), ..Adopted::default() };
@@ -25,14 +26,14 @@ pub fn adopt(config: &VaeConfig, file: Tensors) -> Result<Adopted> {
             continue;
         }
         let ours = modern_name(&diffusers_name(&name, config.block_out_channels.len()));
-        // Projections of attention were once 1x1 convolutions.
+        // The projections of attention were once 1x1 convolutions.
         let tensor = match tensor.dims() {
             [_, _, 1, 1] if ours.contains(".attentions.") => tensor.flatten_from(1)?,
             _ => tensor,
         };
         let twice = adopted.tensors.insert(ours.clone(), tensor.to_dtype(DType::F32)?.contiguous()?);
         if twice.is_some() {
-            bail!("two tensors of the file are {ours}, one of them {theirs}");
+            bail!("two tensors of the file map to {ours}, one of them {theirs}");
         }
         if ours != theirs {
             adopted.renamed.insert(ours, theirs);
@@ -41,7 +42,7 @@ pub fn adopt(config: &VaeConfig, file: Tensors) -> Result<Adopted> {
     Ok(adopted)
 }
 
-/// Names of attention from before diffusers 0.15.
+/// The current name for attention tensors from before diffusers 0.15.
 fn modern_name(name: &str) -> String {
     const RENAMED: [(&str, &str); 4] =
         [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")];
@@ -51,7 +52,8 @@ fn modern_name(name: &str) -> String {
     }
 }
 
-/// CompVis' name as diffusers has it; any other as it is. The decoder's levels are counted from the other end there.
+/// diffusers' name for a CompVis name; other names are unchanged. CompVis counts the decoder's
+/// levels from the other end.
 fn diffusers_name(name: &str, levels: usize) -> String {
     let parts: Vec<&str> = name.split('.').collect();
     match parts.as_slice() {
@@ -90,7 +92,7 @@ fn unit(rest: &[&str]) -> String {
     }
 }
 
-/// A level that is none stays what it is, and is then in nobody's network.
+/// An invalid level is kept, and is then reported as not in the network.
 fn from_the_end(level: &str, levels: usize) -> String {
     match level.parse::<usize>() {
         Ok(i) if i < levels => (levels - 1 - i).to_string(),

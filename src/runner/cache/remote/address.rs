@@ -1,8 +1,10 @@
-//! From an address to a client: which service, how patient, what is allowed.
+//! Creates the client for an address: which service, which timeouts, which mode.
 //!
-//! Accounts and endpoints are those of each service's own variables: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
-//! `AWS_REGION`, `AWS_ENDPOINT_URL`, `GOOGLE_SERVICE_ACCOUNT`, `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_NAME`,
-//! `AZURE_STORAGE_ACCOUNT_KEY` and their kin. Certificates are those of the system, or of `SSL_CERT_FILE`.
+//! Accounts and endpoints come from each service's usual environment variables, such as
+//! `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`,
+//! `GOOGLE_SERVICE_ACCOUNT`, `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_NAME` and
+//! `AZURE_STORAGE_ACCOUNT_KEY`. Certificates are the system's, or those of `SSL_CERT_FILE`. Does
+//! not know what is transferred.
 
 use super::error;
 use erw_base::error::{Error, Result};
@@ -18,9 +20,9 @@ use std::time::Duration;
 use url::Url;
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// Without a byte for so long, a connection is given up.
+/// A connection without a byte for this long is dropped.
 const SILENCE: Duration = Duration::from_secs(20);
-/// Who has not answered by then is not asked again.
+/// A remote that has not answered within this time is not asked again.
 const PATIENCE: Duration = Duration::from_secs(10);
 const RETRIES: usize = 2;
 
@@ -36,7 +38,8 @@ pub struct Opened {
     pub prefix: String,
     pub name: String,
     pub mode: Mode,
-    /// Why it cannot be used, where that shows at once: a folder that is not there, or not for us.
+    /// Why the remote cannot be used, if that is known at once: the folder does not exist or is not
+    /// accessible.
     pub fault: Option<String>,
 }
 
@@ -45,12 +48,12 @@ pub fn open(address: &str, mode: Option<Mode>) -> Result<Opened> {
     let bad = |why: String| {
         Error::usage(format!("cannot use the remote `{name}`"))
             .because(why)
-            .hint("remotes are file:///FOLDER, s3://BUCKET/PREFIX, gs://…, az://… and, to read only, http(s)://…")
+            .hint("remotes are file:///FOLDER, s3://BUCKET/PREFIX, gs://…, az://… and, read-only, http(s)://…")
     };
-    let url: Url = address.parse().map_err(|_| bad("it is no address".into()))?;
+    let url: Url = address.parse().map_err(|_| bad("it is not a valid URL".into()))?;
     let web = matches!(url.scheme(), "http" | "https");
     if web && mode == Some(Mode::Write) {
-        return Err(bad("a web server is read, not written to".into()));
+        return Err(bad("a web server is read-only".into()));
     }
     let mode = mode.unwrap_or(if web { Mode::Read } else { Mode::Write });
     let mut fault = None;
@@ -61,7 +64,7 @@ pub fn open(address: &str, mode: Option<Mode>) -> Result<Opened> {
         }),
         _ => client(&url).map_err(bad)?,
     };
-    // A folder's client and a web server's begin at the address itself.
+    // Clients of folders and web servers are rooted at the address itself.
     let prefix = if web || url.scheme() == "file" { "" } else { url.path().trim_matches('/') };
     Ok(Opened { client, prefix: prefix.into(), name, mode, fault })
 }
@@ -100,13 +103,13 @@ fn client(url: &Url) -> Result<Arc<dyn ObjectStore>, String> {
             let builder = HttpBuilder::new().with_url(url.as_str()).with_retry(retry());
             Arc::new(builder.with_client_options(options(&[]).with_allow_http(true)).build().map_err(words)?)
         }
-        other => return Err(format!("`{other}://` is of no kind that is known here")),
+        other => return Err(format!("`{other}://` is not supported")),
     })
 }
 
-/// Outside: nobody understands the address. Inside: the folder cannot be used now.
+/// The outer error: an invalid address. The inner error: the folder cannot be used now.
 fn folder(url: &Url, mode: Mode) -> Result<Result<Arc<dyn ObjectStore>, String>, String> {
-    let path = url.to_file_path().map_err(|()| "it is no path from the root: file:///FOLDER".to_string())?;
+    let path = url.to_file_path().map_err(|()| "it is not an absolute path: file:///FOLDER".to_string())?;
     let made = if mode == Mode::Write { std::fs::create_dir_all(&path) } else { Ok(()) };
     Ok(made.map_err(|e| e.to_string()).and_then(|()| {
         let folder = LocalFileSystem::new_with_prefix(&path).map_err(|e| error::clean(&e.to_string()))?;
@@ -120,15 +123,15 @@ fn retry() -> RetryConfig {
     RetryConfig { backoff, max_retries: RETRIES, retry_timeout: PATIENCE }
 }
 
-/// Unencrypted only to an endpoint of which the user says so.
+/// Allows plain HTTP only to an endpoint that the user gives as such.
 fn options(endpoints: &[&str]) -> ClientOptions {
-    // Two would be in the build, hence the choice; a second call changes nothing.
+    // The build has two crypto providers, so one must be chosen; a second call changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let plain = endpoints.iter().filter_map(|name| std::env::var(name).ok()).any(|url| url.starts_with("http://"));
     ClientOptions::new()
         .with_connect_timeout(CONNECT)
         .with_read_timeout(SILENCE)
-        // A large file takes as long as it takes.
+        // No overall timeout: large files take long.
         .with_timeout_disabled()
         .with_allow_http(plain)
 }

@@ -1,5 +1,5 @@
-//! What transfers of one remote share: the client, whether it still answers, what is to be told, what was found bad; and
-//! how objects are called.
+//! State shared by all transfers of one remote: the client, whether it still answers, pending
+//! warnings, bad objects; also the names of objects. Does not know when a record counts as a hit.
 
 use super::address::{Mode, Opened};
 use super::error::RemoteError;
@@ -15,49 +15,49 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// A record that a remote has, and the bytes it came as.
+/// A record of a remote, and its bytes as received.
 #[derive(Debug, Clone)]
 pub struct RemoteRecord {
     pub record: Record,
     pub(super) bytes: Vec<u8>,
 }
 
-/// Files on their way at a time, in both directions together.
+/// Files in transfer at a time, in both directions together.
 const TRANSFERS: usize = 16;
-/// How often a transfer looks whether it is still wanted.
+/// How often a transfer checks whether it should stop.
 const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What transfers share. They outlive the call that began them.
+/// State that transfers share. They outlive the call that started them.
 pub struct Client {
     pub client: Arc<dyn ObjectStore>,
-    /// In front of every name.
+    /// Prefix of every object name.
     prefix: String,
-    /// As told to people: without passwords and tokens.
+    /// The address to show: without passwords and tokens.
     pub name: String,
     pub mode: Mode,
-    /// Not to be asked any more.
-    dead: AtomicBool,
-    /// Refuses what it is sent, but answers.
-    pub mute: AtomicBool,
-    /// That it is out of order.
-    told: AtomicBool,
-    /// The run is over, whatever is under way.
+    /// The remote has failed and is not asked again.
+    has_failed: AtomicBool,
+    /// The remote refuses uploads, but answers.
+    pub rejects_uploads: AtomicBool,
+    /// The failure was reported.
+    reported: AtomicBool,
+    /// The run is over: cancel all transfers.
     pub stopped: AtomicBool,
-    /// Records that are still being sent.
+    /// Uploads in progress.
     pub pending: AtomicUsize,
     pub slots: Semaphore,
-    said: Mutex<Said>,
+    notices: Mutex<Notices>,
 }
 
 #[derive(Default)]
-pub struct Said {
-    /// Not yet told.
+pub struct Notices {
+    /// Warnings not yet shown.
     pub warnings: Vec<String>,
-    /// Names of objects that are not what they should be; sent anew when there is something better.
+    /// Names of corrupt objects; they are sent again when there is a good copy.
     pub bad: BTreeSet<String>,
-    /// What was asked for, so that a stage that waits for a lock does not ask over and over.
+    /// Keys already looked up, so that a stage waiting for a lock does not ask again and again.
     pub records: BTreeMap<Key, Option<RemoteRecord>>,
-    pub last_fault: Option<String>,
+    pub last_error: Option<String>,
 }
 
 impl Client {
@@ -68,61 +68,61 @@ impl Client {
             prefix,
             name,
             mode,
-            dead: AtomicBool::new(false),
-            mute: AtomicBool::new(false),
-            told: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
+            rejects_uploads: AtomicBool::new(false),
+            reported: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
             slots: Semaphore::new(TRANSFERS),
-            said: Mutex::default(),
+            notices: Mutex::default(),
         };
         fault.into_iter().for_each(|why| link.failed(&RemoteError::Remote(why)));
         link
     }
 
-    pub fn said(&self) -> MutexGuard<'_, Said> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn notices(&self) -> MutexGuard<'_, Notices> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn answers(&self) -> bool {
-        !self.dead.load(Ordering::SeqCst)
+        !self.has_failed.load(Ordering::SeqCst)
     }
 
     pub fn at(&self, name: &str) -> Location {
         Location::from(format!("{}/{name}", self.prefix))
     }
 
-    /// The first fault of a remote ends the matter, in one warning.
+    /// Marks the remote as failed, with a single warning.
     pub fn failed(&self, fault: &RemoteError) {
         match fault {
             RemoteError::Remote(cause) => {
-                self.dead.store(true, Ordering::SeqCst);
-                self.said().last_fault = Some(cause.clone());
-                self.tell_once(format!("the remote `{}` cannot be used, going on without it: {cause}", self.name));
+                self.has_failed.store(true, Ordering::SeqCst);
+                self.notices().last_error = Some(cause.clone());
+                self.tell_once(format!("cannot use the remote `{}`, continuing without it: {cause}", self.name));
             }
             RemoteError::Bad { name, why } => self.is_bad(name, why),
             RemoteError::Absent(name) | RemoteError::Denied(name) => {
-                self.is_bad(name, "it is named by a record and not there")
+                self.is_bad(name, "a record names it, but it does not exist")
             }
-            RemoteError::Local(error) => self.said().warnings.push(format!("nothing taken from the remote: {error}")),
+            RemoteError::Local(error) => self.notices().warnings.push(format!("not fetched from the remote: {error}")),
             RemoteError::Stopped => {}
         }
     }
 
-    /// A remote that is out of order is told of once, in whatever way it shows first.
+    /// Reports a failed remote once, however it fails.
     fn tell_once(&self, text: String) {
-        if !self.told.swap(true, Ordering::SeqCst) {
-            self.said().warnings.push(text);
+        if !self.reported.swap(true, Ordering::SeqCst) {
+            self.notices().warnings.push(text);
         }
     }
 
-    /// Passes what says that an object is not there; anything else is a fault.
+    /// Accepts an error that means the object is absent; any other error is returned.
     pub fn absent(&self, fault: RemoteError) -> Result<(), RemoteError> {
         match fault {
             RemoteError::Absent(_) => Ok(()),
             RemoteError::Denied(name) => {
                 self.tell_once(format!(
-                    "the remote `{}` refuses access to `{name}`: what it refuses counts as absent (S3 refuses absent objects to \
+                    "the remote `{}` denies access to `{name}`; denied objects count as absent (S3 denies absent objects to \
                      accounts that may not list the bucket)",
                     self.name
                 ));
@@ -133,23 +133,25 @@ impl Client {
     }
 
     pub fn is_bad(&self, name: &str, why: &str) {
-        let mut said = self.said();
-        if said.bad.insert(name.to_string()) {
-            said.warnings.push(format!("`{name}` of the remote `{}` counts as absent: {why}", self.name));
+        let mut notices = self.notices();
+        if notices.bad.insert(name.to_string()) {
+            notices.warnings.push(format!("ignoring `{name}` of the remote `{}`: {why}", self.name));
         }
     }
 
     pub fn upload_failed(&self, fault: &RemoteError) {
         let cause = match fault {
             RemoteError::Stopped => return,
-            RemoteError::Local(error) => return self.said().warnings.push(format!("not sent to the remote: {error}")),
+            RemoteError::Local(error) => {
+                return self.notices().warnings.push(format!("not sent to the remote: {error}"));
+            }
             RemoteError::Remote(cause) => cause.clone(),
             RemoteError::Bad { name, why } => format!("`{name}`: {why}"),
-            RemoteError::Absent(name) => format!("there is no place for `{name}`"),
-            RemoteError::Denied(_) => "it refuses access".into(),
+            RemoteError::Absent(name) => format!("the destination of `{name}` does not exist"),
+            RemoteError::Denied(_) => "access denied".into(),
         };
-        self.mute.store(true, Ordering::SeqCst);
-        self.tell_once(format!("the remote `{}` takes no results, they stay in this cache: {cause}", self.name));
+        self.rejects_uploads.store(true, Ordering::SeqCst);
+        self.tell_once(format!("the remote `{}` accepts no results, they stay in this cache: {cause}", self.name));
     }
 
     pub fn error(&self, fault: &RemoteError) -> Error {
@@ -157,14 +159,14 @@ impl Client {
         match fault {
             RemoteError::Remote(cause) => error.because(cause),
             RemoteError::Bad { name, why } => error.because(format!("`{name}`: {why}")),
-            RemoteError::Absent(name) => error.because(format!("there is no place for `{name}`")),
-            RemoteError::Denied(name) => error.because(format!("it refuses access to `{name}`")),
+            RemoteError::Absent(name) => error.because(format!("the destination of `{name}` does not exist")),
+            RemoteError::Denied(name) => error.because(format!("access to `{name}` denied")),
             RemoteError::Local(local) => (**local).clone(),
             RemoteError::Stopped => error.because("stopped"),
         }
     }
 
-    /// What `work` gives; `None` as soon as nobody wants it any more.
+    /// The result of `work`, or `None` as soon as the transfer is stopped.
     pub async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let stopped = async {
             while !self.stopped.load(Ordering::SeqCst) {

@@ -1,12 +1,13 @@
-//! What goes wrong with a remote, in words that a person can use and in which no secret stands.
+//! Errors of a remote, in words for people and without secrets. Does not know the consequences of
+//! an error (`client`).
 
-use erw_base::error::Error;
+use erw_base::error::{Error, innermost};
 use object_store::Error as E;
 
-/// Longer causes are pages of a server.
+/// Longer causes are HTML pages of a server and are cut.
 const LONG: usize = 200;
 
-/// Variables that hold secrets; what stands in them never stands in a message.
+/// Environment variables that hold secrets. Their values never appear in a message.
 const SECRETS: [&str; 8] = [
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -20,17 +21,18 @@ const SECRETS: [&str; 8] = [
 
 #[derive(Debug)]
 pub enum RemoteError {
-    /// The remote itself is out of order.
+    /// The remote itself does not work.
     Remote(String),
-    /// An object is not what its name says.
+    /// An object does not match its name.
     Bad { name: String, why: String },
-    /// An object that must be there is not.
+    /// An object that must exist is missing.
     Absent(String),
-    /// Access to this object is refused. S3 says so of absent ones to those who may not list the bucket.
+    /// Access to this object is denied. S3 says this of absent objects to accounts that may not
+    /// list the bucket.
     Denied(String),
     /// The fault is on this side.
     Local(Box<Error>),
-    /// Nobody wants it any more.
+    /// The transfer was stopped.
     Stopped,
 }
 
@@ -40,32 +42,23 @@ impl From<Error> for RemoteError {
     }
 }
 
-/// What an error about the object `name` means.
+/// Classifies an error about the object `name`.
 pub fn of(name: &str, error: &E) -> RemoteError {
     let text = error.to_string();
     let code = text.split_once("<Code>").and_then(|(_, rest)| Some(rest.split_once("</Code>")?.0));
     match error {
-        E::NotFound { .. } if code == Some("NoSuchBucket") => RemoteError::Remote("there is no such bucket".into()),
+        E::NotFound { .. } if code == Some("NoSuchBucket") => RemoteError::Remote("the bucket does not exist".into()),
         E::NotFound { .. } => RemoteError::Absent(name.into()),
         E::PermissionDenied { .. } if matches!(code, None | Some("AccessDenied")) => RemoteError::Denied(name.into()),
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
             let code = code.map_or_else(String::new, |code| format!(" ({})", clean(code)));
-            RemoteError::Remote(format!("it refuses access{code}"))
+            RemoteError::Remote(format!("access denied{code}"))
         }
-        _ => RemoteError::Remote(root(error)),
+        _ => RemoteError::Remote(clean(&innermost(error))),
     }
 }
 
-/// The innermost cause says most: a connection refused, a status, a timeout.
-fn root(error: &E) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    clean(&cause.to_string())
-}
-
-/// The first line, cut, without passwords and tokens.
+/// The first line, shortened, without passwords and tokens.
 pub fn clean(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     let mut text = line.split(' ').map(address).collect::<Vec<_>>().join(" ");
@@ -78,7 +71,7 @@ pub fn clean(text: &str) -> String {
     }
 }
 
-/// An address without user, password, query and fragment; other words as they are.
+/// A URL without user, password, query and fragment; other words unchanged.
 pub fn address(word: &str) -> String {
     let Some((scheme, rest)) = word.split_once("://") else { return word.into() };
     let rest = rest.split(['?', '#']).next().unwrap_or_default();

@@ -1,24 +1,25 @@
-//! A cache that a team shares: a folder, a bucket or a web server in which records and artifacts lie for others.
+//! A cache shared by a team: a folder, a bucket or a web server with records and artifacts.
 //!
 //! ```text
 //! <address>/
-//!   v1/actions/ab/<key>.json     a record, byte for byte as in a cache folder; it carries its own check
-//!   v1/trees/ab/<digest>.json    of an artifact that is a folder: path, length and digest of each file
-//!   v1/blobs/ab/<digest>         the bytes of one file, so equal files of many artifacts are stored once
+//!   v1/actions/ab/<key>.json     a record, byte for byte as in a cache folder, with its own check
+//!   v1/trees/ab/<digest>.json    the files of a folder artifact: path, length and digest of each
+//!   v1/blobs/ab/<digest>         the bytes of one file; equal files of many artifacts are one blob
 //! ```
 //!
-//! Blobs are sent before the tree that names them, trees before the record: who finds a record finds what it names.
-//! What is there already is not sent again. What comes is compared with its digest before it enters the store, so a
-//! remote can withhold a result, but not change the bytes of one. It can name a wrong artifact in a record: whoever may
-//! write to a remote is trusted as much as a colleague with the same cache folder.
+//! Blobs are sent before the tree that names them, trees before the record, so everything that a
+//! record names is there. Existing objects are not sent again. Received files are checked against
+//! their digest before they enter the store, so a remote can withhold a result but not change its
+//! bytes. It can name a wrong artifact in a record: anyone who may write to a remote is trusted as
+//! much as a colleague with the same cache folder.
 //!
-//! A remote is a convenience and never the reason that a run fails. The first answer that says that it is out of
-//! order (refused, timed out, 5xx, wrong credentials) is one warning, and from then on it is not asked again. Both ways
-//! of waiting, for downloads and for the last uploads, end when the run is told to stop.
+//! A remote never makes a run fail. Its first failure (refused, timed out, 5xx, wrong credentials)
+//! is reported as one warning, and it is not asked again. Waiting for downloads and for the last
+//! uploads ends when the run is told to stop.
 //!
-//! The one place with async code in the runner: `address` makes a client of an address, `pull` and `push` are the two
-//! directions of `link`, `tree` the list of files, `fault` what went wrong in words without secrets.
-//! This module does not know when a record counts as a hit (`plan`) and who asks.
+//! All async code of the runner is here: `address` creates the client of an address, `pull` and
+//! `push` transfer in the two directions, `tree` is the list of files, `error` describes failures
+//! without secrets. This module does not know when a record counts as a hit (`plan`), nor who asks.
 
 mod address;
 mod client;
@@ -42,23 +43,23 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// That carry what is sent and fetched.
+/// Threads that run the transfers.
 const THREADS: usize = 2;
 
 pub struct Remote {
     link: Arc<Client>,
     threads: Handle,
-    /// Taken when this value goes.
+    /// Taken when this value is dropped.
     runtime: Option<Runtime>,
     depth: Depth,
 }
 
-/// How far a question goes.
+/// What a lookup does on a hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Depth {
-    /// A hit brings the artifacts.
+    /// Fetch the artifacts.
     Artifacts,
-    /// A hit says only that they could be had.
+    /// Only report that they could be fetched.
     Records,
 }
 
@@ -69,10 +70,10 @@ impl std::fmt::Debug for Remote {
 }
 
 impl Remote {
-    /// Makes ready to ask the remote at `address`; asks nothing yet. An address that nobody understands is an error.
+    /// Opens the remote at `address` without contacting it. An invalid address is an error.
     pub fn open(address: &str, mode: Option<Mode>) -> Result<Self> {
         let opened = address::open(address, mode)?;
-        // The library panics where it gets no thread.
+        // The library panics if it cannot start a thread.
         limits::probe(THREADS).map_err(|e| Error::usage("cannot start the threads of the remote cache").caused(e))?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(THREADS)
@@ -84,7 +85,7 @@ impl Remote {
         Ok(Self { link: Arc::new(Client::to(opened)), threads, runtime: Some(runtime), depth: Depth::Artifacts })
     }
 
-    /// For plans: a hit is told and nothing is fetched.
+    /// For plans: report hits, fetch nothing.
     #[must_use]
     pub fn records_only(mut self) -> Self {
         self.depth = Depth::Records;
@@ -95,7 +96,7 @@ impl Remote {
         self.depth == Depth::Artifacts
     }
 
-    /// The address without its secrets.
+    /// The address without secrets.
     pub fn name(&self) -> &str {
         &self.link.name
     }
@@ -104,33 +105,34 @@ impl Remote {
         self.link.mode
     }
 
-    /// The record of this key, if there is one that can be believed.
+    /// The record of this key, if there is a valid one.
     pub fn record(&self, key: &Key) -> Option<RemoteRecord> {
-        if let Some(known) = self.link.said().records.get(key) {
+        if let Some(known) = self.link.notices().records.get(key) {
             return known.clone();
         }
         if !self.link.answers() {
             return None;
         }
         let found = self.threads.block_on(self.link.record(key));
-        self.link.said().records.insert(*key, found.clone());
+        self.link.notices().records.insert(*key, found.clone());
         found
     }
 
-    /// Brings what a found record names into the store, the record last. False: it cannot be had, and why was noted.
+    /// Fetches everything a found record names into the store, the record last. `false`: that
+    /// failed, and the reason was noted.
     pub fn fetch(&self, store: &Store, found: &RemoteRecord) -> bool {
         let key = found.record.key();
         let fetched = self.link.answers() && pull::outputs(&self.threads, &self.link, store, found);
         if !fetched {
-            // Asked once: whoever asks again computes.
-            self.link.said().records.insert(key, None);
+            // Recorded as asked: the next lookup runs the action instead.
+            self.link.notices().records.insert(key, None);
         }
         fetched
     }
 
-    /// Sends a record and what it names while the run goes on.
+    /// Uploads a record and its artifacts in the background.
     pub fn offer(&self, store: &Store, record: &Record) {
-        if self.mode() == Mode::Read || !self.link.answers() || self.link.mute.load(Ordering::SeqCst) {
+        if self.mode() == Mode::Read || !self.link.answers() || self.link.rejects_uploads.load(Ordering::SeqCst) {
             return;
         }
         let Some(parcel) = push::Parcel::of(store, record) else { return };
@@ -145,9 +147,11 @@ impl Remote {
         });
     }
 
-    /// Sends a record and what it names, now. `again`: even what is there.
+    /// Uploads a record and its artifacts now. `again`: even objects that already exist.
     pub fn push(&self, store: &Store, record: &Record, again: bool) -> Result<Sent> {
-        let unfit = || Error::usage(format!("what `{}/{}` made is no longer here", record.pipeline, record.stage));
+        let unfit = || {
+            Error::usage(format!("the outputs of `{}/{}` are no longer in the cache", record.pipeline, record.stage))
+        };
         let parcel = push::Parcel::of(store, record).ok_or_else(unfit)?;
         let sent = self.threads.block_on(self.link.send(&parcel, again));
         sent.map_err(|fault| match &fault {
@@ -158,8 +162,8 @@ impl Remote {
         })
     }
 
-    /// To be called now and then by whoever runs stages: hands out what is to be told. `idle`: nothing is left to do
-    /// but to wait for what is being sent; `stop`: nor is that wanted any more.
+    /// Called regularly by the executor; returns pending warnings. `idle`: nothing is left to do
+    /// but to wait for uploads; `stop`: stop waiting too.
     pub fn attend(&self, idle: bool, stop: &dyn Fn() -> bool) -> Vec<String> {
         if stop() {
             self.link.stopped.store(true, Ordering::SeqCst);
@@ -169,24 +173,24 @@ impl Remote {
         }
         let left = self.link.pending.load(Ordering::SeqCst);
         if idle && left > 0 {
-            let text = format!("stopped before {left} of the results were in the remote; `erw cache push` sends them");
-            self.link.said().warnings.push(text);
+            let text = format!("stopped before {left} of the results were uploaded; `erw cache push` sends them");
+            self.link.notices().warnings.push(text);
         }
         self.warnings()
     }
 
-    /// What went wrong since the last call.
+    /// Warnings since the last call.
     pub fn warnings(&self) -> Vec<String> {
-        std::mem::take(&mut self.link.said().warnings)
+        std::mem::take(&mut self.link.notices().warnings)
     }
 
-    /// For commands that are about the remote: its being out of order is their error.
+    /// Fails if the remote has failed, for commands that are about the remote.
     pub fn check(&self) -> Result<()> {
         if self.link.answers() {
             return Ok(());
         }
-        let error = Error::usage(format!("the remote `{}` cannot be used", self.name()));
-        Err(match self.link.said().last_fault.clone() {
+        let error = Error::usage(format!("cannot use the remote `{}`", self.name()));
+        Err(match self.link.notices().last_error.clone() {
             Some(fault) => error.because(fault),
             None => error,
         })
@@ -196,7 +200,7 @@ impl Remote {
 impl Drop for Remote {
     fn drop(&mut self) {
         self.link.stopped.store(true, Ordering::SeqCst);
-        // Not by waiting: it may be digesting something large.
+        // Does not wait for the tasks: one may be digesting a large file.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

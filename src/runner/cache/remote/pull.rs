@@ -1,6 +1,6 @@
-//! From a remote into the store. Files come several at a time into `v1/pulls/<digest>`, each under a name of its own until
-//! its digest is right; the whole enters the store by rename. A file that is there is not fetched again, so a pull that
-//! was cut goes on where it was.
+//! Transfers from a remote into the store. Files arrive several at a time in `v1/pulls/<digest>`,
+//! each under a temporary name until its digest is verified; the complete artifact enters the store
+//! by rename. Files already present are not fetched again, so an interrupted pull resumes.
 
 use super::client::{Client, RemoteRecord, blob_name, record_name, tree_name};
 use super::error::{self, RemoteError};
@@ -21,12 +21,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Handle;
 
-/// Files of one artifact asked for at a time.
+/// Files of one artifact fetched at a time.
 const FILES: usize = 8;
-/// A list of files or a record beyond this is none.
+/// A larger list of files or record is invalid.
 const SMALL: u64 = 256 << 20;
 
-/// Brings every output of a record, then the record. A failure is noted and means: no.
+/// Fetches every output of a record, then the record. A failure is noted and returns `false`.
 pub fn outputs(threads: &Handle, link: &Client, store: &Store, found: &RemoteRecord) -> bool {
     let key = found.record.key();
     let fetch = || -> Result<(), RemoteError> {
@@ -39,13 +39,15 @@ pub fn outputs(threads: &Handle, link: &Client, store: &Store, found: &RemoteRec
     let Err(fault) = fetch() else { return true };
     link.failed(&fault);
     if matches!(fault, RemoteError::Bad { .. } | RemoteError::Absent(_) | RemoteError::Denied(_)) {
-        // It names what cannot be had: whoever computes the result anew replaces it.
-        link.said().bad.insert(record_name(&key));
+        // The record names something that cannot be fetched: the run that recomputes the result
+        // replaces it.
+        link.notices().bad.insert(record_name(&key));
     }
     false
 }
 
-/// Brings one artifact. Others that want it meanwhile, here or on other hosts, wait and find it.
+/// Fetches one artifact. Others that want it meanwhile, here or on other hosts, wait and then find
+/// it.
 fn artifact(threads: &Handle, link: &Client, store: &Store, wanted: &Measured) -> Result<(), RemoteError> {
     if store.look(wanted) == Presence::Whole {
         return Ok(());
@@ -55,7 +57,7 @@ fn artifact(threads: &Handle, link: &Client, store: &Store, wanted: &Measured) -
         return Ok(());
     }
     let folder = store.v1("pulls").join(wanted.digest.to_string());
-    std::fs::create_dir_all(&folder).map_err(|e| Error::io("make", &folder, e))?;
+    std::fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
     let whole = folder.join("whole");
     let pulled = threads.block_on(link.unless_stopped(link.files(wanted, &folder, &whole)));
     pulled.unwrap_or(Err(RemoteError::Stopped))?;
@@ -78,7 +80,7 @@ impl Client {
             Lookup::Hit(record) => Some(RemoteRecord { record: *record, bytes }),
             Lookup::Miss => None,
             Lookup::Damaged => {
-                self.is_bad(&name, "it is not what was written");
+                self.is_bad(&name, "it is corrupt");
                 None
             }
         }
@@ -94,9 +96,10 @@ impl Client {
         Ok(answer.bytes().await.map_err(failed)?.to_vec())
     }
 
-    /// Puts the artifact at `whole`. `folder` is for what is not finished.
+    /// Puts the artifact at `whole`. `folder` is for unfinished files.
     async fn files(&self, wanted: &Measured, folder: &Path, whole: &Path) -> Result<(), RemoteError> {
-        // One file may be an artifact by itself or alone in a folder; which it is, only the remote knows.
+        // A single file may be the artifact itself or alone in a folder; only the remote knows
+        // which.
         if wanted.files == 1 {
             match self.file(&alone(wanted), &[whole.to_path_buf()], folder).await {
                 Err(fault) => self.absent(fault)?,
@@ -109,7 +112,8 @@ impl Client {
         for file in tree.entries.iter().filter(|e| e.kind.is_file()) {
             places.entry(file.digest).or_default().push(file);
         }
-        // After a fault nothing new is begun; what is under way comes to its end, so that it need not come again.
+        // After an error no new transfer starts; running ones finish, so that they need not be
+        // repeated.
         let broken = AtomicBool::new(false);
         let fetch = |files: Vec<&TreeEntry>| {
             let (first, broken) = (files[0].clone(), &broken);
@@ -126,7 +130,7 @@ impl Client {
         let work: Vec<_> = places.into_values().map(fetch).collect();
         let results: Vec<Result<(), RemoteError>> =
             futures_util::stream::iter(work).buffer_unordered(FILES).collect().await;
-        // The first to come back is the one that said why.
+        // The first one to return has the reason.
         results.into_iter().collect::<Result<(), RemoteError>>()?;
         Ok(finish(&tree, whole).map_err(|e| Error::io("write", whole, e))?)
     }
@@ -137,7 +141,7 @@ impl Client {
         Tree::parse(&bytes, wanted).map_err(|why| RemoteError::Bad { name, why: why.into() })
     }
 
-    /// One file to all the places where it belongs, unless it is there.
+    /// Fetches one file, unless it is there, and copies it to all its paths.
     async fn file(&self, file: &TreeEntry, places: &[PathBuf], folder: &Path) -> Result<(), RemoteError> {
         let lacking: Vec<&PathBuf> = places.iter().filter(|p| !holds(p, &file.digest)).collect();
         if lacking.len() == places.len() {
@@ -170,16 +174,17 @@ impl Client {
             out.write_all(&chunk).map_err(local)?;
         }
         let why = match bytes {
-            n if n < file.bytes => format!("it holds {n} of {} bytes", file.bytes),
-            n if n > file.bytes => format!("it holds more than {} bytes", file.bytes),
+            n if n < file.bytes => format!("it has {n} of {} bytes", file.bytes),
+            n if n > file.bytes => format!("it has more than {} bytes", file.bytes),
             _ if hasher.finalize().to_hex().as_str() == file.digest.to_string() => return Ok(()),
-            _ => "its digest is another".into(),
+            _ => "its digest differs".into(),
         };
         Err(RemoteError::Bad { name, why })
     }
 }
 
-/// Puts there what is no file, and says which files may be executed. Equal ones were fetched as one.
+/// Adds folders and links, and sets the executable bits, which equal files that were fetched once
+/// may differ in.
 fn finish(tree: &Tree, whole: &Path) -> std::io::Result<()> {
     if tree.is_dir {
         std::fs::create_dir_all(whole)?;
@@ -191,7 +196,7 @@ fn finish(tree: &Tree, whole: &Path) -> std::io::Result<()> {
             Kind::Program => std::fs::set_permissions(&path, Permissions::from_mode(0o755))?,
             Kind::Folder => std::fs::create_dir_all(&path)?,
             Kind::Link(to) => {
-                // There if the pull was cut before.
+                // Exists already if the pull was interrupted before.
                 disk::remove(&path)?;
                 std::fs::create_dir_all(path.parent().unwrap_or(whole))?;
                 std::os::unix::fs::symlink(to, &path)?;

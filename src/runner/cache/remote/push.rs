@@ -1,5 +1,5 @@
-//! From the store to a remote: blobs, then the tree that names them, then the record. What is there with the right
-//! size stays, unless this process found it bad.
+//! Transfers from the store to a remote: blobs, then the tree that names them, then the record.
+//! Objects already there with the right size are skipped, unless this process found them corrupt.
 
 use super::client::{Client, blob_name, record_name, tree_name};
 use super::error::{self, RemoteError};
@@ -16,21 +16,21 @@ use std::path::{Path, PathBuf};
 
 /// Files of one artifact sent at a time.
 const FILES: usize = 4;
-/// Up to this a file is sent in one piece, and beyond it in pieces of at least this size.
+/// Larger files are sent in parts of at least this size.
 const PIECE: u64 = 5 << 20;
-/// Services take ten thousand pieces of a file.
+/// Services accept ten thousand parts per file.
 const PIECES: u64 = 9000;
-/// Pieces of one file on their way at a time.
+/// Parts of one file in transfer at a time.
 const WINDOW: usize = 4;
 
-/// A record ready to be sent: nothing of the store is needed any more but its files.
+/// A record ready to be sent; only its files in the store are still needed.
 pub struct Parcel {
     key: Key,
     record: Vec<u8>,
     artifacts: Vec<(PathBuf, Measured)>,
 }
 
-/// What was sent.
+/// Totals of what was sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sent {
     /// Files, lists and records.
@@ -69,9 +69,9 @@ impl Client {
         Ok(sent)
     }
 
-    /// A record that can be believed stays, even if it names another result: others build upon it.
+    /// A valid record stays, even if it names another result: others build upon it.
     async fn wants_record(&self, name: &str, key: &Key) -> Result<bool, RemoteError> {
-        if self.said().bad.contains(name) {
+        if self.notices().bad.contains(name) {
             return Ok(true);
         }
         let failed = |e| error::of(name, &e);
@@ -115,9 +115,9 @@ impl Client {
         self.pieces(&name, path, file).await
     }
 
-    /// Is it there, of this size, and not known to be bad?
+    /// Whether the object exists with this size and is not known to be corrupt.
     async fn has(&self, name: &str, bytes: u64) -> Result<bool, RemoteError> {
-        if self.said().bad.contains(name) {
+        if self.notices().bad.contains(name) {
             return Ok(false);
         }
         match self.client.head(&self.at(name)).await.map_err(|e| error::of(name, &e)) {
@@ -129,11 +129,12 @@ impl Client {
     async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<Sent, RemoteError> {
         let sent = Sent { objects: 1, bytes: bytes.len() as u64 };
         self.client.put(&self.at(name), PutPayload::from(bytes)).await.map_err(|e| error::of(name, &e))?;
-        self.said().bad.remove(name);
+        self.notices().bad.remove(name);
         Ok(sent)
     }
 
-    /// A large file in pieces, none of which is visible before all are there. It is digested on the way.
+    /// Sends a large file in parts, which become visible only when all are there. Verifies the
+    /// digest on the way.
     async fn pieces(&self, name: &str, path: &Path, file: &TreeEntry) -> Result<Sent, RemoteError> {
         let failed = |e| error::of(name, &e);
         let upload = self.client.put_multipart(&self.at(name)).await.map_err(failed)?;
@@ -145,7 +146,7 @@ impl Client {
             return Err(fault);
         }
         upload.finish().await.map_err(failed)?;
-        self.said().bad.remove(name);
+        self.notices().bad.remove(name);
         Ok(Sent { objects: 1, bytes: file.bytes })
     }
 

@@ -1,8 +1,10 @@
-//! The list of an artifact's entries, as it lies in a remote. It is believed only if its digest is the artifact's and if
-//! every path and every link stays inside the artifact: others may have written it.
+//! The list of an artifact's entries, as stored in a remote. It is trusted only if its digest is
+//! the artifact's and every path and link stays inside the artifact, because others may have
+//! written it.
 //!
-//! Format 1 lists plain files whose names are UTF-8, as versions did that knew nothing else, which go on reading it. Where something
-//! else occurs the format is 2: each entry has its kind, and names are written as [`name`] does.
+//! Format 1 lists plain files with UTF-8 names, so that versions that know nothing else can read
+//! it. Any other entry makes it format 2: each entry has its kind, and names are encoded by
+//! [`name`].
 
 use crate::cache::store::damaged;
 use crate::files::digest::{Digest, Kind, Measured, TreeEntry, combine, entries, named};
@@ -17,7 +19,8 @@ use std::path::{Path, PathBuf};
 const PLAIN: u32 = 1;
 const KINDS: u32 = 2;
 
-/// The entries of an artifact. One that is a single plain file has no list: it is a blob of its own name.
+/// The entries of an artifact. An artifact that is a single plain file has no list: it is a blob
+/// under its own digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
     pub entries: Vec<TreeEntry>,
@@ -39,7 +42,7 @@ struct Line {
     digest: Digest,
     #[serde(default, skip_serializing_if = "Sort::is_file")]
     kind: Sort,
-    /// What a link says.
+    /// The target of a link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     target: Option<String>,
 }
@@ -85,21 +88,21 @@ impl Line {
     }
 }
 
-/// An artifact that is one plain file.
+/// The entry of an artifact that is one plain file.
 pub fn alone(artifact: &Measured) -> TreeEntry {
     TreeEntry::file(PathBuf::new(), artifact.bytes, artifact.digest)
 }
 
 impl Tree {
-    /// Reads a stored artifact. One that is not what its name says is an error.
+    /// Reads a stored artifact. One that does not match its digest is an error.
     pub fn of(artifact: &Path, expected: &Measured) -> Result<Self> {
-        let damaged = || damaged(&expected.digest).hint("`erw cache verify` sets it aside");
+        let damaged = || damaged(&expected.digest).hint("`erw cache verify` moves it to quarantine");
         let whole = named(entries(artifact)?, &expected.digest).filter(|(measured, _)| measured == expected);
         let (_, entries) = whole.ok_or_else(damaged)?;
         Ok(Self { entries, is_dir: artifact.is_dir() })
     }
 
-    /// The list; nothing of a single plain file.
+    /// The list; `None` for a single plain file.
     pub fn to_bytes(&self) -> Option<Vec<u8>> {
         let plain = self.entries.iter().map(|e| e.path.to_str().filter(|_| e.kind == Kind::File));
         let files = match plain.collect::<Option<Vec<&str>>>() {
@@ -118,28 +121,28 @@ impl Tree {
 
     /// The list in `bytes`, if it is that of the artifact `expected`.
     pub fn parse(bytes: &[u8], expected: &Measured) -> Result<Self, &'static str> {
-        let list: List = serde_json::from_slice(bytes).map_err(|_| "it is no list of files")?;
+        let list: List = serde_json::from_slice(bytes).map_err(|_| "it is not a list of files")?;
         let format = list.format;
         if ![PLAIN, KINDS].contains(&format) {
-            return Err("its format is of another version");
+            return Err("its format version is unknown");
         }
         let entries = list.files.into_iter().map(|line| line.entry(format)).collect::<Option<Vec<_>>>();
-        let mut entries = entries.ok_or("it is no list of files")?;
-        // A file that may be executed is a list without a name in it.
+        let mut entries = entries.ok_or("it is not a list of files")?;
+        // A single executable file is a list with one entry without a name.
         let is_dir =
             !matches!(entries.as_slice(), [TreeEntry { path, kind: Kind::Program, .. }] if path.as_os_str().is_empty());
         if is_dir {
             check_paths(&entries)?;
         }
         if combine(&mut entries, is_dir) != *expected {
-            return Err("it is another list of files");
+            return Err("it is the list of another artifact");
         }
         Ok(Self { entries, is_dir })
     }
 }
 
-/// A list is stored as it is written, or not at all: `a//b` and `a/./b` would become `a/b`, whose digest is another. Nothing
-/// lies in what is no folder, and no link leads out.
+/// Checks that paths are normalized, since `a//b` and `a/./b` would become `a/b` with another
+/// digest; that nothing lies below a file; and that no link leads out.
 fn check_paths(entries: &[TreeEntry]) -> Result<(), &'static str> {
     let mut known: BTreeSet<&Path> = BTreeSet::new();
     for TreeEntry { path, .. } in entries {
@@ -149,7 +152,7 @@ fn check_paths(entries: &[TreeEntry]) -> Result<(), &'static str> {
             return Err("a path leads out of the artifact");
         }
         if parts.any(|part| part.is_empty() || part == b"." || part.contains(&0)) {
-            return Err("a path is written in another way than paths of files are");
+            return Err("a path is not normalized");
         }
         if !known.insert(path) {
             return Err("it names a file twice");
@@ -162,7 +165,7 @@ fn check_paths(entries: &[TreeEntry]) -> Result<(), &'static str> {
         Kind::Link(to) => Some((e.path.as_path(), to.as_path())),
         _ => None,
     });
-    if links::astray(links).is_some() { Err("a link leads out of the artifact") } else { Ok(()) }
+    if links::first_escaping(links).is_some() { Err("a link leads out of the artifact") } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -199,10 +202,10 @@ mod tests {
         for evil in ["../a", "/a", "a/../../b", "", "..", "a/..", "/", "//a", "a/../b"] {
             assert_eq!(said(&[evil, "x"]), "a path leads out of the artifact", "{evil}");
         }
-        // Paths compare by their parts: `a/b` and `a//b` would be one.
+        // Paths compare by components: `a/b` and `a//b` would be equal.
         for odd in ["a//b", "a/./b", "./a", "a/", "a/.", ".", "a/b//", "a\0b"] {
-            assert_eq!(said(&[odd, "x"]), "a path is written in another way than paths of files are", "{odd}");
-            assert_eq!(said(&["a/b", odd]), "a path is written in another way than paths of files are", "{odd}");
+            assert_eq!(said(&[odd, "x"]), "a path is not normalized", "{odd}");
+            assert_eq!(said(&["a/b", odd]), "a path is not normalized", "{odd}");
         }
         assert_eq!(said(&["a", "b", "a"]), "it names a file twice");
         for both in [["a", "a/b"], ["a/b/c/d", "a/b"], ["a/b", "a"], ["x/y", "x"]] {
@@ -211,7 +214,7 @@ mod tests {
         let (odd_but_plain, measured) = files(&["a b", "..a", "a\\b", ".hidden", "a.b/c", "a", "ä"]);
         assert!(Tree::parse(&odd_but_plain.to_bytes().unwrap(), &measured).is_ok());
         let (other, _) = files(&["a"]);
-        assert_eq!(Tree::parse(&other.to_bytes().unwrap(), &measured), Err("it is another list of files"));
+        assert_eq!(Tree::parse(&other.to_bytes().unwrap(), &measured), Err("it is the list of another artifact"));
     }
 
     #[test]
@@ -252,7 +255,7 @@ mod tests {
         }
     }
 
-    /// As a version wrote it that knew files alone.
+    /// As versions wrote it that knew plain files only.
     #[test]
     fn lists_of_plain_files_are_as_they_were() {
         let (good, measured) = files(&["a", "b/c"]);

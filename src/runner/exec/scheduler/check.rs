@@ -1,5 +1,5 @@
-//! Judging stages: is it cached, and if not, whose turn is it? Done by threads of their own, since a judge may have to
-//! read sources. They know one stage at a time.
+//! Checks whether a stage is cached, and if not, takes its lock. Runs on threads of its own, since
+//! a check may have to read sources. Knows one stage at a time.
 
 use super::message::{CheckRequest, CheckResult, Message};
 use crate::exec::executor::{Executor, ReadyAction};
@@ -8,18 +8,18 @@ use erw_base::error::{Error, Result};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Mutex, PoisonError};
 
-/// What a judging thread does until nobody can ask any more.
+/// The loop of a checking thread, until no more requests can come.
 pub(super) fn check_all(executor: &Executor<'_>, asked: &Mutex<Receiver<CheckRequest>>, tell: &Sender<Message>) {
     loop {
-        let question = asked.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(question) = question else { return };
-        let _ = tell.send(Message::Checked(question.id, checker(executor, question)));
+        let request = asked.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(request) = request else { return };
+        let _ = tell.send(Message::Checked(request.id, checker(executor, request)));
     }
 }
 
-/// Judges a stage whose inputs are known.
-fn checker(executor: &Executor<'_>, question: CheckRequest) -> Result<CheckResult> {
-    let CheckRequest { id, inputs, keyed } = question;
+/// Checks a stage whose inputs are known.
+fn checker(executor: &Executor<'_>, request: CheckRequest) -> Result<CheckResult> {
+    let CheckRequest { id, inputs, keyed } = request;
     let checker = executor.checker;
     let stage = &checker.pipeline.stages[id.0];
     if let Some(missing) = plan::missing(stage).first() {
@@ -36,10 +36,12 @@ fn checker(executor: &Executor<'_>, question: CheckRequest) -> Result<CheckResul
     let Some(lock) = checker.store.try_lock(&keyed.action.key)? else {
         return Ok(CheckResult::Locked(Box::new(CheckRequest { id, inputs, keyed: Some(keyed) })));
     };
-    // Between the look and the lock another run may have finished it.
+    // Another run may have finished it before the lock was taken.
     match checker.verdict(id, &keyed)? {
         Verdict::Cached(record) => Ok(CheckResult::Cached(keyed.action.key, record)),
         Verdict::Run(reasons) => Ok(CheckResult::Stale(Box::new(ReadyAction { id, keyed, inputs, lock }), reasons)),
-        Verdict::Waiting(_) | Verdict::Missing(_) => Err(Error::internal("a stage was judged before its inputs")),
+        Verdict::Waiting(_) | Verdict::Missing(_) => {
+            Err(Error::internal("a stage was checked before its inputs were known"))
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! What the scheduler and its helpers tell each other: stages to check, what came of them, attempts that start and end.
+//! Messages between the scheduler and its helper threads: stages to check, results of checks,
+//! starts and ends of attempts.
 
 use crate::cache::action_cache::Record;
 use crate::cache::key::Key;
@@ -13,14 +14,14 @@ use erw_base::error::Result;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// Why an attempt was asked to stop before its end.
+/// Why an attempt was asked to stop early.
 #[derive(Clone)]
 pub(crate) enum Early {
     OutOfTime,
     Pruned(String),
 }
 
-/// A stage to be judged. `keyed`: from an earlier try.
+/// A stage to check. `keyed`: its key from an earlier check.
 pub(crate) struct CheckRequest {
     pub id: StageId,
     pub inputs: BTreeMap<String, Digest>,
@@ -30,17 +31,17 @@ pub(crate) struct CheckRequest {
 pub(crate) enum CheckResult {
     Cached(Key, Box<Record>),
     Stale(Box<ReadyAction>, Vec<Reason>),
-    /// Another run is at it.
+    /// Another run holds its lock.
     Locked(Box<CheckRequest>),
 }
 
-/// Waiting for something that no helper does: a lock of another run, or the time of the next attempt.
+/// Waits for the lock of another run, or for the time of the next attempt.
 pub(crate) struct Later<T> {
     pub(crate) due: Instant,
     pub(crate) what: T,
 }
 
-/// What helpers report.
+/// A report of a helper thread.
 pub(crate) enum Message {
     Checked(StageId, Result<CheckResult>),
     Starting(StageId, ActionStart, Allocation),

@@ -1,22 +1,24 @@
-//! Decides what runs when. One thread owns all state; helpers judge stages (keys, hits, locks) and carry out
-//! actions, and report back through a channel.
+//! Decides what runs when. One thread owns all state; helper threads check stages (keys, hits,
+//! locks) and execute actions, and report back through a channel.
 //!
 //! States:
 //! ```text
 //! Unknown -> Waiting -> Ready -> Cached                      known, nothing to do
 //!               ^         |----> Running -> Done | Failed | Suspended
 //!               |         |         |
-//!               '---------'---------'   an input turned out damaged: its maker and this stage start over
-//!                         '-- Running   an attempt failed and another is due: wait, then start again
-//! any of Waiting, Ready, Running -> Skipped                  something failed, a stop was asked for, or it became pointless
+//!               '---------'---------'   an input is damaged: its producer and this stage start over
+//!                         '-- Running   an attempt failed and is retried: wait, then start again
+//! any of Waiting, Ready, Running -> Skipped   a failure elsewhere, a stop request, or pruned
 //! ```
-//! Every transition passes through `Scheduler::set` (`transitions`), which also counts for each stage how many of the stages it needs
-//! are not known yet; so a run of many thousand stages looks at each edge once. A stage is judged as soon as its inputs
-//! are known and not before: keys hold contents, so an upstream stage that ran and made equal bytes leaves the rest cached.
+//! Every transition goes through `Scheduler::set` (`transitions`), which also counts the unknown
+//! inputs of each stage, so that a run of many thousand stages looks at each edge once. A stage is
+//! checked as soon as its inputs are known, not earlier: keys contain digests, so if an upstream
+//! stage ran and produced equal bytes, everything downstream stays cached.
 //!
-//! A miss is judged again under the lock of its key. If another run holds the lock, the stage is judged again from time to
-//! time, without a share of the machine, and normally finds the other's result. Whoever holds a lock
-//! waits only for a share of the machine or for its next attempt, never for another lock, so two runs cannot block each other.
+//! A miss is checked again under the lock of its key. If another run holds the lock, the stage is
+//! checked again from time to time, without an allocation, and normally finds the other run's
+//! result. The holder of a lock waits only for resources or for its next attempt, never for another
+//! lock, so two runs cannot deadlock. Does not know what the stages compute.
 
 mod check;
 pub mod message;
@@ -28,10 +30,10 @@ mod telling;
 mod transitions;
 
 use super::executor::{Executor, ReadyAction};
+use super::launcher::Launcher;
 use super::process_exit::MemoryDeaths;
 use super::processes::Workers;
 use super::resources::{Limits, ResourcePool};
-use super::spawn::Launcher;
 pub use super::stop_token::StopToken;
 use super::tamper::IntegrityCheck;
 use crate::cache::CacheRef;
@@ -55,13 +57,13 @@ use std::thread::Scope;
 use std::time::{Duration, Instant};
 use sum::sum;
 
-/// Stages judged at a time; each may be reading sources.
+/// Stages checked concurrently; each check may be reading sources.
 const CHECKERS: usize = 8;
-/// How often a lock held by another run is tried.
+/// How often a lock held by another run is retried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
-/// How often a stop, a time limit and the load are looked for while nothing happens.
+/// How often stop requests, time limits and the load are checked while nothing happens.
 const TICK: Duration = Duration::from_millis(50);
-/// How often what was stored without waiting for the disk is forced to it.
+/// How often what was stored without waiting is forced to disk.
 const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 
 pub struct Options {
@@ -69,18 +71,18 @@ pub struct Options {
     pub selected: Vec<StageId>,
     /// Run even if cached.
     pub forced: BTreeSet<StageId>,
-    /// After a failure, go on with what does not depend on it.
+    /// After a failure, continue with independent stages.
     pub keep_going: bool,
     pub limits: Limits,
-    /// For stages that say nothing themselves.
+    /// For stages without a policy of their own.
     pub retry: RetryPolicy,
 }
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     pub ends: Vec<StageEnd>,
-    /// Of the stages that are cached or done.
+    /// Outputs of the stages that are cached or done.
     pub records: Vec<(StageId, Record)>,
     pub error: Option<Error>,
 }
@@ -104,7 +106,7 @@ pub fn run(
         workers: &workers,
         deaths: &deaths,
         unsynced,
-        sound: IntegrityCheck::default(),
+        integrity: IntegrityCheck::default(),
         spares: Mutex::default(),
     };
     let (tell, told) = channel();
@@ -116,7 +118,7 @@ pub fn run(
     std::thread::scope(|scope| {
         for n in 0..limits::helpers(CHECKERS.min(scheduler.selected.len())) {
             let (executor, asked, tell) = (&executor, &asked, tell.clone());
-            match limits::spawn_scoped(scope, "judge", move || check_all(executor, asked, &tell)) {
+            match limits::spawn_scoped(scope, "check", move || check_all(executor, asked, &tell)) {
                 Err(e) if n == 0 => return Err(Error::usage("cannot start a thread").caused(e)),
                 Err(_) => break,
                 Ok(_) => {}
@@ -126,19 +128,20 @@ pub fn run(
     })
 }
 
-/// What can be known to fail before days of work is refused now.
+/// Refuses now what is known to fail later, possibly after days of work.
 fn check(pipeline: &Pipeline, options: &Options) -> Result<ResourcePool> {
     let stages = || options.selected.iter().map(|id| &pipeline.stages[id.0]);
     let pool = ResourcePool::new(options.limits.clone(), stages().map(|s| (s.name.as_str(), &s.resources)));
     let missing: Vec<Missing> = stages().flat_map(plan::missing).collect();
     match plan::missing_error(&missing).filter(|_| !options.keep_going) {
-        // Who is to fetch files should know that this machine would not do anyway.
+        // Report both at once: after fetching the files, the user would only learn that the
+        // resources do not suffice.
         Some(error) => Err(error.maybe_hint(pool.err().map(|e| [vec![e.message], e.hints].concat().join("; ")))),
         None => pool,
     }
 }
 
-/// What is known of a stage.
+/// The progress of one stage.
 #[derive(Default)]
 struct Progress {
     /// `Unknown`: not selected.
@@ -148,15 +151,15 @@ struct Progress {
     key: Option<Key>,
     reasons: Vec<Reason>,
     failure: Option<Failure>,
-    /// How many of the stages it needs are not known.
+    /// Number of needed stages that are not known yet.
     lacks: usize,
     /// The selected stages that need it, each once.
     needed_by: Vec<StageId>,
     /// Attempts that failed in this run.
     failed: u32,
-    /// Why the attempt under way was asked to stop before its end.
+    /// Why the current attempt was asked to stop early.
     ended_early: Option<Early>,
-    /// When the attempt under way runs out of time; after that, when it is ended by force.
+    /// When the current attempt times out; after that, when it is killed.
     deadline: Option<Instant>,
 }
 
@@ -164,7 +167,7 @@ struct Scheduler<'a> {
     pipeline: &'a Pipeline,
     executor: &'a Executor<'a>,
     stop: &'a StopToken,
-    stops_heeded: usize,
+    stops_handled: usize,
     pool: ResourcePool,
     keep_going: bool,
     limits: Limits,
@@ -173,13 +176,13 @@ struct Scheduler<'a> {
     /// By id.
     stages: Vec<Progress>,
     by_name: HashMap<&'a str, StageId>,
-    /// Waiting stages that lack nothing.
-    judgeable: BTreeSet<StageId>,
+    /// Waiting stages whose inputs are all known.
+    checkable: BTreeSet<StageId>,
     queue: ReadyQueue,
     locked: BTreeMap<StageId, Later<Box<CheckRequest>>>,
     retries: BTreeMap<StageId, Later<Box<ReadyAction>>>,
     running: BTreeSet<StageId>,
-    /// Stages being judged, and since when.
+    /// Stages being checked, and since when.
     checking: BTreeMap<StageId, Instant>,
     has_failed: bool,
     began: Instant,
@@ -188,7 +191,7 @@ struct Scheduler<'a> {
     tell: Sender<Message>,
     ask: Sender<CheckRequest>,
     ready: Sender<Allocated>,
-    /// Threads that carry out orders.
+    /// Threads that execute actions.
     hands: usize,
 }
 
@@ -217,7 +220,7 @@ impl<'a> Scheduler<'a> {
             pipeline,
             executor,
             stop,
-            stops_heeded: 0,
+            stops_handled: 0,
             pool,
             keep_going: options.keep_going,
             limits: options.limits,
@@ -225,7 +228,7 @@ impl<'a> Scheduler<'a> {
             selected: options.selected,
             stages,
             by_name,
-            judgeable: BTreeSet::new(),
+            checkable: BTreeSet::new(),
             queue: ReadyQueue::default(),
             locked: BTreeMap::new(),
             retries: BTreeMap::new(),
@@ -242,8 +245,8 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// The main loop. Start whatever can start; if then nothing is under way, all is settled; else wait for word or
-    /// for the next time limit, hear all there is, and begin again.
+    /// The main loop: start whatever can start. If then nothing is running, everything is settled.
+    /// Otherwise wait for a message or the next time limit, handle all messages, and repeat.
     fn run<'scope>(
         mut self,
         scope: &'scope Scope<'scope, '_>,
@@ -300,23 +303,23 @@ impl<'a> Scheduler<'a> {
         self.listener.event(&Event { at: self.began.elapsed().as_secs_f64(), what });
     }
 
-    /// Nothing new is to start.
+    /// Nothing new may start.
     fn is_closing(&self) -> bool {
-        self.stops_heeded > 0 || (!self.keep_going && self.has_failed)
+        self.stops_handled > 0 || (!self.keep_going && self.has_failed)
     }
 
     fn handle_stop(&mut self) {
         let asked = self.stop.count();
-        if asked > self.stops_heeded {
+        if asked > self.stops_handled {
             if asked >= 2 {
                 self.executor.workers.kill();
             } else {
                 self.executor.workers.stop();
             }
-            self.stops_heeded = asked;
+            self.stops_handled = asked;
         }
         if self.is_closing() {
-            // Dropping the orders releases their locks.
+            // Dropping the actions releases their locks.
             self.queue.clear();
             self.locked.clear();
             for (id, _) in std::mem::take(&mut self.retries) {
@@ -327,7 +330,7 @@ impl<'a> Scheduler<'a> {
 
     fn check_ready(&mut self) {
         while self.checking.len() < 2 * CHECKERS && !self.is_closing() {
-            let Some(id) = self.judgeable.pop_first() else { return };
+            let Some(id) = self.checkable.pop_first() else { return };
             let inputs = plan::inputs(self.stage(id), |from| self.stages[from.0].record.as_ref());
             self.set(id, State::Ready);
             match inputs {
@@ -337,13 +340,13 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    fn ask(&mut self, question: CheckRequest) {
-        self.checking.insert(question.id, Instant::now());
-        let _ = self.ask.send(question);
+    fn ask(&mut self, request: CheckRequest) {
+        self.checking.insert(request.id, Instant::now());
+        let _ = self.ask.send(request);
     }
 
-    /// The urgency of the most urgent stage that is just being judged: less urgent ones do not take its place. One whose
-    /// judge takes long, because it reads sources, holds up nobody.
+    /// The highest priority among stages that are being checked right now: lower ones must not take
+    /// their place. A check that takes long, because it reads sources, does not hold up others.
     fn next_priority(&self) -> Option<Priority> {
         let fresh = self.checking.iter().filter(|(_, since)| since.elapsed() < TICK);
         fresh.map(|(id, _)| self.queue.priority(*id)).max()
@@ -373,7 +376,7 @@ impl<'a> Scheduler<'a> {
                         self.fail(id, Error::stage("cannot start a thread").caused(e).into());
                         continue;
                     }
-                    // One of those at work will take it.
+                    // A running thread will take it.
                     Err(_) => {}
                 }
             }
@@ -385,7 +388,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// What was stored without waiting for the disk gets there soon, on a helper's time.
+    /// Forces what was stored without waiting to disk, on a helper thread.
     fn sync_to_disk<'scope>(&mut self, scope: &'scope Scope<'scope, '_>)
     where
         'a: 'scope,
@@ -394,13 +397,13 @@ impl<'a> Scheduler<'a> {
             self.synced = Instant::now();
             let store = self.executor.checker.store;
             if limits::spawn_scoped(scope, "sync", move || store.sync()).is_err() {
-                // It is done at the end, then.
+                // It is done at the end instead.
                 self.executor.unsynced.store(true, Ordering::Relaxed);
             }
         }
     }
 
-    /// Passes on what a remote has to say; when all else is done, waits until it has sent what it was given.
+    /// Passes on the remote's warnings; when everything else is done, waits for its uploads.
     fn attend_remote(&mut self, idle: bool) {
         let Some(remote) = self.executor.checker.remote else { return };
         let stop = self.stop;
@@ -412,7 +415,7 @@ impl<'a> Scheduler<'a> {
         match message {
             Message::Checked(id, checked) => {
                 self.checking.remove(&id);
-                // Given up meanwhile.
+                // Cancelled meanwhile.
                 if !self.state(id).is_settled() {
                     self.checked(id, checked);
                 }
@@ -434,14 +437,14 @@ impl<'a> Scheduler<'a> {
     fn checked(&mut self, id: StageId, checked: Result<CheckResult>) {
         match checked {
             Err(e) => self.fail(id, e.into()),
-            Ok(CheckResult::Locked(question)) => {
+            Ok(CheckResult::Locked(request)) => {
                 let first = self.stages[id.0].key.is_none();
-                let key = question.keyed.as_ref().map(|k| k.action.key);
+                let key = request.keyed.as_ref().map(|k| k.action.key);
                 self.stages[id.0].key = key;
                 if let Some(key) = key.filter(|_| first) {
                     self.say(EventKind::Locked { stage: self.stage(id).name.clone(), key: key.to_string() });
                 }
-                self.locked.insert(id, Later { due: Instant::now() + LOCK_INTERVAL, what: question });
+                self.locked.insert(id, Later { due: Instant::now() + LOCK_INTERVAL, what: request });
             }
             Ok(CheckResult::Cached(key, record)) => {
                 let progress = &mut self.stages[id.0];
@@ -465,7 +468,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// By what each stage took when it last ran; a second where nobody knows.
+    /// Based on the duration of each stage's last run, or one second if unknown.
     fn priority(&self) -> Vec<Priority> {
         let record_index = self.executor.checker.record_index().ok();
         priority(self.pipeline, |id| match self.state(id) {
@@ -476,7 +479,7 @@ impl<'a> Scheduler<'a> {
         })
     }
 
-    /// Settles what never started and draws the sum.
+    /// Settles stages that never started and summarises the run.
     fn finish(mut self) -> Outcome {
         let signal = self.stop.signal();
         for i in 0..self.selected.len() {

@@ -1,5 +1,5 @@
-//! Carrying out actions: threads that each take one order after another. More are started as more runs beside each other; where
-//! no more can be had, orders wait for those there are. They know one stage at a time.
+//! Threads that execute actions one after another. More are started as more actions run
+//! concurrently; if no more threads can be started, actions wait. They know one stage at a time.
 
 use super::message::Message;
 use crate::exec::executor::{Executor, ReadyAction};
@@ -7,10 +7,10 @@ use crate::exec::resources::Allocation;
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Mutex, PoisonError};
 
-/// An order with its share of the machine.
+/// An action with its allocation.
 pub(super) type Allocated = (Box<ReadyAction>, Allocation);
 
-/// What such a thread does until no more orders can come.
+/// The loop of such a thread, until no more actions can come.
 pub(super) fn execute_all(executor: &Executor<'_>, ready_actions: &Mutex<Receiver<Allocated>>, tell: &Sender<Message>) {
     loop {
         let next = ready_actions.lock().unwrap_or_else(PoisonError::into_inner).recv();

@@ -1,7 +1,7 @@
-//! Stale stages that wait for a share of the machine, the most urgent first: the one that begins the longest chain of
-//! work still to be done, by what its stages took in the past. Trials of a sweep come one after the other where not all
-//! fit, so that the first result is there early, can condemn others, and is there if the sweep is cut off. Grants
-//! shares; it does not know what the stages do.
+//! Stale stages that wait for resources, by priority: first the stage that starts the longest
+//! remaining chain of work, estimated from past durations. If the trials of a sweep do not all fit,
+//! they run one after the other, so that the first result comes early, can prune others, and exists
+//! if the sweep is interrupted. Hands out allocations; does not know what the stages do.
 
 use crate::exec::executor::ReadyAction;
 use crate::exec::resources::{Allocation, ResourcePool};
@@ -9,16 +9,16 @@ use crate::pipeline::graph::{Pipeline, Resources, StageId};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// So often may less urgent stages slip past the most urgent one because it needs more than is free; then everything
-/// waits for it.
-const SLIPS: usize = 32;
+/// How often lower-priority stages may bypass the first one because it needs more than is free;
+/// after that, everything waits for it.
+const MAX_BYPASSES: usize = 32;
 
-/// The greater, the sooner.
+/// Greater runs sooner.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Priority {
-    /// Of the first trial that needs the stage.
+    /// Index of the first trial that needs the stage.
     turn: Reverse<usize>,
-    /// From its start to the end of all that needs it, if nothing has to wait.
+    /// Milliseconds from its start to the end of everything that depends on it, without waiting.
     millis: u64,
 }
 
@@ -31,7 +31,7 @@ pub struct ReadyQueue {
 }
 
 impl ReadyQueue {
-    /// Learns how urgent each stage is. Until then all are alike.
+    /// Sets the priority of each stage. Before that, all are equal.
     pub fn rank(&mut self, priority: Vec<Priority>) {
         self.priority = priority;
         let ready_actions = std::mem::take(&mut self.ready_actions);
@@ -52,7 +52,7 @@ impl ReadyQueue {
     pub fn remove(&mut self, id: StageId) -> Option<Box<ReadyAction>> {
         self.ready_actions.remove(&self.place(id))
     }
-    /// Dropping the orders releases their locks.
+    /// Dropping the actions releases their locks.
     pub fn clear(&mut self) {
         self.ready_actions.clear();
     }
@@ -60,7 +60,7 @@ impl ReadyQueue {
         self.ready_actions.is_empty()
     }
 
-    /// The most urgent order that fits and is not less urgent than `at_least`, with its share.
+    /// The first action that fits and has at least the priority `at_least`, with its allocation.
     pub fn next<'r>(
         &mut self,
         pool: &mut ResourcePool,
@@ -70,7 +70,7 @@ impl ReadyQueue {
         if !pool.has_room() {
             return None;
         }
-        let candidates = if self.bypasses < SLIPS { usize::MAX } else { 1 };
+        let candidates = if self.bypasses < MAX_BYPASSES { usize::MAX } else { 1 };
         let mut urgent = self
             .ready_actions
             .keys()
@@ -83,13 +83,14 @@ impl ReadyQueue {
     }
 }
 
-/// How urgent each stage is. `seconds` of a stage that is not to run are zero.
+/// The priority of each stage. `seconds` is zero for stages that do not run.
 pub fn priority(pipeline: &Pipeline, seconds: impl Fn(StageId) -> f64) -> Vec<Priority> {
     let mut priority: Vec<Priority> =
         pipeline.stages.iter().map(|stage| Priority { turn: Reverse(stage.turn), millis: 0 }).collect();
-    // Backwards: what needs a stage comes after it.
+    // Backwards, because dependents come after a stage.
     for (i, stage) in pipeline.stages.iter().enumerate().rev() {
-        // Nothing is free: of two equal chains the longer in stages comes first.
+        // Every stage costs something: of two equally long chains, the one with more stages comes
+        // first.
         priority[i].millis += (seconds(StageId(i)) * 1e3).clamp(1.0, 1e15) as u64;
         for edge in stage.inputs.values() {
             priority[edge.from.0].millis = priority[edge.from.0].millis.max(priority[i].millis);

@@ -1,4 +1,4 @@
-//! How attempts end, in time or not, and what follows: the next attempt, or none.
+//! How attempts end, including timeouts, and whether another attempt follows.
 
 use super::Scheduler;
 use super::message::{Early, Later};
@@ -8,14 +8,14 @@ use crate::pipeline::graph::StageId;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Between an attempt that was asked to stop and its end by force.
+/// Time between the request to stop an attempt and its kill.
 const GRACE: Duration = Duration::from_secs(10);
-/// Wait before a second attempt where nothing is said, and the longest wait that doubling leads to.
+/// Default wait before a second attempt, and the longest wait that doubling leads to.
 const BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 
 impl Scheduler<'_> {
-    /// Skips what a listener has given up, and stops it if it runs.
+    /// Skips stages that a listener calls pointless, and stops those that run.
     pub(super) fn cancel_pruned(&mut self) {
         for (name, why) in self.listener.pointless() {
             let Some(&id) = self.by_name.get(name.as_str()) else { continue };
@@ -32,7 +32,7 @@ impl Scheduler<'_> {
         }
     }
 
-    /// The time of an attempt begins to run.
+    /// Starts the clock of an attempt.
     pub(super) fn limit_time(&mut self, id: StageId) {
         let timeout = self.stage(id).retry.timeout.or(self.retry.timeout);
         let progress = &mut self.stages[id.0];
@@ -41,7 +41,8 @@ impl Scheduler<'_> {
         }
     }
 
-    /// Stops attempts that take too long; ends those that do not heed it. While all is stopped no time passes.
+    /// Stops attempts that exceed their timeout; kills those that do not stop. The clock stands
+    /// still while the runner is paused.
     pub(super) fn handle_time_limits(&mut self) {
         let now = Instant::now();
         let Some(lost) = self.stop.time_lost() else { return };
@@ -62,11 +63,11 @@ impl Scheduler<'_> {
         }
     }
 
-    /// Locks to try again, and further attempts.
+    /// Retries locks, and starts further attempts.
     pub(super) fn requeue_due(&mut self) {
         let now = Instant::now();
-        for question in take_due(&mut self.locked, now) {
-            self.ask(*question);
+        for request in take_due(&mut self.locked, now) {
+            self.ask(*request);
         }
         for ready in take_due(&mut self.retries, now) {
             self.queue.insert(ready);
@@ -80,14 +81,14 @@ impl Scheduler<'_> {
             (ActionEnd::Done(record), _) => {
                 let progress = &mut self.stages[id.0];
                 progress.record = Some(*record);
-                // Of an earlier attempt.
+                // Left by an earlier attempt.
                 progress.failure = None;
                 self.set(id, State::Done);
             }
             (ActionEnd::Damaged(makers), _) => {
                 drop(ready);
                 for maker in makers {
-                    // One that runs again already will be waited for.
+                    // It may be running again already; then its result is awaited.
                     if matches!(self.state(maker), State::Cached | State::Done) {
                         self.set(maker, State::Waiting);
                     }
@@ -96,13 +97,14 @@ impl Scheduler<'_> {
             }
             (_, Some(Early::Pruned(why))) => self.skip(id, why),
             (ActionEnd::Suspended, None) => self.set(id, State::Suspended),
-            // Ended by the second Ctrl-C: its checkpoints are as good as those of a suspended one.
-            (ActionEnd::Failed { .. } | ActionEnd::Suspended, _) if self.stops_heeded > 1 => {
+            // Killed by the second Ctrl-C: its checkpoints are as good as those of a suspended
+            // stage.
+            (ActionEnd::Failed { .. } | ActionEnd::Suspended, _) if self.stops_handled > 1 => {
                 self.set(id, State::Suspended)
             }
             (ActionEnd::Failed { .. } | ActionEnd::Suspended, Some(Early::OutOfTime)) => {
                 let limit = self.stage(id).retry.timeout.or(self.retry.timeout).unwrap_or_default();
-                let message = format!("it took longer than its timeout of {} s", limit.as_secs_f64());
+                let message = format!("it exceeded its timeout of {} s", limit.as_secs_f64());
                 self.attempt_failed(ready, Failure { message, ..Failure::default() });
             }
             (ActionEnd::Failed { failure, again: true }, None) => self.attempt_failed(ready, failure),
@@ -110,7 +112,7 @@ impl Scheduler<'_> {
         }
     }
 
-    /// Another attempt, if there is one left. The order keeps the lock meanwhile.
+    /// Schedules another attempt if any is left. The action keeps its lock meanwhile.
     pub(super) fn attempt_failed(&mut self, ready: Box<ReadyAction>, failure: Failure) {
         let id = ready.id;
         let retry = self.stage(id).retry;
@@ -134,19 +136,19 @@ impl Scheduler<'_> {
         self.settle_failed(id);
     }
 
-    /// The failure is on record.
+    /// The failure is already recorded.
     pub(super) fn settle_failed(&mut self, id: StageId) {
         let failed = self.stages[id.0].failed;
         if failed > 1
             && let Some(failure) = &mut self.stages[id.0].failure
         {
-            failure.hints.push(format!("it was tried {failed} times"));
+            failure.hints.push(format!("it failed {failed} times"));
         }
         self.set(id, State::Failed);
     }
 }
 
-/// Takes out what is due.
+/// Removes and returns what is due.
 fn take_due<T>(waiting: &mut BTreeMap<StageId, Later<T>>, now: Instant) -> Vec<T> {
     let due: Vec<StageId> = waiting.iter().filter(|(_, later)| later.due <= now).map(|(id, _)| *id).collect();
     due.iter().filter_map(|id| waiting.remove(id)).map(|later| later.what).collect()

@@ -1,9 +1,9 @@
-//! The sum of a run: one error out of all that happened.
+//! Summarises a run: one error for everything that happened.
 
 use crate::event::{StageEnd, State};
 use erw_base::error::{Error, ErrorKind};
 
-/// The error a run ends with: a signal over a failure over a suspension.
+/// The error of a run. A signal takes precedence over a failure, a failure over a suspension.
 pub(super) fn sum(ends: &[StageEnd], signal: Option<i32>) -> Option<Error> {
     let in_state = |state| ends.iter().filter(move |e| e.state == state);
     if let Some(signal) = signal {
@@ -12,8 +12,8 @@ pub(super) fn sum(ends: &[StageEnd], signal: Option<i32>) -> Option<Error> {
         let suspended = in_state(State::Suspended).filter_map(|e| Some(format!("`{}` {}", e.stage, e.left.as_ref()?)));
         let suspended: Vec<String> = suspended.collect();
         return Some(error.hint(match suspended.is_empty() {
-            true => "run again to go on; finished stages are cached".into(),
-            false => format!("run again: {}; finished stages are cached", suspended.join(", ")),
+            true => "rerun to continue; finished stages are cached".into(),
+            false => format!("rerun to continue: {}; finished stages are cached", suspended.join(", ")),
         }));
     }
     let mut failed = in_state(State::Failed);
@@ -32,7 +32,7 @@ pub(super) fn sum(ends: &[StageEnd], signal: Option<i32>) -> Option<Error> {
         return Some(if others.is_empty() { error } else { error.hint(format!("also failed: {}", others.join(", "))) });
     }
     in_state(State::Suspended).next().map(|e| {
-        let how = e.left.as_ref().map_or_else(String::new, |left| format!(", it {left}"));
-        Error::new(ErrorKind::Suspended, format!("stage `{}`: stopped before the end; run again{how}", e.stage))
+        let next = e.left.as_ref().map_or_else(|| "rerun to resume".into(), |left| format!("a rerun {left}"));
+        Error::new(ErrorKind::Suspended, format!("stage `{}`: suspended; {next}", e.stage))
     })
 }

@@ -1,4 +1,4 @@
-//! What the scheduler knows, told as events. Changes nothing.
+//! Reports the scheduler's state as events. Changes nothing.
 
 use super::Scheduler;
 use crate::event::progress::PartialProgress;
@@ -31,7 +31,7 @@ impl Scheduler<'_> {
             WorkerEvent::Log { text } => EventKind::Log { stage, text },
             WorkerEvent::Checkpoint { step } => EventKind::Checkpoint { stage, step },
             WorkerEvent::Resumed { step } => EventKind::Resumed { stage, step },
-            // Told when the stage has ended.
+            // Reported when the stage ends.
             _ => return,
         };
         self.say(what);

@@ -1,11 +1,11 @@
-//! From one state of a stage to the next, and what that means for the stages that need it. Decides nothing.
+//! State transitions of a stage and their effect on its dependents. Decides nothing.
 
 use super::Scheduler;
 use crate::event::{EventKind, Failure, State};
 use crate::pipeline::graph::StageId;
 
 impl Scheduler<'_> {
-    /// The one door for transitions.
+    /// Every transition goes through here.
     pub(super) fn set(&mut self, id: StageId, state: State) {
         let is_known = |state| matches!(state, State::Cached | State::Done);
         let before = std::mem::replace(&mut self.stages[id.0].state, state);
@@ -32,19 +32,19 @@ impl Scheduler<'_> {
     pub(super) fn note_checkable(&mut self, id: StageId) {
         let progress = &self.stages[id.0];
         if progress.state == State::Waiting && progress.lacks == 0 {
-            self.judgeable.insert(id);
+            self.checkable.insert(id);
         } else {
-            self.judgeable.remove(&id);
+            self.checkable.remove(&id);
         }
     }
 
-    /// Skips all that needs `id`. With a stack of its own: a chain may be many thousand stages long.
+    /// Skips everything that depends on `id`. Iterative: a chain may be many thousand stages long.
     pub(super) fn skip_dependents(&mut self, id: StageId) {
         let mut blocked = vec![id];
         while let Some(id) = blocked.pop() {
             for i in 0..self.stages[id.0].needed_by.len() {
                 let dependent = self.stages[id.0].needed_by[i];
-                // One that needs several of the skipped is told once.
+                // A stage with several skipped inputs is reported once.
                 if self.state(dependent) == State::Waiting {
                     self.set_skipped(dependent, format!("needs `{}`", self.stage(id).name));
                     blocked.push(dependent);
@@ -53,7 +53,7 @@ impl Scheduler<'_> {
         }
     }
 
-    /// Skips a stage and all that needs it.
+    /// Skips a stage and its dependents.
     pub(super) fn skip(&mut self, id: StageId, message: String) {
         self.set_skipped(id, message);
         self.skip_dependents(id);

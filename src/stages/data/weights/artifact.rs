@@ -1,4 +1,5 @@
-//! What weights can become: the types of artifact, the presets of each, and what fits into their networks.
+//! What weights can be imported as: the artifact types, the presets of each, and the mapping of
+//! tensor names to each network. It does not read files.
 
 use candle_core::Device;
 use erw_base::error::{Error, Result};
@@ -23,10 +24,10 @@ pub enum Artifact {
     Vae,
     Encoder,
     Inception,
-    /// Trained here and exported: nobody publishes one.
+    /// Trained and exported by erw; none is published.
     Classifier,
     Sit,
-    /// Mean and covariance of a data set, which others published; of no network.
+    /// Published mean and covariance of a data set; not a network.
     Stats,
 }
 
@@ -44,7 +45,7 @@ impl Artifact {
         }
     }
 
-    /// The networks that are known by name.
+    /// Names of the known networks of this type.
     pub fn presets(self) -> &'static [&'static str] {
         match self {
             Self::Vae => &["sd-vae"],
@@ -61,12 +62,13 @@ impl Artifact {
         }
         let error = Error::usage(format!("unknown `preset` `{name}`"));
         Err(match self.presets() {
-            [] => error.hint(format!("nothing of type `{}` is known by name", self.name())),
+            [] => error.hint(format!("type `{}` has no presets", self.name())),
             presets => error.hint(format!("known: {}", presets.join(", "))),
         })
     }
 
-    /// Tensors that a copy of the network has once, see [`erw_ml::models::state_dict`].
+    /// Tensors that occur exactly once in a copy of the network; see
+    /// [`erw_ml::models::state_dict`].
     pub fn landmarks(self) -> &'static [&'static str] {
         match self {
             Self::Vae => vae::LANDMARKS,
@@ -78,8 +80,9 @@ impl Artifact {
         }
     }
 
-    /// Files of weights in the artifact. A SiT has two, of which a file may have one only: what starts from the model and
-    /// what samples from its average then both find it.
+    /// Names of the weights files in the artifact. A SiT has two. When the source holds only one
+    /// set of weights, both files get it, so that stages that initialise from the model and stages
+    /// that sample from its average both find their file.
     pub fn files(self) -> &'static [&'static str] {
         match self {
             Self::Vae => &[vae::WEIGHTS_FILE],
@@ -91,7 +94,7 @@ impl Artifact {
         }
     }
 
-    /// `config.json` of a named network, or of the one that the tensors show.
+    /// `config.json` of a preset, or of the network that the tensors imply.
     pub fn config(self, preset: Option<&str>, file: &Tensors) -> Result<Value> {
         if let Some(name) = preset {
             self.check_preset(name)?;
@@ -109,12 +112,12 @@ impl Artifact {
             (Self::Sit, name) => {
                 serde_json::to_value(SiTConfig::of_release(name, &release::adopt(file.clone())?.tensors)?)
             }
-            _ => return Err(Error::usage("the weights do not say what network they are of")),
+            _ => return Err(Error::usage("the weights do not determine the network")),
         };
-        value.map_err(|e| Error::internal("a preset has no JSON").because(e))
+        value.map_err(|e| Error::internal("a preset cannot be written as JSON").because(e))
     }
 
-    /// The tensors of a file under our names, and what comes of using them.
+    /// Renames the tensors of a file to our names and reports the result of loading them.
     pub fn adopt(self, config: &Value, file: Tensors) -> candle_core::Result<(Adopted, LoadReport)> {
         match self {
             Self::Vae => {
@@ -149,24 +152,24 @@ impl Artifact {
                 let report = release::fit(&config, &adopted.tensors)?;
                 Ok((adopted, report))
             }
-            Self::Stats => Err(candle_core::Error::Msg("statistics are no network".into())),
+            Self::Stats => Err(candle_core::Error::Msg("statistics are not a network".into())),
         }
     }
 
-    /// Opens the artifact as its users will.
-    pub fn prove(self, dir: &Path) -> candle_core::Result<()> {
+    /// Opens the artifact as later stages will.
+    pub fn check_opens(self, dir: &Path) -> candle_core::Result<()> {
         match self {
             Self::Vae => AutoencoderKl::load(dir, &Device::Cpu).map(drop),
             Self::Encoder => Encoder::open(dir, &Device::Cpu).map(drop),
-            Self::Inception | Self::Classifier => open_feature_network(dir, &Device::Cpu).map(drop),
-            // Every name and shape was compared, and there is nothing else to it.
+            Self::Inception | Self::Classifier => open_feature_network(dir, None, &Device::Cpu).map(drop),
+            // `adopt` has compared every name and shape; nothing else can fail.
             Self::Sit | Self::Stats => Ok(()),
         }
     }
 }
 
 fn typed<T: DeserializeOwned>(config: &Value) -> candle_core::Result<T> {
-    serde_json::from_value(config.clone()).map_err(|e| candle_core::Error::Msg(format!("its configuration: {e}")))
+    serde_json::from_value(config.clone()).map_err(|e| candle_core::Error::Msg(format!("invalid configuration: {e}")))
 }
 
 #[cfg(test)]
@@ -184,7 +187,7 @@ mod tests {
         assert!(Artifact::Sit.check_preset("SiT-XL/2").is_ok() && Artifact::Sit.check_preset("SiT-XL/3").is_err());
     }
 
-    /// Every entry of the shipped registry becomes something.
+    /// Every entry of the shipped registry can be imported.
     #[test]
     fn the_registry_names_artifacts_and_presets_that_exist() {
         for entry in erw_fetch::registry::shipped().unwrap() {
@@ -202,7 +205,8 @@ mod tests {
         );
     }
 
-    /// stabilityai/sd-vae-ft-mse has 334,643,276 bytes, timm/vit_base_patch14_dinov2.lvd142m 346 MB.
+    /// stabilityai/sd-vae-ft-mse has 334,643,276 bytes, timm/vit_base_patch14_dinov2.lvd142m 346
+    /// MB.
     #[test]
     fn presets_are_of_the_size_of_the_released_files() {
         let numbers = |shapes: std::collections::BTreeMap<String, candle_core::Shape>| -> usize {

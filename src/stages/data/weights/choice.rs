@@ -1,14 +1,16 @@
-//! Which of the dictionaries of a file are taken, and for what. A file of a training holds a model, mostly its average, and
-//! what the trainer needs; all of them are found by what they are and not by one name, and what is not clear is refused
-//! with the list. An average is found
+//! Chooses which dictionaries of a weights file to use, and for what. A training checkpoint holds a
+//! model, usually its moving average, and the trainer's state. All are found by their structure,
+//! not by a fixed name. An ambiguous file is refused with a list of its contents. An average is
+//! found
 //!
-//! - as a dictionary under names of the network, whatever stands around them (`model_ema`, `ema.module`, `emas.0`,
-//!   `state_dict` with `ema.` before the names);
-//! - as a list without names (`shadow_params` of diffusers and of torch_ema, `ema_weights`), if the model is in the same
-//!   file and has the same shapes in the same order;
-//! - under names without dots (LitEma of latent diffusion), if each is one of the model's in the same file.
+//! - as a dictionary with the names of the network, under any prefix (`model_ema`, `ema.module`,
+//!   `emas.0`, `state_dict` with `ema.` before the names);
+//! - as a list without names (`shadow_params` of diffusers and of torch_ema, `ema_weights`), if the
+//!   model is in the same file and has the same shapes in the same order;
+//! - under names without dots (LitEma of latent diffusion), if each is one of the model's in the
+//!   same file.
 //!
-//! Knows names and shapes, no values.
+//! It knows names and shapes, not values.
 
 use super::Artifact;
 use erw_base::error::{Error, Result};
@@ -18,13 +20,13 @@ use erw_ml::models::state_dict::{self, Role};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-/// More copies than any trainer leaves are neither told nor compared.
+/// The number of copies that are listed and compared; no trainer saves more.
 const FEW: usize = 16;
 
 /// One copy of the network.
 #[derive(Debug, Clone)]
 pub struct Copy {
-    /// By this name the copy is told and chosen: its dictionary, and the prefix of its names in it.
+    /// The name by which users choose the copy: its dictionary, and the prefix of its names there.
     pub name: String,
     set: String,
     count: usize,
@@ -34,25 +36,25 @@ pub struct Copy {
 
 #[derive(Debug, Clone)]
 enum TensorNaming {
-    /// Under the names behind a prefix, where the others are those of the same dictionary.
+    /// Names behind a prefix; `others` are the prefixes of other copies in the same dictionary.
     Named { prefix: String, others: Vec<String> },
-    /// Under other names than the model's at `model`: theirs by those of the model's dictionary. Fixed tables, which are not
-    /// averaged, come from there.
-    Renamed { model: Box<Copy>, theirs: BTreeMap<String, String>, told: &'static str },
+    /// The names differ from those of `model`: `theirs` maps the model's names to the names here.
+    /// Fixed tables are not averaged, so they come from the model.
+    Renamed { model: Box<Copy>, theirs: BTreeMap<String, String>, relation: &'static str },
 }
 
-/// What is taken for which files.
+/// A copy and the files of the artifact that it fills.
 #[derive(Debug)]
 pub struct Taken {
     pub copy: Copy,
     pub files: Vec<&'static str>,
 }
 
-/// What was found, and what is to be told about it.
+/// The chosen copies, and lines that describe the choice.
 #[derive(Debug, Default)]
 pub struct Choice {
     pub taken: Vec<Taken>,
-    pub told: Vec<String>,
+    pub remarks: Vec<String>,
 }
 
 /// All copies of a network in a file.
@@ -60,22 +62,22 @@ struct Survey<'a> {
     file: &'a WeightsFile,
     listing: Vec<Listing>,
     copies: Vec<Copy>,
-    /// Averages by their names, which are of this network and cannot be read as one.
+    /// Averages of this network that cannot be read, by name.
     unclear: Vec<String>,
 }
 
-/// Chooses among what `file` holds. `set` is what the user names.
+/// Chooses among the copies in `file`. `set` is the user's choice.
 pub fn choose(file: &WeightsFile, path: &Path, artifact: Artifact, set: Option<&str>) -> Result<Choice> {
     let survey = Survey::of(file, artifact.landmarks());
     let files = artifact.files();
     let mut choice = Choice::default();
     if survey.copies.len() + survey.unclear.len() > 1 {
-        choice.told.push(format!("{} holds {}", name_of(path), survey.list()));
+        choice.remarks.push(format!("{} holds {}", name_of(path), survey.list()));
     }
     if let Some(set) = set {
         let copy = survey.named(set)?;
         if files.len() > 1 && survey.copies.len() + survey.unclear.len() > 1 {
-            choice.told.push(format!("`{set}` is taken for both {}, as `set` says", files.join(" and ")));
+            choice.remarks.push(format!("`set`: `{set}` is used for both {}", files.join(" and ")));
         }
         choice.taken.push(Taken { copy, files: files.to_vec() });
         return Ok(choice);
@@ -83,20 +85,20 @@ pub fn choose(file: &WeightsFile, path: &Path, artifact: Artifact, set: Option<&
     let refuse = |what: &str| {
         let error = Error::usage(format!("{} {what}", name_of(path))).because(format!("it holds {}", survey.list()));
         let hint = match files {
-            [_, _] => format!("name the one to take for both {}", files.join(" and ")),
-            _ => "name the one to take".to_string(),
+            [_, _] => format!("name the one to use for both {}", files.join(" and ")),
+            _ => "name the one to use".to_string(),
         };
         let likely = survey.copies.iter().filter(|c| c.role == Role::Average).chain(&survey.copies);
         let first = likely.map(|c| c.name.as_str()).find(|name| !name.is_empty()).unwrap_or_default();
         Err(error.hint(format!("{hint}: `set = \"{first}\"`, or `--set {first}` of `erw weights import`")))
     };
     if !survey.unclear.is_empty() {
-        return refuse("holds an average that cannot be read as this network");
+        return refuse("holds an average that cannot be read as a copy of this network");
     }
     let copies = &survey.copies;
     let (ema, model) = match artifact {
         _ if copies.is_empty() => {
-            // What is missing in it will be told.
+            // Missing tensors are reported later.
             let set = file.only_set(&["ema", "model", "state_dict"])?;
             let how = TensorNaming::Named { prefix: String::new(), others: vec![] };
             let copy = Copy { name: set.clone(), set, count: 0, role: Role::Unknown, how };
@@ -111,12 +113,12 @@ pub fn choose(file: &WeightsFile, path: &Path, artifact: Artifact, set: Option<&
             let names: Vec<String> = copies.iter().map(|c| c.name.clone()).collect();
             match state_dict::preferred(&names) {
                 Some(one) => (Some(&copies[one]), None),
-                None => return refuse("holds several copies of the network, and nothing says which to take"),
+                None => return refuse("holds several copies of the network, and none is clearly the right one"),
             }
         }
     };
     if artifact == Artifact::Sit {
-        choice.told.push(of_averages(ema, model, path));
+        choice.remarks.push(of_averages(ema, model, path));
     }
     choice.taken = match (ema, model) {
         (Some(ema), Some(model)) => {
@@ -124,7 +126,7 @@ pub fn choose(file: &WeightsFile, path: &Path, artifact: Artifact, set: Option<&
                 Taken { copy: ema.clone(), files: vec![files[0]] },
                 Taken { copy: model.clone(), files: vec![files[1]] },
             ];
-            // An average of what is trained lacks the table that shows the size.
+            // An average of the trained parameters alone lacks the table that shows the size.
             let named = matches!(ema.how, TensorNaming::Named { .. });
             if named && !survey.tensors_of(ema).iter().any(|(name, _)| state_dict::plain(name).ends_with(TABLES[0])) {
                 both.reverse();
@@ -141,26 +143,37 @@ fn name_of(path: &Path) -> String {
     format!("`{}`", path.file_name().unwrap_or(path.as_os_str()).display())
 }
 
-/// What of the two files of a SiT is averaged.
+/// Describes which of the two files of a SiT hold averaged weights.
 fn of_averages(ema: Option<&Copy>, model: Option<&Copy>, path: &Path) -> String {
     let by_file = path.file_stem().is_some_and(|stem| state_dict::role(&stem.to_string_lossy()) == Role::Average);
     match (ema, model) {
         (Some(ema), Some(model)) => {
-            format!("average: {} is taken for ema.safetensors, {} for model.safetensors", ema.told(), model.told())
+            format!("average: ema.safetensors from {}, model.safetensors from {}", ema.describe(), model.describe())
         }
         (Some(ema), None) => {
-            format!("average: {} is the only copy; what trains on starts from the average too", ema.told())
+            format!(
+                "average: {} is the only copy; model.safetensors holds it too, \
+                 so further training starts from the average",
+                ema.describe()
+            )
         }
         (None, Some(copy)) if by_file => {
-            format!("average: {}, by the name of the file; what trains on starts from the average too", copy.told())
+            format!(
+                "average: {}, by the name of the file; model.safetensors holds it too, \
+                 so further training starts from the average",
+                copy.describe()
+            )
         }
         (None, Some(copy)) if ["", "state_dict"].contains(&copy.set.as_str()) && copy.name == copy.set => {
-            format!("average: nothing says whether {} is averaged; ema.safetensors holds it as it is", copy.told())
+            format!(
+                "average: the file does not say whether {} is averaged; ema.safetensors holds it unchanged",
+                copy.describe()
+            )
         }
         (None, Some(copy)) => {
             format!(
-                "NO AVERAGE in the file: ema.safetensors holds {} as it is, which is not averaged by its name",
-                copy.told()
+                "NO AVERAGE in the file: ema.safetensors holds {}, which by its name is not averaged",
+                copy.describe()
             )
         }
         (None, None) => String::new(),
@@ -168,15 +181,16 @@ fn of_averages(ema: Option<&Copy>, model: Option<&Copy>, path: &Path) -> String 
 }
 
 impl Copy {
-    fn told(&self) -> String {
+    fn describe(&self) -> String {
         let name = if self.name.is_empty() { "the top level".into() } else { format!("`{}`", self.name) };
         match &self.how {
             TensorNaming::Named { .. } => name,
-            TensorNaming::Renamed { told, model, .. } => format!("{name} ({told} {})", model.told()),
+            TensorNaming::Renamed { relation, model, .. } => format!("{name} ({relation} {})", model.describe()),
         }
     }
 
-    /// Its tensors, under names from which [`state_dict::network`] finds it, and what is in it and is not read.
+    /// Reads its tensors, under names from which [`state_dict::network`] finds the network, and
+    /// lists the values that cannot be read.
     pub fn read(&self, file: &WeightsFile) -> Result<Readable> {
         match &self.how {
             TensorNaming::Named { prefix, others } => {
@@ -209,11 +223,11 @@ impl Copy {
             TensorNaming::Named { prefix, others } => {
                 Ok(file.readable(&self.set, &|name| state_dict::belongs(name, prefix, others) && wanted(name))?)
             }
-            TensorNaming::Renamed { .. } => Err(Error::internal("an average of an average")),
+            TensorNaming::Renamed { .. } => Err(Error::internal("the model of an average is itself an average")),
         }
     }
 
-    /// What lies in the same dictionary and is of no copy.
+    /// Names in the same dictionary that belong to no copy.
     pub fn beside(&self, file: &WeightsFile) -> Vec<String> {
         let TensorNaming::Named { prefix, others } = &self.how else { return vec![] };
         let around = state_dict::around(prefix);
@@ -236,14 +250,15 @@ impl<'a> Survey<'a> {
     }
 
     fn find_named(&mut self, landmarks: &[&str]) {
-        // Lightning's own averaging swaps: what is usually the model is then the average.
+        // Lightning's averaging callback swaps the weights: the usual place of the model holds the
+        // average.
         let swapped = self.listing.iter().any(|l| l.set.rsplit('.').next() == Some("averaging_state"));
         for Listing { set, tensors } in &self.listing {
             let names = || tensors.iter().map(|(name, _)| name.as_str());
             let others = state_dict::prefixes(names(), landmarks);
             for prefix in &others {
                 let name = joined(set, prefix.trim_end_matches('.'));
-                // PyTorch's AveragedModel counts beside what it averages.
+                // PyTorch's AveragedModel stores a counter beside the averaged module.
                 let counts = names().any(|n| state_dict::plain(n).strip_prefix(prefix.as_str()) == Some("n_averaged"));
                 let role = match counts || (swapped && set == "state_dict") {
                     true => Role::Average,
@@ -256,19 +271,19 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// The tensors of a copy in the order of the file.
+    /// The tensors of a copy, in the order of the file.
     fn tensors_of(&self, copy: &Copy) -> Vec<&(String, Option<Vec<usize>>)> {
         let TensorNaming::Named { prefix, others } = &copy.how else { return vec![] };
         let set = self.listing.iter().find(|l| l.set == copy.set);
         set.into_iter().flat_map(|l| &l.tensors).filter(|(name, _)| state_dict::belongs(name, prefix, others)).collect()
     }
 
-    /// The models that a nameless average may be of. A file that has many is refused anyway.
+    /// The models that a nameless average may belong to. A file with many is refused anyway.
     fn models(&self) -> Vec<Copy> {
         self.copies.iter().filter(|c| c.role == Role::Model).take(FEW).cloned().collect()
     }
 
-    /// Averages that are lists in the order of the model's parameters.
+    /// Finds averages that are lists in the order of the model's parameters.
     fn find_lists(&mut self) {
         let models = self.models();
         let mut found = vec![];
@@ -280,7 +295,7 @@ impl<'a> Survey<'a> {
                 let how = TensorNaming::Renamed {
                     model: Box::new(model.clone()),
                     theirs: theirs.collect(),
-                    told: "named by the order and the shapes of",
+                    relation: "matched by order and shapes with",
                 };
                 let count = list.tensors.len();
                 found.push(Copy { name: list.set.clone(), set: list.set.clone(), count, role: Role::Average, how });
@@ -291,14 +306,14 @@ impl<'a> Survey<'a> {
         self.copies.extend(found);
     }
 
-    /// Has a list the shapes of a model, and about as many?
+    /// Whether a list has shapes of the model, and about as many.
     fn may_be_of(&self, model: &Copy, shapes: &[Option<&[usize]>]) -> bool {
         let known: BTreeSet<_> = self.tensors_of(model).into_iter().map(|(_, shape)| shape.as_deref()).collect();
         2 * shapes.len() >= model.count && shapes.iter().all(|shape| known.contains(shape))
     }
 
-    /// The names of a model's parameters, if these shapes are theirs one by one: all of them, or without tables that are not
-    /// trained, or that are no parameters.
+    /// The names of the model's parameters in order, if these shapes match them one by one: all of
+    /// them, or all but tables that are not trained or are not parameters.
     fn in_order(&self, model: &Copy, shapes: &[Option<&[usize]>]) -> Option<Vec<String>> {
         let all = self.tensors_of(model);
         if !ascends(all.iter().map(|(name, _)| name.as_str())) {
@@ -314,7 +329,8 @@ impl<'a> Survey<'a> {
         })
     }
 
-    /// Averages whose names are those of the model without dots, and what only looks like one.
+    /// Finds averages whose names are those of the model without dots, and names that only look
+    /// like that.
     fn find_undotted(&mut self, landmarks: &[&str]) {
         let models = self.models();
         let mut found: Vec<Copy> = vec![];
@@ -340,7 +356,7 @@ impl<'a> Survey<'a> {
                         how: TensorNaming::Renamed {
                             model: Box::new(model.clone()),
                             theirs,
-                            told: "named without dots as",
+                            relation: "matched by names without dots with",
                         },
                     }),
                     None => self.unclear.push(format!("`{}` and tensors named like it", joined(set, name))),
@@ -350,10 +366,11 @@ impl<'a> Survey<'a> {
         self.copies.extend(found);
     }
 
-    /// For each trained tensor of a model the one whose name is the same without dots, behind what is before the landmark's.
+    /// Maps each trained tensor of a model to the tensor whose name is the same without dots,
+    /// behind the landmark's prefix.
     fn undotted(&self, model: &Copy, set: &str, plain: &str, landmark: &str) -> Option<BTreeMap<String, String>> {
         let TensorNaming::Named { prefix, .. } = &model.how else { return None };
-        // Averaged may be a part of what the model's names begin with.
+        // The average may start at an inner module, so try the prefix without its leading parts.
         let inner = std::iter::successors(Some(prefix.as_str()), |p| p.split_once('.').map(|(_, rest)| rest));
         let mut starts = inner.map(|inner| (inner, undot(&format!("{inner}{landmark}"))));
         let (inner, before) = starts.find_map(|(inner, end)| Some((inner, plain.strip_suffix(end.as_str())?)))?;
@@ -374,11 +391,12 @@ impl<'a> Survey<'a> {
         Some(pairs)
     }
 
-    /// The average and the model, or one of them where there is no other; None if that is not clear.
+    /// The average and the model, or one of them if there is only one. `None` if the names do not
+    /// decide.
     fn average_and_model(&self) -> Option<(Option<&Copy>, Option<&Copy>)> {
         let of = |role| self.copies.iter().filter(|c| c.role == role).collect::<Vec<_>>();
         let (averages, mut models, unknown) = (of(Role::Average), of(Role::Model), of(Role::Unknown));
-        // What an average was taken of lies beside it, a second time.
+        // A trainer may store the averaged model a second time beside the average (`online_model`).
         if models.len() > 1 {
             models.retain(|c| !c.name.split('.').any(|part| part.starts_with("online")));
         }
@@ -394,12 +412,12 @@ impl<'a> Survey<'a> {
         let count = |role| self.copies.iter().filter(|c| c.role == role).count();
         match (count(Role::Average), count(Role::Unknown)) {
             (2.., _) => "holds several averages of the network",
-            (_, 0) => "holds the network several times, as a model by each of the names",
+            (_, 0) => "holds several models of the network by their names",
             _ => "holds the network several times, and their names do not say which is the average",
         }
     }
 
-    /// What the user means by the name of a copy or of a dictionary.
+    /// The copy that the user's name of a copy or dictionary denotes.
     fn named(&self, set: &str) -> Result<Copy> {
         if let Some(copy) = self.copies.iter().find(|c| c.name == set) {
             return Ok(copy.clone());
@@ -434,11 +452,11 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// All copies with what they are, and that there is more.
+    /// Lists all copies with their roles, and how many more dictionaries there are.
     fn list(&self) -> String {
         let one = |copy: &Copy| {
             let what = if copy.role == Role::Average { "averaged, " } else { "" };
-            format!("{} ({what}{} tensors)", copy.told(), copy.count)
+            format!("{} ({what}{} tensors)", copy.describe(), copy.count)
         };
         let mut all: Vec<String> = self.copies.iter().map(one).chain(self.unclear.iter().cloned()).collect();
         let of_copies: BTreeSet<&String> = self.copies.iter().map(|c| &c.set).collect();
@@ -457,13 +475,13 @@ fn joined(set: &str, name: &str) -> String {
     [set, name].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".")
 }
 
-/// Is a set one without names: a list, of more than one?
+/// Whether a set is a list without names, of more than one tensor.
 fn is_list(listing: &Listing) -> bool {
     listing.tensors.len() > 1 && listing.tensors.iter().enumerate().all(|(i, (name, _))| *name == i.to_string())
 }
 
-/// Does every number in names that are alike otherwise count up? A file that was sorted by name, or by size, is in another
-/// order than its network.
+/// Whether the numbers in names of one pattern ascend. A file sorted by name, or by size, is not in
+/// the order of its network.
 fn ascends<'a>(names: impl Iterator<Item = &'a str>) -> bool {
     let mut last: HashMap<String, Vec<u64>> = HashMap::new();
     for name in names {
@@ -490,7 +508,8 @@ fn undot(name: &str) -> String {
     name.replace('.', "")
 }
 
-/// What stands before a landmark that is written without its dots, or with others in their place.
+/// The prefix before a landmark that is written without its dots, or with other separators in their
+/// place.
 fn squeezed_before<'a>(plain: &'a str, landmark: &str) -> Option<&'a str> {
     let mut wanted = landmark.bytes().rev().filter(|b| !b"._".contains(b)).peekable();
     let bytes = plain.as_bytes();
@@ -503,7 +522,7 @@ fn squeezed_before<'a>(plain: &'a str, landmark: &str) -> Option<&'a str> {
             _ => return None,
         }
     }
-    // As it is written in a network, it is a copy.
+    // Written with its dots, it is an ordinary copy.
     let dotted = plain.strip_suffix(landmark).is_some_and(|p| p.is_empty() || p.ends_with('.'));
     (!dotted).then(|| plain.get(..at)).flatten()
 }

@@ -1,5 +1,6 @@
-//! A file of weights, of any format and under whoever's names, to the files of an artifact. Every tensor of the file must
-//! have its place in the network, and every place its tensor; what does not fit is told by name.
+//! Converts a weights file of any supported format and naming into the files of an artifact. Every
+//! tensor of the file must have a place in the network, and every place a tensor. Names that do not
+//! fit are listed.
 
 use super::artifact::Artifact;
 use super::choice::{Choice, Copy, Taken, choose};
@@ -17,12 +18,12 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Which network the weights are of.
+/// Which network the weights belong to.
 #[derive(Debug, Clone)]
 pub enum Network {
     Preset(String),
     Config(PathBuf),
-    /// The tensors show it, as those of a SiT do.
+    /// The network follows from the tensors, as with a SiT.
     Shown,
 }
 
@@ -34,38 +35,39 @@ impl Network {
         }
     }
 
-    fn told(&self) -> String {
+    fn describe(&self) -> String {
         match self {
             Self::Preset(name) => format!("preset `{name}`"),
-            Self::Config(_) => "its configuration".into(),
+            Self::Config(_) => "the given configuration".into(),
             Self::Shown => "any published network".into(),
         }
     }
 }
 
-/// What is to become of which file.
+/// Which file to convert to what.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     pub file: &'a Path,
     pub artifact: Artifact,
     pub network: Network,
-    /// A dictionary inside a checkpoint, or a copy in one.
+    /// A dictionary in the file, or a copy of the network in one.
     pub set: Option<&'a str>,
-    /// In whose time a SiT was trained.
+    /// The time convention in which a SiT was trained.
     pub convention: Option<Convention>,
-    /// Files beside the one that is named may be read, as the others of a model in several files.
+    /// Whether files beside `file` may be read, such as the other files of a model in several
+    /// files.
     pub siblings: bool,
 }
 
-/// One dictionary of a file, adopted.
+/// One dictionary of a file, renamed to our names.
 pub struct AdoptedDict {
-    /// In the file; empty for its top level.
+    /// Name in the file; empty for the top level.
     pub name: String,
-    /// In the artifact.
+    /// Files of the artifact that it fills.
     pub files: Vec<&'static str>,
     pub adopted: Adopted,
     pub report: LoadReport,
-    /// What is in it and is of no kind that is read, with the reason.
+    /// Tensors that cannot be read, with the reason.
     pub unread: BTreeMap<String, String>,
 }
 
@@ -74,18 +76,19 @@ pub struct Converted {
     pub format: Format,
     config: Value,
     pub sets: Vec<AdoptedDict>,
-    /// What was found and how it was taken, a line each.
-    pub told: Vec<String>,
+    /// Lines that describe what was found and how it is used.
+    pub remarks: Vec<String>,
 }
 
-/// Reads and compares. Whether everything fits is in the reports; [`Converted::check`] insists on it.
+/// Reads the file and compares it with the network. The reports say whether everything fits;
+/// [`Converted::check`] requires it.
 pub fn convert(request: &Request) -> Result<Converted> {
     let Request { file, artifact, network, set, .. } = request;
     let opened = match request.siblings {
         true => WeightsFile::open_with_siblings(file)?,
         false => WeightsFile::open(file)?,
     };
-    let Choice { taken, mut told } = choose(&opened, file, *artifact, *set)?;
+    let Choice { taken, mut remarks } = choose(&opened, file, *artifact, *set)?;
     let mut config = match network {
         Network::Config(path) => Some(read_json(path)?),
         _ => None,
@@ -93,13 +96,14 @@ pub fn convert(request: &Request) -> Result<Converted> {
     let mut sets = vec![];
     for Taken { copy, files } in taken {
         let (set, said) = one(request, &opened, &copy, files, &mut config)?;
-        told.extend(said.into_iter().filter(|line| !told.contains(line)).collect::<Vec<_>>());
+        remarks.extend(said.into_iter().filter(|line| !remarks.contains(line)).collect::<Vec<_>>());
         sets.push(set);
     }
-    Ok(Converted { format: opened.format(), config: config.unwrap_or_default(), sets, told })
+    Ok(Converted { format: opened.format(), config: config.unwrap_or_default(), sets, remarks })
 }
 
-/// One copy as the network has it, and what is to be told of it. Fills in a configuration that nothing states.
+/// Converts one copy, and returns lines that describe it. Fills in `config` if nothing states the
+/// configuration.
 fn one(
     request: &Request,
     opened: &WeightsFile,
@@ -108,14 +112,14 @@ fn one(
     config: &mut Option<Value>,
 ) -> Result<(AdoptedDict, Vec<String>)> {
     let Request { file, artifact, network, .. } = request;
-    let unfit = |e: Error| e.context(format!("`{}` does not fit {}", file.display(), network.told()));
+    let unfit = |e: Error| e.context(format!("`{}` does not fit {}", file.display(), network.describe()));
     let Readable { mut tensors, unread } = copy.read(opened)?;
-    let (mut first, mut told) = (Adopted::default(), vec![]);
+    let (mut first, mut remarks) = (Adopted::default(), vec![]);
     if *artifact == Artifact::Sit {
         first = release::adopt(tensors)?;
         tensors = std::mem::take(&mut first.tensors);
         let args = ARGS.iter().find_map(|name| opened.data(name));
-        told = convention::settle(&mut tensors, args.as_ref(), request.convention).map_err(|e| unfit(e.into()))?;
+        remarks = convention::settle(&mut tensors, args.as_ref(), request.convention).map_err(|e| unfit(e.into()))?;
     }
     let config = match config {
         Some(config) => config,
@@ -128,28 +132,28 @@ fn one(
     adopted.dropped.sort();
     adopted.dropped.dedup();
     params::check_finite(&adopted.tensors)
-        .map_err(|e| Error::from(e).context(format!("`{}` is not a whole network", file.display())))?;
-    Ok((AdoptedDict { name: copy.name.clone(), files, adopted, report, unread }, told))
+        .map_err(|e| Error::from(e).context(format!("`{}` is not a complete network", file.display())))?;
+    Ok((AdoptedDict { name: copy.name.clone(), files, adopted, report, unread }, remarks))
 }
 
-/// Where trainers leave the arguments of a run.
+/// Keys under which trainers store the arguments of a run.
 const ARGS: [&str; 6] = ["args", "hyper_parameters", "hparams", "config", "cfg", "opts"];
 
 impl Converted {
-    /// Everything has its place.
+    /// Fails unless every tensor has its place.
     pub fn check(&self, request: &Request) -> Result<()> {
         let Some(set) = self.sets.iter().find(|set| !set.report.is_exact()) else { return Ok(()) };
-        let error = Error::stage(format!("`{}` does not fit {}", request.file.display(), request.network.told()));
+        let error = Error::stage(format!("`{}` does not fit {}", request.file.display(), request.network.describe()));
         let error = set.report.faults().into_iter().fold(error, Error::because);
         Err(set.unread.iter().take(3).fold(error, |e, (name, why)| e.because(format!("`{name}` {why}"))))
     }
 
-    /// Tensors in all sets.
+    /// Number of tensors in all sets.
     pub fn tensors(&self) -> usize {
         self.sets.iter().map(|s| s.adopted.tensors.len()).sum()
     }
 
-    /// Writes the artifact and opens it as its users will.
+    /// Writes the artifact and opens it as later stages will.
     pub fn write(&self, request: &Request, dir: &Path) -> Result<()> {
         create_dir(dir)?;
         write_json(&dir.join("config.json"), &self.config)?;
@@ -158,15 +162,17 @@ impl Converted {
                 params::save(&set.adopted.tensors, &dir.join(file))?;
             }
         }
-        request.artifact.prove(dir).map_err(|e| {
-            Error::from(e).context(format!("`{}` does not fit {}", request.file.display(), request.network.told()))
+        request.artifact.check_opens(dir).map_err(|e| {
+            Error::from(e).context(format!("`{}` does not fit {}", request.file.display(), request.network.describe()))
         })
     }
 }
 
-/// Takes published statistics as they are, once their numbers have been looked at. Returns the number of features.
+/// Copies published statistics unchanged, after checking their values. Returns the number of
+/// features.
 pub fn statistics(file: &Path, dir: &Path) -> Result<usize> {
-    let unusable = |e: candle_core::Error| Error::from(e).context(format!("`{}` holds no statistics", file.display()));
+    let unusable =
+        |e: candle_core::Error| Error::from(e).context(format!("`{}` does not hold valid statistics", file.display()));
     let pooled = Gaussian::read(file, POOLED).map_err(unusable)?;
     let names = erw_ml::formats::Npz::open(file)?.names();
     if names.iter().any(|n| n == SPATIAL[0]) {
@@ -175,7 +181,7 @@ pub fn statistics(file: &Path, dir: &Path) -> Result<usize> {
     create_dir(dir)?;
     let to = dir.join(STATS_FILE);
     std::fs::copy(file, &to).map_err(|e| Error::io("write", &to, e))?;
-    // What was written here says of which network it is.
+    // A file that erw wrote states its network.
     if let Some(note) = note_in(file) {
         let to = dir.join(NOTE_FILE);
         std::fs::write(&to, note).map_err(|e| Error::io("write", &to, e))?;
@@ -183,7 +189,7 @@ pub fn statistics(file: &Path, dir: &Path) -> Result<usize> {
     Ok(pooled.dim())
 }
 
-/// The member of an npz that `erw eval stats` writes; others have none.
+/// The note in an npz that `erw eval stats` wrote; other files have none.
 fn note_in(npz: &Path) -> Option<Vec<u8>> {
     let mut note = vec![];
     let mut archive = zip::ZipArchive::new(std::fs::File::open(npz).ok()?).ok()?;

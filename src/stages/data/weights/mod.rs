@@ -1,12 +1,11 @@
-//! `weights`: weights that others trained become an artifact, from a published file that the registry knows by name or
-//! from a local one of any format.
+//! `weights`: imports published weights as an artifact, from a file that the registry knows by name
+//! or from a local file of any supported format.
 
 mod artifact;
 mod choice;
 mod convert;
 
 use crate::support::facts::{network, text};
-use crate::support::params::parse;
 use erw_base::error::{Error, ErrorKind, Result};
 use erw_fetch::FetchObserver;
 use erw_fetch::download::sha256;
@@ -19,7 +18,7 @@ use erw_ml::models::vae::VaeConfig;
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::property::Fact;
 use serde::Deserialize;
 use serde_json::json;
@@ -62,15 +61,17 @@ impl Params {
 
     fn network(&self) -> Result<Network> {
         match (&self.preset, &self.config) {
-            (Some(_), Some(_)) => Err(Error::usage("give either `preset` or `config`")),
+            (Some(_), Some(_)) => Err(Error::usage("give `preset` or `config`, not both")),
             (Some(name), None) => self.artifact.check_preset(name).map(|()| Network::Preset(name.clone())),
             (None, Some(path)) => Ok(Network::Config(path.clone())),
-            (None, None) => match self.entry()?.and_then(|e| e.preset.as_ref()) {
-                Some(name) => Ok(Network::Preset(name.clone())),
-                None if matches!(self.artifact, Artifact::Sit | Artifact::Stats) => Ok(Network::Shown),
-                None => Err(Error::usage("give either `preset` or `config`")
-                    .hint("the weights do not say what network they are of")),
-            },
+            (None, None) => {
+                match self.entry()?.and_then(|e| e.preset.as_ref()) {
+                    Some(name) => Ok(Network::Preset(name.clone())),
+                    None if matches!(self.artifact, Artifact::Sit | Artifact::Stats) => Ok(Network::Shown),
+                    None => Err(Error::usage("give either `preset` or `config`")
+                        .hint("the weights do not determine the network")),
+                }
+            }
         }
     }
 }
@@ -82,19 +83,19 @@ fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
         return Err(Error::usage(format!("`sha256` is not 64 hexadecimal digits: `{sum}`")));
     }
     if p.artifact == Artifact::Stats && (p.preset.is_some() || p.config.is_some() || p.set.is_some()) {
-        return Err(Error::usage("statistics are of no network: `preset`, `config` and `set` say nothing about them"));
+        return Err(Error::usage("`preset`, `config` and `set` do not apply to `as = \"stats\"`"));
     }
     if p.convention.is_some() && p.artifact != Artifact::Sit {
-        return Err(Error::usage("`convention` is of a `sit` and says nothing about others"));
+        return Err(Error::usage("`convention` applies to `as = \"sit\"` only"));
     }
     if let Some(part) = p.source.as_ref().filter(|source| is_part(source)) {
-        return Err(Error::usage(format!("`source`: `{}` is a part of a model in several files", part.display()))
-            .hint("name their folder, so that the key holds the contents of all of them"));
+        return Err(Error::usage(format!("`source`: `{}` is one file of a model in several files", part.display()))
+            .hint("name their folder, so that the key covers all of them"));
     }
     match (p.entry()?, &p.source) {
         (None, None) => {
             return Err(Error::usage("give the `name` of a published file, or a `source`")
-                .hint("`erw weights list` shows what is known by name"));
+                .hint("`erw weights list` lists the published files"));
         }
         (Some(entry), _) if entry.artifact != p.artifact.name() => {
             let (name, is) = (&entry.name, &entry.artifact);
@@ -102,7 +103,7 @@ fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
                 .hint(format!("write `as = \"{is}\"`")));
         }
         (Some(entry), None) if entry.locations.is_empty() => {
-            return Err(Error::usage(format!("`name`: `{}` cannot be fetched by a program", entry.name))
+            return Err(Error::usage(format!("`name`: `{}` cannot be downloaded automatically", entry.name))
                 .maybe_hint(entry.manual.clone()));
         }
         _ => {}
@@ -110,7 +111,8 @@ fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     p.network().map(drop)
 }
 
-/// The published file that a stage with these parameters fetches, and the hash it holds it to.
+/// The published file that a stage with these parameters downloads, and the sha256 that it must
+/// have.
 pub fn published(params: &Values) -> Option<(&'static RegistryEntry, Option<String>)> {
     let p: Params = parse(params).ok()?;
     let entry = p.entry().ok()??;
@@ -151,16 +153,16 @@ fn import(attempt: &Attempt, p: &Params) -> Result<()> {
         network: p.network()?,
         set: p.set.as_deref(),
         convention: p.convention,
-        // What lies beside the source is not in the key.
+        // The key does not cover files beside the source.
         siblings: false,
     };
     let converted = convert(&request)?;
     converted.check(&request)?;
     converted.write(&request, &out)?;
     for set in &converted.sets {
-        attempt.log(&format!("{}all {} tensors of the network, and no others", within(set), set.report.loaded.len()));
+        attempt.log(&format!("{}all {} tensors match the network", within(set), set.report.loaded.len()));
     }
-    converted.told.iter().for_each(|line| attempt.log(line));
+    converted.remarks.iter().for_each(|line| attempt.log(line));
     for set in &converted.sets {
         for (name, why) in &set.unread {
             attempt.log(&format!("{}left out: `{name}` {why}", within(set)));
@@ -178,10 +180,12 @@ fn within(set: &AdoptedDict) -> String {
     if set.name.is_empty() { String::new() } else { format!("`{}`: ", set.name) }
 }
 
-/// A folder, which has no hash of a file, so that none may be asked for.
+/// Checks that no hash of a file is given for a folder.
 fn unhashed(p: &Params, source: &Path) -> Result<Option<String>> {
     match (&p.sha256, p.artifact) {
-        (Some(_), _) => Err(Error::usage(format!("`sha256` is of one file, and `{}` is a folder", source.display()))),
+        (Some(_), _) => {
+            Err(Error::usage(format!("`sha256` needs a single file, but `{}` is a folder", source.display())))
+        }
         (None, Artifact::Stats) => {
             Err(Error::usage(format!("`{}` is a folder", source.display())).hint("give the file of statistics in it"))
         }
@@ -189,7 +193,7 @@ fn unhashed(p: &Params, source: &Path) -> Result<Option<String>> {
     }
 }
 
-/// The hash of a local file, which must be the one that was asked for, or one that the registry knows.
+/// The sha256 of a local file, which must be the given one, or one that the registry knows.
 fn local(attempt: &Attempt, p: &Params, source: &Path, entry: Option<&RegistryEntry>) -> Result<String> {
     let sum = sha256(source, &Waiting(attempt))?;
     let known: Vec<&str> = match (&p.sha256, entry) {
@@ -200,7 +204,7 @@ fn local(attempt: &Attempt, p: &Params, source: &Path, entry: Option<&RegistryEn
             let all: Vec<_> =
                 if namesakes.clone().count() > 0 { namesakes.collect() } else { entry.locations.iter().collect() };
             let sums: Vec<&str> = all.iter().filter_map(|l| l.sha256.as_deref()).collect();
-            // It may be one that nobody has published a hash of.
+            // One of the files may have no published hash.
             if sums.len() < all.len() { vec![] } else { sums }
         }
         (None, None) => vec![],
@@ -210,12 +214,12 @@ fn local(attempt: &Attempt, p: &Params, source: &Path, entry: Option<&RegistryEn
     if wanted.is_empty() || wanted.contains(&sum.as_str()) {
         return Ok(sum);
     }
-    let error = Error::stage(format!("`{}` is not the file that was asked for", source.display()));
-    let error = error.because(format!("its sha256 is {sum}\nand should be  {}", wanted.join(" or ")));
-    Err(error.hint("the download is damaged or of another version"))
+    let error = Error::stage(format!("`{}` is not the expected file", source.display()));
+    let error = error.because(format!("its sha256 is {sum}\nexpected      {}", wanted.join(" or ")));
+    Err(error.hint("the download is damaged, or the file is another version"))
 }
 
-/// An attempt that waits for a file.
+/// An attempt that downloads a file.
 struct Waiting<'a>(&'a Attempt);
 
 impl FetchObserver for Waiting<'_> {
@@ -232,11 +236,11 @@ impl FetchObserver for Waiting<'_> {
     }
 }
 
-/// The sizes of a published network.
+/// The properties of a published network.
 fn facts(params: &Values) -> Vec<Fact> {
     let entry = text(params, "name").and_then(|name| registry::find(name).ok().flatten());
     let named = text(params, "preset").map(|preset| (preset, &["preset"][..]));
-    // A configuration of the user's own says otherwise than the registry.
+    // A configuration given by the user overrides the registry.
     let published = entry.and_then(|e| e.preset.as_deref()).filter(|_| text(params, "config").is_none());
     let Some((preset, of)) = named.or_else(|| published.map(|preset| (preset, &["name"][..]))) else { return vec![] };
     match text(params, "as") {

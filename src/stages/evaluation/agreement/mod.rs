@@ -1,16 +1,17 @@
-//! `agreement`: how far two representations of the same samples agree about which of them are alike. What `cknna`
-//! measures of a SiT, of features that lie in files: the same functions, and no network.
+//! `agreement`: measures how similar two representations of the same samples are. It applies the
+//! measures of `cknna`, which compares the blocks of a SiT, to features stored in files. It runs no
+//! network.
 
 mod rows;
 
 use crate::support::files::{create_dir, write_json};
-use crate::support::params::{check_list, parse};
+use crate::support::params::check_list;
 use erw_base::error::{Error, Result};
 use erw_ml::metrics::alignment::{AlignmentMetric, Protocol, Representation};
 use erw_ml::metrics::cknna::Estimator;
 use erw_ml::metrics::unit_rows::{Clamp, Over};
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
 use serde_json::{Map, json};
@@ -96,7 +97,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     write_json(&out.join("metrics.json"), &metrics)
 }
 
-/// One representation, prepared; its features are forgotten.
+/// One representation, prepared for the measures; the features themselves are dropped.
 struct Side {
     count: usize,
     dim: usize,
@@ -107,11 +108,11 @@ impl Side {
     fn read(path: &Path, tensor: Option<&str>, protocol: &Protocol) -> Result<Self> {
         let features = rows::read(path, tensor)?;
         let (count, dim) = features.dims2()?;
-        // Told here for both files at once and before any work, in terms of samples.
+        // Checked for both files before any work, and reported in terms of samples.
         if protocol.has_neighbours() && count <= protocol.k {
             let (path, k) = (path.display(), protocol.k);
-            let error = Error::stage(format!("{path} has {count} rows, too few for {k} neighbours of each"));
-            return Err(error.hint("there must be more samples than neighbours"));
+            let error = Error::stage(format!("{path} has {count} rows, too few for {k} neighbours per row"));
+            return Err(error.hint("give more samples, or fewer neighbours"));
         }
         let representation = Representation::of(&features, protocol)
             .map_err(|e| Error::from(e).context(format!("{} cannot be compared", path.display())))?;

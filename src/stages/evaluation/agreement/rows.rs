@@ -1,5 +1,5 @@
-//! Features that any tool wrote, as rows: one tensor of a safetensors, npy, npz or PyTorch file, or the tokens of an
-//! artifact of type `features`. Knows nothing of what is measured on them.
+//! Reads features of any tool as rows: a tensor of a safetensors, npy, npz or PyTorch file, or the
+//! tokens of a `features` artifact. It does not know what is measured on them.
 
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
@@ -8,22 +8,23 @@ use erw_ml::formats::WeightsFile;
 use erw_ml::nn::params::Tensors;
 use std::path::Path;
 
-/// Rows of tokens whose mean is taken at a time.
+/// Rows of tokens that are averaged at a time.
 const BLOCK: u64 = 256;
 
-/// Features `[n, d]` in f32. Tokens, `[n, t, d]`, are averaged. `name` says which tensor, where there are several.
+/// Features `[n, d]` in f32. Tokens `[n, t, d]` are averaged over t. `name` selects one of several
+/// tensors.
 ///
 /// # Errors
-/// When the file cannot be read, has no such tensor or several that may be meant, or it is none of rows of
-/// floating-point numbers.
+/// When the file cannot be read, has no such tensor, has several candidates and no `name`, or the
+/// tensor is not floating-point with one row per sample.
 pub fn read(path: &Path, name: Option<&str>) -> Result<Tensor> {
     if path.is_dir() { of_artifact(path, name) } else { of_file(path, name) }
 }
 
 fn of_artifact(dir: &Path, name: Option<&str>) -> Result<Tensor> {
     if !dir.join("meta.json").is_file() {
-        let error = Error::stage(format!("{} is a folder, and no artifact of type `features`", dir.display()));
-        return Err(error.hint("name the file in it"));
+        let error = Error::stage(format!("{} is a folder but not an artifact of type `features`", dir.display()));
+        return Err(error.hint("name a file in it"));
     }
     let packed = Packed::open(dir)?;
     let name = name.unwrap_or("tokens");
@@ -57,7 +58,7 @@ fn of_file(path: &Path, name: Option<&str>) -> Result<Tensor> {
     as_rows(path, &name, &tensor)
 }
 
-/// The tensor that is meant where none is named: the only one of rows.
+/// The tensor to use when none is named: the only one that has rows.
 fn only(path: &Path, all: &Tensors) -> Result<String> {
     let fits: Vec<&String> = all.iter().filter(|(_, t)| all.len() == 1 || is_rows(t)).map(|(name, _)| name).collect();
     let problem = match fits.as_slice() {
@@ -76,8 +77,10 @@ fn is_rows(tensor: &Tensor) -> bool {
 fn as_rows(path: &Path, name: &str, tensor: &Tensor) -> Result<Tensor> {
     if !is_rows(tensor) || tensor.elem_count() == 0 {
         let (path, ty, shape) = (path.display(), tensor.dtype().as_str(), tensor.dims());
-        let error = Error::stage(format!("{path}: `{name}` is {ty} {shape:?}, which are no features"));
-        return Err(error.hint("features are floating-point numbers [n, d], or [n, tokens, d], which are averaged"));
+        let error = Error::stage(format!("{path}: `{name}` is {ty} {shape:?}, not features"));
+        return Err(
+            error.hint("features are floating-point tensors [n, d], or [n, tokens, d], which are averaged over tokens")
+        );
     }
     if tensor.rank() == 2 {
         return Ok(tensor.to_dtype(DType::F32)?);

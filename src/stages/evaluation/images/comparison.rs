@@ -1,16 +1,17 @@
-//! Two sides of a comparison, held against each other before any image is looked at: what cannot be had of them is
-//! refused at once, not after an hour.
+//! Two sides of a comparison, held against each other before any image is looked at: what cannot be
+//! had of them is refused at once, not after an hour.
 
-use super::metric::{Metric, Needs};
+use super::image_source::check_size;
 use super::provenance::Extractor;
 use super::side::{Side, Statistics};
 use candle_core::Device;
 use erw_base::error::{Error, Result};
+use erw_ml::evaluation::metric::{Metric, Needs};
 use erw_ml::metrics::bounds::Requirements;
 use erw_ml::metrics::gaussian::{POOLED, SPATIAL};
 use erw_ml::models::feature_network::FeatureNetwork;
 use erw_ml::models::feature_network::mode::Mode;
-use erw_ml::models::feature_network::open::open_feature_network_with;
+use erw_ml::models::feature_network::open::open_feature_network;
 use erw_runner::kind::attempt::Attempt;
 
 /// Features that published statistics are of, if they are of as many.
@@ -44,7 +45,7 @@ impl Comparison {
         let given = |slot: &str| Side::open(attempt.input(slot)?).map_err(|e| e.context(format!("input `{slot}`")));
         let (samples, reference) = (given(SAMPLES)?, given(REFERENCE)?);
         let dir = attempt.optional_input(NETWORK);
-        let network = dir.map(|dir| open_feature_network_with(dir, mode, device)).transpose()?;
+        let network = dir.map(|dir| open_feature_network(dir, mode, device)).transpose()?;
         let seen = match (&network, dir) {
             (Some(network), Some(dir)) => Some(Extractor::by(&**network, dir)?),
             _ => [&samples, &reference].into_iter().find_map(|side| Some(side.note()?.seen.clone())),
@@ -74,7 +75,7 @@ impl Comparison {
                 }
                 Side::Images { pictures, .. } => {
                     let trained = self.network.as_ref().and_then(|network| network.size());
-                    pictures.check_size(trained).map_err(|e| e.within(&format!("input `{slot}`")))?;
+                    check_size(pictures, trained).map_err(|e| e.within(&format!("input `{slot}`")))?;
                 }
                 Side::Stats(stats) => self.check_statistics(slot, stats)?,
             }

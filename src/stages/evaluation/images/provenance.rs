@@ -1,11 +1,12 @@
-//! What stands beside numbers that a network gave: which network, how images came to it, who made the images. Two sets
-//! of numbers compare only where the first two are the same.
+//! What stands beside numbers that a network gave: which network, how images came to it, who made
+//! the images. Two sets of numbers compare only where the first two are the same.
 
 use crate::support::files::NOTE_FILE;
 use erw_base::error::{Error, Result};
 use erw_ml::data::source::left_out::LeftOut;
 use erw_ml::diffusion::sampler::{Labels, SamplerConfig};
 use erw_ml::metrics::gaussian::STATS_FILE;
+use erw_ml::metrics::inception_score::Score;
 use erw_ml::models::feature_network::FeatureNetwork;
 use erw_ml::models::feature_network::mode::Mode;
 use erw_ml::models::inception::Inception;
@@ -102,7 +103,8 @@ struct Made {
     labels: Labels,
 }
 
-/// How samples were made, in a line: `sde, 250 steps, cfg 1, labels random, weights ema`. `None` of other images.
+/// How samples were made, in a line: `sde, 250 steps, cfg 1, labels random, weights ema`. `None` of
+/// other images.
 pub fn sampler(dir: &Path) -> Option<String> {
     let text = erw_base::text::read(dir.join("meta.json")).ok()?;
     let Made { sampler, weights, labels } = serde_json::from_str(&text).ok()?;
@@ -115,15 +117,6 @@ pub fn sampler(dir: &Path) -> Option<String> {
     };
     let (steps, scale) = (sampler.steps, sampler.cfg_scale);
     Some(format!("{method}, {steps} steps, cfg {scale}{interval}, labels {labels}, weights {weights}"))
-}
-
-/// Inception Score, as it is kept with statistics.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Score {
-    pub mean: f64,
-    pub std: f64,
-    /// Of each part of the images.
-    pub parts: Vec<f64>,
 }
 
 /// [`NOTE_FILE`].

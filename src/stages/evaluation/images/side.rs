@@ -1,12 +1,14 @@
-//! One side of a comparison as it is given: images to look at, or statistics of images that somebody looked at before.
+//! One side of a comparison as it is given: images to look at, or statistics of images that
+//! somebody looked at before.
 
-use super::image_source::ImageSource;
-use super::metric::Needs;
+use super::image_source;
 use super::provenance::{self, FEATURES_FILE, POOL, Provenance};
 use crate::support::files::NOTE_FILE;
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::source::left_out::LeftOut;
+use erw_ml::evaluation::image_source::ImageSource;
+use erw_ml::evaluation::metric::Needs;
 use erw_ml::formats::Npz;
 use erw_ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
 use erw_ml::nn::params;
@@ -36,7 +38,7 @@ impl Side {
         if dir.join(STATS_FILE).is_file() {
             return Ok(Self::Stats(Statistics::open(dir)?));
         }
-        let (pictures, digest) = (ImageSource::of_artifact(dir)?, provenance::artifact_digest(dir));
+        let (pictures, digest) = (image_source::of_artifact(dir)?, provenance::artifact_digest(dir));
         Ok(Self::Images { pictures, sampler: provenance::sampler(dir), digest })
     }
 
@@ -131,7 +133,8 @@ impl Statistics {
         self.dir.join(FEATURES_FILE).is_file()
     }
 
-    /// Of how many images features can be had from the artifact in `dir`; `None` if it is no statistics.
+    /// Of how many images features can be had from the artifact in `dir`; `None` if it is no
+    /// statistics.
     pub fn kept(dir: &Path) -> Result<Option<u64>> {
         if !dir.join(STATS_FILE).is_file() {
             return Ok(None);
@@ -164,6 +167,6 @@ impl Statistics {
 
     /// The images that lie beside the statistics.
     pub fn images(&self) -> Result<ImageSource> {
-        ImageSource::of_npz(&self.dir.join(STATS_FILE))
+        image_source::of_npz(&self.dir.join(STATS_FILE))
     }
 }

@@ -1,11 +1,11 @@
 //! What a reader of a number must know before comparing it with another.
 
 use super::comparison::Comparison;
-use super::compute::Settings;
-use super::measured::{Measured, references};
-use super::metric::{Metric, Needs};
 use super::side::Side;
 use erw_ml::data::source::left_out::LeftOut;
+use erw_ml::evaluation::measured::{Measured, references};
+use erw_ml::evaluation::metric::{Metric, Needs};
+use erw_ml::evaluation::values::Settings;
 use erw_ml::models::feature_network::mode::Mode;
 
 /// Samples behind the numbers of papers.
@@ -82,8 +82,8 @@ fn sizes(samples: Option<(usize, usize)>, reference: Option<(usize, usize)>) -> 
     ))
 }
 
-/// Of statistics that others made, which do not tell of which network and mode they are. The ADM suite's are known by their
-/// spatial features, which no other tool writes.
+/// Of statistics that others made, which do not tell of which network and mode they are. The ADM
+/// suite's are known by their spatial features, which no other tool writes.
 fn published(comparison: &Comparison) -> Option<String> {
     let Side::Stats(stats) = &comparison.reference else { return None };
     if stats.note().is_some() {
@@ -102,8 +102,8 @@ fn published(comparison: &Comparison) -> Option<String> {
     })
 }
 
-/// The distance falls with the number of samples, so numbers compare only at equal counts; below `dim` samples the
-/// covariance has no full rank either.
+/// The distance falls with the number of samples, so numbers compare only at equal counts; below
+/// `dim` samples the covariance has no full rank either.
 fn singular(images: u64, dim: usize) -> Option<String> {
     (images <= dim as u64)
         .then(|| format!("{images} images for features of dimension {dim}: the covariance is singular, the bias large"))
@@ -129,7 +129,8 @@ fn few_references() -> String {
     )
 }
 
-/// Kept features are of some of the images, of fewer than a metric takes; `most` is how many it takes, if not all.
+/// Kept features are of some of the images, of fewer than a metric takes; `most` is how many it
+/// takes, if not all.
 fn partial(
     side: &str,
     measured: &Measured,

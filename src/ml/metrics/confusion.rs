@@ -1,12 +1,11 @@
-//! Which class was taken for which, counted.
+//! The confusion matrix of a classifier. Does not know where the images come from.
 
-use candle_core::Tensor;
-use erw_base::error::{Error, Result};
-use erw_ml::models::classifier::Classifier;
+use crate::models::classifier::Classifier;
+use candle_core::{Error, Result, Tensor};
 
-/// How often each label was taken for each: the answers of a classifier.
+/// Counts of each predicted label for each true label.
 pub struct Confusion {
-    /// `[label][answer]`
+    /// `[label][prediction]`
     counts: Vec<Vec<u64>>,
 }
 
@@ -15,12 +14,12 @@ impl Confusion {
         Self { counts: vec![vec![0; classes]; classes] }
     }
 
-    /// Classifies u8 images `[n, 3, H, W]` and books the answers.
+    /// Classifies u8 images `[n, 3, H, W]` and counts the predictions.
     pub fn add(&mut self, net: &Classifier, images: &Tensor, labels: &[i64]) -> Result<()> {
         let classes = self.counts.len();
         for (answer, label) in net.classify(images)?.into_iter().zip(labels) {
             let row = usize::try_from(*label).ok().and_then(|l| self.counts.get_mut(l)).ok_or_else(|| {
-                Error::stage(format!("an image has label {label}, but the classifier knows {classes} classes"))
+                Error::Msg(format!("an image has label {label}, but the classifier knows {classes} classes"))
             })?;
             row[answer] += 1;
         }
@@ -35,13 +34,13 @@ impl Confusion {
         self.counts.iter().flatten().sum()
     }
 
-    /// Share of right answers; NaN of nothing.
+    /// Share of correct predictions; NaN if there are none.
     pub fn accuracy(&self) -> f64 {
         let right: u64 = self.counts.iter().enumerate().map(|(i, row)| row[i]).sum();
         right as f64 / self.total() as f64
     }
 
-    /// Share of right answers by label; `None` where there was no image.
+    /// Share of correct predictions per label; `None` for a label without images.
     pub fn per_class(&self) -> Vec<Option<f64>> {
         let share = |(i, row): (usize, &Vec<u64>)| match row.iter().sum::<u64>() {
             0 => None,

@@ -1,11 +1,10 @@
 //! Inception Score of stored class scores, parted as the imitated tool does it.
 
-use super::provenance::Score;
-use super::row_file::Rows;
-use crate::support::batches::batches;
-use erw_base::error::Result;
-use erw_ml::metrics::inception_score::{InceptionScore, Parts};
-use erw_ml::models::feature_network::mode::Mode;
+use super::rows::Rows;
+use crate::data::batches::batches;
+use crate::metrics::inception_score::{InceptionScore, Parts, Score};
+use crate::models::feature_network::mode::Mode;
+use candle_core::Result;
 
 /// Rows at a time; does not show in the score.
 const ROWS: usize = 1024;
@@ -32,6 +31,5 @@ pub fn inception_score(rows: &Rows, mode: Option<Mode>) -> Result<Score> {
     for range in batches(rows.len(), ROWS) {
         sums.push(&rows.range(range)?)?;
     }
-    let score = sums.score()?;
-    Ok(Score { mean: score.mean, std: score.std, parts: score.parts })
+    sums.score()
 }

@@ -1,21 +1,22 @@
-//! One pass of a network over a set of images, which keeps what the wanted metrics need of every image.
+//! One pass of a network over a set of images, which keeps what the wanted metrics need of every
+//! image.
 //!
-//! Images are decoded ahead of the network. Rows are stored per block, so that an attempt that was killed goes on after
-//! the last whole one; batches are cut within blocks, so that it is given the same batches, too. 8 KB an image for
-//! Inception's pooled features, 20 KB with everything, gone when the stage has succeeded.
+//! Images are decoded ahead of the network. Rows are stored per block, so that a pass that was
+//! killed goes on after the last whole one; batches are cut within blocks, so that it is given the
+//! same batches, too. 8 KB an image for Inception's pooled features, 20 KB with everything, gone
+//! when the stage has succeeded.
 
 use super::image_source::{Group, ImageSource};
-use super::row_file::{Growing, Rows};
-use crate::support::batches::batches;
-use crate::support::files::create_dir;
-use candle_core::{DType, Device, Tensor};
-use erw_base::error::{Error, Result};
-use erw_ml::data::prefetch::{MicroBatch, prefetching};
-use erw_ml::metrics::gaussian::Gaussian;
-use erw_ml::metrics::stats::Stats;
-use erw_ml::models::feature_network::{FeatureNetwork, Outputs};
-use erw_runner::kind::attempt::Attempt;
+use super::rows::{Growing, Rows};
+use crate::data::batches::batches;
+use crate::data::prefetch::{MicroBatch, prefetching};
+use crate::metrics::gaussian::Gaussian;
+use crate::metrics::stats::Stats;
+use crate::models::feature_network::{FeatureNetwork, Outputs};
+use crate::observer::Observer;
+use candle_core::{DType, Device, Result, Tensor, bail};
 use std::ops::Range;
+use std::path::Path;
 
 /// Images between two checkpoints.
 const BLOCK: usize = 256;
@@ -31,12 +32,14 @@ pub struct ExtraOutputs {
 
 /// Where an extraction happens and how.
 pub struct Pass<'a> {
-    pub attempt: &'a Attempt,
+    pub obs: &'a dyn Observer,
+    /// Where rows are kept until all images were looked at.
+    pub dir: &'a Path,
     pub network: &'a dyn FeatureNetwork,
     pub device: &'a Device,
     /// Images at a time.
     pub batch: usize,
-    /// Images of all passes of the stage, and those of the passes before this one.
+    /// Images of all passes, and those of the passes before this one.
     pub total: u64,
     pub before: u64,
 }
@@ -49,46 +52,45 @@ pub struct Features {
     pub logits: Option<Rows>,
 }
 
-/// Mean and covariance of rows.
-pub fn moments(rows: &Rows, attempt: &Attempt) -> Result<Gaussian> {
+/// Mean and covariance of rows; `None` where the observer asked to stop.
+pub fn moments(rows: &Rows, obs: &dyn Observer) -> Result<Option<Gaussian>> {
     let mut stats: Option<Stats> = None;
     for range in batches(rows.len(), SUMMED) {
-        if attempt.should_stop() {
-            return Err(Error::suspended());
+        if obs.should_stop() {
+            return Ok(None);
         }
         let part = rows.range(range)?;
         stats.get_or_insert(Stats::new(part.dim(1)?)).push(&part)?;
     }
     match stats {
-        Some(stats) if stats.count() >= 2 => Ok(stats.gaussian()?),
-        _ => Err(Error::stage("one image has no covariance; statistics need 2 images at least")),
+        Some(stats) if stats.count() >= 2 => stats.gaussian().map(Some),
+        _ => bail!("one image has no covariance; statistics need 2 images at least"),
     }
 }
 
 impl Pass<'_> {
-    /// Looks at the images that an earlier attempt has not looked at. `name` tells passes of a stage apart.
-    pub fn extract(&self, name: &str, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<Features> {
+    /// Looks at the images that an earlier pass of this name has not looked at. `None` where the
+    /// observer asked to stop.
+    pub fn extract(&self, name: &str, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<Option<Features>> {
         let mut files = self.open(name, pictures, wanted)?;
         let done = files.begin()?;
         if done > 0 {
-            self.attempt.resumed(self.before + done);
+            self.obs.resumed(self.before + done);
         }
         let plan: Vec<Range<u64>> = self.plan(done, pictures.len());
         let make = |(i, _): MicroBatch| pictures.groups(plan[i as usize].clone());
         let following = |(i, _): MicroBatch| (i + 1 < plan.len() as u64).then_some((i + 1, 0));
-        prefetching(&make, &following, |batches| {
+        let is_whole = prefetching(&make, &following, |batches| {
             for (i, range) in plan.iter().enumerate() {
-                if self.attempt.should_stop() {
-                    return Ok(Err(Error::suspended()));
+                if self.obs.should_stop() {
+                    return Ok(false);
                 }
                 let groups = batches.take((i as u64, 0))?;
-                if let Err(e) = self.look(&mut files, pictures, range, groups) {
-                    return Ok(Err(e));
-                }
+                self.look(&mut files, pictures, range, groups)?;
             }
-            Ok(Ok(()))
-        })??;
-        files.finish()
+            Ok(true)
+        })?;
+        is_whole.then(|| files.finish()).transpose()
     }
 
     /// Batches within blocks, from image `done` on.
@@ -111,29 +113,30 @@ impl Pass<'_> {
         }
         if let Some(place) = rows.not_finite() {
             let image = pictures.place(range.start + place as u64);
-            return Err(Error::stage(format!("{image}: the network gives features that are not finite")));
+            bail!("{image}: the network gives features that are not finite");
         }
         files.pending.extend(rows);
         if range.end == pictures.len() || range.end.is_multiple_of(BLOCK as u64) {
             files.flush()?;
-            self.attempt.checkpointed(self.before + range.end);
+            self.obs.checkpointed(self.before + range.end);
         }
-        self.attempt.progress(self.before + range.end, self.total);
+        self.obs.progress(self.before + range.end, self.total);
         Ok(())
     }
 
-    /// The files of a pass. The first image tells how long rows are, and what the network has to say at all.
+    /// The files of a pass. The first image tells how long rows are, and what the network has to
+    /// say at all.
     fn open(&self, name: &str, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<Files> {
-        let dir = self.attempt.checkpoint_dir().join(name);
-        create_dir(&dir)?;
+        let dir = self.dir.join(name);
+        std::fs::create_dir_all(&dir)?;
         let mut first = None;
         for Group { images, .. } in pictures.groups(0..1)? {
             first = Some(self.network.outputs(&images.to_device(self.device)?)?);
         }
-        let Some(first) = first else { return Err(Error::stage("there are no images")) };
+        let Some(first) = first else { bail!("there are no images") };
         let file = |what: &str, rows: Option<&Tensor>| match rows {
             Some(rows) => Growing::open(dir.join(format!("{what}.f32")), rows.dim(1)?),
-            None => Err(Error::stage(format!("the network `{}` gives no {what}", self.network.name()))),
+            None => bail!("the network `{}` gives no {what}", self.network.name()),
         };
         let optional = |wanted: bool, what: &str, rows: &Option<Tensor>| match wanted {
             true => file(what, rows.as_ref()).map(Some),
@@ -214,8 +217,8 @@ impl Files {
         [Some(&self.pool), self.spatial.as_ref(), self.logits.as_ref()].into_iter().flatten()
     }
 
-    /// Leaves whole blocks that are in all files, and tells how many images they are of. A short last block is done
-    /// again.
+    /// Leaves whole blocks that are in all files, and tells how many images they are of. A short
+    /// last block is done again.
     fn begin(&self) -> Result<u64> {
         let mut done = u64::MAX;
         for file in self.all() {

@@ -1,19 +1,24 @@
-//! Who hears of a training while it runs, and may stop it.
+//! Receives the reports of long work, a training or a pass over images, and may stop it.
 
-/// What a loop tells the outside.
+use std::time::Duration;
+
+/// The reports of a training loop.
 pub trait Observer {
     fn progress(&self, done: u64, total: u64);
     fn metric(&self, step: u64, name: &str, value: f64);
-    /// A checkpoint is about to be written: whatever is to be as far as it must be on disk.
+    /// Called before a checkpoint is written: everything that must not be behind it must be on
+    /// disk.
     fn checkpointing(&self) {}
     fn checkpointed(&self, step: u64);
     fn resumed(&self, step: u64);
+    /// The loop waited so long for a batch.
+    fn waited(&self, _: Duration) {}
     fn log(&self, text: &str);
     /// Asked after every step: whether to write a checkpoint and return.
     fn should_stop(&self) -> bool;
 }
 
-/// An observer that hears nothing and never stops.
+/// An observer that ignores everything and never stops the training.
 pub struct Silent;
 
 impl Observer for Silent {

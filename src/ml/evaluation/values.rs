@@ -1,19 +1,19 @@
-//! From what is known of two sides to named values, with the settings that a tool's number depends on.
+//! From what is known of two sides to named values, with the settings that a tool's number depends
+//! on.
 
 use super::inception_score;
 use super::measured::{Measured, references};
 use super::metric::{Metric, Needs};
-use crate::support::batches::spread;
-use candle_core::Tensor;
-use erw_base::error::{Error, Result};
-use erw_ml::metrics::bounds::Requirements;
-use erw_ml::metrics::cmmd::cmmd;
-use erw_ml::metrics::frechet;
-use erw_ml::metrics::gaussian::Gaussian;
-use erw_ml::metrics::inception_score::Parts;
-use erw_ml::metrics::kid::{self, Subsets};
-use erw_ml::metrics::precision_recall::{Distances, PrecisionRecall, precision_recall};
-use erw_ml::models::feature_network::mode::Mode;
+use crate::data::batches::spread;
+use crate::metrics::bounds::Requirements;
+use crate::metrics::cmmd::cmmd;
+use crate::metrics::frechet;
+use crate::metrics::gaussian::Gaussian;
+use crate::metrics::inception_score::Parts;
+use crate::metrics::kid::{self, Subsets};
+use crate::metrics::precision_recall::{Distances, PrecisionRecall, precision_recall};
+use crate::models::feature_network::mode::Mode;
+use candle_core::{Error, Result, Tensor};
 use serde_json::{Map, Value, json};
 
 /// What metrics are taken with.
@@ -47,7 +47,7 @@ pub fn values(
             }
             Metric::Kid => {
                 let (a, b) = vectors(samples, reference)?;
-                let found = kid::kid(a, b, &settings.kid()).map_err(settings.too_few())?;
+                let found = kid::kid(a, b, &settings.kid())?;
                 values.extend([(name.clone(), found.mean), (format!("{name}_std"), found.std)]);
             }
             Metric::Cmmd => {
@@ -78,16 +78,15 @@ fn share(metric: Metric, found: &PrecisionRecall) -> f64 {
 
 fn distance(a: &Option<Gaussian>, b: &Option<Gaussian>) -> Result<f64> {
     let (Some(a), Some(b)) = (a, b) else { return Err(unmeasured()) };
-    Ok(frechet::between_gaussians(a, b)?)
+    frechet::between_gaussians(a, b)
 }
 
 fn vectors<'a>(samples: &'a Measured, reference: &'a Measured) -> Result<(&'a Tensor, &'a Tensor)> {
     samples.vectors.as_ref().zip(reference.vectors.as_ref()).ok_or_else(unmeasured)
 }
 
-/// A comparison refuses before this is asked.
 fn unmeasured() -> Error {
-    Error::stage("a side of the comparison lacks what a metric needs")
+    Error::Msg("a side of the comparison lacks what a metric needs".into())
 }
 
 impl Settings {
@@ -113,8 +112,9 @@ impl Settings {
         }
     }
 
-    /// Features of the reference that precision and recall are taken with, spread over all that are there.
-    fn references(&self, all: &Tensor) -> candle_core::Result<Tensor> {
+    /// Features of the reference that precision and recall are taken with, spread over all that are
+    /// there.
+    fn references(&self, all: &Tensor) -> Result<Tensor> {
         let n = all.dim(0)? as u64;
         match references(self.mode) {
             Some(most) if n > most => {
@@ -125,12 +125,7 @@ impl Settings {
         }
     }
 
-    fn too_few(&self) -> impl Fn(candle_core::Error) -> Error {
-        let size = self.subset_size;
-        move |e| Error::from(e).hint(format!("`kid_subset_size` is {size}; numbers of different sizes do not compare"))
-    }
-
-    /// In `metrics.json`: what the numbers of these metrics depend on.
+    /// What the numbers of these metrics depend on, as JSON.
     pub fn told(&self, metrics: &[Metric], reference: &Measured) -> Value {
         let mut told = Map::new();
         if metrics.contains(&Metric::Is) {

@@ -1,13 +1,13 @@
-//! Vectors of single images in a file that grows while a network looks at them, and is what an interrupted attempt goes
-//! on from: whole rows are believed, a torn last one is cut off.
+//! Vectors of single images in a file that grows while a network looks at them, and is what an
+//! interrupted attempt goes on from: whole rows are believed, a torn last one is cut off.
 //!
-//! Metrics are taken from the finished file, so nothing of a result can depend on where an attempt was interrupted.
+//! Metrics are taken from the finished file, so nothing of a result can depend on where an attempt
+//! was interrupted.
 
-use candle_core::{DType, Device, Tensor};
-use erw_base::error::{Error, Result};
+use candle_core::{DType, Device, Error, Result, Tensor};
 use memmap2::Mmap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 const WORD: usize = 4;
 
 /// A file of f32 rows, being written.
-pub struct Growing {
+pub(super) struct Growing {
     path: PathBuf,
     file: File,
     dim: usize,
@@ -26,32 +26,36 @@ impl Growing {
     pub fn open(path: PathBuf, dim: usize) -> Result<Self> {
         match File::options().read(true).append(true).create(true).open(&path) {
             Ok(file) => Ok(Self { path, file, dim }),
-            Err(e) => Err(Error::io("open", &path, e)),
+            Err(e) => Err(failed("open", &path, e)),
         }
     }
 
     /// Whole rows.
     pub fn len(&self) -> Result<u64> {
-        let bytes = self.file.metadata().map_err(|e| Error::io("read", &self.path, e))?.len();
+        let bytes = self.file.metadata().map_err(|e| failed("read", &self.path, e))?.len();
         Ok(bytes / (self.dim * WORD) as u64)
     }
 
     /// Forgets all rows but the first `rows`.
     pub fn cut(&self, rows: u64) -> Result<()> {
-        self.file.set_len(rows * (self.dim * WORD) as u64).map_err(|e| Error::io("cut", &self.path, e))
+        self.file.set_len(rows * (self.dim * WORD) as u64).map_err(|e| failed("cut", &self.path, e))
     }
 
     /// Appends rows; they are on disk then.
     pub fn append(&mut self, rows: &[f32]) -> Result<()> {
         let bytes: Vec<u8> = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
         let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
-        written.map_err(|e| Error::io("write", &self.path, e))
+        written.map_err(|e| failed("write", &self.path, e))
     }
 
     /// No more rows.
     pub fn finish(self) -> Result<Rows> {
         Rows::open(&self.path, self.dim)
     }
+}
+
+fn failed(doing: &str, path: &Path, e: io::Error) -> Error {
+    Error::from(e).context(format!("cannot {doing} `{}`", path.display()))
 }
 
 /// A finished file of f32 rows, mapped.
@@ -63,10 +67,10 @@ pub struct Rows {
 
 impl Rows {
     fn open(path: &Path, dim: usize) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let file = File::open(path).map_err(|e| failed("open", path, e))?;
         #[expect(unsafe_code, reason = "mapping a file in the attempt's own folder that is written no more")]
         let map = unsafe { Mmap::map(&file) };
-        Ok(Self { map: map.map_err(|e| Error::io("map", path, e))?, dim })
+        Ok(Self { map: map.map_err(|e| failed("map", path, e))?, dim })
     }
 
     pub fn len(&self) -> u64 {
@@ -78,14 +82,14 @@ impl Rows {
     }
 
     /// Rows `[n, dim]`, f32.
-    pub fn range(&self, rows: Range<u64>) -> candle_core::Result<Tensor> {
+    pub fn range(&self, rows: Range<u64>) -> Result<Tensor> {
         let size = self.dim * WORD;
         let bytes = &self.map[rows.start as usize * size..rows.end as usize * size];
         Tensor::from_raw_buffer(bytes, DType::F32, &[bytes.len() / size, self.dim], &Device::Cpu)
     }
 
     /// These rows `[n, dim]`, f32.
-    pub fn chosen(&self, rows: &[u64]) -> candle_core::Result<Tensor> {
+    pub fn chosen(&self, rows: &[u64]) -> Result<Tensor> {
         let size = self.dim * WORD;
         let mut bytes = Vec::with_capacity(rows.len() * size);
         rows.iter().for_each(|r| bytes.extend_from_slice(&self.map[*r as usize * size..(*r as usize + 1) * size]));

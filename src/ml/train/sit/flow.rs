@@ -1,0 +1,82 @@
+//! The loss of a full training: the velocity between data and noise, plus a scheduled alignment
+//! with features and, where it is asked for, dispersion.
+
+use super::batch::{Batch, BatchConfig, Examples};
+use crate::data::prefetch::MicroBatch;
+use crate::diffusion::alignment::Alignment;
+use crate::diffusion::alignment_schedule::Schedule;
+use crate::diffusion::interpolant::{Path, TimeDistribution};
+use crate::diffusion::loss;
+use crate::models::sit::{Also, SiT};
+use crate::rng::{self, Purpose};
+use crate::train::config::StepLoss;
+use candle_core::{Device, Result, Tensor};
+
+pub struct FlowMatching<'a> {
+    pub examples: &'a Examples,
+    pub model: &'a SiT,
+    pub batches: BatchConfig,
+    pub path: Path,
+    pub time: TimeDistribution,
+    pub schedule: Schedule,
+    pub alignment: Alignment,
+    pub dispersion: Option<Dispersion>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Dispersion {
+    pub weight: f64,
+    /// From 1, whose output is dispersed.
+    pub block: usize,
+    pub temperature: f64,
+}
+
+/// A micro-batch on its way to noise, on the CPU.
+pub struct Noised {
+    batch: Batch,
+    t: Tensor,
+    point: Tensor,
+    /// Its velocity, which the network is to tell.
+    target: Tensor,
+}
+
+impl FlowMatching<'_> {
+    /// All that a step needs besides the network and what encoders compute online.
+    pub fn batch(&self, place: MicroBatch) -> Result<Noised> {
+        let (seed, step, cpu) = (self.batches.seed, place.0, &Device::Cpu);
+        let aligned = self.schedule.at(step) != 0.0;
+        let batch = self.examples.batch(&self.batches, self.model.config(), place, aligned)?;
+        let x = &batch.latents;
+        let noise = rng::normal_rows(seed, Purpose::Noise, step, &batch.slots, &x.dims()[1..], cpu)?;
+        let t = self.time.draw(self.path, seed, step, &batch.slots);
+        let (point, target) = self.path.point_and_velocity(x, &noise, &t)?;
+        Ok(Noised { t: Tensor::new(t, cpu)?, point, target, batch })
+    }
+
+    pub fn loss(&self, step: u64, noised: &Noised) -> Result<StepLoss> {
+        let here = |t: &Tensor| t.to_device(&self.examples.device);
+        let (t, point, target) = (here(&noised.t)?, here(&noised.point)?, here(&noised.target)?);
+        let classes = here(&noised.batch.classes)?;
+        let number = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
+        let weight = self.schedule.at(step);
+        // Without weight neither encoders nor projectors are run; the moments and weights of these
+        // rest.
+        let also = Also { projections: weight != 0.0, hidden: self.dispersion.map(|d| d.block) };
+        let out = self.model.forward_with(&point, &t, &classes, &also)?;
+        let velocity = loss::velocity(&out.velocity, &target)?;
+        let mut parts = vec![("velocity", number(&velocity)?)];
+        let (mut loss, mut aligned) = (velocity, 0.0);
+        if weight != 0.0 {
+            let align = self.alignment.loss(self.examples.features(&noised.batch)?, &out.projections)?;
+            aligned = number(&align)?;
+            loss = (loss + (align * weight)?)?;
+        }
+        parts.extend([("alignment", aligned), ("alignment_weight", weight)]);
+        if let Some((hidden, dispersion)) = out.hidden.as_ref().zip(self.dispersion) {
+            let spread = loss::dispersive(hidden, dispersion.temperature)?;
+            parts.push(("dispersive", number(&spread)?));
+            loss = (loss + (spread * dispersion.weight)?)?;
+        }
+        Ok(StepLoss { loss, parts })
+    }
+}

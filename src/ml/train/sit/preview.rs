@@ -1,0 +1,95 @@
+//! Pictures of what weights give while a training goes on: sixteen samples from the same noise and
+//! classes each time, so that sheets can be leafed through. They are for the eye: no guidance, few
+//! steps. They are no part of the result.
+
+use crate::data::rgb::Rgb;
+use crate::diffusion::interpolant::Path;
+use crate::diffusion::sampler::{Method, SamplerConfig, sample, start_noise};
+use crate::models::sit::{SiT, SiTConfig};
+use crate::models::vae::AutoencoderKl;
+use crate::nn::params::{Frozen, Tensors};
+use crate::viz::picture::{contact_sheet, to_u8};
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+const COUNT: usize = 16;
+const COLUMNS: usize = 4;
+/// Steps of Euler's method: coarse shapes need no more, and sixteen samples cost as much as a few
+/// training steps.
+const STEPS: usize = 20;
+/// Latents have unit deviation: three of it span the range of a pixel where there is no decoder.
+const RANGE: f64 = 3.0;
+
+/// Draws contact sheets, with a decoder if there is one.
+pub struct Preview<'a> {
+    pub config: &'a SiTConfig,
+    pub decoder: Option<AutoencoderKl>,
+    pub path: Path,
+    pub seed: u64,
+    pub device: &'a Device,
+}
+
+impl Preview<'_> {
+    /// Samples of these weights.
+    pub fn sheet(&self, weights: &Tensors) -> Result<Rgb> {
+        let images = self.images(weights)?;
+        let (_, height, width, _) = images.dims4()?;
+        let pixels: Vec<u8> = images.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
+        Ok(contact_sheet(&pixels, height, width, COLUMNS, (64 / height.max(1)).max(1)))
+    }
+
+    /// Bytes `[n, H, W, 3]`.
+    fn images(&self, weights: &Tensors) -> Result<Tensor> {
+        let (config, device) = (self.config, self.device);
+        let sampler = SamplerConfig {
+            method: Method::OdeEuler,
+            steps: STEPS,
+            cfg_scale: 1.0,
+            guidance_low: 0.0,
+            guidance_high: 1.0,
+            path: self.path,
+        };
+        let sit = SiT::new(config, Frozen::new(weights.clone()).builder(DType::F32, device))?;
+        let ids: Vec<u64> = (0..COUNT as u64).collect();
+        let shape = [config.in_channels, config.input_size, config.input_size];
+        let labels = classes(config.num_classes);
+        let classes = Tensor::new(labels, device)?;
+        let start = start_noise(self.seed, &ids, &shape, device)?;
+        let mut velocity = |x: &Tensor, t: &Tensor, y: &Tensor| sit.velocity(x, t, y);
+        // Euler's method takes no noise on its way, and without guidance no null class.
+        let mut noise = |_| bail!("an ODE has no noise");
+        let latents = sample(&sampler, &start, &classes, &classes, &mut noise, &mut velocity)?;
+        if !latents.sum_all()?.to_scalar::<f64>()?.is_finite() {
+            bail!("the averaged weights give values that are not finite");
+        }
+        let latents = latents.to_dtype(DType::F32)?;
+        match &self.decoder {
+            Some(vae) => to_u8(&vae.decode(&vae.config().unscale(&latents)?)?),
+            None => to_u8(&(three(&latents)? / RANGE)?),
+        }
+    }
+}
+
+/// Spread over all classes.
+fn classes(n: usize) -> Vec<u32> {
+    (0..COUNT).map(|i| if n >= COUNT { i * n / COUNT } else { i % n.max(1) } as u32).collect()
+}
+
+/// The first three channels, the last one again where there are fewer.
+fn three(latents: &Tensor) -> Result<Tensor> {
+    let last = latents.dim(1)?.saturating_sub(1);
+    let channels = (0..3).map(|c| latents.narrow(1, last.min(c), 1)).collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&channels, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_or_a_spread_of_them_is_shown() {
+        assert_eq!(classes(3)[..5], [0, 1, 2, 0, 1]);
+        assert_eq!((classes(1000)[1], classes(1000)[15]), (62, 937));
+        let one = Tensor::zeros((2, 1, 4, 4), DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(three(&one).unwrap().dims(), [2, 3, 4, 4]);
+    }
+}

@@ -1,0 +1,30 @@
+//! An attempt as what `ml` tells of its progress.
+
+use erw_ml::observer::Observer;
+use erw_runner::kind::attempt::Attempt;
+
+pub struct AttemptObserver<'a>(pub &'a Attempt);
+
+impl Observer for AttemptObserver<'_> {
+    fn progress(&self, done: u64, total: u64) {
+        self.0.progress(done, total);
+    }
+    fn metric(&self, step: u64, name: &str, value: f64) {
+        self.0.metric(step, name, value);
+    }
+    fn checkpointing(&self) {
+        self.0.checkpointing();
+    }
+    fn checkpointed(&self, step: u64) {
+        self.0.checkpointed(step);
+    }
+    fn resumed(&self, step: u64) {
+        self.0.resumed(step);
+    }
+    fn log(&self, text: &str) {
+        self.0.log(text);
+    }
+    fn should_stop(&self) -> bool {
+        self.0.should_stop()
+    }
+}
