@@ -195,7 +195,7 @@ fn words(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn command_lines_are_taken() {
+fn command_lines_in_the_documents_are_valid() {
     let mut taken = 0;
     for document in documents() {
         let text = read(&document);
@@ -213,7 +213,7 @@ fn command_lines_are_taken() {
 }
 
 #[test]
-fn shells_words_are_those_of_a_shell() {
+fn words_are_split_as_by_a_shell() {
     assert_eq!(words("erw a 'b c' --d=\"e f\" # g"), ["erw", "a", "b c", "--d=e f"]);
     assert_eq!(words("erw a >b; erw c"), ["erw", "a"]);
 }

@@ -46,7 +46,8 @@ impl Write for Ear {
     }
 }
 
-/// Parameters and operation values: the manifest's defaults under what is given, all of which it must know.
+/// Parameters and operation values: the manifest's defaults under what is given, all of which it
+/// must know.
 pub fn values(kind: &StageKind, given: &Value) -> (Params, Params) {
     let manifest = Manifest::parse(kind.name, kind.manifest).unwrap();
     let given = given.as_object().unwrap();
@@ -69,7 +70,8 @@ impl Bench {
         self.dir.path().join(name)
     }
 
-    /// Checks and runs `kind` in folder `name`, heard by `ear`; another attempt finds the checkpoints of the one before.
+    /// Checks and runs `kind` in folder `name`, heard by `ear`; another attempt finds the
+    /// checkpoints of the one before.
     pub fn attempt(
         &self,
         name: &str,

@@ -18,7 +18,8 @@ use erw::runner::pipeline::targets::select;
 use erw::runner::plan::{CacheChecker, plan};
 use serde::Deserialize;
 
-/// Ten steps with a checkpoint after each. `fate`: the step after which it kills itself, -1 to suspend, -2 to panic.
+/// Ten steps with a checkpoint after each. `fate`: the step after which it kills itself, -1 to
+/// suspend, -2 to panic.
 const COUNT: &str = r#"
 summary = "count with checkpoints"
 revision = 1

@@ -1,5 +1,7 @@
-//! The digits experiment in a directory of its own, small enough to run many times, and the built program to run it.
+//! The digits experiment in a directory of its own, small enough to run many times, and the built
+//! program to run it.
 
+use super::deadline::Deadline;
 use super::space::{Said, Space};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -8,7 +10,8 @@ use std::ops::Deref;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
-/// `pipelines/digits.toml` with sizes and steps cut down; the stages and their wiring are the shipped ones.
+/// `pipelines/digits.toml` with sizes and steps cut down; the stages and their wiring are the
+/// shipped ones.
 const SMALL: &str = r#"
 extends = "digits.toml"
 name = "small"
@@ -66,7 +69,8 @@ impl Experiment {
         Self { space }
     }
 
-    /// The program with a cache of its own. Two threads whatever the machine, so that sums are split alike everywhere.
+    /// The program with a cache of its own. Two threads whatever the machine, so that sums are
+    /// split alike everywhere.
     fn running(&self, cache: &str, pipeline: &str) -> Command {
         self.command(&["run", pipeline, "--json", "--threads", "2", "--cache-dir", cache])
     }
@@ -77,7 +81,7 @@ impl Experiment {
     }
 
     pub fn events_of(&self, cache: &str, pipeline: &str) -> Vec<Value> {
-        events(&Said::from(self.running(cache, pipeline).output().expect("erw starts")).expect(0))
+        events(&Said::from(self.running(cache, pipeline).finish()).expect(0))
     }
 
     /// Starts a run whose events can be followed.
@@ -88,7 +92,7 @@ impl Experiment {
     /// Starts a run to be waited for.
     pub fn begin(&self, cache: &str) -> Child {
         let mut command = self.running(cache, "small.toml");
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("erw starts")
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).start()
     }
 }
 
@@ -124,7 +128,7 @@ pub struct Running {
 impl Running {
     /// Starts a run with `--json`.
     pub fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("erw starts");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).start();
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         Self { child, lines }
     }

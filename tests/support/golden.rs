@@ -1,7 +1,9 @@
-//! Golden tensors: inputs and outputs of the PyTorch originals, in `tests/golden` or the folder that `ERW_GOLDEN_DIR`
-//! names (of the same layout, so that a set made with other seeds can be checked).
+//! Golden tensors: inputs and outputs of the PyTorch originals, in `tests/golden` or the folder
+//! that `ERW_GOLDEN_DIR` names (of the same layout, so that a set made with other seeds can be
+//! checked).
 //!
-//! `manifest.json` says for each file how the networks were configured and how far results may be off.
+//! `manifest.json` says for each file how the networks were configured and how far results may be
+//! off.
 
 use candle_core::{DType, Device, Tensor};
 use erw::ml::nn::params;
@@ -31,8 +33,9 @@ pub fn names(prefix: &str) -> Vec<String> {
     names
 }
 
-/// `count` numbers in [-1, 1) that any language can repeat, for tensors too large to store: splitmix64 of the name's FNV-1a
-/// digest, the seed of the golden set and the index (`hashed` in golden/make.py).
+/// `count` numbers in [-1, 1) that any language can repeat, for tensors too large to store:
+/// splitmix64 of the name's FNV-1a digest, the seed of the golden set and the index (`hashed` in
+/// golden/make.py).
 pub fn hashed(name: &str, count: usize) -> Vec<f32> {
     const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
     let seed = manifest()["seed"].as_u64().expect("a seed");
@@ -89,8 +92,8 @@ impl Golden {
         self.about["tolerance"][of].as_f64().unwrap_or_else(|| panic!("{}: no tolerance for {of}", self.name))
     }
 
-    /// Compares as the manifest says: largest difference, relative to the largest expected value when that is above 1
-    /// unless the kind is `abs`.
+    /// Compares as the manifest says: largest difference, relative to the largest expected value
+    /// when that is above 1 unless the kind is `abs`.
     pub fn assert_close(&self, what: &str, got: &Tensor, want: &Tensor, of: &str) {
         assert_eq!(got.dims(), want.dims(), "{}: shape of {what}", self.name);
         let numbers = |t: &Tensor| t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();

@@ -1,4 +1,5 @@
-//! A real HTTP/1.1 server on this machine, which keeps a log of what it was asked and sent, and misbehaves on demand.
+//! A real HTTP/1.1 server on this machine, which keeps a log of what it was asked and sent, and
+//! misbehaves on demand.
 
 use super::space::Space;
 use std::collections::BTreeMap;
@@ -224,7 +225,8 @@ impl Server {
     }
 }
 
-/// The program without this machine's settings of networks, and with the registry of the space if there is one.
+/// The program without this machine's settings of networks, and with the registry of the space if
+/// there is one.
 pub fn unconfigured(space: &Space, args: &[&str]) -> Command {
     const SETTINGS: [&str; 9] = [
         "SSL_CERT_FILE",

@@ -3,12 +3,18 @@
 pub mod arrays;
 pub mod bench;
 pub mod counter;
+pub mod deadline;
+pub mod dice;
+pub mod disk;
 pub mod experiment;
 pub mod golden;
 pub mod http;
 pub mod pickled;
 pub mod s3;
 pub mod scored;
+mod skip;
 pub mod space;
 pub mod toys;
 pub mod training;
+
+pub use skip::skip;

@@ -1,4 +1,5 @@
-//! Checkpoints of PyTorch of any structure, as trainers leave them: dictionaries, lists, texts and tensors.
+//! Checkpoints of PyTorch of any structure, as trainers leave them: dictionaries, lists, texts and
+//! tensors.
 
 use candle_core::{DType, Tensor};
 use std::io::Write;

@@ -1,5 +1,5 @@
-//! A real S3-speaking server (moto, in the environment that `tests/tools/venv.sh` makes), and a proxy in front of it that
-//! cuts connections.
+//! A real S3-speaking server (moto, in the environment that `tests/tools/venv.sh` makes), and a
+//! proxy in front of it that cuts connections.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -12,7 +12,8 @@ use std::time::Duration;
 const SIGNED: &str =
     "AWS4-HMAC-SHA256 Credential=me/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
 
-/// The server and its end: a shell that ends it when its own input ends, which is when this process does.
+/// The server and its end: a shell that ends it when its own input ends, which is when this process
+/// does.
 pub struct Moto {
     pub address: SocketAddr,
     #[expect(dead_code, reason = "holds the pipe open")]
@@ -53,6 +54,7 @@ impl Moto {
     /// A plain request; moto reads who signed it and not the signature. The body of the answer.
     pub fn ask(&self, method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>, String> {
         let mut stream = TcpStream::connect(self.address).map_err(|e| e.to_string())?;
+        stream.set_read_timeout(Some(Duration::from_secs(60))).map_err(|e| e.to_string())?;
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: {SIGNED}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
             self.address,

@@ -1,4 +1,5 @@
-//! A pipeline of two quick stages with results: `pack` counts images, 2 a `limit`; `score` copies, and fails when told so.
+//! A pipeline of two quick stages with results: `pack` counts images, 2 a `limit`; `score` copies,
+//! and fails when told so.
 
 use super::space::Space;
 

@@ -1,5 +1,8 @@
-//! A folder of its own for a test, in which it writes pipelines and other files and runs the built program.
+//! A folder of its own for a test, in which it writes pipelines and other files and runs the built
+//! program.
 
+use super::deadline::Deadline;
+use super::skip;
 use nix::sys::signal::{SigHandler, Signal};
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -45,7 +48,7 @@ impl Space {
         Self::of(&[("p.toml", pipeline)])
     }
     pub fn of(files: &[(&str, &str)]) -> Self {
-        heed_signals();
+        reset_signals();
         let space = Self { dir: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() };
         files.iter().for_each(|(name, text)| space.write(name, text));
         space
@@ -75,7 +78,7 @@ impl Space {
         command
     }
     pub fn erw(&self, args: &[&str]) -> Said {
-        Said::from(self.command(args).output().unwrap())
+        Said::from(self.command(args).finish())
     }
     pub fn run(&self, more: &[&str]) -> Said {
         self.erw(&[&["run", "p.toml", "--plain"], more].concat())
@@ -85,7 +88,7 @@ impl Space {
     }
     pub fn start(&self, more: &[&str]) -> Child {
         let args = [&["run", "p.toml", "--plain"], more].concat();
-        self.command(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        self.command(&args).stdout(Stdio::null()).stderr(Stdio::piped()).start()
     }
     /// How often each script noted its name in `ran`, since the last look.
     pub fn ran(&self) -> Vec<String> {
@@ -131,9 +134,9 @@ impl Space {
     }
 }
 
-/// Whoever starts the tests may ignore signals (`nohup`, or `&` in a script), and a program that finds one ignored at its
-/// start goes on doing so: the tests are about those that heed them.
-fn heed_signals() {
+/// Whoever starts the tests may ignore signals (`nohup`, or `&` in a script), and a program that
+/// finds one ignored at its start goes on doing so: the tests are about those that heed them.
+fn reset_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGTSTP] {
@@ -143,7 +146,8 @@ fn heed_signals() {
     });
 }
 
-/// The program as on a developer's machine, where backtraces are asked for, without settings of its own.
+/// The program as on a developer's machine, where backtraces are asked for, without settings of its
+/// own.
 pub fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_remove("ERW_CACHE_DIR").env_remove("ERW_REMOTE").env_remove("ERW_REMOTE_MODE");
@@ -170,9 +174,9 @@ fn open(path: &Path) {
     }
 }
 
-/// The program run by somebody whom permissions stop: whoever runs the tests, or nobody where that is root. `None` where root cannot
-/// become nobody, which is said.
-#[expect(clippy::print_stdout, reason = "the test harness shows it when it matters")]
+/// The program run by somebody whom permissions stop: whoever runs the tests, or nobody where that
+/// is root. `None`, and the test is skipped, where root cannot become nobody.
+#[track_caller]
 pub fn unprivileged(space: &Space, args: &[&str]) -> Option<Command> {
     const NOBODY: u32 = 65534;
     let mut command = space.command(args);
@@ -185,7 +189,7 @@ pub fn unprivileged(space: &Space, args: &[&str]) -> Option<Command> {
     probe.arg("--version").uid(NOBODY).gid(NOBODY).current_dir(space.path("")).stdout(Stdio::null());
     let can = probe.status().is_ok_and(|status| status.success());
     if !can {
-        println!("skipped: root cannot run the program as an ordinary user here");
+        skip("root cannot run the program as another user");
     }
     can.then_some(command)
 }
@@ -196,4 +200,36 @@ pub fn spoil(path: &Path, bytes: &[u8]) {
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::remove_file(path).unwrap();
     std::fs::write(path, bytes).unwrap();
+}
+
+/// Names of what is directly in a folder, sorted.
+pub fn file_names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Without digests, times, and what depends on the machine.
+pub fn redact(text: &str) -> String {
+    let host = erw::runner::host::host();
+    let word = |word: &str| -> String {
+        let core = word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '/');
+        let hex = core.len() >= 10 && core.bytes().all(|b| b.is_ascii_hexdigit());
+        let date = core.len() >= 9 && core.starts_with("20") && core.ends_with(|c: char| c.is_ascii_digit());
+        match core {
+            _ if hex => word.replace(core, "#"),
+            _ if core.ends_with('Z') && core.contains(':') => word.replace(core, "TIME"),
+            _ if date && core.contains('-') => word.replace(core, "DATE"),
+            _ if core == host && !host.is_empty() => word.replace(core, "HOST"),
+            _ if core.parse::<f64>().is_ok() && core.contains('.') => word.replace(core, "0.0"),
+            _ => word.to_string(),
+        }
+    };
+    let line = |line: &str| match line.trim_start() {
+        l if l.starts_with("with erw") => "  with erw VERSION on DEVICE".to_string(),
+        l if l.starts_with("on ") && l.contains("by erw") => "  on HOST, DEVICE, by erw VERSION".to_string(),
+        _ => line.split(' ').map(word).collect::<Vec<_>>().join(" "),
+    };
+    text.lines().map(|l| line(l) + "\n").collect()
 }

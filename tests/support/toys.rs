@@ -1,4 +1,5 @@
-//! Toy kinds that look like the real ones and compute nothing, for tests of what is read and said before a run.
+//! Toy kinds that look like the real ones and compute nothing, for tests of what is read and said
+//! before a run.
 
 use super::space::Space;
 use erw::error::{Error, Result};

@@ -1,8 +1,10 @@
-//! A warmup and a training small enough to run many times, from latents and features that others made, and what came of them.
+//! A warmup and a training small enough to run many times, from latents and features that others
+//! made, and what came of them.
 
+use super::arrays::{moments_name, normals, npy_f32};
+use super::deadline::Deadline;
 use super::experiment::{ended, events, is};
 use super::space::Space;
-use crate::imports::{moments_name, normals, npy_f32};
 use candle_core::{Device, Tensor};
 use erw::ml::nn::params;
 use erw::ml::nn::params::Tensors;
@@ -81,7 +83,7 @@ pub type Made = BTreeMap<String, Vec<u8>>;
 /// Runs to the end and returns what `stage` made.
 #[track_caller]
 pub fn made(space: &Space, cache: &str, more: &[&str], stage: &str) -> Made {
-    let said = super::space::Said::from(command(space, cache, more).output().unwrap()).expect(0);
+    let said = super::space::Said::from(command(space, cache, more).finish()).expect(0);
     let events = events(&said);
     let end = ended(&events).find(|e| is(e, "ended", stage)).unwrap();
     let mut made = files(Path::new(end["outputs"][0]["path"].as_str().unwrap()));

@@ -1,6 +1,7 @@
-//! Bits that flip and files that end early, in every file of a cache in turn.
+//! Flipped bits and truncation, in every file of a cache in turn.
 
-use super::{Dice, SIDE_BY_SIDE, diamond, digests, files, undisturbed};
+use super::{SIDE_BY_SIDE, diamond, digests, files, undisturbed};
+use crate::support::dice::Dice;
 use crate::support::space::{Space, spoil};
 use std::path::Path;
 
@@ -45,17 +46,17 @@ fn spoil_each(space: &Space, cache: &Path) {
 }
 
 #[test]
-fn of_a_finished_run() {
+fn damage_to_a_finished_run_is_repaired() {
     let space = diamond();
     space.run(&SIDE_BY_SIDE).expect(0);
     std::fs::rename(space.path("cache"), space.path("whole")).unwrap();
     spoil_each(&space, &space.path("whole"));
 }
 
-/// Checkpoints are the stage's own; what it makes of a damaged one is its affair, and the kinds of this program digest
-/// theirs. All else in a work folder is written anew.
+/// Checkpoints are the stage's own; what it makes of a damaged one is its affair, and the kinds of
+/// this program digest theirs. All else in a work folder is written anew.
 #[test]
-fn of_a_run_that_was_put_down() {
+fn damage_to_a_suspended_run_is_repaired() {
     let space = diamond();
     let pipeline = space.read("p.toml");
     space.write(
@@ -83,7 +84,7 @@ fn of_a_run_that_was_put_down() {
 }
 
 #[test]
-fn of_a_record_that_another_run_needs_without_verifying() {
+fn damage_to_a_record_is_found_without_verify() {
     let mut dice = Dice::new();
     let good = undisturbed();
     let space = diamond();
@@ -107,7 +108,7 @@ fn of_a_record_that_another_run_needs_without_verifying() {
 }
 
 #[test]
-fn a_folder_where_a_file_should_be_and_the_reverse() {
+fn folders_in_place_of_files_and_the_reverse_are_repaired() {
     let good = undisturbed();
     let whole = diamond();
     whole.run(&SIDE_BY_SIDE).expect(0);

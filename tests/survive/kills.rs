@@ -1,6 +1,8 @@
-//! Killed, stopped or interrupted at any moment: the runner, its workers, and the programs they run.
+//! The runner, its workers and the programs they run are killed, stopped or interrupted at any
+//! moment.
 
-use super::{Dice, SIDE_BY_SIDE, diamond, digests, lives, wipe};
+use super::{SIDE_BY_SIDE, diamond, digests, lives, wipe};
+use crate::support::dice::Dice;
 use crate::support::space::Said;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -8,8 +10,8 @@ use std::time::{Duration, Instant};
 
 const MOMENTS: usize = 50;
 
-/// Starts run after run on one cache, lets `strike` do its worst to each at a random moment, and holds whatever comes to
-/// its end against a calm run. Returns how many were struck.
+/// Starts run after run on one cache, lets `strike` do its worst to each at a random moment, and
+/// holds whatever comes to its end against a calm run. Returns how many were struck.
 fn storm(strike: impl Fn(u32, &mut Dice) -> bool, fine: impl Fn(&Said) -> bool) -> usize {
     let mut dice = Dice::new();
     let calm = diamond();

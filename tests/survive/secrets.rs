@@ -1,6 +1,7 @@
-//! What is in the environment stays there, and values never become shell code behind a user's back.
+//! The environment is not stored, and values become shell code only where a stage asks for it.
 
 use super::files;
+use crate::support::deadline::Deadline;
 use crate::support::space::{Said, Space};
 
 const SECRET: &str = "hunter2-7f3a9c";
@@ -17,7 +18,7 @@ fn run_with_secrets(space: &Space) -> Said {
     for name in ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "GITHUB_TOKEN", "MY_PASSWORD"] {
         command.env(name, SECRET);
     }
-    Said::from(command.output().unwrap())
+    Said::from(command.finish())
 }
 
 fn told(space: &Space) -> Vec<std::path::PathBuf> {
@@ -26,7 +27,7 @@ fn told(space: &Space) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn the_environment_is_written_nowhere() {
+fn the_environment_is_not_stored() {
     for (fail, status) in [("true", 0), ("exit 1", 1), ("kill -9 $$", 1)] {
         let space = Space::new(&HARMLESS.replace("FAIL", fail));
         let said = run_with_secrets(&space).expect(status);
@@ -43,7 +44,7 @@ fn the_environment_is_in_no_key() {
 }
 
 #[test]
-fn what_a_program_prints_is_in_its_log_only() {
+fn output_of_a_program_is_in_its_log_only() {
     let space = Space::new(&HARMLESS.replace("FAIL", "env"));
     run_with_secrets(&space).expect(0);
     let told = told(&space);
@@ -62,7 +63,7 @@ const NASTY: [&str; 8] = [
 ];
 
 #[test]
-fn values_are_words_of_a_list_and_never_code() {
+fn values_in_a_list_are_never_executed() {
     for nasty in NASTY {
         let value = serde_json::Value::from(nasty);
         let space = Space::new(&format!(
@@ -77,8 +78,9 @@ fn values_are_words_of_a_list_and_never_code() {
 }
 
 #[test]
-fn a_line_for_the_shell_is_filled_in_as_text() {
-    // Documented: a string goes to `sh -c` with its places filled in. Who needs any value to be safe writes a list.
+fn values_in_a_shell_line_are_inserted_as_text() {
+    // Documented: a string goes to `sh -c` with its places filled in. Who needs any value to be
+    // safe writes a list.
     let space = Space::new(
         "[stages.s]\nkind = \"command\"\nrun = \"echo {params.v} > {outputs.o}\"\noutputs = { o = \"text\" }\nparams = { v = \"$((1 + 1))\" }\n",
     );

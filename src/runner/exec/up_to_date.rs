@@ -3,8 +3,8 @@
 //! reading the pipeline. A run of 10,000 stages then checks little more than that their files still
 //! exist, as a build tool does.
 //!
-//! The answer depends on the following and nothing else. `tests/memo.rs` changes each line
-//! separately and compares with a plan.
+//! The answer depends on the following and nothing else. `tests/runner/up_to_date.rs` changes
+//! each line separately and compares with a plan.
 //!
 //! | depends on | stored as | taken when |
 //! |---|---|---|

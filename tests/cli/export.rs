@@ -1,0 +1,180 @@
+//! `erw export`: complete copies of artifacts, which replace a folder only on request and run
+//! nothing.
+
+use crate::support::deadline::Deadline;
+use crate::support::disk::Frozen;
+use crate::support::space::{Said, Space, spoil};
+use std::os::unix::fs::MetadataExt;
+
+const TWO: &str = r#"
+name = "two"
+[stages.first]
+kind = "command"
+run = "mkdir -p {outputs.o}/sub; echo 1 > {outputs.o}/a; echo 2 > {outputs.o}/sub/b"
+outputs = { o = "folder" }
+[stages.second]
+kind = "command"
+run = "cp {inputs.x}/a {outputs.copy}; echo 3 > {outputs.text}"
+inputs = { x = "first" }
+outputs = { copy = "text", text = "text" }
+"#;
+
+fn two() -> Space {
+    let space = Space::new(TWO);
+    space.run(&[]).expect(0);
+    space
+}
+
+fn export(space: &Space, args: &[&str]) -> Said {
+    space.erw(&[&["export", "p.toml"], args].concat())
+}
+
+#[test]
+fn an_artifact_becomes_a_folder() {
+    let space = two();
+    assert_eq!(export(&space, &["first", "out/here"]).expect(0).stdout, "out/here: 2 files, 4 B\n");
+    assert_eq!((space.read("out/here/a"), space.read("out/here/sub/b")), ("1\n".into(), "2\n".into()));
+    // Theirs to change.
+    std::fs::write(space.path("out/here/a"), "changed").unwrap();
+    space.erw(&["cache", "verify"]).expect(0);
+    export(&space, &["second", "both"]).expect(0);
+    assert_eq!((space.read("both/copy"), space.read("both/text")), ("1\n".into(), "3\n".into()));
+    export(&space, &["second.text", "one"]).expect(0);
+    assert_eq!(space.path("one").read_dir().unwrap().count(), 1);
+    assert_eq!(space.read("one/text"), "3\n");
+}
+
+#[test]
+fn an_existing_folder_is_replaced_only_with_force() {
+    let space = two();
+    space.write("out/mine", "precious");
+    let said = export(&space, &["first", "out"]).expect(2);
+    assert_eq!(
+        said.stderr,
+        "error: `out` already exists\nhint: choose another folder, or pass `--force` to replace it\n"
+    );
+    assert_eq!(space.read("out/mine"), "precious");
+    export(&space, &["first", "out", "--force"]).expect(0);
+    assert!(!space.path("out/mine").exists() && space.read("out/a") == "1\n");
+    std::fs::create_dir(space.path("empty")).unwrap();
+    export(&space, &["first", "empty"]).expect(0);
+    let left =
+        space.path(".").read_dir().unwrap().flatten().filter(|e| e.file_name().to_string_lossy().starts_with(".tmp"));
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn the_cache_and_the_current_folder_are_never_replaced() {
+    let space = two();
+    let here = space.path("");
+    let cases = [
+        ("cache/v1/store", "it is inside the cache folder"),
+        ("cache/new", "it is inside the cache folder"),
+        ("cache", "it is inside the cache folder"),
+        (here.to_str().unwrap(), "it contains the cache folder"),
+        ("new/../..", "it contains the cache folder"),
+    ];
+    for (to, why) in cases {
+        let said = export(&space, &["first", to, "--force"]).expect(2).stderr;
+        assert!(said.starts_with("error: cannot export to `") && said.contains(&format!("\ncause: {why}\n")), "{said}");
+    }
+    std::fs::rename(space.path("cache"), space.path("elsewhere")).unwrap();
+    std::fs::create_dir(space.path("work")).unwrap();
+    space.write("work/p.toml", TWO);
+    let mut command =
+        space.command(&["export", "p.toml", "first", "../work", "--force", "--cache-dir", "../elsewhere"]);
+    let said = Said::from(command.current_dir(space.path("work")).finish()).expect(2).stderr;
+    assert!(said.contains("\ncause: it is or contains the current folder\n"), "{said}");
+    let said =
+        space.erw(&["export", "work/p.toml", "first", "work", "--force", "--cache-dir", "elsewhere"]).expect(2).stderr;
+    assert!(said.contains("\ncause: it contains the pipeline\n"), "{said}");
+    assert_eq!(space.read("work/p.toml"), TWO);
+}
+
+#[test]
+fn links_take_no_space_and_are_read_only() {
+    let space = two();
+    let said = export(&space, &["first", "out", "--link"]).expect(0);
+    assert_eq!(said.stdout, "out: 2 files, 4 B, as read-only links into the cache: copy a file before changing it\n");
+    let metadata = space.path("out/a").metadata().unwrap();
+    assert!(metadata.nlink() == 2 && metadata.permissions().readonly());
+}
+
+#[test]
+fn export_runs_nothing_and_refuses_damaged_artifacts() {
+    let space = two();
+    let said = space.erw(&["export", "p.toml", "second", "out", "--set", "first.inputs={}"]);
+    assert_ne!(said.status, 0);
+    space.write("p.toml", &TWO.replace("echo 3", "echo 4"));
+    let said = export(&space, &["second", "out"]).expect(2);
+    assert!(said.stderr.starts_with("error: stage `second` is not up to date\ncause: "), "{}", said.stderr);
+    assert!(said.stderr.ends_with("hint: run `erw run p.toml second` first\n"), "{}", said.stderr);
+    space.write("p.toml", &TWO.replace("echo 1", "echo 5"));
+    let said = export(&space, &["second", "out"]).expect(2);
+    assert!(said.stderr.contains("\ncause: `first` must run first\n"), "{}", said.stderr);
+    space.write("p.toml", TWO);
+    let said = export(&space, &["first.p", "out"]).expect(2);
+    assert_eq!(said.stderr, "error: stage `first` has no output `p`\nhint: did you mean `o`?\n");
+    let said = export(&space, &["frist", "out"]).expect(2);
+    assert_eq!(said.stderr, "error: no stage `frist` in `p.toml`\nhint: did you mean `first`?\n");
+    let folder = space.bucket("store").into_iter().find(|p| p.is_dir()).unwrap();
+    spoil(&folder.join("a"), b"x\n");
+    let said = export(&space, &["first", "out"]).expect(4);
+    assert!(said.stderr.contains(" is damaged\n") && !space.path("out").exists(), "{}", said.stderr);
+}
+
+/// Turns the first stored file over, which keeps its size.
+fn rot(space: &Space, stage: &str, file: &str) {
+    let shown = space.erw(&["show", stage, "--json"]).expect(0).stdout;
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let path = std::path::Path::new(shown["path"].as_str().unwrap()).join(file);
+    let path = if file.is_empty() { shown["path"].as_str().unwrap().into() } else { path };
+    let rotten: Vec<u8> = std::fs::read(&path).unwrap().iter().map(|b| b ^ 1).collect();
+    spoil(&path, &rotten);
+}
+
+/// Whoever finds damage sets it aside, so that the next run mends it.
+#[test]
+fn damage_found_by_export_is_repaired_by_the_next_run() {
+    let other = two();
+    let remote = format!("file://{}", other.path("remote").display());
+    for args in [
+        &["export", "p.toml", "first", "out"][..],
+        &["export", "p.toml", "first", "out", "--link"],
+        &["verify", "p.toml", "first"],
+        &["verify", "p.toml", "second"],
+        &["run", "p.toml", "--lock"],
+        &["cache", "push", "--remote", &remote],
+        &["cache", "push", "p.toml:first", "--again", "--remote", &remote],
+        &["cache", "verify"],
+    ] {
+        let space = two();
+        rot(&space, "p.toml:first", "a");
+        let said = space.erw(args);
+        assert!([1, 4].contains(&said.status), "{args:?}: {} {}", said.status, said.stderr);
+        assert!(
+            said.stderr.contains("damaged") || said.stderr.contains("not what was written"),
+            "{args:?}: {}",
+            said.stderr
+        );
+        assert!(said.stderr.contains("`erw run`"), "{args:?}: {}", said.stderr);
+        assert!(!space.path("out").exists());
+        assert!(space.plan(&[]).contains("no longer in the store"), "{args:?}");
+        space.run(&[]).expect(0);
+        export(&space, &["first", "out"]).expect(0);
+        assert_eq!(space.read("out/a"), "1\n", "{args:?}");
+        space.erw(&["cache", "verify"]).expect(0);
+    }
+}
+
+#[test]
+fn damage_in_a_read_only_cache_is_reported() {
+    let space = two();
+    rot(&space, "p.toml:second.text", "");
+    let Some(frozen) = Frozen::new(space.path("cache/v1")) else { return };
+    std::fs::rename(space.path("cache/v1/lock"), space.path("lock")).unwrap_err();
+    let said = export(&space, &["second.text", "out"]);
+    drop(frozen);
+    assert_eq!(said.status, 4, "{}", said.stderr);
+    assert!(said.stderr.contains("` is damaged"), "{}", said.stderr);
+}

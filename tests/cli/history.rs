@@ -1,0 +1,193 @@
+//! `erw show`, `log` and `logs`: runs, logs, the lineage of artifacts, and JUnit reports.
+
+use crate::support::deadline::Deadline;
+use crate::support::space::Space;
+use crate::support::space::redact;
+use serde_json::Value;
+use std::process::{Command, Stdio};
+
+const PIPELINE: &str = r#"
+name = "back"
+[stages.a]
+kind = "command"
+run = "echo from a; cat src > {outputs.o}"
+outputs = { o = "text" }
+watch = ["src"]
+[stages.b]
+kind = "command"
+run = "cat {inputs.x} {inputs.x} > {outputs.left}; echo {params.n} > {outputs.right}"
+inputs = { x = "a" }
+outputs = { left = "text", right = "text" }
+params = { n = 1 }
+[stages.c]
+kind = "command"
+run = "cat {inputs.p} {inputs.q} {inputs.r} > {outputs.o}"
+inputs = { p = "b.left", q = "b.right", r = "a" }
+outputs = { o = "text" }
+"#;
+
+fn space() -> Space {
+    let space = Space::new(PIPELINE);
+    space.write("src", "hello\n");
+    space
+}
+
+#[test]
+fn show_traces_an_artifact_to_its_source_files() {
+    let space = space();
+    let said = space.erw(&["show", "p.toml:c"]).expect(2).stderr;
+    assert!(said.contains("stage `c` is stale, so it has no artifact"), "{said}");
+    space.run(&[]).expect(0);
+    let shown = space.erw(&["show", "p.toml:c"]).expect(0).stdout;
+    let path = shown.lines().nth(2).unwrap().trim().to_string();
+    let (before, rest) = shown.split_once(", peak memory ").expect("the peak of memory");
+    let (peak, after) = rest.split_once('\n').expect("the peak of memory");
+    assert!(peak.ends_with("iB"), "{peak}");
+    let shown_anywhere = format!("{before}, peak memory SIZE\n{after}").replace(&path, "PATH");
+    insta::assert_snapshot!("show", redact(&shown_anywhere));
+    // The same by its path and by the first digits of its digest.
+    assert_eq!(space.erw(&["show", &path]).expect(0).stdout, shown);
+    assert_eq!(space.erw(&["cache", "show", &path]).expect(0).stdout, shown);
+    let digest = path.rsplit('/').next().unwrap();
+    assert_eq!(space.erw(&["show", &digest[..12]]).expect(0).stdout, shown);
+    let json: Value = serde_json::from_str(&space.erw(&["show", digest, "--json"]).expect(0).stdout).unwrap();
+    assert_eq!(json["made_by"]["inputs"][0][1]["made_by"]["stage"], "b");
+    let said = space.erw(&["show", "p.toml:b"]).expect(2).stderr;
+    assert!(said.ends_with("hint: `p.toml:b.left` or `p.toml:b.right`\n"), "{said}");
+    assert!(space.erw(&["show", "ffffffffffff"]).expect(2).stderr.contains("no artifact `ffffffffffff`"));
+    assert!(space.erw(&["show", "what"]).expect(2).stderr.contains("`what` is not an artifact"));
+}
+
+#[test]
+fn log_lists_runs_with_user_and_result() {
+    let space = space();
+    assert_eq!(space.erw(&["log"]).expect(0).stdout, "no runs\n");
+    space.run(&[]).expect(0);
+    space.run(&["--force", "b"]).expect(0);
+    space.write("p.toml", &PIPELINE.replace("echo from a;", "echo from a; exit 3;"));
+    space.run(&[]).expect(1);
+    let list = space.erw(&["log"]).expect(0).stdout;
+    let lines: Vec<&str> = list.lines().collect();
+    assert!(lines[0].contains("  back  1 failed, 2 skipped") && lines[0].ends_with("exit 1"), "{list}");
+    assert!(lines[1].contains("  back  1 ran, 2 cached") && lines[1].ends_with("exit 0"), "{list}");
+    let who = format!("  {}@{}  ", erw::runner::host::user(), erw::runner::host::host());
+    assert!(lines.len() == 3 && lines.iter().all(|l| l.contains(&who)), "{list}");
+    assert_eq!(space.erw(&["log", "-n", "1"]).expect(0).stdout.lines().count(), 1);
+    let id = lines[1].split(' ').next().unwrap();
+    let detail = space.erw(&["log", id]).expect(0).stdout;
+    assert!(detail.contains(" run p.toml --plain --force b\n"), "{detail}");
+    assert!(detail.lines().any(|l| l.starts_with("b  done") && l.ends_with("(forced)")), "{detail}");
+    let json: Value = serde_json::from_str(&space.erw(&["log", "--json"]).expect(0).stdout).unwrap();
+    assert_eq!((&json[0]["exit"], &json[0]["stages"][0]["state"]), (&1.into(), &"failed".into()));
+    assert!(space.erw(&["log", "20"]).expect(2).stderr.contains("3 runs start with `20`"));
+    assert!(space.erw(&["log", "x"]).expect(2).stderr.contains("no run `x`"));
+}
+
+#[test]
+fn log_distinguishes_running_from_cut_off() {
+    let space = Space::new(&PIPELINE.replace("echo from a;", "echo from a; touch begun; sleep 600;"));
+    space.write("src", "hello\n");
+    let mut child = space.start(&[]);
+    space.until("the stage to begin", || space.path("begun").exists());
+    let list = space.erw(&["log"]).expect(0).stdout;
+    assert!(list.contains("  1 running  ") && list.ends_with("running\n"), "{list}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let list = space.erw(&["log"]).expect(0).stdout;
+    assert!(list.contains("  1 cut off  ") && list.ends_with("cut off\n"), "{list}");
+    let detail = space.erw(&["log", list.split(' ').next().unwrap()]).expect(0).stdout;
+    assert!(
+        detail.contains("ended     cut off: the run was killed, or the machine went down; rerun to resume\n"),
+        "{detail}"
+    );
+    // A journal without a summary, as of a version that wrote it last, is of a run that was cut
+    // off.
+    let run = std::fs::read_dir(space.path("cache/runs")).unwrap().next().unwrap().unwrap().path();
+    std::fs::remove_file(run.join("summary.json")).unwrap();
+    let list = space.erw(&["log"]).expect(0).stdout;
+    assert!(list.contains("  back  1 cut off  ") && list.ends_with("cut off\n"), "{list}");
+}
+
+#[test]
+fn logs_are_found_during_and_after_a_stage_and_without_its_key() {
+    let space = space();
+    let said = space.erw(&["logs", "p.toml", "a"]).expect(2).stderr;
+    assert!(said.contains("stage `a` has no log"), "{said}");
+    space.run(&[]).expect(0);
+    assert_eq!(space.erw(&["logs", "p.toml", "a"]).expect(0).stdout, "from a\n");
+    space.write("p.toml", &PIPELINE.replace("cat {inputs.x}", "echo from b; exit 3; cat {inputs.x}"));
+    space.run(&[]).expect(1);
+    assert_eq!(space.erw(&["logs", "p.toml", "b"]).expect(0).stdout, "from b\n");
+    // Its key cannot be told now: the journal knows what was tried last.
+    space.write("src", "other\n");
+    assert_eq!(space.erw(&["logs", "p.toml", "b"]).expect(0).stdout, "from b\n");
+    assert_eq!(space.erw(&["logs", "p.toml", "a"]).expect(0).stdout, "from a\n");
+}
+
+#[test]
+fn a_log_is_followed_until_its_stage_ends() {
+    let wait = "echo from a; until [ -e go ]; do sleep 0.01; done; echo end of a;";
+    let space = Space::new(&PIPELINE.replace("echo from a;", wait));
+    space.write("src", "hello\n");
+    let mut child = space.start(&["a"]);
+    space.until("a log", || {
+        let said = space.erw(&["logs", "p.toml", "a"]);
+        said.status == 0 && said.stdout == "from a\n"
+    });
+    let follow = space.command(&["logs", "p.toml", "a", "--follow"]).stdout(Stdio::piped()).start();
+    space.write("go", "");
+    let said = follow.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(said.stdout).unwrap(), "from a\nend of a\n");
+    assert!(child.wait().unwrap().success());
+}
+
+/// What a real parser of XML finds: a line a case.
+const READ: &str = r#"
+import sys, xml.etree.ElementTree as E
+suites = E.parse(sys.argv[1]).getroot()
+print(suites.tag, *(suites[0].attrib[k] for k in ("name", "tests", "failures", "skipped")))
+for case in suites[0]:
+    assert case.tag == "testcase" and float(case.attrib["time"]) >= 0
+    inner = [(c.tag, c.attrib.get("message"), (c.text or "").splitlines()[-1:]) for c in case]
+    print(case.attrib["classname"], case.attrib["name"], inner)
+"#;
+
+#[test]
+fn a_run_is_reported_as_junit() {
+    // Markup, and an escape that XML cannot hold.
+    let bad = r"printf 'a <b> & \\033[31mred\\033[0m\\n'; exit 3; cat {inputs.x}";
+    let space = Space::new(&PIPELINE.replace("cat {inputs.x} {inputs.x}", bad));
+    space.write("src", "hello\n");
+    space.write("read.py", READ);
+    let read = || {
+        let out = Command::new("python3").arg(space.path("read.py")).arg(space.path("j.xml")).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    space.run(&["a"]).expect(0);
+    space.run(&["--junit", "j.xml"]).expect(1);
+    assert_eq!(
+        read(),
+        "testsuites back 3 1 1\n\
+         back a [('system-out', None, ['cached'])]\n\
+         back b [('failure', '`sh` exited with status 3', ['  a <b> & red'])]\n\
+         back c [('skipped', 'needs `b`', [])]\n"
+    );
+    // A dry run has nothing to report.
+    let said = space.run(&["--junit", "k.xml", "--dry-run"]).expect(2).stderr;
+    assert!(said.contains("cannot be used with"), "{said}");
+    let said = space.run(&["--junit", "no/such/j.xml"]).expect(2).stderr;
+    assert!(said.contains("cannot write `no/such/j.xml`"), "{said}");
+}
+
+#[test]
+fn cached_stages_too_many_to_list_are_counted() {
+    let stage = |i: usize| {
+        format!("[stages.s{i}]\nkind = \"command\"\nrun = [\"touch\", \"{{outputs.o}}\"]\noutputs = {{ o = \"t\" }}\n")
+    };
+    let space = Space::new(&(0..201).map(stage).collect::<String>());
+    // The second run keeps the answer for the third.
+    (0..3).for_each(|_| drop(space.run(&[]).expect(0)));
+    let said = space.erw(&["log", "-n", "1"]).expect(0).stdout;
+    assert!(said.contains("  201 cached  "), "{said}");
+}

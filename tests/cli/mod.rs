@@ -1,0 +1,14 @@
+//! Subcommands, and what people type and get to read.
+
+mod bad_input;
+mod compare;
+mod eval;
+mod export;
+mod fetch;
+mod foreign_checkpoints;
+mod history;
+mod plan_and_why;
+mod plot;
+pub mod training_curves;
+mod user_input;
+mod weights;

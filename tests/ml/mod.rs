@@ -1,0 +1,26 @@
+//! Networks, training, metrics and files of others, against PyTorch and other tools.
+
+mod conv;
+mod embeddings;
+mod encoders;
+mod formats;
+mod frechet_distance;
+mod fused_block;
+mod fused_kernels;
+#[cfg(feature = "cuda")]
+mod gpu;
+mod half_precision;
+mod image_metrics;
+mod image_sets;
+mod image_sources;
+pub mod inception;
+mod losses;
+mod optimizer;
+mod packed_data;
+mod representation_metrics;
+mod sampler;
+pub mod sit;
+mod training_loop;
+mod training_safeguards;
+mod vae;
+mod vit;

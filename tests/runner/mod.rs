@@ -1,0 +1,18 @@
+//! Pipelines, the cache and the scheduler, mostly through the built program.
+
+mod artifacts;
+mod cache_key;
+mod execution;
+mod external_inputs;
+mod gc;
+mod lockfile;
+mod messages;
+mod pipeline;
+mod processes;
+mod properties;
+mod remote;
+mod resume;
+mod scheduler;
+mod sweep;
+mod up_to_date;
+mod watched_files;

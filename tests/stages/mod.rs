@@ -1,0 +1,18 @@
+//! The stage kinds, run as a worker runs them, and the shipped pipelines.
+
+mod block_measures;
+mod classifier;
+mod data;
+mod digits_experiment;
+mod evaluation;
+mod flip;
+mod imported_latents;
+mod manifests;
+mod online_features;
+mod reproducible_training;
+mod revisions;
+mod shipped_pipelines;
+mod training_options;
+mod two_phase_training;
+mod validation;
+mod weight_averages;
