@@ -228,10 +228,10 @@ fn kid_of_few_images_is_computed_only_on_request() {
         let all = object(by_classifier(&space, &["all", given, "ref", "--limit", "10", "--json"]));
         assert_eq!(all["metrics"].as_object().unwrap().keys().collect::<Vec<_>>(), ["fd", "precision", "recall"]);
         let last = all["warnings"].as_array().unwrap().last().unwrap();
-        assert_eq!(last, &format!("no kid: `{given}` has 10 images, and a subset of `kid` 1000"));
+        assert_eq!(last, &format!("no kid: `{given}` has 10 images, but a subset of `kid` needs 1000"));
     }
     let said = by_classifier(&space, &["kid", "gen", "ref"]).expect(2);
-    let text = "error: `gen` has 24 images, and a subset of `kid` 1000\n\
+    let text = "error: `gen` has 24 images, but a subset of `kid` needs 1000\n\
                 hint: `--kid-subset-size` sets another size; its values are not comparable";
     assert_eq!(error(&space, &said), text);
 }
@@ -267,7 +267,7 @@ fn too_few_images_are_an_error_before_anything_is_computed() {
     npz("many.npz", 1000);
     by_classifier(&space, &["stats", "ref", "-o", "ref-stats.npz", "--arr-0", "30"]).expect(0);
     let said = by_classifier(&space, &["kid", "many.npz", "ref-stats.npz"]).expect(2);
-    assert!(error(&space, &said).starts_with("error: `ref-stats.npz` has 30 images, and a subset of `kid` 1000"));
+    assert!(error(&space, &said).starts_with("error: `ref-stats.npz` has 30 images, but a subset of `kid` needs 1000"));
     let args = ["kid", "gen", "ref-stats.npz", "--limit", "20", "--kid-subset-size", "20"];
     by_classifier(&space, &args).expect(0);
 }

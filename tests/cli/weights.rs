@@ -329,7 +329,7 @@ fn a_stage_fetches_its_file_and_the_key_excludes_the_url() {
     plan("the published file of params.name");
     let said = erw(&space, &["run", "p.toml", "--plain"]).expect(1);
     assert!(
-        said.stderr.contains("is damaged, so it is fetched again") && said.stderr.contains("should be  000"),
+        said.stderr.contains("is damaged; fetching it again") && said.stderr.contains("expected 000"),
         "{}",
         said.stderr
     );

@@ -228,7 +228,7 @@ const WORDS: [(&str, &str); 8] = [
     ("connect an `inception` to input `network`", NAME_AN_INCEPTION),
     ("connect the `encoder` of clip-vit-L-336 to input `network`", NAME_A_CLIP),
     ("connect images", "give images"),
-    ("as `source` of the stage, beside its `name`", "as `--network NAME=FILE`"),
+    ("as `source` of the stage, beside `name`", "as `--network NAME=FILE`"),
 ];
 
 pub const NAME_AN_INCEPTION: &str = "give an Inception network with `--network`, or leave it out";

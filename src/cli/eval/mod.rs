@@ -48,7 +48,7 @@ SAMPLES and REFERENCE can be:
   - a folder from `erw export`, the first digits of an artifact's digest, or
     FILE.toml:STAGE for the output of a stage
 
-Keys of the JSON object:
+Keys of --json (one object):
   metrics     the value of each metric by name; null if it is not finite
   samples     given: the argument; images: their number; sampler: how erw drew
               them, if it did; left_out: numbers of skipped files by reason
