@@ -617,7 +617,7 @@ fn features_that_cannot_be_compared_are_refused() {
         &["cknna", "few.safetensors", "few.safetensors"],
         1,
         "error: few.safetensors has 7 rows, too few for 10 neighbours per row\n\
-         hint: there must be more samples than neighbours",
+         hint: give more samples, or fewer neighbours",
     );
     let bytes = Tensor::zeros((20, 3), DType::U8, &CPU).unwrap();
     params::save(&Tensors::from([("x".into(), bytes)]), &space.path("bytes.safetensors")).unwrap();
@@ -822,7 +822,7 @@ fn files_of_other_types_are_named_by_type() {
     let short = array("|u1", false, &[4, 8, 8, 3], &zeros[..100]);
     fs::write(space.path("short.npy"), short).unwrap();
     let said = by_classifier(&space, &["fid", "short.npy", "ref"]).expect(1);
-    assert!(error(&space, &said).contains("short.npy is truncated: it has 100 of 768 bytes"), "{}", said.stderr);
+    assert!(error(&space, &said).contains("short.npy is truncated: it has 100 of its 768 bytes"), "{}", said.stderr);
     let images = array("|u1", false, &[1, 8, 8, 3], &zeros[..192]);
     let labels = array("<i8", false, &[1], &zeros[..8]);
     compressed(&space.path("cifar.npz"), &[("x_train", images), ("y_train", labels)]);

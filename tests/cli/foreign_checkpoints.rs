@@ -219,7 +219,7 @@ fn ambiguous_sets_are_listed_and_can_be_chosen() {
         ),
         (beside(vec![("slow", plain(&ema))]), "do not say which is the average", "slow", 2.0),
         (beside(vec![("ema", plain(&ema)), ("best", plain(&other))]), "do not say which is the average", "best", 3.0),
-        (beside(vec![("net", plain(&ema))]), "several times", "net", 2.0),
+        (beside(vec![("net", plain(&ema))]), "holds several models of the network", "net", 2.0),
         (beside(shadow(list(&backwards))), "cannot be read as a copy of this network", "model", 1.0),
         (
             dict([("model", plain(&sorted)), ("ema", dict([("shadow_params", list(&ema))]))]),
@@ -261,8 +261,14 @@ fn a_file_without_an_average_is_reported() {
         assert!(said.stdout.contains(words), "{words}: {}", said.stdout);
         assert_eq!((import.holds("ema"), import.holds("model")), (1.0, 1.0));
     };
-    told(dict([("model", plain(&model))]), "NO AVERAGE in the file: ema.safetensors holds `model` as it is");
-    told(dict(named("net.", &model)), "NO AVERAGE in the file: ema.safetensors holds `net` as it is");
+    told(
+        dict([("model", plain(&model))]),
+        "NO AVERAGE in the file: ema.safetensors holds `model`, which by its name is not averaged",
+    );
+    told(
+        dict(named("net.", &model)),
+        "NO AVERAGE in the file: ema.safetensors holds `net`, which by its name is not averaged",
+    );
     told(plain(&model), "average: the file does not say whether the top level is averaged");
     told(dict([("ema", plain(&model))]), "average: `ema` is the only copy");
     // The decay of an average and what an optimizer keeps are no networks.
@@ -707,7 +713,7 @@ fn the_time_convention_of_a_sit_is_reported_and_converted() {
             .erw(&["weights", "import", "f.pt", "--as", "vae", "--out", "v", "--convention", "sit"])
             .expect(2)
             .stderr
-            .contains("`--convention` is of a SiT")
+            .contains("`--convention` applies to a SiT only")
     );
 }
 

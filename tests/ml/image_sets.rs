@@ -183,13 +183,13 @@ fn names_in_archives_are_normalised_first() {
     assert_eq!(letters.classes(), ["cat", r"dog\s"]);
 
     for (names, expected) in [
-        (["a/0.png", "../x.png"], "x.zip!../x.png: the name leads out"),
-        ([r"a\0.png", r"..\x.png"], r"x.zip!..\x.png: the name leads out"),
-        (["a/0.png", "a/b/../x.png"], "leads out"),
-        (["a/0.png", "/etc/x.png"], "leads out"),
-        ([r"a\0.png", r"\\server\x.png"], "leads out"),
-        ([r"a\0.png", r"C:\x.png"], r"x.zip!C:\x.png: the name leads out"),
-        (["a/0.png", "C:/x.png"], "leads out"),
+        (["a/0.png", "../x.png"], "x.zip!../x.png: its name leads outside"),
+        ([r"a\0.png", r"..\x.png"], r"x.zip!..\x.png: its name leads outside"),
+        (["a/0.png", "a/b/../x.png"], "leads outside"),
+        (["a/0.png", "/etc/x.png"], "leads outside"),
+        ([r"a\0.png", r"\\server\x.png"], "leads outside"),
+        ([r"a\0.png", r"C:\x.png"], r"x.zip!C:\x.png: its name leads outside"),
+        (["a/0.png", "C:/x.png"], "leads outside"),
         (["a/0.png", "a//0.png"], "two entries have the same name: a/0.png"),
         (["a/0.png", "./a/0.png"], "two entries have the same name: a/0.png"),
         ([r"a\0.png", r".\a\0.png"], "two entries have the same name: a/0.png"),
@@ -221,9 +221,9 @@ fn a_layout_that_loses_labels_is_refused_with_a_suggestion() {
         let root = folder(&dir.path().join(i.to_string()), names);
         let zip = archive(&dir.path().join(format!("{i}.zip")), names);
         let (of_root, of_zip) = (error(open(&root)), error(open(&zip)));
-        let wanted = format!("`source = \"{}\"` takes", root.join(folder_meant).display());
+        let wanted = format!("set `source = \"{}\"` to use", root.join(folder_meant).display());
         assert!(of_root.causes[0].starts_with(&wanted), "{of_root:?}");
-        assert!(of_zip.causes[0].starts_with(&format!("`part = \"{folder_meant}\"` takes")), "{of_zip:?}");
+        assert!(of_zip.causes[0].starts_with(&format!("set `part = \"{folder_meant}\"` to use")), "{of_zip:?}");
         // What was said can be done.
         assert_eq!(images(&open(&root.join(folder_meant)).unwrap()), labels, "{names:?}");
         assert_eq!(images(&Source::open(&zip, Some(folder_meant), None).unwrap()), labels, "{names:?}");
@@ -252,13 +252,13 @@ fn a_prepared_set_one_folder_down_is_an_error() {
         write(&root.join(around).join("dataset.json"), br#"{"labels": null}"#);
         let said = error(open(&root));
         assert!(
-            said.message.ends_with(&format!("holds a prepared set in its folder `{around}`; name that")),
+            said.message.ends_with(&format!("holds a prepared set in its folder `{around}`; name that folder")),
             "{said:?}"
         );
     }
     let zip = archive(&dir.path().join("x.zip"), &["p/0.png", "p/1.png", "p/dataset.json"]);
     let said = error(open(&zip));
-    assert!(said.causes[0].starts_with("`part = \"p\"` takes"), "{said:?}");
+    assert!(said.causes[0].starts_with("set `part = \"p\"` to use"), "{said:?}");
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn links_are_followed_and_broken_ones_counted() {
     let source = open(&root).unwrap();
     assert_eq!(source.len(), 3);
     let said = error(source.load(2, &AS_IS)).message;
-    assert!(said.contains("dog/2.png: a link to `/nowhere/2.png`, where nothing is"), "{said}");
+    assert!(said.contains("dog/2.png: a broken link to `/nowhere/2.png`"), "{said}");
     symlink("..", real.join("cat/up")).unwrap();
     let source = open(&real).unwrap();
     assert!(source.to_string().ends_with("left out: 1 circular link"), "{source}");
@@ -386,7 +386,7 @@ fn a_broken_link_stops_only_runs_that_need_it() {
     assert!(said.stderr.contains("left out: 1 broken link"), "{}", said.stderr);
     symlink("/nowhere/2.png", space.path("set/dog/2.png")).unwrap();
     let said = space.erw(&["run", "p.toml", "--plain"]).expect(1);
-    assert!(said.stderr.contains("dog/2.png: a link to `/nowhere/2.png`"), "{}", said.stderr);
+    assert!(said.stderr.contains("dog/2.png: a broken link to `/nowhere/2.png`"), "{}", said.stderr);
     pipeline(", on_error = \"skip\"");
     let said = space.erw(&["run", "p.toml", "--plain"]).expect(0);
     assert!(said.stderr.contains("not in the set though they may be images: 1 unreadable"), "{}", said.stderr);

@@ -525,7 +525,7 @@ fn images_without_pixels_or_with_too_many_are_refused_by_their_headers() -> Resu
     }
     let thin = Rgb::filled(1, 100_000, [0; 3]);
     assert!(error(Transform::CenterCropDhariwal.apply(&thin, 256)).contains("too elongated"));
-    assert!(error(Transform::Pad.apply(&thin, 256)).contains("do not fit"));
+    assert!(error(Transform::Pad.apply(&thin, 256)).contains("does not fit"));
     Ok(())
 }
 

@@ -217,7 +217,7 @@ fn a_linear_probe_refuses_bad_inputs() -> Result<()> {
     let how = Fitting { l2: 1e-3, tolerance: 1e-6, max_steps: 100 };
     let error = |x: &Tensor, labels: &[i64]| message(LinearProbe::fit(x, labels, 2, &how));
     assert_eq!(error(&x, &[0; 9]), "a linear probe needs one label per sample, got 10 samples and 9 labels");
-    assert_eq!(error(&x, &[0, 1, 2, 0, 0, 0, 0, 0, 0, 0]), "label 2 is not one of 2 classes");
+    assert_eq!(error(&x, &[0, 1, 2, 0, 0, 0, 0, 0, 0, 0]), "label 2 is outside the 2 classes");
     assert_eq!(error(&(&x / 0.0)?, &[0; 10]), "feature 0 of sample 0 is not finite");
     let probe = LinearProbe::fit(&x, &[0, 1, 0, 1, 0, 1, 0, 1, 0, 1], 2, &how)?;
     assert_eq!(

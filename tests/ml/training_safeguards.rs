@@ -139,7 +139,7 @@ fn a_non_finite_gradient_is_named_though_the_loss_is_finite() {
     });
     let d = diverged(ended.unwrap());
     let text = "the gradients of 1 of 1 parameters are NaN or infinite at step 5 (counted from 0), first that of `w` \
-                (4 of its 4 numbers)";
+                (4 of its 4 values)";
     assert_eq!(d.what, text);
     assert_eq!(d.checkpoint, Some((4, toy.dir.path().join("step-000000000004.safetensors"))));
     assert_eq!(toy.kept(), ["step-000000000004.safetensors"]);
@@ -157,7 +157,7 @@ fn a_non_finite_parameter_reaches_no_checkpoint_and_no_result() {
         toy.cfg.checkpoint_every = checkpoint_every;
         toy.cfg.optimizer.lr = 1e39;
         let d = diverged(toy.fit(&Notes { stop_at, ..Notes::default() }, &mut Hooks::default(), |_| 1.0).unwrap());
-        assert_eq!(d.what, "parameter `w` is NaN or infinite after 1 step (4 of its 4 numbers)");
+        assert_eq!(d.what, "parameter `w` is NaN or infinite after 1 step (4 of its 4 values)");
         assert_eq!((d.checkpoint, toy.kept()), (None, vec![]));
     }
 }
@@ -211,7 +211,7 @@ fn a_full_disk_keeps_the_previous_checkpoint() {
     assert!(matches!(toy.fit(&stop, &mut Hooks::default(), |_| 1.0).unwrap(), Fit::Stopped));
     disk.fill();
     let error = erw::error::Error::from(toy.fit(&Notes::default(), &mut Hooks::default(), |_| 1.0).err().unwrap());
-    assert_eq!(error.message, "the checkpoint of step 4 cannot be written; that of step 3 stays");
+    assert_eq!(error.message, "the checkpoint of step 4 cannot be written; that of step 3 is kept");
     assert!(error.causes[0].contains("No space left on device"), "{error}");
     let kept = file_names(&toy.cfg.checkpoint_dir);
     assert_eq!(kept, ["step-000000000003.safetensors"], "half a file would take the room that is needed");
@@ -293,7 +293,7 @@ fn a_file_that_is_not_a_checkpoint_cannot_be_exported() {
     };
     let kept = toy.dir.path().join("step-000000000002.safetensors");
     let said = erw(&kept);
-    assert!(said.contains("a copied one needs its `config.json` beside it"), "{said}");
+    assert!(said.contains("copy the `config.json` beside a checkpoint with it"), "{said}");
     let other = toy.dir.path().join("other.safetensors");
     std::fs::copy(&kept, &other).unwrap();
     assert!(erw(&other).contains("is not a checkpoint: its name is not of the form step-N.safetensors"));

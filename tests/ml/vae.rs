@@ -73,7 +73,7 @@ fn older_diffusers_files_are_read() -> Result<()> {
         assert!(error.contains(expected), "{error}");
         Ok(())
     };
-    refused(config.replace("\"layers_per_block\": 2", "\"layers_per_block\": 1"), "not part of the network")?;
+    refused(config.replace("\"layers_per_block\": 2", "\"layers_per_block\": 1"), "do not belong to the network")?;
     refused(config.replace("\"layers_per_block\": 2", "\"layers_per_block\": 3"), "is not in the file")?;
     refused(config.replace("\"silu\"", "\"gelu\""), "act_fn `gelu`")?;
     refused(config.replacen("DownEncoderBlock2D", "AttnDownEncoderBlock2D", 1), "AttnDownEncoderBlock2D")?;

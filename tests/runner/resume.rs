@@ -195,7 +195,7 @@ fn a_result_of_several_machine_classes_is_not_verified() {
     // Made again, on one machine: other bytes, and no fault.
     space.run(&["--force", "t"]).expect(1);
     let said = space.run(&["--locked", "--force", "t"]).expect(0).stdout;
-    assert!(said.contains("t  other bytes, not made on one class of machine"), "{said}");
+    assert!(said.contains("t  bytes differ (different classes of machine)"), "{said}");
     let shown = space.erw(&["show", "p.toml:t"]).expect(0).stdout;
     assert!(!shown.contains("elsewhere"), "{shown}");
     // Whole on one machine, they are owed.

@@ -195,7 +195,7 @@ fn cknna_refuses_bad_inputs() -> Result<()> {
     let inputs = [("sit", paths[0].as_path()), ("latents", &paths[1]), ("features", &paths[2])];
     let run = |given: Value| told(bench.run("cknna", &cknna::KIND, &inputs, given));
     let hint = Some("set `k` below 9, or use more images".to_string());
-    assert_eq!(run(json!({})), ("9 images have no 10 neighbours each".into(), hint));
+    assert_eq!(run(json!({})), ("9 images are too few for 10 neighbours each".into(), hint));
     let hint = Some("there are `cknna`, `cka` and `mutual-knn`".to_string());
     assert_eq!(run(json!({"metrics": []})), ("`metrics` is empty".into(), hint));
     assert_eq!(run(json!({"metrics": ["cka", "cka"]})).0, "`metrics` names `cka` twice");

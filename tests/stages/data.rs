@@ -321,7 +321,7 @@ fn released_weights_are_imported_and_others_refused() -> Result<()> {
     assert!(error.causes[0].contains("sha256") && error.hints.iter().any(|h| h.contains("example.org")), "{error:?}");
     let error = import("preset", &file, json!({"preset": "dinov2-vit-b", "config": null})).unwrap_err();
     assert!(error.message.contains("does not fit"), "{error:?}");
-    assert!(import("both", &file, json!({"preset": "dinov2-vit-b"})).unwrap_err().message.contains("either"));
+    assert!(import("both", &file, json!({"preset": "dinov2-vit-b"})).unwrap_err().message.contains("not both"));
     assert!(import("hex", &file, json!({"sha256": "abc"})).unwrap_err().message.contains("64 hexadecimal"));
     let formats: [(&[u8], &str); 4] = [
         (b"version https://git-lfs.github.com/spec/v1", "Git LFS"),

@@ -317,7 +317,7 @@ fn an_incomplete_vae_is_refused() {
 
     params["sha256"] = json!("ab".repeat(32));
     let said = place.import(&params).unwrap_err();
-    assert!(said.contains("is not the file that was asked for") && said.contains(&"ab".repeat(32)), "{said}");
+    assert!(said.contains("is not the expected file") && said.contains(&"ab".repeat(32)), "{said}");
 }
 
 /// timm's file is the official one, with the positions of 518 pixels; transformers' has other

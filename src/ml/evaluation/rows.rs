@@ -73,6 +73,10 @@ impl Rows {
         Ok(Self { map: map.map_err(|e| failed("map", path, e))?, dim })
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
     pub fn len(&self) -> u64 {
         (self.map.len() / (self.dim * WORD)) as u64
     }

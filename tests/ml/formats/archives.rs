@@ -199,7 +199,7 @@ fn headers_of_safetensors_are_checked_against_the_file() {
     let one = |info: String| format!("{{\"weight\":{info}}}");
     let cases = [
         (one(info("[2]", 0, 8)), 4, "tensor `weight`: is at bytes 0 to 8 of 4; the file may be truncated"),
-        (one(info("[3]", 0, 8)), 8, "has shape [3] in F32 but 8 bytes"),
+        (one(info("[3]", 0, 8)), 8, "has shape [3] of type F32, but 8 bytes"),
         (one(info("[4611686018427387904]", 0, 0)), 0, "but 0 bytes"),
         (one(info("[1]", u64::MAX - 3, u64::MAX)), 0, "is at bytes"),
         (format!("{{\"a\":{},\"b\":{}}}", info("[2]", 0, 8), info("[2]", 4, 12)), 12, "`a` and `b` overlap"),
@@ -249,11 +249,11 @@ fn headers_of_arrays_are_checked_against_the_file() {
     };
     let header = |descr: &str, shape: &str| format!("{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}");
     let e = refused(&header("'<f4'", "(3,)"), 8);
-    assert!(e.contains("takes 12 bytes, 8 are there"), "{e}");
+    assert!(e.contains("takes 12 bytes, but there are 8"), "{e}");
     let e = refused(&header("'<f4'", "(4294967296, 4294967296, 8)"), 8);
     assert!(e.contains("more elements than can be addressed"), "{e}");
     let e = refused(&header("'<f4'", "(4294967296, 1024)"), 8);
-    assert!(e.contains("8 are there"), "{e}");
+    assert!(e.contains("but there are 8"), "{e}");
     let e = refused(&header("'<c8'", "(1,)"), 8);
     assert!(e.contains("`<c8`"), "{e}");
     let e = refused(&header("[('x', '<f4')]", "(1,)"), 8);
