@@ -1,4 +1,4 @@
-//! One stage of a pipeline file as a [`Draft`]: every value checked against its field, every source
+//! One stage of a pipeline file as a `Draft`: every value checked against its field, every source
 //! path resolved. Does not know other stages.
 
 use super::command;

@@ -47,7 +47,7 @@ pub fn results(all: &[Measure]) -> BTreeMap<String, f64> {
     all.iter().map(|m| (m.name.clone(), m.value.unwrap_or(f64::NAN))).collect()
 }
 
-/// Whether equal bytes are required, given the machines of both ([`Record::machine`]). An unknown
+/// Whether equal bytes are required, given the machines of both (`Record::machine`). An unknown
 /// machine counts as a different one, and so do several, since no record says when the machine
 /// changed.
 pub fn is_owed(manifest: &Manifest, old: &str, new: &str) -> bool {

@@ -39,5 +39,5 @@ pub fn move_files(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Of a `stats` artifact that was made here, beside its [`STATS_FILE`].
+/// Of a `stats` artifact that was made here, beside its `STATS_FILE`.
 pub const NOTE_FILE: &str = "stats.json";

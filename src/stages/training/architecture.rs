@@ -33,7 +33,7 @@ pub struct Depths {
 }
 
 impl Architecture {
-    /// The published name, or [`CUSTOM`].
+    /// The published name, or `CUSTOM`.
     pub fn model(&self) -> &str {
         &self.model
     }

@@ -29,7 +29,7 @@ pub const MAX_BYTES: u64 = 1 << 30;
 /// damaged data, which Pillow ignores.
 ///
 /// # Errors
-/// When the bytes are not an image, are truncated, or declare more than [`MAX_PIXELS`] pixels; the
+/// When the bytes are not an image, are truncated, or declare more than `MAX_PIXELS` pixels; the
 /// latter before anything of that size is allocated.
 pub fn decode(bytes: &[u8], orientation: Orientation) -> Result<(Rgb, u32)> {
     let format = match image::guess_format(bytes) {

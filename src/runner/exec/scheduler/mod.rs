@@ -22,12 +22,12 @@
 
 mod check;
 pub mod message;
-mod performing;
 mod ready_queue;
+mod report;
 mod retry;
-mod sum;
-mod telling;
+mod summary;
 mod transitions;
+mod workers;
 
 use super::executor::{Executor, ReadyAction};
 use super::launcher::Launcher;
@@ -47,7 +47,6 @@ use check::check_all;
 use erw_base::error::{Error, Result};
 use erw_base::limits;
 use message::{CheckRequest, CheckResult, Early, Later, Message};
-use performing::{Allocated, execute_all};
 use ready_queue::{Priority, ReadyQueue, priority};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
@@ -55,7 +54,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
-use sum::sum;
+use summary::summarise;
+use workers::{Allocated, execute_all};
 
 /// Stages checked concurrently; each check may be reading sources.
 const CHECKERS: usize = 8;
@@ -496,7 +496,7 @@ impl<'a> Scheduler<'a> {
             self.say(EventKind::Warning { text: e.to_string() });
         }
         let ends: Vec<StageEnd> = self.selected.iter().map(|&id| self.end(id)).collect();
-        let error = sum(&ends, signal);
+        let error = summarise(&ends, signal);
         let exit = error.as_ref().map_or(0, Error::exit_code);
         self.say(EventKind::RunFinished { seconds: self.began.elapsed().as_secs_f64(), exit });
         let mut record = |id: &StageId| Some((*id, self.stages[id.0].record.take()?));

@@ -4,7 +4,7 @@ use crate::event::{StageEnd, State};
 use erw_base::error::{Error, ErrorKind};
 
 /// The error of a run. A signal takes precedence over a failure, a failure over a suspension.
-pub(super) fn sum(ends: &[StageEnd], signal: Option<i32>) -> Option<Error> {
+pub(super) fn summarise(ends: &[StageEnd], signal: Option<i32>) -> Option<Error> {
     let in_state = |state| ends.iter().filter(move |e| e.state == state);
     if let Some(signal) = signal {
         let name = if signal == libc::SIGINT { "interrupted" } else { "terminated" };
