@@ -1,7 +1,7 @@
 //! `erw weights import` and `export`: weight files to the folder of an artifact, and a SiT to a
 //! state dict for the published PyTorch code.
 
-use crate::cli::common::pipeline_args::{PipelineArgs, SetArgs};
+use crate::cli::common::pipeline_args::{self, PipelineArgs, SetArgs};
 use crate::cli::common::{columns, print};
 use crate::report::table::near;
 use candle_core::Device;
@@ -274,7 +274,7 @@ fn of_checkpoint(file: &Path, set: &str) -> Result<(SiTConfig, Tensors)> {
 /// The path of a cached stage's artifact.
 fn made_by(args: &PipelineArgs, stage: &str, cache: &Path, registry: Registry) -> Result<PathBuf> {
     let pipeline = args.load_for([&stage.to_string()], registry, cache)?;
-    crate::cli::common::pipeline_args::one(&pipeline, stage)?;
+    pipeline_args::one(&pipeline, stage)?;
     let store = Store::open(cache)?;
     let checker = CacheChecker::new(&pipeline, &store, BTreeSet::new());
     let selected = select(&pipeline, &[stage.to_string()])?;

@@ -2,7 +2,7 @@
 //! and appears whole or not at all. Does not know which artifacts a user means.
 
 use super::store::Store;
-use crate::files::digest::Measured;
+use crate::files::digest::{self, Measured};
 use crate::files::disk::{self, copy_all, unique};
 use crate::files::lexical::place;
 use erw_base::error::{Error, Result};
@@ -107,7 +107,7 @@ fn make_writable(root: &Path) -> std::io::Result<()> {
 
 fn link_all(from: &Path, to: &Path) -> Result<()> {
     for (path, kind) in files(from)? {
-        let place = crate::files::digest::join(to, path.strip_prefix(from).unwrap_or(Path::new("")));
+        let place = digest::join(to, path.strip_prefix(from).unwrap_or(Path::new("")));
         let made = if kind.is_dir() {
             std::fs::create_dir_all(&place)
         } else if kind.is_symlink() {

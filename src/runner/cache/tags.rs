@@ -5,6 +5,7 @@ use super::store::Store;
 use crate::files::digest::Digest;
 use crate::files::disk::{list, write_atomic};
 use crate::host::utc_now;
+use crate::text::suggest;
 use erw_base::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -41,7 +42,7 @@ pub fn remove(store: &Store, name: &str) -> Result<()> {
     std::fs::remove_file(&path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => {
             let names = all(store).unwrap_or_default().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
-            let hint = crate::text::suggest::hint(name, names.iter().map(String::as_str), "the tags are");
+            let hint = suggest::hint(name, names.iter().map(String::as_str), "the tags are");
             Error::usage(format!("no tag `{name}`")).maybe_hint(hint)
         }
         _ => Error::io("remove", &path, e),

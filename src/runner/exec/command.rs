@@ -16,6 +16,7 @@ use super::{metrics_json, unstartable};
 use crate::cache::key::canonical;
 use crate::event::{Measure, WorkerEvent};
 use crate::kind::attempt::Job;
+use crate::kind::field::TYPE;
 use erw_base::error::{Error, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
@@ -157,7 +158,7 @@ fn output(job: &Job, name: &str) -> PathBuf {
 /// error: the type may mean something else to others.
 fn results(job: &Job) -> (Vec<Measure>, Vec<String>) {
     let (mut results, mut remarks) = (vec![], vec![]);
-    for (name, _) in job.outputs.iter().filter(|(_, ty)| *ty == crate::kind::field::TYPE) {
+    for (name, _) in job.outputs.iter().filter(|(_, ty)| *ty == TYPE) {
         let numbers = metrics_json::of_output(&output(job, name));
         remarks.extend(numbers.told(name));
         results.extend(numbers.results);

@@ -6,7 +6,7 @@
 //! what the artifacts are.
 
 use crate::cache::store::{Store, Tampering};
-use crate::files::digest::{Digest, Kind, Links, walk};
+use crate::files::digest::{Digest, Kind, Links, WalkEntry, walk};
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -104,7 +104,7 @@ impl IntegrityCheck {
 /// `None` if it cannot be listed.
 fn looks(store: &Store, digest: &Digest) -> Option<FileStats> {
     let found = walk(&store.object(digest), Links::Keep).ok()?;
-    let look = |f: crate::files::digest::WalkEntry| match f.kind {
+    let look = |f: WalkEntry| match f.kind {
         // A folder's stats change even when a file is added and removed again.
         Kind::Folder => FileStat { path: f.path, kind: f.kind, bytes: 0, modified: (0, 0), inode: 0, changed: (0, 0) },
         kind => FileStat {

@@ -3,7 +3,9 @@
 
 use crate::cache::CacheRef;
 use crate::cache::action_cache::{self, Lookup};
+use crate::cache::key::Key;
 use crate::event::{Event, EventKind, Listener, State};
+use crate::files::digest::Digest;
 
 /// Listens for stages that end.
 pub struct Uses<'a> {
@@ -19,8 +21,8 @@ impl<'a> Uses<'a> {
 impl Listener for Uses<'_> {
     fn event(&mut self, event: &Event) {
         let EventKind::Ended(end) = &event.what else { return };
-        let key = end.key.as_ref().and_then(|k| k.parse::<crate::files::digest::Digest>().ok());
-        let Some(key) = key.map(crate::cache::key::Key::from) else { return };
+        let key = end.key.as_ref().and_then(|k| k.parse::<Digest>().ok());
+        let Some(key) = key.map(Key::from) else { return };
         match end.state {
             State::Cached => self.cache.store.used(&key),
             State::Done => {

@@ -3,7 +3,7 @@
 //! where a value comes from.
 
 use super::field::{Field, FieldType};
-use crate::text::spanned::{Node, Toml};
+use crate::text::spanned::{self, Node, Toml};
 use crate::text::suggest;
 use erw_base::error::{Error, Place};
 use erw_fetch::registry;
@@ -245,7 +245,7 @@ pub fn to_json(value: &Value) -> Json {
 /// with optional quotes; otherwise it is parsed as TOML. What is not TOML becomes a string, which
 /// [`check`] refuses.
 pub fn from_text(ty: &FieldType, text: &str) -> Value {
-    let parsed = crate::text::spanned::parse(std::path::Path::new("--set"), format!("value = {text}")).ok();
+    let parsed = spanned::parse(std::path::Path::new("--set"), format!("value = {text}")).ok();
     let node = parsed.as_ref().and_then(|root| root.get("value"));
     match (ty, node) {
         (FieldType::String | FieldType::Path | FieldType::Published, Some(Node { value: Toml::String(s), .. })) => {

@@ -7,7 +7,7 @@
 //! work as in a shell. Does not know how programs are started.
 
 use crate::kind::attempt::Attempt;
-use crate::kind::field::{ANY, Cost, Exact, Field, FieldType, Output, Params, Slot};
+use crate::kind::field::{self, ANY, Cost, Exact, Field, FieldType, Output, Params, Slot};
 use crate::kind::manifest::Manifest;
 use crate::kind::value::Value;
 use crate::kind::{Registry, StageKind, no_facts};
@@ -76,8 +76,8 @@ pub(crate) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
         summary: "run a program".into(),
         revision: 1,
         // What a program computes is unknown: the safe default, unless the user says otherwise.
-        exact: stating("exact").map_or(Ok(Exact::Machine), |e| crate::kind::field::exact(&e.node))?,
-        tolerance: stating("tolerance").map_or(Ok(0.0), |e| crate::kind::field::tolerance(&e.node))?,
+        exact: stating("exact").map_or(Ok(Exact::Machine), |e| field::exact(&e.node))?,
+        tolerance: stating("tolerance").map_or(Ok(0.0), |e| field::tolerance(&e.node))?,
         results: vec![],
         inputs,
         outputs,
@@ -112,7 +112,7 @@ pub(crate) fn merged<'a>(stage: &str, stated: &[&'a Entry], part: &str) -> Resul
 
 /// The artifact types that stages of any kind name as input or output.
 pub(crate) fn types(registry: Registry) -> Result<BTreeSet<String>> {
-    let mut all = BTreeSet::from([crate::kind::field::TYPE.to_string()]);
+    let mut all = BTreeSet::from([field::TYPE.to_string()]);
     for kind in registry.iter().filter(|kind| kind.name != NAME) {
         let manifest = Manifest::parse(kind.name, kind.manifest)?;
         all.extend(manifest.outputs.iter().filter(|o| o.param().is_none()).map(|o| o.ty.clone()));

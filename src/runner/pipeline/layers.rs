@@ -11,6 +11,7 @@ use super::graph::Origin;
 use crate::kind::field::{Field, FieldType};
 use crate::kind::value::{self, Value};
 use crate::text::spanned::{Entry, Node, Toml};
+use crate::text::suggest;
 use erw_base::error::{Error, Result};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -277,17 +278,13 @@ pub(crate) fn target(spec: &Spec, key: &str) -> Result<Target> {
     let Some((stage, rest)) = key.split_once('.') else { return shared_target(spec, key) };
     let names = || spec.stages.iter().map(|s| s.name.as_str());
     let index = spec.stage(stage).ok_or_else(|| {
-        Error::usage(format!("no stage `{stage}`")).maybe_hint(crate::text::suggest::hint(
-            stage,
-            names(),
-            "the stages are",
-        ))
+        Error::usage(format!("no stage `{stage}`")).maybe_hint(suggest::hint(stage, names(), "the stages are"))
     })?;
     let manifest = &spec.stages[index].manifest;
     if let Some(slot) = rest.strip_prefix("inputs.") {
         let slots = || manifest.inputs.iter().map(|s| s.name.as_str());
         if !slots().any(|s| s == slot) {
-            let hint = crate::text::suggest::hint(slot, slots(), "its inputs are");
+            let hint = suggest::hint(slot, slots(), "its inputs are");
             return Err(Error::usage(format!("stage `{stage}` has no input `{slot}`")).maybe_hint(hint));
         }
         return Ok(Target::Stage { stage: index, part: "inputs", name: slot.to_string() });
@@ -297,7 +294,7 @@ pub(crate) fn target(spec: &Spec, key: &str) -> Result<Target> {
         _ => {
             let fields = manifest.params.iter().chain(&manifest.operation).map(|f| f.name.as_str());
             let fields = fields.filter(|f| declares(manifest, f));
-            let hint = crate::text::suggest::hint(rest, fields, "its parameters are");
+            let hint = suggest::hint(rest, fields, "its parameters are");
             Err(Error::usage(format!("stage `{stage}` has no parameter `{rest}`")).maybe_hint(hint))
         }
     }
@@ -312,7 +309,7 @@ fn shared_target(spec: &Spec, key: &str) -> Result<Target> {
     let having: Vec<String> =
         spec.stages.iter().filter(|s| declares(&s.manifest, key)).map(|s| format!("{}.{key}", s.name)).collect();
     Err(match having.is_empty() {
-        false => error.hint(format!("write {}", crate::text::suggest::ticked(having.iter().map(String::as_str)))),
-        true => error.maybe_hint(crate::text::suggest::hint(key, shared(), "the keys of [params] are")),
+        false => error.hint(format!("write {}", suggest::ticked(having.iter().map(String::as_str)))),
+        true => error.maybe_hint(suggest::hint(key, shared(), "the keys of [params] are")),
     })
 }

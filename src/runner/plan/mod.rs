@@ -16,7 +16,7 @@ use crate::cache::sources::{DigestedSource, Files, first_difference};
 use crate::cache::store::{Presence, Store};
 use crate::event::progress::PartialProgress;
 use crate::files::digest::Digest;
-use crate::pipeline::graph::{Pipeline, Source, Stage, StageId};
+use crate::pipeline::graph::{Edge, Pipeline, Source, Stage, StageId};
 use crate::pipeline::properties::Properties;
 use crate::pipeline::targets::select;
 use action::Action;
@@ -284,7 +284,7 @@ pub fn verdict<'a>(pipeline: &'a Pipeline, cache: impl Into<CacheRef<'a>>, id: S
 
 /// Digests by slot, from the records of the stages that feed it.
 pub fn inputs<'r>(stage: &Stage, record: impl Fn(StageId) -> Option<&'r Record>) -> Result<BTreeMap<String, Digest>> {
-    let digest = |(slot, edge): (&String, &crate::pipeline::graph::Edge)| {
+    let digest = |(slot, edge): (&String, &Edge)| {
         let output = record(edge.from).and_then(|r| r.outputs.get(&edge.output));
         let output = output.ok_or_else(|| {
             Error::stage(format!("stage `{}`: input `{slot}`: its record has no output `{}`", stage.name, edge.output))

@@ -16,6 +16,7 @@ use crate::files::watched::{Rule, Watched};
 use crate::kind::Registry;
 use crate::pipeline::graph::{Pipeline, Source, Stage, StageId};
 use crate::pipeline::layers::Overrides;
+use crate::plan::action::action;
 use crate::plan::reason::{Reason, compare};
 use erw_base::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -143,7 +144,7 @@ fn describe(pipeline: &Pipeline, mut source: impl FnMut(&Source) -> Result<Diges
         let digests = stage.sources.iter();
         let digests = digests.map(|(name, s)| Ok((name.clone(), source(s).map_err(|e| within(e, name))?)));
         let digests = digests.collect::<Result<_>>()?;
-        texts.push(crate::plan::action::action(stage, &inputs, &digests).text);
+        texts.push(action(stage, &inputs, &digests).text);
     }
     Ok(texts)
 }

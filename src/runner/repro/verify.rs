@@ -81,7 +81,7 @@ impl Bench<'_> {
         if let Some(other) = other {
             let made = records.iter().find(|(id, _)| self.pipeline.stage(**id).name == other.stage);
             // Moves it to quarantine here too: it was found through the folder of the rerun.
-            let found = made.map_or(Ok(()), |(_, record)| crate::cache::action_cache::check_whole(self.store, record));
+            let found = made.map_or(Ok(()), |(_, record)| action_cache::check_whole(self.store, record));
             let text = format!("stage `{}` cannot be verified: an output of `{}` is damaged", stage.name, other.stage);
             let error = match found {
                 Err(e) => e.context(text),
@@ -120,7 +120,7 @@ impl Bench<'_> {
             |name: &String| stored.outputs.get(name).map(|o| o.measured) != made.outputs.get(name).map(|o| o.measured);
         let changed: Vec<&String> = stored.outputs.keys().filter(|name| differs(name)).collect();
         if changed.is_empty() {
-            crate::cache::action_cache::check_whole(self.store, stored)?;
+            action_cache::check_whole(self.store, stored)?;
             return Ok(Agreement::Exact);
         }
         if !compare::is_owed(manifest, &stored.machine(), &made.machine()) {

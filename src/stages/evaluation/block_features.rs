@@ -3,6 +3,7 @@
 //! noised posterior sample, the null class. It also averages the features of an encoder. It does
 //! not know what is measured.
 
+use crate::support::files::write_json;
 use crate::support::params::device;
 use crate::support::sit_artifact::TrainingNote;
 use candle_core::{DType, Device, Tensor};
@@ -215,6 +216,6 @@ pub fn each_timestep<T: Serialize + DeserializeOwned>(
 /// Writes a file atomically.
 fn keep(path: &Path, value: &impl Serialize) -> Result<()> {
     let part = path.with_extension("part");
-    crate::support::files::write_json(&part, value)?;
+    write_json(&part, value)?;
     std::fs::rename(&part, path).map_err(|e| Error::io("move", &part, e))
 }

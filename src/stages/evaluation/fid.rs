@@ -7,7 +7,7 @@
 
 use super::images::comparison::{Comparison, REFERENCE, SAMPLES};
 use super::images::measured::{images, measure_side};
-use super::images::metric;
+use super::images::metric_names;
 use super::images::provenance::Extractor;
 use super::images::warnings;
 use crate::support::files::{create_dir, write_json};
@@ -43,12 +43,12 @@ struct Params {
 
 fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Walk>(operation)?;
-    metric::parse(&parse::<Params>(params)?.metrics).map(drop)
+    metric_names::parse(&parse::<Params>(params)?.metrics).map(drop)
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
-    let metrics = metric::parse(&p.metrics)?;
+    let metrics = metric_names::parse(&p.metrics)?;
     let device = device(attempt.device())?;
     let comparison = Comparison::open(attempt, p.mode, &metrics, &device)?;
     let settings = Settings {

@@ -5,7 +5,7 @@
 pub mod comparison;
 pub mod image_source;
 pub mod measured;
-pub mod metric;
+pub mod metric_names;
 pub mod provenance;
 pub mod side;
 pub mod warnings;
