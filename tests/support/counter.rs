@@ -23,6 +23,7 @@ use serde::Deserialize;
 const COUNT: &str = r#"
 summary = "count with checkpoints"
 revision = 1
+results = ["sum"]
 [outputs]
 total = "total"
 [params]

@@ -4,6 +4,7 @@ use super::filter::{Filter, Names};
 use super::row::Metric;
 use crate::report::sheet::Format;
 use erw_base::error::{Error, Result};
+use erw_runner::kind::manifest::result_fits;
 use erw_runner::sweep::SweepPlan;
 use erw_runner::sweep::axis::Axis;
 use erw_runner::text::suggest;
@@ -68,10 +69,7 @@ impl TableOptions {
         let sorts = self.sort.iter().map(|(name, _)| (name.as_str(), format!("--sort {name}")));
         let filters = self.filters.iter().map(|f| (f.name.as_str(), format!("--filter {}", f.text)));
         let named = |base: &String, pattern: &String, name: &str| {
-            let is = |name: &str| match pattern.strip_suffix('*') {
-                Some(head) => name.starts_with(head),
-                None => name == pattern,
-            };
+            let is = |name: &str| result_fits(pattern, name);
             is(name) || name.strip_prefix(base.as_str()).and_then(|rest| rest.strip_prefix('.')).is_some_and(is)
         };
         let these = || {

@@ -6,8 +6,9 @@
 
 use super::watchdog::{ATTACHED, WATCHDOG, guard};
 use crate::event::WorkerEvent;
-use crate::kind::Registry;
 use crate::kind::attempt::{Attempt, Job};
+use crate::kind::manifest::{Manifest, result_fits};
+use crate::kind::{Registry, StageKind};
 use erw_base::error::{Error, ErrorKind, Result};
 use erw_base::{limits, process};
 use nix::sys::signal::{Signal, killpg};
@@ -54,7 +55,16 @@ fn run(attempt: &Attempt, registry: Registry) -> Result<()> {
     let kind = registry.iter().find(|k| k.name == job.kind);
     let kind = kind.ok_or_else(|| Error::usage(format!("this program has no stage kind `{}`", job.kind)))?;
     (kind.run)(attempt)?;
+    debug_assert_eq!(unlisted_results(kind, attempt), Vec::<String>::new(), "results that the manifest does not list");
     attempt.write_results()
+}
+
+/// Results that the manifest of the kind does not list: `erw sweep --sort` would refuse their names
+/// until the stage has run once.
+fn unlisted_results(kind: &StageKind, attempt: &Attempt) -> Vec<String> {
+    let Ok(manifest) = Manifest::parse(kind.name, kind.manifest) else { return vec![] };
+    let is_listed = |name: &String| manifest.results.iter().any(|pattern| result_fits(pattern, name));
+    attempt.result_names().into_iter().filter(|name| !is_listed(name)).collect()
 }
 
 /// The location is in the log: the panic hook wrote it there.

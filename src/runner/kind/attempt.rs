@@ -171,6 +171,10 @@ impl Attempt {
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         results.insert(name.into(), finite(value).into());
     }
+    /// The names of all results so far.
+    pub fn result_names(&self) -> Vec<String> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
     /// Writes the results to [`RESULTS`], where the runner reads them when the attempt has
     /// succeeded.
     pub fn write_results(&self) -> Result<()> {

@@ -5,7 +5,7 @@
 //! an argument of the runner) nor what a kind computes.
 
 use super::expression::{Expression, Term};
-use super::field::{Cost, Exact, Field, FieldType, Output, Slot, exact, tolerance};
+use super::field::{Cost, Exact, Field, FieldType, InputSlot, Output, exact, tolerance};
 use super::property::Rule;
 use super::value;
 use crate::text::spanned::{self, Entry, Node, Toml, flatten};
@@ -26,7 +26,7 @@ pub struct Manifest {
     pub tolerance: f64,
     /// Possible names of its results; those of a program are unknown before it has run.
     pub results: Vec<String>,
-    pub inputs: Vec<Slot>,
+    pub inputs: Vec<InputSlot>,
     pub outputs: Vec<Output>,
     /// Part of the key.
     pub params: Vec<Field>,
@@ -156,6 +156,14 @@ fn holes(line: &str) -> impl Iterator<Item = String> {
     line.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name.to_string())
 }
 
+/// Whether a result of this name fits an entry of [`Manifest::results`].
+pub fn result_fits(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(head) => name.starts_with(head),
+        None => name == pattern,
+    }
+}
+
 /// Possible names of results; `validation_*` stands for all with that prefix.
 fn results(root: &Node) -> Result<Vec<String>> {
     let Some(node) = root.get("results") else { return Ok(vec![]) };
@@ -206,7 +214,7 @@ fn flat(root: &Node, part: &str) -> Result<Vec<Entry>> {
     })
 }
 
-fn slot(entry: &Entry) -> Result<Slot> {
+fn slot(entry: &Entry) -> Result<InputSlot> {
     let text = entry.node.string(format_args!("the type of input `{}`", entry.key))?;
     let (types, optional, many) = match (text.strip_suffix('?'), text.strip_suffix('*')) {
         (Some(types), _) => (types, true, false),
@@ -214,7 +222,7 @@ fn slot(entry: &Entry) -> Result<Slot> {
         (None, None) => (text, false, false),
     };
     let types = types.split('|').map(|t| t.trim().to_string()).collect();
-    Ok(Slot { name: entry.key.clone(), types, optional, many, doc: entry.doc.clone() })
+    Ok(InputSlot { name: entry.key.clone(), types, optional, many, doc: entry.doc.clone() })
 }
 
 fn output(entry: &Entry) -> Result<Output> {
@@ -346,7 +354,7 @@ log_every = 10
         assert_eq!(m.inputs[0].doc, "posterior moments");
         assert!(m.inputs[1].optional && m.inputs[1].accepts("sit") && !m.inputs[1].accepts("latents"));
         assert!(!m.inputs[1].many && m.inputs[2].many && m.inputs[2].optional);
-        assert_eq!(m.inputs.iter().map(Slot::text).collect::<Vec<_>>(), ["latents", "warmed|sit?", "features*"]);
+        assert_eq!(m.inputs.iter().map(InputSlot::text).collect::<Vec<_>>(), ["latents", "warmed|sit?", "features*"]);
         assert_eq!(m.outputs[0].param(), Some("path"));
         let steps = m.field("steps").unwrap();
         assert_eq!(steps.doc, "optimizer steps (micro-batches do not count)");
