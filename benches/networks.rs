@@ -13,7 +13,7 @@ mod support;
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use erw::ml::data::decode::orientation::Orientation;
-use erw::ml::data::source::{Preparation, Source};
+use erw::ml::data::source::{ImageListing, Preparation};
 use erw::ml::data::transform::Transform;
 use erw::ml::models::encoder::Encoder;
 use erw::ml::models::encoder::config::EncoderConfig;
@@ -78,7 +78,7 @@ fn measure(case: &str) -> Result<Value> {
 fn images() -> Result<Value> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench-images");
     let files = image_files(&dir);
-    let source = Source::open(&dir, None, None)?;
+    let source = ImageListing::open(&dir, None, None)?;
     let how = Preparation { transform: Transform::CenterCropDhariwal, size: 256, orientation: Orientation::Ignore };
     let seconds = best(3, || (0..source.len()).into_par_iter().try_for_each(|i| source.load(i, &how).map(drop)))?;
     Ok(json!({"seconds": seconds, "per_s": files.len() as f64 / seconds, "peak_mib": peak_mib()}))

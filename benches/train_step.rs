@@ -30,7 +30,7 @@ use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::trained::Fit;
+use erw::ml::train::outcome::Outcome;
 use erw::ml::train::{CheckpointRetention, fit};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -221,7 +221,8 @@ fn train(config: &SiTConfig, batch: usize, steps: u64, how: &How, watch: &Watch)
         samples: batch,
         loss_scaling: false,
     };
-    let Fit::Done(_) = fit(&params, &fit_config, watch, &mut erw::ml::train::Hooks::default(), &mut step)? else {
+    let Outcome::Done(_) = fit(&params, &fit_config, watch, &mut erw::ml::train::Callbacks::default(), &mut step)?
+    else {
         panic!("the training ended early")
     };
     Ok(())

@@ -14,11 +14,11 @@ use erw::ml::nn::params::ParamSet;
 use erw::ml::observer::Silent;
 use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::config::FitConfig;
+use erw::ml::train::outcome::Outcome;
 use erw::ml::train::sit::batch::{BatchConfig, Examples};
 use erw::ml::train::sit::features::Features;
 use erw::ml::train::sit::flow::FlowMatching;
-use erw::ml::train::trained::Fit;
-use erw::ml::train::{Hooks, fit_batches};
+use erw::ml::train::{Callbacks, fit_batches};
 use serde_json::{Value, json};
 
 fn main() -> Result<()> {
@@ -54,7 +54,7 @@ fn main() -> Result<()> {
     };
     let (make, loss) = (|place| training.batch(place), |step, batch| training.loss(step, &batch));
     let cfg = FitConfig::new(200, 1e-3, dir.path());
-    let Fit::Done(trained) = fit_batches(&params, &cfg, &Silent, &mut Hooks::default(), &make, &loss)? else {
+    let Outcome::Done(trained) = fit_batches(&params, &cfg, &Silent, &mut Callbacks::default(), &make, &loss)? else {
         bail!("the training did not reach its end")
     };
     for point in trained.curve.iter().filter(|point| point.step == 1 || point.step % 40 == 0) {

@@ -10,7 +10,7 @@ const MAP: [(&str, &[&[&str]]); 6] = [
     (
         "cli",
         &[
-            &["command", "settle", "reference"],
+            &["command", "stage_arguments", "reference"],
             &["eval", "cache", "plot", "compare", "verify"],
             &["metrics", "sweep"],
             &["run", "weights", "explain", "export", "graph", "log", "logs", "show", "why"],
@@ -26,7 +26,7 @@ const MAP: [(&str, &[&[&str]]); 6] = [
             &["exec"],
             &["plan"],
             &["cache"],
-            &["load"],
+            &["load_pipeline"],
             &["sweep"],
             &["pipeline"],
             &["kind"],

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""The twin of benches/cknna.rs: the same measures of two random representations in PyTorch, as one would write them with
-memory in mind: similarities a block of rows at a time, `topk` of it, masked matrices as sparse tensors, CKA without Gram
-matrices.
+"""The PyTorch counterpart of benches/cknna.rs: the same metrics of two random representations.
 
     benches/pytorch/cknna.py [CASE...] [--threads 2] [--repeats 3]
+
+Written to save memory: similarities are computed one block of rows at a time, followed by `topk`;
+masked matrices are sparse tensors; CKA needs no Gram matrices.
 """
 from harness import best, main, matmul_gflops, peak_mib
 
@@ -11,7 +12,7 @@ SAMPLES, DIM, K, BLOCK, EPS = 10_000, 768, 10, 512, 1e-6
 
 
 def nearest(x):
-    """Similarities and indices `[n, k]` of the k nearest others."""
+    """Similarities and indices `[n, k]` of the k nearest neighbours, excluding the row itself."""
     import torch
     values, indices = [], []
     for start in range(0, len(x), BLOCK):
@@ -32,7 +33,7 @@ def sparse(indices, values):
 
 
 def hsic(a, b):
-    """Unbiased, of sparse matrices without diagonals."""
+    """Unbiased HSIC of sparse matrices with zero diagonals."""
     import torch
     m = SAMPLES
     sums = torch.sparse.sum(a) * torch.sparse.sum(b)
@@ -55,7 +56,7 @@ def mutual_knn(x, y):
 
 
 def cka(x, y):
-    """Unbiased, in double precision, from centred features."""
+    """Unbiased CKA in double precision, from centred features."""
     x, y = x.double(), y.double()
     x, y = x - x.mean(0), y - y.mean(0)
     m = SAMPLES

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The cases of benches/distances.rs with the tools that others measure with: SciPy, PyTorch, torch-fidelity 0.4.
+"""The cases of benches/distances.rs in SciPy, PyTorch and torch-fidelity 0.4.
 
     pip install torch scipy torch-fidelity
     benches/pytorch/distances.py [CASE...] [--threads 2]
 
-`frechet` is the general square root, as pytorch-fid and the ADM suite take it; `frechet-eigh` two symmetric eigenproblems
-in PyTorch, which erw has no case of its own for. `pr-half` computes distances as the ADM suite does, in PyTorch.
+`frechet` computes the general matrix square root, as pytorch-fid and the ADM suite do.
+`frechet-eigh` solves two symmetric eigenproblems in PyTorch; erw has no separate case for it.
+`pr-half` computes distances like the ADM suite, in PyTorch.
 """
 import harness
 
@@ -96,7 +97,7 @@ CASES = {
 def measure(case, threads, repeats):
     import torch
     torch.set_num_threads(threads)
-    # The slow ones once, as the first run of them is no slower than the next.
+    # Slow cases are repeated only once: their first run is no slower than the next.
     repeats = 1 if case in ("frechet", "pr-half", "pr-single", "kid") else repeats
     with torch.inference_mode():
         run = CASES[case]()

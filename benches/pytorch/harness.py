@@ -1,5 +1,8 @@
-"""What the PyTorch twins of the benchmarks share: a process per case, so that its peak memory (VmHWM) is its own, with what
-PyTorch's libraries take; the best of some runs; the table."""
+"""Shared code of the PyTorch benchmarks: one process per case, the fastest run, the table.
+
+Each case runs in its own process, so that its peak memory (VmHWM) is separate. The peak includes
+PyTorch's libraries.
+"""
 import argparse
 import json
 import math
@@ -11,7 +14,7 @@ import time
 
 
 def best(run, repeats):
-    """Seconds of the fastest of some runs, after one that is not counted."""
+    """Seconds of the fastest of `repeats` runs, after one warmup run."""
     run()
     times = []
     for _ in range(repeats):
@@ -36,8 +39,11 @@ def matmul_gflops():
 
 
 def main(script, doc, cases, unit, measure, flops=None):
-    """The command line of a twin. `measure(case, threads, repeats)` gives seconds, and perhaps `count` for a rate,
-    `peak_mib` and `matmul_gflops`."""
+    """The command line of a PyTorch benchmark.
+
+    `measure(case, threads, repeats)` returns a dict with `seconds` and `peak_mib`, and optionally
+    `count` for a rate and `matmul_gflops`.
+    """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(cases))
     parser.add_argument("--threads", type=int, default=multiprocessing.cpu_count())

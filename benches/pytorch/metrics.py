@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Published evaluation tools beside erw: the same image files, the same weights, both values and both times.
+"""Compares erw with published evaluation tools on the same image files and the same weights.
 
     pip install torch torchvision pytorch-fid torch-fidelity clean-fid scipy pillow numpy
     cargo build --release
-    benches/pytorch/metrics.py [CASE...] [--images 256] [--side 256] [--threads 2] [--erw target/release/erw]
+    benches/pytorch/metrics.py [CASE...] [--images 256] [--side 256] [--threads 2] \\
+        [--erw target/release/erw]
 
-Weights are random, in the layout of pytorch-fid's file, so nothing is downloaded. A tool's time is that of its call in a
-process that has loaded its libraries; erw's is that of the whole program, which also reads the weights and images into a
-new cache. On a busy machine no time is worth reading; values are.
+Prints the values and times of both. Weights are random, in the layout of pytorch-fid's file, so
+nothing is downloaded. A tool's time covers its call in a process that has already loaded its
+libraries. erw's time covers the whole program, which also reads the weights and images into a new
+cache. On a busy machine the times are meaningless; the values are not affected.
 """
 import argparse
 import json
@@ -22,7 +24,7 @@ from unittest import mock
 
 from harness import peak_mib
 
-# What each tool measures, and by what mode erw agrees with it.
+# The metrics of each tool. The keys are also the `--mode` with which erw agrees with the tool.
 CASES = {
     "pytorch-fid": ["fid"],
     "clean-fid": ["fid"],
@@ -32,7 +34,7 @@ SEED = 7
 
 
 def make_images(folder, count, side, seed):
-    """PNG files of slopes, discs and grain; `seed` moves their colours."""
+    """Writes PNG files with colour gradients, discs and noise; `seed` shifts the colours."""
     import numpy as np
     from PIL import Image
     folder.mkdir(parents=True)
@@ -48,7 +50,10 @@ def make_images(folder, count, side, seed):
 
 
 def make_weights(path):
-    """He's initialisation, so that features neither vanish nor explode, and norms that do something."""
+    """Writes random weights: He initialisation, so that features neither vanish nor explode.
+
+    The parameters of the norms are random too, so that the norms have an effect.
+    """
     import torch
     net = inception(None)
     generator = torch.Generator().manual_seed(SEED)
@@ -65,7 +70,7 @@ def make_weights(path):
 
 
 def inception(weights):
-    """pytorch-fid's network, from `weights` instead of an address."""
+    """pytorch-fid's network, loaded from the file `weights` instead of a URL."""
     import pytorch_fid.inception as fid
     import torch
     from torchvision.models import Inception3
@@ -87,7 +92,11 @@ def pytorch_fid(a, b, weights, batch, threads):
 
 
 def clean_fid(a, b, weights, batch, threads):
-    """The TorchScript file that it downloads holds the same network; features are asked for at 299 pixels, of 0 to 255."""
+    """clean-fid with pytorch-fid's network in place of the TorchScript file that it downloads.
+
+    That file holds the same network. clean-fid requests features of 299 pixel images with values
+    from 0 to 255.
+    """
     import torch
     from cleanfid import fid
     from pytorch_fid.inception import InceptionV3
@@ -102,7 +111,7 @@ def clean_fid(a, b, weights, batch, threads):
 
 
 def torch_fidelity(a, b, weights, batch, threads):
-    """Precision and recall of Inception's features; left to itself it takes those of VGG."""
+    """torch-fidelity, with precision and recall on Inception's features; its default is VGG's."""
     import torch_fidelity
     got = torch_fidelity.calculate_metrics(
         input1=str(a), input2=str(b), cuda=False, batch_size=batch, isc=True, fid=True, kid=True, prc=True, cache=False,
@@ -114,7 +123,7 @@ def torch_fidelity(a, b, weights, batch, threads):
 
 
 def kid_subset(folder):
-    """Subsets are of 1,000 images where there are as many."""
+    """Images per KID subset: 1,000, or all images if there are fewer."""
     return min(1000, sum(1 for _ in folder.iterdir()))
 
 
@@ -122,7 +131,7 @@ TOOLS = {"pytorch-fid": pytorch_fid, "clean-fid": clean_fid, "torch-fidelity": t
 
 
 def child(args):
-    """One tool in a process of its own: values, seconds and peak memory."""
+    """Runs one tool in its own process and prints its values, seconds and peak memory."""
     import torch
     torch.set_num_threads(args.threads)
     sys.stdout, out = sys.stderr, sys.stdout
@@ -136,7 +145,7 @@ def child(args):
 
 
 def erw(binary, case, a, b, weights, threads, room):
-    """`erw eval`, which measures in the tool's mode with a new cache."""
+    """Runs `erw eval` in the tool's mode with a new cache."""
     command = [binary, "--cache-dir", str(room / "cache" / case), "eval", "all" if len(CASES[case]) > 1 else "fid"]
     command += [str(a), str(b), "--mode", case, "--network", str(weights), "--threads", str(threads), "--json"]
     if "kid" in CASES[case]:
@@ -151,11 +160,11 @@ def erw(binary, case, a, b, weights, threads, room):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
-    parser.add_argument("--images", type=int, default=256, help="of each side")
-    parser.add_argument("--side", type=int, default=256, help="pixels")
+    parser.add_argument("--images", type=int, default=256, help="images per side of the comparison")
+    parser.add_argument("--side", type=int, default=256, help="height and width of the images in pixels")
     parser.add_argument("--threads", type=int, default=multiprocessing.cpu_count())
-    parser.add_argument("--loaders", type=int, default=0, help="processes that the tools decode images in")
-    parser.add_argument("--batch", type=int, default=32, help="of the tools")
+    parser.add_argument("--loaders", type=int, default=0, help="image decoding processes of the tools")
+    parser.add_argument("--batch", type=int, default=32, help="batch size of the tools")
     parser.add_argument("--erw", default="target/release/erw")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()

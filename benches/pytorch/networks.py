@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The PyTorch twin of benches/networks.rs: the same networks at the same shapes with random weights, and the same images
-through Pillow. Prints the same table.
+"""The PyTorch counterpart of benches/networks.rs. Prints the same table.
 
     pip install torch torchvision timm diffusers pytorch-fid pillow numpy
     benches/pytorch/networks.py [CASE...] [--threads 2] [--repeats 3] [--flops]
 
-The peak memory of `images` is that of all its processes together. `--flops` prints the operations of one forward pass as torch counts them, from which benches/networks.rs has
-its numbers.
+Runs the same networks at the same shapes with random weights, and decodes the same images with
+Pillow. The peak memory of `images` is the sum over all its processes. `--flops` prints the
+operations of one forward pass as counted by torch; benches/networks.rs takes its numbers from it.
 """
 import multiprocessing
 import pathlib
@@ -59,7 +59,7 @@ def inception():
 
 
 def center_crop(path):
-    """ADM's centre crop to 256 pixels, of a file, to bytes."""
+    """The pixels of an image file after ADM's centre crop to 256 pixels, as bytes."""
     import numpy as np
     from PIL import Image
     size = 256

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The PyTorch twin of benches/train_step.rs: one training step of a SiT with alignment, one of its warmup and one forward
-pass for sampling, with random weights and data. Prints the same table.
+"""The PyTorch counterpart of benches/train_step.rs. Prints the same table.
 
     pip install torch
     benches/pytorch/train_step.py [CASE...] [--threads 2] [--repeats 3]
 
-A step is what a careful user would write: autograd, clipping to norm 1, `torch.optim.AdamW` (foreach) and a moving average by
-`torch._foreach_lerp_`, in f32.
+Times one training step of a SiT with alignment, one warmup step and one forward pass for sampling,
+with random weights and data. A step is what a careful user would write: autograd, clipping to norm
+1, `torch.optim.AdamW` (foreach) and a moving average with `torch._foreach_lerp_`, in f32.
 """
 import copy
 import math
@@ -73,7 +73,10 @@ class Block(nn.Module):
 
 
 class SiT(nn.Module):
-    """Velocity (None without a head) and projected tokens of latents x at times t with classes y."""
+    """Returns velocity and projected tokens of latents x at times t with classes y.
+
+    The velocity is None without a head.
+    """
 
     def __init__(self, width, depth, heads, head=True, checkpointed=False):
         super().__init__()
@@ -117,7 +120,7 @@ def batch(size):
 
 
 def train_step(kind, net, size, device="cpu", bf16=False):
-    """A function that does one step, the draws of noise, times and dropped classes included."""
+    """Returns a function that does one step, drawing noise, times and dropped classes."""
     net.to(device)
     trained = list(net.parameters())
     averages = [p.detach() for p in copy.deepcopy(net).parameters()]

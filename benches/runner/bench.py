@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Times erw beside ninja, make, Snakemake and DVC on the same graphs, and its hashing beside b3sum. Standard library only.
+"""Times erw against ninja, make, Snakemake and DVC on the same graphs, and against b3sum.
 
     benches/runner/setup.sh
     PATH=target/peers/bin:$PATH python3 benches/runner/bench.py --erw target/release/erw > table.md
 
-What is absent is said and left out. Prints Markdown: medians of `--rounds` runs in seconds and, in parentheses, the
-peak memory in MiB of the tool's largest process (`under`: less than the bench itself holds, which hides it). Made for a
-machine that does nothing else.
+b3sum is compared on hashing files. Uses only the standard library. Missing tools are reported and
+skipped. Prints Markdown: the median of `--rounds` runs in seconds and, in parentheses, the peak
+memory in MiB of the tool's largest process (`under`: less than the memory of the benchmark itself,
+which hides it). Run it on an idle machine.
 """
 
 import argparse
@@ -21,12 +22,12 @@ import tempfile
 import time
 from pathlib import Path
 
-# No folder of compiled modules beside the sources.
+# Do not write a folder of compiled modules beside the sources.
 sys.dont_write_bytecode = True
 import dags  # noqa: E402
 
 
-# Peak MiB of a program that needs nothing; see `cell`.
+# Peak MiB of a program that needs no memory; see `cell`.
 FLOOR = 0.0
 
 
@@ -35,7 +36,10 @@ class Timeout(Exception):
 
 
 def timed(command, at: Path, limit: float):
-    """Wall seconds and peak MiB. Raises `Timeout` after `limit` seconds, and ends the program if the command fails."""
+    """Returns wall seconds and peak MiB. Raises `Timeout` after `limit` seconds.
+
+    Exits the program if the command fails.
+    """
     with open(at / "output.txt", "w") as out:
         began = time.monotonic()
         child = subprocess.Popen(command, cwd=at, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -59,7 +63,7 @@ def timed(command, at: Path, limit: float):
 def cell(runs):
     seconds, peak = statistics.median(s for s, _ in runs), max(m for _, m in runs)
     digits = 3 if seconds < 1 else 2 if seconds < 10 else 1
-    # The kernel counts what this process held when it started the other.
+    # The kernel also counts the memory of this process when it started the child.
     return f"{seconds:.{digits}f} ({peak:.0f})" if peak > FLOOR + 1 else f"{seconds:.{digits}f} (under {peak:.0f})"
 
 
@@ -75,7 +79,7 @@ def folder(base: Path, tool, middle: range) -> Path:
 
 
 def dag(tool, stages: int, args, base: Path):
-    """Cells by row."""
+    """Returns the cells of the table by row."""
     middle = range(stages - 2)
     cells = {}
     try:
@@ -83,7 +87,7 @@ def dag(tool, stages: int, args, base: Path):
         for _ in range(args.rounds if stages <= 1000 else 1):
             at = folder(base, tool, middle)
             cold.append(timed(tool.command(), at, args.limit))
-        # A source that has just been written is not remembered yet.
+        # The digest of a source is not cached while the file is very new.
         time.sleep(2.5)
         cells["cold run"] = cell(cold)
         timed(tool.command(), at, args.limit)
@@ -139,7 +143,7 @@ def print_hashing(args, base: Path):
         data(at, files, size)
         text = '[stages.s]\nkind = "command"\nrun = ["true"]\noutputs = { o = "text" }\nwatch = ["data"]\n'
         (at / "p.toml").write_text(text)
-        # Files written within the last two seconds are not remembered.
+        # Digests of files written within the last two seconds are not cached.
         time.sleep(2.5)
         sums = ["sh", "-c", "find data -type f -print0 | xargs -0 b3sum"]
         peer = cell([timed(sums, at, args.limit) for _ in range(args.rounds)]) if shutil.which("b3sum") else "absent"
@@ -171,15 +175,15 @@ def machine(tools, base: Path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--erw", required=True, help="the program to measure")
-    parser.add_argument("--tools", default="erw,erw-sh,ninja,make,snakemake,dvc", help="comma between them")
-    parser.add_argument("--sizes", default="100,1000,10000", help="stages of the graphs; empty for none")
-    parser.add_argument("--slow-up-to", type=int, default=1000, help="largest graph for Snakemake and DVC")
+    parser.add_argument("--erw", required=True, help="the erw binary to measure")
+    parser.add_argument("--tools", default="erw,erw-sh,ninja,make,snakemake,dvc", help="comma-separated")
+    parser.add_argument("--sizes", default="100,1000,10000", help="numbers of stages, comma-separated; empty for none")
+    parser.add_argument("--slow-up-to", type=int, default=1000, help="largest graph to run with Snakemake and DVC")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--limit", type=float, default=900, help="seconds for one command")
-    parser.add_argument("--shrink", type=int, default=1, help="divides what is hashed; 0 hashes nothing")
-    parser.add_argument("--dir", help="where to work; the default is the folder for temporary files")
+    parser.add_argument("--limit", type=float, default=900, help="time limit of one command in seconds")
+    parser.add_argument("--shrink", type=int, default=1, help="divisor of the amount of data to hash; 0 skips hashing")
+    parser.add_argument("--dir", help="working folder; the default is the folder for temporary files")
     args = parser.parse_args()
     args.sizes = [int(s) for s in args.sizes.split(",") if s]
     args.erw = str(Path(args.erw).resolve(strict=True))
@@ -194,7 +198,7 @@ def main():
             tools.append(all_tools[name](args.jobs))
         else:
             print(f"absent: {name}", file=sys.stderr)
-    # Snakemake and DVC are Python programs with caches and telemetry of their own.
+    # Snakemake and DVC have their own caches and telemetry.
     os.environ.update(DVC_NO_ANALYTICS="1", CI="1")
     os.environ.pop("ERW_CACHE_DIR", None)
     with tempfile.TemporaryDirectory(dir=args.dir) as base:

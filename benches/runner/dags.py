@@ -1,7 +1,9 @@
-"""One graph in the language of every tool: a source, N - 2 stages that each read it and a parameter, and a sink that reads all.
+"""One graph, written in the language of each tool.
 
-A tool is a class: `write` makes its files in an empty folder, `change` gives one stage another parameter, `command` is what is
-timed. Every stage writes `{ cat src; echo PARAMETER; }`, the sink sorts what all of them wrote.
+The graph has a source, N - 2 stages that each read the source and a parameter, and a sink that
+reads the outputs of all stages. Each tool is a class: `write` creates its files in an empty folder,
+`change` changes the parameter of one stage, and `command` is the command to time. Every stage
+writes `{ cat src; echo PARAMETER; }`; the sink sorts the outputs of all stages.
 """
 
 import json
@@ -35,7 +37,7 @@ class Ninja(Tool):
 
 
 class Make(Tool):
-    """It does not look at recipes, so every parameter is a file."""
+    """Make does not track recipes, so every parameter is a file."""
 
     name = program = "make"
 
@@ -75,7 +77,7 @@ class Snakemake(Tool):
 
 
 class Dvc(Tool):
-    """It has no parallel stages."""
+    """DVC does not run stages in parallel."""
 
     name = program = "dvc"
 
@@ -98,7 +100,7 @@ class Dvc(Tool):
 
 
 class ErwShell(Tool):
-    """As the others do: every stage through a shell."""
+    """erw with a shell for every stage, like the other tools."""
 
     name = "erw, sh"
     mid = 'run = "{ cat src; echo {params.p}; } > {outputs.o}"'
@@ -130,7 +132,10 @@ class ErwShell(Tool):
 
 
 class Erw(ErwShell):
-    """A program and its arguments, no shell: the parameter stands behind the line of the source instead of below it."""
+    """erw with a program and its arguments instead of a shell.
+
+    The parameter is appended to the line of the source instead of written below it.
+    """
 
     name = "erw"
     mid = 'run = ["sed", "-n", "s/$/ {params.p}/w {outputs.o}", "src"]'

@@ -6,7 +6,7 @@ use super::common::{columns, print};
 use erw_base::error::Result;
 use erw_runner::exec::environment::{self, Requested, Variable};
 use erw_runner::exec::resources::Limits;
-use erw_runner::kind::field::{Field, Params, Slot};
+use erw_runner::kind::field::{Field, InputSlot, Params};
 use erw_runner::kind::{Registry, value};
 use erw_runner::pipeline::command;
 use erw_runner::pipeline::graph::{Edge, Origin, Pipeline, Stage};
@@ -67,7 +67,7 @@ fn section(text: &mut String, title: &str, rows: Vec<Vec<String>>) {
 }
 
 fn inputs(pipeline: &Pipeline, stage: &Stage) -> Vec<Vec<String>> {
-    let rows = |slot: &Slot| -> Vec<Vec<String>> {
+    let rows = |slot: &InputSlot| -> Vec<Vec<String>> {
         let connected = stage.connected(&slot.name);
         if connected.is_empty() {
             let takes = format!("not connected (takes {})", slot.wanted());

@@ -6,7 +6,7 @@ use super::common::remote_args::{RemoteArgs, warn};
 use crate::report::text::{bytes, count};
 use erw_base::error::{Error, Result};
 use erw_runner::cache::action_cache::Record;
-use erw_runner::cache::export::{ExportMode, Item, export, spare};
+use erw_runner::cache::export::{ExportMode, Item, check_target, export};
 use erw_runner::cache::store::Store;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::{Pipeline, StageId};
@@ -45,7 +45,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let chosen = record.outputs.iter().filter(|(name, _)| output.as_ref().is_none_or(|o| o == *name));
     let items: Vec<Item> = chosen.map(|(name, o)| Item { name: name.clone(), measured: o.measured }).collect();
     let how = if args.link { ExportMode::Link } else { ExportMode::Copy };
-    spare(&store, &pipeline.file, dir)?;
+    check_target(&store, &pipeline.file, dir)?;
     export(&store, &items, dir, how, args.force)?;
     let (files, total) = items.iter().fold((0, 0), |(f, b), i| (f + i.measured.files, b + i.measured.bytes));
     let note = if args.link { ", as read-only links into the cache: copy a file before changing it" } else { "" };

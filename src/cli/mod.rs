@@ -17,8 +17,8 @@ pub mod plot;
 pub mod reference;
 pub mod run;
 pub mod schema;
-mod settle;
 pub mod show;
+mod stage_arguments;
 pub mod stages;
 pub mod sweep;
 pub mod verify;
@@ -61,7 +61,7 @@ pub fn trains() -> bool {
 /// Runs the command line with these stage kinds and returns the exit code.
 pub fn main(registry: Registry) -> Result<i32> {
     let mut cli = Cli::parse();
-    settle::settle(&mut cli.command)?;
+    stage_arguments::settle(&mut cli.command)?;
     let cache = &match &cli.command {
         // These do not use the cache.
         Command::Stages(_) | Command::Schema(_) | Command::Completions(_) | Command::Worker(_) => PathBuf::new(),

@@ -3,7 +3,7 @@
 
 use erw_base::error::Result;
 use erw_runner::kind::Registry;
-use erw_runner::kind::field::{Exact, Field, Slot};
+use erw_runner::kind::field::{Exact, Field, InputSlot};
 use erw_runner::kind::manifest::Manifest;
 use erw_runner::pipeline::command;
 use std::fmt::Write;
@@ -37,7 +37,8 @@ fn help(command: &mut clap::Command, name: &str, level: usize, text: &mut String
 pub fn kinds(registry: Registry) -> Result<String> {
     let mut text = String::from(
         "# Stage kinds\n\n\
-         This page is generated from the manifests in `stages/`. An input whose type ends in `?` is optional. One whose\n\
+         This page is generated from the manifests in `stages/`. An input whose type ends in `?` is optional. \
+         One whose\n\
          type ends in `*` takes no stage, one stage or a list. `a|b` accepts either type. Parameters are part of the\n\
          cache key; operation values are not.\n\n\
          | kind | inputs | output | what it does |\n|---|---|---|---|\n",
@@ -62,7 +63,7 @@ pub fn kinds(registry: Registry) -> Result<String> {
 fn section(text: &mut String, manifest: &str, m: &Manifest) {
     let about = manifest.lines().map_while(|line| line.strip_prefix('#')).map(|line| plain(line.trim()));
     let _ = write!(text, "\n## {}\n\n{}\n", m.kind, about.collect::<Vec<_>>().join("\n"));
-    let slot = |s: &Slot| [code(&s.name), code(&s.text()), plain(&s.doc)];
+    let slot = |s: &InputSlot| [code(&s.name), code(&s.text()), plain(&s.doc)];
     table(text, ["input", "type", "meaning"], m.inputs.iter().map(slot));
     table(text, ["output", "type", "meaning"], m.outputs.iter().map(|o| [code(&o.name), code(&o.ty), plain(&o.doc)]));
     table(text, ["parameter", "type", "default", "meaning"], m.params.iter().map(field));

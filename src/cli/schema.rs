@@ -187,20 +187,40 @@ fn command_stage() -> Value {
         "properties": {
             "kind": { "const": command::NAME },
             "run": {
-                "description": "a program and its arguments, or a line for sh -c; placeholders: {inputs.SLOT}, {outputs.NAME}, {params.NAME}, {threads}, {checkpoints}",
+                "description": "a program and its arguments, or a line for sh -c; placeholders: {inputs.SLOT}, \
+                    {outputs.NAME}, {params.NAME}, {threads}, {checkpoints}",
                 "anyOf": [words, { "type": "string" }],
             },
-            "inputs": { "type": "object", "additionalProperties": connection("a stage, or stage.output", false, false) },
+            "inputs": {
+                "type": "object",
+                "additionalProperties": connection("a stage, or stage.output", false, false),
+            },
             "outputs": {
                 "type": "object",
                 "minProperties": 1,
                 "additionalProperties": { "type": "string", "description": "the artifact's type" },
             },
             "params": { "type": "object", "description": "free values, in the key" },
-            "watch": { "type": "array", "items": { "type": "string" }, "description": "files, folders and patterns (src/**/*.py) whose contents are in the key" },
-            "ignore": { "type": "array", "items": { "type": "string" }, "description": "patterns, as in a .gitignore, of files that are not watched" },
-            "exact": { "enum": ["everywhere", "machine"], "description": "where outputs have the same bytes: on every machine, or on one class of machine" },
-            "tolerance": { "type": "number", "minimum": 0, "maximum": 1, "description": "relative difference of results that is accepted between classes of machine" },
+            "watch": {
+                "type": "array",
+                "items": { "type": "string" },
+                "description": "files, folders and patterns (src/**/*.py) whose contents are in the key",
+            },
+            "ignore": {
+                "type": "array",
+                "items": { "type": "string" },
+                "description": "patterns, as in a .gitignore, of files that are not watched",
+            },
+            "exact": {
+                "enum": ["everywhere", "machine"],
+                "description": "where outputs have the same bytes: on every machine, or on one class of machine",
+            },
+            "tolerance": {
+                "type": "number",
+                "minimum": 0,
+                "maximum": 1,
+                "description": "relative difference of results that is accepted between classes of machine",
+            },
             "resources": { "$ref": "#/$defs/resources" },
             "timeout": { "$ref": "#/$defs/time", "description": TIMEOUT },
             "retries": { "type": "integer", "minimum": 0, "description": RETRIES },
@@ -243,7 +263,8 @@ fn inherited() -> Value {
 fn resources() -> Value {
     json!({
         "type": "object",
-        "description": "what a stage requests; not in the key. Besides threads, mem and gpus any name; --resource NAME=N states how many units a run has",
+        "description": "what a stage requests; not in the key. Besides threads, mem and gpus any name; --resource \
+            NAME=N states how many units a run has",
         "additionalProperties": { "type": "integer", "minimum": 0 },
         "properties": {
             "threads": { "type": "integer", "minimum": 1 },
@@ -278,7 +299,13 @@ fn sweep() -> Value {
                 "type": "object",
                 "description": "points drawn at random, by \"STAGE.NAME\" = { a distribution }",
                 "properties": {
-                    "budget": { "type": "integer", "minimum": 1, "maximum": 10000, "default": 20, "description": "number of points" },
+                    "budget": {
+                        "type": "integer",
+                        "minimum": 1,
+                        "maximum": 10000,
+                        "default": 20,
+                        "description": "number of points",
+                    },
                     "seed": { "type": "integer", "minimum": 0, "default": 0 },
                 },
                 // A dotted name makes tables of tables.

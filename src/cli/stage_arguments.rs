@@ -1,5 +1,6 @@
-//! Makes every command accept `PIPELINE STAGE` and `PIPELINE:STAGE`, and a stage that repeats the
-//! pipeline in front of it. This is done before a command starts, so that no command has to.
+//! Normalises the stage arguments of commands: `PIPELINE STAGE`, `PIPELINE:STAGE`, and a stage that
+//! repeats its pipeline as a prefix. It runs before the command, so no command needs to know these
+//! forms.
 
 use super::command::Command;
 use super::common::pipeline_args::{PipelineArgs, file_and_stage};
@@ -51,7 +52,7 @@ fn parted(pipeline: &mut PathBuf) -> Option<String> {
     })
 }
 
-/// A stage without the pipeline in front of it, if it is this pipeline.
+/// Removes the prefix `PIPELINE:` from a stage if it names this pipeline.
 fn bare(pipeline: &Path, stage: &str) -> String {
     match file_and_stage(stage) {
         Some((file, stage)) if Path::new(file) == pipeline && !stage.is_empty() => stage.into(),
@@ -92,7 +93,7 @@ fn one(args: &mut PipelineArgs, stage: &mut Option<String>, command: &str) -> Re
     Err(Error::usage(format!("`erw {command}` needs a stage")).hint(hint))
 }
 
-/// `P STAGE DIR` or `P:STAGE DIR`.
+/// The arguments of `erw export`: `P STAGE DIR` or `P:STAGE DIR`.
 fn to_a_folder(args: &mut PipelineArgs, what: &mut String, dir: &mut Option<PathBuf>) -> Result<()> {
     match (parted(&mut args.pipeline), dir.is_some()) {
         (Some(stage), false) => *dir = Some(std::mem::replace(what, stage).into()),

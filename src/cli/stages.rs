@@ -3,7 +3,7 @@
 use super::common::{columns, print};
 use erw_base::error::{Error, Result};
 use erw_runner::kind::Registry;
-use erw_runner::kind::field::Slot;
+use erw_runner::kind::field::InputSlot;
 use erw_runner::kind::manifest::Manifest;
 use erw_runner::pipeline::command;
 use erw_runner::text::suggest;
@@ -41,7 +41,7 @@ fn table(registry: Registry) -> Result<String> {
     let mut rows = vec![];
     for kind in registry {
         let manifest = Manifest::parse(kind.name, kind.manifest)?;
-        let inputs = manifest.inputs.iter().map(Slot::text).collect::<Vec<_>>().join(", ");
+        let inputs = manifest.inputs.iter().map(InputSlot::text).collect::<Vec<_>>().join(", ");
         let outputs = manifest.outputs.iter().map(|o| o.ty.as_str()).collect::<Vec<_>>().join(", ");
         let arrow = if inputs.is_empty() { format!("-> {outputs}") } else { format!("{inputs} -> {outputs}") };
         rows.push(vec![kind.name.to_string(), manifest.summary.clone()]);

@@ -11,7 +11,7 @@ use crate::report::{self, Style};
 use erw_base::error::{Error, ErrorKind, Result};
 use erw_runner::cache::action_cache::Record;
 use erw_runner::cache::store::Store;
-use erw_runner::event::{Event, EventKind, Listener, State};
+use erw_runner::event::{Event, EventKind, Listener, StageState};
 use erw_runner::exec::launcher::Launcher;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::{Pipeline, StageId};
@@ -71,7 +71,7 @@ struct WithoutCached(Box<dyn Listener>);
 
 impl Listener for WithoutCached {
     fn event(&mut self, event: &Event) {
-        if !matches!(&event.what, EventKind::Ended(end) if end.state == State::Cached) {
+        if !matches!(&event.what, EventKind::Ended(end) if end.state == StageState::Cached) {
             self.0.event(event);
         }
     }

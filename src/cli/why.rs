@@ -5,7 +5,7 @@ use super::common::print;
 use crate::report::text::{duration, instant};
 use erw_base::error::{Error, Result};
 use erw_runner::cache::store::Store;
-use erw_runner::journal::explain::{Change, Fact, State, Upstream, Why, why};
+use erw_runner::journal::explain::{ExplainedChange, Fact, PlannedState, Upstream, Why, why};
 use erw_runner::kind::Registry;
 use erw_runner::plan::CacheChecker;
 use erw_runner::text::path_text;
@@ -56,10 +56,10 @@ impl Text {
 
     fn why(&mut self, why: &Why) {
         match why.verdict {
-            State::Cached => self.line(0, format!("{} is cached", why.stage)),
-            State::Runs => self.line(0, format!("{} would run", why.stage)),
-            State::Missing => self.line(0, format!("{} cannot run: a file is missing", why.stage)),
-            State::Waits => {
+            PlannedState::Cached => self.line(0, format!("{} is cached", why.stage)),
+            PlannedState::Runs => self.line(0, format!("{} would run", why.stage)),
+            PlannedState::Missing => self.line(0, format!("{} cannot run: a file is missing", why.stage)),
+            PlannedState::Waits => {
                 let on: Vec<String> = why.upstream.iter().map(|w| format!("`{}`", w.stage)).collect();
                 self.line(0, format!("{} is stale because it depends on {}", why.stage, on.join(", ")));
             }
@@ -73,7 +73,7 @@ impl Text {
             self.before(why);
             return;
         }
-        if why.verdict == State::Waits && !why.changes.is_empty() {
+        if why.verdict == PlannedState::Waits && !why.changes.is_empty() {
             self.line(1, "its own changes:");
             why.changes.iter().for_each(|c| self.change(2, c));
         } else {
@@ -118,7 +118,7 @@ impl Text {
         }
     }
 
-    fn change(&mut self, depth: usize, change: &Change) {
+    fn change(&mut self, depth: usize, change: &ExplainedChange) {
         self.line(depth, &change.text);
         for file in change.files.iter().take(FILES) {
             self.line(depth + 1, format!("{} {}", file.how, path_text::text(&file.path)));

@@ -15,6 +15,9 @@ use crate::registry::{Address, Location, RegistryEntry, is_sha256};
 use erw_base::error::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
+/// In every error about a file that the network did not give.
+pub const NOT_FETCHED: &str = "could not be fetched";
+
 pub struct Library {
     root: PathBuf,
     hub: Hub,
@@ -289,7 +292,7 @@ fn unobtainable(entry: &RegistryEntry, sha256: Option<&str>) -> Error {
 /// An error that lists every address with its failure.
 fn nowhere(entry: &RegistryEntry, faults: Vec<Error>) -> Error {
     let mut hints: Vec<String> = vec![];
-    let mut error = Error::stage(format!("`{}` could not be fetched", entry.name));
+    let mut error = Error::stage(format!("`{}` {NOT_FETCHED}", entry.name));
     for fault in faults {
         error = error.because(&fault);
         hints.extend(fault.hints);

@@ -1,4 +1,4 @@
-//! A small candle library for training and measuring diffusion transformers. Knows nothing of
+//! A small candle library for training and evaluating diffusion transformers. Knows nothing of
 //! pipelines, stages or caches.
 
 pub mod data;

@@ -1,24 +1,25 @@
-//! Receives the reports of long work, a training or a pass over images, and may stop it.
+//! The observer of a long-running training or pass over images: it receives reports and may ask the
+//! work to stop.
 
 use std::time::Duration;
 
-/// The reports of a training loop.
+/// Receives the reports of a training loop or of a pass over images.
 pub trait Observer {
     fn progress(&self, done: u64, total: u64);
     fn metric(&self, step: u64, name: &str, value: f64);
-    /// Called before a checkpoint is written: everything that must not be behind it must be on
-    /// disk.
+    /// Called before a checkpoint is written. Everything that must not be older than the checkpoint
+    /// must be on disk when this returns.
     fn checkpointing(&self) {}
     fn checkpointed(&self, step: u64);
     fn resumed(&self, step: u64);
-    /// The loop waited so long for a batch.
+    /// Called with the time that the loop waited for a batch.
     fn waited(&self, _: Duration) {}
     fn log(&self, text: &str);
-    /// Asked after every step: whether to write a checkpoint and return.
+    /// Whether to write a checkpoint and return. Asked after every step.
     fn should_stop(&self) -> bool;
 }
 
-/// An observer that ignores everything and never stops the training.
+/// An observer that ignores all reports and never asks to stop.
 pub struct Silent;
 
 impl Observer for Silent {

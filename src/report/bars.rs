@@ -4,7 +4,7 @@
 use super::plain::sentence;
 use super::text::{duration, number};
 use erw_base::limits;
-use erw_runner::event::{Event, EventKind, Listener, State};
+use erw_runner::event::{Event, EventKind, Listener, StageState};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -119,7 +119,7 @@ impl Listener for Bars {
             EventKind::RunStarted { pipeline, stages, .. } => self.start_run(pipeline, *stages),
             EventKind::Progress { stage, done, total } => self.progress(event.at, stage, *done, *total),
             EventKind::Metric { stage, name, value, .. } => self.metric(stage, name, *value),
-            EventKind::State { stage, state } if *state != State::Running => {
+            EventKind::State { stage, state } if *state != StageState::Running => {
                 if let Some(bar) = self.stages.remove(stage) {
                     bar.bar.finish_and_clear();
                 }

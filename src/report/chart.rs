@@ -84,7 +84,8 @@ impl Chart {
         for name in names {
             let colour = self.colour(name);
             svg.draw(format_args!(
-                "<path d=\"M{x:.1} 14h20\" stroke=\"{colour}\" stroke-width=\"2\"/><circle cx=\"{:.1}\" cy=\"14\" r=\"3\" fill=\"{colour}\"/>",
+                "<path d=\"M{x:.1} 14h20\" stroke=\"{colour}\" stroke-width=\"2\"/>\
+                 <circle cx=\"{:.1}\" cy=\"14\" r=\"3\" fill=\"{colour}\"/>",
                 x + 10.0
             ));
             label(svg, x + 26.0, 18.0, "start", name);

@@ -6,7 +6,7 @@
 
 use super::plain::next_run;
 use erw_base::error::{Error, Result};
-use erw_runner::event::{Event, EventKind, Failure, Listener, StageEnd, State};
+use erw_runner::event::{Event, EventKind, Failure, Listener, StageEnd, StageState};
 use erw_runner::host::{host, utc_now};
 use erw_runner::text::log_lines::shown;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
@@ -43,20 +43,20 @@ impl Junit {
         let failure = end.error.clone().unwrap_or_default();
         let message = clean(&failure.message);
         let mut status = match end.state {
-            State::Failed => TestCaseStatus::non_success(NonSuccessKind::Failure),
-            State::Skipped | State::Suspended => TestCaseStatus::skipped(),
+            StageState::Failed => TestCaseStatus::non_success(NonSuccessKind::Failure),
+            StageState::Skipped | StageState::Suspended => TestCaseStatus::skipped(),
             _ => TestCaseStatus::success(),
         };
         match end.state {
-            State::Failed => status.set_message(message).set_description(clean(&details(&failure))),
-            State::Skipped => status.set_message(message),
-            State::Suspended => status.set_message(format!("suspended; {}", next_run(end))),
+            StageState::Failed => status.set_message(message).set_description(clean(&details(&failure))),
+            StageState::Skipped => status.set_message(message),
+            StageState::Suspended => status.set_message(format!("suspended; {}", next_run(end))),
             _ => &mut status,
         };
         let mut case = TestCase::new(clean(&end.stage), status);
         case.set_classname(clean(&self.pipeline));
         // The time of a cached stage was spent in another run.
-        if end.state == State::Cached {
+        if end.state == StageState::Cached {
             case.set_time(Duration::ZERO).set_system_out("cached");
         } else {
             case.set_time(time(end.seconds));

@@ -2,7 +2,7 @@
 //! seconds.
 
 use super::text::{duration, number};
-use erw_runner::event::{Event, EventKind, Listener, StageEnd, State};
+use erw_runner::event::{Event, EventKind, Listener, StageEnd, StageState};
 use erw_runner::text::log_lines::shown;
 use std::collections::HashMap;
 use std::io::Write;
@@ -107,14 +107,14 @@ fn ended(end: &StageEnd) -> Option<String> {
     let StageEnd { stage, seconds, error, .. } = end;
     let why = || error.as_ref().map_or_else(String::new, |e| e.message.clone());
     Some(match end.state {
-        State::Cached => format!("{stage}: cached"),
-        State::Done => {
+        StageState::Cached => format!("{stage}: cached"),
+        StageState::Done => {
             let results = end.results.iter().map(|r| format!(", {} {}", r.name, number(r.value)));
             format!("{stage}: done in {}{}", duration(*seconds), results.collect::<String>())
         }
-        State::Failed => format!("{stage}: failed: {}", why()),
-        State::Skipped => format!("{stage}: skipped, {}", why()),
-        State::Suspended => format!("{stage}: suspended; {}", next_run(end)),
+        StageState::Failed => format!("{stage}: failed: {}", why()),
+        StageState::Skipped => format!("{stage}: skipped, {}", why()),
+        StageState::Suspended => format!("{stage}: suspended; {}", next_run(end)),
         _ => return None,
     })
 }

@@ -261,7 +261,8 @@ mod tests {
         assert_eq!(
             sheet.render(Format::Csv),
             format!(
-                "trial,lr,fd,fd_sd,fd_n,n\n\"a,\"\"b\"\"|c\",0.0001,0.15000000000000002,{sd},2,0.30000000000000004\nd,0.0001,0.5,,1,\n"
+                "trial,lr,fd,fd_sd,fd_n,n\n\"a,\"\"b\"\"|c\",0.0001,0.15000000000000002,{sd},2,0.30000000000000004\n\
+                 d,0.0001,0.5,,1,\n"
             )
         );
         assert_eq!(

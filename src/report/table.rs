@@ -2,7 +2,7 @@
 
 use super::text::{duration, number};
 use comfy_table::{LineStyle, Table, presets};
-use erw_runner::event::{LISTED, StageEnd, State};
+use erw_runner::event::{LISTED, StageEnd, StageState};
 use std::path::Path;
 
 /// The summary of a run, stage by stage, and its pictures.
@@ -10,13 +10,13 @@ pub fn summary(ends: &[StageEnd]) -> String {
     let mut table = plain_table();
     table.set_header(["stage", "status", "time", "result", "artifact"]);
     let is_long = ends.len() > LISTED;
-    let shown = |end: &&StageEnd| !is_long || end.state != State::Cached;
+    let shown = |end: &&StageEnd| !is_long || end.state != StageState::Cached;
     for end in ends.iter().filter(shown) {
         let result = end.results.first().map_or_else(String::new, |r| format!("{} {}", r.name, number(r.value)));
         let time = match end.state {
             _ if end.seconds <= 0.0 => String::new(),
             // The time that it took when it ran.
-            State::Cached => format!("({})", duration(end.seconds)),
+            StageState::Cached => format!("({})", duration(end.seconds)),
             _ => duration(end.seconds),
         };
         table.add_row([end.stage.clone(), status(end), time, result, artifacts(end)]);
@@ -25,7 +25,7 @@ pub fn summary(ends: &[StageEnd]) -> String {
         true => format!("{}\n", trimmed(&table)),
         false => String::new(),
     };
-    let cached = ends.iter().filter(|e| e.state == State::Cached).count();
+    let cached = ends.iter().filter(|e| e.state == StageState::Cached).count();
     if is_long && cached > 0 && cached < ends.len() {
         text.push_str(&format!("{cached} more of {} stages are cached\n", ends.len()));
     }
@@ -45,12 +45,12 @@ pub fn all_cached(stages: usize) -> String {
 
 fn status(end: &StageEnd) -> String {
     match (end.state, end.resumed) {
-        (State::Done, Some(step)) => format!("resumed at {step}"),
-        (State::Done, None) => "ran".into(),
-        (State::Cached, _) => "cached".into(),
-        (State::Failed, _) => "failed".into(),
-        (State::Skipped, _) => "skipped".into(),
-        (State::Suspended, _) => match end.left.as_ref().and_then(|left| left.checkpoint) {
+        (StageState::Done, Some(step)) => format!("resumed at {step}"),
+        (StageState::Done, None) => "ran".into(),
+        (StageState::Cached, _) => "cached".into(),
+        (StageState::Failed, _) => "failed".into(),
+        (StageState::Skipped, _) => "skipped".into(),
+        (StageState::Suspended, _) => match end.left.as_ref().and_then(|left| left.checkpoint) {
             Some(reached) => format!("suspended at {}", reached.step),
             None => "suspended".into(),
         },

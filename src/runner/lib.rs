@@ -25,7 +25,7 @@ pub mod files;
 pub mod host;
 pub mod journal;
 pub mod kind;
-mod load;
+mod load_pipeline;
 pub mod pipeline;
 pub mod plan;
 pub mod repro;

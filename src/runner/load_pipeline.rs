@@ -1,4 +1,4 @@
-//! Loads a file as a [`Pipeline`]: the only place that knows both pipelines and sweeps.
+//! Loads a [`Pipeline`] from a file. The only module that knows both pipelines and sweeps.
 
 use crate::kind::Registry;
 use crate::pipeline::file::Spec;

@@ -6,7 +6,8 @@ pub mod sampling;
 mod support;
 pub mod training;
 
-pub use evaluation::images::image_source::is_npz;
+pub use evaluation::images::open_images::is_npz;
+pub use evaluation::images::provenance::OTHER_NETWORKS;
 pub use support::files::NOTE_FILE;
 pub use training::trainer::CONFIG_FILE;
 
@@ -15,7 +16,7 @@ pub use training::trainer::CONFIG_FILE;
 pub fn count_images(path: &std::path::Path) -> erw_base::error::Result<u64> {
     match evaluation::images::side::Statistics::kept(path)? {
         Some(kept) => Ok(kept),
-        None => Ok(evaluation::images::image_source::of_path(path)?.len()),
+        None => Ok(evaluation::images::open_images::of_path(path)?.len()),
     }
 }
 

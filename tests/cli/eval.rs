@@ -302,7 +302,7 @@ fn statistics_of_another_network_are_refused() {
         assert!(error(&space, &said).starts_with(&text), "{}", said.stderr);
         let said = eval(&space, &["fid", "gen", given]).expect(2);
         let text = format!(
-            "error: `{given}` has features of the network `classifier`, but the images would have others\n\
+            "error: `{given}` has features of the network `classifier`, but the images would be measured with another\n\
              hint: give this network with `--network`"
         );
         assert_eq!(error(&space, &said), text);
@@ -335,7 +335,7 @@ fn unwritable_outputs_and_wrong_networks_are_refused_first() {
     };
     refused(&["stats", "gen", "-o", "no/out.npz"], "error: no folder `no` for `-o no/out.npz`");
     refused(&["stats", "gen", "-o", "ref"], "error: `ref` is a folder\nhint: give a file for `-o`");
-    let text = "error: `cmmd` needs the embeddings of CLIP, but the network is another\n\
+    let text = "error: `cmmd` needs CLIP embeddings, but the network is not CLIP\n\
                 hint: give a CLIP network with `--network`, or leave it out";
     refused(&["cmmd", "gen", "ref"], text);
 }
@@ -391,7 +391,7 @@ fn errors_name_arguments_of_the_command_line() {
         1,
         "error: reference: floats.npz: array `arr_0` is of type f4, not u1\n\
          hint: images are u8 [N, H, W, 3] in `arr_0`, as `numpy.savez(path, images)` writes them\n\
-         hint: numbers from 0 to 1 are to be rounded to u8 by `(x * 255).round().astype('uint8')`, from -1 to 1 by \
+         hint: convert values from 0 to 1 to u8 with `(x * 255).round().astype('uint8')`, values from -1 to 1 with \
          `((x + 1) * 127.5).round().clip(0, 255).astype('uint8')`",
     );
     let planes = Tensor::zeros((4, 4, SIZE, SIZE), DType::U8, &CPU).unwrap();
@@ -415,7 +415,7 @@ fn errors_name_arguments_of_the_command_line() {
     };
     statistics("five.npz", 5);
     let said = by_classifier(&space, &["fid", "gen", "five.npz"]).expect(1);
-    assert!(error(&space, &said).contains("of 5 features"), "{}", said.stderr);
+    assert!(error(&space, &said).contains("has 5 features"), "{}", said.stderr);
     refused(
         &["is", "gen"],
         2,

@@ -8,7 +8,7 @@ use erw::ml::kernels::linear::Affine;
 use erw::ml::kernels::mlp::Mlp;
 use erw::ml::nn;
 use erw::ml::nn::params::Tensors;
-use erw::ml::nn::plain;
+use erw::ml::nn::unfused;
 use erw::ml::rng;
 use erw::ml::rng::Purpose;
 use proptest::prelude::*;
@@ -91,24 +91,24 @@ fn weights(c: Case, vars: &[(String, Var)]) -> Weights {
 /// The block by candle's own operations.
 fn twin(x: &Tensor, modulation: &Tensor, w: &Weights, heads: usize) -> Result<Tensor> {
     let m = modulation.chunk(6, 1)?;
-    let linear = |x: &Tensor, l: &Affine| plain::linear(x, &l.weight, &l.bias);
-    let mut qkv = linear(&plain::norm_affine(x, &m[0], &m[1], 1.0, 1e-6)?, &w.qkv)?;
+    let linear = |x: &Tensor, l: &Affine| unfused::linear(x, &l.weight, &l.bias);
+    let mut qkv = linear(&unfused::norm_affine(x, &m[0], &m[1], 1.0, 1e-6)?, &w.qkv)?;
     if let Some(([q, k], eps)) = &w.qk_norm {
         let (b, n, width) = qkv.dims3()?;
         let parts = qkv.reshape((b, n, 3, heads, width / 3 / heads))?;
         let norm = |i: usize, l: &Affine| {
-            plain::norm_affine(&parts.narrow(2, i, 1)?.contiguous()?, &l.bias, &l.weight, 0.0, f64::from(*eps))
+            unfused::norm_affine(&parts.narrow(2, i, 1)?.contiguous()?, &l.bias, &l.weight, 0.0, f64::from(*eps))
         };
         let v = parts.narrow(2, 2, 1)?;
         qkv = Tensor::cat(&[norm(0, q)?, norm(1, k)?, v], 2)?.reshape((b, n, width))?;
     }
     if let Some([cos, sin]) = &w.rope {
-        qkv = plain::rope(&qkv, heads, cos, sin)?;
+        qkv = unfused::rope(&qkv, heads, cos, sin)?;
     }
-    let y = linear(&plain::attention(&qkv, heads)?, &w.proj)?;
-    let x = plain::gated_residual(x, &m[2], &y)?;
-    let y = linear(&plain::norm_affine(&x, &m[3], &m[4], 1.0, 1e-6)?, &w.fc1)?;
-    plain::gated_residual(&x, &m[5], &linear(&y.gelu()?, &w.fc2)?)
+    let y = linear(&unfused::attention(&qkv, heads)?, &w.proj)?;
+    let x = unfused::gated_residual(x, &m[2], &y)?;
+    let y = linear(&unfused::norm_affine(&x, &m[3], &m[4], 1.0, 1e-6)?, &w.fc1)?;
+    unfused::gated_residual(&x, &m[5], &linear(&y.gelu()?, &w.fc2)?)
 }
 
 type Made<'a> = &'a dyn Fn(&Tensor, &Tensor, &Weights) -> Result<Tensor>;
@@ -209,7 +209,7 @@ fn a_fused_mlp_equals_plain_operations() {
         let twin = || {
             affine.iter().enumerate().fold(tensor(0), |x, (i, l)| {
                 let x = if i > 0 { x.silu().unwrap() } else { x };
-                plain::linear(&x, &l.weight, &l.bias).unwrap()
+                unfused::linear(&x, &l.weight, &l.bias).unwrap()
             })
         };
         let run = |y: Tensor| {

@@ -4,7 +4,7 @@ use candle_core::{Device, Result, Tensor, Var};
 use candle_nn::Module;
 use erw::ml::diffusion::loss;
 use erw::ml::nn;
-use erw::ml::nn::plain;
+use erw::ml::nn::unfused;
 use erw::ml::rng;
 use erw::ml::rng::Purpose;
 
@@ -69,7 +69,7 @@ fn check_finite_differences(name: &str, layer: Layer, inputs: &[Tensor], grads: 
 #[test]
 fn linear() {
     let layer = |t: &[Tensor]| nn::Linear::new(t[1].clone(), t[2].clone()).forward(&t[0]);
-    let twin = |t: &[Tensor]| plain::linear(&t[0], &t[1], &t[2]);
+    let twin = |t: &[Tensor]| unfused::linear(&t[0], &t[1], &t[2]);
     check("linear", &layer, &twin, &[normal(1, &[3, 70, 20]), normal(2, &[33, 20]), normal(3, &[33])]);
     check("linear of rows", &layer, &twin, &[normal(1, &[5, 7]), normal(2, &[1, 7]), normal(3, &[1])]);
 }
@@ -79,7 +79,7 @@ fn layer_norm() {
     // 65 rows to a sample: more than one task; 30 channels: a tail behind the lanes.
     let x = normal(1, &[2, 65, 30]);
     let fused = |t: &[Tensor]| nn::modulated_norm(&t[0], &t[1], &t[2], 1e-6);
-    let twin = |t: &[Tensor]| plain::norm_affine(&t[0], &t[1], &t[2], 1.0, 1e-6);
+    let twin = |t: &[Tensor]| unfused::norm_affine(&t[0], &t[1], &t[2], 1.0, 1e-6);
     check("modulated norm", &fused, &twin, &[x.clone(), normal(2, &[2, 30]), normal(3, &[2, 30])]);
     for (name, affine) in [("affine norm", true), ("bare norm", false)] {
         let layer = |t: &[Tensor]| {
@@ -87,7 +87,7 @@ fn layer_norm() {
             let vb = candle_nn::VarBuilder::from_tensors(all.into(), candle_core::DType::F32, &Device::Cpu);
             nn::LayerNorm::new(30, 1e-5, affine, vb)?.forward(&t[0])
         };
-        let twin = |t: &[Tensor]| plain::norm_affine(&t[0], &t[2], &t[1], 0.0, 1e-5);
+        let twin = |t: &[Tensor]| unfused::norm_affine(&t[0], &t[2], &t[1], 0.0, 1e-5);
         if affine {
             check(name, &layer, &twin, &[x.clone(), normal(2, &[30]), normal(3, &[30])]);
         } else {
@@ -112,7 +112,7 @@ fn gelu() {
 fn exact_and_quick_gelu() {
     let x = (normal(1, &[3, 50]) * 3.0).unwrap();
     check("exact gelu", &|t| nn::gelu_erf(&t[0]), &|t| t[0].gelu_erf(), std::slice::from_ref(&x));
-    check("quick gelu", &|t| nn::quick_gelu(&t[0]), &|t| plain::quick_gelu(&t[0]), &[x]);
+    check("quick gelu", &|t| nn::quick_gelu(&t[0]), &|t| unfused::quick_gelu(&t[0]), &[x]);
     let far = Tensor::new(&[-90f32, -20.0, 0.0, 20.0, 90.0], &Device::Cpu).unwrap();
     let limits = Tensor::new(&[0f32, 0.0, 0.0, 20.0, 90.0], &Device::Cpu).unwrap();
     assert!(max_difference(&nn::gelu_erf(&far).unwrap(), &limits) < 1e-30);
@@ -124,7 +124,7 @@ fn exact_and_quick_gelu() {
 #[test]
 fn swiglu() {
     // 70 rows: more than one task; halves of 9: a tail behind the lanes.
-    check("swiglu", &|t| nn::swiglu(&t[0]), &|t| plain::swiglu(&t[0]), &[normal(1, &[2, 35, 18])]);
+    check("swiglu", &|t| nn::swiglu(&t[0]), &|t| unfused::swiglu(&t[0]), &[normal(1, &[2, 35, 18])]);
     assert!(nn::swiglu(&normal(1, &[2, 5])).is_err());
 }
 
@@ -139,7 +139,7 @@ fn scaled_residual() {
 fn gated_residual() {
     let inputs = [normal(1, &[2, 65, 30]), normal(2, &[2, 30]), normal(3, &[2, 65, 30])];
     let fused = |t: &[Tensor]| nn::gated_residual(&t[0], &t[1], &t[2]);
-    check("gated residual", &fused, &|t| plain::gated_residual(&t[0], &t[1], &t[2]), &inputs);
+    check("gated residual", &fused, &|t| unfused::gated_residual(&t[0], &t[1], &t[2]), &inputs);
 }
 
 #[test]
@@ -147,14 +147,14 @@ fn attention() {
     // Head dimension 3 and 5 tokens; 200 tokens: two tiles.
     for (name, b, n, heads, d) in [("small attention", 2, 5, 3, 3), ("tiled attention", 1, 200, 2, 24)] {
         let qkv = normal(1, &[b, n, 3 * heads * d]);
-        check(name, &|t| nn::attention(&t[0], heads), &|t| plain::attention(&t[0], heads), &[qkv]);
+        check(name, &|t| nn::attention(&t[0], heads), &|t| unfused::attention(&t[0], heads), &[qkv]);
     }
 }
 
 #[test]
 fn attention_with_large_scores_stays_finite() {
     let qkv = (normal(1, &[1, 9, 24]) * 60.0).unwrap();
-    let error = max_difference(&nn::attention(&qkv, 2).unwrap(), &plain::attention(&qkv, 2).unwrap());
+    let error = max_difference(&nn::attention(&qkv, 2).unwrap(), &unfused::attention(&qkv, 2).unwrap());
     assert!(error < 1e-3, "{error}");
     let broken = (qkv * f64::NAN).unwrap();
     assert!(nn::attention(&broken, 2).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().is_nan());
@@ -170,7 +170,7 @@ fn rope() {
     };
     let (cos, sin) = (paired(&cos), paired(&sin));
     let fused = |t: &[Tensor]| nn::rope(&t[0], 2, &cos, &sin);
-    check("rope", &fused, &|t| plain::rope(&t[0], 2, &cos, &sin), &[normal(1, &[2, 7, 36])]);
+    check("rope", &fused, &|t| unfused::rope(&t[0], 2, &cos, &sin), &[normal(1, &[2, 7, 36])]);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn losses() {
 #[test]
 fn linear_with_a_small_batch() {
     let layer = |t: &[Tensor]| nn::Linear::new(t[1].clone(), t[2].clone()).forward(&t[0]);
-    let twin = |t: &[Tensor]| plain::linear(&t[0], &t[1], &t[2]);
+    let twin = |t: &[Tensor]| unfused::linear(&t[0], &t[1], &t[2]);
     // More outputs than one task has, a tail behind the lanes, and rows that fill no pass.
     for rows in [1, 3, 4, 9] {
         let inputs = [normal(1, &[rows, 37]), normal(2, &[70, 37]), normal(3, &[70])];
@@ -219,7 +219,7 @@ fn transposed_and_threaded_linear_equal_the_plain_product() {
     for (n_in, n_out) in [(1024, 70), (96, 301)] {
         let inputs = [normal(1, &[3, 40, n_in]), normal(2, &[n_out, n_in]), normal(3, &[n_out])];
         let layer = |t: &[Tensor]| nn::Linear::new(t[1].clone(), t[2].clone()).forward(&t[0]);
-        let twin = |t: &[Tensor]| plain::linear(&t[0], &t[1], &t[2]);
+        let twin = |t: &[Tensor]| unfused::linear(&t[0], &t[1], &t[2]);
         let (out, grads) = run(&layer, &inputs);
         let (want, want_grads) = run(&twin, &inputs);
         assert!(max_difference(&out, &want) < 1e-3);

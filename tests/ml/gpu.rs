@@ -20,7 +20,7 @@ use erw::ml::nn::precision::Precision;
 use erw::ml::rng;
 use erw::ml::rng::Purpose;
 use erw::ml::train::config::FitConfig;
-use erw::ml::train::trained::Fit;
+use erw::ml::train::outcome::Outcome;
 use tempfile::TempDir;
 
 const CPU: Device = Device::Cpu;
@@ -144,7 +144,7 @@ fn a_resumed_training_makes_the_same_bits() {
         let cfg = |dir| FitConfig { loss_scaling: precision.needs_loss_scaling(), ..config(dir, 8) };
         let whole = toy_on(precision, &gpu()).finish(&cfg(&one));
         let stopper = Stopper { at: 3, ..Stopper::default() };
-        assert!(matches!(toy_on(precision, &gpu()).fit(&cfg(&two), &stopper).unwrap(), Fit::Stopped));
+        assert!(matches!(toy_on(precision, &gpu()).fit(&cfg(&two), &stopper).unwrap(), Outcome::Stopped));
         let resumed = toy_on(precision, &gpu()).finish(&cfg(&two));
         assert_eq!(whole.curve, resumed.curve, "{precision:?}");
         assert!(bits(&whole) == bits(&resumed), "{precision:?}");

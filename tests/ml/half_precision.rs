@@ -10,13 +10,13 @@ use erw::ml::models::sit::SiT;
 use erw::ml::nn;
 use erw::ml::nn::params;
 use erw::ml::nn::params::{ParamSet, Tensors};
-use erw::ml::nn::plain;
 use erw::ml::nn::precision::Precision;
+use erw::ml::nn::unfused;
 use erw::ml::rng;
 use erw::ml::rng::Purpose;
 use erw::ml::train::config::{FitConfig, StepLoss};
-use erw::ml::train::trained::{Fit, Trained};
-use erw::ml::train::{Hooks, fit};
+use erw::ml::train::outcome::{Outcome, Trained};
+use erw::ml::train::{Callbacks, fit};
 use tempfile::TempDir;
 
 const CPU: Device = Device::Cpu;
@@ -118,17 +118,17 @@ fn half_precision_products_equal_f32_up_to_rounding() {
         }
     };
     let inputs = [normal(1, &[3, 30, 20]), normal(2, &[33, 20]), normal(3, &[33])];
-    let got = run(&|t| plain::half_linear(&half(&t[0])?, &half(&t[1])?, &half(&t[2])?), &inputs);
-    check("linear", got, run(&|t| plain::linear(&t[0], &t[1], &t[2]), &inputs));
+    let got = run(&|t| unfused::half_linear(&half(&t[0])?, &half(&t[1])?, &half(&t[2])?), &inputs);
+    check("linear", got, run(&|t| unfused::linear(&t[0], &t[1], &t[2]), &inputs));
     let inputs = [normal(1, &[2, 9, 3 * 2 * 8])];
-    let got = run(&|t| plain::half_attention(&half(&t[0])?, 2), &inputs);
-    check("attention", got, run(&|t| plain::attention(&t[0], 2), &inputs));
+    let got = run(&|t| unfused::half_attention(&half(&t[0])?, 2), &inputs);
+    check("attention", got, run(&|t| unfused::attention(&t[0], 2), &inputs));
 }
 
 #[test]
 fn attention_scores_stay_within_f16() {
     let qkv = (Tensor::ones((1, 2, 3 * 64), DType::F32, &CPU).unwrap() * 90.0).unwrap();
-    let out = plain::half_attention(&qkv.to_dtype(DType::F16).unwrap(), 1).unwrap();
+    let out = unfused::half_attention(&qkv.to_dtype(DType::F16).unwrap(), 1).unwrap();
     assert_eq!(apart(&out, &Tensor::full(90f32, (1, 2, 64), &CPU).unwrap()), 0.0);
 }
 
@@ -173,14 +173,14 @@ fn scaling(dir: &TempDir, steps: u64) -> FitConfig {
 fn train(cfg: &FitConfig, overflows: &[u64], stopper: &Stopper) -> Result<Option<Trained>> {
     let toy = toy(Precision::F16);
     let cfg = FitConfig { accumulate: 2, ..cfg.clone() };
-    let fit = fit(&toy.params, &cfg, stopper, &mut Hooks::default(), &mut |step, micro| {
+    let fit = fit(&toy.params, &cfg, stopper, &mut Callbacks::default(), &mut |step, micro| {
         let out = toy.loss(step, micro)?;
         Ok(if overflows.contains(&step) { StepLoss { loss: (out.loss * f64::INFINITY)?, ..out } } else { out })
     })?;
     Ok(match fit {
-        Fit::Done(trained) => Some(trained),
-        Fit::Stopped => None,
-        Fit::Diverged(d) => panic!("{}", d.what),
+        Outcome::Done(trained) => Some(trained),
+        Outcome::Stopped => None,
+        Outcome::Diverged(d) => panic!("{}", d.what),
     })
 }
 
@@ -260,7 +260,7 @@ fn a_training_with_skipped_steps_resumes_to_the_same_bits() {
     assert_eq!(whole.curve, resumed.curve);
     assert_eq!(whole.curve.iter().map(|p| p.step).collect::<Vec<_>>(), [1, 3, 5, 6, 8]);
     let heard = heard.heard.borrow();
-    assert!(heard.contains(&"4 of 9 steps skipped, whose gradients overflowed in f16".to_string()), "{heard:?}");
+    assert!(heard.contains(&"4 of 9 steps skipped because their gradients overflowed in f16".to_string()), "{heard:?}");
     assert!(heard.contains(&"loss_scale 3".to_string()), "{heard:?}");
 }
 

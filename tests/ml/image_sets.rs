@@ -9,7 +9,7 @@ use erw::error::Error;
 use erw::ml::data::decode::orientation::Orientation;
 use erw::ml::data::packed::Packed;
 use erw::ml::data::source::layout::Classes;
-use erw::ml::data::source::{Preparation, Source};
+use erw::ml::data::source::{ImageListing, Preparation};
 use erw::ml::data::transform::Transform;
 use erw::stages;
 use serde_json::{Value, json};
@@ -71,12 +71,12 @@ fn archive(path: &Path, names: &[&str]) -> PathBuf {
 type Meant<'a> = (&'a [&'a str], &'a str, Vec<(u8, i64)>);
 
 /// Greys and labels, in order.
-fn images(source: &Source) -> Vec<(u8, i64)> {
+fn images(source: &ImageListing) -> Vec<(u8, i64)> {
     (0..source.len()).map(|i| (source.load(i, &AS_IS).unwrap().0.data[0], source.label(i))).collect()
 }
 
-fn open(root: &Path) -> Result<Source> {
-    Source::open(root, None, None)
+fn open(root: &Path) -> Result<ImageListing> {
+    ImageListing::open(root, None, None)
 }
 
 fn error<T>(r: Result<T>) -> Error {
@@ -116,7 +116,7 @@ fn files_of_other_programs_are_neither_classes_nor_images() {
         // A folder counts once.
         let said = source.to_string();
         assert!(said.ends_with("3 images of 2 classes; left out: 1 .txt, 17 hidden"), "{said}");
-        assert_eq!(Source::pictures(&root).unwrap().len(), 3);
+        assert_eq!(ImageListing::pictures(&root).unwrap().len(), 3);
     }
 }
 
@@ -127,10 +127,10 @@ fn a_hidden_folder_is_read_when_named() {
     assert_eq!(images(&open(&hidden).unwrap()), [(0, 0), (1, 1)]);
     let zip =
         archive(&dir.path().join("x.zip"), &[".data/cat/0.png", ".data/dog/1.png", ".data/.x/2.png", "a/b/3.png"]);
-    let part = Source::open(&zip, Some(".data"), None).unwrap();
+    let part = ImageListing::open(&zip, Some(".data"), None).unwrap();
     assert_eq!((images(&part), part.classes().len()), (vec![(0, 0), (1, 1)], 2));
     assert!(part.place(1).ends_with("x.zip!.data/dog/1.png"));
-    let said = error(Source::open(&zip, Some("b"), None)).message;
+    let said = error(ImageListing::open(&zip, Some("b"), None)).message;
     assert!(said.ends_with("x.zip holds no folder `b`; its top-level folders are .data, a"), "{said}");
 }
 
@@ -226,19 +226,19 @@ fn a_layout_that_loses_labels_is_refused_with_a_suggestion() {
         assert!(of_zip.causes[0].starts_with(&format!("set `part = \"{folder_meant}\"` to use")), "{of_zip:?}");
         // What was said can be done.
         assert_eq!(images(&open(&root.join(folder_meant)).unwrap()), labels, "{names:?}");
-        assert_eq!(images(&Source::open(&zip, Some(folder_meant), None).unwrap()), labels, "{names:?}");
+        assert_eq!(images(&ImageListing::open(&zip, Some(folder_meant), None).unwrap()), labels, "{names:?}");
         // Whoever says what the folders are is not asked again.
-        let classes = |classes| Source::open_as(&root, None, None, classes).unwrap().classes().to_vec();
+        let classes = |classes| ImageListing::open_as(&root, None, None, classes).unwrap().classes().to_vec();
         assert_eq!(classes(Classes::One), [""]);
         assert!(classes(Classes::Folders).iter().any(|class| folder_meant.starts_with(class)));
         // A metric has no classes.
-        assert_eq!(Source::pictures(&zip).unwrap().len(), Source::pictures(&root).unwrap().len());
+        assert_eq!(ImageListing::pictures(&zip).unwrap().len(), ImageListing::pictures(&root).unwrap().len());
     }
     let said = error(open(&folder(&dir.path().join("n"), &["00000/img00000001.png", "00001/img00001000.png"])));
     assert!(said.message.contains("look like chunks of a numbered set") && said.causes[0].contains("dataset.json"));
     let said = error(open(&folder(&dir.path().join("w"), &[r"cat\0.png", r"dog\1.png"])));
     assert!(said.message.contains(r"the file name `cat\0.png` contains a backslash"), "{said:?}");
-    let notes = Source::pictures(&dir.path().join("5")).unwrap().notes().join("");
+    let notes = ImageListing::pictures(&dir.path().join("5")).unwrap().notes().join("");
     assert!(notes.ends_with("look like parts of a data set, not like classes; all of them are taken"), "{notes}");
 }
 
@@ -267,9 +267,9 @@ fn images_directly_and_in_folders_are_one_set_for_a_metric() {
     let root = folder(&dir.path().join("set"), &["b/0.png", "c.png", "a/1.png", "b/x/2.png"]);
     let said = error(open(&root));
     assert!(said.message.contains("both directly and in folders") && said.causes[0].contains("classes = \"one\""));
-    let all = Source::pictures(&root).unwrap();
+    let all = ImageListing::pictures(&root).unwrap();
     assert_eq!(images(&all).iter().map(|(grey, _)| *grey).collect::<Vec<_>>(), [1, 2, 0, 3]);
-    let one = Source::open_as(&root, None, None, Classes::One).unwrap();
+    let one = ImageListing::open_as(&root, None, None, Classes::One).unwrap();
     assert_eq!((one.len(), one.classes()), (4, &[String::new()][..]));
 }
 

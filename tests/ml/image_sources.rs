@@ -6,7 +6,7 @@ use erw::ml::data::decode::decode;
 use erw::ml::data::decode::orientation::Orientation;
 use erw::ml::data::rgb::Rgb;
 use erw::ml::data::source::classes::parse_list;
-use erw::ml::data::source::{Preparation, Source, Split};
+use erw::ml::data::source::{ImageListing, Preparation, Split};
 use erw::ml::data::transform::Transform;
 use erw::ml::nn::params;
 use flate2::Compression;
@@ -92,12 +92,12 @@ fn archive(dir: &TempDir, files: &[(&str, Vec<u8>)], method: CompressionMethod) 
     path
 }
 
-fn open(root: &Path) -> Result<Source> {
-    Source::open(root, None, None)
+fn open(root: &Path) -> Result<ImageListing> {
+    ImageListing::open(root, None, None)
 }
 
 /// Number and label of every image, in order.
-fn contents(source: &Source) -> Vec<(u8, i64)> {
+fn contents(source: &ImageListing) -> Vec<(u8, i64)> {
     let number = |i: usize| {
         let image = source.load(i, &AS_IS).unwrap().0;
         assert_eq!(image, picture(image.data[0]));
@@ -290,7 +290,7 @@ fn idx_pairs_are_found_by_name_and_padded() -> Result<()> {
     fs::write(root.join("train-images-idx3-ubyte"), &images)?;
     fs::write(root.join("train-labels-idx1-ubyte.gz"), gzipped(&labels))?;
     let how = Preparation { transform: Transform::Pad, ..AS_IS };
-    let check = |source: Source| -> Result<()> {
+    let check = |source: ImageListing| -> Result<()> {
         assert_eq!(source.classes(), ["0", "1", "2"]);
         assert_eq!((0..3).map(|i| source.label(i)).collect::<Vec<_>>(), [2, 0, 1]);
         let image = source.load(1, &how)?.0;
@@ -306,22 +306,25 @@ fn idx_pairs_are_found_by_name_and_padded() -> Result<()> {
         Ok(())
     };
     check(open(root)?)?;
-    check(Source::open(root, Some("train"), None)?)?;
+    check(ImageListing::open(root, Some("train"), None)?)?;
     // The file itself, its labels named because nothing else is looked at.
     let (file, its) = (root.join("train-images-idx3-ubyte"), root.join("train-labels-idx1-ubyte.gz"));
-    check(Source::open(&file, None, Some(&its))?)?;
+    check(ImageListing::open(&file, None, Some(&its))?)?;
     assert!(error(open(&file)).contains("give its label file"));
-    assert!(error(Source::open(root, Some("t10k"), None)).contains("no IDX files of part `t10k`; its parts are train"));
-    assert!(error(Source::open(&file, Some("train"), Some(&its))).contains("no `part`"));
+    assert!(
+        error(ImageListing::open(root, Some("t10k"), None))
+            .contains("no IDX files of part `t10k`; its parts are train")
+    );
+    assert!(error(ImageListing::open(&file, Some("train"), Some(&its))).contains("no `part`"));
 
     fs::write(root.join("t10k-images-idx3-ubyte.gz"), gzipped(&images))?;
-    assert!(error(Source::open(root, Some("t10k"), None)).contains("t10k-labels-idx1-ubyte[.gz] is missing"));
+    assert!(error(ImageListing::open(root, Some("t10k"), None)).contains("t10k-labels-idx1-ubyte[.gz] is missing"));
     fs::write(root.join("t10k-labels-idx1-ubyte"), &labels)?;
     assert!(error(open(root)).contains("choose one with `part`: t10k, train"));
-    check(Source::open(root, Some("t10k"), None)?)?;
+    check(ImageListing::open(root, Some("t10k"), None)?)?;
     let tree = folder(&dir, &tree());
-    assert!(error(Source::open(&tree, Some("train"), None)).contains("which has no `part`"));
-    assert!(error(Source::open(&tree, None, Some(&its))).contains("`labels` is for an IDX file"));
+    assert!(error(ImageListing::open(&tree, Some("train"), None)).contains("which has no `part`"));
+    assert!(error(ImageListing::open(&tree, None, Some(&its))).contains("`labels` is for an IDX file"));
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use erw::ml::models::projector::ProjectorKind;
 use erw::ml::models::sit;
 use erw::ml::models::sit::{MlpKind, SiT, SiTConfig, drop_labels};
 use erw::ml::nn::params::{Frozen, ParamSet};
-use erw::ml::nn::plain;
+use erw::ml::nn::unfused;
 use erw::ml::rng;
 use erw::ml::rng::Purpose;
 use erw::ml::train::check_reached;
@@ -150,7 +150,7 @@ fn position_tables_equal_pytorch() {
         let want = g.get(&format!("out/q_hd{d}")).transpose(1, 2).unwrap().reshape((1, 256, 2 * d)).unwrap();
         let want = Tensor::cat(&[&want, &want, &q], 2).unwrap();
         g.assert_close("fused rotation", &erw::ml::nn::rope(&qkv, 2, &cos, &sin).unwrap(), &want, "out");
-        g.assert_close("plain rotation", &plain::rope(&qkv, 2, &cos, &sin).unwrap(), &want, "out");
+        g.assert_close("plain rotation", &unfused::rope(&qkv, 2, &cos, &sin).unwrap(), &want, "out");
     }
     let got = sit::timestep_sinusoid(&g.get("in/t"), 256).unwrap();
     g.assert_close("timestep sinusoid", &got, &g.get("out/t_sinusoid"), "out");

@@ -13,8 +13,8 @@ use erw::ml::rng::Purpose;
 use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::trained::{Fit, Trained};
-use erw::ml::train::{CheckpointRetention, Hooks, batch_indices, fit};
+use erw::ml::train::outcome::{Outcome, Trained};
+use erw::ml::train::{Callbacks, CheckpointRetention, batch_indices, fit};
 use std::cell::{Cell, RefCell};
 use tempfile::TempDir;
 
@@ -80,16 +80,16 @@ impl Toy {
         Ok(StepLoss { loss: (velocity + align)?, parts })
     }
 
-    pub fn fit(&self, cfg: &FitConfig, obs: &dyn Observer) -> Result<Fit> {
+    pub fn fit(&self, cfg: &FitConfig, obs: &dyn Observer) -> Result<Outcome> {
         let cfg = FitConfig { accumulate: self.accumulate, ..cfg.clone() };
-        fit(&self.params, &cfg, obs, &mut Hooks::default(), &mut |step, micro| self.loss(step, micro))
+        fit(&self.params, &cfg, obs, &mut Callbacks::default(), &mut |step, micro| self.loss(step, micro))
     }
 
     pub fn finish(&self, cfg: &FitConfig) -> Trained {
         match self.fit(cfg, &Silent).unwrap() {
-            Fit::Done(trained) => trained,
-            Fit::Stopped => panic!("nobody asked to stop"),
-            Fit::Diverged(d) => panic!("{}", d.what),
+            Outcome::Done(trained) => trained,
+            Outcome::Stopped => panic!("nobody asked to stop"),
+            Outcome::Diverged(d) => panic!("{}", d.what),
         }
     }
 }
@@ -138,11 +138,11 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
     let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let whole = Toy::new(4, 2).finish(&config(&one, 10));
     let stopper = Stopper { at: 5, ..Stopper::default() };
-    assert!(matches!(Toy::new(4, 2).fit(&config(&two, 10), &stopper).unwrap(), Fit::Stopped));
+    assert!(matches!(Toy::new(4, 2).fit(&config(&two, 10), &stopper).unwrap(), Outcome::Stopped));
     assert!(stopper.heard.borrow().contains(&"checkpointed 5".to_string()));
     // A new process: new parameters, everything from the checkpoint.
     let second = Stopper { at: 99, ..Stopper::default() };
-    let Fit::Done(resumed) = Toy::new(4, 2).fit(&config(&two, 10), &second).unwrap() else { panic!("stopped") };
+    let Outcome::Done(resumed) = Toy::new(4, 2).fit(&config(&two, 10), &second).unwrap() else { panic!("stopped") };
     assert_eq!(second.heard.borrow()[0], "resumed 5");
     assert!(second.heard.borrow().contains(&"loss 6".to_string()));
     assert_eq!(bits(&whole), bits(&resumed));
@@ -156,7 +156,7 @@ fn a_killed_run_repeats_the_steps_after_its_checkpoint() {
     let whole = Toy::new(4, 1).finish(&config(&one, 7));
     let toy = Toy::new(4, 1);
     let cfg = FitConfig { checkpoint_every: 2, ..config(&two, 7) };
-    let died = fit(&toy.params, &cfg, &Silent, &mut Hooks::default(), &mut |step, micro| {
+    let died = fit(&toy.params, &cfg, &Silent, &mut Callbacks::default(), &mut |step, micro| {
         if step == 5 { candle_core::bail!("killed") } else { toy.loss(step, micro) }
     });
     assert!(died.is_err());
@@ -174,7 +174,7 @@ fn a_damaged_checkpoint_is_skipped() {
     std::fs::create_dir_all(&cfg.checkpoint_dir).unwrap();
     std::fs::write(cfg.checkpoint_dir.join("step-000000000002.safetensors"), b"torn").unwrap();
     let stopper = Stopper { at: 99, ..Stopper::default() };
-    assert!(matches!(Toy::new(2, 1).fit(&cfg, &stopper).unwrap(), Fit::Done(_)));
+    assert!(matches!(Toy::new(2, 1).fit(&cfg, &stopper).unwrap(), Outcome::Done(_)));
     assert!(stopper.heard.borrow()[0].contains("damaged checkpoint"));
     assert!(stopper.heard.borrow().contains(&"loss 1".to_string()));
 }
@@ -191,7 +191,7 @@ fn a_flipped_bit_in_a_checkpoint_is_noticed() {
     bytes[middle] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let stopper = Stopper { at: 99, ..Stopper::default() };
-    let Fit::Done(again) = Toy::new(2, 1).fit(&cfg, &stopper).unwrap() else { panic!("stopped") };
+    let Outcome::Done(again) = Toy::new(2, 1).fit(&cfg, &stopper).unwrap() else { panic!("stopped") };
     assert!(stopper.heard.borrow()[0].contains("contents do not match their digest"), "{:?}", stopper.heard.borrow());
     assert_eq!(bits(&whole), bits(&again));
 }
@@ -204,7 +204,7 @@ fn a_checkpoint_of_another_model_is_refused() {
     let (params, vb) = ParamSet::init(1, DType::F32, &CPU);
     SiT::new(&tiny(None), vb).unwrap();
     let mut loss = |_, _| candle_core::bail!("not reached");
-    let error = fit(&params, &config(&dir, 3), &Silent, &mut Hooks::default(), &mut loss).err().unwrap();
+    let error = fit(&params, &config(&dir, 3), &Silent, &mut Callbacks::default(), &mut loss).err().unwrap();
     assert!(error.to_string().contains("another model"), "{error}");
 }
 
@@ -260,11 +260,11 @@ fn a_nan_loss_stops_the_run_and_keeps_the_checkpoint() {
     let dir = TempDir::new().unwrap();
     let toy = Toy::new(2, 1);
     let cfg = FitConfig { checkpoint_every: 2, ..config(&dir, 9) };
-    let ended = fit(&toy.params, &cfg, &Silent, &mut Hooks::default(), &mut |step, micro| {
+    let ended = fit(&toy.params, &cfg, &Silent, &mut Callbacks::default(), &mut |step, micro| {
         let out = toy.loss(step, micro)?;
         Ok(if step == 3 { StepLoss { loss: (out.loss * f64::NAN)?, ..out } } else { out })
     });
-    let Fit::Diverged(d) = ended.unwrap() else { panic!("went on") };
+    let Outcome::Diverged(d) = ended.unwrap() else { panic!("went on") };
     assert_eq!(d.what, "the loss is NaN at step 3 (counted from 0)");
     let kept = cfg.checkpoint_dir.join("step-000000000002.safetensors");
     assert!(kept.exists());
@@ -275,7 +275,7 @@ fn a_nan_loss_stops_the_run_and_keeps_the_checkpoint() {
 fn a_parameter_without_a_gradient_is_named() {
     let dir = TempDir::new().unwrap();
     let toy = Toy::new(2, 1);
-    let error = fit(&toy.params, &config(&dir, 2), &Silent, &mut Hooks::default(), &mut |_, _| {
+    let error = fit(&toy.params, &config(&dir, 2), &Silent, &mut Callbacks::default(), &mut |_, _| {
         let x = Tensor::zeros((1, 4, 4, 4), DType::F32, &CPU)?;
         let z = toy.model.projections(&x, &Tensor::new(&[0f32], &CPU)?, &Tensor::new(&[0u32], &CPU)?)?;
         Ok(StepLoss { loss: z[0].sqr()?.mean_all()?, parts: vec![] })

@@ -12,8 +12,8 @@ use erw::ml::observer::Observer;
 use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::trained::{Fit, Trained};
-use erw::ml::train::{CheckpointRetention, Divergence, Hooks, Snapshots, fit};
+use erw::ml::train::outcome::{Outcome, Trained};
+use erw::ml::train::{Callbacks, CheckpointRetention, Divergence, Snapshots, fit};
 use std::cell::RefCell;
 use std::path::Path;
 use std::process::Command;
@@ -95,12 +95,12 @@ impl Toy {
         Ok(StepLoss { loss: (self.w.sqr()?.mean_all()? * factor)?, parts: vec![] })
     }
 
-    fn fit(&self, obs: &Notes, watch: &mut Hooks, factor: impl Fn(u64) -> f64) -> Result<Fit> {
+    fn fit(&self, obs: &Notes, watch: &mut Callbacks, factor: impl Fn(u64) -> f64) -> Result<Outcome> {
         fit(&self.params, &self.cfg, obs, watch, &mut |step, _| self.square(factor(step)))
     }
 
     fn finish(&self) -> Trained {
-        done(self.fit(&Notes::default(), &mut Hooks::default(), |_| 1.0).unwrap())
+        done(self.fit(&Notes::default(), &mut Callbacks::default(), |_| 1.0).unwrap())
     }
 
     fn kept(&self) -> Vec<String> {
@@ -108,17 +108,17 @@ impl Toy {
     }
 }
 
-fn done(fit: Fit) -> Trained {
+fn done(fit: Outcome) -> Trained {
     match fit {
-        Fit::Done(trained) => trained,
-        Fit::Stopped => panic!("stopped"),
-        Fit::Diverged(d) => panic!("{}", d.what),
+        Outcome::Done(trained) => trained,
+        Outcome::Stopped => panic!("stopped"),
+        Outcome::Diverged(d) => panic!("{}", d.what),
     }
 }
 
-fn diverged(fit: Fit) -> Divergence {
+fn diverged(fit: Outcome) -> Divergence {
     match fit {
-        Fit::Diverged(d) => d,
+        Outcome::Diverged(d) => d,
         _ => panic!("went on"),
     }
 }
@@ -130,7 +130,7 @@ fn numbers(trained: &Trained) -> Vec<Vec<f32>> {
 #[test]
 fn a_non_finite_gradient_is_named_though_the_loss_is_finite() {
     let toy = Toy::new(9);
-    let ended = fit(&toy.params, &toy.cfg, &Notes::default(), &mut Hooks::default(), &mut |step, _| {
+    let ended = fit(&toy.params, &toy.cfg, &Notes::default(), &mut Callbacks::default(), &mut |step, _| {
         if step < 5 {
             return toy.square(1.0);
         }
@@ -146,7 +146,7 @@ fn a_non_finite_gradient_is_named_though_the_loss_is_finite() {
     // What it left is good: the next process goes on from there.
     let toy = toy.again();
     let notes = Notes::default();
-    done(toy.fit(&notes, &mut Hooks::default(), |_| 1.0).unwrap());
+    done(toy.fit(&notes, &mut Callbacks::default(), |_| 1.0).unwrap());
     assert_eq!(notes.said.borrow()[0], "resumed 4");
 }
 
@@ -156,7 +156,7 @@ fn a_non_finite_parameter_reaches_no_checkpoint_and_no_result() {
         let mut toy = Toy::new(steps);
         toy.cfg.checkpoint_every = checkpoint_every;
         toy.cfg.optimizer.lr = 1e39;
-        let d = diverged(toy.fit(&Notes { stop_at, ..Notes::default() }, &mut Hooks::default(), |_| 1.0).unwrap());
+        let d = diverged(toy.fit(&Notes { stop_at, ..Notes::default() }, &mut Callbacks::default(), |_| 1.0).unwrap());
         assert_eq!(d.what, "parameter `w` is NaN or infinite after 1 step (4 of its 4 values)");
         assert_eq!((d.checkpoint, toy.kept()), (None, vec![]));
     }
@@ -165,7 +165,7 @@ fn a_non_finite_parameter_reaches_no_checkpoint_and_no_result() {
 #[test]
 fn a_gradient_too_large_to_be_squared_is_reported_by_its_size() {
     let toy = Toy::new(3);
-    let d = diverged(toy.fit(&Notes::default(), &mut Hooks::default(), |_| 2e30).unwrap());
+    let d = diverged(toy.fit(&Notes::default(), &mut Callbacks::default(), |_| 2e30).unwrap());
     let text = "the norm of the gradient is inf at step 0 (counted from 0); its largest value is 1e30, in that of `w`";
     assert_eq!(d.what, text);
 }
@@ -175,7 +175,7 @@ fn a_loss_spike_is_reported_and_changes_nothing() {
     let notes = Notes::default();
     let mut toy = Toy::new(100);
     toy.cfg.optimizer.lr = 1e-6;
-    done(toy.fit(&notes, &mut Hooks::default(), |step| if step == 70 { 9.0 } else { 1.0 }).unwrap());
+    done(toy.fit(&notes, &mut Callbacks::default(), |step| if step == 70 { 9.0 } else { 1.0 }).unwrap());
     let said = notes.said.borrow();
     let spikes: Vec<&String> = said.iter().filter(|s| s.starts_with("loss spike")).collect();
     assert!(spikes.len() == 1 && spikes[0].contains("in the batch of step 70 (counted from 0)"), "{said:?}");
@@ -189,13 +189,13 @@ fn older_checkpoints_are_kept_and_used_when_the_newest_is_damaged() {
     let mut toy = Toy::new(11);
     toy.cfg.keep = CheckpointRetention { last: 2, every: 4 };
     let stop = Notes { stop_at: 10, ..Notes::default() };
-    assert!(matches!(toy.fit(&stop, &mut Hooks::default(), |_| 1.0).unwrap(), Fit::Stopped));
+    assert!(matches!(toy.fit(&stop, &mut Callbacks::default(), |_| 1.0).unwrap(), Outcome::Stopped));
     let name = |step: u64| format!("step-{step:012}.safetensors");
     assert_eq!(toy.kept(), [4, 8, 10].map(name));
     std::fs::write(toy.dir.path().join(name(10)), b"torn").unwrap();
     let toy = toy.again();
     let notes = Notes::default();
-    let trained = done(toy.fit(&notes, &mut Hooks::default(), |_| 1.0).unwrap());
+    let trained = done(toy.fit(&notes, &mut Callbacks::default(), |_| 1.0).unwrap());
     assert!(notes.said.borrow()[0].starts_with("skipping a damaged checkpoint: "), "{:?}", notes.said.borrow());
     assert_eq!(notes.said.borrow()[1], "resumed 8");
     assert_eq!((numbers(&trained), trained.curve), (numbers(&whole), whole.curve));
@@ -208,9 +208,9 @@ fn a_full_disk_keeps_the_previous_checkpoint() {
     let Some(disk) = Disk::mount(toy.dir.path().join("disk"), "size=1m") else { return };
     toy.cfg.checkpoint_dir = toy.dir.path().join("disk/checkpoints");
     let stop = Notes { stop_at: 3, ..Notes::default() };
-    assert!(matches!(toy.fit(&stop, &mut Hooks::default(), |_| 1.0).unwrap(), Fit::Stopped));
+    assert!(matches!(toy.fit(&stop, &mut Callbacks::default(), |_| 1.0).unwrap(), Outcome::Stopped));
     disk.fill();
-    let error = erw::error::Error::from(toy.fit(&Notes::default(), &mut Hooks::default(), |_| 1.0).err().unwrap());
+    let error = erw::error::Error::from(toy.fit(&Notes::default(), &mut Callbacks::default(), |_| 1.0).err().unwrap());
     assert_eq!(error.message, "the checkpoint of step 4 cannot be written; that of step 3 is kept");
     assert!(error.causes[0].contains("No space left on device"), "{error}");
     let kept = file_names(&toy.cfg.checkpoint_dir);
@@ -225,7 +225,7 @@ fn a_full_disk_is_an_error_for_snapshots() {
     let Some(disk) = Disk::mount(toy.dir.path().join("disk"), "size=1m") else { return };
     toy.cfg.checkpoint_every = 0;
     let snapshots = Snapshots { dir: toy.dir.path().join("disk"), steps: vec![3] };
-    let mut watch = Hooks { snapshots: Some(snapshots.clone()), ..Hooks::default() };
+    let mut watch = Callbacks { snapshots: Some(snapshots.clone()), ..Callbacks::default() };
     disk.fill();
     let error = erw::error::Error::from(toy.fit(&Notes::default(), &mut watch, |_| 1.0).err().unwrap());
     assert_eq!(error.message, "the averages of step 3 cannot be saved");
@@ -248,7 +248,7 @@ fn partial_checkpoints_are_removed() {
 
 #[test]
 fn validation_changes_no_bit_and_is_equal_after_a_resume() {
-    fn watch<'a>(looks: &'a RefCell<Vec<u64>>) -> Hooks<'a> {
+    fn watch<'a>(looks: &'a RefCell<Vec<u64>>) -> Callbacks<'a> {
         let validate = |weights: &params::Tensors| {
             let sum = weights["w"].sum_all()?.to_scalar::<f32>()?;
             Ok(vec![("sum".to_string(), f64::from(sum)), ("third".into(), f64::from(sum) / 3.0)])
@@ -257,7 +257,7 @@ fn validation_changes_no_bit_and_is_equal_after_a_resume() {
             assert!(weights.contains_key("w"));
             looks.borrow_mut().push(step);
         };
-        Hooks { validate: Some((3, Box::new(validate))), show: Some((4, Box::new(show))), snapshots: None }
+        Callbacks { validate: Some((3, Box::new(validate))), show: Some((4, Box::new(show))), snapshots: None }
     }
     let plain = Toy::new(10).finish();
     assert_eq!(plain.validation, []);
@@ -272,7 +272,7 @@ fn validation_changes_no_bit_and_is_equal_after_a_resume() {
     for stop_at in 1..10 {
         let toy = Toy::new(10);
         let stop = Notes { stop_at, ..Notes::default() };
-        assert!(matches!(toy.fit(&stop, &mut watch(&looks), |_| 1.0).unwrap(), Fit::Stopped));
+        assert!(matches!(toy.fit(&stop, &mut watch(&looks), |_| 1.0).unwrap(), Outcome::Stopped));
         let toy = toy.again();
         let cut = done(toy.fit(&Notes::default(), &mut watch(&looks), |_| 1.0).unwrap());
         assert_eq!((numbers(&cut), cut.curve), (numbers(&whole), whole.curve.clone()));

@@ -9,8 +9,8 @@ use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
-use erw::ml::train::trained::{Fit, Trained};
-use erw::ml::train::{CheckpointRetention, Hooks, batch_indices, fit};
+use erw::ml::train::outcome::{Outcome, Trained};
+use erw::ml::train::{Callbacks, CheckpointRetention, batch_indices, fit};
 use std::path::Path;
 
 use crate::support::golden::Golden;
@@ -134,7 +134,7 @@ impl Observer for StopAt {
     }
 }
 
-fn train(dir: &Path, obs: &dyn Observer) -> Result<Fit> {
+fn train(dir: &Path, obs: &dyn Observer) -> Result<Outcome> {
     let (params, vb) = ParamSet::init(1, DType::F32, &Device::Cpu);
     let vae = AutoencoderKl::new(&VaeConfig::rgb(&[8, 16], 1, 4, 4, true), vb)?;
     let images = blobs(24)?;
@@ -153,7 +153,7 @@ fn train(dir: &Path, obs: &dyn Observer) -> Result<Fit> {
         samples: 8,
         loss_scaling: false,
     };
-    fit(&params, &cfg, obs, &mut Hooks::default(), &mut |step, micro| {
+    fit(&params, &cfg, obs, &mut Callbacks::default(), &mut |step, micro| {
         let samples = batch_indices(7, step, micro, 1, 8, 24);
         let index = Tensor::from_vec(samples.iter().map(|s| *s as u32).collect::<Vec<_>>(), 8, &Device::Cpu)?;
         let noise = posterior_noise(7, step, &samples, &[4, 8, 8], &Device::Cpu)?;
@@ -163,11 +163,11 @@ fn train(dir: &Path, obs: &dyn Observer) -> Result<Fit> {
     })
 }
 
-fn done(fit: Fit) -> Trained {
+fn done(fit: Outcome) -> Trained {
     match fit {
-        Fit::Done(trained) => trained,
-        Fit::Stopped => panic!("training stopped early"),
-        Fit::Diverged(d) => panic!("{}", d.what),
+        Outcome::Done(trained) => trained,
+        Outcome::Stopped => panic!("training stopped early"),
+        Outcome::Diverged(d) => panic!("{}", d.what),
     }
 }
 
@@ -186,7 +186,7 @@ fn training_learns_and_resumes_bit_for_bit() -> Result<()> {
     let straight = done(train(whole.path(), &Silent)?);
     let (first, last) = (&straight.curve[0], &straight.curve[straight.curve.len() - 1]);
     assert!(last.loss < 0.6 * first.loss, "loss {} -> {}", first.loss, last.loss);
-    assert!(matches!(train(halves.path(), &StopAt(13, Default::default()))?, Fit::Stopped));
+    assert!(matches!(train(halves.path(), &StopAt(13, Default::default()))?, Outcome::Stopped));
     let resumed = done(train(halves.path(), &Silent)?);
     assert_eq!(bits(&straight.model)?, bits(&resumed.model)?);
     assert_eq!(bits(&straight.ema)?, bits(&resumed.ema)?);

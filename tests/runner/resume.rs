@@ -159,7 +159,7 @@ fn a_stage_killed_at_any_step_ends_bit_identical() {
 fn a_stage_that_suspends_itself_suspends_the_run() {
     let (space, outcome) = counter::count(-1);
     assert_eq!(outcome.error.unwrap().exit_code(), 3);
-    assert_eq!(outcome.ends[0].state, erw::runner::event::State::Suspended);
+    assert_eq!(outcome.ends[0].state, erw::runner::event::StageState::Suspended);
     assert!(counter::count_in(&space, 0).error.is_none());
 }
 

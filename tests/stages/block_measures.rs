@@ -111,7 +111,7 @@ fn a_probe_refuses_bad_inputs() -> Result<()> {
     let bench = Bench::new();
     let paths = probed(&bench)?;
     let run = |given: Value| bench.run("probe", &probe::KIND, &slots(&paths), given);
-    let hint = Some("there are `linear` and `knn`".to_string());
+    let hint = Some("known names are `linear` and `knn`".to_string());
     assert_eq!(told(run(json!({"probes": []}))), ("`probes` is empty".into(), hint));
     assert_eq!(told(run(json!({"probes": ["knn", "knn"]}))).0, "`probes` names `knn` twice");
     assert_eq!(told(run(json!({"timesteps": []}))).0, "`timesteps` is empty");
@@ -196,7 +196,7 @@ fn cknna_refuses_bad_inputs() -> Result<()> {
     let run = |given: Value| told(bench.run("cknna", &cknna::KIND, &inputs, given));
     let hint = Some("set `k` below 9, or use more images".to_string());
     assert_eq!(run(json!({})), ("9 images are too few for 10 neighbours each".into(), hint));
-    let hint = Some("there are `cknna`, `cka` and `mutual-knn`".to_string());
+    let hint = Some("known names are `cknna`, `cka` and `mutual-knn`".to_string());
     assert_eq!(run(json!({"metrics": []})), ("`metrics` is empty".into(), hint));
     assert_eq!(run(json!({"metrics": ["cka", "cka"]})).0, "`metrics` names `cka` twice");
     assert!(run(json!({"metrics": ["svcca"]})).0.starts_with("unknown variant `svcca`, expected one of `cknna`"));

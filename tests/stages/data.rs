@@ -285,7 +285,7 @@ fn the_fd_of_a_set_to_itself_is_zero_and_grows_with_damage() -> Result<()> {
     assert_eq!(by_stats["n_reference"], Value::Null);
     write_arrays(&file, &[("mu", vec![2], vec![0.0; 2]), ("sigma", vec![2, 2], vec![0.0; 4])]);
     let error = fd("of-another", &bench.path("clean"), &published).unwrap_err();
-    assert!(error.message.contains("of 2 features, the network makes"), "{}", error.message);
+    assert!(error.message.contains("has 2 features, but the network makes"), "{}", error.message);
     let inputs = [("samples", train.as_path()), ("reference", &train), ("network", &network)];
     let error = bench.run("resized", &stages::evaluation::fid::KIND, &inputs, json!({"mode": "adm"})).unwrap_err();
     assert!(error.message.contains("only Inception has modes"), "{}", error.message);

@@ -75,9 +75,9 @@ fn a_flip_without_mirrored_features_is_refused() {
     let flip = json!({"flip": 0.5});
     let error = lab.attempt("stored", &train::KIND, &lab.stored(&["one"]), flip.clone(), &Ear::default()).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Usage);
-    assert_eq!(error.message, "`flip` is 0.5, but stored features are of images that are not mirrored");
+    assert_eq!(error.message, "`flip` is 0.5, but stored features do not include mirrored images");
     let error = lab.attempt("online", &warmup::KIND, &lab.online(&["one"]), flip, &Ear::default()).unwrap_err();
-    assert_eq!(error.message, "`flip` is 0.5, but input `latents` has none of mirrored images");
+    assert_eq!(error.message, "`flip` is 0.5, but input `latents` has no latents of mirrored images");
     assert_eq!(error.hints, ["set `flip = true` on the stage that makes them"]);
     // Without alignment no features are needed.
     let both = encode(&lab, "both", "images", true);

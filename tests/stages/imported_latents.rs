@@ -8,7 +8,7 @@ use erw::error::{ErrorKind, Result};
 use erw::ml::data::images::ImageSet;
 use erw::ml::data::packed::Packed;
 use erw::ml::data::released::ReadyLatents;
-use erw::ml::data::source::Source;
+use erw::ml::data::source::ImageListing;
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
 use erw::ml::nn::params;
 use erw::ml::nn::params::{ParamSet, Tensors};
@@ -421,7 +421,7 @@ proptest! {
         write(&dir.path().join("dataset.json"), "{\"labels\": [[\"x0.npy\", 3]]}");
         let images = dir.path().join("images");
         write(&images.join("0.png"), "");
-        for images in [None, Some(Source::open(&images, None, None).unwrap())] {
+        for images in [None, Some(ImageListing::open(&images, None, None).unwrap())] {
             if let Ok(latents) = ReadyLatents::open(dir.path(), images.as_ref()) {
                 drop(latents.rows(0..latents.len()));
             }

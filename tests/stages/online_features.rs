@@ -223,20 +223,20 @@ fn inputs_of_other_images_are_refused_by_name() {
     lab.images("others", &[0; ROWS as usize]);
     inputs[1].1 = lab.path("others");
     let said = lab.refused(&warmup::KIND, &inputs);
-    assert_eq!(said, "latents and input `images` are of images with other labels, or in another order");
+    assert_eq!(said, "latents and input `images` describe images with different labels, or in a different order");
     lab.images("fewer", &[0, 1, 2]);
     inputs[1].1 = lab.path("fewer");
     let said = lab.refused(&train::KIND, &inputs);
-    assert_eq!(said, "12 latents and 3 rows of input `images` are not of the same images");
+    assert_eq!(said, "12 latents and 3 rows of input `images` do not describe the same images");
 
     let mut inputs = lab.stored(&["one", "two"]);
     pack(&lab.path("short"), "features", &[("tokens", normal(3, &[4, 8]).narrow(0, 0, 7).unwrap())], &json!({}));
     inputs[2].1 = lab.path("short");
     let said = lab.refused(&train::KIND, &inputs);
-    assert_eq!(said, "12 latents and 7 rows of input `features.1` are not of the same images");
+    assert_eq!(said, "12 latents and 7 rows of input `features.1` do not describe the same images");
 
     lab.encoder("coarse", json!({"patch_size": 8, "dim": 8, "depth": 1, "heads": 2, "steps": 0}));
-    let text = |slot| format!("input `{slot}` gives 1 tokens per image, the network has 4");
+    let text = |slot| format!("input `{slot}` gives 1 tokens per image, but the network has 4");
     assert_eq!(lab.refused(&train::KIND, &lab.stored(&["one", "coarse"])), text("features.1"));
     assert_eq!(lab.refused(&warmup::KIND, &lab.online(&["coarse", "one"])), text("encoder"));
 }

@@ -354,7 +354,7 @@ fn averages_and_learning_rates_survive_a_stop() {
     assert!(meta.contains("\"ema-0.25\""), "{meta}");
     let error = draw("none", "ema-0.75").unwrap_err();
     assert_eq!(error.message, "input `sit` has no weights `ema-0.75`");
-    assert_eq!(error.hints, ["there are `ema`, `ema-0.25`, `ema-0.9`, `model`"]);
+    assert_eq!(error.hints, ["available weights are `ema`, `ema-0.25`, `ema-0.9`, `model`"]);
     assert_eq!(draw("bad", "emma").unwrap_err().kind, ErrorKind::Usage);
     // Or go on from it.
     let mut inputs = lab.data();
@@ -396,7 +396,7 @@ fn defaults_depend_on_size_and_method_and_are_reported() {
     assert_eq!(error(json!({"encoder_depth": null})), "`model = \"custom\"` needs `encoder_depth`");
     assert_eq!(
         error(json!({"encoder_depth": [1, 2]})),
-        "`encoder_depth` has 2 blocks, but input `features` is 1 artifacts"
+        "`encoder_depth` has 2 blocks, but the number of artifacts of input `features` is 1"
     );
     assert_eq!(
         error(json!({"dispersive": 0.5, "dispersive_depth": 3})),
@@ -404,9 +404,9 @@ fn defaults_depend_on_size_and_method_and_are_reported() {
     );
     assert_eq!(
         error(json!({"dispersive": 0.5, "accumulate": 2})),
-        "`dispersive` compares all images of a batch, which `accumulate` 2 would part"
+        "`dispersive` compares all images of a batch, which `accumulate` 2 would split"
     );
-    assert!(error(json!({"alignment_loss": "nt-xent", "accumulate": 2})).contains("`accumulate` 2 would part"));
+    assert!(error(json!({"alignment_loss": "nt-xent", "accumulate": 2})).contains("`accumulate` 2 would split"));
     assert_eq!(error(json!({"ema_decay": [0.5, 0.5]})), "`ema_decay` has 0.5 twice");
     assert_eq!(error(json!({"lr_min": 1.0})), "`lr_min` 1 is above `lr` 0.0001");
     // Without alignment, its options are free: trials with and without share the rest.

@@ -258,7 +258,7 @@ fn features_of_images_with_other_labels_are_refused() {
     pack(&lab.path("others"), "features", [("tokens".to_string(), tokens)].into(), &meta);
     let inputs = [("latents", lab.path("latents")), ("features", lab.path("others"))];
     let error = lab.run(&train::KIND, "a", json!({}), &inputs, &Ear::default()).unwrap_err();
-    assert!(error.message.contains("in another order"), "{error}");
+    assert!(error.message.contains("in a different order"), "{error}");
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn the_average_after_k_steps_equals_that_of_a_training_of_k_steps() {
     assert!(draw("last", "ema@6").unwrap() == draw("end", "ema").unwrap());
     let error = draw("none", "ema@4").unwrap_err();
     assert_eq!(error.message, "input `sit` has no weights `ema@4`");
-    assert_eq!(error.hints, ["there are `ema`, `ema@2`, `ema@3`, `ema@6`, `model`"]);
+    assert_eq!(error.hints, ["available weights are `ema`, `ema@2`, `ema@3`, `ema@6`, `model`"]);
     let error = draw("odd", "ema@02").unwrap_err();
     assert_eq!(
         error.message,
@@ -92,7 +92,7 @@ fn snapshots_must_ascend_within_the_training() {
     let lab = Lab::new();
     for (snapshots, text) in [
         (json!([3, 2]), "`snapshots` must ascend, but 3 comes before 2"),
-        (json!([2, 7]), "`snapshots` has step 7, but there are 6"),
+        (json!([2, 7]), "`snapshots` has step 7, but the training has 6 steps"),
     ] {
         let changes = json!({"steps": 6, "snapshots": snapshots});
         let error = lab.run(&train::KIND, "bad", changes, &lab.data(), &Ear::default()).unwrap_err();

@@ -4,7 +4,7 @@ use crate::cli::common::pipeline_args::SetArgs;
 use crate::cli::common::{columns, print};
 use crate::report::text::{bytes, count, duration};
 use erw_base::error::Result;
-use erw_runner::cache::gc::{self, InUse, RemovalReason, Rules, Sweep};
+use erw_runner::cache::gc::{self, Collection, InUse, RemovalReason, Rules};
 use erw_runner::cache::key::Key;
 use erw_runner::cache::store::Store;
 use erw_runner::kind::Registry;
@@ -72,7 +72,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     print(&text(args, &sweep))
 }
 
-fn text(args: &Args, sweep: &Sweep) -> String {
+fn text(args: &Args, sweep: &Collection) -> String {
     let verb = if args.dry_run { "would remove" } else { "removed" };
     let mut text = format!(
         "{verb} {}, {}, {}: {}\n",
@@ -96,7 +96,7 @@ fn text(args: &Args, sweep: &Sweep) -> String {
     text
 }
 
-fn by_reason(args: &Args, sweep: &Sweep) -> Vec<Vec<String>> {
+fn by_reason(args: &Args, sweep: &Collection) -> Vec<Vec<String>> {
     let mut sums: BTreeMap<RemovalReason, (usize, usize, u64)> = BTreeMap::new();
     sweep.records.iter().for_each(|g| sums.entry(g.why).or_default().0 += 1);
     if !sweep.damaged.is_empty() {

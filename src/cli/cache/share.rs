@@ -123,7 +123,7 @@ pub fn status(args: &StatusArgs, remote: &RemoteArgs, cache: &Path, registry: Re
             rows.push(vec![name, "none".into()]);
             continue;
         };
-        let here = !checker.is_afar(verdict);
+        let here = !checker.is_remote_only(verdict);
         let there = remote.record(&record.key()).is_some();
         let n = size(record);
         here_bytes += if here { n } else { 0 };

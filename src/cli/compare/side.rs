@@ -12,7 +12,7 @@ use erw_runner::files::digest::Digest;
 use erw_runner::journal::read::{self, Ended, RunState};
 use erw_runner::kind::Registry;
 use erw_runner::kind::field::FieldType;
-use erw_runner::pipeline::graph::{Pipeline, Source, Stage, StageId};
+use erw_runner::pipeline::graph::{Pipeline, SourcePath, Stage, StageId};
 use erw_runner::pipeline::targets::select;
 use erw_runner::plan::{CacheChecker, Verdict, plan};
 use erw_runner::repro::git::Checkout;
@@ -222,7 +222,7 @@ fn artifacts(record: &Record) -> BTreeMap<String, Digest> {
 /// Digests of the outside files of a stage that exist.
 fn sources(checker: &CacheChecker<'_>, stage: &Stage) -> Result<BTreeMap<String, Digest>> {
     let there = stage.sources.iter().filter(|(_, source)| source.path.exists());
-    let digest = |(name, source): (&String, &Source)| {
+    let digest = |(name, source): (&String, &SourcePath)| {
         Ok((name.clone(), checker.files.digest(checker.store, source)?.measured.digest))
     };
     there.map(digest).collect()

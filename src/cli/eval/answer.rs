@@ -1,5 +1,5 @@
-//! The results of an evaluation as a table or a JSON object, and errors in the words of the command
-//! line. Knows the layout of `metrics.json` and computes nothing.
+//! Formats the results of an evaluation as a table or a JSON object, and translates errors of its
+//! pipeline to the command line. Knows the layout of `metrics.json` and computes nothing.
 
 use super::pipeline::{METRICS, NETWORK, REFERENCE, Ran, SAMPLES};
 use crate::cli::common::{columns, json};
@@ -7,7 +7,7 @@ use crate::report::table::grid;
 use crate::report::text::wrapped;
 use erw_base::error::{Error, Result};
 use erw_ml::data::source::left_out::LeftOut;
-use erw_runner::event::{Measure, State};
+use erw_runner::event::{Measure, StageState};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -69,8 +69,8 @@ pub fn detail(ran: &Ran) -> Result<Value> {
     read(&ran.output(METRICS)?.join("metrics.json"))
 }
 
-/// The answer of a comparison of images, or about one set. `said` are the arguments, `told` further
-/// warnings, such as metrics of a bundle that are left out.
+/// The answer to a comparison of images, or about one set. `said` contains the names and values of
+/// the arguments, `told` further warnings, such as omitted metrics of a bundle.
 pub fn of_images(ran: &Ran, detail: &Value, said: &[(&str, &str)], told: Vec<String>, as_json: bool) -> Result<String> {
     let mut answer = answer(ran, detail, METRICS)?;
     answer.warnings.extend(told);
@@ -112,7 +112,7 @@ fn beside(given: &str, counts: &Value) -> String {
     format!("{given}: {left_out}")
 }
 
-/// The answer of a comparison of two files of features.
+/// The answer to a comparison of two files of features.
 pub fn of_features(ran: &Ran, [a, b]: [&str; 2], as_json: bool) -> Result<String> {
     let detail = detail(ran)?;
     let answer = answer(ran, &detail, METRICS)?;
@@ -172,13 +172,13 @@ fn text_of(value: &Value) -> &str {
 fn answer(ran: &Ran, detail: &Value, stage: &str) -> Result<Summary> {
     let warnings = detail["warnings"].as_array().into_iter().flatten();
     let warnings = warnings.filter_map(Value::as_str).map(String::from).collect();
-    let cached = ran.ends.iter().all(|end| end.state == State::Cached);
+    let cached = ran.ends.iter().all(|end| end.state == StageState::Cached);
     Ok(Summary { results: ran.end(stage)?.results.clone(), facts: vec![], warnings, cached })
 }
 
 fn read(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    serde_json::from_str(&text).map_err(|e| Error::internal(format!("`{}` is no JSON", path.display())).because(e))
+    serde_json::from_str(&text).map_err(|e| Error::internal(format!("`{}` is not JSON", path.display())).because(e))
 }
 
 /// `50,000`.
@@ -189,8 +189,8 @@ fn thousands(n: u64) -> String {
 }
 
 /// Translates an error of the written pipeline to the command line: stages are named after
-/// arguments, files as they were given, and the place in the pipeline's text is dropped. `said` are
-/// the names of arguments and their values.
+/// arguments, files as they were given, and the place in the pipeline's text is dropped. `said`
+/// contains the names and values of the arguments.
 pub fn in_words_of_the_command_line(mut error: Error, said: &[(&str, &str)]) -> Error {
     error.place = None;
     let files: Vec<(String, &str)> = said.iter().filter_map(|(_, given)| Some((absolute(given)?, *given))).collect();
@@ -255,6 +255,18 @@ mod tests {
         );
         assert_eq!(digits(None), "nan");
         assert_eq!([1, 999, 1000, 1_234_567].map(thousands), ["1", "999", "1,000", "1,234,567"]);
+    }
+
+    /// A message that is reworded where it is made must be reworded here.
+    #[test]
+    fn every_translated_phrase_is_one_that_a_stage_says() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let sources = ["stages", "fetch"].into_iter().flat_map(|room| walkdir::WalkDir::new(root.join(room)));
+        let sources: Vec<String> = sources.filter_map(|f| std::fs::read_to_string(f.unwrap().path()).ok()).collect();
+        // `{}` in a source stands for a value.
+        for (phrase, _) in WORDS {
+            assert!(sources.iter().any(|text| text.contains(phrase)), "no stage says `{phrase}`");
+        }
     }
 
     #[test]

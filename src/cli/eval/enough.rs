@@ -1,8 +1,7 @@
-//! Checks whether the sides have enough images for a metric, as far as can be known without reading
-//! them, so that a metric that cannot be computed is refused at once and not after an hour.
-//! Computes nothing.
+//! Checks that the sides have enough images for a metric, as far as is known without reading them.
+//! A metric that cannot be computed is refused at once, not after an hour. Computes nothing.
 
-use super::given::Side;
+use super::input::Side;
 use erw_base::error::{Error, Result};
 use erw_ml::evaluation::inception_score;
 use erw_ml::metrics::bounds::Requirements;
@@ -21,8 +20,10 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Checks that each side has enough images for `metric`.
+    ///
     /// # Errors
-    /// If a side is known to be too small.
+    /// If a side is known to have too few images.
     pub fn check(&self, metric: &str, sides: &[Side<'_>]) -> Result<()> {
         let parts = inception_score::parts(Some(self.mode));
         let k = self.k.map_or(K, |k| k as usize);

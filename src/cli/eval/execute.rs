@@ -2,11 +2,12 @@
 
 use super::answer;
 use super::pipeline::{self, Ran};
-use super::place::Workspace;
+use super::workspace::Workspace;
 use crate::cli::common::remote_args::RemoteArgs;
 use crate::cli::run::execute::{execute, print_log};
 use crate::cli::run::flags::Flags;
 use erw_base::error::{Error, Result};
+use erw_fetch::library::NOT_FETCHED;
 use erw_runner::pipeline::graph::Pipeline;
 use erw_runner::pipeline::targets::select;
 
@@ -51,10 +52,10 @@ pub(crate) fn run_pipeline(
     let flags = Flags { plain: how.plain, threads: how.threads, remote: how.remote.clone(), gpu, ..Flags::default() };
     let selected = select(&pipeline, &[])?;
     let outcome = execute(&pipeline, selected, &flags, place.cache, vec![]).map_err(in_words)?;
-    let outcome = outcome.ok_or_else(|| Error::internal("an evaluation ran dry"))?;
+    let outcome = outcome.ok_or_else(|| Error::internal("an evaluation was a dry run"))?;
     if let Some(error) = outcome.error {
         // The error of a download already says what was tried.
-        if !error.message.contains("could not be fetched") {
+        if !error.message.contains(NOT_FETCHED) {
             print_log(&outcome.ends);
         }
         return Err(in_words(error));

@@ -1,9 +1,9 @@
-//! Agreement of two representations in files.
+//! `erw eval cknna`, `cka` and `mutual-knn`: agreement of two representations in files.
 
 use super::answer;
 use super::execute::{OutputOptions, each_once, run_pipeline};
 use super::pipeline::{METRICS, Stages, text};
-use super::place::Workspace;
+use super::workspace::Workspace;
 use crate::cli::common::print;
 use erw_base::error::{Error, Result};
 use serde_json::json;

@@ -2,10 +2,10 @@
 
 use super::enough::Counts;
 use super::execute::{OutputOptions, each_once, run_pipeline};
-use super::given::{EvalInput, Holds, STATS, Side};
+use super::input::{EvalInput, Holds, STATS, Side};
 use super::network::{self, Network};
 use super::pipeline::{Extraction, METRICS, NETWORK, REFERENCE, SAMPLES, Stages};
-use super::place::Workspace;
+use super::workspace::Workspace;
 use super::{answer, statistics};
 use crate::cli::common::print;
 use clap::ValueEnum;
@@ -14,6 +14,7 @@ use erw_base::error::{Error, Result};
 use erw_ml::evaluation::metric::Metric;
 use erw_ml::models::feature_network::mode::Mode;
 use erw_runner::exec::resources::Limits;
+use erw_stages::OTHER_NETWORKS;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -192,7 +193,7 @@ impl Settings {
         let network = Network::of(self.network.as_deref(), default, place)?;
         match self.mode {
             Some(ModeArg(mode)) if !network.is_inception() => {
-                let text = format!("`--mode {}` applies to Inception only, and the network is another", mode.name());
+                let text = format!("`--mode {}` applies only to Inception, but the network is another", mode.name());
                 Err(Error::usage(text))
             }
             _ => Ok(network),
@@ -243,7 +244,7 @@ fn check(metric: &str, network: &Network, statistics: Option<(&str, Holds)>) -> 
         return Err(Error::usage(text).hint(answer::NAME_AN_INCEPTION));
     }
     if metric == "cmmd" && !network.may_be_clip() {
-        let text = "`cmmd` needs the embeddings of CLIP, but the network is another";
+        let text = "`cmmd` needs CLIP embeddings, but the network is not CLIP";
         return Err(Error::usage(text).hint(answer::NAME_A_CLIP));
     }
     let Some((given, holds)) = statistics else { return Ok(()) };
@@ -311,9 +312,7 @@ fn measure(
         side.check().map_err(|e| answer::of_place(e, side.place, &said))?;
     }
     let unlike = |e: Error| match sides.iter().find(|side| matches!(side.given, EvalInput::Statistics(..))) {
-        Some(side) if e.message.contains("are features of other networks") => {
-            statistics::of_another(side.said, e.causes)
-        }
+        Some(side) if e.message.contains(OTHER_NETWORKS) => statistics::of_another(side.said, e.causes),
         _ => e,
     };
     let ran = run_pipeline(stages.text()?, &said, gpu, &settings.how, place);

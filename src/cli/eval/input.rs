@@ -1,8 +1,8 @@
-//! Recognises the arguments of `erw eval`: a folder, an archive, statistics, an artifact, a stage.
-//! Looks at names and headers only; the stage that reads the images finds out whether they are
+//! Recognises the inputs of `erw eval`: a folder, an archive, statistics, an artifact or a stage.
+//! Reads names and headers only; the stage that reads the images finds out whether they are
 //! readable.
 
-use super::place::Workspace;
+use super::workspace::Workspace;
 use crate::cli::common::pipeline_args::{PipelineArgs, stage_and_output};
 use erw_base::error::{Error, Result};
 use erw_ml::formats::Npz;
@@ -19,10 +19,10 @@ const IMAGES: [&str; 2] = ["images", "samples"];
 pub const STATS: &str = "stats";
 /// The name of the images in an npz, as in the ADM suite.
 const ARRAY: &str = "arr_0";
-/// A text with fewer digits is taken for a misspelt path, not for a digest.
+/// A shorter text is taken for a misspelt path, not for a digest.
 const LEAST_DIGITS: usize = 4;
 
-/// One side of a comparison.
+/// An input of an evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EvalInput {
     /// Images to read from this path.

@@ -3,24 +3,24 @@
 //! interrupted extraction of features resumes, and another metric reuses the statistics of both
 //! sides.
 //!
-//! `given` recognises the arguments, `pipeline` writes the pipeline, `answer` prints the results.
-//! None of them computes anything.
+//! `input` recognises the arguments, `pipeline` writes the pipeline, `execute` runs it, `answer`
+//! formats the results. None of them computes anything.
 
 mod answer;
 mod enough;
 pub mod execute;
 mod features;
-mod given;
 mod images;
+mod input;
 mod network;
 mod pipeline;
-pub mod place;
 mod statistics;
+pub mod workspace;
 
 use erw_base::error::Result;
 use erw_runner::kind::Registry;
-use place::Workspace;
 use std::path::Path;
+use workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP, subcommand_help_heading = "Metrics", subcommand_value_name = "METRIC")]

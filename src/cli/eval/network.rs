@@ -1,15 +1,16 @@
 //! The feature network of `--network`. Knows names, files and types, nothing of what networks do.
 
-use super::given::{self, EvalInput};
+use super::input::{self, EvalInput};
 use super::pipeline::{NETWORK, Stages, text, weights};
-use super::place::Workspace;
+use super::workspace::Workspace;
 use erw_base::error::{Error, Result};
+use erw_fetch::library::NOT_FETCHED;
 use erw_fetch::registry::{self, RegistryEntry};
 use erw_runner::text::suggest;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// The networks by which metrics are defined, by their names in the registry.
+/// Registry names of the networks that metrics are defined by.
 pub const INCEPTION: &str = "fid-inception";
 pub const DINOV2: &str = "dinov2-vit-l";
 pub const CLIP: &str = "clip-vit-L-336";
@@ -44,9 +45,9 @@ impl Network {
             return Ok(Self::File(path.into(), entry(default)?));
         }
         if named.contains(".toml:") {
-            return match given::stage(named, &TYPES, place)? {
+            return match input::stage(named, &TYPES, place)? {
                 EvalInput::Stage(stage, ty, _) => Ok(Self::Stage(stage, ty)),
-                _ => Err(Error::internal("a stage that is none")),
+                _ => Err(Error::internal("the network of a stage is not a stage")),
             };
         }
         match named.split_once('=') {
@@ -86,7 +87,7 @@ impl Network {
     /// Adds the hash of the network's file to an error about its download.
     pub fn missing(&self, error: Error) -> Error {
         let Self::Published(entry) = self else { return error };
-        if !error.message.contains("could not be fetched") {
+        if !error.message.contains(NOT_FETCHED) {
             return error;
         }
         let sum = entry.locations.first().and_then(|location| location.sha256.as_ref());

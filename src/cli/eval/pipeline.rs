@@ -1,7 +1,7 @@
 //! The pipeline of an evaluation, as text. Stages are named after the arguments of the command
 //! line, so that messages about them are understood.
 
-use super::given::{EvalInput, STATS};
+use super::input::{EvalInput, STATS};
 use erw_base::error::{Error, Result};
 use erw_runner::event::StageEnd;
 use serde_json::{Map, Value, json};
@@ -16,8 +16,8 @@ pub const METRICS: &str = "metrics";
 
 /// The stages of a pipeline, in the order they are added.
 pub struct Stages {
-    /// As in `erw log`. Reasons to run compare with the last pipeline of this name, so it contains
-    /// the names of the files.
+    /// The name that `erw log` shows. Reasons to run compare with the last pipeline of this name,
+    /// so it contains the names of the files.
     name: String,
     stages: Map<String, Value>,
 }
@@ -38,7 +38,7 @@ impl Stages {
 
     pub fn text(self) -> Result<String> {
         toml::to_string(&json!({ "name": self.name, "stages": self.stages }))
-            .map_err(|e| Error::internal("a written pipeline is no TOML").because(e))
+            .map_err(|e| Error::internal("a written pipeline is not TOML").because(e))
     }
 }
 

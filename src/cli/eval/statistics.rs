@@ -1,5 +1,6 @@
-//! Statistics in a file of the user. The published layout does not state network and mode, so a
-//! note about them is added as a member of the archive, which other tools ignore. Computes nothing.
+//! Reads and writes statistics in files of the user. The published layout does not state network
+//! and mode, so a note about them is added as a member of the archive, which other tools ignore.
+//! Computes nothing.
 
 use super::network::Network;
 use erw_base::error::{Error, Result};
@@ -69,8 +70,10 @@ impl Note {
     pub fn check(&self, given: &str, network: &Network, mode: Option<Mode>) -> Result<()> {
         // Notes about Inception always state a mode, others never.
         if self.mode.is_some() != network.is_inception() {
-            let text =
-                format!("`{given}` has features of the network `{}`, but the images would have others", self.network);
+            let text = format!(
+                "`{given}` has features of the network `{}`, but the images would be measured with another",
+                self.network
+            );
             return Err(Error::usage(text).hint("give this network with `--network`"));
         }
         match (&self.mode, mode.or_else(|| network.is_published().then_some(Mode::Adm))) {

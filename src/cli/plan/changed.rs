@@ -1,4 +1,5 @@
-//! What a change since a git revision makes stale. The cache is used for durations only.
+//! The plan relative to a git revision: which stages are new, stale or unchanged since then. The
+//! cache is used for durations only.
 
 use super::line::{Line, Planned};
 use crate::report::table::near;
@@ -7,12 +8,12 @@ use erw_runner::cache::store::Store;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::{Pipeline, StageId};
 use erw_runner::pipeline::layers::Overrides;
-use erw_runner::pipeline::properties::{Properties, doubts};
+use erw_runner::pipeline::properties::{Properties, warnings};
 use erw_runner::plan::action::params_digest;
 use erw_runner::plan::record_index::RecordIndex;
-use erw_runner::repro::changed_since::{Change, since};
+use erw_runner::repro::changed_since::{StageChange, since};
 
-/// The verdict on each selected stage.
+/// The plan of the selected stages: whether each changed since `revision`, and why.
 pub fn planned(
     pipeline: &Pipeline,
     store: &Store,
@@ -21,15 +22,15 @@ pub fn planned(
     known: (Registry, &Overrides),
 ) -> Result<Planned> {
     let since = since(pipeline, selected, revision, known, store)?;
-    let stale = since.stages.iter().any(|(_, change)| *change != Change::Unchanged);
+    let stale = since.stages.iter().any(|(_, change)| *change != StageChange::Unchanged);
     let record_index = if stale { Some(RecordIndex::read(store)?) } else { None };
     let properties = Properties::of(pipeline);
-    let line = |(id, change): &(StageId, Change)| {
+    let line = |(id, change): &(StageId, StageChange)| {
         let stage = pipeline.stage(*id);
         let (verdict, says) = match change {
-            Change::Unchanged => ("unchanged", vec!["unchanged".into()]),
-            Change::New => ("new", vec!["new stage".into()]),
-            Change::Stale(causes) => {
+            StageChange::Unchanged => ("unchanged", vec!["unchanged".into()]),
+            StageChange::New => ("new", vec!["new stage".into()]),
+            StageChange::Stale(causes) => {
                 let mut says: Vec<String> = causes.iter().map(ToString::to_string).collect();
                 if let Some(first) = says.first_mut() {
                     first.insert_str(0, "stale: ");
@@ -37,7 +38,7 @@ pub fn planned(
                 ("stale", says)
             }
         };
-        let stale = *change != Change::Unchanged;
+        let stale = *change != StageChange::Unchanged;
         Line {
             stage: stage.name.clone(),
             kind: stage.kind.name,
@@ -66,6 +67,6 @@ pub fn planned(
         Some(then) if *then != pipeline.file => notes += &format!("the file was called `{}`\n", near(then)),
         Some(_) => {}
     }
-    let warnings = doubts(pipeline, selected);
+    let warnings = warnings(pipeline, selected);
     Ok(Planned { pipeline: pipeline.name.clone(), since: Some(since.commit), stages, warnings, notes, sum })
 }

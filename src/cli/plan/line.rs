@@ -10,10 +10,10 @@ use serde_json::json;
 /// A plan, ready to print.
 pub struct Planned {
     pub pipeline: String,
-    /// The commit that it is compared with.
+    /// The commit that the pipeline is compared with, if any.
     pub since: Option<String>,
     pub stages: Vec<Line>,
-    /// What is possible but hardly intended.
+    /// Warnings about valid but probably unintended settings.
     pub warnings: Vec<String>,
     /// Text below the table.
     pub notes: String,
@@ -21,6 +21,7 @@ pub struct Planned {
     pub sum: String,
 }
 
+/// A stage in a plan.
 #[derive(Debug, Serialize)]
 pub struct Line {
     pub stage: String,
@@ -29,11 +30,12 @@ pub struct Line {
     pub params: String,
     /// `cached`, `run`, `waits`, `blocked`, `missing`; or `unchanged`, `new`, `stale`.
     pub verdict: &'static str,
+    /// The verdict in words, with its reasons.
     pub says: Vec<String>,
     pub stale: bool,
-    /// What the same work took before, for a stale stage.
+    /// How long the same work took before, for a stale stage.
     pub past_seconds: Option<f64>,
-    /// What an interrupted attempt left.
+    /// The progress that an interrupted attempt left.
     pub left: Option<PartialProgress>,
 }
 

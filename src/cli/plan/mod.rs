@@ -1,11 +1,11 @@
-//! `erw plan`: what would run, why, and how long it will take by earlier runs; or what changed
-//! since a git revision.
+//! `erw plan`: what would run, why, and how long it will take, estimated from earlier runs; or what
+//! changed since a git revision.
 
 mod changed;
-mod checked;
 pub mod line;
+mod status;
 
-pub use checked::planned;
+pub use status::planned;
 
 use super::common::pipeline_args::{PipelineArgs, tell_of_link, warn_of};
 use super::common::print;
@@ -16,7 +16,7 @@ use erw_runner::pipeline::targets::select;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 
-/// With `--exit-code`: there is work to do.
+/// The exit code with `--exit-code` if there is work to do.
 const WORK: i32 = 5;
 
 #[derive(Debug, clap::Args)]

@@ -1,4 +1,5 @@
-//! What would run and why, stage by stage, with the cache as it is.
+//! The status of each stage against the current cache: cached, would run and why, waits, blocked or
+//! missing a file.
 
 use super::line::{Line, Planned, count};
 use crate::cli::common::megabytes;
@@ -7,14 +8,15 @@ use erw_base::error::Result;
 use erw_fetch::library::{Library, Presence};
 use erw_runner::cache::CacheRef;
 use erw_runner::pipeline::graph::{Pipeline, Stage, StageId};
-use erw_runner::pipeline::properties::doubts;
+use erw_runner::pipeline::properties::warnings;
 use erw_runner::plan::action::params_digest;
 use erw_runner::plan::reason::Reason;
 use erw_runner::plan::{CacheChecker, Missing, Verdict, plan};
 use erw_stages::data::weights::{KIND, published};
 use std::collections::BTreeSet;
 
-/// The verdict on each selected stage.
+/// The plan of the selected stages: the status of each, and why it would run. Stages in `forced`
+/// count as not cached.
 pub fn planned(
     pipeline: &Pipeline,
     cache: CacheRef<'_>,
@@ -42,7 +44,7 @@ pub fn planned(
                 Verdict::Waiting(_) if blocked.contains(id) => "blocked",
                 Verdict::Waiting(_) => "waits",
             },
-            says: match checker.is_afar(verdict) {
+            says: match checker.is_remote_only(verdict) {
                 true => vec!["cached (remote)".into()],
                 false => words(pipeline, stage, verdict, &blocked, &library)
                     .into_iter()
@@ -59,7 +61,7 @@ pub fn planned(
     let lines: Vec<Line> = verdicts.iter().map(line).collect();
     let missing: Vec<&Missing> = verdicts.iter().flat_map(|(_, v)| absent(v)).collect();
     let sum = sum(&lines, &missing, blocked.len());
-    let (warnings, notes) = (doubts(pipeline, selected), missing_list(&missing));
+    let (warnings, notes) = (warnings(pipeline, selected), missing_list(&missing));
     Ok(Planned { pipeline: pipeline.name.clone(), since: None, stages: lines, warnings, notes, sum })
 }
 
@@ -69,7 +71,8 @@ fn left(checker: &CacheChecker<'_>, id: StageId, verdict: &Verdict) -> Option<St
 }
 
 /// Whether the stage reads other files than before. Their number is unknown, so the earlier
-/// duration says nothing. Sources of a program are mostly its own code.
+/// duration does not apply. The sources of a `command` stage are mostly its own code, so they do
+/// not count.
 fn resourced(stage: &Stage, verdict: &Verdict) -> bool {
     let Verdict::Run(reasons) = verdict else { return false };
     stage.command.is_none() && reasons.iter().any(|r| matches!(r, Reason::SourceChanged { .. }))

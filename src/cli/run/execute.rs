@@ -16,7 +16,7 @@ use erw_runner::exec::scheduler::{self, Options, Outcome};
 use erw_runner::exec::up_to_date::{self, Query, Report};
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::{Pipeline, RetryPolicy, StageId};
-use erw_runner::pipeline::properties::doubts;
+use erw_runner::pipeline::properties::warnings;
 use erw_runner::pipeline::targets::select;
 use std::io::Write;
 use std::path::Path;
@@ -86,7 +86,7 @@ pub fn execute(
         warn(cache.remote.as_ref());
         return Ok(None);
     }
-    for text in doubts(pipeline, &selected) {
+    for text in warnings(pipeline, &selected) {
         let _ = writeln!(std::io::stderr().lock(), "warning: {text}");
     }
     let cache = flags.remote.cache(cache)?;

@@ -12,7 +12,7 @@ use super::run::flags::Flags;
 use crate::report::sheet::{Format, Sheet};
 use erw_base::error::{Error, Result};
 use erw_runner::cache::store::Store;
-use erw_runner::event::{Listener, Measure, StageEnd, State};
+use erw_runner::event::{Listener, Measure, StageEnd, StageState};
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::StageId;
 use erw_runner::pipeline::targets::select;
@@ -200,7 +200,7 @@ impl Sweep<'_> {
         let (mut started, mut left) = (0, 0);
         let (plan, watch) = (self.plan, &self.watch);
         self.trials.retain(|&i| {
-            if plan.trials[i].stages.values().all(done) || watch.doom(i).is_some() {
+            if plan.trials[i].stages.values().all(done) || watch.pruned_because(i).is_some() {
                 return true;
             }
             let within = started < most;
@@ -240,7 +240,7 @@ impl Sweep<'_> {
 
     fn table(&self, known: &Known, options: &TableOptions) -> (Sheet, Option<Error>) {
         let seen = |id: StageId| known.get(&id).map(|(status, r)| StageStatus { status: *status, results: r.clone() });
-        let stopped = |trial| self.watch.doom(trial).is_some();
+        let stopped = |trial| self.watch.pruned_because(trial).is_some();
         table(self.plan, &self.trials, options, &seen, &stopped)
     }
 }
@@ -253,12 +253,12 @@ fn seen(plan: &SweepPlan, ends: &[StageEnd]) -> Known {
     found.map(|(id, end)| (id, (status(end.state), end.results.clone()))).collect()
 }
 
-fn status(state: State) -> Status {
+fn status(state: StageState) -> Status {
     match state {
-        State::Failed => Status::Failed,
-        State::Suspended => Status::Suspended,
-        State::Done => Status::Ran,
-        State::Cached => Status::Cached,
+        StageState::Failed => Status::Failed,
+        StageState::Suspended => Status::Suspended,
+        StageState::Done => Status::Ran,
+        StageState::Cached => Status::Cached,
         _ => Status::Skipped,
     }
 }

@@ -244,7 +244,8 @@ pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()>
     let of = if config.warmup_depth.is_some() { "the warmup" } else { "a model" };
     let (blocks, width) = (config.blocks(), config.hidden);
     print(&format!(
-        "{} tensors of `{}` written to {}\nthe published PyTorch code loads them with `load_state_dict` into {of} of {blocks} blocks of width {width}{}\n",
+        "{} tensors of `{}` written to {}\nthe published PyTorch code loads them with `load_state_dict` into {of} of \
+         {blocks} blocks of width {width}{}\n",
         dict.len(),
         args.weights(),
         near(&args.out),

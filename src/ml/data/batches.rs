@@ -1,17 +1,18 @@
-//! Which images go together, and which are looked at.
+//! Splits a range of images into batches, and picks an evenly spread subset.
 
 use crate::rng::{self, Purpose};
 use std::ops::Range;
 
-/// 0..n in ranges of `batch`.
+/// Splits 0..n into ranges of `batch`; the last may be shorter.
 pub fn batches(n: u64, batch: usize) -> impl Iterator<Item = Range<u64>> {
     let batch = batch.max(1) as u64;
     (0..n.div_ceil(batch)).map(move |i| i * batch..(i * batch + batch).min(n))
 }
 
-/// `count` indices spread evenly over 0..n, all of them when there are no more: one out of each of
-/// `count` equal parts, drawn by its number. Every fifth of images whose class is their number
-/// modulo 10 would be of two classes.
+/// `count` indices spread evenly over 0..n, ascending; all indices if n <= `count`. One index is
+/// drawn from each of `count` equal parts, with a random stream selected by the part's number. A
+/// fixed stride would be biased: if the class of an image is its index modulo 10, every fifth image
+/// covers only two classes.
 pub fn spread(n: u64, count: u64) -> Vec<u64> {
     let count = count.min(n);
     let begin = |i: u64| (u128::from(i) * u128::from(n) / u128::from(count)) as u64;
@@ -35,7 +36,7 @@ mod tests {
                 assert!((i * n / count..(i + 1) * n / count).contains(at), "{at} of {n}");
             }
         }
-        // Labels of samples are 0 to 9 over and over.
+        // Labels of samples cycle through 0 to 9.
         let mut counts = [0; 10];
         spread(50_000, 10_000).iter().for_each(|i| counts[(i % 10) as usize] += 1);
         assert!(counts.iter().all(|n| (900..1100).contains(n)), "{counts:?}");

@@ -1,14 +1,14 @@
-//! Latents as an autoencoder leaves them: a posterior for each image, its label, and the scale at
-//! which a network takes them. Knows nothing of training.
+//! Latents from an autoencoder: a posterior and a label for each image, and the scale that networks
+//! expect. Knows nothing of training.
 
 use super::packed::Packed;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::path::Path;
 
-/// Ending of the names of tensors that belong to the mirrored image.
+/// Suffix of the names of tensors that belong to the mirrored image.
 pub const MIRRORED: &str = "_flip";
 
-/// How latents are brought to the size that they are trained on: factor (x - shift).
+/// How latents x are scaled for training: factor (x - shift).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scale {
     factor: f64,
@@ -26,7 +26,7 @@ impl Scale {
     }
 }
 
-/// An opened set of latents, whose labels were checked.
+/// An opened set of latents with checked labels.
 #[derive(Debug)]
 pub struct Latents {
     packed: Packed,
@@ -39,7 +39,7 @@ impl Latents {
     /// Opens a packed array with `mean` and `std` `[channels, height, width]` and `labels`.
     ///
     /// # Errors
-    /// A label that is none of the classes.
+    /// A label that is not one of the classes.
     pub fn open(dir: &Path) -> Result<Self> {
         let packed = Packed::open(dir)?;
         let classes: Vec<String> = serde_json::from_value(packed.meta()["classes"].clone()).unwrap_or_default();
@@ -67,11 +67,11 @@ impl Latents {
     pub fn shape(&self) -> Result<[usize; 3]> {
         match self.packed.shape("mean")?[..] {
             [channels, height, width] => Ok([channels, height, width]),
-            _ => bail!("latents are not of the shape [channels, height, width]"),
+            _ => bail!("latents do not have the shape [channels, height, width]"),
         }
     }
 
-    /// Whether those of the mirrored images are there too.
+    /// Whether the set also has the latents of the mirrored images.
     pub fn has_mirrored(&self) -> bool {
         self.packed.tensors().any(|name| name == format!("mean{MIRRORED}"))
     }
@@ -80,9 +80,9 @@ impl Latents {
         rows.iter().map(|row| self.labels[*row as usize]).collect()
     }
 
-    /// Scaled samples of the posteriors of these rows, of the mirrored images where `flipped` says
-    /// so: mean plus deviation times `noise`, which is of their shape and on the device that they
-    /// are wanted on.
+    /// Scaled samples f32 of the posteriors of these rows, and of the mirrored images where
+    /// `flipped` is true: mean plus standard deviation times `noise`. `noise` has the shape of the
+    /// samples and is on the device of the result.
     pub fn draw(&self, rows: &[u64], flipped: &[bool], noise: &Tensor) -> Result<Tensor> {
         let moments = |tensor: &str| self.moments(tensor, rows, flipped, noise.device())?.to_dtype(DType::F32);
         let (mean, std) = (moments("mean")?, moments("std")?);
@@ -99,7 +99,7 @@ impl Latents {
         Tensor::cat(&rows.iter().zip(flipped).map(row).collect::<Result<Vec<_>>>()?, 0)
     }
 
-    /// In what a set for validation must not differ and does.
+    /// What differs from a validation set although it must not; `None` if nothing does.
     pub fn difference(&self, other: &Self) -> Option<&'static str> {
         let (ours, theirs) = (&self.packed, &other.packed);
         if ours.shape("mean").ok() != theirs.shape("mean").ok() {
@@ -112,7 +112,7 @@ impl Latents {
     }
 }
 
-/// All labels, each one of the classes.
+/// Reads all labels and checks that each is one of the classes.
 fn labels(latents: &Packed, classes: usize) -> Result<Vec<u32>> {
     let stored = latents.all("labels", &Device::Cpu)?.to_vec1::<i64>()?;
     stored

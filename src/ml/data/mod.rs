@@ -1,5 +1,5 @@
-//! Data sets: images and ready latents from where people have them, packed arrays on disk, images
-//! out. Order, noise and augmentation are the trainer's.
+//! Data sets: reading images and precomputed latents in common formats, packed arrays on disk, and
+//! writing images. The trainer decides order, noise and augmentation.
 
 pub mod augment;
 pub mod batches;

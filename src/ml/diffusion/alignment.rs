@@ -1,18 +1,19 @@
-//! How projections are compared with features: the loss, and what is done to the features first.
+//! How projections are compared with features: the loss, and the normalisation of features before
+//! it.
 
 use super::loss;
 use candle_core::{Result, Tensor};
 use serde::Deserialize;
 
-/// Deserialized by the names that a stage's parameters have.
+/// Settings of the alignment loss. Deserialized with the names of the stage parameters.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Alignment {
     #[serde(rename = "alignment_loss")]
     pub loss: AlignmentLoss,
-    /// Of NT-Xent.
+    /// Temperature of NT-Xent.
     pub temperature: f64,
     pub spatial_norm: SpatialNorm,
-    /// Of the z-score.
+    /// Factor alpha of the z-score.
     pub spatial_norm_alpha: f64,
 }
 
@@ -23,7 +24,7 @@ pub enum AlignmentLoss {
     NtXent,
 }
 
-/// What is done to features first.
+/// Normalisation of features before the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SpatialNorm {
@@ -32,7 +33,7 @@ pub enum SpatialNorm {
 }
 
 impl Alignment {
-    /// REPA's: the cosine of projections and features as they are.
+    /// REPA's setting: the cosine of projections and unmodified features.
     pub const COSINE: Self = Self {
         loss: AlignmentLoss::Cosine,
         temperature: 0.1,
@@ -45,7 +46,8 @@ impl Alignment {
         self.loss == AlignmentLoss::NtXent
     }
 
-    /// The loss of a micro-batch; features and projections `[B, N, Z]`, one each per encoder.
+    /// The loss of a micro-batch. Features and projections are `[B, N, Z]`, one tensor of each per
+    /// encoder.
     pub fn loss(&self, features: Vec<Tensor>, projections: &[Tensor]) -> Result<Tensor> {
         let features = match self.spatial_norm {
             SpatialNorm::None => features,

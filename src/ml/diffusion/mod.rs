@@ -1,5 +1,5 @@
-//! Flow matching: the path between noise and data ([`interpolant`]), losses, the schedule of the
-//! alignment, the samplers. Knows no network.
+//! Flow matching: the path between noise and data ([`interpolant`]), losses, the alignment schedule
+//! and the samplers. Knows nothing of networks.
 
 pub mod alignment;
 pub mod alignment_schedule;

@@ -1,10 +1,10 @@
-//! One pass of a network over a set of images, which keeps what the wanted metrics need of every
-//! image.
+//! Runs a feature network once over a set of images, and stores what the requested metrics need of
+//! each image.
 //!
-//! Images are decoded ahead of the network. Rows are stored per block, so that a pass that was
-//! killed goes on after the last whole one; batches are cut within blocks, so that it is given the
-//! same batches, too. 8 KB an image for Inception's pooled features, 20 KB with everything, gone
-//! when the stage has succeeded.
+//! Images are decoded ahead of the network. Rows are written in blocks, so a killed pass resumes
+//! after the last complete block. Batches never cross a block boundary, so the resumed pass also
+//! sees the same batches. The files take 8 KB per image for Inception's pooled features and 20 KB
+//! with all outputs, and are removed when the stage succeeds.
 
 use super::image_source::{Group, ImageSource};
 use super::rows::{Growing, Rows};
@@ -20,31 +20,33 @@ use std::path::Path;
 
 /// Images between two checkpoints.
 const BLOCK: usize = 256;
-/// Rows that join the moments together. A fixed number: the rounding of sums depends on it.
+/// Rows per update of the mean and covariance. Fixed, because the rounding of the sums depends on
+/// it.
 const SUMMED: usize = 512;
 
-/// What is kept of an image beside its pooled features.
+/// Outputs to store for each image in addition to its pooled features.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ExtraOutputs {
     pub spatial: bool,
     pub logits: bool,
 }
 
-/// Where an extraction happens and how.
+/// Where and how an extraction runs.
 pub struct Pass<'a> {
     pub obs: &'a dyn Observer,
-    /// Where rows are kept until all images were looked at.
+    /// Folder for the rows until all images are processed.
     pub dir: &'a Path,
     pub network: &'a dyn FeatureNetwork,
     pub device: &'a Device,
-    /// Images at a time.
+    /// Images per batch.
     pub batch: usize,
-    /// Images of all passes, and those of the passes before this one.
+    /// Images in all passes, for progress reports.
     pub total: u64,
+    /// Images in the passes before this one.
     pub before: u64,
 }
 
-/// Rows of all images, in their order.
+/// Rows of all images, in image order.
 #[derive(Debug)]
 pub struct Features {
     pub pool: Rows,
@@ -52,7 +54,10 @@ pub struct Features {
     pub logits: Option<Rows>,
 }
 
-/// Mean and covariance of rows; `None` where the observer asked to stop.
+/// Mean and covariance of `rows`. Returns `None` if the observer asks to stop.
+///
+/// # Errors
+/// Fewer than 2 rows.
 pub fn moments(rows: &Rows, obs: &dyn Observer) -> Result<Option<Gaussian>> {
     let mut stats: Option<Stats> = None;
     for range in batches(rows.len(), SUMMED) {
@@ -64,13 +69,13 @@ pub fn moments(rows: &Rows, obs: &dyn Observer) -> Result<Option<Gaussian>> {
     }
     match stats {
         Some(stats) if stats.count() >= 2 => stats.gaussian().map(Some),
-        _ => bail!("one image has no covariance; statistics need 2 images at least"),
+        _ => bail!("the covariance of one image is undefined; statistics need at least 2 images"),
     }
 }
 
 impl Pass<'_> {
-    /// Looks at the images that an earlier pass of this name has not looked at. `None` where the
-    /// observer asked to stop.
+    /// Processes the images that an earlier pass called `name` has not processed, and returns the
+    /// rows of all images. Returns `None` if the observer asks to stop.
     pub fn extract(&self, name: &str, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<Option<Features>> {
         let mut files = self.open(name, pictures, wanted)?;
         let done = files.begin()?;
@@ -93,7 +98,7 @@ impl Pass<'_> {
         is_whole.then(|| files.finish()).transpose()
     }
 
-    /// Batches within blocks, from image `done` on.
+    /// The batches from image `done` on, none across a block boundary.
     fn plan(&self, done: u64, total: u64) -> Vec<Range<u64>> {
         let blocks = batches(total, BLOCK).filter(|block| block.start >= done);
         let cut = |block: Range<u64>| {
@@ -102,7 +107,7 @@ impl Pass<'_> {
         blocks.flat_map(cut).collect()
     }
 
-    /// A batch through the network and, at the end of a block, onto the disk.
+    /// Runs a batch through the network. At the end of a block, writes the pending rows to disk.
     fn look(&self, files: &mut Files, pictures: &ImageSource, range: &Range<u64>, groups: Vec<Group>) -> Result<()> {
         let mut rows = Batch::default();
         for group in &groups {
@@ -113,7 +118,7 @@ impl Pass<'_> {
         }
         if let Some(place) = rows.not_finite() {
             let image = pictures.place(range.start + place as u64);
-            bail!("{image}: the network gives features that are not finite");
+            bail!("{image}: the network outputs features that are not finite");
         }
         files.pending.extend(rows);
         if range.end == pictures.len() || range.end.is_multiple_of(BLOCK as u64) {
@@ -124,8 +129,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The files of a pass. The first image tells how long rows are, and what the network has to
-    /// say at all.
+    /// Opens the files of a pass. Runs the network on the first image to learn the row lengths and
+    /// which outputs the network has.
     fn open(&self, name: &str, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<Files> {
         let dir = self.dir.join(name);
         std::fs::create_dir_all(&dir)?;
@@ -133,10 +138,10 @@ impl Pass<'_> {
         for Group { images, .. } in pictures.groups(0..1)? {
             first = Some(self.network.outputs(&images.to_device(self.device)?)?);
         }
-        let Some(first) = first else { bail!("there are no images") };
+        let Some(first) = first else { bail!("the image set is empty") };
         let file = |what: &str, rows: Option<&Tensor>| match rows {
             Some(rows) => Growing::open(dir.join(format!("{what}.f32")), rows.dim(1)?),
-            None => bail!("the network `{}` gives no {what}", self.network.name()),
+            None => bail!("the network `{}` has no output for {what}", self.network.name()),
         };
         let optional = |wanted: bool, what: &str, rows: &Option<Tensor>| match wanted {
             true => file(what, rows.as_ref()).map(Some),
@@ -151,7 +156,7 @@ impl Pass<'_> {
     }
 }
 
-/// Rows of a batch, or of several.
+/// Rows of one or more batches.
 #[derive(Default)]
 struct Batch {
     pool: Column,
@@ -170,7 +175,7 @@ impl Batch {
         self.logits.extend(other.logits);
     }
 
-    /// Place of the first row with a number that is not finite.
+    /// Index of the first row with a value that is not finite.
     fn not_finite(&self) -> Option<usize> {
         self.columns().into_iter().flat_map(|c| c.rows.iter().position(|row| row.iter().any(|x| !x.is_finite()))).min()
     }
@@ -204,7 +209,7 @@ impl Column {
     }
 }
 
-/// The files of a pass, and rows that are not in them yet.
+/// The files of a pass, and the rows that are not written yet.
 struct Files {
     pool: Growing,
     spatial: Option<Growing>,
@@ -217,8 +222,8 @@ impl Files {
         [Some(&self.pool), self.spatial.as_ref(), self.logits.as_ref()].into_iter().flatten()
     }
 
-    /// Leaves whole blocks that are in all files, and tells how many images they are of. A short
-    /// last block is done again.
+    /// Truncates the files to the complete blocks that all of them hold, and returns the number of
+    /// images in those blocks. A short last block is computed again.
     fn begin(&self) -> Result<u64> {
         let mut done = u64::MAX;
         for file in self.all() {

@@ -1,14 +1,14 @@
-//! The images that an evaluation looks at, by index: stored ones of one size, or files of any.
+//! The images of an evaluation, by index: a stored set of one size, or files of any size.
 //!
-//! Images keep their own size, because bringing them to the network's is part of a metric's
-//! definition. Files of different sizes are allowed: those of one batch that are equally large go
-//! through the network together. Knows neither networks nor metrics.
+//! Images keep their own size, because resizing them for the network is part of a metric's
+//! definition. Files may differ in size: the files of a batch that share a size go through the
+//! network together. This file knows neither networks nor metrics.
 
 use crate::data::batches::spread;
 use crate::data::decode::orientation::Orientation;
 use crate::data::images::ImageSet;
 use crate::data::rgb::Rgb;
-use crate::data::source::Source;
+use crate::data::source::ImageListing;
 use crate::data::source::left_out::LeftOut;
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
@@ -17,25 +17,25 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-/// A listed set of images, by index.
+/// A set of images, accessed by index.
 pub struct ImageSource {
     store: Box<Storage>,
-    /// Those that are looked at, where not all are.
+    /// Indices of the selected images; `None` selects all.
     chosen: Option<Vec<u64>>,
     left_out: LeftOut,
     notes: Vec<String>,
 }
 
 enum Storage {
-    /// Equally large, mapped.
+    /// Mapped images of one size.
     Set(ImageSet),
-    /// Decoded when their turn comes.
-    Files(Source),
+    /// Files, decoded on demand.
+    Files(ImageListing),
 }
 
-/// Images of a batch that have one size.
+/// The images of a batch that share one size.
 pub struct Group {
-    /// Places in the batch.
+    /// Positions in the batch.
     pub places: Vec<usize>,
     /// u8 `[n, 3, H, W]` on the CPU.
     pub images: Tensor,
@@ -47,33 +47,34 @@ impl From<ImageSet> for ImageSource {
     }
 }
 
-impl From<Source> for ImageSource {
-    fn from(source: Source) -> Self {
+impl From<ImageListing> for ImageSource {
+    fn from(source: ImageListing) -> Self {
         let (left_out, notes) = (source.left_out().clone(), source.notes().to_vec());
         Self { store: Box::new(Storage::Files(source)), chosen: None, left_out, notes }
     }
 }
 
 impl ImageSource {
-    /// Packed or generated images, as [`ImageSet::open`] takes them, with what is said to lack.
+    /// Opens packed or generated images like [`ImageSet::open`], and reads what `meta.json` reports
+    /// as left out.
     pub fn of_artifact(dir: &Path) -> Result<Self> {
         let left_out = std::fs::read(dir.join("meta.json")).ok().and_then(|text| left_out(&text)).unwrap_or_default();
         Ok(Self { left_out, ..Self::from(ImageSet::open(dir)?) })
     }
 
-    /// At most `limit` of the images, spread evenly over the set.
+    /// Selects at most `limit` images, spread evenly over the set; `None` selects all.
     #[must_use]
     pub fn limited(mut self, limit: Option<u64>) -> Self {
         self.chosen = limit.filter(|limit| *limit < self.len()).map(|limit| spread(self.len(), limit));
         self
     }
 
-    /// What lies in the set and is none of its images.
+    /// What lies in the set but is not part of it.
     pub fn left_out(&self) -> &LeftOut {
         &self.left_out
     }
 
-    /// What to know of the set before a number of it is compared, a sentence each.
+    /// Remarks to read before comparing a value computed on this set, one sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -90,7 +91,7 @@ impl ImageSource {
         }
     }
 
-    /// Height and width, where all images have the same.
+    /// Height and width of a stored set; `None` for files, which may differ.
     pub fn size(&self) -> Option<(usize, usize)> {
         match &*self.store {
             Storage::Set(set) => Some((set.height(), set.width())),
@@ -98,12 +99,12 @@ impl ImageSource {
         }
     }
 
-    /// Where an image stands in the whole set.
+    /// Index in the whole set of an image of the selection.
     fn number(&self, index: u64) -> u64 {
         self.chosen.as_ref().and_then(|chosen| chosen.get(index as usize)).copied().unwrap_or(index)
     }
 
-    /// An image as messages name it.
+    /// The image as messages name it.
     pub fn place(&self, index: u64) -> String {
         let number = self.number(index);
         match &*self.store {
@@ -112,10 +113,10 @@ impl ImageSource {
         }
     }
 
-    /// Images of these indices by size. Files are decoded on all threads.
+    /// Loads the images of `range`, grouped by size. Files are decoded on all threads.
     ///
     /// # Errors
-    /// A file that is no readable image; the error names it.
+    /// A file is not a readable image; the error names it.
     pub fn groups(&self, range: Range<u64>) -> Result<Vec<Group>> {
         let n = (range.end - range.start) as usize;
         let numbers: Vec<u64> = range.map(|i| self.number(i)).collect();
@@ -126,7 +127,7 @@ impl ImageSource {
             }
             Storage::Files(source) => source,
         };
-        // As they are stored, like all the tools: none turns an image by what a camera noted.
+        // As stored: none of the evaluation tools applies the orientation that a camera recorded.
         let read = |i: u64| source.original(i as usize, Orientation::Ignore);
         let images: Vec<Rgb> = numbers.into_par_iter().map(read).collect::<Result<_>>()?;
         let mut sizes: BTreeMap<(usize, usize), (Vec<usize>, Vec<u8>)> = BTreeMap::new();
@@ -142,7 +143,7 @@ impl ImageSource {
         sizes.into_iter().map(group).collect()
     }
 
-    /// An image as bytes `[H, W, 3]`, with H and W.
+    /// The pixels of an image as bytes `[H, W, 3]`, and (H, W).
     pub fn bytes(&self, index: u64) -> Result<(Vec<u8>, (usize, usize))> {
         let (mut bytes, mut size) = (vec![], (0, 0));
         for Group { images, .. } in self.groups(index..index + 1)? {
@@ -154,7 +155,7 @@ impl ImageSource {
     }
 }
 
-/// What an artifact of images says that it lacks.
+/// What the `meta.json` of an image artifact reports as left out.
 fn left_out(meta: &[u8]) -> Option<LeftOut> {
     #[derive(Deserialize)]
     struct Meta {

@@ -1,4 +1,4 @@
-//! Inception Score of stored class scores, parted as the imitated tool does it.
+//! Inception Score of stored class scores, split into parts like the imitated tool does.
 
 use super::rows::Rows;
 use crate::data::batches::batches;
@@ -6,10 +6,11 @@ use crate::metrics::inception_score::{InceptionScore, Parts, Score};
 use crate::models::feature_network::mode::Mode;
 use candle_core::Result;
 
-/// Rows at a time; does not show in the score.
+/// Rows per update. Does not affect the score.
 const ROWS: usize = 1024;
 
-/// pytorch-fid and clean-fid have no Inception Score; the ADM suite's is what papers report.
+/// How the tool of `mode` splits samples into parts. pytorch-fid and clean-fid have no Inception
+/// Score, so they get the parts of the ADM suite, whose score papers report.
 pub fn parts(mode: Option<Mode>) -> Parts {
     match mode {
         Some(Mode::TorchFidelity) => Parts::TORCH_FIDELITY,
@@ -17,7 +18,7 @@ pub fn parts(mode: Option<Mode>) -> Parts {
     }
 }
 
-/// Whether there are images enough for one in every part.
+/// Whether there are enough images for at least one in every part.
 pub fn is_possible(images: u64, mode: Option<Mode>) -> bool {
     match parts(mode) {
         Parts::Size(_) => images > 0,
@@ -25,7 +26,7 @@ pub fn is_possible(images: u64, mode: Option<Mode>) -> bool {
     }
 }
 
-/// Of class scores, a row an image.
+/// The Inception Score of class scores `[n, classes]`, one row per image.
 pub fn inception_score(rows: &Rows, mode: Option<Mode>) -> Result<Score> {
     let mut sums = InceptionScore::new(rows.len() as usize, rows.dim(), parts(mode))?;
     for range in batches(rows.len(), ROWS) {

@@ -1,39 +1,38 @@
-//! The metrics of a comparison by their names: what each needs of either side, and what it may be
-//! called.
+//! The metrics of a comparison by name: what each needs of both sides, and the name of its value.
 
-/// A metric, as `metrics` of a `fid` stage names it.
+/// A metric that `metrics` of a `fid` stage can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metric {
     /// Fréchet distance of pooled features.
     Fid,
-    /// The same of Inception's spatial features (Nash et al. 2021).
+    /// Fréchet distance of Inception's spatial features (Nash et al. 2021).
     Sfid,
-    /// Inception Score (Salimans et al. 2016); of the samples alone.
+    /// Inception Score (Salimans et al. 2016). Uses only the samples.
     Is,
     /// Improved precision (Kynkäänniemi et al. 2019).
     Precision,
-    /// Improved recall.
+    /// Improved recall (Kynkäänniemi et al. 2019).
     Recall,
-    /// Density (Naeem et al. 2020), precision that counts balls.
+    /// Density (Naeem et al. 2020): like precision, but counts the balls that contain a sample.
     Density,
-    /// Coverage of the same, recall by the reference's balls.
+    /// Coverage (Naeem et al. 2020): like recall, but with the balls of the reference.
     Coverage,
     /// Kernel distance (Bińkowski et al. 2018).
     Kid,
-    /// Maximum mean discrepancy of CLIP's embeddings (Jayasumana et al. 2024).
+    /// Maximum mean discrepancy of CLIP embeddings (Jayasumana et al. 2024).
     Cmmd,
 }
 
-/// What is to be known of a side.
+/// What metrics need of one side of a comparison.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Mean and covariance of pooled features.
     pub pool: bool,
-    /// The same of spatial features.
+    /// Mean and covariance of spatial features.
     pub spatial: bool,
-    /// Pooled features of single images.
+    /// Pooled features of individual images.
     pub vectors: bool,
-    /// Class scores of single images.
+    /// Class scores of individual images.
     pub score: bool,
 }
 
@@ -50,7 +49,7 @@ impl Metric {
         Self::Cmmd,
     ];
 
-    /// As users write it.
+    /// The name that users write.
     pub fn name(self) -> &'static str {
         match self {
             Self::Fid => "fid",
@@ -65,8 +64,8 @@ impl Metric {
         }
     }
 
-    /// What its value is called among results. FID and KID are of Inception's features; the same
-    /// distances of others' are `fd` and `kd`.
+    /// The name of its value in results. FID and KID are defined on Inception's features; with
+    /// another network's features the same distances are called `fd` and `kd`.
     pub fn called(self, inception: bool) -> &'static str {
         match self {
             Self::Fid if !inception => "fd",
@@ -94,7 +93,7 @@ impl Metric {
 }
 
 impl Needs {
-    /// Of the samples.
+    /// What these metrics need of the samples.
     pub fn of(metrics: &[Metric]) -> Self {
         metrics.iter().map(|m| m.needs()).fold(Self::default(), |a, b| Self {
             pool: a.pool || b.pool,
@@ -104,7 +103,7 @@ impl Needs {
         })
     }
 
-    /// Of what the samples are held against.
+    /// What these metrics need of the reference, which is the same without class scores.
     pub fn of_reference(metrics: &[Metric]) -> Self {
         Self { score: false, ..Self::of(metrics) }
     }

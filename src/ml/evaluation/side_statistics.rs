@@ -1,4 +1,4 @@
-//! What is known of a side of a comparison once its images were looked at.
+//! The statistics of one side of a comparison, computed from the features of its images.
 
 use super::extract::{ExtraOutputs, Features, Pass, moments};
 use super::image_source::ImageSource;
@@ -11,25 +11,24 @@ use crate::models::feature_network::mode::Mode;
 use crate::observer::Observer;
 use candle_core::{Result, Tensor};
 
-/// Images of the reference whose features the ADM suite holds samples against, for precision and
-/// recall.
+/// Number of reference images that the ADM suite uses for precision and recall.
 const ADM_REFERENCES: u64 = 10_000;
 
-/// Of a side, what its metrics need.
+/// What the metrics need of one side.
 #[derive(Debug, Default)]
-pub struct Measured {
-    /// Images behind mean and covariance; `None`: nobody says.
+pub struct SideStatistics {
+    /// Number of images behind the mean and covariance; `None` if it is unknown.
     pub count: Option<u64>,
     pub pool: Option<Gaussian>,
     pub spatial: Option<Gaussian>,
-    /// Pooled features of single images `[n, dim]`.
+    /// Pooled features of individual images `[n, dim]`.
     pub vectors: Option<Tensor>,
     pub score: Option<Score>,
 }
 
-impl Measured {
-    /// Looks at images in a pass `name`. `most` is of images whose features are kept one by one.
-    /// `None` where the observer asked to stop.
+impl SideStatistics {
+    /// Computes the statistics of images in a pass called `name`. `most` limits the number of
+    /// images whose individual features are kept. Returns `None` if the observer asks to stop.
     pub fn of_images(
         pass: &Pass,
         name: &str,
@@ -45,7 +44,7 @@ impl Measured {
         Ok(Some(Self { vectors: needs.vectors.then(vectors).transpose()?, ..this }))
     }
 
-    /// All but vectors.
+    /// Computes all statistics except `vectors`. Returns `None` if the observer asks to stop.
     pub fn of_features(
         obs: &dyn Observer,
         features: &Features,
@@ -68,12 +67,12 @@ impl Measured {
     }
 }
 
-/// How many images of the reference precision and recall hold samples against, at most.
+/// Maximum number of reference images for precision and recall; `None` for no limit.
 pub fn references(mode: Option<Mode>) -> Option<u64> {
     (mode == Some(Mode::Adm)).then_some(ADM_REFERENCES)
 }
 
-/// How many features of the reference are kept, at most: kernel distances are of all.
+/// Maximum number of reference features to keep; `None` for no limit. Kernel distances use all.
 pub fn kept_references(mode: Option<Mode>, metrics: &[Metric]) -> Option<u64> {
     match metrics.iter().any(|m| matches!(m, Metric::Kid | Metric::Cmmd)) {
         true => None,

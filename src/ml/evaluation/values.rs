@@ -1,9 +1,9 @@
-//! From what is known of two sides to named values, with the settings that a tool's number depends
-//! on.
+//! Computes the named values of a comparison from the statistics of its two sides, and reports the
+//! settings that a tool's values depend on.
 
 use super::inception_score;
-use super::measured::{Measured, references};
 use super::metric::{Metric, Needs};
+use super::side_statistics::{SideStatistics, references};
 use crate::data::batches::spread;
 use crate::metrics::bounds::Requirements;
 use crate::metrics::cmmd::cmmd;
@@ -16,14 +16,16 @@ use crate::models::feature_network::mode::Mode;
 use candle_core::{Error, Result, Tensor};
 use serde_json::{Map, Value, json};
 
-/// What metrics are taken with.
+/// Settings of the metrics.
 pub struct Settings {
     pub mode: Option<Mode>,
-    /// Whether the features are Inception's, which decides names.
+    /// Whether the features are Inception's; this decides the names of values.
     pub inception: bool,
-    /// Neighbours of precision and recall.
+    /// Number of neighbours for precision and recall.
     pub k: usize,
+    /// Number of KID subsets.
     pub subsets: usize,
+    /// Images per KID subset.
     pub subset_size: usize,
 }
 
@@ -31,8 +33,8 @@ pub struct Settings {
 pub fn values(
     metrics: &[Metric],
     settings: &Settings,
-    samples: &Measured,
-    reference: &Measured,
+    samples: &SideStatistics,
+    reference: &SideStatistics,
 ) -> Result<Vec<(String, f64)>> {
     let mut values = vec![];
     let mut neighbours = None;
@@ -81,16 +83,16 @@ fn distance(a: &Option<Gaussian>, b: &Option<Gaussian>) -> Result<f64> {
     frechet::between_gaussians(a, b)
 }
 
-fn vectors<'a>(samples: &'a Measured, reference: &'a Measured) -> Result<(&'a Tensor, &'a Tensor)> {
+fn vectors<'a>(samples: &'a SideStatistics, reference: &'a SideStatistics) -> Result<(&'a Tensor, &'a Tensor)> {
     samples.vectors.as_ref().zip(reference.vectors.as_ref()).ok_or_else(unmeasured)
 }
 
 fn unmeasured() -> Error {
-    Error::Msg("a side of the comparison lacks what a metric needs".into())
+    Error::Msg("the samples or the reference lack statistics that a metric needs".into())
 }
 
 impl Settings {
-    /// What numbers can be.
+    /// The settings that determine required sample counts and ranges of values.
     pub fn bounds(&self) -> Requirements {
         Requirements {
             k: self.k,
@@ -112,8 +114,7 @@ impl Settings {
         }
     }
 
-    /// Features of the reference that precision and recall are taken with, spread over all that are
-    /// there.
+    /// The reference features for precision and recall, spread evenly over all that are available.
     fn references(&self, all: &Tensor) -> Result<Tensor> {
         let n = all.dim(0)? as u64;
         match references(self.mode) {
@@ -125,8 +126,8 @@ impl Settings {
         }
     }
 
-    /// What the numbers of these metrics depend on, as JSON.
-    pub fn told(&self, metrics: &[Metric], reference: &Measured) -> Value {
+    /// The settings that the values of these metrics depend on, as JSON.
+    pub fn told(&self, metrics: &[Metric], reference: &SideStatistics) -> Value {
         let mut told = Map::new();
         if metrics.contains(&Metric::Is) {
             told.insert(

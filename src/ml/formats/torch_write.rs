@@ -92,7 +92,7 @@ impl Pickle {
     }
 
     /// A call of `_rebuild_tensor_v2` with storage, offset, shape, strides, no gradient and no
-    /// hooks.
+    /// callbacks.
     fn tensor(&mut self, tensor: &Tensor, key: usize) -> Parsed<()> {
         let class = match tensor.dtype() {
             DType::U8 => "Byte",

@@ -43,14 +43,14 @@ enum Value {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct GradSlot {
     name: String,
     var: Var,
     value: Value,
     reached: bool,
 }
 
-impl Slot {
+impl GradSlot {
     /// Lets `write` set the buffer, or add to it if its second argument is true. False if there is
     /// no buffer.
     fn write(&mut self, write: impl FnOnce(&mut [f32], bool)) -> bool {
@@ -87,7 +87,7 @@ impl Slot {
 #[derive(Debug)]
 pub struct Gradients {
     /// Sorted by name.
-    slots: Vec<Slot>,
+    slots: Vec<GradSlot>,
     by_id: HashMap<TensorId, usize>,
 }
 
@@ -101,9 +101,9 @@ impl Gradients {
     pub fn new(vars: impl IntoIterator<Item = (String, Var)>) -> Self {
         let slot = |(name, var): (String, Var)| {
             let value = if kernels::suits(&[&var]) { Value::Host(vec![]) } else { Value::Tensor(None) };
-            Slot { name, var, value, reached: false }
+            GradSlot { name, var, value, reached: false }
         };
-        let mut slots: Vec<Slot> = vars.into_iter().map(slot).collect();
+        let mut slots: Vec<GradSlot> = vars.into_iter().map(slot).collect();
         slots.sort_by(|a, b| a.name.cmp(&b.name));
         let by_id = slots.iter().enumerate().map(|(i, s)| (s.var.id(), i)).collect();
         Self { slots, by_id }

@@ -1,8 +1,8 @@
-//! Squared distances in half precision, equal to the bit to the evaluator of the ADM suite. It
-//! computes `max(|u|^2 - 2 u.v + |v|^2, 0)` from left to right, and rounds in each step.
+//! Squared distances in half precision, bit-identical to the evaluator of the ADM suite. The
+//! evaluator computes `max(|u|^2 - 2 u.v + |v|^2, 0)` from left to right and rounds every step.
 //!
-//! Values are stored as f32 that f16 can represent. [`to_half`] rounds; it is branch-free so that
-//! loops over it vectorise.
+//! Values are stored as f32 that f16 can represent. [`to_half`] rounds; it is branch-free, so loops
+//! over it vectorise.
 
 use super::pairs::Vectors;
 use crate::kernels::simd::simd;
@@ -11,13 +11,13 @@ use rayon::prelude::*;
 /// Largest finite f16.
 pub(super) const LARGEST: f32 = 65504.0;
 
-/// The nearest f16, ties to even; infinite from 65520 on, as in IEEE 754. NaN is kept.
+/// Rounds to the nearest f16, ties to even; infinite from 65520 on, as in IEEE 754. Keeps NaN.
 #[inline(always)]
 pub(super) fn to_half(x: f32) -> f32 {
-    /// An f16 has 13 mantissa bits fewer.
+    /// The 13 mantissa bits of f32 that f16 does not have.
     const DROPPED: u32 = 0x1FFF;
-    /// Smallest normal f16. Below it, f16 are multiples of 2^-24, the spacing of f32 between 0.5
-    /// and 1.
+    /// Smallest normal f16. Smaller f16 values are multiples of 2^-24, the spacing of f32 between
+    /// 0.5 and 1.
     const NORMAL: f32 = 6.103_515_6e-5;
     const SHIFT: f32 = 0.75;
     const OVERFLOW: f32 = 65520.0;
@@ -30,15 +30,15 @@ pub(super) fn to_half(x: f32) -> f32 {
     rounded.copysign(x)
 }
 
-/// Keeps NaN, which `f32::max` would not: infinite lengths must stay visible.
+/// max(x, 0) that keeps NaN, unlike `f32::max`, so that infinite lengths stay visible.
 #[inline(always)]
 fn not_negative(x: f32) -> f32 {
     if x < 0.0 { 0.0 } else { x }
 }
 
 simd! {
-/// From a vector of squared length `norm` to vectors of squared lengths `norms`, with inner
-/// products `products`.
+/// Squared distances from a vector of squared length `norm` to vectors of squared lengths `norms`,
+/// with inner products `products`.
 pub(super) fn distances(norm: f32, norms: &[f32], products: &[f32], out: &mut [f32]) {
     for ((out, n), p) in out.iter_mut().zip(norms).zip(products) {
         *out = not_negative(to_half(to_half(norm - to_half(2.0 * to_half(*p))) + n));
@@ -47,7 +47,7 @@ pub(super) fn distances(norm: f32, norms: &[f32], products: &[f32], out: &mut [f
 }
 
 simd! {
-/// To a vector of squared length `norm` from vectors of squared lengths `norms`.
+/// Squared distances to a vector of squared length `norm` from vectors of squared lengths `norms`.
 pub(super) fn distances_from(norm: f32, norms: &[f32], products: &[f32], out: &mut [f32]) {
     for ((out, n), p) in out.iter_mut().zip(norms).zip(products) {
         *out = not_negative(to_half(to_half(n - to_half(2.0 * to_half(*p))) + norm));
@@ -56,8 +56,8 @@ pub(super) fn distances_from(norm: f32, norms: &[f32], products: &[f32], out: &m
 }
 
 /// The squared length of each vector of f16 values, as TensorFlow sums squares on a CPU: every
-/// square and every partial sum is rounded (found by experiment with TensorFlow 2.21, whose sums
-/// are equal to the bit for dimensions divisible by 8; its result on a GPU may differ).
+/// square and every partial sum is rounded. Found by experiment with TensorFlow 2.21, whose sums
+/// are bit-identical for dimensions divisible by 8; its result on a GPU may differ.
 pub(super) fn squared_norms(vectors: &Vectors) -> Vec<f32> {
     let norm = |i: usize| {
         let squares: Vec<f32> = vectors.row(i).map(|x| to_half(x * x)).collect();
@@ -66,9 +66,9 @@ pub(super) fn squared_norms(vectors: &Vectors) -> Vec<f32> {
     (0..vectors.len()).into_par_iter().map(norm).collect()
 }
 
-/// Sums kept side by side.
+/// Number of partial sums kept side by side.
 const LANES: usize = 8;
-/// Longer sums are split in two.
+/// Longest sum that is not split in two.
 const LEAF: usize = 1600;
 
 fn sum(x: &[f32]) -> f32 {

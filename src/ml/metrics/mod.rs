@@ -1,5 +1,5 @@
-//! Measures of images and of representations, over tensors of features. Which network made the
-//! features is the caller's business, and so is what the number may be called.
+//! Metrics of images and of representations, computed from tensors of features. They know neither
+//! the network that made the features nor the name of the value; the caller decides both.
 
 pub mod alignment;
 pub mod bounds;
@@ -9,7 +9,7 @@ pub mod cmmd;
 pub mod confusion;
 pub mod frechet;
 pub mod gaussian;
-mod half;
+mod half_distances;
 pub mod inception_score;
 pub mod kid;
 pub mod knn;

@@ -6,7 +6,7 @@
 //! The values depend on how distances are rounded, hence [`Distances`]. All pairs are processed
 //! tile by tile, those within one set once. Memory is that of the features.
 
-use super::half::{self, to_half};
+use super::half_distances::{self, to_half};
 use super::pairs::{self, TILE, Tile, Vectors, same_dim};
 use candle_core::{Result, Tensor, bail};
 use std::sync::{Mutex, PoisonError};
@@ -60,7 +60,7 @@ pub fn precision_recall(
     }
     if distances == Distances::Half {
         let rounded = [&samples, &reference].map(|v| v.clone().map(to_half));
-        let [s, r] = rounded.map(|v| FeatureSet { norms: half::squared_norms(&v), vectors: v, rounds: true });
+        let [s, r] = rounded.map(|v| FeatureSet { norms: half_distances::squared_norms(&v), vectors: v, rounds: true });
         if is_finite(&r, &s) {
             return Ok(compare(&s, &r, k));
         }
@@ -84,7 +84,7 @@ impl FeatureSet {
         let norms = &others.norms[column..column + products.len()];
         let out = &mut out[..products.len()];
         if self.rounds {
-            half::distances(self.norms[i], norms, products, out);
+            half_distances::distances(self.norms[i], norms, products, out);
         } else {
             distances(self.norms[i], norms, products, out);
         }
@@ -95,7 +95,7 @@ impl FeatureSet {
         let norms = &others.norms[column..column + products.len()];
         let out = &mut out[..products.len()];
         if self.rounds {
-            half::distances_from(self.norms[i], norms, products, out);
+            half_distances::distances_from(self.norms[i], norms, products, out);
         } else {
             distances(self.norms[i], norms, products, out);
         }
@@ -114,7 +114,7 @@ fn distances(norm: f32, norms: &[f32], products: &[f32], out: &mut [f32]) {
 /// have become 0. Norms up to a quarter of its range guarantee it for all pairs.
 fn is_finite(a: &FeatureSet, b: &FeatureSet) -> bool {
     let largest = a.norms.iter().chain(&b.norms).fold(0f32, |m, n| m.max(*n));
-    largest < half::LARGEST / 4.0 || {
+    largest < half_distances::LARGEST / 4.0 || {
         let finite = |x: &FeatureSet, y: &FeatureSet, t: &Tile| {
             let mut d = [0f32; TILE];
             (0..t.rows).all(|i| {

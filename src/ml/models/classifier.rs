@@ -49,12 +49,12 @@ impl ClassifierConfig {
 }
 
 /// Convolution, group normalisation, SiLU.
-struct Stage {
+struct ConvStage {
     conv: Conv2d,
     norm: GroupNorm,
 }
 
-impl Module for Stage {
+impl Module for ConvStage {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.norm.forward(&self.conv.forward(x)?)
     }
@@ -63,7 +63,7 @@ impl Module for Stage {
 /// The network.
 pub struct Classifier {
     config: ClassifierConfig,
-    stages: Vec<Stage>,
+    stages: Vec<ConvStage>,
     head: Linear,
 }
 
@@ -74,10 +74,10 @@ impl Classifier {
     pub fn new(cfg: &ClassifierConfig, vb: VarBuilder) -> Result<Self> {
         cfg.check()?;
         let widths: Vec<usize> = [3].iter().chain(&cfg.channels).chain([&cfg.features]).copied().collect();
-        let stage = |i: usize| -> Result<Stage> {
+        let stage = |i: usize| -> Result<ConvStage> {
             let (vb, stride) = (vb.pp(format!("stages.{i}")), if i == 0 { 1 } else { 2 });
             let same = Padding::symmetric(1, 1);
-            Ok(Stage {
+            Ok(ConvStage {
                 conv: Conv2d::new(widths[i], widths[i + 1], 3, stride, same, vb.pp("conv"))?,
                 norm: GroupNorm::new(cfg.norm_num_groups, widths[i + 1], EPS, Activation::Silu, vb.pp("norm"))?,
             })

@@ -1,7 +1,7 @@
 //! The projector from SiT tokens to an encoder's features.
 //!
 //! ```text
-//! mlp    Linear-SiLU-Linear-SiLU-Linear on every token (REPA, arXiv 2410.06940, section 3.2): 0, 2, 4
+//! mlp    Linear-SiLU-Linear-SiLU-Linear per token (REPA, arXiv 2410.06940, section 3.2): 0, 2, 4
 //! conv3  a 3x3 convolution on the grid of tokens (iREPA, arXiv 2512.10794): projection_layer
 //! ```
 //!

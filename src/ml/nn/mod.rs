@@ -7,8 +7,8 @@
 //! models.
 
 pub mod params;
-pub mod plain;
 pub mod precision;
+pub mod unfused;
 
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Attention;
@@ -54,7 +54,7 @@ fn product(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     if kernels::suits(&[x, weight, bias]) {
         x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, kernels::linear::Linear)
     } else {
-        plain::linear(x, weight, bias)
+        unfused::linear(x, weight, bias)
     }
 }
 
@@ -118,7 +118,7 @@ fn norm_affine(x: &Tensor, shift: &Tensor, scale: &Tensor, offset: f64, eps: f64
         let op = NormAffine { offset: offset as f32, eps: eps as f32 };
         x.contiguous()?.apply_op3(&shift.contiguous()?, &scale.contiguous()?, op)
     } else {
-        plain::norm_affine(x, shift, scale, offset, eps)
+        unfused::norm_affine(x, shift, scale, offset, eps)
     }
 }
 
@@ -129,7 +129,7 @@ pub fn gated_residual(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
     } else if kernels::suits(&[x, gate, y]) {
         x.contiguous()?.apply_op3(&gate.contiguous()?, &y.contiguous()?, GatedResidual)
     } else {
-        plain::gated_residual(x, gate, y)
+        unfused::gated_residual(x, gate, y)
     }
 }
 
@@ -150,7 +150,7 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     if kernels::suits(&[qkv]) {
         qkv.contiguous()?.apply_op1(Attention::new(heads))
     } else {
-        plain::attention(qkv, heads)
+        unfused::attention(qkv, heads)
     }
 }
 
@@ -162,7 +162,7 @@ pub fn rope(qkv: &Tensor, heads: usize, cos: &Tensor, sin: &Tensor) -> Result<Te
     } else if kernels::suits(&[qkv, cos, sin]) {
         qkv.contiguous()?.apply_op1(Rope { heads, cos: cos.contiguous()?, sin: sin.contiguous()? })
     } else {
-        plain::rope(qkv, heads, cos, sin)
+        unfused::rope(qkv, heads, cos, sin)
     }
 }
 
@@ -191,12 +191,12 @@ pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
 
 /// CLIP's approximation of GELU, x sigmoid(1.702 x).
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
-    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(Activation::QuickGelu) } else { plain::quick_gelu(x) }
+    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(Activation::QuickGelu) } else { unfused::quick_gelu(x) }
 }
 
 /// SiLU of the first half of the channels times the second half, `[.., 2 H]` to `[.., H]`.
 pub fn swiglu(x: &Tensor) -> Result<Tensor> {
-    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(swiglu::SwiGlu) } else { plain::swiglu(x) }
+    if kernels::suits(&[x]) { x.contiguous()?.apply_op1(swiglu::SwiGlu) } else { unfused::swiglu(x) }
 }
 
 /// x sigmoid(x)
@@ -213,7 +213,7 @@ fn half_linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let (weight, bias) = (weight.to_dtype(x.dtype())?, bias.to_dtype(x.dtype())?);
     match x.device() {
         Device::Cpu => widened(x, |x| product(x, &wide(&weight)?, &wide(&bias)?)),
-        _ => plain::half_linear(x, &weight, &bias),
+        _ => unfused::half_linear(x, &weight, &bias),
     }
 }
 
@@ -221,6 +221,6 @@ fn half_linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
 fn half_attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     match qkv.device() {
         Device::Cpu => widened(qkv, |qkv| attention(qkv, heads)),
-        _ => plain::half_attention(qkv, heads),
+        _ => unfused::half_attention(qkv, heads),
     }
 }

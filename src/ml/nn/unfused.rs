@@ -1,4 +1,4 @@
-//! The functions of [`crate::nn`] in candle's own operations, for any device and dtype.
+//! The functions of [`crate::nn`], built from candle's own operations for any device and dtype.
 
 use super::precision::widened;
 use candle_core::{D, Result, Tensor, bail};
@@ -14,8 +14,8 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     x.reshape(((), n_in))?.matmul(&weight.t()?)?.broadcast_add(bias)?.reshape(dims)
 }
 
-/// [`linear`] in a half type. The bias is computed as a product with a column of ones: GPUs sum its
-/// gradient in f32, while that of a broadcast is summed in the half type.
+/// [`linear`] in a half type. The bias is added as a product with a column of ones: GPUs sum the
+/// gradient of a product in f32, but that of a broadcast in the half type.
 pub fn half_linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let (n_out, n_in) = weight.dims2()?;
     let mut dims = x.dims().to_vec();
@@ -28,7 +28,8 @@ pub fn half_linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor>
     (rows.matmul(&weight.t()?)? + ones.matmul(&bias.unsqueeze(0)?)?)?.reshape(dims)
 }
 
-/// Shift and scale are `[D]`, or `[B, D]` for x `[B, .., D]`.
+/// Layer normalisation over the last axis, then times (scale + offset), plus shift. Shift and scale
+/// are `[D]`, or `[B, D]` for x `[B, .., D]`.
 pub fn norm_affine(x: &Tensor, shift: &Tensor, scale: &Tensor, offset: f64, eps: f64) -> Result<Tensor> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let rms = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
@@ -49,7 +50,7 @@ pub fn gated_residual(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
     x + y.broadcast_mul(&gate.unsqueeze(1)?)?
 }
 
-/// x sigmoid(1.702 x)
+/// x sigmoid(1.702 x).
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     x / ((x * -1.702)?.exp()? + 1.0)?
 }
@@ -60,8 +61,8 @@ pub fn swiglu(x: &Tensor) -> Result<Tensor> {
     x.narrow(D::Minus1, 0, half)?.silu()? * x.narrow(D::Minus1, half, half)?
 }
 
-/// [`attention`] in a half type: products in that type, scores scaled before they could overflow,
-/// softmax in f32.
+/// [`attention`] in a half type: products in that type, queries scaled first so that scores do not
+/// overflow, softmax in f32.
 pub fn half_attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     let (b, n, width) = qkv.dims3()?;
     let d = width / 3 / heads;

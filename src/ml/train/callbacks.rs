@@ -1,7 +1,7 @@
-//! Hooks into a running training: validation losses and snapshots of averages, which are part of
+//! Callbacks of a running training: validation losses and snapshots of averages, which are part of
 //! its result, and previews, which are not.
 //!
-//! Validation and previews get weights by name, and build their own network from them. They do not
+//! Validation and previews get weights by name and build their own network from them. They do not
 //! touch the training, so its bits do not change. The weights are not variables, so no graph is
 //! kept and a pass needs the memory of sampling, not of a training step. They share memory with
 //! those of the training, so they are valid only during the call.
@@ -21,16 +21,18 @@ pub type Validate<'a> = Box<dyn FnMut(&Tensors) -> Result<Losses> + 'a>;
 /// Renders a preview from the averages after so many steps. It handles its own errors.
 pub type Preview<'a> = Box<dyn FnMut(u64, &Tensors) + 'a>;
 
-/// No hooks by default.
+/// No callbacks by default.
 #[derive(Default)]
-pub struct Hooks<'a> {
+pub struct Callbacks<'a> {
     /// Steps between two validations, and the validation. The last step is always validated.
     pub validate: Option<(u64, Validate<'a>)>,
+    /// Steps between two previews, and the preview.
     pub show: Option<(u64, Preview<'a>)>,
     pub snapshots: Option<Snapshots>,
 }
 
-/// Whether a hook that runs every `every` steps is due.
+/// Whether a callback that runs every `every` steps is due after step `done` of `steps`. The last
+/// step is always due, unless `every` is 0, which disables the callback.
 pub(super) fn is_due(every: u64, done: u64, steps: u64) -> bool {
     every > 0 && (done.is_multiple_of(every) || done == steps)
 }
@@ -46,7 +48,7 @@ pub struct ValidationPoint {
     pub ema: BTreeMap<String, f64>,
 }
 
-/// One f64 tensor per column, so that a resumed series is equal to the last digit.
+/// One f64 tensor per column, so that a resumed series is bit-identical.
 pub(super) fn to_tensors(points: &[ValidationPoint]) -> Result<Tensors> {
     let mut columns = Tensors::new();
     let Some(first) = points.first() else { return Ok(columns) };
@@ -56,7 +58,7 @@ pub(super) fn to_tensors(points: &[ValidationPoint]) -> Result<Tensors> {
         for name in names.keys() {
             let value = |p: &ValidationPoint| if set == "model" { p.model.get(name) } else { p.ema.get(name) }.copied();
             let Some(values) = points.iter().map(value).collect() else {
-                bail!("the losses of a validation differ from those of the first")
+                bail!("the names of the validation losses differ from those of the first validation")
             };
             columns.insert(format!("{set}.{name}"), column(values)?);
         }

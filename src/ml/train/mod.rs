@@ -1,19 +1,20 @@
-//! The one training loop, for every network of the program.
+//! The training loop, shared by all networks of the program.
 //!
-//! Everything that happens at step k is a function of k (data order, noise, learning rate), so a
-//! checkpoint is weights, averages, moments and the curve so far, and a killed run ends with the
-//! same bits as an undisturbed one. The loop knows neither the model nor the data: a closure gives
-//! the loss of a micro-batch, an [`Observer`] hears what goes on, a [`Hooks`] looks at the weights
-//! on the way.
+//! Everything that happens at step k is a function of k (data order, noise, learning rate). So a
+//! checkpoint holds weights, averages, moments and the curve so far, and a killed run ends
+//! with the same bits as an undisturbed one. The loop knows neither the model nor the data: a
+//! closure computes the loss of a micro-batch, an [`Observer`] receives reports, and [`Callbacks`]
+//! see the weights during training.
 
 pub mod adamw;
+mod callbacks;
 mod checkpoint;
 pub mod config;
 mod curve;
 mod divergence;
 pub mod ema;
-mod hooks;
 pub mod lr;
+pub mod outcome;
 mod prefetched;
 pub mod pretrain;
 mod scaler;
@@ -22,7 +23,6 @@ mod snapshots;
 mod spikes;
 mod state;
 mod throughput;
-pub mod trained;
 
 use crate::kernels::autograd::Gradients;
 use crate::nn::params::ParamSet;
@@ -32,36 +32,36 @@ use candle_core::{DType, Result, bail};
 pub use checkpoint::{SavedWeights, saved_weights};
 pub use config::CheckpointRetention;
 use config::{FitConfig, StepLoss};
+use outcome::Outcome;
 use scaler::{Scaler, scaled};
 use spikes::Spikes;
-use state::{State, Sums};
+use state::{Sums, TrainState};
 use std::sync::{Arc, Mutex, PoisonError};
 use throughput::Rate;
-use trained::Fit;
 
+pub use callbacks::{Callbacks, Losses, Preview, Validate, ValidationPoint};
 pub use curve::CurvePoint;
 pub use divergence::Divergence;
-pub use hooks::{Hooks, Losses, Preview, Validate, ValidationPoint};
 pub use prefetched::fit_batches;
 pub use snapshots::Snapshots;
 
-/// Trains `params`, which the model behind `loss` was built from, and resumes from
-/// `checkpoint_dir`, bit for bit.
+/// Trains `params`, from which the model behind `loss` was built. Resumes bit for bit from
+/// `checkpoint_dir`.
 ///
-/// `watch` is looked into on the way; `loss` is called with the step, from 0, and the micro-batch
+/// `watch` is called during training. `loss` gets the step, counted from 0, and the micro-batch
 /// within it.
 ///
 /// # Errors
-/// A parameter that no gradient reaches at the first step; whatever `loss` returns; a checkpoint of
-/// another model, or that cannot be written.
+/// A parameter that no gradient reaches at the first step; any error that `loss` returns; a
+/// checkpoint of another model; a checkpoint that cannot be written.
 pub fn fit(
     params: &ParamSet,
     cfg: &FitConfig,
     obs: &dyn Observer,
-    watch: &mut Hooks,
+    watch: &mut Callbacks,
     loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
-) -> Result<Fit> {
-    let mut state = State::open(params, cfg, obs)?;
+) -> Result<Outcome> {
+    let mut state = TrainState::open(params, cfg, obs)?;
     watch.snapshots.as_ref().map_or(Ok(()), |s| s.check(state.step))?;
     let mut grads = Gradients::new(params.vars());
     let (mut spikes, rate) = (Spikes::default(), Rate::new(state.step, cfg.samples));
@@ -99,7 +99,7 @@ pub fn fit(
             obs.checkpointed(done);
         }
         if stop {
-            return Ok(Fit::Stopped);
+            return Ok(Outcome::Stopped);
         }
         state.show(cfg, watch)?;
     }
@@ -107,13 +107,13 @@ pub fn fit(
         return Ok(state.diverged(what, cfg));
     }
     if let Some(skipped) = state.scaler.as_ref().map(Scaler::skipped).filter(|n| *n > 0) {
-        obs.log(&format!("{skipped} of {} steps skipped, whose gradients overflowed in f16", cfg.steps));
+        obs.log(&format!("{skipped} of {} steps skipped because their gradients overflowed in f16", cfg.steps));
     }
     rate.summary(state.step).iter().for_each(|text| obs.log(text));
-    Ok(Fit::Done(state.finish(params)?))
+    Ok(Outcome::Done(state.finish(params)?))
 }
 
-/// Leaves the summed gradients of the micro-batches of one step in `grads`, and returns their
+/// Sums the gradients of the micro-batches of one step in `grads`, and returns the sums of their
 /// losses.
 fn gradients(
     grads: &mut Gradients,
@@ -138,8 +138,11 @@ fn gradients(
     Ok(sums)
 }
 
-/// An error naming every parameter that has no gradient: a layer was left out, or an operation cuts
-/// the gradient.
+/// Checks that every parameter has a gradient.
+///
+/// # Errors
+/// A parameter has none, because a layer was left out or an operation cuts the gradient. The error
+/// names every such parameter.
 pub fn check_reached(grads: &Gradients) -> Result<()> {
     let cut = grads.unreached();
     if !cut.is_empty() {
@@ -157,14 +160,15 @@ fn report(obs: &dyn Observer, point: &CurvePoint) {
     obs.metric(point.step, "lr", point.lr);
 }
 
-/// Sample indices of a micro-batch: its share of the `batch` samples of a step, `accumulate` shares
-/// in all.
+/// Sample indices of a micro-batch: its share of the `batch` samples of a step, which are split
+/// into `accumulate` shares.
 ///
-/// Epochs are permutations of 0..n; the last incomplete batch of one flows into the next.
+/// Each epoch is a permutation of 0..n. The incomplete last batch of an epoch continues into the
+/// next epoch.
 pub fn batch_indices(seed: u64, step: u64, micro: usize, accumulate: usize, batch: usize, n: usize) -> Vec<u64> {
     type Order = ((u64, u64, usize), Arc<Vec<u32>>);
-    /// The permutation used last, with its seed, epoch and length: making one costs more than a
-    /// small step.
+    /// The permutation used last, with its seed, epoch and length. Cached, because making one costs
+    /// more than a small step.
     static LAST: Mutex<Option<Order>> = Mutex::new(None);
     let order = |epoch: u64| {
         let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);

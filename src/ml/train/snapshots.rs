@@ -1,9 +1,9 @@
-//! Snapshots: the averages after chosen steps, saved during a training, so that quality can be
-//! followed over steps with one training.
+//! Snapshots: the averages after chosen steps, saved during training, so that one training shows
+//! how quality develops over steps.
 //!
 //! They are part of the result, and stay beside the checkpoints until it is written. A snapshot is
 //! written before the checkpoint of its step, so a resumed training finds all earlier ones; later
-//! ones are written again with the same bytes. It does not know how they are used.
+//! ones are written again with the same bytes. This file does not know how they are used.
 
 use super::checkpoint;
 use crate::nn::params::Tensors;
@@ -35,8 +35,8 @@ impl Snapshots {
         checkpoint::read_sealed(&path)
     }
 
-    /// Checks that a training resumed after `done` steps has all earlier snapshots: now, not at its
-    /// end.
+    /// Checks that a training resumed after `done` steps has all earlier snapshots. Runs at the
+    /// start, so a missing snapshot is found before the end of the training.
     pub(super) fn check(&self, done: u64) -> Result<()> {
         for step in self.steps.iter().filter(|step| **step <= done) {
             self.load(*step).map_err(|e| {
@@ -46,7 +46,7 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Saves the averages if those of this step are wanted.
+    /// Saves the averages if `steps` contains this step.
     pub(super) fn keep(&self, step: u64, average: impl FnOnce() -> Result<Tensors>) -> Result<()> {
         if !self.steps.contains(&step) {
             return Ok(());

@@ -1,22 +1,22 @@
-//! The state of a training from step to step, how a checkpoint stores it, and the hooks between two
-//! steps. The loop decides when each of these happens.
+//! The state of a training from step to step, how a checkpoint stores it, and the callbacks between
+//! two steps. The loop decides when each of these happens.
 
 use super::adamw::{AdamW, clip_factor, grad_norm};
+use super::callbacks::{self, Callbacks, ValidationPoint};
 use super::checkpoint::{self, Checkpoint};
 use super::config::FitConfig;
 use super::curve::{Curve, CurvePoint};
 use super::divergence::{self, Divergence};
 use super::ema::Ema;
-use super::hooks::{self, Hooks, ValidationPoint};
+use super::outcome::{Outcome, Trained};
 use super::scaler::Scaler;
-use super::trained::{Fit, Trained};
 use crate::kernels::autograd::Gradients;
 use crate::nn::params::{ParamSet, Tensors};
 use crate::observer::Observer;
 use candle_core::{Result, bail};
 
 /// Everything that changes from step to step, except the parameters.
-pub(super) struct State {
+pub(super) struct TrainState {
     /// Steps done.
     pub step: u64,
     optimizer: AdamW,
@@ -30,7 +30,7 @@ pub(super) struct State {
     saved: Option<u64>,
 }
 
-impl State {
+impl TrainState {
     pub fn open(params: &ParamSet, cfg: &FitConfig, obs: &dyn Observer) -> Result<Self> {
         let Some(mut saved) = Checkpoint::latest(&cfg.checkpoint_dir, obs)? else {
             return Ok(Self {
@@ -55,7 +55,7 @@ impl State {
             optimizer: AdamW::from_tensors(params, cfg.optimizer, updates, &mut saved.first, &mut saved.second)?,
             emas: emas_from(params, &cfg.ema_decays, &mut saved)?,
             curve: Curve::from_tensors(cfg.steps, &saved.curve)?,
-            validation: hooks::from_tensors(&saved.validation)?,
+            validation: callbacks::from_tensors(&saved.validation)?,
             scaler,
             saved: Some(saved.step),
         })
@@ -65,8 +65,8 @@ impl State {
         self.scaler.as_ref().map_or(1.0, Scaler::scale)
     }
 
-    /// The factor from gradients, summed over micro-batches of a scaled loss, to those of the mean
-    /// loss.
+    /// The factor that turns gradients, summed over micro-batches of a scaled loss, into gradients
+    /// of the mean loss.
     fn unscaled(&self, cfg: &FitConfig) -> f64 {
         1.0 / cfg.accumulate.max(1) as f64 / self.loss_scale()
     }
@@ -85,7 +85,8 @@ impl State {
         })
     }
 
-    /// Skips a step with overflow in f16, and reports it. It counts as a step.
+    /// Skips a step whose gradients overflowed in f16, and reports it. A skipped step counts as a
+    /// step. Returns whether the step was skipped.
     pub fn skips(&mut self, point: &CurvePoint, obs: &dyn Observer) -> Result<bool> {
         let Some(scaler) = &mut self.scaler else { return Ok(false) };
         if point.grad_norm.is_finite() {
@@ -116,7 +117,7 @@ impl State {
         for (i, (_, tensors)) in others.into_iter().enumerate() {
             further.extend(tensors.into_iter().map(|(name, t)| (format!("{i}/{name}"), t)));
         }
-        let (curve, validation) = (self.curve.to_tensors()?, hooks::to_tensors(&self.validation)?);
+        let (curve, validation) = (self.curve.to_tensors()?, callbacks::to_tensors(&self.validation)?);
         let scaler = self.scaler.as_ref().map_or_else(|| Ok(Tensors::new()), Scaler::to_tensors)?;
         Ok(Checkpoint {
             step: self.step,
@@ -146,11 +147,11 @@ impl State {
     fn first_average(&self) -> Result<(&Ema, &[Ema])> {
         match self.emas.split_first() {
             Some(averages) => Ok(averages),
-            None => bail!("a training needs at least one average"),
+            None => bail!("training needs at least one average of the weights"),
         }
     }
 
-    /// Writes a checkpoint, unless the state is not finite: then it returns the fault.
+    /// Writes a checkpoint. If the state is not finite, writes nothing and returns the fault.
     pub fn save(&mut self, params: &ParamSet, cfg: &FitConfig) -> Result<Option<String>> {
         let snapshot = self.snapshot(params)?;
         if let Some(what) = divergence::of_state(&snapshot)? {
@@ -165,9 +166,9 @@ impl State {
         Ok(None)
     }
 
-    pub fn diverged(&self, what: String, cfg: &FitConfig) -> Fit {
+    pub fn diverged(&self, what: String, cfg: &FitConfig) -> Outcome {
         let checkpoint = self.saved.map(|step| (step, checkpoint::path(&cfg.checkpoint_dir, step)));
-        Fit::Diverged(Divergence { what, checkpoint })
+        Outcome::Diverged(Divergence { what, checkpoint })
     }
 
     /// Validates if due, and reports the first loss of both sets of weights.
@@ -176,10 +177,10 @@ impl State {
         params: &ParamSet,
         cfg: &FitConfig,
         obs: &dyn Observer,
-        watch: &mut Hooks,
+        watch: &mut Callbacks,
     ) -> Result<()> {
         let Some((every, validate)) = &mut watch.validate else { return Ok(()) };
-        if !hooks::is_due(*every, self.step, cfg.steps) {
+        if !callbacks::is_due(*every, self.step, cfg.steps) {
             return Ok(());
         }
         let model = params.tensors().into_iter().map(|(name, t)| (name, t.detach())).collect();
@@ -196,14 +197,14 @@ impl State {
 
     /// Saves the first average if a snapshot of this step is wanted. A full disk is an error,
     /// because snapshots are part of the result.
-    pub fn keep_average(&self, watch: &Hooks) -> Result<()> {
+    pub fn keep_average(&self, watch: &Callbacks) -> Result<()> {
         let average = || Ok(self.first_average()?.0.tensors());
         watch.snapshots.as_ref().map_or(Ok(()), |s| s.keep(self.step, average))
     }
 
-    pub fn show(&self, cfg: &FitConfig, watch: &mut Hooks) -> Result<()> {
+    pub fn show(&self, cfg: &FitConfig, watch: &mut Callbacks) -> Result<()> {
         match &mut watch.show {
-            Some((every, show)) if hooks::is_due(*every, self.step, cfg.steps) => {
+            Some((every, show)) if callbacks::is_due(*every, self.step, cfg.steps) => {
                 show(self.step, &self.first_average()?.0.tensors());
                 Ok(())
             }
@@ -212,7 +213,7 @@ impl State {
     }
 }
 
-/// The averages in a checkpoint, in the order of the decays, removed from it.
+/// The averages in a checkpoint, in the order of the decays. The first is moved out of it.
 fn emas_from(params: &ParamSet, decays: &[f64], saved: &mut Checkpoint) -> Result<Vec<Ema>> {
     let average = |(i, decay): (usize, &f64)| {
         let Some(i) = i.checked_sub(1) else { return Ema::from_tensors(params, *decay, &mut saved.ema) };

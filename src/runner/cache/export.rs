@@ -50,7 +50,7 @@ pub fn export(store: &Store, items: &[Item], to: &Path, how: ExportMode, force: 
 ///
 /// # Errors
 /// When it would.
-pub fn spare(store: &Store, pipeline: &Path, to: &Path) -> Result<()> {
+pub fn check_target(store: &Store, pipeline: &Path, to: &Path) -> Result<()> {
     let (to, cache) = (place(to), place(store.root()));
     let why = if to.starts_with(&cache) {
         "it is inside the cache folder"

@@ -64,9 +64,9 @@ pub struct Gone {
     pub why: RemovalReason,
 }
 
-/// The plan of a collection: everything it removes.
+/// A planned garbage collection: everything it removes.
 #[derive(Debug, Default)]
-pub struct Sweep {
+pub struct Collection {
     pub records: Vec<Gone>,
     pub damaged: Vec<PathBuf>,
     /// With their sizes in bytes.
@@ -96,7 +96,7 @@ impl Candidate {
 }
 
 /// The plan under these rules. `store` must be open exclusively.
-pub fn plan(store: &Store, rules: &Rules) -> Result<Sweep> {
+pub fn plan(store: &Store, rules: &Rules) -> Result<Collection> {
     let (records, damaged) = action_cache::all(store)?;
     let tags = tags::all(store)?;
     let tagged_keys: BTreeSet<Key> = tags.iter().flat_map(|(_, t)| t.keys.iter().map(|k| Key::from(*k))).collect();
@@ -115,7 +115,7 @@ pub fn plan(store: &Store, rules: &Rules) -> Result<Sweep> {
         .collect();
     select(rules, &mut candidates, &objects, &tagged);
 
-    let mut sweep = Sweep { damaged, ..Sweep::default() };
+    let mut sweep = Collection { damaged, ..Collection::default() };
     let mut named = tagged;
     let mut freed: BTreeMap<Digest, RemovalReason> = BTreeMap::new();
     for c in &candidates {
@@ -146,7 +146,7 @@ pub fn plan(store: &Store, rules: &Rules) -> Result<Sweep> {
 
 /// Removes records before the artifacts they name, so that no record outlives its outputs if the
 /// process is killed.
-pub fn carry_out(store: &Store, sweep: &Sweep) -> Result<()> {
+pub fn carry_out(store: &Store, sweep: &Collection) -> Result<()> {
     let records = sweep.records.iter().map(|g| store.action_file(&g.key)).chain(sweep.damaged.iter().cloned());
     let artifacts = sweep.artifacts.iter().map(|(path, ..)| path.clone());
     // Up-to-date checks depend on records and are recreated by a run; their loss is not worth
@@ -218,7 +218,7 @@ fn fit(limit: u64, all: &mut [Candidate], bytes: &BTreeMap<Digest, u64>, tagged:
 
 /// Removes work folders that are empty or of finished actions, those with checkpoints only if
 /// requested, those in use never.
-fn work_dirs(store: &Store, kept: &[&Record], checkpoints: bool, sweep: &mut Sweep) -> Result<()> {
+fn work_dirs(store: &Store, kept: &[&Record], checkpoints: bool, sweep: &mut Collection) -> Result<()> {
     let done: BTreeSet<String> = kept.iter().map(|r| r.key().to_string()).collect();
     for path in disk::list(&store.v1("work"))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -22,7 +22,7 @@ use crate::files::digest::{
 };
 use crate::files::disk::{Durability, write_file};
 use crate::files::watched::{Rule, Watched};
-use crate::pipeline::graph::Source;
+use crate::pipeline::graph::SourcePath;
 use erw_base::error::{Error, Result};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -76,17 +76,17 @@ pub struct DigestedSource {
 }
 
 /// Filled by the first caller; the others wait for it.
-type Slot = Arc<OnceLock<Result<Arc<DigestedSource>>>>;
+type DigestCell = Arc<OnceLock<Result<Arc<DigestedSource>>>>;
 
 /// The source files of one run: each root is walked once, however many stages read it.
 #[derive(Debug, Default)]
 pub struct Files {
-    known: Mutex<HashMap<(PathBuf, Option<Rule>), Slot>>,
+    known: Mutex<HashMap<(PathBuf, Option<Rule>), DigestCell>>,
 }
 
 impl Files {
     /// The digest of a source as of its first use in this run.
-    pub fn digest(&self, store: &Store, source: &Source) -> Result<Arc<DigestedSource>> {
+    pub fn digest(&self, store: &Store, source: &SourcePath) -> Result<Arc<DigestedSource>> {
         self.digest_at(store, &source.path, source.watched.as_ref())
     }
 
@@ -101,7 +101,7 @@ impl Files {
 }
 
 /// The digest of a source as it is now; unchanged files are not read.
-pub fn digest_now(store: &Store, source: &Source) -> Result<DigestedSource> {
+pub fn digest_now(store: &Store, source: &SourcePath) -> Result<DigestedSource> {
     digest_at(store, &source.path, source.watched.as_ref())
 }
 

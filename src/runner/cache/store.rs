@@ -6,7 +6,7 @@
 //!   v1/lock                         shared by runs, exclusive for gc
 //!   v1/store/ab/<digest>            an artifact, file or folder, named by its contents;
 //!                                   files are 0444 or 0555, folders 0555
-//!   v1/actions/ab/<key>.json        the record of a finished action, written last; see `action_cache`
+//!   v1/actions/ab/<key>.json        record of a finished action, written last; see `action_cache`
 //!   v1/work/<key>/                  an unfinished action, running or suspended:
 //!       job.json attempt-N.log checkpoints/ out/NAME
 //!   v1/logs/<key>/attempt-N.log     logs of a finished action; empty ones are not kept
@@ -33,8 +33,7 @@
 //!
 //! - `flock` that works across hosts. It does on NFSv4 and NFSv3 with its lock daemon (where Linux
 //!   turns it into a byte-range lock, hence every lock file is opened for writing), on Lustre
-//!   mounted
-//!   with `-o flock`, on CephFS and GFS2. It does not on NFS mounted with `nolock` or
+//!   mounted with `-o flock`, on CephFS and GFS2. It does not on NFS mounted with `nolock` or
 //!   `local_lock=flock` or `all`, on Lustre with `-o localflock`, on CIFS with `nobrl` and on most
 //!   FUSE file systems (sshfs, s3fs, …): there every host needs its own cache, and a remote can
 //!   connect them. A file system without locks is refused when the folder is opened.

@@ -53,7 +53,7 @@ pub enum WorkerEvent {
 /// The state of a stage in a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum StageState {
     /// Not selected, or not looked at yet.
     #[default]
     Unknown,
@@ -73,7 +73,7 @@ pub enum State {
     Suspended,
 }
 
-impl State {
+impl StageState {
     /// No further transition is expected.
     pub fn is_settled(self) -> bool {
         matches!(self, Self::Cached | Self::Done | Self::Failed | Self::Skipped | Self::Suspended)
@@ -105,7 +105,7 @@ pub enum EventKind {
     /// Every transition of every stage.
     State {
         stage: String,
-        state: State,
+        state: StageState,
     },
     /// Another run is executing the same action; its result will be used.
     Locked {
@@ -177,7 +177,7 @@ pub enum EventKind {
 pub struct StageEnd {
     pub stage: String,
     pub kind: String,
-    pub state: State,
+    pub state: StageState,
     pub key: Option<String>,
     /// Seconds the attempt took; for a cached stage, the attempt that produced it.
     pub seconds: f64,
@@ -254,5 +254,31 @@ impl Listener for Fan<'_> {
     }
     fn pointless(&mut self) -> Vec<(String, String)> {
         self.0.iter_mut().flat_map(|l| l.pointless()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scripts and the journal read these names.
+    #[test]
+    fn transitions_keep_their_names_in_json() {
+        let states = [
+            (StageState::Unknown, "unknown"),
+            (StageState::Waiting, "waiting"),
+            (StageState::Ready, "ready"),
+            (StageState::Running, "running"),
+            (StageState::Cached, "cached"),
+            (StageState::Done, "done"),
+            (StageState::Failed, "failed"),
+            (StageState::Skipped, "skipped"),
+            (StageState::Suspended, "suspended"),
+        ];
+        for (state, name) in states {
+            let event = Event { at: 1.0, what: EventKind::State { stage: "a".into(), state } };
+            let json = serde_json::to_value(&event).unwrap();
+            assert_eq!(json, serde_json::json!({ "at": 1.0, "event": "state", "stage": "a", "state": name }));
+        }
     }
 }

@@ -30,7 +30,7 @@ use super::resources::Limits;
 use crate::cache::action_cache::{Output, Record, Shown, Stamp};
 use crate::cache::sources::Files;
 use crate::cache::store::{Presence, Store};
-use crate::event::{Event, EventKind, LISTED, Listener, Measure, StageEnd, State};
+use crate::event::{Event, EventKind, LISTED, Listener, Measure, StageEnd, StageState};
 use crate::files::digest::{Digest, Measured};
 use crate::files::disk::{Durability, write_file};
 use crate::files::watched::{Rule, Watched};
@@ -92,7 +92,7 @@ struct Head {
 
 /// The final state of a stage when it ran.
 #[derive(Debug, Serialize, Deserialize)]
-struct Stage {
+struct StoredStage {
     name: String,
     kind: String,
     key: Digest,
@@ -105,7 +105,7 @@ struct Stage {
 /// A stored answer that still holds.
 pub struct StoredAnswer {
     head: Head,
-    /// A line of JSON for each [`Stage`].
+    /// A line of JSON for each [`StoredStage`].
     stages: Vec<u8>,
 }
 
@@ -136,7 +136,7 @@ fn encode(pipeline: &Pipeline, records: &[(StageId, Record)]) -> Option<Vec<u8>>
         }
         let key = record.key();
         Check { key: key.into(), record: record.stamp?, outputs: record.measured() }.write(&mut checks);
-        let end = Stage {
+        let end = StoredStage {
             name: stage.name.clone(),
             kind: record.kind.clone(),
             key: key.into(),
@@ -309,17 +309,17 @@ impl StoredAnswer {
 
     fn ends(&self, store: &Store) -> Vec<StageEnd> {
         let lines = self.stages.split(|b| *b == b'\n');
-        lines.filter_map(|line| Some(serde_json::from_slice::<Stage>(line).ok()?.end(store))).collect()
+        lines.filter_map(|line| Some(serde_json::from_slice::<StoredStage>(line).ok()?.end(store))).collect()
     }
 }
 
-impl Stage {
+impl StoredStage {
     fn end(&self, store: &Store) -> StageEnd {
         let path = |s: &Shown| Some(store.object(&self.outputs.get(&s.output)?.measured.digest).join(&s.file));
         StageEnd {
             stage: self.name.clone(),
             kind: self.kind.clone(),
-            state: State::Cached,
+            state: StageState::Cached,
             key: Some(self.key.to_string()),
             seconds: self.seconds,
             resumed: None,

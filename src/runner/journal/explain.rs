@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 pub struct Why {
     pub stage: String,
     pub kind: String,
-    pub verdict: State,
+    pub verdict: PlannedState,
     pub key: Option<String>,
     /// The record of a cached stage.
     pub made: Option<Fact>,
@@ -34,7 +34,7 @@ pub struct Why {
     pub new_in: Option<String>,
     /// The record that `changes` are relative to.
     pub before: Option<Fact>,
-    pub changes: Vec<Change>,
+    pub changes: Vec<ExplainedChange>,
     /// Differences to `before` that are in no key: name, then, now.
     pub recorded: Vec<(String, String, String)>,
     /// For a waiting stage: the stages it needs that run or lack a file, upstream first.
@@ -45,9 +45,10 @@ pub struct Why {
     pub left: Option<PartialProgress>,
 }
 
+/// What a run would do with a stage now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum PlannedState {
     Cached,
     /// It would run now.
     Runs,
@@ -97,7 +98,7 @@ impl Fact {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Change {
+pub struct ExplainedChange {
     /// The reason in words.
     pub text: String,
     pub reason: Reason,
@@ -125,7 +126,7 @@ pub struct Upstream {
     /// When the new one was made.
     pub created: Option<String>,
     /// Why the new one was made; empty if `note` says why that is unknown.
-    pub changes: Vec<Change>,
+    pub changes: Vec<ExplainedChange>,
     pub note: Option<&'static str>,
 }
 
@@ -167,13 +168,13 @@ impl Explainer<'_> {
             left: None,
         };
         Ok(match self.verdicts.get(&id) {
-            Some(Verdict::Cached(record)) => self.cached(stage, record, blank(State::Cached)),
-            Some(Verdict::Run(reasons)) => self.runs(stage, reasons, blank(State::Runs))?,
+            Some(Verdict::Cached(record)) => self.cached(stage, record, blank(PlannedState::Cached)),
+            Some(Verdict::Run(reasons)) => self.runs(stage, reasons, blank(PlannedState::Runs))?,
             Some(Verdict::Missing(all)) => {
                 let missing = all.iter().map(|m| format!("{}: {}", m.param, m.path.display())).collect();
-                Why { missing, ..blank(State::Missing) }
+                Why { missing, ..blank(PlannedState::Missing) }
             }
-            Some(Verdict::Waiting(_)) | None => self.waits(id, stage, blank(State::Waits))?,
+            Some(Verdict::Waiting(_)) | None => self.waits(id, stage, blank(PlannedState::Waits))?,
         })
     }
 
@@ -210,7 +211,8 @@ impl Explainer<'_> {
         // A lost, damaged or forced record has the same key: there is nothing to compare.
         let own = reasons.iter().any(|r| !is_difference(r));
         let before = nearest(self.history.iter(), &self.checker.pipeline.name, stage, text).filter(|_| !own);
-        let plain = |r: &Reason| Change { text: r.to_string(), reason: r.clone(), files: vec![], upstream: None };
+        let plain =
+            |r: &Reason| ExplainedChange { text: r.to_string(), reason: r.clone(), files: vec![], upstream: None };
         let changes = match before {
             Some(before) => self.changes(stage, &before.key_text, text, Some(&keyed), 0),
             None => reasons.iter().map(plain).collect(),
@@ -250,7 +252,7 @@ impl Explainer<'_> {
 
     /// Differences between two key texts; `now` has the sources of the later one, if they are
     /// today's.
-    fn changes(&self, stage: &Stage, old: &str, new: &str, now: Option<&Keyed>, depth: usize) -> Vec<Change> {
+    fn changes(&self, stage: &Stage, old: &str, new: &str, now: Option<&Keyed>, depth: usize) -> Vec<ExplainedChange> {
         let (before, after) = (ingredients(old), ingredients(new));
         let digest = |all: &BTreeMap<(&str, &str), &str>, section: &str, name: &str| -> Option<Digest> {
             all.iter().find(|((s, n), _)| *s == section && *n == name).and_then(|(_, d)| d.parse().ok())
@@ -269,7 +271,7 @@ impl Explainer<'_> {
                 }
                 _ => {}
             }
-            Change { text: reason.to_string(), reason, files, upstream }
+            ExplainedChange { text: reason.to_string(), reason, files, upstream }
         };
         compare(old, new, &stage.origins, &|_, _| None).into_iter().map(look).collect()
     }

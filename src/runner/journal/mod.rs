@@ -10,7 +10,7 @@ pub mod read;
 pub mod record_use;
 
 use crate::cache::store::Store;
-use crate::event::{Event, EventKind, Listener, StageEnd, State};
+use crate::event::{Event, EventKind, Listener, StageEnd, StageState};
 use crate::files::disk::{Durability, unique, write_file};
 use crate::host::{host, user, utc_now};
 use serde::Serialize;
@@ -72,8 +72,10 @@ impl Journal {
     /// cached: it would bury the rest.
     fn is_worth_noting(what: &EventKind) -> bool {
         match what {
-            EventKind::State { state, .. } => !matches!(state, State::Waiting | State::Ready | State::Cached),
-            EventKind::Ended(end) => end.state != State::Cached,
+            EventKind::State { state, .. } => {
+                !matches!(state, StageState::Waiting | StageState::Ready | StageState::Cached)
+            }
+            EventKind::Ended(end) => end.state != StageState::Cached,
             _ => true,
         }
     }
@@ -109,7 +111,7 @@ impl Listener for Journal {
                 self.summarize();
             }
             // Its record says where the outputs of a cached stage are.
-            EventKind::Ended(end) if end.state == State::Cached => {
+            EventKind::Ended(end) if end.state == StageState::Cached => {
                 let bare = StageEnd { outputs: vec![], shown: vec![], ..(**end).clone() };
                 self.summary.stages.push(bare);
             }

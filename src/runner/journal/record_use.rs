@@ -4,7 +4,7 @@
 use crate::cache::CacheRef;
 use crate::cache::action_cache::{self, Lookup};
 use crate::cache::key::Key;
-use crate::event::{Event, EventKind, Listener, State};
+use crate::event::{Event, EventKind, Listener, StageState};
 use crate::files::digest::Digest;
 
 /// Listens for stages that end.
@@ -24,8 +24,8 @@ impl Listener for Uses<'_> {
         let key = end.key.as_ref().and_then(|k| k.parse::<Digest>().ok());
         let Some(key) = key.map(Key::from) else { return };
         match end.state {
-            State::Cached => self.cache.store.used(&key),
-            State::Done => {
+            StageState::Cached => self.cache.store.used(&key),
+            StageState::Done => {
                 let Some(remote) = self.cache.remote else { return };
                 if let Ok(Lookup::Hit(record)) = action_cache::lookup(self.cache.store, &key) {
                     remote.offer(self.cache.store, &record);

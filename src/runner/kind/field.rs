@@ -33,9 +33,9 @@ impl Exact {
     }
 }
 
-/// `latents = "latents"`, `init = "warmed|sit?"`, `features = "features*"`.
+/// A declared input slot: `latents = "latents"`, `init = "warmed|sit?"`, `features = "features*"`.
 #[derive(Debug, Clone)]
-pub struct Slot {
+pub struct InputSlot {
     pub name: String,
     /// Accepted artifact types; [`ANY`] accepts all.
     pub types: Vec<String>,
@@ -114,7 +114,7 @@ pub enum FieldType {
 /// The slot type that accepts artifacts of every type.
 pub const ANY: &str = "any";
 
-impl Slot {
+impl InputSlot {
     pub fn accepts(&self, ty: &str) -> bool {
         self.types.iter().any(|t| t == ty || t == ANY)
     }

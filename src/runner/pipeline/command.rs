@@ -7,7 +7,7 @@
 //! work as in a shell. Does not know how programs are started.
 
 use crate::kind::attempt::Attempt;
-use crate::kind::field::{self, ANY, Cost, Exact, Field, FieldType, Output, Params, Slot};
+use crate::kind::field::{self, ANY, Cost, Exact, Field, FieldType, InputSlot, Output, Params};
 use crate::kind::manifest::Manifest;
 use crate::kind::value::Value;
 use crate::kind::{Registry, StageKind, no_facts};
@@ -51,14 +51,14 @@ pub(crate) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
             .at(last.key_place.clone())
             .hint("write `outputs = { report = \"report\" }`, the names and types of its outputs"));
     }
-    let inputs = merged("inputs")?.into_iter().map(|e| Slot {
+    let inputs = merged("inputs")?.into_iter().map(|e| InputSlot {
         name: e.key.clone(),
         types: vec![ANY.into()],
         optional: false,
         many: false,
         doc: e.doc.clone(),
     });
-    let inputs: Vec<Slot> = inputs.collect();
+    let inputs: Vec<InputSlot> = inputs.collect();
     let stated_params = merged("params")?;
     let mut params = Vec::with_capacity(1 + stated_params.len());
     params.push(run_field());

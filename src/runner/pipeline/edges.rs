@@ -3,7 +3,7 @@
 
 use super::draft::{Draft, InputRef, stated_by};
 use super::graph::{Edge, Stage, StageId};
-use crate::kind::field::{Slot, element};
+use crate::kind::field::{InputSlot, element};
 use crate::small_map::{SmallMap, small_map};
 use crate::text::suggest;
 use erw_base::error::{Error, Place, Result};
@@ -45,7 +45,7 @@ pub(crate) fn connect(removed: &HashMap<String, Place>, drafts: &[Draft]) -> Res
 }
 
 /// The outputs that a slot accepts, in their shortest spelling.
-fn fitting(drafts: &[Draft], slot: &Slot, except: &str) -> Vec<String> {
+fn fitting(drafts: &[Draft], slot: &InputSlot, except: &str) -> Vec<String> {
     let mut fits = vec![];
     for stage in drafts.iter().map(|d| &d.stage).filter(|s| s.name != except) {
         let names: Vec<&String> = stage.outputs.iter().filter(|(_, ty)| slot.accepts(ty)).map(|(n, _)| n).collect();
@@ -60,7 +60,7 @@ fn fitting(drafts: &[Draft], slot: &Slot, except: &str) -> Vec<String> {
 /// Resolves one `slot = "stage.output"` to an edge.
 struct EdgeResolver<'a> {
     consumer: &'a Stage,
-    slot: &'a Slot,
+    slot: &'a InputSlot,
     input_ref: &'a InputRef,
     drafts: &'a [Draft],
     removed: &'a HashMap<String, Place>,

@@ -13,7 +13,7 @@ use super::file::{Spec, StageSpec};
 use super::layers::{self, Overrides, RawValue, Setting, Target};
 use super::stage::draft;
 use crate::files::digest::Digest;
-use crate::kind::field::{FieldType, Slot, element};
+use crate::kind::field::{FieldType, InputSlot, element};
 use crate::kind::manifest::Manifest;
 use crate::kind::{Registry, StageKind};
 use crate::text::suggest;
@@ -48,7 +48,7 @@ pub(crate) fn fetch(spec: &Spec, drafts: &mut Vec<Draft>) -> Result<Read> {
 /// An input from outside and the slot it is for.
 struct ExternalRef<'a> {
     stage: &'a str,
-    slot: &'a Slot,
+    slot: &'a InputSlot,
     input_ref: &'a InputRef,
 }
 
@@ -86,12 +86,13 @@ impl Added<'_> {
         let Some((kind, manifest)) = known.iter().find(|(k, _)| k.name == kind) else {
             let error = wanted.error(format!("`{kind}` is neither a pipeline nor a kind that imports files"));
             let names = known.iter().map(|(k, _)| k.name);
-            return Err(error.maybe_hint(suggest::nearest(kind, names.clone()).map(|n| format!("did you mean `{n}`?"))).hint(
-                format!(
-                    "write `FILE.toml:STAGE` for a stage of another pipeline, or `KIND:PATH` for a file; these kinds are {}",
+            return Err(error
+                .maybe_hint(suggest::nearest(kind, names.clone()).map(|n| format!("did you mean `{n}`?")))
+                .hint(format!(
+                    "write `FILE.toml:STAGE` for a stage of another pipeline, or `KIND:PATH` for a file; these kinds \
+                     are {}",
                     suggest::ticked(names)
-                ),
-            ));
+                )));
         };
         self.file(wanted, *kind, manifest, path)?;
         Ok((text.clone(), None))

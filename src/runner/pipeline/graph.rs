@@ -43,7 +43,7 @@ pub struct Stage {
     pub params: Params,
     pub operation: Params,
     /// Source files by parameter name (`watch.N` for the watched files of a command).
-    pub sources: SmallMap<Source>,
+    pub sources: SmallMap<SourcePath>,
     /// Identities of published files, by parameter name.
     pub published: BTreeMap<String, String>,
     pub resources: Resources,
@@ -74,7 +74,7 @@ pub struct Edge {
 }
 
 /// A file or folder outside the cache.
-pub struct Source {
+pub struct SourcePath {
     /// Resolved against the folder of the file that contains it.
     pub path: PathBuf,
     /// Instructions for the user if it is missing, by line.
@@ -85,7 +85,7 @@ pub struct Source {
     pub place: Option<Place>,
 }
 
-impl Source {
+impl SourcePath {
     pub fn is_there(&self) -> bool {
         let pattern = self.watched.as_ref().filter(|w| w.glob().is_some());
         self.path.exists() && pattern.is_none_or(|w| w.finds_any(&self.path))

@@ -1,8 +1,8 @@
 //! From pipeline files to a graph in which every name, type, edge and value has been checked.
 //!
-//!
-//! 1. [`file`](mod@file) follows `extends`, drops removed stages, finds each stage's kind and refuses unknown
-//!    names. A stage of `kind = "command"` gets a manifest from its own entries ([`command`]).
+//! 1. [`file`](mod@file) follows `extends`, drops removed stages, finds each stage's kind and
+//!    refuses unknown names. A stage of `kind = "command"` gets a manifest from its own entries
+//!    ([`command`]).
 //! 2. [`layers`] merges values, weakest first: manifest, parents, `[params]`, the stage's own, the
 //!    trial, `ERW_SET__…`, `--set`. Each value keeps its origin.
 //! 3. [`resolve`] makes a `draft` of every `stage`; `external` adds the stages behind inputs from

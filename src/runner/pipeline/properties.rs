@@ -60,7 +60,7 @@ pub fn check(stages: &[Stage]) -> Result<()> {
 }
 
 /// Warnings about these stages: rules that should hold but do not.
-pub fn doubts(pipeline: &Pipeline, selected: &[StageId]) -> Vec<String> {
+pub fn warnings(pipeline: &Pipeline, selected: &[StageId]) -> Vec<String> {
     let stages = &pipeline.stages;
     let is_selected = |fault: &Violation| selected.iter().any(|id| std::ptr::eq(pipeline.stage(*id), fault.stage));
     let faults = faults(stages, |manifest| &manifest.doubt);

@@ -4,10 +4,10 @@
 use super::command;
 use super::draft::{Draft, External, InputRef, SEPARATOR, stated_by};
 use super::file::{RESOURCES, StageSpec};
-use super::graph::{Command, Origin, Resources, RetryPolicy, Source, Stage};
+use super::graph::{Command, Origin, Resources, RetryPolicy, SourcePath, Stage};
 use super::layers::{Values, Winner};
 use crate::files::watched::Watched;
-use crate::kind::field::{Field, FieldType, Params, Slot, element};
+use crate::kind::field::{Field, FieldType, InputSlot, Params, element};
 use crate::kind::value::{self, Value};
 use crate::small_map::{SmallMap, small_map};
 use crate::text::units;
@@ -82,7 +82,7 @@ impl<'a> Resolver<'a> {
         &mut self,
         part: &'static str,
         fields: &[Field],
-        sources: &mut BTreeMap<String, Source>,
+        sources: &mut BTreeMap<String, SourcePath>,
     ) -> Result<Params> {
         let mut params = Params::new();
         for field in fields {
@@ -116,7 +116,7 @@ impl<'a> Resolver<'a> {
             .hint(format!("it has no default; write `{part}.{} = ...`{about}", field.name))
     }
 
-    fn watch(&self, sources: &mut BTreeMap<String, Source>) -> Result<()> {
+    fn watch(&self, sources: &mut BTreeMap<String, SourcePath>) -> Result<()> {
         let ignore = self.texts("ignore", "patterns")?;
         let patterns: Vec<String> = ignore.iter().map(|(text, ..)| text.to_string()).collect();
         // One at a time, so that the error is about the invalid one.
@@ -130,7 +130,10 @@ impl<'a> Resolver<'a> {
             let unfit = |e| self.at(Error::usage("`watch` has an invalid path or pattern").because(e), &origin);
             let (path, watched) = watched.map_err(unfit)?;
             let missing = literal(text).into_iter().collect();
-            sources.insert(format!("watch.{i}"), Source { path, missing, watched: Some(watched), place: origin.place });
+            sources.insert(
+                format!("watch.{i}"),
+                SourcePath { path, missing, watched: Some(watched), place: origin.place },
+            );
         }
         Ok(())
     }
@@ -234,7 +237,7 @@ impl<'a> Resolver<'a> {
 }
 
 /// The error for an input, or element `index` of a list, that is not a stage name.
-pub(crate) fn no_stage(stage: &str, slot: &Slot, index: Option<usize>, stated: &Winner<'_>) -> Error {
+pub(crate) fn no_stage(stage: &str, slot: &InputSlot, index: Option<usize>, stated: &Winner<'_>) -> Error {
     let origin = index.map_or_else(|| stated.origin(), |index| stated.element_origin(index));
     let message = match (&stated.value, index) {
         (Value::List(..), None) => format!("input `{}` takes one stage, not a list", slot.name),
@@ -249,8 +252,8 @@ pub(crate) fn no_stage(stage: &str, slot: &Slot, index: Option<usize>, stated: &
 }
 
 /// The sources for a parameter of type `path` or a list of paths.
-pub(crate) fn paths(field: &Field, json: &Json, base: &Path, sources: &mut BTreeMap<String, Source>) {
-    let source = |text: &str| Source {
+pub(crate) fn paths(field: &Field, json: &Json, base: &Path, sources: &mut BTreeMap<String, SourcePath>) {
+    let source = |text: &str| SourcePath {
         path: base.join(text),
         missing: field.missing.iter().cloned().chain(literal(text)).collect(),
         watched: None,

@@ -1,6 +1,6 @@
 //! THE list of the ingredients of a key: the format, kind and revision, command, parameters,
-//! published files by identity, sources and inputs by digest, outputs with their types. Only what is
-//! written into [`Action::text`] here affects a key. Does not know where the values come from.
+//! published files by identity, sources and inputs by digest, outputs with their types. Only what
+//! is written into [`Action::text`] here affects a key. Does not know where the values come from.
 
 use crate::cache::key::{Key, write_canonical, write_string};
 use crate::files::digest::Digest;

@@ -16,7 +16,7 @@ use crate::cache::sources::{DigestedSource, Files, first_difference};
 use crate::cache::store::{Presence, Store};
 use crate::event::progress::PartialProgress;
 use crate::files::digest::Digest;
-use crate::pipeline::graph::{Edge, Pipeline, Source, Stage, StageId};
+use crate::pipeline::graph::{Edge, Pipeline, SourcePath, Stage, StageId};
 use crate::pipeline::properties::Properties;
 use crate::pipeline::targets::select;
 use action::Action;
@@ -175,7 +175,7 @@ impl<'a> CacheChecker<'a> {
     }
 
     /// Whether this verdict is a hit whose artifacts only the remote has.
-    pub fn is_afar(&self, verdict: &Verdict) -> bool {
+    pub fn is_remote_only(&self, verdict: &Verdict) -> bool {
         let afar = self.afar.lock().unwrap_or_else(PoisonError::into_inner);
         matches!(verdict, Verdict::Cached(record) if afar.contains(&record.key()))
     }
@@ -237,7 +237,7 @@ impl<'a> CacheChecker<'a> {
 /// The missing sources of a stage.
 pub fn missing(stage: &Stage) -> Vec<Missing> {
     let absent = stage.sources.iter().filter(|(_, s)| !s.is_there());
-    let tell = |(param, source): (&String, &Source)| Missing {
+    let tell = |(param, source): (&String, &SourcePath)| Missing {
         stage: stage.name.clone(),
         param: param.clone(),
         path: std::path::absolute(source.named()).unwrap_or_else(|_| source.named()),

@@ -122,9 +122,9 @@ pub fn program(text: &str) -> Option<&str> {
     lines(text).find(|(name, _)| *name == ("command", "run")).map(|(_, run)| run)
 }
 
-type Change<'a> = ((&'a str, &'a str), Option<&'a str>, Option<&'a str>);
+type IngredientDiff<'a> = ((&'a str, &'a str), Option<&'a str>, Option<&'a str>);
 
-fn changed<'a>(old: &'a str, new: &'a str) -> Vec<Change<'a>> {
+fn changed<'a>(old: &'a str, new: &'a str) -> Vec<IngredientDiff<'a>> {
     let (old, new) = (ingredients(old), ingredients(new));
     let names: BTreeSet<_> = old.keys().chain(new.keys()).copied().collect();
     let pairs = names.into_iter().map(|n| (n, old.get(&n).copied(), new.get(&n).copied()));

@@ -14,7 +14,7 @@ use crate::files::digest::{Digest, Kind, WalkEntry, join};
 use crate::files::lexical::{logical, place};
 use crate::files::watched::{Rule, Watched};
 use crate::kind::Registry;
-use crate::pipeline::graph::{Pipeline, Source, Stage, StageId};
+use crate::pipeline::graph::{Pipeline, SourcePath, Stage, StageId};
 use crate::pipeline::layers::Overrides;
 use crate::plan::action::action;
 use crate::plan::reason::{Reason, compare};
@@ -30,19 +30,21 @@ pub struct Since {
     /// not exist.
     pub file: Option<PathBuf>,
     /// Each selected stage, in topological order.
-    pub stages: Vec<(StageId, Change)>,
+    pub stages: Vec<(StageId, StageChange)>,
     /// Names of removed (not renamed) stages.
     pub gone: Vec<String>,
 }
 
+/// How a stage changed since the revision.
 #[derive(Debug, PartialEq)]
-pub enum Change {
+pub enum StageChange {
     Unchanged,
     /// There was no stage with its name and kind.
     New,
     Stale(Vec<Cause>),
 }
 
+/// Why a stage is stale.
 #[derive(Debug, PartialEq)]
 pub enum Cause {
     Own(Reason),
@@ -72,7 +74,7 @@ pub fn since(
     let there = |path: &Path| checkout.path(path).filter(|p| p.exists());
     let was = if there(&now.file).is_some() { None } else { checkout.renamed(&now.file)? };
     let Some(file) = there(was.as_ref().unwrap_or(&now.file)) else {
-        let stages = selected.iter().map(|id| (*id, Change::New)).collect();
+        let stages = selected.iter().map(|id| (*id, StageChange::New)).collect();
         return Ok(Since { commit, file: None, stages, gone: vec![] });
     };
     let then = Pipeline::load(&file, registry, overrides).map_err(|mut e| {
@@ -89,7 +91,7 @@ pub fn since(
     let old = describe(&then, |source| sources.then(source))?;
     let new = describe(now, |source| sources.now(source))?;
     let stages = selected.iter().map(|&id| (id, change(now, id, &new, &then, &old, &sources)));
-    let stages: Vec<(StageId, Change)> = stages.collect();
+    let stages: Vec<(StageId, StageChange)> = stages.collect();
     let gone = |(stage, text): (&Stage, &String)| {
         let there = now.stages.iter().any(|s| s.name == stage.name) || new.contains(text);
         (!there).then(|| stage.name.clone())
@@ -105,13 +107,13 @@ fn change(
     then: &Pipeline,
     old: &[String],
     sources: &Sources<'_>,
-) -> Change {
+) -> StageChange {
     let (stage, text) = (now.stage(id), &new[id.0]);
     if old.contains(text) {
-        return Change::Unchanged;
+        return StageChange::Unchanged;
     }
     let namesake = then.stages.iter().position(|s| s.name == stage.name && s.kind.name == stage.kind.name);
-    let Some(before) = namesake else { return Change::New };
+    let Some(before) = namesake else { return StageChange::New };
     let example = |name: &str, _: &Digest| sources.example(stage.sources.get(name)?);
     let reasons = compare(&old[before], text, &stage.origins, &example);
     let cause = |reason: Reason| match &reason {
@@ -128,11 +130,11 @@ fn change(
             causes.push(cause);
         }
     }
-    Change::Stale(causes)
+    StageChange::Stale(causes)
 }
 
 /// The description of every stage, by its id.
-fn describe(pipeline: &Pipeline, mut source: impl FnMut(&Source) -> Result<Digest>) -> Result<Vec<String>> {
+fn describe(pipeline: &Pipeline, mut source: impl FnMut(&SourcePath) -> Result<Digest>) -> Result<Vec<String>> {
     let mut texts: Vec<String> = vec![];
     for stage in &pipeline.stages {
         let inputs = stage.inputs.iter().map(|(slot, edge)| {
@@ -166,18 +168,18 @@ struct Sources<'a> {
 }
 
 impl Sources<'_> {
-    fn then(&mut self, source: &Source) -> Result<Digest> {
+    fn then(&mut self, source: &SourcePath) -> Result<Digest> {
         let name = logical(&self.checkout.origin(&source.path));
         Ok(identity(&name, self.pair(&name, source.watched.as_ref())?.as_ref().map(|(then, _)| then)))
     }
 
-    fn now(&mut self, source: &Source) -> Result<Digest> {
+    fn now(&mut self, source: &SourcePath) -> Result<Digest> {
         let name = logical(&source.path);
         Ok(identity(&name, self.pair(&name, source.watched.as_ref())?.as_ref().map(|(_, now)| now)))
     }
 
     /// A file that was changed, added or removed.
-    fn example(&self, source: &Source) -> Option<PathBuf> {
+    fn example(&self, source: &SourcePath) -> Option<PathBuf> {
         let rule = source.watched.as_ref().map(|w| w.rule().clone());
         let (then, now) = self.known.get(&(logical(&source.path), rule))?.as_ref()?;
         let names: BTreeSet<&PathBuf> = then.keys().chain(now.keys()).collect();

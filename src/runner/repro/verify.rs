@@ -9,13 +9,13 @@ use super::compare::{self, Agreement};
 use crate::cache::action_cache::{self, Lookup, Record};
 use crate::cache::sources::{digest_now, first_difference};
 use crate::cache::store::Store;
-use crate::event::{Listener, State};
+use crate::event::{Listener, StageState};
 use crate::exec::launcher::Launcher;
 use crate::exec::resources::Limits;
 use crate::exec::scheduler::{self, Options, StopToken};
 use crate::files::digest::{Digest, Kind, Links, join, walk};
 use crate::files::disk::{self, Durability};
-use crate::pipeline::graph::{Pipeline, RetryPolicy, Source, Stage, StageId};
+use crate::pipeline::graph::{Pipeline, RetryPolicy, SourcePath, Stage, StageId};
 use crate::pipeline::targets::select;
 use crate::text::path_text;
 use erw_base::error::{Error, Result};
@@ -77,7 +77,7 @@ impl Bench<'_> {
         };
         let outcome =
             scheduler::run(self.pipeline, (&scratch.store).into(), self.launcher, options, self.stop, listener)?;
-        let other = outcome.ends.iter().find(|e| e.stage != stage.name && e.state != State::Cached);
+        let other = outcome.ends.iter().find(|e| e.stage != stage.name && e.state != StageState::Cached);
         if let Some(other) = other {
             let made = records.iter().find(|(id, _)| self.pipeline.stage(**id).name == other.stage);
             // Moves it to quarantine here too: it was found through the folder of the rerun.
@@ -93,7 +93,7 @@ impl Bench<'_> {
         let Some(end) = outcome.ends.iter().find(|e| e.stage == stage.name) else {
             return Err(Error::internal("a stage was verified and did not end"));
         };
-        if let Some(failure) = end.error.as_ref().filter(|_| end.state == State::Failed) {
+        if let Some(failure) = end.error.as_ref().filter(|_| end.state == StageState::Failed) {
             let what = vec![format!("it failed when rerun: {}", failure.message)];
             let tail = failure.tail.clone();
             return Ok(Verified { agreement: Agreement::Differs { what }, seconds: end.seconds, tail });
@@ -145,7 +145,7 @@ impl Bench<'_> {
 /// The sources that differ from those of the record, with one changed file each.
 fn changed(store: &Store, stage: &Stage, stored: &Record) -> Vec<String> {
     let before = stored.sources();
-    let differs = |(name, source): (&String, &Source)| {
+    let differs = |(name, source): (&String, &SourcePath)| {
         let now = digest_now(store, source).ok();
         let old = before.get(name).filter(|old| now.as_ref().is_none_or(|n| n.measured.digest != **old))?;
         let file = now.and_then(|now| first_difference(store, old, &now)).unwrap_or_default();

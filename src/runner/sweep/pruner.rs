@@ -3,7 +3,7 @@
 
 use super::SweepPlan;
 use super::pruning_rule::{Rule, Threshold};
-use crate::event::{Event, EventKind, Listener, State};
+use crate::event::{Event, EventKind, Listener, StageState};
 use std::collections::{BTreeMap, HashMap};
 
 /// Listens to a sweep and prunes trials by its rules.
@@ -20,7 +20,7 @@ pub struct Pruner {
 struct Node {
     base: String,
     trials: Vec<usize>,
-    state: State,
+    state: StageState,
     /// Cached, so there is nothing to give up.
     cached: bool,
     /// A running stage is reported once.
@@ -43,7 +43,7 @@ impl Pruner {
                 let new = || Node {
                     base: base.clone(),
                     trials: vec![],
-                    state: State::Unknown,
+                    state: StageState::Unknown,
                     cached: false,
                     reported: false,
                 };
@@ -61,7 +61,7 @@ impl Pruner {
     }
 
     /// Why a trial was pruned, if it was.
-    pub fn doom(&self, trial: usize) -> Option<&str> {
+    pub fn pruned_because(&self, trial: usize) -> Option<&str> {
         self.trials.get(&trial)?.reason.as_deref()
     }
 
@@ -91,7 +91,7 @@ impl Pruner {
     }
 
     fn apply(&mut self, base: &str, metric: &str, value: Option<f64>, step: Option<u64>, trials: &[usize]) {
-        for &trial in trials.iter().filter(|t| self.doom(**t).is_none()).collect::<Vec<_>>() {
+        for &trial in trials.iter().filter(|t| self.pruned_because(**t).is_none()).collect::<Vec<_>>() {
             let rules = self.rules.iter().filter(|r| r.is_about(base, metric) && r.counts(step));
             let reason = rules.into_iter().find_map(|rule| {
                 let threshold = self.threshold(rule, base, trial)?;
@@ -146,7 +146,7 @@ impl Listener for &mut Pruner {
             let reasons: Option<Vec<(&str, &str)>> =
                 node.trials.iter().map(|t| Some((trials[t].name.as_str(), trials[t].reason.as_deref()?))).collect();
             let Some((trial, reason)) = reasons.as_ref().and_then(|d| d.first()) else { continue };
-            let running = node.state == State::Running;
+            let running = node.state == StageState::Running;
             if node.cached || node.state.is_settled() || (running && node.reported) {
                 continue;
             }
@@ -170,7 +170,8 @@ mod tests {
     fn plan(dir: &std::path::Path) -> SweepPlan {
         let stage = |name: &str, inputs: &str| {
             format!(
-                "[stages.{name}]\nkind = \"command\"\nrun = \"x {{params.seed}}\"\ninputs = {{ {inputs} }}\noutputs.o = \"t\"\nparams.seed = 0\n"
+                "[stages.{name}]\nkind = \"command\"\nrun = \"x {{params.seed}}\"\ninputs = {{ {inputs} }}\n\
+                 outputs.o = \"t\"\nparams.seed = 0\n"
             )
         };
         let text = [stage("data", ""), stage("train", "x = \"data\""), stage("fd", "x = \"train\"")].concat();
@@ -200,7 +201,7 @@ mod tests {
         EventKind::Ended(Box::new(StageEnd {
             stage: stage.into(),
             kind: "command".into(),
-            state: State::Done,
+            state: StageState::Done,
             key: None,
             seconds: 0.0,
             resumed: None,
@@ -218,20 +219,20 @@ mod tests {
         let state = |state| EventKind::State { stage: "train@seed=1".into(), state };
         assert!(tell(&mut w, loss(1, 499, Some(9.0))).is_empty());
         assert!(tell(&mut w, loss(1, 500, Some(2.0))).is_empty());
-        tell(&mut w, state(State::Running));
+        tell(&mut w, state(StageState::Running));
         let told = tell(&mut w, loss(1, 500, Some(2.3111)));
         let why = "trial `seed=1` was pruned: train.loss 2.311 > 2 at step 500".to_string();
         // What both trials need continues.
         assert_eq!(told, [("fd@seed=1".to_string(), why.clone()), ("train@seed=1".to_string(), why.clone())]);
         assert_eq!(tell(&mut w, loss(1, 501, None)), [("fd@seed=1".to_string(), why)], "a running stage is told once");
-        assert_eq!(w.doom(0), None);
+        assert_eq!(w.pruned_because(0), None);
         // With the last trial, everything is given up.
         let told = tell(&mut w, loss(0, 600, None));
         assert_eq!(
             told.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
             ["fd@seed=1", "fd@seed=0", "train@seed=0", "data"]
         );
-        assert_eq!(w.doom(0), Some("train.loss nan > 2 at step 600"));
+        assert_eq!(w.pruned_because(0), Some("train.loss nan > 2 at step 600"));
     }
 
     #[test]
@@ -239,11 +240,11 @@ mod tests {
         let mut w = watch(&["train.score > 1.5*best"]);
         assert!(tell(&mut w, end("train@seed=0", "score", 0.9)).is_empty(), "nothing to compare with");
         tell(&mut w, end("train@seed=1", "score", 0.5));
-        assert_eq!((w.doom(0), w.doom(1)), (Some("train.score 0.9 > 0.75 (1.5 * best)"), None));
+        assert_eq!((w.pruned_because(0), w.pruned_because(1)), (Some("train.score 0.9 > 0.75 (1.5 * best)"), None));
         let mut w = watch(&["score < best"]);
         tell(&mut w, end("train@seed=0", "score", 0.9));
         let told = tell(&mut w, end("train@seed=1", "score", 0.5));
-        assert_eq!(w.doom(1), Some("score 0.5 < 0.9 (1 * best)"));
+        assert_eq!(w.pruned_because(1), Some("score 0.5 < 0.9 (1 * best)"));
         assert!(told.iter().any(|(name, _)| name == "fd@seed=1"));
     }
 
@@ -252,7 +253,7 @@ mod tests {
         let mut w = watch(&["score > 2"]);
         w.cached("fd@seed=0", []);
         w.cached("train@seed=0", [("score", Some(3.0))]);
-        assert_eq!(w.doom(0), Some("score 3 > 2"));
+        assert_eq!(w.pruned_because(0), Some("score 3 > 2"));
         assert!((&mut w).pointless().is_empty());
     }
 
@@ -262,7 +263,7 @@ mod tests {
         assert!(tell(&mut w, end("train@seed=0", "loss", 9.0)).is_empty());
         let mut w = watch(&["loss > 2"]);
         tell(&mut w, end("train@seed=0", "loss", 9.0));
-        assert_eq!(w.doom(0), Some("loss 9 > 2"));
+        assert_eq!(w.pruned_because(0), Some("loss 9 > 2"));
     }
 
     #[test]

@@ -96,14 +96,14 @@ impl Node {
 
 /// Parses a text. `file` is its name in messages.
 pub fn parse(file: &Path, text: impl Into<String>) -> Result<Node> {
-    let source = Source(Text::new(file, text));
+    let source = Parser(Text::new(file, text));
     let document = DeTable::parse(&source.0.text).map_err(|e| source.malformed(e.message(), e.span()))?;
     Ok(Node { value: source.table(document.into_inner())?, place: source.place(0..0) })
 }
 
-struct Source(Arc<Text>);
+struct Parser(Arc<Text>);
 
-impl Source {
+impl Parser {
     fn place(&self, span: Range<usize>) -> Place {
         Place::new(&self.0, span)
     }
@@ -218,7 +218,8 @@ mod tests {
 
     #[test]
     fn comments_become_docs() {
-        let text = "# above a\na = 1\nb = [\n  1, # no\n] # behind b\n    # and more\n# heads c\nc = \"#x\"  # behind c\nd = 2\n";
+        let text = "# above a\na = 1\nb = [\n  1, # no\n] # behind b\n    # and more\n# heads c\n\
+                    c = \"#x\"  # behind c\nd = 2\n";
         let expected = [("a", "above a"), ("b", "behind b and more"), ("c", "behind c"), ("d", "")];
         assert_eq!(docs(text), expected.map(|(k, d)| (k.to_string(), d.to_string())));
     }

@@ -9,7 +9,7 @@ use erw_ml::data::decode::orientation::Orientation;
 use erw_ml::data::packed::PackedWriter;
 use erw_ml::data::rgb::Rgb;
 use erw_ml::data::source::layout::Classes;
-use erw_ml::data::source::{Preparation, Source, Split};
+use erw_ml::data::source::{ImageListing, Preparation, Split};
 use erw_ml::data::transform::Transform;
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::StageKind;
@@ -110,7 +110,7 @@ struct Read {
 }
 
 /// Reads every image and writes them in order. Images are decoded in portions, on all cores.
-fn pack(attempt: &Attempt, source: &Source, p: &Params, writer: &mut PackedWriter) -> Result<Read> {
+fn pack(attempt: &Attempt, source: &ImageListing, p: &Params, writer: &mut PackedWriter) -> Result<Read> {
     let size = p.resolution;
     let how = Preparation { orientation: p.orientation, transform: p.transform, size };
     let (total, mut done, mut read) = (source.len(), 0, Read::default());
@@ -152,10 +152,10 @@ fn pack(attempt: &Attempt, source: &Source, p: &Params, writer: &mut PackedWrite
     Ok(read)
 }
 
-fn open(p: &Params) -> Result<Source> {
-    let hint = "`source` must be a folder with one folder of images per class, a ZIP of such a folder, a folder or ZIP with \
-                dataset.json (EDM2, REPA), or a folder of IDX files (MNIST)";
-    let source = Source::open_as(&p.source, p.part.as_deref(), p.labels.as_deref(), p.classes);
+fn open(p: &Params) -> Result<ImageListing> {
+    let hint = "`source` must be a folder with one folder of images per class, a ZIP of such a folder, a folder or \
+                ZIP with dataset.json (EDM2, REPA), or a folder of IDX files (MNIST)";
+    let source = ImageListing::open_as(&p.source, p.part.as_deref(), p.labels.as_deref(), p.classes);
     source.map_err(|e| {
         let error = of_set(e);
         if error.hints.is_empty() { error.hint(hint) } else { error }
@@ -163,7 +163,7 @@ fn open(p: &Params) -> Result<Source> {
 }
 
 /// The subset that the parameters select.
-fn choose(source: Source, p: &Params) -> Result<Source> {
+fn choose(source: ImageListing, p: &Params) -> Result<ImageListing> {
     let mut source = source.split(p.split, p.holdout_every);
     if source.is_empty() {
         let text =

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use erw_base::error::{Error, Result};
 use erw_ml::data::latents::MIRRORED;
 use erw_ml::data::released::ReadyLatents;
-use erw_ml::data::source::Source;
+use erw_ml::data::source::ImageListing;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::{StageKind, no_facts};
@@ -56,7 +56,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     if let Some(origin) = &op.origin {
         attempt.log(&format!("latents of {}: {origin}", p.source.display()));
     }
-    let images = p.images.as_deref().map(|root| Source::open(root, None, None)).transpose().map_err(of_set)?;
+    let images = p.images.as_deref().map(|root| ImageListing::open(root, None, None)).transpose().map_err(of_set)?;
     let latents = ReadyLatents::open(&p.source, images.as_ref())?;
     let ([channels, height, width], total) = (latents.shape(), latents.len());
     let (scale, shift) = if latents.scaled() { (1.0, 0.0) } else { (p.scaling_factor, p.shift_factor) };

@@ -1,5 +1,5 @@
-//! `accuracy`: measures how often a classifier recognises in a sample the class that it was
-//! generated for.
+//! `accuracy`: measures how often a classifier assigns a sample to the class that it was generated
+//! for.
 
 use crate::support::files::{create_dir, write_json};
 use crate::support::params::{Walk, check_walk, device};
@@ -55,7 +55,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     Ok(())
 }
 
-/// Checks that both sets number the same classes alike. Sets without class names pass.
+/// Checks that both sets give the same classes the same numbers. Sets without class names pass.
 fn check_classes(ours: &[String], theirs: &[String]) -> Result<()> {
     let unnamed = |names: &[String]| names.iter().enumerate().all(|(i, name)| *name == i.to_string());
     if ours == theirs || unnamed(ours) || unnamed(theirs) {

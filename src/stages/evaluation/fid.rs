@@ -6,7 +6,7 @@
 //! `fd` and `kd`. Only Inception's are comparable with published FID and KID.
 
 use super::images::comparison::{Comparison, REFERENCE, SAMPLES};
-use super::images::measured::{images, measure_side};
+use super::images::measure::{images, measure_side};
 use super::images::metric_names;
 use super::images::provenance::Extractor;
 use super::images::warnings;
@@ -17,8 +17,8 @@ use candle_core::Device;
 use erw_base::error::Result;
 use erw_ml::data::source::left_out::LeftOut;
 use erw_ml::evaluation::extract::Pass;
-use erw_ml::evaluation::measured::{Measured, kept_references};
 use erw_ml::evaluation::metric::{Metric, Needs};
+use erw_ml::evaluation::side_statistics::{SideStatistics, kept_references};
 use erw_ml::evaluation::values::{Settings, values};
 use erw_ml::models::feature_network::mode::Mode;
 use erw_runner::kind::attempt::Attempt;
@@ -79,7 +79,7 @@ fn measure(
     comparison: &Comparison,
     metrics: &[Metric],
     device: &Device,
-) -> Result<(Measured, Measured)> {
+) -> Result<(SideStatistics, SideStatistics)> {
     let batch = attempt.operation::<Walk>()?.batch;
     let (ours, theirs) = (Needs::of(metrics), Needs::of_reference(metrics));
     let (before, after) = (images(&comparison.samples, ours)?, images(&comparison.reference, theirs)?);
@@ -91,7 +91,7 @@ fn measure(
     let samples = measure_side(pass(0, total).as_ref(), SAMPLES, &comparison.samples, ours, None)?;
     // The Inception Score needs the samples alone.
     if !theirs.any() {
-        return Ok((samples, Measured { count: comparison.reference.count(), ..Measured::default() }));
+        return Ok((samples, SideStatistics { count: comparison.reference.count(), ..SideStatistics::default() }));
     }
     let most = kept_references(comparison.seen.as_ref().and_then(|seen| seen.mode), metrics);
     let reference = measure_side(pass(before, total).as_ref(), REFERENCE, &comparison.reference, theirs, most)?;
@@ -101,8 +101,8 @@ fn measure(
 /// `metrics.json`.
 fn report(
     comparison: &Comparison,
-    samples: &Measured,
-    reference: &Measured,
+    samples: &SideStatistics,
+    reference: &SideStatistics,
     values: &[(String, f64)],
     settings: &Value,
     warnings: &[String],
@@ -110,7 +110,7 @@ fn report(
     let first = values.first();
     let seen = comparison.seen.as_ref();
     let text = |of: fn(&Extractor) -> &String| seen.map(of);
-    let kept = |side: &Measured| side.vectors.as_ref().map(|v| v.dims()[0]);
+    let kept = |side: &SideStatistics| side.vectors.as_ref().map(|v| v.dims()[0]);
     let mut report = json!({
         "metric": first.map(|(name, _)| name),
         "value": first.map(|(_, value)| value),

@@ -5,8 +5,8 @@
 use super::block_features::{Look, Observer, Shown, check_timesteps, each_timestep, mean_features};
 use super::block_scores::{Scores, by_block, report};
 use crate::support::facts;
-use crate::support::pairing::check_pairs;
 use crate::support::params::{Walk, check_list};
+use crate::support::same_images::check_pairs;
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::batches::spread;

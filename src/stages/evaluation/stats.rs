@@ -1,9 +1,9 @@
-//! `stats`: computes what a feature network says about a set of images, in the published layout:
-//! mean and covariance of pooled and spatial features, and some of the images. It also stores
-//! features of single images and the Inception Score, so that a `fid` stage can compute every
-//! metric from the file without the images.
+//! `stats`: computes the statistics of a set of images under a feature network, in the published
+//! layout: mean and covariance of pooled and spatial features, and some of the images. It also
+//! stores features of single images and the Inception Score, so that a `fid` stage can compute
+//! every metric from the artifact without the images.
 
-use super::images::image_source::{self, caution, check_size, unlike};
+use super::images::open_images::{self, caution, check_size, unlike};
 use super::images::provenance::{self, Extractor, FEATURES_FILE, FORMAT, POOL, Provenance};
 use super::images::warnings::lacking;
 use crate::support::files::{NOTE_FILE, create_dir, write_json};
@@ -14,8 +14,8 @@ use erw_ml::data::batches::spread;
 use erw_ml::evaluation::extract::{ExtraOutputs, Pass};
 use erw_ml::evaluation::image_source::ImageSource;
 use erw_ml::evaluation::inception_score::is_possible;
-use erw_ml::evaluation::measured::Measured;
 use erw_ml::evaluation::metric::Needs;
+use erw_ml::evaluation::side_statistics::SideStatistics;
 use erw_ml::formats::NpzFile;
 use erw_ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
 use erw_ml::models::feature_network::mode::Mode;
@@ -67,7 +67,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let network = open_feature_network(dir, p.mode, &device)?;
     match p.source {
         None => check_size(&origin.pictures, network.size()).map_err(|e| e.within("input `images`"))?,
-        // The size of a user's images is unknown until they are read: check the first.
+        // The size of a user's images is unknown until they are read, so only the first is checked.
         Some(_) if network.size().is_some() => {
             let (_, size) = origin.pictures.bytes(0)?;
             let other = network.size().filter(|trained| *trained != size);
@@ -85,7 +85,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let features = pass.extract(IMAGES, &origin.pictures, wanted)?.ok_or_else(Error::suspended)?;
     let score = inception && is_possible(total, network.mode());
     let needs = Needs { pool: true, spatial: inception, score, vectors: false };
-    let measured = Measured::of_features(obs, &features, needs, network.mode())?.ok_or_else(Error::suspended)?;
+    let measured = SideStatistics::of_features(obs, &features, needs, network.mode())?.ok_or_else(Error::suspended)?;
 
     let out = attempt.output("stats");
     create_dir(&out)?;
@@ -126,22 +126,28 @@ impl Origin {
     fn open(attempt: &Attempt, source: Option<&Path>, limit: Option<u64>) -> Result<Self> {
         Ok(match source {
             Some(path) => {
-                let pictures = image_source::of_path(path)?.limited(limit);
+                let pictures = open_images::of_path(path)?.limited(limit);
                 let notes = Some(pictures.notes().join("; ")).filter(|notes| !notes.is_empty());
                 Self { pictures, sampler: provenance::sampler(path), digest: None, caution: caution(path).or(notes) }
             }
             None => {
                 let dir = attempt.input(IMAGES)?;
                 let (sampler, digest) = (provenance::sampler(dir), provenance::artifact_digest(dir));
-                let pictures = image_source::of_artifact(dir)?.limited(limit);
+                let pictures = open_images::of_artifact(dir)?.limited(limit);
                 Self { pictures, sampler, digest, caution: None }
             }
         })
     }
 }
 
-/// Writes the published layout.
-fn write_npz(attempt: &Attempt, path: &Path, measured: &Measured, pictures: &ImageSource, images: u64) -> Result<()> {
+/// Writes the npz in the published layout. `images` is the number of images to store.
+fn write_npz(
+    attempt: &Attempt,
+    path: &Path,
+    measured: &SideStatistics,
+    pictures: &ImageSource,
+    images: u64,
+) -> Result<()> {
     let mut npz = NpzFile::create(path)?;
     for (names, gaussian) in [(POOLED, &measured.pool), (SPATIAL, &measured.spatial)] {
         if let Some(gaussian) = gaussian {
@@ -159,7 +165,7 @@ fn write_gaussian(npz: &mut NpzFile, [mean, covariance]: [&str; 2], gaussian: &G
     Ok(npz.numbers(covariance, &[dim, dim], entries)?)
 }
 
-/// Stores the chosen images; an array holds images of one size.
+/// Stores the chosen images as `arr_0`, u8 `[n, H, W, 3]`. All must have the same size.
 fn write_images(attempt: &Attempt, npz: &mut NpzFile, pictures: &ImageSource, chosen: &[u64]) -> Result<()> {
     let mut size = None;
     for &i in chosen {

@@ -1,9 +1,10 @@
-//! What parameters tell of artifacts before they are made, where it is no parameter by itself: the
-//! sizes behind a published name, what a list of widths comes to, what a setting asks of an input.
-//! Manifests call it `kind.NAME`.
+//! Facts: properties of artifacts that are computed from parameters before a stage runs, because no
+//! single parameter holds them. Examples are the sizes behind a published model name, the factor
+//! that follows from a list of widths, and the requirements of a setting on an input. Manifests
+//! refer to them as `kind.NAME`.
 //!
-//! Parameters may be anything here, since whether they go together is checked elsewhere: what
-//! cannot be told is left out.
+//! Parameters are not validated here; their consistency is checked elsewhere. A fact that cannot be
+//! computed is left out.
 
 use super::sit_artifact::CUSTOM;
 use erw_ml::models::sit::SiTConfig;
@@ -11,22 +12,25 @@ use erw_runner::kind::field::Params;
 use erw_runner::kind::property::Fact;
 use serde_json::{Value, json};
 
+/// A string parameter; `None` if it is absent or not a string.
 pub(crate) fn text<'a>(params: &'a Params, name: &str) -> Option<&'a str> {
     params.get(name)?.as_str()
 }
 
+/// A numeric parameter; 0 if it is absent or not a number.
 fn number(params: &Params, name: &str) -> f64 {
     params.get(name).and_then(Value::as_f64).unwrap_or(0.0)
 }
 
-/// Which images a set is of.
+/// Identifies the images of a set by the parameters that select them.
 pub fn images(params: &Params) -> Vec<Fact> {
     let names = ["source", "part", "split", "holdout_every", "limit"];
     let values: Vec<Value> = names.iter().filter_map(|name| params.get(*name).cloned()).collect();
     vec![Fact::new("set", values, &["source", "part", "split", "holdout_every", "limit"])]
 }
 
-/// Factor by which an autoencoder of such levels makes images smaller.
+/// Downsampling factor of an autoencoder: 2^(levels - 1), one level per entry of
+/// `block_out_channels`.
 pub fn train_vae(params: &Params) -> Vec<Fact> {
     let levels = params.get("block_out_channels").and_then(Value::as_array).map_or(0, Vec::len);
     match levels {
@@ -54,11 +58,11 @@ pub fn warmup(params: &Params) -> Vec<Fact> {
     facts
 }
 
-/// What both phases have.
+/// Facts common to `warmup` and `train`.
 fn phase(params: &Params) -> Vec<Fact> {
     let mut facts = network(params);
     facts.push(Fact::new("null_class", number(params, "class_dropout") > 0.0, &["class_dropout"]));
-    // Only one of the projectors has a width.
+    // Only the `mlp` projector has a width.
     if text(params, "projector") == Some("mlp") {
         let dim = params.get("projector_dim").cloned();
         facts.extend(dim.map(|dim| Fact::new("projector_dim", dim, &["projector_dim"])));
@@ -69,7 +73,7 @@ fn phase(params: &Params) -> Vec<Fact> {
     facts
 }
 
-/// Sizes of a SiT: those of its name, or its own.
+/// Sizes of a SiT: those of its published name, or the parameters of `model = "custom"`.
 pub(crate) fn network(params: &Params) -> Vec<Fact> {
     let Some(model) = text(params, "model") else { return vec![] };
     let own: [(&str, &[&str]); 4] =
@@ -85,14 +89,14 @@ pub(crate) fn network(params: &Params) -> Vec<Fact> {
     own.into_iter().zip(sizes).map(|((name, _), size)| Fact::new(name, size, &["model"])).collect()
 }
 
-/// Names of the weights that a training leaves, but for snapshots.
+/// Names of the weight sets that a training writes, except snapshots.
 fn averages(params: &Params) -> Vec<Value> {
     let decays = params.get("ema_decay").and_then(Value::as_array).into_iter().flatten().skip(1);
     let further = decays.filter_map(Value::as_f64).map(|decay| json!(format!("ema-{decay}")));
     [json!("model"), json!("ema")].into_iter().chain(further).collect()
 }
 
-/// Guidance needs the null class.
+/// Facts of `sample`: guidance needs the null class.
 pub fn sample(params: &Params) -> Vec<Fact> {
     match number(params, "cfg_scale") > 1.0 {
         true => vec![Fact::new("null_class", true, &["cfg_scale"])],
@@ -100,7 +104,8 @@ pub fn sample(params: &Params) -> Vec<Fact> {
     }
 }
 
-/// Of kinds that look into a SiT: whether they show it the null class.
+/// Facts of kinds that read the hidden states of a SiT: whether they condition it on the null
+/// class.
 pub fn look(params: &Params) -> Vec<Fact> {
     match text(params, "label") {
         Some("null") => vec![Fact::new("null_class", true, &["label"])],

@@ -1,17 +1,17 @@
-//! Files of artifacts: JSON, lines of JSON, folders.
+//! Writes the files of artifacts: JSON, JSON lines, folders.
 
 use erw_base::error::{Error, Result};
 use std::io::Write;
 use std::path::Path;
 
-/// Pretty JSON with a final newline.
+/// Writes pretty-printed JSON with a final newline.
 pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::stage(format!("cannot write `{}`", path.display())).because(e))?;
     std::fs::write(path, text + "\n").map_err(|e| Error::io("write", path, e))
 }
 
-/// JSON lines, one a value.
+/// Writes JSON lines, one line per value.
 pub fn write_lines<T: serde::Serialize>(path: &Path, values: &[T]) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let mut out = std::io::BufWriter::new(std::fs::File::create(path)?);
@@ -28,7 +28,8 @@ pub fn create_dir(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))
 }
 
-/// Moves every file of `from` into `to`, which is made if need be, on the same file system.
+/// Moves every file of `from` into `to`, which is created if missing. Both must be on the same file
+/// system.
 pub fn move_files(from: &Path, to: &Path) -> Result<()> {
     create_dir(to)?;
     for entry in std::fs::read_dir(from).map_err(|e| Error::io("list", from, e))? {
@@ -39,5 +40,6 @@ pub fn move_files(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Of a `stats` artifact that was made here, beside its `STATS_FILE`.
+/// File of a `stats` artifact that describes how erw made it, beside `STATS_FILE`. Statistics from
+/// other tools have none.
 pub const NOTE_FILE: &str = "stats.json";

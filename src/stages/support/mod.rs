@@ -1,12 +1,12 @@
-//! What several stages share: reading parameters and devices, writing and moving files, counting
-//! answers.
+//! Helpers shared by stages: parameters and devices, facts for manifests, files of artifacts, the
+//! artifact of a trained SiT.
 
 pub mod ema_files;
 pub mod facts;
 pub mod files;
 pub mod observer;
-pub mod pairing;
 pub mod params;
+pub mod same_images;
 pub mod sit_artifact;
 
 #[cfg(test)]

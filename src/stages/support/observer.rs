@@ -1,8 +1,9 @@
-//! An attempt as what `ml` tells of its progress.
+//! Forwards progress reports of `ml` to the attempt of a stage.
 
 use erw_ml::observer::Observer;
 use erw_runner::kind::attempt::Attempt;
 
+/// The observer that passes everything on to this attempt.
 pub struct AttemptObserver<'a>(pub &'a Attempt);
 
 impl Observer for AttemptObserver<'_> {

@@ -1,4 +1,5 @@
-//! Parameters of kinds: lists, devices, and errors that are the user's.
+//! Shared checks of parameters and operation values: batch size, lists, devices. Also converts
+//! errors of `ml` into errors about the user's input.
 
 use candle_core::Device;
 use erw_base::error::{Error, Result};
@@ -6,25 +7,26 @@ use erw_runner::kind::field::{Params, parse};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// The operation values of a stage that walks over a set.
+/// The operation values of a stage that processes a set in batches.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Walk {
-    /// Rows at a time.
+    /// Rows per batch.
     pub batch: usize,
 }
 
-/// The check of such a stage whose parameters `P` need none but their types.
+/// The check of a stage with operation values [`Walk`] whose parameters `P` need no check beyond
+/// their types.
 pub fn check_walk<P: DeserializeOwned>(params: &Params, operation: &Params, _: &[&str]) -> Result<()> {
     parse::<Walk>(operation)?;
     parse::<P>(params).map(drop)
 }
 
-/// Checks a parameter that lists what is wanted: not nothing, and nothing twice. `known` is all
-/// that there is, in words.
+/// Checks that a list parameter is not empty and contains no name twice. `known` lists the possible
+/// names, as text for the hint.
 pub fn check_list(parameter: &str, names: &[&str], known: &str) -> Result<()> {
     if names.is_empty() {
-        return Err(Error::usage(format!("`{parameter}` is empty")).hint(format!("there are {known}")));
+        return Err(Error::usage(format!("`{parameter}` is empty")).hint(format!("known names are {known}")));
     }
     match (1..names.len()).find(|i| names[..*i].contains(&names[*i])) {
         Some(i) => Err(Error::usage(format!("`{parameter}` names `{}` twice", names[i]))),
@@ -32,8 +34,8 @@ pub fn check_list(parameter: &str, names: &[&str], known: &str) -> Result<()> {
     }
 }
 
-/// A set of images that cannot be taken as it is. What its error is about and what helps come
-/// apart.
+/// Converts an error about a set of images that cannot be used. Its causes become hints, one per
+/// line.
 pub fn of_set(e: candle_core::Error) -> Error {
     let mut error = Error::from(e);
     let help = std::mem::take(&mut error.causes);
@@ -41,12 +43,15 @@ pub fn of_set(e: candle_core::Error) -> Error {
     error
 }
 
-/// A failed check of parameters, told as a mistake of the pipeline.
+/// Converts a failed check of parameters in `ml` to a usage error.
 pub fn usage(e: candle_core::Error) -> Error {
     Error::usage(e.to_string())
 }
 
-/// `cpu` or `cuda:N`.
+/// Opens the device `cpu` or `cuda:N`.
+///
+/// # Errors
+/// If the name is unknown, or the device is not available.
 pub fn device(name: &str) -> Result<Device> {
     match name.strip_prefix("cuda:").map(str::parse) {
         None if name == "cpu" => Ok(Device::Cpu),

@@ -1,5 +1,5 @@
-//! What a trained SiT is as an artifact: files of weights, averages and snapshots, a note of its
-//! training.
+//! The artifact of a trained SiT: files of weights, averages and snapshots, the configuration, the
+//! loss curve, and a note about the training.
 
 use super::ema_files::{file_of_decay, file_of_step};
 use super::files::{create_dir, write_json, write_lines};
@@ -8,40 +8,40 @@ use erw_ml::diffusion::interpolant::Path as NoisePath;
 use erw_ml::models::sit::SiT;
 use erw_ml::nn::params::{self, Tensors};
 use erw_ml::train::Snapshots;
-use erw_ml::train::trained::Trained;
+use erw_ml::train::outcome::Trained;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// `model = "custom"` takes its sizes from parameters of their own.
+/// The value of `model` for a network whose sizes are given by parameters.
 pub const CUSTOM: &str = "custom";
 
-/// What a sampler has to know of a training, in `training.json` beside the weights.
+/// What a sampler needs to know about the training. Stored in `training.json` beside the weights.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TrainingNote {
     pub format: u32,
     pub path: NoisePath,
     /// Class names by label.
     pub classes: Vec<String>,
-    /// Values of parameters that were left out and follow from the network's size and the method.
+    /// Values of unset parameters, derived from the size of the network and the method.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub resolved: BTreeMap<String, serde_json::Value>,
 }
 
-/// Writes the averages that a training kept on its way into its artifact.
+/// Writes the snapshots of the averaged weights into the artifact in `dir`.
 pub fn write_snapshots(dir: &Path, model: &SiT, snapshots: &Snapshots) -> Result<()> {
     let one = |step: &u64| save(model, snapshots.load(*step)?, &dir.join(file_of_step(*step)));
     Ok(snapshots.steps.iter().try_for_each(one)?)
 }
 
-/// Weights with the fixed tables.
+/// Writes weights together with the fixed tables of the model.
 pub(crate) fn save(model: &SiT, mut tensors: Tensors, path: &Path) -> candle_core::Result<()> {
     tensors.extend(model.buffers());
     params::save(&tensors, path)
 }
 
-/// Writes the artifact of a trained SiT: all sets of weights with the fixed tables, the
-/// configuration, the curve.
+/// Writes the artifact of a trained SiT, except snapshots: all sets of weights with the fixed
+/// tables, the configuration, the training note and the loss curve.
 pub fn write_artifact(dir: &Path, model: &SiT, trained: &Trained, note: &TrainingNote) -> Result<()> {
     create_dir(dir)?;
     let save = |file: &str, tensors: &Tensors| save(model, tensors.clone(), &dir.join(file));

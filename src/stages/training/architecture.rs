@@ -1,4 +1,4 @@
-//! The network that parameters describe, with the options of the papers.
+//! Builds the configuration of a SiT from parameters, with the options of the papers.
 
 use crate::support::sit_artifact::CUSTOM;
 use erw_base::error::{Error, Result};
@@ -6,8 +6,7 @@ use erw_ml::models::projector::ProjectorKind;
 use erw_ml::models::sit::{MlpKind, SiTConfig};
 use serde::Deserialize;
 
-/// The parameters that choose a network, as the manifests of both phases name them. Flattened into
-/// theirs.
+/// The parameters of the network, flattened into those of both phases.
 #[derive(Debug, Deserialize)]
 pub struct Architecture {
     model: String,
@@ -23,12 +22,13 @@ pub struct Architecture {
     projector_dim: usize,
 }
 
-/// Where a phase reads its projections, and where it ends.
+/// The blocks whose outputs a phase projects, and the block that it ends with.
 #[derive(Debug, Clone)]
 pub struct Depths {
-    /// Block, from 1, behind which the projector of each encoder sits; a single one stands for all.
+    /// For each encoder, the block (counted from 1) whose output is projected; a single one applies
+    /// to all.
     pub encoder: Vec<usize>,
-    /// Blocks of a warmup; `None` for the full network.
+    /// Number of blocks of a warmup; `None` for the full network.
     pub warmup: Option<usize>,
 }
 
@@ -44,8 +44,8 @@ impl Architecture {
             [("hidden", self.hidden), ("blocks", self.blocks), ("heads", self.heads), ("patch_size", self.patch_size)];
         if self.model != CUSTOM {
             if let Some((name, _)) = own.iter().find(|(_, value)| value.is_some()) {
-                return Err(Error::usage(format!("`{name}` is given, but `model = \"{}\"` has its own", self.model))
-                    .hint("sizes are for `model = \"custom\"`"));
+                return Err(Error::usage(format!("`{name}` is given, but `model = \"{}\"` defines it", self.model))
+                    .hint("only `model = \"custom\"` takes sizes"));
             }
             return SiTConfig::sizes(&self.model).map_err(|e| Error::usage(e.to_string()));
         }
@@ -56,8 +56,8 @@ impl Architecture {
         Ok((needed(0)?, needed(1)?, needed(2)?, needed(3)?))
     }
 
-    /// The network for latents `[channels, side, side]` of so many classes and encoders of these
-    /// dimensions.
+    /// The configuration for latents `[channels, side, side]`, `num_classes` classes and encoders
+    /// with features of dimensions `z_dims`.
     pub(crate) fn network(
         &self,
         depths: Depths,
@@ -90,7 +90,8 @@ impl Architecture {
         Ok(config)
     }
 
-    /// Checks what does not depend on the inputs, by trying latents that every patch size divides.
+    /// Checks what does not depend on the inputs, with latents whose side is a multiple of the
+    /// patch size.
     pub fn check(&self, depths: Depths) -> Result<()> {
         let patch = self.sizes()?.3.max(1);
         let encoders = vec![1; depths.encoder.len()];

@@ -1,8 +1,9 @@
-//! Whether the losses of a phase go with its batches. The losses themselves are `ml`'s.
+//! Checks that a loss over pairs of images sees whole batches. The losses themselves are in `ml`.
 
 use erw_base::error::{Error, Result};
 use erw_ml::diffusion::alignment::Alignment;
 
+/// Checks the alignment loss against batch size and number of micro-batches.
 pub fn check(alignment: &Alignment, batch: usize, accumulate: usize) -> Result<()> {
     match alignment.is_over_pairs() {
         true => check_pairs_of_batch("alignment_loss = \"nt-xent\"", batch, accumulate),
@@ -10,15 +11,16 @@ pub fn check(alignment: &Alignment, batch: usize, accumulate: usize) -> Result<(
     }
 }
 
-/// A loss over pairs of images must see all pairs of a batch: micro-batches have fewer, so that
-/// `accumulate`, which is to save memory and nothing else, would change what is trained.
+/// Checks that a loss over pairs of images, named `what` in messages, sees all pairs of a batch.
+/// Micro-batches have fewer pairs, so `accumulate`, which must only save memory, would change what
+/// is trained.
 pub fn check_pairs_of_batch(what: &str, batch: usize, accumulate: usize) -> Result<()> {
     if accumulate > 1 {
-        let text = format!("`{what}` compares all images of a batch, which `accumulate` {accumulate} would part");
+        let text = format!("`{what}` compares all images of a batch, which `accumulate` {accumulate} would split");
         return Err(Error::usage(text).hint("set `accumulate = 1`"));
     }
     if batch < 2 {
-        return Err(Error::usage(format!("`{what}` compares the images of a batch, and `batch` is {batch}")));
+        return Err(Error::usage(format!("`{what}` compares the images of a batch, but `batch` is {batch}")));
     }
     Ok(())
 }
@@ -40,11 +42,11 @@ mod tests {
         assert_eq!(said("nt-xent", 8, 1), None);
         assert_eq!(
             said("nt-xent", 8, 2).unwrap(),
-            "`alignment_loss = \"nt-xent\"` compares all images of a batch, which `accumulate` 2 would part"
+            "`alignment_loss = \"nt-xent\"` compares all images of a batch, which `accumulate` 2 would split"
         );
         assert_eq!(
             said("nt-xent", 1, 1).unwrap(),
-            "`alignment_loss = \"nt-xent\"` compares the images of a batch, and `batch` is 1"
+            "`alignment_loss = \"nt-xent\"` compares the images of a batch, but `batch` is 1"
         );
     }
 }

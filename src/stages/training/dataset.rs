@@ -1,4 +1,5 @@
-//! The examples of `warmup` and `train`: inputs opened, and the network that fits them.
+//! Opens the training inputs of `warmup` and `train`, and derives the network configuration that
+//! fits them.
 
 use super::architecture::{Architecture, Depths};
 use super::feature_source::{self, Mode};
@@ -14,14 +15,19 @@ use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::element;
 use std::collections::BTreeMap;
 
-/// Slot `latents`, and what `mode` says the features come from; `None` without alignment.
+/// Opens input `latents` and the feature inputs of `mode`, which is `None` without alignment.
+/// `flip` is the probability of mirroring an image.
+///
+/// # Errors
+/// If there are no latents, if `flip` is used without latents of mirrored images, or if the
+/// features do not match the latents.
 pub fn open(attempt: &Attempt, mode: Option<Mode>, flip: f64, device: &Device) -> Result<Examples> {
     let latents = Latents::open(attempt.input("latents")?)?;
     if latents.is_empty() {
         return Err(Error::stage("there are no latents to train on"));
     }
     if flip > 0.0 && !latents.has_mirrored() {
-        let text = format!("`flip` is {flip}, but input `latents` has none of mirrored images");
+        let text = format!("`flip` is {flip}, but input `latents` has no latents of mirrored images");
         return Err(Error::stage(text).hint("set `flip = true` on the stage that makes them"));
     }
     let features = match mode {
@@ -31,7 +37,11 @@ pub fn open(attempt: &Attempt, mode: Option<Mode>, flip: f64, device: &Device) -
     Ok(Examples { latents, features, device: device.clone() })
 }
 
-/// The network that fits these examples. `mode` says which input an encoder came by.
+/// The configuration of the network that fits these examples. `mode` determines the input that
+/// errors about an encoder name.
+///
+/// # Errors
+/// If the latents are not square, or features and network differ in tokens per image.
 pub fn network(
     examples: &Examples,
     mode: Option<Mode>,
@@ -52,20 +62,22 @@ pub fn network(
     let config = architecture.network(depths, channels, height, examples.latents.classes().len(), z_dims)?;
     if let Some((i, g)) = grids.iter().enumerate().find(|(_, g)| g.tokens != config.tokens()) {
         let (input, tokens) = (input(i), g.tokens);
-        let text = format!("input `{input}` gives {tokens} tokens per image, the network has {}", config.tokens());
+        let text = format!("input `{input}` gives {tokens} tokens per image, but the network has {}", config.tokens());
         return Err(Error::stage(text).hint("choose patch sizes that cut images and latents into equal grids"));
     }
     Ok(config)
 }
 
+/// The training note of these examples, without resolved parameters.
 pub fn note(examples: &Examples, path: NoisePath) -> TrainingNote {
     TrainingNote { format: 1, path, classes: examples.latents.classes().to_vec(), resolved: BTreeMap::new() }
 }
 
-/// Micro-batches of a step must be equal for their mean to be that of the batch.
+/// Checks that the micro-batches of a step have equal sizes, so that the mean over them is the mean
+/// over the batch.
 pub fn check_batch(batch: usize, accumulate: usize) -> Result<()> {
     if accumulate == 0 || batch == 0 || !batch.is_multiple_of(accumulate) {
-        return Err(Error::usage(format!("`batch` {batch} does not divide into `accumulate` {accumulate} parts")));
+        return Err(Error::usage(format!("`accumulate` {accumulate} does not divide `batch` {batch}")));
     }
     Ok(())
 }

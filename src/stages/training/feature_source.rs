@@ -1,6 +1,7 @@
-//! The parameter `features` of both phases: from which inputs a training has its features.
+//! The parameter `features` of `warmup` and `train`: the inputs from which a training gets its
+//! features.
 
-use crate::support::pairing::unpaired;
+use crate::support::same_images::unpaired;
 use candle_core::Device;
 use erw_base::error::{Error, Result};
 use erw_ml::data::images::ImageSet;
@@ -16,13 +17,13 @@ const FEATURES: &str = "features";
 const IMAGES: &str = "images";
 const ENCODER: &str = "encoder";
 
-/// The parameter `features` of both phases.
+/// Values of the parameter `features`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Slot `features`, one artifact per encoder.
+    /// Precomputed, from slot `features`, one artifact per encoder.
     Stored,
-    /// Slots `images` and `encoder`.
+    /// Computed while training, from slots `images` and `encoder`.
     Online,
 }
 
@@ -35,20 +36,20 @@ impl Mode {
         }
     }
 
-    /// Are the slots connected that this takes, and those open that the other takes? An input of no
-    /// use would still be made first and stand in the key.
+    /// Checks that the slots of this mode are connected and the slots of the other mode are not. An
+    /// unused input would still be computed first, and its digest would enter the key.
     pub fn check(self, inputs: &[&str]) -> Result<()> {
         let connected = |slot: &&&str| inputs.contains(*slot);
         let (name, takes, leaves) = match self {
             Self::Stored => ("stored", &[FEATURES][..], &[IMAGES, ENCODER][..]),
             Self::Online => ("online", &[IMAGES, ENCODER][..], &[FEATURES][..]),
         };
-        // What is connected shows what is meant: told first.
+        // A connected input shows what the user meant, so it is reported first.
         if let Some(slot) = leaves.iter().find(connected) {
             let error = Error::usage(format!("`features` is \"{name}\", but input `{slot}` is connected"));
             return Err(error.hint(match self {
                 Self::Stored => {
-                    "set `params.features = \"online\"` to compute features while training, or leave it open"
+                    "set `params.features = \"online\"` to compute features while training, or leave out the input"
                 }
                 Self::Online => "write `inputs.features = false`, or leave `params.features` at \"stored\"",
             }));
@@ -59,17 +60,17 @@ impl Mode {
                 Self::Stored => {
                     "connect `features`, or set `params.features = \"online\"` and connect `images` and `encoder`"
                 }
-                Self::Online => "connect `images`, those of the latents, and one `encoder` or a list of them",
+                Self::Online => "connect `images` (those of the latents) and one `encoder` or a list of them",
             }));
         }
         Ok(())
     }
 
-    /// Can mirrored images be aligned?
+    /// Checks that features of mirrored images are available if `flip` is used.
     pub fn check_flip(self, flip: f64) -> Result<()> {
         match self {
             Self::Stored if flip > 0.0 => {
-                let text = format!("`flip` is {flip}, but stored features are of images that are not mirrored");
+                let text = format!("`flip` is {flip}, but stored features do not include mirrored images");
                 Err(Error::usage(text).hint("set `params.features = \"online\"` and connect `images` and `encoder`"))
             }
             _ => Ok(()),
@@ -80,7 +81,7 @@ impl Mode {
 /// Opens the inputs of this mode.
 ///
 /// # Errors
-/// An artifact that is not what its type says, or whose images are not those of the latents.
+/// If an artifact does not match its type, or its images are not those of the latents.
 pub fn open(attempt: &Attempt, mode: Mode, latents: &Latents, device: &Device) -> Result<Features> {
     match mode {
         Mode::Stored => {

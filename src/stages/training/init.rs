@@ -1,5 +1,5 @@
-//! Starting a phase from weights that are there: those of the other phase, of another pipeline or
-//! of a released file. What fits by name and shape is taken over, and what was not is told.
+//! Starts a phase from existing weights: those of the other phase, of another pipeline or of a
+//! released file. Tensors that match by name and shape are loaded; the others are logged.
 
 use crate::support::ema_files;
 use candle_core::Device;
@@ -10,21 +10,25 @@ use erw_runner::kind::attempt::Attempt;
 use serde_json::json;
 use std::path::Path;
 
-/// Copies what fits of the `init` artifact into the parameters, and tells what did and what did
-/// not. Returns how many tensors did; `None` without `init`.
+/// Loads the matching tensors of the `init` artifact into the parameters, from the weight set
+/// `which`, and logs what was loaded and what was not. Returns the number of loaded tensors; `None`
+/// without `init`.
+///
+/// # Errors
+/// If no tensor matches, a shape differs, or the blocks were configured differently.
 pub fn init_from(attempt: &Attempt, which: &str, params: &ParamSet, model: &SiT) -> Result<Option<usize>> {
     let Some(dir) = attempt.optional_input("init") else { return Ok(None) };
     same_blocks(dir, model.config())?;
     let saved = ema_files::load(dir, "init", which, &Device::Cpu)?;
     let report = params.assign(&saved)?;
     if report.loaded.is_empty() {
-        let text = format!("no tensor of `init` ({which}.safetensors) has a name and shape of this model");
+        let text = format!("no tensor of `init` ({which}.safetensors) matches this model in name and shape");
         return Err(Error::stage(text).because(report));
     }
     if let Some(first) = report.mismatched.first() {
-        let text = format!("`init` is of another architecture: {} tensors differ in shape", report.mismatched.len());
-        let hint = "give `warmup` and `train` the same network, latents of the same channels and classes, and features of \
-                    the same encoders";
+        let text = format!("`init` has another architecture: {} tensors differ in shape", report.mismatched.len());
+        let hint = "give `warmup` and `train` the same network, latents of the same channels and classes, and \
+                    features of the same encoders";
         return Err(Error::stage(text).because(first).hint(hint));
     }
     let unused: Vec<&String> = report.unexpected.iter().filter(|n| !model.buffers().contains_key(*n)).collect();
@@ -39,7 +43,7 @@ pub fn init_from(attempt: &Attempt, which: &str, params: &ParamSet, model: &SiT)
     Ok(Some(report.loaded.len()))
 }
 
-/// Names of tensors by layer, in a line: `blocks.0-3, x_embedder`.
+/// Tensor names grouped by layer, on one line: `blocks.0-3, x_embedder`.
 fn layers(names: &[String]) -> String {
     let mut groups: Vec<(&str, Vec<usize>)> = vec![];
     for name in names {
@@ -67,10 +71,11 @@ fn layers(names: &[String]) -> String {
     text.collect::<Vec<_>>().join(", ")
 }
 
-/// Refuses to go on from blocks that computed in another way. A rotary embedding has no weights of
-/// its own, and heads share theirs: the names and shapes of tensors do not tell whether it was
-/// there, nor how many they were. Those of another MLP or projector have other names, and would be
-/// left out, fresh ones taking their places. The warmed-up blocks would be of little use.
+/// Refuses weights of blocks that were configured differently, because the warmed-up blocks would
+/// be of little use. Names and shapes of tensors do not reveal every difference: a rotary embedding
+/// has no weights, and all heads share tensors, so neither its presence nor their number shows. The
+/// tensors of another MLP or projector have other names; they would be skipped, and the network
+/// would start with fresh ones instead.
 fn same_blocks(dir: &Path, ours: &SiTConfig) -> Result<()> {
     // Weights from elsewhere may come without a configuration.
     let Ok(text) = std::fs::read_to_string(dir.join("config.json")) else { return Ok(()) };

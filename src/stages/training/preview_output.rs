@@ -1,5 +1,5 @@
-//! Where the pictures of a training go: a sheet beside the logs, and a line in the log. Whatever
-//! goes wrong with them is a line in the log, too.
+//! Writes preview samples during training: a sheet of images beside the logs, and its path in the
+//! log. An error while drawing is only logged.
 
 use crate::support::files::create_dir;
 use candle_core::Device;
@@ -12,7 +12,10 @@ use erw_ml::train::sit::preview::Preview;
 use erw_runner::kind::attempt::Attempt;
 use std::path::PathBuf;
 
-/// With the autoencoder of slot `decoder`, if one is connected.
+/// A preview of the network `config`, with the autoencoder of slot `decoder` if one is connected.
+///
+/// # Errors
+/// If the latents of the autoencoder have another number of channels.
 pub fn open<'a>(
     attempt: &Attempt,
     config: &'a SiTConfig,
@@ -23,12 +26,12 @@ pub fn open<'a>(
     let decoder = attempt.optional_input("decoder").map(|dir| AutoencoderKl::load(dir, device)).transpose()?;
     if let Some(vae) = decoder.as_ref().filter(|vae| vae.config().latent_channels != config.in_channels) {
         let (a, b) = (vae.config().latent_channels, config.in_channels);
-        return Err(Error::stage(format!("the latents of `decoder` have {a} channels, those trained on {b}")));
+        return Err(Error::stage(format!("`decoder` takes latents of {a} channels, but the network has {b}")));
     }
     Ok(Preview { config, decoder, path, seed, device })
 }
 
-/// Draws a sheet and says where it lies, or what stood against it.
+/// Draws a sheet and logs its path, or the error.
 pub fn show(attempt: &Attempt, preview: &Preview, step: u64, weights: &Tensors) {
     attempt.log(&match draw(attempt, preview, step, weights) {
         Ok(path) => format!("samples after {step} steps: {}", path.display()),

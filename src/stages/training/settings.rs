@@ -127,8 +127,8 @@ mod tests {
             optimization: Optimization,
         }
         let mut values = json!({"batch": 2, "steps": 3, "lr": 1, "beta1": 0.9, "beta2": 0.9, "eps": 1e-8,
-            "weight_decay": 0, "max_grad_norm": 1, "ema_decay": 0.5, "lr_schedule": "cosine", "lr_warmup": 1, "lr_min": 0,
-            "decay": "matrices"});
+            "weight_decay": 0, "max_grad_norm": 1, "ema_decay": 0.5, "lr_schedule": "cosine", "lr_warmup": 1,
+            "lr_min": 0, "decay": "matrices"});
         let kind: Kind = serde_json::from_value(values.clone()).unwrap();
         assert_eq!((kind.batch, kind.optimization.steps, kind.optimization.lr), (2, 3, 1.0));
         values["stesp"] = json!(3);

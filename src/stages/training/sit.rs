@@ -1,5 +1,5 @@
-//! What the two phases, `warmup` and `train`, have in common: the parameters that both manifests
-//! name, and the network that they start from. Losses are theirs.
+//! Shared by the two phases, `warmup` and `train`: the parameters that both manifests declare, and
+//! the initial network. Does not know their losses.
 
 use super::dataset::check_batch;
 use super::feature_source::Mode;
@@ -18,9 +18,9 @@ use erw_ml::train::sit::batch::BatchConfig;
 use erw_runner::kind::attempt::Attempt;
 use serde::Deserialize;
 
-/// Flattened into the parameters of both kinds, beside
-/// [`Architecture`](super::architecture::Architecture) and others that are flattened too: serde
-/// cannot nest these and refuse unknown names.
+/// The parameters that both kinds share. Flattened into theirs, beside
+/// [`Architecture`](super::architecture::Architecture) and others: serde cannot nest flattened
+/// structs and still refuse unknown names.
 #[derive(Debug, Deserialize)]
 pub struct SitTraining {
     pub seed: u64,
@@ -32,11 +32,11 @@ pub struct SitTraining {
     precision: Precision,
 }
 
-/// A network to be trained.
+/// The initial state of a training.
 pub struct Start {
     pub params: ParamSet,
     pub model: SiT,
-    /// Tensors taken over from `init`; `None` without.
+    /// Number of tensors loaded from `init`; `None` without `init`.
     pub loaded: Option<usize>,
 }
 
@@ -46,7 +46,7 @@ impl SitTraining {
         check_batch(self.batch, self.accumulate)
     }
 
-    /// The loop of this attempt.
+    /// The settings of the training loop of this attempt.
     pub fn fit(&self, attempt: &Attempt, optimization: &Optimization) -> Result<FitConfig> {
         let config = optimization.fit(attempt, self.batch, self.accumulate)?;
         Ok(FitConfig { loss_scaling: self.precision.needs_loss_scaling(), ..config })
@@ -56,13 +56,13 @@ impl SitTraining {
         BatchConfig { seed: self.seed, batch: self.batch, accumulate: self.accumulate, flip: self.flip }
     }
 
-    /// Samples in a micro-batch.
+    /// Number of samples in a micro-batch.
     pub fn micro_batch(&self) -> usize {
         self.batch / self.accumulate.max(1)
     }
 
-    /// Makes the network, with what `init` has of it, and leaves its configuration beside the
-    /// checkpoints.
+    /// Creates the network, loads the matching weights of `init`, and writes the configuration
+    /// beside the checkpoints.
     pub fn start(&self, attempt: &Attempt, config: &SiTConfig, device: &Device) -> Result<Start> {
         let (params, vb) = ParamSet::init(self.seed, DType::F32, device);
         let keep = attempt.operation::<LoopSettings>()?.keep();

@@ -1,10 +1,10 @@
 //! Defaults of `train` whose published value depends on the size of the network and on the method.
-//! A manifest has one default for all sizes, and that of the largest would silently be wrong for
-//! the others.
+//! A manifest has one default for all sizes, and the value for the largest would silently be wrong
+//! for the others.
 //!
-//! The values are not part of keys, which hold the pipeline's values and the kind's revision:
-//! whoever changes one raises the revision of `train`. The values used are in the log and in the
-//! artifact's `training.json`.
+//! The values are not part of keys, which contain the pipeline's values and the kind's revision. So
+//! a change of a value here requires a raised revision of `train`. The values used are in the log
+//! and in the artifact's `training.json`.
 
 /// Coefficient of the alignment loss at step 0.
 ///
@@ -33,7 +33,7 @@ pub fn encoder_depth(model: &str, alignment: &str) -> Option<usize> {
     })
 }
 
-/// Decaying schedules are ERW's.
+/// Whether the schedule is ERW's: the decaying ones are.
 fn is_erw(alignment: &str) -> bool {
     matches!(alignment, "half-life" | "exponential")
 }

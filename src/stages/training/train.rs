@@ -1,12 +1,12 @@
-//! `train`: full training of a SiT, velocity loss plus a scheduled alignment loss; phase 2 of ERW
-//! when it starts from warmed-up blocks, REPA when it starts fresh with a constant coefficient, SiT
-//! with none.
+//! `train`: full training of a SiT with the velocity loss plus a scheduled alignment loss. It is
+//! phase 2 of ERW if it starts from warmed-up blocks, REPA if it starts fresh with a constant
+//! coefficient, and plain SiT without alignment.
 
-use super::alignment::{self, check_pairs_of_batch};
 use super::architecture::{Architecture, Depths};
+use super::batch_pairs::{self, check_pairs_of_batch};
 use super::settings::{LoopSettings, Optimization};
 use super::sit::{SitTraining, Start};
-use super::{dataset, preview, size_defaults, trainer, validation};
+use super::{dataset, preview_output, size_defaults, trainer, validation_params};
 use crate::support::params::{device, usage};
 use crate::support::sit_artifact::{CUSTOM, TrainingNote, write_artifact, write_snapshots};
 use crate::support::{ema_files, facts};
@@ -17,10 +17,10 @@ use erw_ml::diffusion::interpolant::{Path as NoisePath, TimeDistribution};
 use erw_ml::models::sit::SiTConfig;
 use erw_ml::nn::params::Tensors;
 use erw_ml::one_or_many::OneOrMany;
+use erw_ml::train::outcome::Trained;
 use erw_ml::train::sit::batch::Examples;
 use erw_ml::train::sit::flow::{Dispersion, FlowMatching};
-use erw_ml::train::trained::Trained;
-use erw_ml::train::{Hooks, Snapshots};
+use erw_ml::train::{Callbacks, Snapshots};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::{Params as Values, parse};
@@ -41,8 +41,9 @@ struct Params {
     #[serde(flatten)]
     optimization: Optimization,
     #[serde(flatten)]
-    validation: validation::Settings,
-    /// Left out, as all that is optional here: by the network's size.
+    validation: validation_params::Settings,
+    /// If unset, the default depends on the size of the network, as for all optional parameters
+    /// here.
     encoder_depth: Option<OneOrMany<usize>>,
     path: NoisePath,
     time: TimeDistribution,
@@ -73,7 +74,7 @@ impl Params {
         let encoder = match (&self.encoder_depth, default()) {
             (Some(given), _) => given.to_vec(),
             (None, Some(block)) => vec![block],
-            // Nothing is projected.
+            // Nothing is projected, so any block will do.
             (None, None) if self.schedule()? == Schedule::None => vec![1],
             (None, None) => return Err(Error::usage(format!("`model = \"{CUSTOM}\"` needs `encoder_depth`"))),
         };
@@ -90,7 +91,7 @@ impl Params {
         Ok((weight > 0.0).then_some(Dispersion { weight, block: depth, temperature }))
     }
 
-    /// What was left out and is not the same for all networks, as it was taken.
+    /// The values used for unset parameters whose default depends on network and method.
     fn resolved(&self) -> Result<BTreeMap<String, Value>> {
         let mut values = BTreeMap::new();
         let aligned = self.schedule()? != Schedule::None;
@@ -106,7 +107,7 @@ impl Params {
         Ok(values)
     }
 
-    /// Is there a block for every encoder that is connected?
+    /// Checks that a list `encoder_depth` has one block per connected encoder.
     fn check_depths(&self, inputs: &[&str]) -> Result<()> {
         let Some(OneOrMany::Many(depths)) = &self.encoder_depth else { return Ok(()) };
         let slot = self.phase.features.slot();
@@ -114,7 +115,10 @@ impl Params {
         if depths.len() == encoders {
             return Ok(());
         }
-        let text = format!("`encoder_depth` has {} blocks, but input `{slot}` is {encoders} artifacts", depths.len());
+        let text = format!(
+            "`encoder_depth` has {} blocks, but the number of artifacts of input `{slot}` is {encoders}",
+            depths.len()
+        );
         Err(Error::usage(text).hint("give one block for each, or a single number for all"))
     }
 }
@@ -122,14 +126,14 @@ impl Params {
 fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     parse::<LoopSettings>(operation)?;
     let p: Params = parse(params)?;
-    // Without alignment, features may be connected or not: trials with and without share their
-    // inputs.
+    // Without alignment, features may still be connected, so that trials with and without alignment
+    // share their inputs.
     let (phase, batch) = (&p.phase, p.phase.batch);
     if p.schedule()? != Schedule::None {
-        phase.features.check(inputs).map_err(|e| e.hint("or set `alignment = \"none\"`, which takes none"))?;
+        phase.features.check(inputs).map_err(|e| e.hint("or set `alignment = \"none\"`, which needs no features"))?;
         phase.features.check_flip(phase.flip)?;
         p.check_depths(inputs)?;
-        alignment::check(&p.comparison, batch, phase.accumulate)?;
+        batch_pairs::check(&p.comparison, batch, phase.accumulate)?;
     }
     if p.dispersion()?.is_some() {
         check_pairs_of_batch("dispersive", batch, phase.accumulate)?;
@@ -164,7 +168,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         dispersion: p.dispersion()?,
     };
     let snapshots = Snapshots { dir: attempt.checkpoint_dir().join("snapshots"), steps: p.snapshots.clone() };
-    let mut watch = Hooks { snapshots: Some(snapshots.clone()), ..watch(attempt, &p, &examples, &config)? };
+    let mut watch = Callbacks { snapshots: Some(snapshots.clone()), ..watch(attempt, &p, &examples, &config)? };
     let (make, loss) = (|place| training.batch(place), |step, noised| training.loss(step, &noised));
     let cfg = phase.fit(attempt, &p.optimization)?;
     let trained = trainer::train(attempt, &params, &cfg, &mut watch, &make, &loss)?;
@@ -173,27 +177,34 @@ fn run(attempt: &Attempt) -> Result<()> {
     let note = TrainingNote { resolved, ..dataset::note(&examples, p.path) };
     write_artifact(&out, &model, &trained, &note)?;
     write_snapshots(&out, &model, &snapshots)?;
-    validation::write(attempt, &out, &trained, "velocity")
+    validation_params::write(attempt, &out, &trained, "velocity")
 }
 
-/// What looks at this training.
-fn watch<'a>(attempt: &'a Attempt, p: &'a Params, examples: &'a Examples, config: &'a SiTConfig) -> Result<Hooks<'a>> {
-    let mut watch = Hooks::default();
+/// The callbacks of this training: validation and preview samples.
+fn watch<'a>(
+    attempt: &'a Attempt,
+    p: &'a Params,
+    examples: &'a Examples,
+    config: &'a SiTConfig,
+) -> Result<Callbacks<'a>> {
+    let mut watch = Callbacks::default();
     let phase = &p.phase;
-    if let Some(v) = validation::open(attempt, &p.validation, examples, phase.seed, phase.micro_batch())? {
+    if let Some(v) = validation_params::open(attempt, &p.validation, examples, phase.seed, phase.micro_batch())? {
         let losses = Box::new(move |weights: &Tensors| v.velocity(config, p.path, weights));
         watch.validate = Some((p.validation.validate_every, losses));
     }
     let LoopSettings { samples_every, .. } = attempt.operation()?;
     if samples_every > 0 {
-        let preview = preview::open(attempt, config, p.path, phase.seed, &examples.device)?;
-        watch.show =
-            Some((samples_every, Box::new(move |step, ema: &Tensors| preview::show(attempt, &preview, step, ema))));
+        let preview = preview_output::open(attempt, config, p.path, phase.seed, &examples.device)?;
+        watch.show = Some((
+            samples_every,
+            Box::new(move |step, ema: &Tensors| preview_output::show(attempt, &preview, step, ema)),
+        ));
     }
     Ok(watch)
 }
 
-/// The key metric first.
+/// Reports the results, the key metric first.
 fn report(attempt: &Attempt, trained: &Trained, loaded: Option<usize>) {
     if let Some(last) = trained.curve.last() {
         for name in ["velocity", "alignment"] {

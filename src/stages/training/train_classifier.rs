@@ -16,8 +16,8 @@ use erw_ml::models::classifier::{Classifier, ClassifierConfig, cross_entropy};
 use erw_ml::models::feature_network::pixels_to_unit;
 use erw_ml::nn::params::{self, ParamSet};
 use erw_ml::train::config::StepLoss;
-use erw_ml::train::trained::Trained;
-use erw_ml::train::{Hooks, batch_indices};
+use erw_ml::train::outcome::Trained;
+use erw_ml::train::{Callbacks, batch_indices};
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::{StageKind, no_facts};
@@ -138,7 +138,7 @@ fn train(
         Ok(StepLoss { loss, parts: vec![("accuracy", right as f64 / wanted.len().max(1) as f64)] })
     };
     let cfg = p.optimization.fit(attempt, p.batch, 1)?;
-    trainer::train(attempt, &params, &cfg, &mut Hooks::default(), &make, &loss)
+    trainer::train(attempt, &params, &cfg, &mut Callbacks::default(), &make, &loss)
 }
 
 fn accuracy(net: &Classifier, images: &ImageSet, batch: usize, device: &Device) -> Result<f64> {

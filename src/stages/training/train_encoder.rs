@@ -16,9 +16,9 @@ use erw_ml::models::encoder::{CONFIG_FILE, Encoder, WEIGHTS_FILE};
 use erw_ml::models::vit::VitConfig;
 use erw_ml::nn::params;
 use erw_ml::train::config::StepLoss;
+use erw_ml::train::outcome::Trained;
 use erw_ml::train::pretrain::{self, Learner, Objective};
-use erw_ml::train::trained::Trained;
-use erw_ml::train::{Hooks, batch_indices};
+use erw_ml::train::{Callbacks, batch_indices};
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::{StageKind, no_facts};
@@ -106,7 +106,7 @@ fn train(
         Ok(StepLoss { loss, parts: vec![] })
     };
     let cfg = p.optimization.fit(attempt, p.batch, 1)?;
-    trainer::train(attempt, &learner.params, &cfg, &mut Hooks::default(), &make, &loss)
+    trainer::train(attempt, &learner.params, &cfg, &mut Callbacks::default(), &make, &loss)
 }
 
 /// The key metric comes first: accuracy on the held-out images if there are any, otherwise the

@@ -13,8 +13,8 @@ use erw_ml::data::prefetch::MicroBatch;
 use erw_ml::models::vae::{self, AutoencoderKl, Reconstruction, VaeConfig, VaeLoss, posterior_noise, psnr};
 use erw_ml::nn::params::{self, ParamSet};
 use erw_ml::train::config::StepLoss;
-use erw_ml::train::trained::Trained;
-use erw_ml::train::{Hooks, batch_indices};
+use erw_ml::train::outcome::Trained;
+use erw_ml::train::{Callbacks, batch_indices};
 use erw_ml::viz::picture::{contact_sheet, to_u8};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
@@ -116,7 +116,7 @@ fn train(attempt: &Attempt, p: &Params, images: &ImageSet, device: &Device) -> R
         Ok(StepLoss { loss: loss.total, parts })
     };
     let cfg = p.optimization.fit(attempt, p.batch, 1)?;
-    trainer::train(attempt, &params, &cfg, &mut Hooks::default(), &make, &loss)
+    trainer::train(attempt, &params, &cfg, &mut Callbacks::default(), &make, &loss)
 }
 
 struct Measured {

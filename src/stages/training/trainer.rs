@@ -6,36 +6,37 @@ use erw_ml::data::prefetch::MicroBatch;
 use erw_ml::models::sit::SiTConfig;
 use erw_ml::nn::params::ParamSet;
 use erw_ml::train::config::{FitConfig, StepLoss};
-use erw_ml::train::trained::{Fit, Trained};
-use erw_ml::train::{Divergence, Hooks, fit_batches};
+use erw_ml::train::outcome::{Outcome, Trained};
+use erw_ml::train::{Callbacks, Divergence, fit_batches};
 use erw_runner::kind::attempt::Attempt;
 
-/// Lies beside the checkpoints of a SiT, so that they can be exported.
+/// The configuration beside the checkpoints of a SiT, with which they can be exported.
 pub const CONFIG_FILE: &str = "config.json";
 
 /// Trains to the end, on batches that `make` prepares ahead of the loop, and reports to the
 /// attempt.
 ///
 /// # Errors
-/// [`Error::suspended`] when the attempt was asked to stop; a divergence, with hints.
+/// [`Error::suspended`] if the attempt was asked to stop; an error with hints if the training
+/// diverged.
 pub fn train<B: Send>(
     attempt: &Attempt,
     params: &ParamSet,
     cfg: &FitConfig,
-    watch: &mut Hooks,
+    watch: &mut Callbacks,
     make: &(dyn Fn(MicroBatch) -> candle_core::Result<B> + Sync),
     loss: &dyn Fn(u64, B) -> candle_core::Result<StepLoss>,
 ) -> Result<Trained> {
     let reporter = Reporter::new(attempt, cfg.samples)?;
     match fit_batches(params, cfg, &reporter, watch, make, loss)? {
-        Fit::Done(trained) => Ok(trained),
-        Fit::Stopped => Err(Error::suspended()),
-        Fit::Diverged(divergence) => Err(diverged(&divergence, cfg)),
+        Outcome::Done(trained) => Ok(trained),
+        Outcome::Stopped => Err(Error::suspended()),
+        Outcome::Diverged(divergence) => Err(diverged(&divergence, cfg)),
     }
 }
 
 fn diverged(divergence: &Divergence, cfg: &FitConfig) -> Error {
-    // Only a SiT has a configuration there.
+    // Only a SiT has a configuration in this folder.
     let sit: Option<SiTConfig> =
         std::fs::read(cfg.checkpoint_dir.join(CONFIG_FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
     let clip = if cfg.max_grad_norm > 0.0 { "a smaller `max_grad_norm`" } else { "`max_grad_norm = 1.0`" };

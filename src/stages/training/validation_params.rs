@@ -1,22 +1,22 @@
-//! Validation of the two phases: its parameters, its slot, and what it leaves in the artifact.
+//! Parameters, input slot and output files of validation during `warmup` and `train`.
 //!
-//! It is part of the result, and its settings are parameters: a series that is compared between
-//! trials must not vanish with a log, nor depend on how a training was watched.
+//! The losses are part of the result and the settings are parameters: a series that is compared
+//! between trials must not be lost with a log, nor depend on how a training was watched.
 
 use crate::support::files::write_lines;
 use erw_base::error::{Error, Result};
 use erw_ml::data::latents::Latents;
+use erw_ml::train::outcome::Trained;
 use erw_ml::train::sit::batch::Examples;
 use erw_ml::train::sit::validation::Validation;
-use erw_ml::train::trained::Trained;
 use erw_runner::kind::attempt::Attempt;
 use serde::Deserialize;
 use std::path::Path;
 
-/// The slot of held-out latents.
+/// The input slot of held-out latents.
 pub const SLOT: &str = "validation";
 
-/// The parameters, as the manifests of both phases name them. Flattened into theirs.
+/// The parameters of validation, flattened into those of both phases.
 #[derive(Debug, Deserialize)]
 pub struct Settings {
     pub validate_every: u64,
@@ -24,18 +24,23 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// An input of no use would still be made first and stand in the key.
+    /// Refuses held-out latents without validation. An unused input would still be computed first,
+    /// and its digest would enter the key.
     pub fn check(&self, inputs: &[&str]) -> Result<()> {
         if self.validate_every == 0 && inputs.contains(&SLOT) {
             return Err(Error::usage(format!("input `{SLOT}` is connected, but `validate_every` is 0"))
-                .hint("set `validate_every` to a number of steps, or leave the input open"));
+                .hint("set `validate_every` to a number of steps, or leave the input unconnected"));
         }
         Ok(())
     }
 }
 
-/// On latents of slot `validation`; on those that are trained on where none is connected. `None`
-/// where there is no validation.
+/// Validation on the latents of slot `validation`, or on the training latents if the slot is not
+/// connected. `None` if `validate_every` is 0. `batch` is the number of latents at a time.
+///
+/// # Errors
+/// If the held-out latents are empty, or differ from the training latents in shape, classes or
+/// scale.
 pub fn open(
     attempt: &Attempt,
     settings: &Settings,
@@ -58,7 +63,8 @@ pub fn open(
     Ok(Some(Validation::new(set, settings.validation_samples, seed, batch, &examples.device)?))
 }
 
-/// `validation.jsonl`, a line per validation, and the last one's first losses among the results.
+/// Writes `validation.jsonl`, one line per validation. Reports loss `name` of the last validation
+/// as a result, for the model and the averaged weights.
 pub fn write(attempt: &Attempt, dir: &Path, trained: &Trained, name: &str) -> Result<()> {
     let Some(last) = trained.validation.last() else { return Ok(()) };
     for (losses, set) in [(&last.model, ""), (&last.ema, "_ema")] {

@@ -1,11 +1,11 @@
-//! `warmup`: phase 1 of ERW. The first `depth` blocks of a SiT learn to put an encoder's features
-//! into clean latents: t = 0, alignment loss only, weight 1. What follows trains the whole network
-//! from these blocks.
+//! `warmup`: phase 1 of ERW. The first `depth` blocks of a SiT learn to represent clean latents
+//! (t = 0) by an encoder's features, with the alignment loss only, at weight 1. `train` then trains
+//! the whole network from these blocks.
 
 use super::architecture::{Architecture, Depths};
 use super::settings::{LoopSettings, Optimization};
 use super::sit::{SitTraining, Start};
-use super::{alignment, dataset, trainer, validation};
+use super::{batch_pairs, dataset, trainer, validation_params};
 use crate::support::facts;
 use crate::support::params::device;
 use crate::support::sit_artifact::write_artifact;
@@ -13,7 +13,7 @@ use erw_base::error::Result;
 use erw_ml::diffusion::alignment::Alignment;
 use erw_ml::diffusion::interpolant::Path;
 use erw_ml::nn::params::Tensors;
-use erw_ml::train::Hooks;
+use erw_ml::train::Callbacks;
 use erw_ml::train::sit::warmup::Warmup;
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
@@ -38,7 +38,7 @@ struct Params {
     #[serde(flatten)]
     optimization: Optimization,
     #[serde(flatten)]
-    validation: validation::Settings,
+    validation: validation_params::Settings,
     depth: usize,
     #[serde(flatten)]
     alignment: Alignment,
@@ -55,7 +55,7 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     let p: Params = parse(params)?;
     p.phase.features.check(inputs)?;
     p.phase.features.check_flip(p.phase.flip)?;
-    alignment::check(&p.alignment, p.phase.batch, p.phase.accumulate)?;
+    batch_pairs::check(&p.alignment, p.phase.batch, p.phase.accumulate)?;
     p.phase.check()?;
     p.validation.check(inputs)?;
     p.optimization.check()?;
@@ -71,8 +71,8 @@ fn run(attempt: &Attempt) -> Result<()> {
     let config = dataset::network(&examples, mode, &p.architecture, p.depths())?;
     let Start { params, model, loaded } = phase.start(attempt, &config, &device)?;
     let warmup = Warmup { examples: &examples, model: &model, batches: phase.batches(), alignment: p.alignment };
-    let mut watch = Hooks::default();
-    if let Some(v) = validation::open(attempt, &p.validation, &examples, phase.seed, phase.micro_batch())? {
+    let mut watch = Callbacks::default();
+    if let Some(v) = validation_params::open(attempt, &p.validation, &examples, phase.seed, phase.micro_batch())? {
         let features = |rows: &[u64]| examples.features.tokens(rows, &[], &device);
         let (config, alignment) = (&config, &p.alignment);
         let losses = move |weights: &Tensors| v.alignment(config, weights, alignment, features);
@@ -88,5 +88,5 @@ fn run(attempt: &Attempt) -> Result<()> {
     }
     let out = attempt.output("warmed");
     write_artifact(&out, &model, &trained, &dataset::note(&examples, Path::Linear))?;
-    validation::write(attempt, &out, &trained, "alignment")
+    validation_params::write(attempt, &out, &trained, "alignment")
 }

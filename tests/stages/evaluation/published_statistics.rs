@@ -105,15 +105,15 @@ fn modes_set_the_settings_of_metrics_and_do_not_mix() {
     // them.
     let few = of_inception(&bench, "few", json!({"mode": "torch-fidelity", "count": 9, "inception_score": null}));
     let error = fid(&bench, &few, &b, json!({"metrics": ["is"]})).unwrap_err();
-    let text = "`metrics`: `is` needs an image in every part, and input `samples` is statistics of 9";
+    let text = "`metrics`: `is` needs an image in every part, but the statistics of input `samples` have only 9";
     assert_eq!(error.message, text);
 
     let adm = of_inception(&bench, "adm", json!({}));
     let error = fid(&bench, &a, &adm, json!({})).unwrap_err();
-    assert_eq!(error.message, "input `samples` is of mode torch-fidelity, input `reference` of mode adm");
+    assert_eq!(error.message, "input `samples` was made in mode torch-fidelity, but input `reference` in mode adm");
     assert_eq!(error.hints, ["make both with one `mode`"]);
     let error = fid(&bench, &a, &b, json!({"mode": "adm"})).unwrap_err();
-    assert_eq!(error.message, "`mode` is \"adm\", but the statistics were made as torch-fidelity");
+    assert_eq!(error.message, "`mode` is \"adm\", but the mode of the statistics is torch-fidelity");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn statistics_without_a_note_count_as_inception_if_their_width_fits() {
     let made = of_inception(&bench, "made", json!({}));
     let error = fid(&bench, &a, &made, json!({"metrics": ["is"]})).unwrap_err();
     let said =
-        "`metrics`: `is` needs class scores of single images, and input `samples` is statistics that others made";
+        "`metrics`: `is` needs class scores of single images, but another tool made the statistics of input `samples`";
     assert_eq!(error.message, said);
     // One side that tells is enough.
     assert_eq!(fid(&bench, &made, &b, json!({"metrics": ["fid", "sfid"]})).unwrap()["metric"], "fid");

@@ -34,7 +34,7 @@ fn published(bench: &Bench, name: &str, dim: usize) -> PathBuf {
 fn the_list_of_metrics_is_checked() {
     let bench = Bench::new();
     let list = |names: Value| refused(&bench, &[], json!({ "metrics": names }));
-    let known = "known are fid, sfid, is, precision, recall, density, coverage, kid, cmmd".to_string();
+    let known = "known metrics are fid, sfid, is, precision, recall, density, coverage, kid, cmmd".to_string();
     assert_eq!(list(json!(["fid", "lpips"])), ("`metrics`: no metric `lpips`".into(), vec![known]));
     assert_eq!(list(json!(["fid", "fid"])).0, "`metrics` names `fid` twice");
     assert_eq!(list(json!([])).0, "`metrics` is empty");
@@ -49,10 +49,10 @@ fn a_metric_of_another_network_is_refused() {
     let inception = vec!["connect an `inception` to input `network`".to_string()];
     assert_eq!(
         of("sfid"),
-        ("`metrics`: `sfid` is of Inception, and the network is `classifier`".into(), inception.clone())
+        ("`metrics`: `sfid` needs Inception, but the network is `classifier`".into(), inception.clone())
     );
-    assert_eq!(of("is"), ("`metrics`: `is` is of Inception, and the network is `classifier`".into(), inception));
-    assert_eq!(of("cmmd").0, "`metrics`: `cmmd` is of CLIP's embeddings, and the network is `classifier`");
+    assert_eq!(of("is"), ("`metrics`: `is` needs Inception, but the network is `classifier`".into(), inception));
+    assert_eq!(of("cmmd").0, "`metrics`: `cmmd` needs CLIP embeddings, but the network is `classifier`");
     // Nothing was looked at.
     assert!(!bench.path("fid/checkpoints/samples").exists());
 }
@@ -62,22 +62,22 @@ fn images_need_a_network_and_statistics_the_needed_features() {
     let bench = Bench::new();
     let (net, a, p) = (network(&bench, "net", 1), samples(&bench, "a", 12), published(&bench, "p", 10));
     let said = refused(&bench, &[("samples", &a), ("reference", &p)], json!({}));
-    assert_eq!(said.0, "input `samples` is images, but input `network` is not connected");
+    assert_eq!(said.0, "input `samples` contains images, but input `network` is not connected");
 
     let inputs = [("samples", a.as_path()), ("reference", &p), ("network", &net)];
     let said = refused(&bench, &inputs, json!({"metrics": ["fid", "precision"]}));
     assert_eq!(
         said.0,
-        "`metrics`: `precision` needs features of single images, and input `reference` holds only `mu` and `sigma`"
+        "`metrics`: `precision` needs features of single images, but input `reference` holds only `mu` and `sigma`"
     );
     assert_eq!(said.1, ["connect images, or statistics that hold features or `arr_0`"]);
     fid(&bench, &inputs, json!({})).unwrap();
 
     let wide = published(&bench, "wide", 12);
     let inputs = [("samples", a.as_path()), ("reference", &wide), ("network", &net)];
-    assert_eq!(refused(&bench, &inputs, json!({})).0, "input `reference` is of 12 features, the network makes 10");
+    assert_eq!(refused(&bench, &inputs, json!({})).0, "input `reference` has 12 features, but the network makes 10");
     let said = refused(&bench, &[("samples", &p), ("reference", &wide)], json!({}));
-    assert_eq!(said.0, "input `reference` is of 12 features, the other side of 10");
+    assert_eq!(said.0, "input `reference` has 12 features, but the other side has 10");
 }
 
 #[test]
@@ -102,7 +102,10 @@ fn statistics_of_other_networks_do_not_compare() {
     changed["preparation"] = json!("mirrored");
     fs::write(&note, changed.to_string()).unwrap();
     let error = fid(&bench, &[("samples", &ours), ("reference", &theirs)], json!({})).unwrap_err();
-    assert_eq!(error.message, "images of input `samples` and input `reference` came to the network in other ways");
+    assert_eq!(
+        error.message,
+        "images of input `samples` and input `reference` were prepared for the network in different ways"
+    );
     assert_eq!(error.causes, ["input `samples`: x / 127.5 - 1\ninput `reference`: mirrored"]);
     fs::write(&note, "{}").unwrap();
     let error = fid(&bench, &[("samples", &ours), ("reference", &theirs)], json!({})).unwrap_err();
@@ -129,13 +132,13 @@ fn too_few_images_are_an_error_but_equal_images_are_not() {
     let (net, a, one) = (network(&bench, "net", 1), samples(&bench, "a", 12), samples(&bench, "one", 1));
     let inputs = |samples| [("samples", samples), ("reference", a.as_path()), ("network", net.as_path())];
     let said = refused(&bench, &inputs(one.as_path()), json!({}));
-    assert_eq!(said.0, "`metrics`: `fid` needs 2 images of each side, and input `samples` has 1");
+    assert_eq!(said.0, "`metrics`: `fid` needs 2 images of each side, but input `samples` has 1");
     let three = samples(&bench, "three", 3);
     let said = refused(&bench, &inputs(&three), json!({"metrics": ["precision"]}));
-    assert_eq!(said.0, "`metrics`: `precision` needs 4 images of each side, and input `samples` has 3");
+    assert_eq!(said.0, "`metrics`: `precision` needs 4 images of each side, but input `samples` has 3");
     let said = refused(&bench, &inputs(&three), json!({"metrics": ["kid"]}));
-    assert_eq!(said.0, "`metrics`: `kid` needs 1000 images of each side, and input `samples` has 3");
-    assert_eq!(said.1, ["`kid_subset_size` is 1000; numbers of other sizes do not compare"]);
+    assert_eq!(said.0, "`metrics`: `kid` needs 1000 images of each side, but input `samples` has 3");
+    assert_eq!(said.1, ["`kid_subset_size` is 1000; values with another size are not comparable"]);
 
     // All alike: the covariance is zero, and the distance that of the means.
     let flat = |name: &str, value: u8| {

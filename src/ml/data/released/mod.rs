@@ -7,7 +7,7 @@ pub mod index;
 mod moments;
 pub mod shards;
 
-use super::source::Source;
+use super::source::ImageListing;
 use crate::nn::params::Tensors;
 use candle_core::{Device, Result, Tensor, bail};
 use index::Index;
@@ -27,7 +27,7 @@ impl ReadyLatents {
     /// Opens a folder of either layout. `images` are the images that the latents were made from. If
     /// given, files are paired with them by the numbers in their names, and order and classes are
     /// the images'. Shards keep no names, so they cannot be paired.
-    pub fn open(root: &Path, images: Option<&Source>) -> Result<Self> {
+    pub fn open(root: &Path, images: Option<&ImageListing>) -> Result<Self> {
         let shards = Shards::find(root)?;
         match (shards.is_empty(), images) {
             (true, _) => Ok(Self::Moments(Moments::open(root, images)?)),

@@ -7,7 +7,7 @@
 
 use super::index::{Index, flaw, numbered};
 use crate::data::source::classes::{self, LIST, List, files_of, first};
-use crate::data::source::{Source, tree};
+use crate::data::source::{ImageListing, tree};
 use crate::formats::read_npy;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
@@ -25,7 +25,7 @@ pub struct Moments {
 }
 
 impl Moments {
-    pub fn open(root: &Path, images: Option<&Source>) -> Result<Self> {
+    pub fn open(root: &Path, images: Option<&ImageListing>) -> Result<Self> {
         let shown = root.display();
         let list = List::beside(root)?;
         let names = npy_files(root, list.as_ref())?;
@@ -103,7 +103,7 @@ fn paired(
     shown: &str,
     names: &[&Path],
     listed: Option<Vec<(usize, i64)>>,
-    images: &Source,
+    images: &ImageListing,
 ) -> Result<(Vec<usize>, Vec<i64>, Vec<String>)> {
     let mut by_number = BTreeMap::new();
     for (i, name) in names.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Where images come from: a folder tree, the prepared folder of EDM2 and REPA, a ZIP of either, or
-//! a pair of IDX files. The contents show which. [`Source`] presents all as images by index, with
-//! labels.
+//! a pair of IDX files. The contents show which. [`ImageListing`] presents all as images by index,
+//! with labels.
 //!
 //! Listing reads only names and labels. Images are read one by one, from any number of threads:
 //! nothing is locked and nothing is cached. The order depends only on names and contents.
@@ -35,7 +35,7 @@ use tree::Tree;
 
 /// A listed set of images.
 #[derive(Debug)]
-pub struct Source {
+pub struct ImageListing {
     /// What was found, for messages.
     what: &'static str,
     /// Class names by label.
@@ -74,7 +74,7 @@ pub struct Preparation {
     pub size: usize,
 }
 
-impl Source {
+impl ImageListing {
     /// Lists `root`. `part` selects one of the IDX pairs in a folder by the prefix of its names
     /// (`train`, `t10k`), or the folder in a ZIP. `labels` is the label file if `root` is an IDX
     /// image file. Whether folders are classes is detected.
@@ -308,7 +308,7 @@ impl Source {
 }
 
 /// `a tree of folders: 12 images of 3 classes; left out: 2 .txt`.
-impl std::fmt::Display for Source {
+impl std::fmt::Display for ImageListing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {} images of {} classes", self.what, self.len(), self.classes.len())?;
         if !self.left_out.is_empty() {

@@ -87,7 +87,7 @@ fn describe_call(pickle: &Pickle, function: &str, args: &[Id]) -> Parsed<Descrip
     let unusual = || format!("its call of `{function}` has unexpected arguments");
     let [storage, offset, shape, strides, ..] = args else { return Err(unusual()) };
     let storage = storage_id(pickle, *storage)?;
-    // After flags and hooks follow a dtype, in the third version only, and metadata.
+    // After flags and callbacks follow a dtype, in the third version only, and metadata.
     let v3 = function.ends_with("_v3");
     let flags = args.get(if v3 { 7 } else { 6 });
     if flags.is_some_and(|id| values::len(pickle, *id) > 0) {

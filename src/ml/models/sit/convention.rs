@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! repa   x(t) = (1 - t) data + t noise      v = noise - data
-//! sit    x(t) = t data + (1 - t) noise      v = data - noise     so   v_repa(x, t) = -v_sit(x, 1 - t)
+//! sit    x(t) = t data + (1 - t) noise      v = data - noise   so  v_repa(x, t) = -v_sit(x, 1 - t)
 //! ```
 //!
 //! A network with SiT's convention is converted exactly. The last layer absorbs the minus sign. The

@@ -10,7 +10,7 @@
 //! y_embedder.embedding_table  class table; with class dropout its last row is the null class
 //! pos_embed                   fixed sin/cos table [1, N, D]: in files, not trained
 //! feat_rope.freqs_{cos,sin}   with RoPE, tables [N, D / heads]: in files, not trained
-//! blocks.I.{attn.{qkv,proj,q_norm,k_norm},mlp.{fc1,fc2},adaLN_modulation.1}   gated MLPs: mlp.{w12,w3}
+//! blocks.I.{attn.{qkv,proj,q_norm,k_norm},mlp.{fc1,fc2},adaLN_modulation.1}   gated: mlp.{w12,w3}
 //! projectors.K.{0,2,4}        a convolution: projectors.K.projection_layer
 //! final_layer.{linear,adaLN_modulation.1}   absent in the warmup variant
 //! ```

@@ -1,4 +1,4 @@
-//! The micro-batches of a SiT's training, as functions of the step.
+//! The micro-batches of SiT training, each a function of the step.
 
 use super::features::Features;
 use crate::data::augment::flips;
@@ -9,35 +9,36 @@ use crate::rng::{self, Purpose};
 use crate::train::batch_indices;
 use candle_core::{Device, Result, Tensor};
 
-/// Which examples a step sees.
+/// Settings that determine the examples of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchConfig {
     pub seed: u64,
     /// Samples per step.
     pub batch: usize,
-    /// Micro-batches they are split into.
+    /// Micro-batches per step.
     pub accumulate: usize,
-    /// Probability of seeing an image mirrored.
+    /// Probability of mirroring an image.
     pub flip: f64,
 }
 
-/// A micro-batch, on the CPU: it is made while the device is busy.
+/// A micro-batch on the CPU, where it is built while the device is busy.
 pub struct Batch {
-    /// Rows of the latents and of what is paired with them.
+    /// Row indices in the latents and in the data paired with them.
     pub rows: Vec<u64>,
-    /// Which of them are mirrored.
+    /// Which of the rows are mirrored.
     pub flipped: Vec<bool>,
-    /// A fresh draw from the posteriors, scaled, `[n, C, h, w]`.
+    /// Fresh samples from the posteriors, scaled, `[n, C, h, w]`.
     pub latents: Tensor,
-    /// Classes with dropout applied, `[n]`.
+    /// Class labels after dropout, `[n]`.
     pub classes: Tensor,
-    /// Places in the batch of the step: they, not the order of work, name each sample's noise.
+    /// Positions in the batch of the step. They select each sample's noise, whatever the order of
+    /// work.
     pub slots: Vec<u64>,
-    /// What is stored of the features it is aligned with, if it was asked for.
+    /// Stored alignment features, if they were requested; `None` for online features.
     features: Option<Vec<Tensor>>,
 }
 
-/// Latents and, paired with them, features; and the device that trains on them.
+/// Latents, the features paired with them, and the training device.
 pub struct Examples {
     pub latents: Latents,
     pub features: Features,
@@ -45,8 +46,8 @@ pub struct Examples {
 }
 
 impl Examples {
-    /// The micro-batch of a step for this network, with its stored features if it is `aligned`: a
-    /// pure function of its arguments and the files.
+    /// Builds a micro-batch for `network`, with its stored features if `aligned`. A pure function
+    /// of its arguments and the files.
     pub fn batch(
         &self,
         cfg: &BatchConfig,
@@ -70,9 +71,9 @@ impl Examples {
         Ok(Batch { rows, flipped, latents, classes, slots, features })
     }
 
-    /// What the micro-batch is aligned with, `[n, N, Z]` per encoder, on the device. Apart from
-    /// [`batch`](Self::batch), since a step whose alignment has no weight need not pay for it, and
-    /// since encoders want the device themselves.
+    /// The features that the micro-batch is aligned with, `[n, N, Z]` per encoder, on the device.
+    /// Separate from [`batch`](Self::batch), because a step whose alignment weight is 0 does not
+    /// need them and because encoders run on the device.
     pub fn features(&self, batch: &Batch) -> Result<Vec<Tensor>> {
         match &batch.features {
             Some(stored) => stored.iter().map(|t| t.to_device(&self.device)).collect(),

@@ -1,8 +1,9 @@
-//! Where a training has its features from: stored beside the latents, or computed by frozen
-//! encoders from the images of each micro-batch while the training goes on. Both give the same
-//! numbers; one costs disk, the other time at every step.
+//! The alignment features of a training: stored beside the latents, or computed during training by
+//! frozen encoders from the images of each micro-batch. Both give the same numbers. Stored features
+//! cost disk space, online features cost time at every step.
 //!
-//! It knows latents only as what the features must pair with, and nothing of steps or losses.
+//! This file uses latents only to check that features pair with them. It knows nothing of steps or
+//! losses.
 
 use crate::data::augment::mirror;
 use crate::data::images::ImageSet;
@@ -12,14 +13,15 @@ use crate::data::pairing::{check_pairs, labels_digest, stated_labels};
 use crate::models::encoder::Encoder;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// Opened features that pair with the latents of a training.
+/// Opened features, paired with the latents of a training.
 pub enum Features {
-    /// A set per encoder.
+    /// One set per encoder.
     Stored(Vec<Packed>),
+    /// Images, and the encoders that compute features from them.
     Online(Box<ImageSet>, Vec<Encoder>),
 }
 
-/// What one encoder gives for an image.
+/// Shape of one encoder's features for an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {
     pub tokens: usize,
@@ -27,15 +29,16 @@ pub struct Grid {
 }
 
 impl Features {
-    /// Of a training without alignment.
+    /// No features, for a training without alignment.
     pub fn none() -> Self {
         Self::Stored(vec![])
     }
 
-    /// Stored features `tokens` `[tokens, dim]`, a set per encoder with its name for messages.
+    /// Stored features: tensor `tokens` with rows `[tokens, dim]`, one set per encoder with its
+    /// name for messages.
     ///
     /// # Errors
-    /// Features of other images than the latents.
+    /// The features and the latents describe different images.
     pub fn stored(latents: &Latents, sets: Vec<(String, Packed)>) -> Result<Self> {
         for (name, set) in &sets {
             check_pairs(latents.packed(), name, set.len(), stated_labels(set))?;
@@ -43,10 +46,10 @@ impl Features {
         Ok(Self::Stored(sets.into_iter().map(|(_, set)| set).collect()))
     }
 
-    /// Features to be computed; `name` is what messages call the images.
+    /// Features computed during training. `name` is the name of the images in messages.
     ///
     /// # Errors
-    /// Other images than those of the latents.
+    /// The images are not those of the latents.
     pub fn online(latents: &Latents, name: &str, images: ImageSet, encoders: Vec<Encoder>) -> Result<Self> {
         check_pairs(latents.packed(), name, images.len(), Some(&labels_digest(&images.labels())))?;
         Ok(Self::Online(Box::new(images), encoders))
@@ -60,19 +63,19 @@ impl Features {
         }
     }
 
-    /// Of an encoder, by its number.
+    /// Shape of the features of encoder number `encoder`, counted from 0.
     pub fn grid(&self, encoder: usize) -> Result<Grid> {
         let (tokens, dim) = match self {
             Self::Stored(sets) => match sets[encoder].shape("tokens")?[..] {
                 [tokens, dim] => (tokens, dim),
-                ref other => bail!("rows are {other:?}, not [tokens, dim]"),
+                ref other => bail!("feature rows have shape {other:?}, not [tokens, dim]"),
             },
             Self::Online(images, encoders) => encoders[encoder].shape(images.height())?,
         };
         Ok(Grid { tokens, dim })
     }
 
-    /// [`tokens`](Self::tokens) on the CPU where no encoder must run for them.
+    /// [`tokens`](Self::tokens) on the CPU if they are stored; `None` if they are computed online.
     pub fn read(&self, rows: &[u64], flipped: &[bool]) -> Result<Option<Vec<Tensor>>> {
         match self {
             Self::Stored(_) => self.tokens(rows, flipped, &Device::Cpu).map(Some),
@@ -80,11 +83,14 @@ impl Features {
         }
     }
 
-    /// Features f32 `[n, T, D]` of the images of these rows, one tensor per encoder. No gradient
-    /// leads into them. Those of mirrored images are only to be had by computing them.
+    /// Features f32 `[n, T, D]` of the images in these rows, one tensor per encoder. They are
+    /// detached: no gradient flows into them.
+    ///
+    /// # Errors
+    /// Mirrored images with stored features; only online features cover mirrored images.
     pub fn tokens(&self, rows: &[u64], flipped: &[bool], device: &Device) -> Result<Vec<Tensor>> {
         match self {
-            Self::Stored(_) if flipped.contains(&true) => bail!("stored features are not of mirrored images"),
+            Self::Stored(_) if flipped.contains(&true) => bail!("stored features do not cover mirrored images"),
             Self::Stored(sets) => sets.iter().map(|f| f.rows("tokens", rows, device)?.to_dtype(DType::F32)).collect(),
             Self::Online(images, encoders) => {
                 let mut pixels = images.batch(rows, device)?;

@@ -1,5 +1,5 @@
-//! The loss of a full training: the velocity between data and noise, plus a scheduled alignment
-//! with features and, where it is asked for, dispersion.
+//! The loss of full training: the velocity between data and noise, plus a scheduled alignment with
+//! features and, optionally, a dispersive loss.
 
 use super::batch::{Batch, BatchConfig, Examples};
 use crate::data::prefetch::MicroBatch;
@@ -12,6 +12,7 @@ use crate::rng::{self, Purpose};
 use crate::train::config::StepLoss;
 use candle_core::{Device, Result, Tensor};
 
+/// Full training of a SiT.
 pub struct FlowMatching<'a> {
     pub examples: &'a Examples,
     pub model: &'a SiT,
@@ -23,25 +24,26 @@ pub struct FlowMatching<'a> {
     pub dispersion: Option<Dispersion>,
 }
 
+/// Settings of the dispersive loss.
 #[derive(Debug, Clone, Copy)]
 pub struct Dispersion {
     pub weight: f64,
-    /// From 1, whose output is dispersed.
+    /// Block whose output is dispersed, counted from 1.
     pub block: usize,
     pub temperature: f64,
 }
 
-/// A micro-batch on its way to noise, on the CPU.
+/// A noised micro-batch on the CPU.
 pub struct Noised {
     batch: Batch,
     t: Tensor,
     point: Tensor,
-    /// Its velocity, which the network is to tell.
+    /// Velocity at `point`, which the network should predict.
     target: Tensor,
 }
 
 impl FlowMatching<'_> {
-    /// All that a step needs besides the network and what encoders compute online.
+    /// Everything a step needs except the network and features computed online.
     pub fn batch(&self, place: MicroBatch) -> Result<Noised> {
         let (seed, step, cpu) = (self.batches.seed, place.0, &Device::Cpu);
         let aligned = self.schedule.at(step) != 0.0;
@@ -59,8 +61,8 @@ impl FlowMatching<'_> {
         let classes = here(&noised.batch.classes)?;
         let number = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
         let weight = self.schedule.at(step);
-        // Without weight neither encoders nor projectors are run; the moments and weights of these
-        // rest.
+        // With weight 0, neither encoders nor projectors run. The weights and moments of the
+        // projectors stay unchanged.
         let also = Also { projections: weight != 0.0, hidden: self.dispersion.map(|d| d.block) };
         let out = self.model.forward_with(&point, &t, &classes, &also)?;
         let velocity = loss::velocity(&out.velocity, &target)?;

@@ -1,6 +1,6 @@
-//! Pictures of what weights give while a training goes on: sixteen samples from the same noise and
-//! classes each time, so that sheets can be leafed through. They are for the eye: no guidance, few
-//! steps. They are no part of the result.
+//! Preview images during training: sixteen samples from the same noise and classes each time, so
+//! that the contact sheets of different steps can be compared. They are for visual inspection only:
+//! no guidance, few steps. They are not part of the result.
 
 use crate::data::rgb::Rgb;
 use crate::diffusion::interpolant::Path;
@@ -13,13 +13,14 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 
 const COUNT: usize = 16;
 const COLUMNS: usize = 4;
-/// Steps of Euler's method: coarse shapes need no more, and sixteen samples cost as much as a few
-/// training steps.
+/// Number of Euler steps. Coarse shapes need no more, and sixteen samples then cost as much as a
+/// few training steps.
 const STEPS: usize = 20;
-/// Latents have unit deviation: three of it span the range of a pixel where there is no decoder.
+/// Without a decoder, latents are shown as pixels: they have unit standard deviation, and three
+/// standard deviations span the pixel range.
 const RANGE: f64 = 3.0;
 
-/// Draws contact sheets, with a decoder if there is one.
+/// Draws contact sheets of samples, decoded if there is a decoder.
 pub struct Preview<'a> {
     pub config: &'a SiTConfig,
     pub decoder: Option<AutoencoderKl>,
@@ -29,7 +30,7 @@ pub struct Preview<'a> {
 }
 
 impl Preview<'_> {
-    /// Samples of these weights.
+    /// A contact sheet of samples from these weights.
     pub fn sheet(&self, weights: &Tensors) -> Result<Rgb> {
         let images = self.images(weights)?;
         let (_, height, width, _) = images.dims4()?;
@@ -37,7 +38,7 @@ impl Preview<'_> {
         Ok(contact_sheet(&pixels, height, width, COLUMNS, (64 / height.max(1)).max(1)))
     }
 
-    /// Bytes `[n, H, W, 3]`.
+    /// Samples as bytes `[n, H, W, 3]`.
     fn images(&self, weights: &Tensors) -> Result<Tensor> {
         let (config, device) = (self.config, self.device);
         let sampler = SamplerConfig {
@@ -55,11 +56,11 @@ impl Preview<'_> {
         let classes = Tensor::new(labels, device)?;
         let start = start_noise(self.seed, &ids, &shape, device)?;
         let mut velocity = |x: &Tensor, t: &Tensor, y: &Tensor| sit.velocity(x, t, y);
-        // Euler's method takes no noise on its way, and without guidance no null class.
-        let mut noise = |_| bail!("an ODE has no noise");
+        // Euler steps draw no noise, and sampling without guidance uses no null class.
+        let mut noise = |_| bail!("an ODE sampler draws no noise");
         let latents = sample(&sampler, &start, &classes, &classes, &mut noise, &mut velocity)?;
         if !latents.sum_all()?.to_scalar::<f64>()?.is_finite() {
-            bail!("the averaged weights give values that are not finite");
+            bail!("the averaged weights produce values that are not finite");
         }
         let latents = latents.to_dtype(DType::F32)?;
         match &self.decoder {
@@ -69,12 +70,12 @@ impl Preview<'_> {
     }
 }
 
-/// Spread over all classes.
+/// The labels of the samples, spread over all `n` classes.
 fn classes(n: usize) -> Vec<u32> {
     (0..COUNT).map(|i| if n >= COUNT { i * n / COUNT } else { i % n.max(1) } as u32).collect()
 }
 
-/// The first three channels, the last one again where there are fewer.
+/// The first three channels; the last channel is repeated if there are fewer.
 fn three(latents: &Tensor) -> Result<Tensor> {
     let last = latents.dim(1)?.saturating_sub(1);
     let channels = (0..3).map(|c| latents.narrow(1, last.min(c), 1)).collect::<Result<Vec<_>>>()?;

@@ -1,6 +1,6 @@
-//! Losses at fixed points, for trainings of a SiT: the same latents, noise and times at every look,
-//! so that two losses differ by what was learned and by nothing else. (A training loss moves by
-//! several per cent from batch to batch.) It knows nothing of the order of training.
+//! Validation losses for SiT training, at fixed points: the same latents, noise and times at every
+//! validation, so that two losses differ only by what was learned. (A training loss varies by
+//! several per cent from batch to batch.) This file knows nothing of the order of training.
 
 use crate::data::latents::Latents;
 use crate::diffusion::alignment::Alignment;
@@ -12,24 +12,24 @@ use crate::rng::{self, Purpose};
 use crate::train::Losses;
 use candle_core::{DType, Device, Result, Tensor};
 
-/// Times at which the velocity is measured: the middles of eighths, since the loss differs tenfold
-/// along the path.
+/// Number of times at which the velocity loss is evaluated: the midpoints of eighths of the path,
+/// because the loss varies tenfold along it.
 const TIMES: u64 = 8;
 
-/// Latents with what belongs to them.
+/// Fixed latents with their rows and classes.
 pub struct Validation {
-    /// Rows in their set.
+    /// Row indices in the set of latents.
     rows: Vec<u64>,
-    /// Fixed draws from the posteriors, scaled, `[n, C, h, w]`.
+    /// Fixed samples from the posteriors, scaled, `[n, C, h, w]`.
     latents: Tensor,
     classes: Tensor,
     seed: u64,
-    /// Samples at a time.
+    /// Samples per batch.
     batch: usize,
 }
 
 impl Validation {
-    /// The first `samples` of these latents, `batch` at a time.
+    /// Validates on the first `samples` latents, `batch` at a time.
     pub fn new(latents: &Latents, samples: u64, seed: u64, batch: usize, device: &Device) -> Result<Self> {
         let rows: Vec<u64> = (0..samples.min(latents.len())).collect();
         let noise = rng::normal_rows(seed, Purpose::Validation, 0, &rows, &latents.shape()?, device)?;
@@ -37,7 +37,7 @@ impl Validation {
         Ok(Self { latents: latents.draw(&rows, &[], &noise)?, classes, rows, seed, batch: batch.max(1) })
     }
 
-    /// Errors of the velocity: the mean, then at each time.
+    /// Velocity losses: the mean over all times (`velocity`), then one per time (`velocity@t`).
     pub fn velocity(&self, config: &SiTConfig, path: Path, weights: &Tensors) -> Result<Losses> {
         let (model, device) = (network(config, weights, &self.latents)?, self.latents.device());
         let mut losses = vec![("velocity".to_string(), 0.0)];
@@ -55,8 +55,9 @@ impl Validation {
         Ok(losses)
     }
 
-    /// The loss of a warmup, of clean latents with what `features` gives for their rows. Where it
-    /// compares the images of a batch, of whole batches only: among fewer images it is smaller.
+    /// The warmup loss of clean latents and the features that `features` returns for their rows. If
+    /// the loss compares the images of a batch, only full batches count, because the loss is
+    /// smaller among fewer images.
     pub fn alignment(
         &self,
         config: &SiTConfig,
@@ -74,7 +75,7 @@ impl Validation {
         Ok(vec![("alignment".into(), loss)])
     }
 
-    /// The mean over the first `count` samples of what is a mean over some of them.
+    /// The mean over the first `count` samples of a loss that is a mean over its batch.
     fn mean(&self, count: usize, loss: impl Fn(&[u64], &Tensor, &Tensor) -> Result<Tensor>) -> Result<f64> {
         let mut sum = 0.0;
         for start in (0..count).step_by(self.batch) {
@@ -87,7 +88,7 @@ impl Validation {
     }
 }
 
-/// A network of these weights, apart from the one in training.
+/// A network with these weights, separate from the one in training.
 fn network(config: &SiTConfig, weights: &Tensors, like: &Tensor) -> Result<SiT> {
     SiT::new(config, Frozen::new(weights.clone()).builder(DType::F32, like.device()))
 }

@@ -1,5 +1,5 @@
-//! The loss of a warmup: projections of clean latents, at t = 0, are aligned with features; nothing
-//! else is trained.
+//! The loss of the warmup: projections of clean latents, at t = 0, are aligned with features.
+//! Nothing else is trained.
 
 use super::batch::{Batch, BatchConfig, Examples};
 use crate::data::prefetch::MicroBatch;
@@ -8,6 +8,7 @@ use crate::models::sit::SiT;
 use crate::train::config::StepLoss;
 use candle_core::{DType, Result, Tensor};
 
+/// Warmup training of a SiT.
 pub struct Warmup<'a> {
     pub examples: &'a Examples,
     pub model: &'a SiT,

@@ -122,8 +122,8 @@ impl Client {
             RemoteError::Absent(_) => Ok(()),
             RemoteError::Denied(name) => {
                 self.tell_once(format!(
-                    "the remote `{}` denies access to `{name}`; denied objects count as absent (S3 denies absent objects to \
-                     accounts that may not list the bucket)",
+                    "the remote `{}` denies access to `{name}`; denied objects count as absent (S3 denies absent \
+                     objects to accounts that may not list the bucket)",
                     self.name
                 ));
                 Ok(())

@@ -6,7 +6,7 @@
 //! Unknown -> Waiting -> Ready -> Cached                      known, nothing to do
 //!               ^         |----> Running -> Done | Failed | Suspended
 //!               |         |         |
-//!               '---------'---------'   an input is damaged: its producer and this stage start over
+//!               '---------'---------'   an input is damaged: its producer and this stage restart
 //!                         '-- Running   an attempt failed and is retried: wait, then start again
 //! any of Waiting, Ready, Running -> Skipped   a failure elsewhere, a stop request, or pruned
 //! ```
@@ -39,7 +39,7 @@ use super::tamper::IntegrityCheck;
 use crate::cache::CacheRef;
 use crate::cache::action_cache::Record;
 use crate::cache::key::Key;
-use crate::event::{Event, EventKind, Failure, Listener, StageEnd, State};
+use crate::event::{Event, EventKind, Failure, Listener, StageEnd, StageState};
 use crate::pipeline::graph::{Pipeline, RetryPolicy, Stage, StageId};
 use crate::plan::reason::Reason;
 use crate::plan::{self, CacheChecker, Missing};
@@ -145,7 +145,7 @@ fn check(pipeline: &Pipeline, options: &Options) -> Result<ResourcePool> {
 #[derive(Default)]
 struct Progress {
     /// `Unknown`: not selected.
-    state: State,
+    state: StageState,
     /// Of a cached or done stage.
     record: Option<Record>,
     key: Option<Key>,
@@ -263,7 +263,7 @@ impl<'a> Scheduler<'a> {
             threads: self.limits.threads,
         });
         for i in 0..self.selected.len() {
-            self.set(self.selected[i], State::Waiting);
+            self.set(self.selected[i], StageState::Waiting);
         }
         loop {
             self.handle_stop();
@@ -295,7 +295,7 @@ impl<'a> Scheduler<'a> {
         &self.pipeline.stages[id.0]
     }
 
-    fn state(&self, id: StageId) -> State {
+    fn state(&self, id: StageId) -> StageState {
         self.stages[id.0].state
     }
 
@@ -332,7 +332,7 @@ impl<'a> Scheduler<'a> {
         while self.checking.len() < 2 * CHECKERS && !self.is_closing() {
             let Some(id) = self.checkable.pop_first() else { return };
             let inputs = plan::inputs(self.stage(id), |from| self.stages[from.0].record.as_ref());
-            self.set(id, State::Ready);
+            self.set(id, StageState::Ready);
             match inputs {
                 Err(e) => self.fail(id, e.into()),
                 Ok(inputs) => self.ask(CheckRequest { id, inputs, keyed: None }),
@@ -383,7 +383,7 @@ impl<'a> Scheduler<'a> {
             self.running.insert(id);
             let progress = &mut self.stages[id.0];
             (progress.ended_early, progress.deadline) = (None, None);
-            self.set(id, State::Running);
+            self.set(id, StageState::Running);
             let _ = self.ready.send((ready, allocation));
         }
     }
@@ -450,7 +450,7 @@ impl<'a> Scheduler<'a> {
                 let progress = &mut self.stages[id.0];
                 progress.key = Some(key);
                 progress.record = Some(*record);
-                self.set(id, State::Cached);
+                self.set(id, StageState::Cached);
             }
             Ok(CheckResult::Stale(ready, reasons)) => {
                 for reason in reasons.iter().filter(|r| matches!(r, Reason::Damaged { .. })) {
@@ -472,7 +472,7 @@ impl<'a> Scheduler<'a> {
     fn priority(&self) -> Vec<Priority> {
         let record_index = self.executor.checker.record_index().ok();
         priority(self.pipeline, |id| match self.state(id) {
-            State::Unknown | State::Cached | State::Done => 0.0,
+            StageState::Unknown | StageState::Cached | StageState::Done => 0.0,
             _ => record_index
                 .and_then(|record_index| record_index.seconds(&self.pipeline.name, self.stage(id)))
                 .unwrap_or(1.0),

@@ -2,7 +2,7 @@
 
 use super::Scheduler;
 use crate::event::progress::PartialProgress;
-use crate::event::{EventKind, StageEnd, State, WorkerEvent};
+use crate::event::{EventKind, StageEnd, StageState, WorkerEvent};
 use crate::exec::executor::ActionStart;
 use crate::exec::resources::Allocation;
 use crate::pipeline::graph::StageId;
@@ -43,17 +43,17 @@ impl Scheduler<'_> {
         let progress = &self.stages[id.0];
         let record = progress.record.as_ref();
         let state = self.state(id);
-        let record = record.filter(|_| matches!(state, State::Cached | State::Done));
+        let record = record.filter(|_| matches!(state, StageState::Cached | StageState::Done));
         StageEnd {
             stage: stage.name.clone(),
             kind: stage.kind.name.into(),
             state,
             key: progress.key.map(|k| k.to_string()),
             seconds: record.map_or(0.0, |r| r.seconds),
-            resumed: record.filter(|_| state == State::Done).and_then(|r| r.resumed),
+            resumed: record.filter(|_| state == StageState::Done).and_then(|r| r.resumed),
             left: progress
                 .key
-                .filter(|_| state == State::Suspended)
+                .filter(|_| state == StageState::Suspended)
                 .and_then(|key| PartialProgress::in_folder(&store.work_dir(&key))),
             results: record.map_or(vec![], |r| r.results.clone()),
             outputs: record.map_or(vec![], |r| r.outputs.iter().map(|(name, o)| o.stored(store, name)).collect()),

@@ -2,7 +2,7 @@
 
 use super::Scheduler;
 use super::message::{Early, Later};
-use crate::event::{EventKind, Failure, State};
+use crate::event::{EventKind, Failure, StageState};
 use crate::exec::executor::{ActionEnd, ReadyAction};
 use crate::pipeline::graph::StageId;
 use std::collections::BTreeMap;
@@ -83,24 +83,24 @@ impl Scheduler<'_> {
                 progress.record = Some(*record);
                 // Left by an earlier attempt.
                 progress.failure = None;
-                self.set(id, State::Done);
+                self.set(id, StageState::Done);
             }
             (ActionEnd::Damaged(makers), _) => {
                 drop(ready);
                 for maker in makers {
                     // It may be running again already; then its result is awaited.
-                    if matches!(self.state(maker), State::Cached | State::Done) {
-                        self.set(maker, State::Waiting);
+                    if matches!(self.state(maker), StageState::Cached | StageState::Done) {
+                        self.set(maker, StageState::Waiting);
                     }
                 }
-                self.set(id, State::Waiting);
+                self.set(id, StageState::Waiting);
             }
             (_, Some(Early::Pruned(why))) => self.skip(id, why),
-            (ActionEnd::Suspended, None) => self.set(id, State::Suspended),
+            (ActionEnd::Suspended, None) => self.set(id, StageState::Suspended),
             // Killed by the second Ctrl-C: its checkpoints are as good as those of a suspended
             // stage.
             (ActionEnd::Failed { .. } | ActionEnd::Suspended, _) if self.stops_handled > 1 => {
-                self.set(id, State::Suspended)
+                self.set(id, StageState::Suspended)
             }
             (ActionEnd::Failed { .. } | ActionEnd::Suspended, Some(Early::OutOfTime)) => {
                 let limit = self.stage(id).retry.timeout.or(self.retry.timeout).unwrap_or_default();
@@ -126,7 +126,7 @@ impl Scheduler<'_> {
         let wait = first.saturating_mul(1 << (failed - 1).min(20)).min(LONGEST_BACKOFF.max(first));
         let stage = self.stage(id).name.clone();
         self.stages[id.0].failure = Some(failure.clone());
-        self.set(id, State::Ready);
+        self.set(id, StageState::Ready);
         self.say(EventKind::Retry { stage, attempt: failed + 1, wait: wait.as_secs_f64(), failure });
         self.retries.insert(id, Later { due: Instant::now() + wait, what: ready });
     }
@@ -144,7 +144,7 @@ impl Scheduler<'_> {
         {
             failure.hints.push(format!("it failed {failed} times"));
         }
-        self.set(id, State::Failed);
+        self.set(id, StageState::Failed);
     }
 }
 

@@ -1,13 +1,13 @@
 //! State transitions of a stage and their effect on its dependents. Decides nothing.
 
 use super::Scheduler;
-use crate::event::{EventKind, Failure, State};
+use crate::event::{EventKind, Failure, StageState};
 use crate::pipeline::graph::StageId;
 
 impl Scheduler<'_> {
     /// Every transition goes through here.
-    pub(super) fn set(&mut self, id: StageId, state: State) {
-        let is_known = |state| matches!(state, State::Cached | State::Done);
+    pub(super) fn set(&mut self, id: StageId, state: StageState) {
+        let is_known = |state| matches!(state, StageState::Cached | StageState::Done);
         let before = std::mem::replace(&mut self.stages[id.0].state, state);
         if is_known(before) != is_known(state) {
             for i in 0..self.stages[id.0].needed_by.len() {
@@ -23,15 +23,15 @@ impl Scheduler<'_> {
             let end = self.end(id);
             self.say(EventKind::Ended(Box::new(end)));
         }
-        self.has_failed |= state == State::Failed;
-        if matches!(state, State::Failed | State::Suspended) {
+        self.has_failed |= state == StageState::Failed;
+        if matches!(state, StageState::Failed | StageState::Suspended) {
             self.skip_dependents(id);
         }
     }
 
     pub(super) fn note_checkable(&mut self, id: StageId) {
         let progress = &self.stages[id.0];
-        if progress.state == State::Waiting && progress.lacks == 0 {
+        if progress.state == StageState::Waiting && progress.lacks == 0 {
             self.checkable.insert(id);
         } else {
             self.checkable.remove(&id);
@@ -45,7 +45,7 @@ impl Scheduler<'_> {
             for i in 0..self.stages[id.0].needed_by.len() {
                 let dependent = self.stages[id.0].needed_by[i];
                 // A stage with several skipped inputs is reported once.
-                if self.state(dependent) == State::Waiting {
+                if self.state(dependent) == StageState::Waiting {
                     self.set_skipped(dependent, format!("needs `{}`", self.stage(id).name));
                     blocked.push(dependent);
                 }
@@ -61,6 +61,6 @@ impl Scheduler<'_> {
 
     pub(super) fn set_skipped(&mut self, id: StageId, message: String) {
         self.stages[id.0].failure = Some(Failure { message, ..Failure::default() });
-        self.set(id, State::Skipped);
+        self.set(id, StageState::Skipped);
     }
 }

@@ -1,7 +1,8 @@
-//! Two sides of a comparison, held against each other before any image is looked at: what cannot be
-//! had of them is refused at once, not after an hour.
+//! Opens the two sides of a comparison and checks, before any image is read, that they are
+//! comparable and support the requested metrics. An impossible metric is refused at once, not after
+//! an hour. Computes no features.
 
-use super::image_source::check_size;
+use super::open_images::check_size;
 use super::provenance::Extractor;
 use super::side::{Side, Statistics};
 use candle_core::Device;
@@ -14,23 +15,26 @@ use erw_ml::models::feature_network::mode::Mode;
 use erw_ml::models::feature_network::open::open_feature_network;
 use erw_runner::kind::attempt::Attempt;
 
-/// Features that published statistics are of, if they are of as many.
+/// Length of Inception's pooled features. Published statistics of this length are assumed to be
+/// Inception's.
 const INCEPTION_DIM: usize = 2048;
 
-/// What the names of CLIP's networks begin with.
+/// Prefix of the names of CLIP networks.
 const CLIP: &str = "clip";
 
-/// The slots.
+/// Input slots.
 pub const SAMPLES: &str = "samples";
 pub const REFERENCE: &str = "reference";
 const NETWORK: &str = "network";
 
+/// Two sides and the network behind their features.
 pub struct Comparison {
     pub samples: Side,
     pub reference: Side,
-    /// `None`: nothing must be looked at.
+    /// `None` if input `network` is not connected. Then both sides must be statistics.
     pub network: Option<Box<dyn FeatureNetwork>>,
-    /// `None`: both sides are published, and nobody says what they are of.
+    /// The network and preparation of the features. `None` if both sides are published statistics,
+    /// which do not record them.
     pub seen: Option<Extractor>,
     /// Length of pooled features.
     pub dim: usize,
@@ -40,7 +44,7 @@ impl Comparison {
     /// Opens both sides and the network.
     ///
     /// # Errors
-    /// Sides that do not compare, and metrics that they do not allow.
+    /// If the sides are not comparable, or do not support one of the metrics.
     pub fn open(attempt: &Attempt, mode: Option<Mode>, metrics: &[Metric], device: &Device) -> Result<Self> {
         let given = |slot: &str| Side::open(attempt.input(slot)?).map_err(|e| e.context(format!("input `{slot}`")));
         let (samples, reference) = (given(SAMPLES)?, given(REFERENCE)?);
@@ -65,13 +69,13 @@ impl Comparison {
         [(SAMPLES, &self.samples), (REFERENCE, &self.reference)]
     }
 
-    /// Is everything of one network?
+    /// Checks that both sides have features of one network, in mode `mode` if it is given.
     fn check_network(&self, mode: Option<Mode>) -> Result<()> {
         for (slot, given) in self.sides() {
             match given {
                 Side::Images { .. } if self.network.is_none() => {
-                    let text = format!("input `{slot}` is images, but input `{NETWORK}` is not connected");
-                    return Err(Error::stage(text).hint("it is optional between statistics only"));
+                    let text = format!("input `{slot}` contains images, but input `{NETWORK}` is not connected");
+                    return Err(Error::stage(text).hint("the network is optional only if both inputs are statistics"));
                 }
                 Side::Images { pictures, .. } => {
                     let trained = self.network.as_ref().and_then(|network| network.size());
@@ -82,9 +86,9 @@ impl Comparison {
         }
         match (mode, self.seen.as_ref().and_then(|seen| seen.mode)) {
             (Some(asked), is) if is != Some(asked) => {
-                let is = is.map_or("no tool", Mode::name);
-                let text = format!("`mode` is \"{}\", but the statistics were made as {is}", asked.name());
-                Err(Error::stage(text).hint("leave `mode` out, or make them anew"))
+                let is = is.map_or("none", Mode::name);
+                let text = format!("`mode` is \"{}\", but the mode of the statistics is {is}", asked.name());
+                Err(Error::stage(text).hint("leave `mode` out, or make the statistics again"))
             }
             _ => Ok(()),
         }
@@ -101,17 +105,18 @@ impl Comparison {
                 if theirs == self.dim {
                     return Ok(());
                 }
-                let text = format!("input `{slot}` is of {theirs} features, the other side of {}", self.dim);
+                let text = format!("input `{slot}` has {theirs} features, but the other side has {}", self.dim);
                 let text = match &self.seen {
-                    Some(_) => format!("input `{slot}` is of {theirs} features, the network makes {}", self.dim),
+                    Some(_) => format!("input `{slot}` has {theirs} features, but the network makes {}", self.dim),
                     None => text,
                 };
-                Err(Error::stage(text).hint("published statistics are of Inception's 2048 pooled features"))
+                Err(Error::stage(text).hint("published statistics hold Inception's 2048 pooled features"))
             }
         }
     }
 
-    /// Are the features Inception's? Published statistics are believed to be, if their number fits.
+    /// Whether the features are Inception's. Published statistics are assumed to be if their length
+    /// matches.
     pub fn is_inception(&self) -> bool {
         self.seen.as_ref().map_or(self.dim == INCEPTION_DIM, Extractor::is_inception)
     }
@@ -125,14 +130,12 @@ impl Comparison {
         for &metric in metrics {
             let name = metric.name();
             if metric.of_inception_only() && !inception {
-                let text = format!("`metrics`: `{name}` is of Inception, and the network is `{}`", self.network_name());
+                let text = format!("`metrics`: `{name}` needs Inception, but the network is `{}`", self.network_name());
                 return Err(Error::stage(text).hint("connect an `inception` to input `network`"));
             }
             if metric == Metric::Cmmd && !self.network_name().starts_with(CLIP) {
-                let text = format!(
-                    "`metrics`: `{name}` is of CLIP's embeddings, and the network is `{}`",
-                    self.network_name()
-                );
+                let text =
+                    format!("`metrics`: `{name}` needs CLIP embeddings, but the network is `{}`", self.network_name());
                 return Err(Error::stage(text).hint("connect the `encoder` of clip-vit-L-336 to input `network`"));
             }
             for (slot, given) in self.sides() {
@@ -146,7 +149,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// Are there images enough for a number at all?
+    /// Checks that both sides have enough images for every metric to be defined.
     pub fn check_counts(&self, metrics: &[Metric], bounds: &Requirements) -> Result<()> {
         for metric in metrics {
             let least = bounds.of(metric.name()).map_or(0, |b| b.least as u64);
@@ -155,12 +158,16 @@ impl Comparison {
                 let needs = if slot == SAMPLES { Needs::of(&one) } else { Needs::of_reference(&one) };
                 let Some(n) = given.available(needs)?.filter(|n| needs.any() && *n < least) else { continue };
                 let text = format!(
-                    "`metrics`: `{}` needs {least} images of each side, and input `{slot}` has {n}",
+                    "`metrics`: `{}` needs {least} images of each side, but input `{slot}` has {n}",
                     metric.name()
                 );
                 return Err(Error::stage(text).maybe_hint(match metric {
-                    Metric::Kid => Some(format!("`kid_subset_size` is {least}; numbers of other sizes do not compare")),
-                    _ if needs.vectors => Some(format!("`k` is {}; numbers of another do not compare", bounds.k)),
+                    Metric::Kid => {
+                        Some(format!("`kid_subset_size` is {least}; values with another size are not comparable"))
+                    }
+                    _ if needs.vectors => {
+                        Some(format!("`k` is {}; values with another `k` are not comparable", bounds.k))
+                    }
                     _ => None,
                 }));
             }
@@ -168,7 +175,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// Do statistics hold what a metric needs?
+    /// Checks that the statistics contain what a metric needs.
     fn check_held(&self, metric: &str, slot: &str, stats: &Statistics, needs: Needs) -> Result<()> {
         let refused = |what: &str| Error::stage(format!("`metrics`: `{metric}` needs {what}"));
         if needs.spatial && !stats.has_spatial() {
@@ -176,21 +183,19 @@ impl Comparison {
             let what = format!("`{mu}` and `{sigma}`, which input `{slot}` does not hold");
             return Err(refused(&what).hint("connect images, or statistics that were made with Inception"));
         }
-        // Our own lack it for one reason only.
+        // Statistics that erw made lack a score only if there were too few images.
         if let Some(note) = stats.note().filter(|note| needs.score && note.inception_score.is_none()) {
-            let what = format!("an image in every part, and input `{slot}` is statistics of {}", note.count);
-            return Err(
-                refused(&what).hint("torch-fidelity's has 10 parts, that of mode adm is over parts of 5,000 images")
-            );
+            let what = format!("an image in every part, but the statistics of input `{slot}` have only {}", note.count);
+            return Err(refused(&what).hint("torch-fidelity uses 10 parts, mode adm uses parts of 5,000 images"));
         }
         if needs.score && stats.note().is_none() {
-            let what = format!("class scores of single images, and input `{slot}` is statistics that others made");
+            let what = format!("class scores of single images, but another tool made the statistics of input `{slot}`");
             return Err(refused(&what).hint("connect images, or statistics of a `stats` stage"));
         }
         if needs.vectors && !stats.has_features() {
             let [mu, sigma] = POOLED;
             if !stats.has_images() {
-                let what = format!("features of single images, and input `{slot}` holds only `{mu}` and `{sigma}`");
+                let what = format!("features of single images, but input `{slot}` holds only `{mu}` and `{sigma}`");
                 return Err(refused(&what).hint("connect images, or statistics that hold features or `arr_0`"));
             }
             if self.network.is_none() {

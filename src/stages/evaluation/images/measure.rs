@@ -1,29 +1,34 @@
-//! Sides as they are given, measured.
+//! The statistics of one side of a comparison: extracted from images, or loaded.
 
 use super::side::{Side, Statistics};
 use erw_base::error::{Error, Result};
 use erw_ml::evaluation::extract::{ExtraOutputs, Pass};
-use erw_ml::evaluation::measured::Measured;
 use erw_ml::evaluation::metric::Needs;
+use erw_ml::evaluation::side_statistics::SideStatistics;
 
-/// Looks at a side in a pass `slot`. `most` is of images whose features are kept one by one.
+/// Statistics of the side `given`, as far as `needs` asks for them. Images are read in a pass named
+/// `slot`; `most` limits the number of images whose features are kept, `None` keeps all. Of loaded
+/// statistics, images are read only if single features are needed and were not kept.
+///
+/// # Errors
+/// [`Error::suspended`] if the attempt was asked to stop.
 pub fn measure_side(
     pass: Option<&Pass>,
     slot: &str,
     given: &Side,
     needs: Needs,
     most: Option<u64>,
-) -> Result<Measured> {
+) -> Result<SideStatistics> {
     match (given, pass) {
         (Side::Images { pictures, .. }, Some(pass)) => {
-            Measured::of_images(pass, slot, pictures, needs, most)?.ok_or_else(Error::suspended)
+            SideStatistics::of_images(pass, slot, pictures, needs, most)?.ok_or_else(Error::suspended)
         }
-        (Side::Images { .. }, None) => Ok(Measured::default()),
+        (Side::Images { .. }, None) => Ok(SideStatistics::default()),
         (Side::Stats(stats), pass) => read(pass, slot, stats, needs),
     }
 }
 
-fn read(pass: Option<&Pass>, slot: &str, stats: &Statistics, needs: Needs) -> Result<Measured> {
+fn read(pass: Option<&Pass>, slot: &str, stats: &Statistics, needs: Needs) -> Result<SideStatistics> {
     let vectors = match (needs.vectors, stats.has_features(), pass) {
         (false, ..) => None,
         (true, true, _) => Some(stats.features()?),
@@ -34,7 +39,7 @@ fn read(pass: Option<&Pass>, slot: &str, stats: &Statistics, needs: Needs) -> Re
         }
         (true, false, None) => None,
     };
-    Ok(Measured {
+    Ok(SideStatistics {
         count: stats.note().map(|note| note.count),
         pool: needs.pool.then(|| stats.pool()).transpose()?,
         spatial: needs.spatial.then(|| stats.spatial()).transpose()?,
@@ -43,7 +48,7 @@ fn read(pass: Option<&Pass>, slot: &str, stats: &Statistics, needs: Needs) -> Re
     })
 }
 
-/// Images that a pass over this side looks at.
+/// Number of images that a pass over this side reads.
 pub fn images(given: &Side, needs: Needs) -> Result<u64> {
     Ok(match given {
         Side::Images { pictures, .. } => pictures.len(),

@@ -1,11 +1,11 @@
-//! What the kinds that measure images by a network's features share: images and statistics as they
-//! are given, what two sides can be compared by, and what is noted beside the numbers, which
-//! `ml::evaluation` computes.
+//! Shared by the kinds that measure images by the features of a network: opening images and
+//! statistics, checking that two sides support a metric, and the provenance and warnings that are
+//! recorded beside the numbers. The numbers are computed in `ml::evaluation`.
 
 pub mod comparison;
-pub mod image_source;
-pub mod measured;
+pub mod measure;
 pub mod metric_names;
+pub mod open_images;
 pub mod provenance;
 pub mod side;
 pub mod warnings;

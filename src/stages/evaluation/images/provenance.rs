@@ -1,5 +1,6 @@
-//! What stands beside numbers that a network gave: which network, how images came to it, who made
-//! the images. Two sets of numbers compare only where the first two are the same.
+//! What is recorded beside numbers from a feature network: which network, how images were prepared
+//! for it, and how the images were made. Two sets of numbers are comparable only if network and
+//! preparation agree.
 
 use crate::support::files::NOTE_FILE;
 use erw_base::error::{Error, Result};
@@ -14,25 +15,29 @@ use erw_runner::files::digest::Digest;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Pooled features of some of the images, beside the same.
+/// In the error about features that two different networks computed.
+pub const OTHER_NETWORKS: &str = "are features of other networks";
+
+/// File of a `stats` artifact with the pooled features of some of the images.
 pub const FEATURES_FILE: &str = "features.safetensors";
-/// Their name in that file.
+/// Name of the tensor in that file.
 pub const POOL: &str = "pool";
 
-/// A network and how images come to it.
+/// A feature network, and how images are prepared for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Extractor {
     pub network: String,
-    /// Whose tool is imitated; `None` of a network that no tool has.
+    /// The tool whose preparation is reproduced; `None` for a network that no tool uses.
     pub mode: Option<Mode>,
     pub preparation: String,
+    /// Length of pooled features.
     pub dim: usize,
     /// Digest of the network's weights.
     pub weights: String,
 }
 
 impl Extractor {
-    /// `dir` is the artifact that the network was opened from.
+    /// Describes `network`, which was opened from the artifact in `dir`.
     pub fn by(network: &dyn FeatureNetwork, dir: &Path) -> Result<Self> {
         Ok(Self {
             network: network.name().into(),
@@ -47,11 +52,14 @@ impl Extractor {
         self.network == Inception::ARCH
     }
 
-    /// Would numbers of both compare?
+    /// Checks that numbers from both are comparable. `names` are their names in messages.
+    ///
+    /// # Errors
+    /// If network, weights, mode or preparation differ.
     pub fn agrees(&self, other: &Self, names: [&str; 2]) -> Result<()> {
         let [ours, theirs] = names;
         if (&self.network, &self.weights) != (&other.network, &other.weights) {
-            let text = format!("{ours} and {theirs} are features of other networks");
+            let text = format!("{ours} and {theirs} {OTHER_NETWORKS}");
             let told = |name: &str, s: &Self| format!("{name}: `{}`, weights {}", s.network, &s.weights[..12]);
             return Err(Error::stage(text)
                 .because(format!("{}\n{}", told(ours, self), told(theirs, other)))
@@ -60,11 +68,11 @@ impl Extractor {
         if let (Some(mine), Some(other)) = (self.mode, other.mode)
             && mine != other
         {
-            let text = format!("{ours} is of mode {}, {theirs} of mode {}", mine.name(), other.name());
+            let text = format!("{ours} was made in mode {}, but {theirs} in mode {}", mine.name(), other.name());
             return Err(Error::stage(text).hint("make both with one `mode`"));
         }
         if self.preparation != other.preparation {
-            let text = format!("images of {ours} and {theirs} came to the network in other ways");
+            let text = format!("images of {ours} and {theirs} were prepared for the network in different ways");
             return Err(Error::stage(text)
                 .because(format!("{ours}: {}\n{theirs}: {}", self.preparation, other.preparation))
                 .hint("make both with one `mode`"));
@@ -73,7 +81,7 @@ impl Extractor {
     }
 }
 
-/// Of the weights alone: a configuration beside them may be told differently.
+/// Digest of the weight files alone: the same configuration can be written in different ways.
 fn weights_digest(dir: &Path) -> Result<String> {
     let entries = std::fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))?;
     let mut files: Vec<PathBuf> =
@@ -89,13 +97,14 @@ fn weights_digest(dir: &Path) -> Result<String> {
     Ok(one.to_string())
 }
 
-/// The digest of an artifact in the cache, which is what its folder there is called.
+/// The digest of an artifact in the cache, which is the name of its folder. `None` for other
+/// folders.
 pub fn artifact_digest(dir: &Path) -> Option<String> {
     let name = dir.file_name()?.to_str()?;
     name.parse::<Digest>().is_ok().then(|| name.to_string())
 }
 
-/// What `meta.json` of a `samples` artifact says of their making.
+/// The part of a `samples` artifact's `meta.json` that describes how the samples were made.
 #[derive(Deserialize)]
 struct Made {
     sampler: SamplerConfig,
@@ -103,8 +112,8 @@ struct Made {
     labels: Labels,
 }
 
-/// How samples were made, in a line: `sde, 250 steps, cfg 1, labels random, weights ema`. `None` of
-/// other images.
+/// How samples were made, on one line: `sde, 250 steps, cfg 1, labels random, weights ema`. `None`
+/// for other images.
 pub fn sampler(dir: &Path) -> Option<String> {
     let text = erw_base::text::read(dir.join("meta.json")).ok()?;
     let Made { sampler, weights, labels } = serde_json::from_str(&text).ok()?;
@@ -119,33 +128,36 @@ pub fn sampler(dir: &Path) -> Option<String> {
     Some(format!("{method}, {steps} steps, cfg {scale}{interval}, labels {labels}, weights {weights}"))
 }
 
-/// [`NOTE_FILE`].
+/// The contents of [`NOTE_FILE`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
     pub format: u64,
     #[serde(flatten)]
     pub seen: Extractor,
-    /// Images that the statistics are of.
+    /// Number of images behind the statistics.
     pub count: u64,
-    /// Images whose features are kept.
+    /// Number of images whose features are kept.
     pub features: u64,
     pub inception_score: Option<Score>,
     /// How the images were made, if they are samples.
     pub sampler: Option<String>,
-    /// Artifact that the images are from.
+    /// Digest of the artifact that contains the images, if they are from one.
     pub images: Option<String>,
-    /// What is to be said wherever these statistics are used.
+    /// A warning to repeat wherever these statistics are used.
     pub caution: Option<String>,
-    /// What lay beside the images and was none of them.
+    /// Files beside the images that were left out.
     #[serde(default, skip_serializing_if = "LeftOut::is_empty")]
     pub left_out: LeftOut,
 }
 
-/// Version of the layout.
+/// Version of the layout of [`NOTE_FILE`].
 pub const FORMAT: u64 = 1;
 
 impl Provenance {
-    /// `None` where the statistics were made elsewhere.
+    /// Reads the note of the artifact in `dir`; `None` if another tool made the statistics.
+    ///
+    /// # Errors
+    /// If the note cannot be read, or has another format.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(NOTE_FILE);
         if !path.is_file() {

@@ -1,7 +1,6 @@
-//! One side of a comparison as it is given: images to look at, or statistics of images that
-//! somebody looked at before.
+//! One side of a comparison: images to measure, or statistics of images that were measured before.
 
-use super::image_source;
+use super::open_images;
 use super::provenance::{self, FEATURES_FILE, POOL, Provenance};
 use crate::support::files::NOTE_FILE;
 use candle_core::{Device, Tensor};
@@ -14,7 +13,7 @@ use erw_ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
 use erw_ml::nn::params;
 use std::path::{Path, PathBuf};
 
-/// The images of an npz of statistics.
+/// Name of the array of images in an npz of statistics.
 const IMAGES: &str = "arr_0";
 
 /// A side of a comparison.
@@ -26,23 +25,23 @@ pub enum Side {
 /// An artifact of type `stats`.
 pub struct Statistics {
     dir: PathBuf,
-    /// `None`: others published them.
+    /// `None` if another tool made them.
     note: Option<Provenance>,
-    /// Names in the npz.
+    /// Names of the arrays in the npz.
     arrays: Vec<String>,
 }
 
 impl Side {
-    /// An artifact of type `images`, `samples` or `stats`.
+    /// Opens an artifact of type `images`, `samples` or `stats`.
     pub fn open(dir: &Path) -> Result<Self> {
         if dir.join(STATS_FILE).is_file() {
             return Ok(Self::Stats(Statistics::open(dir)?));
         }
-        let (pictures, digest) = (image_source::of_artifact(dir)?, provenance::artifact_digest(dir));
+        let (pictures, digest) = (open_images::of_artifact(dir)?, provenance::artifact_digest(dir));
         Ok(Self::Images { pictures, sampler: provenance::sampler(dir), digest })
     }
 
-    /// The network that was used, where that is over.
+    /// The record of how statistics were made; `None` for images and for statistics of other tools.
     pub fn note(&self) -> Option<&Provenance> {
         match self {
             Self::Images { .. } => None,
@@ -50,7 +49,7 @@ impl Side {
         }
     }
 
-    /// How its images were made, if anybody says.
+    /// How the images were made, if that is recorded.
     pub fn sampler(&self) -> Option<&str> {
         match self {
             Self::Images { sampler, .. } => sampler.as_deref(),
@@ -58,7 +57,7 @@ impl Side {
         }
     }
 
-    /// What lay beside the images and was none of them, as far as anybody says.
+    /// Files beside the images that were left out, as far as that is recorded.
     pub fn left_out(&self) -> LeftOut {
         match self {
             Self::Images { pictures, .. } => pictures.left_out().clone(),
@@ -66,6 +65,7 @@ impl Side {
         }
     }
 
+    /// The digest of the artifact, if it is in the cache.
     pub fn digest(&self) -> Option<String> {
         match self {
             Self::Images { digest, .. } => digest.clone(),
@@ -73,7 +73,7 @@ impl Side {
         }
     }
 
-    /// Images that a metric of these needs can be taken of, where that is known.
+    /// Number of images available to a metric with these needs; `None` if it is unknown.
     pub fn available(&self, needs: Needs) -> Result<Option<u64>> {
         match self {
             Self::Images { pictures, .. } => Ok(Some(pictures.len())),
@@ -82,7 +82,7 @@ impl Side {
         }
     }
 
-    /// Height and width of the images, where they are known to have one.
+    /// (height, width) of the images; `None` if they are not known to have one size.
     pub fn size(&self) -> Option<(usize, usize)> {
         match self {
             Self::Images { pictures, .. } => pictures.size(),
@@ -90,7 +90,8 @@ impl Side {
         }
     }
 
-    /// Images of which the moments are. Published statistics do not say.
+    /// Number of images behind the moments; `None` for published statistics, which do not record
+    /// it.
     pub fn count(&self) -> Option<u64> {
         match self {
             Self::Images { pictures, .. } => Some(pictures.len()),
@@ -105,7 +106,7 @@ impl Statistics {
         Ok(Self { dir: dir.to_path_buf(), note: Provenance::read(dir)?, arrays })
     }
 
-    /// Who made them, if that was here.
+    /// The record of how they were made; `None` if another tool made them.
     pub fn note(&self) -> Option<&Provenance> {
         self.note.as_ref()
     }
@@ -128,13 +129,13 @@ impl Statistics {
         Ok(Gaussian::read(&self.dir.join(STATS_FILE), SPATIAL)?)
     }
 
-    /// Features of single images were kept.
+    /// Whether features of single images were kept.
     pub fn has_features(&self) -> bool {
         self.dir.join(FEATURES_FILE).is_file()
     }
 
-    /// Of how many images features can be had from the artifact in `dir`; `None` if it is no
-    /// statistics.
+    /// Number of images whose features were kept in the artifact in `dir`, or can be extracted from
+    /// images in it. `None` if the artifact is not of type `stats`.
     pub fn kept(dir: &Path) -> Result<Option<u64>> {
         if !dir.join(STATS_FILE).is_file() {
             return Ok(None);
@@ -155,7 +156,7 @@ impl Statistics {
         match file.remove(POOL) {
             Some(pool) if pool.dims().len() == 2 && dim == pool.dims().last().copied() => Ok(pool),
             _ => Err(Error::stage(format!(
-                "`{}` holds no `{POOL}` of the features that {NOTE_FILE} tells",
+                "`{}` holds no `{POOL}` with the feature length that {NOTE_FILE} states",
                 path.display()
             ))),
         }
@@ -165,8 +166,8 @@ impl Statistics {
         self.has(IMAGES)
     }
 
-    /// The images that lie beside the statistics.
+    /// The images that are stored with the statistics.
     pub fn images(&self) -> Result<ImageSource> {
-        image_source::of_npz(&self.dir.join(STATS_FILE))
+        open_images::of_npz(&self.dir.join(STATS_FILE))
     }
 }

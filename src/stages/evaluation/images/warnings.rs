@@ -1,20 +1,26 @@
-//! What a reader of a number must know before comparing it with another.
+//! Warnings that a reader of a number needs before comparing it with another.
 
 use super::comparison::Comparison;
 use super::side::Side;
 use erw_ml::data::source::left_out::LeftOut;
-use erw_ml::evaluation::measured::{Measured, references};
 use erw_ml::evaluation::metric::{Metric, Needs};
+use erw_ml::evaluation::side_statistics::{SideStatistics, references};
 use erw_ml::evaluation::values::Settings;
 use erw_ml::models::feature_network::mode::Mode;
 
-/// Samples behind the numbers of papers.
+/// Number of samples behind the values that papers report.
 const USUAL: u64 = 50_000;
-/// Images beside the statistics of the ADM suite, which are of over a million.
+/// Number of images stored beside the statistics of the ADM suite, which are of over a million
+/// images.
 const BESIDE_ADM: u64 = 10_000;
 
-/// All that is to be said of a comparison.
-pub fn of(comparison: &Comparison, metrics: &[Metric], samples: &Measured, reference: &Measured) -> Vec<String> {
+/// All warnings about a comparison.
+pub fn of(
+    comparison: &Comparison,
+    metrics: &[Metric],
+    samples: &SideStatistics,
+    reference: &SideStatistics,
+) -> Vec<String> {
     let moments = metrics.iter().any(|m| matches!(m, Metric::Fid | Metric::Sfid));
     let fid = comparison.is_inception() && moments;
     let counts = [samples.count, reference.count].into_iter().flatten().min();
@@ -42,24 +48,24 @@ pub fn of(comparison: &Comparison, metrics: &[Metric], samples: &Measured, refer
     .collect()
 }
 
-/// Of a side that is not measured whole.
+/// Warns that files of a side were left out that may be images.
 pub fn lacking(side: &str, left_out: &LeftOut) -> Option<String> {
     let images = left_out.images();
     (!images.is_empty()).then(|| format!("{side}: {images} not looked at, though they may be images"))
 }
 
-/// Of numbers that say little or cannot be.
+/// Warns about values that are unreliable or impossible.
 pub fn of_values(
     metrics: &[Metric],
     settings: &Settings,
     values: &[(String, f64)],
-    samples: &Measured,
-    reference: &Measured,
+    samples: &SideStatistics,
+    reference: &SideStatistics,
 ) -> Vec<String> {
     let bounds = settings.bounds();
     let of = |metric: &Metric| {
         let one = [*metric];
-        let counted = |side: &Measured, needs: Needs| match needs.vectors {
+        let counted = |side: &SideStatistics, needs: Needs| match needs.vectors {
             true => side.vectors.as_ref().map(|v| v.dims()[0] as u64),
             false if needs.any() => side.count,
             false => None,
@@ -73,17 +79,18 @@ pub fn of_values(
     metrics.iter().flat_map(of).collect()
 }
 
-/// What brings images to the size of a network smooths those of the larger size more.
+/// Warns about images of different sizes: resizing to the size of the network smooths the larger
+/// ones more.
 fn sizes(samples: Option<(usize, usize)>, reference: Option<(usize, usize)>) -> Option<String> {
     let ((h, w), (rh, rw)) = samples.zip(reference).filter(|(a, b)| a != b)?;
     Some(format!(
-        "samples have {h} x {w} pixels, reference images {rh} x {rw}: the network is shown both at one size, and the distance \
-         tells of that too"
+        "samples have {h} x {w} pixels, reference images {rh} x {rw}: the network is shown both at one size, and \
+         the distance tells of that too"
     ))
 }
 
-/// Of statistics that others made, which do not tell of which network and mode they are. The ADM
-/// suite's are known by their spatial features, which no other tool writes.
+/// Warns about statistics that another tool made, which do not record network and mode. The ADM
+/// suite's are recognised by their spatial features, which no other tool writes.
 fn published(comparison: &Comparison) -> Option<String> {
     let Side::Stats(stats) = &comparison.reference else { return None };
     if stats.note().is_some() {
@@ -97,19 +104,21 @@ fn published(comparison: &Comparison) -> Option<String> {
     let tool = mode.name();
     (mode != Mode::Adm || !stats.has_spatial()).then(|| {
         format!(
-            "the reference does not say how its images were prepared: if it is not of {tool}, the mode must name its tool"
+            "the reference does not say how its images were prepared: if it is not of {tool}, the mode must \
+             name its tool"
         )
     })
 }
 
-/// The distance falls with the number of samples, so numbers compare only at equal counts; below
-/// `dim` samples the covariance has no full rank either.
+/// Warns about too few images. The distance falls with the number of samples, so values are
+/// comparable only at equal counts; with at most `dim` samples the covariance is also
+/// rank-deficient.
 fn singular(images: u64, dim: usize) -> Option<String> {
     (images <= dim as u64)
         .then(|| format!("{images} images for features of dimension {dim}: the covariance is singular, the bias large"))
 }
 
-/// `FID-10K`, the name of a distance by its number of samples.
+/// `FID-10K`: the name of a distance by its number of samples.
 pub fn fid_of(samples: u64) -> String {
     match samples % 1000 {
         0 => format!("FID-{}K", samples / 1000),
@@ -124,16 +133,16 @@ fn unusual(samples: u64) -> String {
 
 fn few_references() -> String {
     format!(
-        "the reference is {BESIDE_ADM} images; papers compare with statistics of the whole training set, and the images \
-         that lie beside these are for precision and recall only"
+        "the reference is {BESIDE_ADM} images; papers compare with statistics of the whole training set, and the \
+         images that lie beside these are for precision and recall only"
     )
 }
 
-/// Kept features are of some of the images, of fewer than a metric takes; `most` is how many it
-/// takes, if not all.
+/// Warns that features were kept of fewer images than a metric uses. `most` is the number of images
+/// that the metric uses; `None` means all.
 fn partial(
     side: &str,
-    measured: &Measured,
+    measured: &SideStatistics,
     metrics: &[Metric],
     most: impl Fn(Metric) -> Option<u64>,
 ) -> Option<String> {
