@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Each crate with its rooms, the top floor first. A room is a file or a folder right below its crate. It may import
 /// rooms of its own floor (as long as no circle comes of it) and of those below, no room above.
-const MAP: [(&str, &[&[&str]]); 6] = [
+const MAP: [(&str, &[&[&str]]); 8] = [
     (
         "cli",
         &[
@@ -38,6 +38,7 @@ const MAP: [(&str, &[&[&str]]); 6] = [
         "ml",
         &[
             &["train", "evaluation"],
+            &["gpu"],
             &["models", "metrics"],
             &["diffusion"],
             &["viz"],
@@ -48,6 +49,8 @@ const MAP: [(&str, &[&[&str]]); 6] = [
             &["rng", "one_or_many", "observer"],
         ],
     ),
+    ("emulator", &[&["matmul"], &["memory"]]),
+    ("gpu", &[&["card", "self_check"], &["kernels"], &["machine"], &["program"]]),
     ("fetch", &[&["library"], &["download", "hub", "pins"], &["http", "registry"]]),
     ("base", &[&["error", "process"], &["limits", "svg", "text"]]),
 ];

@@ -5,6 +5,7 @@ mod support;
 
 mod cli;
 mod docs;
+mod gpu;
 mod layers;
 mod ml;
 mod runner;

@@ -5,6 +5,7 @@ pub mod data;
 pub mod diffusion;
 pub mod evaluation;
 pub mod formats;
+pub mod gpu;
 pub mod kernels;
 pub mod metrics;
 pub mod models;

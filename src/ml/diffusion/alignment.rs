@@ -41,6 +41,11 @@ impl Alignment {
         spatial_norm_alpha: 0.0,
     };
 
+    /// The factor alpha of the z-score of features, if they are normalised.
+    pub fn spatial_norm(&self) -> Option<f64> {
+        (self.spatial_norm == SpatialNorm::Zscore).then_some(self.spatial_norm_alpha)
+    }
+
     /// Whether the loss compares the images of a batch with each other.
     pub fn is_over_pairs(&self) -> bool {
         self.loss == AlignmentLoss::NtXent

@@ -24,6 +24,24 @@ pub struct AdamWConfig {
     pub decay: Decay,
 }
 
+impl AdamWConfig {
+    /// The numbers of update `updates`, counted from 1, with gradients multiplied by `grad_scale`.
+    pub(crate) fn coefficients(&self, updates: u64, grad_scale: f64, ema_decay: f64) -> adamw::Coefficients {
+        let Self { lr, beta1, beta2, eps, weight_decay, .. } = *self;
+        let t = updates as f64;
+        adamw::Coefficients {
+            grad_scale: grad_scale as f32,
+            first: Mix::new(beta1),
+            second: Mix::new(beta2),
+            eps: eps as f32,
+            step_size: (lr / (1.0 - beta1.powf(t))) as f32,
+            second_scale: (1.0 / (1.0 - beta2.powf(t))) as f32,
+            decay: (1.0 - lr * weight_decay) as f32,
+            ema: Mix::new(ema_decay),
+        }
+    }
+}
+
 /// Which parameters decay.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -95,7 +113,7 @@ impl AdamW {
     pub fn step(&mut self, grads: &Gradients, grad_scale: f64, emas: &mut [Ema]) -> Result<()> {
         let Some(ema) = emas.first() else { bail!("the optimizer needs at least one average") };
         self.step += 1;
-        let coefficients = self.coefficients(grad_scale, ema.decay);
+        let coefficients = self.config.coefficients(self.step, grad_scale, ema.decay);
         for (name, var, grad) in grads.iter() {
             let (Some(m), Some(v)) = (self.first.get_mut(name), self.second.get_mut(name)) else {
                 bail!("parameter {name} was added after the optimizer was created")
@@ -119,21 +137,6 @@ impl AdamW {
             }
         }
         Ok(())
-    }
-
-    fn coefficients(&self, grad_scale: f64, ema_decay: f64) -> adamw::Coefficients {
-        let AdamWConfig { lr, beta1, beta2, eps, weight_decay, .. } = self.config;
-        let t = self.step as f64;
-        adamw::Coefficients {
-            grad_scale: grad_scale as f32,
-            first: Mix::new(beta1),
-            second: Mix::new(beta2),
-            eps: eps as f32,
-            step_size: (lr / (1.0 - beta1.powf(t))) as f32,
-            second_scale: (1.0 / (1.0 - beta2.powf(t))) as f32,
-            decay: (1.0 - lr * weight_decay) as f32,
-            ema: Mix::new(ema_decay),
-        }
     }
 }
 

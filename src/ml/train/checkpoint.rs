@@ -41,7 +41,7 @@ pub fn saved_weights(path: &Path) -> Result<SavedWeights> {
 }
 
 /// The state of a training after a step.
-pub(super) struct Checkpoint {
+pub struct Checkpoint {
     /// Steps done.
     pub step: u64,
     pub model: Tensors,
@@ -75,6 +75,13 @@ impl Checkpoint {
             }
         }
         Ok(None)
+    }
+
+    /// The average with the further decay number `i`, counted from 0.
+    pub(super) fn further_average(&self, i: usize) -> Tensors {
+        let prefix = format!("{i}/");
+        let own = |(name, t): (&String, &Tensor)| Some((name.strip_prefix(&prefix)?.to_string(), t.clone()));
+        self.further.iter().filter_map(own).collect()
     }
 
     fn read(step: u64, path: &Path) -> Result<Self> {

@@ -2,8 +2,8 @@
 //!
 //! Everything that happens at step k is a function of k (data order, noise, learning rate). So a
 //! checkpoint holds weights, averages, moments and the curve so far, and a killed run ends
-//! with the same bits as an undisturbed one. The loop knows neither the model nor the data: a
-//! closure computes the loss of a micro-batch, an [`Observer`] receives reports, and [`Callbacks`]
+//! with the same bits as an undisturbed one. The loop knows neither the model nor the data: an
+//! [`Engine`] computes gradients and updates, an [`Observer`] receives reports, and [`Callbacks`]
 //! see the weights during training.
 
 pub mod adamw;
@@ -13,6 +13,7 @@ pub mod config;
 mod curve;
 mod divergence;
 pub mod ema;
+pub mod engine;
 pub mod lr;
 pub mod outcome;
 mod prefetched;
@@ -28,21 +29,23 @@ use crate::kernels::autograd::Gradients;
 use crate::nn::params::ParamSet;
 use crate::observer::Observer;
 use crate::rng;
-use candle_core::{DType, Result, bail};
+use candle_core::{Result, bail};
 pub use checkpoint::{SavedWeights, saved_weights};
 pub use config::CheckpointRetention;
 use config::{FitConfig, StepLoss};
+use engine::{Autograd, Engine};
 use outcome::Outcome;
-use scaler::{Scaler, scaled};
+use scaler::Scaler;
 use spikes::Spikes;
-use state::{Sums, TrainState};
+use state::TrainState;
+use std::borrow::Borrow;
 use std::sync::{Arc, Mutex, PoisonError};
 use throughput::Rate;
 
 pub use callbacks::{Callbacks, Losses, Preview, Validate, ValidationPoint};
 pub use curve::CurvePoint;
 pub use divergence::Divergence;
-pub use prefetched::fit_batches;
+pub use prefetched::{fit_batches, with_batches};
 pub use snapshots::Snapshots;
 
 /// Trains `params`, from which the model behind `loss` was built. Resumes bit for bit from
@@ -61,29 +64,38 @@ pub fn fit(
     watch: &mut Callbacks,
     loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
 ) -> Result<Outcome> {
-    let mut state = TrainState::open(params, cfg, obs)?;
+    fit_engine(&mut Autograd::new(params, cfg, loss)?, cfg, obs, watch)
+}
+
+/// [`fit`] with any engine.
+pub fn fit_engine(
+    engine: &mut dyn Engine,
+    cfg: &FitConfig,
+    obs: &dyn Observer,
+    watch: &mut Callbacks,
+) -> Result<Outcome> {
+    let mut state = TrainState::open(engine, cfg, obs)?;
     watch.snapshots.as_ref().map_or(Ok(()), |s| s.check(state.step))?;
-    let mut grads = Gradients::new(params.vars());
     let (mut spikes, rate) = (Spikes::default(), Rate::new(state.step, cfg.samples));
     while state.step < cfg.steps {
-        let sums = gradients(&mut grads, cfg, state.step, &mut scaled(state.loss_scale(), loss))?;
+        let sums = engine.gradients(state.step, cfg.accumulate.max(1), state.loss_scale())?;
         if state.step == 0 {
-            check_reached(&grads)?;
+            check_none_cut(&engine.unreached())?;
         }
-        let point = state.point(cfg, &grads, sums)?;
+        let point = state.point(cfg, sums);
         let skipped = state.skips(&point, obs)?;
         if !skipped {
-            if let Some(what) = divergence::of_step(&point, &grads)? {
+            if let Some(what) = divergence::of_step(&point, &mut || engine.named_gradients())? {
                 return Ok(state.diverged(what, cfg));
             }
-            state.update(cfg, &grads, &point)?;
+            state.update(engine, cfg, &point)?;
             if let Some(spike) = spikes.look(&point) {
                 obs.log(&spike.to_string());
             }
         }
         let done = state.step;
-        state.validate(params, cfg, obs, watch)?;
-        state.keep_average(watch)?;
+        state.validate(engine, cfg, obs, watch)?;
+        state.keep_average(engine, watch)?;
         obs.progress(done, cfg.steps);
         if !skipped && (done % cfg.log_every.max(1) == 0 || done == cfg.steps) {
             report(obs, &point);
@@ -93,7 +105,7 @@ pub fn fit(
         let stop = done < cfg.steps && obs.should_stop();
         if due || stop {
             obs.checkpointing();
-            if let Some(what) = state.save(params, cfg)? {
+            if let Some(what) = state.save(engine, cfg)? {
                 return Ok(state.diverged(what, cfg));
             }
             obs.checkpointed(done);
@@ -101,41 +113,16 @@ pub fn fit(
         if stop {
             return Ok(Outcome::Stopped);
         }
-        state.show(cfg, watch)?;
+        state.show(engine, cfg, watch)?;
     }
-    if let Some(what) = divergence::of_state(&state.snapshot(params)?)? {
+    if let Some(what) = divergence::of_state(&state.snapshot(engine)?)? {
         return Ok(state.diverged(what, cfg));
     }
     if let Some(skipped) = state.scaler.as_ref().map(Scaler::skipped).filter(|n| *n > 0) {
         obs.log(&format!("{skipped} of {} steps skipped because their gradients overflowed in f16", cfg.steps));
     }
     rate.summary(state.step).iter().for_each(|text| obs.log(text));
-    Ok(Outcome::Done(state.finish(params)?))
-}
-
-/// Sums the gradients of the micro-batches of one step in `grads`, and returns the sums of their
-/// losses.
-fn gradients(
-    grads: &mut Gradients,
-    cfg: &FitConfig,
-    step: u64,
-    loss: &mut dyn FnMut(u64, usize) -> Result<StepLoss>,
-) -> Result<Sums> {
-    grads.clear();
-    let mut sums = Sums { loss: 0.0, parts: vec![] };
-    for micro in 0..cfg.accumulate.max(1) {
-        let out = loss(step, micro)?;
-        sums.loss += f64::from(out.loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
-        if micro == 0 {
-            sums.parts = out.parts;
-        } else {
-            for (sum, (_, value)) in sums.parts.iter_mut().zip(out.parts) {
-                sum.1 += value;
-            }
-        }
-        grads.backward(&out.loss)?;
-    }
-    Ok(sums)
+    Ok(Outcome::Done(state.finish(engine)?))
 }
 
 /// Checks that every parameter has a gradient.
@@ -144,7 +131,10 @@ fn gradients(
 /// A parameter has none, because a layer was left out or an operation cuts the gradient. The error
 /// names every such parameter.
 pub fn check_reached(grads: &Gradients) -> Result<()> {
-    let cut = grads.unreached();
+    check_none_cut(&grads.unreached())
+}
+
+fn check_none_cut<S: Borrow<str>>(cut: &[S]) -> Result<()> {
     if !cut.is_empty() {
         bail!("no gradient reaches {}", cut.join(", "));
     }

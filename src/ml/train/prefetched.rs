@@ -20,13 +20,26 @@ pub fn fit_batches<B: Send>(
     make: &(dyn Fn(MicroBatch) -> Result<B> + Sync),
     loss: &dyn Fn(u64, B) -> Result<StepLoss>,
 ) -> Result<Outcome> {
+    with_batches(cfg, obs, make, |next| {
+        let mut step_loss = |step, micro| loss(step, next(step, micro)?);
+        fit(params, cfg, obs, watch, &mut step_loss)
+    })
+}
+
+/// Gives `run` a function that takes the batch of a step and micro-batch, which `make` has prepared
+/// on another thread. Batches are taken in order.
+pub fn with_batches<B: Send, R>(
+    cfg: &FitConfig,
+    obs: &dyn Observer,
+    make: &(dyn Fn(MicroBatch) -> Result<B> + Sync),
+    run: impl FnOnce(&mut dyn FnMut(u64, usize) -> Result<B>) -> Result<R>,
+) -> Result<R> {
     prefetching(make, &following(cfg.steps, cfg.accumulate), |batches| {
-        let mut step_loss = |step, micro| {
+        run(&mut |step, micro| {
             let began = Instant::now();
             let batch = batches.take((step, micro));
             obs.waited(began.elapsed());
-            loss(step, batch?)
-        };
-        fit(params, cfg, obs, watch, &mut step_loss)
+            batch
+        })
     })
 }

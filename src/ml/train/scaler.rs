@@ -8,7 +8,6 @@
 //! The step is counted and its samples are used up, as in a loop with GradScaler, so that data,
 //! times and noise remain functions of the step. The state is part of a checkpoint.
 
-use super::config::StepLoss;
 use crate::nn::params::Tensors;
 use candle_core::{Device, Result, Tensor, bail};
 
@@ -78,17 +77,6 @@ impl Scaler {
             None => bail!("the loss scaling in the checkpoint has no {name}"),
         };
         Ok(Self { scale: number("scale")?, good: number("good")? as u64, skipped: number("skipped")? as u64 })
-    }
-}
-
-/// Multiplies the loss by `scale`; its named parts stay. With 1 the computation does not change.
-pub(super) fn scaled<'a>(
-    scale: f64,
-    loss: &'a mut dyn FnMut(u64, usize) -> Result<StepLoss>,
-) -> impl FnMut(u64, usize) -> Result<StepLoss> + 'a {
-    move |step, micro| {
-        let out = loss(step, micro)?;
-        if scale == 1.0 { Ok(out) } else { Ok(StepLoss { loss: (out.loss * scale)?, ..out }) }
     }
 }
 

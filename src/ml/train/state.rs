@@ -1,17 +1,16 @@
 //! The state of a training from step to step, how a checkpoint stores it, and the callbacks between
 //! two steps. The loop decides when each of these happens.
 
-use super::adamw::{AdamW, clip_factor, grad_norm};
+use super::adamw::clip_factor;
 use super::callbacks::{self, Callbacks, ValidationPoint};
 use super::checkpoint::{self, Checkpoint};
 use super::config::FitConfig;
 use super::curve::{Curve, CurvePoint};
 use super::divergence::{self, Divergence};
-use super::ema::Ema;
+use super::engine::{Engine, Sums};
 use super::outcome::{Outcome, Trained};
 use super::scaler::Scaler;
-use crate::kernels::autograd::Gradients;
-use crate::nn::params::{ParamSet, Tensors};
+use crate::nn::params::Tensors;
 use crate::observer::Observer;
 use candle_core::{Result, bail};
 
@@ -19,9 +18,6 @@ use candle_core::{Result, bail};
 pub(super) struct TrainState {
     /// Steps done.
     pub step: u64,
-    optimizer: AdamW,
-    /// One per decay.
-    emas: Vec<Ema>,
     pub curve: Curve,
     pub validation: Vec<ValidationPoint>,
     /// Present with loss scaling.
@@ -31,29 +27,26 @@ pub(super) struct TrainState {
 }
 
 impl TrainState {
-    pub fn open(params: &ParamSet, cfg: &FitConfig, obs: &dyn Observer) -> Result<Self> {
+    /// Starts at step 0, or where the newest checkpoint ends, which the engine then restores.
+    pub fn open(engine: &mut dyn Engine, cfg: &FitConfig, obs: &dyn Observer) -> Result<Self> {
         let Some(mut saved) = Checkpoint::latest(&cfg.checkpoint_dir, obs)? else {
             return Ok(Self {
                 step: 0,
-                optimizer: AdamW::new(params, cfg.optimizer)?,
-                emas: cfg.ema_decays.iter().map(|decay| Ema::new(params, *decay)).collect::<Result<_>>()?,
                 curve: Curve::new(cfg.steps),
                 validation: vec![],
                 scaler: cfg.loss_scaling.then(Scaler::new),
                 saved: None,
             });
         };
-        let report = params.assign(&std::mem::take(&mut saved.model))?;
-        if report.loaded.len() != params.len() {
+        let scaler = if cfg.loss_scaling { Some(Scaler::from_tensors(&saved.scaler)?) } else { None };
+        let updates = saved.step - scaler.as_ref().map_or(0, Scaler::skipped);
+        let report = engine.restore(&mut saved, updates)?;
+        if !(report.missing.is_empty() && report.mismatched.is_empty()) {
             bail!("the checkpoint in {} belongs to another model: {report}", cfg.checkpoint_dir.display());
         }
         obs.resumed(saved.step);
-        let scaler = if cfg.loss_scaling { Some(Scaler::from_tensors(&saved.scaler)?) } else { None };
-        let updates = saved.step - scaler.as_ref().map_or(0, Scaler::skipped);
         Ok(Self {
             step: saved.step,
-            optimizer: AdamW::from_tensors(params, cfg.optimizer, updates, &mut saved.first, &mut saved.second)?,
-            emas: emas_from(params, &cfg.ema_decays, &mut saved)?,
             curve: Curve::from_tensors(cfg.steps, &saved.curve)?,
             validation: callbacks::from_tensors(&saved.validation)?,
             scaler,
@@ -71,18 +64,18 @@ impl TrainState {
         1.0 / cfg.accumulate.max(1) as f64 / self.loss_scale()
     }
 
-    /// The curve point of this step alone, with these gradients.
-    pub fn point(&self, cfg: &FitConfig, grads: &Gradients, sums: Sums) -> Result<CurvePoint> {
+    /// The curve point of this step alone.
+    pub fn point(&self, cfg: &FitConfig, sums: Sums) -> CurvePoint {
         let (mean, unscaled) = (1.0 / cfg.accumulate.max(1) as f64, self.unscaled(cfg));
         let parts = sums.parts.into_iter().map(|(name, v)| (name.to_string(), v * mean)).collect();
-        let (loss, grad_norm) = (sums.loss * unscaled, grad_norm(grads)? * unscaled);
-        Ok(CurvePoint {
+        let (loss, grad_norm) = (sums.loss * unscaled, sums.grad_norm * unscaled);
+        CurvePoint {
             step: self.step + 1,
             loss,
             parts,
             grad_norm,
             lr: cfg.lr.at(self.step, cfg.steps, cfg.optimizer.lr),
-        })
+        }
     }
 
     /// Skips a step whose gradients overflowed in f16, and reports it. A skipped step counts as a
@@ -99,30 +92,28 @@ impl TrainState {
     }
 
     /// Clips gradients, updates parameters and averages, and extends the curve.
-    pub fn update(&mut self, cfg: &FitConfig, grads: &Gradients, point: &CurvePoint) -> Result<()> {
+    pub fn update(&mut self, engine: &mut dyn Engine, cfg: &FitConfig, point: &CurvePoint) -> Result<()> {
         let scale = self.unscaled(cfg) * clip_factor(point.grad_norm, cfg.max_grad_norm);
         if let Some(scaler) = &mut self.scaler {
             scaler.grow();
         }
-        self.optimizer.config.lr = point.lr;
-        self.optimizer.step(grads, scale, &mut self.emas)?;
+        engine.update(point.lr, scale)?;
         self.step += 1;
         self.curve.push(point)
     }
 
-    pub fn snapshot(&self, params: &ParamSet) -> Result<Checkpoint> {
-        let (first, second) = self.optimizer.moments();
-        let (ema, others) = self.averages()?;
+    pub fn snapshot(&self, engine: &dyn Engine) -> Result<Checkpoint> {
+        let [first, second] = engine.moments()?;
         let mut further = Tensors::new();
-        for (i, (_, tensors)) in others.into_iter().enumerate() {
+        for (i, (_, tensors)) in engine.further_averages()?.into_iter().enumerate() {
             further.extend(tensors.into_iter().map(|(name, t)| (format!("{i}/{name}"), t)));
         }
         let (curve, validation) = (self.curve.to_tensors()?, callbacks::to_tensors(&self.validation)?);
         let scaler = self.scaler.as_ref().map_or_else(|| Ok(Tensors::new()), Scaler::to_tensors)?;
         Ok(Checkpoint {
             step: self.step,
-            model: params.tensors(),
-            ema,
+            model: engine.model()?,
+            ema: engine.average()?,
             further,
             first,
             second,
@@ -132,28 +123,19 @@ impl TrainState {
         })
     }
 
-    pub fn finish(self, params: &ParamSet) -> Result<Trained> {
-        let (ema, further) = self.averages()?;
-        let (curve, validation) = (self.curve.points, self.validation);
-        Ok(Trained { model: params.tensors(), ema, further, curve, validation })
-    }
-
-    /// The first average, and the others with their decays.
-    fn averages(&self) -> Result<(Tensors, Vec<(f64, Tensors)>)> {
-        let (first, others) = self.first_average()?;
-        Ok((first.tensors(), others.iter().map(|e| (e.decay, e.tensors())).collect()))
-    }
-
-    fn first_average(&self) -> Result<(&Ema, &[Ema])> {
-        match self.emas.split_first() {
-            Some(averages) => Ok(averages),
-            None => bail!("training needs at least one average of the weights"),
-        }
+    pub fn finish(self, engine: &dyn Engine) -> Result<Trained> {
+        Ok(Trained {
+            model: engine.model()?,
+            ema: engine.average()?,
+            further: engine.further_averages()?,
+            curve: self.curve.points,
+            validation: self.validation,
+        })
     }
 
     /// Writes a checkpoint. If the state is not finite, writes nothing and returns the fault.
-    pub fn save(&mut self, params: &ParamSet, cfg: &FitConfig) -> Result<Option<String>> {
-        let snapshot = self.snapshot(params)?;
+    pub fn save(&mut self, engine: &dyn Engine, cfg: &FitConfig) -> Result<Option<String>> {
+        let snapshot = self.snapshot(engine)?;
         if let Some(what) = divergence::of_state(&snapshot)? {
             return Ok(Some(what));
         }
@@ -174,7 +156,7 @@ impl TrainState {
     /// Validates if due, and reports the first loss of both sets of weights.
     pub fn validate(
         &mut self,
-        params: &ParamSet,
+        engine: &dyn Engine,
         cfg: &FitConfig,
         obs: &dyn Observer,
         watch: &mut Callbacks,
@@ -183,8 +165,8 @@ impl TrainState {
         if !callbacks::is_due(*every, self.step, cfg.steps) {
             return Ok(());
         }
-        let model = params.tensors().into_iter().map(|(name, t)| (name, t.detach())).collect();
-        let (model, ema) = (validate(&model)?, validate(&self.first_average()?.0.tensors())?);
+        let model = engine.model()?.into_iter().map(|(name, t)| (name, t.detach())).collect();
+        let (model, ema) = (validate(&model)?, validate(&engine.average()?)?);
         for (losses, set) in [(&model, ""), (&ema, "_ema")] {
             if let Some((name, value)) = losses.first() {
                 obs.metric(self.step, &format!("validation_{name}{set}"), *value);
@@ -197,36 +179,17 @@ impl TrainState {
 
     /// Saves the first average if a snapshot of this step is wanted. A full disk is an error,
     /// because snapshots are part of the result.
-    pub fn keep_average(&self, watch: &Callbacks) -> Result<()> {
-        let average = || Ok(self.first_average()?.0.tensors());
-        watch.snapshots.as_ref().map_or(Ok(()), |s| s.keep(self.step, average))
+    pub fn keep_average(&self, engine: &dyn Engine, watch: &Callbacks) -> Result<()> {
+        watch.snapshots.as_ref().map_or(Ok(()), |s| s.keep(self.step, || engine.average()))
     }
 
-    pub fn show(&self, cfg: &FitConfig, watch: &mut Callbacks) -> Result<()> {
+    pub fn show(&self, engine: &dyn Engine, cfg: &FitConfig, watch: &mut Callbacks) -> Result<()> {
         match &mut watch.show {
             Some((every, show)) if callbacks::is_due(*every, self.step, cfg.steps) => {
-                show(self.step, &self.first_average()?.0.tensors());
+                show(self.step, &engine.average()?);
                 Ok(())
             }
             _ => Ok(()),
         }
     }
-}
-
-/// The averages in a checkpoint, in the order of the decays. The first is moved out of it.
-fn emas_from(params: &ParamSet, decays: &[f64], saved: &mut Checkpoint) -> Result<Vec<Ema>> {
-    let average = |(i, decay): (usize, &f64)| {
-        let Some(i) = i.checked_sub(1) else { return Ema::from_tensors(params, *decay, &mut saved.ema) };
-        let prefix = format!("{i}/");
-        let own =
-            saved.further.iter().filter_map(|(name, t)| Some((name.strip_prefix(&prefix)?.to_string(), t.clone())));
-        Ema::from_tensors(params, *decay, &mut own.collect())
-    };
-    decays.iter().enumerate().map(average).collect()
-}
-
-/// Sums over the micro-batches of a step.
-pub(crate) struct Sums {
-    pub(crate) loss: f64,
-    pub(crate) parts: Vec<(&'static str, f64)>,
 }

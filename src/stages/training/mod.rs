@@ -5,6 +5,7 @@ pub mod architecture;
 pub mod batch_pairs;
 pub mod dataset;
 pub mod feature_source;
+pub mod gpu;
 pub mod init;
 pub mod preview_output;
 pub mod reporter;

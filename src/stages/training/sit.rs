@@ -29,7 +29,7 @@ pub struct SitTraining {
     pub flip: f64,
     pub batch: usize,
     pub accumulate: usize,
-    precision: Precision,
+    pub precision: Precision,
 }
 
 /// The initial state of a training.

@@ -4,6 +4,7 @@
 
 use super::architecture::{Architecture, Depths};
 use super::batch_pairs::{self, check_pairs_of_batch};
+use super::gpu::{self, OnGpu};
 use super::settings::{LoopSettings, Optimization};
 use super::sit::{SitTraining, Start};
 use super::{dataset, preview_output, size_defaults, trainer, validation_params};
@@ -156,7 +157,16 @@ fn run(attempt: &Attempt) -> Result<()> {
     for (name, value) in &resolved {
         attempt.log(&format!("`{name}` is left out; for this network and method it is {value}"));
     }
-    let Start { params, model, loaded } = phase.start(attempt, &config, &device)?;
+    let cfg = phase.fit(attempt, &p.optimization)?;
+    let dispersion = p.dispersion()?;
+    let recipe =
+        gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.comparison.spatial_norm())?;
+    let uncovered = (schedule != Schedule::None && p.comparison.is_over_pairs())
+        .then_some("`alignment_loss = \"nt-xent\"`")
+        .or(dispersion.map(|_| "`dispersive`"));
+    let machine = gpu::open(attempt, &device, &recipe, uncovered)?;
+    let home = gpu::home(&device, machine.as_deref());
+    let Start { params, model, loaded } = phase.start(attempt, &config, &home)?;
     let training = FlowMatching {
         examples: &examples,
         model: &model,
@@ -165,13 +175,22 @@ fn run(attempt: &Attempt) -> Result<()> {
         time: p.time,
         schedule,
         alignment: p.comparison,
-        dispersion: p.dispersion()?,
+        dispersion,
     };
     let snapshots = Snapshots { dir: attempt.checkpoint_dir().join("snapshots"), steps: p.snapshots.clone() };
     let mut watch = Callbacks { snapshots: Some(snapshots.clone()), ..watch(attempt, &p, &examples, &config)? };
-    let (make, loss) = (|place| training.batch(place), |step, noised| training.loss(step, &noised));
-    let cfg = phase.fit(attempt, &p.optimization)?;
-    let trained = trainer::train(attempt, &params, &cfg, &mut watch, &make, &loss)?;
+    let make = |place| training.batch(place);
+    let trained = match &machine {
+        Some(machine) => {
+            let gpu = OnGpu { machine: &**machine, recipe: &recipe, model: &model };
+            let feed = |step, noised| training.feed(step, noised);
+            trainer::train_on_gpu(attempt, &gpu, &params, &cfg, &mut watch, &make, &feed)?
+        }
+        None => {
+            let loss = |step, noised| training.loss(step, &noised);
+            trainer::train(attempt, &params, &cfg, &mut watch, &make, &loss)?
+        }
+    };
     report(attempt, &trained, loaded);
     let out = attempt.output("sit");
     let note = TrainingNote { resolved, ..dataset::note(&examples, p.path) };

@@ -1,5 +1,6 @@
 //! Shared by the stages that train a network: runs the training loop and reports its end.
 
+use super::gpu::OnGpu;
 use super::reporter::Reporter;
 use erw_base::error::{Error, Result};
 use erw_ml::data::prefetch::MicroBatch;
@@ -7,7 +8,8 @@ use erw_ml::models::sit::SiTConfig;
 use erw_ml::nn::params::ParamSet;
 use erw_ml::train::config::{FitConfig, StepLoss};
 use erw_ml::train::outcome::{Outcome, Trained};
-use erw_ml::train::{Callbacks, Divergence, fit_batches};
+use erw_ml::train::sit::gpu::{Feed, GpuEngine};
+use erw_ml::train::{Callbacks, Divergence, fit_batches, fit_engine, with_batches};
 use erw_runner::kind::attempt::Attempt;
 
 /// The configuration beside the checkpoints of a SiT, with which they can be exported.
@@ -28,7 +30,30 @@ pub fn train<B: Send>(
     loss: &dyn Fn(u64, B) -> candle_core::Result<StepLoss>,
 ) -> Result<Trained> {
     let reporter = Reporter::new(attempt, cfg.samples)?;
-    match fit_batches(params, cfg, &reporter, watch, make, loss)? {
+    finished(fit_batches(params, cfg, &reporter, watch, make, loss)?, cfg)
+}
+
+/// [`train`] on a GPU. `feed` is called with the step and one of its batches.
+pub fn train_on_gpu<B: Send>(
+    attempt: &Attempt,
+    gpu: &OnGpu,
+    params: &ParamSet,
+    cfg: &FitConfig,
+    watch: &mut Callbacks,
+    make: &(dyn Fn(MicroBatch) -> candle_core::Result<B> + Sync),
+    feed: &dyn Fn(u64, B) -> candle_core::Result<Feed>,
+) -> Result<Trained> {
+    let reporter = Reporter::new(attempt, cfg.samples)?;
+    let outcome = with_batches(cfg, &reporter, make, |next| {
+        let mut feeder = |step, micro| feed(step, next(step, micro)?);
+        let mut engine = GpuEngine::new(gpu.machine, gpu.recipe, gpu.model, &params.tensors(), cfg, &mut feeder)?;
+        fit_engine(&mut engine, cfg, &reporter, watch)
+    })?;
+    finished(outcome, cfg)
+}
+
+fn finished(outcome: Outcome, cfg: &FitConfig) -> Result<Trained> {
+    match outcome {
         Outcome::Done(trained) => Ok(trained),
         Outcome::Stopped => Err(Error::suspended()),
         Outcome::Diverged(divergence) => Err(diverged(&divergence, cfg)),

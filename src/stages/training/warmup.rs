@@ -3,6 +3,7 @@
 //! the whole network from these blocks.
 
 use super::architecture::{Architecture, Depths};
+use super::gpu::{self, OnGpu};
 use super::settings::{LoopSettings, Optimization};
 use super::sit::{SitTraining, Start};
 use super::{batch_pairs, dataset, trainer, validation_params};
@@ -69,7 +70,12 @@ fn run(attempt: &Attempt) -> Result<()> {
     let mode = Some(phase.features);
     let examples = dataset::open(attempt, mode, phase.flip, &device)?;
     let config = dataset::network(&examples, mode, &p.architecture, p.depths())?;
-    let Start { params, model, loaded } = phase.start(attempt, &config, &device)?;
+    let cfg = phase.fit(attempt, &p.optimization)?;
+    let recipe = gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.alignment.spatial_norm())?;
+    let uncovered = p.alignment.is_over_pairs().then_some("`alignment_loss = \"nt-xent\"`");
+    let machine = gpu::open(attempt, &device, &recipe, uncovered)?;
+    let home = gpu::home(&device, machine.as_deref());
+    let Start { params, model, loaded } = phase.start(attempt, &config, &home)?;
     let warmup = Warmup { examples: &examples, model: &model, batches: phase.batches(), alignment: p.alignment };
     let mut watch = Callbacks::default();
     if let Some(v) = validation_params::open(attempt, &p.validation, &examples, phase.seed, phase.micro_batch())? {
@@ -78,8 +84,14 @@ fn run(attempt: &Attempt) -> Result<()> {
         let losses = move |weights: &Tensors| v.alignment(config, weights, alignment, features);
         watch.validate = Some((p.validation.validate_every, Box::new(losses)));
     }
-    let (make, loss) = (|place| warmup.batch(place), |_, batch| warmup.loss(&batch));
-    let trained = trainer::train(attempt, &params, &phase.fit(attempt, &p.optimization)?, &mut watch, &make, &loss)?;
+    let make = |place| warmup.batch(place);
+    let trained = match &machine {
+        Some(machine) => {
+            let gpu = OnGpu { machine: &**machine, recipe: &recipe, model: &model };
+            trainer::train_on_gpu(attempt, &gpu, &params, &cfg, &mut watch, &make, &|_, batch| warmup.feed(batch))?
+        }
+        None => trainer::train(attempt, &params, &cfg, &mut watch, &make, &|_, batch| warmup.loss(&batch))?,
+    };
     if let Some(last) = trained.curve.last() {
         attempt.result("alignment", last.loss);
     }

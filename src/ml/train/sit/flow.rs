@@ -2,6 +2,7 @@
 //! features and, optionally, a dispersive loss.
 
 use super::batch::{Batch, BatchConfig, Examples};
+use super::gpu::Feed;
 use crate::data::prefetch::MicroBatch;
 use crate::diffusion::alignment::Alignment;
 use crate::diffusion::alignment_schedule::Schedule;
@@ -53,6 +54,14 @@ impl FlowMatching<'_> {
         let t = self.time.draw(self.path, seed, step, &batch.slots);
         let (point, target) = self.path.point_and_velocity(x, &noise, &t)?;
         Ok(Noised { t: Tensor::new(t, cpu)?, point, target, batch })
+    }
+
+    /// A micro-batch for the engine on a GPU.
+    pub fn feed(&self, step: u64, noised: Noised) -> Result<Feed> {
+        let alignment_weight = self.schedule.at(step);
+        let features = if alignment_weight == 0.0 { vec![] } else { self.examples.features(&noised.batch)? };
+        let Noised { batch, t, point, target } = noised;
+        Ok(Feed { times: t, point, target: Some(target), classes: batch.classes, features, alignment_weight })
     }
 
     pub fn loss(&self, step: u64, noised: &Noised) -> Result<StepLoss> {

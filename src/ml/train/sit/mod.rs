@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod features;
 pub mod flow;
+pub mod gpu;
 pub mod preview;
 pub mod validation;
 pub mod warmup;

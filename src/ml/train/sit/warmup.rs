@@ -2,11 +2,12 @@
 //! Nothing else is trained.
 
 use super::batch::{Batch, BatchConfig, Examples};
+use super::gpu::Feed;
 use crate::data::prefetch::MicroBatch;
 use crate::diffusion::alignment::Alignment;
 use crate::models::sit::SiT;
 use crate::train::config::StepLoss;
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 /// Warmup training of a SiT.
 pub struct Warmup<'a> {
@@ -19,6 +20,14 @@ pub struct Warmup<'a> {
 impl Warmup<'_> {
     pub fn batch(&self, place: MicroBatch) -> Result<Batch> {
         self.examples.batch(&self.batches, self.model.config(), place, true)
+    }
+
+    /// A micro-batch for the engine on a GPU.
+    pub fn feed(&self, batch: Batch) -> Result<Feed> {
+        let features = self.examples.features(&batch)?;
+        let times = Tensor::zeros(batch.slots.len(), DType::F32, &Device::Cpu)?;
+        let (point, classes) = (batch.latents, batch.classes);
+        Ok(Feed { times, point, target: None, classes, features, alignment_weight: 1.0 })
     }
 
     pub fn loss(&self, batch: &Batch) -> Result<StepLoss> {

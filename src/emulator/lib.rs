@@ -1,0 +1,143 @@
+//! A [`Machine`] without a card: kernels run on the CPU by `emulator.h`, matrix products in f32 on
+//! rounded numbers, each result rounded once, as tensor cores and cuBLASLt compute them up to the
+//! order of sums.
+//!
+//! Every allocation begins as NaN and is surrounded by guard bytes, which are checked after every
+//! command: a kernel that writes beside its tensors is named.
+
+mod matmul;
+mod memory;
+
+use candle_core::{Result, bail};
+use erw_gpu::machine::Machine;
+use erw_gpu::program::{Address, Argument, Command, Launch, Program};
+pub use matmul::{numbers, rounded};
+use memory::Memory;
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::sync::{Mutex, PoisonError};
+
+/// The order in which warps of a block run. All must give the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schedule {
+    /// The first warp that can run.
+    First,
+    /// The last that can.
+    Last,
+    /// Any, by this seed above 1.
+    Random(u32),
+}
+
+/// The emulated card.
+#[derive(Debug)]
+pub struct Emulator {
+    memory: Mutex<Memory>,
+    schedule: Schedule,
+}
+
+impl Default for Emulator {
+    fn default() -> Self {
+        Self::new(Schedule::First)
+    }
+}
+
+impl Emulator {
+    pub fn new(schedule: Schedule) -> Self {
+        Self { memory: Mutex::default(), schedule }
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        let name = CString::new(launch.kernel.clone()).map_err(candle_core::Error::wrap)?;
+        let mut cells: Vec<[u8; 8]> = launch.arguments.iter().map(|a| cell(*a)).collect();
+        let mut pointers: Vec<*mut c_void> = cells.iter_mut().map(|c| c.as_mut_ptr().cast()).collect();
+        let letters: String = launch.arguments.iter().map(|a| a.letter()).collect();
+        let letters = CString::new(letters).map_err(candle_core::Error::wrap)?;
+        let schedule = match self.schedule {
+            Schedule::First => 0,
+            Schedule::Last => 1,
+            Schedule::Random(seed) => seed.max(2),
+        };
+        #[allow(unsafe_code, reason = "calls the emulator with one pointer for each argument of the signature")]
+        let fault = unsafe {
+            let fault = emulator_launch(
+                name.as_ptr(),
+                launch.grid[0] as c_int,
+                launch.grid[1] as c_int,
+                launch.threads as c_int,
+                launch.shared as usize,
+                pointers.as_mut_ptr(),
+                letters.as_ptr(),
+                schedule,
+            );
+            (!fault.is_null()).then(|| CStr::from_ptr(fault).to_string_lossy().into_owned())
+        };
+        match fault {
+            Some(fault) => bail!("kernel `{}`: {fault}", launch.kernel),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Machine for Emulator {
+    fn allocate(&self, bytes: usize) -> Result<Address> {
+        Ok(self.lock().allocate(bytes))
+    }
+
+    fn write(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        self.lock().bytes(to, bytes.len())?.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
+        bytes.copy_from_slice(self.lock().bytes(from, bytes.len())?);
+        Ok(())
+    }
+
+    fn run(&self, program: &Program) -> Result<()> {
+        let mut memory = self.lock();
+        for (i, command) in program.commands.iter().enumerate() {
+            let what = match command {
+                Command::Launch(launch) => {
+                    self.launch(launch)?;
+                    launch.kernel.as_str()
+                }
+                Command::Matmul(product) => {
+                    matmul::run(&mut memory, product)?;
+                    "matmul"
+                }
+            };
+            memory.check_guards().map_err(|e| e.context(format!("command {i}, {what}")))?;
+        }
+        Ok(())
+    }
+}
+
+impl Emulator {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The bytes of an argument.
+fn cell(argument: Argument) -> [u8; 8] {
+    let four = |b: [u8; 4]| [b[0], b[1], b[2], b[3], 0, 0, 0, 0];
+    match argument {
+        Argument::Pointer(a) => a.0.to_ne_bytes(),
+        Argument::Long(l) => l.to_ne_bytes(),
+        Argument::Int(i) => four(i.to_ne_bytes()),
+        Argument::Float(f) => four(f.to_ne_bytes()),
+    }
+}
+
+#[allow(unsafe_code, reason = "the emulator is C++")]
+unsafe extern "C" {
+    fn emulator_launch(
+        name: *const c_char,
+        grid_x: c_int,
+        grid_y: c_int,
+        threads: c_int,
+        shared: usize,
+        arguments: *mut *mut c_void,
+        signature: *const c_char,
+        schedule: c_uint,
+    ) -> *const c_char;
+}

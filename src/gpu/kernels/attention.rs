@@ -1,0 +1,159 @@
+//! Launches of `attention.cu`.
+
+use crate::program::{Address, Argument, Launch, Type};
+use candle_core::{Result, bail};
+
+/// Rows and columns of a tile, as in `attention.cu`.
+const TILE: usize = 64;
+/// Threads of a block.
+const THREADS: u32 = 128;
+/// Rows of a block of the plain kernels, which give a warp to each.
+const PLAIN_ROWS: usize = 4;
+/// The largest head of the plain kernels.
+const MAX_HEAD_DIM: usize = 256;
+/// The longest second edge of a grid.
+const MAX_GRID_Y: usize = 65_535;
+
+/// Attention of every token to every token of its sample, for `heads` heads:
+/// `softmax(q k^T / sqrt(head_dim)) v`.
+///
+/// Half types with heads of 64 or 72 numbers take tensor cores; other types and heads of up to 256
+/// numbers take plain kernels, which are slow. Both take any number of tokens. The tensor-core
+/// kernels ask for addresses that are multiples of 16. Heads of 72 need more than 48 KiB of
+/// shared memory in the backward pass, which a card gives only where it is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention {
+    /// `[batch, tokens, 3, heads, head_dim]` in `ty`: queries, keys and values as their product
+    /// writes them.
+    pub qkv: Address,
+    /// `[batch, tokens, heads, head_dim]` in `ty`: written by the forward pass, read by the
+    /// backward pass.
+    pub out: Address,
+    /// `[batch, heads, tokens]` in f32: log2 of the sums of 2^(score log2 e), which the backward
+    /// pass needs. The forward pass takes null.
+    pub log_sums: Address,
+    /// Samples.
+    pub batch: usize,
+    /// Tokens of a sample.
+    pub tokens: usize,
+    pub heads: usize,
+    /// Numbers of a head.
+    pub head_dim: usize,
+    /// Of everything but sums.
+    pub ty: Type,
+}
+
+impl Attention {
+    /// Writes `out` and, unless null, `log_sums`.
+    ///
+    /// # Errors
+    /// Shapes or addresses that the kernels do not take.
+    pub fn forward(&self) -> Result<Launch> {
+        self.check(&[("qkv", self.qkv), ("out", self.out)])?;
+        let pointers = [self.qkv, self.out, self.log_sums];
+        Ok(self.launch("forward", 3, &pointers, &[self.scale_log2()]))
+    }
+
+    /// Three launches, in this order: the sums `delta`, then the gradients of keys and values, then
+    /// that of queries.
+    ///
+    /// - `dout`: `[batch, tokens, heads, head_dim]` in the type, the gradient of `out`.
+    /// - `delta`: `[batch, heads, tokens]` in f32, space for the sums of `out dout` over a head.
+    /// - `dqkv`: like `qkv`; all of it is written. It may not be `qkv` itself.
+    ///
+    /// # Errors
+    /// Shapes or addresses that the kernels do not take; null `log_sums`.
+    pub fn backward(&self, dout: Address, delta: Address, dqkv: Address) -> Result<[Launch; 3]> {
+        self.check(&[("qkv", self.qkv), ("out", self.out), ("dout", dout), ("dqkv", dqkv)])?;
+        if self.log_sums == Address::NULL || delta == Address::NULL {
+            bail!("the backward pass of attention needs `log_sums` and `delta`");
+        }
+        if self.qkv == dqkv {
+            bail!("the backward pass of attention cannot overwrite qkv with its gradient");
+        }
+        let pointers = [self.qkv, dout, self.log_sums, delta, dqkv];
+        let scales = [self.scale_log2(), self.scale() as f32];
+        Ok([
+            self.delta(dout, delta),
+            self.launch("dkdv", 5, &pointers, &scales),
+            self.launch("dq", 5, &pointers, &scales),
+        ])
+    }
+
+    fn delta(&self, dout: Address, delta: Address) -> Launch {
+        let mut launch = self.launch("delta", 0, &[self.out, dout, delta], &[]);
+        if self.tiled() {
+            // 8 lanes a row, a line of blocks a sample.
+            let blocks = (self.tokens * self.heads).div_ceil(THREADS as usize / 8);
+            launch.grid = [blocks as u32, self.batch as u32];
+        }
+        launch
+    }
+
+    /// A kernel of this family with its pointers, shapes and scales; `tiles` in shared memory.
+    fn launch(&self, which: &str, tiles: usize, pointers: &[Address], scales: &[f32]) -> Launch {
+        let (d, ty) = (self.head_dim, self.ty.name());
+        let mut arguments: Vec<Argument> = pointers.iter().map(|p| (*p).into()).collect();
+        arguments.extend([self.tokens, self.heads].map(|n| Argument::Int(n as i32)));
+        let (kernel, rows, shared) = if self.tiled() {
+            // Rows padded to a multiple of 16 numbers, and 8 more against conflicts of banks. With
+            // the five tiles of the backward pass lie the sums of 64 queries.
+            let tile = TILE * (d.next_multiple_of(16) + 8) * self.ty.size();
+            let sums = if which == "dkdv" { 2 * TILE * Type::F32.size() } else { 0 };
+            (format!("attention_{which}_{ty}_{d}"), TILE, tiles * tile + sums)
+        } else {
+            arguments.push(Argument::Int(d as i32));
+            (format!("attention_plain_{which}_{ty}"), PLAIN_ROWS, 0)
+        };
+        arguments.extend(scales.iter().map(|s| Argument::Float(*s)));
+        Launch {
+            kernel,
+            grid: [self.tokens.div_ceil(rows) as u32, (self.batch * self.heads) as u32],
+            threads: THREADS,
+            shared: shared as u32,
+            arguments,
+        }
+    }
+
+    /// Whether there are tensor-core kernels for this.
+    fn tiled(&self) -> bool {
+        self.ty != Type::F32 && matches!(self.head_dim, 64 | 72)
+    }
+
+    fn scale(&self) -> f64 {
+        1.0 / (self.head_dim as f64).sqrt()
+    }
+
+    /// Scores are taken in units of log2, since 2^x is an instruction.
+    fn scale_log2(&self) -> f32 {
+        (self.scale() * std::f64::consts::LOG2_E) as f32
+    }
+
+    fn check(&self, tensors: &[(&str, Address)]) -> Result<()> {
+        let Self { batch, tokens, heads, head_dim, .. } = *self;
+        if batch == 0 || tokens == 0 || heads == 0 || head_dim == 0 {
+            bail!("attention of {batch} samples, {tokens} tokens, {heads} heads of {head_dim} numbers");
+        }
+        if head_dim > MAX_HEAD_DIM {
+            bail!("attention takes heads of up to {MAX_HEAD_DIM} numbers, not {head_dim}");
+        }
+        if batch.checked_mul(heads).is_none_or(|blocks| blocks > MAX_GRID_Y) {
+            bail!("attention takes up to {MAX_GRID_Y} heads of all samples, not {batch} times {heads}");
+        }
+        // Numbers within a tile of rows, and rows of a sample, are counted in 32 bits.
+        let most = i32::MAX as usize - TILE;
+        let row = 3 * TILE * heads * head_dim;
+        if row > most || tokens.checked_mul(heads).is_none_or(|rows| rows > most) {
+            bail!("attention of {tokens} tokens with {heads} heads of {head_dim} numbers is too large");
+        }
+        for (name, address) in tensors {
+            if *address == Address::NULL {
+                bail!("attention needs `{name}`");
+            }
+            if self.tiled() && address.0 % 16 != 0 {
+                bail!("attention needs `{name}` at a multiple of 16 bytes");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,311 @@
+//! Launches of `boundary.cu`: the places between two branches of the residual stream.
+
+use super::{blocks, column_sums, int};
+use crate::program::{Address, Launch, Type};
+use candle_core::{Result, bail};
+
+/// Widths with a version of their own, 128 V; others take the version for any multiple of 4.
+const WIDTHS: [usize; 5] = [128, 384, 768, 1024, 1152];
+
+/// A block of the backward pass takes 2^5 rows at most.
+const CHUNK_BITS: u32 = 5;
+
+/// The residual stream f32 `[batch, tokens, width]` and the type of the branches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    pub batch: usize,
+    pub tokens: usize,
+    /// A multiple of 4.
+    pub width: usize,
+    pub ty: Type,
+}
+
+/// A table `[batch, width]` of the branches' type, whose rows hold vectors for a sample side by
+/// side. `width` and the places of vectors in a row are counted in numbers, multiples of 4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Table {
+    pub address: Address,
+    pub width: usize,
+}
+
+/// Where shift and scale of a norm are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Modulation {
+    pub table: Table,
+    /// Places in a row.
+    pub shift: usize,
+    pub scale: usize,
+}
+
+/// A branch that ends at the boundary: the stream gains gate y.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Branch {
+    /// Output of the branch `[batch, tokens, width]`.
+    pub y: Address,
+    /// Where the gate is; it may be the table of another block than that of the modulation.
+    pub gates: Table,
+    /// Place in a row.
+    pub gate: usize,
+}
+
+/// Arguments of [`gate_norm_forward`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GateNorm {
+    /// The stream before the boundary, f32.
+    pub x: Address,
+    pub branch: Option<Branch>,
+    pub modulation: Modulation,
+    /// The stream behind it, f32; null if nobody needs it; may be `x`.
+    pub x_out: Address,
+    /// Normalised and modulated, `[batch, tokens, width]`.
+    pub h: Address,
+    /// f32 `[batch, tokens, 2]`: mean and 1 / deviation of each row, for the backward pass.
+    pub stats: Address,
+    pub eps: f32,
+}
+
+/// Arguments of [`layer_norm_forward`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LayerNorm {
+    /// f32 `[rows, width]`
+    pub x: Address,
+    /// y `[rows, width]` of the branch's type, and a LayerScale f32 `[width]`.
+    pub branch: Option<(Address, Address)>,
+    /// f32 `[width]`
+    pub weight: Address,
+    /// f32 `[width]`
+    pub bias: Address,
+    /// x + scale y, f32; null if nobody needs it; may be `x`.
+    pub x_out: Address,
+    /// `[rows, width]`
+    pub h: Address,
+    pub eps: f32,
+}
+
+/// The branch above a boundary in the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BranchBackward {
+    pub branch: Branch,
+    /// Gradient of y, written. Must not overlap y or dh.
+    pub dy: Address,
+    /// The stream is that before the boundary, and gate y is added again. Else it is that behind.
+    pub again: bool,
+}
+
+/// Arguments of [`norm_gate_backward`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NormGate {
+    /// Gradient of the stream behind the boundary, f32; that before the norm when the kernel is done.
+    pub dx: Address,
+    /// The stream has no gradient yet: dx is written without being read.
+    pub begins: bool,
+    /// Gradient of the normalised and modulated rows.
+    pub dh: Address,
+    /// The stream, f32.
+    pub stream: Address,
+    /// As [`gate_norm_forward`] wrote it.
+    pub stats: Address,
+    pub modulation: Modulation,
+    pub branch: Option<BranchBackward>,
+    /// f32, [`partial_len`] numbers.
+    pub partial: Address,
+}
+
+/// Gradients of a branch's gate and of a bias that was added to y.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GateSums {
+    pub branch: Branch,
+    /// Gradient of the table of gates; the gate's place in it is written.
+    pub dgates: Address,
+    /// f32 `[batch, width]`, for [`bias_of_samples`].
+    pub bias_of_sample: Address,
+}
+
+/// Arguments of [`partial_sums`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartialSums {
+    /// From [`norm_gate_backward`].
+    pub partial: Address,
+    pub modulation: Modulation,
+    /// Gradient of the table of modulations; the places of shift and scale in it are written.
+    pub dmodulation: Address,
+    pub gate: Option<GateSums>,
+}
+
+impl Shape {
+    fn rows(&self) -> usize {
+        self.batch * self.tokens
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self { batch, tokens, width, .. } = *self;
+        if batch == 0 || tokens == 0 || width == 0 || width % 4 != 0 {
+            bail!("a residual stream of {batch} x {tokens} x {width}: widths are multiples of 4, nothing is empty");
+        }
+        int(self.rows()).map(drop)
+    }
+
+    /// Rows of a chunk of the backward pass: 32 if they divide the tokens, else the largest power
+    /// of two that does.
+    fn chunk(&self) -> usize {
+        1 << self.tokens.trailing_zeros().min(CHUNK_BITS)
+    }
+
+    /// The address of a vector of the first sample.
+    fn vector(&self, table: Table, place: usize) -> Result<Address> {
+        if !table.width.is_multiple_of(4) || !place.is_multiple_of(4) || place + self.width > table.width {
+            bail!("a vector of {} numbers at {place} in rows of {}: not aligned, or too long", self.width, table.width);
+        }
+        Ok(table.address.offset(place * self.ty.size()))
+    }
+
+    fn kernel(&self, name: &str) -> String {
+        kernel(name, self.width, self.ty)
+    }
+}
+
+/// The name of the version for a width.
+fn kernel(name: &str, width: usize, ty: Type) -> String {
+    let version = if WIDTHS.contains(&width) { width.to_string() } else { "any".to_owned() };
+    format!("{name}_{}_{version}", ty.name())
+}
+
+/// The address of y, the gate, and the width of the gate's table; null without a branch.
+fn of_branch(shape: Shape, branch: Option<Branch>) -> Result<(Address, Address, usize)> {
+    match branch {
+        Some(b) => Ok((b.y, shape.vector(b.gates, b.gate)?, b.gates.width)),
+        None => Ok((Address::NULL, Address::NULL, 0)),
+    }
+}
+
+/// x_out = x + gate y; h = norm(x_out) (1 + scale) + shift, with the norm over the last axis.
+pub fn gate_norm_forward(shape: Shape, a: &GateNorm) -> Result<Launch> {
+    shape.check()?;
+    let m = a.modulation;
+    let (y, gate, gates) = of_branch(shape, a.branch)?;
+    Ok(Launch {
+        kernel: shape.kernel("gate_norm_forward"),
+        grid: [blocks(shape.rows(), 8)?, 1],
+        threads: 256,
+        shared: 0,
+        arguments: vec![
+            a.x.into(),
+            y.into(),
+            gate.into(),
+            shape.vector(m.table, m.shift)?.into(),
+            shape.vector(m.table, m.scale)?.into(),
+            a.x_out.into(),
+            a.h.into(),
+            a.stats.into(),
+            int(shape.rows())?.into(),
+            int(shape.tokens)?.into(),
+            int(shape.width)?.into(),
+            int(gates)?.into(),
+            int(m.table.width)?.into(),
+            a.eps.into(),
+        ],
+    })
+}
+
+/// x_out = x + scale y; h = norm(x_out) weight + bias.
+pub fn layer_norm_forward(rows: usize, width: usize, ty: Type, a: &LayerNorm) -> Result<Launch> {
+    Shape { batch: 1, tokens: rows, width, ty }.check()?;
+    let (y, scale) = a.branch.unwrap_or((Address::NULL, Address::NULL));
+    Ok(Launch {
+        kernel: kernel("layer_norm_forward", width, ty),
+        grid: [blocks(rows, 8)?, 1],
+        threads: 256,
+        shared: 0,
+        arguments: vec![
+            a.x.into(),
+            y.into(),
+            scale.into(),
+            a.weight.into(),
+            a.bias.into(),
+            a.x_out.into(),
+            a.h.into(),
+            int(rows)?.into(),
+            int(width)?.into(),
+            a.eps.into(),
+        ],
+    })
+}
+
+/// Numbers of the partial sums f32 `[batch, chunks, 4, width]` of [`norm_gate_backward`].
+pub fn partial_len(shape: Shape) -> usize {
+    shape.rows() / shape.chunk() * 4 * shape.width
+}
+
+/// The backward pass of [`gate_norm_forward`]: dx gains the gradient through norm and modulation,
+/// dy = gate dx; partial sums for the gradients of the vectors.
+pub fn norm_gate_backward(shape: Shape, a: &NormGate) -> Result<Launch> {
+    shape.check()?;
+    let (m, chunk) = (a.modulation, shape.chunk());
+    let (y, gate, gates) = of_branch(shape, a.branch.map(|b| b.branch))?;
+    let (dy, again) = a.branch.map_or((Address::NULL, false), |b| (b.dy, b.again));
+    Ok(Launch {
+        kernel: shape.kernel("norm_gate_backward"),
+        grid: [blocks(shape.rows(), chunk)?, 1],
+        // Four columns a thread.
+        threads: if WIDTHS.contains(&shape.width) { int(shape.width / 4)?.cast_unsigned() } else { 256 },
+        shared: int(chunk * 16)?.cast_unsigned(),
+        arguments: vec![
+            a.dx.into(),
+            a.dh.into(),
+            a.stream.into(),
+            a.stats.into(),
+            shape.vector(m.table, m.scale)?.into(),
+            y.into(),
+            gate.into(),
+            dy.into(),
+            a.partial.into(),
+            int(shape.tokens)?.into(),
+            int(chunk)?.into(),
+            int(shape.width)?.into(),
+            int(gates)?.into(),
+            int(m.table.width)?.into(),
+            i32::from(again).into(),
+            i32::from(a.begins).into(),
+        ],
+    })
+}
+
+/// Adds partial sums chunk by chunk: the gradients of shift, scale and gate, rounded to their type,
+/// and of a bias for each sample.
+pub fn partial_sums(shape: Shape, a: &PartialSums) -> Result<Launch> {
+    shape.check()?;
+    let m = a.modulation;
+    let dtable = Table { address: a.dmodulation, ..m.table };
+    let (_, gate, gates) = of_branch(shape, a.gate.map(|g| g.branch))?;
+    let (dgate, bias) = match a.gate {
+        Some(g) => {
+            let dgates = Table { address: g.dgates, ..g.branch.gates };
+            (shape.vector(dgates, g.branch.gate)?, g.bias_of_sample)
+        }
+        None => (Address::NULL, Address::NULL),
+    };
+    Ok(Launch {
+        kernel: format!("partial_sums_{}", shape.ty.name()),
+        grid: [int(shape.batch)?.cast_unsigned(), blocks(shape.width, 4 * 128)?],
+        threads: 128,
+        shared: 0,
+        arguments: vec![
+            a.partial.into(),
+            gate.into(),
+            shape.vector(dtable, m.shift)?.into(),
+            shape.vector(dtable, m.scale)?.into(),
+            dgate.into(),
+            bias.into(),
+            int(shape.tokens / shape.chunk())?.into(),
+            int(shape.width)?.into(),
+            int(gates)?.into(),
+            int(m.table.width)?.into(),
+        ],
+    })
+}
+
+/// Adds the gradients of a bias, f32 `[batch, width]`, over samples in order. `db` f32 `[width]` is
+/// set, or with `keep` added to.
+pub fn bias_of_samples(shape: Shape, bias_of_sample: Address, db: Address, keep: bool) -> Result<Launch> {
+    column_sums::column_sums_end(bias_of_sample, db, shape.batch, shape.width, keep)
+}

@@ -1,0 +1,47 @@
+//! Launches of `column_sums.cu`: the gradient of a bias.
+
+use super::{blocks, int};
+use crate::program::{Address, Launch, Type};
+use candle_core::{Result, bail};
+
+/// Rows that a block adds.
+const CHUNK: usize = 128;
+
+/// Threads of a block, and the floats of shared memory for each.
+const THREADS: u32 = 256;
+
+/// Chunks of so many rows.
+pub fn chunks(rows: usize) -> usize {
+    rows.div_ceil(CHUNK)
+}
+
+/// Sums of dy `[rows, width]` over each chunk of rows: `partial` f32 `[chunks, width]`. Widths that
+/// are no multiple of 4 take a version that reads one number at a time.
+pub fn column_sums(dy: Address, partial: Address, rows: usize, width: usize, ty: Type) -> Result<Launch> {
+    if rows == 0 || width == 0 {
+        bail!("sums over the rows of an empty matrix of {rows} x {width}");
+    }
+    let (columns, version) = if width.is_multiple_of(4) { (4, "") } else { (1, "_any") };
+    Ok(Launch {
+        kernel: format!("column_sums_{}{version}", ty.name()),
+        grid: [blocks(rows, CHUNK)?, blocks(width, 32 * columns)?],
+        threads: THREADS,
+        shared: THREADS * 4 * columns as u32,
+        arguments: vec![dy.into(), partial.into(), int(rows)?.into(), int(width)?.into(), int(CHUNK)?.into()],
+    })
+}
+
+/// Adds `partial` f32 `[chunks, width]` over chunks, always in the same order. `db` f32 `[width]` is
+/// set, or with `keep` added to.
+pub fn column_sums_end(partial: Address, db: Address, chunks: usize, width: usize, keep: bool) -> Result<Launch> {
+    if chunks == 0 || width == 0 {
+        bail!("sums of {chunks} chunks of {width} numbers");
+    }
+    Ok(Launch {
+        kernel: "column_sums_end".to_owned(),
+        grid: [blocks(width, 32)?, 1],
+        threads: THREADS,
+        shared: THREADS * 4,
+        arguments: vec![partial.into(), db.into(), int(chunks)?.into(), int(width)?.into(), i32::from(keep).into()],
+    })
+}

@@ -1,0 +1,177 @@
+//! Launches of `loss.cu`: losses with their gradients, and the z-score of features.
+
+use super::embedding::Image;
+use super::{blocks, flat, int};
+use crate::program::{Address, Launch, Type};
+use candle_core::{Result, bail};
+
+/// Widths of rows that stay in registers.
+const WIDTHS: [usize; 5] = [128, 384, 768, 1024, 1152];
+/// Numbers of a partial sum of the velocity loss.
+const NUMBERS: usize = 4096;
+/// Rows of a partial sum of the cosine loss.
+const ROWS: usize = 32;
+
+/// Squared error of predicted tokens against a target in image layout.
+#[derive(Debug, Clone, Copy)]
+pub struct VelocityLoss {
+    pub image: Image,
+    /// Of `out` and `dout`.
+    pub ty: Type,
+    /// Tokens `[samples, tokens, patch patch channels]`.
+    pub out: Address,
+    /// f32 `[samples, channels, side, side]`
+    pub target: Address,
+    /// An f32 number, see [`Scalars::VELOCITY_FACTOR`](super::scalars::Scalars::VELOCITY_FACTOR).
+    pub factor: Address,
+    /// 2 factor (out - target), like `out`; or null. May be `out`.
+    pub dout: Address,
+    /// f64 `[partial_count]`
+    pub partial: Address,
+}
+
+impl VelocityLoss {
+    /// Numbers of `partial`.
+    pub fn partial_count(&self) -> usize {
+        self.image.count().div_ceil(NUMBERS)
+    }
+}
+
+pub fn velocity_loss(a: &VelocityLoss) -> Result<Launch> {
+    a.image.check()?;
+    let arguments = vec![
+        a.out.into(),
+        a.target.into(),
+        a.factor.into(),
+        a.dout.into(),
+        a.partial.into(),
+        int(a.image.channels)?.into(),
+        int(a.image.side)?.into(),
+        int(a.image.patch)?.into(),
+    ];
+    let count = a.image.count();
+    let launch = flat(format!("velocity_loss_{}", a.ty.name()), count, arguments)?;
+    Ok(Launch { grid: [blocks(count, NUMBERS)?, 1], ..launch })
+}
+
+/// Negative cosine of projections and features, row by row.
+#[derive(Debug, Clone, Copy)]
+pub struct CosineLoss {
+    /// Of `projections` and `dprojections`.
+    pub ty: Type,
+    /// `[rows, width]`
+    pub projections: Address,
+    /// `[rows, width]`, of the type `features_type`.
+    pub features: Address,
+    /// Either `ty` or f32.
+    pub features_type: Type,
+    /// An f32 number, see [`Scalars::ALIGNMENT_FACTOR`](super::scalars::Scalars::ALIGNMENT_FACTOR).
+    pub factor: Address,
+    /// factor times the gradient of the sum over rows, `[rows, width]`; or null. May be
+    /// `projections`.
+    pub dprojections: Address,
+    /// f64 `[partial_count]`
+    pub partial: Address,
+    pub rows: usize,
+    /// A multiple of 4.
+    pub width: usize,
+}
+
+impl CosineLoss {
+    /// Numbers of `partial`.
+    pub fn partial_count(&self) -> usize {
+        self.rows.div_ceil(ROWS)
+    }
+}
+
+pub fn cosine_loss(a: &CosineLoss) -> Result<Launch> {
+    if a.rows == 0 || a.width == 0 || !a.width.is_multiple_of(4) {
+        bail!("the cosine loss takes rows of a multiple of four numbers, not {} rows of {}", a.rows, a.width);
+    }
+    let wide = match a.features_type {
+        features if features == a.ty => "",
+        Type::F32 => "wide_",
+        other => bail!("features for projections in {} have that type or f32, not {}", a.ty.name(), other.name()),
+    };
+    let width = if WIDTHS.contains(&a.width) { a.width.to_string() } else { "any".into() };
+    Ok(Launch {
+        kernel: format!("cosine_loss_{wide}{}_{width}", a.ty.name()),
+        grid: [blocks(a.rows, ROWS)?, 1],
+        threads: 256,
+        shared: 0,
+        arguments: vec![
+            a.projections.into(),
+            a.features.into(),
+            a.factor.into(),
+            a.dprojections.into(),
+            a.partial.into(),
+            int(a.rows)?.into(),
+            int(a.width)?.into(),
+        ],
+    })
+}
+
+/// The mean of a loss from its partial sums.
+#[derive(Debug, Clone, Copy)]
+pub struct LossEnd {
+    /// f64 `[count]`
+    pub partial: Address,
+    pub count: usize,
+    /// An f32 number, a slot of [`Results`](super::scalars::Results).
+    pub result: Address,
+    /// What the sum is divided by: terms of a micro-batch, times encoders, times micro-batches.
+    pub terms: usize,
+    /// Whether the mean is added to the result: for a further encoder or micro-batch.
+    pub add: bool,
+}
+
+pub fn loss_end(a: &LossEnd) -> Result<Launch> {
+    if a.count == 0 || a.terms == 0 {
+        bail!("a loss without terms");
+    }
+    Ok(Launch {
+        kernel: "loss_end".into(),
+        grid: [1, 1],
+        threads: 256,
+        shared: 0,
+        arguments: vec![
+            a.partial.into(),
+            a.result.into(),
+            int(a.count)?.into(),
+            (a.terms as i64).into(),
+            i32::from(a.add).into(),
+        ],
+    })
+}
+
+/// (x - alpha mean) / (deviation + 1e-6) over the tokens of a sample, for each channel.
+#[derive(Debug, Clone, Copy)]
+pub struct ZScore {
+    pub ty: Type,
+    /// `[samples, tokens, width]`
+    pub x: Address,
+    /// Like x. May be x.
+    pub y: Address,
+    pub samples: usize,
+    /// At least 2.
+    pub tokens: usize,
+    /// A multiple of 4.
+    pub width: usize,
+    pub alpha: f32,
+}
+
+pub fn z_score(a: &ZScore) -> Result<Launch> {
+    if a.tokens < 2 {
+        bail!("a standard deviation over tokens needs at least two tokens");
+    }
+    if a.samples == 0 || a.samples > 65_535 || a.width == 0 || !a.width.is_multiple_of(4) {
+        bail!("a z-score takes 1 to 65,535 samples of 4 k channels, not {} of {}", a.samples, a.width);
+    }
+    Ok(Launch {
+        kernel: format!("z_score_{}", a.ty.name()),
+        grid: [blocks(a.width, 128)?, int(a.samples)?.cast_unsigned()],
+        threads: 256,
+        shared: 0,
+        arguments: vec![a.x.into(), a.y.into(), int(a.tokens)?.into(), int(a.width)?.into(), a.alpha.into()],
+    })
+}

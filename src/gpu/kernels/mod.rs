@@ -1,0 +1,43 @@
+//! Launches of the kernels. Each file builds the launches of the `.cu` file beside it: it chooses
+//! the version by shape, the grid and the sizes. The kernels say what they compute.
+
+pub mod activation;
+pub mod attention;
+pub mod boundary;
+pub mod column_sums;
+pub mod embedding;
+pub mod loss;
+pub mod optimizer;
+pub mod qk_norm_rope;
+pub mod scalars;
+
+use crate::program::{Argument, Launch};
+use candle_core::{Result, bail};
+
+/// A size as an `int` of a kernel.
+fn int(size: usize) -> Result<i32> {
+    match i32::try_from(size) {
+        Ok(size) => Ok(size),
+        Err(_) => bail!("{size} is too large for a kernel"),
+    }
+}
+
+/// Blocks that take `share` numbers each.
+fn blocks(count: usize, share: usize) -> Result<u32> {
+    Ok(int(count.div_ceil(share))?.cast_unsigned())
+}
+
+/// A pass over flat tensors with four numbers a thread. The last argument is their count.
+fn flat(kernel: String, count: usize, mut arguments: Vec<Argument>) -> Result<Launch> {
+    if count == 0 || !count.is_multiple_of(4) {
+        bail!("`{kernel}` takes a multiple of four numbers, not {count}");
+    }
+    arguments.push((count as i64).into());
+    Ok(Launch { grid: [blocks(count, 1024)?, 1], threads: 256, shared: 0, kernel, arguments })
+}
+
+/// Shares of a row with four numbers a thread, and threads of a share.
+fn row_shares(width: usize) -> (u32, u32) {
+    let shares = width.div_ceil(1024).max(1);
+    (shares as u32, width.div_ceil(4 * shares).next_multiple_of(32).clamp(32, 256) as u32)
+}

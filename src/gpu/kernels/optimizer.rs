@@ -1,0 +1,147 @@
+//! Launches of `optimizer.cu`: norm of gradients, clipping, AdamW and averages on flat buffers, in
+//! which each parameter is padded to [`PADDING`] numbers.
+
+use super::scalars::{Results, Scalars};
+use super::{blocks, flat, int};
+use crate::program::{Address, Argument, Launch, Type};
+use candle_core::{Result, bail};
+
+/// Numbers to whose multiples parameters are padded with zeros.
+pub const PADDING: usize = 256;
+/// Numbers of a partial sum of squares.
+const NUMBERS: usize = 65_536;
+
+/// f64 partial sums that [`gradient_norm`] writes for so many gradients.
+pub fn partial_count(count: usize) -> usize {
+    count.div_ceil(NUMBERS)
+}
+
+/// u32 words of a set of [`AdamW::decays`].
+pub fn decay_words(count: usize) -> usize {
+    count.div_ceil(32 * PADDING)
+}
+
+/// Partial sums of squares: f64 `[partial_count(count)]` from f32 `[count]`.
+pub fn gradient_norm(gradients: Address, partial: Address, count: usize) -> Result<Launch> {
+    let launch = flat("gradient_norm".into(), count, vec![gradients.into(), partial.into()])?;
+    Ok(Launch { grid: [blocks(count, NUMBERS)?, 1], ..launch })
+}
+
+/// Norm, factor and finiteness from partial sums.
+#[derive(Debug, Clone, Copy)]
+pub struct NormEnd {
+    /// f64 `[partial_count]`
+    pub partial: Address,
+    pub partial_count: usize,
+    pub scalars: Scalars,
+    /// Losses are read, the three numbers from [`Results::NORM`] on written.
+    pub results: Results,
+    /// How many of the first results are losses, all of which this step has written.
+    pub losses: usize,
+}
+
+pub fn gradient_norm_end(a: &NormEnd) -> Result<Launch> {
+    if a.partial_count == 0 || a.losses > Results::MOST_LOSSES {
+        bail!("{} sums of squares and {} losses", a.partial_count, a.losses);
+    }
+    Ok(Launch {
+        kernel: "gradient_norm_end".into(),
+        grid: [1, 1],
+        threads: 256,
+        shared: 0,
+        arguments: vec![
+            a.partial.into(),
+            int(a.partial_count)?.into(),
+            a.scalars.at(Scalars::UNSCALE).into(),
+            a.results.at(Results::LOSSES).into(),
+            int(a.losses)?.into(),
+            a.results.at(Results::NORM).into(),
+        ],
+    })
+}
+
+/// An update of weights and moments. Nothing happens where the factor in the results is 0.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamW {
+    /// f32 `[count]`
+    pub weights: Address,
+    /// f32 `[count]`
+    pub gradients: Address,
+    /// First and second, each f32 `[count]`.
+    pub moments: [Address; 2],
+    /// A copy of the weights in `ty`, `[count]`; or null.
+    pub copy: Address,
+    pub ty: Type,
+    /// u32 `[decay_words(count)]`. Bit k % 32 of word k / 32 says whether numbers 256 k to 256 k +
+    /// 255 decay.
+    pub decays: Address,
+    pub scalars: Scalars,
+    pub results: Results,
+    /// A multiple of [`PADDING`].
+    pub count: usize,
+}
+
+pub fn adamw(a: &AdamW) -> Result<Launch> {
+    padded(a.count)?;
+    let arguments = vec![
+        a.weights.into(),
+        a.gradients.into(),
+        a.moments[0].into(),
+        a.moments[1].into(),
+        a.copy.into(),
+        a.decays.into(),
+        a.scalars.at(Scalars::UPDATE).into(),
+        a.results.at(Results::FACTOR).into(),
+    ];
+    flat(format!("adamw_{}", a.ty.name()), a.count, arguments)
+}
+
+/// An average of weights, f32 `[count]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Average {
+    pub values: Address,
+    /// Which of the averages in [`Scalars::AVERAGES`].
+    pub index: usize,
+}
+
+impl Average {
+    fn mix(&self, scalars: Scalars) -> Result<Argument> {
+        if self.index >= Scalars::MOST_AVERAGES {
+            bail!("at most {} averages of the weights", Scalars::MOST_AVERAGES);
+        }
+        Ok(scalars.average(self.index).into())
+    }
+}
+
+/// [`adamw`], and an average of the new weights in the same pass.
+pub fn adamw_average(a: &AdamW, average: &Average) -> Result<Launch> {
+    padded(a.count)?;
+    let arguments = vec![
+        a.weights.into(),
+        a.gradients.into(),
+        a.moments[0].into(),
+        a.moments[1].into(),
+        average.values.into(),
+        a.copy.into(),
+        a.decays.into(),
+        a.scalars.at(Scalars::UPDATE).into(),
+        a.results.at(Results::FACTOR).into(),
+        average.mix(a.scalars)?,
+    ];
+    flat(format!("adamw_average_{}", a.ty.name()), a.count, arguments)
+}
+
+/// A further average of the weights that `a` has updated.
+pub fn average(a: &AdamW, average: &Average) -> Result<Launch> {
+    padded(a.count)?;
+    let arguments =
+        vec![average.values.into(), a.weights.into(), average.mix(a.scalars)?, a.results.at(Results::FACTOR).into()];
+    flat("average".into(), a.count, arguments)
+}
+
+fn padded(count: usize) -> Result<()> {
+    if !count.is_multiple_of(PADDING) {
+        bail!("flat buffers have a multiple of {PADDING} numbers, not {count}");
+    }
+    Ok(())
+}

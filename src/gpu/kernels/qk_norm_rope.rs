@@ -1,0 +1,174 @@
+//! Launches of `qk_norm_rope.cu`: QK-norm and rotary embedding of queries and keys.
+
+use super::{blocks, int};
+use crate::program::{Address, Launch, Type};
+use candle_core::{Result, bail};
+
+/// Rows that a block of the backward pass takes.
+const BLOCK_ROWS: usize = 16;
+
+/// Warps of a block. A warp takes a token.
+const WARPS: usize = 4;
+
+/// Packed queries, keys and values `[rows, 3, heads, dim]` with rows `[batch, tokens]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    pub rows: usize,
+    pub tokens: usize,
+    pub heads: usize,
+    /// Numbers of a head: even, at most 256.
+    pub dim: usize,
+    pub ty: Type,
+}
+
+/// Addresses for the four vectors f32 `[dim]` of the norms: parameters, or their gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Norms {
+    pub q_weight: Address,
+    pub q_bias: Address,
+    pub k_weight: Address,
+    pub k_bias: Address,
+}
+
+/// Cosines and sines f32 `[tokens, dim]` of the rotary embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tables {
+    pub cos: Address,
+    pub sin: Address,
+}
+
+/// What happens to queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Steps {
+    pub norms: Option<Norms>,
+    pub rope: Option<Tables>,
+    /// Added to the variance; above 0.
+    pub eps: f32,
+}
+
+impl Shape {
+    fn check(&self, steps: &Steps) -> Result<()> {
+        let Self { rows, tokens, heads, dim, .. } = *self;
+        if rows == 0 || tokens == 0 || heads == 0 || rows % tokens != 0 {
+            bail!("queries and keys of {rows} rows, {tokens} tokens and {heads} heads");
+        }
+        if dim == 0 || dim % 2 != 0 || dim > 256 {
+            bail!("heads of {dim} numbers: even sizes up to 256 are known");
+        }
+        if steps.norms.is_none() && steps.rope.is_none() {
+            bail!("neither a norm nor a rotary embedding of queries and keys");
+        }
+        if steps.norms.is_some() && (steps.eps.is_nan() || steps.eps <= 0.0) {
+            bail!("a norm of queries and keys with eps {}", steps.eps);
+        }
+        int(rows)?;
+        int(tokens * dim)?;
+        int(3 * heads * dim).map(drop)
+    }
+
+    fn kernel(&self, name: &str) -> String {
+        let version = if self.fixed() { self.dim.to_string() } else { "any".to_owned() };
+        format!("{name}_{}_{version}", self.ty.name())
+    }
+
+    fn fixed(&self) -> bool {
+        [64, 72].contains(&self.dim)
+    }
+
+    /// Heads that a warp takes at a time.
+    fn heads_at_once(&self) -> usize {
+        if self.dim == 64 { 2 } else { 1 }
+    }
+}
+
+fn norms(steps: &Steps) -> Norms {
+    let none = Address::NULL;
+    steps.norms.unwrap_or(Norms { q_weight: none, q_bias: none, k_weight: none, k_bias: none })
+}
+
+fn tables(steps: &Steps) -> Tables {
+    steps.rope.unwrap_or(Tables { cos: Address::NULL, sin: Address::NULL })
+}
+
+/// Queries and keys of `qkv`, normalised and rotated, to `out`, and values unchanged. `out` may be
+/// `qkv`.
+pub fn forward(shape: Shape, steps: &Steps, qkv: Address, out: Address) -> Result<Launch> {
+    shape.check(steps)?;
+    let (n, t) = (norms(steps), tables(steps));
+    Ok(Launch {
+        kernel: shape.kernel("qk_norm_rope_forward"),
+        grid: [blocks(shape.rows, WARPS)?, 1],
+        threads: 32 * WARPS as u32,
+        shared: 0,
+        arguments: vec![
+            qkv.into(),
+            out.into(),
+            n.q_weight.into(),
+            n.q_bias.into(),
+            n.k_weight.into(),
+            n.k_bias.into(),
+            t.cos.into(),
+            t.sin.into(),
+            int(shape.rows)?.into(),
+            int(shape.tokens)?.into(),
+            int(shape.heads)?.into(),
+            int(shape.dim)?.into(),
+            steps.eps.into(),
+        ],
+    })
+}
+
+/// Blocks of the backward pass. Its partial sums are f32 `[blocks, 4, dim]`.
+pub fn backward_blocks(shape: Shape) -> usize {
+    shape.rows.div_ceil(BLOCK_ROWS)
+}
+
+/// In place on `dqkv`: the gradient of what [`forward`] wrote becomes that of its input `qkv`. The
+/// part of the values stays. `qkv` and `partial` may be null where there are no norms.
+pub fn backward(shape: Shape, steps: &Steps, dqkv: Address, qkv: Address, partial: Address) -> Result<Launch> {
+    shape.check(steps)?;
+    let (n, t) = (norms(steps), tables(steps));
+    let sums = if steps.norms.is_some() { WARPS * shape.heads_at_once() * 4 * shape.dim * 4 } else { 0 };
+    Ok(Launch {
+        kernel: shape.kernel("qk_norm_rope_backward"),
+        grid: [blocks(shape.rows, BLOCK_ROWS)?, 1],
+        threads: 32 * WARPS as u32,
+        shared: int(sums)?.cast_unsigned(),
+        arguments: vec![
+            dqkv.into(),
+            qkv.into(),
+            n.q_weight.into(),
+            n.k_weight.into(),
+            t.cos.into(),
+            t.sin.into(),
+            partial.into(),
+            int(shape.rows)?.into(),
+            int(BLOCK_ROWS)?.into(),
+            int(shape.tokens)?.into(),
+            int(shape.heads)?.into(),
+            int(shape.dim)?.into(),
+            steps.eps.into(),
+        ],
+    })
+}
+
+/// Adds the partial sums of [`backward`] over blocks, always in the same order. The gradients of the
+/// norms are set, or with `keep` added to.
+pub fn norm_sums(shape: Shape, partial: Address, gradients: Norms, keep: bool) -> Result<Launch> {
+    Ok(Launch {
+        kernel: "qk_norm_sums".to_owned(),
+        grid: [blocks(4 * shape.dim, 32)?, 1],
+        threads: 256,
+        shared: 256 * 4,
+        arguments: vec![
+            partial.into(),
+            gradients.q_weight.into(),
+            gradients.q_bias.into(),
+            gradients.k_weight.into(),
+            gradients.k_bias.into(),
+            int(backward_blocks(shape))?.into(),
+            int(shape.dim)?.into(),
+            i32::from(keep).into(),
+        ],
+    })
+}

@@ -1,0 +1,178 @@
+//! Checks a machine before it is trusted: a product of every form, with every epilogue, against f64
+//! on the host. Kernels are erw's own and tested; how a library reads a layout, a bias or GELU is
+//! not, and a wrong product would train a network to nothing without an error.
+
+use crate::machine::Machine;
+use crate::program::{Address, Epilogue, Form, Matmul, Program, Type};
+use candle_core::{Result, bail};
+use half::{bf16, f16};
+
+/// Sizes as odd as products of a network get, in multiples of 8.
+const M: usize = 40;
+const N: usize = 24;
+const K: usize = 72;
+
+/// # Errors
+/// A product that is further from f64 than rounding explains.
+pub fn check_products(machine: &dyn Machine, ty: Type) -> Result<()> {
+    let (a, b) = (numbers(1, M * K, ty), numbers(2, K * N, ty));
+    let (bias, kept, old) = (numbers(3, N, ty), numbers(4, M * N, ty), numbers(5, M * N, Type::F32));
+    let device = |x: &[f64], ty: Type| -> Result<Address> {
+        let at = machine.allocate(x.len() * ty.size())?;
+        machine.write(at, &bytes(x, ty))?;
+        Ok(at)
+    };
+    let (at_bias, at_kept) = (device(&bias, ty)?, device(&kept, ty)?);
+    for form in [Form::Nt, Form::Nn, Form::Tn] {
+        // Stored as the form wants them; read here as a [M, K] and b [K, N].
+        let stored_a = if form == Form::Tn { transposed(&a, M, K) } else { a.clone() };
+        let stored_b = if form == Form::Nt { transposed(&b, K, N) } else { b.clone() };
+        let places = [device(&stored_a, ty)?, device(&stored_b, ty)?];
+        let product = matrix_product(&a, &b);
+        let aux = machine.allocate(M * N * ty.size())?;
+        // The products of a network: forward, through its input, gradients of weights.
+        let cases: &[(Epilogue, Type, bool)] = match form {
+            Form::Nt => &[
+                (Epilogue::None, ty, false),
+                (Epilogue::Bias(at_bias), ty, false),
+                (Epilogue::GeluKeep(at_bias, aux), ty, false),
+            ],
+            Form::Nn => &[(Epilogue::None, ty, false), (Epilogue::GeluBackward(at_kept), ty, false)],
+            Form::Tn => &[(Epilogue::None, Type::F32, false), (Epilogue::None, Type::F32, true)],
+        };
+        for (epilogue, output, accumulate) in cases {
+            let d = device(&old, *output)?;
+            let mut program = Program::default();
+            program.matmul(matmul(form, places, d, (*epilogue, *accumulate), [ty, *output]));
+            machine.run(&program)?;
+            let sums = |i: usize| product[i] + bias[i % N];
+            let want: Vec<f64> = (0..M * N)
+                .map(|i| match epilogue {
+                    Epilogue::None => product[i] + if *accumulate { old[i] } else { 0.0 },
+                    Epilogue::Bias(_) => sums(i),
+                    Epilogue::GeluKeep(..) => gelu(sums(i)),
+                    Epilogue::GeluBackward(_) => product[i] * gelu_slope(kept[i]),
+                })
+                .collect();
+            let what = format!("a product {form:?} of {} with {}", ty.name(), name(epilogue));
+            compare(machine, d, &want, *output, &what)?;
+            if matches!(epilogue, Epilogue::GeluKeep(..)) {
+                compare(machine, aux, &(0..M * N).map(sums).collect::<Vec<_>>(), ty, &format!("the sums of {what}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn matmul(
+    form: Form,
+    [a, b]: [Address; 2],
+    d: Address,
+    (epilogue, accumulate): (Epilogue, bool),
+    [input, output]: [Type; 2],
+) -> Matmul {
+    let (a_step, b_step) = match form {
+        Form::Nt => (K, K),
+        Form::Nn => (K, N),
+        Form::Tn => (M, N),
+    };
+    Matmul {
+        form,
+        m: M,
+        n: N,
+        k: K,
+        a: (a, a_step),
+        b: (b, b_step),
+        d: (d, N),
+        input,
+        output,
+        accumulate,
+        alpha: 1.0,
+        epilogue,
+        count: 1,
+        strides: [0; 3],
+    }
+}
+
+fn name(epilogue: &Epilogue) -> &'static str {
+    match epilogue {
+        Epilogue::None => "no epilogue",
+        Epilogue::Bias(_) => "a bias",
+        Epilogue::GeluKeep(..) => "GELU",
+        Epilogue::GeluBackward(_) => "the derivative of GELU",
+    }
+}
+
+/// Numbers in -1 to 1 that the type can represent, the same at every call.
+fn numbers(seed: u64, count: usize, ty: Type) -> Vec<f64> {
+    let mut state = seed;
+    let next = || {
+        // Knuth's linear congruential generator; its upper bits are good enough.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as f32 / (1u64 << 30) as f32 - 1.0
+    };
+    std::iter::repeat_with(next).take(count).map(|x| f64::from(round(x, ty))).collect()
+}
+
+fn round(x: f32, ty: Type) -> f32 {
+    match ty {
+        Type::F32 => x,
+        Type::Bf16 => bf16::from_f32(x).to_f32(),
+        Type::F16 => f16::from_f32(x).to_f32(),
+    }
+}
+
+fn bytes(x: &[f64], ty: Type) -> Vec<u8> {
+    let all = x.iter().map(|x| *x as f32);
+    match ty {
+        Type::F32 => all.flat_map(f32::to_ne_bytes).collect(),
+        Type::Bf16 => all.flat_map(|x| bf16::from_f32(x).to_ne_bytes()).collect(),
+        Type::F16 => all.flat_map(|x| f16::from_f32(x).to_ne_bytes()).collect(),
+    }
+}
+
+fn compare(machine: &dyn Machine, at: Address, want: &[f64], ty: Type, what: &str) -> Result<()> {
+    let mut bytes = vec![0; want.len() * ty.size()];
+    machine.read(at, &mut bytes)?;
+    let got: Vec<f64> = match ty {
+        Type::F32 => bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_ne_bytes(*b))).collect(),
+        Type::Bf16 => bytes.as_chunks().0.iter().map(|b| f64::from(bf16::from_ne_bytes(*b).to_f32())).collect(),
+        Type::F16 => bytes.as_chunks().0.iter().map(|b| f64::from(f16::from_ne_bytes(*b).to_f32())).collect(),
+    };
+    let largest = want.iter().fold(0f64, |a, b| a.max(b.abs()));
+    // Half a unit of the type, twice over, and what sums in f32 and approximated tanh add.
+    let bound = match ty {
+        Type::F32 => 1e-5,
+        Type::Bf16 => 1.0 / 128.0,
+        Type::F16 => 1.0 / 500.0,
+    };
+    let apart = got.iter().zip(want).map(|(a, b)| (a - b).abs() / largest);
+    let worst = apart.fold(0f64, |a, b| if b.is_nan() { f64::INFINITY } else { a.max(b) });
+    if worst > bound {
+        bail!("the GPU computes {what} wrongly: results are off by {worst:e} of the largest, {bound:e} is allowed");
+    }
+    Ok(())
+}
+
+/// a `[M, K]` times b `[K, N]`.
+fn matrix_product(a: &[f64], b: &[f64]) -> Vec<f64> {
+    let one = |i: usize| (0..K).map(|k| a[i / N * K + k] * b[k * N + i % N]).sum();
+    (0..M * N).map(one).collect()
+}
+
+fn transposed(x: &[f64], rows: usize, columns: usize) -> Vec<f64> {
+    (0..columns).flat_map(|c| (0..rows).map(move |r| x[r * columns + c])).collect()
+}
+
+/// sqrt(2 / pi), and the factor of the cube, of GELU's tanh form.
+const ROOT: f64 = 0.797_884_560_802_865_4;
+const CUBE: f64 = 0.044_715;
+
+fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + (ROOT * (x + CUBE * x.powi(3))).tanh())
+}
+
+fn gelu_slope(x: f64) -> f64 {
+    let t = (ROOT * (x + CUBE * x.powi(3))).tanh();
+    0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * ROOT * (1.0 + 3.0 * CUBE * x * x)
+}

@@ -1,0 +1,114 @@
+//! Where each parameter lies in the flat buffers of weights, gradients, moments and averages, which
+//! all have the same order.
+//!
+//! ```text
+//! adaLN weights of blocks 0..L and of the final layer    one product makes all modulations
+//! their biases
+//! everything else, by name
+//! projectors                                             at the end: they rest when nothing is aligned
+//! ```
+//!
+//! Each of these regions and parameters begins at a multiple of 256 numbers, so that a bit per 256
+//! numbers says what decays. The gaps are zero and stay zero.
+
+use crate::models::sit::SiTConfig;
+use candle_core::{Result, Shape, bail};
+use erw_gpu::kernels::optimizer::PADDING;
+use std::collections::BTreeMap;
+
+/// A parameter's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// In numbers.
+    pub first: usize,
+    pub dims: Vec<usize>,
+}
+
+impl Place {
+    pub fn count(&self) -> usize {
+        self.dims.iter().product()
+    }
+}
+
+/// The places of all parameters.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    places: BTreeMap<String, Place>,
+    /// Numbers before the projectors, and in all.
+    network: usize,
+    count: usize,
+}
+
+impl Layout {
+    /// For the parameters that a SiT requests, with their shapes.
+    pub fn new(config: &SiTConfig, shapes: &BTreeMap<String, Shape>) -> Result<Self> {
+        let modulated: Vec<String> = (0..config.blocks())
+            .map(|i| format!("blocks.{i}.adaLN_modulation.1"))
+            .chain(config.warmup_depth.is_none().then(|| "final_layer.adaLN_modulation.1".to_string()))
+            .collect();
+        let is_projector = |name: &str| name.starts_with("projectors.");
+        let mut next = 0;
+        let mut places = BTreeMap::new();
+        let mut put = |name: &str, next: &mut usize| -> Result<()> {
+            let Some(shape) = shapes.get(name) else { bail!("a SiT without parameter {name}") };
+            places.insert(name.to_string(), Place { first: *next, dims: shape.dims().to_vec() });
+            *next += shape.elem_count();
+            Ok(())
+        };
+        for part in ["weight", "bias"] {
+            for layer in &modulated {
+                put(&format!("{layer}.{part}"), &mut next)?;
+            }
+            next = next.next_multiple_of(PADDING);
+        }
+        let is_modulation = |name: &str| modulated.iter().any(|layer| name.starts_with(layer.as_str()));
+        let rest: Vec<&String> = shapes.keys().filter(|name| !is_modulation(name)).collect();
+        let mut network = 0;
+        for projectors in [false, true] {
+            for name in rest.iter().filter(|name| is_projector(name) == projectors) {
+                put(name, &mut next)?;
+                next = next.next_multiple_of(PADDING);
+            }
+            network = if projectors { network } else { next };
+        }
+        Ok(Self { places, network, count: next })
+    }
+
+    /// Numbers of a flat buffer.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Numbers before the projectors.
+    pub fn network(&self) -> usize {
+        self.network
+    }
+
+    /// # Errors
+    /// A name that is no parameter.
+    pub fn place(&self, name: &str) -> Result<&Place> {
+        match self.places.get(name) {
+            Some(place) => Ok(place),
+            None => bail!("a SiT without parameter {name}"),
+        }
+    }
+
+    /// All parameters by name.
+    pub fn places(&self) -> impl Iterator<Item = (&str, &Place)> {
+        self.places.iter().map(|(name, place)| (name.as_str(), place))
+    }
+
+    /// A bit for every 256 numbers: whether they decay, by the name and the rank of their parameter.
+    pub fn decays(&self, decays: impl Fn(&str, usize) -> bool) -> Vec<u32> {
+        let mut words = vec![0u32; (self.count / PADDING).div_ceil(32)];
+        for (name, place) in self.places() {
+            if decays(name, place.dims.len()) {
+                // A region may hold parts of several parameters in one group; they have one rule.
+                for group in place.first / PADDING..(place.first + place.count()).div_ceil(PADDING) {
+                    words[group / 32] |= 1 << (group % 32);
+                }
+            }
+        }
+        words
+    }
+}

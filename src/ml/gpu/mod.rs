@@ -1,0 +1,31 @@
+//! A SiT's training step as lists of commands for a GPU: forward pass, losses, gradients, update.
+//!
+//! ```text
+//! layout   where each parameter lies in the flat buffers
+//! arena    where activations lie; its size is the memory that a training needs
+//! layers   products with their gradients
+//! block    a transformer block
+//! sit      the network, its losses, and their gradients
+//! ```
+//!
+//! There is no autograd: each backward pass is written out. The lists are made from shapes alone,
+//! so the same step always runs the same kernels on the same addresses. Does not know batches,
+//! schedules or files; [`crate::train`] does.
+
+pub mod arena;
+mod block;
+mod layers;
+pub mod layout;
+pub mod sit;
+
+use crate::nn::precision::Precision;
+use erw_gpu::program::Type;
+
+/// The type of the products of a network with this precision.
+pub fn product_type(precision: Precision) -> Type {
+    match precision {
+        Precision::F32 => Type::F32,
+        Precision::Bf16 => Type::Bf16,
+        Precision::F16 => Type::F16,
+    }
+}

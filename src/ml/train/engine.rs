@@ -1,0 +1,155 @@
+//! What the training loop trains: parameters with their optimizer and averages on some device. The
+//! loop decides when a step is taken, skipped or saved; an engine computes it. Knows nothing of
+//! schedules, curves or files.
+
+use super::adamw::{AdamW, grad_norm};
+use super::checkpoint::Checkpoint;
+use super::config::{FitConfig, StepLoss};
+use super::ema::Ema;
+use crate::kernels::autograd::Gradients;
+use crate::nn::params::{LoadReport, ParamSet, Tensors};
+use candle_core::{DType, Result, bail};
+
+/// Parameters with their optimizer, averages and gradients.
+pub trait Engine {
+    /// Computes the gradients of a step, summed over its micro-batches, of `loss_scale` times the
+    /// loss. Step and micro-batches are counted from 0.
+    fn gradients(&mut self, step: u64, micro_batches: usize, loss_scale: f64) -> Result<Sums>;
+
+    /// Updates parameters and averages with the gradients times `scale`.
+    fn update(&mut self, learning_rate: f64, scale: f64) -> Result<()>;
+
+    /// Names of the parameters that no gradient of the last step reached.
+    fn unreached(&self) -> Vec<String>;
+
+    /// The gradients of the last step by name, for naming a fault.
+    fn named_gradients(&self) -> Result<Tensors>;
+
+    /// The parameters by name. They may share memory with the engine until the next update.
+    fn model(&self) -> Result<Tensors>;
+
+    /// The first average.
+    fn average(&self) -> Result<Tensors>;
+
+    /// The averages with the other decays, each with its decay, in the order of the settings.
+    fn further_averages(&self) -> Result<Vec<(f64, Tensors)>>;
+
+    /// First and second moments.
+    fn moments(&self) -> Result<[Tensors; 2]>;
+
+    /// Continues after `updates` updates from a checkpoint, whose tensors may be moved out of it.
+    /// Reports which parameters the checkpoint has; nothing is restored unless it has all.
+    fn restore(&mut self, saved: &mut Checkpoint, updates: u64) -> Result<LoadReport>;
+}
+
+/// Sums over the micro-batches of a step, and the norm of the summed gradients.
+pub struct Sums {
+    /// Of the scaled losses.
+    pub loss: f64,
+    /// Of their named terms, unscaled.
+    pub parts: Vec<(&'static str, f64)>,
+    pub grad_norm: f64,
+}
+
+/// The engine of networks in candle's operations: a closure gives the loss of a micro-batch, and
+/// autograd its gradients.
+pub(super) struct Autograd<'a> {
+    params: &'a ParamSet,
+    loss: &'a mut dyn FnMut(u64, usize) -> Result<StepLoss>,
+    grads: Gradients,
+    optimizer: AdamW,
+    /// One per decay.
+    emas: Vec<Ema>,
+}
+
+impl<'a> Autograd<'a> {
+    pub fn new(
+        params: &'a ParamSet,
+        cfg: &FitConfig,
+        loss: &'a mut dyn FnMut(u64, usize) -> Result<StepLoss>,
+    ) -> Result<Self> {
+        if cfg.ema_decays.is_empty() {
+            bail!("training needs at least one average of the weights");
+        }
+        Ok(Self {
+            params,
+            loss,
+            grads: Gradients::new(params.vars()),
+            optimizer: AdamW::new(params, cfg.optimizer)?,
+            emas: cfg.ema_decays.iter().map(|decay| Ema::new(params, *decay)).collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl Engine for Autograd<'_> {
+    fn gradients(&mut self, step: u64, micro_batches: usize, loss_scale: f64) -> Result<Sums> {
+        self.grads.clear();
+        let mut sums = Sums { loss: 0.0, parts: vec![], grad_norm: 0.0 };
+        for micro in 0..micro_batches {
+            let StepLoss { loss, parts } = (self.loss)(step, micro)?;
+            // With 1 the computation does not change.
+            let loss = if loss_scale == 1.0 { loss } else { (loss * loss_scale)? };
+            sums.loss += f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+            if micro == 0 {
+                sums.parts = parts;
+            } else {
+                for (sum, (_, value)) in sums.parts.iter_mut().zip(parts) {
+                    sum.1 += value;
+                }
+            }
+            self.grads.backward(&loss)?;
+        }
+        sums.grad_norm = grad_norm(&self.grads)?;
+        Ok(sums)
+    }
+
+    fn update(&mut self, learning_rate: f64, scale: f64) -> Result<()> {
+        self.optimizer.config.lr = learning_rate;
+        self.optimizer.step(&self.grads, scale, &mut self.emas)
+    }
+
+    fn unreached(&self) -> Vec<String> {
+        self.grads.unreached().into_iter().map(String::from).collect()
+    }
+
+    fn named_gradients(&self) -> Result<Tensors> {
+        self.grads.tensors()
+    }
+
+    fn model(&self) -> Result<Tensors> {
+        Ok(self.params.tensors())
+    }
+
+    fn average(&self) -> Result<Tensors> {
+        Ok(self.emas[0].tensors())
+    }
+
+    fn further_averages(&self) -> Result<Vec<(f64, Tensors)>> {
+        Ok(self.emas[1..].iter().map(|ema| (ema.decay, ema.tensors())).collect())
+    }
+
+    fn moments(&self) -> Result<[Tensors; 2]> {
+        Ok(self.optimizer.moments().into())
+    }
+
+    fn restore(&mut self, saved: &mut Checkpoint, updates: u64) -> Result<LoadReport> {
+        let report = self.params.assign(&std::mem::take(&mut saved.model))?;
+        if report.loaded.len() != self.params.len() {
+            return Ok(report);
+        }
+        let (first, second) = (&mut saved.first, &mut saved.second);
+        self.optimizer = AdamW::from_tensors(self.params, self.optimizer.config, updates, first, second)?;
+        let decays: Vec<f64> = self.emas.iter().map(|ema| ema.decay).collect();
+        self.emas = emas_from(self.params, &decays, saved)?;
+        Ok(report)
+    }
+}
+
+/// The averages in a checkpoint, in the order of the decays. The first is moved out of it.
+fn emas_from(params: &ParamSet, decays: &[f64], saved: &mut Checkpoint) -> Result<Vec<Ema>> {
+    let average = |(i, decay): (usize, &f64)| {
+        let Some(i) = i.checked_sub(1) else { return Ema::from_tensors(params, *decay, &mut saved.ema) };
+        Ema::from_tensors(params, *decay, &mut saved.further_average(i))
+    };
+    decays.iter().enumerate().map(average).collect()
+}

@@ -1,0 +1,345 @@
+//! The engine of a SiT's training on a GPU: batches go in, [`SitPrograms`] run, losses and norms
+//! come out. Weights, gradients, moments and averages stay in the GPU's memory.
+//!
+//! While the GPU works on a micro-batch, the host copies the next one for it: commands run in
+//! order, so the new inputs arrive when the old ones have been read.
+
+use super::super::adamw::AdamWConfig;
+use super::super::checkpoint::Checkpoint;
+use super::super::config::FitConfig;
+use super::super::engine::{Engine, Sums};
+use crate::gpu::arena::Arena;
+use crate::gpu::layout::Layout;
+use crate::gpu::sit::{Recipe, SitPrograms};
+use crate::kernels::adamw::Mix;
+use crate::kernels::with_slices;
+use crate::models::sit::SiT;
+use crate::nn::params::{self, LoadReport, Tensors};
+use candle_core::{DType, Device, Result, Tensor, bail};
+use erw_gpu::kernels::activation::{self, Pass};
+use erw_gpu::kernels::scalars::{Results, Scalars};
+use erw_gpu::machine::Machine;
+use erw_gpu::program::{Address, Program, Type};
+
+/// A micro-batch, on the CPU.
+pub struct Feed {
+    /// Times `[B]`.
+    pub times: Tensor,
+    /// Points on the path `[B, C, S, S]`.
+    pub point: Tensor,
+    /// Their velocities; `None` in a warmup, which has no final layer.
+    pub target: Option<Tensor>,
+    /// Classes u32 `[B]`.
+    pub classes: Tensor,
+    /// Features `[B, N, Z]` per encoder; empty if nothing is aligned in this step.
+    pub features: Vec<Tensor>,
+    /// Coefficient of the alignment; 0 if nothing is aligned.
+    pub alignment_weight: f64,
+}
+
+/// Gives the micro-batch of a step.
+pub type Feeder<'a> = dyn FnMut(u64, usize) -> Result<Feed> + 'a;
+
+/// The engine. See [`Engine`].
+pub struct GpuEngine<'a> {
+    machine: &'a dyn Machine,
+    programs: SitPrograms,
+    /// By whether projectors are trained.
+    lists: [Lists; 2],
+    feed: &'a mut Feeder<'a>,
+    /// The step and micro-batch whose inputs are written, with its alignment's coefficient.
+    written: Option<((u64, usize), f64)>,
+    /// Steps of the training: nothing is fed after them.
+    steps: u64,
+    recipe: Recipe,
+    optimizer: AdamWConfig,
+    decays: Vec<f64>,
+    /// Updates done.
+    updates: u64,
+    /// Whether the last step was aligned.
+    aligned: bool,
+}
+
+/// Programs of a step.
+struct Lists {
+    first: Program,
+    further: Program,
+    norm: Program,
+    update: Program,
+}
+
+impl Lists {
+    fn new(programs: &SitPrograms, aligned: bool) -> Result<Self> {
+        Ok(Self {
+            first: programs.gradients(true, aligned)?,
+            further: programs.gradients(false, aligned)?,
+            norm: programs.norm(aligned)?,
+            update: programs.update(aligned)?,
+        })
+    }
+}
+
+/// Bytes of GPU memory that a training needs.
+///
+/// # Errors
+/// A recipe that the GPU's programs do not cover.
+pub fn memory(recipe: &Recipe) -> Result<usize> {
+    let (_, shapes) = params::census(|vb| SiT::new(&recipe.config, vb))?;
+    let layout = Layout::new(&recipe.config, &shapes)?;
+    Ok(SitPrograms::new(recipe, &layout, Arena::measure())?.bytes())
+}
+
+impl<'a> GpuEngine<'a> {
+    /// Starts from these parameters and tables of `model`, averages at their values.
+    ///
+    /// # Errors
+    /// A recipe that the GPU's programs do not cover; too little memory.
+    pub fn new(
+        machine: &'a dyn Machine,
+        recipe: &Recipe,
+        model: &SiT,
+        weights: &Tensors,
+        cfg: &FitConfig,
+        feed: &'a mut Feeder<'a>,
+    ) -> Result<Self> {
+        let shapes = weights.iter().map(|(name, t)| (name.clone(), t.shape().clone())).collect();
+        let layout = Layout::new(&recipe.config, &shapes)?;
+        let bytes = SitPrograms::new(recipe, &layout, Arena::measure())?.bytes();
+        let programs = SitPrograms::new(recipe, &layout, Arena::at(machine.allocate(bytes)?))?;
+        let engine = Self {
+            machine,
+            lists: [Lists::new(&programs, false)?, Lists::new(&programs, true)?],
+            programs,
+            feed,
+            written: None,
+            steps: cfg.steps,
+            recipe: recipe.clone(),
+            optimizer: cfg.optimizer,
+            decays: cfg.ema_decays.clone(),
+            updates: 0,
+            aligned: false,
+        };
+        engine.write_fixed(model)?;
+        engine.write_weights(weights)?;
+        let state = &engine.programs.state;
+        // Also the gaps between parameters, which stay 0.
+        let zeros = vec![0f32; layout.count()];
+        for buffer in [state.flat.gradients, state.moments[0], state.moments[1]] {
+            engine.write(buffer, &zeros)?;
+        }
+        let start = engine.flat(weights)?;
+        for average in state.averages.clone() {
+            engine.write(average, &start)?;
+        }
+        Ok(engine)
+    }
+
+    fn write_fixed(&self, model: &SiT) -> Result<()> {
+        let state = &self.programs.state;
+        let tables = model.buffers();
+        let rope = state.rope.map(|t| [("feat_rope.freqs_cos", t.cos), ("feat_rope.freqs_sin", t.sin)]);
+        for (name, to) in [("pos_embed", state.positions)].into_iter().chain(rope.into_iter().flatten()) {
+            let Some(table) = tables.get(name) else { bail!("a SiT without {name}") };
+            self.write_tensor(to, table)?;
+        }
+        let words = self.programs.layout().decays(|name, rank| self.optimizer.decay.takes(name, rank));
+        self.machine.write(state.decays, bytemuck::cast_slice(&words))
+    }
+
+    /// Writes the weights, and their copy for products.
+    fn write_weights(&self, weights: &Tensors) -> Result<()> {
+        let flat = self.programs.state.flat;
+        self.write(flat.weights, &self.flat(weights)?)?;
+        if flat.ty != Type::F32 {
+            let mut copy = Program::default();
+            let (from, to, count) = (flat.weights, flat.operands, self.programs.layout().count());
+            copy.launch(activation::narrow(&Pass { ty: flat.ty, from, to, count })?);
+            self.machine.run(&copy)?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, to: Address, numbers: &[f32]) -> Result<()> {
+        self.machine.write(to, bytemuck::cast_slice(numbers))
+    }
+
+    fn write_tensor(&self, to: Address, tensor: &Tensor) -> Result<()> {
+        let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
+        with_slices([&tensor], |[numbers]| self.write(to, numbers))?
+    }
+
+    /// Tensors in the order of the flat buffers.
+    fn flat(&self, tensors: &Tensors) -> Result<Vec<f32>> {
+        let layout = self.programs.layout();
+        let mut all = vec![0f32; layout.count()];
+        for (name, place) in layout.places() {
+            let Some(tensor) = tensors.get(name) else { bail!("there is no tensor {name}") };
+            if tensor.dims() != place.dims {
+                bail!("tensor {name} is {:?}, not {:?}", tensor.dims(), place.dims);
+            }
+            let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
+            with_slices([&tensor], |[numbers]| all[place.first..][..place.count()].copy_from_slice(numbers))?;
+        }
+        Ok(all)
+    }
+
+    /// The numbers of a flat buffer by name.
+    fn named(&self, from: Address) -> Result<Tensors> {
+        let layout = self.programs.layout();
+        let mut all = vec![0f32; layout.count()];
+        self.machine.read(from, bytemuck::cast_slice_mut(&mut all))?;
+        let tensor = |(name, place): (&str, &crate::gpu::layout::Place)| {
+            let numbers = &all[place.first..][..place.count()];
+            Ok((name.to_string(), Tensor::from_slice(numbers, &place.dims[..], &Device::Cpu)?))
+        };
+        layout.places().map(tensor).collect()
+    }
+
+    fn results(&self) -> Result<[f32; Results::SIZE]> {
+        let mut results = [0f32; Results::SIZE];
+        self.machine.read(self.programs.inputs.results.0, bytemuck::cast_slice_mut(&mut results))?;
+        Ok(results)
+    }
+
+    /// Writes the inputs of a micro-batch, unless they are there. Returns the coefficient of the
+    /// alignment.
+    fn feed(&mut self, place: (u64, usize)) -> Result<f64> {
+        if let Some((_, weight)) = self.written.filter(|(written, _)| *written == place) {
+            return Ok(weight);
+        }
+        let feed = (self.feed)(place.0, place.1)?;
+        self.write_feed(&feed)?;
+        self.written = Some((place, feed.alignment_weight));
+        Ok(feed.alignment_weight)
+    }
+
+    fn write_feed(&self, feed: &Feed) -> Result<()> {
+        let inputs = &self.programs.inputs;
+        self.write_tensor(inputs.times, &feed.times)?;
+        self.write_tensor(inputs.point, &feed.point)?;
+        if let Some(target) = &feed.target {
+            self.write_tensor(inputs.target, target)?;
+        }
+        let classes = feed.classes.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+        self.machine.write(inputs.labels, bytemuck::cast_slice(&classes))?;
+        for (to, features) in inputs.features.iter().zip(&feed.features) {
+            self.write_tensor(*to, features)?;
+        }
+        Ok(())
+    }
+
+    /// The numbers that gradients need.
+    fn write_scalars(&self, loss_scale: f64, alignment_weight: f64) -> Result<()> {
+        let (r, c) = (&self.recipe, &self.recipe.config);
+        let numbers = (r.batch * c.in_channels * c.input_size * c.input_size) as f64;
+        let rows = (r.batch * c.tokens() * c.z_dims.len().max(1)) as f64;
+        let scalars = self.programs.inputs.scalars;
+        self.write(scalars.at(Scalars::UNSCALE), &[(1.0 / (r.micro_batches as f64 * loss_scale)) as f32, 0.0])?;
+        let factors = [loss_scale / numbers, loss_scale * alignment_weight / rows];
+        self.write(scalars.at(Scalars::VELOCITY_FACTOR), &factors.map(|f| f as f32))
+    }
+}
+
+impl Engine for GpuEngine<'_> {
+    fn gradients(&mut self, step: u64, micro_batches: usize, loss_scale: f64) -> Result<Sums> {
+        let mut weight = 0.0;
+        for micro in 0..micro_batches {
+            let of_batch = self.feed((step, micro))?;
+            if micro == 0 {
+                weight = of_batch;
+                self.aligned = weight != 0.0;
+                self.write_scalars(loss_scale, weight)?;
+            }
+            let lists = &self.lists[usize::from(self.aligned)];
+            self.machine.run(if micro == 0 { &lists.first } else { &lists.further })?;
+            let next = if micro + 1 < micro_batches { (step, micro + 1) } else { (step + 1, 0) };
+            if next.0 < self.steps {
+                self.feed(next)?;
+            }
+        }
+        self.machine.run(&self.lists[usize::from(self.aligned)].norm)?;
+        let results = self.results()?;
+        let result = |slot: usize| f64::from(results[slot]);
+        let alignment = if self.aligned { result(Results::ALIGNMENT) } else { 0.0 };
+        let count = micro_batches as f64;
+        let (mean, parts) = if self.recipe.config.warmup_depth.is_some() {
+            (alignment * weight, vec![])
+        } else {
+            let velocity = result(Results::VELOCITY);
+            let parts = [("velocity", velocity), ("alignment", alignment), ("alignment_weight", weight)];
+            (velocity + weight * alignment, parts.map(|(name, value)| (name, value * count)).to_vec())
+        };
+        let grad_norm = result(Results::NORM) * count * loss_scale;
+        Ok(Sums { loss: mean * count * loss_scale, parts, grad_norm })
+    }
+
+    fn update(&mut self, learning_rate: f64, scale: f64) -> Result<()> {
+        self.updates += 1;
+        self.optimizer.lr = learning_rate;
+        let c = self.optimizer.coefficients(self.updates, scale, 0.0);
+        let inputs = &self.programs.inputs;
+        let update =
+            [c.first.keep, c.first.add, c.second.keep, c.second.add, c.eps, c.step_size, c.second_scale, c.decay];
+        self.write(inputs.scalars.at(Scalars::UPDATE), &update)?;
+        for (i, decay) in self.decays.iter().enumerate() {
+            let mix = Mix::new(*decay);
+            self.write(inputs.scalars.average(i), &[mix.keep, mix.add])?;
+        }
+        self.write(inputs.results.at(Results::FACTOR), &[c.grad_scale])?;
+        self.machine.run(&self.lists[usize::from(self.aligned)].update)
+    }
+
+    fn unreached(&self) -> Vec<String> {
+        let rests = |name: &&str| !self.aligned && name.starts_with("projectors.");
+        self.programs.layout().places().map(|(name, _)| name).filter(rests).map(String::from).collect()
+    }
+
+    fn named_gradients(&self) -> Result<Tensors> {
+        let mut all = self.named(self.programs.state.flat.gradients)?;
+        self.unreached().iter().for_each(|name| drop(all.remove(name)));
+        Ok(all)
+    }
+
+    fn model(&self) -> Result<Tensors> {
+        self.named(self.programs.state.flat.weights)
+    }
+
+    fn average(&self) -> Result<Tensors> {
+        match self.programs.state.averages.first() {
+            Some(average) => self.named(*average),
+            None => bail!("training needs at least one average of the weights"),
+        }
+    }
+
+    fn further_averages(&self) -> Result<Vec<(f64, Tensors)>> {
+        let all = self.decays.iter().zip(&self.programs.state.averages);
+        all.skip(1).map(|(decay, average)| Ok((*decay, self.named(*average)?))).collect()
+    }
+
+    fn moments(&self) -> Result<[Tensors; 2]> {
+        let [first, second] = self.programs.state.moments;
+        Ok([self.named(first)?, self.named(second)?])
+    }
+
+    fn restore(&mut self, saved: &mut Checkpoint, updates: u64) -> Result<LoadReport> {
+        let shapes = self.programs.layout().places();
+        let shapes = shapes.map(|(name, place)| (name.to_string(), place.dims.clone().into())).collect();
+        let report = params::compare(&shapes, &saved.model);
+        if !(report.missing.is_empty() && report.mismatched.is_empty()) {
+            return Ok(report);
+        }
+        self.write_weights(&saved.model)?;
+        let state = &self.programs.state;
+        self.write(state.moments[0], &self.flat(&saved.first)?)?;
+        self.write(state.moments[1], &self.flat(&saved.second)?)?;
+        for (i, to) in state.averages.iter().enumerate() {
+            let tensors = match i.checked_sub(1) {
+                None => &saved.ema,
+                Some(i) => &saved.further_average(i),
+            };
+            self.write(*to, &self.flat(tensors)?)?;
+        }
+        self.updates = updates;
+        Ok(report)
+    }
+}

@@ -1,0 +1,94 @@
+//! How a SiT is trained on a GPU: by the kernels of `erw-gpu`, or by candle's operations where those
+//! do not cover a setting. What is chosen is a line in the log.
+
+use candle_core::Device;
+use erw_base::error::{Error, Result};
+use erw_gpu::machine::Machine;
+use erw_gpu::program::Type;
+use erw_ml::gpu::sit::Recipe;
+use erw_ml::models::sit::{SiT, SiTConfig};
+use erw_ml::nn::precision::Precision;
+use erw_ml::train::config::FitConfig;
+use erw_runner::kind::attempt::Attempt;
+
+/// What the GPU's programs need to know of a training. `micro_batch` is in samples.
+pub fn recipe(
+    config: &SiTConfig,
+    precision: Precision,
+    micro_batch: usize,
+    cfg: &FitConfig,
+    attempt: &Attempt,
+    spatial_norm: Option<f64>,
+) -> Result<Recipe> {
+    let keep = attempt.operation::<super::settings::LoopSettings>()?.keep();
+    Ok(Recipe {
+        config: config.clone(),
+        batch: micro_batch,
+        micro_batches: cfg.accumulate.max(1),
+        ty: erw_ml::gpu::product_type(precision),
+        keep,
+        averages: cfg.ema_decays.len(),
+        spatial_norm,
+    })
+}
+
+/// The GPU for this training; `None` if it runs on the CPU or by candle's operations. `uncovered`
+/// names a setting that only those cover.
+///
+/// # Errors
+/// No such GPU, or one with too little memory.
+pub fn open(
+    attempt: &Attempt,
+    device: &Device,
+    recipe: &Recipe,
+    uncovered: Option<&str>,
+) -> Result<Option<Box<dyn Machine>>> {
+    if device.is_cpu() {
+        return Ok(None);
+    }
+    let unfit = recipe.check().err().map(|e| e.to_string());
+    if let Some(setting) = uncovered.map(String::from).or(unfit) {
+        attempt.log(&format!(
+            "{setting} is not covered by erw's GPU kernels: this training runs by candle's operations, which take \
+             several times as long and more memory"
+        ));
+        return Ok(None);
+    }
+    let memory = erw_ml::train::sit::gpu::memory(recipe)?;
+    attempt.log(&format!("the training takes {:.1} GB of the GPU's memory", memory as f64 / 1e9));
+    card(attempt.device(), memory, recipe.ty).map(Some)
+}
+
+#[cfg(feature = "cuda")]
+fn card(device: &str, memory: usize, ty: Type) -> Result<Box<dyn Machine>> {
+    let ordinal = device.strip_prefix("cuda:").and_then(|n| n.parse().ok()).unwrap_or(0);
+    let card = erw_gpu::card::Card::new(ordinal)?;
+    let (name, free, all) = card.describe()?;
+    if memory > free {
+        let gigabytes = |bytes: usize| format!("{:.1} GB", bytes as f64 / 1e9);
+        let text = format!("the training takes {}, but {} of {name} are free", gigabytes(memory), gigabytes(free));
+        let error = Error::stage(text).because(format!("the GPU has {} in all", gigabytes(all)));
+        return Err(error.hint("set `operation.checkpointing = \"blocks\"`, or a larger `accumulate`"));
+    }
+    erw_gpu::self_check::check_products(&card, ty)?;
+    Ok(Box::new(card))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn card(_: &str, _: usize, _: Type) -> Result<Box<dyn Machine>> {
+    // Opening the device has failed before.
+    Err(Error::usage("this erw was built without CUDA"))
+}
+
+/// Where the parameters and the network for initial values are: with a GPU of its own memory, on
+/// the CPU.
+pub fn home(device: &Device, machine: Option<&dyn Machine>) -> Device {
+    if machine.is_some() { Device::Cpu } else { device.clone() }
+}
+
+/// A training on a GPU.
+pub struct OnGpu<'a> {
+    pub machine: &'a dyn Machine,
+    pub recipe: &'a Recipe,
+    pub model: &'a SiT,
+}

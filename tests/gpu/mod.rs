@@ -1,0 +1,14 @@
+//! CUDA kernels on the emulated card, against f64.
+
+mod activation;
+mod attention;
+mod boundary;
+mod column_sums;
+mod embedding;
+mod faults;
+mod loss;
+mod optimizer;
+mod qk_norm_rope;
+mod self_check;
+mod support;
+mod training;

@@ -1,0 +1,429 @@
+//! A SiT's training step as commands of the emulated card, against candle's operations on the CPU.
+
+use super::support::card;
+use candle_core::{DType, Device, Tensor};
+use erw::ml::diffusion::alignment::{Alignment, SpatialNorm};
+use erw::ml::diffusion::loss;
+use erw::ml::gpu::sit::Recipe;
+use erw::ml::kernels::autograd::gradients;
+use erw::ml::models::sit::{Also, MlpKind, SavedActivations, SiT, SiTConfig};
+use erw::ml::nn::params::{ParamSet, Tensors};
+use erw::ml::nn::precision::Precision;
+use erw::ml::observer::Observer;
+use erw::ml::rng::{self, Purpose};
+use erw::ml::train::adamw::{AdamWConfig, Decay};
+use erw::ml::train::config::{FitConfig, StepLoss};
+use erw::ml::train::engine::Engine;
+use erw::ml::train::outcome::{Outcome, Trained};
+use erw::ml::train::sit::gpu::{Feed, GpuEngine, memory};
+use erw::ml::train::{Callbacks, fit, fit_engine};
+use erw_gpu::machine::Machine;
+use erw_gpu::program::{Address, Program, Type};
+use std::cell::Cell;
+use tempfile::TempDir;
+
+const CPU: Device = Device::Cpu;
+const BATCH: usize = 2;
+const WEIGHT: f64 = 0.5;
+
+/// Two heads of 64, 16 tokens, three blocks: every kernel of a large network in its fixed width.
+fn config() -> SiTConfig {
+    SiTConfig {
+        input_size: 8,
+        in_channels: 4,
+        patch_size: 2,
+        hidden: 128,
+        depth: 3,
+        heads: 2,
+        mlp_ratio: 2.0,
+        mlp: MlpKind::Gelu,
+        num_classes: 5,
+        class_dropout: 0.1,
+        z_dims: vec![128],
+        projector: Default::default(),
+        projector_dim: 64,
+        encoder_depth: vec![2],
+        rope: false,
+        qk_norm: false,
+        warmup_depth: None,
+    }
+}
+
+/// A head of 64 and two blocks, for whole trainings.
+fn small() -> SiTConfig {
+    SiTConfig {
+        hidden: 64,
+        heads: 1,
+        depth: 2,
+        z_dims: vec![32],
+        projector_dim: 32,
+        encoder_depth: vec![1],
+        ..config()
+    }
+}
+
+const ADAMW: AdamWConfig =
+    AdamWConfig { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decay: Decay::Matrices };
+
+fn recipe(config: &SiTConfig, ty: Type) -> Recipe {
+    let (keep, micro_batches, averages) = (SavedActivations::Everything, 1, 2);
+    Recipe { config: config.clone(), batch: BATCH, micro_batches, ty, keep, averages, spatial_norm: None }
+}
+
+/// A network whose layers are far from zero, also those that begin as zeros.
+fn network(config: &SiTConfig, precision: Precision) -> (ParamSet, SiT) {
+    let (params, vb) = ParamSet::init(3, DType::F32, &CPU);
+    let model = SiT::new(config, vb).unwrap().with_precision(precision);
+    for (i, (name, var)) in params.vars().into_iter().enumerate() {
+        let noise = rng::normal_rows(5, Purpose::Probe, 0, &[i as u64], var.dims(), &CPU).unwrap().get(0).unwrap();
+        let scale = if name.ends_with("norm.weight") { 0.2 } else { 0.05 };
+        var.set(&(var.as_tensor() + (noise * scale).unwrap()).unwrap()).unwrap();
+    }
+    (params, model)
+}
+
+fn normal(tag: u64, shape: &[usize]) -> Tensor {
+    rng::normal_rows(7, Purpose::Probe, 1, &[tag], shape, &CPU).unwrap().get(0).unwrap()
+}
+
+fn feed(config: &SiTConfig, micro: u64) -> Feed {
+    let (side, tag) = (config.input_size, 10 * micro);
+    let image = [BATCH, config.in_channels, side, side];
+    let features =
+        config.z_dims.iter().enumerate().map(|(k, z)| normal(tag + 5 + k as u64, &[BATCH, config.tokens(), *z]));
+    Feed {
+        times: Tensor::new(&[0.3f32, 0.8], &CPU).unwrap(),
+        point: normal(tag + 1, &image),
+        target: config.warmup_depth.is_none().then(|| normal(tag + 2, &image)),
+        classes: Tensor::new(&[4u32, 1], &CPU).unwrap(),
+        features: features.collect(),
+        alignment_weight: WEIGHT,
+    }
+}
+
+/// Velocity, alignment and gradients of a micro-batch by candle's operations.
+fn on_the_cpu(
+    params: &ParamSet,
+    model: &SiT,
+    feed: &Feed,
+    spatial_norm: Option<f64>,
+    aligned: bool,
+) -> (Option<f64>, f64, Tensors) {
+    let alignment = Alignment {
+        spatial_norm: if spatial_norm.is_some() { SpatialNorm::Zscore } else { SpatialNorm::None },
+        spatial_norm_alpha: spatial_norm.unwrap_or(0.0),
+        ..Alignment::COSINE
+    };
+    let number = |t: &Tensor| f64::from(t.to_scalar::<f32>().unwrap());
+    let align = |projections: &[Tensor]| alignment.loss(feed.features.clone(), projections).unwrap();
+    let (velocity, aligned, total) = match &feed.target {
+        Some(target) => {
+            let also = Also { projections: aligned, hidden: None };
+            let out = model.forward_with(&feed.point, &feed.times, &feed.classes, &also).unwrap();
+            let velocity = loss::velocity(&out.velocity, target).unwrap();
+            if aligned {
+                let aligned = align(&out.projections);
+                let total = (&velocity + (&aligned * WEIGHT).unwrap()).unwrap();
+                (Some(number(&velocity)), number(&aligned), total)
+            } else {
+                (Some(number(&velocity)), 0.0, velocity)
+            }
+        }
+        None => {
+            let aligned = align(&model.projections(&feed.point, &feed.times, &feed.classes).unwrap());
+            (None, number(&aligned), (aligned * WEIGHT).unwrap())
+        }
+    };
+    (velocity, aligned, gradients(params.vars(), &total).unwrap())
+}
+
+fn norm(t: &Tensor) -> f64 {
+    f64::from(t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()).sqrt()
+}
+
+fn global_norm(all: &Tensors) -> f64 {
+    all.values().map(|t| norm(t).powi(2)).sum::<f64>().sqrt()
+}
+
+/// The largest relative distance of a gradient, and its name. Some gradients are 0 but for rounding
+/// (a bias of all keys shifts all scores alike), so distances are relative to a hundredth of the
+/// global norm at least.
+fn worst(got: &Tensors, want: &Tensors) -> (f64, String) {
+    assert_eq!(got.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>());
+    let least = global_norm(want) / 100.0;
+    let all = want.iter().map(|(name, t)| (norm(&(&got[name] - t).unwrap()) / norm(t).max(least), name.clone()));
+    all.fold((0.0, String::new()), |a, b| if b.0 > a.0 || b.0.is_nan() { b } else { a })
+}
+
+/// The losses and gradients of one step on the emulated card, against those of the CPU in f32.
+fn compare(what: &str, config: &SiTConfig, change: impl Fn(&mut Recipe), ty: Type, bound: f64) {
+    let (params, model) = network(config, Precision::F32);
+    let mut recipe = recipe(config, ty);
+    change(&mut recipe);
+    let (velocity, aligned, want) = on_the_cpu(&params, &model, &feed(config, 0), recipe.spatial_norm, true);
+    let card = card();
+    let mut feeder = |_, micro: usize| Ok(feed(config, micro as u64));
+    let mut engine = GpuEngine::new(&*card, &recipe, &model, &params.tensors(), &one_step(), &mut feeder).unwrap();
+    // Small gradients vanish in f16 unless the loss is scaled.
+    let scale = if ty == Type::F16 { 4096.0 } else { 1.0 };
+    let sums = engine.gradients(0, 1, scale).unwrap();
+    let loss = velocity.unwrap_or(0.0) + WEIGHT * aligned;
+    assert!((sums.loss / scale - loss).abs() < bound * loss.abs(), "{what}: the loss is {}, not {loss}", sums.loss);
+    let got = engine.named_gradients().unwrap();
+    let got = got.into_iter().map(|(name, t)| (name, (t / scale).unwrap())).collect();
+    let (error, name) = worst(&got, &want);
+    assert!(error < bound, "{what} in {ty:?}: the gradient of {name} is off by {error:e}");
+    let norm = global_norm(&want);
+    assert!((sums.grad_norm / scale / norm - 1.0).abs() < bound, "{what}: norm {} for {norm}", sums.grad_norm);
+}
+
+#[test]
+fn gradients_of_every_switch_equal_those_of_the_cpu_in_f32() {
+    let base = config();
+    let none = |_: &mut Recipe| {};
+    // Sums of some hundred products in another order.
+    let bound = 2e-5;
+    compare("plain", &base, none, Type::F32, bound);
+    compare("qk-norm", &SiTConfig { qk_norm: true, ..base.clone() }, none, Type::F32, bound);
+    compare("rope", &SiTConfig { rope: true, ..base.clone() }, none, Type::F32, bound);
+    compare("both", &SiTConfig { rope: true, qk_norm: true, ..base.clone() }, none, Type::F32, bound);
+    compare("swiglu", &SiTConfig { mlp: MlpKind::SwiGlu, mlp_ratio: 3.0, ..base.clone() }, none, Type::F32, bound);
+    let two = SiTConfig { z_dims: vec![128, 48], encoder_depth: vec![3, 1], ..base.clone() };
+    compare("two encoders", &two, |r| r.spatial_norm = Some(0.6), Type::F32, bound);
+    let same = SiTConfig { z_dims: vec![128, 48], encoder_depth: vec![2], ..base.clone() };
+    compare("two encoders at one block", &same, none, Type::F32, bound);
+    let warmup = SiTConfig { warmup_depth: Some(2), ..base.clone() };
+    compare("warmup", &warmup, none, Type::F32, bound);
+    let deep = SiTConfig { depth: 5, rope: true, qk_norm: true, ..base.clone() };
+    compare("checkpointing", &deep, |r| r.keep = SavedActivations::Inputs, Type::F32, bound);
+    let odd = SiTConfig { hidden: 24, heads: 2, z_dims: vec![20], projector_dim: 12, ..base.clone() };
+    compare("other sizes", &odd, none, Type::F32, bound);
+}
+
+/// Gradients in half precision are those of f32 up to rounding: 2^-8 and 2^-11 for a number, less
+/// for sums.
+#[test]
+fn gradients_in_half_precision_equal_those_in_f32_up_to_rounding() {
+    let all = SiTConfig { rope: true, qk_norm: true, ..config() };
+    for (ty, bound) in [(Type::Bf16, 2e-2), (Type::F16, 2.5e-3)] {
+        compare("plain", &config(), |_| {}, ty, bound);
+        compare("rotary embedding and QK-norm", &all, |_| {}, ty, bound);
+        let swiglu = SiTConfig { mlp: MlpKind::SwiGlu, mlp_ratio: 3.0, ..config() };
+        compare("swiglu", &swiglu, |r| r.keep = SavedActivations::Inputs, ty, bound);
+        compare("warmup", &SiTConfig { warmup_depth: Some(2), ..config() }, |_| {}, ty, bound);
+        // Heads of 72 on tensor cores.
+        compare("heads of 72", &SiTConfig { hidden: 144, rope: true, ..config() }, |_| {}, ty, bound);
+    }
+}
+
+fn one_step() -> FitConfig {
+    let nowhere = std::path::Path::new("nowhere");
+    FitConfig { optimizer: ADAMW, ema_decays: vec![0.9, 0.5], ..FitConfig::new(1, 1e-3, nowhere) }
+}
+
+/// Stops when it is asked for this many steps.
+struct Until {
+    stop: Option<u64>,
+    done: Cell<u64>,
+    said: Cell<usize>,
+}
+
+impl Until {
+    fn new(stop: Option<u64>) -> Self {
+        Self { stop, done: Cell::new(0), said: Cell::new(0) }
+    }
+}
+
+impl Observer for Until {
+    fn progress(&self, done: u64, _: u64) {
+        self.done.set(done);
+    }
+    fn metric(&self, _: u64, _: &str, _: f64) {}
+    fn checkpointed(&self, _: u64) {}
+    fn resumed(&self, _: u64) {}
+    fn should_stop(&self) -> bool {
+        self.stop == Some(self.done.get())
+    }
+    fn log(&self, text: &str) {
+        self.said.set(self.said.get() + usize::from(text.contains("gradients overflow in f16")));
+    }
+}
+
+const STEPS: u64 = 12;
+
+fn settings(dir: &TempDir) -> FitConfig {
+    FitConfig {
+        optimizer: ADAMW,
+        ema_decays: vec![0.9, 0.5],
+        accumulate: 2,
+        ..FitConfig::new(STEPS, 1e-3, &dir.path().join("checkpoints"))
+    }
+}
+
+/// The feed of a step; nothing is aligned from step 8 on.
+fn feed_of(config: &SiTConfig, step: u64, micro: usize) -> Feed {
+    let mut feed = feed(config, 2 * step + micro as u64);
+    if step >= 8 {
+        feed.alignment_weight = 0.0;
+        feed.features.clear();
+    }
+    feed
+}
+
+/// A training on an emulated card. `None` if it was stopped.
+fn train(cfg: &FitConfig, recipe: &Recipe, observer: &Until, change: &dyn Fn(u64, &mut Feed)) -> Option<Trained> {
+    let (params, model) = network(&recipe.config, Precision::F32);
+    let card = card();
+    let mut feeder = |step, micro| {
+        let mut feed = feed_of(&recipe.config, step, micro);
+        change(step, &mut feed);
+        Ok(feed)
+    };
+    let mut engine = GpuEngine::new(&*card, recipe, &model, &params.tensors(), cfg, &mut feeder).unwrap();
+    match fit_engine(&mut engine, cfg, observer, &mut Callbacks::default()).unwrap() {
+        Outcome::Done(trained) => Some(trained),
+        Outcome::Stopped => None,
+        Outcome::Diverged(what) => panic!("{what:?}"),
+    }
+}
+
+fn bits(trained: &Trained) -> Vec<u32> {
+    let all =
+        trained.model.values().chain(trained.ema.values()).chain(trained.further.iter().flat_map(|f| f.1.values()));
+    all.flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).map(f32::to_bits).collect()
+}
+
+fn micro_batches(config: &SiTConfig, ty: Type) -> Recipe {
+    Recipe { micro_batches: 2, ..recipe(config, ty) }
+}
+
+/// Twelve steps in two micro-batches, the last four without alignment, whose projectors rest.
+#[test]
+fn a_training_in_f32_follows_that_of_the_cpu() {
+    let (config, dir) = (SiTConfig { rope: true, qk_norm: true, ..small() }, TempDir::new().unwrap());
+    let cfg = settings(&dir);
+    let got = train(&cfg, &micro_batches(&config, Type::F32), &Until::new(None), &|_, _| {}).unwrap();
+    let (params, model) = network(&config, Precision::F32);
+    let mut loss = |step, micro| {
+        let feed = feed_of(&config, step, micro);
+        let aligned = feed.alignment_weight != 0.0;
+        let also = Also { projections: aligned, hidden: None };
+        let out = model.forward_with(&feed.point, &feed.times, &feed.classes, &also)?;
+        let velocity = loss::velocity(&out.velocity, feed.target.as_ref().unwrap())?;
+        let parts =
+            |align: f64, weight: f64, v: f64| vec![("velocity", v), ("alignment", align), ("alignment_weight", weight)];
+        let v = f64::from(velocity.to_scalar::<f32>()?);
+        if !aligned {
+            return Ok(StepLoss { loss: velocity, parts: parts(0.0, 0.0, v) });
+        }
+        let align = Alignment::COSINE.loss(feed.features, &out.projections)?;
+        let parts = parts(f64::from(align.to_scalar::<f32>()?), WEIGHT, v);
+        Ok(StepLoss { loss: (velocity + (align * WEIGHT)?)?, parts })
+    };
+    let other = TempDir::new().unwrap();
+    let cfg = settings(&other);
+    let want = match fit(&params, &cfg, &Until::new(None), &mut Callbacks::default(), &mut loss).unwrap() {
+        Outcome::Done(trained) => trained,
+        _ => panic!("the CPU did not finish"),
+    };
+    for (got, want) in got.curve.iter().zip(&want.curve) {
+        assert_eq!(got.step, want.step);
+        assert!((got.loss / want.loss - 1.0).abs() < 1e-4, "step {}: {} for {}", got.step, got.loss, want.loss);
+        assert!((got.grad_norm / want.grad_norm - 1.0).abs() < 1e-3, "step {}", got.step);
+        for (name, part) in &want.parts {
+            assert!((got.parts[name] - part).abs() < 1e-4, "step {}: {name} is {}", got.step, got.parts[name]);
+        }
+    }
+    // AdamW divides by the root of a second moment, so noise in tiny gradients moves weights by up
+    // to the learning rate. Averages over all weights tell.
+    for (got, want) in [(&got.model, &want.model), (&got.ema, &want.ema), (&got.further[0].1, &want.further[0].1)] {
+        let moved = want.iter().map(|(name, t)| norm(&(&got[name] - t).unwrap()).powi(2)).sum::<f64>().sqrt();
+        assert!(moved / global_norm(want) < 1e-4, "weights are {:e} apart", moved / global_norm(want));
+    }
+}
+
+#[test]
+fn a_training_that_was_cut_off_resumes_with_the_same_bits() {
+    for ty in [Type::Bf16, Type::F16] {
+        let recipe = micro_batches(&SiTConfig { qk_norm: true, depth: 4, ..small() }, ty);
+        let whole = TempDir::new().unwrap();
+        let cfg = FitConfig { loss_scaling: ty == Type::F16, ..settings(&whole) };
+        let want = train(&cfg, &recipe, &Until::new(None), &|_, _| {}).unwrap();
+        let cut = TempDir::new().unwrap();
+        let cfg = FitConfig { checkpoint_dir: cut.path().join("checkpoints"), ..cfg };
+        for stop in [5, 9] {
+            assert!(train(&cfg, &recipe, &Until::new(Some(stop)), &|_, _| {}).is_none());
+        }
+        let got = train(&cfg, &recipe, &Until::new(None), &|_, _| {}).unwrap();
+        assert!(bits(&got) == bits(&want), "{ty:?}");
+        // With checkpointing the same kernels run on the same numbers.
+        let dir = TempDir::new().unwrap();
+        let cfg = FitConfig { checkpoint_dir: dir.path().join("checkpoints"), ..cfg };
+        let recipe = Recipe { keep: SavedActivations::Inputs, ..recipe };
+        assert!(bits(&train(&cfg, &recipe, &Until::new(None), &|_, _| {}).unwrap()) == bits(&want), "checkpointing");
+    }
+}
+
+#[test]
+fn a_step_that_overflows_in_f16_is_skipped() {
+    let recipe = micro_batches(&small(), Type::F16);
+    let dir = TempDir::new().unwrap();
+    let cfg = FitConfig { loss_scaling: true, ..settings(&dir) };
+    let observer = Until::new(None);
+    // Far beyond 65504 when squared and scaled.
+    let huge = |step: u64, feed: &mut Feed| {
+        if step == 3 {
+            feed.target = Some((feed.target.as_ref().unwrap() * 1e6).unwrap());
+        }
+    };
+    let trained = train(&cfg, &recipe, &observer, &huge).unwrap();
+    assert!(observer.said.get() >= 1);
+    assert!(
+        trained.model.values().all(|t| t
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap()
+            .iter()
+            .all(|x| x.is_finite()))
+    );
+    assert!(trained.curve.iter().all(|point| point.step != 4), "the skipped step is not on the curve");
+}
+
+/// Counts what is allocated.
+struct Counting(Box<dyn Machine>, Cell<usize>);
+
+impl Machine for Counting {
+    fn allocate(&self, bytes: usize) -> candle_core::Result<Address> {
+        self.1.set(self.1.get() + bytes);
+        self.0.allocate(bytes)
+    }
+    fn write(&self, to: Address, bytes: &[u8]) -> candle_core::Result<()> {
+        self.0.write(to, bytes)
+    }
+    fn read(&self, from: Address, bytes: &mut [u8]) -> candle_core::Result<()> {
+        self.0.read(from, bytes)
+    }
+    fn run(&self, program: &Program) -> candle_core::Result<()> {
+        self.0.run(program)
+    }
+}
+
+#[test]
+fn a_training_takes_the_memory_that_was_told() {
+    let recipe = recipe(&config(), Type::Bf16);
+    let (params, model) = network(&recipe.config, Precision::F32);
+    let card = Counting(card(), Cell::new(0));
+    let mut feeder = |_, micro: usize| Ok(feed(&recipe.config, micro as u64));
+    let mut engine = GpuEngine::new(&card, &recipe, &model, &params.tensors(), &one_step(), &mut feeder).unwrap();
+    engine.gradients(0, 1, 1.0).unwrap();
+    engine.update(1e-3, 1.0).unwrap();
+    assert_eq!(card.1.get(), memory(&recipe).unwrap());
+    let large = |name: &str, batch: usize| {
+        let config = SiTConfig::published(name, [4, 32], 1000, vec![768], 8).unwrap();
+        memory(&Recipe { config, batch, averages: 1, ..recipe.clone() }).unwrap() as f64 / 1e9
+    };
+    // The goals for an H200: at most 40 GB, and at most 100 GB.
+    assert!(large("SiT-XL/2", 64) < 40.0, "{} GB", large("SiT-XL/2", 64));
+    assert!(large("SiT-XL/2", 256) < 100.0, "{} GB", large("SiT-XL/2", 256));
+}
