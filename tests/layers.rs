@@ -50,7 +50,7 @@ const MAP: [(&str, &[&[&str]]); 8] = [
         ],
     ),
     ("emulator", &[&["matmul"], &["memory"]]),
-    ("gpu", &[&["card", "self_check"], &["kernels"], &["machine"], &["program"]]),
+    ("gpu", &[&["card", "self_check"], &["kernels"], &["machine"], &["program", "driver_error"]]),
     ("fetch", &[&["library"], &["download", "hub", "pins"], &["http", "registry"]]),
     ("base", &[&["error", "process"], &["limits", "svg", "text"]]),
 ];

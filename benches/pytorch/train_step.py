@@ -39,6 +39,9 @@ GPU_CASES = {
     "bf16-s/2": dict(kind="train", batch=64, net=S, device="cuda", bf16=True),
     "bf16-b/2": dict(kind="train", batch=64, net=B, device="cuda", bf16=True),
     "bf16-xl/2": dict(kind="train", batch=64, net=XL, device="cuda", bf16=True),
+    "compiled-s/2": dict(kind="train", batch=64, net=S, device="cuda", bf16=True, compiled=True),
+    "compiled-b/2": dict(kind="train", batch=64, net=B, device="cuda", bf16=True, compiled=True),
+    "compiled-xl/2": dict(kind="train", batch=64, net=XL, device="cuda", bf16=True, compiled=True),
 }
 if torch.cuda.is_available():
     CASES |= GPU_CASES
@@ -119,9 +122,15 @@ def batch(size):
     return x, noise, t, torch.randint(CLASSES, (size,)), torch.randn(size, (SIZE // PATCH) ** 2, FEATURES)
 
 
-def train_step(kind, net, size, device="cpu", bf16=False):
-    """Returns a function that does one step, drawing noise, times and dropped classes."""
+def train_step(kind, net, size, device="cpu", bf16=False, compiled=False):
+    """Returns a function that does one step, drawing noise, times and dropped classes.
+
+    With `compiled`, blocks are compiled one by one: they are equal, so they compile once.
+    """
     net.to(device)
+    if compiled:
+        for block in net.blocks:
+            block.compile()
     trained = list(net.parameters())
     averages = [p.detach() for p in copy.deepcopy(net).parameters()]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)

@@ -7,6 +7,7 @@
 
 #[cfg(feature = "cuda")]
 pub mod card;
+pub mod driver_error;
 pub mod kernels;
 pub mod machine;
 pub mod program;

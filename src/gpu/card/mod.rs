@@ -6,6 +6,7 @@
 
 mod products;
 
+use crate::driver_error;
 use crate::machine::Machine;
 use crate::program::{Address, Argument, Command, Launch, Program};
 use candle_core::cuda_backend::cudarc::driver::sys::{
@@ -67,18 +68,8 @@ struct Replay {
 fn driver(what: &str) -> impl FnOnce(DriverError) -> Error + '_ {
     move |e| {
         let text = e.to_string();
-        let hint = match text.as_str() {
-            t if t.contains("OUT_OF_MEMORY") => "; the card has too little free memory",
-            t if t.contains("NO_BINARY_FOR_GPU") || t.contains("UNSUPPORTED_PTX") || t.contains("INVALID_PTX") => {
-                "; this program has no machine code for this card, or the driver is older than the toolkit"
-            }
-            t if t.contains("NO_DEVICE") => "; no card is visible: see `nvidia-smi` and CUDA_VISIBLE_DEVICES",
-            t if t.contains("INSUFFICIENT_DRIVER") || t.contains("SYSTEM_DRIVER_MISMATCH") => {
-                "; the driver is older than the toolkit of this program"
-            }
-            _ => "",
-        };
-        Error::msg(format!("{what}: {text}{hint}"))
+        let cause = driver_error::meaning(&text).map_or_else(String::new, |(cause, _)| format!(": {cause}"));
+        Error::msg(format!("{what}{cause} ({text})"))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use candle_core::Device;
 use erw_base::error::{Error, Result};
+use erw_gpu::driver_error::meaning;
 use erw_runner::kind::field::{Params, parse};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -48,6 +49,16 @@ pub fn usage(e: candle_core::Error) -> Error {
     Error::usage(e.to_string())
 }
 
+/// An error of the NVIDIA driver, with its meaning if it has a usual one.
+pub fn of_driver(what: &str, e: candle_core::Error) -> Error {
+    let text = e.to_string();
+    let text = text.lines().next().unwrap_or_default();
+    match meaning(text) {
+        Some((cause, hint)) => Error::stage(format!("{what}: {cause}")).because(text).hint(hint),
+        None => Error::stage(what.to_string()).because(text),
+    }
+}
+
 /// Opens the device `cpu` or `cuda:N`.
 ///
 /// # Errors
@@ -58,7 +69,7 @@ pub fn device(name: &str) -> Result<Device> {
         Some(Ok(_)) if cfg!(not(feature = "cuda")) => Err(Error::usage("this erw was built without CUDA").hint(
             "`cargo build --release --features cuda` builds one that has it; `--gpus 0` runs such stages on the CPU",
         )),
-        Some(Ok(ordinal)) => Ok(Device::new_cuda(ordinal)?),
+        Some(Ok(ordinal)) => Device::new_cuda(ordinal).map_err(|e| of_driver(&format!("cannot open GPU `{name}`"), e)),
         _ => Err(Error::usage(format!("unknown device `{name}`")).hint("devices are `cpu` and `cuda:N`")),
     }
 }

@@ -1,6 +1,8 @@
 //! How a SiT is trained on a GPU: by the kernels of `erw-gpu`, or by candle's operations where those
 //! do not cover a setting. What is chosen is a line in the log.
 
+#[cfg(feature = "cuda")]
+use crate::support::params::of_driver;
 use candle_core::Device;
 use erw_base::error::{Error, Result};
 use erw_gpu::machine::Machine;
@@ -62,7 +64,7 @@ pub fn open(
 #[cfg(feature = "cuda")]
 fn card(device: &str, memory: usize, ty: Type) -> Result<Box<dyn Machine>> {
     let ordinal = device.strip_prefix("cuda:").and_then(|n| n.parse().ok()).unwrap_or(0);
-    let card = erw_gpu::card::Card::new(ordinal)?;
+    let card = erw_gpu::card::Card::new(ordinal).map_err(|e| of_driver(&format!("cannot use GPU `{device}`"), e))?;
     let (name, free, all) = card.describe()?;
     if memory > free {
         let gigabytes = |bytes: usize| format!("{:.1} GB", bytes as f64 / 1e9);

@@ -1,0 +1,274 @@
+//! What a card does: products, passes and whole training steps. Needs a GPU.
+//!
+//!     cargo bench --features cuda --bench gpu                       # all
+//!     cargo bench --features cuda --bench gpu -- ceilings steps     # some
+//!
+//! `benches/gpu.sh` runs it with everything else that a card is to show. Milliseconds are the median
+//! of several rounds; a round waits for the card once, after all its repeats. Inputs are random.
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and fails by panicking")]
+
+use candle_core::{DType, Device, Result, Tensor};
+use erw::ml::gpu::sit::Recipe;
+use erw::ml::models::sit::{SavedActivations, SiT, SiTConfig};
+use erw::ml::nn::params::ParamSet;
+use erw::ml::rng::{Purpose, normal_rows};
+use erw::ml::train::config::FitConfig;
+use erw::ml::train::engine::Engine;
+use erw::ml::train::sit::gpu::{Feed, GpuEngine, memory};
+use erw_gpu::card::Card;
+use erw_gpu::kernels::activation::{self, Pass};
+use erw_gpu::kernels::attention::Attention;
+use erw_gpu::machine::Machine;
+use erw_gpu::program::{Address, Epilogue, Form, Matmul, Program, Type};
+use erw_gpu::self_check::check_products;
+use std::time::Instant;
+
+const PARTS: [&str; 5] = ["check", "ceilings", "products", "passes", "steps"];
+const ROUNDS: usize = 5;
+
+fn main() {
+    let asked: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let card = Card::new(0).unwrap();
+    let (name, free, all) = card.describe().unwrap();
+    println!("{name}: {:.1} of {:.1} GB free", free as f64 / 1e9, all as f64 / 1e9);
+    for part in PARTS.iter().filter(|p| asked.is_empty() || asked.iter().any(|a| a == *p)) {
+        println!("\n{part}");
+        let done = match *part {
+            "check" => check(&card),
+            "ceilings" => ceilings(&card),
+            "products" => products(&card),
+            "passes" => passes(&card),
+            _ => steps(),
+        };
+        // What follows may still tell something.
+        if let Err(e) = done {
+            println!("failed: {e}");
+        }
+    }
+}
+
+/// Milliseconds of a program: the median of rounds of so many repeats.
+fn time(card: &Card, program: &Program, repeats: usize) -> Result<f64> {
+    let at = card.allocate(4)?;
+    let mut wait = || card.read(at, &mut [0; 4]);
+    // Kernels are loaded, algorithms chosen, the graph is captured.
+    (0..3).try_for_each(|_| card.run(program))?;
+    wait()?;
+    let mut all = vec![];
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        (0..repeats).try_for_each(|_| card.run(program))?;
+        wait()?;
+        all.push(began.elapsed().as_secs_f64() * 1e3 / repeats as f64);
+    }
+    all.sort_by(f64::total_cmp);
+    Ok(all[ROUNDS / 2])
+}
+
+/// Random numbers in the type: zeros would draw less power.
+fn random(card: &Card, count: usize, ty: Type) -> Result<Address> {
+    let at = card.allocate(count * ty.size())?;
+    let f32s = normal_rows(1, Purpose::Probe, 0, &[0], &[1 << 20], &Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+    let bytes: Vec<u8> = match ty {
+        Type::F32 => f32s.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+        Type::Bf16 => f32s.iter().flat_map(|x| half::bf16::from_f32(*x).to_ne_bytes()).collect(),
+        Type::F16 => f32s.iter().flat_map(|x| half::f16::from_f32(*x).to_ne_bytes()).collect(),
+    };
+    let all = count * ty.size();
+    for from in (0..all).step_by(bytes.len()) {
+        card.write(at.offset(from), &bytes[..bytes.len().min(all - from)])?;
+    }
+    Ok(at)
+}
+
+fn check(card: &Card) -> Result<()> {
+    for ty in [Type::F32, Type::Bf16, Type::F16] {
+        match check_products(card, ty) {
+            Ok(()) => println!("products in {}: right", ty.name()),
+            Err(e) => println!("products in {}: {e}", ty.name()),
+        }
+    }
+    Ok(())
+}
+
+fn matmul(form: Form, [m, n, k]: [usize; 3], [a, b, d]: [Address; 3], ty: Type, epilogue: Epilogue) -> Matmul {
+    let (a_step, b_step) = match form {
+        Form::Nt => (k, k),
+        Form::Nn => (k, n),
+        Form::Tn => (m, n),
+    };
+    let output = if form == Form::Tn { Type::F32 } else { ty };
+    Matmul {
+        form,
+        m,
+        n,
+        k,
+        a: (a, a_step),
+        b: (b, b_step),
+        d: (d, n),
+        input: ty,
+        output,
+        accumulate: false,
+        alpha: 1.0,
+        epilogue,
+        count: 1,
+        strides: [0; 3],
+    }
+}
+
+/// A product of 8192^3, and a copy of 2 GB.
+fn ceilings(card: &Card) -> Result<()> {
+    let n = 8192;
+    for ty in [Type::Bf16, Type::F16, Type::F32] {
+        let places = [random(card, n * n, ty)?, random(card, n * n, ty)?, card.allocate(n * n * 4)?];
+        let mut program = Program::default();
+        program.matmul(matmul(Form::Nt, [n; 3], places, ty, Epilogue::None));
+        let ms = time(card, &program, 5)?;
+        println!("product of 8192^3 in {}: {ms:.3} ms, {:.0} TFLOP/s", ty.name(), 2.0 * (n as f64).powi(3) / ms / 1e9);
+    }
+    let count = 1 << 28;
+    let mut program = Program::default();
+    let (from, to) = (random(card, count, Type::F32)?, card.allocate(count * 4)?);
+    program.launch(activation::narrow(&Pass { ty: Type::F32, from, to, count })?);
+    let ms = time(card, &program, 5)?;
+    println!("copy: {ms:.3} ms, {:.2} TB/s read and written", 8.0 * count as f64 / ms / 1e9);
+    Ok(())
+}
+
+/// The products of a block of B/2 and XL/2 with 64 samples, by form and epilogue, in TFLOP/s.
+fn products(card: &Card) -> Result<()> {
+    println!("{:28} {:>6} {:>24} {:>9} {:>8}", "product", "form", "epilogue", "ms", "TFLOP/s");
+    let ty = Type::Bf16;
+    for (name, d) in [("B/2", 768), ("XL/2", 1152)] {
+        let rows = 64 * 256;
+        let (x, w, y) =
+            (random(card, rows * 4 * d, ty)?, random(card, 4 * d * d, ty)?, card.allocate(rows * 4 * d * 4)?);
+        let (bias, kept) = (random(card, 4 * d, ty)?, random(card, rows * 4 * d, ty)?);
+        for (layer, n, k) in [("qkv", 3 * d, d), ("proj", d, d), ("fc1", 4 * d, d), ("fc2", d, 4 * d)] {
+            let cases = [
+                (Form::Nt, [rows, n, k], [x, w, y], Epilogue::None),
+                (Form::Nt, [rows, n, k], [x, w, y], Epilogue::Bias(bias)),
+                (Form::Nt, [rows, n, k], [x, w, y], Epilogue::GeluKeep(bias, kept)),
+                (Form::Nn, [rows, k, n], [x, w, y], Epilogue::None),
+                (Form::Nn, [rows, k, n], [x, w, y], Epilogue::GeluBackward(kept)),
+                (Form::Tn, [n, k, rows], [x, kept, y], Epilogue::None),
+            ];
+            for (form, sizes, places, epilogue) in cases {
+                let mut program = Program::default();
+                program.matmul(matmul(form, sizes, places, ty, epilogue));
+                let what = format!("{name} {layer} {}x{}x{}", sizes[0], sizes[1], sizes[2]);
+                let shown = format!("{epilogue:?}").split('(').next().unwrap_or_default().to_string();
+                match time(card, &program, 20) {
+                    Ok(ms) => {
+                        let rate = 2.0 * sizes.iter().product::<usize>() as f64 / ms / 1e9;
+                        println!("{what:28} {form:>6?} {shown:>24} {ms:9.3} {rate:8.0}");
+                    }
+                    Err(e) => println!("{what:28} {form:>6?} {shown:>24} {e}"),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Attention of XL/2 and B/2 with 64 samples.
+fn passes(card: &Card) -> Result<()> {
+    let ty = Type::Bf16;
+    for (name, heads, head_dim) in [("B/2", 12, 64), ("XL/2", 16, 72)] {
+        let (batch, tokens) = (64, 256);
+        let row = heads * head_dim;
+        let (rows, ends) = (batch * tokens, Type::F32);
+        let attention = Attention {
+            qkv: random(card, 3 * rows * row, ty)?,
+            out: random(card, rows * row, ty)?,
+            log_sums: random(card, rows * heads, ends)?,
+            batch,
+            tokens,
+            heads,
+            head_dim,
+            ty,
+        };
+        let (dout, delta) = (random(card, rows * row, ty)?, random(card, rows * heads, ends)?);
+        let dqkv = card.allocate(3 * rows * row * ty.size())?;
+        let (mut forward, mut backward) = (Program::default(), Program::default());
+        forward.launch(attention.forward()?);
+        attention.backward(dout, delta, dqkv)?.into_iter().for_each(|launch| backward.launch(launch));
+        let flops = 4.0 * (batch * heads * tokens * tokens * head_dim) as f64;
+        for (what, program, factor) in [("forward", forward, 1.0), ("backward", backward, 2.5)] {
+            let ms = time(card, &program, 20)?;
+            println!("attention {name} {what}: {ms:.3} ms, {:.0} TFLOP/s", factor * flops / ms / 1e9);
+        }
+    }
+    Ok(())
+}
+
+/// Whole steps: gradients, norm, update and average, with the batch copied each time.
+fn steps() -> Result<()> {
+    println!("{:24} {:>9} {:>11} {:>10} {:>9}", "step", "ms", "samples/s", "told GB", "used GB");
+    let types = [("bf16", Type::Bf16), ("f32", Type::F32)];
+    for (ty_name, ty) in types {
+        for (name, batch) in [("SiT-S/2", 64), ("SiT-B/2", 64), ("SiT-XL/2", 64), ("SiT-XL/2", 256)] {
+            if ty == Type::F32 && batch == 256 {
+                continue;
+            }
+            match step(name, batch, ty) {
+                Ok([ms, told, used]) => {
+                    let rate = batch as f64 * 1e3 / ms;
+                    println!("{:24} {ms:9.2} {rate:11.0} {told:10.1} {used:9.1}", format!("{name} {batch} {ty_name}"));
+                }
+                Err(e) => println!("{:24} {e}", format!("{name} {batch} {ty_name}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn step(name: &str, batch: usize, ty: Type) -> Result<[f64; 3]> {
+    let cpu = &Device::Cpu;
+    let config = SiTConfig::published(name, [4, 32], 1000, vec![768], 8)?;
+    let recipe = Recipe {
+        config: config.clone(),
+        batch,
+        micro_batches: 1,
+        ty,
+        keep: SavedActivations::Everything,
+        averages: 1,
+        spatial_norm: None,
+    };
+    let card = Card::new(0)?;
+    let (_, before, _) = card.describe()?;
+    let (params, vb) = ParamSet::init(1, DType::F32, cpu);
+    let model = SiT::new(&config, vb)?;
+    let image = |tag| normal_rows(1, Purpose::Probe, tag, &(0..batch as u64).collect::<Vec<_>>(), &[4, 32, 32], cpu);
+    let features = normal_rows(1, Purpose::Probe, 3, &(0..batch as u64).collect::<Vec<_>>(), &[256, 768], cpu)?;
+    let (point, target) = (image(1)?, image(2)?);
+    let (times, classes) = (Tensor::full(0.5f32, batch, cpu)?, Tensor::zeros(batch, DType::U32, cpu)?);
+    let mut feeder = |_, _| {
+        Ok(Feed {
+            times: times.clone(),
+            point: point.clone(),
+            target: Some(target.clone()),
+            classes: classes.clone(),
+            features: vec![features.clone()],
+            alignment_weight: 0.5,
+        })
+    };
+    let cfg = FitConfig::new(1 << 40, 1e-4, std::path::Path::new("nowhere"));
+    let mut engine = GpuEngine::new(&card, &recipe, &model, &params.tensors(), &cfg, &mut feeder)?;
+    let mut one = |k: u64| -> Result<f64> {
+        let sums = engine.gradients(k, 1, 1.0)?;
+        engine.update(1e-4, (1.0 / sums.grad_norm).min(1.0))?;
+        Ok(sums.loss)
+    };
+    (0..4).try_for_each(|k| one(k).map(drop))?;
+    let mut all = vec![];
+    for k in 4..24 {
+        let began = Instant::now();
+        let loss = one(k)?;
+        all.push(began.elapsed().as_secs_f64() * 1e3);
+        assert!(loss.is_finite());
+    }
+    all.sort_by(f64::total_cmp);
+    let (_, after, _) = card.describe()?;
+    Ok([all[all.len() / 2], memory(&recipe)? as f64 / 1e9, before.saturating_sub(after) as f64 / 1e9])
+}
