@@ -13,10 +13,10 @@ const CODE: [&str; 3] = [
 fn main() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-env-changed=NVCC");
     if std::env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
+    println!("cargo:rerun-if-env-changed=NVCC");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo names it"));
     let mut sources: Vec<PathBuf> = std::fs::read_dir("kernels")
         .expect("the kernels lie beside this file")

@@ -9,6 +9,7 @@ pub mod training;
 pub use evaluation::images::open_images::is_npz;
 pub use evaluation::images::provenance::OTHER_NETWORKS;
 pub use support::files::NOTE_FILE;
+pub use training::planned_memory::planned_memory;
 pub use training::trainer::CONFIG_FILE;
 
 /// How many images lie at a path that an evaluation can read; of statistics that were made here, of

@@ -13,6 +13,7 @@ use erw_runner::plan::action::params_digest;
 use erw_runner::plan::reason::Reason;
 use erw_runner::plan::{CacheChecker, Missing, Verdict, plan};
 use erw_stages::data::weights::{KIND, published};
+use erw_stages::planned_memory;
 use std::collections::BTreeSet;
 
 /// The plan of the selected stages: the status of each, and why it would run. Stages in `forced`
@@ -49,6 +50,7 @@ pub fn planned(
                 false => words(pipeline, stage, verdict, &blocked, &library)
                     .into_iter()
                     .chain(left(&checker, *id, verdict))
+                    .chain(gpu_memory(&checker, stage).filter(|_| !cached))
                     .collect(),
             },
             stale: !cached,
@@ -63,6 +65,16 @@ pub fn planned(
     let sum = sum(&lines, &missing, blocked.len());
     let (warnings, notes) = (warnings(pipeline, selected), missing_list(&missing));
     Ok(Planned { pipeline: pipeline.name.clone(), since: None, stages: lines, warnings, notes, sum })
+}
+
+/// What a training on a GPU takes of its memory.
+fn gpu_memory(checker: &CacheChecker<'_>, stage: &Stage) -> Option<String> {
+    if stage.resources.gpus == 0 {
+        return None;
+    }
+    let inputs = checker.properties().given(stage);
+    let bytes = planned_memory(stage.kind.name, &stage.params, &stage.operation, &inputs)?;
+    Some(format!("needs {:.1} GB on the GPU", bytes as f64 / 1e9))
 }
 
 /// Where an interrupted attempt would resume.

@@ -7,6 +7,7 @@ pub mod dataset;
 pub mod feature_source;
 pub mod gpu;
 pub mod init;
+pub mod planned_memory;
 pub mod preview_output;
 pub mod reporter;
 pub mod settings;

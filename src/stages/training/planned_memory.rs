@@ -1,0 +1,69 @@
+//! The GPU memory that a training takes, told by `erw plan` before anything runs. A training that
+//! does not fit is refused when it opens the GPU ([`super::gpu`]).
+
+use erw_ml::gpu::product_type;
+use erw_ml::gpu::sit::Recipe;
+use erw_ml::models::projector::ProjectorKind;
+use erw_ml::models::sit::{MlpKind, SavedActivations, SiTConfig};
+use erw_ml::nn::precision::Precision;
+use erw_ml::train::sit::gpu::memory;
+use erw_runner::kind::field::Params;
+use erw_runner::kind::property::InputProperties;
+use serde_json::Value;
+
+/// Bytes of GPU memory that a `warmup` or `train` stage takes, before it runs: from its parameters
+/// and what is known of its inputs. `None` for other kinds, for what candle's operations train, and
+/// if a size is not known yet. The number of classes is taken to be 1,000: a table of 4 MB.
+pub fn planned_memory(kind: &str, params: &Params, operation: &Params, inputs: &InputProperties) -> Option<u64> {
+    let text = |name: &str| params.get(name)?.as_str();
+    let number = |name: &str| params.get(name)?.as_u64().map(|n| n as usize);
+    let switch = |name: &str| params.get(name).and_then(Value::as_bool).unwrap_or(false);
+    let known = |slot: &str, name: &str| inputs.get(slot)?.get(name)?.as_u64().map(|n| n as usize);
+    let is_warmup = kind == super::warmup::KIND.name;
+    if !is_warmup && kind != super::train::KIND.name
+        || text("alignment_loss") == Some("nt-xent")
+        || params.get("dispersive").and_then(Value::as_f64).is_some_and(|weight| weight > 0.0)
+    {
+        return None;
+    }
+    let aligned = is_warmup || text("alignment") != Some("none");
+    let encoders = inputs.iter().filter(|(slot, _)| {
+        let slot = slot.split('.').next().unwrap_or_default();
+        aligned && (slot == "features" || slot == "encoder")
+    });
+    let z_dims: Vec<usize> = encoders.filter_map(|(slot, _)| known(slot, "dim")).collect();
+    let (hidden, depth, heads, patch_size) = SiTConfig::sizes(text("model")?).ok()?;
+    let swiglu = text("mlp") == Some("swiglu");
+    let config = SiTConfig {
+        input_size: known("latents", "side")?,
+        in_channels: known("latents", "channels")?,
+        patch_size,
+        hidden,
+        depth,
+        heads,
+        mlp_ratio: 4.0,
+        mlp: if swiglu { MlpKind::SwiGlu } else { MlpKind::Gelu },
+        num_classes: 1000,
+        class_dropout: 0.1,
+        z_dims,
+        projector: ProjectorKind::Mlp,
+        projector_dim: number("projector_dim").unwrap_or(2048),
+        encoder_depth: vec![1],
+        rope: switch("rope"),
+        qk_norm: switch("qk_norm"),
+        warmup_depth: if is_warmup { Some(number("depth")?) } else { None },
+    };
+    let accumulate = number("accumulate").unwrap_or(1).max(1);
+    let precision: Precision = serde_json::from_value(params.get("precision")?.clone()).ok()?;
+    let blocks = operation.get("checkpointing").and_then(Value::as_str) == Some("blocks");
+    let recipe = Recipe {
+        config,
+        batch: number("batch")? / accumulate,
+        micro_batches: accumulate,
+        ty: product_type(precision),
+        keep: if blocks { SavedActivations::Inputs } else { SavedActivations::Everything },
+        averages: params.get("ema_decay").and_then(Value::as_array).map_or(1, Vec::len),
+        spatial_norm: None,
+    };
+    memory(&recipe).ok().map(|bytes| bytes as u64)
+}
