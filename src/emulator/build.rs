@@ -10,6 +10,8 @@ fn main() {
     println!("cargo:rerun-if-changed=faults.cu");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").include(".").include(kernels).file("emulator.cpp").opt_level(2);
+    // In front of the kernels, which know nothing of it.
+    build.flag("-include").flag("emulator.h");
     // nvcc contracts a b + c to one rounding where it likes; here nothing is.
     build.flag("-ffp-contract=off").flag("-Wno-unknown-pragmas").flag("-Wno-unused-function");
     let mut sources: Vec<_> = std::fs::read_dir(kernels)

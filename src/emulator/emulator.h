@@ -18,6 +18,11 @@
 #include <utility>
 #include <vector>
 
+#include "types.h"
+
+// For device.h: this stands in front of it.
+#define EMULATOR
+
 #define DEV static inline
 #define SHARED static thread_local
 #define DYNAMIC_SHARED(T, name) T* name = reinterpret_cast<T*>(emulator::block().dynamic.data())

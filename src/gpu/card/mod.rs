@@ -26,8 +26,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Machine code of each file of kernels for the supported architectures, and PTX for later ones.
 static KERNELS: &[&[u8]] = include!(concat!(env!("OUT_DIR"), "/binaries.rs"));
 
-/// Bytes of a staging buffer.
+/// Bytes of the largest and the smallest staging buffer, and how many there may be.
 const STAGING: usize = 32 << 20;
+const SMALL: usize = 4096;
+const BUFFERS: usize = 64;
 
 /// Dynamic shared memory that a kernel gets without asking.
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
@@ -45,9 +47,7 @@ struct State {
     products: Products,
     functions: HashMap<String, CudaFunction>,
     memory: Vec<CudaSlice<u8>>,
-    staging: [Staging; 2],
-    /// Whose turn it is.
-    next: usize,
+    staging: Vec<Staging>,
     /// By the number of the program.
     replays: HashMap<u64, Replay>,
 }
@@ -89,13 +89,11 @@ impl Card {
         let load = |code: &&[u8]| context.load_module(Ptx::from_binary(code.to_vec()));
         let modules = KERNELS.iter().map(load).collect::<std::result::Result<_, _>>();
         let modules = modules.map_err(driver("cannot load the kernels"))?;
-        let staging = || Staging::new(&context).map_err(driver("cannot lock memory for the GPU"));
         let state = State {
             products: Products::new(&stream)?,
             functions: HashMap::new(),
             memory: vec![],
-            staging: [staging()?, staging()?],
-            next: 0,
+            staging: vec![],
             replays: HashMap::new(),
         };
         Ok(Self { context, stream, modules, state: Mutex::new(state) })
@@ -172,9 +170,9 @@ fn cell(argument: Argument) -> u64 {
 }
 
 impl Staging {
-    fn new(context: &Arc<CudaContext>) -> std::result::Result<Self, DriverError> {
+    fn new(context: &Arc<CudaContext>, bytes: usize) -> std::result::Result<Self, DriverError> {
         #[allow(unsafe_code, reason = "bytes may have any value")]
-        let buffer = unsafe { context.alloc_pinned::<u8>(STAGING)? };
+        let buffer = unsafe { context.alloc_pinned::<u8>(bytes)? };
         let copied = context.new_event(Some(CUevent_flags::CU_EVENT_DISABLE_TIMING))?;
         Ok(Self { buffer, copied })
     }
@@ -193,10 +191,7 @@ impl Machine for Card {
     fn write(&self, to: Address, bytes: &[u8]) -> Result<()> {
         let mut state = self.lock();
         for (i, part) in bytes.chunks(STAGING).enumerate() {
-            let slot = state.next;
-            state.next = 1 - slot;
-            let Staging { buffer, copied } = &mut state.staging[slot];
-            copied.synchronize().map_err(driver("waiting for a copy to the GPU"))?;
+            let Staging { buffer, copied } = self.staging(&mut state.staging, part.len())?;
             let host = buffer.as_mut_slice().map_err(driver("copying to the GPU"))?;
             host[..part.len()].copy_from_slice(part);
             #[allow(unsafe_code, reason = "the buffer lives as long as the card, and is not touched until `copied`")]
@@ -234,6 +229,26 @@ impl Machine for Card {
 }
 
 impl Card {
+    /// A free buffer of at least so many bytes. Copies wait for the commands before them, so a
+    /// buffer is made where all are in use: the host goes on.
+    fn staging<'a>(&self, all: &'a mut Vec<Staging>, bytes: usize) -> Result<&'a mut Staging> {
+        let fits = |s: &Staging| s.buffer.len() >= bytes;
+        let free = all.iter().position(|s| fits(s) && s.copied.is_complete());
+        let found = match free {
+            Some(found) => found,
+            None if all.iter().filter(|s| fits(s)).count() < BUFFERS => {
+                let bytes = bytes.next_power_of_two().clamp(SMALL, STAGING);
+                all.push(Staging::new(&self.context, bytes).map_err(driver("cannot lock memory for the GPU"))?);
+                all.len() - 1
+            }
+            None => {
+                self.stream.synchronize().map_err(driver("waiting for copies to the GPU"))?;
+                all.iter().position(fits).unwrap_or_default()
+            }
+        };
+        Ok(&mut all[found])
+    }
+
     fn capture(&self, state: &mut State, program: &Program) -> Result<CudaGraph> {
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).map_err(driver("capturing a program"))?;

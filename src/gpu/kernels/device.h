@@ -1,5 +1,5 @@
 // What a kernel may use of the device. One source, two compilers: nvcc turns the kernels into
-// machine code; g++ compiles the same files with emulator.h, which runs them on the CPU.
+// machine code; g++ compiles the same files behind emulator.h, which runs them on the CPU.
 //
 // A kernel is written `KERNEL(threads, name, parameters) { … }` and launched by its name, with the
 // argument list of cuLaunchKernel. Parameters are pointers, int, int64_t and float.
@@ -7,9 +7,7 @@
 #include <math.h>
 #include <stdint.h>
 
-struct bf16 { uint16_t bits; };
-struct f16 { uint16_t bits; };
-struct alignas(16) Vec4 { uint32_t x, y, z, w; };
+#include "types.h"
 
 #ifdef __CUDACC__
 #define DEV static __device__ __forceinline__
@@ -89,8 +87,8 @@ DEV void copy16_async(void* to, const void* from) {
 }
 DEV void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> DEV void wait_for_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
-#else
-#include "emulator.h"
+#elif !defined(EMULATOR)
+#error "compile with nvcc, or with emulator.h in front"
 #endif
 
 // Four neighbours in one access: 16 bytes of f32, 8 bytes of a half type.

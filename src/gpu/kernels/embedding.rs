@@ -96,7 +96,7 @@ pub fn time_sinusoid(ty: Type, times: Address, waves: Address, samples: usize) -
     })
 }
 
-/// The condition c = time + table[label] and silu(c).
+/// The condition: c = time + the row of `table` for the label, and silu(c).
 #[derive(Debug, Clone, Copy)]
 pub struct ConditionForward {
     /// Of `time` and `active`.
@@ -151,7 +151,7 @@ pub fn condition_backward(a: &ConditionBackward) -> Result<Launch> {
     flat(format!("condition_backward_{wide}{}", a.ty.name()), a.count, arguments)
 }
 
-/// dtable[label] += dc for every sample, those with the same label in order.
+/// The row of `dtable` for a sample's label gains its dc; samples with one label in order.
 #[derive(Debug, Clone, Copy)]
 pub struct LabelRows {
     /// f32 `[samples, width]`
