@@ -50,7 +50,7 @@ fn main() {
 /// Milliseconds of a program: the median of rounds of so many repeats.
 fn time(card: &Card, program: &Program, repeats: usize) -> Result<f64> {
     let at = card.allocate(4)?;
-    let mut wait = || card.read(at, &mut [0; 4]);
+    let wait = || card.read(at, &mut [0; 4]);
     // Kernels are loaded, algorithms chosen, the graph is captured.
     (0..3).try_for_each(|_| card.run(program))?;
     wait()?;
@@ -69,11 +69,7 @@ fn time(card: &Card, program: &Program, repeats: usize) -> Result<f64> {
 fn random(card: &Card, count: usize, ty: Type) -> Result<Address> {
     let at = card.allocate(count * ty.size())?;
     let f32s = normal_rows(1, Purpose::Probe, 0, &[0], &[1 << 20], &Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
-    let bytes: Vec<u8> = match ty {
-        Type::F32 => f32s.iter().flat_map(|x| x.to_ne_bytes()).collect(),
-        Type::Bf16 => f32s.iter().flat_map(|x| half::bf16::from_f32(*x).to_ne_bytes()).collect(),
-        Type::F16 => f32s.iter().flat_map(|x| half::f16::from_f32(*x).to_ne_bytes()).collect(),
-    };
+    let bytes = ty.encode(&f32s);
     let all = count * ty.size();
     for from in (0..all).step_by(bytes.len()) {
         card.write(at.offset(from), &bytes[..bytes.len().min(all - from)])?;
@@ -91,29 +87,10 @@ fn check(card: &Card) -> Result<()> {
     Ok(())
 }
 
-fn matmul(form: Form, [m, n, k]: [usize; 3], [a, b, d]: [Address; 3], ty: Type, epilogue: Epilogue) -> Matmul {
-    let (a_step, b_step) = match form {
-        Form::Nt => (k, k),
-        Form::Nn => (k, n),
-        Form::Tn => (m, n),
-    };
+/// A product as a network has it: gradients of weights are f32.
+fn matmul(form: Form, sizes: [usize; 3], places: [Address; 3], ty: Type, epilogue: Epilogue) -> Matmul {
     let output = if form == Form::Tn { Type::F32 } else { ty };
-    Matmul {
-        form,
-        m,
-        n,
-        k,
-        a: (a, a_step),
-        b: (b, b_step),
-        d: (d, n),
-        input: ty,
-        output,
-        accumulate: false,
-        alpha: 1.0,
-        epilogue,
-        count: 1,
-        strides: [0; 3],
-    }
+    Matmul { output, epilogue, ..Matmul::new(form, sizes, places, ty) }
 }
 
 /// A product of 8192^3, and a copy of 2 GB.
@@ -255,6 +232,7 @@ fn step(name: &str, batch: usize, ty: Type) -> Result<[f64; 3]> {
     };
     let cfg = FitConfig::new(1 << 40, 1e-4, std::path::Path::new("nowhere"));
     let mut engine = GpuEngine::new(&card, &recipe, &model, &params.tensors(), &cfg, &mut feeder)?;
+    engine.start()?;
     let mut one = |k: u64| -> Result<f64> {
         let sums = engine.gradients(k, 1, 1.0)?;
         engine.update(1e-4, (1.0 / sums.grad_norm).min(1.0))?;

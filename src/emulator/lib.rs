@@ -11,7 +11,6 @@ mod memory;
 use candle_core::{Result, bail};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Argument, Command, Launch, Program};
-pub use matmul::{numbers, rounded};
 use memory::Memory;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::sync::{Mutex, PoisonError};

@@ -2,6 +2,7 @@
 //! products. A program is made once from shapes; what differs from step to step is in memory. So
 //! a step can be captured as a CUDA graph, and tests run the same list on the CPU.
 
+use half::{bf16, f16};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A place in the machine's memory, in bytes.
@@ -32,6 +33,24 @@ impl Type {
         match self {
             Self::F32 => 4,
             Self::Bf16 | Self::F16 => 2,
+        }
+    }
+
+    /// Numbers as bytes in memory, rounded to the nearest, ties to even.
+    pub fn encode(self, numbers: &[f32]) -> Vec<u8> {
+        match self {
+            Self::F32 => numbers.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+            Self::Bf16 => numbers.iter().flat_map(|x| bf16::from_f32(*x).to_ne_bytes()).collect(),
+            Self::F16 => numbers.iter().flat_map(|x| f16::from_f32(*x).to_ne_bytes()).collect(),
+        }
+    }
+
+    /// Bytes in memory as numbers.
+    pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
+        match self {
+            Self::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_ne_bytes(*b)).collect(),
+            Self::Bf16 => bytes.as_chunks().0.iter().map(|b| bf16::from_ne_bytes(*b).to_f32()).collect(),
+            Self::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_ne_bytes(*b).to_f32()).collect(),
         }
     }
 
@@ -129,27 +148,40 @@ pub enum Epilogue {
     GeluBackward(Address),
 }
 
-/// d = a b, or d += a b with `accumulate`, for `count` matrices that lie `strides` numbers apart.
+/// d = a b, or d += a b with `accumulate`. Matrices have no gaps between rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matmul {
     pub form: Form,
     pub m: usize,
     pub n: usize,
     pub k: usize,
-    /// Where the matrix is, and numbers from one row to the next.
-    pub a: (Address, usize),
-    pub b: (Address, usize),
-    pub d: (Address, usize),
+    pub a: Address,
+    pub b: Address,
+    /// `[m, n]`
+    pub d: Address,
     /// Of a and b.
     pub input: Type,
     /// Of d.
     pub output: Type,
     pub accumulate: bool,
-    /// Factor of the product.
-    pub alpha: f32,
     pub epilogue: Epilogue,
-    pub count: usize,
-    pub strides: [usize; 3],
+}
+
+impl Matmul {
+    /// The plain product of these sizes, all in one type.
+    pub fn new(form: Form, [m, n, k]: [usize; 3], [a, b, d]: [Address; 3], ty: Type) -> Self {
+        Self { form, m, n, k, a, b, d, input: ty, output: ty, accumulate: false, epilogue: Epilogue::None }
+    }
+
+    /// Rows and columns of a and b as they are stored.
+    pub fn stored(&self) -> [[usize; 2]; 2] {
+        let Self { m, n, k, .. } = *self;
+        match self.form {
+            Form::Nt => [[m, k], [n, k]],
+            Form::Nn => [[m, k], [k, n]],
+            Form::Tn => [[k, m], [k, n]],
+        }
+    }
 }
 
 /// A command.

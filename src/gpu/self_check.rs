@@ -5,7 +5,6 @@
 use crate::machine::Machine;
 use crate::program::{Address, Epilogue, Form, Matmul, Program, Type};
 use candle_core::{Result, bail};
-use half::{bf16, f16};
 
 /// Sizes as odd as products of a network get, in multiples of 8.
 const M: usize = 40;
@@ -19,7 +18,7 @@ pub fn check_products(machine: &dyn Machine, ty: Type) -> Result<()> {
     let (bias, kept, old) = (numbers(3, N, ty), numbers(4, M * N, ty), numbers(5, M * N, Type::F32));
     let device = |x: &[f64], ty: Type| -> Result<Address> {
         let at = machine.allocate(x.len() * ty.size())?;
-        machine.write(at, &bytes(x, ty))?;
+        machine.write(at, &ty.encode(&x.iter().map(|x| *x as f32).collect::<Vec<_>>()))?;
         Ok(at)
     };
     let (at_bias, at_kept) = (device(&bias, ty)?, device(&kept, ty)?);
@@ -43,7 +42,12 @@ pub fn check_products(machine: &dyn Machine, ty: Type) -> Result<()> {
         for (epilogue, output, accumulate) in cases {
             let d = device(&old, *output)?;
             let mut program = Program::default();
-            program.matmul(matmul(form, places, d, (*epilogue, *accumulate), [ty, *output]));
+            program.matmul(Matmul {
+                output: *output,
+                accumulate: *accumulate,
+                epilogue: *epilogue,
+                ..Matmul::new(form, [M, N, K], [places[0], places[1], d], ty)
+            });
             machine.run(&program)?;
             let sums = |i: usize| product[i] + bias[i % N];
             let want: Vec<f64> = (0..M * N)
@@ -64,36 +68,6 @@ pub fn check_products(machine: &dyn Machine, ty: Type) -> Result<()> {
     Ok(())
 }
 
-fn matmul(
-    form: Form,
-    [a, b]: [Address; 2],
-    d: Address,
-    (epilogue, accumulate): (Epilogue, bool),
-    [input, output]: [Type; 2],
-) -> Matmul {
-    let (a_step, b_step) = match form {
-        Form::Nt => (K, K),
-        Form::Nn => (K, N),
-        Form::Tn => (M, N),
-    };
-    Matmul {
-        form,
-        m: M,
-        n: N,
-        k: K,
-        a: (a, a_step),
-        b: (b, b_step),
-        d: (d, N),
-        input,
-        output,
-        accumulate,
-        alpha: 1.0,
-        epilogue,
-        count: 1,
-        strides: [0; 3],
-    }
-}
-
 fn name(epilogue: &Epilogue) -> &'static str {
     match epilogue {
         Epilogue::None => "no epilogue",
@@ -111,34 +85,14 @@ fn numbers(seed: u64, count: usize, ty: Type) -> Vec<f64> {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as f32 / (1u64 << 30) as f32 - 1.0
     };
-    std::iter::repeat_with(next).take(count).map(|x| f64::from(round(x, ty))).collect()
-}
-
-fn round(x: f32, ty: Type) -> f32 {
-    match ty {
-        Type::F32 => x,
-        Type::Bf16 => bf16::from_f32(x).to_f32(),
-        Type::F16 => f16::from_f32(x).to_f32(),
-    }
-}
-
-fn bytes(x: &[f64], ty: Type) -> Vec<u8> {
-    let all = x.iter().map(|x| *x as f32);
-    match ty {
-        Type::F32 => all.flat_map(f32::to_ne_bytes).collect(),
-        Type::Bf16 => all.flat_map(|x| bf16::from_f32(x).to_ne_bytes()).collect(),
-        Type::F16 => all.flat_map(|x| f16::from_f32(x).to_ne_bytes()).collect(),
-    }
+    let all: Vec<f32> = std::iter::repeat_with(next).take(count).collect();
+    ty.decode(&ty.encode(&all)).into_iter().map(f64::from).collect()
 }
 
 fn compare(machine: &dyn Machine, at: Address, want: &[f64], ty: Type, what: &str) -> Result<()> {
     let mut bytes = vec![0; want.len() * ty.size()];
     machine.read(at, &mut bytes)?;
-    let got: Vec<f64> = match ty {
-        Type::F32 => bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_ne_bytes(*b))).collect(),
-        Type::Bf16 => bytes.as_chunks().0.iter().map(|b| f64::from(bf16::from_ne_bytes(*b).to_f32())).collect(),
-        Type::F16 => bytes.as_chunks().0.iter().map(|b| f64::from(f16::from_ne_bytes(*b).to_f32())).collect(),
-    };
+    let got = ty.decode(&bytes);
     let largest = want.iter().fold(0f64, |a, b| a.max(b.abs()));
     // Half a unit of the type, twice over, and what sums in f32 and approximated tanh add.
     let bound = match ty {
@@ -146,7 +100,7 @@ fn compare(machine: &dyn Machine, at: Address, want: &[f64], ty: Type, what: &st
         Type::Bf16 => 1.0 / 128.0,
         Type::F16 => 1.0 / 500.0,
     };
-    let apart = got.iter().zip(want).map(|(a, b)| (a - b).abs() / largest);
+    let apart = got.iter().zip(want).map(|(a, b)| (f64::from(*a) - b).abs() / largest);
     let worst = apart.fold(0f64, |a, b| if b.is_nan() { f64::INFINITY } else { a.max(b) });
     if worst > bound {
         bail!("the GPU computes {what} wrongly: results are off by {worst:e} of the largest, {bound:e} is allowed");

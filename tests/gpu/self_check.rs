@@ -45,7 +45,6 @@ fn a_misread_layout_bias_or_sum_is_named() {
         {
             std::mem::swap(&mut p.a, &mut p.b);
             std::mem::swap(&mut p.m, &mut p.n);
-            p.d.1 = p.n;
         }
     });
     assert!(swapped.contains("a product Tn of bf16 with no epilogue wrongly"), "{swapped}");

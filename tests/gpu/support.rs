@@ -1,6 +1,6 @@
 //! Tensors on an emulated card, and runs under every schedule.
 
-use erw_emulator::{Emulator, Schedule, numbers, rounded};
+use erw_emulator::{Emulator, Schedule};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Program, Type};
 
@@ -24,13 +24,13 @@ pub fn normal(seed: u64, count: usize) -> Vec<f32> {
 
 /// The numbers rounded to a type, as f32.
 pub fn round_all(x: &[f32], ty: Type) -> Vec<f32> {
-    numbers(&rounded(x, ty), ty)
+    ty.decode(&ty.encode(x))
 }
 
 /// A new tensor with these numbers, rounded to the type.
 pub fn upload(card: &dyn Machine, x: &[f32], ty: Type) -> Address {
     let at = card.allocate(x.len() * ty.size()).unwrap();
-    card.write(at, &rounded(x, ty)).unwrap();
+    card.write(at, &ty.encode(x)).unwrap();
     at
 }
 
@@ -50,7 +50,7 @@ pub fn unwritten(card: &dyn Machine, count: usize, ty: Type) -> Address {
 pub fn download(card: &dyn Machine, at: Address, count: usize, ty: Type) -> Vec<f32> {
     let mut bytes = vec![0; count * ty.size()];
     card.read(at, &mut bytes).unwrap();
-    numbers(&bytes, ty)
+    ty.decode(&bytes)
 }
 
 /// An output of a program: where, how many numbers, of which type.

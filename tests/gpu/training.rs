@@ -164,6 +164,7 @@ fn compare(what: &str, config: &SiTConfig, change: impl Fn(&mut Recipe), ty: Typ
     let card = card();
     let mut feeder = |_, micro: usize| Ok(feed(config, micro as u64));
     let mut engine = GpuEngine::new(&*card, &recipe, &model, &params.tensors(), &one_step(), &mut feeder).unwrap();
+    engine.start().unwrap();
     // Small gradients vanish in f16 unless the loss is scaled.
     let scale = if ty == Type::F16 { 4096.0 } else { 1.0 };
     let sums = engine.gradients(0, 1, scale).unwrap();
@@ -416,6 +417,7 @@ fn a_training_takes_the_memory_that_was_told() {
     let card = Counting(card(), Cell::new(0));
     let mut feeder = |_, micro: usize| Ok(feed(&recipe.config, micro as u64));
     let mut engine = GpuEngine::new(&card, &recipe, &model, &params.tensors(), &one_step(), &mut feeder).unwrap();
+    engine.start().unwrap();
     engine.gradients(0, 1, 1.0).unwrap();
     engine.update(1e-3, 1.0).unwrap();
     assert_eq!(card.1.get(), memory(&recipe).unwrap());

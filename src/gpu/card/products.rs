@@ -28,12 +28,9 @@ pub struct Products {
 struct Key {
     form: Form,
     sizes: [usize; 3],
-    rows: [usize; 3],
     types: [Type; 2],
     accumulate: bool,
     epilogue: u8,
-    count: usize,
-    strides: [usize; 3],
 }
 
 struct Plan {
@@ -65,9 +62,9 @@ impl Products {
         }
         let plan = &self.plans[&key];
         let workspace = self.workspace.device_ptr(stream).0;
-        let (alpha, beta) = (product.alpha, if product.accumulate { 1f32 } else { 0f32 });
+        let (alpha, beta) = (1f32, if product.accumulate { 1f32 } else { 0f32 });
         let pointer = |at: u64| at as *mut c_void;
-        let [a, b, d] = [product.b.0, product.a.0, product.d.0].map(|address| pointer(address.0));
+        let [a, b, d] = [product.b, product.a, product.d].map(|address| pointer(address.0));
         let done = plan.point(&product.epilogue).and_then(|()| {
             #[allow(unsafe_code, reason = "descriptors of this plan, and addresses with the sizes of the product")]
             unsafe {
@@ -98,25 +95,12 @@ impl Products {
     /// transpose of a b is that of b times that of a: so b is its first matrix.
     fn plan(&self, p: &Matmul) -> std::result::Result<Plan, CublasError> {
         let (input, output) = (data_type(p.input), data_type(p.output));
-        let (b, a) = match p.form {
-            Form::Nt => ([p.k, p.n], [p.k, p.m]),
-            Form::Nn => ([p.n, p.k], [p.k, p.m]),
-            Form::Tn => ([p.n, p.k], [p.m, p.k]),
+        // Row by row is column by column of the transpose.
+        let layout = |ty, [rows, columns]: [usize; 2]| {
+            result::create_matrix_layout(ty, columns as u64, rows as u64, columns as i64)
         };
-        let layout = |ty, [rows, columns]: [usize; 2], step: usize, stride: usize| {
-            let layout = result::create_matrix_layout(ty, rows as u64, columns as u64, step as i64)?;
-            if p.count > 1 {
-                use sys::cublasLtMatrixLayoutAttribute_t as Of;
-                set_layout(layout, Of::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &(p.count as i32))?;
-                set_layout(layout, Of::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &(stride as i64))?;
-            }
-            Ok(layout)
-        };
-        let layouts = [
-            layout(input, b, p.b.1, p.strides[1])?,
-            layout(input, a, p.a.1, p.strides[0])?,
-            layout(output, [p.n, p.m], p.d.1, p.strides[2])?,
-        ];
+        let [a, b] = p.stored();
+        let layouts = [layout(input, b)?, layout(input, a)?, layout(output, [p.m, p.n])?];
         use sys::cublasLtMatmulDescAttributes_t as Of;
         let f32 = sys::cudaDataType_t::CUDA_R_32F;
         let description = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, f32)?;
@@ -191,16 +175,7 @@ impl Key {
             Epilogue::GeluKeep(..) => 2,
             Epilogue::GeluBackward(_) => 3,
         };
-        Self {
-            form: p.form,
-            sizes: [p.m, p.n, p.k],
-            rows: [p.a.1, p.b.1, p.d.1],
-            types: [p.input, p.output],
-            accumulate: p.accumulate,
-            epilogue,
-            count: p.count,
-            strides: p.strides,
-        }
+        Self { form: p.form, sizes: [p.m, p.n, p.k], types: [p.input, p.output], accumulate: p.accumulate, epilogue }
     }
 }
 
@@ -220,17 +195,6 @@ fn set<T>(
     #[allow(unsafe_code, reason = "the description is alive, and reads as many bytes as the value has")]
     unsafe {
         result::set_matmul_desc_attribute(description, attribute, std::ptr::from_ref(value).cast(), size_of::<T>())
-    }
-}
-
-fn set_layout<T>(
-    layout: sys::cublasLtMatrixLayout_t,
-    attribute: sys::cublasLtMatrixLayoutAttribute_t,
-    value: &T,
-) -> std::result::Result<(), CublasError> {
-    #[allow(unsafe_code, reason = "the layout is alive, and reads as many bytes as the value has")]
-    unsafe {
-        result::set_matrix_layout_attribute(layout, attribute, std::ptr::from_ref(value).cast(), size_of::<T>())
     }
 }
 

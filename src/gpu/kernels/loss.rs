@@ -30,10 +30,20 @@ pub struct VelocityLoss {
     pub partial: Address,
 }
 
+/// Numbers of [`VelocityLoss::partial`] for these images.
+pub fn velocity_partials(image: &Image) -> usize {
+    image.count().div_ceil(NUMBERS)
+}
+
+/// Numbers of [`CosineLoss::partial`] for so many rows.
+pub fn cosine_partials(rows: usize) -> usize {
+    rows.div_ceil(ROWS)
+}
+
 impl VelocityLoss {
     /// Numbers of `partial`.
     pub fn partial_count(&self) -> usize {
-        self.image.count().div_ceil(NUMBERS)
+        velocity_partials(&self.image)
     }
 }
 
@@ -80,7 +90,7 @@ pub struct CosineLoss {
 impl CosineLoss {
     /// Numbers of `partial`.
     pub fn partial_count(&self) -> usize {
-        self.rows.div_ceil(ROWS)
+        cosine_partials(self.rows)
     }
 }
 

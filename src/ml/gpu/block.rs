@@ -8,7 +8,8 @@
 use super::arena::Arena;
 use super::layers::{Layers, Linear};
 use super::layout::Layout;
-use crate::models::sit::{MlpKind, SiTConfig};
+use crate::kernels::block::{GATE_ATTENTION, SHIFT_MLP};
+use crate::models::sit::{MlpKind, NORM_EPS, QK_NORM_EPS, SiTConfig};
 use candle_core::Result;
 use erw_gpu::kernels::activation::{self, SwiGlu};
 use erw_gpu::kernels::attention::Attention;
@@ -16,9 +17,6 @@ use erw_gpu::kernels::boundary::{self, Branch, BranchBackward, GateNorm, GateSum
 use erw_gpu::kernels::boundary::{Shape, Table};
 use erw_gpu::kernels::qk_norm_rope::{self, Norms, Steps, Tables};
 use erw_gpu::program::{Address, Epilogue, Program, Type};
-
-const NORM_EPS: f32 = 1e-6;
-const QK_NORM_EPS: f32 = 1e-5;
 
 /// Sizes of a network's blocks for a micro-batch.
 #[derive(Debug, Clone, Copy)]
@@ -216,9 +214,6 @@ impl Modulations {
 
 /// Vectors of a block's modulation: shift, scale and gate of attention, then of the MLP.
 pub const VECTORS: usize = 6;
-const SHIFT_MLP: usize = 3;
-const GATE_ATTENTION: usize = 2;
-pub const GATE_MLP: usize = 5;
 
 /// A boundary between branches.
 #[derive(Debug, Clone, Copy)]
@@ -248,7 +243,7 @@ pub struct Blocks {
 impl Blocks {
     pub fn boundary(&self, program: &mut Program, b: &Boundary) -> Result<()> {
         let Boundary { x, branch, modulation, x_out, h, stats } = *b;
-        let launch = GateNorm { x, branch, modulation, x_out, h, stats, eps: NORM_EPS };
+        let launch = GateNorm { x, branch, modulation, x_out, h, stats, eps: NORM_EPS as f32 };
         program.launch(boundary::gate_norm_forward(self.sizes.stream, &launch)?);
         Ok(())
     }
@@ -370,7 +365,7 @@ impl Blocks {
             k_weight: flat.weight(c),
             k_bias: flat.weight(d),
         });
-        (norms.is_some() || self.rope.is_some()).then_some(Steps { norms, rope: self.rope, eps: QK_NORM_EPS })
+        (norms.is_some() || self.rope.is_some()).then_some(Steps { norms, rope: self.rope, eps: QK_NORM_EPS as f32 })
     }
 
     /// QK-norm and rotary embedding. Returns where the result is. With a norm, whose input must be

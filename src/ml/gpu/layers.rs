@@ -105,7 +105,7 @@ impl Layers {
     ) {
         let weight = self.flat.operand(layer.weight);
         let [k, n] = [layer.inputs, layer.outputs];
-        program.matmul(Matmul { epilogue, ..self.product(Form::Nt, [rows, n, k], [(x, k), (weight, k), (y, n)]) });
+        program.matmul(Matmul { epilogue, ..Matmul::new(Form::Nt, [rows, n, k], [x, weight, y], self.flat.ty) });
     }
 
     /// dx `[rows, inputs]` = dy W, times what `epilogue` says.
@@ -120,7 +120,7 @@ impl Layers {
     ) {
         let weight = self.flat.operand(layer.weight);
         let [n, k] = [layer.inputs, layer.outputs];
-        program.matmul(Matmul { epilogue, ..self.product(Form::Nn, [rows, n, k], [(dy, k), (weight, n), (dx, n)]) });
+        program.matmul(Matmul { epilogue, ..Matmul::new(Form::Nn, [rows, n, k], [dy, weight, dx], self.flat.ty) });
     }
 
     /// The gradient of the weight, from dy `[rows, outputs]` and x `[rows, inputs]`.
@@ -130,7 +130,7 @@ impl Layers {
         program.matmul(Matmul {
             output: Type::F32,
             accumulate: self.accumulate,
-            ..self.product(Form::Tn, [m, n, rows], [(dy, m), (x, n), (gradient, n)])
+            ..Matmul::new(Form::Tn, [m, n, rows], [dy, x, gradient], self.flat.ty)
         });
     }
 
@@ -154,24 +154,5 @@ impl Layers {
     ) -> Result<()> {
         self.backward_weight(program, layer, dy, x, rows);
         self.backward_bias(program, layer, dy, rows)
-    }
-
-    fn product(&self, form: Form, [m, n, k]: [usize; 3], [a, b, d]: [(Address, usize); 3]) -> Matmul {
-        Matmul {
-            form,
-            m,
-            n,
-            k,
-            a,
-            b,
-            d,
-            input: self.flat.ty,
-            output: self.flat.ty,
-            accumulate: false,
-            alpha: 1.0,
-            epilogue: Epilogue::None,
-            count: 1,
-            strides: [0; 3],
-        }
     }
 }

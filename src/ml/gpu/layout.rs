@@ -30,6 +30,11 @@ impl Place {
     }
 }
 
+/// Whether a parameter rests in steps without alignment.
+pub fn is_projector(name: &str) -> bool {
+    name.starts_with("projectors.")
+}
+
 /// The places of all parameters.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -46,7 +51,6 @@ impl Layout {
             .map(|i| format!("blocks.{i}.adaLN_modulation.1"))
             .chain(config.warmup_depth.is_none().then(|| "final_layer.adaLN_modulation.1".to_string()))
             .collect();
-        let is_projector = |name: &str| name.starts_with("projectors.");
         let mut next = 0;
         let mut places = BTreeMap::new();
         let mut put = |name: &str, next: &mut usize| -> Result<()> {

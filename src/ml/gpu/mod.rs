@@ -1,11 +1,13 @@
 //! A SiT's training step as lists of commands for a GPU: forward pass, losses, gradients, update.
 //!
 //! ```text
-//! layout   where each parameter lies in the flat buffers
-//! arena    where activations lie; its size is the memory that a training needs
-//! layers   products with their gradients
-//! block    a transformer block
-//! sit      the network, its losses, and their gradients
+//! layout        where each parameter lies in the flat buffers
+//! arena         where activations lie; its size is the memory that a training needs
+//! layers        products with their gradients
+//! block         a transformer block
+//! micro_batch   the network, its losses, and their gradients
+//! sit           what is trained, and where everything lies
+//! step          the programs of a training step
 //! ```
 //!
 //! There is no autograd: each backward pass is written out. The lists are made from shapes alone,
@@ -16,7 +18,9 @@ pub mod arena;
 mod block;
 mod layers;
 pub mod layout;
+mod micro_batch;
 pub mod sit;
+mod step;
 
 use crate::nn::precision::Precision;
 use erw_gpu::program::Type;

@@ -85,6 +85,11 @@ impl AdamW {
         Ok(Self { config, step: 0, first: zeros()?, second: zeros()?, fused: true })
     }
 
+    /// Without moments: for a training that is about to start or to be restored.
+    pub(super) fn without_state(config: AdamWConfig) -> Self {
+        Self { config, step: 0, first: Tensors::new(), second: Tensors::new(), fused: true }
+    }
+
     /// Like [`AdamW::new`], but always with plain candle operations.
     pub fn new_plain(params: &ParamSet, config: AdamWConfig) -> Result<Self> {
         Ok(Self { fused: false, ..Self::new(params, config)? })

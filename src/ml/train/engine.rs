@@ -12,6 +12,10 @@ use candle_core::{DType, Result, bail};
 
 /// Parameters with their optimizer, averages and gradients.
 pub trait Engine {
+    /// Starts with moments of zero and averages at the weights. Either this or
+    /// [`restore`](Self::restore) is called first, so that a resumed training makes no state twice.
+    fn start(&mut self) -> Result<()>;
+
     /// Computes the gradients of a step, summed over its micro-batches, of `loss_scale` times the
     /// loss. Step and micro-batches are counted from 0.
     fn gradients(&mut self, step: u64, micro_batches: usize, loss_scale: f64) -> Result<Sums>;
@@ -58,14 +62,16 @@ pub(super) struct Autograd<'a> {
     loss: &'a mut dyn FnMut(u64, usize) -> Result<StepLoss>,
     grads: Gradients,
     optimizer: AdamW,
-    /// One per decay.
+    /// Decays of the averages.
+    decays: &'a [f64],
+    /// One per decay, once the training has started.
     emas: Vec<Ema>,
 }
 
 impl<'a> Autograd<'a> {
     pub fn new(
         params: &'a ParamSet,
-        cfg: &FitConfig,
+        cfg: &'a FitConfig,
         loss: &'a mut dyn FnMut(u64, usize) -> Result<StepLoss>,
     ) -> Result<Self> {
         if cfg.ema_decays.is_empty() {
@@ -75,13 +81,20 @@ impl<'a> Autograd<'a> {
             params,
             loss,
             grads: Gradients::new(params.vars()),
-            optimizer: AdamW::new(params, cfg.optimizer)?,
-            emas: cfg.ema_decays.iter().map(|decay| Ema::new(params, *decay)).collect::<Result<_>>()?,
+            optimizer: AdamW::without_state(cfg.optimizer),
+            decays: &cfg.ema_decays,
+            emas: vec![],
         })
     }
 }
 
 impl Engine for Autograd<'_> {
+    fn start(&mut self) -> Result<()> {
+        self.optimizer = AdamW::new(self.params, self.optimizer.config)?;
+        self.emas = self.decays.iter().map(|decay| Ema::new(self.params, *decay)).collect::<Result<_>>()?;
+        Ok(())
+    }
+
     fn gradients(&mut self, step: u64, micro_batches: usize, loss_scale: f64) -> Result<Sums> {
         self.grads.clear();
         let mut sums = Sums { loss: 0.0, parts: vec![], grad_norm: 0.0 };
@@ -121,11 +134,14 @@ impl Engine for Autograd<'_> {
     }
 
     fn average(&self) -> Result<Tensors> {
-        Ok(self.emas[0].tensors())
+        match self.emas.first() {
+            Some(first) => Ok(first.tensors()),
+            None => bail!("the training has not started"),
+        }
     }
 
     fn further_averages(&self) -> Result<Vec<(f64, Tensors)>> {
-        Ok(self.emas[1..].iter().map(|ema| (ema.decay, ema.tensors())).collect())
+        Ok(self.emas.iter().skip(1).map(|ema| (ema.decay, ema.tensors())).collect())
     }
 
     fn moments(&self) -> Result<[Tensors; 2]> {
@@ -139,8 +155,7 @@ impl Engine for Autograd<'_> {
         }
         let (first, second) = (&mut saved.first, &mut saved.second);
         self.optimizer = AdamW::from_tensors(self.params, self.optimizer.config, updates, first, second)?;
-        let decays: Vec<f64> = self.emas.iter().map(|ema| ema.decay).collect();
-        self.emas = emas_from(self.params, &decays, saved)?;
+        self.emas = emas_from(self.params, self.decays, saved)?;
         Ok(report)
     }
 }

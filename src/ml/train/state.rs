@@ -30,6 +30,7 @@ impl TrainState {
     /// Starts at step 0, or where the newest checkpoint ends, which the engine then restores.
     pub fn open(engine: &mut dyn Engine, cfg: &FitConfig, obs: &dyn Observer) -> Result<Self> {
         let Some(mut saved) = Checkpoint::latest(&cfg.checkpoint_dir, obs)? else {
+            engine.start()?;
             return Ok(Self {
                 step: 0,
                 curve: Curve::new(cfg.steps),

@@ -88,7 +88,7 @@ pub(super) fn part(modulation: &[f32], sample: usize, dim: usize, which: usize) 
 
 pub(super) const SHIFT_ATTENTION: usize = 0;
 pub(super) const SCALE_ATTENTION: usize = 1;
-pub(super) const GATE_ATTENTION: usize = 2;
-pub(super) const SHIFT_MLP: usize = 3;
+pub(crate) const GATE_ATTENTION: usize = 2;
+pub(crate) const SHIFT_MLP: usize = 3;
 pub(super) const SCALE_MLP: usize = 4;
-pub(super) const GATE_MLP: usize = 5;
+pub(crate) const GATE_MLP: usize = 5;

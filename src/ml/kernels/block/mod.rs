@@ -19,6 +19,7 @@ use super::qk_norm_rope::{Norms, Qk, Tables};
 use super::{slice, tensor, with_all, with_slices};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 pub use layout::Weights;
+pub(crate) use layout::{GATE_ATTENTION, GATE_MLP, SHIFT_MLP};
 use layout::{Numbers, Saved, Shapes};
 use std::sync::{Mutex, PoisonError};
 

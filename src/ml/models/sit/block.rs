@@ -9,7 +9,7 @@ use crate::nn::{self, LayerNorm, Linear};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
 
-const QK_NORM_EPS: f64 = 1e-5;
+pub(crate) const QK_NORM_EPS: f64 = 1e-5;
 
 /// What a block saves for its backward pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -31,12 +31,14 @@ use crate::nn::{self, Linear};
 use block::{Block, chunks};
 use candle_core::{Device, Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
+pub(crate) use config::NORM_EPS;
 pub use config::{MlpKind, NAMES, SiTConfig};
-use config::{NORM_EPS, TABLE, ZERO};
+use config::{TABLE, ZERO};
 use embed::{PatchEmbed, TimeEmbed};
 
 pub use tables::{rotary_2d, sincos_2d, timestep_sinusoid};
 
+pub(crate) use block::QK_NORM_EPS;
 pub use block::SavedActivations;
 
 struct FinalLayer {

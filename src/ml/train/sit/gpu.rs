@@ -9,7 +9,7 @@ use super::super::checkpoint::Checkpoint;
 use super::super::config::FitConfig;
 use super::super::engine::{Engine, Sums};
 use crate::gpu::arena::Arena;
-use crate::gpu::layout::Layout;
+use crate::gpu::layout::{Layout, Place, is_projector};
 use crate::gpu::sit::{Recipe, SitPrograms};
 use crate::kernels::adamw::Mix;
 use crate::kernels::with_slices;
@@ -43,6 +43,8 @@ pub type Feeder<'a> = dyn FnMut(u64, usize) -> Result<Feed> + 'a;
 /// The engine. See [`Engine`].
 pub struct GpuEngine<'a> {
     machine: &'a dyn Machine,
+    /// Weights to start from, unless a checkpoint replaces them.
+    initial: Tensors,
     programs: SitPrograms,
     /// By whether projectors are trained.
     lists: [Lists; 2],
@@ -90,7 +92,8 @@ pub fn memory(recipe: &Recipe) -> Result<usize> {
 }
 
 impl<'a> GpuEngine<'a> {
-    /// Starts from these parameters and tables of `model`, averages at their values.
+    /// Lays out the memory of a training that starts from these weights, and writes the tables of
+    /// `model`.
     ///
     /// # Errors
     /// A recipe that the GPU's programs do not cover; too little memory.
@@ -108,6 +111,7 @@ impl<'a> GpuEngine<'a> {
         let programs = SitPrograms::new(recipe, &layout, Arena::at(machine.allocate(bytes)?))?;
         let engine = Self {
             machine,
+            initial: weights.clone(),
             lists: [Lists::new(&programs, false)?, Lists::new(&programs, true)?],
             programs,
             feed,
@@ -120,17 +124,8 @@ impl<'a> GpuEngine<'a> {
             aligned: false,
         };
         engine.write_fixed(model)?;
-        engine.write_weights(weights)?;
-        let state = &engine.programs.state;
         // Also the gaps between parameters, which stay 0.
-        let zeros = vec![0f32; layout.count()];
-        for buffer in [state.flat.gradients, state.moments[0], state.moments[1]] {
-            engine.write(buffer, &zeros)?;
-        }
-        let start = engine.flat(weights)?;
-        for average in state.averages.clone() {
-            engine.write(average, &start)?;
-        }
+        engine.write(engine.programs.state.flat.gradients, &vec![0f32; layout.count()])?;
         Ok(engine)
     }
 
@@ -146,10 +141,10 @@ impl<'a> GpuEngine<'a> {
         self.machine.write(state.decays, bytemuck::cast_slice(&words))
     }
 
-    /// Writes the weights, and their copy for products.
-    fn write_weights(&self, weights: &Tensors) -> Result<()> {
+    /// Writes the weights in flat order, and their copy for products.
+    fn write_weights(&self, weights: &[f32]) -> Result<()> {
         let flat = self.programs.state.flat;
-        self.write(flat.weights, &self.flat(weights)?)?;
+        self.write(flat.weights, weights)?;
         if flat.ty != Type::F32 {
             let mut copy = Program::default();
             let (from, to, count) = (flat.weights, flat.operands, self.programs.layout().count());
@@ -188,7 +183,7 @@ impl<'a> GpuEngine<'a> {
         let layout = self.programs.layout();
         let mut all = vec![0f32; layout.count()];
         self.machine.read(from, bytemuck::cast_slice_mut(&mut all))?;
-        let tensor = |(name, place): (&str, &crate::gpu::layout::Place)| {
+        let tensor = |(name, place): (&str, &Place)| {
             let numbers = &all[place.first..][..place.count()];
             Ok((name.to_string(), Tensor::from_slice(numbers, &place.dims[..], &Device::Cpu)?))
         };
@@ -241,6 +236,16 @@ impl<'a> GpuEngine<'a> {
 }
 
 impl Engine for GpuEngine<'_> {
+    fn start(&mut self) -> Result<()> {
+        let initial = std::mem::take(&mut self.initial);
+        let start = self.flat(&initial)?;
+        self.write_weights(&start)?;
+        let state = &self.programs.state;
+        state.averages.iter().try_for_each(|average| self.write(*average, &start))?;
+        let zeros = vec![0f32; start.len()];
+        state.moments.iter().try_for_each(|moments| self.write(*moments, &zeros))
+    }
+
     fn gradients(&mut self, step: u64, micro_batches: usize, loss_scale: f64) -> Result<Sums> {
         let mut weight = 0.0;
         for micro in 0..micro_batches {
@@ -290,7 +295,7 @@ impl Engine for GpuEngine<'_> {
     }
 
     fn unreached(&self) -> Vec<String> {
-        let rests = |name: &&str| !self.aligned && name.starts_with("projectors.");
+        let rests = |name: &&str| !self.aligned && is_projector(name);
         self.programs.layout().places().map(|(name, _)| name).filter(rests).map(String::from).collect()
     }
 
@@ -328,7 +333,8 @@ impl Engine for GpuEngine<'_> {
         if !(report.missing.is_empty() && report.mismatched.is_empty()) {
             return Ok(report);
         }
-        self.write_weights(&saved.model)?;
+        self.initial.clear();
+        self.write_weights(&self.flat(&saved.model)?)?;
         let state = &self.programs.state;
         self.write(state.moments[0], &self.flat(&saved.first)?)?;
         self.write(state.moments[1], &self.flat(&saved.second)?)?;

@@ -1,0 +1,74 @@
+//! The programs of a training step: gradients of a micro-batch, their norm, and the update.
+
+use super::block::Blocks;
+use super::micro_batch::MicroBatch;
+use super::sit::SitPrograms;
+use candle_core::{Result, bail};
+use erw_gpu::kernels::optimizer::{self, AdamW, Average, NormEnd};
+use erw_gpu::program::{Address, Program, Type};
+
+impl SitPrograms {
+    /// Losses of a micro-batch to the results, and its gradients to the flat buffer: set by the
+    /// first micro-batch, added to by the others. Without `aligned` projectors are not run.
+    pub fn gradients(&self, first: bool, aligned: bool) -> Result<Program> {
+        let mut program = Program::default();
+        let step = MicroBatch {
+            all: self,
+            aligned: aligned && !self.projectors.is_empty(),
+            first,
+            blocks: Blocks {
+                sizes: self.sizes,
+                layers: self.layers.accumulating(!first),
+                scratch: self.scratch,
+                modulations: self.modulations,
+                rope: self.state.rope,
+            },
+        };
+        step.forward(&mut program)?;
+        step.backward(&mut program)?;
+        Ok(program)
+    }
+
+    /// The norm of the gradients to the results.
+    pub fn norm(&self, aligned: bool) -> Result<Program> {
+        let mut program = Program::default();
+        let count = self.trained(aligned);
+        program.launch(optimizer::gradient_norm(self.state.flat.gradients, self.ends.partial, count)?);
+        program.launch(optimizer::gradient_norm_end(&NormEnd {
+            partial: self.ends.partial,
+            partial_count: optimizer::partial_count(count),
+            scalars: self.inputs.scalars,
+            results: self.inputs.results,
+            losses: 0,
+        })?);
+        Ok(program)
+    }
+
+    /// The update of weights, moments and averages.
+    pub fn update(&self, aligned: bool) -> Result<Program> {
+        let mut program = Program::default();
+        let (state, ty) = (&self.state, self.recipe.ty);
+        let update = AdamW {
+            weights: state.flat.weights,
+            gradients: state.flat.gradients,
+            moments: state.moments,
+            copy: if ty == Type::F32 { Address::NULL } else { state.flat.operands },
+            ty,
+            decays: state.decays,
+            scalars: self.inputs.scalars,
+            results: self.inputs.results,
+            count: self.trained(aligned),
+        };
+        let [first, further @ ..] = &state.averages[..] else { bail!("training needs at least one average") };
+        program.launch(optimizer::adamw_average(&update, &Average { values: *first, index: 0 })?);
+        for (i, values) in further.iter().enumerate() {
+            program.launch(optimizer::average(&update, &Average { values: *values, index: i + 1 })?);
+        }
+        Ok(program)
+    }
+
+    /// Numbers that an update changes: projectors rest where nothing is aligned.
+    pub fn trained(&self, aligned: bool) -> usize {
+        if aligned { self.layout.count() } else { self.layout.network() }
+    }
+}
