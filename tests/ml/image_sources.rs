@@ -434,6 +434,40 @@ fn unusual_files_are_read_as_pillow_reads_them() -> Result<()> {
     Ok(())
 }
 
+/// Places of the directory's number of entries and of each entry's count, with their widths.
+fn counts_of_tiff(file: &[u8]) -> Vec<(usize, usize)> {
+    let number = |at: usize, bytes: usize| {
+        let digits = file[at..at + bytes].iter().rev();
+        digits.fold(0usize, |n, byte| n << 8 | usize::from(*byte))
+    };
+    let is_big = number(2, 2) == 43;
+    let (start, of_entries, size, of_count) = if is_big { (number(8, 8), 8, 20, 8) } else { (number(4, 4), 2, 12, 4) };
+    let entries = (0..number(start, of_entries)).map(|n| (start + of_entries + n * size + 4, of_count));
+    [(start, of_entries)].into_iter().chain(entries).collect()
+}
+
+/// Little-endian ones: every count in turn says that there is far more than the file holds.
+#[test]
+fn numbers_that_a_tiff_only_claims_cost_nothing() {
+    let (done, read) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut tiffs = odd_files("");
+        tiffs.retain(|(name, bytes)| name.ends_with(".tif") && bytes.starts_with(b"II"));
+        for (_, bytes) in &tiffs {
+            for (at, width) in counts_of_tiff(bytes) {
+                for byte in [0x0f, 0x7f, 0xff] {
+                    let mut bytes = bytes.clone();
+                    bytes[at + width - 1] = byte;
+                    let _ = decode(&bytes, Orientation::Ignore);
+                }
+            }
+        }
+        done.send(tiffs.len())
+    });
+    let read = read.recv_timeout(std::time::Duration::from_secs(60));
+    assert!(read.is_ok_and(|files| files > 50), "a panic, or a file that is read for ever");
+}
+
 #[test]
 fn unsupported_files_say_why() {
     let said: Vec<String> = odd_files("refused/")

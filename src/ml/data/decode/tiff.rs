@@ -158,8 +158,10 @@ fn interpretation(file: &[u8]) -> Option<(usize, u16)> {
     let (entries, first, size, value) =
         if big { (number(start, 8)?, 8, 20, 12) } else { (number(start, 2)?, 2, 12, 8) };
     let first = start.checked_add(first)?;
-    let mut places = (0..usize::try_from(entries).ok()?).map_while(|n| first.checked_add(n.checked_mul(size)?));
-    let at = places.find(|at| number(*at, 2) == Some(Tag::PhotometricInterpretation.to_u16().into()))?;
+    let places = (0..usize::try_from(entries).ok()?).map_while(|n| first.checked_add(n.checked_mul(size)?));
+    // Ends with the file, not with the number of entries, which may be anything.
+    let mut tags = places.map_while(|at| Some((at, number(at, 2)?)));
+    let (at, _) = tags.find(|(_, tag)| *tag == u64::from(Tag::PhotometricInterpretation.to_u16()))?;
     // Two bytes, or the lower half of four.
     let value = match number(at + 2, 2)? {
         3 => at + value,
