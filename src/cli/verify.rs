@@ -12,7 +12,8 @@ use erw_base::error::{Error, ErrorKind, Result};
 use erw_runner::cache::action_cache::Record;
 use erw_runner::cache::store::Store;
 use erw_runner::event::{Event, EventKind, Listener, StageState};
-use erw_runner::exec::launcher::Launcher;
+use erw_runner::exec::launch::local::Local;
+use erw_runner::exec::worker_program::WorkerProgram;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::{Pipeline, StageId};
 use erw_runner::pipeline::targets::{named, select};
@@ -54,7 +55,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     };
     let stop = stop()?;
     let flags = Flags { threads: args.threads, gpus: args.gpus, ..Flags::default() };
-    let launcher = Launcher::this_program()?;
+    let launcher = Local { worker: WorkerProgram::this()? };
     let bench = Bench { pipeline: &pipeline, store: &store, launcher: &launcher, limits: flags.limits(), stop };
     let mut all = vec![];
     for id in chosen {

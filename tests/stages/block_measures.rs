@@ -125,7 +125,7 @@ fn a_probe_refuses_bad_inputs() -> Result<()> {
     bench.attempt("loose", &probe::KIND, &slots(&paths), &given, &ear)?;
     let text = "2 of 2 linear probes did not reach a gradient below 0.0001 in 1 steps";
     assert!(ear.text().contains(text), "{}", ear.text());
-    assert_eq!(read(&bench.path("loose/out/metrics"))["converged"], json!(false));
+    assert_eq!(read(&bench.path("loose/attempt-1/metrics"))["converged"], json!(false));
     labelled(&paths[2], 40, 2, Some(17))?;
     let hint = Some("the training has diverged, or the latents are damaged".to_string());
     let text = "the output of block 1 at timestep 0.5 is not finite for image 17".to_string();
@@ -147,7 +147,7 @@ fn resumes(bench: &Bench, kind: &StageKind, inputs: &[(&str, &Path)], given: &Va
     files.sort();
     assert!(files.len() >= 4);
     for file in files {
-        let parts = bench.path("parts/out/metrics").join(&file);
+        let parts = bench.path("parts/attempt-1/metrics").join(&file);
         assert_eq!(fs::read(whole.join(&file)).unwrap(), fs::read(parts).unwrap(), "{file:?}");
     }
     Ok(())
@@ -171,7 +171,7 @@ fn cknna_resumes_at_the_next_timestep_and_gives_all_metrics() -> Result<()> {
     let given =
         json!({"timesteps": [0.0, 0.5, 1.0], "metrics": ["cka", "mutual-knn", "cknna"], "clamp_over": "sample"});
     resumes(&bench, &cknna::KIND, &inputs, &given, 60)?;
-    let metrics = read(&bench.path("whole/out/metrics"));
+    let metrics = read(&bench.path("whole/attempt-1/metrics"));
     assert_eq!(metrics["metric"], "cka");
     assert_eq!(metrics["value"].as_f64(), bench.result("whole", "cka"));
     for name in ["cka", "mutual-knn", "cknna"] {

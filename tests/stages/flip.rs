@@ -52,7 +52,7 @@ fn training_on_mirrored_images_equals_flip_with_probability_one() {
         let mirrored = values(&both, &format!("{tensor}_flip"));
         assert!(mirrored == values(&other, tensor) && mirrored != values(&both, tensor), "{tensor}");
     }
-    let encoder = lab.path("one").join("out/encoder");
+    let encoder = lab.path("one").join("attempt-1/encoder");
     let inputs = |latents: &Path, images: &str| {
         vec![("latents", latents.to_path_buf()), ("images", lab.path(images)), ("encoder", encoder.clone())]
     };

@@ -350,7 +350,7 @@ fn goes_on(bench: &Bench, kind: &erw::runner::kind::StageKind, inputs: &[(&str, 
     let ear = Ear::default();
     bench.attempt("torn", kind, inputs, given, &ear)?;
     assert!(ear.text().contains("\"resumed\""), "{}", ear.text());
-    assert!(files(&bench.path("torn/out").join(output)) == files(&calm));
+    assert!(files(&bench.path("torn/attempt-1").join(output)) == files(&calm));
 
     Ok(())
 }
@@ -365,7 +365,7 @@ fn heals(bench: &Bench, kind: &erw::runner::kind::StageKind, inputs: &[(&str, &P
     let bytes = fs::read(&first).unwrap();
     fs::write(&first, &bytes[..bytes.len() - 1]).unwrap();
     bench.attempt("damaged", kind, inputs, given, &Ear::default())?;
-    assert!(files(&bench.path("damaged/out").join(output)) == files(&calm));
+    assert!(files(&bench.path("damaged/attempt-1").join(output)) == files(&calm));
     Ok(())
 }
 

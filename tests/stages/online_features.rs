@@ -64,7 +64,7 @@ impl Lab {
         pack(&self.path(name), "images", &rows, &json!({"classes": ["zero", "one", "two"]}));
     }
 
-    /// An encoder at `NAME/out/encoder` and its features at `NAME-features/out/features`.
+    /// An encoder at `NAME/attempt-1/encoder` and its features at `NAME-features/attempt-1/features`.
     pub fn encoder(&self, name: &str, given: Value) {
         let images = self.path("images");
         let encoder = self.bench.run(name, &train_encoder::KIND, &[("images", &images)], given).unwrap();
@@ -74,13 +74,13 @@ impl Lab {
 
     pub fn stored(&self, encoders: &[&str]) -> Inputs {
         let slots = ["features", "features.1"].into_iter();
-        let paths = encoders.iter().map(|e| self.path(&format!("{e}-features")).join("out/features"));
+        let paths = encoders.iter().map(|e| self.path(&format!("{e}-features")).join("attempt-1/features"));
         [("latents", self.path("latents"))].into_iter().chain(slots.zip(paths)).collect()
     }
 
     pub fn online(&self, encoders: &[&str]) -> Inputs {
         let slots = ["encoder", "encoder.1"].into_iter();
-        let paths = encoders.iter().map(|e| self.path(e).join("out/encoder"));
+        let paths = encoders.iter().map(|e| self.path(e).join("attempt-1/encoder"));
         let data = [("latents", self.path("latents")), ("images", self.path("images"))];
         data.into_iter().chain(slots.zip(paths)).collect()
     }
@@ -101,7 +101,7 @@ impl Lab {
         given.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let inputs: Vec<(&str, &Path)> = inputs.iter().map(|(slot, path)| (*slot, path.as_path())).collect();
         self.bench.attempt(work, kind, &inputs, &given, ear)?;
-        Ok(self.path(work).join("out").join(if kind.name == "train" { "sit" } else { "warmed" }))
+        Ok(self.path(work).join("attempt-1").join(if kind.name == "train" { "sit" } else { "warmed" }))
     }
 
     pub fn run(&self, work: &str, kind: &StageKind, inputs: &Inputs, more: Value) -> PathBuf {
@@ -181,7 +181,7 @@ fn every_encoder_has_a_projector_that_learns_and_carries_over() {
             assert!(changed(&before, &after, projector), "{}: {projector} did not learn", kind.name);
         }
     }
-    let warmed = lab.path("done-warmup/out/warmed");
+    let warmed = lab.path("done-warmup/attempt-1/warmed");
     let mut inputs = both;
     inputs.push(("init", warmed.clone()));
     let (ear, given) = (Ear::default(), json!({"steps": 0}));
@@ -247,7 +247,7 @@ fn features_of_weight_0_are_not_read() {
     let stop = json!({"alignment": "stop-at", "alignment_steps": 2, "steps": 3});
     let whole = lab.run("whole", &train::KIND, &lab.stored(&["one"]), stop.clone());
     // What only the third step would read is spoilt: a NaN spreads even at weight 0.
-    let sound = params::load(&lab.path("one-features/out/features/features-00000.safetensors"), &CPU).unwrap();
+    let sound = params::load(&lab.path("one-features/attempt-1/features/features-00000.safetensors"), &CPU).unwrap();
     let mut tokens = numbers(&sound["tokens"]);
     let row = tokens.len() / ROWS as usize;
     for id in batch_indices(0, 2, 0, 1, 4, ROWS as usize) {

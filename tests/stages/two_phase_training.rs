@@ -62,7 +62,7 @@ impl Lab {
     }
 
     pub fn artifact(&self, work: &str, output: &str) -> PathBuf {
-        self.path(work).join("out").join(output)
+        self.path(work).join("attempt-1").join(output)
     }
 
     /// Runs a stage in folder `work` with a tiny network where `changes` do not say otherwise.

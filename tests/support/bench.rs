@@ -86,8 +86,8 @@ impl Bench {
         let work_dir = self.path(name);
         let outputs = Manifest::parse(kind.name, kind.manifest)?.outputs;
         let outputs: BTreeMap<String, String> = outputs.into_iter().map(|o| (o.name, o.ty)).collect();
-        let _ = std::fs::remove_dir_all(work_dir.join("out"));
-        outputs.keys().for_each(|name| std::fs::create_dir_all(work_dir.join("out").join(name)).unwrap());
+        let _ = std::fs::remove_dir_all(work_dir.join("attempt-1"));
+        outputs.keys().for_each(|name| std::fs::create_dir_all(work_dir.join("attempt-1").join(name)).unwrap());
         std::fs::create_dir_all(work_dir.join("checkpoints")).unwrap();
         let job = Job {
             stage: name.into(),
@@ -98,6 +98,10 @@ impl Bench {
             inputs: inputs.iter().map(|(slot, path)| ((*slot).to_string(), path.to_path_buf())).collect(),
             outputs,
             work_dir,
+            attempt: 1,
+            cache: self.dir.path().into(),
+            unverified: vec![],
+            detached: false,
             threads: 2,
             device: "cpu".into(),
             command: None,
@@ -115,7 +119,7 @@ impl Bench {
         self.ears.borrow_mut().insert(name.into(), ear.clone());
         self.attempt(name, kind, inputs, &given, &ear)?;
         let manifest = Manifest::parse(kind.name, kind.manifest)?;
-        Ok(self.path(name).join("out").join(&manifest.outputs[0].name))
+        Ok(self.path(name).join("attempt-1").join(&manifest.outputs[0].name))
     }
 
     /// All that [`Bench::run`] heard in folder `name`.

@@ -4,11 +4,12 @@ use super::space::Space;
 use erw::error::{Error, Result};
 use erw::runner::cache::store::Store;
 use erw::runner::event::{Event, Listener};
-use erw::runner::exec::launcher::Launcher;
+use erw::runner::exec::launch::local::Local;
 use erw::runner::exec::resources::Limits;
 use erw::runner::exec::scheduler;
 use erw::runner::exec::scheduler::{Options, Outcome, StopToken};
 use erw::runner::exec::worker;
+use erw::runner::exec::worker_program::WorkerProgram;
 use erw::runner::kind::attempt::Attempt;
 use erw::runner::kind::manifest::Manifest;
 use erw::runner::kind::{Registry, StageKind, no_facts};
@@ -121,6 +122,6 @@ pub fn count_in(space: &Space, fate: i64) -> Outcome {
         limits: Limits::of_machine(),
         retry: RetryPolicy::default(),
     };
-    scheduler::run(&pipeline, (&store).into(), &Launcher { program, args }, options, &StopToken::default(), &mut Deaf)
-        .unwrap()
+    let launcher = Local { worker: WorkerProgram { program, args } };
+    scheduler::run(&pipeline, (&store).into(), &launcher, options, &StopToken::default(), &mut Deaf).unwrap()
 }

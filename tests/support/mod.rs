@@ -2,6 +2,7 @@
 
 pub mod arrays;
 pub mod bench;
+pub mod cluster;
 pub mod counter;
 pub mod deadline;
 pub mod dice;

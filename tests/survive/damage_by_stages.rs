@@ -88,9 +88,9 @@ outputs = { o = "folder" }
     let space = Space::new(&text.replace("FIRST", "mkdir {outputs.o}; [ -e go ] || exit 1"));
     space.run(&[]).expect(1);
     let work = std::fs::read_dir(space.path("cache/v1/work")).unwrap().next().unwrap().unwrap().path();
-    std::fs::create_dir_all(work.join("out/o")).unwrap();
-    std::fs::write(work.join("out/o/junk"), "junk").unwrap();
-    std::fs::write(work.join("out/junk"), "junk").unwrap();
+    std::fs::create_dir_all(work.join("attempt-2/o")).unwrap();
+    std::fs::write(work.join("attempt-2/o/junk"), "junk").unwrap();
+    std::fs::write(work.join("attempt-2/junk"), "junk").unwrap();
     space.write("go", "");
     space.run(&[]).expect(0);
     let artifact = space.bucket("store").remove(0);

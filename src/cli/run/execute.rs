@@ -2,6 +2,7 @@
 //! without loading it.
 
 use super::flags::{Args, Flags};
+use super::launcher::launcher;
 use super::lock;
 use crate::cli::common::pipeline_args::{forced, tell_of_link, warn_of};
 use crate::cli::common::print;
@@ -11,7 +12,6 @@ use crate::report::table;
 use erw_base::error::Result;
 use erw_runner::cache::store::Store;
 use erw_runner::event::{Listener, StageEnd};
-use erw_runner::exec::launcher::Launcher;
 use erw_runner::exec::scheduler::{self, Options, Outcome};
 use erw_runner::exec::up_to_date::{self, Query, Report};
 use erw_runner::kind::Registry;
@@ -92,10 +92,11 @@ pub fn execute(
     let cache = flags.remote.cache(cache)?;
     let stop = stop()?;
     let retry = RetryPolicy { timeout: flags.timeout, retries: flags.retries, backoff: None };
-    let options = Options { selected, forced, keep_going: flags.keep_going, limits: flags.limits(), retry };
-    let launcher = Launcher::this_program()?;
+    let mut limits = flags.limits();
+    let launcher = launcher(&mut limits)?;
+    let options = Options { selected, forced, keep_going: flags.keep_going, limits, retry };
     let mut listener = flags.listener((&cache).into(), listeners)?;
-    scheduler::run(pipeline, (&cache).into(), &launcher, options, stop, &mut listener).map(Some)
+    scheduler::run(pipeline, (&cache).into(), launcher.as_ref(), options, stop, &mut listener).map(Some)
 }
 
 /// Prints the end of the first failed stage's log, so that it precedes the error, which is printed

@@ -2,6 +2,7 @@
 
 pub mod execute;
 pub mod flags;
+mod launcher;
 pub mod lock;
 pub mod watch;
 

@@ -1,6 +1,6 @@
 //! Handles SIGBUS. The kernel sends it when a memory-mapped file can no longer be read, because it
 //! was truncated or its disk failed. The handler ends this process with an error that names the
-//! file: a worker sends it to its runner, so that only one stage fails; a command prints it. Large
+//! file: a worker reports it, so that only one stage fails; a command prints it. Large
 //! files of users (image archives, checkpoints) are mapped in workers and in commands that only
 //! read them. A runner maps nothing, since all that it runs would end with it; digests are computed
 //! by reading.
@@ -9,13 +9,10 @@
 
 use crate::report::diagnostic;
 use erw_base::error::Error;
-use erw_runner::event::WorkerEvent;
+use erw_runner::exec::worker;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::AsFd;
 
-/// Installs the handler; `works` for a worker, which reports to its runner.
+/// Installs the handler; `works` for a worker, which writes it into its report.
 pub fn name_files_cut_short(works: bool) {
     let handler = if works { SigHandler::SigAction(end_worker) } else { SigHandler::SigAction(end_command) };
     let action = SigAction::new(handler, SaFlags::SA_SIGINFO, SigSet::empty());
@@ -24,12 +21,8 @@ pub fn name_files_cut_short(works: bool) {
 }
 
 extern "C" fn end_worker(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    let Some(Error { message, hints, .. }) = error(info) else { return die() };
-    let event = WorkerEvent::Failed { message, causes: vec![], hints };
-    let line = serde_json::to_string(&event).unwrap_or_default() + "\n";
-    // Bypasses the buffer of standard output, whose lock another thread may hold.
-    let out = std::io::stdout().as_fd().try_clone_to_owned().map(File::from);
-    let _ = out.and_then(|mut out| out.write_all(line.as_bytes()));
+    let Some(error) = error(info) else { return die() };
+    worker::fail(error);
     end(1);
 }
 

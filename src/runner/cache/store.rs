@@ -8,7 +8,7 @@
 //!                                   files are 0444 or 0555, folders 0555
 //!   v1/actions/ab/<key>.json        record of a finished action, written last; see `action_cache`
 //!   v1/work/<key>/                  an unfinished action, running or suspended:
-//!       job.json attempt-N.log checkpoints/ out/NAME
+//!       attempt-N.json attempt-N.log attempt-N.end.json attempt-N/NAME checkpoints/
 //!   v1/logs/<key>/attempt-N.log     logs of a finished action; empty ones are not kept
 //!   v1/logs/<key>/{metrics,times}.jsonl   its curves, see `step_log`
 //!   v1/locks/<key>                  held by the process that runs this key, workers included
@@ -38,16 +38,13 @@
 //!   FUSE file systems (sshfs, s3fs, …): there every host needs its own cache, and a remote can
 //!   connect them. A file system without locks is refused when the folder is opened.
 //! - Atomic rename within the folder; a rename onto an existing artifact fails or replaces it by
-//!   equal
-//!   bytes.
+//!   equal bytes.
 //! - Random temporary names; process numbers would repeat on other hosts.
 //! - Listings and lookups may be a few seconds old (NFS caches them): then something is computed
 //!   twice, and equal bytes meet under one name. Nothing unfinished is ever taken for finished.
 //! - The lock of a key belongs to the open file, and to processes that inherit it, on one host. A
-//!   host
-//!   that dies loses its locks when the server notices (NFSv4: after its lease, usually 90 s);
-//!   until
-//!   then other hosts wait.
+//!   host that dies loses its locks when the server notices (NFSv4: after its lease, usually 90 s);
+//!   until then other hosts wait.
 //!
 //! # Read-only caches
 //!

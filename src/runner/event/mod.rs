@@ -14,6 +14,8 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum WorkerEvent {
+    /// The attempt begins: it has the resources that it was given.
+    Started,
     Progress {
         done: u64,
         total: u64,
@@ -37,16 +39,6 @@ pub enum WorkerEvent {
     },
     Resumed {
         step: u64,
-    },
-    /// The last event of a worker that succeeded.
-    Done,
-    /// The last event of a worker that suspended its work.
-    Suspended,
-    /// The last event of a worker that failed.
-    Failed {
-        message: String,
-        causes: Vec<String>,
-        hints: Vec<String>,
     },
 }
 
@@ -211,7 +203,7 @@ pub struct StoredOutput {
 }
 
 /// An error as text, with the last lines of the worker's log.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Failure {
     pub message: String,
     pub causes: Vec<String>,
@@ -220,7 +212,7 @@ pub struct Failure {
     /// The last lines of the log.
     pub tail: Vec<String>,
     /// The place in the pipeline file.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "named")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "named", skip_deserializing)]
     pub place: Option<Box<Place>>,
 }
 

@@ -1,5 +1,4 @@
-//! `kind = "command"`: any program as a stage. The runner starts it directly: a worker in between
-//! would only wait, and cost more than a short program takes.
+//! `kind = "command"`: any program as a stage.
 //!
 //! Placeholders in its arguments are `{inputs.SLOT}`, `{outputs.NAME}`, `{params.NAME}`,
 //! `{threads}`, and `{checkpoints}`, a folder that is kept until the stage succeeds. Other braces
@@ -9,10 +8,13 @@
 //! `metrics.json`, gives the stage its results: every top-level number. Does not know what the
 //! program does.
 
-use super::launch::{AttemptEnd, AttemptReport, AttemptSite};
+use super::attempt_report::{AttemptEnd, AttemptReport, Machine};
+use super::launch::AttemptSite;
 use super::process_exit::{ATTEMPT_VAR, adopt_orphans, end_own_orphans};
-use super::spawn::{Program, has_ended};
-use super::{metrics_json, unstartable};
+use super::processes::Process;
+use super::spawn::{self, Pause, Program, has_ended};
+use super::worker_program::WorkerProgram;
+use super::{artifacts, metrics_json, unstartable};
 use crate::cache::key::canonical;
 use crate::event::{Measure, WorkerEvent};
 use crate::kind::attempt::Job;
@@ -22,17 +24,60 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
 use std::io::{PipeReader, Read, Write};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// After this long without output, checks whether the program has ended and left another process
 /// holding its pipe.
 const SILENCE: Duration = Duration::from_millis(50);
+/// A cluster's scheduler signals a worker and its program one after the other, in any order: a
+/// program may have ended before its worker knows that both were asked to stop.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(200);
 /// The most that can remain in a pipe without a living writer.
 const LEFT_IN_PIPE: usize = 1 << 20;
 
-/// Runs the program to its end. When asked to stop, it and all its children get SIGTERM.
-pub fn run(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<AttemptReport> {
+/// An attempt at a stage that is a program: verifies its inputs, runs it, checks that the inputs
+/// are as before, and digests its outputs. `worker` starts the watchdog.
+///
+/// # Errors
+/// When the program cannot be started.
+pub fn attempt(
+    site: &AttemptSite<'_>,
+    worker: &WorkerProgram,
+    job: &Job,
+    tell: &mut dyn FnMut(WorkerEvent),
+) -> Result<AttemptReport> {
+    let machine = Machine::of(job)?;
+    let damaged = artifacts::damaged(site.store, site.integrity, job);
+    if !damaged.is_empty() {
+        return Ok(AttemptReport::of(AttemptEnd::Damaged(damaged), machine));
+    }
+    // Only a user's program can write to its inputs; kinds read them.
+    let inputs = artifacts::watch(site.integrity, job);
+    tell(WorkerEvent::Started);
+    let (end, peak) = run(site, worker, job, tell)?;
+    let mut report = AttemptReport { peak, ..AttemptReport::of(end, machine) };
+    let done = matches!(report.end, AttemptEnd::Done);
+    if let Err(e) = artifacts::inputs_unchanged(site.store, job, &inputs, tell) {
+        let e = if done { artifacts::aside(job, e) } else { e };
+        report.end = AttemptEnd::Rejected(e.into());
+    } else if done {
+        (report.results, report.remarks) = results(job);
+        match artifacts::outputs(job) {
+            Ok(outputs) => report.outputs = outputs,
+            Err(e) => report.end = AttemptEnd::Rejected(e.into()),
+        }
+    }
+    Ok(report)
+}
+
+/// Runs the program to its end, and returns this end and its peak memory. When asked to stop, it
+/// and all its children get SIGTERM.
+fn run(
+    site: &AttemptSite<'_>,
+    worker: &WorkerProgram,
+    job: &Job,
+    tell: &mut dyn FnMut(WorkerEvent),
+) -> Result<(AttemptEnd, u64)> {
     let run = job.command.as_deref().unwrap_or_default();
     let words = run.iter().map(|word| fill(word, job)).collect::<Result<Vec<_>>>()?;
     let Some(name) = words.first() else {
@@ -54,7 +99,11 @@ pub fn run(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent))
         output: to.as_fd(),
         held: site.lock.as_fd(),
     };
-    let pid = site.start_program(&program, &mark).map_err(|e| unstartable::error(&program, e))?;
+    site.workers.expect(&mark, worker);
+    let pid = spawn::start(Pause::Stops, || program.spawn())
+        .inspect_err(|_| site.workers.forget(&mark))
+        .map_err(|e| unstartable::error(&program, e))?;
+    site.workers.add(site.ticket, Process { pid, mark: Some(mark.clone()) });
     drop(to);
     log.take_from(&from, pid);
     let ended = site.wait(pid)?;
@@ -63,7 +112,10 @@ pub fn run(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent))
     if let Some(e) = log.lost {
         tell(WorkerEvent::Log { text: format!("part of the log was lost: {e}") });
     }
-    let finish = if site.workers.is_stopping(site.ticket) {
+    if job.detached {
+        std::thread::sleep(SIGNAL_INTERVAL);
+    }
+    let end = if site.workers.is_stopping(site.ticket) {
         // A program may catch SIGTERM, clean up and exit with 0: its outputs may be incomplete.
         AttemptEnd::Suspended
     } else if ended.status.success() {
@@ -74,8 +126,7 @@ pub fn run(site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent))
         failure.hints.extend(unstartable::found_no_interpreter(name, &job.pipeline_dir, ended.status));
         AttemptEnd::Failed(failure)
     };
-    let (results, remarks) = results(job);
-    Ok(AttemptReport { finish, results, remarks, shown: vec![], resumed: None, peak: ended.peak })
+    Ok((end, ended.peak))
 }
 
 /// The log that receives a program's output.
@@ -149,17 +200,12 @@ fn read_by_a_shell(job: &Job) -> Option<String> {
     Some(hint + ": quote the placeholders in `run`, or write `run` as a list to bypass the shell")
 }
 
-/// The path at which an output is created.
-fn output(job: &Job, name: &str) -> PathBuf {
-    job.work_dir.join("out").join(name)
-}
-
 /// The numbers in outputs of type `metrics`, and warnings about other contents. Those are not an
 /// error: the type may mean something else to others.
 fn results(job: &Job) -> (Vec<Measure>, Vec<String>) {
     let (mut results, mut remarks) = (vec![], vec![]);
     for (name, _) in job.outputs.iter().filter(|(_, ty)| *ty == TYPE) {
-        let numbers = metrics_json::of_output(&output(job, name));
+        let numbers = metrics_json::of_output(&job.output(name));
         remarks.extend(numbers.told(name));
         results.extend(numbers.results);
     }
@@ -192,7 +238,7 @@ fn value(name: &str, job: &Job) -> Result<Option<String>> {
     }
     if let Some(name) = name.strip_prefix("outputs.") {
         let known = job.outputs.contains_key(name);
-        return known.then(|| Some(output(job, name).display().to_string())).ok_or_else(unknown);
+        return known.then(|| Some(job.output(name).display().to_string())).ok_or_else(unknown);
     }
     if let Some(param) = name.strip_prefix("params.") {
         let text = |v: &serde_json::Value| v.as_str().map_or_else(|| canonical(v), ToString::to_string);
@@ -200,7 +246,7 @@ fn value(name: &str, job: &Job) -> Result<Option<String>> {
     }
     Ok(match name {
         "threads" => Some(job.threads.to_string()),
-        "checkpoints" => Some(job.work_dir.join("checkpoints").display().to_string()),
+        "checkpoints" => Some(job.checkpoint_dir().display().to_string()),
         _ => None,
     })
 }
@@ -221,7 +267,7 @@ mod tests {
     fn placeholders_are_filled_and_other_braces_left() {
         let job = job(Path::new("/w"));
         let fill = |word| fill(word, &job);
-        assert_eq!(fill("cp {inputs.z} {outputs.o}").unwrap(), "cp /in/z /w/out/o");
+        assert_eq!(fill("cp {inputs.z} {outputs.o}").unwrap(), "cp /in/z /w/attempt-1/o");
         assert_eq!(fill("{params.n}{params.s} {threads}").unwrap(), "3a b 2");
         assert_eq!(fill("f() { echo ${x}; } {").unwrap(), "f() { echo ${x}; } {");
         assert_eq!(fill("{ cat {inputs.z}; }").unwrap(), "{ cat /in/z; }");
@@ -236,14 +282,17 @@ mod tests {
         assert_eq!(results(&job).0, []);
         let told = || results(&job).0.into_iter().map(|m| (m.name, m.value)).collect::<Vec<_>>();
         let wanted = vec![("fd".to_string(), Some(0.25)), ("n".to_string(), Some(3.0))];
-        std::fs::create_dir_all(dir.path().join("out/m")).unwrap();
-        std::fs::write(dir.path().join("out/m/metrics.json"), r#"{"fd": 0.25, "set": {"x": 1}, "n": 3, "t": "a"}"#)
-            .unwrap();
+        std::fs::create_dir_all(dir.path().join("attempt-1/m")).unwrap();
+        std::fs::write(
+            dir.path().join("attempt-1/m/metrics.json"),
+            r#"{"fd": 0.25, "set": {"x": 1}, "n": 3, "t": "a"}"#,
+        )
+        .unwrap();
         assert_eq!(told(), wanted);
-        std::fs::remove_dir_all(dir.path().join("out/m")).unwrap();
-        std::fs::write(dir.path().join("out/m"), r#"{"fd": 0.25, "n": 3}"#).unwrap();
+        std::fs::remove_dir_all(dir.path().join("attempt-1/m")).unwrap();
+        std::fs::write(dir.path().join("attempt-1/m"), r#"{"fd": 0.25, "n": 3}"#).unwrap();
         assert_eq!(told(), wanted);
-        std::fs::write(dir.path().join("out/m"), "fd 0.25").unwrap();
+        std::fs::write(dir.path().join("attempt-1/m"), "fd 0.25").unwrap();
         assert_eq!(told(), []);
     }
 }

@@ -1,32 +1,31 @@
-//! Executes one action under its lock: verifies inputs, runs the worker, checks, digests and
-//! publishes outputs, writes the record last, removes the work folder.
+//! Executes one action under its lock: has an attempt executed by a launcher, publishes the outputs
+//! that its report names, writes the record last, removes the work folder.
 //!
 //! It knows one stage and the store; the scheduler decides which stage is next. A kill at any point
 //! leaves the work folder, from which the next attempt resumes, and never the record of an
 //! unfinished action.
 
-use super::command;
+use super::artifacts;
+use super::attempt_report::{AttemptEnd, AttemptReport};
 use super::environment::Requested;
-use super::launch::{AttemptEnd, AttemptReport, AttemptSite, job_file, launch};
-use super::launcher::Launcher;
+use super::launch::{AttemptSite, Launcher};
 use super::process_exit::MemoryDeaths;
 use super::processes::Workers;
 use super::resources::Allocation;
-use super::tamper::{InputSnapshot, IntegrityCheck};
+use super::tamper::IntegrityCheck;
 use crate::cache::action_cache::{self, Output, Record, Shown};
 use crate::cache::sources::{differences, digest_now, keep_listing};
-use crate::cache::store::{self, KEPT, KeyLock, Store};
+use crate::cache::store::{self, KeyLock, Store};
+use crate::event::progress::PartialProgress;
 use crate::event::{Failure, WorkerEvent};
-use crate::files::digest::{Digest, Measured, join, measure};
-use crate::files::disk::{self, Durability, write_file};
-use crate::files::watched::is_dropping;
-use crate::host::{self, host, model, utc_now};
+use crate::files::digest::{Digest, join};
+use crate::files::disk::{self, Durability};
+use crate::host::utc_now;
 use crate::kind::attempt::{Job, PICTURES};
 use crate::kind::field::Params;
-use crate::pipeline::graph::{Command, Stage, StageId};
+use crate::pipeline::graph::{Stage, StageId};
 use crate::plan::{CacheChecker, Keyed};
 use crate::small_map::SmallMap;
-use crate::text::path_text;
 use erw_base::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,14 +34,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Actions shorter than this are not forced to disk one by one.
-const QUICK: Duration = Duration::from_secs(1);
+pub const QUICK: Duration = Duration::from_secs(1);
+/// How often a stage is started again after an interruption.
+const MOST_INTERRUPTIONS: u32 = 100;
+/// How often without a new checkpoint in between.
+const MOST_IN_VAIN: u32 = 3;
 /// Spare work folders kept at most.
 const SPARES: usize = 64;
 
 /// State shared by all actions of a run.
 pub struct Executor<'a> {
     pub checker: &'a CacheChecker<'a>,
-    pub launcher: &'a Launcher,
+    pub launcher: &'a dyn Launcher,
     pub workers: &'a Workers,
     pub deaths: &'a MemoryDeaths,
     /// Empty work folders for reuse.
@@ -97,39 +100,32 @@ impl Executor<'_> {
         starting: &dyn Fn(ActionStart),
         tell: &mut dyn FnMut(WorkerEvent),
     ) -> Result<ActionEnd> {
-        let damaged = self.verify(ready)?;
-        if !damaged.is_empty() {
-            return Ok(ActionEnd::Damaged(damaged));
-        }
         let stage = self.stage(ready);
         let work = self.store().work_dir(&ready.keyed.action.key);
-        let attempt = self.prepare(&work, stage)?;
-        let earlier = earlier_machines(&work, stage, allocation)?;
-        let log = work.join(format!("attempt-{attempt}.log"));
-        starting(ActionStart { attempt, log: log.clone() });
         let began = Instant::now();
-        // Only a user's program can write to its inputs; kinds read them.
-        let watch = stage.command.as_ref().map(|_| self.integrity.watch(ready.inputs.values()));
-        let report = self.attempt(ready, allocation, &work, &log, tell)?;
-        let done = matches!(report.finish, AttemptEnd::Done);
-        let unbelieved = |e: Error| if done { aside(&work, e) } else { e };
-        self.inputs_unchanged(ready, watch, tell).map_err(unbelieved)?;
-        match report.finish {
+        let (job, report) = self.attempts(ready, allocation, &work, starting, tell)?;
+        match report.end {
             AttemptEnd::Suspended => return Ok(ActionEnd::Suspended),
             AttemptEnd::Failed(failure) => return Ok(ActionEnd::Failed { failure, again: true }),
+            AttemptEnd::Rejected(failure) => return Ok(ActionEnd::Failed { failure, again: false }),
+            AttemptEnd::Interrupted(message) => {
+                let failure = Failure { message, ..Failure::default() };
+                return Ok(ActionEnd::Failed { failure, again: false });
+            }
+            AttemptEnd::Damaged(slots) => return self.set_aside(ready, &slots).map(ActionEnd::Damaged),
             AttemptEnd::Done => {}
         }
         report.remarks.iter().for_each(|text| tell(WorkerEvent::Log { text: text.clone() }));
-        self.sources_unchanged(ready).map_err(unbelieved)?;
+        self.sources_unchanged(ready).map_err(|e| artifacts::aside(&job, e))?;
         let keep = if began.elapsed() < QUICK { Durability::Later } else { Durability::Now };
-        let outputs = self.collect(stage, &work.join("out"), keep)?;
-        let extra = undeclared(stage, &work.join("out"));
+        let outputs = self.publish(&job, stage, &report, keep)?;
+        let extra = artifacts::undeclared(&job);
         if !extra.is_empty() {
             tell(WorkerEvent::Log {
                 text: format!("discarded, because not declared as outputs: {}", extra.join(", ")),
             });
         }
-        let mut record = self.record(ready, allocation, report, outputs, (attempt, earlier), began);
+        let mut record = self.record(ready, report, outputs, job.attempt, began);
         record.stamp = Some(action_cache::write(self.store(), &record, keep)?);
         self.unsynced.fetch_or(keep == Durability::Later, Ordering::Relaxed);
         // From here on the action is done; the rest of its work folder only takes space.
@@ -139,28 +135,24 @@ impl Executor<'_> {
         Ok(ActionEnd::Done(Box::new(record)))
     }
 
-    /// Empties `out/`, keeps `checkpoints/`, and returns the number of this attempt.
-    fn prepare(&self, work: &Path, stage: &Stage) -> Result<u32> {
-        if stage.command.as_ref().is_some_and(|c| !keeps_checkpoints(c)) && self.take_spare(work) {
-            return Ok(1);
-        }
-        let out = work.join("out");
-        disk::remove(&out).map_err(|e| Error::io("empty", &out, e))?;
-        let mut folders = vec![out.clone()];
-        match &stage.command {
-            // A command creates its outputs itself, as files or folders.
-            Some(command) => folders.extend(keeps_checkpoints(command).then(|| work.join("checkpoints"))),
-            None => {
-                folders.push(work.join("checkpoints"));
-                folders.extend(stage.outputs.keys().map(|name| out.join(name)));
+    /// Removes the outputs of earlier attempts and returns the number of the next one.
+    fn next_attempt(&self, work: &Path) -> Result<u32> {
+        let mut next = 1;
+        for path in disk::list(work)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let Some(of) = name.strip_prefix("attempt-") else { continue };
+            let number = of.split_once('.').map_or(of, |(number, _)| number);
+            next = next.max(number.parse().map_or(0, |n: u32| n) + 1);
+            if number == of {
+                disk::remove(&path).map_err(|e| Error::io("empty", &path, e))?;
             }
         }
-        for folder in folders {
-            std::fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
-        }
-        let number =
-            |p: &PathBuf| p.file_name()?.to_str()?.strip_prefix("attempt-")?.strip_suffix(".log")?.parse().ok();
-        Ok(disk::list(work)?.iter().filter_map(number).max().unwrap_or(0u32) + 1)
+        Ok(next)
+    }
+
+    /// Makes the folders of a new attempt.
+    fn prepare(&self, job: &Job) -> Result<()> {
+        if !job.keeps_checkpoints() && self.take_spare(&job.work_dir) { Ok(()) } else { artifacts::make_room(job) }
     }
 
     /// Renames a spare folder to the work folder, unless an earlier attempt left one.
@@ -170,12 +162,12 @@ impl Executor<'_> {
         spare.is_some_and(|spare| std::fs::rename(spare, work).is_ok())
     }
 
-    /// Keeps a work folder with an empty `out/` and an empty log for the next command, and removes
+    /// Keeps a work folder with no outputs and an empty log for the next command, and removes
     /// any other: creating and removing three inodes takes as long as a short program. `left`: the
     /// contents of the folder before its logs were moved.
     fn leave(&self, work: &Path, left: &[PathBuf]) {
-        let is_bare = [work.join("attempt-1.log"), work.join("out")] == *left
-            && disk::list(&left[1]).is_ok_and(|left| left.is_empty());
+        let is_bare = [work.join("attempt-1"), work.join("attempt-1.log")] == *left
+            && disk::list(&left[0]).is_ok_and(|left| left.is_empty());
         let mut spares = self.spares();
         let spare = work.with_file_name(format!("{}{}-{}", store::SPARE, std::process::id(), spares.len()));
         if is_bare && spares.len() < SPARES && std::fs::rename(work, &spare).is_ok() {
@@ -194,34 +186,62 @@ impl Executor<'_> {
         self.spares().drain(..).for_each(|spare| drop(disk::remove(&spare)));
     }
 
-    /// Starts the command's program or a worker, and waits for it.
-    fn attempt(
+    /// Attempts until one is not interrupted. Returns the last one.
+    fn attempts(
         &self,
         ready: &ReadyAction,
         allocation: &Allocation,
         work: &Path,
+        starting: &dyn Fn(ActionStart),
+        tell: &mut dyn FnMut(WorkerEvent),
+    ) -> Result<(Job, AttemptReport)> {
+        let (mut reached, mut in_vain) = (None, 0);
+        for interruptions in 1.. {
+            let found = self.launcher.find(work)?;
+            let attempt = found.map_or_else(|| self.next_attempt(work), Ok)?;
+            let job = self.job(ready, allocation, work, attempt);
+            if found.is_none() {
+                self.prepare(&job)?;
+            }
+            let log = job.log_file();
+            starting(ActionStart { attempt, log: log.clone() });
+            let report = self.attempt(ready, allocation, &log, job.clone(), tell)?;
+            let AttemptEnd::Interrupted(why) = &report.end else { return Ok((job, report)) };
+            let step = PartialProgress::in_folder(work).and_then(|left| left.checkpoint).map(|reached| reached.step);
+            in_vain = if step == reached { in_vain + 1 } else { 1 };
+            reached = step;
+            if interruptions >= MOST_INTERRUPTIONS || in_vain >= MOST_IN_VAIN {
+                let message = format!("interrupted {interruptions} times, the last time because: {why}");
+                return Ok((job, AttemptReport { end: AttemptEnd::Interrupted(message), ..report }));
+            }
+            tell(WorkerEvent::Log { text: format!("attempt {attempt} was interrupted: {why}") });
+        }
+        Err(Error::internal("attempts ended without an end"))
+    }
+
+    /// Has the job executed, and waits for its end.
+    fn attempt(
+        &self,
+        ready: &ReadyAction,
+        allocation: &Allocation,
         log: &Path,
+        job: Job,
         tell: &mut dyn FnMut(WorkerEvent),
     ) -> Result<AttemptReport> {
-        let job = self.job(ready, allocation, work);
         let site = AttemptSite {
-            launcher: self.launcher,
+            store: self.store(),
+            integrity: &self.integrity,
             workers: self.workers,
             deaths: self.deaths,
             ticket: ready.id.0,
+            mem: allocation.mem,
             log,
             lock: ready.lock.file(),
             gpus: &allocation.gpus,
             stated: Requested::by(&self.stage(ready).resources),
         };
-        if job.command.is_some() {
-            let place = self.stage(ready).origins.get("params.run").and_then(|origin| origin.place.clone());
-            return command::run(&site, &job, tell).map_err(|e| e.maybe_at(place));
-        }
-        let job_file = job_file(&job);
-        let text = serde_json::to_vec_pretty(&job).map_err(|e| Error::io("write", &job_file, e.into()))?;
-        write_file(&job_file, &text, Durability::Later).map_err(|e| Error::io("write", &job_file, e))?;
-        launch(&site, &job, tell)
+        let run = self.stage(ready).origins.get("params.run").filter(|_| job.command.is_some());
+        self.launcher.run(&site, job, tell).map_err(|e| e.maybe_at(run.and_then(|origin| origin.place.clone())))
     }
 
     fn store(&self) -> &Store {
@@ -232,14 +252,11 @@ impl Executor<'_> {
         &self.checker.pipeline.stages[ready.id.0]
     }
 
-    /// Reads every input that this run has not read yet. Returns the stages whose outputs are
-    /// damaged.
-    fn verify(&self, ready: &ReadyAction) -> Result<Vec<StageId>> {
+    /// Sets damaged inputs aside. Returns the stages that must make them again.
+    fn set_aside(&self, ready: &ReadyAction, slots: &[String]) -> Result<Vec<StageId>> {
         let mut makers = Vec::new();
-        for (slot, digest) in &ready.inputs {
-            if self.integrity.is_sound(self.store(), digest) {
-                continue;
-            }
+        for slot in slots {
+            let Some(digest) = ready.inputs.get(slot) else { continue };
             self.store().set_aside(digest)?;
             self.checker.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
             makers.extend(self.stage(ready).inputs.get(slot).map(|edge| edge.from));
@@ -247,7 +264,7 @@ impl Executor<'_> {
         Ok(makers)
     }
 
-    fn job(&self, ready: &ReadyAction, allocation: &Allocation, work: &Path) -> Job {
+    fn job(&self, ready: &ReadyAction, allocation: &Allocation, work: &Path, attempt: u32) -> Job {
         let stage = self.stage(ready);
         let mut params = stage.params.clone();
         for (name, source) in &stage.sources {
@@ -266,50 +283,16 @@ impl Executor<'_> {
             inputs: ready.inputs.iter().map(|(slot, d)| (slot.clone(), self.store().object(d))).collect(),
             outputs: stage.outputs.iter().map(|(name, ty)| (name.clone(), ty.clone())).collect(),
             work_dir: work.into(),
+            attempt,
+            cache: self.store().root().into(),
+            unverified: vec![],
+            detached: false,
             threads: allocation.threads,
             device: allocation.device(),
             command: stage.command.as_ref().map(|c| c.run.clone()),
             pipeline_dir: file.parent().unwrap_or(Path::new("/")).into(),
             downloads: self.store().downloads(),
         }
-    }
-
-    /// An artifact whose files a program changed no longer matches its digest and leaves the store.
-    /// Files that were only added to it are removed and the artifact stays; if they are what
-    /// programs drop anywhere, that is not an error.
-    fn inputs_unchanged(
-        &self,
-        ready: &ReadyAction,
-        watch: Option<InputSnapshot>,
-        tell: &mut dyn FnMut(WorkerEvent),
-    ) -> Result<()> {
-        let (mut slots, mut paths, mut lost) = (vec![], vec![], false);
-        for change in watch.map_or(vec![], |w| w.changed(self.store())) {
-            let of = ready.inputs.iter().filter(|(_, d)| **d == change.digest);
-            let of: Vec<String> = of.map(|(slot, _)| format!("`{slot}`")).collect();
-            let is_whole = self.store().clear(&change);
-            if is_whole && change.added.iter().all(|path| is_dropping(path)) {
-                let text =
-                    format!("removed files that the stage added to input {}: {}", of.join(", "), some(&change.added));
-                tell(WorkerEvent::Log { text });
-                continue;
-            }
-            if !is_whole {
-                self.store().quarantine(&change.digest)?;
-                lost = true;
-            }
-            slots.extend(of);
-            paths.extend(change.altered.into_iter().chain(change.added));
-        }
-        if slots.is_empty() {
-            return Ok(());
-        }
-        paths.retain(|path| !path.as_os_str().is_empty());
-        let which = if paths.is_empty() { String::new() } else { format!(": {}", some(&paths)) };
-        Err(Error::stage(format!("the stage wrote to its input {}{which}", slots.join(", "))).hint(match lost {
-            true => "copy an input before changing it; the stage that made the input runs again next time",
-            false => "copy an input before adding files to it; the input was restored",
-        }))
     }
 
     /// If a source changed while the worker ran, the key would not describe the result.
@@ -321,7 +304,7 @@ impl Executor<'_> {
             let Some(before) = before.filter(|b| b.measured != now.measured) else { continue };
             let paths = differences(before, &now);
             let paths: Vec<PathBuf> = paths.iter().map(|path| join(&source.path, path)).collect();
-            return Err(Error::stage(format!("{changed}: {}", some(&paths)))
+            return Err(Error::stage(format!("{changed}: {}", artifacts::some(&paths)))
                 .maybe_at(source.place.clone())
                 .hint("it is unknown which contents the result is based on; rerun when nothing writes there"));
         }
@@ -329,47 +312,26 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// Checks that every declared output exists, then digests and publishes each.
-    fn collect(&self, stage: &Stage, out: &Path, keep: Durability) -> Result<SmallMap<Output>> {
-        let mut measured: Vec<(&String, &String, Measured)> = Vec::new();
+    /// Moves the outputs of an attempt into the store, under the digests of its report.
+    fn publish(&self, job: &Job, stage: &Stage, report: &AttemptReport, keep: Durability) -> Result<SmallMap<Output>> {
+        let mut outputs = SmallMap::with_capacity(stage.outputs.len());
         for (name, ty) in &stage.outputs {
-            let path = out.join(name);
-            if std::fs::symlink_metadata(&path).is_err() {
-                return Err(self.lacking(stage, name, &path, out));
-            }
-            disk::own(&path)
-                .map_err(|e| Error::io("take ownership of", &path, e).within(&format!("output `{name}`")))?;
-            let found = measure(&path).map_err(|e| e.within(&format!("output `{name}`")))?;
-            // A program creates its output folders itself, empty or not; for our kinds they were
-            // created before.
-            if found.files == 0 && stage.command.is_none() {
-                return Err(self.lacking(stage, name, &path, out));
-            }
-            measured.push((name, ty, found));
-        }
-        let mut outputs = SmallMap::with_capacity(measured.len());
-        for (name, ty, measured) in measured {
-            self.store().publish(&out.join(name), &measured, keep)?;
+            let Some(measured) = report.outputs.get(name).copied() else {
+                return Err(Error::stage(format!("the report of the attempt does not name its output `{name}`")));
+            };
+            self.store().publish(&job.output(name), &measured, keep)?;
             self.integrity.note(self.store(), &measured.digest);
             outputs.insert(name.clone(), Output { ty: ty.clone(), measured });
         }
         Ok(outputs)
     }
 
-    fn lacking(&self, stage: &Stage, name: &str, path: &Path, out: &Path) -> Error {
-        let undeclared = undeclared(stage, out);
-        let error = Error::stage(format!("the stage ended without creating its output `{name}`"))
-            .hint(format!("expected at `{}`", path.display()));
-        if undeclared.is_empty() { error } else { error.hint(format!("found instead: {}", undeclared.join(", "))) }
-    }
-
     fn record(
         &self,
         ready: &ReadyAction,
-        allocation: &Allocation,
         report: AttemptReport,
         outputs: SmallMap<Output>,
-        (attempt, earlier): (u32, Vec<String>),
+        attempt: u32,
         began: Instant,
     ) -> Record {
         let stage = self.stage(ready);
@@ -386,67 +348,15 @@ impl Executor<'_> {
             resumed: report.resumed,
             peak: Some(report.peak),
             created: utc_now(),
-            host: host(),
-            program: env!("CARGO_PKG_VERSION").into(),
-            device: device(allocation),
-            class: host::class().into(),
+            host: report.machine.host,
+            program: report.machine.program,
+            device: report.machine.device,
+            class: report.machine.class,
             given: self.checker.properties().given(stage),
-            earlier,
+            earlier: report.machine.earlier,
             stamp: None,
         }
     }
-}
-
-/// Rejected outputs may have taken days to compute: they are kept for inspection.
-fn aside(work: &Path, error: Error) -> Error {
-    let (out, kept) = (work.join("out"), work.join(KEPT));
-    let resumable = disk::list(&work.join("checkpoints")).is_ok_and(|c| !c.is_empty());
-    let error = match resumable {
-        true => error.hint("undo the change, and it resumes from its last checkpoint"),
-        false => error,
-    };
-    let made = disk::list(&out).is_ok_and(|made| !made.is_empty());
-    if !made || disk::remove(&kept).and_then(|()| std::fs::rename(&out, &kept)).is_err() {
-        return error;
-    }
-    error.hint(format!("its outputs are kept in `{}`; `erw cache gc --checkpoints` removes them", kept.display()))
-}
-
-/// The first few paths.
-fn some(paths: &[PathBuf]) -> String {
-    const SHOWN: usize = 3;
-    let shown: Vec<String> = paths.iter().take(SHOWN).map(|path| format!("`{}`", path_text::text(path))).collect();
-    match paths.len().saturating_sub(SHOWN) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
-}
-
-/// The device and its model.
-fn device(allocation: &Allocation) -> String {
-    match model(!allocation.gpus.is_empty()) {
-        Some(model) => format!("{}, {model}", allocation.device()),
-        None => allocation.device(),
-    }
-}
-
-fn keeps_checkpoints(command: &Command) -> bool {
-    command.run.iter().any(|word| word.contains("{checkpoints}"))
-}
-
-/// Other machine classes whose checkpoints this attempt resumes.
-fn earlier_machines(work: &Path, stage: &Stage, allocation: &Allocation) -> Result<Vec<String>> {
-    if stage.command.as_ref().is_some_and(|c| !keeps_checkpoints(c)) {
-        return Ok(vec![]);
-    }
-    host::begin(work, &host::of(host::class(), &device(allocation))).map_err(|e| Error::io("write to", work, e))
-}
-
-/// Names in `out` that belong to no output and were not published.
-fn undeclared(stage: &Stage, out: &Path) -> Vec<String> {
-    let paths = disk::list(out).unwrap_or_default();
-    let names = paths.iter().filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
-    names.filter(|n| !stage.outputs.contains_key(n)).collect()
 }
 
 /// The parameter that named a source: `data`, or item `data.1` of a list of paths. Watched files

@@ -9,12 +9,13 @@
 //! anything yet (a matter of microseconds). It holds the lock of its key, so the worst consequence
 //! is a wait. Does not know stages.
 
-use super::launcher::Launcher;
 use super::watchdog::Watchdog;
+use super::worker_program::WorkerProgram;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The processes of a run, by a number that the caller chooses.
 #[derive(Debug, Default)]
@@ -23,9 +24,16 @@ pub struct Workers(Mutex<Going>);
 #[derive(Debug, Default)]
 struct Going {
     processes: BTreeMap<usize, Process>,
+    /// Attempts without a process of this machine, whose launchers look at what is asked of them.
+    jobs: BTreeSet<usize>,
     stopping: bool,
-    /// Those asked to stop individually.
+    killing: bool,
+    leaving: bool,
+    /// Set by a signal handler: as good as `stopping`.
+    signalled: Option<Arc<AtomicBool>>,
+    /// Those asked to stop, and to be killed, individually.
     stopped: BTreeSet<usize>,
+    killed: BTreeSet<usize>,
     watchdog: Option<Watchdog>,
 }
 
@@ -53,34 +61,69 @@ impl Workers {
     fn going(&self) -> MutexGuard<'_, Going> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+    /// Those of a process that is itself asked to stop by setting this.
+    pub fn stopped_by(signalled: Arc<AtomicBool>) -> Self {
+        Self(Mutex::new(Going { signalled: Some(signalled), ..Going::default() }))
+    }
     /// Asks every running and every later process to suspend its work.
     pub fn stop(&self) {
         let mut going = self.going();
         going.stopping = true;
         going.processes.values().for_each(|p| p.ask_to_stop());
     }
+    /// Like [`stop`](Self::stop), but what does not need this process goes on.
+    pub fn leave(&self) {
+        self.going().leaving = true;
+        self.stop();
+    }
+    /// Whether jobs are to be left alone, because this process ends.
+    pub fn is_leaving(&self) -> bool {
+        self.going().leaving
+    }
+    /// Whether this one is to be killed, alone or with all.
+    pub fn is_killed(&self, ticket: usize) -> bool {
+        let going = self.going();
+        going.killing || going.killed.contains(&ticket)
+    }
+    /// Adds an attempt without a process of this machine.
+    pub(crate) fn add_job(&self, ticket: usize) {
+        let mut going = self.going();
+        going.stopped.remove(&ticket);
+        going.killed.remove(&ticket);
+        going.jobs.insert(ticket);
+    }
+    pub(crate) fn remove_job(&self, ticket: usize) {
+        self.going().jobs.remove(&ticket);
+    }
     /// Whether this one was asked to stop, alone or with all.
     pub fn is_stopping(&self, ticket: usize) -> bool {
         let going = self.going();
-        going.stopping || going.stopped.contains(&ticket)
+        let signalled = going.signalled.as_ref().is_some_and(|signalled| signalled.load(Ordering::Relaxed));
+        going.stopping || signalled || going.stopped.contains(&ticket)
     }
     /// Kills every process and everything it started.
     pub fn kill(&self) {
-        self.going().processes.values().for_each(|p| p.end());
+        let mut going = self.going();
+        going.killing = true;
+        going.processes.values().for_each(|p| p.end());
     }
     pub fn stop_one(&self, ticket: usize) {
         let mut going = self.going();
-        if going.processes.contains_key(&ticket) {
+        if going.processes.contains_key(&ticket) || going.jobs.contains(&ticket) {
             going.stopped.insert(ticket);
             going.processes.get(&ticket).iter().for_each(|p| p.ask_to_stop());
         }
     }
     pub fn kill_one(&self, ticket: usize) {
-        self.going().processes.get(&ticket).iter().for_each(|p| p.end());
+        let mut going = self.going();
+        if going.jobs.contains(&ticket) {
+            going.killed.insert(ticket);
+        }
+        going.processes.get(&ticket).iter().for_each(|p| p.end());
     }
     /// Announces a program with this mark before it is started.
-    pub(crate) fn expect(&self, mark: &str, launcher: &Launcher) {
-        self.going().watchdog.get_or_insert_with(|| Watchdog::start(launcher)).tell(&format!("+{mark}"));
+    pub(crate) fn expect(&self, mark: &str, worker: &WorkerProgram) {
+        self.going().watchdog.get_or_insert_with(|| Watchdog::start(worker)).tell(&format!("+{mark}"));
     }
     /// Withdraws the announcement: the program was not started.
     pub(crate) fn forget(&self, mark: &str) {

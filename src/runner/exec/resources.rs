@@ -24,6 +24,9 @@ pub struct Limits {
     /// Units by name. A name without a limit gets as many units as its most demanding stage
     /// requests: without a limit for licences, stages that need one take turns.
     pub named: BTreeMap<String, u64>,
+    /// Threads, memory and GPUs are found elsewhere, by a cluster's scheduler: none of them is a
+    /// limit. The number of threads of a stage that requests none.
+    pub elsewhere: Option<usize>,
     /// While the load average is higher, nothing starts beside running stages.
     pub max_load: Option<f64>,
 }
@@ -39,6 +42,7 @@ impl Limits {
             gpus: gpus(),
             without_gpus: false,
             named: BTreeMap::new(),
+            elsewhere: None,
             max_load: None,
         }
     }
@@ -123,43 +127,50 @@ impl ResourcePool {
 
     /// Whether a stage with small requests could start.
     pub fn has_room(&self) -> bool {
-        self.free.jobs > 0 && self.free.threads > 0
+        self.free.jobs > 0 && (self.free.threads > 0 || self.limits.elsewhere.is_some())
     }
 
     /// Allocates what a stage needs, if available. A request for more threads or memory than the
     /// limit means all of it.
     pub fn take(&mut self, need: &Resources) -> Option<Allocation> {
-        let threads = need.threads.unwrap_or(usize::MAX).clamp(1, self.limits.threads);
-        let mem = need.mem.unwrap_or(0).min(self.limits.mem);
+        let bounded = self.limits.elsewhere.is_none();
+        let threads = match self.limits.elsewhere {
+            None => need.threads.unwrap_or(usize::MAX).clamp(1, self.limits.threads),
+            Some(unstated) => need.threads.unwrap_or(unstated).max(1),
+        };
+        let mem = need.mem.unwrap_or(0);
+        let mem = if bounded { mem.min(self.limits.mem) } else { mem };
         let gpus = if self.limits.without_gpus { 0 } else { need.gpus };
         let free = &mut self.free;
         let enough = |(name, units): (&String, &u64)| free.named.get(name).is_some_and(|have| have >= units);
-        if free.jobs == 0
-            || free.threads < threads
-            || free.mem < mem
-            || free.gpus.len() < gpus
-            || !need.named.iter().all(enough)
-        {
+        let lacking = free.threads < threads || free.mem < mem || free.gpus.len() < gpus;
+        if free.jobs == 0 || (bounded && lacking) || !need.named.iter().all(enough) {
             return None;
         }
         free.jobs -= 1;
-        free.threads -= threads;
-        free.mem -= mem;
         for (name, units) in &need.named {
             free.named.entry(name.clone()).and_modify(|have| *have -= units);
         }
+        if !bounded {
+            let gpus = (0..gpus).map(|n| n.to_string()).collect();
+            return Some(Allocation { threads, mem, gpus, named: need.named.clone() });
+        }
+        free.threads -= threads;
+        free.mem -= mem;
         let gpus = free.gpus.drain(..gpus).collect();
         Some(Allocation { threads, mem, gpus, named: need.named.clone() })
     }
 
     pub fn give_back(&mut self, allocation: Allocation) {
         self.free.jobs += 1;
-        self.free.threads += allocation.threads;
-        self.free.mem += allocation.mem;
-        self.free.gpus.extend(allocation.gpus);
-        // In the order in which the user listed them.
-        let place = |id: &String| self.limits.gpus.iter().position(|known| known == id);
-        self.free.gpus.sort_by_key(place);
+        if self.limits.elsewhere.is_none() {
+            self.free.threads += allocation.threads;
+            self.free.mem += allocation.mem;
+            self.free.gpus.extend(allocation.gpus);
+            // In the order in which the user listed them.
+            let place = |id: &String| self.limits.gpus.iter().position(|known| known == id);
+            self.free.gpus.sort_by_key(place);
+        }
         for (name, units) in allocation.named {
             self.free.named.entry(name).and_modify(|have| *have += units);
         }
@@ -169,7 +180,7 @@ impl ResourcePool {
 /// Fails if the stage could never run.
 fn check(limits: &Limits, stated: &BTreeMap<String, u64>, stage: &str, need: &Resources) -> Result<()> {
     let have = limits.gpus.len();
-    if !limits.without_gpus && need.gpus > have {
+    if !limits.without_gpus && limits.elsewhere.is_none() && need.gpus > have {
         let error = Error::usage(format!("stage `{stage}` requests {} GPU(s), this run has {have}", need.gpus));
         let user = std::env::var(GPUS).ok().map(|ids| format!("{GPUS}=\"{ids}\" is set in your environment"));
         return Err(error.maybe_hint(user).hint("`--gpus 0` runs GPU stages on the CPU"));
@@ -207,7 +218,16 @@ mod tests {
 
     fn limits(without_gpus: bool) -> Limits {
         let gpus = vec!["0".to_string(), "1".to_string()];
-        Limits { jobs: 3, threads: 4, mem: 100, gpus, without_gpus, named: BTreeMap::new(), max_load: None }
+        Limits {
+            jobs: 3,
+            threads: 4,
+            mem: 100,
+            gpus,
+            without_gpus,
+            named: BTreeMap::new(),
+            elsewhere: None,
+            max_load: None,
+        }
     }
 
     fn pool() -> ResourcePool {

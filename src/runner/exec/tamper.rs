@@ -9,7 +9,7 @@ use crate::cache::store::{Store, Tampering};
 use crate::files::digest::{Digest, Kind, Links, WalkEntry, walk};
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 /// The stats of an artifact's files, sorted by path.
@@ -38,6 +38,11 @@ impl FileStat {
 pub struct InputSnapshot(BTreeMap<Digest, FileStats>);
 
 impl InputSnapshot {
+    /// Whether the artifact at this path of the store is part of it.
+    pub fn holds(&self, path: &Path) -> bool {
+        named(path).is_some_and(|digest| self.0.contains_key(&digest))
+    }
+
     /// The inputs that were written to.
     pub fn changed(&self, store: &Store) -> Vec<Tampering> {
         let change = |(digest, before): (&Digest, &FileStats)| {
@@ -83,6 +88,20 @@ impl IntegrityCheck {
         true
     }
 
+    /// A snapshot of those among these artifacts of the store that [`is_sound`](Self::is_sound) would
+    /// have to read. Who has read them elsewhere passes it to [`verified`](Self::verified).
+    pub fn unverified<'p>(&self, store: &Store, artifacts: impl Iterator<Item = &'p Path>) -> InputSnapshot {
+        let stats = |digest: Digest| Some((digest, looks(store, &digest).unwrap_or_default()));
+        let all: BTreeMap<Digest, FileStats> = artifacts.filter_map(named).filter_map(stats).collect();
+        let known = self.known();
+        InputSnapshot(all.into_iter().filter(|(digest, now)| known.get(digest) != Some(now)).collect())
+    }
+
+    /// Records artifacts that were read since this snapshot and matched their digests.
+    pub fn verified(&self, snapshot: InputSnapshot) {
+        self.known().extend(snapshot.0);
+    }
+
     /// Takes a snapshot of artifacts that were just verified.
     pub fn watch<'d>(&self, artifacts: impl Iterator<Item = &'d Digest>) -> InputSnapshot {
         let known = self.known();
@@ -99,6 +118,11 @@ impl IntegrityCheck {
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, FileStats>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The artifact at this path of the store.
+pub fn named(path: &Path) -> Option<Digest> {
+    path.file_name()?.to_str()?.parse().ok()
 }
 
 /// `None` if it cannot be listed.

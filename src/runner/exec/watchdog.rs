@@ -2,9 +2,9 @@
 //! every program before that starts, and acts when its input closes. Knows processes by pid and
 //! mark; does not know stages.
 
-use super::launcher::Launcher;
 use super::process_exit::{self, end_orphans};
 use super::spawn::{self, Pause};
+use super::worker_program::WorkerProgram;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
@@ -27,10 +27,10 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    pub(crate) fn start(launcher: &Launcher) -> Self {
+    pub(crate) fn start(worker: &WorkerProgram) -> Self {
         let spawn = || {
-            let mut command = Command::new(&launcher.program);
-            command.args(&launcher.args).arg(WATCHDOG).env(self::ATTACHED, "1");
+            let mut command = Command::new(&worker.program);
+            command.args(&worker.args).arg(WATCHDOG).env(self::ATTACHED, "1");
             // Ctrl-C on the terminal must not reach it.
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
             let mut stdin = None;

@@ -1,12 +1,23 @@
-//! The main function of a worker process: `erw worker JOB.json` runs one attempt and reports events
-//! on standard output. Knows only the job file, not the pipeline, graph or store.
+//! The main function of a worker process: `erw worker JOB.json` runs one attempt, reports events on
+//! standard output, and writes a report as its last act. Knows the job file and the store, not the
+//! pipeline or graph.
 //!
 //! Exits at once when its standard input closes, because then the runner is gone, however it died:
 //! nobody would use the result, and a new runner must get the key's lock (inherited here).
 
+use super::attempt_report::{AttemptEnd, AttemptReport, Machine};
+use super::environment::Requested;
+use super::executor::QUICK;
+use super::launch::AttemptSite;
+use super::process_exit::MemoryDeaths;
+use super::processes::Workers;
+use super::tamper::IntegrityCheck;
 use super::watchdog::{ATTACHED, WATCHDOG, guard};
-use crate::event::WorkerEvent;
-use crate::kind::attempt::{Attempt, Job};
+use super::worker_program::WorkerProgram;
+use super::{artifacts, command, metrics_json};
+use crate::cache::store::Store;
+use crate::files::disk::Durability;
+use crate::kind::attempt::{Attempt, Job, RESULTS};
 use crate::kind::manifest::{Manifest, result_fits};
 use crate::kind::{Registry, StageKind};
 use erw_base::error::{Error, ErrorKind, Result};
@@ -14,11 +25,20 @@ use erw_base::{limits, process};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{getpgrp, getpid};
 use std::any::Any;
-use std::io::Read;
+use std::fs::{File, TryLockError};
+use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// The exit status of a worker that suspended its work.
+pub const SUSPENDED: i32 = 3;
+/// The exit status of a worker that found another one at work.
+pub const TAKEN: i32 = 4;
+/// How often a request to stop is looked for while a program runs.
+const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Runs the job in the file and returns the exit status: 0 done, 1 failed, 3 suspended. With
 /// [`WATCHDOG`] instead of a job, runs the watchdog.
@@ -34,29 +54,181 @@ pub fn serve(job_file: &Path, registry: Registry) -> Result<i32> {
     }
     let text = std::fs::read(job_file).map_err(|e| Error::io("read", job_file, e))?;
     let job: Job = serde_json::from_slice(&text).map_err(|e| Error::io("parse", job_file, e.into()))?;
-    let attempt = Attempt::new(job, Box::new(std::io::stdout()), stop);
-    let ran = catch_unwind(AssertUnwindSafe(|| run(&attempt, registry)));
-    let (last, status) = match ran.unwrap_or_else(|payload| Err(panicked(payload.as_ref()))) {
-        Ok(()) => (WorkerEvent::Done, 0),
-        Err(e) if e.kind == ErrorKind::Suspended => (WorkerEvent::Suspended, 3),
-        Err(e) => (WorkerEvent::Failed { message: e.message, causes: e.causes, hints: e.hints }, 1),
+    let began = Instant::now();
+    let alone = if job.detached { Alone::wait(&job, &stop)? } else { None };
+    if job.detached && alone.is_none() {
+        return Ok(TAKEN);
+    }
+    let _ = JOB.set(job.clone());
+    let attempt = Attempt::new(job, events(alone.as_ref())?, Arc::clone(&stop));
+    let report = match &alone {
+        Some(alone) if attempt.job().command.is_some() => program(&attempt, alone, &stop),
+        _ => report(&attempt, registry),
     };
-    attempt.say(&last);
-    Ok(status)
+    let quick = alone.is_none() && began.elapsed() < QUICK;
+    let durability = if quick { Durability::Later } else { Durability::Now };
+    report.write(attempt.job(), durability)?;
+    Ok(match report.end {
+        AttemptEnd::Done => 0,
+        AttemptEnd::Suspended => SUSPENDED,
+        _ => 1,
+    })
 }
 
-fn run(attempt: &Attempt, registry: Registry) -> Result<()> {
+/// What a worker holds that outlives its runner. No other one works at the same key meanwhile: a
+/// controller that forgot a start, or a node that was not as dead as believed, would cause a second.
+struct Alone {
+    lock: File,
+    events: File,
+    /// Keeps gc away.
+    store: Store,
+}
+
+impl Alone {
+    /// Waits for the lock, at most for the lease of a file server (NFSv4: 90 s). `None`: another
+    /// worker has it, or this one is to stop.
+    fn wait(job: &Job, stop: &AtomicBool) -> Result<Option<Self>> {
+        const LEASE: Duration = Duration::from_secs(90);
+        const TICK: Duration = Duration::from_millis(500);
+        let store = Store::open(&job.cache)?;
+        let path = store.v1("locks").join(format!("{}.worker", job.key));
+        let open = |path: &Path, what: &str| {
+            let file = File::options().read(true).append(true).create(true).open(path);
+            file.map_err(|e| Error::io(what, path, e))
+        };
+        let lock = open(&path, "open the lock")?;
+        let began = Instant::now();
+        while let Err(e) = lock.try_lock() {
+            if let TryLockError::Error(e) = e {
+                return Err(Error::io("lock", &path, e));
+            }
+            if began.elapsed() > LEASE || stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            std::thread::sleep(TICK);
+        }
+        // Of an earlier start of the same job.
+        let end = job.end_file();
+        match std::fs::remove_file(&end) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &end, e)),
+            _ => {}
+        }
+        // An earlier start of the same job may have left outputs.
+        artifacts::make_room(job)?;
+        Ok(Some(Self { lock, events: open(&job.events_file(), "write")?, store }))
+    }
+}
+
+/// Where events go: to the runner, or to a file that it reads.
+fn events(alone: Option<&Alone>) -> Result<Box<dyn Write + Send>> {
+    let Some(alone) = alone else { return Ok(Box::new(std::io::stdout())) };
+    let events = alone.events.try_clone().map_err(|e| Error::stage("cannot write events").caused(e))?;
+    Ok(Box::new(events))
+}
+
+/// An attempt at a stage that is a program.
+fn program(attempt: &Attempt, alone: &Alone, stop: &Arc<AtomicBool>) -> AttemptReport {
+    let job = attempt.job();
+    let workers = Workers::stopped_by(Arc::clone(stop));
+    let (deaths, integrity) = (MemoryDeaths::default(), IntegrityCheck::default());
+    let log = job.log_file();
+    let site = AttemptSite {
+        store: &alone.store,
+        integrity: &integrity,
+        workers: &workers,
+        deaths: &deaths,
+        ticket: 0,
+        mem: 0,
+        log: &log,
+        lock: &alone.lock,
+        // Set for this process already.
+        gpus: &[],
+        stated: Requested { threads: false, gpus: false },
+    };
+    let over = AtomicBool::new(false);
+    let ran = std::thread::scope(|scope| {
+        let forward = || {
+            while !over.load(Ordering::Relaxed) {
+                if stop.load(Ordering::Relaxed) {
+                    return workers.stop();
+                }
+                std::thread::sleep(STOP_INTERVAL);
+            }
+        };
+        let forwarding = limits::spawn_scoped(scope, "stop", forward);
+        let forwarding = forwarding.map_err(|e| Error::stage("cannot start a thread").caused(e));
+        let ran = forwarding.and_then(|_| {
+            let worker = WorkerProgram::this()?;
+            command::attempt(&site, &worker, job, &mut |event| attempt.say(&event))
+        });
+        over.store(true, Ordering::Relaxed);
+        ran
+    });
+    ran.unwrap_or_else(|e| AttemptReport::of(AttemptEnd::Rejected(e.into()), Machine::default()))
+}
+
+/// The job of this process.
+static JOB: OnceLock<Job> = OnceLock::new();
+
+/// Reports a failure in place of the attempt, which cannot go on; the caller ends the process.
+pub fn fail(error: Error) {
+    let Some(job) = JOB.get() else { return };
+    let report = AttemptReport::of(AttemptEnd::Failed(error.into()), Machine::default());
+    let _ = report.write(job, Durability::Now);
+}
+
+/// Executes the attempt.
+fn report(attempt: &Attempt, registry: Registry) -> AttemptReport {
+    let machine = match Machine::of(attempt.job()) {
+        Ok(machine) => machine,
+        Err(e) => return AttemptReport::of(AttemptEnd::Failed(e.into()), Machine::default()),
+    };
+    let ran = catch_unwind(AssertUnwindSafe(|| run(attempt, registry)));
+    let mut report = AttemptReport::of(AttemptEnd::Done, machine);
+    (report.shown, report.resumed) = (attempt.shown(), attempt.resumed_at());
+    match ran.unwrap_or_else(|payload| Err(panicked(payload.as_ref()))) {
+        Ok(damaged) if !damaged.is_empty() => report.end = AttemptEnd::Damaged(damaged),
+        Ok(_) => {
+            if let Err(e) = finish(attempt, &mut report) {
+                report.end = AttemptEnd::Rejected(e.into());
+            }
+        }
+        Err(e) if e.kind == ErrorKind::Suspended => report.end = AttemptEnd::Suspended,
+        Err(e) => report.end = AttemptEnd::Failed(e.into()),
+    }
+    report
+}
+
+/// Reads what the attempt has made.
+fn finish(attempt: &Attempt, report: &mut AttemptReport) -> Result<()> {
+    let results = attempt.job().work_dir.join(RESULTS);
+    report.results = metrics_json::of_file(&results).map_err(|e| Error::io("read", &results, e))?.results;
+    report.outputs = artifacts::outputs(attempt.job())?;
+    Ok(())
+}
+
+/// Verifies the inputs, and runs the kind if they are sound. Returns the slots of those that are
+/// not.
+fn run(attempt: &Attempt, registry: Registry) -> Result<Vec<String>> {
     if std::env::var_os(ATTACHED).is_some() {
         let watch = limits::spawn("runner-watch", end_with_the_runner);
         watch.map_err(|e| Error::stage("cannot start a thread").caused(e))?;
     }
     process::build_pool(true)?;
+    attempt.started();
     let job = attempt.job();
     let kind = registry.iter().find(|k| k.name == job.kind);
     let kind = kind.ok_or_else(|| Error::usage(format!("this program has no stage kind `{}`", job.kind)))?;
+    if !job.unverified.is_empty() {
+        let damaged = artifacts::damaged(&Store::open(&job.cache)?, &IntegrityCheck::default(), job);
+        if !damaged.is_empty() {
+            return Ok(damaged);
+        }
+    }
     (kind.run)(attempt)?;
     debug_assert_eq!(unlisted_results(kind, attempt), Vec::<String>::new(), "results that the manifest does not list");
-    attempt.write_results()
+    attempt.write_results()?;
+    Ok(vec![])
 }
 
 /// Results that the manifest of the kind does not list: `erw sweep --sort` would refuse their names

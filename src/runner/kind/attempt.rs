@@ -27,7 +27,7 @@ pub const RESULTS: &str = "metrics.json";
 /// Pictures of work in progress, in a work folder and later beside the logs.
 pub const PICTURES: &str = "pictures";
 
-/// Everything a worker process needs, written as JSON to `work/<key>/job.json`.
+/// Everything a worker process needs, written as JSON to `work/<key>/attempt-N.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
     /// Stage name, for messages only.
@@ -42,8 +42,21 @@ pub struct Job {
     pub inputs: BTreeMap<String, PathBuf>,
     /// Output name to artifact type.
     pub outputs: BTreeMap<String, String>,
-    /// `work/<key>`: `out/NAME` and `checkpoints/` lie below it.
+    /// `work/<key>`: `attempt-N/NAME` and `checkpoints/` lie below it.
     pub work_dir: PathBuf,
+    /// Its number, from 1 on. Each attempt has a folder of outputs of its own: one that was given
+    /// up for lost may still be writing.
+    #[serde(default = "first")]
+    pub attempt: u32,
+    /// The cache folder.
+    #[serde(default)]
+    pub cache: PathBuf,
+    /// Slots whose artifacts must be verified before they are used.
+    #[serde(default)]
+    pub unverified: Vec<String>,
+    /// The worker outlives its runner: it writes its events to a file, and holds a lock of its own.
+    #[serde(default)]
+    pub detached: bool,
     /// Threads this attempt may use.
     pub threads: usize,
     /// `cpu`, `cuda:0`, …
@@ -59,12 +72,52 @@ pub struct Job {
     pub downloads: PathBuf,
 }
 
+fn first() -> u32 {
+    1
+}
+
+impl Job {
+    /// The folder with the outputs of this attempt.
+    pub fn out_dir(&self) -> PathBuf {
+        self.work_dir.join(format!("attempt-{}", self.attempt))
+    }
+    /// The path at which an output is created.
+    pub fn output(&self, name: &str) -> PathBuf {
+        self.out_dir().join(name)
+    }
+    /// The file that this job is written to.
+    pub fn file(&self) -> PathBuf {
+        self.work_dir.join(format!("attempt-{}.json", self.attempt))
+    }
+    /// The file with which the attempt ends, see `exec::attempt_report`.
+    pub fn end_file(&self) -> PathBuf {
+        self.work_dir.join(format!("attempt-{}.end.json", self.attempt))
+    }
+    pub fn log_file(&self) -> PathBuf {
+        self.work_dir.join(format!("attempt-{}.log", self.attempt))
+    }
+    /// The events of a detached worker, one a line.
+    pub fn events_file(&self) -> PathBuf {
+        self.work_dir.join(format!("attempt-{}.events", self.attempt))
+    }
+    /// A folder that is kept until the stage succeeds, whatever kills the attempt.
+    pub fn checkpoint_dir(&self) -> PathBuf {
+        self.work_dir.join("checkpoints")
+    }
+    /// Whether it has such a folder: all kinds do, and commands that name it.
+    pub fn keeps_checkpoints(&self) -> bool {
+        self.command.as_ref().is_none_or(|run| run.iter().any(|word| word.contains("{checkpoints}")))
+    }
+}
+
 /// One attempt at one stage.
 pub struct Attempt {
     job: Job,
     stop: Arc<AtomicBool>,
     events: Mutex<EventWriter>,
     results: Mutex<Map<String, Value>>,
+    shown: Mutex<Vec<(String, String)>>,
+    resumed: Mutex<Option<u64>>,
 }
 
 struct EventWriter {
@@ -89,6 +142,8 @@ impl Attempt {
             job,
             stop,
             results: Mutex::default(),
+            shown: Mutex::default(),
+            resumed: Mutex::default(),
             events: Mutex::new(EventWriter {
                 out,
                 last_progress: None,
@@ -124,11 +179,11 @@ impl Attempt {
     }
     /// The folder of an output, created empty at the start of each attempt.
     pub fn output(&self, name: &str) -> PathBuf {
-        self.job.work_dir.join("out").join(name)
+        self.job.output(name)
     }
     /// A folder that is kept until the stage succeeds, whatever kills the attempt.
     pub fn checkpoint_dir(&self) -> PathBuf {
-        self.job.work_dir.join("checkpoints")
+        self.job.checkpoint_dir()
     }
     /// The folder for pictures of work in progress. Not part of any output; moved to the logs when
     /// the stage succeeds.
@@ -141,6 +196,10 @@ impl Attempt {
     }
     pub fn device(&self) -> &str {
         &self.job.device
+    }
+    /// Reports that the attempt begins.
+    pub(crate) fn started(&self) {
+        self.say(&WorkerEvent::Started);
     }
     /// Reports `done` of `total` units (steps, images). May be called often; events are throttled.
     pub fn progress(&self, done: u64, total: u64) {
@@ -185,7 +244,12 @@ impl Attempt {
     }
     /// Names a file inside output `output` to show to the user at the end of the run (a picture).
     pub fn show(&self, output: &str, file: &str) {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).push((output.into(), file.into()));
         self.say(&WorkerEvent::Show { output: output.into(), file: file.into() });
+    }
+    /// What was shown so far: (output, file).
+    pub fn shown(&self) -> Vec<(String, String)> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
     pub fn log(&self, text: &str) {
         self.say(&WorkerEvent::Log { text: text.into() });
@@ -202,14 +266,23 @@ impl Attempt {
     }
     /// Reports that the attempt resumed from a checkpoint of an earlier attempt.
     pub fn resumed(&self, step: u64) {
+        *self.resumed.lock().unwrap_or_else(PoisonError::into_inner) = Some(step);
         self.say(&WorkerEvent::Resumed { step });
         self.note(|metrics, times| metrics.resume(step).and_then(|()| times.resume(step)));
+    }
+    /// The step at which the attempt resumed.
+    pub fn resumed_at(&self) -> Option<u64> {
+        *self.resumed.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// A stop was requested (Ctrl-C, SIGTERM): write a checkpoint and return [`Error::suspended`].
     pub fn should_stop(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
     pub(crate) fn say(&self, event: &WorkerEvent) {
+        // What a runner would write to the log.
+        if let (true, WorkerEvent::Log { text }) = (self.job.detached, event) {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
         self.events.lock().unwrap_or_else(PoisonError::into_inner).say(event);
     }
     fn note(&self, write: impl FnOnce(&mut StepLog, &mut StepLog) -> std::io::Result<()>) {

@@ -10,7 +10,7 @@ use crate::cache::action_cache::{self, Lookup, Record};
 use crate::cache::sources::{digest_now, first_difference};
 use crate::cache::store::Store;
 use crate::event::{Listener, StageState};
-use crate::exec::launcher::Launcher;
+use crate::exec::launch::Launcher;
 use crate::exec::resources::Limits;
 use crate::exec::scheduler::{self, Options, StopToken};
 use crate::files::digest::{Digest, Kind, Links, join, walk};
@@ -30,7 +30,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 pub struct Bench<'a> {
     pub pipeline: &'a Pipeline,
     pub store: &'a Store,
-    pub launcher: &'a Launcher,
+    pub launcher: &'a dyn Launcher,
     pub limits: Limits,
     pub stop: &'a StopToken,
 }

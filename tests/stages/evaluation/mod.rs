@@ -200,7 +200,7 @@ fn extraction_resumes_to_the_same_bytes_in_any_batch_size() {
     let ear = Ear::default();
     bench.attempt("cut", &stages::evaluation::stats::KIND, &inputs, &json!({"batch": 7}), &ear).unwrap();
     assert!(ear.text().contains(r#"{"event":"resumed","step":256}"#), "{}", ear.text());
-    let cut = bench.path("cut/out/stats");
+    let cut = bench.path("cut/attempt-1/stats");
     for file in ["stats.npz", "features.safetensors", "stats.json"] {
         assert!(fs::read(whole.join(file)).unwrap() == fs::read(cut.join(file)).unwrap(), "{file}");
     }

@@ -30,7 +30,7 @@ mod transitions;
 mod workers;
 
 use super::executor::{Executor, ReadyAction};
-use super::launcher::Launcher;
+use super::launch::Launcher;
 use super::process_exit::MemoryDeaths;
 use super::processes::Workers;
 use super::resources::{Limits, ResourcePool};
@@ -39,7 +39,7 @@ use super::tamper::IntegrityCheck;
 use crate::cache::CacheRef;
 use crate::cache::action_cache::Record;
 use crate::cache::key::Key;
-use crate::event::{Event, EventKind, Failure, Listener, StageEnd, StageState};
+use crate::event::{Event, EventKind, Failure, Listener, StageEnd, StageState, WorkerEvent};
 use crate::pipeline::graph::{Pipeline, RetryPolicy, Stage, StageId};
 use crate::plan::reason::Reason;
 use crate::plan::{self, CacheChecker, Missing};
@@ -91,7 +91,7 @@ pub struct Outcome {
 pub fn run(
     pipeline: &Pipeline,
     cache: CacheRef<'_>,
-    launcher: &Launcher,
+    launcher: &dyn Launcher,
     options: Options,
     stop: &StopToken,
     listener: &mut dyn Listener,
@@ -313,6 +313,9 @@ impl<'a> Scheduler<'a> {
         if asked > self.stops_handled {
             if asked >= 2 {
                 self.executor.workers.kill();
+            } else if self.stop.signal() == Some(libc::SIGHUP) {
+                // The terminal is gone, which is no wish to stop what can go on without it.
+                self.executor.workers.leave();
             } else {
                 self.executor.workers.stop();
             }
@@ -420,10 +423,8 @@ impl<'a> Scheduler<'a> {
                     self.checked(id, checked);
                 }
             }
-            Message::Starting(id, start, allocation) => {
-                self.limit_time(id);
-                self.report_start(id, start, &allocation);
-            }
+            Message::Starting(id, start, allocation) => self.report_start(id, start, &allocation),
+            Message::Worker(id, WorkerEvent::Started) => self.limit_time(id),
             Message::Worker(id, event) => self.forward_event(id, event),
             Message::Ended(ready, allocation, end) => {
                 self.running.remove(&ready.id);

@@ -1,0 +1,106 @@
+//! Where attempts are executed: by processes of this machine ([`local`]) or jobs of a cluster
+//! ([`slurm`]). Another way to start workers is another [`Launcher`]. The scheduler, keys, store and
+//! records do not know which one a run has.
+//!
+//! A launcher executes a job to its end and returns the report that was written there. It does not
+//! know the graph or keys, and believes no exit status (see [`super::attempt_report`]).
+
+pub mod local;
+pub mod slurm;
+
+use super::attempt_report::AttemptReport;
+use super::environment::{self, Requested};
+use super::process_exit::{self, Ended, MemoryDeaths, describe};
+use super::processes::Workers;
+use super::tamper::IntegrityCheck;
+use crate::cache::store::Store;
+use crate::event::{Failure, WorkerEvent};
+use crate::kind::attempt::Job;
+use crate::text::log_lines::tail;
+use erw_base::error::{Error, Result};
+use erw_base::limits;
+use std::fs::File;
+use std::path::Path;
+
+/// Executes attempts.
+pub trait Launcher: Sync {
+    /// The attempt of this work folder that an earlier run started and that is still to be
+    /// attended: it runs, or has ended and nobody has looked. `None`: the next one can be started.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    fn find(&self, work: &Path) -> Result<Option<u32>>;
+
+    /// Executes a job, or attends the one that [`find`](Self::find) found, until it has ended.
+    ///
+    /// # Errors
+    /// When it could not be started.
+    fn run(&self, site: &AttemptSite<'_>, job: Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<AttemptReport>;
+}
+
+/// The context of an attempt: its log, lock and allocation, and the store.
+#[derive(Clone, Copy)]
+pub struct AttemptSite<'a> {
+    pub store: &'a Store,
+    pub integrity: &'a IntegrityCheck,
+    pub workers: &'a Workers,
+    pub deaths: &'a MemoryDeaths,
+    /// Its number in `workers`.
+    pub ticket: usize,
+    pub log: &'a Path,
+    /// Held by the processes of the attempt.
+    pub lock: &'a File,
+    /// Bytes of memory allocated to it; 0: it states none.
+    pub mem: u64,
+    /// Ids of the GPUs allocated to it.
+    pub gpus: &'a [String],
+    /// What its stage requests explicitly.
+    pub stated: Requested,
+}
+
+impl AttemptSite<'_> {
+    pub(crate) fn open_log(&self) -> Result<File> {
+        let file = File::options().create(true).append(true).open(self.log);
+        file.map_err(|e| Error::io("write", self.log, e))
+    }
+
+    /// Variables set for a process of the attempt on top of this process's environment.
+    pub(crate) fn environment(&self, job: &Job) -> Vec<(&'static str, String)> {
+        let given = Requested { threads: self.stated.threads, gpus: self.stated.gpus };
+        let user = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let settings = environment::settings(given, job.threads, self.gpus, &user);
+        settings.into_iter().filter_map(|s| Some((s.name, s.value?))).collect()
+    }
+
+    /// Waits for a process of the attempt to end.
+    pub(crate) fn wait(&self, pid: i32) -> Result<Ended> {
+        process_exit::wait(pid, || self.workers.remove(self.ticket))
+    }
+
+    /// The failure of a process called `who` that ended this way.
+    pub(crate) fn failure(&self, who: &str, ended: Ended) -> Failure {
+        let tail = tail(self.log);
+        let hints = disk_is_full(self.log).into_iter().chain(limits::hint_of_words(&tail)).collect();
+        let failure = Failure { hints, log: Some(self.log.into()), tail, ..Failure::default() };
+        if !self.deaths.explain(ended.status) {
+            return Failure { message: format!("{who} {}", describe(ended.status)), ..failure };
+        }
+        let hint = "declare its memory, as in `resources = { mem = \"8GiB\" }`, so that less runs beside it";
+        let message = format!("{who} was killed by the kernel: out of memory");
+        let peak = format!("its peak memory was {:.1} MiB", ended.peak as f64 / f64::from(1 << 20));
+        Failure { message, causes: vec![peak], hints: vec![hint.into()], ..failure }
+    }
+
+    /// Adds the end of the log.
+    pub(crate) fn with_tail(&self, failure: Failure) -> Failure {
+        Failure { log: Some(self.log.into()), tail: tail(self.log), ..failure }
+    }
+}
+
+/// Added to the failure of a process: a full disk may have cut its log short.
+fn disk_is_full(file: &Path) -> Option<String> {
+    const LITTLE: u64 = 1 << 20;
+    let disk = nix::sys::statvfs::statvfs(file.parent()?).ok()?;
+    let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
+    (free < LITTLE).then(|| format!("the disk of the cache is full: {free} bytes are left"))
+}

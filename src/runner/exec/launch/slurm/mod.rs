@@ -1,0 +1,439 @@
+//! Executes attempts as jobs of Slurm, by its commands: `sbatch`, `squeue`, `scontrol`, `scancel`.
+//! Slurm decides what runs where and when; everything else passes through files of the work folder,
+//! which the nodes must see.
+//!
+//! ```text
+//! work/<key>/placed.json          attempt, name of the job and, once known, its id
+//! work/<key>/attempt-N.{json,sh,log,events,end.json}
+//! work/<key>/stop                 somebody asked to suspend it: do not requeue
+//! ```
+//!
+//! `placed.json` is forced to disk *before* the submission, and a job is found again by its name. A
+//! run that was killed at any moment, and whose job has ended meanwhile or not, is continued by the
+//! next one: nothing is submitted twice, and nothing that was computed is lost. What Slurm calls
+//! the end is not believed without the report of the attempt; a job can be `COMPLETED` in which
+//! nothing ran. A job that is preempted, whose node dies or whose time is over is no failure: it
+//! goes on from its checkpoint, requeued by its own script, or placed anew from here.
+//!
+//! The name holds the key and the cache folder: the same action in another cache is another job.
+//! Does not know the graph or keys.
+
+pub mod commands;
+pub mod queue;
+pub mod script;
+pub mod settings;
+pub mod state;
+
+use super::{AttemptSite, Launcher};
+use crate::event::{Failure, WorkerEvent};
+use crate::exec::attempt_report::{AttemptEnd, AttemptReport, Machine};
+use crate::exec::environment::GPUS;
+use crate::exec::worker_program::WorkerProgram;
+use crate::files::disk::{Durability, write_file};
+use crate::kind::attempt::Job;
+use commands::{Answer, run};
+use erw_base::error::{Error, Result};
+use erw_base::process::FOR_WORKERS;
+use queue::Queue;
+use script::{Request, script};
+use serde::{Deserialize, Serialize};
+use settings::SlurmSettings;
+use state::{JobEnd, JobStatus, Phase};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How often files of a job are looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// How long a command may take.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How often a scheduler that does not answer is told of.
+const REMINDER: Duration = Duration::from_secs(60);
+/// After a submission that was not answered, how long the queue is watched for the job.
+const UNANSWERED: Duration = Duration::from_secs(10);
+/// Words by which `sbatch` says that no more jobs are taken now.
+const FULL: [&str; 4] = ["job submit limit", "QOSMaxSubmit", "AssocMaxSubmit", "unable to accept job"];
+
+/// Executes attempts as jobs of Slurm.
+#[derive(Debug)]
+pub struct Slurm {
+    settings: SlurmSettings,
+    worker: WorkerProgram,
+    queue: Queue,
+}
+
+/// A job that was, or is about to be, submitted.
+#[derive(Debug, Serialize, Deserialize)]
+struct Placed {
+    attempt: u32,
+    name: String,
+    /// Its number; `None`: killed before it was known.
+    id: Option<String>,
+}
+
+impl Placed {
+    fn file(work: &Path) -> PathBuf {
+        work.join("placed.json")
+    }
+
+    fn read(work: &Path) -> Result<Option<Self>> {
+        let file = Self::file(work);
+        match std::fs::read(&file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", &file, e)),
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| Error::io("parse", &file, e.into())),
+        }
+    }
+
+    fn write(&self, work: &Path) -> Result<()> {
+        let file = Self::file(work);
+        let text = serde_json::to_vec(self).map_err(|e| Error::io("write", &file, e.into()))?;
+        write_file(&file, &text, Durability::Now).map_err(|e| Error::io("write", &file, e))
+    }
+}
+
+impl Launcher for Slurm {
+    fn find(&self, work: &Path) -> Result<Option<u32>> {
+        Ok(Placed::read(work)?.map(|placed| placed.attempt))
+    }
+
+    fn run(&self, site: &AttemptSite<'_>, job: Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<AttemptReport> {
+        site.workers.add_job(site.ticket);
+        let visited = match Placed::read(&job.work_dir)?.filter(|placed| placed.attempt == job.attempt) {
+            Some(placed) => self.attend(site, &job, &placed.name, tell),
+            None => self.place(site, &job, tell),
+        };
+        site.workers.remove_job(site.ticket);
+        if !matches!(visited, Ok(Visited::Left)) {
+            let _ = std::fs::remove_file(Placed::file(&job.work_dir));
+        }
+        Ok(match visited? {
+            Visited::Ended(report) => with_log(site, *report),
+            Visited::Left => suspended(),
+        })
+    }
+}
+
+/// How the visit of a job ended.
+enum Visited {
+    Ended(Box<AttemptReport>),
+    /// It goes on, or may do so: the next run attends it.
+    Left,
+}
+
+impl Visited {
+    fn of(end: AttemptEnd) -> Self {
+        Self::Ended(Box::new(AttemptReport::of(end, Machine::default())))
+    }
+}
+
+impl Slurm {
+    pub fn new(settings: SlurmSettings, mut worker: WorkerProgram) -> Self {
+        if let Some(program) = &settings.program {
+            worker.program.clone_from(program);
+        }
+        Self { queue: Queue::new(settings.poll), settings, worker }
+    }
+
+    /// Submits the job and attends it.
+    fn place(&self, site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<Visited> {
+        let work = &job.work_dir;
+        let mut placed = Placed { attempt: job.attempt, name: name(job), id: None };
+        let job = Job { detached: true, unverified: job.inputs.keys().cloned().collect(), ..job.clone() };
+        let text = serde_json::to_vec_pretty(&job).map_err(|e| Error::io("write", &job.file(), e.into()))?;
+        write_file(&job.file(), &text, Durability::Now).map_err(|e| Error::io("write", &job.file(), e))?;
+        let file = work.join(format!("attempt-{}.sh", job.attempt));
+        write_file(&file, self.script(site, &job, &placed.name).as_bytes(), Durability::Now)
+            .map_err(|e| Error::io("write", &file, e))?;
+        let _ = std::fs::remove_file(stop_file(work));
+        placed.write(work)?;
+        let mut told_full = false;
+        loop {
+            let submitted = Instant::now();
+            let arguments = ["--parsable".into(), file.to_string_lossy().into_owned()];
+            match run("sbatch", &arguments, LIMIT)? {
+                Answer::Text(id) => {
+                    placed.id = Some(id.split(';').next().unwrap_or_default().into());
+                    placed.write(work)?;
+                    break;
+                }
+                Answer::Refused(words) if FULL.iter().any(|full| words.contains(full)) => {
+                    if !std::mem::replace(&mut told_full, true) {
+                        log(tell, format!("Slurm takes no more jobs now, so this one waits: {words}"));
+                    }
+                    if self.rest(site, self.settings.poll) {
+                        return Ok(Visited::of(AttemptEnd::Suspended));
+                    }
+                }
+                Answer::Refused(words) => {
+                    let error = Error::stage("`sbatch` refused the job").because(words);
+                    return Err(error.hint(format!("its script is `{}`", file.display())));
+                }
+                Answer::Silence(words) => {
+                    log(tell, format!("it is unknown whether the job was submitted: {words}"));
+                    match self.was_submitted(site, &placed.name, submitted)? {
+                        Some(true) => break,
+                        Some(false) => {}
+                        None => return Ok(Visited::Left),
+                    }
+                }
+            }
+        }
+        self.queue.stir();
+        self.attend(site, &job, &placed.name, tell)
+    }
+
+    /// Whether a submission that was not answered was obeyed; `None`: the run is to stop.
+    fn was_submitted(&self, site: &AttemptSite<'_>, name: &str, submitted: Instant) -> Result<Option<bool>> {
+        loop {
+            if let Ok(sight) = self.queue.look(name, Instant::now())? {
+                if sight.job.is_some_and(|job| !matches!(job.phase(), Phase::Ended(_))) {
+                    return Ok(Some(true));
+                }
+                if sight.at > submitted + LIMIT + UNANSWERED {
+                    return Ok(Some(false));
+                }
+            }
+            if self.rest(site, TICK) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits, and returns whether the run is to stop.
+    fn rest(&self, site: &AttemptSite<'_>, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            if site.workers.is_stopping(site.ticket) {
+                return true;
+            }
+            std::thread::sleep(TICK.min(time));
+        }
+        site.workers.is_stopping(site.ticket)
+    }
+
+    fn script(&self, site: &AttemptSite<'_>, job: &Job, name: &str) -> String {
+        let worker: Vec<_> = [self.worker.program.clone().into()].into_iter().chain(self.worker.args.clone()).collect();
+        let gpus = site.gpus.len();
+        let own = site.environment(job).into_iter().filter(|(name, _)| gpus == 0 || *name != GPUS);
+        let environment: Vec<_> =
+            FOR_WORKERS.map(|(name, value)| (name, value.to_string())).into_iter().chain(own).collect();
+        let request = Request {
+            name,
+            comment: &format!("erw stage {} attempt {}", job.stage, job.attempt),
+            threads: job.threads,
+            mem: site.mem,
+            gpus,
+            log: site.log,
+            stop: &stop_file(&job.work_dir),
+            environment: &environment,
+            worker: &worker,
+        };
+        script(&self.settings, &request, job)
+    }
+
+    /// Attends a job until it has ended.
+    fn attend(
+        &self,
+        site: &AttemptSite<'_>,
+        job: &Job,
+        name: &str,
+        tell: &mut dyn FnMut(WorkerEvent),
+    ) -> Result<Visited> {
+        let mut visit = Visit::of(job);
+        loop {
+            visit.events.pass_on(tell);
+            if site.workers.is_leaving() {
+                log(tell, format!("the job `{name}` goes on; the next run finds it"));
+                return Ok(Visited::Left);
+            }
+            let report = AttemptReport::read(job)?;
+            let asked = site.workers.is_stopping(site.ticket);
+            if let Some(report) = report.filter(|report| asked || !matches!(report.end, AttemptEnd::Suspended)) {
+                visit.events.pass_on(tell);
+                if matches!(report.end, AttemptEnd::Suspended) {
+                    // Ends the script too, so that it does not requeue the job.
+                    self.cancel(&["--name", name])?;
+                }
+                return Ok(Visited::Ended(Box::new(report)));
+            }
+            // A suspended worker's job is requeued by its script, if it was not asked by us.
+            let since = if visit.is_over.is_some() { Instant::now() } else { visit.began };
+            match self.queue.look(name, since)? {
+                Err(words) => visit.tell_silence(&words, tell),
+                Ok(sight) => {
+                    visit.silent = None;
+                    if let Some(end) = self.judge(site, job, &mut visit, sight.job.as_ref(), tell)? {
+                        return Ok(Visited::of(end));
+                    }
+                }
+            }
+            std::thread::sleep(TICK);
+        }
+    }
+
+    /// What the state of a job without a report means; `None`: it is to be waited for.
+    fn judge(
+        &self,
+        site: &AttemptSite<'_>,
+        job: &Job,
+        visit: &mut Visit,
+        status: Option<&JobStatus>,
+        tell: &mut dyn FnMut(WorkerEvent),
+    ) -> Result<Option<AttemptEnd>> {
+        let asked = site.workers.is_stopping(site.ticket);
+        let phase = status.map(JobStatus::phase);
+        if let Some(status) = status.filter(|_| !matches!(phase, Some(Phase::Ended(_)))) {
+            visit.is_over = None;
+            visit.tell_state(status, tell);
+            if phase == Some(Phase::Held) {
+                self.cancel(&[&status.id])?;
+                let why = "Slurm holds the job, because it had forgotten that it ran";
+                return Ok(Some(AttemptEnd::Interrupted(why.into())));
+            }
+            if site.workers.is_killed(site.ticket) {
+                self.cancel(&[&status.id])?;
+                return Ok(Some(AttemptEnd::Suspended));
+            }
+            if asked && !std::mem::replace(&mut visit.asked, true) {
+                let stop = stop_file(&job.work_dir);
+                write_file(&stop, b"", Durability::Now).map_err(|e| Error::io("write", &stop, e))?;
+                match phase {
+                    Some(Phase::Running) => self.cancel(&["--signal=TERM", &status.id])?,
+                    _ => self.cancel(&[&status.id])?,
+                }
+            }
+            return Ok(None);
+        }
+        // Files of a node may be seen late; the folder is listed, because a file system on the
+        // network remembers for a while that a file was not there.
+        let _ = crate::files::disk::list(&job.work_dir);
+        let latency = self.settings.latency;
+        let age = std::fs::metadata(Placed::file(&job.work_dir)).and_then(|m| m.modified()).ok();
+        let age = age.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
+        // Slurm forgets a job some minutes after its end: one that it does not know is long over.
+        let is_long_over = status.is_none() && visit.told.is_none() && age > latency;
+        let over = *visit.is_over.get_or_insert_with(Instant::now);
+        if !is_long_over && !asked && over.elapsed() < latency {
+            return Ok(None);
+        }
+        let suspended = AttemptReport::read(job)?.is_some();
+        let ended = |words: &str| Failure { message: words.into(), ..Failure::default() };
+        Ok(Some(match phase {
+            _ if asked => AttemptEnd::Suspended,
+            Some(Phase::Ended(JobEnd::Cancelled)) if suspended => AttemptEnd::Suspended,
+            Some(Phase::Ended(JobEnd::Cancelled)) => AttemptEnd::Failed(ended("its job was cancelled from outside")),
+            Some(Phase::Ended(JobEnd::OutOfMemory)) => {
+                let hint = "declare its memory, as in `resources = { mem = \"8GiB\" }`";
+                AttemptEnd::Failed(Failure { hints: vec![hint.into()], ..ended("Slurm ended its job: out of memory") })
+            }
+            _ if suspended => AttemptEnd::Interrupted("its job was not requeued".into()),
+            Some(Phase::Ended(JobEnd::Completed)) => {
+                AttemptEnd::Failed(ended("its job ended without a report: Slurm calls it completed"))
+            }
+            Some(Phase::Ended(JobEnd::Failed)) => AttemptEnd::Failed(ended("its job failed without a report")),
+            Some(Phase::Ended(JobEnd::Interrupted)) => {
+                AttemptEnd::Interrupted(status.map_or("", |status| &status.state).to_lowercase())
+            }
+            _ => AttemptEnd::Interrupted("Slurm knows no such job".into()),
+        }))
+    }
+
+    fn cancel(&self, arguments: &[&str]) -> Result<()> {
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        self.queue.stir();
+        run("scancel", &arguments, LIMIT).map(drop)
+    }
+}
+
+/// What was seen of a job so far.
+struct Visit {
+    began: Instant,
+    events: Events,
+    /// The state that was told last.
+    told: Option<(String, String)>,
+    /// Since when the job has ended or is unknown, without a report.
+    is_over: Option<Instant>,
+    /// When it was told last that the scheduler is silent.
+    silent: Option<Instant>,
+    /// The job was asked to stop.
+    asked: bool,
+}
+
+impl Visit {
+    fn of(job: &Job) -> Self {
+        let events = Events { file: job.events_file(), at: 0 };
+        Self { began: Instant::now(), events, told: None, is_over: None, silent: None, asked: false }
+    }
+
+    fn tell_state(&mut self, status: &JobStatus, tell: &mut dyn FnMut(WorkerEvent)) {
+        let now = (status.state.clone(), status.reason.clone());
+        if self.told.as_ref() == Some(&now) {
+            return;
+        }
+        let JobStatus { id, state, reason, nodes } = status;
+        match status.phase() {
+            Phase::Running => log(tell, format!("job {id} is {} on {nodes}", state.to_lowercase())),
+            _ => match status.endless() {
+                Some(reason) => log(tell, format!("job {id} waits, and will not start by itself: {reason}")),
+                None => log(tell, format!("job {id} is {}: {reason}", state.to_lowercase())),
+            },
+        }
+        self.told = Some(now);
+    }
+
+    fn tell_silence(&mut self, words: &str, tell: &mut dyn FnMut(WorkerEvent)) {
+        if self.silent.is_none_or(|told| told.elapsed() > REMINDER) {
+            log(tell, format!("Slurm does not answer; jobs go on meanwhile: {words}"));
+            self.silent = Some(Instant::now());
+        }
+    }
+}
+
+/// The events of a worker, read as it writes them.
+struct Events {
+    file: PathBuf,
+    at: u64,
+}
+
+impl Events {
+    /// Passes on the lines that are complete and new.
+    fn pass_on(&mut self, tell: &mut dyn FnMut(WorkerEvent)) {
+        let mut bytes = vec![];
+        let read = File::open(&self.file).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.at))?;
+            file.read_to_end(&mut bytes)
+        });
+        let Some(end) = read.ok().and_then(|_| bytes.iter().rposition(|byte| *byte == b'\n')) else { return };
+        self.at += end as u64 + 1;
+        bytes[..end].split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).for_each(tell);
+    }
+}
+
+fn stop_file(work: &Path) -> PathBuf {
+    work.join("stop")
+}
+
+/// The name of a job. Sixteen digits of the key and the cache folder together.
+fn name(job: &Job) -> String {
+    let place = std::fs::canonicalize(&job.cache).unwrap_or_else(|_| job.cache.clone());
+    let text = format!("{} {}", job.key, place.display());
+    format!("erw-{}", &blake3::hash(text.as_bytes()).to_hex()[..16])
+}
+
+fn log(tell: &mut dyn FnMut(WorkerEvent), text: String) {
+    tell(WorkerEvent::Log { text });
+}
+
+fn suspended() -> AttemptReport {
+    AttemptReport::of(AttemptEnd::Suspended, Machine::default())
+}
+
+/// A failure with the end of the log.
+fn with_log(site: &AttemptSite<'_>, report: AttemptReport) -> AttemptReport {
+    match report.end {
+        AttemptEnd::Failed(failure) => AttemptReport { end: AttemptEnd::Failed(site.with_tail(failure)), ..report },
+        _ => report,
+    }
+}

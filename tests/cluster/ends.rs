@@ -1,0 +1,133 @@
+//! How jobs end: by themselves, refused, cancelled, preempted, without a word, on a dead node.
+
+use super::*;
+
+/// A pipeline of commands and kinds, whose stages read each other's outputs.
+const MIXED: &str = r#"
+[stages.images]
+kind = "images"
+params = { source = "pictures", resolution = 4 }
+resources = { threads = 1 }
+
+[stages.text]
+kind = "command"
+run = "ls {inputs.images} > {outputs.o}; echo '{\"n\": 4}' > {outputs.m}"
+inputs = { images = "images.images" }
+outputs = { o = "text", m = "metrics" }
+resources = { threads = 2 }
+"#;
+
+#[test]
+fn jobs_make_what_processes_make() {
+    let Some(cluster) = Cluster::start() else { return };
+    let (there, here) = (Space::new(MIXED), Space::new(MIXED));
+    for (space, i) in [&there, &here].into_iter().flat_map(|space| (0..4).map(move |i| (space, i))) {
+        let pixels: Vec<String> = (i..i + 16).map(|light| light.to_string()).collect();
+        space.write(&format!("pictures/{i}.pgm"), &format!("P2 4 4 255 {}\n", pixels.join(" ")));
+    }
+    let said = cluster.run(&there, &["--lock"]).expect(0);
+    assert!(said.stdout.contains("n 4"), "{}", said.stdout);
+    here.run(&["--lock"]).expect(0);
+    assert_eq!(there.read("p.lock"), here.read("p.lock"));
+    // The local launcher finds what the cluster made, and the other way round.
+    assert_eq!(there.run(&[]).expect(0).stdout.matches("cached").count(), 2);
+    assert_eq!(cluster.run(&here, &[]).expect(0).stdout.matches("cached").count(), 2);
+}
+
+#[test]
+fn what_sbatch_refuses_is_told_in_its_words() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(1);
+    let said = Said::from(
+        cluster.command(&space, &["run", "p.toml", "--plain"]).env("ERW_PARTITION", "nowhere").output().unwrap(),
+    );
+    let said = said.expect(1);
+    assert!(said.stderr.contains("`sbatch` refused the job"), "{}", said.stderr);
+    assert!(said.stderr.contains("invalid partition specified: nowhere"), "{}", said.stderr);
+    is_done_once_after(&cluster, &space);
+}
+
+#[track_caller]
+fn is_done_once_after(cluster: &Cluster, space: &Space) {
+    cluster.run(space, &[]).expect(0);
+    is_done_once(cluster, space, 1);
+}
+
+/// What Slurm calls complete is not believed.
+#[test]
+fn a_job_that_never_ran_has_failed() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(1);
+    let said =
+        Said::from(cluster.command(&space, &["run", "p.toml", "--plain"]).env("ERW_SETUP", "exit 0").output().unwrap());
+    let said = said.expect(1);
+    assert!(said.stderr.contains("its job ended without a report: Slurm calls it completed"), "{}", said.stderr);
+    assert_eq!(space.read("ran"), "");
+    is_done_once_after(&cluster, &space);
+}
+
+#[test]
+fn a_program_that_fails_has_its_log() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = Space::new(
+        "[stages.s]\nkind = \"command\"\nrun = \"echo before; echo why >&2; exit 7\"\noutputs = { o = \"text\" }\n",
+    );
+    let said = cluster.run(&space, &[]).expect(1);
+    assert!(said.stderr.contains("`sh` exited with status 7") && said.stderr.contains("  | why\n"), "{}", said.stderr);
+    let logs = Said::from(cluster.command(&space, &["logs", "p.toml", "s"]).output().unwrap()).expect(0);
+    assert!(logs.stdout.contains("before\nwhy\n"), "{}", logs.stdout);
+}
+
+#[test]
+fn cancelled_by_a_person_is_suspended_and_resumed() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(60);
+    let run = cluster.spawn(&space, &[]);
+    until("a checkpoint", || has_checkpoint(&space));
+    cluster.tell(&["scancel", &cluster.jobs()[0].0]);
+    end(run).expect(3);
+    assert_eq!((lines(&space, "start"), lines(&space, "end")), (1, 0));
+    cluster.run(&space, &[]).expect(0);
+    is_done_once(&cluster, &space, 60);
+}
+
+/// Preempted with a requeue: the same job goes on.
+#[test]
+fn a_preempted_job_goes_on_from_its_checkpoint() {
+    let Some(cluster) = Cluster::start() else { return };
+    for partition in ["scavenge", "reaper"] {
+        let space = count(80);
+        let mut command = cluster.command(&space, &["run", "p.toml", "--plain"]);
+        let run = command.env("ERW_PARTITION", partition).stdout(std::process::Stdio::piped());
+        let run = run.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        until("a checkpoint", || has_checkpoint(&space));
+        // Takes both nodes for a moment.
+        let all =
+            ["sbatch", "--parsable", "-p", "main", "-N", "2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2"];
+        let other = cluster.tell(&all);
+        until("the other job", || !cluster.jobs().iter().any(|(id, _)| id == other.trim()));
+        // Slurm makes a requeued job wait two minutes.
+        until("the job to be requeued", || {
+            cluster.hurry();
+            lines(&space, "start") > 1
+        });
+        end(run).expect(0);
+        is_done_once(&cluster, &space, 80);
+    }
+}
+
+#[test]
+fn a_dead_node_is_no_failure() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(60);
+    let run = cluster.spawn(&space, &[]);
+    until("a checkpoint", || has_checkpoint(&space));
+    let node = cluster.tell(&["squeue", "-h", "-o", "%N"]).trim().to_string();
+    cluster.kill_node(&node);
+    until("a second start", || {
+        cluster.hurry();
+        lines(&space, "start") > 1
+    });
+    end(run).expect(0);
+    is_done_once(&cluster, &space, 60);
+}

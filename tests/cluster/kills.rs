@@ -1,0 +1,117 @@
+//! Runs that are killed or stopped, two runs at once, and a scheduler that is away.
+
+use super::*;
+use std::os::unix::fs::PermissionsExt;
+
+/// Killed while the job runs: it goes on, and the next run attends it.
+#[test]
+fn a_killed_run_is_continued_by_the_next() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(60);
+    let run = cluster.spawn(&space, &[]);
+    until("a checkpoint", || has_checkpoint(&space));
+    signal(&run, Signal::SIGKILL);
+    end(run);
+    cluster.run(&space, &[]).expect(0);
+    assert_eq!(lines(&space, "start"), 1, "the same job");
+    is_done_once(&cluster, &space, 60);
+}
+
+/// Its job has ended while no run lived.
+#[test]
+fn what_ended_meanwhile_counts() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(20);
+    let run = cluster.spawn(&space, &[]);
+    until("a checkpoint", || has_checkpoint(&space));
+    signal(&run, Signal::SIGKILL);
+    end(run);
+    until("the job's end", || cluster.jobs().is_empty());
+    cluster.run(&space, &[]).expect(0);
+    assert_eq!(lines(&space, "start"), 1);
+    is_done_once(&cluster, &space, 20);
+}
+
+/// Killed after the submission, before the number of the job was noted.
+#[test]
+fn a_job_whose_number_was_not_noted_is_found() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(20);
+    space.write("bin/sbatch", "#!/bin/sh\nPATH=${PATH#*:}\nsbatch \"$@\" > /dev/null\nkill -9 $PPID\n");
+    std::fs::set_permissions(space.path("bin/sbatch"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", space.path("bin").display(), std::env::var("PATH").unwrap());
+    let said = cluster.command(&space, &["run", "p.toml", "--plain"]).env("PATH", path).output().unwrap();
+    Said::from(said).expect(-9);
+    assert_eq!(cluster.jobs().len(), 1);
+    cluster.run(&space, &[]).expect(0);
+    assert_eq!(lines(&space, "start"), 1);
+    is_done_once(&cluster, &space, 20);
+}
+
+/// Killed before the submission: nothing was started.
+#[test]
+fn a_job_that_was_not_submitted_is_placed_again() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(5);
+    space.write("bin/sbatch", "#!/bin/sh\nkill -9 $PPID\n");
+    std::fs::set_permissions(space.path("bin/sbatch"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", space.path("bin").display(), std::env::var("PATH").unwrap());
+    let said = cluster.command(&space, &["run", "p.toml", "--plain"]).env("PATH", path).output().unwrap();
+    Said::from(said).expect(-9);
+    cluster.run(&space, &[]).expect(0);
+    is_done_once(&cluster, &space, 5);
+}
+
+#[test]
+fn a_stopped_run_suspends_its_job() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(100);
+    let run = cluster.spawn(&space, &[]);
+    until("a checkpoint", || has_checkpoint(&space));
+    signal(&run, Signal::SIGINT);
+    end(run).expect(3);
+    until("the queue to be empty", || cluster.jobs().is_empty());
+    assert_eq!((lines(&space, "start"), lines(&space, "end")), (1, 0));
+    cluster.run(&space, &[]).expect(0);
+    is_done_once(&cluster, &space, 100);
+}
+
+/// Whoever closes the terminal wants the job to go on.
+#[test]
+fn a_closed_terminal_leaves_the_job() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(40);
+    let run = cluster.spawn(&space, &[]);
+    until("a checkpoint", || has_checkpoint(&space));
+    signal(&run, Signal::SIGHUP);
+    end(run).expect(129);
+    assert_eq!(cluster.jobs().len(), 1);
+    cluster.run(&space, &[]).expect(0);
+    assert_eq!(lines(&space, "start"), 1, "the same job");
+    is_done_once(&cluster, &space, 40);
+}
+
+#[test]
+fn two_runs_have_one_job() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(20);
+    let runs = [cluster.spawn(&space, &[]), cluster.spawn(&space, &[])];
+    runs.into_iter().for_each(|run| drop(end(run).expect(0)));
+    assert_eq!(lines(&space, "start"), 1);
+    is_done_once(&cluster, &space, 20);
+}
+
+#[test]
+fn a_scheduler_that_is_away_is_waited_for() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(30);
+    let run = cluster.spawn(&space, &[]);
+    until("a checkpoint", || has_checkpoint(&space));
+    let daemon = Pid::from_raw(cluster.daemon("ctld").parse().unwrap());
+    kill(daemon, Signal::SIGSTOP).unwrap();
+    std::thread::sleep(Duration::from_secs(8));
+    kill(daemon, Signal::SIGCONT).unwrap();
+    end(run).expect(0);
+    assert_eq!(lines(&space, "start"), 1);
+    is_done_once(&cluster, &space, 30);
+}

@@ -1,0 +1,103 @@
+//! A real Slurm of two nodes on this machine, see `tests/tools/slurm`. Each test starts its own.
+
+use super::skip;
+use super::space::{Said, Space};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+pub struct Cluster {
+    dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// `None`, and the test is skipped, where Slurm is not installed. With `ERW_TEST_SLURM=1` that
+    /// is a failure.
+    #[track_caller]
+    pub fn start() -> Option<Self> {
+        // The munge socket must have a short path.
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
+        let found = ["slurmctld", "slurmd", "munged"].iter().all(|name| is_installed(name));
+        if !found {
+            assert!(std::env::var_os("ERW_TEST_SLURM").is_none_or(|v| v != "1"), "Slurm is not installed");
+            skip("Slurm is not installed");
+            return None;
+        }
+        let cluster = Self { dir };
+        let out = cluster.script("start", None);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        Some(cluster)
+    }
+
+    fn script(&self, what: &str, node: Option<&str>) -> std::process::Output {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/slurm/cluster.sh");
+        Command::new(script).arg(what).arg(self.dir.path()).args(node).stdin(Stdio::null()).output().unwrap()
+    }
+
+    pub fn conf(&self) -> PathBuf {
+        self.dir.path().join("slurm.conf")
+    }
+
+    /// A command of Slurm, and what it says.
+    pub fn tell(&self, words: &[&str]) -> String {
+        let out = Command::new(words[0]).args(&words[1..]).env("SLURM_CONF", self.conf()).output().unwrap();
+        assert!(out.status.success(), "{words:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    /// The jobs of this cluster that have not ended: (id, state).
+    pub fn jobs(&self) -> Vec<(String, String)> {
+        let text = self.tell(&["squeue", "-h", "-o", "%i %T"]);
+        let pair = |line: &str| line.split_once(' ').map(|(id, state)| (id.to_string(), state.to_string()));
+        text.lines().filter_map(pair).collect()
+    }
+
+    /// Kills all processes of a node at once, as a power failure does.
+    pub fn kill_node(&self, node: &str) {
+        let out = self.script("kill", Some(node));
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+
+    /// Slurm makes a requeued job wait for two minutes; not here.
+    pub fn hurry(&self) {
+        for (id, _) in self.jobs().into_iter().filter(|(_, state)| state == "PENDING") {
+            let mut update = Command::new("scontrol");
+            update.args(["update", &format!("jobid={id}"), "StartTime=now"]).env("SLURM_CONF", self.conf());
+            // It may have started meanwhile.
+            let _ = update.stderr(Stdio::null()).status();
+        }
+    }
+
+    /// The process of a daemon: `ctld`, `slurmd.n1` or `slurmd.n2`.
+    pub fn daemon(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(format!("{name}.pid"))).unwrap().trim().to_string()
+    }
+
+    /// `erw` in a space, for this cluster.
+    pub fn command(&self, space: &Space, args: &[&str]) -> Command {
+        let mut command = space.command(args);
+        command.env("SLURM_CONF", self.conf()).env("ERW_LAUNCHER", "slurm");
+        command.env("ERW_LATENCY", "3s").env("ERW_POLL", "2s").env("ERW_GRACE", "5s");
+        command
+    }
+
+    pub fn run(&self, space: &Space, more: &[&str]) -> Said {
+        let args = [&["run", "p.toml", "--plain"], more].concat();
+        Said::from(self.command(space, &args).output().unwrap())
+    }
+
+    pub fn spawn(&self, space: &Space, more: &[&str]) -> Child {
+        let args = [&["run", "p.toml", "--plain"], more].concat();
+        self.command(space, &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+}
+
+fn is_installed(name: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':').chain(["/usr/sbin", "/sbin"]).any(|folder| Path::new(folder).join(name).is_file())
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.script("stop", None);
+    }
+}
