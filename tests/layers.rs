@@ -10,11 +10,12 @@ const MAP: [(&str, &[&[&str]]); 8] = [
     (
         "cli",
         &[
-            &["command", "stage_arguments", "reference"],
+            &["command", "stage_arguments", "setting_defaults", "reference"],
             &["eval", "cache", "plot", "compare", "verify"],
             &["metrics", "sweep"],
-            &["run", "weights", "explain", "export", "graph", "log", "logs", "show", "why"],
+            &["config", "run", "weights", "explain", "export", "graph", "log", "logs", "show", "why"],
             &["plan", "stages", "schema", "completions", "worker"],
+            &["settings_schema"],
             &["common"],
         ],
     ),
@@ -30,7 +31,7 @@ const MAP: [(&str, &[&[&str]]); 8] = [
             &["sweep"],
             &["pipeline"],
             &["kind"],
-            &["event"],
+            &["event", "settings"],
             &["files", "host", "small_map", "text"],
         ],
     ),
@@ -109,6 +110,19 @@ fn wings_know_nothing_of_strangers() {
             }
         }
     }
+}
+
+/// What others see of it is a struct, so that it can be replaced.
+#[test]
+fn figment_is_used_in_one_room() {
+    let mut uses = 0;
+    for wing in ["base", "fetch", "gpu", "ml", "runner", "stages", "report", "cli"] {
+        for (file, _) in sources(wing).into_iter().filter(|(_, code)| mentions(code, "figment")) {
+            uses += 1;
+            assert!(file.starts_with("runner/settings"), "src/{} names figment", file.display());
+        }
+    }
+    assert!(uses > 0, "nothing uses figment");
 }
 
 /// `limits` gives an error where no thread is to be had; these panic.

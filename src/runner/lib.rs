@@ -5,6 +5,7 @@
 //! - [`text`] and [`files`]: TOML with places, digests, durable writes. [`host`] describes this
 //!   machine,
 //!   [`event`] has the events of a run.
+//! - [`settings`]: how erw runs here; in no key.
 //! - [`kind`]: stage kinds: manifests, parameters, the interface of a running stage.
 //! - [`pipeline`]: from files to a graph in which every name, type, edge and value has been
 //!   checked.
@@ -29,6 +30,7 @@ mod load_pipeline;
 pub mod pipeline;
 pub mod plan;
 pub mod repro;
+pub mod settings;
 pub mod small_map;
 pub mod sweep;
 pub mod text;
