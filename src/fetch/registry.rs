@@ -1,13 +1,15 @@
 //! The registry of published files: names, addresses, sizes, hashes, licences. It is
-//! `weights/registry.toml`, embedded; entries of a file named by ERW_REGISTRY take precedence. Does
-//! not know networks: `as` and `preset` are plain strings here.
+//! `weights/registry.toml`, embedded; entries of a further file, named by ERW_REGISTRY or by
+//! [`use_file`], take precedence. Does not know networks: `as` and `preset` are plain strings here.
 
 use erw_base::error::{Error, Result};
 use serde::Deserialize;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 const SHIPPED: &str = include_str!("../../weights/registry.toml");
-const EXTRA: &str = "ERW_REGISTRY";
+/// The variable that names a further registry.
+pub const EXTRA: &str = "ERW_REGISTRY";
 
 /// A published file, or one set of weights published in several files.
 #[derive(Debug, Clone, Deserialize)]
@@ -174,7 +176,27 @@ pub fn parse(text: &str) -> Result<Vec<RegistryEntry>> {
     Ok(text.entry)
 }
 
-/// All entries, those of ERW_REGISTRY first. Read once.
+/// A file set by [`use_file`], and where its path comes from.
+static SET: OnceLock<(PathBuf, String)> = OnceLock::new();
+
+/// Names a further registry for this process; `origin` says who names it. Has no effect after the
+/// first call.
+pub fn use_file(path: PathBuf, origin: String) {
+    let _ = SET.set((path, origin));
+}
+
+/// The file that [`use_file`] named. Processes that this one starts do not know it.
+pub fn used_file() -> Option<&'static Path> {
+    SET.get().map(|(path, _)| path.as_path())
+}
+
+/// The further registry, and where its path comes from.
+pub fn further() -> Option<(PathBuf, String)> {
+    let of_environment = || std::env::var_os(EXTRA).filter(|p| !p.is_empty()).map(|p| (p.into(), EXTRA.into()));
+    SET.get().cloned().or_else(of_environment)
+}
+
+/// All entries, those of the further registry first. Read once.
 pub fn entries() -> Result<&'static [RegistryEntry]> {
     static ENTRIES: OnceLock<Result<Vec<RegistryEntry>>> = OnceLock::new();
     ENTRIES.get_or_init(load).as_deref().map_err(Clone::clone)
@@ -187,13 +209,11 @@ pub fn shipped() -> Result<Vec<RegistryEntry>> {
 
 fn load() -> Result<Vec<RegistryEntry>> {
     let shipped = shipped()?;
-    let Some(path) = std::env::var_os(EXTRA).filter(|p| !p.is_empty()).map(std::path::PathBuf::from) else {
-        return Ok(shipped);
-    };
+    let Some((path, origin)) = further() else { return Ok(shipped) };
     let text = erw_base::text::read(&path)
-        .map_err(|e| Error::io("read", &path, e).hint(format!("the path comes from {EXTRA}")))?;
+        .map_err(|e| Error::io("read", &path, e).hint(format!("the path comes from {origin}")))?;
     let mut all = parse(&text)
-        .map_err(|e| e.context(format!("`{}` (from {EXTRA}) is not a registry of published files", path.display())))?;
+        .map_err(|e| e.context(format!("`{}` (from {origin}) is not a registry of published files", path.display())))?;
     for entry in shipped {
         if !all.iter().any(|e| e.name == entry.name) {
             all.push(entry);

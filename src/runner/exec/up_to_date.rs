@@ -11,16 +11,16 @@
 //! | path of the pipeline file, and its links | query | at the request, and before storing |
 //! | the current folder: relative paths of settings | query | likewise |
 //! | `--set`, `ERW_SET__…`, targets | query | likewise |
-//! | manifests of kinds, the file of ERW_REGISTRY | query | likewise |
+//! | manifests of kinds, the further registry (ERW_REGISTRY, settings) | query | likewise |
 //! | this program: size, times, inode | query | likewise |
 //! | pipeline files: itself, parents, `from` | digest, link targets | read |
 //! | watched files and source files | digest, by the rules of `sources` | digested for the keys |
 //! | the record of each stage | size, time, inode | its file was open for reading or writing |
 //! | the artifacts of each stage | presence, size | requested |
 //!
-//! The check is stored in the cache folder. Other environment variables, PATH among them, are in no
-//! key and so in no answer. If one line differs, or the stored check is damaged, the run is planned
-//! normally, which is always right. Does not know the graph.
+//! The check is stored in the cache folder. Settings other than the registry, and other environment
+//! variables, PATH among them, are in no key and so in no answer. If one line differs, or the stored
+//! check is damaged, the run is planned normally, which is always right. Does not know the graph.
 //!
 //! On disk: a format line; the digest of all that follows; a line of JSON, `Head`; for each stage
 //! what must be checked, as bytes; for each stage a line of JSON with its final state. The last
@@ -60,7 +60,7 @@ impl Query {
     /// `None` if it cannot be determined whether two requests are the same.
     pub fn new(pipeline: &Path, registry: Registry, overrides: &Overrides, targets: &[String]) -> Option<Self> {
         let manifests: Vec<(&str, &str)> = registry.iter().map(|kind| (kind.name, kind.manifest)).collect();
-        let published = std::env::var_os("ERW_REGISTRY").map(std::fs::read).transpose().ok()?;
+        let published = erw_fetch::registry::further().map(|(path, _)| std::fs::read(path)).transpose().ok()?;
         // The running program, whatever is at its path by now.
         let program = std::fs::metadata("/proc/self/exe").ok()?;
         let times = [program.mtime(), program.mtime_nsec(), program.ctime(), program.ctime_nsec()];

@@ -21,6 +21,7 @@ use crate::files::disk::{Durability, write_file};
 use crate::kind::attempt::Job;
 use erw_base::error::{Error, Result};
 use erw_base::process::FOR_WORKERS;
+use erw_fetch::registry;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use std::io::{self, BufRead, BufReader, Write};
@@ -68,6 +69,8 @@ impl Local {
             .args(&self.worker.args)
             .arg(file)
             .env(ATTACHED, "1")
+            // A worker reads no settings.
+            .envs(registry::used_file().map(|path| (registry::EXTRA, path)))
             .envs(FOR_WORKERS.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
