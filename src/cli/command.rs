@@ -2,8 +2,8 @@
 
 use super::common::remote_args;
 use super::{
-    cache, compare, completions, eval, explain, export, graph, log, logs, metrics, plan, plot, run, schema, show,
-    stages, sweep, verify, weights, why, worker,
+    cache, compare, completions, config, eval, explain, export, graph, log, logs, metrics, plan, plot, run, schema,
+    show, stages, sweep, verify, weights, why, worker,
 };
 
 pub(crate) const EXIT_CODES: &str = "\
@@ -34,7 +34,7 @@ pub(crate) enum Command {
     Graph(graph::Args),
     /// List stage kinds, or print the manifest of one
     Stages(stages::Args),
-    /// Print a JSON Schema of pipeline files, for editors
+    /// Print a JSON Schema of pipeline files or of settings, for editors
     Schema(schema::Args),
     /// Run all trials of a sweep and compare their results
     #[command(after_help = EXIT_CODES)]
@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Export(export::Args),
     /// Fetch published weights, import and export weight files
     Weights(weights::Args),
+    /// Show the settings of this machine, user and project, and where they come from
+    Config(config::Args),
     /// Print a shell completion script
     Completions(completions::Args),
     /// Run one attempt; started by `erw run`

@@ -5,6 +5,7 @@ pub mod command;
 pub mod common;
 pub mod compare;
 pub mod completions;
+pub mod config;
 pub mod eval;
 pub mod explain;
 pub mod export;
@@ -17,6 +18,8 @@ pub mod plot;
 pub mod reference;
 pub mod run;
 pub mod schema;
+mod setting_defaults;
+pub mod settings_schema;
 pub mod show;
 mod stage_arguments;
 pub mod stages;
@@ -38,12 +41,15 @@ use std::path::PathBuf;
 #[command(name = "erw", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
 struct Cli {
     /// Folder for artifacts, records and unfinished work; default: ERW_CACHE_DIR, otherwise the
-    /// nearest `cache` in this folder or its parents
+    /// setting `cache_dir`, otherwise the nearest `cache` in this folder or its parents
     #[arg(long, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     cache_dir: Option<PathBuf>,
+    /// Profile of the settings; default: ERW_PROFILE. `erw config` shows them
+    #[arg(long, global = true, value_name = "NAME")]
+    profile: Option<String>,
     /// Accepted by every subcommand; those that use it declare it again.
     #[command(flatten)]
-    _remote: common::remote_args::RemoteArgs,
+    remote: common::remote_args::RemoteArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -62,21 +68,32 @@ pub fn trains() -> bool {
 pub fn main(registry: Registry) -> Result<i32> {
     let mut cli = Cli::parse();
     stage_arguments::settle(&mut cli.command)?;
-    let cache = &match &cli.command {
-        // These do not use the cache.
-        Command::Stages(_) | Command::Schema(_) | Command::Completions(_) | Command::Worker(_) => PathBuf::new(),
-        _ => common::cache_dir::cache_dir(cli.cache_dir.as_deref()),
-    };
-    if !matches!(cli.command, Command::Worker(_)) {
-        process::build_pool(false)?;
+    match &cli.command {
+        // These use neither settings nor the cache. A worker finds everything in its job.
+        Command::Worker(args) => return worker::run(args, registry),
+        Command::Stages(args) => return stages::run(args, registry).map(|()| 0),
+        Command::Completions(args) => return completions::run(args, &mut Cli::command()).map(|()| 0),
+        Command::Config(config::Args { command: config::Command::Path(args) }) => {
+            return config::path(args).map(|()| 0);
+        }
+        _ => {}
     }
+    let globals = setting_defaults::Globals {
+        profile: cli.profile.as_deref(),
+        cache_dir: cli.cache_dir.as_deref(),
+        remote: cli.remote.remote.as_deref(),
+    };
+    let site = setting_defaults::of(&cli.command, globals, registry)?;
+    setting_defaults::apply(&site);
+    setting_defaults::complete(&mut cli.command, &site);
+    let cache = &setting_defaults::cache_dir(&cli.command, globals, &site);
+    process::build_pool(false)?;
     match &cli.command {
         Command::Run(args) => run::run(args, cache, registry)?,
         Command::Plan(args) => return plan::run(args, cache, registry),
         Command::Why(args) => why::run(args, cache, registry)?,
         Command::Explain(args) => explain::run(args, cache, registry)?,
         Command::Graph(args) => graph::run(args, cache, registry)?,
-        Command::Stages(args) => stages::run(args, registry)?,
         Command::Schema(args) => schema::run(args, registry)?,
         Command::Sweep(args) => sweep::run(args, cache, registry)?,
         Command::Metrics(args) => metrics::run(args, cache, registry)?,
@@ -90,8 +107,8 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Cache(args) => cache::run(args, cache, registry)?,
         Command::Export(args) => export::run(args, cache, registry)?,
         Command::Weights(args) => weights::run(args, cache, registry)?,
-        Command::Completions(args) => completions::run(args, &mut Cli::command())?,
-        Command::Worker(args) => return worker::run(args, registry),
+        Command::Config(args) => config::run(args, cli.cache_dir.as_deref(), &site)?,
+        Command::Stages(_) | Command::Completions(_) | Command::Worker(_) => {}
     }
     Ok(0)
 }

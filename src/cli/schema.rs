@@ -3,6 +3,7 @@
 //! state is not required.
 
 use super::common::print;
+use super::settings_schema;
 use erw_base::error::{Error, Result};
 use erw_fetch::registry;
 use erw_runner::kind::Registry;
@@ -14,10 +15,15 @@ use erw_runner::pipeline::command;
 use serde_json::{Map, Value, json};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The schema of files of settings (`erw.toml`) instead
+    #[arg(long)]
+    pub settings: bool,
+}
 
-pub fn run(_: &Args, registry: Registry) -> Result<()> {
-    let schema = schema(registry)?;
+pub fn run(args: &Args, registry: Registry) -> Result<()> {
+    let kinds = || registry.iter().map(|kind| kind.name).chain([command::NAME]);
+    let schema = if args.settings { settings_schema::schema(kinds()) } else { schema(registry)? };
     let text =
         serde_json::to_string_pretty(&schema).map_err(|e| Error::internal("cannot write the schema").because(e))?;
     print(&format!("{text}\n"))

@@ -9,6 +9,7 @@ mod foreign_checkpoints;
 mod history;
 mod plan_and_why;
 mod plot;
+mod settings;
 pub mod training_curves;
 mod user_input;
 mod weights;

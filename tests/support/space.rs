@@ -3,6 +3,9 @@
 
 use super::deadline::Deadline;
 use super::skip;
+use erw::runner::settings::files::SYSTEM_VARIABLE;
+use erw::runner::settings::keys::KEYS;
+use erw::runner::settings::layers::PROFILE_VARIABLE;
 use nix::sys::signal::{SigHandler, Signal};
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -150,7 +153,10 @@ fn reset_signals() {
 /// own.
 pub fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
-    command.env_remove("ERW_CACHE_DIR").env_remove("ERW_REMOTE").env_remove("ERW_REMOTE_MODE");
+    for key in &KEYS {
+        command.env_remove(key.variable);
+    }
+    command.env_remove(PROFILE_VARIABLE).env(SYSTEM_VARIABLE, "").env("XDG_CONFIG_HOME", "/nonexistent");
     command.env_remove("RUST_LIB_BACKTRACE").env("RUST_BACKTRACE", "1");
     command.stdin(Stdio::null());
     command

@@ -50,7 +50,7 @@ pub fn push(args: &PushArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
     let remote = remote.required(cache)?;
     if remote.mode() == Mode::Read {
         let error = Error::usage(format!("the remote `{}` is read-only", remote.name()));
-        return Err(error.hint("unset ERW_REMOTE_MODE, and use an address other than http(s)"));
+        return Err(error.hint("unset `remote_mode` (ERW_REMOTE_MODE), and use an address other than http(s)"));
     }
     let mut records = vec![];
     for target in &args.targets {

@@ -1,29 +1,52 @@
-//! Finds the cache folder: `--cache-dir`, otherwise ERW_CACHE_DIR, otherwise `cache`. The last two,
-//! if relative, are looked for in the current folder and its parents, because users also call erw
-//! from the folders inside a project. The search ends at the top of the repository (`.git`) or
-//! below the user's home. A folder that another program tagged as its cache (CACHEDIR.TAG) ends it
-//! too: what lies in there, such as a test's folder in `target`, belongs to no project.
+//! Finds the cache folder: `--cache-dir`, otherwise ERW_CACHE_DIR, otherwise the setting `cache_dir`
+//! of a file, otherwise `cache`. A variable or the default, if relative, is looked for in the
+//! current folder and its parents, because users also call erw from the folders inside a project.
+//! The search ends at the top of the repository (`.git`) or below the user's home. A folder that
+//! another program tagged as its cache (CACHEDIR.TAG) ends it too: what lies in there, such as a
+//! test's folder in `target`, belongs to no project. If the default is found nowhere, a new cache
+//! is made beside the project's `erw.toml`, or else in the current folder.
 
 use crate::report::table::near;
 use erw_runner::cache::store::Store;
+use erw_runner::settings::{Origin, Resolved};
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 
-const VARIABLE: &str = "ERW_CACHE_DIR";
 const NAME: &str = "cache";
 
-/// The cache folder. A note names one that is found above the current folder.
-pub fn cache_dir(typed: Option<&Path>) -> PathBuf {
-    if let Some(typed) = typed {
-        return typed.into();
+/// The cache folder. A note names one that is not in the current folder and that nobody named.
+pub fn cache_dir(typed: Option<&Path>, site: &Resolved) -> PathBuf {
+    let (dir, is_surprising) = find(typed, site);
+    if is_surprising {
+        let note = format!("note: using the cache `{}`; `--cache-dir` selects another\n", near(&dir));
+        let _ = std::io::stderr().lock().write_all(note.as_bytes());
     }
-    let named = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()).map_or_else(|| NAME.into(), PathBuf::from);
-    let Ok(here) = std::env::current_dir() else { return named };
+    dir
+}
+
+/// The cache folder, and whether it needs a note.
+pub fn find(typed: Option<&Path>, site: &Resolved) -> (PathBuf, bool) {
+    if let Some(typed) = typed {
+        return (typed.into(), false);
+    }
+    let named = site.settings.cache_dir.clone();
+    let named = match (site.origin("cache_dir"), named) {
+        (Origin::File(_), Some(dir)) => return (dir, false),
+        (_, named) => named,
+    };
+    let name = named.as_deref().unwrap_or(Path::new(NAME));
+    let Ok(here) = std::env::current_dir() else { return (name.into(), false) };
     let home = std::env::var_os("HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
-    let Some(above) = above(&here, &named, home.as_deref()) else { return named };
-    let note = format!("note: using the cache `{}`; `--cache-dir` selects another\n", near(&above));
-    let _ = std::io::stderr().lock().write_all(note.as_bytes());
-    above
+    if let Some(above) = above(&here, name, home.as_deref()) {
+        return (above, true);
+    }
+    match &site.project {
+        Some(project) if named.is_none() && !Store::is_at(&here.join(NAME)) => {
+            let is_here = project.canonicalize().is_ok_and(|project| here.canonicalize().is_ok_and(|h| h == project));
+            if is_here { (NAME.into(), false) } else { (project.join(NAME), true) }
+        }
+        _ => (name.into(), false),
+    }
 }
 
 /// The nearest cache of this name above `here`, unless `here` has one.

@@ -4,10 +4,10 @@ use erw_base::error::{Error, Result};
 use erw_runner::cache::Cache;
 use erw_runner::cache::remote::{Mode, Remote};
 use erw_runner::cache::store::Store;
+use erw_runner::settings::trust::holds_secret;
+use erw_runner::settings::{Origin, RemoteMode, Resolved};
 use std::io::Write;
 use std::path::Path;
-
-const MODE: &str = "ERW_REMOTE_MODE";
 
 /// Printed below the help of `erw cache`.
 pub const HELP: &str = "\
@@ -29,14 +29,35 @@ pub struct RemoteArgs {
     /// Shared cache, such as s3://BUCKET/PREFIX; see `erw cache --help`
     #[arg(long, global = true, env = "ERW_REMOTE", hide_env_values = true, value_name = "URL")]
     pub remote: Option<String>,
+    /// From the settings.
+    #[arg(skip)]
+    pub mode: Option<Mode>,
+    /// The place of the address in a file of settings.
+    #[arg(skip)]
+    pub origin: Option<String>,
 }
 
 impl RemoteArgs {
+    /// Fills in what the command line leaves open.
+    pub fn complete(&mut self, site: &Resolved) {
+        if self.remote.is_none() {
+            self.remote.clone_from(&site.settings.remote);
+            if let Origin::File(place) = site.origin("remote") {
+                self.origin = Some(place.to_string());
+            }
+        }
+        self.mode = site.settings.remote_mode.map(|mode| match mode {
+            RemoteMode::Read => Mode::Read,
+            RemoteMode::Write => Mode::Write,
+        });
+    }
+
     /// The remote, if there is one.
     fn open(&self) -> Result<Option<Remote>> {
         let Some(address) = self.remote.as_deref().filter(|a| !a.is_empty()) else { return Ok(None) };
         refuse_secrets(address)?;
-        Remote::open(address, mode()?).map(Some)
+        let origin = || self.origin.as_ref().map(|place| format!("the address comes from {place}"));
+        Remote::open(address, self.mode).map(Some).map_err(|e| e.maybe_hint(origin()))
     }
 
     /// The remote, for commands that need one.
@@ -72,24 +93,12 @@ impl RemoteArgs {
 /// Refuses credentials on the command line: every user of the machine can read it, and journals
 /// keep it.
 fn refuse_secrets(address: &str) -> Result<()> {
-    let rest = address.split_once("://").map_or("", |(_, rest)| rest);
-    let host = rest.split('/').next().unwrap_or_default();
-    let secret = host.contains('@') || rest.contains('?');
-    if secret && std::env::args().any(|a| a.contains(address)) {
+    if holds_secret(address) && std::env::args().any(|a| a.contains(address)) {
         return Err(Error::usage("the address of the remote holds a password or a token")
             .because("other users can read the command line")
             .hint("put the address into the environment variable ERW_REMOTE"));
     }
     Ok(())
-}
-
-fn mode() -> Result<Option<Mode>> {
-    match std::env::var(MODE).unwrap_or_default().as_str() {
-        "" => Ok(None),
-        "read" => Ok(Some(Mode::Read)),
-        "write" => Ok(Some(Mode::Write)),
-        other => Err(Error::usage(format!("{MODE} is `{other}`")).hint("it must be `read` or `write`")),
-    }
 }
 
 /// Prints the warnings of the remote that no run has printed.

@@ -19,12 +19,12 @@ pub(crate) struct OutputOptions {
     pub(crate) json: bool,
     /// Print lines instead of progress bars
     #[arg(long)]
-    plain: bool,
+    pub(crate) plain: bool,
     /// Number of threads; results do not depend on it
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
-    threads: Option<u32>,
+    pub(crate) threads: Option<u32>,
     #[command(flatten)]
-    remote: RemoteArgs,
+    pub(crate) remote: RemoteArgs,
 }
 
 /// The names without repetitions.

@@ -43,6 +43,12 @@ pub struct Args {
     how: OutputOptions,
 }
 
+impl Args {
+    pub(super) fn how(&mut self) -> &mut OutputOptions {
+        &mut self.how
+    }
+}
+
 fn quantile(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|q| (0.0..=1.0).contains(q)).ok_or_else(|| "expected a number from 0 to 1".into())
 }

@@ -29,6 +29,12 @@ pub struct Args {
     settings: Settings,
 }
 
+impl Args {
+    pub(super) fn how(&mut self) -> &mut OutputOptions {
+        &mut self.settings.how
+    }
+}
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "`erw eval --help` describes SAMPLES and the output of --json.")]
 pub struct Alone {
@@ -36,6 +42,12 @@ pub struct Alone {
     samples: String,
     #[command(flatten)]
     settings: Settings,
+}
+
+impl Alone {
+    pub(super) fn how(&mut self) -> &mut OutputOptions {
+        &mut self.settings.how
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -51,6 +63,12 @@ pub struct StatsArgs {
     arr_0: Option<u32>,
     #[command(flatten)]
     settings: Settings,
+}
+
+impl StatsArgs {
+    pub(super) fn how(&mut self) -> &mut OutputOptions {
+        &mut self.settings.how
+    }
 }
 
 /// [`Mode`] as an argument.

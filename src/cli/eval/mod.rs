@@ -90,6 +90,19 @@ enum Command {
     MutualKnn(features::Args),
 }
 
+impl Args {
+    /// How the evaluation is run and printed.
+    pub(crate) fn how(&mut self) -> &mut execute::OutputOptions {
+        match &mut self.command {
+            Command::Fid(args) | Command::Sfid(args) | Command::Pr(args) | Command::Kid(args) => args.how(),
+            Command::Fd(args) | Command::Cmmd(args) | Command::All(args) => args.how(),
+            Command::Is(args) => args.how(),
+            Command::Stats(args) => args.how(),
+            Command::Cknna(args) | Command::Cka(args) | Command::MutualKnn(args) => args.how(),
+        }
+    }
+}
+
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     use images::MetricSet;
     let place = Workspace { cache, registry };

@@ -2,7 +2,6 @@
 //! without loading it.
 
 use super::flags::{Args, Flags};
-use super::launcher::launcher;
 use super::lock;
 use crate::cli::common::pipeline_args::{forced, tell_of_link, warn_of};
 use crate::cli::common::print;
@@ -92,9 +91,9 @@ pub fn execute(
     let cache = flags.remote.cache(cache)?;
     let stop = stop()?;
     let retry = RetryPolicy { timeout: flags.timeout, retries: flags.retries, backoff: None };
-    let mut limits = flags.limits();
-    let launcher = launcher(&mut limits)?;
-    let options = Options { selected, forced, keep_going: flags.keep_going, limits, retry };
+    let (mut limits, stage_retry) = (flags.limits_for(pipeline, &selected), flags.stage_retry(pipeline, &selected));
+    let launcher = flags.launcher(&mut limits)?;
+    let options = Options { selected, forced, keep_going: flags.keep_going, limits, stage_retry, retry };
     let mut listener = flags.listener((&cache).into(), listeners)?;
     scheduler::run(pipeline, (&cache).into(), launcher.as_ref(), options, stop, &mut listener).map(Some)
 }

@@ -10,7 +10,10 @@ use erw_runner::event::{Fan, Listener};
 use erw_runner::exec::resources::Limits;
 use erw_runner::journal::Journal;
 use erw_runner::journal::record_use::Uses;
+use erw_runner::pipeline::graph::{Pipeline, RetryPolicy, StageId};
+use erw_runner::settings::{Origin, Resolved, Settings, StageSettings};
 use erw_runner::text::units::{bytes, duration};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -84,9 +87,63 @@ pub struct Flags {
     pub junit: Option<PathBuf>,
     #[command(flatten)]
     pub remote: RemoteArgs,
+    /// What the settings say of kinds, of stages and of named resources.
+    #[arg(skip)]
+    pub settings: Settings,
 }
 
 impl Flags {
+    /// Fills in what the command line leaves open.
+    pub fn complete(&mut self, site: &Resolved) {
+        let settings = site.settings.clone();
+        self.remote.complete(site);
+        self.jobs = self.jobs.or(settings.jobs);
+        self.threads = self.threads.or(settings.threads);
+        self.mem = self.mem.or(settings.mem);
+        self.gpus = self.gpus.or(settings.gpus);
+        self.max_load = self.max_load.or(settings.max_load);
+        self.keep_going |= settings.keep_going;
+        self.plain |= settings.plain;
+        // A flag and a variable are stronger than what a file says of a kind or a stage.
+        let is_stronger = |name| matches!(site.origin(name), Origin::Variable(_));
+        let (timeout, retries) =
+            (self.timeout.is_some() || is_stronger("timeout"), self.retries.is_some() || is_stronger("retries"));
+        self.settings = settings;
+        let (kinds, stages) = (&mut self.settings.kinds, &mut self.settings.stages);
+        for of_stage in kinds.values_mut().chain(stages.values_mut()) {
+            of_stage.timeout = of_stage.timeout.filter(|_| !timeout);
+            of_stage.retries = of_stage.retries.filter(|_| !retries);
+        }
+        self.timeout = self.timeout.or(self.settings.timeout);
+        self.retries = self.retries.or(self.settings.retries);
+    }
+
+    /// The retry policies of single stages by the settings.
+    pub(crate) fn stage_retry(&self, pipeline: &Pipeline, selected: &[StageId]) -> BTreeMap<StageId, RetryPolicy> {
+        if self.settings.kinds.is_empty() && self.settings.stages.is_empty() {
+            return BTreeMap::new();
+        }
+        let policy = |id: &StageId| {
+            let stage = pipeline.stage(*id);
+            let StageSettings { retries, timeout } = self.settings.of_stage(&stage.name, stage.kind.name);
+            let policy = RetryPolicy { retries, timeout, backoff: None };
+            (policy != RetryPolicy::default()).then_some((*id, policy))
+        };
+        selected.iter().filter_map(policy).collect()
+    }
+
+    /// The limits of a run of these stages. The settings are for all pipelines, so they may name
+    /// resources that no stage requests; flags may not.
+    pub(crate) fn limits_for(&self, pipeline: &Pipeline, selected: &[StageId]) -> Limits {
+        let mut limits = self.limits();
+        for (name, units) in &self.settings.resources {
+            if selected.iter().any(|id| pipeline.stage(*id).resources.named.contains_key(name)) {
+                limits.named.entry(name.clone()).or_insert(*units);
+            }
+        }
+        limits
+    }
+
     fn style(&self) -> Style {
         match (self.json, self.plain) {
             (true, _) => Style::Json,

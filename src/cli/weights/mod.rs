@@ -68,6 +68,13 @@ pub struct FetchArgs {
     set: SetArgs,
 }
 
+impl FetchArgs {
+    /// The pipeline whose files are fetched.
+    pub fn pipeline(&self) -> Option<&Path> {
+        self.pipeline.as_deref()
+    }
+}
+
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let library = Library::at(&cache.join("downloads"));
     match &args.command {

@@ -120,6 +120,18 @@ pub struct RetryPolicy {
     pub backoff: Option<Duration>,
 }
 
+impl RetryPolicy {
+    /// This one, and `weaker` where this one states nothing.
+    #[must_use]
+    pub fn or(self, weaker: Self) -> Self {
+        Self {
+            timeout: self.timeout.or(weaker.timeout),
+            retries: self.retries.or(weaker.retries),
+            backoff: self.backoff.or(weaker.backoff),
+        }
+    }
+}
+
 /// The layer and place that set a value.
 #[derive(Debug, Clone)]
 pub struct Origin {

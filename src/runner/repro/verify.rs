@@ -73,6 +73,7 @@ impl Bench<'_> {
             forced: [id].into(),
             keep_going: false,
             limits: self.limits.clone(),
+            stage_retry: BTreeMap::new(),
             retry: RetryPolicy::default(),
         };
         let outcome =

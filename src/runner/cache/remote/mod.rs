@@ -29,6 +29,7 @@ mod push;
 mod tree;
 
 pub use address::Mode;
+pub use error::address as shown_address;
 pub use push::Sent;
 
 use super::action_cache::Record;

@@ -74,7 +74,9 @@ pub struct Options {
     /// After a failure, continue with independent stages.
     pub keep_going: bool,
     pub limits: Limits,
-    /// For stages without a policy of their own.
+    /// Of single stages, where the pipeline states none.
+    pub stage_retry: BTreeMap<StageId, RetryPolicy>,
+    /// For stages of which neither states one.
     pub retry: RetryPolicy,
 }
 
@@ -171,6 +173,7 @@ struct Scheduler<'a> {
     pool: ResourcePool,
     keep_going: bool,
     limits: Limits,
+    stage_retry: BTreeMap<StageId, RetryPolicy>,
     retry: RetryPolicy,
     selected: Vec<StageId>,
     /// By id.
@@ -224,6 +227,7 @@ impl<'a> Scheduler<'a> {
             pool,
             keep_going: options.keep_going,
             limits: options.limits,
+            stage_retry: options.stage_retry,
             retry: options.retry,
             selected: options.selected,
             stages,

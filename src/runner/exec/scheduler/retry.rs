@@ -4,7 +4,7 @@ use super::Scheduler;
 use super::message::{Early, Later};
 use crate::event::{EventKind, Failure, StageState};
 use crate::exec::executor::{ActionEnd, ReadyAction};
-use crate::pipeline::graph::StageId;
+use crate::pipeline::graph::{RetryPolicy, StageId};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -32,9 +32,15 @@ impl Scheduler<'_> {
         }
     }
 
+    /// The policy of a stage: its own, else what the run says of it, else that of the run.
+    fn retry_policy(&self, id: StageId) -> RetryPolicy {
+        let of_run = self.stage_retry.get(&id).copied().unwrap_or_default();
+        self.stage(id).retry.or(of_run).or(self.retry)
+    }
+
     /// Starts the clock of an attempt.
     pub(super) fn limit_time(&mut self, id: StageId) {
-        let timeout = self.stage(id).retry.timeout.or(self.retry.timeout);
+        let timeout = self.retry_policy(id).timeout;
         let progress = &mut self.stages[id.0];
         if progress.ended_early.is_none() {
             progress.deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -103,7 +109,7 @@ impl Scheduler<'_> {
                 self.set(id, StageState::Suspended)
             }
             (ActionEnd::Failed { .. } | ActionEnd::Suspended, Some(Early::OutOfTime)) => {
-                let limit = self.stage(id).retry.timeout.or(self.retry.timeout).unwrap_or_default();
+                let limit = self.retry_policy(id).timeout.unwrap_or_default();
                 let message = format!("it exceeded its timeout of {} s", limit.as_secs_f64());
                 self.attempt_failed(ready, Failure { message, ..Failure::default() });
             }
@@ -115,14 +121,14 @@ impl Scheduler<'_> {
     /// Schedules another attempt if any is left. The action keeps its lock meanwhile.
     pub(super) fn attempt_failed(&mut self, ready: Box<ReadyAction>, failure: Failure) {
         let id = ready.id;
-        let retry = self.stage(id).retry;
-        let retries = retry.retries.or(self.retry.retries).unwrap_or(0);
+        let retry = self.retry_policy(id);
+        let retries = retry.retries.unwrap_or(0);
         let failed = self.stages[id.0].failed + 1;
         self.stages[id.0].failed = failed;
         if failed > retries || self.is_closing() {
             return self.fail(id, failure);
         }
-        let first = retry.backoff.or(self.retry.backoff).unwrap_or(BACKOFF);
+        let first = retry.backoff.unwrap_or(BACKOFF);
         let wait = first.saturating_mul(1 << (failed - 1).min(20)).min(LONGEST_BACKOFF.max(first));
         let stage = self.stage(id).name.clone();
         self.stages[id.0].failure = Some(failure.clone());
