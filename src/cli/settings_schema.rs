@@ -47,6 +47,8 @@ fn property(key: &Key) -> Value {
         Wants::Size => json!({ "type": "string", "pattern": "^[0-9.]+ *([kKMGT]?B|[KMGT]iB)$" }),
         Wants::Time => json!({ "type": "string", "pattern": "^[0-9.]+ *(ms|s|m|min|h|d|w)$" }),
         Wants::Flag => json!({ "type": "boolean" }),
+        Wants::Text => json!({ "type": "string", "minLength": 1 }),
+        Wants::Texts => json!({ "type": "array", "items": { "type": "string", "minLength": 1 } }),
         Wants::Units => json!({ "type": "object", "additionalProperties": { "type": "integer", "minimum": 0 } }),
     };
     let mut property = ty;

@@ -30,27 +30,37 @@ fn jobs_make_what_processes_make() {
     here.run(&["--lock"]).expect(0);
     assert_eq!(there.read("p.lock"), here.read("p.lock"));
     // The local launcher finds what the cluster made, and the other way round.
-    assert_eq!(there.run(&[]).expect(0).stdout.matches("cached").count(), 2);
-    assert_eq!(cluster.run(&here, &[]).expect(0).stdout.matches("cached").count(), 2);
+    assert_eq!(there.run(&[]).expect(0).stdout.matches(" cached ").count(), 2);
+    assert_eq!(cluster.run(&here, &[]).expect(0).stdout.matches(" cached ").count(), 2);
+}
+
+/// Before anything is submitted.
+#[test]
+fn what_slurm_would_refuse_is_told_in_its_words() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(1);
+    let run = |more: &[&str]| cluster.run(&space, more);
+    let said = run(&["--partition", "nowhere"]).expect(2);
+    assert!(said.stderr.starts_with("error: stage `count`: Slurm would refuse its job\n"), "{}", said.stderr);
+    assert!(said.stderr.contains("invalid partition specified: nowhere"), "{}", said.stderr);
+    space.write("erw.toml", "[default]\nconstraint = \"no-such-feature\"\n");
+    let said = run(&[]).expect(2);
+    assert!(said.stderr.contains("Invalid feature specification"), "{}", said.stderr);
+    space.write("erw.toml", "[default.kinds.command]\npartition = \"scavenge\"\n[main]\nlauncher = \"slurm\"\n");
+    run(&["--profile", "main"]).expect(0);
+    is_done_once(&cluster, &space, 1);
 }
 
 #[test]
-fn what_sbatch_refuses_is_told_in_its_words() {
-    let Some(cluster) = Cluster::start() else { return };
+fn without_slurm_it_says_so() {
     let space = count(1);
-    let said = Said::from(
-        cluster.command(&space, &["run", "p.toml", "--plain"]).env("ERW_PARTITION", "nowhere").output().unwrap(),
+    let mut command = space.command(&["run", "p.toml", "--launcher", "slurm"]);
+    let said = Said::from(command.env("PATH", "/nonexistent").output().unwrap()).expect(2);
+    assert_eq!(
+        said.stderr,
+        "error: this machine submits no jobs: there is no `sbatch`\nhint: log in to a host that submits jobs, or use \
+         `--launcher local`\n"
     );
-    let said = said.expect(1);
-    assert!(said.stderr.contains("`sbatch` refused the job"), "{}", said.stderr);
-    assert!(said.stderr.contains("invalid partition specified: nowhere"), "{}", said.stderr);
-    is_done_once_after(&cluster, &space);
-}
-
-#[track_caller]
-fn is_done_once_after(cluster: &Cluster, space: &Space) {
-    cluster.run(space, &[]).expect(0);
-    is_done_once(cluster, space, 1);
 }
 
 /// What Slurm calls complete is not believed.
@@ -63,7 +73,8 @@ fn a_job_that_never_ran_has_failed() {
     let said = said.expect(1);
     assert!(said.stderr.contains("its job ended without a report: Slurm calls it completed"), "{}", said.stderr);
     assert_eq!(space.read("ran"), "");
-    is_done_once_after(&cluster, &space);
+    cluster.run(&space, &[]).expect(0);
+    is_done_once(&cluster, &space, 1);
 }
 
 #[test]

@@ -3,6 +3,16 @@
 use super::*;
 use std::os::unix::fs::PermissionsExt;
 
+/// A search path with another `sbatch` before the real one, that does this where a job is submitted.
+fn sbatch(space: &Space, submission: &str) -> String {
+    let script = format!(
+        "#!/bin/sh\nPATH=${{PATH#*:}}\ncase \"$*\" in *--test-only*) exec sbatch \"$@\" ;; esac\n{submission}\n"
+    );
+    space.write("bin/sbatch", &script);
+    std::fs::set_permissions(space.path("bin/sbatch"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    format!("{}:{}", space.path("bin").display(), std::env::var("PATH").unwrap())
+}
+
 /// Killed while the job runs: it goes on, and the next run attends it.
 #[test]
 fn a_killed_run_is_continued_by_the_next() {
@@ -37,9 +47,7 @@ fn what_ended_meanwhile_counts() {
 fn a_job_whose_number_was_not_noted_is_found() {
     let Some(cluster) = Cluster::start() else { return };
     let space = count(20);
-    space.write("bin/sbatch", "#!/bin/sh\nPATH=${PATH#*:}\nsbatch \"$@\" > /dev/null\nkill -9 $PPID\n");
-    std::fs::set_permissions(space.path("bin/sbatch"), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let path = format!("{}:{}", space.path("bin").display(), std::env::var("PATH").unwrap());
+    let path = sbatch(&space, "sbatch \"$@\" > /dev/null; kill -9 $PPID");
     let said = cluster.command(&space, &["run", "p.toml", "--plain"]).env("PATH", path).output().unwrap();
     Said::from(said).expect(-9);
     assert_eq!(cluster.jobs().len(), 1);
@@ -53,9 +61,7 @@ fn a_job_whose_number_was_not_noted_is_found() {
 fn a_job_that_was_not_submitted_is_placed_again() {
     let Some(cluster) = Cluster::start() else { return };
     let space = count(5);
-    space.write("bin/sbatch", "#!/bin/sh\nkill -9 $PPID\n");
-    std::fs::set_permissions(space.path("bin/sbatch"), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let path = format!("{}:{}", space.path("bin").display(), std::env::var("PATH").unwrap());
+    let path = sbatch(&space, "kill -9 $PPID");
     let said = cluster.command(&space, &["run", "p.toml", "--plain"]).env("PATH", path).output().unwrap();
     Said::from(said).expect(-9);
     cluster.run(&space, &[]).expect(0);
@@ -69,7 +75,7 @@ fn a_stopped_run_suspends_its_job() {
     let run = cluster.spawn(&space, &[]);
     until("a checkpoint", || has_checkpoint(&space));
     signal(&run, Signal::SIGINT);
-    end(run).expect(3);
+    end(run).expect(130);
     until("the queue to be empty", || cluster.jobs().is_empty());
     assert_eq!((lines(&space, "start"), lines(&space, "end")), (1, 0));
     cluster.run(&space, &[]).expect(0);

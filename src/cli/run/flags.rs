@@ -7,11 +7,15 @@ use crate::report::{self, Style};
 use erw_base::error::Result;
 use erw_runner::cache::CacheRef;
 use erw_runner::event::{Fan, Listener};
+use erw_runner::exec::launch::Launcher;
+use erw_runner::exec::launch::local::Local;
+use erw_runner::exec::launch::slurm::Slurm;
 use erw_runner::exec::resources::Limits;
+use erw_runner::exec::worker_program::WorkerProgram;
 use erw_runner::journal::Journal;
 use erw_runner::journal::record_use::Uses;
 use erw_runner::pipeline::graph::{Pipeline, RetryPolicy, StageId};
-use erw_runner::settings::{Origin, Resolved, Settings, StageSettings};
+use erw_runner::settings::{LauncherName, Resolved, Settings, StageSettings};
 use erw_runner::text::units::{bytes, duration};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -76,6 +80,18 @@ pub struct Flags {
     /// Stop a stage that takes longer, such as 2h or 30min, unless the stage sets `timeout`
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub timeout: Option<Duration>,
+    /// Where stages run: here, or as jobs of Slurm [default: local]
+    #[arg(long, value_name = "NAME", value_parser = launcher)]
+    pub launcher: Option<LauncherName>,
+    /// Partition of jobs
+    #[arg(long, value_name = "NAME")]
+    pub partition: Option<String>,
+    /// Account of jobs
+    #[arg(long, value_name = "NAME")]
+    pub account: Option<String>,
+    /// Time limit of jobs, in Slurm's words, such as 24:00:00
+    #[arg(long, value_name = "TIME")]
+    pub time: Option<String>,
     /// Print events as JSON lines on standard output
     #[arg(long, conflicts_with = "plain")]
     pub json: bool,
@@ -104,18 +120,19 @@ impl Flags {
         self.max_load = self.max_load.or(settings.max_load);
         self.keep_going |= settings.keep_going;
         self.plain |= settings.plain;
-        // A flag and a variable are stronger than what a file says of a kind or a stage.
-        let is_stronger = |name| matches!(site.origin(name), Origin::Variable(_));
-        let (timeout, retries) =
-            (self.timeout.is_some() || is_stronger("timeout"), self.retries.is_some() || is_stronger("retries"));
         self.settings = settings;
-        let (kinds, stages) = (&mut self.settings.kinds, &mut self.settings.stages);
-        for of_stage in kinds.values_mut().chain(stages.values_mut()) {
-            of_stage.timeout = of_stage.timeout.filter(|_| !timeout);
-            of_stage.retries = of_stage.retries.filter(|_| !retries);
-        }
-        self.timeout = self.timeout.or(self.settings.timeout);
-        self.retries = self.retries.or(self.settings.retries);
+        let flags = StageSettings {
+            retries: self.retries,
+            timeout: self.timeout,
+            partition: self.partition.clone(),
+            account: self.account.clone(),
+            time: self.time.clone(),
+            ..StageSettings::default()
+        };
+        self.settings.stated = flags.or(std::mem::take(&mut self.settings.stated));
+        let all = self.settings.stated.clone().or(self.settings.every_stage.clone());
+        (self.timeout, self.retries) = (all.timeout, all.retries);
+        self.launcher = self.launcher.or(Some(self.settings.launcher));
     }
 
     /// The retry policies of single stages by the settings.
@@ -125,11 +142,25 @@ impl Flags {
         }
         let policy = |id: &StageId| {
             let stage = pipeline.stage(*id);
-            let StageSettings { retries, timeout } = self.settings.of_stage(&stage.name, stage.kind.name);
+            let StageSettings { retries, timeout, .. } = self.settings.of_stage(&stage.name, stage.kind.name);
             let policy = RetryPolicy { retries, timeout, backoff: None };
             (policy != RetryPolicy::default()).then_some((*id, policy))
         };
         selected.iter().filter_map(policy).collect()
+    }
+
+    /// What starts the stages of a run. Adapts its limits: a cluster's scheduler has its own.
+    pub(crate) fn launcher(&self, limits: &mut Limits) -> Result<Box<dyn Launcher>> {
+        const JOBS: usize = 100;
+        let worker = WorkerProgram::this()?;
+        match self.launcher.unwrap_or_default() {
+            LauncherName::Local => Ok(Box::new(Local { worker })),
+            LauncherName::Slurm => {
+                limits.jobs = self.jobs.map_or(JOBS, |jobs| jobs as usize);
+                limits.elsewhere = true;
+                Ok(Box::new(Slurm::new(self.settings.clone(), worker)))
+            }
+        }
     }
 
     /// The limits of a run of these stages. The settings are for all pipelines, so they may name
@@ -183,6 +214,14 @@ impl Flags {
             limits.gpus = limits.gpus.get(only).cloned().into_iter().collect();
         }
         limits
+    }
+}
+
+pub(crate) fn launcher(text: &str) -> Result<LauncherName, String> {
+    match text {
+        "local" => Ok(LauncherName::Local),
+        "slurm" => Ok(LauncherName::Slurm),
+        _ => Err("expected local or slurm".into()),
     }
 }
 

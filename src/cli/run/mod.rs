@@ -2,7 +2,6 @@
 
 pub mod execute;
 pub mod flags;
-mod launcher;
 pub mod lock;
 pub mod watch;
 

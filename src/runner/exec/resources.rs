@@ -25,8 +25,8 @@ pub struct Limits {
     /// requests: without a limit for licences, stages that need one take turns.
     pub named: BTreeMap<String, u64>,
     /// Threads, memory and GPUs are found elsewhere, by a cluster's scheduler: none of them is a
-    /// limit. The number of threads of a stage that requests none.
-    pub elsewhere: Option<usize>,
+    /// limit.
+    pub elsewhere: bool,
     /// While the load average is higher, nothing starts beside running stages.
     pub max_load: Option<f64>,
 }
@@ -42,7 +42,7 @@ impl Limits {
             gpus: gpus(),
             without_gpus: false,
             named: BTreeMap::new(),
-            elsewhere: None,
+            elsewhere: false,
             max_load: None,
         }
     }
@@ -127,16 +127,16 @@ impl ResourcePool {
 
     /// Whether a stage with small requests could start.
     pub fn has_room(&self) -> bool {
-        self.free.jobs > 0 && (self.free.threads > 0 || self.limits.elsewhere.is_some())
+        self.free.jobs > 0 && (self.free.threads > 0 || self.limits.elsewhere)
     }
 
     /// Allocates what a stage needs, if available. A request for more threads or memory than the
     /// limit means all of it.
     pub fn take(&mut self, need: &Resources) -> Option<Allocation> {
-        let bounded = self.limits.elsewhere.is_none();
-        let threads = match self.limits.elsewhere {
-            None => need.threads.unwrap_or(usize::MAX).clamp(1, self.limits.threads),
-            Some(unstated) => need.threads.unwrap_or(unstated).max(1),
+        let bounded = !self.limits.elsewhere;
+        let threads = match bounded {
+            true => need.threads.unwrap_or(usize::MAX).clamp(1, self.limits.threads),
+            false => need.threads.unwrap_or(1).max(1),
         };
         let mem = need.mem.unwrap_or(0);
         let mem = if bounded { mem.min(self.limits.mem) } else { mem };
@@ -163,7 +163,7 @@ impl ResourcePool {
 
     pub fn give_back(&mut self, allocation: Allocation) {
         self.free.jobs += 1;
-        if self.limits.elsewhere.is_none() {
+        if !self.limits.elsewhere {
             self.free.threads += allocation.threads;
             self.free.mem += allocation.mem;
             self.free.gpus.extend(allocation.gpus);
@@ -180,7 +180,7 @@ impl ResourcePool {
 /// Fails if the stage could never run.
 fn check(limits: &Limits, stated: &BTreeMap<String, u64>, stage: &str, need: &Resources) -> Result<()> {
     let have = limits.gpus.len();
-    if !limits.without_gpus && limits.elsewhere.is_none() && need.gpus > have {
+    if !limits.without_gpus && !limits.elsewhere && need.gpus > have {
         let error = Error::usage(format!("stage `{stage}` requests {} GPU(s), this run has {have}", need.gpus));
         let user = std::env::var(GPUS).ok().map(|ids| format!("{GPUS}=\"{ids}\" is set in your environment"));
         return Err(error.maybe_hint(user).hint("`--gpus 0` runs GPU stages on the CPU"));
@@ -225,7 +225,7 @@ mod tests {
             gpus,
             without_gpus,
             named: BTreeMap::new(),
-            elsewhere: None,
+            elsewhere: false,
             max_load: None,
         }
     }

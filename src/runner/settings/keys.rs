@@ -51,14 +51,22 @@ pub enum Wants {
     Flag,
     /// Numbers by name.
     Units,
+    /// Any text on one line.
+    Text,
+    /// A list of such texts; in a variable one a line.
+    Texts,
 }
 
 const fn key(name: &'static str, variable: &'static str, wants: Wants, doc: &'static str) -> Key {
     Key { name, variable, wants, of_stages: false, from_project: FromProject::Yes, doc }
 }
 
+const fn of_stages(name: &'static str, variable: &'static str, wants: Wants, doc: &'static str) -> Key {
+    Key { of_stages: true, ..key(name, variable, wants, doc) }
+}
+
 /// All settings.
-pub const KEYS: [Key; 17] = [
+pub const KEYS: [Key; 29] = [
     key("cache_dir", "ERW_CACHE_DIR", Wants::Path, "folder for artifacts, records and unfinished work"),
     Key {
         from_project: FromProject::IfTrusted,
@@ -73,15 +81,27 @@ pub const KEYS: [Key; 17] = [
         from_project: FromProject::No,
         ..key("trust", "ERW_TRUST", Wants::Paths, "folders whose projects may state `remote` and `registry`")
     },
-    key("launcher", "ERW_LAUNCHER", Wants::OneOf(&["local"]), "how stages are started: `local`, on this machine"),
+    key("launcher", "ERW_LAUNCHER", Wants::OneOf(&["local", "slurm"]), "where stages run: here, or as jobs of Slurm"),
     key("jobs", "ERW_JOBS", Wants::Count(1), "maximum number of stages at a time"),
     key("threads", "ERW_THREADS", Wants::Count(1), "threads of all stages together"),
     key("mem", "ERW_MEM", Wants::Size, "memory of all stages together"),
     key("gpus", "ERW_GPUS", Wants::Count(0), "maximum number of GPUs"),
     key("resources", "ERW_RESOURCES", Wants::Units, "units of named resources that stages request"),
     key("max_load", "ERW_MAX_LOAD", Wants::Load, "start no further stage while the load average is above"),
-    Key { of_stages: true, ..key("retries", "ERW_RETRIES", Wants::Count(0), "further attempts of a failed stage") },
-    Key { of_stages: true, ..key("timeout", "ERW_TIMEOUT", Wants::Time, "an attempt that takes longer is stopped") },
+    of_stages("retries", "ERW_RETRIES", Wants::Count(0), "further attempts of a failed stage"),
+    of_stages("timeout", "ERW_TIMEOUT", Wants::Time, "an attempt that takes longer is stopped"),
+    of_stages("partition", "ERW_PARTITION", Wants::Text, "partition of a job"),
+    of_stages("account", "ERW_ACCOUNT", Wants::Text, "account of a job"),
+    of_stages("qos", "ERW_QOS", Wants::Text, "quality of service of a job"),
+    of_stages("time", "ERW_TIME", Wants::Text, "time limit of a job in Slurm's words, such as \"24:00:00\""),
+    of_stages("constraint", "ERW_CONSTRAINT", Wants::Text, "features that a job's node must have"),
+    of_stages("reservation", "ERW_RESERVATION", Wants::Text, "reservation of a job"),
+    of_stages("sbatch", "ERW_SBATCH", Wants::Texts, "further options of `sbatch`, such as [\"--nice=100\"]"),
+    of_stages("setup", "ERW_SETUP", Wants::Texts, "lines of a job's script before the worker starts"),
+    of_stages("job_threads", "ERW_JOB_THREADS", Wants::Count(1), "threads of a job whose stage requests none"),
+    key("poll", "ERW_POLL", Wants::Time, "longest time between two questions to Slurm"),
+    key("latency", "ERW_LATENCY", Wants::Time, "how long a file of a node may take to be seen"),
+    key("grace", "ERW_GRACE", Wants::Time, "time before a job's limit at which it is asked to save and stop"),
     key("keep_going", "ERW_KEEP_GOING", Wants::Flag, "after a failure, continue with independent stages"),
     key("plain", "ERW_PLAIN", Wants::Flag, "lines instead of progress bars"),
     key("colour", "ERW_COLOUR", Wants::OneOf(&["auto", "always", "never"]), "colour of error messages"),
@@ -119,6 +139,8 @@ impl Wants {
             Self::Time => "a time, such as \"2h\", \"30min\" or \"90s\"".into(),
             Self::Flag => "`true` or `false`".into(),
             Self::Units => "a table of whole numbers, such as { licence = 2 }".into(),
+            Self::Text => "a text on one line".into(),
+            Self::Texts => "a list of texts, each on one line".into(),
         }
     }
 
@@ -128,6 +150,7 @@ impl Wants {
             Self::Size | Self::Time => self.describe().replace('"', ""),
             Self::Units => "a list, such as licence=2,disk=1".into(),
             Self::Paths => "a list of absolute paths, separated by `:`".into(),
+            Self::Texts => "texts, one a line".into(),
             _ => self.describe(),
         }
     }
@@ -136,6 +159,7 @@ impl Wants {
     fn admits(self, text: &str) -> bool {
         match self {
             Self::Path => !text.is_empty(),
+            Self::Text | Self::Texts => !text.is_empty() && !text.contains(['\n', '\r', '\0']),
             Self::Address => text.is_empty() || text.contains("://"),
             Self::OneOf(words) => words.contains(&text),
             Self::Size => bytes(text).is_some_and(|n| n > 0),
@@ -208,7 +232,14 @@ impl Key {
                 }
                 Value::from(units)
             }
-            (Wants::Address | Wants::OneOf(_) | Wants::Size | Wants::Time, Toml::String(text)) => {
+            (Wants::Texts, Toml::List(nodes)) => {
+                let each = |node: &Node| match &node.value {
+                    Toml::String(text) if self.wants.admits(text) => Ok(Value::from(text.as_str())),
+                    _ => Err(wrong(node, self.name, false)),
+                };
+                Value::from(nodes.iter().map(each).collect::<Result<Vec<Value>>>()?)
+            }
+            (Wants::Address | Wants::OneOf(_) | Wants::Size | Wants::Time | Wants::Text, Toml::String(text)) => {
                 match self.wants.admits(text) {
                     true => Value::from(text.as_str()),
                     false => return Err(wrong(node, self.name, true)),
@@ -236,7 +267,8 @@ impl Key {
                 absolute.then(|| Value::from(paths.into_iter().map(path_text::text).collect::<Vec<String>>()))
             }
             Wants::Units => units(text)?,
-            Wants::Address | Wants::OneOf(_) | Wants::Size | Wants::Time => {
+            Wants::Texts => Some(Value::from(text.lines().map(String::from).collect::<Vec<String>>())),
+            Wants::Address | Wants::OneOf(_) | Wants::Size | Wants::Time | Wants::Text => {
                 self.wants.admits(text).then(|| Value::from(text))
             }
         };

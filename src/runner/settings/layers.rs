@@ -114,7 +114,10 @@ pub fn load(request: &Request<'_>) -> Result<Resolved> {
     let flags = request.flags.iter().map(|(name, text)| ((*name).to_string(), Value::from(text.as_str()))).collect();
     let mut layers = Layers { profile: profile(request, &files)?, files, variables, flags: Flags(flags) };
     warnings.extend(layers.distrust()?);
-    let settings: Settings = layers.merged().extract().map_err(misfit)?;
+    let merged = layers.merged();
+    let mut settings: Settings = merged.extract().map_err(misfit)?;
+    settings.every_stage = merged.extract().map_err(misfit)?;
+    settings.stated = Figment::from(&layers.variables).merge(&layers.flags).extract().map_err(misfit)?;
     let entries = layers.entries()?;
     let project = layers.files.iter().find(|file| file.level == Level::Project);
     let project = project.and_then(|file| Some(file.path.parent()?.to_path_buf()));

@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// The values of all settings. `None`: the caller's own default.
+///
+/// Names were checked when files and variables were read, so those of stages are passed over here.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct Settings {
     /// Absolute if a file states it; as written if a variable does.
     #[serde(deserialize_with = "read::path")]
@@ -33,32 +35,69 @@ pub struct Settings {
     /// Units of named resources.
     pub resources: BTreeMap<String, u64>,
     pub max_load: Option<f64>,
-    pub retries: Option<u32>,
+    /// The longest time between two questions to a cluster's scheduler.
     #[serde(deserialize_with = "read::time")]
-    pub timeout: Option<Duration>,
+    pub poll: Option<Duration>,
+    /// How long a file of a node may take to be seen.
+    #[serde(deserialize_with = "read::time")]
+    pub latency: Option<Duration>,
+    /// Time before its limit at which a job is asked to stop.
+    #[serde(deserialize_with = "read::time")]
+    pub grace: Option<Duration>,
     pub keep_going: bool,
     pub plain: bool,
     pub colour: Colour,
+    /// Of all stages.
+    #[serde(skip)]
+    pub every_stage: StageSettings,
+    /// Those of them that a variable or a flag states, which is stronger than what a file says of
+    /// kinds and stages.
+    #[serde(skip)]
+    pub stated: StageSettings,
     /// By stage kind.
     pub kinds: BTreeMap<String, StageSettings>,
     /// By name of stage.
     pub stages: BTreeMap<String, StageSettings>,
 }
 
-/// Settings of a kind or a stage.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// Settings of a kind, a stage, or all stages.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct StageSettings {
     pub retries: Option<u32>,
     #[serde(deserialize_with = "read::time")]
     pub timeout: Option<Duration>,
+    pub partition: Option<String>,
+    pub account: Option<String>,
+    pub qos: Option<String>,
+    /// In Slurm's words.
+    pub time: Option<String>,
+    pub constraint: Option<String>,
+    pub reservation: Option<String>,
+    /// Further options of `sbatch`.
+    pub sbatch: Option<Vec<String>>,
+    /// Lines of a job's script before its worker.
+    pub setup: Option<Vec<String>>,
+    pub job_threads: Option<usize>,
 }
 
 impl StageSettings {
     /// These, and those of `weaker` where these state none.
     #[must_use]
     pub fn or(self, weaker: Self) -> Self {
-        Self { retries: self.retries.or(weaker.retries), timeout: self.timeout.or(weaker.timeout) }
+        Self {
+            retries: self.retries.or(weaker.retries),
+            timeout: self.timeout.or(weaker.timeout),
+            partition: self.partition.or(weaker.partition),
+            account: self.account.or(weaker.account),
+            qos: self.qos.or(weaker.qos),
+            time: self.time.or(weaker.time),
+            constraint: self.constraint.or(weaker.constraint),
+            reservation: self.reservation.or(weaker.reservation),
+            sbatch: self.sbatch.or(weaker.sbatch),
+            setup: self.setup.or(weaker.setup),
+            job_threads: self.job_threads.or(weaker.job_threads),
+        }
     }
 }
 
@@ -77,6 +116,8 @@ pub enum LauncherName {
     /// Processes of this machine.
     #[default]
     Local,
+    /// Jobs of Slurm.
+    Slurm,
 }
 
 /// When messages are coloured.
@@ -91,11 +132,13 @@ pub enum Colour {
 }
 
 impl Settings {
-    /// What the files say about a stage of this kind, the stage before the kind. The stage of a
-    /// trial, `train@seed=1`, has the settings of `train`.
+    /// What holds for a stage of this kind: variables and flags before the stage, the stage before
+    /// the kind, the kind before all stages. The stage of a trial, `train@seed=1`, has the settings
+    /// of `train`.
     pub fn of_stage(&self, name: &str, kind: &str) -> StageSettings {
         let base = name.split('@').next().unwrap_or(name);
-        let of = |table: &BTreeMap<String, StageSettings>, name| table.get(name).copied().unwrap_or_default();
-        of(&self.stages, base).or(of(&self.kinds, kind))
+        let of = |table: &BTreeMap<String, StageSettings>, name| table.get(name).cloned().unwrap_or_default();
+        let single = of(&self.stages, base).or(of(&self.kinds, kind));
+        self.stated.clone().or(single).or(self.every_stage.clone())
     }
 }

@@ -16,6 +16,7 @@ use super::tamper::IntegrityCheck;
 use crate::cache::store::Store;
 use crate::event::{Failure, WorkerEvent};
 use crate::kind::attempt::Job;
+use crate::pipeline::graph::Stage;
 use crate::text::log_lines::tail;
 use erw_base::error::{Error, Result};
 use erw_base::limits;
@@ -24,6 +25,14 @@ use std::path::Path;
 
 /// Executes attempts.
 pub trait Launcher: Sync {
+    /// Refuses now what would be refused later, possibly after days of work.
+    ///
+    /// # Errors
+    /// A stage that this launcher can never start.
+    fn check(&self, _: &[&Stage]) -> Result<()> {
+        Ok(())
+    }
+
     /// The attempt of this work folder that an earlier run started and that is still to be
     /// attended: it runs, or has ended and nobody has looked. `None`: the next one can be started.
     ///

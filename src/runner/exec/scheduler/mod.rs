@@ -98,7 +98,7 @@ pub fn run(
     stop: &StopToken,
     listener: &mut dyn Listener,
 ) -> Result<Outcome> {
-    let pool = check(pipeline, &options)?;
+    let pool = check(pipeline, launcher, &options)?;
     let checker = CacheChecker::new(pipeline, cache, options.forced.clone());
     let (workers, deaths) = (Workers::default(), MemoryDeaths::default());
     let unsynced = AtomicBool::new(false);
@@ -131,10 +131,11 @@ pub fn run(
 }
 
 /// Refuses now what is known to fail later, possibly after days of work.
-fn check(pipeline: &Pipeline, options: &Options) -> Result<ResourcePool> {
+fn check(pipeline: &Pipeline, launcher: &dyn Launcher, options: &Options) -> Result<ResourcePool> {
     let stages = || options.selected.iter().map(|id| &pipeline.stages[id.0]);
     let pool = ResourcePool::new(options.limits.clone(), stages().map(|s| (s.name.as_str(), &s.resources)));
     let missing: Vec<Missing> = stages().flat_map(plan::missing).collect();
+    launcher.check(&stages().collect::<Vec<_>>())?;
     match plan::missing_error(&missing).filter(|_| !options.keep_going) {
         // Report both at once: after fetching the files, the user would only learn that the
         // resources do not suffice.

@@ -21,7 +21,6 @@
 pub mod commands;
 pub mod queue;
 pub mod script;
-pub mod settings;
 pub mod state;
 
 use super::{AttemptSite, Launcher};
@@ -31,14 +30,17 @@ use crate::exec::environment::GPUS;
 use crate::exec::worker_program::WorkerProgram;
 use crate::files::disk::{Durability, write_file};
 use crate::kind::attempt::Job;
+use crate::pipeline::graph::Stage;
+use crate::settings::{Settings, StageSettings};
 use commands::{Answer, run};
 use erw_base::error::{Error, Result};
 use erw_base::process::FOR_WORKERS;
+use erw_fetch::registry;
 use queue::Queue;
-use script::{Request, script};
+use script::{Request, needs, script};
 use serde::{Deserialize, Serialize};
-use settings::SlurmSettings;
 use state::{JobEnd, JobStatus, Phase};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -52,13 +54,17 @@ const LIMIT: Duration = Duration::from_secs(30);
 const REMINDER: Duration = Duration::from_secs(60);
 /// After a submission that was not answered, how long the queue is watched for the job.
 const UNANSWERED: Duration = Duration::from_secs(10);
+/// Settings that nobody stated: see `runner::settings`.
+const POLL: Duration = Duration::from_secs(30);
+const LATENCY: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_secs(300);
 /// Words by which `sbatch` says that no more jobs are taken now.
 const FULL: [&str; 4] = ["job submit limit", "QOSMaxSubmit", "AssocMaxSubmit", "unable to accept job"];
 
 /// Executes attempts as jobs of Slurm.
 #[derive(Debug)]
 pub struct Slurm {
-    settings: SlurmSettings,
+    settings: Settings,
     worker: WorkerProgram,
     queue: Queue,
 }
@@ -94,6 +100,29 @@ impl Placed {
 }
 
 impl Launcher for Slurm {
+    /// Asks `sbatch --test-only` once for each kind of request.
+    fn check(&self, stages: &[&Stage]) -> Result<()> {
+        let mut asked = BTreeSet::new();
+        for stage in stages {
+            let options = self.settings.of_stage(&stage.name, stage.kind.name);
+            let threads = stage.resources.threads.or(options.job_threads).unwrap_or(1);
+            let needs = needs(&options, threads, stage.resources.mem.unwrap_or(0), stage.resources.gpus);
+            let needs: Vec<String> = needs.into_iter().map(|(name, value)| format!("--{name}={value}")).collect();
+            let needs = [needs, options.sbatch.unwrap_or_default()].concat();
+            if !asked.insert(needs.clone()) {
+                continue;
+            }
+            let arguments = [vec!["--test-only".into()], needs, vec!["--wrap".into(), "true".into()]].concat();
+            // Silence is no refusal: a scheduler that is away is waited for.
+            if let Answer::Refused(words) = run("sbatch", &arguments, LIMIT)? {
+                return Err(Error::usage(format!("stage `{}`: Slurm would refuse its job", stage.name))
+                    .because(words)
+                    .hint("`erw config list --show-origin` shows who states the partition, account and time"));
+            }
+        }
+        Ok(())
+    }
+
     fn find(&self, work: &Path) -> Result<Option<u32>> {
         Ok(Placed::read(work)?.map(|placed| placed.attempt))
     }
@@ -129,22 +158,25 @@ impl Visited {
 }
 
 impl Slurm {
-    pub fn new(settings: SlurmSettings, mut worker: WorkerProgram) -> Self {
-        if let Some(program) = &settings.program {
-            worker.program.clone_from(program);
-        }
-        Self { queue: Queue::new(settings.poll), settings, worker }
+    pub fn new(settings: Settings, worker: WorkerProgram) -> Self {
+        Self { queue: Queue::new(settings.poll.unwrap_or(POLL)), settings, worker }
     }
 
     /// Submits the job and attends it.
     fn place(&self, site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<Visited> {
         let work = &job.work_dir;
         let mut placed = Placed { attempt: job.attempt, name: name(job), id: None };
-        let job = Job { detached: true, unverified: job.inputs.keys().cloned().collect(), ..job.clone() };
+        let options = self.settings.of_stage(&job.stage, &job.kind);
+        let job = Job {
+            detached: true,
+            unverified: job.inputs.keys().cloned().collect(),
+            threads: if site.stated.threads { job.threads } else { options.job_threads.unwrap_or(1) },
+            ..job.clone()
+        };
         let text = serde_json::to_vec_pretty(&job).map_err(|e| Error::io("write", &job.file(), e.into()))?;
         write_file(&job.file(), &text, Durability::Now).map_err(|e| Error::io("write", &job.file(), e))?;
         let file = work.join(format!("attempt-{}.sh", job.attempt));
-        write_file(&file, self.script(site, &job, &placed.name).as_bytes(), Durability::Now)
+        write_file(&file, self.script(site, &job, &placed.name, &options).as_bytes(), Durability::Now)
             .map_err(|e| Error::io("write", &file, e))?;
         let _ = std::fs::remove_file(stop_file(work));
         placed.write(work)?;
@@ -162,13 +194,14 @@ impl Slurm {
                     if !std::mem::replace(&mut told_full, true) {
                         log(tell, format!("Slurm takes no more jobs now, so this one waits: {words}"));
                     }
-                    if self.rest(site, self.settings.poll) {
+                    if self.rest(site, self.settings.poll.unwrap_or(POLL)) {
                         return Ok(Visited::of(AttemptEnd::Suspended));
                     }
                 }
                 Answer::Refused(words) => {
                     let error = Error::stage("`sbatch` refused the job").because(words);
-                    return Err(error.hint(format!("its script is `{}`", file.display())));
+                    let error = error.hint(format!("its script is `{}`", file.display()));
+                    return Ok(Visited::of(AttemptEnd::Rejected(error.into())));
                 }
                 Answer::Silence(words) => {
                     log(tell, format!("it is unknown whether the job was submitted: {words}"));
@@ -213,12 +246,13 @@ impl Slurm {
         site.workers.is_stopping(site.ticket)
     }
 
-    fn script(&self, site: &AttemptSite<'_>, job: &Job, name: &str) -> String {
+    fn script(&self, site: &AttemptSite<'_>, job: &Job, name: &str, options: &StageSettings) -> String {
         let worker: Vec<_> = [self.worker.program.clone().into()].into_iter().chain(self.worker.args.clone()).collect();
         let gpus = site.gpus.len();
         let own = site.environment(job).into_iter().filter(|(name, _)| gpus == 0 || *name != GPUS);
+        let registry = registry::further().map(|(path, _)| (registry::EXTRA, path.to_string_lossy().into_owned()));
         let environment: Vec<_> =
-            FOR_WORKERS.map(|(name, value)| (name, value.to_string())).into_iter().chain(own).collect();
+            FOR_WORKERS.map(|(name, value)| (name, value.to_string())).into_iter().chain(own).chain(registry).collect();
         let request = Request {
             name,
             comment: &format!("erw stage {} attempt {}", job.stage, job.attempt),
@@ -227,10 +261,11 @@ impl Slurm {
             gpus,
             log: site.log,
             stop: &stop_file(&job.work_dir),
+            grace: self.settings.grace.unwrap_or(GRACE),
             environment: &environment,
             worker: &worker,
         };
-        script(&self.settings, &request, job)
+        script(options, &request, job)
     }
 
     /// Attends a job until it has ended.
@@ -309,7 +344,7 @@ impl Slurm {
         // Files of a node may be seen late; the folder is listed, because a file system on the
         // network remembers for a while that a file was not there.
         let _ = crate::files::disk::list(&job.work_dir);
-        let latency = self.settings.latency;
+        let latency = self.settings.latency.unwrap_or(LATENCY);
         let age = std::fs::metadata(Placed::file(&job.work_dir)).and_then(|m| m.modified()).ok();
         let age = age.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
         // Slurm forgets a job some minutes after its end: one that it does not know is long over.

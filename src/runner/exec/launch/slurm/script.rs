@@ -1,10 +1,11 @@
 //! The text of a batch script. Does not know how it is submitted.
 
-use super::settings::SlurmSettings;
 use crate::exec::worker::SUSPENDED;
 use crate::kind::attempt::Job;
+use crate::settings::StageSettings;
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
 /// What a job asks for.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +21,8 @@ pub struct Request<'a> {
     pub log: &'a Path,
     /// If this file is there, a suspended job is not requeued.
     pub stop: &'a Path,
+    /// Time before its limit at which it is asked to stop.
+    pub grace: Duration,
     /// Variables of the worker.
     pub environment: &'a [(&'static str, String)],
     /// The worker's program and arguments.
@@ -34,38 +37,23 @@ pub struct Request<'a> {
 ///   that on, hence the `unset`. `--cpus-per-task` twice, for Slurm from 22.05 on.
 /// - A worker that was asked to stop (a preemption, a time limit) requeues its job, so that a
 ///   training outlives both with no runner alive. After `scancel` that line is not reached.
-pub fn script(settings: &SlurmSettings, request: &Request<'_>, job: &Job) -> String {
+pub fn script(settings: &StageSettings, request: &Request<'_>, job: &Job) -> String {
     let Request { name, threads, .. } = *request;
-    let mut options = vec![
+    let fixed = [
         ("output", escaped(&request.log.to_string_lossy())),
         ("comment", quoted(request.comment)),
         ("export", "NONE".into()),
-        ("signal", format!("TERM@{}", settings.grace.as_secs())),
-        ("ntasks", "1".into()),
-        ("cpus-per-task", threads.to_string()),
+        ("signal", format!("TERM@{}", request.grace.as_secs())),
     ];
-    if request.mem > 0 {
-        options.push(("mem", format!("{}M", request.mem.div_ceil(1 << 20))));
-    }
-    if request.gpus > 0 {
-        options.push(("gpus-per-task", request.gpus.to_string()));
-    }
-    let stated = [
-        ("partition", &settings.partition),
-        ("account", &settings.account),
-        ("qos", &settings.qos),
-        ("time", &settings.time),
-        ("constraint", &settings.constraint),
-        ("reservation", &settings.reservation),
-    ];
-    options.extend(stated.into_iter().filter_map(|(name, value)| Some((name, quoted(value.as_ref()?)))));
+    let needs = needs(settings, threads, request.mem, request.gpus);
+    let options = fixed.into_iter().chain(needs.into_iter().map(|(name, value)| (name, quoted(&value))));
     let mut lines = vec![
         "#!/bin/sh".to_string(),
         format!("#SBATCH --job-name={name} --dependency=singleton --requeue --open-mode=append"),
     ];
-    lines.extend(options.into_iter().map(|(name, value)| format!("#SBATCH --{name}={value}")));
-    lines.extend(settings.extra.iter().map(|option| format!("#SBATCH {option}")));
-    lines.extend(settings.setup.iter().cloned());
+    lines.extend(options.map(|(name, value)| format!("#SBATCH --{name}={value}")));
+    lines.extend(settings.sbatch.iter().flatten().map(|option| format!("#SBATCH {option}")));
+    lines.extend(settings.setup.iter().flatten().cloned());
     lines.extend(request.environment.iter().map(|(name, value)| format!("export {name}={}", quoted(value))));
     let worker: Vec<String> = request.worker.iter().map(|word| quoted(&word.to_string_lossy())).collect();
     let (worker, file) = (worker.join(" "), quoted(&job.file().to_string_lossy()));
@@ -78,6 +66,27 @@ pub fn script(settings: &SlurmSettings, request: &Request<'_>, job: &Job) -> Str
         "exit $status".into(),
     ]);
     lines.join("\n") + "\n"
+}
+
+/// What a job needs, as options of `sbatch`.
+pub fn needs(settings: &StageSettings, threads: usize, mem: u64, gpus: usize) -> Vec<(&'static str, String)> {
+    let mut options = vec![("ntasks", "1".to_string()), ("cpus-per-task", threads.to_string())];
+    if mem > 0 {
+        options.push(("mem", format!("{}M", mem.div_ceil(1 << 20))));
+    }
+    if gpus > 0 {
+        options.push(("gpus-per-task", gpus.to_string()));
+    }
+    let stated = [
+        ("partition", &settings.partition),
+        ("account", &settings.account),
+        ("qos", &settings.qos),
+        ("time", &settings.time),
+        ("constraint", &settings.constraint),
+        ("reservation", &settings.reservation),
+    ];
+    options.extend(stated.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
+    options
 }
 
 /// As one word for a shell.
@@ -98,6 +107,51 @@ fn escaped(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_script_asks_for_what_stage_and_site_say() {
+        let settings = StageSettings {
+            partition: Some("gpu".into()),
+            sbatch: Some(vec!["--nice=100".into()]),
+            setup: Some(vec!["module load cuda".into()]),
+            ..StageSettings::default()
+        };
+        let request = Request {
+            name: "erw-1",
+            comment: "two words",
+            threads: 4,
+            mem: (1 << 30) + 1,
+            gpus: 2,
+            log: Path::new("/c/work/k/attempt-2.log"),
+            stop: Path::new("/c/work/k/stop"),
+            grace: Duration::from_secs(90),
+            environment: &[("A", "b c".into())],
+            worker: &["/bin/erw".into(), "worker".into()],
+        };
+        let job = serde_json::json!({"stage": "s", "kind": "k", "key": "", "params": {}, "operation": {}, "inputs": {},
+            "outputs": {}, "work_dir": "/c/work/k", "attempt": 2, "threads": 4, "device": "cpu"});
+        let wanted = "#!/bin/sh
+#SBATCH --job-name=erw-1 --dependency=singleton --requeue --open-mode=append
+#SBATCH --output=/c/work/k/attempt-2.log
+#SBATCH --comment='two words'
+#SBATCH --export=NONE
+#SBATCH --signal=TERM@90
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=4
+#SBATCH --mem=1025M
+#SBATCH --gpus-per-task=2
+#SBATCH --partition=gpu
+#SBATCH --nice=100
+module load cuda
+export A='b c'
+unset SLURM_EXPORT_ENV
+srun --cpus-per-task=4 --kill-on-bad-exit=1 --export=ALL /bin/erw worker /c/work/k/attempt-2.json
+status=$?
+[ $status = 3 ] && [ ! -e /c/work/k/stop ] && scontrol requeue $SLURM_JOB_ID && sleep 60
+exit $status
+";
+        assert_eq!(script(&settings, &request, &serde_json::from_value(job).unwrap()), wanted);
+    }
 
     #[test]
     fn words_survive_a_shell() {
