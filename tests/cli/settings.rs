@@ -229,7 +229,7 @@ fn files_that_cannot_be_read_are_named() {
     // As somebody else, where this can be tried.
     if file.parent().unwrap().metadata().unwrap().uid() != 0 {
         machine.0.write(Machine::PROJECT, "");
-        fs::set_permissions(&file, Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o000)).unwrap();
         let said = refused(&machine, &["run", "p.toml"], &[]);
         assert!(said.contains("cannot read settings `project/erw.toml`\ncause: Permission denied"), "{said}");
     }

@@ -72,7 +72,7 @@ impl SettingsFile {
             let hint = "a profile's name may contain only lower-case letters, digits, `-` and `_`";
             return Err(at(Error::usage(format!("bad name of a profile: `{name}`")).hint(hint)));
         }
-        if Profile::from(name) == Profile::Global {
+        if Profile::Global.as_str() == name {
             let hint = format!("`[{DEFAULT}]` holds in every profile");
             return Err(at(Error::usage(format!("`{name}` cannot be a profile")).hint(hint)));
         }

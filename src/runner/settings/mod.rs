@@ -6,9 +6,9 @@
 //! `--profile NAME`; what a profile says is stronger than any `[default]`.
 //!
 //! - [`keys`]: the table of all settings, which everything else reads.
-//! - [`files`]: which files there are; [`file`] reads one, checks all its profiles and keeps the
+//! - [`files`]: which files there are; [`mod@file`] reads one, checks all its profiles and keeps the
 //!   place of every value.
-//! - [`variables`]: the variables of the table.
+//! - `variables`: the variables of the table.
 //! - [`layers`]: the layers, merged by figment; where each value comes from.
 //! - `values`: the struct of all values, which others see.
 //! - [`trust`]: what a project may not say unasked.
