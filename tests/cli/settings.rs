@@ -166,7 +166,7 @@ fn refused(machine: &Machine, args: &[&str], variables: &[(&str, &str)]) -> Stri
 fn mistakes_in_files_are_explained() {
     let bad = [
         ("an unknown setting", "[default]\njobbs = 2\n"),
-        ("a setting of a later version", "[gpu]\npartition = \"gpu\"\n"),
+        ("a setting of a later version", "[gpu]\nwarp_speed = 9\n"),
         ("a hyphen", "[default]\ncache-dir = \"/x\"\n"),
         ("another type", "[default]\njobs = \"many\"\n"),
         ("too few", "[default]\njobs = 0\n"),
@@ -175,7 +175,9 @@ fn mistakes_in_files_are_explained() {
         ("a time without a unit", "[default]\ntimeout = \"12\"\n"),
         ("a number for a size", "[default]\nmem = 16\n"),
         ("no address", "[default]\nremote = \"bucket\"\n"),
-        ("an unknown launcher", "[default]\nlauncher = \"slurm\"\n"),
+        ("an unknown launcher", "[default]\nlauncher = \"slum\"\n"),
+        ("a script of one text", "[default]\nsetup = \"module load cuda\"\n"),
+        ("two lines", "[default]\npartition = \"a\\nb\"\n"),
         ("a home", "[default]\ncache_dir = \"~/cache\"\n"),
         ("resources that are settings", "[default]\nresources = { gpus = 1 }\n"),
         ("half a licence", "[default]\nresources = { licence = 0.5 }\n"),
@@ -251,7 +253,7 @@ fn mistakes_in_variables_are_explained() {
         ("ERW_KEEP_GOING", "yes"),
         ("ERW_PLAIN", "2"),
         ("ERW_COLOUR", "blue"),
-        ("ERW_LAUNCHER", "slurm"),
+        ("ERW_LAUNCHER", "slum"),
         ("ERW_REMOTE", "bucket?token=secret"),
         ("ERW_REMOTE_MODE", "rw"),
         ("ERW_TRUST", "relative"),
@@ -585,7 +587,9 @@ fn no_setting_is_in_a_key() {
         "launcher" => "\"local\"".into(),
         "mem" => "\"1GiB\"".into(),
         "resources" => "{ licence = 2 }".into(),
-        "timeout" => "\"1h\"".into(),
+        "timeout" | "poll" | "latency" | "grace" => "\"1h\"".into(),
+        "partition" | "account" | "qos" | "time" | "constraint" | "reservation" => "\"x\"".into(),
+        "sbatch" | "setup" => "[\"x\"]".into(),
         "keep_going" | "plain" => "true".into(),
         "colour" => "\"never\"".into(),
         _ => "2".into(),
@@ -606,6 +610,7 @@ fn no_setting_is_in_a_key() {
         fs::remove_file(machine.0.path(Machine::USER)).unwrap();
         let text = match key.name {
             "trust" => "/".to_string(),
+            "sbatch" | "setup" => "x".into(),
             "resources" => "licence=2".into(),
             _ => text.trim_matches('"').to_string(),
         };
@@ -706,7 +711,9 @@ fn the_schema_has_every_setting() {
         assert!(profile[key.name]["description"].is_string(), "{}", key.name);
     }
     let of_kind = profile["kinds"]["properties"]["fid"]["properties"].as_object().unwrap();
-    assert_eq!(of_kind.keys().collect::<Vec<_>>(), ["retries", "timeout"]);
+    let of_stages: Vec<_> = KEYS.iter().filter(|key| key.of_stages).map(|key| key.name).collect();
+    assert!(of_stages.contains(&"timeout") && of_stages.contains(&"partition"));
+    assert_eq!(of_kind.keys().collect::<Vec<_>>(), of_stages);
 }
 
 #[test]
