@@ -29,6 +29,10 @@ pub fn run(memory: &mut Memory, p: &Matmul) -> Result<()> {
     match p.epilogue {
         Epilogue::None => {}
         Epilogue::Bias(bias) => add_bias(memory, &mut d, p, bias)?,
+        Epilogue::Gelu(bias) => {
+            add_bias(memory, &mut d, p, bias)?;
+            d.iter_mut().for_each(|d| *d = gelu(*d));
+        }
         Epilogue::GeluKeep(bias, keep) => {
             add_bias(memory, &mut d, p, bias)?;
             write(memory, keep, &d, p.output)?;

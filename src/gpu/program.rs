@@ -141,6 +141,8 @@ pub enum Epilogue {
     None,
     /// Adds a bias `[n]` of the type of a.
     Bias(Address),
+    /// Adds a bias and applies GELU (tanh form).
+    Gelu(Address),
     /// Adds a bias, stores the sum `[m, n]` in the type of d at the second address, and applies
     /// GELU (tanh form).
     GeluKeep(Address, Address),

@@ -34,6 +34,7 @@ pub fn check_products(machine: &dyn Machine, ty: Type) -> Result<()> {
             Form::Nt => &[
                 (Epilogue::None, ty, false),
                 (Epilogue::Bias(at_bias), ty, false),
+                (Epilogue::Gelu(at_bias), ty, false),
                 (Epilogue::GeluKeep(at_bias, aux), ty, false),
             ],
             Form::Nn => &[(Epilogue::None, ty, false), (Epilogue::GeluBackward(at_kept), ty, false)],
@@ -54,7 +55,7 @@ pub fn check_products(machine: &dyn Machine, ty: Type) -> Result<()> {
                 .map(|i| match epilogue {
                     Epilogue::None => product[i] + if *accumulate { old[i] } else { 0.0 },
                     Epilogue::Bias(_) => sums(i),
-                    Epilogue::GeluKeep(..) => gelu(sums(i)),
+                    Epilogue::Gelu(_) | Epilogue::GeluKeep(..) => gelu(sums(i)),
                     Epilogue::GeluBackward(_) => product[i] * gelu_slope(kept[i]),
                 })
                 .collect();
@@ -72,7 +73,8 @@ fn name(epilogue: &Epilogue) -> &'static str {
     match epilogue {
         Epilogue::None => "no epilogue",
         Epilogue::Bias(_) => "a bias",
-        Epilogue::GeluKeep(..) => "GELU",
+        Epilogue::Gelu(_) => "GELU",
+        Epilogue::GeluKeep(..) => "GELU and its sums",
         Epilogue::GeluBackward(_) => "the derivative of GELU",
     }
 }

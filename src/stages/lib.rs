@@ -9,7 +9,6 @@ pub mod training;
 pub use evaluation::images::open_images::is_npz;
 pub use evaluation::images::provenance::OTHER_NETWORKS;
 pub use support::files::NOTE_FILE;
-pub use training::planned_memory::planned_memory;
 pub use training::trainer::CONFIG_FILE;
 
 /// How many images lie at a path that an evaluation can read; of statistics that were made here, of
@@ -21,7 +20,19 @@ pub fn count_images(path: &std::path::Path) -> erw_base::error::Result<u64> {
     }
 }
 
+/// Bytes of GPU memory that a stage takes in erw's own kernels, before it runs: from its parameters
+/// and what is known of its inputs. `None` for kinds and settings that those kernels do not cover,
+/// and if a size is not known yet.
+pub fn planned_memory(kind: &str, params: &Params, operation: &Params, inputs: &InputProperties) -> Option<u64> {
+    match kind {
+        name if name == sampling::sample::KIND.name => sampling::planned_memory::of_sample(params, operation, inputs),
+        _ => training::planned_memory::of_training(kind, params, operation, inputs),
+    }
+}
+
 use erw_runner::kind::Registry;
+use erw_runner::kind::field::Params;
+use erw_runner::kind::property::InputProperties;
 
 /// All of them.
 pub const KINDS: Registry = &[

@@ -1,7 +1,8 @@
 //! A SiT's training step as commands of the emulated card, against candle's operations on the CPU.
 
+use super::networks::{Counting, config, network, normal};
 use super::support::card;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use erw::ml::diffusion::alignment::{Alignment, SpatialNorm};
 use erw::ml::diffusion::loss;
 use erw::ml::gpu::sit::Recipe;
@@ -10,44 +11,19 @@ use erw::ml::models::sit::{Also, MlpKind, SavedActivations, SiT, SiTConfig};
 use erw::ml::nn::params::{ParamSet, Tensors};
 use erw::ml::nn::precision::Precision;
 use erw::ml::observer::Observer;
-use erw::ml::rng::{self, Purpose};
 use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::engine::Engine;
 use erw::ml::train::outcome::{Outcome, Trained};
 use erw::ml::train::sit::gpu::{Feed, GpuEngine, memory};
 use erw::ml::train::{Callbacks, fit, fit_engine};
-use erw_gpu::machine::Machine;
-use erw_gpu::program::{Address, Program, Type};
+use erw_gpu::program::Type;
 use std::cell::Cell;
 use tempfile::TempDir;
 
 const CPU: Device = Device::Cpu;
 const BATCH: usize = 2;
 const WEIGHT: f64 = 0.5;
-
-/// Two heads of 64, 16 tokens, three blocks: every kernel of a large network in its fixed width.
-fn config() -> SiTConfig {
-    SiTConfig {
-        input_size: 8,
-        in_channels: 4,
-        patch_size: 2,
-        hidden: 128,
-        depth: 3,
-        heads: 2,
-        mlp_ratio: 2.0,
-        mlp: MlpKind::Gelu,
-        num_classes: 5,
-        class_dropout: 0.1,
-        z_dims: vec![128],
-        projector: Default::default(),
-        projector_dim: 64,
-        encoder_depth: vec![2],
-        rope: false,
-        qk_norm: false,
-        warmup_depth: None,
-    }
-}
 
 /// A head of 64 and two blocks, for whole trainings.
 fn small() -> SiTConfig {
@@ -68,22 +44,6 @@ const ADAMW: AdamWConfig =
 fn recipe(config: &SiTConfig, ty: Type) -> Recipe {
     let (keep, micro_batches, averages) = (SavedActivations::Everything, 1, 2);
     Recipe { config: config.clone(), batch: BATCH, micro_batches, ty, keep, averages, spatial_norm: None }
-}
-
-/// A network whose layers are far from zero, also those that begin as zeros.
-fn network(config: &SiTConfig, precision: Precision) -> (ParamSet, SiT) {
-    let (params, vb) = ParamSet::init(3, DType::F32, &CPU);
-    let model = SiT::new(config, vb).unwrap().with_precision(precision);
-    for (i, (name, var)) in params.vars().into_iter().enumerate() {
-        let noise = rng::normal_rows(5, Purpose::Probe, 0, &[i as u64], var.dims(), &CPU).unwrap().get(0).unwrap();
-        let scale = if name.ends_with("norm.weight") { 0.2 } else { 0.05 };
-        var.set(&(var.as_tensor() + (noise * scale).unwrap()).unwrap()).unwrap();
-    }
-    (params, model)
-}
-
-fn normal(tag: u64, shape: &[usize]) -> Tensor {
-    rng::normal_rows(7, Purpose::Probe, 1, &[tag], shape, &CPU).unwrap().get(0).unwrap()
 }
 
 fn feed(config: &SiTConfig, micro: u64) -> Feed {
@@ -391,36 +351,17 @@ fn a_step_that_overflows_in_f16_is_skipped() {
     assert!(trained.curve.iter().all(|point| point.step != 4), "the skipped step is not on the curve");
 }
 
-/// Counts what is allocated.
-struct Counting(Box<dyn Machine>, Cell<usize>);
-
-impl Machine for Counting {
-    fn allocate(&self, bytes: usize) -> candle_core::Result<Address> {
-        self.1.set(self.1.get() + bytes);
-        self.0.allocate(bytes)
-    }
-    fn write(&self, to: Address, bytes: &[u8]) -> candle_core::Result<()> {
-        self.0.write(to, bytes)
-    }
-    fn read(&self, from: Address, bytes: &mut [u8]) -> candle_core::Result<()> {
-        self.0.read(from, bytes)
-    }
-    fn run(&self, program: &Program) -> candle_core::Result<()> {
-        self.0.run(program)
-    }
-}
-
 #[test]
 fn a_training_takes_the_memory_that_was_told() {
     let recipe = recipe(&config(), Type::Bf16);
     let (params, model) = network(&recipe.config, Precision::F32);
-    let card = Counting(card(), Cell::new(0));
+    let card = Counting::new(card());
     let mut feeder = |_, micro: usize| Ok(feed(&recipe.config, micro as u64));
     let mut engine = GpuEngine::new(&card, &recipe, &model, &params.tensors(), &one_step(), &mut feeder).unwrap();
     engine.start().unwrap();
     engine.gradients(0, 1, 1.0).unwrap();
     engine.update(1e-3, 1.0).unwrap();
-    assert_eq!(card.1.get(), memory(&recipe).unwrap());
+    assert_eq!(card.allocated(), memory(&recipe).unwrap());
     let large = |name: &str, batch: usize| {
         let config = SiTConfig::published(name, [4, 32], 1000, vec![768], 8).unwrap();
         memory(&Recipe { config, batch, averages: 1, ..recipe.clone() }).unwrap() as f64 / 1e9

@@ -67,7 +67,7 @@ pub fn planned(
     Ok(Planned { pipeline: pipeline.name.clone(), since: None, stages: lines, warnings, notes, sum })
 }
 
-/// What a training on a GPU takes of its memory.
+/// What a stage on a GPU takes of its memory.
 fn gpu_memory(checker: &CacheChecker<'_>, stage: &Stage) -> Option<String> {
     if stage.resources.gpus == 0 {
         return None;

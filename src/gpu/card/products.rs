@@ -111,11 +111,12 @@ impl Products {
         let epilogue = match p.epilogue {
             Epilogue::None => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
             Epilogue::Bias(_) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
+            Epilogue::Gelu(_) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_BIAS,
             Epilogue::GeluKeep(..) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
             Epilogue::GeluBackward(_) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DGELU,
         };
         set(description, Of::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
-        if matches!(p.epilogue, Epilogue::Bias(_) | Epilogue::GeluKeep(..)) {
+        if matches!(p.epilogue, Epilogue::Bias(_) | Epilogue::Gelu(_) | Epilogue::GeluKeep(..)) {
             set(description, Of::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &input)?;
         }
         if matches!(p.epilogue, Epilogue::GeluKeep(..) | Epilogue::GeluBackward(_)) {
@@ -153,7 +154,7 @@ impl Plan {
         use sys::cublasLtMatmulDescAttributes_t as Of;
         let (bias, kept) = match epilogue {
             Epilogue::None => (None, None),
-            Epilogue::Bias(bias) => (Some(bias), None),
+            Epilogue::Bias(bias) | Epilogue::Gelu(bias) => (Some(bias), None),
             Epilogue::GeluKeep(bias, kept) => (Some(bias), Some(kept)),
             Epilogue::GeluBackward(kept) => (None, Some(kept)),
         };
@@ -174,6 +175,7 @@ impl Key {
             Epilogue::Bias(_) => 1,
             Epilogue::GeluKeep(..) => 2,
             Epilogue::GeluBackward(_) => 3,
+            Epilogue::Gelu(_) => 4,
         };
         Self { form: p.form, sizes: [p.m, p.n, p.k], types: [p.input, p.output], accumulate: p.accumulate, epilogue }
     }

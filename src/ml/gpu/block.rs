@@ -1,24 +1,24 @@
-//! A transformer block as commands, forward and backward. Norms, gates and residuals are at the
-//! boundaries between branches ([`super::sit`] writes the boundary between two blocks).
+//! The forward pass of a transformer block as commands. Norms, gates and residuals are at the
+//! boundaries between branches ([`super::forward`] writes the boundary between two blocks).
 //!
-//! Kept for the backward pass, in numbers per token: the stream at the block's entry (f32), both
-//! modulated norms, qkv before QK-norm, attention, both branch outputs, the MLP's hidden rows before
-//! and after the activation. The stream between the branches is computed again.
+//! With a backward pass ([`super::block_backward`]) each block keeps, in numbers per token: the
+//! stream at its entry (f32), both modulated norms, qkv before QK-norm, attention, both branch
+//! outputs, the MLP's hidden rows before and after the activation. The stream between the branches
+//! is computed again. Without one, all blocks use one space.
 
 use super::arena::Arena;
-use super::layers::{Layers, Linear};
+use super::layers::{Linear, Weights};
 use super::layout::Layout;
 use crate::kernels::block::{GATE_ATTENTION, SHIFT_MLP};
 use crate::models::sit::{MlpKind, NORM_EPS, QK_NORM_EPS, SiTConfig};
 use candle_core::Result;
 use erw_gpu::kernels::activation::{self, SwiGlu};
 use erw_gpu::kernels::attention::Attention;
-use erw_gpu::kernels::boundary::{self, Branch, BranchBackward, GateNorm, GateSums, Modulation, NormGate, PartialSums};
-use erw_gpu::kernels::boundary::{Shape, Table};
+use erw_gpu::kernels::boundary::{self, Branch, GateNorm, Modulation, Shape, Table};
 use erw_gpu::kernels::qk_norm_rope::{self, Norms, Steps, Tables};
-use erw_gpu::program::{Address, Epilogue, Program, Type};
+use erw_gpu::program::{Address, Program, Type};
 
-/// Sizes of a network's blocks for a micro-batch.
+/// Sizes of a network's blocks for a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
     /// Samples, tokens, width, and the type of products.
@@ -34,11 +34,11 @@ impl Sizes {
         self.stream.batch * self.stream.tokens
     }
 
-    fn head_dim(&self) -> usize {
+    pub(super) fn head_dim(&self) -> usize {
         self.stream.width / self.heads
     }
 
-    fn ty(&self) -> Type {
+    pub(super) fn ty(&self) -> Type {
         self.stream.ty
     }
 
@@ -50,7 +50,7 @@ impl Sizes {
         }
     }
 
-    fn qk(&self) -> qk_norm_rope::Shape {
+    pub(super) fn qk(&self) -> qk_norm_rope::Shape {
         let (rows, tokens) = (self.rows(), self.stream.tokens);
         qk_norm_rope::Shape { rows, tokens, heads: self.heads, dim: self.head_dim(), ty: self.ty() }
     }
@@ -59,13 +59,13 @@ impl Sizes {
 /// Places of a block's parameters.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameters {
-    qkv: Linear,
-    proj: Linear,
+    pub(super) qkv: Linear,
+    pub(super) proj: Linear,
     /// The MLP's layers.
-    first: Linear,
-    second: Linear,
+    pub(super) first: Linear,
+    pub(super) second: Linear,
     /// Of the QK-norms: weight and bias of q, then of k.
-    norms: Option<[usize; 4]>,
+    pub(super) norms: Option<[usize; 4]>,
 }
 
 impl Parameters {
@@ -94,37 +94,62 @@ impl Parameters {
     }
 }
 
-/// What a block keeps for its backward pass.
+/// Where a block's results lie.
 #[derive(Debug, Clone, Copy)]
-pub struct Kept {
+pub struct Activations {
     /// The stream at the entry, f32 `[rows, D]`.
     pub x: Address,
+    /// The stream between the branches, f32.
+    pub between: Address,
     /// Normalised and modulated, before attention and before the MLP, with mean and 1 / deviation.
     pub h1: Address,
     pub stats1: Address,
-    h2: Address,
+    pub(super) h2: Address,
     stats2: Address,
-    qkv: Address,
-    attended: Address,
+    pub(super) qkv: Address,
+    /// Queries, keys and values after QK-norm; `qkv` itself if that need not be kept.
+    prepared: Address,
+    pub(super) attended: Address,
+    /// Null without a backward pass.
     log_sums: Address,
     /// Outputs of the two branches.
     y1: Address,
     pub y2: Address,
-    hidden: Address,
-    active: Address,
+    /// The MLP's hidden rows before the activation; null for GELU without a backward pass.
+    pub(super) hidden: Address,
+    pub(super) active: Address,
 }
 
-impl Kept {
-    /// All but the stream, which is at `x`.
-    pub fn new(s: &Sizes, x: Address, arena: &mut Arena) -> Self {
+/// Space that the blocks of a training share.
+#[derive(Debug, Clone, Copy)]
+pub struct Shared {
+    between: Address,
+    /// Null without QK-norm.
+    prepared: Address,
+}
+
+impl Shared {
+    pub fn new(s: &Sizes, qk_norm: bool, arena: &mut Arena) -> Self {
+        let (rows, d) = (s.rows(), s.stream.width);
+        let between = arena.take(rows * d, Type::F32);
+        Self { between, prepared: if qk_norm { arena.take(3 * rows * d, s.ty()) } else { Address::NULL } }
+    }
+}
+
+impl Activations {
+    /// What a backward pass needs, but for the stream, which is at `x`.
+    pub fn kept(s: &Sizes, x: Address, shared: &Shared, arena: &mut Arena) -> Self {
         let (rows, d, ty) = (s.rows(), s.stream.width, s.ty());
+        let qkv = arena.take(3 * rows * d, ty);
         Self {
             x,
+            between: shared.between,
             h1: arena.take(rows * d, ty),
             stats1: arena.take(2 * rows, Type::F32),
             h2: arena.take(rows * d, ty),
             stats2: arena.take(2 * rows, Type::F32),
-            qkv: arena.take(3 * rows * d, ty),
+            qkv,
+            prepared: if shared.prepared == Address::NULL { qkv } else { shared.prepared },
             attended: arena.take(rows * d, ty),
             log_sums: arena.take(rows * s.heads, Type::F32),
             y1: arena.take(rows * d, ty),
@@ -133,82 +158,38 @@ impl Kept {
             active: arena.take(rows * s.inner, ty),
         }
     }
-}
 
-impl Kept {
+    /// The least that a forward pass needs: one space for all blocks, in which a result takes the
+    /// place of one that nobody reads any more. The stream changes in place.
+    pub fn passing(s: &Sizes, arena: &mut Arena) -> Self {
+        let (rows, d, ty) = (s.rows(), s.stream.width, s.ty());
+        let x = arena.take(rows * d, Type::F32);
+        let stats = arena.take(2 * rows, Type::F32);
+        let (h, y) = (arena.take(rows * d, ty), arena.take(rows * d, ty));
+        // The hidden rows of SwiGLU follow queries, keys and values.
+        let gated = if s.mlp == MlpKind::SwiGlu { s.hidden() } else { 0 };
+        let wide = arena.take(rows * gated.max(3 * d), ty);
+        Self {
+            x,
+            between: x,
+            h1: h,
+            stats1: stats,
+            h2: h,
+            stats2: stats,
+            qkv: wide,
+            prepared: wide,
+            attended: h,
+            log_sums: Address::NULL,
+            y1: y,
+            y2: y,
+            hidden: if gated > 0 { wide } else { Address::NULL },
+            active: arena.take(rows * s.inner, ty),
+        }
+    }
+
     /// The same space with the stream elsewhere.
     pub fn with_stream(self, x: Address) -> Self {
         Self { x, ..self }
-    }
-}
-
-/// Space that blocks share.
-#[derive(Debug, Clone, Copy)]
-pub struct Scratch {
-    /// The stream between a block's branches, f32.
-    pub between: Address,
-    /// Queries, keys and values after QK-norm; null without.
-    prepared: Address,
-    /// The gradient of the stream, f32.
-    pub dx: Address,
-    /// Gradients: of a modulated norm, of a branch's output, of attention.
-    pub dh: Address,
-    pub dy: Address,
-    dattended: Address,
-    delta: Address,
-    dqkv: Address,
-    dactive: Address,
-    /// Those of the hidden rows; of `dactive` with GELU.
-    dhidden: Address,
-    /// Partial sums, f32: of boundaries and of QK-norms.
-    pub partial: Address,
-    qk_partial: Address,
-    pub bias_of_sample: Address,
-}
-
-impl Scratch {
-    pub fn new(s: &Sizes, qk_norm: bool, arena: &mut Arena) -> Self {
-        let (rows, d, ty) = (s.rows(), s.stream.width, s.ty());
-        let dactive = arena.take(rows * s.inner, ty);
-        let some = |count: usize, ty, arena: &mut Arena| if count > 0 { arena.take(count, ty) } else { Address::NULL };
-        let qk = usize::from(qk_norm);
-        Self {
-            between: arena.take(rows * d, Type::F32),
-            prepared: some(qk * 3 * rows * d, ty, arena),
-            dx: arena.take(rows * d, Type::F32),
-            dh: arena.take(rows * d, ty),
-            dy: arena.take(rows * d, ty),
-            dattended: arena.take(rows * d, ty),
-            delta: arena.take(rows * s.heads, Type::F32),
-            dqkv: arena.take(3 * rows * d, ty),
-            dactive,
-            dhidden: match s.mlp {
-                MlpKind::Gelu => dactive,
-                MlpKind::SwiGlu => arena.take(2 * rows * s.inner, ty),
-            },
-            partial: arena.take(boundary::partial_len(s.stream), Type::F32),
-            qk_partial: some(qk * qk_norm_rope::backward_blocks(s.qk()) * 4 * s.head_dim(), Type::F32, arena),
-            bias_of_sample: arena.take(s.stream.batch * d, Type::F32),
-        }
-    }
-}
-
-/// Modulations `[B, width]` of all blocks, and their gradients.
-#[derive(Debug, Clone, Copy)]
-pub struct Modulations {
-    pub table: Table,
-    pub gradients: Address,
-}
-
-impl Modulations {
-    /// Shift and scale at place `vector` and the next, counted in vectors.
-    pub fn modulation(&self, s: &Sizes, vector: usize) -> Modulation {
-        let d = s.stream.width;
-        Modulation { table: self.table, shift: vector * d, scale: (vector + 1) * d }
-    }
-
-    pub fn branch(&self, s: &Sizes, y: Address, vector: usize) -> Branch {
-        Branch { y, gates: self.table, gate: vector * s.stream.width }
     }
 }
 
@@ -233,14 +214,25 @@ pub struct Boundary {
 #[derive(Debug, Clone, Copy)]
 pub struct Blocks {
     pub sizes: Sizes,
-    pub layers: Layers,
-    pub scratch: Scratch,
-    pub modulations: Modulations,
+    pub weights: Weights,
+    /// Modulations `[B, width]` of all blocks.
+    pub modulations: Table,
     /// Cosines and sines f32 `[tokens, head]`.
     pub rope: Option<Tables>,
 }
 
 impl Blocks {
+    /// Shift and scale at place `vector` and the next, counted in vectors.
+    pub fn modulation(&self, vector: usize) -> Modulation {
+        let d = self.sizes.stream.width;
+        Modulation { table: self.modulations, shift: vector * d, scale: (vector + 1) * d }
+    }
+
+    /// A branch whose gate is at place `vector`.
+    pub fn branch(&self, y: Address, vector: usize) -> Branch {
+        Branch { y, gates: self.modulations, gate: vector * self.sizes.stream.width }
+    }
+
     pub fn boundary(&self, program: &mut Program, b: &Boundary) -> Result<()> {
         let Boundary { x, branch, modulation, x_out, h, stats } = *b;
         let launch = GateNorm { x, branch, modulation, x_out, h, stats, eps: NORM_EPS as f32 };
@@ -248,161 +240,63 @@ impl Blocks {
         Ok(())
     }
 
-    /// The backward pass of a boundary: the gradient of the stream in place, that of the branch
-    /// above to `scratch.dy`, those of its modulation, its gate, and the bias at `bias` that was
-    /// added to its branch.
-    pub fn boundary_backward(
-        &self,
-        program: &mut Program,
-        b: &Boundary,
-        bias: Option<usize>,
-        begins: bool,
-        again: bool,
-    ) -> Result<()> {
-        let (s, scratch) = (self.sizes.stream, &self.scratch);
-        let stream = if again || b.branch.is_none() { b.x } else { b.x_out };
-        program.launch(boundary::norm_gate_backward(
-            s,
-            &NormGate {
-                dx: scratch.dx,
-                begins,
-                dh: scratch.dh,
-                stream,
-                stats: b.stats,
-                modulation: b.modulation,
-                branch: b.branch.map(|branch| BranchBackward { branch, dy: scratch.dy, again }),
-                partial: scratch.partial,
-            },
-        )?);
-        let gate = b.branch.map(|branch| GateSums {
-            branch,
-            dgates: self.modulations.gradients,
-            bias_of_sample: scratch.bias_of_sample,
-        });
-        let sums = PartialSums {
-            partial: scratch.partial,
-            modulation: b.modulation,
-            dmodulation: self.modulations.gradients,
-            gate,
-        };
-        program.launch(boundary::partial_sums(s, &sums)?);
-        if let Some(bias) = bias {
-            let to = self.layers.flat.gradient(bias);
-            program.launch(boundary::bias_of_samples(s, scratch.bias_of_sample, to, self.layers.accumulate)?);
-        }
-        Ok(())
-    }
-
     /// The boundary between attention and the MLP of block `i`.
-    fn middle(&self, i: usize, kept: &Kept) -> Boundary {
-        let (s, m) = (&self.sizes, &self.modulations);
+    pub(super) fn middle(&self, i: usize, at: &Activations) -> Boundary {
         Boundary {
-            branch: Some(m.branch(s, kept.y1, VECTORS * i + GATE_ATTENTION)),
-            modulation: m.modulation(s, VECTORS * i + SHIFT_MLP),
-            x: kept.x,
-            x_out: self.scratch.between,
-            h: kept.h2,
-            stats: kept.stats2,
+            branch: Some(self.branch(at.y1, VECTORS * i + GATE_ATTENTION)),
+            modulation: self.modulation(VECTORS * i + SHIFT_MLP),
+            x: at.x,
+            x_out: at.between,
+            h: at.h2,
+            stats: at.stats2,
         }
     }
 
-    /// Block `i` from its modulated norm `kept.h1` to its output `kept.y2`, which is not yet added
-    /// to the stream `scratch.between`.
-    pub fn forward(&self, program: &mut Program, i: usize, p: &Parameters, kept: &Kept) -> Result<()> {
-        let rows = self.sizes.rows();
-        self.layers.forward(program, &p.qkv, kept.h1, kept.qkv, rows);
-        let ready = self.prepare(program, p, kept, true)?;
-        program.launch(self.attention(ready, kept).forward()?);
-        self.layers.forward(program, &p.proj, kept.attended, kept.y1, rows);
-        self.boundary(program, &self.middle(i, kept))?;
+    /// Block `i` from its modulated norm `at.h1` to its output `at.y2`, which is not yet added to the
+    /// stream `at.between`.
+    pub fn forward(&self, program: &mut Program, i: usize, p: &Parameters, at: &Activations) -> Result<()> {
+        let (rows, weights) = (self.sizes.rows(), &self.weights);
+        weights.forward(program, &p.qkv, at.h1, at.qkv, rows);
+        self.prepare(program, p, at)?;
+        program.launch(self.attention(at).forward()?);
+        weights.forward(program, &p.proj, at.attended, at.y1, rows);
+        self.boundary(program, &self.middle(i, at))?;
         match self.sizes.mlp {
-            MlpKind::Gelu => self.layers.forward_gelu(program, &p.first, kept.h2, kept.hidden, kept.active, rows),
+            MlpKind::Gelu => weights.forward_gelu(program, &p.first, at.h2, at.hidden, at.active, rows),
             MlpKind::SwiGlu => {
-                self.layers.forward(program, &p.first, kept.h2, kept.hidden, rows);
-                program.launch(activation::swiglu_forward(&self.swiglu(kept), kept.active)?);
+                weights.forward(program, &p.first, at.h2, at.hidden, rows);
+                program.launch(activation::swiglu_forward(&self.swiglu(at), at.active)?);
             }
         }
-        self.layers.forward(program, &p.second, kept.active, kept.y2, rows);
+        weights.forward(program, &p.second, at.active, at.y2, rows);
         Ok(())
     }
 
-    /// The backward pass of [`Self::forward`], from `scratch.dy`, the gradient of `kept.y2`, to
-    /// `scratch.dh`, that of `kept.h1`; the gradient of the stream changes in place.
-    pub fn backward(&self, program: &mut Program, i: usize, p: &Parameters, kept: &Kept) -> Result<()> {
-        let (rows, layers, scratch) = (self.sizes.rows(), &self.layers, &self.scratch);
-        layers.backward_weight(program, &p.second, scratch.dy, kept.active, rows);
-        match self.sizes.mlp {
-            MlpKind::Gelu => {
-                let slope = Epilogue::GeluBackward(kept.hidden);
-                layers.backward_input(program, &p.second, scratch.dy, scratch.dhidden, rows, slope);
-            }
-            MlpKind::SwiGlu => {
-                layers.backward_input(program, &p.second, scratch.dy, scratch.dactive, rows, Epilogue::None);
-                let launch = activation::swiglu_backward(&self.swiglu(kept), scratch.dactive, scratch.dhidden)?;
-                program.launch(launch);
-            }
+    /// QK-norm and rotary embedding, if there are any: from `at.qkv` to `at.prepared`.
+    pub(super) fn prepare(&self, program: &mut Program, p: &Parameters, at: &Activations) -> Result<()> {
+        if let Some(steps) = self.steps(p) {
+            program.launch(qk_norm_rope::forward(self.sizes.qk(), &steps, at.qkv, at.prepared)?);
         }
-        layers.backward_parameters(program, &p.first, scratch.dhidden, kept.h2, rows)?;
-        layers.backward_input(program, &p.first, scratch.dhidden, scratch.dh, rows, Epilogue::None);
-        self.boundary_backward(program, &self.middle(i, kept), Some(p.proj.bias), false, true)?;
-
-        layers.backward_weight(program, &p.proj, scratch.dy, kept.attended, rows);
-        layers.backward_input(program, &p.proj, scratch.dy, scratch.dattended, rows, Epilogue::None);
-        let ready = self.prepare(program, p, kept, false)?;
-        let launches = self.attention(ready, kept).backward(scratch.dattended, scratch.delta, scratch.dqkv)?;
-        launches.into_iter().for_each(|launch| program.launch(launch));
-        self.prepare_backward(program, p, kept)?;
-        layers.backward_parameters(program, &p.qkv, scratch.dqkv, kept.h1, rows)?;
-        layers.backward_input(program, &p.qkv, scratch.dqkv, scratch.dh, rows, Epilogue::None);
         Ok(())
     }
 
-    fn steps(&self, p: &Parameters) -> Option<Steps> {
-        let flat = &self.layers.flat;
-        let norms = p.norms.map(|[a, b, c, d]| Norms {
-            q_weight: flat.weight(a),
-            q_bias: flat.weight(b),
-            k_weight: flat.weight(c),
-            k_bias: flat.weight(d),
-        });
+    /// Whether the backward pass finds queries and keys as attention read them: rotated in place,
+    /// not normalised elsewhere.
+    pub(super) fn keeps_prepared(at: &Activations) -> bool {
+        at.prepared == at.qkv
+    }
+
+    pub(super) fn steps(&self, p: &Parameters) -> Option<Steps> {
+        let norms = p.norms.map(|places| norms(places, |first| self.weights.full(first)));
         (norms.is_some() || self.rope.is_some()).then_some(Steps { norms, rope: self.rope, eps: QK_NORM_EPS as f32 })
     }
 
-    /// QK-norm and rotary embedding. Returns where the result is. With a norm, whose input must be
-    /// kept, it is elsewhere and is computed again in the backward pass. A rotation alone is done
-    /// in place, in the forward pass.
-    fn prepare(&self, program: &mut Program, p: &Parameters, kept: &Kept, forward: bool) -> Result<Address> {
-        let Some(steps) = self.steps(p) else { return Ok(kept.qkv) };
-        let to = if steps.norms.is_some() { self.scratch.prepared } else { kept.qkv };
-        if forward || to != kept.qkv {
-            program.launch(qk_norm_rope::forward(self.sizes.qk(), &steps, kept.qkv, to)?);
-        }
-        Ok(to)
-    }
-
-    fn prepare_backward(&self, program: &mut Program, p: &Parameters, kept: &Kept) -> Result<()> {
-        let Some(steps) = self.steps(p) else { return Ok(()) };
-        let (shape, scratch) = (self.sizes.qk(), &self.scratch);
-        program.launch(qk_norm_rope::backward(shape, &steps, scratch.dqkv, kept.qkv, scratch.qk_partial)?);
-        if let Some([a, b, c, d]) = p.norms {
-            let flat = &self.layers.flat;
-            let gradients = Norms {
-                q_weight: flat.gradient(a),
-                q_bias: flat.gradient(b),
-                k_weight: flat.gradient(c),
-                k_bias: flat.gradient(d),
-            };
-            program.launch(qk_norm_rope::norm_sums(shape, scratch.qk_partial, gradients, self.layers.accumulate)?);
-        }
-        Ok(())
-    }
-
-    fn attention(&self, qkv: Address, kept: &Kept) -> Attention {
+    pub(super) fn attention(&self, at: &Activations) -> Attention {
         let s = &self.sizes;
         Attention {
-            qkv,
-            out: kept.attended,
-            log_sums: kept.log_sums,
+            qkv: at.prepared,
+            out: at.attended,
+            log_sums: at.log_sums,
             batch: s.stream.batch,
             tokens: s.stream.tokens,
             heads: s.heads,
@@ -411,7 +305,12 @@ impl Blocks {
         }
     }
 
-    fn swiglu(&self, kept: &Kept) -> SwiGlu {
-        SwiGlu { ty: self.sizes.ty(), x: kept.hidden, rows: self.sizes.rows(), width: self.sizes.inner }
+    pub(super) fn swiglu(&self, at: &Activations) -> SwiGlu {
+        SwiGlu { ty: self.sizes.ty(), x: at.hidden, rows: self.sizes.rows(), width: self.sizes.inner }
     }
+}
+
+/// Weight and bias of both QK-norms, or their gradients.
+pub(super) fn norms([q_weight, q_bias, k_weight, k_bias]: [usize; 4], at: impl Fn(usize) -> Address) -> Norms {
+    Norms { q_weight: at(q_weight), q_bias: at(q_bias), k_weight: at(k_weight), k_bias: at(k_bias) }
 }

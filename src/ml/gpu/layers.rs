@@ -1,4 +1,4 @@
-//! Linear layers with their gradients, as commands.
+//! Linear layers and their gradients, as commands.
 
 use super::arena::Arena;
 use super::layout::Layout;
@@ -6,31 +6,71 @@ use candle_core::{Result, bail};
 use erw_gpu::kernels::column_sums;
 use erw_gpu::program::{Address, Epilogue, Form, Matmul, Program, Type};
 
-/// The flat buffers of a training.
+/// The weights of a network on the machine, in the order of its [`Layout`].
 #[derive(Debug, Clone, Copy)]
-pub struct FlatBuffers {
-    /// f32
-    pub weights: Address,
-    /// f32
-    pub gradients: Address,
-    /// The weights in the type of the products; `weights` itself if that is f32.
+pub struct Weights {
+    /// f32: those from number `first` of the order on.
+    pub full: Address,
+    pub first: usize,
+    /// All weights in the type of the products; `full` itself if that is f32.
     pub operands: Address,
     /// Of `operands`.
     pub ty: Type,
 }
 
-impl FlatBuffers {
+impl Weights {
+    /// For a training, which updates all weights in f32; with a copy of them in a half type.
+    pub fn trained(count: usize, ty: Type, arena: &mut Arena) -> Self {
+        let full = arena.take(count, Type::F32);
+        let operands = if ty == Type::F32 { full } else { arena.take(count, ty) };
+        Self { full, first: 0, operands, ty }
+    }
+
+    /// For the forward pass alone: in f32 only what kernels read in f32.
+    pub fn frozen(layout: &Layout, ty: Type, arena: &mut Arena) -> Self {
+        let operands = arena.take(layout.count(), ty);
+        let region = layout.read_in_f32();
+        match ty {
+            Type::F32 => Self { full: operands, first: 0, operands, ty },
+            _ => Self { full: arena.take(region.len(), Type::F32), first: region.start, operands, ty },
+        }
+    }
+
     /// The weight from number `first` on, as products and their epilogues take it.
     pub fn operand(&self, first: usize) -> Address {
         self.operands.offset(first * self.ty.size())
     }
 
-    pub fn weight(&self, first: usize) -> Address {
-        self.weights.offset(first * Type::F32.size())
+    /// The weight from number `first` on in f32. Without a training it must be one of
+    /// [`Layout::read_in_f32`].
+    pub fn full(&self, first: usize) -> Address {
+        self.full.offset(first.saturating_sub(self.first) * Type::F32.size())
     }
 
-    pub fn gradient(&self, first: usize) -> Address {
-        self.gradients.offset(first * Type::F32.size())
+    /// y `[rows, outputs]` = x W^T + b.
+    pub fn forward(&self, program: &mut Program, layer: &Linear, x: Address, y: Address, rows: usize) {
+        self.product(program, layer, x, y, rows, Epilogue::Bias(self.operand(layer.bias)));
+    }
+
+    /// y = GELU(x W^T + b). The sums before GELU go to `keep`, unless it is null.
+    pub fn forward_gelu(
+        &self,
+        program: &mut Program,
+        layer: &Linear,
+        x: Address,
+        keep: Address,
+        y: Address,
+        rows: usize,
+    ) {
+        let bias = self.operand(layer.bias);
+        let epilogue = if keep == Address::NULL { Epilogue::Gelu(bias) } else { Epilogue::GeluKeep(bias, keep) };
+        self.product(program, layer, x, y, rows, epilogue);
+    }
+
+    fn product(&self, program: &mut Program, layer: &Linear, x: Address, y: Address, rows: usize, epilogue: Epilogue) {
+        let weight = self.operand(layer.weight);
+        let [k, n] = [layer.inputs, layer.outputs];
+        program.matmul(Matmul { epilogue, ..Matmul::new(Form::Nt, [rows, n, k], [x, weight, y], self.ty) });
     }
 }
 
@@ -52,10 +92,12 @@ impl Linear {
     }
 }
 
-/// What every layer of a network needs.
+/// What the backward pass of every layer needs.
 #[derive(Debug, Clone, Copy)]
-pub struct Layers {
-    pub flat: FlatBuffers,
+pub struct Gradients {
+    pub weights: Weights,
+    /// f32, in the order of the weights.
+    pub flat: Address,
     /// Whether gradients of parameters are added to those that are there: for all micro-batches but
     /// the first.
     pub accumulate: bool,
@@ -63,53 +105,24 @@ pub struct Layers {
     partial: Address,
 }
 
-impl Layers {
+impl Gradients {
     /// For gradients of up to so many rows and columns, each as `[rows, width]`.
-    pub fn new(flat: FlatBuffers, gradients: &[[usize; 2]], arena: &mut Arena) -> Self {
-        let count = gradients.iter().map(|[rows, width]| column_sums::chunks(*rows) * width).max();
-        Self { flat, accumulate: false, partial: arena.take(count.unwrap_or(0), Type::F32) }
+    pub fn new(weights: Weights, flat: Address, largest: &[[usize; 2]], arena: &mut Arena) -> Self {
+        let count = largest.iter().map(|[rows, width]| column_sums::chunks(*rows) * width).max();
+        Self { weights, flat, accumulate: false, partial: arena.take(count.unwrap_or(0), Type::F32) }
     }
 
     pub fn accumulating(self, accumulate: bool) -> Self {
         Self { accumulate, ..self }
     }
 
-    /// y `[rows, outputs]` = x W^T + b.
-    pub fn forward(&self, program: &mut Program, layer: &Linear, x: Address, y: Address, rows: usize) {
-        let epilogue = Epilogue::Bias(self.flat.operand(layer.bias));
-        self.forward_with(program, layer, x, y, rows, epilogue);
-    }
-
-    /// y = GELU(x W^T + b), and the sums before GELU to `kept`.
-    pub fn forward_gelu(
-        &self,
-        program: &mut Program,
-        layer: &Linear,
-        x: Address,
-        kept: Address,
-        y: Address,
-        rows: usize,
-    ) {
-        let epilogue = Epilogue::GeluKeep(self.flat.operand(layer.bias), kept);
-        self.forward_with(program, layer, x, y, rows, epilogue);
-    }
-
-    fn forward_with(
-        &self,
-        program: &mut Program,
-        layer: &Linear,
-        x: Address,
-        y: Address,
-        rows: usize,
-        epilogue: Epilogue,
-    ) {
-        let weight = self.flat.operand(layer.weight);
-        let [k, n] = [layer.inputs, layer.outputs];
-        program.matmul(Matmul { epilogue, ..Matmul::new(Form::Nt, [rows, n, k], [x, weight, y], self.flat.ty) });
+    /// The gradient of the weight from number `first` on.
+    pub fn of(&self, first: usize) -> Address {
+        self.flat.offset(first * Type::F32.size())
     }
 
     /// dx `[rows, inputs]` = dy W, times what `epilogue` says.
-    pub fn backward_input(
+    pub fn input(
         &self,
         program: &mut Program,
         layer: &Linear,
@@ -118,33 +131,33 @@ impl Layers {
         rows: usize,
         epilogue: Epilogue,
     ) {
-        let weight = self.flat.operand(layer.weight);
+        let weight = self.weights.operand(layer.weight);
         let [n, k] = [layer.inputs, layer.outputs];
-        program.matmul(Matmul { epilogue, ..Matmul::new(Form::Nn, [rows, n, k], [dy, weight, dx], self.flat.ty) });
+        program.matmul(Matmul { epilogue, ..Matmul::new(Form::Nn, [rows, n, k], [dy, weight, dx], self.weights.ty) });
     }
 
     /// The gradient of the weight, from dy `[rows, outputs]` and x `[rows, inputs]`.
-    pub fn backward_weight(&self, program: &mut Program, layer: &Linear, dy: Address, x: Address, rows: usize) {
+    pub fn weight(&self, program: &mut Program, layer: &Linear, dy: Address, x: Address, rows: usize) {
         let [m, n] = [layer.outputs, layer.inputs];
-        let gradient = self.flat.gradient(layer.weight);
+        let gradient = self.of(layer.weight);
         program.matmul(Matmul {
             output: Type::F32,
             accumulate: self.accumulate,
-            ..Matmul::new(Form::Tn, [m, n, rows], [dy, x, gradient], self.flat.ty)
+            ..Matmul::new(Form::Tn, [m, n, rows], [dy, x, gradient], self.weights.ty)
         });
     }
 
     /// The gradient of the bias: the sum of dy `[rows, outputs]` over rows.
-    pub fn backward_bias(&self, program: &mut Program, layer: &Linear, dy: Address, rows: usize) -> Result<()> {
+    pub fn bias(&self, program: &mut Program, layer: &Linear, dy: Address, rows: usize) -> Result<()> {
         let width = layer.outputs;
-        program.launch(column_sums::column_sums(dy, self.partial, rows, width, self.flat.ty)?);
-        let (chunks, to) = (column_sums::chunks(rows), self.flat.gradient(layer.bias));
+        program.launch(column_sums::column_sums(dy, self.partial, rows, width, self.weights.ty)?);
+        let (chunks, to) = (column_sums::chunks(rows), self.of(layer.bias));
         program.launch(column_sums::column_sums_end(self.partial, to, chunks, width, self.accumulate)?);
         Ok(())
     }
 
     /// Both gradients of the parameters.
-    pub fn backward_parameters(
+    pub fn parameters(
         &self,
         program: &mut Program,
         layer: &Linear,
@@ -152,7 +165,7 @@ impl Layers {
         x: Address,
         rows: usize,
     ) -> Result<()> {
-        self.backward_weight(program, layer, dy, x, rows);
-        self.backward_bias(program, layer, dy, rows)
+        self.weight(program, layer, dy, x, rows);
+        self.bias(program, layer, dy, rows)
     }
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! adaLN weights of blocks 0..L and of the final layer    one product makes all modulations
 //! their biases
+//! class table, QK-norms                                  what kernels read in f32
 //! everything else, by name
 //! projectors                                             at the end: they rest when nothing is aligned
 //! ```
@@ -15,6 +16,7 @@ use crate::models::sit::SiTConfig;
 use candle_core::{Result, Shape, bail};
 use erw_gpu::kernels::optimizer::PADDING;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// A parameter's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +32,14 @@ impl Place {
     }
 }
 
+/// Whether kernels read a parameter in f32, whatever the type of the products.
+fn is_read_in_f32(name: &str) -> bool {
+    name == CLASS_TABLE || name.contains(".q_norm.") || name.contains(".k_norm.")
+}
+
+/// The class table.
+pub const CLASS_TABLE: &str = "y_embedder.embedding_table.weight";
+
 /// Whether a parameter rests in steps without alignment.
 pub fn is_projector(name: &str) -> bool {
     name.starts_with("projectors.")
@@ -39,6 +49,7 @@ pub fn is_projector(name: &str) -> bool {
 #[derive(Debug, Clone)]
 pub struct Layout {
     places: BTreeMap<String, Place>,
+    read_in_f32: Range<usize>,
     /// Numbers before the projectors, and in all.
     network: usize,
     count: usize,
@@ -67,20 +78,30 @@ impl Layout {
         }
         let is_modulation = |name: &str| modulated.iter().any(|layer| name.starts_with(layer.as_str()));
         let rest: Vec<&String> = shapes.keys().filter(|name| !is_modulation(name)).collect();
-        let mut network = 0;
-        for projectors in [false, true] {
-            for name in rest.iter().filter(|name| is_projector(name) == projectors) {
-                put(name, &mut next)?;
-                next = next.next_multiple_of(PADDING);
+        let mut lay = |region: fn(&str) -> bool, next: &mut usize| -> Result<()> {
+            for name in rest.iter().filter(|name| region(name)) {
+                put(name, next)?;
+                *next = next.next_multiple_of(PADDING);
             }
-            network = if projectors { network } else { next };
-        }
-        Ok(Self { places, network, count: next })
+            Ok(())
+        };
+        let first = next;
+        lay(is_read_in_f32, &mut next)?;
+        let read_in_f32 = first..next;
+        lay(|name| !is_read_in_f32(name) && !is_projector(name), &mut next)?;
+        let network = next;
+        lay(is_projector, &mut next)?;
+        Ok(Self { places, read_in_f32, network, count: next })
     }
 
     /// Numbers of a flat buffer.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// The numbers that kernels read in f32, whatever the type of the products.
+    pub fn read_in_f32(&self) -> Range<usize> {
+        self.read_in_f32.clone()
     }
 
     /// Numbers before the projectors.

@@ -1,13 +1,18 @@
-//! A SiT's training step as lists of commands for a GPU: forward pass, losses, gradients, update.
+//! A SiT as lists of commands for a GPU: a training step with its losses, gradients and update; and
+//! the velocity alone, for sampling.
 //!
 //! ```text
-//! layout        where each parameter lies in the flat buffers
-//! arena         where activations lie; its size is the memory that a training needs
-//! layers        products with their gradients
-//! block         a transformer block
-//! micro_batch   the network, its losses, and their gradients
-//! sit           what is trained, and where everything lies
-//! step          the programs of a training step
+//! layout          where each parameter lies in the flat buffers
+//! arena           where activations lie; its size is the memory that is needed
+//! layers          products with their gradients
+//! block           a transformer block, forward
+//! block_backward  its backward pass
+//! forward         the network, forward
+//! micro_batch     the network with its losses, and their gradients
+//! sit             what is trained, and where everything lies
+//! step            the programs of a training step
+//! velocity        the network in a GPU's memory, for sampling
+//! host            tensors to a GPU's memory
 //! ```
 //!
 //! There is no autograd: each backward pass is written out. The lists are made from shapes alone,
@@ -16,11 +21,15 @@
 
 pub mod arena;
 mod block;
-mod layers;
+mod block_backward;
+pub mod forward;
+pub mod host;
+pub mod layers;
 pub mod layout;
 mod micro_batch;
 pub mod sit;
 mod step;
+pub mod velocity;
 
 use crate::nn::precision::Precision;
 use erw_gpu::program::Type;

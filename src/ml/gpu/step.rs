@@ -1,6 +1,6 @@
 //! The programs of a training step: gradients of a micro-batch, their norm, and the update.
 
-use super::block::Blocks;
+use super::block_backward::BlocksBackward;
 use super::micro_batch::MicroBatch;
 use super::sit::SitPrograms;
 use candle_core::{Result, bail};
@@ -16,13 +16,7 @@ impl SitPrograms {
             all: self,
             aligned: aligned && !self.projectors.is_empty(),
             first,
-            blocks: Blocks {
-                sizes: self.sizes,
-                layers: self.layers.accumulating(!first),
-                scratch: self.scratch,
-                modulations: self.modulations,
-                rope: self.state.rope,
-            },
+            backward: BlocksBackward { gradients: self.backward.gradients.accumulating(!first), ..self.backward },
         };
         step.forward(&mut program)?;
         step.backward(&mut program)?;
@@ -33,7 +27,7 @@ impl SitPrograms {
     pub fn norm(&self, aligned: bool) -> Result<Program> {
         let mut program = Program::default();
         let count = self.trained(aligned);
-        program.launch(optimizer::gradient_norm(self.state.flat.gradients, self.ends.partial, count)?);
+        program.launch(optimizer::gradient_norm(self.state.gradients, self.ends.partial, count)?);
         program.launch(optimizer::gradient_norm_end(&NormEnd {
             partial: self.ends.partial,
             partial_count: optimizer::partial_count(count),
@@ -49,10 +43,10 @@ impl SitPrograms {
         let mut program = Program::default();
         let (state, ty) = (&self.state, self.recipe.ty);
         let update = AdamW {
-            weights: state.flat.weights,
-            gradients: state.flat.gradients,
+            weights: state.weights.full,
+            gradients: state.gradients,
             moments: state.moments,
-            copy: if ty == Type::F32 { Address::NULL } else { state.flat.operands },
+            copy: if ty == Type::F32 { Address::NULL } else { state.weights.operands },
             ty,
             decays: state.decays,
             scalars: self.inputs.scalars,

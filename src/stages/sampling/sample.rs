@@ -1,6 +1,7 @@
 //! `sample`: generates and decodes images with a trained SiT. It resumes batch by batch: finished
 //! images are kept in the checkpoint directory.
 
+use super::velocity::Velocity;
 use crate::support::files::{create_dir, write_json};
 use crate::support::params::device;
 use crate::support::sit_artifact::TrainingNote;
@@ -10,9 +11,8 @@ use erw_base::error::{Error, Result};
 use erw_ml::data::rgb::write_png;
 use erw_ml::diffusion::interpolant::Path as NoisePath;
 use erw_ml::diffusion::sampler::{Labels, Method, SamplerConfig, sample, start_noise, step_noise};
-use erw_ml::models::sit::{SiT, SiTConfig};
+use erw_ml::models::sit::SiTConfig;
 use erw_ml::models::vae::AutoencoderKl;
-use erw_ml::nn::params::Frozen;
 use erw_ml::nn::precision::Precision;
 use erw_ml::viz::picture::{NpzWriter, contact_sheet, to_u8};
 use erw_runner::kind::StageKind;
@@ -48,6 +48,13 @@ struct Params {
     precision: Precision,
 }
 
+impl Params {
+    /// Whether two velocities are mixed for an image.
+    fn is_guided(&self) -> bool {
+        self.cfg_scale > 1.0
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Operation {
@@ -67,7 +74,8 @@ fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
 
 fn run(attempt: &Attempt) -> Result<()> {
     let (p, op): (Params, Operation) = (attempt.params()?, attempt.operation()?);
-    let generator = Generator::open(attempt, &p)?;
+    let batch = op.batch.clamp(1, p.count.max(1));
+    let mut generator = Generator::open(attempt, &p, batch as usize)?;
     let (height, width) = generator.picture_size();
     let mut store = ImageFile::open(&attempt.checkpoint_dir(), height * width * 3)?;
     if store.images > 0 {
@@ -77,7 +85,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         if attempt.should_stop() {
             return Err(Error::suspended());
         }
-        let ids: Vec<u64> = (store.images..(store.images + op.batch.max(1)).min(p.count)).collect();
+        let ids: Vec<u64> = (store.images..(store.images + batch).min(p.count)).collect();
         store.append(&generator.images(&p, &ids)?)?;
         attempt.checkpointed(store.images);
         attempt.progress(store.images, p.count);
@@ -106,22 +114,24 @@ fn run(attempt: &Attempt) -> Result<()> {
 
 /// The networks and settings for sampling.
 struct Generator {
-    sit: SiT,
+    config: SiTConfig,
+    velocity: Velocity,
     vae: AutoencoderKl,
     sampler: SamplerConfig,
     classes: Vec<String>,
+    /// Of the autoencoder.
     device: Device,
 }
 
 impl Generator {
-    fn open(attempt: &Attempt, p: &Params) -> Result<Self> {
+    fn open(attempt: &Attempt, p: &Params, batch: usize) -> Result<Self> {
         let device = device(attempt.device())?;
         let dir = attempt.input("sit")?;
         let config: SiTConfig = read_json(&dir.join("config.json"))?;
-        let frozen = Frozen::new(ema_files::load(dir, "sit", &p.weights, &device)?);
-        let sit = SiT::new(&config, frozen.builder(DType::F32, &device))?.with_precision(p.precision);
+        let points = if p.is_guided() { 2 * batch } else { batch };
+        let velocity = Velocity::open(attempt, &config, &p.weights, p.precision, points, &device)?;
         p.precision.caveat(&device).into_iter().for_each(|text| attempt.log(text));
-        if p.cfg_scale > 1.0 && config.class_dropout <= 0.0 {
+        if p.is_guided() && config.class_dropout <= 0.0 {
             let text = "the model was trained without class dropout and has no null class to guide with";
             return Err(Error::stage(text).hint("set `cfg_scale = 1.0`, or train with `class_dropout` above 0"));
         }
@@ -150,28 +160,28 @@ impl Generator {
             return Err(Error::stage(format!("the autoencoder's latents have {a} channels, the model's have {b}")));
         }
         let classes = names.unwrap_or_else(|| (0..config.num_classes).map(|c| c.to_string()).collect());
-        Ok(Self { sit, vae, sampler, classes, device })
+        Ok(Self { config, velocity, vae, sampler, classes, device })
     }
 
     fn picture_size(&self) -> (usize, usize) {
-        let side = self.sit.config().input_size * self.vae.config().downsampling();
+        let side = self.config.input_size * self.vae.config().downsampling();
         (side, side)
     }
 
     fn label(&self, p: &Params, sample: u64) -> u32 {
-        p.labels.of(p.seed, sample, self.sit.config().num_classes as u64)
+        p.labels.of(p.seed, sample, self.config.num_classes as u64)
     }
 
     /// Images of these samples as bytes `[n, H, W, 3]`.
-    fn images(&self, p: &Params, ids: &[u64]) -> Result<Vec<u8>> {
-        let config = self.sit.config();
+    fn images(&mut self, p: &Params, ids: &[u64]) -> Result<Vec<u8>> {
+        let (config, home) = (&self.config, self.velocity.home());
         let shape = [config.in_channels, config.input_size, config.input_size];
         let labels: Vec<u32> = ids.iter().map(|i| self.label(p, *i)).collect();
-        let classes = Tensor::new(labels, &self.device)?;
-        let null = Tensor::full(config.null_class(), ids.len(), &self.device)?;
-        let start = start_noise(p.seed, ids, &shape, &self.device)?;
-        let mut noise = |step| step_noise(p.seed, step, ids, &shape, &self.device);
-        let mut velocity = |x: &Tensor, t: &Tensor, y: &Tensor| self.sit.velocity(x, t, y);
+        let classes = Tensor::new(labels, &home)?;
+        let null = Tensor::full(config.null_class(), ids.len(), &home)?;
+        let start = start_noise(p.seed, ids, &shape, &home)?;
+        let mut noise = |step| step_noise(p.seed, step, ids, &shape, &home);
+        let mut velocity = |x: &Tensor, t: &Tensor, y: &Tensor| self.velocity.at(x, t, y);
         let latents = sample(&self.sampler, &start, &classes, &null, &mut noise, &mut velocity)?;
         // As bytes, NaN would be an ordinary black image.
         if !latents.sum_all()?.to_scalar::<f64>()?.is_finite() {
@@ -179,7 +189,7 @@ impl Generator {
             return Err(Error::stage(format!("the model's output is not finite for samples {first} to {last}"))
                 .hint("the training has diverged, or `cfg_scale` is too large"));
         }
-        let latents = self.vae.config().unscale(&latents)?;
+        let latents = self.vae.config().unscale(&latents.to_device(&self.device)?)?;
         let images = self.vae.decode(&latents.to_dtype(DType::F32)?)?;
         Ok(to_u8(&images)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
     }

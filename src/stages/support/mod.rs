@@ -1,6 +1,7 @@
-//! Helpers shared by stages: parameters and devices, facts for manifests, files of artifacts, the
+//! Helpers shared by stages: parameters and devices, GPUs for erw's own kernels, facts for manifests, files of artifacts, the
 //! artifact of a trained SiT.
 
+pub mod card;
 pub mod ema_files;
 pub mod facts;
 pub mod files;

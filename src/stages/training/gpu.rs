@@ -1,12 +1,10 @@
 //! How a SiT is trained on a GPU: by the kernels of `erw-gpu`, or by candle's operations where those
 //! do not cover a setting. What is chosen is a line in the log.
 
-#[cfg(feature = "cuda")]
-use crate::support::params::of_driver;
+use crate::support::card;
 use candle_core::Device;
-use erw_base::error::{Error, Result};
+use erw_base::error::Result;
 use erw_gpu::machine::Machine;
-use erw_gpu::program::Type;
 use erw_ml::gpu::sit::Recipe;
 use erw_ml::models::sit::{SiT, SiTConfig};
 use erw_ml::nn::precision::Precision;
@@ -57,29 +55,8 @@ pub fn open(
         return Ok(None);
     }
     let memory = erw_ml::train::sit::gpu::memory(recipe)?;
-    attempt.log(&format!("the training takes {:.1} GB of the GPU's memory", memory as f64 / 1e9));
-    card(attempt.device(), memory, recipe.ty).map(Some)
-}
-
-#[cfg(feature = "cuda")]
-fn card(device: &str, memory: usize, ty: Type) -> Result<Box<dyn Machine>> {
-    let ordinal = device.strip_prefix("cuda:").and_then(|n| n.parse().ok()).unwrap_or(0);
-    let card = erw_gpu::card::Card::new(ordinal).map_err(|e| of_driver(&format!("cannot use GPU `{device}`"), e))?;
-    let (name, free, all) = card.describe()?;
-    if memory > free {
-        let gigabytes = |bytes: usize| format!("{:.1} GB", bytes as f64 / 1e9);
-        let text = format!("the training takes {}, but {} of {name} are free", gigabytes(memory), gigabytes(free));
-        let error = Error::stage(text).because(format!("the GPU has {} in all", gigabytes(all)));
-        return Err(error.hint("set `operation.checkpointing = \"blocks\"`, or a larger `accumulate`"));
-    }
-    erw_gpu::self_check::check_products(&card, ty)?;
-    Ok(Box::new(card))
-}
-
-#[cfg(not(feature = "cuda"))]
-fn card(_: &str, _: usize, _: Type) -> Result<Box<dyn Machine>> {
-    // Opening the device has failed before.
-    Err(Error::usage("this erw was built without CUDA"))
+    let hint = "set `operation.checkpointing = \"blocks\"`, or a larger `accumulate`";
+    card::open(attempt, "the training", memory, recipe.ty, hint).map(Some)
 }
 
 /// Where the parameters and the network for initial values are: with a GPU of its own memory, on

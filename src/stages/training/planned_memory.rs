@@ -14,7 +14,7 @@ use serde_json::Value;
 /// Bytes of GPU memory that a `warmup` or `train` stage takes, before it runs: from its parameters
 /// and what is known of its inputs. `None` for other kinds, for what candle's operations train, and
 /// if a size is not known yet. The number of classes is taken to be 1,000: a table of 4 MB.
-pub fn planned_memory(kind: &str, params: &Params, operation: &Params, inputs: &InputProperties) -> Option<u64> {
+pub fn of_training(kind: &str, params: &Params, operation: &Params, inputs: &InputProperties) -> Option<u64> {
     let text = |name: &str| params.get(name)?.as_str();
     let number = |name: &str| params.get(name)?.as_u64().map(|n| n as usize);
     let switch = |name: &str| params.get(name).and_then(Value::as_bool).unwrap_or(false);

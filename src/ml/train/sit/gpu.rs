@@ -9,6 +9,8 @@ use super::super::checkpoint::Checkpoint;
 use super::super::config::FitConfig;
 use super::super::engine::{Engine, Sums};
 use crate::gpu::arena::Arena;
+use crate::gpu::host;
+use crate::gpu::layers::Weights;
 use crate::gpu::layout::{Layout, Place, is_projector};
 use crate::gpu::sit::{Recipe, SitPrograms};
 use crate::kernels::adamw::Mix;
@@ -123,44 +125,34 @@ impl<'a> GpuEngine<'a> {
             updates: 0,
             aligned: false,
         };
-        engine.write_fixed(model)?;
+        let state = &engine.programs.state;
+        host::write_tables(machine, &state.tables, &model.buffers())?;
+        let words = layout.decays(|name, rank| engine.optimizer.decay.takes(name, rank));
+        machine.write(state.decays, bytemuck::cast_slice(&words))?;
         // Also the gaps between parameters, which stay 0.
-        engine.write(engine.programs.state.flat.gradients, &vec![0f32; layout.count()])?;
+        engine.write(state.gradients, &vec![0f32; layout.count()])?;
         Ok(engine)
-    }
-
-    fn write_fixed(&self, model: &SiT) -> Result<()> {
-        let state = &self.programs.state;
-        let tables = model.buffers();
-        let rope = state.rope.map(|t| [("feat_rope.freqs_cos", t.cos), ("feat_rope.freqs_sin", t.sin)]);
-        for (name, to) in [("pos_embed", state.positions)].into_iter().chain(rope.into_iter().flatten()) {
-            let Some(table) = tables.get(name) else { bail!("a SiT without {name}") };
-            self.write_tensor(to, table)?;
-        }
-        let words = self.programs.layout().decays(|name, rank| self.optimizer.decay.takes(name, rank));
-        self.machine.write(state.decays, bytemuck::cast_slice(&words))
     }
 
     /// Writes the weights in flat order, and their copy for products.
     fn write_weights(&self, weights: &[f32]) -> Result<()> {
-        let flat = self.programs.state.flat;
-        self.write(flat.weights, weights)?;
-        if flat.ty != Type::F32 {
+        let Weights { full, operands, ty, .. } = self.programs.state.weights;
+        self.write(full, weights)?;
+        if ty != Type::F32 {
             let mut copy = Program::default();
-            let (from, to, count) = (flat.weights, flat.operands, self.programs.layout().count());
-            copy.launch(activation::narrow(&Pass { ty: flat.ty, from, to, count })?);
+            let count = self.programs.layout().count();
+            copy.launch(activation::narrow(&Pass { ty, from: full, to: operands, count })?);
             self.machine.run(&copy)?;
         }
         Ok(())
     }
 
     fn write(&self, to: Address, numbers: &[f32]) -> Result<()> {
-        self.machine.write(to, bytemuck::cast_slice(numbers))
+        host::write(self.machine, to, numbers)
     }
 
     fn write_tensor(&self, to: Address, tensor: &Tensor) -> Result<()> {
-        let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
-        with_slices([&tensor], |[numbers]| self.write(to, numbers))?
+        host::write_tensor(self.machine, to, tensor)
     }
 
     /// Tensors in the order of the flat buffers.
@@ -209,14 +201,14 @@ impl<'a> GpuEngine<'a> {
     }
 
     fn write_feed(&self, feed: &Feed) -> Result<()> {
-        let inputs = &self.programs.inputs;
-        self.write_tensor(inputs.times, &feed.times)?;
-        self.write_tensor(inputs.point, &feed.point)?;
+        let (inputs, of_network) = (&self.programs.inputs, &self.programs.forward.inputs);
+        self.write_tensor(of_network.times, &feed.times)?;
+        self.write_tensor(of_network.point, &feed.point)?;
         if let Some(target) = &feed.target {
             self.write_tensor(inputs.target, target)?;
         }
         let classes = feed.classes.to_dtype(DType::U32)?.to_vec1::<u32>()?;
-        self.machine.write(inputs.labels, bytemuck::cast_slice(&classes))?;
+        self.machine.write(of_network.labels, bytemuck::cast_slice(&classes))?;
         for (to, features) in inputs.features.iter().zip(&feed.features) {
             self.write_tensor(*to, features)?;
         }
@@ -300,13 +292,13 @@ impl Engine for GpuEngine<'_> {
     }
 
     fn named_gradients(&self) -> Result<Tensors> {
-        let mut all = self.named(self.programs.state.flat.gradients)?;
+        let mut all = self.named(self.programs.state.gradients)?;
         self.unreached().iter().for_each(|name| drop(all.remove(name)));
         Ok(all)
     }
 
     fn model(&self) -> Result<Tensors> {
-        self.named(self.programs.state.flat.weights)
+        self.named(self.programs.state.weights.full)
     }
 
     fn average(&self) -> Result<Tensors> {

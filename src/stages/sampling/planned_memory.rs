@@ -1,0 +1,45 @@
+//! The GPU memory that sampling takes, told by `erw plan` before anything runs. The decoder, which
+//! runs by candle's operations, comes on top.
+
+use erw_ml::gpu::product_type;
+use erw_ml::gpu::velocity::Evaluation;
+use erw_ml::models::sit::{MlpKind, SiTConfig};
+use erw_ml::nn::precision::Precision;
+use erw_runner::kind::field::Params;
+use erw_runner::kind::property::InputProperties;
+use serde_json::Value;
+
+/// Bytes of GPU memory that the network of a `sample` stage takes. `None` for what candle's
+/// operations compute, and if a size is not known yet. The number of classes is taken to be 1,000:
+/// a table of 4 MB.
+pub fn of_sample(params: &Params, operation: &Params, inputs: &InputProperties) -> Option<u64> {
+    let sit = inputs.get("sit")?;
+    let number = |name: &str| sit.get(name)?.as_u64().map(|n| n as usize);
+    let switch = |name: &str| sit.get(name).and_then(Value::as_bool).unwrap_or(false);
+    let swiglu = sit.get("mlp").and_then(Value::as_str) == Some("swiglu");
+    let config = SiTConfig {
+        input_size: number("side")?,
+        in_channels: number("channels")?,
+        patch_size: number("patch_size")?,
+        hidden: number("width")?,
+        depth: number("blocks")?,
+        heads: number("heads")?,
+        mlp_ratio: 4.0,
+        mlp: if swiglu { MlpKind::SwiGlu } else { MlpKind::Gelu },
+        num_classes: 1000,
+        class_dropout: 0.1,
+        z_dims: vec![],
+        projector: Default::default(),
+        projector_dim: 1,
+        encoder_depth: vec![1],
+        rope: switch("rope"),
+        qk_norm: switch("qk_norm"),
+        warmup_depth: None,
+    };
+    let precision: Precision = serde_json::from_value(params.get("precision")?.clone()).ok()?;
+    let images = operation.get("batch")?.as_u64()?.clamp(1, params.get("count")?.as_u64()?.max(1)) as usize;
+    let guided = params.get("cfg_scale")?.as_f64()? > 1.0;
+    let batch = if guided { 2 * images } else { images };
+    let evaluation = Evaluation { config, batch, ty: product_type(precision) };
+    evaluation.memory().ok().map(|bytes| bytes as u64)
+}

@@ -1,0 +1,75 @@
+//! Where the velocity of a SiT is computed: on a GPU by erw's own kernels, or by candle's operations
+//! on the CPU and where the kernels do not cover a network. What is chosen on a GPU is a line in the
+//! log.
+
+use crate::support::card;
+use crate::support::ema_files;
+use candle_core::{DType, Device, Tensor};
+use erw_base::error::Result;
+use erw_ml::gpu::product_type;
+use erw_ml::gpu::velocity::{Evaluation, VelocityOnGpu};
+use erw_ml::models::sit::{SiT, SiTConfig};
+use erw_ml::nn::params::Frozen;
+use erw_ml::nn::precision::Precision;
+use erw_runner::kind::attempt::Attempt;
+
+/// A trained SiT.
+pub enum Velocity {
+    Candle(SiT, Device),
+    Kernels(VelocityOnGpu),
+}
+
+impl Velocity {
+    /// The weights `weights` of input `sit`, for batches of up to `points` points.
+    ///
+    /// # Errors
+    /// Weights that are missing or of another network; a GPU that cannot be used, or with too little
+    /// memory.
+    pub fn open(
+        attempt: &Attempt,
+        config: &SiTConfig,
+        weights: &str,
+        precision: Precision,
+        points: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let evaluation = Evaluation { config: config.clone(), batch: points, ty: product_type(precision) };
+        let machine = match evaluation.check() {
+            _ if device.is_cpu() => None,
+            Ok(()) => {
+                let (memory, hint) = (evaluation.memory()?, "set a smaller `operation.batch`");
+                Some(card::open(attempt, "the network", memory, evaluation.ty, hint)?)
+            }
+            Err(e) => {
+                attempt.log(&format!(
+                    "{e} is not covered by erw's GPU kernels: the network runs by candle's operations, which take \
+                     several times as long and more memory"
+                ));
+                None
+            }
+        };
+        let home = if machine.is_some() { &Device::Cpu } else { device };
+        let tensors = ema_files::load(attempt.input("sit")?, "sit", weights, home)?;
+        let sit = SiT::new(config, Frozen::new(tensors.clone()).builder(DType::F32, home))?;
+        Ok(match machine {
+            Some(machine) => Self::Kernels(VelocityOnGpu::new(machine, &evaluation, &sit, &tensors)?),
+            None => Self::Candle(sit.with_precision(precision), device.clone()),
+        })
+    }
+
+    /// The device of points and velocities.
+    pub fn home(&self) -> Device {
+        match self {
+            Self::Candle(_, device) => device.clone(),
+            Self::Kernels(_) => Device::Cpu,
+        }
+    }
+
+    /// Velocities `[B, C, S, S]` at points `[B, C, S, S]`, times `[B]` and classes `[B]`.
+    pub fn at(&mut self, points: &Tensor, times: &Tensor, classes: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Candle(sit, _) => sit.velocity(points, times, classes),
+            Self::Kernels(kernels) => kernels.velocity(points, times, classes),
+        }
+    }
+}
