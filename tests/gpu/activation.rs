@@ -63,6 +63,35 @@ fn activations_and_their_gradients() {
     }
 }
 
+/// The error function by a series of positive terms.
+fn erf(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..400 {
+        term *= 2.0 * x * x / f64::from(2 * n + 1);
+        sum += term;
+    }
+    2.0 / std::f64::consts::PI.sqrt() * (-x * x).exp() * sum
+}
+
+#[test]
+fn activations_of_encoders() {
+    for ty in TYPES {
+        let x = inputs(ty);
+        let got = run(|card| {
+            let xs = upload(card, &x, ty);
+            let [exact, quick] = [(); 2].map(|()| unwritten(card, COUNT, ty));
+            let pass = |to| Pass { ty, from: xs, to, count: COUNT };
+            let all = [activation::gelu_erf(&pass(exact)).unwrap(), activation::quick_gelu(&pass(quick)).unwrap()];
+            (program(all), [exact, quick].map(|at| (at, COUNT, ty)).to_vec())
+        });
+        let of = |f: fn(f64) -> f64| x.iter().map(|x| f(f64::from(*x))).collect::<Vec<f64>>();
+        let exact = of(|x| 0.5 * x * (1.0 + erf(x / 2f64.sqrt())));
+        let quick = of(|x| x * sigmoid(1.702 * x));
+        let errors = [error(&got[0], &exact), error(&got[1], &quick)];
+        assert!(errors.iter().all(|e| *e < tolerance(ty)), "{ty:?} {errors:?}");
+    }
+}
+
 #[test]
 fn far_tails_are_finite() {
     let x = [-1e4f32, -100.0, 100.0, 1e4];

@@ -70,16 +70,20 @@ fn images_that_make_no_tokens_are_refused() {
 fn positions_are_added_to_every_sample() {
     let (samples, tokens, width) = (3, 5, 260);
     let positions = normal(2, tokens * width);
-    for ty in TYPES {
-        let y = round_all(&normal(3, samples * tokens * width), ty);
+    for (ty, prefix) in TYPES.into_iter().flat_map(|ty| [(ty, 0), (ty, 2)]) {
+        let y = round_all(&normal(3, samples * (tokens - prefix) * width), ty);
         let got = run(|card| {
             let (ys, p) = (upload(card, &y, ty), upload(card, &positions, Type::F32));
-            let x = unwritten(card, y.len(), Type::F32);
-            let launch = AddPositions { ty, y: ys, positions: p, x, samples, tokens, width };
-            (program([embedding::add_positions(&launch).unwrap()]), vec![(x, y.len(), Type::F32)])
+            let count = samples * tokens * width;
+            let x = unwritten(card, count, Type::F32);
+            let launch = AddPositions { ty, y: ys, positions: p, x, samples, prefix, tokens, width };
+            (program([embedding::add_positions(&launch).unwrap()]), vec![(x, count, Type::F32)])
         });
-        let want: Vec<f32> = y.iter().zip(positions.iter().cycle()).map(|(y, p)| y + p).collect();
-        assert_eq!(got[0], want);
+        let (first, rest) = positions.split_at(prefix * width);
+        let sample =
+            |y: &[f32]| first.iter().copied().chain(y.iter().zip(rest).map(|(y, p)| y + p)).collect::<Vec<_>>();
+        let want: Vec<f32> = y.chunks(rest.len()).flat_map(sample).collect();
+        assert_eq!(got[0], want, "{ty:?} {prefix}");
     }
 }
 

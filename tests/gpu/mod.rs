@@ -14,3 +14,4 @@ mod sampling;
 mod self_check;
 mod support;
 mod training;
+mod vit;

@@ -39,12 +39,17 @@ pub fn config() -> SiTConfig {
 pub fn network(config: &SiTConfig, precision: Precision) -> (ParamSet, SiT) {
     let (params, vb) = ParamSet::init(3, DType::F32, &CPU);
     let model = SiT::new(config, vb).unwrap().with_precision(precision);
+    move_away(&params);
+    (params, model)
+}
+
+/// Moves parameters away from zeros and ones.
+pub fn move_away(params: &ParamSet) {
     for (i, (name, var)) in params.vars().into_iter().enumerate() {
         let noise = rng::normal_rows(5, Purpose::Probe, 0, &[i as u64], var.dims(), &CPU).unwrap().get(0).unwrap();
         let scale = if name.ends_with("norm.weight") { 0.2 } else { 0.05 };
         var.set(&(var.as_tensor() + (noise * scale).unwrap()).unwrap()).unwrap();
     }
-    (params, model)
 }
 
 pub fn normal(tag: u64, shape: &[usize]) -> Tensor {

@@ -1,7 +1,8 @@
 // Activations and copies between types: SiLU, GELU, SwiGLU, forward and backward. Four numbers a
 // thread, in one access; arithmetic in f32. Does not know which layer it serves.
 //
-// GELU is the tanh form, x sigmoid(s) with s = 2 sqrt(2 / pi) (x + 0.044715 x^3).
+// GELU is the tanh form, x sigmoid(s) with s = 2 sqrt(2 / pi) (x + 0.044715 x^3), unless its name
+// says otherwise.
 #include "device.h"
 
 DEV float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
@@ -23,6 +24,17 @@ struct Gelu {
         float s = sigmoid(TWICE_ROOT * x * (1.f + CUBIC * x * x));
         return s + x * s * (1.f - s) * (TWICE_ROOT * (1.f + 3.f * CUBIC * x * x));
     }
+};
+
+// The exact form, x P(z < x) for a normal z.
+struct GeluErf {
+    static constexpr float ROOT_OF_HALF = 0.70710678f;
+    DEV float value(float x) { return 0.5f * x * (1.f + erff(ROOT_OF_HALF * x)); }
+};
+
+// x sigmoid(1.702 x), CLIP's.
+struct QuickGelu {
+    DEV float value(float x) { return x / (1.f + expf(-1.702f * x)); }
 };
 
 struct Same {
@@ -99,6 +111,8 @@ template <class H> DEV void swiglu_backward(const H* dy, const H* x, H* dx, int 
     KERNEL(256, silu_backward_##T, const H* dy, const H* x, H* dx, int64_t n) { backward<Silu>(dy, x, dx, n); } \
     KERNEL(256, gelu_forward_##T, const H* x, H* y, int64_t n) { forward<Gelu>(x, y, n); } \
     KERNEL(256, gelu_backward_##T, const H* dy, const H* x, H* dx, int64_t n) { backward<Gelu>(dy, x, dx, n); } \
+    KERNEL(256, gelu_erf_##T, const H* x, H* y, int64_t n) { forward<GeluErf>(x, y, n); } \
+    KERNEL(256, quick_gelu_##T, const H* x, H* y, int64_t n) { forward<QuickGelu>(x, y, n); } \
     KERNEL(256, silu_narrow_##T, const float* x, H* y, int64_t n) { forward<Silu>(x, y, n); } \
     KERNEL(256, narrow_##T, const float* x, H* y, int64_t n) { forward<Same>(x, y, n); } \
     KERNEL(256, widen_##T, const H* x, float* y, int64_t n) { forward<Same>(x, y, n); } \

@@ -72,6 +72,16 @@ pub fn backward(f: Activation, b: &Backward) -> Result<Launch> {
     flat(kernel, b.count, vec![b.dy.into(), b.x.into(), b.dx.into()])
 }
 
+/// `to` = GELU(`from`) in its exact form, both of the type.
+pub fn gelu_erf(p: &Pass) -> Result<Launch> {
+    pass("gelu_erf", p)
+}
+
+/// `to` = x sigmoid(1.702 x) of `from`, both of the type.
+pub fn quick_gelu(p: &Pass) -> Result<Launch> {
+    pass("quick_gelu", p)
+}
+
 /// `to` = silu(`from`), from f32 to the type.
 pub fn silu_narrow(p: &Pass) -> Result<Launch> {
     pass("silu_narrow", p)

@@ -42,15 +42,17 @@ template <class H> DEV void unpatchify(const H* tokens, float* image, int channe
     }
 }
 
-// x [B, n] = y + positions [n]. Block (., b) takes a sample.
-template <class H> DEV void add_positions(const H* y, const float* positions, float* x, int64_t n) {
+// x [B, n] = positions [n], plus y [B, n - prefix] behind the prefix. Block (., b) takes a sample.
+template <class H> DEV void add_positions(const H* y, const float* positions, float* x, int64_t prefix, int64_t n) {
     int64_t i = (static_cast<int64_t>(BX) * NTHREADS + TID) * 4;
     if (i < n) {
-        int64_t at = BY * n + i;
-        Four v = load4(y + at), p = load4(positions + i);
-        #pragma unroll
-        for (int j = 0; j < 4; j++) v.v[j] += p.v[j];
-        store4(x + at, v.v);
+        Four v = load4(positions + i);
+        if (i >= prefix) {
+            Four below = load4(y + BY * (n - prefix) + i - prefix);
+            #pragma unroll
+            for (int j = 0; j < 4; j++) v.v[j] += below.v[j];
+        }
+        store4(x + BY * n + i, v.v);
     }
 }
 
@@ -153,8 +155,8 @@ KERNEL(256, fill_zero, float* x, int64_t n) {
     KERNEL(256, unpatchify_##T, const H* tokens, float* image, int channels, int side, int patch, int64_t n) { \
         unpatchify(tokens, image, channels, side, patch, n); \
     } \
-    KERNEL(256, add_positions_##T, const H* y, const float* positions, float* x, int64_t n) { \
-        add_positions(y, positions, x, n); \
+    KERNEL(256, add_positions_##T, const H* y, const float* positions, float* x, int64_t prefix, int64_t n) { \
+        add_positions(y, positions, x, prefix, n); \
     } \
     KERNEL(32, time_sinusoid_##T, const float* t, H* wave) { time_sinusoid(t, wave); } \
     KERNEL(256, condition_forward_##T, const H* time, const float* table, const uint32_t* labels, float* c, H* s, \

@@ -56,19 +56,22 @@ pub fn unpatchify(image: &Image, ty: Type, from: Address, to: Address) -> Result
     image.launch("unpatchify", ty, from, to)
 }
 
-/// x = y + positions for every sample.
+/// x = y + positions for every sample. The first `prefix` tokens of x have no y: they are what
+/// `positions` has for them.
 #[derive(Debug, Clone, Copy)]
 pub struct AddPositions {
     /// Of y.
     pub ty: Type,
-    /// `[samples, tokens, width]`
+    /// `[samples, tokens - prefix, width]`
     pub y: Address,
     /// f32 `[tokens, width]`
     pub positions: Address,
     /// f32 `[samples, tokens, width]`
     pub x: Address,
     pub samples: usize,
+    pub prefix: usize,
     pub tokens: usize,
+    /// A multiple of 4.
     pub width: usize,
 }
 
@@ -77,7 +80,12 @@ pub fn add_positions(a: &AddPositions) -> Result<Launch> {
     if a.samples == 0 || a.samples > 65_535 {
         bail!("`{kernel}` takes 1 to 65,535 samples, not {}", a.samples);
     }
-    let mut launch = flat(kernel, a.tokens * a.width, vec![a.y.into(), a.positions.into(), a.x.into()])?;
+    if a.prefix > a.tokens || !a.width.is_multiple_of(4) {
+        bail!("`{kernel}` takes rows of a multiple of four numbers, not {} of {} x {}", a.prefix, a.tokens, a.width);
+    }
+    let prefix = (a.prefix * a.width) as i64;
+    let arguments = vec![a.y.into(), a.positions.into(), a.x.into(), prefix.into()];
+    let mut launch = flat(kernel, a.tokens * a.width, arguments)?;
     launch.grid[1] = int(a.samples)?.cast_unsigned();
     Ok(launch)
 }

@@ -230,6 +230,7 @@ impl Forward {
             positions: self.positions,
             x: self.boundary(0).x,
             samples,
+            prefix: 0,
             tokens: self.config.tokens(),
             width,
         })?);

@@ -94,6 +94,18 @@ impl Layout {
         Ok(Self { places, read_in_f32, network, count: next })
     }
 
+    /// For the parameters of another network, by name.
+    pub fn plain(shapes: &BTreeMap<String, Shape>) -> Self {
+        let mut next = 0;
+        let place = |(name, shape): (&String, &Shape)| {
+            let place = Place { first: next, dims: shape.dims().to_vec() };
+            next = (next + shape.elem_count()).next_multiple_of(PADDING);
+            (name.clone(), place)
+        };
+        let places = shapes.iter().map(place).collect();
+        Self { places, read_in_f32: 0..next, network: next, count: next }
+    }
+
     /// Numbers of a flat buffer.
     pub fn count(&self) -> usize {
         self.count
@@ -114,7 +126,7 @@ impl Layout {
     pub fn place(&self, name: &str) -> Result<&Place> {
         match self.places.get(name) {
             Some(place) => Ok(place),
-            None => bail!("a SiT without parameter {name}"),
+            None => bail!("a network without parameter {name}"),
         }
     }
 

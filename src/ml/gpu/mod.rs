@@ -1,5 +1,5 @@
-//! A SiT as lists of commands for a GPU: a training step with its losses, gradients and update; and
-//! the velocity alone, for sampling.
+//! Networks as lists of commands for a GPU: a SiT's training step with its losses, gradients and
+//! update; its velocity alone, for sampling; and frozen vision transformers.
 //!
 //! ```text
 //! layout          where each parameter lies in the flat buffers
@@ -12,6 +12,7 @@
 //! sit             what is trained, and where everything lies
 //! step            the programs of a training step
 //! velocity        the network in a GPU's memory, for sampling
+//! vit, encoder    a frozen vision transformer, and the encoder that it is part of
 //! host            tensors to a GPU's memory
 //! ```
 //!
@@ -22,6 +23,7 @@
 pub mod arena;
 mod block;
 mod block_backward;
+pub mod encoder;
 pub mod forward;
 pub mod host;
 pub mod layers;
@@ -30,6 +32,7 @@ mod micro_batch;
 pub mod sit;
 mod step;
 pub mod velocity;
+pub mod vit;
 
 use crate::nn::precision::Precision;
 use erw_gpu::program::Type;

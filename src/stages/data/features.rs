@@ -2,12 +2,13 @@
 //! stage resumes after the last complete shard.
 
 use super::pack::Pack;
+use super::patch_tokens::PatchTokens;
 use crate::support::params::{Walk, check_walk, device};
 use candle_core::DType;
 use erw_base::error::Result;
 use erw_ml::data::images::ImageSet;
 use erw_ml::data::pairing::labels_digest;
-use erw_ml::models::encoder::Encoder;
+use erw_ml::models::encoder::{CONFIG_FILE, read_config};
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::{StageKind, no_facts};
@@ -58,15 +59,16 @@ fn run(attempt: &Attempt) -> Result<()> {
     let batch = attempt.operation::<Walk>()?.batch;
     let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
-    let encoder = Encoder::open(attempt.input("encoder")?, &device)?;
-    let (tokens, dim) = encoder.shape(images.height())?;
+    let dir = attempt.input("encoder")?;
+    let (tokens, dim) = read_config(&dir.join(CONFIG_FILE))?.shape(images.height())?;
+    let mut encoder = PatchTokens::open(attempt, dir, images.height(), batch.max(1), &device)?;
     let rows = (SHARD_BYTES / (tokens * dim * dtype.size_in_bytes())).max(1);
 
     let labels = labels_digest(&images.labels());
     let meta = json!({"tokens": tokens, "dim": dim, "dtype": stored.name(), "labels": labels});
     let pack = Pack { output: "features", rows_per_shard: rows, total: images.len(), batch };
     pack.fill(attempt, &meta, |ids| {
-        let x = encoder.tokens(&images.batch(&ids.collect::<Vec<_>>(), &device)?)?.to_dtype(dtype)?;
+        let x = encoder.of(&images.batch(&ids.collect::<Vec<_>>(), &device)?)?.to_dtype(dtype)?;
         Ok(Tensors::from([("tokens".into(), x)]))
     })
 }

@@ -68,6 +68,16 @@ impl EncoderConfig {
         }
     }
 
+    /// Number of tokens for an image of side `side`, and their dimension.
+    ///
+    /// # Errors
+    /// See [`Self::input_side`].
+    pub fn shape(&self, side: usize) -> Result<(usize, usize)> {
+        let VitConfig { patch_size, dim, .. } = self.vit;
+        let grid = self.input_side(side)? / patch_size;
+        Ok((grid * grid, dim))
+    }
+
     /// u8 images `[n, 3, H, W]` to the input of the transformer. Images that are not square need an
     /// encoder with one image size.
     pub fn prepare(&self, images: &Tensor) -> Result<Tensor> {

@@ -61,11 +61,7 @@ impl Encoder {
     /// When the tensors do not match the configured transformer; the error lists the differing
     /// names.
     pub fn new(config: &EncoderConfig, tensors: Tensors, device: &Device) -> Result<Self> {
-        let (vit, tensors) = fitted(config, tensors)?;
-        let faults = report(&vit, &tensors)?.faults();
-        if !faults.is_empty() {
-            bail!("the tensors do not match the configured transformer: {}", faults.join("; "));
-        }
+        let (vit, tensors) = checked(config, tensors)?;
         let width = head::head_width(&vit, &tensors);
         let frozen = Frozen::new(tensors);
         let vb = frozen.builder(DType::F32, device);
@@ -74,14 +70,9 @@ impl Encoder {
         Ok(Self { config: config.clone(), vit, head, tables: Mutex::default() })
     }
 
-    /// Number of tokens for an image of side `side`, and their dimension.
-    ///
-    /// # Errors
-    /// See [`EncoderConfig::input_side`].
+    /// See [`EncoderConfig::shape`].
     pub fn shape(&self, side: usize) -> Result<(usize, usize)> {
-        let VitConfig { patch_size, dim, .. } = self.config.vit;
-        let grid = self.config.input_side(side)? / patch_size;
-        Ok((grid * grid, dim))
+        self.config.shape(side)
     }
 
     /// Patch tokens f32 `[n, T, D]` of u8 images `[n, 3, H, W]`, row by row of the grid.
@@ -101,6 +92,19 @@ impl Encoder {
         tables.insert(grid, table.clone());
         Ok(table)
     }
+}
+
+/// The transformer and its tensors for its own grid.
+///
+/// # Errors
+/// See [`Encoder::new`].
+pub(crate) fn checked(config: &EncoderConfig, tensors: Tensors) -> Result<(VitConfig, Tensors)> {
+    let (vit, tensors) = fitted(config, tensors)?;
+    let faults = report(&vit, &tensors)?.faults();
+    if !faults.is_empty() {
+        bail!("the tensors do not match the configured transformer: {}", faults.join("; "));
+    }
+    Ok((vit, tensors))
 }
 
 /// Reports how these tensors, with hub names, fit the configured transformer.
