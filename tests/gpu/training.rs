@@ -2,7 +2,7 @@
 
 use super::networks::{Counting, config, network, normal};
 use super::support::card;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use erw::ml::diffusion::alignment::{Alignment, SpatialNorm};
 use erw::ml::diffusion::loss;
 use erw::ml::gpu::sit::Recipe;
@@ -349,6 +349,34 @@ fn a_step_that_overflows_in_f16_is_skipped() {
             .all(|x| x.is_finite()))
     );
     assert!(trained.curve.iter().all(|point| point.step != 4), "the skipped step is not on the curve");
+}
+
+/// Two encoders share the space of narrow features, and the second micro-batch is fed while the first
+/// is at work.
+#[test]
+fn features_in_f16_give_the_bits_of_the_same_numbers_in_f32() {
+    let config = SiTConfig { z_dims: vec![32, 48], encoder_depth: vec![1, 2], ..small() };
+    let recipe = micro_batches(&config, Type::Bf16);
+    let gradients = |fed: DType| {
+        let (params, model) = network(&config, Precision::F32);
+        let card = card();
+        let mut feeder = |_, micro: usize| {
+            let mut feed = feed(&config, micro as u64);
+            let rounded = |t: &Tensor| t.to_dtype(DType::F16)?.to_dtype(fed);
+            feed.features = feed.features.iter().map(rounded).collect::<candle_core::Result<_>>()?;
+            Ok(feed)
+        };
+        let mut engine = GpuEngine::new(&*card, &recipe, &model, &params.tensors(), &one_step(), &mut feeder).unwrap();
+        engine.start().unwrap();
+        let sums = engine.gradients(0, 2, 1.0).unwrap();
+        (sums.loss.to_bits(), engine.named_gradients().unwrap())
+    };
+    let ((loss, got), (want_loss, want)) = (gradients(DType::F16), gradients(DType::F32));
+    assert_eq!(loss, want_loss);
+    for (name, want) in want {
+        let bits = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits);
+        assert!(bits(&got[&name]).eq(bits(&want)), "{name}");
+    }
 }
 
 #[test]

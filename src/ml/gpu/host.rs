@@ -5,9 +5,10 @@ use super::layers::Weights;
 use super::layout::Layout;
 use crate::kernels::with_slices;
 use crate::nn::params::Tensors;
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Type};
+use half::slice::HalfFloatSliceExt;
 
 pub fn write(machine: &dyn Machine, to: Address, numbers: &[f32]) -> Result<()> {
     machine.write(to, bytemuck::cast_slice(numbers))
@@ -17,6 +18,18 @@ pub fn write(machine: &dyn Machine, to: Address, numbers: &[f32]) -> Result<()> 
 pub fn write_tensor(machine: &dyn Machine, to: Address, tensor: &Tensor) -> Result<()> {
     let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
     with_slices([&tensor], |[numbers]| write(machine, to, numbers))?
+}
+
+/// Writes an f16 tensor in main memory as it is.
+///
+/// # Errors
+/// A tensor of another type or device, or with gaps.
+pub fn write_half(machine: &dyn Machine, to: Address, tensor: &Tensor) -> Result<()> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let (Storage::Cpu(CpuStorage::F16(numbers)), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
+        bail!("f16 features in main memory without gaps, not {:?}", tensor)
+    };
+    machine.write(to, bytemuck::cast_slice(numbers[start..end].reinterpret_cast()))
 }
 
 /// Writes the tables of a SiT, by their names in files.

@@ -80,6 +80,8 @@ pub struct Inputs {
     pub target: Address,
     /// f32 `[B, N, Z]` for each encoder.
     pub features: Vec<Address>,
+    /// f16, for the features of one encoder before they are widened.
+    pub narrow_features: Address,
     pub scalars: Scalars,
     pub results: Results,
 }
@@ -142,6 +144,7 @@ impl SitPrograms {
         let inputs = Inputs {
             target: arena.take(image, Type::F32),
             features: c.z_dims.iter().map(|z| arena.take(rows * z, Type::F32)).collect(),
+            narrow_features: arena.take(rows * c.z_dims.iter().copied().max().unwrap_or(0), Type::F16),
             scalars: Scalars(arena.take(Scalars::SIZE, Type::F32)),
             results: Results(arena.take(Results::SIZE, Type::F32)),
         };

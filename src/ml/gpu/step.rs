@@ -4,6 +4,7 @@ use super::block_backward::BlocksBackward;
 use super::micro_batch::MicroBatch;
 use super::sit::SitPrograms;
 use candle_core::{Result, bail};
+use erw_gpu::kernels::activation::{self, Pass};
 use erw_gpu::kernels::optimizer::{self, AdamW, Average, NormEnd};
 use erw_gpu::program::{Address, Program, Type};
 
@@ -20,6 +21,17 @@ impl SitPrograms {
         };
         step.forward(&mut program)?;
         step.backward(&mut program)?;
+        Ok(program)
+    }
+
+    /// The features of an encoder from f16, as they were stored, to f32.
+    pub fn widen_features(&self, encoder: usize) -> Result<Program> {
+        let (c, inputs, mut program) = (&self.recipe.config, &self.inputs, Program::default());
+        let (Some(width), Some(to)) = (c.z_dims.get(encoder), inputs.features.get(encoder)) else {
+            bail!("there is no encoder {encoder}")
+        };
+        let count = self.recipe.batch * c.tokens() * width;
+        program.launch(activation::widen(&Pass { ty: Type::F16, from: inputs.narrow_features, to: *to, count })?);
         Ok(program)
     }
 

@@ -15,8 +15,8 @@ use erw_runner::kind::attempt::Attempt;
 
 /// A trained SiT.
 pub enum Velocity {
-    Candle(SiT, Device),
-    Kernels(VelocityOnGpu),
+    Candle(Box<SiT>, Device),
+    Kernels(Box<VelocityOnGpu>),
 }
 
 impl Velocity {
@@ -52,8 +52,8 @@ impl Velocity {
         let tensors = ema_files::load(attempt.input("sit")?, "sit", weights, home)?;
         let sit = SiT::new(config, Frozen::new(tensors.clone()).builder(DType::F32, home))?;
         Ok(match machine {
-            Some(machine) => Self::Kernels(VelocityOnGpu::new(machine, &evaluation, &sit, &tensors)?),
-            None => Self::Candle(sit.with_precision(precision), device.clone()),
+            Some(machine) => Self::Kernels(Box::new(VelocityOnGpu::new(machine, &evaluation, &sit, &tensors)?)),
+            None => Self::Candle(Box::new(sit.with_precision(precision)), device.clone()),
         })
     }
 

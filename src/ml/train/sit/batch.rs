@@ -7,7 +7,7 @@ use crate::data::prefetch::MicroBatch;
 use crate::models::sit::{SiTConfig, drop_labels};
 use crate::rng::{self, Purpose};
 use crate::train::batch_indices;
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 /// Settings that determine the examples of a step.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +34,8 @@ pub struct Batch {
     /// Positions in the batch of the step. They select each sample's noise, whatever the order of
     /// work.
     pub slots: Vec<u64>,
-    /// Stored alignment features, if they were requested; `None` for online features.
+    /// Stored alignment features, if they were requested, in the type in which they are stored;
+    /// `None` for online features.
     features: Option<Vec<Tensor>>,
 }
 
@@ -71,13 +72,22 @@ impl Examples {
         Ok(Batch { rows, flipped, latents, classes, slots, features })
     }
 
-    /// The features that the micro-batch is aligned with, `[n, N, Z]` per encoder, on the device.
+    /// The features that the micro-batch is aligned with, f32 `[n, N, Z]` per encoder, on the device.
     /// Separate from [`batch`](Self::batch), because a step whose alignment weight is 0 does not
     /// need them and because encoders run on the device.
     pub fn features(&self, batch: &Batch) -> Result<Vec<Tensor>> {
         match &batch.features {
-            Some(stored) => stored.iter().map(|t| t.to_device(&self.device)).collect(),
+            Some(stored) => stored.iter().map(|t| t.to_device(&self.device)?.to_dtype(DType::F32)).collect(),
             None => self.features.tokens(&batch.rows, &batch.flipped, &self.device),
+        }
+    }
+
+    /// The same for a GPU with memory of its own: stored features as they lie on the CPU, in the
+    /// type in which they are stored.
+    pub fn features_as_stored(&self, batch: &Batch) -> Result<Vec<Tensor>> {
+        match &batch.features {
+            Some(stored) => Ok(stored.clone()),
+            None => self.features(batch),
         }
     }
 }

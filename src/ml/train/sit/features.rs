@@ -75,10 +75,11 @@ impl Features {
         Ok(Grid { tokens, dim })
     }
 
-    /// [`tokens`](Self::tokens) on the CPU if they are stored; `None` if they are computed online.
+    /// [`tokens`](Self::tokens) on the CPU if they are stored, in the type in which they are;
+    /// `None` if they are computed online.
     pub fn read(&self, rows: &[u64], flipped: &[bool]) -> Result<Option<Vec<Tensor>>> {
         match self {
-            Self::Stored(_) => self.tokens(rows, flipped, &Device::Cpu).map(Some),
+            Self::Stored(sets) => stored(sets, rows, flipped, &Device::Cpu).map(Some),
             Self::Online(..) => Ok(None),
         }
     }
@@ -90,8 +91,7 @@ impl Features {
     /// Mirrored images with stored features; only online features cover mirrored images.
     pub fn tokens(&self, rows: &[u64], flipped: &[bool], device: &Device) -> Result<Vec<Tensor>> {
         match self {
-            Self::Stored(_) if flipped.contains(&true) => bail!("stored features do not cover mirrored images"),
-            Self::Stored(sets) => sets.iter().map(|f| f.rows("tokens", rows, device)?.to_dtype(DType::F32)).collect(),
+            Self::Stored(sets) => stored(sets, rows, flipped, device)?.iter().map(|t| t.to_dtype(DType::F32)).collect(),
             Self::Online(images, encoders) => {
                 let mut pixels = images.batch(rows, device)?;
                 if flipped.contains(&true) {
@@ -101,4 +101,11 @@ impl Features {
             }
         }
     }
+}
+
+fn stored(sets: &[Packed], rows: &[u64], flipped: &[bool], device: &Device) -> Result<Vec<Tensor>> {
+    if flipped.contains(&true) {
+        bail!("stored features do not cover mirrored images");
+    }
+    sets.iter().map(|set| set.rows("tokens", rows, device)).collect()
 }

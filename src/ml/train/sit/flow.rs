@@ -59,7 +59,8 @@ impl FlowMatching<'_> {
     /// A micro-batch for the engine on a GPU.
     pub fn feed(&self, step: u64, noised: Noised) -> Result<Feed> {
         let alignment_weight = self.schedule.at(step);
-        let features = if alignment_weight == 0.0 { vec![] } else { self.examples.features(&noised.batch)? };
+        let features =
+            if alignment_weight == 0.0 { vec![] } else { self.examples.features_as_stored(&noised.batch)? };
         let Noised { batch, t, point, target } = noised;
         Ok(Feed { times: t, point, target: Some(target), classes: batch.classes, features, alignment_weight })
     }

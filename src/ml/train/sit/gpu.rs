@@ -33,7 +33,7 @@ pub struct Feed {
     pub target: Option<Tensor>,
     /// Classes u32 `[B]`.
     pub classes: Tensor,
-    /// Features `[B, N, Z]` per encoder; empty if nothing is aligned in this step.
+    /// Features `[B, N, Z]` per encoder, f32 or f16; empty if nothing is aligned in this step.
     pub features: Vec<Tensor>,
     /// Coefficient of the alignment; 0 if nothing is aligned.
     pub alignment_weight: f64,
@@ -50,6 +50,8 @@ pub struct GpuEngine<'a> {
     programs: SitPrograms,
     /// By whether projectors are trained.
     lists: [Lists; 2],
+    /// For each encoder: its features from f16 to f32.
+    widen: Vec<Program>,
     feed: &'a mut Feeder<'a>,
     /// The step and micro-batch whose inputs are written, with its alignment's coefficient.
     written: Option<((u64, usize), f64)>,
@@ -115,6 +117,7 @@ impl<'a> GpuEngine<'a> {
             machine,
             initial: weights.clone(),
             lists: [Lists::new(&programs, false)?, Lists::new(&programs, true)?],
+            widen: (0..recipe.config.z_dims.len()).map(|k| programs.widen_features(k)).collect::<Result<_>>()?,
             programs,
             feed,
             written: None,
@@ -209,8 +212,16 @@ impl<'a> GpuEngine<'a> {
         }
         let classes = feed.classes.to_dtype(DType::U32)?.to_vec1::<u32>()?;
         self.machine.write(of_network.labels, bytemuck::cast_slice(&classes))?;
-        for (to, features) in inputs.features.iter().zip(&feed.features) {
-            self.write_tensor(*to, features)?;
+        for (i, features) in feed.features.iter().enumerate() {
+            match (features.dtype(), self.widen.get(i), inputs.features.get(i)) {
+                // Half the bytes to copy; the GPU widens them.
+                (DType::F16, Some(widen), _) => {
+                    host::write_half(self.machine, inputs.narrow_features, features)?;
+                    self.machine.run(widen)?;
+                }
+                (_, _, Some(to)) => self.write_tensor(*to, features)?,
+                _ => bail!("features of {} encoders, where there are {}", i + 1, inputs.features.len()),
+            }
         }
         Ok(())
     }

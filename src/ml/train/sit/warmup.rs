@@ -24,7 +24,7 @@ impl Warmup<'_> {
 
     /// A micro-batch for the engine on a GPU.
     pub fn feed(&self, batch: Batch) -> Result<Feed> {
-        let features = self.examples.features(&batch)?;
+        let features = self.examples.features_as_stored(&batch)?;
         let times = Tensor::zeros(batch.slots.len(), DType::F32, &Device::Cpu)?;
         let (point, classes) = (batch.latents, batch.classes);
         Ok(Feed { times, point, target: None, classes, features, alignment_weight: 1.0 })

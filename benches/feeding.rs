@@ -1,0 +1,162 @@
+//! Batches per second that the feed of a training on a GPU makes, on a machine without one: rows of
+//! packed latents and stored f16 features, the draw of latents, noise, times and points, and the
+//! copies into the memory from which a card reads. The card itself is a machine that is done at
+//! once, so this is the rate above which a training on a card would wait for its data.
+//!
+//!     cargo bench --bench feeding                   # all
+//!     cargo bench --bench feeding -- aligned-256    # one
+//!
+//! Latents are 4 x 32 x 32, features 256 x 768, as of SiT-XL/2 or B/2 with DINOv2-B. `aligned-N`:
+//! N samples with features. `flipped-N`: N samples without features, half of them mirrored (stored
+//! features do not cover mirrored images). The files are in the page cache.
+#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
+#[expect(dead_code, reason = "nothing here is rated in products")]
+mod support;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+use erw::ml::data::latents::Latents;
+use erw::ml::data::packed::{Packed, PackedWriter};
+use erw::ml::diffusion::alignment::Alignment;
+use erw::ml::diffusion::alignment_schedule::Schedule;
+use erw::ml::diffusion::interpolant::{Path, TimeDistribution};
+use erw::ml::gpu::sit::Recipe;
+use erw::ml::models::sit::{SavedActivations, SiT, SiTConfig};
+use erw::ml::nn::params::{ParamSet, Tensors};
+use erw::ml::observer::Silent;
+use erw::ml::rng::{Purpose, normal_rows};
+use erw::ml::train::config::FitConfig;
+use erw::ml::train::engine::Engine;
+use erw::ml::train::sit::batch::{BatchConfig, Examples};
+use erw::ml::train::sit::features::Features;
+use erw::ml::train::sit::flow::FlowMatching;
+use erw::ml::train::sit::gpu::GpuEngine;
+use erw::ml::train::with_batches;
+use erw_gpu::machine::Machine;
+use erw_gpu::program::{Address, Program, Type};
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::time::Instant;
+
+const CASES: [&str; 4] = ["aligned-64", "aligned-256", "flipped-64", "flipped-256"];
+const CPU: Device = Device::Cpu;
+/// Rows of the files.
+const ROWS: usize = 1024;
+/// Batches that are measured, after two that are not.
+const BATCHES: u64 = 10;
+
+fn main() {
+    support::table(&CASES, "samples/s", measure);
+}
+
+fn measure(case: &str) -> Result<Value> {
+    let Some((kind, samples)) = case.split_once('-') else { bail!("no case {case}") };
+    let (aligned, batch) = (kind == "aligned", samples.parse::<usize>().unwrap());
+    let dir = tempfile::tempdir()?;
+    let latents = latents(&dir.path().join("latents"))?;
+    let features = match aligned {
+        true => Features::stored(&latents, vec![("features".into(), features(&dir.path().join("features"))?)])?,
+        false => Features::none(),
+    };
+    let examples = Examples { latents, features, device: CPU };
+    // The feed does not depend on the network's depth and width.
+    let z_dims = if aligned { vec![768] } else { vec![] };
+    let config = SiTConfig { depth: 1, ..SiTConfig::published("SiT-S/2", [4, 32], 1000, z_dims, 1)? };
+    let (params, vb) = ParamSet::init(0, DType::F32, &CPU);
+    let model = SiT::new(&config, vb)?;
+    let training = FlowMatching {
+        examples: &examples,
+        model: &model,
+        batches: BatchConfig { seed: 0, batch, accumulate: 1, flip: if aligned { 0.0 } else { 0.5 } },
+        path: Path::Linear,
+        time: TimeDistribution::Uniform,
+        schedule: if aligned { Schedule::Constant { c0: 0.5 } } else { Schedule::None },
+        alignment: Alignment::COSINE,
+        dispersion: None,
+    };
+    let recipe = Recipe {
+        config: config.clone(),
+        batch,
+        micro_batches: 1,
+        ty: Type::Bf16,
+        keep: SavedActivations::Everything,
+        averages: 1,
+        spatial_norm: None,
+    };
+    let cfg = FitConfig::new(2 + BATCHES, 1e-4, dir.path());
+    let make = |place| training.batch(place);
+    let seconds = with_batches(&cfg, &Silent, &make, |next| {
+        let mut feeder = |step, micro| training.feed(step, next(step, micro)?);
+        let machine = Idle::default();
+        let mut engine = GpuEngine::new(&machine, &recipe, &model, &params.tensors(), &cfg, &mut feeder)?;
+        engine.start()?;
+        let mut began = Instant::now();
+        for step in 0..2 + BATCHES {
+            if step == 2 {
+                began = Instant::now();
+            }
+            engine.gradients(step, 1, 1.0)?;
+        }
+        Ok(began.elapsed().as_secs_f64() / BATCHES as f64)
+    })?;
+    Ok(json!({"seconds": seconds, "per_s": batch as f64 / seconds, "peak_mib": support::peak_mib()}))
+}
+
+/// Does nothing but take bytes, as a card's page-locked memory does.
+#[derive(Default)]
+struct Idle(RefCell<Vec<u8>>);
+
+impl Machine for Idle {
+    fn allocate(&self, _: usize) -> Result<Address> {
+        Ok(Address(256))
+    }
+
+    fn write(&self, _: Address, bytes: &[u8]) -> Result<()> {
+        let mut staging = self.0.borrow_mut();
+        for part in bytes.chunks(32 << 20) {
+            if staging.len() < part.len() {
+                staging.resize(part.len(), 0);
+            }
+            staging[..part.len()].copy_from_slice(part);
+        }
+        Ok(())
+    }
+
+    fn read(&self, _: Address, bytes: &mut [u8]) -> Result<()> {
+        bytes.fill(0);
+        Ok(())
+    }
+
+    fn run(&self, _: &Program) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn normal(tag: u64, shape: &[usize]) -> Result<Tensor> {
+    normal_rows(1, Purpose::Probe, tag, &(0..ROWS as u64).collect::<Vec<_>>(), shape, &CPU)
+}
+
+fn latents(dir: &std::path::Path) -> Result<Latents> {
+    let mut writer = PackedWriter::create(dir, "latents", 256)?;
+    let mean = normal(1, &[4, 32, 32])?;
+    let std = (mean.abs()? * 0.1)?;
+    let labels: Vec<i64> = (0..ROWS as i64).map(|i| i % 1000).collect();
+    writer.push(&Tensors::from([
+        ("mean_flip".into(), mean.clone()),
+        ("std_flip".into(), std.clone()),
+        ("mean".into(), mean),
+        ("std".into(), std),
+        ("labels".into(), Tensor::from_vec(labels, ROWS, &CPU)?),
+    ]))?;
+    let classes: Vec<String> = (0..1000).map(|i| i.to_string()).collect();
+    writer.finish(&json!({"scaling_factor": 0.18215, "shift_factor": 0.0, "classes": classes}))?;
+    Latents::open(dir)
+}
+
+fn features(dir: &std::path::Path) -> Result<Packed> {
+    let mut writer = PackedWriter::create(dir, "features", 256)?;
+    let tokens = normal(2, &[256, 768])?.to_dtype(DType::F16)?;
+    writer.push(&Tensors::from([("tokens".into(), tokens)]))?;
+    writer.finish(&json!({"dtype": "f16"}))?;
+    Packed::open(dir)
+}
