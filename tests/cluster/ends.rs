@@ -55,7 +55,7 @@ fn what_slurm_would_refuse_is_told_in_its_words() {
 fn without_slurm_it_says_so() {
     let space = count(1);
     let mut command = space.command(&["run", "p.toml", "--launcher", "slurm"]);
-    let said = Said::from(command.env("PATH", "/nonexistent").output().unwrap()).expect(2);
+    let said = Said::from(command.env("PATH", "/nonexistent").finish()).expect(2);
     assert_eq!(
         said.stderr,
         "error: this machine submits no jobs: there is no `sbatch`\nhint: log in to a host that submits jobs, or use \
@@ -68,8 +68,7 @@ fn without_slurm_it_says_so() {
 fn a_job_that_never_ran_has_failed() {
     let Some(cluster) = Cluster::start() else { return };
     let space = count(1);
-    let said =
-        Said::from(cluster.command(&space, &["run", "p.toml", "--plain"]).env("ERW_SETUP", "exit 0").output().unwrap());
+    let said = Said::from(cluster.command(&space, &["run", "p.toml", "--plain"]).env("ERW_SETUP", "exit 0").finish());
     let said = said.expect(1);
     assert!(said.stderr.contains("its job ended without a report: Slurm calls it completed"), "{}", said.stderr);
     assert_eq!(space.read("ran"), "");
@@ -85,7 +84,7 @@ fn a_program_that_fails_has_its_log() {
     );
     let said = cluster.run(&space, &[]).expect(1);
     assert!(said.stderr.contains("`sh` exited with status 7") && said.stderr.contains("  | why\n"), "{}", said.stderr);
-    let logs = Said::from(cluster.command(&space, &["logs", "p.toml", "s"]).output().unwrap()).expect(0);
+    let logs = Said::from(cluster.command(&space, &["logs", "p.toml", "s"]).finish()).expect(0);
     assert!(logs.stdout.contains("before\nwhy\n"), "{}", logs.stdout);
 }
 
@@ -110,7 +109,7 @@ fn a_preempted_job_goes_on_from_its_checkpoint() {
         let space = count(80);
         let mut command = cluster.command(&space, &["run", "p.toml", "--plain"]);
         let run = command.env("ERW_PARTITION", partition).stdout(std::process::Stdio::piped());
-        let run = run.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let run = run.stderr(std::process::Stdio::piped()).start();
         until("a checkpoint", || has_checkpoint(&space));
         // Takes both nodes for a moment.
         let all =

@@ -48,7 +48,7 @@ fn a_job_whose_number_was_not_noted_is_found() {
     let Some(cluster) = Cluster::start() else { return };
     let space = count(20);
     let path = sbatch(&space, "sbatch \"$@\" > /dev/null; kill -9 $PPID");
-    let said = cluster.command(&space, &["run", "p.toml", "--plain"]).env("PATH", path).output().unwrap();
+    let said = cluster.command(&space, &["run", "p.toml", "--plain"]).env("PATH", path).finish();
     Said::from(said).expect(-9);
     assert_eq!(cluster.jobs().len(), 1);
     cluster.run(&space, &[]).expect(0);
@@ -62,7 +62,7 @@ fn a_job_that_was_not_submitted_is_placed_again() {
     let Some(cluster) = Cluster::start() else { return };
     let space = count(5);
     let path = sbatch(&space, "kill -9 $PPID");
-    let said = cluster.command(&space, &["run", "p.toml", "--plain"]).env("PATH", path).output().unwrap();
+    let said = cluster.command(&space, &["run", "p.toml", "--plain"]).env("PATH", path).finish();
     Said::from(said).expect(-9);
     cluster.run(&space, &[]).expect(0);
     is_done_once(&cluster, &space, 5);

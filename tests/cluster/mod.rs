@@ -5,6 +5,7 @@ mod ends;
 mod kills;
 
 use crate::support::cluster::Cluster;
+use crate::support::deadline::Deadline;
 use crate::support::space::{Said, Space};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -195,6 +195,19 @@ fn kept_pipelines_are_exempt_from_age_and_size_limits() {
 }
 
 #[test]
+fn the_work_of_a_job_that_waits_is_left_alone() {
+    let space = Space::new("[stages.s]\nkind = \"command\"\nrun = \"exit 1 # {outputs.o}\"\noutputs = { o = \"t\" }\n");
+    space.run(&[]).expect(1);
+    let work = std::fs::read_dir(space.path("cache/v1/work")).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(work.join("placed.json"), "{}").unwrap();
+    gc(&space, &[]);
+    assert!(work.exists());
+    std::fs::remove_file(work.join("placed.json")).unwrap();
+    gc(&space, &[]);
+    assert!(!work.exists());
+}
+
+#[test]
 fn gc_refuses_while_a_stage_runs() {
     let space = Space::new(
         "[stages.s]\nkind = \"command\"\nrun = \"touch began; while ! [ -e go ]; do sleep 0.02; done; echo > {outputs.o}\"\noutputs = { o = \"t\" }\n",

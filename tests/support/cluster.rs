@@ -1,5 +1,6 @@
 //! A real Slurm of two nodes on this machine, see `tests/tools/slurm`. Each test starts its own.
 
+use super::deadline::Deadline;
 use super::skip;
 use super::space::{Said, Space};
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ impl Cluster {
 
     fn script(&self, what: &str, node: Option<&str>) -> std::process::Output {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/slurm/cluster.sh");
-        Command::new(script).arg(what).arg(self.dir.path()).args(node).stdin(Stdio::null()).output().unwrap()
+        Command::new(script).arg(what).arg(self.dir.path()).args(node).stdin(Stdio::null()).finish()
     }
 
     pub fn conf(&self) -> PathBuf {
@@ -39,7 +40,7 @@ impl Cluster {
 
     /// A command of Slurm, and what it says.
     pub fn tell(&self, words: &[&str]) -> String {
-        let out = Command::new(words[0]).args(&words[1..]).env("SLURM_CONF", self.conf()).output().unwrap();
+        let out = Command::new(words[0]).args(&words[1..]).env("SLURM_CONF", self.conf()).finish();
         assert!(out.status.success(), "{words:?}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).unwrap()
     }
@@ -82,12 +83,12 @@ impl Cluster {
 
     pub fn run(&self, space: &Space, more: &[&str]) -> Said {
         let args = [&["run", "p.toml", "--plain"], more].concat();
-        Said::from(self.command(space, &args).output().unwrap())
+        Said::from(self.command(space, &args).finish())
     }
 
     pub fn spawn(&self, space: &Space, more: &[&str]) -> Child {
         let args = [&["run", "p.toml", "--plain"], more].concat();
-        self.command(space, &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        self.command(space, &args).stdout(Stdio::piped()).stderr(Stdio::piped()).start()
     }
 }
 

@@ -8,7 +8,7 @@
 use super::action_cache::{self, Record};
 use super::inventory::{objects, size};
 use super::key::Key;
-use super::store::{self, KEPT, Store};
+use super::store::{self, KEPT, PLACED, Store};
 use super::tags;
 use crate::files::digest::Digest;
 use crate::files::disk;
@@ -225,6 +225,10 @@ fn work_dirs(store: &Store, kept: &[&Record], checkpoints: bool, sweep: &mut Col
         let Ok(digest) = name.parse::<Digest>() else { continue };
         // Held by a worker whose runner is gone.
         let Some(_lock) = store.try_lock(&digest.into())? else { continue };
+        // Its job may be waiting, and will look for its files.
+        if path.join(PLACED).exists() {
+            continue;
+        }
         let holds = |what: &str| Ok::<_, Error>(!disk::list(&path.join(what))?.is_empty());
         let has_checkpoint = holds("checkpoints")? || holds(KEPT)?;
         if has_checkpoint && !checkpoints && !done.contains(&name) {

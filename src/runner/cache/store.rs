@@ -77,6 +77,9 @@ const TAG_FILE: &str = "CACHEDIR.TAG";
 /// Bytes of the tag that are the same for all programs.
 const SIGNATURE: usize = 43;
 
+/// In a work folder: the note of an attempt that goes on without a runner.
+pub const PLACED: &str = "placed.json";
+
 /// Prefix of empty work folders that wait for reuse.
 pub const SPARE: &str = ".spare-";
 

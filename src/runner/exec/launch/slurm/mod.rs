@@ -24,6 +24,7 @@ pub mod script;
 pub mod state;
 
 use super::{AttemptSite, Launcher};
+use crate::cache::store::PLACED;
 use crate::event::{Failure, WorkerEvent};
 use crate::exec::attempt_report::{AttemptEnd, AttemptReport, Machine};
 use crate::exec::environment::GPUS;
@@ -80,7 +81,7 @@ struct Placed {
 
 impl Placed {
     fn file(work: &Path) -> PathBuf {
-        work.join("placed.json")
+        work.join(PLACED)
     }
 
     fn read(work: &Path) -> Result<Option<Self>> {
