@@ -1,5 +1,6 @@
 //! Tensors on an emulated card, and runs under every schedule.
 
+#[cfg(not(feature = "cuda"))]
 use erw_emulator::{Emulator, Schedule};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Program, Type};

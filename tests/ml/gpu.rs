@@ -125,7 +125,7 @@ fn an_autoencoder_learns_as_on_the_cpu() {
         let out = net.decode(&posterior.sample(&noise).unwrap()).unwrap();
         let error = (out - &images).unwrap().sqr().unwrap().mean_all().unwrap();
         let loss = (error + posterior.kl().unwrap().mean_all().unwrap()).unwrap();
-        gradients(&params, &loss).unwrap()
+        gradients(params.vars(), &loss).unwrap()
     };
     let (exact, got) = (all(&CPU), all(&gpu()));
     assert_eq!(exact.len(), got.len());
