@@ -28,7 +28,7 @@ use std::any::Any;
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -91,7 +91,7 @@ impl Alone {
         const LEASE: Duration = Duration::from_secs(90);
         const TICK: Duration = Duration::from_millis(500);
         let store = Store::open(&job.cache)?;
-        let path = store.v1("locks").join(format!("{}.worker", job.key));
+        let path = lock_file(job);
         let open = |path: &Path, what: &str| {
             let file = File::options().read(true).append(true).create(true).open(path);
             file.map_err(|e| Error::io(what, path, e))
@@ -117,6 +117,17 @@ impl Alone {
         artifacts::make_room(job)?;
         Ok(Some(Self { lock, events: open(&job.events_file(), "write")?, store }))
     }
+}
+
+/// Held by the worker of a key while it works.
+fn lock_file(job: &Job) -> PathBuf {
+    job.cache.join("v1/locks").join(format!("{}.worker", job.key))
+}
+
+/// Whether a detached worker works at this key, on whatever node.
+pub fn is_at_work(job: &Job) -> bool {
+    let lock = File::options().read(true).append(true).open(lock_file(job));
+    lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
 /// Where events go: to the runner, or to a file that it reads.

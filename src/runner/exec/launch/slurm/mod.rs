@@ -28,6 +28,7 @@ use crate::cache::store::PLACED;
 use crate::event::{Failure, WorkerEvent};
 use crate::exec::attempt_report::{AttemptEnd, AttemptReport, Machine};
 use crate::exec::environment::GPUS;
+use crate::exec::worker;
 use crate::exec::worker_program::WorkerProgram;
 use crate::files::disk::{Durability, write_file};
 use crate::kind::attempt::Job;
@@ -37,7 +38,7 @@ use commands::{Answer, run};
 use erw_base::error::{Error, Result};
 use erw_base::process::FOR_WORKERS;
 use erw_fetch::registry;
-use queue::Queue;
+use queue::{Queue, Sight};
 use script::{Request, needs, script};
 use serde::{Deserialize, Serialize};
 use state::{JobEnd, JobStatus, Phase};
@@ -295,12 +296,12 @@ impl Slurm {
                 return Ok(Visited::Ended(Box::new(report)));
             }
             // A suspended worker's job is requeued by its script, if it was not asked by us.
-            let since = if visit.is_over.is_some() { Instant::now() } else { visit.began };
+            let since = if visit.is_over.is_some() { Instant::now() } else { visit.asked.unwrap_or(visit.began) };
             match self.queue.look(name, since)? {
                 Err(words) => visit.tell_silence(&words, tell),
                 Ok(sight) => {
                     visit.silent = None;
-                    if let Some(end) = self.judge(site, job, &mut visit, sight.job.as_ref(), tell)? {
+                    if let Some(end) = self.judge(site, job, name, &mut visit, &sight, tell)? {
                         return Ok(Visited::of(end));
                     }
                 }
@@ -314,13 +315,26 @@ impl Slurm {
         &self,
         site: &AttemptSite<'_>,
         job: &Job,
+        name: &str,
         visit: &mut Visit,
-        status: Option<&JobStatus>,
+        sight: &Sight,
         tell: &mut dyn FnMut(WorkerEvent),
     ) -> Result<Option<AttemptEnd>> {
-        let asked = site.workers.is_stopping(site.ticket);
+        let status = sight.job.as_ref();
         let phase = status.map(JobStatus::phase);
-        if let Some(status) = status.filter(|_| !matches!(phase, Some(Phase::Ended(_)))) {
+        let live = status.filter(|_| !matches!(phase, Some(Phase::Ended(_))));
+        if site.workers.is_stopping(site.ticket) && visit.asked.is_none() {
+            let stop = stop_file(&job.work_dir);
+            write_file(&stop, b"", Durability::Now).map_err(|e| Error::io("write", &stop, e))?;
+            match phase {
+                Some(Phase::Running) => self.cancel(&["--signal=TERM", "--name", name])?,
+                // Also where the scheduler has not told of it yet.
+                _ => self.cancel(&["--name", name])?,
+            }
+            visit.asked = Some(Instant::now());
+            return Ok(None);
+        }
+        if let Some(status) = live {
             visit.is_over = None;
             visit.tell_state(status, tell);
             if phase == Some(Phase::Held) {
@@ -332,15 +346,10 @@ impl Slurm {
                 self.cancel(&[&status.id])?;
                 return Ok(Some(AttemptEnd::Suspended));
             }
-            if asked && !std::mem::replace(&mut visit.asked, true) {
-                let stop = stop_file(&job.work_dir);
-                write_file(&stop, b"", Durability::Now).map_err(|e| Error::io("write", &stop, e))?;
-                match phase {
-                    Some(Phase::Running) => self.cancel(&["--signal=TERM", &status.id])?,
-                    _ => self.cancel(&[&status.id])?,
-                }
-            }
             return Ok(None);
+        }
+        if let Some(asked) = visit.asked {
+            return Ok((sight.at >= asked).then_some(AttemptEnd::Suspended));
         }
         // Files of a node may be seen late; the folder is listed, because a file system on the
         // network remembers for a while that a file was not there.
@@ -351,13 +360,16 @@ impl Slurm {
         // Slurm forgets a job some minutes after its end: one that it does not know is long over.
         let is_long_over = status.is_none() && visit.told.is_none() && age > latency;
         let over = *visit.is_over.get_or_insert_with(Instant::now);
-        if !is_long_over && !asked && over.elapsed() < latency {
+        if !is_long_over && over.elapsed() < latency {
+            return Ok(None);
+        }
+        // Of another start of the same job: it is believed rather than the scheduler.
+        if worker::is_at_work(job) {
             return Ok(None);
         }
         let suspended = AttemptReport::read(job)?.is_some();
         let ended = |words: &str| Failure { message: words.into(), ..Failure::default() };
         Ok(Some(match phase {
-            _ if asked => AttemptEnd::Suspended,
             Some(Phase::Ended(JobEnd::Cancelled)) if suspended => AttemptEnd::Suspended,
             Some(Phase::Ended(JobEnd::Cancelled)) => AttemptEnd::Failed(ended("its job was cancelled from outside")),
             Some(Phase::Ended(JobEnd::OutOfMemory)) => {
@@ -393,14 +405,14 @@ struct Visit {
     is_over: Option<Instant>,
     /// When it was told last that the scheduler is silent.
     silent: Option<Instant>,
-    /// The job was asked to stop.
-    asked: bool,
+    /// When the job was asked to stop.
+    asked: Option<Instant>,
 }
 
 impl Visit {
     fn of(job: &Job) -> Self {
         let events = Events { file: job.events_file(), at: 0 };
-        Self { began: Instant::now(), events, told: None, is_over: None, silent: None, asked: false }
+        Self { began: Instant::now(), events, told: None, is_over: None, silent: None, asked: None }
     }
 
     fn tell_state(&mut self, status: &JobStatus, tell: &mut dyn FnMut(WorkerEvent)) {
