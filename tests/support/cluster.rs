@@ -11,22 +11,25 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// `None`, and the test is skipped, where Slurm is not installed. With `ERW_TEST_SLURM=1` that
-    /// is a failure.
+    /// `None`, and the test is skipped, where Slurm is not installed or does not start. With
+    /// `ERW_TEST_SLURM=1` that is a failure.
     #[track_caller]
     pub fn start() -> Option<Self> {
         // The munge socket must have a short path.
-        let dir = tempfile::tempdir_in("/tmp").unwrap();
-        let found = ["slurmctld", "slurmd", "munged"].iter().all(|name| is_installed(name));
-        if !found {
-            assert!(std::env::var_os("ERW_TEST_SLURM").is_none_or(|v| v != "1"), "Slurm is not installed");
-            skip("Slurm is not installed");
-            return None;
-        }
-        let cluster = Self { dir };
-        let out = cluster.script("start", None);
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        Some(cluster)
+        let cluster = Self { dir: tempfile::tempdir_in("/tmp").unwrap() };
+        let why = match ["slurmctld", "slurmd", "munged"].iter().find(|name| !is_installed(name)) {
+            Some(name) => format!("there is no `{name}`"),
+            None => {
+                let out = cluster.script("start", None);
+                if out.status.success() {
+                    return Some(cluster);
+                }
+                String::from_utf8_lossy(&out.stderr).into_owned()
+            }
+        };
+        assert!(std::env::var_os("ERW_TEST_SLURM").is_none_or(|v| v != "1"), "no cluster could be started: {why}");
+        skip(&format!("no cluster could be started: {why}"));
+        None
     }
 
     fn script(&self, what: &str, node: Option<&str>) -> std::process::Output {

@@ -1,5 +1,5 @@
 //! The forward pass of a SiT as commands: embeddings, blocks, final layer. A training
-//! ([`super::micro_batch`]) keeps what its backward pass needs; sampling ([`super::velocity`]) does
+//! (`micro_batch`) keeps what its backward pass needs; sampling ([`super::velocity`]) does
 //! not. Knows neither losses nor projectors.
 
 use super::arena::Arena;

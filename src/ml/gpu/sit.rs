@@ -1,4 +1,4 @@
-//! A SiT in training on a GPU: what is trained, and where everything lies. [`super::step`] makes the
+//! A SiT in training on a GPU: what is trained, and where everything lies. `step` makes the
 //! programs of a step.
 //!
 //! What differs from step to step is in memory: the batch, and the numbers of

@@ -3,8 +3,8 @@
 #   cluster.sh start FOLDER     ends when the nodes are idle; their configuration is FOLDER/slurm.conf
 #   cluster.sh kill FOLDER NODE   all processes of a node
 #   cluster.sh stop FOLDER      by process id
-# Needs the programs of Debian's slurmctld, slurmd, slurm-client and munge. As root the nodes also have two GPUs each,
-# in name only. AGE: seconds for which ended jobs are known.
+# Needs the programs of Debian's slurmctld, slurmd, slurm-client and munge. Where devices can be made the nodes also
+# have two GPUs each, in name only. AGE: seconds for which ended jobs are known.
 set -eu
 here=$(dirname "$(readlink -f "$0")")
 export PATH=/usr/sbin:/sbin:$PATH
@@ -50,8 +50,8 @@ s = [socket.socket() for _ in range(3)]
 print(*[x.getsockname()[1] for x in s])')
     sed -e "s#@DIR@#$dir#g" -e "s#@PORT@#$p0#" -e "s#@PORT1@#$p1#" -e "s#@PORT2@#$p2#" -e "s#@AGE@#${AGE:-300}#" \
         -e "s#@USER@#$(id -un)#" "$here/slurm.conf" > "$dir/slurm.conf"
-    if [ "$(id -u)" = 0 ]; then
-        for i in 0 1; do [ -e "$dir/gpu$i" ] || mknod "$dir/gpu$i" c 1 3; done
+    # Root may make devices in most places, but not in every container.
+    if mknod "$dir/gpu0" c 1 3 2>/dev/null && mknod "$dir/gpu1" c 1 3 2>/dev/null; then
         sed "s#@DIR@#$dir#g" "$here/gres.conf" > "$dir/gres.conf"
     else
         sed -i -e '/^GresTypes/d' -e 's/ Gres=[^ ]*//' "$dir/slurm.conf"
