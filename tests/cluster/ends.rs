@@ -52,6 +52,16 @@ fn what_slurm_would_refuse_is_told_in_its_words() {
 }
 
 #[test]
+fn a_stage_without_its_gpus_asks_for_none() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = Space::new(&COUNT.replace("STEPS", "1").replace("threads = 1", "threads = 1, gpus = 9"));
+    let said = cluster.run(&space, &[]).expect(2);
+    assert!(said.stderr.starts_with("error: stage `count`: Slurm would refuse its job\n"), "{}", said.stderr);
+    cluster.run(&space, &["--gpus", "0"]).expect(0);
+    is_done_once(&cluster, &space, 1);
+}
+
+#[test]
 fn without_slurm_it_says_so() {
     let space = count(1);
     let mut command = space.command(&["run", "p.toml", "--launcher", "slurm"]);

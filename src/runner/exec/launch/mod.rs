@@ -12,6 +12,7 @@ use super::attempt_report::AttemptReport;
 use super::environment::{self, Requested};
 use super::process_exit::{self, Ended, MemoryDeaths, describe};
 use super::processes::Workers;
+use super::resources::Limits;
 use super::tamper::IntegrityCheck;
 use crate::cache::store::Store;
 use crate::event::{Failure, WorkerEvent};
@@ -29,7 +30,7 @@ pub trait Launcher: Sync {
     ///
     /// # Errors
     /// A stage that this launcher can never start.
-    fn check(&self, _: &[&Stage]) -> Result<()> {
+    fn check(&self, _: &[&Stage], _: &Limits) -> Result<()> {
         Ok(())
     }
 

@@ -135,7 +135,7 @@ fn check(pipeline: &Pipeline, launcher: &dyn Launcher, options: &Options) -> Res
     let stages = || options.selected.iter().map(|id| &pipeline.stages[id.0]);
     let pool = ResourcePool::new(options.limits.clone(), stages().map(|s| (s.name.as_str(), &s.resources)));
     let missing: Vec<Missing> = stages().flat_map(plan::missing).collect();
-    launcher.check(&stages().collect::<Vec<_>>())?;
+    launcher.check(&stages().collect::<Vec<_>>(), &options.limits)?;
     match plan::missing_error(&missing).filter(|_| !options.keep_going) {
         // Report both at once: after fetching the files, the user would only learn that the
         // resources do not suffice.

@@ -28,6 +28,7 @@ use crate::cache::store::PLACED;
 use crate::event::{Failure, WorkerEvent};
 use crate::exec::attempt_report::{AttemptEnd, AttemptReport, Machine};
 use crate::exec::environment::GPUS;
+use crate::exec::resources::Limits;
 use crate::exec::worker;
 use crate::exec::worker_program::WorkerProgram;
 use crate::files::disk::{Durability, write_file};
@@ -103,12 +104,13 @@ impl Placed {
 
 impl Launcher for Slurm {
     /// Asks `sbatch --test-only` once for each kind of request.
-    fn check(&self, stages: &[&Stage]) -> Result<()> {
+    fn check(&self, stages: &[&Stage], limits: &Limits) -> Result<()> {
         let mut asked = BTreeSet::new();
         for stage in stages {
             let options = self.settings.of_stage(&stage.name, stage.kind.name);
             let threads = stage.resources.threads.or(options.job_threads).unwrap_or(1);
-            let needs = needs(&options, threads, stage.resources.mem.unwrap_or(0), stage.resources.gpus);
+            let gpus = if limits.without_gpus { 0 } else { stage.resources.gpus };
+            let needs = needs(&options, threads, stage.resources.mem.unwrap_or(0), gpus);
             let needs: Vec<String> = needs.into_iter().map(|(name, value)| format!("--{name}={value}")).collect();
             let needs = [needs, options.sbatch.unwrap_or_default()].concat();
             if !asked.insert(needs.clone()) {
