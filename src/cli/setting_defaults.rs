@@ -1,6 +1,7 @@
 //! Settings as defaults of the command line: reads those that hold for a command, and fills in the
 //! flags that it has and that were not given. It runs before the command, so no command needs to
-//! know where a value comes from. Does not know what settings there are in files (`runner::settings`).
+//! know where a value comes from. Does not know what settings there are in files
+//! (`runner::settings`).
 
 use super::command::Command;
 use super::common::pipeline_args::file_and_stage;

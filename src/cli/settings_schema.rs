@@ -15,7 +15,11 @@ pub fn schema<'k>(kinds: impl Iterator<Item = &'k str>) -> Value {
     profile.insert(KINDS.into(), object(of_kinds));
     profile.insert(
         STAGES.into(),
-        json!({ "type": "object", "propertyNames": { "pattern": "^[A-Za-z0-9_-]+$" }, "additionalProperties": of_stages }),
+        json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[A-Za-z0-9_-]+$" },
+            "additionalProperties": of_stages,
+        }),
     );
     let profile = object(profile);
     json!({

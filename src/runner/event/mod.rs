@@ -26,11 +26,6 @@ pub enum WorkerEvent {
         name: String,
         value: Option<f64>,
     },
-    /// A file inside an output that is worth showing.
-    Show {
-        output: String,
-        file: String,
-    },
     Log {
         text: String,
     },

@@ -7,7 +7,7 @@
 
 use crate::event::{Failure, Measure};
 use crate::files::digest::Measured;
-use crate::files::disk::{Durability, write_file};
+use crate::files::disk::{Durability, read_json, write_json};
 use crate::host;
 use crate::kind::attempt::Job;
 use erw_base::error::{Error, Result};
@@ -67,19 +67,12 @@ impl AttemptReport {
 
     /// Writes the report to its file. From then on the attempt has ended.
     pub fn write(&self, job: &Job, durability: Durability) -> Result<()> {
-        let file = job.end_file();
-        let text = serde_json::to_vec_pretty(self).map_err(|e| Error::io("write", &file, e.into()))?;
-        write_file(&file, &text, durability).map_err(|e| Error::io("write", &file, e))
+        write_json(&job.end_file(), self, durability)
     }
 
     /// The report that an attempt left; `None` if it has not ended.
     pub fn read(job: &Job) -> Result<Option<Self>> {
-        let file = job.end_file();
-        match std::fs::read(&file) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::io("read", &file, e)),
-            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| Error::io("parse", &file, e.into())),
-        }
+        read_json(&job.end_file())
     }
 }
 

@@ -9,7 +9,7 @@
 //! program does.
 
 use super::attempt_report::{AttemptEnd, AttemptReport, Machine};
-use super::launch::AttemptSite;
+use super::launch::{AttemptSite, open_log};
 use super::process_exit::{ATTEMPT_VAR, adopt_orphans, end_own_orphans};
 use super::processes::Process;
 use super::spawn::{self, Pause, Program, has_ended};
@@ -83,7 +83,7 @@ fn run(
     let Some(name) = words.first() else {
         return Err(Error::usage("the command is empty"));
     };
-    let mut log = Log { file: site.open_log()?, lost: None };
+    let mut log = Log { file: open_log(job)?, lost: None };
     // A pipe instead of the log itself: a program that reopens /dev/stdout for writing would
     // truncate a file.
     let (from, to) = std::io::pipe().map_err(|e| Error::stage("cannot create a pipe").caused(e))?;
@@ -121,7 +121,7 @@ fn run(
     } else if ended.status.success() {
         AttemptEnd::Done
     } else {
-        let mut failure = site.failure(&format!("`{name}`"), ended);
+        let mut failure = site.failure(job, &format!("`{name}`"), ended);
         failure.hints.extend(read_by_a_shell(job));
         failure.hints.extend(unstartable::found_no_interpreter(name, &job.pipeline_dir, ended.status));
         AttemptEnd::Failed(failure)

@@ -195,19 +195,19 @@ impl Executor<'_> {
         starting: &dyn Fn(ActionStart),
         tell: &mut dyn FnMut(WorkerEvent),
     ) -> Result<(Job, AttemptReport)> {
-        let (mut reached, mut in_vain) = (None, 0);
-        for interruptions in 1.. {
+        let (mut reached, mut in_vain, mut interruptions) = (None, 0, 0);
+        loop {
             let found = self.launcher.find(work)?;
             let attempt = found.map_or_else(|| self.next_attempt(work), Ok)?;
             let job = self.job(ready, allocation, work, attempt);
             if found.is_none() {
                 self.prepare(&job)?;
             }
-            let log = job.log_file();
-            starting(ActionStart { attempt, log: log.clone() });
-            let report = self.attempt(ready, allocation, &log, job.clone(), tell)?;
+            starting(ActionStart { attempt, log: job.log_file() });
+            let report = self.attempt(ready, allocation, job.clone(), tell)?;
             let AttemptEnd::Interrupted(why) = &report.end else { return Ok((job, report)) };
             let step = PartialProgress::in_folder(work).and_then(|left| left.checkpoint).map(|reached| reached.step);
+            interruptions += 1;
             in_vain = if step == reached { in_vain + 1 } else { 1 };
             reached = step;
             if interruptions >= MOST_INTERRUPTIONS || in_vain >= MOST_IN_VAIN {
@@ -216,7 +216,6 @@ impl Executor<'_> {
             }
             tell(WorkerEvent::Log { text: format!("attempt {attempt} was interrupted: {why}") });
         }
-        Err(Error::internal("attempts ended without an end"))
     }
 
     /// Has the job executed, and waits for its end.
@@ -224,7 +223,6 @@ impl Executor<'_> {
         &self,
         ready: &ReadyAction,
         allocation: &Allocation,
-        log: &Path,
         job: Job,
         tell: &mut dyn FnMut(WorkerEvent),
     ) -> Result<AttemptReport> {
@@ -235,7 +233,6 @@ impl Executor<'_> {
             deaths: self.deaths,
             ticket: ready.id.0,
             mem: allocation.mem,
-            log,
             lock: ready.lock.file(),
             gpus: &allocation.gpus,
             stated: Requested::by(&self.stage(ready).resources),

@@ -142,7 +142,6 @@ fn program(attempt: &Attempt, alone: &Alone, stop: &Arc<AtomicBool>) -> AttemptR
     let job = attempt.job();
     let workers = Workers::stopped_by(Arc::clone(stop));
     let (deaths, integrity) = (MemoryDeaths::default(), IntegrityCheck::default());
-    let log = job.log_file();
     let site = AttemptSite {
         store: &alone.store,
         integrity: &integrity,
@@ -150,7 +149,6 @@ fn program(attempt: &Attempt, alone: &Alone, stop: &Arc<AtomicBool>) -> AttemptR
         deaths: &deaths,
         ticket: 0,
         mem: 0,
-        log: &log,
         lock: &alone.lock,
         // Set for this process already.
         gpus: &[],

@@ -3,6 +3,8 @@
 
 use super::digest::Kind;
 use erw_base::error::{Error, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -89,6 +91,21 @@ pub fn unique() -> String {
         now.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(32)
     });
     format!(".tmp-{random:016x}")
+}
+
+/// Writes a value as JSON, like [`write_file`].
+pub fn write_json(path: &Path, value: &impl Serialize, keep: Durability) -> Result<()> {
+    let written = serde_json::to_vec_pretty(value).map_err(Into::into).and_then(|text| write_file(path, &text, keep));
+    written.map_err(|e| Error::io("write", path, e))
+}
+
+/// The value in a file of JSON; `None` if there is no such file.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", path, e)),
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| Error::io("parse", path, e.into())),
+    }
 }
 
 /// Writes a file atomically and durably: at every instant, even after a power failure, the old or

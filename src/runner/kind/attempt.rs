@@ -245,7 +245,6 @@ impl Attempt {
     /// Names a file inside output `output` to show to the user at the end of the run (a picture).
     pub fn show(&self, output: &str, file: &str) {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).push((output.into(), file.into()));
-        self.say(&WorkerEvent::Show { output: output.into(), file: file.into() });
     }
     /// What was shown so far: (output, file).
     pub fn shown(&self) -> Vec<(String, String)> {

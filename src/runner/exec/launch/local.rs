@@ -9,7 +9,7 @@
 //!
 //! Does not know the graph or keys.
 
-use super::{AttemptSite, Launcher};
+use super::{AttemptSite, Launcher, open_log, with_tail};
 use crate::event::WorkerEvent;
 use crate::exec::attempt_report::{AttemptEnd, AttemptReport, Machine};
 use crate::exec::command;
@@ -17,7 +17,7 @@ use crate::exec::processes::Process;
 use crate::exec::spawn::{self, Pause};
 use crate::exec::watchdog::ATTACHED;
 use crate::exec::worker_program::WorkerProgram;
-use crate::files::disk::{Durability, write_file};
+use crate::files::disk::{Durability, write_json};
 use crate::kind::attempt::Job;
 use erw_base::error::{Error, Result};
 use erw_base::process::FOR_WORKERS;
@@ -60,9 +60,8 @@ impl Local {
     /// Runs the job in a worker and reads its events until it ends.
     fn work(&self, site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<AttemptReport> {
         let file = job.file();
-        let text = serde_json::to_vec_pretty(job).map_err(|e| Error::io("write", &file, e.into()))?;
-        write_file(&file, &text, Durability::Later).map_err(|e| Error::io("write", &file, e))?;
-        let mut log = site.open_log()?;
+        write_json(&file, job, Durability::Later)?;
+        let mut log = open_log(job)?;
         let to_log = log.try_clone().map_err(|e| Error::stage("cannot use the log").because(e))?;
         let mut command = Command::new(&self.worker.program);
         command
@@ -95,13 +94,13 @@ impl Local {
             let end = match site.workers.is_stopping(site.ticket) && stopped {
                 // Asked to stop before it listened for signals: nothing was begun.
                 true => AttemptEnd::Suspended,
-                false => AttemptEnd::Failed(site.failure("the worker", ended)),
+                false => AttemptEnd::Failed(site.failure(job, "the worker", ended)),
             };
             return Ok(AttemptReport { peak: ended.peak, ..AttemptReport::of(end, Machine::default()) });
         };
         let end = match report.end {
-            AttemptEnd::Failed(failure) => AttemptEnd::Failed(site.with_tail(failure)),
-            AttemptEnd::Done if !ended.status.success() => AttemptEnd::Failed(site.failure("the worker", ended)),
+            AttemptEnd::Failed(failure) => AttemptEnd::Failed(with_tail(job, failure)),
+            AttemptEnd::Done if !ended.status.success() => AttemptEnd::Failed(site.failure(job, "the worker", ended)),
             other => other,
         };
         Ok(AttemptReport { end, peak: ended.peak, ..report })

@@ -48,7 +48,7 @@ pub trait Launcher: Sync {
     fn run(&self, site: &AttemptSite<'_>, job: Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<AttemptReport>;
 }
 
-/// The context of an attempt: its log, lock and allocation, and the store.
+/// The context of an attempt: its lock and allocation, and the store.
 #[derive(Clone, Copy)]
 pub struct AttemptSite<'a> {
     pub store: &'a Store,
@@ -57,7 +57,6 @@ pub struct AttemptSite<'a> {
     pub deaths: &'a MemoryDeaths,
     /// Its number in `workers`.
     pub ticket: usize,
-    pub log: &'a Path,
     /// Held by the processes of the attempt.
     pub lock: &'a File,
     /// Bytes of memory allocated to it; 0: it states none.
@@ -69,11 +68,6 @@ pub struct AttemptSite<'a> {
 }
 
 impl AttemptSite<'_> {
-    pub(crate) fn open_log(&self) -> Result<File> {
-        let file = File::options().create(true).append(true).open(self.log);
-        file.map_err(|e| Error::io("write", self.log, e))
-    }
-
     /// Variables set for a process of the attempt on top of this process's environment.
     pub(crate) fn environment(&self, job: &Job) -> Vec<(&'static str, String)> {
         let given = Requested { threads: self.stated.threads, gpus: self.stated.gpus };
@@ -88,10 +82,10 @@ impl AttemptSite<'_> {
     }
 
     /// The failure of a process called `who` that ended this way.
-    pub(crate) fn failure(&self, who: &str, ended: Ended) -> Failure {
-        let tail = tail(self.log);
-        let hints = disk_is_full(self.log).into_iter().chain(limits::hint_of_words(&tail)).collect();
-        let failure = Failure { hints, log: Some(self.log.into()), tail, ..Failure::default() };
+    pub(crate) fn failure(&self, job: &Job, who: &str, ended: Ended) -> Failure {
+        let failure = with_tail(job, Failure::default());
+        let hints = disk_is_full(&job.work_dir).into_iter().chain(limits::hint_of_words(&failure.tail)).collect();
+        let failure = Failure { hints, ..failure };
         if !self.deaths.explain(ended.status) {
             return Failure { message: format!("{who} {}", describe(ended.status)), ..failure };
         }
@@ -100,17 +94,25 @@ impl AttemptSite<'_> {
         let peak = format!("its peak memory was {:.1} MiB", ended.peak as f64 / f64::from(1 << 20));
         Failure { message, causes: vec![peak], hints: vec![hint.into()], ..failure }
     }
+}
 
-    /// Adds the end of the log.
-    pub(crate) fn with_tail(&self, failure: Failure) -> Failure {
-        Failure { log: Some(self.log.into()), tail: tail(self.log), ..failure }
-    }
+/// The log of an attempt, to be written to.
+pub(crate) fn open_log(job: &Job) -> Result<File> {
+    let log = job.log_file();
+    let file = File::options().create(true).append(true).open(&log);
+    file.map_err(|e| Error::io("write", &log, e))
+}
+
+/// Adds the end of the log.
+pub(crate) fn with_tail(job: &Job, failure: Failure) -> Failure {
+    let log = job.log_file();
+    Failure { tail: tail(&log), log: Some(log), ..failure }
 }
 
 /// Added to the failure of a process: a full disk may have cut its log short.
-fn disk_is_full(file: &Path) -> Option<String> {
+fn disk_is_full(folder: &Path) -> Option<String> {
     const LITTLE: u64 = 1 << 20;
-    let disk = nix::sys::statvfs::statvfs(file.parent()?).ok()?;
+    let disk = nix::sys::statvfs::statvfs(folder).ok()?;
     let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
     (free < LITTLE).then(|| format!("the disk of the cache is full: {free} bytes are left"))
 }

@@ -31,8 +31,8 @@ impl Scheduler<'_> {
             WorkerEvent::Log { text } => EventKind::Log { stage, text },
             WorkerEvent::Checkpoint { step } => EventKind::Checkpoint { stage, step },
             WorkerEvent::Resumed { step } => EventKind::Resumed { stage, step },
-            // Reported when the stage ends.
-            _ => return,
+            // The scheduler's own.
+            WorkerEvent::Started => return,
         };
         self.say(what);
     }

@@ -3,7 +3,7 @@
 //! which the nodes must see.
 //!
 //! ```text
-//! work/<key>/placed.json          attempt, name of the job and, once known, its id
+//! work/<key>/placed.json          attempt and name of the job
 //! work/<key>/attempt-N.{json,sh,log,events,end.json}
 //! work/<key>/stop                 somebody asked to suspend it: do not requeue
 //! ```
@@ -22,8 +22,9 @@ pub mod commands;
 pub mod queue;
 pub mod script;
 pub mod state;
+mod visit;
 
-use super::{AttemptSite, Launcher};
+use super::{AttemptSite, Launcher, with_tail};
 use crate::cache::store::PLACED;
 use crate::event::{Failure, WorkerEvent};
 use crate::exec::attempt_report::{AttemptEnd, AttemptReport, Machine};
@@ -31,7 +32,7 @@ use crate::exec::environment::GPUS;
 use crate::exec::resources::Limits;
 use crate::exec::worker;
 use crate::exec::worker_program::WorkerProgram;
-use crate::files::disk::{Durability, write_file};
+use crate::files::disk::{Durability, read_json, write_file, write_json};
 use crate::kind::attempt::Job;
 use crate::pipeline::graph::Stage;
 use crate::settings::{Settings, StageSettings};
@@ -44,17 +45,14 @@ use script::{Request, needs, script};
 use serde::{Deserialize, Serialize};
 use state::{JobEnd, JobStatus, Phase};
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
+use visit::{Visit, log};
 
 /// How often files of a job are looked at.
 const TICK: Duration = Duration::from_millis(500);
 /// How long a command may take.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How often a scheduler that does not answer is told of.
-const REMINDER: Duration = Duration::from_secs(60);
 /// After a submission that was not answered, how long the queue is watched for the job.
 const UNANSWERED: Duration = Duration::from_secs(10);
 /// Settings that nobody stated: see `runner::settings`.
@@ -76,9 +74,8 @@ pub struct Slurm {
 #[derive(Debug, Serialize, Deserialize)]
 struct Placed {
     attempt: u32,
+    /// By which it is found again.
     name: String,
-    /// Its number; `None`: killed before it was known.
-    id: Option<String>,
 }
 
 impl Placed {
@@ -87,18 +84,11 @@ impl Placed {
     }
 
     fn read(work: &Path) -> Result<Option<Self>> {
-        let file = Self::file(work);
-        match std::fs::read(&file) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::io("read", &file, e)),
-            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| Error::io("parse", &file, e.into())),
-        }
+        read_json(&Self::file(work))
     }
 
     fn write(&self, work: &Path) -> Result<()> {
-        let file = Self::file(work);
-        let text = serde_json::to_vec(self).map_err(|e| Error::io("write", &file, e.into()))?;
-        write_file(&file, &text, Durability::Now).map_err(|e| Error::io("write", &file, e))
+        write_json(&Self::file(work), self, Durability::Now)
     }
 }
 
@@ -142,8 +132,8 @@ impl Launcher for Slurm {
             let _ = std::fs::remove_file(Placed::file(&job.work_dir));
         }
         Ok(match visited? {
-            Visited::Ended(report) => with_log(site, *report),
-            Visited::Left => suspended(),
+            Visited::Ended(report) => with_log(&job, *report),
+            Visited::Left => AttemptReport::of(AttemptEnd::Suspended, Machine::default()),
         })
     }
 }
@@ -169,7 +159,7 @@ impl Slurm {
     /// Submits the job and attends it.
     fn place(&self, site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<Visited> {
         let work = &job.work_dir;
-        let mut placed = Placed { attempt: job.attempt, name: name(job), id: None };
+        let placed = Placed { attempt: job.attempt, name: name(job) };
         let options = self.settings.of_stage(&job.stage, &job.kind);
         let job = Job {
             detached: true,
@@ -177,8 +167,7 @@ impl Slurm {
             threads: if site.stated.threads { job.threads } else { options.job_threads.unwrap_or(1) },
             ..job.clone()
         };
-        let text = serde_json::to_vec_pretty(&job).map_err(|e| Error::io("write", &job.file(), e.into()))?;
-        write_file(&job.file(), &text, Durability::Now).map_err(|e| Error::io("write", &job.file(), e))?;
+        write_json(&job.file(), &job, Durability::Now)?;
         let file = work.join(format!("attempt-{}.sh", job.attempt));
         write_file(&file, self.script(site, &job, &placed.name, &options).as_bytes(), Durability::Now)
             .map_err(|e| Error::io("write", &file, e))?;
@@ -187,13 +176,8 @@ impl Slurm {
         let mut told_full = false;
         loop {
             let submitted = Instant::now();
-            let arguments = ["--parsable".into(), file.to_string_lossy().into_owned()];
-            match run("sbatch", &arguments, LIMIT)? {
-                Answer::Text(id) => {
-                    placed.id = Some(id.split(';').next().unwrap_or_default().into());
-                    placed.write(work)?;
-                    break;
-                }
+            match run("sbatch", &[file.to_string_lossy().into_owned()], LIMIT)? {
+                Answer::Text(_) => break,
                 Answer::Refused(words) if FULL.iter().any(|full| words.contains(full)) => {
                     if !std::mem::replace(&mut told_full, true) {
                         log(tell, format!("Slurm takes no more jobs now, so this one waits: {words}"));
@@ -263,7 +247,7 @@ impl Slurm {
             threads: job.threads,
             mem: site.mem,
             gpus,
-            log: site.log,
+            log: &job.log_file(),
             stop: &stop_file(&job.work_dir),
             grace: self.settings.grace.unwrap_or(GRACE),
             environment: &environment,
@@ -397,70 +381,6 @@ impl Slurm {
     }
 }
 
-/// What was seen of a job so far.
-struct Visit {
-    began: Instant,
-    events: Events,
-    /// The state that was told last.
-    told: Option<(String, String)>,
-    /// Since when the job has ended or is unknown, without a report.
-    is_over: Option<Instant>,
-    /// When it was told last that the scheduler is silent.
-    silent: Option<Instant>,
-    /// When the job was asked to stop.
-    asked: Option<Instant>,
-}
-
-impl Visit {
-    fn of(job: &Job) -> Self {
-        let events = Events { file: job.events_file(), at: 0 };
-        Self { began: Instant::now(), events, told: None, is_over: None, silent: None, asked: None }
-    }
-
-    fn tell_state(&mut self, status: &JobStatus, tell: &mut dyn FnMut(WorkerEvent)) {
-        let now = (status.state.clone(), status.reason.clone());
-        if self.told.as_ref() == Some(&now) {
-            return;
-        }
-        let JobStatus { id, state, reason, nodes } = status;
-        match status.phase() {
-            Phase::Running => log(tell, format!("job {id} is {} on {nodes}", state.to_lowercase())),
-            _ => match status.endless() {
-                Some(reason) => log(tell, format!("job {id} waits, and will not start by itself: {reason}")),
-                None => log(tell, format!("job {id} is {}: {reason}", state.to_lowercase())),
-            },
-        }
-        self.told = Some(now);
-    }
-
-    fn tell_silence(&mut self, words: &str, tell: &mut dyn FnMut(WorkerEvent)) {
-        if self.silent.is_none_or(|told| told.elapsed() > REMINDER) {
-            log(tell, format!("Slurm does not answer; jobs go on meanwhile: {words}"));
-            self.silent = Some(Instant::now());
-        }
-    }
-}
-
-/// The events of a worker, read as it writes them.
-struct Events {
-    file: PathBuf,
-    at: u64,
-}
-
-impl Events {
-    /// Passes on the lines that are complete and new.
-    fn pass_on(&mut self, tell: &mut dyn FnMut(WorkerEvent)) {
-        let mut bytes = vec![];
-        let read = File::open(&self.file).and_then(|mut file| {
-            file.seek(SeekFrom::Start(self.at))?;
-            file.read_to_end(&mut bytes)
-        });
-        let Some(end) = read.ok().and_then(|_| bytes.iter().rposition(|byte| *byte == b'\n')) else { return };
-        self.at += end as u64 + 1;
-        bytes[..end].split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).for_each(tell);
-    }
-}
-
 fn stop_file(work: &Path) -> PathBuf {
     work.join("stop")
 }
@@ -472,18 +392,10 @@ fn name(job: &Job) -> String {
     format!("erw-{}", &blake3::hash(text.as_bytes()).to_hex()[..16])
 }
 
-fn log(tell: &mut dyn FnMut(WorkerEvent), text: String) {
-    tell(WorkerEvent::Log { text });
-}
-
-fn suspended() -> AttemptReport {
-    AttemptReport::of(AttemptEnd::Suspended, Machine::default())
-}
-
 /// A failure with the end of the log.
-fn with_log(site: &AttemptSite<'_>, report: AttemptReport) -> AttemptReport {
+fn with_log(job: &Job, report: AttemptReport) -> AttemptReport {
     match report.end {
-        AttemptEnd::Failed(failure) => AttemptReport { end: AttemptEnd::Failed(site.with_tail(failure)), ..report },
+        AttemptEnd::Failed(failure) => AttemptReport { end: AttemptEnd::Failed(with_tail(job, failure)), ..report },
         _ => report,
     }
 }
