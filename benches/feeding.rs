@@ -27,6 +27,7 @@ use erw::ml::observer::Silent;
 use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::config::FitConfig;
 use erw::ml::train::engine::Engine;
+use erw::ml::train::ranks::Ranks;
 use erw::ml::train::sit::batch::{BatchConfig, Examples};
 use erw::ml::train::sit::features::Features;
 use erw::ml::train::sit::flow::FlowMatching;
@@ -78,6 +79,7 @@ fn measure(case: &str) -> Result<Value> {
         config: config.clone(),
         batch,
         micro_batches: 1,
+        share: 1,
         ty: Type::Bf16,
         keep: SavedActivations::Everything,
         averages: 1,
@@ -95,7 +97,7 @@ fn measure(case: &str) -> Result<Value> {
             if step == 2 {
                 began = Instant::now();
             }
-            engine.gradients(step, 1, 1.0)?;
+            engine.gradients(step, 0..1, 1.0, &Ranks::default())?;
         }
         Ok(began.elapsed().as_secs_f64() / BATCHES as f64)
     })?;

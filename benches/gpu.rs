@@ -14,6 +14,7 @@ use erw::ml::nn::params::ParamSet;
 use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::config::FitConfig;
 use erw::ml::train::engine::Engine;
+use erw::ml::train::ranks::Ranks;
 use erw::ml::train::sit::gpu::{Feed, GpuEngine, memory};
 use erw_gpu::card::Card;
 use erw_gpu::kernels::activation::{self, Pass};
@@ -207,6 +208,7 @@ fn step(name: &str, batch: usize, ty: Type) -> Result<[f64; 3]> {
         config: config.clone(),
         batch,
         micro_batches: 1,
+        share: 1,
         ty,
         keep: SavedActivations::Everything,
         averages: 1,
@@ -234,9 +236,9 @@ fn step(name: &str, batch: usize, ty: Type) -> Result<[f64; 3]> {
     let mut engine = GpuEngine::new(&card, &recipe, &model, &params.tensors(), &cfg, &mut feeder)?;
     engine.start()?;
     let mut one = |k: u64| -> Result<f64> {
-        let sums = engine.gradients(k, 1, 1.0)?;
-        engine.update(1e-4, (1.0 / sums.grad_norm).min(1.0))?;
-        Ok(sums.loss)
+        let step = engine.gradients(k, 0..1, 1.0, &Ranks::default())?;
+        engine.update(1e-4, (1.0 / step.norm).min(1.0))?;
+        Ok(step.losses.iter().map(|of| of.loss).sum())
     };
     (0..4).try_for_each(|k| one(k).map(drop))?;
     let mut all = vec![];

@@ -31,6 +31,7 @@ use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
 use erw::ml::train::outcome::Outcome;
+use erw::ml::train::ranks::Ranks;
 use erw::ml::train::{CheckpointRetention, fit};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -214,6 +215,7 @@ fn train(config: &SiTConfig, batch: usize, steps: u64, how: &How, watch: &Watch)
         max_grad_norm: 1.0,
         ema_decays: vec![0.9999],
         accumulate: 1,
+        ranks: Ranks::default(),
         checkpoint_every: 0,
         log_every: 1,
         checkpoint_dir: "target/no-such-checkpoints".into(),

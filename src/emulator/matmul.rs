@@ -22,10 +22,6 @@ pub fn run(memory: &mut Memory, p: &Matmul) -> Result<()> {
             }
         }
     }
-    if p.accumulate {
-        let old = read(memory, p.d, d.len(), p.output)?;
-        d.iter_mut().zip(old).for_each(|(d, old)| *d += old);
-    }
     match p.epilogue {
         Epilogue::None => {}
         Epilogue::Bias(bias) => add_bias(memory, &mut d, p, bias)?,

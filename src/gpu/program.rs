@@ -150,7 +150,7 @@ pub enum Epilogue {
     GeluBackward(Address),
 }
 
-/// d = a b, or d += a b with `accumulate`. Matrices have no gaps between rows.
+/// d = a b. Matrices have no gaps between rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matmul {
     pub form: Form,
@@ -165,14 +165,13 @@ pub struct Matmul {
     pub input: Type,
     /// Of d.
     pub output: Type,
-    pub accumulate: bool,
     pub epilogue: Epilogue,
 }
 
 impl Matmul {
     /// The plain product of these sizes, all in one type.
     pub fn new(form: Form, [m, n, k]: [usize; 3], [a, b, d]: [Address; 3], ty: Type) -> Self {
-        Self { form, m, n, k, a, b, d, input: ty, output: ty, accumulate: false, epilogue: Epilogue::None }
+        Self { form, m, n, k, a, b, d, input: ty, output: ty, epilogue: Epilogue::None }
     }
 
     /// Rows and columns of a and b as they are stored.

@@ -30,22 +30,21 @@ pub fn check_products(machine: &dyn Machine, ty: Type) -> Result<()> {
         let product = matrix_product(&a, &b);
         let aux = machine.allocate(M * N * ty.size())?;
         // The products of a network: forward, through its input, gradients of weights.
-        let cases: &[(Epilogue, Type, bool)] = match form {
+        let cases: &[(Epilogue, Type)] = match form {
             Form::Nt => &[
-                (Epilogue::None, ty, false),
-                (Epilogue::Bias(at_bias), ty, false),
-                (Epilogue::Gelu(at_bias), ty, false),
-                (Epilogue::GeluKeep(at_bias, aux), ty, false),
+                (Epilogue::None, ty),
+                (Epilogue::Bias(at_bias), ty),
+                (Epilogue::Gelu(at_bias), ty),
+                (Epilogue::GeluKeep(at_bias, aux), ty),
             ],
-            Form::Nn => &[(Epilogue::None, ty, false), (Epilogue::GeluBackward(at_kept), ty, false)],
-            Form::Tn => &[(Epilogue::None, Type::F32, false), (Epilogue::None, Type::F32, true)],
+            Form::Nn => &[(Epilogue::None, ty), (Epilogue::GeluBackward(at_kept), ty)],
+            Form::Tn => &[(Epilogue::None, Type::F32)],
         };
-        for (epilogue, output, accumulate) in cases {
+        for (epilogue, output) in cases {
             let d = device(&old, *output)?;
             let mut program = Program::default();
             program.matmul(Matmul {
                 output: *output,
-                accumulate: *accumulate,
                 epilogue: *epilogue,
                 ..Matmul::new(form, [M, N, K], [places[0], places[1], d], ty)
             });
@@ -53,7 +52,7 @@ pub fn check_products(machine: &dyn Machine, ty: Type) -> Result<()> {
             let sums = |i: usize| product[i] + bias[i % N];
             let want: Vec<f64> = (0..M * N)
                 .map(|i| match epilogue {
-                    Epilogue::None => product[i] + if *accumulate { old[i] } else { 0.0 },
+                    Epilogue::None => product[i],
                     Epilogue::Bias(_) => sums(i),
                     Epilogue::Gelu(_) | Epilogue::GeluKeep(..) => gelu(sums(i)),
                     Epilogue::GeluBackward(_) => product[i] * gelu_slope(kept[i]),

@@ -4,24 +4,22 @@ use super::support::{TYPES, error, normal, round_all, run, unwritten, upload};
 use erw_gpu::kernels::column_sums::{chunks, column_sums, column_sums_end};
 use erw_gpu::program::{Program, Type};
 
-/// Set, then added to, against f64. f32 sums of some 300 numbers in runs of 16 are off by a few
+/// Against f64. f32 sums of some 300 numbers in runs of 16 are off by a few
 /// units in the last place of the largest partial sum: at most 1.8e-7 of the largest result were measured.
 fn check(rows: usize, width: usize, ty: Type) {
-    let (dy, old) = (round_all(&normal(1, rows * width), ty), normal(2, width));
+    let dy = round_all(&normal(1, rows * width), ty);
     let got = run(|card| {
         let partial = unwritten(card, chunks(rows) * width, Type::F32);
-        let (set, added) = (unwritten(card, width, Type::F32), upload(card, &old, Type::F32));
+        let sums = unwritten(card, width, Type::F32);
         let mut program = Program::default();
         program.launch(column_sums(upload(card, &dy, ty), partial, rows, width, ty).unwrap());
-        program.launch(column_sums_end(partial, set, chunks(rows), width, false).unwrap());
-        program.launch(column_sums_end(partial, added, chunks(rows), width, true).unwrap());
-        (program, vec![(set, width, Type::F32), (added, width, Type::F32)])
+        program.launch(column_sums_end(partial, sums, chunks(rows), width).unwrap());
+        (program, vec![(sums, width, Type::F32)])
     });
     let sum = |c: usize| dy.iter().skip(c).step_by(width).map(|x| f64::from(*x)).sum::<f64>();
     let want: Vec<f64> = (0..width).map(sum).collect();
-    let kept: Vec<f64> = want.iter().zip(&old).map(|(a, b)| a + f64::from(*b)).collect();
-    let errors = [error(&got[0], &want), error(&got[1], &kept)];
-    assert!(errors.iter().all(|e| *e < 1e-6), "{rows} x {width} {ty:?}: {errors:?}");
+    let off = error(&got[0], &want);
+    assert!(off < 1e-6, "{rows} x {width} {ty:?}: {off:.1e}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::networks::{Counting, config, network, normal};
 use super::support::card;
+use crate::support::ranks::on_ranks;
 use candle_core::{DType, Device, Tensor};
 use erw::ml::diffusion::alignment::{Alignment, SpatialNorm};
 use erw::ml::diffusion::loss;
@@ -13,8 +14,9 @@ use erw::ml::nn::precision::Precision;
 use erw::ml::observer::Observer;
 use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
-use erw::ml::train::engine::Engine;
+use erw::ml::train::engine::{Engine, StepGradients};
 use erw::ml::train::outcome::{Outcome, Trained};
+use erw::ml::train::ranks::Ranks;
 use erw::ml::train::sit::gpu::{Feed, GpuEngine, memory};
 use erw::ml::train::{Callbacks, fit, fit_engine};
 use erw_gpu::program::Type;
@@ -42,8 +44,8 @@ const ADAMW: AdamWConfig =
     AdamWConfig { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decay: Decay::Matrices };
 
 fn recipe(config: &SiTConfig, ty: Type) -> Recipe {
-    let (keep, micro_batches, averages) = (SavedActivations::Everything, 1, 2);
-    Recipe { config: config.clone(), batch: BATCH, micro_batches, ty, keep, averages, spatial_norm: None }
+    let (keep, averages) = (SavedActivations::Everything, 2);
+    Recipe { config: config.clone(), batch: BATCH, micro_batches: 1, share: 1, ty, keep, averages, spatial_norm: None }
 }
 
 fn feed(config: &SiTConfig, micro: u64) -> Feed {
@@ -127,15 +129,16 @@ fn compare(what: &str, config: &SiTConfig, change: impl Fn(&mut Recipe), ty: Typ
     engine.start().unwrap();
     // Small gradients vanish in f16 unless the loss is scaled.
     let scale = if ty == Type::F16 { 4096.0 } else { 1.0 };
-    let sums = engine.gradients(0, 1, scale).unwrap();
+    let StepGradients { losses, norm } = engine.gradients(0, 0..1, scale, &Ranks::default()).unwrap();
+    let got = losses[0].loss / scale;
     let loss = velocity.unwrap_or(0.0) + WEIGHT * aligned;
-    assert!((sums.loss / scale - loss).abs() < bound * loss.abs(), "{what}: the loss is {}, not {loss}", sums.loss);
+    assert!((got - loss).abs() < bound * loss.abs(), "{what}: the loss is {got}, not {loss}");
     let got = engine.named_gradients().unwrap();
     let got = got.into_iter().map(|(name, t)| (name, (t / scale).unwrap())).collect();
     let (error, name) = worst(&got, &want);
     assert!(error < bound, "{what} in {ty:?}: the gradient of {name} is off by {error:e}");
-    let norm = global_norm(&want);
-    assert!((sums.grad_norm / scale / norm - 1.0).abs() < bound, "{what}: norm {} for {norm}", sums.grad_norm);
+    let (norm, want) = (norm / scale, global_norm(&want));
+    assert!((norm / want - 1.0).abs() < bound, "{what}: norm {norm} for {want}");
 }
 
 #[test]
@@ -243,7 +246,7 @@ fn train(cfg: &FitConfig, recipe: &Recipe, observer: &Until, change: &dyn Fn(u64
     let mut engine = GpuEngine::new(&*card, recipe, &model, &params.tensors(), cfg, &mut feeder).unwrap();
     match fit_engine(&mut engine, cfg, observer, &mut Callbacks::default()).unwrap() {
         Outcome::Done(trained) => Some(trained),
-        Outcome::Stopped => None,
+        Outcome::Stopped | Outcome::Followed => None,
         Outcome::Diverged(what) => panic!("{what:?}"),
     }
 }
@@ -255,7 +258,7 @@ fn bits(trained: &Trained) -> Vec<u32> {
 }
 
 fn micro_batches(config: &SiTConfig, ty: Type) -> Recipe {
-    Recipe { micro_batches: 2, ..recipe(config, ty) }
+    Recipe { micro_batches: 2, share: 2, ..recipe(config, ty) }
 }
 
 /// Twelve steps in two micro-batches, the last four without alignment, whose projectors rest.
@@ -325,6 +328,24 @@ fn a_training_that_was_cut_off_resumes_with_the_same_bits() {
     }
 }
 
+/// Each rank has a card of its own.
+#[test]
+fn any_allowed_number_of_ranks_has_the_same_bits() {
+    let on = |count: usize| {
+        let dir = TempDir::new().unwrap();
+        let trained = on_ranks(count, |ranks| {
+            let cfg = FitConfig { accumulate: 4, ranks, ..settings(&dir) };
+            let share = cfg.share().unwrap().len();
+            let recipe = Recipe { micro_batches: 4, share, ..recipe(&small(), Type::Bf16) };
+            train(&cfg, &recipe, &Until::new(None), &|_, _| {}).map(|trained| bits(&trained))
+        });
+        assert!(trained[1..].iter().all(Option::is_none));
+        trained[0].clone().unwrap()
+    };
+    let one = on(1);
+    assert!(on(2) == one && on(4) == one);
+}
+
 #[test]
 fn a_step_that_overflows_in_f16_is_skipped() {
     let recipe = micro_batches(&small(), Type::F16);
@@ -368,11 +389,12 @@ fn features_in_f16_give_the_bits_of_the_same_numbers_in_f32() {
         };
         let mut engine = GpuEngine::new(&*card, &recipe, &model, &params.tensors(), &one_step(), &mut feeder).unwrap();
         engine.start().unwrap();
-        let sums = engine.gradients(0, 2, 1.0).unwrap();
-        (sums.loss.to_bits(), engine.named_gradients().unwrap())
+        let step = engine.gradients(0, 0..2, 1.0, &Ranks::default()).unwrap();
+        let losses = step.losses.iter().map(|of| of.loss.to_bits()).collect::<Vec<_>>();
+        (losses, engine.named_gradients().unwrap())
     };
-    let ((loss, got), (want_loss, want)) = (gradients(DType::F16), gradients(DType::F32));
-    assert_eq!(loss, want_loss);
+    let ((losses, got), (want_losses, want)) = (gradients(DType::F16), gradients(DType::F32));
+    assert_eq!(losses, want_losses);
     for (name, want) in want {
         let bits = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits);
         assert!(bits(&got[&name]).eq(bits(&want)), "{name}");
@@ -387,7 +409,7 @@ fn a_training_takes_the_memory_that_was_told() {
     let mut feeder = |_, micro: usize| Ok(feed(&recipe.config, micro as u64));
     let mut engine = GpuEngine::new(&card, &recipe, &model, &params.tensors(), &one_step(), &mut feeder).unwrap();
     engine.start().unwrap();
-    engine.gradients(0, 1, 1.0).unwrap();
+    engine.gradients(0, 0..1, 1.0, &Ranks::default()).unwrap();
     engine.update(1e-3, 1.0).unwrap();
     assert_eq!(card.allocated(), memory(&recipe).unwrap());
     let large = |name: &str, batch: usize| {

@@ -179,7 +179,7 @@ fn train(cfg: &FitConfig, overflows: &[u64], stopper: &Stopper) -> Result<Option
     })?;
     Ok(match fit {
         Outcome::Done(trained) => Some(trained),
-        Outcome::Stopped => None,
+        Outcome::Stopped | Outcome::Followed => None,
         Outcome::Diverged(d) => panic!("{}", d.what),
     })
 }

@@ -14,6 +14,7 @@ use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
 use erw::ml::train::outcome::{Outcome, Trained};
+use erw::ml::train::ranks::Ranks;
 use erw::ml::train::{Callbacks, CheckpointRetention, batch_indices, fit};
 use std::cell::{Cell, RefCell};
 use tempfile::TempDir;
@@ -28,6 +29,7 @@ pub fn config(dir: &TempDir, steps: u64) -> FitConfig {
         ema_decays: vec![0.9],
         lr: LrSchedule::default(),
         accumulate: 1,
+        ranks: Ranks::default(),
         checkpoint_every: 0,
         log_every: 1,
         checkpoint_dir: dir.path().join("checkpoints"),
@@ -88,7 +90,7 @@ impl Toy {
     pub fn finish(&self, cfg: &FitConfig) -> Trained {
         match self.fit(cfg, &Silent).unwrap() {
             Outcome::Done(trained) => trained,
-            Outcome::Stopped => panic!("nobody asked to stop"),
+            Outcome::Stopped | Outcome::Followed => panic!("nobody asked to stop"),
             Outcome::Diverged(d) => panic!("{}", d.what),
         }
     }

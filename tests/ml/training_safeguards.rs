@@ -13,6 +13,7 @@ use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
 use erw::ml::train::outcome::{Outcome, Trained};
+use erw::ml::train::ranks::Ranks;
 use erw::ml::train::{Callbacks, CheckpointRetention, Divergence, Snapshots, fit};
 use std::cell::RefCell;
 use std::path::Path;
@@ -73,6 +74,7 @@ impl Toy {
             lr: LrSchedule::default(),
             ema_decays: vec![0.9],
             accumulate: 1,
+            ranks: Ranks::default(),
             checkpoint_every: 2,
             log_every: 1000,
             checkpoint_dir: dir.path().to_path_buf(),
@@ -111,7 +113,7 @@ impl Toy {
 fn done(fit: Outcome) -> Trained {
     match fit {
         Outcome::Done(trained) => trained,
-        Outcome::Stopped => panic!("stopped"),
+        Outcome::Stopped | Outcome::Followed => panic!("stopped"),
         Outcome::Diverged(d) => panic!("{}", d.what),
     }
 }

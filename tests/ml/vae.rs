@@ -10,6 +10,7 @@ use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
 use erw::ml::train::outcome::{Outcome, Trained};
+use erw::ml::train::ranks::Ranks;
 use erw::ml::train::{Callbacks, CheckpointRetention, batch_indices, fit};
 use std::path::Path;
 
@@ -146,6 +147,7 @@ fn train(dir: &Path, obs: &dyn Observer) -> Result<Outcome> {
         ema_decays: vec![0.9],
         lr: LrSchedule::default(),
         accumulate: 1,
+        ranks: Ranks::default(),
         checkpoint_every: 0,
         log_every: 10,
         checkpoint_dir: dir.to_path_buf(),
@@ -166,7 +168,7 @@ fn train(dir: &Path, obs: &dyn Observer) -> Result<Outcome> {
 fn done(fit: Outcome) -> Trained {
     match fit {
         Outcome::Done(trained) => trained,
-        Outcome::Stopped => panic!("training stopped early"),
+        Outcome::Stopped | Outcome::Followed => panic!("training stopped early"),
         Outcome::Diverged(d) => panic!("{}", d.what),
     }
 }

@@ -11,6 +11,7 @@ pub mod experiment;
 pub mod golden;
 pub mod http;
 pub mod pickled;
+pub mod ranks;
 pub mod s3;
 pub mod scored;
 mod skip;

@@ -29,7 +29,6 @@ struct Key {
     form: Form,
     sizes: [usize; 3],
     types: [Type; 2],
-    accumulate: bool,
     epilogue: u8,
 }
 
@@ -62,7 +61,7 @@ impl Products {
         }
         let plan = &self.plans[&key];
         let workspace = self.workspace.device_ptr(stream).0;
-        let (alpha, beta) = (1f32, if product.accumulate { 1f32 } else { 0f32 });
+        let (alpha, beta) = (1f32, 0f32);
         let pointer = |at: u64| at as *mut c_void;
         let [a, b, d] = [product.b, product.a, product.d].map(|address| pointer(address.0));
         let done = plan.point(&product.epilogue).and_then(|()| {
@@ -177,7 +176,7 @@ impl Key {
             Epilogue::GeluBackward(_) => 3,
             Epilogue::Gelu(_) => 4,
         };
-        Self { form: p.form, sizes: [p.m, p.n, p.k], types: [p.input, p.output], accumulate: p.accumulate, epilogue }
+        Self { form: p.form, sizes: [p.m, p.n, p.k], types: [p.input, p.output], epilogue }
     }
 }
 

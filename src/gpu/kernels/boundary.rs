@@ -304,8 +304,7 @@ pub fn partial_sums(shape: Shape, a: &PartialSums) -> Result<Launch> {
     })
 }
 
-/// Adds the gradients of a bias, f32 `[batch, width]`, over samples in order. `db` f32 `[width]` is
-/// set, or with `keep` added to.
-pub fn bias_of_samples(shape: Shape, bias_of_sample: Address, db: Address, keep: bool) -> Result<Launch> {
-    column_sums::column_sums_end(bias_of_sample, db, shape.batch, shape.width, keep)
+/// Adds the gradients of a bias, f32 `[batch, width]`, over samples in order, to `db` f32 `[width]`.
+pub fn bias_of_samples(shape: Shape, bias_of_sample: Address, db: Address) -> Result<Launch> {
+    column_sums::column_sums_end(bias_of_sample, db, shape.batch, shape.width)
 }

@@ -55,10 +55,9 @@ COLUMN_SUMS(bf16, bf16)
 COLUMN_SUMS(f16, f16)
 COLUMN_SUMS(float, f32)
 
-// partial f32 [chunks, width] to db f32 [width], which is set, or with `keep` added to. A block takes
-// 32 columns; each warp adds a run of neighbouring chunks in order, then the runs are added in order.
-KERNEL(256, column_sums_end, const float* __restrict__ partial, float* __restrict__ db, int chunks, int width,
-       int keep) {
+// partial f32 [chunks, width] to db f32 [width]. A block takes 32 columns; each warp adds a run of
+// neighbouring chunks in order, then the runs are added in order.
+KERNEL(256, column_sums_end, const float* __restrict__ partial, float* __restrict__ db, int chunks, int width) {
     DYNAMIC_SHARED(float, sums);  // [warps, 32]
     const int lane = TID % 32, warp = TID / 32, warps = NTHREADS / 32, own = (chunks + warps - 1) / warps;
     const int c = BX * 32 + lane, first = warp * own, end = first + own < chunks ? first + own : chunks;
@@ -70,7 +69,7 @@ KERNEL(256, column_sums_end, const float* __restrict__ partial, float* __restric
     sums[TID] = sum;
     sync_block();
     if (warp == 0 && c < width) {
-        float total = keep ? db[c] : 0.f;
+        float total = 0.f;
         for (int w = 0; w < warps; w++) total += sums[w * 32 + lane];
         db[c] = total;
     }

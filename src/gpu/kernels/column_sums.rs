@@ -31,9 +31,8 @@ pub fn column_sums(dy: Address, partial: Address, rows: usize, width: usize, ty:
     })
 }
 
-/// Adds `partial` f32 `[chunks, width]` over chunks, always in the same order. `db` f32 `[width]` is
-/// set, or with `keep` added to.
-pub fn column_sums_end(partial: Address, db: Address, chunks: usize, width: usize, keep: bool) -> Result<Launch> {
+/// Adds `partial` f32 `[chunks, width]` over chunks to `db` f32 `[width]`, always in the same order.
+pub fn column_sums_end(partial: Address, db: Address, chunks: usize, width: usize) -> Result<Launch> {
     if chunks == 0 || width == 0 {
         bail!("sums of {chunks} chunks of {width} numbers");
     }
@@ -42,6 +41,6 @@ pub fn column_sums_end(partial: Address, db: Address, chunks: usize, width: usiz
         grid: [blocks(width, 32)?, 1],
         threads: THREADS,
         shared: THREADS * 4,
-        arguments: vec![partial.into(), db.into(), int(chunks)?.into(), int(width)?.into(), i32::from(keep).into()],
+        arguments: vec![partial.into(), db.into(), int(chunks)?.into(), int(width)?.into()],
     })
 }

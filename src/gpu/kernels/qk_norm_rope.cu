@@ -279,11 +279,10 @@ HEADS(bf16, bf16)
 HEADS(f16, f16)
 HEADS(float, f32)
 
-// partial f32 [blocks, 4, d] to the gradients of the norms, f32 [d] each, which are set, or with
-// `keep` added to. A block takes 32 of the 4 d columns; each warp adds a run of neighbouring blocks in
-// order, then the runs are added in order.
+// partial f32 [blocks, 4, d] to the gradients of the norms, f32 [d] each. A block takes 32 of the 4 d
+// columns; each warp adds a run of neighbouring blocks in order, then the runs are added in order.
 KERNEL(256, qk_norm_sums, const float* __restrict__ partial, float* __restrict__ q_weight, float* __restrict__ q_bias,
-       float* __restrict__ k_weight, float* __restrict__ k_bias, int blocks, int d, int keep) {
+       float* __restrict__ k_weight, float* __restrict__ k_bias, int blocks, int d) {
     DYNAMIC_SHARED(float, sums);  // [warps, 32]
     const int lane = TID % 32, warp = TID / 32, warps = NTHREADS / 32, own = (blocks + warps - 1) / warps;
     const int c = BX * 32 + lane, first = warp * own, end = first + own < blocks ? first + own : blocks;
@@ -297,7 +296,7 @@ KERNEL(256, qk_norm_sums, const float* __restrict__ partial, float* __restrict__
     if (warp == 0 && c < 4 * d) {
         const int which = c / d;
         float* to = (which == 0 ? q_weight : which == 1 ? q_bias : which == 2 ? k_weight : k_bias) + c % d;
-        float total = keep ? *to : 0.f;
+        float total = 0.f;
         for (int w = 0; w < warps; w++) total += sums[w * 32 + lane];
         *to = total;
     }

@@ -152,9 +152,9 @@ pub fn backward(shape: Shape, steps: &Steps, dqkv: Address, qkv: Address, partia
     })
 }
 
-/// Adds the partial sums of [`backward`] over blocks, always in the same order. The gradients of the
-/// norms are set, or with `keep` added to.
-pub fn norm_sums(shape: Shape, partial: Address, gradients: Norms, keep: bool) -> Result<Launch> {
+/// Adds the partial sums of [`backward`] over blocks to the gradients of the norms, always in the
+/// same order.
+pub fn norm_sums(shape: Shape, partial: Address, gradients: Norms) -> Result<Launch> {
     Ok(Launch {
         kernel: "qk_norm_sums".to_owned(),
         grid: [blocks(4 * shape.dim, 32)?, 1],
@@ -168,7 +168,6 @@ pub fn norm_sums(shape: Shape, partial: Address, gradients: Norms, keep: bool) -
             gradients.k_bias.into(),
             int(backward_blocks(shape))?.into(),
             int(shape.dim)?.into(),
-            i32::from(keep).into(),
         ],
     })
 }

@@ -7,6 +7,7 @@
 //! It knows neither the contents of a batch nor the loop.
 
 use candle_core::{Error, Result, bail};
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Builder;
 
@@ -87,11 +88,10 @@ pub fn prefetching<T: Send, R>(
     })
 }
 
-/// The micro-batch after this one in a training of `steps` steps with `accumulate` micro-batches
-/// each.
-pub fn following(steps: u64, accumulate: usize) -> impl Fn(MicroBatch) -> Option<MicroBatch> {
+/// The micro-batch after this one in a training of `steps` steps, with these micro-batches each.
+pub fn following(steps: u64, share: Range<usize>) -> impl Fn(MicroBatch) -> Option<MicroBatch> {
     move |(step, micro)| {
-        let next = if micro + 1 < accumulate { (step, micro + 1) } else { (step + 1, 0) };
+        let next = if micro + 1 < share.end { (step, micro + 1) } else { (step + 1, share.start) };
         (next.0 < steps).then_some(next)
     }
 }
@@ -111,12 +111,12 @@ mod tests {
             made.lock().unwrap().push(place);
             Ok(place.0 * 10 + place.1 as u64)
         };
-        let got = prefetching(&make, &following(3, 2), |batches| SIX.iter().map(|p| batches.take(*p)).collect());
+        let got = prefetching(&make, &following(3, 0..2), |batches| SIX.iter().map(|p| batches.take(*p)).collect());
         let got: Vec<u64> = got.unwrap();
         assert_eq!(got, [0, 1, 10, 11, 20, 21]);
         assert_eq!(*made.lock().unwrap(), SIX, "each once, none behind the last");
         // After a jump, the prefetched batch is dropped.
-        let got = prefetching(&make, &following(9, 1), |batches| {
+        let got = prefetching(&make, &following(9, 0..1), |batches| {
             [(5, 0), (6, 0), (2, 0), (3, 0)].iter().map(|p| batches.take(*p)).collect()
         });
         let got: Vec<u64> = got.unwrap();
@@ -132,7 +132,7 @@ mod tests {
             tell.send(place).unwrap();
             Ok(())
         };
-        prefetching(&make, &following(9, 1), |batches| {
+        prefetching(&make, &following(9, 0..1), |batches| {
             batches.take((0, 0))?;
             assert_eq!((told.recv().unwrap(), told.recv().unwrap()), ((0, 0), (1, 0)));
             std::thread::sleep(std::time::Duration::from_millis(20));
@@ -146,7 +146,7 @@ mod tests {
     fn errors_come_where_their_batch_is_due_and_end_the_thread() {
         let make = |(step, _): MicroBatch| if step == 2 { bail!("row 9 of 8") } else { Ok(step) };
         let mut taken = vec![];
-        let error = prefetching(&make, &following(9, 1), |batches| {
+        let error = prefetching(&make, &following(9, 0..1), |batches| {
             for step in 0..9 {
                 taken.push(batches.take((step, 0))?);
             }
@@ -155,6 +155,6 @@ mod tests {
         assert!(error.unwrap_err().to_string().starts_with("row 9 of 8"));
         assert_eq!(taken, [0, 1]);
         // A caller may leave before the last batch.
-        prefetching(&|place: MicroBatch| Ok(place.0), &following(9, 1), |batches| batches.take((0, 0))).unwrap();
+        prefetching(&|place: MicroBatch| Ok(place.0), &following(9, 0..1), |batches| batches.take((0, 0))).unwrap();
     }
 }

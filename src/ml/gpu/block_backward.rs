@@ -102,7 +102,7 @@ impl BlocksBackward {
         program.launch(boundary::partial_sums(s, &sums)?);
         if let Some(bias) = bias {
             let to = self.gradients.of(bias);
-            program.launch(boundary::bias_of_samples(s, scratch.bias_of_sample, to, self.gradients.accumulate)?);
+            program.launch(boundary::bias_of_samples(s, scratch.bias_of_sample, to)?);
         }
         Ok(())
     }
@@ -147,7 +147,7 @@ impl BlocksBackward {
         program.launch(qk_norm_rope::backward(shape, &steps, scratch.dqkv, kept.qkv, scratch.qk_partial)?);
         if let Some(places) = p.norms {
             let sums = norms(places, |first| self.gradients.of(first));
-            program.launch(qk_norm_rope::norm_sums(shape, scratch.qk_partial, sums, self.gradients.accumulate)?);
+            program.launch(qk_norm_rope::norm_sums(shape, scratch.qk_partial, sums)?);
         }
         Ok(())
     }

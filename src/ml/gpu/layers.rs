@@ -98,9 +98,6 @@ pub struct Gradients {
     pub weights: Weights,
     /// f32, in the order of the weights.
     pub flat: Address,
-    /// Whether gradients of parameters are added to those that are there: for all micro-batches but
-    /// the first.
-    pub accumulate: bool,
     /// Partial sums of biases, f32.
     partial: Address,
 }
@@ -109,11 +106,7 @@ impl Gradients {
     /// For gradients of up to so many rows and columns, each as `[rows, width]`.
     pub fn new(weights: Weights, flat: Address, largest: &[[usize; 2]], arena: &mut Arena) -> Self {
         let count = largest.iter().map(|[rows, width]| column_sums::chunks(*rows) * width).max();
-        Self { weights, flat, accumulate: false, partial: arena.take(count.unwrap_or(0), Type::F32) }
-    }
-
-    pub fn accumulating(self, accumulate: bool) -> Self {
-        Self { accumulate, ..self }
+        Self { weights, flat, partial: arena.take(count.unwrap_or(0), Type::F32) }
     }
 
     /// The gradient of the weight from number `first` on.
@@ -142,7 +135,6 @@ impl Gradients {
         let gradient = self.of(layer.weight);
         program.matmul(Matmul {
             output: Type::F32,
-            accumulate: self.accumulate,
             ..Matmul::new(Form::Tn, [m, n, rows], [dy, x, gradient], self.weights.ty)
         });
     }
@@ -152,7 +144,7 @@ impl Gradients {
         let width = layer.outputs;
         program.launch(column_sums::column_sums(dy, self.partial, rows, width, self.weights.ty)?);
         let (chunks, to) = (column_sums::chunks(rows), self.of(layer.bias));
-        program.launch(column_sums::column_sums_end(self.partial, to, chunks, width, self.accumulate)?);
+        program.launch(column_sums::column_sums_end(self.partial, to, chunks, width)?);
         Ok(())
     }
 

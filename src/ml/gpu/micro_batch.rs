@@ -2,7 +2,6 @@
 //! everything lies is [`super::sit`]'s.
 
 use super::block::Boundary;
-use super::block_backward::BlocksBackward;
 use super::layers::Gradients;
 use super::layout::CLASS_TABLE;
 use super::sit::{Projector, SitPrograms};
@@ -18,13 +17,11 @@ use erw_gpu::program::{Address, Epilogue, Program, Type};
 pub(super) struct MicroBatch<'a> {
     pub(super) all: &'a SitPrograms,
     pub(super) aligned: bool,
-    pub(super) first: bool,
-    pub(super) backward: BlocksBackward,
 }
 
 impl MicroBatch<'_> {
     fn gradients(&self) -> &Gradients {
-        &self.backward.gradients
+        &self.all.backward.gradients
     }
 
     /// The network and the loss of its velocity.
@@ -46,15 +43,15 @@ impl MicroBatch<'_> {
                 partial: all.ends.partial,
                 count: velocity.partial_count(),
                 result: all.inputs.results.at(Results::VELOCITY),
-                terms: forward.image().count() * all.recipe.micro_batches,
-                add: !self.first,
+                terms: forward.image().count(),
+                add: false,
             })?);
         }
         Ok(())
     }
 
     pub(super) fn backward(&self, program: &mut Program) -> Result<()> {
-        let (all, forward, scratch) = (self.all, &self.all.forward, &self.backward.scratch);
+        let (all, forward, scratch) = (self.all, &self.all.forward, &self.all.backward.scratch);
         let (rows, depth) = (forward.blocks.sizes.rows(), forward.parameters.len());
         // Whether the stream has a gradient already.
         let mut begun = false;
@@ -66,7 +63,7 @@ impl MicroBatch<'_> {
             program
                 .launch(embedding::fill_zero(scratch.dh, rows * all.recipe.config.hidden * all.recipe.ty.size() / 4)?);
         }
-        let mut add = !self.first;
+        let mut add = false;
         for i in (0..=depth).rev() {
             let boundary = forward.boundary(i);
             let taps = all.projectors.iter().enumerate().filter(|(_, p)| self.aligned && i > 0 && p.tap == i);
@@ -82,11 +79,11 @@ impl MicroBatch<'_> {
                 self.recompute(program, above)?;
             }
             let bias = above.map(|above| forward.parameters[above].last_bias());
-            self.backward.boundary(program, &boundary, bias, !begun, false)?;
+            all.backward.boundary(program, &boundary, bias, !begun, false)?;
             begun = true;
             if let Some(above) = above {
                 let kept = &forward.activations[above];
-                self.backward.block(program, above, &forward.parameters[above], kept)?;
+                all.backward.block(program, above, &forward.parameters[above], kept)?;
             }
         }
         self.ends_backward(program)
@@ -149,7 +146,7 @@ impl MicroBatch<'_> {
             partial: all.ends.partial,
             count: cosine.partial_count(),
             result: inputs.results.at(Results::ALIGNMENT),
-            terms: rows * c.z_dims.len() * all.recipe.micro_batches,
+            terms: rows * c.z_dims.len(),
             add,
         })?);
         let [d0, d1] = space.gradients;
@@ -164,7 +161,7 @@ impl MicroBatch<'_> {
         program.launch(slope(d0, space.layers[0])?);
         gradients.parameters(program, &p.layers[0], d0, space.input, rows)?;
         gradients.input(program, &p.layers[0], d0, space.input, rows, Epilogue::None);
-        let add = Pass { ty, from: space.input, to: self.backward.scratch.dx, count: rows * c.hidden };
+        let add = Pass { ty, from: space.input, to: all.backward.scratch.dx, count: rows * c.hidden };
         program.launch(activation::add(&add)?);
         Ok(())
     }
@@ -174,7 +171,7 @@ impl MicroBatch<'_> {
         let (all, forward, gradients) = (self.all, &self.all.forward, self.gradients());
         let (ends, layers, dends, ty) = (&forward.ends, &forward.layers, &all.ends, all.recipe.ty);
         let (b, rows, d) = (forward.batch(), forward.blocks.sizes.rows(), all.recipe.config.hidden);
-        let dmodulations = self.backward.dmodulations;
+        let dmodulations = all.backward.dmodulations;
         gradients.parameters(program, &layers.modulation, dmodulations, ends.active, b)?;
         gradients.input(program, &layers.modulation, dmodulations, dends.dactive, b, Epilogue::None);
         program.launch(embedding::condition_backward(&ConditionBackward {
@@ -187,9 +184,7 @@ impl MicroBatch<'_> {
             count: b * d,
         })?);
         let dtable = gradients.of(layers.classes);
-        if self.first {
-            program.launch(embedding::fill_zero(dtable, all.layout.place(CLASS_TABLE)?.count())?);
-        }
+        program.launch(embedding::fill_zero(dtable, all.layout.place(CLASS_TABLE)?.count())?);
         program.launch(embedding::label_rows_backward(&LabelRows {
             dc: dends.dcondition,
             labels: forward.inputs.labels,
@@ -203,7 +198,7 @@ impl MicroBatch<'_> {
         let slope = Backward { ty, dy: dhidden, x: hidden, dx: dhidden, count: b * d };
         program.launch(activation::backward(Activation::Silu, &slope)?);
         gradients.parameters(program, first, dhidden, ends.waves, b)?;
-        let narrow = Pass { ty, from: self.backward.scratch.dx, to: ends.embedded, count: rows * d };
+        let narrow = Pass { ty, from: all.backward.scratch.dx, to: ends.embedded, count: rows * d };
         program.launch(activation::narrow(&narrow)?);
         gradients.parameters(program, &layers.patches, ends.embedded, ends.patches, rows)
     }

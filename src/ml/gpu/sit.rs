@@ -12,6 +12,7 @@ use super::layers::{Gradients, Linear, Weights};
 use super::layout::Layout;
 use crate::models::projector::ProjectorKind;
 use crate::models::sit::{SavedActivations, SiTConfig};
+use crate::train::tree;
 use candle_core::{Result, bail};
 use erw_gpu::kernels::loss;
 use erw_gpu::kernels::optimizer;
@@ -24,8 +25,9 @@ pub struct Recipe {
     pub config: SiTConfig,
     /// Samples of a micro-batch.
     pub batch: usize,
-    /// Micro-batches of a step.
+    /// Micro-batches of a step, and how many of them this GPU computes.
     pub micro_batches: usize,
+    pub share: usize,
     /// Of the products.
     pub ty: Type,
     pub keep: SavedActivations,
@@ -52,6 +54,8 @@ impl Recipe {
 pub struct State {
     pub weights: Weights,
     pub gradients: Address,
+    /// Sums of gradients, see [`crate::train::tree`].
+    pub kept_sums: Vec<Address>,
     pub moments: [Address; 2],
     pub averages: Vec<Address>,
     /// Bits of [`Layout::decays`].
@@ -65,6 +69,7 @@ impl State {
         Self {
             weights: Weights::trained(count, recipe.ty, arena),
             gradients: arena.take(count, Type::F32),
+            kept_sums: (0..tree::most_kept(recipe.share)).map(|_| arena.take(count, Type::F32)).collect(),
             moments: [arena.take(count, Type::F32), arena.take(count, Type::F32)],
             averages: (0..recipe.averages).map(|_| arena.take(count, Type::F32)).collect(),
             decays: arena.take_bytes(optimizer::decay_words(count) * 4),

@@ -1,26 +1,47 @@
 //! The programs of a training step: gradients of a micro-batch, their norm, and the update.
 
-use super::block_backward::BlocksBackward;
 use super::micro_batch::MicroBatch;
 use super::sit::SitPrograms;
 use candle_core::{Result, bail};
 use erw_gpu::kernels::activation::{self, Pass};
 use erw_gpu::kernels::optimizer::{self, AdamW, Average, NormEnd};
-use erw_gpu::program::{Address, Program, Type};
+use erw_gpu::program::{Address, Launch, Program, Type};
 
 impl SitPrograms {
-    /// Losses of a micro-batch to the results, and its gradients to the flat buffer: set by the
-    /// first micro-batch, added to by the others. Without `aligned` projectors are not run.
-    pub fn gradients(&self, first: bool, aligned: bool) -> Result<Program> {
+    /// Losses of a micro-batch to the results, and its gradients to the flat buffer. Without
+    /// `aligned` projectors are not run.
+    pub fn gradients(&self, aligned: bool) -> Result<Program> {
         let mut program = Program::default();
-        let step = MicroBatch {
-            all: self,
-            aligned: aligned && !self.projectors.is_empty(),
-            first,
-            backward: BlocksBackward { gradients: self.backward.gradients.accumulating(!first), ..self.backward },
-        };
+        let step = MicroBatch { all: self, aligned: aligned && !self.projectors.is_empty() };
         step.forward(&mut program)?;
         step.backward(&mut program)?;
+        Ok(program)
+    }
+
+    /// The gradients to kept sum number `i`.
+    pub fn keep(&self, i: usize, aligned: bool) -> Result<Program> {
+        self.pass(self.state.gradients, self.kept(i)?, aligned, activation::narrow)
+    }
+
+    /// Kept sum number `i` added to the gradients.
+    pub fn add_kept(&self, i: usize, aligned: bool) -> Result<Program> {
+        self.pass(self.kept(i)?, self.state.gradients, aligned, activation::add)
+    }
+
+    fn kept(&self, i: usize) -> Result<Address> {
+        let Some(kept) = self.state.kept_sums.get(i) else { bail!("there is no space for sum {i}") };
+        Ok(*kept)
+    }
+
+    fn pass(
+        &self,
+        from: Address,
+        to: Address,
+        aligned: bool,
+        launch: impl Fn(&Pass) -> Result<Launch>,
+    ) -> Result<Program> {
+        let mut program = Program::default();
+        program.launch(launch(&Pass { ty: Type::F32, from, to, count: self.trained(aligned) })?);
         Ok(program)
     }
 

@@ -10,10 +10,12 @@
 //! An operation that captured a trained weight refuses to run backward without a collector, so that
 //! no gradient is lost silently.
 
-use crate::kernels;
+use crate::kernels::{self, rows};
 use candle_core::backend::BackendStorage;
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Storage, Tensor, TensorId, Var, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, TensorId, Var, bail,
+};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -35,7 +37,7 @@ impl Gradient<'_> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Value {
     /// Reused from step to step. The contents are valid only if the slot was reached in this step.
     Host(Vec<f32>),
@@ -74,7 +76,7 @@ impl GradSlot {
         kernels::with_slices([&grad], |[grad]| {
             self.write(|buffer, keep| {
                 if keep {
-                    kernels::rows::add_to(buffer, grad);
+                    rows::add_to(buffer, grad);
                 } else {
                     buffer.copy_from_slice(grad);
                 }
@@ -82,6 +84,10 @@ impl GradSlot {
         })
     }
 }
+
+/// Gradients that were set aside, see [`Gradients::set_aside`]. Nothing by default.
+#[derive(Debug, Default)]
+pub struct SetAside(Vec<(Value, bool)>);
 
 /// The gradients of a set of parameters, summed over backward passes since [`clear`](Self::clear).
 #[derive(Debug)]
@@ -157,6 +163,65 @@ impl Gradients {
         for slot in &mut self.slots {
             if let Some(grad) = store.remove(&slot.var) {
                 slot.add(&grad)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the gradients to `place`, whose memory is used for the next ones.
+    pub fn set_aside(&mut self, place: &mut SetAside) {
+        let nothing = |slot: &GradSlot| match slot.value {
+            Value::Host(_) => (Value::Host(vec![]), false),
+            Value::Tensor(_) => (Value::Tensor(None), false),
+        };
+        place.0.extend(self.slots.iter().skip(place.0.len()).map(nothing));
+        for (slot, (value, reached)) in self.slots.iter_mut().zip(&mut place.0) {
+            std::mem::swap(&mut slot.value, value);
+            std::mem::swap(&mut slot.reached, reached);
+        }
+        self.clear();
+    }
+
+    /// Adds gradients that were set aside.
+    pub fn add_from(&mut self, place: &SetAside) -> Result<()> {
+        for (slot, (value, reached)) in self.slots.iter_mut().zip(&place.0) {
+            match value {
+                Value::Host(numbers) if *reached => {
+                    slot.write(
+                        |sum, keep| if keep { rows::add_to(sum, numbers) } else { sum.copy_from_slice(numbers) },
+                    );
+                }
+                Value::Tensor(Some(t)) => slot.add(t)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces the gradients by what `change` makes of them: all numbers in the order of the
+    /// names, then 1 or 0 for each parameter, whether a gradient reached it.
+    pub fn change(&mut self, change: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<()> {
+        let mut all = vec![];
+        for slot in &self.slots {
+            match &slot.value {
+                Value::Host(numbers) if slot.reached => all.extend_from_slice(numbers),
+                Value::Tensor(Some(t)) => all.extend(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?),
+                _ => all.resize(all.len() + slot.var.elem_count(), 0.0),
+            }
+        }
+        let reached = all.len();
+        all.extend(self.slots.iter().map(|slot| f32::from(u8::from(slot.reached))));
+        change(&mut all)?;
+        let (mut numbers, reached) = all.split_at(reached);
+        self.clear();
+        for (slot, reached) in self.slots.iter_mut().zip(reached) {
+            let (own, rest) = numbers.split_at(slot.var.elem_count());
+            numbers = rest;
+            if *reached == 0.0 {
+                continue;
+            }
+            if !slot.write(|buffer, _| buffer.copy_from_slice(own)) {
+                slot.add(&Tensor::from_slice(own, slot.var.shape(), slot.var.device())?)?;
             }
         }
         Ok(())
@@ -287,7 +352,7 @@ pub(crate) fn collect_bias(bias: &Tensor, sums: &[f32], width: usize, first: usi
         }
         for group in sums.chunks(width) {
             let len = db.len();
-            kernels::rows::add_to(db, &group[first..][..len]);
+            rows::add_to(db, &group[first..][..len]);
         }
     })
 }

@@ -10,7 +10,10 @@ use crate::observer::Observer;
 use candle_core::{Device, Result, Tensor, bail};
 use safetensors::View;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+/// How long a file of another host may stay invisible: NFS keeps what it saw for a minute.
+const LATENCY: Duration = Duration::from_secs(90);
 /// Name of the tensor that holds the digest, u8 `[32]`.
 const CHECK: &str = "check";
 
@@ -75,6 +78,16 @@ impl Checkpoint {
             }
         }
         Ok(None)
+    }
+
+    /// The checkpoint of this step, which another rank has read. A network's file system may show it
+    /// here only later.
+    pub fn seen_by_another(step: u64, dir: &Path) -> Result<Option<Self>> {
+        let (path, began) = (path(dir, step), Instant::now());
+        while !path.exists() && began.elapsed() < LATENCY {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Self::read(step, &path).map(Some)
     }
 
     /// The average with the further decay number `i`, counted from 0.
@@ -166,8 +179,8 @@ pub(super) fn read_sealed(path: &Path) -> Result<Tensors> {
     Ok(all)
 }
 
-/// blake3 of names, types, shapes and values.
-fn digest(tensors: &Tensors) -> [u8; 32] {
+/// blake3 of names, types, shapes and values, which are on the CPU.
+pub(super) fn digest(tensors: &Tensors) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     for (name, tensor) in tensors {
         let head = format!("{name} {:?} {:?}\n", tensor.dtype(), tensor.dims());

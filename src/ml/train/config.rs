@@ -2,7 +2,9 @@
 
 use super::adamw::{AdamWConfig, Decay};
 use super::lr::LrSchedule;
-use candle_core::Tensor;
+use super::ranks::Ranks;
+use candle_core::{Result, Tensor};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Settings of the training loop.
@@ -20,6 +22,8 @@ pub struct FitConfig {
     pub ema_decays: Vec<f64>,
     /// Micro-batches per step; their gradients are averaged.
     pub accumulate: usize,
+    /// Those that share the micro-batches. Does not affect results.
+    pub ranks: Ranks,
     /// Steps between checkpoints; with 0 only a stop writes one.
     pub checkpoint_every: u64,
     /// Steps between reports to the observer. Does not affect results.
@@ -30,6 +34,16 @@ pub struct FitConfig {
     pub samples: usize,
     /// For losses computed in f16: scale them, and skip steps with gradient overflow.
     pub loss_scaling: bool,
+}
+
+impl FitConfig {
+    /// The micro-batches of this rank.
+    ///
+    /// # Errors
+    /// When the ranks cannot share them.
+    pub fn share(&self) -> Result<Range<usize>> {
+        self.ranks.share(self.accumulate.max(1))
+    }
 }
 
 impl FitConfig {
@@ -44,6 +58,7 @@ impl FitConfig {
             max_grad_norm: 1.0,
             ema_decays: vec![0.9999],
             accumulate: 1,
+            ranks: Ranks::default(),
             checkpoint_every: 0,
             log_every: 100,
             checkpoint_dir: checkpoint_dir.into(),

@@ -6,9 +6,12 @@ use super::adamw::{AdamW, grad_norm};
 use super::checkpoint::Checkpoint;
 use super::config::{FitConfig, StepLoss};
 use super::ema::Ema;
-use crate::kernels::autograd::Gradients;
+use super::ranks::Ranks;
+use super::tree;
+use crate::kernels::autograd::{Gradients, SetAside};
 use crate::nn::params::{LoadReport, ParamSet, Tensors};
 use candle_core::{DType, Result, bail};
+use std::ops::Range;
 
 /// Parameters with their optimizer, averages and gradients.
 pub trait Engine {
@@ -16,9 +19,10 @@ pub trait Engine {
     /// [`restore`](Self::restore) is called first, so that a resumed training makes no state twice.
     fn start(&mut self) -> Result<()>;
 
-    /// Computes the gradients of a step, summed over its micro-batches, of `loss_scale` times the
-    /// loss. Step and micro-batches are counted from 0.
-    fn gradients(&mut self, step: u64, micro_batches: usize, loss_scale: f64) -> Result<Sums>;
+    /// Computes the gradients of a step, of `loss_scale` times the loss: `share` are the
+    /// micro-batches of this rank; those of all ranks are summed, by the tree of
+    /// [`super::tree`]. Step and micro-batches are counted from 0.
+    fn gradients(&mut self, step: u64, share: Range<usize>, loss_scale: f64, ranks: &Ranks) -> Result<StepGradients>;
 
     /// Updates parameters and averages with the gradients times `scale`.
     fn update(&mut self, learning_rate: f64, scale: f64) -> Result<()>;
@@ -46,13 +50,33 @@ pub trait Engine {
     fn restore(&mut self, saved: &mut Checkpoint, updates: u64) -> Result<LoadReport>;
 }
 
-/// Sums over the micro-batches of a step, and the norm of the summed gradients.
-pub struct Sums {
-    /// Of the scaled losses.
+/// What the loop learns of the gradients of a step.
+pub struct StepGradients {
+    /// Of the micro-batches of this rank.
+    pub losses: Vec<Losses>,
+    /// Norm of the gradients, which are summed over all micro-batches.
+    pub norm: f64,
+}
+
+/// The losses of a micro-batch.
+pub struct Losses {
+    /// The scaled loss.
     pub loss: f64,
-    /// Of their named terms, unscaled.
+    /// Its named terms, unscaled.
     pub parts: Vec<(&'static str, f64)>,
-    pub grad_norm: f64,
+}
+
+impl Losses {
+    /// The sum over the micro-batches of all ranks, in their order.
+    pub(super) fn sum(of_rank: Vec<Self>, ranks: &Ranks) -> Result<Self> {
+        let numbers = |l: &Self| [l.loss].into_iter().chain(l.parts.iter().map(|(_, x)| *x)).collect::<Vec<_>>();
+        let all = ranks.gather_numbers(&of_rank.iter().flat_map(numbers).collect::<Vec<_>>())?;
+        let Some(Self { parts, .. }) = of_rank.into_iter().next() else { bail!("a step without micro-batches") };
+        let width = parts.len() + 1;
+        let column = |i: usize| all.iter().skip(i).step_by(width).sum();
+        let parts = parts.into_iter().enumerate().map(|(i, (name, _))| (name, column(i + 1))).collect();
+        Ok(Self { loss: column(0), parts })
+    }
 }
 
 /// The engine of networks in candle's operations: a closure gives the loss of a micro-batch, and
@@ -61,6 +85,8 @@ pub(super) struct Autograd<'a> {
     params: &'a ParamSet,
     loss: &'a mut dyn FnMut(u64, usize) -> Result<StepLoss>,
     grads: Gradients,
+    /// Sums of micro-batches, see [`super::tree`], and unused memory behind them.
+    kept: Vec<SetAside>,
     optimizer: AdamW,
     /// Decays of the averages.
     decays: &'a [f64],
@@ -81,6 +107,7 @@ impl<'a> Autograd<'a> {
             params,
             loss,
             grads: Gradients::new(params.vars()),
+            kept: vec![],
             optimizer: AdamW::without_state(cfg.optimizer),
             decays: &cfg.ema_decays,
             emas: vec![],
@@ -95,25 +122,30 @@ impl Engine for Autograd<'_> {
         Ok(())
     }
 
-    fn gradients(&mut self, step: u64, micro_batches: usize, loss_scale: f64) -> Result<Sums> {
-        self.grads.clear();
-        let mut sums = Sums { loss: 0.0, parts: vec![], grad_norm: 0.0 };
-        for micro in 0..micro_batches {
+    fn gradients(&mut self, step: u64, share: Range<usize>, loss_scale: f64, ranks: &Ranks) -> Result<StepGradients> {
+        let (count, mut losses, mut kept) = (share.len(), vec![], 0);
+        for (leaf, micro) in share.enumerate() {
             let StepLoss { loss, parts } = (self.loss)(step, micro)?;
             // With 1 the computation does not change.
             let loss = if loss_scale == 1.0 { loss } else { (loss * loss_scale)? };
-            sums.loss += f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
-            if micro == 0 {
-                sums.parts = parts;
-            } else {
-                for (sum, (_, value)) in sums.parts.iter_mut().zip(parts) {
-                    sum.1 += value;
-                }
-            }
+            losses.push(Losses { loss: f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), parts });
+            self.grads.clear();
             self.grads.backward(&loss)?;
+            let left = kept - tree::additions(leaf, count).min(kept);
+            self.kept[left..kept].iter().rev().try_for_each(|sum| self.grads.add_from(sum))?;
+            kept = left;
+            if leaf + 1 < count {
+                if kept == self.kept.len() {
+                    self.kept.push(SetAside::default());
+                }
+                self.grads.set_aside(&mut self.kept[kept]);
+                kept += 1;
+            }
         }
-        sums.grad_norm = grad_norm(&self.grads)?;
-        Ok(sums)
+        if ranks.size() > 1 {
+            self.grads.change(|numbers| ranks.sum(numbers))?;
+        }
+        Ok(StepGradients { losses, norm: grad_norm(&self.grads)? })
     }
 
     fn update(&mut self, learning_rate: f64, scale: f64) -> Result<()> {

@@ -18,12 +18,14 @@ pub mod lr;
 pub mod outcome;
 mod prefetched;
 pub mod pretrain;
+pub mod ranks;
 mod scaler;
 pub mod sit;
 mod snapshots;
 mod spikes;
 mod state;
 mod throughput;
+pub mod tree;
 
 use crate::kernels::autograd::Gradients;
 use crate::nn::params::ParamSet;
@@ -33,7 +35,7 @@ use candle_core::{Result, bail};
 pub use checkpoint::{SavedWeights, saved_weights};
 pub use config::CheckpointRetention;
 use config::{FitConfig, StepLoss};
-use engine::{Autograd, Engine};
+use engine::{Autograd, Engine, StepGradients};
 use outcome::Outcome;
 use scaler::Scaler;
 use spikes::Spikes;
@@ -74,15 +76,16 @@ pub fn fit_engine(
     obs: &dyn Observer,
     watch: &mut Callbacks,
 ) -> Result<Outcome> {
+    let (ranks, share) = (&cfg.ranks, cfg.share()?);
     let mut state = TrainState::open(engine, cfg, obs)?;
     watch.snapshots.as_ref().map_or(Ok(()), |s| s.check(state.step))?;
     let (mut spikes, rate) = (Spikes::default(), Rate::new(state.step, cfg.samples));
     while state.step < cfg.steps {
-        let sums = engine.gradients(state.step, cfg.accumulate.max(1), state.loss_scale())?;
+        let StepGradients { losses, norm } = engine.gradients(state.step, share.clone(), state.loss_scale(), ranks)?;
         if state.step == 0 {
             check_none_cut(&engine.unreached())?;
         }
-        let point = state.point(cfg, sums);
+        let point = state.point(cfg, engine::Losses::sum(losses, ranks)?, norm);
         let skipped = state.skips(&point, obs)?;
         if !skipped {
             if let Some(what) = divergence::of_step(&point, &mut || engine.named_gradients())? {
@@ -94,18 +97,20 @@ pub fn fit_engine(
             }
         }
         let done = state.step;
-        state.validate(engine, cfg, obs, watch)?;
-        state.keep_average(engine, watch)?;
+        if ranks.leads() {
+            state.validate(engine, cfg, obs, watch)?;
+            state.keep_average(engine, watch)?;
+        }
         obs.progress(done, cfg.steps);
         if !skipped && (done % cfg.log_every.max(1) == 0 || done == cfg.steps) {
             report(obs, &point);
             state.scaler.iter().for_each(|s| obs.metric(done, "loss_scale", s.scale()));
         }
         let due = cfg.checkpoint_every > 0 && done % cfg.checkpoint_every == 0 && done < cfg.steps;
-        let stop = done < cfg.steps && obs.should_stop();
+        let stop = done < cfg.steps && ranks.any(obs.should_stop())?;
         if due || stop {
             obs.checkpointing();
-            if let Some(what) = state.save(engine, cfg)? {
+            if let Some(what) = save(&mut state, engine, cfg)? {
                 return Ok(state.diverged(what, cfg));
             }
             obs.checkpointed(done);
@@ -113,7 +118,12 @@ pub fn fit_engine(
         if stop {
             return Ok(Outcome::Stopped);
         }
-        state.show(engine, cfg, watch)?;
+        if ranks.leads() {
+            state.show(engine, cfg, watch)?;
+        }
+    }
+    if !ranks.leads() {
+        return Ok(Outcome::Followed);
     }
     if let Some(what) = divergence::of_state(&state.snapshot(engine)?)? {
         return Ok(state.diverged(what, cfg));
@@ -123,6 +133,19 @@ pub fn fit_engine(
     }
     rate.summary(state.step).iter().for_each(|text| obs.log(text));
     Ok(Outcome::Done(state.finish(engine)?))
+}
+
+/// Writes a checkpoint, on the leading rank, while the others wait. Ranks whose weights differ have
+/// broken hardware.
+fn save(state: &mut TrainState, engine: &dyn Engine, cfg: &FitConfig) -> Result<Option<String>> {
+    if cfg.ranks.size() > 1 {
+        let what = format!("the weights of step {}, which only broken hardware explains", state.step);
+        cfg.ranks.agree(&what, &checkpoint::digest(&engine.model()?))?;
+    }
+    let fault = if cfg.ranks.leads() { state.save(engine, cfg)? } else { None };
+    // A rank that has come to its end may be what ends the others.
+    cfg.ranks.wait()?;
+    Ok(fault)
 }
 
 /// Checks that every parameter has a gradient.

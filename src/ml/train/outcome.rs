@@ -8,6 +8,8 @@ use crate::nn::params::Tensors;
 /// How a training ended.
 pub enum Outcome {
     Done(Trained),
+    /// As [`Done`](Self::Done), on a rank that does not lead: the leading one has the results.
+    Followed,
     /// The observer asked to stop. The state is saved in the checkpoint directory.
     Stopped,
     /// A value is no longer finite. Earlier checkpoints remain.

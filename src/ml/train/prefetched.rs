@@ -34,7 +34,7 @@ pub fn with_batches<B: Send, R>(
     make: &(dyn Fn(MicroBatch) -> Result<B> + Sync),
     run: impl FnOnce(&mut dyn FnMut(u64, usize) -> Result<B>) -> Result<R>,
 ) -> Result<R> {
-    prefetching(make, &following(cfg.steps, cfg.accumulate), |batches| {
+    prefetching(make, &following(cfg.steps, cfg.share()?), |batches| {
         run(&mut |step, micro| {
             let began = Instant::now();
             let batch = batches.take((step, micro));

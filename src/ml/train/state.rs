@@ -7,8 +7,9 @@ use super::checkpoint::{self, Checkpoint};
 use super::config::FitConfig;
 use super::curve::{Curve, CurvePoint};
 use super::divergence::{self, Divergence};
-use super::engine::{Engine, Sums};
+use super::engine::{Engine, Losses};
 use super::outcome::{Outcome, Trained};
+use super::ranks::Ranks;
 use super::scaler::Scaler;
 use crate::nn::params::Tensors;
 use crate::observer::Observer;
@@ -29,7 +30,7 @@ pub(super) struct TrainState {
 impl TrainState {
     /// Starts at step 0, or where the newest checkpoint ends, which the engine then restores.
     pub fn open(engine: &mut dyn Engine, cfg: &FitConfig, obs: &dyn Observer) -> Result<Self> {
-        let Some(mut saved) = Checkpoint::latest(&cfg.checkpoint_dir, obs)? else {
+        let Some(mut saved) = newest(cfg, obs)? else {
             engine.start()?;
             return Ok(Self {
                 step: 0,
@@ -65,11 +66,11 @@ impl TrainState {
         1.0 / cfg.accumulate.max(1) as f64 / self.loss_scale()
     }
 
-    /// The curve point of this step alone.
-    pub fn point(&self, cfg: &FitConfig, sums: Sums) -> CurvePoint {
+    /// The curve point of this step alone, from sums over its micro-batches.
+    pub fn point(&self, cfg: &FitConfig, sums: Losses, grad_norm: f64) -> CurvePoint {
         let (mean, unscaled) = (1.0 / cfg.accumulate.max(1) as f64, self.unscaled(cfg));
         let parts = sums.parts.into_iter().map(|(name, v)| (name.to_string(), v * mean)).collect();
-        let (loss, grad_norm) = (sums.loss * unscaled, sums.grad_norm * unscaled);
+        let (loss, grad_norm) = (sums.loss * unscaled, grad_norm * unscaled);
         CurvePoint {
             step: self.step + 1,
             loss,
@@ -192,5 +193,16 @@ impl TrainState {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// The newest readable checkpoint. The leading rank chooses it for all.
+fn newest(cfg: &FitConfig, obs: &dyn Observer) -> Result<Option<Checkpoint>> {
+    let ranks: &Ranks = &cfg.ranks;
+    let found = if ranks.leads() { Checkpoint::latest(&cfg.checkpoint_dir, obs)? } else { None };
+    let steps = ranks.gather_numbers(&[found.as_ref().map_or(-1.0, |found| found.step as f64)])?;
+    match steps.first() {
+        Some(step) if !ranks.leads() && *step >= 0.0 => Checkpoint::seen_by_another(*step as u64, &cfg.checkpoint_dir),
+        _ => Ok(found),
     }
 }

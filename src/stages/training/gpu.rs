@@ -25,6 +25,7 @@ pub fn recipe(
         config: config.clone(),
         batch: micro_batch,
         micro_batches: cfg.accumulate.max(1),
+        share: cfg.share()?.len(),
         ty: erw_ml::gpu::product_type(precision),
         keep,
         averages: cfg.ema_decays.len(),

@@ -8,6 +8,7 @@ use erw_ml::train::CheckpointRetention;
 use erw_ml::train::adamw::{AdamWConfig, Decay};
 use erw_ml::train::config::FitConfig;
 use erw_ml::train::lr::{LrSchedule, Shape};
+use erw_ml::train::ranks::Ranks;
 use erw_runner::kind::attempt::Attempt;
 use serde::Deserialize;
 
@@ -100,6 +101,7 @@ impl Optimization {
             max_grad_norm: self.max_grad_norm,
             ema_decays: self.ema_decay.to_vec(),
             accumulate,
+            ranks: Ranks::default(),
             checkpoint_every,
             log_every,
             checkpoint_dir: attempt.checkpoint_dir(),

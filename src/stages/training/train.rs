@@ -188,9 +188,10 @@ fn run(attempt: &Attempt) -> Result<()> {
         }
         None => {
             let loss = |step, noised| training.loss(step, &noised);
-            trainer::train(attempt, &params, &cfg, &mut watch, &make, &loss)?
+            trainer::train_on_ranks(attempt, &params, &cfg, &mut watch, &make, &loss)?
         }
     };
+    let Some(trained) = trained else { return Ok(()) };
     report(attempt, &trained, loaded);
     let out = attempt.output("sit");
     let note = TrainingNote { resolved, ..dataset::note(&examples, p.path) };

@@ -16,11 +16,24 @@ use erw_runner::kind::attempt::Attempt;
 pub const CONFIG_FILE: &str = "config.json";
 
 /// Trains to the end, on batches that `make` prepares ahead of the loop, and reports to the
-/// attempt.
+/// attempt. `None`: another rank has the result.
 ///
 /// # Errors
 /// [`Error::suspended`] if the attempt was asked to stop; an error with hints if the training
 /// diverged.
+pub fn train_on_ranks<B: Send>(
+    attempt: &Attempt,
+    params: &ParamSet,
+    cfg: &FitConfig,
+    watch: &mut Callbacks,
+    make: &(dyn Fn(MicroBatch) -> candle_core::Result<B> + Sync),
+    loss: &dyn Fn(u64, B) -> candle_core::Result<StepLoss>,
+) -> Result<Option<Trained>> {
+    let reporter = Reporter::new(attempt, cfg.samples)?;
+    finished(fit_batches(params, cfg, &reporter, watch, make, loss)?, cfg)
+}
+
+/// [`train_on_ranks`] for kinds that have one rank.
 pub fn train<B: Send>(
     attempt: &Attempt,
     params: &ParamSet,
@@ -29,11 +42,11 @@ pub fn train<B: Send>(
     make: &(dyn Fn(MicroBatch) -> candle_core::Result<B> + Sync),
     loss: &dyn Fn(u64, B) -> candle_core::Result<StepLoss>,
 ) -> Result<Trained> {
-    let reporter = Reporter::new(attempt, cfg.samples)?;
-    finished(fit_batches(params, cfg, &reporter, watch, make, loss)?, cfg)
+    let trained = train_on_ranks(attempt, params, cfg, watch, make, loss)?;
+    trained.ok_or_else(|| Error::stage("this kind of stage has one rank"))
 }
 
-/// [`train`] on a GPU. `feed` is called with the step and one of its batches.
+/// [`train_on_ranks`] on a GPU. `feed` is called with the step and one of its batches.
 pub fn train_on_gpu<B: Send>(
     attempt: &Attempt,
     gpu: &OnGpu,
@@ -42,7 +55,7 @@ pub fn train_on_gpu<B: Send>(
     watch: &mut Callbacks,
     make: &(dyn Fn(MicroBatch) -> candle_core::Result<B> + Sync),
     feed: &dyn Fn(u64, B) -> candle_core::Result<Feed>,
-) -> Result<Trained> {
+) -> Result<Option<Trained>> {
     let reporter = Reporter::new(attempt, cfg.samples)?;
     let outcome = with_batches(cfg, &reporter, make, |next| {
         let mut feeder = |step, micro| feed(step, next(step, micro)?);
@@ -52,9 +65,10 @@ pub fn train_on_gpu<B: Send>(
     finished(outcome, cfg)
 }
 
-fn finished(outcome: Outcome, cfg: &FitConfig) -> Result<Trained> {
+fn finished(outcome: Outcome, cfg: &FitConfig) -> Result<Option<Trained>> {
     match outcome {
-        Outcome::Done(trained) => Ok(trained),
+        Outcome::Done(trained) => Ok(Some(trained)),
+        Outcome::Followed => Ok(None),
         Outcome::Stopped => Err(Error::suspended()),
         Outcome::Diverged(divergence) => Err(diverged(&divergence, cfg)),
     }

@@ -90,8 +90,9 @@ fn run(attempt: &Attempt) -> Result<()> {
             let gpu = OnGpu { machine: &**machine, recipe: &recipe, model: &model };
             trainer::train_on_gpu(attempt, &gpu, &params, &cfg, &mut watch, &make, &|_, batch| warmup.feed(batch))?
         }
-        None => trainer::train(attempt, &params, &cfg, &mut watch, &make, &|_, batch| warmup.loss(&batch))?,
+        None => trainer::train_on_ranks(attempt, &params, &cfg, &mut watch, &make, &|_, batch| warmup.loss(&batch))?,
     };
+    let Some(trained) = trained else { return Ok(()) };
     if let Some(last) = trained.curve.last() {
         attempt.result("alignment", last.loss);
     }

@@ -7,7 +7,9 @@
 use super::super::adamw::AdamWConfig;
 use super::super::checkpoint::Checkpoint;
 use super::super::config::FitConfig;
-use super::super::engine::{Engine, Sums};
+use super::super::engine::{Engine, Losses, StepGradients};
+use super::super::ranks::Ranks;
+use super::super::tree;
 use crate::gpu::arena::Arena;
 use crate::gpu::host;
 use crate::gpu::layers::Weights;
@@ -22,6 +24,7 @@ use erw_gpu::kernels::activation::{self, Pass};
 use erw_gpu::kernels::scalars::{Results, Scalars};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Program, Type};
+use std::ops::Range;
 
 /// A micro-batch, on the CPU.
 pub struct Feed {
@@ -68,8 +71,10 @@ pub struct GpuEngine<'a> {
 
 /// Programs of a step.
 struct Lists {
-    first: Program,
-    further: Program,
+    gradients: Program,
+    /// For each sum of micro-batches that can be kept: keeps the gradients there, and adds them
+    /// from there.
+    kept: Vec<[Program; 2]>,
     norm: Program,
     update: Program,
 }
@@ -77,8 +82,10 @@ struct Lists {
 impl Lists {
     fn new(programs: &SitPrograms, aligned: bool) -> Result<Self> {
         Ok(Self {
-            first: programs.gradients(true, aligned)?,
-            further: programs.gradients(false, aligned)?,
+            gradients: programs.gradients(aligned)?,
+            kept: (0..programs.state.kept_sums.len())
+                .map(|i| Ok([programs.keep(i, aligned)?, programs.add_kept(i, aligned)?]))
+                .collect::<Result<_>>()?,
             norm: programs.norm(aligned)?,
             update: programs.update(aligned)?,
         })
@@ -191,6 +198,25 @@ impl<'a> GpuEngine<'a> {
         Ok(results)
     }
 
+    /// The losses of the last micro-batch, whose alignment has this coefficient.
+    fn losses(&self, weight: f64, loss_scale: f64) -> Result<Losses> {
+        let results = self.results()?;
+        let alignment = if self.aligned { f64::from(results[Results::ALIGNMENT]) } else { 0.0 };
+        if self.recipe.config.warmup_depth.is_some() {
+            return Ok(Losses { loss: alignment * weight * loss_scale, parts: vec![] });
+        }
+        let velocity = f64::from(results[Results::VELOCITY]);
+        let parts = vec![("velocity", velocity), ("alignment", alignment), ("alignment_weight", weight)];
+        Ok(Losses { loss: (velocity + weight * alignment) * loss_scale, parts })
+    }
+
+    /// Those of the last step, padding and all.
+    fn flat_gradients(&self) -> Result<Vec<f32>> {
+        let mut all = vec![0f32; self.programs.trained(self.aligned)];
+        self.machine.read(self.programs.state.gradients, bytemuck::cast_slice_mut(&mut all))?;
+        Ok(all)
+    }
+
     /// Writes the inputs of a micro-batch, unless they are there. Returns the coefficient of the
     /// alignment.
     fn feed(&mut self, place: (u64, usize)) -> Result<f64> {
@@ -249,36 +275,38 @@ impl Engine for GpuEngine<'_> {
         state.moments.iter().try_for_each(|moments| self.write(*moments, &zeros))
     }
 
-    fn gradients(&mut self, step: u64, micro_batches: usize, loss_scale: f64) -> Result<Sums> {
-        let mut weight = 0.0;
-        for micro in 0..micro_batches {
-            let of_batch = self.feed((step, micro))?;
-            if micro == 0 {
-                weight = of_batch;
+    fn gradients(&mut self, step: u64, share: Range<usize>, loss_scale: f64, ranks: &Ranks) -> Result<StepGradients> {
+        let (count, mut losses, mut kept) = (share.len(), vec![], 0);
+        for (leaf, micro) in share.clone().enumerate() {
+            let weight = self.feed((step, micro))?;
+            if leaf == 0 {
                 self.aligned = weight != 0.0;
                 self.write_scalars(loss_scale, weight)?;
             }
             let lists = &self.lists[usize::from(self.aligned)];
-            self.machine.run(if micro == 0 { &lists.first } else { &lists.further })?;
-            let next = if micro + 1 < micro_batches { (step, micro + 1) } else { (step + 1, 0) };
+            self.machine.run(&lists.gradients)?;
+            for _ in 0..tree::additions(leaf, count).min(kept) {
+                kept -= 1;
+                self.machine.run(&lists.kept[kept][1])?;
+            }
+            if leaf + 1 < count {
+                self.machine.run(&lists.kept[kept][0])?;
+                kept += 1;
+            }
+            let next = if leaf + 1 < count { (step, micro + 1) } else { (step + 1, share.start) };
             if next.0 < self.steps {
                 self.feed(next)?;
             }
+            losses.push(self.losses(weight, loss_scale)?);
+        }
+        if ranks.size() > 1 {
+            let mut all = self.flat_gradients()?;
+            ranks.sum(&mut all)?;
+            self.write(self.programs.state.gradients, &all)?;
         }
         self.machine.run(&self.lists[usize::from(self.aligned)].norm)?;
-        let results = self.results()?;
-        let result = |slot: usize| f64::from(results[slot]);
-        let alignment = if self.aligned { result(Results::ALIGNMENT) } else { 0.0 };
-        let count = micro_batches as f64;
-        let (mean, parts) = if self.recipe.config.warmup_depth.is_some() {
-            (alignment * weight, vec![])
-        } else {
-            let velocity = result(Results::VELOCITY);
-            let parts = [("velocity", velocity), ("alignment", alignment), ("alignment_weight", weight)];
-            (velocity + weight * alignment, parts.map(|(name, value)| (name, value * count)).to_vec())
-        };
-        let grad_norm = result(Results::NORM) * count * loss_scale;
-        Ok(Sums { loss: mean * count * loss_scale, parts, grad_norm })
+        let norm = f64::from(self.results()?[Results::NORM]);
+        Ok(StepGradients { losses, norm: norm * self.recipe.micro_batches as f64 * loss_scale })
     }
 
     fn update(&mut self, learning_rate: f64, scale: f64) -> Result<()> {
