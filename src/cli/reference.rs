@@ -5,6 +5,7 @@ use erw_base::error::Result;
 use erw_runner::kind::Registry;
 use erw_runner::kind::field::{Exact, Field, InputSlot};
 use erw_runner::kind::manifest::Manifest;
+use erw_runner::kind::ranks::Sharing;
 use erw_runner::pipeline::command;
 use std::fmt::Write;
 
@@ -76,7 +77,12 @@ fn section(text: &mut String, manifest: &str, m: &Manifest) {
             m.tolerance
         ),
     };
-    let _ = write!(text, "\nResults: {}. {bytes}\n", results.join(", "));
+    let ranks = match m.ranks {
+        Some(Sharing::MicroBatches) => " Ranks share the micro-batches of a step.",
+        Some(Sharing::Pieces) => " Ranks share pieces of the data.",
+        None => "",
+    };
+    let _ = write!(text, "\nResults: {}. {bytes}{ranks}\n", results.join(", "));
 }
 
 fn table<const N: usize>(text: &mut String, head: [&str; N], rows: impl Iterator<Item = [String; N]>) {

@@ -269,7 +269,7 @@ fn inherited() -> Value {
 fn resources() -> Value {
     json!({
         "type": "object",
-        "description": "what a stage requests; not in the key. Besides threads, mem and gpus any name; --resource \
+        "description": "what a stage requests; not in the key. Besides threads, mem, gpus and ranks any name; --resource \
             NAME=N states how many units a run has",
         "additionalProperties": { "type": "integer", "minimum": 0 },
         "properties": {
@@ -282,6 +282,7 @@ fn resources() -> Value {
                 ],
             },
             "gpus": { "type": "integer", "minimum": 0 },
+            "ranks": { "type": "integer", "minimum": 1 },
         },
     })
 }

@@ -11,7 +11,7 @@
 
 use crate::files::disk::{self, Durability, write_file};
 use nix::unistd::{Uid, User};
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -49,6 +49,22 @@ pub fn begin(work: &Path, machine: &str) -> io::Result<Vec<String>> {
     }
     all.retain(|known| known != machine);
     Ok(all)
+}
+
+/// Notes in the work folder that another rank of the attempt is on `machine`.
+pub fn join(work: &Path, machine: &str) -> io::Result<()> {
+    let file = work.join(MACHINES);
+    if std::fs::read_to_string(&file)?.lines().any(|known| known == machine) {
+        return Ok(());
+    }
+    let mut all = std::fs::File::options().append(true).open(&file)?;
+    all.write_all(format!("{machine}\n").as_bytes())
+}
+
+/// The machines that contributed to an attempt on `machine`, beside that one.
+pub fn others(work: &Path, machine: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(work.join(MACHINES)).unwrap_or_default();
+    text.lines().filter(|known| *known != machine).map(String::from).collect()
 }
 
 /// Instruction sets, cache sizes (kernels choose their block sizes by them), and the C library,
@@ -136,6 +152,9 @@ mod tests {
         assert_eq!(begin(work, "a").unwrap(), ["b"]);
         assert_eq!(begin(work, "b").unwrap(), ["a"]);
         assert_eq!(begin(work, "b with cuda:0, X").unwrap(), ["b", "a"]);
+        join(work, "c").unwrap();
+        join(work, "c").unwrap();
+        assert_eq!(others(work, "a"), ["b", "b with cuda:0, X", "c"]);
         std::fs::remove_file(work.join(MACHINES)).unwrap();
         assert_eq!(begin(work, "a").unwrap(), [UNKNOWN]);
     }

@@ -103,6 +103,8 @@ impl Bench {
             unverified: vec![],
             detached: false,
             threads: 2,
+            ranks: 1,
+            numbering: Default::default(),
             device: "cpu".into(),
             command: None,
             pipeline_dir: self.dir.path().into(),

@@ -120,6 +120,7 @@ pub fn count_in(space: &Space, fate: i64) -> Outcome {
         forced: Default::default(),
         keep_going: false,
         limits: Limits::of_machine(),
+        most_ranks: Default::default(),
         stage_retry: Default::default(),
         retry: RetryPolicy::default(),
     };

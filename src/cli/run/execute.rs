@@ -93,7 +93,8 @@ pub fn execute(
     let retry = RetryPolicy { timeout: flags.timeout, retries: flags.retries, backoff: None };
     let (mut limits, stage_retry) = (flags.limits_for(pipeline, &selected), flags.stage_retry(pipeline, &selected));
     let launcher = flags.launcher(&mut limits)?;
-    let options = Options { selected, forced, keep_going: flags.keep_going, limits, stage_retry, retry };
+    let most_ranks = flags.most_ranks(pipeline, &selected);
+    let options = Options { selected, forced, keep_going: flags.keep_going, limits, most_ranks, stage_retry, retry };
     let mut listener = flags.listener((&cache).into(), listeners)?;
     scheduler::run(pipeline, (&cache).into(), launcher.as_ref(), options, stop, &mut listener).map(Some)
 }

@@ -149,6 +149,16 @@ impl Flags {
         selected.iter().filter_map(policy).collect()
     }
 
+    /// The largest numbers of ranks by the settings.
+    pub(crate) fn most_ranks(&self, pipeline: &Pipeline, selected: &[StageId]) -> BTreeMap<StageId, usize> {
+        let most = |id: &StageId| {
+            let stage = pipeline.stage(*id);
+            stage.manifest.ranks?;
+            Some((*id, self.settings.of_stage(&stage.name, stage.kind.name).ranks?))
+        };
+        selected.iter().filter_map(most).collect()
+    }
+
     /// What starts the stages of a run. Adapts its limits: a cluster's scheduler has its own.
     pub(crate) fn launcher(&self, limits: &mut Limits) -> Result<Box<dyn Launcher>> {
         const JOBS: usize = 100;
@@ -229,6 +239,7 @@ pub(crate) fn launcher(text: &str) -> Result<LauncherName, String> {
 pub(crate) fn resource(text: &str) -> Result<(String, u64), String> {
     match text.split_once('=') {
         Some((name @ ("threads" | "gpus" | "mem"), _)) => Err(format!("use `--{name}`")),
+        Some(("ranks", _)) => Err("`ranks` of stages are a setting".into()),
         Some((name, units)) if !name.is_empty() && units.parse::<u64>().is_ok() => {
             Ok((name.to_string(), units.parse().unwrap_or_default()))
         }

@@ -91,17 +91,19 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// What the bytes of a job depend on, on this machine.
+    pub fn name_of(job: &Job) -> String {
+        host::of(host::class(), &device(job))
+    }
+
     /// This machine, about to execute a job.
     ///
     /// # Errors
     /// When the work folder cannot be written to.
     pub fn of(job: &Job) -> Result<Self> {
-        let device = match host::model(job.device != "cpu") {
-            Some(model) => format!("{}, {model}", job.device),
-            None => job.device.clone(),
-        };
+        let device = device(job);
         let work: &Path = &job.work_dir;
-        let note = || host::begin(work, &host::of(host::class(), &device)).map_err(|e| Error::io("write to", work, e));
+        let note = || host::begin(work, &Self::name_of(job)).map_err(|e| Error::io("write to", work, e));
         let earlier = if job.keeps_checkpoints() { note()? } else { vec![] };
         Ok(Self {
             host: host::host(),
@@ -110,5 +112,13 @@ impl Machine {
             program: env!("CARGO_PKG_VERSION").into(),
             earlier,
         })
+    }
+}
+
+/// The device of a job and its model.
+fn device(job: &Job) -> String {
+    match host::model(job.device != "cpu") {
+        Some(model) => format!("{}, {model}", job.device),
+        None => job.device.clone(),
     }
 }

@@ -90,7 +90,7 @@ fn run(
     // Another run, with another cache, may be executing the same action.
     let mark = format!("{}.{}", job.key, std::process::id());
     adopt_orphans();
-    let mut environment = site.environment(job);
+    let mut environment = site.environment(job, 0);
     environment.push((ATTEMPT_VAR, mark.clone()));
     let program = Program {
         words: &words,

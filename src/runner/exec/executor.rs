@@ -23,6 +23,7 @@ use crate::files::disk::{self, Durability};
 use crate::host::utc_now;
 use crate::kind::attempt::{Job, PICTURES};
 use crate::kind::field::Params;
+use crate::kind::ranks::Numbering;
 use crate::pipeline::graph::{Stage, StageId};
 use crate::plan::{CacheChecker, Keyed};
 use crate::small_map::SmallMap;
@@ -232,7 +233,7 @@ impl Executor<'_> {
             workers: self.workers,
             deaths: self.deaths,
             ticket: ready.id.0,
-            mem: allocation.mem,
+            mem: allocation.mem_of_rank(),
             lock: ready.lock.file(),
             gpus: &allocation.gpus,
             stated: Requested::by(&self.stage(ready).resources),
@@ -284,7 +285,9 @@ impl Executor<'_> {
             cache: self.store().root().into(),
             unverified: vec![],
             detached: false,
-            threads: allocation.threads,
+            threads: allocation.threads_of_rank(),
+            ranks: allocation.ranks,
+            numbering: Numbering::default(),
             device: allocation.device(),
             command: stage.command.as_ref().map(|c| c.run.clone()),
             pipeline_dir: file.parent().unwrap_or(Path::new("/")).into(),

@@ -18,6 +18,8 @@ pub mod launch;
 pub mod metrics_json;
 pub mod process_exit;
 pub mod processes;
+pub mod rank_count;
+pub mod rendezvous;
 pub mod resources;
 pub mod scheduler;
 pub mod spawn;

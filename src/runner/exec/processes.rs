@@ -11,7 +11,7 @@
 
 use super::watchdog::Watchdog;
 use super::worker_program::WorkerProgram;
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,20 +37,18 @@ struct Going {
     watchdog: Option<Watchdog>,
 }
 
-/// The leader of a process group.
+/// The leader of a process group: a program with its children, a worker with the other ranks of its
+/// attempt.
 #[derive(Debug)]
 pub struct Process {
     pub pid: i32,
     /// For a program: the mark that identifies its orphans ([`super::process_exit::ATTEMPT_VAR`]).
-    /// It is asked to stop together with its children; a worker, which has no mark, handles its
-    /// own.
     pub mark: Option<String>,
 }
 
 impl Process {
     fn ask_to_stop(&self) {
-        let pid = Pid::from_raw(self.pid);
-        let _ = if self.mark.is_some() { killpg(pid, Signal::SIGTERM) } else { kill(pid, Signal::SIGTERM) };
+        let _ = killpg(Pid::from_raw(self.pid), Signal::SIGTERM);
     }
     fn end(&self) {
         let _ = killpg(Pid::from_raw(self.pid), Signal::SIGKILL);

@@ -134,11 +134,12 @@ impl ResourcePool {
     /// limit means all of it.
     pub fn take(&mut self, need: &Resources) -> Option<Allocation> {
         let bounded = !self.limits.elsewhere;
+        let ranks = need.ranks.unwrap_or(1);
         let threads = match bounded {
-            true => need.threads.unwrap_or(usize::MAX).clamp(1, self.limits.threads),
-            false => need.threads.unwrap_or(1).max(1),
+            true => need.threads.unwrap_or(usize::MAX).saturating_mul(ranks).clamp(1, self.limits.threads),
+            false => need.threads.unwrap_or(1).max(1) * ranks,
         };
-        let mem = need.mem.unwrap_or(0);
+        let mem = need.mem.unwrap_or(0).saturating_mul(ranks as u64);
         let mem = if bounded { mem.min(self.limits.mem) } else { mem };
         let gpus = if self.limits.without_gpus { 0 } else { need.gpus };
         let free = &mut self.free;
@@ -153,12 +154,12 @@ impl ResourcePool {
         }
         if !bounded {
             let gpus = (0..gpus).map(|n| n.to_string()).collect();
-            return Some(Allocation { threads, mem, gpus, named: need.named.clone() });
+            return Some(Allocation { threads, mem, gpus, named: need.named.clone(), ranks });
         }
         free.threads -= threads;
         free.mem -= mem;
         let gpus = free.gpus.drain(..gpus).collect();
-        Some(Allocation { threads, mem, gpus, named: need.named.clone() })
+        Some(Allocation { threads, mem, gpus, named: need.named.clone(), ranks })
     }
 
     pub fn give_back(&mut self, allocation: Allocation) {
@@ -194,8 +195,8 @@ fn check(limits: &Limits, stated: &BTreeMap<String, u64>, stage: &str, need: &Re
     Ok(())
 }
 
-/// The resources allocated to an attempt.
-#[derive(Debug, Clone, Default)]
+/// The resources allocated to an attempt: to all of its ranks together.
+#[derive(Debug, Clone)]
 pub struct Allocation {
     pub threads: usize,
     pub mem: u64,
@@ -203,9 +204,18 @@ pub struct Allocation {
     pub gpus: Vec<String>,
     /// Units of named resources.
     pub named: BTreeMap<String, u64>,
+    pub ranks: usize,
 }
 
 impl Allocation {
+    /// Threads of one rank.
+    pub fn threads_of_rank(&self) -> usize {
+        (self.threads / self.ranks.max(1)).max(1)
+    }
+    /// Bytes of memory of one rank.
+    pub fn mem_of_rank(&self) -> u64 {
+        self.mem / self.ranks.max(1) as u64
+    }
     /// `CUDA_VISIBLE_DEVICES` renumbers GPUs: the first visible one is always 0.
     pub fn device(&self) -> String {
         if self.gpus.is_empty() { "cpu".into() } else { "cuda:0".into() }
@@ -267,6 +277,20 @@ mod tests {
             pool.give_back(allocation);
         }
         assert_eq!(pool.take(&need(Some(4), 1000, 2)).unwrap().gpus, ["0", "1"]);
+    }
+
+    #[test]
+    fn every_rank_has_its_threads_and_memory() {
+        let mut pool = pool();
+        let ranks = |threads, ranks| Resources { ranks: Some(ranks), ..need(threads, 20, 0) };
+        let two = pool.take(&ranks(Some(1), 2)).unwrap();
+        assert_eq!((two.threads, two.threads_of_rank(), two.mem, two.mem_of_rank()), (2, 1, 40, 20));
+        assert!(pool.take(&ranks(Some(1), 3)).is_none(), "threads");
+        pool.give_back(two);
+        let all = pool.take(&ranks(None, 2)).unwrap();
+        assert_eq!((all.threads, all.threads_of_rank()), (4, 2), "threads are divided where none are stated");
+        pool.give_back(all);
+        assert_eq!(pool.take(&ranks(Some(1), 9)).unwrap().threads_of_rank(), 1, "never none");
     }
 
     #[test]

@@ -13,7 +13,7 @@
 
 use erw_base::error::Result;
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getpid, getsid};
 use std::collections::BTreeMap;
@@ -47,14 +47,14 @@ fn children() -> MutexGuard<'static, Children> {
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a process that leads its own group. One at a time: while a process is started that
+/// Starts a process that leads its own group, or joins that of one started before. One at a time: while a process is started that
 /// inherits an open file, no other may inherit it too. The caller must reap it with [`bury`].
 pub fn start(pause: Pause, start: impl FnOnce() -> io::Result<i32>) -> io::Result<i32> {
     let mut children = children();
     let pid = start()?;
     children.living.insert(pid, pause);
     if children.paused && pause == Pause::Stops {
-        let _ = killpg(Pid::from_raw(pid), Signal::SIGSTOP);
+        signal(pid, Signal::SIGSTOP);
     }
     Ok(pid)
 }
@@ -81,8 +81,14 @@ fn send(paused: bool, signal: Signal) {
     let mut children = children();
     children.paused = paused;
     for (pid, _) in children.living.iter().filter(|(_, pause)| **pause == Pause::Stops) {
-        let _ = killpg(Pid::from_raw(*pid), signal);
+        self::signal(*pid, signal);
     }
+}
+
+/// Sends a signal to a group, or to a process that leads none: another rank of an attempt.
+fn signal(pid: i32, signal: Signal) {
+    let pid = Pid::from_raw(pid);
+    let _ = killpg(pid, signal).or_else(|_| kill(pid, signal));
 }
 
 /// Whether this child has ended. Does not reap it.

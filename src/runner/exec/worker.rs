@@ -14,16 +14,18 @@ use super::processes::Workers;
 use super::tamper::IntegrityCheck;
 use super::watchdog::{ATTACHED, WATCHDOG, guard};
 use super::worker_program::WorkerProgram;
-use super::{artifacts, command, metrics_json};
+use super::{artifacts, command, metrics_json, rendezvous};
 use crate::cache::store::Store;
+use crate::event::Failure;
 use crate::files::disk::Durability;
+use crate::host;
 use crate::kind::attempt::{Attempt, Job, RESULTS};
 use crate::kind::manifest::{Manifest, result_fits};
 use crate::kind::{Registry, StageKind};
 use erw_base::error::{Error, ErrorKind, Result};
 use erw_base::{limits, process};
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{getpgrp, getpid};
+use nix::unistd::{dup2_stderr, dup2_stdout, getpgrp, getpid};
 use std::any::Any;
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
@@ -54,16 +56,20 @@ pub fn serve(job_file: &Path, registry: Registry) -> Result<i32> {
     }
     let text = std::fs::read(job_file).map_err(|e| Error::io("read", job_file, e))?;
     let job: Job = serde_json::from_slice(&text).map_err(|e| Error::io("parse", job_file, e.into()))?;
+    let rank = job.numbering.rank(job.ranks)?;
+    let _ = JOB.set((job.clone(), rank));
+    if rank > 0 {
+        return follow(job, rank, registry, stop);
+    }
     let began = Instant::now();
     let alone = if job.detached { Alone::wait(&job, &stop)? } else { None };
     if job.detached && alone.is_none() {
         return Ok(TAKEN);
     }
-    let _ = JOB.set(job.clone());
     let attempt = Attempt::new(job, events(alone.as_ref())?, Arc::clone(&stop));
     let report = match &alone {
         Some(alone) if attempt.job().command.is_some() => program(&attempt, alone, &stop),
-        _ => report(&attempt, registry),
+        _ => report(&attempt, registry, &stop),
     };
     let quick = alone.is_none() && began.elapsed() < QUICK;
     let durability = if quick { Durability::Later } else { Durability::Now };
@@ -176,23 +182,56 @@ fn program(attempt: &Attempt, alone: &Alone, stop: &Arc<AtomicBool>) -> AttemptR
     ran.unwrap_or_else(|e| AttemptReport::of(AttemptEnd::Rejected(e.into()), Machine::default()))
 }
 
-/// The job of this process.
-static JOB: OnceLock<Job> = OnceLock::new();
+/// The job of this process, and its rank.
+static JOB: OnceLock<(Job, usize)> = OnceLock::new();
 
 /// Reports a failure in place of the attempt, which cannot go on; the caller ends the process.
 pub fn fail(error: Error) {
-    let Some(job) = JOB.get() else { return };
-    let report = AttemptReport::of(AttemptEnd::Failed(error.into()), Machine::default());
-    let _ = report.write(job, Durability::Now);
+    fail_with(error.into());
+}
+
+fn fail_with(failure: Failure) {
+    let _ = match JOB.get() {
+        Some((job, 0)) => {
+            AttemptReport::of(AttemptEnd::Failed(failure), Machine::default()).write(job, Durability::Now)
+        }
+        Some((job, rank)) => rendezvous::end(job, *rank, AttemptEnd::Failed(failure)),
+        None => Ok(()),
+    };
+}
+
+/// Another rank than the first: shares the work, and says nothing but how it ended, if that is not
+/// well. A rank that was stopped leaves with 0: a scheduler ends all ranks when one leaves with
+/// another status, but the first one may still be saving its work.
+fn follow(job: Job, rank: usize, registry: Registry, stop: Arc<AtomicBool>) -> Result<i32> {
+    let log = job.log_of_rank(rank);
+    let file = File::options().create(true).append(true).open(&log).map_err(|e| Error::io("write", &log, e))?;
+    let redirected = dup2_stdout(&file).and_then(|()| dup2_stderr(&file));
+    redirected.map_err(|e| Error::io("write", &log, e.into()))?;
+    let attempt = Attempt::new(job, Box::new(std::io::sink()), Arc::clone(&stop)).as_rank(rank);
+    let share = || {
+        end_with_runner()?;
+        process::build_pool(true)?;
+        rendezvous::join(attempt.job(), rank, &stop)?;
+        (kind(attempt.job(), registry)?.run)(&attempt)
+    };
+    let shared = catch_unwind(AssertUnwindSafe(share)).unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
+    let (end, status) = match shared {
+        Ok(()) => return Ok(0),
+        Err(e) if e.kind == ErrorKind::Suspended => (AttemptEnd::Suspended, 0),
+        Err(e) => (AttemptEnd::Failed(e.into()), 1),
+    };
+    rendezvous::end(attempt.job(), rank, end)?;
+    Ok(status)
 }
 
 /// Executes the attempt.
-fn report(attempt: &Attempt, registry: Registry) -> AttemptReport {
+fn report(attempt: &Attempt, registry: Registry, stop: &Arc<AtomicBool>) -> AttemptReport {
     let machine = match Machine::of(attempt.job()) {
         Ok(machine) => machine,
         Err(e) => return AttemptReport::of(AttemptEnd::Failed(e.into()), Machine::default()),
     };
-    let ran = catch_unwind(AssertUnwindSafe(|| run(attempt, registry)));
+    let ran = catch_unwind(AssertUnwindSafe(|| run(attempt, registry, stop)));
     let mut report = AttemptReport::of(AttemptEnd::Done, machine);
     (report.shown, report.resumed) = (attempt.shown(), attempt.resumed_at());
     match ran.unwrap_or_else(|payload| Err(panicked(payload.as_ref()))) {
@@ -204,6 +243,15 @@ fn report(attempt: &Attempt, registry: Registry) -> AttemptReport {
         }
         Err(e) if e.kind == ErrorKind::Suspended => report.end = AttemptEnd::Suspended,
         Err(e) => report.end = AttemptEnd::Failed(e.into()),
+    }
+    if attempt.ranks() > 1 {
+        let job = attempt.job();
+        report.machine.earlier = host::others(&job.work_dir, &Machine::name_of(job));
+        // It ended this rank too, or the scheduler did because of it.
+        if let (AttemptEnd::Suspended | AttemptEnd::Failed(_), Some(failure)) = (&report.end, rendezvous::failure(job))
+        {
+            report.end = AttemptEnd::Failed(failure);
+        }
     }
     report
 }
@@ -218,26 +266,34 @@ fn finish(attempt: &Attempt, report: &mut AttemptReport) -> Result<()> {
 
 /// Verifies the inputs, and runs the kind if they are sound. Returns the slots of those that are
 /// not.
-fn run(attempt: &Attempt, registry: Registry) -> Result<Vec<String>> {
-    if std::env::var_os(ATTACHED).is_some() {
-        let watch = limits::spawn("runner-watch", end_with_the_runner);
-        watch.map_err(|e| Error::stage("cannot start a thread").caused(e))?;
-    }
+fn run(attempt: &Attempt, registry: Registry, stop: &Arc<AtomicBool>) -> Result<Vec<String>> {
+    end_with_runner()?;
     process::build_pool(true)?;
     attempt.started();
     let job = attempt.job();
-    let kind = registry.iter().find(|k| k.name == job.kind);
-    let kind = kind.ok_or_else(|| Error::usage(format!("this program has no stage kind `{}`", job.kind)))?;
+    let kind = kind(job, registry)?;
     if !job.unverified.is_empty() {
         let damaged = artifacts::damaged(&Store::open(&job.cache)?, &IntegrityCheck::default(), job);
         if !damaged.is_empty() {
             return Ok(damaged);
         }
     }
+    if attempt.ranks() > 1 {
+        rendezvous::begin(job)?;
+        rendezvous::watch(job.clone(), Arc::clone(stop), |failure| {
+            fail_with(failure);
+            std::process::exit(1);
+        })?;
+    }
     (kind.run)(attempt)?;
     debug_assert_eq!(unlisted_results(kind, attempt), Vec::<String>::new(), "results that the manifest does not list");
     attempt.write_results()?;
     Ok(vec![])
+}
+
+fn kind(job: &Job, registry: Registry) -> Result<&'static StageKind> {
+    let kind = registry.iter().find(|kind| kind.name == job.kind);
+    kind.ok_or_else(|| Error::usage(format!("this program has no stage kind `{}`", job.kind)))
 }
 
 /// Results that the manifest of the kind does not list: `erw sweep --sort` would refuse their names
@@ -255,7 +311,16 @@ fn panicked(payload: &(dyn Any + Send)) -> Error {
     Error::stage(format!("the stage panicked: {}", words.unwrap_or_else(|| "no message".into())))
 }
 
-fn end_with_the_runner() {
+/// Ends this process with its runner, if it has one.
+fn end_with_runner() -> Result<()> {
+    if std::env::var_os(ATTACHED).is_none() {
+        return Ok(());
+    }
+    let watch = limits::spawn("runner-watch", watch_runner);
+    watch.map(drop).map_err(|e| Error::stage("cannot start a thread").caused(e))
+}
+
+fn watch_runner() {
     let mut byte = [0];
     // Nothing is ever written to it: whatever `read` returns, the other end is closed.
     while matches!(std::io::stdin().read(&mut byte), Ok(1..)) {}

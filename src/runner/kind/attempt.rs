@@ -3,6 +3,7 @@
 //! or which stage of a pipeline it is.
 
 use super::field::{Params, element, parse};
+use super::ranks::Numbering;
 use super::step_log::{METRICS, StepLog, TIMES};
 use crate::event::WorkerEvent;
 use crate::event::progress::{self, Reached};
@@ -57,8 +58,14 @@ pub struct Job {
     /// The worker outlives its runner: it writes its events to a file, and holds a lock of its own.
     #[serde(default)]
     pub detached: bool,
-    /// Threads this attempt may use.
+    /// Threads that this attempt, or each of its ranks, may use.
     pub threads: usize,
+    /// Processes that share the work.
+    #[serde(default = "alone")]
+    pub ranks: usize,
+    /// Who numbers them.
+    #[serde(default)]
+    pub numbering: Numbering,
     /// `cpu`, `cuda:0`, …
     pub device: String,
     /// Program and arguments of a `kind = "command"` stage, with placeholders not filled yet.
@@ -73,6 +80,10 @@ pub struct Job {
 }
 
 fn first() -> u32 {
+    1
+}
+
+fn alone() -> usize {
     1
 }
 
@@ -96,6 +107,13 @@ impl Job {
     pub fn log_file(&self) -> PathBuf {
         self.work_dir.join(format!("attempt-{}.log", self.attempt))
     }
+    /// The log of another rank than the first.
+    pub fn log_of_rank(&self, rank: usize) -> PathBuf {
+        match rank {
+            0 => self.log_file(),
+            _ => self.work_dir.join(format!("attempt-{}.rank-{rank}.log", self.attempt)),
+        }
+    }
     /// The events of a detached worker, one a line.
     pub fn events_file(&self) -> PathBuf {
         self.work_dir.join(format!("attempt-{}.events", self.attempt))
@@ -110,9 +128,11 @@ impl Job {
     }
 }
 
-/// One attempt at one stage.
+/// One attempt at one stage, or one of the ranks that share it. Only the first rank reports: of the
+/// others, only what they log is kept.
 pub struct Attempt {
     job: Job,
+    rank: usize,
     stop: Arc<AtomicBool>,
     events: Mutex<EventWriter>,
     results: Mutex<Map<String, Value>>,
@@ -140,6 +160,7 @@ impl Attempt {
         let (metrics, times) = (log(METRICS), log(TIMES));
         Self {
             job,
+            rank: 0,
             stop,
             results: Mutex::default(),
             shown: Mutex::default(),
@@ -154,8 +175,23 @@ impl Attempt {
             }),
         }
     }
+    /// The same as this rank of it.
+    #[must_use]
+    pub fn as_rank(mut self, rank: usize) -> Self {
+        self.rank = rank;
+        self
+    }
     pub fn job(&self) -> &Job {
         &self.job
+    }
+    /// The number of this process among the [`ranks`](Self::ranks), from 0 on. Only the first one
+    /// writes outputs.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+    /// How many processes share the work.
+    pub fn ranks(&self) -> usize {
+        self.job.ranks
     }
     /// Parameters as the kind's own struct.
     pub fn params<T: DeserializeOwned>(&self) -> Result<T> {
@@ -203,6 +239,9 @@ impl Attempt {
     }
     /// Reports `done` of `total` units (steps, images). May be called often; events are throttled.
     pub fn progress(&self, done: u64, total: u64) {
+        if self.rank > 0 {
+            return;
+        }
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let due = events.last_progress.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL);
         if due || done >= total {
@@ -237,6 +276,9 @@ impl Attempt {
     /// Writes the results to [`RESULTS`], where the runner reads them when the attempt has
     /// succeeded.
     pub fn write_results(&self) -> Result<()> {
+        if self.rank > 0 {
+            return Ok(());
+        }
         let path = self.job.work_dir.join(RESULTS);
         let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         let write = || std::fs::write(&path, serde_json::to_vec_pretty(&*results)?);
@@ -259,6 +301,9 @@ impl Attempt {
     }
     /// Reports a checkpoint written at this step.
     pub fn checkpointed(&self, step: u64) {
+        if self.rank > 0 {
+            return;
+        }
         let of = self.events.lock().unwrap_or_else(PoisonError::into_inner).total;
         progress::note(&self.job.work_dir, Reached { step, of });
         self.say(&WorkerEvent::Checkpoint { step });
@@ -279,12 +324,15 @@ impl Attempt {
     }
     pub(crate) fn say(&self, event: &WorkerEvent) {
         // What a runner would write to the log.
-        if let (true, WorkerEvent::Log { text }) = (self.job.detached, event) {
+        if let (true, WorkerEvent::Log { text }) = (self.job.detached || self.rank > 0, event) {
             let _ = writeln!(std::io::stderr(), "{text}");
         }
         self.events.lock().unwrap_or_else(PoisonError::into_inner).say(event);
     }
     fn note(&self, write: impl FnOnce(&mut StepLog, &mut StepLog) -> std::io::Result<()>) {
+        if self.rank > 0 {
+            return;
+        }
         self.events.lock().unwrap_or_else(PoisonError::into_inner).note(write);
     }
 }

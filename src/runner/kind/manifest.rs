@@ -7,6 +7,7 @@
 use super::expression::{Expression, Term};
 use super::field::{Cost, Exact, Field, FieldType, InputSlot, Output, exact, tolerance};
 use super::property::Rule;
+use super::ranks::Sharing;
 use super::value;
 use crate::text::spanned::{self, Entry, Node, Toml, flatten};
 use crate::text::suggest;
@@ -26,6 +27,8 @@ pub struct Manifest {
     pub tolerance: f64,
     /// Possible names of its results; those of a program are unknown before it has run.
     pub results: Vec<String>,
+    /// What several ranks share; `None`: its work is not shared.
+    pub ranks: Option<Sharing>,
     pub inputs: Vec<InputSlot>,
     pub outputs: Vec<Output>,
     /// Part of the key.
@@ -60,12 +63,13 @@ impl Manifest {
     }
 
     fn read(kind: &str, root: &Node) -> Result<Self> {
-        const KEYS: [&str; 12] = [
+        const KEYS: [&str; 13] = [
             "summary",
             "revision",
             "exact",
             "tolerance",
             "results",
+            "ranks",
             "inputs",
             "outputs",
             "params",
@@ -93,6 +97,7 @@ impl Manifest {
             exact: exact(root)?,
             tolerance: tolerance(root)?,
             results: results(root)?,
+            ranks: ranks(root)?,
             inputs: section(root, "inputs", slot)?,
             outputs: section(root, "outputs", output)?,
             params: section(root, "params", field)?,
@@ -168,6 +173,12 @@ pub fn result_fits(pattern: &str, name: &str) -> bool {
 fn results(root: &Node) -> Result<Vec<String>> {
     let Some(node) = root.get("results") else { return Ok(vec![]) };
     node.list("`results`")?.iter().map(|n| Ok(n.string("a result")?.to_string())).collect()
+}
+
+fn ranks(root: &Node) -> Result<Option<Sharing>> {
+    let Some(node) = root.get("ranks") else { return Ok(None) };
+    let sharing = Sharing::parse(node.string("`ranks`")?);
+    sharing.map(Some).ok_or_else(|| node.mismatch("`ranks`", &suggest::ticked(Sharing::WORDS)))
 }
 
 fn section<T>(root: &Node, name: &str, read: fn(&Entry) -> Result<T>) -> Result<Vec<T>> {
@@ -382,6 +393,7 @@ log_every = 10
             (format!("{head}[param]\n"), "unknown key `param`"),
             (format!("{head}exact = \"mostly\"\n"), "`exact` must be `everywhere` or `machine`"),
             (format!("{head}tolerance = -0.5\n"), "`tolerance` must be"),
+            (format!("{head}ranks = \"halves\"\n"), "`ranks` must be"),
             (format!("{head}[params]\na = []\n"), "is unknown; write `type"),
             (format!("{head}[params]\na = {{ default = 3, min = 4 }}\n"), "at least 4"),
             (format!("{head}[params]\na = 1\n[operation]\na = 2\n"), "in both [params]"),

@@ -3,13 +3,15 @@
 //!
 //! [`manifest`] parses `stages/NAME.toml` into [`field`]s, whose values [`value`] checks.
 //! [`property`] and [`expression`] are what a kind declares about its artifacts. A running kind
-//! gets an [`attempt`], whose curves go into a [`step_log`]. Does not know pipelines.
+//! gets an [`attempt`], whose curves go into a [`step_log`]; several processes that share its work are
+//! [`ranks`]. Does not know pipelines.
 
 pub mod attempt;
 pub mod expression;
 pub mod field;
 pub mod manifest;
 pub mod property;
+pub mod ranks;
 pub mod step_log;
 pub mod value;
 

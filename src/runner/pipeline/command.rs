@@ -79,6 +79,7 @@ pub(crate) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
         exact: stating("exact").map_or(Ok(Exact::Machine), |e| field::exact(&e.node))?,
         tolerance: stating("tolerance").map_or(Ok(0.0), |e| field::tolerance(&e.node))?,
         results: vec![],
+        ranks: None,
         inputs,
         outputs,
         params,

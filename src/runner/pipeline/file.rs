@@ -481,7 +481,7 @@ fn check_field(stage: &StageSpec, part: &str, entry: &Entry) -> Result<()> {
 }
 
 /// Resources with a built-in meaning; any other name is a countable resource of the run.
-pub(crate) const RESOURCES: [&str; 3] = ["threads", "mem", "gpus"];
+pub(crate) const RESOURCES: [&str; 4] = ["threads", "mem", "gpus", "ranks"];
 
 fn check_resource(stage: &str, entry: &Entry) -> Result<()> {
     if RESOURCES.contains(&entry.key.as_str()) {

@@ -100,11 +100,14 @@ impl SourcePath {
 
 #[derive(Debug, Clone, Default)]
 pub struct Resources {
-    /// Threads; `None`: all threads of the run.
+    /// Threads of a rank; `None`: all threads of the run, divided among its ranks.
     pub threads: Option<usize>,
-    /// Bytes.
+    /// Bytes of a rank.
     pub mem: Option<u64>,
+    /// GPUs of all ranks together.
     pub gpus: usize,
+    /// Processes that share the work; `None`: not stated, so one, or as settings say.
+    pub ranks: Option<usize>,
     /// Units of named resources.
     pub named: BTreeMap<String, u64>,
 }

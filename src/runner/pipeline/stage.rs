@@ -8,6 +8,7 @@ use super::graph::{Command, Origin, Resources, RetryPolicy, SourcePath, Stage};
 use super::layers::{Values, Winner};
 use crate::files::watched::Watched;
 use crate::kind::field::{Field, FieldType, InputSlot, Params, element};
+use crate::kind::ranks::{HAS_MPI, Sharing};
 use crate::kind::value::{self, Value};
 use crate::small_map::{SmallMap, small_map};
 use crate::text::units;
@@ -41,7 +42,7 @@ impl<'a> Resolver<'a> {
         }
         self.watch(&mut sources)?;
         let published = published(&manifest.params, &params)?;
-        let resources = self.resources()?;
+        let resources = self.resources(&params)?;
         let retry = self.retry()?;
         let input_refs = self.input_refs()?;
         let outputs = manifest.outputs.iter().map(|o| {
@@ -164,7 +165,7 @@ impl<'a> Resolver<'a> {
         read(&stated.value).map(Some).ok_or_else(|| self.at(what(), &stated.origin()))
     }
 
-    fn resources(&self) -> Result<Resources> {
+    fn resources(&self, params: &Params) -> Result<Resources> {
         let count = |name: &str, min: i64| {
             let read = |value: &Value| value.as_int().filter(|n| *n >= min).and_then(|n| usize::try_from(n).ok());
             let what = || Error::usage(format!("`{name}` must be an integer of at least {min}"));
@@ -181,7 +182,56 @@ impl<'a> Resolver<'a> {
         for (_, name) in all {
             named.insert(name.to_string(), count(name, 0)?.unwrap_or(0) as u64);
         }
-        Ok(Resources { threads: count("threads", 1)?, mem, gpus: count("gpus", 0)?.unwrap_or(0), named })
+        let gpus = count("gpus", 0)?.unwrap_or(0);
+        let (gpus, ranks) = self.ranks(params, gpus, count("ranks", 1)?)?;
+        Ok(Resources { threads: count("threads", 1)?, mem, gpus, ranks, named })
+    }
+
+    /// The GPUs and ranks of a stage that states these numbers of them. Of a kind that shares its
+    /// work, a rank has one GPU, so several GPUs are as many ranks.
+    fn ranks(&self, params: &Params, gpus: usize, ranks: Option<usize>) -> Result<(usize, Option<usize>)> {
+        let Some(sharing) = self.spec.manifest.ranks else {
+            return match ranks.filter(|ranks| *ranks > 1) {
+                Some(_) => Err(self.no_ranks()),
+                None => Ok((gpus, None)),
+            };
+        };
+        let (name, ranks) = match (ranks, gpus) {
+            (Some(ranks), _) => ("ranks", ranks),
+            (None, 2..) => ("gpus", gpus),
+            (None, _) => return Ok((gpus, None)),
+        };
+        let stated = |e| self.of_resource(name, e);
+        if gpus > 1 && gpus != ranks {
+            let error = Error::usage(format!("{ranks} ranks cannot have {gpus} GPUs: each has one"));
+            return Err(stated(error.hint(format!("leave `ranks` out for {gpus} ranks, or `gpus = {ranks}`"))));
+        }
+        sharing.check(params, ranks).map_err(stated)?;
+        if sharing == Sharing::MicroBatches && ranks > 1 && gpus == 0 && !HAS_MPI {
+            let error = Error::usage(format!("this build has no MPI, over which {ranks} ranks would train on CPUs"));
+            return Err(stated(error.hint("`cargo build --features mpi` builds one that has it; or use `threads`")));
+        }
+        Ok((if gpus > 0 { ranks } else { 0 }, Some(ranks)))
+    }
+
+    fn no_ranks(&self) -> Error {
+        let kind = self.spec.kind.name;
+        let error = Error::usage(format!("kind `{kind}` does not share its work among ranks"));
+        self.of_resource(
+            "ranks",
+            match kind {
+                command::NAME => error.hint("its program starts its own; `gpus = 8` gives it eight to see"),
+                _ => error.hint("leave `ranks` out; `threads` are what it computes with"),
+            },
+        )
+    }
+
+    /// Adds where a resource is stated.
+    fn of_resource(&self, name: &'static str, error: Error) -> Error {
+        match self.get("resources", name) {
+            Some(stated) => self.at(error, &stated.origin()),
+            None => error.within(&format!("stage `{}`", self.spec.name)),
+        }
     }
 
     fn retry(&self) -> Result<RetryPolicy> {

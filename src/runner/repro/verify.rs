@@ -73,6 +73,7 @@ impl Bench<'_> {
             forced: [id].into(),
             keep_going: false,
             limits: self.limits.clone(),
+            most_ranks: BTreeMap::new(),
             stage_retry: BTreeMap::new(),
             retry: RetryPolicy::default(),
         };

@@ -66,7 +66,7 @@ const fn of_stages(name: &'static str, variable: &'static str, wants: Wants, doc
 }
 
 /// All settings.
-pub const KEYS: [Key; 29] = [
+pub const KEYS: [Key; 32] = [
     key("cache_dir", "ERW_CACHE_DIR", Wants::Path, "folder for artifacts, records and unfinished work"),
     Key {
         from_project: FromProject::IfTrusted,
@@ -99,6 +99,14 @@ pub const KEYS: [Key; 29] = [
     of_stages("sbatch", "ERW_SBATCH", Wants::Texts, "further options of `sbatch`, such as [\"--nice=100\"]"),
     of_stages("setup", "ERW_SETUP", Wants::Texts, "lines of a job's script before the worker starts"),
     of_stages("job_threads", "ERW_JOB_THREADS", Wants::Count(1), "threads of a job whose stage requests none"),
+    of_stages("ranks", "ERW_RANKS", Wants::Count(1), "largest number of processes that share the work of a stage"),
+    of_stages("gpus_per_node", "ERW_GPUS_PER_NODE", Wants::Count(1), "GPUs of a node that a job uses"),
+    of_stages(
+        "mpi",
+        "ERW_MPI",
+        Wants::OneOf(&["pmix", "pmi2", "mpirun"]),
+        "what starts the ranks of a training on CPUs",
+    ),
     key("poll", "ERW_POLL", Wants::Time, "longest time between two questions to Slurm"),
     key("latency", "ERW_LATENCY", Wants::Time, "how long a file of a node may take to be seen"),
     key("grace", "ERW_GRACE", Wants::Time, "time before a job's limit at which it is asked to save and stop"),
@@ -299,7 +307,7 @@ fn units(text: &str) -> Result<Option<Value>> {
 /// Refuses resources that have a setting of their own.
 fn check_resource(name: &str) -> Result<()> {
     match name {
-        "threads" | "gpus" | "mem" => Err(Error::usage(format!("`{name}` is no named resource"))
+        "threads" | "gpus" | "mem" | "ranks" => Err(Error::usage(format!("`{name}` is no named resource"))
             .hint(format!("it is a setting of its own: `{name}`"))),
         _ => Ok(()),
     }

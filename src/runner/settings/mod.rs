@@ -26,4 +26,4 @@ mod values;
 mod variables;
 
 pub use layers::{Entry, Origin, Request, Resolved, load};
-pub use values::{Colour, LauncherName, RemoteMode, Settings, StageSettings};
+pub use values::{Colour, LauncherName, MpiStart, RemoteMode, Settings, StageSettings};

@@ -79,6 +79,11 @@ pub struct StageSettings {
     /// Lines of a job's script before its worker.
     pub setup: Option<Vec<String>>,
     pub job_threads: Option<usize>,
+    /// The largest number of ranks of a stage that states none.
+    pub ranks: Option<usize>,
+    pub gpus_per_node: Option<usize>,
+    /// How ranks are started that find each other by MPI.
+    pub mpi: Option<MpiStart>,
 }
 
 impl StageSettings {
@@ -97,8 +102,24 @@ impl StageSettings {
             sbatch: self.sbatch.or(weaker.sbatch),
             setup: self.setup.or(weaker.setup),
             job_threads: self.job_threads.or(weaker.job_threads),
+            ranks: self.ranks.or(weaker.ranks),
+            gpus_per_node: self.gpus_per_node.or(weaker.gpus_per_node),
+            mpi: self.mpi.or(weaker.mpi),
         }
     }
+}
+
+/// What starts the ranks of a job that find each other by MPI.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MpiStart {
+    /// `srun --mpi=pmix`.
+    #[default]
+    Pmix,
+    /// `srun --mpi=pmi2`.
+    Pmi2,
+    /// `mpirun` in the job's script.
+    Mpirun,
 }
 
 /// What the remote is used for.

@@ -5,7 +5,8 @@
 //! A worker leads its own process group, so that Ctrl-C on the terminal reaches only the runner,
 //! and so that everything the worker started can be ended with it. It inherits the open lock of its
 //! key: while any process of the group lives, no other run can start the same action. It ends with
-//! the runner, so there is never an earlier attempt to attend.
+//! the runner, so there is never an earlier attempt to attend. Several ranks of an attempt are one
+//! group, and one that ends badly ends it.
 //!
 //! Does not know the graph or keys.
 
@@ -13,21 +14,28 @@ use super::{AttemptSite, Launcher, open_log, with_tail};
 use crate::event::WorkerEvent;
 use crate::exec::attempt_report::{AttemptEnd, AttemptReport, Machine};
 use crate::exec::command;
+use crate::exec::process_exit::{self, Ended};
 use crate::exec::processes::Process;
+use crate::exec::rendezvous;
 use crate::exec::spawn::{self, Pause};
 use crate::exec::watchdog::ATTACHED;
 use crate::exec::worker_program::WorkerProgram;
 use crate::files::disk::{Durability, write_json};
 use crate::kind::attempt::Job;
+use crate::kind::ranks::RANK;
 use erw_base::error::{Error, Result};
+use erw_base::limits;
 use erw_base::process::FOR_WORKERS;
 use erw_fetch::registry;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 /// Executes attempts on this machine.
 #[derive(Debug, Clone)]
@@ -57,27 +65,31 @@ impl Launcher for Local {
 }
 
 impl Local {
-    /// Runs the job in a worker and reads its events until it ends.
+    /// Runs the job in a worker, or in several that share it, and reads the events of the first until
+    /// it ends.
     fn work(&self, site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<AttemptReport> {
-        let file = job.file();
-        write_json(&file, job, Durability::Later)?;
+        write_json(&job.file(), job, Durability::Later)?;
         let mut log = open_log(job)?;
-        let to_log = log.try_clone().map_err(|e| Error::stage("cannot use the log").because(e))?;
-        let mut command = Command::new(&self.worker.program);
-        command
-            .args(&self.worker.args)
-            .arg(file)
-            .env(ATTACHED, "1")
-            // A worker reads no settings.
-            .envs(registry::used_file().map(|path| (registry::EXTRA, path)))
-            .envs(FOR_WORKERS.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(to_log);
-        let started = start(site, &mut command, job);
-        let mut child = started.map_err(|e| Error::stage("cannot start a worker").caused(e))?;
-        if let Some(stdout) = child.stdout.take() {
-            for line in BufReader::new(stdout).split(b'\n').map_while(|l| l.ok()) {
+        let started = self.start(site, job, &log);
+        let mut ranks = started.map_err(|e| Error::stage("cannot start a worker").caused(e))?;
+        let pids: Vec<i32> = ranks.iter().map(|child| child.id() as i32).collect();
+        let others = Mutex::new(Others::default());
+        let ended = std::thread::scope(|scope| {
+            for (rank, pid) in pids.iter().enumerate().skip(1) {
+                let attend = {
+                    let others = &others;
+                    move || others_end(site, others, rank, *pid)
+                };
+                if let Err(e) = limits::spawn_scoped(scope, "rank", attend) {
+                    site.workers.kill_one(site.ticket);
+                    pids[rank..].iter().for_each(|pid| drop(process_exit::wait(*pid, || ())));
+                    let _ = site.wait(pids[0]);
+                    return Err(Error::stage("cannot start a thread").caused(e));
+                }
+            }
+            let stdout = ranks.first_mut().and_then(|first| first.stdout.take());
+            let lines = stdout.map(|stdout| BufReader::new(stdout).split(b'\n'));
+            for line in lines.into_iter().flatten().map_while(|l| l.ok()) {
                 let text = String::from_utf8_lossy(&line);
                 // Anything else a library prints is not an event, but may be worth reading.
                 let event = serde_json::from_str(&text).unwrap_or_else(|_| WorkerEvent::Log { text: text.into() });
@@ -87,38 +99,107 @@ impl Local {
                 }
                 tell(event);
             }
+            // Ends the others, too: of their work nothing is left to wait for.
+            site.wait(pids[0])
+        })?;
+        judge(site, job, ended, others.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Starts a worker for each rank. The first leads a group, which the others join.
+    fn start(&self, site: &AttemptSite<'_>, job: &Job, log: &File) -> io::Result<Vec<Child>> {
+        let mut ranks: Vec<Child> = vec![];
+        for rank in 0..job.ranks.max(1) {
+            let leader = ranks.first().map_or(0, |first| first.id() as i32);
+            let started = log.try_clone().and_then(|log| start(site, &mut self.command(site, job, rank, log), leader));
+            match started {
+                Ok(child) => ranks.push(child),
+                Err(e) => {
+                    let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
+                    ranks.iter().for_each(|child| drop(process_exit::wait(child.id() as i32, || ())));
+                    return Err(e);
+                }
+            }
         }
-        let ended = site.wait(child.id() as i32)?;
-        let Some(report) = AttemptReport::read(job)? else {
-            let stopped = ended.status.signal() == Some(Signal::SIGTERM as i32);
-            let end = match site.workers.is_stopping(site.ticket) && stopped {
-                // Asked to stop before it listened for signals: nothing was begun.
-                true => AttemptEnd::Suspended,
-                false => AttemptEnd::Failed(site.failure(job, "the worker", ended)),
-            };
-            return Ok(AttemptReport { peak: ended.peak, ..AttemptReport::of(end, Machine::default()) });
-        };
-        let end = match report.end {
-            AttemptEnd::Failed(failure) => AttemptEnd::Failed(with_tail(job, failure)),
-            AttemptEnd::Done if !ended.status.success() => AttemptEnd::Failed(site.failure(job, "the worker", ended)),
-            other => other,
-        };
-        Ok(AttemptReport { end, peak: ended.peak, ..report })
+        let first = ranks.first().ok_or(io::ErrorKind::Other)?;
+        site.workers.add(site.ticket, Process { pid: first.id() as i32, mark: None });
+        Ok(ranks)
+    }
+
+    /// The worker of a rank, with the allocation of that rank in its environment.
+    fn command(&self, site: &AttemptSite<'_>, job: &Job, rank: usize, log: File) -> Command {
+        let mut command = Command::new(&self.worker.program);
+        command
+            .args(&self.worker.args)
+            .arg(job.file())
+            .env(ATTACHED, "1")
+            // A worker reads no settings.
+            .envs(registry::used_file().map(|path| (registry::EXTRA, path)))
+            .envs(FOR_WORKERS.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()))
+            .envs((job.ranks > 1).then(|| (RANK, rank.to_string())))
+            .envs(site.environment(job, rank))
+            .stdin(Stdio::piped())
+            .stdout(if rank == 0 { Stdio::piped() } else { Stdio::null() })
+            .stderr(log);
+        command
     }
 }
 
-/// Starts a worker as leader of a group that holds the lock, with the attempt's allocation in its
-/// environment.
-fn start(site: &AttemptSite<'_>, command: &mut Command, job: &Job) -> io::Result<Child> {
-    command.envs(site.environment(job)).process_group(0);
+/// Starts a worker in the group of this leader, or as leader of its own (0). It holds the lock.
+fn start(site: &AttemptSite<'_>, command: &mut Command, leader: i32) -> io::Result<Child> {
+    command.process_group(leader);
     let inherit = |flag| fcntl(site.lock, FcntlArg::F_SETFD(flag)).map(drop).map_err(io::Error::from);
     let mut child = None;
-    let pid = spawn::start(Pause::Stops, || {
+    spawn::start(Pause::Stops, || {
         inherit(FdFlag::empty())?;
         let spawned = command.spawn();
         inherit(FdFlag::FD_CLOEXEC)?;
         Ok(child.insert(spawned?).id() as i32)
     })?;
-    site.workers.add(site.ticket, Process { pid, mark: None });
     child.ok_or_else(|| io::ErrorKind::Other.into())
+}
+
+/// What became of the other ranks than the first.
+#[derive(Default)]
+struct Others {
+    /// The first one that ended badly.
+    lost: Option<(usize, Ended)>,
+    peak: u64,
+}
+
+/// Waits for another rank to end. One that ends badly ends all.
+fn others_end(site: &AttemptSite<'_>, others: &Mutex<Others>, rank: usize, pid: i32) {
+    let ended = process_exit::wait(pid, || ());
+    let mut others = others.lock().unwrap_or_else(PoisonError::into_inner);
+    let Ok(ended) = ended else { return };
+    others.peak = others.peak.max(ended.peak);
+    if !ended.status.success() && others.lost.is_none() {
+        others.lost = Some((rank, ended));
+        drop(others);
+        site.workers.kill_one(site.ticket);
+    }
+}
+
+/// The report of an attempt whose first rank has ended.
+fn judge(site: &AttemptSite<'_>, job: &Job, first: Ended, others: Others) -> Result<AttemptReport> {
+    let peak = first.peak.max(others.peak);
+    let Some(report) = AttemptReport::read(job)? else {
+        let was_told = |ended: &Ended| ended.status.signal() == Some(Signal::SIGTERM as i32);
+        let stopped = was_told(&first) || others.lost.is_some_and(|(_, ended)| was_told(&ended));
+        let end = match (rendezvous::failure(job), others.lost) {
+            // Asked to stop before it listened for signals: nothing was begun.
+            _ if site.workers.is_stopping(site.ticket) && stopped => AttemptEnd::Suspended,
+            (Some(failure), _) => AttemptEnd::Failed(failure),
+            (None, Some((rank, ended))) => {
+                AttemptEnd::Failed(rendezvous::of_rank(job, rank, site.failure(job, "the worker", ended)))
+            }
+            (None, None) => AttemptEnd::Failed(site.failure(job, "the worker", first)),
+        };
+        return Ok(AttemptReport { peak, ..AttemptReport::of(end, Machine::default()) });
+    };
+    let end = match report.end {
+        AttemptEnd::Failed(failure) => AttemptEnd::Failed(with_tail(job, failure)),
+        AttemptEnd::Done if !first.status.success() => AttemptEnd::Failed(site.failure(job, "the worker", first)),
+        other => other,
+    };
+    Ok(AttemptReport { end, peak, ..report })
 }

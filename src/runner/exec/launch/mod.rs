@@ -17,7 +17,7 @@ use super::tamper::IntegrityCheck;
 use crate::cache::store::Store;
 use crate::event::{Failure, WorkerEvent};
 use crate::kind::attempt::Job;
-use crate::pipeline::graph::Stage;
+use crate::pipeline::graph::{Resources, Stage};
 use crate::text::log_lines::tail;
 use erw_base::error::{Error, Result};
 use erw_base::limits;
@@ -26,11 +26,12 @@ use std::path::Path;
 
 /// Executes attempts.
 pub trait Launcher: Sync {
-    /// Refuses now what would be refused later, possibly after days of work.
+    /// Refuses now what would be refused later, possibly after days of work: stages, and what they
+    /// request.
     ///
     /// # Errors
     /// A stage that this launcher can never start.
-    fn check(&self, _: &[&Stage], _: &Limits) -> Result<()> {
+    fn check(&self, _: &[(&Stage, &Resources)], _: &Limits) -> Result<()> {
         Ok(())
     }
 
@@ -59,20 +60,21 @@ pub struct AttemptSite<'a> {
     pub ticket: usize,
     /// Held by the processes of the attempt.
     pub lock: &'a File,
-    /// Bytes of memory allocated to it; 0: it states none.
+    /// Bytes of memory allocated to each of its ranks; 0: it states none.
     pub mem: u64,
-    /// Ids of the GPUs allocated to it.
+    /// Ids of the GPUs allocated to it; of several ranks, each has one.
     pub gpus: &'a [String],
     /// What its stage requests explicitly.
     pub stated: Requested,
 }
 
 impl AttemptSite<'_> {
-    /// Variables set for a process of the attempt on top of this process's environment.
-    pub(crate) fn environment(&self, job: &Job) -> Vec<(&'static str, String)> {
+    /// Variables set for a rank of the attempt on top of this process's environment.
+    pub(crate) fn environment(&self, job: &Job, rank: usize) -> Vec<(&'static str, String)> {
         let given = Requested { threads: self.stated.threads, gpus: self.stated.gpus };
         let user = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let settings = environment::settings(given, job.threads, self.gpus, &user);
+        let own = self.gpus.get(rank..=rank).filter(|_| job.ranks > 1).unwrap_or(self.gpus);
+        let settings = environment::settings(given, job.threads, own, &user);
         settings.into_iter().filter_map(|s| Some((s.name, s.value?))).collect()
     }
 
@@ -105,6 +107,10 @@ pub(crate) fn open_log(job: &Job) -> Result<File> {
 
 /// Adds the end of the log.
 pub(crate) fn with_tail(job: &Job, failure: Failure) -> Failure {
+    // That of another rank has its own.
+    if failure.log.is_some() {
+        return failure;
+    }
     let log = job.log_file();
     Failure { tail: tail(&log), log: Some(log), ..failure }
 }

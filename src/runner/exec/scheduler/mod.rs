@@ -33,6 +33,7 @@ use super::executor::{Executor, ReadyAction};
 use super::launch::Launcher;
 use super::process_exit::MemoryDeaths;
 use super::processes::Workers;
+use super::rank_count::settled;
 use super::resources::{Limits, ResourcePool};
 pub use super::stop_token::StopToken;
 use super::tamper::IntegrityCheck;
@@ -40,7 +41,7 @@ use crate::cache::CacheRef;
 use crate::cache::action_cache::Record;
 use crate::cache::key::Key;
 use crate::event::{Event, EventKind, Failure, Listener, StageEnd, StageState, WorkerEvent};
-use crate::pipeline::graph::{Pipeline, RetryPolicy, Stage, StageId};
+use crate::pipeline::graph::{Pipeline, Resources, RetryPolicy, Stage, StageId};
 use crate::plan::reason::Reason;
 use crate::plan::{self, CacheChecker, Missing};
 use check::check_all;
@@ -74,6 +75,8 @@ pub struct Options {
     /// After a failure, continue with independent stages.
     pub keep_going: bool,
     pub limits: Limits,
+    /// The largest numbers of ranks of stages that state none; else 1.
+    pub most_ranks: BTreeMap<StageId, usize>,
     /// Of single stages, where the pipeline states none.
     pub stage_retry: BTreeMap<StageId, RetryPolicy>,
     /// For stages of which neither states one.
@@ -98,7 +101,8 @@ pub fn run(
     stop: &StopToken,
     listener: &mut dyn Listener,
 ) -> Result<Outcome> {
-    let pool = check(pipeline, launcher, &options)?;
+    let needs = needs(pipeline, &options)?;
+    let pool = check(pipeline, &needs, launcher, &options)?;
     let checker = CacheChecker::new(pipeline, cache, options.forced.clone());
     let (workers, deaths) = (Workers::default(), MemoryDeaths::default());
     let unsynced = AtomicBool::new(false);
@@ -116,7 +120,7 @@ pub fn run(
     let asked = Mutex::new(asked);
     let (ready, ready_actions) = channel();
     let ready_actions = Mutex::new(ready_actions);
-    let scheduler = Scheduler::new(pipeline, &executor, stop, pool, options, listener, tell.clone(), ask, ready);
+    let scheduler = Scheduler::new(pipeline, &executor, stop, pool, needs, options, listener, tell.clone(), ask, ready);
     std::thread::scope(|scope| {
         for n in 0..limits::helpers(CHECKERS.min(scheduler.selected.len())) {
             let (executor, asked, tell) = (&executor, &asked, tell.clone());
@@ -130,11 +134,28 @@ pub fn run(
     })
 }
 
+/// What the stages request that can share their work, with their numbers of ranks.
+type Needs = BTreeMap<StageId, Resources>;
+
+fn needs(pipeline: &Pipeline, options: &Options) -> Result<Needs> {
+    let mut needs = Needs::new();
+    for id in &options.selected {
+        let settled = settled(&pipeline.stages[id.0], options.most_ranks.get(id).copied(), &options.limits)?;
+        needs.extend(settled.map(|need| (*id, need)));
+    }
+    Ok(needs)
+}
+
+/// What a stage requests.
+fn need<'n>(needs: &'n Needs, pipeline: &'n Pipeline, id: StageId) -> &'n Resources {
+    needs.get(&id).unwrap_or(&pipeline.stages[id.0].resources)
+}
+
 /// Refuses now what is known to fail later, possibly after days of work.
-fn check(pipeline: &Pipeline, launcher: &dyn Launcher, options: &Options) -> Result<ResourcePool> {
-    let stages = || options.selected.iter().map(|id| &pipeline.stages[id.0]);
-    let pool = ResourcePool::new(options.limits.clone(), stages().map(|s| (s.name.as_str(), &s.resources)));
-    let missing: Vec<Missing> = stages().flat_map(plan::missing).collect();
+fn check(pipeline: &Pipeline, needs: &Needs, launcher: &dyn Launcher, options: &Options) -> Result<ResourcePool> {
+    let stages = || options.selected.iter().map(|id| (&pipeline.stages[id.0], need(needs, pipeline, *id)));
+    let pool = ResourcePool::new(options.limits.clone(), stages().map(|(s, need)| (s.name.as_str(), need)));
+    let missing: Vec<Missing> = stages().flat_map(|(stage, _)| plan::missing(stage)).collect();
     launcher.check(&stages().collect::<Vec<_>>(), &options.limits)?;
     match plan::missing_error(&missing).filter(|_| !options.keep_going) {
         // Report both at once: after fetching the files, the user would only learn that the
@@ -172,6 +193,7 @@ struct Scheduler<'a> {
     stop: &'a StopToken,
     stops_handled: usize,
     pool: ResourcePool,
+    needs: Needs,
     keep_going: bool,
     limits: Limits,
     stage_retry: BTreeMap<StageId, RetryPolicy>,
@@ -206,6 +228,7 @@ impl<'a> Scheduler<'a> {
         executor: &'a Executor<'a>,
         stop: &'a StopToken,
         pool: ResourcePool,
+        needs: Needs,
         options: Options,
         listener: &'a mut dyn Listener,
         tell: Sender<Message>,
@@ -226,6 +249,7 @@ impl<'a> Scheduler<'a> {
             stop,
             stops_handled: 0,
             pool,
+            needs,
             keep_going: options.keep_going,
             limits: options.limits,
             stage_retry: options.stage_retry,
@@ -372,7 +396,8 @@ impl<'a> Scheduler<'a> {
                 return;
             }
             let (pipeline, at_least) = (self.pipeline, self.next_priority());
-            let need = |id: StageId| &pipeline.stages[id.0].resources;
+            let needs = &self.needs;
+            let need = |id: StageId| need(needs, pipeline, id);
             let Some((ready, allocation)) = self.queue.next(&mut self.pool, at_least, need) else { return };
             let id = ready.id;
             if self.hands <= self.running.len() {

@@ -34,14 +34,15 @@ use crate::exec::worker;
 use crate::exec::worker_program::WorkerProgram;
 use crate::files::disk::{Durability, read_json, write_file, write_json};
 use crate::kind::attempt::Job;
-use crate::pipeline::graph::Stage;
+use crate::kind::ranks::Numbering;
+use crate::pipeline::graph::{Resources, Stage};
 use crate::settings::{Settings, StageSettings};
 use commands::{Answer, run};
 use erw_base::error::{Error, Result};
 use erw_base::process::FOR_WORKERS;
 use erw_fetch::registry;
 use queue::{Queue, Sight};
-use script::{Request, needs, script};
+use script::{Needs, Request, needs, script};
 use serde::{Deserialize, Serialize};
 use state::{JobEnd, JobStatus, Phase};
 use std::collections::BTreeSet;
@@ -94,13 +95,14 @@ impl Placed {
 
 impl Launcher for Slurm {
     /// Asks `sbatch --test-only` once for each kind of request.
-    fn check(&self, stages: &[&Stage], limits: &Limits) -> Result<()> {
+    fn check(&self, stages: &[(&Stage, &Resources)], limits: &Limits) -> Result<()> {
         let mut asked = BTreeSet::new();
-        for stage in stages {
+        for (stage, need) in stages {
             let options = self.settings.of_stage(&stage.name, stage.kind.name);
-            let threads = stage.resources.threads.or(options.job_threads).unwrap_or(1);
-            let gpus = if limits.without_gpus { 0 } else { stage.resources.gpus };
-            let needs = needs(&options, threads, stage.resources.mem.unwrap_or(0), gpus);
+            let threads = need.threads.or(options.job_threads).unwrap_or(1);
+            let gpus = if limits.without_gpus { 0 } else { need.gpus };
+            let (ranks, mem) = (need.ranks.unwrap_or(1), need.mem.unwrap_or(0));
+            let needs = needs(&options, Needs { ranks, threads, mem, gpus });
             let needs: Vec<String> = needs.into_iter().map(|(name, value)| format!("--{name}={value}")).collect();
             let needs = [needs, options.sbatch.unwrap_or_default()].concat();
             if !asked.insert(needs.clone()) {
@@ -165,6 +167,7 @@ impl Slurm {
             detached: true,
             unverified: job.inputs.keys().cloned().collect(),
             threads: if site.stated.threads { job.threads } else { options.job_threads.unwrap_or(1) },
+            numbering: Numbering::Slurm,
             ..job.clone()
         };
         write_json(&job.file(), &job, Durability::Now)?;
@@ -237,16 +240,14 @@ impl Slurm {
     fn script(&self, site: &AttemptSite<'_>, job: &Job, name: &str, options: &StageSettings) -> String {
         let worker: Vec<_> = [self.worker.program.clone().into()].into_iter().chain(self.worker.args.clone()).collect();
         let gpus = site.gpus.len();
-        let own = site.environment(job).into_iter().filter(|(name, _)| gpus == 0 || *name != GPUS);
+        let own = site.environment(job, 0).into_iter().filter(|(name, _)| gpus == 0 || *name != GPUS);
         let registry = registry::further().map(|(path, _)| (registry::EXTRA, path.to_string_lossy().into_owned()));
         let environment: Vec<_> =
             FOR_WORKERS.map(|(name, value)| (name, value.to_string())).into_iter().chain(own).chain(registry).collect();
         let request = Request {
             name,
             comment: &format!("erw stage {} attempt {}", job.stage, job.attempt),
-            threads: job.threads,
-            mem: site.mem,
-            gpus,
+            needs: Needs { ranks: job.ranks, threads: job.threads, mem: site.mem, gpus },
             log: &job.log_file(),
             stop: &stop_file(&job.work_dir),
             grace: self.settings.grace.unwrap_or(GRACE),

@@ -7,6 +7,17 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
+/// What a job needs. Each of its ranks has so many threads and so much memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    pub ranks: usize,
+    pub threads: usize,
+    /// Bytes; 0: the site's default.
+    pub mem: u64,
+    /// Of all ranks together, each of which has one if there are several.
+    pub gpus: usize,
+}
+
 /// What a job asks for.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
@@ -14,10 +25,7 @@ pub struct Request<'a> {
     pub name: &'a str,
     /// For people who look at the queue.
     pub comment: &'a str,
-    pub threads: usize,
-    /// Bytes; 0: the site's default.
-    pub mem: u64,
-    pub gpus: usize,
+    pub needs: Needs,
     pub log: &'a Path,
     /// If this file is there, a suspended job is not requeued.
     pub stop: &'a Path,
@@ -38,14 +46,14 @@ pub struct Request<'a> {
 /// - A worker that was asked to stop (a preemption, a time limit) requeues its job, so that a
 ///   training outlives both with no runner alive. After `scancel` that line is not reached.
 pub fn script(settings: &StageSettings, request: &Request<'_>, job: &Job) -> String {
-    let Request { name, threads, .. } = *request;
+    let Request { name, needs: Needs { ranks, threads, .. }, .. } = *request;
     let fixed = [
         ("output", escaped(&request.log.to_string_lossy())),
         ("comment", quoted(request.comment)),
         ("export", "NONE".into()),
         ("signal", format!("TERM@{}", request.grace.as_secs())),
     ];
-    let needs = needs(settings, threads, request.mem, request.gpus);
+    let needs = needs(settings, request.needs);
     let options = fixed.into_iter().chain(needs.into_iter().map(|(name, value)| (name, quoted(&value))));
     let mut lines = vec![
         "#!/bin/sh".to_string(),
@@ -57,10 +65,12 @@ pub fn script(settings: &StageSettings, request: &Request<'_>, job: &Job) -> Str
     lines.extend(request.environment.iter().map(|(name, value)| format!("export {name}={}", quoted(value))));
     let worker: Vec<String> = request.worker.iter().map(|word| quoted(&word.to_string_lossy())).collect();
     let (worker, file) = (worker.join(" "), quoted(&job.file().to_string_lossy()));
+    // A rank that has done its part does not end the others.
+    let wait = if ranks > 1 { " --wait=0" } else { "" };
     let stop = quoted(&request.stop.to_string_lossy());
     lines.extend([
         "unset SLURM_EXPORT_ENV".into(),
-        format!("srun --cpus-per-task={threads} --kill-on-bad-exit=1 --export=ALL {worker} {file}"),
+        format!("srun --cpus-per-task={threads} --kill-on-bad-exit=1{wait} --export=ALL {worker} {file}"),
         "status=$?".into(),
         format!("[ $status = {SUSPENDED} ] && [ ! -e {stop} ] && scontrol requeue $SLURM_JOB_ID && sleep 60"),
         "exit $status".into(),
@@ -69,13 +79,21 @@ pub fn script(settings: &StageSettings, request: &Request<'_>, job: &Job) -> Str
 }
 
 /// What a job needs, as options of `sbatch`.
-pub fn needs(settings: &StageSettings, threads: usize, mem: u64, gpus: usize) -> Vec<(&'static str, String)> {
-    let mut options = vec![("ntasks", "1".to_string()), ("cpus-per-task", threads.to_string())];
-    if mem > 0 {
-        options.push(("mem", format!("{}M", mem.div_ceil(1 << 20))));
+pub fn needs(settings: &StageSettings, needs: Needs) -> Vec<(&'static str, String)> {
+    let Needs { ranks, threads, mem, gpus } = needs;
+    let mut options = vec![("ntasks", ranks.to_string()), ("cpus-per-task", threads.to_string())];
+    let megabytes = |bytes: u64| format!("{}M", bytes.div_ceil(1 << 20));
+    match (mem, ranks) {
+        (0, _) => {}
+        // `mem` is that of a node, and how ranks are spread over nodes is Slurm's business.
+        (_, 2..) => options.push(("mem-per-cpu", megabytes(mem.div_ceil(threads as u64)))),
+        _ => options.push(("mem", megabytes(mem))),
     }
     if gpus > 0 {
-        options.push(("gpus-per-task", gpus.to_string()));
+        options.push(("gpus-per-task", (gpus / ranks).to_string()));
+    }
+    if let (2.., 1.., Some(most)) = (ranks, gpus, settings.gpus_per_node) {
+        options.push(("ntasks-per-node", most.min(ranks).to_string()));
     }
     let stated = [
         ("partition", &settings.partition),
@@ -119,9 +137,7 @@ mod tests {
         let request = Request {
             name: "erw-1",
             comment: "two words",
-            threads: 4,
-            mem: (1 << 30) + 1,
-            gpus: 2,
+            needs: Needs { ranks: 1, threads: 4, mem: (1 << 30) + 1, gpus: 2 },
             log: Path::new("/c/work/k/attempt-2.log"),
             stop: Path::new("/c/work/k/stop"),
             grace: Duration::from_secs(90),
@@ -151,6 +167,15 @@ status=$?
 exit $status
 ";
         assert_eq!(script(&settings, &request, &serde_json::from_value(job).unwrap()), wanted);
+    }
+
+    #[test]
+    fn every_rank_has_its_share_of_the_nodes() {
+        let settings = StageSettings { gpus_per_node: Some(4), ..StageSettings::default() };
+        let options = needs(&settings, Needs { ranks: 8, threads: 8, mem: 60 << 30, gpus: 8 });
+        let options: Vec<String> = options.into_iter().map(|(name, value)| format!("--{name}={value}")).collect();
+        let wanted = "--ntasks=8 --cpus-per-task=8 --mem-per-cpu=7680M --gpus-per-task=1 --ntasks-per-node=4";
+        assert_eq!(options.join(" "), wanted);
     }
 
     #[test]
