@@ -24,10 +24,10 @@ use erw::ml::gpu::sit::Recipe;
 use erw::ml::models::sit::{SavedActivations, SiT, SiTConfig};
 use erw::ml::nn::params::{ParamSet, Tensors};
 use erw::ml::observer::Silent;
+use erw::ml::ranks::Ranks;
 use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::config::FitConfig;
 use erw::ml::train::engine::Engine;
-use erw::ml::train::ranks::Ranks;
 use erw::ml::train::sit::batch::{BatchConfig, Examples};
 use erw::ml::train::sit::features::Features;
 use erw::ml::train::sit::flow::FlowMatching;
@@ -79,7 +79,7 @@ fn measure(case: &str) -> Result<Value> {
         config: config.clone(),
         batch,
         micro_batches: 1,
-        share: 1,
+        ranks: 1,
         ty: Type::Bf16,
         keep: SavedActivations::Everything,
         averages: 1,
@@ -90,7 +90,7 @@ fn measure(case: &str) -> Result<Value> {
     let seconds = with_batches(&cfg, &Silent, &make, |next| {
         let mut feeder = |step, micro| training.feed(step, next(step, micro)?);
         let machine = Idle::default();
-        let mut engine = GpuEngine::new(&machine, &recipe, &model, &params.tensors(), &cfg, &mut feeder)?;
+        let mut engine = GpuEngine::new(&machine, &recipe, &model, &params.tensors(), &cfg, None, &mut feeder)?;
         engine.start()?;
         let mut began = Instant::now();
         for step in 0..2 + BATCHES {

@@ -11,10 +11,10 @@ use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::gpu::sit::Recipe;
 use erw::ml::models::sit::{SavedActivations, SiT, SiTConfig};
 use erw::ml::nn::params::ParamSet;
+use erw::ml::ranks::Ranks;
 use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::config::FitConfig;
 use erw::ml::train::engine::Engine;
-use erw::ml::train::ranks::Ranks;
 use erw::ml::train::sit::gpu::{Feed, GpuEngine, memory};
 use erw_gpu::card::Card;
 use erw_gpu::kernels::activation::{self, Pass};
@@ -208,7 +208,7 @@ fn step(name: &str, batch: usize, ty: Type) -> Result<[f64; 3]> {
         config: config.clone(),
         batch,
         micro_batches: 1,
-        share: 1,
+        ranks: 1,
         ty,
         keep: SavedActivations::Everything,
         averages: 1,
@@ -233,7 +233,7 @@ fn step(name: &str, batch: usize, ty: Type) -> Result<[f64; 3]> {
         })
     };
     let cfg = FitConfig::new(1 << 40, 1e-4, std::path::Path::new("nowhere"));
-    let mut engine = GpuEngine::new(&card, &recipe, &model, &params.tensors(), &cfg, &mut feeder)?;
+    let mut engine = GpuEngine::new(&card, &recipe, &model, &params.tensors(), &cfg, None, &mut feeder)?;
     engine.start()?;
     let mut one = |k: u64| -> Result<f64> {
         let step = engine.gradients(k, 0..1, 1.0, &Ranks::default())?;

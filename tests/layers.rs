@@ -47,7 +47,7 @@ const MAP: [(&str, &[&[&str]]); 8] = [
             &["formats"],
             &["nn"],
             &["kernels"],
-            &["rng", "one_or_many", "observer"],
+            &["rng", "one_or_many", "observer", "ranks"],
         ],
     ),
     ("emulator", &[&["matmul"], &["memory"]]),

@@ -10,6 +10,7 @@ mod loss;
 mod networks;
 mod optimizer;
 mod qk_norm_rope;
+mod reduction;
 mod sampling;
 mod self_check;
 mod support;

@@ -58,12 +58,12 @@ pub fn normal(tag: u64, shape: &[usize]) -> Tensor {
 
 /// A machine that counts what is allocated.
 pub struct Counting {
-    card: Box<dyn Machine>,
+    card: Rc<dyn Machine>,
     bytes: Rc<Cell<usize>>,
 }
 
 impl Counting {
-    pub fn new(card: Box<dyn Machine>) -> Self {
+    pub fn new(card: Rc<dyn Machine>) -> Self {
         Self { card, bytes: Rc::default() }
     }
 

@@ -11,6 +11,7 @@ use erw::ml::models::projector::ProjectorKind;
 use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
 use erw::ml::nn::precision::Precision;
 use erw_gpu::program::Type;
+use std::rc::Rc;
 
 const CPU: Device = Device::Cpu;
 const TYPES: [(Type, f64); 3] = [(Type::F32, 2e-5), (Type::Bf16, 2e-2), (Type::F16, 3e-3)];
@@ -135,7 +136,7 @@ fn sampling_takes_the_memory_that_was_told() {
         let evaluation = Evaluation { config: config.clone(), batch: 4, ty };
         let card = Counting::new(card());
         let taken = card.counter();
-        let mut velocity = VelocityOnGpu::new(Box::new(card), &evaluation, &model, &params.tensors()).unwrap();
+        let mut velocity = VelocityOnGpu::new(Rc::new(card), &evaluation, &model, &params.tensors()).unwrap();
         for count in [4, 1] {
             let [x, t, y] = points(&config, count);
             velocity.velocity(&x, &t, &y).unwrap();

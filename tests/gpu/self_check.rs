@@ -4,6 +4,7 @@ use super::support::{TYPES, card};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Command, Epilogue, Form, Program, Type};
 use erw_gpu::self_check::check_products;
+use std::rc::Rc;
 
 #[test]
 fn right_products_pass() {
@@ -13,7 +14,7 @@ fn right_products_pass() {
 }
 
 /// A card whose library misunderstands something.
-struct Mistaken<F>(Box<dyn Machine>, F);
+struct Mistaken<F>(Rc<dyn Machine>, F);
 
 impl<F: Fn(&mut Command)> Machine for Mistaken<F> {
     fn allocate(&self, bytes: usize) -> candle_core::Result<Address> {

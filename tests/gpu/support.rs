@@ -1,9 +1,10 @@
 //! Tensors on an emulated card, and runs under every schedule.
 
-#[cfg(not(feature = "cuda"))]
 use erw_emulator::{Emulator, Schedule};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Program, Type};
+#[cfg(not(feature = "cuda"))]
+use std::rc::Rc;
 
 /// The types of which every kernel has a version.
 pub const TYPES: [Type; 3] = [Type::Bf16, Type::F16, Type::F32];
@@ -72,17 +73,17 @@ pub fn run(make: impl Fn(&dyn Machine) -> (Program, Vec<Output>)) -> Vec<Vec<f32
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cards() -> [Box<dyn Machine>; 3] {
-    [Schedule::First, Schedule::Last, Schedule::Random(7)].map(|s| Box::new(Emulator::new(s)) as Box<dyn Machine>)
+fn cards() -> [Rc<dyn Machine>; 3] {
+    [Schedule::First, Schedule::Last, Schedule::Random(7)].map(|s| Rc::new(Emulator::new(s)) as Rc<dyn Machine>)
 }
 
 #[cfg(feature = "cuda")]
-fn cards() -> [Box<dyn Machine>; 3] {
-    std::array::from_fn(|_| Box::new(erw_gpu::card::Card::new(0).unwrap()) as Box<dyn Machine>)
+fn cards() -> [Rc<dyn Machine>; 3] {
+    std::array::from_fn(|_| Rc::new(erw_gpu::card::Card::new(0).unwrap()) as Rc<dyn Machine>)
 }
 
 /// A card for one test: emulated, or in builds with CUDA the real one.
-pub fn card() -> Box<dyn Machine> {
+pub fn card() -> Rc<dyn Machine> {
     let [card, ..] = cards();
     card
 }

@@ -1,8 +1,9 @@
 //! A SiT's training step as commands of the emulated card, against candle's operations on the CPU.
 
 use super::networks::{Counting, config, network, normal};
+use super::reduction::HostLink;
 use super::support::card;
-use crate::support::ranks::on_ranks;
+use crate::support::ranks::with_exchanges;
 use candle_core::{DType, Device, Tensor};
 use erw::ml::diffusion::alignment::{Alignment, SpatialNorm};
 use erw::ml::diffusion::loss;
@@ -12,15 +13,17 @@ use erw::ml::models::sit::{Also, MlpKind, SavedActivations, SiT, SiTConfig};
 use erw::ml::nn::params::{ParamSet, Tensors};
 use erw::ml::nn::precision::Precision;
 use erw::ml::observer::Observer;
+use erw::ml::ranks::Ranks;
 use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::engine::{Engine, StepGradients};
 use erw::ml::train::outcome::{Outcome, Trained};
-use erw::ml::train::ranks::Ranks;
 use erw::ml::train::sit::gpu::{Feed, GpuEngine, memory};
 use erw::ml::train::{Callbacks, fit, fit_engine};
+use erw_gpu::machine::{Link, Machine};
 use erw_gpu::program::Type;
 use std::cell::Cell;
+use std::rc::Rc;
 use tempfile::TempDir;
 
 const CPU: Device = Device::Cpu;
@@ -45,7 +48,7 @@ const ADAMW: AdamWConfig =
 
 fn recipe(config: &SiTConfig, ty: Type) -> Recipe {
     let (keep, averages) = (SavedActivations::Everything, 2);
-    Recipe { config: config.clone(), batch: BATCH, micro_batches: 1, share: 1, ty, keep, averages, spatial_norm: None }
+    Recipe { config: config.clone(), batch: BATCH, micro_batches: 1, ranks: 1, ty, keep, averages, spatial_norm: None }
 }
 
 fn feed(config: &SiTConfig, micro: u64) -> Feed {
@@ -125,7 +128,8 @@ fn compare(what: &str, config: &SiTConfig, change: impl Fn(&mut Recipe), ty: Typ
     let (velocity, aligned, want) = on_the_cpu(&params, &model, &feed(config, 0), recipe.spatial_norm, true);
     let card = card();
     let mut feeder = |_, micro: usize| Ok(feed(config, micro as u64));
-    let mut engine = GpuEngine::new(&*card, &recipe, &model, &params.tensors(), &one_step(), &mut feeder).unwrap();
+    let mut engine =
+        GpuEngine::new(&*card, &recipe, &model, &params.tensors(), &one_step(), None, &mut feeder).unwrap();
     engine.start().unwrap();
     // Small gradients vanish in f16 unless the loss is scaled.
     let scale = if ty == Type::F16 { 4096.0 } else { 1.0 };
@@ -236,14 +240,24 @@ fn feed_of(config: &SiTConfig, step: u64, micro: usize) -> Feed {
 
 /// A training on an emulated card. `None` if it was stopped.
 fn train(cfg: &FitConfig, recipe: &Recipe, observer: &Until, change: &dyn Fn(u64, &mut Feed)) -> Option<Trained> {
+    train_on(&*card(), None, cfg, recipe, observer, change)
+}
+
+fn train_on(
+    card: &dyn Machine,
+    link: Option<Rc<dyn Link>>,
+    cfg: &FitConfig,
+    recipe: &Recipe,
+    observer: &Until,
+    change: &dyn Fn(u64, &mut Feed),
+) -> Option<Trained> {
     let (params, model) = network(&recipe.config, Precision::F32);
-    let card = card();
     let mut feeder = |step, micro| {
         let mut feed = feed_of(&recipe.config, step, micro);
         change(step, &mut feed);
         Ok(feed)
     };
-    let mut engine = GpuEngine::new(&*card, recipe, &model, &params.tensors(), cfg, &mut feeder).unwrap();
+    let mut engine = GpuEngine::new(card, recipe, &model, &params.tensors(), cfg, link, &mut feeder).unwrap();
     match fit_engine(&mut engine, cfg, observer, &mut Callbacks::default()).unwrap() {
         Outcome::Done(trained) => Some(trained),
         Outcome::Stopped | Outcome::Followed => None,
@@ -258,7 +272,7 @@ fn bits(trained: &Trained) -> Vec<u32> {
 }
 
 fn micro_batches(config: &SiTConfig, ty: Type) -> Recipe {
-    Recipe { micro_batches: 2, share: 2, ..recipe(config, ty) }
+    Recipe { micro_batches: 2, ..recipe(config, ty) }
 }
 
 /// Twelve steps in two micro-batches, the last four without alignment, whose projectors rest.
@@ -328,22 +342,28 @@ fn a_training_that_was_cut_off_resumes_with_the_same_bits() {
     }
 }
 
-/// Each rank has a card of its own.
+/// Each rank has a card of its own. Gradients are summed through main memory, and from card to card.
 #[test]
 fn any_allowed_number_of_ranks_has_the_same_bits() {
-    let on = |count: usize| {
+    let config = small();
+    let on = |count: usize, linked: bool| {
         let dir = TempDir::new().unwrap();
-        let trained = on_ranks(count, |ranks| {
-            let cfg = FitConfig { accumulate: 4, ranks, ..settings(&dir) };
-            let share = cfg.share().unwrap().len();
-            let recipe = Recipe { micro_batches: 4, share, ..recipe(&small(), Type::Bf16) };
-            train(&cfg, &recipe, &Until::new(None), &|_, _| {}).map(|trained| bits(&trained))
+        let trained = with_exchanges(count, |exchange| {
+            let card = card();
+            let link: Option<Rc<dyn Link>> = match linked {
+                true => Some(Rc::new(HostLink { exchange: exchange.clone(), machine: card.clone() })),
+                false => None,
+            };
+            let cfg = FitConfig { accumulate: 4, ranks: Ranks::new(exchange), ..settings(&dir) };
+            let recipe = Recipe { micro_batches: 4, ranks: count, ..recipe(&config, Type::Bf16) };
+            train_on(&*card, link, &cfg, &recipe, &Until::new(None), &|_, _| {}).map(|trained| bits(&trained))
         });
         assert!(trained[1..].iter().all(Option::is_none));
         trained[0].clone().unwrap()
     };
-    let one = on(1);
-    assert!(on(2) == one && on(4) == one);
+    let one = on(1, false);
+    assert!(on(2, false) == one && on(4, false) == one, "through main memory");
+    assert!(on(2, true) == one && on(4, true) == one, "from card to card");
 }
 
 #[test]
@@ -387,7 +407,8 @@ fn features_in_f16_give_the_bits_of_the_same_numbers_in_f32() {
             feed.features = feed.features.iter().map(rounded).collect::<candle_core::Result<_>>()?;
             Ok(feed)
         };
-        let mut engine = GpuEngine::new(&*card, &recipe, &model, &params.tensors(), &one_step(), &mut feeder).unwrap();
+        let mut engine =
+            GpuEngine::new(&*card, &recipe, &model, &params.tensors(), &one_step(), None, &mut feeder).unwrap();
         engine.start().unwrap();
         let step = engine.gradients(0, 0..2, 1.0, &Ranks::default()).unwrap();
         let losses = step.losses.iter().map(|of| of.loss.to_bits()).collect::<Vec<_>>();
@@ -407,7 +428,7 @@ fn a_training_takes_the_memory_that_was_told() {
     let (params, model) = network(&recipe.config, Precision::F32);
     let card = Counting::new(card());
     let mut feeder = |_, micro: usize| Ok(feed(&recipe.config, micro as u64));
-    let mut engine = GpuEngine::new(&card, &recipe, &model, &params.tensors(), &one_step(), &mut feeder).unwrap();
+    let mut engine = GpuEngine::new(&card, &recipe, &model, &params.tensors(), &one_step(), None, &mut feeder).unwrap();
     engine.start().unwrap();
     engine.gradients(0, 0..1, 1.0, &Ranks::default()).unwrap();
     engine.update(1e-3, 1.0).unwrap();

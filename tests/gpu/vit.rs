@@ -9,6 +9,7 @@ use erw::ml::models::encoder::config::EncoderConfig;
 use erw::ml::models::encoder::{Encoder, resample_positions};
 use erw::ml::models::vit::{Mlp, Vit, VitConfig};
 use erw::ml::nn::params::ParamSet;
+use std::rc::Rc;
 
 const CPU: Device = Device::Cpu;
 /// Sums of some hundred products in another order.
@@ -101,7 +102,7 @@ fn an_encoder_takes_the_memory_that_was_told() {
         let evaluation = VitEvaluation { grid: config.grid(), batch: 2, config };
         let card = Counting::new(card());
         let taken = card.counter();
-        let mut on_gpu = VitOnGpu::new(Box::new(card), &evaluation, &params.tensors(), vit.positions()).unwrap();
+        let mut on_gpu = VitOnGpu::new(Rc::new(card), &evaluation, &params.tensors(), vit.positions()).unwrap();
         let side = evaluation.config.image_size;
         on_gpu.encode(&normal(1, &[2, 3, side, side])).unwrap();
         assert_eq!(taken.get(), evaluation.memory().unwrap());

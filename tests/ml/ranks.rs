@@ -6,11 +6,11 @@ use super::training_loop::{Stopper, Toy, config};
 use crate::support::ranks::on_ranks;
 use candle_core::{Device, Result};
 use erw::ml::nn::precision::Precision;
+use erw::ml::ranks::Ranks;
 use erw::ml::train::Callbacks;
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::fit;
 use erw::ml::train::outcome::Outcome;
-use erw::ml::train::ranks::Ranks;
 use std::path::Path;
 use tempfile::TempDir;
 

@@ -5,12 +5,12 @@ use erw::ml::models::vae::{AutoencoderKl, Posterior, Reconstruction, VaeConfig, 
 use erw::ml::nn::params;
 use erw::ml::nn::params::{Frozen, ParamSet, Tensors};
 use erw::ml::observer::{Observer, Silent};
+use erw::ml::ranks::Ranks;
 use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::lr::LrSchedule;
 use erw::ml::train::outcome::{Outcome, Trained};
-use erw::ml::train::ranks::Ranks;
 use erw::ml::train::{Callbacks, CheckpointRetention, batch_indices, fit};
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! Ranks as threads of the test.
 
 use candle_core::Result;
-use erw::ml::train::ranks::{Exchange, Ranks};
+use erw::ml::ranks::{Exchange, Ranks};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::{Arc, Barrier, Mutex};
@@ -54,12 +54,17 @@ impl Exchange for Thread {
 
 /// What `body` returns on each of `count` ranks.
 pub fn on_ranks<T: Send>(count: usize, body: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
+    with_exchanges(count, |exchange| body(Ranks::new(exchange)))
+}
+
+/// [`on_ranks`] with what moves their bytes.
+pub fn with_exchanges<T: Send>(count: usize, body: impl Fn(Rc<dyn Exchange>) -> T + Sync) -> Vec<T> {
     let barrier = Arc::new(Barrier::new(count));
     let (bytes, rows) = (Arc::new(Mutex::new(vec![vec![]; count])), Arc::new(Mutex::new(vec![vec![]; count])));
     let rank = |rank| Thread { rank, barrier: barrier.clone(), bytes: bytes.clone(), rows: rows.clone() };
     std::thread::scope(|scope| {
         let body = &body;
-        let start = |rank: Thread| scope.spawn(move || body(Ranks::new(Rc::new(rank))));
+        let start = |rank: Thread| scope.spawn(move || body(Rc::new(rank)));
         let threads: Vec<_> = (0..count).map(|number| start(rank(number))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })

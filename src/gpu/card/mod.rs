@@ -1,9 +1,12 @@
 //! An NVIDIA card as a [`Machine`]: kernels from the machine code in the program, one stream, its own
-//! memory. Products are in [`products`]. These two files hold the unsafe code of the GPU's side.
+//! memory. Products are in [`products`], the way to other cards in `nccl`. These three files hold the
+//! unsafe code of the GPU's side.
 //!
 //! A program that runs for the third time is captured as a CUDA graph and replayed from then on:
 //! the same kernels in the same order, launched at once.
 
+#[cfg(feature = "nccl")]
+pub mod nccl;
 mod products;
 
 use crate::driver_error;

@@ -8,6 +8,7 @@ use crate::models::encoder::{checked, resample_positions};
 use crate::nn::params::Tensors;
 use candle_core::{Result, Tensor, bail};
 use erw_gpu::machine::Machine;
+use std::rc::Rc;
 
 /// An encoder for images of one size, before it is on a machine.
 pub struct EncoderPlan {
@@ -31,7 +32,7 @@ impl EncoderPlan {
     ///
     /// # Errors
     /// A transformer that the GPU's programs do not cover; too little memory.
-    pub fn on(self, machine: Box<dyn Machine>) -> Result<EncoderOnGpu> {
+    pub fn on(self, machine: Rc<dyn Machine>) -> Result<EncoderOnGpu> {
         let Self { config, tensors, vit } = self;
         let Some(table) = tensors.get("pos_embed") else { bail!("there is no tensor pos_embed") };
         let positions = resample_positions(table, usize::from(vit.config.class_token), vit.grid)?;

@@ -11,6 +11,7 @@
 //! micro_batch     the network with its losses, and their gradients
 //! sit             what is trained, and where everything lies
 //! step            the programs of a training step
+//! reduction       sums over ranks, from GPU to GPU
 //! velocity        the network in a GPU's memory, for sampling
 //! vit, encoder    a frozen vision transformer, and the encoder that it is part of
 //! host            tensors to a GPU's memory
@@ -29,6 +30,7 @@ pub mod host;
 pub mod layers;
 pub mod layout;
 mod micro_batch;
+pub mod reduction;
 pub mod sit;
 mod step;
 pub mod velocity;

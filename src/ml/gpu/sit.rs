@@ -10,9 +10,10 @@ use super::block_backward::{BlocksBackward, Scratch};
 use super::forward::{self, FixedTables, Forward, Keep};
 use super::layers::{Gradients, Linear, Weights};
 use super::layout::Layout;
+use super::reduction;
 use crate::models::projector::ProjectorKind;
 use crate::models::sit::{SavedActivations, SiTConfig};
-use crate::train::tree;
+use crate::ranks::tree;
 use candle_core::{Result, bail};
 use erw_gpu::kernels::loss;
 use erw_gpu::kernels::optimizer;
@@ -25,9 +26,9 @@ pub struct Recipe {
     pub config: SiTConfig,
     /// Samples of a micro-batch.
     pub batch: usize,
-    /// Micro-batches of a step, and how many of them this GPU computes.
+    /// Micro-batches of a step, and how many GPUs share them.
     pub micro_batches: usize,
-    pub share: usize,
+    pub ranks: usize,
     /// Of the products.
     pub ty: Type,
     pub keep: SavedActivations,
@@ -54,7 +55,9 @@ impl Recipe {
 pub struct State {
     pub weights: Weights,
     pub gradients: Address,
-    /// Sums of gradients, see [`crate::train::tree`].
+    /// For sums over ranks.
+    pub rows: Address,
+    /// Sums of gradients, see [`tree`].
     pub kept_sums: Vec<Address>,
     pub moments: [Address; 2],
     pub averages: Vec<Address>,
@@ -68,8 +71,11 @@ impl State {
         let count = layout.count();
         Self {
             weights: Weights::trained(count, recipe.ty, arena),
-            gradients: arena.take(count, Type::F32),
-            kept_sums: (0..tree::most_kept(recipe.share)).map(|_| arena.take(count, Type::F32)).collect(),
+            gradients: arena.take(count + reduction::padding(recipe.ranks), Type::F32),
+            rows: reduction::space(recipe.ranks, arena),
+            kept_sums: (0..tree::most_kept(recipe.micro_batches / recipe.ranks.max(1)))
+                .map(|_| arena.take(count, Type::F32))
+                .collect(),
             moments: [arena.take(count, Type::F32), arena.take(count, Type::F32)],
             averages: (0..recipe.averages).map(|_| arena.take(count, Type::F32)).collect(),
             decays: arena.take_bytes(optimizer::decay_words(count) * 4),

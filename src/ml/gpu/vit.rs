@@ -22,6 +22,7 @@ use erw_gpu::kernels::embedding::{self, AddPositions, Image};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Form, Matmul, Program, Type};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 const TY: Type = Type::F32;
 
@@ -302,7 +303,7 @@ impl Space {
 
 /// A vision transformer in the memory of a machine.
 pub struct VitOnGpu {
-    machine: Box<dyn Machine>,
+    machine: Rc<dyn Machine>,
     space: Space,
     /// By the number of images: the last batch may be smaller.
     programs: BTreeMap<usize, Program>,
@@ -315,7 +316,7 @@ impl VitOnGpu {
     /// # Errors
     /// A transformer that is not covered; weights of another one; too little memory.
     pub fn new(
-        machine: Box<dyn Machine>,
+        machine: Rc<dyn Machine>,
         evaluation: &VitEvaluation,
         tensors: &Tensors,
         positions: &Tensor,

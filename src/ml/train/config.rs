@@ -2,7 +2,7 @@
 
 use super::adamw::{AdamWConfig, Decay};
 use super::lr::LrSchedule;
-use super::ranks::Ranks;
+use crate::ranks::Ranks;
 use candle_core::{Result, Tensor};
 use std::ops::Range;
 use std::path::{Path, PathBuf};

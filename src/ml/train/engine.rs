@@ -6,10 +6,9 @@ use super::adamw::{AdamW, grad_norm};
 use super::checkpoint::Checkpoint;
 use super::config::{FitConfig, StepLoss};
 use super::ema::Ema;
-use super::ranks::Ranks;
-use super::tree;
 use crate::kernels::autograd::{Gradients, SetAside};
 use crate::nn::params::{LoadReport, ParamSet, Tensors};
+use crate::ranks::{Ranks, tree};
 use candle_core::{DType, Result, bail};
 use std::ops::Range;
 
@@ -21,7 +20,7 @@ pub trait Engine {
 
     /// Computes the gradients of a step, of `loss_scale` times the loss: `share` are the
     /// micro-batches of this rank; those of all ranks are summed, by the tree of
-    /// [`super::tree`]. Step and micro-batches are counted from 0.
+    /// [`tree`]. Step and micro-batches are counted from 0.
     fn gradients(&mut self, step: u64, share: Range<usize>, loss_scale: f64, ranks: &Ranks) -> Result<StepGradients>;
 
     /// Updates parameters and averages with the gradients times `scale`.
@@ -85,7 +84,7 @@ pub(super) struct Autograd<'a> {
     params: &'a ParamSet,
     loss: &'a mut dyn FnMut(u64, usize) -> Result<StepLoss>,
     grads: Gradients,
-    /// Sums of micro-batches, see [`super::tree`], and unused memory behind them.
+    /// Sums of micro-batches, see [`tree`], and unused memory behind them.
     kept: Vec<SetAside>,
     optimizer: AdamW,
     /// Decays of the averages.

@@ -18,14 +18,12 @@ pub mod lr;
 pub mod outcome;
 mod prefetched;
 pub mod pretrain;
-pub mod ranks;
 mod scaler;
 pub mod sit;
 mod snapshots;
 mod spikes;
 mod state;
 mod throughput;
-pub mod tree;
 
 use crate::kernels::autograd::Gradients;
 use crate::nn::params::ParamSet;

@@ -9,10 +9,10 @@ use super::curve::{Curve, CurvePoint};
 use super::divergence::{self, Divergence};
 use super::engine::{Engine, Losses};
 use super::outcome::{Outcome, Trained};
-use super::ranks::Ranks;
 use super::scaler::Scaler;
 use crate::nn::params::Tensors;
 use crate::observer::Observer;
+use crate::ranks::Ranks;
 use candle_core::{Result, bail};
 
 /// Everything that changes from step to step, except the parameters.

@@ -5,6 +5,10 @@ pub mod card;
 pub mod ema_files;
 pub mod facts;
 pub mod files;
+#[cfg(feature = "mpi")]
+pub mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl_id;
 pub mod observer;
 pub mod params;
 pub mod same_images;

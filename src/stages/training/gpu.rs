@@ -1,10 +1,9 @@
 //! How a SiT is trained on a GPU: by the kernels of `erw-gpu`, or by candle's operations where those
 //! do not cover a setting. What is chosen is a line in the log.
 
-use crate::support::card;
+use crate::support::card::{self, Opened};
 use candle_core::Device;
 use erw_base::error::Result;
-use erw_gpu::machine::Machine;
 use erw_ml::gpu::sit::Recipe;
 use erw_ml::models::sit::{SiT, SiTConfig};
 use erw_ml::nn::precision::Precision;
@@ -25,7 +24,7 @@ pub fn recipe(
         config: config.clone(),
         batch: micro_batch,
         micro_batches: cfg.accumulate.max(1),
-        share: cfg.share()?.len(),
+        ranks: attempt.ranks(),
         ty: erw_ml::gpu::product_type(precision),
         keep,
         averages: cfg.ema_decays.len(),
@@ -38,12 +37,7 @@ pub fn recipe(
 ///
 /// # Errors
 /// No such GPU, or one with too little memory.
-pub fn open(
-    attempt: &Attempt,
-    device: &Device,
-    recipe: &Recipe,
-    uncovered: Option<&str>,
-) -> Result<Option<Box<dyn Machine>>> {
+pub fn open(attempt: &Attempt, device: &Device, recipe: &Recipe, uncovered: Option<&str>) -> Result<Option<Opened>> {
     if device.is_cpu() {
         return Ok(None);
     }
@@ -57,18 +51,18 @@ pub fn open(
     }
     let memory = erw_ml::train::sit::gpu::memory(recipe)?;
     let hint = "set `operation.checkpointing = \"blocks\"`, or a larger `accumulate`";
-    card::open(attempt, "the training", memory, recipe.ty, hint).map(Some)
+    card::open_linked(attempt, "the training", memory, recipe.ty, hint).map(Some)
 }
 
 /// Where the parameters and the network for initial values are: with a GPU of its own memory, on
 /// the CPU.
-pub fn home(device: &Device, machine: Option<&dyn Machine>) -> Device {
-    if machine.is_some() { Device::Cpu } else { device.clone() }
+pub fn home(device: &Device, gpu: Option<&Opened>) -> Device {
+    if gpu.is_some() { Device::Cpu } else { device.clone() }
 }
 
 /// A training on a GPU.
 pub struct OnGpu<'a> {
-    pub machine: &'a dyn Machine,
+    pub gpu: &'a Opened,
     pub recipe: &'a Recipe,
     pub model: &'a SiT,
 }

@@ -9,6 +9,7 @@ pub mod gpu;
 pub mod init;
 pub mod planned_memory;
 pub mod preview_output;
+pub mod ranks;
 pub mod reporter;
 pub mod settings;
 pub mod sit;

@@ -60,7 +60,7 @@ pub fn of_training(kind: &str, params: &Params, operation: &Params, inputs: &Inp
         config,
         batch: number("batch")? / accumulate,
         micro_batches: accumulate,
-        share: accumulate,
+        ranks: 1,
         ty: product_type(precision),
         keep: if blocks { SavedActivations::Inputs } else { SavedActivations::Everything },
         averages: params.get("ema_decay").and_then(Value::as_array).map_or(1, Vec::len),

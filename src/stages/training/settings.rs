@@ -4,11 +4,11 @@
 use erw_base::error::{Error, Result};
 use erw_ml::models::sit;
 use erw_ml::one_or_many::OneOrMany;
+use erw_ml::ranks::Ranks;
 use erw_ml::train::CheckpointRetention;
 use erw_ml::train::adamw::{AdamWConfig, Decay};
 use erw_ml::train::config::FitConfig;
 use erw_ml::train::lr::{LrSchedule, Shape};
-use erw_ml::train::ranks::Ranks;
 use erw_runner::kind::attempt::Attempt;
 use serde::Deserialize;
 

@@ -71,7 +71,9 @@ impl SitTraining {
         let of = if config.blocks() < config.depth { format!(" of {}", config.depth) } else { String::new() };
         attempt.log(&format!("{} parameters in {}{of} blocks", params.count(), config.blocks()));
         let loaded = init_from(attempt, &self.init_weights, &params, &model)?;
-        write_json(&attempt.checkpoint_dir().join(CONFIG_FILE), config)?;
+        if attempt.rank() == 0 {
+            write_json(&attempt.checkpoint_dir().join(CONFIG_FILE), config)?;
+        }
         Ok(Start { params, model, loaded })
     }
 }

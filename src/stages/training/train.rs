@@ -5,6 +5,7 @@
 use super::architecture::{Architecture, Depths};
 use super::batch_pairs::{self, check_pairs_of_batch};
 use super::gpu::{self, OnGpu};
+use super::ranks::with_ranks;
 use super::settings::{LoopSettings, Optimization};
 use super::sit::{SitTraining, Start};
 use super::{dataset, preview_output, size_defaults, trainer, validation_params};
@@ -18,6 +19,7 @@ use erw_ml::diffusion::interpolant::{Path as NoisePath, TimeDistribution};
 use erw_ml::models::sit::SiTConfig;
 use erw_ml::nn::params::Tensors;
 use erw_ml::one_or_many::OneOrMany;
+use erw_ml::train::config::FitConfig;
 use erw_ml::train::outcome::Trained;
 use erw_ml::train::sit::batch::Examples;
 use erw_ml::train::sit::flow::{Dispersion, FlowMatching};
@@ -164,8 +166,8 @@ fn run(attempt: &Attempt) -> Result<()> {
     let uncovered = (schedule != Schedule::None && p.comparison.is_over_pairs())
         .then_some("`alignment_loss = \"nt-xent\"`")
         .or(dispersion.map(|_| "`dispersive`"));
-    let machine = gpu::open(attempt, &device, &recipe, uncovered)?;
-    let home = gpu::home(&device, machine.as_deref());
+    let gpu = gpu::open(attempt, &device, &recipe, uncovered)?;
+    let home = gpu::home(&device, gpu.as_ref());
     let Start { params, model, loaded } = phase.start(attempt, &config, &home)?;
     let training = FlowMatching {
         examples: &examples,
@@ -180,17 +182,20 @@ fn run(attempt: &Attempt) -> Result<()> {
     let snapshots = Snapshots { dir: attempt.checkpoint_dir().join("snapshots"), steps: p.snapshots.clone() };
     let mut watch = Callbacks { snapshots: Some(snapshots.clone()), ..watch(attempt, &p, &examples, &config)? };
     let make = |place| training.batch(place);
-    let trained = match &machine {
-        Some(machine) => {
-            let gpu = OnGpu { machine: &**machine, recipe: &recipe, model: &model };
-            let feed = |step, noised| training.feed(step, noised);
-            trainer::train_on_gpu(attempt, &gpu, &params, &cfg, &mut watch, &make, &feed)?
+    let trained = with_ranks(attempt, gpu.as_ref(), |ranks| {
+        let cfg = FitConfig { ranks, ..cfg };
+        match &gpu {
+            Some(gpu) => {
+                let gpu = OnGpu { gpu, recipe: &recipe, model: &model };
+                trainer::train_on_gpu(attempt, &gpu, &params, &cfg, &mut watch, &make, &|step, noised| {
+                    training.feed(step, noised)
+                })
+            }
+            None => trainer::train_on_ranks(attempt, &params, &cfg, &mut watch, &make, &|step, noised| {
+                training.loss(step, &noised)
+            }),
         }
-        None => {
-            let loss = |step, noised| training.loss(step, &noised);
-            trainer::train_on_ranks(attempt, &params, &cfg, &mut watch, &make, &loss)?
-        }
-    };
+    })?;
     let Some(trained) = trained else { return Ok(()) };
     report(attempt, &trained, loaded);
     let out = attempt.output("sit");

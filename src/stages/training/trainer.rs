@@ -59,7 +59,15 @@ pub fn train_on_gpu<B: Send>(
     let reporter = Reporter::new(attempt, cfg.samples)?;
     let outcome = with_batches(cfg, &reporter, make, |next| {
         let mut feeder = |step, micro| feed(step, next(step, micro)?);
-        let mut engine = GpuEngine::new(gpu.machine, gpu.recipe, gpu.model, &params.tensors(), cfg, &mut feeder)?;
+        let mut engine = GpuEngine::new(
+            &*gpu.gpu.machine,
+            gpu.recipe,
+            gpu.model,
+            &params.tensors(),
+            cfg,
+            gpu.gpu.link.clone(),
+            &mut feeder,
+        )?;
         fit_engine(&mut engine, cfg, &reporter, watch)
     })?;
     finished(outcome, cfg)

@@ -4,6 +4,7 @@
 
 use super::architecture::{Architecture, Depths};
 use super::gpu::{self, OnGpu};
+use super::ranks::with_ranks;
 use super::settings::{LoopSettings, Optimization};
 use super::sit::{SitTraining, Start};
 use super::{batch_pairs, dataset, trainer, validation_params};
@@ -15,6 +16,7 @@ use erw_ml::diffusion::alignment::Alignment;
 use erw_ml::diffusion::interpolant::Path;
 use erw_ml::nn::params::Tensors;
 use erw_ml::train::Callbacks;
+use erw_ml::train::config::FitConfig;
 use erw_ml::train::sit::warmup::Warmup;
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
@@ -73,8 +75,8 @@ fn run(attempt: &Attempt) -> Result<()> {
     let cfg = phase.fit(attempt, &p.optimization)?;
     let recipe = gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.alignment.spatial_norm())?;
     let uncovered = p.alignment.is_over_pairs().then_some("`alignment_loss = \"nt-xent\"`");
-    let machine = gpu::open(attempt, &device, &recipe, uncovered)?;
-    let home = gpu::home(&device, machine.as_deref());
+    let gpu = gpu::open(attempt, &device, &recipe, uncovered)?;
+    let home = gpu::home(&device, gpu.as_ref());
     let Start { params, model, loaded } = phase.start(attempt, &config, &home)?;
     let warmup = Warmup { examples: &examples, model: &model, batches: phase.batches(), alignment: p.alignment };
     let mut watch = Callbacks::default();
@@ -85,13 +87,16 @@ fn run(attempt: &Attempt) -> Result<()> {
         watch.validate = Some((p.validation.validate_every, Box::new(losses)));
     }
     let make = |place| warmup.batch(place);
-    let trained = match &machine {
-        Some(machine) => {
-            let gpu = OnGpu { machine: &**machine, recipe: &recipe, model: &model };
-            trainer::train_on_gpu(attempt, &gpu, &params, &cfg, &mut watch, &make, &|_, batch| warmup.feed(batch))?
+    let trained = with_ranks(attempt, gpu.as_ref(), |ranks| {
+        let cfg = FitConfig { ranks, ..cfg };
+        match &gpu {
+            Some(gpu) => {
+                let gpu = OnGpu { gpu, recipe: &recipe, model: &model };
+                trainer::train_on_gpu(attempt, &gpu, &params, &cfg, &mut watch, &make, &|_, batch| warmup.feed(batch))
+            }
+            None => trainer::train_on_ranks(attempt, &params, &cfg, &mut watch, &make, &|_, batch| warmup.loss(&batch)),
         }
-        None => trainer::train_on_ranks(attempt, &params, &cfg, &mut watch, &make, &|_, batch| warmup.loss(&batch))?,
-    };
+    })?;
     let Some(trained) = trained else { return Ok(()) };
     if let Some(last) = trained.curve.last() {
         attempt.result("alignment", last.loss);

@@ -8,23 +8,24 @@ use super::super::adamw::AdamWConfig;
 use super::super::checkpoint::Checkpoint;
 use super::super::config::FitConfig;
 use super::super::engine::{Engine, Losses, StepGradients};
-use super::super::ranks::Ranks;
-use super::super::tree;
 use crate::gpu::arena::Arena;
 use crate::gpu::host;
 use crate::gpu::layers::Weights;
 use crate::gpu::layout::{Layout, Place, is_projector};
+use crate::gpu::reduction::Reduction;
 use crate::gpu::sit::{Recipe, SitPrograms};
 use crate::kernels::adamw::Mix;
 use crate::kernels::with_slices;
 use crate::models::sit::SiT;
 use crate::nn::params::{self, LoadReport, Tensors};
+use crate::ranks::{Ranks, tree};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use erw_gpu::kernels::activation::{self, Pass};
 use erw_gpu::kernels::scalars::{Results, Scalars};
-use erw_gpu::machine::Machine;
+use erw_gpu::machine::{Link, Machine};
 use erw_gpu::program::{Address, Program, Type};
 use std::ops::Range;
+use std::rc::Rc;
 
 /// A micro-batch, on the CPU.
 pub struct Feed {
@@ -56,6 +57,8 @@ pub struct GpuEngine<'a> {
     /// For each encoder: its features from f16 to f32.
     widen: Vec<Program>,
     feed: &'a mut Feeder<'a>,
+    /// Without one, sums over ranks go through main memory.
+    reduction: Option<Reduction>,
     /// The step and micro-batch whose inputs are written, with its alignment's coefficient.
     written: Option<((u64, usize), f64)>,
     /// Steps of the training: nothing is fed after them.
@@ -104,7 +107,7 @@ pub fn memory(recipe: &Recipe) -> Result<usize> {
 
 impl<'a> GpuEngine<'a> {
     /// Lays out the memory of a training that starts from these weights, and writes the tables of
-    /// `model`.
+    /// `model`. `link` leads to the GPUs of the other ranks.
     ///
     /// # Errors
     /// A recipe that the GPU's programs do not cover; too little memory.
@@ -114,6 +117,7 @@ impl<'a> GpuEngine<'a> {
         model: &SiT,
         weights: &Tensors,
         cfg: &FitConfig,
+        link: Option<Rc<dyn Link>>,
         feed: &'a mut Feeder<'a>,
     ) -> Result<Self> {
         let shapes = weights.iter().map(|(name, t)| (name.clone(), t.shape().clone())).collect();
@@ -125,6 +129,7 @@ impl<'a> GpuEngine<'a> {
             initial: weights.clone(),
             lists: [Lists::new(&programs, false)?, Lists::new(&programs, true)?],
             widen: (0..recipe.config.z_dims.len()).map(|k| programs.widen_features(k)).collect::<Result<_>>()?,
+            reduction: link.map(|link| Reduction::new(link, programs.state.rows)),
             programs,
             feed,
             written: None,
@@ -210,13 +215,6 @@ impl<'a> GpuEngine<'a> {
         Ok(Losses { loss: (velocity + weight * alignment) * loss_scale, parts })
     }
 
-    /// Those of the last step, padding and all.
-    fn flat_gradients(&self) -> Result<Vec<f32>> {
-        let mut all = vec![0f32; self.programs.trained(self.aligned)];
-        self.machine.read(self.programs.state.gradients, bytemuck::cast_slice_mut(&mut all))?;
-        Ok(all)
-    }
-
     /// Writes the inputs of a micro-batch, unless they are there. Returns the coefficient of the
     /// alignment.
     fn feed(&mut self, place: (u64, usize)) -> Result<f64> {
@@ -299,10 +297,16 @@ impl Engine for GpuEngine<'_> {
             }
             losses.push(self.losses(weight, loss_scale)?);
         }
-        if ranks.size() > 1 {
-            let mut all = self.flat_gradients()?;
-            ranks.sum(&mut all)?;
-            self.write(self.programs.state.gradients, &all)?;
+        let (gradients, trained) = (self.programs.state.gradients, self.programs.trained(self.aligned));
+        match &mut self.reduction {
+            Some(reduction) => reduction.sum(self.machine, gradients, trained)?,
+            None if ranks.size() > 1 => {
+                let mut all = vec![0f32; trained];
+                self.machine.read(gradients, bytemuck::cast_slice_mut(&mut all))?;
+                ranks.sum(&mut all)?;
+                self.write(gradients, &all)?;
+            }
+            None => {}
         }
         self.machine.run(&self.lists[usize::from(self.aligned)].norm)?;
         let norm = f64::from(self.results()?[Results::NORM]);

@@ -2,11 +2,12 @@
 //! same weights and states and change them alike; only gradients are summed between them, and
 //! losses, stop requests and digests are gathered.
 //!
-//! Nothing here depends on the number of ranks ([`super::tree`]), so a training has the same bits
+//! Nothing here depends on the number of ranks ([`tree`]), so a training has the same bits
 //! on one and on several, and one that began on some goes on on others. What moves the bytes is an
 //! [`Exchange`]: see `stages/support/mpi.rs`. Does not know networks.
 
-use super::tree;
+pub mod tree;
+
 use candle_core::{Result, bail};
 use std::fmt;
 use std::ops::Range;
