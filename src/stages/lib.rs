@@ -20,13 +20,19 @@ pub fn count_images(path: &std::path::Path) -> erw_base::error::Result<u64> {
     }
 }
 
-/// Bytes of GPU memory that a stage takes in erw's own kernels, before it runs: from its parameters
-/// and what is known of its inputs. `None` for kinds and settings that those kernels do not cover,
+/// Bytes of GPU memory that each rank of a stage takes in erw's own kernels, before it runs: from its
+/// parameters and what is known of its inputs. `None` for kinds and settings that those kernels do not cover,
 /// and if a size is not known yet.
-pub fn planned_memory(kind: &str, params: &Params, operation: &Params, inputs: &InputProperties) -> Option<u64> {
+pub fn planned_memory(
+    kind: &str,
+    params: &Params,
+    operation: &Params,
+    inputs: &InputProperties,
+    ranks: usize,
+) -> Option<u64> {
     match kind {
         name if name == sampling::sample::KIND.name => sampling::planned_memory::of_sample(params, operation, inputs),
-        _ => training::planned_memory::of_training(kind, params, operation, inputs),
+        _ => training::planned_memory::of_training(kind, params, operation, inputs, ranks),
     }
 }
 

@@ -12,6 +12,7 @@ mod online_features;
 mod reproducible_training;
 mod revisions;
 mod shipped_pipelines;
+mod training_on_ranks;
 mod training_options;
 mod two_phase_training;
 mod validation;

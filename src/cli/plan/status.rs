@@ -72,9 +72,10 @@ fn gpu_memory(checker: &CacheChecker<'_>, stage: &Stage) -> Option<String> {
     if stage.resources.gpus == 0 {
         return None;
     }
-    let inputs = checker.properties().given(stage);
-    let bytes = planned_memory(stage.kind.name, &stage.params, &stage.operation, &inputs)?;
-    Some(format!("needs {:.1} GB on the GPU", bytes as f64 / 1e9))
+    let (inputs, ranks) = (checker.properties().given(stage), stage.resources.ranks.unwrap_or(1));
+    let bytes = planned_memory(stage.kind.name, &stage.params, &stage.operation, &inputs, ranks)?;
+    let place = if ranks > 1 { format!("each of {ranks} GPUs") } else { "the GPU".into() };
+    Some(format!("needs {:.1} GB on {place}", bytes as f64 / 1e9))
 }
 
 /// Where an interrupted attempt would resume.

@@ -11,10 +11,16 @@ use erw_runner::kind::field::Params;
 use erw_runner::kind::property::InputProperties;
 use serde_json::Value;
 
-/// Bytes of GPU memory that a `warmup` or `train` stage takes, before it runs: from its parameters
+/// Bytes of GPU memory that each rank of a `warmup` or `train` stage takes, before it runs: from its parameters
 /// and what is known of its inputs. `None` for other kinds, for what candle's operations train, and
 /// if a size is not known yet. The number of classes is taken to be 1,000: a table of 4 MB.
-pub fn of_training(kind: &str, params: &Params, operation: &Params, inputs: &InputProperties) -> Option<u64> {
+pub fn of_training(
+    kind: &str,
+    params: &Params,
+    operation: &Params,
+    inputs: &InputProperties,
+    ranks: usize,
+) -> Option<u64> {
     let text = |name: &str| params.get(name)?.as_str();
     let number = |name: &str| params.get(name)?.as_u64().map(|n| n as usize);
     let switch = |name: &str| params.get(name).and_then(Value::as_bool).unwrap_or(false);
@@ -60,7 +66,7 @@ pub fn of_training(kind: &str, params: &Params, operation: &Params, inputs: &Inp
         config,
         batch: number("batch")? / accumulate,
         micro_batches: accumulate,
-        ranks: 1,
+        ranks,
         ty: product_type(precision),
         keep: if blocks { SavedActivations::Inputs } else { SavedActivations::Everything },
         averages: params.get("ema_decay").and_then(Value::as_array).map_or(1, Vec::len),
