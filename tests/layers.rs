@@ -47,6 +47,7 @@ const MAP: [(&str, &[&[&str]]); 8] = [
             &["formats"],
             &["nn"],
             &["kernels"],
+            &["pieces"],
             &["rng", "one_or_many", "observer", "ranks"],
         ],
     ),

@@ -12,6 +12,7 @@ pub mod models;
 pub mod nn;
 pub mod observer;
 pub mod one_or_many;
+pub mod pieces;
 pub mod ranks;
 pub mod rng;
 pub mod train;

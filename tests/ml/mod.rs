@@ -17,6 +17,7 @@ pub mod inception;
 mod losses;
 mod optimizer;
 mod packed_data;
+mod pieces;
 mod ranks;
 mod representation_metrics;
 mod sampler;

@@ -95,7 +95,7 @@ fn images_to_scaled_latents() -> Result<()> {
     assert!(half(0)? < half(4)? - 0.5, "{} {}", half(0)?, half(4)?);
 
     // Any batch and any resume give the same numbers: the first two shards are left from before.
-    let shards = bench.path("latents-again/checkpoints/shards");
+    let shards = bench.path("latents-again/checkpoints/latents");
     std::fs::create_dir_all(&shards)?;
     for i in 0..2 {
         let file = format!("latents-{i:05}.safetensors");

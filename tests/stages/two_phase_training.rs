@@ -317,12 +317,11 @@ fn sampling_resumes_and_does_not_depend_on_the_batch() {
     let ear = Ear { stop_at_checkpoint: true, ..Ear::default() };
     let error = lab.run(&sample::KIND, "cut", changes(2), &inputs, &ear).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Suspended);
-    // The kill tears the next batch.
-    let store = lab.path("cut").join("checkpoints/images.u8");
-    let mut torn = std::fs::read(&store).unwrap();
-    assert_eq!(torn.len(), 2 * 8 * 8 * 3);
-    torn.extend([7; 100]);
-    std::fs::write(&store, torn).unwrap();
+    // The kill tears the next piece.
+    let pieces = lab.path("cut").join("checkpoints/images");
+    let first = std::fs::read(pieces.join("images-00000.u8")).unwrap();
+    assert_eq!(first.len(), 4 * 8 * 8 * 3);
+    std::fs::write(pieces.join("images-00001.u8"), &first[..100]).unwrap();
     let ear = Ear::default();
     lab.run(&sample::KIND, "cut", changes(3), &inputs, &ear).unwrap();
     assert!(ear.text().contains("\"resumed\"") || ear.text().contains("resumed"), "{}", ear.text());

@@ -1,25 +1,26 @@
 //! Runs a feature network once over a set of images, and stores what the requested metrics need of
 //! each image.
 //!
-//! Images are decoded ahead of the network. Rows are written in blocks, so a killed pass resumes
-//! after the last complete block. Batches never cross a block boundary, so the resumed pass also
-//! sees the same batches. The files take 8 KB per image for Inception's pooled features and 20 KB
-//! with all outputs, and are removed when the stage succeeds.
+//! Images are decoded ahead of the network. Rows are written in pieces, so a killed pass resumes
+//! with the pieces that are not there, and ranks share them. The files take 8 KB per image for
+//! Inception's pooled features and 20 KB with all outputs, and are removed when the stage succeeds.
 
 use super::image_source::{Group, ImageSource};
-use super::rows::{Growing, Rows};
+use super::metric::Needs;
+use super::rows::{self, Rows};
 use crate::data::batches::batches;
 use crate::data::prefetch::{MicroBatch, prefetching};
 use crate::metrics::gaussian::Gaussian;
 use crate::metrics::stats::Stats;
 use crate::models::feature_network::{FeatureNetwork, Outputs};
 use crate::observer::Observer;
+use crate::pieces::{Missing, Pieces, Share};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Images between two checkpoints.
-const BLOCK: usize = 256;
+/// Images of a piece.
+const PIECE: u64 = 256;
 /// Rows per update of the mean and covariance. Fixed, because the rounding of the sums depends on
 /// it.
 const SUMMED: usize = 512;
@@ -31,9 +32,18 @@ pub struct ExtraOutputs {
     pub logits: bool,
 }
 
+impl ExtraOutputs {
+    /// Those that metrics with these needs take.
+    pub fn of(needs: Needs) -> Self {
+        Self { spatial: needs.spatial, logits: needs.score }
+    }
+}
+
 /// Where and how an extraction runs.
 pub struct Pass<'a> {
     pub obs: &'a dyn Observer,
+    /// The part of this rank.
+    pub share: Share,
     /// Folder for the rows until all images are processed.
     pub dir: &'a Path,
     pub network: &'a dyn FeatureNetwork,
@@ -44,6 +54,8 @@ pub struct Pass<'a> {
     pub total: u64,
     /// Images in the passes before this one.
     pub before: u64,
+    /// [`make`](Self::make) has processed the images of this rank already.
+    pub is_made: bool,
 }
 
 /// Rows of all images, in image order.
@@ -74,86 +86,139 @@ pub fn moments(rows: &Rows, obs: &dyn Observer) -> Result<Option<Gaussian>> {
 }
 
 impl Pass<'_> {
-    /// Processes the images that an earlier pass called `name` has not processed, and returns the
-    /// rows of all images. Returns `None` if the observer asks to stop.
+    /// Processes the images of this rank that an earlier pass called `name` has not processed, and
+    /// returns the rows of all images, for which it waits. Returns `None` if the observer asks to
+    /// stop.
     pub fn extract(&self, name: &str, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<Option<Features>> {
-        let mut files = self.open(name, pictures, wanted)?;
-        let done = files.begin()?;
-        if done > 0 {
-            self.obs.resumed(self.before + done);
-        }
-        let plan: Vec<Range<u64>> = self.plan(done, pictures.len());
-        let make = |(i, _): MicroBatch| pictures.groups(plan[i as usize].clone());
+        let outputs = self.outputs(pictures, wanted)?;
+        self.with_pieces(name, pictures, &outputs, |pieces| {
+            let is_made = self.is_made || self.fill(pieces, pictures, &outputs)?;
+            if !is_made || !pieces.wait() {
+                return Ok(None);
+            }
+            let paths: Vec<PathBuf> = (0..pieces.count()).map(|piece| pieces.path(piece)).collect();
+            let mut rows = Rows::open(&paths, pieces.total, PIECE, &outputs.dims)?.into_iter();
+            let Some(pool) = rows.next() else { bail!("a network without features") };
+            let spatial = if outputs.wanted.spatial { rows.next() } else { None };
+            Ok(Some(Features { pool, spatial, logits: rows.next() }))
+        })
+    }
+
+    /// Only processes the images of this rank. Returns false if the observer asks to stop.
+    pub fn make(&self, name: &str, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<bool> {
+        let outputs = self.outputs(pictures, wanted)?;
+        self.with_pieces(name, pictures, &outputs, |pieces| self.fill(pieces, pictures, &outputs))
+    }
+
+    fn with_pieces<T>(
+        &self,
+        name: &str,
+        pictures: &ImageSource,
+        outputs: &RowLengths,
+        work: impl FnOnce(&Pieces<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let whole = |path: &Path, images: u64| {
+            std::fs::metadata(path).is_ok_and(|file| file.len() == rows::bytes_of(images, &outputs.dims))
+        };
+        work(&Pieces {
+            dir: self.dir.join(name),
+            stem: "features",
+            ending: ".f32",
+            total: pictures.len(),
+            size: PIECE,
+            share: self.share,
+            is_sound: &whole,
+            obs: self.obs,
+            before: self.before,
+            of: self.total,
+        })
+    }
+
+    /// Makes the missing pieces of this rank.
+    fn fill(&self, pieces: &Pieces<'_>, pictures: &ImageSource, outputs: &RowLengths) -> Result<bool> {
+        let missing = pieces.missing()?;
+        let plan: Vec<(u64, Range<u64>)> = self.plan(pieces, &missing);
+        let make = |(i, _): MicroBatch| pictures.groups(plan[i as usize].1.clone());
         let following = |(i, _): MicroBatch| (i + 1 < plan.len() as u64).then_some((i + 1, 0));
-        let is_whole = prefetching(&make, &following, |batches| {
-            for (i, range) in plan.iter().enumerate() {
+        prefetching(&make, &following, |batches| {
+            let mut pending = Batch::default();
+            for (i, (piece, range)) in plan.iter().enumerate() {
                 if self.obs.should_stop() {
                     return Ok(false);
                 }
                 let groups = batches.take((i as u64, 0))?;
-                self.look(&mut files, pictures, range, groups)?;
+                pending.extend(self.look(outputs, pictures, range, groups)?);
+                let whole = pieces.range(*piece);
+                if range.end == whole.end {
+                    let rows = std::mem::take(&mut pending);
+                    missing.put(*piece, |path| rows::write(path, &rows.columns().map(|column| &column.rows[..])))?;
+                } else {
+                    missing.progress(range.end - whole.start);
+                }
             }
             Ok(true)
-        })?;
-        is_whole.then(|| files.finish()).transpose()
+        })
     }
 
-    /// The batches from image `done` on, none across a block boundary.
-    fn plan(&self, done: u64, total: u64) -> Vec<Range<u64>> {
-        let blocks = batches(total, BLOCK).filter(|block| block.start >= done);
-        let cut = |block: Range<u64>| {
-            batches(block.end - block.start, self.batch).map(move |b| block.start + b.start..block.start + b.end)
+    /// The batches of the missing pieces, each with its piece: none across two of them.
+    fn plan(&self, pieces: &Pieces<'_>, missing: &Missing<'_>) -> Vec<(u64, Range<u64>)> {
+        let cut = |piece: &u64| {
+            let (piece, range) = (*piece, pieces.range(*piece));
+            let batches = batches(range.end - range.start, self.batch);
+            batches.map(move |b| (piece, range.start + b.start..range.start + b.end))
         };
-        blocks.flat_map(cut).collect()
+        missing.numbers.iter().flat_map(cut).collect()
     }
 
-    /// Runs a batch through the network. At the end of a block, writes the pending rows to disk.
-    fn look(&self, files: &mut Files, pictures: &ImageSource, range: &Range<u64>, groups: Vec<Group>) -> Result<()> {
+    /// Runs a batch through the network.
+    fn look(
+        &self,
+        outputs: &RowLengths,
+        pictures: &ImageSource,
+        range: &Range<u64>,
+        groups: Vec<Group>,
+    ) -> Result<Batch> {
         let mut rows = Batch::default();
         for group in &groups {
             let Outputs { pool, spatial, logits } = self.network.outputs(&group.images.to_device(self.device)?)?;
             rows.pool.put(&pool, &group.places)?;
-            rows.spatial.put_some(files.spatial.is_some(), spatial, &group.places)?;
-            rows.logits.put_some(files.logits.is_some(), logits, &group.places)?;
+            rows.spatial.put_some(outputs.wanted.spatial, spatial, &group.places)?;
+            rows.logits.put_some(outputs.wanted.logits, logits, &group.places)?;
         }
         if let Some(place) = rows.not_finite() {
             let image = pictures.place(range.start + place as u64);
             bail!("{image}: the network outputs features that are not finite");
         }
-        files.pending.extend(rows);
-        if range.end == pictures.len() || range.end.is_multiple_of(BLOCK as u64) {
-            files.flush()?;
-            self.obs.checkpointed(self.before + range.end);
-        }
-        self.obs.progress(self.before + range.end, self.total);
-        Ok(())
+        Ok(rows)
     }
 
-    /// Opens the files of a pass. Runs the network on the first image to learn the row lengths and
-    /// which outputs the network has.
-    fn open(&self, name: &str, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<Files> {
-        let dir = self.dir.join(name);
-        std::fs::create_dir_all(&dir)?;
+    /// The row lengths of the wanted outputs. Runs the network on the first image to learn them, and
+    /// whether the network has these outputs.
+    fn outputs(&self, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<RowLengths> {
         let mut first = None;
         for Group { images, .. } in pictures.groups(0..1)? {
             first = Some(self.network.outputs(&images.to_device(self.device)?)?);
         }
         let Some(first) = first else { bail!("the image set is empty") };
-        let file = |what: &str, rows: Option<&Tensor>| match rows {
-            Some(rows) => Growing::open(dir.join(format!("{what}.f32")), rows.dim(1)?),
-            None => bail!("the network `{}` has no output for {what}", self.network.name()),
-        };
-        let optional = |wanted: bool, what: &str, rows: &Option<Tensor>| match wanted {
-            true => file(what, rows.as_ref()).map(Some),
-            false => Ok(None),
-        };
-        Ok(Files {
-            pool: file("pooled features", Some(&first.pool))?,
-            spatial: optional(wanted.spatial, "spatial features", &first.spatial)?,
-            logits: optional(wanted.logits, "class scores", &first.logits)?,
-            pending: Batch::default(),
-        })
+        let outputs = [
+            (true, "pooled features", Some(&first.pool)),
+            (wanted.spatial, "spatial features", first.spatial.as_ref()),
+            (wanted.logits, "class scores", first.logits.as_ref()),
+        ];
+        let mut dims = vec![];
+        for (_, what, rows) in outputs.into_iter().filter(|(wanted, ..)| *wanted) {
+            let Some(rows) = rows else { bail!("the network `{}` has no output for {what}", self.network.name()) };
+            dims.push(rows.dim(1)?);
+        }
+        Ok(RowLengths { wanted, dims })
     }
+}
+
+/// The outputs that a pass stores.
+struct RowLengths {
+    wanted: ExtraOutputs,
+    /// Numbers of a row of each.
+    dims: Vec<usize>,
 }
 
 /// Rows of one or more batches.
@@ -206,50 +271,5 @@ impl Column {
 
     fn extend(&mut self, other: Self) {
         self.rows.extend(other.rows);
-    }
-}
-
-/// The files of a pass, and the rows that are not written yet.
-struct Files {
-    pool: Growing,
-    spatial: Option<Growing>,
-    logits: Option<Growing>,
-    pending: Batch,
-}
-
-impl Files {
-    fn all(&self) -> impl Iterator<Item = &Growing> {
-        [Some(&self.pool), self.spatial.as_ref(), self.logits.as_ref()].into_iter().flatten()
-    }
-
-    /// Truncates the files to the complete blocks that all of them hold, and returns the number of
-    /// images in those blocks. A short last block is computed again.
-    fn begin(&self) -> Result<u64> {
-        let mut done = u64::MAX;
-        for file in self.all() {
-            done = done.min(file.len()?);
-        }
-        done -= done % BLOCK as u64;
-        self.all().try_for_each(|file| file.cut(done))?;
-        Ok(done)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let rows = std::mem::take(&mut self.pending);
-        self.pool.append(&rows.pool.rows.concat())?;
-        for (file, column) in [(&mut self.spatial, rows.spatial), (&mut self.logits, rows.logits)] {
-            if let Some(file) = file {
-                file.append(&column.rows.concat())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<Features> {
-        Ok(Features {
-            pool: self.pool.finish()?,
-            spatial: self.spatial.map(Growing::finish).transpose()?,
-            logits: self.logits.map(Growing::finish).transpose()?,
-        })
     }
 }

@@ -36,8 +36,7 @@ impl SideStatistics {
         needs: Needs,
         most: Option<u64>,
     ) -> Result<Option<Self>> {
-        let wanted = ExtraOutputs { spatial: needs.spatial, logits: needs.score };
-        let Some(features) = pass.extract(name, pictures, wanted)? else { return Ok(None) };
+        let Some(features) = pass.extract(name, pictures, ExtraOutputs::of(needs))? else { return Ok(None) };
         let Some(this) = Self::of_features(pass.obs, &features, needs, pass.network.mode())? else { return Ok(None) };
         let n = features.pool.len();
         let vectors = || features.pool.chosen(&spread(n, most.unwrap_or(n)));

@@ -1,10 +1,11 @@
-//! Shared by the stages that fill a packed array: they resume after the last complete shard of an
-//! earlier attempt. The result does not depend on where that was.
+//! Shared by the stages that fill a packed array: its shards are the pieces of their work.
 
 use crate::support::files::move_files;
+use crate::support::observer::{AttemptObserver, share};
 use erw_base::error::{Error, Result};
-use erw_ml::data::packed::PackedWriter;
+use erw_ml::data::packed::{RowFile, write_meta, write_shard};
 use erw_ml::nn::params::Tensors;
+use erw_ml::pieces::Pieces;
 use erw_runner::kind::attempt::Attempt;
 use serde_json::Value;
 use std::ops::Range;
@@ -21,8 +22,8 @@ pub struct Pack<'a> {
 }
 
 impl Pack<'_> {
-    /// Makes the missing rows batch by batch, then completes the output and writes `meta` beside
-    /// it.
+    /// Makes the missing rows batch by batch. The first rank then completes the output and writes
+    /// `meta` beside it.
     pub fn fill(
         &self,
         attempt: &Attempt,
@@ -30,25 +31,40 @@ impl Pack<'_> {
         mut rows: impl FnMut(Range<u64>) -> Result<Tensors>,
     ) -> Result<()> {
         let shards = attempt.checkpoint_dir().join(self.output);
-        let mut writer = PackedWriter::resume(&shards, self.output, self.rows_per_shard)?;
-        let mut done = writer.written().min(self.total);
-        if done > 0 {
-            attempt.resumed(done);
-        }
-        while done < self.total {
-            if attempt.should_stop() {
-                return Err(Error::suspended());
+        let pieces = Pieces {
+            dir: shards.clone(),
+            stem: self.output,
+            ending: ".safetensors",
+            total: self.total,
+            size: self.rows_per_shard.max(1) as u64,
+            share: share(attempt),
+            is_sound: &|path, rows| RowFile::open(path).is_ok_and(|shard| shard.len() == rows),
+            obs: &AttemptObserver(attempt),
+            before: 0,
+            of: self.total,
+        };
+        let missing = pieces.missing().map_err(|e| Error::io("prepare", &shards, e))?;
+        for piece in &missing.numbers {
+            let (whole, mut parts) = (pieces.range(*piece), vec![]);
+            let mut next = whole.start;
+            while next < whole.end {
+                if attempt.should_stop() {
+                    return Err(Error::suspended());
+                }
+                let batch = next..(next + self.batch.max(1) as u64).min(whole.end);
+                next = batch.end;
+                parts.push(rows(batch)?);
+                missing.progress(next - whole.start);
             }
-            let batch = done..(done + self.batch.max(1) as u64).min(self.total);
-            done = batch.end;
-            let before = writer.written();
-            writer.push(&rows(batch)?)?;
-            if writer.written() > before {
-                attempt.checkpointed(writer.written());
-            }
-            attempt.progress(done, self.total);
+            missing.put(*piece, |path| write_shard(path, &parts))?;
         }
-        writer.finish(meta)?;
+        if attempt.rank() > 0 {
+            return Ok(());
+        }
+        if !pieces.wait() {
+            return Err(Error::suspended());
+        }
+        write_meta(&shards, self.total, meta)?;
         move_files(&shards, &attempt.output(self.output))?;
         attempt.result("images", self.total as f64);
         Ok(())

@@ -3,7 +3,7 @@
 //! noised posterior sample, the null class. It also averages the features of an encoder. It does
 //! not know what is measured.
 
-use crate::support::files::write_json;
+use crate::support::observer::{AttemptObserver, share};
 use crate::support::params::device;
 use crate::support::sit_artifact::TrainingNote;
 use candle_core::{DType, Device, Tensor};
@@ -13,6 +13,7 @@ use erw_ml::data::packed::Packed;
 use erw_ml::diffusion::interpolant::Path as NoisePath;
 use erw_ml::models::sit::{SiT, SiTConfig};
 use erw_ml::nn::params::{self, Frozen};
+use erw_ml::pieces::Pieces;
 use erw_ml::rng::{Purpose, normal_rows};
 use erw_runner::kind::attempt::Attempt;
 use serde::de::DeserializeOwned;
@@ -184,38 +185,49 @@ pub fn mean_features(features: &Packed, input: &str, ids: &[u64], batch: usize) 
     Ok(Tensor::from_vec(means, (ids.len(), features.shape("tokens")?[1]), &Device::Cpu)?)
 }
 
-/// Calls `make` for each of `count` timesteps. Each result is saved as soon as it is there, so
-/// another attempt continues with the next timestep. Progress counts `images` for each timestep.
+/// Calls `make` for each of `count` timesteps: pieces that ranks share. Progress counts `images` for
+/// each. `None` for other ranks than the first, which have done their part.
 pub fn each_timestep<T: Serialize + DeserializeOwned>(
     attempt: &Attempt,
     count: usize,
     images: usize,
     mut make: impl FnMut(usize, &mut dyn FnMut(usize) -> Result<()>) -> Result<T>,
-) -> Result<Vec<T>> {
+) -> Result<Option<Vec<T>>> {
     let total = (count * images) as u64;
-    let file = |i: usize| attempt.checkpoint_dir().join(format!("timestep-{i}.json"));
-    let kept = |i: usize| serde_json::from_slice(&std::fs::read(file(i)).ok()?).ok();
-    let mut all: Vec<T> = (0..count).map_while(kept).collect();
-    if !all.is_empty() {
-        attempt.resumed((all.len() * images) as u64);
-    }
-    for i in all.len()..count {
-        let mut done = (i * images) as u64;
-        let made = make(i, &mut |seen| {
+    let read = |path: &Path| -> Option<T> { serde_json::from_slice(&std::fs::read(path).ok()?).ok() };
+    let pieces = Pieces {
+        dir: attempt.checkpoint_dir().join("timesteps"),
+        stem: "timestep",
+        ending: ".json",
+        total,
+        size: images.max(1) as u64,
+        share: share(attempt),
+        is_sound: &|path, _| read(path).is_some(),
+        obs: &AttemptObserver(attempt),
+        before: 0,
+        of: total,
+    };
+    let missing = pieces.missing().map_err(|e| Error::io("prepare", &pieces.dir, e))?;
+    for piece in &missing.numbers {
+        let mut done = 0;
+        let made = make(*piece as usize, &mut |seen| {
             done += seen as u64;
-            attempt.progress(done, total);
+            missing.progress(done);
             if attempt.should_stop() { Err(Error::suspended()) } else { Ok(()) }
         })?;
-        keep(&file(i), &made)?;
-        attempt.checkpointed(((i + 1) * images) as u64);
-        all.push(made);
+        missing
+            .put(*piece, |path| std::fs::write(path, serde_json::to_vec(&made)?))
+            .map_err(|e: std::io::Error| Error::io("write", &pieces.path(*piece), e))?;
     }
-    Ok(all)
-}
-
-/// Writes a file atomically.
-fn keep(path: &Path, value: &impl Serialize) -> Result<()> {
-    let part = path.with_extension("part");
-    write_json(&part, value)?;
-    std::fs::rename(&part, path).map_err(|e| Error::io("move", &part, e))
+    if attempt.rank() > 0 {
+        return Ok(None);
+    }
+    if !pieces.wait() {
+        return Err(Error::suspended());
+    }
+    let kept = |piece: u64| {
+        let path = pieces.path(piece);
+        read(&path).ok_or_else(|| Error::stage(format!("cannot read back `{}`", path.display())))
+    };
+    (0..pieces.count()).map(kept).collect::<Result<Vec<T>>>().map(Some)
 }

@@ -69,6 +69,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         }
         Ok(scores)
     })?;
+    let Some(columns) = columns else { return Ok(()) };
     let of_measure = |(m, measure): (usize, &AlignmentMetric)| {
         let columns: Vec<Vec<f64>> = columns.iter().map(|column| column[m].clone()).collect();
         Scores { measure: measure.name(), title: title(*measure), values: by_block(&columns) }

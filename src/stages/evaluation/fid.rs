@@ -6,12 +6,12 @@
 //! `fd` and `kd`. Only Inception's are comparable with published FID and KID.
 
 use super::images::comparison::{Comparison, REFERENCE, SAMPLES};
-use super::images::measure::{images, measure_side};
+use super::images::measure::{images, make_side, measure_side};
 use super::images::metric_names;
 use super::images::provenance::Extractor;
 use super::images::warnings;
 use crate::support::files::{create_dir, write_json};
-use crate::support::observer::AttemptObserver;
+use crate::support::observer::{AttemptObserver, share};
 use crate::support::params::{Walk, device};
 use candle_core::Device;
 use erw_base::error::Result;
@@ -59,7 +59,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         subset_size: p.kid_subset_size,
     };
     comparison.check_counts(&metrics, &settings.bounds())?;
-    let (samples, reference) = measure(attempt, &comparison, &metrics, &device)?;
+    let Some((samples, reference)) = measure(attempt, &comparison, &metrics, &device)? else { return Ok(()) };
     let values = values(&metrics, &settings, &samples, &reference)?;
     let mut warnings = warnings::of(&comparison, &metrics, &samples, &reference);
     warnings.extend(warnings::of_values(&metrics, &settings, &values, &samples, &reference));
@@ -73,29 +73,43 @@ fn run(attempt: &Attempt) -> Result<()> {
     Ok(())
 }
 
-/// Measures both sides, one after the other.
+/// Measures both sides, one after the other. `None` for other ranks than the first, which have made
+/// their part of the features.
 fn measure(
     attempt: &Attempt,
     comparison: &Comparison,
     metrics: &[Metric],
     device: &Device,
-) -> Result<(SideStatistics, SideStatistics)> {
+) -> Result<Option<(SideStatistics, SideStatistics)>> {
     let batch = attempt.operation::<Walk>()?.batch;
     let (ours, theirs) = (Needs::of(metrics), Needs::of_reference(metrics));
     let (before, after) = (images(&comparison.samples, ours)?, images(&comparison.reference, theirs)?);
-    let (obs, dir) = (&AttemptObserver(attempt), &attempt.checkpoint_dir());
+    let (obs, share, dir) = (&AttemptObserver(attempt), share(attempt), &attempt.checkpoint_dir());
     let pass = |before: u64, total: u64| {
-        comparison.network.as_deref().map(|network| Pass { obs, dir, network, device, batch, total, before })
+        let is_made = share.ranks > 1;
+        let of = |network| Pass { obs, share, dir, network, device, batch, total, before, is_made };
+        comparison.network.as_deref().map(of)
     };
     let total = before + after;
+    // All of them before the first rank sums any, so that none waits for another.
+    if let (2.., Some(ours_pass), Some(theirs_pass)) = (share.ranks, pass(0, total), pass(before, total)) {
+        make_side(&ours_pass, SAMPLES, &comparison.samples, ours)?;
+        if theirs.any() {
+            make_side(&theirs_pass, REFERENCE, &comparison.reference, theirs)?;
+        }
+    }
+    if share.rank > 0 {
+        return Ok(None);
+    }
     let samples = measure_side(pass(0, total).as_ref(), SAMPLES, &comparison.samples, ours, None)?;
     // The Inception Score needs the samples alone.
     if !theirs.any() {
-        return Ok((samples, SideStatistics { count: comparison.reference.count(), ..SideStatistics::default() }));
+        let reference = SideStatistics { count: comparison.reference.count(), ..SideStatistics::default() };
+        return Ok(Some((samples, reference)));
     }
     let most = kept_references(comparison.seen.as_ref().and_then(|seen| seen.mode), metrics);
     let reference = measure_side(pass(before, total).as_ref(), REFERENCE, &comparison.reference, theirs, most)?;
-    Ok((samples, reference))
+    Ok(Some((samples, reference)))
 }
 
 /// `metrics.json`.

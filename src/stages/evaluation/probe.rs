@@ -103,6 +103,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         let test = observer.means(&heldout.shown(1), p.timesteps[i], seen)?;
         learn.iter().zip(&test).map(|(learn, test)| prober.answers(learn, test)).collect::<Result<Vec<Answers>>>()
     })?;
+    let Some(columns) = columns else { return Ok(()) };
     let mut warnings = vec![];
     for probe in &p.probes {
         warnings.extend(Requirements::PLAIN.poor(probe.name(), heldout.ids.len() as u64));

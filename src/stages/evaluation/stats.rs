@@ -7,7 +7,7 @@ use super::images::open_images::{self, caution, check_size, unlike};
 use super::images::provenance::{self, Extractor, FEATURES_FILE, FORMAT, POOL, Provenance};
 use super::images::warnings::lacking;
 use crate::support::files::{NOTE_FILE, create_dir, write_json};
-use crate::support::observer::AttemptObserver;
+use crate::support::observer::{AttemptObserver, share};
 use crate::support::params::{Walk, device};
 use erw_base::error::{Error, Result};
 use erw_ml::data::batches::spread;
@@ -80,8 +80,22 @@ fn run(attempt: &Attempt) -> Result<()> {
     let inception = seen.is_inception();
     let total = origin.pictures.len();
     let (obs, work) = (&AttemptObserver(attempt), &attempt.checkpoint_dir());
-    let pass = Pass { obs, dir: work, network: &*network, device: &device, batch: o.batch, total, before: 0 };
+    let share = share(attempt);
+    let pass = Pass {
+        obs,
+        share,
+        dir: work,
+        network: &*network,
+        device: &device,
+        batch: o.batch,
+        total,
+        before: 0,
+        is_made: false,
+    };
     let wanted = ExtraOutputs { spatial: inception, logits: inception };
+    if attempt.rank() > 0 {
+        return if pass.make(IMAGES, &origin.pictures, wanted)? { Ok(()) } else { Err(Error::suspended()) };
+    }
     let features = pass.extract(IMAGES, &origin.pictures, wanted)?.ok_or_else(Error::suspended)?;
     let score = inception && is_possible(total, network.mode());
     let needs = Needs { pool: true, spatial: inception, score, vectors: false };

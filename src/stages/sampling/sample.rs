@@ -1,8 +1,9 @@
-//! `sample`: generates and decodes images with a trained SiT. It resumes batch by batch: finished
-//! images are kept in the checkpoint directory.
+//! `sample`: generates and decodes images with a trained SiT. Finished images are kept as pieces in
+//! the checkpoint directory.
 
 use super::velocity::Velocity;
 use crate::support::files::{create_dir, write_json};
+use crate::support::observer::{AttemptObserver, share};
 use crate::support::params::device;
 use crate::support::sit_artifact::TrainingNote;
 use crate::support::{ema_files, facts};
@@ -14,6 +15,7 @@ use erw_ml::diffusion::sampler::{Labels, Method, SamplerConfig, sample, start_no
 use erw_ml::models::sit::SiTConfig;
 use erw_ml::models::vae::AutoencoderKl;
 use erw_ml::nn::precision::Precision;
+use erw_ml::pieces::{Missing, Pieces};
 use erw_ml::viz::picture::{NpzWriter, contact_sheet, to_u8};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
@@ -21,8 +23,13 @@ use erw_runner::kind::field::{Params as Values, parse};
 use serde::Deserialize;
 use serde_json::json;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+/// Images of a piece: few, because they take long, and a killed attempt loses those of the pieces that
+/// it has begun.
+const PIECE: u64 = 4;
 
 pub const KIND: StageKind = StageKind {
     name: "sample",
@@ -77,19 +84,28 @@ fn run(attempt: &Attempt) -> Result<()> {
     let batch = op.batch.clamp(1, p.count.max(1));
     let mut generator = Generator::open(attempt, &p, batch as usize)?;
     let (height, width) = generator.picture_size();
-    let mut store = ImageFile::open(&attempt.checkpoint_dir(), height * width * 3)?;
-    if store.images > 0 {
-        attempt.resumed(store.images);
+    let image_bytes = height * width * 3;
+    let pieces = Pieces {
+        dir: attempt.checkpoint_dir().join("images"),
+        stem: "images",
+        ending: ".u8",
+        total: p.count,
+        size: PIECE,
+        share: share(attempt),
+        is_sound: &|path, images| std::fs::metadata(path).is_ok_and(|file| file.len() == images * image_bytes as u64),
+        obs: &AttemptObserver(attempt),
+        before: 0,
+        of: p.count,
+    };
+    let missing = pieces.missing().map_err(|e| Error::io("prepare", &pieces.dir, e))?;
+    generate(attempt, &p, &mut generator, &pieces, &missing, batch)?;
+    if attempt.rank() > 0 {
+        return Ok(());
     }
-    while store.images < p.count {
-        if attempt.should_stop() {
-            return Err(Error::suspended());
-        }
-        let ids: Vec<u64> = (store.images..(store.images + batch).min(p.count)).collect();
-        store.append(&generator.images(&p, &ids)?)?;
-        attempt.checkpointed(store.images);
-        attempt.progress(store.images, p.count);
+    if !pieces.wait() {
+        return Err(Error::suspended());
     }
+    let store = Images { pieces: &pieces, image_bytes };
     let out = attempt.output("samples");
     create_dir(&out)?;
     let labels: Vec<i64> = (0..p.count).map(|i| i64::from(generator.label(&p, i))).collect();
@@ -109,6 +125,40 @@ fn run(attempt: &Attempt) -> Result<()> {
     write_json(&out.join("meta.json"), &meta)?;
     attempt.result("images", p.count as f64);
     attempt.show("samples", "grid.png");
+    Ok(())
+}
+
+/// Makes the missing images of this rank. A batch holds several pieces, or a piece several batches.
+fn generate(
+    attempt: &Attempt,
+    p: &Params,
+    generator: &mut Generator,
+    pieces: &Pieces<'_>,
+    missing: &Missing<'_>,
+    batch: u64,
+) -> Result<()> {
+    for chunk in missing.numbers.chunks((batch / PIECE).max(1) as usize) {
+        let ids: Vec<u64> = chunk.iter().flat_map(|piece| pieces.range(*piece)).collect();
+        let (mut bytes, mut done) = (vec![], 0);
+        for ids in ids.chunks(batch.max(1) as usize) {
+            if attempt.should_stop() {
+                return Err(Error::suspended());
+            }
+            bytes.extend(generator.images(p, ids)?);
+            done += ids.len() as u64;
+            missing.progress(done);
+        }
+        let image = bytes.len() / ids.len().max(1);
+        let mut left = &bytes[..];
+        for piece in chunk {
+            let range = pieces.range(*piece);
+            let (own, rest) = left.split_at((range.end - range.start) as usize * image);
+            left = rest;
+            missing
+                .put(*piece, |path| std::fs::write(path, own))
+                .map_err(|e| Error::stage("cannot store generated images").because(e))?;
+        }
+    }
     Ok(())
 }
 
@@ -195,43 +245,19 @@ impl Generator {
     }
 }
 
-/// Finished images, concatenated in a file. An incomplete image at the end belongs to an unfinished
-/// batch and is dropped.
-struct ImageFile {
-    file: File,
+/// Finished images.
+struct Images<'a> {
+    pieces: &'a Pieces<'a>,
     image_bytes: usize,
-    /// Complete images in the file.
-    images: u64,
 }
 
-impl ImageFile {
-    fn open(dir: &Path, image_bytes: usize) -> Result<Self> {
-        create_dir(dir)?;
-        let path = dir.join("images.u8");
-        let open = || -> std::io::Result<Self> {
-            let file = File::options().read(true).append(true).create(true).open(&path)?;
-            let images = file.metadata()?.len() / image_bytes as u64;
-            file.set_len(images * image_bytes as u64)?;
-            Ok(Self { file, image_bytes, images })
-        };
-        open().map_err(|e| Error::io("open", &path, e))
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file
-            .write_all(bytes)
-            .and_then(|()| self.file.sync_data())
-            .map_err(|e| Error::stage("cannot store generated images").because(e))?;
-        self.images += (bytes.len() / self.image_bytes) as u64;
-        Ok(())
-    }
-
+impl Images<'_> {
     fn image(&self, index: u64) -> Result<Vec<u8>> {
-        use std::os::unix::fs::FileExt;
+        let path = self.pieces.path(index / PIECE);
         let mut bytes = vec![0; self.image_bytes];
-        self.file
-            .read_exact_at(&mut bytes, index * self.image_bytes as u64)
-            .map_err(|e| Error::stage("cannot read back generated images").because(e))?;
+        File::open(&path)
+            .and_then(|file| file.read_exact_at(&mut bytes, index % PIECE * self.image_bytes as u64))
+            .map_err(|e| Error::io("read", &path, e))?;
         Ok(bytes)
     }
 

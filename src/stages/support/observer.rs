@@ -1,7 +1,13 @@
-//! Forwards progress reports of `ml` to the attempt of a stage.
+//! Forwards progress reports of `ml` to the attempt of a stage, and tells it the part of this rank.
 
 use erw_ml::observer::Observer;
+use erw_ml::pieces::Share;
 use erw_runner::kind::attempt::Attempt;
+
+/// The part of the work that this rank of an attempt does.
+pub fn share(attempt: &Attempt) -> Share {
+    Share { rank: attempt.rank(), ranks: attempt.ranks() }
+}
 
 /// The observer that passes everything on to this attempt.
 pub struct AttemptObserver<'a>(pub &'a Attempt);

@@ -180,7 +180,7 @@ fn the_statistics_artifact_holds_images_features_and_moments() {
     assert_eq!(told, (&json!("classifier"), &json!(30), &json!(7), &json!(10), &Value::Null));
 }
 
-/// 600 images are three blocks.
+/// 600 images are three pieces.
 #[test]
 fn extraction_resumes_to_the_same_bytes_in_any_batch_size() {
     let bench = Bench::new();
@@ -191,12 +191,10 @@ fn extraction_resumes_to_the_same_bytes_in_any_batch_size() {
     let error =
         bench.attempt("cut", &stages::evaluation::stats::KIND, &inputs, &json!({"batch": 7}), &ear).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Suspended);
-    // The kill tears the next block, and takes a part of what was thought to be written.
-    let file = bench.path("cut/checkpoints/images/pooled features.f32");
-    let mut rows = fs::read(&file).unwrap();
+    // The kill tears the next piece.
+    let rows = fs::read(bench.path("cut/checkpoints/images/features-00000.f32")).unwrap();
     assert_eq!(rows.len(), 256 * 10 * 4);
-    rows.extend([7; 1001]);
-    fs::write(&file, &rows).unwrap();
+    fs::write(bench.path("cut/checkpoints/images/features-00001.f32"), &rows[..1001]).unwrap();
     let ear = Ear::default();
     bench.attempt("cut", &stages::evaluation::stats::KIND, &inputs, &json!({"batch": 7}), &ear).unwrap();
     assert!(ear.text().contains(r#"{"event":"resumed","step":256}"#), "{}", ear.text());

@@ -9,7 +9,7 @@ mod row_file;
 mod writer;
 
 pub use row_file::RowFile;
-pub use writer::PackedWriter;
+pub use writer::{PackedWriter, write_meta, write_shard};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use half::f16;

@@ -1,6 +1,6 @@
 //! Writes packed arrays, shard by shard.
 
-use super::{FORMAT, META, open_shard, shard_name};
+use super::{FORMAT, META, shard_name};
 use crate::nn::params::{self, Tensors};
 use candle_core::{Result, Tensor, bail};
 use serde_json::Value;
@@ -9,8 +9,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Writes a packed array shard by shard. Each shard is written atomically, so a writer can
-/// [`resume`](Self::resume) after the shards of an earlier one.
+/// Writes a packed array shard by shard.
 #[derive(Debug)]
 pub struct PackedWriter {
     dir: PathBuf,
@@ -33,32 +32,8 @@ impl PackedWriter {
         Ok(Self { dir, stem, rows_per_shard, shards: 0, written: 0, pending: VecDeque::new(), pending_rows: 0 })
     }
 
-    /// Continues after the complete shards in `dir`. Shards after a damaged or incomplete one are
-    /// written again.
-    pub fn resume(dir: &Path, stem: &str, rows_per_shard: usize) -> Result<Self> {
-        let mut this = Self::create(dir, stem, rows_per_shard)?;
-        while let Ok((shard, _)) = open_shard(&this.shard_path(this.shards)) {
-            if shard.rows != this.rows_per_shard as u64 {
-                break;
-            }
-            this.shards += 1;
-            this.written += shard.rows;
-        }
-        let mut stale = this.shards;
-        while this.shard_path(stale).exists() {
-            fs::remove_file(this.shard_path(stale))?;
-            stale += 1;
-        }
-        Ok(this)
-    }
-
     fn shard_path(&self, index: usize) -> PathBuf {
         self.dir.join(shard_name(&self.stem, index))
-    }
-
-    /// Rows that are safely on disk; a resumed writer continues there.
-    pub fn written(&self) -> u64 {
-        self.written
     }
 
     /// Appends rows: tensors with the same leading dimension, and the same names in every call.
@@ -68,9 +43,8 @@ impl PackedWriter {
         if let Some((name, m)) = counts.find(|(_, m)| *m != n) {
             bail!("tensor `{first}` has {n} rows, `{name}` has {m}");
         }
-        let kind = |t: &Tensor| (t.dtype(), t.dims().get(1..).map(<[usize]>::to_vec));
         if let Some(before) = self.pending.front()
-            && !before.iter().map(|(k, t)| (k, kind(t))).eq(rows.iter().map(|(k, t)| (k, kind(t))))
+            && !same_kinds(before, rows)
         {
             bail!("rows for {} have other tensors than the previous rows", self.dir.display());
         }
@@ -98,8 +72,7 @@ impl PackedWriter {
             left -= rows.min(left);
             parts.push(part);
         }
-        let columns = parts.first().into_iter().flat_map(Tensors::keys).map(|k| (k.clone(), Column::of(k, &parts, n)));
-        params::save_views(columns.collect::<Vec<_>>(), &self.shard_path(self.shards))?;
+        write_shard(&self.shard_path(self.shards), &parts)?;
         self.shards += 1;
         self.written += n as u64;
         self.pending_rows -= n;
@@ -112,15 +85,46 @@ impl PackedWriter {
         if self.pending_rows > 0 {
             self.write_shard(self.pending_rows)?;
         }
-        let Value::Object(own) = meta else { bail!("`meta` for {} is not an object", self.dir.display()) };
-        let mut all = serde_json::Map::new();
-        all.insert("format".into(), FORMAT.into());
-        all.insert("count".into(), self.written.into());
-        all.extend(own.iter().filter(|(k, _)| *k != "format" && *k != "count").map(|(k, v)| (k.clone(), v.clone())));
-        let text = serde_json::to_string_pretty(&Value::Object(all)).map_err(candle_core::Error::wrap)?;
-        fs::write(self.dir.join(META), text + "\n")?;
+        write_meta(&self.dir, self.written, meta)?;
         Ok(self.written)
     }
+}
+
+/// Writes the rows of a shard, in the parts in which they were made: tensors with the same names and
+/// kinds of rows in every part. The file appears when it is whole.
+pub fn write_shard(path: &Path, parts: &[Tensors]) -> Result<()> {
+    let rows = parts.iter().filter_map(|part| part.values().next()).map(|t| t.dims().first().copied().unwrap_or(0));
+    let rows = rows.sum();
+    let Some(first) = parts.first() else { bail!("no rows to write to {}", path.display()) };
+    if let Some(other) = parts.iter().find(|part| !same_kinds(first, part)) {
+        let names = |part: &Tensors| part.keys().cloned().collect::<Vec<_>>().join(", ");
+        bail!(
+            "rows for {} have other tensors ({}) than the previous rows ({})",
+            path.display(),
+            names(other),
+            names(first)
+        );
+    }
+    let columns = first.keys().map(|k| (k.clone(), Column::of(k, parts, rows)));
+    params::save_views(columns.collect::<Vec<_>>(), path)
+}
+
+/// Writes `meta.json` of an array with so many rows: `format` and `count`, then the fields of the
+/// object `meta`.
+pub fn write_meta(dir: &Path, rows: u64, meta: &Value) -> Result<()> {
+    let Value::Object(own) = meta else { bail!("`meta` for {} is not an object", dir.display()) };
+    let mut all = serde_json::Map::new();
+    all.insert("format".into(), FORMAT.into());
+    all.insert("count".into(), rows.into());
+    all.extend(own.iter().filter(|(k, _)| *k != "format" && *k != "count").map(|(k, v)| (k.clone(), v.clone())));
+    let text = serde_json::to_string_pretty(&Value::Object(all)).map_err(candle_core::Error::wrap)?;
+    Ok(fs::write(dir.join(META), text + "\n")?)
+}
+
+/// Whether all tensors have the same names and kinds of rows.
+fn same_kinds(a: &Tensors, b: &Tensors) -> bool {
+    let kind = |t: &Tensor| (t.dtype(), t.dims().get(1..).map(<[usize]>::to_vec));
+    a.iter().map(|(k, t)| (k, kind(t))).eq(b.iter().map(|(k, t)| (k, kind(t))))
 }
 
 fn each(tensors: &Tensors, change: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensors> {

@@ -48,6 +48,21 @@ fn read(pass: Option<&Pass>, slot: &str, stats: &Statistics, needs: Needs) -> Re
     })
 }
 
+/// Makes the features of the images of this rank that [`measure_side`] needs.
+///
+/// # Errors
+/// [`Error::suspended`] if the attempt was asked to stop.
+pub fn make_side(pass: &Pass, slot: &str, given: &Side, needs: Needs) -> Result<()> {
+    let is_made = match given {
+        Side::Images { pictures, .. } => pass.make(slot, pictures, ExtraOutputs::of(needs))?,
+        Side::Stats(stats) if needs.vectors && !stats.has_features() => {
+            pass.make(slot, &stats.images()?, ExtraOutputs::default())?
+        }
+        Side::Stats(_) => true,
+    };
+    if is_made { Ok(()) } else { Err(Error::suspended()) }
+}
+
 /// Number of images that a pass over this side reads.
 pub fn images(given: &Side, needs: Needs) -> Result<u64> {
     Ok(match given {
