@@ -110,7 +110,9 @@ fn environment(stage: &Stage) -> Vec<Vec<String>> {
         let value = match s.value {
             // Which GPUs is known only when the stage starts.
             Some(_) if s.name == environment::GPUS && given.gpus => {
-                format!("{} of {}", stage.resources.gpus, limits.gpus.join(","))
+                // A rank has one.
+                let own = if stage.manifest.ranks.is_some() { 1 } else { stage.resources.gpus };
+                format!("{own} of {}", limits.gpus.join(","))
             }
             Some(value) if value.is_empty() => "\"\"".into(),
             Some(value) => value,

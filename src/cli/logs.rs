@@ -35,6 +35,9 @@ pub struct Args {
     /// Print only the last N lines
     #[arg(short = 'n', long, value_name = "N")]
     pub lines: Option<usize>,
+    /// Of a stage on several ranks, the log of this one [default: 0]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub rank: usize,
     /// Follow the log until the stage ends
     #[arg(short, long)]
     pub follow: bool,
@@ -46,16 +49,17 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let store = Store::open(cache)?;
     let name = &pipeline.stage(id).name;
     let known = match key(&pipeline, &store, id)? {
-        Some(key) => latest(&store, &key).map(|log| (key, log)),
+        Some(key) => latest(&store, &key, args.rank).map(|log| (key, log)),
         None => None,
     };
     // If no attempt had these values, the log of the last run's attempt is shown.
     let found = match known {
         Some(found) => Some(found),
-        None => earlier(&store, &pipeline.name, name)?,
+        None => earlier(&store, &pipeline.name, name, args.rank)?,
     };
     let Some((key, log)) = found else {
-        let error = Error::usage(format!("stage `{name}` has no log"));
+        let of = if args.rank > 0 { format!(" of rank {}", args.rank) } else { String::new() };
+        let error = Error::usage(format!("stage `{name}` has no log{of}"));
         return Err(error.hint("a stage that succeeds without output leaves none; `erw log` lists the runs"));
     };
     show(&store, &key, &log, args)
@@ -84,21 +88,22 @@ pub fn key(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Option<Key
     }
 }
 
-/// The log of the last attempt at an action, running or finished.
-fn latest(store: &Store, key: &Key) -> Option<PathBuf> {
+/// The log of the last attempt at an action, or of another rank of it, running or finished.
+fn latest(store: &Store, key: &Key, rank: usize) -> Option<PathBuf> {
+    let ending = if rank > 0 { format!(".rank-{rank}.log") } else { ".log".into() };
     let number = |p: &PathBuf| {
         let name = p.file_name()?.to_str()?;
-        name.strip_prefix("attempt-")?.strip_suffix(".log")?.parse::<u32>().ok()
+        name.strip_prefix("attempt-")?.strip_suffix(&ending)?.parse::<u32>().ok()
     };
     let folders = [store.work_dir(key), store.log_dir(key)];
     folders.iter().find_map(|dir| list(dir).ok()?.into_iter().filter(|p| number(p).is_some()).max_by_key(number))
 }
 
 /// The log of the last attempt in the journals, wherever it is now.
-fn earlier(store: &Store, pipeline: &str, stage: &str) -> Result<Option<(Key, PathBuf)>> {
+fn earlier(store: &Store, pipeline: &str, stage: &str, rank: usize) -> Result<Option<(Key, PathBuf)>> {
     let Some((key, log)) = read::last_attempt(store, pipeline, stage)? else { return Ok(None) };
     let Ok(key) = key.parse::<Digest>().map(Key::from) else { return Ok(None) };
-    let there = if log.exists() { Some(log) } else { latest(store, &key) };
+    let there = if log.exists() && rank == 0 { Some(log) } else { latest(store, &key, rank) };
     Ok(there.map(|log| (key, log)))
 }
 

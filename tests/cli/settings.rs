@@ -590,6 +590,7 @@ fn no_setting_is_in_a_key() {
         "timeout" | "poll" | "latency" | "grace" => "\"1h\"".into(),
         "partition" | "account" | "qos" | "time" | "constraint" | "reservation" => "\"x\"".into(),
         "sbatch" | "setup" => "[\"x\"]".into(),
+        "mpi" => "\"pmix\"".into(),
         "keep_going" | "plain" => "true".into(),
         "colour" => "\"never\"".into(),
         _ => "2".into(),

@@ -3,6 +3,7 @@
 
 mod ends;
 mod kills;
+mod ranks;
 
 use crate::support::cluster::Cluster;
 use crate::support::deadline::Deadline;

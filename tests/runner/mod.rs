@@ -10,6 +10,7 @@ mod messages;
 mod pipeline;
 mod processes;
 mod properties;
+mod ranks;
 mod remote;
 mod resume;
 mod scheduler;

@@ -9,6 +9,7 @@ mod flip;
 mod imported_latents;
 mod manifests;
 mod online_features;
+mod ranks;
 mod reproducible_training;
 mod revisions;
 mod shipped_pipelines;

@@ -1,4 +1,4 @@
-//! A toy stage kind for the engine, run by real worker processes: this test binary starts itself.
+//! Toy stage kinds for the engine, run by real worker processes: this test binary starts itself.
 
 use super::space::Space;
 use erw::error::{Error, Result};
@@ -33,8 +33,65 @@ steps = 10   # steps
 fate = 0     # see above
 "#;
 
-pub const COUNTER: Registry =
-    &[StageKind { name: "count", manifest: COUNT, check: |_, _, _| Ok(()), facts: no_facts, run: count_up }];
+/// Each rank notes what it was given. `fate`: of rank 1, 1 to fail, 2 to panic; 3: all wait.
+const SHARE: &str = r#"
+summary = "note what each rank is given"
+revision = 1
+ranks = "pieces"
+[outputs]
+given = "given"
+[operation]
+fate = 0     # see above
+"#;
+
+/// The same for ranks that find each other by MPI.
+const EXCHANGE: &str = r#"
+summary = "note what each rank is given"
+revision = 1
+ranks = "micro-batches"
+[outputs]
+given = "given"
+[params]
+accumulate = 4
+[operation]
+fate = 0     # see above
+"#;
+
+pub const COUNTER: Registry = &[
+    StageKind { name: "count", manifest: COUNT, check: |_, _, _| Ok(()), facts: no_facts, run: count_up },
+    StageKind { name: "share", manifest: SHARE, check: |_, _, _| Ok(()), facts: no_facts, run: share },
+    StageKind { name: "exchange", manifest: EXCHANGE, check: |_, _, _| Ok(()), facts: no_facts, run: share },
+];
+
+fn share(attempt: &Attempt) -> Result<()> {
+    let Operation { fate } = attempt.operation()?;
+    match fate * attempt.rank() as i64 {
+        1 => return Err(Error::stage("there is no such thing").hint("look elsewhere")),
+        2 => panic!("toy panic"),
+        _ => {}
+    }
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    // Long enough to be disturbed.
+    for _ in 0..if fate == 3 { 3000 } else { 0 } {
+        if attempt.should_stop() {
+            return Err(Error::suspended());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let given = format!("gpus {}, threads {}", variable("CUDA_VISIBLE_DEVICES"), variable("RAYON_NUM_THREADS"));
+    let note = |rank: usize| attempt.checkpoint_dir().join(format!("rank-{rank}"));
+    let part = note(attempt.rank()).with_extension("part");
+    std::fs::write(&part, given).and_then(|()| std::fs::rename(&part, note(attempt.rank()))).unwrap();
+    if attempt.rank() > 0 {
+        return Ok(());
+    }
+    while !(0..attempt.ranks()).all(|rank| note(rank).exists()) && !attempt.should_stop() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let all: Vec<String> = (0..attempt.ranks()).map(|rank| std::fs::read_to_string(note(rank)).unwrap()).collect();
+    std::fs::write(attempt.output("given").join("given"), all.join("\n")).unwrap();
+    Ok(())
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -93,6 +150,14 @@ impl Listener for Deaf {
     fn event(&mut self, _: &Event) {}
 }
 
+/// Runs a pipeline of toys under these limits, with settings for ranks.
+pub fn run_in(space: &Space, limits: Limits, most_ranks: Option<usize>) -> Result<Outcome> {
+    let pipeline = Pipeline::load(&space.path("p.toml"), COUNTER, &Overrides::default())?;
+    let selected = select(&pipeline, &[])?;
+    let most_ranks = selected.iter().filter_map(|id| Some((*id, most_ranks?))).collect();
+    run(space, &pipeline, limits, most_ranks)
+}
+
 /// Runs the toy in a fresh space.
 pub fn count(fate: i64) -> (Space, Outcome) {
     let space = Space::new("[stages.n]\nkind = \"count\"\n");
@@ -112,18 +177,27 @@ pub fn left(space: &Space) -> String {
 pub fn count_in(space: &Space, fate: i64) -> Outcome {
     let overrides = Overrides { set: vec![format!("n.fate={fate}")], env: vec![] };
     let pipeline = Pipeline::load(&space.path("p.toml"), COUNTER, &overrides).unwrap();
+    run(space, &pipeline, Limits::of_machine(), Default::default()).unwrap()
+}
+
+fn run(
+    space: &Space,
+    pipeline: &Pipeline,
+    limits: Limits,
+    most_ranks: std::collections::BTreeMap<StageId, usize>,
+) -> Result<Outcome> {
     let store = Store::open(&space.path("cache")).unwrap();
     let program = std::env::current_exe().unwrap();
     let args = ["--exact", "support::counter::worker_entry", "--nocapture"].map(Into::into).to_vec();
     let options = Options {
-        selected: select(&pipeline, &[]).unwrap(),
+        selected: select(pipeline, &[]).unwrap(),
         forced: Default::default(),
         keep_going: false,
-        limits: Limits::of_machine(),
-        most_ranks: Default::default(),
+        limits,
+        most_ranks,
         stage_retry: Default::default(),
         retry: RetryPolicy::default(),
     };
     let launcher = Local { worker: WorkerProgram { program, args } };
-    scheduler::run(&pipeline, (&store).into(), &launcher, options, &StopToken::default(), &mut Deaf).unwrap()
+    scheduler::run(pipeline, (&store).into(), &launcher, options, &StopToken::default(), &mut Deaf)
 }

@@ -21,6 +21,7 @@ use crate::kind::attempt::Job;
 use crate::kind::field::TYPE;
 use erw_base::error::{Error, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use std::fs::File;
 use std::io::{PipeReader, Read, Write};
 use std::os::fd::AsFd;
@@ -103,7 +104,7 @@ fn run(
     let pid = spawn::start(Pause::Stops, || program.spawn())
         .inspect_err(|_| site.workers.forget(&mark))
         .map_err(|e| unstartable::error(&program, e))?;
-    site.workers.add(site.ticket, Process { pid, mark: Some(mark.clone()) });
+    site.workers.add(site.ticket, Process { pid, mark: Some(mark.clone()), stop: Signal::SIGTERM });
     drop(to);
     log.take_from(&from, pid);
     let ended = site.wait(pid)?;

@@ -23,7 +23,7 @@ use crate::files::disk::{self, Durability};
 use crate::host::utc_now;
 use crate::kind::attempt::{Job, PICTURES};
 use crate::kind::field::Params;
-use crate::kind::ranks::Numbering;
+use crate::kind::ranks::{Numbering, Sharing};
 use crate::pipeline::graph::{Stage, StageId};
 use crate::plan::{CacheChecker, Keyed};
 use crate::small_map::SmallMap;
@@ -287,7 +287,7 @@ impl Executor<'_> {
             detached: false,
             threads: allocation.threads_of_rank(),
             ranks: allocation.ranks,
-            numbering: Numbering::default(),
+            numbering: numbering(stage, allocation),
             device: allocation.device(),
             command: stage.command.as_ref().map(|c| c.run.clone()),
             pipeline_dir: file.parent().unwrap_or(Path::new("/")).into(),
@@ -356,6 +356,15 @@ impl Executor<'_> {
             earlier: report.machine.earlier,
             stamp: None,
         }
+    }
+}
+
+/// Who numbers the ranks: those that train on CPUs find each other by MPI.
+fn numbering(stage: &Stage, allocation: &Allocation) -> Numbering {
+    let trains = stage.manifest.ranks == Some(Sharing::MicroBatches);
+    match trains && allocation.ranks > 1 && allocation.gpus.is_empty() {
+        true => Numbering::Mpi,
+        false => Numbering::Spawned,
     }
 }
 

@@ -42,13 +42,15 @@ struct Going {
 #[derive(Debug)]
 pub struct Process {
     pub pid: i32,
-    /// For a program: the mark that identifies its orphans ([`super::process_exit::ATTEMPT_VAR`]).
+    /// For a program and `mpirun`: the mark that identifies its orphans ([`super::process_exit::ATTEMPT_VAR`]).
     pub mark: Option<String>,
+    /// What asks it to stop.
+    pub stop: Signal,
 }
 
 impl Process {
     fn ask_to_stop(&self) {
-        let _ = killpg(Pid::from_raw(self.pid), Signal::SIGTERM);
+        let _ = killpg(Pid::from_raw(self.pid), self.stop);
     }
     fn end(&self) {
         let _ = killpg(Pid::from_raw(self.pid), Signal::SIGKILL);

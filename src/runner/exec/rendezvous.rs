@@ -128,20 +128,32 @@ pub fn end(job: &Job, rank: usize, end: AttemptEnd) -> Result<()> {
     write_json(&end_file(job, rank), &RankEnd { start: start(), rank, end }, Durability::Later)
 }
 
-/// The ends that other ranks have noted in this start.
+/// The ends that other ranks have noted, in whatever start.
 fn ends(job: &Job) -> Vec<RankEnd> {
-    let start = start();
     let is_one = |path: &PathBuf| (1..job.ranks).any(|rank| *path == end_file(job, rank));
     let read = |path: PathBuf| read_json::<RankEnd>(&path).ok().flatten();
     let all = disk::list(&job.work_dir).unwrap_or_default();
-    let mut ends: Vec<RankEnd> = all.into_iter().filter(is_one).filter_map(read).collect();
-    ends.retain(|end| end.start == start);
-    ends
+    all.into_iter().filter(is_one).filter_map(read).collect()
 }
 
-/// The failure of another rank, which may be why this one cannot go on.
+/// Those noted in this start.
+fn ends_now(job: &Job) -> Vec<RankEnd> {
+    let start = start();
+    ends(job).into_iter().filter(|end| end.start == start).collect()
+}
+
+/// The failure of another rank in this start, which may be why this one cannot go on.
 pub fn failure(job: &Job) -> Option<Failure> {
-    ends(job).into_iter().find_map(|RankEnd { rank, end, .. }| match end {
+    first_failure(job, ends_now(job))
+}
+
+/// The failure of another rank than the first, told by a process that is none of them.
+pub fn failure_in_job(job: &Job) -> Option<Failure> {
+    first_failure(job, ends(job))
+}
+
+fn first_failure(job: &Job, ends: Vec<RankEnd>) -> Option<Failure> {
+    ends.into_iter().find_map(|RankEnd { rank, end, .. }| match end {
         AttemptEnd::Failed(failure) => Some(of_rank(job, rank, failure)),
         _ => None,
     })
@@ -165,7 +177,7 @@ pub fn watch(job: Job, stop: Arc<AtomicBool>, failed: impl Fn(Failure) + Send + 
             if let Some(failure) = failure(&job) {
                 return failed(failure);
             }
-            if ends(&job).iter().any(|end| matches!(end.end, AttemptEnd::Suspended)) {
+            if ends_now(&job).iter().any(|end| matches!(end.end, AttemptEnd::Suspended)) {
                 stop.store(true, Ordering::Relaxed);
             }
         }

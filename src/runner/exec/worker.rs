@@ -50,7 +50,8 @@ pub fn serve(job_file: &Path, registry: Registry) -> Result<i32> {
         return Ok(0);
     }
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [libc::SIGTERM, libc::SIGINT] {
+    // The last is what `mpirun` passes on: of the others it ends the ranks itself.
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
             .map_err(|e| Error::stage("cannot listen for signals").caused(e))?;
     }
@@ -212,6 +213,7 @@ fn follow(job: Job, rank: usize, registry: Registry, stop: Arc<AtomicBool>) -> R
     let share = || {
         end_with_runner()?;
         process::build_pool(true)?;
+        attempt.log(&format!("rank {rank} of {} on {}", attempt.ranks(), host::host()));
         rendezvous::join(attempt.job(), rank, &stop)?;
         (kind(attempt.job(), registry)?.run)(&attempt)
     };

@@ -71,7 +71,7 @@ impl Sharing {
         let batches = micro_batches(params);
         let possible: Vec<String> = (1..=batches).filter(|n| divides(batches, *n)).map(|n| n.to_string()).collect();
         let possible = match possible.split_last() {
-            Some((last, [])) => last.clone(),
+            Some((last, [])) => format!("{last} rank"),
             Some((last, others)) => format!("{} or {last}", others.join(", ")),
             None => String::new(),
         };
@@ -110,7 +110,7 @@ pub enum Numbering {
     Spawned,
     /// `srun`.
     Slurm,
-    /// `mpirun`.
+    /// `mpirun`. Stated by the executor, too, of ranks that exchange gradients over MPI.
     Mpi,
 }
 

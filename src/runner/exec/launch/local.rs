@@ -6,7 +6,8 @@
 //! and so that everything the worker started can be ended with it. It inherits the open lock of its
 //! key: while any process of the group lives, no other run can start the same action. It ends with
 //! the runner, so there is never an earlier attempt to attend. Several ranks of an attempt are one
-//! group, and one that ends badly ends it.
+//! group, and one that ends badly ends it. Those that exchange gradients over MPI are started by
+//! `mpirun`, which stands for all of them.
 //!
 //! Does not know the graph or keys.
 
@@ -14,7 +15,7 @@ use super::{AttemptSite, Launcher, open_log, with_tail};
 use crate::event::WorkerEvent;
 use crate::exec::attempt_report::{AttemptEnd, AttemptReport, Machine};
 use crate::exec::command;
-use crate::exec::process_exit::{self, Ended};
+use crate::exec::process_exit::{self, ATTEMPT_VAR, Ended, adopt_orphans, end_own_orphans};
 use crate::exec::processes::Process;
 use crate::exec::rendezvous;
 use crate::exec::spawn::{self, Pause};
@@ -22,7 +23,7 @@ use crate::exec::watchdog::ATTACHED;
 use crate::exec::worker_program::WorkerProgram;
 use crate::files::disk::{Durability, write_json};
 use crate::kind::attempt::Job;
-use crate::kind::ranks::RANK;
+use crate::kind::ranks::{Numbering, RANK};
 use erw_base::error::{Error, Result};
 use erw_base::limits;
 use erw_base::process::FOR_WORKERS;
@@ -100,7 +101,11 @@ impl Local {
                 tell(event);
             }
             // Ends the others, too: of their work nothing is left to wait for.
-            site.wait(pids[0])
+            let ended = site.wait(pids[0]);
+            if by_mpi(job) {
+                end_own_orphans(&mark(job));
+            }
+            ended
         })?;
         judge(site, job, ended, others.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
@@ -108,12 +113,18 @@ impl Local {
     /// Starts a worker for each rank. The first leads a group, which the others join.
     fn start(&self, site: &AttemptSite<'_>, job: &Job, log: &File) -> io::Result<Vec<Child>> {
         let mut ranks: Vec<Child> = vec![];
-        for rank in 0..job.ranks.max(1) {
+        let mark = by_mpi(job).then(|| mark(job));
+        if let Some(mark) = &mark {
+            adopt_orphans();
+            site.workers.expect(mark, &self.worker);
+        }
+        for rank in 0..if by_mpi(job) { 1 } else { job.ranks.max(1) } {
             let leader = ranks.first().map_or(0, |first| first.id() as i32);
             let started = log.try_clone().and_then(|log| start(site, &mut self.command(site, job, rank, log), leader));
             match started {
                 Ok(child) => ranks.push(child),
                 Err(e) => {
+                    mark.iter().for_each(|mark| site.workers.forget(mark));
                     let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
                     ranks.iter().for_each(|child| drop(process_exit::wait(child.id() as i32, || ())));
                     return Err(e);
@@ -121,13 +132,19 @@ impl Local {
             }
         }
         let first = ranks.first().ok_or(io::ErrorKind::Other)?;
-        site.workers.add(site.ticket, Process { pid: first.id() as i32, mark: None });
+        let stop = if by_mpi(job) { Signal::SIGUSR1 } else { Signal::SIGTERM };
+        site.workers.add(site.ticket, Process { pid: first.id() as i32, mark, stop });
         Ok(ranks)
     }
 
-    /// The worker of a rank, with the allocation of that rank in its environment.
+    /// The worker of a rank, with the allocation of that rank in its environment; or `mpirun`, which
+    /// starts all of them.
     fn command(&self, site: &AttemptSite<'_>, job: &Job, rank: usize, log: File) -> Command {
-        let mut command = Command::new(&self.worker.program);
+        let by_mpi = by_mpi(job);
+        let mut command = Command::new(if by_mpi { Path::new(MPIRUN) } else { &self.worker.program });
+        if by_mpi {
+            command.args(mpirun(job.ranks)).arg(&self.worker.program).env(ATTEMPT_VAR, mark(job));
+        }
         command
             .args(&self.worker.args)
             .arg(job.file())
@@ -135,13 +152,36 @@ impl Local {
             // A worker reads no settings.
             .envs(registry::used_file().map(|path| (registry::EXTRA, path)))
             .envs(FOR_WORKERS.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()))
-            .envs((job.ranks > 1).then(|| (RANK, rank.to_string())))
+            .envs((job.ranks > 1 && !by_mpi).then(|| (RANK, rank.to_string())))
             .envs(site.environment(job, rank))
             .stdin(Stdio::piped())
             .stdout(if rank == 0 { Stdio::piped() } else { Stdio::null() })
             .stderr(log);
         command
     }
+}
+
+/// Starts processes that find each other by MPI.
+pub(super) const MPIRUN: &str = "mpirun";
+
+/// The arguments of Open MPI's `mpirun` for so many ranks.
+///
+/// - Ranks lead groups of their own, and `mpirun` hands on no open file. All of them get its standard
+///   input, which closes when it has ended; and they are found by their mark.
+/// - It would bind each rank to one core.
+pub(super) fn mpirun(ranks: usize) -> [String; 8] {
+    let ranks = ranks.to_string();
+    let words = ["-n", &ranks, "--stdin", "all", "--bind-to", "none", "--oversubscribe", "--allow-run-as-root"];
+    words.map(String::from)
+}
+
+fn by_mpi(job: &Job) -> bool {
+    job.numbering == Numbering::Mpi
+}
+
+/// By which ranks that `mpirun` has started are found, as the orphans of a program are.
+fn mark(job: &Job) -> String {
+    format!("{}.{}", job.key, std::process::id())
 }
 
 /// Starts a worker in the group of this leader, or as leader of its own (0). It holds the lock.
@@ -183,7 +223,11 @@ fn others_end(site: &AttemptSite<'_>, others: &Mutex<Others>, rank: usize, pid: 
 fn judge(site: &AttemptSite<'_>, job: &Job, first: Ended, others: Others) -> Result<AttemptReport> {
     let peak = first.peak.max(others.peak);
     let Some(report) = AttemptReport::read(job)? else {
-        let was_told = |ended: &Ended| ended.status.signal() == Some(Signal::SIGTERM as i32);
+        let was_told = |ended: &Ended| match (ended.status.signal(), ended.status.code()) {
+            (Some(signal), _) => signal == Signal::SIGTERM as i32 || signal == Signal::SIGUSR1 as i32,
+            // As `mpirun` tells of a rank.
+            (None, code) => code == Some(128 + Signal::SIGUSR1 as i32),
+        };
         let stopped = was_told(&first) || others.lost.is_some_and(|(_, ended)| was_told(&ended));
         let end = match (rendezvous::failure(job), others.lost) {
             // Asked to stop before it listened for signals: nothing was begun.

@@ -29,6 +29,7 @@ use crate::cache::store::PLACED;
 use crate::event::{Failure, WorkerEvent};
 use crate::exec::attempt_report::{AttemptEnd, AttemptReport, Machine};
 use crate::exec::environment::GPUS;
+use crate::exec::rendezvous;
 use crate::exec::resources::Limits;
 use crate::exec::worker;
 use crate::exec::worker_program::WorkerProgram;
@@ -36,7 +37,7 @@ use crate::files::disk::{Durability, read_json, write_file, write_json};
 use crate::kind::attempt::Job;
 use crate::kind::ranks::Numbering;
 use crate::pipeline::graph::{Resources, Stage};
-use crate::settings::{Settings, StageSettings};
+use crate::settings::{MpiStart, Settings, StageSettings};
 use commands::{Answer, run};
 use erw_base::error::{Error, Result};
 use erw_base::process::FOR_WORKERS;
@@ -163,17 +164,22 @@ impl Slurm {
         let work = &job.work_dir;
         let placed = Placed { attempt: job.attempt, name: name(job) };
         let options = self.settings.of_stage(&job.stage, &job.kind);
+        let over_mpi = job.numbering == Numbering::Mpi;
         let job = Job {
             detached: true,
             unverified: job.inputs.keys().cloned().collect(),
             threads: if site.stated.threads { job.threads } else { options.job_threads.unwrap_or(1) },
-            numbering: Numbering::Slurm,
+            // `srun` numbers them, unless `mpirun` starts them in the script.
+            numbering: match job.numbering {
+                Numbering::Mpi if options.mpi == Some(MpiStart::Mpirun) => Numbering::Mpi,
+                _ => Numbering::Slurm,
+            },
             ..job.clone()
         };
         write_json(&job.file(), &job, Durability::Now)?;
         let file = work.join(format!("attempt-{}.sh", job.attempt));
-        write_file(&file, self.script(site, &job, &placed.name, &options).as_bytes(), Durability::Now)
-            .map_err(|e| Error::io("write", &file, e))?;
+        let text = self.script(site, &job, &placed.name, &options, over_mpi);
+        write_file(&file, text.as_bytes(), Durability::Now).map_err(|e| Error::io("write", &file, e))?;
         let _ = std::fs::remove_file(stop_file(work));
         placed.write(work)?;
         let mut told_full = false;
@@ -237,7 +243,7 @@ impl Slurm {
         site.workers.is_stopping(site.ticket)
     }
 
-    fn script(&self, site: &AttemptSite<'_>, job: &Job, name: &str, options: &StageSettings) -> String {
+    fn script(&self, site: &AttemptSite<'_>, job: &Job, name: &str, options: &StageSettings, over_mpi: bool) -> String {
         let worker: Vec<_> = [self.worker.program.clone().into()].into_iter().chain(self.worker.args.clone()).collect();
         let gpus = site.gpus.len();
         let own = site.environment(job, 0).into_iter().filter(|(name, _)| gpus == 0 || *name != GPUS);
@@ -248,6 +254,7 @@ impl Slurm {
             name,
             comment: &format!("erw stage {} attempt {}", job.stage, job.attempt),
             needs: Needs { ranks: job.ranks, threads: job.threads, mem: site.mem, gpus },
+            over_mpi,
             log: &job.log_file(),
             stop: &stop_file(&job.work_dir),
             grace: self.settings.grace.unwrap_or(GRACE),
@@ -367,7 +374,10 @@ impl Slurm {
             Some(Phase::Ended(JobEnd::Completed)) => {
                 AttemptEnd::Failed(ended("its job ended without a report: Slurm calls it completed"))
             }
-            Some(Phase::Ended(JobEnd::Failed)) => AttemptEnd::Failed(ended("its job failed without a report")),
+            Some(Phase::Ended(JobEnd::Failed)) => {
+                let of_rank = rendezvous::failure_in_job(job);
+                AttemptEnd::Failed(of_rank.unwrap_or_else(|| ended("its job failed without a report")))
+            }
             Some(Phase::Ended(JobEnd::Interrupted)) => {
                 AttemptEnd::Interrupted(status.map_or("", |status| &status.state).to_lowercase())
             }

@@ -1,8 +1,10 @@
 //! The text of a batch script. Does not know how it is submitted.
 
+use crate::exec::launch::local::{MPIRUN, mpirun};
 use crate::exec::worker::SUSPENDED;
 use crate::kind::attempt::Job;
-use crate::settings::StageSettings;
+use crate::kind::ranks::Numbering;
+use crate::settings::{MpiStart, StageSettings};
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
@@ -26,6 +28,8 @@ pub struct Request<'a> {
     /// For people who look at the queue.
     pub comment: &'a str,
     pub needs: Needs,
+    /// Its ranks find each other by MPI.
+    pub over_mpi: bool,
     pub log: &'a Path,
     /// If this file is there, a suspended job is not requeued.
     pub stop: &'a Path,
@@ -67,10 +71,19 @@ pub fn script(settings: &StageSettings, request: &Request<'_>, job: &Job) -> Str
     let (worker, file) = (worker.join(" "), quoted(&job.file().to_string_lossy()));
     // A rank that has done its part does not end the others.
     let wait = if ranks > 1 { " --wait=0" } else { "" };
+    let mpi = match (request.over_mpi, settings.mpi.unwrap_or_default()) {
+        (true, MpiStart::Pmix) => " --mpi=pmix",
+        (true, MpiStart::Pmi2) => " --mpi=pmi2",
+        _ => "",
+    };
+    let start = match job.numbering {
+        Numbering::Mpi => format!("{MPIRUN} {}", mpirun(ranks).join(" ")),
+        _ => format!("srun --cpus-per-task={threads} --kill-on-bad-exit=1{wait}{mpi} --export=ALL"),
+    };
     let stop = quoted(&request.stop.to_string_lossy());
     lines.extend([
         "unset SLURM_EXPORT_ENV".into(),
-        format!("srun --cpus-per-task={threads} --kill-on-bad-exit=1{wait} --export=ALL {worker} {file}"),
+        format!("{start} {worker} {file}"),
         "status=$?".into(),
         format!("[ $status = {SUSPENDED} ] && [ ! -e {stop} ] && scontrol requeue $SLURM_JOB_ID && sleep 60"),
         "exit $status".into(),
@@ -138,6 +151,7 @@ mod tests {
             name: "erw-1",
             comment: "two words",
             needs: Needs { ranks: 1, threads: 4, mem: (1 << 30) + 1, gpus: 2 },
+            over_mpi: false,
             log: Path::new("/c/work/k/attempt-2.log"),
             stop: Path::new("/c/work/k/stop"),
             grace: Duration::from_secs(90),
