@@ -34,7 +34,8 @@ impl World {
         let mut counts = vec![0; self.size()];
         self.0.all_gather_into(&[count(mine.len())?][..], &mut counts[..]);
         let (places, sum) = places(&counts);
-        let mut all = vec![T::default(); sum];
+        let mut all = place_for(sum);
+        let mine = if mine.is_empty() { &[T::default()][..0] } else { mine };
         self.0.all_gather_varcount_into(mine, &mut PartitionMut::new(&mut all[..], &counts[..], &places[..]));
         Ok((all, counts.into_iter().map(|n| n as usize).collect()))
     }
@@ -65,7 +66,8 @@ impl Exchange for World {
         let own = rows.get(self.rank()).map_or(0, |row| row.len());
         let received = vec![count(own)?; self.size()];
         let (from, (to, sum)) = (places(&sent).0, places(&received));
-        let (out, mut into) = (rows.concat(), vec![0f32; sum]);
+        let (mut out, mut into) = (place_for(0), place_for(sum));
+        rows.iter().for_each(|row| out.extend_from_slice(row));
         self.0.all_to_all_varcount_into(
             &Partition::new(&out[..], &sent[..], &from[..]),
             &mut PartitionMut::new(&mut into[..], &received[..], &to[..]),
@@ -76,6 +78,14 @@ impl Exchange for World {
     fn join(&self, mine: &[f32]) -> Result<Vec<f32>> {
         Ok(self.concat(mine)?.0)
     }
+}
+
+/// So many zeros, at an address also if there are none: Rust has address 1 for an empty slice of bytes,
+/// which is Open MPI's `MPI_IN_PLACE`.
+fn place_for<T: Clone + Default>(count: usize) -> Vec<T> {
+    let mut all = Vec::with_capacity(count.max(1));
+    all.resize(count, T::default());
+    all
 }
 
 fn count(n: usize) -> Result<Count> {
