@@ -136,7 +136,9 @@ fn count_up(attempt: &Attempt) -> Result<()> {
 /// The worker's end of the trick: serves the job when the engine started this process.
 #[test]
 fn worker_entry() {
-    if std::env::var_os(erw::runner::exec::watchdog::ATTACHED).is_some() {
+    // The second where `mpirun` has started it.
+    let is_set = |name| std::env::var_os(name).is_some();
+    if is_set(erw::runner::exec::watchdog::ATTACHED) || is_set(erw::runner::exec::process_exit::ATTEMPT_VAR) {
         let job = std::env::args().next_back().unwrap();
         std::process::exit(worker::serve(job.as_ref(), COUNTER).unwrap());
     }

@@ -148,13 +148,13 @@ impl Local {
         command
             .args(&self.worker.args)
             .arg(job.file())
-            .env(ATTACHED, "1")
+            .envs((!by_mpi).then_some((ATTACHED, "1")))
             // A worker reads no settings.
             .envs(registry::used_file().map(|path| (registry::EXTRA, path)))
             .envs(FOR_WORKERS.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()))
             .envs((job.ranks > 1 && !by_mpi).then(|| (RANK, rank.to_string())))
             .envs(site.environment(job, rank))
-            .stdin(Stdio::piped())
+            .stdin(if by_mpi { Stdio::null() } else { Stdio::piped() })
             .stdout(if rank == 0 { Stdio::piped() } else { Stdio::null() })
             .stderr(log);
         command
@@ -166,12 +166,13 @@ pub(super) const MPIRUN: &str = "mpirun";
 
 /// The arguments of Open MPI's `mpirun` for so many ranks.
 ///
-/// - Ranks lead groups of their own, and `mpirun` hands on no open file. All of them get its standard
-///   input, which closes when it has ended; and they are found by their mark.
+/// - Ranks lead groups of their own, and `mpirun` hands on no open file: what ends them with the runner
+///   is their mark. Standard input would not do, which `mpirun` closes when a rank has closed its
+///   output, or MPI.
 /// - It would bind each rank to one core.
-pub(super) fn mpirun(ranks: usize) -> [String; 8] {
+pub(super) fn mpirun(ranks: usize) -> [String; 6] {
     let ranks = ranks.to_string();
-    let words = ["-n", &ranks, "--stdin", "all", "--bind-to", "none", "--oversubscribe", "--allow-run-as-root"];
+    let words = ["-n", &ranks, "--bind-to", "none", "--oversubscribe", "--allow-run-as-root"];
     words.map(String::from)
 }
 
