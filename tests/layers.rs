@@ -13,7 +13,10 @@ const MAP: [(&str, &[&[&str]]); 8] = [
             &["command", "stage_arguments", "setting_defaults", "reference"],
             &["eval", "cache", "plot", "compare", "verify"],
             &["metrics", "sweep"],
-            &["config", "run", "weights", "explain", "export", "graph", "log", "logs", "show", "why"],
+            &[
+                "config", "run", "weights", "explain", "export", "graph", "jobs", "log", "logs", "show", "site",
+                "stop", "why",
+            ],
             &["plan", "stages", "schema", "completions", "worker"],
             &["settings_schema"],
             &["common"],

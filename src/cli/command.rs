@@ -2,8 +2,8 @@
 
 use super::common::remote_args;
 use super::{
-    cache, compare, completions, config, eval, explain, export, graph, log, logs, metrics, plan, plot, run, schema,
-    show, stages, sweep, verify, weights, why, worker,
+    cache, compare, completions, config, eval, explain, export, graph, jobs, log, logs, metrics, plan, plot, run,
+    schema, show, site, stages, stop, sweep, verify, weights, why, worker,
 };
 
 pub(crate) const EXIT_CODES: &str = "\
@@ -54,6 +54,10 @@ pub(crate) enum Command {
     Log(log::Args),
     /// Print the log of a stage's last attempt
     Logs(logs::Args),
+    /// List what is queued and runs, also of runs that are gone
+    Jobs(jobs::Args),
+    /// Ask what runs to save a checkpoint and stop, from any host that sees the cache
+    Stop(stop::Args),
     /// Show what an artifact was made from, back to the original files
     Show(show::Args),
     /// Inspect, clean up and share the cache
@@ -65,6 +69,8 @@ pub(crate) enum Command {
     Weights(weights::Args),
     /// Show the settings of this machine, user and project, and where they come from
     Config(config::Args),
+    /// Check whether jobs of this site can use this cache
+    Site(site::Args),
     /// Print a shell completion script
     Completions(completions::Args),
     /// Run one attempt; started by `erw run`

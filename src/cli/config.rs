@@ -116,7 +116,7 @@ fn one(args: &GetArgs, site: &Resolved, dir: &Path) -> Result<String> {
     }
     let below = |entry: &&Entry| entry.key.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
     let table = key.split('.').next().unwrap_or(key);
-    if [keys::KINDS, keys::STAGES, "resources"].contains(&table) {
+    if [keys::KINDS, keys::STAGES, keys::RUNNER, "resources"].contains(&table) {
         return Ok(lines(site.entries.iter().filter(below), args.show_origin, dir));
     }
     let hint = suggest::hint(key, keys::names(), "the settings are");

@@ -10,6 +10,7 @@ pub mod eval;
 pub mod explain;
 pub mod export;
 pub mod graph;
+pub mod jobs;
 pub mod log;
 pub mod logs;
 pub mod metrics;
@@ -21,8 +22,10 @@ pub mod schema;
 mod setting_defaults;
 pub mod settings_schema;
 pub mod show;
+pub mod site;
 mod stage_arguments;
 pub mod stages;
+pub mod stop;
 pub mod sweep;
 pub mod verify;
 pub mod weights;
@@ -71,6 +74,7 @@ pub fn main(registry: Registry) -> Result<i32> {
     match &cli.command {
         // These use neither settings nor the cache. A worker finds everything in its job.
         Command::Worker(args) => return worker::run(args, registry),
+        Command::Site(site::Args { command: site::Command::Probe(args) }) => return site::probe::run(args).map(|()| 0),
         Command::Stages(args) => return stages::run(args, registry).map(|()| 0),
         Command::Completions(args) => return completions::run(args, &mut Cli::command()).map(|()| 0),
         Command::Config(config::Args { command: config::Command::Path(args) }) => {
@@ -103,6 +107,9 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Verify(args) => verify::run(args, cache, registry)?,
         Command::Log(args) => log::run(args, cache)?,
         Command::Logs(args) => logs::run(args, cache, registry)?,
+        Command::Jobs(args) => jobs::run(args, cache)?,
+        Command::Stop(args) => stop::run(args, cache)?,
+        Command::Site(args) => site::run(args, cache, &site.settings)?,
         Command::Show(args) => show::run(args, cache, registry)?,
         Command::Cache(args) => cache::run(args, cache, registry)?,
         Command::Export(args) => export::run(args, cache, registry)?,

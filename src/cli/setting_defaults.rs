@@ -11,7 +11,7 @@ use erw_base::error::Result;
 use erw_fetch::registry;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::command;
-use erw_runner::settings::{self, Colour, Origin, Request, Resolved};
+use erw_runner::settings::{self, Colour, Origin, Request, Resolved, StageSettings};
 use erw_runner::text::path_text;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -54,6 +54,8 @@ fn pipeline(command: &Command) -> Option<&Path> {
         Command::Export(a) => &a.pipeline,
         Command::Cache(cache::Args { command: cache::Command::Pull(a), .. }) => &a.pipeline,
         Command::Cache(cache::Args { command: cache::Command::Status(a), .. }) => &a.pipeline,
+        Command::Jobs(a) => return a.pipeline.as_deref(),
+        Command::Stop(a) => return Some(&a.pipeline),
         Command::Config(a) => return a.pipeline(),
         Command::Weights(weights::Args { command: weights::Command::Fetch(a) }) => return a.pipeline(),
         Command::Weights(weights::Args { command: weights::Command::Export(a) }) => return file(&a.from),
@@ -86,7 +88,10 @@ pub fn complete(command: &mut Command, site: &Resolved) {
             a.flags.complete(site);
             a.flags.keep_going &= !a.fail_fast;
         }
-        Command::Plan(a) => a.remote.complete(site),
+        Command::Plan(a) => {
+            a.remote.complete(site);
+            a.settings = a.job.over(site.settings.clone(), StageSettings::default());
+        }
         Command::Export(a) => a.remote.complete(site),
         Command::Cache(a) => a.remote.complete(site),
         Command::Eval(a) => {

@@ -2,7 +2,7 @@
 //! editors complete and check.
 
 use erw_runner::settings::file::DEFAULT;
-use erw_runner::settings::keys::{KEYS, KINDS, Key, STAGES, Wants};
+use erw_runner::settings::keys::{KEYS, KINDS, Key, RUNNER, STAGES, Wants};
 use serde_json::{Map, Value, json};
 
 /// The schema. `kinds` are the stage kinds that a file may name.
@@ -21,6 +21,8 @@ pub fn schema<'k>(kinds: impl Iterator<Item = &'k str>) -> Value {
             "additionalProperties": of_stages,
         }),
     );
+    let of_runner = KEYS.iter().filter(|key| key.is_of_jobs()).map(|key| (key.name.to_string(), property(key)));
+    profile.insert(RUNNER.into(), object(of_runner.collect()));
     let profile = object(profile);
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -17,6 +17,11 @@ pub fn settle(command: &mut Command) -> Result<()> {
         Command::Sweep(a) => many(&mut a.pipeline, &mut a.targets),
         Command::Metrics(a) => many(&mut a.pipeline, &mut a.stages),
         Command::Verify(a) => many(&mut a.pipeline, &mut a.stages),
+        Command::Stop(a) => {
+            let mut pipeline = PipelineArgs::of(&a.pipeline);
+            many(&mut pipeline, &mut a.stages);
+            a.pipeline = pipeline.pipeline;
+        }
         Command::Why(a) => return one(&mut a.pipeline, &mut a.stage, "why"),
         Command::Logs(a) => return one(&mut a.pipeline, &mut a.stage, "logs"),
         Command::Explain(a) => one_or_none(&mut a.pipeline, &mut a.stage)?,

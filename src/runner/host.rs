@@ -130,8 +130,9 @@ pub fn utc_now() -> String {
     utc(SystemTime::now())
 }
 
-/// humantime formats no time before 1970, where a clock that was never set may stand.
-fn utc(time: SystemTime) -> String {
+/// A time in UTC as text. humantime formats no time before 1970, where a clock that was never set
+/// may stand.
+pub fn utc(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time.max(UNIX_EPOCH)).to_string()
 }
 

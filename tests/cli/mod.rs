@@ -1,5 +1,6 @@
 //! Subcommands, and what people type and get to read.
 
+mod at_work;
 mod bad_input;
 mod compare;
 mod eval;

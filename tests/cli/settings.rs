@@ -191,6 +191,10 @@ fn mistakes_in_files_are_explained() {
         ("a setting of a run for a kind", "[gpu.kinds.fid]\njobs = 2\n"),
         ("an unknown setting of a stage", "[default.stages.train]\ntimout = \"2h\"\n"),
         ("a stage that cannot be", "[default.stages.\"train@seed=1\"]\ntimeout = \"2h\"\n"),
+        ("an unknown kind that is to run here", "[gpu]\nlocal_kinds = [\"weights\", \"trian\"]\n"),
+        ("a setting of stages for a run as a job", "[gpu.runner]\nretries = 2\n"),
+        ("an unknown setting of a run as a job", "[gpu.runner]\npartion = \"cpu\"\n"),
+        ("a run as a job in no profile", "[runner]\npartition = \"cpu\"\n"),
         ("no TOML", "[default\njobs = 2\n"),
         ("a key twice", "[default]\njobs = 2\njobs = 3\n"),
         ("a profile that is a list", "profile = [\"gpu\"]\n"),
@@ -590,6 +594,7 @@ fn no_setting_is_in_a_key() {
         "timeout" | "poll" | "latency" | "grace" => "\"1h\"".into(),
         "partition" | "account" | "qos" | "time" | "constraint" | "reservation" => "\"x\"".into(),
         "sbatch" | "setup" => "[\"x\"]".into(),
+        "local_kinds" => "[\"fid\"]".into(),
         "mpi" => "\"pmix\"".into(),
         "keep_going" | "plain" => "true".into(),
         "colour" => "\"never\"".into(),
@@ -600,7 +605,8 @@ fn no_setting_is_in_a_key() {
     for key in &KEYS {
         let text = value(key.name);
         let profiles = format!(
-            "[default]\n{0} = {text}\n[gpu]\n{0} = {text}\n[gpu.kinds.command]\ntimeout = \"2h\"\n[gpu.stages.a]\nretries = 1\n",
+            "[default]\n{0} = {text}\n[gpu]\n{0} = {text}\n[gpu.kinds.command]\ntimeout = \"2h\"\n[gpu.stages.a]\nretries = 1\n\
+             [gpu.runner]\npartition = \"x\"\n",
             key.name
         );
         machine.0.write(Machine::USER, &profiles);
@@ -612,6 +618,7 @@ fn no_setting_is_in_a_key() {
         let text = match key.name {
             "trust" => "/".to_string(),
             "sbatch" | "setup" => "x".into(),
+            "local_kinds" => "fid".into(),
             "resources" => "licence=2".into(),
             _ => text.trim_matches('"').to_string(),
         };

@@ -1,16 +1,12 @@
 //! Runs that are killed or stopped, two runs at once, and a scheduler that is away.
 
 use super::*;
-use std::os::unix::fs::PermissionsExt;
+use crate::support::dice::Dice;
 
 /// A search path with another `sbatch` before the real one, that does this where a job is submitted.
 fn sbatch(space: &Space, submission: &str) -> String {
-    let script = format!(
-        "#!/bin/sh\nPATH=${{PATH#*:}}\ncase \"$*\" in *--test-only*) exec sbatch \"$@\" ;; esac\n{submission}\n"
-    );
-    space.write("bin/sbatch", &script);
-    std::fs::set_permissions(space.path("bin/sbatch"), std::fs::Permissions::from_mode(0o755)).unwrap();
-    format!("{}:{}", space.path("bin").display(), std::env::var("PATH").unwrap())
+    let test_only = "case \"$*\" in *--test-only*) exec sbatch \"$@\" ;; esac";
+    tool(space, "sbatch", &format!("PATH=${{PATH#*:}}\n{test_only}\n{submission}"))
 }
 
 /// Killed while the job runs: it goes on, and the next run attends it.
@@ -139,4 +135,37 @@ fn a_scheduler_that_is_away_is_waited_for() {
     end(run).expect(0);
     assert_eq!(lines(&space, "start"), 1);
     is_done_once(&cluster, &space, 30);
+}
+
+/// It has forgotten the start, and starts the job a second time, which the node refuses: the job
+/// would be held for ever.
+#[test]
+fn a_controller_that_forgot_a_start_causes_no_second_worker() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(100);
+    let run = cluster.spawn(&space, &[]);
+    until("a checkpoint", || has_checkpoint(&space));
+    kill(Pid::from_raw(cluster.daemon("ctld").parse().unwrap()), Signal::SIGKILL).unwrap();
+    cluster.restart_controller();
+    end(run).expect(0);
+    // Two workers would count to a hundred twice at the same time, and both note an end.
+    is_done_once(&cluster, &space, 100);
+}
+
+/// Whenever a run is killed, the next one goes on with its job.
+#[test]
+fn runs_are_killed_at_random_moments() {
+    let Some(cluster) = Cluster::start() else { return };
+    let (space, mut dice) = (count(100), Dice::new());
+    for _ in 0..5 {
+        let run = cluster.spawn(&space, &[]);
+        dice.wait(Duration::from_secs(3));
+        signal(&run, Signal::SIGKILL);
+        end(run);
+    }
+    cluster.run(&space, &[]).expect(0);
+    assert_eq!(lines(&space, "start"), 1, "one job");
+    is_done_once(&cluster, &space, 100);
+    let placed = std::fs::read_dir(space.path("cache/v1/work")).unwrap().count();
+    assert_eq!((space.bucket("actions").len(), placed), (1, 0), "one record, and nothing left");
 }

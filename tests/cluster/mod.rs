@@ -3,6 +3,7 @@
 
 mod ends;
 mod kills;
+mod outside;
 mod ranks;
 
 use crate::support::cluster::Cluster;
@@ -10,6 +11,7 @@ use crate::support::deadline::Deadline;
 use crate::support::space::{Said, Space};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,14 @@ resources = { threads = 1 }
 
 fn count(steps: u32) -> Space {
     Space::new(&COUNT.replace("STEPS", &steps.to_string()))
+}
+
+/// A search path with a tool of this name, a script for `sh`, before all others.
+fn tool(space: &Space, name: &str, script: &str) -> String {
+    let file = format!("bin/{name}");
+    space.write(&file, &format!("#!/bin/sh\n{script}\n"));
+    std::fs::set_permissions(space.path(&file), std::fs::Permissions::from_mode(0o755)).unwrap();
+    format!("{}:{}", space.path("bin").display(), std::env::var("PATH").unwrap())
 }
 
 /// Waits until it holds, at most a minute.

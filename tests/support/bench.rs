@@ -107,6 +107,8 @@ impl Bench {
             numbering: Default::default(),
             device: "cpu".into(),
             command: None,
+            pipeline: String::new(),
+            pipeline_file: self.dir.path().into(),
             pipeline_dir: self.dir.path().into(),
             downloads: self.dir.path().join("downloads"),
         };

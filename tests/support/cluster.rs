@@ -76,6 +76,13 @@ impl Cluster {
         std::fs::read_to_string(self.dir.path().join(format!("{name}.pid"))).unwrap().trim().to_string()
     }
 
+    /// Starts the controller again, from what it had saved.
+    pub fn restart_controller(&self) {
+        let path = format!("/usr/sbin:/sbin:{}", std::env::var("PATH").unwrap_or_default());
+        let mut command = Command::new("slurmctld");
+        assert!(command.arg("-f").arg(self.conf()).env("PATH", path).stdin(Stdio::null()).finish().status.success());
+    }
+
     /// `erw` in a space, for this cluster.
     pub fn command(&self, space: &Space, args: &[&str]) -> Command {
         let mut command = space.command(args);

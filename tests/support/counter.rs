@@ -194,6 +194,7 @@ fn run(
     let options = Options {
         selected: select(pipeline, &[]).unwrap(),
         forced: Default::default(),
+        leave_on: vec![],
         keep_going: false,
         limits,
         most_ranks,

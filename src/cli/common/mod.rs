@@ -2,6 +2,7 @@
 //! printing.
 
 pub mod cache_dir;
+pub mod job_args;
 pub mod pipeline_args;
 pub mod remote_args;
 pub mod signals;

@@ -2,17 +2,20 @@
 //! changed since a git revision.
 
 mod changed;
+pub mod jobs;
 pub mod line;
 mod status;
 
 pub use status::planned;
 
+use super::common::job_args::JobArgs;
 use super::common::pipeline_args::{PipelineArgs, tell_of_link, warn_of};
 use super::common::print;
 use super::common::remote_args::{RemoteArgs, warn};
 use erw_base::error::{ErrorKind, Result};
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::targets::select;
+use erw_runner::settings::Settings;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 
@@ -41,7 +44,11 @@ pub struct Args {
     #[arg(long)]
     pub exit_code: bool,
     #[command(flatten)]
+    pub job: JobArgs,
+    #[command(flatten)]
     pub remote: RemoteArgs,
+    #[arg(skip)]
+    pub settings: Settings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -66,7 +73,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
     let selected = select(&pipeline, &args.targets)?;
     let forced = super::common::pipeline_args::forced(&pipeline, &args.force)?;
     let cache = args.remote.cache_for_plans(cache)?;
-    let planned = match &args.since {
+    let mut planned = match &args.since {
         None => planned(&pipeline, (&cache).into(), &selected, forced)?,
         Some(revision) => {
             let known = (registry, &args.pipeline.overrides());
@@ -74,11 +81,13 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
         }
     };
     warn(cache.remote.as_ref());
+    jobs::add(&mut planned, &pipeline, &args.settings);
     print(&match args.format {
         Format::Text => planned.text(),
         Format::Json => planned.json(),
         Format::Markdown => planned.markdown(),
     })?;
+    jobs::check(&planned, &pipeline, &args.settings)?;
     let work = planned.stages.iter().any(|line| line.stale);
     let lacking = planned.stages.iter().any(|line| line.verdict == "missing");
     Ok(match args.exit_code {

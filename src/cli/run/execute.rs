@@ -2,11 +2,12 @@
 //! without loading it.
 
 use super::flags::{Args, Flags};
-use super::lock;
+use super::{detach, lock};
 use crate::cli::common::pipeline_args::{forced, tell_of_link, warn_of};
 use crate::cli::common::print;
 use crate::cli::common::remote_args::warn;
 use crate::cli::common::signals::stop;
+use crate::cli::plan;
 use crate::report::table;
 use erw_base::error::Result;
 use erw_runner::cache::store::Store;
@@ -35,7 +36,7 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         let here = args.flags.remote.cache(cache)?;
         if let Some(recalled) = up_to_date::recall(&here, question) {
             let (limits, flags) = (args.flags.limits(), &args.flags);
-            return match recalled.tell(&here, &limits, flags.json, &mut flags.listener((&here).into(), vec![])?) {
+            return match recalled.tell(&here, &limits, flags.json, &mut flags.listener((&here).into(), file, vec![])?) {
                 Report::Listed(ends) => show(&ends, flags),
                 Report::Counted(stages) => print(&table::all_cached(stages)),
             };
@@ -43,7 +44,7 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     }
     let pipeline = args.pipeline.load_for(&args.targets, registry, cache)?;
     let selected = select(&pipeline, &args.targets)?;
-    let locked = args.locked.then(|| lock::before(&pipeline, &selected, cache)).transpose()?;
+    let locked = (args.locked && !args.flags.detach).then(|| lock::before(&pipeline, &selected, cache)).transpose()?;
     let Some(outcome) = execute(&pipeline, selected, &args.flags, cache, vec![])? else { return Ok(()) };
     // Warnings are printed in every run, so such a run is not remembered. Neither is one whose
     // files changed meanwhile: it is unknown which version was read.
@@ -69,7 +70,7 @@ pub(crate) fn show(ends: &[StageEnd], flags: &Flags) -> Result<()> {
 }
 
 /// Runs the selected stages, displayed as the flags say, and sends events to `listeners`; `None`
-/// after a dry run.
+/// after a dry run, and where the run is submitted as a job.
 pub fn execute(
     pipeline: &Pipeline,
     selected: Vec<StageId>,
@@ -81,12 +82,17 @@ pub fn execute(
     warn_of(pipeline);
     if flags.dry_run {
         let cache = flags.remote.cache_for_plans(cache)?;
-        print(&crate::cli::plan::planned(pipeline, (&cache).into(), &selected, forced)?.text())?;
+        let mut planned = plan::planned(pipeline, (&cache).into(), &selected, forced)?;
+        plan::jobs::add(&mut planned, pipeline, &flags.settings);
+        print(&planned.text())?;
         warn(cache.remote.as_ref());
-        return Ok(None);
+        return plan::jobs::check(&planned, pipeline, &flags.settings).map(|()| None);
     }
     for text in warnings(pipeline, &selected) {
         let _ = writeln!(std::io::stderr().lock(), "warning: {text}");
+    }
+    if flags.detach {
+        return detach::submit(pipeline, &selected, flags, cache).map(|()| None);
     }
     let cache = flags.remote.cache(cache)?;
     let stop = stop()?;
@@ -94,8 +100,11 @@ pub fn execute(
     let (mut limits, stage_retry) = (flags.limits_for(pipeline, &selected), flags.stage_retry(pipeline, &selected));
     let launcher = flags.launcher(&mut limits)?;
     let most_ranks = flags.most_ranks(pipeline, &selected);
-    let options = Options { selected, forced, keep_going: flags.keep_going, limits, most_ranks, stage_retry, retry };
-    let mut listener = flags.listener((&cache).into(), listeners)?;
+    // The terminal is gone; or the job of the run is to end.
+    let leave_on = if flags.runner_job.is_some() { vec![libc::SIGHUP, libc::SIGTERM] } else { vec![libc::SIGHUP] };
+    let keep_going = flags.keep_going;
+    let options = Options { selected, forced, keep_going, leave_on, limits, most_ranks, stage_retry, retry };
+    let mut listener = flags.listener((&cache).into(), &pipeline.file, listeners)?;
     scheduler::run(pipeline, (&cache).into(), launcher.as_ref(), options, stop, &mut listener).map(Some)
 }
 

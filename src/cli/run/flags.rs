@@ -1,5 +1,6 @@
 //! Arguments of the commands that run stages.
 
+use crate::cli::common::job_args::JobArgs;
 use crate::cli::common::pipeline_args::PipelineArgs;
 use crate::cli::common::remote_args::RemoteArgs;
 use crate::report::junit::Junit;
@@ -18,7 +19,7 @@ use erw_runner::pipeline::graph::{Pipeline, RetryPolicy, StageId};
 use erw_runner::settings::{LauncherName, Resolved, Settings, StageSettings};
 use erw_runner::text::units::{bytes, duration};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
@@ -28,7 +29,7 @@ pub struct Args {
     /// Only these stages and their dependencies
     pub targets: Vec<String>,
     /// Run again whenever a file of the pipeline, or one that its stages read, changes
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "detach")]
     pub watch: bool,
     /// Write the lock file beside the pipeline: keys, outputs and results of all stages
     #[arg(long, conflicts_with_all = ["targets", "dry_run"])]
@@ -80,18 +81,14 @@ pub struct Flags {
     /// Stop a stage that takes longer, such as 2h or 30min, unless the stage sets `timeout`
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub timeout: Option<Duration>,
-    /// Where stages run: here, or as jobs of Slurm [default: local]
-    #[arg(long, value_name = "NAME", value_parser = launcher)]
-    pub launcher: Option<LauncherName>,
-    /// Partition of jobs
-    #[arg(long, value_name = "NAME")]
-    pub partition: Option<String>,
-    /// Account of jobs
-    #[arg(long, value_name = "NAME")]
-    pub account: Option<String>,
-    /// Time limit of jobs, in Slurm's words, such as 24:00:00
-    #[arg(long, value_name = "TIME")]
-    pub time: Option<String>,
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// Submit the run itself as a job too, and return
+    #[arg(long, conflicts_with_all = ["dry_run", "runner_job"])]
+    pub detach: bool,
+    /// It is this job: what ends it is no wish to stop its stages.
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub runner_job: Option<String>,
     /// Print events as JSON lines on standard output
     #[arg(long, conflicts_with = "plain")]
     pub json: bool,
@@ -120,19 +117,10 @@ impl Flags {
         self.max_load = self.max_load.or(settings.max_load);
         self.keep_going |= settings.keep_going;
         self.plain |= settings.plain;
-        self.settings = settings;
-        let flags = StageSettings {
-            retries: self.retries,
-            timeout: self.timeout,
-            partition: self.partition.clone(),
-            account: self.account.clone(),
-            time: self.time.clone(),
-            ..StageSettings::default()
-        };
-        self.settings.stated = flags.or(std::mem::take(&mut self.settings.stated));
+        let own = StageSettings { retries: self.retries, timeout: self.timeout, ..StageSettings::default() };
+        self.settings = self.job.over(settings, own);
         let all = self.settings.stated.clone().or(self.settings.every_stage.clone());
         (self.timeout, self.retries) = (all.timeout, all.retries);
-        self.launcher = self.launcher.or(Some(self.settings.launcher));
     }
 
     /// The retry policies of single stages by the settings.
@@ -163,7 +151,7 @@ impl Flags {
     pub(crate) fn launcher(&self, limits: &mut Limits) -> Result<Box<dyn Launcher>> {
         const JOBS: usize = 100;
         let worker = WorkerProgram::this()?;
-        match self.launcher.unwrap_or_default() {
+        match self.settings.launcher {
             LauncherName::Local => Ok(Box::new(Local { worker })),
             LauncherName::Slurm => {
                 limits.jobs = self.jobs.map_or(JOBS, |jobs| jobs as usize);
@@ -193,11 +181,17 @@ impl Flags {
         }
     }
 
-    /// The listeners of a run: its display, its journal, the JUnit report if requested, and
+    /// The listeners of a run of this pipeline: its display, its journal, the JUnit report if requested, and
     /// `others`.
-    pub(crate) fn listener<'a>(&self, cache: CacheRef<'a>, others: Vec<Box<dyn Listener + 'a>>) -> Result<Fan<'a>> {
+    pub(crate) fn listener<'a>(
+        &self,
+        cache: CacheRef<'a>,
+        file: &Path,
+        others: Vec<Box<dyn Listener + 'a>>,
+    ) -> Result<Fan<'a>> {
+        let journal = Journal::start(cache.store, file);
         let mut all: Vec<Box<dyn Listener + 'a>> =
-            vec![report::listener(self.style()), Box::new(Journal::start(cache.store)), Box::new(Uses::of(cache))];
+            vec![report::listener(self.style()), Box::new(journal), Box::new(Uses::of(cache))];
         if let Some(file) = &self.junit {
             all.push(Box::new(Junit::new(file)?));
         }
@@ -224,14 +218,6 @@ impl Flags {
             limits.gpus = limits.gpus.get(only).cloned().into_iter().collect();
         }
         limits
-    }
-}
-
-pub(crate) fn launcher(text: &str) -> Result<LauncherName, String> {
-    match text {
-        "local" => Ok(LauncherName::Local),
-        "slurm" => Ok(LauncherName::Slurm),
-        _ => Err("expected local or slurm".into()),
     }
 }
 

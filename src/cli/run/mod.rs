@@ -1,5 +1,6 @@
 //! `erw run`: runs what is stale in a pipeline.
 
+mod detach;
 pub mod execute;
 pub mod flags;
 pub mod lock;

@@ -248,7 +248,7 @@ fn rest(store: &Store, kept: &[&Record]) -> Result<Vec<PathBuf>> {
     let named = |p: &PathBuf| p.file_name().is_some_and(|n| keys.contains(n.to_string_lossy().as_ref()));
     let mut all: Vec<PathBuf> = disk::list(&store.v1("logs"))?.into_iter().filter(|p| !named(p)).collect();
     all.extend(disk::list(&store.v1("trees"))?.into_iter().filter(|p| !sources.contains(p)));
-    for folder in ["quarantine", "pulls", "verify"] {
+    for folder in ["quarantine", "pulls", "verify", "site"] {
         all.extend(disk::list(&store.v1(folder))?);
     }
     let is_spare = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(store::SPARE));

@@ -11,6 +11,9 @@
 //!       attempt-N.json attempt-N.log attempt-N.end.json attempt-N/NAME checkpoints/
 //!   v1/logs/<key>/attempt-N.log     logs of a finished action; empty ones are not kept
 //!   v1/logs/<key>/{metrics,times}.jsonl   its curves, see `step_log`
+//!       placed.json, stop           its job, see `exec::launch::slurm`; see `exec::stop_request`
+//!   v1/runners/<name>.{json,sh,log} runs that are jobs, see `exec::launch::slurm::runner_job`
+//!   v1/site/<any>/                a check of a site, see `exec::launch::slurm::site_check`
 //!   v1/locks/<key>                  held by the process that runs this key, workers included
 //!   v1/files/<id>.txt               remembered digests of source files, see `sources`
 //!   v1/trees/<digest>.txt           listing of a source folder, to name later what changed

@@ -230,6 +230,10 @@ pub trait Listener {
     fn pointless(&mut self) -> Vec<(String, String)> {
         vec![]
     }
+    /// Asked from time to time: whether somebody wants the run to stop.
+    fn is_unwanted(&self) -> bool {
+        false
+    }
 }
 
 /// Passes every event to several listeners.
@@ -241,6 +245,9 @@ impl Listener for Fan<'_> {
     }
     fn pointless(&mut self) -> Vec<(String, String)> {
         self.0.iter_mut().flat_map(|l| l.pointless()).collect()
+    }
+    fn is_unwanted(&self) -> bool {
+        self.0.iter().any(|l| l.is_unwanted())
     }
 }
 

@@ -290,6 +290,8 @@ impl Executor<'_> {
             numbering: numbering(stage, allocation),
             device: allocation.device(),
             command: stage.command.as_ref().map(|c| c.run.clone()),
+            pipeline: self.checker.pipeline.name.clone(),
+            pipeline_file: self.checker.pipeline.file.canonicalize().unwrap_or_else(|_| file.clone()),
             pipeline_dir: file.parent().unwrap_or(Path::new("/")).into(),
             downloads: self.store().downloads(),
         }

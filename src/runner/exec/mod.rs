@@ -7,6 +7,7 @@
 //! whose results [`metrics_json`] reads. Both verify inputs ([`tamper`]) and digest outputs
 //! ([`artifacts`]). [`spawn`] starts any process, [`processes`] and [`watchdog`] make sure that none
 //! is left behind, [`process_exit`] describes how one ended, [`unstartable`] why one did not start.
+//! [`stop_token`] holds signals to stop, [`stop_request`] requests by files.
 //! [`up_to_date`] answers a run that would find everything cached.
 
 pub mod artifacts;
@@ -23,6 +24,7 @@ pub mod rendezvous;
 pub mod resources;
 pub mod scheduler;
 pub mod spawn;
+pub mod stop_request;
 pub mod stop_token;
 pub mod tamper;
 pub mod unstartable;

@@ -107,12 +107,15 @@ impl Workers {
         going.killing = true;
         going.processes.values().for_each(|p| p.end());
     }
-    pub fn stop_one(&self, ticket: usize) {
+    /// Returns whether there was anything to ask.
+    pub fn stop_one(&self, ticket: usize) -> bool {
         let mut going = self.going();
-        if going.processes.contains_key(&ticket) || going.jobs.contains(&ticket) {
+        let is_there = going.processes.contains_key(&ticket) || going.jobs.contains(&ticket);
+        if is_there {
             going.stopped.insert(ticket);
             going.processes.get(&ticket).iter().for_each(|p| p.ask_to_stop());
         }
+        is_there
     }
     pub fn kill_one(&self, ticket: usize) {
         let mut going = self.going();

@@ -1,9 +1,11 @@
 //! The journal of a run: `runs/<id>/events.jsonl` has every event, `summary.json` who started the
 //! run and, once it has ended, its result. A run without an `exit` in its summary was interrupted,
 //! unless the lock on its events shows that it is still running. It is for people and programs that
-//! look back (`read`); nothing that runs a stage reads it. Failing to write it must not break a
+//! look back (`read`); nothing that runs a stage reads it. A file `stop` beside it asks its run to
+//! stop. Failing to write it must not break a
 //! run: the first failure is remembered and writing stops.
 
+pub mod at_work;
 pub mod explain;
 pub mod lineage;
 pub mod read;
@@ -11,12 +13,13 @@ pub mod record_use;
 
 use crate::cache::store::Store;
 use crate::event::{Event, EventKind, Listener, StageEnd, StageState};
+use crate::exec::stop_request;
 use crate::files::disk::{Durability, unique, write_file};
 use crate::host::{host, user, utc_now};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub struct Journal {
     folder: PathBuf,
@@ -28,6 +31,8 @@ pub struct Journal {
 struct Summary {
     format: u32,
     pipeline: String,
+    /// The pipeline file, without links.
+    file: PathBuf,
     /// The command line.
     command: Vec<String>,
     began: String,
@@ -43,7 +48,7 @@ struct Summary {
 
 impl Journal {
     /// Starts a journal in a folder named by the time; the name is the run's id.
-    pub fn start(store: &Store) -> Self {
+    pub fn start(store: &Store, file: &Path) -> Self {
         let began = utc_now();
         let id = began.replace([':', '-'], "").replace('T', "-").replace(['.', 'Z'], "");
         // Two hosts may start a run at the same moment.
@@ -55,6 +60,7 @@ impl Journal {
         let summary = Summary {
             format: 1,
             pipeline: String::new(),
+            file: file.canonicalize().unwrap_or_else(|_| file.into()),
             command: std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect(),
             began,
             user: user(),
@@ -125,6 +131,10 @@ impl Listener for Journal {
             _ => {}
         }
     }
+
+    fn is_unwanted(&self) -> bool {
+        stop_request::is_there(&self.folder)
+    }
 }
 
 #[cfg(test)]
@@ -137,7 +147,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         std::fs::remove_dir_all(store.runs()).unwrap();
         std::fs::write(store.runs(), "in the way").unwrap();
-        let mut journal = Journal::start(&store);
+        let mut journal = Journal::start(&store, Path::new("p.toml"));
         journal.event(&Event { at: 0.0, what: EventKind::RunFinished { seconds: 1.0, exit: 0 } });
         assert!(journal.events.is_err());
     }

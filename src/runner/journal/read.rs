@@ -20,6 +20,8 @@ pub struct Run {
     pub id: String,
     pub state: RunState,
     pub pipeline: String,
+    /// The pipeline file, without links; empty in runs of earlier versions.
+    pub file: PathBuf,
     pub command: Vec<String>,
     /// UTC.
     pub began: String,
@@ -60,6 +62,9 @@ pub struct Ended {
     pub reasons: Vec<String>,
     /// Where its log was while it ran.
     pub log: Option<PathBuf>,
+    /// Seconds from the beginning of the run to its last start.
+    #[serde(skip)]
+    pub started: f64,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -102,8 +107,9 @@ fn is_locked(journal: &Path) -> bool {
 pub fn with_events(run: &mut Run, folder: &Path) {
     let over = run.state == RunState::Ended;
     for event in events(folder) {
+        let at = event["at"].as_f64().unwrap_or(run.seconds);
         if !over {
-            run.seconds = event["at"].as_f64().unwrap_or(run.seconds);
+            run.seconds = at;
         }
         match event["event"].as_str() {
             Some("run_started") if !over => run.pipeline = text(&event["pipeline"]),
@@ -111,7 +117,7 @@ pub fn with_events(run: &mut Run, folder: &Path) {
                 let reasons = event["reasons"].as_array().map_or(vec![], |all| all.iter().map(text).collect());
                 let log = event["log"].as_str().map(PathBuf::from);
                 let entry = entry(run, &text(&event["stage"]));
-                (entry.reasons, entry.log) = (reasons, log);
+                (entry.reasons, entry.log, entry.started) = (reasons, log, at);
                 if !over {
                     entry.kind = text(&event["kind"]);
                     entry.key = event["key"].as_str().map(String::from);

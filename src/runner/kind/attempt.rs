@@ -71,6 +71,11 @@ pub struct Job {
     /// Program and arguments of a `kind = "command"` stage, with placeholders not filled yet.
     #[serde(default)]
     pub command: Option<Vec<String>>,
+    /// Name of the pipeline, and its file without links, for messages only.
+    #[serde(default)]
+    pub pipeline: String,
+    #[serde(default)]
+    pub pipeline_file: PathBuf,
     /// Directory of the pipeline file, where a command runs.
     #[serde(default)]
     pub pipeline_dir: PathBuf,

@@ -72,6 +72,7 @@ impl Bench<'_> {
             selected,
             forced: [id].into(),
             keep_going: false,
+            leave_on: vec![libc::SIGHUP],
             limits: self.limits.clone(),
             most_ranks: BTreeMap::new(),
             stage_retry: BTreeMap::new(),

@@ -3,7 +3,7 @@
 //! value, which figment does not know. Does not know other files.
 
 use super::files::Level;
-use super::keys::{self, FromProject, KEYS, KINDS, Key, STAGES, Wants};
+use super::keys::{self, FromProject, KEYS, KINDS, Key, RUNNER, STAGES, Wants};
 use super::trust;
 use crate::text::spanned::{self, Entry, Node, Toml};
 use crate::text::suggest;
@@ -14,6 +14,8 @@ use figment::{Metadata, Profile, Provider, Source};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+/// The setting whose values are stage kinds.
+const LOCAL_KINDS: &str = "local_kinds";
 /// The profile that always holds.
 pub const DEFAULT: &str = "default";
 
@@ -86,13 +88,7 @@ impl SettingsFile {
         let mut values = Dict::new();
         for entry in entries {
             let value = match entry.key.as_str() {
-                KINDS => self.tables(entry, &|kind| match kinds.contains(&kind) {
-                    true => Ok(()),
-                    false => {
-                        let hint = suggest::hint(kind, kinds.iter().copied(), "the kinds are");
-                        Err(Error::usage(format!("unknown stage kind `{kind}`")).maybe_hint(hint))
-                    }
-                })?,
+                KINDS => self.tables(entry, &|kind| check_kind(kind, kinds))?,
                 // Which stages there are is a pipeline's to say, and there are many.
                 STAGES => self.tables(entry, &|stage| match stage
                     .chars()
@@ -102,8 +98,17 @@ impl SettingsFile {
                     false => Err(Error::usage(format!("no stage can be called `{stage}`"))
                         .hint("settings of `train` hold for the stages of all its trials")),
                 })?,
+                RUNNER => self.table(entry, RUNNER, "settings of a run as a job are", Key::is_of_jobs)?,
                 name => match keys::find(name) {
-                    Some(key) => self.value(key, entry)?,
+                    Some(key) => {
+                        let value = self.value(key, entry)?;
+                        if key.name == LOCAL_KINDS {
+                            for kind in value.as_array().into_iter().flatten().filter_map(|kind| kind.as_str()) {
+                                check_kind(kind, kinds).map_err(|e| e.at(entry.node.place.clone()))?;
+                            }
+                        }
+                        value
+                    }
                     None => {
                         let hint = suggest::hint(name, keys::names(), "the settings are");
                         return Err(Error::usage(format!("unknown setting `{name}`"))
@@ -122,23 +127,33 @@ impl SettingsFile {
         let mut all = Dict::new();
         for entry in table.node.table(format_args!("`{}`", table.key))? {
             check(&entry.key).map_err(|e| e.at(entry.key_place.clone()))?;
-            let mut values = Dict::new();
-            for setting in entry.node.table(format_args!("`{}.{}`", table.key, entry.key))? {
-                let name = setting.key.as_str();
-                let of_stages = || KEYS.iter().filter(|key| key.of_stages).map(|key| key.name);
-                let Some(key) = keys::find(name).filter(|key| key.of_stages) else {
-                    let message = match keys::find(name) {
-                        Some(_) => format!("`{name}` is not a setting of single stages"),
-                        None => format!("unknown setting `{name}`"),
-                    };
-                    let hint = suggest::hint(name, of_stages(), "settings of kinds and stages are");
-                    return Err(Error::usage(message).at(setting.key_place.clone()).maybe_hint(hint));
-                };
-                values.insert(setting.key.clone(), self.value(key, setting)?);
-            }
-            all.insert(entry.key.clone(), Value::from(values));
+            let name = format!("{}.{}", table.key, entry.key);
+            all.insert(
+                entry.key.clone(),
+                self.table(entry, &name, "settings of kinds and stages are", |key| key.of_stages)?,
+            );
         }
         Ok(Value::from(all))
+    }
+
+    /// A table of settings, of those that it may have; `are` introduces these in a hint.
+    fn table(&self, table: &Entry, name: &str, are: &str, may: fn(&Key) -> bool) -> Result<Value> {
+        let mut values = Dict::new();
+        for setting in table.node.table(format_args!("`{name}`"))? {
+            let known = keys::find(&setting.key);
+            let Some(key) = known.filter(|key| may(key)) else {
+                let message = match (known, name) {
+                    (Some(_), RUNNER) => format!("`{}` is not a setting of a run as a job", setting.key),
+                    (Some(_), _) => format!("`{}` is not a setting of single stages", setting.key),
+                    (None, _) => format!("unknown setting `{}`", setting.key),
+                };
+                let names = KEYS.iter().filter(|key| may(key)).map(|key| key.name);
+                let hint = suggest::hint(&setting.key, names, are);
+                return Err(Error::usage(message).at(setting.key_place.clone()).maybe_hint(hint));
+            };
+            values.insert(setting.key.clone(), self.value(key, setting)?);
+        }
+        Ok(Value::from(values))
     }
 
     fn value(&self, key: &Key, entry: &Entry) -> Result<Value> {
@@ -174,6 +189,15 @@ impl SettingsFile {
     pub(super) fn forget(&mut self, name: &str) {
         self.values.values_mut().for_each(|values| drop(values.remove(name)));
     }
+}
+
+/// Refuses a name of a stage kind that there is not.
+pub(super) fn check_kind(kind: &str, kinds: &[&str]) -> Result<()> {
+    if kinds.contains(&kind) {
+        return Ok(());
+    }
+    let hint = suggest::hint(kind, kinds.iter().copied(), "the kinds are");
+    Err(Error::usage(format!("unknown stage kind `{kind}`")).maybe_hint(hint))
 }
 
 /// `None` if there is no such file.

@@ -66,7 +66,7 @@ const fn of_stages(name: &'static str, variable: &'static str, wants: Wants, doc
 }
 
 /// All settings.
-pub const KEYS: [Key; 32] = [
+pub const KEYS: [Key; 33] = [
     key("cache_dir", "ERW_CACHE_DIR", Wants::Path, "folder for artifacts, records and unfinished work"),
     Key {
         from_project: FromProject::IfTrusted,
@@ -107,6 +107,12 @@ pub const KEYS: [Key; 32] = [
         Wants::OneOf(&["pmix", "pmi2", "mpirun"]),
         "what starts the ranks of a training on CPUs",
     ),
+    key(
+        "local_kinds",
+        "ERW_LOCAL_KINDS",
+        Wants::Texts,
+        "kinds whose stages run beside `erw run` rather than as jobs; [\"weights\"]",
+    ),
     key("poll", "ERW_POLL", Wants::Time, "longest time between two questions to Slurm"),
     key("latency", "ERW_LATENCY", Wants::Time, "how long a file of a node may take to be seen"),
     key("grace", "ERW_GRACE", Wants::Time, "time before a job's limit at which it is asked to save and stop"),
@@ -115,9 +121,10 @@ pub const KEYS: [Key; 32] = [
     key("colour", "ERW_COLOUR", Wants::OneOf(&["auto", "always", "never"]), "colour of error messages"),
 ];
 
-/// The tables of a profile that hold settings of kinds and of stages.
+/// The tables of a profile that hold settings of kinds, of stages, and of a run as a job.
 pub const KINDS: &str = "kinds";
 pub const STAGES: &str = "stages";
+pub const RUNNER: &str = "runner";
 
 /// The setting with this name.
 pub fn find(name: &str) -> Option<&'static Key> {
@@ -126,7 +133,7 @@ pub fn find(name: &str) -> Option<&'static Key> {
 
 /// The names of all settings, and of the tables of a profile.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    KEYS.iter().map(|key| key.name).chain([KINDS, STAGES])
+    KEYS.iter().map(|key| key.name).chain([KINDS, STAGES, RUNNER])
 }
 
 impl Wants {
@@ -178,6 +185,11 @@ impl Wants {
 }
 
 impl Key {
+    /// Whether it says how a job is submitted.
+    pub fn is_of_jobs(&self) -> bool {
+        self.of_stages && !matches!(self.name, "retries" | "timeout" | "ranks" | "gpus_per_node" | "mpi")
+    }
+
     /// The flag that states it.
     pub fn flag(&self) -> String {
         format!("--{}", self.name.replace('_', "-"))

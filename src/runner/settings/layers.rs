@@ -2,9 +2,9 @@
 //! the profile, and leaves out what an untrusted project says. Does not know what a file or a
 //! variable may contain.
 
-use super::file::{DEFAULT, SettingsFile};
+use super::file::{DEFAULT, SettingsFile, check_kind};
 use super::files::{self, Candidate, Level};
-use super::keys::{self, FromProject, KEYS, KINDS, STAGES};
+use super::keys::{self, FromProject, KEYS, KINDS, RUNNER, STAGES};
 use super::trust;
 use super::values::Settings;
 use super::variables::{self, Variables};
@@ -118,6 +118,10 @@ pub fn load(request: &Request<'_>) -> Result<Resolved> {
     let mut settings: Settings = merged.extract().map_err(misfit)?;
     settings.every_stage = merged.extract().map_err(misfit)?;
     settings.stated = Figment::from(&layers.variables).merge(&layers.flags).extract().map_err(misfit)?;
+    // A file was checked when it was read.
+    for kind in settings.local_kinds.iter().flatten() {
+        check_kind(kind, request.kinds).map_err(|e| e.within("ERW_LOCAL_KINDS"))?;
+    }
     let entries = layers.entries()?;
     let project = layers.files.iter().find(|file| file.level == Level::Project);
     let project = project.and_then(|file| Some(file.path.parent()?.to_path_buf()));
@@ -228,7 +232,7 @@ impl Layers {
         for name in keys::names() {
             match merged.find_value(name) {
                 Ok(value) => self.entry(&merged, &value, &mut vec![name], &mut entries)?,
-                Err(_) if name == KINDS || name == STAGES => {}
+                Err(_) if [KINDS, STAGES, RUNNER].contains(&name) => {}
                 Err(_) => entries.push(Entry { key: name.into(), value: None, origin: Origin::BuiltIn }),
             }
         }

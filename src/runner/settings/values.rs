@@ -54,6 +54,10 @@ pub struct Settings {
     /// kinds and stages.
     #[serde(skip)]
     pub stated: StageSettings,
+    /// Kinds whose stages run where the runner is; `None`: as the launcher has it.
+    pub local_kinds: Option<Vec<String>>,
+    /// Of a run that is a job itself.
+    pub runner: StageSettings,
     /// By stage kind.
     pub kinds: BTreeMap<String, StageSettings>,
     /// By name of stage.
@@ -153,6 +157,12 @@ pub enum Colour {
 }
 
 impl Settings {
+    /// What holds for a run that is a job itself: what files say of it, before what holds for all
+    /// stages.
+    pub fn runner(&self) -> StageSettings {
+        self.runner.clone().or(self.stated.clone()).or(self.every_stage.clone())
+    }
+
     /// What holds for a stage of this kind: variables and flags before the stage, the stage before
     /// the kind, the kind before all stages. The stage of a trial, `train@seed=1`, has the settings
     /// of `train`.

@@ -3,6 +3,7 @@
 
 use super::message::{CheckRequest, CheckResult, Message};
 use crate::exec::executor::{Executor, ReadyAction};
+use crate::exec::stop_request;
 use crate::plan::{self, Verdict};
 use erw_base::error::{Error, Result};
 use std::sync::mpsc::{Receiver, Sender};
@@ -39,7 +40,11 @@ fn checker(executor: &Executor<'_>, request: CheckRequest) -> Result<CheckResult
     // Another run may have finished it before the lock was taken.
     match checker.verdict(id, &keyed)? {
         Verdict::Cached(record) => Ok(CheckResult::Cached(keyed.action.key, record)),
-        Verdict::Run(reasons) => Ok(CheckResult::Stale(Box::new(ReadyAction { id, keyed, inputs, lock }), reasons)),
+        Verdict::Run(reasons) => {
+            // Whoever asked for a stop before meant an earlier run.
+            stop_request::withdraw(&checker.store.work_dir(&keyed.action.key))?;
+            Ok(CheckResult::Stale(Box::new(ReadyAction { id, keyed, inputs, lock }), reasons))
+        }
         Verdict::Waiting(_) | Verdict::Missing(_) => {
             Err(Error::internal("a stage was checked before its inputs were known"))
         }

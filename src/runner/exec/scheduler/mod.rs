@@ -24,6 +24,7 @@ mod check;
 pub mod message;
 mod ready_queue;
 mod report;
+mod requests;
 mod retry;
 mod summary;
 mod transitions;
@@ -74,6 +75,8 @@ pub struct Options {
     pub forced: BTreeSet<StageId>,
     /// After a failure, continue with independent stages.
     pub keep_going: bool,
+    /// Signals that end the run and leave alone what can go on without it.
+    pub leave_on: Vec<i32>,
     pub limits: Limits,
     /// The largest numbers of ranks of stages that state none; else 1.
     pub most_ranks: BTreeMap<StageId, usize>,
@@ -195,6 +198,7 @@ struct Scheduler<'a> {
     pool: ResourcePool,
     needs: Needs,
     keep_going: bool,
+    leave_on: Vec<i32>,
     limits: Limits,
     stage_retry: BTreeMap<StageId, RetryPolicy>,
     retry: RetryPolicy,
@@ -208,6 +212,9 @@ struct Scheduler<'a> {
     locked: BTreeMap<StageId, Later<Box<CheckRequest>>>,
     retries: BTreeMap<StageId, Later<Box<ReadyAction>>>,
     running: BTreeSet<StageId>,
+    /// Stages that started and were not asked by a file to stop yet.
+    watched: BTreeSet<StageId>,
+    looked: Instant,
     /// Stages being checked, and since when.
     checking: BTreeMap<StageId, Instant>,
     has_failed: bool,
@@ -251,6 +258,7 @@ impl<'a> Scheduler<'a> {
             pool,
             needs,
             keep_going: options.keep_going,
+            leave_on: options.leave_on,
             limits: options.limits,
             stage_retry: options.stage_retry,
             retry: options.retry,
@@ -262,6 +270,8 @@ impl<'a> Scheduler<'a> {
             locked: BTreeMap::new(),
             retries: BTreeMap::new(),
             running: BTreeSet::new(),
+            watched: BTreeSet::new(),
+            looked: now,
             checking: BTreeMap::new(),
             has_failed: false,
             began: now,
@@ -295,6 +305,7 @@ impl<'a> Scheduler<'a> {
             self.set(self.selected[i], StageState::Waiting);
         }
         loop {
+            self.handle_requests();
             self.handle_stop();
             self.cancel_pruned();
             self.handle_time_limits();
@@ -342,8 +353,8 @@ impl<'a> Scheduler<'a> {
         if asked > self.stops_handled {
             if asked >= 2 {
                 self.executor.workers.kill();
-            } else if self.stop.signal() == Some(libc::SIGHUP) {
-                // The terminal is gone, which is no wish to stop what can go on without it.
+            } else if self.stop.signal().is_some_and(|signal| self.leave_on.contains(&signal)) {
+                // This process is to end, which is no wish to stop what can go on without it.
                 self.executor.workers.leave();
             } else {
                 self.executor.workers.stop();
@@ -453,14 +464,21 @@ impl<'a> Scheduler<'a> {
                     self.checked(id, checked);
                 }
             }
-            Message::Starting(id, start, allocation) => self.report_start(id, start, &allocation),
+            Message::Starting(id, start, allocation) => {
+                self.watched.insert(id);
+                self.report_start(id, start, &allocation);
+            }
             Message::Worker(id, WorkerEvent::Started) => self.limit_time(id),
             Message::Worker(id, event) => self.forward_event(id, event),
             Message::Ended(ready, allocation, end) => {
                 self.running.remove(&ready.id);
                 self.pool.give_back(allocation);
-                self.stages[ready.id.0].deadline = None;
+                let id = ready.id;
+                self.stages[id.0].deadline = None;
                 self.ended(ready, end);
+                if !self.retries.contains_key(&id) {
+                    self.watched.remove(&id);
+                }
             }
         }
     }

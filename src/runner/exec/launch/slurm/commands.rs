@@ -9,6 +9,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// How long a command may take.
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
+
 /// How a command ended.
 #[derive(Debug)]
 pub enum Answer {
@@ -45,6 +48,10 @@ pub fn run(name: &str, arguments: &[String], limit: Duration) -> Result<Answer> 
         if (text.starts_with("SLURM_") || text.starts_with("SBATCH_")) && text != "SLURM_CONF" {
             command.env_remove(&variable);
         }
+    }
+    if name == "squeue" {
+        // Times as seconds, without the time zone of this host.
+        command.env("SLURM_TIME_FORMAT", "%s");
     }
     let mut child = command.spawn().map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::usage(format!("this machine submits no jobs: there is no `{name}`"))

@@ -15,52 +15,53 @@
 //! nothing ran. A job that is preempted, whose node dies or whose time is over is no failure: it
 //! goes on from its checkpoint, requeued by its own script, or placed anew from here.
 //!
-//! The name holds the key and the cache folder: the same action in another cache is another job.
 //! Does not know the graph or keys.
 
+mod accounting;
 pub mod commands;
+mod pace;
+pub mod placed;
 pub mod queue;
+pub mod runner_job;
 pub mod script;
+pub mod site_check;
 pub mod state;
+pub mod unattended;
 mod visit;
 
+use super::local::Local;
 use super::{AttemptSite, Launcher, with_tail};
-use crate::cache::store::PLACED;
 use crate::event::{Failure, WorkerEvent};
 use crate::exec::attempt_report::{AttemptEnd, AttemptReport, Machine};
 use crate::exec::environment::GPUS;
 use crate::exec::rendezvous;
 use crate::exec::resources::Limits;
+use crate::exec::stop_request;
 use crate::exec::worker;
 use crate::exec::worker_program::WorkerProgram;
-use crate::files::disk::{Durability, read_json, write_file, write_json};
+use crate::files::disk::{Durability, write_file, write_json};
 use crate::kind::attempt::Job;
 use crate::kind::ranks::Numbering;
 use crate::pipeline::graph::{Resources, Stage};
 use crate::settings::{MpiStart, Settings, StageSettings};
-use commands::{Answer, run};
+use commands::{Answer, LIMIT, run};
 use erw_base::error::{Error, Result};
 use erw_base::process::FOR_WORKERS;
 use erw_fetch::registry;
+use pace::{GRACE, LATENCY, POLL};
+use placed::Placed;
 use queue::{Queue, Sight};
 use script::{Needs, Request, needs, script};
-use serde::{Deserialize, Serialize};
 use state::{JobEnd, JobStatus, Phase};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 use visit::{Visit, log};
 
 /// How often files of a job are looked at.
 const TICK: Duration = Duration::from_millis(500);
-/// How long a command may take.
-const LIMIT: Duration = Duration::from_secs(30);
 /// After a submission that was not answered, how long the queue is watched for the job.
 const UNANSWERED: Duration = Duration::from_secs(10);
-/// Settings that nobody stated: see `runner::settings`.
-const POLL: Duration = Duration::from_secs(30);
-const LATENCY: Duration = Duration::from_secs(60);
-const GRACE: Duration = Duration::from_secs(300);
 /// Words by which `sbatch` says that no more jobs are taken now.
 const FULL: [&str; 4] = ["job submit limit", "QOSMaxSubmit", "AssocMaxSubmit", "unable to accept job"];
 
@@ -70,28 +71,8 @@ pub struct Slurm {
     settings: Settings,
     worker: WorkerProgram,
     queue: Queue,
-}
-
-/// A job that was, or is about to be, submitted.
-#[derive(Debug, Serialize, Deserialize)]
-struct Placed {
-    attempt: u32,
-    /// By which it is found again.
-    name: String,
-}
-
-impl Placed {
-    fn file(work: &Path) -> PathBuf {
-        work.join(PLACED)
-    }
-
-    fn read(work: &Path) -> Result<Option<Self>> {
-        read_json(&Self::file(work))
-    }
-
-    fn write(&self, work: &Path) -> Result<()> {
-        write_json(&Self::file(work), self, Durability::Now)
-    }
+    /// For the kinds that run beside the runner.
+    local: Local,
 }
 
 impl Launcher for Slurm {
@@ -99,13 +80,7 @@ impl Launcher for Slurm {
     fn check(&self, stages: &[(&Stage, &Resources)], limits: &Limits) -> Result<()> {
         let mut asked = BTreeSet::new();
         for (stage, need) in stages {
-            let options = self.settings.of_stage(&stage.name, stage.kind.name);
-            let threads = need.threads.or(options.job_threads).unwrap_or(1);
-            let gpus = if limits.without_gpus { 0 } else { need.gpus };
-            let (ranks, mem) = (need.ranks.unwrap_or(1), need.mem.unwrap_or(0));
-            let needs = needs(&options, Needs { ranks, threads, mem, gpus });
-            let needs: Vec<String> = needs.into_iter().map(|(name, value)| format!("--{name}={value}")).collect();
-            let needs = [needs, options.sbatch.unwrap_or_default()].concat();
+            let Some(needs) = requested(&self.settings, stage, need, limits.without_gpus) else { continue };
             if !asked.insert(needs.clone()) {
                 continue;
             }
@@ -125,9 +100,14 @@ impl Launcher for Slurm {
     }
 
     fn run(&self, site: &AttemptSite<'_>, job: Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<AttemptReport> {
+        let placed = Placed::read(&job.work_dir)?.filter(|placed| placed.attempt == job.attempt);
+        // A job that was submitted under other settings is attended all the same.
+        if placed.is_none() && is_local(&self.settings, &job.kind) {
+            return self.local.run(site, job, tell);
+        }
         site.workers.add_job(site.ticket);
-        let visited = match Placed::read(&job.work_dir)?.filter(|placed| placed.attempt == job.attempt) {
-            Some(placed) => self.attend(site, &job, &placed.name, tell),
+        let visited = match placed {
+            Some(placed) => self.attend(site, &job, &placed, tell),
             None => self.place(site, &job, tell),
         };
         site.workers.remove_job(site.ticket);
@@ -139,6 +119,26 @@ impl Launcher for Slurm {
             Visited::Left => AttemptReport::of(AttemptEnd::Suspended, Machine::default()),
         })
     }
+}
+
+/// Whether stages of this kind run beside the runner: compute nodes seldom reach the internet.
+fn is_local(settings: &Settings, kind: &str) -> bool {
+    const KINDS: [&str; 1] = ["weights"];
+    settings.local_kinds.as_ref().map_or_else(|| KINDS.contains(&kind), |kinds| kinds.iter().any(|k| k == kind))
+}
+
+/// What the job of a stage requests, as options of `sbatch`; `None`: it runs beside the runner.
+pub fn requested(settings: &Settings, stage: &Stage, need: &Resources, without_gpus: bool) -> Option<Vec<String>> {
+    if is_local(settings, stage.kind.name) {
+        return None;
+    }
+    let options = settings.of_stage(&stage.name, stage.kind.name);
+    let threads = need.threads.or(options.job_threads).unwrap_or(1);
+    let gpus = if without_gpus { 0 } else { need.gpus };
+    let (ranks, mem) = (need.ranks.unwrap_or(1), need.mem.unwrap_or(0));
+    let needs = needs(&options, Needs { ranks, threads, mem, gpus });
+    let needs = needs.into_iter().map(|(name, value)| format!("--{name}={value}"));
+    Some(needs.chain(options.sbatch.unwrap_or_default()).collect())
 }
 
 /// How the visit of a job ended.
@@ -156,13 +156,14 @@ impl Visited {
 
 impl Slurm {
     pub fn new(settings: Settings, worker: WorkerProgram) -> Self {
-        Self { queue: Queue::new(settings.poll.unwrap_or(POLL)), settings, worker }
+        let local = Local { worker: worker.clone() };
+        Self { queue: Queue::new(settings.poll.unwrap_or(POLL)), settings, worker, local }
     }
 
     /// Submits the job and attends it.
     fn place(&self, site: &AttemptSite<'_>, job: &Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<Visited> {
         let work = &job.work_dir;
-        let placed = Placed { attempt: job.attempt, name: name(job) };
+        let placed = Placed::now(job);
         let options = self.settings.of_stage(&job.stage, &job.kind);
         let over_mpi = job.numbering == Numbering::Mpi;
         let job = Job {
@@ -180,7 +181,6 @@ impl Slurm {
         let file = work.join(format!("attempt-{}.sh", job.attempt));
         let text = self.script(site, &job, &placed.name, &options, over_mpi);
         write_file(&file, text.as_bytes(), Durability::Now).map_err(|e| Error::io("write", &file, e))?;
-        let _ = std::fs::remove_file(stop_file(work));
         placed.write(work)?;
         let mut told_full = false;
         loop {
@@ -211,7 +211,7 @@ impl Slurm {
             }
         }
         self.queue.stir();
-        self.attend(site, &job, &placed.name, tell)
+        self.attend(site, &job, &placed, tell)
     }
 
     /// Whether a submission that was not answered was obeyed; `None`: the run is to stop.
@@ -256,7 +256,7 @@ impl Slurm {
             needs: Needs { ranks: job.ranks, threads: job.threads, mem: site.mem, gpus },
             over_mpi,
             log: &job.log_file(),
-            stop: &stop_file(&job.work_dir),
+            stop: &stop_request::file(&job.work_dir),
             grace: self.settings.grace.unwrap_or(GRACE),
             environment: &environment,
             worker: &worker,
@@ -269,9 +269,10 @@ impl Slurm {
         &self,
         site: &AttemptSite<'_>,
         job: &Job,
-        name: &str,
+        placed: &Placed,
         tell: &mut dyn FnMut(WorkerEvent),
     ) -> Result<Visited> {
+        let name = placed.name.as_str();
         let mut visit = Visit::of(job);
         loop {
             visit.events.pass_on(tell);
@@ -293,9 +294,11 @@ impl Slurm {
             let since = if visit.is_over.is_some() { Instant::now() } else { visit.asked.unwrap_or(visit.began) };
             match self.queue.look(name, since)? {
                 Err(words) => visit.tell_silence(&words, tell),
+                // Of an earlier job of this name.
+                Ok(sight) if sight.at < visit.began => {}
                 Ok(sight) => {
                     visit.silent = None;
-                    if let Some(end) = self.judge(site, job, name, &mut visit, &sight, tell)? {
+                    if let Some(end) = self.judge(site, job, placed, &mut visit, &sight, tell)? {
                         return Ok(Visited::of(end));
                     }
                 }
@@ -309,17 +312,16 @@ impl Slurm {
         &self,
         site: &AttemptSite<'_>,
         job: &Job,
-        name: &str,
+        placed: &Placed,
         visit: &mut Visit,
         sight: &Sight,
         tell: &mut dyn FnMut(WorkerEvent),
     ) -> Result<Option<AttemptEnd>> {
-        let status = sight.job.as_ref();
+        let (name, status) = (placed.name.as_str(), sight.job.as_ref());
         let phase = status.map(JobStatus::phase);
         let live = status.filter(|_| !matches!(phase, Some(Phase::Ended(_))));
         if site.workers.is_stopping(site.ticket) && visit.asked.is_none() {
-            let stop = stop_file(&job.work_dir);
-            write_file(&stop, b"", Durability::Now).map_err(|e| Error::io("write", &stop, e))?;
+            stop_request::ask(&job.work_dir)?;
             match phase {
                 Some(Phase::Running) => self.cancel(&["--signal=TERM", "--name", name])?,
                 // Also where the scheduler has not told of it yet.
@@ -345,6 +347,16 @@ impl Slurm {
         if let Some(asked) = visit.asked {
             return Ok((sight.at >= asked).then_some(AttemptEnd::Suspended));
         }
+        let report = AttemptReport::read(job)?;
+        let suspended = report.as_ref().is_some_and(|report| matches!(report.end, AttemptEnd::Suspended));
+        if report.is_some() && !suspended {
+            // Written just now.
+            return Ok(None);
+        }
+        // Nothing will requeue it, and no other report will come.
+        if placed.stopped && suspended && !worker::is_at_work(job) {
+            return Ok(Some(AttemptEnd::Interrupted("it was asked to stop while no run attended it".into())));
+        }
         // Files of a node may be seen late; the folder is listed, because a file system on the
         // network remembers for a while that a file was not there.
         let _ = crate::files::disk::list(&job.work_dir);
@@ -361,9 +373,12 @@ impl Slurm {
         if worker::is_at_work(job) {
             return Ok(None);
         }
-        let suspended = AttemptReport::read(job)?.is_some();
-        let ended = |words: &str| Failure { message: words.into(), ..Failure::default() };
+        let causes = || accounting::words(placed).into_iter().collect();
+        let ended = |words: &str| Failure { message: words.into(), causes: causes(), ..Failure::default() };
         Ok(Some(match phase {
+            Some(Phase::Ended(JobEnd::Cancelled)) if placed.stopped => {
+                AttemptEnd::Interrupted("its job was cancelled by `erw stop`".into())
+            }
             Some(Phase::Ended(JobEnd::Cancelled)) if suspended => AttemptEnd::Suspended,
             Some(Phase::Ended(JobEnd::Cancelled)) => AttemptEnd::Failed(ended("its job was cancelled from outside")),
             Some(Phase::Ended(JobEnd::OutOfMemory)) => {
@@ -390,17 +405,6 @@ impl Slurm {
         self.queue.stir();
         run("scancel", &arguments, LIMIT).map(drop)
     }
-}
-
-fn stop_file(work: &Path) -> PathBuf {
-    work.join("stop")
-}
-
-/// The name of a job. Sixteen digits of the key and the cache folder together.
-fn name(job: &Job) -> String {
-    let place = std::fs::canonicalize(&job.cache).unwrap_or_else(|_| job.cache.clone());
-    let text = format!("{} {}", job.key, place.display());
-    format!("erw-{}", &blake3::hash(text.as_bytes()).to_hex()[..16])
 }
 
 /// A failure with the end of the log.

@@ -2,7 +2,7 @@
 //! fresh answer asks, and everyone gets it; the time between two questions grows while nothing
 //! changes. Does not know what the jobs do.
 
-use super::commands::{Answer, run};
+use super::commands::{Answer, LIMIT, run};
 use super::state::{JobStatus, parse};
 use erw_base::error::Result;
 use std::collections::HashMap;
@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 
 /// The shortest time between two questions.
 const SHORTEST: Duration = Duration::from_secs(2);
-/// How long an answer may take.
-const LIMIT: Duration = Duration::from_secs(30);
 
 /// The answers of the scheduler.
 #[derive(Debug)]
@@ -86,7 +84,7 @@ impl Known {
                 for (name, status) in text.lines().filter_map(parse) {
                     jobs.entry(name).or_default().push(status);
                 }
-                jobs.values_mut().for_each(|jobs| jobs.sort_by_key(|job| number(&job.id)));
+                jobs.values_mut().for_each(|jobs| jobs.sort_by_key(JobStatus::number));
                 let is_same = jobs == self.jobs;
                 self.interval = if is_same { (self.interval * 3 / 2).min(longest) } else { SHORTEST.min(longest) };
                 (self.jobs, self.answered, self.silence) = (jobs, self.asked, None);
@@ -98,9 +96,4 @@ impl Known {
         }
         Ok(())
     }
-}
-
-/// Ids are numbers; those of a task of an array begin with one.
-fn number(id: &str) -> u64 {
-    id.split('_').next().and_then(|id| id.parse().ok()).unwrap_or(0)
 }

@@ -121,7 +121,7 @@ pub fn needs(settings: &StageSettings, needs: Needs) -> Vec<(&'static str, Strin
 }
 
 /// As one word for a shell.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         text.into()
@@ -131,7 +131,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// As a file name of `sbatch`, which fills in `%` and reads words as a shell does.
-fn escaped(path: &str) -> String {
+pub(super) fn escaped(path: &str) -> String {
     quoted(&path.replace('%', "%%"))
 }
 

@@ -62,6 +62,15 @@ impl JobStatus {
         }
     }
 
+    pub fn has_ended(&self) -> bool {
+        matches!(self.phase(), Phase::Ended(_))
+    }
+
+    /// The number in its id; that of a task of an array begins with one.
+    pub fn number(&self) -> u64 {
+        self.id.split('_').next().and_then(|id| id.parse().ok()).unwrap_or(0)
+    }
+
     /// The reason why it waits, if waiting will not help.
     pub fn endless(&self) -> Option<&str> {
         let never = |reason: &&str| self.reason.contains(*reason);

@@ -1,0 +1,64 @@
+//! What a plan says of jobs, where the settings have a launcher that submits some: what each stale
+//! stage would request, and whether the scheduler would take it.
+
+use super::line::Planned;
+use erw_base::error::Result;
+use erw_runner::exec::launch::Launcher;
+use erw_runner::exec::launch::slurm::{Slurm, requested};
+use erw_runner::exec::rank_count::settled;
+use erw_runner::exec::resources::Limits;
+use erw_runner::exec::worker_program::WorkerProgram;
+use erw_runner::pipeline::graph::{Pipeline, Resources, Stage};
+use erw_runner::pipeline::targets::named;
+use erw_runner::settings::{LauncherName, Settings};
+
+/// Adds to each stale stage what its job would request.
+pub fn add(planned: &mut Planned, pipeline: &Pipeline, settings: &Settings) {
+    if settings.launcher == LauncherName::Local {
+        return;
+    }
+    for line in planned.stages.iter_mut().filter(|line| line.stale) {
+        let Some(id) = named(pipeline, &line.stage).first().copied() else { continue };
+        let stage = pipeline.stage(id);
+        let Ok(need) = need(settings, stage) else { continue };
+        line.job = requested(settings, stage, &need, settings.gpus == Some(0));
+        line.says.push(match &line.job {
+            Some(options) => format!("job of Slurm: {}", options.join(" ")),
+            None => "no job: runs beside `erw run`".into(),
+        });
+    }
+}
+
+/// Asks the scheduler whether it would take the jobs of a plan.
+///
+/// # Errors
+/// When it would not.
+pub fn check(planned: &Planned, pipeline: &Pipeline, settings: &Settings) -> Result<()> {
+    let stale = planned.stages.iter().filter(|line| line.stale);
+    let ids = stale.filter_map(|line| named(pipeline, &line.stage).first().copied());
+    check_stages(ids.map(|id| pipeline.stage(id)), settings)
+}
+
+/// Asks the scheduler whether it would take the jobs of these stages.
+///
+/// # Errors
+/// When it would not.
+pub fn check_stages<'s>(stages: impl Iterator<Item = &'s Stage>, settings: &Settings) -> Result<()> {
+    if settings.launcher == LauncherName::Local {
+        return Ok(());
+    }
+    let stages: Vec<(&Stage, Resources)> =
+        stages.map(|stage| Ok((stage, need(settings, stage)?))).collect::<Result<_>>()?;
+    let stages: Vec<(&Stage, &Resources)> = stages.iter().map(|(stage, need)| (*stage, need)).collect();
+    Slurm::new(settings.clone(), WorkerProgram::this()?).check(&stages, &limits(settings))
+}
+
+fn limits(settings: &Settings) -> Limits {
+    Limits { without_gpus: settings.gpus == Some(0), elsewhere: true, ..Limits::of_machine() }
+}
+
+/// What a stage requests, with its number of ranks.
+fn need(settings: &Settings, stage: &Stage) -> Result<Resources> {
+    let most = settings.of_stage(&stage.name, stage.kind.name).ranks;
+    Ok(settled(stage, most, &limits(settings))?.unwrap_or_else(|| stage.resources.clone()))
+}

@@ -1,0 +1,155 @@
+//! Jobs as others see them who do not attend them: where they are, and a request to stop where no
+//! run lives that could obey one. Does not know runs.
+
+use super::commands::{Answer, LIMIT, run};
+use super::placed::Placed;
+use super::state::{JobEnd, JobStatus, Phase, parse};
+use crate::cache::key::Key;
+use crate::cache::store::Store;
+use crate::exec::stop_request;
+use crate::files::disk::remove;
+use crate::host::utc;
+use erw_base::error::{Error, Result};
+use std::collections::HashMap;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+/// Names in one question: a command line has a limit.
+const NAMES: usize = 500;
+/// How often a lock is tried.
+const TICK: Duration = Duration::from_millis(200);
+
+/// What the scheduler says of a job.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub status: JobStatus,
+    /// When it started, or else was submitted, UTC; `None`: it does not say.
+    pub since: Option<String>,
+}
+
+/// The newest job of each of these names, of all users. Those that it does not know are missing.
+///
+/// # Errors
+/// When there is no `squeue`, or it does not answer.
+pub fn look(names: &[String]) -> Result<HashMap<String, Seen>> {
+    let mut found: HashMap<String, Seen> = HashMap::new();
+    for names in names.chunks(NAMES) {
+        let arguments =
+            ["--noheader", "--states=all", "-o", "%i|%j|%T|%r|%N|%V|%S", "--name", &names.join(",")].map(String::from);
+        let text = match run("squeue", &arguments, LIMIT)? {
+            Answer::Text(text) => text,
+            Answer::Refused(words) | Answer::Silence(words) => {
+                return Err(Error::stage("Slurm does not answer").because(words).hint("jobs go on meanwhile"));
+            }
+        };
+        // In the order of their ids, so that the newest one stays.
+        let mut lines: Vec<(String, Seen)> = text.lines().filter_map(line).collect();
+        lines.sort_by_key(|(_, seen)| seen.status.number());
+        found.extend(lines);
+    }
+    Ok(found)
+}
+
+fn line(line: &str) -> Option<(String, Seen)> {
+    let mut parts = line.rsplitn(3, '|');
+    let (started, submitted, rest) = (parts.next()?, parts.next()?, parts.next()?);
+    let (name, status) = parse(rest)?;
+    let since = if status.phase() == Phase::Pending { submitted } else { started };
+    let since = since.trim().parse().ok().map(|seconds| utc(UNIX_EPOCH + Duration::from_secs(seconds)));
+    Some((name, Seen { status, since }))
+}
+
+/// What a request to stop did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stopped {
+    /// It waited, and will not start.
+    Cancelled,
+    /// It saves a checkpoint and ends.
+    Asked,
+    /// It has ended already.
+    Over,
+    /// A run attends it, which was asked and is at it.
+    Attended,
+}
+
+/// Stops the job of a stage. A run that attends it has until then to obey, or to end: one that only
+/// just ends would leave the job alone.
+///
+/// # Errors
+/// When the scheduler does not answer.
+pub fn stop(store: &Store, key: &Key, placed: &Placed, until: Instant) -> Result<Stopped> {
+    let work = store.work_dir(key);
+    stop_request::ask(&work)?;
+    // Whoever attends it has the lock.
+    let _lock = loop {
+        match store.try_lock(key)? {
+            Some(lock) => break lock,
+            None if Instant::now() > until => return Ok(Stopped::Attended),
+            None => std::thread::sleep(TICK),
+        }
+    };
+    if Placed::read(&work)?.is_none_or(|now| now.name != placed.name) {
+        return Ok(Stopped::Over);
+    }
+    let name = placed.name.as_str();
+    tell("scancel", &["--state=PENDING", "--name", name])?;
+    let seen = look(&[name.to_string()])?.remove(name);
+    let phase = seen.map(|seen| seen.status.phase());
+    match phase {
+        Some(Phase::Ended(_)) | None => {
+            let has_ended = work.join(format!("attempt-{}.end.json", placed.attempt)).exists();
+            let is_cancelled = matches!(phase, Some(Phase::Ended(JobEnd::Cancelled)));
+            // The next run would take the cancellation for that of a person.
+            match (is_cancelled, has_ended) {
+                (false, _) => Ok(Stopped::Over),
+                // It was requeued: there is a report, of a suspension, or even of an end.
+                (true, true) => {
+                    Placed { stopped: true, ..placed.clone() }.write(&work)?;
+                    Ok(Stopped::Cancelled)
+                }
+                (true, false) => {
+                    let note = Placed::file(&work);
+                    remove(&note).map_err(|e| Error::io("remove", &note, e))?;
+                    Ok(Stopped::Cancelled)
+                }
+            }
+        }
+        Some(_) => {
+            Placed { stopped: true, ..placed.clone() }.write(&work)?;
+            tell("scancel", &["--signal=TERM", "--state=RUNNING", "--name", name])?;
+            Ok(Stopped::Asked)
+        }
+    }
+}
+
+/// Stops a run that is a job, with its stages.
+///
+/// # Errors
+/// When the scheduler does not answer.
+pub fn stop_runner(seen: Option<&Seen>) -> Result<Stopped> {
+    let Some(Seen { status, .. }) = seen else { return Ok(Stopped::Over) };
+    match status.phase() {
+        Phase::Ended(_) => Ok(Stopped::Over),
+        Phase::Running => {
+            tell("scancel", &["--batch", "--signal=INT", &status.id])?;
+            Ok(Stopped::Asked)
+        }
+        Phase::Pending | Phase::Held => {
+            tell("scancel", &[&status.id])?;
+            Ok(Stopped::Cancelled)
+        }
+    }
+}
+
+/// Gives an order.
+///
+/// # Errors
+/// When it is not known to be obeyed.
+pub(super) fn tell(command: &str, arguments: &[&str]) -> Result<()> {
+    let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+    match run(command, &arguments, LIMIT)? {
+        Answer::Text(_) => Ok(()),
+        Answer::Refused(words) | Answer::Silence(words) => {
+            Err(Error::stage(format!("`{command}` did not do what it was told")).because(words))
+        }
+    }
+}
