@@ -1,6 +1,7 @@
 //! Stages as jobs of a real Slurm: whatever happens to the run, the job, its node or the scheduler,
 //! the next run ends with the artifacts of an undisturbed one, and nothing runs twice to its end.
 
+mod arrays;
 mod ends;
 mod kills;
 mod outside;

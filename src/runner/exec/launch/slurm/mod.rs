@@ -18,6 +18,7 @@
 //! Does not know the graph or keys.
 
 mod accounting;
+mod array;
 pub mod commands;
 mod pace;
 pub mod placed;
@@ -44,6 +45,7 @@ use crate::kind::attempt::Job;
 use crate::kind::ranks::Numbering;
 use crate::pipeline::graph::{Resources, Stage};
 use crate::settings::{MpiStart, Settings, StageSettings};
+use array::{Fate, Gathering, Member};
 use commands::{Answer, LIMIT, run};
 use erw_base::error::{Error, Result};
 use erw_base::process::FOR_WORKERS;
@@ -71,6 +73,7 @@ pub struct Slurm {
     settings: Settings,
     worker: WorkerProgram,
     queue: Queue,
+    gathering: Gathering,
     /// For the kinds that run beside the runner.
     local: Local,
 }
@@ -157,7 +160,13 @@ impl Visited {
 impl Slurm {
     pub fn new(settings: Settings, worker: WorkerProgram) -> Self {
         let local = Local { worker: worker.clone() };
-        Self { queue: Queue::new(settings.poll.unwrap_or(POLL)), settings, worker, local }
+        Self {
+            queue: Queue::new(settings.poll.unwrap_or(POLL)),
+            gathering: Gathering::default(),
+            settings,
+            worker,
+            local,
+        }
     }
 
     /// Submits the job and attends it.
@@ -179,8 +188,27 @@ impl Slurm {
         };
         write_json(&job.file(), &job, Durability::Now)?;
         let file = work.join(format!("attempt-{}.sh", job.attempt));
-        let text = self.script(site, &job, &placed.name, &options, over_mpi);
-        write_file(&file, text.as_bytes(), Durability::Now).map_err(|e| Error::io("write", &file, e))?;
+        let script = self.script(site, &job, &placed.name, &options, over_mpi);
+        write_file(&file, script.as_bytes(), Durability::Now).map_err(|e| Error::io("write", &file, e))?;
+        if job.attempt == 1 {
+            let (work, cache, log_file) = (work.clone(), job.cache.clone(), job.log_file());
+            let member = Member { placed: placed.clone(), work, cache, script: file.clone(), log: log_file };
+            match self.gathering.submit(member, &script) {
+                Fate::Alone => {}
+                Fate::Submitted(task) => {
+                    self.queue.stir();
+                    return self.attend(site, &job, &task, tell);
+                }
+                Fate::Unanswered(task, submitted, words) => {
+                    log(tell, format!("it is unknown whether the job was submitted: {words}"));
+                    match self.was_submitted(site, &task.name, submitted)? {
+                        Some(true) => return self.attend(site, &job, &task, tell),
+                        Some(false) => {}
+                        None => return Ok(Visited::Left),
+                    }
+                }
+            }
+        }
         placed.write(work)?;
         let mut told_full = false;
         loop {
@@ -286,7 +314,7 @@ impl Slurm {
                 visit.events.pass_on(tell);
                 if matches!(report.end, AttemptEnd::Suspended) {
                     // Ends the script too, so that it does not requeue the job.
-                    self.cancel(&["--name", name])?;
+                    self.cancel(name, &[]);
                 }
                 return Ok(Visited::Ended(Box::new(report)));
             }
@@ -323,9 +351,9 @@ impl Slurm {
         if site.workers.is_stopping(site.ticket) && visit.asked.is_none() {
             stop_request::ask(&job.work_dir)?;
             match phase {
-                Some(Phase::Running) => self.cancel(&["--signal=TERM", "--name", name])?,
+                Some(Phase::Running) => self.cancel(name, &["--signal=TERM"]),
                 // Also where the scheduler has not told of it yet.
-                _ => self.cancel(&["--name", name])?,
+                _ => self.cancel(name, &[]),
             }
             visit.asked = Some(Instant::now());
             return Ok(None);
@@ -334,12 +362,12 @@ impl Slurm {
             visit.is_over = None;
             visit.tell_state(status, tell);
             if phase == Some(Phase::Held) {
-                self.cancel(&[&status.id])?;
+                self.cancel(name, &[]);
                 let why = "Slurm holds the job, because it had forgotten that it ran";
                 return Ok(Some(AttemptEnd::Interrupted(why.into())));
             }
             if site.workers.is_killed(site.ticket) {
-                self.cancel(&[&status.id])?;
+                self.cancel(name, &[]);
                 return Ok(Some(AttemptEnd::Suspended));
             }
             return Ok(None);
@@ -400,10 +428,10 @@ impl Slurm {
         }))
     }
 
-    fn cancel(&self, arguments: &[&str]) -> Result<()> {
-        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+    /// A scheduler that does not answer is asked again by whoever stops the run again.
+    fn cancel(&self, name: &str, options: &[&str]) {
         self.queue.stir();
-        run("scancel", &arguments, LIMIT).map(drop)
+        let _ = unattended::cancel(name, options);
     }
 }
 

@@ -76,7 +76,7 @@ impl Queue {
 
 impl Known {
     fn ask(&mut self, longest: Duration) -> Result<()> {
-        let arguments = ["--me", "--noheader", "--states=all", "-o", "%i|%j|%T|%r|%N"].map(String::from);
+        let arguments = ["--me", "--noheader", "--array", "--states=all", "-o", "%i|%j|%T|%r|%N"].map(String::from);
         self.asked = Some(Instant::now());
         match run("squeue", &arguments, LIMIT)? {
             Answer::Text(text) => {

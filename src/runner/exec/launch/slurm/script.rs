@@ -85,7 +85,11 @@ pub fn script(settings: &StageSettings, request: &Request<'_>, job: &Job) -> Str
         "unset SLURM_EXPORT_ENV".into(),
         format!("{start} {worker} {file}"),
         "status=$?".into(),
-        format!("[ $status = {SUSPENDED} ] && [ ! -e {stop} ] && scontrol requeue $SLURM_JOB_ID && sleep 60"),
+        // The number of one task of an array is also that of the whole.
+        "task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}".into(),
+        format!(
+            "[ $status = {SUSPENDED} ] && [ ! -e {stop} ] && scontrol requeue ${{task:-$SLURM_JOB_ID}} && sleep 60"
+        ),
         "exit $status".into(),
     ]);
     lines.join("\n") + "\n"
@@ -177,7 +181,8 @@ export A='b c'
 unset SLURM_EXPORT_ENV
 srun --cpus-per-task=4 --kill-on-bad-exit=1 --export=ALL /bin/erw worker /c/work/k/attempt-2.json
 status=$?
-[ $status = 3 ] && [ ! -e /c/work/k/stop ] && scontrol requeue $SLURM_JOB_ID && sleep 60
+task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+[ $status = 3 ] && [ ! -e /c/work/k/stop ] && scontrol requeue ${task:-$SLURM_JOB_ID} && sleep 60
 exit $status
 ";
         assert_eq!(script(&settings, &request, &serde_json::from_value(job).unwrap()), wanted);

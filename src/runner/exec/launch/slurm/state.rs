@@ -79,10 +79,15 @@ impl JobStatus {
     }
 }
 
-/// A line of `squeue -o "%i|%j|%T|%r|%N"`: the name of the job and its status.
+/// A line of `squeue -o "%i|%j|%T|%r|%N"`: the name of the job and its status. The task of an array
+/// has a name of its own.
 pub fn parse(line: &str) -> Option<(String, JobStatus)> {
     let mut fields = line.splitn(5, '|').map(|field| field.trim().to_string());
     let (id, name) = (fields.next()?, fields.next()?);
+    let name = match id.split_once('_') {
+        Some((_, task)) => format!("{name}_{task}"),
+        None => name,
+    };
     Some((name, JobStatus { id, state: fields.next()?, reason: fields.next()?, nodes: fields.next()? }))
 }
 
@@ -99,6 +104,7 @@ mod tests {
         let (name, status) = parse("12|erw-0123456789abcdef|PENDING|Resources|").unwrap();
         assert_eq!((name.as_str(), status.id.as_str()), ("erw-0123456789abcdef", "12"));
         assert_eq!(parse("12|erw"), None);
+        assert_eq!(parse("12_3|erw-1|RUNNING|None|n1").unwrap().0, "erw-1_3", "a task of an array");
     }
 
     #[test]

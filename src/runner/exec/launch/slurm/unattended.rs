@@ -1,6 +1,7 @@
 //! Jobs as others see them who do not attend them: where they are, and a request to stop where no
 //! run lives that could obey one. Does not know runs.
 
+use super::array::parts;
 use super::commands::{Answer, LIMIT, run};
 use super::placed::Placed;
 use super::state::{JobEnd, JobStatus, Phase, parse};
@@ -10,7 +11,7 @@ use crate::exec::stop_request;
 use crate::files::disk::remove;
 use crate::host::utc;
 use erw_base::error::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// Names in one question: a command line has a limit.
@@ -32,9 +33,12 @@ pub struct Seen {
 /// When there is no `squeue`, or it does not answer.
 pub fn look(names: &[String]) -> Result<HashMap<String, Seen>> {
     let mut found: HashMap<String, Seen> = HashMap::new();
-    for names in names.chunks(NAMES) {
+    let jobs: BTreeSet<&str> = names.iter().map(|name| parts(name).0).collect();
+    let wanted: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    for names in jobs.into_iter().collect::<Vec<_>>().chunks(NAMES) {
         let arguments =
-            ["--noheader", "--states=all", "-o", "%i|%j|%T|%r|%N|%V|%S", "--name", &names.join(",")].map(String::from);
+            ["--noheader", "--array", "--states=all", "-o", "%i|%j|%T|%r|%N|%V|%S", "--name", &names.join(",")]
+                .map(String::from);
         let text = match run("squeue", &arguments, LIMIT)? {
             Answer::Text(text) => text,
             Answer::Refused(words) | Answer::Silence(words) => {
@@ -42,7 +46,8 @@ pub fn look(names: &[String]) -> Result<HashMap<String, Seen>> {
             }
         };
         // In the order of their ids, so that the newest one stays.
-        let mut lines: Vec<(String, Seen)> = text.lines().filter_map(line).collect();
+        let mut lines: Vec<(String, Seen)> =
+            text.lines().filter_map(line).filter(|(name, _)| wanted.contains(name.as_str())).collect();
         lines.sort_by_key(|(_, seen)| seen.status.number());
         found.extend(lines);
     }
@@ -91,7 +96,7 @@ pub fn stop(store: &Store, key: &Key, placed: &Placed, until: Instant) -> Result
         return Ok(Stopped::Over);
     }
     let name = placed.name.as_str();
-    tell("scancel", &["--state=PENDING", "--name", name])?;
+    cancel(name, &["--state=PENDING"])?;
     let seen = look(&[name.to_string()])?.remove(name);
     let phase = seen.map(|seen| seen.status.phase());
     match phase {
@@ -115,7 +120,7 @@ pub fn stop(store: &Store, key: &Key, placed: &Placed, until: Instant) -> Result
         }
         Some(_) => {
             Placed { stopped: true, ..placed.clone() }.write(&work)?;
-            tell("scancel", &["--signal=TERM", "--state=RUNNING", "--name", name])?;
+            cancel(name, &["--signal=TERM", "--state=RUNNING"])?;
             Ok(Stopped::Asked)
         }
     }
@@ -137,6 +142,21 @@ pub fn stop_runner(seen: Option<&Seen>) -> Result<Stopped> {
             tell("scancel", &[&status.id])?;
             Ok(Stopped::Cancelled)
         }
+    }
+}
+
+/// Cancels the jobs of this name, or does to them what the options say.
+///
+/// # Errors
+/// When it is not known to be done.
+pub(super) fn cancel(name: &str, options: &[&str]) -> Result<()> {
+    if parts(name).1.is_none() {
+        return tell("scancel", &[options, &["--name", name]].concat());
+    }
+    // Names are those of whole arrays; a task is told by its number.
+    match look(&[name.to_string()])?.remove(name).filter(|seen| !seen.status.has_ended()) {
+        Some(seen) => tell("scancel", &[options, &[seen.status.id.as_str()]].concat()),
+        None => Ok(()),
     }
 }
 
