@@ -116,24 +116,56 @@ fn cancelled_by_a_person_is_suspended_and_resumed() {
 fn a_preempted_job_goes_on_from_its_checkpoint() {
     let Some(cluster) = Cluster::start() else { return };
     for partition in ["scavenge", "reaper"] {
-        let space = count(80);
-        let mut command = cluster.command(&space, &["run", "p.toml", "--plain"]);
-        let run = command.env("ERW_PARTITION", partition).stdout(std::process::Stdio::piped());
-        let run = run.stderr(std::process::Stdio::piped()).start();
-        until("a checkpoint", || has_checkpoint(&space));
-        // Takes both nodes for a moment.
-        let all =
-            ["sbatch", "--parsable", "-p", "main", "-N", "2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2"];
-        let other = cluster.tell(&all);
-        until("the other job", || !cluster.jobs().iter().any(|(id, _)| id == other.trim()));
-        // Slurm makes a requeued job wait two minutes.
-        until("the job to be requeued", || {
-            cluster.hurry();
-            lines(&space, "start") > 1
-        });
-        end(run).expect(0);
-        is_done_once(&cluster, &space, 80);
+        preempt(&cluster, partition, &COUNT.replace("STEPS", "80"));
     }
+}
+
+/// Its program does not stop within the grace time, and is killed.
+#[test]
+fn a_job_that_is_deaf_to_its_preemption_goes_on_from_its_checkpoint() {
+    let Some(cluster) = Cluster::start() else { return };
+    for partition in ["scavenge", "reaper"] {
+        preempt(&cluster, partition, &COUNT.replace("STEPS", "80").replace("trap 'exit 0' TERM", "trap '' TERM"));
+    }
+}
+
+/// Runs a pipeline that counts to 80, and preempts its job once.
+fn preempt(cluster: &Cluster, partition: &str, pipeline: &str) {
+    let space = Space::new(pipeline);
+    let mut command = cluster.command(&space, &["run", "p.toml", "--plain"]);
+    let run = command.env("ERW_PARTITION", partition).stdout(std::process::Stdio::piped());
+    let run = run.stderr(std::process::Stdio::piped()).start();
+    until("a checkpoint", || has_checkpoint(&space));
+    // Takes both nodes for a moment.
+    let all = ["sbatch", "--parsable", "-p", "main", "-N", "2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2"];
+    let other = cluster.tell(&all);
+    until("the other job", || !cluster.jobs().iter().any(|(id, _)| id == other.trim()));
+    // Slurm makes a requeued job wait two minutes.
+    until("the job to be requeued", || {
+        cluster.hurry();
+        lines(&space, "start") > 1
+    });
+    end(run).expect(0);
+    is_done_once(cluster, &space, 80);
+}
+
+/// As on a file system on the network, which shows a file of a node late.
+#[test]
+fn a_report_that_is_seen_late_is_waited_for() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(3);
+    // In place of the command: hides the report for a while, from outside of the job.
+    let setup = r#"srun() { command srun "$@"; status=$?; for job; do :; done; end="${job%.json}.end.json"; \
+        mv "$end" "$end.late"; setsid sh -c "sleep 8; mv '$end.late' '$end'" </dev/null >/dev/null 2>&1 & \
+        return $status; }"#;
+    let setup: Vec<&str> = setup.lines().collect();
+    space.write("erw.toml", &format!("[default]\nsetup = {setup:?}\n"));
+    let mut command = cluster.command(&space, &["run", "p.toml", "--plain"]);
+    let began = Instant::now();
+    Said::from(command.env("ERW_LATENCY", "40s").finish()).expect(0);
+    assert!(began.elapsed() > Duration::from_secs(8), "the report was hidden");
+    assert_eq!(lines(&space, "start"), 1);
+    is_done_once(&cluster, &space, 3);
 }
 
 #[test]

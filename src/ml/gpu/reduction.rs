@@ -148,7 +148,7 @@ impl Exchange for ByLink {
         let mut row = vec![0u32; words];
         bytemuck::cast_slice_mut(&mut row)[..mine.len()].copy_from_slice(mine);
         let all = self.rows(&row)?;
-        let bytes = all.chunks(words).map(|row| bytemuck::cast_slice::<u32, u8>(row));
+        let bytes = all.chunks(words).map(bytemuck::cast_slice::<u32, u8>);
         Ok(bytes.zip(&lengths).map(|(row, length)| row[..*length as usize].to_vec()).collect())
     }
 

@@ -50,7 +50,7 @@ use commands::{Answer, LIMIT, run};
 use erw_base::error::{Error, Result};
 use erw_base::process::FOR_WORKERS;
 use erw_fetch::registry;
-use pace::{GRACE, LATENCY, POLL};
+use pace::{GRACE, LATENCY, POLL, TICK};
 use placed::Placed;
 use queue::{Queue, Sight};
 use script::{Needs, Request, needs, script};
@@ -60,8 +60,6 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 use visit::{Visit, log};
 
-/// How often files of a job are looked at.
-const TICK: Duration = Duration::from_millis(500);
 /// After a submission that was not answered, how long the queue is watched for the job.
 const UNANSWERED: Duration = Duration::from_secs(10);
 /// Words by which `sbatch` says that no more jobs are taken now.
@@ -331,7 +329,10 @@ impl Slurm {
                     }
                 }
             }
-            std::thread::sleep(TICK);
+            match visit.pause() {
+                TICK => std::thread::sleep(TICK),
+                longer => drop(self.rest(site, longer)),
+            }
         }
     }
 

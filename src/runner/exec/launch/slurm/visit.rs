@@ -1,6 +1,7 @@
 //! The visit of a job: what was seen of it so far, and what of that was told. Does not decide what
 //! it means.
 
+use super::pace::{QUIET, TICK};
 use super::state::{JobStatus, Phase};
 use crate::event::WorkerEvent;
 use crate::kind::attempt::Job;
@@ -24,12 +25,24 @@ pub(super) struct Visit {
     pub(super) silent: Option<Instant>,
     /// When the job was asked to stop.
     pub(super) asked: Option<Instant>,
+    /// The last pause, and what had been read before it.
+    pause: Duration,
+    read: u64,
 }
 
 impl Visit {
     pub(super) fn of(job: &Job) -> Self {
         let events = Events { file: job.events_file(), at: 0 };
-        Self { began: Instant::now(), events, told: None, is_over: None, silent: None, asked: None }
+        let (pause, read) = (TICK, 0);
+        Self { began: Instant::now(), events, told: None, is_over: None, silent: None, asked: None, pause, read }
+    }
+
+    /// How long to wait before the next look: longer and longer while nothing happens.
+    pub(super) fn pause(&mut self) -> Duration {
+        let is_quiet = self.read == self.events.at && self.asked.is_none() && self.is_over.is_none();
+        self.read = self.events.at;
+        self.pause = if is_quiet { (self.pause * 5 / 4).min(QUIET) } else { TICK };
+        self.pause
     }
 
     pub(super) fn tell_state(&mut self, status: &JobStatus, tell: &mut dyn FnMut(WorkerEvent)) {
