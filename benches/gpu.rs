@@ -9,6 +9,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::gpu::sit::Recipe;
+use erw::ml::gpu::velocity::{Evaluation, VelocityOnGpu};
 use erw::ml::models::sit::{SavedActivations, SiT, SiTConfig};
 use erw::ml::nn::params::ParamSet;
 use erw::ml::ranks::Ranks;
@@ -22,9 +23,10 @@ use erw_gpu::kernels::attention::Attention;
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Epilogue, Form, Matmul, Program, Type};
 use erw_gpu::self_check::check_products;
+use std::rc::Rc;
 use std::time::Instant;
 
-const PARTS: [&str; 5] = ["check", "ceilings", "products", "passes", "steps"];
+const PARTS: [&str; 6] = ["check", "ceilings", "products", "passes", "steps", "sampling"];
 const ROUNDS: usize = 5;
 
 fn main() {
@@ -39,7 +41,8 @@ fn main() {
             "ceilings" => ceilings(&card),
             "products" => products(&card),
             "passes" => passes(&card),
-            _ => steps(),
+            "steps" => steps(),
+            _ => sampling(),
         };
         // What follows may still tell something.
         if let Err(e) = done {
@@ -199,6 +202,49 @@ fn steps() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Velocities of guided points: what sampling does at every step, points copied there and back.
+fn sampling() -> Result<()> {
+    println!("{:24} {:>9} {:>9} {:>28} {:>8}", "velocity", "points", "ms", "h for 50,000 x 250 guided", "told GB");
+    for (name, ty_name, ty) in
+        [("SiT-B/2", "bf16", Type::Bf16), ("SiT-XL/2", "bf16", Type::Bf16), ("SiT-XL/2", "f32", Type::F32)]
+    {
+        let points = 256;
+        match velocity(name, points, ty) {
+            Ok([ms, told]) => {
+                // Half of the points are those without a class.
+                let hours = 50_000.0 / (points as f64 / 2.0) * 250.0 * ms / 3.6e6;
+                println!("{:24} {points:>9} {ms:9.2} {hours:28.2} {told:8.1}", format!("{name} {ty_name}"));
+            }
+            Err(e) => println!("{:24} {e}", format!("{name} {ty_name}")),
+        }
+    }
+    Ok(())
+}
+
+fn velocity(name: &str, points: usize, ty: Type) -> Result<[f64; 2]> {
+    let cpu = &Device::Cpu;
+    let config = SiTConfig::published(name, [4, 32], 1000, vec![768], 8)?;
+    let evaluation = Evaluation { config: config.clone(), batch: points, ty };
+    let (params, vb) = ParamSet::init(1, DType::F32, cpu);
+    let model = SiT::new(&config, vb)?;
+    let card = Rc::new(Card::new(0)?);
+    let mut on_gpu = VelocityOnGpu::new(card, &evaluation, &model, &params.tensors())?;
+    let ids: Vec<u64> = (0..points as u64).collect();
+    let x = normal_rows(1, Purpose::Probe, 0, &ids, &[4, 32, 32], cpu)?;
+    let times = Tensor::full(0.5f32, points, cpu)?;
+    let classes = Tensor::from_vec(ids.iter().map(|i| *i as u32).collect::<Vec<_>>(), points, cpu)?;
+    let mut all = vec![];
+    for round in 0..13 {
+        let began = Instant::now();
+        on_gpu.velocity(&x, &times, &classes)?;
+        if round >= 3 {
+            all.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    all.sort_by(f64::total_cmp);
+    Ok([all[all.len() / 2], evaluation.memory()? as f64 / 1e9])
 }
 
 fn step(name: &str, batch: usize, ty: Type) -> Result<[f64; 3]> {

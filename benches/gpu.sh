@@ -23,6 +23,7 @@ part 60 kernels "$tests" gpu:: --skip training --test-threads 1
 part 60 training "$tests" gpu::training --test-threads 1
 part 40 ceilings "$bench" ceilings
 part 120 steps "$bench" steps
+part 60 sampling "$bench" sampling
 part 60 products "$bench" products
 part 40 passes "$bench" passes
 if python3 -c 'import torch' 2>/dev/null; then
@@ -32,4 +33,4 @@ fi
 if command -v compute-sanitizer >/dev/null; then
     part 60 racecheck compute-sanitizer --tool racecheck "$tests" gpu::attention --test-threads 1
 fi
-cat "$out"/{check,ceilings,steps,products,passes}.log "$out/summary.txt"
+cat "$out"/{check,ceilings,steps,sampling,products,passes}.log "$out/summary.txt"

@@ -1,10 +1,11 @@
 //! Trainings of the built program on several ranks over MPI: the bytes of one rank, whatever is cut
 //! off in between.
 
+use crate::support::cluster::Cluster;
 use crate::support::experiment::{Running, is};
 use crate::support::skip;
 use crate::support::space::Space;
-use crate::support::training::{Made, command, differences, made, space};
+use crate::support::training::{Made, command, differences, made, made_by, space};
 use erw::runner::kind::ranks::HAS_MPI;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -156,4 +157,20 @@ fn a_dead_rank_ends_the_others_and_the_next_run_goes_on() {
     assert_eq!(run.end().code(), Some(1));
     wait_for_silence(&space);
     assert_eq!(differences(&calm(), &made(&space, "cache", &SETTINGS, "train")), [""; 0]);
+}
+
+/// Four ranks on two nodes, which `srun` starts.
+#[test]
+fn a_job_on_two_nodes_makes_the_bytes_of_one_process() {
+    let Some(cluster) = (if has_mpi() { Cluster::start() } else { None }) else { return };
+    let space = space("");
+    // Both nodes are this machine, so ranks that take each other for neighbours could not share memory.
+    let settings = "[default]\njob_threads = 1\nsetup = [\"export OMPI_MCA_btl=tcp,self\"]\n";
+    space.write("erw.toml", &format!("{settings}[default.kinds.train]\nranks = 4\nsbatch = [\"--nodes=2\"]\n"));
+    let run = ["run", "p.toml", "--json", "--cache-dir", "cache"];
+    let made = made_by(cluster.command(&space, &[&run[..], &SETTINGS[..10]].concat()), &space, "cache", "train");
+    assert_eq!(differences(&calm(), &made), [""; 0]);
+    let keys = std::fs::read_dir(space.path("cache/v1/logs")).unwrap();
+    let last = keys.filter(|key| key.as_ref().unwrap().path().join("attempt-1.rank-3.log").exists());
+    assert_eq!(last.count(), 1, "the training had four ranks");
 }

@@ -83,7 +83,13 @@ pub type Made = BTreeMap<String, Vec<u8>>;
 /// Runs to the end and returns what `stage` made.
 #[track_caller]
 pub fn made(space: &Space, cache: &str, more: &[&str], stage: &str) -> Made {
-    let said = super::space::Said::from(command(space, cache, more).finish()).expect(0);
+    made_by(command(space, cache, more), space, cache, stage)
+}
+
+/// What `stage` made in this run, which has events.
+#[track_caller]
+pub fn made_by(mut command: Command, space: &Space, cache: &str, stage: &str) -> Made {
+    let said = super::space::Said::from(command.finish()).expect(0);
     let events = events(&said);
     let end = ended(&events).find(|e| is(e, "ended", stage)).unwrap();
     let mut made = files(Path::new(end["outputs"][0]["path"].as_str().unwrap()));
