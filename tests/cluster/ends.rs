@@ -116,22 +116,23 @@ fn cancelled_by_a_person_is_suspended_and_resumed() {
 fn a_preempted_job_goes_on_from_its_checkpoint() {
     let Some(cluster) = Cluster::start() else { return };
     for partition in ["scavenge", "reaper"] {
-        preempt(&cluster, partition, &COUNT.replace("STEPS", "80"));
+        preempt(&cluster, partition, 80, "exit 0");
     }
 }
 
-/// Its program does not stop within the grace time, and is killed.
+/// Its program does not stop within the grace time, and is killed before it has counted to the end.
 #[test]
 fn a_job_that_is_deaf_to_its_preemption_goes_on_from_its_checkpoint() {
     let Some(cluster) = Cluster::start() else { return };
     for partition in ["scavenge", "reaper"] {
-        preempt(&cluster, partition, &COUNT.replace("STEPS", "80").replace("trap 'exit 0' TERM", "trap '' TERM"));
+        preempt(&cluster, partition, 200, "");
     }
 }
 
-/// Runs a pipeline that counts to 80, and preempts its job once.
-fn preempt(cluster: &Cluster, partition: &str, pipeline: &str) {
-    let space = Space::new(pipeline);
+/// Runs a program that counts to `steps` and does this at a SIGTERM, and preempts its job once.
+fn preempt(cluster: &Cluster, partition: &str, steps: u32, at_stop: &str) {
+    let pipeline = COUNT.replace("STEPS", &steps.to_string());
+    let space = Space::new(&pipeline.replace("trap 'exit 0'", &format!("trap '{at_stop}'")));
     let mut command = cluster.command(&space, &["run", "p.toml", "--plain"]);
     let run = command.env("ERW_PARTITION", partition).stdout(std::process::Stdio::piped());
     let run = run.stderr(std::process::Stdio::piped()).start();
@@ -146,7 +147,7 @@ fn preempt(cluster: &Cluster, partition: &str, pipeline: &str) {
         lines(&space, "start") > 1
     });
     end(run).expect(0);
-    is_done_once(cluster, &space, 80);
+    is_done_once(cluster, &space, steps);
 }
 
 /// As on a file system on the network, which shows a file of a node late.
