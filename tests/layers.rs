@@ -17,7 +17,7 @@ const MAP: [(&str, &[&[&str]]); 8] = [
                 "config", "run", "weights", "explain", "export", "graph", "jobs", "log", "logs", "show", "site",
                 "stop", "why",
             ],
-            &["plan", "stages", "schema", "completions", "worker"],
+            &["plan", "stages", "schema", "completions", "worker", "version"],
             &["settings_schema"],
             &["common"],
         ],

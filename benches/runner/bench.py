@@ -166,7 +166,8 @@ def machine(tools, base: Path):
     names = {}
     for tool in tools:
         said = subprocess.run([tool.program, *tool.version], capture_output=True, text=True)
-        names.setdefault(tool.program, (tool.name.split(",")[0], (said.stdout + said.stderr).splitlines()[0].split()[-1]))
+        words = (said.stdout + said.stderr).split()
+        names.setdefault(tool.program, (tool.name.split(",")[0], next(word for word in words if word[0].isdigit())))
     if shutil.which("b3sum"):
         said = subprocess.run(["b3sum", "--version"], capture_output=True, text=True).stdout.split()
         names["b3sum"] = ("b3sum", said[-1])

@@ -28,6 +28,7 @@ pub mod stages;
 pub mod stop;
 pub mod sweep;
 pub mod verify;
+mod version;
 pub mod weights;
 pub mod why;
 pub mod worker;
@@ -41,7 +42,7 @@ use std::path::PathBuf;
 
 /// Run pipelines of cached, resumable stages, from images to FID and CKNNA
 #[derive(Debug, Parser)]
-#[command(name = "erw", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "erw", version = version::text(), about, after_help = EXIT_CODES, disable_help_subcommand = true)]
 struct Cli {
     /// Folder for artifacts, records and unfinished work; default: ERW_CACHE_DIR, otherwise the
     /// setting `cache_dir`, otherwise the nearest `cache` in this folder or its parents

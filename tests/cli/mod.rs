@@ -13,4 +13,5 @@ mod plot;
 mod settings;
 pub mod training_curves;
 mod user_input;
+mod version;
 mod weights;

@@ -1,0 +1,58 @@
+//! What the program knows of its own build: the commit, for `erw --version`.
+//!
+//! It runs again when the commit changes or what the program is made of, not at every build. A crate
+//! outside a clone of the repository has no commit; nor has one that lies in another's repository.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What the program is made of. Changes elsewhere do not make a build dirty.
+const SOURCES: [&str; 5] = ["build.rs", "Cargo.lock", "Cargo.toml", "src", "stages"];
+
+fn main() {
+    for source in SOURCES {
+        println!("cargo::rerun-if-changed={source}");
+    }
+    println!("cargo::rustc-env=ERW_BUILD_COMMIT={}", commit().unwrap_or_default());
+}
+
+/// `2cd3408a91b2`, with `-dirty` if sources differ from it.
+fn commit() -> Option<String> {
+    if !Path::new(".git").exists() {
+        return None;
+    }
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    watch();
+    let changed = git(&[&["status", "--porcelain", "--"], &SOURCES[..]].concat())?;
+    Some(if changed.is_empty() { commit } else { format!("{commit}-dirty") })
+}
+
+/// Asks cargo to run this again when HEAD, the branch that it names or its commit changes. A branch
+/// is a file, or a line of `packed-refs` until it gets a file.
+fn watch() {
+    let branch = git(&["symbolic-ref", "--quiet", "HEAD"]);
+    for name in ["HEAD", "packed-refs"].into_iter().chain(branch.as_deref()) {
+        let Some(path) = git(&["rev-parse", "--git-path", name]) else { continue };
+        let mut path = PathBuf::from(path);
+        // A missing file would make every build run this. Its folder changes when it is made.
+        while !path.exists() {
+            if name == "packed-refs" || !path.pop() {
+                break;
+            }
+        }
+        if path.exists() {
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
+    }
+}
+
+/// What git answers about the folder of this package, if it can. It writes nothing.
+fn git(args: &[&str]) -> Option<String> {
+    let mut git = Command::new("git");
+    // A hook that builds has these set for its own purposes.
+    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
+        git.env_remove(name);
+    }
+    let out = git.arg("--no-optional-locks").args(args).output().ok()?;
+    out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_string())
+}
