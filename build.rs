@@ -1,4 +1,5 @@
-//! What the program knows of its own build: the commit, for `erw --version`.
+//! What the program knows of its own build and carries: the commit, for `erw --version`, and the
+//! files of the quick start, for `erw init digits`.
 //!
 //! It runs again when the commit changes or what the program is made of, not at every build. A crate
 //! outside a clone of the repository has no commit; nor has one that lies in another's repository.
@@ -7,13 +8,52 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the program is made of. Changes elsewhere do not make a build dirty.
-const SOURCES: [&str; 5] = ["build.rs", "Cargo.lock", "Cargo.toml", "src", "stages"];
+const SOURCES: [&str; 9] = [
+    "build.rs",
+    "Cargo.lock",
+    "Cargo.toml",
+    "src",
+    "stages",
+    "pipelines/digits.toml",
+    "pipelines/data/README.md",
+    "pipelines/data/convert_digits.py",
+    DIGITS,
+];
+/// The images of the quick start. Beside them people keep images and weights of their own.
+const DIGITS: &str = "pipelines/data/digits";
 
-fn main() {
+fn main() -> std::io::Result<()> {
     for source in SOURCES {
         println!("cargo::rerun-if-changed={source}");
     }
     println!("cargo::rustc-env=ERW_BUILD_COMMIT={}", commit().unwrap_or_default());
+    list_quick_start()
+}
+
+/// Writes an array of the quick start's data: names below `pipelines`, and contents.
+fn list_quick_start() -> std::io::Result<()> {
+    let mut files = vec![];
+    for class in std::fs::read_dir(DIGITS)? {
+        let class = class?.path();
+        if !class.is_dir() {
+            continue;
+        }
+        for image in std::fs::read_dir(class)? {
+            files.push(image?.path());
+        }
+    }
+    // Not what a file manager leaves there.
+    files.retain(|file| file.extension().is_some_and(|end| end == "png"));
+    files.extend(["pipelines/data/README.md", "pipelines/data/convert_digits.py"].map(PathBuf::from));
+    files.sort();
+    let root = std::env::current_dir()?;
+    let line = |file: &PathBuf| {
+        let name = file.strip_prefix("pipelines").unwrap_or(file);
+        format!("    ({name:?}, include_bytes!({:?})),\n", root.join(file))
+    };
+    let lines: String = files.iter().map(line).collect();
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
+    std::fs::write(out.join("quick_start_data.rs"), format!("&[\n{lines}]\n"))
 }
 
 /// `2cd3408a91b2`, with `-dirty` if sources differ from it.

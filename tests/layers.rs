@@ -14,8 +14,8 @@ const MAP: [(&str, &[&[&str]]); 8] = [
             &["eval", "cache", "plot", "compare", "verify"],
             &["metrics", "sweep"],
             &[
-                "config", "run", "weights", "explain", "export", "graph", "jobs", "log", "logs", "show", "site",
-                "stop", "why",
+                "config", "run", "weights", "explain", "export", "graph", "init", "jobs", "log", "logs", "show",
+                "site", "stop", "why",
             ],
             &["plan", "stages", "schema", "completions", "worker", "version"],
             &["settings_schema"],

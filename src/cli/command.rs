@@ -2,7 +2,7 @@
 
 use super::common::remote_args;
 use super::{
-    cache, compare, completions, config, eval, explain, export, graph, jobs, log, logs, metrics, plan, plot, run,
+    cache, compare, completions, config, eval, explain, export, graph, init, jobs, log, logs, metrics, plan, plot, run,
     schema, show, site, stages, stop, sweep, verify, weights, why, worker,
 };
 
@@ -21,6 +21,8 @@ Exit codes:
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
+    /// Write a pipeline to begin with: the quick start
+    Init(init::Args),
     /// Run stale stages and take the rest from the cache
     #[command(after_help = EXIT_CODES)]
     Run(run::flags::Args),

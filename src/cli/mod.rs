@@ -10,6 +10,7 @@ pub mod eval;
 pub mod explain;
 pub mod export;
 pub mod graph;
+pub mod init;
 pub mod jobs;
 pub mod log;
 pub mod logs;
@@ -77,6 +78,7 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Worker(args) => return worker::run(args, registry),
         Command::Site(site::Args { command: site::Command::Probe(args) }) => return site::probe::run(args).map(|()| 0),
         Command::Stages(args) => return stages::run(args, registry).map(|()| 0),
+        Command::Init(args) => return init::run(args).map(|()| 0),
         Command::Completions(args) => return completions::run(args, &mut Cli::command()).map(|()| 0),
         Command::Config(config::Args { command: config::Command::Path(args) }) => {
             return config::path(args).map(|()| 0);
@@ -116,7 +118,7 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Export(args) => export::run(args, cache, registry)?,
         Command::Weights(args) => weights::run(args, cache, registry)?,
         Command::Config(args) => config::run(args, cli.cache_dir.as_deref(), &site)?,
-        Command::Stages(_) | Command::Completions(_) | Command::Worker(_) => {}
+        Command::Init(_) | Command::Stages(_) | Command::Completions(_) | Command::Worker(_) => {}
     }
     Ok(0)
 }

@@ -8,6 +8,7 @@ mod export;
 mod fetch;
 mod foreign_checkpoints;
 mod history;
+mod init;
 mod plan_and_why;
 mod plot;
 mod settings;

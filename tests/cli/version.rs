@@ -52,7 +52,9 @@ fn build(space: &Space) -> (String, Vec<String>) {
 #[test]
 fn the_build_script_knows_the_commit_and_when_it_changes() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("build.rs");
-    let files = ["build.rs", "Cargo.lock", "Cargo.toml", "src/a.rs", "stages/a.toml", "README.md"];
+    let mut files = vec!["build.rs", "Cargo.lock", "Cargo.toml", "src/a.rs", "stages/a.toml", "README.md"];
+    files.extend(["pipelines/digits.toml", "pipelines/data/digits/0/0.png"]);
+    files.extend(["pipelines/data/README.md", "pipelines/data/convert_digits.py", "pipelines/data/imagenet/a.png"]);
     let space = Space::of(&[]);
     files.iter().for_each(|name| space.write(&format!("clone/{name}"), "a"));
     let mut rustc = Command::new("rustc");
@@ -92,6 +94,11 @@ fn the_build_script_knows_the_commit_and_when_it_changes() {
     let (next, watched) = build(&space);
     assert!(next != clean && !next.ends_with("-dirty"), "{next}");
     assert!(watched.contains(&".git/refs/heads/some/branch".into()), "{watched:?}");
+
+    // The data that the program carries.
+    let list = space.read("quick_start_data.rs");
+    let names: Vec<&str> = list.split('"').filter(|part| part.starts_with("data/")).collect();
+    assert_eq!(names, ["data/README.md", "data/convert_digits.py", "data/digits/0/0.png"], "and nobody's own data");
 
     git(&space, &["checkout", "-q", "--detach"]);
     assert_eq!(build(&space).0, next);

@@ -5,6 +5,7 @@ use crate::exec::worker::SUSPENDED;
 use crate::kind::attempt::Job;
 use crate::kind::ranks::Numbering;
 use crate::settings::{MpiStart, StageSettings};
+pub(super) use crate::text::shell::quoted;
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
@@ -122,16 +123,6 @@ pub fn needs(settings: &StageSettings, needs: Needs) -> Vec<(&'static str, Strin
     ];
     options.extend(stated.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
     options
-}
-
-/// As one word for a shell.
-pub(super) fn quoted(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        text.into()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
 }
 
 /// As a file name of `sbatch`, which fills in `%` and reads words as a shell does.
