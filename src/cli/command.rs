@@ -21,7 +21,7 @@ Exit codes:
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Write a pipeline to begin with: the quick start
+    /// Write a pipeline to begin with: the quick start, or one for your own images
     Init(init::Args),
     /// Run stale stages and take the rest from the cache
     #[command(after_help = EXIT_CODES)]

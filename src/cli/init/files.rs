@@ -6,6 +6,10 @@ use erw_base::error::{Error, Result};
 use erw_runner::text::shell::quoted;
 use std::path::{Path, PathBuf};
 
+/// Keeps the cache out of git.
+const IGNORE_FILE: &str = ".gitignore";
+const IGNORED: &str = "/cache/";
+
 /// Where to write.
 #[derive(Debug, clap::Args)]
 pub struct Target {
@@ -49,6 +53,27 @@ pub fn write(target: &Target, name: &str, contents: &[u8]) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("make the folder", folder, e))?;
     }
     std::fs::write(&path, contents).map_err(|e| Error::io("write", &path, e))
+}
+
+/// Adds the cache to the list of what git ignores, and keeps what is in there. Says whether it
+/// changed.
+pub fn ignore_cache(target: &Target) -> Result<bool> {
+    let path = target.path(IGNORE_FILE);
+    let mut list = match std::fs::read(&path) {
+        Ok(list) => list,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => vec![],
+        Err(e) => return Err(Error::io("read", &path, e)),
+    };
+    let is_ignored = |line: &[u8]| line.trim_ascii().strip_prefix(b"/").unwrap_or(line.trim_ascii()) == b"cache/";
+    if list.split(|byte| *byte == b'\n').any(is_ignored) {
+        return Ok(false);
+    }
+    if !list.is_empty() && !list.ends_with(b"\n") {
+        list.push(b'\n');
+    }
+    list.extend(format!("{IGNORED}\n").into_bytes());
+    write(target, IGNORE_FILE, &list)?;
+    Ok(true)
 }
 
 /// The command that runs what was written, for a shell. In its folder, where the cache will be.

@@ -1,7 +1,11 @@
-//! `erw init`: writes a pipeline to begin with.
+//! `erw init`: writes a pipeline to begin with, the quick start or one for a folder of images.
 
 mod digits;
 mod files;
+mod images;
+mod mine;
+mod pipeline;
+mod sizes;
 
 use erw_base::error::Result;
 use files::Target;
@@ -16,10 +20,13 @@ pub struct Args {
 pub enum Command {
     /// Write the quick start, digits.toml, with its 1,797 images of handwritten digits
     Digits(Target),
+    /// Look at a set of images, and write a pipeline with sizes that fit them, mine.toml
+    Mine(mine::Args),
 }
 
 pub fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Digits(target) => digits::run(target),
+        Command::Mine(args) => mine::run(args),
     }
 }
