@@ -56,7 +56,7 @@ fn ranks_share_the_pieces_and_any_number_goes_on_with_them() {
 fn damaged_and_unfinished_pieces_are_made_again() {
     let dir = tempfile::tempdir().unwrap();
     make(&pieces(dir.path(), 0, 1), 9);
-    std::fs::write(dir.path().join("part-00002.x"), "short"[..2].as_bytes()).unwrap();
+    std::fs::write(dir.path().join("part-00002.x"), b"sh").unwrap();
     std::fs::write(dir.path().join("part-00002.x.7-7.part"), "left by a kill").unwrap();
     std::fs::write(dir.path().join("another"), "of somebody else").unwrap();
     assert_eq!(make(&pieces(dir.path(), 1, 2), 9), [0; 0], "it belongs to the other rank");
