@@ -66,6 +66,9 @@ pub fn run(args: &Args) -> Result<()> {
     if !plan.measured && !sizes.published() {
         text += "note: too few images or classes to hold some out; samples are not measured\n";
     }
+    if sizes.resolution > images.usual_side() {
+        text += "note: half of the images or more are smaller than that and are enlarged\n";
+    }
     if resolution.is_none() && images.usual_side() >= 2 * TRAINED {
         text += "note: `--resolution 256` is for a GPU: it uses a published autoencoder and encoder\n";
     }
