@@ -1,9 +1,9 @@
 //! Tensors on an emulated card, and runs under every schedule.
 
+#[cfg(not(feature = "cuda"))]
 use erw_emulator::{Emulator, Schedule};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Program, Type};
-#[cfg(not(feature = "cuda"))]
 use std::rc::Rc;
 
 /// The types of which every kernel has a version.
