@@ -129,9 +129,9 @@ pub struct LossEnd {
     pub count: usize,
     /// An f32 number, a slot of [`Results`](super::scalars::Results).
     pub result: Address,
-    /// What the sum is divided by: terms of a micro-batch, times encoders, times micro-batches.
+    /// What the sum is divided by: terms of a micro-batch, times encoders.
     pub terms: usize,
-    /// Whether the mean is added to the result: for a further encoder or micro-batch.
+    /// Whether the mean is added to the result: for a further encoder.
     pub add: bool,
 }
 

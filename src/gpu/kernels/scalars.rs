@@ -63,7 +63,7 @@ pub struct Results(pub Address);
 impl Results {
     pub const SIZE: usize = 16;
 
-    /// Losses, the first [`Self::MOST_LOSSES`] slots: means over all micro-batches, neither scaled
+    /// Losses, the first [`Self::MOST_LOSSES`] slots: means over the last micro-batch, neither scaled
     /// nor weighted.
     pub const LOSSES: usize = 0;
     pub const VELOCITY: usize = 0;

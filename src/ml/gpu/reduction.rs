@@ -3,7 +3,8 @@
 //! of.
 
 use super::arena::Arena;
-use crate::ranks::{Exchange, tree};
+use crate::ranks::Exchange;
+use crate::ranks::tree::{self, Merge};
 use candle_core::Result;
 use erw_gpu::kernels::activation::{self, Pass};
 use erw_gpu::machine::{Link, Machine};
@@ -84,9 +85,11 @@ fn add_rows(rows: Address, ranks: usize, each: usize) -> Result<(Program, Addres
     let (mut program, mut kept, mut sum) = (Program::default(), vec![], rows);
     for rank in 0..ranks {
         sum = rows.offset(rank * each * Type::F32.size());
-        for from in kept.drain(kept.len() - tree::additions(rank, ranks).min(kept.len())..).rev() {
-            program.launch(activation::add(&Pass { ty: Type::F32, from, to: sum, count: each })?);
+        let Merge { add, keep } = tree::merge(rank, ranks);
+        for i in add {
+            program.launch(activation::add(&Pass { ty: Type::F32, from: kept[i], to: sum, count: each })?);
         }
+        kept.truncate(keep.unwrap_or(0));
         kept.push(sum);
     }
     Ok((program, sum))

@@ -6,16 +6,28 @@
 //! micro-batches, each rank computes a node, and the nodes are added as the leaves of the same
 //! tree. So the bits do not depend on the number of ranks.
 //!
-//! In a row, the tree is a stack: each new leaf is added to as many kept sums as
-//! [`additions`] says, the last kept first, and kept in turn. Knows no gradients and no ranks.
+//! In a row, the tree is a stack of kept sums: [`merge`] says which of them each new leaf is added to,
+//! and where the sum is kept in turn. Knows no gradients and no ranks.
 
+use std::iter::Rev;
 use std::ops::Range;
 
-/// To how many of the kept sums leaf number `leaf` of `count` is added. The sum is then kept, unless
-/// this is the last leaf: then it is the whole.
-pub fn additions(leaf: usize, count: usize) -> usize {
-    let ones = if leaf + 1 < count { leaf.trailing_ones() } else { leaf.count_ones() };
-    ones as usize
+/// What happens to a leaf.
+#[derive(Debug, Clone)]
+pub struct Merge {
+    /// The places of the kept sums that are added to it, in this order.
+    pub add: Rev<Range<usize>>,
+    /// The place where the sum is then kept; `None`: it is the whole.
+    pub keep: Option<usize>,
+}
+
+/// What happens to leaf number `leaf` of `count`.
+pub fn merge(leaf: usize, count: usize) -> Merge {
+    let is_last = leaf + 1 >= count;
+    // A kept sum for each power of two in the number of leaves before.
+    let kept = leaf.count_ones() as usize;
+    let left = if is_last { 0 } else { kept - leaf.trailing_ones() as usize };
+    Merge { add: (left..kept).rev(), keep: (!is_last).then_some(left) }
 }
 
 /// How many sums are kept at most.
@@ -25,15 +37,17 @@ pub fn most_kept(count: usize) -> usize {
 
 /// Adds equally long rows by the tree. Without rows there is no sum.
 pub(super) fn sum(rows: impl ExactSizeIterator<Item = Vec<f32>>) -> Option<Vec<f32>> {
-    let (count, mut kept) = (rows.len(), vec![]);
+    let (count, mut kept) = (rows.len(), Vec::<Vec<f32>>::new());
     for (leaf, mut row) in rows.enumerate() {
-        for _ in 0..additions(leaf, count) {
-            let left: Vec<f32> = kept.pop()?;
-            row.iter_mut().zip(&left).for_each(|(sum, x)| *sum += x);
+        let Merge { add, keep } = merge(leaf, count);
+        for i in add {
+            row.iter_mut().zip(&kept[i]).for_each(|(sum, x)| *sum += x);
         }
+        let Some(keep) = keep else { return Some(row) };
+        kept.truncate(keep);
         kept.push(row);
     }
-    kept.pop()
+    None
 }
 
 /// The micro-batches of rank `rank` of `ranks`.
@@ -65,14 +79,16 @@ mod tests {
     fn in_a_row(leaves: &[String]) -> (String, usize) {
         let (mut kept, mut most) = (vec![], 0);
         for (i, leaf) in leaves.iter().enumerate() {
-            let mut sum = leaf.clone();
-            for _ in 0..additions(i, leaves.len()) {
+            let (mut sum, Merge { add, keep }) = (leaf.clone(), merge(i, leaves.len()));
+            for place in add {
+                assert_eq!(place + 1, kept.len(), "the last one kept");
                 sum = format!("({}+{sum})", kept.pop().unwrap());
             }
             if i + 1 == leaves.len() {
-                assert!(kept.is_empty());
+                assert!(kept.is_empty() && keep.is_none());
                 return (sum, most);
             }
+            assert_eq!(keep, Some(kept.len()));
             kept.push(sum);
             most = most.max(kept.len());
         }

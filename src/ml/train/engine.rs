@@ -8,7 +8,8 @@ use super::config::{FitConfig, StepLoss};
 use super::ema::Ema;
 use crate::kernels::autograd::{Gradients, SetAside};
 use crate::nn::params::{LoadReport, ParamSet, Tensors};
-use crate::ranks::{Ranks, tree};
+use crate::ranks::Ranks;
+use crate::ranks::tree::{self, Merge};
 use candle_core::{DType, Result, bail};
 use std::ops::Range;
 
@@ -122,7 +123,7 @@ impl Engine for Autograd<'_> {
     }
 
     fn gradients(&mut self, step: u64, share: Range<usize>, loss_scale: f64, ranks: &Ranks) -> Result<StepGradients> {
-        let (count, mut losses, mut kept) = (share.len(), vec![], 0);
+        let (count, mut losses) = (share.len(), vec![]);
         for (leaf, micro) in share.enumerate() {
             let StepLoss { loss, parts } = (self.loss)(step, micro)?;
             // With 1 the computation does not change.
@@ -130,15 +131,13 @@ impl Engine for Autograd<'_> {
             losses.push(Losses { loss: f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), parts });
             self.grads.clear();
             self.grads.backward(&loss)?;
-            let left = kept - tree::additions(leaf, count).min(kept);
-            self.kept[left..kept].iter().rev().try_for_each(|sum| self.grads.add_from(sum))?;
-            kept = left;
-            if leaf + 1 < count {
-                if kept == self.kept.len() {
+            let Merge { mut add, keep } = tree::merge(leaf, count);
+            add.try_for_each(|i| self.grads.add_from(&self.kept[i]))?;
+            if let Some(keep) = keep {
+                if keep == self.kept.len() {
                     self.kept.push(SetAside::default());
                 }
-                self.grads.set_aside(&mut self.kept[kept]);
-                kept += 1;
+                self.grads.set_aside(&mut self.kept[keep]);
             }
         }
         if ranks.size() > 1 {

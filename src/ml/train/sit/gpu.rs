@@ -18,7 +18,8 @@ use crate::kernels::adamw::Mix;
 use crate::kernels::with_slices;
 use crate::models::sit::SiT;
 use crate::nn::params::{self, LoadReport, Tensors};
-use crate::ranks::{Ranks, tree};
+use crate::ranks::Ranks;
+use crate::ranks::tree::{self, Merge};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use erw_gpu::kernels::activation::{self, Pass};
 use erw_gpu::kernels::scalars::{Results, Scalars};
@@ -75,11 +76,16 @@ pub struct GpuEngine<'a> {
 /// Programs of a step.
 struct Lists {
     gradients: Program,
-    /// For each sum of micro-batches that can be kept: keeps the gradients there, and adds them
-    /// from there.
-    kept: Vec<[Program; 2]>,
+    /// For each sum of micro-batches that can be kept.
+    kept: Vec<KeptSum>,
     norm: Program,
     update: Program,
+}
+
+/// Keeps the gradients at a place, and adds to them from there.
+struct KeptSum {
+    keep: Program,
+    add: Program,
 }
 
 impl Lists {
@@ -87,7 +93,7 @@ impl Lists {
         Ok(Self {
             gradients: programs.gradients(aligned)?,
             kept: (0..programs.state.kept_sums.len())
-                .map(|i| Ok([programs.keep(i, aligned)?, programs.add_kept(i, aligned)?]))
+                .map(|i| Ok(KeptSum { keep: programs.keep(i, aligned)?, add: programs.add_kept(i, aligned)? }))
                 .collect::<Result<_>>()?,
             norm: programs.norm(aligned)?,
             update: programs.update(aligned)?,
@@ -203,16 +209,15 @@ impl<'a> GpuEngine<'a> {
         Ok(results)
     }
 
-    /// The losses of the last micro-batch, whose alignment has this coefficient.
-    fn losses(&self, weight: f64, loss_scale: f64) -> Result<Losses> {
-        let results = self.results()?;
+    /// The losses among the results of a micro-batch, whose alignment has this coefficient.
+    fn losses(&self, results: &[f32; Results::SIZE], weight: f64, loss_scale: f64) -> Losses {
         let alignment = if self.aligned { f64::from(results[Results::ALIGNMENT]) } else { 0.0 };
         if self.recipe.config.warmup_depth.is_some() {
-            return Ok(Losses { loss: alignment * weight * loss_scale, parts: vec![] });
+            return Losses { loss: alignment * weight * loss_scale, parts: vec![] };
         }
         let velocity = f64::from(results[Results::VELOCITY]);
         let parts = vec![("velocity", velocity), ("alignment", alignment), ("alignment_weight", weight)];
-        Ok(Losses { loss: (velocity + weight * alignment) * loss_scale, parts })
+        Losses { loss: (velocity + weight * alignment) * loss_scale, parts }
     }
 
     /// Writes the inputs of a micro-batch, unless they are there. Returns the coefficient of the
@@ -274,28 +279,27 @@ impl Engine for GpuEngine<'_> {
     }
 
     fn gradients(&mut self, step: u64, share: Range<usize>, loss_scale: f64, ranks: &Ranks) -> Result<StepGradients> {
-        let (count, mut losses, mut kept) = (share.len(), vec![], 0);
+        let (count, mut losses, mut weight) = (share.len(), vec![], 0.0);
         for (leaf, micro) in share.clone().enumerate() {
-            let weight = self.feed((step, micro))?;
+            let of_batch = self.feed((step, micro))?;
             if leaf == 0 {
+                weight = of_batch;
                 self.aligned = weight != 0.0;
                 self.write_scalars(loss_scale, weight)?;
             }
             let lists = &self.lists[usize::from(self.aligned)];
             self.machine.run(&lists.gradients)?;
-            for _ in 0..tree::additions(leaf, count).min(kept) {
-                kept -= 1;
-                self.machine.run(&lists.kept[kept][1])?;
-            }
-            if leaf + 1 < count {
-                self.machine.run(&lists.kept[kept][0])?;
-                kept += 1;
-            }
+            let Merge { mut add, keep } = tree::merge(leaf, count);
+            add.try_for_each(|i| self.machine.run(&lists.kept[i].add))?;
+            keep.map_or(Ok(()), |i| self.machine.run(&lists.kept[i].keep))?;
             let next = if leaf + 1 < count { (step, micro + 1) } else { (step + 1, share.start) };
             if next.0 < self.steps {
                 self.feed(next)?;
             }
-            losses.push(self.losses(weight, loss_scale)?);
+            // The last ones are read with the norm: waiting for them alone would leave the card idle.
+            if leaf + 1 < count {
+                losses.push(self.losses(&self.results()?, weight, loss_scale));
+            }
         }
         let (gradients, trained) = (self.programs.state.gradients, self.programs.trained(self.aligned));
         match &mut self.reduction {
@@ -309,7 +313,9 @@ impl Engine for GpuEngine<'_> {
             None => {}
         }
         self.machine.run(&self.lists[usize::from(self.aligned)].norm)?;
-        let norm = f64::from(self.results()?[Results::NORM]);
+        let results = self.results()?;
+        losses.push(self.losses(&results, weight, loss_scale));
+        let norm = f64::from(results[Results::NORM]);
         Ok(StepGradients { losses, norm: norm * self.recipe.micro_batches as f64 * loss_scale })
     }
 
