@@ -138,9 +138,8 @@ fn preempt(cluster: &Cluster, partition: &str, steps: u32, at_stop: &str) {
     let run = run.stderr(std::process::Stdio::piped()).start();
     until("a checkpoint", || has_checkpoint(&space));
     // Takes both nodes for a moment.
-    let all = ["sbatch", "--parsable", "-p", "main", "-N", "2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2"];
-    let other = cluster.tell(&all);
-    until("the other job", || !cluster.jobs().iter().any(|(id, _)| id == other.trim()));
+    let other = cluster.occupy(2);
+    until("the other job", || !cluster.jobs().iter().any(|(id, _)| *id == other));
     // Slurm makes a requeued job wait two minutes.
     until("the job to be requeued", || {
         cluster.hurry();

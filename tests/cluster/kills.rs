@@ -83,15 +83,14 @@ fn a_stopped_run_suspends_its_job() {
 fn a_stopped_run_cancels_a_job_that_waits() {
     let Some(cluster) = Cluster::start() else { return };
     let space = count(2);
-    let all = ["sbatch", "--parsable", "-N", "2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 100"];
-    let other = cluster.tell(&all);
-    until("the nodes to be taken", || cluster.jobs() == [(other.trim().to_string(), "RUNNING".to_string())]);
+    let other = cluster.occupy(100);
+    until("the nodes to be taken", || cluster.jobs() == [(other.clone(), "RUNNING".to_string())]);
     let run = cluster.spawn(&space, &[]);
     until("the job", || cluster.jobs().len() == 2);
     signal(&run, Signal::SIGINT);
     end(run).expect(130);
     until("the job to be gone", || cluster.jobs().len() == 1);
-    cluster.tell(&["scancel", other.trim()]);
+    cluster.tell(&["scancel", &other]);
     cluster.run(&space, &[]).expect(0);
     assert_eq!(lines(&space, "start"), 1);
     is_done_once(&cluster, &space, 2);

@@ -49,9 +49,8 @@ fn a_job_without_a_run_is_listed_and_stopped() {
 fn a_waiting_job_without_a_run_is_cancelled() {
     let Some(cluster) = Cluster::start() else { return };
     let space = count(2);
-    let all = ["sbatch", "--parsable", "-N", "2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 100"];
-    let other = cluster.tell(&all);
-    until("the nodes to be taken", || cluster.jobs() == [(other.trim().to_string(), "RUNNING".to_string())]);
+    let other = cluster.occupy(100);
+    until("the nodes to be taken", || cluster.jobs() == [(other.clone(), "RUNNING".to_string())]);
     let run = cluster.spawn(&space, &[]);
     until("the job", || cluster.jobs().len() == 2);
     signal(&run, Signal::SIGKILL);
@@ -60,7 +59,7 @@ fn a_waiting_job_without_a_run_is_cancelled() {
     let said = erw(&cluster, &space, &["stop", "p.toml:count"]).expect(0);
     assert!(said.stdout.starts_with("count: its job ") && said.stdout.contains("was cancelled"), "{}", said.stdout);
     until("the job to be gone", || cluster.jobs().len() == 1);
-    cluster.tell(&["scancel", other.trim()]);
+    cluster.tell(&["scancel", &other]);
     // The cancellation is not taken for that of a person, which would suspend it.
     cluster.run(&space, &[]).expect(0);
     assert_eq!(lines(&space, "start"), 1);

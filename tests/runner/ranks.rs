@@ -4,10 +4,12 @@
 use crate::support::counter::run_in;
 use crate::support::skip;
 use crate::support::space::Space;
+use erw::ml::ranks::tree;
 use erw::runner::event::StageState;
 use erw::runner::exec::resources::Limits;
 use erw::runner::exec::scheduler::Outcome;
-use erw::runner::kind::ranks::HAS_MPI;
+use erw::runner::kind::field::Params;
+use erw::runner::kind::ranks::{HAS_MPI, Sharing};
 
 /// A machine of four threads with these GPUs.
 fn machine(gpus: &[&str]) -> Limits {
@@ -85,6 +87,19 @@ fn mpirun_starts_ranks_that_exchange_gradients() {
     let space = exchange("fate = 1");
     let outcome = run_in(&space, machine(&[]), None).unwrap();
     assert_eq!(outcome.ends[0].error.as_ref().unwrap().message, "rank 1: there is no such thing");
+}
+
+/// A plan must refuse what a training would: the rule stands in two crates that know nothing of each
+/// other.
+#[test]
+fn a_plan_and_a_training_allow_the_same_numbers_of_ranks() {
+    for batches in 1..70usize {
+        let params: Params = [("accumulate".to_string(), batches.into())].into();
+        for ranks in 1..80 {
+            let planned = Sharing::MicroBatches.allows(&params, ranks);
+            assert_eq!(planned, tree::can_share(batches, ranks), "{batches} micro-batches on {ranks} ranks");
+        }
+    }
 }
 
 /// Real kinds, whose manifests say what they share.

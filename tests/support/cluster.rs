@@ -62,6 +62,14 @@ impl Cluster {
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     }
 
+    /// Submits a job that takes both nodes for so long, and returns its id.
+    pub fn occupy(&self, seconds: u32) -> String {
+        let sleep = format!("sleep {seconds}");
+        let both =
+            ["sbatch", "--parsable", "-p", "main", "-N", "2", "--exclusive", "-o", "/dev/null", "--wrap", &sleep];
+        self.tell(&both).trim().to_string()
+    }
+
     /// Slurm makes a requeued job wait for two minutes; here it is two seconds. Within the second in which
     /// it was killed its node would refuse it: "Job credential revoked".
     pub fn hurry(&self) {

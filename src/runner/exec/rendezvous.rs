@@ -99,10 +99,8 @@ pub fn join(job: &Job, rank: usize, stop: &AtomicBool) -> Result<()> {
         if stop.load(Ordering::Relaxed) {
             return Err(Error::suspended());
         }
-        // Listed, because a file system on the network remembers for a while that a file was not there.
-        let is_there = disk::list(&job.work_dir).is_ok_and(|all| all.contains(&file));
         // Half a file of a rank that was killed while writing is impossible: it is renamed.
-        let said: Option<Start> = if is_there { read_json(&file)? } else { None };
+        let said: Option<Start> = if disk::is_seen(&file) { read_json(&file)? } else { None };
         if let Some(said) = said.filter(|said| said.start == start) {
             break said;
         }

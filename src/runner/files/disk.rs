@@ -39,6 +39,12 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// Whether a file is there, also one that another host has made. Its folder is listed, because a file
+/// system on the network remembers for a while that a file was not there.
+pub fn is_seen(path: &Path) -> bool {
+    path.parent().is_some_and(|folder| list(folder).is_ok_and(|all| all.iter().any(|seen| seen == path)))
+}
+
 /// Moves a file or folder. Onto another file system, it is first copied next to the target, so that
 /// it appears atomically there too.
 pub(crate) fn relocate(from: &Path, to: &Path, keep: Durability) -> io::Result<()> {

@@ -26,9 +26,7 @@ pub fn shared(attempt: &Attempt) -> Result<Id> {
     }
     let began = Instant::now();
     while began.elapsed() < LATENCY && !attempt.should_stop() {
-        // Listed, because a file system on the network remembers for a while that a file was not there.
-        let is_there = disk::list(&job.work_dir).is_ok_and(|all| all.contains(&file));
-        let read = if is_there { std::fs::read(&file).ok() } else { None };
+        let read = if disk::is_seen(&file) { std::fs::read(&file).ok() } else { None };
         if let Some(id) = read.and_then(|bytes| Id::try_from(bytes).ok()) {
             return Ok(id);
         }

@@ -12,7 +12,7 @@
 use super::commands::{Answer, LIMIT, run};
 use super::pace::GRACE;
 use super::placed::token;
-use super::script::{Needs, escaped, needs, quoted};
+use super::script::{Needs, escaped, head, quoted};
 use super::unattended;
 use crate::cache::store::Store;
 use crate::files::disk::{Durability, list, read_json, write_file, write_json};
@@ -127,15 +127,8 @@ fn script(settings: &Settings, job: &RunnerJob, log: &Path, here: &Path) -> Stri
         ("signal", format!("B:USR1@{grace}")),
     ];
     let threads = options.job_threads.unwrap_or(1);
-    let needs = needs(&options, Needs { ranks: 1, threads, mem: 0, gpus: 0 });
-    let needs = needs.into_iter().map(|(name, value)| (name, quoted(&value)));
-    let mut lines = vec![
-        "#!/bin/sh".to_string(),
-        format!("#SBATCH --job-name={} --dependency=singleton --requeue --open-mode=append", job.name),
-    ];
-    lines.extend(fixed.into_iter().chain(needs).map(|(name, value)| format!("#SBATCH --{name}={value}")));
-    lines.extend(options.sbatch.iter().flatten().map(|option| format!("#SBATCH {option}")));
-    lines.extend(options.setup.iter().flatten().cloned());
+    let first = format!("--job-name={} --dependency=singleton --requeue --open-mode=append", job.name);
+    let mut lines = head(&first, &fixed, &options, Needs { ranks: 1, threads, mem: 0, gpus: 0 });
     let words: Vec<String> = job.command.iter().map(|word| quoted(word)).collect();
     lines.extend([
         format!("cd {} || exit", quoted(&here.to_string_lossy())),

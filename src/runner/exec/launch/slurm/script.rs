@@ -58,15 +58,8 @@ pub fn script(settings: &StageSettings, request: &Request<'_>, job: &Job) -> Str
         ("export", "NONE".into()),
         ("signal", format!("TERM@{}", request.grace.as_secs())),
     ];
-    let needs = needs(settings, request.needs);
-    let options = fixed.into_iter().chain(needs.into_iter().map(|(name, value)| (name, quoted(&value))));
-    let mut lines = vec![
-        "#!/bin/sh".to_string(),
-        format!("#SBATCH --job-name={name} --dependency=singleton --requeue --open-mode=append"),
-    ];
-    lines.extend(options.map(|(name, value)| format!("#SBATCH --{name}={value}")));
-    lines.extend(settings.sbatch.iter().flatten().map(|option| format!("#SBATCH {option}")));
-    lines.extend(settings.setup.iter().flatten().cloned());
+    let first = format!("--job-name={name} --dependency=singleton --requeue --open-mode=append");
+    let mut lines = head(&first, &fixed, settings, request.needs);
     lines.extend(request.environment.iter().map(|(name, value)| format!("export {name}={}", quoted(value))));
     let worker: Vec<String> = request.worker.iter().map(|word| quoted(&word.to_string_lossy())).collect();
     let (worker, file) = (worker.join(" "), quoted(&job.file().to_string_lossy()));
@@ -94,6 +87,22 @@ pub fn script(settings: &StageSettings, request: &Request<'_>, job: &Job) -> Str
         "exit $status".into(),
     ]);
     lines.join("\n") + "\n"
+}
+
+/// The first lines of a script: its options, what the job needs, and what settings add to both.
+pub(super) fn head(
+    first: &str,
+    fixed: &[(&'static str, String)],
+    settings: &StageSettings,
+    requested: Needs,
+) -> Vec<String> {
+    let mut lines = vec!["#!/bin/sh".to_string(), format!("#SBATCH {first}")];
+    lines.extend(fixed.iter().map(|(name, value)| format!("#SBATCH --{name}={value}")));
+    let needs = needs(settings, requested);
+    lines.extend(needs.into_iter().map(|(name, value)| format!("#SBATCH --{name}={}", quoted(&value))));
+    lines.extend(settings.sbatch.iter().flatten().map(|option| format!("#SBATCH {option}")));
+    lines.extend(settings.setup.iter().flatten().cloned());
+    lines
 }
 
 /// What a job needs, as options of `sbatch`.

@@ -12,11 +12,11 @@
 
 use super::commands::{Answer, LIMIT, run};
 use super::pace::{LATENCY, POLL};
-use super::script::{Needs, escaped, needs, quoted};
+use super::script::{Needs, escaped, head, quoted};
 use super::unattended;
 use crate::cache::store::Store;
 use crate::exec::worker_program::WorkerProgram;
-use crate::files::disk::{Durability, list, read_json, remove, unique, write_file, write_json};
+use crate::files::disk::{Durability, is_seen, list, read_json, remove, unique, write_file, write_json};
 use crate::host::{class, host, model};
 use crate::settings::Settings;
 use crate::text::log_lines::tail;
@@ -212,13 +212,9 @@ fn script(folder: &Path, settings: &Settings, gpus: usize) -> Result<String> {
     let options = settings.of_stage("", "");
     let program = WorkerProgram::this()?.program;
     let threads = options.job_threads.unwrap_or(1);
-    let needs = needs(&options, Needs { ranks: RANKS, threads, mem: 0, gpus: gpus * RANKS }).into_iter();
-    let mut lines = vec!["#!/bin/sh".to_string(), format!("#SBATCH --job-name={} --requeue", name(folder))];
-    lines.push(format!("#SBATCH --output={}", escaped(&folder.join("log").to_string_lossy())));
-    lines.push("#SBATCH --export=NONE".into());
-    lines.extend(needs.map(|(name, value)| format!("#SBATCH --{name}={}", quoted(&value))));
-    lines.extend(options.sbatch.iter().flatten().map(|option| format!("#SBATCH {option}")));
-    lines.extend(options.setup.iter().flatten().cloned());
+    let first = format!("--job-name={} --requeue", name(folder));
+    let fixed = [("output", escaped(&folder.join("log").to_string_lossy())), ("export", "NONE".into())];
+    let mut lines = head(&first, &fixed, &options, Needs { ranks: RANKS, threads, mem: 0, gpus: gpus * RANKS });
     let (program, folder) = (quoted(&program.to_string_lossy()), quoted(&folder.to_string_lossy()));
     lines.push("unset SLURM_EXPORT_ENV".into());
     lines.push(format!("srun --ntasks={RANKS} --export=ALL {program} site probe {folder}"));
@@ -259,10 +255,9 @@ fn open_lock(folder: &Path) -> Result<File> {
     file.map_err(|e| Error::io("open the lock", &path, e))
 }
 
-/// A file, if it is there. The folder is listed, because a file system on the network remembers for
-/// a while that a file was not there.
+/// A file, if it is there.
 fn seen(folder: &Path, name: &str) -> Option<PathBuf> {
-    list(folder).ok()?.into_iter().find(|path| path.file_name().is_some_and(|n| n == name))
+    Some(folder.join(name)).filter(|path| is_seen(path))
 }
 
 fn seen_ranks(folder: &Path) -> usize {
