@@ -15,7 +15,8 @@ use crate::cache::store::Store;
 use crate::event::{Event, EventKind, Listener, StageEnd, StageState};
 use crate::exec::stop_request;
 use crate::files::disk::{Durability, unique, write_file};
-use crate::host::{host, user, utc_now};
+use crate::host::{self, host, user, utc_now};
+use crate::repro::git::Commit;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, Write};
@@ -25,6 +26,7 @@ pub struct Journal {
     folder: PathBuf,
     events: io::Result<File>,
     summary: Summary,
+    asked_git: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -39,6 +41,10 @@ struct Summary {
     user: String,
     host: String,
     program: &'static str,
+    /// Class of the machine that the run was started on.
+    class: &'static str,
+    /// Of the pipeline file, once a stage was started.
+    commit: Option<Commit>,
     seconds: f64,
     exit: Option<i32>,
     /// Number of cached stages, if too many to list below.
@@ -66,12 +72,14 @@ impl Journal {
             user: user(),
             host: host(),
             program: env!("CARGO_PKG_VERSION"),
+            class: host::class(),
+            commit: None,
             seconds: 0.0,
             exit: None,
             cached: 0,
             stages: vec![],
         };
-        Self { folder, events, summary }
+        Self { folder, events, summary, asked_git: false }
     }
 
     /// Skips what most stages of a large pipeline report most of the time, waiting and being
@@ -122,6 +130,12 @@ impl Listener for Journal {
                 self.summary.stages.push(bare);
             }
             EventKind::Ended(end) => self.summary.stages.push((**end).clone()),
+            // Not for runs that start nothing: asking git takes longer than they do.
+            EventKind::Started { .. } if !self.asked_git => {
+                self.asked_git = true;
+                self.summary.commit = Commit::of(&self.summary.file);
+                self.summarize();
+            }
             EventKind::AllCached { stages } => self.summary.cached = *stages,
             EventKind::RunFinished { seconds, exit } => {
                 self.summary.seconds = *seconds;

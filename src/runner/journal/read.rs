@@ -7,6 +7,7 @@
 use crate::cache::store::Store;
 use crate::event::Measure;
 use crate::files::disk::list;
+use crate::repro::git::Commit;
 use erw_base::error::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -28,6 +29,10 @@ pub struct Run {
     pub user: String,
     pub host: String,
     pub program: String,
+    /// Class of its machine; empty in runs of earlier versions.
+    pub class: String,
+    /// Of the pipeline file; `None` also in runs of earlier versions and where nothing was started.
+    pub commit: Option<Commit>,
     pub seconds: f64,
     pub exit: Option<i32>,
     /// Number of cached stages, if too many to list.
@@ -71,6 +76,12 @@ pub struct Ended {
 #[serde(default)]
 pub struct Message {
     pub message: String,
+    pub causes: Vec<String>,
+    pub hints: Vec<String>,
+    /// The last lines of the log.
+    pub tail: Vec<String>,
+    /// `FILE:LINE` in the pipeline.
+    pub place: Option<String>,
 }
 
 /// Every run, the latest first.

@@ -6,6 +6,7 @@
 use crate::files::digest::join;
 use crate::files::lexical::{logical, place, plain};
 use erw_base::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -201,6 +202,29 @@ fn checked_out(dir: &Path) -> Result<Option<String>> {
     Ok(Some(if is_clean { head } else { format!("{head} changed") }))
 }
 
+/// The commit that a file stands at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// The full hash.
+    pub id: String,
+    /// Tracked files differ from it, or the file itself is not tracked.
+    pub is_dirty: bool,
+}
+
+impl Commit {
+    /// `None` outside of a repository, without a commit, and where git is not installed.
+    pub fn of(file: &Path) -> Option<Self> {
+        let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // Without the lock: a person may be working in the repository.
+        let status = ["--no-optional-locks", "status", "--porcelain=v2", "--branch", "--untracked-files=no"];
+        let status = git(dir, &status, &[]).ok()?;
+        let id = status.lines().find_map(|line| line.strip_prefix("# branch.oid "))?.to_string();
+        let tracked = git(dir, &["ls-files", "--error-unmatch", "--", &file.file_name()?.to_string_lossy()], &[]);
+        let is_changed = status.lines().any(|line| !line.starts_with('#'));
+        (id != "(initial)").then_some(Self { id, is_dirty: is_changed || tracked.is_err() })
+    }
+}
+
 /// A git hook sets these to its own repository and index, which is not that of the folder in
 /// question.
 const OF_A_HOOK: [&str; 12] = [
@@ -276,5 +300,11 @@ mod tests {
         assert!(tracked.has(Path::new("sub/p.toml")) && !tracked.has(Path::new("sub/untracked")));
         let unknown = Checkout::of(&file, "no-such").unwrap_err();
         assert!(unknown.message.contains("no revision `no-such`"), "{unknown}");
+        let commit = Commit::of(&file).unwrap();
+        assert_eq!(commit, Commit { id: run(&["rev-parse", "HEAD"]), is_dirty: true });
+        std::fs::write(&file, "old").unwrap();
+        assert!(!Commit::of(&file).unwrap().is_dirty);
+        assert!(Commit::of(&dir.path().join("sub/untracked")).unwrap().is_dirty);
+        assert_eq!(Commit::of(&tempfile::tempdir().unwrap().path().join("p.toml")), None);
     }
 }
