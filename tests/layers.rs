@@ -11,6 +11,7 @@ const MAP: [(&str, &[&[&str]]); 8] = [
         "cli",
         &[
             &["command", "stage_arguments", "setting_defaults", "reference"],
+            &["report"],
             &["eval", "cache", "plot", "compare", "verify"],
             &["metrics", "sweep"],
             &[

@@ -25,8 +25,7 @@ impl Svg {
         if words.is_empty() {
             return;
         }
-        let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-        let fill = attribute("fill", fill);
+        let (words, fill) = (escaped(words), attribute("fill", fill));
         self.draw(format_args!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\"{fill}>{words}</text>"));
     }
 
@@ -34,6 +33,13 @@ impl Svg {
     pub fn finish(self) -> String {
         self.0 + "</svg>\n"
     }
+}
+
+/// A text that is no markup, in an element or in an attribute. Control characters, which XML does
+/// not know, become spaces.
+pub fn escaped(text: &str) -> String {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 fn attribute(name: &str, value: Option<&str>) -> String {

@@ -2,8 +2,8 @@
 
 use super::common::remote_args;
 use super::{
-    cache, compare, completions, config, eval, explain, export, graph, init, jobs, log, logs, metrics, plan, plot, run,
-    schema, show, site, stages, stop, sweep, verify, weights, why, worker,
+    cache, compare, completions, config, eval, explain, export, graph, init, jobs, log, logs, metrics, plan, plot,
+    report, run, schema, show, site, stages, stop, sweep, verify, weights, why, worker,
 };
 
 pub(crate) const EXIT_CODES: &str = "\
@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Eval(eval::Args),
     /// Plot the results of a sweep as curves
     Plot(plot::Args),
+    /// Write an HTML page of a pipeline, a sweep or a run: results, pictures, curves, costs
+    Report(report::Args),
     /// Show how two pipelines, trials, revisions or runs differ in parameters and results
     Compare(compare::Args),
     /// Run cached stages again and compare their outputs with the cache

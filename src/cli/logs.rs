@@ -89,7 +89,7 @@ pub fn key(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Option<Key
 }
 
 /// The log of the last attempt at an action, or of another rank of it, running or finished.
-fn latest(store: &Store, key: &Key, rank: usize) -> Option<PathBuf> {
+pub fn latest(store: &Store, key: &Key, rank: usize) -> Option<PathBuf> {
     let ending = if rank > 0 { format!(".rank-{rank}.log") } else { ".log".into() };
     let number = |p: &PathBuf| {
         let name = p.file_name()?.to_str()?;
@@ -108,7 +108,7 @@ fn earlier(store: &Store, pipeline: &str, stage: &str, rank: usize) -> Result<Op
 }
 
 /// The folder of pictures of an action.
-fn pictures(store: &Store, key: &Key) -> Option<PathBuf> {
+pub fn pictures(store: &Store, key: &Key) -> Option<PathBuf> {
     [store.work_dir(key), store.log_dir(key)].map(|dir| dir.join(PICTURES)).into_iter().find(|dir| dir.is_dir())
 }
 

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod plan;
 pub mod plot;
 pub mod reference;
+pub mod report;
 pub mod run;
 pub mod schema;
 mod setting_defaults;
@@ -39,7 +40,7 @@ use command::{Command, EXIT_CODES};
 use erw_base::error::Result;
 use erw_base::process;
 use erw_runner::kind::Registry;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Run pipelines of cached, resumable stages, from images to FID and CKNNA
 #[derive(Debug, Parser)]
@@ -96,16 +97,21 @@ pub fn main(registry: Registry) -> Result<i32> {
     let cache = &setting_defaults::cache_dir(&cli.command, globals, &site);
     process::build_pool(false)?;
     match &cli.command {
-        Command::Run(args) => run::run(args, cache, registry)?,
+        Command::Run(args) => {
+            reported(&args.flags, &args.pipeline, false, cache, registry, || run::run(args, cache, registry))?
+        }
         Command::Plan(args) => return plan::run(args, cache, registry),
         Command::Why(args) => why::run(args, cache, registry)?,
         Command::Explain(args) => explain::run(args, cache, registry)?,
         Command::Graph(args) => graph::run(args, cache, registry)?,
         Command::Schema(args) => schema::run(args, registry)?,
-        Command::Sweep(args) => sweep::run(args, cache, registry)?,
+        Command::Sweep(args) => {
+            reported(&args.flags, &args.pipeline, true, cache, registry, || sweep::run(args, cache, registry))?
+        }
         Command::Metrics(args) => metrics::run(args, cache, registry)?,
         Command::Eval(args) => eval::run(args, cache, registry)?,
         Command::Plot(args) => plot::run(args, cache, registry)?,
+        Command::Report(args) => report::run(args, cache, registry)?,
         Command::Compare(args) => compare::run(args, cache, registry)?,
         Command::Verify(args) => verify::run(args, cache, registry)?,
         Command::Log(args) => log::run(args, cache)?,
@@ -121,4 +127,28 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Init(_) | Command::Stages(_) | Command::Completions(_) | Command::Worker(_) => {}
     }
     Ok(0)
+}
+
+/// Runs, then writes the report if one was requested, also of a run that failed.
+fn reported(
+    flags: &run::flags::Flags,
+    pipeline: &common::pipeline_args::PipelineArgs,
+    sweep: bool,
+    cache: &Path,
+    registry: Registry,
+    run: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let result = run();
+    let Some(file) = &flags.report else { return result };
+    match (report::after_run(file, pipeline, sweep, cache, registry), result) {
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(failed)) => {
+            // A pipeline that cannot be read is told once.
+            if error.message != failed.message {
+                crate::report::diagnostic::print(&error);
+            }
+            Err(failed)
+        }
+        (Ok(()), result) => result,
+    }
 }

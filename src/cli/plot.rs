@@ -48,7 +48,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let plan = args.pipeline.sweep(registry)?;
     let (over, filter) = (args.over.clone(), args.filter.clone());
     let options = TableArgs { over, each: false, sort: None, filter, format: Format::Text };
-    let sheet = sweep::cached_sheet(&plan, cache, &options)?;
+    let sheet = sweep::cached(&plan, cache, &options)?.checked()?.sheet;
     let abscissa = args.x.as_ref().map(|name| Abscissa::find(&plan, &sheet, name)).transpose()?;
     let panel = |y: &String| panel(&sheet, y, abscissa.as_ref());
     let panels = args.y.iter().map(panel).collect::<Result<Vec<Panel>>>()?;
@@ -68,7 +68,7 @@ fn x_title(args: &Args) -> String {
 }
 
 /// States over how many trials a point is averaged.
-fn note(sheet: &Sheet) -> String {
+pub fn note(sheet: &Sheet) -> String {
     let counts =
         || sheet.rows.iter().flatten().filter_map(|c| if let Cell::Spread(v) = c { Some(v.len()) } else { None });
     match (counts().min(), counts().max()) {
@@ -81,7 +81,7 @@ fn note(sheet: &Sheet) -> String {
 }
 
 /// The sweep axis that is x.
-struct Abscissa {
+pub struct Abscissa {
     /// The column with its values.
     column: usize,
     /// The start of the axis's part of a trial's name, such as `lr=`.
@@ -89,7 +89,7 @@ struct Abscissa {
 }
 
 impl Abscissa {
-    fn find(plan: &SweepPlan, sheet: &Sheet, name: &str) -> Result<Self> {
+    pub fn find(plan: &SweepPlan, sheet: &Sheet, name: &str) -> Result<Self> {
         let unknown = || {
             let names = plan.axes.iter().map(|a| a.name.as_str());
             Error::usage(format!("`--x {name}`: no such axis")).maybe_hint(suggest::hint(name, names, "the axes are"))
@@ -120,10 +120,10 @@ impl Abscissa {
 }
 
 const SETTINGS: &str = "settings";
-const RESULTS: &str = "results";
+pub const RESULTS: &str = "results";
 
 /// A line for each trial, or for all trials that differ in x only.
-fn panel(sheet: &Sheet, y: &str, abscissa: Option<&Abscissa>) -> Result<Panel> {
+pub fn panel(sheet: &Sheet, y: &str, abscissa: Option<&Abscissa>) -> Result<Panel> {
     let columns = columns(sheet, y, abscissa.is_some())?;
     let mut lines: Vec<Line> = vec![];
     for row in &sheet.rows {
@@ -135,7 +135,7 @@ fn panel(sheet: &Sheet, y: &str, abscissa: Option<&Abscissa>) -> Result<Panel> {
             let point = Point { x, mean, sd };
             match lines.iter_mut().find(|l| l.name == name) {
                 Some(line) => line.points.push(point),
-                None => lines.push(Line { name: name.clone(), points: vec![point] }),
+                None => lines.push(Line { name: name.clone(), points: vec![point], faint: false }),
             }
         }
     }
@@ -178,6 +178,28 @@ fn columns(sheet: &Sheet, y: &str, has_x: bool) -> Result<Vec<(usize, f64)>> {
         return Err(Error::usage(format!("`--y {y}`: no such result")).maybe_hint(hint));
     }
     Ok(found)
+}
+
+/// The `--y` that make curves of a table without being told: stages that differ in a number at the
+/// end of their names, such as `fd-300` and `fd-600`.
+pub fn patterns(sheet: &Sheet) -> Vec<String> {
+    let mut found: Vec<(String, usize)> = vec![];
+    for column in sheet.columns.iter().filter(|c| c.group == RESULTS) {
+        let Some(pattern) = pattern(&column.title) else { continue };
+        match found.iter_mut().find(|(known, _)| *known == pattern) {
+            Some((_, count)) => *count += 1,
+            None => found.push((pattern, 1)),
+        }
+    }
+    found.into_iter().filter(|(_, count)| *count > 1).map(|(pattern, _)| pattern).collect()
+}
+
+/// `fd-300.fd` as `fd-*.fd`.
+fn pattern(title: &str) -> Option<String> {
+    let (stage, result) = title.split_once('.')?;
+    let (name, number) = stage.rsplit_once('-')?;
+    number.parse::<u64>().ok()?;
+    Some(format!("{name}-*.{result}"))
 }
 
 /// The number in `title` at the `*` of `pattern`. A pattern of a stage's name matches each of its

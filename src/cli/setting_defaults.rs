@@ -61,6 +61,7 @@ fn pipeline(command: &Command) -> Option<&Path> {
         Command::Weights(weights::Args { command: weights::Command::Export(a) }) => return file(&a.from),
         Command::Show(a) => return file(Path::new(&a.artifact)),
         Command::Compare(a) => return file(Path::new(&a.a)),
+        Command::Report(a) => return file(Path::new(&a.a)),
         Command::Cache(cache::Args { command: cache::Command::Show(a), .. }) => return file(Path::new(&a.artifact)),
         Command::Cache(cache::Args { command: cache::Command::Tag(a), .. }) => {
             return file(a.target.as_ref()?.as_ref());

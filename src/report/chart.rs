@@ -4,7 +4,7 @@
 
 use super::chart_scale::Scale;
 use super::text::number;
-use erw_base::svg::Svg;
+use erw_base::svg::{Svg, escaped};
 
 /// Panels that share their x axis and their lines.
 pub struct Chart {
@@ -20,9 +20,30 @@ pub struct Panel {
 }
 
 pub struct Line {
+    /// In the legend. Empty for the only line of a chart, which needs none.
     pub name: String,
     /// Sorted by x.
     pub points: Vec<Point>,
+    /// One of many behind the others: thin, grey, and not in the legend.
+    pub faint: bool,
+}
+
+/// A line of a legend.
+pub struct Entry {
+    pub name: String,
+    /// An index of [`COLOURS`].
+    pub colour: usize,
+    /// The last value.
+    pub value: String,
+}
+
+/// How the y axis is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scaling {
+    /// Logarithmic if the numbers are far apart.
+    Fitting,
+    Linear,
+    Logarithmic,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,7 +56,7 @@ pub struct Point {
 
 const GREY: &str = "#808890";
 /// Distinguishable with the common forms of colour blindness, and visible on black and on white.
-const COLOURS: [&str; 6] = ["#3b82d0", "#dd7a2a", "#2f9e6e", "#b05fc0", "#b8971f", "#d0505f"];
+pub const COLOURS: [&str; 6] = ["#3b82d0", "#dd7a2a", "#2f9e6e", "#b05fc0", "#b8971f", "#d0505f"];
 /// The width of a panel with its labels, in pixels.
 const WIDTH: f64 = 400.0;
 const LEFT: f64 = 56.0;
@@ -46,25 +67,57 @@ const BOTTOM: f64 = 272.0;
 const HEIGHT: f64 = 336.0;
 /// The approximate width of a character.
 const CHARACTER: f64 = 6.8;
+/// Lines of more points have no dots, which would touch.
+const DOTTED: usize = 40;
 
 impl Chart {
-    /// The chart as SVG, with a newline at the end.
+    /// The chart as a file, with a newline at the end.
     pub fn svg(&self) -> String {
+        self.drawing(Scaling::Fitting, false).finish()
+    }
+
+    /// The chart as a part of a page: with its values as data, without its [`legend`](Self::legend),
+    /// and hidden from screen readers, which read that. `None`: a value has no logarithm.
+    pub fn drawn(&self, scaling: Scaling) -> Option<String> {
+        let mut points = self.lines().flat_map(|l| &l.points).peekable();
+        let fits = points.peek().is_some() && points.all(|p| p.mean > 0.0 && p.mean - p.sd > 0.0);
+        let drawing = || self.drawing(scaling, true).finish().replacen("<svg ", "<svg aria-hidden=\"true\" ", 1);
+        (scaling != Scaling::Logarithmic || fits).then(drawing)
+    }
+
+    /// What the lines of a page's chart are, and where they end.
+    pub fn legend(&self) -> Vec<Entry> {
+        let entry = |line: &Line| {
+            let last = line.points.last()?;
+            let sd = if last.sd > 0.0 { format!(" ± {}", number(Some(last.sd))) } else { String::new() };
+            let value = format!("{}{sd}", number(Some(last.mean)));
+            Some(Entry { name: line.name.clone(), colour: self.colour(&line.name), value })
+        };
+        self.lines().filter(|l| !l.faint).filter_map(entry).collect()
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &Line> {
+        self.panels.iter().flat_map(|p| &p.lines)
+    }
+
+    fn drawing(&self, scaling: Scaling, with_data: bool) -> Svg {
         let width = WIDTH * self.panels.len().max(1) as f64;
         let mut svg = Svg::new(width, HEIGHT, 12, Some(GREY));
-        self.legend(&mut svg, width);
+        if !with_data {
+            self.names_above(&mut svg, width);
+        }
         for (i, panel) in self.panels.iter().enumerate() {
-            self.panel(&mut svg, panel, WIDTH * i as f64);
+            self.panel(&mut svg, panel, WIDTH * i as f64, scaling, with_data);
         }
         label(&mut svg, width / 2.0, BOTTOM + 36.0, "middle", &self.x_title);
         label(&mut svg, width / 2.0, BOTTOM + 56.0, "middle", &self.note);
-        svg.finish()
+        svg
     }
 
     /// The names of all lines, once each; a line has one colour in all panels.
     fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = vec![];
-        for line in self.panels.iter().flat_map(|p| &p.lines) {
+        for line in self.lines().filter(|l| !l.faint && !l.name.is_empty()) {
             if !names.contains(&line.name.as_str()) {
                 names.push(&line.name);
             }
@@ -72,17 +125,16 @@ impl Chart {
         names
     }
 
-    fn colour(&self, name: &str) -> &'static str {
-        let at = self.names().iter().position(|n| *n == name).unwrap_or(0);
-        COLOURS[at % COLOURS.len()]
+    fn colour(&self, name: &str) -> usize {
+        self.names().iter().position(|n| *n == name).unwrap_or(0) % COLOURS.len()
     }
 
-    fn legend(&self, svg: &mut Svg, width: f64) {
+    fn names_above(&self, svg: &mut Svg, width: f64) {
         let names = self.names();
         let wide = |name: &str| 44.0 + CHARACTER * name.chars().count() as f64;
         let mut x = (width - names.iter().map(|n| wide(n)).sum::<f64>()).max(0.0) / 2.0;
         for name in names {
-            let colour = self.colour(name);
+            let colour = COLOURS[self.colour(name)];
             svg.draw(format_args!(
                 "<path d=\"M{x:.1} 14h20\" stroke=\"{colour}\" stroke-width=\"2\"/>\
                  <circle cx=\"{:.1}\" cy=\"14\" r=\"3\" fill=\"{colour}\"/>",
@@ -93,11 +145,16 @@ impl Chart {
         }
     }
 
-    fn panel(&self, svg: &mut Svg, panel: &Panel, offset: f64) {
+    fn panel(&self, svg: &mut Svg, panel: &Panel, offset: f64, scaling: Scaling, with_data: bool) {
         let all = || panel.lines.iter().flat_map(|l| &l.points);
         let (left, right) = (offset + LEFT, offset + WIDTH - RIGHT);
         let x = Scale::linear(all().map(|p| p.x), left + 8.0, right - 8.0);
-        let y = Scale::fitting(all().flat_map(|p| [p.mean - p.sd, p.mean, p.mean + p.sd]), BOTTOM - 6.0, TOP + 6.0);
+        let values = all().flat_map(|p| [p.mean - p.sd, p.mean, p.mean + p.sd]);
+        let y = match scaling {
+            Scaling::Fitting => Scale::fitting(values, BOTTOM - 6.0, TOP + 6.0),
+            Scaling::Linear => Scale::linear(values, BOTTOM - 6.0, TOP + 6.0),
+            Scaling::Logarithmic => Scale::logarithmic(values, BOTTOM - 6.0, TOP + 6.0),
+        };
         let title = if y.is_log() { format!("{} (log scale)", panel.title) } else { panel.title.clone() };
         label(svg, f64::midpoint(left, right), TOP - 14.0, "middle", &title);
         for tick in y.ticks() {
@@ -111,12 +168,31 @@ impl Chart {
             label(svg, at, BOTTOM + 18.0, "middle", &number(Some(tick)));
         }
         svg.draw(format_args!("<path d=\"M{left:.1} {TOP}V{BOTTOM}H{right:.1}\" fill=\"none\" stroke=\"{GREY}\"/>"));
-        panel.lines.iter().for_each(|line| curve(svg, line, self.colour(&line.name), &x, &y));
+        panel.lines.iter().filter(|l| l.faint).for_each(|line| behind(svg, line, &x, &y));
+        for line in panel.lines.iter().filter(|l| !l.faint) {
+            let data = if with_data { data(line) } else { String::new() };
+            curve(svg, line, COLOURS[self.colour(&line.name)], &x, &y, &data);
+        }
     }
 }
 
+/// Name and values of a line as attributes.
+fn data(line: &Line) -> String {
+    let joined =
+        |value: fn(&Point) -> f64| line.points.iter().map(|p| number(Some(value(p)))).collect::<Vec<_>>().join(" ");
+    format!(" data-name=\"{}\" data-x=\"{}\" data-y=\"{}\"", escaped(&line.name), joined(|p| p.x), joined(|p| p.mean))
+}
+
+fn behind(svg: &mut Svg, line: &Line, x: &Scale, y: &Scale) {
+    let points = line.points.iter().map(|p| format!("{:.1},{:.1}", x.at(p.x), y.at(p.mean))).collect::<Vec<_>>();
+    svg.draw(format_args!(
+        "<polyline points=\"{}\" fill=\"none\" stroke=\"{GREY}\" opacity=\"0.35\"/>",
+        points.join(" ")
+    ));
+}
+
 /// Band, line and dots.
-fn curve(svg: &mut Svg, line: &Line, colour: &str, x: &Scale, y: &Scale) {
+fn curve(svg: &mut Svg, line: &Line, colour: &str, x: &Scale, y: &Scale, data: &str) {
     let place = |p: &Point, value: f64| format!("{:.1},{:.1}", x.at(p.x), y.at(value));
     let joined = |places: Vec<String>| places.join(" ");
     if line.points.iter().any(|p| p.sd > 0.0) {
@@ -126,8 +202,8 @@ fn curve(svg: &mut Svg, line: &Line, colour: &str, x: &Scale, y: &Scale) {
         svg.draw(format_args!("<polygon points=\"{band}\" fill=\"{colour}\" opacity=\"0.18\"/>"));
     }
     let means = joined(line.points.iter().map(|p| place(p, p.mean)).collect());
-    svg.draw(format_args!("<polyline points=\"{means}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>"));
-    for p in &line.points {
+    svg.draw(format_args!("<polyline points=\"{means}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{data}/>"));
+    for p in line.points.iter().filter(|_| line.points.len() <= DOTTED) {
         let (x, y) = (x.at(p.x), y.at(p.mean));
         svg.draw(format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>"));
     }
@@ -141,20 +217,23 @@ fn label(svg: &mut Svg, x: f64, y: f64, anchor: &str, words: &str) {
 mod tests {
     use super::*;
 
-    fn chart(sd: f64) -> String {
+    fn chart(sd: f64) -> Chart {
         let point = |x: f64, mean: f64| Point { x, mean, sd };
-        let line =
-            |name: &str, by: f64| Line { name: name.into(), points: vec![point(0.0, by), point(10.0, 2.0 * by)] };
+        let line = |name: &str, by: f64| Line {
+            name: name.into(),
+            points: vec![point(0.0, by), point(10.0, 2.0 * by)],
+            faint: false,
+        };
         let panels = vec![
             Panel { title: "fd".into(), lines: vec![line("a", 1.0), line("b<c", 2.0)] },
             Panel { title: "accuracy".into(), lines: vec![line("b<c", 0.1)] },
         ];
-        Chart { x_title: "steps".into(), panels, note: "mean".into() }.svg()
+        Chart { x_title: "steps".into(), panels, note: "mean".into() }
     }
 
     #[test]
     fn a_line_has_one_colour_and_stands_where_its_numbers_are() {
-        let svg = chart(0.0);
+        let svg = chart(0.0).svg();
         // fd runs from 1 to 4, and b ends at 4: at the top.
         assert!(svg.contains("<polyline points=\"64.0,266.0 376.0,200.0\" fill=\"none\" stroke=\"#3b82d0\""), "{svg}");
         assert!(svg.contains("<polyline points=\"64.0,200.0 376.0,68.0\" fill=\"none\" stroke=\"#dd7a2a\""), "{svg}");
@@ -168,10 +247,33 @@ mod tests {
 
     #[test]
     fn a_band_goes_there_above_and_back_below() {
-        let svg = chart(0.5);
+        let svg = chart(0.5).svg();
         // From 0.5 to 4.5 in 198 pixels; `a` runs from 1 to 2.
         let band = "points=\"64.0,216.5 376.0,167.0 376.0,216.5 64.0,266.0\"";
         assert!(svg.contains(&format!("<polygon {band} fill=\"#3b82d0\"")), "{svg}");
         assert_eq!(svg.matches("<polygon").count(), 3);
+    }
+    #[test]
+    fn a_page_gets_values_beside_the_drawing() {
+        let chart = chart(0.0);
+        let page = chart.drawn(Scaling::Linear).unwrap();
+        assert!(page.contains("data-name=\"b&lt;c\" data-x=\"0 10\" data-y=\"2 4\""), "{page}");
+        assert!(!chart.svg().contains("data-"));
+        assert!(chart.drawn(Scaling::Logarithmic).unwrap().contains("fd (log scale)"));
+        assert!(!page.contains(">a</text>"), "its legend is beside it");
+        let legend: Vec<_> = chart.legend().into_iter().map(|e| (e.name, e.colour, e.value)).collect();
+        let entry = |name: &str, colour, value: &str| (name.to_string(), colour, value.to_string());
+        assert_eq!(legend, [entry("a", 0, "2"), entry("b<c", 1, "4"), entry("b<c", 1, "0.2")]);
+        let mut with_zero = chart;
+        with_zero.panels[0].lines[0].points[0].mean = 0.0;
+        assert!(with_zero.drawn(Scaling::Logarithmic).is_none());
+    }
+
+    #[test]
+    fn lines_behind_have_no_colour_and_no_name() {
+        let mut chart = chart(0.0);
+        chart.panels[0].lines[0].faint = true;
+        let svg = chart.svg();
+        assert!(!svg.contains(">a</text>") && svg.contains("stroke=\"#808890\" opacity=\"0.35\""), "{svg}");
     }
 }

@@ -22,7 +22,10 @@ impl Scale {
         // One number, or none, must still give a range to divide by.
         let (low, high) = match high - low {
             span if span > 0.0 => (low, high),
-            _ if low.is_finite() => (low - 0.5, low + 0.5),
+            _ if low.is_finite() => {
+                let half = if low == 0.0 { 0.5 } else { 0.5f64.min(low.abs() / 2.0) };
+                (low - half, low + half)
+            }
             _ => (0.0, 1.0),
         };
         Self { low, high, from, to, log: false }
@@ -33,6 +36,12 @@ impl Scale {
         let scale = Self::linear(values, from, to);
         let log = scale.low > 0.0 && scale.high > LOG_FROM * scale.low;
         Self { log, ..scale }
+    }
+
+    /// Logarithmic wherever that is possible.
+    pub fn logarithmic(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
+        let scale = Self::linear(values, from, to);
+        Self { log: scale.low > 0.0, ..scale }
     }
 
     pub fn is_log(&self) -> bool {
@@ -57,7 +66,11 @@ impl Scale {
             let decades = (self.high.log10() - self.low.log10()).ceil() as i32 + 1;
             let first = power(self.low);
             let all = (0..=decades).flat_map(|d| [1.0, 2.0, 5.0].map(|m| m * first * 10f64.powi(d)));
-            return all.filter(|t| (self.low..=self.high).contains(t)).collect();
+            let within: Vec<f64> = all.filter(|t| (self.low..=self.high).contains(t)).collect();
+            // Within a decade there may be one of them or none.
+            if within.len() > 1 {
+                return within;
+            }
         }
         let about = (self.high - self.low) / LABELS;
         let unit = power(about);
@@ -81,6 +94,7 @@ mod tests {
         assert!(close(ticks(&[-1.0, 1.0]), &[-1.0, -0.5, 0.0, 0.5, 1.0]));
         assert!(close(ticks(&[0.03, 1.1]), &[0.05, 0.1, 0.2, 0.5, 1.0]));
         assert!(close(ticks(&[7.0]), &[6.6, 6.8, 7.0, 7.2, 7.4]));
+        assert!(close(ticks(&[1e-3]), &[6e-4, 8e-4, 1e-3, 1.2e-3, 1.4e-3]));
         assert!(!ticks(&[]).is_empty(), "an empty panel has a frame");
     }
 

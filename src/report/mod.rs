@@ -9,6 +9,7 @@ pub mod download;
 pub mod json;
 pub mod junit;
 pub mod markdown;
+pub mod page;
 pub mod plain;
 pub mod sheet;
 pub mod table;

@@ -82,7 +82,7 @@ pub fn spread(values: &[Option<f64>]) -> (Option<f64>, Option<f64>, usize) {
 }
 
 impl Cell {
-    fn short(&self) -> String {
+    pub(super) fn short(&self) -> String {
         match self {
             Self::None => String::new(),
             Self::Text(text) | Self::Value(_, text) => text.clone(),
@@ -118,7 +118,16 @@ impl Cell {
         }
     }
 
-    fn is_number(&self) -> bool {
+    /// The value in full, where it is more than its text.
+    pub(super) fn full(&self) -> Option<String> {
+        match self {
+            Self::Number(_) | Self::Relative(_) | Self::Value(..) => Some(self.csv()),
+            Self::Spread(values) => Some(spread(values).0.map_or_else(|| "nan".into(), |mean| mean.to_string())),
+            Self::None | Self::Text(_) => None,
+        }
+    }
+
+    pub(super) fn is_number(&self) -> bool {
         !matches!(self, Self::Text(_)) && !matches!(self, Self::Value(value, _) if !value.is_number())
     }
 }

@@ -11,6 +11,7 @@ mod history;
 mod init;
 mod plan_and_why;
 mod plot;
+mod report;
 mod settings;
 pub mod training_curves;
 mod user_input;

@@ -7,6 +7,37 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// One request to a server on this machine, with further head lines. The body of the answer; else
+/// its status and body, or the error of the connection.
+pub fn ask(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    head: &str,
+    body: &[u8],
+) -> Result<Vec<u8>, (String, Vec<u8>)> {
+    let failed = |e: std::io::Error| (e.to_string(), vec![]);
+    let mut stream = TcpStream::connect(address).map_err(failed)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60))).map_err(failed)?;
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{head}Content-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).map_err(failed)?;
+    let mut answer = BufReader::new(stream);
+    let (mut head, mut line) = (String::new(), String::new());
+    while answer.read_line(&mut line).map_err(failed)? > 2 {
+        head.push_str(&std::mem::take(&mut line).to_lowercase());
+    }
+    // Some servers keep the connection open whatever they are asked.
+    let length = head.split("\ncontent-length:").nth(1).and_then(|rest| rest.lines().next()?.trim().parse().ok());
+    let mut body = vec![];
+    answer.take(length.unwrap_or(u64::MAX)).read_to_end(&mut body).map_err(failed)?;
+    let status = head.split(' ').nth(1).unwrap_or("no answer").to_string();
+    if status.starts_with('2') { Ok(body) } else { Err((status, body)) }
+}
 
 /// What lies under a path.
 #[derive(Clone)]

@@ -2,6 +2,7 @@
 
 pub mod arrays;
 pub mod bench;
+pub mod browser;
 pub mod cluster;
 pub mod counter;
 pub mod deadline;

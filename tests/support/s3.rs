@@ -1,6 +1,7 @@
 //! A real S3-speaking server (moto, in the environment that `tests/tools/venv.sh` makes), and a
 //! proxy in front of it that cuts connections.
 
+use super::http;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -53,19 +54,8 @@ impl Moto {
 
     /// A plain request; moto reads who signed it and not the signature. The body of the answer.
     pub fn ask(&self, method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>, String> {
-        let mut stream = TcpStream::connect(self.address).map_err(|e| e.to_string())?;
-        stream.set_read_timeout(Some(Duration::from_secs(60))).map_err(|e| e.to_string())?;
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: {SIGNED}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-            self.address,
-            body.len()
-        );
-        let mut answer = vec![];
-        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).map_err(|e| e.to_string())?;
-        stream.read_to_end(&mut answer).map_err(|e| e.to_string())?;
-        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or("no answer")?;
-        let status = String::from_utf8_lossy(&answer[..end]).split(' ').nth(1).unwrap_or_default().to_string();
-        if status.starts_with('2') { Ok(answer[end + 4..].to_vec()) } else { Err(status) }
+        let signed = format!("Authorization: {SIGNED}\r\n");
+        http::ask(self.address, method, path, &signed, body).map_err(|(status, _)| status)
     }
 
     pub fn bucket(&'static self, name: &'static str) -> Bucket {

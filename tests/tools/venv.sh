@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the Python environment that tests of foreign protocols need: an S3 server. Tests look for it in target/venv,
+# Makes the Python environment that tests need: an S3 server, and axe for pages. Tests look for it in target/venv,
 # or where ERW_TEST_VENV says. Does nothing when it is there with these versions.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -1,6 +1,7 @@
 //! `erw compare A B`: the parameters, outside files and results that differ, side by side. Runs
 //! nothing.
 
+pub mod named;
 pub mod side;
 
 use super::common::pipeline_args::SetArgs;
@@ -56,6 +57,14 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         n => format!("{n} stages are equal\n"),
     };
     print(&(text + if args.format == Format::Text && !args.all { &sum } else { "" }))
+}
+
+/// The differences as a table, and the number of stages that have none.
+pub fn sheet(a: &str, b: &str, set: &SetArgs, cache: &Path, registry: Registry) -> Result<(Sheet, usize)> {
+    let side = |text: &str| Side::load(text, set, cache, registry);
+    let (rows, equal) = rows(&side(a)?, &side(b)?, false, &Store::open(cache)?);
+    let columns = ["stage", "what", a, b, "difference", "relative"].map(Column::new).to_vec();
+    Ok((Sheet { columns, rows, grouped: false }, equal))
 }
 
 /// The rows of all stages that differ, and the number of stages that do not.

@@ -4,6 +4,7 @@
 use crate::cli::logs::key;
 use crate::report::sheet::{Cell, Column, Sheet};
 use erw_base::error::{Error, Result};
+use erw_runner::cache::key::Key;
 use erw_runner::cache::store::Store;
 use erw_runner::kind::step_log::{self, METRICS, Row, TIMES, step_of};
 use erw_runner::pipeline::graph::{Pipeline, StageId};
@@ -15,7 +16,7 @@ use std::path::Path;
 pub fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<Sheet> {
     let mut found = vec![];
     for id in chosen(pipeline, names)? {
-        let rows = rows(pipeline, store, id)?;
+        let rows = key(pipeline, store, id)?.map_or(Ok(vec![]), |key| of_action(store, &key))?;
         let name = &pipeline.stage(id).name;
         if rows.is_empty() && !names.is_empty() {
             let error = Error::usage(format!("stage `{name}` has no metrics by step"));
@@ -48,10 +49,9 @@ fn chosen(pipeline: &Pipeline, names: &[String]) -> Result<Vec<StageId>> {
     Ok(if names.is_empty() { all } else { names.iter().flat_map(|n| named(pipeline, n)).collect() })
 }
 
-/// Metrics and times of the last attempt, by step.
-fn rows(pipeline: &Pipeline, store: &Store, id: StageId) -> Result<Vec<Row>> {
-    let Some(key) = key(pipeline, store, id)? else { return Ok(vec![]) };
-    let folders = [store.work_dir(&key), store.log_dir(&key)];
+/// Metrics and times of the last attempt at an action, by step.
+pub fn of_action(store: &Store, key: &Key) -> Result<Vec<Row>> {
+    let folders = [store.work_dir(key), store.log_dir(key)];
     let Some(dir) = folders.iter().find(|dir| dir.join(METRICS).exists()) else { return Ok(vec![]) };
     let mut times: BTreeMap<u64, Row> =
         read(&dir.join(TIMES))?.into_iter().filter_map(|row| Some((step_of(&row)?, row))).collect();

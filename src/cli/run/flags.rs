@@ -98,6 +98,9 @@ pub struct Flags {
     /// Also write a JUnit XML report to this file
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, conflicts_with = "dry_run")]
     pub junit: Option<PathBuf>,
+    /// Also write an HTML report to this file at the end, also of a failed run
+    #[arg(long, value_name = "FILE.html", value_hint = clap::ValueHint::FilePath, conflicts_with_all = ["dry_run", "detach"])]
+    pub report: Option<PathBuf>,
     #[command(flatten)]
     pub remote: RemoteArgs,
     /// What the settings say of kinds, of stages and of named resources.

@@ -9,7 +9,7 @@ use super::common::pipeline_args::{PipelineArgs, forced, tell_of_link};
 use super::common::print;
 use super::run::execute::{execute, print_log};
 use super::run::flags::Flags;
-use crate::report::sheet::{Format, Sheet};
+use crate::report::sheet::Format;
 use erw_base::error::{Error, Result};
 use erw_runner::cache::store::Store;
 use erw_runner::event::{Listener, Measure, StageEnd, StageState};
@@ -24,7 +24,7 @@ use row::{StageStatus, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
-use table::table;
+use table::{Tabulated, table};
 use table_options::{MayGive, TableArgs, TableOptions};
 
 #[derive(Debug, clap::Args)]
@@ -122,12 +122,7 @@ pub fn print_cached(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Resu
 }
 
 /// The table of the cached results of all trials.
-pub fn cached_sheet(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Result<Sheet> {
-    let (sheet, error) = cached(plan, cache, options)?;
-    error.map_or(Ok(sheet), Err)
-}
-
-fn cached(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Result<(Sheet, Option<Error>)> {
+pub fn cached(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Result<Tabulated> {
     let trials = chosen(plan, &[])?;
     let watch = Pruner::new(plan, &trials, plan.rules.clone());
     let mut sweep = Sweep { plan, trials, wanted: select(&plan.pipeline, &[])?, watch };
@@ -136,9 +131,9 @@ fn cached(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Result<(Sheet,
 }
 
 /// Prints the table even if an option was wrong, then returns the error.
-fn print_table((sheet, error): (Sheet, Option<Error>), format: Format) -> Result<()> {
-    print(&sheet.render(format))?;
-    error.map_or(Ok(()), Err)
+fn print_table(table: Tabulated, format: Format) -> Result<()> {
+    print(&table.sheet.render(format))?;
+    table.checked().map(drop)
 }
 
 fn chosen(plan: &SweepPlan, names: &[String]) -> Result<Vec<usize>> {
@@ -238,7 +233,7 @@ impl Sweep<'_> {
         self.selected().into_iter().map(result).collect()
     }
 
-    fn table(&self, known: &Known, options: &TableOptions) -> (Sheet, Option<Error>) {
+    fn table(&self, known: &Known, options: &TableOptions) -> Tabulated {
         let seen = |id: StageId| known.get(&id).map(|(status, r)| StageStatus { status: *status, results: r.clone() });
         let stopped = |trial| self.watch.pruned_because(trial).is_some();
         table(self.plan, &self.trials, options, &seen, &stopped)

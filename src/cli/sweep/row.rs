@@ -41,12 +41,12 @@ pub struct StageStatus {
 /// A trial, or a group of trials that are averaged.
 pub struct Row {
     pub name: String,
-    pub(crate) trials: Vec<usize>,
+    pub trials: Vec<usize>,
     pub settings: Vec<(String, Json)>,
     pub status: BTreeMap<Status, usize>,
     /// By base stage and name, in the order of stages and of their results: the first is a stage's
     /// key metric.
-    pub(crate) results: Vec<(Metric, Vec<Option<f64>>)>,
+    pub results: Vec<(Metric, Vec<Option<f64>>)>,
 }
 
 /// Base stage and name.

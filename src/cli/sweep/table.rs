@@ -5,22 +5,40 @@ use super::filter::{Name, Names, compare, setting};
 use super::row::{Metric, Row, StageStatus, Status};
 use super::table_options::TableOptions;
 use crate::report::sheet::{Cell, Column, Sheet};
-use erw_base::error::Error;
+use erw_base::error::{Error, Result};
 use erw_runner::pipeline::graph::StageId;
 use erw_runner::sweep::SweepPlan;
 use erw_runner::sweep::axis::RANDOM;
 use erw_runner::sweep::trial::Trial;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The table, and the error about a wrong name in the options. A wrong name does not withhold the
-/// table of a long run.
+/// The table, the rows that it shows, and the error about a wrong name in the options. A wrong name
+/// does not withhold the table of a long run.
+pub struct Tabulated {
+    pub sheet: Sheet,
+    pub rows: Vec<Row>,
+    pub error: Option<Error>,
+}
+
+impl Tabulated {
+    /// # Errors
+    /// If an option has a wrong name.
+    pub fn checked(self) -> Result<Self> {
+        match self.error {
+            None => Ok(self),
+            Some(error) => Err(error),
+        }
+    }
+}
+
+/// The table of these trials.
 pub fn table(
     plan: &SweepPlan,
     trials: &[usize],
     options: &TableOptions,
     seen: &dyn Fn(StageId) -> Option<StageStatus>,
     stopped: &dyn Fn(usize) -> bool,
-) -> (Sheet, Option<Error>) {
+) -> Tabulated {
     // Results of stages that all trials share do not distinguish them.
     let first = trials.first().map(|&i| &plan.trials[i].stages);
     let is_shared = |base: &&String| {
@@ -47,7 +65,7 @@ pub fn table(
     if let Some((name, down)) = sort {
         rows.sort_by(|a, b| compare(&name.cell(a), &name.cell(b), down));
     }
-    (sheet(plan, &rows, &metrics, !options.over.is_empty()), error)
+    Tabulated { sheet: sheet(plan, &rows, &metrics, !options.over.is_empty()), rows, error }
 }
 
 fn row(

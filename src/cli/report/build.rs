@@ -1,0 +1,354 @@
+//! Makes the page of a subject: every part that its facts give. Reads the logs of stages; writes
+//! nothing.
+
+use super::facts::Facts;
+use super::subject::Subject;
+use super::{curves, pictures};
+use crate::cli::logs;
+use crate::report::page::content::{
+    Again, Bar, Graph, Headline, Node, Page, StageDetail, State, Table, TimeLine, Tone, Trouble,
+};
+use crate::report::page::{self, time_line};
+use crate::report::sheet::{Cell, Column, Sheet};
+use crate::report::text::{bytes, count, duration, instant, number};
+use erw_base::error::Result;
+use erw_runner::cache::action_cache::Record;
+use erw_runner::cache::store::Store;
+use erw_runner::host;
+use erw_runner::journal::read::{Run, RunState};
+use erw_runner::text::log_lines;
+use std::collections::BTreeSet;
+
+/// Stages in full; with more, the tables have to do.
+const DETAILS: usize = 200;
+/// Lines of the log of a failed stage.
+const LOG_LINES: usize = 40;
+/// Larger files of a pipeline are not copied into the page.
+const FILE: u64 = 256 << 10;
+
+/// What one report is to be like.
+pub struct Wishes {
+    pub max_size: u64,
+    pub anonymous: bool,
+}
+
+/// Fills in every part that is empty. Pictures come last: they take the room that the rest leaves.
+pub fn page(mut page: Page, subject: &Subject, store: &Store, wishes: &Wishes) -> Result<Page> {
+    let detailed = detailed(subject);
+    page.failures = failures(subject, store);
+    let mut headline = headline(subject);
+    page.headline.append(&mut headline);
+    if page.results.is_empty() {
+        page.results.extend(results(subject));
+    }
+    if !subject.is_comparison {
+        page.graph = graph(subject, &detailed);
+    }
+    page.time_line = subject.run.as_ref().and_then(|run| time_line(run, subject, &detailed, &mut page.notes));
+    page.costs.extend(costs(subject));
+    page.stages = detailed.iter().map(|at| detail(subject, *at, wishes)).collect();
+    page.provenance.extend(provenance(subject, store, wishes));
+    files(subject, wishes, &mut page.again);
+    let (groups, notes) = curves::groups(subject, store)?;
+    page.curves = groups;
+    page.notes.extend(notes);
+    let rest = page::render(&page).len() as u64;
+    let (galleries, notes) = pictures::galleries(subject, store, wishes.max_size.saturating_sub(rest));
+    page.galleries = galleries;
+    page.notes.extend(notes);
+    if rest > wishes.max_size {
+        page.notes.push(format!("without pictures the page has {}, more than `--max-size`", bytes(rest)));
+    }
+    Ok(page)
+}
+
+/// The stages in full: those that all sides share, and those of the first side; of both sides of a
+/// comparison.
+fn detailed(subject: &Subject) -> BTreeSet<usize> {
+    let sides = if subject.is_comparison { subject.sides.len() } else { 1 };
+    let first = subject.rows.first().and_then(|row| row.sides.first()).copied().unwrap_or(0);
+    let of_first = subject.sides.iter().skip(first).take(sides).flat_map(|side| side.stages.values().copied());
+    of_first.take(DETAILS).collect()
+}
+
+/// The name of a stage in the page: with its side in a comparison, which has each twice.
+fn title(subject: &Subject, at: usize) -> String {
+    let name = &subject.facts[at].name;
+    match subject.label_of(at) {
+        side if subject.is_comparison && !side.is_empty() => format!("{side}: {name}"),
+        _ => name.clone(),
+    }
+}
+
+fn failures(subject: &Subject, store: &Store) -> Vec<Trouble> {
+    let failed = subject.facts.iter().enumerate().filter(|(_, facts)| facts.state.tone == Tone::Bad);
+    let trouble = |(at, facts): (usize, &Facts)| {
+        let error = facts.error.clone().unwrap_or_default();
+        let place = error.place.iter().filter(|p| !p.is_empty()).map(|place| format!("at {place}"));
+        let causes = error.causes.iter().map(|cause| format!("cause: {cause}"));
+        let hints = error.hints.iter().map(|hint| format!("hint: {hint}"));
+        let log = if error.tail.is_empty() { end_of_log(facts, store) } else { error.tail.clone() };
+        Trouble {
+            stage: title(subject, at),
+            message: error.message.clone(),
+            lines: place.chain(causes).chain(hints).collect(),
+            log: log.iter().map(|line| log_lines::shown(line)).collect(),
+        }
+    };
+    failed.map(trouble).collect()
+}
+
+/// The last lines of the log of the last attempt.
+fn end_of_log(facts: &Facts, store: &Store) -> Vec<String> {
+    let log = facts.key.as_ref().and_then(|key| logs::latest(store, key, 0));
+    let text = log.and_then(|log| std::fs::read(log).ok()).unwrap_or_default();
+    let lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(String::from).collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].to_vec()
+}
+
+/// The first result of each stage that no other stage reads, which is what a pipeline is for; of
+/// several sides, their range.
+fn headline(subject: &Subject) -> Vec<Headline> {
+    let read: BTreeSet<usize> = subject.facts.iter().flat_map(|facts| facts.inputs.iter().copied()).collect();
+    let mut all = vec![];
+    for base in subject.bases() {
+        let stages: Vec<usize> = subject.of_base(base).into_iter().filter(|at| !read.contains(at)).collect();
+        let first = |at: &usize| subject.facts[*at].results.first().map(|r| (r, *at));
+        let found: Vec<_> = stages.iter().filter_map(first).collect();
+        let Some((result, at)) = found.first() else { continue };
+        let name = if result.name == base { base.to_string() } else { format!("{base}: {}", result.name) };
+        if found.len() == 1 {
+            let state = &subject.facts[*at].state;
+            let note = if state.tone == Tone::Good { String::new() } else { state.word.clone() };
+            all.push(Headline { name, value: number(result.value), note });
+            continue;
+        }
+        let value = |(r, at): &(&erw_runner::event::Measure, usize)| Some((r.value?, *at));
+        let mut values: Vec<(f64, usize)> = found.iter().filter_map(value).collect();
+        values.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (Some((least, low)), Some((most, high))) = (values.first(), values.last()) else { continue };
+        let value = format!("{} to {}", number(Some(*least)), number(Some(*most)));
+        let note = format!("{} to {}", subject.label_of(*low), subject.label_of(*high));
+        all.push(Headline { name, value, note });
+    }
+    let seconds: f64 = subject.facts.iter().filter_map(|f| f.record.as_ref()).map(|r| r.seconds).sum();
+    if seconds > 0.0 {
+        let on_gpu: f64 =
+            subject.facts.iter().filter_map(|f| f.record.as_ref()).filter(|r| is_gpu(r)).map(|r| r.seconds).sum();
+        let note = if on_gpu > 0.0 { format!("{} of it on GPUs", duration(on_gpu)) } else { String::new() };
+        all.push(Headline { name: "Time of all stages".into(), value: duration(seconds), note });
+    }
+    all
+}
+
+fn is_gpu(record: &Record) -> bool {
+    !record.device.is_empty() && !record.device.starts_with("cpu")
+}
+
+fn results(subject: &Subject) -> Option<Table> {
+    let row = |facts: &Facts, r: &erw_runner::event::Measure| {
+        vec![Cell::Text(facts.name.clone()), Cell::Text(r.name.clone()), Cell::Number(r.value)]
+    };
+    let rows: Vec<Vec<Cell>> =
+        subject.facts.iter().flat_map(|facts| facts.results.iter().map(|r| row(facts, r))).collect();
+    let columns = ["stage", "metric", "value"].map(Column::new).to_vec();
+    let table =
+        Table { id: "results", title: "Results of all stages".into(), sheet: Sheet { columns, rows, grouped: false } };
+    (!subject.is_comparison && !table.sheet.rows.is_empty()).then_some(table)
+}
+
+/// A node for each name of a stage, with the state of all that have it.
+fn graph(subject: &Subject, detailed: &BTreeSet<usize>) -> Graph {
+    let bases = subject.bases();
+    let node = |base: &&str| {
+        let stages = subject.of_base(base);
+        let all: Vec<&Facts> = stages.iter().map(|at| &subject.facts[*at]).collect();
+        let tone = [Tone::Bad, Tone::Busy, Tone::Open].into_iter().find(|t| all.iter().any(|f| f.state.tone == *t));
+        let tone = tone.unwrap_or(Tone::Good);
+        let good = all.iter().filter(|f| f.state.tone == Tone::Good).count();
+        let (note, word) = match all.as_slice() {
+            [only] => (with_time(only), only.state.word.clone()),
+            _ => (format!("{} × {}", all.len(), all[0].kind), format!("{good} of {} have results", all.len())),
+        };
+        let name = stages.iter().find(|at| detailed.contains(at)).map(|at| subject.facts[*at].name.clone());
+        Node {
+            has_detail: name.is_some(),
+            name: name.unwrap_or_else(|| (*base).into()),
+            note,
+            state: State { word, tone },
+        }
+    };
+    let nodes = bases.iter().map(node).collect();
+    let mut edges = BTreeSet::new();
+    for side in &subject.sides {
+        let place = |at: usize| {
+            let base = side.stages.iter().find(|(_, stage)| **stage == at)?.0;
+            bases.iter().position(|known| known == base)
+        };
+        for at in side.stages.values() {
+            let to = place(*at);
+            edges.extend(subject.facts[*at].inputs.iter().filter_map(|from| Some((place(*from)?, to?))));
+        }
+        // The other sides of a sweep have the same connections, and there may be hundreds.
+        if !edges.is_empty() && subject.sides.len() > 16 {
+            break;
+        }
+    }
+    Graph { nodes, edges: edges.into_iter().collect() }
+}
+
+fn with_time(facts: &Facts) -> String {
+    match &facts.record {
+        Some(record) => format!("{}, {}", facts.kind, duration(record.seconds)),
+        None => facts.kind.clone(),
+    }
+}
+
+/// The stages that a run worked on.
+fn time_line(run: &Run, subject: &Subject, detailed: &BTreeSet<usize>, notes: &mut Vec<String>) -> Option<TimeLine> {
+    let worked = run.stages.iter().filter(|end| end.state != "cached" && (end.started > 0.0 || end.seconds > 0.0));
+    let bar = |end: &erw_runner::journal::read::Ended| {
+        let to = if end.state == "running" { run.seconds.max(end.started) } else { end.started + end.seconds };
+        let known = subject.facts.iter().enumerate().find(|(_, facts)| facts.name == end.stage);
+        let tone = match end.state.as_str() {
+            "done" => Tone::Good,
+            "failed" => Tone::Bad,
+            "running" => Tone::Busy,
+            _ => Tone::Open,
+        };
+        Bar {
+            name: end.stage.clone(),
+            from: end.started,
+            to,
+            state: State { word: end.state.replace("done", "ran").replace('_', " "), tone },
+            has_detail: known.is_some_and(|(at, _)| detailed.contains(&at)),
+        }
+    };
+    let mut bars: Vec<Bar> = worked.map(bar).collect();
+    if bars.len() > time_line::MOST {
+        bars.sort_by(|a, b| (b.to - b.from).total_cmp(&(a.to - a.from)));
+        notes.push(format!("the time line shows the longest {} of {}", time_line::MOST, count(bars.len(), "stage")));
+        bars.truncate(time_line::MOST);
+    }
+    let ended = match run.state {
+        RunState::Running => ", still running".to_string(),
+        RunState::Ended => run.exit.map_or_else(String::new, |exit| format!(", exit {exit}")),
+        RunState::CutOff => ", cut off".into(),
+    };
+    let title = format!("Run {} of {}{ended}", run.id, instant(&run.began));
+    (!bars.is_empty()).then_some(TimeLine { title, seconds: run.seconds, bars })
+}
+
+/// What each stage cost when it ran.
+fn costs(subject: &Subject) -> Option<Table> {
+    let is_trial = subject.sides.len() > 1;
+    let row = |(at, facts): (usize, &Facts)| {
+        let text = |text: String| if text.is_empty() { Cell::None } else { Cell::Text(text) };
+        let record = facts.record.as_ref();
+        let mut cells = vec![Cell::Text(facts.name.clone())];
+        cells.extend(is_trial.then(|| text(subject.label_of(at).into())));
+        cells.push(Cell::Text(facts.kind.clone()));
+        cells.push(Cell::Text(facts.state.word.clone()));
+        cells.push(record.map_or(Cell::None, |r| Cell::Value(r.seconds.into(), duration(r.seconds))));
+        cells.push(record.map_or(Cell::None, |r| Cell::Value(r.attempts.into(), r.attempts.to_string())));
+        cells.push(record.and_then(|r| r.peak).map_or(Cell::None, |peak| Cell::Value(peak.into(), bytes(peak))));
+        cells.push(record.map_or(Cell::None, |r| text(r.device.clone())));
+        cells.push(record.map_or(Cell::None, |r| text(instant(&r.created))));
+        cells.push(facts.key.as_ref().map_or(Cell::None, |key| text(key.to_string().chars().take(12).collect())));
+        cells
+    };
+    let mut titles = vec!["stage"];
+    titles.extend(is_trial.then_some(if subject.is_comparison { "side" } else { "trial" }));
+    titles.extend(["kind", "state", "time", "attempts", "peak memory", "device", "made", "key"]);
+    let rows: Vec<Vec<Cell>> = subject.facts.iter().enumerate().map(row).collect();
+    let sheet = Sheet { columns: titles.into_iter().map(Column::new).collect(), rows, grouped: false };
+    (!sheet.rows.is_empty()).then_some(Table { id: "costs", title: "Time and memory of each stage".into(), sheet })
+}
+
+fn detail(subject: &Subject, at: usize, wishes: &Wishes) -> StageDetail {
+    let facts = &subject.facts[at];
+    let mut told: Vec<(String, String)> = vec![];
+    let mut tell = |name: &str, value: String| told.push((name.into(), value));
+    if facts.record.is_none() && !facts.standing.is_empty() {
+        tell("why it has no results", facts.standing.clone());
+    }
+    if let Some(record) = &facts.record {
+        tell("made", format!("{} in {}", instant(&record.created), duration(record.seconds)));
+        let resumed = record.resumed.map_or_else(String::new, |step| format!(", the last from step {step}"));
+        tell("attempts", format!("{}{resumed}", record.attempts));
+        record.peak.into_iter().for_each(|peak| tell("peak memory", bytes(peak)));
+        tell("machine", format!("{}, {}, {}", record.host, record.device, record.machine()));
+        if !record.earlier.is_empty() {
+            tell("started on", record.earlier.join("; "));
+        }
+        tell("program", format!("erw {}", record.program));
+    }
+    facts.key.iter().for_each(|key| tell("key", key.to_string()));
+    let value = |p: &super::facts::Param| {
+        if p.is_path && wishes.anonymous { super::anonymous::LEFT_OUT.into() } else { p.value.clone() }
+    };
+    let outputs = facts.record.iter().flat_map(|record| record.outputs.iter());
+    StageDetail {
+        name: title(subject, at),
+        kind: facts.kind.clone(),
+        state: facts.state.clone(),
+        facts: told,
+        params: facts.params.iter().map(|p| [p.name.clone(), value(p), p.set_by.clone()]).collect(),
+        outputs: outputs
+            .map(|(name, o)| [name.clone(), o.ty.clone(), bytes(o.measured.bytes), o.measured.digest.to_string()])
+            .collect(),
+        results: facts.results.iter().map(|r| (r.name.clone(), number(r.value))).collect(),
+    }
+}
+
+/// Where the results come from, as far as it is recorded.
+fn provenance(subject: &Subject, store: &Store, wishes: &Wishes) -> Vec<(String, String)> {
+    let mut told: Vec<(String, String)> = vec![];
+    let mut tell = |name: &str, value: String| {
+        if !value.is_empty() {
+            told.push((name.into(), value));
+        }
+    };
+    if let Some(run) = &subject.run {
+        tell("run", format!("{}, {}", run.id, instant(&run.began)));
+        if !wishes.anonymous {
+            tell("command", run.command.join(" "));
+            tell("by", format!("{}@{}", run.user, run.host));
+        }
+        tell("class of its machine", run.class.clone());
+        if let Some(commit) = &run.commit {
+            let dirty = if commit.is_dirty { ", with changes that are not committed" } else { "" };
+            tell("git commit of the pipeline", format!("{}{dirty}", commit.id));
+        }
+    }
+    let records = || subject.facts.iter().filter_map(|facts| facts.record.as_ref());
+    let distinct = |of: &dyn Fn(&Record) -> String| {
+        let all: BTreeSet<String> = records().map(of).filter(|text| !text.is_empty()).collect();
+        all.into_iter().collect::<Vec<_>>().join("; ")
+    };
+    tell("stages made by erw", distinct(&|r| r.program.clone()));
+    tell("stages made on", distinct(&|r| r.device.clone()));
+    tell("machine classes", distinct(&Record::machine));
+    tell("report written by", format!("erw {}, {}", crate::cli::version::text().replace('\n', ", "), host::class()));
+    if !wishes.anonymous {
+        tell("cache", store.root().canonicalize().unwrap_or_else(|_| store.root().into()).display().to_string());
+    }
+    told
+}
+
+/// The files of the pipeline.
+fn files(subject: &Subject, wishes: &Wishes, again: &mut Again) {
+    if wishes.anonymous && !subject.files.is_empty() {
+        again.notes.push("The files of the pipeline are left out, as are paths, host and user.".into());
+        return;
+    }
+    for file in &subject.files {
+        let is_small = std::fs::metadata(file).is_ok_and(|m| m.len() <= FILE);
+        let text = std::fs::read_to_string(file).ok().filter(|_| is_small);
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match text {
+            Some(text) => again.files.push((name, text)),
+            None => again.notes.push(format!("`{name}` is too large for the page, or cannot be read.")),
+        }
+    }
+}
