@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::support::dice::Dice;
+use crate::support::skip;
+use std::process::Command;
 
 /// A search path with another `sbatch` before the real one, that does this where a job is submitted.
 fn sbatch(space: &Space, submission: &str) -> String {
@@ -35,6 +37,30 @@ fn what_ended_meanwhile_counts() {
     until("the job's end", || cluster.jobs().is_empty());
     cluster.run(&space, &[]).expect(0);
     assert_eq!(lines(&space, "start"), 1);
+    is_done_once(&cluster, &space, 20);
+}
+
+/// Killed at its first write after the job's end, which is that of the record: what the job made is
+/// taken over.
+#[test]
+fn a_run_killed_before_it_wrote_the_record_repeats_nothing() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(20);
+    let run = cluster.spawn(&space, &[]);
+    until("a checkpoint", || has_checkpoint(&space));
+    signal(&run, Signal::SIGSTOP);
+    until("the job's end", || cluster.jobs().is_empty());
+    let limit = Command::new("prlimit").args(["--fsize=0", "--pid", &run.id().to_string()]).status();
+    signal(&run, Signal::SIGCONT);
+    if !limit.is_ok_and(|status| status.success()) {
+        signal(&run, Signal::SIGKILL);
+        end(run);
+        return skip("prlimit is missing");
+    }
+    end(run).expect(-(Signal::SIGXFSZ as i32));
+    assert_eq!(lines(&space, "end"), 1);
+    cluster.run(&space, &[]).expect(0);
+    assert_eq!(lines(&space, "start"), 1, "the job was not repeated");
     is_done_once(&cluster, &space, 20);
 }
 

@@ -15,7 +15,7 @@ use super::resources::Allocation;
 use super::tamper::IntegrityCheck;
 use crate::cache::action_cache::{self, Output, Record, Shown};
 use crate::cache::sources::{differences, digest_now, keep_listing};
-use crate::cache::store::{self, KeyLock, Store};
+use crate::cache::store::{self, KeyLock, PLACED, Store};
 use crate::event::progress::PartialProgress;
 use crate::event::{Failure, WorkerEvent};
 use crate::files::digest::{Digest, join};
@@ -101,7 +101,6 @@ impl Executor<'_> {
         starting: &dyn Fn(ActionStart),
         tell: &mut dyn FnMut(WorkerEvent),
     ) -> Result<ActionEnd> {
-        let stage = self.stage(ready);
         let work = self.store().work_dir(&ready.keyed.action.key);
         let began = Instant::now();
         let (job, report) = self.attempts(ready, allocation, &work, starting, tell)?;
@@ -116,11 +115,30 @@ impl Executor<'_> {
             AttemptEnd::Damaged(slots) => return self.set_aside(ready, &slots).map(ActionEnd::Damaged),
             AttemptEnd::Done => {}
         }
+        let recorded = self.take_over(ready, &job, report, tell, began);
+        // From here on the action is done, or must be done again: nothing is left to be attended.
+        let _ = std::fs::remove_file(work.join(PLACED));
+        let record = recorded?;
+        let left = disk::list(&work).unwrap_or_default();
+        keep_logs(&left, &self.store().log_dir(&ready.keyed.action.key));
+        self.leave(&work, &left);
+        Ok(ActionEnd::Done(Box::new(record)))
+    }
+
+    /// Publishes what an attempt made, and records it.
+    fn take_over(
+        &self,
+        ready: &ReadyAction,
+        job: &Job,
+        report: AttemptReport,
+        tell: &mut dyn FnMut(WorkerEvent),
+        began: Instant,
+    ) -> Result<Record> {
         report.remarks.iter().for_each(|text| tell(WorkerEvent::Log { text: text.clone() }));
-        self.sources_unchanged(ready).map_err(|e| artifacts::aside(&job, e))?;
+        self.sources_unchanged(ready).map_err(|e| artifacts::aside(job, e))?;
         let keep = if began.elapsed() < QUICK { Durability::Later } else { Durability::Now };
-        let outputs = self.publish(&job, stage, &report, keep)?;
-        let extra = artifacts::undeclared(&job);
+        let outputs = self.publish(job, self.stage(ready), &report, keep)?;
+        let extra = artifacts::undeclared(job);
         if !extra.is_empty() {
             tell(WorkerEvent::Log {
                 text: format!("discarded, because not declared as outputs: {}", extra.join(", ")),
@@ -129,11 +147,7 @@ impl Executor<'_> {
         let mut record = self.record(ready, report, outputs, job.attempt, began);
         record.stamp = Some(action_cache::write(self.store(), &record, keep)?);
         self.unsynced.fetch_or(keep == Durability::Later, Ordering::Relaxed);
-        // From here on the action is done; the rest of its work folder only takes space.
-        let left = disk::list(&work).unwrap_or_default();
-        keep_logs(&left, &self.store().log_dir(&ready.keyed.action.key));
-        self.leave(&work, &left);
-        Ok(ActionEnd::Done(Box::new(record)))
+        Ok(record)
     }
 
     /// Removes the outputs of earlier attempts and returns the number of the next one.

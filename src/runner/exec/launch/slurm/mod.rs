@@ -10,10 +10,11 @@
 //!
 //! `placed.json` is forced to disk *before* the submission, and a job is found again by its name. A
 //! run that was killed at any moment, and whose job has ended meanwhile or not, is continued by the
-//! next one: nothing is submitted twice, and nothing that was computed is lost. What Slurm calls
-//! the end is not believed without the report of the attempt; a job can be `COMPLETED` in which
-//! nothing ran. A job that is preempted, whose node dies or whose time is over is no failure: it
-//! goes on from its checkpoint, requeued by its own script, or placed anew from here.
+//! next one: nothing is submitted twice, and nothing that was computed is lost. The note of a job
+//! that is done stays until the executor has written the record. What Slurm calls the end is not
+//! believed without the report of the attempt; a job can be `COMPLETED` in which nothing ran. A job
+//! that is preempted, whose node dies or whose time is over is no failure: it goes on from its
+//! checkpoint, requeued by its own script, or placed anew from here.
 //!
 //! Does not know the graph or keys.
 
@@ -112,7 +113,13 @@ impl Launcher for Slurm {
             None => self.place(site, &job, tell),
         };
         site.workers.remove_job(site.ticket);
-        if !matches!(visited, Ok(Visited::Left)) {
+        let stays = match &visited {
+            Ok(Visited::Left) => true,
+            // Until what it made is recorded: a run that is killed before then attends it again.
+            Ok(Visited::Ended(report)) => matches!(report.end, AttemptEnd::Done),
+            Err(_) => false,
+        };
+        if !stays {
             let _ = std::fs::remove_file(Placed::file(&job.work_dir));
         }
         Ok(match visited? {
