@@ -404,3 +404,26 @@ fn plan_since_works_inside_git_hooks() {
     git(&space, &["commit", "-q", "-a", "-m", "two"]);
     assert_eq!(space.read("hooked"), format!("{}5\n", plain.1));
 }
+
+#[test]
+fn a_plan_says_on_how_many_ranks_a_stage_runs() {
+    let digits = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/digits.toml");
+    let space = Space::new(&format!(
+        "extends = {digits:?}\n[stages.sample]\nresources = {{ gpus = 8 }}\n[stages.latents]\nresources = {{ ranks = 3 }}\n\
+         [stages.vae]\nresources = {{ gpus = 1 }}\n"
+    ));
+    let ranks = |extra: &[&str], gpus: &str| {
+        let mut plan = space.command(&[&["plan", "p.toml"], extra].concat());
+        crate::support::space::Said::from(plan.env("ERW_GPUS", gpus).finish()).expect(0).stdout
+    };
+    let text = ranks(&[], "8");
+    let told: Vec<&str> = text.lines().map(str::trim).filter(|l| l.starts_with("on ")).collect();
+    assert_eq!(told, ["on 3 ranks", "on 8 ranks"], "{text}");
+    let plan: Value = serde_json::from_str(&ranks(&["--format", "json"], "8")).unwrap();
+    let stages = plan["stages"].as_array().unwrap();
+    let of = |name: &str| stages.iter().find(|s| s["stage"] == name).unwrap_or_else(|| panic!("{name}: {plan}"));
+    assert_eq!((&of("sample")["ranks"], &of("latents")["ranks"]), (&8.into(), &3.into()));
+    assert!(of("vae").get("ranks").is_none() && of("train").get("ranks").is_none(), "{plan}");
+    // Without GPUs a stage that asks for several runs on one rank.
+    assert!(!ranks(&[], "0").contains("on 8 ranks"));
+}

@@ -1,5 +1,5 @@
-//! What a plan says of jobs, where the settings have a launcher that submits some: what each stale
-//! stage would request, and whether the scheduler would take it.
+//! What a plan says of where stages run: on how many ranks and, where the settings have a launcher
+//! that submits jobs, what each stale stage would request, and whether the scheduler would take it.
 
 use super::line::Planned;
 use erw_base::error::Result;
@@ -12,15 +12,17 @@ use erw_runner::pipeline::graph::{Pipeline, Resources, Stage};
 use erw_runner::pipeline::targets::named;
 use erw_runner::settings::{LauncherName, Settings};
 
-/// Adds to each stale stage what its job would request.
+/// Adds to each stale stage its number of ranks and what its job would request.
 pub fn add(planned: &mut Planned, pipeline: &Pipeline, settings: &Settings) {
-    if settings.launcher == LauncherName::Local {
-        return;
-    }
     for line in planned.stages.iter_mut().filter(|line| line.stale) {
         let Some(id) = named(pipeline, &line.stage).first().copied() else { continue };
         let stage = pipeline.stage(id);
-        let Ok(need) = need(settings, stage) else { continue };
+        let need = need(settings, stage);
+        // This build may lack what they would exchange gradients over; the stage has them all the same.
+        let ranks = need.as_ref().map_or(stage.resources.ranks, |need| need.ranks);
+        line.ranks = ranks.filter(|ranks| *ranks > 1);
+        line.says.extend(line.ranks.map(|ranks| format!("on {ranks} ranks")));
+        let (false, Ok(need)) = (settings.launcher == LauncherName::Local, need) else { continue };
         line.job = requested(settings, stage, &need, settings.gpus == Some(0));
         line.says.push(match &line.job {
             Some(options) => format!("job of Slurm: {}", options.join(" ")),
@@ -54,7 +56,8 @@ pub fn check_stages<'s>(stages: impl Iterator<Item = &'s Stage>, settings: &Sett
 }
 
 fn limits(settings: &Settings) -> Limits {
-    Limits { without_gpus: settings.gpus == Some(0), elsewhere: true, ..Limits::of_machine() }
+    let elsewhere = settings.launcher != LauncherName::Local;
+    Limits { without_gpus: settings.gpus == Some(0), elsewhere, ..Limits::of_machine() }
 }
 
 /// What a stage requests, with its number of ranks.

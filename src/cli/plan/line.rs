@@ -35,6 +35,9 @@ pub struct Line {
     pub stale: bool,
     /// How long the same work took before, for a stale stage.
     pub past_seconds: Option<f64>,
+    /// How many processes share its work, if several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<usize>,
     /// What its job would request, as options of `sbatch`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job: Option<Vec<String>>,

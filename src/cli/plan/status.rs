@@ -57,6 +57,7 @@ pub fn planned(
             past_seconds: record_index
                 .filter(|_| !cached && !resourced(stage, verdict))
                 .and_then(|record_index| record_index.took(&pipeline.name, stage, &checker.properties().given(stage))),
+            ranks: None,
             job: None,
             left: checker.left(*id).filter(|_| matches!(verdict, Verdict::Run(_))),
         }
