@@ -18,7 +18,7 @@ const MAP: [(&str, &[&[&str]]); 8] = [
                 "config", "run", "weights", "explain", "export", "graph", "init", "jobs", "log", "logs", "show",
                 "site", "stop", "why",
             ],
-            &["plan", "stages", "schema", "completions", "worker", "version"],
+            &["plan", "stages", "schema", "completions", "man", "worker", "version"],
             &["settings_schema"],
             &["common"],
         ],

@@ -2,8 +2,8 @@
 
 use super::common::remote_args;
 use super::{
-    cache, compare, completions, config, eval, explain, export, graph, init, jobs, log, logs, metrics, plan, plot,
-    report, run, schema, show, site, stages, stop, sweep, verify, weights, why, worker,
+    cache, compare, completions, config, eval, explain, export, graph, init, jobs, log, logs, man, metrics, plan,
+    plot, report, run, schema, show, site, stages, stop, sweep, verify, weights, why, worker,
 };
 
 pub(crate) const EXIT_CODES: &str = "\
@@ -77,6 +77,8 @@ pub(crate) enum Command {
     Site(site::Args),
     /// Print a shell completion script
     Completions(completions::Args),
+    /// Write the man pages
+    Man(man::Args),
     /// Run one attempt; started by `erw run`
     #[command(hide = true)]
     Worker(worker::Args),

@@ -14,6 +14,7 @@ pub mod init;
 pub mod jobs;
 pub mod log;
 pub mod logs;
+pub mod man;
 pub mod metrics;
 pub mod plan;
 pub mod plot;
@@ -81,6 +82,7 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Stages(args) => return stages::run(args, registry).map(|()| 0),
         Command::Init(args) => return init::run(args).map(|()| 0),
         Command::Completions(args) => return completions::run(args, &mut Cli::command()).map(|()| 0),
+        Command::Man(args) => return man::run(args, Cli::command()).map(|()| 0),
         Command::Config(config::Args { command: config::Command::Path(args) }) => {
             return config::path(args).map(|()| 0);
         }
@@ -124,7 +126,7 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Export(args) => export::run(args, cache, registry)?,
         Command::Weights(args) => weights::run(args, cache, registry)?,
         Command::Config(args) => config::run(args, cli.cache_dir.as_deref(), &site)?,
-        Command::Init(_) | Command::Stages(_) | Command::Completions(_) | Command::Worker(_) => {}
+        Command::Init(_) | Command::Stages(_) | Command::Completions(_) | Command::Man(_) | Command::Worker(_) => {}
     }
     Ok(0)
 }

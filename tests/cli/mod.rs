@@ -9,6 +9,7 @@ mod fetch;
 mod foreign_checkpoints;
 mod history;
 mod init;
+mod man;
 mod plan_and_why;
 mod plot;
 mod report;
