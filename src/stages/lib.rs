@@ -8,7 +8,9 @@ pub mod training;
 
 pub use evaluation::images::open_images::is_npz;
 pub use evaluation::images::provenance::OTHER_NETWORKS;
+pub use support::ema_files;
 pub use support::files::NOTE_FILE;
+pub use support::sit_artifact::{NOTE as TRAINING_NOTE_FILE, TrainingNote};
 pub use training::trainer::CONFIG_FILE;
 
 /// How many images lie at a path that an evaluation can read; of statistics that were made here, of

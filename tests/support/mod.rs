@@ -12,6 +12,7 @@ pub mod experiment;
 pub mod golden;
 pub mod http;
 pub mod pickled;
+pub mod python;
 pub mod ranks;
 pub mod s3;
 pub mod scored;

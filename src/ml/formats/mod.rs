@@ -21,6 +21,7 @@ pub mod parsed;
 mod pickle;
 mod pixels;
 mod safetensors;
+pub mod safetensors_metadata;
 mod shards;
 mod sniff;
 pub mod tfevents;

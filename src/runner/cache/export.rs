@@ -1,5 +1,5 @@
 //! Copies artifacts out of the cache into a folder. An artifact is read in full and verified first,
-//! and appears whole or not at all. Does not know which artifacts a user means.
+//! and the folder appears whole or not at all. Does not know which artifacts a user means.
 
 use super::store::Store;
 use crate::files::digest::{self, Measured};
@@ -26,19 +26,22 @@ pub struct Item {
     pub measured: Measured,
 }
 
-/// Exports one artifact as the folder `to` (a single file is put into it under its name), or
-/// several as subfolders of it. `force`: replace what is there.
-pub fn export(store: &Store, items: &[Item], to: &Path, how: ExportMode, force: bool) -> Result<()> {
+/// Lets `write` fill a new folder, which then becomes `to`: whole or not at all. `force`: replace
+/// what is there.
+///
+/// # Errors
+/// When `to` is occupied, and those of `write`.
+pub fn publish(to: &Path, force: bool, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let occupied = std::fs::symlink_metadata(to).is_ok() && !is_empty_folder(to);
     if occupied && !force {
         let error = Error::usage(format!("`{}` already exists", to.display()));
         return Err(error.hint("choose another folder, or pass `--force` to replace it"));
     }
-    items.iter().try_for_each(|item| store.check(&item.measured.digest))?;
     let parent = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
     let beside = parent.join(unique());
-    let written = write(store, items, &beside, how).and_then(|()| put_in_place(&beside, to));
+    let create = std::fs::create_dir(&beside).map_err(|e| Error::io("create", &beside, e));
+    let written = create.and_then(|()| write(&beside)).and_then(|()| put_in_place(&beside, to));
     if written.is_err() {
         let _ = disk::remove(&beside);
     }
@@ -71,9 +74,14 @@ fn is_empty_folder(path: &Path) -> bool {
     std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-fn write(store: &Store, items: &[Item], folder: &Path, how: ExportMode) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-    for item in items {
+/// Copies one artifact into `folder` (a single file is put into it under its name), or several as
+/// subfolders of it. Returns where each is.
+///
+/// # Errors
+/// When an artifact is damaged, or cannot be copied.
+pub fn copy(store: &Store, items: &[Item], folder: &Path, how: ExportMode) -> Result<Vec<PathBuf>> {
+    items.iter().try_for_each(|item| store.check(&item.measured.digest))?;
+    let one = |item: &Item| {
         let from = store.object(&item.measured.digest);
         let alone = items.len() == 1 && from.is_dir();
         let place = if alone { folder.to_path_buf() } else { folder.join(&item.name) };
@@ -83,11 +91,13 @@ fn write(store: &Store, items: &[Item], folder: &Path, how: ExportMode) -> Resul
             }
             ExportMode::Link => link_all(&from, &place)?,
         }
-    }
-    Ok(())
+        Ok(place)
+    };
+    items.iter().map(one).collect()
 }
 
-fn files(root: &Path) -> Result<Vec<(PathBuf, FileType)>> {
+/// Every file and folder at or below `root`.
+pub fn files(root: &Path) -> Result<Vec<(PathBuf, FileType)>> {
     let entry = |e: walkdir::Result<walkdir::DirEntry>| e.map(|e| (e.path().to_path_buf(), e.file_type()));
     let all = walkdir::WalkDir::new(root).into_iter().map(entry).collect::<walkdir::Result<Vec<_>>>();
     all.map_err(|e| Error::io("read", root, e.into()))

@@ -10,7 +10,7 @@ use super::compare::{self, Agreement, Listing};
 use crate::cache::action_cache::{self, Lookup, Record};
 use crate::cache::key::Key;
 use crate::cache::store::Store;
-use crate::files::digest::Digest;
+use crate::files::digest::{Digest, Measured};
 use crate::files::disk::write_atomic;
 use crate::files::watched::LOCK_HEAD;
 use crate::host;
@@ -106,13 +106,28 @@ impl Lock {
 
     /// The lock of these records.
     pub fn of(store: &Store, pipeline: &Pipeline, records: &BTreeMap<StageId, Record>) -> Result<Self> {
+        let listing = |measured: &Measured| match measured.files as usize <= LISTED {
+            true => compare::list(&store.object(&measured.digest)),
+            false => Ok(Listing::new()),
+        };
+        Self::listing(pipeline, records, &listing)
+    }
+
+    /// The lock of these records without the files of folders, for which nothing is read.
+    pub fn of_digests(pipeline: &Pipeline, records: &BTreeMap<StageId, Record>) -> Result<Self> {
+        Self::listing(pipeline, records, &|_| Ok(Listing::new()))
+    }
+
+    fn listing(
+        pipeline: &Pipeline,
+        records: &BTreeMap<StageId, Record>,
+        listing: &dyn Fn(&Measured) -> Result<Listing>,
+    ) -> Result<Self> {
         let class = host::class();
         let locked = |record: &Record| -> Result<Locked> {
             let outputs = record.outputs.iter().map(|(name, output)| {
-                let digest = output.measured.digest;
-                let listed = output.measured.files as usize <= LISTED;
-                let files = if listed { compare::list(&store.object(&digest))? } else { Listing::new() };
-                Ok((name.clone(), Output { digest, files }))
+                let output = Output { digest: output.measured.digest, files: listing(&output.measured)? };
+                Ok((name.clone(), output))
             });
             Ok(Locked {
                 key: record.key().into(),

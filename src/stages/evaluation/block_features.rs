@@ -5,7 +5,7 @@
 
 use crate::support::observer::{AttemptObserver, share};
 use crate::support::params::device;
-use crate::support::sit_artifact::TrainingNote;
+use crate::support::sit_artifact::{NOTE, TrainingNote};
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::latents::Scale;
@@ -150,7 +150,7 @@ impl Observer {
 /// Checks that noise is added as in training, if the artifact records how that was. A warmup is
 /// trained without noise.
 fn same_path(dir: &Path, ours: NoisePath) -> Result<()> {
-    let Ok(text) = std::fs::read(dir.join("training.json")) else { return Ok(()) };
+    let Ok(text) = std::fs::read(dir.join(NOTE)) else { return Ok(()) };
     let note = serde_json::from_slice::<TrainingNote>(&text).ok();
     let is_warmup = serde_json::from_slice::<SiTConfig>(&std::fs::read(dir.join("config.json")).unwrap_or_default())
         .is_ok_and(|config| config.warmup_depth.is_some());

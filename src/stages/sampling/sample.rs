@@ -5,7 +5,7 @@ use super::velocity::Velocity;
 use crate::support::files::{create_dir, write_json};
 use crate::support::observer::{AttemptObserver, share};
 use crate::support::params::device;
-use crate::support::sit_artifact::TrainingNote;
+use crate::support::sit_artifact::{self, TrainingNote};
 use crate::support::{ema_files, facts};
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
@@ -185,7 +185,7 @@ impl Generator {
             let text = "the model was trained without class dropout and has no null class to guide with";
             return Err(Error::stage(text).hint("set `cfg_scale = 1.0`, or train with `class_dropout` above 0"));
         }
-        let note = dir.join("training.json");
+        let note = dir.join(sit_artifact::NOTE);
         let note: Option<TrainingNote> = if note.exists() { Some(read_json(&note)?) } else { None };
         let path = match (&note, p.path) {
             (Some(n), Some(path)) if n.path != path => {

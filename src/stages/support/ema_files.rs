@@ -68,7 +68,7 @@ pub fn load(dir: &Path, input: &str, name: &str, device: &Device) -> Result<Tens
 }
 
 /// Names of the weight sets in an artifact, in backticks, sorted.
-fn there(dir: &Path) -> Result<Vec<String>> {
+pub fn there(dir: &Path) -> Result<Vec<String>> {
     let mut names = vec![];
     for entry in std::fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))? {
         let name = entry.map_err(|e| Error::io("list", dir, e))?.file_name();

@@ -16,7 +16,10 @@ use std::path::Path;
 /// The value of `model` for a network whose sizes are given by parameters.
 pub const CUSTOM: &str = "custom";
 
-/// What a sampler needs to know about the training. Stored in `training.json` beside the weights.
+/// The file of a [`TrainingNote`].
+pub const NOTE: &str = "training.json";
+
+/// What a sampler needs to know about the training. Stored in [`NOTE`] beside the weights.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TrainingNote {
     pub format: u32,
@@ -51,6 +54,6 @@ pub fn write_artifact(dir: &Path, model: &SiT, trained: &Trained, note: &Trainin
         save(&file_of_decay(*decay), tensors)?;
     }
     write_json(&dir.join("config.json"), model.config())?;
-    write_json(&dir.join("training.json"), note)?;
+    write_json(&dir.join(NOTE), note)?;
     write_lines(&dir.join("curve.jsonl"), &trained.curve)
 }
