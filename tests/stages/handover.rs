@@ -204,3 +204,19 @@ fn exported_weights_say_where_they_come_from() {
         std::fs::read(stored.join("ema.safetensors")).unwrap()
     );
 }
+
+/// The Python of the book, with the real packages.
+#[test]
+fn programs_read_what_a_run_left() {
+    let Some(python) = python::python() else { return };
+    let space = Experiment::new();
+    // The page is about `digits.toml`.
+    let small = space.read("small.toml").replace("\"digits.toml\"", "\"full.toml\"");
+    std::fs::rename(space.path("digits.toml"), space.path("full.toml")).unwrap();
+    space.write("digits.toml", &small);
+    erw(&space, &["run", "digits.toml", "fd", "--plain", "--set", "train.tensorboard=curves"]);
+    erw(&space, &["export", "digits.toml", "train", "digits", "--as", "diffusers"]);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (program, page) = (root.join("tests/tools/check_recipes.py"), root.join("docs/handing-over.md"));
+    python::run(&space, &python, &program, &[page.to_str().unwrap()]).expect(0);
+}
