@@ -59,6 +59,20 @@ inputs = { sit = "plain", vae = "vae" }
 params = { sampler = "sde", steps = 5, count = 6, cfg_scale = 2.0, guidance_high = 0.9, seed = 3, labels = "random" }
 "#;
 
+const IMPORTED: &str = r#"
+extends = "small.toml"
+name = "a_b <i>"
+
+[stages.given]
+kind = "weights"
+params = { as = "sit", source = "train-artifact/ema.safetensors", config = "train-artifact/config.json" }
+
+[stages.sample-given]
+kind = "sample"
+inputs = { sit = "given", vae = "vae" }
+params = { count = 2, steps = 2 }
+"#;
+
 const STAGES: [&str; 6] = ["fd", "accuracy", "cknna", "sample-sde", "fd-early", "sample-plain"];
 
 fn erw(space: &Space, args: &[&str]) -> String {
@@ -104,12 +118,21 @@ fn diffusers_makes_of_an_export_what_erw_made() {
     erw(&space, &other);
     assert!(space.read("plain/README.md").contains("(pipeline/p.toml), with `--set train.seed=5`;"));
 
+    // Weights from elsewhere: nothing is said about images that nobody knows.
+    erw(&space, &["export", "p.toml", "train", "train-artifact"]);
+    space.write("imported.toml", IMPORTED);
+    erw(&space, &["run", "imported.toml", "given", "vae", "--plain"]);
+    erw(&space, &["export", "imported.toml", "given", "imported", "--as", "diffusers"]);
+    let card = space.read("imported/README.md");
+    assert!(card.contains("\nStage `given` of kind `weights`. The autoencoder is that of `vae`."), "{card}");
+    assert!(card.contains("# a\\_b &lt;i>: given\n") && !card.contains("model-index"), "{card}");
+
     let Some(python) = python::python() else { return };
     for (stage, export, samples) in
         [("train", "out", &["sample", "sample-sde"][..]), ("plain", "plain", &["sample-plain"])]
     {
         let sit = format!("{stage}-artifact");
-        erw(&space, &["export", "p.toml", stage, &sit]);
+        erw(&space, &["export", "p.toml", stage, &sit, "--force"]);
         velocities(&space.path(&sit), &space.path("velocities.safetensors"));
         samples.iter().for_each(|name| drop(erw(&space, &["export", "p.toml", name, name])));
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/check_diffusers.py");

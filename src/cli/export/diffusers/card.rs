@@ -64,7 +64,8 @@ fn head(handover: &Handover<'_>, results: &[Result]) -> String {
         "---\nlibrary_name: diffusers\npipeline_tag: {TASK}\ntags:\n- erw\n- sit\n- class-conditional\n- image-generation\n"
     );
     if !results.is_empty() {
-        let (name, data) = (quoted(&title(handover)), quoted(&dataset(handover)));
+        let data = quoted(&dataset(handover).unwrap_or_else(|| "unknown".into()));
+        let name = quoted(&title(handover));
         head += &format!("model-index:\n- name: {name}\n  results:\n  - task:\n      type: {TASK}\n");
         head += "      name: Class-conditional image generation\n";
         head += &format!("    dataset:\n      type: {data}\n      name: {data}\n    metrics:\n");
@@ -80,12 +81,27 @@ fn title(handover: &Handover<'_>) -> String {
     format!("{}: {}", handover.pipeline.name, handover.pipeline.stage(handover.lineage.sit.0).name)
 }
 
-/// The last part of the path of the images; the pipeline's name if they are unknown.
-fn dataset(handover: &Handover<'_>) -> String {
-    let images = handover.lineage.images.map(|id| &handover.pipeline.stage(id).params);
-    let source = images.and_then(|p| p.get("source")?.as_str());
-    let last = source.and_then(|s| Path::new(s).file_stem()?.to_str());
-    last.unwrap_or(&handover.pipeline.name).to_string()
+/// The last part of the path of the images that it was trained on, if they are known.
+fn dataset(handover: &Handover<'_>) -> Option<String> {
+    let images = &handover.pipeline.stage(handover.lineage.images?).params;
+    Some(Path::new(images.get("source")?.as_str()?).file_stem()?.to_str()?.to_string())
+}
+
+/// A text that Markdown shows as it is.
+fn plain(text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars() {
+        match c {
+            '<' => shown.push_str("&lt;"),
+            '&' => shown.push_str("&amp;"),
+            _ if c.is_control() => shown.push(' '),
+            _ => {
+                shown.extend(r"\`*_[]|#".contains(c).then_some('\\'));
+                shown.push(c);
+            }
+        }
+    }
+    shown
 }
 
 fn what(handover: &Handover<'_>, parameters: usize) -> String {
@@ -99,7 +115,7 @@ fn what(handover: &Handover<'_>, parameters: usize) -> String {
     let classes = match handover.classes() {
         [] => format!("{} classes", c.num_classes),
         names => {
-            let first: Vec<&str> = names.iter().take(10).map(String::as_str).collect();
+            let first: Vec<String> = names.iter().take(10).map(|name| plain(name)).collect();
             let more = if names.len() > first.len() { ", …" } else { "" };
             format!("{} classes ({}{more})", names.len(), first.join(", "))
         }
@@ -108,7 +124,7 @@ fn what(handover: &Handover<'_>, parameters: usize) -> String {
     format!(
         "# {}\n\nImages of {side}x{side} pixels of {classes}, by a [SiT](https://arxiv.org/abs/2401.08740) of {} \
          parameters over the latents of an autoencoder: {} blocks of width {}, {} heads, patches of {}{options}.\n\n",
-        title(handover),
+        plain(&title(handover)),
         thousands(parameters),
         c.depth,
         c.hidden,
@@ -125,6 +141,10 @@ fn thousands(n: usize) -> String {
 }
 
 fn usage(handover: &Handover<'_>) -> String {
+    let guidance = match handover.config.class_dropout > 0.0 {
+        true => ", guidance_scale=1.5, guidance_interval=(0.1, 0.9)",
+        false => "",
+    };
     let label = handover.classes().first().map_or_else(|| "0".to_string(), |name| quoted(name));
     let sampler = match handover.lineage.sampling {
         Some(id) => {
@@ -138,7 +158,7 @@ fn usage(handover: &Handover<'_>) -> String {
          is plain torch.\n\n```python\nimport torch\nfrom diffusers import DiffusionPipeline\n\npipe = \
          DiffusionPipeline.from_pretrained(\"THIS FOLDER\", trust_remote_code=True)\nimages = pipe([{label}], \
          generator=torch.manual_seed(0)).images\nimages = pipe([{label}], sampler=\"ode-heun\", \
-         num_inference_steps=20, guidance_scale=1.5, guidance_interval=(0.1, 0.9)).images\nimages = pipe(seed=0, \
+         num_inference_steps=20{guidance}).images\nimages = pipe(seed=0, \
          images=range(4)).images    # images 0 to 3 of erw with seed 0: its noise, its classes\n```\n\n{sampler} Time \
          runs from t = 1 (noise) to t = 0 (data).\n\n"
     )
@@ -160,7 +180,7 @@ fn training(handover: &Handover<'_>) -> String {
     let rows: String = values
         .iter()
         .filter(|(_, value)| !value.is_null())
-        .map(|(name, value)| format!("| {name} | `{}` |\n", value.to_string().replace('|', "\\|")))
+        .map(|(name, value)| format!("| {name} | `{}` |\n", value.to_string().replace('|', "\\|").replace('`', "'")))
         .collect();
     let inputs: Vec<String> = stage
         .inputs
@@ -169,13 +189,12 @@ fn training(handover: &Handover<'_>) -> String {
         .collect();
     let inputs = if inputs.is_empty() { String::new() } else { format!(" from {}", inputs.join(", ")) };
     let name = |id: StageId| &handover.pipeline.stage(id).name;
-    let (sit, vae) = (name(handover.lineage.sit.0), handover.lineage.vae.0);
+    let (sit, vae) = (name(handover.lineage.sit.0), name(handover.lineage.vae.0));
+    let images = dataset(handover).map_or_else(String::new, |images| format!("The images were {}. ", plain(&images)));
     format!(
-        "## Training\n\nStage `{sit}` of kind `{}`{inputs}. The images were `{}`, the autoencoder is that of `{}`. \
-         The weights are `{}` of the training ({}).\n\n| parameter | value |\n|---|---|\n{rows}\n",
+        "## Training\n\nStage `{sit}` of kind `{}`{inputs}. {images}The autoencoder is that of `{vae}`. The weights \
+         are `{}` of the training ({}).\n\n| parameter | value |\n|---|---|\n{rows}\n",
         stage.kind.name,
-        dataset(handover),
-        name(vae),
         handover.weights,
         weights(&handover.weights),
     )
