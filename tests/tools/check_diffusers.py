@@ -1,7 +1,7 @@
 """Loads an export as diffusers does and says how far it is from erw, as JSON.
 
-Usage: check_diffusers.py EXPORT VELOCITY SAMPLES...: a safetensors file of points, times, classes and
-erw's velocities, and folders of samples that erw drew with the weights of the export.
+Usage: check_diffusers.py EXPORT VELOCITY SAMPLES...: a safetensors file of points, times, classes
+and erw's velocities, and folders of samples that erw drew with the weights of the export.
 """
 
 import json

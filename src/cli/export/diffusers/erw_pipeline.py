@@ -4,10 +4,10 @@ to data at t = 0 with classifier-free guidance, and the autoencoder's decoder.
 The steps are those of erw, which are those of REPA: the state is in 64 bits, the network gets 32,
 and the stochastic sampler takes a last step without noise from t = 0.04.
 
-`pipe(seed=0, images=range(8))` makes images 0 to 7 of erw's `sample` stage with that seed. erw's random
-numbers are those of Philox4x32-10 as a function of (seed, purpose, step, image), so that an image does
-not depend on the batch that it is made in. They are in this file because diffusers fetches no other
-beside it from a hub.
+`pipe(seed=0, images=range(8))` makes images 0 to 7 of erw's `sample` stage with that seed. erw's
+random numbers are those of Philox4x32-10 as a function of (seed, purpose, step, image), so that an
+image does not depend on the batch that it is made in. They are in this file because diffusers
+fetches no other beside it from a hub.
 """
 
 import math
@@ -19,7 +19,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 SAMPLERS = ("ode-euler", "ode-heun", "sde")
 LAST_STEP = 0.04
-# What a stream of random numbers is for: the noise at the start and of a step, the class of an image.
+# What random numbers are for: the noise at the start and of a step, the class of an image.
 START, STEP, LABEL = 7, 8, 9
 LOW = np.uint64(0xFFFFFFFF)
 
@@ -92,8 +92,8 @@ def drift(velocity, x, t, path):
 
 
 class SiTPipeline(DiffusionPipeline):
-    """`path` is that of the training, `sampling` the defaults of a call, `id2label` the names of the
-    classes, and `labels` how erw gives images their classes, "balanced" or "random"."""
+    """`path` is that of the training, `sampling` the defaults of a call, `id2label` the names of
+    the classes, and `labels` how erw gives images their classes, "balanced" or "random"."""
 
     model_cpu_offload_seq = "transformer->vae"
 
@@ -135,12 +135,13 @@ class SiTPipeline(DiffusionPipeline):
     ):
         """An image for each class in `class_labels`, names or numbers.
 
-        `guidance_interval` are the lowest and the highest time t at which guidance acts, t = 1 being
-        noise; a scale of 1 or less is none. `sampler` is one of "ode-euler", "ode-heun", "sde".
+        `guidance_interval` are the lowest and the highest time t at which guidance acts, t = 1
+        being noise; a scale of 1 or less is none. `sampler` is one of "ode-euler", "ode-heun",
+        "sde".
 
         The noise is torch's, from `generator`, or with `seed` that of erw for the images of these
-        numbers (default: 0, 1, ...), whose classes are then erw's too unless given. `latents` replaces
-        the noise at the start. `output_type` is "pil", "np", "pt" or "latent".
+        numbers (default: 0, 1, ...), whose classes are then erw's too unless given. `latents`
+        replaces the noise at the start. `output_type` is "pil", "np", "pt" or "latent".
         """
         default = self.config.sampling
         count = num_inference_steps or default.get("steps", 250)
