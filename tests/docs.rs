@@ -5,6 +5,7 @@
 //! the difference.
 
 use crate::support::space::Space;
+use crate::support::taplo;
 use erw::cli::{self, reference};
 use erw::stages::KINDS;
 use std::collections::BTreeSet;
@@ -67,10 +68,14 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn generated_pages_are_current() {
+fn generated_files_are_current() {
     let bless = std::env::var_os("ERW_BLESS").is_some_and(|v| v == "1");
     let kinds = reference::kinds(KINDS).expect("manifests");
-    for (name, current) in [("docs/kinds.md", kinds), ("docs/commands.md", reference::commands(cli::command()))] {
+    let schema = cli::schema::text(KINDS).expect("manifests");
+    let commands = reference::commands(cli::command());
+    for (name, current) in
+        [("docs/kinds.md", kinds), ("docs/commands.md", commands), ("pipelines/erw.schema.json", schema)]
+    {
         let page = root().join(name);
         if bless {
             fs::write(&page, &current).expect("a page");
@@ -169,8 +174,10 @@ fn pipelines_in_the_documents_plan() {
     assert_eq!(table(&space.read("tour.toml")), table(&tour), "the tour of the book is not that of examples/tour");
     space.write("text.txt", "a few words\n");
     for (document, stem) in complete {
-        let said = space.erw(&["plan", &format!("{stem}.toml")]);
-        assert_eq!(said.status, 0, "{}: {stem}.toml\n{}", document.display(), said.stderr);
+        let file = format!("{stem}.toml");
+        let said = space.erw(&["plan", &file]);
+        assert_eq!(said.status, 0, "{}: {file}\n{}", document.display(), said.stderr);
+        assert_eq!(taplo::errors(&space.path(&file), Some(&shipped.join(cli::schema::FILE))), [""; 0], "{file}");
     }
 }
 

@@ -19,7 +19,7 @@ const MAP: [(&str, &[&[&str]]); 8] = [
                 "site", "stop", "why",
             ],
             &["plan", "stages", "schema", "completions", "man", "worker", "version"],
-            &["settings_schema"],
+            &["settings_schema", "sweep_schema"],
             &["common"],
         ],
     ),

@@ -30,6 +30,7 @@ mod stage_arguments;
 pub mod stages;
 pub mod stop;
 pub mod sweep;
+pub mod sweep_schema;
 pub mod verify;
 mod version;
 pub mod weights;
@@ -80,7 +81,7 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Worker(args) => return worker::run(args, registry),
         Command::Site(site::Args { command: site::Command::Probe(args) }) => return site::probe::run(args).map(|()| 0),
         Command::Stages(args) => return stages::run(args, registry).map(|()| 0),
-        Command::Init(args) => return init::run(args).map(|()| 0),
+        Command::Init(args) => return init::run(args, registry).map(|()| 0),
         Command::Completions(args) => return completions::run(args, &mut Cli::command()).map(|()| 0),
         Command::Man(args) => return man::run(args, Cli::command()).map(|()| 0),
         Command::Config(config::Args { command: config::Command::Path(args) }) => {

@@ -1,10 +1,11 @@
 //! `erw schema`: a JSON Schema (draft 2020-12) of pipeline files, made from the manifests, with
-//! which editors complete and check. It is as strict as a single file allows: what a parent may
-//! state is not required.
+//! which editors complete and check. It is as strict as a single file allows, and refuses nothing
+//! that erw takes. An error names the value or the key at fault: hence `if` the kind, and `type`
+//! with several types, where `anyOf` would say that nothing fits. Does not know who reads it.
 
-use super::common::print;
-use super::settings_schema;
-use erw_base::error::{Error, Result};
+use super::common::{json as text_of, print};
+use super::{settings_schema, sweep_schema};
+use erw_base::error::Result;
 use erw_fetch::registry;
 use erw_runner::kind::Registry;
 use erw_runner::kind::expression::Term;
@@ -14,6 +15,9 @@ use erw_runner::kind::property::Rule;
 use erw_runner::pipeline::command;
 use serde_json::{Map, Value, json};
 
+/// The name of a file that holds the schema, in the folder of the pipelines that it is for.
+pub const FILE: &str = "erw.schema.json";
+
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The schema of files of settings (`erw.toml`) instead
@@ -22,11 +26,18 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, registry: Registry) -> Result<()> {
-    let kinds = || registry.iter().map(|kind| kind.name).chain([command::NAME]);
-    let schema = if args.settings { settings_schema::schema(kinds()) } else { schema(registry)? };
-    let text =
-        serde_json::to_string_pretty(&schema).map_err(|e| Error::internal("cannot write the schema").because(e))?;
-    print(&format!("{text}\n"))
+    let text = if args.settings {
+        let kinds = registry.iter().map(|kind| kind.name).chain([command::NAME]);
+        text_of(&settings_schema::schema(kinds))?
+    } else {
+        text(registry)?
+    };
+    print(&text)
+}
+
+/// The schema as the text of a file, which pipelines name as [`FILE`].
+pub fn text(registry: Registry) -> Result<String> {
+    text_of(&schema(registry)?)
 }
 
 /// The schema.
@@ -34,23 +45,20 @@ pub fn schema(registry: Registry) -> Result<Value> {
     let manifests: Vec<Manifest> =
         registry.iter().map(|k| Manifest::parse(k.name, k.manifest)).collect::<Result<_>>()?;
     let mut definitions = Map::new();
+    definitions.insert("stage".into(), stage(&manifests));
+    definitions.insert("root-stage".into(), root_stage(&manifests));
     for manifest in &manifests {
-        definitions.insert(format!("kind-{}", manifest.kind), stage(manifest));
+        definitions.insert(kind_name(&manifest.kind), stage_of(manifest));
     }
-    definitions.insert("kind-command".into(), command_stage());
+    definitions.insert(kind_name(command::NAME), command_stage());
+    definitions.insert("inherited".into(), inherited());
+    definitions.insert("shared".into(), shared(&manifests));
     definitions.insert("resources".into(), resources());
-    definitions.insert("time".into(), json!({ "type": "string", "pattern": "^[0-9.]+ *(ms|s|m|min|h|d|w)$" }));
-    let mut choices: Vec<Value> = definitions
-        .keys()
-        .filter(|k| k.starts_with("kind-"))
-        .map(|k| json!({ "$ref": format!("#/$defs/{k}") }))
-        .collect();
-    choices.push(inherited());
-    let mut shared = Map::new();
-    for field in manifests.iter().flat_map(|m| m.params.iter().chain(&m.operation)) {
-        // Kinds may differ in defaults and limits, so only the name and the meaning are taken.
-        shared.entry(&field.name).or_insert_with(|| json!({ "description": field.doc }));
-    }
+    definitions.insert("time".into(), time());
+    definitions.insert("axis".into(), sweep_schema::axis());
+    definitions.insert("distribution".into(), sweep_schema::distribution());
+    let of_stages =
+        |of: Value| json!({ "type": "object", "propertyNames": { "pattern": NAME }, "additionalProperties": of });
     Ok(json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "erw pipeline",
@@ -62,21 +70,104 @@ pub fn schema(registry: Registry) -> Result<Value> {
             "params": {
                 "type": "object",
                 "description": "values for every stage whose kind declares them",
-                "additionalProperties": true,
-                "properties": shared,
+                "properties": described(&manifests),
             },
-            "stages": {
-                "type": "object",
-                "propertyNames": { "pattern": "^[A-Za-z0-9_-]+$" },
-                "additionalProperties": { "oneOf": choices },
-            },
-            "sweep": sweep(),
+            "stages": of_stages(reference("stage")),
+            "sweep": sweep_schema::sweep(),
+        },
+        // A parent may state anything. Without one, a stage is whole.
+        "if": { "required": ["extends"] },
+        "else": {
+            "properties": { "stages": of_stages(reference("root-stage")) },
+            // Parameters of a program are its own.
+            "if": { "properties": { "stages": of_stages(json!({ "not": is(command::NAME) })) } },
+            "then": { "properties": { "params": reference("shared") } },
         },
         "$defs": definitions,
     }))
 }
 
-fn stage(manifest: &Manifest) -> Value {
+/// Names of stages.
+const NAME: &str = "^[A-Za-z0-9_-]+$";
+
+fn kind_name(kind: &str) -> String {
+    format!("kind-{kind}")
+}
+
+fn reference(definition: &str) -> Value {
+    json!({ "$ref": format!("#/$defs/{definition}") })
+}
+
+/// Whether a stage is of this kind.
+fn is(kind: &str) -> Value {
+    json!({ "required": ["kind"], "properties": { "kind": { "const": kind } } })
+}
+
+/// A stage: of its kind, or of a parent's. The kind is asked for, rather than any of the kinds
+/// taken: so an error names what is wrong in the stage, and not that it is of no kind.
+fn stage(manifests: &[Manifest]) -> Value {
+    let kinds: Vec<&str> = manifests.iter().map(|m| m.kind.as_str()).chain([command::NAME]).collect();
+    let of_kind = |kind: &&str| json!({ "if": is(kind), "then": reference(&kind_name(kind)) });
+    let mut conditions: Vec<Value> = kinds.iter().map(of_kind).collect();
+    conditions.push(json!({ "if": { "required": ["kind"] }, "else": reference("inherited") }));
+    let mut choices: Vec<Value> = kinds.iter().map(|kind| reference(&kind_name(kind))).collect();
+    // Refuses nothing.
+    choices.extend([reference("inherited"), json!({})]);
+    json!({
+        "type": "object",
+        "properties": { "kind": { "enum": kinds, "description": "what the stage does" } },
+        "allOf": conditions,
+        // Taplo does not complete what is behind `if`.
+        "anyOf": choices,
+    })
+}
+
+/// What a stage without a parent states.
+fn root_stage(manifests: &[Manifest]) -> Value {
+    let of_kind = |manifest: &Manifest| {
+        let needed: Vec<&str> = manifest.inputs.iter().filter(|s| !s.optional).map(|s| s.name.as_str()).collect();
+        let inputs = json!({ "required": ["inputs"], "properties": { "inputs": { "required": needed } } });
+        (!needed.is_empty()).then(|| json!({ "if": is(&manifest.kind), "then": inputs }))
+    };
+    let of_command = json!({ "if": is(command::NAME), "then": { "required": ["run", "outputs"] } });
+    let conditions: Vec<Value> = manifests.iter().filter_map(of_kind).chain([of_command]).collect();
+    json!({ "required": ["kind"], "allOf": conditions })
+}
+
+/// The names of all parameters, for `[params]`. Kinds may differ in defaults and limits, so only
+/// the meaning is taken, of the first.
+fn described(manifests: &[Manifest]) -> Map<String, Value> {
+    let mut names = Map::new();
+    for field in all_fields(manifests) {
+        names.entry(&field.name).or_insert_with(|| json!({ "description": field.doc }));
+    }
+    names
+}
+
+/// `[params]` of a pipeline in which no program has parameters.
+fn shared(manifests: &[Manifest]) -> Value {
+    let types = |name: &str| {
+        let mut all: Vec<Value> = vec![];
+        for ty in all_fields(manifests).filter(|f| f.name == name).map(|f| field(f)["type"].clone()) {
+            if !all.contains(&ty) {
+                all.push(ty);
+            }
+        }
+        all
+    };
+    let property = |name: String| match types(&name).as_slice() {
+        [one] => (name, json!({ "type": one })),
+        _ => (name, json!({})),
+    };
+    let properties: Map<String, Value> = described(manifests).into_iter().map(|(name, _)| property(name)).collect();
+    json!({ "additionalProperties": false, "properties": properties })
+}
+
+fn all_fields(manifests: &[Manifest]) -> impl Iterator<Item = &Field> {
+    manifests.iter().flat_map(|m| m.params.iter().chain(&m.operation))
+}
+
+fn stage_of(manifest: &Manifest) -> Value {
     let inputs: Map<String, Value> = manifest
         .inputs
         .iter()
@@ -86,27 +177,35 @@ fn stage(manifest: &Manifest) -> Value {
             (slot.name.clone(), connection(&about, slot.optional, slot.many))
         })
         .collect();
-    let needed: Vec<&str> = manifest.inputs.iter().filter(|s| !s.optional).map(|s| s.name.as_str()).collect();
-    let mut required = vec!["kind"];
-    if !needed.is_empty() {
-        required.push("inputs");
-    }
+    let own = json!({
+        "kind": { "const": manifest.kind, "description": manifest.summary },
+        "inputs": { "type": "object", "additionalProperties": false, "properties": inputs },
+        "params": fields(&manifest.params),
+        "operation": fields(&manifest.operation),
+    });
+    object(&manifest.kind, &manifest.summary, own)
+}
+
+/// A stage with these properties, what every stage may state, and no others.
+fn object(title: &str, description: &str, mut properties: Value) -> Value {
+    add(&mut properties, common());
     json!({
-        "title": manifest.kind,
-        "description": manifest.summary,
+        "title": title,
+        "description": description,
         "type": "object",
-        "required": required,
         "additionalProperties": false,
-        "properties": {
-            "kind": { "const": manifest.kind, "description": manifest.summary },
-            "inputs": { "type": "object", "additionalProperties": false, "required": needed, "properties": inputs },
-            "params": fields(&manifest.params),
-            "operation": fields(&manifest.operation),
-            "resources": { "$ref": "#/$defs/resources" },
-            "timeout": { "$ref": "#/$defs/time", "description": TIMEOUT },
-            "retries": { "type": "integer", "minimum": 0, "description": RETRIES },
-            "backoff": { "$ref": "#/$defs/time", "description": BACKOFF },
-        },
+        "properties": properties,
+    })
+}
+
+/// What every stage may state.
+fn common() -> Value {
+    let time = |about: &str| json!({ "$ref": "#/$defs/time", "description": about });
+    json!({
+        "resources": reference("resources"),
+        "timeout": time("an attempt that takes longer is stopped and fails"),
+        "retries": { "type": "integer", "minimum": 0, "description": "number of further attempts after a failure" },
+        "backoff": time("wait before the first retry; doubles with each further one"),
     })
 }
 
@@ -120,13 +219,28 @@ fn held_to(manifest: &Manifest, slot: &str) -> String {
     if rules.is_empty() { String::new() } else { format!("; must satisfy {}", rules.join(", ")) }
 }
 
+/// A stage, `stage.output`, a stage of another pipeline or a file; or a list of these.
 fn connection(about: &str, optional: bool, many: bool) -> Value {
-    let text = json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)?$" });
-    let list = json!({ "type": "array", "items": text, "uniqueItems": true });
-    match (many, optional) {
-        (true, _) => json!({ "description": about, "anyOf": [text, list, { "const": false }] }),
-        (false, true) => json!({ "description": about, "anyOf": [text, { "const": false }] }),
-        (false, false) => json!({ "description": about, "type": "string", "pattern": text["pattern"] }),
+    let text = json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)?$|:" });
+    let mut types = vec!["string"];
+    let mut schema = json!({ "description": about, "pattern": text["pattern"] });
+    if many {
+        types.push("array");
+        schema["items"] = text;
+    }
+    if optional || many {
+        types.push("boolean");
+        schema["not"] = json!({ "const": true });
+    }
+    schema["type"] = one_or_several(&types);
+    schema
+}
+
+/// Types as a schema names them.
+fn one_or_several(types: &[&str]) -> Value {
+    match types {
+        [one] => (*one).into(),
+        several => several.into(),
     }
 }
 
@@ -140,36 +254,45 @@ fn field(field: &Field) -> Value {
     let required = field.default.is_none() && !field.optional;
     let about = if required { format!("{} (required)", field.doc) } else { field.doc.clone() };
     schema.insert("description".into(), about.trim_start().into());
-    // Limits and choices of a list apply to its elements.
-    let mut value = Map::new();
-    let ty = match &field.ty {
-        FieldType::List(of) | FieldType::OneOrMany(of) => of,
-        ty => ty,
-    };
-    value.insert("type".into(), type_name(ty).into());
+    match &field.ty {
+        FieldType::List(of) => {
+            schema.insert("type".into(), type_name(&field.ty).into());
+            if !matches!(**of, FieldType::List(_)) {
+                schema.insert("items".into(), value(field, of).into());
+            }
+        }
+        FieldType::OneOrMany(of) => {
+            schema.insert("type".into(), one_or_several(&[type_name(of), "array"]));
+            let mut one = value(field, of);
+            schema.insert("items".into(), one.clone().into());
+            one.remove("type");
+            if !one.is_empty() {
+                schema.insert("if".into(), json!({ "type": type_name(of) }));
+                schema.insert("then".into(), one.into());
+            }
+        }
+        ty => schema.extend(value(field, ty)),
+    }
+    if let Some(default) = &field.default {
+        schema.insert("default".into(), default.clone());
+    }
+    schema.into()
+}
+
+/// The type, choices and limits of a value of a field, or of an element of its list.
+fn value(field: &Field, ty: &FieldType) -> Map<String, Value> {
+    let mut value = Map::from_iter([("type".to_string(), type_name(ty).into())]);
     if !field.one_of.is_empty() {
         value.insert("enum".into(), field.one_of.clone().into());
     }
     if let (FieldType::Published, Ok(all)) = (ty, registry::entries()) {
         value.insert("enum".into(), all.iter().map(|e| Value::from(e.name.as_str())).collect());
     }
-    value.extend(field.min.map(|min| ("minimum".to_string(), json!(min))));
-    value.extend(field.max.map(|max| ("maximum".to_string(), json!(max))));
-    match (&field.ty, ty) {
-        (FieldType::List(_), FieldType::List(_)) => schema.extend([("type".to_string(), json!("array"))]),
-        (FieldType::List(_), _) => {
-            schema.extend([("type".to_string(), json!("array")), ("items".to_string(), value.into())])
-        }
-        (FieldType::OneOrMany(_), _) => {
-            let list = json!({ "type": "array", "items": value });
-            schema.insert("anyOf".into(), json!([value, list]));
-        }
-        _ => schema.extend(value),
-    }
-    if let Some(default) = &field.default {
-        schema.insert("default".into(), default.clone());
-    }
-    schema.into()
+    // Messages show a limit as it is written.
+    let limit = |x: f64| if x.fract() == 0.0 && x.abs() < 1e15 { json!(x as i64) } else { json!(x) };
+    value.extend(field.min.map(|min| ("minimum".to_string(), limit(min))));
+    value.extend(field.max.map(|max| ("maximum".to_string(), limit(max))));
+    value
 }
 
 fn type_name(ty: &FieldType) -> &'static str {
@@ -182,88 +305,73 @@ fn type_name(ty: &FieldType) -> &'static str {
     }
 }
 
-fn command_stage() -> Value {
-    let words = json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 });
+/// What only a program has.
+fn of_command() -> Value {
     json!({
-        "title": command::NAME,
-        "description": "run a program with declared inputs, outputs and watched files",
-        "type": "object",
-        "required": ["kind", "run", "outputs"],
-        "additionalProperties": false,
-        "properties": {
-            "kind": { "const": command::NAME },
-            "run": {
-                "description": "a program and its arguments, or a line for sh -c; placeholders: {inputs.SLOT}, \
-                    {outputs.NAME}, {params.NAME}, {threads}, {checkpoints}",
-                "anyOf": [words, { "type": "string" }],
-            },
-            "inputs": {
-                "type": "object",
-                "additionalProperties": connection("a stage, or stage.output", false, false),
-            },
-            "outputs": {
-                "type": "object",
-                "minProperties": 1,
-                "additionalProperties": { "type": "string", "description": "the artifact's type" },
-            },
-            "params": { "type": "object", "description": "free values, in the key" },
-            "watch": {
-                "type": "array",
-                "items": { "type": "string" },
-                "description": "files, folders and patterns (src/**/*.py) whose contents are in the key",
-            },
-            "ignore": {
-                "type": "array",
-                "items": { "type": "string" },
-                "description": "patterns, as in a .gitignore, of files that are not watched",
-            },
-            "exact": {
-                "enum": ["everywhere", "machine"],
-                "description": "where outputs have the same bytes: on every machine, or on one class of machine",
-            },
-            "tolerance": {
-                "type": "number",
-                "minimum": 0,
-                "maximum": 1,
-                "description": "relative difference of results that is accepted between classes of machine",
-            },
-            "resources": { "$ref": "#/$defs/resources" },
-            "timeout": { "$ref": "#/$defs/time", "description": TIMEOUT },
-            "retries": { "type": "integer", "minimum": 0, "description": RETRIES },
-            "backoff": { "$ref": "#/$defs/time", "description": BACKOFF },
+        "run": {
+            "description": "a program and its arguments, or a line for sh -c; placeholders: {inputs.SLOT}, \
+                {outputs.NAME}, {params.NAME}, {threads}, {checkpoints}",
+            "type": ["array", "string"],
+            "items": { "type": "string" },
+            "minItems": 1,
+        },
+        "outputs": {
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": { "type": "string", "description": "the artifact's type" },
+        },
+        "watch": {
+            "type": "array",
+            "items": { "type": "string" },
+            "description": "files, folders and patterns (src/**/*.py) whose contents are in the key",
+        },
+        "ignore": {
+            "type": "array",
+            "items": { "type": "string" },
+            "description": "patterns, as in a .gitignore, of files that are not watched",
+        },
+        "exact": {
+            "enum": ["everywhere", "machine"],
+            "description": "where outputs have the same bytes: on every machine, or on one class of machine",
+        },
+        "tolerance": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": 1,
+            "description": "relative difference of results that is accepted between classes of machine",
         },
     })
 }
 
-const TIMEOUT: &str = "an attempt that takes longer is stopped and fails";
-const RETRIES: &str = "number of further attempts after a failure";
-const BACKOFF: &str = "wait before the first retry; doubles with each further one";
+fn command_stage() -> Value {
+    let mut own = json!({
+        "kind": { "const": command::NAME },
+        "inputs": {
+            "type": "object",
+            "additionalProperties": connection("a stage, or stage.output", true, false),
+        },
+        "params": { "type": "object", "description": "free values, in the key" },
+    });
+    add(&mut own, of_command());
+    object(command::NAME, "run a program with declared inputs, outputs and watched files", own)
+}
 
 /// A stage whose kind a parent states.
 fn inherited() -> Value {
-    json!({
-        "title": "inherited",
-        "description": "a stage of a parent pipeline, with the differences",
-        "type": "object",
-        "not": { "required": ["kind"] },
-        "additionalProperties": false,
-        "properties": {
-            "remove": { "const": true, "description": "remove this stage of the parent" },
-            "inputs": { "type": "object" },
-            "params": { "type": "object" },
-            "operation": { "type": "object" },
-            "resources": { "$ref": "#/$defs/resources" },
-            "timeout": { "$ref": "#/$defs/time", "description": TIMEOUT },
-            "retries": { "type": "integer", "minimum": 0, "description": RETRIES },
-            "backoff": { "$ref": "#/$defs/time", "description": BACKOFF },
-            "run": {},
-            "outputs": { "type": "object" },
-            "watch": { "type": "array" },
-            "ignore": { "type": "array" },
-            "exact": {},
-            "tolerance": {},
-        },
-    })
+    let mut own = json!({
+        "remove": { "type": "boolean", "description": "remove this stage of the parent" },
+        "inputs": { "type": "object" },
+        "params": { "type": "object" },
+        "operation": { "type": "object" },
+    });
+    add(&mut own, of_command());
+    object("inherited", "a stage of a parent pipeline, with the differences", own)
+}
+
+fn add(schema: &mut Value, more: Value) {
+    if let (Value::Object(schema), Value::Object(more)) = (schema, more) {
+        schema.extend(more);
+    }
 }
 
 fn resources() -> Value {
@@ -276,10 +384,9 @@ fn resources() -> Value {
             "threads": { "type": "integer", "minimum": 1 },
             "mem": {
                 "description": "8GiB, 500 MB, or a number of bytes",
-                "anyOf": [
-                    { "type": "string", "pattern": "^[0-9.]+ *([kKMGT]B|[KMGT]iB|B)$" },
-                    { "type": "integer", "minimum": 0 },
-                ],
+                "type": ["string", "integer"],
+                "pattern": settings_schema::SIZE,
+                "minimum": 0,
             },
             "gpus": { "type": "integer", "minimum": 0 },
             "ranks": { "type": "integer", "minimum": 1 },
@@ -287,45 +394,8 @@ fn resources() -> Value {
     })
 }
 
-fn sweep() -> Value {
-    let pair = |of: &str| json!({ "type": "array", "items": { "type": of }, "minItems": 2, "maxItems": 2 });
-    let choice = json!({ "type": "array", "minItems": 1 });
-    let kinds =
-        [("uniform", pair("number")), ("log_uniform", pair("number")), ("int", pair("integer")), ("choice", choice)];
-    let one = |(name, of): (&str, Value)| json!({ "type": "object", "required": [name], "properties": { name: of }, "additionalProperties": false });
-    let distributions: Vec<Value> = kinds.into_iter().map(one).collect();
-    json!({
-        "type": "object",
-        "description": "axes as \"STAGE.NAME\" = [values]; read by erw sweep",
-        "properties": {
-            "trials": {
-                "type": "array",
-                "items": { "type": "object", "required": ["name"], "properties": { "name": { "type": "string" } } },
-            },
-            "random": {
-                "type": "object",
-                "description": "points drawn at random, by \"STAGE.NAME\" = { a distribution }",
-                "properties": {
-                    "budget": {
-                        "type": "integer",
-                        "minimum": 1,
-                        "maximum": 10000,
-                        "default": 20,
-                        "description": "number of points",
-                    },
-                    "seed": { "type": "integer", "minimum": 0, "default": 0 },
-                },
-                // A dotted name makes tables of tables.
-                "additionalProperties": { "anyOf": [{ "oneOf": distributions }, { "type": "object" }] },
-            },
-            "stop": {
-                "type": "array",
-                "description": "rules that stop a trial early",
-                "items": { "type": "string", "examples": ["train.loss > 2 @500", "fd > 1.5*best"] },
-            },
-        },
-        "additionalProperties": { "anyOf": [{ "type": "array", "minItems": 1 }, { "type": "object" }] },
-    })
+fn time() -> Value {
+    json!({ "type": "string", "pattern": settings_schema::TIME })
 }
 
 #[cfg(test)]
@@ -337,7 +407,10 @@ mod tests {
         let text =
             "summary = \"s\"\nrevision = 1\n[params]\nx = { type = \"int | [int]\", optional = true, min = 1 }  # x\n";
         let manifest = Manifest::parse("k", text).unwrap();
-        let number = json!({ "type": "integer", "minimum": 1.0 });
-        assert_eq!(field(&manifest.params[0])["anyOf"], json!([number, { "type": "array", "items": number }]));
+        let schema = field(&manifest.params[0]);
+        assert_eq!(schema["type"], json!(["integer", "array"]));
+        assert_eq!(schema["items"], json!({ "type": "integer", "minimum": 1 }));
+        assert_eq!(schema["if"], json!({ "type": "integer" }));
+        assert_eq!(schema["then"], json!({ "minimum": 1 }));
     }
 }

@@ -5,6 +5,10 @@ use erw_runner::settings::file::DEFAULT;
 use erw_runner::settings::keys::{KEYS, KINDS, Key, RUNNER, STAGES, Wants};
 use serde_json::{Map, Value, json};
 
+/// Sizes and times, as `text::units` reads them.
+pub const SIZE: &str = r"^\s*[0-9.]+\s*([kKMGT]?B|[KMGT]iB)\s*$";
+pub const TIME: &str = r"^\s*[0-9.]+\s*(ms|s|m|min|h|d|w)\s*$";
+
 /// The schema. `kinds` are the stage kinds that a file may name.
 pub fn schema<'k>(kinds: impl Iterator<Item = &'k str>) -> Value {
     let all = KEYS.iter().map(|key| (key.name.to_string(), property(key)));
@@ -50,8 +54,8 @@ fn property(key: &Key) -> Value {
         Wants::OneOf(words) => json!({ "enum": words }),
         Wants::Count(least) => json!({ "type": "integer", "minimum": least, "maximum": u32::MAX }),
         Wants::Load => json!({ "type": "number", "minimum": 0 }),
-        Wants::Size => json!({ "type": "string", "pattern": "^[0-9.]+ *([kKMGT]?B|[KMGT]iB)$" }),
-        Wants::Time => json!({ "type": "string", "pattern": "^[0-9.]+ *(ms|s|m|min|h|d|w)$" }),
+        Wants::Size => json!({ "type": "string", "pattern": SIZE }),
+        Wants::Time => json!({ "type": "string", "pattern": TIME }),
         Wants::Flag => json!({ "type": "boolean" }),
         Wants::Text => json!({ "type": "string", "minLength": 1 }),
         Wants::Texts => json!({ "type": "array", "items": { "type": "string", "minLength": 1 } }),

@@ -13,6 +13,7 @@ mod man;
 mod plan_and_why;
 mod plot;
 mod report;
+mod schema;
 mod settings;
 pub mod training_curves;
 mod user_input;

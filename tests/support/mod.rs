@@ -18,7 +18,9 @@ pub mod s3;
 pub mod scored;
 mod skip;
 pub mod space;
+pub mod taplo;
 pub mod toys;
 pub mod training;
+pub mod venv;
 
 pub use skip::skip;

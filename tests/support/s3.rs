@@ -1,10 +1,9 @@
 //! A real S3-speaking server (moto, in the environment that `tests/tools/venv.sh` makes), and a
 //! proxy in front of it that cuts connections.
 
-use super::http;
+use super::{http, venv};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -29,14 +28,7 @@ impl Moto {
     }
 
     pub fn start() -> Self {
-        // Does nothing where it is made; ERW_TEST_VENV names another place.
-        let made = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/venv.sh")).status();
-        let program = venv().join("bin/moto_server");
-        assert!(
-            made.is_ok_and(|status| status.success()) && program.exists(),
-            "no S3 server at `{}`: tests/tools/venv.sh makes it, and needs python3 with venv and pip",
-            program.display()
-        );
+        let program = venv::program("moto_server");
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let script = "\"$0\" -H 127.0.0.1 -p \"$1\" >/dev/null 2>&1 & server=$!; cat >/dev/null; kill $server";
         let mut shell = Command::new("sh");
@@ -62,11 +54,6 @@ impl Moto {
         self.ask("PUT", &format!("/{name}"), &[]).unwrap();
         Bucket { moto: self, name }
     }
-}
-
-fn venv() -> PathBuf {
-    let own = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv"));
-    std::env::var_os("ERW_TEST_VENV").map_or_else(own, PathBuf::from)
 }
 
 pub struct Bucket {

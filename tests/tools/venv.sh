@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the Python environment that tests need: an S3 server, and axe for pages. Tests look for it in target/venv,
-# or where ERW_TEST_VENV says. Does nothing when it is there with these versions.
+# Makes the Python environment with the programs of others that tests need: an S3 server, Taplo, axe. Tests look for it in
+# target/venv, or where ERW_TEST_VENV says. Does nothing when it is there with these versions.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 venv="${ERW_TEST_VENV:-target/venv}"

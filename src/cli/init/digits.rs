@@ -1,12 +1,13 @@
 //! `erw init digits`: writes the quick start, which the program carries: `pipelines/digits.toml` and
 //! all of `pipelines/data`. The build script lists the files.
 
-use super::files::{Target, check, next, write};
+use super::files::{Target, check, next, write, write_schema};
 use crate::cli::common::print;
 use crate::report::table::near;
 use crate::report::text::count;
 use erw_base::error::Result;
 use erw_ml::data::source::ImageListing;
+use erw_runner::kind::Registry;
 
 const PIPELINE: (&str, &[u8]) = ("digits.toml", include_bytes!("../../../pipelines/digits.toml"));
 /// Name below the pipeline's folder, and contents.
@@ -14,10 +15,11 @@ static DATA: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/quick_start_
 /// The folder that the pipeline names as its source.
 const IMAGES: &str = "data/digits";
 
-pub fn run(target: &Target) -> Result<()> {
+pub fn run(target: &Target, registry: Registry) -> Result<()> {
     // The pipeline last: where there is one, its data is whole.
     let files: Vec<(&str, &[u8])> = DATA.iter().copied().chain([PIPELINE]).collect();
     check(target, files.iter().map(|(name, _)| *name))?;
+    write_schema(target, registry)?;
     files.iter().try_for_each(|(name, contents)| write(target, name, contents))?;
     let images = target.path(IMAGES);
     let ours = DATA.iter().filter(|(name, _)| name.starts_with(IMAGES)).count();

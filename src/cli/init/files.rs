@@ -1,8 +1,10 @@
 //! Files of a new pipeline: nothing is replaced unasked, and the next command is told. Does not know
 //! what is in them.
 
+use crate::cli::schema;
 use crate::report::table::near;
 use erw_base::error::{Error, Result};
+use erw_runner::kind::Registry;
 use erw_runner::text::shell::quoted;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +76,12 @@ pub fn ignore_cache(target: &Target) -> Result<bool> {
     list.extend(format!("{IGNORED}\n").into_bytes());
     write(target, IGNORE_FILE, &list)?;
     Ok(true)
+}
+
+/// Writes the schema that the pipeline names, as this program knows it: it is made, so one of an
+/// older program is replaced unasked.
+pub fn write_schema(target: &Target, registry: Registry) -> Result<()> {
+    write(target, schema::FILE, schema::text(registry)?.as_bytes())
 }
 
 /// The command that runs what was written, for a shell. In its folder, where the cache will be.

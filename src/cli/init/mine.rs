@@ -1,7 +1,7 @@
 //! `erw init mine --images X`: looks at a set of images, tells what it found, and writes a pipeline
 //! for it.
 
-use super::files::{Target, check, ignore_cache, next, write};
+use super::files::{Target, check, ignore_cache, next, write, write_schema};
 use super::images::{Images, SetArgs};
 use super::pipeline::{NAME, Plan};
 use super::sizes::{RESOLUTIONS, TRAINED};
@@ -9,6 +9,7 @@ use crate::cli::common::print;
 use crate::report::table::near;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use erw_base::error::{Error, Result};
+use erw_runner::kind::Registry;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -28,7 +29,7 @@ fn resolutions() -> impl TypedValueParser<Value = usize> {
     PossibleValuesParser::new(names).try_map(|name| name.parse::<usize>())
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, registry: Registry) -> Result<()> {
     let Args { target, resolution, .. } = args;
     let file = format!("{NAME}.toml");
     check(target, [file.as_str()].into_iter())?;
@@ -42,6 +43,7 @@ pub fn run(args: &Args) -> Result<()> {
     // `stated` has checked that it is text.
     let source = set.images.to_string_lossy();
     let plan = Plan::of(&set, &source, &images, *resolution);
+    write_schema(target, registry)?;
     write(target, &file, plan.text().as_bytes())?;
     let ignored = ignore_cache(target)?;
 

@@ -8,6 +8,7 @@ mod pipeline;
 mod sizes;
 
 use erw_base::error::Result;
+use erw_runner::kind::Registry;
 use files::Target;
 
 #[derive(Debug, clap::Args)]
@@ -24,9 +25,9 @@ pub enum Command {
     Mine(mine::Args),
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, registry: Registry) -> Result<()> {
     match &args.command {
-        Command::Digits(target) => digits::run(target),
-        Command::Mine(args) => mine::run(args),
+        Command::Digits(target) => digits::run(target, registry),
+        Command::Mine(args) => mine::run(args, registry),
     }
 }

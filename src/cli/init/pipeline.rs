@@ -3,6 +3,7 @@
 
 use super::images::{Images, SetArgs};
 use super::sizes::Sizes;
+use crate::cli::schema::FILE as SCHEMA;
 use std::path::Path;
 
 /// Name of the pipeline; its file is called so, too.
@@ -58,6 +59,8 @@ impl<'a> Plan<'a> {
         };
         format!(
             "\
+#:schema ./{SCHEMA}
+#
 # From your images to a grid of samples, at {resolution} x {resolution} pixels.
 #
 # Written by `erw init mine` for {what}
