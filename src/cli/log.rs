@@ -39,7 +39,7 @@ fn find(all: Vec<Run>, id: &str) -> Result<Run> {
         (Some(_), more) => {
             Err(Error::usage(format!("{} runs start with `{id}`", more + 1)).hint("give more of the id"))
         }
-        (None, _) => Err(Error::usage(format!("no run `{id}`")).hint("`erw log` lists the runs")),
+        (None, _) => Err(Error::usage(format!("no run `{id}`")).hint("run `erw log` to list the runs")),
     }
 }
 

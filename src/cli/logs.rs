@@ -60,7 +60,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let Some((key, log)) = found else {
         let of = if args.rank > 0 { format!(" of rank {}", args.rank) } else { String::new() };
         let error = Error::usage(format!("stage `{name}` has no log{of}"));
-        return Err(error.hint("a stage that succeeds without output leaves none; `erw log` lists the runs"));
+        return Err(error.hint("a stage that succeeds without output leaves none; run `erw log` to list the runs"));
     };
     show(&store, &key, &log, args)
 }

@@ -94,7 +94,7 @@ fn one(args: &mut PipelineArgs, stage: &mut Option<String>, command: &str) -> Re
         return Ok(());
     }
     let file = args.pipeline.display();
-    let hint = format!("`erw {command} {file} STAGE`, or `erw {command} {file}:STAGE`");
+    let hint = format!("write `erw {command} {file} STAGE`, or `erw {command} {file}:STAGE`");
     Err(Error::usage(format!("`erw {command}` needs a stage")).hint(hint))
 }
 
@@ -104,11 +104,11 @@ fn to_a_folder(args: &mut PipelineArgs, what: &mut String, dir: &mut Option<Path
         (Some(stage), false) => *dir = Some(std::mem::replace(what, stage).into()),
         (Some(stage), true) => {
             return Err(Error::usage(format!("two stages are given, `{stage}` and `{what}`"))
-                .hint("`erw export PIPELINE STAGE DIR`, or `erw export PIPELINE:STAGE DIR`"));
+                .hint("write `erw export PIPELINE STAGE DIR`, or `erw export PIPELINE:STAGE DIR`"));
         }
         (None, true) => *what = bare(&args.pipeline, what),
         (None, false) => {
-            let hint = "`erw export PIPELINE STAGE[.OUTPUT] DIR`, or `erw export PIPELINE:STAGE[.OUTPUT] DIR`";
+            let hint = "write `erw export PIPELINE STAGE[.OUTPUT] DIR`, or `erw export PIPELINE:STAGE[.OUTPUT] DIR`";
             return Err(Error::usage("`erw export` needs a pipeline, a stage and a folder").hint(hint));
         }
     }

@@ -278,7 +278,7 @@ fn one_set_alone_gives_no_fid() {
     let space = space();
     let said = by_classifier(&space, &["is", "gen", "--metrics", "fid"]).expect(2);
     let text = "error: `fid` needs a reference, but `erw eval is` takes none\n\
-                hint: `erw eval fid SAMPLES REFERENCE --metrics is` computes both";
+                hint: run `erw eval fid SAMPLES REFERENCE --metrics is` to compute both";
     assert_eq!(error(&space, &said), text);
 }
 
@@ -366,7 +366,7 @@ fn artifacts_are_read_by_digest_and_from_exports() {
     assert_eq!(value("exported"), named);
     assert_eq!(value(digits), named);
     let said = by_classifier(&space, &["fid", "gen", "0000"]).expect(2);
-    assert_eq!(error(&space, &said), "error: no artifact `0000` in the cache\nhint: `erw cache ls` lists them");
+    assert_eq!(error(&space, &said), "error: no artifact `0000` in the cache\nhint: run `erw cache ls` to list them");
 }
 
 #[test]

@@ -243,5 +243,5 @@ fn ls_and_du_name_pipelines_and_sizes() {
          5 artifacts, 4.9 KiB\n"
     );
     let said = space.erw(&["cache", "tag", "x", "ffffffff"]).expect(2);
-    assert_eq!(said.stderr, "error: no artifact `ffffffff` in the cache\nhint: `erw cache ls` lists them\n");
+    assert_eq!(said.stderr, "error: no artifact `ffffffff` in the cache\nhint: run `erw cache ls` to list them\n");
 }

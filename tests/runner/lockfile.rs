@@ -67,7 +67,7 @@ fn damage_to_an_unread_output_is_found() {
             said.contains("error: output `o` of stage `chance`: artifact `") && said.contains("` is damaged\n"),
             "{said}"
         );
-        assert!(said.ends_with("hint: it was moved to quarantine; `erw run` recreates it\n"), "{said}");
+        assert!(said.ends_with("hint: it was moved to quarantine; run `erw run` to make it again\n"), "{said}");
         assert_eq!(space.read("p.lock"), before);
         space.erw(&["cache", "verify"]).expect(0);
         space.ran();

@@ -104,7 +104,7 @@ pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
             let all = count(verdicts.len(), "stage");
             let verb = if n == 1 { "is" } else { "are" };
             Err(Error::new(ErrorKind::Stage, format!("{n} of {all} {verb} not in the remote"))
-                .hint("`erw run` computes them"))
+                .hint("run `erw run` to compute them"))
         }
     }
 }

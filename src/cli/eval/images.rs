@@ -281,7 +281,7 @@ fn check(metric: &str, network: &Network, statistics: Option<(&str, Holds)>) -> 
 pub fn run_alone(args: &Alone, place: Workspace<'_>) -> Result<()> {
     if let Some(metric) = args.settings.metrics.iter().find(|metric| *metric != "is") {
         let text = format!("`{metric}` needs a reference, but `erw eval is` takes none");
-        return Err(Error::usage(text).hint("`erw eval fid SAMPLES REFERENCE --metrics is` computes both"));
+        return Err(Error::usage(text).hint("run `erw eval fid SAMPLES REFERENCE --metrics is` to compute both"));
     }
     let samples = EvalInput::of(&args.samples, place)?;
     if samples.is_statistics() && !matches!(samples, EvalInput::Stage(..)) {

@@ -42,7 +42,7 @@ pub fn check<'a>(target: &Target, mut names: impl Iterator<Item = &'a str>) -> R
     match names.find(|name| target.path(name).symlink_metadata().is_ok()) {
         Some(name) if !target.force => {
             let text = format!("`{}` exists already", near(&target.path(name)));
-            Err(Error::usage(text).hint("`--force` replaces it; or name another folder"))
+            Err(Error::usage(text).hint("pass `--force` to replace it, or name another folder"))
         }
         _ => Ok(()),
     }

@@ -184,7 +184,7 @@ fn unusable(e: candle_core::Error) -> Error {
         hints.push("here they are flags: `--images` is `source`; `--part`, `--classes` and `--labels`".into());
     } else if hints.is_empty() {
         hints.push(
-            "`--images` takes a folder with one folder of images per class, a folder of images, a ZIP of such a \
+            "give `--images` a folder with one folder of images per class, a folder of images, a ZIP of such a \
              folder, a folder or ZIP with dataset.json (EDM2, REPA), or a folder of IDX files (MNIST)"
                 .into(),
         );

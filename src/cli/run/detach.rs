@@ -20,7 +20,7 @@ const FLAG: &str = "--detach";
 pub fn submit(pipeline: &Pipeline, selected: &[StageId], flags: &Flags, cache: &Path) -> Result<()> {
     if flags.settings.launcher == LauncherName::Local {
         return Err(Error::usage(format!("`{FLAG}` submits a job, and the launcher is `local`"))
-            .hint("`--launcher slurm`, or a profile that says so")
+            .hint("pass `--launcher slurm`, or choose a profile that says so")
             .hint("on one machine, a run goes on in the background with `nohup erw run … &`, tmux or screen"));
     }
     let stages = || selected.iter().map(|id| pipeline.stage(*id));

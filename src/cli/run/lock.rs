@@ -73,7 +73,7 @@ fn error(pipeline: &Pipeline, faults: &[Mismatch], outputs: bool) -> Error {
     let error = faults.iter().fold(error, |e, f| e.because(format!("{}: {}", f.stage, f.what.join("\n"))));
     let stage = &faults[0].stage;
     error
-        .hint(format!("`erw why {file} {stage}` explains what changed"))
+        .hint(format!("run `erw why {file} {stage}` to see what changed"))
         .hint(format!("if the change is intended, `erw run {file} --lock` updates the lock file"))
 }
 

@@ -195,5 +195,8 @@ fn verify(names: &[String], library: &Library) -> Result<()> {
     }
     let count = if damaged.len() == 1 { "1 file is".into() } else { format!("{} files are", damaged.len()) };
     let error = Error::new(ErrorKind::Stage, format!("{count} damaged"));
-    Err(damaged.iter().fold(error, Error::because).hint("`erw weights fetch` downloads them again, and so does a run"))
+    Err(damaged
+        .iter()
+        .fold(error, Error::because)
+        .hint("run `erw weights fetch` to download them again; a run does so, too"))
 }

@@ -98,7 +98,7 @@ pub fn the_one(all: impl Iterator<Item = Digest>, prefix: &str) -> Result<Digest
     let found: Vec<Digest> = found.into_iter().collect();
     match found.as_slice() {
         [one] => Ok(*one),
-        [] => Err(Error::usage(format!("no artifact `{prefix}` in the cache")).hint("`erw cache ls` lists them")),
+        [] => Err(Error::usage(format!("no artifact `{prefix}` in the cache")).hint("run `erw cache ls` to list them")),
         several => {
             let names: Vec<String> = several.iter().take(4).map(|d| format!("`{}`", d.short())).collect();
             let error = Error::usage(format!("{} artifacts begin with `{prefix}`", several.len()));

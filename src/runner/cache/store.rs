@@ -342,12 +342,14 @@ impl Store {
         }
         if fs::symlink_metadata(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
             let error = Error::usage(format!("artifact `{}` is no longer in the store", digest.short()));
-            return Err(error.hint("`erw run` recreates it"));
+            return Err(error.hint("run `erw run` to make it again"));
         }
         match self.set_aside(digest) {
-            Ok(()) => Err(damaged(digest).hint("it was moved to quarantine; `erw run` recreates it")),
+            Ok(()) => Err(damaged(digest).hint("it was moved to quarantine; run `erw run` to make it again")),
             Err(e) if refuse_unreadable(&path).is_err() => Err(e),
-            Err(e) => Err(damaged(digest).because(e).hint("`erw run` recreates it once the cache is writable")),
+            Err(e) => {
+                Err(damaged(digest).because(e).hint("run `erw run` to make it again, once the cache is writable"))
+            }
         }
     }
 

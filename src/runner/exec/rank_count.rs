@@ -25,7 +25,7 @@ pub fn settled(stage: &Stage, most: Option<usize>, limits: &Limits) -> Result<Op
                 "stage `{}`: this build has no NCCL, over which {ranks} ranks would train on GPUs",
                 stage.name
             ))
-            .hint("`cargo build --features nccl` builds one that has it; `gpus = 1` trains on one"));
+            .hint("build one that has it by `cargo build --features nccl`, or set `gpus = 1`"));
         }
         Some(ranks) => ranks,
         None if !can_exchange => 1,

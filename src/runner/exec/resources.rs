@@ -184,7 +184,7 @@ fn check(limits: &Limits, stated: &BTreeMap<String, u64>, stage: &str, need: &Re
     if !limits.without_gpus && !limits.elsewhere && need.gpus > have {
         let error = Error::usage(format!("stage `{stage}` requests {} GPU(s), this run has {have}", need.gpus));
         let user = std::env::var(GPUS).ok().map(|ids| format!("{GPUS}=\"{ids}\" is set in your environment"));
-        return Err(error.maybe_hint(user).hint("`--gpus 0` runs GPU stages on the CPU"));
+        return Err(error.maybe_hint(user).hint("pass `--gpus 0` to run GPU stages on the CPU"));
     }
     for (name, units) in &need.named {
         if let Some(have) = stated.get(name).filter(|have| *have < units) {

@@ -68,7 +68,7 @@ pub(crate) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
     let Some(run) = stated.iter().rev().find_map(|e| e.node.get(RUN)) else {
         return Err(Error::usage(format!("stage `{stage}`: a command needs `run`"))
             .at(last.key_place.clone())
-            .hint("`run = [\"program\", \"argument\", \"{outputs.NAME}\"]`"));
+            .hint("write `run = [\"program\", \"argument\", \"{outputs.NAME}\"]`"));
     };
     let stating = |key: &str| stated.iter().rev().find(|e| e.node.get(key).is_some());
     let manifest = Manifest {

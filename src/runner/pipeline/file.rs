@@ -436,7 +436,7 @@ fn check_stage(stage: &StageSpec, entry: &Entry) -> Result<()> {
                 if stage.manifest.field(key).is_some() {
                     let table =
                         if stage.manifest.params.iter().any(|f| f.name == key) { "params" } else { "operation" };
-                    return Err(error.hint(format!("`{key}` belongs in `{table}`: `{table}.{key} = ...`")));
+                    return Err(error.hint(format!("write `{table}.{key} = ...`: `{key}` belongs in `{table}`")));
                 }
                 let known = COMMON.iter().chain(command::KEYS.iter().filter(|_| is_command)).copied();
                 return Err(error.maybe_hint(suggest::hint(key, known, "a stage has")));

@@ -209,7 +209,7 @@ impl<'a> Resolver<'a> {
         sharing.check(params, ranks).map_err(stated)?;
         if sharing == Sharing::MicroBatches && ranks > 1 && gpus == 0 && !HAS_MPI {
             let error = Error::usage(format!("this build has no MPI, over which {ranks} ranks would train on CPUs"));
-            return Err(stated(error.hint("`cargo build --features mpi` builds one that has it; or use `threads`")));
+            return Err(stated(error.hint("build one that has it by `cargo build --features mpi`, or use `threads`")));
         }
         Ok((if gpus > 0 { ranks } else { 0 }, Some(ranks)))
     }

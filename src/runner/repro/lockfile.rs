@@ -91,11 +91,11 @@ impl Lock {
     /// When the file does not exist or is not a lock file of this format.
     pub fn read(path: &Path) -> Result<Self> {
         let text = text::read(path)
-            .map_err(|e| Error::io("read the lock file", path, e).hint("`erw run PIPELINE --lock` writes it"))?;
+            .map_err(|e| Error::io("read the lock file", path, e).hint("run `erw run PIPELINE --lock` to write it"))?;
         let lock: Self = toml::from_str(&text).map_err(|e| {
             let place = e.span().map(|span| Place::new(&Text::new(path, text.as_str()), span));
             let error = Error::usage(format!("`{}` is not a valid lock file: {}", path.display(), e.message().trim()));
-            error.maybe_at(place).hint("`erw run PIPELINE --lock` rewrites it, for instance after a bad merge")
+            error.maybe_at(place).hint("run `erw run PIPELINE --lock` to write it anew, for instance after a bad merge")
         })?;
         if lock.format != FORMAT {
             let text = format!("`{}` has format {}, this program reads {FORMAT}", path.display(), lock.format);

@@ -90,7 +90,7 @@ impl Bench<'_> {
                 Err(e) => e.context(text),
                 Ok(()) => Error::stage(text),
             };
-            return Err(error.hint("`erw cache verify` checks the whole cache"));
+            return Err(error.hint("run `erw cache verify` to check the whole cache"));
         }
         let stored = records.get(&id).ok_or_else(|| Error::internal("a stage is verified without a record"))?;
         let Some(end) = outcome.ends.iter().find(|e| e.stage == stage.name) else {

@@ -171,7 +171,7 @@ impl SettingsFile {
             return Err(Error::usage(format!("`{}` in line {line} holds a password or a token", key.name))
                 .at(Place::of_file(&self.path))
                 .because("other users can read the file")
-                .hint(format!("`chmod 600` the file, or state it with {}", key.variable)));
+                .hint(format!("run `chmod 600` on the file, or state it with {}", key.variable)));
         }
         Ok(value)
     }

@@ -136,7 +136,7 @@ fn misfit(error: figment::Error) -> Error {
 fn ignored(candidate: &Candidate) -> Option<Error> {
     let why = candidate.ignored.as_ref()?;
     let message = format!("`{}` is not read: {why}", candidate.path.display());
-    Some(Error::usage(message).hint("`chmod o-w` the folder if the project is yours"))
+    Some(Error::usage(message).hint("run `chmod o-w` on the folder if the project is yours"))
 }
 
 /// The name of the profile, which must be in a file.

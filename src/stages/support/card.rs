@@ -68,5 +68,5 @@ fn link(attempt: &Attempt, card: &erw_gpu::card::Card) -> Result<Rc<dyn Link>> {
 #[cfg(all(feature = "cuda", not(feature = "nccl")))]
 fn link(attempt: &Attempt, _: &erw_gpu::card::Card) -> Result<Rc<dyn Link>> {
     let text = format!("{} GPUs cannot train together: this erw was built without NCCL", attempt.ranks());
-    Err(Error::usage(text).hint("`cargo build --release --features nccl`, or `gpus = 1`"))
+    Err(Error::usage(text).hint("build one that has it by `cargo build --release --features nccl`, or set `gpus = 1`"))
 }

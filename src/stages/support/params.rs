@@ -67,7 +67,7 @@ pub fn device(name: &str) -> Result<Device> {
     match name.strip_prefix("cuda:").map(str::parse) {
         None if name == "cpu" => Ok(Device::Cpu),
         Some(Ok(_)) if cfg!(not(feature = "cuda")) => Err(Error::usage("this erw was built without CUDA").hint(
-            "`cargo build --release --features cuda` builds one that has it; `--gpus 0` runs such stages on the CPU",
+            "build one that has it by `cargo build --release --features cuda`, or pass `--gpus 0` to run such stages on the CPU",
         )),
         Some(Ok(ordinal)) => Device::new_cuda(ordinal).map_err(|e| of_driver(&format!("cannot open GPU `{name}`"), e)),
         _ => Err(Error::usage(format!("unknown device `{name}`")).hint("devices are `cpu` and `cuda:N`")),

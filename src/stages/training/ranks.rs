@@ -42,7 +42,8 @@ fn over_mpi<T>(attempt: &Attempt, body: impl FnOnce(Ranks) -> Result<T>) -> Resu
 #[cfg(not(feature = "mpi"))]
 fn over_mpi<T>(attempt: &Attempt, _: impl FnOnce(Ranks) -> Result<T>) -> Result<T> {
     let text = format!("{} ranks cannot train together: this erw was built without MPI", attempt.ranks());
-    Err(Error::usage(text).hint("`cargo build --release --features mpi`, or one rank with more threads"))
+    Err(Error::usage(text)
+        .hint("build one that has it by `cargo build --release --features mpi`, or use one rank with more threads"))
 }
 
 fn are_numbered_as_told(attempt: &Attempt, exchange: &dyn Exchange) -> Result<()> {

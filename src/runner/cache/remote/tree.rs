@@ -96,7 +96,7 @@ pub fn alone(artifact: &Measured) -> TreeEntry {
 impl Tree {
     /// Reads a stored artifact. One that does not match its digest is an error.
     pub fn of(artifact: &Path, expected: &Measured) -> Result<Self> {
-        let damaged = || damaged(&expected.digest).hint("`erw cache verify` moves it to quarantine");
+        let damaged = || damaged(&expected.digest).hint("run `erw cache verify` to move it to quarantine");
         let whole = named(entries(artifact)?, &expected.digest).filter(|(measured, _)| measured == expected);
         let (_, entries) = whole.ok_or_else(damaged)?;
         Ok(Self { entries, is_dir: artifact.is_dir() })

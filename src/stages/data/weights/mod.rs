@@ -95,7 +95,7 @@ fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     match (p.entry()?, &p.source) {
         (None, None) => {
             return Err(Error::usage("give the `name` of a published file, or a `source`")
-                .hint("`erw weights list` lists the published files"));
+                .hint("run `erw weights list` to list the published files"));
         }
         (Some(entry), _) if entry.artifact != p.artifact.name() => {
             let (name, is) = (&entry.name, &entry.artifact);

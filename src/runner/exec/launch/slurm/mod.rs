@@ -91,7 +91,7 @@ impl Launcher for Slurm {
             if let Answer::Refused(words) = run("sbatch", &arguments, LIMIT)? {
                 return Err(Error::usage(format!("stage `{}`: Slurm would refuse its job", stage.name))
                     .because(words)
-                    .hint("`erw config list --show-origin` shows who states the partition, account and time"));
+                    .hint("run `erw config list --show-origin` to see who states the partition, account and time"));
             }
         }
         Ok(())

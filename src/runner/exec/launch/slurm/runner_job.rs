@@ -88,7 +88,7 @@ pub fn submit(
     if let Some(seen) = seen.filter(|seen| !seen.status.has_ended()) {
         let state = seen.status.state.to_lowercase();
         return Err(Error::usage(format!("this run is a job already: {} is {state}", seen.status.id))
-            .hint("`erw jobs` shows it, `erw stop` stops it"));
+            .hint("run `erw jobs` to see it, `erw stop` to stop it"));
     }
     let folder = folder(store);
     std::fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
@@ -104,10 +104,10 @@ pub fn submit(
         Answer::Text(text) => Ok(Submitted { id: text.split(';').next().unwrap_or_default().into(), log }),
         Answer::Refused(words) => Err(Error::usage("`sbatch` refused the job of the run")
             .because(words)
-            .hint("`erw config list --show-origin` shows who states `runner.partition` and the like")),
+            .hint("run `erw config list --show-origin` to see who states `runner.partition` and the like")),
         Answer::Silence(words) => Err(Error::stage("it is unknown whether the job of the run was submitted")
             .because(words)
-            .hint("`erw jobs` shows it if it was")),
+            .hint("run `erw jobs` to see it, if it was")),
     }
 }
 
