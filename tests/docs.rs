@@ -183,7 +183,7 @@ fn pipelines_in_the_documents_plan() {
 
 /// Words of a command line as a shell reads them, up to a comment or the next command. Enough of a
 /// shell for the documents.
-fn words(line: &str) -> Vec<String> {
+pub fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (vec![], None::<String>, None);
     for c in line.chars() {
         match (c, quote) {

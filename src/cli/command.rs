@@ -2,8 +2,8 @@
 
 use super::common::remote_args;
 use super::{
-    cache, compare, completions, config, eval, explain, export, graph, init, jobs, log, logs, man, metrics, plan,
-    plot, report, run, schema, show, site, stages, stop, sweep, verify, weights, why, worker,
+    cache, compare, completions, config, eval, explain, export, graph, help, init, jobs, log, logs, man, metrics,
+    plan, plot, report, run, schema, show, site, stages, stop, sweep, verify, weights, why, worker,
 };
 
 pub(crate) const EXIT_CODES: &str = "\
@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Completions(completions::Args),
     /// Write the man pages
     Man(man::Args),
+    /// Print the help of a subcommand, or the manifest of a stage kind
+    Help(help::Args),
     /// Run one attempt; started by `erw run`
     #[command(hide = true)]
     Worker(worker::Args),

@@ -10,6 +10,7 @@ pub mod eval;
 pub mod explain;
 pub mod export;
 pub mod graph;
+pub mod help;
 pub mod init;
 pub mod jobs;
 pub mod log;
@@ -37,7 +38,8 @@ pub mod weights;
 pub mod why;
 pub mod worker;
 
-use clap::{CommandFactory, Parser};
+use crate::report::colour;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use command::{Command, EXIT_CODES};
 use erw_base::error::Result;
 use erw_base::process;
@@ -53,8 +55,11 @@ struct Cli {
     #[arg(long, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     cache_dir: Option<PathBuf>,
     /// Profile of the settings; default: ERW_PROFILE. `erw config` shows them
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "PROFILE")]
     profile: Option<String>,
+    /// Colour of help and error messages: auto, always or never [default: auto]
+    #[arg(long, global = true, value_name = "WHEN", value_parser = ["auto", "always", "never"], hide_possible_values = true)]
+    color: Option<String>,
     /// Accepted by every subcommand; those that use it declare it again.
     #[command(flatten)]
     remote: common::remote_args::RemoteArgs,
@@ -64,7 +69,18 @@ struct Cli {
 
 /// The definition of the command line.
 pub fn command() -> clap::Command {
-    Cli::command()
+    help::extended(Cli::command())
+}
+
+/// What the line says of colour, before it is understood: what is wrong with it is told in colour,
+/// too.
+fn colour_on_line() -> Option<String> {
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let of = |(i, word): (usize, &String)| match word.strip_prefix("--color")? {
+        "" => words.get(i + 1).cloned(),
+        value => value.strip_prefix('=').map(String::from),
+    };
+    words.iter().enumerate().rev().find_map(of).or_else(|| std::env::var("ERW_COLOUR").ok())
 }
 
 /// Whether this process is a worker. This is needed before the command line is parsed.
@@ -74,7 +90,13 @@ pub fn trains() -> bool {
 
 /// Runs the command line with these stage kinds and returns the exit code.
 pub fn main(registry: Registry) -> Result<i32> {
-    let mut cli = Cli::parse();
+    if completions::answer(Cli::command, registry) {
+        return Ok(0);
+    }
+    if let Some(word) = colour_on_line() {
+        colour::choose(&word);
+    }
+    let mut cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|e| e.exit());
     stage_arguments::settle(&mut cli.command)?;
     match &cli.command {
         // These use neither settings nor the cache. A worker finds everything in its job.
@@ -82,8 +104,9 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Site(site::Args { command: site::Command::Probe(args) }) => return site::probe::run(args).map(|()| 0),
         Command::Stages(args) => return stages::run(args, registry).map(|()| 0),
         Command::Init(args) => return init::run(args, registry).map(|()| 0),
-        Command::Completions(args) => return completions::run(args, &mut Cli::command()).map(|()| 0),
-        Command::Man(args) => return man::run(args, Cli::command()).map(|()| 0),
+        Command::Help(args) => return help::run(args, command(), registry).map(|()| 0),
+        Command::Completions(args) => return completions::run(args).map(|()| 0),
+        Command::Man(args) => return man::run(args, command()).map(|()| 0),
         Command::Config(config::Args { command: config::Command::Path(args) }) => {
             return config::path(args).map(|()| 0);
         }
@@ -93,6 +116,7 @@ pub fn main(registry: Registry) -> Result<i32> {
         profile: cli.profile.as_deref(),
         cache_dir: cli.cache_dir.as_deref(),
         remote: cli.remote.remote.as_deref(),
+        colour: cli.color.as_deref(),
     };
     let site = setting_defaults::of(&cli.command, globals, registry)?;
     setting_defaults::apply(&site);
@@ -127,7 +151,12 @@ pub fn main(registry: Registry) -> Result<i32> {
         Command::Export(args) => export::run(args, cache, registry)?,
         Command::Weights(args) => weights::run(args, cache, registry)?,
         Command::Config(args) => config::run(args, cli.cache_dir.as_deref(), &site)?,
-        Command::Init(_) | Command::Stages(_) | Command::Completions(_) | Command::Man(_) | Command::Worker(_) => {}
+        Command::Init(_)
+        | Command::Stages(_)
+        | Command::Completions(_)
+        | Command::Help(_)
+        | Command::Man(_)
+        | Command::Worker(_) => {}
     }
     Ok(0)
 }

@@ -6,7 +6,7 @@
 use super::command::Command;
 use super::common::pipeline_args::file_and_stage;
 use super::{cache, config, weights};
-use crate::report::diagnostic;
+use crate::report::colour;
 use erw_base::error::Result;
 use erw_fetch::registry;
 use erw_runner::kind::Registry;
@@ -23,6 +23,7 @@ pub struct Globals<'a> {
     pub cache_dir: Option<&'a Path>,
     /// The flag or its variable.
     pub remote: Option<&'a str>,
+    pub colour: Option<&'a str>,
 }
 
 /// The settings that hold for a command.
@@ -31,6 +32,7 @@ pub fn of(command: &Command, globals: Globals<'_>, registry: Registry) -> Result
     let mut flags = vec![];
     flags.extend(globals.cache_dir.map(|dir| ("cache_dir", path_text::text(dir))));
     let typed = globals.remote.filter(|address| variable("ERW_REMOTE").is_none_or(|value| value != *address));
+    flags.extend(globals.colour.map(|word| ("colour", word.to_string())));
     flags.extend(typed.map(|address| ("remote", address.to_string())));
     let kinds: Vec<&str> = registry.iter().map(|kind| kind.name).chain([command::NAME]).collect();
     let folder = config::project_folder(pipeline(command));
@@ -111,13 +113,15 @@ pub fn complete(command: &mut Command, site: &Resolved) {
 
 /// Applies what holds for the whole process, and prints warnings.
 pub fn apply(site: &Resolved) {
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-    // A variable is stronger than a file, also this one, which is not ours.
-    let is_overruled = no_color && matches!(site.origin("colour"), Origin::File(_));
-    match site.settings.colour {
-        Colour::Always if !is_overruled => diagnostic::colour(true),
-        Colour::Never => diagnostic::colour(false),
-        Colour::Always | Colour::Auto => {}
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+    // A variable is stronger than a file, also those, which are not ours.
+    let is_overruled = colour::VARIABLES.iter().any(is_set) && matches!(site.origin("colour"), Origin::File(_));
+    if !is_overruled {
+        colour::choose(match site.settings.colour {
+            Colour::Auto => "auto",
+            Colour::Always => "always",
+            Colour::Never => "never",
+        });
     }
     if let (Some(path), Origin::File(place)) = (&site.settings.registry, site.origin("registry")) {
         registry::use_file(path.clone(), place.to_string());

@@ -77,7 +77,7 @@ fn of_stage(store: &Store, records: &[Record], args: &PipelineArgs, name: &str, 
         (None, _) => {
             let error = Error::usage(format!("stage `{name}` has several outputs"));
             let hint = names().map(|o| format!("`{file}:{name}.{o}`")).collect::<Vec<_>>().join(" or ");
-            return Err(error.hint(hint));
+            return Err(error.hint(format!("write {hint}")));
         }
     };
     let found = record.outputs.get(output).ok_or_else(|| Error::internal("a record lacks a declared output"))?;

@@ -9,12 +9,12 @@
 //! hint: did you mean `warmup_steps`?
 //! ```
 
+use super::colour;
 use super::text::wrapped;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use erw_base::error::{Error, ErrorKind};
 use erw_runner::text::log_lines::shown;
-use std::io::{IsTerminal, Write};
-use std::sync::OnceLock;
+use std::io::Write;
 
 /// The error as text, with a newline at the end; `color` adds terminal escapes.
 pub fn render(error: &Error, color: bool) -> String {
@@ -64,21 +64,11 @@ fn rendered(error: &Error, color: bool, width: usize) -> String {
     text
 }
 
-/// Whether errors are coloured, if somebody decided it.
-static COLOURED: OnceLock<bool> = OnceLock::new();
-
-/// Colours errors from now on, or does not, wherever they are printed to.
-pub fn colour(colour: bool) {
-    let _ = COLOURED.set(colour);
-}
-
-/// Prints the error to standard error; in colour on a terminal, unless `NO_COLOR` is set.
+/// Prints the error to standard error.
 pub fn print(error: &Error) {
     let stderr = std::io::stderr();
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
     let width = terminal_size::terminal_size_of(&stderr).map_or(usize::MAX, |(width, _)| width.0.into());
-    let coloured = COLOURED.get().copied().unwrap_or(stderr.is_terminal() && !no_color);
-    let text = rendered(error, coloured, width);
+    let text = rendered(error, colour::is_on(&stderr), width);
     // If standard error itself is closed, the failure cannot be reported.
     let _ = stderr.lock().write_all(text.as_bytes());
 }

@@ -4,6 +4,7 @@
 pub mod bars;
 pub mod chart;
 mod chart_scale;
+pub mod colour;
 pub mod diagnostic;
 pub mod download;
 pub mod json;

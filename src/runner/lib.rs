@@ -27,6 +27,7 @@ pub mod host;
 pub mod journal;
 pub mod kind;
 mod load_pipeline;
+pub mod outline;
 pub mod pipeline;
 pub mod plan;
 pub mod repro;

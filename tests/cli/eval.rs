@@ -641,8 +641,13 @@ fn help_and_completions_list_the_metrics() {
     for text in ["erw eval all samples/", "Keys of --json", "cknna", "mutual-knn"] {
         assert!(help.contains(text), "{text}\n{help}");
     }
-    let script = space.erw(&["completions", "bash"]).expect(0).stdout;
-    assert!(script.contains("torch-fidelity") && script.contains("--kid-subset-size"));
+    let asked = |words: &[&str]| {
+        let mut command = space.command(&[]);
+        let out = command.env("ERW_COMPLETE", "fish").args(["--", "erw", "eval"]).args(words).output().unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    assert!(asked(&["fid", "--mode", "t"]).starts_with("torch-fidelity"));
+    assert!(asked(&["kid", "--kid-subset-"]).contains("--kid-subset-size"));
 }
 
 /// A number of 18 images is another number than that of 24.

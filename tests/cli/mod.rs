@@ -3,10 +3,12 @@
 mod at_work;
 mod bad_input;
 mod compare;
+mod completions;
 mod eval;
 mod export;
 mod fetch;
 mod foreign_checkpoints;
+mod help;
 mod history;
 mod init;
 mod man;

@@ -169,7 +169,7 @@ fn a_run_on_this_machine_is_no_job() {
     let said = space.run(&["--detach"]).expect(2);
     assert_eq!(
         said.stderr,
-        "error: `--detach` submits a job, and the launcher is `local`\nhint: `--launcher slurm`, or a profile that says \
+        "error: `--detach` submits a job, and the launcher is `local`\nhint: pass `--launcher slurm`, or choose a profile that says \
          so\nhint: on one machine, a run goes on in the background with `nohup erw run … &`, tmux or screen\n"
     );
     assert_eq!(space.read("ran"), "");

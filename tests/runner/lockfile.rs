@@ -85,8 +85,8 @@ fn another_key_is_refused_before_anything_runs() {
         said.stderr,
         "error: stage `steady` differs from `p.lock`\n\
          cause: steady: params.n 1 -> 2 (--set steady.n)\n\
-         hint: `erw why p.toml steady` explains what changed\n\
-         hint: if the change is intended, `erw run p.toml --lock` updates the lock file\n"
+         hint: run `erw why p.toml steady` to see what changed\n\
+         hint: if the change is intended, run `erw run p.toml --lock` to update the lock file\n"
     );
     let more = "[stages.more]\nkind = \"command\"\nrun = \"true\"\noutputs = { o = \"x\" }\n";
     space.write("p.toml", &(PIPELINE.to_string() + more));
@@ -119,7 +119,7 @@ fn another_output_is_named_with_its_file() {
 fn a_missing_or_invalid_lock_file_is_an_error() {
     let space = Space::new(PIPELINE);
     let said = space.run(&["--locked"]).expect(2).stderr;
-    assert!(said.contains("cannot read the lock file `p.lock`") && said.contains("--lock` writes it"), "{said}");
+    assert!(said.contains("cannot read the lock file `p.lock`") && said.contains("--lock` to write it"), "{said}");
     space.write("p.lock", "format = 1\nprogram = \"0\"\nclass = \"c\"\n<<<<<<< HEAD\n");
     let said = space.run(&["--locked"]).expect(2).stderr;
     assert!(said.contains("`p.lock` is not a valid lock file:") && said.contains(" --> p.lock:4:9"), "{said}");

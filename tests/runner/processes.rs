@@ -339,7 +339,7 @@ fn a_program_that_cannot_be_started_says_why() {
         (r#"["./hre"]"#, "there is no file `./hre`\nhint: did you mean `here`?"),
         (r#"["./crlf.sh"]"#, r"`./crlf.sh` has Windows line endings, so its interpreter is `/bin/sh\r`"),
         (r#"["./crlf.py"]"#, r"so its interpreter is `python3\r`"),
-        (r#"["./noexec.sh"]"#, "`./noexec.sh` is not executable: its mode is 644\nhint: `chmod +x ./noexec.sh`"),
+        (r#"["./noexec.sh"]"#, "`./noexec.sh` is not executable: its mode is 644\nhint: run `chmod +x ./noexec.sh`"),
         (r#"["./noshebang.sh", "{outputs.o}"]"#, "its first line does not start with `#!`"),
         (r#"["./bom.sh"]"#, "`./bom.sh` has a byte order mark before its `#!`"),
         (r#"["./lost.py"]"#, "the interpreter `/opt/none/bin/python3` of `./lost.py` does not exist"),

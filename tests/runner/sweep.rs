@@ -108,7 +108,7 @@ fn stages_of_trials_work_with_all_commands() {
 fn an_axis_parameter_cannot_be_set() {
     let space = scored(GRID);
     let said = sweep(&space, &["--set", "pack.limit=4"]).expect(2).stderr;
-    let hint = "hint: `--axis pack.limit=VALUE` replaces an axis; set the parameter in only one of the two\n";
+    let hint = "hint: set it in only one of the two; pass `--axis pack.limit=VALUE` to replace an axis\n";
     assert_eq!(said, format!("error: `--set pack.limit` sets a parameter that the sweep varies\n{hint}"));
     let mut command = space.command(&["sweep", "p.toml", "--table"]);
     let said = Said::from(command.env("ERW_SET__pack__limit", "4").finish()).expect(2).stderr;

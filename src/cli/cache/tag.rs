@@ -18,7 +18,7 @@ use std::path::Path;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Name to give
-    #[arg(requires = "target")]
+    #[arg(requires = "target", value_name = "TAG")]
     pub name: Option<String>,
     /// What to name: a pipeline, one of its stages as PIPELINE:STAGE, or the first digits of an
     /// artifact's digest
@@ -33,6 +33,7 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 pub struct UntagArgs {
     /// Name to remove
+    #[arg(value_name = "TAG")]
     pub name: String,
 }
 

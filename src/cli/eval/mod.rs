@@ -30,15 +30,6 @@ pub struct Args {
 }
 
 const HELP: &str = "\
-Examples:
-  erw eval fid samples.npz VIRTUAL_imagenet256_labeled.npz
-  erw eval all samples/ photos.zip --mode torch-fidelity --json
-  erw eval fd samples/ photos/ --limit 10000 --device cuda:0
-  erw eval kid pipelines/digits.toml:sample pipelines/digits.toml:held-out \\
-      --network pipelines/digits.toml:classifier
-  erw eval cknna sit.safetensors dinov2.npy --key block8
-  erw eval stats photos/ -o photos-stats.npz
-
 SAMPLES and REFERENCE can be:
   - a folder or a ZIP of images, with or without subfolders; files that are not
     images, or of an unsupported format, are counted and reported

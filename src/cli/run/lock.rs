@@ -74,7 +74,7 @@ fn error(pipeline: &Pipeline, faults: &[Mismatch], outputs: bool) -> Error {
     let stage = &faults[0].stage;
     error
         .hint(format!("run `erw why {file} {stage}` to see what changed"))
-        .hint(format!("if the change is intended, `erw run {file} --lock` updates the lock file"))
+        .hint(format!("if the change is intended, run `erw run {file} --lock` to update the lock file"))
 }
 
 /// How many stages match, and how the others were compared.

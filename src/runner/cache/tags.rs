@@ -62,6 +62,12 @@ pub fn all(store: &Store) -> Result<Vec<(String, Tag)>> {
     files(store)?.into_iter().map(read).collect()
 }
 
+/// The names of the tags, without reading them.
+pub fn names(store: &Store) -> Result<Vec<String>> {
+    let name = |path: PathBuf| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(files(store)?.into_iter().map(name).collect())
+}
+
 /// Tag files that cannot be read.
 pub fn damaged(store: &Store) -> Result<Vec<PathBuf>> {
     Ok(files(store)?.into_iter().filter(|path| parse(path).is_none()).collect())

@@ -117,9 +117,9 @@ fn of_file(path: &Path, name: &str, refused: &io::Error) -> Option<Why> {
     if metadata.permissions().mode() & 0o111 == 0 {
         let hint = match interpreter(&head) {
             Some((interpreter, _)) => {
-                format!("`chmod +x {shown}`, or write `run = [\"{}\", \"{shown}\", …]`", last(&interpreter))
+                format!("run `chmod +x {shown}`, or write `run = [\"{}\", \"{shown}\", …]`", last(&interpreter))
             }
-            None => format!("`chmod +x {shown}`, or put its interpreter in front of it"),
+            None => format!("run `chmod +x {shown}`, or put its interpreter in front of it"),
         };
         return Some((
             format!("`{shown}` is not executable: its mode is {:o}", metadata.permissions().mode() & 0o777),
@@ -183,7 +183,7 @@ fn of_interpreter(script: &str, interpreter: &str) -> Option<Why> {
 
 fn windows_lines(script: &str, interpreter: &str) -> Why {
     let cause = format!("`{script}` has Windows line endings, so its interpreter is `{}\\r`", interpreter.trim_end());
-    (cause, Some(format!("`sed -i 's/\\r$//' {script}`")))
+    (cause, Some(format!("run `sed -i 's/\\r$//' {script}`")))
 }
 
 /// The cause for a file that the system does not recognise as a program.
@@ -192,7 +192,10 @@ fn no_program(shown: &str, head: &[u8]) -> Why {
         return (format!("`{shown}` is empty"), None);
     }
     if head.starts_with(b"\x7fELF") {
-        return (format!("`{shown}` was built for another processor"), Some(format!("`file {shown}` shows which")));
+        return (
+            format!("`{shown}` was built for another processor"),
+            Some(format!("run `file {shown}` to see which")),
+        );
     }
     if head.starts_with(b"MZ") {
         return (format!("`{shown}` is a Windows program"), None);

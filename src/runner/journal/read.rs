@@ -84,12 +84,18 @@ pub struct Message {
     pub place: Option<String>,
 }
 
-/// Every run, the latest first.
-pub fn runs(store: &Store) -> Result<Vec<Run>> {
+/// The folders of all runs, the latest first. Their names are the ids.
+pub fn folders(store: &Store) -> Result<Vec<PathBuf>> {
     let mut folders = list(&store.runs())?;
     folders.retain(|f| f.is_dir());
     // Their names start with the time.
     folders.reverse();
+    Ok(folders)
+}
+
+/// Every run, the latest first.
+pub fn runs(store: &Store) -> Result<Vec<Run>> {
+    let folders = folders(store)?;
     // Without a pipeline: refused before anything started.
     Ok(folders.iter().map(|f| read(f)).filter(|run| !run.pipeline.is_empty()).collect())
 }

@@ -118,7 +118,7 @@ pub const KEYS: [Key; 33] = [
     key("grace", "ERW_GRACE", Wants::Time, "time before a job's limit at which it is asked to save and stop"),
     key("keep_going", "ERW_KEEP_GOING", Wants::Flag, "after a failure, continue with independent stages"),
     key("plain", "ERW_PLAIN", Wants::Flag, "lines instead of progress bars"),
-    key("colour", "ERW_COLOUR", Wants::OneOf(&["auto", "always", "never"]), "colour of error messages"),
+    key("colour", "ERW_COLOUR", Wants::OneOf(&["auto", "always", "never"]), "colour of help and error messages"),
 ];
 
 /// The tables of a profile that hold settings of kinds, of stages, and of a run as a job.

@@ -149,7 +149,7 @@ pub enum LauncherName {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Colour {
-    /// On a terminal, unless `NO_COLOR` is set.
+    /// On a terminal, unless variables such as `NO_COLOR` say otherwise.
     #[default]
     Auto,
     Always,

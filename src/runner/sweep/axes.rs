@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// The dimensions of the sweep, the slowest first; `given` are those of the command line. Empty
 /// without a `[sweep]`.
-pub(super) fn axes(spec: &Spec, given: &[String]) -> Result<Vec<Axis>> {
+pub(crate) fn axes(spec: &Spec, given: &[String]) -> Result<Vec<Axis>> {
     let mut axes = vec![];
     if let Some((trials, file)) = last(spec, |f| f.trials.as_ref()) {
         axes.push(Axis::new(TRIALS, named_trials(spec, trials, &file.dir())?));

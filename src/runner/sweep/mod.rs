@@ -82,7 +82,7 @@ fn expand(spec: &Spec, overrides: &Overrides, given: &[String]) -> Result<SweepP
     let mut trials = Vec::with_capacity(grid.len());
     let mut files = spec.digests();
     for place in &grid {
-        let points: Vec<&Point> = axes.iter().zip(place).map(|(axis, i)| &axis.points[*i]).collect();
+        let points: Vec<&Point> = points(&axes, place).collect();
         let labels: Vec<String> = points.iter().map(|p| p.label.clone()).collect();
         let name = labels.join(",");
         let stated = || points.iter().flat_map(|p| &p.settings);
@@ -102,6 +102,22 @@ fn expand(spec: &Spec, overrides: &Overrides, given: &[String]) -> Result<SweepP
     Ok(SweepPlan { axes, trials, pipeline, rules: pruning_rule::stated(spec)? })
 }
 
+/// The names of the trials, in the order of the grid.
+pub(crate) fn names(spec: &Spec, given: &[String]) -> Result<Vec<String>> {
+    let axes = axes(spec, given)?;
+    if axes.is_empty() {
+        return Ok(vec![]);
+    }
+    let name =
+        |place: Vec<usize>| points(&axes, &place).map(|point| point.label.as_str()).collect::<Vec<_>>().join(",");
+    Ok(grid(&axes)?.into_iter().map(name).collect())
+}
+
+/// The points of a trial, one per axis.
+fn points<'a>(axes: &'a [Axis], place: &'a [usize]) -> impl Iterator<Item = &'a Point> {
+    axes.iter().zip(place).map(|(axis, i)| &axis.points[*i])
+}
+
 /// Settings from outside take precedence over a trial: an axis of the same parameter would have one
 /// value in all trials, under names that say otherwise.
 fn refuse_both(spec: &Spec, overrides: &Overrides, axes: &[Axis]) -> Result<()> {
@@ -115,7 +131,7 @@ fn refuse_both(spec: &Spec, overrides: &Overrides, axes: &[Axis]) -> Result<()> 
         let points = axes.iter().flat_map(|axis| &axis.points);
         if points.flat_map(|point| &point.settings).any(|(_, _, setting)| setting.target == target) {
             return Err(Error::usage(format!("`{outside}` sets a parameter that the sweep varies"))
-                .hint(format!("`--axis {key}=VALUE` replaces an axis; set the parameter in only one of the two")));
+                .hint(format!("set it in only one of the two; pass `--axis {key}=VALUE` to replace an axis")));
         }
     }
     Ok(())
@@ -133,7 +149,7 @@ fn grid(axes: &[Axis]) -> Result<Vec<Vec<usize>>> {
     if count.is_none_or(|n| n > MOST_TRIALS) {
         let sizes: Vec<String> = axes.iter().map(|a| a.points.len().to_string()).collect();
         let error = Error::usage(format!("the sweep has {} trials, more than {MOST_TRIALS}", sizes.join(" x ")));
-        return Err(error.hint("`[sweep.random]` draws a few points instead of a full grid"));
+        return Err(error.hint("use `[sweep.random]` to draw a few points instead of a full grid"));
     }
     Ok(axes.iter().fold(vec![vec![]], |grid, axis| {
         let extend = |point: Vec<usize>| (0..axis.points.len()).map(move |i| [point.clone(), vec![i]].concat());
