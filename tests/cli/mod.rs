@@ -12,6 +12,7 @@ mod help;
 mod history;
 mod init;
 mod man;
+mod packages;
 mod plan_and_why;
 mod plot;
 mod report;

@@ -3,7 +3,8 @@
 //! A program gets its own session, hence no controlling terminal: opening /dev/tty to ask for a
 //! password fails, where a background process would be stopped forever. It leads its process group,
 //! too. It is started by `posix_spawn`, because forking a runner with many stages takes ten times
-//! as long as a short program; the standard library uses it too, but cannot create sessions.
+//! as long as a short program; the standard library uses it too, but cannot create sessions. With a
+//! C library older than glibc 2.29, whose `posix_spawn` cannot change the folder, it forks.
 //!
 //! Since this process adopts the orphans of programs, it must reap them: [`bury_orphans`] does so
 //! whenever a child has ended. It reaps only processes that are not listed here and are in another
@@ -23,8 +24,10 @@ use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::{Command, Stdio};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 /// Whether a process stops with the runner on Ctrl-Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,13 +141,12 @@ pub fn read(path: &str) -> Vec<u8> {
 
 /// The program, looked up in PATH unless it contains a `/`, and its arguments.
 pub struct Program<'a> {
-    /// The working folder.
     pub words: &'a [String],
-    /// Variables set on top of this process's environment.
+    /// The working folder.
     pub folder: &'a Path,
-    /// Receives standard output and standard error.
+    /// Variables set on top of this process's environment.
     pub environment: &'a [(&'a str, String)],
-    /// An open file that the program inherits.
+    /// Receives standard output and standard error.
     pub output: BorrowedFd<'a>,
     /// An open file that the program inherits.
     pub held: BorrowedFd<'a>,
@@ -165,13 +167,20 @@ impl Program<'_> {
 
     /// Starts it as leader of a session, without standard input. Returns its pid.
     pub fn spawn(&self) -> io::Result<i32> {
+        match *ADD_CHDIR {
+            Some(add_chdir) => self.spawn_in(add_chdir),
+            None => self.fork(),
+        }
+    }
+
+    fn spawn_in(&self, add_chdir: AddChdir) -> io::Result<i32> {
         let words = self.words.iter().map(|word| CString::new(word.as_bytes())).collect::<Result<Vec<_>, _>>()?;
         let folder = CString::new(self.folder.as_os_str().as_bytes())?;
         let environment = self.whole_environment().into_iter().map(|v| CString::new(v.into_vec()));
         let environment = environment.collect::<Result<Vec<_>, _>>()?;
         let (words, environment) = (pointers(&words), pointers(&environment));
         let mut actions = Actions::new()?;
-        actions.prepare(self, &folder)?;
+        actions.prepare(self, &folder, add_chdir)?;
         let attributes = Attributes::new()?;
         let mut pid = 0;
         #[expect(unsafe_code, reason = "nix's posix_spawn cannot say where a program runs")]
@@ -189,7 +198,39 @@ impl Program<'_> {
         };
         done(failed).map(|()| pid)
     }
+
+    fn fork(&self) -> io::Result<i32> {
+        let [program, arguments @ ..] = self.words else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let output = || self.output.try_clone_to_owned().map(Stdio::from);
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(self.folder)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(output()?).stderr(output()?);
+        let held = self.held.as_raw_fd();
+        #[expect(unsafe_code, reason = "runs after a fork: only calls that are allowed there")]
+        unsafe {
+            command.pre_exec(move || {
+                if libc::setsid() < 0 || libc::fcntl(held, libc::F_SETFD, 0) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        command.spawn().map(|child| child.id() as i32)
+    }
 }
+
+/// `posix_spawn_file_actions_addchdir_np`.
+type AddChdir = unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, *const libc::c_char) -> libc::c_int;
+
+/// Asked for by name, so that the program also starts where there is none: before glibc 2.29.
+#[expect(unsafe_code, reason = "what has this name has this type")]
+static ADD_CHDIR: LazyLock<Option<AddChdir>> = LazyLock::new(|| unsafe {
+    let found = libc::dlsym(libc::RTLD_DEFAULT, c"posix_spawn_file_actions_addchdir_np".as_ptr());
+    (!found.is_null()).then(|| std::mem::transmute::<*mut libc::c_void, AddChdir>(found))
+});
 
 /// A list of strings as C expects it.
 fn pointers(texts: &[CString]) -> Vec<*mut libc::c_char> {
@@ -213,7 +254,7 @@ impl Actions {
         }
     }
 
-    fn prepare(&mut self, program: &Program<'_>, folder: &CString) -> io::Result<()> {
+    fn prepare(&mut self, program: &Program<'_>, folder: &CString, add_chdir: AddChdir) -> io::Result<()> {
         let (output, held) = (program.output.as_raw_fd(), program.held.as_raw_fd());
         unsafe {
             done(libc::posix_spawn_file_actions_addopen(&mut self.0, 0, c"/dev/null".as_ptr(), libc::O_RDONLY, 0))?;
@@ -221,7 +262,7 @@ impl Actions {
             for (from, to) in [(output, 1), (output, 2), (held, held)] {
                 done(libc::posix_spawn_file_actions_adddup2(&mut self.0, from, to))?;
             }
-            done(libc::posix_spawn_file_actions_addchdir_np(&mut self.0, folder.as_ptr()))
+            done(add_chdir(&mut self.0, folder.as_ptr()))
         }
     }
 }
@@ -264,5 +305,46 @@ impl Drop for Attributes {
         unsafe {
             libc::posix_spawnattr_destroy(&mut self.0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    /// What a program finds, started this way: its session, folder and variable, whether SIGPIPE ends
+    /// it, and what is in the file that it inherits.
+    fn found(start: impl Fn(&Program<'_>) -> io::Result<i32>) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let held = dir.path().join("held");
+        std::fs::write(&held, "held").unwrap();
+        let (held, output) = (File::open(held).unwrap(), File::create(dir.path().join("output")).unwrap());
+        let script = format!(
+            "[ $(cut -d' ' -f6 /proc/$$/stat) = $$ ] && echo leads; [ $(pwd -P) = \"$HERE\" ] && echo there\n\
+             ignored=$(sed -n 's/^SigIgn:.//p' /proc/$$/status); [ $((0x$ignored & 4096)) = 0 ] && echo ends\n\
+             echo $NAME; read line && echo input; cat <&{} >&2",
+            held.as_raw_fd()
+        );
+        let here = dir.path().canonicalize().unwrap().to_string_lossy().into_owned();
+        let program = Program {
+            words: &["sh".into(), "-c".into(), script],
+            folder: dir.path(),
+            environment: &[("NAME", "value".into()), ("HERE", here)],
+            output: output.as_fd(),
+            held: held.as_fd(),
+        };
+        let pid = super::start(Pause::Stops, || start(&program)).unwrap();
+        bury(pid, || waitpid(Pid::from_raw(pid), None)).unwrap();
+        let missing = start(&Program { folder: Path::new("/nowhere"), ..program }).unwrap_err();
+        assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
+        std::fs::read_to_string(dir.path().join("output")).unwrap()
+    }
+
+    #[test]
+    fn a_program_finds_the_same_with_an_old_c_library() {
+        let said = found(|program| program.spawn());
+        assert_eq!(said, "leads\nthere\nends\nvalue\nheld");
+        assert_eq!(found(|program| program.fork()), said);
     }
 }
