@@ -2,8 +2,8 @@
 
 use super::common::remote_args;
 use super::{
-    cache, compare, completions, config, eval, explain, export, graph, help, init, jobs, log, logs, man, metrics,
-    plan, plot, report, run, schema, show, site, stages, stop, sweep, verify, weights, why, worker,
+    cache, compare, completions, config, eval, explain, export, graph, help, init, jobs, log, logs, man, metrics, plan,
+    plot, report, run, schema, show, site, stages, stop, sweep, verify, weights, why, worker,
 };
 
 pub(crate) const EXIT_CODES: &str = "\
