@@ -22,7 +22,7 @@ const HEADINGS: [(&str, &[&str]); 6] = [
     ("Resources", &["jobs", "threads", "mem", "gpus", "resource", "max_load", "device", "batch"]),
     ("Failures", &["keep_going", "fail_fast", "retries", "timeout"]),
     ("Jobs of a cluster", &["launcher", "partition", "account", "time", "detach"]),
-    ("Output", &["json", "plain", "junit", "format", "verbose", "show_origin"]),
+    ("Output", &["json", "plain", "junit", "report", "format", "verbose", "show_origin"]),
     ("Global options", &["cache_dir", "profile", "remote", "color"]),
 ];
 
@@ -97,6 +97,13 @@ erw compare baseline.toml mine.toml
 erw compare ablation.toml@sit,seed=0 ablation.toml@erw,seed=0
 erw compare HEAD~1:digits.toml digits.toml",
     ),
+    (
+        "erw report",
+        "\
+erw report digits.toml -o digits.html
+erw report ablation.toml --sweep --watch     # while it runs
+erw report baseline.toml mine.toml           # side by side",
+    ),
     ("erw verify", "erw verify digits.toml\nerw verify digits.toml train"),
     ("erw log", "erw log\nerw log 20260131"),
     ("erw logs", "erw logs digits.toml train -f\nerw logs ablation.toml train@sit,seed=0 -n 50"),
@@ -140,6 +147,7 @@ erw completions bash > ~/.local/share/bash-completion/completions/erw
 erw completions zsh > ~/.zfunc/_erw          # a folder of `fpath`
 erw completions fish > ~/.config/fish/completions/erw.fish",
     ),
+    ("erw man", "erw man ~/.local/share/man"),
     ("erw help", "erw help run\nerw help cache gc\nerw help train"),
 ];
 

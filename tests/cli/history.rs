@@ -53,7 +53,7 @@ fn show_traces_an_artifact_to_its_source_files() {
     let json: Value = serde_json::from_str(&space.erw(&["show", digest, "--json"]).expect(0).stdout).unwrap();
     assert_eq!(json["made_by"]["inputs"][0][1]["made_by"]["stage"], "b");
     let said = space.erw(&["show", "p.toml:b"]).expect(2).stderr;
-    assert!(said.ends_with("hint: `p.toml:b.left` or `p.toml:b.right`\n"), "{said}");
+    assert!(said.ends_with("hint: write `p.toml:b.left` or `p.toml:b.right`\n"), "{said}");
     assert!(space.erw(&["show", "ffffffffffff"]).expect(2).stderr.contains("no artifact `ffffffffffff`"));
     assert!(space.erw(&["show", "what"]).expect(2).stderr.contains("`what` is not an artifact"));
 }

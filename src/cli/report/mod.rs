@@ -45,10 +45,10 @@ const LINES: usize = 12;
 pub struct Args {
     /// Pipeline file, PIPELINE@TRIAL of its sweep, REVISION:PIPELINE in git, or run:ID of a past
     /// run
-    #[arg(value_name = "A", value_hint = clap::ValueHint::FilePath)]
+    #[arg(value_name = "A")]
     pub a: String,
     /// The same, to show beside it
-    #[arg(value_name = "B", value_hint = clap::ValueHint::FilePath)]
+    #[arg(value_name = "B")]
     pub b: Option<String>,
     /// Override a value of the pipeline: STAGE.NAME=VALUE, STAGE.inputs.SLOT=STAGE, or NAME=VALUE
     /// for a key of `[params]`
