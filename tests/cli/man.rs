@@ -10,7 +10,7 @@ use std::process::Command;
 /// lists.
 fn names(command: &clap::Command, name: &str, all: &mut BTreeSet<String>) {
     all.insert(format!("{name}.1"));
-    for sub in command.get_subcommands().filter(|c| !c.is_hide_set() && c.get_name() != "help") {
+    for sub in command.get_subcommands().filter(|c| !c.is_hide_set()) {
         names(sub, &format!("{name}-{}", sub.get_name()), all);
     }
 }

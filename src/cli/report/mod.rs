@@ -85,7 +85,7 @@ pub struct Args {
 #[derive(Debug, Clone, clap::Args)]
 pub struct How {
     /// Leave out pictures until the page is no larger
-    #[arg(long, value_name = "SIZE", default_value = "20MB", value_parser = size)]
+    #[arg(long, value_name = "SIZE", default_value = "10MB", value_parser = size)]
     pub max_size: u64,
     /// Leave out paths, host and user
     #[arg(long)]
@@ -138,7 +138,7 @@ pub fn after_run(file: &Path, pipeline: &PipelineArgs, sweep: bool, cache: &Path
         sweep: sweep || !pipeline.axis.is_empty(),
         output: file.into(),
         watch: false,
-        how: How { max_size: 20_000_000, anonymous: false },
+        how: How { max_size: 10_000_000, anonymous: false },
         over: vec![],
         each: false,
         sort: None,

@@ -13,7 +13,7 @@ pub fn gallery(gallery: &Gallery) -> Markup {
         format!("{}{of}{at}", gallery.title)
     };
     html! {
-        section.gallery aria-label=(gallery.title) {
+        section.gallery.wide[gallery.series.len() > 1] aria-label=(gallery.title) {
             h3 { (gallery.title) }
             @if steps.len() > 1 {
                 div.slider hidden {
@@ -29,7 +29,7 @@ pub fn gallery(gallery: &Gallery) -> Markup {
                         div.strip {
                             @for picture in &series.pictures {
                                 figure data-step=[picture.step] {
-                                    img src=(picture.address) alt=(told(&series.label, picture.step));
+                                    img decoding="async" src=(picture.address) alt=(told(&series.label, picture.step));
                                     @if let Some(step) = picture.step { figcaption { "step " (step) } }
                                 }
                             }
