@@ -137,12 +137,13 @@ impl Space {
     }
 }
 
-/// Whoever starts the tests may ignore signals (`nohup`, or `&` in a script), and a program that
-/// finds one ignored at its start goes on doing so: the tests are about those that heed them.
+/// Whoever starts the tests may ignore signals (`nohup`, `&` in a script, or Python, which ignores
+/// SIGXFSZ), and a program that finds one ignored at its start goes on doing so: the tests are about
+/// those that heed them.
 fn reset_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGTSTP] {
+        for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGTSTP, Signal::SIGXFSZ] {
             #[expect(unsafe_code, reason = "what a signal does here before is of no concern, and no handler is set")]
             unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.unwrap();
         }
