@@ -76,11 +76,8 @@ pub fn command() -> clap::Command {
 /// too.
 fn colour_on_line() -> Option<String> {
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    let of = |(i, word): (usize, &String)| match word.strip_prefix("--color")? {
-        "" => words.get(i + 1).cloned(),
-        value => value.strip_prefix('=').map(String::from),
-    };
-    words.iter().enumerate().rev().find_map(of).or_else(|| std::env::var("ERW_COLOUR").ok())
+    let stated = common::pipeline_args::values_of("--color", words.iter().map(String::as_str));
+    stated.into_iter().next_back().or_else(|| std::env::var("ERW_COLOUR").ok())
 }
 
 /// Whether this process is a worker. This is needed before the command line is parsed.

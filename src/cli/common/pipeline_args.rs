@@ -131,7 +131,7 @@ impl PipelineArgs {
         let runs = Store::open(cache).and_then(|store| read::runs(&store)).unwrap_or_default();
         let mut all: Vec<(String, Vec<String>)> = vec![];
         for run in runs.into_iter().filter(|run| run.pipeline == name) {
-            let axes = axes(&run.command);
+            let axes = values_of("--axis", run.command.iter().map(String::as_str));
             if !axes.is_empty() && all.iter().all(|(_, known)| *known != axes) {
                 all.push((run.id, axes));
             }
@@ -140,18 +140,18 @@ impl PipelineArgs {
     }
 }
 
-/// The values of `--axis` on a command line.
-pub(crate) fn axes(command: &[String]) -> Vec<String> {
-    let mut words = command.iter();
-    let mut axes = vec![];
+/// The values of a flag on a command line, `--flag VALUE` or `--flag=VALUE`.
+pub(crate) fn values_of<'w>(flag: &str, words: impl IntoIterator<Item = &'w str>) -> Vec<String> {
+    let mut words = words.into_iter();
+    let mut values = vec![];
     while let Some(word) = words.next() {
-        match word.strip_prefix("--axis") {
-            Some("") => axes.extend(words.next().cloned()),
-            Some(rest) => axes.extend(rest.strip_prefix('=').map(String::from)),
+        match word.strip_prefix(flag) {
+            Some("") => values.extend(words.next().map(String::from)),
+            Some(rest) => values.extend(rest.strip_prefix('=').map(String::from)),
             None => {}
         }
     }
-    axes
+    values
 }
 
 /// Is this a stage of the pipeline, or an output of one?

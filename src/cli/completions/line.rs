@@ -2,7 +2,7 @@
 //! parsed as a command line, since it is not complete. Does not know subcommands.
 
 use super::scripts;
-use crate::cli::common::pipeline_args::file_and_stage;
+use crate::cli::common::pipeline_args::{file_and_stage, values_of};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -50,14 +50,9 @@ impl Line {
         self.others().skip(1).find_map(file)
     }
 
-    /// The values of a flag, `--flag VALUE` or `--flag=VALUE`.
+    /// The values of a flag.
     pub fn values(&self, flag: &str) -> Vec<String> {
-        let words: Vec<&str> = self.others().collect();
-        let next = |(i, word): (usize, &&str)| match word.strip_prefix(flag)? {
-            "" => words.get(i + 1).map(|value| value.to_string()),
-            rest => rest.strip_prefix('=').map(String::from),
-        };
-        words.iter().enumerate().filter_map(next).collect()
+        values_of(flag, self.others())
     }
 }
 

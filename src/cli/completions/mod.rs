@@ -29,11 +29,11 @@ pub struct Args {
 }
 
 const SHELLS: Shells<'static> = Shells(&[
-    &scripts::Bash,
+    &scripts::BASH,
     &clap_complete::env::Elvish,
     &clap_complete::env::Fish,
     &clap_complete::env::Powershell,
-    &scripts::Zsh,
+    &scripts::ZSH,
 ]);
 
 /// Prints the script.

@@ -27,9 +27,16 @@ pub fn splits_words() -> bool {
     std::env::var_os(VARIABLE).is_some_and(|shell| Path::new(&shell).file_stem() == Some(OsStr::new("bash")))
 }
 
-pub struct Bash;
+/// A script of ours.
+pub struct Script {
+    shell: &'static str,
+    text: &'static str,
+}
 
-const BASH: &str = r#"_erw() {
+pub const BASH: Script = Script { shell: "bash", text: BASH_TEXT };
+pub const ZSH: Script = Script { shell: "zsh", text: ZSH_TEXT };
+
+const BASH_TEXT: &str = r#"_erw() {
     local line
     COMPREPLY=()
     while IFS= read -r line; do
@@ -42,42 +49,7 @@ const BASH: &str = r#"_erw() {
 complete -o nosort -F _erw erw 2>/dev/null || complete -F _erw erw
 "#;
 
-impl EnvCompleter for Bash {
-    fn name(&self) -> &'static str {
-        "bash"
-    }
-    fn is(&self, name: &str) -> bool {
-        name == self.name()
-    }
-    fn write_registration(
-        &self,
-        variable: &str,
-        _: &str,
-        _: &str,
-        program: &str,
-        out: &mut dyn Write,
-    ) -> Result<(), Error> {
-        out.write_all(filled(BASH, variable, program).as_bytes())
-    }
-    fn write_complete(
-        &self,
-        command: &mut clap::Command,
-        words: Vec<OsString>,
-        here: Option<&Path>,
-        out: &mut dyn Write,
-    ) -> Result<(), Error> {
-        let joined = joined(&words, index().unwrap_or_default(), &std::env::var(TYPED).unwrap_or_default());
-        for candidate in engine::complete(command, joined.words, joined.at, here)? {
-            let value = candidate.get_value().to_string_lossy();
-            writeln!(out, "{}", value.strip_prefix(joined.before.as_str()).unwrap_or(&value))?;
-        }
-        Ok(())
-    }
-}
-
-pub struct Zsh;
-
-const ZSH: &str = r##"#compdef erw
+const ZSH_TEXT: &str = r##"#compdef erw
 _erw() {
     local -a found going whole
     local line value
@@ -100,12 +72,12 @@ else
 fi
 "##;
 
-impl EnvCompleter for Zsh {
+impl EnvCompleter for Script {
     fn name(&self) -> &'static str {
-        "zsh"
+        self.shell
     }
     fn is(&self, name: &str) -> bool {
-        name == self.name()
+        name == self.shell
     }
     fn write_registration(
         &self,
@@ -115,7 +87,7 @@ impl EnvCompleter for Zsh {
         program: &str,
         out: &mut dyn Write,
     ) -> Result<(), Error> {
-        out.write_all(filled(ZSH, variable, program).as_bytes())
+        out.write_all(filled(self.text, variable, program).as_bytes())
     }
     fn write_complete(
         &self,
@@ -124,7 +96,15 @@ impl EnvCompleter for Zsh {
         here: Option<&Path>,
         out: &mut dyn Write,
     ) -> Result<(), Error> {
-        clap_complete::env::Zsh.write_complete(command, words, here, out)
+        if self.shell == ZSH.shell {
+            return clap_complete::env::Zsh.write_complete(command, words, here, out);
+        }
+        let joined = joined(&words, index().unwrap_or_default(), &std::env::var(TYPED).unwrap_or_default());
+        for candidate in engine::complete(command, joined.words, joined.at, here)? {
+            let value = candidate.get_value().to_string_lossy();
+            writeln!(out, "{}", value.strip_prefix(joined.before.as_str()).unwrap_or(&value))?;
+        }
+        Ok(())
     }
 }
 

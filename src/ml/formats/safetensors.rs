@@ -14,7 +14,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// The limit of the format.
-const MOST_HEADER: u64 = 100_000_000;
+pub(super) const MOST_HEADER: u64 = 100_000_000;
+
+/// The entry of the header that is no tensor.
+pub(super) const METADATA: &str = "__metadata__";
 
 #[derive(Debug)]
 pub(super) struct Safetensors {
@@ -57,7 +60,7 @@ impl Safetensors {
         let room = map.len() - start;
         let mut tensors = BTreeMap::new();
         for (name, value) in header.0 {
-            if name != "__metadata__" {
+            if name != METADATA {
                 let place = place(value, start, room).map_err(|e| format!("tensor `{name}`: {e}"))?;
                 tensors.insert(name, place);
             }

@@ -1,16 +1,13 @@
 //! Metadata of safetensors files: short texts by name, in the header beside the tensors, which other
 //! programs show and some require. Does not know what the texts say.
 
+use super::safetensors::{METADATA, MOST_HEADER};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-/// Where the format keeps them.
-const METADATA: &str = "__metadata__";
-/// The limit of the format.
-const MOST_HEADER: u64 = 100_000_000;
 /// Tensors begin at a multiple of this.
 const ALIGNMENT: usize = 8;
 
