@@ -167,8 +167,9 @@ fn reported(
     registry: Registry,
     run: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
+    let Some(file) = &flags.report else { return run() };
+    report::check_name(file)?;
     let result = run();
-    let Some(file) = &flags.report else { return result };
     match (report::after_run(file, pipeline, sweep, cache, registry), result) {
         (Err(error), Ok(())) => Err(error),
         (Err(error), Err(failed)) => {
@@ -178,6 +179,8 @@ fn reported(
             }
             Err(failed)
         }
-        (Ok(()), result) => result,
+        // Standard output is that of the events.
+        (Ok(_), result) if flags.json => result,
+        (Ok(size), result) => result.and(common::print(&report::written(file, size))),
     }
 }

@@ -5,9 +5,11 @@ use crate::support::browser::Browser;
 use crate::support::deadline::Deadline;
 use crate::support::disk::Disk;
 use crate::support::space::Space;
-use crate::support::training;
+use crate::support::{training, venv};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
-use std::process::{Command, Stdio};
+use std::process::{Child, Stdio};
 
 /// Two measurements of a training, whose numbers make a curve, and four trials in two groups.
 const MEASURED: &str = r#"
@@ -53,7 +55,7 @@ fn texts(browser: &Browser, selector: &str) -> Vec<String> {
 
 /// Serious findings of axe.
 fn findings(browser: &Browser) -> Vec<String> {
-    let axe = std::fs::read_to_string(axe()).unwrap();
+    let axe = std::fs::read_to_string(venv::file("axe_core_python/axe.min.js")).unwrap();
     browser.run(&axe);
     let found = browser.wait("const done = arguments[arguments.length - 1]; axe.run().then((r) => done(r.violations))");
     let is_serious = |v: &&Value| matches!(v["impact"].as_str(), Some("serious" | "critical"));
@@ -61,15 +63,8 @@ fn findings(browser: &Browser) -> Vec<String> {
     found.as_array().unwrap().iter().filter(is_serious).map(told).collect()
 }
 
-/// In the environment of the tests.
-fn axe() -> std::path::PathBuf {
-    let made = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/venv.sh")).status();
-    assert!(made.is_ok_and(|status| status.success()));
-    let own = || std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv"));
-    let venv = std::env::var_os("ERW_TEST_VENV").map_or_else(own, Into::into);
-    let libraries = std::fs::read_dir(venv.join("lib")).unwrap();
-    let found = libraries.map(|e| e.unwrap().path().join("site-packages/axe_core_python/axe.min.js"));
-    found.into_iter().find(|path| path.exists()).expect("axe, of tests/tools/requirements.txt")
+fn interrupt(child: &Child) {
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
 }
 
 #[test]
@@ -195,8 +190,7 @@ fn a_page_that_is_watched_reloads_and_keeps_its_place() {
     let mut watching = space.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).start();
     space.until("the page", || space.path("report.html").exists());
     let Some(browser) = Browser::start() else {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(watching.id() as i32), nix::sys::signal::Signal::SIGINT)
-            .unwrap();
+        interrupt(&watching);
         watching.wait().unwrap();
         return;
     };
@@ -211,7 +205,7 @@ fn a_page_that_is_watched_reloads_and_keeps_its_place() {
     assert_eq!(trials, ["far", "near"], "the table is still sorted");
     assert_eq!(browser.run("return document.getElementById('stage-latents').open"), true);
     assert_eq!(browser.run("return Math.round(scrollY)"), 700);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(watching.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
+    interrupt(&watching);
     assert_eq!(watching.wait().unwrap().code(), Some(130));
     assert!(!space.read("report.html").contains("data-reload"), "nobody writes it any more");
 }
@@ -229,7 +223,7 @@ fn a_run_under_way_shows_what_is_there_so_far() {
     };
     space.until("a picture", key);
     let page = report(&space, &[&["p.toml"], &more[..]].concat());
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(running.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
+    interrupt(&running);
     running.wait().unwrap();
     assert!(page.contains("1 running") && page.contains("still running"), "{}", &page[..3000]);
     assert!(page.contains("aria-label=\"loss of train\"") && page.contains("Samples during train"));
@@ -294,6 +288,19 @@ fn damage_and_size_are_told() {
         std::fs::write(record, "damaged").unwrap();
     }
     assert!(report(&space, &[&["p.toml"], &SHORT[..]].concat()).contains("no stage has results in this cache yet"));
+}
+
+#[test]
+fn a_report_of_a_run_is_refused_before_it_and_leaves_its_events_alone() {
+    let space = Space::new("[stages.a]\nkind = \"command\"\nrun = \"echo a > {outputs.o}\"\noutputs = { o = \"t\" }\n");
+    let said = space.run(&["--report", "report.pdf"]).expect(2).stderr;
+    assert!(said.starts_with("error: `report.pdf` does not end in `.html`"), "{said}");
+    assert!(!space.path("cache/v1/actions").exists(), "nothing has run");
+    let said = space.erw(&["run", "p.toml", "--json", "--report", "report.html"]).expect(0).stdout;
+    for line in said.lines() {
+        assert!(serde_json::from_str::<Value>(line).is_ok(), "{line}");
+    }
+    assert!(space.read("report.html").contains("1 cached"));
 }
 
 #[test]

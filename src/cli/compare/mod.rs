@@ -12,6 +12,7 @@ use erw_runner::cache::sources::listing;
 use erw_runner::cache::store::Store;
 use erw_runner::files::digest::Digest;
 use erw_runner::kind::{Registry, value};
+use named::Named;
 use serde_json::Value as Json;
 use side::{Side, StageSummary};
 use std::collections::BTreeSet;
@@ -40,9 +41,10 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    let side = |text: &str| Side::load(text, &args.set, cache, registry);
+    let store = Store::open(cache)?;
+    let side = |text: &str| Side::of(&Named::load(text, &args.set, &store, registry)?, &store);
     let (a, b) = (side(&args.a)?, side(&args.b)?);
-    let (rows, equal) = rows(&a, &b, args.all, &Store::open(cache)?);
+    let (rows, equal) = rows(&a, &b, args.all, &store);
     let short = matches!(args.format, Format::Text | Format::Markdown);
     if rows.is_empty() && args.format == Format::Text {
         return print("no differences\n");
@@ -59,11 +61,12 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     print(&(text + if args.format == Format::Text && !args.all { &sum } else { "" }))
 }
 
-/// The differences as a table, and the number of stages that have none.
-pub fn sheet(a: &str, b: &str, set: &SetArgs, cache: &Path, registry: Registry) -> Result<(Sheet, usize)> {
-    let side = |text: &str| Side::load(text, set, cache, registry);
-    let (rows, equal) = rows(&side(a)?, &side(b)?, false, &Store::open(cache)?);
-    let columns = ["stage", "what", a, b, "difference", "relative"].map(Column::new).to_vec();
+/// The differences of two sides as a table with these titles, and the number of stages that have
+/// none.
+pub fn sheet(sides: [&Named; 2], titles: [&str; 2], store: &Store) -> Result<(Sheet, usize)> {
+    let [a, b] = sides;
+    let (rows, equal) = rows(&Side::of(a, store)?, &Side::of(b, store)?, false, store);
+    let columns = ["stage", "what", titles[0], titles[1], "difference", "relative"].map(Column::new).to_vec();
     Ok((Sheet { columns, rows, grouped: false }, equal))
 }
 

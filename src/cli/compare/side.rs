@@ -2,7 +2,6 @@
 //! nothing of differences.
 
 use super::named::Named;
-use crate::cli::common::pipeline_args::SetArgs;
 use crate::cli::metrics::standing;
 use erw_base::error::Result;
 use erw_runner::cache::action_cache::{Lookup, Record, lookup};
@@ -11,14 +10,12 @@ use erw_runner::cache::store::Store;
 use erw_runner::event::Measure;
 use erw_runner::files::digest::Digest;
 use erw_runner::journal::read::{Ended, Run};
-use erw_runner::kind::Registry;
-use erw_runner::kind::field::FieldType;
 use erw_runner::pipeline::graph::{Pipeline, SourcePath, Stage, StageId};
 use erw_runner::pipeline::targets::select;
+use erw_runner::plan::action::is_path;
 use erw_runner::plan::{CacheChecker, Verdict, plan};
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 /// One side of a comparison.
 pub struct Side {
@@ -56,18 +53,16 @@ impl Side {
         self.stages.iter().find(|(n, _)| n == name).map(|(_, facts)| facts)
     }
 
-    /// The side that a text names, see [`Named::load`].
-    pub fn load(text: &str, set: &SetArgs, cache: &Path, registry: Registry) -> Result<Self> {
-        let store = Store::open(cache)?;
-        match Named::load(text, set, &store, registry)? {
-            Named::Pipeline { pipeline, stages, .. } => of_pipeline(&pipeline, stages, &store),
-            Named::Past(run) => past(run, &store),
+    pub fn of(named: &Named, store: &Store) -> Result<Self> {
+        match named {
+            Named::Pipeline { pipeline, stages, .. } => of_pipeline(pipeline, stages, store),
+            Named::Past(run) => past(run, store),
         }
     }
 }
 
 /// Summaries of the stages, under the given names.
-fn of_pipeline(pipeline: &Pipeline, stages: Vec<(String, StageId)>, store: &Store) -> Result<Side> {
+fn of_pipeline(pipeline: &Pipeline, stages: &[(String, StageId)], store: &Store) -> Result<Side> {
     let base: BTreeMap<StageId, &str> = stages.iter().map(|(name, id)| (*id, name.as_str())).collect();
     let selected: Vec<StageId> = select(pipeline, &[])?.into_iter().filter(|id| base.contains_key(id)).collect();
     let mut facts = vec![];
@@ -89,13 +84,13 @@ fn of_pipeline(pipeline: &Pipeline, stages: Vec<(String, StageId)>, store: &Stor
 }
 
 /// The stages of a past run.
-fn past(run: Run, store: &Store) -> Result<Side> {
+fn past(run: &Run, store: &Store) -> Result<Side> {
     let mut stages: Vec<(String, StageSummary)> = vec![];
-    for past in run.stages {
-        let facts = facts(&past, store)?;
+    for past in &run.stages {
+        let facts = facts(past, store)?;
         // A stage that ran again after damage counts by its last end.
         stages.retain(|(name, _)| *name != past.stage);
-        stages.push((past.stage, facts));
+        stages.push((past.stage.clone(), facts));
     }
     Ok(Side { stages, past: true })
 }
@@ -144,9 +139,9 @@ fn values(stage: &Stage, base: &BTreeMap<StageId, &str>) -> (BTreeMap<String, Js
         let from = base.get(&edge.from).copied().unwrap_or_default();
         values.insert(format!("inputs.{slot}"), format!("{from}.{}", edge.output).into());
     }
-    let list = FieldType::List(Box::new(FieldType::Path));
-    let paths = stage.manifest.params.iter().filter(|f| f.ty == FieldType::Path || f.ty == list);
-    (values, paths.map(|f| format!("params.{}", f.name)).collect())
+    let paths = stage.params.keys().filter(|name| is_path(stage, name));
+    let paths = paths.map(|name| format!("params.{name}")).collect();
+    (values, paths)
 }
 
 /// The values in the text of a key.

@@ -3,6 +3,7 @@
 
 use super::facts::Facts;
 use super::subject::Subject;
+use super::wishes::Wishes;
 use super::{curves, pictures};
 use crate::cli::logs;
 use crate::report::page::content::{
@@ -21,23 +22,14 @@ use std::collections::BTreeSet;
 
 /// Stages in full; with more, the tables have to do.
 const DETAILS: usize = 200;
-/// Lines of the log of a failed stage.
-const LOG_LINES: usize = 40;
 /// Larger files of a pipeline are not copied into the page.
 const FILE: u64 = 256 << 10;
-
-/// What one report is to be like.
-pub struct Wishes {
-    pub max_size: u64,
-    pub anonymous: bool,
-}
 
 /// Fills in every part that is empty. Pictures come last: they take the room that the rest leaves.
 pub fn page(mut page: Page, subject: &Subject, store: &Store, wishes: &Wishes) -> Result<Page> {
     let detailed = detailed(subject);
     page.failures = failures(subject, store);
-    let mut headline = headline(subject);
-    page.headline.append(&mut headline);
+    page.headline = headline(subject);
     if page.results.is_empty() {
         page.results.extend(results(subject));
     }
@@ -45,9 +37,9 @@ pub fn page(mut page: Page, subject: &Subject, store: &Store, wishes: &Wishes) -
         page.graph = graph(subject, &detailed);
     }
     page.time_line = subject.run.as_ref().and_then(|run| time_line(run, subject, &detailed, &mut page.notes));
-    page.costs.extend(costs(subject));
+    page.costs = costs(subject).into_iter().collect();
     page.stages = detailed.iter().map(|at| detail(subject, *at, wishes)).collect();
-    page.provenance.extend(provenance(subject, store, wishes));
+    page.provenance = provenance(subject, store, wishes);
     files(subject, wishes, &mut page.again);
     let (groups, notes) = curves::groups(subject, store)?;
     page.curves = groups;
@@ -87,23 +79,16 @@ fn failures(subject: &Subject, store: &Store) -> Vec<Trouble> {
         let place = error.place.iter().filter(|p| !p.is_empty()).map(|place| format!("at {place}"));
         let causes = error.causes.iter().map(|cause| format!("cause: {cause}"));
         let hints = error.hints.iter().map(|hint| format!("hint: {hint}"));
-        let log = if error.tail.is_empty() { end_of_log(facts, store) } else { error.tail.clone() };
+        let log = || Some(log_lines::tail(&logs::latest(store, facts.key.as_ref()?, 0)?));
+        let log = if error.tail.is_empty() { log().unwrap_or_default() } else { error.tail.clone() };
         Trouble {
             stage: title(subject, at),
             message: error.message.clone(),
             lines: place.chain(causes).chain(hints).collect(),
-            log: log.iter().map(|line| log_lines::shown(line)).collect(),
+            log,
         }
     };
     failed.map(trouble).collect()
-}
-
-/// The last lines of the log of the last attempt.
-fn end_of_log(facts: &Facts, store: &Store) -> Vec<String> {
-    let log = facts.key.as_ref().and_then(|key| logs::latest(store, key, 0));
-    let text = log.and_then(|log| std::fs::read(log).ok()).unwrap_or_default();
-    let lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(String::from).collect();
-    lines[lines.len().saturating_sub(LOG_LINES)..].to_vec()
 }
 
 /// The first result of each stage that no other stage reads, which is what a pipeline is for; of

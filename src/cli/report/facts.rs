@@ -11,10 +11,10 @@ use erw_runner::cache::store::Store;
 use erw_runner::event::Measure;
 use erw_runner::files::digest::Digest;
 use erw_runner::journal::read::{self, Ended, Message, Run, RunState};
-use erw_runner::kind::field::FieldType;
 use erw_runner::kind::value;
 use erw_runner::pipeline::graph::{Pipeline, Stage, StageId};
 use erw_runner::pipeline::targets::select;
+use erw_runner::plan::action::is_path;
 use erw_runner::plan::{CacheChecker, Verdict, inputs, plan};
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -119,16 +119,11 @@ fn of_end(end: &Ended) -> State {
 }
 
 fn params(stage: &Stage) -> Vec<Param> {
-    let list = FieldType::List(Box::new(FieldType::Path));
-    let is_path = |name: &str| {
-        let field = stage.manifest.params.iter().chain(&stage.manifest.operation).find(|f| f.name == name);
-        field.is_some_and(|f| f.ty == FieldType::Path || f.ty == list)
-    };
     let param = |(name, value): (&String, &Json)| Param {
         name: name.clone(),
         value: value::show(value),
         set_by: stage.origins.get(name).map_or_else(String::new, |origin| origin.layer.to_string()),
-        is_path: is_path(name),
+        is_path: is_path(stage, name),
     };
     stage.params.iter().chain(&stage.operation).map(param).collect()
 }

@@ -7,6 +7,7 @@ mod curves;
 mod facts;
 mod pictures;
 mod subject;
+mod wishes;
 
 use super::common::pipeline_args::{PipelineArgs, SetArgs};
 use super::common::print;
@@ -20,7 +21,6 @@ use crate::report::page::content::{Again, Page, Table, Titled};
 use crate::report::sheet::{Format, Sheet};
 use crate::report::text::{bytes, count, instant};
 use anonymous::Anonymous;
-use build::Wishes;
 use erw_base::error::{Error, ErrorKind, Result};
 use erw_runner::cache::store::Store;
 use erw_runner::files::disk::{Durability, write_file};
@@ -29,12 +29,13 @@ use erw_runner::journal::read::Run;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::StageId;
 use erw_runner::sweep::SweepPlan;
-use erw_runner::text::units;
+use erw_runner::text::shell::quoted;
 use facts::{last_run, of_pipeline, of_run};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use subject::{Row, Side, Subject};
+use wishes::Wishes;
 
 /// Seconds between two pages of `--watch`.
 const EVERY: u64 = 5;
@@ -50,13 +51,8 @@ pub struct Args {
     /// The same, to show beside it
     #[arg(value_name = "B")]
     pub b: Option<String>,
-    /// Override a value of the pipeline: STAGE.NAME=VALUE, STAGE.inputs.SLOT=STAGE, or NAME=VALUE
-    /// for a key of `[params]`
-    #[arg(long = "set", value_name = "NAME=VALUE")]
-    pub set: Vec<String>,
-    /// Add a sweep axis, or replace the one of this name: `train.seed=0..5`
-    #[arg(long, value_name = "NAME=VALUES")]
-    pub axis: Vec<String>,
+    #[command(flatten)]
+    pub set: SetArgs,
     /// Show all trials of the sweep
     #[arg(long, conflicts_with = "b")]
     pub sweep: bool,
@@ -67,7 +63,7 @@ pub struct Args {
     #[arg(short, long)]
     pub watch: bool,
     #[command(flatten)]
-    pub how: How,
+    pub wishes: Wishes,
     /// With `--sweep`: average over this axis instead of over the axes called `seed`
     #[arg(long, value_name = "AXIS", requires = "sweep", conflicts_with = "each")]
     pub over: Vec<String>,
@@ -82,29 +78,21 @@ pub struct Args {
     pub filter: Vec<String>,
 }
 
-#[derive(Debug, Clone, clap::Args)]
-pub struct How {
-    /// Leave out pictures until the page is no larger
-    #[arg(long, value_name = "SIZE", default_value = "10MB", value_parser = size)]
-    pub max_size: u64,
-    /// Leave out paths, host and user
-    #[arg(long)]
-    pub anonymous: bool,
-}
-
-fn size(text: &str) -> Result<u64, String> {
-    units::bytes(text).ok_or_else(|| "not a size such as 20MB".to_string())
+/// # Errors
+/// If the file cannot be a report by its name, which is better known before a run than after it.
+pub fn check_name(file: &Path) -> Result<()> {
+    if file.extension().is_none_or(|e| e != "html" && e != "htm") {
+        let error = Error::usage(format!("`{}` does not end in `.html`", file.display()));
+        return Err(error.hint("a report is one HTML page"));
+    }
+    Ok(())
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
-    if args.output.extension().is_none_or(|e| e != "html" && e != "htm") {
-        let error = Error::usage(format!("`{}` does not end in `.html`", args.output.display()));
-        return Err(error.hint("a report is one HTML page"));
-    }
+    check_name(&args.output)?;
     let report = Report { args, cache, registry };
     if !args.watch {
-        let size = report.write(None)?;
-        return print(&format!("{}: {}\n", args.output.display(), bytes(size)));
+        return print(&written(&args.output, report.write(None)?));
     }
     let stop = stop()?;
     let mut is_told = false;
@@ -127,24 +115,27 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     }
 }
 
-/// Writes the report of a pipeline that has just run, also if it failed. What failed in writing it
-/// does not fail the run.
-pub fn after_run(file: &Path, pipeline: &PipelineArgs, sweep: bool, cache: &Path, registry: Registry) -> Result<()> {
+/// Writes the report of a pipeline that has just run, also if it failed; returns its size.
+pub fn after_run(file: &Path, pipeline: &PipelineArgs, sweep: bool, cache: &Path, registry: Registry) -> Result<u64> {
     let args = Args {
         a: pipeline.pipeline.display().to_string(),
         b: None,
-        set: pipeline.set.clone(),
-        axis: pipeline.axis.clone(),
+        set: SetArgs { set: pipeline.set.clone(), axis: pipeline.axis.clone() },
         sweep: sweep || !pipeline.axis.is_empty(),
         output: file.into(),
         watch: false,
-        how: How { max_size: 10_000_000, anonymous: false },
+        wishes: Wishes::default(),
         over: vec![],
         each: false,
         sort: None,
         filter: vec![],
     };
-    run(&args, cache, registry)
+    Report { args: &args, cache, registry }.write(None)
+}
+
+/// What was written, in a line.
+pub fn written(file: &Path, size: u64) -> String {
+    format!("{}: {}\n", file.display(), bytes(size))
 }
 
 struct Report<'a> {
@@ -165,13 +156,13 @@ impl Report<'_> {
 
     fn page(&self, reload: Option<u64>) -> Result<Page> {
         let store = Store::open(self.cache)?;
-        let wishes = Wishes { max_size: self.args.how.max_size, anonymous: self.args.how.anonymous };
+        let wishes = &self.args.wishes;
         let (page, subject) = match &self.args.b {
             Some(b) => self.comparison(b, &store)?,
-            None if self.args.sweep || !self.args.axis.is_empty() => self.sweep(&store)?,
+            None if self.args.sweep || !self.args.set.axis.is_empty() => self.sweep(&store)?,
             None => self.single(&store)?,
         };
-        let mut page = build::page(page, &subject, &store, &wishes)?;
+        let mut page = build::page(page, &subject, &store, wishes)?;
         page.written = instant(&utc_now());
         page.reload = reload;
         if page.headline.is_empty() && page.failures.is_empty() {
@@ -188,45 +179,29 @@ impl Report<'_> {
         Ok(page)
     }
 
-    fn set(&self) -> SetArgs {
-        SetArgs { set: self.args.set.clone(), axis: self.args.axis.clone() }
+    fn named(&self, text: &str, store: &Store) -> Result<Named> {
+        Named::load(text, &self.args.set, store, self.registry)
     }
 
     /// A pipeline, a trial, or a run.
     fn single(&self, store: &Store) -> Result<(Page, Subject)> {
-        let (subject, title, what) = self.side(&self.args.a, store)?;
+        let named = self.named(&self.args.a, store)?;
+        let (subject, title) = side(&named, store)?;
+        let what = match &named {
+            Named::Pipeline { .. } => format!("Pipeline `{}`", short(&self.args.a)),
+            Named::Past(run) => format!("Run {} of {}", run.id, instant(&run.began)),
+        };
         let lead = format!("{what}: {}.", states(&subject));
         let again = self.again(&subject, &format!("erw run {}", quoted(&self.args.a)));
         Ok((Page { title, lead, again, ..Page::default() }, subject))
     }
 
-    /// The subject of one argument, its title, and what it is in words.
-    fn side(&self, text: &str, store: &Store) -> Result<(Subject, String, String)> {
-        match Named::load(text, &self.set(), store, self.registry)? {
-            Named::Pipeline { pipeline, stages, .. } => {
-                let run = last_run(&pipeline, store)?;
-                let wanted: BTreeSet<StageId> = stages.iter().map(|(_, id)| *id).collect();
-                let (facts, places) = of_pipeline(&pipeline, &wanted, store, run.as_ref())?;
-                let mut subject = Subject::of_one(facts);
-                let named = stages.into_iter().filter_map(|(name, id)| Some((name, *places.get(&id)?)));
-                subject.sides[0].stages = named.collect();
-                subject.files = pipeline.files.iter().map(|(file, _)| file.clone()).collect();
-                subject.run = run;
-                Ok((subject, pipeline.name, format!("Pipeline `{}`", short(text))))
-            }
-            Named::Past(run) => {
-                let mut subject = Subject::of_one(of_run(&run, store)?);
-                let (title, what) = (run.pipeline.clone(), format!("Run {} of {}", run.id, instant(&run.began)));
-                subject.run = Some(run);
-                Ok((subject, title, what))
-            }
-        }
-    }
-
     /// Two of them beside each other.
     fn comparison(&self, b: &str, store: &Store) -> Result<(Page, Subject)> {
-        let (mut subject, title, _) = self.side(&self.args.a, store)?;
-        let (other, other_title, _) = self.side(b, store)?;
+        let (named, other) = (self.named(&self.args.a, store)?, self.named(b, store)?);
+        let (sheet, equal) = compare::sheet([&named, &other], [&self.args.a, b], store)?;
+        let (mut subject, title) = side(&named, store)?;
+        let (other, other_title) = side(&other, store)?;
         let offset = subject.facts.len();
         subject.facts.extend(other.facts.into_iter().map(|mut facts| {
             facts.inputs.iter_mut().for_each(|at| *at += offset);
@@ -240,7 +215,6 @@ impl Report<'_> {
         subject.run = None;
         subject.files.clear();
         let subject = subject.with_single_rows();
-        let (sheet, equal) = compare::sheet(&self.args.a, b, &self.set(), self.cache, self.registry)?;
         let lead = format!(
             "`{}` and `{}`; {} equal.",
             short(&self.args.a),
@@ -259,8 +233,7 @@ impl Report<'_> {
 
     /// All trials of a sweep.
     fn sweep(&self, store: &Store) -> Result<(Page, Subject)> {
-        let args = self.set().on(&self.args.a);
-        let plan = args.sweep(self.registry)?;
+        let plan = self.args.set.on(&self.args.a).sweep(self.registry)?;
         let run = last_run(&plan.pipeline, store)?;
         let all: BTreeSet<StageId> = plan.trials.iter().flat_map(|trial| trial.stages.values().copied()).collect();
         let (facts, places) = of_pipeline(&plan.pipeline, &all, store, run.as_ref())?;
@@ -275,7 +248,11 @@ impl Report<'_> {
             filter: self.args.filter.clone(),
             format: Format::Text,
         };
-        let table = sweep::cached(&plan, self.cache, &options)?.checked()?;
+        let mut known: Vec<(usize, StageId)> = places.iter().map(|(id, at)| (*at, *id)).collect();
+        known.sort_unstable();
+        let results = |at: usize| facts[at].record.as_ref().map(|record| record.results.clone());
+        let known = known.into_iter().map(|(at, id)| (id, results(at)));
+        let table = sweep::tabulated(&plan, known, &options)?.checked()?;
         let row = |row: &sweep::row::Row| Row { label: row.name.clone(), sides: row.trials.clone() };
         let subject = Subject {
             facts,
@@ -320,14 +297,36 @@ impl Report<'_> {
     /// With `--set` and `--axis` as here, and what the environment sets.
     fn with_values(&self, command: &str) -> String {
         let mut text = String::new();
-        let overrides = self.set().on(&self.args.a).overrides();
+        let overrides = self.args.set.on(&self.args.a).overrides();
         for (name, value) in &overrides.env {
             text.push_str(&format!("{name}={} ", quoted(value)));
         }
         text.push_str(command);
         overrides.set.iter().for_each(|set| text.push_str(&format!(" --set {}", quoted(set))));
-        self.args.axis.iter().for_each(|axis| text.push_str(&format!(" --axis {}", quoted(axis))));
+        self.args.set.axis.iter().for_each(|axis| text.push_str(&format!(" --axis {}", quoted(axis))));
         text
+    }
+}
+
+/// What an argument names as a subject, and its title.
+fn side(named: &Named, store: &Store) -> Result<(Subject, String)> {
+    match named {
+        Named::Pipeline { pipeline, stages, .. } => {
+            let run = last_run(pipeline, store)?;
+            let wanted: BTreeSet<StageId> = stages.iter().map(|(_, id)| *id).collect();
+            let (facts, places) = of_pipeline(pipeline, &wanted, store, run.as_ref())?;
+            let mut subject = Subject::of_one(facts);
+            let named = stages.iter().filter_map(|(name, id)| Some((name.clone(), *places.get(id)?)));
+            subject.sides[0].stages = named.collect();
+            subject.files = pipeline.files.iter().map(|(file, _)| file.clone()).collect();
+            subject.run = run;
+            Ok((subject, pipeline.name.clone()))
+        }
+        Named::Past(run) => {
+            let mut subject = Subject::of_one(of_run(run, store)?);
+            subject.run = Some(run.clone());
+            Ok((subject, run.pipeline.clone()))
+        }
     }
 }
 
@@ -384,10 +383,4 @@ fn typed(run: &Run) -> String {
     let mut words = run.command.iter();
     let program = words.next().map_or("erw".into(), |program| short(program));
     std::iter::once(program).chain(words.map(|word| quoted(word))).collect::<Vec<_>>().join(" ")
-}
-
-/// A word for a shell.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }

@@ -123,11 +123,27 @@ pub fn print_cached(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Resu
 
 /// The table of the cached results of all trials.
 pub fn cached(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Result<Tabulated> {
-    let trials = chosen(plan, &[])?;
-    let watch = Pruner::new(plan, &trials, plan.rules.clone());
-    let mut sweep = Sweep { plan, trials, wanted: select(&plan.pipeline, &[])?, watch };
+    let mut sweep = whole(plan)?;
     let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
     Ok(sweep.table(&known, &TableOptions::read(options, plan)?))
+}
+
+/// The same from these results of its stages; `None` for one that is not cached.
+pub fn tabulated(
+    plan: &SweepPlan,
+    results: impl Iterator<Item = (StageId, Option<Vec<Measure>>)>,
+    options: &TableArgs,
+) -> Result<Tabulated> {
+    let mut sweep = whole(plan)?;
+    let known = results.map(|(id, results)| (id, sweep.known(id, results))).collect();
+    Ok(sweep.table(&known, &TableOptions::read(options, plan)?))
+}
+
+/// All trials with all stages.
+fn whole(plan: &SweepPlan) -> Result<Sweep<'_>> {
+    let trials = chosen(plan, &[])?;
+    let watch = Pruner::new(plan, &trials, plan.rules.clone());
+    Ok(Sweep { plan, trials, wanted: select(&plan.pipeline, &[])?, watch })
 }
 
 /// Prints the table even if an option was wrong, then returns the error.
@@ -178,15 +194,18 @@ impl Sweep<'_> {
         let checker = CacheChecker::new(&self.plan.pipeline, store, forced);
         let mut known = Known::new();
         for (id, verdict) in plan::plan(&checker, &self.selected())? {
-            let Verdict::Cached(record) = verdict else {
-                known.insert(id, (Status::Unfinished, vec![]));
-                continue;
-            };
-            let name = &self.plan.pipeline.stage(id).name;
-            self.watch.cached(name, record.results.iter().map(|r| (r.name.as_str(), r.value)));
-            known.insert(id, (Status::Cached, record.results));
+            let results = if let Verdict::Cached(record) = verdict { Some(record.results) } else { None };
+            known.insert(id, self.known(id, results));
         }
         Ok(known)
+    }
+
+    /// What is known of a stage with these cached results, which the pruner sees too.
+    fn known(&mut self, id: StageId, results: Option<Vec<Measure>>) -> (Status, Vec<Measure>) {
+        let Some(results) = results else { return (Status::Unfinished, vec![]) };
+        let name = &self.plan.pipeline.stage(id).name;
+        self.watch.cached(name, results.iter().map(|r| (r.name.as_str(), r.value)));
+        (Status::Cached, results)
     }
 
     /// Keeps complete trials and the first `most` of the others; returns how many are left out.

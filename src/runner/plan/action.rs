@@ -72,7 +72,7 @@ pub(crate) fn line(text: &mut String, section: &str, name: &str, value: impl FnO
 }
 
 /// A path parameter enters the key by the contents of its files.
-pub(crate) fn is_path(stage: &Stage, param: &str) -> bool {
+pub fn is_path(stage: &Stage, param: &str) -> bool {
     let path = |ty: &FieldType| match ty {
         FieldType::List(inner) | FieldType::OneOrMany(inner) => **inner == FieldType::Path,
         other => *other == FieldType::Path,
