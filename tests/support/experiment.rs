@@ -134,14 +134,15 @@ impl Running {
     }
 
     /// Follows events until one satisfies `wanted`.
+    #[track_caller]
     pub fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
-        for line in self.lines.by_ref() {
-            let event: Value = serde_json::from_str(&line.expect("readable")).expect("JSON line");
-            if wanted(&event) {
-                return event;
-            }
-        }
-        panic!("the run ended before the awaited event");
+        self.find(wanted).expect("the run ended before the awaited event")
+    }
+
+    /// Like `until`, of a run that may end first.
+    pub fn find(&mut self, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
+        let lines = self.lines.by_ref().map(|l| l.expect("readable"));
+        lines.map(|l| serde_json::from_str(&l).expect("JSON line")).find(wanted)
     }
 
     pub fn pid(&self) -> i32 {
@@ -150,18 +151,22 @@ impl Running {
 
     /// Process ids of the workers that live now; waits for the first.
     pub fn workers(&self) -> Vec<i32> {
-        let tasks = format!("/proc/{}/task", self.pid());
         for _ in 0..1000 {
-            let threads = std::fs::read_dir(&tasks).expect("the run goes on").filter_map(|t| Some(t.ok()?.path()));
-            let lists = threads.filter_map(|t| std::fs::read_to_string(t.join("children")).ok());
-            let workers: Vec<i32> =
-                lists.flat_map(|l| l.split_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<_>>()).collect();
+            let workers = self.workers_now();
             if !workers.is_empty() {
                 return workers;
             }
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         panic!("no worker was started");
+    }
+
+    /// Process ids of the workers that live now, if any.
+    pub fn workers_now(&self) -> Vec<i32> {
+        let tasks = format!("/proc/{}/task", self.pid());
+        let threads = std::fs::read_dir(&tasks).into_iter().flatten().filter_map(|t| Some(t.ok()?.path()));
+        let lists = threads.filter_map(|t| std::fs::read_to_string(t.join("children")).ok());
+        lists.flat_map(|l| l.split_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<_>>()).collect()
     }
 
     /// Hears it out.
