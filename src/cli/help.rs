@@ -66,7 +66,13 @@ erw sweep ablation.toml
 erw sweep ablation.toml --table --sort fd    # the results so far
 erw sweep digits.toml --axis train.seed=0..5 --axis train.lr=1e-4,2e-4",
     ),
-    ("erw metrics", "erw metrics digits.toml\nerw metrics digits.toml train --steps"),
+    (
+        "erw metrics",
+        "\
+erw metrics digits.toml
+erw metrics digits.toml train --steps
+erw metrics digits.toml --axis seed=0..5 --bands --format csv > digits.curves.csv",
+    ),
     (
         "erw eval",
         "\
@@ -95,7 +101,8 @@ erw eval stats photos/ -o photos-stats.npz",
         "\
 erw compare baseline.toml mine.toml
 erw compare ablation.toml@sit,seed=0 ablation.toml@erw,seed=0
-erw compare HEAD~1:digits.toml digits.toml",
+erw compare HEAD~1:digits.toml digits.toml
+erw compare digits.toml digits.curves.csv    # reference curves of `erw metrics --bands`",
     ),
     (
         "erw report",

@@ -15,6 +15,7 @@ mod man;
 mod packages;
 mod plan_and_why;
 mod plot;
+mod reference_curves;
 mod report;
 mod schema;
 mod settings;

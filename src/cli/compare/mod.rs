@@ -1,6 +1,7 @@
 //! `erw compare A B`: the parameters, outside files and results that differ, side by side. Runs
 //! nothing.
 
+pub mod curves;
 pub mod named;
 pub mod side;
 
@@ -27,7 +28,8 @@ pub struct Args {
     /// run
     #[arg(value_name = "A")]
     pub a: String,
-    /// The same, to compare with
+    /// The same, to compare with; or a CSV file with the reference curves of a recipe, in which the
+    /// metrics of A's trainings should lie
     #[arg(value_name = "B")]
     pub b: String,
     #[command(flatten)]
@@ -42,6 +44,12 @@ pub struct Args {
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let store = Store::open(cache)?;
+    if Path::new(&args.b).extension().is_some_and(|ending| ending == "csv") {
+        let named = Named::load(&args.a, &args.set, &store, registry)?;
+        let (sheet, outside) = curves::sheet(&named, Path::new(&args.b), &store)?;
+        print(&sheet.render(args.format))?;
+        return outside.map_or(Ok(()), Err);
+    }
     let side = |text: &str| Side::of(&Named::load(text, &args.set, &store, registry)?, &store);
     let (a, b) = (side(&args.a)?, side(&args.b)?);
     let (rows, equal) = rows(&a, &b, args.all, &store);

@@ -1,5 +1,6 @@
 //! `erw metrics`: the recorded results of a pipeline with its current values. Runs nothing.
 
+pub mod bands;
 pub mod steps;
 
 use super::common::pipeline_args::PipelineArgs;
@@ -37,6 +38,10 @@ pub struct Args {
     /// Show metrics by training step, also of unfinished stages, instead of results
     #[arg(long, conflicts_with = "sweep")]
     pub steps: bool,
+    /// Show reference curves: metrics at some steps, with mean and standard deviation over the
+    /// trials of a sweep over seeds. As CSV they are a file that `erw compare` takes
+    #[arg(long, conflicts_with_all = ["sweep", "steps"])]
+    pub bands: bool,
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
@@ -44,6 +49,10 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         let plan = args.pipeline.sweep(registry)?;
         let plain = TableArgs { over: vec![], each: false, sort: None, filter: vec![], format: args.format };
         return sweep::print_cached(&plan, cache, &plain);
+    }
+    if args.bands {
+        let sheet = bands::sheet(&args.pipeline.sweep(registry)?, &Store::open(cache)?, &args.stages)?;
+        return print(&sheet.render(args.format));
     }
     let pipeline = args.pipeline.load_for(&args.stages, registry, cache)?;
     if args.steps {

@@ -10,7 +10,7 @@ use erw_runner::kind::step_log::{self, METRICS, Row, TIMES, step_of};
 use erw_runner::pipeline::graph::{Pipeline, StageId};
 use erw_runner::pipeline::targets::{named, select};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A row for each step that a stage logged; a column for each number that any of them has.
 pub fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<Sheet> {
@@ -49,10 +49,18 @@ fn chosen(pipeline: &Pipeline, names: &[String]) -> Result<Vec<StageId>> {
     Ok(if names.is_empty() { all } else { names.iter().flat_map(|n| named(pipeline, n)).collect() })
 }
 
+/// Metrics of the last attempt at an action, by step.
+pub fn measured(store: &Store, key: &Key) -> Result<Vec<Row>> {
+    folder(store, key).map_or(Ok(vec![]), |dir| read(&dir.join(METRICS)))
+}
+
+fn folder(store: &Store, key: &Key) -> Option<PathBuf> {
+    [store.work_dir(key), store.log_dir(key)].into_iter().find(|dir| dir.join(METRICS).exists())
+}
+
 /// Metrics and times of the last attempt at an action, by step.
 pub fn of_action(store: &Store, key: &Key) -> Result<Vec<Row>> {
-    let folders = [store.work_dir(key), store.log_dir(key)];
-    let Some(dir) = folders.iter().find(|dir| dir.join(METRICS).exists()) else { return Ok(vec![]) };
+    let Some(dir) = folder(store, key) else { return Ok(vec![]) };
     let mut times: BTreeMap<u64, Row> =
         read(&dir.join(TIMES))?.into_iter().filter_map(|row| Some((step_of(&row)?, row))).collect();
     let mut rows = read(&dir.join(METRICS))?;

@@ -102,8 +102,7 @@ impl TableOptions {
 pub(crate) fn over(args: &TableArgs, axes: &[Axis]) -> Result<Vec<usize>> {
     let called = |axis: &Axis, name: &str| axis.name == name || axis.keys.iter().any(|k| k == name);
     if args.over.is_empty() {
-        let is_seed = |axis: &Axis| axis.name.rsplit('.').next() == Some("seed");
-        return Ok((0..axes.len()).filter(|i| !args.each && is_seed(&axes[*i])).collect());
+        return Ok((0..axes.len()).filter(|i| !args.each && axes[*i].is_seed()).collect());
     }
     let find = |name: &String| {
         axes.iter().position(|a| called(a, name)).ok_or_else(|| {

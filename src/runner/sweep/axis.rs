@@ -19,6 +19,13 @@ pub struct Axis {
     pub(crate) points: Vec<Point>,
 }
 
+impl Axis {
+    /// Do its trials differ in a seed only?
+    pub fn is_seed(&self) -> bool {
+        self.name.rsplit('.').next() == Some("seed")
+    }
+}
+
 pub(crate) struct Point {
     /// `seed=1`, or the name of the trial.
     pub label: String,
