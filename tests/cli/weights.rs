@@ -411,3 +411,18 @@ fn mistakes_in_a_weights_stage_are_refused_before_a_run() {
     space.write("registry.toml", "[[entry]]\nname = 3\n");
     assert!(said("as = \"vae\", name = \"sd-vae-ft-mse\"").contains("registry.toml"));
 }
+
+/// Whether statistics of latents are needed is known before a run.
+#[test]
+fn statistics_of_latents_are_asked_for_by_the_plan() {
+    let plan = |params: &str| {
+        let space =
+            Space::new(&format!("[stages.w]\nkind = \"weights\"\nparams = {{ source = \"w.pt\", {params} }}\n"));
+        space.erw(&["plan", "p.toml"]).expect(2).stderr
+    };
+    let said = plan("as = \"vae\", preset = \"va-vae\"");
+    assert!(said.contains("normalised by the mean and deviation of each channel"), "{said}");
+    assert!(said.contains("latents_stats.pt"), "{said}");
+    let said = plan("as = \"sit\", preset = \"SiT-S/2\", latents_stats = \"s.pt\"");
+    assert!(said.contains("`latents_stats` applies to `as = \"vae\"` only"), "{said}");
+}

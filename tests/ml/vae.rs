@@ -42,6 +42,28 @@ fn encoder_and_decoder_equal_diffusers() -> Result<()> {
     Ok(())
 }
 
+/// As in VA-VAE.
+#[test]
+fn levels_with_attention_equal_diffusers() -> Result<()> {
+    let all = params::load(Path::new("tests/golden/autoencoders/attention.safetensors"), &Device::Cpu)?;
+    let weights = all.iter().filter_map(|(k, v)| Some((k.strip_prefix("w/")?.to_string(), v.clone()))).collect();
+    let mut config = VaeConfig::rgb(&[8, 16], 2, 6, 4, true);
+    config.down_block_types[1] = "AttnDownEncoderBlock2D".into();
+    config.up_block_types[0] = "AttnUpDecoderBlock2D".into();
+    let frozen = Frozen::new(weights);
+    let vae = AutoencoderKl::new(&config, frozen.builder(DType::F32, &Device::Cpu))?;
+    assert_eq!(frozen.unused(), Vec::<String>::new());
+    let posterior = vae.encode(&all["in/image"])?;
+    let decoded = vae.decode(&all["in/latent"])?;
+    for (name, ours) in [("mean", &posterior.mean), ("std", &posterior.std), ("decoded", &decoded)] {
+        let theirs = &all[&format!("out/{name}")];
+        let most = |t: &Tensor| -> Result<f32> { t.abs()?.flatten_all()?.max(0)?.to_scalar() };
+        let off = most(&(ours - theirs)?)? / most(theirs)?.max(1.0);
+        assert!(off < 2e-5, "{name}: {off}");
+    }
+    Ok(())
+}
+
 /// Names and shapes of the attention as diffusers wrote them before 0.15, in a folder as it is
 /// downloaded.
 #[test]
@@ -77,7 +99,11 @@ fn older_diffusers_files_are_read() -> Result<()> {
     refused(config.replace("\"layers_per_block\": 2", "\"layers_per_block\": 1"), "do not belong to the network")?;
     refused(config.replace("\"layers_per_block\": 2", "\"layers_per_block\": 3"), "is not in the file")?;
     refused(config.replace("\"silu\"", "\"gelu\""), "act_fn `gelu`")?;
-    refused(config.replacen("DownEncoderBlock2D", "AttnDownEncoderBlock2D", 1), "AttnDownEncoderBlock2D")?;
+    refused(config.replacen("DownEncoderBlock2D", "AttnDownEncoderBlock2D", 1), "down_blocks.0.attentions.0")?;
+    refused(config.replacen("DownEncoderBlock2D", "CrossAttnDownBlock2D", 1), "CrossAttnDownBlock2D")?;
+    refused(config.replacen("\"DownEncoderBlock2D\", ", "", 1), "for 4 levels")?;
+    refused(config.replacen('{', "{\"latents_mean\": [0, 0, 0, 0], ", 1), "go together")?;
+    refused(config.replacen('{', "{\"latents_mean\": [0], \"latents_std\": [1], ", 1), "4 channels")?;
     refused(config.replace("\"norm_num_groups\": 4", "\"norm_num_groups\": 5"), "norm_num_groups = 5")?;
     Ok(())
 }

@@ -6,9 +6,11 @@ use crate::support::bench::{Bench, Ear};
 use candle_core::{DType, Device, Tensor};
 use erw::error::{ErrorKind, Result};
 use erw::ml::data::images::ImageSet;
+use erw::ml::data::latents::Latents;
 use erw::ml::data::packed::Packed;
 use erw::ml::data::released::ReadyLatents;
 use erw::ml::data::source::ImageListing;
+use erw::ml::formats::torch_write;
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
 use erw::ml::nn::params;
 use erw::ml::nn::params::{ParamSet, Tensors};
@@ -431,4 +433,117 @@ proptest! {
 
 fn values(t: &Tensor) -> candle_core::Result<Vec<f32>> {
     t.flatten_all()?.to_vec1()
+}
+
+/// LightningDiT's folder of latents with so many channels, and their statistics.
+fn with_statistics(dir: &Path, channels: usize) -> Result<()> {
+    fs::create_dir_all(dir).unwrap();
+    let latents = (normals(6, 1, &[channels, 8, 8]) * 3.0)?;
+    let labels = Tensor::from_iter((0..6i64).map(|k| k % 3), &CPU)?;
+    let shard = Tensors::from([("latents".into(), latents), ("labels".into(), labels)]);
+    params::save(&shard, &dir.join("latents_rank00_shard000.safetensors"))?;
+    statistics(&dir.join("latents_stats.pt"), channels, 3.0)
+}
+
+/// A mean of 0.5 and a deviation, of the shapes that LightningDiT writes.
+fn statistics(file: &Path, channels: usize, std: f32) -> Result<()> {
+    let row = |value: f32| Tensor::full(value, (1, channels, 1, 1), &CPU);
+    let stats = Tensors::from([("mean".into(), row(0.5)?), ("std".into(), row(std)?)]);
+    Ok(torch_write::save(file, &[("", &stats)])?)
+}
+
+#[test]
+fn latents_are_normalised_by_channel_from_the_import_to_the_decoder() -> Result<()> {
+    let bench = Bench::new();
+    let source = bench.path("va");
+    with_statistics(&source, 6)?;
+    let import = |name: &str, given: Value| bench.run(name, &stages::data::import_latents::KIND, &[], given);
+    let latents = import("latents", json!({"source": source}))?;
+    let meta = Packed::open(&latents)?.meta().clone();
+    assert_eq!((&meta["scaling_factor"], &meta["latents_std"]), (&json!(1.0), &json!(vec![3.0; 6])));
+    assert_eq!(meta["latents_mean"], json!(vec![0.5; 6]));
+    let opened = Latents::open(&latents)?;
+    let drawn = opened.draw(&[4], &[false], &Tensor::zeros((1, 6, 8, 8), DType::F32, &CPU)?)?;
+    let expected = ((normals(6, 1, &[6, 8, 8]).narrow(0, 4, 1)? * 3.0)? - 0.5)?.affine(1.0 / 3.0, 0.0)?;
+    assert!((drawn - expected)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()? < 1e-6);
+
+    let tiny = json!({"model": "custom", "hidden": 24, "blocks": 2, "heads": 2, "patch_size": 2, "projector_dim": 16,
+        "encoder_depth": 1, "batch": 4, "steps": 3, "ema_decay": 0.5, "alignment": "none"});
+    let train = |name: &str, latents: &Path| {
+        bench.run(name, &stages::training::train::KIND, &[("latents", latents)], tiny.clone())
+    };
+    let sit = train("train", &latents)?;
+    let by_factor = import("by factor", json!({"source": source, "normalization": "factor"}))?;
+    assert_eq!(Packed::open(&by_factor)?.meta()["scaling_factor"], 0.18215);
+    let other = train("other", &by_factor)?;
+
+    // The autoencoder, with its statistics and without.
+    let golden = params::load(Path::new("tests/golden/autoencoders/attention.safetensors"), &CPU)?;
+    let weights = golden.into_iter().filter_map(|(k, v)| Some((k.strip_prefix("w/")?.to_string(), v))).collect();
+    let (file, config) = (bench.path("vae.safetensors"), bench.path("config.json"));
+    params::save(&weights, &file)?;
+    write(
+        &config,
+        r#"{"in_channels": 3, "out_channels": 3, "latent_channels": 6, "block_out_channels": [8, 16],
+        "layers_per_block": 2, "norm_num_groups": 4, "scaling_factor": 0.7, "shift_factor": 0.1,
+        "down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
+        "up_block_types": ["AttnUpDecoderBlock2D", "UpDecoderBlock2D"]}"#,
+    );
+    let vae = |name: &str, stats: Option<PathBuf>| {
+        let mut given = json!({"as": "vae", "source": file, "config": config, "url": null});
+        given["latents_stats"] = json!(stats);
+        bench.run(name, &stages::data::weights::KIND, &[], given)
+    };
+    let with = vae("with", Some(source.join("latents_stats.pt")))?;
+    let stated: VaeConfig = serde_json::from_slice(&fs::read(with.join("config.json")).unwrap()).unwrap();
+    assert_eq!((stated.scaling_factor, stated.shift_factor, stated.latents_std), (1.0, None, Some(vec![3.0; 6])));
+    let without = vae("without", None)?;
+    statistics(&bench.path("others.pt"), 6, 2.0)?;
+    let others = vae("others", Some(bench.path("others.pt")))?;
+    statistics(&bench.path("few.pt"), 4, 2.0)?;
+    let error = vae("few", Some(bench.path("few.pt"))).unwrap_err();
+    assert!(error.message.contains("few.pt") && format!("{error:?}").contains("6 channels"), "{error:?}");
+
+    let sample = |name: &str, sit: &Path, vae: &Path| {
+        let inputs = [("sit", sit), ("vae", vae)];
+        bench.run(name, &stages::sampling::sample::KIND, &inputs, json!({"count": 4, "steps": 2}))
+    };
+    assert_eq!(ImageSet::open(&sample("samples", &sit, &with)?)?.len(), 4);
+    assert_eq!(ImageSet::open(&sample("plain", &other, &without)?)?.len(), 4);
+    for (sit, vae, cause) in [
+        (&sit, &without, "the autoencoder states no statistics"),
+        (&other, &with, "the network was trained without"),
+        (&sit, &others, "by other statistics"),
+    ] {
+        let error = sample("refused", sit, vae).unwrap_err();
+        assert!(error.message.contains(cause), "{error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn statistics_that_would_mislead_are_refused_or_told() -> Result<()> {
+    let bench = Bench::new();
+    let four = bench.path("four");
+    with_statistics(&four, 4)?;
+    let kind = &stages::data::import_latents::KIND;
+    let sd = bench.run("sd", kind, &[], json!({"source": four}))?;
+    assert_eq!(Packed::open(&sd)?.meta()["scaling_factor"], 0.18215);
+    assert!(bench.said("sd").contains("latents_stats.pt is not used: latents of 4 channels"));
+    let asked = bench.run("asked", kind, &[], json!({"source": four, "normalization": "channel"}))?;
+    assert_eq!(Packed::open(&asked)?.meta()["latents_std"], json!(vec![3.0; 4]));
+
+    statistics(&four.join("latents_stats.pt"), 3, 1.0)?;
+    let error = bench.run("few", kind, &[], json!({"source": four, "normalization": "channel"})).unwrap_err();
+    assert!(error.message.contains("latents_stats.pt` does not fit the latents"), "{error:?}");
+    write(&four.join("latents_stats.pt"), "no file of torch");
+    assert!(bench.run("damaged", kind, &[], json!({"source": four, "normalization": "channel"})).is_err());
+    fs::remove_file(four.join("latents_stats.pt")).unwrap();
+    let text = failure(&bench, json!({"source": four, "normalization": "channel"}));
+    assert!(text.contains("has no latents_stats.pt"), "{text}");
+    let scaled = bench.path("release");
+    release(&scaled)?;
+    let text = failure(&bench, json!({"source": scaled, "normalization": "channel"}));
+    assert!(text.contains("already scaled"), "{text}");
+    Ok(())
 }

@@ -106,7 +106,7 @@ fn a_pipeline_without_its_data_says_how_to_get_it() {
 #[test]
 fn every_pipeline_loads_plans_and_states_its_expected_result() {
     let place = Place::with_pipelines();
-    for name in ["sit-xl", "sit-xl-online", "sit-l", "sit-b", "sit-xl-v3", "repa-xl", "sit-xl-baseline"] {
+    for name in ["sit-xl", "sit-xl-online", "sit-xl-512", "sit-l", "sit-b", "sit-xl-v3", "repa-xl", "sit-xl-baseline"] {
         let file = format!("{name}.toml");
         let plan = place.erw(&["plan", &format!("pipelines/{file}")]);
         assert!(plan.status.success(), "{name}: {}", text(&plan.stderr));

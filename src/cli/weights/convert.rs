@@ -44,6 +44,10 @@ pub struct ImportArgs {
     /// Configuration of the network, if `--as` names none
     #[arg(long, value_hint = clap::ValueHint::FilePath)]
     config: Option<PathBuf>,
+    /// File with mean and deviation of each channel of an autoencoder's latents, such as
+    /// latents_stats.pt; VA-VAE and REPA-E need it
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    latents_stats: Option<PathBuf>,
     /// Folder to write; must not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -146,7 +150,8 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         return Err(Error::usage("`--convention` applies to a SiT only"));
     }
     let set = args.set.as_deref();
-    let request = Request { file: &args.file, artifact, network, set, convention, siblings: true };
+    let latents_stats = args.latents_stats.as_deref();
+    let request = Request { file: &args.file, artifact, network, set, convention, latents_stats, siblings: true };
     let converted = convert(&request)?;
     print(&report(&converted, args.all))?;
     converted.check(&request)?;

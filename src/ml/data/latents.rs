@@ -1,6 +1,7 @@
 //! Latents from an autoencoder: a posterior and a label for each image, and the scale that networks
 //! expect. Knows nothing of training.
 
+use super::latent_scale::LatentScale;
 use super::packed::Packed;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::path::Path;
@@ -8,29 +9,11 @@ use std::path::Path;
 /// Suffix of the names of tensors that belong to the mirrored image.
 pub const MIRRORED: &str = "_flip";
 
-/// How latents x are scaled for training: factor (x - shift).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Scale {
-    factor: f64,
-    shift: f64,
-}
-
-impl Scale {
-    pub fn of(latents: &Packed) -> Self {
-        let number = |key: &str, absent: f64| latents.meta()[key].as_f64().unwrap_or(absent);
-        Self { factor: number("scaling_factor", 1.0), shift: number("shift_factor", 0.0) }
-    }
-
-    pub fn apply(self, x: &Tensor) -> Result<Tensor> {
-        x.affine(self.factor, -self.shift * self.factor)
-    }
-}
-
 /// An opened set of latents with checked labels.
 #[derive(Debug)]
 pub struct Latents {
     packed: Packed,
-    scale: Scale,
+    scale: LatentScale,
     labels: Vec<u32>,
     classes: Vec<String>,
 }
@@ -39,15 +22,22 @@ impl Latents {
     /// Opens a packed array with `mean` and `std` `[channels, height, width]` and `labels`.
     ///
     /// # Errors
-    /// A label that is not one of the classes.
+    /// A label that is not one of the classes, or a scale that does not fit.
     pub fn open(dir: &Path) -> Result<Self> {
         let packed = Packed::open(dir)?;
         let classes: Vec<String> = serde_json::from_value(packed.meta()["classes"].clone()).unwrap_or_default();
-        Ok(Self { scale: Scale::of(&packed), labels: labels(&packed, classes.len())?, classes, packed })
+        let scale = LatentScale::of(packed.meta())?;
+        scale.check(packed.shape("mean")?.first().copied().unwrap_or(0))?;
+        Ok(Self { scale, labels: labels(&packed, classes.len())?, classes, packed })
     }
 
     pub fn packed(&self) -> &Packed {
         &self.packed
+    }
+
+    /// How a network sees them.
+    pub fn scale(&self) -> &LatentScale {
+        &self.scale
     }
 
     pub fn len(&self) -> u64 {
@@ -86,7 +76,7 @@ impl Latents {
     pub fn draw(&self, rows: &[u64], flipped: &[bool], noise: &Tensor) -> Result<Tensor> {
         let moments = |tensor: &str| self.moments(tensor, rows, flipped, noise.device())?.to_dtype(DType::F32);
         let (mean, std) = (moments("mean")?, moments("std")?);
-        self.scale.apply(&(mean + (std * noise)?)?)
+        self.scale.to_network(&(mean + (std * noise)?)?)
     }
 
     fn moments(&self, tensor: &str, rows: &[u64], flipped: &[bool], device: &Device) -> Result<Tensor> {

@@ -5,6 +5,7 @@ pub mod augment;
 pub mod batches;
 pub mod decode;
 pub mod images;
+pub mod latent_scale;
 pub mod latents;
 pub mod packed;
 pub mod pairing;

@@ -10,13 +10,14 @@ use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::augment::mirror;
 use erw_ml::data::images::{ImageSet, to_unit};
+use erw_ml::data::latent_scale::{Channels, LatentScale};
 use erw_ml::data::latents::MIRRORED;
 use erw_ml::models::vae::AutoencoderKl;
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub const KIND: StageKind = StageKind {
     name: "latents",
@@ -44,7 +45,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         return Err(Error::stage(format!("the image set has {total} images but {} labels", labels.len())));
     }
     let pack = Pack { output: "latents", rows_per_shard: p.rows_per_shard, total, batch: o.batch };
-    pack.fill(attempt, &meta(&vae, &images), |rows| {
+    pack.fill(attempt, &meta(&vae, &images)?, |rows| {
         let rows: Vec<u64> = rows.collect();
         let pixels = images.batch(&rows, &device)?;
         let mut tensors = encode(&vae, &pixels, "")?;
@@ -69,15 +70,24 @@ fn encode(vae: &AutoencoderKl, pixels: &Tensor, ending: &str) -> Result<Tensors>
     .into())
 }
 
-fn meta(vae: &AutoencoderKl, images: &ImageSet) -> serde_json::Value {
-    let config = vae.config();
-    let f = config.downsampling();
-    json!({
-        "channels": config.latent_channels,
-        "height": images.height() / f,
-        "width": images.width() / f,
-        "scaling_factor": config.scaling_factor,
-        "shift_factor": config.shift_factor.unwrap_or(0.0),
-        "classes": images.classes(),
-    })
+fn meta(vae: &AutoencoderKl, images: &ImageSet) -> Result<Value> {
+    let f = vae.config().downsampling();
+    let shape = [vae.config().latent_channels, images.height() / f, images.width() / f];
+    Ok(latents_meta(shape, &vae.config().scale()?, images.classes()))
+}
+
+/// The description of packed latents `[channels, height, width]`.
+pub(super) fn latents_meta([channels, height, width]: [usize; 3], scale: &LatentScale, classes: &[String]) -> Value {
+    let mut meta = json!({
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "scaling_factor": scale.factor,
+        "shift_factor": scale.shift,
+        "classes": classes,
+    });
+    if let Some(Channels { mean, std }) = &scale.channels {
+        (meta["latents_mean"], meta["latents_std"]) = (json!(mean), json!(std));
+    }
+    meta
 }

@@ -8,7 +8,7 @@ use crate::support::params::device;
 use crate::support::sit_artifact::{NOTE, TrainingNote};
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
-use erw_ml::data::latents::Scale;
+use erw_ml::data::latent_scale::LatentScale;
 use erw_ml::data::packed::Packed;
 use erw_ml::diffusion::interpolant::Path as NoisePath;
 use erw_ml::models::sit::{SiT, SiTConfig};
@@ -130,7 +130,7 @@ impl Observer {
         let draw = |purpose| normal_rows(self.look.seed, purpose, shown.set, ids, &shape, device);
         let rows = |name: &str| latents.rows(name, ids, device);
         let posterior = (rows("mean")? + (rows("std")? * draw(Purpose::Posterior)?)?)?;
-        let x = Scale::of(latents).apply(&posterior)?;
+        let x = LatentScale::of(latents.meta())?.to_network(&posterior)?;
         Ok(self.look.path.point_and_velocity(&x, &draw(Purpose::Noise)?, times)?.0)
     }
 

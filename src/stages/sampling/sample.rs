@@ -5,7 +5,7 @@ use super::velocity::Velocity;
 use crate::support::files::{create_dir, write_json};
 use crate::support::observer::{AttemptObserver, share};
 use crate::support::params::device;
-use crate::support::sit_artifact::{self, TrainingNote};
+use crate::support::sit_artifact::{self, TrainingNote, same_channels};
 use crate::support::{ema_files, facts};
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
@@ -195,6 +195,10 @@ impl Generator {
             (Some(n), _) => n.path,
             (None, path) => path.unwrap_or(NoisePath::Linear),
         };
+        let vae = AutoencoderKl::load(attempt.input("vae")?, &device)?;
+        if let Some(note) = &note {
+            same_channels(note.channels.as_ref(), vae.config())?;
+        }
         let names = note.map(|n| n.classes).filter(|c| c.len() == config.num_classes);
         let sampler = SamplerConfig {
             method: p.sampler,
@@ -204,7 +208,6 @@ impl Generator {
             guidance_high: p.guidance_high,
             path,
         };
-        let vae = AutoencoderKl::load(attempt.input("vae")?, &device)?;
         if vae.config().latent_channels != config.in_channels {
             let (a, b) = (vae.config().latent_channels, config.in_channels);
             return Err(Error::stage(format!("the autoencoder's latents have {a} channels, the model's have {b}")));
@@ -239,7 +242,7 @@ impl Generator {
             return Err(Error::stage(format!("the model's output is not finite for samples {first} to {last}"))
                 .hint("the training has diverged, or `cfg_scale` is too large"));
         }
-        let latents = self.vae.config().unscale(&latents.to_device(&self.device)?)?;
+        let latents = self.vae.config().scale()?.to_autoencoder(&latents.to_device(&self.device)?)?;
         let images = self.vae.decode(&latents.to_dtype(DType::F32)?)?;
         Ok(to_u8(&images)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
     }

@@ -12,6 +12,9 @@ use erw_runner::kind::field::Params;
 use erw_runner::kind::property::Fact;
 use serde_json::{Value, json};
 
+/// The scaling of latents that are normalised by the statistics of each channel.
+pub const BY_CHANNEL: &str = "by channel";
+
 /// A string parameter; `None` if it is absent or not a string.
 pub(crate) fn text<'a>(params: &'a Params, name: &str) -> Option<&'a str> {
     params.get(name)?.as_str()

@@ -70,7 +70,8 @@ pub fn network(
 
 /// The training note of these examples, without resolved parameters.
 pub fn note(examples: &Examples, path: NoisePath) -> TrainingNote {
-    TrainingNote { format: 1, path, classes: examples.latents.classes().to_vec(), resolved: BTreeMap::new() }
+    let (classes, channels) = (examples.latents.classes().to_vec(), examples.latents.scale().channels.clone());
+    TrainingNote { format: 1, path, classes, resolved: BTreeMap::new(), channels }
 }
 
 /// Checks that the micro-batches of a step have equal sizes, so that the mean over them is the mean

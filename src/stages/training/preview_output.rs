@@ -2,8 +2,10 @@
 //! log. An error while drawing is only logged.
 
 use crate::support::files::create_dir;
+use crate::support::sit_artifact::same_channels;
 use candle_core::Device;
 use erw_base::error::{Error, Result};
+use erw_ml::data::latent_scale::Channels;
 use erw_ml::diffusion::interpolant::Path as NoisePath;
 use erw_ml::models::sit::SiTConfig;
 use erw_ml::models::vae::AutoencoderKl;
@@ -15,18 +17,23 @@ use std::path::PathBuf;
 /// A preview of the network `config`, with the autoencoder of slot `decoder` if one is connected.
 ///
 /// # Errors
-/// If the latents of the autoencoder have another number of channels.
+/// If the latents of the autoencoder have another number of channels, or are normalised by other
+/// statistics than `channels`, those of the training.
 pub fn open<'a>(
     attempt: &Attempt,
     config: &'a SiTConfig,
     path: NoisePath,
     seed: u64,
     device: &'a Device,
+    channels: Option<&Channels>,
 ) -> Result<Preview<'a>> {
     let decoder = attempt.optional_input("decoder").map(|dir| AutoencoderKl::load(dir, device)).transpose()?;
     if let Some(vae) = decoder.as_ref().filter(|vae| vae.config().latent_channels != config.in_channels) {
         let (a, b) = (vae.config().latent_channels, config.in_channels);
         return Err(Error::stage(format!("`decoder` takes latents of {a} channels, but the network has {b}")));
+    }
+    if let Some(vae) = &decoder {
+        same_channels(channels, vae.config())?;
     }
     Ok(Preview { config, decoder, path, seed, device })
 }

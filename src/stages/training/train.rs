@@ -220,7 +220,8 @@ fn watch<'a>(
     }
     let LoopSettings { samples_every, .. } = attempt.operation()?;
     if samples_every > 0 {
-        let preview = preview_output::open(attempt, config, p.path, phase.seed, &examples.device)?;
+        let channels = examples.latents.scale().channels.as_ref();
+        let preview = preview_output::open(attempt, config, p.path, phase.seed, &examples.device, channels)?;
         watch.show = Some((
             samples_every,
             Box::new(move |step, ema: &Tensors| preview_output::show(attempt, &preview, step, ema)),

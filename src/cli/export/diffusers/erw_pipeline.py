@@ -220,8 +220,11 @@ class SiTPipeline(DiffusionPipeline):
 
     def decode(self, latents, output_type):
         """Latents of the network to images."""
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        latents = latents / self.vae.config.scaling_factor + shift
+        config = self.vae.config
+        shift, spread = getattr(config, "shift_factor", None) or 0.0, 1.0
+        if getattr(config, "latents_mean", None) is not None:
+            shift, spread = (latents.new_tensor(v).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std))
+        latents = latents / config.scaling_factor * spread + shift
         pixels = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0].float()
         if output_type == "pt":
             return (pixels / 2 + 0.5).clamp(0, 1)

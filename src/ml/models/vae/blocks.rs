@@ -150,9 +150,11 @@ enum Resize {
     Double(Conv2d),
 }
 
-/// Resnets of equal width, then a change of size.
+/// Resnets of equal width, in some levels each with attention, then a change of size.
 pub struct Level {
     resnets: Vec<Resnet>,
+    /// One after each resnet, or none.
+    attentions: Vec<Attention>,
     resize: Resize,
 }
 
@@ -162,30 +164,46 @@ impl Level {
         (0..count).map(|i| Resnet::new(cfg, channels(i), width, vb.pp(format!("resnets.{i}")))).collect()
     }
 
-    /// A level of the encoder.
-    pub fn down(cfg: &VaeConfig, channels_in: usize, width: usize, last: bool, vb: VarBuilder) -> Result<Self> {
-        let resize = if last {
+    fn attentions(cfg: &VaeConfig, count: usize, width: usize, vb: &VarBuilder) -> Result<Vec<Attention>> {
+        (0..count).map(|i| Attention::new(cfg, width, vb.pp(format!("attentions.{i}")))).collect()
+    }
+
+    /// Level `i` of the encoder.
+    pub fn down(cfg: &VaeConfig, i: usize, channels_in: usize, width: usize, vb: VarBuilder) -> Result<Self> {
+        let resize = if i + 1 == cfg.block_out_channels.len() {
             Resize::Keep
         } else {
             let padding = Padding { top: 0, bottom: 1, left: 0, right: 1 };
             Resize::Halve(Conv2d::new(width, width, 3, 2, padding, vb.pp("downsamplers.0.conv"))?)
         };
-        Ok(Self { resnets: Self::resnets(cfg, cfg.layers_per_block, channels_in, width, &vb)?, resize })
+        let count = cfg.layers_per_block;
+        let resnets = Self::resnets(cfg, count, channels_in, width, &vb)?;
+        let attentions = Self::attentions(cfg, if cfg.attends_down(i) { count } else { 0 }, width, &vb)?;
+        Ok(Self { resnets, attentions, resize })
     }
 
-    /// A level of the decoder, which has one more resnet.
-    pub fn up(cfg: &VaeConfig, channels_in: usize, width: usize, last: bool, vb: VarBuilder) -> Result<Self> {
-        let resize = match last {
+    /// Level `i` of the decoder, the deepest first, which has one more resnet.
+    pub fn up(cfg: &VaeConfig, i: usize, channels_in: usize, width: usize, vb: VarBuilder) -> Result<Self> {
+        let resize = match i + 1 == cfg.block_out_channels.len() {
             true => Resize::Keep,
             false => Resize::Double(conv3x3(width, width, vb.pp("upsamplers.0.conv"))?),
         };
-        Ok(Self { resnets: Self::resnets(cfg, cfg.layers_per_block + 1, channels_in, width, &vb)?, resize })
+        let count = cfg.layers_per_block + 1;
+        let resnets = Self::resnets(cfg, count, channels_in, width, &vb)?;
+        let attentions = Self::attentions(cfg, if cfg.attends_up(i) { count } else { 0 }, width, &vb)?;
+        Ok(Self { resnets, attentions, resize })
     }
 }
 
 impl Module for Level {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.resnets.iter().try_fold(x.clone(), |x, r| r.forward(&x))?;
+        let x = self.resnets.iter().enumerate().try_fold(x.clone(), |x, (i, resnet)| {
+            let x = resnet.forward(&x)?;
+            match self.attentions.get(i) {
+                Some(attention) => attention.forward(&x),
+                None => Ok(x),
+            }
+        })?;
         match &self.resize {
             Resize::Keep => Ok(x),
             Resize::Halve(conv) => conv.forward(&x),

@@ -1,7 +1,8 @@
 //! Configuration of an autoencoder: the fields of diffusers' `config.json` that describe the
 //! network.
 
-use candle_core::{Result, Tensor, bail};
+use crate::data::latent_scale::{Channels, LatentScale};
+use candle_core::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -24,6 +25,12 @@ pub struct VaeConfig {
     /// Subtracted before scaling; absent means 0.
     #[serde(default)]
     pub shift_factor: Option<f64>,
+    /// Mean and standard deviation of each channel of latents, which are then (x - mean) / std times
+    /// the scaling factor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latents_mean: Option<Vec<f64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latents_std: Option<Vec<f64>>,
     #[serde(default = "yes")]
     pub mid_block_add_attention: bool,
     #[serde(default = "yes")]
@@ -37,6 +44,10 @@ pub struct VaeConfig {
     #[serde(default)]
     pub up_block_types: Vec<String>,
 }
+
+/// Types of levels, without and with attention.
+const DOWN: [&str; 2] = ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"];
+const UP: [&str; 2] = ["UpDecoderBlock2D", "AttnUpDecoderBlock2D"];
 
 fn sd_scaling_factor() -> f64 {
     0.18215
@@ -69,13 +80,24 @@ impl VaeConfig {
             norm_num_groups,
             scaling_factor: 1.0,
             shift_factor: None,
+            latents_mean: None,
+            latents_std: None,
             mid_block_add_attention,
             use_quant_conv: true,
             use_post_quant_conv: true,
             act_fn: silu(),
-            down_block_types: vec!["DownEncoderBlock2D".into(); levels],
-            up_block_types: vec!["UpDecoderBlock2D".into(); levels],
+            down_block_types: vec![DOWN[0].into(); levels],
+            up_block_types: vec![UP[0].into(); levels],
         }
+    }
+
+    /// The autoencoder of LightningDiT, VA-VAE f16d32: latents of 16 x 16 x 32 for 256 pixels, and
+    /// attention at 16 x 16. Its latents are normalised by channel, which is still to be stated.
+    pub fn va_vae() -> Self {
+        let mut config = Self::rgb(&[128, 128, 256, 256, 512], 2, 32, 32, true);
+        config.down_block_types[4] = DOWN[1].into();
+        config.up_block_types[0] = UP[1].into();
+        config
     }
 
     pub fn read(path: &Path) -> Result<Self> {
@@ -101,19 +123,40 @@ impl VaeConfig {
         if self.act_fn != "silu" && self.act_fn != "swish" {
             bail!("act_fn `{}` is not supported, only `silu`", self.act_fn);
         }
-        let down = self.down_block_types.iter().find(|t| *t != "DownEncoderBlock2D");
-        if let Some(t) = down.or(self.up_block_types.iter().find(|t| *t != "UpDecoderBlock2D")) {
-            bail!("block type `{t}` is not supported, only `DownEncoderBlock2D` and `UpDecoderBlock2D`");
+        let levels = self.block_out_channels.len();
+        for (types, known) in [(&self.down_block_types, &DOWN), (&self.up_block_types, &UP)] {
+            if let Some(t) = types.iter().find(|t| !known.contains(&t.as_str())) {
+                bail!("block type `{t}` is not supported, only `{}` and `{}`", known[0], known[1]);
+            }
+            if !types.is_empty() && types.len() != levels {
+                bail!("{} block types {types:?} for {levels} levels", types.len());
+            }
         }
-        if !self.scaling_factor.is_finite() || self.scaling_factor <= 0.0 {
-            bail!("scaling_factor must be positive, not {}", self.scaling_factor);
-        }
-        Ok(())
+        self.scale()?.check(self.latent_channels)
     }
 
-    /// Converts latents of a diffusion model to the decoder's input.
-    pub fn unscale(&self, latents: &Tensor) -> Result<Tensor> {
-        latents.affine(1.0 / self.scaling_factor, self.shift_factor.unwrap_or(0.0))
+    /// How a diffusion model sees the latents.
+    ///
+    /// # Errors
+    /// A mean without a deviation, or the reverse.
+    pub fn scale(&self) -> Result<LatentScale> {
+        let channels = match (&self.latents_mean, &self.latents_std) {
+            (None, None) => None,
+            (Some(mean), Some(std)) => Some(Channels { mean: mean.clone(), std: std.clone() }),
+            _ => bail!("latents_mean and latents_std go together"),
+        };
+        Ok(LatentScale { factor: self.scaling_factor, shift: self.shift_factor.unwrap_or(0.0), channels })
+    }
+
+    /// Whether each resnet of this level of the encoder is followed by attention, counted as
+    /// `down_block_types` is.
+    pub(super) fn attends_down(&self, level: usize) -> bool {
+        self.down_block_types.get(level).is_some_and(|t| t == DOWN[1])
+    }
+
+    /// The same for the decoder, counted as `up_block_types` is.
+    pub(super) fn attends_up(&self, level: usize) -> bool {
+        self.up_block_types.get(level).is_some_and(|t| t == UP[1])
     }
 
     /// Pixels per latent along one axis.

@@ -37,10 +37,8 @@ struct Encoder {
 impl Encoder {
     fn new(cfg: &VaeConfig, vb: VarBuilder) -> Result<Self> {
         let widths = &cfg.block_out_channels;
-        let level = |i: usize| {
-            let (first, last) = (widths[i.saturating_sub(1)], i + 1 == widths.len());
-            Level::down(cfg, first, widths[i], last, vb.pp(format!("down_blocks.{i}")))
-        };
+        let level =
+            |i: usize| Level::down(cfg, i, widths[i.saturating_sub(1)], widths[i], vb.pp(format!("down_blocks.{i}")));
         Ok(Self {
             conv_in: conv3x3(cfg.in_channels, widths[0], vb.pp("conv_in"))?,
             levels: (0..widths.len()).map(level).collect::<Result<_>>()?,
@@ -67,10 +65,8 @@ struct Decoder {
 impl Decoder {
     fn new(cfg: &VaeConfig, vb: VarBuilder) -> Result<Self> {
         let widths: Vec<usize> = cfg.block_out_channels.iter().rev().copied().collect();
-        let level = |i: usize| {
-            let (first, last) = (widths[i.saturating_sub(1)], i + 1 == widths.len());
-            Level::up(cfg, first, widths[i], last, vb.pp(format!("up_blocks.{i}")))
-        };
+        let level =
+            |i: usize| Level::up(cfg, i, widths[i.saturating_sub(1)], widths[i], vb.pp(format!("up_blocks.{i}")));
         let outermost = cfg.block_out_channels[0];
         Ok(Self {
             conv_in: conv3x3(cfg.latent_channels, widths[0], vb.pp("conv_in"))?,

@@ -69,19 +69,29 @@ fn diffusers_name(name: &str, levels: usize) -> String {
         }
         [half, "mid", "block_1", rest @ ..] => format!("{half}.mid_block.resnets.0.{}", unit(rest)),
         [half, "mid", "block_2", rest @ ..] => format!("{half}.mid_block.resnets.1.{}", unit(rest)),
+        [half, "down", i, "attn", j, part, rest @ ..] => {
+            format!("{half}.down_blocks.{i}.attentions.{j}.{}.{}", attention(part), rest.join("."))
+        }
+        [half, "up", i, "attn", j, part, rest @ ..] => {
+            let i = from_the_end(i, levels);
+            format!("{half}.up_blocks.{i}.attentions.{j}.{}.{}", attention(part), rest.join("."))
+        }
         [half, "mid", "attn_1", part, rest @ ..] => {
-            let part = match *part {
-                "norm" => "group_norm",
-                "q" => "to_q",
-                "k" => "to_k",
-                "v" => "to_v",
-                "proj_out" => "to_out.0",
-                other => other,
-            };
-            format!("{half}.mid_block.attentions.0.{part}.{}", rest.join("."))
+            format!("{half}.mid_block.attentions.0.{}.{}", attention(part), rest.join("."))
         }
         [half, "norm_out", rest @ ..] => format!("{half}.conv_norm_out.{}", rest.join(".")),
         _ => name.to_string(),
+    }
+}
+
+fn attention(part: &str) -> &str {
+    match part {
+        "norm" => "group_norm",
+        "q" => "to_q",
+        "k" => "to_k",
+        "v" => "to_v",
+        "proj_out" => "to_out.0",
+        other => other,
     }
 }
 
@@ -114,6 +124,8 @@ mod tests {
             ("decoder.up.3.block.2.conv2.weight", "decoder.up_blocks.0.resnets.2.conv2.weight"),
             ("decoder.up.1.upsample.conv.bias", "decoder.up_blocks.2.upsamplers.0.conv.bias"),
             ("decoder.mid.block_2.conv1.weight", "decoder.mid_block.resnets.1.conv1.weight"),
+            ("encoder.down.3.attn.1.q.weight", "encoder.down_blocks.3.attentions.1.to_q.weight"),
+            ("decoder.up.3.attn.0.proj_out.bias", "decoder.up_blocks.0.attentions.0.to_out.0.bias"),
             ("encoder.mid.attn_1.norm.bias", "encoder.mid_block.attentions.0.group_norm.bias"),
             ("encoder.mid.attn_1.proj_out.weight", "encoder.mid_block.attentions.0.to_out.0.weight"),
             ("encoder.mid_block.attentions.0.query.weight", "encoder.mid_block.attentions.0.to_q.weight"),

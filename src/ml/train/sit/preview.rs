@@ -64,7 +64,7 @@ impl Preview<'_> {
         }
         let latents = latents.to_dtype(DType::F32)?;
         match &self.decoder {
-            Some(vae) => to_u8(&vae.decode(&vae.config().unscale(&latents)?)?),
+            Some(vae) => to_u8(&vae.decode(&vae.config().scale()?.to_autoencoder(&latents)?)?),
             None => to_u8(&(three(&latents)? / RANGE)?),
         }
     }

@@ -17,6 +17,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::Path;
 
+/// The preset whose latents are normalised by channel.
+pub const VA_VAE: &str = "va-vae";
+
 /// A type of artifact.
 #[derive(Debug, Deserialize, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
@@ -48,7 +51,7 @@ impl Artifact {
     /// Names of the known networks of this type.
     pub fn presets(self) -> &'static [&'static str] {
         match self {
-            Self::Vae => &["sd-vae"],
+            Self::Vae => &["sd-vae", VA_VAE],
             Self::Encoder => encoder::NAMES,
             Self::Inception => &[Inception::ARCH],
             Self::Sit => &sit::NAMES,
@@ -100,6 +103,7 @@ impl Artifact {
             self.check_preset(name)?;
         }
         let value = match (self, preset) {
+            (Self::Vae, Some(VA_VAE)) => serde_json::to_value(VaeConfig::va_vae()),
             // stabilityai/sd-vae-ft-mse and -ema.
             (Self::Vae, Some(_)) => {
                 let config = VaeConfig::rgb(&[128, 256, 512, 512], 2, 4, 32, true);

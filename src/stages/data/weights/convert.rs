@@ -2,18 +2,19 @@
 //! tensor of the file must have a place in the network, and every place a tensor. Names that do not
 //! fit are listed.
 
-use super::artifact::Artifact;
+use super::artifact::{Artifact, VA_VAE};
 use super::choice::{Choice, Copy, Taken, choose};
 use crate::NOTE_FILE;
 use crate::support::files::{create_dir, write_json};
 use erw_base::error::{Error, Result};
+use erw_ml::data::latent_scale::{Channels, LatentScale};
 use erw_ml::formats::format::Format;
 use erw_ml::formats::{Readable, WeightsFile};
 use erw_ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
 use erw_ml::models::sit::convention::{self, Convention};
 use erw_ml::models::sit::release;
 use erw_ml::nn::params::{self, Adopted, LoadReport};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ pub enum Network {
 }
 
 impl Network {
-    fn preset(&self) -> Option<&str> {
+    pub fn preset(&self) -> Option<&str> {
         match self {
             Self::Preset(name) => Some(name),
             _ => None,
@@ -54,6 +55,8 @@ pub struct Request<'a> {
     pub set: Option<&'a str>,
     /// The time convention in which a SiT was trained.
     pub convention: Option<Convention>,
+    /// A file with mean and deviation of each channel of an autoencoder's latents.
+    pub latents_stats: Option<&'a Path>,
     /// Whether files beside `file` may be read, such as the other files of a model in several
     /// files.
     pub siblings: bool,
@@ -99,7 +102,35 @@ pub fn convert(request: &Request) -> Result<Converted> {
         remarks.extend(said.into_iter().filter(|line| !remarks.contains(line)).collect::<Vec<_>>());
         sets.push(set);
     }
-    Ok(Converted { format: opened.format(), config: config.unwrap_or_default(), sets, remarks })
+    let mut config = config.unwrap_or_default();
+    normalise(request, &mut config)?;
+    Ok(Converted { format: opened.format(), config, sets, remarks })
+}
+
+/// Checks that statistics of latents are given where they are needed, and only there.
+pub fn check_latents_stats(artifact: Artifact, preset: Option<&str>, given: bool) -> Result<()> {
+    match (artifact, preset, given) {
+        (Artifact::Vae, Some(VA_VAE), false) => {
+            Err(Error::usage("the latents of VA-VAE are normalised by the mean and deviation of each channel")
+                .hint("give `latents_stats`, the `latents_stats.pt` that comes with it"))
+        }
+        (Artifact::Vae, _, _) | (_, _, false) => Ok(()),
+        (_, _, true) => Err(Error::usage("`latents_stats` applies to `as = \"vae\"` only")),
+    }
+}
+
+/// Writes the statistics into the configuration of the autoencoder, instead of any other scale.
+fn normalise(request: &Request, config: &mut Value) -> Result<()> {
+    check_latents_stats(request.artifact, request.network.preset(), request.latents_stats.is_some())?;
+    let Some(file) = request.latents_stats else { return Ok(()) };
+    let stats = Channels::read(file)?;
+    let scale = LatentScale { factor: 1.0, shift: 0.0, channels: Some(stats.clone()) };
+    let channels = config["latent_channels"].as_u64().unwrap_or(0) as usize;
+    let fits = scale.check(channels).map_err(Error::from);
+    fits.map_err(|e| e.context(format!("`{}` does not fit the autoencoder", file.display())))?;
+    (config["scaling_factor"], config["shift_factor"]) = (json!(1.0), Value::Null);
+    (config["latents_mean"], config["latents_std"]) = (json!(stats.mean), json!(stats.std));
+    Ok(())
 }
 
 /// Converts one copy, and returns lines that describe it. Fills in `config` if nothing states the

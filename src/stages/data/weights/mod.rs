@@ -5,7 +5,7 @@ mod artifact;
 mod choice;
 mod convert;
 
-use crate::support::facts::{network, text};
+use crate::support::facts::{BY_CHANNEL, network, text};
 use erw_base::error::{Error, ErrorKind, Result};
 use erw_fetch::FetchObserver;
 use erw_fetch::download::sha256;
@@ -25,7 +25,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 
 pub use artifact::Artifact;
-pub use convert::{AdoptedDict, Converted, Network, Request, convert, statistics};
+pub use convert::{AdoptedDict, Converted, Network, Request, check_latents_stats, convert, statistics};
 
 pub const KIND: StageKind =
     StageKind { name: "weights", manifest: include_str!("../../../../stages/weights.toml"), check, facts, run };
@@ -42,6 +42,7 @@ struct Params {
     set: Option<String>,
     convention: Option<Convention>,
     sha256: Option<String>,
+    latents_stats: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +109,8 @@ fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
         }
         _ => {}
     }
-    p.network().map(drop)
+    let network = p.network()?;
+    check_latents_stats(p.artifact, network.preset(), p.latents_stats.is_some())
 }
 
 /// The published file that a stage with these parameters downloads, and the sha256 that it must
@@ -153,6 +155,7 @@ fn import(attempt: &Attempt, p: &Params) -> Result<()> {
         network: p.network()?,
         set: p.set.as_deref(),
         convention: p.convention,
+        latents_stats: p.latents_stats.as_deref(),
         // The key does not cover files beside the source.
         siblings: false,
     };
@@ -254,11 +257,17 @@ fn facts(params: &Values) -> Vec<Fact> {
         Some("vae") => {
             let config = Artifact::Vae.config(Some(preset), &Tensors::new()).ok();
             match config.and_then(|config| serde_json::from_value::<VaeConfig>(config).ok()) {
-                Some(config) => vec![
-                    Fact::new("channels", config.latent_channels, of),
-                    Fact::new("downsampling", config.downsampling(), of),
-                    Fact::new("scaling", config.scaling_factor, of),
-                ],
+                Some(config) => {
+                    let by_channel = text(params, "latents_stats").is_some();
+                    vec![
+                        Fact::new("channels", config.latent_channels, of),
+                        Fact::new("downsampling", config.downsampling(), of),
+                        match by_channel {
+                            true => Fact::new("scaling", BY_CHANNEL, &["latents_stats"]),
+                            false => Fact::new("scaling", config.scaling_factor, of),
+                        },
+                    ]
+                }
                 None => vec![],
             }
         }
