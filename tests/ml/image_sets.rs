@@ -306,16 +306,13 @@ fn a_folder_without_images_says_what_it_holds() {
         said.split_once("pbm)").unwrap().1.to_string()
     };
     assert_eq!(instead(&["a/0.avif", "a/1.avif", "b.txt", ".x"]), ", but 2 .avif, 1 .txt, 1 hidden");
-    let said = instead(&["shard-000000.tar"]);
-    assert_eq!(said, ", but 1 .tar; unpack tar archives (WebDataset) first");
-    let said = instead(&["data/train-00000-of-00001.parquet"]);
-    assert!(said.contains("export tables (Hugging Face data sets) to image files first"), "{said}");
+    let said = instead(&["data-00000-of-00001.arrow"]);
+    assert!(said.contains("`to_parquet` of Hugging Face's `Dataset` writes what is"), "{said}");
     let said = instead(&["a/00000000", "a/00000001"]);
     assert_eq!(said, ", but 2 without extension; images are recognised by their file extensions");
     let picture = png(0);
-    let files: [(&str, &[u8], &str); 6] = [
+    let files: [(&str, &[u8], &str); 5] = [
         ("a.tar.gz", b"\x1f\x8b\x08", "it is a gzip file; unpack it first"),
-        ("a.parquet", b"PAR1....", "it is a Parquet table"),
         ("a.png", &picture, "it is an image"),
         ("a.csv", b"a,b\n1,2\n", "it is a text file"),
         ("a.pkl", b"\x80\x04K\x01.", "it is a Python pickle"),
@@ -323,8 +320,15 @@ fn a_folder_without_images_says_what_it_holds() {
     ];
     for (name, bytes, expected) in files {
         write(&dir.path().join(name), bytes);
-        let said = error(open(&dir.path().join(name))).message;
-        assert!(said.contains("not a folder, a ZIP file or an IDX") && said.ends_with(expected), "{name}: {said}");
+        let path = dir.path().join(name);
+        let said = error(open(&path));
+        let message = said.message;
+        assert!(
+            message.contains("is not a folder, a ZIP or tar file, a Parquet") && message.ends_with(expected),
+            "{message}"
+        );
+        let command = format!("`gunzip --keep {}` unpacks it", path.display());
+        assert_eq!(said.causes.iter().any(|hint| hint.ends_with(&command)), name.ends_with(".gz"), "{name}");
     }
 }
 

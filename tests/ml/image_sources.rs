@@ -158,7 +158,7 @@ fn sources_that_are_not_image_sets_are_errors() -> Result<()> {
     assert!(error(open(root)).contains("holds no images"));
     fs::write(root.join("readme.md"), "x")?;
     assert!(error(open(root)).contains("but 1 .md"));
-    assert!(error(open(&root.join("readme.md"))).contains("not a folder, a ZIP file or an IDX"));
+    assert!(error(open(&root.join("readme.md"))).contains("not a folder, a ZIP or tar file, a Parquet table or IDX"));
     assert!(error(open(&root.join("nowhere"))).contains("nowhere"));
     let both = folder(&dir, &[("cats/0.png", png(0)), ("0.png", png(1))]);
     assert!(error(open(&both)).contains("both directly and in folders"));
@@ -324,7 +324,7 @@ fn idx_pairs_are_found_by_name_and_padded() -> Result<()> {
     check(ImageListing::open(root, Some("t10k"), None)?)?;
     let tree = folder(&dir, &tree());
     assert!(error(ImageListing::open(&tree, Some("train"), None)).contains("which has no `part`"));
-    assert!(error(ImageListing::open(&tree, None, Some(&its))).contains("`labels` is for an IDX file"));
+    assert!(error(ImageListing::open(&tree, None, Some(&its))).contains("not a CSV file of labels"));
     Ok(())
 }
 

@@ -10,9 +10,11 @@ mod fused_kernels;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod half_precision;
+mod image_archives;
 mod image_metrics;
 mod image_sets;
 mod image_sources;
+mod image_tables;
 pub mod inception;
 mod losses;
 mod optimizer;

@@ -6,6 +6,7 @@ mod data;
 mod digits_experiment;
 mod evaluation;
 mod flip;
+mod foreign_sets;
 mod handover;
 mod imported_latents;
 mod manifests;

@@ -1,5 +1,5 @@
-//! Python with torch, diffusers and other programs to which erw hands over, in the environment that
-//! `tests/tools/torch-venv.sh` makes.
+//! Python with torch, diffusers and other programs to which erw hands over, or with those that write
+//! image sets, in the environments that `tests/tools/torch-venv.sh` and `data-venv.sh` make.
 
 use super::deadline::Deadline;
 use super::skip;
@@ -11,15 +11,28 @@ use std::process::Command;
 /// `ERW_TEST_TORCH=1` that is a failure.
 #[track_caller]
 pub fn python() -> Option<PathBuf> {
+    environment("torch", "ERW_TEST_TORCH")
+}
+
+/// Python with datasets, webdataset and Pillow, which `tests/tools/data-venv.sh` makes; where it was
+/// not made, the test is skipped, and with `ERW_TEST_DATA=1` fails.
+#[track_caller]
+pub fn data() -> Option<PathBuf> {
+    environment("data", "ERW_TEST_DATA")
+}
+
+#[track_caller]
+fn environment(name: &str, variable: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let venv = std::env::var_os("ERW_TEST_TORCH_VENV").map_or_else(|| root.join("target/torch-venv"), PathBuf::from);
-    let wanted = std::fs::read(root.join("tests/tools/torch-requirements.txt")).unwrap();
+    let venv = std::env::var_os(format!("{variable}_VENV"));
+    let venv = venv.map_or_else(|| root.join(format!("target/{name}-venv")), PathBuf::from);
+    let wanted = std::fs::read(root.join(format!("tests/tools/{name}-requirements.txt"))).unwrap();
     if std::fs::read(venv.join("installed.txt")).is_ok_and(|installed| installed == wanted) {
         return Some(venv.join("bin/python"));
     }
-    let why = "no Python with torch: tests/tools/torch-venv.sh makes it";
-    assert!(std::env::var_os("ERW_TEST_TORCH").is_none_or(|v| v != "1"), "{why}");
-    skip(why);
+    let why = format!("no Python environment `{name}`: tests/tools/{name}-venv.sh makes it");
+    assert!(std::env::var_os(variable).is_none_or(|v| v != "1"), "{why}");
+    skip(&why);
     None
 }
 

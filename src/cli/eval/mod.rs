@@ -31,8 +31,9 @@ pub struct Args {
 
 const HELP: &str = "\
 SAMPLES and REFERENCE can be:
-  - a folder or a ZIP of images, with or without subfolders; files that are not
-    images, or of an unsupported format, are counted and reported
+  - a folder, ZIP or tar of images, with or without subfolders, or a Parquet
+    table of them; files that are not images, or of an unsupported format, are
+    counted and reported
   - an npz with images (`arr_0`, u8, [N,H,W,3]) as for the ADM suite, or an npy;
     compressed, channels-first and grey arrays work, floating point does not
   - for REFERENCE also an npz with published statistics (`mu` and `sigma`)

@@ -6,23 +6,23 @@ use crate::report::text::count;
 use erw_base::error::{Error, Result};
 use erw_ml::data::batches::spread;
 use erw_ml::data::decode::orientation::Orientation;
-use erw_ml::data::source::ImageListing;
 use erw_ml::data::source::classes::first;
 use erw_ml::data::source::layout::Classes;
+use erw_ml::data::source::{ImageListing, READABLE};
 use rayon::prelude::*;
 use std::path::PathBuf;
 
 /// Which images; the parameters of the kind `images`.
 #[derive(Debug, clap::Args)]
 pub struct SetArgs {
-    /// The images: a folder with one folder of images per class, a folder of images, a ZIP of such
-    /// a folder, or IDX files
+    /// The images: a folder with one folder of images per class, a folder of images, a ZIP or tar
+    /// of such a folder, WebDataset shards, Parquet tables, or IDX files
     #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     pub images: PathBuf,
-    /// Folder in a ZIP, or prefix of a pair of IDX files, to read
+    /// Folder in an archive, or prefix of shards, tables or IDX files, to read
     #[arg(long, value_name = "NAME")]
     pub part: Option<String>,
-    /// File of labels, if the images are one IDX file
+    /// File of labels: of one IDX file, or a CSV with the class of each file
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub labels: Option<PathBuf>,
     /// Where classes come from; see the kind `images`
@@ -183,11 +183,7 @@ fn unusable(e: candle_core::Error) -> Error {
     if hints.iter().any(|hint| hint.contains(" = ")) {
         hints.push("here they are flags: `--images` is `source`; `--part`, `--classes` and `--labels`".into());
     } else if hints.is_empty() {
-        hints.push(
-            "give `--images` a folder with one folder of images per class, a folder of images, a ZIP of such a \
-             folder, a folder or ZIP with dataset.json (EDM2, REPA), or a folder of IDX files (MNIST)"
-                .into(),
-        );
+        hints.push(format!("give `--images` a folder of images, or {READABLE}"));
     }
     error.hints.extend(hints.iter().flat_map(|text| text.lines()).map(String::from));
     Error { kind: erw_base::error::ErrorKind::Usage, ..error }

@@ -1,4 +1,5 @@
-//! `images`: imports images from a folder, a ZIP file or IDX files into a packed array at one size.
+//! `images`: imports images from a folder, archives, tables or IDX files into a packed array at one
+//! size.
 //! Images are decoded on all cores and written in their listed order.
 
 use crate::support::facts;
@@ -9,7 +10,7 @@ use erw_ml::data::decode::orientation::Orientation;
 use erw_ml::data::packed::PackedWriter;
 use erw_ml::data::rgb::Rgb;
 use erw_ml::data::source::layout::Classes;
-use erw_ml::data::source::{ImageListing, Preparation, Split};
+use erw_ml::data::source::{ImageListing, Preparation, READABLE, Split, recognise};
 use erw_ml::data::transform::Transform;
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::StageKind;
@@ -62,7 +63,16 @@ enum OnError {
 
 fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Operation>(operation)?;
-    parse::<Params>(params).map(|_| ())
+    let p: Params = parse(params)?;
+    // Only a look at the first bytes: a plan does not wait for a listing.
+    match p.source.is_file() {
+        true => recognise(&p.source).map_err(|e| {
+            let error = of_set(e);
+            let message = format!("`source` cannot be read: {}", error.message);
+            Error { message, ..error }.hint(format!("`source` must be {READABLE}"))
+        }),
+        false => Ok(()),
+    }
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
@@ -153,12 +163,10 @@ fn pack(attempt: &Attempt, source: &ImageListing, p: &Params, writer: &mut Packe
 }
 
 fn open(p: &Params) -> Result<ImageListing> {
-    let hint = "`source` must be a folder with one folder of images per class, a ZIP of such a folder, a folder or \
-                ZIP with dataset.json (EDM2, REPA), or a folder of IDX files (MNIST)";
     let source = ImageListing::open_as(&p.source, p.part.as_deref(), p.labels.as_deref(), p.classes);
     source.map_err(|e| {
         let error = of_set(e);
-        if error.hints.is_empty() { error.hint(hint) } else { error }
+        if error.hints.is_empty() { error.hint(format!("`source` must be {READABLE}")) } else { error }
     })
 }
 

@@ -39,7 +39,7 @@ pub fn decode(bytes: &[u8], orientation: Orientation) -> Result<(Rgb, u32)> {
         Err(_) => bail!("not a readable image: its first bytes match no supported format"),
     };
     let sound = |image| (image, 0);
-    contained(|| match format {
+    contained("not a readable image", || match format {
         ImageFormat::Jpeg => jpeg::decode(bytes, orientation),
         ImageFormat::Gif => gif::decode(bytes).map(sound),
         ImageFormat::Tiff => tiff::decode(bytes).map(sound),
@@ -101,14 +101,14 @@ fn unreadable(e: ImageError) -> candle_core::Error {
     candle_core::Error::msg(format!("not a readable image, or truncated: {e}"))
 }
 
-/// Runs a decoder and turns its panic into an error.
-fn contained<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Runs a decoder and turns its panic into an error, which says `what` is wrong.
+pub(crate) fn contained<T>(what: &str, read: impl FnOnce() -> Result<T>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(read) => read,
         Err(payload) => {
             let words = payload.downcast_ref::<String>().map(String::as_str);
             let words = words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            bail!("not a readable image: its decoder panicked ({words})")
+            bail!("{what}: its decoder panicked ({words})")
         }
     }
 }
@@ -117,7 +117,9 @@ fn contained<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
 mod tests {
     #[test]
     fn a_decoder_that_panics_is_an_error() {
-        let error = super::contained::<()>(|| panic!("index {} out of bounds", 7)).unwrap_err().to_string();
+        let error = super::contained::<()>("not a readable image", || panic!("index {} out of bounds", 7))
+            .unwrap_err()
+            .to_string();
         // A backtrace follows if RUST_BACKTRACE is set.
         assert_eq!(error.lines().next(), Some("not a readable image: its decoder panicked (index 7 out of bounds)"));
     }

@@ -35,6 +35,11 @@ impl Labelled {
 pub struct List(Option<BTreeMap<String, i64>>);
 
 impl List {
+    /// A list of labels by normal name.
+    pub fn of(labels: BTreeMap<String, i64>) -> Self {
+        Self(Some(labels))
+    }
+
     /// Reads the list in a folder, if there is one.
     pub fn beside(root: &Path) -> Result<Option<Self>> {
         let path = root.join(LIST);

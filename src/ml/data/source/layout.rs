@@ -31,6 +31,8 @@ pub enum Doubt {
     Beside { images: PathBuf, others: Vec<String> },
     /// Folders of a thousand images each, named by number.
     Pieces { folders: Vec<String> },
+    /// Archives of a numbered series, without labels.
+    Shards { shards: Vec<String> },
     /// Windows paths that a program stored as file names.
     Backslashes { file: String },
 }
@@ -42,7 +44,7 @@ impl Doubt {
             Self::Wrapped { around, .. } => Some(around),
             Self::Parts { parts } => parts.first().map(PathBuf::as_path),
             Self::Beside { images, .. } => Some(images),
-            Self::Pieces { .. } | Self::Backslashes { .. } => None,
+            Self::Pieces { .. } | Self::Shards { .. } | Self::Backslashes { .. } => None,
         }
     }
 }
@@ -63,6 +65,10 @@ impl fmt::Display for Doubt {
             }
             Self::Pieces { folders } => {
                 write!(f, "its folders {} look like chunks of a numbered set, not like classes", ticked(folders))
+            }
+            Self::Shards { shards } => {
+                let shards = ticked(shards);
+                write!(f, "its archives {shards} look like shards of one set, not like classes, and hold no labels")
             }
             Self::Backslashes { file } => {
                 write!(f, "the file name `{file}` contains a backslash, which is a path separator on Windows")
@@ -105,6 +111,49 @@ pub fn doubt(images: &[&Path]) -> Option<Doubt> {
     let around = PathBuf::from(level.around()?);
     let classes = Level::of(images, &around).folders.into_keys().collect();
     Some(Doubt::Wrapped { around, classes })
+}
+
+/// The reason not to take these archives, by their names without extension, as one set: they are of
+/// several splits; or, if no label was found in them, as classes: they are numbered.
+pub fn doubt_of_shards(names: &[&Path], labelled: bool) -> Option<Doubt> {
+    if names.is_empty() {
+        return None;
+    }
+    let all: Vec<(&str, Option<u64>)> = names.iter().map(|name| series(name)).collect();
+    let mut parts: Vec<(usize, &str)> = all.iter().filter_map(|(name, _)| Some((split_of(name)?, *name))).collect();
+    parts.sort_unstable();
+    parts.dedup();
+    if parts.first().map(|(kind, _)| kind) != parts.last().map(|(kind, _)| kind) {
+        return Some(Doubt::Parts { parts: parts.into_iter().map(|(_, name)| name.into()).collect() });
+    }
+    let mut numbers: Vec<u64> = all.iter().map_while(|(name, n)| n.filter(|_| *name == all[0].0)).collect();
+    numbers.sort_unstable();
+    let follow = || numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+    // Digits alone are classes: those of MNIST.
+    let width = names[0].as_os_str().len();
+    let padded = width > 1 && names.iter().all(|name| name.as_os_str().len() == width);
+    let numbered = names.len() > 1 && numbers.len() == names.len() && numbers[0] < 2 && padded && follow();
+    let shown = || names.iter().map(|name| name.display().to_string()).collect();
+    (numbered && !labelled).then(|| Doubt::Shards { shards: shown() })
+}
+
+/// The name of a series of files and the number in it: `train` and 12 for `train-000012` and for
+/// `train-00012-of-00064`, `n` and 1440764 for `n01440764`.
+pub fn series(name: &Path) -> (&str, Option<u64>) {
+    let name = name.to_str().unwrap_or_default();
+    // The Hub once added a hash of 16 digits.
+    let is_hash = |end: &str| end.len() == 16 && end.bytes().all(|b| b.is_ascii_hexdigit());
+    let name = name.rsplit_once('-').filter(|(_, end)| is_hash(end)).map_or(name, |(name, _)| name);
+    let numberless = |name: &str| name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+    let name = name[..numberless(name)].strip_suffix("-of-").unwrap_or(name);
+    let end = numberless(name);
+    (name[..end].trim_end_matches(['-', '_', '.', '/']), name[end..].parse().ok())
+}
+
+/// 0, 1 or 2 for a series of the training, validation or test split, by its last word:
+/// `imagenet1k-train`.
+fn split_of(series: &str) -> Option<usize> {
+    part(series.rsplit(|c: char| !c.is_alphabetic()).find(|word| !word.is_empty())?)
 }
 
 /// The contents of one level of folders.
@@ -263,6 +312,36 @@ mod tests {
         ] {
             assert_eq!(of(images), None, "{images:?}");
         }
+    }
+
+    #[test]
+    fn series_are_told_from_their_names() {
+        for (name, expected) in [
+            ("train-000012", ("train", Some(12))),
+            ("train-00012-of-00064", ("train", Some(12))),
+            ("imagenet1k-train-0007", ("imagenet1k-train", Some(7))),
+            ("data/test-00000-of-00001-a09b74b3ef9c3b56", ("data/test", Some(0))),
+            ("train/0003", ("train", Some(3))),
+            ("n01440764", ("n", Some(1_440_764))),
+            ("0", ("", Some(0))),
+            ("cats", ("cats", None)),
+            ("a-of-3", ("a", None)),
+        ] {
+            assert_eq!(series(Path::new(name)), expected, "{name}");
+        }
+        let doubt = |names: &[&str], labelled| {
+            let names: Vec<&Path> = names.iter().map(Path::new).collect();
+            doubt_of_shards(&names, labelled).map(|doubt| doubt.to_string())
+        };
+        let numbered = ["x-0", "x-1", "x-2"];
+        assert!(doubt(&numbered, false).is_some_and(|text| text.contains("shards of one set")));
+        assert_eq!(doubt(&numbered, true), None);
+        for classes in [&["n01440764", "n01443537"][..], &["cat", "dog"], &["x-0"], &["a-0", "b-1"], &["0", "1"]] {
+            assert_eq!(doubt(classes, false), None, "{classes:?}");
+        }
+        let splits = ["imagenet-train-0", "imagenet-train-1", "imagenet-validation-0"];
+        let text = "its folders `imagenet-train`, `imagenet-validation` look like parts of a data set";
+        assert!(doubt(&splits, true).is_some_and(|said| said.starts_with(text)));
     }
 
     #[test]

@@ -23,13 +23,14 @@ const MOST: usize = 40;
 const UNREADABLE: &str = "unreadable";
 
 /// Formats in which data sets are distributed, by extension or reason, with advice.
-const CONTAINERS: [(&[&str], &str); 9] = [
-    (&[".tar", ".tgz"], "unpack tar archives (WebDataset) first"),
-    (&[".parquet", ".arrow"], "export tables (Hugging Face data sets) to image files first"),
-    (&[".tfrecord", ".tfrecords"], "export TensorFlow records to image files first"),
-    (&[".mdb"], "export the LMDB database to image files first"),
+const CONTAINERS: [(&[&str], &str); 10] = [
+    (&[".tar"], "tars in a tar in a tar are not read: unpack the outer one"),
+    (&[".parquet"], "tables in an archive are not read: unpack it"),
+    (&[".arrow"], "Arrow tables are not read: `to_parquet` of Hugging Face's `Dataset` writes what is"),
+    (&[".tfrecord", ".tfrecords"], "export TensorFlow records to image files or a WebDataset first"),
+    (&[".mdb"], "export the LMDB database to image files or a WebDataset first"),
     (&[".zip"], "ZIP files inside a folder are not read: name the ZIP itself"),
-    (&[".gz", ".xz", ".bz2", ".zst", ".7z", ".rar"], "unpack compressed files first"),
+    (&[".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z", ".rar"], "unpack compressed files first"),
     (&[".npz", ".npy"], "arrays are accepted by `erw eval` and `stats`, not by `images`"),
     (&[".beton", ".rec", ".h5", ".hdf5", ".mat", ".pkl", ".pickle", ".pt", ".pth"], "export them to image files first"),
     (&[BARE], "images are recognised by their file extensions"),

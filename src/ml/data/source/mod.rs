@@ -1,6 +1,6 @@
-//! Where images come from: a folder tree, the prepared folder of EDM2 and REPA, a ZIP of either, or
-//! a pair of IDX files. The contents show which. [`ImageListing`] presents all as images by index,
-//! with labels.
+//! Where images come from: a folder tree, the prepared folder of EDM2 and REPA, a ZIP or tar of
+//! either, tars of one class each, the shards of a WebDataset, or a pair of IDX files. The contents
+//! show which. [`ImageListing`] presents all as images by index, with labels.
 //!
 //! Listing reads only names and labels. Images are read one by one, from any number of threads:
 //! nothing is locked and nothing is cached. The order depends only on names and contents.
@@ -8,30 +8,42 @@
 mod archive;
 pub mod belongs;
 pub mod classes;
+mod found;
 mod idx;
 pub mod layout;
 pub mod left_out;
 mod names;
+mod table;
+mod tables;
 pub mod tree;
+mod webdataset;
 
 use super::decode::orientation::Orientation;
 use super::decode::{MAX_BYTES, decode};
 use super::rgb::Rgb;
 use super::transform::Transform;
 use crate::formats::describe;
-use archive::Archive;
-use belongs::{EXTENSIONS, hidden_part, is_image};
-use candle_core::{Result, bail};
+use archive::{Archive, Kind, is_tar};
+use belongs::{hidden_part, is_image};
+use candle_core::{Error, Result, bail};
 use classes::{LIST, Labelled, List};
+use found::FoundFiles;
 use idx::Idx;
-use layout::{Classes, Doubt, doubt};
+use layout::{Classes, doubt_of_shards};
 use left_out::LeftOut;
 use serde::Deserialize;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use table::Table;
+use tables::{Labels, Tables, is_table};
 use tree::Tree;
+
+/// What can be read, as text that follows "must be".
+pub const READABLE: &str = "a folder with one folder of images per class, a ZIP or tar of such a folder, a tar of one \
+                            tar per class, WebDataset shards, Parquet tables (Hugging Face), a folder or archive with \
+                            dataset.json (EDM2, REPA), or a folder of IDX files (MNIST)";
 
 /// A listed set of images.
 #[derive(Debug)]
@@ -53,6 +65,7 @@ enum Storage {
     /// A folder and the file names in it.
     Folder(PathBuf, Vec<PathBuf>),
     Archive(Archive),
+    Tables(Tables),
     Idx(Idx),
 }
 
@@ -76,8 +89,9 @@ pub struct Preparation {
 
 impl ImageListing {
     /// Lists `root`. `part` selects one of the IDX pairs in a folder by the prefix of its names
-    /// (`train`, `t10k`), or the folder in a ZIP. `labels` is the label file if `root` is an IDX
-    /// image file. Whether folders are classes is detected.
+    /// (`train`, `t10k`), the folder in an archive, or the shards of a split by the prefix of their
+    /// names. `labels` is the label file if `root` is an IDX image file, or a CSV with the classes
+    /// of files. Whether folders are classes is detected.
     ///
     /// # Errors
     /// When it is not a set of images, or its labels would be lost. The innermost error is the hint
@@ -94,7 +108,7 @@ impl ImageListing {
     /// Lists `root`; `classes` says what its folders are.
     pub fn open_as(root: &Path, part: Option<&str>, labels: Option<&Path>, classes: Classes) -> Result<Self> {
         let source = match root.is_dir() {
-            true => Self::folder(root, part, classes)?,
+            true => Self::folder(root, part, labels, classes)?,
             false => Self::file(root, part, labels, classes)?,
         };
         let shown = root.display();
@@ -102,9 +116,11 @@ impl ImageListing {
             (Storage::Folder(..), Some(_), _) => {
                 bail!("{shown} is {}, which has no `part`; name the subfolder instead", source.what)
             }
-            (Storage::Idx(_), Some(_), _) if root.is_file() => bail!("{shown} is a single file, which has no `part`"),
-            (Storage::Folder(..) | Storage::Archive(_), _, Some(_)) => {
-                bail!("{shown} is {}, which contains its labels; `labels` is for an IDX file", source.what)
+            (Storage::Tables(_) | Storage::Idx(_), Some(_), _) if root.is_file() => {
+                bail!("{shown} is a single file, which has no `part`")
+            }
+            (Storage::Tables(_), _, Some(_)) => {
+                bail!("{shown} is {}, which contains its labels; `labels` is for other sets", source.what)
             }
             (Storage::Idx(_), _, Some(_)) if root.is_dir() => {
                 bail!("{shown} is a folder, whose label files are found by name; omit `labels`")
@@ -119,24 +135,51 @@ impl ImageListing {
             let Some(labels) = labels else { bail!("{shown} is an IDX image file; give its label file as `labels`") };
             return Ok(Self::of_idx(Idx::open(root, labels)?, classes));
         }
-        let mut archive = match File::open(root).map(starts_as_zip) {
-            Ok(true) => Archive::open(root)?,
-            Ok(false) => {
-                let is = describe(root);
-                bail!("{shown} is not a folder, a ZIP file or an IDX image file: it is {is}")
-            }
-            Err(e) => bail!("cannot open {shown}: {e}"),
-        };
+        if tables::is(root) {
+            return Self::tables(root, &[PathBuf::new()], LeftOut::default(), classes);
+        }
+        recognise(root)?;
+        Self::archive(Archive::open(root)?, root, part, labels, LeftOut::default(), classes)
+    }
+
+    fn archive(
+        mut archive: Archive,
+        root: &Path,
+        part: Option<&str>,
+        labels: Option<&Path>,
+        mut left_out: LeftOut,
+        classes: Classes,
+    ) -> Result<Self> {
+        open_inner(&mut archive)?;
         if let Some(part) = part {
             archive = archive.enter(part)?;
+            open_inner(&mut archive)?;
         }
         let place = archive.place_of(LIST);
-        let list = match archive.find(Path::new(LIST)).map(|i| archive.read(i)).transpose() {
+        let prepared = match archive.find(Path::new(LIST)).map(|i| archive.read(i)).transpose() {
             Ok(text) => text.map(|text| List::parse(&place, &text)).transpose()?,
             Err(e) => bail!("{place}: {e}"),
         };
-        let (mut left_out, mut hidden) = (LeftOut::default(), HashSet::new());
-        let mut lists = HashSet::new();
+        let what = match (archive.kind(), prepared.is_some()) {
+            (Kind::Zip, true) => "a ZIP with dataset.json",
+            (Kind::Zip, false) => "a ZIP of folders",
+            (_, true) => "a tar with dataset.json",
+            (Kind::Tar, false) => "a tar of folders",
+            (Kind::Tars, false) if root.is_dir() => "a folder of tars",
+            (Kind::Tars, false) => "a tar of tars",
+        };
+        let table = labels.map(Table::open).transpose()?;
+        let (list, place, what, described) = match prepared {
+            None if archive.kind() != Kind::Zip && classes == Classes::Auto && table.is_none() => {
+                match webdataset::labels(&archive)? {
+                    Some((list, files)) => (Some(list), archive.shown(), "a WebDataset", files),
+                    None => (None, place, what, HashSet::new()),
+                }
+            }
+            prepared => (prepared, place, what, HashSet::new()),
+        };
+        let doubt = doubt_of_shards(&archive.inner(), list.is_some() || table.is_some());
+        let (mut hidden, mut lists) = (HashSet::new(), HashSet::new());
         archive.keep(|name| {
             let is_listed = list.as_ref().is_some_and(|list| list.names(name));
             match hidden_part(name) {
@@ -147,7 +190,7 @@ impl ImageListing {
                     return false;
                 }
                 _ if is_listed || is_image(name) => return true,
-                _ if name == Path::new(LIST) => {}
+                _ if name == Path::new(LIST) || described.contains(name) => {}
                 _ => left_out.file(name),
             }
             if name.ends_with(LIST) {
@@ -155,14 +198,14 @@ impl ImageListing {
             }
             false
         });
-        let what = if list.is_some() { "a ZIP with dataset.json" } else { "a ZIP of folders" };
-        let set = FoundFiles { shown: archive.shown(), place, list, left_out, bare: vec![], archive: true, root };
+        let shown = archive.shown();
+        let set = FoundFiles { shown, place, list, table, left_out, bare: vec![], archive: true, root, doubt };
         let (labelled, left_out, notes) = set.label(&archive.names(), classes, &|name| lists.contains(name))?;
         let store = Storage::Archive(archive);
         Ok(Self { what, classes: labelled.classes, images: labelled.files, left_out, notes, store })
     }
 
-    fn folder(root: &Path, part: Option<&str>, classes: Classes) -> Result<Self> {
+    fn folder(root: &Path, part: Option<&str>, labels: Option<&Path>, classes: Classes) -> Result<Self> {
         let shown = root.display();
         let mut pairs = idx::pairs(root)?;
         if !pairs.is_empty() {
@@ -182,13 +225,50 @@ impl ImageListing {
         let list = List::beside(root)?;
         let is_listed = |name: &Path| list.as_ref().is_some_and(|list| list.names(name));
         let Tree { files, left_out, bare } = tree::list(root, &is_image, &is_listed)?;
+        if files.is_empty() && list.is_none() {
+            let tars = tree::list(root, &is_tar, &|_| false)?;
+            if !tars.files.is_empty() {
+                let archive = Archive::open_tars(root, &tars.files)?;
+                return Self::archive(archive, root, part, labels, tars.left_out, classes);
+            }
+            let tables = tree::list(root, &is_table, &|_| false)?;
+            if !tables.files.is_empty() {
+                let files = tables::of_part(root, tables.files, part)?;
+                return Self::tables(root, &files, tables.left_out, classes);
+            }
+        }
         let what = if list.is_some() { "a folder with dataset.json" } else { "a tree of folders" };
         let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
         let place = root.join(LIST).display().to_string();
-        let set = FoundFiles { shown: shown.to_string(), place, list, left_out, bare, archive: false, root };
+        let table = labels.map(Table::open).transpose()?;
+        let set = FoundFiles {
+            shown: shown.to_string(),
+            place,
+            list,
+            table,
+            left_out,
+            bare,
+            archive: false,
+            root,
+            doubt: None,
+        };
         let (labelled, left_out, notes) = set.label(&paths, classes, &|name| root.join(name).is_file())?;
         let store = Storage::Folder(root.to_path_buf(), files);
         Ok(Self { what, classes: labelled.classes, images: labelled.files, left_out, notes, store })
+    }
+
+    fn tables(root: &Path, files: &[PathBuf], left_out: LeftOut, classes: Classes) -> Result<Self> {
+        let tables = Tables::open(root, files)?;
+        if tables.len() == 0 {
+            bail!("{} holds no rows", root.display());
+        }
+        let labels = match classes {
+            Classes::One => Labels { classes: vec![String::new()], labels: vec![0; tables.len()] },
+            Classes::Auto | Classes::Folders => tables.labels()?,
+        };
+        let images = labels.labels.into_iter().enumerate().collect();
+        let store = Storage::Tables(tables);
+        Ok(Self { what: "a Parquet table", classes: labels.classes, images, left_out, notes: vec![], store })
     }
 
     fn of_idx(idx: Idx, classes: Classes) -> Self {
@@ -261,12 +341,12 @@ impl ImageListing {
         self.images[index].1
     }
 
-    /// Name of a file, relative to the set; `None` in an IDX pair.
+    /// Name of a file, relative to the set; `None` in a table and in an IDX pair.
     pub fn name(&self, index: usize) -> Option<&Path> {
         match &self.store {
             Storage::Folder(_, names) => Some(&names[self.images[index].0]),
             Storage::Archive(archive) => Some(archive.name(self.images[index].0)),
-            Storage::Idx(_) => None,
+            Storage::Tables(_) | Storage::Idx(_) => None,
         }
     }
 
@@ -276,6 +356,7 @@ impl ImageListing {
         match &self.store {
             Storage::Folder(root, names) => root.join(&names[at]).display().to_string(),
             Storage::Archive(archive) => archive.place(at),
+            Storage::Tables(tables) => tables.place(at),
             Storage::Idx(idx) => idx.place(at),
         }
     }
@@ -302,6 +383,7 @@ impl ImageListing {
         match &self.store {
             Storage::Folder(root, names) => decode(&read(&root.join(&names[at]))?, orientation),
             Storage::Archive(archive) => decode(&archive.read(at)?, orientation),
+            Storage::Tables(tables) => decode(tables.read(at)?.data(), orientation),
             Storage::Idx(idx) => Ok((idx.image(at), 0)),
         }
     }
@@ -318,109 +400,41 @@ impl std::fmt::Display for ImageListing {
     }
 }
 
-/// Files that were found and are not labelled yet.
-struct FoundFiles<'a> {
-    root: &'a Path,
-    /// Names of the set and of its list in messages.
-    shown: String,
-    place: String,
-    list: Option<List>,
-    left_out: LeftOut,
-    /// Top-level folders without images.
-    bare: Vec<String>,
-    archive: bool,
-}
-
-impl FoundFiles<'_> {
-    /// Labels images by their list, or by their folders if there is none. `is_there` says whether
-    /// another file exists in the set.
-    fn label(
-        mut self,
-        names: &[&Path],
-        classes: Classes,
-        is_there: &dyn Fn(&Path) -> bool,
-    ) -> Result<(Labelled, LeftOut, Vec<String>)> {
-        let list = self.list.take();
-        let Self { shown, place, left_out, .. } = &self;
-        if names.is_empty() {
-            bail!("{shown} holds no images ({}){}", EXTENSIONS.join(", "), left_out.explained());
-        }
-        let mut notes = vec![];
-        let labelled = match (list, classes) {
-            (Some(list), Classes::Auto) => classes::by_list(place, names, list)?,
-            (Some(list), Classes::One) => {
-                let mut labelled = classes::by_list(place, names, list)?;
-                labelled.forget();
-                labelled
-            }
-            (None, Classes::One) => {
-                if let Some(doubt @ (Doubt::Parts { .. } | Doubt::Beside { .. })) = doubt(names) {
-                    notes.push(format!("{shown}: {doubt}; all of them are taken"));
-                }
-                classes::all_as_one(names)
-            }
-            (None, Classes::Auto) => {
-                self.check_lists(names, is_there)?;
-                if let Some(doubt) = doubt(names) {
-                    return Err(self.doubtful(&doubt));
-                }
-                classes::by_folder(shown, names)?
-            }
-            (_, Classes::Folders) => classes::by_folder(shown, names)?,
-        };
-        if classes != Classes::One && !self.bare.is_empty() {
-            let folders = classes::first(self.bare.iter().map(|name| format!("`{name}`")));
-            notes.push(format!("{shown}: {folders} hold no images, so they are not classes"));
-        }
-        Ok((labelled, self.left_out, notes))
+/// Checks by its first bytes that a file is of a kind that is read.
+///
+/// # Errors
+/// When it is not. The innermost error is the hint, if there is one.
+pub fn recognise(file: &Path) -> Result<()> {
+    let shown = file.display();
+    match Archive::is(file) {
+        Ok(is) if is || tables::is(file) || idx::is_images(file) => return Ok(()),
+        Ok(_) => {}
+        Err(e) => bail!("cannot open {shown}: {e}"),
     }
-
-    /// Refuses the parent folder of a prepared set, whose labels would be ignored.
-    fn check_lists(&self, names: &[&Path], is_there: &dyn Fn(&Path) -> bool) -> Result<()> {
-        let mut common = names[0].parent().unwrap_or(Path::new(""));
-        while !names.iter().all(|name| name.starts_with(common)) {
-            common = common.parent().unwrap_or(Path::new(""));
+    let is = describe(file);
+    let text = format!("{shown} is not a folder, a ZIP or tar file, a Parquet table or IDX images: it is {is}");
+    let unpacks = [
+        ("a gzip", "gunzip --keep"),
+        ("a Zstandard", "zstd -d"),
+        ("an xz", "unxz --keep"),
+        ("a bzip2", "bunzip2 --keep"),
+    ];
+    match unpacks.iter().find(|(kind, _)| is.starts_with(kind)) {
+        Some((_, command)) => {
+            let hint = format!("a compressed file cannot be read in place; `{command} {shown}` unpacks it");
+            Err(Error::msg(hint).context(text))
         }
-        let around = common.ancestors().chain([Path::new("images")]).filter(|folder| !folder.as_os_str().is_empty());
-        match around.into_iter().find(|folder| is_there(&folder.join(LIST))) {
-            Some(folder) => {
-                let text = format!(
-                    "{} holds a prepared set in its folder `{}`; name that folder",
-                    self.shown,
-                    folder.display()
-                );
-                Err(candle_core::Error::msg(self.named(folder)).context(text))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn doubtful(&self, doubt: &Doubt) -> candle_core::Error {
-        let help = match doubt {
-            Doubt::Pieces { .. } => format!("the labels of a prepared set are in its {LIST}, which is missing"),
-            Doubt::Backslashes { .. } => {
-                "name the ZIP itself, or unpack it with a program that understands its paths".into()
-            }
-            _ => doubt.meant().map(|folder| self.named(folder)).unwrap_or_default(),
-        };
-        let more = "set `classes = \"one\"` to put all images in one class, or `classes = \"folders\"` to make each \
-             top-level folder a class";
-        candle_core::Error::msg(format!("{help}\n{more}")).context(format!("{}: {doubt}", self.shown))
-    }
-
-    /// How to name a folder of the set as the source.
-    fn named(&self, folder: &Path) -> String {
-        match self.archive {
-            true => format!("set `part = \"{}\"` to use that folder of the archive", folder.display()),
-            false => format!("set `source = \"{}\"` to use that folder", self.root.join(folder).display()),
-        }
+        None => Err(Error::msg(text)),
     }
 }
 
-/// A ZIP begins with an entry, or with its end record if it is empty.
-fn starts_as_zip(mut file: File) -> bool {
-    let mut start = [0; 2];
-    file.read_exact(&mut start).is_ok() && start == *b"PK"
+/// Opens the tars in an archive that holds no images beside them.
+fn open_inner(archive: &mut Archive) -> Result<()> {
+    let belongs = |name: &Path| hidden_part(name).is_none();
+    match archive.kind() == Kind::Zip || archive.names().iter().any(|name| is_image(name) && belongs(name)) {
+        true => Ok(()),
+        false => archive.open_inner(belongs),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -1,0 +1,398 @@
+//! Image sets in tars, tars of tars and WebDatasets are listed and read as the folder they stand
+//! for; damaged and hostile ones are named.
+
+use candle_core::Result;
+use erw::ml::data::decode::orientation::Orientation;
+use erw::ml::data::source::layout::Classes;
+use erw::ml::data::source::{ImageListing, Preparation};
+use erw::ml::data::transform::Transform;
+use proptest::prelude::*;
+use std::fs;
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
+use tar::{Builder, EntryType, Header};
+use tempfile::TempDir;
+
+const AS_IS: Preparation = Preparation { orientation: Orientation::Ignore, transform: Transform::None, size: 2 };
+
+type Files<'a> = Vec<(&'a str, Vec<u8>)>;
+
+/// An image of one grey, by which it is told.
+fn png(grey: u8) -> Vec<u8> {
+    let mut bytes = Cursor::new(vec![]);
+    image::RgbImage::from_pixel(2, 2, image::Rgb([grey; 3])).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+fn header(size: usize) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_size(size as u64);
+    header.set_mode(0o644);
+    header
+}
+
+fn tarred(files: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut tar = Builder::new(vec![]);
+    for (name, bytes) in files {
+        tar.append_data(&mut header(bytes.len()), name, bytes.as_slice()).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+/// A tar of one file, with a name that no writer would let through.
+fn raw(name: &str, kind: EntryType, bytes: &[u8]) -> Vec<u8> {
+    let mut header = header(bytes.len());
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_entry_type(kind);
+    header.set_cksum();
+    let mut tar = Builder::new(vec![]);
+    tar.append(&header, bytes).unwrap();
+    tar.into_inner().unwrap()
+}
+
+fn zipped(files: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut zip = zip::ZipWriter::new(Cursor::new(vec![]));
+    for (name, bytes) in files {
+        zip.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+fn write(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = dir.path().join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn open(root: &Path) -> Result<ImageListing> {
+    ImageListing::open(root, None, None)
+}
+
+fn error<T>(r: Result<T>) -> String {
+    r.err().expect("an error").to_string()
+}
+
+/// Grey and label of every image, in order.
+fn contents(source: &ImageListing) -> Vec<(u8, i64)> {
+    (0..source.len()).map(|i| (source.load(i, &AS_IS).unwrap().0.data[0], source.label(i))).collect()
+}
+
+fn cats() -> Files<'static> {
+    vec![("2.png", png(2)), ("1.png", png(1)), (".x.png", png(9)), ("notes.txt", b"miaow".to_vec())]
+}
+
+fn dogs() -> Files<'static> {
+    vec![("3.png", png(3))]
+}
+
+#[test]
+fn a_set_is_the_same_in_every_archive() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let within = |class: &str, files: Files| -> Vec<(String, Vec<u8>)> {
+        files.into_iter().map(|(name, bytes)| (format!("{class}/{name}"), bytes)).collect()
+    };
+    let all = [within("dog", dogs()), within("cat", cats())].concat();
+    let all: Files = all.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    for (name, bytes) in &all {
+        write(&dir, &format!("folder/{name}"), bytes);
+    }
+    let of_classes = [("dog.tar", tarred(&dogs())), ("cat.tar", tarred(&cats())), ("readme.md", b"pets".to_vec())];
+    for (name, bytes) in &of_classes {
+        write(&dir, &format!("tars/{name}"), bytes);
+    }
+    let cases = [
+        (dir.path().join("folder"), "a tree of folders", "cat/2.png", "1 .txt"),
+        (write(&dir, "set.zip", &zipped(&all)), "a ZIP of folders", "set.zip!cat/2.png", "1 .txt"),
+        // Told by its contents, not by its name.
+        (write(&dir, "set", &tarred(&all)), "a tar of folders", "set!cat/2.png", "1 .txt"),
+        (write(&dir, "of.tar", &tarred(&of_classes)), "a tar of tars", "of.tar!cat.tar!2.png", "1 .md, 1 .txt"),
+        (dir.path().join("tars"), "a folder of tars", "tars/cat.tar!2.png", "1 .md, 1 .txt"),
+    ];
+    for (root, what, place, left_out) in cases {
+        let source = open(&root)?;
+        assert_eq!(source.classes(), ["cat", "dog"], "{what}");
+        assert_eq!(contents(&source), [(1, 0), (2, 0), (3, 1)], "{what}");
+        assert_eq!(source.to_string(), format!("{what}: 3 images of 2 classes; left out: {left_out}, 1 hidden"));
+        assert_eq!(source.name(1), Some(Path::new("cat/2.png")));
+        assert!(source.place(1).ends_with(place), "{}", source.place(1));
+        if what != "a tree of folders" {
+            let part = ImageListing::open(&root, Some("cat"), None)?;
+            assert_eq!(contents(&part), [(1, 0), (2, 0)], "{what}");
+            assert!(part.place(1).ends_with(place), "{}", part.place(1));
+            let said = error(ImageListing::open(&root, Some("cow"), None));
+            assert!(said.contains("holds no folder `cow`; its top-level folders are cat, dog"), "{said}");
+        }
+    }
+    // Tars deeper inside, in a part beside other images.
+    let deep = [("train/cat.tar", tarred(&cats())), ("train/dog.tar", tarred(&dogs())), ("val/0.png", png(0))];
+    let deep = ImageListing::open(&write(&dir, "deep.tar", &tarred(&deep)), Some("train"), None)?;
+    assert_eq!(contents(&deep), [(1, 0), (2, 0), (3, 1)]);
+    assert!(deep.place(2).ends_with("deep.tar!train/dog.tar!3.png"), "{}", deep.place(2));
+    Ok(())
+}
+
+#[test]
+fn long_names_and_folders_are_understood_and_a_prepared_set_has_its_labels() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let long = format!("cat/{}.png", "n".repeat(300));
+    let mut pax = Builder::new(vec![]);
+    let mut folder = header(0);
+    folder.set_entry_type(EntryType::Directory);
+    pax.append_data(&mut folder, "cat/", &[][..])?;
+    pax.append_pax_extensions([("path", long.as_bytes()), ("mtime", b"1.5")])?;
+    pax.append_data(&mut header(png(1).len()), "cut.png", png(1).as_slice())?;
+    for (name, bytes) in [("gnu.tar", tarred(&[(&long, png(1))])), ("pax.tar", pax.into_inner()?)] {
+        let source = open(&write(&dir, name, &bytes))?;
+        assert_eq!(source.name(0), Some(Path::new(&long)), "{name}");
+        assert_eq!(contents(&source), [(1, 0)]);
+    }
+    let list = br#"{"labels": [["00000/img0.png", 5], ["00000/img1.png", 0]]}"#.to_vec();
+    let prepared = tarred(&[("00000/img1.png", png(1)), ("00000/img0.png", png(0)), ("dataset.json", list)]);
+    assert_eq!(contents(&open(&write(&dir, "edm.tar", &prepared))?), [(0, 5), (1, 0)]);
+    Ok(())
+}
+
+#[test]
+fn damaged_and_hostile_tars_are_named() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let of = |bytes: &[u8]| error(open(&write(&dir, "x.tar", bytes)));
+    let whole = tarred(&[("cat/0.png", png(0)), ("cat/1.png", png(1))]);
+    assert_eq!(whole.len(), 6 * 512);
+    for keep in 0..whole.len() - 512 {
+        let said = of(&whole[..keep]);
+        assert!(said.contains("x.tar"), "{keep}: {said}");
+        if keep >= 512 {
+            assert!(said.contains("truncated"), "{keep}: {said}");
+        }
+    }
+    assert!(of(&whole[..512 + 20]).contains("x.tar!cat/0.png: has 20 of its"));
+    assert!(of(&whole[..2 * 512]).contains("truncated or damaged after `cat/0.png`: its end mark is missing"));
+    let said = of(&[whole.clone(), whole.clone()].concat());
+    assert!(said.contains("more data follows its end mark") && said.contains("--ignore-zeros"), "{said}");
+    let mut changed = whole.clone();
+    changed[2 * 512 + 5] ^= 1;
+    assert!(of(&changed).contains("damaged after `cat/0.png`: archive header checksum mismatch"));
+
+    let file = EntryType::Regular;
+    for name in ["../x.png", "/x.png", "a/../../x.png", "C:/x.png"] {
+        let said = of(&raw(name, file, &png(0)));
+        assert!(said.contains(&format!("x.tar!{name}: its name leads outside")), "{said}");
+    }
+    let inner = tarred(&[("a.tar", raw("../x.png", file, &png(0)))]);
+    assert!(of(&inner).contains("x.tar!a.tar!../x.png: its name leads outside"));
+    for second in ["cat/0.png", "cat/./0.png"] {
+        let said = of(&[&whole[..2 * 512], &raw(second, file, &png(0))].concat());
+        assert!(said.contains("x.tar: two entries have the same name: cat/0.png"), "{said}");
+    }
+    // A claim of eight gigabytes, and one of more than any disk has.
+    for size in [8u64 << 30, u64::MAX >> 1] {
+        let mut claims = raw("x.png", file, &png(0));
+        let mut header = header(0);
+        header.as_old_mut().name[..5].copy_from_slice(b"x.png");
+        header.set_size(size);
+        header.set_cksum();
+        claims[..512].copy_from_slice(header.as_bytes());
+        let said = of(&claims);
+        assert!(said.contains("x.tar"), "{said}");
+        assert!(said.contains(&format!("of its {size} bytes; the archive is truncated")), "{said}");
+    }
+    assert!(of(&tarred(&[("a.txt", vec![])])).contains("holds no images"));
+    assert!(of(&tarred(&[("a.tar", whole[..550].to_vec())])).contains("x.tar!a.tar!cat/0.png: has 38 of its"));
+    assert!(of(&tarred(&[("a.tar", b"text".to_vec())])).contains("x.tar!a.tar: truncated or not a tar"));
+    let nested = tarred(&[("a.tar", tarred(&[("b.tar", whole.clone())]))]);
+    assert!(of(&nested).contains("but 1 .tar"));
+    Ok(())
+}
+
+/// A link or a device may be an image that is never asked for.
+#[test]
+fn members_that_are_no_files_are_refused_when_read() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    for (kind, expected) in [
+        (EntryType::Symlink, "is a link"),
+        (EntryType::Link, "is a link"),
+        (EntryType::Fifo, "is not a regular file"),
+        (EntryType::Block, "is not a regular file"),
+    ] {
+        let set = open(&write(&dir, "x.tar", &raw("cat/0.png", kind, &[])))?;
+        let said = error(set.load(0, &AS_IS));
+        assert!(said.contains("x.tar!cat/0.png: ") && said.contains(expected), "{said}");
+    }
+    Ok(())
+}
+
+/// Shards of a labelled set.
+fn shards(dir: &TempDir, name: &str, shards: &[(&str, &[(&str, Vec<u8>)])]) -> PathBuf {
+    shards.iter().for_each(|(shard, files)| drop(write(dir, &format!("{name}/{shard}"), &tarred(files))));
+    dir.path().join(name)
+}
+
+#[test]
+fn a_webdataset_has_the_labels_of_its_samples() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let cls = |label: i64| format!("{label}\n").into_bytes();
+    let json = |label: i64| format!("{{\"label\": {label}, \"caption\": \"x\"}}").into_bytes();
+    let as_text: [(&str, &[(&str, Vec<u8>)]); 2] = [
+        (
+            "x-000000.tar",
+            &[("0.cls", cls(2)), ("0.png", png(0)), ("0.json", json(7)), ("1.png", png(1)), ("1.cls", cls(0))],
+        ),
+        ("x-000001.tar", &[("0.PNG", png(2)), ("0.CLS", cls(1)), ("0.txt", b"a caption".to_vec())]),
+    ];
+    let as_json: [(&str, &[(&str, Vec<u8>)]); 2] = [
+        ("x-0-of-2.tar", &[("a.png", png(0)), ("a.json", json(2)), ("b.json", json(0)), ("b.png", png(1))]),
+        ("x-1-of-2.tar", &[("c.png", png(2)), ("c.json", json(1))]),
+    ];
+    for (set, left_out) in [(shards(&dir, "text", &as_text), "1 .json, 1 .txt"), (shards(&dir, "json", &as_json), "")] {
+        let source = open(&set)?;
+        assert_eq!(contents(&source), [(0, 2), (1, 0), (2, 1)]);
+        assert_eq!(source.classes(), ["0", "1", "2"]);
+        let what = "a WebDataset: 3 images of 3 classes";
+        let left_out = if left_out.is_empty() { String::new() } else { format!("; left out: {left_out}") };
+        assert_eq!(source.to_string(), format!("{what}{left_out}"));
+    }
+    // A single shard.
+    let one = open(&dir.path().join("text/x-000000.tar"))?;
+    assert_eq!(contents(&one), [(0, 2), (1, 0)]);
+    let all = ImageListing::open_as(&dir.path().join("text"), None, None, Classes::One)?;
+    assert_eq!((contents(&all), all.classes().len()), (vec![(0, 0), (1, 0), (2, 0)], 1));
+    // Two splits in one folder.
+    let [a, b] = as_text.map(|(_, files)| files);
+    let both = shards(&dir, "both", &[("in-train-00.tar", a), ("in-train-01.tar", b), ("in-val-00.tar", b)]);
+    let said = error(open(&both));
+    assert!(said.contains("its folders `in-train`, `in-val` look like parts of a data set"), "{said}");
+    assert!(said.contains("set `part = \"in-train\"`"), "{said}");
+    assert_eq!(contents(&ImageListing::open(&both, Some("in-train"), None)?), [(0, 2), (1, 0), (2, 1)]);
+    assert_eq!(contents(&ImageListing::open(&both, Some("in-val"), None)?), [(2, 1)]);
+    Ok(())
+}
+
+#[test]
+fn samples_that_do_not_fit_their_labels_are_named() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let text = |text: &str| text.as_bytes().to_vec();
+    let cases: [(&[(&str, Vec<u8>)], &str); 8] = [
+        (&[("0.png", png(0)), ("0.cls", text("0")), ("1.png", png(1))], "has no label for 1 file: s-0/1.png"),
+        (&[("0.cls", text("0")), ("1.png", png(1)), ("1.cls", text("0"))], "s-0.tar!0.cls: its sample has no image"),
+        (&[("0.png", png(0)), ("0.cls", text("cat"))], "s-0.tar!0.cls: label `cat` is not a whole number"),
+        (&[("0.png", png(0)), ("0.cls", text("-1"))], "label `-1` is not a whole number"),
+        (&[("0.png", png(0)), ("0.cls", text("99999999999"))], "label `99999999999` is not a whole number"),
+        (
+            &[("0.png", png(0)), ("0.mask.png", png(1)), ("0.cls", text("1"))],
+            "s-0.tar!0.mask.png: its sample has another image",
+        ),
+        (&[("0.png", png(0)), ("0.json", text("{\"label\": 0.5}"))], "s-0.tar!0.json: label `0.5` is not a whole"),
+        (&[("0.png", png(0)), ("0.json", text("{"))], "s-0.tar!0.json: not JSON"),
+    ];
+    for (files, expected) in cases {
+        let said = error(open(&shards(&dir, "bad", &[("s-0.tar", files)])));
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    // Shards without labels are neither classes nor one class unless the user says so.
+    let bare: &[(&str, Vec<u8>)] = &[("0.png", png(0)), ("0.json", text("{\"caption\": \"x\"}"))];
+    let root = shards(&dir, "bare", &[("s-0.tar", bare), ("s-1.tar", bare)]);
+    let said = error(open(&root));
+    assert!(said.contains("`s-0`, `s-1` look like shards of one set, not like classes, and hold no labels"), "{said}");
+    assert!(said.contains("`0001.cls`") && said.contains("classes = \"one\""), "{said}");
+    assert_eq!(ImageListing::open_as(&root, None, None, Classes::Folders)?.classes(), ["s-0", "s-1"]);
+    assert_eq!(ImageListing::open_as(&root, None, None, Classes::One)?.len(), 2);
+    Ok(())
+}
+
+/// ImageNet's validation images lie in one folder or tar, their classes in a table beside it.
+#[test]
+fn a_table_beside_the_images_has_their_labels() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let images = [("val_1.JPEG", png(1)), ("val_0.JPEG", png(0)), ("sub/val_2.JPEG", png(2))];
+    for (name, bytes) in &images {
+        write(&dir, &format!("val/{name}"), bytes);
+    }
+    let roots =
+        [dir.path().join("val"), write(&dir, "val.tar", &tarred(&images)), write(&dir, "val.zip", &zipped(&images))];
+    let boxes = "ImageId,PredictionString\nval_0,n2 1 2 3 4 n2 5 6 7 8 \nval_1,n1 1 2 3 4\nsub/val_2,n2 1 2 3 4\n";
+    let named = [(2, 1), (0, 1), (1, 0)];
+    let cases = [
+        (boxes, &["n1", "n2"][..], named),
+        ("file,label\nval_1.JPEG,n1\n\"sub/val_2.JPEG\",n2\nval_0.JPEG, n2\n", &["n1", "n2"], named),
+        ("\u{feff}label,file\r\nn1,val_1\r\nn2,val_0\r\nn2,sub\\val_2\r\n", &["n1", "n2"], named),
+        ("val_1.JPEG,n1\nval_0.JPEG,n2\n\nsub/val_2.JPEG,n2", &["n1", "n2"], named),
+        ("a;b\nval_1;n1\nval_0;n2\nsub/val_2;n2\n", &["n1", "n2"], named),
+        ("id\tsize\tclass\nval_1\t7\tn1\nval_0\t7\tn2\nsub/val_2\t7\tn2\n", &["n1", "n2"], named),
+        ("x,y\nval_1,2\nval_0,0\nsub/val_2,10\n", &["0", "1", "2", "3", "4"], [(2, 10), (0, 0), (1, 2)]),
+    ];
+    for (text, classes, expected) in cases {
+        let labels = write(&dir, "labels.csv", text.as_bytes());
+        for root in &roots {
+            let source = ImageListing::open(root, None, Some(&labels))?;
+            assert!(source.classes().starts_with(&classes.iter().map(|c| c.to_string()).collect::<Vec<_>>()), "{text}");
+            assert_eq!(contents(&source), expected, "{text}");
+        }
+    }
+    let bad = [
+        ("f,l\nval_0,a\nval_1,a\nsub/val_2,b\nval_3,a\n", "1 file of it are not in", "`val_3` (line 5)"),
+        ("f,l\nval_0,a\nval_1,a\n", "labels.csv: has no label for 1 file of", "sub/val_2.JPEG"),
+        ("f,l\nval_0,a\nval_1,a\nval_0,b\n", "labels.csv:4: `val_0` was labelled in line 2 already", ""),
+        ("f,l\nval_0,a\nval_1\n", "labels.csv:3: a row of 1 cells in a table of 2", ""),
+        ("f,l\nval_0,\n", "labels.csv:2: `` is not the class of `val_0`", ""),
+        ("f,l\n../val_0,a\n", "labels.csv:2: `../val_0` leads outside", ""),
+        ("f,l\nval_0,1\nval_1,1\nsub/val_2,999999\n", "labels.csv:4: label 999999 is not from 0", ""),
+        ("ImageId,PredictionString\nval_0,n1 1 2 3 4 n2 1 2 3 4\n", "labels.csv:2: `n1 1 2 3 4 n2 1 2 3 4` is not", ""),
+        ("ImageId,PredictionString\nval_0,n1 1 2 3\n", "labels.csv:2: `n1 1 2 3` is not the class", ""),
+        ("a,b,c\nval_0,1,2\n", "which columns are the file and the label is unclear: a, b, c", "`file`"),
+        ("val_0\n", "one column only", ""),
+        ("", "labels.csv: empty", ""),
+    ];
+    for (text, expected, also) in bad {
+        let labels = write(&dir, "labels.csv", text.as_bytes());
+        for root in &roots {
+            let said = error(ImageListing::open(root, None, Some(&labels)));
+            assert!(said.contains(expected) && said.contains(also), "{text}: {said}");
+        }
+    }
+    let labels = write(&dir, "labels.csv", boxes.as_bytes());
+    let of = |classes| ImageListing::open_as(&roots[1], None, Some(&labels), classes);
+    assert_eq!(contents(&of(Classes::One)?), [(2, 0), (0, 0), (1, 0)]);
+    assert!(error(of(Classes::Folders)).contains("omit one"));
+    let gzip = write(&dir, "labels.gz", b"\x1f\x8b\x08\xff\xfe");
+    assert!(error(ImageListing::open(&roots[0], None, Some(&gzip))).contains("labels.gz: not a CSV file of labels"));
+    write(&dir, "val/dataset.json", b"{\"labels\": null}");
+    assert!(error(ImageListing::open(&roots[0], None, Some(&labels))).contains("dataset.json; omit `labels`"));
+    Ok(())
+}
+
+#[test]
+fn a_hundred_thousand_members_are_listed() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut tar = Builder::new(vec![]);
+    for i in 0..100_000 {
+        tar.append_data(&mut header(5), format!("{}/{i:06}.jpg", i % 1000), &b"bytes"[..])?;
+    }
+    let source = open(&write(&dir, "many.tar", &tar.into_inner()?))?;
+    assert_eq!((source.len(), source.classes().len()), (100_000, 1000));
+    assert!(source.place(99_999).ends_with("many.tar!999/099999.jpg"));
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn random_tars_do_not_panic(
+        which in 0..3usize,
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        end in any::<prop::sample::Index>(),
+    ) {
+        let plain = tarred(&[("cat/0.png", png(0)), ("cat/1.png", png(1))]);
+        let labelled = tarred(&[("0.png", png(0)), ("0.cls", b"3".to_vec())]);
+        let mut bytes = [tarred(&[("a.tar", plain.clone())]), plain, labelled][which].clone();
+        for (at, value) in edits {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        bytes.truncate(bytes.len().min(end.index(2 * bytes.len())));
+        let dir = tempfile::tempdir().unwrap();
+        if let Ok(source) = open(&write(&dir, "x.tar", &bytes)) {
+            (0..source.len()).for_each(|i| drop(source.load(i, &AS_IS)));
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Image sets in Parquet tables, as Hugging Face's `datasets` writes them: rows are images, labels
+//! have the names of the metadata, and a table of another shape is refused.
+
+use candle_core::Result;
+use erw::ml::data::decode::orientation::Orientation;
+use erw::ml::data::source::layout::Classes;
+use erw::ml::data::source::{ImageListing, Preparation};
+use erw::ml::data::transform::Transform;
+use parquet::basic::Compression;
+use parquet::column::writer::ColumnWriter;
+use parquet::data_type::ByteArray;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+const AS_IS: Preparation = Preparation { orientation: Orientation::Ignore, transform: Transform::None, size: 2 };
+const SCHEMA: &str = "message schema {
+    optional group image { optional binary bytes; optional binary path (UTF8); }
+    optional int64 label;
+}";
+const FEATURES: &str = r#"{"info": {"features": {"image": {"_type": "Image"},
+    "label": {"names": ["dog", "cat", "cow"], "_type": "ClassLabel"}}}}"#;
+
+/// An image of one grey, by which it is told.
+fn png(grey: u8) -> Vec<u8> {
+    let mut bytes = Cursor::new(vec![]);
+    image::RgbImage::from_pixel(2, 2, image::Rgb([grey; 3])).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+/// A table of this schema. Columns of bytes hold `images`, others the labels; `None` is null. Each of
+/// `groups` is a row group, of pages of one row.
+fn table(schema: &str, features: Option<&str>, groups: &[&[(Option<Vec<u8>>, Option<i64>)]]) -> Vec<u8> {
+    let note = features.map(|text| vec![KeyValue::new("huggingface".into(), text.to_string())]);
+    let how = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_data_page_row_count_limit(1)
+        .set_write_batch_size(1)
+        .set_key_value_metadata(note);
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let mut writer = SerializedFileWriter::new(vec![], schema, Arc::new(how.build())).unwrap();
+    for rows in groups {
+        let mut group = writer.next_row_group().unwrap();
+        while let Some(mut column) = group.next_column().unwrap() {
+            let labels = || rows.iter().filter_map(|(_, label)| *label);
+            let levels = |full: i16, is_there: fn(&(Option<Vec<u8>>, Option<i64>)) -> bool| -> Vec<i16> {
+                rows.iter().map(|row| if is_there(row) { full } else { 0 }).collect()
+            };
+            match column.untyped() {
+                ColumnWriter::ByteArrayColumnWriter(writer) => {
+                    let full = writer.get_descriptor().max_def_level();
+                    let bytes: Vec<ByteArray> = rows.iter().filter_map(|(b, _)| b.clone().map(Into::into)).collect();
+                    writer.write_batch(&bytes, Some(&levels(full, |row| row.0.is_some())), None).unwrap();
+                }
+                ColumnWriter::Int64ColumnWriter(writer) => {
+                    let values: Vec<i64> = labels().collect();
+                    writer.write_batch(&values, Some(&levels(1, |row| row.1.is_some())), None).unwrap();
+                }
+                ColumnWriter::Int32ColumnWriter(writer) => {
+                    let values: Vec<i32> = labels().map(|label| label as i32).collect();
+                    writer.write_batch(&values, Some(&levels(1, |row| row.1.is_some())), None).unwrap();
+                }
+                ColumnWriter::DoubleColumnWriter(writer) => {
+                    let values: Vec<f64> = labels().map(|label| label as f64).collect();
+                    writer.write_batch(&values, Some(&levels(1, |row| row.1.is_some())), None).unwrap();
+                }
+                _ => panic!("no such column"),
+            }
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+    }
+    writer.into_inner().unwrap()
+}
+
+fn row(grey: u8, label: i64) -> (Option<Vec<u8>>, Option<i64>) {
+    (Some(png(grey)), Some(label))
+}
+
+fn write(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = dir.path().join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn open(root: &Path) -> Result<ImageListing> {
+    ImageListing::open(root, None, None)
+}
+
+fn error<T>(r: Result<T>) -> String {
+    r.err().expect("an error").to_string()
+}
+
+/// Grey and label of every image, in order.
+fn contents(source: &ImageListing) -> Vec<(u8, i64)> {
+    (0..source.len()).map(|i| (source.load(i, &AS_IS).unwrap().0.data[0], source.label(i))).collect()
+}
+
+#[test]
+fn rows_are_images_with_the_labels_that_the_metadata_names() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let a = table(SCHEMA, Some(FEATURES), &[&[row(3, 1), row(1, 0), row(4, 1)], &[row(7, 0), row(5, 2)]]);
+    let b = table(SCHEMA, Some(FEATURES), &[&[row(9, 2)]]);
+    let one = write(&dir, "any name", &a);
+    let source = open(&one)?;
+    assert_eq!(source.classes(), ["dog", "cat", "cow"]);
+    assert_eq!(contents(&source), [(3, 1), (1, 0), (4, 1), (7, 0), (5, 2)]);
+    assert_eq!(source.to_string(), "a Parquet table: 5 images of 3 classes");
+    assert!(source.place(4).ends_with("any name, row 4"), "{}", source.place(4));
+    // The parts of a repository of the Hub.
+    write(&dir, "hub/data/train-00001-of-00002.parquet", &b);
+    write(&dir, "hub/data/train-00000-of-00002.parquet", &a);
+    write(&dir, "hub/data/test-00000-of-00001.parquet", &b);
+    let hub = write(&dir, "hub/README.md", b"x").parent().unwrap().to_path_buf();
+    let said = error(open(&hub));
+    assert!(said.contains("tables of several parts; choose one with `part`: data/test, data/train"), "{said}");
+    let train = ImageListing::open(&hub, Some("data/train"), None)?;
+    assert_eq!(contents(&train), [(3, 1), (1, 0), (4, 1), (7, 0), (5, 2), (9, 2)]);
+    assert!(train.place(5).ends_with("train-00001-of-00002.parquet, row 0"));
+    assert!(train.to_string().ends_with("6 images of 3 classes; left out: 1 .md"), "{train}");
+    assert_eq!(contents(&ImageListing::open(&hub.join("data"), Some("test"), None)?), [(9, 2)]);
+    assert!(error(ImageListing::open(&hub.join("data"), Some("val"), None)).contains("its parts are test, train"));
+    assert!(error(ImageListing::open(&one, Some("train"), None)).contains("a single file, which has no `part`"));
+    assert!(error(ImageListing::open(&one, None, Some(&one))).contains("which contains its labels"));
+    // Without metadata, and without classes.
+    let plain = open(&write(&dir, "plain", &table(SCHEMA, None, &[&[row(1, 0), row(2, 4)]])))?;
+    assert_eq!((contents(&plain), plain.classes().len()), (vec![(1, 0), (2, 4)], 5));
+    let int32 = SCHEMA.replace("int64 label", "int32 labels");
+    assert_eq!(contents(&open(&write(&dir, "int32", &table(&int32, None, &[&[row(1, 3)]])))?), [(1, 3)]);
+    let flat = "message schema { required binary img; }";
+    let flat = open(&write(&dir, "flat", &table(flat, None, &[&[row(1, 0), row(2, 0)]])))?;
+    assert_eq!((contents(&flat), flat.classes()), (vec![(1, 0), (2, 0)], &[String::new()][..]));
+    let one = ImageListing::open_as(&dir.path().join("plain"), None, None, Classes::One)?;
+    assert_eq!(contents(&one), [(1, 0), (2, 0)]);
+    Ok(())
+}
+
+#[test]
+fn tables_of_another_shape_are_refused_with_what_they_hold() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let of = |schema: &str, features: Option<&str>, rows: &[(Option<Vec<u8>>, Option<i64>)]| {
+        error(open(&write(&dir, "x.parquet", &table(schema, features, &[rows]))))
+    };
+    let rows = [row(1, 0)];
+    for (from, to, expected) in [
+        ("int64 label", "double label", "its column `label` is DOUBLE, not whole numbers or texts"),
+        ("optional int64 label", "optional group label { optional int64 x; }", "its column `label` is nested"),
+        ("binary bytes", "int64 bytes", "its column `image` is INT64, not struct{bytes, path} of encoded images"),
+        ("group image", "group photo", "no column of images; its columns are label, photo"),
+        ("binary bytes", "binary data", "its column `image` is not struct{bytes, path}"),
+    ] {
+        let schema = SCHEMA.replace(from, to).replace("int64 x; };", "int64 x; }");
+        let said = of(&schema, None, &rows);
+        assert!(said.contains("x.parquet: ") && said.contains(expected), "{to}: {said}");
+    }
+    let two = SCHEMA.replace("int64 label", "int64 fine; optional int64 coarse");
+    let features = FEATURES.replace(r#""label": {"#, r#""coarse": {"_type": "ClassLabel"}, "fine": {"#);
+    let said = of(&two, Some(&features), &rows);
+    assert!(said.contains("several columns hold labels: coarse, fine; rename the one"), "{said}");
+    assert!(of(SCHEMA, Some("{"), &rows).contains("`huggingface` metadata is not JSON"));
+    assert!(
+        of(SCHEMA, Some(FEATURES), &[row(1, 0), row(1, 3)]).contains("x.parquet, row 1: label 3 is not from 0 to 2")
+    );
+    assert!(of(SCHEMA, Some(FEATURES), &[row(1, -1)]).contains("x.parquet, row 0: label -1 is not from 0 to 2"));
+    assert!(of(SCHEMA, None, &[row(1, 0), (Some(png(1)), None)]).contains("x.parquet, row 1: it has no label"));
+    assert!(of(SCHEMA, None, &[]).contains("holds no rows"));
+    // A row that refers to a file is found when it is read.
+    let root = write(&dir, "x.parquet", &table(SCHEMA, None, &[&[row(1, 0), (None, Some(0))]]));
+    let said = error(open(&root)?.load(1, &AS_IS));
+    assert!(said.contains("x.parquet, row 1: it holds no bytes"), "{said}");
+    write(&dir, "two/0.parquet", &table(SCHEMA, Some(FEATURES), &[&rows]));
+    write(&dir, "two/1.parquet", &table(SCHEMA, None, &[&rows]));
+    assert!(error(open(&dir.path().join("two"))).contains("1.parquet have different classes"));
+    Ok(())
+}
+
+/// Whatever byte is changed and wherever it ends, the answer is images or an error.
+#[test]
+fn damaged_tables_are_errors() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let whole = table(SCHEMA, Some(FEATURES), &[&[row(3, 1), row(1, 0)], &[row(7, 0)]]);
+    let read = |bytes: &[u8]| -> Result<()> {
+        let source = open(&write(&dir, "x.parquet", bytes))?;
+        (0..source.len()).try_for_each(|i| source.load(i, &AS_IS).map(drop))
+    };
+    read(&whole)?;
+    for keep in (4..whole.len()).step_by(7) {
+        let said = error(read(&whole[..keep]));
+        assert!(said.contains("x.parquet: truncated") || said.contains("x.parquet: not"), "{keep}: {said}");
+    }
+    for at in (4..whole.len()).step_by(3) {
+        for value in [0, 0x7f, 0xff] {
+            let mut bytes = whole.clone();
+            bytes[at] = value;
+            if let Err(e) = read(&bytes) {
+                assert!(e.to_string().contains("x.parquet"), "{at}: {e}");
+            }
+        }
+    }
+    Ok(())
+}
