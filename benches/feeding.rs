@@ -71,6 +71,7 @@ fn measure(case: &str) -> Result<Value> {
         batches: BatchConfig { seed: 0, batch, accumulate: 1, flip: if aligned { 0.0 } else { 0.5 } },
         path: Path::Linear,
         time: TimeDistribution::Uniform,
+        velocity_cosine: 0.0,
         schedule: if aligned { Schedule::Constant { c0: 0.5 } } else { Schedule::None },
         alignment: Alignment::COSINE,
         dispersion: None,

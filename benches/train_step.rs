@@ -22,7 +22,7 @@ use erw::ml::diffusion::interpolant::Path;
 use erw::ml::diffusion::loss;
 use erw::ml::models::projector::ProjectorKind;
 use erw::ml::models::sit;
-use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
+use erw::ml::models::sit::{MlpKind, NormKind, SiT, SiTConfig};
 use erw::ml::nn::params::{Frozen, ParamSet};
 use erw::ml::nn::precision::Precision;
 use erw::ml::observer::{Observer, Silent};
@@ -101,6 +101,7 @@ fn config(name: &str, warmup: bool) -> Result<SiTConfig> {
         depth,
         heads,
         mlp: MlpKind::Gelu,
+        norm: NormKind::Layer,
         mlp_ratio: 4.0,
         num_classes: 1000,
         class_dropout: 0.1,

@@ -48,6 +48,7 @@ fn main() -> Result<()> {
         batches: BatchConfig { seed: 0, batch: 16, accumulate: 1, flip: 0.0 },
         path: Path::Linear,
         time: TimeDistribution::Uniform,
+        velocity_cosine: 0.0,
         schedule: Schedule::HalfLife { c0: 1.0, half_life: 100.0 },
         alignment: Alignment::COSINE,
         dispersion: None,

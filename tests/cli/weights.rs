@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use erw::ml::formats::WeightsFile;
 use erw::ml::formats::format::Format;
 use erw::ml::models::projector::ProjectorKind;
-use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
+use erw::ml::models::sit::{MlpKind, NormKind, SiT, SiTConfig};
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
 use erw::ml::nn::params;
 use erw::ml::nn::params::{Frozen, Tensors};
@@ -52,6 +52,7 @@ pub fn checkpoint_config() -> SiTConfig {
         heads: 2,
         mlp_ratio: 4.0,
         mlp: MlpKind::Gelu,
+        norm: NormKind::Layer,
         num_classes: 5,
         class_dropout: 0.1,
         z_dims: vec![],

@@ -1,7 +1,7 @@
 //! Networks and machines of the tests of whole lists of commands.
 
 use candle_core::{DType, Device, Tensor};
-use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
+use erw::ml::models::sit::{MlpKind, NormKind, SiT, SiTConfig};
 use erw::ml::nn::params::ParamSet;
 use erw::ml::nn::precision::Precision;
 use erw::ml::rng::{self, Purpose};
@@ -23,6 +23,7 @@ pub fn config() -> SiTConfig {
         heads: 2,
         mlp_ratio: 2.0,
         mlp: MlpKind::Gelu,
+        norm: NormKind::Layer,
         num_classes: 5,
         class_dropout: 0.1,
         z_dims: vec![128],

@@ -92,12 +92,12 @@ fn weights(c: Case, vars: &[(String, Var)]) -> Weights {
 fn twin(x: &Tensor, modulation: &Tensor, w: &Weights, heads: usize) -> Result<Tensor> {
     let m = modulation.chunk(6, 1)?;
     let linear = |x: &Tensor, l: &Affine| unfused::linear(x, &l.weight, &l.bias);
-    let mut qkv = linear(&unfused::norm_affine(x, &m[0], &m[1], 1.0, 1e-6)?, &w.qkv)?;
+    let mut qkv = linear(&unfused::norm_affine(x, &m[0], &m[1], 1.0, 1e-6, true)?, &w.qkv)?;
     if let Some(([q, k], eps)) = &w.qk_norm {
         let (b, n, width) = qkv.dims3()?;
         let parts = qkv.reshape((b, n, 3, heads, width / 3 / heads))?;
         let norm = |i: usize, l: &Affine| {
-            unfused::norm_affine(&parts.narrow(2, i, 1)?.contiguous()?, &l.bias, &l.weight, 0.0, f64::from(*eps))
+            unfused::norm_affine(&parts.narrow(2, i, 1)?.contiguous()?, &l.bias, &l.weight, 0.0, f64::from(*eps), true)
         };
         let v = parts.narrow(2, 2, 1)?;
         qkv = Tensor::cat(&[norm(0, q)?, norm(1, k)?, v], 2)?.reshape((b, n, width))?;
@@ -107,7 +107,7 @@ fn twin(x: &Tensor, modulation: &Tensor, w: &Weights, heads: usize) -> Result<Te
     }
     let y = linear(&unfused::attention(&qkv, heads)?, &w.proj)?;
     let x = unfused::gated_residual(x, &m[2], &y)?;
-    let y = linear(&unfused::norm_affine(&x, &m[3], &m[4], 1.0, 1e-6)?, &w.fc1)?;
+    let y = linear(&unfused::norm_affine(&x, &m[3], &m[4], 1.0, 1e-6, true)?, &w.fc1)?;
     unfused::gated_residual(&x, &m[5], &linear(&y.gelu()?, &w.fc2)?)
 }
 

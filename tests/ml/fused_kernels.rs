@@ -79,7 +79,7 @@ fn layer_norm() {
     // 65 rows to a sample: more than one task; 30 channels: a tail behind the lanes.
     let x = normal(1, &[2, 65, 30]);
     let fused = |t: &[Tensor]| nn::modulated_norm(&t[0], &t[1], &t[2], 1e-6);
-    let twin = |t: &[Tensor]| unfused::norm_affine(&t[0], &t[1], &t[2], 1.0, 1e-6);
+    let twin = |t: &[Tensor]| unfused::norm_affine(&t[0], &t[1], &t[2], 1.0, 1e-6, true);
     check("modulated norm", &fused, &twin, &[x.clone(), normal(2, &[2, 30]), normal(3, &[2, 30])]);
     for (name, affine) in [("affine norm", true), ("bare norm", false)] {
         let layer = |t: &[Tensor]| {
@@ -87,7 +87,7 @@ fn layer_norm() {
             let vb = candle_nn::VarBuilder::from_tensors(all.into(), candle_core::DType::F32, &Device::Cpu);
             nn::LayerNorm::new(30, 1e-5, affine, vb)?.forward(&t[0])
         };
-        let twin = |t: &[Tensor]| unfused::norm_affine(&t[0], &t[2], &t[1], 0.0, 1e-5);
+        let twin = |t: &[Tensor]| unfused::norm_affine(&t[0], &t[2], &t[1], 0.0, 1e-5, true);
         if affine {
             check(name, &layer, &twin, &[x.clone(), normal(2, &[30]), normal(3, &[30])]);
         } else {

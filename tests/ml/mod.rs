@@ -17,6 +17,7 @@ mod image_sources;
 mod image_tables;
 pub mod inception;
 mod losses;
+mod methods;
 mod optimizer;
 mod packed_data;
 mod pieces;

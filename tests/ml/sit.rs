@@ -8,7 +8,7 @@ use erw::ml::diffusion::loss;
 use erw::ml::kernels::autograd::{Gradients, gradients};
 use erw::ml::models::projector::ProjectorKind;
 use erw::ml::models::sit;
-use erw::ml::models::sit::{MlpKind, SiT, SiTConfig, drop_labels};
+use erw::ml::models::sit::{MlpKind, NormKind, SiT, SiTConfig, drop_labels};
 use erw::ml::nn::params::{Frozen, ParamSet};
 use erw::ml::nn::unfused;
 use erw::ml::rng;
@@ -167,6 +167,7 @@ pub fn tiny(warmup_depth: Option<usize>) -> SiTConfig {
         heads: 2,
         mlp_ratio: 4.0,
         mlp: MlpKind::Gelu,
+        norm: NormKind::Layer,
         num_classes: 5,
         class_dropout: 0.1,
         z_dims: vec![10],

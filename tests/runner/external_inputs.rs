@@ -6,7 +6,7 @@ use crate::support::space::Space;
 use candle_core::{DType, Device, Tensor};
 use erw::ml::data::packed::PackedWriter;
 use erw::ml::models::projector::ProjectorKind;
-use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
+use erw::ml::models::sit::{MlpKind, NormKind, SiT, SiTConfig};
 use erw::ml::nn::params;
 use erw::ml::nn::params::{ParamSet, Tensors};
 use erw::ml::rng;
@@ -103,6 +103,7 @@ fn warmed(space: &Space, name: &str) -> Tensors {
         projector_dim: 8,
         encoder_depth: vec![1],
         mlp: MlpKind::Gelu,
+        norm: NormKind::Layer,
         projector: ProjectorKind::Mlp,
         rope: true,
         qk_norm: false,

@@ -88,6 +88,7 @@ fn incompatible_stages_are_refused_before_a_run() {
         (&["train.rope=false"], "train", "`init.rope` is true, but `rope` is false"),
         (&["warmup.qk_norm=true"], "train", "`init.qk_norm` is true, but `qk_norm` is false"),
         (&["train.mlp=swiglu"], "train", "`init.mlp` is \"gelu\", but `mlp` is \"swiglu\""),
+        (&["train.norm=rms"], "train", "`init.norm` is \"layer\", but `norm` is \"rms\""),
         (&["warmup.projector_dim=8"], "train", "`init.projector_dim` is 8, but `projector_dim` is 2048"),
         (&["warmup.projector=conv3"], "train", "`init.projector` is \"conv3\", but `projector` is \"mlp\""),
         (&["warmup.class_dropout=0"], "train", "`init.null_class` is false, but `null_class` is true"),

@@ -12,16 +12,16 @@ use erw::ml::rng::{Purpose, normal_rows};
 use serde_json::Value;
 use std::path::Path;
 
-/// `train` has every option of the network, `plain` none, and the other path.
+/// `train` has every option of the network, `plain` only QK-norm, and the other path.
 const HANDOVER: &str = r#"
 extends = "small.toml"
 name = "handed"
 
 [stages.warmup]
-params = { steps = 20, rope = true, qk_norm = true, mlp = "swiglu" }
+params = { steps = 20, rope = true, qk_norm = true, mlp = "swiglu", norm = "rms" }
 
 [stages.train]
-params = { steps = 60, rope = true, qk_norm = true, mlp = "swiglu", lr = 1e-2, ema_decay = 0.9, snapshots = [30] }
+params = { steps = 60, rope = true, qk_norm = true, mlp = "swiglu", norm = "rms", lr = 1e-2, ema_decay = 0.9, snapshots = [30] }
 
 [stages.plain]
 kind = "train"
@@ -34,6 +34,7 @@ blocks = 2
 heads = 4
 patch_size = 4
 alignment = "none"
+qk_norm = true
 path = "cosine"
 class_dropout = 0.2
 steps = 60

@@ -21,6 +21,20 @@ use tempfile::TempDir;
 
 const CPU: Device = Device::Cpu;
 
+/// The recipes at the size of the papers.
+const IMAGENET: [&str; 10] = [
+    "sit-xl",
+    "sit-xl-online",
+    "sit-xl-512",
+    "sit-l",
+    "sit-b",
+    "sit-xl-v3",
+    "repa-xl",
+    "sit-xl-baseline",
+    "u-repa-xl",
+    "lightningdit-xl",
+];
+
 fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines")
 }
@@ -106,7 +120,7 @@ fn a_pipeline_without_its_data_says_how_to_get_it() {
 #[test]
 fn every_pipeline_loads_plans_and_states_its_expected_result() {
     let place = Place::with_pipelines();
-    for name in ["sit-xl", "sit-xl-online", "sit-xl-512", "sit-l", "sit-b", "sit-xl-v3", "repa-xl", "sit-xl-baseline"] {
+    for name in IMAGENET {
         let file = format!("{name}.toml");
         let plan = place.erw(&["plan", &format!("pipelines/{file}")]);
         assert!(plan.status.success(), "{name}: {}", text(&plan.stderr));
@@ -118,8 +132,13 @@ fn every_pipeline_loads_plans_and_states_its_expected_result() {
         // What the release's README and the paper fix for all of them.
         let pipeline = load(&file);
         let train = stage(&pipeline, "train");
-        let fixed = json!({"batch": 256, "lr": 1e-4, "ema_decay": 0.9999, "class_dropout": 0.1, "path": "linear",
+        let mut fixed = json!({"batch": 256, "lr": 1e-4, "ema_decay": 0.9999, "class_dropout": 0.1, "path": "linear",
             "time": "uniform", "beta2": 0.999, "weight_decay": 0.0, "max_grad_norm": 1.0, "projector_dim": 2048});
+        if name == "lightningdit-xl" {
+            // As its authors' configuration has it.
+            let own = json!({"batch": 1024, "lr": 2e-4, "time": "lognormal", "beta2": 0.95, "flip": 0.5});
+            fixed.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        }
         for (key, value) in fixed.as_object().unwrap() {
             assert_eq!(train.params[key], *value, "{name}: {key}");
         }
@@ -202,9 +221,10 @@ fn the_sampler_grid_shares_the_network_of_the_digits() {
 /// Numbers of papers are those of the ADM suite, against its statistics of the training set.
 #[test]
 fn pipelines_use_the_protocol_of_papers() {
-    for name in ["sit-xl", "sit-xl-online", "sit-l", "sit-b", "sit-xl-v3", "repa-xl", "sit-xl-baseline"] {
+    for name in IMAGENET {
         let pipeline = load(&format!("{name}.toml"));
-        assert_eq!(stage(&pipeline, "reference").params["name"], "adm-imagenet256", "{name}");
+        let reference = if name == "sit-xl-512" { "adm-imagenet512" } else { "adm-imagenet256" };
+        assert_eq!(stage(&pipeline, "reference").params["name"], reference, "{name}");
         for fid in ["fid", "fid-cfg"] {
             let fid = stage(&pipeline, fid);
             let suite = json!(["fid", "sfid", "is", "precision", "recall"]);

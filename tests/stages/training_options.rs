@@ -9,7 +9,7 @@ use erw::error::ErrorKind;
 use erw::ml::diffusion::loss;
 use erw::ml::kernels::autograd::{Gradients, gradients};
 use erw::ml::models::projector::ProjectorKind;
-use erw::ml::models::sit::{Also, MlpKind, SiT, SiTConfig};
+use erw::ml::models::sit::{Also, MlpKind, NormKind, SiT, SiTConfig};
 use erw::ml::nn::params;
 use erw::ml::nn::params::ParamSet;
 use erw::ml::rng;
@@ -56,6 +56,7 @@ fn every_parameter_has_a_gradient_under_every_option() {
         SiTConfig { projector: ProjectorKind::Conv3, ..plain.clone() },
         two.clone(),
         SiTConfig { mlp: MlpKind::SwiGlu, projector: ProjectorKind::Conv3, ..two },
+        SiTConfig { norm: NormKind::Rms, ..plain.clone() },
         SiTConfig { rope: false, qk_norm: false, ..plain },
     ];
     let (x, t) = (normal(1, &[4, 4, 4]), Tensor::new(&[0.3f32, 0.8, 0.5], &CPU).unwrap());
@@ -245,17 +246,22 @@ fn every_option_changes_the_training() {
         json!({"mlp": "swiglu"}),
         json!({"projector": "conv3"}),
         json!({"qk_norm": true}),
+        json!({"norm": "rms"}),
+        json!({"norm": "rms", "qk_norm": true}),
         json!({"rope": false}),
         json!({"encoder_depth": 2}),
         json!({"alignment_loss": "nt-xent"}),
         json!({"alignment_loss": "nt-xent", "temperature": 0.5}),
         json!({"spatial_norm": "zscore"}),
         json!({"spatial_norm": "zscore", "spatial_norm_alpha": 0.1}),
+        json!({"relation": 1.0}),
+        json!({"relation": 1.0, "relation_over": "tokens"}),
         json!({"dispersive": 0.5}),
         json!({"dispersive": 0.5, "dispersive_depth": 2}),
         json!({"dispersive": 0.5, "dispersive_temperature": 1.0}),
         json!({"path": "cosine"}),
         json!({"time": "lognormal"}),
+        json!({"velocity_cosine": 1.0}),
         json!({"class_dropout": 0.9}),
         json!({"alignment": "exponential", "alignment_steps": 2}),
         json!({"alignment": "constant"}),
@@ -286,8 +292,11 @@ fn every_shared_option_changes_the_warmup() {
     let options = [
         json!({"alignment_loss": "nt-xent"}),
         json!({"spatial_norm": "zscore"}),
+        json!({"relation": 1.0}),
+        json!({"relation": 1.0, "relation_over": "tokens"}),
         json!({"projector": "conv3"}),
         json!({"mlp": "swiglu"}),
+        json!({"norm": "rms"}),
         json!({"lr_warmup": 2}),
     ];
     for (i, option) in options.into_iter().enumerate() {
@@ -407,6 +416,8 @@ fn defaults_depend_on_size_and_method_and_are_reported() {
         "`dispersive` compares all images of a batch, which `accumulate` 2 would split"
     );
     assert!(error(json!({"alignment_loss": "nt-xent", "accumulate": 2})).contains("`accumulate` 2 would split"));
+    assert!(error(json!({"relation": 1.0, "accumulate": 2})).contains("`accumulate` 2 would split"));
+    assert_eq!(error(json!({"relation": 1.0, "alignment": "none"})), "`relation` is given, but nothing is aligned");
     assert_eq!(error(json!({"ema_decay": [0.5, 0.5]})), "`ema_decay` has 0.5 twice");
     assert_eq!(error(json!({"lr_min": 1.0})), "`lr_min` 1 is above `lr` 0.0001");
     // Without alignment, its options are free: trials with and without share the rest.

@@ -176,6 +176,7 @@ fn an_init_that_loads_nothing_or_does_not_fit_fails() {
         ("rope", json!(true), json!(false)),
         ("qk_norm", json!(false), json!(true)),
         ("mlp", json!("gelu"), json!("swiglu")),
+        ("norm", json!("layer"), json!("rms")),
         ("projector", json!("mlp"), json!("conv3")),
     ];
     for (option, was, value) in options {

@@ -1,11 +1,11 @@
-//! How projections are compared with features: the loss, and the normalisation of features before
-//! it.
+//! How projections are compared with features: the losses, and the normalisation of features before
+//! them.
 
-use super::loss;
+use super::loss::{self, Relation};
 use candle_core::{Result, Tensor};
 use serde::Deserialize;
 
-/// Settings of the alignment loss. Deserialized with the names of the stage parameters.
+/// Settings of the alignment losses. Deserialized with the names of the stage parameters.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Alignment {
     #[serde(rename = "alignment_loss")]
@@ -15,6 +15,17 @@ pub struct Alignment {
     pub spatial_norm: SpatialNorm,
     /// Factor alpha of the z-score.
     pub spatial_norm_alpha: f64,
+    /// Weight of the relation loss beside the alignment loss; 0: none.
+    pub relation: f64,
+    pub relation_over: Relation,
+}
+
+/// The alignment losses of a micro-batch.
+pub struct AlignmentLosses {
+    /// Cosine or NT-Xent.
+    pub alignment: Tensor,
+    /// Without its weight; `None` if that is 0.
+    pub relation: Option<Tensor>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
@@ -39,6 +50,8 @@ impl Alignment {
         temperature: 0.1,
         spatial_norm: SpatialNorm::None,
         spatial_norm_alpha: 0.0,
+        relation: 0.0,
+        relation_over: Relation::Images,
     };
 
     /// The factor alpha of the z-score of features, if they are normalised.
@@ -46,14 +59,36 @@ impl Alignment {
         (self.spatial_norm == SpatialNorm::Zscore).then_some(self.spatial_norm_alpha)
     }
 
-    /// Whether the loss compares the images of a batch with each other.
-    pub fn is_over_pairs(&self) -> bool {
-        self.loss == AlignmentLoss::NtXent
+    /// The setting by which the images of a batch are compared with each other, if there is one.
+    pub fn over_pairs(&self) -> Option<&'static str> {
+        match self {
+            Self { loss: AlignmentLoss::NtXent, .. } => Some("alignment_loss = \"nt-xent\""),
+            Self { relation_over: Relation::Images, .. } if self.relation > 0.0 => Some("relation"),
+            _ => None,
+        }
     }
 
-    /// The loss of a micro-batch. Features and projections are `[B, N, Z]`, one tensor of each per
-    /// encoder.
+    /// The setting that is neither the cosine nor its normalisation, if there is one.
+    pub fn beyond_cosine(&self) -> Option<&'static str> {
+        self.over_pairs().or((self.relation > 0.0).then_some("relation"))
+    }
+
+    /// The sum of the losses of a micro-batch. See [`losses`](Self::losses).
     pub fn loss(&self, features: Vec<Tensor>, projections: &[Tensor]) -> Result<Tensor> {
+        self.sum(self.losses(features, projections)?)
+    }
+
+    /// The sum of these losses with their weights.
+    pub fn sum(&self, losses: AlignmentLosses) -> Result<Tensor> {
+        match losses.relation {
+            None => Ok(losses.alignment),
+            Some(relation) => losses.alignment + (relation * self.relation)?,
+        }
+    }
+
+    /// The losses of a micro-batch. Features and projections are `[B, N, Z]`, one tensor of each
+    /// per encoder.
+    pub fn losses(&self, features: Vec<Tensor>, projections: &[Tensor]) -> Result<AlignmentLosses> {
         let features = match self.spatial_norm {
             SpatialNorm::None => features,
             SpatialNorm::Zscore => {
@@ -61,9 +96,11 @@ impl Alignment {
                 features.iter().map(norm).collect::<Result<_>>()?
             }
         };
-        match self.loss {
-            AlignmentLoss::Cosine => loss::alignment(&features, projections),
-            AlignmentLoss::NtXent => loss::nt_xent(&features, projections, self.temperature),
-        }
+        let alignment = match self.loss {
+            AlignmentLoss::Cosine => loss::alignment(&features, projections)?,
+            AlignmentLoss::NtXent => loss::nt_xent(&features, projections, self.temperature)?,
+        };
+        let relation = || loss::relation(&features, projections, self.relation_over);
+        Ok(AlignmentLosses { alignment, relation: (self.relation > 0.0).then(relation).transpose()? })
     }
 }

@@ -7,7 +7,7 @@ use super::block::{Activations, Blocks, Boundary, Parameters, Shared, Sizes, VEC
 use super::layers::{Linear, Weights};
 use super::layout::{CLASS_TABLE, Layout};
 use crate::kernels::block::GATE_MLP;
-use crate::models::sit::{SavedActivations, SiTConfig};
+use crate::models::sit::{NormKind, SavedActivations, SiTConfig};
 use candle_core::{Result, bail};
 use erw_gpu::kernels::activation::{self, Activation, Pass};
 use erw_gpu::kernels::boundary::{Shape, Table};
@@ -18,6 +18,9 @@ use erw_gpu::program::{Address, Program, Type};
 /// # Errors
 /// A network that the kernels do not cover; the message names why.
 pub fn check(c: &SiTConfig) -> Result<()> {
+    if c.norm == NormKind::Rms {
+        bail!("`norm = \"rms\"`");
+    }
     if !c.hidden.is_multiple_of(4)
         || !c.mlp_width().is_multiple_of(4)
         || !(c.in_channels * c.patch_size * c.patch_size).is_multiple_of(4)

@@ -2,8 +2,8 @@
 //! programs of a step.
 //!
 //! What differs from step to step is in memory: the batch, and the numbers of
-//! [`Scalars`]. Losses are the velocity's and the cosine alignment; the alignment's other forms,
-//! dispersion and convolutional projectors are trained by candle's operations.
+//! [`Scalars`]. Losses are the velocity's squared error and the cosine alignment; other losses and
+//! convolutional projectors are trained by candle's operations.
 
 use super::arena::Arena;
 use super::block_backward::{BlocksBackward, Scratch};

@@ -1,8 +1,8 @@
-//! LayerNorm over the last axis followed by a scale and a shift. The affine LayerNorm of a vision
-//! transformer and the adaptive modulation of a diffusion transformer are the same loop.
+//! LayerNorm or RMSNorm over the last axis followed by a scale and a shift. The affine norm of a
+//! vision transformer and the adaptive modulation of a diffusion transformer are the same loop.
 //!
-//! y = x̂ (offset + scale) + shift with x̂ = (x - mean) / sqrt(var + eps). Scale and shift belong
-//! to a group of rows.
+//! y = x̂ (offset + scale) + shift with x̂ = (x - mean) / sqrt(var + eps). RMSNorm (arXiv 1910.07467)
+//! is the same with a mean of 0. Scale and shift belong to a group of rows.
 
 use super::simd::{simd, sum, sum3};
 use super::{gradient_of, rows, slice, tensor, with_slices};
@@ -17,9 +17,18 @@ pub fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     (mean, 1.0 / (var + eps).sqrt())
 }
 
+/// [`moments`], or those of RMSNorm, which is not `centred`: a mean of 0 and 1 / root mean square.
+#[inline(always)]
+fn moments_about(x: &[f32], eps: f32, centred: bool) -> (f32, f32) {
+    if centred {
+        return moments(x, eps);
+    }
+    (0.0, 1.0 / (sum(x, |v| v * v) / x.len() as f32 + eps).sqrt())
+}
+
 simd! {
-    pub fn forward(x: &[f32], shift: &[f32], scale: &[f32], offset: f32, eps: f32, y: &mut [f32]) {
-        let (mean, rstd) = moments(x, eps);
+    pub fn forward(x: &[f32], shift: &[f32], scale: &[f32], offset: f32, eps: f32, centred: bool, y: &mut [f32]) {
+        let (mean, rstd) = moments_about(x, eps, centred);
         for (((y, x), shift), scale) in y.iter_mut().zip(x).zip(shift).zip(scale) {
             *y = (x - mean) * rstd * (offset + scale) + shift;
         }
@@ -39,9 +48,15 @@ impl Backward {
     /// For a row x, the gradient of the output and the scale.
     #[inline(always)]
     pub fn new(x: &[f32], grad: &[f32], scale: &[f32], offset: f32, eps: f32) -> Self {
+        Self::of(NormAffine { offset, eps, centred: true }, x, grad, scale)
+    }
+
+    #[inline(always)]
+    fn of(norm: NormAffine, x: &[f32], grad: &[f32], scale: &[f32]) -> Self {
+        let NormAffine { offset, eps, centred } = norm;
         let n = x.len() as f32;
-        let (mean, rstd) = moments(x, eps);
-        let mean_g = sum3(grad, scale, x, |g, s, _| g * (offset + s)) / n;
+        let (mean, rstd) = moments_about(x, eps, centred);
+        let mean_g = if centred { sum3(grad, scale, x, |g, s, _| g * (offset + s)) / n } else { 0.0 };
         let mean_gx = sum3(grad, scale, x, |g, s, x| g * (offset + s) * ((x - mean) * rstd)) / n;
         Self { mean, rstd, offset, mean_g, mean_gx }
     }
@@ -56,8 +71,8 @@ impl Backward {
 
 simd! {
     /// `sums` is `[shift gradient | scale gradient]`.
-    fn backward(x: &[f32], scale: &[f32], grad: &[f32], offset: f32, eps: f32, dx: &mut [f32], sums: &mut [f32]) {
-        let row = Backward::new(x, grad, scale, offset, eps);
+    fn backward(norm: NormAffine, x: &[f32], scale: &[f32], grad: &[f32], dx: &mut [f32], sums: &mut [f32]) {
+        let row = Backward::of(norm, x, grad, scale);
         let (dshift, dscale) = sums.split_at_mut(x.len());
         for ((((d, x), g), s), (dshift, dscale)) in
             dx.iter_mut().zip(x).zip(grad).zip(scale).zip(dshift.iter_mut().zip(dscale))
@@ -72,10 +87,13 @@ simd! {
 
 /// Inputs x `[.., D]`, shift and scale `[G, D]` or `[D]`. Rows are split into G equal consecutive
 /// groups.
+#[derive(Debug, Clone, Copy)]
 pub struct NormAffine {
-    /// Added to the scale: 1 for adaLN modulation, 0 for LayerNorm weights.
+    /// Added to the scale: 1 for adaLN modulation, 0 for weights.
     pub offset: f32,
     pub eps: f32,
+    /// Whether the mean is subtracted: LayerNorm, not RMSNorm.
+    pub centred: bool,
 }
 
 impl CustomOp3 for NormAffine {
@@ -98,7 +116,15 @@ impl CustomOp3 for NormAffine {
         let mut y = vec![0f32; x.len()];
         rows::each_row(&mut y, d, |row, y| {
             let group = row / per_group * d;
-            forward(&x[row * d..][..d], &shift[group..][..d], &scale[group..][..d], self.offset, self.eps, y);
+            forward(
+                &x[row * d..][..d],
+                &shift[group..][..d],
+                &scale[group..][..d],
+                self.offset,
+                self.eps,
+                self.centred,
+                y,
+            );
         });
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
@@ -118,7 +144,7 @@ impl CustomOp3 for NormAffine {
             let mut dx = vec![0f32; xs.len()];
             let sums = rows::each_row_summing(&mut dx, d, per_group, 2 * d, |row, dx, sums| {
                 let (at, group) = (row * d, row / per_group * d);
-                backward(&xs[at..][..d], &ss[group..][..d], &gs[at..][..d], self.offset, self.eps, dx, sums);
+                backward(*self, &xs[at..][..d], &ss[group..][..d], &gs[at..][..d], dx, sums);
             });
             (dx, sums)
         })?;

@@ -97,9 +97,42 @@ impl From<&LayerNorm> for Affine {
 impl Module for LayerNorm {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if is_half(x) {
-            return widened(x, |x| norm_affine(x, &self.bias, &self.weight, 0.0, self.eps));
+            return widened(x, |x| norm_affine(x, &self.bias, &self.weight, 0.0, self.eps, true));
         }
-        norm_affine(x, &self.bias, &self.weight, 0.0, self.eps)
+        norm_affine(x, &self.bias, &self.weight, 0.0, self.eps, true)
+    }
+}
+
+/// RMSNorm over the last axis (arXiv 1910.07467): no mean is subtracted, and there is no bias.
+#[derive(Debug, Clone)]
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// With the parameter `weight` (ones) of `dim` values.
+    pub fn new(dim: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
+        Ok(Self { weight: vb.get_with_hints(dim, "weight", Init::Const(1.0))?, eps })
+    }
+
+    /// The norm of x `[B, N, D]` with its weight, then y (1 + scale) + shift with shift and scale
+    /// `[B, D]`. Computed in f32 and rounded to the type of the shift, as by [`modulated_norm`].
+    pub fn modulated(&self, x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor> {
+        if is_half(shift) {
+            return self.modulated(x, &wide(shift)?, &wide(scale)?)?.to_dtype(shift.dtype());
+        }
+        let gain = (scale + 1.0)?.broadcast_mul(&self.weight)?;
+        norm_affine(x, shift, &gain, 0.0, self.eps, false)
+    }
+}
+
+impl Module for RmsNorm {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if is_half(x) {
+            return widened(x, |x| self.forward(x));
+        }
+        norm_affine(x, &self.weight.zeros_like()?, &self.weight, 0.0, self.eps, false)
     }
 }
 
@@ -108,17 +141,17 @@ impl Module for LayerNorm {
 /// type.
 pub fn modulated_norm(x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor> {
     if is_half(shift) {
-        return norm_affine(x, &wide(shift)?, &wide(scale)?, 1.0, eps)?.to_dtype(shift.dtype());
+        return norm_affine(x, &wide(shift)?, &wide(scale)?, 1.0, eps, true)?.to_dtype(shift.dtype());
     }
-    norm_affine(x, shift, scale, 1.0, eps)
+    norm_affine(x, shift, scale, 1.0, eps, true)
 }
 
-fn norm_affine(x: &Tensor, shift: &Tensor, scale: &Tensor, offset: f64, eps: f64) -> Result<Tensor> {
+fn norm_affine(x: &Tensor, shift: &Tensor, scale: &Tensor, offset: f64, eps: f64, centred: bool) -> Result<Tensor> {
     if kernels::suits(&[x, shift, scale]) {
-        let op = NormAffine { offset: offset as f32, eps: eps as f32 };
+        let op = NormAffine { offset: offset as f32, eps: eps as f32, centred };
         x.contiguous()?.apply_op3(&shift.contiguous()?, &scale.contiguous()?, op)
     } else {
-        unfused::norm_affine(x, shift, scale, offset, eps)
+        unfused::norm_affine(x, shift, scale, offset, eps, centred)
     }
 }
 
@@ -167,7 +200,7 @@ pub fn rope(qkv: &Tensor, heads: usize, cos: &Tensor, sin: &Tensor) -> Result<Te
 }
 
 /// Normalises the queries and keys of qkv `[B, N, 3 H D]` per head.
-pub fn qk_norm(qkv: &Tensor, heads: usize, q_norm: &LayerNorm, k_norm: &LayerNorm) -> Result<Tensor> {
+pub fn qk_norm(qkv: &Tensor, heads: usize, q_norm: &impl Module, k_norm: &impl Module) -> Result<Tensor> {
     let (b, n, width) = qkv.dims3()?;
     let parts = qkv.reshape((b, n, 3, heads, width / 3 / heads))?;
     let part = |i: usize| parts.narrow(2, i, 1)?.contiguous();

@@ -28,10 +28,10 @@ pub fn half_linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor>
     (rows.matmul(&weight.t()?)? + ones.matmul(&bias.unsqueeze(0)?)?)?.reshape(dims)
 }
 
-/// Layer normalisation over the last axis, then times (scale + offset), plus shift. Shift and scale
-/// are `[D]`, or `[B, D]` for x `[B, .., D]`.
-pub fn norm_affine(x: &Tensor, shift: &Tensor, scale: &Tensor, offset: f64, eps: f64) -> Result<Tensor> {
-    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+/// LayerNorm over the last axis, or RMSNorm if it is not `centred`, then times (scale + offset),
+/// plus shift. Shift and scale are `[D]`, or `[B, D]` for x `[B, .., D]`.
+pub fn norm_affine(x: &Tensor, shift: &Tensor, scale: &Tensor, offset: f64, eps: f64, centred: bool) -> Result<Tensor> {
+    let centred = if centred { x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)? } else { x.clone() };
     let rms = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
     let per_sample = |t: &Tensor| {
         let mut dims = vec![1; x.rank()];

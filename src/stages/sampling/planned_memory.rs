@@ -3,7 +3,7 @@
 
 use erw_ml::gpu::product_type;
 use erw_ml::gpu::velocity::Evaluation;
-use erw_ml::models::sit::{MlpKind, SiTConfig};
+use erw_ml::models::sit::{MlpKind, NormKind, SiTConfig};
 use erw_ml::nn::precision::Precision;
 use erw_runner::kind::field::Params;
 use erw_runner::kind::property::InputProperties;
@@ -17,6 +17,7 @@ pub fn of_sample(params: &Params, operation: &Params, inputs: &InputProperties) 
     let number = |name: &str| sit.get(name)?.as_u64().map(|n| n as usize);
     let switch = |name: &str| sit.get(name).and_then(Value::as_bool).unwrap_or(false);
     let swiglu = sit.get("mlp").and_then(Value::as_str) == Some("swiglu");
+    let rms = sit.get("norm").and_then(Value::as_str) == Some("rms");
     let config = SiTConfig {
         input_size: number("side")?,
         in_channels: number("channels")?,
@@ -26,6 +27,7 @@ pub fn of_sample(params: &Params, operation: &Params, inputs: &InputProperties) 
         heads: number("heads")?,
         mlp_ratio: 4.0,
         mlp: if swiglu { MlpKind::SwiGlu } else { MlpKind::Gelu },
+        norm: if rms { NormKind::Rms } else { NormKind::Layer },
         num_classes: 1000,
         class_dropout: 0.1,
         z_dims: vec![],

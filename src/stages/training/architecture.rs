@@ -3,7 +3,7 @@
 use crate::support::sit_artifact::CUSTOM;
 use erw_base::error::{Error, Result};
 use erw_ml::models::projector::ProjectorKind;
-use erw_ml::models::sit::{MlpKind, SiTConfig};
+use erw_ml::models::sit::{MlpKind, NormKind, SiTConfig};
 use serde::Deserialize;
 
 /// The parameters of the network, flattened into those of both phases.
@@ -17,6 +17,7 @@ pub struct Architecture {
     rope: bool,
     qk_norm: bool,
     mlp: MlpKind,
+    norm: NormKind,
     class_dropout: f64,
     projector: ProjectorKind,
     projector_dim: usize,
@@ -76,6 +77,7 @@ impl Architecture {
             heads,
             mlp_ratio: 4.0,
             mlp: self.mlp,
+            norm: self.norm,
             num_classes,
             class_dropout: self.class_dropout,
             z_dims,

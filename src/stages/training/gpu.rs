@@ -42,7 +42,7 @@ pub fn open(attempt: &Attempt, device: &Device, recipe: &Recipe, uncovered: Opti
         return Ok(None);
     }
     let unfit = recipe.check().err().map(|e| e.to_string());
-    if let Some(setting) = uncovered.map(String::from).or(unfit) {
+    if let Some(setting) = uncovered.map(|name| format!("`{name}`")).or(unfit) {
         attempt.log(&format!(
             "{setting} is not covered by erw's GPU kernels: this training runs by candle's operations, which take \
              several times as long and more memory"

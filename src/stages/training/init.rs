@@ -86,7 +86,8 @@ fn same_blocks(dir: &Path, ours: &SiTConfig) -> Result<()> {
         let projector = both_project.then_some(("projector", json!(c.projector)));
         let sizes = [("hidden", c.hidden), ("heads", c.heads), ("patch_size", c.patch_size)];
         let sizes = sizes.into_iter().map(|(name, size)| (name, json!(size)));
-        let all = [("rope", json!(c.rope)), ("qk_norm", json!(c.qk_norm)), ("mlp", json!(c.mlp))];
+        let all =
+            [("rope", json!(c.rope)), ("qk_norm", json!(c.qk_norm)), ("mlp", json!(c.mlp)), ("norm", json!(c.norm))];
         sizes.chain(all).chain(projector)
     };
     match settings(&theirs).zip(settings(ours)).find(|(theirs, ours)| theirs != ours) {

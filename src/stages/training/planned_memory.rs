@@ -4,7 +4,7 @@
 use erw_ml::gpu::product_type;
 use erw_ml::gpu::sit::Recipe;
 use erw_ml::models::projector::ProjectorKind;
-use erw_ml::models::sit::{MlpKind, SavedActivations, SiTConfig};
+use erw_ml::models::sit::{MlpKind, NormKind, SavedActivations, SiTConfig};
 use erw_ml::nn::precision::Precision;
 use erw_ml::train::sit::gpu::memory;
 use erw_runner::kind::field::Params;
@@ -24,11 +24,12 @@ pub fn of_training(
     let text = |name: &str| params.get(name)?.as_str();
     let number = |name: &str| params.get(name)?.as_u64().map(|n| n as usize);
     let switch = |name: &str| params.get(name).and_then(Value::as_bool).unwrap_or(false);
+    let weight = |name: &str| params.get(name).and_then(Value::as_f64).unwrap_or(0.0);
     let known = |slot: &str, name: &str| inputs.get(slot)?.get(name)?.as_u64().map(|n| n as usize);
     let is_warmup = kind == super::warmup::KIND.name;
     if !is_warmup && kind != super::train::KIND.name
         || text("alignment_loss") == Some("nt-xent")
-        || params.get("dispersive").and_then(Value::as_f64).is_some_and(|weight| weight > 0.0)
+        || ["dispersive", "relation", "velocity_cosine"].iter().any(|name| weight(name) > 0.0)
     {
         return None;
     }
@@ -49,6 +50,7 @@ pub fn of_training(
         heads,
         mlp_ratio: 4.0,
         mlp: if swiglu { MlpKind::SwiGlu } else { MlpKind::Gelu },
+        norm: if text("norm") == Some("rms") { NormKind::Rms } else { NormKind::Layer },
         num_classes: 1000,
         class_dropout: 0.1,
         z_dims,

@@ -50,6 +50,7 @@ struct Params {
     encoder_depth: Option<OneOrMany<usize>>,
     path: NoisePath,
     time: TimeDistribution,
+    velocity_cosine: f64,
     alignment: String,
     alignment_weight: Option<f64>,
     alignment_steps: u64,
@@ -110,6 +111,26 @@ impl Params {
         Ok(values)
     }
 
+    /// A setting that erw's GPU kernels do not cover, if there is one.
+    fn uncovered(&self) -> Result<Option<&'static str>> {
+        let aligned = self.schedule()? != Schedule::None;
+        let settings = [
+            self.comparison.beyond_cosine().filter(|_| aligned),
+            (self.velocity_cosine > 0.0).then_some("velocity_cosine"),
+            self.dispersion()?.map(|_| "dispersive"),
+        ];
+        Ok(settings.into_iter().flatten().next())
+    }
+
+    /// A relation is scheduled with the alignment, so without one it would do nothing.
+    fn check_relation(&self) -> Result<()> {
+        if self.comparison.relation > 0.0 && self.schedule()? == Schedule::None {
+            let text = "`relation` is given, but nothing is aligned";
+            return Err(Error::usage(text).hint("set `alignment` and its weight, or leave out `relation`"));
+        }
+        Ok(())
+    }
+
     /// Checks that a list `encoder_depth` has one block per connected encoder.
     fn check_depths(&self, inputs: &[&str]) -> Result<()> {
         let Some(OneOrMany::Many(depths)) = &self.encoder_depth else { return Ok(()) };
@@ -141,6 +162,7 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     if p.dispersion()?.is_some() {
         check_pairs_of_batch("dispersive", batch, phase.accumulate)?;
     }
+    p.check_relation()?;
     ema_files::check_steps(&p.snapshots, p.optimization.steps)?;
     phase.check()?;
     p.validation.check(inputs)?;
@@ -163,10 +185,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let dispersion = p.dispersion()?;
     let recipe =
         gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.comparison.spatial_norm())?;
-    let uncovered = (schedule != Schedule::None && p.comparison.is_over_pairs())
-        .then_some("`alignment_loss = \"nt-xent\"`")
-        .or(dispersion.map(|_| "`dispersive`"));
-    let gpu = gpu::open(attempt, &device, &recipe, uncovered)?;
+    let gpu = gpu::open(attempt, &device, &recipe, p.uncovered()?)?;
     let home = gpu::home(&device, gpu.as_ref());
     let Start { params, model, loaded } = phase.start(attempt, &config, &home)?;
     let training = FlowMatching {
@@ -175,6 +194,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         batches: phase.batches(),
         path: p.path,
         time: p.time,
+        velocity_cosine: p.velocity_cosine,
         schedule,
         alignment: p.comparison,
         dispersion,

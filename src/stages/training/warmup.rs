@@ -74,8 +74,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let config = dataset::network(&examples, mode, &p.architecture, p.depths())?;
     let cfg = phase.fit(attempt, &p.optimization)?;
     let recipe = gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.alignment.spatial_norm())?;
-    let uncovered = p.alignment.is_over_pairs().then_some("`alignment_loss = \"nt-xent\"`");
-    let gpu = gpu::open(attempt, &device, &recipe, uncovered)?;
+    let gpu = gpu::open(attempt, &device, &recipe, p.alignment.beyond_cosine())?;
     let home = gpu::home(&device, gpu.as_ref());
     let Start { params, model, loaded } = phase.start(attempt, &config, &home)?;
     let warmup = Warmup { examples: &examples, model: &model, batches: phase.batches(), alignment: p.alignment };

@@ -6,7 +6,7 @@
 use super::handover::Handover;
 use super::lineage::Measured;
 use crate::report::text::{duration, instant, number};
-use erw_ml::models::sit::MlpKind;
+use erw_ml::models::sit::{MlpKind, NormKind};
 use erw_runner::cache::action_cache::Record;
 use erw_runner::pipeline::graph::StageId;
 use serde_json::Value;
@@ -110,6 +110,7 @@ fn what(handover: &Handover<'_>, parameters: usize) -> String {
         (c.rope, "rotary positions"),
         (c.qk_norm, "normalised queries and keys"),
         (c.mlp == MlpKind::SwiGlu, "gated MLPs (SwiGLU)"),
+        (c.norm == NormKind::Rms, "RMSNorm"),
     ];
     let options: String = options.iter().filter(|(on, _)| *on).map(|(_, name)| format!(", {name}")).collect();
     let classes = match handover.classes() {

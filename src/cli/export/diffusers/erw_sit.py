@@ -88,13 +88,30 @@ class RotaryTables(nn.Module):
         self.register_buffer("freqs_sin", sin)
 
 
+class RmsNorm(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)).to(x.dtype) * self.weight
+
+
+def adaptive_norm(norm, hidden):
+    """A norm that the condition modulates."""
+    return RmsNorm(hidden) if norm == "rms" else nn.LayerNorm(hidden, eps=1e-6, elementwise_affine=False)
+
+
 class Attention(nn.Module):
-    def __init__(self, hidden, heads, qk_norm):
+    def __init__(self, hidden, heads, qk_norm, norm):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(hidden, 3 * hidden)
-        self.q_norm = nn.LayerNorm(hidden // heads, eps=1e-5) if qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(hidden // heads, eps=1e-5) if qk_norm else nn.Identity()
+        width = hidden // heads
+        make_norm = {"layer": lambda: nn.LayerNorm(width, eps=1e-5), "rms": lambda: RmsNorm(width)}[norm]
+        self.q_norm = make_norm() if qk_norm else nn.Identity()
+        self.k_norm = make_norm() if qk_norm else nn.Identity()
         self.proj = nn.Linear(hidden, hidden)
 
     def forward(self, x, rope):
@@ -129,11 +146,11 @@ class SwiGlu(nn.Module):
 class Block(nn.Module):
     """A transformer block whose norms and residuals are modulated by the condition (adaLN-Zero)."""
 
-    def __init__(self, hidden, heads, mlp, qk_norm):
+    def __init__(self, hidden, heads, mlp, qk_norm, norm):
         super().__init__()
-        self.norm1 = nn.LayerNorm(hidden, eps=1e-6, elementwise_affine=False)
-        self.attn = Attention(hidden, heads, qk_norm)
-        self.norm2 = nn.LayerNorm(hidden, eps=1e-6, elementwise_affine=False)
+        self.norm1 = adaptive_norm(norm, hidden)
+        self.attn = Attention(hidden, heads, qk_norm, norm)
+        self.norm2 = adaptive_norm(norm, hidden)
         self.mlp = mlp
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 6 * hidden))
 
@@ -144,9 +161,9 @@ class Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    def __init__(self, hidden, outputs):
+    def __init__(self, hidden, outputs, norm):
         super().__init__()
-        self.norm_final = nn.LayerNorm(hidden, eps=1e-6, elementwise_affine=False)
+        self.norm_final = adaptive_norm(norm, hidden)
         self.linear = nn.Linear(hidden, outputs)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 2 * hidden))
 
@@ -173,6 +190,7 @@ class SiT(ModelMixin, ConfigMixin):
         class_dropout: float = 0.1,
         rope: bool = False,
         qk_norm: bool = False,
+        norm: str = "layer",
     ):
         super().__init__()
         grid, inner = input_size // patch_size, int(hidden * mlp_ratio)
@@ -182,8 +200,8 @@ class SiT(ModelMixin, ConfigMixin):
         self.y_embedder = LabelEmbedder(num_classes + (class_dropout > 0), hidden)
         self.register_buffer("pos_embed", sincos_2d(hidden, grid).unsqueeze(0))
         self.feat_rope = RotaryTables(hidden // heads, grid) if rope else None
-        self.blocks = nn.ModuleList(Block(hidden, heads, make_mlp(), qk_norm) for _ in range(depth))
-        self.final_layer = FinalLayer(hidden, patch_size * patch_size * in_channels)
+        self.blocks = nn.ModuleList(Block(hidden, heads, make_mlp(), qk_norm, norm) for _ in range(depth))
+        self.final_layer = FinalLayer(hidden, patch_size * patch_size * in_channels, norm)
 
     def forward(self, hidden_states, timestep, class_labels, return_dict=True):
         """The velocity at points [B, C, H, W], times [B] from 0 (data) to 1 (noise) and classes

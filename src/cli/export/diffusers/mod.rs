@@ -77,6 +77,7 @@ fn write_transformer(handover: &Handover<'_>, folder: &Path) -> Result<usize> {
         "num_classes": c.num_classes,
         "mlp_ratio": c.mlp_ratio,
         "mlp": c.mlp,
+        "norm": c.norm,
         "class_dropout": c.class_dropout,
         "rope": c.rope,
         "qk_norm": c.qk_norm,

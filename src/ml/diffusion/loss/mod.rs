@@ -1,10 +1,13 @@
-//! The losses of representation-aligned training: velocity, alignment in two forms, and dispersion.
+//! The losses of representation-aligned training: velocity in two forms, alignment in two forms,
+//! relation, and dispersion.
 
 mod contrastive;
 mod dispersive;
+mod relation;
 
 pub use contrastive::nt_xent;
 pub use dispersive::dispersive;
+pub use relation::{Relation, relation};
 
 use crate::kernels;
 use candle_core::{D, DType, Result, Tensor, bail};
@@ -15,6 +18,14 @@ pub fn velocity(predicted: &Tensor, target: &Tensor) -> Result<Tensor> {
         return predicted.contiguous()?.apply_op2(&target.contiguous()?, kernels::loss::MeanSquaredError);
     }
     (predicted - target)?.sqr()?.mean_all()
+}
+
+/// Mean over samples and places of 1 - cos(predicted, target), with the cosine over the channels of
+/// velocities `[B, C, H, W]`: the velocity direction loss of LightningDiT (arXiv 2501.01423), which
+/// adds it to the mean squared error with weight 1.
+pub fn velocity_cosine(predicted: &Tensor, target: &Tensor) -> Result<Tensor> {
+    let channels_last = |t: &Tensor| t.permute((0, 2, 3, 1))?.contiguous();
+    mean_cosine(&channels_last(predicted)?, &channels_last(target)?)?.affine(-1.0, 1.0)
 }
 
 /// Mean over encoders, samples and tokens of the negative cosine similarity of features and

@@ -30,7 +30,7 @@ pub fn modulated(x: &[f32], modulation: &[f32], [shift, scale]: [usize; 2], s: S
     let mut y = scratch::take(x.len());
     each_row(&mut y, d, |row, y| {
         let of = |which| part(modulation, row / s.tokens, d, which);
-        norm::forward(&x[row * d..][..d], of(shift), of(scale), 1.0, s.eps, y);
+        norm::forward(&x[row * d..][..d], of(shift), of(scale), 1.0, s.eps, true, y);
     });
     y
 }
@@ -43,7 +43,7 @@ pub fn middle(x: &[f32], modulation: &[f32], attended: &[f32], n: Numbers, s: Sh
         let of = |which| part(modulation, row / s.tokens, d, which);
         let at = row * d;
         residual(&x[at..][..d], of(GATE_ATTENTION), &attended[at..][..d], bias, between);
-        norm::forward(between, of(SHIFT_MLP), of(SCALE_MLP), 1.0, s.eps, normal);
+        norm::forward(between, of(SHIFT_MLP), of(SCALE_MLP), 1.0, s.eps, true, normal);
     });
     (between, normal)
 }

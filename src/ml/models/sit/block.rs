@@ -2,10 +2,10 @@
 //! the condition (adaLN-Zero).
 
 use super::config::{NORM_EPS, ZERO};
-use super::{MlpKind, SiTConfig};
+use super::{MlpKind, NormKind, SiTConfig};
 use crate::kernels;
 use crate::kernels::autograd::checkpointed;
-use crate::nn::{self, LayerNorm, Linear};
+use crate::nn::{self, LayerNorm, Linear, RmsNorm};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
 
@@ -21,30 +21,53 @@ pub enum SavedActivations {
     Inputs,
 }
 
+/// Norms of queries and keys.
+#[derive(Clone)]
+enum QkNorm {
+    None,
+    Layer(LayerNorm, LayerNorm),
+    Rms(RmsNorm, RmsNorm),
+}
+
+impl QkNorm {
+    fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
+        let (q, k, d) = (vb.pp("q_norm"), vb.pp("k_norm"), cfg.head_dim());
+        Ok(match (cfg.qk_norm, cfg.norm) {
+            (false, _) => Self::None,
+            (true, NormKind::Layer) => {
+                let norm = |vb| LayerNorm::new(d, QK_NORM_EPS, true, vb);
+                Self::Layer(norm(q)?, norm(k)?)
+            }
+            (true, NormKind::Rms) => Self::Rms(RmsNorm::new(d, NORM_EPS, q)?, RmsNorm::new(d, NORM_EPS, k)?),
+        })
+    }
+}
+
 #[derive(Clone)]
 struct Attention {
     heads: usize,
     qkv: Linear,
-    norms: Option<(LayerNorm, LayerNorm)>,
+    norms: QkNorm,
     proj: Linear,
 }
 
 impl Attention {
     fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
-        let norm = |name| LayerNorm::new(cfg.head_dim(), QK_NORM_EPS, true, vb.pp(name));
         Ok(Self {
             heads: cfg.heads,
             qkv: nn::linear(cfg.hidden, 3 * cfg.hidden, vb.pp("qkv"))?,
-            norms: if cfg.qk_norm { Some((norm("q_norm")?, norm("k_norm")?)) } else { None },
+            norms: QkNorm::new(cfg, vb.clone())?,
             proj: nn::linear(cfg.hidden, cfg.hidden, vb.pp("proj"))?,
         })
     }
 
     fn forward(&self, x: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
         let mut qkv = self.qkv.forward(x)?;
-        if let Some((q_norm, k_norm)) = &self.norms {
-            qkv = nn::qk_norm(&qkv, self.heads, q_norm, k_norm)?;
-        }
+        qkv = match &self.norms {
+            QkNorm::None => qkv,
+            QkNorm::Layer(q, k) => nn::qk_norm(&qkv, self.heads, q, k)?,
+            QkNorm::Rms(q, k) => nn::qk_norm(&qkv, self.heads, q, k)?,
+        };
         if let Some((cos, sin)) = rope {
             qkv = nn::rope(&qkv, self.heads, cos, sin)?;
         }
@@ -81,9 +104,35 @@ impl Mlp {
     }
 }
 
+/// A norm whose result is modulated by the condition.
+#[derive(Clone)]
+pub enum AdaptiveNorm {
+    /// LayerNorm without weights.
+    Layer,
+    Rms(RmsNorm),
+}
+
+impl AdaptiveNorm {
+    pub fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
+        Ok(match cfg.norm {
+            NormKind::Layer => Self::Layer,
+            NormKind::Rms => Self::Rms(RmsNorm::new(cfg.hidden, NORM_EPS, vb)?),
+        })
+    }
+
+    /// x `[B, N, D]` normalised, times 1 + scale, plus shift, both `[B, D]`.
+    pub fn forward(&self, x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Layer => nn::modulated_norm(x, shift, scale, NORM_EPS),
+            Self::Rms(norm) => norm.modulated(x, shift, scale),
+        }
+    }
+}
+
 /// A transformer block whose norms and residuals are modulated by the condition (adaLN-Zero).
 #[derive(Clone)]
 pub struct Block {
+    norms: [AdaptiveNorm; 2],
     attn: Attention,
     mlp: Mlp,
     modulation: Linear,
@@ -92,6 +141,7 @@ pub struct Block {
 impl Block {
     pub fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
+            norms: [AdaptiveNorm::new(cfg, vb.pp("norm1"))?, AdaptiveNorm::new(cfg, vb.pp("norm2"))?],
             attn: Attention::new(cfg, vb.pp("attn"))?,
             mlp: Mlp::new(cfg, vb.pp("mlp"))?,
             modulation: nn::linear_with(cfg.hidden, 6 * cfg.hidden, ZERO, ZERO, vb.pp("adaLN_modulation.1"))?,
@@ -128,21 +178,26 @@ impl Block {
     /// Operation by operation, on any device and in any type.
     fn plain(&self, x: &Tensor, modulation: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
         let [shift1, scale1, gate1, shift2, scale2, gate2] = chunks(modulation)?;
-        let y = self.attn.forward(&nn::modulated_norm(x, &shift1, &scale1, NORM_EPS)?, rope)?;
+        let y = self.attn.forward(&self.norms[0].forward(x, &shift1, &scale1)?, rope)?;
         let x = nn::gated_residual(x, &gate1, &y)?;
-        let y = self.mlp.forward(&nn::modulated_norm(&x, &shift2, &scale2, NORM_EPS)?)?;
+        let y = self.mlp.forward(&self.norms[1].forward(&x, &shift2, &scale2)?)?;
         nn::gated_residual(&x, &gate2, &y)
     }
 
-    /// The weights for the fused block, which needs a GELU MLP.
+    /// The weights for the fused block, which needs LayerNorms and a GELU MLP.
     fn fused(&self, rope: Option<&(Tensor, Tensor)>) -> Option<kernels::block::Weights> {
-        let Mlp::Gelu { fc1, fc2 } = &self.mlp else { return None };
+        let (Mlp::Gelu { fc1, fc2 }, AdaptiveNorm::Layer) = (&self.mlp, &self.norms[0]) else { return None };
+        let qk_norm = match &self.attn.norms {
+            QkNorm::None => None,
+            QkNorm::Layer(q, k) => Some(([q.into(), k.into()], QK_NORM_EPS as f32)),
+            QkNorm::Rms(..) => return None,
+        };
         Some(kernels::block::Weights {
             qkv: (&self.attn.qkv).into(),
             proj: (&self.attn.proj).into(),
             fc1: fc1.into(),
             fc2: fc2.into(),
-            qk_norm: self.attn.norms.as_ref().map(|(q, k)| ([q.into(), k.into()], QK_NORM_EPS as f32)),
+            qk_norm,
             rope: rope.map(|(cos, sin)| [cos.clone(), sin.clone()]),
         })
     }

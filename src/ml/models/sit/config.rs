@@ -23,6 +23,17 @@ pub enum MlpKind {
     SwiGlu,
 }
 
+/// The norm of tokens, and of queries and keys with QK-norm.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormKind {
+    /// LayerNorm, without weights where adaLN follows (DiT, SiT).
+    #[default]
+    Layer,
+    /// RMSNorm with a weight (LightningDiT, arXiv 2501.01423).
+    Rms,
+}
+
 /// Options that were added later are written only when they differ from the default. So older files
 /// still read, and a network without the options is described in the same bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +49,8 @@ pub struct SiTConfig {
     pub mlp_ratio: f64,
     #[serde(default, skip_serializing_if = "is_default")]
     pub mlp: MlpKind,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub norm: NormKind,
     pub num_classes: usize,
     /// Probability of training on the null class instead; with 0 the class table has no null class.
     pub class_dropout: f64,
@@ -93,6 +106,7 @@ impl SiTConfig {
             heads,
             mlp_ratio: 4.0,
             mlp: MlpKind::Gelu,
+            norm: NormKind::Layer,
             num_classes,
             class_dropout: 0.1,
             z_dims,
@@ -218,13 +232,14 @@ mod tests {
     fn files_from_before_the_switches_read_and_write_as_they_did() {
         let old = r#"{"input_size":4,"in_channels":4,"patch_size":2,"hidden":24,"depth":3,"heads":2,"mlp_ratio":4.0,"num_classes":5,"class_dropout":0.1,"z_dims":[10,12],"projector_dim":16,"encoder_depth":2,"rope":true,"qk_norm":true,"warmup_depth":null}"#;
         let config: SiTConfig = serde_json::from_str(old).unwrap();
-        assert_eq!((config.mlp, config.projector), (MlpKind::Gelu, ProjectorKind::Mlp));
+        assert_eq!((config.mlp, config.norm, config.projector), Default::default());
         assert_eq!((config.tap(0), config.tap(1), config.mlp_width()), (2, 2, 96));
         assert_eq!(serde_json::to_string(&config).unwrap(), old);
 
         let mut new: serde_json::Value = serde_json::from_str(old).unwrap();
         new["encoder_depth"] = json!([3, 1]);
         new["mlp"] = json!("swiglu");
+        new["norm"] = json!("rms");
         new["projector"] = json!("conv3");
         let config: SiTConfig = serde_json::from_value(new.clone()).unwrap();
         config.check().unwrap();

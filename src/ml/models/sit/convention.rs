@@ -214,7 +214,7 @@ fn text<'a>(value: &'a Value, name: &str, depth: usize) -> Option<&'a str> {
 mod tests {
     use super::*;
     use crate::models::projector::ProjectorKind;
-    use crate::models::sit::{MlpKind, SiT, SiTConfig};
+    use crate::models::sit::{MlpKind, NormKind, SiT, SiTConfig};
     use crate::nn::params::{Frozen, census};
     use crate::rng::{Purpose, normal_rows};
     use candle_core::Device;
@@ -232,6 +232,7 @@ mod tests {
             heads: 2,
             mlp_ratio: 2.0,
             mlp: MlpKind::Gelu,
+            norm: NormKind::Layer,
             num_classes: 5,
             class_dropout: 0.1,
             z_dims: vec![],

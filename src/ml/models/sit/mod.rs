@@ -13,6 +13,7 @@
 //! blocks.I.{attn.{qkv,proj,q_norm,k_norm},mlp.{fc1,fc2},adaLN_modulation.1}   gated: mlp.{w12,w3}
 //! projectors.K.{0,2,4}        a convolution: projectors.K.projection_layer
 //! final_layer.{linear,adaLN_modulation.1}   absent in the warmup variant
+//! blocks.I.{norm1,norm2}, final_layer.norm_final   only with RMSNorm: weights [D], as in LightningDiT
 //! ```
 //!
 //! This file does not know paths, losses or sampling.
@@ -28,11 +29,11 @@ use super::projector::Projector;
 use crate::nn::params::Tensors;
 use crate::nn::precision::Precision;
 use crate::nn::{self, Linear};
-use block::{Block, chunks};
+use block::{AdaptiveNorm, Block, chunks};
 use candle_core::{Device, Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
 pub(crate) use config::NORM_EPS;
-pub use config::{MlpKind, NAMES, SiTConfig};
+pub use config::{MlpKind, NAMES, NormKind, SiTConfig};
 use config::{TABLE, ZERO};
 use embed::{PatchEmbed, TimeEmbed};
 
@@ -42,6 +43,7 @@ pub(crate) use block::QK_NORM_EPS;
 pub use block::SavedActivations;
 
 struct FinalLayer {
+    norm: AdaptiveNorm,
     linear: Linear,
     modulation: Linear,
 }
@@ -50,6 +52,7 @@ impl FinalLayer {
     fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
         let outputs = cfg.patch_size * cfg.patch_size * cfg.in_channels;
         Ok(Self {
+            norm: AdaptiveNorm::new(cfg, vb.pp("norm_final"))?,
             linear: nn::linear_with(cfg.hidden, outputs, ZERO, ZERO, vb.pp("linear"))?,
             modulation: nn::linear_with(cfg.hidden, 2 * cfg.hidden, ZERO, ZERO, vb.pp("adaLN_modulation.1"))?,
         })
@@ -57,7 +60,7 @@ impl FinalLayer {
 
     fn forward(&self, x: &Tensor, c: &Tensor) -> Result<Tensor> {
         let [shift, scale] = chunks(&self.modulation.forward(c)?)?;
-        self.linear.forward(&nn::modulated_norm(x, &shift, &scale, NORM_EPS)?)
+        self.linear.forward(&self.norm.forward(x, &shift, &scale)?)
     }
 }
 

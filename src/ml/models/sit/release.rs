@@ -1,7 +1,7 @@
 //! Published checkpoints of SiT, REPA and ERW: their dictionaries, the configuration that they
 //! imply, and writing them back.
 
-use super::{MlpKind, SiT, SiTConfig};
+use super::{MlpKind, NormKind, SiT, SiTConfig};
 use crate::models::projector::ProjectorKind;
 use crate::models::state_dict;
 use crate::nn::params::{self, Adopted, LoadReport, Tensors};
@@ -91,6 +91,10 @@ impl SiTConfig {
                 true => MlpKind::SwiGlu,
                 false => MlpKind::Gelu,
             },
+            norm: match file.contains_key("blocks.0.norm1.weight") {
+                true => NormKind::Rms,
+                false => NormKind::Layer,
+            },
             num_classes: needed("y_embedder.embedding_table.weight", 0)?.saturating_sub(1),
             class_dropout: 0.1,
             z_dims: (0..).map_while(|k| size(&format!("projectors.{k}.{last}.weight"), 0)).collect(),
@@ -137,6 +141,7 @@ mod tests {
             heads: 6,
             mlp_ratio: 4.0,
             mlp: MlpKind::Gelu,
+            norm: NormKind::Layer,
             num_classes: 1000,
             class_dropout: 0.1,
             z_dims: vec![768, 1024],
@@ -150,7 +155,8 @@ mod tests {
         let warmed =
             SiTConfig { rope: true, qk_norm: true, encoder_depth: vec![4], warmup_depth: Some(4), ..plain.clone() };
         let later = SiTConfig { mlp: MlpKind::SwiGlu, projector: ProjectorKind::Conv3, ..plain.clone() };
-        for config in [plain, warmed, later] {
+        let lightning = SiTConfig { mlp: MlpKind::SwiGlu, norm: NormKind::Rms, qk_norm: true, ..plain.clone() };
+        for config in [plain, warmed, later, lightning] {
             let (model, shapes) = params::census(|vb| SiT::new(&config, vb)).unwrap();
             let mut file: Tensors = shapes.into_iter().map(|(name, s)| (name, zeros(s))).collect();
             file.extend(model.buffers());

@@ -1,5 +1,5 @@
 //! The loss of full training: the velocity between data and noise, plus a scheduled alignment with
-//! features and, optionally, a dispersive loss.
+//! features and, optionally, the velocity's direction and a dispersive loss.
 
 use super::batch::{Batch, BatchConfig, Examples};
 use super::gpu::Feed;
@@ -20,6 +20,8 @@ pub struct FlowMatching<'a> {
     pub batches: BatchConfig,
     pub path: Path,
     pub time: TimeDistribution,
+    /// Weight of the cosine loss of the velocity; 0: none.
+    pub velocity_cosine: f64,
     pub schedule: Schedule,
     pub alignment: Alignment,
     pub dispersion: Option<Dispersion>,
@@ -77,13 +79,22 @@ impl FlowMatching<'_> {
         let out = self.model.forward_with(&point, &t, &classes, &also)?;
         let velocity = loss::velocity(&out.velocity, &target)?;
         let mut parts = vec![("velocity", number(&velocity)?)];
-        let (mut loss, mut aligned) = (velocity, 0.0);
+        let (mut loss, mut aligned, mut related) = (velocity, 0.0, 0.0);
+        if self.velocity_cosine > 0.0 {
+            let cosine = loss::velocity_cosine(&out.velocity, &target)?;
+            parts.push(("velocity_cosine", number(&cosine)?));
+            loss = (loss + (cosine * self.velocity_cosine)?)?;
+        }
         if weight != 0.0 {
-            let align = self.alignment.loss(self.examples.features(&noised.batch)?, &out.projections)?;
-            aligned = number(&align)?;
-            loss = (loss + (align * weight)?)?;
+            let losses = self.alignment.losses(self.examples.features(&noised.batch)?, &out.projections)?;
+            aligned = number(&losses.alignment)?;
+            related = losses.relation.as_ref().map_or(Ok(0.0), number)?;
+            loss = (loss + (self.alignment.sum(losses)? * weight)?)?;
         }
         parts.extend([("alignment", aligned), ("alignment_weight", weight)]);
+        if self.alignment.relation > 0.0 {
+            parts.push(("relation", related));
+        }
         if let Some((hidden, dispersion)) = out.hidden.as_ref().zip(self.dispersion) {
             let spread = loss::dispersive(hidden, dispersion.temperature)?;
             parts.push(("dispersive", number(&spread)?));

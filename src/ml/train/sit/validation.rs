@@ -67,7 +67,7 @@ impl Validation {
     ) -> Result<Losses> {
         let model = network(config, weights, &self.latents)?;
         let all = self.rows.len();
-        let count = if alignment.is_over_pairs() && all > self.batch { all - all % self.batch } else { all };
+        let count = if alignment.over_pairs().is_some() && all > self.batch { all - all % self.batch } else { all };
         let loss = self.mean(count, |rows, x, y| {
             let t = Tensor::zeros(rows.len(), DType::F32, x.device())?;
             alignment.loss(features(rows)?, &model.projections(x, &t, y)?)
