@@ -10,7 +10,7 @@ use erw_runner::cache::store::Store;
 use erw_runner::exec::launch::slurm::runner_job;
 use erw_runner::exec::worker_program::WorkerProgram;
 use erw_runner::pipeline::graph::{Pipeline, StageId};
-use erw_runner::plan::{self, Missing};
+use erw_runner::plan;
 use erw_runner::settings::LauncherName;
 use std::ffi::OsString;
 use std::path::Path;
@@ -24,8 +24,7 @@ pub fn submit(pipeline: &Pipeline, selected: &[StageId], flags: &Flags, cache: &
             .hint("on one machine, a run goes on in the background with `nohup erw run … &`, tmux or screen"));
     }
     let stages = || selected.iter().map(|id| pipeline.stage(*id));
-    let missing: Vec<Missing> = stages().flat_map(plan::missing).collect();
-    if let Some(error) = plan::missing_error(&missing).filter(|_| !flags.keep_going) {
+    if let Some(error) = plan::missing_error(&plan::all_missing(stages())).filter(|_| !flags.keep_going) {
         return Err(error);
     }
     check_stages(stages(), &flags.settings)?;

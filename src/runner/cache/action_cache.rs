@@ -6,7 +6,7 @@
 //! another format counts as missing, not as damaged, so two versions can share a cache. This module
 //! does not know when a record counts as a hit (`plan`).
 
-use super::key::{Key, lines};
+use super::key::{self, Key, lines};
 use super::store::Store;
 use crate::event::{Measure, StoredOutput};
 use crate::files::digest::{Digest, Measured};
@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Increment when [`Record`] changes shape.
 const PREFIX: &str = "{\"format\":1,\"check\":\"";
@@ -116,6 +116,10 @@ impl Record {
         let sources = lines(&self.key_text).filter(|((section, _), _)| *section == "source");
         sources.filter_map(|((_, name), digest)| Some((name.to_string(), digest.parse().ok()?))).collect()
     }
+    /// The program of a command, as in the key; `None` for other kinds.
+    pub fn program(&self) -> Option<&str> {
+        key::program(&self.key_text)
+    }
     /// Size and digest of each output, without names.
     pub fn measured(&self) -> Vec<Measured> {
         self.outputs.values().map(|output| output.measured).collect()
@@ -138,13 +142,7 @@ pub enum Lookup {
 
 pub fn lookup(store: &Store, key: &Key) -> Result<Lookup> {
     let path = store.action_file(key);
-    let open = || {
-        let mut file = File::open(&path)?;
-        let (stamp, mut bytes) = (stamp(&file.metadata()?), Vec::new());
-        file.read_to_end(&mut bytes)?;
-        Ok::<_, std::io::Error>((stamp, bytes))
-    };
-    let (stamp, bytes) = match open() {
+    let (stamp, bytes) = match contents(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Lookup::Miss),
         other => other.map_err(|e| Error::io("read", &path, e))?,
     };
@@ -155,6 +153,17 @@ pub fn lookup(store: &Store, key: &Key) -> Result<Lookup> {
         }
         other => other,
     })
+}
+
+/// The bytes of a file, with its stamp from while it was open.
+fn contents(path: &Path) -> std::io::Result<(Stamp, Vec<u8>)> {
+    let file = File::open(path)?;
+    let looks = file.metadata()?;
+    // One more than there is, to see the end at once; by `take`, which does not ask for the size
+    // again.
+    let mut bytes = Vec::with_capacity(looks.len() as usize + 1);
+    file.take(u64::MAX).read_to_end(&mut bytes)?;
+    Ok((stamp(&looks), bytes))
 }
 
 /// Parses the bytes of a record for this key.
@@ -202,32 +211,52 @@ pub fn write(store: &Store, record: &Record, keep: Durability) -> Result<Stamp> 
     write_noted(&path, text.as_bytes(), keep).map(|file| stamp(&file)).map_err(failed)
 }
 
-/// Every readable record in key order, and the damaged files.
+/// A file in a folder of records.
+pub(crate) enum Listed {
+    Record(Box<Record>, Stamp),
+    /// Of another format, or of another user and not readable.
+    Foreign,
+    Damaged,
+}
+
+pub(crate) fn listed(path: &Path) -> Listed {
+    let (stamp, bytes) = match contents(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Listed::Foreign,
+        Err(_) => return Listed::Damaged,
+        Ok(read) => read,
+    };
+    let named = |record: &Record| path.file_stem().is_some_and(|n| *n == *record.key().to_string());
+    match parse(&bytes) {
+        Parsed::Record(record) if named(&record) => Listed::Record(record, stamp),
+        Parsed::Foreign => Listed::Foreign,
+        Parsed::Record(_) | Parsed::Damaged => Listed::Damaged,
+    }
+}
+
+/// The stamp of the file of a record, which is not opened.
+pub(crate) fn stamp_of(path: &Path) -> Option<Stamp> {
+    std::fs::symlink_metadata(path).ok().map(|file| stamp(&file))
+}
+
+/// Every readable record in key order, and the damaged files. Reads all of them: see `index` for
+/// what is asked of many.
 pub fn all(store: &Store) -> Result<(Vec<Record>, Vec<PathBuf>)> {
     let paths = store.bucket("actions")?;
     let is_record = |p: &PathBuf| p.extension().is_some_and(|e| e == "json");
-    let parsed: Vec<(PathBuf, Parsed)> = paths
+    let read: Vec<(PathBuf, Listed)> = paths
         .into_par_iter()
         .filter(is_record)
         .map(|path| {
-            let parsed = match std::fs::read(&path) {
-                // A record of another user that we may not read is not damaged.
-                Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Parsed::Foreign,
-                read => read.map_or(Parsed::Damaged, |bytes| parse(&bytes)),
-            };
-            let named = |record: &Record| path.file_stem().is_some_and(|n| *n == *record.key().to_string());
-            match parsed {
-                Parsed::Record(record) if !named(&record) => (path, Parsed::Damaged),
-                other => (path, other),
-            }
+            let listed = listed(&path);
+            (path, listed)
         })
         .collect();
     let (mut records, mut damaged) = (Vec::new(), Vec::new());
-    for (path, parsed) in parsed {
-        match parsed {
-            Parsed::Record(record) => records.push(*record),
-            Parsed::Damaged => damaged.push(path),
-            Parsed::Foreign => {}
+    for (path, listed) in read {
+        match listed {
+            Listed::Record(record, _) => records.push(*record),
+            Listed::Damaged => damaged.push(path),
+            Listed::Foreign => {}
         }
     }
     Ok((records, damaged))

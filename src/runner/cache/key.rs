@@ -117,6 +117,11 @@ pub fn lines(text: &str) -> impl Iterator<Item = ((&str, &str), &str)> {
     text.lines().map(named)
 }
 
+/// The program of a command; `None` for other kinds.
+pub fn program(text: &str) -> Option<&str> {
+    lines(text).find(|(name, _)| *name == ("command", "run")).map(|(_, run)| run)
+}
+
 fn split(line: &str) -> (&str, &str) {
     line.split_once(' ').unwrap_or((line, ""))
 }

@@ -2,14 +2,16 @@
 //! of source files. A [`Store`] is the folder; a [`Cache`] is a store with its remote, if there is
 //! one.
 //!
-//! [`key`] identifies an action, [`action_cache`] holds the records, [`sources`] digests source
-//! files and remembers them by their stamps. [`remote`] shares records and artifacts. [`inventory`]
-//! lists and verifies the contents, [`gc`] frees space, [`tags`] name artifacts, [`export`] copies
-//! them out. The ingredients of a key are listed above, in `plan`.
+//! [`key`] identifies an action, [`action_cache`] holds the records, of which [`index`] says what
+//! is asked of many, [`sources`] digests source files and remembers them by their stamps.
+//! [`remote`] shares records and artifacts. [`inventory`] lists and verifies the contents, [`gc`]
+//! frees space, [`tags`] name artifacts, [`export`] copies them out. The ingredients of a key are
+//! listed above, in `plan`.
 
 pub mod action_cache;
 pub mod export;
 pub mod gc;
+pub mod index;
 pub mod inventory;
 pub mod key;
 pub mod remote;

@@ -90,6 +90,13 @@ impl Files {
         self.digest_at(store, &source.path, source.watched.as_ref())
     }
 
+    /// Whether the digest is there without reading or waiting.
+    pub fn knows(&self, source: &SourcePath) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let cell = known.get(&(source.path.clone(), source.watched.as_ref().map(|w| w.rule().clone())));
+        cell.is_some_and(|cell| cell.get().is_some())
+    }
+
     /// The digest of a file or folder, without what `watched` excludes.
     pub fn digest_at(&self, store: &Store, path: &Path, watched: Option<&Watched>) -> Result<Arc<DigestedSource>> {
         let cell = {

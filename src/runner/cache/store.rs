@@ -7,6 +7,7 @@
 //!   v1/store/ab/<digest>            an artifact, file or folder, named by its contents;
 //!                                   files are 0444 or 0555, folders 0555
 //!   v1/actions/ab/<key>.json        record of a finished action, written last; see `action_cache`
+//!   v1/index                        what is asked of many records, see `index`
 //!   v1/work/<key>/                  an unfinished action, running or suspended:
 //!       attempt-N.json attempt-N.log attempt-N.end.json attempt-N/NAME checkpoints/
 //!   v1/logs/<key>/attempt-N.log     logs of a finished action; empty ones are not kept
@@ -186,12 +187,23 @@ impl Store {
     }
     /// The path of the artifact with this digest, whether it exists or not.
     pub fn object(&self, digest: &Digest) -> PathBuf {
-        let name = digest.to_string();
-        self.v1("store").join(&name[..2]).join(&name)
+        self.in_bucket("v1/store/", digest, "")
     }
     pub fn action_file(&self, key: &Key) -> PathBuf {
-        let name = key.to_string();
-        self.v1("actions").join(&name[..2]).join(format!("{name}.json"))
+        self.in_bucket("v1/actions/", &(*key).into(), ".json")
+    }
+    /// In one piece: a run of many thousand stages asks for several paths of each.
+    fn in_bucket(&self, folder: &str, digest: &Digest, end: &str) -> PathBuf {
+        let hex = digest.hex();
+        let parts = [folder, &hex[..2], "/", &hex, end];
+        let below = parts.iter().map(|part| part.len()).sum::<usize>();
+        let mut path = PathBuf::with_capacity(self.root.as_os_str().len() + 1 + below);
+        path.push(&self.root);
+        // Ends in a separator.
+        path.push("");
+        let mut path = path.into_os_string();
+        parts.iter().for_each(|part| path.push(part));
+        path.into()
     }
     pub fn work_dir(&self, key: &Key) -> PathBuf {
         self.v1("work").join(key.to_string())

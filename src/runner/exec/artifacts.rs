@@ -5,7 +5,7 @@
 //! login node of a cluster must not read what its nodes compute with. Does not know what the
 //! artifacts are.
 
-use super::tamper::{InputSnapshot, IntegrityCheck, named};
+use super::tamper::{AT_A_TIME, InputSnapshot, IntegrityCheck, named};
 use crate::cache::store::{KEPT, Store};
 use crate::event::WorkerEvent;
 use crate::files::digest::{Digest, Measured, measure};
@@ -14,6 +14,7 @@ use crate::files::watched::is_dropping;
 use crate::kind::attempt::Job;
 use crate::text::path_text;
 use erw_base::error::{Error, Result};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -39,7 +40,7 @@ pub fn damaged(store: &Store, integrity: &IntegrityCheck, job: &Job) -> Vec<Stri
         let artifact = job.inputs.get(slot).and_then(|path| named(path));
         artifact.is_some_and(|artifact| integrity.is_sound(store, &artifact))
     };
-    job.unverified.iter().filter(|slot| !sound(slot)).cloned().collect()
+    job.unverified.par_iter().with_min_len(AT_A_TIME).filter(|slot| !sound(slot)).cloned().collect()
 }
 
 /// Snapshots of all inputs, which were just verified.

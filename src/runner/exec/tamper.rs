@@ -7,10 +7,14 @@
 
 use crate::cache::store::{Store, Tampering};
 use crate::files::digest::{Digest, Kind, Links, WalkEntry, walk};
+use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+
+/// Artifacts that one thread takes at a time: most stages have fewer, and most artifacts are small.
+pub const AT_A_TIME: usize = 64;
 
 /// The stats of an artifact's files, sorted by path.
 type FileStats = Vec<FileStat>;
@@ -62,7 +66,8 @@ impl InputSnapshot {
             let is_same = altered.is_empty() && added.is_empty();
             (!is_same).then(|| Tampering { digest: *digest, altered, added, kept: old.into_keys().collect() })
         };
-        self.0.iter().filter_map(change).collect()
+        let all: Vec<(&Digest, &FileStats)> = self.0.iter().collect();
+        all.into_par_iter().with_min_len(AT_A_TIME).filter_map(change).collect()
     }
 }
 

@@ -59,13 +59,15 @@ impl Digest {
     /// The digest of the bytes of one file.
     pub fn of_file(path: &Path) -> std::io::Result<Self> {
         let file = File::open(path)?;
-        let bytes = file.metadata()?.len();
-        let hash = match bytes > LARGE {
-            true => {
-                let (left, right) = halves(&file, 0, bytes)?;
-                merge_subtrees_root(&left, &right, Mode::Hash)
-            }
-            false => blake3::Hasher::new().update_reader(file)?.finalize(),
+        let hash = match small(&file) {
+            Some(hash) => hash,
+            None => match file.metadata()?.len() {
+                bytes if bytes > LARGE => {
+                    let (left, right) = halves(&file, 0, bytes)?;
+                    merge_subtrees_root(&left, &right, Mode::Hash)
+                }
+                _ => blake3::Hasher::new().update_reader(file)?.finalize(),
+            },
         };
         Ok(Self(*hash.as_bytes()))
     }
@@ -87,6 +89,27 @@ impl Digest {
     pub fn short(&self) -> String {
         self.to_string()[..12].to_string()
     }
+}
+
+/// The digest of a file that fits into a thread's buffer; `None` if it does not, with nothing read.
+/// Most files of most stores do: no size is asked for and no buffer made for each of them.
+fn small(file: &File) -> Option<blake3::Hash> {
+    const SMALL: usize = 16 << 10;
+    thread_local! {
+        static BUFFER: RefCell<[u8; SMALL]> = const { RefCell::new([0; SMALL]) };
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        let mut filled = 0;
+        while filled < SMALL {
+            match file.read_at(&mut buffer[filled..], filled as u64) {
+                Ok(0) => return Some(blake3::hash(&buffer[..filled])),
+                Ok(read) => filled += read,
+                // Such as a pipe, which has no places: read from its start, with whatever error.
+                Err(_) => return None,
+            }
+        }
+        None
+    })
 }
 
 /// Digests the two halves of a part of a file in parallel, split as blake3 splits it.
@@ -168,13 +191,23 @@ impl FromStr for Digest {
 
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
+        s.serialize_str(&self.hex())
     }
 }
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(de::Error::custom)
+        struct Digits;
+        impl de::Visitor<'_> for Digits {
+            type Value = Digest;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a digest of 64 hexadecimal digits")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Digest, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        d.deserialize_str(Digits)
     }
 }
 

@@ -4,7 +4,7 @@
 //! `reason` compares two key texts; this module looks behind them. It decides nothing and prints
 //! nothing.
 
-use crate::cache::action_cache::Record;
+use crate::cache::action_cache::{self, Record};
 use crate::cache::key::ingredients;
 use crate::cache::sources::listing;
 use crate::event::progress::PartialProgress;
@@ -137,20 +137,21 @@ const DEPTH: usize = 24;
 pub fn why(checker: &CacheChecker<'_>, id: StageId) -> Result<Why> {
     let needed = targets::select(checker.pipeline, &[checker.pipeline.stage(id).name.clone()])?;
     let verdicts: BTreeMap<StageId, Verdict> = plan(checker, &needed)?.into_iter().collect();
-    let history = checker.record_index()?.records();
+    let mut history = action_cache::all(checker.store)?.0;
+    history.sort_by(|a, b| a.created.cmp(&b.created));
     Explainer { checker, history, verdicts, followed: RefCell::default() }.why(id)
 }
 
-struct Explainer<'a> {
-    checker: &'a CacheChecker<'a>,
-    history: &'a [Record],
+struct Explainer<'a, 'c> {
+    checker: &'a CacheChecker<'c>,
+    history: Vec<Record>,
     verdicts: BTreeMap<StageId, Verdict>,
     /// Changed inputs already followed upstream. Without it, a graph with converging paths is
     /// explained once per path.
     followed: RefCell<BTreeSet<(Digest, Digest)>>,
 }
 
-impl Explainer<'_> {
+impl Explainer<'_, '_> {
     fn why(&self, id: StageId) -> Result<Why> {
         let stage = self.checker.pipeline.stage(id);
         let blank = |verdict| Why {

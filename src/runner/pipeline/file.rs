@@ -10,9 +10,11 @@ use crate::text::spanned::{self, Entry, Node, Toml, flatten};
 use crate::text::suggest;
 use erw_base::error::{Error, Place, Result};
 use erw_base::text;
+use rayon::prelude::*;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A pipeline as written: the file and its parents, with all names checked.
 pub struct Spec {
@@ -92,11 +94,8 @@ impl Spec {
         let alive = alive(&spec.files)?;
         spec.removed = alive.removed;
         spec.stages = stages(&spec.files, &alive.stages, registry)?;
-        for stage in &spec.stages {
-            for entry in stage.statements(&spec.files) {
-                check_stage(stage, entry)?;
-            }
-        }
+        let check = |stage: &StageSpec| stage.statements(&spec.files).try_for_each(|entry| check_stage(stage, entry));
+        first_error(spec.stages.par_iter().with_min_len(AT_A_TIME).map(check))?;
         spec.check_shared(registry)?;
         spec.warnings = self::warnings(&spec, registry)?;
         Ok(spec)
@@ -309,23 +308,33 @@ fn stages(files: &[File], alive: &[(String, usize)], registry: Registry) -> Resu
             .maybe_at(place)
             .hint("a stage is `[stages.NAME]` with a `kind`"));
     }
-    let mut manifests: HashMap<&'static str, Arc<Manifest>> = HashMap::new();
-    let mut stages = Vec::with_capacity(alive.len());
-    for (name, since) in alive {
+    let manifests: Mutex<HashMap<&'static str, Arc<Manifest>>> = Mutex::default();
+    let stage = |(name, since): &(String, usize)| {
         let stated: Vec<&Entry> = statements(files, name, *since).collect();
         let last = stated.last().expect("a remaining stage is defined somewhere");
         let kind = kind_of(name, &stated, alive, registry)?;
         let manifest = if kind.name == command::NAME {
             Arc::new(command::manifest(name, &stated)?)
-        } else if let Some(known) = manifests.get(kind.name) {
-            known.clone()
         } else {
-            let parsed = Arc::new(Manifest::parse(kind.name, kind.manifest)?);
-            manifests.entry(kind.name).or_insert(parsed).clone()
+            match manifests.lock().unwrap_or_else(PoisonError::into_inner).entry(kind.name) {
+                Occupied(known) => known.get().clone(),
+                Vacant(new) => new.insert(Arc::new(Manifest::parse(kind.name, kind.manifest)?)).clone(),
+            }
         };
-        stages.push(StageSpec { name: name.clone(), kind, manifest, place: last.key_place.clone(), since: *since });
-    }
-    Ok(stages)
+        Ok(StageSpec { name: name.clone(), kind, manifest, place: last.key_place.clone(), since: *since })
+    };
+    first_error(alive.par_iter().with_min_len(AT_A_TIME).map(stage))
+}
+
+/// Stages that one thread takes at a time: for fewer, no other need be woken.
+pub(crate) const AT_A_TIME: usize = 128;
+
+/// The values in order. Of several errors the one that comes first, as if one stage were looked at
+/// after the other.
+pub(crate) fn first_error<T: Send>(found: impl IndexedParallelIterator<Item = Result<T>>) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    found.collect_into_vec(&mut all);
+    all.into_iter().collect()
 }
 
 /// The remaining stages of all files.
@@ -508,6 +517,8 @@ fn check_resource_name(stage: &str, entry: &Entry) -> Result<()> {
 /// type `metrcs` would have no results, for no visible reason.
 pub(crate) fn warnings(spec: &Spec, registry: Registry) -> Result<Vec<String>> {
     let mut known: Option<BTreeSet<String>> = None;
+    // Thousands of commands share a few types.
+    let mut meant: HashMap<&str, Option<String>> = HashMap::new();
     let mut warnings = vec![];
     for stage in spec.stages.iter().filter(|s| s.kind.name == NAME) {
         let stated: Vec<&Entry> = stage.statements(&spec.files).collect();
@@ -518,7 +529,8 @@ pub(crate) fn warnings(spec: &Spec, registry: Registry) -> Result<Vec<String>> {
                 none => none.insert(types(registry)?),
             };
             let near = |name: &&String| strsim::damerau_levenshtein(ty, name) <= if ty.len() < 6 { 1 } else { 2 };
-            if let Some(name) = known.iter().filter(|_| !known.contains(ty)).find(near) {
+            let nearest = || known.iter().filter(|_| !known.contains(ty)).find(near).cloned();
+            if let Some(name) = meant.entry(ty).or_insert_with(nearest) {
                 let (stage, output) = (&stage.name, &entry.key);
                 let text = format!("stage `{stage}`: no kind knows the type `{ty}` of output `{output}`");
                 warnings.push(format!("{}: {text}; did you mean `{name}`?", entry.node.place));

@@ -3,7 +3,7 @@
 
 use super::draft::Draft;
 use super::edges::{arrange, connect, order};
-use super::file::Spec;
+use super::file::{AT_A_TIME, Spec, first_error};
 use super::graph::{Origin, Pipeline, Stage, StageId};
 use super::layers::{Layers, Overrides, Setting};
 use super::stage::draft;
@@ -11,6 +11,7 @@ use super::{external, properties};
 use crate::files::digest::Digest;
 use crate::kind::Registry;
 use erw_base::error::{Place, Result};
+use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 
 impl Pipeline {
@@ -49,10 +50,8 @@ impl Spec {
     /// files read for them.
     pub(crate) fn drafts(&self, overrides: &Overrides, trial: &[Setting]) -> Result<(Vec<Draft>, Files)> {
         let layers = Layers::new(self, overrides, trial)?;
-        let mut drafts = Vec::with_capacity(self.stages.len());
-        for (index, spec) in self.stages.iter().enumerate() {
-            drafts.push(draft(spec, layers.values(index)?)?);
-        }
+        let stages = self.stages.par_iter().enumerate().with_min_len(AT_A_TIME);
+        let mut drafts = first_error(stages.map(|(index, spec)| draft(spec, layers.values(index)?)))?;
         let mut files = self.digests();
         files.extend(external::fetch(self, &mut drafts)?);
         Ok((drafts, files))

@@ -2,7 +2,8 @@
 //! will run, or missing a source. The scheduler calls the same functions, so a plan and a run
 //! cannot disagree.
 //!
-//! Starts nothing, and writes nothing but remembered digests of source files.
+//! Starts nothing, and writes nothing but remembered digests of source files and the index of
+//! records.
 
 pub mod action;
 pub mod reason;
@@ -23,7 +24,7 @@ use action::Action;
 use erw_base::error::{Error, Result};
 use reason::Reason;
 use record_index::RecordIndex;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -91,7 +92,7 @@ pub struct CacheChecker<'a> {
     afar: Mutex<BTreeSet<Key>>,
     /// Keys of stages that will run.
     keys: Mutex<BTreeMap<StageId, Key>>,
-    record_index: OnceLock<RecordIndex>,
+    record_index: OnceLock<RecordIndex<'a>>,
     properties: OnceLock<Properties>,
 }
 
@@ -124,6 +125,11 @@ impl<'a> CacheChecker<'a> {
         }
         let digests = sources.iter().map(|(n, o)| (n.clone(), o.measured.digest)).collect();
         Ok(Keyed { action: action::action(stage, inputs, &digests), sources })
+    }
+
+    /// Whether a check of this stage reads no sources, and asks no remote.
+    pub fn is_quick(&self, stage: &Stage) -> bool {
+        self.remote.is_none() && stage.sources.values().all(|source| self.files.knows(source))
     }
 
     /// The record of the action, if its outputs exist and it is not forced to run.
@@ -209,7 +215,7 @@ impl<'a> CacheChecker<'a> {
     }
 
     /// Every readable record as of the first call.
-    pub fn record_index(&self) -> Result<&RecordIndex> {
+    pub fn record_index(&self) -> Result<&RecordIndex<'a>> {
         if let Some(record_index) = self.record_index.get() {
             return Ok(record_index);
         }
@@ -220,7 +226,7 @@ impl<'a> CacheChecker<'a> {
     fn reasons(&self, stage: &Stage, keyed: &Keyed) -> Result<Vec<Reason>> {
         let text = &keyed.action.text;
         let comparable = self.record_index()?.comparable(&self.pipeline.name, stage);
-        let Some(old) = reason::nearest(comparable.into_iter(), &self.pipeline.name, stage, text) else {
+        let Some(old) = reason::nearest(comparable.iter().map(Arc::as_ref), &self.pipeline.name, stage, text) else {
             return Ok(vec![Reason::NeverRan]);
         };
         let example = |name: &str, old: &Digest| {
@@ -244,6 +250,23 @@ pub fn missing(stage: &Stage) -> Vec<Missing> {
         how: source.missing.clone(),
     };
     absent.map(tell).collect()
+}
+
+/// The missing sources of many stages. Each file and folder is looked for once.
+pub fn all_missing<'s>(stages: impl Iterator<Item = &'s Stage>) -> Vec<Missing> {
+    let mut there: HashSet<PathBuf> = HashSet::new();
+    let mut all = vec![];
+    for stage in stages {
+        if stage.sources.values().all(|source| there.contains(&source.named())) {
+            continue;
+        }
+        let absent = missing(stage);
+        if absent.is_empty() {
+            there.extend(stage.sources.values().map(SourcePath::named));
+        }
+        all.extend(absent);
+    }
+    all
 }
 
 /// The verdict on every selected stage, in topological order.

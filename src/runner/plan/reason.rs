@@ -4,7 +4,7 @@
 //! a stage runs.
 
 use crate::cache::action_cache::Record;
-use crate::cache::key::{ingredients, lines};
+use crate::cache::key::{ingredients, program};
 use crate::files::digest::Digest;
 use crate::pipeline::graph::{Origin, Stage};
 use crate::small_map::SmallMap;
@@ -115,11 +115,6 @@ pub fn nearest<'a>(
         let best = near.min_by(|a, b| later(a).cmp(&later(b)));
         best.filter(|(n, _)| *n <= RELATED).map(|(_, r)| r)
     })
-}
-
-/// The program of a command; `None` for other kinds.
-pub fn program(text: &str) -> Option<&str> {
-    lines(text).find(|(name, _)| *name == ("command", "run")).map(|(_, run)| run)
 }
 
 type IngredientDiff<'a> = ((&'a str, &'a str), Option<&'a str>, Option<&'a str>);

@@ -1,62 +1,75 @@
-//! An index of the records of a cache. A run of many thousand stages asks for the history of each;
-//! searching all records each time would take quadratic time. Does not decide what the records
-//! mean.
+//! The records of a cache by what they are of. A run of many thousand stages asks for the history
+//! of each; searching all records each time would take quadratic time. Reads a record when it is
+//! asked for. Does not decide what the records mean.
 
-use super::reason::program;
-use crate::cache::action_cache::{self, Record};
+use crate::cache::action_cache::{self, Lookup, Record};
+use crate::cache::index::{self, Entry};
 use crate::cache::key::{canonical, ingredients};
 use crate::cache::store::Store;
+use crate::files::digest::Digest;
 use crate::kind::field::Cost;
 use crate::kind::property::InputProperties;
 use crate::pipeline::graph::Stage;
 use erw_base::error::Result;
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// This many of the latest records of a kind or program stand for all of them.
 const RELATED: usize = 50;
 
 /// Every readable record, as of one moment.
-pub struct RecordIndex {
-    records: Vec<Record>,
-    /// By pipeline and stage.
-    own: HashMap<(String, String), Vec<usize>>,
-    /// By kind, or by program for commands, the latest last.
-    related: HashMap<(String, Option<String>), Vec<usize>>,
+pub struct RecordIndex<'s> {
+    store: &'s Store,
+    /// By pipeline and stage, the latest last.
+    own: Vec<Entry>,
+    /// Places in `own` by kind, or by program for commands, the latest last.
+    related: Vec<usize>,
+    /// Those that were read; none for one that could not be.
+    read: Mutex<HashMap<Digest, Option<Arc<Record>>>>,
 }
 
-impl RecordIndex {
+impl<'s> RecordIndex<'s> {
     /// Ignores damaged records: they are reported when their keys are looked up.
-    pub fn read(store: &Store) -> Result<Self> {
-        let mut records = action_cache::all(store)?.0;
-        records.sort_by(|a, b| a.created.cmp(&b.created));
-        let mut past = Self { records, own: HashMap::new(), related: HashMap::new() };
-        for (i, record) in past.records.iter().enumerate() {
-            past.own.entry((record.pipeline.clone(), record.stage.clone())).or_default().push(i);
-            let program = program(&record.key_text).map(str::to_string);
-            past.related.entry((record.kind.clone(), program)).or_default().push(i);
-        }
-        Ok(past)
-    }
-
-    pub fn records(&self) -> &[Record] {
-        &self.records
+    pub fn read(store: &'s Store) -> Result<Self> {
+        let mut own = index::read(store)?;
+        own.sort_by(|a, b| (&a.pipeline, &a.stage, &a.created).cmp(&(&b.pipeline, &b.stage, &b.created)));
+        let mut related: Vec<usize> = (0..own.len()).collect();
+        let order = |i: &usize| (&own[*i].kind, own[*i].program, &own[*i].created);
+        related.sort_by(|a, b| order(a).cmp(&order(b)));
+        Ok(Self { store, own, related, read: Mutex::default() })
     }
 
     /// Records to compare with: of the same stage, or else the latest of the same kind or program.
-    pub fn comparable(&self, pipeline: &str, stage: &Stage) -> Vec<&Record> {
-        let own = self.own.get(&(pipeline.to_string(), stage.name.clone())).map_or(&[][..], Vec::as_slice);
-        let own = own.iter().map(|i| &self.records[*i]).filter(|r| r.kind == stage.kind.name);
-        let own: Vec<&Record> = own.collect();
-        if !own.is_empty() {
-            return own;
-        }
-        self.related(stage)
+    pub fn comparable(&self, pipeline: &str, stage: &Stage) -> Vec<Arc<Record>> {
+        self.entries(pipeline, stage).into_iter().filter_map(|entry| self.record(entry)).collect()
     }
 
-    fn related(&self, stage: &Stage) -> Vec<&Record> {
-        let program = stage.command.as_ref().map(|c| canonical(&c.run.clone().into()));
-        let related = self.related.get(&(stage.kind.name.to_string(), program)).map_or(&[][..], Vec::as_slice);
-        related.iter().rev().take(RELATED).map(|i| &self.records[*i]).collect()
+    fn entries(&self, pipeline: &str, stage: &Stage) -> Vec<&Entry> {
+        let place = (pipeline, stage.name.as_str());
+        let of = |entry: &Entry| (entry.pipeline.as_str(), entry.stage.as_str()).cmp(&place);
+        let from = self.own.partition_point(|entry| of(entry).is_lt());
+        let own = self.own[from..].iter().take_while(|entry| of(entry).is_eq());
+        let own: Vec<&Entry> = own.filter(|entry| entry.kind == stage.kind.name).collect();
+        if own.is_empty() { self.related(stage) } else { own }
+    }
+
+    fn related(&self, stage: &Stage) -> Vec<&Entry> {
+        let program = stage.command.as_ref().map(|c| Digest::of_bytes(canonical(&c.run.clone().into()).as_bytes()));
+        let place = (stage.kind.name, program);
+        let of = |i: &usize| (self.own[*i].kind.as_str(), self.own[*i].program).cmp(&place);
+        let end = self.related.partition_point(|i| of(i).is_le());
+        let latest = self.related[..end].iter().rev().take_while(|i| of(i).is_eq()).take(RELATED);
+        latest.map(|i| &self.own[*i]).collect()
+    }
+
+    /// The record itself; `None` if it is damaged, or gone by now.
+    fn record(&self, entry: &Entry) -> Option<Arc<Record>> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = || match action_cache::lookup(self.store, &entry.key.into()) {
+            Ok(Lookup::Hit(record)) => Some(Arc::from(record)),
+            _ => None,
+        };
+        read.entry(entry.key).or_insert_with(look).clone()
     }
 }
 
@@ -83,7 +96,7 @@ fn scale(stage: &Stage, key_text: &str) -> Option<f64> {
     Some(scale)
 }
 
-impl RecordIndex {
+impl RecordIndex<'_> {
     /// The estimated duration in seconds: that of a record of the same work on inputs with the same
     /// properties, scaled by the parameters it is proportional to. `None` if there is no such
     /// record; a resumed attempt does not count. The record of another stage counts only if it is
@@ -91,19 +104,18 @@ impl RecordIndex {
     pub fn took(&self, pipeline: &str, stage: &Stage, given: &InputProperties) -> Option<f64> {
         let is_own = |r: &Record| r.pipeline == pipeline && r.stage == stage.name;
         let is_told = stage.sources.is_empty() && (stage.inputs.is_empty() || !given.is_empty());
-        let fits = |r: &&Record| r.resumed.is_none() && (is_own(r) || is_told) && r.given == *given;
-        let own = self.comparable(pipeline, stage);
-        let related = self.related(stage);
-        let scaled = |r: &Record| Some((is_own(r), r.created.clone(), r.seconds * scale(stage, &r.key_text)?));
-        let found = own.into_iter().chain(related).filter(fits).filter_map(scaled);
+        let fits = |r: &Arc<Record>| r.resumed.is_none() && (is_own(r) || is_told) && r.given == *given;
+        let all = self.entries(pipeline, stage).into_iter().chain(self.related(stage));
+        let scaled = |r: Arc<Record>| Some((is_own(&r), r.created.clone(), r.seconds * scale(stage, &r.key_text)?));
+        let found = all.filter_map(|entry| self.record(entry)).filter(fits).filter_map(scaled);
         found.max_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1))).map(|(.., seconds)| seconds)
     }
 
     /// Seconds of the last attempt of this stage, or else of a related one: an estimate for
     /// priorities, not for display. A resumed attempt counts only if there is no other.
     pub fn seconds(&self, pipeline: &str, stage: &Stage) -> Option<f64> {
-        let latest = self.comparable(pipeline, stage).into_iter().max_by_key(|r| (r.resumed.is_none(), &r.created));
-        latest.map(|r| r.seconds)
+        let latest = self.entries(pipeline, stage).into_iter().max_by_key(|entry| (!entry.is_resumed, &entry.created));
+        latest.map(|entry| entry.seconds)
     }
 }
 

@@ -4,17 +4,18 @@
 use super::message::{CheckRequest, CheckResult, Message};
 use crate::exec::executor::{Executor, ReadyAction};
 use crate::exec::stop_request;
-use crate::plan::{self, Verdict};
+use crate::plan::{self, Missing, Verdict};
 use erw_base::error::{Error, Result};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Mutex, PoisonError};
 
 /// The loop of a checking thread, until no more requests can come.
-pub(super) fn check_all(executor: &Executor<'_>, asked: &Mutex<Receiver<CheckRequest>>, tell: &Sender<Message>) {
+pub(super) fn check_all(executor: &Executor<'_>, asked: &Mutex<Receiver<Vec<CheckRequest>>>, tell: &Sender<Message>) {
     loop {
-        let request = asked.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(request) = request else { return };
-        let _ = tell.send(Message::Checked(request.id, checker(executor, request)));
+        let requests = asked.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(requests) = requests else { return };
+        let checked = requests.into_iter().map(|request| (request.id, checker(executor, request))).collect();
+        let _ = tell.send(Message::Checked(checked));
     }
 }
 
@@ -23,12 +24,11 @@ fn checker(executor: &Executor<'_>, request: CheckRequest) -> Result<CheckResult
     let CheckRequest { id, inputs, keyed } = request;
     let checker = executor.checker;
     let stage = &checker.pipeline.stages[id.0];
-    if let Some(missing) = plan::missing(stage).first() {
-        return Err(missing.error());
-    }
+    // A missing source is an error here too, but this one says how to get it.
+    let missing = |e| plan::missing(stage).first().map_or(e, Missing::error);
     let keyed = match keyed {
         Some(keyed) => keyed,
-        None => checker.key(stage, &inputs)?,
+        None => checker.key(stage, &inputs).map_err(missing)?,
     };
     if let Some(record) = checker.cached(id, &keyed)? {
         return Ok(CheckResult::Cached(keyed.action.key, record));

@@ -43,7 +43,7 @@ pub(crate) struct Later<T> {
 
 /// A report of a helper thread.
 pub(crate) enum Message {
-    Checked(StageId, Result<CheckResult>),
+    Checked(Vec<(StageId, Result<CheckResult>)>),
     Starting(StageId, ActionStart, Allocation),
     Worker(StageId, WorkerEvent),
     Ended(Box<ReadyAction>, Allocation, ActionEnd),

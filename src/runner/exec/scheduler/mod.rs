@@ -44,7 +44,7 @@ use crate::cache::key::Key;
 use crate::event::{Event, EventKind, Failure, Listener, StageEnd, StageState, WorkerEvent};
 use crate::pipeline::graph::{Pipeline, Resources, RetryPolicy, Stage, StageId};
 use crate::plan::reason::Reason;
-use crate::plan::{self, CacheChecker, Missing};
+use crate::plan::{self, CacheChecker};
 use check::check_all;
 use erw_base::error::{Error, Result};
 use erw_base::limits;
@@ -59,8 +59,10 @@ use std::time::{Duration, Instant};
 use summary::summarise;
 use workers::{Allocated, execute_all};
 
-/// Stages checked concurrently; each check may be reading sources.
+/// Threads that check stages; each may be reading sources.
 const CHECKERS: usize = 8;
+/// Stages that are checked one after another by one of them, if each takes microseconds.
+const AT_A_TIME: usize = 32;
 /// How often a lock held by another run is retried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often stop requests, time limits and the load are checked while nothing happens.
@@ -158,7 +160,7 @@ fn need<'n>(needs: &'n Needs, pipeline: &'n Pipeline, id: StageId) -> &'n Resour
 fn check(pipeline: &Pipeline, needs: &Needs, launcher: &dyn Launcher, options: &Options) -> Result<ResourcePool> {
     let stages = || options.selected.iter().map(|id| (&pipeline.stages[id.0], need(needs, pipeline, *id)));
     let pool = ResourcePool::new(options.limits.clone(), stages().map(|(s, need)| (s.name.as_str(), need)));
-    let missing: Vec<Missing> = stages().flat_map(|(stage, _)| plan::missing(stage)).collect();
+    let missing = plan::all_missing(stages().map(|(stage, _)| stage));
     launcher.check(&stages().collect::<Vec<_>>(), &options.limits)?;
     match plan::missing_error(&missing).filter(|_| !options.keep_going) {
         // Report both at once: after fetching the files, the user would only learn that the
@@ -178,6 +180,8 @@ struct Progress {
     key: Option<Key>,
     reasons: Vec<Reason>,
     failure: Option<Failure>,
+    /// As it was reported.
+    end: Option<Box<StageEnd>>,
     /// Number of needed stages that are not known yet.
     lacks: usize,
     /// The selected stages that need it, each once.
@@ -217,12 +221,14 @@ struct Scheduler<'a> {
     looked: Instant,
     /// Stages being checked, and since when.
     checking: BTreeMap<StageId, Instant>,
+    /// Messages to the checkers without an answer.
+    asked: usize,
     has_failed: bool,
     began: Instant,
     synced: Instant,
     listener: &'a mut dyn Listener,
     tell: Sender<Message>,
-    ask: Sender<CheckRequest>,
+    ask: Sender<Vec<CheckRequest>>,
     ready: Sender<Allocated>,
     /// Threads that execute actions.
     hands: usize,
@@ -239,7 +245,7 @@ impl<'a> Scheduler<'a> {
         options: Options,
         listener: &'a mut dyn Listener,
         tell: Sender<Message>,
-        ask: Sender<CheckRequest>,
+        ask: Sender<Vec<CheckRequest>>,
         ready: Sender<Allocated>,
     ) -> Self {
         let mut stages: Vec<Progress> = pipeline.stages.iter().map(|_| Progress::default()).collect();
@@ -273,6 +279,7 @@ impl<'a> Scheduler<'a> {
             watched: BTreeSet::new(),
             looked: now,
             checking: BTreeMap::new(),
+            asked: 0,
             has_failed: false,
             began: now,
             synced: now,
@@ -340,7 +347,14 @@ impl<'a> Scheduler<'a> {
     }
 
     fn say(&mut self, what: EventKind) {
-        self.listener.event(&Event { at: self.began.elapsed().as_secs_f64(), what });
+        self.report(what);
+    }
+
+    /// Returns the end of a stage, if it was one.
+    fn report(&mut self, what: EventKind) -> Option<Box<StageEnd>> {
+        let event = Event { at: self.began.elapsed().as_secs_f64(), what };
+        self.listener.event(&event);
+        if let EventKind::Ended(end) = event.what { Some(end) } else { None }
     }
 
     /// Nothing new may start.
@@ -372,26 +386,40 @@ impl<'a> Scheduler<'a> {
     }
 
     fn check_ready(&mut self) {
-        while self.checking.len() < 2 * CHECKERS && !self.is_closing() {
-            let Some(id) = self.checkable.pop_first() else { return };
+        let checker = self.executor.checker;
+        let mut quick = Vec::new();
+        while self.asked < 2 * CHECKERS && !self.is_closing() {
+            let Some(id) = self.checkable.pop_first() else { break };
             let inputs = plan::inputs(self.stage(id), |from| self.stages[from.0].record.as_ref());
             self.set(id, StageState::Ready);
             match inputs {
                 Err(e) => self.fail(id, e.into()),
-                Ok(inputs) => self.ask(CheckRequest { id, inputs, keyed: None }),
+                Ok(inputs) if checker.is_quick(self.stage(id)) => {
+                    quick.push(CheckRequest { id, inputs, keyed: None });
+                    if quick.len() == AT_A_TIME {
+                        self.ask(std::mem::take(&mut quick));
+                    }
+                }
+                Ok(inputs) => self.ask(vec![CheckRequest { id, inputs, keyed: None }]),
             }
+        }
+        if !quick.is_empty() {
+            self.ask(quick);
         }
     }
 
-    fn ask(&mut self, request: CheckRequest) {
-        self.checking.insert(request.id, Instant::now());
-        let _ = self.ask.send(request);
+    fn ask(&mut self, requests: Vec<CheckRequest>) {
+        let now = Instant::now();
+        self.asked += 1;
+        self.checking.extend(requests.iter().map(|request| (request.id, now)));
+        let _ = self.ask.send(requests);
     }
 
     /// The highest priority among stages that are being checked right now: lower ones must not take
     /// their place. A check that takes long, because it reads sources, does not hold up others.
     fn next_priority(&self) -> Option<Priority> {
-        let fresh = self.checking.iter().filter(|(_, since)| since.elapsed() < TICK);
+        let now = Instant::now();
+        let fresh = self.checking.iter().filter(|(_, since)| now.duration_since(**since) < TICK);
         fresh.map(|(id, _)| self.queue.priority(*id)).max()
     }
 
@@ -457,11 +485,14 @@ impl<'a> Scheduler<'a> {
 
     fn handle(&mut self, message: Message) {
         match message {
-            Message::Checked(id, checked) => {
-                self.checking.remove(&id);
-                // Cancelled meanwhile.
-                if !self.state(id).is_settled() {
-                    self.checked(id, checked);
+            Message::Checked(all) => {
+                self.asked -= 1;
+                for (id, checked) in all {
+                    self.checking.remove(&id);
+                    // Cancelled meanwhile.
+                    if !self.state(id).is_settled() {
+                        self.checked(id, checked);
+                    }
                 }
             }
             Message::Starting(id, start, allocation) => {
@@ -544,7 +575,7 @@ impl<'a> Scheduler<'a> {
         {
             self.say(EventKind::Warning { text: e.to_string() });
         }
-        let ends: Vec<StageEnd> = self.selected.iter().map(|&id| self.end(id)).collect();
+        let ends: Vec<StageEnd> = (0..self.selected.len()).map(|i| self.last_end(self.selected[i])).collect();
         let error = summarise(&ends, signal);
         let exit = error.as_ref().map_or(0, Error::exit_code);
         self.say(EventKind::RunFinished { seconds: self.began.elapsed().as_secs_f64(), exit });

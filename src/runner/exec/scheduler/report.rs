@@ -37,6 +37,11 @@ impl Scheduler<'_> {
         self.say(what);
     }
 
+    /// The end that was reported, which is the last thing asked of a stage.
+    pub(super) fn last_end(&mut self, id: StageId) -> StageEnd {
+        self.stages[id.0].end.take().map_or_else(|| self.end(id), |end| *end)
+    }
+
     pub(super) fn end(&self, id: StageId) -> StageEnd {
         let stage = self.stage(id);
         let store = self.executor.checker.store;

@@ -73,7 +73,7 @@ impl Scheduler<'_> {
     pub(super) fn requeue_due(&mut self) {
         let now = Instant::now();
         for request in take_due(&mut self.locked, now) {
-            self.ask(*request);
+            self.ask(vec![*request]);
         }
         for ready in take_due(&mut self.retries, now) {
             self.queue.insert(ready);

@@ -20,8 +20,8 @@ impl Scheduler<'_> {
         self.note_checkable(id);
         self.say(EventKind::State { stage: self.stage(id).name.clone(), state });
         if state.is_settled() {
-            let end = self.end(id);
-            self.say(EventKind::Ended(Box::new(end)));
+            let end = EventKind::Ended(Box::new(self.end(id)));
+            self.stages[id.0].end = self.report(end);
         }
         self.has_failed |= state == StageState::Failed;
         if matches!(state, StageState::Failed | StageState::Suspended) {
