@@ -28,6 +28,7 @@ seed = 0       # of noise
 lr = 1e-4      # learning rate
 makes = "t"    # type of the output
 data = { type = "path", optional = true }  # outside file
+newer = { type = "int", optional = true, later = true }  # added when there were results
 [operation]
 every = 10     # steps
 "#
@@ -77,6 +78,13 @@ fn params() {
     assert_eq!(key_of(PLAIN), with("params.lr = 0.0001"));
     assert_eq!(with("params.seed = 3"), key_of(&format!("[params]\nseed = 3\n{PLAIN}")));
     assert_eq!(with("params = { seed = 3, lr = 1.0 }"), with("params = { lr = 1.0, seed = 3 }"));
+}
+
+/// `the_key_text_has_one_line_per_ingredient` shows that it is absent while it is not set.
+#[test]
+fn a_later_parameter_counts_once_it_is_set() {
+    assert_ne!(key_of(PLAIN), with("params.newer = 0"));
+    assert_ne!(with("params.newer = 0"), with("params.newer = 1"));
 }
 
 #[test]

@@ -55,8 +55,8 @@ pub struct Output {
 }
 
 /// One parameter: `lr = 1e-4  # comment`, or an inline table
-/// `{ type = "path", default = .., one_of = [..], optional = true, min = .., max = .., missing =
-/// "how to get it" }`.
+/// `{ type = "path", default = .., one_of = [..], optional = true, later = true, min = .., max = ..,
+/// missing = "how to get it" }`.
 /// `cost = "proportional"` marks what the duration is proportional to, `cost = "none"` what does
 /// not affect it. `missing` may be a list of lines, and a line may contain `{url}` for the value of
 /// the parameter `url`. Types are `bool`, `int`, `float`, `string`, `path`, `published`, lists such
@@ -70,6 +70,9 @@ pub struct Field {
     pub default: Option<serde_json::Value>,
     /// An optional parameter without a default is `null` if not set.
     pub optional: bool,
+    /// Added when the kind had results: it is in the key only if it is set, so that they stay. For
+    /// optional parameters whose absence means what the kind computed before.
+    pub later: bool,
     pub one_of: Vec<serde_json::Value>,
     pub min: Option<f64>,
     pub max: Option<f64>,

@@ -251,6 +251,7 @@ fn field(entry: &Entry) -> Result<Field> {
         min: None,
         max: None,
         cost: Cost::Unknown,
+        later: false,
         missing: vec![],
         doc: entry.doc.clone(),
     };
@@ -276,6 +277,10 @@ fn field(entry: &Entry) -> Result<Field> {
     for option in options {
         field_option(&mut field, option)?;
     }
+    if field.later && (!field.optional || get("default").is_some()) {
+        let text = format!("{what} is `later`, so it must be `optional` and have no default");
+        return Err(Error::usage(text).at(entry.node.place.clone()));
+    }
     // The default comes last, because it must be within the limits.
     if let Some(default) = get("default") {
         field.default = Some(value::check(&field, &value::from_node(default)).map_err(|e| e.at(default))?);
@@ -284,7 +289,7 @@ fn field(entry: &Entry) -> Result<Field> {
 }
 
 fn field_option(field: &mut Field, option: &Entry) -> Result<()> {
-    const OPTIONS: [&str; 8] = ["type", "default", "one_of", "optional", "min", "max", "cost", "missing"];
+    const OPTIONS: [&str; 9] = ["type", "default", "one_of", "optional", "later", "min", "max", "cost", "missing"];
     let node = &option.node;
     let number = |what: &str| match node.value {
         Toml::Int(n) => Ok(Some(n as f64)),
@@ -303,6 +308,10 @@ fn field_option(field: &mut Field, option: &Entry) -> Result<()> {
         "optional" => match node.value {
             Toml::Bool(b) => field.optional = b,
             _ => return Err(node.mismatch("`optional`", "a boolean")),
+        },
+        "later" => match node.value {
+            Toml::Bool(b) => field.later = b,
+            _ => return Err(node.mismatch("`later`", "a boolean")),
         },
         "cost" => {
             field.cost = match node.string("`cost`")? {
@@ -396,6 +405,7 @@ log_every = 10
             (format!("{head}ranks = \"halves\"\n"), "`ranks` must be"),
             (format!("{head}[params]\na = []\n"), "is unknown; write `type"),
             (format!("{head}[params]\na = {{ default = 3, min = 4 }}\n"), "at least 4"),
+            (format!("{head}[params]\na = {{ default = 3, later = true }}\n"), "it must be `optional`"),
             (format!("{head}[params]\na = 1\n[operation]\na = 2\n"), "in both [params]"),
             (format!("{head}[params]\na = {{ type = \"path\", missing = \"{{b}}\" }}\n"), "refers to `b`"),
             (format!("{head}[outputs]\na = \"{{b}}\"\n"), "not a string parameter"),

@@ -292,6 +292,7 @@ mod tests {
             min: None,
             max: None,
             cost: Default::default(),
+            later: false,
             missing: vec![],
             doc,
         }

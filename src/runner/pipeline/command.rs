@@ -146,6 +146,7 @@ fn run_field() -> Field {
         min: None,
         max: None,
         cost: Cost::Unknown,
+        later: false,
         missing: vec![],
         doc: "program and arguments, with placeholders".into(),
     }

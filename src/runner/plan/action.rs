@@ -34,7 +34,8 @@ pub fn action(stage: &Stage, inputs: &BTreeMap<String, Digest>, sources: &BTreeM
         // A command's program is written above; some readers of pipelines also list it as a
         // parameter.
         let is_written = stage.command.is_some() && name == "run";
-        if !is_written && !is_path(stage, name) {
+        let is_absent = value.is_null() && stage.manifest.params.iter().any(|f| f.later && f.name == *name);
+        if !is_written && !is_absent && !is_path(stage, name) {
             line(&mut text, "param", name, |text| write_canonical(text, value));
         }
     }
