@@ -5,7 +5,7 @@ use super::networks::{Counting, config, network, normal};
 use super::support::card;
 use candle_core::{Device, Result, Tensor};
 use erw::ml::diffusion::interpolant::Path;
-use erw::ml::diffusion::sampler::{Method, SamplerConfig, sample, start_noise, step_noise};
+use erw::ml::diffusion::sampler::{Away, Method, SamplerConfig, sample, start_noise, step_noise};
 use erw::ml::gpu::velocity::{Evaluation, VelocityOnGpu};
 use erw::ml::models::projector::ProjectorKind;
 use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
@@ -96,7 +96,7 @@ fn sampled(
     let null = Tensor::full(config.null_class(), 2, &CPU).unwrap();
     let mut noise = |step| step_noise(1, step, &ids, &shape, &CPU);
     let mut at = |x: &Tensor, t: &Tensor, y: &Tensor| velocity(&[x, t, y]);
-    sample(sampler, &start, &classes, &null, &mut noise, &mut at).unwrap()
+    sample(sampler, &start, &classes, Away::Classes(&null), &mut noise, &mut at).unwrap()
 }
 
 /// Every sampler, with guidance in a part of the interval: batches of two and of four points.
@@ -109,11 +109,21 @@ fn samples_equal_those_of_the_cpu() {
             (Method::OdeEuler, 1.0),
             (Method::OdeEuler, 2.2),
             (Method::OdeHeun, 1.8),
+            (Method::OdeDopri5, 1.8),
             (Method::Sde, 1.0),
             (Method::Sde, 2.2),
         ] {
+            // Rounding changes the steps that a solver chooses, and with them samples by up to its
+            // tolerance; of a half type it is above the tolerance.
+            let bound = match (method, ty) {
+                (Method::OdeDopri5, Type::F32) => 1e-2,
+                (Method::OdeDopri5, _) => continue,
+                _ => bound,
+            };
             let (guidance_low, guidance_high, path) = (0.3, 0.9, Path::Linear);
-            let sampler = SamplerConfig { method, steps: 5, cfg_scale, guidance_low, guidance_high, path };
+            let (shift, atol, rtol) = (None, None, None);
+            let sampler =
+                SamplerConfig { method, steps: 5, shift, atol, rtol, cfg_scale, guidance_low, guidance_high, path };
             let want = sampled(&config, &sampler, &mut |[x, t, y]| model.velocity(x, t, y));
             let mut sizes = vec![];
             let got = sampled(&config, &sampler, &mut |[x, t, y]| {

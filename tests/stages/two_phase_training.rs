@@ -343,7 +343,7 @@ fn sampling_resumes_and_does_not_depend_on_the_batch() {
 fn every_sampler_makes_images_and_a_wrong_path_is_refused() {
     let lab = Lab::new();
     let inputs = [("sit", lab.trained()), ("vae", lab.path("vae"))];
-    for sampler in ["ode-euler", "ode-heun", "sde"] {
+    for sampler in ["ode-euler", "ode-heun", "ode-dopri5", "sde"] {
         let changes = json!({"count": 2, "steps": 2, "sampler": sampler, "weights": "model"});
         lab.run(&sample::KIND, sampler, changes, &inputs, &Ear::default()).unwrap();
         let meta = std::fs::read_to_string(lab.artifact(sampler, "samples").join("meta.json")).unwrap();
@@ -351,6 +351,55 @@ fn every_sampler_makes_images_and_a_wrong_path_is_refused() {
     }
     let error = lab.run(&sample::KIND, "x", json!({"count": 1, "path": "cosine"}), &inputs, &Ear::default());
     assert!(error.unwrap_err().message.contains("trained on Linear"));
+}
+
+/// The sizes of adaptive steps, and who is guided when, are of each image alone.
+#[test]
+fn images_by_adaptive_steps_and_another_network_do_not_depend_on_the_batch() {
+    let lab = Lab::new();
+    let sit = lab.trained();
+    let inputs = [("sit", sit.clone()), ("vae", lab.path("vae")), ("guide", sit)];
+    let sampled = |name: &str, more: Value, inputs: &[(&str, PathBuf)]| {
+        let mut changes = json!({"count": 5, "sampler": "ode-dopri5", "cfg_scale": 1.6, "weights": "model"});
+        changes.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        lab.run(&sample::KIND, name, changes, inputs, &Ear::default()).unwrap();
+        std::fs::read(lab.artifact(name, "samples").join("samples.npz")).unwrap()
+    };
+    let guide = |batch: u64| json!({"guide_weights": "ema", "guidance_low": 0.2, "guidance_high": 0.8, "rtol": 1e-4, "batch": batch});
+    let whole = sampled("whole", guide(5), &inputs);
+    assert!(whole == sampled("single", guide(1), &inputs));
+    assert!(whole == sampled("pairs", guide(2), &inputs));
+    let meta = std::fs::read_to_string(lab.artifact("whole", "samples").join("meta.json")).unwrap();
+    assert!(meta.contains("\"guide_weights\"") && meta.contains("0.0001"), "{meta}");
+    assert!(whole != sampled("null", json!({}), &inputs[..2]));
+    let same = json!({"guide_weights": "model"});
+    assert!(sampled("same", same, &inputs) == sampled("none", json!({"cfg_scale": 1.0}), &inputs[..2]));
+}
+
+#[test]
+fn settings_that_a_sampler_would_not_use_are_refused() {
+    let lab = Lab::new();
+    let (sit, vae) = (lab.path("sit"), lab.path("vae"));
+    for (changes, guide, expected) in [
+        (json!({"time_shift": 3.0}), false, "`time_shift` is a setting of `ode-euler` and `ode-heun`"),
+        (
+            json!({"sampler": "ode-dopri5", "time_shift": 3.0}),
+            false,
+            "`time_shift` is a setting of `ode-euler` and `ode-heun`",
+        ),
+        (json!({"sampler": "ode-heun", "atol": 1e-6}), false, "`atol` is a setting of `ode-dopri5`"),
+        (json!({"sampler": "ode-heun", "rtol": 1e-3}), false, "`rtol` is a setting of `ode-dopri5`"),
+        (json!({"cfg_scale": 2.0}), true, "input `guide` needs `guide_weights`"),
+        (json!({"cfg_scale": 2.0, "guide_weights": "ema"}), false, "of input `guide`, which is not connected"),
+        (json!({"guide_weights": "ema"}), true, "input `guide` is not used with `cfg_scale = 1`"),
+        (json!({"cfg_scale": 2.0, "guide_weights": "EMA"}), true, "`guide_weights` must be `ema`"),
+    ] {
+        let mut inputs = vec![("sit", sit.clone()), ("vae", vae.clone())];
+        inputs.extend(guide.then(|| ("guide", sit.clone())));
+        let error = lab.run(&sample::KIND, "x", changes, &inputs, &Ear::default()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Usage);
+        assert!(error.message.contains(expected), "{error}");
+    }
 }
 
 /// In another precision each phase makes something else, says so on the CPU, and goes on to the

@@ -3,6 +3,7 @@
 
 pub mod alignment;
 pub mod alignment_schedule;
+pub mod dopri5;
 pub mod interpolant;
 pub mod loss;
 pub mod sampler;

@@ -1,10 +1,12 @@
-//! Samplers from noise (t = 1) to data (t = 0): Euler, Heun and Euler–Maruyama, with
-//! classifier-free guidance.
+//! Samplers from noise (t = 1) to data (t = 0): Euler, Heun, Dormand–Prince and Euler–Maruyama,
+//! guided away from the unconditional velocity (Ho and Salimans 2022) or from that of a weaker
+//! network (autoguidance, Karras et al. 2024).
 //!
-//! They match REPA's samplers step by step: the state is f64, the network gets f32, and the
-//! stochastic sampler runs to t = 0.04 and takes one last step without noise. The network is a
-//! closure; decoding to images happens elsewhere.
+//! Those of fixed steps match REPA's step by step: the state is f64, the network gets f32, and the
+//! stochastic sampler runs to t = 0.04 and takes one last step without noise. Networks are closures;
+//! decoding to images happens elsewhere.
 
+use super::dopri5::{self, Tolerance};
 use super::interpolant::Path;
 use crate::rng::{self, Purpose};
 use candle_core::{DType, Result, Tensor};
@@ -16,20 +18,37 @@ use serde::{Deserialize, Serialize};
 pub enum Method {
     OdeEuler,
     OdeHeun,
+    /// Steps of each sample's own, by a tolerance.
+    OdeDopri5,
     /// Euler–Maruyama with diffusion g² = 2t.
     Sde,
 }
 
+/// The tolerances of SiT's sampler.
+pub const ATOL: f64 = 1e-6;
+pub const RTOL: f64 = 1e-3;
+
 /// Where the last step of the stochastic sampler, without noise, starts.
 const LAST_STEP: f64 = 0.04;
 
-/// Settings of a sampler.
+/// Settings of a sampler. Fields that can be left out were added later, and are written only if they
+/// are there.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SamplerConfig {
     pub method: Method,
-    /// Time steps. Heun evaluates the network twice in all but the last.
+    /// Time steps. Heun evaluates the network twice in all but the last; Dormand–Prince chooses its
+    /// own.
     pub steps: usize,
+    /// s of the shifted times s t / (1 + (s - 1) t) of Euler and Heun (Esser et al. 2024, eq. 23):
+    /// above 1 steps are shorter near noise. `None`: equal steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shift: Option<f64>,
+    /// Absolute and relative tolerance of Dormand–Prince; `None`: [`ATOL`] and [`RTOL`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub atol: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtol: Option<f64>,
     /// Guidance scale; 1 and below means no guidance.
     pub cfg_scale: f64,
     /// Guidance is active where `low <= t <= high`.
@@ -39,34 +58,45 @@ pub struct SamplerConfig {
     pub path: Path,
 }
 
-/// The network: velocity at points `[B, ..]`, times `[B]` (all equal) and classes `[B]`. Points and
-/// times are f32.
+/// A network: velocity at points `[B, ..]`, times `[B]` and classes `[B]`. Points and times are f32;
+/// times are all equal, but with Dormand–Prince.
 pub type Velocity<'a> = dyn FnMut(&Tensor, &Tensor, &Tensor) -> Result<Tensor> + 'a;
+
+/// What guidance leads away from.
+pub enum Away<'a, 'f> {
+    /// The network's velocity for these classes `[B]`: the null class.
+    Classes(&'a Tensor),
+    /// The velocity of another network for the samples' own classes.
+    Network(&'a mut Velocity<'f>),
+}
 
 /// Standard normal noise for a step, f64, in the shape of the state.
 pub type Noise<'a> = dyn FnMut(u64) -> Result<Tensor> + 'a;
 
-/// Integrates from `start` (noise at t = 1, `[B, ..]`) to data. `null` are the class indices for
-/// the unconditional half of guidance. Returns f64.
-pub fn sample(
-    cfg: &SamplerConfig,
+/// Integrates from `start` (noise at t = 1, `[B, ..]`) to data. Returns f64.
+pub fn sample<'a, 'f>(
+    cfg: &'a SamplerConfig,
     start: &Tensor,
-    classes: &Tensor,
-    null: &Tensor,
+    classes: &'a Tensor,
+    away: Away<'a, 'f>,
     noise: &mut Noise,
-    velocity: &mut Velocity,
+    velocity: &'a mut Velocity<'f>,
 ) -> Result<Tensor> {
-    let mut field = Field { cfg, classes, null, velocity };
+    let mut field = Field { cfg, classes, away, velocity };
     let x = start.to_dtype(DType::F64)?;
     match cfg.method {
         Method::OdeEuler => ode(&mut field, x, false),
         Method::OdeHeun => ode(&mut field, x, true),
+        Method::OdeDopri5 => adaptive(&mut field, x),
         Method::Sde => sde(&mut field, x, noise),
     }
 }
 
 fn ode(field: &mut Field, mut x: Tensor, heun: bool) -> Result<Tensor> {
-    let times = linspace(1.0, 0.0, field.cfg.steps + 1);
+    let mut times = linspace(1.0, 0.0, field.cfg.steps + 1);
+    if let Some(s) = field.cfg.shift {
+        times.iter_mut().for_each(|t| *t = s * *t / (1.0 + (s - 1.0) * *t));
+    }
     for (i, pair) in times.windows(2).enumerate() {
         let (t0, t1) = (pair[0], pair[1]);
         let guided = field.is_guided(t0);
@@ -80,6 +110,21 @@ fn ode(field: &mut Field, mut x: Tensor, heun: bool) -> Result<Tensor> {
         x = next;
     }
     Ok(x)
+}
+
+/// Dormand–Prince, whose time runs from 0 to 1.
+fn adaptive(field: &mut Field, x: Tensor) -> Result<Tensor> {
+    let (rows, device, cfg) = (x.flatten_from(1)?.to_vec2::<f64>()?, x.device().clone(), field.cfg);
+    let tolerance = Tolerance { absolute: cfg.atol.unwrap_or(ATOL), relative: cfg.rtol.unwrap_or(RTOL) };
+    let mut slopes = |rows: &[usize], times: &[f64], points: &[Vec<f64>]| {
+        let times: Vec<f64> = times.iter().map(|time| 1.0 - time).collect();
+        let dims: Vec<usize> = [&[rows.len()], &x.dims()[1..]].concat();
+        let points = Tensor::from_vec(points.concat(), dims, &device)?;
+        let velocity = field.velocities(rows, &times, &points)?;
+        velocity.neg()?.flatten_from(1)?.to_vec2::<f64>()
+    };
+    let ends = dopri5::integrate(rows, tolerance, &mut slopes)?;
+    Tensor::from_vec(ends.concat(), x.dims(), &device)
 }
 
 fn sde(field: &mut Field, mut x: Tensor, noise: &mut Noise) -> Result<Tensor> {
@@ -98,19 +143,61 @@ fn sde(field: &mut Field, mut x: Tensor, noise: &mut Noise) -> Result<Tensor> {
 struct Field<'a, 'f> {
     cfg: &'a SamplerConfig,
     classes: &'a Tensor,
-    null: &'a Tensor,
+    away: Away<'a, 'f>,
     velocity: &'a mut Velocity<'f>,
 }
 
 impl Field<'_, '_> {
     fn is_guided(&self, t: f64) -> bool {
+        // The last step of Dormand-Prince passes the end.
+        let t = t.max(0.0);
         self.cfg.cfg_scale > 1.0 && self.cfg.guidance_low <= t && t <= self.cfg.guidance_high
     }
 
-    /// Velocity for the classes; with guidance both velocities are evaluated in one batch and
-    /// mixed.
+    /// Velocity for the classes, mixed with the one that guidance leads away from.
     fn velocity(&mut self, x: &Tensor, t: f64, guided: bool) -> Result<Tensor> {
         self.mixed(x, t, guided, &|v, _| Ok(v))
+    }
+
+    /// The same for some rows of the batch, whose points these are, at times of their own.
+    fn velocities(&mut self, rows: &[usize], times: &[f64], points: &Tensor) -> Result<Tensor> {
+        let device = points.device();
+        let pick = |tensor: &Tensor, rows: &[u32]| tensor.index_select(&Tensor::new(rows, device)?, 0);
+        let number = |rows: &[usize]| rows.iter().map(|row| *row as u32).collect::<Vec<u32>>();
+        let points = points.to_dtype(DType::F32)?;
+        let at: Vec<f32> = times.iter().map(|t| *t as f32).collect();
+        let classes = pick(self.classes, &number(rows))?;
+        let guided: Vec<usize> = (0..rows.len()).filter(|i| self.is_guided(times[*i])).collect();
+        let Self { away, velocity, cfg, .. } = self;
+        if guided.is_empty() {
+            return velocity(&points, &Tensor::new(at, device)?, &classes)?.to_dtype(DType::F64);
+        }
+        let n = rows.len();
+        let guided_at: Vec<f32> = guided.iter().map(|i| at[*i]).collect();
+        let guided_points = pick(&points, &number(&guided))?;
+        let (own, other) = match away {
+            Away::Classes(null) => {
+                let null = pick(null, &number(&guided))?;
+                let both = Tensor::cat(&[&points, &guided_points], 0)?;
+                let times = Tensor::new([at, guided_at].concat(), device)?;
+                let v = velocity(&both, &times, &Tensor::cat(&[&classes, &null], 0)?)?;
+                (v.narrow(0, 0, n)?, v.narrow(0, n, guided.len())?)
+            }
+            Away::Network(weaker) => {
+                let guided_classes = pick(&classes, &number(&guided))?;
+                let own = velocity(&points, &Tensor::new(at, device)?, &classes)?;
+                (own, weaker(&guided_points, &Tensor::new(guided_at, device)?, &guided_classes)?)
+            }
+        };
+        let (own, other) = (own.to_dtype(DType::F64)?, other.to_dtype(DType::F64)?);
+        let mixed = (&other + ((pick(&own, &number(&guided))? - &other)? * cfg.cfg_scale)?)?;
+        // Row i of the result is its own velocity, or the mixed one.
+        let (mut order, mut next) = ((0..n as u32).collect::<Vec<_>>(), n as u32);
+        for row in guided {
+            order[row] = next;
+            next += 1;
+        }
+        pick(&Tensor::cat(&[&own, &mixed], 0)?, &order)
     }
 
     /// Drift of the reverse SDE with g² = 2t, from the velocity through the score: v - t s, with s
@@ -126,7 +213,7 @@ impl Field<'_, '_> {
         })
     }
 
-    /// null + scale (class - null), applied to `slope` of each velocity.
+    /// other + scale (own - other), applied to `slope` of each velocity.
     fn mixed(
         &mut self,
         x: &Tensor,
@@ -135,22 +222,28 @@ impl Field<'_, '_> {
         slope: &dyn Fn(Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let points = x.to_dtype(DType::F32)?;
+        let Self { cfg, classes, away, velocity } = self;
         if !guided {
-            let v = self.evaluate(&points, t, self.classes.clone())?;
-            return slope(v, x);
+            return slope(evaluate(velocity, &points, t, classes)?, x);
         }
-        let both = Tensor::cat(&[&points, &points], 0)?;
-        let v = self.evaluate(&both, t, Tensor::cat(&[self.classes, self.null], 0)?)?;
-        let n = x.dim(0)?;
-        let class = slope(v.narrow(0, 0, n)?, x)?;
-        let null = slope(v.narrow(0, n, n)?, x)?;
-        &null + ((class - &null)? * self.cfg.cfg_scale)?
+        let (own, other) = match away {
+            // Both velocities in one batch.
+            Away::Classes(null) => {
+                let both = Tensor::cat(&[&points, &points], 0)?;
+                let v = evaluate(velocity, &both, t, &Tensor::cat(&[*classes, *null], 0)?)?;
+                let n = x.dim(0)?;
+                (v.narrow(0, 0, n)?, v.narrow(0, n, n)?)
+            }
+            Away::Network(weaker) => (evaluate(velocity, &points, t, classes)?, evaluate(weaker, &points, t, classes)?),
+        };
+        let (own, other) = (slope(own, x)?, slope(other, x)?);
+        &other + ((own - &other)? * cfg.cfg_scale)?
     }
+}
 
-    fn evaluate(&mut self, points: &Tensor, t: f64, classes: Tensor) -> Result<Tensor> {
-        let times = Tensor::full(t as f32, points.dim(0)?, points.device())?;
-        (self.velocity)(points, &times, &classes)?.to_dtype(DType::F64)
-    }
+fn evaluate(velocity: &mut Velocity, points: &Tensor, t: f64, classes: &Tensor) -> Result<Tensor> {
+    let times = Tensor::full(t as f32, points.dim(0)?, points.device())?;
+    velocity(points, &times, classes)?.to_dtype(DType::F64)
 }
 
 /// `count` values from `first` to `last`. As in PyTorch, each is computed from the nearer end.

@@ -95,7 +95,8 @@ pub struct VelocityOnGpu {
     space: Space,
     /// Rows of the class table.
     classes: usize,
-    /// By the number of points. Batches are of few sizes: with and without guidance, and the last.
+    /// By the number of points. Batches are of few sizes: with and without guidance, and the last. Only
+    /// with adaptive steps, where images end and are guided one by one, there may be one for each size.
     programs: BTreeMap<usize, Program>,
 }
 

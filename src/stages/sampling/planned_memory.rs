@@ -8,17 +8,31 @@ use erw_ml::nn::precision::Precision;
 use erw_runner::kind::field::Params;
 use erw_runner::kind::property::InputProperties;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
-/// Bytes of GPU memory that the network of a `sample` stage takes. `None` for what candle's
+/// Bytes of GPU memory that the networks of a `sample` stage take. `None` for what candle's
 /// operations compute, and if a size is not known yet. The number of classes is taken to be 1,000:
 /// a table of 4 MB.
 pub fn of_sample(params: &Params, operation: &Params, inputs: &InputProperties) -> Option<u64> {
-    let sit = inputs.get("sit")?;
+    let precision: Precision = serde_json::from_value(params.get("precision")?.clone()).ok()?;
+    let images = operation.get("batch")?.as_u64()?.clamp(1, params.get("count")?.as_u64()?.max(1)) as usize;
+    let guided = params.get("cfg_scale")?.as_f64()? > 1.0;
+    let by_network = params.get("guide_weights").is_some_and(Value::is_string);
+    let batch = if guided && !by_network { 2 * images } else { images };
+    let of = |slot: &str| {
+        let evaluation = Evaluation { config: network(inputs.get(slot)?)?, batch, ty: product_type(precision) };
+        evaluation.memory().ok().map(|bytes| bytes as u64)
+    };
+    Some(of("sit")? + if by_network { of("guide")? } else { 0 })
+}
+
+/// As far as it decides about memory.
+fn network(sit: &BTreeMap<String, Value>) -> Option<SiTConfig> {
     let number = |name: &str| sit.get(name)?.as_u64().map(|n| n as usize);
     let switch = |name: &str| sit.get(name).and_then(Value::as_bool).unwrap_or(false);
     let swiglu = sit.get("mlp").and_then(Value::as_str) == Some("swiglu");
     let rms = sit.get("norm").and_then(Value::as_str) == Some("rms");
-    let config = SiTConfig {
+    Some(SiTConfig {
         input_size: number("side")?,
         in_channels: number("channels")?,
         patch_size: number("patch_size")?,
@@ -37,11 +51,5 @@ pub fn of_sample(params: &Params, operation: &Params, inputs: &InputProperties) 
         rope: switch("rope"),
         qk_norm: switch("qk_norm"),
         warmup_depth: None,
-    };
-    let precision: Precision = serde_json::from_value(params.get("precision")?.clone()).ok()?;
-    let images = operation.get("batch")?.as_u64()?.clamp(1, params.get("count")?.as_u64()?.max(1)) as usize;
-    let guided = params.get("cfg_scale")?.as_f64()? > 1.0;
-    let batch = if guided { 2 * images } else { images };
-    let evaluation = Evaluation { config, batch, ty: product_type(precision) };
-    evaluation.memory().ok().map(|bytes| bytes as u64)
+    })
 }

@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::rgb::write_png;
 use erw_ml::diffusion::interpolant::Path as NoisePath;
-use erw_ml::diffusion::sampler::{Labels, Method, SamplerConfig, sample, start_noise, step_noise};
+use erw_ml::diffusion::sampler::{ATOL, Away, Labels, Method, RTOL, SamplerConfig, sample, start_noise, step_noise};
 use erw_ml::models::sit::SiTConfig;
 use erw_ml::models::vae::AutoencoderKl;
 use erw_ml::nn::precision::Precision;
@@ -46,9 +46,13 @@ struct Params {
     weights: String,
     sampler: Method,
     steps: usize,
+    time_shift: Option<f64>,
+    atol: Option<f64>,
+    rtol: Option<f64>,
     cfg_scale: f64,
     guidance_low: f64,
     guidance_high: f64,
+    guide_weights: Option<String>,
     path: Option<NoisePath>,
     count: u64,
     labels: Labels,
@@ -60,6 +64,59 @@ impl Params {
     fn is_guided(&self) -> bool {
         self.cfg_scale > 1.0
     }
+
+    /// Points at which the network is evaluated at once for a batch of images: for guidance by the
+    /// null class two of each.
+    fn points(&self, batch: usize) -> usize {
+        if self.is_guided() && self.guide_weights.is_none() { 2 * batch } else { batch }
+    }
+
+    fn sampler(&self, path: NoisePath) -> SamplerConfig {
+        let adaptive = self.sampler == Method::OdeDopri5;
+        SamplerConfig {
+            method: self.sampler,
+            steps: self.steps,
+            shift: self.time_shift,
+            atol: adaptive.then(|| self.atol.unwrap_or(ATOL)),
+            rtol: adaptive.then(|| self.rtol.unwrap_or(RTOL)),
+            cfg_scale: self.cfg_scale,
+            guidance_low: self.guidance_low,
+            guidance_high: self.guidance_high,
+            path,
+        }
+    }
+
+    /// Refuses settings that the sampler would not use.
+    fn check_sampler(&self) -> Result<()> {
+        let fixed = matches!(self.sampler, Method::OdeEuler | Method::OdeHeun);
+        let stated = [
+            ("time_shift", self.time_shift.is_some(), fixed, "`ode-euler` and `ode-heun`"),
+            ("atol", self.atol.is_some(), self.sampler == Method::OdeDopri5, "`ode-dopri5`"),
+            ("rtol", self.rtol.is_some(), self.sampler == Method::OdeDopri5, "`ode-dopri5`"),
+        ];
+        match stated.iter().find(|(_, is_set, is_used, _)| *is_set && !is_used) {
+            Some((name, _, _, of)) => {
+                let text = format!("`{name}` is a setting of {of}, not of the sampler that is chosen");
+                Err(Error::usage(text).hint(format!("set another `sampler`, or leave `{name}` out")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_guide(&self, connected: bool) -> Result<()> {
+        match (connected, &self.guide_weights) {
+            (true, None) => Err(Error::usage("input `guide` needs `guide_weights`, which of its weights to use")
+                .hint("for example `guide_weights = \"ema\"`")),
+            (false, Some(_)) => Err(Error::usage("`guide_weights` is of input `guide`, which is not connected")
+                .hint("connect a SiT as `inputs.guide`, or leave `guide_weights` out")),
+            (true, Some(_)) if !self.is_guided() => {
+                let text = format!("input `guide` is not used with `cfg_scale = {}`", self.cfg_scale);
+                Err(Error::usage(text).hint("set `cfg_scale` above 1, or disconnect `guide`"))
+            }
+            (_, Some(weights)) => ema_files::check("guide_weights", weights),
+            (false, None) => Ok(()),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -68,10 +125,12 @@ struct Operation {
     batch: u64,
 }
 
-fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
+fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     parse::<Operation>(operation)?;
     let p: Params = parse(params)?;
     ema_files::check("weights", &p.weights)?;
+    p.check_sampler()?;
+    p.check_guide(inputs.contains(&"guide"))?;
     if p.guidance_low > p.guidance_high {
         let text = format!("`guidance_low` {} is above `guidance_high` {}", p.guidance_low, p.guidance_high);
         return Err(Error::usage(text));
@@ -111,7 +170,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let labels: Vec<i64> = (0..p.count).map(|i| i64::from(generator.label(&p, i))).collect();
     store.write_pictures(&out, p.count, (height, width), &labels)?;
     store.write_grid(&out.join("grid.png"), (height, width), &labels)?;
-    let meta = json!({
+    let mut meta = json!({
         "format": 1,
         "count": p.count,
         "height": height,
@@ -122,6 +181,9 @@ fn run(attempt: &Attempt) -> Result<()> {
         "labels": p.labels,
         "seed": p.seed,
     });
+    if let Some(weights) = &p.guide_weights {
+        meta["guide_weights"] = json!(weights);
+    }
     write_json(&out.join("meta.json"), &meta)?;
     attempt.result("images", p.count as f64);
     attempt.show("samples", "grid.png");
@@ -166,6 +228,8 @@ fn generate(
 struct Generator {
     config: SiTConfig,
     velocity: Velocity,
+    /// The network that guidance leads away from, if it is another.
+    guide: Option<Velocity>,
     vae: AutoencoderKl,
     sampler: SamplerConfig,
     classes: Vec<String>,
@@ -178,10 +242,11 @@ impl Generator {
         let device = device(attempt.device())?;
         let dir = attempt.input("sit")?;
         let config: SiTConfig = read_json(&dir.join("config.json"))?;
-        let points = if p.is_guided() { 2 * batch } else { batch };
-        let velocity = Velocity::open(attempt, &config, &p.weights, p.precision, points, &device)?;
+        let velocity = Velocity::open(attempt, &config, ("sit", &p.weights), p.precision, p.points(batch), &device)?;
+        let guide = p.guide_weights.as_deref().map(|weights| guide(attempt, &config, weights, p, batch, &device));
+        let guide = guide.transpose()?;
         p.precision.caveat(&device).into_iter().for_each(|text| attempt.log(text));
-        if p.is_guided() && config.class_dropout <= 0.0 {
+        if p.is_guided() && guide.is_none() && config.class_dropout <= 0.0 {
             let text = "the model was trained without class dropout and has no null class to guide with";
             return Err(Error::stage(text).hint("set `cfg_scale = 1.0`, or train with `class_dropout` above 0"));
         }
@@ -200,20 +265,13 @@ impl Generator {
             same_channels(note.channels.as_ref(), vae.config())?;
         }
         let names = note.map(|n| n.classes).filter(|c| c.len() == config.num_classes);
-        let sampler = SamplerConfig {
-            method: p.sampler,
-            steps: p.steps,
-            cfg_scale: p.cfg_scale,
-            guidance_low: p.guidance_low,
-            guidance_high: p.guidance_high,
-            path,
-        };
+        let sampler = p.sampler(path);
         if vae.config().latent_channels != config.in_channels {
             let (a, b) = (vae.config().latent_channels, config.in_channels);
             return Err(Error::stage(format!("the autoencoder's latents have {a} channels, the model's have {b}")));
         }
         let classes = names.unwrap_or_else(|| (0..config.num_classes).map(|c| c.to_string()).collect());
-        Ok(Self { config, velocity, vae, sampler, classes, device })
+        Ok(Self { config, velocity, guide, vae, sampler, classes, device })
     }
 
     fn picture_size(&self) -> (usize, usize) {
@@ -235,7 +293,12 @@ impl Generator {
         let start = start_noise(p.seed, ids, &shape, &home)?;
         let mut noise = |step| step_noise(p.seed, step, ids, &shape, &home);
         let mut velocity = |x: &Tensor, t: &Tensor, y: &Tensor| self.velocity.at(x, t, y);
-        let latents = sample(&self.sampler, &start, &classes, &null, &mut noise, &mut velocity)?;
+        let mut weaker = self.guide.as_mut().map(|guide| |x: &Tensor, t: &Tensor, y: &Tensor| guide.at(x, t, y));
+        let away = match &mut weaker {
+            Some(weaker) => Away::Network(weaker),
+            None => Away::Classes(&null),
+        };
+        let latents = sample(&self.sampler, &start, &classes, away, &mut noise, &mut velocity)?;
         // As bytes, NaN would be an ordinary black image.
         if !latents.sum_all()?.to_scalar::<f64>()?.is_finite() {
             let (first, last) = (ids.first().unwrap_or(&0), ids.last().unwrap_or(&0));
@@ -246,6 +309,28 @@ impl Generator {
         let images = self.vae.decode(&latents.to_dtype(DType::F32)?)?;
         Ok(to_u8(&images)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
     }
+}
+
+/// The weights `weights` of input `guide`, which must take the latents and classes of `sit`.
+fn guide(
+    attempt: &Attempt,
+    sit: &SiTConfig,
+    weights: &str,
+    p: &Params,
+    batch: usize,
+    device: &Device,
+) -> Result<Velocity> {
+    let config: SiTConfig = read_json(&attempt.input("guide")?.join("config.json"))?;
+    let shape = |c: &SiTConfig| [c.in_channels, c.input_size, c.num_classes];
+    if shape(&config) != shape(sit) {
+        let told = |c| {
+            let [channels, side, classes] = shape(c);
+            format!("latents of {channels} x {side} x {side} and {classes} classes")
+        };
+        let text = format!("the network of `guide` is for {}, that of `sit` for {}", told(&config), told(sit));
+        return Err(Error::stage(text));
+    }
+    Velocity::open(attempt, &config, ("guide", weights), p.precision, p.points(batch), device)
 }
 
 /// Finished images.

@@ -20,7 +20,7 @@ pub enum Velocity {
 }
 
 impl Velocity {
-    /// The weights `weights` of input `sit`, for batches of up to `points` points.
+    /// The weights `weights` of input `slot`, for batches of up to `points` points.
     ///
     /// # Errors
     /// Weights that are missing or of another network; a GPU that cannot be used, or with too little
@@ -28,7 +28,7 @@ impl Velocity {
     pub fn open(
         attempt: &Attempt,
         config: &SiTConfig,
-        weights: &str,
+        (slot, weights): (&str, &str),
         precision: Precision,
         points: usize,
         device: &Device,
@@ -38,7 +38,7 @@ impl Velocity {
             _ if device.is_cpu() => None,
             Ok(()) => {
                 let (memory, hint) = (evaluation.memory()?, "set a smaller `operation.batch`");
-                Some(card::open(attempt, "the network", memory, evaluation.ty, hint)?)
+                Some(card::open(attempt, &format!("network `{slot}`"), memory, evaluation.ty, hint)?)
             }
             Err(e) => {
                 attempt.log(&format!(
@@ -49,7 +49,7 @@ impl Velocity {
             }
         };
         let home = if machine.is_some() { &Device::Cpu } else { device };
-        let tensors = ema_files::load(attempt.input("sit")?, "sit", weights, home)?;
+        let tensors = ema_files::load(attempt.input(slot)?, slot, weights, home)?;
         let sit = SiT::new(config, Frozen::new(tensors.clone()).builder(DType::F32, home))?;
         Ok(match machine {
             Some(machine) => Self::Kernels(Box::new(VelocityOnGpu::new(machine, &evaluation, &sit, &tensors)?)),
@@ -65,11 +65,15 @@ impl Velocity {
         }
     }
 
-    /// Velocities `[B, C, S, S]` at points `[B, C, S, S]`, times `[B]` and classes `[B]`.
+    /// Velocities `[B, C, S, S]` at points `[B, C, S, S]`, times `[B]` and classes `[B]`, on the
+    /// device of the points.
     pub fn at(&mut self, points: &Tensor, times: &Tensor, classes: &Tensor) -> candle_core::Result<Tensor> {
-        match self {
-            Self::Candle(sit, _) => sit.velocity(points, times, classes),
-            Self::Kernels(kernels) => kernels.velocity(points, times, classes),
-        }
+        let home = self.home();
+        let [x, t, y] = [points.to_device(&home)?, times.to_device(&home)?, classes.to_device(&home)?];
+        let velocity = match self {
+            Self::Candle(sit, _) => sit.velocity(&x, &t, &y),
+            Self::Kernels(kernels) => kernels.velocity(&x, &t, &y),
+        };
+        velocity?.to_device(points.device())
     }
 }

@@ -99,9 +99,9 @@ fn averages(params: &Params) -> Vec<Value> {
     [json!("model"), json!("ema")].into_iter().chain(further).collect()
 }
 
-/// Facts of `sample`: guidance needs the null class.
+/// Facts of `sample`: guidance needs the null class, if no other network guides.
 pub fn sample(params: &Params) -> Vec<Fact> {
-    match number(params, "cfg_scale") > 1.0 {
+    match number(params, "cfg_scale") > 1.0 && text(params, "guide_weights").is_none() {
         true => vec![Fact::new("null_class", true, &["cfg_scale"])],
         false => vec![],
     }

@@ -4,7 +4,7 @@
 
 use crate::data::rgb::Rgb;
 use crate::diffusion::interpolant::Path;
-use crate::diffusion::sampler::{Method, SamplerConfig, sample, start_noise};
+use crate::diffusion::sampler::{Away, Method, SamplerConfig, sample, start_noise};
 use crate::models::sit::{SiT, SiTConfig};
 use crate::models::vae::AutoencoderKl;
 use crate::nn::params::{Frozen, Tensors};
@@ -44,6 +44,9 @@ impl Preview<'_> {
         let sampler = SamplerConfig {
             method: Method::OdeEuler,
             steps: STEPS,
+            shift: None,
+            atol: None,
+            rtol: None,
             cfg_scale: 1.0,
             guidance_low: 0.0,
             guidance_high: 1.0,
@@ -58,7 +61,7 @@ impl Preview<'_> {
         let mut velocity = |x: &Tensor, t: &Tensor, y: &Tensor| sit.velocity(x, t, y);
         // Euler steps draw no noise, and sampling without guidance uses no null class.
         let mut noise = |_| bail!("an ODE sampler draws no noise");
-        let latents = sample(&sampler, &start, &classes, &classes, &mut noise, &mut velocity)?;
+        let latents = sample(&sampler, &start, &classes, Away::Classes(&classes), &mut noise, &mut velocity)?;
         if !latents.sum_all()?.to_scalar::<f64>()?.is_finite() {
             bail!("the averaged weights produce values that are not finite");
         }

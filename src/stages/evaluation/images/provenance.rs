@@ -5,7 +5,7 @@
 use crate::support::files::NOTE_FILE;
 use erw_base::error::{Error, Result};
 use erw_ml::data::source::left_out::LeftOut;
-use erw_ml::diffusion::sampler::{Labels, SamplerConfig};
+use erw_ml::diffusion::sampler::{ATOL, Labels, Method, RTOL, SamplerConfig};
 use erw_ml::metrics::gaussian::STATS_FILE;
 use erw_ml::metrics::inception_score::Score;
 use erw_ml::models::feature_network::FeatureNetwork;
@@ -109,6 +109,8 @@ pub fn artifact_digest(dir: &Path) -> Option<String> {
 struct Made {
     sampler: SamplerConfig,
     weights: String,
+    /// Of the network that guided.
+    guide_weights: Option<String>,
     labels: Labels,
 }
 
@@ -116,7 +118,7 @@ struct Made {
 /// for other images.
 pub fn sampler(dir: &Path) -> Option<String> {
     let text = erw_base::text::read(dir.join("meta.json")).ok()?;
-    let Made { sampler, weights, labels } = serde_json::from_str(&text).ok()?;
+    let Made { sampler, weights, guide_weights, labels } = serde_json::from_str(&text).ok()?;
     let word = |value: serde_json::Result<serde_json::Value>| Some(value.ok()?.as_str()?.to_string());
     let (method, labels) = (word(serde_json::to_value(sampler.method))?, word(serde_json::to_value(labels))?);
     let guided = sampler.cfg_scale > 1.0 && (sampler.guidance_low, sampler.guidance_high) != (0.0, 1.0);
@@ -124,8 +126,16 @@ pub fn sampler(dir: &Path) -> Option<String> {
         true => format!(" for t from {} to {}", sampler.guidance_low, sampler.guidance_high),
         false => String::new(),
     };
-    let (steps, scale) = (sampler.steps, sampler.cfg_scale);
-    Some(format!("{method}, {steps} steps, cfg {scale}{interval}, labels {labels}, weights {weights}"))
+    let steps = match (sampler.method, sampler.shift) {
+        (Method::OdeDopri5, _) => {
+            format!("atol {}, rtol {}", sampler.atol.unwrap_or(ATOL), sampler.rtol.unwrap_or(RTOL))
+        }
+        (_, Some(shift)) => format!("{} steps, shift {shift}", sampler.steps),
+        (_, None) => format!("{} steps", sampler.steps),
+    };
+    let guide = guide_weights.map(|weights| format!(" by another network's {weights}")).unwrap_or_default();
+    let scale = sampler.cfg_scale;
+    Some(format!("{method}, {steps}, cfg {scale}{guide}{interval}, labels {labels}, weights {weights}"))
 }
 
 /// The contents of [`NOTE_FILE`].
