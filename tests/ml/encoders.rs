@@ -55,6 +55,8 @@ fn published() -> Vec<(&'static str, VitConfig, Option<&'static str>)> {
         ..plain.clone()
     };
     let mae = VitConfig { final_norm: false, ..plain.clone() };
+    let dinov3 = VitConfig { rope_theta: Some(100.0), eps: 1e-5, ..registers.clone() };
+    let siglip = VitConfig { class_token: false, exact_gelu: false, ..plain.clone() };
     vec![
         ("hf_dinov2", dinov2.clone(), Some("embeddings.mask_token")),
         ("hf_dinov2_swiglu", swiglu(16, 48), Some("embeddings.mask_token")),
@@ -72,6 +74,14 @@ fn published() -> Vec<(&'static str, VitConfig, Option<&'static str>)> {
         ("timm_clip", clip, Some("head.weight")),
         ("timm_mae", mae, Some("norm.weight")),
         ("timm_dino", plain, None),
+        ("hf_dinov3", dinov3.clone(), Some("embeddings.mask_token")),
+        ("hf_dinov3_current", dinov3.clone(), Some("embeddings.mask_token")),
+        ("dinov3", dinov3.clone(), Some("blocks.1.attn.qkv.bias_mask")),
+        ("timm_dinov3", dinov3.clone(), None),
+        ("timm_dinov3_qkvb", dinov3, None),
+        ("hf_siglip", siglip.clone(), Some("vision_model.head.probe")),
+        ("hf_siglip_vision", siglip.clone(), Some("head.probe")),
+        ("timm_siglip", siglip, Some("attn_pool.latent")),
     ]
 }
 

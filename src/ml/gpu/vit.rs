@@ -45,6 +45,9 @@ impl VitEvaluation {
         if [c.dim, c.mlp_dim, 3 * c.patch_size * c.patch_size].iter().any(|width| !width.is_multiple_of(4)) {
             bail!("a width that is not a multiple of 4");
         }
+        if c.rope_theta.is_some() {
+            bail!("a transformer with rotary positions");
+        }
         if c.dim / c.heads > 256 {
             bail!("a head dimension of {}", c.dim / c.heads);
         }

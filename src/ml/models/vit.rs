@@ -9,6 +9,7 @@ use crate::nn::{self, LayerNorm, Linear};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Init, Module, VarBuilder};
 use serde::{Deserialize, Serialize};
+use std::f64::consts::TAU;
 
 /// The activation between the two linear layers of the MLP.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +57,9 @@ pub struct VitConfig {
     pub final_norm: bool,
     /// The eps of every LayerNorm.
     pub eps: f64,
+    /// The longest period of rotary positions of patches (DINOv3), in place of a table that is added.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rope_theta: Option<f64>,
 }
 
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -86,6 +90,7 @@ impl VitConfig {
             pre_norm: false,
             final_norm: true,
             eps: 1e-6,
+            rope_theta: None,
         }
     }
 
@@ -119,6 +124,14 @@ impl VitConfig {
         if dim % heads != 0 {
             bail!("width {dim} is not a multiple of the number of heads {heads}");
         }
+        if let Some(theta) = self.rope_theta {
+            if !(theta.is_finite() && theta > 0.0) {
+                bail!("`rope_theta` must be a number above 0, not {theta}");
+            }
+            if !(dim / heads).is_multiple_of(4) {
+                bail!("rotary positions need a head dimension that is a multiple of 4, not {}", dim / heads);
+            }
+        }
         Ok(())
     }
 }
@@ -149,7 +162,11 @@ impl Vit {
             patch_embed: patch_embed(config, vb.pp("patch_embed.proj"))?,
             cls_token: config.class_token.then(|| tokens(1, "cls_token")).transpose()?,
             register_tokens: (config.registers > 0).then(|| tokens(config.registers, "register_tokens")).transpose()?,
-            pos_embed: tokens(usize::from(config.class_token) + config.tokens(), "pos_embed")?,
+            pos_embed: match (usize::from(config.class_token) + config.tokens(), config.rope_theta) {
+                (count, None) => tokens(count, "pos_embed")?,
+                // Nothing is added.
+                (count, Some(_)) => Tensor::zeros((1, count, dim), vb.dtype(), vb.device())?,
+            },
             norm_pre: norm(config.pre_norm, "norm_pre")?,
             blocks: blocks.collect::<Result<_>>()?,
             norm: norm(config.final_norm, "norm")?,
@@ -161,7 +178,7 @@ impl Vit {
         &self.config
     }
 
-    /// Positions `[1, class + T, D]` for its own grid.
+    /// Positions `[1, class + T, D]` for its own grid; zeros with rotary positions.
     pub fn positions(&self) -> &Tensor {
         &self.pos_embed
     }
@@ -212,13 +229,39 @@ impl Vit {
         if let Some(norm) = &self.norm_pre {
             x = norm.forward(&x)?;
         }
+        let rope = self.rope(count, x.device())?;
         for block in &self.blocks {
-            x = block.forward(&x)?;
+            x = block.forward(&x, rope.as_ref())?;
         }
         match &self.norm {
             Some(norm) => norm.forward(&x),
             None => Ok(x),
         }
+    }
+
+    /// Cosines and sines `[prefix + T, D / 2 of a head]` by which queries and keys of a square grid of
+    /// `count` patches are turned, half of the planes by the row and half by the column. As in
+    /// DINOv3, the grid spans -1 to 1 whatever its size, positions are the centres of patches, and
+    /// angles are 2 pi position / theta^(4 i / D). Tokens before the patches are not turned.
+    fn rope(&self, count: usize, device: &candle_core::Device) -> Result<Option<(Tensor, Tensor)>> {
+        let Some(theta) = self.config.rope_theta else { return Ok(None) };
+        let (grid, planes) = (count.isqrt(), self.config.dim / self.config.heads / 4);
+        if grid * grid != count {
+            bail!("rotary positions are for square images, not for {count} patches");
+        }
+        let mut angles = vec![0f64; self.config.prefix() * 2 * planes];
+        for patch in 0..count {
+            for index in [patch / grid, patch % grid] {
+                let position = 2.0 * (index as f64 + 0.5) / grid as f64 - 1.0;
+                let angle = |i: usize| TAU * position / theta.powf(i as f64 / planes as f64);
+                angles.extend((0..planes).map(angle));
+            }
+        }
+        let table = |f: fn(f64) -> f64| {
+            let values: Vec<f32> = angles.iter().map(|angle| f(*angle) as f32).collect();
+            Tensor::from_vec(values, (self.config.prefix() + count, 2 * planes), device)
+        };
+        Ok(Some((table(f64::cos)?, table(f64::sin)?)))
     }
 
     /// Patch tokens `[n, T, D]` of images `[n, 3, S, S]` of its own size, row by row of the grid.
@@ -296,8 +339,12 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let attended = nn::attention(&self.qkv.forward(&self.norm1.forward(x)?)?, self.heads)?;
+    fn forward(&self, x: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
+        let mut qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
+        if let Some((cos, sin)) = rope {
+            qkv = nn::rope_halves(&qkv, self.heads, cos, sin)?;
+        }
+        let attended = nn::attention(&qkv, self.heads)?;
         let x = residual(x, &self.proj.forward(&attended)?, &self.ls1)?;
         let hidden = (self.activation)(&self.hidden.forward(&self.norm2.forward(&x)?)?)?;
         residual(&x, &self.out.forward(&hidden)?, &self.ls2)

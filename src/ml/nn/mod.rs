@@ -199,6 +199,20 @@ pub fn rope(qkv: &Tensor, heads: usize, cos: &Tensor, sin: &Tensor) -> Result<Te
     }
 }
 
+/// The same with other planes: channel i of a head with channel i + D / 2, by tables `[N, D / 2]`.
+/// For frozen networks: no kernel fuses it.
+pub fn rope_halves(qkv: &Tensor, heads: usize, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let (b, n, width) = qkv.dims3()?;
+    let half = width / 3 / heads / 2;
+    let parts = qkv.reshape((b, n, 3 * heads, 2 * half))?;
+    let (qk, v) = (parts.narrow(2, 0, 2 * heads)?, parts.narrow(2, 2 * heads, heads)?);
+    let (x, y) = (qk.narrow(3, 0, half)?, qk.narrow(3, half, half)?);
+    let (cos, sin) = (cos.reshape((1, n, 1, half))?, sin.reshape((1, n, 1, half))?);
+    let turned_x = (x.broadcast_mul(&cos)? - y.broadcast_mul(&sin)?)?;
+    let turned_y = (y.broadcast_mul(&cos)? + x.broadcast_mul(&sin)?)?;
+    Tensor::cat(&[Tensor::cat(&[turned_x, turned_y], 3)?, v], 2)?.reshape((b, n, width))
+}
+
 /// Normalises the queries and keys of qkv `[B, N, 3 H D]` per head.
 pub fn qk_norm(qkv: &Tensor, heads: usize, q_norm: &impl Module, k_norm: &impl Module) -> Result<Tensor> {
     let (b, n, width) = qkv.dims3()?;

@@ -55,6 +55,35 @@ def hugging_face(name, net, tokens, seed, current=False, half=False):
     write(name, {k: v.half() for k, v in weights.items()} if half else weights, in_image=image, out_tokens=out)
 
 
+def published_code(name, net, tokens, seed):
+    """DINOv3 of transformers under the names of DINOv3's own code: one matrix with a bias mask, whose keys' part is
+    not zero in the file and must not be used."""
+    net, g = scramble(net, seed)
+    image = torch.randn(2, 3, SIDE, SIDE, generator=g)
+    with torch.no_grad():
+        out = tokens(net, image)
+    theirs = saved(net, False)
+    ours = {}
+    for key, value in theirs.items():
+        if ".q_proj.weight" in key:
+            parts = [theirs[key.replace("q_proj", p)] for p in ("q_proj", "k_proj", "v_proj")]
+            ours[key.replace("attention.q_proj", "attn.qkv")] = torch.cat(parts)
+        elif ".q_proj.bias" in key:
+            junk = torch.full_like(value, float("nan"))
+            ours[key.replace("attention.q_proj", "attn.qkv")] = torch.cat([value, junk, theirs[key.replace("q_", "v_")]])
+            mask = torch.cat([torch.ones(DIM), torch.zeros(DIM), torch.ones(DIM)])
+            ours[key.replace("attention.q_proj.bias", "attn.qkv.bias_mask")] = mask
+        elif "k_proj" not in key and "v_proj" not in key:
+            ours[key] = value
+    names = [("layer.", "blocks."), ("embeddings.register_tokens", "storage_tokens"), ("attention.o_proj", "attn.proj"),
+             ("embeddings.patch_embeddings", "patch_embed.proj"), ("embeddings.", ""), ("up_proj", "fc1"),
+             ("down_proj", "fc2"), ("layer_scale1.lambda1", "ls1.gamma"), ("layer_scale2.lambda1", "ls2.gamma")]
+    for a, b in names:
+        ours = {k.replace(a, b): v for k, v in ours.items()}
+    ours["rope_embed.periods"] = torch.ones(DIM // HEADS // 4)
+    write(name, ours, in_image=image, out_tokens=out)
+
+
 def after_norm(prefix):
     return lambda net, image: net(pixel_values=image).last_hidden_state[:, prefix:]
 
@@ -113,12 +142,24 @@ def main():
     hugging_face("hf_mae", hf.ViTMAEForPreTraining(masked), mae, 9)
     hugging_face("hf_mae_current", hf.ViTMAEModel(masked), mae, 10, current=True)
 
+    dinov3 = hf.DINOv3ViTConfig(intermediate_size=4 * DIM, num_register_tokens=4, **HF | dict(layer_norm_eps=1e-5))
+    siglip = dict(vision_config=tower, text_config=dict(text, projection_size=8, pad_token_id=0))
+    hugging_face("hf_dinov3", hf.DINOv3ViTModel(dinov3), after_norm(5), 21)
+    hugging_face("hf_dinov3_current", hf.DINOv3ViTModel(dinov3), after_norm(5), 22, current=True)
+    published_code("dinov3", hf.DINOv3ViTModel(dinov3), after_norm(5), 23)
+    hugging_face("hf_siglip", hf.SiglipModel(hf.SiglipConfig(**siglip)),
+                 lambda net, image: net.vision_model(pixel_values=image).last_hidden_state, 24)
+    hugging_face("hf_siglip_vision", hf.SiglipVisionModel(hf.SiglipVisionConfig(**tower)), after_norm(0), 25)
+
     timm_model("timm_dinov2", "vit_base_patch14_dinov2", 11, 1)
     timm_model("timm_dinov2_registers", "vit_base_patch14_reg4_dinov2", 12, 5)
     timm_model("timm_dinov2_swiglu", "vit_giant_patch14_dinov2", 13, 1, embed_dim=24)
     timm_model("timm_clip", "vit_large_patch14_clip_quickgelu_224", 14, 1, final_norm=False, num_classes=8)
     timm_model("timm_mae", "vit_large_patch16_224", 15, 1, final_norm=False, num_classes=0)
     timm_model("timm_dino", "vit_base_patch16_224", 16, 1, num_classes=0)
+    timm_model("timm_dinov3", "vit_small_patch16_dinov3", 26, 5, num_classes=0)
+    timm_model("timm_dinov3_qkvb", "vit_small_patch16_dinov3_qkvb", 27, 5, num_classes=0)
+    timm_model("timm_siglip", "vit_so400m_patch16_siglip_256", 28, 0, mlp_ratio=4)
 
 
 if __name__ == "__main__":

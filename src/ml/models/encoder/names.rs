@@ -14,22 +14,25 @@ use crate::nn::params::{Adopted, Tensors};
 use candle_core::{DType, Result, Tensor, bail};
 use std::collections::BTreeMap;
 
-/// The first layer: in transformers, in its CLIP, and in official code and timm. OpenAI's CLIP
-/// calls it `conv1`, as many networks do, but it has one class embedding.
+/// The first layer: in transformers, in its CLIP and SigLIP, in its DINOv3, and in official code and
+/// timm. OpenAI's CLIP calls it `conv1`, as many networks do, but it has one class embedding.
 pub const LANDMARKS: &[&str] = &[
     "embeddings.patch_embeddings.projection.weight",
     "embeddings.patch_embedding.weight",
+    "embeddings.patch_embeddings.weight",
     "patch_embed.proj.weight",
     "class_embedding",
 ];
 
 /// Tensors that features do not need, by name or prefix: heads (including those of DINO's
-/// training), poolers, decoders, the mask token, position numbers.
+/// training), poolers, decoders, the mask token, position numbers, the periods of DINOv3's positions.
 const UNUSED: &[&str] = &[
     "mask_token",
     "head.",
     "classifier.",
     "pooler.",
+    "attn_pool.",
+    "rope_embed.",
     "decoder.",
     "decoder_",
     "proj",
@@ -57,6 +60,8 @@ const CLIP_HEAD: &[(&str, &str)] = &[
 const WHOLE: &[(&str, &str)] = &[
     // timm.
     ("reg_token", "register_tokens"),
+    // DINOv3's code.
+    ("storage_tokens", "register_tokens"),
     // OpenAI's CLIP.
     ("conv1", "patch_embed.proj"),
     ("class_embedding", "cls_token"),
@@ -66,6 +71,7 @@ const WHOLE: &[(&str, &str)] = &[
     // transformers, among them its CLIP with a misspelt norm.
     ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
     ("embeddings.patch_embedding", "patch_embed.proj"),
+    ("embeddings.patch_embeddings", "patch_embed.proj"),
     ("embeddings.cls_token", "cls_token"),
     ("embeddings.class_embedding", "cls_token"),
     ("embeddings.position_embeddings", "pos_embed"),
@@ -78,7 +84,8 @@ const WHOLE: &[(&str, &str)] = &[
 ];
 
 /// What precedes the number of a block.
-const BLOCKS: &[&str] = &["blocks.", "transformer.resblocks.", "encoder.layer.", "encoder.layers.", "layers."];
+const BLOCKS: &[&str] =
+    &["blocks.", "transformer.resblocks.", "encoder.layer.", "encoder.layers.", "layers.", "layer.", "model.layer."];
 
 /// Names inside a block: theirs, ours or a [part](PARTS) of ours.
 const INSIDE: &[(&str, &str)] = &[
@@ -116,7 +123,12 @@ const INSIDE: &[(&str, &str)] = &[
     ("mlp.gate_proj", "mlp.gate"),
     ("mlp.up_proj", "mlp.up"),
     ("mlp.down_proj", "mlp.w3"),
-    // transformers: CLIP.
+    // timm: DINOv3.
+    ("gamma_1", "ls1.gamma"),
+    ("gamma_2", "ls2.gamma"),
+    ("attn.q_bias", "attn.q.bias"),
+    ("attn.v_bias", "attn.v.bias"),
+    // transformers: CLIP, SigLIP.
     ("layer_norm1", "norm1"),
     ("layer_norm2", "norm2"),
     ("self_attn.q_proj", "attn.q"),
@@ -142,7 +154,10 @@ struct NamedTensor {
 /// # Errors
 /// When two tensors map to one name, or parts of one layer do not match.
 pub fn adopt(config: &EncoderConfig, file: Tensors) -> Result<Adopted> {
-    let (mut found, dropped) = translated(&config.vit, file)?;
+    let (mut found, mut dropped) = translated(&config.vit, file)?;
+    if config.vit.rope_theta.is_some() {
+        dropped.extend(without_key_bias(&config.vit, &mut found)?);
+    }
     join_parts(&mut found)?;
     let mut adopted = Adopted { dropped, ..Adopted::default() };
     for (ours, NamedTensor { theirs, tensor }) in found {
@@ -234,7 +249,8 @@ fn our_name(name: &str, mlp: Mlp) -> String {
     // timm uses the same layer names for every MLP.
     let inside = match mlp {
         Mlp::SwiGlu => inside.replacen("mlp.fc1.", "mlp.w12.", 1).replacen("mlp.fc2.", "mlp.w3.", 1),
-        Mlp::Gelu | Mlp::QuickGelu => inside,
+        // transformers calls the layers of DINOv3 as those of a gated MLP, without the gate.
+        Mlp::Gelu | Mlp::QuickGelu => inside.replacen("mlp.up.", "mlp.fc1.", 1).replacen("mlp.w3.", "mlp.fc2.", 1),
     };
     format!("blocks.{number}.{inside}")
 }
@@ -259,6 +275,37 @@ fn look_up(table: &[(&str, &str)], name: &str) -> String {
         Some((stem, end @ ("weight" | "bias"))) => format!("{}.{end}", ours(stem).unwrap_or(stem)),
         _ => name.to_string(),
     }
+}
+
+/// Keys of DINOv3 have no bias, where other transformers store one for queries, keys and values: its
+/// code has a mask beside it, transformers leaves it out, and timm leaves all three out where they are
+/// zero. Fills in zeros, and returns the names of masks.
+fn without_key_bias(vit: &VitConfig, found: &mut BTreeMap<String, NamedTensor>) -> Result<Vec<String>> {
+    let mut masks = vec![];
+    for block in 0..vit.depth {
+        let name = |part: &str| format!("blocks.{block}.attn.{part}");
+        if let Some(mask) = found.remove(&name("qkv.bias_mask")) {
+            masks.push(mask.theirs);
+            if let Some(bias) = found.get_mut(&name("qkv.bias")).filter(|b| b.tensor.dims() == [3 * vit.dim]) {
+                let [q, v] = [0, 2].map(|i| bias.tensor.narrow(0, i * vit.dim, vit.dim));
+                let q = q?;
+                bias.tensor = Tensor::cat(&[&q, &q.zeros_like()?, &v?], 0)?;
+            }
+        }
+        let add = |part: &str, like: &NamedTensor, rows: usize| {
+            let tensor = Tensor::zeros(rows, DType::F32, like.tensor.device())?;
+            Ok::<_, candle_core::Error>((name(part), NamedTensor { theirs: "zeros".into(), tensor }))
+        };
+        let added = match (found.get(&name("q.bias")), found.get(&name("qkv.weight"))) {
+            (Some(q), _) if !found.contains_key(&name("k.bias")) => Some(add("k.bias", q, vit.dim)?),
+            (None, Some(weight)) if !found.contains_key(&name("qkv.bias")) => {
+                Some(add("qkv.bias", weight, 3 * vit.dim)?)
+            }
+            _ => None,
+        };
+        found.extend(added);
+    }
+    Ok(masks)
 }
 
 /// Joins layers that the file stores in parts. Incomplete parts get their names in the file back.

@@ -1,4 +1,4 @@
-//! Presets of published encoders, named as in REPA's `--enc-type` (and one more), with the sizes of
+//! Presets of published encoders, named as in REPA's `--enc-type` (and some more), with the sizes of
 //! their original code.
 
 use super::config::{EncoderConfig, Positions};
@@ -21,6 +21,11 @@ pub const NAMES: &[&str] = &[
     "clip-vit-L",
     "clip-vit-L-336",
     "jepa-vit-h",
+    "dinov3-vit-s",
+    "dinov3-vit-b",
+    "dinov3-vit-l",
+    "siglip2-vit-b",
+    "siglip2-vit-l",
 ];
 
 /// Mean and standard deviation of ImageNet, as in torchvision.
@@ -55,9 +60,17 @@ impl EncoderConfig {
             // Not in REPA: CMMD uses it.
             ("clip", "L-336") => (clip(vit(336, 14)), Positions::Learned),
             ("jepa", "h") => (VitConfig { class_token: false, ..vit(224, 14) }, Positions::Sincos),
+            // The rest is not in REPA.
+            ("dinov3", "s" | "b" | "l") => (dinov3(vit(224, 16)), Positions::Learned),
+            // The table is resampled as that of any other: all resolutions of the same patch size do.
+            ("siglip2", "b" | "l") => (siglip(vit(256, 16)), Positions::Learned),
             _ => return None,
         };
-        let (mean, std) = if family == "clip" { CLIP } else { IMAGENET };
+        let (mean, std) = match family {
+            "clip" => CLIP,
+            "siglip2" => ([0.5; 3], [0.5; 3]),
+            _ => IMAGENET,
+        };
         Some(Self { vit, mean, std, pixels_per_token: Some(16), positions })
     }
 }
@@ -68,6 +81,16 @@ fn dinov2(vit: VitConfig, size: &str) -> VitConfig {
         "g" => VitConfig { mlp: Mlp::SwiGlu, mlp_dim: swiglu_width(vit.dim), ..vit },
         _ => vit,
     }
+}
+
+/// Registers as in DINOv2 with them, rotary positions, a larger eps (Siméoni et al. 2025).
+fn dinov3(vit: VitConfig) -> VitConfig {
+    VitConfig { registers: 4, layer_scale: true, rope_theta: Some(100.0), eps: 1e-5, ..vit }
+}
+
+/// The vision tower of SigLIP 2 at a fixed resolution, without the pooling (Tschannen et al. 2025).
+fn siglip(vit: VitConfig) -> VitConfig {
+    VitConfig { class_token: false, exact_gelu: false, ..vit }
 }
 
 /// Two thirds of 4 `dim`, rounded up to a multiple of 8, so that three matrices have as many
@@ -118,5 +141,11 @@ mod tests {
         ("clip-vit-L", 303_177_728),
         ("clip-vit-L-336", 303_505_408),
         ("jepa-vit-h", 630_762_240),
+        // With a bias of zeros for keys, which timm does not count.
+        ("dinov3-vit-s", 21_596_160 + 12 * 384),
+        ("dinov3-vit-b", 85_659_648 + 12 * 768),
+        ("dinov3-vit-l", 303_128_576 + 24 * 1024),
+        ("siglip2-vit-b", 85_843_200),
+        ("siglip2-vit-l", 303_361_024),
     ];
 }
