@@ -5,11 +5,13 @@ use erw::ml::metrics::alignment::{AlignmentMetric, Protocol, alignment};
 use erw::ml::metrics::cknna::Estimator;
 use erw::ml::metrics::knn;
 use erw::ml::metrics::linear_probe::{Fitting, LinearProbe};
+use erw::ml::metrics::mae_probe::{self, Schedule};
 use erw::ml::metrics::unit_rows::{Clamp, Over};
 use erw::ml::nn::params;
 use erw::ml::nn::params::Tensors;
 use erw::ml::rng;
 use erw::ml::rng::Purpose;
+use std::path::Path;
 
 use crate::support::golden::dir;
 
@@ -208,6 +210,34 @@ fn a_linear_probe_equals_scikit_learn() -> Result<()> {
         assert!((probe.loss - want).abs() < 1e-10, "{} {want}", probe.loss);
         assert_eq!(probe.accuracy(&test, &truth)?, number(&g[&format!("out/probe_accuracy_{name}")])?);
     }
+    Ok(())
+}
+
+/// `tests/golden/probe/make.py` says what they are of.
+#[test]
+fn a_probe_by_the_recipe_of_mae_equals_pytorch() -> Result<()> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/probe/mae.safetensors");
+    let g = params::load(&file, &CPU)?;
+    let labels = |name: &str| g[name].to_vec1::<i64>();
+    let orders = g["in/order"].to_vec2::<i64>()?;
+    let order = |epoch: usize| orders[epoch].iter().map(|id| *id as u32).collect();
+    let schedule = Schedule { epochs: 12, warmup: 3, batch: 16, base_rate: 40.0 };
+    let weights = g["in/weight"].t()?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+    let probe = mae_probe::train(&g["in/train"], &labels("in/labels")?, 4, &schedule, weights, &order)?;
+    let (got, want) = (probe.logits(&g["in/test"])?, g["out/logits"].flatten_all()?.to_vec1::<f64>()?);
+    let off = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(got.len() == 120 && off < 1e-12, "{off:e}");
+    let accuracy = |rows: &[f64]| {
+        let best = |row: &[f64]| (0..4).fold(0, |b, i| if row[i] > row[b] { i } else { b });
+        labels("in/truth").map(|t| rows.chunks(4).zip(&t).filter(|(row, l)| best(row) as i64 == **l).count())
+    };
+    assert_eq!(probe.accuracy(&g["in/test"], &labels("in/truth")?)?, accuracy(&want)? as f64 / 30.0);
+    // As it is used: the bytes follow from the seed, a batch may be larger than the set.
+    let fit =
+        |batch, seed| mae_probe::fit(&g["in/train"], &labels("in/labels")?, 4, batch, seed)?.logits(&g["in/test"]);
+    assert_eq!(fit(1000, 1)?, fit(200, 1)?);
+    assert_ne!(fit(10, 1)?, fit(10, 2)?);
+    assert!(message(mae_probe::fit(&g["in/train"].narrow(0, 0, 1)?, &[0], 4, 8, 0)).contains("at least two samples"));
     Ok(())
 }
 

@@ -107,11 +107,26 @@ fn probe_accuracy_falls_with_noise() -> Result<()> {
 }
 
 #[test]
+fn a_probe_by_the_recipe_of_mae_is_measured_beside_the_others() -> Result<()> {
+    let bench = Bench::new();
+    let paths = probed(&bench)?;
+    let given = json!({"timesteps": [0.0], "probes": ["knn", "linear-mae"], "mae_batch": 16});
+    let out = bench.run("mae", &probe::KIND, &slots(&paths), given)?;
+    let metrics = read(&out);
+    assert_eq!((&metrics["metric"], &metrics["mae_batch"]), (&json!("knn"), &json!(16)));
+    assert_eq!(numbers(&metrics["measures"]["linear-mae"]["blocks"]).len(), 2);
+    assert!(bench.said("mae").contains("linear-mae: 80 images, but MAE's recipe"), "{}", bench.said("mae"));
+    let error = bench.run("x", &probe::KIND, &slots(&paths), json!({"mae_batch": 16})).unwrap_err();
+    assert_eq!(error.message, "`mae_batch` is of the probe `linear-mae`, which is not among `probes`");
+    Ok(())
+}
+
+#[test]
 fn a_probe_refuses_bad_inputs() -> Result<()> {
     let bench = Bench::new();
     let paths = probed(&bench)?;
     let run = |given: Value| bench.run("probe", &probe::KIND, &slots(&paths), given);
-    let hint = Some("known names are `linear` and `knn`".to_string());
+    let hint = Some("known names are `linear`, `linear-mae` and `knn`".to_string());
     assert_eq!(told(run(json!({"probes": []}))), ("`probes` is empty".into(), hint));
     assert_eq!(told(run(json!({"probes": ["knn", "knn"]}))).0, "`probes` names `knn` twice");
     assert_eq!(told(run(json!({"timesteps": []}))).0, "`timesteps` is empty");

@@ -45,21 +45,32 @@ pub struct LinearProbe {
 impl LinearProbe {
     /// Fits to `features` `[n, d]` with labels from 0 up to `classes`.
     pub fn fit(features: &Tensor, labels: &[i64], classes: usize, how: &Fitting) -> Result<Self> {
-        let (n, dim) = features.dims2()?;
-        check(n, labels, classes)?;
-        let features = in_memory(features)?;
+        let (_, dim) = features.dims2()?;
+        let features = checked_rows(features, labels, classes)?;
         with_slices([&features], |[rows]| {
-            if let Some(at) = rows.iter().position(|x| !x.is_finite()) {
-                bail!("feature {} of sample {} is not finite", at % dim, at / dim);
-            }
             let scaling = Scaling::of(rows, dim);
             let start = vec![0.0; (dim + 1) * classes];
             let found = minimise(start, how.tolerance, how.max_steps, |theta, gradient| {
                 objective(&scaling, rows, labels, classes, how.l2, theta, gradient)
             });
             let (theta, loss) = (found.at, found.value);
-            Ok(Self { scaling, classes, theta, loss, steps: found.steps, converged: found.converged })
-        })?
+            Self { scaling, classes, theta, loss, steps: found.steps, converged: found.converged }
+        })
+    }
+
+    /// One that was trained in another way, for as long as that takes.
+    pub(super) fn new(scaling: Scaling, classes: usize, theta: Vec<f64>, loss: f64, steps: usize) -> Self {
+        Self { scaling, classes, theta, loss, steps, converged: true }
+    }
+
+    /// Logits `[m][classes]` of samples `[m, d]`.
+    pub fn logits(&self, features: &Tensor) -> Result<Vec<f64>> {
+        let (_, dim) = features.dims2()?;
+        if dim != self.scaling.mean.len() {
+            bail!("samples of dimension {dim} do not match a probe of dimension {}", self.scaling.mean.len());
+        }
+        let features = in_memory(features)?;
+        with_slices([&features], |[rows]| logits(&self.scaling.apply(rows), dim, self.classes, &self.theta))
     }
 
     /// Share of samples `[m, d]` whose label has the largest logit. A label that the probe does not
@@ -96,19 +107,31 @@ fn check(n: usize, labels: &[i64], classes: usize) -> Result<()> {
     }
 }
 
+/// Features that can be trained on, in memory.
+pub(super) fn checked_rows(features: &Tensor, labels: &[i64], classes: usize) -> Result<Tensor> {
+    let (n, dim) = features.dims2()?;
+    check(n, labels, classes)?;
+    let features = in_memory(features)?;
+    let odd = with_slices([&features], |[rows]| rows.iter().position(|x| !x.is_finite()))?;
+    if let Some(at) = odd {
+        bail!("feature {} of sample {} is not finite", at % dim, at / dim);
+    }
+    Ok(features)
+}
+
 fn in_memory(features: &Tensor) -> Result<Tensor> {
     features.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()
 }
 
-/// Mean and inverse standard deviation (divisor n) of every feature. A constant feature is not
-/// scaled.
+/// Mean and inverse standard deviation of every feature.
 #[derive(Debug)]
-struct Scaling {
-    mean: Vec<f64>,
-    inverse: Vec<f64>,
+pub(super) struct Scaling {
+    pub(super) mean: Vec<f64>,
+    pub(super) inverse: Vec<f64>,
 }
 
 impl Scaling {
+    /// Of these rows, with divisor n. A constant feature is not scaled.
     fn of(rows: &[f32], dim: usize) -> Self {
         let n = (rows.len() / dim) as f64;
         let mean_of = |f: &dyn Fn(usize, f32) -> f64| {
@@ -125,7 +148,7 @@ impl Scaling {
         Self { mean, inverse }
     }
 
-    fn apply(&self, rows: &[f32]) -> Vec<f64> {
+    pub(super) fn apply(&self, rows: &[f32]) -> Vec<f64> {
         let dim = self.mean.len();
         let mut out = vec![0.0; rows.len()];
         out.par_chunks_mut(dim).zip(rows.par_chunks(dim)).for_each(|(out, row)| {
@@ -153,26 +176,35 @@ fn objective(
     let mut loss = 0.0;
     for (rows, labels) in rows.chunks(ROWS * dim).zip(labels.chunks(ROWS)) {
         let x = scaling.apply(rows);
-        let mut residual = logits(&x, dim, classes, theta);
-        // In the order of samples, whatever thread computed them.
-        let losses: Vec<f64> = residual
-            .par_chunks_mut(classes)
-            .zip(labels)
-            .map(|(row, label)| cross_entropy(row, *label as usize))
-            .collect();
-        loss += losses.iter().sum::<f64>();
-        let (slopes, biases) = gradient.split_at_mut(weights);
-        residual.chunks(classes).for_each(|row| biases.iter_mut().zip(row).for_each(|(b, r)| *b += r));
-        let (count, x) = (labels.len(), &x);
-        let residual = MatRef::from_row_major_slice(&residual, count, classes);
-        let x = MatRef::from_row_major_slice(x, count, dim);
-        let slopes = MatMut::from_column_major_slice_mut(slopes, classes, dim);
-        let parts = slopes.par_col_chunks_mut(COLUMNS).zip(x.par_col_chunks(COLUMNS));
-        parts.for_each(|(out, part)| matmul(out, Accum::Add, residual.transpose(), part, 1.0, Par::Seq));
+        loss += add_gradient(&x, dim, labels, classes, theta, gradient);
     }
     gradient.iter_mut().for_each(|g| *g /= n);
     gradient.iter_mut().zip(&theta[..weights]).for_each(|(g, w)| *g += l2 * w);
     loss / n + l2 / 2.0 * theta[..weights].iter().map(|w| w * w).sum::<f64>()
+}
+
+/// Adds the gradient of the cross-entropies of standardised rows `x`, and returns their sum.
+pub(super) fn add_gradient(
+    x: &[f64],
+    dim: usize,
+    labels: &[i64],
+    classes: usize,
+    theta: &[f64],
+    gradient: &mut [f64],
+) -> f64 {
+    let mut residual = logits(x, dim, classes, theta);
+    // In the order of samples, whatever thread computed them.
+    let losses: Vec<f64> =
+        residual.par_chunks_mut(classes).zip(labels).map(|(row, label)| cross_entropy(row, *label as usize)).collect();
+    let (slopes, biases) = gradient.split_at_mut(dim * classes);
+    residual.chunks(classes).for_each(|row| biases.iter_mut().zip(row).for_each(|(b, r)| *b += r));
+    let count = labels.len();
+    let residual = MatRef::from_row_major_slice(&residual, count, classes);
+    let x = MatRef::from_row_major_slice(x, count, dim);
+    let slopes = MatMut::from_column_major_slice_mut(slopes, classes, dim);
+    let parts = slopes.par_col_chunks_mut(COLUMNS).zip(x.par_col_chunks(COLUMNS));
+    parts.for_each(|(out, part)| matmul(out, Accum::Add, residual.transpose(), part, 1.0, Par::Seq));
+    losses.iter().sum()
 }
 
 /// Logits `[rows, classes]` of standardised rows `x`.

@@ -15,6 +15,7 @@ pub mod kid;
 pub mod knn;
 mod lbfgs;
 pub mod linear_probe;
+pub mod mae_probe;
 pub mod mutual_knn;
 pub mod nearest;
 mod pairs;

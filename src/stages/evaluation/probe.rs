@@ -15,6 +15,7 @@ use erw_ml::data::pairing::stated_labels;
 use erw_ml::metrics::bounds::Requirements;
 use erw_ml::metrics::knn;
 use erw_ml::metrics::linear_probe::{Fitting, LinearProbe};
+use erw_ml::metrics::mae_probe;
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::{Params as Values, parse};
@@ -23,6 +24,9 @@ use serde_json::{Value, json};
 
 pub const KIND: StageKind =
     StageKind { name: "probe", manifest: include_str!("../../../stages/probe.toml"), check, facts: facts::look, run };
+
+/// Fewer images than a tenth of ImageNet are worth a warning; chosen.
+const FEW_FOR_MAE: usize = 128_000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +39,7 @@ struct Params {
     l2: f64,
     tolerance: f64,
     max_steps: usize,
+    mae_batch: Option<usize>,
     images: u64,
 }
 
@@ -42,6 +47,8 @@ struct Params {
 #[serde(rename_all = "kebab-case")]
 enum Kind {
     Linear,
+    /// By MAE's recipe.
+    LinearMae,
     Knn,
 }
 
@@ -49,6 +56,7 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Linear => "linear",
+            Self::LinearMae => "linear-mae",
             Self::Knn => "knn",
         }
     }
@@ -56,8 +64,16 @@ impl Kind {
     fn title(self) -> &'static str {
         match self {
             Self::Linear => "accuracy of a linear probe",
+            Self::LinearMae => "accuracy of MAE's linear probe",
             Self::Knn => "accuracy of nearest neighbours",
         }
+    }
+}
+
+impl Params {
+    /// Images of a step of `linear-mae`, if there are as many.
+    fn mae_batch(&self) -> usize {
+        self.mae_batch.unwrap_or(mae_probe::BATCH)
     }
 }
 
@@ -66,7 +82,11 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     let p: Params = parse(params)?;
     check_timesteps(&p.timesteps)?;
     let names: Vec<&str> = p.probes.iter().map(|probe| probe.name()).collect();
-    check_list("probes", &names, "`linear` and `knn`")?;
+    check_list("probes", &names, "`linear`, `linear-mae` and `knn`")?;
+    if p.mae_batch.is_some() && !p.probes.contains(&Kind::LinearMae) {
+        let text = "`mae_batch` is of the probe `linear-mae`, which is not among `probes`";
+        return Err(Error::usage(text).hint("add it to `probes`, or leave `mae_batch` out"));
+    }
     let has = |slot| inputs.contains(&slot);
     match (has("features"), has("heldout_features")) {
         (true, false) => Err(Error::usage("`features` is connected, but `heldout_features` is not")),
@@ -112,6 +132,12 @@ fn run(attempt: &Attempt) -> Result<()> {
             warnings.push(text);
         }
     }
+    if p.probes.contains(&Kind::LinearMae) && bank.ids.len() < FEW_FOR_MAE {
+        warnings.push(format!(
+            "linear-mae: {} images, but MAE's recipe is for the 1,281,167 of ImageNet and trains little on few",
+            bank.ids.len()
+        ));
+    }
     warnings.iter().for_each(|text| attempt.log(text));
     warn(attempt, &p, &columns);
     let of_probe = |(i, kind): (usize, &Kind)| {
@@ -119,7 +145,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         Scores { measure: kind.name(), title: kind.title(), values: by_block(&columns) }
     };
     let scores: Vec<Scores> = p.probes.iter().enumerate().map(of_probe).collect();
-    let about = json!({
+    let mut about = json!({
         "warnings": warnings,
         "k": p.k,
         "temperature": knn::TEMPERATURE,
@@ -132,6 +158,9 @@ fn run(attempt: &Attempt) -> Result<()> {
         "classes": prober.classes(),
         "encoder": encoder.map(|a| by_name(&p, &a)),
     });
+    if p.probes.contains(&Kind::LinearMae) {
+        about["mae_batch"] = json!(p.mae_batch().min(bank.ids.len()));
+    }
     report(attempt, &p.timesteps, &scores, about)
 }
 
@@ -216,6 +245,10 @@ impl Prober<'_> {
                     let probe = LinearProbe::fit(learn, self.bank, self.classes(), &how)?;
                     answers.converged &= probe.converged;
                     probe.accuracy(test, self.heldout)?
+                }
+                Kind::LinearMae => {
+                    let (batch, seed) = (self.p.mae_batch(), self.p.look.seed);
+                    mae_probe::fit(learn, self.bank, self.classes(), batch, seed)?.accuracy(test, self.heldout)?
                 }
             });
         }
