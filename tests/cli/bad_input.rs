@@ -122,6 +122,15 @@ params = { model = \"SiT-S/2\", alignment = \"none\", steps = 1 }
     unharmed(&space);
 }
 
+/// A plan says it, before anything runs.
+#[test]
+fn a_compressed_source() {
+    let space = good();
+    std::fs::write(space.path("pictures.tar.gz"), b"\x1f\x8b\x08\0").unwrap();
+    refused(&space, "compressed_source", &GOOD.replace("\"pictures\"", "\"pictures.tar.gz\""));
+    unharmed(&space);
+}
+
 #[test]
 fn a_missing_source() {
     let space = good();

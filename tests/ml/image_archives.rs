@@ -16,6 +16,7 @@ use tempfile::TempDir;
 const AS_IS: Preparation = Preparation { orientation: Orientation::Ignore, transform: Transform::None, size: 2 };
 
 type Files<'a> = Vec<(&'a str, Vec<u8>)>;
+type Members<'a> = &'a [(&'a str, Vec<u8>)];
 
 /// An image of one grey, by which it is told.
 fn png(grey: u8) -> Vec<u8> {
@@ -224,7 +225,7 @@ fn members_that_are_no_files_are_refused_when_read() -> Result<()> {
 }
 
 /// Shards of a labelled set.
-fn shards(dir: &TempDir, name: &str, shards: &[(&str, &[(&str, Vec<u8>)])]) -> PathBuf {
+fn shards(dir: &TempDir, name: &str, shards: &[(&str, Members)]) -> PathBuf {
     shards.iter().for_each(|(shard, files)| drop(write(dir, &format!("{name}/{shard}"), &tarred(files))));
     dir.path().join(name)
 }
@@ -234,14 +235,14 @@ fn a_webdataset_has_the_labels_of_its_samples() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let cls = |label: i64| format!("{label}\n").into_bytes();
     let json = |label: i64| format!("{{\"label\": {label}, \"caption\": \"x\"}}").into_bytes();
-    let as_text: [(&str, &[(&str, Vec<u8>)]); 2] = [
+    let as_text: [(&str, Members); 2] = [
         (
             "x-000000.tar",
             &[("0.cls", cls(2)), ("0.png", png(0)), ("0.json", json(7)), ("1.png", png(1)), ("1.cls", cls(0))],
         ),
         ("x-000001.tar", &[("0.PNG", png(2)), ("0.CLS", cls(1)), ("0.txt", b"a caption".to_vec())]),
     ];
-    let as_json: [(&str, &[(&str, Vec<u8>)]); 2] = [
+    let as_json: [(&str, Members); 2] = [
         ("x-0-of-2.tar", &[("a.png", png(0)), ("a.json", json(2)), ("b.json", json(0)), ("b.png", png(1))]),
         ("x-1-of-2.tar", &[("c.png", png(2)), ("c.json", json(1))]),
     ];
@@ -273,9 +274,13 @@ fn a_webdataset_has_the_labels_of_its_samples() -> Result<()> {
 fn samples_that_do_not_fit_their_labels_are_named() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let text = |text: &str| text.as_bytes().to_vec();
-    let cases: [(&[(&str, Vec<u8>)], &str); 8] = [
+    let cases: [(Members, &str); 9] = [
         (&[("0.png", png(0)), ("0.cls", text("0")), ("1.png", png(1))], "has no label for 1 file: s-0/1.png"),
         (&[("0.cls", text("0")), ("1.png", png(1)), ("1.cls", text("0"))], "s-0.tar!0.cls: its sample has no image"),
+        (
+            &[("0.png", png(0)), ("0.cls", text("0")), ("0.CLS", text("1"))],
+            "s-0.tar!0.CLS: its sample has another label",
+        ),
         (&[("0.png", png(0)), ("0.cls", text("cat"))], "s-0.tar!0.cls: label `cat` is not a whole number"),
         (&[("0.png", png(0)), ("0.cls", text("-1"))], "label `-1` is not a whole number"),
         (&[("0.png", png(0)), ("0.cls", text("99999999999"))], "label `99999999999` is not a whole number"),
@@ -291,7 +296,7 @@ fn samples_that_do_not_fit_their_labels_are_named() -> Result<()> {
         assert!(said.contains(expected), "{expected}: {said}");
     }
     // Shards without labels are neither classes nor one class unless the user says so.
-    let bare: &[(&str, Vec<u8>)] = &[("0.png", png(0)), ("0.json", text("{\"caption\": \"x\"}"))];
+    let bare: Members = &[("0.png", png(0)), ("0.json", text("{\"caption\": \"x\"}"))];
     let root = shards(&dir, "bare", &[("s-0.tar", bare), ("s-1.tar", bare)]);
     let said = error(open(&root));
     assert!(said.contains("`s-0`, `s-1` look like shards of one set, not like classes, and hold no labels"), "{said}");

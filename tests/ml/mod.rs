@@ -1,5 +1,6 @@
 //! Networks, training, metrics and files of others, against PyTorch and other tools.
 
+mod cifar;
 mod conv;
 mod embeddings;
 mod encoders;

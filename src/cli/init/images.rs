@@ -16,7 +16,7 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 pub struct SetArgs {
     /// The images: a folder with one folder of images per class, a folder of images, a ZIP or tar
-    /// of such a folder, WebDataset shards, Parquet tables, or IDX files
+    /// of such a folder, WebDataset shards, Parquet tables, IDX files or CIFAR-10 batches
     #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     pub images: PathBuf,
     /// Folder in an archive, or prefix of shards, tables or IDX files, to read

@@ -18,7 +18,7 @@ pub mod format;
 mod npy;
 mod npz_write;
 pub mod parsed;
-mod pickle;
+pub(crate) mod pickle;
 mod pixels;
 mod safetensors;
 pub mod safetensors_metadata;

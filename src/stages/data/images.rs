@@ -5,7 +5,7 @@
 use crate::support::facts;
 use crate::support::params::of_set;
 use candle_core::{Device, Tensor};
-use erw_base::error::{Error, Result};
+use erw_base::error::{Error, ErrorKind, Result};
 use erw_ml::data::decode::orientation::Orientation;
 use erw_ml::data::packed::PackedWriter;
 use erw_ml::data::rgb::Rgb;
@@ -69,10 +69,15 @@ fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
         true => recognise(&p.source).map_err(|e| {
             let error = of_set(e);
             let message = format!("`source` cannot be read: {}", error.message);
-            Error { message, ..error }.hint(format!("`source` must be {READABLE}"))
+            Error { kind: ErrorKind::Usage, message, ..error }.hint(sources())
         }),
         false => Ok(()),
     }
+}
+
+/// What `source` can be, for hints.
+fn sources() -> String {
+    format!("`source` must be {READABLE}")
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
@@ -166,7 +171,7 @@ fn open(p: &Params) -> Result<ImageListing> {
     let source = ImageListing::open_as(&p.source, p.part.as_deref(), p.labels.as_deref(), p.classes);
     source.map_err(|e| {
         let error = of_set(e);
-        if error.hints.is_empty() { error.hint(format!("`source` must be {READABLE}")) } else { error }
+        if error.hints.is_empty() { error.hint(sources()) } else { error }
     })
 }
 

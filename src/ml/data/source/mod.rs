@@ -1,12 +1,14 @@
 //! Where images come from: a folder tree, the prepared folder of EDM2 and REPA, a ZIP or tar of
-//! either, tars of one class each, the shards of a WebDataset, or a pair of IDX files. The contents
-//! show which. [`ImageListing`] presents all as images by index, with labels.
+//! either, tars of one class each, the shards of a WebDataset, Parquet tables, a pair of IDX files, or
+//! the batches of CIFAR-10. The contents show which. [`ImageListing`] presents all as images by
+//! index, with labels.
 //!
 //! Listing reads only names and labels. Images are read one by one, from any number of threads:
 //! nothing is locked and nothing is cached. The order depends only on names and contents.
 
 mod archive;
 pub mod belongs;
+mod cifar;
 pub mod classes;
 mod found;
 mod idx;
@@ -26,6 +28,7 @@ use crate::formats::describe;
 use archive::{Archive, Kind, is_tar};
 use belongs::{hidden_part, is_image};
 use candle_core::{Error, Result, bail};
+use cifar::Cifar;
 use classes::{LIST, Labelled, List};
 use found::FoundFiles;
 use idx::Idx;
@@ -43,7 +46,7 @@ use tree::Tree;
 /// What can be read, as text that follows "must be".
 pub const READABLE: &str = "a folder with one folder of images per class, a ZIP or tar of such a folder, a tar of one \
                             tar per class, WebDataset shards, Parquet tables (Hugging Face), a folder or archive with \
-                            dataset.json (EDM2, REPA), or a folder of IDX files (MNIST)";
+                            dataset.json (EDM2, REPA), or a folder of IDX files (MNIST) or CIFAR-10 batches";
 
 /// A listed set of images.
 #[derive(Debug)]
@@ -67,6 +70,7 @@ enum Storage {
     Archive(Archive),
     Tables(Tables),
     Idx(Idx),
+    Cifar(Cifar),
 }
 
 /// Which part of a set to use.
@@ -122,7 +126,7 @@ impl ImageListing {
             (Storage::Tables(_), _, Some(_)) => {
                 bail!("{shown} is {}, which contains its labels; `labels` is for other sets", source.what)
             }
-            (Storage::Idx(_), _, Some(_)) if root.is_dir() => {
+            (Storage::Idx(_) | Storage::Cifar(_), _, Some(_)) if root.is_dir() => {
                 bail!("{shown} is a folder, whose label files are found by name; omit `labels`")
             }
             _ => Ok(source),
@@ -172,12 +176,13 @@ impl ImageListing {
         let (list, place, what, described) = match prepared {
             None if archive.kind() != Kind::Zip && classes == Classes::Auto && table.is_none() => {
                 match webdataset::labels(&archive)? {
-                    Some((list, files)) => (Some(list), archive.shown(), "a WebDataset", files),
-                    None => (None, place, what, HashSet::new()),
+                    Some((list, extension)) => (Some(list), archive.shown(), "a WebDataset", Some(extension)),
+                    None => (None, place, what, None),
                 }
             }
-            prepared => (prepared, place, what, HashSet::new()),
+            prepared => (prepared, place, what, None),
         };
+        let holds_label = |name: &Path| described.is_some_and(|ext| webdataset::has_extension(name, ext));
         let doubt = doubt_of_shards(&archive.inner(), list.is_some() || table.is_some());
         let (mut hidden, mut lists) = (HashSet::new(), HashSet::new());
         archive.keep(|name| {
@@ -190,7 +195,7 @@ impl ImageListing {
                     return false;
                 }
                 _ if is_listed || is_image(name) => return true,
-                _ if name == Path::new(LIST) || described.contains(name) => {}
+                _ if name == Path::new(LIST) || holds_label(name) => {}
                 _ => left_out.file(name),
             }
             if name.ends_with(LIST) {
@@ -221,6 +226,21 @@ impl ImageListing {
                 None => pairs.pop_first().map(|(_, pair)| pair).unwrap_or_default(),
             };
             return Ok(Self::of_idx(Idx::open(&images, &idx::labels_of(&images, &labels)?)?, classes));
+        }
+        let mut batches = cifar::parts(root)?;
+        if !batches.is_empty() {
+            let known = || batches.keys().cloned().collect::<Vec<_>>().join(", ");
+            let batches = match part {
+                None if batches.len() > 1 => {
+                    bail!("{shown} holds CIFAR batches of several parts; choose one with `part`: {}", known())
+                }
+                None => batches.pop_first().map(|(_, batches)| batches),
+                Some(name) => match batches.get(name).cloned() {
+                    None => bail!("{shown} holds no CIFAR batches of part `{name}`; its parts are {}", known()),
+                    batches => batches,
+                },
+            };
+            return Ok(Self::of_cifar(Cifar::open(&batches.unwrap_or_default())?, classes));
         }
         let list = List::beside(root)?;
         let is_listed = |name: &Path| list.as_ref().is_some_and(|list| list.names(name));
@@ -269,6 +289,22 @@ impl ImageListing {
         let images = labels.labels.into_iter().enumerate().collect();
         let store = Storage::Tables(tables);
         Ok(Self { what: "a Parquet table", classes: labels.classes, images, left_out, notes: vec![], store })
+    }
+
+    fn of_cifar(cifar: Cifar, classes: Classes) -> Self {
+        let images = cifar.labels().enumerate().map(|(i, label)| (i, i64::from(label))).collect();
+        let mut labelled = Labelled { classes: cifar.classes().to_vec(), files: images };
+        if classes == Classes::One {
+            labelled.forget();
+        }
+        Self {
+            what: "CIFAR-10 batches",
+            classes: labelled.classes,
+            images: labelled.files,
+            left_out: LeftOut::default(),
+            notes: vec![],
+            store: Storage::Cifar(cifar),
+        }
     }
 
     fn of_idx(idx: Idx, classes: Classes) -> Self {
@@ -341,12 +377,12 @@ impl ImageListing {
         self.images[index].1
     }
 
-    /// Name of a file, relative to the set; `None` in a table and in an IDX pair.
+    /// Name of a file, relative to the set; `None` in tables, IDX pairs and CIFAR batches.
     pub fn name(&self, index: usize) -> Option<&Path> {
         match &self.store {
             Storage::Folder(_, names) => Some(&names[self.images[index].0]),
             Storage::Archive(archive) => Some(archive.name(self.images[index].0)),
-            Storage::Tables(_) | Storage::Idx(_) => None,
+            Storage::Tables(_) | Storage::Idx(_) | Storage::Cifar(_) => None,
         }
     }
 
@@ -358,6 +394,7 @@ impl ImageListing {
             Storage::Archive(archive) => archive.place(at),
             Storage::Tables(tables) => tables.place(at),
             Storage::Idx(idx) => idx.place(at),
+            Storage::Cifar(cifar) => cifar.place(at),
         }
     }
 
@@ -385,6 +422,7 @@ impl ImageListing {
             Storage::Archive(archive) => decode(&archive.read(at)?, orientation),
             Storage::Tables(tables) => decode(tables.read(at)?.data(), orientation),
             Storage::Idx(idx) => Ok((idx.image(at), 0)),
+            Storage::Cifar(cifar) => Ok((cifar.image(at), 0)),
         }
     }
 }

@@ -74,21 +74,21 @@ impl Table {
             match index.find(name) {
                 Err(why) => bail!("{path}:{line}: `{name}` {why}"),
                 Ok(None) => absent.push(format!("`{name}` (line {line})")),
-                Ok(Some(i)) => match given[i].replace((*line, class.to_string())) {
-                    Some((before, _)) => bail!("{path}:{line}: `{name}` was labelled in line {before} already"),
-                    None => {}
-                },
+                Ok(Some(i)) => {
+                    if let Some((before, _)) = given[i].replace((*line, class.to_string())) {
+                        bail!("{path}:{line}: `{name}` was labelled in line {before} already");
+                    }
+                }
             }
         }
         if !absent.is_empty() {
             bail!("{path}: {} of it are not in {shown}: {}", files_of(absent.len()), first(absent));
         }
-        let missing: Vec<String> =
-            names.iter().zip(&given).filter(|(_, g)| g.is_none()).map(|(name, _)| name.display().to_string()).collect();
-        if !missing.is_empty() {
-            let mut missing = missing;
-            missing.sort();
-            bail!("{path}: has no label for {} of {shown}: {}", files_of(missing.len()), first(missing));
+        let unnamed = names.iter().zip(&given).filter(|(_, given)| given.is_none());
+        let mut unnamed: Vec<String> = unnamed.map(|(name, _)| name.display().to_string()).collect();
+        if !unnamed.is_empty() {
+            unnamed.sort();
+            bail!("{path}: has no label for {} of {shown}: {}", files_of(unnamed.len()), first(unnamed));
         }
         let given: Vec<(u64, String)> = given.into_iter().flatten().collect();
         let mut labelled = self.numbered(&given)?;

@@ -9,20 +9,20 @@ use super::belongs::{hidden_part, is_image};
 use super::classes::{List, MAX_CLASSES};
 use candle_core::{Result, bail};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 /// Maximum size of a file with a label in bytes.
 const MAX_TEXT: usize = 1 << 20;
 
-/// The labels by image, and the files that hold them; `None` if there are none.
+/// The labels by image, and the extension of the files that hold them; `None` if there are none.
 ///
 /// # Errors
-/// When a label cannot be read, or a labelled sample has no image or several.
-pub fn labels(archive: &Archive) -> Result<Option<(List, HashSet<PathBuf>)>> {
+/// When a label cannot be read, or a labelled sample has no image, or several, or several labels.
+pub fn labels(archive: &Archive) -> Result<Option<(List, &'static str)>> {
     let names = archive.names();
     for (extension, read) in [("cls", of_text as fn(&[u8]) -> Found), ("json", of_json)] {
-        let (mut labels, mut files) = (HashMap::new(), HashSet::new());
+        let mut labels = HashMap::new();
         for (i, name) in names.iter().enumerate() {
             let Some((key, ext)) = key(name) else { continue };
             if ext != extension || hidden_part(name).is_some() {
@@ -36,17 +36,25 @@ pub fn labels(archive: &Archive) -> Result<Option<(List, HashSet<PathBuf>)>> {
                 Err(e) => bail!("{}: {e}", archive.place(i)),
             };
             match read(&text) {
-                Ok(Some(label)) => drop(labels.insert(key, (label, i))),
+                Ok(Some(label)) => {
+                    if let Some((_, other)) = labels.insert(key, (label, i)) {
+                        bail!("{}: its sample has another label, {}", archive.place(i), archive.place(other));
+                    }
+                }
                 Ok(None) => {}
                 Err(why) => bail!("{}: {why}", archive.place(i)),
             }
-            files.insert(name.to_path_buf());
         }
         if !labels.is_empty() {
-            return Ok(Some((List::of(by_image(archive, &names, labels)?), files)));
+            return Ok(Some((List::of(by_image(archive, &names, labels)?), extension)));
         }
     }
     Ok(None)
+}
+
+/// Whether a file has this extension after its key.
+pub fn has_extension(name: &Path, extension: &str) -> bool {
+    key(name).is_some_and(|(_, ext)| ext == extension)
 }
 
 /// Gives the label of each key to the one image of that key.

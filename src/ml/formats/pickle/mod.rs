@@ -16,7 +16,7 @@ use node::{Id, Node, Object};
 
 /// A pickle that was read.
 #[derive(Debug)]
-pub(super) struct Pickle {
+pub(crate) struct Pickle {
     nodes: Vec<Node>,
     pub root: Id,
     /// Bytes that it occupies.

@@ -5,6 +5,7 @@
 //! because nobody writes them by accident. A member may inflate to its declared size and not a byte
 //! more. A fault in one member is reported when that member is read, because it may never be used.
 
+mod member;
 mod tar;
 mod zip;
 
@@ -14,6 +15,7 @@ use crate::data::decode::MAX_BYTES;
 use candle_core::{Result, bail};
 use flate2::Crc;
 use flate2::read::DeflateDecoder;
+use member::{Member, Packing};
 use memmap2::Mmap;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -55,35 +57,6 @@ struct Volume {
     shown: String,
     /// The folder that it stands for, with the name of the part; empty if it is the set.
     folder: PathBuf,
-}
-
-/// A file in an archive.
-#[derive(Debug)]
-struct Member {
-    /// In the set, without the name of the part.
-    name: PathBuf,
-    volume: usize,
-    /// Position of its stored bytes in the file.
-    at: Range<usize>,
-    packing: Packing,
-    /// Why it cannot be read, if it cannot.
-    refused: Option<String>,
-}
-
-/// How the bytes of a member are stored.
-#[derive(Debug)]
-enum Packing {
-    /// As they are, without a checksum.
-    Plain,
-    /// As they are, with a CRC-32.
-    Stored {
-        size: u64,
-        crc: u32,
-    },
-    Deflated {
-        size: u64,
-        crc: u32,
-    },
 }
 
 impl Archive {

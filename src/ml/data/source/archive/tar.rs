@@ -4,7 +4,7 @@
 //! A tar has no directory, and no checksum of its data. What can be checked is: every member must
 //! end within the file, and the zeros that mark the end must be there, or the archive was cut off.
 
-use super::{Member, Packing};
+use super::member::{Member, Packing};
 use crate::data::source::names::normal;
 use candle_core::{Error, Result, bail};
 use std::io::Cursor;
@@ -74,7 +74,6 @@ pub fn list(file: &[u8], at: Range<usize>, shown: &str) -> Result<Vec<Member>> {
         };
         members.push(Member { name, volume: 0, at, packing: Packing::Plain, refused: refused.map(String::from) });
     }
-    drop(archive);
     // A block of zeros was read, and at least another one follows it.
     let end = cursor.position() as usize;
     match bytes.get(end..) {

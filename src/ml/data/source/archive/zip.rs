@@ -1,6 +1,6 @@
 //! Lists the members of a ZIP by the directory at its end.
 
-use super::{Member, Packing};
+use super::member::{Member, Packing};
 use crate::data::source::names::normal;
 use candle_core::{Result, bail};
 use std::collections::HashSet;
