@@ -75,6 +75,9 @@ fn measure(case: &str) -> Result<Value> {
         schedule: if aligned { Schedule::Constant { c0: 0.5 } } else { Schedule::None },
         alignment: Alignment::COSINE,
         dispersion: None,
+        self_alignment: None,
+        attention: None,
+        class_token: 0.0,
     };
     let recipe = Recipe {
         config: config.clone(),

@@ -111,6 +111,8 @@ fn config(name: &str, warmup: bool) -> Result<SiTConfig> {
         encoder_depth: vec![4],
         rope: false,
         qk_norm: false,
+        class_token: None,
+        self_alignment: None,
         warmup_depth: warmup.then_some(4),
     })
 }

@@ -52,6 +52,9 @@ fn main() -> Result<()> {
         schedule: Schedule::HalfLife { c0: 1.0, half_life: 100.0 },
         alignment: Alignment::COSINE,
         dispersion: None,
+        self_alignment: None,
+        attention: None,
+        class_token: 0.0,
     };
     let (make, loss) = (|place| training.batch(place), |step, batch| training.loss(step, &batch));
     let cfg = FitConfig::new(200, 1e-3, dir.path());

@@ -39,6 +39,10 @@ pub enum Purpose {
     Validation = 13,
     /// Which images are chosen to represent a set.
     Subset = 14,
+    /// How much less noise the teacher of a self-alignment sees.
+    TeacherTime = 15,
+    /// Noise of class tokens.
+    ClassNoise = 16,
 }
 
 const ROUNDS: usize = 10;

@@ -61,6 +61,8 @@ pub fn checkpoint_config() -> SiTConfig {
         encoder_depth: vec![1],
         rope: true,
         qk_norm: false,
+        class_token: None,
+        self_alignment: None,
         warmup_depth: None,
     }
 }

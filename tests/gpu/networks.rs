@@ -32,6 +32,8 @@ pub fn config() -> SiTConfig {
         encoder_depth: vec![2],
         rope: false,
         qk_norm: false,
+        class_token: None,
+        self_alignment: None,
         warmup_depth: None,
     }
 }

@@ -83,7 +83,7 @@ fn on_the_cpu(
     let align = |projections: &[Tensor]| alignment.loss(feed.features.clone(), projections).unwrap();
     let (velocity, aligned, total) = match &feed.target {
         Some(target) => {
-            let also = Also { projections: aligned, hidden: None };
+            let also = Also { projections: aligned, hidden: None, ..Also::default() };
             let out = model.forward_with(&feed.point, &feed.times, &feed.classes, &also).unwrap();
             let velocity = loss::velocity(&out.velocity, target).unwrap();
             if aligned {
@@ -285,7 +285,7 @@ fn a_training_in_f32_follows_that_of_the_cpu() {
     let mut loss = |step, micro| {
         let feed = feed_of(&config, step, micro);
         let aligned = feed.alignment_weight != 0.0;
-        let also = Also { projections: aligned, hidden: None };
+        let also = Also { projections: aligned, hidden: None, ..Also::default() };
         let out = model.forward_with(&feed.point, &feed.times, &feed.classes, &also)?;
         let velocity = loss::velocity(&out.velocity, feed.target.as_ref().unwrap())?;
         let parts =

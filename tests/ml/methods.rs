@@ -7,10 +7,12 @@ use erw::ml::diffusion::loss;
 use erw::ml::diffusion::loss::Relation;
 use erw::ml::kernels::autograd::{Gradients, gradients};
 use erw::ml::models::projector::ProjectorKind;
-use erw::ml::models::sit::{MlpKind, NormKind, SiT, SiTConfig};
+use erw::ml::models::sit::{Also, MlpKind, NormKind, SiT, SiTConfig};
+use erw::ml::models::vit::{Vit, VitConfig};
 use erw::ml::nn::params;
-use erw::ml::nn::params::{ParamSet, Tensors};
+use erw::ml::nn::params::{Frozen, ParamSet, Tensors};
 use erw::ml::nn::unfused;
+use erw::ml::train::sit::self_alignment::SelfAlignment;
 use std::slice::from_ref;
 
 const CPU: Device = Device::Cpu;
@@ -38,9 +40,12 @@ impl Golden {
         self.get("in/y").to_dtype(DType::U32).unwrap()
     }
 
+    fn times(&self, name: &str) -> Vec<f32> {
+        self.get(name).to_vec1().unwrap()
+    }
+
     fn point_and_velocity(&self) -> (Tensor, Tensor) {
-        let t: Vec<f32> = self.get("in/t").to_vec1().unwrap();
-        Path::Linear.point_and_velocity(&self.get("in/x"), &self.get("in/noise"), &t).unwrap()
+        Path::Linear.point_and_velocity(&self.get("in/x"), &self.get("in/noise"), &self.times("in/t")).unwrap()
     }
 
     /// Holds the gradient of `loss` by every parameter to the file's, and the loss itself.
@@ -84,6 +89,8 @@ fn network(g: &Golden, changes: impl FnOnce(SiTConfig) -> SiTConfig) -> (SiT, Pa
         encoder_depth: vec![2],
         rope: true,
         qk_norm: false,
+        class_token: None,
+        self_alignment: None,
         warmup_depth: None,
     });
     let (params, vb) = ParamSet::init(0, DType::F32, &CPU);
@@ -109,7 +116,7 @@ fn lightningdit_equals_its_twin() {
     g.check(&params, &((mse + cosine).unwrap() + (align * 0.5).unwrap()).unwrap());
 }
 
-/// Its samples must not depend on the batch, as those of every network.
+/// The fused kernel against its plain twin, and half precision against both.
 #[test]
 fn rms_norm_is_that_of_candle_operations_in_every_type() {
     let normal = |tag: u64, shape: &[usize]| {
@@ -139,6 +146,110 @@ fn rms_norm_is_that_of_candle_operations_in_every_type() {
     };
     let plain = unfused::norm_affine(&var, &shift, &gain, 0.0, 1e-6, false).unwrap();
     close("gradient", &slope(norm.modulated(&var, &shift, &scale).unwrap()), &slope(plain));
+}
+
+#[test]
+fn self_alignment_equals_its_twin() {
+    let g = Golden::open("self_alignment");
+    let (model, params) = network(&g, |c| SiTConfig { z_dims: vec![], self_alignment: Some(1), ..c });
+    let alignment = SelfAlignment::new(0.2, 3, 0.2);
+    let (point, target) = g.point_and_velocity();
+    let (t, less, y) = (g.get("in/t"), g.times("in/t_teacher"), g.classes());
+    let out = model.forward_with(&point, &t, &y, &Also { student: true, ..Also::default() }).unwrap();
+    let student = out.student.unwrap();
+    close("student", &student, &g.get("out/student"));
+    let (easier, _) = Path::Linear.point_and_velocity(&g.get("in/x"), &g.get("in/noise"), &less).unwrap();
+    let less = g.get("in/t_teacher");
+    let error = alignment.loss(&student, &easier, &less, &y).unwrap_err().to_string();
+    assert!(error.contains("without a teacher"), "{error}");
+    alignment.teach(&model, &g.group("in/teacher")).unwrap();
+    let distance = alignment.loss(&student, &easier, &less, &y).unwrap();
+    close("distance", &distance, &g.get("out/distance"));
+    // The teacher's weights get no gradient: those of the student are all there are.
+    g.check(&params, &(loss::velocity(&out.velocity, &target).unwrap() + (distance * 0.2).unwrap()).unwrap());
+}
+
+#[test]
+fn a_teacher_sees_less_noise_by_a_part_of_the_interval() {
+    let slots: Vec<u64> = (0..2000).collect();
+    let t: Vec<f32> = slots.iter().map(|i| *i as f32 / 2000.0).collect();
+    let less = SelfAlignment::new(1.0, 1, 0.2).times(&t, 3, 5, &slots);
+    let gaps: Vec<f32> = t.iter().zip(&less).map(|(t, less)| t - less).collect();
+    assert!(less.iter().all(|t| *t >= 0.0) && gaps.iter().all(|gap| (0.0..0.2).contains(gap)));
+    let mean = gaps[400..].iter().sum::<f32>() / 1600.0;
+    assert!((mean - 0.1).abs() < 0.005, "{mean}");
+    // A sample's does not depend on the others.
+    assert_eq!(SelfAlignment::new(1.0, 1, 0.2).times(&t[7..8], 3, 5, &slots[7..8]), less[7..8]);
+}
+
+#[test]
+fn attention_transfer_equals_its_twin() {
+    let g = Golden::open("attention");
+    let (model, params) = network(&g, |c| c);
+    let (point, target) = g.point_and_velocity();
+    let also = Also { projections: true, attention: &[1, 3], ..Also::default() };
+    let out = model.forward_with(&point, &g.get("in/t"), &g.classes(), &also).unwrap();
+    let scores = |group: &str| [g.get(&format!("{group}/scores0")), g.get(&format!("{group}/scores1"))];
+    for (ours, theirs) in out.attention.iter().zip(scores("out")) {
+        close("scores", ours, &theirs);
+    }
+    let transfer = loss::attention_transfer(&scores("in"), &out.attention).unwrap();
+    close("cross-entropy", &transfer, &g.get("out/transfer"));
+    let align = loss::alignment(&[g.get("in/features")], &out.projections).unwrap();
+    let rest = ((align + transfer).unwrap() * 0.5).unwrap();
+    g.check(&params, &(loss::velocity(&out.velocity, &target).unwrap() + rest).unwrap());
+    assert!(loss::attention_transfer(&scores("in")[..1], &out.attention).is_err());
+    let bad = Also { attention: &[4], ..Also::default() };
+    assert!(model.forward_with(&point, &g.get("in/t"), &g.classes(), &bad).is_err());
+}
+
+#[test]
+fn the_attention_of_an_encoder_equals_its_twin() {
+    let (g, dinov2) = (Golden::open("encoder_attention"), crate::support::golden::Golden::open("dinov2"));
+    let config = VitConfig { layer_scale: true, ..VitConfig::new(56, 14, 48, 2, 3) };
+    let vit = Vit::new(&config, Frozen::new(dinov2.group("w")).builder(DType::F32, &CPU)).unwrap();
+    let patches = vit.embed(&dinov2.get("in/image")).unwrap();
+    // In the order that is asked for.
+    let (tokens, scores) = vit.encode_attending(&patches, vit.positions(), &[2, 1]).unwrap();
+    close("first block", &scores[1], &g.get("scores0"));
+    close("second block", &scores[0], &g.get("scores1"));
+    close("tokens", &vit.patches_of(&tokens).unwrap(), &dinov2.get("out/x_norm_patchtokens"));
+    let error = vit.encode_attending(&patches, vit.positions(), &[3]).unwrap_err().to_string();
+    assert!(error.contains("block 3 is not one of the encoder's blocks 1 to 2"), "{error}");
+}
+
+#[test]
+fn a_class_token_equals_its_twin() {
+    let g = Golden::open("class_token");
+    let (model, params) = network(&g, |c| SiTConfig { rope: false, class_token: Some(6), ..c });
+    let (point, target) = g.point_and_velocity();
+    let (t, y, class) = (g.get("in/t"), g.classes(), g.get("in/class"));
+    let (class_point, class_target) =
+        Path::Linear.point_and_velocity(&class, &g.get("in/class_noise"), &g.times("in/t")).unwrap();
+    let also = Also { projections: true, class_token: Some(&class_point), ..Also::default() };
+    let out = model.forward_with(&point, &t, &y, &also).unwrap();
+    let class_velocity = out.class_velocity.unwrap();
+    close("velocity", &out.velocity, &g.get("out/v"));
+    close("velocity of the class token", &class_velocity, &g.get("out/class_v"));
+    let features = Tensor::cat(&[class.unsqueeze(1).unwrap(), g.get("in/features")], 1).unwrap();
+    let align = loss::alignment(&[features], &out.projections).unwrap();
+    close("alignment", &align, &g.get("out/align"));
+    let class_loss = loss::velocity(&class_velocity, &class_target).unwrap();
+    close("loss of the class token", &class_loss, &g.get("out/class_mse"));
+    let velocity = loss::velocity(&out.velocity, &target).unwrap();
+    let both = ((class_loss * 0.03).unwrap() + (align * 0.5).unwrap()).unwrap();
+    g.check(&params, &(velocity + both).unwrap());
+
+    // A sampler's state is both in a row.
+    assert_eq!(model.config().state_shape(), [4 * 4 * 4 + 6]);
+    let state = Tensor::cat(&[point.flatten_from(1).unwrap(), class_point.clone()], 1).unwrap();
+    let together = model.velocity(&state, &t, &y).unwrap();
+    close("the latent's part", &model.config().latents_of(&together).unwrap(), &out.velocity);
+    close("the class token's part", &together.narrow(1, 64, 6).unwrap(), &class_velocity);
+    let error = model.forward(&point, &t, &y).err().unwrap().to_string();
+    assert!(error.contains("needs the class token"), "{error}");
+    let (plain, _) = network(&Golden::open("attention"), |c| c);
+    assert!(plain.forward_with(&point, &t, &y, &also).is_err());
 }
 
 #[test]

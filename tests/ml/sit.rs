@@ -176,6 +176,8 @@ pub fn tiny(warmup_depth: Option<usize>) -> SiTConfig {
         encoder_depth: vec![2],
         rope: true,
         qk_norm: true,
+        class_token: None,
+        self_alignment: None,
         warmup_depth,
     }
 }

@@ -259,7 +259,7 @@ fn validation_changes_no_bit_and_is_equal_after_a_resume() {
             assert!(weights.contains_key("w"));
             looks.borrow_mut().push(step);
         };
-        Callbacks { validate: Some((3, Box::new(validate))), show: Some((4, Box::new(show))), snapshots: None }
+        Callbacks { validate: Some((3, Box::new(validate))), show: Some((4, Box::new(show))), ..Callbacks::default() }
     }
     let plain = Toy::new(10).finish();
     assert_eq!(plain.validation, []);

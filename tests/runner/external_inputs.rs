@@ -107,6 +107,8 @@ fn warmed(space: &Space, name: &str) -> Tensors {
         projector: ProjectorKind::Mlp,
         rope: true,
         qk_norm: false,
+        class_token: None,
+        self_alignment: None,
         warmup_depth: Some(1),
     };
     let (params, vb) = ParamSet::init(7, DType::F32, &CPU);

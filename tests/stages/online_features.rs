@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use erw::error::{Error, ErrorKind};
 use erw::ml::data::packed::PackedWriter;
 use erw::ml::models::sit::SiTConfig;
+use erw::ml::models::vit::Vit;
 use erw::ml::nn::params;
 use erw::ml::nn::params::Tensors;
 use erw::ml::rng;
@@ -165,6 +166,107 @@ fn stopped_online_training_resumes() {
     let error = lab.attempt("cut", &train::KIND, &inputs, more.clone(), &ear).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Suspended);
     assert_same_artifact(&whole, &lab.run("cut", &train::KIND, &inputs, more));
+}
+
+/// The attention of an encoder is aligned as long as its features are, and resumes.
+#[test]
+fn attention_of_an_encoder_is_aligned() {
+    let lab = Lab::new();
+    let inputs = lab.online(&["two"]);
+    let more = json!({"steps": 5, "checkpoint_every": 2, "alignment": "stop-at", "alignment_steps": 3, "attention": 1.0,
+        "attention_blocks": [2], "attention_encoder_blocks": [1]});
+    let whole = lab.run("whole", &train::KIND, &inputs, more.clone());
+    let curve = std::fs::read_to_string(whole.join("curve.jsonl")).unwrap();
+    let of = |l: &str| serde_json::from_str::<Value>(l).unwrap()["parts"]["attention"].as_f64().unwrap();
+    let attention: Vec<f64> = curve.lines().map(of).collect();
+    // A cross-entropy over four patches, of maps that are nearly even at first.
+    assert!(attention[..3].iter().all(|a| (1.0..2.0).contains(a)) && attention[3..] == [0.0, 0.0], "{attention:?}");
+    let ear = Ear { stop_at_checkpoint: true, ..Ear::default() };
+    lab.attempt("cut", &train::KIND, &inputs, more.clone(), &ear).unwrap_err();
+    assert_same_artifact(&whole, &lab.run("cut", &train::KIND, &inputs, more.clone()));
+    let mut plain = more.clone();
+    plain["attention"] = json!(0.0);
+    let plain = lab.run("plain", &train::KIND, &inputs, plain);
+    assert!(changed(&weights_of(&plain), &weights_of(&whole), "blocks.1.attn.qkv"));
+
+    let refused = |changes: Value, inputs: &Inputs| {
+        let mut given = more.clone();
+        given.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        lab.attempt("refused", &train::KIND, inputs, given, &Ear::default()).unwrap_err()
+    };
+    let usage = |changes: Value, inputs: &Inputs| {
+        let error = refused(changes, inputs);
+        assert_eq!(error.kind, ErrorKind::Usage, "{error}");
+        error.message
+    };
+    assert_eq!(
+        usage(json!({}), &lab.stored(&["two"])),
+        "`attention` compares with the attention of an encoder, which stored features do not have"
+    );
+    assert_eq!(usage(json!({}), &lab.online(&["one", "two"])), "`attention` is given, but the number of encoders is 2");
+    assert_eq!(usage(json!({"alignment": "none"}), &inputs), "`attention` is given, but nothing is aligned");
+    assert_eq!(
+        usage(json!({"attention_blocks": [1, 2]}), &inputs),
+        "`attention_blocks` has 2 blocks, but `attention_encoder_blocks` has 1"
+    );
+    assert_eq!(
+        usage(json!({"attention_blocks": [3]}), &inputs),
+        "`attention_blocks` 3 is not one of the blocks 1 to 2"
+    );
+    let error = refused(json!({"attention_encoder_blocks": [2]}), &inputs);
+    assert!(error.to_string().contains("block 2 is not one of the encoder's blocks 1 to 1"), "{error}");
+}
+
+/// The class token of an encoder is trained as a part of the state, sampled, and read back by its
+/// published names.
+#[test]
+fn a_class_token_is_trained_and_sampled() {
+    let lab = Lab::new();
+    let vit = json!({"image_size": 8, "patch_size": 4, "dim": 12, "depth": 1, "heads": 2, "mlp_dim": 24,
+        "class_token": true, "layer_scale": true, "exact_gelu": true, "final_norm": true, "eps": 1e-6});
+    let (weights, vb) = params::ParamSet::init(3, candle_core::DType::F32, &CPU);
+    Vit::new(&serde_json::from_value(vit.clone()).unwrap(), vb).unwrap();
+    let encoder = lab.path("with-class/attempt-1/encoder");
+    std::fs::create_dir_all(&encoder).unwrap();
+    params::save(&weights.tensors(), &encoder.join("encoder.safetensors")).unwrap();
+    let config = json!({"vit": vit, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]});
+    std::fs::write(encoder.join("config.json"), config.to_string()).unwrap();
+    let inputs = lab.online(&["with-class"]);
+    let more = json!({"steps": 5, "checkpoint_every": 2, "alignment": "stop-at", "alignment_steps": 3, "rope": false,
+        "class_token": 0.03, "samples_every": 2});
+    let whole = lab.run("whole", &train::KIND, &inputs, more.clone());
+    let curve = std::fs::read_to_string(whole.join("curve.jsonl")).unwrap();
+    let of = |l: &str| serde_json::from_str::<Value>(l).unwrap()["parts"]["class_velocity"].as_f64().unwrap();
+    // Its velocity is learned also when nothing is aligned any more.
+    assert!(curve.lines().map(of).all(|v| v > 0.1), "{curve}");
+    let ear = Ear { stop_at_checkpoint: true, ..Ear::default() };
+    lab.attempt("cut", &train::KIND, &inputs, more.clone(), &ear).unwrap_err();
+    assert_same_artifact(&whole, &lab.run("cut", &train::KIND, &inputs, more.clone()));
+
+    let tensors = params::load(&whole.join("ema.safetensors"), &CPU).unwrap();
+    assert_eq!(tensors["pos_embed"].dims(), [1, 5, 24]);
+    assert_eq!(tensors["cls_projectors2.weight"].dims(), [24, 12]);
+    let read = SiTConfig::of_release(Some("SiT-B/2"), &tensors).unwrap();
+    assert_eq!((read.class_token, read.input_size), (Some(12), 4));
+
+    let error = lab.attempt("without", &train::KIND, &lab.online(&["two"]), more.clone(), &Ear::default()).unwrap_err();
+    assert!(error.message.starts_with("the encoder has no class token"), "{error}");
+    let usage = |changes: Value, inputs: &Inputs| {
+        let mut given = more.clone();
+        given.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        let error = lab.attempt("refused", &train::KIND, inputs, given, &Ear::default()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Usage, "{error}");
+        error.message
+    };
+    assert!(usage(json!({}), &lab.stored(&["two"])).contains("which stored features do not have"));
+    assert!(usage(json!({}), &lab.online(&["one", "two"])).contains("the number of encoders is 2"));
+    assert!(usage(json!({"alignment": "none"}), &inputs).contains("nothing is aligned"));
+    assert!(usage(json!({"rope": true}), &inputs).starts_with("`rope` has no position for a class token"));
+    assert!(usage(json!({"projector": "conv3"}), &inputs).contains("no place for a class token"));
+    assert!(usage(json!({"spatial_norm": "zscore"}), &inputs).contains("`spatial_norm` is over patches"));
+    assert!(usage(json!({"validate_every": 1}), &inputs).contains("`validate_every`"));
+    let with = json!({"self_alignment": 0.2, "self_alignment_depth": 1, "self_alignment_teacher": 2});
+    assert!(usage(with, &inputs).contains("does not go with"));
 }
 
 #[test]

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 const CPU: Device = Device::Cpu;
 
 /// The recipes at the size of the papers.
-const IMAGENET: [&str; 10] = [
+const IMAGENET: [&str; 13] = [
     "sit-xl",
     "sit-xl-online",
     "sit-xl-512",
@@ -33,6 +33,9 @@ const IMAGENET: [&str; 10] = [
     "sit-xl-baseline",
     "u-repa-xl",
     "lightningdit-xl",
+    "sra-xl",
+    "haste-xl",
+    "reg-xl",
 ];
 
 fn shipped() -> PathBuf {

@@ -74,7 +74,9 @@ fn every_parameter_has_a_gradient_under_every_option() {
                 let loss = if warmup_depth.is_some() {
                     align(&model.projections(&x, &t, &y).unwrap())
                 } else {
-                    let out = model.forward_with(&x, &t, &y, &Also { projections: true, hidden: Some(2) }).unwrap();
+                    let out = model
+                        .forward_with(&x, &t, &y, &Also { projections: true, hidden: Some(2), ..Also::default() })
+                        .unwrap();
                     let spread = loss::dispersive(&out.hidden.unwrap(), 0.5).unwrap();
                     (loss::velocity(&out.velocity, &x).unwrap() + align(&out.projections) + spread).unwrap()
                 };
@@ -101,7 +103,7 @@ fn dispersion_reaches_only_the_blocks_before_it() {
     let (model, params) = model(&tiny(None));
     let (x, t) = (normal(1, &[4, 4, 4]), Tensor::new(&[0.3f32, 0.8, 0.5], &CPU).unwrap());
     let y = Tensor::new(&[1u32, 5, 0], &CPU).unwrap();
-    let out = model.forward_with(&x, &t, &y, &Also { projections: false, hidden: Some(2) }).unwrap();
+    let out = model.forward_with(&x, &t, &y, &Also { projections: false, hidden: Some(2), ..Also::default() }).unwrap();
     assert!(out.projections.is_empty());
     let all = model.block_outputs(&x, &t, &y).unwrap();
     let hidden = out.hidden.unwrap();
@@ -262,6 +264,10 @@ fn every_option_changes_the_training() {
         json!({"path": "cosine"}),
         json!({"time": "lognormal"}),
         json!({"velocity_cosine": 1.0}),
+        json!({"self_alignment": 1.0, "self_alignment_depth": 1, "self_alignment_teacher": 2}),
+        json!({"self_alignment": 1.0, "self_alignment_depth": 2, "self_alignment_teacher": 2}),
+        json!({"self_alignment": 1.0, "self_alignment_depth": 1, "self_alignment_teacher": 1}),
+        json!({"self_alignment": 1.0, "self_alignment_depth": 1, "self_alignment_teacher": 2, "self_alignment_interval": 0.0}),
         json!({"class_dropout": 0.9}),
         json!({"alignment": "exponential", "alignment_steps": 2}),
         json!({"alignment": "constant"}),
@@ -334,7 +340,8 @@ fn dropped_labels_train_the_null_class_and_no_other() {
 fn averages_and_learning_rates_survive_a_stop() {
     let lab = Lab::new();
     let changes = json!({"checkpoint_every": 2, "steps": 6, "ema_decay": [0.5, 0.9, 0.25], "lr_schedule": "cosine",
-        "lr_warmup": 2, "lr": 1e-3, "lr_min": 1e-4, "dispersive": 0.5, "weight_decay": 0.1, "decay": "matrices"});
+        "lr_warmup": 2, "lr": 1e-3, "lr_min": 1e-4, "dispersive": 0.5, "weight_decay": 0.1, "decay": "matrices",
+        "self_alignment": 0.5, "self_alignment_depth": 1, "self_alignment_teacher": 2});
     let whole = train_with(&lab, "whole", changes.clone());
     let ear = Ear { stop_at_checkpoint: true, ..Ear::default() };
     let error = lab.run(&train::KIND, "cut", changes.clone(), &lab.data(), &ear).unwrap_err();
@@ -406,6 +413,11 @@ fn defaults_depend_on_size_and_method_and_are_reported() {
     assert_eq!(
         error(json!({"encoder_depth": [1, 2]})),
         "`encoder_depth` has 2 blocks, but the number of artifacts of input `features` is 1"
+    );
+    assert_eq!(error(json!({"self_alignment": 0.2})), "`self_alignment` needs `self_alignment_depth`");
+    assert_eq!(
+        error(json!({"self_alignment": 0.2, "self_alignment_depth": 1, "self_alignment_teacher": 3})),
+        "`self_alignment_teacher` 3 is not one of the blocks 1 to 2"
     );
     assert_eq!(
         error(json!({"dispersive": 0.5, "dispersive_depth": 3})),

@@ -21,6 +21,9 @@ pub fn check(c: &SiTConfig) -> Result<()> {
     if c.norm == NormKind::Rms {
         bail!("`norm = \"rms\"`");
     }
+    if c.class_token.is_some() {
+        bail!("`class_token`");
+    }
     if !c.hidden.is_multiple_of(4)
         || !c.mlp_width().is_multiple_of(4)
         || !(c.in_channels * c.patch_size * c.patch_size).is_multiple_of(4)

@@ -13,6 +13,7 @@
 //! numbers says what decays. The gaps are zero and stay zero.
 
 use crate::models::sit::SiTConfig;
+use crate::models::sit::release::HEADS;
 use candle_core::{Result, Shape, bail};
 use erw_gpu::kernels::optimizer::PADDING;
 use std::collections::BTreeMap;
@@ -40,9 +41,9 @@ fn is_read_in_f32(name: &str) -> bool {
 /// The class table.
 pub const CLASS_TABLE: &str = "y_embedder.embedding_table.weight";
 
-/// Whether a parameter rests in steps without alignment.
+/// Whether a parameter rests in steps without alignment, and is not needed for the velocity.
 pub fn is_projector(name: &str) -> bool {
-    name.starts_with("projectors.")
+    HEADS.iter().any(|head| name.starts_with(head))
 }
 
 /// The places of all parameters.

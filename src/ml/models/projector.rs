@@ -25,6 +25,26 @@ pub enum ProjectorKind {
     Conv3,
 }
 
+/// The head of SRA (arXiv 2505.02831), from tokens of one block to those of another:
+/// Linear-SiLU-Linear, twice as wide inside, `linear1` and `linear2` as in its authors' code.
+pub struct SelfAlignmentHead {
+    layers: [Linear; 2],
+}
+
+impl SelfAlignmentHead {
+    pub fn new(hidden: usize, vb: VarBuilder) -> Result<Self> {
+        let layer = |n_in, n_out, name| nn::linear(n_in, n_out, vb.pp(name));
+        Ok(Self { layers: [layer(hidden, 2 * hidden, "linear1")?, layer(2 * hidden, hidden, "linear2")?] })
+    }
+}
+
+impl Module for SelfAlignmentHead {
+    /// `[B, N, hidden]` to the same.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.layers[1].forward(&nn::silu(&self.layers[0].forward(x)?)?)
+    }
+}
+
 /// A projector with its parameters.
 pub enum Projector {
     Mlp([Linear; 3]),

@@ -207,6 +207,22 @@ impl Vit {
     /// Like [`encode`](Self::encode) with other positions `[1, class + T, D]`, for images of
     /// another size.
     pub fn encode_at(&self, patches: &Tensor, positions: &Tensor) -> Result<Tensor> {
+        Ok(self.encode_attending(patches, positions, &[])?.0)
+    }
+
+    /// [`encode_at`](Self::encode_at), and the attention scores f32 `[n, H, T, T]` between the
+    /// patches in these blocks, counted from 1: before the softmax, without class token and
+    /// registers.
+    pub fn encode_attending(
+        &self,
+        patches: &Tensor,
+        positions: &Tensor,
+        blocks: &[usize],
+    ) -> Result<(Tensor, Vec<Tensor>)> {
+        if let Some(bad) = blocks.iter().find(|b| !(1..=self.blocks.len()).contains(*b)) {
+            bail!("block {bad} is not one of the encoder's blocks 1 to {}", self.blocks.len());
+        }
+        let mut scores = vec![None; blocks.len()];
         let (n, count, dim) = patches.dims3()?;
         let class = usize::from(self.config.class_token);
         if positions.dims() != [1, class + count, dim] {
@@ -229,14 +245,19 @@ impl Vit {
         if let Some(norm) = &self.norm_pre {
             x = norm.forward(&x)?;
         }
-        let rope = self.rope(count, x.device())?;
-        for block in &self.blocks {
+        let (prefix, rope) = (self.config.prefix(), self.rope(count, x.device())?);
+        for (i, block) in self.blocks.iter().enumerate() {
+            for (slot, _) in scores.iter_mut().zip(blocks).filter(|(_, b)| **b == i + 1) {
+                let all = nn::attention_scores(&block.qkv(&x, rope.as_ref())?, block.heads)?;
+                *slot = Some(all.narrow(2, prefix, count)?.narrow(3, prefix, count)?.contiguous()?);
+            }
             x = block.forward(&x, rope.as_ref())?;
         }
-        match &self.norm {
-            Some(norm) => norm.forward(&x),
-            None => Ok(x),
-        }
+        let x = match &self.norm {
+            Some(norm) => norm.forward(&x)?,
+            None => x,
+        };
+        Ok((x, scores.into_iter().flatten().collect()))
     }
 
     /// Cosines and sines `[prefix + T, D / 2 of a head]` by which queries and keys of a square grid of
@@ -339,12 +360,17 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
-        let mut qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
-        if let Some((cos, sin)) = rope {
-            qkv = nn::rope_halves(&qkv, self.heads, cos, sin)?;
+    /// Queries, keys and values `[n, N, 3 D]` as attention gets them.
+    fn qkv(&self, x: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
+        let qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
+        match rope {
+            Some((cos, sin)) => nn::rope_halves(&qkv, self.heads, cos, sin),
+            None => Ok(qkv),
         }
-        let attended = nn::attention(&qkv, self.heads)?;
+    }
+
+    fn forward(&self, x: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
+        let attended = nn::attention(&self.qkv(x, rope)?, self.heads)?;
         let x = residual(x, &self.proj.forward(&attended)?, &self.ls1)?;
         let hidden = (self.activation)(&self.hidden.forward(&self.norm2.forward(&x)?)?)?;
         residual(&x, &self.out.forward(&hidden)?, &self.ls2)

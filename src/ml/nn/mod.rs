@@ -187,6 +187,15 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     }
 }
 
+/// The scores of [`attention`] before the softmax, f32 `[B, H, N, N]`: a row per query.
+pub fn attention_scores(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+    let (b, n, width) = qkv.dims3()?;
+    let d = width / 3 / heads;
+    let parts = wide(qkv)?.reshape((b, n, 3, heads, d))?.permute((2, 0, 3, 1, 4))?;
+    let part = |i: usize| parts.get(i)?.contiguous();
+    part(0)?.matmul(&part(1)?.transpose(2, 3)?.contiguous()?)? * (1.0 / (d as f64).sqrt())
+}
+
 /// Rotates the queries and keys of qkv `[B, N, 3 H D]` by tables `[N, D]`. Neighbouring channels
 /// form a plane.
 pub fn rope(qkv: &Tensor, heads: usize, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {

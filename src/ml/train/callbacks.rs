@@ -1,5 +1,5 @@
 //! Callbacks of a running training: validation losses and snapshots of averages, which are part of
-//! its result, and previews, which are not.
+//! its result, averages that teach, which change it, and previews, which do not.
 //!
 //! Validation and previews get weights by name and build their own network from them. They do not
 //! touch the training, so its bits do not change. The weights are not variables, so no graph is
@@ -18,6 +18,9 @@ pub type Losses = Vec<(String, f64)>;
 /// Computes losses of these weights, and depends on nothing else.
 pub type Validate<'a> = Box<dyn FnMut(&Tensors) -> Result<Losses> + 'a>;
 
+/// Takes the first average before a step, for losses that compare with it.
+pub type Teach<'a> = Box<dyn FnMut(&Tensors) -> Result<()> + 'a>;
+
 /// Renders a preview from the averages after so many steps. It handles its own errors.
 pub type Preview<'a> = Box<dyn FnMut(u64, &Tensors) + 'a>;
 
@@ -29,6 +32,8 @@ pub struct Callbacks<'a> {
     /// Steps between two previews, and the preview.
     pub show: Option<(u64, Preview<'a>)>,
     pub snapshots: Option<Snapshots>,
+    /// Called before each step, on every rank.
+    pub teach: Option<Teach<'a>>,
 }
 
 /// Whether a callback that runs every `every` steps is due after step `done` of `steps`. The last

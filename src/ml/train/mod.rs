@@ -42,7 +42,7 @@ use std::borrow::Borrow;
 use std::sync::{Arc, Mutex, PoisonError};
 use throughput::Rate;
 
-pub use callbacks::{Callbacks, Losses, Preview, Validate, ValidationPoint};
+pub use callbacks::{Callbacks, Losses, Preview, Teach, Validate, ValidationPoint};
 pub use curve::CurvePoint;
 pub use divergence::Divergence;
 pub use prefetched::{fit_batches, with_batches};
@@ -79,6 +79,7 @@ pub fn fit_engine(
     watch.snapshots.as_ref().map_or(Ok(()), |s| s.check(state.step))?;
     let (mut spikes, rate) = (Spikes::default(), Rate::new(state.step, cfg.samples));
     while state.step < cfg.steps {
+        watch.teach.as_mut().map_or(Ok(()), |teach| teach(&engine.average()?))?;
         let StepGradients { losses, norm } = engine.gradients(state.step, share.clone(), state.loss_scale(), ranks)?;
         if state.step == 0 {
             check_none_cut(&engine.unreached())?;

@@ -31,6 +31,9 @@ fn network(sit: &BTreeMap<String, Value>) -> Option<SiTConfig> {
     let number = |name: &str| sit.get(name)?.as_u64().map(|n| n as usize);
     let switch = |name: &str| sit.get(name).and_then(Value::as_bool).unwrap_or(false);
     let swiglu = sit.get("mlp").and_then(Value::as_str) == Some("swiglu");
+    if switch("class_token") {
+        return None;
+    }
     let rms = sit.get("norm").and_then(Value::as_str) == Some("rms");
     Some(SiTConfig {
         input_size: number("side")?,
@@ -50,6 +53,8 @@ fn network(sit: &BTreeMap<String, Value>) -> Option<SiTConfig> {
         encoder_depth: vec![1],
         rope: switch("rope"),
         qk_norm: switch("qk_norm"),
+        class_token: None,
+        self_alignment: None,
         warmup_depth: None,
     })
 }

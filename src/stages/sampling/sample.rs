@@ -286,7 +286,7 @@ impl Generator {
     /// Images of these samples as bytes `[n, H, W, 3]`.
     fn images(&mut self, p: &Params, ids: &[u64]) -> Result<Vec<u8>> {
         let (config, home) = (&self.config, self.velocity.home());
-        let shape = [config.in_channels, config.input_size, config.input_size];
+        let shape = config.state_shape();
         let labels: Vec<u32> = ids.iter().map(|i| self.label(p, *i)).collect();
         let classes = Tensor::new(labels, &home)?;
         let null = Tensor::full(config.null_class(), ids.len(), &home)?;
@@ -298,7 +298,8 @@ impl Generator {
             Some(weaker) => Away::Network(weaker),
             None => Away::Classes(&null),
         };
-        let latents = sample(&self.sampler, &start, &classes, away, &mut noise, &mut velocity)?;
+        let states = sample(&self.sampler, &start, &classes, away, &mut noise, &mut velocity)?;
+        let latents = self.config.latents_of(&states)?;
         // As bytes, NaN would be an ordinary black image.
         if !latents.sum_all()?.to_scalar::<f64>()?.is_finite() {
             let (first, last) = (ids.first().unwrap_or(&0), ids.last().unwrap_or(&0));
@@ -321,11 +322,12 @@ fn guide(
     device: &Device,
 ) -> Result<Velocity> {
     let config: SiTConfig = read_json(&attempt.input("guide")?.join("config.json"))?;
-    let shape = |c: &SiTConfig| [c.in_channels, c.input_size, c.num_classes];
+    let shape = |c: &SiTConfig| [c.in_channels, c.input_size, c.num_classes, c.class_token.unwrap_or(0)];
     if shape(&config) != shape(sit) {
         let told = |c| {
-            let [channels, side, classes] = shape(c);
-            format!("latents of {channels} x {side} x {side} and {classes} classes")
+            let [channels, side, classes, token] = shape(c);
+            let token = if token > 0 { format!(" with a class token of {token} values") } else { String::new() };
+            format!("latents of {channels} x {side} x {side} and {classes} classes{token}")
         };
         let text = format!("the network of `guide` is for {}, that of `sit` for {}", told(&config), told(sit));
         return Err(Error::stage(text));

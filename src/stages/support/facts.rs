@@ -47,6 +47,9 @@ pub fn train(params: &Params) -> Vec<Fact> {
     if text(params, "alignment") != Some("none") {
         facts.push(Fact::new("aligned", true, &["alignment"]));
     }
+    if number(params, "class_token") > 0.0 {
+        facts.push(Fact::new("class_token", true, &["class_token"]));
+    }
     let snapshots = params.get("snapshots").and_then(Value::as_array).into_iter().flatten();
     let mut sets = averages(params);
     sets.extend(snapshots.filter_map(Value::as_u64).map(|step| json!(format!("ema@{step}"))));

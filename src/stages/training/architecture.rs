@@ -29,6 +29,10 @@ pub struct Depths {
     /// For each encoder, the block (counted from 1) whose output is projected; a single one applies
     /// to all.
     pub encoder: Vec<usize>,
+    /// Whether the first encoder's class token is generated too.
+    pub class_token: bool,
+    /// Block whose output is aligned with the average's, if that is asked for.
+    pub self_alignment: Option<usize>,
     /// Number of blocks of a warmup; `None` for the full network.
     pub warmup: Option<usize>,
 }
@@ -68,6 +72,7 @@ impl Architecture {
         z_dims: Vec<usize>,
     ) -> Result<SiTConfig> {
         let (hidden, depth, heads, patch_size) = self.sizes()?;
+        let class_token = z_dims.first().copied().filter(|_| depths.class_token);
         let config = SiTConfig {
             input_size: side,
             in_channels: channels,
@@ -86,6 +91,8 @@ impl Architecture {
             encoder_depth: depths.encoder,
             rope: self.rope,
             qk_norm: self.qk_norm,
+            class_token,
+            self_alignment: depths.self_alignment,
             warmup_depth: depths.warmup,
         };
         config.check().map_err(|e| Error::usage(e.to_string()))?;

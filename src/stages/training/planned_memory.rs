@@ -29,7 +29,9 @@ pub fn of_training(
     let is_warmup = kind == super::warmup::KIND.name;
     if !is_warmup && kind != super::train::KIND.name
         || text("alignment_loss") == Some("nt-xent")
-        || ["dispersive", "relation", "velocity_cosine"].iter().any(|name| weight(name) > 0.0)
+        || ["attention", "class_token", "dispersive", "relation", "self_alignment", "velocity_cosine"]
+            .iter()
+            .any(|name| weight(name) > 0.0)
     {
         return None;
     }
@@ -59,6 +61,8 @@ pub fn of_training(
         encoder_depth: vec![1],
         rope: switch("rope"),
         qk_norm: switch("qk_norm"),
+        class_token: None,
+        self_alignment: None,
         warmup_depth: if is_warmup { Some(number("depth")?) } else { None },
     };
     let accumulate = number("accumulate").unwrap_or(1).max(1);

@@ -4,6 +4,7 @@
 
 use super::architecture::{Architecture, Depths};
 use super::batch_pairs::{self, check_pairs_of_batch};
+use super::feature_source::Mode;
 use super::gpu::{self, OnGpu};
 use super::ranks::with_ranks;
 use super::settings::{LoopSettings, Optimization};
@@ -22,7 +23,8 @@ use erw_ml::one_or_many::OneOrMany;
 use erw_ml::train::config::FitConfig;
 use erw_ml::train::outcome::Trained;
 use erw_ml::train::sit::batch::Examples;
-use erw_ml::train::sit::flow::{Dispersion, FlowMatching};
+use erw_ml::train::sit::flow::{AttentionTransfer, Dispersion, FlowMatching};
+use erw_ml::train::sit::self_alignment::SelfAlignment;
 use erw_ml::train::{Callbacks, Snapshots};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
@@ -56,6 +58,14 @@ struct Params {
     alignment_steps: u64,
     #[serde(flatten)]
     comparison: Alignment,
+    class_token: f64,
+    attention: f64,
+    attention_blocks: Vec<usize>,
+    attention_encoder_blocks: Vec<usize>,
+    self_alignment: f64,
+    self_alignment_depth: Option<usize>,
+    self_alignment_teacher: Option<usize>,
+    self_alignment_interval: f64,
     dispersive: f64,
     dispersive_depth: Option<usize>,
     dispersive_temperature: f64,
@@ -82,7 +92,116 @@ impl Params {
             (None, None) if self.schedule()? == Schedule::None => vec![1],
             (None, None) => return Err(Error::usage(format!("`model = \"{CUSTOM}\"` needs `encoder_depth`"))),
         };
-        Ok(Depths { encoder, warmup: None })
+        let self_alignment = self.self_alignment_blocks()?.map(|[student, _]| student);
+        Ok(Depths { encoder, class_token: self.class_token > 0.0, self_alignment, warmup: None })
+    }
+
+    /// The attention alignment, if there is one. Whether the encoder has these blocks shows when it
+    /// is opened.
+    fn attention(&self) -> Result<Option<AttentionTransfer>> {
+        if self.attention == 0.0 {
+            return Ok(None);
+        }
+        let (blocks, theirs) = (&self.attention_blocks, &self.attention_encoder_blocks);
+        if blocks.is_empty() || blocks.len() != theirs.len() {
+            let text = format!(
+                "`attention_blocks` has {} blocks, but `attention_encoder_blocks` has {}",
+                blocks.len(),
+                theirs.len()
+            );
+            return Err(Error::usage(text).hint("give a block of the encoder for each block of the network"));
+        }
+        let count = self.architecture.sizes()?.1;
+        if let Some(bad) = blocks.iter().find(|b| **b > count) {
+            return Err(Error::usage(format!("`attention_blocks` {bad} is not one of the blocks 1 to {count}")));
+        }
+        let (blocks, encoder_blocks) = (blocks.clone(), theirs.clone());
+        Ok(Some(AttentionTransfer { weight: self.attention, blocks, encoder_blocks }))
+    }
+
+    /// An attention alignment is scheduled with the alignment, and only an encoder that runs while
+    /// training shows its attention.
+    fn check_attention(&self, inputs: &[&str]) -> Result<()> {
+        if self.attention()?.is_none() {
+            return Ok(());
+        }
+        if self.schedule()? == Schedule::None {
+            let text = "`attention` is given, but nothing is aligned";
+            return Err(Error::usage(text).hint("set `alignment` and its weight, or leave out `attention`"));
+        }
+        if matches!(self.phase.features, Mode::Stored) {
+            let text = "`attention` compares with the attention of an encoder, which stored features do not have";
+            return Err(Error::usage(text).hint("set `features = \"online\"` and connect `images` and `encoder`"));
+        }
+        self.check_one_encoder("attention", inputs)
+    }
+
+    fn check_one_encoder(&self, name: &str, inputs: &[&str]) -> Result<()> {
+        match inputs.iter().filter(|i| i.split('.').next() == Some(self.phase.features.slot())).count() {
+            1 => Ok(()),
+            n => Err(Error::usage(format!("`{name}` is given, but the number of encoders is {n}"))
+                .hint("connect one encoder")),
+        }
+    }
+
+    /// A class token is an encoder's, which runs while training, and does not go with what knows
+    /// patches alone.
+    fn check_class_token(&self, inputs: &[&str]) -> Result<()> {
+        if self.class_token == 0.0 {
+            return Ok(());
+        }
+        let error = |text: &str, hint: &str| Err(Error::usage(text).hint(hint));
+        if self.schedule()? == Schedule::None {
+            return error(
+                "`class_token` is given, but nothing is aligned",
+                "set `alignment`, or leave out `class_token`",
+            );
+        }
+        if matches!(self.phase.features, Mode::Stored) {
+            let hint = "set `features = \"online\"` and connect `images` and `encoder`";
+            return error("`class_token` needs the class token of an encoder, which stored features do not have", hint);
+        }
+        if self.comparison.spatial_norm().is_some() {
+            return error(
+                "`spatial_norm` is over patches, but `class_token` is aligned too",
+                "leave out one of the two",
+            );
+        }
+        if self.attention > 0.0 || self.self_alignment > 0.0 {
+            let text = "`class_token` does not go with `attention` and `self_alignment`, which know patches alone";
+            return error(text, "leave out one of them");
+        }
+        if self.validation.validate_every > 0 {
+            return error("`validate_every` has no class tokens for `class_token`", "set `validate_every = 0`");
+        }
+        self.check_one_encoder("class_token", inputs)
+    }
+
+    /// The blocks of student and teacher, counted from 1; `None` without self-alignment.
+    fn self_alignment_blocks(&self) -> Result<Option<[usize; 2]>> {
+        if self.self_alignment == 0.0 {
+            return Ok(None);
+        }
+        let blocks = self.architecture.sizes()?.1;
+        let own = [
+            ("self_alignment_depth", self.self_alignment_depth),
+            ("self_alignment_teacher", self.self_alignment_teacher),
+        ];
+        let block = |(name, value): (&str, Option<usize>)| match value {
+            None => Err(Error::usage(format!("`self_alignment` needs `{name}`"))
+                .hint("SRA aligns block 8 with block 20 for SiT-XL/2, and 4 with 8 for SiT-B/2")),
+            Some(block) if block > blocks => {
+                Err(Error::usage(format!("`{name}` {block} is not one of the blocks 1 to {blocks}")))
+            }
+            Some(block) => Ok(block),
+        };
+        Ok(Some([block(own[0])?, block(own[1])?]))
+    }
+
+    fn self_alignment(&self) -> Result<Option<SelfAlignment>> {
+        let aligned =
+            |[_, teacher]: [usize; 2]| SelfAlignment::new(self.self_alignment, teacher, self.self_alignment_interval);
+        Ok(self.self_alignment_blocks()?.map(aligned))
     }
 
     fn dispersion(&self) -> Result<Option<Dispersion>> {
@@ -117,6 +236,9 @@ impl Params {
         let settings = [
             self.comparison.beyond_cosine().filter(|_| aligned),
             (self.velocity_cosine > 0.0).then_some("velocity_cosine"),
+            (self.self_alignment > 0.0).then_some("self_alignment"),
+            (self.attention > 0.0).then_some("attention"),
+            (self.class_token > 0.0).then_some("class_token"),
             self.dispersion()?.map(|_| "dispersive"),
         ];
         Ok(settings.into_iter().flatten().next())
@@ -163,6 +285,8 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
         check_pairs_of_batch("dispersive", batch, phase.accumulate)?;
     }
     p.check_relation()?;
+    p.check_attention(inputs)?;
+    p.check_class_token(inputs)?;
     ema_files::check_steps(&p.snapshots, p.optimization.steps)?;
     phase.check()?;
     p.validation.check(inputs)?;
@@ -198,9 +322,15 @@ fn run(attempt: &Attempt) -> Result<()> {
         schedule,
         alignment: p.comparison,
         dispersion,
+        self_alignment: p.self_alignment()?,
+        attention: p.attention()?,
+        class_token: p.class_token,
     };
     let snapshots = Snapshots { dir: attempt.checkpoint_dir().join("snapshots"), steps: p.snapshots.clone() };
     let mut watch = Callbacks { snapshots: Some(snapshots.clone()), ..watch(attempt, &p, &examples, &config)? };
+    if let Some(alignment) = &training.self_alignment {
+        watch.teach = Some(Box::new(|averages| alignment.teach(&model, averages)));
+    }
     let make = |place| training.batch(place);
     let trained = with_ranks(attempt, gpu.as_ref(), |ranks| {
         let cfg = FitConfig { ranks, ..cfg };

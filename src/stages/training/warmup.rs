@@ -49,7 +49,7 @@ struct Params {
 
 impl Params {
     fn depths(&self) -> Depths {
-        Depths { encoder: vec![self.depth], warmup: Some(self.depth) }
+        Depths { encoder: vec![self.depth], class_token: false, self_alignment: None, warmup: Some(self.depth) }
     }
 }
 

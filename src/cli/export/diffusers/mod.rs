@@ -58,9 +58,13 @@ pub fn write(handover: &Handover<'_>, folder: &Path) -> Result<()> {
 
 /// Returns the number of parameters.
 fn write_transformer(handover: &Handover<'_>, folder: &Path) -> Result<usize> {
+    if handover.config.class_token.is_some() {
+        return Err(Error::usage("a network with a class token cannot be handed over to diffusers")
+            .hint("`erw weights export` writes its weights for the published PyTorch code"));
+    }
     let tensors = params::load(&handover.sit.dir.join(format!("{}.safetensors", handover.weights)), &Device::Cpu)?;
     let mut tensors = release::state_dict(&handover.config, tensors)?;
-    tensors.retain(|name, _| !name.starts_with("projectors."));
+    tensors.retain(|name, _| !release::HEADS.iter().any(|head| name.starts_with(head)));
     let trained = tensors.iter().filter(|(name, _)| !release::TABLES.contains(&name.as_str()));
     let parameters = trained.map(|(_, t)| t.elem_count()).sum();
     save(folder, &tensors, &handover.sit)?;

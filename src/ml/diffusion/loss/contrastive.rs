@@ -37,9 +37,9 @@ pub fn nt_xent(features: &[Tensor], projections: &[Tensor], temperature: f64) ->
     total / features.len() as f64
 }
 
-/// log sum e^x along the last axis. The subtracted maximum is a constant; it does not change the
+/// log sum e^x along the last axis, which is kept. The subtracted maximum is a constant; it does not change the
 /// gradient.
-fn log_sum_exp(x: &Tensor) -> Result<Tensor> {
+pub(super) fn log_sum_exp(x: &Tensor) -> Result<Tensor> {
     let max = x.detach().max_keepdim(D::Minus1)?;
     let sum = x.broadcast_sub(&max)?.exp()?.sum_keepdim(D::Minus1)?;
     sum.log()? + max

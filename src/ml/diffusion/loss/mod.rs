@@ -1,13 +1,17 @@
 //! The losses of representation-aligned training: velocity in two forms, alignment in two forms,
-//! relation, and dispersion.
+//! relation, attention, self-alignment, and dispersion.
 
+mod attention_transfer;
 mod contrastive;
 mod dispersive;
 mod relation;
+mod smooth_l1;
 
+pub use attention_transfer::attention_transfer;
 pub use contrastive::nt_xent;
 pub use dispersive::dispersive;
 pub use relation::{Relation, relation};
+pub use smooth_l1::smooth_l1;
 
 use crate::kernels;
 use candle_core::{D, DType, Result, Tensor, bail};

@@ -37,6 +37,16 @@ pub use resample::{Kernel, resample, resample_positions, resample_positions_dino
 pub const WEIGHTS_FILE: &str = "encoder.safetensors";
 pub const CONFIG_FILE: &str = "config.json";
 
+/// What an encoder makes of images.
+pub struct Outputs {
+    /// Patch tokens f32 `[n, T, D]`, row by row of the grid.
+    pub tokens: Tensor,
+    /// The class token `[n, D]` behind the last norm; `None` if the transformer has none.
+    pub class_token: Option<Tensor>,
+    /// Attention scores f32 `[n, H, T, T]` between the patches, for each requested block.
+    pub attention: Vec<Tensor>,
+}
+
 /// A frozen encoder.
 #[derive(Debug)]
 pub struct Encoder {
@@ -77,9 +87,16 @@ impl Encoder {
 
     /// Patch tokens f32 `[n, T, D]` of u8 images `[n, 3, H, W]`, row by row of the grid.
     pub fn tokens(&self, images: &Tensor) -> Result<Tensor> {
+        Ok(self.outputs(images, &[])?.tokens)
+    }
+
+    /// [`tokens`](Self::tokens), and the attention in these blocks, counted from 1.
+    pub fn outputs(&self, images: &Tensor, blocks: &[usize]) -> Result<Outputs> {
         let input = self.config.prepare(images)?;
         let positions = self.positions(input.dim(2)? / self.config.vit.patch_size)?;
-        self.vit.patches_of(&self.vit.encode_at(&self.vit.embed(&input)?, &positions)?)
+        let (all, attention) = self.vit.encode_attending(&self.vit.embed(&input)?, &positions, blocks)?;
+        let class_token = self.config.vit.class_token.then(|| all.narrow(1, 0, 1)?.squeeze(1));
+        Ok(Outputs { tokens: self.vit.patches_of(&all)?, class_token: class_token.transpose()?, attention })
     }
 
     fn positions(&self, grid: usize) -> Result<Tensor> {

@@ -61,7 +61,8 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
+    /// Queries, keys and values `[B, N, 3 D]` as attention gets them.
+    fn qkv(&self, x: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
         let mut qkv = self.qkv.forward(x)?;
         qkv = match &self.norms {
             QkNorm::None => qkv,
@@ -71,7 +72,11 @@ impl Attention {
         if let Some((cos, sin)) = rope {
             qkv = nn::rope(&qkv, self.heads, cos, sin)?;
         }
-        self.proj.forward(&nn::attention(&qkv, self.heads)?)
+        Ok(qkv)
+    }
+
+    fn forward(&self, x: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
+        self.proj.forward(&nn::attention(&self.qkv(x, rope)?, self.heads)?)
     }
 }
 
@@ -173,6 +178,14 @@ impl Block {
                 checkpointed(x, &modulation, move |x, modulation| block.plain(x, modulation, rope.as_ref()))
             }
         }
+    }
+
+    /// The scores of the block's attention, f32 `[B, H, N, N]`. They are computed again beside
+    /// [`forward`](Self::forward), whose fused operation keeps none.
+    pub fn attention_scores(&self, x: &Tensor, c: &Tensor, rope: Option<&(Tensor, Tensor)>) -> Result<Tensor> {
+        let [shift, scale, ..] = chunks::<6>(&self.modulation.forward(c)?)?;
+        let qkv = self.attn.qkv(&self.norms[0].forward(x, &shift, &scale)?, rope)?;
+        nn::attention_scores(&qkv, self.attn.heads)
     }
 
     /// Operation by operation, on any device and in any type.

@@ -2,7 +2,7 @@
 
 use crate::models::projector::ProjectorKind;
 use crate::one_or_many::OneOrMany;
-use candle_core::{Result, bail};
+use candle_core::{Result, Tensor, bail};
 use candle_nn::Init;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -66,6 +66,12 @@ pub struct SiTConfig {
     pub encoder_depth: Vec<usize>,
     pub rope: bool,
     pub qk_norm: bool,
+    /// Width of the encoder's class token that is generated beside the latent (REG).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub class_token: Option<usize>,
+    /// Block, counted from 1, behind which the head of SRA sits.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub self_alignment: Option<usize>,
     /// Keep this many blocks and no final layer: the network of the warmup.
     pub warmup_depth: Option<usize>,
 }
@@ -115,6 +121,8 @@ impl SiTConfig {
             encoder_depth: vec![encoder_depth],
             rope: false,
             qk_norm: false,
+            class_token: None,
+            self_alignment: None,
             warmup_depth: None,
         })
     }
@@ -158,6 +166,18 @@ impl SiTConfig {
         if self.warmup_depth == Some(0) {
             bail!("warmup_depth must be above 0");
         }
+        if self.class_token.is_some() && self.rope {
+            bail!("`rope` has no position for a class token");
+        }
+        if self.class_token.is_some() && self.projector == ProjectorKind::Conv3 {
+            bail!("`projector = \"conv3\"` has no place for a class token on its grid");
+        }
+        if self.class_token.is_some() && self.warmup_depth.is_some() {
+            bail!("a warmup has no class token");
+        }
+        if let Some(bad) = self.self_alignment.filter(|d| !(1..=self.blocks()).contains(d)) {
+            bail!("self_alignment {bad} is not one of the blocks 1 to {}", self.blocks());
+        }
         if self.z_dims.is_empty() {
             return Ok(());
         }
@@ -177,8 +197,33 @@ impl SiTConfig {
         self.input_size / self.patch_size
     }
 
+    /// Patches of a latent.
     pub fn tokens(&self) -> usize {
         self.grid() * self.grid()
+    }
+
+    /// Shape of what is generated: a latent `[C, S, S]`, or with a class token a row of the
+    /// latent's numbers and those of the class token.
+    pub fn state_shape(&self) -> Vec<usize> {
+        let latent = [self.in_channels, self.input_size, self.input_size];
+        match self.class_token {
+            None => latent.to_vec(),
+            Some(width) => vec![latent.iter().product::<usize>() + width],
+        }
+    }
+
+    /// The latents `[B, C, S, S]` of states `[B, ..]`.
+    pub fn latents_of(&self, states: &Tensor) -> Result<Tensor> {
+        Ok(self.split(states)?.0)
+    }
+
+    /// The latents of states, and their class tokens `[B, Z]` if there are any.
+    pub(super) fn split(&self, states: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+        let Some(width) = self.class_token else { return Ok((states.clone(), None)) };
+        let (b, all) = states.dims2()?;
+        let latent = all.saturating_sub(width);
+        let latents = states.narrow(1, 0, latent)?.reshape((b, self.in_channels, self.input_size, self.input_size))?;
+        Ok((latents, Some(states.narrow(1, latent, width)?)))
     }
 
     pub fn head_dim(&self) -> usize {
@@ -240,6 +285,7 @@ mod tests {
         new["encoder_depth"] = json!([3, 1]);
         new["mlp"] = json!("swiglu");
         new["norm"] = json!("rms");
+        new["self_alignment"] = json!(1);
         new["projector"] = json!("conv3");
         let config: SiTConfig = serde_json::from_value(new.clone()).unwrap();
         config.check().unwrap();

@@ -241,6 +241,8 @@ mod tests {
             encoder_depth: vec![1],
             rope: false,
             qk_norm: false,
+            class_token: None,
+            self_alignment: None,
             warmup_depth: None,
         }
     }

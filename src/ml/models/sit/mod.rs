@@ -12,6 +12,8 @@
 //! feat_rope.freqs_{cos,sin}   with RoPE, tables [N, D / heads]: in files, not trained
 //! blocks.I.{attn.{qkv,proj,q_norm,k_norm},mlp.{fc1,fc2},adaLN_modulation.1}   gated: mlp.{w12,w3}
 //! projectors.K.{0,2,4}        a convolution: projectors.K.projection_layer
+//! ap_head.linear{1,2}         the head of SRA (arXiv 2505.02831)
+//! cls_projectors2, wg_norm, final_layer.linear_cls   a class token beside the patches (REG, arXiv 2507.01467)
 //! final_layer.{linear,adaLN_modulation.1}   absent in the warmup variant
 //! blocks.I.{norm1,norm2}, final_layer.norm_final   only with RMSNorm: weights [D], as in LightningDiT
 //! ```
@@ -25,10 +27,10 @@ mod embed;
 pub mod release;
 mod tables;
 
-use super::projector::Projector;
-use crate::nn::params::Tensors;
+use super::projector::{Projector, SelfAlignmentHead};
+use crate::nn::params::{Frozen, Tensors};
 use crate::nn::precision::Precision;
-use crate::nn::{self, Linear};
+use crate::nn::{self, LayerNorm, Linear};
 use block::{AdaptiveNorm, Block, chunks};
 use candle_core::{Device, Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
@@ -45,6 +47,8 @@ pub use block::SavedActivations;
 struct FinalLayer {
     norm: AdaptiveNorm,
     linear: Linear,
+    /// To the velocity of the class token.
+    linear_cls: Option<Linear>,
     modulation: Linear,
 }
 
@@ -54,13 +58,37 @@ impl FinalLayer {
         Ok(Self {
             norm: AdaptiveNorm::new(cfg, vb.pp("norm_final"))?,
             linear: nn::linear_with(cfg.hidden, outputs, ZERO, ZERO, vb.pp("linear"))?,
+            linear_cls: match cfg.class_token {
+                Some(width) => Some(nn::linear_with(cfg.hidden, width, ZERO, ZERO, vb.pp("linear_cls"))?),
+                None => None,
+            },
             modulation: nn::linear_with(cfg.hidden, 2 * cfg.hidden, ZERO, ZERO, vb.pp("adaLN_modulation.1"))?,
         })
     }
 
-    fn forward(&self, x: &Tensor, c: &Tensor) -> Result<Tensor> {
+    /// Patches `[B, N, p p C]`, and with a class token its velocity `[B, Z]`.
+    fn forward(&self, x: &Tensor, c: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
         let [shift, scale] = chunks(&self.modulation.forward(c)?)?;
-        self.linear.forward(&self.norm.forward(x, &shift, &scale)?)
+        let x = self.norm.forward(x, &shift, &scale)?;
+        let Some(linear_cls) = &self.linear_cls else { return Ok((self.linear.forward(&x)?, None)) };
+        let class = linear_cls.forward(&x.narrow(1, 0, 1)?.contiguous()?)?.squeeze(1)?;
+        let patches = x.narrow(1, 1, x.dim(1)?.saturating_sub(1))?.contiguous()?;
+        Ok((self.linear.forward(&patches)?, Some(class)))
+    }
+}
+
+/// What makes the class token of an encoder a token of the network.
+struct ClassTokenEmbed {
+    linear: Linear,
+    norm: LayerNorm,
+}
+
+impl ClassTokenEmbed {
+    fn new(width: usize, cfg: &SiTConfig, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self {
+            linear: nn::linear(width, cfg.hidden, vb.pp("cls_projectors2"))?,
+            norm: LayerNorm::new(cfg.hidden, NORM_EPS, true, vb.pp("wg_norm"))?,
+        })
     }
 }
 
@@ -74,6 +102,8 @@ pub struct SiT {
     rope: Option<(Tensor, Tensor)>,
     blocks: Vec<Block>,
     projectors: Vec<Projector>,
+    ap_head: Option<SelfAlignmentHead>,
+    class_embedder: Option<ClassTokenEmbed>,
     final_layer: Option<FinalLayer>,
     keep: SavedActivations,
     precision: Precision,
@@ -107,10 +137,19 @@ impl SiT {
             x_embedder: PatchEmbed::new(config, vb.pp("x_embedder.proj"))?,
             t_embedder: TimeEmbed::new(d, vb.pp("t_embedder"))?,
             y_table: vb.get_with_hints((config.table_rows(), d), "y_embedder.embedding_table.weight", TABLE)?,
-            pos_embed: stored("pos_embed", &|| sincos_2d(d, grid)?.unsqueeze(0))?,
+            pos_embed: stored("pos_embed", &|| {
+                let patches = sincos_2d(d, grid)?.unsqueeze(0)?;
+                match config.class_token {
+                    // The class token is at no place.
+                    Some(_) => Tensor::cat(&[&patches.narrow(1, 0, 1)?.zeros_like()?, &patches], 1),
+                    None => Ok(patches),
+                }
+            })?,
+            class_embedder: config.class_token.map(|z| ClassTokenEmbed::new(z, config, &vb)).transpose()?,
             rope,
             blocks,
             projectors: config.z_dims.iter().enumerate().map(projector).collect::<Result<_>>()?,
+            ap_head: config.self_alignment.map(|_| SelfAlignmentHead::new(d, vb.pp("ap_head"))).transpose()?,
             final_layer: match config.warmup_depth {
                 None => Some(FinalLayer::new(config, vb.pp("final_layer"))?),
                 Some(_) => None,
@@ -132,6 +171,14 @@ impl SiT {
         Self { precision, ..self }
     }
 
+    /// A network like this one with other weights, given by name.
+    pub fn with_weights(&self, weights: &Tensors) -> Result<Self> {
+        let mut tensors = weights.clone();
+        tensors.extend(self.buffers());
+        let vb = Frozen::new(tensors).builder(self.pos_embed.dtype(), self.pos_embed.device());
+        Ok(Self::new(&self.config, vb)?.with_precision(self.precision))
+    }
+
     pub fn config(&self) -> &SiTConfig {
         &self.config
     }
@@ -146,72 +193,120 @@ impl SiT {
         all
     }
 
-    /// Velocity `[B, C, H, W]` at x `[B, C, H, W]`, times t `[B]` and classes y `[B]` (u32),
-    /// without the projectors.
+    /// Velocity in the shape of states x `[B, ..]` ([`SiTConfig::state_shape`]) at times t `[B]` and
+    /// classes y `[B]` (u32), without the projectors.
     pub fn velocity(&self, x: &Tensor, t: &Tensor, y: &Tensor) -> Result<Tensor> {
-        let (tokens, c) = self.run(x, t, y, self.blocks.len(), &mut |_, _| Ok(()))?;
-        self.finish(&tokens, &c)
+        let (latents, class_token) = self.config.split(x)?;
+        let point = (&latents, class_token.as_ref());
+        let (tokens, c) = self.run(point, t, y, self.blocks.len(), &mut |_, _| Ok(()))?;
+        match self.finish(&tokens, &c)? {
+            (velocity, None) => Ok(velocity),
+            (velocity, Some(class)) => Tensor::cat(&[velocity.flatten_from(1)?, class], 1),
+        }
     }
 
     /// Velocity, and for each projector the projections `[B, N, Z]` of the tokens after its block.
     pub fn forward(&self, x: &Tensor, t: &Tensor, y: &Tensor) -> Result<(Tensor, Vec<Tensor>)> {
-        let out = self.forward_with(x, t, y, &Also { projections: true, hidden: None })?;
+        let out = self.forward_with(x, t, y, &Also { projections: true, ..Also::default() })?;
         Ok((out.velocity, out.projections))
     }
 
     /// Velocity and the other outputs that `also` requests.
     pub fn forward_with(&self, x: &Tensor, t: &Tensor, y: &Tensor, also: &Also) -> Result<Forward> {
-        let mut outputs = vec![];
-        let (tokens, c) = self.run(x, t, y, self.blocks.len(), &mut |_, tokens| {
-            outputs.push(tokens.clone());
+        let mut states = vec![];
+        let (tokens, c) = self.run((x, also.class_token), t, y, self.blocks.len(), &mut |_, tokens| {
+            states.push(tokens.clone());
             Ok(())
         })?;
+        let attention = also.attention.iter().map(|block| self.attention_scores(&states, &c, *block));
+        let attention = attention.collect::<Result<_>>()?;
+        let outputs = &states[1..];
         let hidden = also.hidden.and_then(|block| outputs.get(block.checked_sub(1)?).cloned());
-        let projections = if also.projections { self.project(&outputs)? } else { vec![] };
-        Ok(Forward { velocity: self.finish(&tokens, &c)?, projections, hidden })
+        let projections = if also.projections { self.project(outputs)? } else { vec![] };
+        let student = if also.student { Some(self.student(outputs)?) } else { None };
+        let (velocity, class_velocity) = self.finish(&tokens, &c)?;
+        Ok(Forward { velocity, class_velocity, projections, hidden, student, attention })
     }
 
     /// Only the projections; later blocks are not run.
     pub fn projections(&self, x: &Tensor, t: &Tensor, y: &Tensor) -> Result<Vec<Tensor>> {
         let depth = (0..self.projectors.len()).map(|k| self.config.tap(k)).max().unwrap_or(0);
-        let mut outputs = vec![];
-        self.run(x, t, y, depth, &mut |_, tokens| {
-            outputs.push(tokens.clone());
+        let mut states = vec![];
+        self.run((x, None), t, y, depth, &mut |_, tokens| {
+            states.push(tokens.clone());
             Ok(())
         })?;
-        self.project(&outputs)
+        self.project(&states[1..])
+    }
+
+    /// Tokens `[B, N, D]` after block `block`, counted from 1; later blocks are not run.
+    pub fn block_output(&self, x: &Tensor, t: &Tensor, y: &Tensor, block: usize) -> Result<Tensor> {
+        Ok(self.run((x, None), t, y, block, &mut |_, _| Ok(()))?.0)
     }
 
     /// Tokens `[B, N, D]` after every block, for measuring representations.
     pub fn block_outputs(&self, x: &Tensor, t: &Tensor, y: &Tensor) -> Result<Vec<Tensor>> {
         let mut all = vec![];
-        self.run(x, t, y, self.blocks.len(), &mut |_, tokens| {
-            all.push(tokens.clone());
+        self.run((x, None), t, y, self.blocks.len(), &mut |block, tokens| {
+            if block > 0 {
+                all.push(tokens.clone());
+            }
             Ok(())
         })?;
         Ok(all)
     }
 
-    /// Runs the first `depth` blocks and calls `show` with each one's number, counted from 1, and
-    /// output. Returns the last tokens and the condition after its activation.
+    /// Runs the first `depth` blocks and calls `visit` with each one's number, counted from 1, and
+    /// output, and before them with 0 and the embedded tokens.
+    ///
+    /// Returns the last tokens and the condition after its activation.
     fn run(
         &self,
-        x: &Tensor,
+        (x, class_token): (&Tensor, Option<&Tensor>),
         t: &Tensor,
         y: &Tensor,
         depth: usize,
         visit: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
     ) -> Result<(Tensor, Tensor)> {
         let lower = |t: &Tensor| self.precision.lower(t);
-        let mut tokens = self.wide(&self.x_embedder.forward(&lower(x)?)?)?.broadcast_add(&self.pos_embed)?;
+        let mut tokens = self.wide(&self.x_embedder.forward(&lower(x)?)?)?;
+        match (&self.class_embedder, class_token) {
+            (None, None) => {}
+            (Some(embedder), Some(class)) => {
+                let class = embedder.norm.forward(&self.wide(&embedder.linear.forward(&lower(class)?)?)?)?;
+                tokens = Tensor::cat(&[class.unsqueeze(1)?, tokens], 1)?;
+            }
+            (Some(_), None) => bail!("this network needs the class token of an encoder beside each latent"),
+            (None, Some(_)) => bail!("this network takes no class token"),
+        }
+        tokens = tokens.broadcast_add(&self.pos_embed)?;
         let time = self.wide(&self.t_embedder.forward(t, self.precision)?)?;
         let condition = (time + self.y_table.index_select(y, 0)?)?;
         let c = lower(&nn::silu(&condition)?)?;
+        visit(0, &tokens)?;
         for (i, block) in self.blocks.iter().take(depth).enumerate() {
             tokens = block.forward(&tokens, &c, self.rope.as_ref(), self.keep)?;
             visit(i + 1, &tokens)?;
         }
         Ok((tokens, c))
+    }
+
+    /// The attention scores of a block, counted from 1, from the tokens before all blocks and
+    /// behind each.
+    fn attention_scores(&self, states: &[Tensor], c: &Tensor, block: usize) -> Result<Tensor> {
+        match block.checked_sub(1).and_then(|i| Some((states.get(i)?, self.blocks.get(i)?))) {
+            Some((tokens, block)) => block.attention_scores(tokens, c, self.rope.as_ref()),
+            None => bail!("block {block} is not one of the blocks 1 to {}", self.blocks.len()),
+        }
+    }
+
+    /// What the head of SRA makes of the outputs of the blocks, in order.
+    fn student(&self, outputs: &[Tensor]) -> Result<Tensor> {
+        let block = self.config.self_alignment.and_then(|block| outputs.get(block.checked_sub(1)?));
+        match (&self.ap_head, block) {
+            (Some(head), Some(tokens)) => self.wide(&head.forward(&self.precision.lower(tokens)?)?),
+            _ => bail!("the network has no head for self-alignment"),
+        }
     }
 
     /// The output of each projector from the outputs of the blocks, in order.
@@ -228,10 +323,13 @@ impl SiT {
         t.to_dtype(self.pos_embed.dtype())
     }
 
-    fn finish(&self, tokens: &Tensor, c: &Tensor) -> Result<Tensor> {
+    /// Velocities of latents and, if there are any, of class tokens.
+    fn finish(&self, tokens: &Tensor, c: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
         match &self.final_layer {
             Some(layer) => {
-                unpatchify(&self.wide(&layer.forward(tokens, c)?)?, self.config.grid(), self.config.patch_size)
+                let (patches, class) = layer.forward(tokens, c)?;
+                let velocity = unpatchify(&self.wide(&patches)?, self.config.grid(), self.config.patch_size)?;
+                Ok((velocity, class.map(|class| self.wide(&class)).transpose()?))
             }
             None => bail!("the warmup variant of SiT has no velocity"),
         }
@@ -239,21 +337,33 @@ impl SiT {
 }
 
 /// What [`SiT::forward_with`] computes besides the velocity.
-#[derive(Debug, Clone, Copy)]
-pub struct Also {
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Also<'a> {
     pub projections: bool,
     /// Block, counted from 1, whose output to return.
     pub hidden: Option<usize>,
+    /// The output of the head of SRA.
+    pub student: bool,
+    /// Blocks, counted from 1, whose attention scores to return.
+    pub attention: &'a [usize],
+    /// Noised class tokens `[B, Z]`, for a network that has one.
+    pub class_token: Option<&'a Tensor>,
 }
 
 /// The outputs of [`SiT::forward_with`].
 pub struct Forward {
     /// `[B, C, H, W]`
     pub velocity: Tensor,
+    /// Of the class tokens, `[B, Z]`.
+    pub class_velocity: Option<Tensor>,
     /// `[B, N, Z]` per projector, if requested.
     pub projections: Vec<Tensor>,
     /// Tokens `[B, N, D]`, if requested.
     pub hidden: Option<Tensor>,
+    /// What SRA's head makes of its block's tokens, `[B, N, D]`, if requested.
+    pub student: Option<Tensor>,
+    /// Scores f32 `[B, H, N, N]` of each requested block.
+    pub attention: Vec<Tensor>,
 }
 
 /// Tokens `[B, g g, p p C]` to `[B, C, g p, g p]`.

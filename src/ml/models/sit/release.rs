@@ -15,6 +15,9 @@ pub const MODEL: &str = "model";
 /// The first layer.
 pub const LANDMARKS: &[&str] = &["x_embedder.proj.weight"];
 
+/// What the names of parameters begin with that only a training needs.
+pub const HEADS: &[&str] = &["projectors.", "ap_head."];
+
 /// Tables that are computed, not trained.
 pub const TABLES: &[&str] = &["pos_embed", "feat_rope.freqs_cos", "feat_rope.freqs_sin"];
 
@@ -80,7 +83,11 @@ impl SiTConfig {
         };
         let warmup_depth = (!file.contains_key("final_layer.linear.weight")).then_some(blocks);
         Ok(Self {
-            input_size: needed("pos_embed", 1)?.isqrt() * patch_size,
+            // A class token has a position too.
+            input_size: needed("pos_embed", 1)?
+                .saturating_sub(usize::from(file.contains_key("cls_projectors2.weight")))
+                .isqrt()
+                * patch_size,
             in_channels: needed("x_embedder.proj.weight", 1)?,
             patch_size,
             hidden,
@@ -105,6 +112,9 @@ impl SiTConfig {
             encoder_depth: vec![warmup_depth.unwrap_or(depth.min(8))],
             rope: file.contains_key("feat_rope.freqs_cos"),
             qk_norm: file.contains_key("blocks.0.attn.q_norm.weight"),
+            class_token: size("cls_projectors2.weight", 1),
+            // Nor does it tell where the head of SRA was: assume SRA's place.
+            self_alignment: file.contains_key("ap_head.linear1.weight").then_some(blocks.min(8)),
             warmup_depth,
         })
     }
@@ -150,13 +160,17 @@ mod tests {
             encoder_depth: vec![8],
             rope: false,
             qk_norm: false,
+            class_token: None,
+            self_alignment: None,
             warmup_depth: None,
         };
         let warmed =
             SiTConfig { rope: true, qk_norm: true, encoder_depth: vec![4], warmup_depth: Some(4), ..plain.clone() };
         let later = SiTConfig { mlp: MlpKind::SwiGlu, projector: ProjectorKind::Conv3, ..plain.clone() };
         let lightning = SiTConfig { mlp: MlpKind::SwiGlu, norm: NormKind::Rms, qk_norm: true, ..plain.clone() };
-        for config in [plain, warmed, later, lightning] {
+        let aligned = SiTConfig { z_dims: vec![], self_alignment: Some(8), ..plain.clone() };
+        let entangled = SiTConfig { class_token: Some(768), ..plain.clone() };
+        for config in [plain, warmed, later, lightning, aligned, entangled] {
             let (model, shapes) = params::census(|vb| SiT::new(&config, vb)).unwrap();
             let mut file: Tensors = shapes.into_iter().map(|(name, s)| (name, zeros(s))).collect();
             file.extend(model.buffers());

@@ -4,6 +4,7 @@ use super::features::Features;
 use crate::data::augment::flips;
 use crate::data::latents::Latents;
 use crate::data::prefetch::MicroBatch;
+use crate::models::encoder::Outputs;
 use crate::models::sit::{SiTConfig, drop_labels};
 use crate::rng::{self, Purpose};
 use crate::train::batch_indices;
@@ -82,7 +83,13 @@ impl Examples {
         }
     }
 
-    /// The same for a GPU with memory of its own: stored features as they lie on the CPU, in the
+    /// What the encoders, which must be online, make of the images of the micro-batch, with the
+    /// attention of these blocks, counted from 1.
+    pub fn encoder_outputs(&self, batch: &Batch, blocks: &[usize]) -> Result<Vec<Outputs>> {
+        self.features.outputs(&batch.rows, &batch.flipped, &self.device, blocks)
+    }
+
+    /// [`features`](Self::features) for a GPU with memory of its own: stored features as they lie on the CPU, in the
     /// type in which they are stored.
     pub fn features_as_stored(&self, batch: &Batch) -> Result<Vec<Tensor>> {
         match &batch.features {

@@ -10,7 +10,7 @@ use crate::data::images::ImageSet;
 use crate::data::latents::Latents;
 use crate::data::packed::Packed;
 use crate::data::pairing::{check_pairs, labels_digest, stated_labels};
-use crate::models::encoder::Encoder;
+use crate::models::encoder::{Encoder, Outputs};
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// Opened features, paired with the latents of a training.
@@ -92,14 +92,27 @@ impl Features {
     pub fn tokens(&self, rows: &[u64], flipped: &[bool], device: &Device) -> Result<Vec<Tensor>> {
         match self {
             Self::Stored(sets) => stored(sets, rows, flipped, device)?.iter().map(|t| t.to_dtype(DType::F32)).collect(),
-            Self::Online(images, encoders) => {
-                let mut pixels = images.batch(rows, device)?;
-                if flipped.contains(&true) {
-                    pixels = mirror(&pixels, flipped)?;
-                }
-                encoders.iter().map(|e| Ok(e.tokens(&pixels)?.detach())).collect()
-            }
+            Self::Online(..) => Ok(self.outputs(rows, flipped, device, &[])?.into_iter().map(|o| o.tokens).collect()),
         }
+    }
+
+    /// [`tokens`](Self::tokens) with all that the encoders show of these images, with the attention
+    /// of these blocks, counted from 1; detached.
+    ///
+    /// # Errors
+    /// Stored features, which are tokens alone; a block that an encoder does not have.
+    pub fn outputs(&self, rows: &[u64], flipped: &[bool], device: &Device, blocks: &[usize]) -> Result<Vec<Outputs>> {
+        let Self::Online(images, encoders) = self else { bail!("stored features are tokens alone") };
+        let mut pixels = images.batch(rows, device)?;
+        if flipped.contains(&true) {
+            pixels = mirror(&pixels, flipped)?;
+        }
+        let detached = |o: Outputs| Outputs {
+            tokens: o.tokens.detach(),
+            class_token: o.class_token.map(|t| t.detach()),
+            attention: o.attention.iter().map(Tensor::detach).collect(),
+        };
+        encoders.iter().map(|e| Ok(detached(e.outputs(&pixels, blocks)?))).collect()
     }
 }
 

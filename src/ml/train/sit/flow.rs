@@ -1,17 +1,19 @@
 //! The loss of full training: the velocity between data and noise, plus a scheduled alignment with
-//! features and, optionally, the velocity's direction and a dispersive loss.
+//! features and, optionally, the velocity's direction, an alignment with itself and a dispersive loss.
 
 use super::batch::{Batch, BatchConfig, Examples};
 use super::gpu::Feed;
+use super::self_alignment::SelfAlignment;
 use crate::data::prefetch::MicroBatch;
 use crate::diffusion::alignment::Alignment;
 use crate::diffusion::alignment_schedule::Schedule;
 use crate::diffusion::interpolant::{Path, TimeDistribution};
 use crate::diffusion::loss;
+use crate::models::encoder::Outputs;
 use crate::models::sit::{Also, SiT};
 use crate::rng::{self, Purpose};
 use crate::train::config::StepLoss;
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 
 /// Full training of a SiT.
 pub struct FlowMatching<'a> {
@@ -25,6 +27,22 @@ pub struct FlowMatching<'a> {
     pub schedule: Schedule,
     pub alignment: Alignment,
     pub dispersion: Option<Dispersion>,
+    pub self_alignment: Option<SelfAlignment>,
+    pub attention: Option<AttentionTransfer>,
+    /// Weight of the velocity of class tokens, for a network that has one (REG, arXiv 2507.01467,
+    /// eq. 7).
+    pub class_token: f64,
+}
+
+/// Settings of the attention alignment of HASTE (arXiv 2505.16792).
+#[derive(Debug, Clone)]
+pub struct AttentionTransfer {
+    /// Beside the alignment loss: the coefficient of the alignment is a factor of both.
+    pub weight: f64,
+    /// Blocks of the network, counted from 1.
+    pub blocks: Vec<usize>,
+    /// The block of the encoder for each of them.
+    pub encoder_blocks: Vec<usize>,
 }
 
 /// Settings of the dispersive loss.
@@ -43,6 +61,10 @@ pub struct Noised {
     point: Tensor,
     /// Velocity at `point`, which the network should predict.
     target: Tensor,
+    /// Times and points of the teacher of a self-alignment.
+    teacher: Option<(Tensor, Tensor)>,
+    /// Noise of the class tokens `[n, Z]`.
+    class_noise: Option<Tensor>,
 }
 
 impl FlowMatching<'_> {
@@ -55,7 +77,15 @@ impl FlowMatching<'_> {
         let noise = rng::normal_rows(seed, Purpose::Noise, step, &batch.slots, &x.dims()[1..], cpu)?;
         let t = self.time.draw(self.path, seed, step, &batch.slots);
         let (point, target) = self.path.point_and_velocity(x, &noise, &t)?;
-        Ok(Noised { t: Tensor::new(t, cpu)?, point, target, batch })
+        let teacher = |alignment: &SelfAlignment| {
+            let t = alignment.times(&t, seed, step, &batch.slots);
+            let (point, _) = self.path.point_and_velocity(x, &noise, &t)?;
+            Ok::<_, candle_core::Error>((Tensor::new(t, cpu)?, point))
+        };
+        let teacher = self.self_alignment.as_ref().map(teacher).transpose()?;
+        let class_noise = |width| rng::normal_rows(seed, Purpose::ClassNoise, step, &batch.slots, &[width], cpu);
+        let class_noise = self.model.config().class_token.map(class_noise).transpose()?;
+        Ok(Noised { t: Tensor::new(t, cpu)?, point, target, teacher, class_noise, batch })
     }
 
     /// A micro-batch for the engine on a GPU.
@@ -63,7 +93,7 @@ impl FlowMatching<'_> {
         let alignment_weight = self.schedule.at(step);
         let features =
             if alignment_weight == 0.0 { vec![] } else { self.examples.features_as_stored(&noised.batch)? };
-        let Noised { batch, t, point, target } = noised;
+        let Noised { batch, t, point, target, .. } = noised;
         Ok(Feed { times: t, point, target: Some(target), classes: batch.classes, features, alignment_weight })
     }
 
@@ -75,25 +105,74 @@ impl FlowMatching<'_> {
         let weight = self.schedule.at(step);
         // With weight 0, neither encoders nor projectors run. The weights and moments of the
         // projectors stay unchanged.
-        let also = Also { projections: weight != 0.0, hidden: self.dispersion.map(|d| d.block) };
+        let mut seen = match (&noised.class_noise, &self.attention) {
+            (Some(_), attention) => {
+                let blocks = attention.as_ref().map_or(&[][..], |a| &a.encoder_blocks[..]);
+                Some(self.examples.encoder_outputs(&noised.batch, blocks)?)
+            }
+            (None, Some(a)) if weight != 0.0 => Some(self.examples.encoder_outputs(&noised.batch, &a.encoder_blocks)?),
+            _ => None,
+        };
+        let class = match (&noised.class_noise, seen.as_mut().and_then(|all| all.first_mut())) {
+            (Some(noise), Some(seen)) => Some(self.noised_class_token(seen, &here(noise)?, &noised.t)?),
+            _ => None,
+        };
+        let also = Also {
+            class_token: class.as_ref().map(|(point, _)| point),
+            projections: weight != 0.0,
+            hidden: self.dispersion.map(|d| d.block),
+            student: self.self_alignment.is_some(),
+            attention: self.attention.as_ref().filter(|_| weight != 0.0).map_or(&[][..], |a| &a.blocks[..]),
+        };
         let out = self.model.forward_with(&point, &t, &classes, &also)?;
         let velocity = loss::velocity(&out.velocity, &target)?;
         let mut parts = vec![("velocity", number(&velocity)?)];
-        let (mut loss, mut aligned, mut related) = (velocity, 0.0, 0.0);
+        let class = match (&class, &out.class_velocity) {
+            (Some((_, target)), Some(predicted)) => Some(loss::velocity(predicted, target)?),
+            _ => None,
+        };
+        let (mut loss, mut aligned, mut related, mut attended) = (velocity, 0.0, 0.0, 0.0);
         if self.velocity_cosine > 0.0 {
             let cosine = loss::velocity_cosine(&out.velocity, &target)?;
             parts.push(("velocity_cosine", number(&cosine)?));
             loss = (loss + (cosine * self.velocity_cosine)?)?;
         }
+        if let Some(class) = class {
+            parts.push(("class_velocity", number(&class)?));
+            loss = (loss + (class * self.class_token)?)?;
+        }
         if weight != 0.0 {
-            let losses = self.alignment.losses(self.examples.features(&noised.batch)?, &out.projections)?;
+            let (features, attention) = match seen {
+                None => (self.examples.features(&noised.batch)?, vec![]),
+                Some(all) => {
+                    let (tokens, attention): (Vec<_>, Vec<_>) =
+                        all.into_iter().map(|o| (o.tokens, o.attention)).unzip();
+                    (tokens, attention.concat())
+                }
+            };
+            let losses = self.alignment.losses(features, &out.projections)?;
             aligned = number(&losses.alignment)?;
             related = losses.relation.as_ref().map_or(Ok(0.0), number)?;
             loss = (loss + (self.alignment.sum(losses)? * weight)?)?;
+            if let Some(a) = &self.attention {
+                let transfer = loss::attention_transfer(&attention, &out.attention)?;
+                attended = number(&transfer)?;
+                loss = (loss + (transfer * (weight * a.weight))?)?;
+            }
         }
         parts.extend([("alignment", aligned), ("alignment_weight", weight)]);
         if self.alignment.relation > 0.0 {
             parts.push(("relation", related));
+        }
+        if self.attention.is_some() {
+            parts.push(("attention", attended));
+        }
+        if let (Some(alignment), Some((t, point)), Some(student)) =
+            (&self.self_alignment, &noised.teacher, &out.student)
+        {
+            let distance = alignment.loss(student, &here(point)?, &here(t)?, &classes)?;
+            parts.push(("self_alignment", number(&distance)?));
+            loss = (loss + (distance * alignment.weight)?)?;
         }
         if let Some((hidden, dispersion)) = out.hidden.as_ref().zip(self.dispersion) {
             let spread = loss::dispersive(hidden, dispersion.temperature)?;
@@ -101,5 +180,14 @@ impl FlowMatching<'_> {
             loss = (loss + (spread * dispersion.weight)?)?;
         }
         Ok(StepLoss { loss, parts })
+    }
+
+    /// The noised class token of an encoder `[B, Z]` and its velocity. The class token also becomes
+    /// the first of the tokens that projections are aligned with.
+    fn noised_class_token(&self, seen: &mut Outputs, noise: &Tensor, t: &Tensor) -> Result<(Tensor, Tensor)> {
+        let Some(class) = &seen.class_token else { bail!("the encoder has no class token") };
+        let noised = self.path.point_and_velocity(class, noise, &t.to_vec1::<f32>()?)?;
+        seen.tokens = Tensor::cat(&[&class.unsqueeze(1)?, &seen.tokens], 1)?;
+        Ok(noised)
     }
 }

@@ -54,14 +54,14 @@ impl Preview<'_> {
         };
         let sit = SiT::new(config, Frozen::new(weights.clone()).builder(DType::F32, device))?;
         let ids: Vec<u64> = (0..COUNT as u64).collect();
-        let shape = [config.in_channels, config.input_size, config.input_size];
         let labels = classes(config.num_classes);
         let classes = Tensor::new(labels, device)?;
-        let start = start_noise(self.seed, &ids, &shape, device)?;
+        let start = start_noise(self.seed, &ids, &config.state_shape(), device)?;
         let mut velocity = |x: &Tensor, t: &Tensor, y: &Tensor| sit.velocity(x, t, y);
         // Euler steps draw no noise, and sampling without guidance uses no null class.
         let mut noise = |_| bail!("an ODE sampler draws no noise");
-        let latents = sample(&sampler, &start, &classes, Away::Classes(&classes), &mut noise, &mut velocity)?;
+        let states = sample(&sampler, &start, &classes, Away::Classes(&classes), &mut noise, &mut velocity)?;
+        let latents = config.latents_of(&states)?;
         if !latents.sum_all()?.to_scalar::<f64>()?.is_finite() {
             bail!("the averaged weights produce values that are not finite");
         }
