@@ -251,7 +251,13 @@ fn facts_of_shipped_pipelines() -> BTreeMap<&'static str, BTreeSet<&'static str>
             take(stage.kind.name, stage.kind.facts, &stage.params);
             // What is told of other settings only.
             let mut other = stage.params.clone();
-            for (name, value) in [("flip", Value::from(0.5)), ("label", "null".into()), ("cfg_scale", 2.0.into())] {
+            let values: [(&str, Value); 4] = [
+                ("flip", 0.5.into()),
+                ("label", "null".into()),
+                ("cfg_scale", 2.0.into()),
+                ("class_token", 1.0.into()),
+            ];
+            for (name, value) in values {
                 other.get_mut(name).into_iter().for_each(|v| *v = value.clone());
             }
             take(stage.kind.name, stage.kind.facts, &other);
@@ -259,8 +265,12 @@ fn facts_of_shipped_pipelines() -> BTreeMap<&'static str, BTreeSet<&'static str>
     }
     let probe = Params::from([("label".to_string(), Value::from("null"))]);
     let sit = Params::from([("as".to_string(), Value::from("sit")), ("preset".to_string(), "SiT-B/2".into())]);
-    for kind in KINDS.iter().filter(|k| ["probe", "weights"].contains(&k.name)) {
-        take(kind.name, kind.facts, if kind.name == "probe" { &probe } else { &sit });
+    let imported: Value = serde_json::json!({"source": "latents", "scaling_factor": 0.5, "shift_factor": 0.0,
+        "normalization": "channel", "rows_per_shard": 1, "flip": false});
+    let imported: Params = imported.as_object().unwrap().clone().into_iter().collect();
+    for (name, params) in [("probe", &probe), ("weights", &sit), ("import-latents", &imported)] {
+        let kind = KINDS.iter().find(|kind| kind.name == name).unwrap();
+        take(kind.name, kind.facts, params);
     }
     given
 }

@@ -92,7 +92,7 @@ fn scale(p: &Params, latents: &ReadyLatents) -> Result<(LatentScale, Option<Stri
         (Normalization::Channel, _, false) => {
             let folder = p.source.display();
             return Err(Error::usage(format!("`normalization` is \"channel\", but `{folder}` has no {STATS_FILE}"))
-                .hint("LightningDiT writes it beside its latents; tensors `mean` and `std` of a value a channel"));
+                .hint("the file is written by LightningDiT beside its latents, with tensors `mean` and `std`"));
         }
         (Normalization::Channel, ..) => (true, None),
         (Normalization::Auto, _, true) if channels != SD_CHANNELS => {

@@ -189,7 +189,7 @@ impl Params {
         ];
         let block = |(name, value): (&str, Option<usize>)| match value {
             None => Err(Error::usage(format!("`self_alignment` needs `{name}`"))
-                .hint("SRA aligns block 8 with block 20 for SiT-XL/2, and 4 with 8 for SiT-B/2")),
+                .hint("choose an earlier block to align: SRA has 8 and 20 for SiT-XL/2, and 4 and 8 for SiT-B/2")),
             Some(block) if block > blocks => {
                 Err(Error::usage(format!("`{name}` {block} is not one of the blocks 1 to {blocks}")))
             }

@@ -60,7 +60,7 @@ pub fn write(handover: &Handover<'_>, folder: &Path) -> Result<()> {
 fn write_transformer(handover: &Handover<'_>, folder: &Path) -> Result<usize> {
     if handover.config.class_token.is_some() {
         return Err(Error::usage("a network with a class token cannot be handed over to diffusers")
-            .hint("`erw weights export` writes its weights for the published PyTorch code"));
+            .hint("use `erw weights export`, which writes its weights for the published PyTorch code"));
     }
     let tensors = params::load(&handover.sit.dir.join(format!("{}.safetensors", handover.weights)), &Device::Cpu)?;
     let mut tensors = release::state_dict(&handover.config, tensors)?;
