@@ -35,7 +35,7 @@ use idx::Idx;
 use layout::{Classes, doubt_of_shards};
 use left_out::LeftOut;
 use serde::Deserialize;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -212,35 +212,11 @@ impl ImageListing {
 
     fn folder(root: &Path, part: Option<&str>, labels: Option<&Path>, classes: Classes) -> Result<Self> {
         let shown = root.display();
-        let mut pairs = idx::pairs(root)?;
-        if !pairs.is_empty() {
-            let known = pairs.keys().cloned().collect::<Vec<_>>().join(", ");
-            let (images, labels) = match part {
-                Some(name) => match pairs.remove(name) {
-                    Some(pair) => pair,
-                    None => bail!("{shown} holds no IDX files of part `{name}`; its parts are {known}"),
-                },
-                None if pairs.len() > 1 => {
-                    bail!("{shown} holds IDX files of several parts; choose one with `part`: {known}")
-                }
-                None => pairs.pop_first().map(|(_, pair)| pair).unwrap_or_default(),
-            };
+        if let Some((images, labels)) = of_part(root, "IDX files", idx::pairs(root)?, part)? {
             return Ok(Self::of_idx(Idx::open(&images, &idx::labels_of(&images, &labels)?)?, classes));
         }
-        let mut batches = cifar::parts(root)?;
-        if !batches.is_empty() {
-            let known = || batches.keys().cloned().collect::<Vec<_>>().join(", ");
-            let batches = match part {
-                None if batches.len() > 1 => {
-                    bail!("{shown} holds CIFAR batches of several parts; choose one with `part`: {}", known())
-                }
-                None => batches.pop_first().map(|(_, batches)| batches),
-                Some(name) => match batches.get(name).cloned() {
-                    None => bail!("{shown} holds no CIFAR batches of part `{name}`; its parts are {}", known()),
-                    batches => batches,
-                },
-            };
-            return Ok(Self::of_cifar(Cifar::open(&batches.unwrap_or_default())?, classes));
+        if let Some(batches) = of_part(root, "CIFAR batches", cifar::parts(root)?, part)? {
+            return Ok(Self::of_cifar(Cifar::open(&batches)?, classes));
         }
         let list = List::beside(root)?;
         let is_listed = |name: &Path| list.as_ref().is_some_and(|list| list.names(name));
@@ -463,6 +439,20 @@ pub fn recognise(file: &Path) -> Result<()> {
             Err(Error::msg(hint).context(text))
         }
         None => Err(Error::msg(text)),
+    }
+}
+
+/// The part of this name, or the only one; `None` of none. `what` says in messages what has parts.
+fn of_part<T>(root: &Path, what: &str, mut parts: BTreeMap<String, T>, part: Option<&str>) -> Result<Option<T>> {
+    let (shown, known) = (root.display(), parts.keys().cloned().collect::<Vec<_>>().join(", "));
+    match part {
+        _ if parts.is_empty() => Ok(None),
+        Some(name) => match parts.remove(name) {
+            None => bail!("{shown} holds no {what} of part `{name}`; its parts are {known}"),
+            chosen => Ok(chosen),
+        },
+        None if parts.len() > 1 => bail!("{shown} holds {what} of several parts; choose one with `part`: {known}"),
+        None => Ok(parts.into_values().next()),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::diffusion::alignment_schedule::Schedule;
 use crate::diffusion::interpolant::{Path, TimeDistribution};
 use crate::diffusion::loss;
 use crate::models::encoder::Outputs;
-use crate::models::sit::{Also, SiT};
+use crate::models::sit::{Also, Forward, SiT};
 use crate::rng::{self, Purpose};
 use crate::train::config::StepLoss;
 use candle_core::{Device, Result, Tensor, bail};
@@ -101,18 +101,10 @@ impl FlowMatching<'_> {
         let here = |t: &Tensor| t.to_device(&self.examples.device);
         let (t, point, target) = (here(&noised.t)?, here(&noised.point)?, here(&noised.target)?);
         let classes = here(&noised.batch.classes)?;
-        let number = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
         let weight = self.schedule.at(step);
         // With weight 0, neither encoders nor projectors run. The weights and moments of the
         // projectors stay unchanged.
-        let mut seen = match (&noised.class_noise, &self.attention) {
-            (Some(_), attention) => {
-                let blocks = attention.as_ref().map_or(&[][..], |a| &a.encoder_blocks[..]);
-                Some(self.examples.encoder_outputs(&noised.batch, blocks)?)
-            }
-            (None, Some(a)) if weight != 0.0 => Some(self.examples.encoder_outputs(&noised.batch, &a.encoder_blocks)?),
-            _ => None,
-        };
+        let mut seen = self.seen(noised, weight)?;
         let class = match (&noised.class_noise, seen.as_mut().and_then(|all| all.first_mut())) {
             (Some(noise), Some(seen)) => Some(self.noised_class_token(seen, &here(noise)?, &noised.t)?),
             _ => None,
@@ -131,7 +123,7 @@ impl FlowMatching<'_> {
             (Some((_, target)), Some(predicted)) => Some(loss::velocity(predicted, target)?),
             _ => None,
         };
-        let (mut loss, mut aligned, mut related, mut attended) = (velocity, 0.0, 0.0, 0.0);
+        let mut loss = velocity;
         if self.velocity_cosine > 0.0 {
             let cosine = loss::velocity_cosine(&out.velocity, &target)?;
             parts.push(("velocity_cosine", number(&cosine)?));
@@ -141,31 +133,17 @@ impl FlowMatching<'_> {
             parts.push(("class_velocity", number(&class)?));
             loss = (loss + (class * self.class_token)?)?;
         }
-        if weight != 0.0 {
-            let (features, attention) = match seen {
-                None => (self.examples.features(&noised.batch)?, vec![]),
-                Some(all) => {
-                    let (tokens, attention): (Vec<_>, Vec<_>) =
-                        all.into_iter().map(|o| (o.tokens, o.attention)).unzip();
-                    (tokens, attention.concat())
-                }
-            };
-            let losses = self.alignment.losses(features, &out.projections)?;
-            aligned = number(&losses.alignment)?;
-            related = losses.relation.as_ref().map_or(Ok(0.0), number)?;
-            loss = (loss + (self.alignment.sum(losses)? * weight)?)?;
-            if let Some(a) = &self.attention {
-                let transfer = loss::attention_transfer(&attention, &out.attention)?;
-                attended = number(&transfer)?;
-                loss = (loss + (transfer * (weight * a.weight))?)?;
-            }
-        }
-        parts.extend([("alignment", aligned), ("alignment_weight", weight)]);
+        let (aligned, [alignment, relation, attention]) = match weight == 0.0 {
+            true => (loss, [0.0; 3]),
+            false => self.align(loss, noised, seen, &out, weight)?,
+        };
+        loss = aligned;
+        parts.extend([("alignment", alignment), ("alignment_weight", weight)]);
         if self.alignment.relation > 0.0 {
-            parts.push(("relation", related));
+            parts.push(("relation", relation));
         }
         if self.attention.is_some() {
-            parts.push(("attention", attended));
+            parts.push(("attention", attention));
         }
         if let (Some(alignment), Some((t, point)), Some(student)) =
             (&self.self_alignment, &noised.teacher, &out.student)
@@ -182,6 +160,43 @@ impl FlowMatching<'_> {
         Ok(StepLoss { loss, parts })
     }
 
+    /// What the encoders make of the images, where more than their features is needed.
+    fn seen(&self, noised: &Noised, weight: f64) -> Result<Option<Vec<Outputs>>> {
+        let blocks = self.attention.as_ref().map(|a| &a.encoder_blocks[..]);
+        match (&noised.class_noise, blocks.filter(|_| weight != 0.0)) {
+            (Some(_), _) => self.examples.encoder_outputs(&noised.batch, blocks.unwrap_or_default()).map(Some),
+            (None, Some(blocks)) => self.examples.encoder_outputs(&noised.batch, blocks).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// `loss` with the losses of the alignment added, and these without weights: alignment,
+    /// relation, attention.
+    fn align(
+        &self,
+        loss: Tensor,
+        noised: &Noised,
+        seen: Option<Vec<Outputs>>,
+        out: &Forward,
+        weight: f64,
+    ) -> Result<(Tensor, [f64; 3])> {
+        let (features, attention) = match seen {
+            None => (self.examples.features(&noised.batch)?, vec![]),
+            Some(all) => {
+                let (tokens, attention): (Vec<_>, Vec<_>) = all.into_iter().map(|o| (o.tokens, o.attention)).unzip();
+                (tokens, attention.concat())
+            }
+        };
+        let losses = self.alignment.losses(features, &out.projections)?;
+        let aligned = number(&losses.alignment)?;
+        let related = losses.relation.as_ref().map_or(Ok(0.0), number)?;
+        let loss = (loss + (self.alignment.sum(losses)? * weight)?)?;
+        let Some(a) = &self.attention else { return Ok((loss, [aligned, related, 0.0])) };
+        let transfer = loss::attention_transfer(&attention, &out.attention)?;
+        let attended = number(&transfer)?;
+        Ok(((loss + (transfer * (weight * a.weight))?)?, [aligned, related, attended]))
+    }
+
     /// The noised class token of an encoder `[B, Z]` and its velocity. The class token also becomes
     /// the first of the tokens that projections are aligned with.
     fn noised_class_token(&self, seen: &mut Outputs, noise: &Tensor, t: &Tensor) -> Result<(Tensor, Tensor)> {
@@ -190,4 +205,8 @@ impl FlowMatching<'_> {
         seen.tokens = Tensor::cat(&[&class.unsqueeze(1)?, &seen.tokens], 1)?;
         Ok(noised)
     }
+}
+
+fn number(t: &Tensor) -> Result<f64> {
+    t.to_scalar::<f32>().map(f64::from)
 }

@@ -79,7 +79,7 @@ impl Archive {
             false => (Kind::Tar, tar::list(&map, 0..map.len(), &shown)?),
         };
         let volumes = vec![Volume { map, shown, folder: PathBuf::new() }];
-        let mut this = Self { path: path.to_path_buf(), volumes, kind, part: PathBuf::new(), members };
+        let this = Self { path: path.to_path_buf(), volumes, kind, part: PathBuf::new(), members };
         this.check_names()?;
         Ok(this)
     }
@@ -127,7 +127,7 @@ impl Archive {
     }
 
     /// Refuses two members of one name.
-    fn check_names(&mut self) -> Result<()> {
+    fn check_names(&self) -> Result<()> {
         let mut names = HashSet::with_capacity(self.members.len());
         match self.members.iter().find(|m| !names.insert(&m.name)) {
             Some(twice) => bail!(
