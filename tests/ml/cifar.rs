@@ -1,5 +1,6 @@
 //! CIFAR-10 in its binary and its Python version is one set; damaged batches are named.
 
+use crate::support::grey_images::error;
 use candle_core::Result;
 use erw::ml::data::decode::orientation::Orientation;
 use erw::ml::data::source::layout::Classes;
@@ -10,10 +11,6 @@ use std::path::Path;
 
 const PLANE: usize = 32 * 32;
 const AS_IS: Preparation = Preparation { orientation: Orientation::Ignore, transform: Transform::None, size: 32 };
-
-fn error<T>(r: Result<T>) -> String {
-    r.err().expect("an error").to_string()
-}
 
 /// An image told by `n`: its planes are of one value each, but for the second pixel.
 fn planes(n: u8) -> Vec<u8> {

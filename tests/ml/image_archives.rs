@@ -1,29 +1,18 @@
 //! Image sets in tars, tars of tars and WebDatasets are listed and read as the folder they stand
 //! for; damaged and hostile ones are named.
 
+use crate::support::grey_images::{AS_IS, error, greys, open, png, write};
 use candle_core::Result;
-use erw::ml::data::decode::orientation::Orientation;
+use erw::ml::data::source::ImageListing;
 use erw::ml::data::source::layout::Classes;
-use erw::ml::data::source::{ImageListing, Preparation};
-use erw::ml::data::transform::Transform;
 use proptest::prelude::*;
-use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 
-const AS_IS: Preparation = Preparation { orientation: Orientation::Ignore, transform: Transform::None, size: 2 };
-
 type Files<'a> = Vec<(&'a str, Vec<u8>)>;
 type Members<'a> = &'a [(&'a str, Vec<u8>)];
-
-/// An image of one grey, by which it is told.
-fn png(grey: u8) -> Vec<u8> {
-    let mut bytes = Cursor::new(vec![]);
-    image::RgbImage::from_pixel(2, 2, image::Rgb([grey; 3])).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    bytes.into_inner()
-}
 
 fn header(size: usize) -> Header {
     let mut header = Header::new_gnu();
@@ -60,26 +49,6 @@ fn zipped(files: &[(&str, Vec<u8>)]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
-fn write(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
-    let path = dir.path().join(name);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(&path, bytes).unwrap();
-    path
-}
-
-fn open(root: &Path) -> Result<ImageListing> {
-    ImageListing::open(root, None, None)
-}
-
-fn error<T>(r: Result<T>) -> String {
-    r.err().expect("an error").to_string()
-}
-
-/// Grey and label of every image, in order.
-fn contents(source: &ImageListing) -> Vec<(u8, i64)> {
-    (0..source.len()).map(|i| (source.load(i, &AS_IS).unwrap().0.data[0], source.label(i))).collect()
-}
-
 fn cats() -> Files<'static> {
     vec![("2.png", png(2)), ("1.png", png(1)), (".x.png", png(9)), ("notes.txt", b"miaow".to_vec())]
 }
@@ -97,30 +66,35 @@ fn a_set_is_the_same_in_every_archive() -> Result<()> {
     let all = [within("dog", dogs()), within("cat", cats())].concat();
     let all: Files = all.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
     for (name, bytes) in &all {
-        write(&dir, &format!("folder/{name}"), bytes);
+        write(&dir.path().join(format!("folder/{name}")), bytes);
     }
     let of_classes = [("dog.tar", tarred(&dogs())), ("cat.tar", tarred(&cats())), ("readme.md", b"pets".to_vec())];
     for (name, bytes) in &of_classes {
-        write(&dir, &format!("tars/{name}"), bytes);
+        write(&dir.path().join(format!("tars/{name}")), bytes);
     }
     let cases = [
         (dir.path().join("folder"), "a tree of folders", "cat/2.png", "1 .txt"),
-        (write(&dir, "set.zip", &zipped(&all)), "a ZIP of folders", "set.zip!cat/2.png", "1 .txt"),
+        (write(&dir.path().join("set.zip"), &zipped(&all)), "a ZIP of folders", "set.zip!cat/2.png", "1 .txt"),
         // Told by its contents, not by its name.
-        (write(&dir, "set", &tarred(&all)), "a tar of folders", "set!cat/2.png", "1 .txt"),
-        (write(&dir, "of.tar", &tarred(&of_classes)), "a tar of tars", "of.tar!cat.tar!2.png", "1 .md, 1 .txt"),
+        (write(&dir.path().join("set"), &tarred(&all)), "a tar of folders", "set!cat/2.png", "1 .txt"),
+        (
+            write(&dir.path().join("of.tar"), &tarred(&of_classes)),
+            "a tar of tars",
+            "of.tar!cat.tar!2.png",
+            "1 .md, 1 .txt",
+        ),
         (dir.path().join("tars"), "a folder of tars", "tars/cat.tar!2.png", "1 .md, 1 .txt"),
     ];
     for (root, what, place, left_out) in cases {
         let source = open(&root)?;
         assert_eq!(source.classes(), ["cat", "dog"], "{what}");
-        assert_eq!(contents(&source), [(1, 0), (2, 0), (3, 1)], "{what}");
+        assert_eq!(greys(&source), [(1, 0), (2, 0), (3, 1)], "{what}");
         assert_eq!(source.to_string(), format!("{what}: 3 images of 2 classes; left out: {left_out}, 1 hidden"));
         assert_eq!(source.name(1), Some(Path::new("cat/2.png")));
         assert!(source.place(1).ends_with(place), "{}", source.place(1));
         if what != "a tree of folders" {
             let part = ImageListing::open(&root, Some("cat"), None)?;
-            assert_eq!(contents(&part), [(1, 0), (2, 0)], "{what}");
+            assert_eq!(greys(&part), [(1, 0), (2, 0)], "{what}");
             assert!(part.place(1).ends_with(place), "{}", part.place(1));
             let said = error(ImageListing::open(&root, Some("cow"), None));
             assert!(said.contains("holds no folder `cow`; its top-level folders are cat, dog"), "{said}");
@@ -128,8 +102,8 @@ fn a_set_is_the_same_in_every_archive() -> Result<()> {
     }
     // Tars deeper inside, in a part beside other images.
     let deep = [("train/cat.tar", tarred(&cats())), ("train/dog.tar", tarred(&dogs())), ("val/0.png", png(0))];
-    let deep = ImageListing::open(&write(&dir, "deep.tar", &tarred(&deep)), Some("train"), None)?;
-    assert_eq!(contents(&deep), [(1, 0), (2, 0), (3, 1)]);
+    let deep = ImageListing::open(&write(&dir.path().join("deep.tar"), &tarred(&deep)), Some("train"), None)?;
+    assert_eq!(greys(&deep), [(1, 0), (2, 0), (3, 1)]);
     assert!(deep.place(2).ends_with("deep.tar!train/dog.tar!3.png"), "{}", deep.place(2));
     Ok(())
 }
@@ -145,20 +119,20 @@ fn long_names_and_folders_are_understood_and_a_prepared_set_has_its_labels() -> 
     pax.append_pax_extensions([("path", long.as_bytes()), ("mtime", b"1.5")])?;
     pax.append_data(&mut header(png(1).len()), "cut.png", png(1).as_slice())?;
     for (name, bytes) in [("gnu.tar", tarred(&[(&long, png(1))])), ("pax.tar", pax.into_inner()?)] {
-        let source = open(&write(&dir, name, &bytes))?;
+        let source = open(&write(&dir.path().join(name), &bytes))?;
         assert_eq!(source.name(0), Some(Path::new(&long)), "{name}");
-        assert_eq!(contents(&source), [(1, 0)]);
+        assert_eq!(greys(&source), [(1, 0)]);
     }
     let list = br#"{"labels": [["00000/img0.png", 5], ["00000/img1.png", 0]]}"#.to_vec();
     let prepared = tarred(&[("00000/img1.png", png(1)), ("00000/img0.png", png(0)), ("dataset.json", list)]);
-    assert_eq!(contents(&open(&write(&dir, "edm.tar", &prepared))?), [(0, 5), (1, 0)]);
+    assert_eq!(greys(&open(&write(&dir.path().join("edm.tar"), &prepared))?), [(0, 5), (1, 0)]);
     Ok(())
 }
 
 #[test]
 fn damaged_and_hostile_tars_are_named() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let of = |bytes: &[u8]| error(open(&write(&dir, "x.tar", bytes)));
+    let of = |bytes: &[u8]| error(open(&write(&dir.path().join("x.tar"), bytes)));
     let whole = tarred(&[("cat/0.png", png(0)), ("cat/1.png", png(1))]);
     assert_eq!(whole.len(), 6 * 512);
     for keep in 0..whole.len() - 512 {
@@ -217,7 +191,7 @@ fn members_that_are_no_files_are_refused_when_read() -> Result<()> {
         (EntryType::Fifo, "is not a regular file"),
         (EntryType::Block, "is not a regular file"),
     ] {
-        let set = open(&write(&dir, "x.tar", &raw("cat/0.png", kind, &[])))?;
+        let set = open(&write(&dir.path().join("x.tar"), &raw("cat/0.png", kind, &[])))?;
         let said = error(set.load(0, &AS_IS));
         assert!(said.contains("x.tar!cat/0.png: ") && said.contains(expected), "{said}");
     }
@@ -226,7 +200,7 @@ fn members_that_are_no_files_are_refused_when_read() -> Result<()> {
 
 /// Shards of a labelled set.
 fn shards(dir: &TempDir, name: &str, shards: &[(&str, Members)]) -> PathBuf {
-    shards.iter().for_each(|(shard, files)| drop(write(dir, &format!("{name}/{shard}"), &tarred(files))));
+    shards.iter().for_each(|(shard, files)| drop(write(&dir.path().join(format!("{name}/{shard}")), &tarred(files))));
     dir.path().join(name)
 }
 
@@ -248,7 +222,7 @@ fn a_webdataset_has_the_labels_of_its_samples() -> Result<()> {
     ];
     for (set, left_out) in [(shards(&dir, "text", &as_text), "1 .json, 1 .txt"), (shards(&dir, "json", &as_json), "")] {
         let source = open(&set)?;
-        assert_eq!(contents(&source), [(0, 2), (1, 0), (2, 1)]);
+        assert_eq!(greys(&source), [(0, 2), (1, 0), (2, 1)]);
         assert_eq!(source.classes(), ["0", "1", "2"]);
         let what = "a WebDataset: 3 images of 3 classes";
         let left_out = if left_out.is_empty() { String::new() } else { format!("; left out: {left_out}") };
@@ -256,17 +230,17 @@ fn a_webdataset_has_the_labels_of_its_samples() -> Result<()> {
     }
     // A single shard.
     let one = open(&dir.path().join("text/x-000000.tar"))?;
-    assert_eq!(contents(&one), [(0, 2), (1, 0)]);
+    assert_eq!(greys(&one), [(0, 2), (1, 0)]);
     let all = ImageListing::open_as(&dir.path().join("text"), None, None, Classes::One)?;
-    assert_eq!((contents(&all), all.classes().len()), (vec![(0, 0), (1, 0), (2, 0)], 1));
+    assert_eq!((greys(&all), all.classes().len()), (vec![(0, 0), (1, 0), (2, 0)], 1));
     // Two splits in one folder.
     let [a, b] = as_text.map(|(_, files)| files);
     let both = shards(&dir, "both", &[("in-train-00.tar", a), ("in-train-01.tar", b), ("in-val-00.tar", b)]);
     let said = error(open(&both));
     assert!(said.contains("its folders `in-train`, `in-val` look like parts of a data set"), "{said}");
     assert!(said.contains("set `part = \"in-train\"`"), "{said}");
-    assert_eq!(contents(&ImageListing::open(&both, Some("in-train"), None)?), [(0, 2), (1, 0), (2, 1)]);
-    assert_eq!(contents(&ImageListing::open(&both, Some("in-val"), None)?), [(2, 1)]);
+    assert_eq!(greys(&ImageListing::open(&both, Some("in-train"), None)?), [(0, 2), (1, 0), (2, 1)]);
+    assert_eq!(greys(&ImageListing::open(&both, Some("in-val"), None)?), [(2, 1)]);
     Ok(())
 }
 
@@ -312,10 +286,13 @@ fn a_table_beside_the_images_has_their_labels() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let images = [("val_1.JPEG", png(1)), ("val_0.JPEG", png(0)), ("sub/val_2.JPEG", png(2))];
     for (name, bytes) in &images {
-        write(&dir, &format!("val/{name}"), bytes);
+        write(&dir.path().join(format!("val/{name}")), bytes);
     }
-    let roots =
-        [dir.path().join("val"), write(&dir, "val.tar", &tarred(&images)), write(&dir, "val.zip", &zipped(&images))];
+    let roots = [
+        dir.path().join("val"),
+        write(&dir.path().join("val.tar"), &tarred(&images)),
+        write(&dir.path().join("val.zip"), &zipped(&images)),
+    ];
     let boxes = "ImageId,PredictionString\nval_0,n2 1 2 3 4 n2 5 6 7 8 \nval_1,n1 1 2 3 4\nsub/val_2,n2 1 2 3 4\n";
     let named = [(2, 1), (0, 1), (1, 0)];
     let cases = [
@@ -328,11 +305,11 @@ fn a_table_beside_the_images_has_their_labels() -> Result<()> {
         ("x,y\nval_1,2\nval_0,0\nsub/val_2,10\n", &["0", "1", "2", "3", "4"], [(2, 10), (0, 0), (1, 2)]),
     ];
     for (text, classes, expected) in cases {
-        let labels = write(&dir, "labels.csv", text.as_bytes());
+        let labels = write(&dir.path().join("labels.csv"), text.as_bytes());
         for root in &roots {
             let source = ImageListing::open(root, None, Some(&labels))?;
             assert!(source.classes().starts_with(&classes.iter().map(|c| c.to_string()).collect::<Vec<_>>()), "{text}");
-            assert_eq!(contents(&source), expected, "{text}");
+            assert_eq!(greys(&source), expected, "{text}");
         }
     }
     let bad = [
@@ -350,19 +327,19 @@ fn a_table_beside_the_images_has_their_labels() -> Result<()> {
         ("", "labels.csv: empty", ""),
     ];
     for (text, expected, also) in bad {
-        let labels = write(&dir, "labels.csv", text.as_bytes());
+        let labels = write(&dir.path().join("labels.csv"), text.as_bytes());
         for root in &roots {
             let said = error(ImageListing::open(root, None, Some(&labels)));
             assert!(said.contains(expected) && said.contains(also), "{text}: {said}");
         }
     }
-    let labels = write(&dir, "labels.csv", boxes.as_bytes());
+    let labels = write(&dir.path().join("labels.csv"), boxes.as_bytes());
     let of = |classes| ImageListing::open_as(&roots[1], None, Some(&labels), classes);
-    assert_eq!(contents(&of(Classes::One)?), [(2, 0), (0, 0), (1, 0)]);
+    assert_eq!(greys(&of(Classes::One)?), [(2, 0), (0, 0), (1, 0)]);
     assert!(error(of(Classes::Folders)).contains("omit one"));
-    let gzip = write(&dir, "labels.gz", b"\x1f\x8b\x08\xff\xfe");
+    let gzip = write(&dir.path().join("labels.gz"), b"\x1f\x8b\x08\xff\xfe");
     assert!(error(ImageListing::open(&roots[0], None, Some(&gzip))).contains("labels.gz: not a CSV file of labels"));
-    write(&dir, "val/dataset.json", b"{\"labels\": null}");
+    write(&dir.path().join("val/dataset.json"), b"{\"labels\": null}");
     assert!(error(ImageListing::open(&roots[0], None, Some(&labels))).contains("dataset.json; omit `labels`"));
     Ok(())
 }
@@ -374,7 +351,7 @@ fn a_hundred_thousand_members_are_listed() -> Result<()> {
     for i in 0..100_000 {
         tar.append_data(&mut header(5), format!("{}/{i:06}.jpg", i % 1000), &b"bytes"[..])?;
     }
-    let source = open(&write(&dir, "many.tar", &tar.into_inner()?))?;
+    let source = open(&write(&dir.path().join("many.tar"), &tar.into_inner()?))?;
     assert_eq!((source.len(), source.classes().len()), (100_000, 1000));
     assert!(source.place(99_999).ends_with("many.tar!999/099999.jpg"));
     Ok(())
@@ -396,7 +373,7 @@ proptest! {
         }
         bytes.truncate(bytes.len().min(end.index(2 * bytes.len())));
         let dir = tempfile::tempdir().unwrap();
-        if let Ok(source) = open(&write(&dir, "x.tar", &bytes)) {
+        if let Ok(source) = open(&write(&dir.path().join("x.tar"), &bytes)) {
             (0..source.len()).for_each(|i| drop(source.load(i, &AS_IS)));
         }
     }

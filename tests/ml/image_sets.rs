@@ -3,14 +3,13 @@
 //! counted.
 
 use crate::support::bench::Bench;
+use crate::support::grey_images::{AS_IS, greys, open, png, write};
 use crate::support::space::Space;
 use candle_core::Result;
 use erw::error::Error;
-use erw::ml::data::decode::orientation::Orientation;
 use erw::ml::data::packed::Packed;
+use erw::ml::data::source::ImageListing;
 use erw::ml::data::source::layout::Classes;
-use erw::ml::data::source::{ImageListing, Preparation};
-use erw::ml::data::transform::Transform;
 use erw::stages;
 use serde_json::{Value, json};
 use std::fs;
@@ -18,20 +17,6 @@ use std::io::{Cursor, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use zip::write::SimpleFileOptions;
-
-const AS_IS: Preparation = Preparation { orientation: Orientation::Ignore, transform: Transform::None, size: 2 };
-
-/// An image of one grey, by which it is told.
-fn png(grey: u8) -> Vec<u8> {
-    let mut bytes = Cursor::new(vec![]);
-    image::RgbImage::from_pixel(2, 2, image::Rgb([grey; 3])).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    bytes.into_inner()
-}
-
-fn write(path: &Path, bytes: &[u8]) {
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, bytes).unwrap();
-}
 
 /// A folder of images, told apart by their places in the list. What is no image by its name holds
 /// text.
@@ -70,15 +55,6 @@ fn archive(path: &Path, names: &[&str]) -> PathBuf {
 /// Files, the folder that is the set, and greys and labels of its images.
 type Meant<'a> = (&'a [&'a str], &'a str, Vec<(u8, i64)>);
 
-/// Greys and labels, in order.
-fn images(source: &ImageListing) -> Vec<(u8, i64)> {
-    (0..source.len()).map(|i| (source.load(i, &AS_IS).unwrap().0.data[0], source.label(i))).collect()
-}
-
-fn open(root: &Path) -> Result<ImageListing> {
-    ImageListing::open(root, None, None)
-}
-
 fn error<T>(r: Result<T>) -> Error {
     Error::from(r.err().expect("an error"))
 }
@@ -112,7 +88,7 @@ fn files_of_other_programs_are_neither_classes_nor_images() {
     for root in [folder(&dir.path().join("set"), &names), archive(&dir.path().join("set.zip"), &names)] {
         let source = open(&root).unwrap();
         assert_eq!(source.classes(), ["cat", "dog"], "{}", root.display());
-        assert_eq!(images(&source), [(0, 0), (1, 0), (2, 1)], "{}", root.display());
+        assert_eq!(greys(&source), [(0, 0), (1, 0), (2, 1)], "{}", root.display());
         // A folder counts once.
         let said = source.to_string();
         assert!(said.ends_with("3 images of 2 classes; left out: 1 .txt, 17 hidden"), "{said}");
@@ -124,11 +100,11 @@ fn files_of_other_programs_are_neither_classes_nor_images() {
 fn a_hidden_folder_is_read_when_named() {
     let dir = tempfile::tempdir().unwrap();
     let hidden = folder(&dir.path().join(".cache/@eaDir"), &["cat/0.png", "dog/1.png"]);
-    assert_eq!(images(&open(&hidden).unwrap()), [(0, 0), (1, 1)]);
+    assert_eq!(greys(&open(&hidden).unwrap()), [(0, 0), (1, 1)]);
     let zip =
         archive(&dir.path().join("x.zip"), &[".data/cat/0.png", ".data/dog/1.png", ".data/.x/2.png", "a/b/3.png"]);
     let part = ImageListing::open(&zip, Some(".data"), None).unwrap();
-    assert_eq!((images(&part), part.classes().len()), (vec![(0, 0), (1, 1)], 2));
+    assert_eq!((greys(&part), part.classes().len()), (vec![(0, 0), (1, 1)], 2));
     assert!(part.place(1).ends_with("x.zip!.data/dog/1.png"));
     let said = error(ImageListing::open(&zip, Some("b"), None)).message;
     assert!(said.ends_with("x.zip holds no folder `b`; its top-level folders are .data, a"), "{said}");
@@ -145,7 +121,7 @@ fn files_in_a_list_are_read_whatever_their_names() {
     write(&root.join("no_extension"), &png(3));
     write(&root.join("dataset.json"), json!({ "labels": labels }).to_string().as_bytes());
     let source = open(&root).unwrap();
-    assert_eq!(images(&source), [(0, 2), (1, 0), (3, 1), (2, 1)]);
+    assert_eq!(greys(&source), [(0, 2), (1, 0), (3, 1), (2, 1)]);
     assert!(source.to_string().ends_with("left out: 1 hidden"), "{source}");
 }
 
@@ -164,7 +140,7 @@ fn names_in_archives_are_normalised_first() {
     ] {
         let source = open(&of(&names)).unwrap();
         assert_eq!(
-            (images(&source), source.classes()),
+            (greys(&source), source.classes()),
             (pets.to_vec(), &["cat".to_string(), "dog".into()][..]),
             "{names:?}"
         );
@@ -178,7 +154,7 @@ fn names_in_archives_are_normalised_first() {
         }
     }
     fs::write(&mixed, bytes).unwrap();
-    assert_eq!(images(&open(&mixed).unwrap()), pets);
+    assert_eq!(greys(&open(&mixed).unwrap()), pets);
     let letters = open(&of(&[r"cat/a\0.png", r"cat/b\0.png", r"dog\s/2.png"])).unwrap();
     assert_eq!(letters.classes(), ["cat", r"dog\s"]);
 
@@ -225,8 +201,8 @@ fn a_layout_that_loses_labels_is_refused_with_a_suggestion() {
         assert!(of_root.causes[0].starts_with(&wanted), "{of_root:?}");
         assert!(of_zip.causes[0].starts_with(&format!("set `part = \"{folder_meant}\"` to use")), "{of_zip:?}");
         // What was said can be done.
-        assert_eq!(images(&open(&root.join(folder_meant)).unwrap()), labels, "{names:?}");
-        assert_eq!(images(&ImageListing::open(&zip, Some(folder_meant), None).unwrap()), labels, "{names:?}");
+        assert_eq!(greys(&open(&root.join(folder_meant)).unwrap()), labels, "{names:?}");
+        assert_eq!(greys(&ImageListing::open(&zip, Some(folder_meant), None).unwrap()), labels, "{names:?}");
         // Whoever says what the folders are is not asked again.
         let classes = |classes| ImageListing::open_as(&root, None, None, classes).unwrap().classes().to_vec();
         assert_eq!(classes(Classes::One), [""]);
@@ -268,7 +244,7 @@ fn images_directly_and_in_folders_are_one_set_for_a_metric() {
     let said = error(open(&root));
     assert!(said.message.contains("both directly and in folders") && said.causes[0].contains("classes = \"one\""));
     let all = ImageListing::pictures(&root).unwrap();
-    assert_eq!(images(&all).iter().map(|(grey, _)| *grey).collect::<Vec<_>>(), [1, 2, 0, 3]);
+    assert_eq!(greys(&all).iter().map(|(grey, _)| *grey).collect::<Vec<_>>(), [1, 2, 0, 3]);
     let one = ImageListing::open_as(&root, None, None, Classes::One).unwrap();
     assert_eq!((one.len(), one.classes()), (4, &[String::new()][..]));
 }
@@ -284,7 +260,7 @@ fn links_are_followed_and_broken_ones_counted() {
     symlink("/nowhere/notes.txt", root.join("notes.txt")).unwrap();
     symlink("itself", root.join("itself")).unwrap();
     let source = open(&root).unwrap();
-    assert_eq!(images(&source), [(0, 0), (1, 1)]);
+    assert_eq!(greys(&source), [(0, 0), (1, 1)]);
     assert!(source.to_string().ends_with("left out: 2 broken links"), "{source}");
     // One that is an image is an image that cannot be read.
     symlink("/nowhere/2.png", root.join("dog/2.png")).unwrap();

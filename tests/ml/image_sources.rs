@@ -1,6 +1,7 @@
 //! Image sets of every layout are listed and read, every format as Pillow reads it; damaged and
 //! hostile files are named.
 
+use crate::support::grey_images::{error, open};
 use candle_core::{Device, Result, Tensor};
 use erw::ml::data::decode::decode;
 use erw::ml::data::decode::orientation::Orientation;
@@ -24,10 +25,6 @@ const AS_IS: Preparation = Preparation { orientation: Orientation::Ignore, trans
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images")
-}
-
-fn error<T>(r: Result<T>) -> String {
-    r.err().expect("an error").to_string()
 }
 
 /// A picture of 4 x 4 in one colour, told apart by `n`.
@@ -90,10 +87,6 @@ fn archive(dir: &TempDir, files: &[(&str, Vec<u8>)], method: CompressionMethod) 
     let path = dir.path().join("set.zip");
     fs::write(&path, zipped(files, method)).unwrap();
     path
-}
-
-fn open(root: &Path) -> Result<ImageListing> {
-    ImageListing::open(root, None, None)
 }
 
 /// Number and label of every image, in order.

@@ -1,11 +1,10 @@
 //! Image sets in Parquet tables, as Hugging Face's `datasets` writes them: rows are images, labels
 //! have the names of the metadata, and a table of another shape is refused.
 
+use crate::support::grey_images::{AS_IS, error, greys, open, png, write};
 use candle_core::Result;
-use erw::ml::data::decode::orientation::Orientation;
+use erw::ml::data::source::ImageListing;
 use erw::ml::data::source::layout::Classes;
-use erw::ml::data::source::{ImageListing, Preparation};
-use erw::ml::data::transform::Transform;
 use parquet::basic::Compression;
 use parquet::column::writer::ColumnWriter;
 use parquet::data_type::ByteArray;
@@ -13,13 +12,8 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
-use std::fs;
-use std::io::Cursor;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tempfile::TempDir;
 
-const AS_IS: Preparation = Preparation { orientation: Orientation::Ignore, transform: Transform::None, size: 2 };
 const SCHEMA: &str = "message schema {
     optional group image { optional binary bytes; optional binary path (UTF8); }
     optional int64 label;
@@ -29,13 +23,6 @@ const FEATURES: &str = r#"{"info": {"features": {"image": {"_type": "Image"},
 
 /// The image and the label of a row.
 type Row = (Option<Vec<u8>>, Option<i64>);
-
-/// An image of one grey, by which it is told.
-fn png(grey: u8) -> Vec<u8> {
-    let mut bytes = Cursor::new(vec![]);
-    image::RgbImage::from_pixel(2, 2, image::Rgb([grey; 3])).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    bytes.into_inner()
-}
 
 /// A table of this schema. Columns of bytes hold `images`, others the labels; `None` is null. Each of
 /// `groups` is a row group, of pages of one row.
@@ -86,62 +73,42 @@ fn row(grey: u8, label: i64) -> Row {
     (Some(png(grey)), Some(label))
 }
 
-fn write(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
-    let path = dir.path().join(name);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(&path, bytes).unwrap();
-    path
-}
-
-fn open(root: &Path) -> Result<ImageListing> {
-    ImageListing::open(root, None, None)
-}
-
-fn error<T>(r: Result<T>) -> String {
-    r.err().expect("an error").to_string()
-}
-
-/// Grey and label of every image, in order.
-fn contents(source: &ImageListing) -> Vec<(u8, i64)> {
-    (0..source.len()).map(|i| (source.load(i, &AS_IS).unwrap().0.data[0], source.label(i))).collect()
-}
-
 #[test]
 fn rows_are_images_with_the_labels_that_the_metadata_names() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let a = table(SCHEMA, Some(FEATURES), &[&[row(3, 1), row(1, 0), row(4, 1)], &[row(7, 0), row(5, 2)]]);
     let b = table(SCHEMA, Some(FEATURES), &[&[row(9, 2)]]);
-    let one = write(&dir, "any name", &a);
+    let one = write(&dir.path().join("any name"), &a);
     let source = open(&one)?;
     assert_eq!(source.classes(), ["dog", "cat", "cow"]);
-    assert_eq!(contents(&source), [(3, 1), (1, 0), (4, 1), (7, 0), (5, 2)]);
+    assert_eq!(greys(&source), [(3, 1), (1, 0), (4, 1), (7, 0), (5, 2)]);
     assert_eq!(source.to_string(), "a Parquet table: 5 images of 3 classes");
     assert!(source.place(4).ends_with("any name, row 4"), "{}", source.place(4));
     // The parts of a repository of the Hub.
-    write(&dir, "hub/data/train-00001-of-00002.parquet", &b);
-    write(&dir, "hub/data/train-00000-of-00002.parquet", &a);
-    write(&dir, "hub/data/test-00000-of-00001.parquet", &b);
-    let hub = write(&dir, "hub/README.md", b"x").parent().unwrap().to_path_buf();
+    write(&dir.path().join("hub/data/train-00001-of-00002.parquet"), &b);
+    write(&dir.path().join("hub/data/train-00000-of-00002.parquet"), &a);
+    write(&dir.path().join("hub/data/test-00000-of-00001.parquet"), &b);
+    let hub = write(&dir.path().join("hub/README.md"), b"x").parent().unwrap().to_path_buf();
     let said = error(open(&hub));
     assert!(said.contains("tables of several parts; choose one with `part`: data/test, data/train"), "{said}");
     let train = ImageListing::open(&hub, Some("data/train"), None)?;
-    assert_eq!(contents(&train), [(3, 1), (1, 0), (4, 1), (7, 0), (5, 2), (9, 2)]);
+    assert_eq!(greys(&train), [(3, 1), (1, 0), (4, 1), (7, 0), (5, 2), (9, 2)]);
     assert!(train.place(5).ends_with("train-00001-of-00002.parquet, row 0"));
     assert!(train.to_string().ends_with("6 images of 3 classes; left out: 1 .md"), "{train}");
-    assert_eq!(contents(&ImageListing::open(&hub.join("data"), Some("test"), None)?), [(9, 2)]);
+    assert_eq!(greys(&ImageListing::open(&hub.join("data"), Some("test"), None)?), [(9, 2)]);
     assert!(error(ImageListing::open(&hub.join("data"), Some("val"), None)).contains("its parts are test, train"));
     assert!(error(ImageListing::open(&one, Some("train"), None)).contains("a single file, which has no `part`"));
     assert!(error(ImageListing::open(&one, None, Some(&one))).contains("which contains its labels"));
     // Without metadata, and without classes.
-    let plain = open(&write(&dir, "plain", &table(SCHEMA, None, &[&[row(1, 0), row(2, 4)]])))?;
-    assert_eq!((contents(&plain), plain.classes().len()), (vec![(1, 0), (2, 4)], 5));
+    let plain = open(&write(&dir.path().join("plain"), &table(SCHEMA, None, &[&[row(1, 0), row(2, 4)]])))?;
+    assert_eq!((greys(&plain), plain.classes().len()), (vec![(1, 0), (2, 4)], 5));
     let int32 = SCHEMA.replace("int64 label", "int32 labels");
-    assert_eq!(contents(&open(&write(&dir, "int32", &table(&int32, None, &[&[row(1, 3)]])))?), [(1, 3)]);
+    assert_eq!(greys(&open(&write(&dir.path().join("int32"), &table(&int32, None, &[&[row(1, 3)]])))?), [(1, 3)]);
     let flat = "message schema { required binary img; }";
-    let flat = open(&write(&dir, "flat", &table(flat, None, &[&[row(1, 0), row(2, 0)]])))?;
-    assert_eq!((contents(&flat), flat.classes()), (vec![(1, 0), (2, 0)], &[String::new()][..]));
+    let flat = open(&write(&dir.path().join("flat"), &table(flat, None, &[&[row(1, 0), row(2, 0)]])))?;
+    assert_eq!((greys(&flat), flat.classes()), (vec![(1, 0), (2, 0)], &[String::new()][..]));
     let one = ImageListing::open_as(&dir.path().join("plain"), None, None, Classes::One)?;
-    assert_eq!(contents(&one), [(1, 0), (2, 0)]);
+    assert_eq!(greys(&one), [(1, 0), (2, 0)]);
     Ok(())
 }
 
@@ -149,7 +116,7 @@ fn rows_are_images_with_the_labels_that_the_metadata_names() -> Result<()> {
 fn tables_of_another_shape_are_refused_with_what_they_hold() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let of = |schema: &str, features: Option<&str>, rows: &[Row]| {
-        error(open(&write(&dir, "x.parquet", &table(schema, features, &[rows]))))
+        error(open(&write(&dir.path().join("x.parquet"), &table(schema, features, &[rows]))))
     };
     let rows = [row(1, 0)];
     for (from, to, expected) in [
@@ -175,11 +142,11 @@ fn tables_of_another_shape_are_refused_with_what_they_hold() -> Result<()> {
     assert!(of(SCHEMA, None, &[row(1, 0), (Some(png(1)), None)]).contains("x.parquet, row 1: it has no label"));
     assert!(of(SCHEMA, None, &[]).contains("holds no rows"));
     // A row that refers to a file is found when it is read.
-    let root = write(&dir, "x.parquet", &table(SCHEMA, None, &[&[row(1, 0), (None, Some(0))]]));
+    let root = write(&dir.path().join("x.parquet"), &table(SCHEMA, None, &[&[row(1, 0), (None, Some(0))]]));
     let said = error(open(&root)?.load(1, &AS_IS));
     assert!(said.contains("x.parquet, row 1: it holds no bytes"), "{said}");
-    write(&dir, "two/0.parquet", &table(SCHEMA, Some(FEATURES), &[&rows]));
-    write(&dir, "two/1.parquet", &table(SCHEMA, None, &[&rows]));
+    write(&dir.path().join("two/0.parquet"), &table(SCHEMA, Some(FEATURES), &[&rows]));
+    write(&dir.path().join("two/1.parquet"), &table(SCHEMA, None, &[&rows]));
     assert!(error(open(&dir.path().join("two"))).contains("1.parquet have different classes"));
     Ok(())
 }
@@ -190,7 +157,7 @@ fn damaged_tables_are_errors() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let whole = table(SCHEMA, Some(FEATURES), &[&[row(3, 1), row(1, 0)], &[row(7, 0)]]);
     let read = |bytes: &[u8]| -> Result<()> {
-        let source = open(&write(&dir, "x.parquet", bytes))?;
+        let source = open(&write(&dir.path().join("x.parquet"), bytes))?;
         (0..source.len()).try_for_each(|i| source.load(i, &AS_IS).map(drop))
     };
     read(&whole)?;

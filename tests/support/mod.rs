@@ -10,6 +10,7 @@ pub mod dice;
 pub mod disk;
 pub mod experiment;
 pub mod golden;
+pub mod grey_images;
 pub mod http;
 pub mod pickled;
 pub mod python;
