@@ -5,11 +5,13 @@ use comfy_table::{LineStyle, Table, presets};
 use erw_runner::event::{LISTED, StageEnd, StageState};
 use std::path::Path;
 
-/// The summary of a run, stage by stage, and its pictures.
-pub fn summary(ends: &[StageEnd]) -> String {
+/// The summary of a run, stage by stage, and its pictures. `more`: stages that are cached and not among
+/// these.
+pub fn summary(ends: &[StageEnd], more: usize) -> String {
     let mut table = plain_table();
     table.set_header(["stage", "status", "time", "result", "artifact"]);
-    let is_long = ends.len() > LISTED;
+    let all = ends.len() + more;
+    let is_long = all > LISTED;
     let shown = |end: &&StageEnd| !is_long || end.state != StageState::Cached;
     for end in ends.iter().filter(shown) {
         let result = end.results.first().map_or_else(String::new, |r| format!("{} {}", r.name, number(r.value)));
@@ -25,14 +27,14 @@ pub fn summary(ends: &[StageEnd]) -> String {
         true => format!("{}\n", trimmed(&table)),
         false => String::new(),
     };
-    let cached = ends.iter().filter(|e| e.state == StageState::Cached).count();
-    if is_long && cached > 0 && cached < ends.len() {
-        text.push_str(&format!("{cached} more of {} stages are cached\n", ends.len()));
+    let cached = more + ends.iter().filter(|e| e.state == StageState::Cached).count();
+    if is_long && cached > 0 && cached < all {
+        text.push_str(&format!("{cached} more of {all} stages are cached\n"));
     }
     for picture in ends.iter().flat_map(|e| &e.shown) {
         text.push_str(&format!("picture: {}\n", near(picture)));
     }
-    if cached == ends.len() {
+    if cached == all {
         text.push_str(&all_cached(cached));
     }
     text

@@ -7,6 +7,7 @@ mod external_inputs;
 mod gc;
 mod lockfile;
 mod messages;
+mod partial_runs;
 mod pipeline;
 mod processes;
 mod properties;

@@ -7,7 +7,7 @@ use erw::runner::event::{Event, Listener};
 use erw::runner::exec::launch::local::Local;
 use erw::runner::exec::resources::Limits;
 use erw::runner::exec::scheduler;
-use erw::runner::exec::scheduler::{Options, Outcome, StopToken};
+use erw::runner::exec::scheduler::{Options, Outcome, Settled, StopToken};
 use erw::runner::exec::worker;
 use erw::runner::exec::worker_program::WorkerProgram;
 use erw::runner::kind::attempt::Attempt;
@@ -192,6 +192,7 @@ fn run(
     let program = std::env::current_exe().unwrap();
     let args = ["--exact", "support::counter::worker_entry", "--nocapture"].map(Into::into).to_vec();
     let options = Options {
+        settled: Settled::default(),
         selected: select(pipeline, &[]).unwrap(),
         forced: Default::default(),
         leave_on: vec![],

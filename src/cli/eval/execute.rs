@@ -8,6 +8,7 @@ use crate::cli::run::execute::{execute, print_log};
 use crate::cli::run::flags::Flags;
 use erw_base::error::{Error, Result};
 use erw_fetch::library::NOT_FETCHED;
+use erw_runner::exec::scheduler::Settled;
 use erw_runner::pipeline::graph::Pipeline;
 use erw_runner::pipeline::targets::select;
 
@@ -51,7 +52,7 @@ pub(crate) fn run_pipeline(
     let pipeline = Pipeline::of_text(pipeline::FILE, text, place.registry).map_err(in_words)?;
     let flags = Flags { plain: how.plain, threads: how.threads, remote: how.remote.clone(), gpu, ..Flags::default() };
     let selected = select(&pipeline, &[])?;
-    let outcome = execute(&pipeline, selected, &flags, place.cache, vec![]).map_err(in_words)?;
+    let outcome = execute(&pipeline, selected, Settled::default(), &flags, place.cache, vec![]).map_err(in_words)?;
     let outcome = outcome.ok_or_else(|| Error::internal("an evaluation was a dry run"))?;
     if let Some(error) = outcome.error {
         // The error of a download already says what was tried.

@@ -12,8 +12,8 @@ use crate::report::table;
 use erw_base::error::Result;
 use erw_runner::cache::store::Store;
 use erw_runner::event::{Listener, StageEnd};
-use erw_runner::exec::scheduler::{self, Options, Outcome};
-use erw_runner::exec::up_to_date::{self, Query, Report};
+use erw_runner::exec::scheduler::{self, Options, Outcome, Settled};
+use erw_runner::exec::up_to_date::{self, Part, Partial, Query, Recalled, Report, StoredAnswer};
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::{Pipeline, RetryPolicy, StageId};
 use erw_runner::pipeline::properties::warnings;
@@ -33,26 +33,28 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let ask = || Query::new(file, registry, &args.pipeline.overrides(), &args.targets);
     let question = is_plain.then(ask).flatten();
     if let Some(question) = question {
-        let here = args.flags.remote.cache(cache)?;
-        if let Some(recalled) = up_to_date::recall(&here, question) {
-            let (limits, flags) = (args.flags.limits(), &args.flags);
-            return match recalled.tell(&here, &limits, flags.json, &mut flags.listener((&here).into(), file, vec![])?) {
-                Report::Listed(ends) => show(&ends, flags),
-                Report::Counted(stages) => print(&table::all_cached(stages)),
-            };
+        match up_to_date::recall(&Store::open(cache)?, question) {
+            Some(Recalled::All(answer)) => return tell(&answer, &args.flags, file, cache),
+            Some(Recalled::Most(partial)) if !args.flags.detach && args.flags.report.is_none() => {
+                if let Some(ended) = in_part(&partial, args, cache, registry, (question, &ask))? {
+                    return ended;
+                }
+            }
+            _ => {}
         }
     }
     let pipeline = args.pipeline.load_for(&args.targets, registry, cache)?;
     let selected = select(&pipeline, &args.targets)?;
     let locked = (args.locked && !args.flags.detach).then(|| lock::before(&pipeline, &selected, cache)).transpose()?;
-    let Some(outcome) = execute(&pipeline, selected, &args.flags, cache, vec![])? else { return Ok(()) };
+    let executed = execute(&pipeline, selected, Settled::default(), &args.flags, cache, vec![])?;
+    let Some(outcome) = executed else { return Ok(()) };
     // Warnings are printed in every run, so such a run is not remembered. Neither is one whose
     // files changed meanwhile: it is unknown which version was read.
     let question = question.filter(|asked| pipeline.warnings.is_empty() && ask() == Some(*asked));
     if let (Some(question), None) = (question, &outcome.error) {
         up_to_date::keep(&Store::open(cache)?, question, &pipeline, &outcome.records);
     }
-    show(&outcome.ends, &args.flags)?;
+    show(&outcome.ends, 0, &args.flags)?;
     outcome.error.map_or(Ok(()), Err)?;
     let json = args.flags.json;
     if args.lock {
@@ -61,9 +63,42 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     locked.map_or(Ok(()), |locked| lock::after(&locked, &pipeline, &outcome.ends, cache, json))
 }
 
-pub(crate) fn show(ends: &[StageEnd], flags: &Flags) -> Result<()> {
+/// Reports a run in which nothing needs to run.
+fn tell(answer: &StoredAnswer, flags: &Flags, file: &Path, cache: &Path) -> Result<()> {
+    let here = flags.remote.cache(cache)?;
+    let mut listener = flags.listener((&here).into(), file, vec![])?;
+    match answer.tell(&here, &flags.limits(), flags.json, &mut listener) {
+        Report::Listed(ends) => show(&ends, 0, flags),
+        Report::Counted(stages) => print(&table::all_cached(stages)),
+    }
+}
+
+/// A run of the stages that a stored answer does not hold for; `None` if it has to be of all.
+fn in_part(
+    partial: &Partial,
+    args: &Args,
+    cache: &Path,
+    registry: Registry,
+    (question, ask): (Query, &dyn Fn() -> Option<Query>),
+) -> Result<Option<Result<()>>> {
+    let part = partial.read(&args.pipeline.pipeline, registry, &args.pipeline.overrides());
+    let Some(Part { pipeline, selected, settled }) = part else { return Ok(None) };
+    let more = settled.count;
+    let Some(outcome) = execute(&pipeline, selected, settled, &args.flags, cache, vec![])? else { return Ok(None) };
+    if outcome.lacks_stages {
+        return Ok(None);
+    }
+    if outcome.error.is_none() && pipeline.warnings.is_empty() && ask() == Some(question) {
+        partial.keep(&Store::open(cache)?, question, &pipeline, &outcome.records);
+    }
+    show(&outcome.ends, more, &args.flags)?;
+    Ok(Some(outcome.error.map_or(Ok(()), Err)))
+}
+
+/// `more`: stages that are cached and not among these.
+pub(crate) fn show(ends: &[StageEnd], more: usize, flags: &Flags) -> Result<()> {
     if !flags.json {
-        print(&table::summary(ends))?;
+        print(&table::summary(ends, more))?;
         print_log(ends);
     }
     Ok(())
@@ -74,6 +109,7 @@ pub(crate) fn show(ends: &[StageEnd], flags: &Flags) -> Result<()> {
 pub fn execute(
     pipeline: &Pipeline,
     selected: Vec<StageId>,
+    settled: Settled,
     flags: &Flags,
     cache: &Path,
     listeners: Vec<Box<dyn Listener + '_>>,
@@ -103,7 +139,7 @@ pub fn execute(
     // The terminal is gone; or the job of the run is to end.
     let leave_on = if flags.runner_job.is_some() { vec![libc::SIGHUP, libc::SIGTERM] } else { vec![libc::SIGHUP] };
     let keep_going = flags.keep_going;
-    let options = Options { selected, forced, keep_going, leave_on, limits, most_ranks, stage_retry, retry };
+    let options = Options { selected, settled, forced, keep_going, leave_on, limits, most_ranks, stage_retry, retry };
     let mut listener = flags.listener((&cache).into(), &pipeline.file, listeners)?;
     scheduler::run(pipeline, (&cache).into(), launcher.as_ref(), options, stop, &mut listener).map(Some)
 }

@@ -13,6 +13,7 @@ use crate::report::sheet::Format;
 use erw_base::error::{Error, Result};
 use erw_runner::cache::store::Store;
 use erw_runner::event::{Listener, Measure, StageEnd, StageState};
+use erw_runner::exec::scheduler::Settled;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::StageId;
 use erw_runner::pipeline::targets::select;
@@ -88,7 +89,9 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     flags.keep_going = !args.fail_fast;
     let selected = sweep.selected();
     let listener: Box<dyn Listener + '_> = Box::new(&mut sweep.watch);
-    let Some(outcome) = execute(&plan.pipeline, selected, &flags, cache, vec![listener])? else { return Ok(()) };
+    let Some(outcome) = execute(&plan.pipeline, selected, Settled::default(), &flags, cache, vec![listener])? else {
+        return Ok(());
+    };
     let mut result = Ok(());
     if !args.flags.json {
         result = print_table(sweep.table(&seen(&plan, &outcome.ends), &options), args.options.format);

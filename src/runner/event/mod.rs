@@ -148,8 +148,8 @@ pub enum EventKind {
     },
     /// The final state of a stage in this run.
     Ended(Box<StageEnd>),
-    /// This many stages, all that the run looked at, are cached. Replaces the final event of each.
-    AllCached {
+    /// This many stages of a large pipeline are cached. Replaces the final event of each.
+    CachedStages {
         stages: usize,
     },
     RunFinished {

@@ -9,6 +9,7 @@ use crate::cache::store::{Store, Tampering};
 use crate::files::digest::{Digest, Kind, Links, WalkEntry, walk};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -31,6 +32,17 @@ struct FileStat {
 }
 
 impl FileStat {
+    fn of(path: PathBuf, kind: Kind, metadata: &Metadata) -> Self {
+        Self {
+            path,
+            kind,
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            inode: metadata.ino(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
     fn is_written(&self, before: &Self) -> bool {
         (&self.kind, self.bytes, self.modified, self.inode)
             != (&before.kind, before.bytes, before.modified, before.inode)
@@ -85,6 +97,10 @@ impl IntegrityCheck {
             if now.is_some() && self.known().get(digest) == now.as_ref() {
                 return true;
             }
+            if let Some(now) = now.as_ref().filter(|now| is_sound_file(store, digest, now)) {
+                self.known().insert(*digest, now.clone());
+                return true;
+            }
             if store.examine(digest).is_none() {
                 return false;
             }
@@ -130,20 +146,23 @@ pub fn named(path: &Path) -> Option<Digest> {
     path.file_name()?.to_str()?.parse().ok()
 }
 
+/// Whether the artifact is a single file that matches its digest and still has these stats. Most are,
+/// and a stage may have thousands: its path is looked up once less than by `examine`.
+fn is_sound_file(store: &Store, digest: &Digest, now: &FileStats) -> bool {
+    let [FileStat { path, kind: Kind::File, .. }] = &now[..] else { return false };
+    let Ok(file) = File::open(store.object(digest)) else { return false };
+    path.as_os_str().is_empty()
+        && Digest::of_open_file(&file).is_ok_and(|is| is == *digest)
+        && file.metadata().is_ok_and(|after| FileStat::of(PathBuf::new(), Kind::File, &after) == now[0])
+}
+
 /// `None` if it cannot be listed.
 fn looks(store: &Store, digest: &Digest) -> Option<FileStats> {
     let found = walk(&store.object(digest), Links::Keep).ok()?;
     let look = |f: WalkEntry| match f.kind {
         // A folder's stats change even when a file is added and removed again.
         Kind::Folder => FileStat { path: f.path, kind: f.kind, bytes: 0, modified: (0, 0), inode: 0, changed: (0, 0) },
-        kind => FileStat {
-            kind,
-            bytes: f.metadata.len(),
-            modified: (f.metadata.mtime(), f.metadata.mtime_nsec()),
-            inode: f.metadata.ino(),
-            changed: (f.metadata.ctime(), f.metadata.ctime_nsec()),
-            path: f.path,
-        },
+        kind => FileStat::of(f.path, kind, &f.metadata),
     };
     let mut all: FileStats = found.into_iter().map(look).collect();
     all.sort();

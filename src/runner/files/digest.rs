@@ -58,12 +58,15 @@ impl Digest {
     }
     /// The digest of the bytes of one file.
     pub fn of_file(path: &Path) -> std::io::Result<Self> {
-        let file = File::open(path)?;
-        let hash = match small(&file) {
+        Self::of_open_file(&File::open(path)?)
+    }
+    /// The digest of a file that was just opened.
+    pub fn of_open_file(file: &File) -> std::io::Result<Self> {
+        let hash = match small(file) {
             Some(hash) => hash,
             None => match file.metadata()?.len() {
                 bytes if bytes > LARGE => {
-                    let (left, right) = halves(&file, 0, bytes)?;
+                    let (left, right) = halves(file, 0, bytes)?;
                     merge_subtrees_root(&left, &right, Mode::Hash)
                 }
                 _ => blake3::Hasher::new().update_reader(file)?.finalize(),

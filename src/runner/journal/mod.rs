@@ -136,7 +136,7 @@ impl Listener for Journal {
                 self.summary.commit = Commit::of(&self.summary.file);
                 self.summarize();
             }
-            EventKind::AllCached { stages } => self.summary.cached = *stages,
+            EventKind::CachedStages { stages } => self.summary.cached = *stages,
             EventKind::RunFinished { seconds, exit } => {
                 self.summary.seconds = *seconds;
                 self.summary.exit = Some(*exit);

@@ -72,24 +72,36 @@ pub(crate) fn manifest(stage: &str, stated: &[&Entry]) -> Result<Manifest> {
     };
     let stating = |key: &str| stated.iter().rev().find(|e| e.node.get(key).is_some());
     let manifest = Manifest {
+        exact: stating("exact").map_or(Ok(Exact::Machine), |e| field::exact(&e.node))?,
+        tolerance: stating("tolerance").map_or(Ok(0.0), |e| field::tolerance(&e.node))?,
+        inputs,
+        outputs,
+        params,
+        ..known()
+    };
+    check_template(stage, run, &manifest)?;
+    Ok(manifest)
+}
+
+/// The manifest of a command of which nothing needs to be known.
+pub(crate) fn known() -> Manifest {
+    Manifest {
         kind: NAME.into(),
         summary: "run a program".into(),
         revision: 1,
         // What a program computes is unknown: the safe default, unless the user says otherwise.
-        exact: stating("exact").map_or(Ok(Exact::Machine), |e| field::exact(&e.node))?,
-        tolerance: stating("tolerance").map_or(Ok(0.0), |e| field::tolerance(&e.node))?,
+        exact: Exact::Machine,
+        tolerance: 0.0,
         results: vec![],
         ranks: None,
-        inputs,
-        outputs,
-        params,
+        inputs: vec![],
+        outputs: vec![],
+        params: vec![],
         operation: vec![],
         properties: vec![],
         agree: vec![],
         doubt: vec![],
-    };
-    check_template(stage, run, &manifest)?;
-    Ok(manifest)
+    }
 }
 
 /// The entries of one table of the stage over all files; for each key, that of the last file

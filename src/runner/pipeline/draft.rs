@@ -1,9 +1,15 @@
 //! A stage while its pipeline is being read: its values are resolved, its inputs are still text.
 //! Does not know other stages.
 
-use super::graph::{Origin, Stage};
+use super::command;
+use super::graph::{Origin, Resources, RetryPolicy, Stage};
+use crate::kind::field::Params;
+use crate::kind::manifest::Manifest;
+use crate::small_map::SmallMap;
 use erw_base::error::{Error, Place};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A stage before its edges are resolved.
 pub(crate) struct Draft {
@@ -12,6 +18,35 @@ pub(crate) struct Draft {
     pub input_refs: Vec<InputRef>,
     /// The place of its definition.
     pub place: Place,
+}
+
+/// A program that has run, of which only what it feeds is read.
+pub(crate) struct KnownStage {
+    pub name: String,
+    /// Output name to artifact type.
+    pub outputs: SmallMap<String>,
+}
+
+impl KnownStage {
+    pub(crate) fn draft(self, manifest: &Arc<Manifest>, place: &Place) -> Draft {
+        let stage = Stage {
+            name: self.name,
+            kind: command::KIND,
+            manifest: manifest.clone(),
+            inputs: SmallMap::new(),
+            outputs: self.outputs,
+            params: Params::new(),
+            operation: Params::new(),
+            sources: SmallMap::new(),
+            published: BTreeMap::new(),
+            resources: Resources::default(),
+            retry: RetryPolicy::default(),
+            turn: 0,
+            origins: SmallMap::new(),
+            command: None,
+        };
+        Draft { stage, input_refs: vec![], place: place.clone() }
+    }
 }
 
 /// `slot = "stage.output"` as written, or an element of `slot = ["stage", "stage.output"]`.

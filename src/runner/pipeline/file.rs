@@ -77,7 +77,23 @@ impl Spec {
         Self::of(vec![File::of_text(path, text)?], path, registry)
     }
 
+    /// What is left in `text` of a file without parents. `digest`: of the whole file; `others`: the
+    /// kinds of what is left out.
+    pub(crate) fn of_part(
+        path: &Path,
+        text: String,
+        digest: Digest,
+        others: &BTreeSet<String>,
+        registry: Registry,
+    ) -> Result<Self> {
+        Self::with(vec![File::parse(path, text, digest)?], path, others, registry)
+    }
+
     fn of(files: Vec<File>, path: &Path, registry: Registry) -> Result<Self> {
+        Self::with(files, path, &BTreeSet::new(), registry)
+    }
+
+    fn with(files: Vec<File>, path: &Path, others: &BTreeSet<String>, registry: Registry) -> Result<Self> {
         let mut spec = Self {
             name: String::new(),
             file: path.to_path_buf(),
@@ -96,7 +112,7 @@ impl Spec {
         spec.stages = stages(&spec.files, &alive.stages, registry)?;
         let check = |stage: &StageSpec| stage.statements(&spec.files).try_for_each(|entry| check_stage(stage, entry));
         first_error(spec.stages.par_iter().with_min_len(AT_A_TIME).map(check))?;
-        spec.check_shared(registry)?;
+        spec.check_shared(others, registry)?;
         spec.warnings = self::warnings(&spec, registry)?;
         Ok(spec)
     }
@@ -124,10 +140,11 @@ impl Spec {
     }
 
     /// Every key of every `[params]` must be declared by some stage, even if a child removed that
-    /// stage.
-    fn check_shared(&self, registry: Registry) -> Result<()> {
+    /// stage. `others`: kinds of further stages.
+    fn check_shared(&self, others: &BTreeSet<String>, registry: Registry) -> Result<()> {
         let stated = self.files.iter().flat_map(|f| &f.stages);
         let kinds = stated.filter_map(|e| e.node.get("kind")).filter_map(|n| n.string("kind").ok());
+        let kinds = kinds.chain(others.iter().map(String::as_str));
         let mut used: Vec<StageKind> = kinds.filter_map(|k| registry.iter().find(|r| r.name == k).copied()).collect();
         used.sort_by_key(|k| k.name);
         used.dedup_by_key(|k| k.name);

@@ -11,6 +11,8 @@
 //!    [`properties`] of artifacts.
 //! 4. [`targets`] selects what a target needs in the [`graph`].
 //!
+//! `sections` tells which stages a changed text is about, so that only these need be read.
+//!
 //! Errors report the first problem in this order. Does not know keys, caches or running.
 
 pub mod command;
@@ -22,5 +24,6 @@ pub mod graph;
 pub mod layers;
 pub mod properties;
 pub mod resolve;
+pub(crate) mod sections;
 pub mod stage;
 pub mod targets;

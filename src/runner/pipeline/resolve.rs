@@ -1,7 +1,8 @@
 //! From a [`Spec`] to a [`Pipeline`]: checks every value against its manifest, then connects the
 //! stages (`edges`). Runs nothing, and reads only pipeline files.
 
-use super::draft::Draft;
+use super::command;
+use super::draft::{Draft, KnownStage};
 use super::edges::{arrange, connect, order};
 use super::file::{AT_A_TIME, Spec, first_error};
 use super::graph::{Origin, Pipeline, Stage, StageId};
@@ -13,6 +14,7 @@ use crate::kind::Registry;
 use erw_base::error::{Place, Result};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 impl Pipeline {
     /// A pipeline without a file. Nothing is set from outside, relative paths start at the current
@@ -33,6 +35,15 @@ impl Pipeline {
         // Everything in the files has been resolved by now, and takes as much memory as the result.
         spec.forget_statements();
         spec.pipeline(drafts)
+    }
+
+    /// The stages of `spec` and those that feed them.
+    pub(crate) fn of_part(mut spec: Spec, known: Vec<KnownStage>, overrides: &Overrides) -> Result<Self> {
+        let (mut drafts, files) = spec.drafts(overrides, &[])?;
+        spec.forget_statements();
+        let (manifest, place) = (Arc::new(command::known()), Place::of_file(&spec.file));
+        drafts.extend(known.into_iter().map(|stage| stage.draft(&manifest, &place)));
+        spec.pipeline((drafts, files))
     }
 
     pub fn stage(&self, id: StageId) -> &Stage {

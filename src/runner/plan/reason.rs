@@ -117,9 +117,20 @@ pub fn nearest<'a>(
     })
 }
 
+/// Two texts without the lines that both begin and end with: a stage may have thousands of inputs.
+fn different<'a>(old: &'a str, new: &'a str) -> (&'a str, &'a str) {
+    let same = old.split_inclusive('\n').zip(new.split_inclusive('\n')).take_while(|(a, b)| a == b);
+    let same: usize = same.map(|(line, _)| line.len()).sum();
+    let (old, new) = (&old[same..], &new[same..]);
+    let same = old.split_inclusive('\n').rev().zip(new.split_inclusive('\n').rev()).take_while(|(a, b)| a == b);
+    let same: usize = same.map(|(line, _)| line.len()).sum();
+    (&old[..old.len() - same], &new[..new.len() - same])
+}
+
 type IngredientDiff<'a> = ((&'a str, &'a str), Option<&'a str>, Option<&'a str>);
 
 fn changed<'a>(old: &'a str, new: &'a str) -> Vec<IngredientDiff<'a>> {
+    let (old, new) = different(old, new);
     let (old, new) = (ingredients(old), ingredients(new));
     let names: BTreeSet<_> = old.keys().chain(new.keys()).copied().collect();
     let pairs = names.into_iter().map(|n| (n, old.get(&n).copied(), new.get(&n).copied()));

@@ -12,18 +12,20 @@ use crate::kind::property::InputProperties;
 use crate::pipeline::graph::Stage;
 use erw_base::error::Result;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// This many of the latest records of a kind or program stand for all of them.
 const RELATED: usize = 50;
+/// And of a stage: one whose program has thousands of inputs has large records.
+const OWN: usize = 8;
 
 /// Every readable record, as of one moment.
 pub struct RecordIndex<'s> {
     store: &'s Store,
     /// By pipeline and stage, the latest last.
     own: Vec<Entry>,
-    /// Places in `own` by kind, or by program for commands, the latest last.
-    related: Vec<usize>,
+    /// Places in `own` by kind, or by program for commands, the latest last. Sorted when asked for.
+    related: OnceLock<Vec<usize>>,
     /// Those that were read; none for one that could not be.
     read: Mutex<HashMap<Digest, Option<Arc<Record>>>>,
 }
@@ -33,32 +35,37 @@ impl<'s> RecordIndex<'s> {
     pub fn read(store: &'s Store) -> Result<Self> {
         let mut own = index::read(store)?;
         own.sort_by(|a, b| (&a.pipeline, &a.stage, &a.created).cmp(&(&b.pipeline, &b.stage, &b.created)));
-        let mut related: Vec<usize> = (0..own.len()).collect();
-        let order = |i: &usize| (&own[*i].kind, own[*i].program, &own[*i].created);
-        related.sort_by(|a, b| order(a).cmp(&order(b)));
-        Ok(Self { store, own, related, read: Mutex::default() })
+        Ok(Self { store, own, related: OnceLock::new(), read: Mutex::default() })
     }
 
-    /// Records to compare with: of the same stage, or else the latest of the same kind or program.
+    /// Records to compare with: the latest of the same stage, or else of the same kind or program.
     pub fn comparable(&self, pipeline: &str, stage: &Stage) -> Vec<Arc<Record>> {
-        self.entries(pipeline, stage).into_iter().filter_map(|entry| self.record(entry)).collect()
+        let of_stage: Vec<&Entry> = self.of_stage(pipeline, stage).take(OWN).collect();
+        let all = if of_stage.is_empty() { self.related(stage) } else { of_stage };
+        all.into_iter().filter_map(|entry| self.record(entry)).collect()
     }
 
-    fn entries(&self, pipeline: &str, stage: &Stage) -> Vec<&Entry> {
+    /// Of the same stage, the latest first.
+    fn of_stage(&self, pipeline: &str, stage: &Stage) -> impl Iterator<Item = &Entry> {
         let place = (pipeline, stage.name.as_str());
         let of = |entry: &Entry| (entry.pipeline.as_str(), entry.stage.as_str()).cmp(&place);
         let from = self.own.partition_point(|entry| of(entry).is_lt());
-        let own = self.own[from..].iter().take_while(|entry| of(entry).is_eq());
-        let own: Vec<&Entry> = own.filter(|entry| entry.kind == stage.kind.name).collect();
-        if own.is_empty() { self.related(stage) } else { own }
+        let own = &self.own[from..][..self.own[from..].partition_point(|entry| of(entry).is_eq())];
+        own.iter().rev().filter(|entry| entry.kind == stage.kind.name)
     }
 
     fn related(&self, stage: &Stage) -> Vec<&Entry> {
         let program = stage.command.as_ref().map(|c| Digest::of_bytes(canonical(&c.run.clone().into()).as_bytes()));
         let place = (stage.kind.name, program);
         let of = |i: &usize| (self.own[*i].kind.as_str(), self.own[*i].program).cmp(&place);
-        let end = self.related.partition_point(|i| of(i).is_le());
-        let latest = self.related[..end].iter().rev().take_while(|i| of(i).is_eq()).take(RELATED);
+        let order = |i: &usize| (&self.own[*i].kind, self.own[*i].program, &self.own[*i].created);
+        let related = self.related.get_or_init(|| {
+            let mut related: Vec<usize> = (0..self.own.len()).collect();
+            related.sort_by(|a, b| order(a).cmp(&order(b)));
+            related
+        });
+        let end = related.partition_point(|i| of(i).is_le());
+        let latest = related[..end].iter().rev().take_while(|i| of(i).is_eq()).take(RELATED);
         latest.map(|i| &self.own[*i]).collect()
     }
 
@@ -105,16 +112,17 @@ impl RecordIndex<'_> {
         let is_own = |r: &Record| r.pipeline == pipeline && r.stage == stage.name;
         let is_told = stage.sources.is_empty() && (stage.inputs.is_empty() || !given.is_empty());
         let fits = |r: &Arc<Record>| r.resumed.is_none() && (is_own(r) || is_told) && r.given == *given;
-        let all = self.entries(pipeline, stage).into_iter().chain(self.related(stage));
-        let scaled = |r: Arc<Record>| Some((is_own(&r), r.created.clone(), r.seconds * scale(stage, &r.key_text)?));
-        let found = all.filter_map(|entry| self.record(entry)).filter(fits).filter_map(scaled);
-        found.max_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1))).map(|(.., seconds)| seconds)
+        let all = self.of_stage(pipeline, stage).take(OWN).chain(self.related(stage));
+        let scaled = |r: Arc<Record>| Some(r.seconds * scale(stage, &r.key_text)?);
+        all.filter_map(|entry| self.record(entry)).filter(fits).find_map(scaled)
     }
 
     /// Seconds of the last attempt of this stage, or else of a related one: an estimate for
     /// priorities, not for display. A resumed attempt counts only if there is no other.
     pub fn seconds(&self, pipeline: &str, stage: &Stage) -> Option<f64> {
-        let latest = self.entries(pipeline, stage).into_iter().max_by_key(|entry| (!entry.is_resumed, &entry.created));
+        let own: Vec<&Entry> = self.of_stage(pipeline, stage).collect();
+        let all = if own.is_empty() { self.related(stage) } else { own };
+        let latest = all.into_iter().max_by_key(|entry| (!entry.is_resumed, &entry.created));
         latest.map(|entry| entry.seconds)
     }
 }

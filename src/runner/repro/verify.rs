@@ -12,7 +12,7 @@ use crate::cache::store::Store;
 use crate::event::{Listener, StageState};
 use crate::exec::launch::Launcher;
 use crate::exec::resources::Limits;
-use crate::exec::scheduler::{self, Options, StopToken};
+use crate::exec::scheduler::{self, Options, Settled, StopToken};
 use crate::files::digest::{Digest, Kind, Links, join, walk};
 use crate::files::disk::{self, Durability};
 use crate::pipeline::graph::{Pipeline, RetryPolicy, SourcePath, Stage, StageId};
@@ -70,6 +70,7 @@ impl Bench<'_> {
         }
         let options = Options {
             selected,
+            settled: Settled::default(),
             forced: [id].into(),
             keep_going: false,
             leave_on: vec![libc::SIGHUP],

@@ -71,8 +71,9 @@ const TICK: Duration = Duration::from_millis(50);
 const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 
 pub struct Options {
-    /// In topological order, with everything they need.
+    /// In topological order, with everything they need that is not settled.
     pub selected: Vec<StageId>,
+    pub settled: Settled,
     /// Run even if cached.
     pub forced: BTreeSet<StageId>,
     /// After a failure, continue with independent stages.
@@ -88,6 +89,15 @@ pub struct Options {
     pub retry: RetryPolicy,
 }
 
+/// Stages that are cached and not looked at.
+#[derive(Default)]
+pub struct Settled {
+    /// The outputs of those that selected stages need.
+    pub known: Vec<(StageId, Record)>,
+    /// How many there are; not all need be in the pipeline.
+    pub count: usize,
+}
+
 /// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
@@ -95,6 +105,9 @@ pub struct Outcome {
     /// Outputs of the stages that are cached or done.
     pub records: Vec<(StageId, Record)>,
     pub error: Option<Error>,
+    /// An artifact of a known stage was damaged, so its stage must run too, which is not among the
+    /// selected.
+    pub lacks_stages: bool,
 }
 
 /// Runs the selected stages. An `Err` means that nothing was started.
@@ -173,7 +186,7 @@ fn check(pipeline: &Pipeline, needs: &Needs, launcher: &dyn Launcher, options: &
 /// The progress of one stage.
 #[derive(Default)]
 struct Progress {
-    /// `Unknown`: not selected.
+    /// `Unknown`: neither selected nor known.
     state: StageState,
     /// Of a cached or done stage.
     record: Option<Record>,
@@ -224,6 +237,9 @@ struct Scheduler<'a> {
     /// Messages to the checkers without an answer.
     asked: usize,
     has_failed: bool,
+    /// Number of settled stages.
+    settled: usize,
+    lacks_stages: bool,
     began: Instant,
     synced: Instant,
     listener: &'a mut dyn Listener,
@@ -249,8 +265,12 @@ impl<'a> Scheduler<'a> {
         ready: Sender<Allocated>,
     ) -> Self {
         let mut stages: Vec<Progress> = pipeline.stages.iter().map(|_| Progress::default()).collect();
+        for (id, record) in options.settled.known {
+            (stages[id.0].state, stages[id.0].record) = (StageState::Cached, Some(record));
+        }
         for &id in &options.selected {
-            let needs: BTreeSet<StageId> = pipeline.stages[id.0].inputs.values().map(|edge| edge.from).collect();
+            let needs = pipeline.stages[id.0].inputs.values().map(|edge| edge.from);
+            let needs: BTreeSet<StageId> = needs.filter(|from| stages[from.0].record.is_none()).collect();
             stages[id.0].lacks = needs.len();
             needs.into_iter().for_each(|from| stages[from.0].needed_by.push(id));
         }
@@ -281,6 +301,8 @@ impl<'a> Scheduler<'a> {
             checking: BTreeMap::new(),
             asked: 0,
             has_failed: false,
+            settled: options.settled.count,
+            lacks_stages: false,
             began: now,
             synced: now,
             listener,
@@ -304,10 +326,13 @@ impl<'a> Scheduler<'a> {
     {
         self.say(EventKind::RunStarted {
             pipeline: self.pipeline.name.clone(),
-            stages: self.selected.len(),
+            stages: self.selected.len() + self.settled,
             jobs: self.limits.jobs,
             threads: self.limits.threads,
         });
+        if self.settled > 0 {
+            self.say(EventKind::CachedStages { stages: self.settled });
+        }
         for i in 0..self.selected.len() {
             self.set(self.selected[i], StageState::Waiting);
         }
@@ -340,6 +365,11 @@ impl<'a> Scheduler<'a> {
 
     fn stage(&self, id: StageId) -> &'a Stage {
         &self.pipeline.stages[id.0]
+    }
+
+    /// Others are known, and cannot run.
+    fn is_selected(&self, id: StageId) -> bool {
+        self.by_name.contains_key(self.stage(id).name.as_str())
     }
 
     fn state(&self, id: StageId) -> StageState {
@@ -581,6 +611,6 @@ impl<'a> Scheduler<'a> {
         self.say(EventKind::RunFinished { seconds: self.began.elapsed().as_secs_f64(), exit });
         let mut record = |id: &StageId| Some((*id, self.stages[id.0].record.take()?));
         let records = self.selected.iter().filter_map(&mut record).collect();
-        Outcome { ends, records, error }
+        Outcome { ends, records, error, lacks_stages: self.lacks_stages }
     }
 }

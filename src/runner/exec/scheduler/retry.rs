@@ -93,6 +93,11 @@ impl Scheduler<'_> {
             }
             (ActionEnd::Damaged(makers), _) => {
                 drop(ready);
+                if let Some(maker) = makers.iter().find(|maker| !self.is_selected(**maker)) {
+                    self.lacks_stages = true;
+                    let message = format!("the artifact of `{}` is damaged", self.stage(*maker).name);
+                    return self.fail(id, Failure { message, ..Failure::default() });
+                }
                 for maker in makers {
                     // It may be running again already; then its result is awaited.
                     if matches!(self.state(maker), StageState::Cached | StageState::Done) {
