@@ -3,7 +3,7 @@
 //! one.
 //!
 //! [`key`] identifies an action, [`action_cache`] holds the records, of which [`index`] says what
-//! is asked of many, [`sources`] digests source files and remembers them by their stamps.
+//! is asked of many, [`sources`] digests source files and remembers them by their `stamps`.
 //! [`remote`] shares records and artifacts. [`inventory`] lists and verifies the contents, [`gc`]
 //! frees space, [`tags`] name artifacts, [`export`] copies them out. The ingredients of a key are
 //! listed above, in `plan`.
@@ -16,6 +16,7 @@ pub mod inventory;
 pub mod key;
 pub mod remote;
 pub mod sources;
+mod stamps;
 pub mod store;
 pub mod tags;
 

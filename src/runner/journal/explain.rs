@@ -288,7 +288,9 @@ impl Explainer<'_, '_> {
         let store = self.checker.store;
         let kept = |digest: Option<Digest>| listing(store, &digest?);
         let today = now.and_then(|k| k.sources.get(name));
-        let today = today.map(|o| o.entries.iter().map(|e| (e.path.clone(), e.digest)).collect::<BTreeMap<_, _>>());
+        let today = today
+            .and_then(|o| o.entries())
+            .map(|all| all.iter().map(|e| (e.path.clone(), e.digest)).collect::<BTreeMap<_, _>>());
         let (Some(old), Some(new)) = (kept(old), today.or_else(|| kept(new))) else { return vec![] };
         let names: BTreeSet<&PathBuf> = old.keys().chain(new.keys()).collect();
         let how = |path: &PathBuf| match (old.get(path), new.get(path)) {

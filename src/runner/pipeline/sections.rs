@@ -24,14 +24,14 @@ impl<'t> Sections<'t> {
     pub fn of(text: &'t str) -> Option<Self> {
         let mut sections = Self { text, cuts: vec![], names: vec![] };
         let mut known: HashMap<&str, usize> = HashMap::new();
-        let (mut state, mut start, mut of) = (State::default(), 0, None);
-        let mut at = 0;
+        let (mut state, mut at, mut start, mut of) = (State::default(), 0, 0, None);
+        let mut is_above = true;
         for line in text.split_inclusive('\n') {
             if state.is_between() {
                 let words = line.trim_start_matches([' ', '\t']);
                 if words.starts_with('[') {
                     sections.cut(start..at, of);
-                    start = at;
+                    (start, is_above) = (at, false);
                     of = match header(words)? {
                         Header::Stage(name) => Some(*known.entry(name).or_insert_with(|| {
                             sections.names.push(name);
@@ -39,7 +39,7 @@ impl<'t> Sections<'t> {
                         })),
                         Header::Other => None,
                     };
-                } else if sections.cuts.is_empty() && start == 0 && of.is_none() && may_be_stages(words) {
+                } else if is_above && may_be_stages(words) {
                     // A dotted key or an inline table above the first header.
                     return None;
                 }

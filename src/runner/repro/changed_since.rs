@@ -225,7 +225,11 @@ impl Sources<'_> {
     fn list_now(&self, name: &Path, watched: Option<&Watched>) -> Result<Listing> {
         let Some(inside) = self.checkout.inside(name).filter(|_| name.exists()) else { return Ok(Listing::new()) };
         let outside = self.files.digest_at(self.store, name, watched)?;
-        let entries = outside.entries.iter().filter(|e| self.tracked.has(&join(&inside, &e.path)));
+        let entries = outside.entries().ok_or_else(|| {
+            Error::stage(format!("`{}` changed while it was being read", name.display()))
+                .hint("rerun when nothing writes to it")
+        })?;
+        let entries = entries.iter().filter(|e| self.tracked.has(&join(&inside, &e.path)));
         Ok(entries.map(|e| (e.path.clone(), e.digest)).collect())
     }
 }
