@@ -217,3 +217,19 @@ fn metrics_written_by_a_program_are_its_results() {
     assert!(said.stdout.contains("fd 0.25"), "{}", said.stdout);
     assert!(space.run(&[]).expect(0).stdout.contains("fd 0.25"), "cached ones tell them too");
 }
+
+/// Each open file of the runner is copied for every program that it starts, so what waits must not hold
+/// one: a lock is taken by what starts.
+#[test]
+fn stages_that_wait_hold_no_files() {
+    let stage = |i: usize| {
+        format!(
+            "[stages.s{i}]\nkind = \"command\"\nrun = \"ls /proc/$PPID/fd > {{outputs.o}}\"\noutputs = {{ o = \"t\" }}\nparams = {{ n = {i} }}\n"
+        )
+    };
+    let space = Space::new(&(0..150).map(stage).collect::<String>());
+    space.run(&["--jobs", "1"]).expect(0);
+    let open: Vec<usize> = space.outputs().values().map(|files| files.lines().count()).collect();
+    assert_eq!(open.len(), 150);
+    assert!(open.iter().all(|n| (3..60).contains(n)), "{open:?}");
+}

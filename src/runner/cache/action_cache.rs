@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 const PREFIX: &str = "{\"format\":1,\"check\":\"";
 const MIDDLE: &str = "\",\"record\":";
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The text whose blake3 hash is the key.
     pub key_text: String,

@@ -61,7 +61,8 @@ pub struct ReadyAction {
     pub id: StageId,
     pub keyed: Keyed,
     pub inputs: BTreeMap<String, Digest>,
-    pub lock: KeyLock,
+    /// Held from before the start of the first attempt.
+    pub lock: Option<KeyLock>,
 }
 
 pub enum ActionEnd {
@@ -241,6 +242,7 @@ impl Executor<'_> {
         job: Job,
         tell: &mut dyn FnMut(WorkerEvent),
     ) -> Result<AttemptReport> {
+        let lock = ready.lock.as_ref().ok_or_else(|| Error::internal("an action was started without its lock"))?;
         let site = AttemptSite {
             store: self.store(),
             integrity: &self.integrity,
@@ -248,7 +250,7 @@ impl Executor<'_> {
             deaths: self.deaths,
             ticket: ready.id.0,
             mem: allocation.mem_of_rank(),
-            lock: ready.lock.file(),
+            lock: lock.file(),
             gpus: &allocation.gpus,
             stated: Requested::by(&self.stage(ready).resources),
         };

@@ -1,7 +1,12 @@
-//! Checks whether a stage is cached, and if not, takes its lock. Runs on threads of its own, since
-//! a check may have to read sources. Knows one stage at a time.
+//! Checks whether a stage is cached. Runs on threads of its own, since a check may have to read
+//! sources. Knows one stage at a time.
+//!
+//! The lock of a stale stage is taken when it starts (`claim`), and not here: each is an open file, and
+//! every program that is started gets a copy of the table of open files, to be closed one by one. With
+//! the locks of 10,000 waiting stages that took longer than the programs.
 
 use super::message::{CheckRequest, CheckResult, Message};
+use crate::cache::action_cache::Record;
 use crate::exec::executor::{Executor, ReadyAction};
 use crate::exec::stop_request;
 use crate::plan::{self, Missing, Verdict};
@@ -19,9 +24,38 @@ pub(super) fn check_all(executor: &Executor<'_>, asked: &Mutex<Receiver<Vec<Chec
     }
 }
 
+/// What may keep a stale stage from starting.
+pub(super) enum Claim {
+    /// Its lock is held.
+    Held,
+    /// Another run holds it.
+    Locked,
+    /// Another run finished it meanwhile.
+    Cached(Box<Record>),
+}
+
+/// Takes the lock of a stage that is about to start.
+pub(super) fn claim(executor: &Executor<'_>, ready: &mut ReadyAction) -> Result<Claim> {
+    let checker = executor.checker;
+    let key = &ready.keyed.action.key;
+    if ready.lock.is_none() {
+        let Some(lock) = checker.store.try_lock(key)? else { return Ok(Claim::Locked) };
+        ready.lock = Some(lock);
+        if let Some(record) = checker.cached(ready.id, &ready.keyed)? {
+            return Ok(Claim::Cached(record));
+        }
+    }
+    // Whoever asked for a stop before meant an earlier run.
+    stop_request::withdraw(&checker.store.work_dir(key))?;
+    Ok(Claim::Held)
+}
+
 /// Checks a stage whose inputs are known.
 fn checker(executor: &Executor<'_>, request: CheckRequest) -> Result<CheckResult> {
     let CheckRequest { id, inputs, keyed } = request;
+    // A stage that waits for its lock takes it here, so that it is not started in vain; and one that a
+    // remote may have, so that two runs do not fetch it.
+    let is_locked_now = keyed.is_some() || executor.checker.remote.is_some();
     let checker = executor.checker;
     let stage = &checker.pipeline.stages[id.0];
     // A missing source is an error here too, but this one says how to get it.
@@ -30,19 +64,22 @@ fn checker(executor: &Executor<'_>, request: CheckRequest) -> Result<CheckResult
         Some(keyed) => keyed,
         None => checker.key(stage, &inputs).map_err(missing)?,
     };
-    if let Some(record) = checker.cached(id, &keyed)? {
-        return Ok(CheckResult::Cached(keyed.action.key, record));
+    let mut lock = None;
+    if is_locked_now {
+        if let Some(record) = checker.cached(id, &keyed)? {
+            return Ok(CheckResult::Cached(keyed.action.key, record));
+        }
+        checker.store.writable()?;
+        lock = checker.store.try_lock(&keyed.action.key)?;
+        if lock.is_none() {
+            return Ok(CheckResult::Locked(Box::new(CheckRequest { id, inputs, keyed: Some(keyed) })));
+        }
     }
-    checker.store.writable()?;
-    let Some(lock) = checker.store.try_lock(&keyed.action.key)? else {
-        return Ok(CheckResult::Locked(Box::new(CheckRequest { id, inputs, keyed: Some(keyed) })));
-    };
     // Another run may have finished it before the lock was taken.
     match checker.verdict(id, &keyed)? {
         Verdict::Cached(record) => Ok(CheckResult::Cached(keyed.action.key, record)),
         Verdict::Run(reasons) => {
-            // Whoever asked for a stop before meant an earlier run.
-            stop_request::withdraw(&checker.store.work_dir(&keyed.action.key))?;
+            checker.store.writable()?;
             Ok(CheckResult::Stale(Box::new(ReadyAction { id, keyed, inputs, lock }), reasons))
         }
         Verdict::Waiting(_) | Verdict::Missing(_) => {

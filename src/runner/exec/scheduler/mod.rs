@@ -15,10 +15,11 @@
 //! checked as soon as its inputs are known, not earlier: keys contain digests, so if an upstream
 //! stage ran and produced equal bytes, everything downstream stays cached.
 //!
-//! A miss is checked again under the lock of its key. If another run holds the lock, the stage is
-//! checked again from time to time, without an allocation, and normally finds the other run's
-//! result. The holder of a lock waits only for resources or for its next attempt, never for another
-//! lock, so two runs cannot deadlock. Does not know what the stages compute.
+//! A stale stage takes the lock of its key when it starts, and is looked up once more under it. If
+//! another run holds the lock, the stage is checked again from time to time, without an allocation,
+//! and normally finds the other run's result. The holder of a lock waits only for resources or for
+//! its next attempt, never for another lock, so two runs cannot deadlock. Does not know what the
+//! stages compute.
 
 mod check;
 pub mod message;
@@ -45,7 +46,7 @@ use crate::event::{Event, EventKind, Failure, Listener, StageEnd, StageState, Wo
 use crate::pipeline::graph::{Pipeline, Resources, RetryPolicy, Stage, StageId};
 use crate::plan::reason::Reason;
 use crate::plan::{self, CacheChecker};
-use check::check_all;
+use check::{Claim, check_all, claim};
 use erw_base::error::{Error, Result};
 use erw_base::limits;
 use message::{CheckRequest, CheckResult, Early, Later, Message};
@@ -227,6 +228,7 @@ struct Scheduler<'a> {
     checkable: BTreeSet<StageId>,
     queue: ReadyQueue,
     locked: BTreeMap<StageId, Later<Box<CheckRequest>>>,
+    told_of_lock: BTreeSet<StageId>,
     retries: BTreeMap<StageId, Later<Box<ReadyAction>>>,
     running: BTreeSet<StageId>,
     /// Stages that started and were not asked by a file to stop yet.
@@ -294,6 +296,7 @@ impl<'a> Scheduler<'a> {
             checkable: BTreeSet::new(),
             queue: ReadyQueue::default(),
             locked: BTreeMap::new(),
+            told_of_lock: BTreeSet::new(),
             retries: BTreeMap::new(),
             running: BTreeSet::new(),
             watched: BTreeSet::new(),
@@ -467,8 +470,16 @@ impl<'a> Scheduler<'a> {
             let (pipeline, at_least) = (self.pipeline, self.next_priority());
             let needs = &self.needs;
             let need = |id: StageId| need(needs, pipeline, id);
-            let Some((ready, allocation)) = self.queue.next(&mut self.pool, at_least, need) else { return };
+            let Some((mut ready, allocation)) = self.queue.next(&mut self.pool, at_least, need) else { return };
             let id = ready.id;
+            match claim(self.executor, &mut ready) {
+                Ok(Claim::Held) => {}
+                refused => {
+                    self.pool.give_back(allocation);
+                    self.refused(ready, refused);
+                    continue;
+                }
+            }
             if self.hands <= self.running.len() {
                 let (executor, tell) = (self.executor, self.tell.clone());
                 match limits::spawn_scoped(scope, "attempt", move || execute_all(executor, ready_actions, &tell)) {
@@ -547,15 +558,7 @@ impl<'a> Scheduler<'a> {
     fn checked(&mut self, id: StageId, checked: Result<CheckResult>) {
         match checked {
             Err(e) => self.fail(id, e.into()),
-            Ok(CheckResult::Locked(request)) => {
-                let first = self.stages[id.0].key.is_none();
-                let key = request.keyed.as_ref().map(|k| k.action.key);
-                self.stages[id.0].key = key;
-                if let Some(key) = key.filter(|_| first) {
-                    self.say(EventKind::Locked { stage: self.stage(id).name.clone(), key: key.to_string() });
-                }
-                self.locked.insert(id, Later { due: Instant::now() + LOCK_INTERVAL, what: request });
-            }
+            Ok(CheckResult::Locked(request)) => self.wait_for_lock(request),
             Ok(CheckResult::Cached(key, record)) => {
                 let progress = &mut self.stages[id.0];
                 progress.key = Some(key);
@@ -576,6 +579,30 @@ impl<'a> Scheduler<'a> {
                 }
             }
         }
+    }
+
+    /// A stage that was about to start, and does not.
+    fn refused(&mut self, ready: Box<ReadyAction>, claim: Result<Claim>) {
+        let ReadyAction { id, keyed, inputs, .. } = *ready;
+        match claim {
+            Err(e) => self.fail(id, e.into()),
+            Ok(Claim::Cached(record)) => {
+                self.stages[id.0].record = Some(*record);
+                self.set(id, StageState::Cached);
+            }
+            Ok(Claim::Locked | Claim::Held) => {
+                self.wait_for_lock(Box::new(CheckRequest { id, inputs, keyed: Some(keyed) }));
+            }
+        }
+    }
+
+    fn wait_for_lock(&mut self, request: Box<CheckRequest>) {
+        let id = request.id;
+        self.stages[id.0].key = request.keyed.as_ref().map(|keyed| keyed.action.key);
+        if let Some(key) = self.stages[id.0].key.filter(|_| self.told_of_lock.insert(id)) {
+            self.say(EventKind::Locked { stage: self.stage(id).name.clone(), key: key.to_string() });
+        }
+        self.locked.insert(id, Later { due: Instant::now() + LOCK_INTERVAL, what: request });
     }
 
     /// Based on the duration of each stage's last run, or one second if unknown.

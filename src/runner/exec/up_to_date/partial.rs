@@ -16,7 +16,6 @@ use crate::exec::scheduler::Settled;
 use crate::files::digest::{Digest, Measured};
 use crate::files::disk::{Durability, write_file};
 use crate::kind::Registry;
-use crate::kind::property::InputProperties;
 use crate::pipeline::command;
 use crate::pipeline::draft::KnownStage;
 use crate::pipeline::graph::{Pipeline, StageId};
@@ -199,25 +198,5 @@ fn record(node: &Node<'_>, measured: &[Measured]) -> Record {
         (name.to_string(), Output { ty: ty.to_string(), measured: *measured })
     };
     let outputs: SmallMap<Output> = node.outputs.iter().zip(measured).map(output).collect();
-    Record {
-        key_text: String::new(),
-        pipeline: String::new(),
-        stage: String::new(),
-        kind: String::new(),
-        outputs,
-        results: vec![],
-        shown: vec![],
-        seconds: 0.0,
-        attempts: 0,
-        resumed: None,
-        peak: None,
-        created: String::new(),
-        host: String::new(),
-        program: String::new(),
-        device: String::new(),
-        class: String::new(),
-        given: InputProperties::new(),
-        earlier: vec![],
-        stamp: None,
-    }
+    Record { outputs, ..Record::default() }
 }
